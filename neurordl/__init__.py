@@ -1,0 +1,95 @@
+"""Representational distance learning: networks trained on labels and on the geometry of a teacher.
+
+A network (the student) learns a task from labelled images and, at the same time, a teacher's dissimilarities
+between the responses to every pair of stimuli (its RDM). The teacher: brain measurements, or another network.
+
+>>> import neurordl as nrl
+>>> teacher = nrl.RDMTeacher(nrl.load_rdms("it.h5"), roi="IT")  # doctest: +SKIP
+>>> objective = nrl.Objective([nrl.RDMLoss(teacher, layer="conv3")])  # doctest: +SKIP
+>>> run = nrl.fit(nrl.students.small_cnn(), objective, labelled=loader, stimuli=stimuli)  # doctest: +SKIP
+
+Names are loaded when they are first used (PEP 562), so that ``import neurordl`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from neurordl import datasets, students
+    from neurordl.errors import NeurordlError
+    from neurordl.patterns.network import extract_patterns
+    from neurordl.plots import plot_scores
+    from neurordl.rdms import compute_rdms, load_rdms, save_rdms
+    from neurordl.rsa.evaluation import Evaluation, compare, evaluate, noise_ceiling
+    from neurordl.stimuli import Preprocessing, StimulusSet
+    from neurordl.teachers import Batch, NetworkTeacher, PatternTeacher, RDMTeacher, Target, Teacher
+    from neurordl.training.loop import Run, fit
+    from neurordl.training.losses import RDMLoss, SoftTargetLoss, TaskRatio
+    from neurordl.training.objective import Objective
+    from neurordl.training.run import load_run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Evaluation",
+    "NetworkTeacher",
+    "NeurordlError",
+    "Objective",
+    "PatternTeacher",
+    "Preprocessing",
+    "RDMLoss",
+    "RDMTeacher",
+    "Run",
+    "SoftTargetLoss",
+    "StimulusSet",
+    "Target",
+    "TaskRatio",
+    "Teacher",
+    "__version__",
+    "compare",
+    "compute_rdms",
+    "datasets",
+    "evaluate",
+    "extract_patterns",
+    "fit",
+    "load_rdms",
+    "load_run",
+    "noise_ceiling",
+    "plot_scores",
+    "save_rdms",
+    "students",
+]
+
+# Where each name lives; tests/test_import.py holds this, __all__ and the imports for type checkers together.
+_HOMES = {
+    "errors": ("NeurordlError",),
+    "patterns.network": ("extract_patterns",),
+    "plots": ("plot_scores",),
+    "rdms": ("compute_rdms", "load_rdms", "save_rdms"),
+    "rsa.evaluation": ("Evaluation", "compare", "evaluate", "noise_ceiling"),
+    "stimuli": ("Preprocessing", "StimulusSet"),
+    "teachers": ("Batch", "NetworkTeacher", "PatternTeacher", "RDMTeacher", "Target", "Teacher"),
+    "training.loop": ("Run", "fit"),
+    "training.losses": ("RDMLoss", "SoftTargetLoss", "TaskRatio"),
+    "training.objective": ("Objective",),
+    "training.run": ("load_run",),
+}
+_MODULES = ("datasets", "students")
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    for home, names in _HOMES.items():
+        if name in names:
+            value: object = getattr(import_module(f"{__name__}.{home}"), name)
+            globals()[name] = value  # the next access does not come here
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

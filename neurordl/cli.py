@@ -1,0 +1,247 @@
+"""The shell: ``neurordl demo``, ``train`` and ``compare``. Nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neurordl.errors import NeurordlError
+
+if TYPE_CHECKING:
+    from neurordl.stimuli import StimulusSet
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train networks on labels and on the representational geometry of brains or other networks.",
+)
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Options from a TOML file, under the names of the command; the command line goes before."""
+    if path is None:
+        return None
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error}") from error
+    options = {key.replace("-", "_"): value for key, value in given.items()}
+    known = {parameter.name for parameter in context.command.params if parameter.name} - {"config"}
+    if unknown := sorted(set(options) - known):
+        raise typer.BadParameter(f"{path}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    context.default_map = {**(context.default_map or {}), **options}
+    return path
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        callback=_read_config, is_eager=True, help="A TOML file with these options under the same names."
+    ),
+]
+Rdms = Annotated[Path, typer.Option(help="RDMs, an .h5 file in rsatoolbox's layout.")]
+Roi = Annotated[str | None, typer.Option(help="Keep the RDMs of this ROI.")]
+Average = Annotated[list[str] | None, typer.Option(help="RDM descriptor to average over, such as session.")]
+
+
+class Pairs(StrEnum):
+    """Which pairs of stimuli are scored."""
+
+    held_out = "held-out"
+    fitted = "fitted"
+    cross = "cross"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for results.csv and the figure.")] = Path("demo_results"),
+    seeds: Annotated[
+        int, typer.Option(min=2, help="Seeds, each with its own initial weights and data order.")
+    ] = 6,
+) -> None:
+    """Run the main job on embedded data: does a teacher's geometry get in, and what does it cost or give?"""
+    from neurordl.demo import run_demo
+
+    typer.echo(run_demo(out, seeds=seeds))
+
+
+@app.command()
+def train(
+    labelled: Annotated[
+        str,
+        typer.Option(
+            help="Labelled images: digits, mnist, cifar100, or a CSV/TSV with the columns path, id, label."
+        ),
+    ],
+    rdms: Rdms,
+    stimuli: Annotated[Path, typer.Option(help="Folder of the stimuli of the RDMs; file names are the ids.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the run.")],
+    layer: Annotated[str, typer.Option(help="Layer of the student whose RDM is fitted.")] = "conv3",
+    student: Annotated[
+        str, typer.Option(help="small_cnn, nin, resnet18, mlp, torchvision:NAME or timm:NAME.")
+    ] = "small_cnn",
+    weight: Annotated[float, typer.Option(min=0, help="Weight of the RDM loss beside the task loss.")] = 1.0,
+    dissimilarity: Annotated[
+        str | None, typer.Option(help="Of the student's patterns; the RDMs' own by default.")
+    ] = None,
+    comparison: Annotated[
+        str, typer.Option(help="Of the two RDMs: corr, cosine, corr_cov, cosine_cov, cka, mse, huber.")
+    ] = "corr",
+    roi: Roi = None,
+    subjects: Annotated[
+        str | None, typer.Option(help="Training subjects, with commas; all by default.")
+    ] = None,
+    average: Average = None,
+    hold_out: Annotated[float, typer.Option(help="Share of the stimuli that is not fitted.")] = 0.25,
+    validation: Annotated[
+        float, typer.Option(help="Share of the fitted stimuli that chooses the epoch; 0: none.")
+    ] = 0.0,
+    epochs: Annotated[int, typer.Option(min=1)] = 20,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    stimuli_batch: Annotated[int, typer.Option(min=3)] = 64,
+    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    devices: Annotated[int, typer.Option(min=1)] = 1,
+    precision: Annotated[str, typer.Option(help="As in Lightning Fabric: 32-true, bf16-mixed.")] = "32-true",
+    checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    config: Config = None,
+) -> None:
+    """Fit a student to RDMs, beside labels."""
+    import torch
+
+    import neurordl as nrl
+
+    images, test = _labelled(labelled)
+    shape = tuple(images.pixels.shape[1:])
+    measured = nrl.load_rdms(rdms)
+    shown = nrl.StimulusSet.from_folder(stimuli, size=shape[1:], channels=shape[0])
+    fitted, _ = shown.split(held_out=hold_out, seed=seed)
+    teacher = nrl.RDMTeacher(
+        measured, roi=roi, subjects=subjects.split(",") if subjects else None, average=average or None
+    )
+    typer.echo(f"{teacher.match(shown.ids)}\n")
+    torch.manual_seed(seed)
+    classes = int(images.labels.max()) + 1 if images.labels is not None else 0
+    model = nrl.students.build(student, num_classes=classes, in_channels=shape[0])
+    loss = nrl.RDMLoss(
+        teacher, layer=layer, dissimilarity=dissimilarity, comparison=comparison, weight=weight
+    )
+    run = nrl.fit(
+        model,
+        nrl.Objective([loss]),
+        labelled=images,
+        stimuli=fitted,
+        epochs=epochs,
+        seed=seed,
+        out=out,
+        validation=validation or None,
+        batch_size=batch_size,
+        stimuli_batch=stimuli_batch,
+        lr=lr,
+        devices=devices,
+        precision=precision,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+    )
+    columns = [column for column in run.history if column != "seconds"]
+    typer.echo(run.history[columns].tail(3).to_string(index=False, float_format="%.4f"))
+    if test is not None:
+        typer.echo(f"test accuracy {nrl.accuracy(run.student, test):.4f}")
+    typer.echo(f"\n{out} holds the run. Next: neurordl compare {out} --rdms {rdms} --out {out}/scores")
+
+
+def _labelled(name: str) -> tuple[StimulusSet, StimulusSet | None]:
+    """Training images, and test images where the set has its own."""
+    from neurordl import datasets
+    from neurordl.stimuli import StimulusSet
+
+    if name == "digits":
+        return datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")
+    if name == "mnist":
+        return datasets.load_mnist("train"), datasets.load_mnist("test")
+    if name == "cifar100":
+        return datasets.load_cifar100("train"), datasets.load_cifar100("test")
+    if not Path(name).suffix:
+        raise NeurordlError(
+            f"--labelled {name}: expected digits, mnist, cifar100 or a CSV/TSV with the columns path, id, label"
+        )
+    images = StimulusSet.from_table(name)
+    if images.labels is None:
+        raise NeurordlError(f"--labelled {name}: the table has no column 'label'")
+    return images, None
+
+
+@app.command()
+def compare(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    rdms: Rdms,
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv and the figure.")],
+    layers: Annotated[str, typer.Option(help="Names or globs with commas, or all.")] = "all",
+    method: Annotated[
+        str, typer.Option(help="rho-a, spearman, corr, cosine, tau-a, ... as in rsatoolbox.")
+    ] = "rho-a",
+    roi: Roi = None,
+    subjects: Annotated[
+        str | None, typer.Option(help="Subjects to compare with, with commas; all by default.")
+    ] = None,
+    average: Average = None,
+    stimuli: Annotated[
+        Path | None, typer.Option(help="Folder of the stimuli; the run's own by default.")
+    ] = None,
+    pairs: Annotated[
+        Pairs, typer.Option(help="Pairs of which both, or one, or no stimulus was fitted.")
+    ] = Pairs.held_out,
+    config: Config = None,
+) -> None:
+    """Compare the layers of a run's student with RDMs, on the stimuli that were held out."""
+    from matplotlib.figure import Figure
+
+    import neurordl as nrl
+    from neurordl.artifacts import write_aside
+
+    fitted = nrl.load_run(run)
+    record: dict[str, Any] = fitted.record["stimuli"] or {}
+    prepared = fitted.preprocessing
+    folder = stimuli or (Path(record["source"]) if record.get("source") else None)
+    if folder is None or prepared is None:
+        raise NeurordlError(f"{run} does not say where its stimuli are; pass --stimuli FOLDER")
+    shown = nrl.StimulusSet.from_folder(folder, prepared.size, prepared.channels, prepared.mean, prepared.std)
+    scores = nrl.evaluate(
+        fitted,
+        nrl.load_rdms(rdms),
+        stimuli=shown,
+        layers=layers if layers == "all" else layers.split(","),
+        method=method,
+        roi=roi,
+        subjects=subjects.split(",") if subjects else None,
+        average=average or None,
+        pairs=pairs.value,
+        progress=True,
+    )
+    scores.save(out)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    nrl.plot_scores(scores, figure.add_subplot())
+    with write_aside(out / "scores.png") as aside:
+        figure.savefig(aside, dpi=150)
+    frame = scores.to_frame()
+    mean = frame[frame["subject"] == "mean"].drop(columns=["subject", "method"])
+    typer.echo(
+        f"{scores.match}\n\n{mean.to_string(index=False, float_format='%.3f')}\n\n{out} holds scores.csv and scores.png"
+    )
+
+
+def main() -> None:
+    """Run the shell: exit code 0, 1 if it failed, 2 if it was used wrongly."""
+    try:
+        app()
+    except NeurordlError as error:
+        typer.echo(f"neurordl: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,202 @@
+"""Conditions by seeds: a table of what each job measured, and paired differences with their intervals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.progress import track
+from scipy import stats
+
+from neurordl.artifacts import read_json, write_json
+from neurordl.errors import NeurordlError
+
+__all__ = ["paired_differences", "run_grid"]
+
+Scalar = str | int | float | bool | None
+SETTINGS, ROWS = "settings.json", "rows"
+
+
+def run_grid(
+    jobs: Sequence[Mapping[str, Scalar]],
+    function: Callable[..., Mapping[str, float]],
+    out: Path | None = None,
+    *,
+    fingerprint: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Run a function on every job and collect the rows; what is finished is not run again.
+
+    Parameters
+    ----------
+    jobs
+        Keyword arguments of each call: ``{"condition": "rdl", "seed": 0}``. All with the same keys, no two
+        alike.
+    function
+        ``function(**job)`` -> measured values by name.
+    out
+        Folder. Each row is written when it is finished, as one JSON file under ``out/rows`` named after its
+        job. Rows that are there are read; those of jobs not asked for are left alone. None keeps nothing.
+    fingerprint
+        Whatever else determines the rows (settings, versions, checksums), as JSON. Written beside the rows, so
+        that rows of other settings are never mixed with these.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    DataFrame
+        A row per job, in their order: the job's keys, then the values (NaN where undefined).
+
+    Raises
+    ------
+    NeurordlError
+        No jobs, jobs with unlike keys or twice the same, an ``out`` whose rows came from other settings, a
+        file that is damaged.
+    """
+    if not jobs or any(set(job) != set(jobs[0]) for job in jobs):
+        raise NeurordlError(f"{len(jobs)} jobs: expected one or more, all with the same keys")
+    names = [_file_name(job) for job in jobs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise NeurordlError(
+            f"jobs: {sorted(twice)[0].removesuffix('.json')} is there twice; each must differ"
+        )
+    if out is not None:
+        _open_folder(out, json.loads(json.dumps(fingerprint or {}, default=str)))
+    rows = []
+    for job, name in track(list(zip(jobs, names, strict=True)), "jobs", disable=not progress, transient=True):
+        file = out / ROWS / name if out is not None else None
+        if file is not None and file.is_file():
+            rows.append(_read_row(file, job))
+            continue
+        values = {key: float(value) for key, value in function(**job).items()}
+        if file is not None:  # JSON has no NaN
+            plain = {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
+            write_json(file, {"job": dict(job), "values": plain})
+        rows.append({**job, **values})
+    return pd.DataFrame(rows)
+
+
+def paired_differences(
+    frame: pd.DataFrame,
+    value: str,
+    condition: str = "condition",
+    *,
+    reference: str,
+    pair: Sequence[str] = ("experiment", "seed"),
+    by: Sequence[str] = (),
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Mean difference of each condition from a reference, over pairs, with its t interval.
+
+    Parameters
+    ----------
+    frame
+        A row per condition and pair.
+    value
+        The column compared.
+    condition
+        The column that tells conditions apart.
+    reference
+        The condition that is subtracted from each other one.
+    pair
+        Columns that say which rows belong together.
+    by
+        Those of the pair's columns for each value of which a mean of its own is taken: ``("experiment",)``.
+    level
+        Coverage of the interval.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``by``, ``condition``, ``difference``, ``ci_low``, ``ci_high``, ``n`` (pairs in which both
+        values are defined). The interval is NaN for fewer than two pairs.
+
+    Raises
+    ------
+    NeurordlError
+        A column or the reference is absent, or a condition occurs twice in a pair.
+    """
+    needed = [condition, value, *pair]
+    if absent := [name for name in needed if name not in frame.columns] + sorted(set(by) - set(pair)):
+        raise NeurordlError(
+            f"no column {absent[0]!r} to pair by; there are {', '.join(map(str, frame.columns))}"
+        )
+    if reference not in set(frame[condition]):
+        known = ", ".join(map(str, dict.fromkeys(frame[condition])))
+        raise NeurordlError(f"no {condition} is called {reference!r}; there are {known}")
+    if frame.duplicated([condition, *pair]).any():
+        raise NeurordlError(
+            f"a {condition} occurs twice with the same {', '.join(pair)}; name more columns in pair="
+        )
+    table = frame.pivot(index=list(pair), columns=condition, values=value).astype(float)
+    parts = table.groupby(list(by), sort=False) if by else [((), table)]
+    rows = []
+    for group, part in parts:
+        for name in (name for name in dict.fromkeys(frame[condition]) if name != reference):
+            differences = (part[name] - part[reference]).dropna().to_numpy()
+            mean, reach = _mean_and_reach(differences, level)
+            found = {
+                "difference": mean,
+                "ci_low": mean - reach,
+                "ci_high": mean + reach,
+                "n": len(differences),
+            }
+            rows.append({**dict(zip(by, group, strict=True)), condition: name, **found})
+    return pd.DataFrame(rows)
+
+
+def _mean_and_reach(values: np.ndarray[Any, np.dtype[np.float64]], level: float) -> tuple[float, float]:
+    if len(values) < 2:
+        return float(values.mean()) if len(values) else math.nan, math.nan
+    return float(values.mean()), float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
+
+
+def _file_name(job: Mapping[str, Scalar]) -> str:
+    """A readable name; the checksum keeps jobs apart that differ only in what a file name cannot hold."""
+    plain = json.dumps(dict(job), sort_keys=True)
+    readable = re.sub(r"[^A-Za-z0-9.+-]+", "-", "_".join(map(str, job.values())))[:80].lstrip(".")
+    return f"{readable}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}.json"
+
+
+def _open_folder(out: Path, fingerprint: dict[str, Any]) -> None:
+    settings = out / SETTINGS
+    if settings.is_file():
+        before = read_json(settings)
+        keys = {**fingerprint, **before} if isinstance(before, dict) else {"all": None}
+        if different := [
+            key for key in keys if not isinstance(before, dict) or before.get(key) != fingerprint.get(key)
+        ]:
+            raise NeurordlError(
+                f"{out} holds rows of other settings, which differ in {', '.join(different)}; "
+                "choose another folder, or delete it"
+            )
+    elif (out / ROWS).is_dir() and any((out / ROWS).iterdir()):
+        raise NeurordlError(
+            f"{out} holds rows, but not of which settings ({SETTINGS} is missing); choose another folder"
+        )
+    try:
+        (out / ROWS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NeurordlError(f"cannot make the folder {out}: {error.strerror}; choose another") from error
+    write_json(settings, fingerprint)
+
+
+def _read_row(file: Path, job: Mapping[str, Scalar]) -> dict[str, Any]:
+    """A finished row; undefined values come back as NaN."""
+    row = read_json(file)
+    try:
+        if row["job"] != dict(job):
+            raise NeurordlError(f"{file} holds the row of another job; delete it to run this one again")
+        return {**job, **{key: float(value) for key, value in row["values"].items()}}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, NeurordlError):
+            raise
+        raise NeurordlError(f"{file} is not a row of this grid; delete it to run its job again") from error

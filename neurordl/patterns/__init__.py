@@ -1,0 +1,1 @@
+"""Things to patterns: the responses of channels (units, voxels, neurons) to stimuli."""

@@ -1,0 +1,282 @@
+"""Patterns of a network: what the layers of a torch module put out for each stimulus."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from rsatoolbox.data import Dataset
+from torch import Tensor, nn
+
+from neurordl.errors import NeurordlError
+from neurordl.stimuli import StimulusSet
+
+OUTPUT = ""
+"""The name of a model's own output, as in ``named_modules()``."""
+
+# These containers are never called, so nothing can be read from them.
+_NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Names of the layers that can be read, as in ``model.named_modules()``.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Returns
+    -------
+    list of str
+        In the order in which the modules were registered, without the model itself and without
+        containers that are never called (``ModuleList`` and the like).
+    """
+    return [name for name, module in model.named_modules() if name and not isinstance(module, _NEVER_CALLED)]
+
+
+def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
+    """Turn names, globs or ``"all"`` into the names of layers.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    layers : str or sequence of str
+        Names from ``model.named_modules()``, globs over them (``"features.*"``), ``"all"``, or ``""``
+        for the model's own output.
+
+    Returns
+    -------
+    list of str
+        In the order asked for; what a glob finds is in the model's order. Each name once.
+
+    Raises
+    ------
+    NeurordlError
+        If a name or glob matches no layer; near matches are listed.
+    """
+    known = layer_names(model)
+    wanted = [layers] if isinstance(layers, str) else list(layers)
+    if not wanted:
+        raise NeurordlError("no layer was asked for: give names from model.named_modules(), a glob or 'all'")
+    found: list[str] = []
+    for name in wanted:
+        if name == "all":
+            found.extend(known)
+        elif name == OUTPUT or name in known:
+            found.append(name)
+        elif hits := fnmatch.filter(known, name):
+            found.extend(hits)
+        else:
+            near = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or known[:12]
+            raise NeurordlError(
+                f"the model ({type(model).__name__}) has no layer {name!r}. "
+                f"Near matches: {', '.join(near)}. All names: neurordl.patterns.network.layer_names(model)"
+            )
+    return list(dict.fromkeys(found))
+
+
+def _first_tensor(output: Any, name: str) -> Tensor:
+    """The tensor of a layer's output: itself, or the first one of a tuple, list or mapping."""
+    if isinstance(output, Tensor):
+        return output
+    parts = output.values() if isinstance(output, Mapping) else output
+    if isinstance(parts, Sequence) or isinstance(output, Mapping):
+        for part in parts:
+            if isinstance(part, Tensor):
+                return part
+    raise NeurordlError(f"layer {name!r} puts out {type(output).__name__}, which holds no tensor to read")
+
+
+def _stimuli_first(tensor: Tensor, n: int, name: str, sequence_first: bool) -> Tensor:
+    """(n, channels) of a layer's output, whichever axis its stimuli are on."""
+    shape = tuple(tensor.shape)
+    first = tensor.ndim > 0 and shape[0] == n
+    second = tensor.ndim > 2 and shape[1] == n
+    if sequence_first and second:
+        first = False
+    elif first and second and tensor.ndim == 3:
+        # Batches of tokens: (stimuli, tokens, d) and (tokens, stimuli, d) look alike here.
+        raise NeurordlError(
+            f"layer {name!r} puts out {shape} for {n} stimuli: as many tokens as stimuli, so the stimulus axis "
+            "cannot be told; use another batch size"
+        )
+    if first:
+        return tensor.flatten(1) if tensor.ndim > 1 else tensor.unsqueeze(1)
+    if second:
+        return tensor.transpose(0, 1).flatten(1)
+    raise NeurordlError(f"layer {name!r} puts out {shape} for {n} stimuli: no axis holds the stimuli")
+
+
+def _sequence_first(model: nn.Module, name: str) -> bool:
+    """Whether a layer lies in a module that puts the tokens before the stimuli (``batch_first=False``)."""
+    module: Any = model
+    modes = [getattr(model, "batch_first", None)]
+    for part in name.split("."):
+        module = getattr(module, part, None)
+        modes.append(getattr(module, "batch_first", None))
+    known = [mode for mode in modes if mode is not None]
+    return bool(known) and known[-1] is False
+
+
+def read_layers(
+    model: nn.Module, images: Tensor, layers: Sequence[str], *, missing: bool = False
+) -> tuple[Any, dict[str, Tensor]]:
+    """Run a model once and keep what some of its layers put out.
+
+    What is kept is a clone, because a later in-place operation (a ReLU) would rewrite it, and stays
+    in the graph, so that a loss on it trains the model. Hooks are removed whatever happens. Of a module
+    that runs several times in one pass, the last output is kept; of a tuple, the first tensor.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images : Tensor, (n, ...)
+    layers : sequence of str
+        Resolved names (see `resolve_layers`); ``""`` is the model's output.
+    missing : bool
+        Leave out layers that did not run or whose output holds no float tensor of these stimuli,
+        instead of raising.
+
+    Returns
+    -------
+    output : object
+        What the model returned.
+    features : dict of str to Tensor, (n, channels)
+        Each layer's output, flattened over all axes but that of the stimuli.
+
+    Raises
+    ------
+    NeurordlError
+        If a layer did not run, or its output has no stimulus axis.
+    """
+    modules = dict(model.named_modules())
+    kept: dict[str, Tensor] = {}
+    failed: dict[str, NeurordlError] = {}
+
+    def keep(name: str, output: Any) -> None:
+        try:
+            tensor = _first_tensor(output, name)
+            if not tensor.is_floating_point():
+                raise NeurordlError(f"layer {name!r} puts out {tensor.dtype}, not real numbers")
+            kept[name] = _stimuli_first(tensor.clone(), len(images), name, _sequence_first(model, name))
+        except NeurordlError as error:
+            failed[name] = error
+
+    handles = []
+    try:
+        for name in layers:
+            if name != OUTPUT:
+                hook = lambda _module, _inputs, output, name=name: keep(name, output)  # noqa: E731
+                handles.append(modules[name].register_forward_hook(hook))
+        output = model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if OUTPUT in layers:
+        keep(OUTPUT, output)
+    absent = [name for name in layers if name not in kept]
+    if absent and not missing:
+        first = absent[0]
+        reason = NeurordlError(
+            f"layer {first!r} did not run in the model's forward pass; choose another layer"
+        )
+        raise failed.get(first, reason)
+    return output, {name: kept[name] for name in layers if name in kept}
+
+
+@contextmanager
+def frozen_eval(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; each module's own mode is put back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's first parameter or buffer (the CPU if it has none)."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def extract_patterns(
+    model: nn.Module,
+    stimuli: StimulusSet,
+    layers: str | Sequence[str] = "all",
+    *,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> dict[str, Dataset]:
+    """Patterns of a network's layers for a stimulus set, in eval mode.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its mode is put back afterwards, and its device too.
+    stimuli : StimulusSet
+    layers : str or sequence of str
+        Names, globs or ``"all"``. A layer that is named must have run; those that a glob or ``"all"``
+        finds are left out if they did not run or put out no float tensor.
+    batch_size : int
+        Stimuli a forward pass.
+    device : str or torch.device, optional
+        Where to run; the model's own device by default.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    dict of str to rsatoolbox.data.Dataset
+        For each layer, measurements (stimuli, channels) in float32, with the observation descriptor
+        ``stimulus`` (ids in the order of `stimuli`) and the descriptor ``layer``.
+
+    Raises
+    ------
+    NeurordlError
+        If a layer does not exist or did not run.
+    """
+    names = resolve_layers(model, layers)
+    asked = {layers} if isinstance(layers, str) else set(layers)
+    home = device_of(model)
+    there = torch.device(device) if device is not None else home
+    if there.type == "cuda" and not torch.cuda.is_available():
+        raise NeurordlError(f"device {str(there)!r} was asked for, but torch sees no GPU; leave device out")
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    starts = range(0, len(stimuli), batch_size)
+    try:
+        model.to(there)
+        with frozen_eval(model):
+            for start in track(starts, "patterns", disable=not progress, transient=True):
+                images = stimuli.images(range(start, min(start + batch_size, len(stimuli)))).to(there)
+                # What a glob finds need not run; what is named, or ran once, has to run in each batch.
+                _, features = read_layers(model, images, names, missing=start == 0)
+                if absent := [name for name in names if name in asked and name not in features]:
+                    read_layers(model, images, absent)  # raises with the reason
+                names = list(features)
+                for name, tensor in features.items():
+                    values = tensor.float().cpu().numpy()
+                    if name not in arrays:
+                        arrays[name] = np.empty((len(stimuli), values.shape[1]), dtype=np.float32)
+                    arrays[name][start : start + len(images)] = values
+    finally:
+        model.to(home)
+    return {
+        name: Dataset(
+            arrays[name],
+            descriptors={"layer": name},
+            obs_descriptors={"stimulus": list(stimuli.ids)},
+        )
+        for name in names
+    }

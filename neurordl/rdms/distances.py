@@ -1,0 +1,231 @@
+"""The core of all dissimilarities: squared distances between the rows of a batch, with their gradient.
+
+One matrix product of patterns centred over the stimuli; the pairs that cancellation would spoil are recomputed
+by difference; the gradient has a closed form, one product more. Also the condensed form of RDMs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from neurordl.errors import NeurordlError
+
+__all__ = ["condensed_index", "floating", "full_precision", "n_stimuli", "square", "squared_distances"]
+
+Normalise = Literal["none", "length", "centred length"]
+
+# a pair is recomputed by difference when its squared distance is below this share of its squared norms:
+# the product form is off by some 10 eps of the norms, so what stays is good to about 3 digits (float64: 10)
+_NEAR = {torch.float32: 1e-3, torch.float64: 1e-5}
+# pairs and channels differenced at once: small enough to stay in the processor's cache
+_PAIRS, _CHANNELS = 256, 1024
+
+
+def condensed_index(n: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the pairs of ``n`` stimuli in condensed order: (0, 1), (0, 2), ..., (n-2, n-1)."""
+    row, column = torch.triu_indices(n, n, offset=1, device=device or "cpu")
+    return row, column
+
+
+def n_stimuli(n_pairs: int) -> int:
+    """Number of stimuli of a condensed RDM of ``n_pairs`` pairs; a number that no RDM has is refused."""
+    n = (1 + math.isqrt(1 + 8 * n_pairs)) // 2
+    if n * (n - 1) // 2 != n_pairs:
+        raise NeurordlError(
+            f"a condensed RDM has n(n-1)/2 pairs (1, 3, 6, 10, ...), not {n_pairs}: give the upper triangle "
+            "row by row, without the diagonal"
+        )
+    return n
+
+
+def square(condensed: Tensor) -> Tensor:
+    """Condensed RDMs (..., n(n-1)/2) as symmetric matrices (..., n, n) with a zero diagonal, differentiable."""
+    n = n_stimuli(condensed.shape[-1])
+    row, column = condensed_index(n, condensed.device)
+    matrix = condensed.new_zeros((*condensed.shape[:-1], n, n))
+    matrix[..., row, column] = condensed  # nothing accumulates: the gradient is the same from run to run
+    return matrix + matrix.mT
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Matrix products in the precision of their inputs: no autocast, no TF32, no bfloat16."""
+    before = torch.get_float32_matmul_precision()
+    with torch.autocast(device.type, enabled=False):
+        if before == "highest":
+            yield
+            return
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+def floating(patterns: Tensor) -> Tensor:
+    """Patterns in float32 or float64; what is no (..., stimuli, channels) tensor of floats is refused."""
+    if not isinstance(patterns, Tensor) or not patterns.is_floating_point():
+        kind = patterns.dtype if isinstance(patterns, Tensor) else type(patterns).__name__
+        raise NeurordlError(
+            f"patterns are a tensor of floating-point numbers, not {kind}; convert them first"
+        )
+    if patterns.ndim < 2 or not patterns.shape[-1]:
+        raise NeurordlError(f"patterns are (..., stimuli, channels), not of shape {tuple(patterns.shape)}")
+    return patterns if patterns.dtype in _NEAR else patterns.float()
+
+
+def squared_distances(patterns: Tensor, normalise: Normalise = "none") -> Tensor:
+    """Squared Euclidean distances between the rows of each (n, channels), condensed.
+
+    Parameters
+    ----------
+    patterns
+        (..., n, channels); half precision is computed in float32.
+    normalise
+        Divide each row by its length, or centre it over channels and then divide it by its length.
+
+    Returns
+    -------
+    Tensor
+        (..., n(n-1)/2), never negative; NaN, with a gradient of zero, where a row holds NaN or infinity or has
+        no length (a constant one, when centred: its spread is not above the rounding of its mean).
+    """
+    patterns = floating(patterns)
+    *lead, n, channels = patterns.shape
+    with full_precision(patterns.device):
+        apply = cast("Callable[[Tensor, Normalise], Tensor]", _SquaredDistances.apply)
+        condensed = apply(patterns.reshape(-1, n, channels), normalise)
+    return condensed.reshape(*lead, condensed.shape[-1])
+
+
+class _SquaredDistances(torch.autograd.Function):
+    """(batch, n, channels) -> (batch, pairs)."""
+
+    @staticmethod
+    def forward(ctx: Any, patterns: Tensor, normalise: Normalise) -> Tensor:
+        rows, mean, inverse, undefined = _normalised(patterns, normalise)
+        n = rows.shape[-2]
+        row, column = condensed_index(n, rows.device)
+        gram = rows @ rows.mT
+        norms = gram.diagonal(dim1=-2, dim2=-1)
+        norms = norms[:, row] + norms[:, column]
+        distances = norms - 2 * gram.flatten(-2)[:, row * n + column]
+        near = distances < _NEAR[rows.dtype] * norms
+        if undefined is not None:
+            pairs = undefined[:, row] | undefined[:, column]
+            near &= ~pairs
+            distances.masked_fill_(pairs, math.nan)
+        batch, pair = near.nonzero(as_tuple=True)
+        left, right = batch * n + row[pair], batch * n + column[pair]
+        if len(pair):
+            distances[batch, pair] = _differenced(rows.flatten(0, 1), left, right)
+        ctx.save_for_backward(rows, mean, inverse, distances, batch, pair, left, right)
+        return distances
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # |zi - zj|² with weight wij moves zi by 2 wij (zi - zj), and xi by 1/|xi| of what of it is across zi:
+        # the part along zi is the sum over j of wij |zi - zj|²
+        rows, mean, inverse, distances, batch, pair, left, right = ctx.saved_tensors
+        defined = distances.isfinite()
+        weights = torch.where(defined, gradient, 0)
+        far = weights.index_put((batch, pair), weights.new_zeros(())) if len(pair) else weights
+        matrix = -2 * square(far)
+        matrix.diagonal(dim1=-2, dim2=-1).sub_(matrix.sum(-1))
+        along = None
+        if inverse is not None:
+            along = -inverse * square(torch.where(defined, weights * distances, 0)).sum(-1)
+            matrix.mul_(inverse[..., None]).diagonal(dim1=-2, dim2=-1).add_(along)
+        with full_precision(rows.device):
+            result = matrix @ rows
+        if along is not None:
+            result.addcmul_(along[..., None], mean)  # the rows were kept less their mean
+        moved = (
+            (weights * distances)[batch, pair].nonzero().flatten()
+        )  # equal patterns do not pull on each other
+        if len(moved):
+            left, right, scale = left[moved], right[moved], 2 * weights[batch[moved], pair[moved]]
+            norms = torch.ones_like(rows[..., 0]) if inverse is None else inverse
+            scales = scale * norms.flatten()[left], scale * norms.flatten()[right]
+            _add_differences(result.flatten(0, 1), rows.flatten(0, 1), left, right, scales)
+        return result, None
+
+
+def _normalised(patterns: Tensor, kind: Normalise) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Rows normalised, less their mean over stimuli; that mean; 1 / lengths; the undefined rows, if any.
+
+    Distances do not see the common mean, and it may be rough: it only has to make the rows small.
+    """
+    n = max(patterns.shape[-2], 1)
+    if kind == "none":
+        weights = patterns.new_full((*patterns.shape[:-2], 1, patterns.shape[-2]), 1 / n)
+        mean = weights @ patterns
+        if bool(mean.isfinite().all()):
+            return patterns - mean, mean, None, None
+        undefined = ~patterns.isfinite().all(-1)
+        rows = patterns.masked_fill(undefined[..., None], 0)
+        mean = weights @ rows
+        return rows - mean, mean, None, undefined
+    if kind == "centred length":
+        rows, lengths, floor = _row_centred(patterns)
+    else:
+        rows, lengths = patterns, torch.linalg.vector_norm(patterns, dim=-1)
+        floor = lengths.new_tensor(torch.finfo(lengths.dtype).tiny)
+    bad = ~((lengths > floor) & lengths.isfinite())
+    inverse = (1 / lengths).masked_fill_(bad, 0)
+    any_bad = bool(bad.any())
+    if any_bad:
+        rows = rows.masked_fill(bad[..., None], 0)
+    mean = (inverse / n)[..., None, :] @ rows
+    in_place = rows if rows is not patterns else None
+    rows = torch.addcmul(-mean, rows, inverse[..., None], out=in_place)
+    return rows, mean, inverse, bad if any_bad else None
+
+
+def _row_centred(patterns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows less their mean, their lengths, and the length up to which a row is constant but for rounding."""
+    root, dtype = math.sqrt(patterns.shape[-1]), torch.finfo(patterns.dtype)
+    mean = patterns.mean(-1, keepdim=True)
+    rows = patterns - mean
+    lengths = torch.linalg.vector_norm(rows, dim=-1)
+    offset = mean[..., 0].abs() * root
+    if bool((offset > 64 * lengths).any()):  # the rounding of a large mean is an offset of its own
+        rows -= rows.mean(-1, keepdim=True)
+        lengths = torch.linalg.vector_norm(rows, dim=-1)
+    return rows, lengths, (8 * dtype.eps * offset).clamp_min(dtype.tiny)
+
+
+def _blocks(pairs: int, channels: int) -> Iterator[tuple[slice, slice]]:
+    for start in range(0, channels, _CHANNELS):
+        for first in range(0, pairs, _PAIRS):
+            yield slice(first, first + _PAIRS), slice(start, start + _CHANNELS)
+
+
+def _difference(rows: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return rows.index_select(0, left).sub_(rows.index_select(0, right))
+
+
+def _differenced(rows: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Squared distances between the rows ``left`` and ``right`` of (rows, channels), by difference."""
+    result = rows.new_zeros(len(left))
+    for pairs, channels in _blocks(len(left), rows.shape[-1]):
+        difference = _difference(rows[:, channels], left[pairs], right[pairs])
+        result[pairs] += torch.linalg.vector_norm(difference, dim=-1).square_()
+    return result
+
+
+def _add_differences(
+    to: Tensor, rows: Tensor, left: Tensor, right: Tensor, scales: tuple[Tensor, Tensor]
+) -> None:
+    """Add (left - right) times the first scale to ``to`` at ``left``, and minus it times the second at ``right``."""
+    for pairs, channels in _blocks(len(left), rows.shape[-1]):
+        difference = _difference(rows[:, channels], left[pairs], right[pairs])
+        to[:, channels].index_add_(0, left[pairs], difference * scales[0][pairs, None])
+        to[:, channels].index_add_(0, right[pairs], difference.mul_(-scales[1][pairs, None]))

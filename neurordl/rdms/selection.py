@@ -1,0 +1,254 @@
+"""Choose RDMs by their descriptors, one per subject, and put them in the order of given stimulus ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rsatoolbox.rdm.rdms import RDMs
+
+from neurordl.errors import NeurordlError
+from neurordl.matching import check_ids, match_ids
+
+__all__ = ["descriptor_values", "pick_rdms", "reindex", "select_rdms", "stimulus_ids", "subject_names"]
+
+Floats = npt.NDArray[np.float64]
+
+
+def select_rdms(
+    rdms: RDMs,
+    *,
+    roi: str | None = None,
+    subjects: str | Sequence[str] | None = None,
+    select: Mapping[str, Any] | None = None,
+    average: str | Sequence[str] | None = None,
+) -> RDMs:
+    """Pick RDMs by their descriptors, so that one is left per subject.
+
+    Sessions, ROIs and time points are never subjects: several RDMs left for a subject are an error.
+
+    Parameters
+    ----------
+    rdms
+        With the RDM descriptor ``subject``, and where it applies ``roi``, ``session``, ``time`` or others.
+    roi, subjects
+        Values of the descriptors ``roi`` and ``subject`` to keep; None keeps all.
+    select
+        Further descriptors, each with the value or the values to keep: ``{"session": 1}``.
+    average
+        Descriptors to average over: RDMs of a subject that differ in these only become their mean. A pair
+        missing in some of them is the mean of the others.
+
+    Returns
+    -------
+    RDMs
+        A copy, in the order given; averaged descriptors are dropped.
+
+    Raises
+    ------
+    NeurordlError
+        A descriptor or value that is not there (the message lists those that are), several RDMs for one
+        subject (it names the descriptors in which they differ), several RDMs without a ``subject``, or a
+        subject without a single measured pair.
+    """
+    picked = pick_rdms(rdms, roi=roi, subjects=subjects, select=select)
+    vectors = picked.dissimilarities
+    described = {name: values for name, values in picked.rdm_descriptors.items() if name != "index"}
+    if average is not None:
+        vectors, described = _average(vectors, described, (average,) if isinstance(average, str) else average)
+    _check_subjects(vectors, described)
+    return _like(rdms, vectors, described)
+
+
+def pick_rdms(
+    rdms: RDMs,
+    *,
+    roi: str | None = None,
+    subjects: str | Sequence[str] | None = None,
+    select: Mapping[str, Any] | None = None,
+) -> RDMs:
+    """Pick RDMs by their descriptors, however many are left of each subject; see `select_rdms`."""
+    wanted = dict(select or {})
+    for name, value in (("roi", roi), ("subject", subjects)):
+        if value is not None and name in wanted:
+            raise NeurordlError(f"{name!r} is chosen twice, also in select=; choose it once")
+        if value is not None:
+            wanted[name] = value
+    kept = _pick(rdms, wanted)
+    described = {name: [values[k] for k in kept] for name, values in rdms.rdm_descriptors.items()}
+    return _like(rdms, np.asarray(rdms.dissimilarities)[kept], described)
+
+
+def _like(rdms: RDMs, vectors: npt.NDArray[Any], described: dict[str, list[Any]]) -> RDMs:
+    """RDMs of the same stimuli; containers are copied, since rsatoolbox writes into those it is given."""
+    return RDMs(
+        vectors,
+        dissimilarity_measure=rdms.dissimilarity_measure,
+        descriptors=dict(rdms.descriptors),
+        rdm_descriptors={name: values for name, values in described.items() if name != "index"},
+        pattern_descriptors={name: list(values) for name, values in rdms.pattern_descriptors.items()},
+    )
+
+
+def descriptor_values(rdms: RDMs, name: str) -> list[str]:
+    """The value of an RDM descriptor for each RDM, as text (whole numbers without a point).
+
+    Raises
+    ------
+    NeurordlError
+        The RDMs have no such descriptor; the message lists those they have.
+    """
+    if name not in rdms.rdm_descriptors:
+        known = ", ".join(sorted(rdms.rdm_descriptors)) or "none"
+        raise NeurordlError(f"the RDMs have no descriptor {name!r}; their RDM descriptors are: {known}")
+    return [_text(value) for value in rdms.rdm_descriptors[name]]
+
+
+def subject_names(rdms: RDMs) -> tuple[str, ...]:
+    """Name of each RDM's subject; ``unnamed`` where the RDMs carry no descriptor ``subject``."""
+    if "subject" not in rdms.rdm_descriptors:
+        return ("unnamed",) * int(rdms.n_rdm)
+    return tuple(descriptor_values(rdms, "subject"))
+
+
+def stimulus_ids(rdms: RDMs) -> tuple[str, ...]:
+    """Ids of the stimuli, from the pattern descriptor ``stimulus``, in the order of rows.
+
+    Raises
+    ------
+    NeurordlError
+        The descriptor is absent, or holds something other than unique, non-empty text.
+    """
+    values = rdms.pattern_descriptors.get("stimulus")
+    if values is None:
+        raise NeurordlError(
+            f"the RDMs ({rdms.n_cond} stimuli) carry no stimulus ids, and position does not tell; set "
+            'rdms.pattern_descriptors["stimulus"] to the list of ids in the order of the rows'
+        )
+    return check_ids((v.decode() if isinstance(v, bytes) else v for v in values), "RDMs")
+
+
+def reindex(rdms: RDMs, ids: Sequence[str]) -> Floats:
+    """Condensed RDMs of some stimuli, in the order asked for.
+
+    Parameters
+    ----------
+    rdms
+        RDMs with stimulus ids.
+    ids
+        Stimuli, each once, all among those of the RDMs.
+
+    Returns
+    -------
+    array, (n_rdms, n * (n - 1) / 2)
+        A float64 copy, row-major upper triangle; missing pairs stay NaN.
+
+    Raises
+    ------
+    NeurordlError
+        An id that the RDMs do not have, or one that occurs twice.
+    """
+    vectors = np.asarray(rdms.dissimilarities)
+    own = stimulus_ids(rdms)
+    if tuple(ids) == own:
+        return vectors.astype(np.float64, copy=True)
+    place = match_ids(ids, own).index
+    stride = np.arange(len(own), dtype=np.int64)
+    # pair (a, b) with a < b stands at start[a] + b
+    start = len(own) * stride - stride * (stride + 1) // 2 - stride - 1
+    out = np.empty((len(vectors), len(place) * (len(place) - 1) // 2))
+    done = 0
+    for row in range(len(place) - 1):  # by rows: index arrays of all pairs would outweigh the RDMs
+        here, others = place[row], place[row + 1 :]
+        pairs = start[np.minimum(here, others)] + np.maximum(here, others)
+        out[:, done : done + len(others)] = vectors[:, pairs]
+        done += len(others)
+    return out
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, float | np.floating):
+        return str(int(value)) if float(value).is_integer() else f"{float(value):.6g}"
+    return str(value)
+
+
+def _pick(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
+    keep = np.ones(rdms.n_rdm, dtype=bool)
+    asked: dict[str, list[str]] = {}
+    for name, value in wanted.items():
+        values = descriptor_values(rdms, name)
+        single = isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray | set)
+        asked[name] = [_text(v) for v in ((value,) if single else value)]
+        if unknown := [v for v in asked[name] if v not in values]:
+            known = ", ".join(dict.fromkeys(values))
+            raise NeurordlError(f"no RDM has {name} {', '.join(unknown)!r}; the values there are: {known}")
+        keep &= np.isin(values, asked[name])
+    kept = [int(k) for k in np.flatnonzero(keep)]
+    for name, values in asked.items():
+        left = {descriptor_values(rdms, name)[k] for k in kept}
+        if absent := [v for v in values if v not in left]:
+            others = " and ".join(f"{n} {', '.join(v)}" for n, v in asked.items() if n != name)
+            raise NeurordlError(f"no RDM of {name} {', '.join(absent)} has {others}; leave it out")
+    if not kept:
+        raise NeurordlError("no RDM was chosen: subjects= or select= holds an empty list; name a value")
+    return kept
+
+
+def _average(
+    vectors: npt.NDArray[Any], described: dict[str, list[Any]], names: Sequence[str]
+) -> tuple[npt.NDArray[Any], dict[str, list[Any]]]:
+    for name in names:
+        if name == "subject":
+            raise NeurordlError("subjects are pooled, not averaged over: leave 'subject' out of average=")
+        if name not in described:
+            known = ", ".join(sorted(described)) or "none"
+            raise NeurordlError(f"cannot average over {name!r}; the RDM descriptors are: {known}")
+    others = {name: values for name, values in described.items() if name not in names}
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for k in range(len(vectors)):
+        groups.setdefault(tuple(_text(values[k]) for values in others.values()), []).append(k)
+    means = np.full((len(groups), vectors.shape[1]), np.nan)
+    for mean, members in zip(means, groups.values(), strict=True):
+        stack = vectors[members].astype(np.float64)
+        count = np.isfinite(stack).sum(axis=0)
+        np.divide(np.where(np.isfinite(stack), stack, 0.0).sum(axis=0), count, out=mean, where=count > 0)
+    return means, {name: [values[k[0]] for k in groups.values()] for name, values in others.items()}
+
+
+def _check_subjects(vectors: npt.NDArray[Any], described: Mapping[str, list[Any]]) -> None:
+    unnamed = "subject" not in described
+    subjects = ["unnamed"] * len(vectors) if unnamed else [_text(v) for v in described["subject"]]
+    rows: dict[str, list[int]] = {}
+    for k, subject in enumerate(subjects):
+        rows.setdefault(subject, []).append(k)
+    several = {subject: members for subject, members in rows.items() if len(members) > 1}
+    if several:
+        differing = [
+            name
+            for name, values in described.items()
+            if name != "subject"
+            and any(len({_text(values[k]) for k in group}) > 1 for group in several.values())
+        ]
+        named = f"they differ in {', '.join(map(repr, differing))}: select= or average= over that"
+        if unnamed:
+            raise NeurordlError(
+                f"the {len(vectors)} RDMs carry no descriptor 'subject', and position does not tell; set "
+                'rdms.rdm_descriptors["subject"] to the list of subjects'
+                + (f". Or, if they are one subject's, {named}" if differing else "")
+            )
+        subject, members = next(iter(several.items()))
+        repeated = "no descriptor tells them apart: drop the repeats or add one, such as 'session'"
+        raise NeurordlError(
+            f"expected one RDM per subject, but subject {subject!r} has {len(members)} "
+            f"({len(several)} of {len(rows)} subjects have several); {named if differing else repeated}"
+        )
+    empty = [name for name, vector in zip(subjects, vectors, strict=True) if not np.isfinite(vector).any()]
+    if empty:
+        raise NeurordlError(
+            f"the RDM of subject {', '.join(empty)} has no measured pair (NaN everywhere); leave it "
+            "out with subjects="
+        )

@@ -1,0 +1,255 @@
+"""How similar RDMs are, how similar they could be (noise ceilings), and how sure that is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from rsatoolbox.rdm.compare import compare as rsatoolbox_compare
+from rsatoolbox.rdm.rdms import RDMs
+from scipy import stats
+
+from neurordl.errors import NeurordlError
+from neurordl.matching import match_ids, natural_key
+from neurordl.rdms.selection import reindex, select_rdms, stimulus_ids
+
+__all__ = [
+    "METHODS",
+    "ceiling",
+    "check_method",
+    "compare",
+    "mean_interval",
+    "missing_groups",
+    "noise_ceiling",
+    "similarity",
+    "why_undefined",
+]
+
+METHODS = ("cosine", "corr", "cosine_cov", "corr_cov", "spearman", "rho-a", "tau-a", "tau-b")
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+# Expected values under random tie breaking: 0 for a constant RDM, by definition.
+_TIES_BROKEN = ("rho-a", "tau-a")
+_ROUNDING = 1e-12
+
+
+def check_method(method: str) -> None:
+    """Refuse a comparison that RDMs are not scored with; the error lists those they are."""
+    if method not in METHODS:
+        near = difflib.get_close_matches(str(method), METHODS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise NeurordlError(f"unknown method {method!r} to compare RDMs; {hint}known: {', '.join(METHODS)}")
+
+
+def compare(
+    models: RDMs, data: RDMs, method: str = "rho-a", missing: Literal["error", "ignore"] = "error"
+) -> Floats:
+    """Similarity of every model RDM with every data RDM, matched by stimulus id, never by position.
+
+    Parameters
+    ----------
+    models, data
+        RDMs with the pattern descriptor ``stimulus``. The data may hold more stimuli than the models.
+    method
+        One of ``METHODS``, as rsatoolbox means them.
+    missing
+        "error": the data must hold every stimulus of the models; "ignore": the shared ones are compared.
+
+    Returns
+    -------
+    array, (models, data)
+        Each from the pairs of stimuli measured in both RDMs. NaN where that is undefined: fewer than two such
+        pairs, an RDM constant on them (``rho-a`` and ``tau-a`` are 0 then, by definition), or all zeros under
+        the cosines.
+
+    Raises
+    ------
+    NeurordlError
+        Unknown method, ids that are absent or do not match, fewer than three shared stimuli.
+    """
+    check_method(method)
+    match = match_ids(stimulus_ids(models), stimulus_ids(data), what=("models", "data"), missing=missing)
+    if len(match.matched) < 3:
+        raise NeurordlError(
+            f"3 shared stimuli or more are needed, but there are {len(match.matched)}\n{match}"
+        )
+    ids = sorted(match.matched, key=natural_key)  # the same sums in whatever order the data came
+    return similarity(reindex(models, ids), reindex(data, ids), method)
+
+
+def noise_ceiling(
+    rdms: RDMs,
+    method: str = "rho-a",
+    *,
+    roi: str | None = None,
+    subjects: str | Sequence[str] | None = None,
+    select: Mapping[str, Any] | None = None,
+    average: str | Sequence[str] | None = None,
+) -> tuple[float, float]:
+    """Bounds on the similarity that the true model would reach, given how far subjects agree.
+
+    As in Nili et al. (2014), with rsatoolbox's pooling: the mean over subjects of the similarity of each
+    one's RDM with the pooled RDM of the others (lower), and of all (upper), for these subjects and stimuli.
+    Equal to ``rsatoolbox.inference.boot_noise_ceiling`` where no pair is missing. Otherwise a pair is pooled
+    over the subjects in whom it was measured, each subject's values being scaled by their own pairs.
+
+    Parameters
+    ----------
+    rdms
+        One RDM per subject after selection.
+    method
+        One of ``METHODS``.
+    roi, subjects, select, average
+        As in `select_rdms`.
+
+    Returns
+    -------
+    lower, upper
+        NaN where no subject's similarity is defined.
+
+    Raises
+    ------
+    NeurordlError
+        Fewer than two subjects, or several RDMs of one.
+    """
+    check_method(method)
+    chosen = select_rdms(rdms, roi=roi, subjects=subjects, select=select, average=average)
+    if len(chosen) < 2:
+        raise NeurordlError(
+            "a noise ceiling takes the RDMs of two subjects or more, but there is one; choose more subjects"
+        )
+    return ceiling(np.asarray(chosen.dissimilarities, dtype=np.float64), method)
+
+
+def similarity(models: Floats, data: Floats, method: str) -> Floats:
+    """Similarity of condensed RDMs (models, pairs), (data, pairs) through rsatoolbox: (models, data).
+
+    NaN marks a missing pair; each similarity leaves out the pairs missing in either of its RDMs, no others.
+    """
+    out = np.full((len(models), len(data)), np.nan)
+    for rows, absent in missing_groups(models):
+        for columns, absent_here in missing_groups(data):
+            missing = absent | absent_here
+            if (~missing).sum() < 2:
+                continue
+            a, b = models[rows], data[columns]  # copies
+            a[:, missing] = b[:, missing] = np.nan  # rsatoolbox wants the same pairs missing on both sides
+            found = np.asarray(rsatoolbox_compare(RDMs(a), RDMs(b), method), dtype=np.float64)
+            found[_flat(a, method), :] = np.nan
+            found[:, _flat(b, method)] = np.nan
+            out[np.ix_(rows, columns)] = found
+    return out
+
+
+def missing_groups(vectors: Floats) -> list[tuple[list[int], Bools]]:
+    """Rows that miss the same pairs, with the mask of these: what is missing alike is compared in one go."""
+    groups: dict[bytes, tuple[list[int], Bools]] = {}
+    for k, missing in enumerate(~np.isfinite(vectors)):
+        groups.setdefault(np.packbits(missing).tobytes(), ([], missing))[0].append(k)
+    return list(groups.values())
+
+
+def _flat(vectors: Floats, method: str) -> Bools:
+    """Rows (with a measured pair) for which a method is undefined: constant, or zero for the cosines."""
+    if method in _TIES_BROKEN:
+        return np.zeros(len(vectors), dtype=bool)
+    largest = np.nanmax(np.abs(vectors), axis=1)
+    if method.startswith("cosine"):
+        return np.asarray(largest == 0)
+    return np.asarray(np.nanmax(vectors, axis=1) - np.nanmin(vectors, axis=1) <= _ROUNDING * largest)
+
+
+def why_undefined(model: Floats, data: Floats, method: str, model_name: str, data_name: str) -> str:
+    """Say why the similarity of two condensed RDMs is NaN."""
+    both = np.isfinite(model) & np.isfinite(data)
+    for vector, name in ((model, model_name), (data, data_name)):
+        if not np.isfinite(vector).any():
+            return f"the RDM of {name} has no defined value on these pairs"
+    if both.sum() < 2:
+        return f"{int(both.sum())} pairs are measured in both RDMs, two or more are needed"
+    for vector, name in ((model, model_name), (data, data_name)):
+        if _flat(vector[None, both], method).any():
+            same = "zero" if method.startswith("cosine") else "constant"
+            return f"the RDM of {name} is {same} on these pairs"
+    return f"{method} is undefined here"
+
+
+def ceiling(vectors: Floats, method: str) -> tuple[float, float]:
+    """Lower and upper noise ceiling of condensed RDMs (subjects, pairs); see `noise_ceiling`."""
+    scaled = _scaled(vectors, method)
+    full = _pooled(scaled)
+    lower, upper = [], []
+    for k in range(len(vectors)):
+        subject = vectors[k : k + 1]
+        lower.append(similarity(_pooled(np.delete(scaled, k, axis=0)), subject, method)[0, 0])
+        upper.append(similarity(full, subject, method)[0, 0])
+    return _mean(lower), _mean(upper)
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [v for v in values if np.isfinite(v)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def _pooled(scaled: Floats) -> Floats:
+    """Mean of each pair over the subjects in whom it is measured: (1, pairs), NaN where in none."""
+    measured = np.isfinite(scaled)
+    count = measured.sum(axis=0, keepdims=True)
+    total = np.where(measured, scaled, 0.0).sum(axis=0, keepdims=True)
+    mean = np.full(total.shape, np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return mean
+
+
+def _scaled(vectors: Floats, method: str) -> Floats:
+    """Each subject's RDM on the scale whose mean over subjects suits the method (rsatoolbox's pool_rdm)."""
+    scaled = np.full(vectors.shape, np.nan)
+    anywhere = int(np.isfinite(vectors).any(axis=0).sum())
+    for k, vector in enumerate(vectors):
+        here = np.isfinite(vector)
+        values = vector[here]
+        if not len(values):
+            continue
+        if method in ("cosine", "cosine_cov"):
+            unit = np.sqrt(np.mean(values**2))
+        elif method in ("corr", "corr_cov"):
+            values = values - values.mean()
+            unit = 0.0 if _flat(vector[None, here], method)[0] else values.std()
+        else:  # ranks of fewer pairs span less: stretched to the range of all, by 1 if none is missing
+            values = stats.rankdata(values)
+            unit = (len(values) + 1) / (anywhere + 1)
+        if unit > 0:  # a subject whose RDM says nothing is pooled with nobody
+            scaled[k, here] = values / unit
+    return scaled
+
+
+def mean_interval(scores: Floats, level: float = 0.95) -> tuple[float, float, float, float, int]:
+    """Mean over subjects with its t interval and p against zero (one-sided), as rsatoolbox's ``eval_fixed``.
+
+    Estimand: the mean over the population of subjects, for these stimuli.
+
+    Parameters
+    ----------
+    scores
+        One score per subject; NaN ones are left out.
+    level
+        Coverage of the two-sided interval.
+
+    Returns
+    -------
+    mean, low, high, p, n
+        The interval and p are NaN with fewer than two defined scores.
+    """
+    defined = scores[np.isfinite(scores)]
+    n = len(defined)
+    if n < 2:
+        return (float(defined[0]) if n else np.nan), np.nan, np.nan, np.nan, n
+    mean, variance = float(defined.mean()), float(defined.var(ddof=1)) / n
+    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * np.sqrt(variance)
+    p = float(stats.t.sf(mean / np.sqrt(max(variance, np.finfo(float).eps)), n - 1))
+    return mean, mean - reach, mean + reach, p, n

@@ -1,0 +1,155 @@
+"""What every teacher is.
+
+A teacher answers, for a batch of stimuli, with one or several RDMs and a weight for each pair. Teachers are
+plain objects, registered in no module, so that they reach neither an optimiser nor a checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from neurordl.errors import NeurordlError
+from neurordl.matching import Match, match_ids, natural_key
+
+Missing = Literal["error", "ignore"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of one of the two streams, on its device.
+
+    Attributes
+    ----------
+    images : Tensor, (n, channels, height, width)
+    ids : sequence of str, or None
+        Stimulus ids of the images, where they have any.
+    labels : Tensor, (n,), or None
+    """
+
+    images: Tensor
+    ids: Sequence[str] | None = None
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a teacher answers for a batch of n stimuli.
+
+    Attributes
+    ----------
+    rdms : Tensor, (n_rdms, n * (n - 1) / 2)
+        Condensed RDMs (row-major upper triangle), float32 and finite.
+    weights : Tensor, the same shape
+        Weight of each pair; 0 where it was not measured.
+    """
+
+    rdms: Tensor
+    weights: Tensor
+
+
+class Teacher(Protocol):
+    """What any teacher offers. `RDMTeacher`, `PatternTeacher` and `LayerTeacher` do; yours may too."""
+
+    @property
+    def dissimilarity(self) -> str | Callable[..., Tensor] | None:
+        """The measure of its RDMs, where it is known (a name in ``DISSIMILARITIES``)."""
+
+    def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
+        """The RDMs of a batch; `features` are those of the teacher's own network, if it has one."""
+
+    def match(self, ids: Sequence[str]) -> Match | None:
+        """Match ids with the teacher's own; None if it takes any."""
+
+    def prepare(self, ids: Sequence[str]) -> Match | None:
+        """Match the training stimuli, once, before the first step, and keep what only they may set."""
+
+    def groups(self, ids: Sequence[str]) -> list[list[str]]:
+        """Ids that may share a batch."""
+
+    def describe(self) -> dict[str, Any]:
+        """What `run.json` records of the teacher."""
+
+
+class ById:
+    """Rows found by stimulus id: what teachers with measured stimuli share."""
+
+    def __init__(self, ids: Sequence[str], missing: Missing, what: str) -> None:
+        if missing not in get_args(Missing):
+            raise NeurordlError(f"missing={missing!r}: expected 'error' or 'ignore'")
+        self.ids, self.missing, self.what = tuple(ids), missing, what
+        self._row = {stimulus: row for row, stimulus in enumerate(ids)}
+        self.control: dict[str, Any] | None = None
+
+    def rows(self, ids: Sequence[str] | None) -> npt.NDArray[np.int64]:
+        """Row of each id; -1 for an unknown one where that is allowed."""
+        if ids is None:
+            raise NeurordlError(
+                f"the {self.what} needs the ids of the images: pass stimuli=(images, ids), or labelled=(images, labels, ids)"
+            )
+        rows = np.array([self._row.get(stimulus, -1) for stimulus in ids], dtype=np.int64)
+        if self.missing == "error" and (rows < 0).any():
+            match_ids(ids, self.ids, what=("stimuli", self.what))  # raises, naming them
+        return rows
+
+    def match(self, ids: Sequence[str]) -> Match:
+        """Match ids with the teacher's.
+
+        Parameters
+        ----------
+        ids : sequence of str
+
+        Returns
+        -------
+        Match
+            Prints as a table.
+
+        Raises
+        ------
+        NeurordlError
+            If an id is unknown (unless ``missing="ignore"``), occurs twice, or none matches.
+        """
+        return match_ids(ids, self.ids, what=("stimuli", self.what), missing=self.missing)
+
+    def prepare(self, ids: Sequence[str]) -> Match:
+        """Match the training stimuli, before the first step."""
+        return self.match(ids)
+
+    def permuted(self, ids: Sequence[str], seed: int, within: Mapping[str, object] | None = None) -> Self:
+        """A control: the same teacher with the ids of the training stimuli permuted.
+
+        One fixed permutation of `ids`, rows and columns of the RDM together; other stimuli keep their own.
+
+        Parameters
+        ----------
+        ids : sequence of str
+            The training stimuli; their order does not matter.
+        seed : int
+        within : mapping of id to category, optional
+            Permute within categories only.
+
+        Returns
+        -------
+        the same type
+        """
+        known = sorted((stimulus for stimulus in ids if stimulus in self._row), key=natural_key)
+        if len(known) < len(ids) and self.missing == "error":
+            self.match(ids)
+        rng = np.random.default_rng(seed)
+        blocks: dict[object, list[str]] = {}
+        for stimulus in known:
+            blocks.setdefault(within[stimulus] if within else None, []).append(stimulus)
+        row = dict(self._row)
+        for block in blocks.values():
+            for stimulus, other in zip(block, rng.permutation(len(block)), strict=True):
+                row[stimulus] = self._row[block[other]]
+        control = copy.copy(self)
+        control._row = row
+        control.control = {"permuted": seed, "within": within is not None}
+        return control

@@ -1,0 +1,254 @@
+"""Measured response patterns as a teacher: the RDM of any batch, on the fly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rsatoolbox.data import Dataset
+from torch import Tensor
+
+from neurordl.artifacts import sha256_array
+from neurordl.errors import NeurordlError
+from neurordl.matching import Match, check_ids, natural_key
+from neurordl.rdms.dissimilarity import dissimilarity as find_dissimilarity
+from neurordl.teachers.base import Batch, ById, Missing, Target
+from neurordl.teachers.rdm import Pool, pool_subjects
+
+Centre = Literal["run", "all"]
+_ROWS_AT_ONCE = 256
+
+
+class _Subject:
+    """One subject's patterns, which stay where they are (a memory map is read row by row)."""
+
+    def __init__(self, name: str, patterns: Dataset | tuple[npt.ArrayLike, Sequence[str]]) -> None:
+        if isinstance(patterns, Dataset):
+            if "stimulus" not in patterns.obs_descriptors:
+                raise NeurordlError(
+                    f"the patterns of {name} lack the observation descriptor 'stimulus'; add the ids"
+                )
+            values: Any = patterns.measurements
+            stimuli = [str(stimulus) for stimulus in patterns.obs_descriptors["stimulus"]]
+            runs: list[Any] | None = (
+                list(patterns.obs_descriptors["run"]) if "run" in patterns.obs_descriptors else None
+            )
+        else:
+            values, ids = patterns
+            values = values if isinstance(values, np.ndarray) else np.asarray(values)
+            stimuli, runs = list(check_ids(ids, f"patterns of {name}")), None
+        if values.ndim != 2 or len(values) != len(stimuli):
+            raise NeurordlError(
+                f"the patterns of {name} have shape {values.shape}: expected ({len(stimuli)} stimuli, channels)"
+            )
+        self.name, self.values, self.runs = (
+            name,
+            values,
+            np.zeros(len(stimuli)) if runs is None else np.asarray(runs),
+        )
+        self.has_runs = runs is not None
+        self.rows: dict[str, list[int]] = {}
+        for row, stimulus in enumerate(stimuli):
+            self.rows.setdefault(stimulus, []).append(row)
+        if self.has_runs:  # the same order of runs for each stimulus, whatever the order of the rows
+            order = np.unique(self.runs, return_inverse=True)[1]
+            for rows in self.rows.values():
+                rows.sort(key=lambda row: int(order[row]))
+        self.mean: dict[Any, npt.NDArray[np.float32]] = {}
+
+    def blocks(self, rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            yield np.asarray(self.values[rows[start : start + _ROWS_AT_ONCE]], dtype=np.float32)
+
+    def set_centre(self, ids: Sequence[str], centre: Centre) -> None:
+        """Mean pattern of the training stimuli, over all rows or in each run; never of a batch."""
+        rows = np.array(
+            sorted(row for stimulus in ids for row in self.rows.get(stimulus, [])), dtype=np.int64
+        )
+        for run in np.unique(self.runs) if centre == "run" else [None]:
+            chosen = rows if run is None else rows[self.runs[rows] == run]
+            total = sum(block.sum(axis=0, dtype=np.float64) for block in self.blocks(chosen))
+            self.mean[run] = np.asarray(total / max(len(chosen), 1), dtype=np.float32)
+
+    def read(self, rows: npt.NDArray[np.int64], centre: Centre | None) -> npt.NDArray[np.float32]:
+        """Rows in float32, less the mean pattern where one is removed; any leading shape."""
+        values = np.asarray(self.values[rows.ravel()], dtype=np.float32)
+        if centre == "all":
+            values = values - self.mean[None]
+        elif centre == "run":
+            values = values - np.stack([self.mean[run] for run in self.runs[rows.ravel()]])
+        return values.reshape(*rows.shape, -1)
+
+
+class PatternTeacher(ById):
+    """Measured patterns as a teacher: each batch's RDM is computed from its patterns.
+
+    No matrix of stimuli × stimuli is ever held: a batch of b stimuli costs b rows of channels and b² distances, so
+    tens of thousands of stimuli work, also from a memory map.
+
+    Parameters
+    ----------
+    patterns : mapping of subject to rsatoolbox.data.Dataset, or to (array, ids)
+        Measurements (rows, channels). A Dataset carries the observation descriptor ``stimulus`` and, where
+        there are repeats, ``run``; rows of one stimulus are averaged (for crossnobis: one row in each run). The
+        array may be a memory map.
+    dissimilarity : str or callable
+        A name in ``DISSIMILARITIES``, or a function of patterns (n, channels).
+    center : None, "run" or "all"
+        Remove no mean pattern, that of each run, or that of all rows; over the training stimuli, computed when
+        they are matched. Correlation and cosine depend on it.
+    precision : array (channels, channels), or mapping of subject to array, optional
+        Noise precision for mahalanobis and crossnobis.
+    pool : {"mean", "zscore", "subjects"}
+        As in `RDMTeacher`, for each batch.
+    batches : {"subject", "shared"}
+        Where subjects saw different stimuli: draw each batch within one subject's stimuli, or from those that
+        all of them saw.
+    missing : {"error", "ignore"}
+        What to do with stimuli that no subject saw.
+
+    Raises
+    ------
+    NeurordlError
+        If ids, shapes or runs do not fit.
+    """
+
+    def __init__(
+        self,
+        patterns: Mapping[str, Dataset | tuple[npt.ArrayLike, Sequence[str]]],
+        *,
+        dissimilarity: str = "correlation",
+        center: Centre | None = None,
+        precision: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
+        pool: Pool = "mean",
+        batches: Literal["subject", "shared"] = "subject",
+        missing: Missing = "error",
+    ) -> None:
+        if not isinstance(patterns, Mapping) or not patterns:
+            raise NeurordlError(
+                "patterns: expected a mapping from subject to patterns, such as {'s01': dataset}"
+            )
+        if center not in (None, *get_args(Centre)) or batches not in ("subject", "shared"):
+            raise NeurordlError(
+                f"center={center!r}, batches={batches!r}: expected None, 'run' or 'all'; 'subject' or 'shared'"
+            )
+        self._subjects = [_Subject(str(name), given) for name, given in patterns.items()]
+        ids = sorted({stimulus for one in self._subjects for stimulus in one.rows}, key=natural_key)
+        super().__init__(ids, missing, "patterns")
+        self.subjects = tuple(one.name for one in self._subjects)
+        self.dissimilarity = dissimilarity
+        self.transformed = pool == "zscore"
+        self.center, self.pool, self.batches = center, pool, batches
+        self._measure = find_dissimilarity(dissimilarity)
+        self._precision = _by_subject(precision, self.subjects)
+        for one in self._subjects:
+            if (center == "run" or dissimilarity == "crossnobis") and not one.has_runs:
+                raise NeurordlError(
+                    f"the patterns of {one.name} lack the observation descriptor 'run', which is needed here"
+                )
+        self._sha256: dict[str, str] = {}
+        self._prepared = center is None
+
+    def prepare(self, ids: Sequence[str]) -> Match:
+        """Match the training stimuli and compute the mean pattern that is removed."""
+        match = super().prepare(ids)
+        if self.center is not None:
+            for one in self._subjects:
+                one.set_centre([self.ids[row] for row in self.rows(match.matched)], self.center)
+            self._prepared = True
+        return match
+
+    def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
+        """The RDMs of the ids of a batch, one a subject or pooled; unmeasured pairs have weight 0."""
+        if not self._prepared:
+            raise NeurordlError(
+                "center= needs the training stimuli: call teacher.prepare(ids) before the first step"
+            )
+        names = [self.ids[row] if row >= 0 else "" for row in self.rows(batch.ids)]
+        device = batch.images.device
+        vectors = np.stack([self._rdm(one, names, device) for one in self._subjects]).astype(np.float64)
+        weights = np.isfinite(vectors).astype(np.float64)
+        pooled, weights = pool_subjects(vectors, weights, self.pool)
+        rdms = torch.from_numpy(np.nan_to_num(pooled, nan=0.0)).float()
+        return Target(rdms.to(device), torch.from_numpy(weights).float().to(device))
+
+    def _rdm(self, one: _Subject, names: Sequence[str], device: torch.device) -> npt.NDArray[np.float32]:
+        """Condensed RDM of one subject; NaN where a stimulus was not seen."""
+        n = len(names)
+        seen = np.array(
+            [place for place, stimulus in enumerate(names) if stimulus in one.rows], dtype=np.int64
+        )
+        square = np.full((n, n), np.nan, dtype=np.float32)
+        i, j = np.triu_indices(len(seen), 1)
+        if len(seen) > 1:
+            values = torch.from_numpy(self._patterns(one, [names[place] for place in seen])).to(device)
+            keywords: dict[str, Any] = {}
+            if one.name in self._precision:
+                keywords["precision"] = self._precision[one.name].to(device)
+            square[seen[i], seen[j]] = self._measure(values, **keywords).cpu().numpy()
+        return square[np.triu_indices(n, 1)]
+
+    def _patterns(self, one: _Subject, names: Sequence[str]) -> npt.NDArray[np.float32]:
+        """(stimuli, channels), repeats averaged; for crossnobis (runs, stimuli, channels)."""
+        rows = [one.rows[stimulus] for stimulus in names]
+        if self.dissimilarity == "crossnobis":
+            runs = [tuple(one.runs[row] for row in repeats) for repeats in rows]
+            if len(set(runs)) > 1 or len(set(runs[0])) < len(runs[0]):
+                raise NeurordlError(
+                    f"crossnobis needs each stimulus once in every run, but {one.name} has other repeats for "
+                    f"{names[0]!r} than for another stimulus; average within runs first or drop it"
+                )
+            return one.read(np.array(rows).T, self.center)
+        if len({len(repeats) for repeats in rows}) == 1:
+            return np.asarray(one.read(np.array(rows), self.center).mean(axis=1))
+        return np.stack([one.read(np.array(repeats), self.center).mean(axis=0) for repeats in rows])
+
+    def groups(self, ids: Sequence[str]) -> list[list[str]]:
+        """Ids that may share a batch: all, where all subjects saw them; else within a subject, or the shared ones."""
+        seen = [
+            [stimulus for stimulus in ids if stimulus in self._row and self._true(stimulus) in one.rows]
+            for one in self._subjects
+        ]
+        if self.batches == "shared" or all(set(group) == set(seen[0]) for group in seen):
+            shared = set(seen[0]).intersection(*seen[1:])
+            if len(shared) < 3:
+                raise NeurordlError(
+                    f"the subjects share {len(shared)} of the stimuli, too few for a batch; use batches='subject'"
+                )
+            return [[stimulus for stimulus in seen[0] if stimulus in shared]]
+        unique = {frozenset(group): group for group in seen if group}
+        return list(unique.values())
+
+    def _true(self, stimulus: str) -> str:
+        """The stimulus whose patterns stand for an id (another one in a permuted control)."""
+        return self.ids[self._row[stimulus]]
+
+    def describe(self) -> dict[str, Any]:
+        """Kind, subjects, measure, centring, share of measured stimuli and checksums."""
+        for one in self._subjects:
+            if one.name not in self._sha256:
+                self._sha256[one.name] = sha256_array(one.values)
+        return {
+            "teacher": "PatternTeacher",
+            "subjects": list(self.subjects),
+            "pool": self.pool,
+            "batches": self.batches,
+            "dissimilarity": str(self.dissimilarity),
+            "center": self.center,
+            "stimuli": len(self.ids),
+            "measured_stimuli": float(np.mean([len(one.rows) / len(self.ids) for one in self._subjects])),
+            "control": self.control,
+            "sha256": dict(self._sha256),
+        }
+
+
+def _by_subject(precision: Any, subjects: Sequence[str]) -> dict[str, Tensor]:
+    if precision is None:
+        return {}
+    given = precision if isinstance(precision, Mapping) else dict.fromkeys(subjects, precision)
+    if absent := [name for name in subjects if name not in given]:
+        raise NeurordlError(f"precision: no matrix for {', '.join(absent)}")
+    return {name: torch.as_tensor(np.asarray(given[name]), dtype=torch.float32) for name in subjects}

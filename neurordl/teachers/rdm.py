@@ -1,0 +1,183 @@
+"""Precomputed RDMs as a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rsatoolbox.rdm import RDMs
+from torch import Tensor
+
+from neurordl.artifacts import sha256_array
+from neurordl.errors import NeurordlError
+from neurordl.matching import natural_key
+from neurordl.rdms.dissimilarity import canonical_measure, condensed_index
+from neurordl.rdms.selection import reindex, select_rdms, stimulus_ids
+from neurordl.teachers.base import Batch, ById, Missing, Target
+
+Pool = Literal["mean", "zscore", "subjects"]
+Floats = npt.NDArray[np.floating[Any]]
+
+
+class RDMTeacher(ById):
+    """Precomputed RDMs as a teacher: brain measurements, behaviour, or a model.
+
+    Parameters
+    ----------
+    rdms : rsatoolbox.rdm.RDMs
+        With the pattern descriptor ``stimulus`` and, where there are several, the RDM descriptor ``subject``.
+    roi : str, optional
+        Keep the RDMs with this RDM descriptor ``roi``.
+    subjects : sequence of str, optional
+        Keep these subjects (the training subjects).
+    select : mapping, optional
+        Further RDM descriptors and the value to keep: ``{"session": 1}``.
+    average : str or sequence of str, optional
+        RDM descriptors to average over within each subject: ``"session"``.
+    pool : {"mean", "zscore", "subjects"}
+        One target RDM, the mean over subjects; the same with each subject's RDM standardised first, so that
+        subjects with larger distances weigh no more and missing pairs do not shift the mean; or one
+        target RDM for each subject, the loss being their mean.
+    pair_weights : None or "reliability"
+        Weigh pairs by the inverse of their variance across the subjects (RDMs standardised first; with
+        ``pool="subjects"`` too), normalised to mean 1. None: every measured pair counts the same.
+    shrinkage : float
+        For reliability weights: 0 takes each pair's own variance, 1 the mean variance of all pairs.
+    missing : {"error", "ignore"}
+        What to do with stimuli that the RDMs do not have.
+
+    Raises
+    ------
+    NeurordlError
+        If ids or subjects do not match, a subject has several RDMs after selection, or an RDM is all NaN.
+    """
+
+    def __init__(
+        self,
+        rdms: RDMs,
+        *,
+        roi: str | None = None,
+        subjects: Sequence[str] | None = None,
+        select: Mapping[str, Any] | None = None,
+        average: str | Sequence[str] | None = None,
+        pool: Pool = "mean",
+        pair_weights: Literal["reliability"] | None = None,
+        shrinkage: float = 0.5,
+        missing: Missing = "error",
+    ) -> None:
+        chosen = select_rdms(rdms, roi=roi, subjects=subjects, select=select, average=average)
+        # In one order, so that neither results nor checksums depend on the order in a file.
+        super().__init__(sorted(stimulus_ids(chosen), key=natural_key), missing, "RDMs")
+        vectors = reindex(chosen, self.ids)
+        self.subjects = tuple(str(subject) for subject in chosen.rdm_descriptors.get("subject", ("unnamed",)))
+        _check_measured(vectors, self.subjects)
+        self.roi, self.pool, self.pair_weights = roi, pool, pair_weights
+        self.dissimilarity = canonical_measure(chosen.dissimilarity_measure)
+        self.transformed = pool == "zscore" or "rank" in str(chosen.dissimilarity_measure)
+        self.sha256 = sha256_array(vectors)
+        weights = np.isfinite(vectors).astype(np.float64)
+        if pair_weights == "reliability":
+            weights = weights * _reliability(vectors, shrinkage)
+        elif pair_weights is not None:
+            raise NeurordlError(f"pair_weights={pair_weights!r}: expected None or 'reliability'")
+        pooled, weights = pool_subjects(vectors, weights, pool)
+        self._rdms = torch.from_numpy(np.nan_to_num(pooled, nan=0.0)).float()
+        self._weights = torch.from_numpy(weights).float()
+
+    def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
+        """The RDMs of the ids of a batch; pairs that were not measured have weight 0."""
+        rows = torch.from_numpy(self.rows(batch.ids))
+        i, j = condensed_index(len(rows), rows.device)
+        low, high = torch.minimum(rows[i], rows[j]), torch.maximum(rows[i], rows[j])
+        pairs = low * (2 * len(self.ids) - low - 1) // 2 + high - low - 1
+        unknown = low < 0
+        pairs = pairs.masked_fill(unknown, 0)
+        device = batch.images.device
+        weights = self._weights[:, pairs].masked_fill(unknown, 0.0)
+        return Target(self._rdms[:, pairs].to(device), weights.to(device))
+
+    def groups(self, ids: Sequence[str]) -> list[list[str]]:
+        """All known ids may share a batch."""
+        return [[stimulus for stimulus in ids if stimulus in self._row]]
+
+    def describe(self) -> dict[str, Any]:
+        """Kind, subjects, selection, share of measured pairs and checksum."""
+        return {
+            "teacher": "RDMTeacher",
+            "subjects": list(self.subjects),
+            "roi": self.roi,
+            "pool": self.pool,
+            "pair_weights": self.pair_weights,
+            "dissimilarity": self.dissimilarity,
+            "stimuli": len(self.ids),
+            "measured_pairs": float((self._weights > 0).float().mean()),
+            "control": self.control,
+            "sha256": self.sha256,
+        }
+
+
+def _check_measured(vectors: Floats, subjects: Sequence[str]) -> None:
+    empty = [
+        subject for subject, vector in zip(subjects, vectors, strict=True) if not np.isfinite(vector).any()
+    ]
+    if empty:
+        raise NeurordlError(
+            f"the RDM of {', '.join(empty)} has no measured pair (all NaN); leave the subject out"
+        )
+
+
+def _standardise(vectors: Floats) -> Floats:
+    """Each RDM with mean 0 and standard deviation 1 over its measured pairs; a constant one becomes 0."""
+    centred = vectors - np.nanmean(vectors, axis=1, keepdims=True)
+    spread = np.nanstd(vectors, axis=1, keepdims=True)
+    return np.asarray(centred / np.where(spread > 0, spread, 1.0))
+
+
+def _reliability(vectors: Floats, shrinkage: float) -> Floats:
+    """Inverse variance of each pair across subjects, shrunken towards the mean variance; mean 1."""
+    if len(vectors) < 2:
+        raise NeurordlError("pair_weights='reliability' needs the RDMs of two subjects or more; this is one")
+    if not 0.0 <= shrinkage <= 1.0:
+        raise NeurordlError(f"shrinkage={shrinkage}: expected a number from 0 to 1")
+    measured = np.isfinite(vectors).sum(axis=0)
+    spread = np.full(vectors.shape[1], np.nan)
+    several = measured > 1
+    spread[several] = np.nanvar(_standardise(vectors)[:, several], axis=0, ddof=1)
+    mean = np.nanmean(spread)
+    spread = np.where(np.isnan(spread), mean, (1 - shrinkage) * spread + shrinkage * mean)
+    if not (spread > 0).all():
+        raise NeurordlError(
+            "reliability weights are not defined: some pair has no variance across subjects; use shrinkage > 0"
+        )
+    weights = 1.0 / spread
+    return np.asarray(weights / weights[measured > 0].mean())
+
+
+def pool_subjects(vectors: Floats, weights: Floats, pool: str) -> tuple[Floats, Floats]:
+    """One RDM for all subjects, or all of them, with the weight of each pair.
+
+    Parameters
+    ----------
+    vectors, weights : array, (n_subjects, n_pairs)
+        NaN where a pair was not measured; there the weight is 0.
+    pool : {"mean", "zscore", "subjects"}
+
+    Returns
+    -------
+    rdms, weights : array, (1 or n_subjects, n_pairs)
+        A pooled pair's weight is the mean of the subjects' weights over those who measured it.
+    """
+    if pool not in get_args(Pool):
+        raise NeurordlError(f"pool={pool!r}: expected one of {', '.join(get_args(Pool))}")
+    if pool == "subjects":
+        return vectors, weights
+    if pool == "zscore":
+        vectors = _standardise(vectors)
+    measured = np.isfinite(vectors)
+    count = np.maximum(measured.sum(axis=0, keepdims=True), 1)
+    mean = np.where(measured, vectors, 0.0).sum(axis=0, keepdims=True) / count
+    mean[:, ~measured.any(axis=0)] = np.nan
+    return mean, np.where(measured, weights, 0.0).sum(axis=0, keepdims=True) / count

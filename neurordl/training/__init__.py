@@ -1,0 +1,1 @@
+"""Fit a student to labels and to a teacher's representational geometry."""

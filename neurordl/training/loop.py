@@ -1,0 +1,251 @@
+"""Fit a student: to labels and to its teachers' representational geometry."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch import nn
+
+from neurordl.errors import NeurordlError
+from neurordl.matching import natural_key
+from neurordl.stimuli import StimulusSet
+from neurordl.training.fitter import Fitter, Scheduler
+from neurordl.training.folder import RunFolder, describe_fit
+from neurordl.training.objective import BatchNorm, Objective
+from neurordl.training.run import Run
+from neurordl.training.streams import Augment, Labelled, LoaderStream, SetStream, labelled_stream
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+_FEWEST = 3  # stimuli in a batch: two have a single pair, of which no comparison can be made
+
+
+def fit(
+    student: nn.Module,
+    objective: Objective,
+    labelled: Labelled | None = None,
+    stimuli: StimulusSet | None = None,
+    epochs: int = 20,
+    *,
+    seed: int = 0,
+    out: str | Path | None = None,
+    validation: StimulusSet | float | None = None,
+    batch_size: int = 128,
+    stimuli_batch: int = 64,
+    augment: Augment | None = None,
+    lr: float = 1e-3,
+    weight_decay: float = 1e-4,
+    optimizer: MakeOptimizer | None = None,
+    scheduler: Scheduler = "cosine",
+    clip_norm: float | None = None,
+    batchnorm: BatchNorm = "labelled",
+    fabric: Fabric | None = None,
+    accelerator: str = "auto",
+    devices: int | list[int] = 1,
+    precision: Any = "32-true",
+    deterministic: bool | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Train a student on labels and on its teachers' representational geometry.
+
+    Labelled and stimulus batches run together; the shorter stream starts again, and an epoch is one pass of the
+    longer one. Without `stimuli`, the labelled images are the stimuli. With the same seed, the same stimuli in another
+    order give the same student. The student is trained in place.
+
+    Parameters
+    ----------
+    student : torch.nn.Module
+        (n, channels, height, width) -> (n, classes).
+    objective : Objective
+    labelled : StimulusSet with labels, DataLoader, Dataset, or sized iterable of batches
+        Batches are (images, labels) or (images, labels, ids).
+    stimuli : StimulusSet, optional
+        The training stimuli of the teachers. Held-out ones are left out before (``stimuli.split``).
+    epochs : int
+    seed : int
+        Of order, augmentation and dropout. The student's initial weights are yours: seed before you make it.
+    out : path, optional
+        A new folder for ``run.json``, ``history.csv``, checkpoints and weights. None writes nothing.
+    validation : StimulusSet, or share of the stimuli, optional
+        Stimuli kept from training on which the best epoch is chosen: the lowest sum of transfer losses. The run's
+        student then has that epoch's weights.
+    batch_size, stimuli_batch : int
+        Of a StimulusSet or Dataset, and of the stimuli; over all processes. A loader brings its own, per process.
+    augment : callable, optional
+        Applied to the images of a labelled StimulusSet: Tensor -> Tensor.
+    lr, weight_decay : float
+        Of the default optimiser, AdamW.
+    optimizer : callable, optional
+        parameters -> optimizer, in place of the default.
+    scheduler : "cosine", "constant", or callable
+        Steps every step: (optimizer, number of steps) -> scheduler.
+    clip_norm : float, optional
+        Clip gradients to this norm.
+    batchnorm : {"labelled", "stimuli", "both"}
+        Which stream normalises by its own batches and updates the running statistics. By default the labelled one:
+        stimulus batches are small and of other images, and the student meets them in evaluation with the running
+        statistics, so that is how their geometry is fitted.
+    fabric : lightning_fabric.Fabric, optional
+        Your own, in place of `accelerator`, `devices` and `precision`. With several processes, RDM losses are taken
+        over the batch of all processes.
+    deterministic : bool, optional
+        Use deterministic algorithms; on the CPU by default.
+    checkpoint_every : int, optional
+        Steps between checkpoints, besides the one at each epoch's end.
+    resume : bool
+        Go on from the folder's checkpoint, exactly; a new run if it has none; nothing to do if it has finished.
+    progress : bool
+        Show a progress bar with the terms.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    NeurordlError
+        If ids, labels, layers or image sizes do not fit, the folder holds another run, or the loss is not finite.
+    """
+    if seed < 0 or epochs < 1:
+        raise NeurordlError(
+            f"seed={seed}, epochs={epochs}: expected a seed of 0 or more and at least one epoch"
+        )
+    if fabric is None:
+        one = devices == 1 or (isinstance(devices, list) and len(devices) == 1)
+        strategy: Any = "auto" if one else DDPStrategy(find_unused_parameters=objective.task is None)
+        try:
+            fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=precision)
+        except Exception as error:
+            raise NeurordlError(
+                f"accelerator={accelerator!r}, devices={devices!r} cannot be had here: {error}"
+            ) from error
+    if not getattr(fabric, "_launched", False):
+        fabric.launch()
+    rank, world = fabric.global_rank, fabric.world_size
+    train, held = _split_validation(stimuli, validation, seed)
+    labels, images = _streams(
+        objective, labelled, train, batch_size, stimuli_batch, seed, augment, rank, world
+    )
+    if isinstance(labels, LoaderStream) and world > 1:
+        labels = LoaderStream(
+            fabric.setup_dataloaders(labelled, move_to_device=False)
+        )  # each process its share
+    # Matched once, before the first step; without stimuli, ids come with the labelled images.
+    source = train if train is not None else labelled if isinstance(labelled, StimulusSet) else None
+    matches = objective.prepare(
+        source.ids if source is not None else None, held.ids if held is not None else None
+    )
+    steps = max(len(stream) for stream in (labels, images) if stream is not None)
+    fitter = Fitter(fabric, student, objective, labels, images, held, steps, epochs, seed)
+    fitter.clip_norm, fitter.checkpoint_every = clip_norm, checkpoint_every
+    with _quietly(deterministic if deterministic is not None else fabric.device.type == "cpu"):
+        fitter.look_first()
+        fitter.set_up(_optimizer(student, optimizer, lr, weight_decay), scheduler, batchnorm)
+        settings = {
+            "seed": seed,
+            "epochs": epochs,
+            "steps_per_epoch": steps,
+            "batch_size": batch_size,
+            "stimuli_batch": stimuli_batch,
+            "batchnorm": batchnorm,
+            "clip_norm": clip_norm,
+            "augment": augment is not None,
+            "scheduler": scheduler
+            if isinstance(scheduler, str)
+            else getattr(scheduler, "__qualname__", "callable"),
+            "precision": str(precision),
+            "processes": world,
+        }
+        record = describe_fit(settings, student, objective, fitter.optimizer, labelled, train, held, matches)
+        fitter.folder = RunFolder(out, record, resume, writes=rank == 0) if out is not None else None
+        fitter.run(progress and rank == 0)
+    return Run(student.eval(), pd.DataFrame(fitter.history), record, Path(out) if out is not None else None)
+
+
+def _split_validation(
+    stimuli: StimulusSet | None, validation: StimulusSet | float | None, seed: int
+) -> tuple[StimulusSet | None, StimulusSet | None]:
+    """Training and validation stimuli, which share none."""
+    if validation is None:
+        return stimuli, None
+    if stimuli is None:
+        raise NeurordlError("validation= chooses the epoch on stimuli; pass stimuli= too")
+    if not isinstance(validation, StimulusSet):
+        train, held = stimuli.split(held_out=validation, seed=seed)
+        return replace(train, held_out_ids=stimuli.held_out_ids), held
+    if shared := set(stimuli.ids) & set(validation.ids):
+        some = ", ".join(sorted(shared, key=natural_key)[:5])
+        raise NeurordlError(
+            f"validation: {len(shared)} stimuli are also trained on ({some}); split them first"
+        )
+    return stimuli, validation
+
+
+def _streams(
+    objective: Objective,
+    labelled: Labelled | None,
+    stimuli: StimulusSet | None,
+    batch_size: int,
+    stimuli_batch: int,
+    seed: int,
+    augment: Augment | None,
+    rank: int,
+    world: int,
+) -> tuple[SetStream | LoaderStream | None, SetStream | None]:
+    """The streams that the objective needs."""
+    if labelled is None and (objective.task is not None or stimuli is None):
+        raise NeurordlError("fit: pass labelled= (or stimuli= and an objective with task=None)")
+    if labelled is not None and objective.task is None and stimuli is not None:
+        raise NeurordlError("fit: the objective has no task, so labelled= would not be used; leave it out")
+    if stimuli is not None and len(stimuli) < _FEWEST:
+        raise NeurordlError(
+            f"stimuli: {len(stimuli)} are too few for an RDM to be compared; {_FEWEST} or more are needed"
+        )
+    labels = None
+    if labelled is not None:
+        labels = labelled_stream(labelled, batch_size, seed, augment, rank, world)
+    images = None
+    if stimuli is not None and objective.losses:
+        groups = objective.groups(stimuli.ids)
+        images = SetStream(
+            stimuli, stimuli_batch, seed, kind=1, groups=groups, smallest=_FEWEST, rank=rank, world=world
+        )
+    return labels, images
+
+
+def _optimizer(
+    student: nn.Module, make: MakeOptimizer | None, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise NeurordlError("the student has no parameter to train (requires_grad is False everywhere)")
+    return make(parameters) if make else torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+
+
+@contextmanager
+def _quietly(deterministic: bool) -> Iterator[None]:
+    """Deterministic algorithms where asked; the caller's random state and setting are put back."""
+    others = random.getstate(), np.random.get_state()  # noqa: NPY002
+    before, warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    try:
+        with torch.random.fork_rng():
+            torch.use_deterministic_algorithms(deterministic or before, warn_only=warn)
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn)
+        random.setstate(others[0])
+        np.random.set_state(others[1])  # noqa: NPY002

@@ -1,0 +1,290 @@
+"""What a student is trained on: the task and any number of transfer losses, summed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from neurordl.errors import NeurordlError
+from neurordl.matching import Match
+from neurordl.patterns.network import frozen_eval, read_layers, resolve_layers
+from neurordl.teachers import Batch
+from neurordl.training.losses import Loss, TaskRatio
+
+BatchNorm = Literal["labelled", "stimuli", "both"]
+Task = Callable[[Tensor, Tensor], Tensor]
+Item = TypeVar("Item")
+
+
+class Processes(Protocol):
+    """What the objective asks of several processes; `fit` answers, and one process needs none."""
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """All processes' rows, in the order of their ranks, with gradient."""
+
+    def gather_list(self, items: Sequence[Item]) -> list[Item]:
+        """All processes' items, in the order of their ranks."""
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over processes, without gradient."""
+
+
+class Objective:
+    """The sum of a task loss and weighted transfer losses.
+
+    Each distinct network (the student on each stream, each teacher) runs once per batch, and its features go to
+    whoever asked for them. Without a stimulus stream, the labelled images are the stimuli.
+
+    Parameters
+    ----------
+    losses : sequence of Loss
+        `RDMLoss`, `SoftTargetLoss`, or your own with the same attributes. None: labels only.
+    task : "cross_entropy", callable (outputs, labels) -> loss, or None
+        None trains on the transfer losses alone.
+
+    Examples
+    --------
+    In a loop of your own:
+
+    >>> loss, terms = objective(student, labelled=(images, labels), stimuli=(images, ids))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        losses: Sequence[Loss] | Loss = (),
+        task: Literal["cross_entropy"] | Task | None = "cross_entropy",
+    ) -> None:
+        self.losses: list[Loss] = list(losses) if isinstance(losses, Sequence) else [losses]
+        if isinstance(task, str) and task != "cross_entropy":
+            raise NeurordlError(
+                f"task={task!r}: expected 'cross_entropy', a function (outputs, labels) -> loss, or None"
+            )
+        if task is None and not self.losses:
+            raise NeurordlError("an objective needs a task, or at least one transfer loss")
+        self.task = task
+        self.names = _unique([loss.name for loss in self.losses])
+        self._layers = list(dict.fromkeys(layer for loss in self.losses for layer in loss.layers))
+        networks = (loss.network for loss in self.losses)
+        self._networks = list({id(network): network for network in networks if network is not None}.values())
+
+    def __call__(
+        self,
+        student: nn.Module,
+        labelled: Batch | Sequence[Any] | None = None,
+        stimuli: Batch | Sequence[Any] | None = None,
+        *,
+        step: int | None = None,
+        batchnorm: BatchNorm = "labelled",
+        processes: Processes | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one step and all of its terms.
+
+        Parameters
+        ----------
+        student : torch.nn.Module
+        labelled : (images, labels) or (images, labels, ids), or Batch
+        stimuli : (images, ids), or Batch, optional
+            The labelled images themselves by default.
+        step : int, optional
+            Needed by weights that are functions of the step.
+        batchnorm : {"labelled", "stimuli", "both"}
+            Which stream's batches normalise by, and update, batch-norm statistics where there are two; in the
+            other pass the running statistics are used as they will be when the student is evaluated.
+        processes : Processes, optional
+            Set by `fit` across processes.
+
+        Returns
+        -------
+        loss : Tensor, ()
+        terms : dict of str to Tensor
+            Each term by name, unweighted and detached: ``task``, ``rdm:<layer>``, ``soft_targets``. NaN: undefined
+            on this batch, and left out of the sum.
+
+        Raises
+        ------
+        NeurordlError
+            If a stream is missing, labels are out of range, or ids are unknown.
+        """
+        labels_batch = _as_batch(labelled, ("images", "labels", "ids"))
+        own_stimuli = _as_batch(stimuli, ("images", "ids", "labels"))
+        batch = own_stimuli or labels_batch
+        if batch is None or (self.task is not None and labels_batch is None):
+            raise NeurordlError(
+                "this objective has a task: pass labelled=(images, labels), or make it with task=None"
+            )
+        total, terms, features = torch.zeros((), device=batch.images.device), {}, {}
+        two = own_stimuli is not None and self.task is not None
+        if self.task is not None and labels_batch is not None:
+            with _fixed_batchnorm(student, two and batchnorm == "stimuli"):
+                read = [] if two else self._layers
+                outputs, features = read_layers(student, labels_batch.images, read)
+            terms["task"] = self._task_loss(outputs, labels_batch.labels)
+            total = total + terms["task"]
+        if self._layers and (two or self.task is None):
+            with _fixed_batchnorm(student, two and batchnorm == "labelled"):
+                features = read_layers(student, batch.images, self._layers)[1]
+        for name, loss, value in self._transfer(features, batch, processes):
+            weight = self._weight(loss, value, terms.get("task"), step, processes)
+            # An undefined term must not spoil the sum: it has no gradient and counts as 0.
+            total = total + weight * torch.where(torch.isfinite(value), value, 0.0)
+            terms[name] = value
+        return total, {name: value.detach() for name, value in terms.items()}
+
+    def _transfer(
+        self, features: dict[str, Tensor], batch: Batch, processes: Processes | None
+    ) -> Iterator[tuple[str, Loss, Tensor]]:
+        """Each transfer loss on the batch of all processes."""
+        taught = {id(network): network.features(batch) for network in self._networks}
+        if processes is not None and self.losses:
+            features = {name: processes.gather(tensor) for name, tensor in features.items()}
+            taught = {
+                key: {name: processes.gather(one) for name, one in kept.items()}
+                for key, kept in taught.items()
+            }
+            batch = Batch(
+                batch.images,  # own ones only: losses read features, and the device
+                processes.gather_list(batch.ids) if batch.ids is not None else None,
+                processes.gather(batch.labels) if batch.labels is not None else None,
+            )
+        for name, loss in zip(self.names, self.losses, strict=True):
+            yield name, loss, loss(features, taught.get(id(loss.network), {}), batch)
+
+    def _task_loss(self, outputs: Any, labels: Tensor | None) -> Tensor:
+        if labels is None:
+            raise NeurordlError("the labelled batch has no labels: pass labelled=(images, labels)")
+        if callable(self.task):
+            return self.task(outputs, labels)
+        if (
+            labels.device.type == "cpu"
+        ):  # on a GPU, looking would stall each step; `fit` looks before the transfer
+            check_labels(labels, outputs.shape[1])
+        return functional.cross_entropy(outputs.float(), labels)
+
+    def _weight(
+        self, loss: Loss, value: Tensor, task: Tensor | None, step: int | None, processes: Processes | None
+    ) -> float | Tensor:
+        weight = loss.weight
+        if isinstance(weight, TaskRatio):
+            if task is None:
+                raise NeurordlError("TaskRatio needs a task loss; give a number where task=None")
+            level = task.detach() if processes is None else processes.mean(task.detach())
+            ratio = weight.ratio * level / value.detach().abs().clamp(min=1e-12)
+            return torch.where(torch.isfinite(ratio), ratio, 0.0)
+        if callable(weight):
+            if step is None:
+                raise NeurordlError("a weight is a function of the step: pass step= to the objective")
+            return float(weight(step))
+        return weight
+
+    def transfer_terms(self, student: nn.Module, batch: Batch) -> dict[str, float]:
+        """Each transfer loss, unweighted, of stimuli that are not trained on; in eval mode, without gradient."""
+        if not self.losses:
+            return {}
+        with frozen_eval(student):
+            features = read_layers(student, batch.images, self._layers)[1]
+            return {name: float(value) for name, _, value in self._transfer(features, batch, None)}
+
+    def prepare(self, ids: Sequence[str] | None, validation: Sequence[str] | None = None) -> dict[str, Match]:
+        """Match the training and validation stimuli with each teacher, once, before the first step."""
+        matches = {}
+        for name, loss in zip(self.names, self.losses, strict=True):
+            if loss.teacher is not None and ids is not None:
+                if match := loss.teacher.prepare(ids):
+                    matches[name] = match
+                if validation is not None:
+                    loss.teacher.match(validation)
+        return matches
+
+    def groups(self, ids: Sequence[str]) -> list[list[str]]:
+        """Ids that may share a batch: those that every teacher lets share one."""
+        groups = [list(ids)]
+        for loss in self.losses:
+            if loss.teacher is not None:
+                groups = [part for group in groups for part in loss.teacher.groups(group) if part]
+        return groups
+
+    def check(self, student: nn.Module, images: Tensor) -> int | None:
+        """Check before the first step that the student takes the images and has the layers.
+
+        Returns
+        -------
+        int or None
+            Its number of classes, where the task is cross-entropy.
+        """
+        resolve_layers(student, self._layers) if self._layers else None
+        with frozen_eval(student):
+            try:
+                outputs, _ = read_layers(student, images[:3], self._layers)
+            except RuntimeError as error:
+                shape = tuple(images.shape[1:])
+                raise NeurordlError(
+                    f"the student does not take images of shape {shape} (channels, height, width): {error}"
+                ) from error
+        if self.task != "cross_entropy":
+            return None
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+            raise NeurordlError(
+                "cross-entropy needs a student that puts out (stimuli, classes); give task= for another one"
+            )
+        return outputs.shape[1]
+
+    def describe(self) -> dict[str, Any]:
+        """The task and each loss."""
+        task = self.task if not callable(self.task) else getattr(self.task, "__qualname__", repr(self.task))
+        return {
+            "task": task,
+            "losses": {name: loss.describe() for name, loss in zip(self.names, self.losses, strict=True)},
+        }
+
+
+def check_labels(labels: Tensor, n_classes: int) -> None:
+    """Raise unless labels are whole numbers from 0 to n_classes - 1."""
+    if labels.is_floating_point() or labels.ndim != 1:
+        raise NeurordlError(
+            f"labels: expected whole numbers of shape (n,), got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= n_classes:
+        raise NeurordlError(
+            f"labels run from {low} to {high}, but the student has {n_classes} outputs (labels 0 to {n_classes - 1}); "
+            "give the student more classes, or mend the labels"
+        )
+
+
+def _as_batch(given: Batch | Sequence[Any] | None, names: tuple[str, str, str]) -> Batch | None:
+    if given is None or isinstance(given, Batch):
+        return given
+    if isinstance(given, Tensor) or not 1 <= len(given) <= 3:
+        raise NeurordlError(f"a batch is a tuple ({', '.join(names)}), of which the last may be left out")
+    return Batch(**dict(zip(names, given, strict=False)))
+
+
+@contextmanager
+def _fixed_batchnorm(student: nn.Module, fixed: bool) -> Iterator[None]:
+    """Batch norm with running statistics, not updated, while `fixed`."""
+    norms = (
+        [module for module in student.modules() if isinstance(module, _BatchNorm) and module.training]
+        if fixed
+        else []
+    )
+    for module in norms:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in norms:
+            module.training = True
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Names with a number where one occurs again."""
+    return [
+        name if names.count(name) == 1 else f"{name}#{names[:place].count(name) + 1}"
+        for place, name in enumerate(names)
+    ]

@@ -1,0 +1,36 @@
+"""What all tests share: few threads, a fixed seed, no display, and where the real data lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before torch and matplotlib are imported, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+
+# Times vary on a shared machine: no deadline; the same examples in every run.
+settings.register_profile("neurordl", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("neurordl")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of the real data sets, named by NEURORDL_DATA; without it the test is skipped."""
+    root = os.environ.get("NEURORDL_DATA")
+    if not root:
+        pytest.skip("needs real data: NEURORDL_DATA is not set")
+    if not Path(root).is_dir():
+        pytest.fail(f"NEURORDL_DATA names {root!r}, which is not a folder")
+    return Path(root)

@@ -1,0 +1,87 @@
+"""The package is cheap to import, and its public names are what they say."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import neurordl
+
+HEAVY = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pandas",
+    "rsatoolbox",
+    "matplotlib",
+    "lightning_fabric",
+    "sklearn",
+    "h5py",
+)
+
+
+def loaded_after(code: str) -> list[str]:
+    """Run code in a fresh interpreter; which heavy packages did it load?"""
+    probe = f"import sys\n{code}\nprint('LOADED', *[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1].split()[1:]
+
+
+def test_import_loads_nothing_heavy() -> None:
+    assert loaded_after("import neurordl") == []
+    assert loaded_after("import neurordl; dir(neurordl); neurordl.NeurordlError") == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_shell_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        f"sys.argv = ['neurordl', *{arguments}]\n"
+        "from neurordl.cli import main\n"
+        "try:\n    code = main()\n"
+        "except SystemExit as stop:\n    code = stop.code\n"
+        "assert not code, code"
+    )
+    assert loaded_after(code) == []
+
+
+def test_console_script_is_main() -> None:
+    scripts = importlib.metadata.distribution("neurordl").entry_points.select(group="console_scripts")
+    assert [(script.name, script.value) for script in scripts] == [("neurordl", "neurordl.cli:main")]
+    assert importlib.metadata.version("neurordl") == neurordl.__version__
+
+
+def test_lists_of_names_agree() -> None:
+    """Type checkers, ``__all__`` and the lazy loader know the same names from the same modules."""
+    tree = ast.parse(Path(neurordl.__file__).read_text(encoding="utf-8"))
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in guarded.body if isinstance(node, ast.ImportFrom)]
+    typed = {(node.module, alias.name) for node in imports for alias in node.names}
+    lazy = {(f"neurordl.{home}", name) for home, names in neurordl._HOMES.items() for name in names}
+    lazy |= {("neurordl", name) for name in neurordl._MODULES}
+    assert typed == lazy
+    assert {name for _, name in lazy} | {"__version__"} == set(neurordl.__all__)
+    assert len(lazy) + 1 == len(neurordl.__all__)
+
+
+@pytest.mark.parametrize("name", neurordl.__all__)
+def test_every_public_name_loads(name: str) -> None:
+    value = getattr(neurordl, name)
+    assert name in dir(neurordl)
+    assert name == "__version__" or value.__doc__
+
+
+def test_public_names_come_with_a_star_import() -> None:
+    names: dict[str, object] = {}
+    exec("from neurordl import *", names)
+    assert set(neurordl.__all__) <= set(names)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'RDMLos'"):
+        neurordl.RDMLos  # noqa: B018

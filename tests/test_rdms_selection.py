@@ -1,0 +1,161 @@
+"""Choosing RDMs by descriptor, one per subject, and putting them in order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from rsatoolbox.rdm import RDMs
+from scipy.spatial.distance import squareform
+
+from neurordl.errors import NeurordlError
+from neurordl.rdms.selection import (
+    descriptor_values,
+    pick_rdms,
+    reindex,
+    select_rdms,
+    stimulus_ids,
+    subject_names,
+)
+
+IDS = ["s1", "s2", "s10", "s3"]
+
+
+def study(seed: int = 0) -> RDMs:
+    """Two subjects, two sessions, two ROIs, of four stimuli."""
+    rows = [(who, when, where) for who in ("anna", "ben") for when in (1, 2) for where in ("EVC", "IT")]
+    subject, session, roi = (list(column) for column in zip(*rows, strict=True))
+    return RDMs(
+        np.random.default_rng(seed).random((8, 6)),
+        dissimilarity_measure="correlation",
+        descriptors={"study": "x"},
+        rdm_descriptors={"subject": subject, "session": session, "roi": roi},
+        pattern_descriptors={"stimulus": list(IDS)},
+    )
+
+
+def test_picks_by_descriptor_and_keeps_what_it_was_given():
+    rdms = study()
+    before = rdms.dissimilarities.copy(), {name: list(v) for name, v in rdms.rdm_descriptors.items()}
+    chosen = select_rdms(rdms, roi="IT", subjects=["ben"], select={"session": 2})
+    assert_array_equal(chosen.dissimilarities, rdms.dissimilarities[7:])
+    assert chosen.dissimilarity_measure == "correlation"
+    assert stimulus_ids(chosen) == tuple(IDS)
+    assert subject_names(chosen) == ("ben",)
+    chosen.dissimilarities[:] = 0
+    assert_array_equal(rdms.dissimilarities, before[0])
+    assert rdms.rdm_descriptors == before[1]
+
+
+def test_values_are_matched_as_text_so_that_files_may_bring_numbers_or_numpy():
+    rdms = study()
+    for value in (2, "2", np.int64(2), 2.0, np.float32(2), [2]):
+        assert len(pick_rdms(rdms, select={"session": value})) == 4
+    assert descriptor_values(rdms, "session")[:3] == ["1", "1", "2"]
+    assert len(pick_rdms(rdms, select={"session": [1, 2]})) == 8
+    rdms.rdm_descriptors["subject"] = [np.str_(name) for name in rdms.rdm_descriptors["subject"]]
+    assert len(pick_rdms(rdms, subjects="anna")) == 4
+
+
+def test_averages_sessions_within_subject_and_leaves_out_missing_values():
+    rdms = study()
+    rdms.dissimilarities[1, 0] = np.nan  # anna, session 1, IT
+    rdms.dissimilarities[[1, 3], 1] = np.nan
+    chosen = select_rdms(rdms, roi="IT", average="session")
+    v = rdms.dissimilarities
+    assert_allclose(chosen.dissimilarities[1], (v[5] + v[7]) / 2)
+    assert_allclose(chosen.dissimilarities[0, 2:], ((v[1] + v[3]) / 2)[2:])
+    assert chosen.dissimilarities[0, 0] == v[3, 0]
+    assert np.isnan(chosen.dissimilarities[0, 1])
+    assert "session" not in chosen.rdm_descriptors
+    assert chosen.rdm_descriptors["roi"] == ["IT", "IT"]
+    both = select_rdms(rdms, average=["session", "roi"])
+    assert_allclose(both.dissimilarities[1], v[4:].mean(axis=0))
+
+
+@pytest.mark.parametrize(
+    "choice, told",
+    [
+        ({}, "'session', 'roi'.*select= or average="),
+        ({"roi": "IT"}, "'anna' has 2.*2 of 2 subjects.*'session'"),
+        ({"select": {"session": 1}}, "'roi'"),
+        ({"average": "session"}, "'roi'"),
+        ({"roi": "V4"}, "no RDM has roi 'V4'; the values there are: EVC, IT"),
+        ({"subjects": ["anna", "carl"]}, "no RDM has subject 'carl'.*anna, ben"),
+        ({"select": {"run": 1}}, "no descriptor 'run'.*session"),
+        ({"average": "run"}, "cannot average over 'run'.*session"),
+        ({"average": "subject"}, "pooled, not averaged"),
+        ({"roi": "IT", "select": {"roi": "EVC"}}, "'roi' is chosen twice"),
+        ({"subjects": []}, "empty list"),
+    ],
+)
+def test_sessions_and_rois_are_never_subjects(choice, told):
+    with pytest.raises(NeurordlError, match=told):
+        select_rdms(study(), **choice)
+
+
+def test_a_subject_who_lacks_what_was_asked_for_is_named():
+    rdms = study()
+    rdms.rdm_descriptors["roi"][5:] = ["EVC", "EVC", "EVC"]
+    with pytest.raises(NeurordlError, match="no RDM of subject ben has roi IT"):
+        select_rdms(rdms, roi="IT", subjects=["anna", "ben"], average="session")
+
+
+def test_repeats_that_nothing_tells_apart():
+    rdms = RDMs(np.ones((2, 3)), rdm_descriptors={"subject": ["a", "a"]})
+    with pytest.raises(NeurordlError, match="no descriptor tells them apart"):
+        select_rdms(rdms)
+
+
+def test_without_subjects_one_rdm_is_one_subject_and_several_are_refused():
+    one = RDMs(np.ones((1, 3)))
+    assert subject_names(select_rdms(one)) == ("unnamed",)
+    with pytest.raises(NeurordlError, match=r'no descriptor .subject.*rdm_descriptors\["subject"\]'):
+        select_rdms(RDMs(np.ones((3, 3))))
+    by_roi = RDMs(np.ones((2, 3)), rdm_descriptors={"roi": ["EVC", "IT"]})
+    assert len(select_rdms(by_roi, roi="IT")) == 1
+    with pytest.raises(NeurordlError, match="'roi'"):
+        select_rdms(by_roi)
+
+
+def test_an_rdm_that_is_nan_everywhere_names_its_subject():
+    rdms = study()
+    rdms.dissimilarities[1::2][2:] = np.nan
+    with pytest.raises(NeurordlError, match="RDM of subject ben has no measured pair"):
+        select_rdms(rdms, roi="IT", average="session")
+
+
+@pytest.mark.parametrize(
+    "values, told",
+    [(None, "no stimulus ids"), (["a", "b", "a", "c"], "unique"), ([1, 2, 3, 4], "str\\(\\)")],
+)
+def test_stimulus_ids_are_unique_text(values, told):
+    rdms = RDMs(np.ones((1, 6)), pattern_descriptors={"stimulus": values} if values else None)
+    with pytest.raises(NeurordlError, match=told):
+        stimulus_ids(rdms)
+
+
+@given(n=st.integers(2, 9), seed=st.integers(0, 1000), data=st.data())
+def test_reindex_is_indexing_of_the_square_matrix(n, seed, data):
+    ids = [f"s{k}" for k in range(n)]
+    vectors = np.random.default_rng(seed).random((2, n * (n - 1) // 2)).astype(np.float32)
+    vectors[0, 0] = np.nan
+    order = data.draw(st.permutations(range(n)))[: data.draw(st.integers(1, n))]
+    rdms = RDMs(vectors, pattern_descriptors={"stimulus": ids})
+    got = reindex(rdms, [ids[k] for k in order])
+    want = [squareform(squareform(v)[np.ix_(order, order)], checks=False) for v in vectors.astype(float)]
+    assert got.dtype == np.float64
+    assert_array_equal(got, np.reshape(want, got.shape))
+
+
+def test_reindex_copies_and_refuses_unknown_ids():
+    rdms = study()
+    same = reindex(rdms, IDS)
+    same[:] = -1
+    assert (rdms.dissimilarities >= 0).all()
+    with pytest.raises(NeurordlError, match="s4"):
+        reindex(rdms, ["s1", "s4"])
+    with pytest.raises(NeurordlError, match="unique"):
+        reindex(rdms, ["s1", "s1"])
