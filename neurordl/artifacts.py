@@ -47,8 +47,8 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     NeurordlError
         The folder is missing, ``path`` is a folder, nothing was written, or the system refused (a full disk,
-        no permission), also where torch or safetensors wrapped its error: the message names ``path``, the
-        cause is kept. An ``OSError`` about some other file, raised in the block, passes through unchanged.
+        no permission), also where safetensors, or torch given an open file, wrapped its error: the message
+        names ``path``, the cause is kept. An ``OSError`` about some other file passes through unchanged.
     """
     target = Path(path)
     if not target.parent.is_dir():

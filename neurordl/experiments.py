@@ -162,7 +162,7 @@ def _mean_and_reach(values: np.ndarray[Any, np.dtype[np.float64]], level: float)
 def _file_name(job: Mapping[str, Scalar]) -> str:
     """A readable name; the checksum keeps jobs apart that differ only in what a file name cannot hold."""
     plain = json.dumps(dict(job), sort_keys=True)
-    readable = re.sub(r"[^A-Za-z0-9.+-]+", "-", "_".join(map(str, job.values())))[:80].lstrip(".")
+    readable = re.sub(r"[^A-Za-z0-9_.+-]+", "-", "_".join(map(str, job.values())))[:80].lstrip(".")
     return f"{readable}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}.json"
 
 
@@ -170,17 +170,16 @@ def _open_folder(out: Path, fingerprint: dict[str, Any]) -> None:
     settings = out / SETTINGS
     if settings.is_file():
         before = read_json(settings)
-        keys = {**fingerprint, **before} if isinstance(before, dict) else {"all": None}
-        if different := [
-            key for key in keys if not isinstance(before, dict) or before.get(key) != fingerprint.get(key)
-        ]:
+        before = before if isinstance(before, dict) else {}
+        different = [k for k in {**fingerprint, **before} if before.get(k) != fingerprint.get(k)]
+        if different:
             raise NeurordlError(
                 f"{out} holds rows of other settings, which differ in {', '.join(different)}; "
-                "choose another folder, or delete it"
+                "choose another folder, or delete that one"
             )
     elif (out / ROWS).is_dir() and any((out / ROWS).iterdir()):
         raise NeurordlError(
-            f"{out} holds rows, but not of which settings ({SETTINGS} is missing); choose another folder"
+            f"{out} holds rows of unknown settings ({SETTINGS} is missing); choose another folder"
         )
     try:
         (out / ROWS).mkdir(parents=True, exist_ok=True)
@@ -193,10 +192,9 @@ def _read_row(file: Path, job: Mapping[str, Scalar]) -> dict[str, Any]:
     """A finished row; undefined values come back as NaN."""
     row = read_json(file)
     try:
-        if row["job"] != dict(job):
-            raise NeurordlError(f"{file} holds the row of another job; delete it to run this one again")
-        return {**job, **{key: float(value) for key, value in row["values"].items()}}
+        same, values = row["job"] == dict(job), {key: float(value) for key, value in row["values"].items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, NeurordlError):
-            raise
-        raise NeurordlError(f"{file} is not a row of this grid; delete it to run its job again") from error
+        raise NeurordlError(f"{file} is not a row of a grid; delete it to run its job again") from error
+    if not same:
+        raise NeurordlError(f"{file} holds the row of another job; delete it to run this one again")
+    return {**job, **values}

@@ -87,7 +87,9 @@ def test_missing_pairs_are_masked_pair_of_rdms_by_pair_of_rdms(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_missing_stimulus_is_the_same_as_one_that_is_not_there(method):
     models, data = stack(2, 11), stack(3, 12)
-    fewer = [RDMs(r.get_matrices()[:, 1:, 1:], pattern_descriptors={"stimulus": IDS[1:]}) for r in (models, data)]
+    fewer = [
+        RDMs(r.get_matrices()[:, 1:, 1:], pattern_descriptors={"stimulus": IDS[1:]}) for r in (models, data)
+    ]
     want = compare(*fewer, method)
     data.dissimilarities[:, : N - 1] = np.nan
     assert_allclose(compare(models, data, method), want, atol=1e-10)
@@ -135,7 +137,7 @@ def test_compare_refuses_what_it_cannot_match():
         compare(stack(1, 3, ids=IDS[:2]), data=models)
     with pytest.raises(NeurordlError, match="no stimulus ids"):
         compare(models, RDMs(np.ones((1, 36))))
-    with pytest.raises(NeurordlError, match="did you mean 'spearman'.*tau-b"):
+    with pytest.raises(NeurordlError, match=r"did you mean 'spearman'.*tau-b"):
         compare(models, models, "spearmann")
 
 
@@ -148,7 +150,7 @@ def test_order_of_subjects_changes_nothing(seed, method):
 
 
 def test_the_ceiling_pools_what_was_measured():
-    """A pair missing in one subject is pooled over the others; rsatoolbox's mean goes by the first subject."""
+    """A pair missing in one subject is pooled over the others; rsatoolbox goes by the first subject."""
     rng = np.random.default_rng(0)
     shape = (6, 36)
     data = stack(6, 0)

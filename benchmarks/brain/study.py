@@ -256,12 +256,12 @@ def pilot(progress: bool) -> None:
             for layer in ("conv2", "conv3", "fc1")
             for seed in PILOT_SEEDS
         ]
-        layers = run_grid(jobs, pilot_job, RUNS / "pilot", settings=settings, progress=progress)
+        layers = run_grid(jobs, pilot_job, RUNS / "pilot", fingerprint=settings, progress=progress)
         layer = str(layers.groupby("layer")["validation_similarity"].mean().idxmax())
         jobs = [
             _pilot(roi, layer, name, seed) for name in ("constant", "decay", "ramp") for seed in PILOT_SEEDS
         ]
-        schedules = run_grid(jobs, pilot_job, RUNS / "pilot", settings=settings, progress=progress)
+        schedules = run_grid(jobs, pilot_job, RUNS / "pilot", fingerprint=settings, progress=progress)
         means = schedules.groupby("schedule")[["validation_similarity", "validation_accuracy"]].mean()
         good = means[means["validation_similarity"] >= 0.9 * means["validation_similarity"].max()]
         choice[roi] = {"layer": layer, "schedule": str(good["validation_accuracy"].idxmax())}
@@ -297,7 +297,7 @@ def main() -> None:
         "method": METHOD,
     }
     jobs = study_jobs()[number - 1 :: workers]
-    run_grid(jobs, study_job, RUNS / "study", settings=settings, progress=True)
+    run_grid(jobs, study_job, RUNS / "study", fingerprint=settings, progress=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Dissimilarities by name: patterns in, condensed RDM out, as differentiable torch functions.
 
 Each takes patterns (..., n, channels) and gives (..., n(n-1)/2), row by row as in rsatoolbox and scipy, in
-float64 for float64 patterns, else in float32 (whatever autocast says). A distance that is undefined (a constant
-pattern under correlation, a zero one under cosine, a pattern with a NaN) is NaN, has a gradient of exactly zero
-and leaves all other pairs alone.
+float64 for float64 patterns, else in float32 (whatever autocast says). A distance that is undefined (a
+constant pattern under correlation, a zero one under cosine, a pattern with a NaN) is NaN, has a gradient of
+exactly zero and leaves all other pairs alone.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def whiten(patterns: Tensor, precision: Tensor) -> Tensor:
     channels = patterns.shape[-1]
     if tuple(precision.shape) != (channels, channels):
         raise NeurordlError(
-            f"the precision of patterns of {channels} channels is a {channels} x {channels} matrix, not one of "
-            f"shape {tuple(precision.shape)}"
+            f"the precision of {channels} channels is a {channels} x {channels} matrix, not of shape "
+            f"{tuple(precision.shape)}"
         )
     factor = _factor(precision.detach()).to(patterns)
     mean = patterns.detach().mean(-2, keepdim=True)  # a large offset would cost digits in the product
@@ -163,8 +163,8 @@ def _factor(precision: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(exact)
     if bool(values[0] < -rounding * largest):
         raise NeurordlError(
-            f"the precision is not positive semidefinite (smallest eigenvalue {float(values[0]):.3g}); give the "
-            "inverse of a covariance, a shrunken one if need be"
+            f"the precision is not positive semidefinite (smallest eigenvalue {float(values[0]):.3g}); "
+            "give the inverse of a covariance, a shrunken one if need be"
         )
     factor = vectors * values.clamp_min(0).sqrt()
     return factor
@@ -218,7 +218,8 @@ def dissimilarity(name: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
         return name
     if name not in DISSIMILARITIES:
         raise NeurordlError(
-            f"there is no dissimilarity {name!r}; choose one of {', '.join(DISSIMILARITIES)}, or give a function"
+            f"there is no dissimilarity {name!r}; choose one of {', '.join(DISSIMILARITIES)}, or give a "
+            "function (..., stimuli, channels) -> (..., pairs)"
         )
     return DISSIMILARITIES[name]
 

@@ -1,7 +1,7 @@
 """The core of all dissimilarities: squared distances between the rows of a batch, with their gradient.
 
-One matrix product of patterns centred over the stimuli; the pairs that cancellation would spoil are recomputed
-by difference; the gradient has a closed form, one product more. Also the condensed form of RDMs.
+One matrix product of patterns centred over the stimuli; the pairs that cancellation would spoil are
+recomputed by difference; the gradient has a closed form, one product more. Also the condensed form of RDMs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def n_stimuli(n_pairs: int) -> int:
 
 
 def square(condensed: Tensor) -> Tensor:
-    """Condensed RDMs (..., n(n-1)/2) as symmetric matrices (..., n, n) with a zero diagonal, differentiable."""
+    """Condensed RDMs (..., n(n-1)/2) as symmetric matrices (..., n, n) with zero diagonals."""
     n = n_stimuli(condensed.shape[-1])
     row, column = condensed_index(n, condensed.device)
     matrix = condensed.new_zeros((*condensed.shape[:-1], n, n))
@@ -93,8 +93,8 @@ def squared_distances(patterns: Tensor, normalise: Normalise = "none") -> Tensor
     Returns
     -------
     Tensor
-        (..., n(n-1)/2), never negative; NaN, with a gradient of zero, where a row holds NaN or infinity or has
-        no length (a constant one, when centred: its spread is not above the rounding of its mean).
+        (..., n(n-1)/2), never negative; NaN, with a gradient of zero, where a row holds NaN or infinity or
+        has no length (a constant one, when centred: its spread is not above the rounding of its mean).
     """
     patterns = floating(patterns)
     *lead, n, channels = patterns.shape
@@ -129,7 +129,7 @@ class _SquaredDistances(torch.autograd.Function):
         return distances
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # |zi - zj|² with weight wij moves zi by 2 wij (zi - zj), and xi by 1/|xi| of what of it is across zi:
         # the part along zi is the sum over j of wij |zi - zj|²
@@ -147,9 +147,7 @@ class _SquaredDistances(torch.autograd.Function):
             result = matrix @ rows
         if along is not None:
             result.addcmul_(along[..., None], mean)  # the rows were kept less their mean
-        moved = (
-            (weights * distances)[batch, pair].nonzero().flatten()
-        )  # equal patterns do not pull on each other
+        moved = (weights * distances)[batch, pair].nonzero().flatten()  # equal patterns exert no pull
         if len(moved):
             left, right, scale = left[moved], right[moved], 2 * weights[batch[moved], pair[moved]]
             norms = torch.ones_like(rows[..., 0]) if inverse is None else inverse
@@ -224,7 +222,7 @@ def _differenced(rows: Tensor, left: Tensor, right: Tensor) -> Tensor:
 def _add_differences(
     to: Tensor, rows: Tensor, left: Tensor, right: Tensor, scales: tuple[Tensor, Tensor]
 ) -> None:
-    """Add (left - right) times the first scale to ``to`` at ``left``, and minus it times the second at ``right``."""
+    """Add (left - right) times the first scale at ``left``, and minus it times the second at ``right``."""
     for pairs, channels in _blocks(len(left), rows.shape[-1]):
         difference = _difference(rows[:, channels], left[pairs], right[pairs])
         to[:, channels].index_add_(0, left[pairs], difference * scales[0][pairs, None])

@@ -1,0 +1,1 @@
+"""RDMs to similarity, with its uncertainty."""

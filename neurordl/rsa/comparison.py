@@ -1,10 +1,10 @@
 """Comparisons of RDMs by name: those that can train a network as torch functions, and each one's properties.
 
-A function takes RDMs ``a`` and ``b`` and the weight of each pair, (..., pairs) each, which broadcast against one
-another (models against data: ``f(a[:, None], b[None], weights)``), and gives (...). A pair is missing where its
-weight is 0 or either RDM is not finite there: what stands there reaches neither the value nor the gradient. A
-similarity that is undefined (a constant RDM, no measured pair) is NaN and has a gradient of zero. Half precision
-is computed in float32.
+A function takes RDMs ``a`` and ``b`` and the weight of each pair, (..., pairs) each, which broadcast against
+one another (models against data: ``f(a[:, None], b[None], weights)``), and gives (...). A pair is missing
+where its weight is 0 or either RDM is not finite: what stands there reaches neither value nor gradient.
+A similarity that is undefined (a constant RDM, no measured pair) is NaN and has a gradient of zero. Half
+precision is computed in float32.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def cosine(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
 def cosine_cov(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     """Whitened cosine: a' V⁻¹ b over its norms, V the covariance of distances between independent patterns.
 
-    Rows and columns of V that belong to missing pairs are deleted. Equal to rsatoolbox's ``cosine_cov`` without
-    ``sigma_k``. Source: Diedrichsen et al. 2020, arXiv:2007.02789.
+    Rows and columns of V that belong to missing pairs are deleted. Equal to rsatoolbox's ``cosine_cov``
+    without ``sigma_k``. Source: Diedrichsen et al. 2020, arXiv:2007.02789.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def cka(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     a, b, weights = _measured(a, b, weights)
     if bool((weights != 1).any()):
         raise NeurordlError(
-            "cka needs complete RDMs without pair weights, and here pairs are missing or weighted; choose the "
+            "cka needs complete RDMs without pair weights, and here pairs are missing or weighted; choose "
             "stimuli that every RDM has, or compare with cosine_cov (missing pairs) or corr (weights too)"
         )
     left, right = _kernel(_scaled(a)), _kernel(_scaled(b))
@@ -149,24 +149,21 @@ def _measured(a: Tensor, b: Tensor, weights: Tensor | None) -> tuple[Tensor, Ten
             + ", ".join(str(tuple(x.shape)) for x in (a, b, weights) if x is not None)
         )
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    a, b = torch.broadcast_tensors(a.to(dtype), b.to(dtype))
+    a, b = a.to(dtype), b.to(dtype)
     measured = a.isfinite() & b.isfinite()
     if weights is None:
         weights = measured.to(dtype)
     else:
         weights = weights.detach().to(dtype)
         if bool((~(weights >= 0) | weights.isinf()).any()):
-            raise NeurordlError(
-                "pair weights must be finite and not negative; give 0 where a pair is missing"
-            )
-        a, b, weights = torch.broadcast_tensors(a, b, weights)
+            raise NeurordlError("pair weights are finite and not negative; give 0 where a pair is missing")
         measured = measured & (weights > 0)
         weights = torch.where(measured, weights, 0)
     return torch.where(measured, a, 0), torch.where(measured, b, 0), weights
 
 
 def _scaled(rdms: Tensor) -> Tensor:
-    """RDMs whose largest entry is 1; the scale is constant, for what is taken of them does not depend on it."""
+    """RDMs whose largest entry is 1, the scale taken as constant: nothing computed of them depends on it."""
     if not rdms.shape[-1]:
         return rdms
     largest = rdms.detach().abs().amax(-1, keepdim=True)
@@ -179,7 +176,7 @@ def _mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _centred(rdms: Tensor, weights: Tensor) -> Tensor:
-    """Less the weighted mean, and exactly zero where missing or where only rounding is left (a constant RDM)."""
+    """Less the weighted mean; exactly zero where missing and where only rounding is left (a constant RDM)."""
     centred = torch.where(weights > 0, rdms - _mean(rdms, weights)[..., None], 0)
     rounding = 8 * torch.finfo(rdms.dtype).eps
     varies = (centred.detach().abs() > rounding * rdms.detach().abs()).any(-1, keepdim=True)
@@ -192,12 +189,7 @@ def _defined(values: Tensor, defined: Tensor) -> Tensor:
 
 def _cosine(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     """Weighted cosine; NaN, with a gradient of zero, where either has no length."""
-    weights = (
-        weights / weights.amax(-1, keepdim=True).clamp_min(torch.finfo(a.dtype).tiny)
-        if a.shape[-1]
-        else weights
-    )
-    a, b = _scaled(a), _scaled(b)
+    a, b, weights = _scaled(a), _scaled(b), _scaled(weights)  # their squares neither overflow nor vanish
     length_a, length_b = ((x.square() * weights).sum(-1) for x in (a, b))
     defined = (length_a > 0) & (length_b > 0)
     lengths = torch.where(defined, length_a, 1).sqrt() * torch.where(defined, length_b, 1).sqrt()
@@ -213,7 +205,7 @@ def _refuse_fractions(weights: Tensor, name: str) -> None:
 
 
 def _whitened(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
-    """a' V⁻¹ b / sqrt(a' V⁻¹ a · b' V⁻¹ b) with V = 2 I + B B', B the (measured pairs x stimuli) incidence.
+    """Cosine under V⁻¹, V = 2 I + B B' with B the (measured pairs x stimuli) incidence.
 
     Woodbury: with K = 2 I + B'B (stimuli x stimuli) and x_a = K⁻¹ B'a,
     2 a' V⁻¹ b = (a - B x_a)'(b - B x_b) + 2 x_a'x_b, a plain inner product in which nothing cancels.
@@ -278,28 +270,38 @@ def comparison(name: str) -> Comparison:
     return COMPARISONS[name]
 
 
-def loss_comparison(name: str | Function | Comparison) -> Comparison:
-    """A comparison that can train: by name, or any function (a, b, weights) -> values.
+def loss_comparison(name: str | Function) -> Function:
+    """The loss of a comparison: the distance itself, one minus a similarity, or a function of one's own.
 
-    A function of one's own is taken as a distance, to be made small, that copes with missing pairs and weights.
+    Parameters
+    ----------
+    name
+        In `COMPARISONS`, or one of its functions; any other function (a, b, weights) -> values is taken as it
+        is, to be made small.
 
     Raises
     ------
     NeurordlError
         No such name, or a rank measure, which has no gradient: the message names those that have one.
     """
-    if isinstance(name, Comparison):
-        found = name
-    elif callable(name):
+    if callable(name):
         known = [entry for entry in COMPARISONS.values() if entry.function is name]
-        label = getattr(name, "__name__", type(name).__name__)
-        found = known[0] if known else Comparison(label, name, True, False, False, True)
+        if not known:
+            return name
+        found = known[0]
     else:
         found = comparison(name)
-    if not found.differentiable or found.function is None:
+    similarity = found.function
+    if similarity is None:
         usable = ", ".join(entry.name for entry in COMPARISONS.values() if entry.differentiable)
         raise NeurordlError(
-            f"{found.name} compares ranks and has no gradient, so it cannot be a loss; train with one of {usable} "
-            f"and evaluate with {found.name}"
+            f"{found.name} compares ranks and has no gradient, so it cannot be a loss; train with one of "
+            f"{usable}, and evaluate with {found.name}"
         )
-    return found
+    if not found.higher_is_better:
+        return similarity
+
+    def loss(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
+        return 1 - similarity(a, b, weights)
+
+    return loss

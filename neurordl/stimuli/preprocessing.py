@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,11 +51,11 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.size is not None:
-            given = cast("int | Sequence[int]", self.size)
-            sides = (given, given) if isinstance(given, int) else tuple(given)
-            if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+            given = cast(Any, self.size)
+            sides = given if isinstance(given, Sequence) else (given, given)
+            if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) > 0 for side in sides):
                 raise NeurordlError(f"size must be one or two positive whole numbers, but is {given!r}")
-            object.__setattr__(self, "size", sides)
+            object.__setattr__(self, "size", (int(sides[0]), int(sides[1])))
         if self.channels not in (1, 3):
             raise NeurordlError(f"channels must be 1 (grey) or 3 (RGB), but is {self.channels!r}")
         for name in ("mean", "std"):

@@ -274,10 +274,11 @@ class StimulusSet:
         return train, replace(self._take(np.flatnonzero(chosen)), held_out_ids=())
 
     def _take(self, index: npt.NDArray[np.int64]) -> StimulusSet:
+        rows = torch.tensor(index)
         return replace(
             self,
             ids=tuple(self.ids[i] for i in index),
-            pixels=self.pixels[index],
-            labels=None if self.labels is None else self.labels[index],
+            pixels=self.pixels[rows],
+            labels=None if self.labels is None else self.labels[rows],
             table=self.table.iloc[index],
         )

@@ -116,8 +116,8 @@ class RDMLoss:
         self._measure = find_dissimilarity(self.dissimilarity)
         if comparison is None:
             comparison = "corr" if self.network is None else "mse"
-        self._comparison = loss_comparison(comparison)
-        self.comparison = self._comparison.name
+        self._compare = loss_comparison(comparison)
+        self.comparison = _name(comparison)
         if self.comparison == "mse" and not scale:
             self._refuse_other_units()
 
@@ -144,9 +144,7 @@ class RDMLoss:
             goal = target.rdms.to(rdm.dtype)
             if self.scale:
                 rdm = rdm * _scale(rdm.detach(), goal, weights)
-            assert self._comparison.function is not None  # a rank measure was refused
-            values = self._comparison.function(rdm.expand_as(goal), goal, weights)
-            values = 1 - values if self._comparison.higher_is_better else values
+            values = self._compare(rdm.expand_as(goal), goal, weights)
         defined = torch.isfinite(values)
         mean = torch.where(defined, values, 0.0).sum() / defined.sum().clamp(min=1)
         return torch.where(defined.any(), mean, torch.nan)

@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits as embedded
+
+from neurordl import datasets
+from neurordl.datasets import (
+    DATASETS,
+    IMAGES92_IDS,
+    IMAGES92_RDMS,
+    data_root,
+    load_cifar100,
+    load_digits,
+    load_images92,
+    load_images92_rdms,
+    load_mnist,
+)
+from neurordl.errors import NeurordlError
+from neurordl.stimuli import StimulusSet
+
+real = pytest.mark.skipif(
+    not os.environ.get("NEURORDL_DATA"), reason="NEURORDL_DATA is not set: it names the folder of real data"
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NEURORDL_DATA", str(tmp_path))
+    for name in ("mnist", "cifar100_stretched", "images92"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def test_data_root_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEURORDL_DATA", str(tmp_path))
+    assert data_root() == tmp_path
+    monkeypatch.setenv("NEURORDL_DATA", str(tmp_path / "gone"))
+    with pytest.raises(NeurordlError, match="gone, which is not a folder"):
+        data_root()
+    monkeypatch.delenv("NEURORDL_DATA")
+    with pytest.raises(NeurordlError, match="export NEURORDL_DATA="):
+        load_mnist()
+
+
+def test_digits_need_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NEURORDL_DATA", raising=False)
+    digits = load_digits()
+    assert digits.pixels.shape == (1797, 1, 8, 8)
+    assert digits.pixels.dtype == torch.uint8
+    assert (digits.ids[0], digits.ids[-1]) == ("digits-0000", "digits-1796")
+    assert digits.labels is not None
+    assert (digits.labels.numpy() == embedded().target).all()
+    assert np.allclose(digits.images().numpy()[:, 0] * 16, embedded().images, atol=16 / 255)
+
+
+# MNIST
+
+
+def write_idx(path: Path, values: np.ndarray[Any, Any], header: bytes | None = None) -> None:
+    usual = struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape)
+    path.write_bytes(gzip.compress((usual if header is None else header) + values.tobytes()))
+
+
+@pytest.fixture
+def small_mnist(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(datasets, "_MNIST_FILES", {"train": ("train", 20)})
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    write_idx(root / "mnist/train-images-idx3-ubyte.gz", images)
+    write_idx(root / "mnist/train-labels-idx1-ubyte.gz", np.arange(20, dtype=np.uint8) % 10)
+    return root / "mnist"
+
+
+def test_mnist_reads_idx(small_mnist: Path) -> None:
+    stimuli = load_mnist("train", limit=12)
+    known = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    assert (stimuli.pixels[:, 0].numpy() == known[:12]).all()
+    assert stimuli.ids[11] == "mnist-train-00011"
+    assert stimuli.labels is not None
+    assert stimuli.labels.tolist() == [*range(10), 0, 1]
+    assert len(load_mnist("train")) == len(load_mnist("train", limit=99)) == 20
+
+
+def _with_header(*numbers: int) -> Callable[[Path], None]:
+    content = np.zeros((20, 28, 28), dtype=np.uint8)
+    return lambda path: write_idx(path, content, struct.pack(f">{len(numbers)}I", *numbers))
+
+
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (lambda path: path.unlink(), "missing or damaged"),
+        (lambda path: path.write_bytes(b"not gzip"), "missing or damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "missing or damaged"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-8] + bytes(8)),
+            "missing or damaged",
+        ),  # its checksum
+        (lambda path: path.write_bytes(gzip.compress(b"\x00\x00\x08")), "its header is '000008'"),
+        (
+            _with_header(0x803, 2**32 - 1, 2**32 - 1, 2**32 - 1),
+            "its header is '00000803ffff",
+        ),  # no giant array
+        (_with_header(0x803, 19, 28, 28), "is not an IDX file of bytes"),
+        (_with_header(0x801, 20 * 784), "is not an IDX file of bytes"),
+        (lambda path: write_idx(path, np.zeros((20, 28, 28), dtype=np.int16)), "holds more"),
+        (
+            lambda path: path.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 20, 28, 28) + b"ab")),
+            "holds 2;",
+        ),
+    ],
+)
+def test_damaged_idx(damage: Callable[[Path], None], said: str, small_mnist: Path) -> None:
+    damage(small_mnist / "train-images-idx3-ubyte.gz")
+    with pytest.raises(NeurordlError, match=rf"train-images-idx3-ubyte\.gz.*{said}"):
+        load_mnist()
+
+
+def test_labels_that_are_no_digits(small_mnist: Path) -> None:
+    write_idx(small_mnist / "train-labels-idx1-ubyte.gz", np.full(20, 10, dtype=np.uint8))
+    with pytest.raises(NeurordlError, match="label 10, expected 0 to 9"):
+        load_mnist()
+
+
+# CIFAR-100
+
+
+def strips(count: int, per_strip: int = 4) -> dict[str, np.ndarray[Any, Any]]:
+    images = np.random.default_rng(1).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    codes = []
+    for start in range(0, count, per_strip):
+        buffer = BytesIO()
+        Image.fromarray(images[start : start + per_strip].reshape(-1, 32, 3)).save(
+            buffer, "WEBP", lossless=True
+        )
+        codes.append(buffer.getvalue())
+    return {
+        "webp_bytes": np.frombuffer(b"".join(codes), dtype=np.uint8),
+        "offsets": np.cumsum([0, *map(len, codes)]),
+        "images_per_strip": np.array(per_strip),
+        "labels": np.arange(count, dtype=np.uint8) % 3,
+        "coarse_labels": np.arange(count, dtype=np.uint8) % 3 // 2,
+        "filenames": np.array([f"x_{i % 8}.png".encode() for i in range(count)]),
+    }
+
+
+@pytest.fixture
+def small_cifar(root: Path) -> Path:
+    folder = root / "cifar100_stretched"
+    np.savez(folder / "train_0.npz", **strips(6))  # type: ignore[arg-type]
+    np.savez(folder / "train_1.npz", **strips(10))  # type: ignore[arg-type]
+    lines = [
+        "fine_label\tfine_name\tcoarse_label\tcoarse_name",
+        "0\tcat\t0\tanimal",
+        "1\tdog\t0\tanimal",
+        "2\tcup\t1\tthing",
+    ]
+    (folder / "class_names.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("limit", [1, 4, 5, 6, 7, 16])
+def test_cifar_cuts_strips(limit: int, small_cifar: Path) -> None:
+    images = [np.random.default_rng(1).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for n in (6, 10)]
+    stimuli = load_cifar100("train", labels="fine", limit=limit)
+    assert (stimuli.pixels.permute(0, 2, 3, 1).numpy() == np.concatenate(images)[:limit]).all()
+    assert stimuli.labels is not None
+    assert stimuli.labels.tolist() == [*np.arange(6) % 3, *np.arange(10) % 3][:limit]
+    assert stimuli.table["coarse"].tolist() == [("animal", "animal", "thing")[i] for i in stimuli.labels]
+    assert stimuli.table["fine"].tolist() == [("cat", "dog", "cup")[i] for i in stimuli.labels]
+    coarse = load_cifar100("train", labels="coarse", limit=limit).labels
+    assert coarse is not None
+    assert coarse.tolist() == [i // 2 for i in stimuli.labels.tolist()]
+
+
+def test_cifar_file_names_that_come_again(small_cifar: Path) -> None:
+    ids = load_cifar100("train", limit=16).ids
+    assert ids[:7] == (*(f"x_{i}.png" for i in range(6)), "x_0.png~2")
+    assert ids[14:] == ("x_0.png~3", "x_1.png~3")
+
+
+def test_cifar_that_is_too_short_or_missing(small_cifar: Path) -> None:
+    with pytest.raises(NeurordlError, match="holds 4 images too few for 'train'"):
+        load_cifar100("train", limit=20)
+    with pytest.raises(NeurordlError, match=r"cannot read .* from .*test\.npz"):
+        load_cifar100("test", limit=2)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"webp_bytes": np.zeros(9, dtype=np.uint8)}, "offsets do not fit"),
+        ({"offsets": np.array([0, 5])}, "offsets do not fit"),
+        ({"offsets": np.array([])}, "contradicts itself"),
+        ({"images_per_strip": np.array(0)}, "contradicts itself"),
+        ({"images_per_strip": np.array(-4)}, "offsets do not fit"),
+        ({"images_per_strip": np.array([1, 2])}, "contradicts itself"),
+        ({"labels": np.zeros(3)}, "contradicts itself"),
+        ({"filenames": np.array([b"a"])}, "contradicts itself"),
+        ({"filenames": np.array([object()] * 6)}, "cannot read .*pickle"),
+        ({"images_per_strip": np.array(3)}, "strip 0 .* has shape"),
+    ],
+)
+def test_damaged_strips(change: dict[str, Any], said: str, small_cifar: Path) -> None:
+    np.savez(small_cifar / "train_0.npz", **{**strips(6), **change})
+    with pytest.raises(NeurordlError, match=said):
+        load_cifar100("train", limit=6)
+
+
+def test_strips_that_are_no_images(small_cifar: Path) -> None:
+    held = strips(6)
+    np.savez(small_cifar / "train_0.npz", **{**held, "webp_bytes": np.zeros_like(held["webp_bytes"])})  # type: ignore[arg-type]
+    with pytest.raises(NeurordlError, match=r"cannot decode strip 0 of .*train_0\.npz"):
+        load_cifar100("train", limit=6)
+    for content in (b"", b"PK\x03\x04 broken"):
+        (small_cifar / "train_0.npz").write_bytes(content)
+        with pytest.raises(NeurordlError, match=r"cannot read .*train_0\.npz"):
+            load_cifar100("train", limit=6)
+
+
+def test_names_that_do_not_exist(root: Path) -> None:
+    with pytest.raises(NeurordlError, match="unknown split of mnist 'val': expected one of train, test"):
+        load_mnist("val")  # type: ignore[arg-type]
+    with pytest.raises(
+        NeurordlError, match="unknown kind of labels of cifar100 'super': expected one of coarse, fine"
+    ):
+        load_cifar100(labels="super")  # type: ignore[arg-type]
+    with pytest.raises(
+        NeurordlError, match="unknown RDMs of images92 'it': expected one of cichy_it, cichy_evc"
+    ):
+        load_images92_rdms("it")
+    with pytest.raises(NeurordlError, match="limit must be 1 or more"):
+        load_cifar100(limit=0)
+
+
+# The 92 images
+
+
+def test_images92_must_be_the_known_ones(root: Path) -> None:
+    folder = root / "images92" / "stimuli"
+    folder.mkdir()
+    for name in ("stim_001", "stim_003"):
+        Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
+    (root / "images92" / "stimuli.tsv").write_text("id\tcategory\nstim_001\ta\nstim_003\tb\n")
+    with pytest.raises(NeurordlError, match="must hold stim_001 to stim_092"):
+        load_images92()
+
+
+def small_rdms(path: Path, **change: Any) -> None:
+    values = np.random.default_rng(0).random((15, 92, 92)).astype(np.float32)
+    held = {"it": values + values.swapaxes(1, 2), "ids": np.array(IMAGES92_IDS)}
+    np.savez(path / "images92/cichy2014_fmri.npz", **{**held, **change})
+
+
+def test_rdms_keep_their_own_order_of_ids(root: Path) -> None:
+    small_rdms(root, ids=np.array(IMAGES92_IDS[::-1]))
+    rdms = load_images92_rdms("cichy_it")
+    assert list(rdms.pattern_descriptors["stimulus"]) == list(IMAGES92_IDS[::-1])
+    with np.load(root / "images92/cichy2014_fmri.npz") as held:
+        assert (rdms.get_matrices() == held["it"] * (1 - np.eye(92))).all()
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"ids": np.array([*IMAGES92_IDS[:91], "stim_93"])}, "'stim_092'"),
+        ({"ids": np.array([*IMAGES92_IDS[:91], "stim_091"])}, "must be unique"),
+        ({"ids": np.array([name.upper() for name in IMAGES92_IDS])}, "differ only by letter case"),
+        ({"it": np.zeros((15, 91, 91))}, "should be symmetric 92 x 92"),
+        ({"it": np.arange(92 * 92.0).reshape(1, 92, 92)}, "should be symmetric"),
+        ({"it": np.full((15, 92, 92), np.nan)}, "should be symmetric"),
+    ],
+)
+def test_rdms_that_are_not_of_the_92_images(change: dict[str, Any], said: str, root: Path) -> None:
+    small_rdms(root, **change)
+    with pytest.raises(NeurordlError, match=said):
+        load_images92_rdms("cichy_it")
+
+
+# The real files
+
+
+@real
+def test_real_mnist() -> None:
+    train, test = load_mnist(), load_mnist("test")
+    assert (len(train), len(test)) == (60_000, 10_000)
+    assert train.labels is not None
+    assert train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert train.labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert abs(float(train.images(slice(0, 60_000)).mean()) - 0.1307) < 1e-4  # the well-known mean
+
+
+@real
+def test_real_cifar100() -> None:
+    part, test = load_cifar100("train", labels="coarse", limit=1000), load_cifar100("test")
+    assert part.ids[0] == "bos_taurus_s_000507.png"
+    assert part.table.iloc[0].tolist() == ["cattle", "large_omnivores_and_herbivores", 11]
+    assert part.pixels.flatten(1).amax(1).min() == 255  # stretched
+    assert part.pixels.flatten(1).amin(1).max() == 0
+    assert test.labels is not None
+    assert test.labels.bincount().tolist() == [100] * 100
+
+
+@real
+def test_real_images92() -> None:
+    stimuli = load_images92(size=32)
+    assert stimuli.ids == IMAGES92_IDS
+    assert stimuli.pixels.shape == (92, 3, 32, 32)
+    categories = stimuli.table["category"].tolist()
+    assert [len(set(categories[a:b])) for a, b in ((0, 12), (12, 24), (24, 36), (36, 48))] == [1, 1, 1, 1]
+    train, held_out = stimuli.split(0.25, stratify="category")
+    assert (len(train), len(held_out)) == (69, 23)
+    assert load_images92().preprocessing.size == (175, 175)
+
+
+@real
+@pytest.mark.parametrize("which", IMAGES92_RDMS)
+def test_real_rdms(which: str) -> None:
+    rdms = load_images92_rdms(which)
+    n, subjects = {"cichy_it": (15, 15), "cichy_evc": (15, 15), "human_it": (8, 4), "monkey_it": (1, 1)}[
+        which
+    ]
+    assert rdms.dissimilarities.shape == (n, 4186)
+    assert rdms.dissimilarity_measure == "correlation"
+    assert tuple(rdms.pattern_descriptors["stimulus"]) == IMAGES92_IDS
+    assert len(set(rdms.rdm_descriptors["subject"])) == subjects
+    assert set(rdms.rdm_descriptors["roi"]) == {"EVC" if which == "cichy_evc" else "IT"}
+    assert ("session" in rdms.rdm_descriptors) == (which == "human_it")
+    assert np.isfinite(rdms.dissimilarities).all()
+    assert rdms.dissimilarities.max() < 2
+
+
+@real
+def test_real_sessions_belong_to_their_subjects() -> None:
+    rdms = load_images92_rdms("human_it")
+    assert list(rdms.rdm_descriptors["subject"]) == ["BE", "BE", "KO", "KO", "SN", "SN", "TI", "TI"]
+    with np.load(data_root() / "images92/kriegeskorte2008.npz") as held:
+        known = held["human_it"][2, 1]  # SN, second session
+    row = list(zip(rdms.rdm_descriptors["subject"], rdms.rdm_descriptors["session"], strict=True)).index(
+        ("SN", "2")
+    )
+    assert np.allclose(rdms.get_matrices()[row], known)
+
+
+def test_named_loaders() -> None:
+    assert set(DATASETS) == {"digits", "mnist", "cifar100", "images92"}
+    assert isinstance(DATASETS["digits"](), StimulusSet)

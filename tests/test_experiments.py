@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from neurordl.errors import NeurordlError
+from neurordl.experiments import paired_differences, run_grid
+
+JOBS = [{"condition": name, "seed": seed} for name in ("labels", "rdl") for seed in range(3)]
+
+
+class Work:
+    """Counts its calls; fails where it is told to."""
+
+    def __init__(self, fail_at: dict | None = None) -> None:
+        self.calls: list[dict] = []
+        self.fail_at = fail_at
+
+    def __call__(self, condition: str, seed: int) -> dict[str, float]:
+        job = {"condition": condition, "seed": seed}
+        if job == self.fail_at:
+            raise KeyboardInterrupt
+        self.calls.append(job)
+        return {"score": np.float32(seed + 0.1), "undefined": math.nan, "endless": -math.inf}
+
+
+def test_a_row_per_job_in_their_order():
+    frame = run_grid(JOBS, Work(), progress=False)
+    assert list(frame.columns) == ["condition", "seed", "score", "undefined", "endless"]
+    assert frame[["condition", "seed"]].to_dict("records") == JOBS
+    assert frame["score"].tolist() == pytest.approx([0.1, 1.1, 2.1] * 2)
+    assert frame["undefined"].isna().all()
+
+
+def test_what_is_finished_is_not_run_again(tmp_path):
+    out = tmp_path / "deep" / "grid"
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(JOBS, Work(fail_at=JOBS[4]), out, fingerprint={"epochs": 3}, progress=False)
+    assert len(list((out / "rows").glob("*.json"))) == 4
+    rest = Work()
+    resumed = run_grid(JOBS, rest, out, fingerprint={"epochs": 3}, progress=False)
+    assert rest.calls == JOBS[4:]
+    pd.testing.assert_frame_equal(resumed, run_grid(JOBS, Work(), progress=False), check_exact=True)
+    again = Work()
+    fewer = run_grid(JOBS[::-2], again, out, fingerprint={"epochs": 3}, progress=False)
+    assert again.calls == []
+    assert fewer[["condition", "seed"]].to_dict("records") == JOBS[::-2]
+    assert not [file for file in (out / "rows").iterdir() if file.suffix != ".json" or file.name[0] == "."]
+
+
+def test_rows_of_other_settings_are_refused(tmp_path):
+    run_grid(JOBS[:1], Work(), tmp_path, fingerprint={"epochs": 3, "sizes": (1, 2)}, progress=False)
+    run_grid(JOBS[:1], Work(), tmp_path, fingerprint={"sizes": (1, 2), "epochs": 3}, progress=False)
+    for other in ({"epochs": 4, "sizes": [1, 2]}, {"sizes": [1, 2]}, None):
+        with pytest.raises(NeurordlError, match=r"other settings.*epochs.*another folder"):
+            run_grid(JOBS[:1], Work(), tmp_path, fingerprint=other, progress=False)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(NeurordlError, match=r"settings.json is missing"):
+        run_grid(JOBS[:1], Work(), tmp_path, fingerprint={"epochs": 3}, progress=False)
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"job": {"condition": "rdl"}}', '{"job": {}, "values": {}}'])
+def test_a_damaged_row_is_named(tmp_path, damage):
+    run_grid(JOBS[:1], Work(), tmp_path, progress=False)
+    (file,) = (tmp_path / "rows").iterdir()
+    file.write_text(damage)
+    with pytest.raises(NeurordlError, match=file.name):
+        run_grid(JOBS[:1], Work(), tmp_path, progress=False)
+
+
+def test_file_names_tell_jobs_apart_that_look_alike(tmp_path):
+    jobs = [{"name": name} for name in ("a/b", "a b", "../a b", "1", 1, 1.0, "x" * 300, "é")]
+    frame = run_grid(jobs, lambda name: {"value": len(str(name))}, tmp_path, progress=False)
+    assert len(list((tmp_path / "rows").glob("*.json"))) == len(jobs) == len(frame)
+    assert {path.name for path in tmp_path.iterdir()} == {"rows", "settings.json"}
+
+
+def test_jobs_that_make_no_grid_are_refused(tmp_path):
+    for jobs, told in (([], "0 jobs"), ([{"a": 1}, {"b": 1}], "same keys"), ([{"a": 1}, {"a": 1}], "twice")):
+        with pytest.raises(NeurordlError, match=told):
+            run_grid(jobs, Work(), tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NeurordlError, match="folder"):
+        run_grid(JOBS, Work(), tmp_path / "file", progress=False)
+
+
+def table() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"experiment": e, "condition": c, "seed": s, "score": rng.normal() + s}
+        for e in ("dnn", "subjects")
+        for c in ("labels", "rdl", "permuted")
+        for s in range(6)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_paired_differences_are_those_of_the_paired_t_test():
+    frame = table()
+    found = paired_differences(
+        frame.sample(frac=1, random_state=1), "score", reference="labels", by=["experiment"]
+    )
+    assert len(found) == 4
+    for row in found.to_dict("records"):
+        part = frame[frame["experiment"] == row["experiment"]].set_index("seed")
+        a, b = (part[part["condition"] == name]["score"] for name in (row["condition"], "labels"))
+        expected = stats.ttest_rel(a, b)
+        interval = expected.confidence_interval(0.95)
+        assert row["difference"] == pytest.approx((a - b).mean())
+        assert (row["ci_low"], row["ci_high"]) == pytest.approx((interval.low, interval.high))
+        assert row["n"] == 6
+
+
+def test_without_groups_all_pairs_count_together():
+    frame = table()
+    found = paired_differences(frame, "score", reference="permuted", level=0.9).set_index("condition")
+    a, b = (frame[frame["condition"] == name]["score"].to_numpy() for name in ("rdl", "permuted"))
+    interval = stats.ttest_rel(a, b).confidence_interval(0.9)
+    assert found.loc["rdl", "n"] == 12
+    assert found.loc["rdl", ["ci_low", "ci_high"]].tolist() == pytest.approx([interval.low, interval.high])
+
+
+def test_undefined_and_unpaired_values_are_left_out_and_counted():
+    frame = table()
+    frame.loc[(frame["condition"] == "rdl") & (frame["seed"] == 2), "score"] = np.nan
+    frame = frame[~((frame["condition"] == "labels") & (frame["seed"] == 4))]
+    found = paired_differences(frame, "score", reference="labels", by=["experiment"]).set_index("condition")
+    assert found.loc["rdl", "n"].tolist() == [4, 4]
+    assert found.loc["permuted", "n"].tolist() == [5, 5]
+    single = paired_differences(frame[frame["seed"] == 0], "score", reference="labels", by=["experiment"])
+    assert single["n"].tolist() == [1] * 4
+    assert single[["ci_low", "ci_high"]].isna().all(axis=None)
+    assert single["difference"].notna().all()
+
+
+def test_tables_that_cannot_be_paired_are_refused():
+    frame = table()
+    for options, told in (
+        ({"value": "accuracy"}, "accuracy"),
+        ({"reference": "none"}, "labels, rdl, permuted"),
+        ({"pair": ["seed"]}, "twice"),
+        ({"pair": ["fold"]}, "fold"),
+        ({"pair": ["seed", "experiment"], "by": ["fold"]}, "fold"),
+    ):
+        with pytest.raises(NeurordlError, match=told):
+            paired_differences(frame, **{"value": "score", "reference": "labels", **options})
+
+
+def test_a_row_is_plain_json(tmp_path):
+    run_grid(JOBS[:1], Work(), tmp_path, progress=False)
+    (file,) = (tmp_path / "rows").iterdir()
+    assert file.name.startswith("labels_0_")
+    held = json.loads(file.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert held["job"] == JOBS[0]
+    assert held["values"] == {"score": pytest.approx(0.1), "undefined": "nan", "endless": "-inf"}
