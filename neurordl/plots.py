@@ -53,7 +53,9 @@ def plot_scores(
         known = ", ".join(dict.fromkeys(frame["roi"]))
         raise NeurordlError(f"no score has roi {unknown[0]!r}; there are: {known}")
     layers = list(dict.fromkeys(frame["layer"]))
-    ax = ax or _new_axes(max(5.0, 2.6 + 0.35 * len(layers) * len(rois) ** 0.5), 3.4)
+    longest, many = max(map(len, layers)), len(layers) > 20
+    width = min(max(5.0, 2.6 + 0.35 * len(layers) * len(rois) ** 0.5), 14.0)
+    ax = ax or _new_axes(width, 3.4 + many * 0.06 * longest)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
     for k, name in enumerate(rois):
         part = frame[frame["roi"] == name]
@@ -61,10 +63,11 @@ def plot_scores(
         _roi_scores(ax, part, layers, offset, k, name, alone=len(rois) == 1)
     ax.set_xticks(range(len(layers)), [name or "output" for name in layers])
     room = ax.get_window_extent().width / ax.figure.dpi / len(layers)
-    if max(map(len, layers)) * 0.1 > room:  # a letter is about a tenth of an inch wide
-        ax.tick_params(axis="x", rotation=45)
+    if many:
+        ax.tick_params(axis="x", rotation=90, labelsize="x-small")
+    elif longest * 0.1 > room:  # a letter is about a tenth of an inch wide
         for label in ax.get_xticklabels():
-            label.set(ha="right", rotation_mode="anchor")
+            label.set(rotation=45, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.6, len(layers) - 0.4)
     ax.set_ylabel(f"RDM similarity ({frame['method'].iloc[0]})")
     _legend(ax)
@@ -90,7 +93,15 @@ def _roi_scores(
         ax.plot(place + spread, values, ".", color=colour, alpha=0.35, markersize=4, zorder=2)
     score = means["score"].to_numpy(dtype=float)
     reach = np.abs(means[["ci_low", "ci_high"]].to_numpy(dtype=float).T - score)
-    _mark(ax, k, places, score, f"{name} mean, 95 % CI".strip(), yerr=np.nan_to_num(reach))
+    _mark(
+        ax,
+        k,
+        places,
+        score,
+        f"{name} mean, 95 % CI".strip(),
+        yerr=np.nan_to_num(reach),
+        size=7 if len(layers) <= 20 else 4,
+    )
 
 
 def plot_rdm(
@@ -275,11 +286,13 @@ def _mean_reach(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     return mean, float(np.nan_to_num(high - mean))
 
 
-def _mark(ax: Axes, k: int, x: Any, y: Any, label: str, xerr: Any = None, yerr: Any = None) -> None:
+def _mark(
+    ax: Axes, k: int, x: Any, y: Any, label: str, xerr: Any = None, yerr: Any = None, size: int = 7
+) -> None:
     """The marks of series k, with error bars."""
     # colours and markers turn at different rates, so that no pair of them comes twice soon
     marker = _MARKERS[(k + k // len(COLOURS)) % len(_MARKERS)]
-    style: dict[str, Any] = {"markersize": 7, "capsize": 2.5, "elinewidth": 1.4, "zorder": 3}
+    style: dict[str, Any] = {"markersize": size, "capsize": size / 3, "elinewidth": 1.4, "zorder": 3}
     ax.errorbar(x, y, yerr, xerr, fmt=marker, color=COLOURS[k % len(COLOURS)], label=label, **style)
 
 

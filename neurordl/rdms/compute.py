@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,8 +36,8 @@ def compute_rdms(
     """RDMs of measured patterns, one per Dataset.
 
     Rows of the same stimulus are averaged; stimuli keep the order of their first appearance (rsatoolbox sorts
-    them). A stimulus that some Datasets lack has missing pairs (NaN) in their RDMs, as has a pattern for which
-    the distance is undefined.
+    them). A stimulus that some Datasets lack has missing pairs (NaN) in their RDMs, as has a pattern whose
+    distances are undefined.
 
     Parameters
     ----------
@@ -57,6 +58,11 @@ def compute_rdms(
     RDMs
         With the Datasets' descriptors as RDM descriptors and the pattern descriptor ``stimulus``.
 
+    Warns
+    -----
+    UserWarning
+        A Dataset lacks stimuli that others have.
+
     Raises
     ------
     NeurordlError
@@ -73,6 +79,15 @@ def compute_rdms(
         with torch.no_grad():
             found.append((ids, measure(torch.from_numpy(values), *options).numpy()))
     stimuli = tuple(dict.fromkeys(stimulus for ids, _ in found for stimulus in ids))
+    for number, (ids, _) in enumerate(found):
+        own = set(ids)
+        if lacking := [stimulus for stimulus in stimuli if stimulus not in own]:
+            warnings.warn(
+                f"{_label(described, number)} has {len(ids)} of {len(stimuli)} stimuli; the pairs of the "
+                f"others ({', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}) are NaN in its RDM",
+                UserWarning,
+                stacklevel=2,
+            )
     return RDMs(
         np.stack([_placed(ids, vector, stimuli) for ids, vector in found]),
         dissimilarity_measure=_MEASURE.get(name, name),
@@ -98,16 +113,16 @@ def _datasets(patterns: Any) -> tuple[list[DatasetBase], dict[str, list[Any]]]:
         for name, own in zip(names, each, strict=True):
             if own.setdefault("subject", name) != name:
                 raise NeurordlError(
-                    f"the Dataset under {name!r} says that it is of subject {own['subject']!r}; let the names be "
-                    "the subjects, or give what they are as a descriptor of each Dataset"
+                    f"the Dataset under {name!r} says that it is of subject {own['subject']!r}; let the "
+                    "names be the subjects, or give what they are as a descriptor of each Dataset"
                 )
     keys = list(dict.fromkeys(key for own in each for key in own))
     for key in keys:
         lacking = [number for number, own in enumerate(each) if key not in own]
         if lacking:
             raise NeurordlError(
-                f"the descriptor {key!r} is missing in Dataset {lacking[0]} of {len(datasets)} (from 0), and others "
-                "have it; give it to all or to none"
+                f"the descriptor {key!r} is missing in Dataset {lacking[0]} (from 0) of {len(datasets)}, "
+                "while others have it; give it to all or to none"
             )
     return datasets, {key: [own[key] for own in each] for key in keys}
 
@@ -136,8 +151,8 @@ def _patterns(dataset: DatasetBase, descriptor: str, label: str, *, by_run: bool
     measurements = np.asanyarray(dataset.measurements)
     if measurements.ndim != 2 or measurements.dtype.kind not in "fiub":
         raise NeurordlError(
-            f"the measurements of {label} must be real numbers, (observations, channels), not {measurements.dtype} "
-            f"of shape {measurements.shape}; average over time first, where there is any"
+            f"the measurements of {label} must be real numbers, (observations, channels), not "
+            f"{measurements.dtype} of shape {measurements.shape}; average over time first, where there is any"
         )
     ids, stimulus = _coded(dataset, descriptor, label)
     if len(ids) < 2:
@@ -145,31 +160,44 @@ def _patterns(dataset: DatasetBase, descriptor: str, label: str, *, by_run: bool
     for name in ids:
         if not isinstance(name, str) or not name:
             raise NeurordlError(
-                f"stimulus ids are text, and {label} has {name!r} ({type(name).__name__}); convert them with str()"
+                f"stimulus ids are text, and {label} has {name!r} ({type(name).__name__}); use str()"
             )
     names = tuple(str(name) for name in ids)
     if not by_run:
         return names, _means(measurements, stimulus, len(ids))
+    return names, _run_means(dataset, measurements, names, stimulus, label)
+
+
+def _run_means(
+    dataset: DatasetBase,
+    measurements: npt.NDArray[Any],
+    names: Ids,
+    stimulus: npt.NDArray[np.intp],
+    label: str,
+) -> Floats:
+    """Mean patterns by run, (runs, stimuli, channels), of a balanced design."""
     runs, run = _coded(dataset, "run", label)
-    counts = np.bincount(run * len(ids) + stimulus, minlength=len(runs) * len(ids))
-    if len(runs) < 2 or (counts != counts[0]).any():
+    cell = run * len(names) + stimulus
+    counts = np.bincount(cell, minlength=len(runs) * len(names))
+    problem = None
+    if len(runs) < 2:
+        problem = f"a single run, {runs[0]!r}"
+    elif (counts != counts[0]).any():
         odd = int(np.argmax(counts != counts[0]))
+        problem = (
+            f"stimulus {names[odd % len(names)]!r} {counts[odd]} times in run {runs[odd // len(names)]!r} "
+            f"and {names[0]!r} {counts[0]} times in run {runs[0]!r}"
+        )
+    if problem:
         raise NeurordlError(
             f"crossnobis needs two or more runs with every stimulus equally often in each, and {label} has "
-            + (
-                "a single run"
-                if len(runs) < 2
-                else f"stimulus {names[odd % len(ids)]!r} {counts[odd]} times in run {runs[odd // len(ids)]}, "
-                f"and {names[0]!r} {counts[0]} times in run {runs[0]}"
-            )
-            + "; choose balanced runs, or another method"
+            f"{problem}; choose a balanced part, or another method"
         )
-    cells = _means(measurements, run * len(ids) + stimulus, len(counts))
-    return names, cells.reshape(len(runs), len(ids), -1)
+    return _means(measurements, cell, len(counts)).reshape(len(runs), len(names), -1)
 
 
 def _coded(dataset: DatasetBase, descriptor: str, label: str) -> tuple[list[Any], npt.NDArray[np.intp]]:
-    """The values of an observation descriptor in order of first appearance, and each row's number among them."""
+    """Values of an observation descriptor in order of first appearance, and each row's number among them."""
     if descriptor not in dataset.obs_descriptors:
         raise NeurordlError(
             f"{label} has no observation descriptor {descriptor!r}; it has "

@@ -18,8 +18,8 @@ from torch import Tensor
 from neurordl.errors import NeurordlError
 from neurordl.rdms.distances import (
     condensed_index,
+    exact_product,
     floating,
-    full_precision,
     n_stimuli,
     square,
     squared_distances,
@@ -142,8 +142,7 @@ def whiten(patterns: Tensor, precision: Tensor) -> Tensor:
         )
     factor = _factor(precision.detach()).to(patterns)
     mean = patterns.detach().mean(-2, keepdim=True)  # a large offset would cost digits in the product
-    with full_precision(patterns.device):
-        return (patterns - torch.where(mean.isfinite(), mean, 0)) @ factor
+    return exact_product(patterns - torch.where(mean.isfinite(), mean, 0), factor)
 
 
 def _factor(precision: Tensor) -> Tensor:

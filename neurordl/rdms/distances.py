@@ -16,7 +16,15 @@ from torch import Tensor
 
 from neurordl.errors import NeurordlError
 
-__all__ = ["condensed_index", "floating", "full_precision", "n_stimuli", "square", "squared_distances"]
+__all__ = [
+    "condensed_index",
+    "exact_product",
+    "floating",
+    "full_precision",
+    "n_stimuli",
+    "square",
+    "squared_distances",
+]
 
 Normalise = Literal["none", "length", "centred length"]
 
@@ -98,10 +106,32 @@ def squared_distances(patterns: Tensor, normalise: Normalise = "none") -> Tensor
     """
     patterns = floating(patterns)
     *lead, n, channels = patterns.shape
+    if n < 2:
+        return patterns.sum((-2, -1))[..., None][..., :0]
     with full_precision(patterns.device):
         apply = cast("Callable[[Tensor, Normalise], Tensor]", _SquaredDistances.apply)
-        condensed = apply(patterns.reshape(-1, n, channels), normalise)
+        condensed = apply(patterns.reshape(math.prod(lead), n, channels), normalise)
     return condensed.reshape(*lead, condensed.shape[-1])
+
+
+def exact_product(patterns: Tensor, factor: Tensor) -> Tensor:
+    """Patterns (..., n, channels) times a constant matrix, `full_precision` forward and backward."""
+    with full_precision(patterns.device):
+        return cast("Callable[[Tensor, Tensor], Tensor]", _Product.apply)(patterns, factor)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, patterns: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)
+        return patterns @ factor
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (factor,) = ctx.saved_tensors
+        with full_precision(gradient.device):
+            return gradient @ factor.mT, None
 
 
 class _SquaredDistances(torch.autograd.Function):
@@ -161,9 +191,9 @@ def _normalised(patterns: Tensor, kind: Normalise) -> tuple[Tensor, Tensor, Tens
 
     Distances do not see the common mean, and it may be rough: it only has to make the rows small.
     """
-    n = max(patterns.shape[-2], 1)
+    n = patterns.shape[-2]
     if kind == "none":
-        weights = patterns.new_full((*patterns.shape[:-2], 1, patterns.shape[-2]), 1 / n)
+        weights = patterns.new_full((*patterns.shape[:-2], 1, n), 1 / n)
         mean = weights @ patterns
         if bool(mean.isfinite().all()):
             return patterns - mean, mean, None, None

@@ -153,7 +153,7 @@ def _check_values(rdms: RDMs, what: str) -> None:
             continue
         names = ", ".join(f"{k} {v[number]}" for k, v in rdms.rdm_descriptors.items() if k != "index")
         raise NeurordlError(
-            f"{what}: RDM {number}{f' ({names})' if names else ''} {problem}; leave it out, or compute it again"
+            f"{what}: RDM {number}{f' ({names})' if names else ''} {problem}; leave it out or compute it anew"
         )
 
 

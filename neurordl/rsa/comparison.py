@@ -38,30 +38,14 @@ Function = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of two RDMs and its properties.
+    """A comparison of two RDMs and its properties."""
 
-    Attributes
-    ----------
-    name
-        As rsatoolbox spells it, where it has it.
-    function
-        (a, b, weights) -> values; None for those that are computed elsewhere.
-    differentiable
-        It can be a loss.
-    higher_is_better
-        A similarity; otherwise a distance.
-    complete
-        It needs every pair; missing ones are an error.
-    weighted
-        It takes fractional weights; otherwise a pair is measured (1) or missing (0).
-    """
-
-    name: str
-    function: Function | None
-    differentiable: bool
-    higher_is_better: bool
-    complete: bool
-    weighted: bool
+    name: str  # as rsatoolbox spells it, where it has it
+    function: Function | None  # (a, b, weights) -> values; None where it is computed elsewhere
+    differentiable: bool  # it can be a loss
+    higher_is_better: bool  # a similarity; otherwise a distance
+    complete: bool  # missing pairs are an error
+    weighted: bool  # takes fractional weights; otherwise a pair is measured (1) or missing (0)
 
 
 def mse(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:

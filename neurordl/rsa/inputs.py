@@ -36,7 +36,7 @@ Floats = npt.NDArray[np.float64]
 
 PAIRS = ("held-out", "fitted", "cross", "all")
 # Patterns of several layers are held together up to this size; their RDMs are what is kept.
-_PATTERN_BYTES = 1 << 29
+_PATTERN_BYTES = 2 << 30
 
 
 @runtime_checkable

@@ -34,7 +34,7 @@ class _Step(nn.Module):
         self.objective, self.batchnorm, self.processes = objective, batchnorm, processes
 
     def forward(
-        self, labelled: Batch | None, stimuli: Batch | None, step: int
+        self, labelled: tuple[Any, ...] | None, stimuli: tuple[Any, ...] | None, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         return self.objective(
             self.student, labelled, stimuli, step=step, batchnorm=self.batchnorm, processes=self.processes
@@ -162,7 +162,12 @@ class Fitter:
         seed_all(self.seed, self.step, self.fabric.global_rank)
         labelled = self._move(self.labels)
         stimuli = self._move(self.images)
-        loss, terms = self.module(labelled, stimuli, self.step)
+        # As plain tuples: Fabric rewrites what it passes on (mixed precision), which a frozen Batch refuses.
+        loss, terms = self.module(
+            labelled and (labelled.images, labelled.labels, labelled.ids),
+            stimuli and (stimuli.images, stimuli.ids, stimuli.labels),
+            self.step,
+        )
         self.fabric.backward(loss)
         if self.clip_norm is not None:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.clip_norm)
