@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from neurordl.rsa.evaluation import Evaluation, compare, evaluate, noise_ceiling
     from neurordl.stimuli import Preprocessing, StimulusSet
     from neurordl.teachers import Batch, NetworkTeacher, PatternTeacher, RDMTeacher, Target, Teacher
-    from neurordl.training.loop import Run, fit
+    from neurordl.training.accuracy import accuracy
+    from neurordl.training.loop import fit
     from neurordl.training.losses import RDMLoss, SoftTargetLoss, TaskRatio
     from neurordl.training.objective import Objective
-    from neurordl.training.run import load_run
+    from neurordl.training.run import Run, load_run
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,7 @@ __all__ = [
     "TaskRatio",
     "Teacher",
     "__version__",
+    "accuracy",
     "compare",
     "compute_rdms",
     "datasets",
@@ -72,10 +74,11 @@ _HOMES = {
     "rsa.evaluation": ("Evaluation", "compare", "evaluate", "noise_ceiling"),
     "stimuli": ("Preprocessing", "StimulusSet"),
     "teachers": ("Batch", "NetworkTeacher", "PatternTeacher", "RDMTeacher", "Target", "Teacher"),
-    "training.loop": ("Run", "fit"),
+    "training.accuracy": ("accuracy",),
+    "training.loop": ("fit",),
     "training.losses": ("RDMLoss", "SoftTargetLoss", "TaskRatio"),
     "training.objective": ("Objective",),
-    "training.run": ("load_run",),
+    "training.run": ("Run", "load_run"),
 }
 _MODULES = ("datasets", "students")
 

@@ -33,9 +33,16 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise typer.BadParameter(f"{path} cannot be read: {error}") from error
     options = {key.replace("-", "_"): value for key, value in given.items()}
-    known = {parameter.name for parameter in context.command.params if parameter.name} - {"config"}
-    if unknown := sorted(set(options) - known):
-        raise typer.BadParameter(f"{path}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    known = {parameter.name: parameter for parameter in context.command.params if parameter.name != "config"}
+    if unknown := sorted(set(options) - set(known)):
+        raise typer.BadParameter(
+            f"{path}: unknown {', '.join(unknown)}; known: {', '.join(sorted(map(str, known)))}"
+        )
+    for name, value in options.items():
+        if getattr(known[name], "multiple", False):
+            options[name] = value if isinstance(value, list) else [value]
+        elif isinstance(value, list):  # several names, which the command line takes with commas
+            options[name] = ",".join(map(str, value))
     context.default_map = {**(context.default_map or {}), **options}
     return path
 
@@ -66,7 +73,7 @@ def demo(
         int, typer.Option(min=2, help="Seeds, each with its own initial weights and data order.")
     ] = 6,
 ) -> None:
-    """Run the main job on embedded data: does a teacher's geometry get in, and what does it cost or give?"""
+    """Run the main job on embedded data, and show what a teacher's geometry costs or gives."""
     from neurordl.demo import run_demo
 
     typer.echo(run_demo(out, seeds=seeds))
@@ -122,7 +129,8 @@ def train(
     images, test = _labelled(labelled)
     shape = tuple(images.pixels.shape[1:])
     measured = nrl.load_rdms(rdms)
-    shown = nrl.StimulusSet.from_folder(stimuli, size=shape[1:], channels=shape[0])
+    prepared = images.preprocessing  # the stimuli meet the student as its labelled images do
+    shown = nrl.StimulusSet.from_folder(stimuli, shape[1:], shape[0], prepared.mean, prepared.std)
     fitted, _ = shown.split(held_out=hold_out, seed=seed)
     teacher = nrl.RDMTeacher(
         measured, roi=roi, subjects=subjects.split(",") if subjects else None, average=average or None
@@ -130,7 +138,7 @@ def train(
     typer.echo(f"{teacher.match(shown.ids)}\n")
     torch.manual_seed(seed)
     classes = int(images.labels.max()) + 1 if images.labels is not None else 0
-    model = nrl.students.build(student, num_classes=classes, in_channels=shape[0])
+    model = nrl.students.build(student, classes, shape[0], image_size=(shape[1], shape[2]))
     loss = nrl.RDMLoss(
         teacher, layer=layer, dissimilarity=dissimilarity, comparison=comparison, weight=weight
     )
@@ -171,7 +179,8 @@ def _labelled(name: str) -> tuple[StimulusSet, StimulusSet | None]:
         return datasets.load_cifar100("train"), datasets.load_cifar100("test")
     if not Path(name).suffix:
         raise NeurordlError(
-            f"--labelled {name}: expected digits, mnist, cifar100 or a CSV/TSV with the columns path, id, label"
+            f"--labelled {name}: expected digits, mnist, cifar100 or a CSV/TSV with the columns path, id and "
+            "label"
         )
     images = StimulusSet.from_table(name)
     if images.labels is None:
@@ -233,9 +242,8 @@ def compare(
         figure.savefig(aside, dpi=150)
     frame = scores.to_frame()
     mean = frame[frame["subject"] == "mean"].drop(columns=["subject", "method"])
-    typer.echo(
-        f"{scores.match}\n\n{mean.to_string(index=False, float_format='%.3f')}\n\n{out} holds scores.csv and scores.png"
-    )
+    table = mean.to_string(index=False, float_format="%.3f")
+    typer.echo(f"{scores.match}\n\n{table}\n\n{out} holds scores.csv and scores.png")
 
 
 def main() -> None:

@@ -20,12 +20,11 @@ from neurordl.errors import NeurordlError
 
 __all__ = ["paired_differences", "run_grid"]
 
-Scalar = str | int | float | bool | None
 SETTINGS, ROWS = "settings.json", "rows"
 
 
 def run_grid(
-    jobs: Sequence[Mapping[str, Scalar]],
+    jobs: Sequence[Mapping[str, Any]],
     function: Callable[..., Mapping[str, float]],
     out: Path | None = None,
     *,
@@ -37,15 +36,15 @@ def run_grid(
     Parameters
     ----------
     jobs
-        Keyword arguments of each call: ``{"condition": "rdl", "seed": 0}``. All with the same keys, no two
-        alike.
+        Keyword arguments of each call, plain values: ``{"condition": "rdl", "seed": 0}``. All with the same
+        keys, no two alike.
     function
         ``function(**job)`` -> measured values by name.
     out
         Folder. Each row is written when it is finished, as one JSON file under ``out/rows`` named after its
         job. Rows that are there are read; those of jobs not asked for are left alone. None keeps nothing.
     fingerprint
-        Whatever else determines the rows (settings, versions, checksums), as JSON. Written beside the rows, so
+        Whatever else determines the rows (settings, versions, checksums), as JSON. Kept beside the rows, so
         that rows of other settings are never mixed with these.
     progress
         Show a progress bar.
@@ -159,7 +158,7 @@ def _mean_and_reach(values: np.ndarray[Any, np.dtype[np.float64]], level: float)
     return float(values.mean()), float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
 
 
-def _file_name(job: Mapping[str, Scalar]) -> str:
+def _file_name(job: Mapping[str, Any]) -> str:
     """A readable name; the checksum keeps jobs apart that differ only in what a file name cannot hold."""
     plain = json.dumps(dict(job), sort_keys=True)
     readable = re.sub(r"[^A-Za-z0-9_.+-]+", "-", "_".join(map(str, job.values())))[:80].lstrip(".")
@@ -188,7 +187,7 @@ def _open_folder(out: Path, fingerprint: dict[str, Any]) -> None:
     write_json(settings, fingerprint)
 
 
-def _read_row(file: Path, job: Mapping[str, Scalar]) -> dict[str, Any]:
+def _read_row(file: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     """A finished row; undefined values come back as NaN."""
     row = read_json(file)
     try:

@@ -1,4 +1,4 @@
-"""Pictures: each function draws on an Axes (a new one if none is given) and returns it.
+"""Pictures: each function draws on the Axes ``ax`` (a new one if none is given) and returns it.
 
 Colours are those of Okabe and Ito, which colour-blind readers tell apart; markers differ too.
 """
@@ -26,10 +26,7 @@ __all__ = ["COLOURS", "plot_paired", "plot_rdm", "plot_scores", "plot_transfer"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPp"
 _CEILING = "0.85"
-_NAMES = {
-    "heldout_rdm_similarity": "RDM similarity, held-out stimuli",
-    "test_accuracy": "test accuracy",
-}
+_NAMES = {"heldout_rdm_similarity": "RDM similarity, held-out stimuli", "test_accuracy": "test accuracy"}
 
 
 def plot_scores(
@@ -41,13 +38,12 @@ def plot_scores(
     ----------
     scores
         What `evaluate` gave, or its table.
-    ax
-        Where to draw.
     roi
         ROIs to show; all by default, each in a colour, their ceilings in the same colour.
     """
     frame = scores.to_frame() if isinstance(scores, Evaluation) else scores
-    frame = frame.fillna({"roi": "", "layer": ""})  # a CSV brings empty text back as NaN
+    # a CSV brings empty text back as NaN, and "0" as a number
+    frame = frame.fillna({"roi": "", "layer": ""}).astype({"roi": str, "layer": str})
     rois = list(dict.fromkeys(frame["roi"])) if roi is None else [roi] if isinstance(roi, str) else list(roi)
     if unknown := [name for name in rois if name not in set(frame["roi"])]:
         known = ", ".join(dict.fromkeys(frame["roi"]))
@@ -93,15 +89,8 @@ def _roi_scores(
         ax.plot(place + spread, values, ".", color=colour, alpha=0.35, markersize=4, zorder=2)
     score = means["score"].to_numpy(dtype=float)
     reach = np.abs(means[["ci_low", "ci_high"]].to_numpy(dtype=float).T - score)
-    _mark(
-        ax,
-        k,
-        places,
-        score,
-        f"{name} mean, 95 % CI".strip(),
-        yerr=np.nan_to_num(reach),
-        size=7 if len(layers) <= 20 else 4,
-    )
+    size, label = 7 if len(layers) <= 20 else 4, f"{name} mean, 95 % CI".strip()
+    _mark(ax, k, places, score, label, yerr=np.nan_to_num(reach), size=size)
 
 
 def plot_rdm(
@@ -117,8 +106,6 @@ def plot_rdm(
     ----------
     rdms
         One RDM; missing pairs are white.
-    ax
-        Where to draw.
     categories
         Category of each stimulus by id, or the pattern descriptor that holds it. Categories come in the order
         in which they first occur, within each the stimuli in that of the RDM.
@@ -193,8 +180,6 @@ def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         A row per condition and seed: ``condition, test_accuracy, heldout_rdm_similarity`` and, where there is
         a ceiling, ``ceiling_lower, ceiling_upper``. Small dots are rows, large marks their mean by condition
         with 95 % intervals (t) both ways, the band is the mean noise ceiling.
-    ax
-        Where to draw.
     """
     _need(frame, ("condition", "test_accuracy", "heldout_rdm_similarity"))
     ax = ax or _new_axes(5.2, 3.8)
@@ -231,8 +216,6 @@ def plot_paired(
     ----------
     frame
         A row per condition and pair: ``condition``, the columns of ``pair_by`` and ``value``.
-    ax
-        Where to draw.
     value
         The column compared.
     reference
@@ -286,14 +269,12 @@ def _mean_reach(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     return mean, float(np.nan_to_num(high - mean))
 
 
-def _mark(
-    ax: Axes, k: int, x: Any, y: Any, label: str, xerr: Any = None, yerr: Any = None, size: int = 7
-) -> None:
+def _mark(ax: Axes, k: int, x: Any, y: Any, label: str, *, size: int = 7, **reach: Any) -> None:
     """The marks of series k, with error bars."""
     # colours and markers turn at different rates, so that no pair of them comes twice soon
     marker = _MARKERS[(k + k // len(COLOURS)) % len(_MARKERS)]
     style: dict[str, Any] = {"markersize": size, "capsize": size / 3, "elinewidth": 1.4, "zorder": 3}
-    ax.errorbar(x, y, yerr, xerr, fmt=marker, color=COLOURS[k % len(COLOURS)], label=label, **style)
+    ax.errorbar(x, y, fmt=marker, color=COLOURS[k % len(COLOURS)], label=label, **reach, **style)
 
 
 def _new_axes(width: float, height: float) -> Axes:

@@ -33,7 +33,7 @@ import neurordl as nrl
 from neurordl import datasets
 from neurordl.artifacts import read_json, write_json
 from neurordl.experiments import run_grid
-from neurordl.training.accuracy import accuracy
+
 
 HERE = Path(__file__).parent
 RUNS = HERE / "runs"  # not committed: one file per finished fit
@@ -211,7 +211,7 @@ def study_job(condition: str, roi: str, weight: float, fold_number: str, seed: i
         student = fit(
             condition, roi, weight, fold(numbers[0])[0], seed, choice["layer"], choice["schedule"]
         ).student
-    result = {"test_accuracy": accuracy(student, task("test"))}
+    result = {"test_accuracy": nrl.accuracy(student, task("test"))}
     for number in numbers:
         scores = similarities(student, fold(number)[1], subjects=1)
         result |= {f"{number}|{key}": value for key, value in scores.items()}
@@ -242,7 +242,7 @@ def pilot_job(condition: str, roi: str, layer: str, schedule: str, seed: int) ->
     scores = pd.Series(similarities(student, validation, subjects=0))
     mine = scores[[key.startswith(f"{roi}|{layer}|") for key in scores.index]]
     return {
-        "validation_accuracy": accuracy(student, task("validation")),
+        "validation_accuracy": nrl.accuracy(student, task("validation")),
         "validation_similarity": float(mine.mean()),
     }
 
@@ -252,7 +252,7 @@ def pilot(rois: Sequence[str]) -> None:
     settings = {"epochs": EPOCHS, "images": IMAGES, "method": METHOD}
     choice: dict[str, Any] = {}
     frames = []
-    for roi in ROIS:
+    for roi in rois:
         jobs = [
             _pilot(roi, layer, "constant", seed)
             for layer in ("conv2", "conv3", "fc1")

@@ -93,18 +93,22 @@ def _first_tensor(output: Any, name: str) -> Tensor:
     raise NeurordlError(f"layer {name!r} puts out {type(output).__name__}, which holds no tensor to read")
 
 
-def _stimuli_first(tensor: Tensor, n: int, name: str, sequence_first: bool) -> Tensor:
+class _AmbiguousError(NeurordlError):
+    """The stimulus axis of a layer cannot be told: never a reason to leave the layer out in silence."""
+
+
+def _stimuli_first(tensor: Tensor, n: int, name: str, batch_first: bool | None) -> Tensor:
     """(n, channels) of a layer's output, whichever axis its stimuli are on."""
     shape = tuple(tensor.shape)
     first = tensor.ndim > 0 and shape[0] == n
     second = tensor.ndim > 2 and shape[1] == n
-    if sequence_first and second:
+    if batch_first is False and second:
         first = False
-    elif first and second and tensor.ndim == 3:
+    elif first and second and tensor.ndim == 3 and n > 1 and batch_first is None:
         # Batches of tokens: (stimuli, tokens, d) and (tokens, stimuli, d) look alike here.
-        raise NeurordlError(
-            f"layer {name!r} puts out {shape} for {n} stimuli: as many tokens as stimuli, so the stimulus axis "
-            "cannot be told; use another batch size"
+        raise _AmbiguousError(
+            f"layer {name!r} puts out {shape} for {n} stimuli: as many tokens as stimuli, so the stimulus "
+            "axis cannot be told; use another batch size"
         )
     if first:
         return tensor.flatten(1) if tensor.ndim > 1 else tensor.unsqueeze(1)
@@ -113,15 +117,15 @@ def _stimuli_first(tensor: Tensor, n: int, name: str, sequence_first: bool) -> T
     raise NeurordlError(f"layer {name!r} puts out {shape} for {n} stimuli: no axis holds the stimuli")
 
 
-def _sequence_first(model: nn.Module, name: str) -> bool:
-    """Whether a layer lies in a module that puts the tokens before the stimuli (``batch_first=False``)."""
+def _batch_first(model: nn.Module, name: str) -> bool | None:
+    """What the innermost module around a layer that says so (``batch_first=``) says; None if none does."""
     module: Any = model
     modes = [getattr(model, "batch_first", None)]
     for part in name.split("."):
         module = getattr(module, part, None)
         modes.append(getattr(module, "batch_first", None))
-    known = [mode for mode in modes if mode is not None]
-    return bool(known) and known[-1] is False
+    known = [mode for mode in modes if isinstance(mode, bool)]
+    return known[-1] if known else None
 
 
 def read_layers(
@@ -153,9 +157,13 @@ def read_layers(
     Raises
     ------
     NeurordlError
-        If a layer did not run, or its output has no stimulus axis.
+        If a layer did not run, or its output has no stimulus axis or (always raised) one that cannot be told.
     """
     modules = dict(model.named_modules())
+    for name in layers:
+        if name not in modules:
+            found = resolve_layers(model, name)  # raises where there is none
+            raise NeurordlError(f"{name!r} stands for {len(found)} layers; give the name of one")
     kept: dict[str, Tensor] = {}
     failed: dict[str, NeurordlError] = {}
 
@@ -164,7 +172,7 @@ def read_layers(
             tensor = _first_tensor(output, name)
             if not tensor.is_floating_point():
                 raise NeurordlError(f"layer {name!r} puts out {tensor.dtype}, not real numbers")
-            kept[name] = _stimuli_first(tensor.clone(), len(images), name, _sequence_first(model, name))
+            kept[name] = _stimuli_first(tensor.clone(), len(images), name, _batch_first(model, name))
         except NeurordlError as error:
             failed[name] = error
 
@@ -180,13 +188,14 @@ def read_layers(
             handle.remove()
     if OUTPUT in layers:
         keep(OUTPUT, output)
+    for name, error in failed.items():
+        if name not in kept and (isinstance(error, _AmbiguousError) or not missing):
+            raise error
     absent = [name for name in layers if name not in kept]
     if absent and not missing:
-        first = absent[0]
-        reason = NeurordlError(
-            f"layer {first!r} did not run in the model's forward pass; choose another layer"
+        raise NeurordlError(
+            f"layer {absent[0]!r} did not run in the model's forward pass; choose another layer"
         )
-        raise failed.get(first, reason)
     return output, {name: kept[name] for name in layers if name in kept}
 
 
@@ -203,11 +212,12 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """The device of a model's first parameter or buffer (the CPU if it has none)."""
+def as_input(images: Tensor, model: nn.Module) -> Tensor:
+    """Images on the device and in the precision of a model's parameters (or buffers)."""
     for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+        if tensor.is_floating_point():
+            return images.to(tensor.device, tensor.dtype)
+    return images
 
 
 def extract_patterns(
@@ -247,9 +257,11 @@ def extract_patterns(
     NeurordlError
         If a layer does not exist or did not run.
     """
+    if batch_size < 1:
+        raise NeurordlError(f"batch_size={batch_size}: expected 1 or more")
     names = resolve_layers(model, layers)
     asked = {layers} if isinstance(layers, str) else set(layers)
-    home = device_of(model)
+    home = as_input(torch.empty(0), model).device
     there = torch.device(device) if device is not None else home
     if there.type == "cuda" and not torch.cuda.is_available():
         raise NeurordlError(f"device {str(there)!r} was asked for, but torch sees no GPU; leave device out")
@@ -259,7 +271,8 @@ def extract_patterns(
         model.to(there)
         with frozen_eval(model):
             for start in track(starts, "patterns", disable=not progress, transient=True):
-                images = stimuli.images(range(start, min(start + batch_size, len(stimuli)))).to(there)
+                images = stimuli.images(range(start, min(start + batch_size, len(stimuli))))
+                images = as_input(images.to(there), model)
                 # What a glob finds need not run; what is named, or ran once, has to run in each batch.
                 _, features = read_layers(model, images, names, missing=start == 0)
                 if absent := [name for name in names if name in asked and name not in features]:

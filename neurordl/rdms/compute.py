@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -108,7 +109,7 @@ def _datasets(patterns: Any) -> tuple[list[DatasetBase], dict[str, list[Any]]]:
     if not datasets or not all(isinstance(dataset, DatasetBase) for dataset in datasets):
         came = ", ".join(sorted({type(dataset).__name__ for dataset in datasets})) or "none"
         raise NeurordlError(f"compute_rdms takes one or more rsatoolbox Datasets, and got {came}")
-    each = [dict(dataset.descriptors) for dataset in datasets]
+    each = [copy.deepcopy(dict(dataset.descriptors)) for dataset in datasets]
     if names is not None and not all(name in own.values() for name, own in zip(names, each, strict=True)):
         for name, own in zip(names, each, strict=True):
             if own.setdefault("subject", name) != name:

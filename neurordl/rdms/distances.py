@@ -31,8 +31,8 @@ Normalise = Literal["none", "length", "centred length"]
 # a pair is recomputed by difference when its squared distance is below this share of its squared norms:
 # the product form is off by some 10 eps of the norms, so what stays is good to about 3 digits (float64: 10)
 _NEAR = {torch.float32: 1e-3, torch.float64: 1e-5}
-# pairs and channels differenced at once: small enough to stay in the processor's cache
-_PAIRS, _CHANNELS = 256, 1024
+# pairs, and elements, differenced at once: few operations, and memory that stays small
+_PAIRS, _ELEMENTS = 256, 1 << 20
 
 
 def condensed_index(n: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
@@ -231,9 +231,10 @@ def _row_centred(patterns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _blocks(pairs: int, channels: int) -> Iterator[tuple[slice, slice]]:
-    for start in range(0, channels, _CHANNELS):
+    width = _ELEMENTS // min(pairs, _PAIRS)
+    for start in range(0, channels, width):
         for first in range(0, pairs, _PAIRS):
-            yield slice(first, first + _PAIRS), slice(start, start + _CHANNELS)
+            yield slice(first, first + _PAIRS), slice(start, start + width)
 
 
 def _difference(rows: Tensor, left: Tensor, right: Tensor) -> Tensor:

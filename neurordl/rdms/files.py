@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -99,13 +100,12 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str]) -> None:
     if not isinstance(rdms, RDMs):
         raise NeurordlError(f"save_rdms takes rsatoolbox RDMs, not {type(rdms).__name__}")
     _check_values(rdms, "the RDMs to save")
+    content = io.BytesIO()  # in memory first: on a full disk HDF5 ends the process when it closes the file
+    with h5py.File(content, "w") as file:
+        file.attrs["rsatoolbox_version"] = metadata.version("rsatoolbox")
+        _write(file, rdms.to_dict(), "")
     with write_aside(target) as aside:
-        try:
-            with h5py.File(aside, "w") as file:
-                file.attrs["rsatoolbox_version"] = metadata.version("rsatoolbox")
-                _write(file, rdms.to_dict(), "")
-        except RuntimeError as error:  # HDF5 hides what the system said, so does a failing close
-            raise OSError(str(error)) from error
+        aside.write_bytes(content.getbuffer())
 
 
 def _check_name(path: Path, verb: str) -> None:
@@ -196,6 +196,8 @@ def _decoded(value: Any) -> Any:
 def _write(group: h5py.Group, values: Mapping[str, Any], within: str) -> None:
     for name, value in values.items():
         label = f"{within}[{name!r}]" if within else name
+        if not isinstance(name, str) or not name or "/" in name:
+            raise _unstorable(label, "a name in HDF5 is text without a slash")
         if isinstance(value, Mapping):
             _write(group.create_group(name), value, label)
         elif isinstance(value, str):

@@ -7,6 +7,7 @@ plain objects, registered in no module, so that they reach neither an optimiser 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self, get_args
@@ -15,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match, match_ids, natural_key
+from neurordl.rdms.dissimilarity import dissimilarity as find_dissimilarity
 
 Missing = Literal["error", "ignore"]
 
@@ -77,6 +80,33 @@ class Teacher(Protocol):
         """What `run.json` records of the teacher."""
 
 
+def spelled(choice: Any) -> Any:
+    """What stands for a choice in a record: the same in every process, so without addresses."""
+    if choice is None or isinstance(choice, str | int | float):
+        return choice
+    return getattr(choice, "__qualname__", None) or re.sub(r" at 0x[0-9a-f]+", "", repr(choice))
+
+
+def plain_measure(dissimilarity: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A dissimilarity of a network's patterns, which have neither runs nor noise.
+
+    Raises
+    ------
+    NeurordlError
+        If there is none of that name, or it needs more than patterns.
+    """
+    if dissimilarity == "mahalanobis":
+        raise NeurordlError(
+            "dissimilarity='mahalanobis' needs a precision, which a network does not bring: use 'euclidean', "
+            "or give functools.partial(neurordl.rdms.dissimilarity.mahalanobis, precision=precision)"
+        )
+    if dissimilarity == "crossnobis":
+        raise NeurordlError(
+            "dissimilarity='crossnobis' needs repeats, which a network does not have; use 'euclidean'"
+        )
+    return find_dissimilarity(dissimilarity)
+
+
 class ById:
     """Rows found by stimulus id: what teachers with measured stimuli share."""
 
@@ -91,7 +121,8 @@ class ById:
         """Row of each id; -1 for an unknown one where that is allowed."""
         if ids is None:
             raise NeurordlError(
-                f"the {self.what} needs the ids of the images: pass stimuli=(images, ids), or labelled=(images, labels, ids)"
+                f"the teacher finds its {self.what} by id, but the images came without ids: pass "
+                "stimuli=(images, ids), or labelled=(images, labels, ids)"
             )
         rows = np.array([self._row.get(stimulus, -1) for stimulus in ids], dtype=np.int64)
         if self.missing == "error" and (rows < 0).any():
@@ -137,19 +168,27 @@ class ById:
         Returns
         -------
         the same type
+
+        Raises
+        ------
+        NeurordlError
+            If ids do not match, or nothing can be permuted because no category has two stimuli.
         """
-        known = sorted((stimulus for stimulus in ids if stimulus in self._row), key=natural_key)
-        if len(known) < len(ids) and self.missing == "error":
-            self.match(ids)
-        rng = np.random.default_rng(seed)
+        known = sorted(self.match(ids).matched, key=natural_key)
         blocks: dict[object, list[str]] = {}
         for stimulus in known:
-            blocks.setdefault(within[stimulus] if within else None, []).append(stimulus)
+            if within is not None and stimulus not in within:
+                raise NeurordlError(f"within: stimulus {stimulus!r} has no category; give it one")
+            blocks.setdefault(within[stimulus] if within is not None else None, []).append(stimulus)
+        if max(map(len, blocks.values())) < 2:
+            raise NeurordlError("no category has two stimuli, so nothing can be permuted within categories")
+        rng = np.random.default_rng(seed)
         row = dict(self._row)
         for block in blocks.values():
             for stimulus, other in zip(block, rng.permutation(len(block)), strict=True):
                 row[stimulus] = self._row[block[other]]
         control = copy.copy(self)
         control._row = row
-        control.control = {"permuted": seed, "within": within is not None}
+        rows = sha256_array(np.array([row[stimulus] for stimulus in self.ids], dtype=np.int64))
+        control.control = {"permuted": seed, "within": within is not None, "sha256": rows}
         return control

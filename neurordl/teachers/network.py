@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match, natural_key
-from neurordl.patterns.network import OUTPUT, extract_patterns, frozen_eval, read_layers, resolve_layers
-from neurordl.rdms.dissimilarity import dissimilarity as find_dissimilarity
+from neurordl.patterns.network import OUTPUT, as_input, frozen_eval, read_layers, resolve_layers
 from neurordl.stimuli import StimulusSet
-from neurordl.teachers.base import Batch, ById, Target
+from neurordl.teachers.base import Batch, ById, Target, plain_measure, spelled
+
+_AT_ONCE = 64
 
 
 class NetworkTeacher:
     """A DNN that teaches: frozen, in eval mode whatever the student does.
 
-    The model is copied when the teacher is made, so that nothing that happens to the original (training, a change
-    of mode) reaches the teacher, and the teacher reaches no optimiser and no checkpoint.
+    The model is copied when the teacher is made, so that nothing that happens to the original (training, a
+    change of mode) reaches the teacher, and the teacher reaches no optimiser and no checkpoint.
 
     Parameters
     ----------
@@ -31,7 +32,8 @@ class NetworkTeacher:
     layers : str or sequence of str
         Names, globs or ``"all"``; ``""`` is its output. ``teacher["layer3"]`` teaches the RDMs of one layer.
     cache : StimulusSet, optional
-        For images that are not augmented: the features of these stimuli are computed once, and looked up by id.
+        For images that are not augmented: the features of these stimuli are computed once, then looked up by
+        id. They may be prepared otherwise than the student's images (a larger size, another normalisation).
     dissimilarity : str or callable
         Measure of its RDMs unless the loss names one.
 
@@ -49,7 +51,7 @@ class NetworkTeacher:
         cache: StimulusSet | None = None,
         dissimilarity: str | Callable[..., Tensor] = "correlation",
     ) -> None:
-        find_dissimilarity(dissimilarity)
+        plain_measure(dissimilarity)
         self.layers = resolve_layers(model, layers)
         self.dissimilarity = dissimilarity
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -67,23 +69,35 @@ class NetworkTeacher:
         return LayerTeacher(self, layer, self.dissimilarity)
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
-        """Features (n, channels) of all its layers, and its output under ``""``, from one pass or from the cache."""
+        """Features (n, channels) of its layers, and its output under ``""``, from one pass or the cache."""
+        if self._ids is None:
+            return self._run(batch.images)
+        rows = torch.from_numpy(self._ids.rows(batch.ids))
         device = batch.images.device
-        if self._ids is not None:
-            rows = torch.from_numpy(self._ids.rows(batch.ids))
-            return {name: table[rows].to(device) for name, table in self._cache().items()}
-        self._model.to(device)
+        return {name: table[rows].to(device) for name, table in self._cache(device).items()}
+
+    def _run(self, images: Tensor) -> dict[str, Tensor]:
+        self._model.to(images.device)
+        images = as_input(images, self._model)
         with frozen_eval(self._model):
-            return read_layers(self._model, batch.images, self._read)[1]
+            # The output is there for soft targets: it may be anything as long as nobody asks for it.
+            wanted = list(dict.fromkeys([*self.layers, OUTPUT]))
+            features = read_layers(self._model, images, wanted, missing=True)[1]
+            if absent := [layer for layer in self.layers if layer not in features]:
+                read_layers(self._model, images, absent)  # raises with the reason
+        return features
 
-    @property
-    def _read(self) -> list[str]:
-        return list(dict.fromkeys([*self.layers, OUTPUT]))
-
-    def _cache(self) -> dict[str, Tensor]:
+    def _cache(self, device: torch.device) -> dict[str, Tensor]:
+        """Features of all cached stimuli, in the order of `_ids`; one table for all permuted controls."""
         if not self._table and self._cached is not None and self._ids is not None:
-            patterns = extract_patterns(self._model, self._cached.subset(self._ids.ids), self._read)
-            self._table = {name: torch.from_numpy(one.measurements) for name, one in patterns.items()}
+            stimuli = self._cached.subset(self._ids.ids)
+            starts = range(0, len(stimuli), _AT_ONCE)
+            images = (stimuli.images(slice(start, start + _AT_ONCE)) for start in starts)
+            with torch.autocast(device.type, enabled=False):
+                parts = [
+                    {name: one.cpu() for name, one in self._run(some.to(device)).items()} for some in images
+                ]
+            self._table.update({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
         return self._table
 
     def match(self, ids: Sequence[str]) -> Match | None:
@@ -91,12 +105,11 @@ class NetworkTeacher:
         return self._ids.match(ids) if self._ids is not None else None
 
     def permuted(self, ids: Sequence[str], seed: int, within: Mapping[str, object] | None = None) -> Self:
-        """A control, as `RDMTeacher.permuted`; needs ``cache=``, since another stimulus's features are answered."""
+        """A control, as `RDMTeacher.permuted`; needs ``cache=``: another stimulus's features are answered."""
         if self._ids is None:
             raise NeurordlError(
-                "a permuted control of a network needs cache=stimuli: it answers with other stimuli's features"
+                "a permuted control of a network answers with other stimuli's features: give cache=stimuli"
             )
-        self._cache()
         control = copy.copy(self)
         control._ids = self._ids.permuted(ids, seed, within)
         return control
@@ -125,7 +138,7 @@ class LayerTeacher:
         self, network: NetworkTeacher, layer: str, dissimilarity: str | Callable[..., Tensor]
     ) -> None:
         self.network, self.layer, self.dissimilarity = network, layer, dissimilarity
-        self._measure = find_dissimilarity(dissimilarity)
+        self._measure = plain_measure(dissimilarity)
 
     def measured_by(self, dissimilarity: str | Callable[..., Tensor]) -> LayerTeacher:
         """The same layer under another dissimilarity."""
@@ -152,9 +165,8 @@ class LayerTeacher:
 
     def describe(self) -> dict[str, Any]:
         """The network's description, with this layer and measure."""
-        measure = (
-            self.dissimilarity
-            if isinstance(self.dissimilarity, str)
-            else getattr(self.dissimilarity, "__name__", "callable")
-        )
-        return {**self.network.describe(), "layer": self.layer, "dissimilarity": measure}
+        return {
+            **self.network.describe(),
+            "layer": self.layer,
+            "dissimilarity": spelled(self.dissimilarity),
+        }

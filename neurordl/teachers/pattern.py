@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,10 +15,11 @@ from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match, check_ids, natural_key
 from neurordl.rdms.dissimilarity import dissimilarity as find_dissimilarity
-from neurordl.teachers.base import Batch, ById, Missing, Target
+from neurordl.teachers.base import Batch, ById, Missing, Target, spelled
 from neurordl.teachers.rdm import Pool, pool_subjects
 
 Centre = Literal["run", "all"]
+Means = dict[Any, npt.NDArray[np.float32]]
 _ROWS_AT_ONCE = 256
 
 
@@ -42,7 +43,8 @@ class _Subject:
             stimuli, runs = list(check_ids(ids, f"patterns of {name}")), None
         if values.ndim != 2 or len(values) != len(stimuli):
             raise NeurordlError(
-                f"the patterns of {name} have shape {values.shape}: expected ({len(stimuli)} stimuli, channels)"
+                f"the patterns of {name} have shape {values.shape}: expected ({len(stimuli)}, channels), a "
+                "row for each id"
             )
         self.name, self.values, self.runs = (
             name,
@@ -57,49 +59,66 @@ class _Subject:
             order = np.unique(self.runs, return_inverse=True)[1]
             for rows in self.rows.values():
                 rows.sort(key=lambda row: int(order[row]))
-        self.mean: dict[Any, npt.NDArray[np.float32]] = {}
 
     def blocks(self, rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             yield np.asarray(self.values[rows[start : start + _ROWS_AT_ONCE]], dtype=np.float32)
 
-    def set_centre(self, ids: Sequence[str], centre: Centre) -> None:
-        """Mean pattern of the training stimuli, over all rows or in each run; never of a batch."""
+    def means(self, ids: Sequence[str], centre: Centre | None) -> Means:
+        """Mean pattern of the training stimuli, over all rows or in each run; never of a batch.
+
+        Every training row is read once, so this is also where a pattern with holes is found.
+        """
         rows = np.array(
             sorted(row for stimulus in ids for row in self.rows.get(stimulus, [])), dtype=np.int64
         )
-        for run in np.unique(self.runs) if centre == "run" else [None]:
+        found: Means = {}
+        for run in np.unique(self.runs[rows]).tolist() if centre == "run" else [None]:
             chosen = rows if run is None else rows[self.runs[rows] == run]
             total = sum(block.sum(axis=0, dtype=np.float64) for block in self.blocks(chosen))
-            self.mean[run] = np.asarray(total / max(len(chosen), 1), dtype=np.float32)
+            if not np.isfinite(total).all():
+                raise NeurordlError(
+                    f"the patterns of {self.name} hold NaN or infinity in {int((~np.isfinite(total)).sum())} "
+                    "channels; leave those channels (or the stimuli) out"
+                )
+            found[run] = np.asarray(total / max(len(chosen), 1), dtype=np.float32)
+        return found
 
-    def read(self, rows: npt.NDArray[np.int64], centre: Centre | None) -> npt.NDArray[np.float32]:
+    def read(
+        self, rows: npt.NDArray[np.int64], centre: Centre | None, means: Means
+    ) -> npt.NDArray[np.float32]:
         """Rows in float32, less the mean pattern where one is removed; any leading shape."""
         values = np.asarray(self.values[rows.ravel()], dtype=np.float32)
         if centre == "all":
-            values = values - self.mean[None]
+            values = values - means[None]
         elif centre == "run":
-            values = values - np.stack([self.mean[run] for run in self.runs[rows.ravel()]])
+            runs = self.runs[rows.ravel()].tolist()
+            if unknown := sorted({str(run) for run in runs if run not in means}):
+                raise NeurordlError(
+                    f"center='run': no training stimulus of {self.name} is in run {', '.join(unknown)}, so "
+                    "its mean pattern is not known; use center='all'"
+                )
+            values = values - np.stack([means[run] for run in runs])
         return values.reshape(*rows.shape, -1)
 
 
 class PatternTeacher(ById):
     """Measured patterns as a teacher: each batch's RDM is computed from its patterns.
 
-    No matrix of stimuli × stimuli is ever held: a batch of b stimuli costs b rows of channels and b² distances, so
-    tens of thousands of stimuli work, also from a memory map.
+    No matrix of stimuli × stimuli is ever held: a batch of b stimuli costs b rows of channels and b²
+    distances, so tens of thousands of stimuli work, also from a memory map.
 
     Parameters
     ----------
     patterns : mapping of subject to rsatoolbox.data.Dataset, or to (array, ids)
         Measurements (rows, channels). A Dataset carries the observation descriptor ``stimulus`` and, where
-        there are repeats, ``run``; rows of one stimulus are averaged (for crossnobis: one row in each run). The
-        array may be a memory map.
+        there are repeats, ``run``; rows of one stimulus are averaged (for crossnobis: one row in each run).
+        The array may be a memory map.
     dissimilarity : str or callable
         A name in ``DISSIMILARITIES``, or a function of patterns (n, channels).
     center : None, "run" or "all"
-        Remove no mean pattern, that of each run, or that of all rows; over the training stimuli, computed when
-        they are matched. Correlation and cosine depend on it.
+        Remove no mean pattern, that of each run, or that of all rows; over the training stimuli, computed
+        when they are matched. Correlation and cosine depend on it.
     precision : array (channels, channels), or mapping of subject to array, optional
         Noise precision for mahalanobis and crossnobis.
     pool : {"mean", "zscore", "subjects"}
@@ -120,7 +139,7 @@ class PatternTeacher(ById):
         self,
         patterns: Mapping[str, Dataset | tuple[npt.ArrayLike, Sequence[str]]],
         *,
-        dissimilarity: str = "correlation",
+        dissimilarity: str | Callable[..., Tensor] = "correlation",
         center: Centre | None = None,
         precision: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
         pool: Pool = "mean",
@@ -133,9 +152,11 @@ class PatternTeacher(ById):
             )
         if center not in (None, *get_args(Centre)) or batches not in ("subject", "shared"):
             raise NeurordlError(
-                f"center={center!r}, batches={batches!r}: expected None, 'run' or 'all'; 'subject' or 'shared'"
+                f"center={center!r}, batches={batches!r}: expected None, 'run' or 'all', and 'subject' or "
+                "'shared'"
             )
-        self._subjects = [_Subject(str(name), given) for name, given in patterns.items()]
+        named = {str(name): given for name, given in patterns.items()}
+        self._subjects = [_Subject(name, named[name]) for name in sorted(named, key=natural_key)]
         ids = sorted({stimulus for one in self._subjects for stimulus in one.rows}, key=natural_key)
         super().__init__(ids, missing, "patterns")
         self.subjects = tuple(one.name for one in self._subjects)
@@ -149,21 +170,21 @@ class PatternTeacher(ById):
                 raise NeurordlError(
                     f"the patterns of {one.name} lack the observation descriptor 'run', which is needed here"
                 )
+            if dissimilarity == "mahalanobis" and precision is None:
+                raise NeurordlError("dissimilarity='mahalanobis' needs precision=, a matrix of the channels")
         self._sha256: dict[str, str] = {}
-        self._prepared = center is None
+        self._means: dict[str, Means] | None = None
 
     def prepare(self, ids: Sequence[str]) -> Match:
-        """Match the training stimuli and compute the mean pattern that is removed."""
+        """Match the training stimuli, look for holes in their patterns, compute the mean that is removed."""
         match = super().prepare(ids)
-        if self.center is not None:
-            for one in self._subjects:
-                one.set_centre([self.ids[row] for row in self.rows(match.matched)], self.center)
-            self._prepared = True
+        true = [self._true(stimulus) for stimulus in match.matched]
+        self._means = {one.name: one.means(true, self.center) for one in self._subjects}
         return match
 
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
         """The RDMs of the ids of a batch, one a subject or pooled; unmeasured pairs have weight 0."""
-        if not self._prepared:
+        if self._means is None and self.center is not None:
             raise NeurordlError(
                 "center= needs the training stimuli: call teacher.prepare(ids) before the first step"
             )
@@ -189,10 +210,13 @@ class PatternTeacher(ById):
             if one.name in self._precision:
                 keywords["precision"] = self._precision[one.name].to(device)
             square[seen[i], seen[j]] = self._measure(values, **keywords).cpu().numpy()
+            same = np.unique(names, return_inverse=True)[1]
+            square[same[:, None] == same] = np.nan  # a stimulus that came twice makes no pair with itself
         return square[np.triu_indices(n, 1)]
 
     def _patterns(self, one: _Subject, names: Sequence[str]) -> npt.NDArray[np.float32]:
         """(stimuli, channels), repeats averaged; for crossnobis (runs, stimuli, channels)."""
+        means = self._means[one.name] if self._means is not None else {}
         rows = [one.rows[stimulus] for stimulus in names]
         if self.dissimilarity == "crossnobis":
             runs = [tuple(one.runs[row] for row in repeats) for repeats in rows]
@@ -201,22 +225,23 @@ class PatternTeacher(ById):
                     f"crossnobis needs each stimulus once in every run, but {one.name} has other repeats for "
                     f"{names[0]!r} than for another stimulus; average within runs first or drop it"
                 )
-            return one.read(np.array(rows).T, self.center)
+            return one.read(np.array(rows).T, self.center, means)
         if len({len(repeats) for repeats in rows}) == 1:
-            return np.asarray(one.read(np.array(rows), self.center).mean(axis=1))
-        return np.stack([one.read(np.array(repeats), self.center).mean(axis=0) for repeats in rows])
+            return np.asarray(one.read(np.array(rows), self.center, means).mean(axis=1))
+        return np.stack([one.read(np.array(repeats), self.center, means).mean(axis=0) for repeats in rows])
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
-        """Ids that may share a batch: all, where all subjects saw them; else within a subject, or the shared ones."""
+        """Ids that may share a batch: all, if all subjects saw them; else a subject's, or the shared ones."""
         seen = [
             [stimulus for stimulus in ids if stimulus in self._row and self._true(stimulus) in one.rows]
             for one in self._subjects
         ]
         if self.batches == "shared" or all(set(group) == set(seen[0]) for group in seen):
             shared = set(seen[0]).intersection(*seen[1:])
-            if len(shared) < 3:
+            if self.batches == "shared" and len(shared) < 3:
                 raise NeurordlError(
-                    f"the subjects share {len(shared)} of the stimuli, too few for a batch; use batches='subject'"
+                    f"the subjects share {len(shared)} of the stimuli, too few for a batch; use "
+                    "batches='subject'"
                 )
             return [[stimulus for stimulus in seen[0] if stimulus in shared]]
         unique = {frozenset(group): group for group in seen if group}
@@ -236,12 +261,13 @@ class PatternTeacher(ById):
             "subjects": list(self.subjects),
             "pool": self.pool,
             "batches": self.batches,
-            "dissimilarity": str(self.dissimilarity),
+            "dissimilarity": spelled(self.dissimilarity),
             "center": self.center,
             "stimuli": len(self.ids),
             "measured_stimuli": float(np.mean([len(one.rows) / len(self.ids) for one in self._subjects])),
             "control": self.control,
             "sha256": dict(self._sha256),
+            "precision": {name: sha256_array(matrix) for name, matrix in self._precision.items()},
         }
 
 

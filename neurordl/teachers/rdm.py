@@ -15,11 +15,11 @@ from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
 from neurordl.matching import natural_key
 from neurordl.rdms.dissimilarity import canonical_measure, condensed_index
-from neurordl.rdms.selection import reindex, select_rdms, stimulus_ids
+from neurordl.rdms.selection import reindex, select_rdms, stimulus_ids, subject_names
 from neurordl.teachers.base import Batch, ById, Missing, Target
 
 Pool = Literal["mean", "zscore", "subjects"]
-Floats = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.float64]
 
 
 class RDMTeacher(ById):
@@ -71,10 +71,13 @@ class RDMTeacher(ById):
         chosen = select_rdms(rdms, roi=roi, subjects=subjects, select=select, average=average)
         # In one order, so that neither results nor checksums depend on the order in a file.
         super().__init__(sorted(stimulus_ids(chosen), key=natural_key), missing, "RDMs")
-        vectors = reindex(chosen, self.ids)
-        self.subjects = tuple(str(subject) for subject in chosen.rdm_descriptors.get("subject", ("unnamed",)))
-        _check_measured(vectors, self.subjects)
+        names = subject_names(chosen)
+        order = sorted(range(len(names)), key=lambda place: natural_key(names[place]))
+        self.subjects = tuple(names[place] for place in order)
+        vectors = reindex(chosen, self.ids)[order]
+        vectors[~np.isfinite(vectors)] = np.nan
         self.roi, self.pool, self.pair_weights = roi, pool, pair_weights
+        self.shrinkage = shrinkage if pair_weights is not None else None
         self.dissimilarity = canonical_measure(chosen.dissimilarity_measure)
         self.transformed = pool == "zscore" or "rank" in str(chosen.dissimilarity_measure)
         self.sha256 = sha256_array(vectors)
@@ -93,7 +96,7 @@ class RDMTeacher(ById):
         i, j = condensed_index(len(rows), rows.device)
         low, high = torch.minimum(rows[i], rows[j]), torch.maximum(rows[i], rows[j])
         pairs = low * (2 * len(self.ids) - low - 1) // 2 + high - low - 1
-        unknown = low < 0
+        unknown = (low < 0) | (low == high)  # a stimulus that came twice makes no pair with itself
         pairs = pairs.masked_fill(unknown, 0)
         device = batch.images.device
         weights = self._weights[:, pairs].masked_fill(unknown, 0.0)
@@ -111,6 +114,7 @@ class RDMTeacher(ById):
             "roi": self.roi,
             "pool": self.pool,
             "pair_weights": self.pair_weights,
+            "shrinkage": self.shrinkage,
             "dissimilarity": self.dissimilarity,
             "stimuli": len(self.ids),
             "measured_pairs": float((self._weights > 0).float().mean()),
@@ -119,21 +123,15 @@ class RDMTeacher(ById):
         }
 
 
-def _check_measured(vectors: Floats, subjects: Sequence[str]) -> None:
-    empty = [
-        subject for subject, vector in zip(subjects, vectors, strict=True) if not np.isfinite(vector).any()
-    ]
-    if empty:
-        raise NeurordlError(
-            f"the RDM of {', '.join(empty)} has no measured pair (all NaN); leave the subject out"
-        )
-
-
 def _standardise(vectors: Floats) -> Floats:
     """Each RDM with mean 0 and standard deviation 1 over its measured pairs; a constant one becomes 0."""
-    centred = vectors - np.nanmean(vectors, axis=1, keepdims=True)
-    spread = np.nanstd(vectors, axis=1, keepdims=True)
-    return np.asarray(centred / np.where(spread > 0, spread, 1.0))
+    measured = np.isfinite(vectors)
+    count = np.maximum(measured.sum(axis=1, keepdims=True), 1)
+    mean = np.where(measured, vectors, 0.0).sum(axis=1, keepdims=True) / count
+    centred = vectors - mean
+    spread = np.sqrt(np.where(measured, centred**2, 0.0).sum(axis=1, keepdims=True) / count)
+    constant = spread <= 1e-12 * np.abs(mean)
+    return np.asarray(np.where(constant, 0.0 * centred, centred / np.where(constant, 1.0, spread)))
 
 
 def _reliability(vectors: Floats, shrinkage: float) -> Floats:
@@ -145,12 +143,14 @@ def _reliability(vectors: Floats, shrinkage: float) -> Floats:
     measured = np.isfinite(vectors).sum(axis=0)
     spread = np.full(vectors.shape[1], np.nan)
     several = measured > 1
+    if not several.any():
+        raise NeurordlError("pair_weights='reliability' needs pairs that two subjects or more measured")
     spread[several] = np.nanvar(_standardise(vectors)[:, several], axis=0, ddof=1)
     mean = np.nanmean(spread)
     spread = np.where(np.isnan(spread), mean, (1 - shrinkage) * spread + shrinkage * mean)
     if not (spread > 0).all():
         raise NeurordlError(
-            "reliability weights are not defined: some pair has no variance across subjects; use shrinkage > 0"
+            "reliability weights are not defined: a pair has no variance across subjects; use shrinkage > 0"
         )
     weights = 1.0 / spread
     return np.asarray(weights / weights[measured > 0].mean())

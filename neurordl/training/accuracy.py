@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from neurordl.errors import NeurordlError
-from neurordl.patterns.network import device_of, frozen_eval
+from neurordl.patterns.network import as_input, frozen_eval
 from neurordl.training.objective import check_labels
 from neurordl.training.streams import Labelled, each_once
 
@@ -37,7 +37,7 @@ def accuracy(student: nn.Module, labelled: Labelled, batch_size: int = 512) -> f
         for batch in each_once(labelled, batch_size):
             if batch.labels is None:
                 raise NeurordlError("labelled: the batches have no labels")
-            outputs = student(batch.images.to(device_of(student)))
+            outputs = student(as_input(batch.images, student))
             check_labels(batch.labels, outputs.shape[1])
             right += int((outputs.argmax(dim=1).cpu() == batch.labels).sum())
             total += len(batch.labels)

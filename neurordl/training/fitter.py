@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+import warnings
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from neurordl.errors import NeurordlError
+from neurordl.matching import natural_key
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
 from neurordl.training.folder import RunFolder
 from neurordl.training.objective import BatchNorm, Objective, check_labels
-from neurordl.training.streams import LoaderStream, SetStream, seed_all
-
-Item = TypeVar("Item")
-Scheduler = Callable[[torch.optim.Optimizer, int], LRScheduler] | Literal["cosine", "constant"]
+from neurordl.training.processes import FabricProcesses, Processes
+from neurordl.training.streams import FEWEST, LoaderStream, SetStream, seed_all
 
 
 class _Step(nn.Module):
-    """The one module that Fabric wraps: its forward returns the loss, so that all processes agree on gradients."""
+    """The one module that Fabric wraps: its forward is the loss, so that processes agree on gradients."""
 
     def __init__(
-        self, student: nn.Module, objective: Objective, batchnorm: BatchNorm, processes: _Processes | None
+        self, student: nn.Module, objective: Objective, batchnorm: BatchNorm, processes: Processes | None
     ) -> None:
         super().__init__()
         self.student = student
@@ -41,29 +41,11 @@ class _Step(nn.Module):
         )
 
 
-class _Processes:
-    """Gathers over Fabric's processes, in the order of their ranks."""
-
-    def __init__(self, fabric: Fabric) -> None:
-        self._fabric = fabric
-
-    def gather(self, tensor: Tensor) -> Tensor:
-        every = self._fabric.all_gather(tensor.contiguous(), sync_grads=tensor.requires_grad)
-        return every.flatten(0, 1)  # type: ignore[union-attr]
-
-    def gather_list(self, items: Sequence[Item]) -> list[Item]:
-        parts: list[Any] = [None] * self._fabric.world_size
-        torch.distributed.all_gather_object(parts, list(items))
-        return [item for part in parts for item in part]
-
-    def mean(self, tensor: Tensor) -> Tensor:
-        return self._fabric.all_reduce(tensor, reduce_op="mean")  # type: ignore[return-value]
-
-
 class Fitter:
     """The state of one fit: what a checkpoint holds, and the steps that change it."""
 
     folder: RunFolder | None = None
+    record: dict[str, Any]
     clip_norm: float | None = None
     checkpoint_every: int | None = None
 
@@ -83,27 +65,31 @@ class Fitter:
         self.labels, self.images, self.held = labels, images, held
         self.steps, self.epochs, self.seed = steps, epochs, seed
         self.step, self.history = 0, list[dict[str, float]]()
-        self.best = {"value": float("inf"), "epoch": -1}
+        self.best: dict[str, float] = {"value": float("inf"), "epoch": -1}
+        self.seen: set[str] = set()
+        self.processes = FabricProcesses(fabric) if fabric.world_size > 1 else None
         self.terms = ["loss", *(["task"] if objective.task is not None else []), *objective.names]
         self.classes: int | None = None
 
-    def look_first(self) -> None:
-        """Fail before the first step on images, layers or labels that do not fit."""
+    def look_first(self, batchnorm: BatchNorm) -> None:
+        """Fail before the first step, and before anything is written, on what does not fit."""
         self.student.to(self.fabric.device)
-        for stream in (self.labels, self.images):
-            if stream is not None:
-                seed_all(self.seed, 0)
-                stream.begin()
-                batch = stream.draw(0)
-                classes = self.objective.check(self.student, batch.images.to(self.fabric.device))
-                if stream is self.labels:
-                    self.classes = classes
+        seed_all(self.seed, 0)
+        labelled, stimuli = self._draw(self.labels, 0), self._draw(self.images, 0)
+        shown = stimuli or labelled
+        if self.objective.losses and shown and len(shown.images) * self.fabric.world_size < FEWEST:
+            raise NeurordlError(
+                f"a batch holds {len(shown.images)} stimuli, too few for an RDM to be compared; "
+                f"{FEWEST} or more are needed"
+            )
+        self.classes = self.objective.check(self.student, labelled, stimuli, batchnorm)
+        if isinstance(self.labels, SetStream) and self.classes and self.labels.labels is not None:
+            check_labels(self.labels.labels, self.classes)
 
-    def set_up(self, optimizer: torch.optim.Optimizer, scheduler: Scheduler, batchnorm: BatchNorm) -> None:
+    def set_up(self, optimizer: torch.optim.Optimizer, scheduler: LRScheduler, batchnorm: BatchNorm) -> None:
         """Wrap the step and the optimiser for the devices, precision and processes."""
-        processes = _Processes(self.fabric) if self.fabric.world_size > 1 else None
-        module = _Step(self.student, self.objective, batchnorm, processes)
-        self.scheduler = _scheduler(optimizer, scheduler, self.steps * self.epochs)
+        module = _Step(self.student, self.objective, batchnorm, self.processes)
+        self.scheduler = scheduler
         self.module, self.optimizer = self.fabric.setup(module, optimizer)
         self._start_epoch()
 
@@ -113,6 +99,14 @@ class Fitter:
 
     def run(self, progress: bool) -> None:
         """All epochs, from wherever the folder's checkpoint stands."""
+        try:
+            self._all_epochs(progress)
+        except BaseException:
+            if self.folder is not None:
+                self.folder.withdraw()
+            raise
+
+    def _all_epochs(self, progress: bool) -> None:
         self._restore()
         columns = (
             TextColumn("epoch {task.fields[epoch]}"),
@@ -160,8 +154,9 @@ class Fitter:
     def _one_step(self) -> None:
         # Seeded by step, so that a resumed run needs no generator's state.
         seed_all(self.seed, self.step, self.fabric.global_rank)
-        labelled = self._move(self.labels)
-        stimuli = self._move(self.images)
+        labelled, stimuli = self._draw(self.labels, self.step), self._draw(self.images, self.step)
+        if self.objective.losses and (shown := stimuli or labelled) and shown.ids is not None:
+            self.seen.update(shown.ids)
         # As plain tuples: Fabric rewrites what it passes on (mixed precision), which a frozen Batch refuses.
         loss, terms = self.module(
             labelled and (labelled.images, labelled.labels, labelled.ids),
@@ -175,16 +170,21 @@ class Fitter:
         self.optimizer.zero_grad()
         self.scheduler.step()
         values = torch.stack([loss.detach(), *(terms[name] for name in self.terms[1:])]).float()
+        values = values if self.processes is None else self.processes.mean(values)
         finite = torch.isfinite(values)
         self.sums += torch.stack([torch.where(finite, values, 0.0), finite.float()])
         self.step += 1
 
-    def _move(self, stream: SetStream | LoaderStream | None) -> Batch | None:
+    def _draw(self, stream: SetStream | LoaderStream | None, step: int) -> Batch | None:
+        """The batch of a step, on the device."""
         if stream is None:
             return None
-        batch = stream.draw(self.step)
+        batch = stream.draw(step)
         if stream is self.labels and self.classes is not None and batch.labels is not None:
             check_labels(batch.labels, self.classes)
+        return self._moved(batch)
+
+    def _moved(self, batch: Batch) -> Batch:
         labels = batch.labels if batch.labels is None else batch.labels.to(self.fabric.device)
         return Batch(batch.images.to(self.fabric.device), batch.ids, labels)
 
@@ -197,41 +197,52 @@ class Fitter:
 
     def _end_epoch(self, epoch: int) -> None:
         row: dict[str, float] = {"epoch": epoch + 1, "step": self.step, **self._means()}
-        if row["loss"] != row["loss"] or float(self.sums[1, 0]) < self.steps:
+        if float(self.sums[1, 0]) < self.steps:
             raise NeurordlError(
                 f"the loss was not finite in epoch {epoch + 1}; lower lr= or weight=, or set clip_norm=. "
                 "The last checkpoint, from before, is whole"
             )
+        for name in self.objective.names:
+            if row[name] != row[name]:
+                warnings.warn(
+                    f"{name} was undefined on every batch of epoch {epoch + 1} and trained nothing: its "
+                    "batches hold too few measured pairs, or the layer no longer responds",
+                    stacklevel=2,
+                )
         if self.held is not None and self.objective.losses:
-            row |= self._validate()
+            row |= self._validate(self.held)
             value = sum(row[f"val_{name}"] for name in self.objective.names)
+            if not math.isfinite(value):
+                raise NeurordlError(
+                    f"validation: the losses of the {len(self.held)} validation stimuli are undefined, so no "
+                    "epoch can be chosen; give more stimuli, or those that share measured pairs"
+                )
             if value < self.best["value"]:
                 self.best = {"value": value, "epoch": epoch + 1}
                 if self.folder is not None:
                     self.folder.save_best(self.student)
                 else:
-                    self.best_state = {
-                        name: one.detach().clone() for name, one in self.student.state_dict().items()
-                    }
+                    state = self.student.state_dict().items()
+                    self.best_state = {name: one.detach().clone() for name, one in state}
         row |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - self.since}
         self.history.append(row)
         self._start_epoch()
         self._save()
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, held: StimulusSet) -> dict[str, float]:
         """Transfer losses of the validation stimuli, each group that may share a batch in one batch."""
-        assert self.held is not None
-        rows: list[dict[str, float]] = []
-        for group in self.objective.groups(self.held.ids):
-            part = self.held.subset(group)
-            images = part.images().to(self.fabric.device)
-            batch = Batch(
-                images, part.ids, None if part.labels is None else part.labels.to(self.fabric.device)
-            )
-            rows.append(self.objective.transfer_terms(self.student, batch))
-        return {f"val_{name}": sum(row[name] for row in rows) / len(rows) for name in self.objective.names}
+        found: dict[str, list[float]] = {name: [] for name in self.objective.names}
+        for group in self.objective.groups(sorted(held.ids, key=natural_key)):
+            part = held.subset(group)
+            batch = self._moved(Batch(part.images(), part.ids, part.labels))
+            for name, value in self.objective.transfer_terms(self.student, batch).items():
+                if math.isfinite(value):
+                    found[name].append(value)
+        return {f"val_{name}": sum(one) / len(one) if one else math.nan for name, one in found.items()}
 
     def _save(self) -> None:
+        if self.processes is not None:
+            self.seen = set(self.processes.gather_list(sorted(self.seen)))
         if self.folder is None:
             return
         state = {
@@ -242,40 +253,41 @@ class Fitter:
             "sums": self.sums,
             "history": self.history,
             "best": self.best,
+            "seen": sorted(self.seen, key=natural_key),
         }
         self.folder.save(state, self.history)
 
     def _restore(self) -> None:
-        state = self.folder.state() if self.folder is not None else None
-        if state is None:
-            if self.folder is not None:
-                self.folder.start()
+        if self.folder is None:
             return
-        self.student.load_state_dict(state["student"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.step, self.history, self.best = state["step"], state["history"], state["best"]
-        self.sums = state["sums"].to(self.fabric.device)
+        self.fabric.barrier()  # every process has looked at the folder before one writes to it
+        state = self.folder.state()
+        if state is None:
+            self.folder.start()
+            return
+        try:
+            self.student.load_state_dict(state["student"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            self.step, self.history, self.best = state["step"], state["history"], state["best"]
+            self.sums, self.seen = state["sums"].to(self.fabric.device), set(state["seen"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise NeurordlError(
+                f"{self.folder.path}: its checkpoint is not one of this run ({error}); choose another folder"
+            ) from error
 
     def _finish(self) -> None:
         """Last weights to the folder; the best ones into the student, where there was a validation."""
+        self.record["status"] = "finished"
+        if self.best["epoch"] > 0:
+            self.record["best"] = dict(self.best)
+        if self.record["stimuli"] is None and self.seen:
+            self.record["seen"] = sorted(self.seen, key=natural_key)
         if self.folder is not None:
-            self.folder.finish(self.student, self.best)
+            self.folder.finish(self.student)
             self.fabric.barrier()
         if self.best["epoch"] > 0:
             if self.folder is not None:
                 self.folder.load_best(self.student)
             else:
                 self.student.load_state_dict(self.best_state)
-
-
-def _scheduler(optimizer: torch.optim.Optimizer, scheduler: Scheduler, total: int) -> LRScheduler:
-    if scheduler == "cosine":
-        return CosineAnnealingLR(optimizer, max(total, 1))
-    if scheduler == "constant":
-        return LambdaLR(optimizer, lambda _step: 1.0)
-    if callable(scheduler):
-        return scheduler(optimizer, total)
-    raise NeurordlError(
-        f"scheduler={scheduler!r}: expected 'cosine', 'constant' or a function (optimizer, steps) -> scheduler"
-    )

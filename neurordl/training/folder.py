@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,8 @@ class RunFolder:
 
     def __init__(self, out: str | Path, record: dict[str, Any], resume: bool, writes: bool) -> None:
         self.path, self.record, self.resume, self.writes = Path(out), record, resume, writes
+        self._made: list[Path] = []
+        self._withdrawable = False
         if self.path.exists() and not self.path.is_dir():
             raise NeurordlError(f"out: {self.path} is a file; give a folder")
         if (self.path / RECORD).is_file():
@@ -123,7 +126,7 @@ class RunFolder:
                     f"out: {self.path} holds a run already; choose another folder, or go on with resume=True"
                 )
             self._check_same(read_json(self.path / RECORD))
-        elif self.path.is_dir() and writes and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(self.path.iterdir()):
             raise NeurordlError(f"out: {self.path} is not empty and holds no run; choose another folder")
 
     def _check_same(self, before: Mapping[str, Any]) -> None:
@@ -144,6 +147,8 @@ class RunFolder:
     def start(self) -> None:
         """Make the folder and say in it what runs."""
         if self.writes:
+            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            self._withdrawable = True
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -151,6 +156,16 @@ class RunFolder:
                     f"out: {self.path} cannot be made ({error.strerror}); choose another folder"
                 ) from error
             write_json(self.path / RECORD, self.record)
+
+    def withdraw(self) -> None:
+        """Leave no trace of a run that failed before its first checkpoint."""
+        if not self._withdrawable:
+            return
+        with suppress(OSError):
+            for name in (RECORD, HISTORY, BEST):
+                (self.path / name).unlink(missing_ok=True)
+            for folder in self._made:
+                folder.rmdir()
 
     def state(self) -> dict[str, Any] | None:
         """The checkpoint to go on from, if there is one."""
@@ -161,6 +176,7 @@ class RunFolder:
         """Write the checkpoint and the history."""
         if self.writes:
             save_checkpoint(state, self.path / CHECKPOINT)
+            self._withdrawable = False
             with write_aside(self.path / HISTORY) as aside:
                 pd.DataFrame(history).to_csv(aside, index=False)
 
@@ -173,11 +189,8 @@ class RunFolder:
         """Read them back."""
         load_student(student, self.path / BEST)
 
-    def finish(self, student: nn.Module, best: Mapping[str, Any]) -> None:
-        """Write the last weights, and that the run has finished."""
-        self.record["status"] = "finished"
-        if best["epoch"] > 0:
-            self.record["best"] = dict(best)
+    def finish(self, student: nn.Module) -> None:
+        """Write the last weights, and the record of the run, now finished."""
         if self.writes:
             save_student(student, self.path / LAST)
             write_json(self.path / RECORD, self.record)

@@ -6,27 +6,30 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 from neurordl.errors import NeurordlError
 from neurordl.matching import natural_key
 from neurordl.stimuli import StimulusSet
-from neurordl.training.fitter import Fitter, Scheduler
+from neurordl.teachers.base import spelled
+from neurordl.training.fitter import Fitter
 from neurordl.training.folder import RunFolder, describe_fit
 from neurordl.training.objective import BatchNorm, Objective
 from neurordl.training.run import Run
-from neurordl.training.streams import Augment, Labelled, LoaderStream, SetStream, labelled_stream
+from neurordl.training.streams import FEWEST, Augment, Labelled, LoaderStream, SetStream, labelled_stream
 
+Scheduler = Callable[[torch.optim.Optimizer, int], LRScheduler] | Literal["cosine", "constant"]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-_FEWEST = 3  # stimuli in a batch: two have a single pair, of which no comparison can be made
 
 
 def fit(
@@ -59,9 +62,9 @@ def fit(
 ) -> Run:
     """Train a student on labels and on its teachers' representational geometry.
 
-    Labelled and stimulus batches run together; the shorter stream starts again, and an epoch is one pass of the
-    longer one. Without `stimuli`, the labelled images are the stimuli. With the same seed, the same stimuli in another
-    order give the same student. The student is trained in place.
+    Labelled and stimulus batches run together; the shorter stream starts again, and an epoch is one pass of
+    the longer one. Without `stimuli`, the labelled images are the stimuli. With the same seed, the same
+    stimuli in another order give the same student. The student is trained in place.
 
     Parameters
     ----------
@@ -78,10 +81,11 @@ def fit(
     out : path, optional
         A new folder for ``run.json``, ``history.csv``, checkpoints and weights. None writes nothing.
     validation : StimulusSet, or share of the stimuli, optional
-        Stimuli kept from training on which the best epoch is chosen: the lowest sum of transfer losses. The run's
-        student then has that epoch's weights.
+        Stimuli kept from training on which the best epoch is chosen: the lowest sum of transfer losses. The
+        run's student then has that epoch's weights.
     batch_size, stimuli_batch : int
-        Of a StimulusSet or Dataset, and of the stimuli; over all processes. A loader brings its own, per process.
+        Of a StimulusSet or Dataset, and of the stimuli; over all processes. A loader brings its own, per
+        process.
     augment : callable, optional
         Applied to the images of a labelled StimulusSet: Tensor -> Tensor.
     lr, weight_decay : float
@@ -93,18 +97,20 @@ def fit(
     clip_norm : float, optional
         Clip gradients to this norm.
     batchnorm : {"labelled", "stimuli", "both"}
-        Which stream normalises by its own batches and updates the running statistics. By default the labelled one:
-        stimulus batches are small and of other images, and the student meets them in evaluation with the running
-        statistics, so that is how their geometry is fitted.
+        Which stream normalises by its own batches and updates the running statistics, where there are two.
+        By default the labelled one: stimulus batches are small and of other images, and the student meets
+        them in evaluation with the running statistics, so that is how their geometry is fitted.
     fabric : lightning_fabric.Fabric, optional
-        Your own, in place of `accelerator`, `devices` and `precision`. With several processes, RDM losses are taken
-        over the batch of all processes.
+        Your own, in place of `accelerator`, `devices` and `precision`. With several processes, RDM losses
+        are taken over the batch of all processes (an objective with ``task=None`` then wants a strategy that
+        finds unused parameters).
     deterministic : bool, optional
         Use deterministic algorithms; on the CPU by default.
     checkpoint_every : int, optional
         Steps between checkpoints, besides the one at each epoch's end.
     resume : bool
-        Go on from the folder's checkpoint, exactly; a new run if it has none; nothing to do if it has finished.
+        Go on from the folder's checkpoint, exactly (but for a loader with persistent workers, whose random
+        state is lost); a new run if it has none; nothing to do if it has finished.
     progress : bool
         Show a progress bar with the terms.
 
@@ -115,7 +121,8 @@ def fit(
     Raises
     ------
     NeurordlError
-        If ids, labels, layers or image sizes do not fit, the folder holds another run, or the loss is not finite.
+        If ids, labels, layers or image sizes do not fit, the folder holds another run, or the loss is not
+        finite. A run that fails before its first checkpoint leaves nothing in the folder.
     """
     if seed < 0 or epochs < 1:
         raise NeurordlError(
@@ -134,24 +141,29 @@ def fit(
         fabric.launch()
     rank, world = fabric.global_rank, fabric.world_size
     train, held = _split_validation(stimuli, validation, seed)
-    labels, images = _streams(
-        objective, labelled, train, batch_size, stimuli_batch, seed, augment, rank, world
-    )
-    if isinstance(labels, LoaderStream) and world > 1:
-        labels = LoaderStream(
-            fabric.setup_dataloaders(labelled, move_to_device=False)
-        )  # each process its share
+    _check_streams(objective, labelled, train)
+    labels: SetStream | LoaderStream | None = None
+    if labelled is not None:
+        share = partial(fabric.setup_dataloaders, move_to_device=False)
+        labels = labelled_stream(labelled, batch_size, seed, augment, rank, world, share)
     # Matched once, before the first step; without stimuli, ids come with the labelled images.
     source = train if train is not None else labelled if isinstance(labelled, StimulusSet) else None
     matches = objective.prepare(
         source.ids if source is not None else None, held.ids if held is not None else None
     )
+    images = None
+    if train is not None and objective.losses:
+        groups = objective.groups(train.ids)
+        images = SetStream(
+            train, stimuli_batch, seed, kind=1, groups=groups, smallest=FEWEST, rank=rank, world=world
+        )
     steps = max(len(stream) for stream in (labels, images) if stream is not None)
     fitter = Fitter(fabric, student, objective, labels, images, held, steps, epochs, seed)
     fitter.clip_norm, fitter.checkpoint_every = clip_norm, checkpoint_every
     with _quietly(deterministic if deterministic is not None else fabric.device.type == "cpu"):
-        fitter.look_first()
-        fitter.set_up(_optimizer(student, optimizer, lr, weight_decay), scheduler, batchnorm)
+        fitter.look_first(batchnorm)
+        made = _optimizer(student, optimizer, lr, weight_decay)
+        fitter.set_up(made, _scheduler(made, scheduler, steps * epochs), batchnorm)
         settings = {
             "seed": seed,
             "epochs": epochs,
@@ -161,13 +173,12 @@ def fit(
             "batchnorm": batchnorm,
             "clip_norm": clip_norm,
             "augment": augment is not None,
-            "scheduler": scheduler
-            if isinstance(scheduler, str)
-            else getattr(scheduler, "__qualname__", "callable"),
-            "precision": str(precision),
+            "scheduler": spelled(scheduler),
+            "precision": str(fabric.strategy.precision.precision),
             "processes": world,
         }
         record = describe_fit(settings, student, objective, fitter.optimizer, labelled, train, held, matches)
+        fitter.record = record
         fitter.folder = RunFolder(out, record, resume, writes=rank == 0) if out is not None else None
         fitter.run(progress and rank == 0)
     return Run(student.eval(), pd.DataFrame(fitter.history), record, Path(out) if out is not None else None)
@@ -192,36 +203,16 @@ def _split_validation(
     return stimuli, validation
 
 
-def _streams(
-    objective: Objective,
-    labelled: Labelled | None,
-    stimuli: StimulusSet | None,
-    batch_size: int,
-    stimuli_batch: int,
-    seed: int,
-    augment: Augment | None,
-    rank: int,
-    world: int,
-) -> tuple[SetStream | LoaderStream | None, SetStream | None]:
-    """The streams that the objective needs."""
+def _check_streams(objective: Objective, labelled: Labelled | None, stimuli: StimulusSet | None) -> None:
+    """Whether the streams are those that the objective needs."""
     if labelled is None and (objective.task is not None or stimuli is None):
         raise NeurordlError("fit: pass labelled= (or stimuli= and an objective with task=None)")
     if labelled is not None and objective.task is None and stimuli is not None:
         raise NeurordlError("fit: the objective has no task, so labelled= would not be used; leave it out")
-    if stimuli is not None and len(stimuli) < _FEWEST:
+    if stimuli is not None and len(stimuli) < FEWEST:
         raise NeurordlError(
-            f"stimuli: {len(stimuli)} are too few for an RDM to be compared; {_FEWEST} or more are needed"
+            f"stimuli: {len(stimuli)} are too few for an RDM to be compared; {FEWEST} or more are needed"
         )
-    labels = None
-    if labelled is not None:
-        labels = labelled_stream(labelled, batch_size, seed, augment, rank, world)
-    images = None
-    if stimuli is not None and objective.losses:
-        groups = objective.groups(stimuli.ids)
-        images = SetStream(
-            stimuli, stimuli_batch, seed, kind=1, groups=groups, smallest=_FEWEST, rank=rank, world=world
-        )
-    return labels, images
 
 
 def _optimizer(
@@ -231,6 +222,19 @@ def _optimizer(
     if not parameters:
         raise NeurordlError("the student has no parameter to train (requires_grad is False everywhere)")
     return make(parameters) if make else torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, scheduler: Scheduler, total: int) -> LRScheduler:
+    if scheduler == "cosine":
+        return CosineAnnealingLR(optimizer, max(total, 1))
+    if scheduler == "constant":
+        return LambdaLR(optimizer, lambda _step: 1.0)
+    if callable(scheduler):
+        return scheduler(optimizer, total)
+    raise NeurordlError(
+        f"scheduler={scheduler!r}: expected 'cosine', 'constant' or a function (optimizer, steps) -> "
+        "scheduler"
+    )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from torch.nn import functional
 from neurordl.errors import NeurordlError
 from neurordl.patterns.network import OUTPUT
 from neurordl.rdms.dissimilarity import DISSIMILARITIES, condensed_index
-from neurordl.rdms.dissimilarity import dissimilarity as find_dissimilarity
 from neurordl.rsa.comparison import loss_comparison
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Target, Teacher
+from neurordl.teachers.base import plain_measure, spelled
 
 Features = Mapping[str, Tensor]
 # Measures that a single response per stimulus cannot have: the student's nearest is euclidean.
@@ -33,8 +34,8 @@ class TaskRatio:
     ratio: float
 
     def __post_init__(self) -> None:
-        if not self.ratio >= 0:
-            raise NeurordlError(f"TaskRatio({self.ratio}): expected a number of 0 or more")
+        if not 0 <= self.ratio < math.inf:
+            raise NeurordlError(f"TaskRatio({self.ratio}): expected a finite number of 0 or more")
 
 
 Weight = float | Callable[[int], float] | TaskRatio
@@ -43,13 +44,25 @@ Weight = float | Callable[[int], float] | TaskRatio
 class Loss(Protocol):
     """What the objective needs of a transfer loss."""
 
-    name: str
-    weight: Weight
-    layers: tuple[str, ...]
-    """The student's layers that it reads."""
-    network: NetworkTeacher | None
-    """The teacher's network that it reads, if there is one."""
-    teacher: Teacher | None
+    @property
+    def name(self) -> str:
+        """Its name among the terms."""
+
+    @property
+    def weight(self) -> Weight:
+        """Applied by the objective."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The student's layers that it reads."""
+
+    @property
+    def network(self) -> NetworkTeacher | None:
+        """The teacher's network that it reads, if there is one."""
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The teacher whose ids are matched, if there is one."""
 
     def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """The loss of a batch, unweighted; NaN if it is undefined there."""
@@ -61,9 +74,9 @@ class Loss(Protocol):
 class RDMLoss:
     """Pull the RDM of one of the student's layers towards a teacher's (RDL, McClure & Kriegeskorte 2016).
 
-    A dissimilarity makes the student's RDM, a comparison sets it against the teacher's. RDL, the distance term of
-    relational knowledge distillation (``"euclidean_root"`` with ``"huber"``; Park et al. 2019) and CKA
-    (``"euclidean"`` with ``"cka"``; Kornblith et al. 2019) are choices of the two.
+    A dissimilarity makes the student's RDM, a comparison sets it against the teacher's. RDL, the distance
+    term of relational knowledge distillation (``"euclidean_root"`` with ``"huber"``; Park et al. 2019) and
+    CKA (``"euclidean"`` with ``"cka"``; Kornblith et al. 2019) are choices of the two.
 
     Parameters
     ----------
@@ -75,20 +88,22 @@ class RDMLoss:
         A name in ``DISSIMILARITIES`` or a function (n, channels) -> (n_pairs,). The teacher's own by default;
         euclidean where the teacher's needs a noise model (crossnobis, mahalanobis).
     comparison : str or callable, optional
-        A differentiable name in ``COMPARISONS``, or a function (a, b, weights) -> loss. ``"corr"`` by default, and
-        ``"mse"`` against a network, which is measured in the same way. A similarity s gives the loss 1 - s.
+        A differentiable name in ``COMPARISONS``, or a function (a, b, weights) -> loss. ``"corr"`` by
+        default, and ``"mse"`` against a network, which is measured in the same way. A similarity s gives the
+        loss 1 - s.
     pairs : {"all", "within", "between"}
         Pairs that count: all, or those of the same or of different labels (the batch then needs labels).
     weight : float, callable of the step, or TaskRatio
         Applied by the `Objective`.
     scale : bool
-        Multiply the student's RDM by the non-negative factor that fits the teacher's best (least squares, without
-        gradient) before comparing: lets ``"mse"`` compare RDMs of different measures.
+        Multiply the student's RDM by the non-negative factor that fits the teacher's best (least squares,
+        without gradient) before comparing: lets ``"mse"`` compare RDMs of different measures.
 
     Raises
     ------
     NeurordlError
-        If a name is unknown, a rank measure is asked for, or ``mse`` would compare RDMs that differ in measure.
+        If a name is unknown, a measure needs what a network does not have, a rank measure is asked for, or
+        ``mse`` would compare RDMs that differ in measure.
     """
 
     def __init__(
@@ -113,11 +128,11 @@ class RDMLoss:
         self.dissimilarity = (
             dissimilarity if dissimilarity is not None else _measure_for_student(self.teacher)
         )
-        self._measure = find_dissimilarity(self.dissimilarity)
+        self._measure = plain_measure(self.dissimilarity)
         if comparison is None:
             comparison = "corr" if self.network is None else "mse"
         self._compare = loss_comparison(comparison)
-        self.comparison = _name(comparison)
+        self.comparison = spelled(comparison)
         if self.comparison == "mse" and not scale:
             self._refuse_other_units()
 
@@ -125,12 +140,14 @@ class RDMLoss:
         theirs = self.teacher.dissimilarity
         if getattr(self.teacher, "transformed", False):
             raise NeurordlError(
-                "comparison='mse' against a standardised or ranked RDM has no common unit; use 'corr', or scale=True"
+                "comparison='mse' against a standardised or ranked RDM has no common unit; "
+                "use 'corr', or scale=True"
             )
         if theirs != self.dissimilarity:
             raise NeurordlError(
-                f"comparison='mse' between the teacher's {theirs!r} and the student's {self.dissimilarity!r} RDM has no "
-                "common unit; use 'corr', give the same dissimilarity, or scale=True"
+                f"comparison='mse' between the teacher's {spelled(theirs)!r} and the student's "
+                f"{spelled(self.dissimilarity)!r} RDM has no common unit; use 'corr', give the same "
+                "dissimilarity, or scale=True"
             )
 
     def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
@@ -168,10 +185,10 @@ class RDMLoss:
         return {
             "loss": "RDMLoss",
             "layer": self.layer,
-            "dissimilarity": _name(self.dissimilarity),
+            "dissimilarity": spelled(self.dissimilarity),
             "comparison": self.comparison,
             "pairs": self.pairs,
-            "weight": _name(self.weight),
+            "weight": spelled(self.weight),
             "scale": self.scale,
             "teacher": self.teacher.describe(),
         }
@@ -180,8 +197,8 @@ class RDMLoss:
 class SoftTargetLoss:
     """Knowledge distillation: match the teacher's softened outputs (Hinton, Vinyals & Dean 2015).
 
-    The Kullback-Leibler divergence of the student's class probabilities from the teacher's, both at a temperature,
-    times its square, mean over the batch.
+    The Kullback-Leibler divergence of the student's class probabilities from the teacher's, both at a
+    temperature, times its square, mean over the batch.
 
     Parameters
     ----------
@@ -192,7 +209,11 @@ class SoftTargetLoss:
     """
 
     def __init__(self, teacher: NetworkTeacher, temperature: float = 4.0, weight: Weight = 1.0) -> None:
-        if not temperature > 0:
+        if not isinstance(teacher, NetworkTeacher):
+            raise NeurordlError(
+                f"SoftTargetLoss needs the outputs of a NetworkTeacher, not a {type(teacher).__name__}"
+            )
+        if not 0 < temperature < math.inf:
             raise NeurordlError(f"temperature={temperature}: expected a number above 0")
         self.network: NetworkTeacher | None = teacher
         self.teacher: Teacher | None = LayerTeacher(teacher, OUTPUT, teacher.dissimilarity)
@@ -201,10 +222,13 @@ class SoftTargetLoss:
 
     def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """The divergence of a batch."""
+        if OUTPUT not in teacher:
+            raise NeurordlError("the teacher puts out no tensor of class scores, which soft targets need")
         own, theirs = student[OUTPUT].float(), teacher[OUTPUT].float()
         if own.shape != theirs.shape:
             raise NeurordlError(
-                f"the student has {own.shape[1]} outputs, the teacher {theirs.shape[1]}; soft targets need the same classes"
+                f"the student has {own.shape[1]} outputs, the teacher {theirs.shape[1]}: soft targets need "
+                "the same classes; give the student as many"
             )
         own, theirs = (functional.log_softmax(one / self.temperature, dim=1) for one in (own, theirs))
         return functional.kl_div(own, theirs, reduction="batchmean", log_target=True) * self.temperature**2
@@ -215,7 +239,7 @@ class SoftTargetLoss:
         return {
             "loss": "SoftTargetLoss",
             "temperature": self.temperature,
-            "weight": _name(self.weight),
+            "weight": spelled(self.weight),
             "teacher": teacher,
         }
 
@@ -235,13 +259,13 @@ def _measure_for_student(teacher: Teacher) -> str | Callable[..., Tensor]:
     theirs = teacher.dissimilarity
     if theirs is None:
         raise NeurordlError(
-            "the teacher's RDMs do not say how they were measured; give RDMLoss(dissimilarity=...) for the student: "
-            + ", ".join(name for name in DISSIMILARITIES if name not in _NEED_NOISE)
+            "the teacher's RDMs do not say how they were measured; give RDMLoss(dissimilarity=...) for the "
+            "student: " + ", ".join(name for name in DISSIMILARITIES if name not in _NEED_NOISE)
         )
     if theirs in _NEED_NOISE:
         warnings.warn(
-            f"the teacher's RDMs are {theirs}, which single responses cannot have: the student's are euclidean; "
-            "give RDMLoss(dissimilarity=...) to choose",
+            f"the teacher's RDMs are {theirs}, which single responses cannot have: the student's are "
+            "euclidean; give RDMLoss(dissimilarity=...) to choose",
             stacklevel=3,
         )
         return "euclidean"
@@ -255,16 +279,11 @@ def _scale(rdm: Tensor, goal: Tensor, weights: Tensor) -> Tensor:
 
 
 def check_weight(weight: Weight) -> Weight:
-    """A number of 0 or more, a callable or a `TaskRatio`; an error otherwise."""
-    if isinstance(weight, TaskRatio) or callable(weight) or (isinstance(weight, int | float) and weight >= 0):
+    """A finite number of 0 or more, a callable or a `TaskRatio`; an error otherwise."""
+    if isinstance(weight, TaskRatio) or callable(weight):
+        return weight
+    if isinstance(weight, int | float) and 0 <= weight < math.inf:
         return weight
     raise NeurordlError(
         f"weight={weight!r}: expected a number of 0 or more, a function of the step, or TaskRatio(ratio)"
     )
-
-
-def _name(thing: Any) -> Any:
-    """What stands for a choice in a record."""
-    if isinstance(thing, str | int | float):
-        return thing
-    return getattr(thing, "__qualname__", None) or repr(thing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,33 +13,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match
-from neurordl.patterns.network import frozen_eval, read_layers, resolve_layers
+from neurordl.patterns.network import as_input, frozen_eval, read_layers
 from neurordl.teachers import Batch
+from neurordl.teachers.base import spelled
 from neurordl.training.losses import Loss, TaskRatio
+from neurordl.training.processes import Processes
 
 BatchNorm = Literal["labelled", "stimuli", "both"]
 Task = Callable[[Tensor, Tensor], Tensor]
-Item = TypeVar("Item")
-
-
-class Processes(Protocol):
-    """What the objective asks of several processes; `fit` answers, and one process needs none."""
-
-    def gather(self, tensor: Tensor) -> Tensor:
-        """All processes' rows, in the order of their ranks, with gradient."""
-
-    def gather_list(self, items: Sequence[Item]) -> list[Item]:
-        """All processes' items, in the order of their ranks."""
-
-    def mean(self, tensor: Tensor) -> Tensor:
-        """The mean over processes, without gradient."""
 
 
 class Objective:
     """The sum of a task loss and weighted transfer losses.
 
-    Each distinct network (the student on each stream, each teacher) runs once per batch, and its features go to
-    whoever asked for them. Without a stimulus stream, the labelled images are the stimuli.
+    Each distinct network (the student on each stream, each teacher) runs once per batch, and its features go
+    to whoever asked for them. Without a stimulus stream, the labelled images are the stimuli.
 
     Parameters
     ----------
@@ -103,8 +91,8 @@ class Objective:
         -------
         loss : Tensor, ()
         terms : dict of str to Tensor
-            Each term by name, unweighted and detached: ``task``, ``rdm:<layer>``, ``soft_targets``. NaN: undefined
-            on this batch, and left out of the sum.
+            Each term by name, unweighted and detached: ``task``, ``rdm:<layer>``, ``soft_targets``. NaN:
+            undefined on this batch, and left out of the sum.
 
         Raises
         ------
@@ -118,23 +106,35 @@ class Objective:
             raise NeurordlError(
                 "this objective has a task: pass labelled=(images, labels), or make it with task=None"
             )
-        total, terms, features = torch.zeros((), device=batch.images.device), {}, {}
-        two = own_stimuli is not None and self.task is not None
+        if batchnorm not in get_args(BatchNorm):
+            raise NeurordlError(f"batchnorm={batchnorm!r}: expected one of {', '.join(get_args(BatchNorm))}")
+        outputs, features = self._read(student, labels_batch, batch, batchnorm)
+        total, terms = torch.zeros((), device=batch.images.device), dict[str, Tensor]()
         if self.task is not None and labels_batch is not None:
-            with _fixed_batchnorm(student, two and batchnorm == "stimuli"):
-                read = [] if two else self._layers
-                outputs, features = read_layers(student, labels_batch.images, read)
             terms["task"] = self._task_loss(outputs, labels_batch.labels)
             total = total + terms["task"]
-        if self._layers and (two or self.task is None):
-            with _fixed_batchnorm(student, two and batchnorm == "labelled"):
-                features = read_layers(student, batch.images, self._layers)[1]
         for name, loss, value in self._transfer(features, batch, processes):
             weight = self._weight(loss, value, terms.get("task"), step, processes)
             # An undefined term must not spoil the sum: it has no gradient and counts as 0.
             total = total + weight * torch.where(torch.isfinite(value), value, 0.0)
             terms[name] = value
         return total, {name: value.detach() for name, value in terms.items()}
+
+    def _read(
+        self, student: nn.Module, labelled: Batch | None, stimuli: Batch, batchnorm: BatchNorm
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """The student's outputs for the labelled batch and its features for the stimuli, a pass for each."""
+        if self.task is None or labelled is None:
+            return None, read_layers(student, stimuli.images, self._layers)[1]
+        if stimuli is labelled or not self._layers:
+            return read_layers(student, labelled.images, self._layers)
+        passes = {"labelled": (labelled.images, list[str]()), "stimuli": (stimuli.images, self._layers)}
+        done = {}
+        # Who updates the running statistics goes first: the other's gradient is of those it was given.
+        for part in sorted(passes, key=lambda part: part != batchnorm):
+            with _fixed_batchnorm(student, batchnorm not in (part, "both")):
+                done[part] = read_layers(student, *passes[part])
+        return done["labelled"][0], done["stimuli"][1]
 
     def _transfer(
         self, features: dict[str, Tensor], batch: Batch, processes: Processes | None
@@ -160,11 +160,14 @@ class Objective:
             raise NeurordlError("the labelled batch has no labels: pass labelled=(images, labels)")
         if callable(self.task):
             return self.task(outputs, labels)
-        if (
-            labels.device.type == "cpu"
-        ):  # on a GPU, looking would stall each step; `fit` looks before the transfer
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+            raise NeurordlError(
+                "cross-entropy needs a student that puts out (stimuli, classes); give task= for another one"
+            )
+        if labels.device.type == "cpu":  # on a GPU looking would stall each step: `fit` looks before
             check_labels(labels, outputs.shape[1])
-        return functional.cross_entropy(outputs.float(), labels)
+        outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
+        return functional.cross_entropy(outputs, labels)
 
     def _weight(
         self, loss: Loss, value: Tensor, task: Tensor | None, step: int | None, processes: Processes | None
@@ -173,7 +176,7 @@ class Objective:
         if isinstance(weight, TaskRatio):
             if task is None:
                 raise NeurordlError("TaskRatio needs a task loss; give a number where task=None")
-            level = task.detach() if processes is None else processes.mean(task.detach())
+            level = task.detach() if processes is None else processes.mean(task)
             ratio = weight.ratio * level / value.detach().abs().clamp(min=1e-12)
             return torch.where(torch.isfinite(ratio), ratio, 0.0)
         if callable(weight):
@@ -183,11 +186,11 @@ class Objective:
         return weight
 
     def transfer_terms(self, student: nn.Module, batch: Batch) -> dict[str, float]:
-        """Each transfer loss, unweighted, of stimuli that are not trained on; in eval mode, without gradient."""
+        """Each transfer loss, unweighted, of stimuli that are not trained on; in eval mode, no gradient."""
         if not self.losses:
             return {}
         with frozen_eval(student):
-            features = read_layers(student, batch.images, self._layers)[1]
+            features = read_layers(student, as_input(batch.images, student), self._layers)[1]
             return {name: float(value) for name, _, value in self._transfer(features, batch, None)}
 
     def prepare(self, ids: Sequence[str] | None, validation: Sequence[str] | None = None) -> dict[str, Match]:
@@ -209,36 +212,38 @@ class Objective:
                 groups = [part for group in groups for part in loss.teacher.groups(group) if part]
         return groups
 
-    def check(self, student: nn.Module, images: Tensor) -> int | None:
-        """Check before the first step that the student takes the images and has the layers.
+    def check(
+        self, student: nn.Module, labelled: Batch | None, stimuli: Batch | None, batchnorm: BatchNorm
+    ) -> int | None:
+        """Go through one step without training, so that what does not fit fails before anything is written.
 
         Returns
         -------
         int or None
-            Its number of classes, where the task is cross-entropy.
+            The student's number of classes, where the task is cross-entropy.
+
+        Raises
+        ------
+        NeurordlError
+            Whatever a step raises, and images that the student does not take.
         """
-        resolve_layers(student, self._layers) if self._layers else None
+        first = labelled or stimuli
+        assert first is not None
         with frozen_eval(student):
             try:
-                outputs, _ = read_layers(student, images[:3], self._layers)
+                outputs = student(first.images)
             except RuntimeError as error:
-                shape = tuple(images.shape[1:])
+                shape = tuple(first.images.shape[1:])
                 raise NeurordlError(
                     f"the student does not take images of shape {shape} (channels, height, width): {error}"
                 ) from error
-        if self.task != "cross_entropy":
-            return None
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-            raise NeurordlError(
-                "cross-entropy needs a student that puts out (stimuli, classes); give task= for another one"
-            )
-        return outputs.shape[1]
+            self(student, labelled, stimuli, step=0, batchnorm=batchnorm)
+        return outputs.shape[1] if self.task == "cross_entropy" else None
 
     def describe(self) -> dict[str, Any]:
         """The task and each loss."""
-        task = self.task if not callable(self.task) else getattr(self.task, "__qualname__", repr(self.task))
         return {
-            "task": task,
+            "task": spelled(self.task),
             "losses": {name: loss.describe() for name, loss in zip(self.names, self.losses, strict=True)},
         }
 
@@ -252,8 +257,8 @@ def check_labels(labels: Tensor, n_classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= n_classes:
         raise NeurordlError(
-            f"labels run from {low} to {high}, but the student has {n_classes} outputs (labels 0 to {n_classes - 1}); "
-            "give the student more classes, or mend the labels"
+            f"labels run from {low} to {high}, but the student has {n_classes} outputs (labels 0 to "
+            f"{n_classes - 1}); give the student more classes, or mend the labels"
         )
 
 

@@ -50,8 +50,8 @@ class Run:
 
     @property
     def fitted_ids(self) -> tuple[str, ...]:
-        """Stimuli whose geometry was fitted."""
-        return self._ids("fitted")
+        """Stimuli whose geometry was fitted; where a loader brought them, those that it showed."""
+        return self._ids("fitted") or tuple(self.record.get("seen", ()))
 
     @property
     def validation_ids(self) -> tuple[str, ...]:
@@ -106,14 +106,14 @@ def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; a damaged one is an error, whichever byte it is."""
+    """Read a checkpoint, without unpickling code; damaged data are an error, whichever byte it is."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is None:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
-    except (OSError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # damaged bytes raise nearly anything
         raise NeurordlError(
             f"{path}: this checkpoint is damaged ({error}); delete it to start again"
         ) from error
@@ -147,8 +147,8 @@ def load_run(
     if not (folder / RECORD).is_file():
         raise NeurordlError(f"{folder} holds no run ({RECORD} is missing)")
     record = read_json(folder / RECORD)
-    path = folder / (BEST if weights == "best" and (folder / BEST).is_file() else LAST)
-    if not path.is_file():
+    path = folder / (BEST if weights == "best" and "best" in record else LAST)
+    if record.get("status") != "finished":
         raise NeurordlError(f"{folder} holds a run that has not finished; call fit(..., resume=True)")
     if student is None:
         spec = record["student"].get("spec")
@@ -159,4 +159,8 @@ def load_run(
             )
         student = students.build(**spec)
     load_student(student, path)
-    return Run(student.eval(), pd.read_csv(folder / HISTORY), record, folder)
+    try:
+        history = pd.read_csv(folder / HISTORY, float_precision="round_trip")
+    except (OSError, ValueError) as error:
+        raise NeurordlError(f"{folder / HISTORY} cannot be read: {error}; fit the run again") from error
+    return Run(student.eval(), history, record, folder)

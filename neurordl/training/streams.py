@@ -9,12 +9,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data.distributed import DistributedSampler
 
 from neurordl.errors import NeurordlError
 from neurordl.matching import natural_key
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
+
+FEWEST = 3
+"""Stimuli in a batch: two have a single pair, of which no comparison can be made."""
 
 Augment = Callable[[Tensor], Tensor]
 Labelled = StimulusSet | DataLoader[Any] | Dataset[Any] | Iterable[Any]
@@ -47,9 +51,9 @@ class Stream(Protocol):
 class SetStream:
     """Batches of a StimulusSet: which stimuli a step gets is a function of (seed, step) alone.
 
-    A pass takes as many full batches as there are; the stimuli left over change from pass to pass. Stimuli are
-    drawn over sorted ids, so the order of the set does not matter. Across processes, each takes its share of the
-    batch.
+    A pass takes as many full batches as there are; the stimuli left over change from pass to pass. Stimuli
+    are drawn over sorted ids, so the order of the set does not matter. Across processes, each takes its share
+    of the batch.
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class SetStream:
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        if batch_size < max(smallest, world):
+            raise NeurordlError(f"a batch of {batch_size}: expected {max(smallest, world)} or more")
         place = {stimulus: row for row, stimulus in enumerate(stimuli.ids)}
         chosen = [
             sorted(group, key=natural_key) for group in (groups if groups is not None else [stimuli.ids])
@@ -79,6 +85,7 @@ class SetStream:
         self._sizes = [min(batch_size, len(group)) // world * world for group in self._groups]
         self._stimuli, self._seed, self._augment = stimuli, (seed, kind), augment
         self._share = slice(rank, None, world)
+        self.labels = stimuli.labels
         self._pass: tuple[int, list[np.ndarray[Any, Any]]] = (-1, [])
 
     def __len__(self) -> int:
@@ -97,11 +104,10 @@ class SetStream:
             self._pass = (number, self._batches(np.random.default_rng([*self._seed, number])))
         rows = self._pass[1][place][self._share]
         images = self._stimuli.images(rows.tolist())
-        labels = self._stimuli.labels
         return Batch(
             images if self._augment is None else self._augment(images),
             [self._stimuli.ids[row] for row in rows],
-            None if labels is None else labels[torch.from_numpy(rows)],
+            None if self.labels is None else self.labels[torch.from_numpy(rows)],
         )
 
     def _batches(self, rng: np.random.Generator) -> list[np.ndarray[Any, Any]]:
@@ -115,11 +121,11 @@ class SetStream:
 class LoaderStream:
     """Batches of anyone's DataLoader, or of any sized iterable of (images, labels) or (images, labels, ids).
 
-    Where it is shorter than the epoch it starts again. Its order depends on the seed of the step at which it starts,
-    so that an epoch can be replayed.
+    Where it is shorter than the epoch it starts again. Its order depends on the seed and on the step at which
+    it starts, so that an epoch can be replayed.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, seed: int) -> None:
         try:
             empty = len(loader) == 0
         except TypeError as error:
@@ -128,7 +134,8 @@ class LoaderStream:
             ) from error
         if empty:
             raise NeurordlError("labelled: the loader has no batch; does drop_last drop the only one?")
-        self._loader, self._iterator = loader, iter(())
+        self._loader, self._seed = loader, seed
+        self._iterator: Iterator[Any] = iter(())
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -143,60 +150,89 @@ class LoaderStream:
 
     def draw(self, step: int) -> Batch:
         """The next batch."""
-        try:
-            given = next(self._iterator)
-        except StopIteration:
-            self._iterator = self._start()
-            given = next(self._iterator)
-        if (
-            not isinstance(given, tuple | list)
-            or not 2 <= len(given) <= 3
-            or not isinstance(given[0], Tensor)
-        ):
-            raise NeurordlError(
-                "labelled: each batch must be (images, labels) or (images, labels, ids), images a tensor"
-            )
-        ids = [str(stimulus) for stimulus in given[2]] if len(given) == 3 else None
-        return Batch(given[0], ids, torch.as_tensor(given[1]))
+        given = next(self._iterator, None)
+        if given is None:
+            self._iterator = self._start(step)
+            given = next(self._iterator, None)
+        if given is None:
+            raise NeurordlError("labelled: the loader gave no batch; it must start again each time")
+        return _batch(given)
 
-    def _start(self) -> Iterator[Any]:
-        # A generator of the loader's own would carry its state over from before an interruption.
-        owners = (self._loader, getattr(self._loader, "sampler", None))
-        for generator in {getattr(owner, "generator", None) for owner in owners}:
+    def _start(self, step: int) -> Iterator[Any]:
+        seed_all(self._seed, step)  # the same in all processes: they share out one order
+        sampler = getattr(self._loader, "sampler", None)
+        inner = getattr(getattr(self._loader, "batch_sampler", None), "sampler", None)
+        number = int(torch.randint(2**31, ()))
+        # A generator, or a count of passes, would carry its state over from before an interruption.
+        for generator in {getattr(owner, "generator", None) for owner in (self._loader, sampler, inner)}:
             if isinstance(generator, torch.Generator):
-                generator.manual_seed(int(torch.randint(2**62, ())))
+                generator.manual_seed(number)
+        if isinstance(sampler, DistributedSampler):
+            sampler.seed, sampler.set_epoch = number, lambda epoch: None  # type: ignore[method-assign]
         return iter(self._loader)
 
 
+def _batch(given: Any) -> Batch:
+    """What a loader gave, checked."""
+    if not isinstance(given, tuple | list) or not 2 <= len(given) <= 3 or not isinstance(given[0], Tensor):
+        raise NeurordlError(
+            "labelled: each batch must be (images, labels) or (images, labels, ids), images a tensor"
+        )
+    labels = torch.as_tensor(given[1])
+    ids = None
+    if len(given) == 3:
+        ids = [str(one) for one in (given[2].tolist() if isinstance(given[2], Tensor) else given[2])]
+    for name, part in (("labels", labels), ("ids", ids)):
+        if part is not None and len(part) != len(given[0]):
+            raise NeurordlError(f"labelled: a batch of {len(given[0])} images has {len(part)} {name}")
+    return Batch(given[0], ids, labels)
+
+
 def labelled_stream(
-    labelled: Labelled, batch_size: int, seed: int, augment: Augment | None, rank: int, world: int
+    labelled: Labelled,
+    batch_size: int,
+    seed: int,
+    augment: Augment | None,
+    rank: int,
+    world: int,
+    share: Callable[[DataLoader[Any]], Any],
 ) -> SetStream | LoaderStream:
-    """The labelled stream of whatever the user gave."""
+    """The labelled stream of whatever the user gave; `share` gives a loader's part to each process."""
     if isinstance(labelled, StimulusSet):
         if labelled.labels is None:
             raise NeurordlError("labelled: this StimulusSet has no labels; give labels= when it is made")
         return SetStream(labelled, batch_size, seed, augment=augment, rank=rank, world=world)
     if augment is not None:
         raise NeurordlError("augment= works on a StimulusSet; a loader's data set brings its own")
-    if isinstance(labelled, Dataset) and not isinstance(labelled, DataLoader):
-        labelled = DataLoader(labelled, batch_size=max(1, batch_size // world), shuffle=True)
-    return LoaderStream(labelled)
+    loader = _loader(labelled, max(1, batch_size // world), shuffle=True)
+    if world > 1:
+        if not isinstance(loader, DataLoader):
+            raise NeurordlError(
+                f"labelled: several processes cannot share out a {type(loader).__name__}; give a "
+                "StimulusSet, Dataset or DataLoader"
+            )
+        loader = share(loader)
+    return LoaderStream(loader, seed)
+
+
+def _loader(labelled: Any, batch_size: int, shuffle: bool) -> Any:
+    """A DataLoader of a Dataset; anything else as it is."""
+    if not isinstance(labelled, Dataset) or isinstance(labelled, DataLoader):
+        return labelled
+    return DataLoader(
+        labelled, batch_size=batch_size, shuffle=shuffle and not isinstance(labelled, IterableDataset)
+    )
 
 
 def each_once(labelled: Labelled, batch_size: int) -> Iterator[Batch]:
     """Batches with each image once, in order, for evaluation."""
-    if isinstance(labelled, StimulusSet):
-        for start in range(0, len(labelled), batch_size):
-            part = slice(start, start + batch_size)
-            yield Batch(
-                labelled.images(part),
-                labelled.ids[part],
-                None if labelled.labels is None else labelled.labels[part],
-            )
+    if not isinstance(labelled, StimulusSet):
+        yield from map(_batch, _loader(labelled, batch_size, shuffle=False))
         return
-    loader = labelled
-    if isinstance(labelled, Dataset) and not isinstance(labelled, DataLoader):
-        loader = DataLoader(labelled, batch_size=batch_size)
-    stream = LoaderStream(loader)
-    for step in range(len(stream)):
-        yield stream.draw(step)
+    for start in range(0, len(labelled), batch_size):
+        part = slice(start, start + batch_size)
+        yield Batch(
+            labelled.images(part),
+            labelled.ids[part],
+            None if labelled.labels is None else labelled.labels[part],
+        )

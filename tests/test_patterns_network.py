@@ -1,0 +1,288 @@
+"""Layers of a network: their names, what is captured, and what is left behind."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from neurordl import NeurordlError, StimulusSet
+from neurordl.patterns.network import (
+    as_input,
+    extract_patterns,
+    frozen_eval,
+    layer_names,
+    read_layers,
+    resolve_layers,
+)
+from neurordl.students import small_cnn
+
+
+def stimuli(n: int = 10) -> StimulusSet:
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 8, 8), dtype=np.uint8)
+    return StimulusSet.from_array(pixels, [f"s{i}" for i in range(n)])
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+class InPlace(nn.Module):
+    """A ReLU in place rewrites what the layer before it put out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.relu = nn.Linear(4, 6), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.linear(x))
+
+
+def test_names_and_globs() -> None:
+    model = nn.Sequential(
+        OrderedDict(features=nn.Sequential(nn.Linear(4, 4), nn.ReLU()), head=nn.Linear(4, 2))
+    )
+    assert layer_names(model) == ["features", "features.0", "features.1", "head"]
+    assert resolve_layers(model, "all") == layer_names(model)
+    assert resolve_layers(model, ["head", "features.*"]) == ["head", "features.0", "features.1"]
+    assert resolve_layers(model, ["head", "all"])[0] == "head"  # asked for first, and once
+    assert resolve_layers(model, "") == [""]
+    assert layer_names(nn.ModuleDict({"list": nn.ModuleList([nn.Linear(2, 2)])})) == ["list.0"]
+
+
+def test_unknown_layer_lists_near_matches() -> None:
+    with pytest.raises(NeurordlError, match=r"no layer 'conv4'.*Near matches: .*conv3"):
+        resolve_layers(small_cnn(), "conv4")
+    with pytest.raises(NeurordlError, match=r"no layer 'conv4'.*conv3"):
+        read_layers(small_cnn(10, 1), torch.zeros(3, 1, 8, 8), ["conv4"])
+    with pytest.raises(NeurordlError, match=r"'conv\*' stands for .* layers; give the name of one"):
+        read_layers(small_cnn(10, 1), torch.zeros(3, 1, 8, 8), ["conv*"])
+    with pytest.raises(NeurordlError, match="no layer was asked for"):
+        resolve_layers(small_cnn(), [])
+
+
+def test_in_place_relu_does_not_rewrite_the_layer_before_it() -> None:
+    model, x = InPlace(), torch.randn(5, 4)
+    _, kept = read_layers(model, x, ["linear", "relu"])
+    torch.testing.assert_close(
+        kept["linear"], nn.functional.linear(x, model.linear.weight, model.linear.bias)
+    )
+    assert (kept["linear"] < 0).any()
+    torch.testing.assert_close(kept["relu"], kept["linear"].clamp(min=0))
+
+
+def test_captured_layers_stay_in_the_graph() -> None:
+    model = InPlace()
+    _, kept = read_layers(model, torch.randn(5, 4), ["linear"])
+    kept["linear"].square().sum().backward()
+    assert model.linear.weight.grad is not None
+    assert model.linear.weight.grad.abs().sum() > 0
+
+
+def test_output_and_layers_come_from_one_pass() -> None:
+    model, calls = small_cnn(10, 1), []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    output, kept = read_layers(model, torch.rand(4, 1, 8, 8), ["conv1", "fc2", ""])
+    assert len(calls) == 1
+    assert {name: value.shape[0] for name, value in kept.items()} == {"conv1": 4, "fc2": 4, "": 4}
+    torch.testing.assert_close(kept[""], output)
+    torch.testing.assert_close(kept[""], kept["fc2"])
+
+
+class Fails(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.layer(x)
+        raise KeyError("inside")
+
+
+def test_hooks_are_removed_whatever_happens() -> None:
+    model = small_cnn(10, 1)
+    read_layers(model, torch.rand(3, 1, 8, 8), layer_names(model))
+    assert hooks(model) == 0
+    failing = Fails()
+    with pytest.raises(KeyError):
+        read_layers(failing, torch.rand(3, 4), ["layer"])
+    assert hooks(failing) == 0
+    with pytest.raises(NeurordlError):
+        read_layers(model, torch.rand(3, 1, 8, 8), ["conv1", "nowhere"])
+    assert hooks(model) == 0
+
+
+class Told(nn.Module):
+    def __init__(self, make: Any) -> None:
+        super().__init__()
+        self.make = make
+
+    def forward(self, x: Tensor) -> Any:
+        return self.make(x)
+
+
+def test_tuples_and_mappings_give_their_first_tensor() -> None:
+    x = torch.randn(5, 4)
+    for make in (
+        lambda x: (2 * x, 3 * x),
+        lambda x: [None, 2 * x],
+        lambda x: OrderedDict(last_hidden_state=2 * x, pooler=x),
+        lambda x: {"mask": None, "logits": 2 * x},
+    ):
+        _, kept = read_layers(nn.Sequential(Told(make)), x, ["0"])
+        torch.testing.assert_close(kept["0"], 2 * x)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda x: "text", "holds no tensor"),
+        (lambda x: (None, 3), "holds no tensor"),
+        (lambda x: x.long(), "not real numbers"),
+        (lambda x: x.sum(0), "no axis holds the stimuli"),
+    ],
+)
+def test_what_cannot_be_read_says_why(make: Any, message: str) -> None:
+    model = nn.Sequential(Told(make))
+    with pytest.raises(NeurordlError, match=f"'0'.*{message}"):
+        read_layers(model, torch.randn(5, 4), ["0"])
+    assert read_layers(model, torch.randn(5, 4), ["0"], missing=True)[1] == {}
+
+
+class TwoPaths(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x) + self.used(2 * x)
+
+
+def test_layer_that_did_not_run_and_layer_that_ran_twice() -> None:
+    model, x = TwoPaths(), torch.randn(5, 4)
+    with pytest.raises(NeurordlError, match="'unused' did not run"):
+        read_layers(model, x, ["unused"])
+    torch.testing.assert_close(read_layers(model, x, ["used"])[1]["used"], model.used(2 * x))
+
+
+def transformer(batch_first: bool) -> nn.Module:
+    class Tokens(nn.Module):
+        """Images to tokens to logits, the tokens' axis first or second."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Linear(8, 16)
+            self.encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=batch_first)
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=batch_first)
+
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.embed(images.squeeze(1))  # (n, 8 rows as tokens, 16)
+            tokens = tokens if batch_first else tokens.transpose(0, 1)
+            tokens = self.encoder(tokens)
+            tokens = self.attention(tokens, tokens, tokens)[0]
+            return (tokens if batch_first else tokens.transpose(0, 1)).mean(1)
+
+    return Tokens().eval()
+
+
+def test_token_layouts_give_the_same_patterns() -> None:
+    torch.manual_seed(0)
+    first = transformer(batch_first=True)
+    second = transformer(batch_first=False)
+    second.load_state_dict(first.state_dict())
+    images = torch.rand(5, 1, 8, 8)
+    layers = ["encoder", "attention", "encoder.self_attn"]
+    one, two = (read_layers(model, images, layers)[1] for model in (first, second))
+    for layer in layers:
+        assert one[layer].shape == (5, 8 * 16)
+        torch.testing.assert_close(one[layer], two[layer])
+    # A stimulus's patterns are its own: they do not depend on which others stand beside it.
+    alone = read_layers(second, images[3:4], layers)[1]
+    torch.testing.assert_close(alone["encoder"][0], two["encoder"][3])
+
+
+def test_as_many_tokens_as_stimuli() -> None:
+    images = torch.rand(8, 1, 8, 8)  # 8 stimuli, 8 tokens
+    for batch_first in (True, False):
+        model = transformer(batch_first)
+        # The attention says which axis is which, the encoder layer does not.
+        kept = read_layers(model, images, ["attention"])[1]["attention"]
+        torch.testing.assert_close(kept[:3], read_layers(model, images[:3], ["attention"])[1]["attention"])
+        for missing in (False, True):  # never left out in silence
+            with pytest.raises(NeurordlError, match=r"'encoder' .*\(8, 8, 16\).*another batch size"):
+                read_layers(model, images, ["encoder"], missing=missing)
+
+
+def test_convolution_with_as_many_maps_as_stimuli_is_not_ambiguous() -> None:
+    images = torch.rand(8, 1, 8, 8)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3))
+    torch.testing.assert_close(read_layers(model, images, ["0"])[1]["0"], model(images).flatten(1))
+
+
+def test_frozen_eval_puts_each_mode_back() -> None:
+    model = small_cnn(10, 1, batchnorm=True, dropout=0.5).train()
+    model.conv2.eval()
+    before = [module.training for module in model.modules()]
+    with frozen_eval(model):
+        assert not any(module.training for module in model.modules())
+        assert not torch.is_grad_enabled()
+    assert [module.training for module in model.modules()] == before
+
+    def fail() -> None:
+        with frozen_eval(model):
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
+    assert torch.is_grad_enabled()
+    assert [module.training for module in model.modules()] == before
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
+def test_extract_patterns_by_hand(batch_size: int) -> None:
+    shown = stimuli()
+    model = small_cnn(10, 1, batchnorm=True, dropout=0.5).train()
+    running = model.conv1[1].running_mean.clone()
+    got = extract_patterns(model, shown, ["conv2", "fc1"], batch_size=batch_size)
+    assert model.training
+    torch.testing.assert_close(model.conv1[1].running_mean, running)
+    assert list(got) == ["conv2", "fc1"]
+    with torch.no_grad():
+        x = model.eval().conv2(model.conv1(shown.images()))
+    np.testing.assert_allclose(got["conv2"].measurements, x.flatten(1).numpy(), atol=1e-5)
+    assert got["conv2"].measurements.dtype == np.float32
+    assert list(got["conv2"].obs_descriptors["stimulus"]) == list(shown.ids)
+    assert got["conv2"].descriptors["layer"] == "conv2"
+
+
+def test_extract_patterns_in_the_precision_of_the_model() -> None:
+    shown = stimuli()
+    model = small_cnn(10, 1)
+    single = extract_patterns(model, shown, "fc2")["fc2"].measurements
+    double = extract_patterns(model.double(), shown, "fc2")["fc2"].measurements
+    np.testing.assert_allclose(single, double, atol=1e-5)
+    assert as_input(torch.zeros(1), model).dtype == torch.float64
+    assert as_input(torch.zeros(1), nn.ReLU()).dtype == torch.float32
+
+
+def test_what_a_glob_finds_need_not_run_but_what_is_named_must() -> None:
+    shown = StimulusSet.from_array(np.random.default_rng(0).random((6, 1, 4, 4)), list("abcdef"))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(16, 3), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x.flatten(1))
+
+    assert list(extract_patterns(Model(), shown, "all")) == ["used"]
+    assert list(extract_patterns(Model(), shown, "*used")) == ["used"]
+    with pytest.raises(NeurordlError, match="'unused' did not run"):
+        extract_patterns(Model(), shown, ["used", "unused"])
+    with pytest.raises(NeurordlError, match="batch_size=0"):
+        extract_patterns(Model(), shown, batch_size=0)
