@@ -3,15 +3,15 @@
 Three full steps (forward, loss, backward, optimiser) of the same CIFAR ResNet-18 on the same batches:
 
 - labels: cross-entropy in plain torch, nothing of ours;
-- rdl: `Objective` with an `RDMLoss` (correlation, corr) on layer2, layer3 and layer4 against precomputed RDMs
-  of the same images: one stream, the labelled batches carry ids;
-- rkd: the distance term of relational knowledge distillation (Park et al. 2019) on the same layers as popular
-  code writes it: torch.cdist of the flattened features, divided by the mean of the distances that are not
-  zero, smooth L1 against the teacher's. The teacher's features are precomputed and lie ready.
+- rdl: `Objective` with an `RDMLoss` (correlation, corr) on layer2, layer3 and layer4 against precomputed
+  RDMs of the same images: one stream, the labelled batches carry ids;
+- rkd: the distance term of relational knowledge distillation (Park et al. 2019) on the same layers as
+  popular code writes it: torch.cdist of the flattened features, divided by the mean of the distances that
+  are not zero, smooth L1 against the teacher's. The teacher's features are precomputed and lie ready.
 
-Steps are interleaved: a triple has all three, in an order that runs through all six. Ratios are taken within
-triples; the interval of their median comes from a bootstrap over triples. The images are random, of the size of
-CIFAR's, and the teachers are random too: what they show does not change the time.
+Steps are interleaved: a triple has all three, in an order that runs through all six. Ratios are taken
+within triples; the interval of their median comes from a bootstrap over triples. Images (3 x 32 x 32) and
+teachers are random: what they show does not change the time.
 
     python benchmarks/training.py                                 # 30 triples, minutes on two free cores
     python benchmarks/training.py --pairs 3 --batch 16 --out ""   # a quick look, nothing written

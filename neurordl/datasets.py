@@ -138,12 +138,15 @@ def load_cifar100(
     labels: Literal["coarse", "fine"] = "fine",
     limit: int | None = None,
 ) -> StimulusSet:
-    """CIFAR-100, RGB, 32 x 32, each image stretched in contrast: 50,000 training or 10,000 test images.
+    """CIFAR-100 with stretched contrast, RGB, 32 x 32: 50,000 training or 10,000 test images.
 
     Read from ``cifar100_stretched`` in `data_root`, in the official order; ``limit`` takes (and decodes) the
     first ones. Ids are the official file names; one that comes again in a split gets "~2". The table has the
     names of both classes, ``fine`` and ``coarse``. Normalise with `CIFAR100_MEAN` and `CIFAR100_STD`.
-    Source: Krizhevsky (2009), in the form of the repository cfederer/TrainCNNsWithNeuralData.
+    Each image was stretched by itself to reach from 0 to 255: fine for comparing methods, but accuracies are
+    not those published for CIFAR-100. 14 training images are duplicates, and 10 test images are in the
+    training set too. Source: Krizhevsky (2009); the stretched images are those of the GitHub repository
+    cfederer/TrainCNNsWithNeuralData.
 
     Raises
     ------

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from rich.console import Console
 from rich.progress import track
 from scipy import stats
 
@@ -57,20 +59,19 @@ def run_grid(
     Raises
     ------
     NeurordlError
-        No jobs, jobs with unlike keys or twice the same, an ``out`` whose rows came from other settings, a
-        file that is damaged.
+        Jobs that make no grid, an ``out`` whose rows came from other settings, a file that is damaged.
     """
     if not jobs or any(set(job) != set(jobs[0]) for job in jobs):
         raise NeurordlError(f"{len(jobs)} jobs: expected one or more, all with the same keys")
     names = [_file_name(job) for job in jobs]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise NeurordlError(
-            f"jobs: {sorted(twice)[0].removesuffix('.json')} is there twice; each must differ"
-        )
+    if twice := [dict(job) for job, name in zip(jobs, names, strict=True) if names.count(name) > 1]:
+        raise NeurordlError(f"jobs: {twice[0]} is there twice; each must differ")
     if out is not None:
         _open_folder(out, json.loads(json.dumps(fingerprint or {}, default=str)))
     rows = []
-    for job, name in track(list(zip(jobs, names, strict=True)), "jobs", disable=not progress, transient=True):
+    console = Console(stderr=True)  # standard output is the caller's
+    named = list(zip(jobs, names, strict=True))
+    for job, name in track(named, "jobs", console=console, disable=not progress, transient=True):
         file = out / ROWS / name if out is not None else None
         if file is not None and file.is_file():
             rows.append(_read_row(file, job))
@@ -91,9 +92,8 @@ def paired_differences(
     reference: str,
     pair: Sequence[str] = ("experiment", "seed"),
     by: Sequence[str] = (),
-    level: float = 0.95,
 ) -> pd.DataFrame:
-    """Mean difference of each condition from a reference, over pairs, with its t interval.
+    """Mean difference of each condition from a reference, over pairs, with its 95 % t interval.
 
     Parameters
     ----------
@@ -109,8 +109,6 @@ def paired_differences(
         Columns that say which rows belong together.
     by
         Those of the pair's columns for each value of which a mean of its own is taken: ``("experiment",)``.
-    level
-        Coverage of the interval.
 
     Returns
     -------
@@ -141,7 +139,7 @@ def paired_differences(
     for group, part in parts:
         for name in (name for name in dict.fromkeys(frame[condition]) if name != reference):
             differences = (part[name] - part[reference]).dropna().to_numpy()
-            mean, reach = _mean_and_reach(differences, level)
+            mean, reach = _mean_and_reach(differences)
             found = {
                 "difference": mean,
                 "ci_low": mean - reach,
@@ -152,10 +150,10 @@ def paired_differences(
     return pd.DataFrame(rows)
 
 
-def _mean_and_reach(values: np.ndarray[Any, np.dtype[np.float64]], level: float) -> tuple[float, float]:
+def _mean_and_reach(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     if len(values) < 2:
         return float(values.mean()) if len(values) else math.nan, math.nan
-    return float(values.mean()), float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
+    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def _file_name(job: Mapping[str, Any]) -> str:

@@ -119,9 +119,9 @@ def test_paired_differences_are_those_of_the_paired_t_test():
 
 def test_without_groups_all_pairs_count_together():
     frame = table()
-    found = paired_differences(frame, "score", reference="permuted", level=0.9).set_index("condition")
+    found = paired_differences(frame, "score", reference="permuted").set_index("condition")
     a, b = (frame[frame["condition"] == name]["score"].to_numpy() for name in ("rdl", "permuted"))
-    interval = stats.ttest_rel(a, b).confidence_interval(0.9)
+    interval = stats.ttest_rel(a, b).confidence_interval(0.95)
     assert found.loc["rdl", "n"] == 12
     assert found.loc["rdl", ["ci_low", "ci_high"]].tolist() == pytest.approx([interval.low, interval.high])
 

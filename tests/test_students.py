@@ -134,8 +134,10 @@ def test_unknown_student_lists_near_matches() -> None:
 
 
 def test_unknown_option_lists_the_options() -> None:
-    with pytest.raises(NeurordlError, match="small_cnn has no option width; it takes batchnorm, dropout"):
-        students.build("small_cnn", width=3)
+    with pytest.raises(
+        NeurordlError, match="small_cnn has no option wide; it takes width, batchnorm, dropout"
+    ):
+        students.build("small_cnn", wide=3)
 
 
 @pytest.mark.parametrize("wrong", [{"num_classes": 0}, {"in_channels": 0}])

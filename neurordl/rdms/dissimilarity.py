@@ -178,30 +178,16 @@ DISSIMILARITIES: dict[str, Callable[..., Tensor]] = {
     "crossnobis": crossnobis,
 }
 
-# how rsatoolbox and papers write them in `RDMs.dissimilarity_measure`, lower case, letters and digits only
+# how else rsatoolbox and papers write them in `RDMs.dissimilarity_measure`, lower case, letters and digits
 _WRITTEN = {
-    "squaredeuclidean": "euclidean",
-    "sqeuclidean": "euclidean",
-    "euclideansquared": "euclidean",
-    "rooteuclidean": "euclidean_root",
-    "pearson": "correlation",
-    "1pearson": "correlation",
-    "1pearsonr": "correlation",
-    "1pearsonsr": "correlation",
-    "1pearsoncorrelation": "correlation",
-    "pearsoncorrelation": "correlation",
-    "1correlation": "correlation",
-    "1corr": "correlation",
-    "1r": "correlation",
-    "1cosine": "cosine",
-    "1cosinesimilarity": "cosine",
-    "squaredmahalanobis": "mahalanobis",
-    "mahalanobissquared": "mahalanobis",
-    "squaredcrossnobis": "crossnobis",
-    "crossvalidatedmahalanobis": "crossnobis",
-    "crossvalidatedsquaredmahalanobis": "crossnobis",
-    "ldc": "crossnobis",
-    "lineardiscriminantcontrast": "crossnobis",
+    "euclidean": "squaredeuclidean sqeuclidean euclideansquared",
+    "euclidean_root": "euclideanroot rooteuclidean",
+    "correlation": "pearson pearsoncorrelation 1pearson 1pearsonr 1pearsonsr 1pearsoncorrelation "
+    "1correlation 1corr 1r",
+    "cosine": "1cosine 1cosinesimilarity",
+    "mahalanobis": "squaredmahalanobis mahalanobissquared",
+    "crossnobis": "squaredcrossnobis crossvalidatedmahalanobis crossvalidatedsquaredmahalanobis ldc "
+    "lineardiscriminantcontrast",
 }
 
 
@@ -230,9 +216,7 @@ def canonical_measure(text: str | None) -> str | None:
     """
     plain = re.sub(r"[^a-z0-9]", "", (text or "").lower())
     for candidate in (plain, plain.removesuffix("distance"), plain.removesuffix("dissimilarity")):
-        for name in DISSIMILARITIES:
-            if candidate == name.replace("_", ""):
+        for name, others in _WRITTEN.items():
+            if candidate in (name, *others.split()):
                 return name
-        if candidate in _WRITTEN:
-            return _WRITTEN[candidate]
     return None

@@ -30,6 +30,7 @@ from neurordl.rsa.inference import (
     why_undefined,
 )
 from neurordl.rsa.inputs import (
+    PairChoice,
     RunLike,
     choose_pairs,
     model_stimuli,
@@ -43,21 +44,11 @@ from neurordl.stimuli import StimulusSet
 __all__ = ["COLUMNS", "Evaluation", "RunLike", "compare", "evaluate", "noise_ceiling"]
 
 COLUMNS = (
-    *(
-        "layer",
-        "roi",
-        "subject",
-        "method",
-        "score",
-        "ci_low",
-        "ci_high",
-        "p",
-        "ceiling_lower",
-        "ceiling_upper",
-    ),
+    *("layer", "roi", "subject", "method", "score"),
+    *("ci_low", "ci_high", "p", "ceiling_lower", "ceiling_upper"),
     *("n_subjects", "n_stimuli", "pairs", "fitted", "reason", "dissimilarity"),
 )
-_STIMULI_FITTED = {"held-out": "no", "fitted": "yes", "cross": "one of each pair", "all": "some"}
+_STIMULI_FITTED = {"held-out": "no", "fitted": "yes", "cross": "one of each pair"}
 
 Floats = npt.NDArray[np.float64]
 
@@ -199,7 +190,7 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     for name, brain in brains.items():
         data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
-        fitted = _fitted(brain, run, chosen.name)
+        fitted = _fitted(brain, run, chosen)
         rows += [{**row, "roi": name} for row in _rows(list(models), stack, brain, data, method, fitted)]
     common: dict[str, Any] = {
         "method": method,
@@ -225,7 +216,7 @@ def evaluate(
     return Evaluation(pd.DataFrame(rows).assign(**common)[list(COLUMNS)], match, settings)
 
 
-def _fitted(brain: RDMs, run: RunLike | None, pairs: str) -> dict[str, str]:
+def _fitted(brain: RDMs, run: RunLike | None, chosen: PairChoice) -> dict[str, str]:
     """What ``fitted`` says for each subject and for the mean."""
     if run is None:
         return dict.fromkeys((*subject_names(brain), "mean"), "unknown")
@@ -235,7 +226,7 @@ def _fitted(brain: RDMs, run: RunLike | None, pairs: str) -> dict[str, str]:
         told = dict.fromkeys(told, "unknown")
     kinds = set(told.values())
     told["mean"] = kinds.pop() if len(kinds) == 1 else "some"
-    stimuli = _STIMULI_FITTED[pairs]
+    stimuli = _STIMULI_FITTED.get(chosen.name) or {0: "no", len(chosen.ids): "yes"}.get(chosen.used, "some")
     return {name: f"stimuli: {stimuli}, subjects: {value}" for name, value in told.items()}
 
 

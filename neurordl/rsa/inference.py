@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -35,15 +34,14 @@ Bools = npt.NDArray[np.bool_]
 
 # Expected values under random tie breaking: 0 for a constant RDM, by definition.
 _TIES_BROKEN = ("rho-a", "tau-a")
+_RANKED = ("spearman", "rho-a", "tau-a", "tau-b")
 _ROUNDING = 1e-12
 
 
 def check_method(method: str) -> None:
     """Refuse a comparison that RDMs are not scored with; the error lists those they are."""
     if method not in METHODS:
-        near = difflib.get_close_matches(str(method), METHODS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise NeurordlError(f"unknown method {method!r} to compare RDMs; {hint}known: {', '.join(METHODS)}")
+        raise NeurordlError(f"unknown method {method!r} to compare RDMs; choose one of {', '.join(METHODS)}")
 
 
 def compare(
@@ -56,7 +54,10 @@ def compare(
     models, data
         RDMs with the pattern descriptor ``stimulus``. The data may hold more stimuli than the models.
     method
-        One of ``METHODS``, as rsatoolbox means them.
+        One of ``METHODS``, as rsatoolbox means them: ``cosine``, ``corr`` (Pearson), and both whitened for
+        the covariance of distances that share a stimulus (``cosine_cov``, ``corr_cov``; Diedrichsen et al.
+        2020, arXiv:2007.02789); ``spearman``, and ``rho-a``, its expected value when ties are broken at
+        random (Schütt et al. 2023, eLife 12:e82566); Kendall's ``tau-a`` and ``tau-b``.
     missing
         "error": the data must hold every stimulus of the models; "ignore": the shared ones are compared.
 
@@ -93,8 +94,9 @@ def noise_ceiling(
 ) -> tuple[float, float]:
     """Bounds on the similarity that the true model would reach, given how far subjects agree.
 
-    As in Nili et al. (2014), with rsatoolbox's pooling: the mean over subjects of the similarity of each
-    one's RDM with the pooled RDM of the others (lower), and of all (upper), for these subjects and stimuli.
+    As in Nili et al. (2014, PLoS Comput. Biol. 10:e1003553), with rsatoolbox's pooling: the mean over
+    subjects of the similarity of each one's RDM with the pooled RDM of the others (lower), and of all
+    (upper), for these subjects and stimuli.
     Equal to ``rsatoolbox.inference.boot_noise_ceiling`` where no pair is missing. Otherwise a pair is pooled
     over the subjects in whom it was measured, each subject's values being scaled by their own pairs.
 
@@ -182,28 +184,24 @@ def why_undefined(model: Floats, data: Floats, method: str, model_name: str, dat
 def ceiling(vectors: Floats, method: str) -> tuple[float, float]:
     """Lower and upper noise ceiling of condensed RDMs (subjects, pairs); see `noise_ceiling`."""
     scaled = _scaled(vectors, method)
-    full = _pooled(scaled)
-    lower, upper = [], []
-    for k in range(len(vectors)):
-        subject = vectors[k : k + 1]
-        lower.append(similarity(_pooled(np.delete(scaled, k, axis=0)), subject, method)[0, 0])
-        upper.append(similarity(full, subject, method)[0, 0])
-    return _mean(lower), _mean(upper)
+    upper = similarity(_pooled(scaled, method), vectors, method)[0]
+    lower = np.array(
+        [
+            similarity(_pooled(np.delete(scaled, k, axis=0), method), vectors[k : k + 1], method)[0, 0]
+            for k in range(len(vectors))
+        ]
+    )
+    return mean_interval(lower)[0], mean_interval(upper)[0]
 
 
-def _mean(values: Sequence[float]) -> float:
-    defined = [v for v in values if np.isfinite(v)]
-    return float(np.mean(defined)) if defined else float("nan")
-
-
-def _pooled(scaled: Floats) -> Floats:
+def _pooled(scaled: Floats, method: str) -> Floats:
     """Mean of each pair over the subjects in whom it is measured: (1, pairs), NaN where in none."""
     measured = np.isfinite(scaled)
     count = measured.sum(axis=0, keepdims=True)
     total = np.where(measured, scaled, 0.0).sum(axis=0, keepdims=True)
     mean = np.full(total.shape, np.nan)
     np.divide(total, count, out=mean, where=count > 0)
-    return mean
+    return mean.round(6) if method in _RANKED else mean  # mean ranks that tie do so whatever the rounding
 
 
 def _scaled(vectors: Floats, method: str) -> Floats:
@@ -228,8 +226,8 @@ def _scaled(vectors: Floats, method: str) -> Floats:
     return scaled
 
 
-def mean_interval(scores: Floats, level: float = 0.95) -> tuple[float, float, float, float, int]:
-    """Mean over subjects with its t interval and p against zero (one-sided), as rsatoolbox's ``eval_fixed``.
+def mean_interval(scores: Floats) -> tuple[float, float, float, float, int]:
+    """Mean over subjects, its 95 % t interval and p against zero (one-sided): rsatoolbox's ``eval_fixed``.
 
     Estimand: the mean over the population of subjects, for these stimuli.
 
@@ -237,8 +235,6 @@ def mean_interval(scores: Floats, level: float = 0.95) -> tuple[float, float, fl
     ----------
     scores
         One score per subject; NaN ones are left out.
-    level
-        Coverage of the two-sided interval.
 
     Returns
     -------
@@ -250,6 +246,6 @@ def mean_interval(scores: Floats, level: float = 0.95) -> tuple[float, float, fl
     if n < 2:
         return (float(defined[0]) if n else np.nan), np.nan, np.nan, np.nan, n
     mean, variance = float(defined.mean()), float(defined.var(ddof=1)) / n
-    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * np.sqrt(variance)
+    reach = float(stats.t.ppf(0.975, n - 1)) * np.sqrt(variance)
     p = float(stats.t.sf(mean / np.sqrt(max(variance, np.finfo(float).eps)), n - 1))
     return mean, mean - reach, mean + reach, p, n

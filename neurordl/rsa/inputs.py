@@ -80,11 +80,14 @@ class PairChoice:
         The stimuli in these pairs, naturally sorted: the same sums in whatever order the data came.
     keep
         (pairs,) which of their condensed pairs count; all but for "cross".
+    used
+        How many of the stimuli the run used.
     """
 
     name: str
     ids: tuple[str, ...]
     keep: npt.NDArray[np.bool_]
+    used: int
 
 
 def choose_pairs(ids: Sequence[str], run: RunLike | None, pairs: str | None) -> PairChoice:
@@ -118,14 +121,14 @@ def choose_pairs(ids: Sequence[str], run: RunLike | None, pairs: str | None) -> 
         )
     i, j = np.triu_indices(len(chosen), 1)
     keep = np.ones(len(i), dtype=bool)
+    here = np.array([stimulus in used for stimulus in chosen])
     if pairs == "cross":
-        here = np.array([stimulus in used for stimulus in chosen])
         keep = here[i] != here[j]
         if not keep.any():
             raise NeurordlError(
                 "there are no cross pairs: the stimuli are all fitted or all held out; choose the other pairs"
             )
-    return PairChoice(pairs, chosen, keep)
+    return PairChoice(pairs, chosen, keep, int(here.sum()))
 
 
 def rdms_by_roi(
@@ -166,7 +169,15 @@ def model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ...
             )
     if stimuli is not None:
         return stimuli.ids
-    return stimulus_ids(next(iter(_named(source).values()))[0])
+    (first, (rdms, _)), *others = _named(source).items()
+    ids = stimulus_ids(rdms)
+    for name, (other, _) in others:
+        if other is not rdms and set(stimulus_ids(other)) != set(ids):
+            raise NeurordlError(
+                f"the model RDMs {first!r} and {name!r} are of different stimuli, and scores on different "
+                "stimuli do not compare; give model RDMs of the same ones"
+            )
+    return ids
 
 
 def network_measure(dissimilarity: str | None, rdms: RDMs) -> str:

@@ -177,7 +177,7 @@ def fit(
             "precision": str(fabric.strategy.precision.precision),
             "processes": world,
         }
-        record = describe_fit(settings, student, objective, fitter.optimizer, labelled, train, held, matches)
+        record = describe_fit(settings, student, objective, made, labelled, train, held, matches)
         fitter.record = record
         fitter.folder = RunFolder(out, record, resume, writes=rank == 0) if out is not None else None
         fitter.run(progress and rank == 0)

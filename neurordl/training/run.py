@@ -160,7 +160,7 @@ def load_run(
         student = students.build(**spec)
     load_student(student, path)
     try:
-        history = pd.read_csv(folder / HISTORY, float_precision="round_trip")
+        history = pd.read_csv(folder / HISTORY)
     except (OSError, ValueError) as error:
         raise NeurordlError(f"{folder / HISTORY} cannot be read: {error}; fit the run again") from error
     return Run(student.eval(), history, record, folder)

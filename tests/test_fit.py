@@ -1,0 +1,540 @@
+"""`fit`: what it trains on, what it writes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from rsatoolbox.rdm import RDMs
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from neurordl import (
+    Batch,
+    NetworkTeacher,
+    NeurordlError,
+    Objective,
+    PatternTeacher,
+    RDMLoss,
+    RDMTeacher,
+    Run,
+    SoftTargetLoss,
+    StimulusSet,
+    evaluate,
+    fit,
+    load_run,
+    students,
+)
+from neurordl.training.accuracy import accuracy
+from neurordl.training.streams import LoaderStream, SetStream
+
+N, M = 40, 24  # labelled images, stimuli
+IDS = [f"s{i}" for i in range(M)]
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (M, 8, 8), dtype=np.uint8)
+LABELS = np.arange(N) % 4
+DRAWN = np.clip(
+    RNG.normal(60, 30, (N, 8, 8)) + 100 * (np.arange(8) // 2 == LABELS[:, None])[:, None, :], 0, 255
+)
+
+
+def labelled(order: Any = slice(None)) -> StimulusSet:
+    """Four classes of a bright pair of columns in noise."""
+    ids = np.array([f"image{i}" for i in range(N)])
+    return StimulusSet.from_array(DRAWN.astype(np.uint8)[order], ids[order].tolist(), labels=LABELS[order])
+
+
+def stimuli(order: Any = slice(None)) -> StimulusSet:
+    return StimulusSet.from_array(PIXELS[order], np.array(IDS)[order].tolist())
+
+
+def brain(order: Any = slice(None), subjects: Any = slice(None)) -> RDMs:
+    """Three subjects' RDMs of the stimuli: of their pixels, with noise; rows and subjects in any order."""
+    rng = np.random.default_rng(3)
+    rows = PIXELS.reshape(M, -1).astype(float)
+    squares = []
+    for _ in range(3):
+        patterns = rows + rng.normal(0, 40, rows.shape)
+        squares.append(1 - np.corrcoef(patterns))
+    kept = np.array(squares)[subjects][:, order][:, :, order]
+    i, j = np.triu_indices(M, 1)
+    return RDMs(
+        kept[:, i, j],
+        dissimilarity_measure="correlation",
+        rdm_descriptors={"subject": np.array(["p0", "p1", "p2"])[subjects].tolist()},
+        pattern_descriptors={"stimulus": np.array(IDS)[order].tolist()},
+    )
+
+
+def student(seed: int = 0, **options: Any) -> nn.Module:
+    torch.manual_seed(seed)
+    return students.build("small_cnn", 4, 1, width=4, **options)
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in run.student.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return set(one) == set(other) and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def train(**changes: Any) -> Run:
+    """A small fit of two streams, with any argument changed."""
+    arguments: dict[str, Any] = {
+        "student": student(),
+        "objective": Objective([RDMLoss(RDMTeacher(brain()), "conv2")]),
+        "labelled": labelled(),
+        "stimuli": stimuli(),
+        "epochs": 2,
+        "batch_size": 16,
+        "stimuli_batch": 8,
+        "progress": False,
+    }
+    return fit(**{**arguments, **changes})
+
+
+def test_both_terms_are_learned() -> None:
+    run = train(epochs=25, lr=2e-2)
+    first, last = run.history.iloc[0], run.history.iloc[-1]
+    assert last["task"] < 0.5 * first["task"]
+    assert last["rdm:conv2"] < 0.7 * first["rdm:conv2"]
+    assert accuracy(run.student, labelled()) > 0.9
+    assert not run.student.training
+    assert list(run.history) == ["epoch", "step", "loss", "task", "rdm:conv2", "lr", "seconds"]
+    # 40 labelled images in batches of 16 are 2 steps, 24 stimuli in batches of 8 are 3: the longer counts.
+    assert run.history["step"].tolist() == [3 * epoch for epoch in range(1, 26)]
+
+
+def test_each_teacher_teaches_through_fit() -> None:
+    patterns = {"p0": (PIXELS.reshape(M, -1).astype(float), IDS)}
+    teachers = {
+        "rdm": RDMTeacher(brain(), pool="subjects", pair_weights="reliability"),
+        "pattern": PatternTeacher(patterns, center="all"),
+        "network": NetworkTeacher(student(9), "conv3"),
+        "cached": NetworkTeacher(student(9), "conv3", cache=stimuli()),
+    }
+    for name, teacher in teachers.items():
+        run = train(
+            objective=Objective(RDMLoss(teacher, "conv2", comparison="corr"), task=None),
+            labelled=None,
+            epochs=12,
+            lr=2e-2,
+        )
+        values = run.history["rdm:conv2"]
+        assert values.iloc[-1] < 0.8 * values.iloc[0], name
+        assert list(run.history)[2:4] == ["loss", "rdm:conv2"]
+
+
+def test_teacher_moves_in_no_fit_and_is_in_no_file(tmp_path: Path) -> None:
+    teacher = NetworkTeacher(student(9, batchnorm=True), ["conv2", ""])
+    before = {name: value.clone() for name, value in teacher._model.state_dict().items()}
+    objective = Objective([RDMLoss(teacher["conv2"], "conv2"), SoftTargetLoss(teacher)])
+    model = student(batchnorm=True)
+    run = train(student=model, objective=objective, stimuli=None, out=tmp_path / "run")
+    assert same(before, teacher._model.state_dict())
+    names = set(model.state_dict())
+    assert set(safetensors.torch.load_file(tmp_path / "run" / "student.safetensors")) == names
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert set(state["student"]) == names
+    assert len(state["optimizer"]["state"]) == len(list(model.parameters()))
+    assert run.record["objective"]["losses"]["rdm:conv2"]["teacher"]["model"] == "Sequential"
+
+
+def test_same_seed_same_student_and_another_seed_another() -> None:
+    one, two, other = (weights(train(seed=seed)) for seed in (0, 0, 1))
+    assert same(one, two)
+    assert not same(one, other)
+
+
+def test_callers_random_state_and_settings_are_left_alone() -> None:
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)  # noqa: NPY002
+    expected = torch.rand(3), np.random.rand(3), random.random()  # noqa: NPY002
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)  # noqa: NPY002
+    objective = Objective(RDMLoss(RDMTeacher(brain()), "conv2"))
+    model, images, shown = student(dropout=0.5), labelled(), stimuli()
+    torch.manual_seed(5)
+    fit(model, objective, images, shown, 1, seed=1, augment=lambda x: x + torch.randn_like(x), progress=False)
+    assert torch.equal(torch.rand(3), expected[0])
+    assert np.array_equal(np.random.rand(3), expected[1])  # noqa: NPY002
+    assert random.random() == expected[2]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_order_of_the_data_changes_nothing() -> None:
+    """Images, stimuli, rows of the RDMs and subjects, each in another order: the same weights to the bit."""
+    one, two, three = (
+        np.random.default_rng(seed).permutation(size) for seed, size in ((1, N), (2, M), (3, M))
+    )
+    for pool in ("mean", "subjects"):
+        results, scores = [], []
+        for given in (slice(None), slice(None), slice(None), slice(None)), (one, two, three, [2, 0, 1]):
+            teacher = RDMTeacher(brain(given[2], given[3]), pool=pool, pair_weights="reliability")
+            shown, held = stimuli(given[1]).split(0.3, seed=4)
+            run = train(
+                objective=Objective(RDMLoss(teacher, "conv2")),
+                labelled=labelled(given[0]),
+                stimuli=shown,
+                validation=0.3,
+                epochs=3,
+            )
+            results.append(weights(run))
+            frame = evaluate(
+                run, brain(given[2], given[3]), stimuli=held, layers="conv2", method="corr"
+            ).to_frame()
+            scores.append(frame.set_index("subject")[["score", "ceiling_lower", "ceiling_upper"]])
+            assert set(run.held_out_ids) == set(held.ids)
+        assert same(*results)
+        pd.testing.assert_frame_equal(scores[0], scores[1], check_like=True, rtol=1e-6)
+
+
+def test_order_of_a_label_file_changes_nothing(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for place in range(N):
+        Image.fromarray(DRAWN[place].astype(np.uint8)).save(tmp_path / f"image{place}.png")
+    rows = [f"image{place},class{LABELS[place]}" for place in range(N)]
+    results = []
+    for order in (range(N), np.random.default_rng(0).permutation(N)):
+        (tmp_path / "labels.csv").write_text("\n".join(["id,label", *(rows[place] for place in order)]))
+        images = StimulusSet.from_folder(tmp_path, channels=1, labels=tmp_path / "labels.csv")
+        results.append(weights(train(labelled=images)))
+    assert same(*results)
+    assert same(results[0], weights(train()))
+
+
+# What is written
+
+
+def test_folder_and_record(tmp_path: Path) -> None:
+    shown, held = stimuli().split(0.25, seed=1)
+    out = tmp_path / "runs" / "one"
+    teacher = RDMTeacher(brain(), subjects=["p0", "p2"])
+    run = train(
+        objective=Objective(RDMLoss(teacher, "conv2")),
+        stimuli=shown,
+        validation=0.25,
+        out=out,
+        seed=3,
+        student=student(3),
+    )
+    assert sorted(path.name for path in out.iterdir()) == [
+        "best.safetensors",
+        "history.csv",
+        "last.ckpt",
+        "run.json",
+        "student.safetensors",
+    ]
+    record = json.loads((out / "run.json").read_text())
+    assert record == run.record
+    assert record["status"] == "finished"
+    assert record["settings"]["seed"] == 3
+    assert record["objective"]["losses"]["rdm:conv2"]["teacher"]["sha256"] == teacher.sha256
+    assert set(record["versions"]) > {"neurordl", "torch", "python"}
+    assert record["labelled"]["sha256"] == labelled().sha256
+    assert run.held_out_ids == held.ids
+    assert set(run.fitted_ids) | set(run.validation_ids) == set(shown.ids)
+    assert not set(run.fitted_ids) & set(run.validation_ids)
+    assert len(run.validation_ids) == 5  # round(0.25 * 18)
+    assert run.fitted_subjects == ("p0", "p2")
+    assert run.preprocessing == shown.preprocessing
+    assert "24 stimuli" not in record["matches"]["rdm:conv2"]
+    pd.testing.assert_frame_equal(pd.read_csv(out / "history.csv"), run.history)
+    again = load_run(out)
+    assert same(weights(again), weights(run))
+    assert again.record == run.record
+    assert again.fitted_ids == run.fitted_ids
+    pd.testing.assert_frame_equal(again.history, run.history)
+    last = load_run(out, weights="last")
+    assert same(weights(last), safetensors.torch.load_file(out / "student.safetensors"))
+    memory = train(
+        objective=Objective(RDMLoss(teacher, "conv2")),
+        stimuli=shown,
+        validation=0.25,
+        seed=3,
+        student=student(3),
+    )
+    assert same(weights(memory), weights(run))
+    assert memory.record == run.record
+    assert memory.out is None
+
+
+def test_students_that_were_not_built_by_name(tmp_path: Path) -> None:
+    def plain() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 4))
+
+    run = train(student=plain(), objective=Objective(RDMLoss(RDMTeacher(brain()), "1")), out=tmp_path / "run")
+    with pytest.raises(NeurordlError, match=r"Sequential.*pass load_run\(out, student=...\)"):
+        load_run(tmp_path / "run")
+    assert same(weights(load_run(tmp_path / "run", plain())), weights(run))
+    with pytest.raises(NeurordlError, match="cannot be read into Linear"):
+        load_run(tmp_path / "run", nn.Linear(2, 2))
+
+
+# Validation
+
+
+def test_best_epoch_on_validation_stimuli(tmp_path: Path) -> None:
+    """Uphill in the second half: an earlier epoch is best, and its weights come back."""
+    objective = Objective(RDMLoss(NetworkTeacher(student(9), "conv3"), "conv2", comparison="corr"), task=None)
+    shown = stimuli().subset(IDS[:12])
+    held = StimulusSet.from_array(PIXELS[:12], [f"copy{k}" for k in range(12)])  # what is learned shows there
+
+    def turn(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 if step < steps // 2 else -1)
+
+    runs = [
+        train(
+            objective=objective,
+            labelled=None,
+            stimuli=shown,
+            validation=held,
+            epochs=16,
+            scheduler=turn,
+            lr=1e-2,
+            stimuli_batch=12,
+            out=out,
+        )
+        for out in (None, tmp_path / "run")
+    ]
+    for run in runs:
+        values = run.history["val_rdm:conv2"]
+        best = int(values.idxmin())
+        assert 3 < best < 12
+        assert run.record["best"] == {"value": values[best], "epoch": best + 1}
+        found = objective.transfer_terms(run.student, Batch(held.images(), held.ids))
+        assert found["rdm:conv2"] == pytest.approx(values[best], abs=1e-6)
+    assert same(weights(runs[0]), weights(runs[1]))
+    last = safetensors.torch.load_file(tmp_path / "run" / "student.safetensors")
+    assert not same(last, weights(runs[1]))
+    assert same(weights(load_run(tmp_path / "run")), weights(runs[1]))
+
+
+def test_validation_that_does_not_fit() -> None:
+    with pytest.raises(NeurordlError, match=r"validation: 1 stimuli are also trained on \(s3\)"):
+        train(validation=stimuli().subset(IDS[:4]), stimuli=stimuli().subset(IDS[3:]))
+    with pytest.raises(NeurordlError, match="validation= chooses the epoch on stimuli; pass stimuli="):
+        train(validation=0.2, stimuli=None)
+    with pytest.raises(NeurordlError, match="losses of the 2 validation stimuli are undefined"):
+        train(validation=stimuli().subset(IDS[:2]), stimuli=stimuli().subset(IDS[2:]))
+    unknown = StimulusSet.from_array(PIXELS[:4], list("abcd"))
+    with pytest.raises(NeurordlError, match="'a', 'b', 'c', 'd'"):
+        train(validation=unknown)
+
+
+# Streams
+
+
+def test_every_stimulus_in_turn_and_never_a_held_out_one() -> None:
+    stream = SetStream(stimuli(), 10, seed=0, kind=1)
+    assert len(stream) == 2
+    passes = [[name for step in range(2) for name in stream.draw(2 * k + step).ids or ()] for k in range(40)]
+    assert all(len(set(one)) == 20 for one in passes)  # none twice in a pass
+    assert {name for one in passes for name in one} == set(IDS)
+    assert len({tuple(one) for one in passes}) == 40
+    assert SetStream(stimuli(), 10, seed=0, kind=1).draw(7).ids == stream.draw(7).ids
+    assert SetStream(stimuli(), 10, seed=1, kind=1).draw(7).ids != stream.draw(7).ids
+    for step in range(4):  # each image under its own id
+        batch = stream.draw(step)
+        torch.testing.assert_close(batch.images, stimuli().subset(batch.ids or ()).images())
+
+
+def test_processes_share_a_batch_out() -> None:
+    parts = [SetStream(labelled(), 9, seed=0, rank=rank, world=2) for rank in range(2)]
+    assert [len(part) for part in parts] == [5, 5]  # batches of 8, the same number in each
+    for step in range(7):
+        names = [name for part in parts for name in part.draw(step).ids or ()]
+        assert len(set(names)) == 8
+
+
+def test_batches_stay_within_what_a_subject_saw() -> None:
+    values = PIXELS.reshape(M, -1).astype(float)
+    teacher = PatternTeacher({"a": (values[:14], IDS[:14]), "b": (values[10:], IDS[10:])})
+    asked: list[list[str]] = []
+    original = teacher.target
+    teacher.target = lambda batch, features: asked.append(list(batch.ids or ())) or original(batch, features)  # type: ignore[method-assign, func-returns-value]
+    train(objective=Objective(RDMLoss(teacher, "conv2")), stimuli_batch=5, epochs=10)
+    assert len(asked) > 10
+    assert all(set(ids) <= set(IDS[:14]) or set(ids) <= set(IDS[10:]) for ids in asked)
+    assert {name for ids in asked for name in ids} == set(IDS)
+
+
+def test_stimuli_that_the_teacher_does_not_know_are_left_out_if_asked() -> None:
+    known = brain().subset_pattern("stimulus", IDS[:16])
+    teacher = RDMTeacher(known, missing="ignore")
+    run = train(objective=Objective(RDMLoss(teacher, "conv2")))
+    assert math.isfinite(run.history["rdm:conv2"].iloc[-1])
+    assert "missing (not in the RDMs)" in run.record["matches"]["rdm:conv2"]
+
+
+def arrays() -> tuple[Tensor, Tensor]:
+    return labelled().images(), torch.from_numpy(LABELS)
+
+
+class Named(Dataset[Any]):
+    """Images with labels and ids."""
+
+    def __len__(self) -> int:
+        return M
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int, str]:
+        return torch.from_numpy(PIXELS[place] / 255).float()[None], place % 4, IDS[place]
+
+
+def test_loaders_data_sets_and_lists_of_batches() -> None:
+    images, labels = arrays()
+    runs = {
+        "loader": train(labelled=DataLoader(TensorDataset(images, labels), batch_size=16, shuffle=True)),
+        "data set": train(labelled=TensorDataset(images, labels)),
+        "list": train(labelled=[(images[:16], labels[:16]), (images[16:], labels[16:])]),
+    }
+    for name, run in runs.items():
+        assert run.history["task"].notna().all(), name
+    assert runs["loader"].record["labelled"] == {"source": "DataLoader"}
+
+
+def test_shuffled_loader_follows_the_seed_whatever_its_generator() -> None:
+    images, labels = arrays()
+
+    def loader(generator: torch.Generator | None) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(images, labels), batch_size=16, shuffle=True, generator=generator)
+
+    used = torch.Generator().manual_seed(3)
+    torch.rand(10, generator=used)
+    one, two = (weights(train(labelled=loader(given), seed=1)) for given in (torch.Generator(), used))
+    assert same(one, two)
+    assert not same(one, weights(train(labelled=loader(torch.Generator()), seed=2)))
+    assert same(weights(train(labelled=loader(None), seed=1)), weights(train(labelled=loader(None), seed=1)))
+
+
+def test_a_short_loader_starts_again_within_the_epoch() -> None:
+    images, labels = arrays()
+    numbered = TensorDataset(images, torch.arange(N), labels)
+    stream = LoaderStream(DataLoader(numbered, batch_size=16, shuffle=True), seed=0)
+    drawn = [stream.draw(step).labels for step in range(6)]
+    assert [len(one) for one in drawn if one is not None] == [16, 16, 8, 16, 16, 8]
+    first, second = (torch.cat([one for one in part if one is not None]) for part in (drawn[:3], drawn[3:]))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(N))
+    assert first.tolist() != second.tolist()
+
+
+def test_ids_that_a_loader_brings_are_the_fitted_ones(tmp_path: Path) -> None:
+    run = train(labelled=DataLoader(Named(), batch_size=8), stimuli=None, out=tmp_path / "run")
+    assert run.record["stimuli"] is None
+    assert set(run.fitted_ids) == set(IDS) == set(load_run(tmp_path / "run").fitted_ids)
+    assert run.fitted_subjects == ("p0", "p1", "p2")
+    numbered = [
+        (images, labels, torch.arange(len(images))) for images, labels, _ in DataLoader(Named(), batch_size=8)
+    ]
+    other = RDMs(
+        np.random.default_rng(0).random((1, 28)),
+        dissimilarity_measure="correlation",
+        pattern_descriptors={"stimulus": [str(k) for k in range(8)]},
+    )
+    run = train(labelled=numbered, stimuli=None, objective=Objective(RDMLoss(RDMTeacher(other), "conv2")))
+    assert run.fitted_ids == tuple(str(k) for k in range(8))
+
+
+def test_one_stream_of_labelled_stimuli() -> None:
+    images = StimulusSet.from_array(PIXELS, IDS, labels=np.arange(M) % 4)
+    run = train(labelled=images, stimuli=None)
+    assert run.fitted_ids == images.ids
+    assert run.preprocessing == images.preprocessing
+    assert run.history["rdm:conv2"].notna().all()
+
+
+def test_labels_only_records_no_fitted_stimuli() -> None:
+    run = train(objective=Objective(), stimuli=stimuli())
+    assert run.fitted_ids == ()
+    assert run.record["stimuli"]["held_out"] == []
+    assert list(run.history) == ["epoch", "step", "loss", "task", "lr", "seconds"]
+    assert same(weights(run), weights(train(objective=Objective(), stimuli=None)))
+
+
+# Options
+
+
+def test_augment_optimizer_scheduler_and_clipping() -> None:
+    seen: list[int] = []
+
+    def augment(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return images + torch.randn_like(images)
+
+    base, noisy = weights(train()), weights(train(augment=augment))
+    assert not same(base, noisy)
+    assert set(seen) == {16}
+    assert same(noisy, weights(train(augment=augment)))
+    sgd = train(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1), scheduler="constant")
+    assert sgd.record["optimizer"]["class"] == "SGD"
+    assert sgd.history["lr"].tolist() == [0.1, 0.1]
+    before = student()
+    still = train(student=student(), clip_norm=1e-9, optimizer=lambda p: torch.optim.SGD(p, lr=1.0))
+    for old, new in zip(before.parameters(), still.student.parameters(), strict=True):
+        torch.testing.assert_close(old, new, rtol=0, atol=1e-7)
+    assert train(lr=1e-2).history["lr"].tolist() == pytest.approx([5e-3, 0.0])  # a cosine to zero
+    with pytest.raises(NeurordlError, match="scheduler='linear'"):
+        train(scheduler="linear")
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_precisions(precision: str) -> None:
+    teacher = NetworkTeacher(student(9), "conv3")
+    exact = train(objective=Objective(RDMLoss(teacher, "conv2")), validation=0.3)
+    other = train(objective=Objective(RDMLoss(teacher, "conv2")), validation=0.3, precision=precision)
+    assert other.record["settings"]["precision"] == precision
+    for column in ("task", "rdm:conv2", "val_rdm:conv2"):
+        np.testing.assert_allclose(other.history[column], exact.history[column], rtol=0.1, atol=0.01)
+    if precision == "bf16-mixed":
+        assert all(one.dtype == torch.float32 for one in other.student.parameters())
+
+
+@pytest.mark.parametrize("batchnorm", ["labelled", "stimuli", "both"])
+def test_running_statistics_are_those_of_the_stream_asked_for(batchnorm: Any) -> None:
+    """Stimuli far brighter than the labelled images show which ones were averaged."""
+    bright = StimulusSet.from_array(np.full((M, 1, 8, 8), 50.0) + RNG.normal(size=(M, 1, 8, 8)), IDS)
+    run = train(student=student(batchnorm=True), stimuli=bright, batchnorm=batchnorm, epochs=3, lr=1e-5)
+    largest = float(run.student.conv1[1].running_mean.abs().max())
+    assert (largest > 5) == (batchnorm != "labelled")
+    assert run.record["settings"]["batchnorm"] == batchnorm
+
+
+def test_a_term_that_is_undefined_all_along_is_pointed_out() -> None:
+    dead = student()
+    with torch.no_grad():
+        dead.conv2[0].weight.zero_()
+        dead.conv2[0].bias.fill_(-1)
+    with pytest.warns(
+        UserWarning, match="rdm:conv2 was undefined on every batch of epoch 1 and trained nothing"
+    ):
+        run = train(student=dead, epochs=1)
+    assert run.history["rdm:conv2"].isna().all()
+    assert run.history["loss"].notna().all()
+
+
+def test_accuracy() -> None:
+    images, labels = arrays()
+    model = student(batchnorm=True, dropout=0.5).train()
+    with torch.no_grad():
+        right = float((model.eval()(images).argmax(1) == labels).float().mean())
+    model.train()
+    for given in (
+        labelled(),
+        TensorDataset(images, labels),
+        DataLoader(TensorDataset(images, labels), 7),
+        [(images, labels)],
+    ):
+        assert accuracy(model, given, batch_size=9) == pytest.approx(right)
+    assert model.training
+    assert accuracy(model.double(), labelled()) == pytest.approx(right)
+    with pytest.raises(NeurordlError, match="have no labels"):
+        accuracy(model, stimuli())

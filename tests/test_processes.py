@@ -1,0 +1,274 @@
+"""Two processes on one global batch give what one process gives.
+
+Run as a script it is what two processes run: ``python test_processes.py shared|own FOLDER``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from rsatoolbox.rdm import RDMs
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from neurordl import (
+    NetworkTeacher,
+    NeurordlError,
+    Objective,
+    PatternTeacher,
+    RDMLoss,
+    RDMTeacher,
+    Run,
+    SoftTargetLoss,
+    StimulusSet,
+    TaskRatio,
+    fit,
+    load_run,
+)
+from neurordl.students import build
+
+N, M = 32, 20  # labelled images, stimuli
+IDS = [f"s{i}" for i in range(M)]
+
+
+def drawn(n: int, seed: int, ids: list[str] | None = None) -> StimulusSet:
+    pixels = np.random.default_rng(seed).integers(0, 256, (n, 8, 8), dtype=np.uint8)
+    return StimulusSet.from_array(pixels, ids or [f"i{k}" for k in range(n)], labels=np.arange(n) % 4)
+
+
+def student(**options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return build("small_cnn", 4, 1, width=4, **options)
+
+
+def brain() -> RDMTeacher:
+    rdms = RDMs(
+        np.random.default_rng(1).random((2, M * (M - 1) // 2)),
+        dissimilarity_measure="correlation",
+        rdm_descriptors={"subject": ["a", "b"]},
+        pattern_descriptors={"stimulus": IDS},
+    )
+    return RDMTeacher(rdms, pool="subjects")
+
+
+def downhill(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1.0)  # after one step the weights have moved by the gradient
+
+
+def cases() -> dict[str, dict[str, Any]]:
+    """Fits of a single step on the whole of the data: the weights then tell the gradient."""
+    network = NetworkTeacher(student(batchnorm=True), ["conv2", "conv3"])
+    values = np.random.default_rng(2).normal(size=(M, 30))
+    patterns = PatternTeacher({"a": (values, IDS), "b": (values[::-1] + 1, IDS)}, center="all")
+    common: dict[str, Any] = {
+        "epochs": 1,
+        "batch_size": N,
+        "stimuli_batch": M,
+        "optimizer": downhill,
+        "scheduler": "constant",
+        "progress": False,
+    }
+    rdm = RDMLoss(brain(), "conv2", weight=0.7)
+    soft = [
+        RDMLoss(network["conv2"], "conv2", weight=TaskRatio(0.5)),
+        RDMLoss(network["conv3"], "fc1", comparison="cka", weight=lambda step: 0.3 + step),
+        SoftTargetLoss(network, weight=2.0),
+    ]
+    labelled, stimuli = drawn(N, 3), drawn(M, 4, IDS)
+    given: dict[str, dict[str, Any]] = {
+        "one stream": {"objective": Objective(rdm), "labelled": stimuli},
+        "two streams": {"objective": Objective(rdm), "labelled": labelled, "stimuli": stimuli},
+        "no task": {"objective": Objective(rdm, task=None), "stimuli": stimuli},
+        "no task, one stream": {"objective": Objective(rdm, task=None), "labelled": stimuli},
+        "network": {"objective": Objective(soft), "labelled": labelled},
+        "patterns": {
+            "objective": Objective(RDMLoss(patterns, "conv3", pairs="between", comparison="mse")),
+            "labelled": labelled,
+            "stimuli": stimuli,
+        },
+        "exponential task": {  # whose gradient reads its own value
+            "objective": Objective(
+                RDMLoss(brain(), "conv2", weight=TaskRatio(0.5)),
+                task=lambda outputs, labels: nn.functional.cross_entropy(outputs, labels).exp(),
+            ),
+            "labelled": labelled,
+            "stimuli": stimuli,
+        },
+    }
+    return {name: {**common, **arguments} for name, arguments in given.items()}
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in run.student.state_dict().items()}
+
+
+class Listed(Dataset[Any]):
+    """Images with ids, which it notes as they are asked for; interrupts at a call."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.images, self.asked, self.stop_at = drawn(M, 4, IDS).images(), list[str](), stop_at
+
+    def __len__(self) -> int:
+        return M
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int, str]:
+        self.asked.append(IDS[place])
+        if len(self.asked) == self.stop_at:
+            raise InterruptedError
+        return self.images[place] + 0.1 * torch.randn(1, 8, 8), place % 4, IDS[place]
+
+
+def of_loader(data: Dataset[Any], **changes: Any) -> dict[str, Any]:
+    loader = DataLoader(data, batch_size=4, shuffle=True)
+    return {
+        "student": student(dropout=0.5),
+        "objective": Objective(RDMLoss(brain(), "conv2")),
+        "labelled": loader,
+        "epochs": 3,
+        "progress": False,
+        **changes,
+    }
+
+
+def shared(folder: Path) -> None:
+    """Many fits by the same two processes."""
+    fabric = Fabric(accelerator="cpu", devices=2, strategy=DDPStrategy(find_unused_parameters=True))
+    fabric.launch()
+    for name, arguments in cases().items():
+        run = fit(student(), **arguments, fabric=fabric)
+        safetensors.torch.save_file(weights(run), folder / f"{name} {fabric.global_rank}.safetensors")
+        run.history.to_csv(folder / f"{name} {fabric.global_rank}.csv", index=False)
+    told: dict[str, Any] = {}
+    data = Listed()
+    whole = fit(**of_loader(data), fabric=fabric)
+    told["asked"] = data.asked[4:]  # four in the look before the first step
+    told["fitted"] = whole.fitted_ids
+    other = Listed()
+    fit(**of_loader(other, seed=1), fabric=fabric)
+    told["other seed"] = other.asked[4:]
+    try:
+        fit(**of_loader(Listed(stop_at=4 + 10 + 6)), fabric=fabric, out=folder / "run", checkpoint_every=1)
+    except InterruptedError:
+        told["interrupted"] = True
+    resumed = fit(**of_loader(Listed()), fabric=fabric, out=folder / "run", checkpoint_every=1, resume=True)
+    told["resumed"] = all(
+        torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items()
+    )
+    told["history"] = whole.history.drop(columns="seconds").equals(resumed.history.drop(columns="seconds"))
+    told["fitted again"] = resumed.fitted_ids
+    for key, arguments in {
+        "again": of_loader(Listed(), out=folder / "run"),
+        "list": of_loader(Listed(), labelled=[(drawn(M, 4).images(), torch.arange(M) % 4)]),
+        "layer": of_loader(Listed(), objective=Objective(RDMLoss(brain(), "conv9"))),
+    }.items():
+        try:
+            fit(**arguments, fabric=fabric)
+        except NeurordlError as error:
+            told[key] = str(error)
+    (folder / f"told {fabric.global_rank}.json").write_text(json.dumps(told))
+
+
+def own(folder: Path) -> None:
+    """A fit that launches its processes itself; who renames files is noted."""
+    replace: Callable[..., None] = os.replace
+
+    def noted(source: Any, target: Any) -> None:
+        with (folder / f"writes {os.environ.get('LOCAL_RANK', '0')}.txt").open("a") as notes:
+            notes.write(f"{Path(target).name}\n")
+        replace(source, target)
+
+    os.replace = noted
+    data = Listed()
+    arguments = of_loader(
+        data, labelled=data, stimuli=drawn(M, 4, IDS), validation=0.3, batch_size=8, stimuli_batch=8
+    )
+    fit(**arguments, devices=2, accelerator="cpu", out=folder / "out", checkpoint_every=2)
+
+
+def launch(what: str, folder: Path) -> subprocess.Popen[str]:
+    folder.mkdir()
+    command = [sys.executable, __file__, what, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two processes left what they found."""
+    folder: Path = tmp_path_factory.mktemp("processes")
+    started = [launch(what, folder / what) for what in ("shared", "own")]
+    for process in started:
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+    return folder
+
+
+@pytest.mark.parametrize("name", list(cases()))
+def test_two_processes_give_the_loss_and_gradient_of_one(name: str, results: Path) -> None:
+    start = student().state_dict()
+    run = fit(student(), **cases()[name])
+    moved = {
+        key: start[key] - value for key, value in weights(run).items()
+    }  # the gradient: one step of size 1
+    assert max(float(one.abs().max()) for one in moved.values()) > 1e-2
+    for rank in range(2):
+        other = safetensors.torch.load_file(results / "shared" / f"{name} {rank}.safetensors")
+        for key, gradient in moved.items():
+            torch.testing.assert_close(start[key] - other[key], gradient, rtol=0, atol=1e-5)
+        history = pd.read_csv(results / "shared" / f"{name} {rank}.csv").drop(columns="seconds")
+        pd.testing.assert_frame_equal(history, run.history.drop(columns="seconds"), rtol=0, atol=1e-5)
+
+
+def test_a_loader_is_shared_out_and_resumed(results: Path) -> None:
+    told = [json.loads((results / "shared" / f"told {rank}.json").read_text()) for rank in range(2)]
+    asked = [one["asked"] for one in told]
+    assert [len(one) for one in asked] == [30, 30]
+    passes = [[*asked[0][k : k + 10], *asked[1][k : k + 10]] for k in (0, 10, 20)]
+    for one in passes:
+        assert sorted(one) == sorted(IDS)  # each image once, by one of the two
+    assert passes[0] != passes[1] != passes[2]
+    assert told[0]["other seed"] != asked[0]
+    for one in told:
+        assert one["interrupted"]
+        assert one["resumed"]
+        assert one["history"]
+        assert sorted(one["fitted"]) == sorted(one["fitted again"]) == sorted(IDS)
+        assert "holds a run already" in one["again"]
+        assert "several processes cannot share out a list" in one["list"]
+        assert "no layer 'conv9'" in one["layer"]
+
+
+def test_fit_launches_processes_and_writes_once(results: Path) -> None:
+    folder = results / "own"
+    run = load_run(folder / "out")
+    assert run.record["settings"]["processes"] == 2
+    assert len(run.validation_ids) == 6
+    assert run.history["val_rdm:conv2"].notna().all()
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        "best.safetensors",
+        "history.csv",
+        "last.ckpt",
+        "run.json",
+        "student.safetensors",
+    ]
+    names = (folder / "writes 0.txt").read_text().split()
+    assert names.count("run.json") == 2  # when it starts and when it ends
+    assert names.count("student.safetensors") == 1
+    assert not (folder / "writes 1.txt").exists()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"shared": shared, "own": own}[sys.argv[1]](Path(sys.argv[2]))

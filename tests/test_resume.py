@@ -1,0 +1,256 @@
+"""Killed and resumed, a run ends as one that was never interrupted, to the bit.
+
+Run as a script it is the run that is killed: ``python test_resume.py KIND FOLDER STEP``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rsatoolbox.rdm import RDMs
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from neurordl import NeurordlError, Objective, RDMLoss, RDMTeacher, Run, StimulusSet, TaskRatio, fit, load_run
+from neurordl.students import build
+
+N, M, STEPS = 50, 30, 4  # labelled images, stimuli, steps an epoch
+IDS = [f"s{i}" for i in range(M)]
+
+
+def drawn(n: int, seed: int) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (n, 8, 8), dtype=np.uint8)
+
+
+class StopError(Exception):
+    """An interruption."""
+
+
+class Augmented(Dataset[Any]):
+    """Images that are drawn anew each time, from torch and from numpy; calls `now` at each image."""
+
+    def __init__(self, now: Callable[[], None]) -> None:
+        self.pixels, self.now = torch.from_numpy(drawn(N, 0) / 255).float(), now
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        self.now()
+        noise = torch.randn(8, 8) + float(np.random.rand())  # noqa: NPY002
+        return (self.pixels[place] + 0.3 * noise)[None], place % 4
+
+
+def arguments(kind: str, now: Callable[[], None]) -> dict[str, Any]:
+    """A fit with dropout, batch norm and augmentation; `now` is called in each step's augmentation."""
+    rdms = RDMs(
+        np.random.default_rng(1).random((2, M * (M - 1) // 2)),
+        dissimilarity_measure="correlation",
+        rdm_descriptors={"subject": ["a", "b"]},
+        pattern_descriptors={"stimulus": IDS},
+    )
+    torch.manual_seed(0)
+    losses = [
+        RDMLoss(RDMTeacher(rdms, pool="subjects"), "conv2"),
+        RDMLoss(RDMTeacher(rdms), "fc1", comparison="cosine", weight=TaskRatio(0.1)),
+    ]
+    given: dict[str, Any] = {
+        "student": build("small_cnn", 4, 1, width=4, batchnorm=True, dropout=0.5),
+        "objective": Objective(losses),
+        "stimuli": StimulusSet.from_array(drawn(M, 2), IDS),
+        "epochs": 3,
+        "validation": 0.3,
+        "stimuli_batch": 6,
+        "seed": 5,
+        "progress": False,
+    }
+    if kind == "set":
+
+        def augment(images: Tensor) -> Tensor:
+            now()
+            return images + 0.3 * torch.randn_like(images) + float(np.random.rand())  # noqa: NPY002
+
+        labels = np.arange(N) % 4
+        images = StimulusSet.from_array(drawn(N, 0), [f"i{k}" for k in range(N)], labels=labels)
+        return {**given, "labelled": images, "augment": augment, "batch_size": 12}
+    generator = torch.Generator().manual_seed(11) if kind == "own generator" else None
+    loader = DataLoader(Augmented(now), batch_size=13, shuffle=True, generator=generator)
+    return {**given, "labelled": loader}
+
+
+def counted(kind: str, step: int, then: Callable[[], None]) -> Callable[[], None]:
+    """Do something in the augmentation of a step (the first call is the look before the first step)."""
+    calls = 0
+
+    def now() -> None:
+        nonlocal calls
+        calls += 1
+        before = 1 + step if kind == "set" else 13 + step // STEPS * N + step % STEPS * 13
+        if calls == before + 1:
+            then()
+
+    return now
+
+
+def nothing() -> None:
+    pass
+
+
+def stop() -> None:
+    raise StopError
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in run.student.state_dict().items()}
+
+
+def assert_same(one: Run, other: Run) -> None:
+    first, second = weights(one), weights(other)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert one.record == other.record
+    pd.testing.assert_frame_equal(
+        one.history.drop(columns="seconds"), other.history.drop(columns="seconds"), check_exact=True
+    )
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+KINDS = ["set", "loader"]
+
+
+def test_killed_in_the_middle_of_an_epoch_and_resumed(tmp_path: Path) -> None:
+    step = 2 * STEPS - 1  # in the second epoch, one step after a checkpoint and two after the epoch's start
+    killed = {
+        kind: subprocess.Popen(
+            [sys.executable, __file__, kind, str(tmp_path / kind), str(step)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for kind in KINDS
+    }
+    whole = {kind: fit(**arguments(kind, nothing), out=tmp_path / f"{kind} whole") for kind in KINDS}
+    for kind, process in killed.items():
+        _, told = process.communicate(timeout=300)
+        assert process.returncode == -signal.SIGKILL, told
+        state = torch.load(tmp_path / kind / "last.ckpt", weights_only=True)
+        assert state["step"] == step - 1
+        resumed = fit(**arguments(kind, nothing), out=tmp_path / kind, checkpoint_every=2, resume=True)
+        assert_same(resumed, whole[kind])
+        one, other = files(tmp_path / kind), files(tmp_path / f"{kind} whole")
+        assert set(one) == set(other)
+        for name in ("student.safetensors", "best.safetensors", "run.json"):
+            assert one[name] == other[name], name
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "own generator"])
+def test_interrupted_at_any_step(kind: str, tmp_path: Path) -> None:
+    whole = fit(**arguments(kind, nothing))
+    out = tmp_path / "run"
+    done = 0
+    for step in (2, 4, 7, 11):  # each time a little further, in one folder
+        replayed = done if kind == "set" else done // STEPS * STEPS
+        broken = arguments(kind, counted(kind, step - replayed, stop))
+        with pytest.raises(StopError):
+            fit(**broken, out=out, checkpoint_every=1, resume=True)
+        done = step
+        assert torch.load(out / "last.ckpt", weights_only=True)["step"] == step
+    assert_same(fit(**arguments(kind, nothing), out=out, checkpoint_every=1, resume=True), whole)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    whole = fit(**arguments("set", nothing), out=out)
+    before = files(out)
+
+    def fail() -> None:
+        raise AssertionError("it trains")
+
+    again = fit(**arguments("set", counted("set", 0, fail)), out=out, resume=True)
+    assert_same(again, whole)
+    assert again.history["seconds"].tolist() == whole.history["seconds"].tolist()
+    assert files(out) == before
+
+
+def test_interrupted_before_the_first_checkpoint_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "run"
+    with pytest.raises(StopError):
+        fit(**arguments("set", counted("set", 2, stop)), out=out)
+    assert not (tmp_path / "new").exists()
+    there = tmp_path / "there"
+    there.mkdir()
+    with pytest.raises(StopError):
+        fit(**arguments("set", counted("set", 2, stop)), out=there)
+    assert list(there.iterdir()) == []
+    resumed = fit(**arguments("set", nothing), out=there, resume=True)  # nothing to go on from: a new run
+    assert_same(resumed, fit(**arguments("set", nothing)))
+
+
+def test_a_run_that_is_not_finished_is_not_read_as_one(tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        fit(**arguments("set", counted("set", 9, stop)), out=tmp_path / "run")
+    assert (tmp_path / "run" / "best.safetensors").is_file()
+    with pytest.raises(NeurordlError, match=r"has not finished; call fit\(..., resume=True\)"):
+        load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"seed": 6}, "settings.seed"),
+        ({"lr": 0.1}, "optimizer.lr"),
+        ({"epochs": 4}, "settings.epochs"),
+        ({"stimuli_batch": 5}, "settings.stimuli_batch"),
+        ({"student": build("small_cnn", 4, 1, width=8)}, "student.parameters"),
+        ({"stimuli": StimulusSet.from_array(drawn(M, 3), IDS)}, "stimuli.sha256"),
+        ({"validation": 0.4}, "stimuli.fitted"),
+        ({"augment": None}, "settings.augment"),
+        ({"objective": Objective()}, "objective.losses"),
+    ],
+)
+def test_another_run_is_not_resumed(change: dict[str, Any], named: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fit(**{**arguments("set", nothing), "epochs": 1}, out=out)
+    before = files(out)
+    with pytest.raises(NeurordlError, match=f"holds another run, which differs in .*{named}"):
+        fit(**{**arguments("set", nothing), "epochs": 1, **change}, out=out, resume=True)
+    assert files(out) == before
+
+
+def test_measures_of_the_teacher_are_part_of_the_run(tmp_path: Path) -> None:
+    """Shrinkage, precision, permutations: what changes the target changes the run."""
+    rdms = RDMs(
+        np.random.default_rng(1).random((3, 435)),
+        rdm_descriptors={"subject": list("abc")},
+        pattern_descriptors={"stimulus": IDS},
+    )
+    described = [
+        RDMTeacher(rdms, pair_weights="reliability", shrinkage=shrinkage).describe()
+        for shrinkage in (0.5, 0.6)
+    ]
+    assert described[0] != described[1]
+    one, two = (
+        RDMTeacher(rdms).permuted(IDS, 0, within=dict.fromkeys(IDS, 0) | {"s0": 1, "s1": k}) for k in (0, 1)
+    )
+    assert one.describe() != two.describe()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    kind, folder, step = sys.argv[1:]
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    fit(**arguments(kind, counted(kind, int(step), kill)), out=folder, checkpoint_every=2)
