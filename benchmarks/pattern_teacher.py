@@ -32,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -131,8 +131,9 @@ def run_case(kind: str, path: Path, stimuli: int, steps: int, threads: int) -> d
     epochs = max(2, round(steps / per_epoch)) + 1
     # A fit without teacher first: it loads what is loaded late, and takes the memory that any fit takes.
     nrl.fit(nrl.students.small_cnn(CLASSES, width=8), nrl.Objective(), labelled, epochs=1, progress=False)
+    make_teacher = prepare_teacher(kind, patterns, train.ids)
     with refusing(matrix if kind == "PatternTeacher" else 0) as refused, Peak() as peak:
-        objective = nrl.Objective([nrl.RDMLoss(make_teacher(kind, patterns, train.ids), "conv3")])
+        objective = nrl.Objective([nrl.RDMLoss(make_teacher(), "conv3")])
         student = nrl.students.small_cnn(CLASSES, width=8)
         sizes = {"batch_size": BATCH, "stimuli_batch": BATCH}
         history = nrl.fit(student, objective, labelled, train, epochs, progress=False, **sizes).history
@@ -161,15 +162,16 @@ def random_images(rng: np.random.Generator, n: int, name: str, labels: Any = Non
     return nrl.StimulusSet.from_array(pixels, [f"{name}{one}" for one in range(n)], labels=labels)
 
 
-def make_teacher(kind: str, patterns: np.ndarray[Any, Any], ids: Sequence[str]) -> Any:
-    """A PatternTeacher of mapped patterns, or an RDMTeacher of their RDM."""
+def prepare_teacher(kind: str, patterns: np.ndarray[Any, Any], ids: Sequence[str]) -> Callable[[], Any]:
+    """What makes a PatternTeacher of mapped patterns, or an RDMTeacher of their RDM, computed here."""
     from rsatoolbox.data import Dataset
 
     import neurordl as nrl
 
     if kind == "PatternTeacher":
-        return nrl.PatternTeacher({"s01": (patterns, ids)})
-    return nrl.RDMTeacher(nrl.compute_rdms(Dataset(patterns, obs_descriptors={"stimulus": list(ids)})))
+        return lambda: nrl.PatternTeacher({"s01": (patterns, ids)})
+    rdms = nrl.compute_rdms(Dataset(patterns, obs_descriptors={"stimulus": list(ids)}))
+    return lambda: nrl.RDMTeacher(rdms)
 
 
 def in_own_process(kind: str, path: Path, stimuli: int, args: argparse.Namespace) -> dict[str, Any]:

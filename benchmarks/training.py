@@ -139,7 +139,10 @@ def race(args: argparse.Namespace, ids: list[str], teachers: dict[str, nrl.RDMTe
     some = student_features(images[:2].to(device))
     orders = list(itertools.permutations(STEPS))
     rows: list[dict[str, Any]] = []
+    end = time.perf_counter() + 60 * args.minutes
     for number in range(-args.warmup, args.pairs):
+        if rows and time.perf_counter() > end:
+            break
         if number % len(orders) == 0:
             rng.shuffle(orders)
         order = orders[number % len(orders)]
@@ -255,6 +258,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a training step with RDL costs.")
     parser.add_argument("--pairs", type=int, default=30, help="triples of steps (30)")
+    parser.add_argument("--minutes", type=float, default=60, help="no triple starts later than this (60)")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

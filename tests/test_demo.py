@@ -10,6 +10,7 @@ from PIL import Image
 
 from neurordl import datasets, demo
 from neurordl.errors import NeurordlError
+from neurordl.rsa.evaluation import evaluate
 
 TINY = demo.Setting(epochs=1, teacher_epochs=2)
 
@@ -145,3 +146,24 @@ def test_conditions_share_initial_weights_labelled_images_and_steps(world, monke
 def test_a_row_is_reproduced_bit_for_bit(world):
     once, again = (demo.fit_and_score(world, "subjects", "rdl", seed=1) for _ in range(2))
     assert once == again
+
+
+def test_a_row_agrees_with_evaluate(world, monkeypatch):
+    runs = []
+    fitted = demo.fit
+    monkeypatch.setattr(
+        demo, "fit", lambda *given, **options: runs.append(fitted(*given, **options)) or runs[-1]
+    )
+    row = demo.fit_and_score(world, "subjects", "rdl", seed=2)
+    scores = evaluate(
+        runs[0],
+        world.scored["subjects"],
+        stimuli=world.test,
+        layers="conv3",
+        method=demo.METHOD,
+        pairs="held-out",
+    ).to_frame()
+    mean = scores[scores["subject"] == "mean"].iloc[0]
+    assert mean["fitted"] == "stimuli: no, subjects: no"
+    for name, theirs in (("heldout_rdm_similarity", "score"), ("ceiling_lower",) * 2, ("ceiling_upper",) * 2):
+        assert row[name] == pytest.approx(mean[theirs], abs=1e-12)

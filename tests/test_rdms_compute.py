@@ -131,6 +131,7 @@ def test_several_datasets() -> None:
 def test_datasets_by_name() -> None:
     plain = {"s01": dataset(), "s02": dataset(seed=1)}
     assert compute_rdms(plain).rdm_descriptors["subject"] == ["s01", "s02"]
+    assert all("subject" not in data.descriptors for data in plain.values())  # the caller's stay as they were
     layers = {"conv1": dataset(layer="conv1"), "conv2": dataset(layer="conv2", seed=1)}
     found = compute_rdms(layers).rdm_descriptors
     assert found["layer"] == ["conv1", "conv2"]

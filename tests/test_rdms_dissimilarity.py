@@ -322,6 +322,13 @@ def test_duplicates_are_at_zero_with_a_finite_gradient(name: str) -> None:
 # precision
 
 
+def test_a_large_mean_costs_no_digits() -> None:
+    patterns = torch.from_numpy(np.random.default_rng(0).standard_normal((8, 5000)) + 1e5).float()
+    torch.testing.assert_close(
+        correlation(patterns), correlation(patterns.double()).float(), rtol=0, atol=5e-6
+    )
+
+
 @pytest.mark.parametrize("offset", [0.0, 10.0])
 @pytest.mark.parametrize("relative", [1e-2, 1e-3, 1e-4])
 @pytest.mark.parametrize("name", PLAIN)

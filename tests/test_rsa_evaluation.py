@@ -207,6 +207,10 @@ def test_models_by_name():
         evaluate({"all": stack}, brain())
     with pytest.raises(NeurordlError, match="got list"):
         evaluate([stack], brain())
+    fewer = RDMs(np.arange(6.0)[None], pattern_descriptors={"stimulus": list(IDS[:4])})
+    for order in ({"few": fewer, "all": stack[0]}, {"all": stack[0], "few": fewer}):
+        with pytest.raises(NeurordlError, match="are of different stimuli"):
+            evaluate(order, brain())
     stack.rdm_descriptors = {"name": ["x", "x", "y"]}
     with pytest.raises(NeurordlError, match="'name' repeats"):
         evaluate(stack, brain())
@@ -286,6 +290,9 @@ def test_fitted_and_held_out_are_never_mixed_unasked(run):
     assert means(fitted).loc["0", "fitted"].startswith("stimuli: yes")
     everything = evaluate(run, brain(), stimuli=images(), layers="0", pairs="all")
     assert means(everything).loc["0", "fitted"].startswith("stimuli: some")
+    for part, told in ((IDS[:6], "yes"), (IDS[6:], "no")):  # "all" says what those that are there are
+        scores = evaluate(run, brain(), stimuli=images(part), layers="0", pairs="all")
+        assert means(scores).loc["0", "fitted"].startswith(f"stimuli: {told}")
 
 
 def test_the_three_kinds_of_pairs_share_out_all(run):

@@ -14,6 +14,7 @@ from rsatoolbox.model import ModelFixed
 from rsatoolbox.rdm import RDMs
 from rsatoolbox.rdm import compare as rsatoolbox_compare
 from scipy.spatial.distance import squareform
+from scipy.stats import rankdata
 
 from neurordl.errors import NeurordlError
 from neurordl.rsa.inference import METHODS, compare, mean_interval, noise_ceiling, why_undefined
@@ -161,6 +162,29 @@ def test_the_ceiling_pools_what_was_measured():
     assert_allclose(holed, full, atol=0.1)
     assert np.isfinite(holed).all()
     assert holed[0] < holed[1]
+
+
+@pytest.mark.parametrize(
+    "method, scale",
+    [
+        ("cosine", lambda x: x / np.linalg.norm(x) * len(x) ** 0.5),
+        ("corr", lambda x: (x - x.mean()) / x.std()),
+        ("spearman", lambda x: rankdata(x) / (len(x) + 1)),  # of few pairs and of many: from 0 to 1
+    ],
+)
+def test_the_ceiling_with_missing_pairs_is_that_of_a_plain_loop(method, scale):
+    data = stack(4, 3)
+    for k, row in enumerate(data.dissimilarities):
+        row[np.random.default_rng(k).random(36) < 0.2 * k] = np.nan
+    scaled = np.full((4, 36), np.nan)
+    for row, values in zip(scaled, data.dissimilarities, strict=True):
+        row[~np.isnan(values)] = scale(values[~np.isnan(values)])
+    bounds = []
+    for k, row in enumerate(data.dissimilarities):
+        for pooled in (np.nanmean(np.delete(scaled, k, axis=0), axis=0), np.nanmean(scaled, axis=0)):
+            both = np.where(np.isnan(pooled) | np.isnan(row), np.nan, [pooled, row])
+            bounds.append(rsatoolbox_compare(RDMs(both[:1]), RDMs(both[1:]), method)[0, 0])
+    assert_allclose(noise_ceiling(data, method), (np.mean(bounds[::2]), np.mean(bounds[1::2])), atol=1e-12)
 
 
 def test_the_ceiling_is_refused_where_it_means_nothing():

@@ -1,4 +1,4 @@
-"""The tutorials run from first cell to last, and are committed executed, with no path of a machine in them."""
+"""The tutorials run from first cell to last; they are committed executed, without any path of a machine."""
 
 from __future__ import annotations
 

@@ -227,18 +227,22 @@ class Objective:
         NeurordlError
             Whatever a step raises, and images that the student does not take.
         """
-        first = labelled or stimuli
-        assert first is not None
+        shown = [batch.images for batch in (labelled, stimuli) if batch is not None]
         with frozen_eval(student):
             try:
-                outputs = student(first.images)
+                outputs = [student(images) for images in shown]
             except RuntimeError as error:
-                shape = tuple(first.images.shape[1:])
+                shapes = " and ".join(str(tuple(images.shape[1:])) for images in shown)
                 raise NeurordlError(
-                    f"the student does not take images of shape {shape} (channels, height, width): {error}"
+                    f"the student does not take images of shape {shapes} (channels, height, width): {error}"
                 ) from error
-            self(student, labelled, stimuli, step=0, batchnorm=batchnorm)
-        return outputs.shape[1] if self.task == "cross_entropy" else None
+            try:
+                self(student, labelled, stimuli, step=0, batchnorm=batchnorm)
+            except RuntimeError as error:
+                raise NeurordlError(
+                    f"no step can be made, because the teacher's network, the task or a loss fails: {error}"
+                ) from error
+        return int(outputs[0].shape[1]) if self.task == "cross_entropy" else None
 
     def describe(self) -> dict[str, Any]:
         """The task and each loss."""

@@ -1,0 +1,306 @@
+"""The shell: what it prints, what it writes, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from rsatoolbox.rdm import RDMs
+
+from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms
+from neurordl.cli import main
+
+M = 16
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the shell as its console script does: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["neurordl", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return int(code), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, Path]:
+    """Labelled images with their table, a folder of stimuli, and RDMs of three subjects in two ROIs."""
+    rng = np.random.default_rng(0)
+    for folder, n in (("labelled", 24), ("stimuli", M)):
+        (tmp_path / folder).mkdir()
+        for k in range(n):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{folder}_{k}.png")
+    rows = [f"labelled/labelled_{k}.png,i{k},{k % 3}" for k in range(24)]
+    (tmp_path / "labelled.csv").write_text("\n".join(["path,id,label", *rows]))
+    (tmp_path / "unlabelled.csv").write_text("\n".join(["path,id", *(row.rsplit(",", 1)[0] for row in rows)]))
+    order = rng.permutation(M)
+    rdms = RDMs(
+        rng.random((12, M * (M - 1) // 2)),
+        dissimilarity_measure="correlation",
+        rdm_descriptors={
+            "subject": [f"p{k % 3}" for k in range(12)],
+            "roi": ["IT", "EVC"] * 6,
+            "session": [k // 6 for k in range(12)],
+        },
+        pattern_descriptors={"stimulus": [f"stimuli_{k}" for k in order]},
+    )
+    save_rdms(rdms, tmp_path / "brain.h5")
+    return {name: tmp_path / name for name in ("labelled.csv", "unlabelled.csv", "stimuli", "brain.h5")}
+
+
+def train_arguments(data: dict[str, Path], out: Path, **changes: object) -> list[object]:
+    given: dict[str, object] = {
+        "labelled": data["labelled.csv"],
+        "rdms": data["brain.h5"],
+        "stimuli": data["stimuli"],
+        "out": out,
+        "roi": "IT",
+        "subjects": "p0,p2",
+        "average": "session",
+        "epochs": 2,
+        "batch-size": 8,
+        **changes,
+    }
+    pairs = [(f"--{name}", value) for name, value in given.items() if value is not None]
+    return ["train", *(part for pair in pairs for part in pair)]
+
+
+def test_train_then_compare(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, told, errors = shell(*train_arguments(data, out, validation=0.3, seed=4))
+    assert code == 0, errors
+    assert re.search(r"stimuli matched with RDMs +16 ", told)
+    assert "rdm:conv3" in told
+    assert f"neurordl compare {out} --rdms {data['brain.h5']}" in told
+    run = load_run(out)
+    assert run.fitted_subjects == ("p0", "p2")
+    assert len(run.held_out_ids) == 4
+    assert run.record["settings"]["seed"] == 4
+    assert run.record["student"]["spec"]["num_classes"] == 3
+
+    scores = tmp_path / "scores" / "it"
+    code, told, errors = shell(
+        *("compare", out, "--rdms", data["brain.h5"], "--roi", "IT", "--average", "session", "--out", scores),
+        *("--layers", "conv1,fc*", "--method", "corr"),
+    )
+    assert code == 0, errors
+    assert sorted(path.name for path in scores.iterdir()) == ["evaluation.json", "scores.csv", "scores.png"]
+    table = pd.read_csv(scores / "scores.csv")
+    assert {"conv1", "fc1", "fc2"} <= set(table["layer"])
+    assert "conv2" not in set(table["layer"])
+    assert set(table["subject"]) == {"p0", "p1", "p2", "mean"}
+    assert set(table["n_stimuli"]) == {4}
+    assert set(table["pairs"]) == {"held-out"}
+    # What the shell prints and writes is what the library says.
+    shown = StimulusSet.from_folder(data["stimuli"], size=8).subset(run.held_out_ids)
+    own = evaluate(
+        run,
+        load_rdms(data["brain.h5"]),
+        stimuli=shown,
+        layers="conv1",
+        method="corr",
+        roi="IT",
+        average="session",
+    )
+    expected = own.to_frame().set_index("subject")["score"]
+    got = table[table["layer"] == "conv1"].set_index("subject")["score"]
+    pd.testing.assert_series_equal(got, expected, rtol=1e-6)
+    assert f"{expected['mean']:.3f}" in told
+    assert "scores.png" in told
+
+
+def test_config_file(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """The same names in a file give the same run; the command line goes before."""
+    config = tmp_path / "train.toml"
+    config.write_text(
+        f"""
+        labelled = "{data["labelled.csv"]}"
+        rdms = "{data["brain.h5"]}"
+        stimuli = "{data["stimuli"]}"
+        roi = "IT"
+        subjects = ["p0", "p2"]
+        average = "session"
+        epochs = 2
+        batch-size = 8
+        seed = 7
+        """
+    )
+    code, _, errors = shell("train", "--config", config, "--out", tmp_path / "one", "--seed", 4)
+    assert code == 0, errors
+    assert shell(*train_arguments(data, tmp_path / "two", seed=4))[0] == 0
+    one, two = (load_run(tmp_path / name) for name in ("one", "two"))
+    assert one.record == two.record
+    for name, value in one.student.state_dict().items():
+        assert torch.equal(value, two.student.state_dict()[name])
+
+
+def test_resume(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    arguments = train_arguments(data, tmp_path / "run")
+    assert shell(*arguments)[0] == 0
+    before = (tmp_path / "run" / "history.csv").read_bytes()
+    code, _, errors = shell(*arguments)
+    assert (code, errors.count("\n")) == (1, 1)
+    assert "holds a run already" in errors
+    assert shell(*arguments, "--resume")[0] == 0
+    assert (tmp_path / "run" / "history.csv").read_bytes() == before
+
+
+def test_mlp_fits_the_images(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """Its size is that of the images, at training and when the run is read again."""
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", student="mlp", layer="fc1", epochs=1))
+    assert code == 0, errors
+    assert load_run(tmp_path / "run").student(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"layer": "conv4"}, "no layer 'conv4'"),
+        ({"labelled": "cifar10"}, "expected digits, mnist, cifar100 or a CSV/TSV"),
+        ({"labelled": "nowhere.csv"}, "nowhere.csv"),
+        ({"rdms": "nowhere.h5"}, "nowhere.h5"),
+        ({"stimuli": "nowhere"}, "nowhere"),
+        ({"subjects": "p0,p9"}, "p9"),
+        ({"average": None}, "'session'"),
+        ({"comparison": "spearman"}, "no gradient"),
+        ({"student": "alexnet"}, "no student is called 'alexnet'"),
+        ({"hold-out": 0.9}, "at least 3"),
+        ({"dissimilarity": "pearson"}, "no dissimilarity 'pearson'"),
+    ],
+)
+def test_what_fails_exits_with_1_and_one_line(
+    changes: dict[str, object], message: str, shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", **changes))
+    assert code == 1
+    assert errors.startswith("neurordl: ")
+    assert message in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_table_without_labels(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", labelled=data["unlabelled.csv"]))
+    assert code == 1
+    assert "no column 'label'" in errors
+
+
+def test_compare_fails_clearly(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    arguments = (
+        "--rdms",
+        data["brain.h5"],
+        "--out",
+        tmp_path / "scores",
+        "--roi",
+        "IT",
+        "--average",
+        "session",
+    )
+    code, _, errors = shell("compare", tmp_path, *arguments)
+    assert code == 1
+    assert "holds no run" in errors
+    assert shell(*train_arguments(data, tmp_path / "run", epochs=1))[0] == 0
+    for changes, message in (
+        (("--layers", "conv1,conv7"), "no layer 'conv7'"),
+        (("--method", "kendall"), "kendall"),
+        (("--subjects", "p7"), "p7"),
+        (("--stimuli", tmp_path / "nowhere"), "nowhere"),
+    ):
+        code, _, errors = shell("compare", tmp_path / "run", *arguments, *changes)
+        assert code == 1
+        assert message in errors
+        assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["train"],
+        ["train", "--epochs", "many"],
+        ["train", "--epochs", "0"],
+        ["train", "--colour", "red"],
+        ["compare"],
+        ["compare", "run", "--rdms", "x.h5", "--out", "scores", "--pairs", "some"],
+        ["demo", "--seeds", "1"],
+    ],
+)
+def test_wrong_use_exits_with_2(arguments: list[str], shell: Any) -> None:
+    code, told, errors = shell(*arguments)
+    assert code == 2
+    assert "Error" in errors + told
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("epochs = ", "cannot be read"),
+        ("color = 3", "unknown color"),
+        ("[train]\nepochs = 3", "unknown train"),
+        ("epochs = 'many'", "many"),
+        ("epochs = 0", "0"),
+        (None, "cannot be read"),
+    ],
+)
+def test_wrong_config_exits_with_2(
+    text: str | None, message: str, shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    config = tmp_path / "train.toml"
+    if text is not None:
+        config.write_text(text)
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", epochs=None), "--config", config)
+    assert code == 2
+    assert message in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_without_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['neurordl', 'train', '--help']\n"
+        "from neurordl.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.split() == ["False"]
+    assert "--hold-out" in done.stdout
+    wrong = subprocess.run(
+        [sys.executable, "-c", "from neurordl.cli import main; main()", "nonsense"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert wrong.returncode == 2
+
+
+def test_no_arguments_show_the_help(shell: Any) -> None:
+    code, told, errors = shell()
+    assert code in (0, 2)
+    assert all(command in told + errors for command in ("demo", "train", "compare"))
+
+
+def test_record_and_evaluation_are_json(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    assert shell(*train_arguments(data, tmp_path / "run", epochs=1))[0] == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    teacher = RDMTeacher(load_rdms(data["brain.h5"]), roi="IT", subjects=["p0", "p2"], average="session")
+    assert record["objective"]["losses"]["rdm:conv3"]["teacher"]["sha256"] == teacher.sha256
