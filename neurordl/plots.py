@@ -208,19 +208,19 @@ def plot_paired(
     *,
     value: str = "heldout_rdm_similarity",
     reference: str = "labels",
-    pair_by: Sequence[str] = ("seed",),
+    pair: Sequence[str] = ("seed",),
 ) -> Axes:
     """Differences of each condition from a reference, paired, with their means and 95 % intervals (t).
 
     Parameters
     ----------
     frame
-        A row per condition and pair: ``condition``, the columns of ``pair_by`` and ``value``.
+        A row per condition and pair: ``condition``, the columns of ``pair`` and ``value``.
     value
         The column compared.
     reference
         The condition subtracted from each other one.
-    pair_by
+    pair
         Columns that say which rows belong together, such as seed and fold.
 
     Raises
@@ -228,15 +228,15 @@ def plot_paired(
     NeurordlError
         A column or the reference is absent, a pair occurs twice, or none is complete.
     """
-    _need(frame, ("condition", value, *pair_by))
+    _need(frame, ("condition", value, *pair))
     conditions = [str(name) for name in dict.fromkeys(frame["condition"])]
     if reference not in conditions:
         raise NeurordlError(f"no condition is called {reference!r}; there are: {', '.join(conditions)}")
-    if frame.duplicated(["condition", *pair_by]).any():
+    if frame.duplicated(["condition", *pair]).any():
         raise NeurordlError(
-            f"some rows share condition, {', '.join(pair_by)}; name in pair_by= what else tells them apart"
+            f"some rows share condition, {', '.join(pair)}; name in pair= what else tells them apart"
         )
-    table = frame.pivot(index=list(pair_by), columns="condition", values=value).astype(float)
+    table = frame.pivot(index=list(pair), columns="condition", values=value).astype(float)
     others = [name for name in conditions if name != reference]
     ax = ax or _new_axes(5.2, 1.2 + 0.5 * len(others))
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=1)
@@ -244,7 +244,7 @@ def plot_paired(
         differences = (table[name] - table[reference]).dropna().to_numpy()
         if not len(differences):
             raise NeurordlError(
-                f"{name!r} and {reference!r} have no pair in common; check the columns in pair_by="
+                f"{name!r} and {reference!r} have no pair in common; check the columns in pair="
             )
         k = conditions.index(name)
         spread = place + np.linspace(0.12, 0.28, len(differences))

@@ -256,8 +256,8 @@ def test_wrong_use_exits_with_2(arguments: list[str], shell: Any) -> None:
         ("epochs = ", "cannot be read"),
         ("color = 3", "unknown color"),
         ("[train]\nepochs = 3", "unknown train"),
-        ("epochs = 'many'", "many"),
-        ("epochs = 0", "0"),
+        ("epochs = 'many'", "'--epochs'"),
+        ("epochs = 0", "'--epochs'"),
         (None, "cannot be read"),
     ],
 )

@@ -86,6 +86,7 @@ def test_a_second_run_only_reads(finished, images, monkeypatch):
 
 def test_rows_of_another_setting_or_code_are_not_taken_for_these(images, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "World", lambda *_: None)
+    monkeypatch.setattr(demo, "_code", lambda: "this")
     values = iter(range(1000))
 
     def results(setting):

@@ -148,9 +148,9 @@ def test_paired_refuses_what_is_not_paired():
     with pytest.raises(NeurordlError, match="no condition is called 'none'"):
         plot_paired(conditions(), reference="none")
     twice = pd.concat([conditions().assign(fold=fold) for fold in (0, 1)])
-    with pytest.raises(NeurordlError, match="pair_by="):
+    with pytest.raises(NeurordlError, match="pair="):
         plot_paired(twice)
-    plot_paired(twice, pair_by=("seed", "fold"))
+    plot_paired(twice, pair=("seed", "fold"))
     apart = conditions()
     apart.loc[apart["condition"] == "rdl", "seed"] += 10
     with pytest.raises(NeurordlError, match="no pair in common"):

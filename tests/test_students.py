@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 
 from neurordl import students
 from neurordl.errors import NeurordlError
+from neurordl.students import networks
 
 CHEAP: dict[str, dict[str, Any]] = {"resnet18": {"width": 8}}
 
@@ -84,7 +86,7 @@ def test_conv3_of_small_cnn_has_one_size_for_all_images() -> None:
 @pytest.mark.parametrize("size", [(2, 2), (3, 3), (7, 7), (8, 8), (2, 5), (9, 4)])
 def test_pooling_of_quarters_is_adaptive_pooling(size: tuple[int, int]) -> None:
     x = torch.randn(2, 3, *size)
-    assert students._MaxOfQuarters()(x).equal(nn.AdaptiveMaxPool2d(2)(x))
+    assert networks._MaxOfQuarters()(x).equal(nn.AdaptiveMaxPool2d(2)(x))
 
 
 def test_named_layers_are_nonnegative_and_undropped_in_training() -> None:
@@ -219,3 +221,13 @@ def test_timm_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         students.build("timm:resnet_18")
     with pytest.raises(NeurordlError, match=r"timm:resnet18 could not be built with .*nonsense"):
         students.build("timm:resnet18", nonsense=1)
+
+
+@pytest.mark.parametrize(
+    "student",
+    [students.small_cnn(7, width=8), students.mlp(in_channels=1, image_size=(8, 9), hidden=(3,))],
+    ids=["small_cnn", "mlp"],
+)
+def test_a_student_can_be_built_again_from_what_is_noted_on_it(student: torch.nn.Module) -> None:
+    again = students.build(**json.loads(json.dumps(student.build_spec)))  # type: ignore[arg-type]
+    assert str(again) == str(student)
