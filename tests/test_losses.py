@@ -296,6 +296,17 @@ def test_rdm_is_in_single_precision_under_autocast(make: Any) -> None:
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16  # autocast is on
         value = loss(features, taught, batch())
     assert value.dtype == torch.float32
+
+    def angles(patterns: Tensor) -> Tensor:  # a measure of one's own, whose product autocast would round
+        units = functional.normalize(patterns)
+        return 1 - (units @ units.T)[tuple(torch.triu_indices(N, N, 1))]
+
+    own = RDMLoss(RDMTeacher(rdms("cosine")), "x", angles, comparison="corr")
+    same = RDMLoss(RDMTeacher(rdms("cosine")), "x", "cosine", comparison="corr")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert float(own(features, taught, batch())) == pytest.approx(
+            float(same(features, taught, batch())), abs=2e-6
+        )
     exact = loss({"x": features["x"].double()}, taught, batch())
     assert exact.dtype == torch.float64
     assert float(value) == pytest.approx(float(exact), abs=2e-6)

@@ -641,6 +641,21 @@ def test_network_whose_output_nobody_asks_for_may_put_out_anything() -> None:
         assert list(features) == ["body"]
 
 
+def test_network_whose_output_is_ambiguous_may_be_read_elsewhere() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(64, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x.flatten(1))[:, None].expand(-1, 12, -1)  # 12 stimuli, 12 tokens
+
+    teacher = NetworkTeacher(Tokens(), "body")
+    assert list(teacher.features(Batch(shown().images()))) == ["body"]
+    with pytest.raises(NeurordlError, match="as many tokens as stimuli"):
+        NetworkTeacher(Tokens()).features(Batch(shown().images()))
+
+
 def test_network_description_changes_with_its_weights() -> None:
     model = small_cnn(4, 1)
     first = NetworkTeacher(model, "conv1")["conv1"].describe()

@@ -1,8 +1,8 @@
-"""Tables and the figure of the brain study, from what `study.py run` left: results/*.csv, results/*.png, results/tables.md.
+"""Tables and the figure of the brain study, from what `study.py run` left, into results/.
 
 Similarity is the mean over held-out subjects, folds and seeds; its interval comes from a crossed bootstrap
-(10,000 draws) that resamples folds, seeds and held-out subjects at once, so that it speaks of other stimuli, other
-students and other people. Folds are drawn from the same 92 objects, so the interval is a little too narrow.
+(10,000 draws) that resamples folds, seeds and held-out subjects at once, so that it speaks of other stimuli,
+other students and other people. Folds are drawn from the same 92 objects, so it is a little too narrow.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ Cube = npt.NDArray[np.float64]
 
 
 def long_table() -> pd.DataFrame:
-    """A row for each fit, fold and held-out subject: the similarity at the fitted layer, and the fit's accuracy."""
+    """A row for each fit, fold and held-out subject: similarity at the fitted layer, and accuracy."""
     settings = {
         "choice": read_json(RESULTS / "choice.json"),
         "epochs": EPOCHS,
@@ -127,7 +127,7 @@ def cut(rdms: RDMs, ids: Sequence[str], vectors: Cube | None = None) -> RDMs:
 
 
 def ceilings(roi: str) -> dict[str, float]:
-    """Bounds of the held-out subjects on held-out stimuli, mean over folds, and what the training subjects' RDM reaches."""
+    """Bounds of the held-out subjects, mean over folds; and what the training subjects' RDM reaches."""
     train, held = people(roi)
     found = []
     for number in range(FOLDS):
@@ -185,9 +185,16 @@ def draw(frame: pd.DataFrame) -> Figure:
                 for value in ("accuracy", "similarity")
             ]
             axes.errorbar(
-                row["accuracy"], row["similarity"], xerr=reach[0], yerr=reach[1], fmt="os^D"[ORDER.index(name) % 4],
-                color=COLOURS[name], ms=7, lw=1.3, label=name.replace("rdl", "RDL, weight"),
-            )  # fmt: skip
+                row["accuracy"],
+                row["similarity"],
+                xerr=reach[0],
+                yerr=reach[1],
+                fmt="os^D"[ORDER.index(name) % 4],
+                color=COLOURS[name],
+                ms=7,
+                lw=1.3,
+                label=name.replace("rdl", "RDL, weight"),
+            )
         axes.axhline(
             part.loc["untrained", "similarity"], color="#999999", ls="--", lw=1, label="untrained student"
         )
@@ -213,8 +220,8 @@ def text(frame: pd.DataFrame, choice: dict[str, Any]) -> str:
         lines += [
             f"### {roi}: layer {choice[roi]['layer']}, schedule {choice[roi]['schedule']}",
             "",
-            f"Noise ceiling {first['ceiling_lower']:.3f} to {first['ceiling_upper']:.3f}; the training subjects' mean RDM "
-            f"reaches {first['training_subjects']:.3f}.",
+            f"Noise ceiling {first['ceiling_lower']:.3f} to {first['ceiling_upper']:.3f}; "
+            f"the training subjects' mean RDM reaches {first['training_subjects']:.3f}.",
             "",
             "| condition | similarity | - labels | - permuted | accuracy | - labels | - permuted |",
             "|---|---|---|---|---|---|---|",

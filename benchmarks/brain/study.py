@@ -1,17 +1,17 @@
 """Does the geometry of human visual cortex get into a network, and what does it cost or give?
 
-10,000 images of CIFAR-100 (20 coarse labels) are the task; RDMs of 92 objects in EVC and IT (fMRI of 15 people;
-Cichy, Pantazis & Oliva 2014) are the teachers. Ten people teach, five are held out; of the stimuli a quarter
-is held out in each of 4 folds. Layer and schedule are chosen beforehand by `pilot`, on validation stimuli out of the
-training ones of fold 0, on the training subjects, on other images and on other seeds than those reported.
+10,000 images of CIFAR-100 (20 coarse labels) are the task; RDMs of 92 objects in EVC and IT (fMRI of 15
+people; Cichy, Pantazis & Oliva 2014) are the teachers. Ten people teach, five are held out; of the stimuli a
+quarter is held out in each of 4 folds. Layer and schedule are chosen beforehand by `pilot`, on validation
+stimuli out of the training ones of fold 0, on the training subjects, on other images and other seeds.
 
 Every step resumes: what is finished is not run again.
 
-    export NEURORDL_DATA=...                                     # the data folder
-    python benchmarks/brain/study.py pilot                       # choose layer and schedule -> results/choice.json
-    python benchmarks/brain/study.py run --worker 1/2 &          # the study, in two processes
+    export NEURORDL_DATA=...                              # the data folder
+    python benchmarks/brain/study.py pilot                # choose layer and schedule -> results/choice.json
+    python benchmarks/brain/study.py run --worker 1/2 &   # the study, in two processes
     python benchmarks/brain/study.py run --worker 2/2 && wait
-    python benchmarks/brain/report.py                            # tables and the figure -> results/
+    python benchmarks/brain/report.py                     # tables and the figure -> results/
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ import neurordl as nrl
 from neurordl import datasets
 from neurordl.artifacts import read_json, write_json
 from neurordl.experiments import run_grid
-
 
 HERE = Path(__file__).parent
 RUNS = HERE / "runs"  # not committed: one file per finished fit
@@ -202,7 +201,7 @@ def similarities(student: nn.Module, shown: nrl.StimulusSet, subjects: int) -> d
 
 
 def study_job(condition: str, roi: str, weight: float, fold_number: str, seed: int) -> dict[str, float]:
-    """One fit of the study, scored on the held-out stimuli and subjects of its fold (labels only: of each fold)."""
+    """One fit, scored on the held-out stimuli and subjects of its fold (labels only: of each fold)."""
     numbers = range(FOLDS) if fold_number == "all" else [int(fold_number)]
     if condition == "untrained":
         student = new_student(seed).eval()
@@ -248,7 +247,7 @@ def pilot_job(condition: str, roi: str, layer: str, schedule: str, seed: int) ->
 
 
 def pilot(rois: Sequence[str]) -> None:
-    """Choose the layer by validation similarity; then, at 90 % of the best similarity or more, the schedule by accuracy."""
+    """Choose the layer by similarity; then the schedule by accuracy, from 90 % of the best similarity."""
     settings = {"epochs": EPOCHS, "images": IMAGES, "method": METHOD}
     choice: dict[str, Any] = {}
     frames = []

@@ -189,7 +189,8 @@ def read_layers(
     if OUTPUT in layers:
         keep(OUTPUT, output)
     for name, error in failed.items():
-        if name not in kept and (isinstance(error, _AmbiguousError) or not missing):
+        unclear = isinstance(error, _AmbiguousError) and name != OUTPUT  # an output nobody may have asked for
+        if name not in kept and (unclear or not missing):
             raise error
     absent = [name for name in layers if name not in kept]
     if absent and not missing:

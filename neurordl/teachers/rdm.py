@@ -179,5 +179,4 @@ def pool_subjects(vectors: Floats, weights: Floats, pool: str) -> tuple[Floats, 
     measured = np.isfinite(vectors)
     count = np.maximum(measured.sum(axis=0, keepdims=True), 1)
     mean = np.where(measured, vectors, 0.0).sum(axis=0, keepdims=True) / count
-    mean[:, ~measured.any(axis=0)] = np.nan
     return mean, np.where(measured, weights, 0.0).sum(axis=0, keepdims=True) / count

@@ -6,8 +6,7 @@ from torch import nn
 
 from neurordl.errors import NeurordlError
 from neurordl.patterns.network import as_input, frozen_eval
-from neurordl.training.objective import check_labels
-from neurordl.training.streams import Labelled, each_once
+from neurordl.training.streams import Labelled, check_labels, each_once
 
 
 def accuracy(student: nn.Module, labelled: Labelled, batch_size: int = 512) -> float:

@@ -18,9 +18,9 @@ from neurordl.matching import natural_key
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
 from neurordl.training.folder import RunFolder
-from neurordl.training.objective import BatchNorm, Objective, check_labels
+from neurordl.training.objective import BatchNorm, Objective
 from neurordl.training.processes import FabricProcesses, Processes
-from neurordl.training.streams import FEWEST, LoaderStream, SetStream, seed_all
+from neurordl.training.streams import FEWEST, LoaderStream, SetStream, check_labels, seed_all
 
 
 class _Step(nn.Module):

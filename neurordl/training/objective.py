@@ -18,6 +18,7 @@ from neurordl.teachers import Batch
 from neurordl.teachers.base import spelled
 from neurordl.training.losses import Loss, TaskRatio
 from neurordl.training.processes import Processes
+from neurordl.training.streams import check_labels
 
 BatchNorm = Literal["labelled", "stimuli", "both"]
 Task = Callable[[Tensor, Tensor], Tensor]
@@ -236,6 +237,9 @@ class Objective:
                 raise NeurordlError(
                     f"the student does not take images of shape {shapes} (channels, height, width): {error}"
                 ) from error
+            if self.task == "cross_entropy" and labelled is not None and isinstance(outputs[0], Tensor):
+                labels = labelled.labels  # looked at on the CPU: a wrong one would break a GPU's context
+                self._task_loss(outputs[0].cpu(), labels if labels is None else labels.cpu())
             try:
                 self(student, labelled, stimuli, step=0, batchnorm=batchnorm)
             except RuntimeError as error:
@@ -250,20 +254,6 @@ class Objective:
             "task": spelled(self.task),
             "losses": {name: loss.describe() for name, loss in zip(self.names, self.losses, strict=True)},
         }
-
-
-def check_labels(labels: Tensor, n_classes: int) -> None:
-    """Raise unless labels are whole numbers from 0 to n_classes - 1."""
-    if labels.is_floating_point() or labels.ndim != 1:
-        raise NeurordlError(
-            f"labels: expected whole numbers of shape (n,), got {labels.dtype} of shape {tuple(labels.shape)}"
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= n_classes:
-        raise NeurordlError(
-            f"labels run from {low} to {high}, but the student has {n_classes} outputs (labels 0 to "
-            f"{n_classes - 1}); give the student more classes, or mend the labels"
-        )
 
 
 def _as_batch(given: Batch | Sequence[Any] | None, names: tuple[str, str, str]) -> Batch | None:

@@ -236,3 +236,17 @@ def each_once(labelled: Labelled, batch_size: int) -> Iterator[Batch]:
             labelled.ids[part],
             None if labelled.labels is None else labelled.labels[part],
         )
+
+
+def check_labels(labels: Tensor, n_classes: int) -> None:
+    """Raise unless labels are whole numbers from 0 to n_classes - 1."""
+    if labels.is_floating_point() or labels.ndim != 1:
+        raise NeurordlError(
+            f"labels: expected whole numbers of shape (n,), got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= n_classes:
+        raise NeurordlError(
+            f"labels run from {low} to {high}, but the student has {n_classes} outputs (labels 0 to "
+            f"{n_classes - 1}); give the student more classes, or mend the labels"
+        )
