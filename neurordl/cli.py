@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
 from enum import StrEnum
@@ -135,7 +136,9 @@ def train(
     teacher = nrl.RDMTeacher(
         measured, roi=roi, subjects=subjects.split(",") if subjects else None, average=average or None
     )
-    typer.echo(f"{teacher.match(shown.ids)}\n")
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes one speaks
+    if first:
+        typer.echo(f"{teacher.match(shown.ids)}\n")
     torch.manual_seed(seed)
     classes = int(images.labels.max()) + 1 if images.labels is not None else 0
     model = nrl.students.build(student, classes, shape[0], image_size=(shape[1], shape[2]))
@@ -159,6 +162,8 @@ def train(
         checkpoint_every=checkpoint_every,
         resume=resume,
     )
+    if not first:
+        return
     columns = [column for column in run.history if column != "seconds"]
     typer.echo(run.history[columns].tail(3).to_string(index=False, float_format="%.4f"))
     if test is not None:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from rsatoolbox.rdm import RDMs
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 from neurordl import NeurordlError, Objective, RDMLoss, RDMTeacher, Run, StimulusSet, TaskRatio, fit, load_run
@@ -167,6 +168,25 @@ def test_interrupted_at_any_step(kind: str, tmp_path: Path) -> None:
         done = step
         assert torch.load(out / "last.ckpt", weights_only=True)["step"] == step
     assert_same(fit(**arguments(kind, nothing), out=out, checkpoint_every=1, resume=True), whole)
+
+
+def test_loader_whose_worker_augments(tmp_path: Path) -> None:
+    def schedule(stop_at: int | None) -> Callable[..., LambdaLR]:
+        def make(optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
+            return LambdaLR(optimizer, lambda step: stop() if step == stop_at else 1 / (1 + step))  # type: ignore[func-returns-value]
+
+        return make
+
+    def train(stop_at: int | None, **options: Any) -> Run:
+        loader = DataLoader(Augmented(nothing), batch_size=13, shuffle=True, num_workers=1)
+        given = {**arguments("loader", nothing), "labelled": loader, "epochs": 2}
+        return fit(**given, scheduler=schedule(stop_at), **options)
+
+    whole = train(None)
+    with pytest.raises(StopError):
+        train(STEPS + 3, out=tmp_path / "run", checkpoint_every=2)
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["step"] == STEPS + 2
+    assert_same(train(None, out=tmp_path / "run", resume=True), whole)
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:

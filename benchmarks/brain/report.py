@@ -159,6 +159,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
                 own = cubes[name][value]
                 comparisons = {"": own, "_minus_labels": own - cubes["labels"][value]}
                 comparisons |= {"_minus_permuted": own - cubes["permuted"][value]}
+                comparisons |= {"_minus_within": own - cubes["permuted within category"][value]}
                 for suffix, values in comparisons.items():
                     names = (f"{value}{suffix}", f"{value}{suffix}_low", f"{value}{suffix}_high")
                     row |= dict(zip(names, interval(values), strict=True))
@@ -223,14 +224,11 @@ def text(frame: pd.DataFrame, choice: dict[str, Any]) -> str:
             f"Noise ceiling {first['ceiling_lower']:.3f} to {first['ceiling_upper']:.3f}; "
             f"the training subjects' mean RDM reaches {first['training_subjects']:.3f}.",
             "",
-            "| condition | similarity | - labels | - permuted | accuracy | - labels | - permuted |",
+            "| condition | similarity | - labels | - permuted | - permuted within | accuracy | - labels |",
             "|---|---|---|---|---|---|---|",
         ]
-        names = [
-            f"{value}{end}"
-            for value in ("similarity", "accuracy")
-            for end in ("", "_minus_labels", "_minus_permuted")
-        ]
+        ends = ("", "_minus_labels", "_minus_permuted", "_minus_within")
+        names = [*(f"similarity{end}" for end in ends), "accuracy", "accuracy_minus_labels"]
         for row in part.to_dict("records"):
             lines.append("| " + " | ".join([row["condition"], *(shown(row, name) for name in names)]) + " |")
         lines.append("")
