@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import itertools
 import platform
 import shlex
@@ -237,6 +238,14 @@ def _met(yes: bool) -> str:
     return "met" if yes else "not met"
 
 
+def keep_memory() -> None:
+    """Let glibc keep what is freed: no step pays for new pages, whose price varies."""
+    library = ctypes.CDLL(None)
+    trim_threshold, mmap_max = -1, -4  # from malloc.h
+    if not (library.mallopt(mmap_max, 0) and library.mallopt(trim_threshold, 2**31 - 1)):
+        raise SystemExit("--keep-memory: this system's malloc does not take the settings")
+
+
 def machine(args: argparse.Namespace) -> dict[str, Any]:
     """What the numbers were taken on and with."""
     info = Path("/proc/cpuinfo")
@@ -264,9 +273,12 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--warmup", type=int, default=2, help="triples that are not counted (2)")
     parser.add_argument("--repeats", type=int, default=15, help="of the parts (15)")
+    parser.add_argument("--keep-memory", action="store_true", help="glibc keeps freed memory: less noise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default=str(RESULTS), help="folder; '' writes nothing")
     args = parser.parse_args()
+    if args.keep_memory:
+        keep_memory()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     ids = [f"image{number}" for number in range(IMAGES)]

@@ -276,7 +276,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a loss that explodes": (
         lambda: {"lr": 1e30, "scheduler": "constant"},
-        r"the loss was not finite in epoch 1; lower lr= or weight=",
+        r"the loss or its gradient was not finite in epoch 1; lower lr= or weight=",
     ),
 }
 
@@ -464,6 +464,27 @@ def test_full_disk(call: str, file: str, tmp_path: Path, monkeypatch: pytest.Mon
     resumed, whole = train(out, validation=0.3, resume=True), train(validation=0.3)
     for name, value in whole.student.state_dict().items():
         assert torch.equal(resumed.student.state_dict()[name], value)
+
+
+def test_loss_that_explodes_between_checkpoints(tmp_path: Path) -> None:
+    """The checkpoint that stays is one from before."""
+    out = tmp_path / "run"
+    steps = 0
+
+    def spoilt(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        loss = nn.functional.cross_entropy(outputs, labels)
+        return loss * (
+            float("nan") if steps > 3 else 1.0
+        )  # the look before the first step, two steps, spoilt
+
+    objective = Objective(RDMLoss(RDMTeacher(brain()), "conv2"), task=spoilt)
+    with pytest.raises(NeurordlError, match="the loss or its gradient was not finite in epoch 1"):
+        train(out, objective=objective, checkpoint_every=2, batch_size=4)
+    state = load_checkpoint(out / "last.ckpt")
+    assert state["step"] == 2
+    assert all(value.isfinite().all() for value in state["student"].values())
 
 
 def test_disk_full_in_the_middle_of_a_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

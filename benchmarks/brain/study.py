@@ -217,6 +217,12 @@ def study_job(condition: str, roi: str, weight: float, fold_number: str, seed: i
     return result
 
 
+def fingerprint() -> dict[str, Any]:
+    """What must agree between rows, besides the code."""
+    choice = read_json(RESULTS / "choice.json")
+    return {"choice": choice, "epochs": EPOCHS, "images": IMAGES, "method": METHOD}
+
+
 def study_jobs() -> list[dict[str, Any]]:
     """All fits of the study."""
     jobs: list[dict[str, Any]] = []
@@ -293,14 +299,8 @@ def main() -> None:
     if arguments.step == "pilot":
         pilot(ROIS[number - 1 :: workers])
         return
-    settings = {
-        "choice": read_json(RESULTS / "choice.json"),
-        "epochs": EPOCHS,
-        "images": IMAGES,
-        "method": METHOD,
-    }
     jobs = study_jobs()[number - 1 :: workers]
-    run_grid(jobs, study_job, RUNS / "study", fingerprint=settings, progress=True)
+    run_grid(jobs, study_job, RUNS / "study", fingerprint=fingerprint(), progress=True)
 
 
 if __name__ == "__main__":

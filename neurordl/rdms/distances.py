@@ -57,7 +57,8 @@ def square(condensed: Tensor) -> Tensor:
     n = n_stimuli(condensed.shape[-1])
     row, column = condensed_index(n, condensed.device)
     matrix = condensed.new_zeros((*condensed.shape[:-1], n, n))
-    matrix[..., row, column] = condensed  # nothing accumulates: the gradient is the same from run to run
+    # Nothing accumulates: the gradient is the same from run to run.
+    matrix.flatten(-2).index_copy_(-1, row * n + column, condensed)
     return matrix + matrix.mT
 
 
@@ -144,8 +145,9 @@ class _SquaredDistances(torch.autograd.Function):
         row, column = condensed_index(n, rows.device)
         gram = rows @ rows.mT
         norms = gram.diagonal(dim1=-2, dim2=-1)
-        norms = norms[:, row] + norms[:, column]
-        distances = norms - 2 * gram.flatten(-2)[:, row * n + column]
+        # index_select: indexing in brackets runs on several threads, whose start costs more than the work.
+        norms = norms.index_select(1, row) + norms.index_select(1, column)
+        distances = norms - 2 * gram.flatten(-2).index_select(1, row * n + column)
         near = distances < _NEAR[rows.dtype] * norms
         if undefined is not None:
             pairs = undefined[:, row] | undefined[:, column]

@@ -221,7 +221,9 @@ def _fitted(brain: RDMs, run: RunLike | None, chosen: PairChoice) -> dict[str, s
     if run is None:
         return dict.fromkeys((*subject_names(brain), "mean"), "unknown")
     there = {str(subject) for subject in run.fitted_subjects}
-    told = {name: "yes" if name in there else "no" for name in subject_names(brain)}
+    # An RDM without a subject, such as a group mean, may be of anyone.
+    other = "unknown" if "unnamed" in there else "no"
+    told = {name: "yes" if name in there else other for name in subject_names(brain)}
     if "subject" not in brain.rdm_descriptors and (run.fitted_ids or there):
         told = dict.fromkeys(told, "unknown")
     kinds = set(told.values())

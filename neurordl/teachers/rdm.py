@@ -94,13 +94,15 @@ class RDMTeacher(ById):
         """The RDMs of the ids of a batch; pairs that were not measured have weight 0."""
         rows = torch.from_numpy(self.rows(batch.ids))
         i, j = condensed_index(len(rows), rows.device)
-        low, high = torch.minimum(rows[i], rows[j]), torch.maximum(rows[i], rows[j])
+        # index_select: brackets run on several threads, which costs far more than so few numbers.
+        first, second = rows.index_select(0, i), rows.index_select(0, j)
+        low, high = torch.minimum(first, second), torch.maximum(first, second)
         pairs = low * (2 * len(self.ids) - low - 1) // 2 + high - low - 1
         unknown = (low < 0) | (low == high)  # a stimulus that came twice makes no pair with itself
         pairs = pairs.masked_fill(unknown, 0)
         device = batch.images.device
-        weights = self._weights[:, pairs].masked_fill(unknown, 0.0)
-        return Target(self._rdms[:, pairs].to(device), weights.to(device))
+        weights = self._weights.index_select(1, pairs).masked_fill(unknown, 0.0)
+        return Target(self._rdms.index_select(1, pairs).to(device), weights.to(device))
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
         """All known ids may share a batch."""

@@ -115,26 +115,19 @@ class Fitter:
             TimeRemainingColumn(),
             TextColumn("{task.fields[terms]}"),
         )
+        total, every = self.steps * self.epochs, self.checkpoint_every or self.steps
         with Progress(*columns, disable=not progress, transient=True) as bar:
-            task = bar.add_task(
-                "fit", total=self.steps * self.epochs, completed=self.step, epoch="", terms=""
-            )
-            while self.step < self.steps * self.epochs:
+            task = bar.add_task("fit", total=total, completed=self.step, epoch="", terms="")
+            while self.step < total:
                 epoch, done = divmod(self.step, self.steps)
                 self._begin_epoch(epoch, done)
                 for _ in range(done, self.steps):
                     self._one_step()
-                    bar.update(
-                        task,
-                        completed=self.step,
-                        epoch=f"{epoch + 1}/{self.epochs}",
-                        terms=self._shown() if not bar.disable else "",
-                    )
-                    if (
-                        self.checkpoint_every
-                        and self.step % self.checkpoint_every == 0
-                        and self.step % self.steps
-                    ):
+                    bar.update(task, completed=self.step, epoch=f"{epoch + 1}/{self.epochs}")
+                    if progress and self.step % 10 == 0:  # reading the terms waits for the device
+                        bar.update(task, terms=self._shown())
+                    if self.step % every == 0 and self.step % self.steps:
+                        self._check_finite()
                         self._save()
                 self._end_epoch(epoch)
         self._finish()
@@ -195,13 +188,20 @@ class Fitter:
     def _shown(self) -> str:
         return "  ".join(f"{name} {value:.3f}" for name, value in self._means().items())
 
-    def _end_epoch(self, epoch: int) -> None:
-        row: dict[str, float] = {"epoch": epoch + 1, "step": self.step, **self._means()}
-        if float(self.sums[1, 0]) < self.steps:
+    def _check_finite(self) -> None:
+        """Stop before a checkpoint is written whose weights are spoilt."""
+        epoch, before = divmod(self.step - 1, self.steps)
+        spoilt = not all(bool(torch.isfinite(one).all()) for one in self.student.parameters())
+        if spoilt or float(self.sums[1, 0]) <= before:
             raise NeurordlError(
-                f"the loss was not finite in epoch {epoch + 1}; lower lr= or weight=, or set clip_norm=. "
-                "The last checkpoint, from before, is whole"
+                f"the loss or its gradient was not finite in epoch {epoch + 1}; lower lr= or weight=, or set "
+                "clip_norm=. "
+                "The last checkpoint, if there is one, is from before"
             )
+
+    def _end_epoch(self, epoch: int) -> None:
+        self._check_finite()
+        row: dict[str, float] = {"epoch": epoch + 1, "step": self.step, **self._means()}
         for name in self.objective.names:
             if row[name] != row[name]:
                 warnings.warn(
@@ -249,6 +249,7 @@ class Fitter:
             "student": self.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
             "step": self.step,
             "sums": self.sums,
             "history": self.history,
@@ -269,6 +270,7 @@ class Fitter:
             self.student.load_state_dict(state["student"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
             self.step, self.history, self.best = state["step"], state["history"], state["best"]
             self.sums, self.seen = state["sums"].to(self.fabric.device), set(state["seen"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -284,7 +286,7 @@ class Fitter:
         if self.record["stimuli"] is None and self.seen:
             self.record["seen"] = sorted(self.seen, key=natural_key)
         if self.folder is not None:
-            self.folder.finish(self.student)
+            self.folder.finish(self.student, self.history)
             self.fabric.barrier()
         if self.best["epoch"] > 0:
             if self.folder is not None:

@@ -125,8 +125,15 @@ class RunFolder:
                 raise NeurordlError(
                     f"out: {self.path} holds a run already; choose another folder, or go on with resume=True"
                 )
-            self._check_same(read_json(self.path / RECORD))
-        elif self.path.is_dir() and any(self.path.iterdir()):
+            before = read_json(self.path / RECORD)
+            self._check_same(before)
+            if before.get("status") == "finished" and not (self.path / CHECKPOINT).is_file():
+                raise NeurordlError(
+                    f"out: {self.path} holds a finished run without its {CHECKPOINT}, so there is nothing to "
+                    "go on from; read it with load_run, or choose another folder"
+                )
+        # What a killed write left begins with a dot.
+        elif self.path.is_dir() and any(not file.name.startswith(".") for file in self.path.iterdir()):
             raise NeurordlError(f"out: {self.path} is not empty and holds no run; choose another folder")
 
     def _check_same(self, before: Mapping[str, Any]) -> None:
@@ -148,7 +155,7 @@ class RunFolder:
         """Make the folder and say in it what runs."""
         if self.writes:
             self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-            self._withdrawable = True
+            self._withdrawable = not (self.path / RECORD).is_file()
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -177,8 +184,11 @@ class RunFolder:
         if self.writes:
             save_checkpoint(state, self.path / CHECKPOINT)
             self._withdrawable = False
-            with write_aside(self.path / HISTORY) as aside:
-                pd.DataFrame(history).to_csv(aside, index=False)
+            self._save_history(history)
+
+    def _save_history(self, history: Sequence[Mapping[str, float]]) -> None:
+        with write_aside(self.path / HISTORY) as aside:
+            pd.DataFrame(history).to_csv(aside, index=False)
 
     def save_best(self, student: nn.Module) -> None:
         """Write the weights that did best so far."""
@@ -189,9 +199,10 @@ class RunFolder:
         """Read them back."""
         load_student(student, self.path / BEST)
 
-    def finish(self, student: nn.Module) -> None:
-        """Write the last weights, and the record of the run, now finished."""
+    def finish(self, student: nn.Module, history: Sequence[Mapping[str, float]]) -> None:
+        """Write the history, the last weights, and the record of the run, now finished."""
         if self.writes:
+            self._save_history(history)  # again: it may have been killed between checkpoint and history
             save_student(student, self.path / LAST)
             write_json(self.path / RECORD, self.record)
 

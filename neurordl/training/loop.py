@@ -172,7 +172,7 @@ def fit(
             "stimuli_batch": stimuli_batch,
             "batchnorm": batchnorm,
             "clip_norm": clip_norm,
-            "augment": augment is not None,
+            "augment": spelled(augment),
             "scheduler": spelled(scheduler),
             "precision": str(fabric.strategy.precision.precision),
             "processes": world,

@@ -188,7 +188,7 @@ class RDMLoss:
             "dissimilarity": spelled(self.dissimilarity),
             "comparison": self.comparison,
             "pairs": self.pairs,
-            "weight": spelled(self.weight),
+            "weight": _described(self.weight),
             "scale": self.scale,
             "teacher": self.teacher.describe(),
         }
@@ -239,7 +239,7 @@ class SoftTargetLoss:
         return {
             "loss": "SoftTargetLoss",
             "temperature": self.temperature,
-            "weight": spelled(self.weight),
+            "weight": _described(self.weight),
             "teacher": teacher,
         }
 
@@ -276,6 +276,16 @@ def _scale(rdm: Tensor, goal: Tensor, weights: Tensor) -> Tensor:
     """The non-negative least-squares factor of each target, (n_rdms, 1)."""
     product = (weights * rdm * goal).sum(-1, keepdim=True)
     return (product / (weights * rdm * rdm).sum(-1, keepdim=True).clamp(min=1e-30)).clamp(min=0)
+
+
+def _described(weight: Weight) -> Any:
+    """A weight for the record; a schedule by some of its values, since its name does not tell two apart."""
+    if isinstance(weight, TaskRatio) or not callable(weight):
+        return spelled(weight)
+    return {
+        "schedule": spelled(weight),
+        "at": {str(step): float(weight(step)) for step in (0, 1, 10, 100, 1000)},
+    }
 
 
 def check_weight(weight: Weight) -> Weight:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
@@ -100,9 +101,18 @@ def load_student(student: nn.Module, path: Path) -> None:
 def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     """Write everything that a resumed run needs, whole or not at all."""
     buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
+    torch.save(_plain(state), buffer)
     with write_aside(path) as aside:
         aside.write_bytes(buffer.getbuffer())
+
+
+def _plain(state: Any) -> Any:
+    """The same without numpy's scalars (a learning rate out of logspace), which are refused on reading."""
+    if isinstance(state, Mapping):
+        return {_plain(key): _plain(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [*map(_plain, state)] if isinstance(state, list) else (*map(_plain, state),)
+    return state.item() if isinstance(state, np.generic) else state
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
