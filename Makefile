@@ -8,7 +8,7 @@ INSTALLED = .venv/.installed
 .PHONY: help demo test check format bench clean
 
 help:
-	@echo "make demo     the main job on embedded data, in under 3 minutes; results go to demo_results/"
+	@echo "make demo     the main job on embedded data, in about 2 minutes; results go to demo_results/"
 	@echo "make test     all tests (WORKERS=2 at a time)"
 	@echo "make check    ruff, mypy and the import layers"
 	@echo "make format   let ruff rewrite what it can"

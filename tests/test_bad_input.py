@@ -143,11 +143,11 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "sessions where subjects are meant": (
         lambda: {"objective": rdm(brain(subject=["a", "a"], session=[1, 2]))},
-        r"subject 'a' has 2 .*they differ in 'session': select= or average= over that",
+        r"subject 'a' has 2 .*they differ in 'session' .*: select= or average= over that",
     ),
     "ROIs where subjects are meant": (
         lambda: {"objective": rdm(brain(subject=["a", "a"], roi=["IT", "EVC"]))},
-        r"they differ in 'roi': select= or average=",
+        r"they differ in 'roi' .*: select= or average=",
     ),
     "ROIs without subjects": (
         lambda: {"objective": rdm(brain(roi=["IT", "EVC"]))},

@@ -78,7 +78,7 @@ def test_averages_sessions_within_subject_and_leaves_out_missing_values():
 @pytest.mark.parametrize(
     "choice, told",
     [
-        ({}, "'session', 'roi'.*select= or average="),
+        ({}, r"'session' \(1, 2\), 'roi' \(EVC, IT\): select= or average=.*roi="),
         ({"roi": "IT"}, "'anna' has 2.*2 of 2 subjects.*'session'"),
         ({"select": {"session": 1}}, "'roi'"),
         ({"average": "session"}, "'roi'"),

@@ -177,9 +177,9 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_factor(table: pd.DataFrame) -> pd.DataFrame:
-    """RDL at the controls' weight less each control: t intervals over folds and over people, and fold 0 alone.
+    """RDL at the controls' weight less each control: t intervals over folds and people, and fold 0.
 
-    The pilot that chose layer and schedule saw fold 0's training stimuli, which are other folds' held-out ones.
+    The pilot that chose layer and schedule saw fold 0's training stimuli: held-out ones of other folds.
     """
     rows = []
     for roi in ROIS:
@@ -297,7 +297,7 @@ def main() -> None:
     factors, layers = by_factor(table), by_layer()
     tables = [
         text(frame, choice),
-        "### RDL at weight 1 less each control: 95 % t intervals over the 4 folds, over the 5 held-out people\n",
+        "### RDL at weight 1 less each control: 95 % t intervals over folds, and over people\n",
         markdown(factors),
         "\n### Students without a teacher, every layer\n",
         markdown(layers.reset_index()),

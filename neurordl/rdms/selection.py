@@ -233,7 +233,12 @@ def _check_subjects(vectors: npt.NDArray[Any], described: Mapping[str, list[Any]
             if name != "subject"
             and any(len({_text(values[k]) for k in group}) > 1 for group in several.values())
         ]
-        named = f"they differ in {', '.join(map(repr, differing))}: select= or average= over that"
+        values = ", ".join(
+            f"{name!r} ({', '.join(dict.fromkeys(_text(value) for value in described[name]))})"
+            for name in differing
+        )
+        named = f"they differ in {values}: select= or average= over that"
+        named += ", or pick a ROI with roi=" if "roi" in differing else ""
         if unnamed:
             raise NeurordlError(
                 f"the {len(vectors)} RDMs carry no descriptor 'subject', and position does not tell; set "

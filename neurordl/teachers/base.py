@@ -113,8 +113,10 @@ class ById:
     def __init__(self, ids: Sequence[str], missing: Missing, what: str) -> None:
         if missing not in get_args(Missing):
             raise NeurordlError(f"missing={missing!r}: expected 'error' or 'ignore'")
-        self.ids, self.missing, self.what = tuple(ids), missing, what
-        self._row = {stimulus: row for row, stimulus in enumerate(ids)}
+        # In one order, so that neither results nor checksums depend on the order in a file.
+        self.ids, self.missing, self.what = tuple(sorted(ids, key=natural_key)), missing, what
+        self._given = tuple(ids)
+        self._row = {stimulus: row for row, stimulus in enumerate(self.ids)}
         self.control: dict[str, Any] | None = None
 
     def rows(self, ids: Sequence[str] | None) -> npt.NDArray[np.int64]:
@@ -146,7 +148,7 @@ class ById:
         NeurordlError
             If an id is unknown (unless ``missing="ignore"``), occurs twice, or none matches.
         """
-        return match_ids(ids, self.ids, what=("stimuli", self.what), missing=self.missing)
+        return match_ids(ids, self._given, what=("stimuli", self.what), missing=self.missing)
 
     def prepare(self, ids: Sequence[str]) -> Match:
         """Match the training stimuli, before the first step."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
-from neurordl.matching import Match, natural_key
+from neurordl.matching import Match
 from neurordl.patterns.network import OUTPUT, as_input, frozen_eval, read_layers, resolve_layers
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers.base import Batch, ById, Target, plain_measure, spelled
@@ -57,9 +57,7 @@ class NetworkTeacher:
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
         self._cached = cache
         self._table: dict[str, Tensor] = {}
-        self._ids = (
-            ById(sorted(cache.ids, key=natural_key), "error", "cached stimuli") if cache is not None else None
-        )
+        self._ids = ById(cache.ids, "error", "cached stimuli") if cache is not None else None
 
     def __getitem__(self, layer: str) -> LayerTeacher:
         if layer not in self.layers:

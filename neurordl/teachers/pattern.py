@@ -157,7 +157,7 @@ class PatternTeacher(ById):
             )
         named = {str(name): given for name, given in patterns.items()}
         self._subjects = [_Subject(name, named[name]) for name in sorted(named, key=natural_key)]
-        ids = sorted({stimulus for one in self._subjects for stimulus in one.rows}, key=natural_key)
+        ids = list(dict.fromkeys(stimulus for one in self._subjects for stimulus in one.rows))
         super().__init__(ids, missing, "patterns")
         self.subjects = tuple(one.name for one in self._subjects)
         self.dissimilarity = dissimilarity

@@ -69,8 +69,7 @@ class RDMTeacher(ById):
         missing: Missing = "error",
     ) -> None:
         chosen = select_rdms(rdms, roi=roi, subjects=subjects, select=select, average=average)
-        # In one order, so that neither results nor checksums depend on the order in a file.
-        super().__init__(sorted(stimulus_ids(chosen), key=natural_key), missing, "RDMs")
+        super().__init__(stimulus_ids(chosen), missing, "RDMs")
         names = subject_names(chosen)
         order = sorted(range(len(names)), key=lambda place: natural_key(names[place]))
         self.subjects = tuple(names[place] for place in order)
