@@ -138,6 +138,8 @@ def train(
     )
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes one speaks
     if first:
+        kind = "grey" if shape[0] == 1 else "RGB"
+        typer.echo(f"stimuli prepared like the labelled images: {shape[1]} x {shape[2]} pixels, {kind}")
         typer.echo(f"{teacher.match(shown.ids)}\n")
     torch.manual_seed(seed)
     classes = int(images.labels.max()) + 1 if images.labels is not None else 0

@@ -125,13 +125,7 @@ class RunFolder:
                 raise NeurordlError(
                     f"out: {self.path} holds a run already; choose another folder, or go on with resume=True"
                 )
-            before = read_json(self.path / RECORD)
-            self._check_same(before)
-            if before.get("status") == "finished" and not (self.path / CHECKPOINT).is_file():
-                raise NeurordlError(
-                    f"out: {self.path} holds a finished run without its {CHECKPOINT}, so there is nothing to "
-                    "go on from; read it with load_run, or choose another folder"
-                )
+            self._check_same(read_json(self.path / RECORD))
         # What a killed write left begins with a dot.
         elif self.path.is_dir() and any(not file.name.startswith(".") for file in self.path.iterdir()):
             raise NeurordlError(f"out: {self.path} is not empty and holds no run; choose another folder")
