@@ -175,7 +175,7 @@ def test_order_of_the_data_changes_nothing() -> None:
         np.random.default_rng(seed).permutation(size) for seed, size in ((1, N), (2, M), (3, M))
     )
     for pool in ("mean", "subjects"):
-        results, scores = [], []
+        results, scores, histories = [], [], []
         for given in (slice(None), slice(None), slice(None), slice(None)), (one, two, three, [2, 0, 1]):
             teacher = RDMTeacher(brain(given[2], given[3]), pool=pool, pair_weights="reliability")
             shown, held = stimuli(given[1]).split(0.3, seed=4)
@@ -187,12 +187,14 @@ def test_order_of_the_data_changes_nothing() -> None:
                 epochs=3,
             )
             results.append(weights(run))
+            histories.append(run.history.drop(columns="seconds"))
             frame = evaluate(
                 run, brain(given[2], given[3]), stimuli=held, layers="conv2", method="corr"
             ).to_frame()
             scores.append(frame.set_index("subject")[["score", "ceiling_lower", "ceiling_upper"]])
             assert set(run.held_out_ids) == set(held.ids)
         assert same(*results)
+        pd.testing.assert_frame_equal(*histories, check_exact=True)
         pd.testing.assert_frame_equal(scores[0], scores[1], check_like=True, rtol=1e-6)
 
 
@@ -317,6 +319,22 @@ def test_best_epoch_on_validation_stimuli(tmp_path: Path) -> None:
     last = safetensors.torch.load_file(tmp_path / "run" / "student.safetensors")
     assert not same(last, weights(runs[1]))
     assert same(weights(load_run(tmp_path / "run")), weights(runs[1]))
+
+
+def test_validation_within_what_a_subject_saw() -> None:
+    """Its losses are the mean over groups that may share a batch, as in training."""
+    values = PIXELS.reshape(M, -1).astype(float)
+    teacher = PatternTeacher({"a": (values[:14], IDS[:14]), "b": (values[10:], IDS[10:])}, center="all")
+    objective = Objective(RDMLoss(teacher, "conv2"))
+    held, shown = stimuli().subset(IDS[::2]), stimuli().subset(IDS[1::2])
+    run = train(objective=objective, stimuli=shown, validation=held, epochs=1)
+    groups = [[name for name in seen if name in held.ids] for seen in (IDS[:14], IDS[10:])]
+    each = [
+        objective.transfer_terms(run.student, Batch(held.subset(ids).images(), ids))["rdm:conv2"]
+        for ids in groups
+    ]
+    assert each[0] != each[1]
+    assert run.history["val_rdm:conv2"].iloc[0] == pytest.approx(np.mean(each), abs=1e-6)
 
 
 def test_validation_that_does_not_fit() -> None:

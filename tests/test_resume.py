@@ -20,7 +20,7 @@ import torch
 from rsatoolbox.rdm import RDMs
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from neurordl import NeurordlError, Objective, RDMLoss, RDMTeacher, Run, StimulusSet, TaskRatio, fit, load_run
 from neurordl.students import build
@@ -50,6 +50,19 @@ class Augmented(Dataset[Any]):
         self.now()
         noise = torch.randn(8, 8) + float(np.random.rand())  # noqa: NPY002
         return (self.pixels[place] + 0.3 * noise)[None], place % 4
+
+
+class Walk(Sampler[int]):
+    """A walk over the images from torch's own generator: where it goes depends on where it was."""
+
+    def __iter__(self) -> Any:
+        place = 0
+        for _ in range(N):
+            place = (place + int(torch.randint(N, ()))) % N
+            yield place
+
+    def __len__(self) -> int:
+        return N
 
 
 def arguments(kind: str, now: Callable[[], None]) -> dict[str, Any]:
@@ -85,7 +98,8 @@ def arguments(kind: str, now: Callable[[], None]) -> dict[str, Any]:
         images = StimulusSet.from_array(drawn(N, 0), [f"i{k}" for k in range(N)], labels=labels)
         return {**given, "labelled": images, "augment": augment, "batch_size": 12}
     generator = torch.Generator().manual_seed(11) if kind == "own generator" else None
-    loader = DataLoader(Augmented(now), batch_size=13, shuffle=True, generator=generator)
+    order: dict[str, Any] = {"sampler": Walk()} if kind == "walk" else {"shuffle": True}
+    loader = DataLoader(Augmented(now), batch_size=13, generator=generator, **order)
     return {**given, "labelled": loader}
 
 
@@ -155,7 +169,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(tmp_path: Path) -> None:
             assert one[name] == other[name], name
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "own generator"])
+@pytest.mark.parametrize("kind", [*KINDS, "own generator", "walk"])
 def test_interrupted_at_any_step(kind: str, tmp_path: Path) -> None:
     whole = fit(**arguments(kind, nothing))
     out = tmp_path / "run"
