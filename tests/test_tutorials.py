@@ -75,7 +75,7 @@ def test_it_holds_no_path_of_a_machine(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "is_path"),
     [
-        ("in /home/me/data", True),
+        ("in /Users/me/data", True),
         ("source='/tmp/neurordl-1'", True),
         ("C:\\\\Users\\\\me", True),
         ("https://doi.org/10.3389/usr/x", False),
