@@ -20,7 +20,7 @@ from scipy import stats
 from neurordl.artifacts import read_json, write_json
 from neurordl.errors import NeurordlError
 
-__all__ = ["paired_differences", "run_grid"]
+__all__ = ["crossed_interval", "paired_differences", "run_grid"]
 
 SETTINGS, ROWS = "settings.json", "rows"
 
@@ -148,6 +148,46 @@ def paired_differences(
             }
             rows.append({**dict(zip(by, group, strict=True)), condition: name, **found})
     return pd.DataFrame(rows)
+
+
+def crossed_interval(values: npt.NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean over crossed factors (folds, seeds, people) and a t interval that generalises to others of each.
+
+    The variance of the mean is taken as the sum of those over each factor's own means. Variance that factors
+    share is counted more than once, so that the interval errs on the wide side; with few levels it is wide
+    indeed. Degrees of freedom: Satterthwaite (1946, Biometrics Bulletin 2:110).
+
+    Parameters
+    ----------
+    values
+        One axis per factor, a value in every cell: (folds, seeds, people).
+    confidence
+        Between 0 and 1.
+
+    Returns
+    -------
+    mean, low, high
+        All the same where nothing varies.
+
+    Raises
+    ------
+    NeurordlError
+        A cell without a finite value, no axis, or an axis of a single level.
+    """
+    if not values.ndim or min(values.shape) < 2 or not np.isfinite(values).all():
+        raise NeurordlError(
+            f"crossed values need a finite number in every cell and two or more levels of each factor, but "
+            f"have shape {values.shape} and {int((~np.isfinite(values)).sum())} undefined cells"
+        )
+    axes = range(values.ndim)
+    means = [values.mean(axis=tuple(other for other in axes if other != axis)) for axis in axes]
+    parts = np.array([mean.var(ddof=1) / len(mean) for mean in means])
+    mean, variance = float(values.mean()), float(parts.sum())
+    if variance <= (np.finfo(float).eps * np.abs(values).max()) ** 2:
+        return mean, mean, mean
+    freedom = variance**2 / (parts**2 / (np.array(values.shape) - 1)).sum()
+    reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
+    return mean, mean - reach, mean + reach
 
 
 def _mean_and_reach(values: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from neurordl.errors import NeurordlError
-from neurordl.experiments import paired_differences, run_grid
+from neurordl.experiments import crossed_interval, paired_differences, run_grid
 
 JOBS = [{"condition": name, "seed": seed} for name in ("labels", "rdl") for seed in range(3)]
 
@@ -159,3 +159,44 @@ def test_a_row_is_plain_json(tmp_path):
     held = json.loads(file.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert held["job"] == JOBS[0]
     assert held["values"] == {"score": pytest.approx(0.1), "undefined": "nan", "endless": "-inf"}
+
+
+def test_crossed_interval_is_a_t_interval_where_one_factor_varies() -> None:
+    people = np.array([0.1, 0.4, 0.2, 0.3])
+    values = np.broadcast_to(people, (3, 2, 4))
+    mean, low, high = crossed_interval(values)
+    expected = stats.t.interval(0.95, 3, people.mean(), stats.sem(people))
+    assert mean == pytest.approx(0.25)
+    assert (low, high) == pytest.approx(expected)
+
+
+def test_crossed_interval_adds_the_variances_of_the_factors() -> None:
+    values = np.random.default_rng(0).standard_normal((4, 3, 5))
+    variance = sum(
+        np.var([np.take(values, k, axis).mean() for k in range(n)], ddof=1) / n
+        for axis, n in enumerate(values.shape)
+    )
+    _, low, high = crossed_interval(values)
+    assert (high - low) / 2 > 1.96 * np.sqrt(variance)
+    wider = crossed_interval(values, confidence=0.99)
+    assert wider[1] < low < high < wider[2]
+
+
+def test_crossed_interval_covers_at_least_what_it_says() -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(500):  # 4 folds, 3 seeds, 5 people, each with an effect of its own, and noise
+        folds, seeds, people = (rng.standard_normal(shape) for shape in ((4, 1, 1), (1, 3, 1), (1, 1, 5)))
+        _, low, high = crossed_interval(folds + seeds + people + rng.standard_normal((4, 3, 5)))
+        covered += low <= 0 <= high
+    assert covered / 500 >= 0.94
+
+
+@pytest.mark.parametrize("values", [np.full((2, 2), np.nan), np.ones((3, 1)), np.array(1.0)])
+def test_crossed_interval_refuses_what_has_no_interval(values: np.ndarray) -> None:
+    with pytest.raises(NeurordlError, match="crossed values need"):
+        crossed_interval(values)
+
+
+def test_crossed_interval_of_what_does_not_vary_is_a_point() -> None:
+    assert crossed_interval(np.zeros((3, 2, 2))) == (0.0, 0.0, 0.0)

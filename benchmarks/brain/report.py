@@ -1,46 +1,23 @@
-"""Tables and the figure of the brain study, from what `study.py run` left, into results/.
+"""Tables and the figure of the brain study, from what `study.py collect` left in results/; needs no data.
 
-Similarity is the mean over held-out subjects, folds and seeds; its interval comes from a crossed bootstrap
-(10,000 draws) that resamples folds, seeds and held-out subjects at once, so that it speaks of other stimuli,
-other students and other people. With 4 folds of the same 92 objects, 3 seeds and 5 people it is too narrow:
-in simulations a nominal 95 % interval of this kind covered about 80 %. Hence the t intervals of `by_factor`.
+Similarity is that of the layer chosen for the fold, with people who did not teach, on stimuli that were not
+fitted: the mean over folds, seeds and people. Brackets are 95 % intervals that generalise to other folds,
+seeds and people at once (`neurordl.experiments.crossed_interval`, wide on purpose); differences are paired.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
-from rsatoolbox.rdm import RDMs
-from scipy import stats
-from study import (
-    CONTROL_WEIGHT,
-    EPOCHS,
-    FOLDS,
-    IMAGES,
-    METHOD,
-    RESULTS,
-    ROIS,
-    RUNS,
-    SEEDS,
-    brain,
-    fingerprint,
-    fold,
-    people,
-    study_jobs,
-)
+from study import CONTROL_WEIGHT, METHOD, RESULTS, ROIS, choice
 
-import neurordl as nrl
-from neurordl.artifacts import read_json, versions, write_aside, write_json, write_text
-from neurordl.experiments import run_grid
-from neurordl.rdms.selection import reindex, select_rdms
+from neurordl.artifacts import write_aside, write_text
+from neurordl.experiments import crossed_interval
 
-DRAWS = 10_000
 ORDER = [
     "untrained",
     "labels",
@@ -61,151 +38,54 @@ COLOURS = {
     "permuted": "#d55e00",
     "category": "#009e73",
 }
-Cube = npt.NDArray[np.float64]
+FACTORS = ["fold", "seed", "subject"]
+CONTROLS = {"labels": "labels", "permuted": "permuted", "within": "permuted within category"}
 
 
-def finished() -> pd.DataFrame:
-    """All rows of the study; one that is missing is an error."""
-
-    def missing(**job: Any) -> dict[str, float]:
-        raise SystemExit(f"not finished: {job}; run study.py first")
-
-    return run_grid(study_jobs(), missing, RUNS / "study", fingerprint=fingerprint(), progress=False)
+def cube(table: pd.DataFrame, value: str) -> npt.NDArray[np.float64]:
+    """(folds, seeds, people) of one condition and ROI."""
+    wide = table.set_index(FACTORS)[value].sort_index()
+    return wide.to_numpy().reshape([table[factor].nunique() for factor in FACTORS])
 
 
-def long_table() -> pd.DataFrame:
-    """A row for each fit, fold and held-out subject: similarity at the fitted layer, and accuracy."""
-    frame, choice = finished(), read_json(RESULTS / "choice.json")
-    rows: list[dict[str, Any]] = []
-    for job in frame.to_dict("records"):
-        name = f"rdl {job['weight']:g}" if job["condition"] == "rdl" else str(job["condition"])
-        for roi in ROIS if job["roi"] == "none" else [job["roi"]]:
-            layer = choice[roi]["layer"]
-            for number in range(FOLDS) if job["fold_number"] == "all" else [int(job["fold_number"])]:
-                for subject in people(roi)[1]:
-                    similarity = job[f"{number}|{roi}|{layer}|{subject}"]
-                    at = {
-                        "condition": name,
-                        "roi": roi,
-                        "fold": number,
-                        "seed": job["seed"],
-                        "subject": subject,
-                    }
-                    rows.append({**at, "similarity": similarity, "accuracy": job["test_accuracy"]})
-    return pd.DataFrame(rows)
-
-
-def cube(table: pd.DataFrame, value: str) -> Cube:
-    """(folds, seeds, subjects) of one condition and ROI."""
-    wide = table.set_index(["fold", "seed", "subject"])[value].sort_index()
-    return wide.to_numpy().reshape(FOLDS, len(SEEDS), -1)
-
-
-@cache
-def draws(subjects: int) -> list[npt.NDArray[np.int64]]:
-    """The same resamples of folds, seeds and subjects for every condition, so that differences are paired."""
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, n, (DRAWS, n)) for n in (FOLDS, len(SEEDS), subjects)]
-
-
-def resampled(values: Cube) -> npt.NDArray[np.float64]:
-    """Means of the crossed bootstrap."""
-    folds, seeds, subjects = draws(values.shape[2])
-    return values[folds[:, :, None, None], seeds[:, None, :, None], subjects[:, None, None, :]].mean(
-        (1, 2, 3)
-    )
-
-
-def interval(values: Cube) -> tuple[float, float, float]:
-    """Mean and 95 % interval."""
-    low, high = np.quantile(resampled(values), [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
-
-
-def cut(rdms: RDMs, ids: Sequence[str], vectors: Cube | None = None) -> RDMs:
-    """RDMs of these stimuli, or other vectors in their place."""
-    return RDMs(
-        reindex(rdms, ids) if vectors is None else vectors,
-        dissimilarity_measure="correlation",
-        rdm_descriptors={"subject": list(rdms.rdm_descriptors["subject"])} if vectors is None else None,
-        pattern_descriptors={"stimulus": list(ids)},
-    )
-
-
-def ceilings(roi: str) -> dict[str, float]:
-    """Bounds of the held-out subjects, mean over folds; and what the training subjects' RDM reaches."""
-    train, held = people(roi)
-    found = []
-    for number in range(FOLDS):
-        ids = fold(number)[1].ids
-        shown = cut(select_rdms(brain(roi), subjects=held), ids)
-        vectors = reindex(select_rdms(brain(roi), subjects=train), ids)
-        pooled = ((vectors - vectors.mean(1, keepdims=True)) / vectors.std(1, keepdims=True)).mean(
-            0, keepdims=True
-        )
-        teacher = nrl.compare(cut(shown, ids, pooled), shown, METHOD).mean()
-        found.append([*nrl.noise_ceiling(shown, METHOD), float(teacher)])
-    return dict(
-        zip(("ceiling_lower", "ceiling_upper", "training_subjects"), np.mean(found, axis=0), strict=True)
-    )
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
+def summary(table: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
     """A row for each ROI and condition: similarity and accuracy, their intervals, and paired differences."""
     rows = []
     for roi in ROIS:
-        mine = table[table["roi"] == roi]
+        mine = table[(table["roi"] == roi) & table["fitted_layer"]]
         cubes = {
-            name: {value: cube(part, value) for value in ("similarity", "accuracy")}
+            (str(name), value): cube(part, value)
             for name, part in mine.groupby("condition")
+            for value in ("similarity", "accuracy")
         }
         for name in ORDER:
             row: dict[str, Any] = {"roi": roi, "condition": name}
             for value in ("similarity", "accuracy"):
-                own = cubes[name][value]
-                comparisons = {"": own, "_minus_labels": own - cubes["labels"][value]}
-                if (
-                    not name.startswith("rdl") or name == f"rdl {CONTROL_WEIGHT:g}"
-                ):  # controls are at its weight
-                    comparisons |= {"_minus_permuted": own - cubes["permuted"][value]}
-                    comparisons |= {"_minus_within": own - cubes["permuted within category"][value]}
+                own = cubes[name, value]
+                comparisons = {"": own}
+                for short, control in CONTROLS.items():
+                    other_weight = name.startswith("rdl") and name != f"rdl {CONTROL_WEIGHT:g}"
+                    if control != name and (control == "labels" or not other_weight):
+                        comparisons[f"_minus_{short}"] = own - cubes[control, value]
                 for suffix, values in comparisons.items():
                     names = (f"{value}{suffix}", f"{value}{suffix}_low", f"{value}{suffix}_high")
-                    row |= dict(zip(names, interval(values), strict=True))
-            rows.append(row | ceilings(roi))
+                    row |= dict(zip(names, crossed_interval(values), strict=True))
+            rows.append(row | ceilings.loc[roi].to_dict())
     return pd.DataFrame(rows)
 
 
-def by_factor(table: pd.DataFrame) -> pd.DataFrame:
-    """RDL at the controls' weight less each control: t intervals over folds and people, and fold 0.
-
-    The pilot that chose layer and schedule saw fold 0's training stimuli: held-out ones of other folds.
-    """
-    rows = []
-    for roi in ROIS:
-        parts = {
-            name: cube(part, "similarity") for name, part in table[table["roi"] == roi].groupby("condition")
-        }
-        for control in ("labels", "permuted", "permuted within category"):
-            difference = parts[f"rdl {CONTROL_WEIGHT:g}"] - parts[control]
-            row: dict[str, Any] = {"roi": roi, "beside": control, "difference": difference.mean()}
-            for name, means in (("folds", difference.mean((1, 2))), ("people", difference.mean((0, 1)))):
-                reach = stats.t.ppf(0.975, len(means) - 1) * stats.sem(means)
-                row |= {f"{name}_low": means.mean() - reach, f"{name}_high": means.mean() + reach}
-            rows.append(row | {"fold_0": difference[0].mean()})
-    return pd.DataFrame(rows)
+def by_fold(table: pd.DataFrame) -> pd.DataFrame:
+    """Similarity under RDL at the controls' weight less each control, fold by fold."""
+    wide = table[table["fitted_layer"]].pivot_table("similarity", ["roi", "fold"], "condition")
+    rdl = wide[f"rdl {CONTROL_WEIGHT:g}"]
+    frame = pd.DataFrame({f"rdl - {control}": rdl - wide[control] for control in CONTROLS.values()})
+    return frame.reset_index().astype({"fold": str})
 
 
-def by_layer() -> pd.DataFrame:
+def by_layer(table: pd.DataFrame) -> pd.DataFrame:
     """Similarity of every layer of students without a teacher: the fitted layer need not be their best."""
-    frame = finished()
-    rows = []
-    for job in frame[frame["roi"] == "none"].to_dict("records"):
-        for key, value in job.items():
-            if key.count("|") == 3:
-                _, roi, layer, _ = key.split("|")
-                rows.append({"condition": job["condition"], "roi": roi, "layer": layer, "similarity": value})
-    return pd.DataFrame(rows).groupby(["roi", "condition", "layer"])["similarity"].mean().unstack()
+    alone = table[table["condition"].isin(["labels", "untrained"])]
+    return alone.pivot_table("similarity", ["roi", "condition"], "layer").reset_index()
 
 
 def draw(frame: pd.DataFrame) -> Figure:
@@ -249,11 +129,11 @@ def draw(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def text(frame: pd.DataFrame, choice: dict[str, Any]) -> str:
+def text(frame: pd.DataFrame) -> str:
     """The tables in Markdown."""
 
     def shown(row: Any, name: str) -> str:
-        if np.isnan(row[name]):
+        if name not in row or np.isnan(row[name]):
             return ""
         return f"{row[name]:.3f} [{row[name + '_low']:.3f}, {row[name + '_high']:.3f}]"
 
@@ -261,11 +141,13 @@ def text(frame: pd.DataFrame, choice: dict[str, Any]) -> str:
     for roi in ROIS:
         part = frame[frame["roi"] == roi]
         first = part.iloc[0]
+        chosen = ", ".join(f"{one['layer']} {one['schedule']}" for one in choice()[roi].values())
         lines += [
-            f"### {roi}: layer {choice[roi]['layer']}, schedule {choice[roi]['schedule']}",
+            f"### {roi}",
             "",
             f"Noise ceiling {first['ceiling_lower']:.3f} to {first['ceiling_upper']:.3f}; "
-            f"the training subjects' mean RDM reaches {first['training_subjects']:.3f}.",
+            f"the training subjects' mean RDM reaches {first['training_subjects']:.3f}. "
+            f"Layer and schedule of the four folds: {chosen}.",
             "",
             "| condition | similarity | - labels | - permuted | - permuted within | accuracy | - labels |",
             "|---|---|---|---|---|---|---|",
@@ -289,31 +171,17 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def main() -> None:
     """Write everything."""
-    table = long_table()
-    frame = summary(table)
-    choice = read_json(RESULTS / "choice.json")
-    write_text(RESULTS / "scores.csv", table.to_csv(index=False, float_format="%.5f"))
+    table = pd.read_csv(RESULTS / "scores.csv")
+    frame = summary(table, pd.read_csv(RESULTS / "ceilings.csv").set_index("roi"))
     write_text(RESULTS / "summary.csv", frame.to_csv(index=False, float_format="%.5f"))
-    factors, layers = by_factor(table), by_layer()
     tables = [
-        text(frame, choice),
-        "### RDL at weight 1 less each control: 95 % t intervals over folds, and over people\n",
-        markdown(factors),
+        text(frame),
+        f"### RDL at weight {CONTROL_WEIGHT:g} less each control, by fold\n",
+        markdown(by_fold(table)),
         "\n### Students without a teacher, every layer\n",
-        markdown(layers.reset_index()),
+        markdown(by_layer(table)),
     ]
     write_text(RESULTS / "tables.md", "\n".join(tables) + "\n")
-    write_text(RESULTS / "by_factor.csv", factors.to_csv(index=False, float_format="%.5f"))
-    record = {
-        "choice": choice,
-        "seeds": list(SEEDS),
-        "folds": FOLDS,
-        "epochs": EPOCHS,
-        "images": IMAGES,
-        "method": METHOD,
-    }
-    subjects = {roi: dict(zip(("training", "held_out"), people(roi), strict=True)) for roi in ROIS}
-    write_json(RESULTS / "settings.json", {**record, "subjects": subjects, "versions": versions()})
     with write_aside(RESULTS / "accuracy_similarity.png") as aside:
         draw(frame).savefig(aside, dpi=150)
     print("\n".join(tables))

@@ -2,21 +2,26 @@
 
 10,000 images of CIFAR-100 (20 coarse labels) are the task; RDMs of 92 objects in EVC and IT (fMRI of 15
 people; Cichy, Pantazis & Oliva 2014) are the teachers. Ten people teach, five are held out; of the stimuli a
-quarter is held out in each of 4 folds. Layer and schedule are chosen beforehand by `pilot`, on validation
-stimuli out of the training ones of fold 0, on the training subjects, on other images and other seeds.
+quarter is held out in each of 4 folds. Layer and schedule are chosen beforehand by `pilot`, for each fold and
+ROI, on validation stimuli out of that fold's training ones, on the training subjects, on other images and
+other seeds: nothing that a fold holds out is seen in any choice made for it.
 
 Every step resumes: what is finished is not run again.
 
     export NEURORDL_DATA=...                              # the data folder
-    python benchmarks/brain/study.py pilot                # choose layer and schedule -> results/choice.json
-    python benchmarks/brain/study.py run --worker 1/2 &   # the study, in two processes
+    python benchmarks/brain/study.py pilot --worker 1/2 & # 80 fits, in two processes
+    python benchmarks/brain/study.py pilot --worker 2/2 && wait
+    python benchmarks/brain/study.py choose               # -> results/choice.json, pilot.csv
+    python benchmarks/brain/study.py run --worker 1/2 &   # 147 fits and 3 untrained students
     python benchmarks/brain/study.py run --worker 2/2 && wait
-    python benchmarks/brain/report.py                     # tables and the figure -> results/
+    python benchmarks/brain/study.py collect              # -> results/scores.csv, ceilings.csv, settings.json
+    python benchmarks/brain/report.py                     # tables and the figure, from results/ alone
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -24,6 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from rsatoolbox.rdm import RDMs
@@ -31,13 +37,15 @@ from torch import Tensor, nn
 
 import neurordl as nrl
 from neurordl import datasets
-from neurordl.artifacts import read_json, write_json
+from neurordl.artifacts import read_json, versions, write_json, write_text
 from neurordl.experiments import run_grid
+from neurordl.rdms.selection import reindex, select_rdms
 
 HERE = Path(__file__).parent
 RUNS = HERE / "runs"  # not committed: one file per finished fit
 RESULTS = HERE / "results"
 ROIS, LAYERS = ("EVC", "IT"), ("conv1", "conv2", "conv3", "fc1")
+FITTABLE, SCHEDULES = LAYERS[1:], ("constant", "decay", "ramp")
 FOLDS, SEEDS, PILOT_SEEDS = 4, (0, 1, 2), (100, 101)
 WEIGHTS = (0.1, 1.0, 3.0)
 CONTROL_WEIGHT = 1.0
@@ -206,10 +214,10 @@ def study_job(condition: str, roi: str, weight: float, fold_number: str, seed: i
     if condition == "untrained":
         student = new_student(seed).eval()
     else:
-        choice = read_json(RESULTS / "choice.json").get(roi, {"layer": "conv3", "schedule": "constant"})
-        student = fit(
-            condition, roi, weight, fold(numbers[0])[0], seed, choice["layer"], choice["schedule"]
-        ).student
+        chosen = (
+            ("conv3", "constant") if roi == "none" else choice()[roi][fold_number].values()
+        )  # labels only: unused
+        student = fit(condition, roi, weight, fold(numbers[0])[0], seed, *chosen).student
     result = {"test_accuracy": nrl.accuracy(student, task("test"))}
     for number in numbers:
         scores = similarities(student, fold(number)[1], subjects=1)
@@ -217,10 +225,21 @@ def study_job(condition: str, roi: str, weight: float, fold_number: str, seed: i
     return result
 
 
+def choice() -> dict[str, dict[str, dict[str, str]]]:
+    """Layer and schedule by ROI and fold, as `choose` left them."""
+    found: dict[str, dict[str, dict[str, str]]] = read_json(RESULTS / "choice.json")
+    return found
+
+
+@cache
 def fingerprint() -> dict[str, Any]:
-    """What must agree between rows, besides the code."""
-    choice = read_json(RESULTS / "choice.json")
-    return {"choice": choice, "epochs": EPOCHS, "images": IMAGES, "method": METHOD}
+    """What must agree between rows: settings, code and versions."""
+    digest = hashlib.sha256()
+    package = Path(nrl.__file__).parent
+    for file in [*sorted(package.rglob("*.py")), Path(__file__)]:
+        digest.update(file.read_bytes())
+    settings = {"epochs": EPOCHS, "images": IMAGES, "method": METHOD, "weights": WEIGHTS}
+    return {**settings, "code_sha256": digest.hexdigest(), "versions": versions()}
 
 
 def study_jobs() -> list[dict[str, Any]]:
@@ -240,9 +259,11 @@ def study_jobs() -> list[dict[str, Any]]:
     return jobs
 
 
-def pilot_job(condition: str, roi: str, layer: str, schedule: str, seed: int) -> dict[str, float]:
-    """One fit on the training part of fold 0's training stimuli, scored on their validation part."""
-    train, validation = fold(0)[0].split(held_out=0.25, seed=0, stratify="category")
+def pilot_job(
+    condition: str, roi: str, fold_number: str, layer: str, schedule: str, seed: int
+) -> dict[str, float]:
+    """One fit on a part of a fold's training stimuli, scored on the rest of them, the validation part."""
+    train, validation = fold(int(fold_number))[0].split(held_out=0.25, seed=0, stratify="category")
     student = fit(condition, roi, 1.0, train, seed, layer, schedule).student
     scores = pd.Series(similarities(student, validation, subjects=0))
     mine = scores[[key.startswith(f"{roi}|{layer}|") for key in scores.index]]
@@ -252,55 +273,127 @@ def pilot_job(condition: str, roi: str, layer: str, schedule: str, seed: int) ->
     }
 
 
-def pilot(rois: Sequence[str]) -> None:
+def not_run(**job: Any) -> dict[str, float]:
+    """In place of a job when results are gathered."""
+    raise SystemExit(f"not finished: {job}; run the steps before this one first")
+
+
+def pilot(
+    roi: str, number: str, job: Callable[..., dict[str, float]] = pilot_job
+) -> tuple[dict[str, str], pd.DataFrame]:
     """Choose the layer by similarity; then the schedule by accuracy, from 90 % of the best similarity."""
-    settings = {"epochs": EPOCHS, "images": IMAGES, "method": METHOD}
-    choice: dict[str, Any] = {}
-    frames = []
-    for roi in rois:
+
+    def run(layers: Sequence[str], schedules: Sequence[str]) -> pd.DataFrame:
         jobs = [
-            _pilot(roi, layer, "constant", seed)
-            for layer in ("conv2", "conv3", "fc1")
+            {
+                "condition": "rdl",
+                "roi": roi,
+                "fold_number": number,
+                "layer": layer,
+                "schedule": schedule,
+                "seed": seed,
+            }
+            for layer in layers
+            for schedule in schedules
             for seed in PILOT_SEEDS
         ]
-        layers = run_grid(jobs, pilot_job, RUNS / "pilot", fingerprint=settings, progress=True)
-        layer = str(layers.groupby("layer")["validation_similarity"].mean().idxmax())
-        jobs = [
-            _pilot(roi, layer, name, seed) for name in ("constant", "decay", "ramp") for seed in PILOT_SEEDS
-        ]
-        schedules = run_grid(jobs, pilot_job, RUNS / "pilot", fingerprint=settings, progress=True)
-        means = schedules.groupby("schedule")[["validation_similarity", "validation_accuracy"]].mean()
-        good = means[means["validation_similarity"] >= 0.9 * means["validation_similarity"].max()]
-        choice[roi] = {"layer": layer, "schedule": str(good["validation_accuracy"].idxmax())}
-        frames += [layers, schedules]
-    if len(rois) < len(ROIS):
-        return
+        return run_grid(jobs, job, RUNS / "pilot", fingerprint=fingerprint(), progress=job is pilot_job)
+
+    layers = run(FITTABLE, SCHEDULES[:1])
+    layer = str(layers.groupby("layer")["validation_similarity"].mean().idxmax())
+    schedules = run([layer], SCHEDULES)
+    means = schedules.groupby("schedule")[["validation_similarity", "validation_accuracy"]].mean()
+    good = means[means["validation_similarity"] >= 0.9 * means["validation_similarity"].max()]
+    chosen = {"layer": layer, "schedule": str(good["validation_accuracy"].idxmax())}
+    return chosen, pd.concat([layers, schedules]).drop_duplicates()
+
+
+def choose() -> None:
+    """Gather the pilot: what was chosen for each ROI and fold, and the table it was chosen from."""
+    found: dict[str, dict[str, dict[str, str]]] = {roi: {} for roi in ROIS}
+    frames = []
+    for roi in ROIS:
+        for number in map(str, range(FOLDS)):
+            found[roi][number], frame = pilot(roi, number, not_run)
+            frames.append(frame)
     RESULTS.mkdir(exist_ok=True)
-    pd.concat(frames).drop_duplicates().to_csv(RESULTS / "pilot.csv", index=False, float_format="%.4f")
-    write_json(RESULTS / "choice.json", choice)
-    print(json.dumps(choice, indent=2))
+    write_text(RESULTS / "pilot.csv", pd.concat(frames).to_csv(index=False, float_format="%.4f"))
+    write_json(RESULTS / "choice.json", found)
+    print(json.dumps(found, indent=2))
 
 
-def _pilot(roi: str, layer: str, schedule: str, seed: int) -> dict[str, Any]:
-    return {"condition": "rdl", "roi": roi, "layer": layer, "schedule": schedule, "seed": seed}
+def study(jobs: Sequence[dict[str, Any]], job: Callable[..., dict[str, float]] = study_job) -> pd.DataFrame:
+    """Rows of the study."""
+    settings = {"choice": choice(), **fingerprint()}
+    return run_grid(jobs, job, RUNS / "study", fingerprint=settings, progress=job is study_job)
+
+
+def collect() -> None:
+    """Gather the study into results/: a row for each fit, fold, layer and held-out person; the ceilings."""
+    rows: list[dict[str, Any]] = []
+    for done in study(study_jobs(), not_run).to_dict("records"):
+        name = f"rdl {done['weight']:g}" if done["condition"] == "rdl" else str(done["condition"])
+        for roi in ROIS if done["roi"] == "none" else [done["roi"]]:
+            for number in map(str, range(FOLDS)) if done["fold_number"] == "all" else [done["fold_number"]]:
+                at = {"condition": name, "roi": roi, "fold": number, "seed": done["seed"]}
+                for layer in LAYERS:
+                    fitted = layer == choice()[roi][number]["layer"]
+                    for person in people(roi)[1]:
+                        score = done[f"{number}|{roi}|{layer}|{person}"]
+                        where = {"layer": layer, "fitted_layer": fitted, "subject": person}
+                        rows.append({**at, **where, "similarity": score, "accuracy": done["test_accuracy"]})
+    write_text(RESULTS / "scores.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.5f"))
+    bounds = pd.DataFrame([{"roi": roi, **ceilings(roi)} for roi in ROIS])
+    write_text(RESULTS / "ceilings.csv", bounds.to_csv(index=False, float_format="%.5f"))
+    subjects = {roi: dict(zip(("training", "held_out"), people(roi), strict=True)) for roi in ROIS}
+    more = {"seeds": SEEDS, "pilot_seeds": PILOT_SEEDS, "folds": FOLDS, "subjects": subjects}
+    write_json(RESULTS / "settings.json", {**fingerprint(), **more, "choice": choice()})
+
+
+def ceilings(roi: str) -> dict[str, float]:
+    """Bounds of the held-out subjects, mean over folds; and what the training subjects' RDM reaches."""
+    train, held = people(roi)
+    found = []
+    for number in range(FOLDS):
+        ids = fold(number)[1].ids
+        shown = cut(select_rdms(brain(roi), subjects=held), ids)
+        vectors = reindex(select_rdms(brain(roi), subjects=train), ids)
+        pooled = (vectors - vectors.mean(1, keepdims=True)) / vectors.std(1, keepdims=True)
+        teacher = nrl.compare(cut(shown, ids, pooled.mean(0, keepdims=True)), shown, METHOD).mean()
+        found.append([*nrl.noise_ceiling(shown, METHOD), float(teacher)])
+    names = ("ceiling_lower", "ceiling_upper", "training_subjects")
+    return dict(zip(names, np.mean(found, axis=0).tolist(), strict=True))
+
+
+def cut(rdms: RDMs, ids: Sequence[str], vectors: np.ndarray[Any, Any] | None = None) -> RDMs:
+    """RDMs of these stimuli, or other vectors in their place."""
+    return RDMs(
+        reindex(rdms, ids) if vectors is None else vectors,
+        dissimilarity_measure="correlation",
+        rdm_descriptors={"subject": list(rdms.rdm_descriptors["subject"])} if vectors is None else None,
+        pattern_descriptors={"stimulus": list(ids)},
+    )
 
 
 def main() -> None:
-    """Run the pilot, or a worker's share of the study."""
+    """Take one step of the study."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=["pilot", "run"])
-    parser.add_argument("--worker", default="1/1", help="this process's share, as in 1/2")
+    parser.add_argument("step", choices=["pilot", "choose", "run", "collect"])
+    parser.add_argument("--worker", default="1/1", help="this process's share of pilot or run, as in 1/2")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     number, workers = map(int, arguments.worker.split("/"))
+    share = slice(number - 1, None, workers)
     if arguments.step == "pilot":
-        pilot(ROIS[number - 1 :: workers])
-        return
-    jobs = study_jobs()[number - 1 :: workers]
-    run_grid(jobs, study_job, RUNS / "study", fingerprint=fingerprint(), progress=True)
+        for roi, place in [(roi, str(place)) for place in range(FOLDS) for roi in ROIS][share]:
+            pilot(roi, place)
+    elif arguments.step == "run":
+        study(study_jobs()[share])
+    else:
+        {"choose": choose, "collect": collect}[arguments.step]()
 
 
 if __name__ == "__main__":
