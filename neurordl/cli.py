@@ -15,6 +15,7 @@ from neurordl.errors import NeurordlError
 
 if TYPE_CHECKING:
     from neurordl.stimuli import StimulusSet
+    from neurordl.training.run import Run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -200,7 +201,9 @@ def compare(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     rdms: Rdms,
     out: Annotated[Path, typer.Option(help="Folder for scores.csv and the figure.")],
-    layers: Annotated[str, typer.Option(help="Names or globs with commas, or all.")] = "all",
+    layers: Annotated[
+        str, typer.Option(help="Names or globs with commas, all, or top (in no other layer).")
+    ] = "all",
     method: Annotated[
         str, typer.Option(help="rho-a, spearman, corr, cosine, tau-a, ... as in rsatoolbox.")
     ] = "rho-a",
@@ -230,11 +233,12 @@ def compare(
     if folder is None or prepared is None:
         raise NeurordlError(f"{run} does not say where its stimuli are; pass --stimuli FOLDER")
     shown = nrl.StimulusSet.from_folder(folder, prepared.size, prepared.channels, prepared.mean, prepared.std)
+    _check_pixels(shown, fitted)
     scores = nrl.evaluate(
         fitted,
         nrl.load_rdms(rdms),
         stimuli=shown,
-        layers=layers if layers == "all" else layers.split(","),
+        layers=layers.split(","),
         method=method,
         roi=roi,
         subjects=subjects.split(",") if subjects else None,
@@ -251,6 +255,20 @@ def compare(
     mean = frame[frame["subject"] == "mean"].drop(columns=["subject", "method"])
     table = mean.to_string(index=False, float_format="%.3f")
     typer.echo(f"{scores.match}\n\n{table}\n\n{out} holds scores.csv and scores.png")
+
+
+def _check_pixels(shown: StimulusSet, run: Run) -> None:
+    """Whether the fitted images, where they are all there, are still those that the run saw."""
+    from neurordl.artifacts import sha256_array
+
+    before = (run.record["stimuli"] or {}).get("pixels_sha256")
+    if before is None or not run.fitted_ids or not set(run.fitted_ids) <= set(shown.ids):
+        return
+    if sha256_array(shown.subset(run.fitted_ids).pixels) != before:
+        raise NeurordlError(
+            f"the images in {shown.source} are not those that the run was fitted on, though their names are "
+            "the same; pass the folder of the original ones as --stimuli"
+        )
 
 
 def main() -> None:

@@ -268,6 +268,18 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a batch-norm stream that is none": (lambda: {"batchnorm": "mine"}, r"batchnorm='mine': expected one of"),
     "a schedule that is none": (lambda: {"scheduler": "step"}, r"scheduler='step': expected 'cosine'"),
+    "a schedule that waits for a metric": (
+        lambda: {"scheduler": lambda optimizer, _: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)},
+        r"ReduceLROnPlateau waits for a metric",
+    ),
+    "a learning rate that nobody takes": (
+        lambda: {"lr": 0.1, "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.1)},
+        r"lr= and weight_decay= are those of the default optimizer",
+    ),
+    "validation without transfer losses": (
+        lambda: {"objective": Objective(), "validation": 0.25},
+        r"validation= chooses the epoch by the transfer losses, and this objective has none",
+    ),
     "no epoch": (lambda: {"epochs": 0}, r"at least one epoch"),
     "no batch": (lambda: {"batch_size": 0}, r"a batch of 0: expected 1 or more"),
     "a device that is not there": (

@@ -204,6 +204,22 @@ def test_table_without_labels(shell: Any, data: dict[str, Path], tmp_path: Path)
     assert "no column 'label'" in errors
 
 
+def test_compare_notices_other_images_of_the_same_names(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert shell(*train_arguments(data, out))[0] == 0
+    for image in data["stimuli"].iterdir():
+        Image.fromarray(np.full((8, 8, 3), 7, dtype=np.uint8)).save(image)
+    code, _, told = shell(
+        "compare", out, "--rdms", data["brain.h5"], "--roi", "IT", "--average", "session",
+        "--out", tmp_path / "scores",
+    )  # fmt: skip
+    assert code == 1
+    assert "are not those that the run was fitted on" in told
+    assert not (tmp_path / "scores").exists()
+
+
 def test_compare_fails_clearly(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     arguments = (
         "--rdms",

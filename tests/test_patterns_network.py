@@ -11,15 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from neurordl import NeurordlError, StimulusSet
-from neurordl.patterns.network import (
-    as_input,
-    extract_patterns,
-    frozen_eval,
-    layer_names,
-    read_layers,
-    resolve_layers,
-)
-from neurordl.students import small_cnn
+from neurordl.patterns.layers import layer_names, resolve_layers
+from neurordl.patterns.network import as_input, extract_patterns, frozen_eval, read_layers
+from neurordl.students import resnet18, small_cnn
 
 
 def stimuli(n: int = 10) -> StimulusSet:
@@ -52,6 +46,17 @@ def test_names_and_globs() -> None:
     assert resolve_layers(model, ["head", "all"])[0] == "head"  # asked for first, and once
     assert resolve_layers(model, "") == [""]
     assert layer_names(nn.ModuleDict({"list": nn.ModuleList([nn.Linear(2, 2)])})) == ["list.0"]
+
+
+def test_top_layers_stand_in_no_other() -> None:
+    assert resolve_layers(small_cnn(), "top") == ["conv1", "conv2", "conv3", "fc1", "fc2"]
+    wrapped = nn.Sequential(OrderedDict(body=resnet18(width=4)))
+    assert resolve_layers(wrapped, "top")[:2] == ["body.conv1", "body.layer1"]
+    listed = nn.Module()
+    listed.blocks, listed.head = nn.ModuleList([nn.Sequential(nn.Linear(2, 2)), nn.ReLU()]), nn.Linear(2, 2)
+    assert resolve_layers(listed, "top") == ["blocks.0", "blocks.1", "head"]
+    assert resolve_layers(nn.Sequential(nn.Linear(2, 2)), "top") == ["0"]
+    assert resolve_layers(nn.Sequential(OrderedDict(top=nn.Linear(2, 2))), "top") == ["top"]  # a name first
 
 
 def test_unknown_layer_lists_near_matches() -> None:

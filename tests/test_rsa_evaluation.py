@@ -269,13 +269,23 @@ def test_held_out_pairs_have_both_stimuli_unused(run):
     subset = evaluate(run, brain(), stimuli=images(IDS[6:]), layers="0")
     pd.testing.assert_frame_equal(scores.frame, subset.frame)  # and so by default where none was used
     bare = evaluate(run.student, brain(), stimuli=images(IDS[6:]), layers="0")
-    assert_array_equal(scores.frame["score"], bare.frame["score"])
+    assert_array_equal(scores.frame["score"][:-1], bare.frame["score"][:-1])  # all but the mean
     assert set(scores.frame["pairs"]) == {"held-out"}
     assert set(scores.frame["n_stimuli"]) == {6}
     fitted = scores.frame.set_index("subject")["fitted"]
     assert fitted["p0"] == "stimuli: no, subjects: yes"
     assert fitted["p3"] == "stimuli: no, subjects: no"
-    assert fitted["mean"] == "stimuli: no, subjects: some"
+    mean = means(scores).loc["0"]
+    assert mean["fitted"] == "stimuli: no, subjects: no"  # the mean is over those who did not teach
+    others = [name for name in scores.frame["subject"].unique() if name not in ("mean", *run.fitted_subjects)]
+    assert mean["n_subjects"] == len(others) < scores.frame["subject"].nunique() - 1
+    alone = means(evaluate(run, brain(), stimuli=images(IDS[6:]), layers="0", subjects=others)).loc["0"]
+    columns = ["score", "ci_low", "ci_high", "p", "ceiling_lower", "ceiling_upper"]
+    assert_array_equal(mean[columns], alone[columns])
+    everyone = [*run.fitted_subjects, *others]
+    asked = evaluate(run, brain(), stimuli=images(IDS[6:]), layers="0", subjects=everyone)
+    assert means(asked).loc["0", "fitted"] == "stimuli: no, subjects: some"
+    assert means(asked).loc["0", "n_subjects"] == len(everyone)
     new = evaluate(run, brain(), stimuli=images(), layers="0", pairs="held-out", subjects=["p2", "p3"])
     assert means(new).loc["0", "fitted"] == "stimuli: no, subjects: no"
 
@@ -297,7 +307,8 @@ def test_fitted_and_held_out_are_never_mixed_unasked(run):
 
 def test_the_three_kinds_of_pairs_share_out_all(run):
     data = brain()
-    cross = evaluate(run, data, stimuli=images(), layers="0", pairs="cross", method="corr")
+    everyone = {"subjects": ["p0", "p1", "p2", "p3"]}
+    cross = evaluate(run, data, stimuli=images(), layers="0", pairs="cross", method="corr", **everyone)
     with torch.no_grad():
         features = run.student[0](images().images()).flatten(1).double().numpy()
     model = (1 - np.corrcoef(features))[:6, 6:].ravel()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,70 +13,8 @@ from rsatoolbox.data import Dataset
 from torch import Tensor, nn
 
 from neurordl.errors import NeurordlError
+from neurordl.patterns.layers import OUTPUT, resolve_layers
 from neurordl.stimuli import StimulusSet
-
-OUTPUT = ""
-"""The name of a model's own output, as in ``named_modules()``."""
-
-# These containers are never called, so nothing can be read from them.
-_NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-
-
-def layer_names(model: nn.Module) -> list[str]:
-    """Names of the layers that can be read, as in ``model.named_modules()``.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-
-    Returns
-    -------
-    list of str
-        In the order in which the modules were registered, without the model itself and without
-        containers that are never called (``ModuleList`` and the like).
-    """
-    return [name for name, module in model.named_modules() if name and not isinstance(module, _NEVER_CALLED)]
-
-
-def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
-    """Turn names, globs or ``"all"`` into the names of layers.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    layers : str or sequence of str
-        Names from ``model.named_modules()``, globs over them (``"features.*"``), ``"all"``, or ``""``
-        for the model's own output.
-
-    Returns
-    -------
-    list of str
-        In the order asked for; what a glob finds is in the model's order. Each name once.
-
-    Raises
-    ------
-    NeurordlError
-        If a name or glob matches no layer; near matches are listed.
-    """
-    known = layer_names(model)
-    wanted = [layers] if isinstance(layers, str) else list(layers)
-    if not wanted:
-        raise NeurordlError("no layer was asked for: give names from model.named_modules(), a glob or 'all'")
-    found: list[str] = []
-    for name in wanted:
-        if name == "all":
-            found.extend(known)
-        elif name == OUTPUT or name in known:
-            found.append(name)
-        elif hits := fnmatch.filter(known, name):
-            found.extend(hits)
-        else:
-            near = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or known[:12]
-            raise NeurordlError(
-                f"the model ({type(model).__name__}) has no layer {name!r}. "
-                f"Near matches: {', '.join(near)}. All names: neurordl.patterns.network.layer_names(model)"
-            )
-    return list(dict.fromkeys(found))
 
 
 def _first_tensor(output: Any, name: str) -> Tensor:
@@ -238,8 +174,8 @@ def extract_patterns(
         Its mode is put back afterwards, and its device too.
     stimuli : StimulusSet
     layers : str or sequence of str
-        Names, globs or ``"all"``. A layer that is named must have run; those that a glob or ``"all"``
-        finds are left out if they did not run or put out no float tensor.
+        Names, globs, ``"all"`` or ``"top"`` (layers that stand in no other layer). A layer that is named
+        must have run; those that the others find are left out if they did not run or put out no float tensor.
     batch_size : int
         Stimuli a forward pass.
     device : str or torch.device, optional

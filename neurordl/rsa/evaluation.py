@@ -140,14 +140,14 @@ def evaluate(
     stimuli
         The images, for a run or a network. A run's must be prepared as they were for the run.
     layers
-        Names, globs or "all".
+        Names, globs, "all", or "top": the layers of a network that stand in no other layer.
     method
         How RDMs are compared: one of ``neurordl.rsa.inference.METHODS``.
     dissimilarity
         Measure of the network's RDMs. By default that of the data; ``euclidean`` where theirs is crossnobis
         or Mahalanobis, ``correlation`` where it is unknown, both with a warning.
     subjects, roi, select, average
-        Which RDMs, as in `select_rdms`. Without ``roi`` each ROI is evaluated.
+        Which RDMs, as in `select_rdms`. Without ``roi`` each ROI is evaluated, without ``subjects`` each one.
     pairs
         "held-out": both stimuli unused by the run; "fitted": both used (fitted or validation); "cross": one
         of each; "all". By default "held-out" where the run used none of the stimuli, "fitted" where it used
@@ -161,8 +161,10 @@ def evaluate(
     -------
     Evaluation
         In rows with subject "mean", the interval (95 %, t) and p (against zero, one-sided) are over subjects:
-        they generalise to subjects, for these stimuli. The ceiling is that of the ROI's subjects on the same
-        pairs. What is undefined is NaN, and ``reason`` says why.
+        they generalise to subjects, for these stimuli. The mean and the ceiling, on the same pairs, are those
+        of the subjects asked for; without ``subjects``, where some taught the run and others did not, of
+        those who did not (``n_subjects`` and ``fitted`` say so). A person who taught with one ROI counts as
+        fitted in all. What is undefined is NaN, and ``reason`` says why.
 
     Raises
     ------
@@ -190,8 +192,9 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     for name, brain in brains.items():
         data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
-        fitted = _fitted(brain, run, chosen)
-        rows += [{**row, "roi": name} for row in _rows(list(models), stack, brain, data, method, fitted)]
+        pooled, fitted = _fitted(brain, run, chosen, asked=subjects is not None)
+        found = _rows(list(models), stack, subject_names(brain), data, method, pooled, fitted)
+        rows += [{**row, "roi": name} for row in found]
     common: dict[str, Any] = {
         "method": method,
         "n_stimuli": len(chosen.ids),
@@ -216,33 +219,43 @@ def evaluate(
     return Evaluation(pd.DataFrame(rows).assign(**common)[list(COLUMNS)], match, settings)
 
 
-def _fitted(brain: RDMs, run: RunLike | None, chosen: PairChoice) -> dict[str, str]:
-    """What ``fitted`` says for each subject and for the mean."""
+def _fitted(
+    brain: RDMs, run: RunLike | None, chosen: PairChoice, asked: bool
+) -> tuple[list[bool], dict[str, str]]:
+    """Subjects that the mean is over, and what ``fitted`` says for each subject and for the mean."""
+    names = subject_names(brain)
     if run is None:
-        return dict.fromkeys((*subject_names(brain), "mean"), "unknown")
+        return [True] * len(names), dict.fromkeys((*names, "mean"), "unknown")
     there = {str(subject) for subject in run.fitted_subjects}
     # An RDM without a subject, such as a group mean, may be of anyone.
     other = "unknown" if "unnamed" in there else "no"
-    told = {name: "yes" if name in there else other for name in subject_names(brain)}
+    told = {name: "yes" if name in there else other for name in names}
     if "subject" not in brain.rdm_descriptors and (run.fitted_ids or there):
         told = dict.fromkeys(told, "unknown")
-    kinds = set(told.values())
-    told["mean"] = kinds.pop() if len(kinds) == 1 else "some"
+    mixed = len(set(told.values())) > 1
+    pooled = [asked or not mixed or told[name] != "yes" for name in names]
+    told["mean"] = told[names[0]] if not mixed else "some" if asked else other
     stimuli = _STIMULI_FITTED.get(chosen.name) or {0: "no", len(chosen.ids): "yes"}.get(chosen.used, "some")
-    return {name: f"stimuli: {stimuli}, subjects: {value}" for name, value in told.items()}
+    return pooled, {name: f"stimuli: {stimuli}, subjects: {value}" for name, value in told.items()}
 
 
 def _rows(
-    layers: Sequence[str], models: Floats, brain: RDMs, data: Floats, method: str, fitted: Mapping[str, str]
+    layers: Sequence[str],
+    models: Floats,
+    subjects: Sequence[str],
+    data: Floats,
+    method: str,
+    pooled: Sequence[bool],
+    fitted: Mapping[str, str],
 ) -> Iterator[dict[str, Any]]:
     """Rows of one ROI: of each layer, the subjects and their mean."""
-    subjects = subject_names(brain)
     scores = similarity(models, data, method)
     bounds = np.full((len(models), 2), np.nan)
-    if len(data) > 1:
+    several = sum(pooled) > 1
+    if several:
         for alike, absent in missing_groups(models):  # model and ceiling on the same pairs
-            bounds[alike] = ceiling(np.where(absent, np.nan, data), method)
-    note = "" if len(data) > 1 else "one subject: no noise ceiling"
+            bounds[alike] = ceiling(np.where(absent, np.nan, data[pooled]), method)
+    note = "" if several else "one subject: no noise ceiling"
     for k, layer in enumerate(layers):
         common = {"layer": layer, "ceiling_lower": bounds[k, 0], "ceiling_upper": bounds[k, 1]}
         reasons = []
@@ -253,7 +266,7 @@ def _rows(
                 reasons.append(reason)
             alone = {"subject": subject, "score": score, "n_subjects": 1, "fitted": fitted[subject]}
             yield {**common, **alone, **dict.fromkeys(("ci_low", "ci_high", "p"), np.nan), "reason": reason}
-        mean, low, high, p, n = mean_interval(scores[k])
+        mean, low, high, p, n = mean_interval(scores[k][pooled])
         reason = ""
         if n == 0:
             reason = reasons[0]

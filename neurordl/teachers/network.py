@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match
-from neurordl.patterns.network import OUTPUT, as_input, frozen_eval, read_layers, resolve_layers
+from neurordl.patterns.layers import OUTPUT, resolve_layers
+from neurordl.patterns.network import as_input, frozen_eval, read_layers
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers.base import Batch, ById, Target, plain_measure, spelled
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neurordl.artifacts import read_json, versions, write_aside, write_json
+from neurordl.artifacts import read_json, sha256_array, versions, write_aside, write_json
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match
 from neurordl.stimuli import StimulusSet
@@ -91,6 +91,7 @@ def _describe_set(stimuli: StimulusSet) -> dict[str, Any]:
         "source": stimuli.source,
         "n": len(stimuli),
         "sha256": stimuli.sha256,
+        "pixels_sha256": sha256_array(stimuli.pixels),
         "preprocessing": stimuli.preprocessing.as_dict(),
     }
 
@@ -123,7 +124,8 @@ class RunFolder:
         if (self.path / RECORD).is_file():
             if not resume:
                 raise NeurordlError(
-                    f"out: {self.path} holds a run already; choose another folder, or go on with resume=True"
+                    f"out: {self.path} holds a run already; choose another folder, or go on with "
+                    "resume=True (in the shell: --resume)"
                 )
             self._check_same(read_json(self.path / RECORD))
         # What a killed write left begins with a dot.

@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from neurordl.errors import NeurordlError
 from neurordl.matching import natural_key
@@ -45,8 +45,8 @@ def fit(
     batch_size: int = 128,
     stimuli_batch: int = 64,
     augment: Augment | None = None,
-    lr: float = 1e-3,
-    weight_decay: float = 1e-4,
+    lr: float | None = None,
+    weight_decay: float | None = None,
     optimizer: MakeOptimizer | None = None,
     scheduler: Scheduler = "cosine",
     clip_norm: float | None = None,
@@ -82,18 +82,18 @@ def fit(
         A new folder for ``run.json``, ``history.csv``, checkpoints and weights. None writes nothing.
     validation : StimulusSet, or share of the stimuli, optional
         Stimuli kept from training on which the best epoch is chosen: the lowest sum of transfer losses. The
-        run's student then has that epoch's weights.
+        run's student then has that epoch's weights; the last epoch's are kept in the folder, if there is one.
     batch_size, stimuli_batch : int
         Of a StimulusSet or Dataset, and of the stimuli; over all processes. A loader brings its own, per
         process.
     augment : callable, optional
         Applied to the images of a labelled StimulusSet: Tensor -> Tensor.
     lr, weight_decay : float
-        Of the default optimiser, AdamW.
+        Of the default optimiser, AdamW: 1e-3 and 1e-4 by default.
     optimizer : callable, optional
-        parameters -> optimizer, in place of the default.
+        parameters -> optimizer, in place of the default; it brings its own `lr` and `weight_decay`.
     scheduler : "cosine", "constant", or callable
-        Steps every step: (optimizer, number of steps) -> scheduler.
+        Steps every step: (optimizer, number of steps) -> scheduler, one that needs no metric.
     clip_norm : float, optional
         Clip gradients to this norm.
     batchnorm : {"labelled", "stimuli", "both"}
@@ -141,7 +141,7 @@ def fit(
         fabric.launch()
     rank, world = fabric.global_rank, fabric.world_size
     train, held = _split_validation(stimuli, validation, seed)
-    _check_streams(objective, labelled, train)
+    _check_streams(objective, labelled, train, held)
     labels: SetStream | LoaderStream | None = None
     if labelled is not None:
         share = partial(fabric.setup_dataloaders, move_to_device=False)
@@ -203,12 +203,18 @@ def _split_validation(
     return stimuli, validation
 
 
-def _check_streams(objective: Objective, labelled: Labelled | None, stimuli: StimulusSet | None) -> None:
+def _check_streams(
+    objective: Objective, labelled: Labelled | None, stimuli: StimulusSet | None, held: StimulusSet | None
+) -> None:
     """Whether the streams are those that the objective needs."""
     if labelled is None and (objective.task is not None or stimuli is None):
         raise NeurordlError("fit: pass labelled= (or stimuli= and an objective with task=None)")
     if labelled is not None and objective.task is None and stimuli is not None:
         raise NeurordlError("fit: the objective has no task, so labelled= would not be used; leave it out")
+    if held is not None and not objective.losses:
+        raise NeurordlError(
+            "validation= chooses the epoch by the transfer losses, and this objective has none; leave it out"
+        )
     if stimuli is not None and len(stimuli) < FEWEST:
         raise NeurordlError(
             f"stimuli: {len(stimuli)} are too few for an RDM to be compared; {FEWEST} or more are needed"
@@ -216,12 +222,19 @@ def _check_streams(objective: Objective, labelled: Labelled | None, stimuli: Sti
 
 
 def _optimizer(
-    student: nn.Module, make: MakeOptimizer | None, lr: float, weight_decay: float
+    student: nn.Module, make: MakeOptimizer | None, lr: float | None, weight_decay: float | None
 ) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     if not parameters:
         raise NeurordlError("the student has no parameter to train (requires_grad is False everywhere)")
-    return make(parameters) if make else torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    if make is None:
+        lr, weight_decay = (1e-3 if lr is None else lr), (1e-4 if weight_decay is None else weight_decay)
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    if lr is not None or weight_decay is not None:
+        raise NeurordlError(
+            "lr= and weight_decay= are those of the default optimizer; set them in your own optimizer="
+        )
+    return make(parameters)
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, scheduler: Scheduler, total: int) -> LRScheduler:
@@ -230,7 +243,13 @@ def _scheduler(optimizer: torch.optim.Optimizer, scheduler: Scheduler, total: in
     if scheduler == "constant":
         return LambdaLR(optimizer, lambda _step: 1.0)
     if callable(scheduler):
-        return scheduler(optimizer, total)
+        made = scheduler(optimizer, total)
+        if isinstance(made, ReduceLROnPlateau):
+            raise NeurordlError(
+                "scheduler: ReduceLROnPlateau waits for a metric, and schedulers step here at every step "
+                "without one; choose another, such as 'cosine'"
+            )
+        return made
     raise NeurordlError(
         f"scheduler={scheduler!r}: expected 'cosine', 'constant' or a function (optimizer, steps) -> "
         "scheduler"

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from neurordl.errors import NeurordlError
-from neurordl.patterns.network import OUTPUT
+from neurordl.patterns.layers import OUTPUT
 from neurordl.rdms.dissimilarity import DISSIMILARITIES, condensed_index
 from neurordl.rsa.comparison import loss_comparison
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Target, Teacher

@@ -159,7 +159,10 @@ def load_run(
     record = read_json(folder / RECORD)
     path = folder / (BEST if weights == "best" and "best" in record else LAST)
     if record.get("status") != "finished":
-        raise NeurordlError(f"{folder} holds a run that has not finished; call fit(..., resume=True)")
+        raise NeurordlError(
+            f"{folder} holds a run that has not finished; call fit(..., resume=True), in the shell train "
+            "--resume"
+        )
     if student is None:
         spec = record["student"].get("spec")
         if not spec:
