@@ -250,7 +250,7 @@ def test_a_run_that_is_not_finished_is_not_read_as_one(tmp_path: Path) -> None:
         ({"stimuli": StimulusSet.from_array(drawn(M, 3), IDS)}, "stimuli.sha256"),
         ({"validation": 0.4}, "stimuli.fitted"),
         ({"augment": None}, "settings.augment"),
-        ({"objective": Objective()}, "objective.losses"),
+        ({"objective": Objective(), "validation": None}, "objective.losses"),
     ],
 )
 def test_another_run_is_not_resumed(change: dict[str, Any], named: str, tmp_path: Path) -> None:
