@@ -220,6 +220,64 @@ def test_compare_notices_other_images_of_the_same_names(
     assert not (tmp_path / "scores").exists()
 
 
+FACTORY = """
+from torch import nn
+
+def tiny():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten())
+"""
+
+
+def test_compare_a_network_of_ones_own(
+    shell: Any, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "factory_of_mine.py").write_text(FACTORY)
+    namespace: dict[str, Any] = {}
+    exec(FACTORY, namespace)
+    network = namespace["tiny"]()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    code, printed, errors = shell(
+        "compare", "factory_of_mine:tiny", "--checkpoint", "weights.pth", "--stimuli", data["stimuli"],
+        "--mean", "imagenet", "--std", "0.2,0.2,0.2", "--rdms", data["brain.h5"], "--average", "session",
+        "--group", "--method", "corr", "--layers", "top", "--out", "scores",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "group" in printed
+    frame = pd.read_csv("scores/scores.csv")
+    shown = StimulusSet.from_folder(data["stimuli"], mean=(0.485, 0.456, 0.406), std=(0.2, 0.2, 0.2))
+    own = evaluate(
+        network, load_rdms(data["brain.h5"]), stimuli=shown, average="session", group=True, method="corr"
+    )
+    np.testing.assert_allclose(frame["score"], own.to_frame()["score"], atol=1e-12)
+    for changes, message in (
+        (("--checkpoint", data["brain.h5"]), "is no checkpoint"),
+        (("--pairs", "fitted"), "--pairs is for a run"),
+    ):
+        code, _, errors = shell(
+            "compare", "factory_of_mine:tiny", "--stimuli", data["stimuli"], "--rdms", data["brain.h5"],
+            "--out", "more", *changes,
+        )  # fmt: skip
+        assert code == 1
+        assert message in errors
+    code, _, errors = shell("compare", "factory_of_mine:tiny", "--rdms", data["brain.h5"], "--out", "more")
+    assert code == 1
+    assert "pass --stimuli" in errors
+    assert not (tmp_path / "more").exists()
+
+
+def test_compare_model_rdms(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    models = load_rdms(data["brain.h5"]).subset("subject", "p0").subset("roi", "IT")
+    models.rdm_descriptors["name"] = ["first", "second"]
+    save_rdms(models, tmp_path / "models.h5")
+    code, _, errors = shell(
+        "compare", tmp_path / "models.h5", "--rdms", data["brain.h5"], "--average", "session",
+        "--out", tmp_path / "scores",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert set(pd.read_csv(tmp_path / "scores" / "scores.csv")["layer"]) == {"first", "second"}
+
+
 def test_compare_fails_clearly(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     arguments = (
         "--rdms",

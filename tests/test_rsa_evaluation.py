@@ -290,6 +290,28 @@ def test_held_out_pairs_have_both_stimuli_unused(run):
     assert means(new).loc["0", "fitted"] == "stimuli: no, subjects: no"
 
 
+def test_the_group_is_the_mean_rdm_of_the_subjects():
+    data = brain()
+    data.dissimilarities[0, 3] = np.nan
+    scores = evaluate(network(), data, stimuli=images(), layers="0", method="corr", group=True)
+    group = scores.frame[scores.frame["subject"] == "group"].iloc[0]
+    mean = RDMs(
+        np.nanmean(data.dissimilarities, axis=0, keepdims=True), pattern_descriptors=data.pattern_descriptors
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone = evaluate(
+            network(), mean, stimuli=images(), layers="0", method="corr", dissimilarity="correlation"
+        )
+    assert group["score"] == pytest.approx(alone.frame["score"].iloc[0])
+    assert group["n_subjects"] == len(data)
+    assert np.isnan(group["ceiling_upper"])
+    assert "group" not in set(evaluate(network(), data, stimuli=images(), layers="0").frame["subject"])
+    data.rdm_descriptors["subject"][0] = "group"
+    with pytest.raises(NeurordlError, match="a subject is called 'group'"):
+        evaluate(network(), data, stimuli=images(), layers="0")
+
+
 def test_fitted_and_held_out_are_never_mixed_unasked(run):
     with pytest.raises(NeurordlError, match=r"used 6 of the 12 stimuli.*pairs='held-out'"):
         evaluate(run, brain(), stimuli=images())

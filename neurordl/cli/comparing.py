@@ -12,6 +12,10 @@ from neurordl.cli.app import Average, Config, Rdms, Roi, app
 from neurordl.errors import NeurordlError
 
 if TYPE_CHECKING:
+    from rsatoolbox.rdm.rdms import RDMs
+    from torch import nn
+
+    from neurordl.rsa.evaluation import Evaluation
     from neurordl.stimuli import StimulusSet
     from neurordl.training.run import Run
 
@@ -26,9 +30,15 @@ class Pairs(StrEnum):
 
 @app.command()
 def compare(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A run's folder, a file of model RDMs, or a network: package.module:factory, "
+            "torchvision:NAME, timm:NAME."
+        ),
+    ],
     rdms: Rdms,
-    out: Annotated[Path, typer.Option(help="Folder for scores.csv and the figure.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tables and the figure.")],
     layers: Annotated[
         str, typer.Option(help="Names or globs with commas, all, or top (in no other layer).")
     ] = "all",
@@ -40,30 +50,64 @@ def compare(
         str | None, typer.Option(help="Subjects to compare with, with commas; all by default.")
     ] = None,
     average: Average = None,
+    group: Annotated[
+        bool, typer.Option("--group", help="Score the subjects' mean RDM too, as a subject 'group'.")
+    ] = False,
     stimuli: Annotated[
-        Path | None, typer.Option(help="Folder of the stimuli; the run's own by default.")
+        Path | None, typer.Option(help="Folder of the stimuli; a run's own by default.")
     ] = None,
     pairs: Annotated[
-        Pairs, typer.Option(help="Pairs of which both, or one, or no stimulus was fitted.")
-    ] = Pairs.held_out,
+        Pairs | None,
+        typer.Option(help="Of a run: pairs of which both, or one, or no stimulus was fitted. held-out."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights of a network: .safetensors, .pth, .pt, .ckpt or .npz.")
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="The trained weights of torchvision or timm.")
+    ] = False,
+    size: Annotated[int | None, typer.Option(min=1, help="Pixels to a side, for a network.")] = None,
+    channels: Annotated[int, typer.Option(min=1, max=3, help="1 or 3, for a network.")] = 3,
+    mean: Annotated[
+        str | None, typer.Option(help="Subtracted from each channel (0 to 1), with commas; or imagenet.")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Each channel is divided by it, with commas; or imagenet.")
+    ] = None,
+    dissimilarity: Annotated[
+        str | None, typer.Option(help="Of a network's RDMs; that of the data by default.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where a network runs, such as cuda.")] = None,
     config: Config = None,
 ) -> None:
-    """Compare the layers of a run's student with RDMs, on the stimuli that were held out."""
-    from matplotlib.figure import Figure
-
+    """Compare layers with subjects' RDMs: of a run (on its held-out stimuli), a network, or model RDMs."""
     import neurordl as nrl
-    from neurordl.artifacts import write_aside
 
-    fitted = nrl.load_run(run)
-    record: dict[str, Any] = fitted.record["stimuli"] or {}
-    prepared = fitted.preprocessing
-    folder = stimuli or (Path(record["source"]) if record.get("source") else None)
-    if folder is None or prepared is None:
-        raise NeurordlError(f"{run} does not say where its stimuli are; pass --stimuli FOLDER")
-    shown = nrl.StimulusSet.from_folder(folder, prepared.size, prepared.channels, prepared.mean, prepared.std)
-    _check_pixels(shown, fitted)
+    images: dict[str, Any] = {
+        "size": size,
+        "channels": channels,
+        "mean": _numbers(mean, 0),
+        "std": _numbers(std, 1),
+    }
+    options: dict[str, Any] = {"dissimilarity": dissimilarity, "device": device}
+    thing: Run | RDMs | nn.Module
+    if (Path(source) / "run.json").is_file() or Path(source).is_dir():
+        thing = nrl.load_run(source)
+        shown: StimulusSet | None = _stimuli_of(thing, stimuli)
+        options["pairs"] = (pairs or Pairs.held_out).value
+    elif Path(source).is_file():
+        thing, shown, options = nrl.load_rdms(source), None, {}
+    else:
+        from neurordl.students.loading import load_network
+
+        if stimuli is None:
+            raise NeurordlError(f"a network is compared on images: pass --stimuli FOLDER for {source}")
+        thing = load_network(source, checkpoint, pretrained=pretrained)
+        shown = nrl.StimulusSet.from_folder(stimuli, **images)
+    if pairs is not None and "pairs" not in options:
+        raise NeurordlError(f"--pairs is for a run, which knows what it fitted; {source} is none")
     scores = nrl.evaluate(
-        fitted,
+        thing,
         nrl.load_rdms(rdms),
         stimuli=shown,
         layers=layers.split(","),
@@ -71,18 +115,39 @@ def compare(
         roi=roi,
         subjects=subjects.split(",") if subjects else None,
         average=average or None,
-        pairs=pairs.value,
+        group=group,
         progress=True,
+        **options,
     )
-    scores.save(out)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    nrl.plot_scores(scores, figure.add_subplot())
-    with write_aside(out / "scores.png") as aside:
-        figure.savefig(aside, dpi=150)
-    frame = scores.to_frame()
-    mean = frame[frame["subject"] == "mean"].drop(columns=["subject", "method"])
-    table = mean.to_string(index=False, float_format="%.3f")
-    typer.echo(f"{scores.match}\n\n{table}\n\n{out} holds scores.csv and scores.png")
+    _write(scores, out)
+
+
+def _numbers(text: str | None, which: int) -> list[float] | None:
+    """Numbers with commas, or those of ImageNet (0: means, 1: standard deviations)."""
+    from neurordl.stimuli.preprocessing import IMAGENET
+
+    if text is None:
+        return None
+    if text == "imagenet":
+        return list(IMAGENET[which])
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: expected numbers with commas, or imagenet") from error
+
+
+def _stimuli_of(run: Run, folder: Path | None) -> StimulusSet:
+    """The stimuli of a run, from its own folder or another one, prepared as they were for it."""
+    import neurordl as nrl
+
+    record: dict[str, Any] = run.record["stimuli"] or {}
+    prepared = run.preprocessing
+    folder = folder or (Path(record["source"]) if record.get("source") else None)
+    if folder is None or prepared is None:
+        raise NeurordlError(f"{run.out} does not say where its stimuli are; pass --stimuli FOLDER")
+    shown = nrl.StimulusSet.from_folder(folder, prepared.size, prepared.channels, prepared.mean, prepared.std)
+    _check_pixels(shown, run)
+    return shown
 
 
 def _check_pixels(shown: StimulusSet, run: Run) -> None:
@@ -97,3 +162,21 @@ def _check_pixels(shown: StimulusSet, run: Run) -> None:
             f"the images in {shown.source} are not those that the run was fitted on, though their names are "
             "the same; pass the folder of the original ones as --stimuli"
         )
+
+
+def _write(scores: Evaluation, out: Path) -> None:
+    """The tables and the figure, and what of them fits a screen."""
+    from matplotlib.figure import Figure
+
+    import neurordl as nrl
+    from neurordl.artifacts import write_aside
+
+    scores.save(out)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    nrl.plot_scores(scores, figure.add_subplot())
+    with write_aside(out / "scores.png") as aside:
+        figure.savefig(aside, dpi=150)
+    frame = scores.to_frame()
+    mean = frame[frame["subject"].isin(["mean", "group"])].drop(columns=["method"])
+    table = mean.to_string(index=False, float_format="%.3f")
+    typer.echo(f"{scores.match}\n\n{table}\n\n{out} holds scores.csv and scores.png")

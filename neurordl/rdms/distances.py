@@ -240,10 +240,11 @@ def _lengths(rows: Tensor) -> Tensor:
     In one go, float32 adds up one number after the other, and of many that are alike (a grey background in
     the first layers of a network) each rounding goes the same way: off by 5e-4 with 800,000 channels.
     """
-    if rows.shape[-1] <= _NORM_BLOCK:
-        return torch.linalg.vector_norm(rows, dim=-1)
-    blocks = [torch.linalg.vector_norm(block, dim=-1) for block in rows.split(_NORM_BLOCK, -1)]
-    return torch.linalg.vector_norm(torch.stack(blocks, -1), dim=-1)
+    blocks = [torch.linalg.vector_norm(block, dim=-1) for block in torch.split(rows, _NORM_BLOCK, -1)]
+    lengths: Tensor = blocks[0]
+    if len(blocks) > 1:
+        lengths = torch.linalg.vector_norm(torch.stack(blocks, -1), dim=-1)
+    return lengths
 
 
 def _blocks(pairs: int, channels: int) -> Iterator[tuple[slice, slice]]:

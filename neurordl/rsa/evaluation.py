@@ -122,6 +122,7 @@ def evaluate(
     roi: str | Sequence[str] | None = None,
     select: Mapping[str, Any] | None = None,
     average: str | Sequence[str] | None = None,
+    group: bool = False,
     pairs: Literal["held-out", "fitted", "cross", "all"] | None = None,
     batch_size: int = 64,
     device: str | torch.device | None = None,
@@ -148,6 +149,9 @@ def evaluate(
         or Mahalanobis, ``correlation`` where it is unknown, both with a warning.
     subjects, roi, select, average
         Which RDMs, as in `select_rdms`. Without ``roi`` each ROI is evaluated, without ``subjects`` each one.
+    group
+        Also score the subjects' mean RDM (each pair over those in whom it was measured): a row with subject
+        "group". It is another scale than "mean", which a noise ceiling does not bound.
     pairs
         "held-out": both stimuli unused by the run; "fitted": both used (fitted or validation); "cross": one
         of each; "all". By default "held-out" where the run used none of the stimuli, "fitted" where it used
@@ -193,7 +197,9 @@ def evaluate(
     for name, brain in brains.items():
         data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
         pooled, fitted = _fitted(brain, run, chosen, asked=subjects is not None)
-        found = _rows(list(models), stack, subject_names(brain), data, method, pooled, fitted)
+        found = list(_rows(list(models), stack, subject_names(brain), data, method, pooled, fitted))
+        if group:
+            found += _group_rows(list(models), stack, data[pooled], method, fitted["mean"])
         rows += [{**row, "roi": name} for row in found]
     common: dict[str, Any] = {
         "method": method,
@@ -224,6 +230,8 @@ def _fitted(
 ) -> tuple[list[bool], dict[str, str]]:
     """Subjects that the mean is over, and what ``fitted`` says for each subject and for the mean."""
     names = subject_names(brain)
+    if taken := {"mean", "group"} & set(names):
+        raise NeurordlError(f"a subject is called {taken.pop()!r}, a word that the table needs; rename it")
     if run is None:
         return [True] * len(names), dict.fromkeys((*names, "mean"), "unknown")
     there = {str(subject) for subject in run.fitted_subjects}
@@ -274,3 +282,22 @@ def _rows(
             reason = "one subject: no interval, no p" + (", no noise ceiling" if note else "")
         together = {"subject": "mean", "score": mean, "n_subjects": n, "fitted": fitted["mean"]}
         yield {**common, **together, "ci_low": low, "ci_high": high, "p": p, "reason": reason}
+
+
+def _group_rows(
+    layers: Sequence[str], models: Floats, data: Floats, method: str, fitted: str
+) -> Iterator[dict[str, Any]]:
+    """A row for each layer: its similarity with the mean RDM of the subjects."""
+    measured = np.isfinite(data)
+    count = measured.sum(axis=0)
+    mean = np.full(data.shape[1], np.nan)
+    np.divide(np.where(measured, data, 0.0).sum(axis=0), count, out=mean, where=count > 0)
+    undefined = dict.fromkeys(("ci_low", "ci_high", "p", "ceiling_lower", "ceiling_upper"), np.nan)
+    for k, (layer, score) in enumerate(
+        zip(layers, similarity(models, mean[None], method)[:, 0], strict=True)
+    ):
+        reason = "the mean RDM of the subjects: no interval, no noise ceiling"
+        if np.isnan(score):
+            reason = why_undefined(models[k], mean, method, f"layer {layer!r}", "the subjects' mean")
+        own = {"layer": layer, "subject": "group", "score": score, "n_subjects": len(data)}
+        yield {**undefined, **own, "fitted": fitted, "reason": reason}

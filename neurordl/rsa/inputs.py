@@ -232,7 +232,8 @@ def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
 def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str]) -> dict[str, Floats]:
     """Condensed RDM of each model RDM that ``layers`` names, as `network_vectors`."""
     models = _named(source)
-    patterns = ("*",) if layers in ("all", "top") else (layers,) if isinstance(layers, str) else tuple(layers)
+    asked = (layers,) if isinstance(layers, str) else tuple(layers)
+    patterns = ["*" if name in ("all", "top") and name not in models else name for name in asked]
     for pattern in patterns:
         if not any(_fits(name, pattern) for name in models):
             raise NeurordlError(f"no model RDM is named {pattern!r}; there are: {', '.join(models)}")

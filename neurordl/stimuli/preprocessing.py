@@ -18,7 +18,10 @@ from torch import Tensor
 from neurordl.errors import NeurordlError
 from neurordl.matching import natural_key
 
-__all__ = ["Preprocessing", "array_pixels", "image_paths", "read_images"]
+__all__ = ["IMAGENET", "Preprocessing", "array_pixels", "image_paths", "read_images"]
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of the channels with which networks trained on ImageNet expect their images."""
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "PA", "RGBA")
