@@ -36,6 +36,7 @@ WEIGHTED = [name for name, entry in COMPARISONS.items() if entry.weighted]
 WITH_MISSING = [name for name in TRAINABLE if not COMPARISONS[name].complete]
 SIMILARITIES = ["corr", "cosine", "corr_cov", "cosine_cov", "cka"]
 RANKS = ["spearman", "rho-a", "tau-a", "tau-b"]
+WITHOUT_GRADIENT = [*RANKS, "bures", "neg_riem_dist"]
 
 
 def function(name: str):
@@ -372,20 +373,20 @@ def test_blind_to_scale(seed: int, scale: float, name: str) -> None:
 
 
 def test_the_table_of_comparisons() -> None:
-    assert set(COMPARISONS) == {*SIMILARITIES, "mse", "huber", *RANKS}
+    assert set(COMPARISONS) == {*SIMILARITIES, "mse", "huber", *WITHOUT_GRADIENT}
     for name, entry in COMPARISONS.items():
         assert comparison(name) is entry
         assert entry.name == name
-        assert entry.differentiable is (entry.function is not None) is (name not in RANKS)
+        assert entry.differentiable is (entry.function is not None) is (name not in WITHOUT_GRADIENT)
         assert entry.higher_is_better is (name not in ("mse", "huber"))
-        assert entry.complete is (name == "cka")
+        assert entry.complete is (name in ("cka", "bures", "neg_riem_dist"))
     assert WEIGHTED == ["mse", "corr", "cosine", "huber"]
     with pytest.raises(NeurordlError, match=r"'pearson'.*mse, corr, cosine.*tau-b"):
         comparison("pearson")
 
 
-@pytest.mark.parametrize("name", RANKS)
-def test_rank_measures_are_no_loss(name: str) -> None:
+@pytest.mark.parametrize("name", WITHOUT_GRADIENT)
+def test_measures_without_a_gradient_are_no_loss(name: str) -> None:
     with pytest.raises(NeurordlError, match=rf"{name} .*no gradient.*mse, corr, .*huber"):
         loss_comparison(name)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms.dissimilarity import n_stimuli, square
+from neurordl.rsa.geometry import centred_kernels
 
 __all__ = [
     "COMPARISONS",
@@ -105,7 +106,7 @@ def cka(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
             "cka needs complete RDMs without pair weights, and here pairs are missing or weighted; choose "
             "stimuli that every RDM has, or compare with cosine_cov (missing pairs) or corr (weights too)"
         )
-    left, right = _kernel(_scaled(a)), _kernel(_scaled(b))
+    left, right = (centred_kernels(_scaled(x)).flatten(-2) for x in (a, b))
     return _cosine(left, right, torch.ones_like(left))
 
 
@@ -213,13 +214,6 @@ def _whitened(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     return _cosine(left, right, torch.ones_like(left))
 
 
-def _kernel(rdms: Tensor) -> Tensor:
-    """The doubly centred inner products behind squared distances, flattened."""
-    matrix = square(rdms) / -2
-    rows = matrix.mean(-1, keepdim=True)
-    return (matrix - rows - rows.mT + rows.mean(-2, keepdim=True)).flatten(-2)
-
-
 _TABLE: tuple[tuple[str, Function | None, bool, bool, bool], ...] = (
     # name, function, higher is better, complete, weighted
     ("mse", mse, False, False, True),
@@ -233,6 +227,8 @@ _TABLE: tuple[tuple[str, Function | None, bool, bool, bool], ...] = (
     ("rho-a", None, True, False, False),
     ("tau-a", None, True, False, False),
     ("tau-b", None, True, False, False),
+    ("bures", None, True, True, False),
+    ("neg_riem_dist", None, True, True, False),
 )
 
 COMPARISONS: dict[str, Comparison] = {
@@ -266,7 +262,7 @@ def loss_comparison(name: str | Function) -> Function:
     Raises
     ------
     NeurordlError
-        No such name, or a rank measure, which has no gradient: the message names those that have one.
+        No such name, or a measure without a gradient, such as of ranks: the message names those with one.
     """
     if callable(name):
         known = [entry for entry in COMPARISONS.values() if entry.function is name]
@@ -279,8 +275,8 @@ def loss_comparison(name: str | Function) -> Function:
     if similarity is None:
         usable = ", ".join(entry.name for entry in COMPARISONS.values() if entry.differentiable)
         raise NeurordlError(
-            f"{found.name} compares ranks and has no gradient, so it cannot be a loss; train with one of "
-            f"{usable}, and evaluate with {found.name}"
+            f"{found.name} has no gradient here, so it cannot be a loss; train with one of {usable}, and "
+            f"evaluate with {found.name}"
         )
     if not found.higher_is_better:
         return similarity

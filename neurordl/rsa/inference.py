@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from rsatoolbox.rdm.compare import compare as rsatoolbox_compare
 from rsatoolbox.rdm.rdms import RDMs
 from scipy import stats
 
 from neurordl.errors import NeurordlError
 from neurordl.matching import match_ids, natural_key
 from neurordl.rdms.selection import reindex, select_rdms, stimulus_ids
+from neurordl.rsa.similarity import METHODS, RANKED, check_method, missing_groups, similarity, why_undefined
 
 __all__ = [
     "METHODS",
@@ -27,21 +27,7 @@ __all__ = [
     "why_undefined",
 ]
 
-METHODS = ("cosine", "corr", "cosine_cov", "corr_cov", "spearman", "rho-a", "tau-a", "tau-b")
-
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-
-# Expected values under random tie breaking: 0 for a constant RDM, by definition.
-_TIES_BROKEN = ("rho-a", "tau-a")
-_RANKED = ("spearman", "rho-a", "tau-a", "tau-b")
-_ROUNDING = 1e-12
-
-
-def check_method(method: str) -> None:
-    """Refuse a comparison that RDMs are not scored with; the error lists those they are."""
-    if method not in METHODS:
-        raise NeurordlError(f"unknown method {method!r} to compare RDMs; choose one of {', '.join(METHODS)}")
 
 
 def compare(
@@ -128,59 +114,6 @@ def noise_ceiling(
     return ceiling(np.asarray(chosen.dissimilarities, dtype=np.float64), method)
 
 
-def similarity(models: Floats, data: Floats, method: str) -> Floats:
-    """Similarity of condensed RDMs (models, pairs), (data, pairs) through rsatoolbox: (models, data).
-
-    NaN marks a missing pair; each similarity leaves out the pairs missing in either of its RDMs, no others.
-    """
-    out = np.full((len(models), len(data)), np.nan)
-    for rows, absent in missing_groups(models):
-        for columns, absent_here in missing_groups(data):
-            missing = absent | absent_here
-            if (~missing).sum() < 2:
-                continue
-            a, b = models[rows], data[columns]  # copies
-            a[:, missing] = b[:, missing] = np.nan  # rsatoolbox wants the same pairs missing on both sides
-            found = np.asarray(rsatoolbox_compare(RDMs(a), RDMs(b), method), dtype=np.float64)
-            found[_flat(a, method), :] = np.nan
-            found[:, _flat(b, method)] = np.nan
-            out[np.ix_(rows, columns)] = found
-    return out
-
-
-def missing_groups(vectors: Floats) -> list[tuple[list[int], Bools]]:
-    """Rows that miss the same pairs, with the mask of these: what is missing alike is compared in one go."""
-    groups: dict[bytes, tuple[list[int], Bools]] = {}
-    for k, missing in enumerate(~np.isfinite(vectors)):
-        groups.setdefault(np.packbits(missing).tobytes(), ([], missing))[0].append(k)
-    return list(groups.values())
-
-
-def _flat(vectors: Floats, method: str) -> Bools:
-    """Rows (with a measured pair) for which a method is undefined: constant, or zero for the cosines."""
-    if method in _TIES_BROKEN:
-        return np.zeros(len(vectors), dtype=bool)
-    largest = np.nanmax(np.abs(vectors), axis=1)
-    if method.startswith("cosine"):
-        return np.asarray(largest == 0)
-    return np.asarray(np.nanmax(vectors, axis=1) - np.nanmin(vectors, axis=1) <= _ROUNDING * largest)
-
-
-def why_undefined(model: Floats, data: Floats, method: str, model_name: str, data_name: str) -> str:
-    """Say why the similarity of two condensed RDMs is NaN."""
-    both = np.isfinite(model) & np.isfinite(data)
-    for vector, name in ((model, model_name), (data, data_name)):
-        if not np.isfinite(vector).any():
-            return f"the RDM of {name} has no defined value on these pairs"
-    if both.sum() < 2:
-        return f"{int(both.sum())} pairs are measured in both RDMs, two or more are needed"
-    for vector, name in ((model, model_name), (data, data_name)):
-        if _flat(vector[None, both], method).any():
-            same = "zero" if method.startswith("cosine") else "constant"
-            return f"the RDM of {name} is {same} on these pairs"
-    return f"{method} is undefined here"
-
-
 def ceiling(vectors: Floats, method: str) -> tuple[float, float]:
     """Lower and upper noise ceiling of condensed RDMs (subjects, pairs); see `noise_ceiling`."""
     scaled = _scaled(vectors, method)
@@ -201,7 +134,7 @@ def _pooled(scaled: Floats, method: str) -> Floats:
     total = np.where(measured, scaled, 0.0).sum(axis=0, keepdims=True)
     mean = np.full(total.shape, np.nan)
     np.divide(total, count, out=mean, where=count > 0)
-    return mean.round(6) if method in _RANKED else mean  # mean ranks that tie do so whatever the rounding
+    return mean.round(6) if method in RANKED else mean  # mean ranks that tie do so whatever the rounding
 
 
 def _scaled(vectors: Floats, method: str) -> Floats:
@@ -217,7 +150,7 @@ def _scaled(vectors: Floats, method: str) -> Floats:
             unit = np.sqrt(np.mean(values**2))
         elif method in ("corr", "corr_cov"):
             values = values - values.mean()
-            unit = 0.0 if _flat(vector[None, here], method)[0] else values.std()
+            unit = 0.0 if np.ptp(values) <= 1e-12 * np.abs(vector[here]).max() else values.std()
         else:  # ranks of fewer pairs span less: stretched to the range of all, by 1 if none is missing
             values = stats.rankdata(values)
             unit = (len(values) + 1) / (anywhere + 1)

@@ -1,0 +1,290 @@
+"""Ranks and Kendall's tau of RDMs, compiled: sorted once per RDM, counted without sorting again.
+
+Every array here is a plain numpy one on the CPU, without missing values. The functions let go of the GIL, so
+that the caller can run several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "compiled",
+    "concordance",
+    "dense_ranks",
+    "mean_ranks",
+    "ranks_and_order",
+    "sort_integers",
+    "tau",
+    "weighted_mean_ranks",
+]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int32]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Compile at the first call, kept on disk for the next process."""
+    return cast(F, numba.njit(cache=True, nogil=True)(function))
+
+
+@compiled
+def _order(values: Floats, order: Ints) -> None:
+    """Stable ascending order of finite values, by radix: what comparing costs does not arise."""
+    pairs = len(values)
+    keys = np.empty(pairs, np.uint64)
+    counts = np.zeros((6, 2048), np.int32)
+    top = np.uint64(1) << np.uint64(63)
+    bits = values.view(np.uint64)
+    for k in range(pairs):
+        key = bits[k]
+        if key == top:
+            key = np.uint64(0)  # minus zero
+        key = ~key if key & top else key | top
+        keys[k] = key
+        order[k] = k
+        for digit in range(6):
+            counts[digit, (key >> np.uint64(11 * digit)) & np.uint64(2047)] += 1
+    keys_to, order_to = np.empty_like(keys), np.empty_like(order)
+    order_from = order
+    for digit in range(6):
+        shift = np.uint64(11 * digit)
+        if pairs and counts[digit, (keys[0] >> shift) & np.uint64(2047)] == pairs:
+            continue  # the digit is the same in all
+        start = 0
+        for value in range(2048):
+            here = counts[digit, value]
+            counts[digit, value] = start
+            start += here
+        for k in range(pairs):
+            value = (keys[k] >> shift) & np.uint64(2047)
+            to = counts[digit, value]
+            counts[digit, value] = to + 1
+            keys_to[to] = keys[k]
+            order_to[to] = order_from[k]
+        keys, keys_to = keys_to, keys
+        order_from, order_to = order_to, order_from
+    if order_from is not order:
+        order[:] = order_from
+
+
+@compiled
+def mean_ranks(vectors: Floats) -> Floats:
+    """Ranks from 1 of each row (rdms, pairs), ties sharing their mean: scipy's ``rankdata``."""
+    out = np.empty_like(vectors)
+    order = np.empty(vectors.shape[1], np.int32)
+    for row in range(vectors.shape[0]):
+        values, ranks = vectors[row], out[row]
+        _order(values, order)
+        start = 0
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and values[order[stop]] == values[order[start]]:
+                stop += 1
+            for k in range(start, stop):
+                ranks[order[k]] = (start + stop + 1) / 2
+            start = stop
+    return out
+
+
+@compiled
+def ranks_and_order(vectors: Floats) -> tuple[Ints, Ints]:
+    """Dense ranks from 0 of each row (ties share one, none is skipped), and the order that sorts it."""
+    ranks, order = np.empty(vectors.shape, np.int32), np.empty(vectors.shape, np.int32)
+    for row in range(vectors.shape[0]):
+        values, here = vectors[row], order[row]
+        _order(values, here)
+        rank = np.int32(0)
+        for k in range(len(here)):
+            if k and values[here[k]] != values[here[k - 1]]:
+                rank += np.int32(1)
+            ranks[row, here[k]] = rank
+    return ranks, order
+
+
+def dense_ranks(vectors: Floats) -> Ints:
+    """Dense ranks from 0 of each row: ties share one, none is skipped."""
+    return ranks_and_order(vectors)[0]
+
+
+@compiled
+def weighted_mean_ranks(ranks: Ints, order: Ints, weights: Ints, out: Floats) -> int:
+    """Mean ranks of one RDM in which pair k stands ``weights[k]`` times; their total number is returned.
+
+    What is not there (weight 0) gets a rank that means nothing.
+    """
+    below, start = 0, 0
+    while start < len(order):
+        rank = ranks[order[start]]
+        stop, here = start, 0
+        while stop < len(order) and ranks[order[stop]] == rank:
+            here += weights[order[stop]]
+            stop += 1
+        for k in range(start, stop):
+            out[order[k]] = below + (here + 1) / 2
+        below += here
+        start = stop
+    return below
+
+
+@compiled
+def sort_integers(values: npt.NDArray[np.int64], ranks: Ints, order: Ints) -> None:
+    """Dense ranks and order of integers of 0 or more, such as sums of ranks."""
+    largest = np.int64(0)
+    for value in values:
+        largest = max(largest, value)
+    source = np.arange(len(values)).astype(np.int32)
+    target = order
+    shift = 0
+    while shift == 0 or largest >> shift:
+        counts = np.zeros(2049, np.int32)
+        for value in values:
+            counts[((value >> shift) & 2047) + 1] += 1
+        for k in range(2048):
+            counts[k + 1] += counts[k]
+        for k in range(len(source)):
+            digit = (values[source[k]] >> shift) & 2047
+            target[counts[digit]] = source[k]
+            counts[digit] += 1
+        source, target = target, source
+        shift += 11
+    if source is not order:
+        order[:] = source
+    rank = np.int32(0)
+    for k in range(len(order)):
+        if k and values[order[k]] != values[order[k - 1]]:
+            rank += np.int32(1)
+        ranks[order[k]] = rank
+
+
+@compiled
+def _inversions(source: Ints, below: Ints) -> int:
+    """Pairs that stand in descending order; ``below[v]`` is how many entries are less than v.
+
+    Entries are sorted bit by bit from the highest, steadily: an entry without the bit passes those of its
+    block that have it and came earlier. Nothing is compared, so no branch is guessed wrong.
+    """
+    target = np.empty_like(source)
+    n = len(below) - 1
+    bit = 0
+    while (1 << bit) < n:
+        bit += 1
+    found = 0
+    while bit > 0:
+        bit -= 1
+        for block in range(0, n, 2 << bit):
+            low, high = below[block], below[min(block + (2 << bit), n)]
+            middle = below[min(block + (1 << bit), n)]
+            zero, one = low, middle
+            for k in range(low, high):
+                value = source[k]
+                has = (value >> bit) & 1
+                target[one if has else zero] = value
+                found += (1 - has) * (one - middle)
+                zero += 1 - has
+                one += has
+        source, target = target, source
+    return found
+
+
+@compiled
+def _weighted_inversions(source: Ints, weights: Ints, below: Ints) -> int:
+    """`_inversions` in which entry k stands ``weights[k]`` times."""
+    target, weights_to = np.empty_like(source), np.empty_like(weights)
+    n = len(below) - 1
+    bit = 0
+    while (1 << bit) < n:
+        bit += 1
+    found = 0
+    while bit > 0:
+        bit -= 1
+        for block in range(0, n, 2 << bit):
+            low, high = below[block], below[min(block + (2 << bit), n)]
+            zero, one = low, below[min(block + (1 << bit), n)]
+            passed = 0
+            for k in range(low, high):
+                value, weight = source[k], weights[k]
+                has = (value >> bit) & 1
+                to = zero + has * (one - zero)
+                target[to] = value
+                weights_to[to] = weight
+                found += (1 - has) * weight * passed
+                passed += has * weight
+                zero += 1 - has
+                one += has
+        source, target = target, source
+        weights, weights_to = weights_to, weights
+    return found
+
+
+@compiled
+def _tied(counts: npt.NDArray[np.int64]) -> int:
+    total = 0
+    for count in counts:
+        total += count * (count - 1) // 2
+    return total
+
+
+@compiled
+def concordance(a: Ints, b: Ints, order_b: Ints, weights: Ints) -> tuple[int, int, int, int]:
+    """Concordant less discordant pairs of entries of two dense rankings, ties of each, number of pairs.
+
+    Entry k stands ``weights[k]`` times; without weights (an empty array), once.
+    """
+    n_a, n_b = a.max() + 1, b.max() + 1
+    weighted = len(weights) > 0
+    counts_a, counts_b = np.zeros(n_a, np.int64), np.zeros(n_b, np.int64)
+    starts, below = np.zeros(n_a + 1, np.int32), np.zeros(n_b + 1, np.int32)
+    for k in range(len(a)):
+        weight = weights[k] if weighted else 1
+        if weight:
+            counts_a[a[k]] += weight
+            counts_b[b[k]] += weight
+            starts[a[k] + 1] += 1
+            below[b[k] + 1] += 1
+    for k in range(n_a):
+        starts[k + 1] += starts[k]
+    for k in range(n_b):
+        below[k + 1] += below[k]
+    present = starts[n_a]
+    source = np.empty(present, np.int32)
+    carried = np.empty(present if weighted else 0, np.int32)
+    last, run = np.full(n_a, -1, np.int32), np.zeros(n_a, np.int64)
+    both, total = 0, 0
+    for k in order_b:  # in ascending b: within one value of a, b ascends too
+        weight = weights[k] if weighted else 1
+        if weight:
+            group, value = a[k], b[k]
+            source[starts[group]] = value
+            if weighted:
+                carried[starts[group]] = weight
+            starts[group] += 1
+            run[group] = run[group] + weight if last[group] == value else weight
+            last[group] = value
+            both += weight * (run[group] - weight) + weight * (weight - 1) // 2
+            total += weight
+    if weighted:
+        discordant = _weighted_inversions(source, carried, below)
+    else:
+        discordant = _inversions(source, below)
+    pairs = total * (total - 1) // 2
+    tied_a, tied_b = _tied(counts_a), _tied(counts_b)
+    return pairs - tied_a - tied_b + both - 2 * discordant, tied_a, tied_b, pairs
+
+
+@compiled
+def tau(a: Ints, b: Ints, order_b: Ints, weights: Ints, corrected: bool) -> float:
+    """Kendall's tau-a, or tau-b (corrected for ties; NaN of a constant), of two dense rankings."""
+    excess, tied_a, tied_b, pairs = concordance(a, b, order_b, weights)
+    if not corrected:
+        return excess / pairs if pairs else np.nan
+    if tied_a == pairs or tied_b == pairs:
+        return np.nan
+    found: float = excess / np.sqrt(pairs - tied_a) / np.sqrt(pairs - tied_b)
+    return max(-1.0, min(1.0, found))

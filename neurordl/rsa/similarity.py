@@ -1,0 +1,193 @@
+"""Similarity of stacks of RDMs, models with data, by every method; missing pairs left out by couple."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from neurordl.errors import NeurordlError
+from neurordl.rdms.dissimilarity import n_stimuli
+from neurordl.rsa.comparison import COMPARISONS
+from neurordl.rsa.geometry import bures, centred_kernels, negative_riemannian
+from neurordl.rsa.gram import GRAM_METHODS, cosines, grams
+
+__all__ = ["METHODS", "RANKED", "check_method", "in_threads", "missing_groups", "similarity", "why_undefined"]
+
+METHODS = tuple(name for name, entry in COMPARISONS.items() if entry.higher_is_better)
+RANKED = ("spearman", "rho-a", "tau-a", "tau-b")
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+T = TypeVar("T")
+
+# Expected values under random tie breaking: 0 for a constant RDM, by definition.
+_TIES_BROKEN = ("rho-a", "tau-a")
+_ROUNDING = 1e-12
+
+
+def check_method(method: str) -> None:
+    """Refuse a comparison that RDMs are not scored with; the error lists those they are."""
+    if method not in METHODS:
+        raise NeurordlError(f"unknown method {method!r} to compare RDMs; choose one of {', '.join(METHODS)}")
+
+
+@overload
+def similarity(models: Tensor, data: Tensor, method: str) -> Tensor: ...
+@overload
+def similarity(models: npt.ArrayLike, data: npt.ArrayLike, method: str) -> Floats: ...
+def similarity(models: npt.ArrayLike | Tensor, data: npt.ArrayLike | Tensor, method: str) -> Floats | Tensor:
+    """Similarity of condensed RDMs (models, pairs) with others (data, pairs), computed in float64.
+
+    Equal to ``rsatoolbox.rdm.compare``, which wants the same pairs missing in all RDMs. Here each couple is
+    compared on the pairs measured in both (NaN marks a missing one), and ranks are taken on these.
+
+    Parameters
+    ----------
+    models, data
+        Arrays, or tensors of any dtype on one device. Ranks and tau are computed on the CPU, compiled.
+    method
+        One of ``METHODS``. ``bures`` and ``neg_riem_dist`` are rsatoolbox's: the former is not symmetric
+        where squared distances are not Euclidean, the latter is a distance times -1, found by Nelder and
+        Mead's search. ``cka`` takes RDMs as squared Euclidean distances (Kornblith et al. 2019,
+        arXiv:1905.00414) and equals ``cosine_cov``.
+
+    Returns
+    -------
+    array or tensor, (models, data)
+        NaN where undefined: fewer than two shared pairs; an RDM that is constant on them (``rho-a`` and
+        ``tau-a`` are 0 then, by definition), or zero under the cosines, cka and bures; for ``neg_riem_dist``
+        RDMs of no Euclidean geometry, or of fewer dimensions than stimuli less one.
+
+    Raises
+    ------
+    NeurordlError
+        Unknown method; RDMs over different pairs; missing pairs under cka, bures or neg_riem_dist.
+    """
+    check_method(method)
+    tensors = isinstance(models, Tensor) and isinstance(data, Tensor)
+    a, b = (torch.as_tensor(x).detach().to(torch.float64) for x in (models, data))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise NeurordlError(
+            "similarity takes RDMs (models, pairs) and (data, pairs) over the same pairs, but got "
+            f"{tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    n_stimuli(a.shape[1])
+    out = torch.full((len(a), len(b)), torch.nan, dtype=torch.float64, device=a.device)
+    for rows, absent in missing_groups(a):
+        for columns, absent_here in missing_groups(b):
+            kept = torch.as_tensor(~(absent | absent_here), device=a.device)
+            whole = bool(kept.all())
+            if not whole and COMPARISONS[method].complete:
+                raise NeurordlError(
+                    f"{method} needs complete RDMs, but {int((~kept).sum())} of {len(kept)} pairs are "
+                    "missing; choose stimuli that every RDM has, or compare with cosine_cov or corr"
+                )
+            if int(kept.sum()) < 2:
+                continue
+            left, right = (x if len(of) == len(x) else x[of] for x, of in ((a, rows), (b, columns)))
+            found = _alike(left, right, method, None if whole else kept)
+            out[torch.tensor(rows)[:, None], torch.tensor(columns)] = found
+    return out if tensors else out.cpu().numpy()
+
+
+def _alike(a: Tensor, b: Tensor, method: str, kept: Tensor | None) -> Tensor:
+    """Similarity of RDMs that have the same pairs."""
+    if method in GRAM_METHODS:
+        found = cosines(grams(a, b, method, measured=kept))
+    elif method == "cka":
+        found = cosines(grams(centred_kernels(a).flatten(1), centred_kernels(b).flatten(1), "cosine"))
+    elif method == "bures":
+        found = bures(a, b)
+    elif method == "neg_riem_dist":
+        found = negative_riemannian(a, b)
+    if kept is not None:
+        a, b = a[:, kept], b[:, kept]
+    if method in RANKED:
+        found = torch.as_tensor(_ranked(a.cpu().numpy(), b.cpu().numpy(), method), device=a.device)
+    found = torch.where(_flat(a, method)[:, None] | _flat(b, method), torch.nan, found)
+    return found
+
+
+def _ranked(a: Floats, b: Floats, method: str) -> Floats:
+    """Rank measures of complete RDMs; each RDM is sorted once."""
+    from neurordl.rsa import ranking  # numba takes a second to import
+
+    if method in ("spearman", "rho-a"):
+        p = a.shape[1]
+        left, right = (
+            torch.as_tensor(np.concatenate(in_threads(ranking.mean_ranks, x)) - (p + 1) / 2) for x in (a, b)
+        )
+        if method == "spearman":
+            return np.asarray(cosines(grams(left, right, "cosine")))
+        return np.asarray(left @ right.T * 12 / (p**3 - p))
+    once = np.zeros(0, dtype=np.int32)
+    (ranks_a, order_a), (ranks_b, order_b) = (
+        [np.concatenate(part) for part in zip(*in_threads(ranking.ranks_and_order, x), strict=True)]
+        for x in (a, b)
+    )
+    fewer = ranks_a.max() < ranks_b.max()  # the counting takes as many steps as the second has digits
+    if fewer:
+        ranks_a, order_a, ranks_b, order_b = ranks_b, order_b, ranks_a, order_a
+
+    def row(part: npt.NDArray[np.int32]) -> list[list[float]]:
+        return [
+            [ranking.tau(one, ranks_b[k], order_b[k], once, method == "tau-b") for k in range(len(ranks_b))]
+            for one in part
+        ]
+
+    found = np.array([values for part in in_threads(row, ranks_a) for values in part])
+    return found.T if fewer else found
+
+
+def in_threads(function: Callable[[npt.NDArray[Any]], T], rows: npt.NDArray[Any]) -> list[T]:
+    """Results of a function that lets go of the GIL, on parts of some rows; as many threads as torch has."""
+    threads = min(torch.get_num_threads(), len(rows))
+    if threads < 2:
+        return [function(rows)]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, np.array_split(rows, threads)))
+
+
+def missing_groups(vectors: Floats | Tensor) -> list[tuple[list[int], Bools]]:
+    """Rows that miss the same pairs, with the mask of these: what is missing alike is compared in one go."""
+    finite = vectors.isfinite().cpu().numpy() if isinstance(vectors, Tensor) else np.isfinite(vectors)
+    if finite.all():
+        return [(list(range(len(finite))), np.zeros(finite.shape[1], dtype=bool))] if len(finite) else []
+    groups: dict[bytes, tuple[list[int], Bools]] = {}
+    for k, missing in enumerate(~finite):
+        groups.setdefault(np.packbits(missing).tobytes(), ([], missing))[0].append(k)
+    return list(groups.values())
+
+
+def _flat(vectors: Tensor, method: str) -> Tensor:
+    """Rows for which a method is undefined: constant, or zero where it is no correlation."""
+    if method in _TIES_BROKEN:
+        return torch.zeros(len(vectors), dtype=torch.bool, device=vectors.device)
+    low, high = vectors.aminmax(dim=-1)
+    largest = torch.maximum(low.abs(), high.abs())
+    if method.startswith("corr") or method in RANKED:
+        return high - low <= _ROUNDING * largest
+    return largest == 0
+
+
+def why_undefined(model: Floats, data: Floats, method: str, model_name: str, data_name: str) -> str:
+    """Say why the similarity of two condensed RDMs is NaN."""
+    both = np.isfinite(model) & np.isfinite(data)
+    for vector, name in ((model, model_name), (data, data_name)):
+        if not np.isfinite(vector).any():
+            return f"the RDM of {name} has no defined value on these pairs"
+    if both.sum() < 2:
+        return f"{int(both.sum())} pairs are measured in both RDMs, two or more are needed"
+    for vector, name in ((model, model_name), (data, data_name)):
+        if bool(_flat(torch.as_tensor(vector[None, both]), method)):
+            same = "constant" if method.startswith("corr") or method in RANKED else "zero"
+            return f"the RDM of {name} is {same} on these pairs"
+    if method == "neg_riem_dist":
+        return "neg_riem_dist takes RDMs whose points span as many dimensions as there are stimuli, less one"
+    return f"{method} is undefined here"
