@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from neurordl import datasets, students
     from neurordl.errors import NeurordlError
+    from neurordl.patterns.bids import read_bids
     from neurordl.patterns.network import extract_patterns
+    from neurordl.patterns.nifti import read_patterns
     from neurordl.plots import plot_scores
     from neurordl.rdms import compute_rdms, load_rdms, save_rdms
     from neurordl.rsa.evaluation import Evaluation, compare, evaluate, noise_ceiling
@@ -61,6 +63,8 @@ __all__ = [
     "load_run",
     "noise_ceiling",
     "plot_scores",
+    "read_bids",
+    "read_patterns",
     "save_rdms",
     "students",
 ]
@@ -68,7 +72,9 @@ __all__ = [
 # Where each name lives; tests/test_import.py holds this, __all__ and the imports for type checkers together.
 _HOMES = {
     "errors": ("NeurordlError",),
+    "patterns.bids": ("read_bids",),
     "patterns.network": ("extract_patterns",),
+    "patterns.nifti": ("read_patterns",),
     "plots": ("plot_scores",),
     "rdms": ("compute_rdms", "load_rdms", "save_rdms"),
     "rsa.evaluation": ("Evaluation", "compare", "evaluate", "noise_ceiling"),

@@ -1,0 +1,292 @@
+"""Brain measurements in NIfTI files -> patterns of conditions or trials."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from rsatoolbox.data import Dataset
+
+from neurordl.errors import NeurordlError
+from neurordl.matching import match_ids
+from neurordl.patterns.glm import Estimate, Model, check_model, estimate
+from neurordl.patterns.study import Study, runs_of, sessions_of, subject_of
+from neurordl.patterns.tables import (
+    Table,
+    matched,
+    read_confounds,
+    read_events,
+    read_tsv,
+    table_name,
+)
+from neurordl.patterns.volumes import Image, Names, load_image, read_mask, repetition_time
+
+__all__ = ["read_patterns"]
+
+Floats = npt.NDArray[np.float64]
+
+
+def read_patterns(
+    images: Image | Sequence[Image],
+    mask: Image | None = None,
+    events: Table | Sequence[Table] | None = None,
+    *,
+    table: Table | None = None,
+    labels: Names | None = None,
+    rois: str | Sequence[str] | None = None,
+    model: Model = "glm",
+    condition: str = "trial_type",
+    leave_out: Sequence[str] = (),
+    t_r: float | None = None,
+    slice_time_ref: float = 0.0,
+    hrf_model: str | None = "spm",
+    drift_model: str | None = "cosine",
+    high_pass: float = 0.01,
+    drift_order: int = 1,
+    noise_model: str = "ols",
+    confounds: Table | Sequence[Table] | None = None,
+    confound_columns: Sequence[str] | None = None,
+    fmriprep: Sequence[str] | None = None,
+    detrend: bool = False,
+    subject: str | None = None,
+    session: str | Sequence[str] | None = None,
+    runs: Sequence[str] | None = None,
+    residuals: bool = False,
+) -> Any:
+    """Patterns of one subject from NIfTI images: BOLD with events, or betas with a table.
+
+    Parameters
+    ----------
+    images
+        One image or several, 3D or 4D, files or nibabel images. With ``events`` each is the BOLD series of a
+        run; with ``table`` their volumes, one after another, are betas.
+    mask
+        A binary mask, or an atlas with names in ``labels``; on another grid it is resampled, with a warning.
+    events
+        For each image a BIDS ``events.tsv`` or a DataFrame: ``onset``, ``duration`` (seconds) and
+        ``condition``. Files are matched with images by the entities of their names (``run-01`` and so on)
+        where all have them, else by order.
+    table
+        Of betas: a TSV or CSV file or a DataFrame with one row per volume and the column ``stimulus`` (or
+        ``condition``), where it applies ``run`` and ``session``; other columns become descriptors too. A
+        column ``image`` names the file of each row: then 3D images are matched by it, in any order.
+    labels, rois
+        Of an atlas: number and name of each label (a mapping, or a table with ``index`` and ``name``), and
+        the ROIs to keep. Such patterns carry the channel descriptor ``roi``.
+    model
+        "glm": one regressor a condition and run. "lsa": one a trial (least squares all; Rissman et al. 2004).
+        "lss": for each trial a GLM of that trial beside the others, by condition (least squares separate;
+        Mumford et al. 2012, NeuroImage 59:2636; Turner et al. 2012). "average": the mean of the volumes taken
+        during a condition's events, without any HRF; for events that are already shifted by its lag.
+    condition, leave_out
+        The column of the conditions' names; conditions that are modelled but get no pattern, such as "rest".
+    t_r, slice_time_ref
+        Seconds between volumes (else from the BIDS sidecar or the header), and when within that time a volume
+        counts as taken, from 0 to 1.
+    hrf_model, drift_model, high_pass, drift_order, noise_model
+        Of the GLM, as in nilearn's ``make_first_level_design_matrix`` and ``run_glm`` ("ols" or "ar1").
+    confounds, confound_columns
+        For each image a table with one row per volume (matched like events), and the columns to take.
+    fmriprep
+        Strategies of nilearn's ``load_confounds`` ("motion", "wm_csf", "high_pass", "scrub", ...), which
+        finds fMRIPrep's confounds beside each image. Volumes that it excludes do not enter the GLM.
+    detrend
+        With "average": remove each voxel's linear trend in each run first.
+    subject, session, runs
+        Names, by default from the files' ``sub-``, ``ses-`` and ``run-``; without these, the runs are run-1,
+        run-2 and so on in the order of the images.
+    residuals
+        Give also the residuals, for ``compute_rdms(patterns, residuals=...)``.
+
+    Returns
+    -------
+    Dataset, or (Dataset, Dataset)
+        Patterns (rows, voxels), float64. Observation descriptors: ``stimulus``, ``run``, ``session`` where
+        there is one, for single trials ``trial`` and ``onset``. Channel descriptors: ``x``, ``y``, ``z``
+        (voxel indices), with an atlas ``roi``. Descriptors: ``subject`` where known, and ``provenance``, JSON
+        of what was done. Residuals (volumes, voxels): with ``run``, and the descriptor ``dof``.
+
+    Warns
+    -----
+    UserWarning
+        Something was resampled, or voxels were dropped: NaN or infinite anywhere, or constant in a run.
+
+    Raises
+    ------
+    NeurordlError
+        A file that is absent, damaged or no NIfTI, a mask that is empty or an atlas without names, events
+        outside their run, tables that do not fit, several subjects, or no voxel left.
+    """
+    given = [images] if isinstance(images, str | os.PathLike | nib.Nifti1Image) else list(images)
+    if not given or (events is None) == (table is None):
+        raise NeurordlError(
+            "read_patterns takes one image or more, and either events= (BOLD) or table= (betas, one row per "
+            "volume)"
+        )
+    opened = [load_image(image, "image") for image in given]
+    names = [name for _, name in opened]
+    own_sessions = sessions_of(names, session)
+    study = Study(
+        opened,
+        read_mask(mask, opened[0][0], labels, [rois] if isinstance(rois, str) else rois),
+        subject_of(names, subject),
+        own_sessions,
+        runs_of(names, own_sessions, runs),
+    )
+    if table is not None:
+        if residuals:
+            raise NeurordlError(
+                "betas come without residuals: leave residuals= out; compute_rdms can estimate the noise "
+                "from repeated measurements"
+            )
+        return _betas(study, table, condition)
+    design = {
+        "hrf_model": hrf_model,
+        "drift_model": drift_model,
+        "high_pass": high_pass,
+        "drift_order": drift_order,
+    }
+    check_model(model, detrend, design | {"confounds": confounds is not None or fmriprep is not None})
+    settings = {
+        "model": model,
+        "condition": condition,
+        "leave_out": list(leave_out),
+        "slice_time_ref": slice_time_ref,
+        **({"detrend": detrend} if model == "average" else design | {"noise_model": noise_model}),
+    }
+    beside = [None if events is None else _each(events), None if confounds is None else _each(confounds)]
+    patterns, left = _bold(study, beside, settings, t_r, confound_columns, fmriprep)
+    return (patterns, left) if residuals else patterns
+
+
+def _bold(
+    study: Study,
+    beside: Sequence[list[Table] | None],
+    settings: Mapping[str, Any],
+    t_r: float | None,
+    columns: Sequence[str] | None,
+    fmriprep: Sequence[str] | None,
+) -> tuple[Dataset, Dataset]:
+    """Patterns and residuals of all runs."""
+    tables, regressors = beside
+    assert tables is not None
+    of_events = matched(study.names, tables, "events")
+    of_confounds = None if regressors is None else matched(study.names, regressors, "confounds")
+    series, kept, told = study.read()
+    found: list[Estimate] = []
+    notes: list[dict[str, Any]] = []
+    for k, (image, name) in enumerate(study.images):
+        if image.ndim != 4:
+            raise NeurordlError(
+                f"{name} has shape {image.shape}; expected a 4D BOLD series (betas come with table=)"
+            )
+        step, n = repetition_time(image, name, t_r), len(series[k])
+        own, label = tables[of_events[k]], table_name(tables[of_events[k]], of_events[k])
+        happened = read_events(own, label, settings["condition"], n * step)
+        confounds, volumes = (None, None) if fmriprep is None else _fmriprep(name, fmriprep)
+        if regressors is not None and of_confounds is not None:
+            mine = regressors[of_confounds[k]]
+            more = read_confounds(mine, table_name(mine, of_confounds[k]), columns, n)
+            confounds = more if confounds is None else pd.concat([confounds, more], axis=1)
+        times = step * (np.arange(n) + settings["slice_time_ref"])
+        one = estimate(
+            series[k],
+            happened,
+            times,
+            settings["model"],
+            detrend=bool(settings.get("detrend")),
+            confounds=confounds,
+            kept=volumes,
+            noise_model=settings.get("noise_model", "ols"),
+            design=settings,
+            name=name,
+        )
+        wanted = ~one.rows["condition"].isin(settings["leave_out"]).to_numpy()
+        found.append(one._replace(rows=one.rows[wanted], patterns=one.patterns[wanted]))
+        note = {"run": study.runs[k], "t_r": step, "volumes": n, "events": Path(label).name, "dof": one.dof}
+        if settings["model"] != "average":
+            note["confounds"] = 0 if confounds is None else confounds.shape[1]
+            note["excluded"] = 0 if volumes is None else n - len(volumes)
+        notes.append(note)
+    if not any(len(one.rows) for one in found):
+        raise NeurordlError(f"leave_out= leaves no condition of {', '.join(settings['leave_out'])}")
+    made = {**settings, **told, "runs": notes}
+    return (
+        study.dataset(
+            np.concatenate([one.patterns for one in found]),
+            _rows(study, [one.rows for one in found]),
+            kept,
+            made,
+        ),
+        study.dataset(
+            np.concatenate([one.residuals for one in found]),
+            _rows(study, [pd.DataFrame(index=range(len(one.residuals))) for one in found]),
+            kept,
+            made,
+            dof=sum(one.dof for one in found),
+        ),
+    )
+
+
+def _rows(study: Study, frames: Sequence[pd.DataFrame]) -> dict[str, list[Any]]:
+    """Observation descriptors of the rows of all runs."""
+    labelled = []
+    for k, frame in enumerate(frames):
+        own = frame.rename(columns={"condition": "stimulus"}).assign(run=study.runs[k])
+        labelled.append(own if study.sessions is None else own.assign(session=study.sessions[k]))
+    together = pd.concat(labelled, ignore_index=True)
+    return {str(name): values.tolist() for name, values in together.items()}
+
+
+def _betas(study: Study, table: Table, condition: str) -> Dataset:
+    """Betas as they are, each volume with its row of the table."""
+    series, kept, told = study.read()
+    values = np.concatenate(series)
+    frame = read_tsv(table, table_name(table, 0))
+    named = "stimulus" if "stimulus" in frame else condition
+    if named not in frame:
+        raise NeurordlError(
+            f"{table_name(table, 0)} has no column 'stimulus' nor {condition!r}, but "
+            f"{', '.join(map(str, frame.columns))}"
+        )
+    if "image" in frame:
+        files = [Path(name).name for name in study.names]
+        wanted = [Path(str(image)).name for image in frame["image"]]
+        if len(values) != len(files):
+            raise NeurordlError("a table with the column 'image' names 3D images, and some here are 4D")
+        match = match_ids(wanted, files, what=("rows of the table", "images"))
+        values = values[match.index]
+    elif len(frame) != len(values):
+        raise NeurordlError(
+            f"{table_name(table, 0)} has {len(frame)} rows, and the images have {len(values)} volumes; give "
+            "one row per volume, or name the 3D image of each row in a column 'image'"
+        )
+    if frame[named].isna().any():
+        raise NeurordlError(f"{table_name(table, 0)} has rows without a {named}; leave those volumes out")
+    rows = {str(column): column_values.tolist() for column, column_values in frame.items() if column != named}
+    rows["stimulus"] = [str(value) for value in frame[named]]
+    if "run" not in frame and len(study.images) > 1 and "image" not in frame:
+        rows["run"] = [run for run, one in zip(study.runs, series, strict=True) for _ in one]
+    made = {"model": "betas", "table": Path(table_name(table, 0)).name, **told}
+    return study.dataset(values, rows, kept, made)
+
+
+def _each(tables: Table | Sequence[Table]) -> list[Table]:
+    return [tables] if isinstance(tables, str | os.PathLike | pd.DataFrame) else list(tables)
+
+
+def _fmriprep(name: str, strategy: Sequence[str]) -> tuple[pd.DataFrame, npt.NDArray[np.int64] | None]:
+    """Confounds that fMRIPrep wrote beside an image, and the volumes that are kept."""
+    from nilearn.interfaces.fmriprep import load_confounds
+
+    try:
+        confounds, kept = load_confounds(name, strategy=list(strategy))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NeurordlError(f"no confounds of fMRIPrep for {name}: {error}") from error
+    return confounds.reset_index(drop=True), None if kept is None else np.asarray(kept, dtype=np.int64)

@@ -1,0 +1,277 @@
+"""NIfTI images and masks: reading them whole, and bringing them to one grid."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+from neurordl.errors import NeurordlError
+
+__all__ = ["Image", "Mask", "Names", "load_image", "read_mask", "repetition_time", "values_in"]
+
+Image: TypeAlias = str | os.PathLike[str] | nib.Nifti1Image
+Names: TypeAlias = Mapping[int, str] | pd.DataFrame | str | os.PathLike[str]
+Floats = npt.NDArray[np.float64]
+
+# what nibabel, gzip and numpy raise on files that are cut off or damaged
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError),
+    *(zlib.error, struct.error, ImageFileError, HeaderDataError, WrapStructError),
+)
+_DEFLATE = 1032  # the most that gzip can expand
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Voxels of a grid, and the ROI of each where the mask is an atlas.
+
+    Attributes
+    ----------
+    inside
+        (x, y, z), whether a voxel is in the mask.
+    roi
+        Name of the ROI of each voxel inside, in the order of ``inside``; None for a binary mask.
+    name, resampled
+        What it was read from, and whether it was on another grid.
+    """
+
+    inside: npt.NDArray[np.bool_]
+    roi: list[str] | None
+    name: str
+    resampled: bool = False
+
+
+def load_image(image: Image, what: str) -> tuple[nib.Nifti1Image, str]:
+    """Open a NIfTI image, without its data, and the name to call it by.
+
+    Raises
+    ------
+    NeurordlError
+        No such file, no NIfTI image, or a header that promises more than the file can hold.
+    """
+    if isinstance(image, nib.Nifti1Image):
+        return image, str(image.get_filename() or f"the {what}")
+    path = Path(image)
+    if not path.is_file():
+        raise NeurordlError(f"there is no {what} {path}; check the path")
+    try:
+        opened = nib.load(path)
+    except _DAMAGE as error:
+        raise _damaged(path, what, error) from error
+    if not isinstance(opened, nib.Nifti1Image):
+        raise NeurordlError(f"the {what} {path} is a {type(opened).__name__}; expected NIfTI (.nii, .nii.gz)")
+    try:
+        promised = int(np.prod([int(size) for size in opened.shape], dtype=object))
+        promised *= opened.get_data_dtype().itemsize
+    except _DAMAGE as error:
+        raise _damaged(path, what, error) from error
+    most = path.stat().st_size * (_DEFLATE if path.suffix == ".gz" else 1)
+    if promised > most or promised <= 0:
+        raise NeurordlError(
+            f"the {what} {path} is cut off or damaged: its header says {opened.shape}, {promised} bytes, and "
+            f"the file has {path.stat().st_size}; copy or convert it again"
+        )
+    return opened, str(path)
+
+
+def values_in(
+    image: nib.Nifti1Image, inside: npt.NDArray[np.bool_], grid: nib.Nifti1Image, name: str
+) -> Floats:
+    """Values of a 3D or 4D image in a mask on the grid of another, (volumes, voxels).
+
+    Raises
+    ------
+    NeurordlError
+        The data cannot be read, or are not 3D or 4D real numbers.
+    """
+    if image.ndim not in (3, 4) or image.get_data_dtype().kind not in "fiub":
+        raise NeurordlError(
+            f"{name} holds {image.get_data_dtype()} of shape {image.shape}; expected real numbers, 3D or 4D"
+        )
+    if not same_grid(image, grid):
+        warnings.warn(
+            f"{name} is on another grid ({_grid(image)}) than the first image ({_grid(grid)}): it is "
+            "resampled to it, linearly",
+            UserWarning,
+            stacklevel=2,
+        )
+        image = resampled(image, grid, "linear", name)
+    try:
+        data = np.asanyarray(image.dataobj)
+    except _DAMAGE as error:
+        raise _damaged(name, "image", error) from error
+    chosen = data[inside]  # (voxels,) or (voxels, volumes)
+    return np.ascontiguousarray(chosen.reshape(len(chosen), -1).T, dtype=np.float64)
+
+
+def same_grid(one: nib.Nifti1Image, other: nib.Nifti1Image) -> bool:
+    """Whether the voxels of two images lie in the same places, to a hundredth of a millimetre."""
+    if one.shape[:3] != other.shape[:3]:
+        return False
+    return bool(np.allclose(one.affine, other.affine, rtol=0, atol=1e-2))
+
+
+def resampled(image: nib.Nifti1Image, grid: nib.Nifti1Image, how: str, name: str) -> nib.Nifti1Image:
+    """An image on the grid of another, by nilearn."""
+    from nilearn.image import resample_img
+
+    try:
+        found: nib.Nifti1Image = resample_img(
+            image,
+            target_affine=grid.affine,
+            target_shape=grid.shape[:3],
+            interpolation=how,
+            copy_header=True,
+            force_resample=True,
+        )
+    except (*_DAMAGE, np.linalg.LinAlgError) as error:
+        raise NeurordlError(
+            f"{name} cannot be brought to the grid of the images ({_grid(grid)}): {error}"
+        ) from error
+    return found
+
+
+def read_mask(
+    mask: Image | None, grid: nib.Nifti1Image, names: Names | None, rois: Sequence[str] | None
+) -> Mask:
+    """A binary mask, or an atlas with names, on the grid of the images.
+
+    Raises
+    ------
+    NeurordlError
+        Not one 3D volume, not a binary mask and no names, a value without a name, a ROI that is not there,
+        or no voxel left.
+    """
+    if mask is None:
+        if names is not None or rois is not None:
+            raise NeurordlError("label names or rois were given without an atlas; pass it as mask=")
+        return Mask(np.ones(grid.shape[:3], dtype=bool), None, "none: all voxels")
+    image, name = load_image(mask, "mask")
+    if image.ndim == 4 and image.shape[3] == 1:
+        image = image.slicer[..., 0]
+    if image.ndim != 3:
+        raise NeurordlError(f"the mask {name} has shape {image.shape}; expected one 3D volume")
+    moved = not same_grid(image, grid)
+    if moved:
+        warnings.warn(
+            f"the mask {name} is on another grid ({_grid(image)}) than the images ({_grid(grid)}): it is "
+            "resampled to theirs, each voxel taking the nearest value",
+            UserWarning,
+            stacklevel=3,
+        )
+        image = resampled(image, grid, "nearest", name)
+    try:
+        data = np.asanyarray(image.dataobj)
+    except _DAMAGE as error:
+        raise _damaged(name, "mask", error) from error
+    values = np.unique(data)
+    odd = values[~np.isfinite(values) | (values != np.round(values))] if data.dtype.kind in "fiub" else values
+    if len(odd):
+        raise NeurordlError(
+            f"the mask {name} holds other than whole numbers, such as {odd[0]}; "
+            "give 0 and 1, or an atlas of labels: threshold a map of probabilities first"
+        )
+    if not values.any():
+        raise NeurordlError(f"the mask {name} is empty on the grid of the images: no voxel is above 0")
+    if names is None:
+        if rois is not None or len(values[values != 0]) > 1:
+            raise NeurordlError(
+                f"the mask {name} is an atlas ({len(values[values != 0])} labels) without names; pass "
+                "labels=, a mapping of number to name or a table with the columns index and name"
+            )
+        return Mask(data != 0, None, name, moved)
+    return replace(_atlas(data, _label_names(names), rois, name), resampled=moved)
+
+
+def _atlas(data: npt.NDArray[Any], named: Mapping[int, str], rois: Sequence[str] | None, name: str) -> Mask:
+    values = [int(value) for value in np.unique(data) if value != 0]
+    if absent := [value for value in values if value not in named]:
+        raise NeurordlError(
+            f"the atlas {name} has the labels {', '.join(map(str, absent[:5]))}, which labels= does not name"
+        )
+    present = {named[value] for value in values}
+    wanted = [rois] if isinstance(rois, str) else list(rois or [])
+    if unknown := [roi for roi in wanted if roi not in present]:
+        raise NeurordlError(
+            f"the atlas {name} has no ROI {', '.join(unknown)} on the grid of the images; it has "
+            f"{', '.join(sorted(present))}"
+        )
+    kept = [value for value in values if not wanted or named[value] in wanted]
+    inside = np.isin(data, kept)
+    return Mask(inside, [named[int(value)] for value in data[inside]], name)
+
+
+def _label_names(names: Names) -> dict[int, str]:
+    """Number and name of each label; BIDS calls the columns index and name."""
+    if isinstance(names, Mapping):
+        found = dict(names)
+    else:
+        table = names if isinstance(names, pd.DataFrame) else _names_table(Path(names))
+        if not isinstance(table, pd.DataFrame):
+            found = dict(table)
+        elif absent := [column for column in ("index", "name") if column not in table]:
+            raise NeurordlError(
+                f"the label names have no column {absent[0]!r}, but {', '.join(map(str, table.columns))}"
+            )
+        else:
+            found = dict(zip(table["index"], table["name"], strict=True))
+    try:
+        return {int(number): str(name) for number, name in found.items()}
+    except (TypeError, ValueError) as error:
+        raise NeurordlError(
+            f"label names are whole numbers with text, such as {{1: 'V1'}}: {error}"
+        ) from error
+
+
+def _names_table(path: Path) -> Any:
+    try:
+        if path.suffix.lower() == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+        return pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",")
+    except (OSError, ValueError) as error:
+        raise NeurordlError(
+            f"cannot read the label names {path}: {error}; expected TSV, CSV or JSON"
+        ) from error
+
+
+def repetition_time(image: nib.Nifti1Image, name: str, given: float | None) -> float:
+    """Seconds between volumes: as given, from the BIDS sidecar, or from the header."""
+    if given is None:
+        base = name.removesuffix(".gz").removesuffix(".nii")
+        sidecar = Path(f"{base}.json")
+        if sidecar.is_file():
+            told = _names_table(sidecar)
+            given = told.get("RepetitionTime") if isinstance(told, dict) else None
+    if given is None and image.ndim == 4:
+        unit = image.header.get_xyzt_units()[1]
+        given = float(image.header.get_zooms()[3]) * {"msec": 1e-3, "usec": 1e-6}.get(unit, 1.0)
+    if not isinstance(given, int | float) or not 0 < given < 1e3:
+        raise NeurordlError(f"the time between the volumes of {name} is {given!r}; pass t_r=, in seconds")
+    return float(given)
+
+
+def _grid(image: nib.Nifti1Image) -> str:
+    size = np.sqrt((np.asarray(image.affine)[:3, :3] ** 2).sum(axis=0))
+    return f"{' x '.join(map(str, image.shape[:3]))} voxels of {' x '.join(f'{s:.3g}' for s in size)} mm"
+
+
+def _damaged(path: object, what: str, error: BaseException) -> NeurordlError:
+    return NeurordlError(
+        f"cannot read the {what} {path}: it is no NIfTI image, or it is cut off or damaged ({error}); copy "
+        "or convert it again"
+    )

@@ -1,0 +1,507 @@
+"""read_patterns against nilearn and numpy; grids, atlases, names, dropped voxels, and bad input."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from nilearn.glm.first_level import FirstLevelModel, make_first_level_design_matrix
+from rsatoolbox.rdm import calc_rdm
+from scipy.signal import detrend
+
+import neurordl as nrl
+from neurordl.errors import NeurordlError
+
+T_R, VOLUMES, SHAPE = 2.0, 80, (5, 4, 3)
+AFFINE = np.diag([3.0, 3.0, 3.5, 1.0])
+CONDITIONS = ["s10", "face", "s2", "house on a hill"]
+
+
+def make_events(run: int, repeats: int = 2) -> pd.DataFrame:
+    order = np.random.default_rng(run).permutation(CONDITIONS * repeats)
+    onsets = 6.0 + 17.5 * np.arange(len(order))
+    return pd.DataFrame({"onset": onsets, "duration": 6.0, "trial_type": order})
+
+
+def write_run(folder: Path, run: int, affine: Any = AFFINE, ses: str = "") -> tuple[Path, Path]:
+    rng = np.random.default_rng(100 + run)
+    data = 500 + 20 * rng.standard_normal((*SHAPE, VOLUMES)) + np.linspace(0, 60, VOLUMES)
+    stem = folder / f"sub-07{ses}_task-x_run-{run:02d}"
+    image = nib.Nifti1Image(data.astype(np.float32), affine)
+    image.header.set_zooms((3, 3, 3.5, T_R))
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, f"{stem}_bold.nii.gz")
+    make_events(run).to_csv(f"{stem}_events.tsv", sep="\t", index=False)
+    return Path(f"{stem}_bold.nii.gz"), Path(f"{stem}_events.tsv")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> dict[str, Any]:
+    files = [write_run(tmp_path, run) for run in (1, 2, 3)]
+    inside = np.zeros(SHAPE, np.uint8)
+    inside[1:4, 1:, :2] = 1
+    nib.save(nib.Nifti1Image(inside, AFFINE), tmp_path / "it.nii.gz")
+    return {
+        "images": [image for image, _ in files],
+        "events": [events for _, events in files],
+        "mask": tmp_path / "it.nii.gz",
+        "inside": inside.astype(bool),
+        "folder": tmp_path,
+    }
+
+
+def series(study: dict[str, Any], run: int) -> np.ndarray[Any, Any]:
+    return nib.load(study["images"][run]).get_fdata()[study["inside"]].T
+
+
+@pytest.mark.parametrize("hrf_model", ["spm", "glover + derivative"])
+@pytest.mark.parametrize("drift_model", ["cosine", "polynomial", None])
+@pytest.mark.parametrize("noise_model", ["ols", "ar1"])
+def test_glm_equals_nilearn(study: Any, hrf_model: str, drift_model: Any, noise_model: str) -> None:
+    options = {"hrf_model": hrf_model, "drift_model": drift_model, "noise_model": noise_model}
+    patterns, residuals = nrl.read_patterns(
+        study["images"], study["mask"], study["events"], residuals=True, slice_time_ref=0.5, **options
+    )
+    assert patterns.obs_descriptors["stimulus"][:4] == list(dict.fromkeys(make_events(1)["trial_type"]))
+    for run in range(3):
+        events = make_events(run + 1).replace("house on a hill", "hill")
+        model = FirstLevelModel(
+            t_r=T_R,
+            slice_time_ref=0.5,
+            mask_img=nib.Nifti1Image(study["inside"].astype(np.uint8), AFFINE),
+            signal_scaling=False,
+            minimize_memory=False,
+            **options,
+        ).fit(nib.load(study["images"][run]), events)
+        of_run = np.asarray(patterns.obs_descriptors["run"]) == f"run-{run + 1:02d}"
+        for row in np.flatnonzero(of_run):
+            name = patterns.obs_descriptors["stimulus"][row].replace("house on a hill", "hill")
+            effect = model.compute_contrast(name, output_type="effect_size").get_fdata()[study["inside"]]
+            np.testing.assert_allclose(patterns.measurements[row], effect, atol=1e-8 * abs(effect).max())
+        left = model.residuals_[0].get_fdata()[study["inside"]].T
+        mine = residuals.measurements[np.asarray(residuals.obs_descriptors["run"]) == f"run-{run + 1:02d}"]
+        np.testing.assert_allclose(mine, left, atol=1e-3)  # nilearn keeps its images in float32
+        rank = np.linalg.matrix_rank(model.design_matrices_[0].to_numpy())
+        assert json.loads(patterns.descriptors["provenance"])["runs"][run]["dof"] == VOLUMES - rank
+    assert residuals.descriptors["dof"] == sum(
+        run["dof"] for run in json.loads(patterns.descriptors["provenance"])["runs"]
+    )
+
+
+def test_single_trials(study: Any) -> None:
+    lsa = nrl.read_patterns(study["images"][:1], study["mask"], study["events"][:1], model="lsa")
+    lss = nrl.read_patterns(study["images"][:1], study["mask"], study["events"][:1], model="lss")
+    events, times, data = make_events(1), T_R * np.arange(VOLUMES), series(study, 0)
+    alone = events.assign(trial_type=[f"t{k}" for k in range(len(events))])
+    design = make_first_level_design_matrix(times, alone, hrf_model="spm")
+    betas = np.linalg.lstsq(design.to_numpy(), data, rcond=None)[0]
+    np.testing.assert_allclose(
+        lsa.measurements, betas[[design.columns.get_loc(f"t{k}") for k in range(8)]], atol=1e-8
+    )
+    for k in range(8):
+        names = [name.replace(" ", "") for name in events["trial_type"]]
+        names[k] = "this"
+        design = make_first_level_design_matrix(times, events.assign(trial_type=names), hrf_model="spm")
+        beta = np.linalg.lstsq(design.to_numpy(), data, rcond=None)[0][design.columns.get_loc("this")]
+        np.testing.assert_allclose(lss.measurements[k], beta, atol=1e-8)
+    for found in (lsa, lss):
+        assert found.obs_descriptors["stimulus"] == events["trial_type"].tolist()
+        assert found.obs_descriptors["onset"] == events["onset"].tolist()
+        assert sorted(found.obs_descriptors["trial"]) == [1] * 4 + [2] * 4
+
+
+@pytest.mark.parametrize("trend", [False, True])
+def test_block_averages(study: Any, trend: bool) -> None:
+    patterns, residuals = nrl.read_patterns(
+        study["images"], study["mask"], study["events"], model="average", detrend=trend, residuals=True
+    )
+    for run in range(3):
+        data, events = series(study, run), make_events(run + 1)
+        if trend:
+            data = detrend(data, axis=0) + data.mean(0)
+        for name in CONDITIONS:
+            taken = [
+                v
+                for v in range(VOLUMES)
+                for event in events.itertuples()
+                if event.trial_type == name and event.onset <= v * T_R < event.onset + event.duration
+            ]
+            row = 4 * run + patterns.obs_descriptors["stimulus"][4 * run : 4 * run + 4].index(name)
+            np.testing.assert_allclose(patterns.measurements[row], data[taken].mean(0), rtol=1e-12)
+    assert residuals.descriptors["dof"] == residuals.n_obs - 12
+    np.testing.assert_allclose(residuals.measurements.mean(0), 0, atol=1e-10)
+
+
+def test_files_are_matched_by_run_not_by_order(study: Any) -> None:
+    options = {"model": "average"}
+    right = nrl.read_patterns(study["images"], study["mask"], study["events"], **options)
+    turned = nrl.read_patterns(study["images"], study["mask"], study["events"][::-1], **options)
+    np.testing.assert_array_equal(turned.measurements, right.measurements)
+    with pytest.raises(NeurordlError, match=r"1 of 3 ids of the images are not in the events: .*run-03"):
+        nrl.read_patterns(study["images"], study["mask"], study["events"][:2], **options)
+    padded = study["folder"] / "sub-07_task-x_run-3_events.tsv"
+    study["events"][2].rename(padded)
+    with pytest.raises(NeurordlError, match="differ only by zero padding"):
+        nrl.read_patterns(study["images"], study["mask"], [*study["events"][:2], padded], **options)
+
+
+def test_what_the_patterns_say_of_themselves(study: Any) -> None:
+    patterns = nrl.read_patterns(study["images"], study["mask"], study["events"], leave_out=["face"])
+    assert patterns.descriptors["subject"] == "sub-07"
+    assert "face" not in patterns.obs_descriptors["stimulus"]
+    assert sorted(set(patterns.obs_descriptors["run"])) == ["run-01", "run-02", "run-03"]
+    at = [patterns.channel_descriptors[axis] for axis in "xyz"]
+    assert list(zip(*at, strict=True)) == list(zip(*np.nonzero(study["inside"]), strict=True))
+    made = json.loads(patterns.descriptors["provenance"])
+    assert made["model"] == "glm"
+    assert made["hrf_model"] == "spm"
+    assert made["runs"][0]["t_r"] == T_R
+    assert made["voxels"] == study["inside"].sum()
+    assert made["images"] == [path.name for path in study["images"]]
+    assert str(study["folder"]) not in patterns.descriptors["provenance"]
+    own = nrl.read_patterns(
+        study["images"], study["mask"], study["events"], subject="s01", session="2", runs=["a", "b", "c"]
+    )
+    assert own.descriptors["subject"] == "s01"
+    assert set(own.obs_descriptors["session"]) == {"2"}
+    assert own.obs_descriptors["run"][::4] == ["a", "b", "c"]
+
+
+def test_runs_of_several_sessions_stay_apart(tmp_path: Path) -> None:
+    files = [write_run(tmp_path, run, ses=f"_ses-{ses}") for ses in "12" for run in (1, 2)]
+    found = nrl.read_patterns([i for i, _ in files], None, [e for _, e in files][::-1], model="average")
+    assert found.obs_descriptors["run"][::4] == [
+        "ses-1_run-01",
+        "ses-1_run-02",
+        "ses-2_run-01",
+        "ses-2_run-02",
+    ]
+    assert found.obs_descriptors["session"][::4] == ["ses-1", "ses-1", "ses-2", "ses-2"]
+    rdms = nrl.compute_rdms(found, "crossnobis")
+    assert np.isfinite(rdms.dissimilarities).all()
+
+
+def test_an_atlas_gives_a_roi_for_each_voxel(study: Any) -> None:
+    atlas = study["inside"].astype(np.int16)
+    atlas[2] *= 7
+    nib.save(nib.Nifti1Image(atlas, AFFINE), study["folder"] / "atlas.nii.gz")
+    table = study["folder"] / "atlas.tsv"
+    pd.DataFrame({"index": [0, 1, 7], "name": ["none", "V1", "IT"]}).to_csv(table, sep="\t", index=False)
+    call = (study["images"], study["folder"] / "atlas.nii.gz", study["events"])
+    for labels in ({1: "V1", 7: "IT"}, table, pd.read_csv(table, sep="\t")):
+        found = nrl.read_patterns(*call, labels=labels)
+        assert found.channel_descriptors["roi"] == [{1: "V1", 7: "IT"}[v] for v in atlas[atlas > 0]]
+    it = nrl.read_patterns(*call, labels=table, rois="IT")
+    assert set(it.channel_descriptors["roi"]) == {"IT"}
+    assert it.n_channel == (atlas == 7).sum()
+    for change, told in (
+        ({}, r"atlas \(2 labels\) without names"),
+        ({"labels": {1: "V1"}}, "has the labels 7, which"),
+        ({"labels": table, "rois": ["V4"]}, "no ROI V4 .*it has IT, V1"),
+        ({"labels": {"one": "V1"}}, "whole numbers with text"),
+        ({"labels": pd.DataFrame({"a": [1]})}, "no column 'index'"),
+        ({"labels": study["folder"] / "no.tsv"}, "cannot read the label names"),
+    ):
+        with pytest.raises(NeurordlError, match=told):
+            nrl.read_patterns(*call, **change)
+
+
+def test_other_grids_are_resampled_with_a_notice(study: Any) -> None:
+    fine = np.kron(study["inside"], np.ones((2, 2, 2))).astype(np.uint8)
+    half = AFFINE @ np.diag([0.5, 0.5, 0.5, 1])
+    half[:3, 3] = -np.diag(AFFINE)[:3] / 4  # eight voxels for one, around the same centre
+    nib.save(nib.Nifti1Image(fine, half), study["folder"] / "fine.nii.gz")
+    with pytest.warns(UserWarning, match=r"fine.nii.gz is on another grid \(10 x 8 x 6 voxels of 1.5"):
+        found = nrl.read_patterns(study["images"], study["folder"] / "fine.nii.gz", study["events"])
+    same = nrl.read_patterns(study["images"], study["mask"], study["events"])
+    np.testing.assert_array_equal(found.measurements, same.measurements)
+    assert json.loads(found.descriptors["provenance"])["mask_resampled"]
+    shifted = AFFINE.copy()
+    shifted[0, 3] = 1.0
+    moved, events = write_run(study["folder"], 4, affine=shifted)
+    with pytest.warns(UserWarning, match="run-04_bold.nii.gz is on another grid"):
+        nrl.read_patterns([*study["images"], moved], study["mask"], [*study["events"], events])
+
+
+def test_voxels_that_cannot_be_used_are_dropped_and_counted(study: Any) -> None:
+    image = nib.load(study["images"][1])
+    data = image.get_fdata().astype(np.float32)
+    data[1, 1, 0] = 7
+    data[2, 2, 1, 5] = np.nan
+    data[0, 0, 0, 0] = np.inf  # outside the mask
+    nib.save(nib.Nifti1Image(data, AFFINE, image.header), study["images"][1])
+    with pytest.warns(UserWarning, match="dropped 2 of 18 voxels.* 1 with NaN or infinity, 1 constant"):
+        found = nrl.read_patterns(study["images"], study["mask"], study["events"])
+    assert found.n_channel == 16
+    made = json.loads(found.descriptors["provenance"])
+    assert (made["voxels"], made["dropped_nan"], made["dropped_constant"]) == (16, 1, 1)
+    assert (1, 1, 0) not in set(zip(*(found.channel_descriptors[axis] for axis in "xyz"), strict=True))
+    assert np.isfinite(found.measurements).all()
+
+
+def test_betas_with_a_table(study: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    betas = rng.standard_normal((*SHAPE, 8)).astype(np.float32)
+    nib.save(nib.Nifti1Image(betas, AFFINE), tmp_path / "betas.nii.gz")
+    table = pd.DataFrame({"stimulus": CONDITIONS * 2, "run": [1] * 4 + [2] * 4, "animate": [0, 1, 0, 0] * 2})
+    found = nrl.read_patterns(tmp_path / "betas.nii.gz", study["mask"], table=table, subject="s01")
+    np.testing.assert_array_equal(found.measurements, betas[study["inside"]].T)
+    assert found.obs_descriptors["stimulus"] == CONDITIONS * 2
+    assert found.obs_descriptors["run"] == [1] * 4 + [2] * 4
+    assert found.obs_descriptors["animate"] == [0, 1, 0, 0] * 2
+    assert np.isfinite(nrl.compute_rdms(found, "crossnobis").dissimilarities).all()
+    # 3D images by the name of their file, in any order
+    files = []
+    for k in range(8):
+        files.append(tmp_path / f"beta_{k:04d}.nii")
+        nib.save(nib.Nifti1Image(betas[..., k], AFFINE), files[-1])
+    table = table.assign(image=[path.name for path in files])
+    single = nrl.read_patterns(files[::-1], study["mask"], table=table, subject="s01")
+    np.testing.assert_array_equal(single.measurements, found.measurements)
+    for bad, told in (
+        (table.drop(columns="image").head(5), "has 5 rows, and the images have 8 volumes"),
+        (table.drop(columns="stimulus"), "no column 'stimulus' nor 'trial_type'"),
+        (table.replace("beta_0003.nii", "beta_3.nii"), "differ only by zero padding"),
+        (table.assign(stimulus=[*CONDITIONS, *CONDITIONS[:3], None]), "rows without a stimulus"),
+    ):
+        with pytest.raises(NeurordlError, match=told):
+            nrl.read_patterns(files, study["mask"], table=bad)
+
+
+def test_confounds(study: Any) -> None:
+    rng = np.random.default_rng(3)
+    tables = []
+    for run in range(3):
+        frame = pd.DataFrame(rng.standard_normal((VOLUMES, 3)), columns=["trans_x", "csf", "dvars"])
+        frame.loc[0, "dvars"] = np.nan
+        path = study["folder"] / f"sub-07_task-x_run-{run + 1:02d}_desc-confounds_timeseries.tsv"
+        frame.to_csv(path, sep="\t", index=False, na_rep="n/a")
+        tables.append(path)
+    call = (study["images"], study["mask"], study["events"])
+    found = nrl.read_patterns(*call, confounds=tables[::-1], confound_columns=["csf", "dvars"])
+    assert json.loads(found.descriptors["provenance"])["runs"][0]["confounds"] == 2
+    frame = pd.read_csv(tables[0], sep="\t")[["csf", "dvars"]].fillna(0)
+    events = make_events(1).replace("house on a hill", "hill")
+    design = make_first_level_design_matrix(T_R * np.arange(VOLUMES), events, hrf_model="spm", add_regs=frame)
+    betas = np.linalg.lstsq(design.to_numpy(), series(study, 0), rcond=None)[0]
+    row = found.obs_descriptors["stimulus"].index("face")
+    np.testing.assert_allclose(found.measurements[row], betas[design.columns.get_loc("face")], atol=1e-8)
+    for change, told in (
+        ({"confound_columns": ["csv"]}, "no column 'csv'"),
+        ({"confounds": [pd.DataFrame({"a": [1.0]})] * 3}, "1 rows, and its image 80 volumes"),
+        ({"confounds": [pd.DataFrame({"a": ["x"] * VOLUMES})] * 3}, "missing or no numbers"),
+        ({"model": "average"}, "take no confounds"),
+    ):
+        with pytest.raises(NeurordlError, match=told):
+            nrl.read_patterns(*call, **{"confounds": tables, **change})
+
+
+# bad input
+
+
+def broken(study: Any, how: str) -> Path:
+    path = study["folder"] / f"sub-07_task-x_run-01_{how}.nii.gz"
+    whole = study["images"][0].read_bytes()
+    if how == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif how == "text":
+        path.write_bytes(b"no image at all" * 100)
+    elif how == "flipped":
+        path.write_bytes(whole[:2000] + bytes(b ^ 255 for b in whole[2000:2100]) + whole[2100:])
+    elif how == "giant":
+        header = nib.Nifti1Header()
+        header.set_data_shape((2000, 2000, 2000, 100))
+        path.write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    elif how == "empty":
+        path.write_bytes(b"")
+    return path
+
+
+@pytest.mark.parametrize("how", ["cut", "text", "flipped", "giant", "empty", "absent"])
+def test_damaged_images_give_one_clear_error(study: Any, how: str) -> None:
+    with pytest.raises(NeurordlError, match=f"{how}.nii.gz"):
+        nrl.read_patterns(broken(study, how), study["mask"], study["events"][0])
+    with pytest.raises(NeurordlError, match=f"mask .*{how}.nii.gz"):
+        nrl.read_patterns(study["images"], broken(study, how), study["events"])
+
+
+def test_mutated_files_raise_nothing_but_our_own_errors(study: Any) -> None:
+    rng = np.random.default_rng(0)
+    plain = nib.Nifti1Image(np.ones((3, 3, 3, 20), np.int16), AFFINE)
+    plain.header.set_zooms((3, 3, 3.5, T_R))
+    whole = bytearray(plain.to_bytes())
+    events = pd.DataFrame({"onset": [2.0, 12.0], "duration": 6.0, "trial_type": ["a", "b"]})
+    path, refused = study["folder"] / "mutated.nii", 0
+    for _ in range(200):
+        bytes_ = whole.copy()
+        for at in rng.integers(0, 352, rng.integers(1, 6)):  # the header
+            bytes_[at] = rng.integers(0, 256)
+        path.write_bytes(bytes_[: rng.integers(100, len(bytes_))] if rng.random() < 0.2 else bytes_)
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                nrl.read_patterns(path, None, events, model="average")
+        except NeurordlError:
+            refused += 1
+    assert refused > 100
+
+
+def mask_of(study: Any, data: Any, affine: Any = AFFINE) -> Path:
+    path = study["folder"] / "bad_mask.nii.gz"
+    nib.save(nib.Nifti1Image(np.asarray(data), affine), path)
+    return path
+
+
+FAR = AFFINE.copy()
+FAR[:3, 3] = 5000
+
+
+@pytest.mark.filterwarnings("ignore:.*another grid")
+@pytest.mark.parametrize(
+    "data, affine, told",
+    [
+        (np.zeros(SHAPE, np.uint8), AFFINE, "is empty on the grid"),
+        (np.ones((9, 9, 9), np.uint8), FAR, "is empty on the grid"),
+        (np.ones((5, 4), np.uint8), AFFINE, "expected one 3D volume"),
+        (np.ones((*SHAPE, 2), np.uint8), AFFINE, "expected one 3D volume"),
+        (np.full(SHAPE, 0.4, np.float32), AFFINE, "other than whole numbers, such as 0.4"),
+    ],
+)
+def test_bad_masks(study: Any, data: Any, affine: Any, told: str) -> None:
+    with pytest.raises(NeurordlError, match=told):
+        nrl.read_patterns(study["images"], mask_of(study, data, affine), study["events"])
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"onset": 500.0}, r"'s10' from 500 s to 506 s lies outside the run, which lasts 160 s \(1 such"),
+        ({"onset": 158.0}, "outside the run"),
+        ({"onset": -3.0}, "outside the run"),
+        ({"onset": "soon"}, "onset is not a number in row 1"),
+        ({"duration": -1.0}, "outside the run"),
+    ],
+)
+def test_events_that_do_not_fit(study: Any, change: dict[str, Any], told: str) -> None:
+    row = {"onset": 4.0, "duration": 6.0, "trial_type": "s10", **change}
+    with pytest.raises(NeurordlError, match=told):
+        nrl.read_patterns(study["images"][0], study["mask"], pd.DataFrame([row]))
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"events": None}, "either events= .* or table="),
+        ({"events": [pd.DataFrame({"onset": [1.0]})] * 3}, "no column 'duration', but onset"),
+        ({"condition": "stim"}, "no column 'stim', but onset, duration, trial_type"),
+        ({"images": []}, "one image or more"),
+        ({"model": "fir"}, "expected one of glm, lsa, lss, average"),
+        ({"detrend": True}, "detrend= is for block averages"),
+        ({"runs": ["a", "a", "b"]}, "two images are of a"),
+        ({"runs": ["a"]}, "1 runs of 3 images"),
+        ({"t_r": -1.0}, "pass t_r="),
+        ({"hrf_model": "gamma"}, "no design matrix"),
+        ({"hrf_model": "fir"}, "several regressors a condition"),
+        ({"labels": {1: "IT"}, "mask": None}, "without an atlas"),
+        ({"fmriprep": ["motion"]}, "no confounds of fMRIPrep"),
+        ({"leave_out": CONDITIONS}, "leave_out= leaves no condition"),
+    ],
+)
+def test_bad_calls(study: Any, change: dict[str, Any], told: str) -> None:
+    call = {name: study[name] for name in ("images", "mask", "events")}
+    with pytest.raises(NeurordlError, match=told):
+        nrl.read_patterns(**{**call, **change})
+
+
+def test_several_subjects_are_refused(study: Any) -> None:
+    other = study["folder"] / "sub-08_task-x_run-04_bold.nii.gz"
+    other.write_bytes(study["images"][0].read_bytes())
+    with pytest.raises(NeurordlError, match="several subjects"):
+        nrl.read_patterns([study["images"][0], other], None, study["events"][:2])
+
+
+# the layout of fMRIPrep
+
+
+def test_read_bids(tmp_path: Path) -> None:
+    root = tmp_path / "ds" / "derivatives" / "fmriprep"
+    for subject in ("01", "02", "10"):
+        func = root / f"sub-{subject}" / "func"
+        raw = tmp_path / "ds" / f"sub-{subject}" / "func"
+        func.mkdir(parents=True)
+        raw.mkdir(parents=True)
+        for run in (1, 2):
+            image, events = write_run(tmp_path, run)
+            stem = f"sub-{subject}_task-x_run-{run}"
+            image.rename(func / f"{stem}_space-MNI_desc-preproc_bold.nii.gz")
+            events.rename(raw / f"{stem}_events.tsv")
+            inside = np.ones(SHAPE, np.uint8)
+            inside[run] = 0
+            nib.save(nib.Nifti1Image(inside, AFFINE), func / f"{stem}_space-MNI_desc-brain_mask.nii.gz")
+    found = nrl.read_bids(root, "x", "MNI", model="average")
+    assert list(found) == ["sub-01", "sub-02", "sub-10"]
+    assert found["sub-02"].descriptors["subject"] == "sub-02"
+    assert set(found["sub-02"].channel_descriptors["x"]) == {0, 3, 4}
+    rdms = nrl.compute_rdms(found, "crossnobis")
+    assert list(rdms.rdm_descriptors["subject"]) == list(found)
+    some, left = nrl.read_bids(root, "x", "MNI", subjects=["sub-10", "01"], residuals=True)
+    assert list(some) == list(left) == ["sub-10", "sub-01"]
+    for change, told in (
+        ({"root": tmp_path / "no"}, "there is no folder"),
+        ({"task": "rest"}, r"no image sub-\*/func/\*_task-rest"),
+        ({"space": None}, "has no image"),
+        ({"subjects": ["03"]}, "there is no sub-03; there are sub-01, sub-02, sub-10"),
+        ({"sessions": ["1"]}, "there is no ses-1"),
+        ({"events_root": root}, "has no events"),
+        ({"mask": {"01": None}}, "mask= has none for sub-02"),
+        ({"mask": tmp_path / "{subject}_mask.nii"}, "there is no mask .*sub-01_mask.nii"),
+    ):
+        with pytest.raises(NeurordlError, match=told):
+            nrl.read_bids(**{"root": root, "task": "x", "space": "MNI", **change})
+
+
+# real data: 12 runs of Haxby et al. (2001), one slice
+
+
+def test_haxby_against_an_independent_analysis(data_root: Path) -> None:
+    from nilearn.masking import apply_mask
+    from rsatoolbox.data import Dataset
+
+    folder = data_root / "haxby2001_slice"
+    images = sorted(folder.glob("*_slice_bold.nii.gz"))
+    events = sorted(folder.glob("*_events.tsv"))
+    mask = folder / "slice_brain_mask.nii.gz"
+    for trend, largest, second in ((False, 139.0, 98.8), (True, 120.1, 93.2)):
+        patterns = nrl.read_patterns(images, mask, events, model="average", detrend=trend)
+        found = nrl.compute_rdms(patterns, "crossnobis")
+        ids = list(found.pattern_descriptors["stimulus"])
+        matrix = found.get_matrices()[0]
+        assert matrix[ids.index("face"), ids.index("house")] == found.dissimilarities.max()
+        assert round(float(found.dissimilarities.max()), 1) == largest
+        assert round(float(matrix[ids.index("bottle"), ids.index("house")]), 1) == second
+
+        rows, names, runs = [], [], []
+        for run, (image, file) in enumerate(zip(images, events, strict=True)):
+            series = apply_mask(str(image), str(mask), dtype="f8")
+            series = detrend(series, axis=0) if trend else series
+            times = 2.5 * np.arange(len(series))
+            own = []
+            for event in pd.read_csv(file, sep="\t").itertuples():
+                inside = (times >= event.onset) & (times < event.onset + event.duration)
+                own.append(series[inside].mean(0))
+                names.append(event.trial_type)
+                runs.append(run)
+            rows.append(own - np.mean(own, axis=0))
+        data = Dataset(np.concatenate(rows), obs_descriptors={"stimulus": names, "run": runs})
+        theirs = calc_rdm(data, "crossnobis", descriptor="stimulus", cv_descriptor="run")
+        order = [str(name) for name in theirs.pattern_descriptors["stimulus"]]
+        at = [order.index(name) for name in ids]
+        expected = theirs.get_matrices()[0][np.ix_(at, at)]
+        np.testing.assert_allclose(matrix, expected, atol=1e-8, rtol=0)
