@@ -1,0 +1,99 @@
+"""Rows of an evaluation's table: of each layer and ROI, the subjects, their mean, the mean of their RDMs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rsatoolbox.rdm.rdms import RDMs
+
+from neurordl.errors import NeurordlError
+from neurordl.rdms.selection import subject_names
+from neurordl.rsa.inference import ceiling, mean_interval, missing_groups, similarity, why_undefined
+from neurordl.rsa.inputs import PairChoice, RunLike
+
+__all__ = ["group_rows", "rows_of", "who_was_fitted"]
+
+_STIMULI_FITTED = {"held-out": "no", "fitted": "yes", "cross": "one of each pair"}
+
+Floats = npt.NDArray[np.float64]
+
+
+def who_was_fitted(
+    brain: RDMs, run: RunLike | None, chosen: PairChoice, asked: bool
+) -> tuple[list[bool], dict[str, str]]:
+    """Subjects that the mean is over, and what ``fitted`` says for each subject and for the mean."""
+    names = subject_names(brain)
+    if taken := {"mean", "group"} & set(names):
+        raise NeurordlError(f"a subject is called {taken.pop()!r}, a word that the table needs; rename it")
+    if run is None:
+        return [True] * len(names), dict.fromkeys((*names, "mean"), "unknown")
+    there = {str(subject) for subject in run.fitted_subjects}
+    # An RDM without a subject, such as a group mean, may be of anyone.
+    other = "unknown" if "unnamed" in there else "no"
+    told = {name: "yes" if name in there else other for name in names}
+    if "subject" not in brain.rdm_descriptors and (run.fitted_ids or there):
+        told = dict.fromkeys(told, "unknown")
+    mixed = len(set(told.values())) > 1
+    pooled = [asked or not mixed or told[name] != "yes" for name in names]
+    told["mean"] = told[names[0]] if not mixed else "some" if asked else other
+    stimuli = _STIMULI_FITTED.get(chosen.name) or {0: "no", len(chosen.ids): "yes"}.get(chosen.used, "some")
+    return pooled, {name: f"stimuli: {stimuli}, subjects: {value}" for name, value in told.items()}
+
+
+def rows_of(
+    layers: Sequence[str],
+    models: Floats,
+    subjects: Sequence[str],
+    data: Floats,
+    method: str,
+    pooled: Sequence[bool],
+    fitted: Mapping[str, str],
+) -> Iterator[dict[str, Any]]:
+    """Rows of one ROI: of each layer, the subjects and their mean."""
+    scores = similarity(models, data, method)
+    bounds = np.full((len(models), 2), np.nan)
+    several = sum(pooled) > 1
+    if several:
+        for alike, absent in missing_groups(models):  # model and ceiling on the same pairs
+            bounds[alike] = ceiling(np.where(absent, np.nan, data[pooled]), method)
+    note = "" if several else "one subject: no noise ceiling"
+    for k, layer in enumerate(layers):
+        common = {"layer": layer, "ceiling_lower": bounds[k, 0], "ceiling_upper": bounds[k, 1]}
+        reasons = []
+        for subject, vector, score in zip(subjects, data, scores[k], strict=True):
+            reason = note
+            if np.isnan(score):
+                reason = why_undefined(models[k], vector, method, f"layer {layer!r}", f"subject {subject!r}")
+                reasons.append(reason)
+            alone = {"subject": subject, "score": score, "n_subjects": 1, "fitted": fitted[subject]}
+            yield {**common, **alone, **dict.fromkeys(("ci_low", "ci_high", "p"), np.nan), "reason": reason}
+        mean, low, high, p, n = mean_interval(scores[k][pooled])
+        reason = ""
+        if n == 0:
+            reason = reasons[0]
+        elif n == 1:
+            reason = "one subject: no interval, no p" + (", no noise ceiling" if note else "")
+        together = {"subject": "mean", "score": mean, "n_subjects": n, "fitted": fitted["mean"]}
+        yield {**common, **together, "ci_low": low, "ci_high": high, "p": p, "reason": reason}
+
+
+def group_rows(
+    layers: Sequence[str], models: Floats, data: Floats, method: str, fitted: str
+) -> Iterator[dict[str, Any]]:
+    """A row for each layer: its similarity with the mean RDM of the subjects."""
+    measured = np.isfinite(data)
+    count = measured.sum(axis=0)
+    mean = np.full(data.shape[1], np.nan)
+    np.divide(np.where(measured, data, 0.0).sum(axis=0), count, out=mean, where=count > 0)
+    undefined = dict.fromkeys(("ci_low", "ci_high", "p", "ceiling_lower", "ceiling_upper"), np.nan)
+    for k, (layer, score) in enumerate(
+        zip(layers, similarity(models, mean[None], method)[:, 0], strict=True)
+    ):
+        reason = "the mean RDM of the subjects: no interval, no noise ceiling"
+        if np.isnan(score):
+            reason = why_undefined(models[k], mean, method, f"layer {layer!r}", "the subjects' mean")
+        own = {"layer": layer, "subject": "group", "score": score, "n_subjects": len(data)}
+        yield {**undefined, **own, "fitted": fitted, "reason": reason}
