@@ -195,7 +195,7 @@ def test_other_formats(tmp_path: Path) -> None:
     with pytest.raises(NeurordlError, match=r"it\.pkl.*unpickling"):
         load_rdms(tmp_path / "it.pkl")
     assert not (tmp_path / "ran").exists()
-    for name in ("it.npy", "it.mat", "it"):
+    for name in ("it.json", "it.mat5", "it"):
         with pytest.raises(NeurordlError, match=r"HDF5 in rsatoolbox's layout"):
             load_rdms(tmp_path / name)
         with pytest.raises(NeurordlError, match=r"HDF5 in rsatoolbox's layout"):
@@ -214,7 +214,7 @@ def test_truncated_files(tmp_path: Path) -> None:
 def test_other_layouts(tmp_path: Path) -> None:
     cases: dict[str, tuple[dict[str, object], str]] = {
         "other": ({"rdm": np.ones(3)}, r"no 'dissimilarities', but \['rdm'\]"),
-        "pairs": ({"dissimilarities": np.ones((2, 4))}, "not 4"),
+        "pairs": ({"dissimilarities": np.ones((2, 4))}, r"\(2, 4\), which no condensed RDM has"),
         "cube": ({"dissimilarities": np.ones((2, 3, 3))}, r"\(2, 3, 3\)"),
         "text": ({"dissimilarities": np.array([[b"a", b"b", b"c"]])}, "must be numbers"),
         "empty": ({"dissimilarities": np.ones((0, 3))}, "must be numbers"),

@@ -48,6 +48,8 @@ Config = Annotated[
         callback=_read_config, is_eager=True, help="A TOML file with these options under the same names."
     ),
 ]
-Rdms = Annotated[Path, typer.Option(help="RDMs, an .h5 file in rsatoolbox's layout.")]
+Rdms = Annotated[
+    Path, typer.Option(help="RDMs: an .h5, .mat, .npz, .csv or .tsv file that names its stimuli.")
+]
 Roi = Annotated[str | None, typer.Option(help="Keep the RDMs of this ROI.")]
 Average = Annotated[list[str] | None, typer.Option(help="RDM descriptor to average over, such as session.")]

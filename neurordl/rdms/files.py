@@ -1,143 +1,232 @@
-"""RDM files: the HDF5 layout of rsatoolbox, read without unpickling and written whole or not at all."""
+"""RDM files: read without unpickling, checked, and written whole or not at all."""
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
-from collections.abc import Iterable, Mapping
-from importlib import metadata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-import numpy.typing as npt
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.artifacts import write_aside
 from neurordl.errors import NeurordlError
-from neurordl.rdms.distances import n_stimuli
+from neurordl.rdms.formats import arrays, hdf5, matlab, tables
+from neurordl.rdms.formats.held import Diagonal, Held, Layout, Similarity
+from neurordl.rdms.formats.naming import agreed, set_ids, set_of_rdms
+from neurordl.rdms.formats.shapes import condense
 
 __all__ = ["load_rdms", "save_rdms"]
 
-_SUFFIXES = (".h5", ".hdf5")
+_READERS: dict[str, Callable[[Path, str | None], Held]] = {
+    ".h5": hdf5.read,
+    ".hdf5": hdf5.read,
+    ".mat": matlab.read_mat,
+    ".npz": arrays.read_npz,
+    ".npy": arrays.read_npy,
+    ".csv": tables.read_text,
+    ".tsv": tables.read_text,
+}
+_WRITERS: dict[str, Callable[[RDMs], bytes]] = {
+    ".h5": hdf5.content,
+    ".hdf5": hdf5.content,
+    ".mat": matlab.mat_content,
+    ".npz": arrays.npz_content,
+    ".npy": arrays.npy_content,
+    ".csv": lambda rdms: tables.table_content(rdms, ","),
+    ".tsv": lambda rdms: tables.table_content(rdms, "\t"),
+}
 
 
-def load_rdms(path: str | os.PathLike[str]) -> RDMs:
-    """Read RDMs that rsatoolbox (``RDMs.save(path, file_type="hdf5")``) or `save_rdms` wrote.
+def load_rdms(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    ids: Sequence[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    subjects: str | Sequence[str] | None = None,
+    roi: str | Sequence[str] | None = None,
+    measure: str | None = None,
+    layout: Layout | None = None,
+    similarity: Similarity | None = None,
+    diagonal: Diagonal | None = None,
+) -> RDMs:
+    """Read RDMs from a file, of the format that its suffix says.
+
+    - ``.h5``, ``.hdf5``: rsatoolbox's own layout (``rdms.save(path, file_type="hdf5")``), or `save_rdms`.
+    - ``.mat``, version 5 or 7.3: a matrix, a stack, or a struct array of the MATLAB RSA toolbox (fields RDM,
+      name) in MATLAB's order. Names such as "hIT | BE | Session: 1" give ROI, subject and session, with a
+      notice; fields with one text or number per RDM become RDM descriptors.
+    - ``.npz``: one of its arrays. Arrays stimulus (or ids), subject, roi and session say what they name.
+    - ``.npy``: an array. - ``.csv``, ``.tsv``: a square table, with ids in its first row, its first column,
+      both (which must agree) or neither; or condensed RDMs, one per row. Blank, NA and nan are missing.
+
+    Square matrices and stacks of them (along the first axes, or the last as in MATLAB) are told from
+    condensed RDMs, one per row, by shape and symmetry. What else is done with the values: differences
+    between the two triangles of up to 1e-5 of the largest value are rounding, and averaged; NaN is a pair
+    that was not measured; a diagonal of NaN is one of zeros; negative values stay (cross-validated distances
+    have them); whole numbers and truth values become float64, float32 stays.
 
     Parameters
     ----------
     path
-        A file named ``.h5`` or ``.hdf5``.
+        The file. Pickles, whatever their name, are refused: unpickling can run any code.
+    name
+        Which variable of a .mat or .npz to read, where several can be RDMs.
+    ids, labels
+        Stimulus ids in the order of the rows, where the file has none: given here, or in a file: .txt with
+        one a line, .csv or .tsv with a column ``id`` or ``stimulus``.
+    subjects, roi
+        One subject for each RDM; one ROI for all or for each. Where the file does not say.
+    measure
+        The dissimilarity measure, where the file does not say ("correlation", "crossnobis").
+    layout
+        "square" or "condensed", where shape and symmetry do not tell.
+    similarity
+        "1-s": the file holds similarities with ones on the diagonal; 1 - s is taken.
+    diagonal
+        "ignore": the diagonal is not zero and is left out (split-half RDMs have such).
 
     Returns
     -------
     RDMs
-        With its descriptors; text is ``str``, whether stored as text or as bytes. Pairs may be NaN (missing).
+        With the file's descriptors; text is ``str``, whether stored as text or as bytes.
 
     Warns
     -----
     UserWarning
         The file names no stimuli (no pattern descriptor ``stimulus``). They are not made up: give them before
-        anything is matched.
+        anything is matched. Also: ROI, subject and session were read from names.
 
     Raises
     ------
     NeurordlError
-        No such file, another format, a damaged file, another layout, or an RDM without a single finite pair.
+        No such file, a damaged one, one that claims more than it holds, several candidates and no ``name``,
+        an array of Python objects, text among numbers, asymmetry beyond rounding, similarities, a diagonal
+        that is not zero, too few or too many ids or subjects, an infinite value, or an RDM without a finite
+        pair.
     """
     source = Path(path)
-    _check_name(source, "read")
+    read = _by_suffix(_READERS, source, "read")
+    _check_options(layout, similarity, diagonal)
     if not source.is_file():
         raise NeurordlError(f"there is no RDM file {source}; check the path")
     try:
-        with h5py.File(source, "r") as file:
-            found = _read(file)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        held = read(source, name)
+    except NeurordlError:
+        raise
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
         raise NeurordlError(
-            f"cannot read {source}: it is not an HDF5 file, or it is damaged ({error}); write it again with "
-            "rsatoolbox (rdms.save(path, file_type='hdf5')) or save_rdms"
+            f"cannot read {source}: it is damaged, or not a {source.suffix.lower()} file "
+            f"({error or type(error).__name__}); write it again"
         ) from error
-    if "dissimilarities" not in found:
-        raise NeurordlError(
-            f"{source} is not in rsatoolbox's layout: it has no 'dissimilarities', but {sorted(found)}; "
-            "write it with rdms.save(path, file_type='hdf5') or save_rdms"
-        )
-    rdms = _rdms(found, source)
+    vectors = condense(held.values, str(source), layout or held.layout, similarity, diagonal)
+    rdms = _rdms(held, source, vectors)
+    set_ids(rdms, ids, labels, source)
+    set_of_rdms(rdms, "subject", [subjects] if isinstance(subjects, str) else subjects, source)
+    set_of_rdms(rdms, "roi", [roi] * rdms.n_rdm if isinstance(roi, str) else roi, source)
+    rdms.dissimilarity_measure = agreed(rdms.dissimilarity_measure, measure, source, "dissimilarity measure")
     _check_values(rdms, str(source))
-    if "stimulus" not in rdms.pattern_descriptors:
-        others = [name for name in rdms.pattern_descriptors if name != "index"]
-        warnings.warn(
-            f"{source} does not say which stimuli its {rdms.n_cond} rows are; before matching set "
-            "rdms.pattern_descriptors['stimulus'] to their ids"
-            + (f" (the file has the pattern descriptors {', '.join(others)})" if others else ""),
-            UserWarning,
-            stacklevel=2,
-        )
+    _notify(rdms, held, source)
     return rdms
 
 
-def save_rdms(rdms: RDMs, path: str | os.PathLike[str]) -> None:
-    """Write RDMs in rsatoolbox's own HDF5 layout, which `load_rdms` and ``rsatoolbox.rdm.load_rdm`` read.
+def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) -> None:
+    """Write RDMs in the format that the suffix says; `load_rdms` reads them back exactly.
+
+    ``.h5``, ``.hdf5``: rsatoolbox's own layout, all that RDMs carry. ``.npz``: the same names as arrays.
+    ``.mat`` (version 5): a struct array ``RDMs`` that the MATLAB toolbox reads, and a cell array
+    ``stimulus``. ``.npy``: the dissimilarities alone. ``.csv``, ``.tsv``: one RDM, square, with its ids.
 
     Parameters
     ----------
     rdms
-        Their descriptors hold text, numbers or None, alone or in lists and arrays of one kind.
+        Their descriptors hold text, numbers or (in .h5) None, alone or in lists and arrays of one kind.
     path
-        A file named ``.h5`` or ``.hdf5``, in a folder that exists; a file already there is replaced.
+        The file, in a folder that exists; a file already there is replaced.
+    lossy
+        Leave out what the format has no place for, instead of an error that names it.
 
     Raises
     ------
     NeurordlError
-        Another format is asked for, a descriptor cannot be stored, an RDM is NaN everywhere, or the file
-        cannot be written (nothing is left of it then).
+        A format that is not one of these or has no place for what the RDMs carry, a descriptor that cannot be
+        stored, an RDM that is NaN everywhere, or a file that cannot be written (nothing is left of it then).
     """
     target = Path(path)
-    _check_name(target, "write")
+    write = _by_suffix(_WRITERS, target, "write")
     if not isinstance(rdms, RDMs):
         raise NeurordlError(f"save_rdms takes rsatoolbox RDMs, not {type(rdms).__name__}")
     _check_values(rdms, "the RDMs to save")
-    content = io.BytesIO()  # in memory first: on a full disk HDF5 ends the process when it closes the file
-    with h5py.File(content, "w") as file:
-        file.attrs["rsatoolbox_version"] = metadata.version("rsatoolbox")
-        _write(file, rdms.to_dict(), "")
-    with write_aside(target) as aside:
-        aside.write_bytes(content.getbuffer())
-
-
-def _check_name(path: Path, verb: str) -> None:
-    if path.suffix.lower() in _SUFFIXES:
-        return
-    why = (
-        "unpickling a file can run any code"
-        if path.suffix.lower() in (".pkl", ".pickle")
-        else "not supported"
-    )
-    raise NeurordlError(
-        f"cannot {verb} RDMs as {path.name!r} ({why}): RDM files are HDF5 in rsatoolbox's layout, named .h5 "
-        "or .hdf5; convert with rdms.save(path, file_type='hdf5') in rsatoolbox"
-    )
-
-
-def _rdms(found: dict[str, Any], source: Path) -> RDMs:
-    """RDMs of what a file holds, checked, for rsatoolbox takes any number of pairs."""
-    values = np.atleast_2d(np.asarray(found["dissimilarities"]))
-    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
+    if not lossy and (lost := _lost(rdms, target.suffix.lower())):
         raise NeurordlError(
-            f"the dissimilarities in {source} must be numbers, (RDMs, pairs), not {values.dtype} of shape "
-            f"{values.shape}"
+            f"{target.name} has no place for {', '.join(lost)}; write .h5, which holds everything, or leave "
+            "these out by lossy=True"
         )
+    if target.suffix.lower() in (".csv", ".tsv") and rdms.n_rdm > 1:
+        raise NeurordlError(
+            f"{target.name} holds one RDM, and these are {rdms.n_rdm}; write them one by one, or as .h5"
+        )
+    content = write(rdms)
+    with write_aside(target) as aside:
+        aside.write_bytes(content)
+
+
+def _by_suffix(known: dict[str, Any], path: Path, verb: str) -> Any:
+    suffix = path.suffix.lower()
+    if suffix in known:
+        return known[suffix]
+    pickled = suffix in (".pkl", ".pickle")
+    raise NeurordlError(
+        f"cannot {verb} RDMs as {path.name!r} "
+        f"({'unpickling a file can run any code' if pickled else 'not supported'}): RDM files are HDF5 in "
+        f"rsatoolbox's layout or others, named {', '.join(known)}; convert with "
+        "rdms.save(path, file_type='hdf5') in rsatoolbox"
+    )
+
+
+def _check_options(layout: object, similarity: object, diagonal: object) -> None:
+    for option, value, known in (
+        ("layout", layout, ("square", "condensed")),
+        ("similarity", similarity, ("1-s",)),
+        ("diagonal", diagonal, ("ignore",)),
+    ):
+        if value is not None and value not in known:
+            raise NeurordlError(f"{option} must be {' or '.join(map(repr, known))}, but is {value!r}")
+
+
+def _lost(rdms: RDMs, suffix: str) -> list[str]:
+    if suffix not in (".npy", ".csv", ".tsv"):
+        return []
+    kept = () if suffix == ".npy" else ("stimulus",)
+    lost = [f"the descriptor {name!r}" for name in rdms.descriptors]
+    lost += [f"the RDM descriptor {name!r}" for name in rdms.rdm_descriptors if name != "index"]
+    lost += [
+        f"the pattern descriptor {name!r}"
+        for name in rdms.pattern_descriptors
+        if name not in ("index", *kept)
+    ]
+    return lost + (["the dissimilarity measure"] if rdms.dissimilarity_measure is not None else [])
+
+
+def _rdms(held: Held, source: Path, vectors: np.ndarray[Any, Any]) -> RDMs:
+    """RDMs of what a file holds, checked, for rsatoolbox takes any number of pairs."""
+    for name in ("subject", "roi", "session"):
+        values = held.rdm_descriptors.get(name)
+        if values is not None and len(values) != len(vectors) and source.suffix.lower() in (".npz", ".mat"):
+            del held.rdm_descriptors[name]
+            held.notices.append(
+                f"{source} has {len(values)} {name} names but {len(vectors)} RDMs: they are left out"
+            )
     try:
-        n_stimuli(values.shape[1])
         return RDMs(
-            values if values.dtype.kind == "f" else values.astype(np.float64),
-            dissimilarity_measure=found.get("dissimilarity_measure"),
-            descriptors=dict(found.get("descriptors") or {}),
-            rdm_descriptors=_lists(found.get("rdm_descriptors")),
-            pattern_descriptors=_lists(found.get("pattern_descriptors")),
+            vectors,
+            dissimilarity_measure=held.measure,
+            descriptors=held.descriptors,
+            rdm_descriptors=held.rdm_descriptors,
+            pattern_descriptors=held.pattern_descriptors,
         )
     except (ValueError, AttributeError, TypeError) as error:
         raise NeurordlError(f"{source} does not hold consistent RDMs: {error}") from error
@@ -157,79 +246,16 @@ def _check_values(rdms: RDMs, what: str) -> None:
         )
 
 
-def _lists(group: Any) -> dict[str, list[Any]]:
-    """One value per RDM or stimulus; rsatoolbox may have stored a list as a numbered group."""
-    result: dict[str, list[Any]] = {}
-    for name, value in (group or {}).items():
-        if isinstance(value, Mapping):
-            result[name] = [value[str(i)] for i in range(len(value))]
-        else:
-            result[name] = value.tolist() if isinstance(value, np.ndarray) else [value]
-    return result
-
-
-def _read(group: h5py.Group) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, item in group.items():
-        if isinstance(item, h5py.Group):
-            result[name] = _read(item)
-        else:
-            result[name] = None if item.shape is None else _decoded(item[()])
-    return result | {name: _decoded(value) for name, value in group.attrs.items()}
-
-
-def _decoded(value: Any) -> Any:
-    """Bytes as text, scalars as Python's own, arrays as they are."""
-    if isinstance(value, h5py.Empty):
-        return None
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    array = np.asarray(value)
-    if array.dtype.kind in "SO":
-        texts = [item.decode("utf-8") if isinstance(item, bytes) else item for item in array.ravel().tolist()]
-        array = np.array(texts, dtype=str if all(isinstance(t, str) for t in texts) else object).reshape(
-            array.shape
-        )
-    return array.item() if array.ndim == 0 else array
-
-
-def _write(group: h5py.Group, values: Mapping[str, Any], within: str) -> None:
-    for name, value in values.items():
-        label = f"{within}[{name!r}]" if within else name
-        if not isinstance(name, str) or not name or "/" in name:
-            raise _unstorable(label, "a name in HDF5 is text without a slash")
-        if isinstance(value, Mapping):
-            _write(group.create_group(name), value, label)
-        elif isinstance(value, str):
-            group.attrs[name] = str(value)
-        elif value is None:
-            group[name] = h5py.Empty("f")
-        else:
-            group[name] = _storable(value, label)
-
-
-def _storable(value: Any, label: str) -> npt.NDArray[Any] | npt.NDArray[np.bytes_]:
-    """An array that HDF5 and rsatoolbox's reader know; text as bytes, or as UTF-8 where it is not ASCII."""
-    if isinstance(value, Iterable) and not isinstance(value, np.ndarray):
-        value = list(value)
-        if len({isinstance(item, str) for item in value}) > 1:
-            raise _unstorable(label, "text and other things in one list")
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise _unstorable(label, str(error)) from error
-    if array.dtype.kind in "US" or (
-        array.dtype.kind == "O" and all(isinstance(i, str) for i in array.ravel())
-    ):
-        texts = array.astype(str)
-        ascii_only = all(text.isascii() for text in texts.ravel().tolist())
-        return texts.astype("S") if ascii_only else texts.astype(h5py.string_dtype())
-    if array.dtype.kind not in "fiub":
-        raise _unstorable(label, f"values of type {array.dtype}")
-    return array
-
-
-def _unstorable(label: str, why: str) -> NeurordlError:
-    return NeurordlError(
-        f"cannot store the descriptor {label}: {why}; descriptors are text or numbers, all of one kind"
+def _notify(rdms: RDMs, held: Held, source: Path) -> None:
+    for notice in held.notices:
+        warnings.warn(notice, UserWarning, stacklevel=3)
+    if "stimulus" in rdms.pattern_descriptors:
+        return
+    others = [name for name in rdms.pattern_descriptors if name != "index"]
+    warnings.warn(
+        f"{source} does not say which stimuli its {rdms.n_cond} rows are; before matching give ids= or "
+        "labels=, or set rdms.pattern_descriptors['stimulus'] to their ids"
+        + (f" (the file has the pattern descriptors {', '.join(others)})" if others else ""),
+        UserWarning,
+        stacklevel=3,
     )

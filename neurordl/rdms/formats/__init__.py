@@ -1,0 +1,1 @@
+"""RDM files by format: each module reads a file as `Held` and writes RDMs as bytes."""

@@ -1,0 +1,166 @@
+"""HDF5 in rsatoolbox's own layout, read without unpickling."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+from rsatoolbox.rdm.rdms import RDMs
+
+from neurordl.errors import NeurordlError
+from neurordl.rdms.formats.held import INFLATION, Held
+
+__all__ = ["content", "items", "read", "read_dataset"]
+
+_DEPTH = 16
+_ITEMS = 100_000
+
+
+def read(source: Path, name: str | None) -> Held:
+    """RDMs that rsatoolbox (``RDMs.save(path, file_type="hdf5")``) or `content` wrote."""
+    if name is not None:
+        raise NeurordlError(f"{source} holds one set of RDMs: leave out name={name!r}")
+    try:
+        with h5py.File(source, "r") as file:
+            found = _read(file, source.stat().st_size)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, NeurordlError):
+            raise NeurordlError(f"cannot read {source}: {error}") from error
+        raise NeurordlError(
+            f"cannot read {source}: it is not an HDF5 file, or it is damaged ({error}); write it again with "
+            "rsatoolbox (rdms.save(path, file_type='hdf5')) or save_rdms"
+        ) from error
+    if "dissimilarities" not in found:
+        raise NeurordlError(
+            f"{source} is not in rsatoolbox's layout: it has no 'dissimilarities', but {sorted(found)}; "
+            "write it with rdms.save(path, file_type='hdf5') or save_rdms"
+        )
+    try:
+        return Held(
+            found["dissimilarities"],
+            "condensed",
+            found.get("dissimilarity_measure"),
+            dict(found.get("descriptors") or {}),
+            _lists(found.get("rdm_descriptors")),
+            _lists(found.get("pattern_descriptors")),
+        )
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise NeurordlError(f"{source} does not hold consistent RDMs: {error}") from error
+
+
+def content(rdms: RDMs) -> bytes:
+    """RDMs as a file in rsatoolbox's layout; a descriptor that cannot be stored is named."""
+    file = io.BytesIO()  # in memory: on a full disk HDF5 ends the process when it closes the file
+    with h5py.File(file, "w") as group:
+        group.attrs["rsatoolbox_version"] = metadata.version("rsatoolbox")
+        _write(group, rdms.to_dict(), "")
+    return file.getvalue()
+
+
+def items(group: h5py.Group) -> list[tuple[str, Any]]:
+    """What a group holds; links into other files are refused."""
+    found = []
+    if len(group) > _ITEMS:
+        raise NeurordlError(f"{group.name} holds {len(group)} things, and RDM files never so many")
+    for name in group:
+        if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
+            raise NeurordlError(f"{name!r} is a link to another file; copy what it names into this one")
+        found.append((name, group[name]))
+    return found
+
+
+def read_dataset(item: h5py.Dataset, file_bytes: int) -> Any:
+    """A dataset's values, refused before anything is allocated where the file cannot hold so many."""
+    claimed = int(np.prod(item.shape, dtype=object)) * item.dtype.itemsize
+    if claimed > max(INFLATION * file_bytes, 1 << 16) or item.is_virtual or item.external:
+        raise NeurordlError(
+            f"{item.name} claims {claimed} bytes, which a file of {file_bytes} bytes cannot hold; it is "
+            "damaged, or keeps its data in another file"
+        )
+    return item[()]
+
+
+def _read(group: h5py.Group, file_bytes: int, depth: int = 0) -> dict[str, Any]:
+    if depth > _DEPTH:
+        raise NeurordlError(f"{group.name} is nested more than {_DEPTH} deep, or holds itself")
+    result: dict[str, Any] = {}
+    for name, item in items(group):
+        if isinstance(item, h5py.Group):
+            result[name] = _read(item, file_bytes, depth + 1)
+        elif isinstance(item, h5py.Dataset):
+            result[name] = None if item.shape is None else _decoded(read_dataset(item, file_bytes))
+    return result | {name: _decoded(value) for name, value in group.attrs.items()}
+
+
+def _lists(group: Any) -> dict[str, list[Any]]:
+    """One value per RDM or stimulus; rsatoolbox may have stored a list as a numbered group."""
+    result: dict[str, list[Any]] = {}
+    for name, value in (group or {}).items():
+        if isinstance(value, Mapping):
+            result[name] = [value[str(i)] for i in range(len(value))]
+        else:
+            result[name] = value.tolist() if isinstance(value, np.ndarray) else [value]
+    return result
+
+
+def _decoded(value: Any) -> Any:
+    """Bytes as text, scalars as Python's own, arrays as they are."""
+    if isinstance(value, h5py.Empty):
+        return None
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    array = np.asarray(value)
+    if array.dtype.kind in "SO":
+        texts = [item.decode("utf-8") if isinstance(item, bytes) else item for item in array.ravel().tolist()]
+        array = np.array(texts, dtype=str if all(isinstance(t, str) for t in texts) else object).reshape(
+            array.shape
+        )
+    return array.item() if array.ndim == 0 else array
+
+
+def _write(group: h5py.Group, values: Mapping[str, Any], within: str) -> None:
+    for name, value in values.items():
+        label = f"{within}[{name!r}]" if within else name
+        if not isinstance(name, str) or not name or "/" in name:
+            raise _unstorable(label, "a name in HDF5 is text without a slash")
+        if isinstance(value, Mapping):
+            _write(group.create_group(name), value, label)
+        elif isinstance(value, str):
+            group.attrs[name] = str(value)
+        elif value is None:
+            group[name] = h5py.Empty("f")
+        else:
+            group[name] = _storable(value, label)
+
+
+def _storable(value: Any, label: str) -> npt.NDArray[Any] | npt.NDArray[np.bytes_]:
+    """An array that HDF5 and rsatoolbox's reader know; text as bytes, or as UTF-8 where it is not ASCII."""
+    if isinstance(value, Iterable) and not isinstance(value, np.ndarray):
+        value = list(value)
+        if len({isinstance(item, str) for item in value}) > 1:
+            raise _unstorable(label, "text and other things in one list")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise _unstorable(label, str(error)) from error
+    if array.dtype.kind in "US" or (
+        array.dtype.kind == "O" and all(isinstance(i, str) for i in array.ravel())
+    ):
+        texts = array.astype(str)
+        ascii_only = all(text.isascii() for text in texts.ravel().tolist())
+        return texts.astype("S") if ascii_only else texts.astype(h5py.string_dtype())
+    if array.dtype.kind not in "fiub":
+        raise _unstorable(label, f"values of type {array.dtype}")
+    return array
+
+
+def _unstorable(label: str, why: str) -> NeurordlError:
+    return NeurordlError(
+        f"cannot store the descriptor {label}: {why}; descriptors are text or numbers, all of one kind"
+    )

@@ -1,0 +1,142 @@
+"""RDMs as text: .csv and .tsv, square or condensed, with or without ids."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+from rsatoolbox.rdm.rdms import RDMs
+
+from neurordl.errors import NeurordlError
+from neurordl.rdms.formats.held import Held
+from neurordl.rdms.formats.shapes import matrix_of
+
+__all__ = ["read_ids", "read_text", "table_content"]
+
+_MISSING = ("", "na", "nan", "n/a")
+Rows = list[list[str]]
+
+
+def read_text(source: Path, name: str | None) -> Held:
+    """A square RDM with ids in its first row, its first column, both or neither; or condensed RDMs."""
+    if name is not None:
+        raise NeurordlError(f"{source} holds one table: leave out name={name!r}")
+    rows = _rows(source)
+    across, down = _has_ids(rows)
+    ids: list[str] = []
+    if across:
+        ids = [cell.strip() for cell in rows[0][1 if down else 0 :]]
+        rows = rows[1:]
+    if down:
+        own = [row[0].strip() for row in rows]
+        if across and own != ids:
+            k = next(k for k, pair in enumerate(zip(own, ids, strict=False)) if pair[0] != pair[1])
+            raise NeurordlError(
+                f"{source}: the ids of rows and columns differ: number {k} (from 0) is {own[k]!r} before its "
+                f"row and {ids[k]!r} above its column; an RDM has the same stimuli both ways"
+            )
+        ids, rows = own, [row[1:] for row in rows]
+    values = np.array(
+        [[_number(cell, source, i, j) for j, cell in enumerate(row)] for i, row in enumerate(rows)]
+    )
+    return Held(values, pattern_descriptors={"stimulus": list(ids)} if ids else {})
+
+
+def _rows(source: Path) -> Rows:
+    text = _text(source)
+    delimiter = "\t" if source.suffix.lower() == ".tsv" else ","
+    try:
+        rows = [
+            row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row
+        ]
+    except csv.Error as error:
+        raise NeurordlError(f"cannot read the table {source}: {error}") from error
+    rows = [row for row in rows if len(row) > 1 or row[0].strip()]
+    if not rows:
+        raise NeurordlError(f"{source} is empty; expected a table of dissimilarities")
+    for number, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise NeurordlError(
+                f"{source}: row {number} (from 0) has {len(row)} cells, but the first has {len(rows[0])}; "
+                "expected a rectangular table"
+            )
+    if len(rows[0]) == 1 and any(mark in rows[0][0] for mark in ";\t"):
+        raise NeurordlError(
+            f"{source} is separated by {'semicolons' if ';' in rows[0][0] else 'tabs'}; use commas in .csv, "
+            "tabs in .tsv, and a point in decimals"
+        )
+    return rows
+
+
+def _text(source: Path) -> str:
+    try:
+        return source.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NeurordlError(f"cannot read the table {source}: it is not text in UTF-8 ({error})") from error
+
+
+def _has_ids(rows: Rows) -> tuple[bool, bool]:
+    """Whether the first row and the first column hold ids: text, or equal numbers by a blank corner."""
+    height, width = len(rows), len(rows[0])
+    column = [row[0] for row in rows]
+    if height == width > 2:
+        blank = not rows[0][0].strip()
+        named = any(map(_is_text, [*rows[0][1:], *column[1:]]))
+        alike = rows[0][1:] == column[1:] and bool(rows[1][1].strip())
+        both = _is_text(rows[0][0]) or (blank and (named or alike))
+        return both, both
+    across = height == width + 1 and any(map(_is_text, rows[0]))
+    down = width == height + 1 and any(map(_is_text, column))
+    return across, down
+
+
+def _is_text(cell: str) -> bool:
+    if cell.strip().lower() in _MISSING:
+        return False
+    try:
+        float(cell)
+    except ValueError:
+        return True
+    return "_" in cell
+
+
+def _number(cell: str, source: Path, row: int, column: int) -> float:
+    if cell.strip().lower() in _MISSING:
+        return float("nan")
+    if _is_text(cell):
+        raise NeurordlError(
+            f"{source} has the text {cell!r:.40} where a dissimilarity should be (row {row}, column "
+            f"{column} of the values, from 0); expected numbers, and ids only around a square table"
+        )
+    return float(cell)
+
+
+def read_ids(source: Path) -> list[str]:
+    """Ids in the order of an RDM's rows: a .txt with one a line, or the column id or stimulus of a table."""
+    if not source.is_file():
+        raise NeurordlError(f"there is no labels file {source}; check the path")
+    if source.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        raise NeurordlError(f"cannot read ids from {source}: expected a .csv, .tsv or .txt file")
+    if source.suffix.lower() == ".txt":
+        return [line.strip() for line in _text(source).splitlines() if line.strip()]
+    rows = _rows(source)
+    head = [cell.strip() for cell in rows[0]]
+    named = next((name for name in ("id", "stimulus") if name in head), None)
+    if named is None:
+        raise NeurordlError(f"{source} has no column 'id' or 'stimulus': its columns are {', '.join(head)}")
+    return [row[head.index(named)].strip() for row in rows[1:]]
+
+
+def table_content(rdms: RDMs, delimiter: str) -> bytes:
+    """One RDM, square, with its ids above and before; numbers are written so that they come back exactly."""
+    ids = rdms.pattern_descriptors.get("stimulus")
+    matrix = matrix_of(np.asarray(rdms.dissimilarities)[0])
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    if ids is not None:
+        writer.writerow(["stimulus", *ids])
+    for k, row in enumerate(matrix.tolist()):
+        writer.writerow([*([ids[k]] if ids is not None else []), *map(repr, row)])
+    return file.getvalue().encode()
