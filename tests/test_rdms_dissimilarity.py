@@ -554,7 +554,7 @@ def test_names() -> None:
         ("crossnobis", "crossnobis"),
         ("Cross-validated Mahalanobis distance", "crossnobis"),
         ("cosine", "cosine"),
-        ("poisson", None),
+        ("poisson", "poisson"),
         ("", None),
         (None, None),
     ],

@@ -110,7 +110,8 @@ def read_patterns(
         Patterns (rows, voxels), float64. Observation descriptors: ``stimulus``, ``run``, ``session`` where
         there is one, for single trials ``trial`` and ``onset``. Channel descriptors: ``x``, ``y``, ``z``
         (voxel indices), with an atlas ``roi``. Descriptors: ``subject`` where known, and ``provenance``, JSON
-        of what was done. Residuals (volumes, voxels): with ``run``, and the descriptor ``dof``.
+        of what was done. Residuals (volumes, voxels): with ``run`` and ``dof``, the degrees of freedom of the
+        run.
 
     Warns
     -----
@@ -226,10 +227,9 @@ def _bold(
         ),
         study.dataset(
             np.concatenate([one.residuals for one in found]),
-            _rows(study, [pd.DataFrame(index=range(len(one.residuals))) for one in found]),
+            _rows(study, [pd.DataFrame({"dof": [one.dof] * len(one.residuals)}) for one in found]),
             kept,
             made,
-            dof=sum(one.dof for one in found),
         ),
     )
 

@@ -75,7 +75,6 @@ class Study:
         rows: Mapping[str, list[Any]],
         kept: npt.NDArray[np.bool_],
         made: Mapping[str, Any],
-        **more: Any,
     ) -> Dataset:
         """Values (rows, voxels) with what is known of rows and voxels."""
         files: dict[str, Any] = {
@@ -92,7 +91,7 @@ class Study:
         who = {} if self.subject is None else {"subject": self.subject}
         return Dataset(
             values,
-            descriptors={**who, **more, "provenance": json.dumps({**files, **made}, ensure_ascii=False)},
+            descriptors={**who, "provenance": json.dumps({**files, **made}, ensure_ascii=False)},
             obs_descriptors=dict(rows),
             channel_descriptors=channels,
         )

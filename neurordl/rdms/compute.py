@@ -1,11 +1,14 @@
-"""From measured patterns to RDMs, in float64, in the order given."""
+"""From measured patterns to RDMs, in the order given, with no more memory than the result and a block."""
 
 from __future__ import annotations
 
 import copy
+import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,50 +17,86 @@ from rsatoolbox.data.base import DatasetBase
 from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
 
+from neurordl.artifacts import write_aside
 from neurordl.errors import NeurordlError
 from neurordl.rdms import dissimilarity as measures
 from neurordl.rdms.distances import condensed_index
+from neurordl.rdms.measure import Whitening, check_options, fill
+from neurordl.rdms.noise import Noise
+from neurordl.rdms.sources import Centre, Source
 
 __all__ = ["compute_rdms"]
 
-Floats = npt.NDArray[np.float64]
+Datasets = DatasetBase | Sequence[DatasetBase] | Mapping[str, DatasetBase]
 Ids = tuple[str, ...]
 
 # what rsatoolbox writes into `RDMs.dissimilarity_measure`
 _MEASURE = {"euclidean": "squared euclidean", "mahalanobis": "squared mahalanobis"}
+_TEXT = 60_000  # an HDF5 attribute holds 64 kB
+PROVENANCE = "provenance"
 
 
 def compute_rdms(
-    patterns: DatasetBase | Sequence[DatasetBase] | Mapping[str, DatasetBase],
+    patterns: Datasets,
     method: str | Callable[..., Tensor] = "correlation",
     *,
     descriptor: str = "stimulus",
+    center: Centre | None = None,
     precision: npt.ArrayLike | None = None,
+    noise: Noise | None = None,
+    residuals: Datasets | None = None,
+    noise_by: str = "pooled",
+    dtype: npt.DTypeLike = np.float64,
+    out: str | os.PathLike[str] | None = None,
 ) -> RDMs:
-    """RDMs of measured patterns, one per Dataset.
+    """RDMs of measured patterns, one per Dataset, or one per Dataset and ROI.
 
     Rows of the same stimulus are averaged; stimuli keep the order of their first appearance (rsatoolbox sorts
     them). A stimulus that some Datasets lack has missing pairs (NaN) in their RDMs, as has a pattern whose
-    distances are undefined.
+    distances are undefined. Patterns are read in blocks: beside the result, memory is that of a block (and
+    of the measurements, unless they are a memory map), but for methods across runs that are not balanced.
 
     Parameters
     ----------
     patterns
         A Dataset, several, or several by name: the name is the ``subject``, unless it is the value of one of
-        the Dataset's own descriptors (``layer``, say).
+        the Dataset's own descriptors (``layer``, say). With the channel descriptor ``roi`` each ROI has an
+        RDM of its own.
     method
-        A name in `DISSIMILARITIES`, or a function of patterns (stimuli, channels). ``crossnobis`` leaves out
-        one run at a time: the rows need the observation descriptor ``run``, with every stimulus equally often
-        in every run.
+        A name in `DISSIMILARITIES`, or a function of patterns (stimuli, channels). ``crossnobis`` and
+        ``poisson_cv`` leave out one run at a time: the rows need the observation descriptor ``run``, two or
+        more. Where a run lacks a stimulus or has more of it, inner products are means over all pairs of
+        measurements from different runs, as in rsatoolbox's ``calc_rdm_unbalanced``; unlike balanced
+        distances these see the mean pattern of a run, so remove it (``center="run"``).
     descriptor
         The observation descriptor that holds the stimulus ids.
+    center
+        The mean pattern over measurements that is removed first: that of each run, that of all, or none.
+        ``correlation`` and ``cosine`` depend on it; balanced distances do not.
     precision
-        (channels, channels), the same for all, for ``mahalanobis`` (which needs it) and ``crossnobis``.
+        (channels, channels), the same for all, for ``mahalanobis`` and ``crossnobis``.
+    noise
+        How to estimate a noise covariance, whose inverse is the precision: "diagonal" (univariate
+        normalisation), "shrinkage_diag", "shrinkage_eye" or "full" (multivariate), as in rsatoolbox. For
+        ``mahalanobis`` and ``crossnobis``; for ``correlation`` and ``cosine`` patterns are multiplied by the
+        symmetric root of the precision (Walther et al. 2016, NeuroImage 137:188).
+    residuals
+        For each Dataset its residuals (`read_patterns` gives them), with the same channels. Their degrees of
+        freedom are those of the observation descriptor ``dof`` (that of each row's run), else rows less 1.
+        Without them the noise is estimated from measurements, less the mean of their stimulus.
+    noise_by
+        "pooled": one covariance. "run", for ``crossnobis``: one from each run's residuals; for two runs the
+        mean of theirs is inverted, as rsatoolbox does with a list of precisions.
+    dtype
+        float64, or float32, which halves memory and time.
+    out
+        An .npy file to write the RDMs to, block by block; what is returned is a memory map of it.
 
     Returns
     -------
     RDMs
-        With the Datasets' descriptors as RDM descriptors and the pattern descriptor ``stimulus``.
+        With the Datasets' descriptors (and ``roi``) as RDM descriptors, the pattern descriptor ``stimulus``,
+        and the descriptor ``provenance``, JSON of how patterns and RDMs were made.
 
     Warns
     -----
@@ -67,34 +106,136 @@ def compute_rdms(
     Raises
     ------
     NeurordlError
-        No Dataset, no ids, fewer than two stimuli, runs that are not balanced, descriptors that some Datasets
-        lack, or a method that does not exist or lacks its precision.
+        No Dataset, no ids, fewer than two stimuli, a single run, descriptors that some Datasets lack, a
+        method that does not exist or lacks its precision, or a noise covariance that is singular.
     """
     datasets, described = _datasets(patterns)
     measure = measures.dissimilarity(method)
     name = method if isinstance(method, str) else getattr(method, "__name__", "a function")
-    options = _options(name, precision)
-    found = []
-    for number, dataset in enumerate(datasets):
-        ids, values = _patterns(dataset, descriptor, _label(described, number), by_run=name == "crossnobis")
-        with torch.no_grad():
-            found.append((ids, measure(torch.from_numpy(values), *options).numpy()))
-    stimuli = tuple(dict.fromkeys(stimulus for ids, _ in found for stimulus in ids))
-    for number, (ids, _) in enumerate(found):
-        own = set(ids)
-        if lacking := [stimulus for stimulus in stimuli if stimulus not in own]:
-            warnings.warn(
-                f"{_label(described, number)} has {len(ids)} of {len(stimuli)} stimuli; the pairs of the "
-                f"others ({', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}) are NaN in its RDM",
-                UserWarning,
-                stacklevel=2,
-            )
+    kind = torch.float32 if np.dtype(dtype) == np.float32 else torch.float64
+    if np.dtype(dtype) not in (np.float32, np.float64) or center not in (None, *get_args(Centre)):
+        raise NeurordlError(
+            f"dtype={dtype!r}, center={center!r}: expected float64 or float32, and None, 'run' or 'all'"
+        )
+    left = [None] * len(datasets) if residuals is None else _residuals(residuals, patterns, len(datasets))
+    check_options(name, precision, noise, residuals is not None, noise_by)
+    records = described.pop(PROVENANCE, None)
+    sources, columns = _sources(
+        datasets, left, described, descriptor, (name, center, precision, noise, noise_by, kind)
+    )
+    stimuli = tuple(dict.fromkeys(stimulus for source, _ in sources for stimulus in source.ids))
+    _warn_missing([source for source, _ in sources], stimuli)
+    shape = (len(sources), len(stimuli) * (len(stimuli) - 1) // 2)
+    with nullcontext() if out is None else write_aside(_npy(out)) as aside:
+        vectors: Any
+        if aside is None:
+            vectors = np.empty(shape, dtype)
+        else:
+            vectors = np.lib.format.open_memmap(aside, "w+", np.dtype(dtype), shape)
+        for (source, whitening), row in zip(sources, vectors, strict=True):
+            if source.ids == stimuli:
+                fill(row, name, measure, source, whitening)
+            else:
+                own = np.empty(len(source.ids) * (len(source.ids) - 1) // 2, dtype)
+                fill(own, name, measure, source, whitening)
+                row[:] = _placed(source.ids, own, stimuli)
+        if aside is not None:
+            vectors.flush()
+    if out is not None:
+        vectors = np.load(out, mmap_mode="r", allow_pickle=False)
+    how = {"method": name, "center": center, "noise": noise, "noise_by": noise_by if noise else None}
+    how |= {"noise_from": None if noise is None else "measurements" if residuals is None else "residuals"}
+    how |= {"precision": precision is not None, "balanced": all(source.balanced for source, _ in sources)}
     return RDMs(
-        np.stack([_placed(ids, vector, stimuli) for ids, vector in found]),
+        vectors,
         dissimilarity_measure=_MEASURE.get(name, name),
-        rdm_descriptors=described,
+        descriptors={PROVENANCE: _record(how, records)},
+        rdm_descriptors=columns,
         pattern_descriptors={"stimulus": list(stimuli)},
     )
+
+
+def _npy(out: str | os.PathLike[str]) -> str:
+    if not str(out).endswith(".npy"):
+        raise NeurordlError(f"out={str(out)!r}: expected a file named .npy; save_rdms writes other formats")
+    return os.fspath(out)
+
+
+def _record(how: Mapping[str, Any], records: Sequence[Any] | None) -> str:
+    """JSON of how RDMs were made, and of how each Dataset was where it says so."""
+    told = []
+    for record in records or []:
+        try:
+            told.append(json.loads(record))
+        except (TypeError, ValueError):
+            told.append(str(record))
+    text = json.dumps({**how, "patterns": told}, ensure_ascii=False)
+    return text if len(text.encode()) <= _TEXT else json.dumps({**how, "patterns": f"{len(told)}, too long"})
+
+
+def _sources(
+    datasets: Sequence[DatasetBase],
+    residuals: Sequence[DatasetBase | None],
+    described: dict[str, list[Any]],
+    descriptor: str,
+    options: tuple[Any, ...],
+) -> tuple[list[tuple[Source, Whitening]], dict[str, list[Any]]]:
+    """One source for each Dataset and ROI, and the descriptors of their RDMs."""
+    name, center, precision, noise, noise_by, kind = options
+    by_run = name in measures.CROSSVALIDATED
+    sources: list[tuple[Source, Whitening]] = []
+    columns: dict[str, list[Any]] = {key: [] for key in described}
+    for number, dataset in enumerate(datasets):
+        rois = dataset.channel_descriptors.get("roi")
+        whole = {None: None} if rois is None else dict.fromkeys(np.asarray(rois).tolist())
+        for roi in whole:
+            label = _label(described, number) + ("" if roi is None else f", roi {roi}")
+            channels = None if roi is None else np.flatnonzero(np.asarray(rois) == roi)
+            source = Source(
+                dataset, label, descriptor, by_run=by_run, center=center, channels=channels, dtype=kind
+            )
+            if by_run and len(source.runs) < 2:
+                raise NeurordlError(
+                    f"{name} needs two or more runs, and {label} has a single run, {source.runs[0]!r}; "
+                    "choose another method"
+                )
+            whitening = Whitening(source, name, precision, noise, residuals[number], noise_by)
+            sources.append((source, whitening))
+            for key, values in described.items():
+                columns[key].append(values[number])
+            if rois is not None:
+                columns.setdefault("roi", []).append(roi)
+    if any(len(values) != len(sources) for values in columns.values()):
+        raise NeurordlError(
+            "'roi' is a descriptor of some Datasets and a channel descriptor of others; give it to all alike"
+        )
+    return sources, columns
+
+
+def _residuals(residuals: Datasets, patterns: Datasets, n: int) -> list[DatasetBase | None]:
+    """Residuals in the order of the patterns: by name where both have names."""
+    if isinstance(residuals, Mapping) != isinstance(patterns, Mapping):
+        raise NeurordlError("patterns by name take residuals by the same names, and others take a list")
+    if isinstance(residuals, Mapping) and isinstance(patterns, Mapping):
+        if absent := [name for name in patterns if name not in residuals]:
+            raise NeurordlError(f"residuals= has none for {absent[0]!r}, but {', '.join(residuals)}")
+        return [residuals[name] for name in patterns]
+    given: list[Any] = [residuals] if isinstance(residuals, DatasetBase) else list(residuals)
+    if len(given) != n or not all(isinstance(one, DatasetBase) for one in given):
+        raise NeurordlError(f"residuals= has {len(given)} for {n} Datasets; give a Dataset for each")
+    return given
+
+
+def _warn_missing(sources: Sequence[Source], stimuli: Ids) -> None:
+    for source in sources:
+        own = set(source.ids)
+        if lacking := [stimulus for stimulus in stimuli if stimulus not in own]:
+            warnings.warn(
+                f"{source.label} has {len(own)} of {len(stimuli)} stimuli; the pairs of the "
+                f"others ({', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}) are NaN in its RDM",
+                UserWarning,
+                stacklevel=3,
+            )
 
 
 def _datasets(patterns: Any) -> tuple[list[DatasetBase], dict[str, list[Any]]]:
@@ -129,105 +270,18 @@ def _datasets(patterns: Any) -> tuple[list[DatasetBase], dict[str, list[Any]]]:
 
 
 def _label(described: Mapping[str, list[Any]], number: int) -> str:
-    told = ", ".join(f"{key} {values[number]}" for key, values in described.items())
+    told = ", ".join(f"{key} {values[number]}" for key, values in described.items() if key != PROVENANCE)
     return f"Dataset {number} ({told})" if told else f"Dataset {number}"
 
 
-def _options(name: str, precision: npt.ArrayLike | None) -> tuple[Tensor, ...]:
-    if precision is not None:
-        if name not in ("mahalanobis", "crossnobis"):
-            raise NeurordlError(
-                f"{name} takes no precision; choose mahalanobis or crossnobis, or leave it out"
-            )
-        return (torch.as_tensor(np.asarray(precision, dtype=np.float64)),)
-    if name == "mahalanobis":
-        raise NeurordlError(
-            "mahalanobis needs precision=, the inverse of the noise covariance of the channels"
-        )
-    return ()
-
-
-def _patterns(dataset: DatasetBase, descriptor: str, label: str, *, by_run: bool) -> tuple[Ids, Floats]:
-    """Stimulus ids and mean patterns, (stimuli, channels), or (runs, stimuli, channels) by run."""
-    measurements = np.asanyarray(dataset.measurements)
-    if measurements.ndim != 2 or measurements.dtype.kind not in "fiub":
-        raise NeurordlError(
-            f"the measurements of {label} must be real numbers, (observations, channels), not "
-            f"{measurements.dtype} of shape {measurements.shape}; average over time first, where there is any"
-        )
-    ids, stimulus = _coded(dataset, descriptor, label)
-    if len(ids) < 2:
-        raise NeurordlError(f"{label} has a single stimulus, {ids[0]!r}; an RDM needs two or more")
-    for name in ids:
-        if not isinstance(name, str) or not name:
-            raise NeurordlError(
-                f"stimulus ids are text, and {label} has {name!r} ({type(name).__name__}); use str()"
-            )
-    names = tuple(str(name) for name in ids)
-    if not by_run:
-        return names, _means(measurements, stimulus, len(ids))
-    return names, _run_means(dataset, measurements, names, stimulus, label)
-
-
-def _run_means(
-    dataset: DatasetBase,
-    measurements: npt.NDArray[Any],
-    names: Ids,
-    stimulus: npt.NDArray[np.intp],
-    label: str,
-) -> Floats:
-    """Mean patterns by run, (runs, stimuli, channels), of a balanced design."""
-    runs, run = _coded(dataset, "run", label)
-    cell = run * len(names) + stimulus
-    counts = np.bincount(cell, minlength=len(runs) * len(names))
-    problem = None
-    if len(runs) < 2:
-        problem = f"a single run, {runs[0]!r}"
-    elif (counts != counts[0]).any():
-        odd = int(np.argmax(counts != counts[0]))
-        problem = (
-            f"stimulus {names[odd % len(names)]!r} {counts[odd]} times in run {runs[odd // len(names)]!r} "
-            f"and {names[0]!r} {counts[0]} times in run {runs[0]!r}"
-        )
-    if problem:
-        raise NeurordlError(
-            f"crossnobis needs two or more runs with every stimulus equally often in each, and {label} has "
-            f"{problem}; choose a balanced part, or another method"
-        )
-    return _means(measurements, cell, len(counts)).reshape(len(runs), len(names), -1)
-
-
-def _coded(dataset: DatasetBase, descriptor: str, label: str) -> tuple[list[Any], npt.NDArray[np.intp]]:
-    """Values of an observation descriptor in order of first appearance, and each row's number among them."""
-    if descriptor not in dataset.obs_descriptors:
-        raise NeurordlError(
-            f"{label} has no observation descriptor {descriptor!r}; it has "
-            f"{', '.join(map(repr, dataset.obs_descriptors)) or 'none'}"
-        )
-    values = np.asarray(dataset.obs_descriptors[descriptor]).tolist()
-    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
-    return list(numbers), np.fromiter((numbers[value] for value in values), np.intp, len(values))
-
-
-def _means(measurements: npt.NDArray[Any], group: npt.NDArray[np.intp], n_groups: int) -> Floats:
-    """Mean row of each group, all groups being there."""
-    if len(group) == n_groups and (np.diff(group) == 1).all():  # nothing to average, nothing to move
-        return np.array(measurements, dtype=np.float64)
-    order = np.argsort(group, kind="stable")
-    starts = np.searchsorted(group[order], np.arange(n_groups))
-    sums = np.add.reduceat(np.asarray(measurements)[order], starts, axis=0, dtype=np.float64)
-    means: Floats = sums / np.bincount(group, minlength=n_groups)[:, None]
-    return means
-
-
-def _placed(ids: Ids, vector: Floats, stimuli: Ids) -> Floats:
+def _placed(ids: Ids, vector: npt.NDArray[Any], stimuli: Ids) -> npt.NDArray[Any]:
     """A condensed RDM over ``ids`` as one over ``stimuli``, NaN where a stimulus is not among them."""
     if ids == stimuli:
         return vector
     position = {stimulus: number for number, stimulus in enumerate(stimuli)}
     at = np.array([position[stimulus] for stimulus in ids])
     row, column = (index.numpy() for index in condensed_index(len(ids)))
-    matrix = np.full((len(stimuli), len(stimuli)), np.nan)
+    matrix = np.full((len(stimuli), len(stimuli)), np.nan, vector.dtype)
     matrix[at[row], at[column]] = matrix[at[column], at[row]] = vector
-    condensed: Floats = matrix[np.triu_indices(len(stimuli), 1)]
+    condensed: npt.NDArray[Any] = matrix[np.triu_indices(len(stimuli), 1)]
     return condensed

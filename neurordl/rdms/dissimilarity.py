@@ -8,7 +8,6 @@ exactly zero and leaves all other pairs alone.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 
@@ -16,16 +15,12 @@ import torch
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.rdms.distances import (
-    condensed_index,
-    exact_product,
-    floating,
-    n_stimuli,
-    square,
-    squared_distances,
-)
+from neurordl.rdms.crossvalidated import crossnobis, poisson_cv, poisson_rates
+from neurordl.rdms.distances import condensed_index, n_stimuli, square, squared_distances
+from neurordl.rdms.whitening import whiten
 
 __all__ = [
+    "CROSSVALIDATED",
     "DISSIMILARITIES",
     "canonical_measure",
     "condensed_index",
@@ -37,6 +32,8 @@ __all__ = [
     "euclidean_root",
     "mahalanobis",
     "n_stimuli",
+    "poisson",
+    "poisson_cv",
     "square",
     "whiten",
 ]
@@ -83,90 +80,28 @@ def mahalanobis(patterns: Tensor, precision: Tensor) -> Tensor:
     return euclidean(whiten(patterns, precision))
 
 
-def crossnobis(patterns: Tensor, precision: Tensor | None = None) -> Tensor:
-    """Cross-validated squared Mahalanobis distance divided by the number of channels.
-
-    Leaves one run out: the mean over runs of (this run's difference) · (mean difference of the others). It is
-    zero on average for equal patterns, so it can be negative. Equal to rsatoolbox's for balanced runs.
-    Source: Walther et al. 2016, NeuroImage 137:188.
+def poisson(patterns: Tensor, prior_lambda: float = 1.0, prior_weight: float = 0.1) -> Tensor:
+    """Symmetrised KL divergence of Poisson rates divided by the number of channels, as in rsatoolbox.
 
     Parameters
     ----------
     patterns
-        (..., runs, n, channels), two runs or more.
-    precision
-        (channels, channels) as for `mahalanobis`; none is the identity.
-
-    Returns
-    -------
-    Tensor
-        (..., n(n-1)/2); NaN where either pattern is missing (NaN) in any run.
-
-    Raises
-    ------
-    NeurordlError
-        Fewer than two runs, or a precision that `mahalanobis` refuses.
+        (..., n, channels), rates or counts, 0 or more; NaN pairs where one is below the prior allows.
+    prior_lambda, prior_weight
+        The rate that is mixed in, and its weight beside one measurement.
     """
-    patterns = floating(patterns)
-    if patterns.ndim < 3 or patterns.shape[-3] < 2:
-        raise NeurordlError(
-            "crossnobis needs patterns (..., runs, stimuli, channels) with at least 2 runs, not shape "
-            f"{tuple(patterns.shape)}; with a single run take mahalanobis or euclidean"
-        )
-    if precision is not None:
-        patterns = whiten(patterns, precision)
-    runs, channels = patterns.shape[-3], patterns.shape[-1]
-    # the sum over pairs of different runs is that over all pairs of runs less that of each run with itself
-    together = squared_distances(patterns.sum(-3))
-    alone = squared_distances(patterns).sum(-2)
-    return (together - alone) / (runs * (runs - 1) * channels)
+    rates, logs = poisson_rates(patterns, prior_lambda, prior_weight)
+    # (a - b)(log a - log b) as a difference of two squared distances, scaled so that little cancels
+    scale = _spread_of(logs).div(_spread_of(rates)).sqrt().nan_to_num(1.0, 1.0, 1.0)
+    scale = torch.where(scale > 0, scale, 1.0)
+    plus = squared_distances(rates * scale + logs / scale)
+    return (plus - squared_distances(rates * scale - logs / scale)) / (4 * patterns.shape[-1])
 
 
-def whiten(patterns: Tensor, precision: Tensor) -> Tensor:
-    """Patterns (..., n, channels) less their mean over stimuli, times a factor of the precision.
-
-    Euclidean distances of the result are Mahalanobis distances of the patterns; where there are more channels
-    than the precision has rank, the result is as wide all the same.
-
-    Raises
-    ------
-    NeurordlError
-        The precision is not a finite, symmetric, positive semidefinite (channels, channels) matrix.
-    """
-    patterns = floating(patterns)
-    channels = patterns.shape[-1]
-    if tuple(precision.shape) != (channels, channels):
-        raise NeurordlError(
-            f"the precision of {channels} channels is a {channels} x {channels} matrix, not of shape "
-            f"{tuple(precision.shape)}"
-        )
-    factor = _factor(precision.detach()).to(patterns)
-    mean = patterns.detach().mean(-2, keepdim=True)  # a large offset would cost digits in the product
-    return exact_product(patterns - torch.where(mean.isfinite(), mean, 0), factor)
-
-
-def _factor(precision: Tensor) -> Tensor:
-    """L with L Lᵀ = precision, in float64."""
-    exact = precision.double()
-    largest = exact.abs().max()
-    if not bool(largest.isfinite()):
-        raise NeurordlError("the precision holds NaN or infinity; give a finite matrix")
-    rounding = math.sqrt(torch.finfo(precision.dtype if precision.is_floating_point() else torch.float64).eps)
-    if bool((exact - exact.mT).abs().max() > rounding * largest):
-        raise NeurordlError("the precision is not symmetric; give (P + P.T) / 2 if that is what is meant")
-    exact = (exact + exact.mT) / 2
-    factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(exact)
-    if not bool(failed):
-        return factor
-    values, vectors = torch.linalg.eigh(exact)
-    if bool(values[0] < -rounding * largest):
-        raise NeurordlError(
-            f"the precision is not positive semidefinite (smallest eigenvalue {float(values[0]):.3g}); "
-            "give the inverse of a covariance, a shrunken one if need be"
-        )
-    factor = vectors * values.clamp_min(0).sqrt()
-    return factor
+def _spread_of(values: Tensor) -> Tensor:
+    """Mean absolute deviation from the mean over stimuli, of what is finite; no gradient."""
+    finite = torch.nan_to_num(values.detach(), 0.0, 0.0, 0.0)
+    return (finite - finite.mean(-2, keepdim=True)).abs().mean((-2, -1), keepdim=True)
 
 
 DISSIMILARITIES: dict[str, Callable[..., Tensor]] = {
@@ -176,7 +111,11 @@ DISSIMILARITIES: dict[str, Callable[..., Tensor]] = {
     "cosine": cosine,
     "mahalanobis": mahalanobis,
     "crossnobis": crossnobis,
+    "poisson": poisson,
+    "poisson_cv": poisson_cv,
 }
+# those that take (..., runs, n, channels)
+CROSSVALIDATED = ("crossnobis", "poisson_cv")
 
 # how else rsatoolbox and papers write them in `RDMs.dissimilarity_measure`, lower case, letters and digits
 _WRITTEN = {
@@ -188,6 +127,8 @@ _WRITTEN = {
     "mahalanobis": "squaredmahalanobis mahalanobissquared",
     "crossnobis": "squaredcrossnobis crossvalidatedmahalanobis crossvalidatedsquaredmahalanobis ldc "
     "lineardiscriminantcontrast",
+    "poisson": "poissonkl symmetrizedkl",
+    "poisson_cv": "poissoncv crossvalidatedpoisson",
 }
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
+from neurordl.rdms.blocks import add_distances
+from neurordl.rdms.normalise import NEAR, Normalise, lengths_of
 
 __all__ = [
     "condensed_index",
@@ -26,15 +28,10 @@ __all__ = [
     "squared_distances",
 ]
 
-Normalise = Literal["none", "length", "centred length"]
-
-# a pair is recomputed by difference when its squared distance is below this share of its squared norms:
-# the product form is off by some 10 eps of the norms, so what stays is good to about 3 digits (float64: 10)
-_NEAR = {torch.float32: 1e-3, torch.float64: 1e-5}
 # pairs, and elements, differenced at once: few operations, and memory that stays small
 _PAIRS, _ELEMENTS = 256, 1 << 20
-# channels whose squares are added up at once in float32
-_NORM_BLOCK = 2048
+# stimuli from which on an RDM without gradient is worth a product of its own
+_MANY = 128
 
 
 def condensed_index(n: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
@@ -88,7 +85,7 @@ def floating(patterns: Tensor) -> Tensor:
         )
     if patterns.ndim < 2 or not patterns.shape[-1]:
         raise NeurordlError(f"patterns are (..., stimuli, channels), not of shape {tuple(patterns.shape)}")
-    return patterns if patterns.dtype in _NEAR else patterns.float()
+    return patterns if patterns.dtype in NEAR else patterns.float()
 
 
 def squared_distances(patterns: Tensor, normalise: Normalise = "none") -> Tensor:
@@ -111,10 +108,30 @@ def squared_distances(patterns: Tensor, normalise: Normalise = "none") -> Tensor
     *lead, n, channels = patterns.shape
     if n < 2:
         return patterns.sum((-2, -1))[..., None][..., :0]
+    if (
+        n >= _MANY
+        and patterns.device.type == "cpu"
+        and not (patterns.requires_grad and torch.is_grad_enabled())
+    ):
+        return _without_gradient(patterns.detach(), normalise)
     with full_precision(patterns.device):
         apply = cast("Callable[[Tensor, Normalise], Tensor]", _SquaredDistances.apply)
         condensed = apply(patterns.reshape(math.prod(lead), n, channels), normalise)
     return condensed.reshape(*lead, condensed.shape[-1])
+
+
+def _without_gradient(patterns: Tensor, normalise: Normalise) -> Tensor:
+    """The same, by symmetric products, with no more memory than a block beside the result."""
+    *lead, n, channels = patterns.shape
+    batch = patterns.reshape(math.prod(lead), n, channels)
+    found = patterns.new_empty(len(batch), n * (n - 1) // 2)
+    for one, out in zip(batch, found.numpy(), strict=True):
+
+        def rows(start: int, stop: int, one: Tensor = one) -> Tensor:
+            return one[start:stop]
+
+        add_distances(rows, n, channels, normalise, out)
+    return found.reshape(*lead, found.shape[-1])
 
 
 def exact_product(patterns: Tensor, factor: Tensor) -> Tensor:
@@ -150,7 +167,7 @@ class _SquaredDistances(torch.autograd.Function):
         # index_select: indexing in brackets runs on several threads, whose start costs more than the work.
         norms = norms.index_select(1, row) + norms.index_select(1, column)
         distances = norms - 2 * gram.flatten(-2).index_select(1, row * n + column)
-        near = distances < _NEAR[rows.dtype] * norms
+        near = distances < NEAR[rows.dtype] * norms
         if undefined is not None:
             pairs = undefined[:, row] | undefined[:, column]
             near &= ~pairs
@@ -205,46 +222,11 @@ def _normalised(patterns: Tensor, kind: Normalise) -> tuple[Tensor, Tensor, Tens
         rows = patterns.masked_fill(undefined[..., None], 0)
         mean = weights @ rows
         return rows - mean, mean, None, undefined
-    if kind == "centred length":
-        rows, lengths, floor = _row_centred(patterns)
-    else:
-        rows, lengths = patterns, _lengths(patterns)
-        floor = lengths.new_tensor(torch.finfo(lengths.dtype).tiny)
-    bad = ~((lengths > floor) & lengths.isfinite())
-    inverse = (1 / lengths).masked_fill_(bad, 0)
-    any_bad = bool(bad.any())
-    if any_bad:
-        rows = rows.masked_fill(bad[..., None], 0)
+    rows, inverse, bad = lengths_of(patterns, kind)
     mean = (inverse / n)[..., None, :] @ rows
     in_place = rows if rows is not patterns else None
     rows = torch.addcmul(-mean, rows, inverse[..., None], out=in_place)
-    return rows, mean, inverse, bad if any_bad else None
-
-
-def _row_centred(patterns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows less their mean, their lengths, and the length up to which a row is constant but for rounding."""
-    root, dtype = math.sqrt(patterns.shape[-1]), torch.finfo(patterns.dtype)
-    mean = patterns.mean(-1, keepdim=True)
-    rows = patterns - mean
-    lengths = _lengths(rows)
-    offset = mean[..., 0].abs() * root
-    if bool((offset > 64 * lengths).any()):  # the rounding of a large mean is an offset of its own
-        rows -= rows.mean(-1, keepdim=True)
-        lengths = _lengths(rows)
-    return rows, lengths, (8 * dtype.eps * offset).clamp_min(dtype.tiny)
-
-
-def _lengths(rows: Tensor) -> Tensor:
-    """Lengths of rows, by blocks of channels.
-
-    In one go, float32 adds up one number after the other, and of many that are alike (a grey background in
-    the first layers of a network) each rounding goes the same way: off by 5e-4 with 800,000 channels.
-    """
-    blocks = [torch.linalg.vector_norm(block, dim=-1) for block in torch.split(rows, _NORM_BLOCK, -1)]
-    lengths: Tensor = blocks[0]
-    if len(blocks) > 1:
-        lengths = torch.linalg.vector_norm(torch.stack(blocks, -1), dim=-1)
-    return lengths
+    return rows, mean, inverse, bad
 
 
 def _blocks(pairs: int, channels: int) -> Iterator[tuple[slice, slice]]:

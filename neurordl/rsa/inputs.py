@@ -186,7 +186,7 @@ def network_measure(dissimilarity: str | None, rdms: RDMs) -> str:
         return dissimilarity
     theirs = rdms.dissimilarity_measure
     measure = canonical_measure(theirs)
-    if measure in ("crossnobis", "mahalanobis"):
+    if measure in ("crossnobis", "mahalanobis", "poisson_cv"):
         chosen, why = "euclidean", f"the data's {measure} distances take repeated noisy measurements"
     elif measure is None:
         chosen, why = "correlation", f"the measure of the data's RDMs is unknown ({theirs!r})"

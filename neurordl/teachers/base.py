@@ -19,6 +19,7 @@ from torch import Tensor
 from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match, match_ids, natural_key
+from neurordl.rdms.dissimilarity import CROSSVALIDATED
 from neurordl.rdms.dissimilarity import dissimilarity as find_dissimilarity
 
 Missing = Literal["error", "ignore"]
@@ -100,9 +101,9 @@ def plain_measure(dissimilarity: str | Callable[..., Tensor]) -> Callable[..., T
             "dissimilarity='mahalanobis' needs a precision, which a network does not bring: use 'euclidean', "
             "or give functools.partial(neurordl.rdms.dissimilarity.mahalanobis, precision=precision)"
         )
-    if dissimilarity == "crossnobis":
+    if dissimilarity in CROSSVALIDATED:
         raise NeurordlError(
-            "dissimilarity='crossnobis' needs repeats, which a network does not have; use 'euclidean'"
+            f"dissimilarity={dissimilarity!r} needs repeats, which a network does not have; use 'euclidean'"
         )
     return find_dissimilarity(dissimilarity)
 

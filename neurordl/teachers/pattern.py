@@ -14,6 +14,7 @@ from torch import Tensor
 from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match, check_ids, natural_key
+from neurordl.rdms.dissimilarity import CROSSVALIDATED
 from neurordl.rdms.dissimilarity import dissimilarity as find_dissimilarity
 from neurordl.teachers.base import Batch, ById, Missing, Target, spelled
 from neurordl.teachers.rdm import Pool, pool_subjects
@@ -112,8 +113,8 @@ class PatternTeacher(ById):
     ----------
     patterns : mapping of subject to rsatoolbox.data.Dataset, or to (array, ids)
         Measurements (rows, channels). A Dataset carries the observation descriptor ``stimulus`` and, where
-        there are repeats, ``run``; rows of one stimulus are averaged (for crossnobis: one row in each run).
-        The array may be a memory map.
+        there are repeats, ``run``; rows of one stimulus are averaged (for crossnobis and poisson_cv: one row
+        in each run). The array may be a memory map.
     dissimilarity : str or callable
         A name in ``DISSIMILARITIES``, or a function of patterns (n, channels).
     center : None, "run" or "all"
@@ -166,7 +167,7 @@ class PatternTeacher(ById):
         self._measure = find_dissimilarity(dissimilarity)
         self._precision = _by_subject(precision, self.subjects)
         for one in self._subjects:
-            if (center == "run" or dissimilarity == "crossnobis") and not one.has_runs:
+            if (center == "run" or dissimilarity in CROSSVALIDATED) and not one.has_runs:
                 raise NeurordlError(
                     f"the patterns of {one.name} lack the observation descriptor 'run', which is needed here"
                 )
@@ -215,15 +216,15 @@ class PatternTeacher(ById):
         return square[np.triu_indices(n, 1)]
 
     def _patterns(self, one: _Subject, names: Sequence[str]) -> npt.NDArray[np.float32]:
-        """(stimuli, channels), repeats averaged; for crossnobis (runs, stimuli, channels)."""
+        """(stimuli, channels), repeats averaged; across runs (runs, stimuli, channels)."""
         means = self._means[one.name] if self._means is not None else {}
         rows = [one.rows[stimulus] for stimulus in names]
-        if self.dissimilarity == "crossnobis":
+        if self.dissimilarity in CROSSVALIDATED:
             runs = [tuple(one.runs[row] for row in repeats) for repeats in rows]
             if len(set(runs)) > 1 or len(set(runs[0])) < len(runs[0]):
                 raise NeurordlError(
-                    f"crossnobis needs each stimulus once in every run, but {one.name} has other repeats for "
-                    f"{names[0]!r} than for another stimulus; average within runs first or drop it"
+                    f"{self.dissimilarity} needs each stimulus once in every run, but {one.name} has other "
+                    f"repeats for {names[0]!r} than for another stimulus; average within runs or drop it"
                 )
             return one.read(np.array(rows).T, self.center, means)
         if len({len(repeats) for repeats in rows}) == 1:

@@ -21,7 +21,7 @@ from neurordl.teachers.base import plain_measure, spelled
 
 Features = Mapping[str, Tensor]
 # Measures that a single response per stimulus cannot have: the student's nearest is euclidean.
-_NEED_NOISE = ("crossnobis", "mahalanobis")
+_NEED_NOISE = ("crossnobis", "mahalanobis", "poisson_cv")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,179 @@
+"""One RDM: a dissimilarity of the patterns of a source, written into place in blocks where that can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rsatoolbox.data.base import DatasetBase
+from torch import Tensor
+
+from neurordl.errors import NeurordlError
+from neurordl.rdms import dissimilarity as measures
+from neurordl.rdms.blocks import add_distances
+from neurordl.rdms.crossvalidated import crossnobis
+from neurordl.rdms.noise import Noise, check_noise, covariance, inverse, inverse_root
+from neurordl.rdms.normalise import Normalise
+from neurordl.rdms.sources import Source, coded
+from neurordl.rdms.whitening import factor_of
+
+__all__ = ["Whitening", "check_options", "fill"]
+
+Floats = npt.NDArray[np.float64]
+_WHITENED = ("mahalanobis", "crossnobis")
+_ROOTED = ("correlation", "cosine")
+_NORMALISE: dict[str, Normalise] = {"correlation": "centred length", "cosine": "length"}
+
+
+def check_options(
+    name: str, precision: npt.ArrayLike | None, noise: str | None, residuals: bool, noise_by: str
+) -> None:
+    """Refuse noise options that a method cannot use, or that would be ignored."""
+    if noise_by not in ("pooled", "run"):
+        raise NeurordlError(f"noise_by={noise_by!r}: expected 'pooled' or 'run'")
+    if noise is not None:
+        check_noise(noise)
+    if precision is not None and noise is not None:
+        raise NeurordlError("precision= and noise= exclude each other; give one")
+    if residuals and noise is None:
+        raise NeurordlError("residuals= are used with noise=; choose one, such as noise='shrinkage_diag'")
+    if precision is not None and name not in _WHITENED:
+        raise NeurordlError(f"{name} takes no precision; choose mahalanobis or crossnobis, or leave it out")
+    if noise is not None and name not in (*_WHITENED, *_ROOTED):
+        raise NeurordlError(f"{name} takes no noise=; choose one of {', '.join((*_WHITENED, *_ROOTED))}")
+    if name == "mahalanobis" and precision is None and noise is None:
+        raise NeurordlError(
+            "mahalanobis needs precision=, the inverse of the noise covariance of the channels, or noise= to "
+            "estimate it"
+        )
+    if noise_by == "run" and (name != "crossnobis" or noise is None):
+        raise NeurordlError("noise_by='run' is for crossnobis with noise=")
+
+
+class Whitening:
+    """The noise of a source: a factor that its patterns are multiplied by, or a covariance for each run."""
+
+    def __init__(
+        self,
+        source: Source,
+        name: str,
+        precision: npt.ArrayLike | None,
+        noise: Noise | None,
+        residuals: DatasetBase | None,
+        noise_by: str,
+    ) -> None:
+        self.of_runs: list[Floats] | None = None
+        self.noise = noise
+        if precision is None and noise is None:
+            return
+        if precision is None and noise is not None:
+            if noise_by == "run":
+                self.of_runs = _covariances(source, noise, residuals, by_run=True)
+                return
+            matrix = _covariances(source, noise, residuals, by_run=False)[0]
+            if name in _ROOTED:
+                source.factor = torch.from_numpy(inverse_root(matrix, noise, source.label))
+                return
+            precision = inverse(matrix, noise, source.label)
+        given = torch.as_tensor(np.asarray(precision, dtype=np.float64))
+        if name == "mahalanobis" or source.balanced:
+            # distances do not see an offset, which would cost digits in the product
+            offset = source.rows(0, min(len(source.ids), 64)).double().mean(0)
+            source.offset = torch.where(offset.isfinite(), offset, 0)
+        source.factor = factor_of(given, source.n_channels)
+
+
+def _covariances(
+    source: Source, noise: Noise, residuals: DatasetBase | None, *, by_run: bool
+) -> list[Floats]:
+    """Noise covariances: of all residuals, or of each run of the source."""
+    if residuals is None:
+        left, dof = source.within()
+        if not by_run:
+            return [covariance(left, dof, noise, source.label)]
+        runs = [source.run == number for number in range(len(source.runs))]
+        share = dof / len(left)
+        return [covariance(left[at], share * int(at.sum()), noise, source.label) for at in runs]
+    rows = np.asarray(residuals.measurements)
+    total = source.measurements.shape[1]
+    if rows.ndim != 2 or rows.shape[1] != total:
+        raise NeurordlError(
+            f"the residuals of {source.label} have shape {rows.shape}; expected {total} channels in each"
+        )
+    rows = rows if source.channels is None else rows[:, source.channels]
+    dofs = residuals.obs_descriptors.get("dof")
+    if not by_run and dofs is None:
+        return [covariance(rows, len(rows) - 1, noise, source.label)]
+    runs_there, run = coded(residuals, "run", f"the residuals of {source.label}")
+    first = [int(np.flatnonzero(run == number)[0]) for number in range(len(runs_there))]
+    if not by_run:
+        assert dofs is not None
+        return [covariance(rows, float(sum(dofs[row] for row in first)), noise, source.label)]
+    if absent := [one for one in source.runs if one not in runs_there]:
+        raise NeurordlError(f"the residuals of {source.label} have no run {absent[0]!r}")
+    found = []
+    for one in source.runs:
+        number = runs_there.index(one)
+        at = run == number
+        own = float(at.sum()) - 1 if dofs is None else float(dofs[first[number]])
+        found.append(covariance(rows[at], own, noise, f"{source.label}, run {one}"))
+    return found
+
+
+def fill(
+    out: npt.NDArray[Any], name: str, measure: Callable[..., Tensor], source: Source, whitening: Whitening
+) -> None:
+    """Write the condensed RDM of a source into ``out``, stimuli in the source's order."""
+    n, channels = len(source.ids), source.n_channels
+    if name in ("euclidean", "euclidean_root", "mahalanobis", *_ROOTED):
+        scale = 0.5 if name in _ROOTED else 1 / channels
+        add_distances(source.rows, n, channels, _NORMALISE.get(name, "none"), out, scale=scale)
+        if name == "euclidean_root":
+            np.sqrt(out, out=out)
+    elif name == "crossnobis" and source.balanced and whitening.of_runs is None:
+        runs = len(source.runs)
+        scale = 1 / (runs * (runs - 1) * channels)
+        of_run = source.by_runs()
+        add_distances(of_run(None), n, channels, "none", out, scale=scale)
+        for run in range(runs):  # the sum over pairs of runs less that of each run with itself
+            add_distances(of_run(run), n, channels, "none", out, scale=-scale, add=True)
+    elif name == "crossnobis" and whitening.of_runs is not None:
+        out[:] = _by_pairs_of_runs(source, whitening.of_runs, whitening.noise or "full")
+    elif name in measures.CROSSVALIDATED:
+        counts = None if source.balanced else torch.from_numpy(source.counts.T.astype(np.float64))
+        cells = _rates_checked(source.cells(), name, source.label)
+        kind = None if counts is None else counts.to(cells.dtype)
+        out[:] = measure(cells, counts=kind).numpy()
+    else:
+        with torch.no_grad():
+            out[:] = measure(_rates_checked(source.rows(0, n), name, source.label)).numpy()
+
+
+def _rates_checked(patterns: Tensor, name: str, label: str) -> Tensor:
+    if name.startswith("poisson") and bool((patterns < 0).any()):
+        raise NeurordlError(
+            f"{name} takes rates or counts of 0 or more, and {label} has "
+            f"{float(patterns.nan_to_num().min()):.3g}; "
+            "choose another method, or leave out center="
+        )
+    return patterns
+
+
+def _by_pairs_of_runs(source: Source, covariances: list[Floats], noise: Noise) -> npt.NDArray[Any]:
+    """The mean over pairs of runs of crossnobis with the inverse of their mean covariance."""
+    if not source.balanced:
+        raise NeurordlError(
+            f"noise_by='run' needs every stimulus equally often in every run, and {source.label} is not so; "
+            "take noise_by='pooled'"
+        )
+    cells = source.cells()
+    found, pairs = torch.zeros(len(source.ids) * (len(source.ids) - 1) // 2, dtype=cells.dtype), 0
+    for one in range(len(cells)):
+        for other in range(one + 1, len(cells)):
+            precision = inverse((covariances[one] + covariances[other]) / 2, noise, source.label)
+            found += crossnobis(cells[[one, other]], torch.from_numpy(precision).to(cells.dtype))
+            pairs += 1
+    return np.asarray((found / pairs).numpy())
