@@ -18,8 +18,9 @@ from rsatoolbox.rdm import compare as rsatoolbox_compare
 from torch import nn
 
 from neurordl.errors import NeurordlError
+from neurordl.rdms import distances
 from neurordl.rdms.selection import reindex
-from neurordl.rsa import inputs
+from neurordl.rsa import networks
 from neurordl.rsa.evaluation import COLUMNS, Evaluation, RunLike, evaluate
 from neurordl.rsa.inference import noise_ceiling
 from neurordl.stimuli import Preprocessing, StimulusSet
@@ -234,8 +235,22 @@ def test_layers_of_a_network_give_the_rdms_of_their_patterns():
 
 def test_layers_in_groups_are_the_same_layers(monkeypatch):
     want = evaluate(network(), brain(), stimuli=images())
-    monkeypatch.setattr(inputs, "_PATTERN_BYTES", 1)
+    pd.testing.assert_frame_equal(
+        evaluate(network(), brain(), stimuli=images(), batch_size=5).frame, want.frame
+    )
+    monkeypatch.setattr(networks, "_AT_ONCE_BYTES", 1)
     pd.testing.assert_frame_equal(evaluate(network(), brain(), stimuli=images()).frame, want.frame)
+    monkeypatch.setattr(networks, "_PATTERN_BYTES", 1)
+    pd.testing.assert_frame_equal(evaluate(network(), brain(), stimuli=images()).frame, want.frame)
+
+
+def test_very_wide_layers_have_the_same_rdm(monkeypatch):
+    want = evaluate(network(), brain(), stimuli=images(), method="corr").frame["score"]
+    monkeypatch.setattr(networks, "WIDE", 1)
+    monkeypatch.setattr(distances, "WIDE", 1)
+    assert_allclose(
+        evaluate(network(), brain(), stimuli=images(), method="corr").frame["score"], want, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(

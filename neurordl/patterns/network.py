@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,7 +65,12 @@ def _batch_first(model: nn.Module, name: str) -> bool | None:
 
 
 def read_layers(
-    model: nn.Module, images: Tensor, layers: Sequence[str], *, missing: bool = False
+    model: nn.Module,
+    images: Tensor,
+    layers: Sequence[str],
+    *,
+    missing: bool = False,
+    reduce: Callable[[Tensor], Tensor] = Tensor.clone,
 ) -> tuple[Any, dict[str, Tensor]]:
     """Run a model once and keep what some of its layers put out.
 
@@ -82,13 +87,16 @@ def read_layers(
     missing : bool
         Leave out layers that did not run or whose output holds no float tensor of these stimuli,
         instead of raising.
+    reduce : callable
+        What is kept of a layer's (n, channels), computed while the layer's output is as it came: the RDM of
+        a layer takes less room than its patterns. By default all of it.
 
     Returns
     -------
     output : object
         What the model returned.
     features : dict of str to Tensor, (n, channels)
-        Each layer's output, flattened over all axes but that of the stimuli.
+        Each layer's output, flattened over all axes but that of the stimuli; or what `reduce` made of it.
 
     Raises
     ------
@@ -108,7 +116,7 @@ def read_layers(
             tensor = _first_tensor(output, name)
             if not tensor.is_floating_point():
                 raise NeurordlError(f"layer {name!r} puts out {tensor.dtype}, not real numbers")
-            kept[name] = _stimuli_first(tensor.clone(), len(images), name, _batch_first(model, name))
+            kept[name] = reduce(_stimuli_first(tensor, len(images), name, _batch_first(model, name)))
         except NeurordlError as error:
             failed[name] = error
 
@@ -157,6 +165,41 @@ def as_input(images: Tensor, model: nn.Module) -> Tensor:
     return images
 
 
+def read_batches(
+    model: nn.Module,
+    stimuli: StimulusSet,
+    layers: str | Sequence[str],
+    batch_size: int,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+    reduce: Callable[[Tensor], Tensor] = Tensor.clone,
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Where each batch of stimuli starts, and what `read_layers` keeps of it; see `extract_patterns`."""
+    if batch_size < 1:
+        raise NeurordlError(f"batch_size={batch_size}: expected 1 or more")
+    names = resolve_layers(model, layers)
+    asked = {layers} if isinstance(layers, str) else set(layers)
+    home = as_input(torch.empty(0), model).device
+    there = torch.device(device) if device is not None else home
+    if there.type == "cuda" and not torch.cuda.is_available():
+        raise NeurordlError(f"device {str(there)!r} was asked for, but torch sees no GPU; leave device out")
+    starts = range(0, len(stimuli), batch_size)
+    try:
+        model.to(there)
+        for start in track(starts, "patterns", disable=not progress, transient=True):
+            with frozen_eval(model):
+                images = stimuli.images(range(start, min(start + batch_size, len(stimuli))))
+                images = as_input(images.to(there), model)
+                # What a glob finds need not run; what is named, or ran once, has to run in each batch.
+                _, features = read_layers(model, images, names, missing=start == 0, reduce=reduce)
+                if absent := [name for name in names if name in asked and name not in features]:
+                    read_layers(model, images, absent)  # raises with the reason
+            names = list(features)
+            yield start, features
+    finally:
+        model.to(home)
+
+
 def extract_patterns(
     model: nn.Module,
     stimuli: StimulusSet,
@@ -194,39 +237,18 @@ def extract_patterns(
     NeurordlError
         If a layer does not exist or did not run.
     """
-    if batch_size < 1:
-        raise NeurordlError(f"batch_size={batch_size}: expected 1 or more")
-    names = resolve_layers(model, layers)
-    asked = {layers} if isinstance(layers, str) else set(layers)
-    home = as_input(torch.empty(0), model).device
-    there = torch.device(device) if device is not None else home
-    if there.type == "cuda" and not torch.cuda.is_available():
-        raise NeurordlError(f"device {str(there)!r} was asked for, but torch sees no GPU; leave device out")
     arrays: dict[str, np.ndarray[Any, Any]] = {}
-    starts = range(0, len(stimuli), batch_size)
-    try:
-        model.to(there)
-        with frozen_eval(model):
-            for start in track(starts, "patterns", disable=not progress, transient=True):
-                images = stimuli.images(range(start, min(start + batch_size, len(stimuli))))
-                images = as_input(images.to(there), model)
-                # What a glob finds need not run; what is named, or ran once, has to run in each batch.
-                _, features = read_layers(model, images, names, missing=start == 0)
-                if absent := [name for name in names if name in asked and name not in features]:
-                    read_layers(model, images, absent)  # raises with the reason
-                names = list(features)
-                for name, tensor in features.items():
-                    values = tensor.float().cpu().numpy()
-                    if name not in arrays:
-                        arrays[name] = np.empty((len(stimuli), values.shape[1]), dtype=np.float32)
-                    arrays[name][start : start + len(images)] = values
-    finally:
-        model.to(home)
+    for start, features in read_batches(model, stimuli, layers, batch_size, device, progress):
+        for name, tensor in features.items():
+            values = tensor.float().cpu().numpy()
+            if name not in arrays:
+                arrays[name] = np.empty((len(stimuli), values.shape[1]), dtype=np.float32)
+            arrays[name][start : start + len(values)] = values
     return {
         name: Dataset(
             arrays[name],
             descriptors={"layer": name},
             obs_descriptors={"stimulus": list(stimuli.ids)},
         )
-        for name in names
+        for name in arrays
     }

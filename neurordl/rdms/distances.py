@@ -17,6 +17,7 @@ from torch import Tensor
 from neurordl.errors import NeurordlError
 from neurordl.rdms.blocks import add_distances
 from neurordl.rdms.normalise import NEAR, Normalise, lengths_of
+from neurordl.rdms.wide import WIDE, wide_distances
 
 __all__ = [
     "condensed_index",
@@ -108,12 +109,11 @@ def squared_distances(patterns: Tensor, normalise: Normalise = "none") -> Tensor
     *lead, n, channels = patterns.shape
     if n < 2:
         return patterns.sum((-2, -1))[..., None][..., :0]
-    if (
-        n >= _MANY
-        and patterns.device.type == "cpu"
-        and not (patterns.requires_grad and torch.is_grad_enabled())
-    ):
-        return _without_gradient(patterns.detach(), normalise)
+    if not (patterns.requires_grad and torch.is_grad_enabled()):
+        if n >= _MANY and patterns.device.type == "cpu":
+            return _without_gradient(patterns.detach(), normalise)
+        if n < _MANY and channels >= WIDE and not lead:
+            return wide_distances(patterns.detach(), normalise).to(patterns.dtype)
     with full_precision(patterns.device):
         apply = cast("Callable[[Tensor, Normalise], Tensor]", _SquaredDistances.apply)
         condensed = apply(patterns.reshape(math.prod(lead), n, channels), normalise)

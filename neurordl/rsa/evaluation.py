@@ -23,9 +23,9 @@ from neurordl.rsa.inputs import (
     model_stimuli,
     model_vectors,
     network_measure,
-    network_vectors,
     rdms_by_roi,
 )
+from neurordl.rsa.networks import network_vectors
 from neurordl.rsa.result import COLUMNS, Evaluation
 from neurordl.rsa.table import group_rows, rows_of, who_was_fitted
 from neurordl.stimuli import StimulusSet
@@ -49,7 +49,7 @@ def evaluate(
     average: str | Sequence[str] | None = None,
     group: bool = False,
     pairs: Literal["held-out", "fitted", "cross", "all"] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
     missing: Literal["error", "ignore"] = "error",
@@ -81,7 +81,10 @@ def evaluate(
         "held-out": both stimuli unused by the run; "fitted": both used (fitted or validation); "cross": one
         of each; "all". By default "held-out" where the run used none of the stimuli, "fitted" where it used
         all, "all" without a run.
-    batch_size, device, progress
+    batch_size
+        Stimuli in a forward pass of a network. By default all of them, where memory allows, so that of each
+        layer only its RDM is kept; else 64.
+    device, progress
         As in `extract_patterns`.
     missing
         "ignore" leaves out stimuli that the RDMs do not have.
@@ -110,7 +113,7 @@ def evaluate(
     brains = rdms_by_roi(rdms, roi, subjects, select, average)
     if network is not None and stimuli is not None:
         measure = network_measure(dissimilarity, rdms)
-        options = {"batch_size": batch_size, "device": device, "progress": progress}
+        options: dict[str, Any] = {"batch_size": batch_size, "device": device, "progress": progress}
         models = network_vectors(network, stimuli, chosen.ids, layers, measure, **options)
     elif dissimilarity is None:
         measure = "as given"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, runtime_checkable
@@ -15,8 +15,6 @@ from torch import nn
 
 from neurordl.errors import NeurordlError
 from neurordl.matching import natural_key
-from neurordl.patterns.network import extract_patterns
-from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.dissimilarity import canonical_measure
 from neurordl.rdms.selection import descriptor_values, pick_rdms, reindex, select_rdms, stimulus_ids
 from neurordl.stimuli import Preprocessing, StimulusSet
@@ -28,15 +26,12 @@ __all__ = [
     "model_stimuli",
     "model_vectors",
     "network_measure",
-    "network_vectors",
     "rdms_by_roi",
 ]
 
 Floats = npt.NDArray[np.float64]
 
 PAIRS = ("held-out", "fitted", "cross", "all")
-# Patterns of several layers are held together up to this size; their RDMs are what is kept.
-_PATTERN_BYTES = 2 << 30
 
 
 @runtime_checkable
@@ -198,39 +193,8 @@ def network_measure(dissimilarity: str | None, rdms: RDMs) -> str:
     return chosen
 
 
-def network_vectors(
-    network: nn.Module,
-    stimuli: StimulusSet,
-    ids: Sequence[str],
-    layers: str | Sequence[str],
-    measure: str,
-    **options: Any,
-) -> dict[str, Floats]:
-    """Condensed RDM of each layer, the patterns of a few layers being held at a time."""
-    part = stimuli.subset(ids)
-    probe = extract_patterns(network, part.subset(ids[:1]), layers, device=options.get("device"))
-    sizes = {name: 4 * len(ids) * int(patterns.measurements.shape[1]) for name, patterns in probe.items()}
-    vectors = {}
-    for group in _groups(sizes):
-        for name, patterns in extract_patterns(network, part, group, **options).items():
-            vectors[name] = reindex(compute_rdms(patterns, method=measure), ids)[0]
-    return vectors
-
-
-def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    group: list[str] = []
-    total = 0
-    for name, size in sizes.items():
-        if group and total + size > _PATTERN_BYTES:
-            yield group
-            group, total = [], 0
-        group.append(name)
-        total += size
-    yield group
-
-
 def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str]) -> dict[str, Floats]:
-    """Condensed RDM of each model RDM that ``layers`` names, as `network_vectors`."""
+    """Condensed RDM of each model RDM that ``layers`` names."""
     models = _named(source)
     asked = (layers,) if isinstance(layers, str) else tuple(layers)
     patterns = ["*" if name in ("all", "top") and name not in models else name for name in asked]

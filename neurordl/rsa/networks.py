@@ -1,0 +1,77 @@
+"""RDMs of a network's layers, in as few passes as memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from neurordl.patterns.network import extract_patterns, read_batches
+from neurordl.rdms.compute import compute_rdms
+from neurordl.rdms.dissimilarity import dissimilarity
+from neurordl.rdms.selection import reindex
+from neurordl.rdms.wide import WIDE
+from neurordl.stimuli import StimulusSet
+
+__all__ = ["network_vectors"]
+
+Floats = npt.NDArray[np.float64]
+
+# The largest layer of all stimuli: up to here they go through the network together, and no pattern is kept.
+_AT_ONCE_BYTES = 1 << 29
+# Patterns of several layers are held together up to this size, where stimuli go through in batches.
+_PATTERN_BYTES = 2 << 30
+_BATCH = 64
+
+
+def network_vectors(
+    network: nn.Module,
+    stimuli: StimulusSet,
+    ids: Sequence[str],
+    layers: str | Sequence[str],
+    measure: str,
+    *,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> dict[str, Floats]:
+    """Condensed RDM of each layer, for the stimuli in the order of ``ids``.
+
+    Without ``batch_size`` all stimuli go through the network at once where their largest layer is not too
+    large, and of each layer nothing but its RDM is kept.
+    """
+    part = stimuli.subset(ids)
+    probe = extract_patterns(network, part.subset(ids[:1]), layers, device=device)
+    sizes = {name: 4 * len(ids) * int(patterns.measurements.shape[1]) for name, patterns in probe.items()}
+    if batch_size is None and max(sizes.values()) <= _AT_ONCE_BYTES:
+        function = dissimilarity(measure)
+
+        def rdm(patterns: Tensor) -> Tensor:
+            # wide ones are added up in float64 anyway, without a copy
+            return function(patterns.float() if patterns.shape[1] >= WIDE else patterns.double())
+
+        ((_, found),) = read_batches(network, part, layers, len(ids), device, progress, reduce=rdm)
+        return {name: one.double().cpu().numpy() for name, one in found.items()}
+    vectors = {}
+    for group in _groups(sizes):
+        read = extract_patterns(
+            network, part, group, batch_size=batch_size or _BATCH, device=device, progress=progress
+        )
+        for name, patterns in read.items():
+            vectors[name] = reindex(compute_rdms(patterns, method=measure), ids)[0]
+    return vectors
+
+
+def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    group: list[str] = []
+    total = 0
+    for name, size in sizes.items():
+        if group and total + size > _PATTERN_BYTES:
+            yield group
+            group, total = [], 0
+        group.append(name)
+        total += size
+    yield group
