@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neurordl.rdms.dissimilarity import condensed_index, square
+from neurordl.rdms.dissimilarity import condensed_index, n_stimuli, square
 
 __all__ = ["GRAM_METHODS", "ROUNDING", "Grams", "cosines", "grams"]
 
 GRAM_METHODS = ("cosine", "corr", "cosine_cov", "corr_cov")
 ROUNDING = 1e-13  # of a squared length, beside what it was the difference of
-_BYTES = 64 << 20
+_CONSTANT = 1e-12  # of the mean
+_BYTES, _CACHE = 64 << 20, 2 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,8 @@ class Grams:
         with itself (…, data) where the others were not asked for.
     lengths
         Plain length of each data RDM, (…, data), centred for corr: rsatoolbox pools RDMs divided by it.
+
+    Each RDM may come in a unit of its own.
     """
 
     cross: Tensor
@@ -78,24 +81,75 @@ def grams(
         Whether the inner products of data with data are wanted, as noise ceilings do.
     """
     split, centred, white = len(models), method.startswith("corr"), method.endswith("cov")
+    if counts is None and measured is None:
+        found = _whole(models, data, centred, white, among)
+        squares = torch.cat([found.models, found.lengths])
+        if not squares.numel() or bool(((squares > 1e-100) & (squares < 1e100)).all()):
+            return found
+        models, data = (x / x.abs().amax(-1, keepdim=True).clamp(min=1e-300) for x in (models, data))
+        return _whole(models, data, centred, white, among)  # squares that overflowed or vanished
     stack = _prepared(torch.cat([models, data]), measured, centred)
-    if counts is None:
+    if counts is None and measured is not None:
         a, b = stack[:split], stack[split:]
         plain = b.square().sum(-1)
-        cross, own, data_own = a @ b.T, a.square().sum(-1), b @ b.T if among else plain
+        cross, own, full = a @ b.T, stack.square().sum(-1), b @ b.T
         if white:
-            sums, solved = _sums(stack, None, measured)
+            sums = _stimulus_sums(stack)
+            adjacent = square(measured.to(stack))
+            factor = torch.linalg.cholesky(adjacent + torch.diag(2 + adjacent.sum(-1)))
+            solved = torch.cholesky_solve(sums.T, factor).T
             cross = cross - sums[:split] @ solved[split:].T
-            own = own - (sums[:split] * solved[:split]).sum(-1)
-            theirs = sums[split:], solved[split:]
-            data_own = data_own - (theirs[0] @ theirs[1].T if among else (theirs[0] * theirs[1]).sum(-1))
-        return Grams(cross, own, data_own, plain.sqrt())
+            own = own - (sums * solved).sum(-1)
+            full = full - sums[split:] @ solved[split:].T
+        return Grams(cross, own[:split], full if among else own[split:], plain.sqrt())
+    assert counts is not None
     if centred:
         ones = torch.ones_like(stack[:1]) if measured is None else measured.to(stack)[None]
         stack = torch.cat([stack, ones])
     step = max(1, min(256, _BYTES // (8 * len(stack) * counts.shape[1])))
     parts = [_resampled(stack, split, centred, white, part, measured) for part in torch.split(counts, step)]
     return Grams(*(torch.cat([getattr(part, name) for part in parts]) for name in Grams.__annotations__))
+
+
+def _whole(models: Tensor, data: Tensor, centred: bool, white: bool, among: bool) -> Grams:
+    """`grams` of complete RDMs, some pairs at a time: no copy of the RDMs is made."""
+    sides, split = (models, data), len(models)
+    means = [x.mean(-1, keepdim=True) if centred else x.new_zeros(len(x), 1) for x in sides]
+    cross = data.new_zeros(split, len(data))
+    full = data.new_zeros(len(data), len(data))
+    own = data.new_zeros(split + len(data))
+    step = max(1024, _CACHE // (8 * len(own)))
+    for start in range(0, data.shape[1], step):
+        a, b = (x[:, start : start + step] for x in sides)
+        if centred:
+            a, b = a - means[0], b - means[1]
+        cross.addmm_(a, b.T)
+        own += torch.cat([torch.linalg.vecdot(x, x) for x in (a, b)])
+        if among:
+            full.addmm_(b, b.T)
+    mean = torch.cat(means)
+    varies = own > (_CONSTANT * mean[:, 0]).square() * data.shape[1]  # or rounding is all that is left
+    own, lengths = torch.where(varies, own, 0), torch.where(varies, own, 0)[split:].sqrt()
+    if white:
+        n = n_stimuli(data.shape[1])
+        sums = torch.cat([_stimulus_sums(x) for x in sides]) - (n - 1) * mean
+        sums, solved = sums, _solve_complete(sums)
+        cross -= sums[:split] @ solved[split:].T
+        own = torch.where(varies, own - (sums * solved).sum(-1), 0)
+        full -= sums[split:] @ solved[split:].T
+    return Grams(cross, own[:split], full if among else own[split:], lengths)
+
+
+def _stimulus_sums(rdms: Tensor) -> Tensor:
+    """Sum of each stimulus's dissimilarities: (rdms, stimuli)."""
+    step = max(1, _BYTES // (16 * rdms.shape[1] + 1))
+    return torch.cat([square(part).sum(-1) for part in torch.split(rdms, step)])
+
+
+def _solve_complete(sums: Tensor) -> Tensor:
+    """``K⁻¹ r`` where no pair is missing: K = n I + 11'."""
+    n = sums.shape[-1]
+    return (sums - sums.sum(-1, keepdim=True) / (2 * n)) / n
 
 
 def _prepared(stack: Tensor, measured: Tensor | None, centred: bool) -> Tensor:
@@ -184,17 +238,9 @@ def _paired(
     return torch.cat(parts, dim=1)
 
 
-def _sums(stack: Tensor, counts: Tensor | None, measured: Tensor | None) -> tuple[Tensor, Tensor]:
+def _sums(stack: Tensor, counts: Tensor, measured: Tensor | None) -> tuple[Tensor, Tensor]:
     """``c r`` and ``K⁻¹ r`` of each RDM: (…, rdms, stimuli), r the sum over a stimulus's drawn partners."""
     step = max(1, _BYTES // (16 * stack.shape[1] + 1))
-    if counts is None:
-        sums = torch.cat([square(part).sum(-1) for part in torch.split(stack, step)])
-        n = sums.shape[-1]
-        if measured is None:  # K = n I + 11'
-            return sums, (sums - sums.sum(-1, keepdim=True) / (2 * n)) / n
-        adjacent = square(measured.to(stack))
-        matrix = adjacent + torch.diag(2 + adjacent.sum(-1))
-        return sums, torch.cholesky_solve(sums.T, torch.linalg.cholesky(matrix)).T
     sums = torch.cat([counts @ square(part) for part in torch.split(stack, step)]).transpose(0, 1)
     counted = counts[:, None]
     if measured is None:

@@ -13,7 +13,8 @@ from scipy import stats
 from neurordl.errors import NeurordlError
 from neurordl.matching import match_ids, natural_key
 from neurordl.rdms.selection import reindex, select_rdms, stimulus_ids
-from neurordl.rsa.similarity import METHODS, RANKED, check_method, missing_groups, similarity, why_undefined
+from neurordl.rsa.ceilings import ceiling
+from neurordl.rsa.similarity import METHODS, check_method, missing_groups, similarity, why_undefined
 
 __all__ = [
     "METHODS",
@@ -112,51 +113,6 @@ def noise_ceiling(
             "a noise ceiling takes the RDMs of two subjects or more, but there is one; choose more subjects"
         )
     return ceiling(np.asarray(chosen.dissimilarities, dtype=np.float64), method)
-
-
-def ceiling(vectors: Floats, method: str) -> tuple[float, float]:
-    """Lower and upper noise ceiling of condensed RDMs (subjects, pairs); see `noise_ceiling`."""
-    scaled = _scaled(vectors, method)
-    upper = similarity(_pooled(scaled, method), vectors, method)[0]
-    lower = np.array(
-        [
-            similarity(_pooled(np.delete(scaled, k, axis=0), method), vectors[k : k + 1], method)[0, 0]
-            for k in range(len(vectors))
-        ]
-    )
-    return mean_interval(lower)[0], mean_interval(upper)[0]
-
-
-def _pooled(scaled: Floats, method: str) -> Floats:
-    """Mean of each pair over the subjects in whom it is measured: (1, pairs), NaN where in none."""
-    measured = np.isfinite(scaled)
-    count = measured.sum(axis=0, keepdims=True)
-    total = np.where(measured, scaled, 0.0).sum(axis=0, keepdims=True)
-    mean = np.full(total.shape, np.nan)
-    np.divide(total, count, out=mean, where=count > 0)
-    return mean.round(6) if method in RANKED else mean  # mean ranks that tie do so whatever the rounding
-
-
-def _scaled(vectors: Floats, method: str) -> Floats:
-    """Each subject's RDM on the scale whose mean over subjects suits the method (rsatoolbox's pool_rdm)."""
-    scaled = np.full(vectors.shape, np.nan)
-    anywhere = int(np.isfinite(vectors).any(axis=0).sum())
-    for k, vector in enumerate(vectors):
-        here = np.isfinite(vector)
-        values = vector[here]
-        if not len(values):
-            continue
-        if method in ("cosine", "cosine_cov"):
-            unit = np.sqrt(np.mean(values**2))
-        elif method in ("corr", "corr_cov"):
-            values = values - values.mean()
-            unit = 0.0 if np.ptp(values) <= 1e-12 * np.abs(vector[here]).max() else values.std()
-        else:  # ranks of fewer pairs span less: stretched to the range of all, by 1 if none is missing
-            values = stats.rankdata(values)
-            unit = (len(values) + 1) / (anywhere + 1)
-        if unit > 0:  # a subject whose RDM says nothing is pooled with nobody
-            scaled[k, here] = values / unit
-    return scaled
 
 
 def mean_interval(scores: Floats) -> tuple[float, float, float, float, int]:

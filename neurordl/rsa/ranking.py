@@ -13,16 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "compiled",
-    "concordance",
-    "dense_ranks",
-    "mean_ranks",
-    "ranks_and_order",
-    "sort_integers",
-    "tau",
-    "weighted_mean_ranks",
-]
+__all__ = ["compiled", "dense_ranks", "mean_ranks", "sort_integers", "tau", "weighted_mean_ranks"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
@@ -36,67 +27,97 @@ def compiled(function: F) -> F:
 
 @compiled
 def _order(values: Floats, order: Ints) -> None:
-    """Stable ascending order of finite values, by radix: what comparing costs does not arise."""
+    """Stable ascending order of finite values.
+
+    By radix, on the 33 bits from the highest in which any two values differ; the few that are alike in these
+    are then compared.
+    """
     pairs = len(values)
-    keys = np.empty(pairs, np.uint64)
-    counts = np.zeros((6, 2048), np.int32)
     top = np.uint64(1) << np.uint64(63)
-    bits = values.view(np.uint64)
+    keys, bits = np.empty(pairs, np.uint64), values.view(np.uint64)
+    differ = np.uint64(0)
     for k in range(pairs):
         key = bits[k]
         if key == top:
             key = np.uint64(0)  # minus zero
-        key = ~key if key & top else key | top
-        keys[k] = key
+        keys[k] = ~key if key & top else key | top
+        differ |= keys[k] ^ keys[0]
+    length = 0
+    while length < 64 and differ >> np.uint64(length):
+        length += 1
+    shift = max(0, length - 33)
+    digits = (length - shift + 10) // 11
+    counts = np.zeros((3, 2048), np.int32)
+    for k in range(pairs):
         order[k] = k
-        for digit in range(6):
+        key = keys[k] >> np.uint64(shift)
+        for digit in range(digits):
             counts[digit, (key >> np.uint64(11 * digit)) & np.uint64(2047)] += 1
-    keys_to, order_to = np.empty_like(keys), np.empty_like(order)
-    order_from = order
-    for digit in range(6):
-        shift = np.uint64(11 * digit)
-        if pairs and counts[digit, (keys[0] >> shift) & np.uint64(2047)] == pairs:
-            continue  # the digit is the same in all
+    keys_to, source, target = np.empty_like(keys), order, np.empty_like(order)
+    for digit in range(digits):
         start = 0
         for value in range(2048):
             here = counts[digit, value]
             counts[digit, value] = start
             start += here
+        by = np.uint64(shift + 11 * digit)
         for k in range(pairs):
-            value = (keys[k] >> shift) & np.uint64(2047)
+            value = (keys[k] >> by) & np.uint64(2047)
             to = counts[digit, value]
             counts[digit, value] = to + 1
             keys_to[to] = keys[k]
-            order_to[to] = order_from[k]
+            target[to] = source[k]
         keys, keys_to = keys_to, keys
-        order_from, order_to = order_to, order_from
-    if order_from is not order:
-        order[:] = order_from
+        source, target = target, source
+    if shift:
+        _sort_alike(keys, source, np.uint64(shift))
+    if source is not order:
+        order[:] = source
 
 
 @compiled
-def mean_ranks(vectors: Floats) -> Floats:
+def _sort_alike(keys: npt.NDArray[np.uint64], order: Ints, shift: np.uint64) -> None:
+    """Sort, steadily, each run of keys that are the same but for their lowest bits."""
+    start = 0
+    while start < len(keys):
+        stop, sorted_already = start + 1, True
+        while stop < len(keys) and keys[stop] >> shift == keys[start] >> shift:
+            sorted_already = sorted_already and keys[stop] >= keys[stop - 1]
+            stop += 1
+        if not sorted_already and stop - start > 32:
+            by = np.argsort(keys[start:stop], kind="mergesort")
+            keys[start:stop] = keys[start:stop][by]
+            order[start:stop] = order[start:stop][by]
+        elif not sorted_already:
+            for k in range(start + 1, stop):
+                key, moved, to = keys[k], order[k], k
+                while to > start and keys[to - 1] > key:
+                    keys[to], order[to] = keys[to - 1], order[to - 1]
+                    to -= 1
+                keys[to], order[to] = key, moved
+        start = stop
+
+
+@compiled
+def mean_ranks(vectors: Floats, out: Floats) -> None:
     """Ranks from 1 of each row (rdms, pairs), ties sharing their mean: scipy's ``rankdata``."""
-    out = np.empty_like(vectors)
     order = np.empty(vectors.shape[1], np.int32)
     for row in range(vectors.shape[0]):
         values, ranks = vectors[row], out[row]
         _order(values, order)
         start = 0
         while start < len(order):
-            stop = start + 1
-            while stop < len(order) and values[order[stop]] == values[order[start]]:
+            value, stop = values[order[start]], start + 1
+            while stop < len(order) and values[order[stop]] == value:
                 stop += 1
             for k in range(start, stop):
                 ranks[order[k]] = (start + stop + 1) / 2
             start = stop
-    return out
 
 
 @compiled
-def ranks_and_order(vectors: Floats) -> tuple[Ints, Ints]:
+def dense_ranks(vectors: Floats, ranks: Ints, order: Ints) -> None:
     """Dense ranks from 0 of each row (ties share one, none is skipped), and the order that sorts it."""
-    ranks, order = np.empty(vectors.shape, np.int32), np.empty(vectors.shape, np.int32)
     for row in range(vectors.shape[0]):
         values, here = vectors[row], order[row]
         _order(values, here)
@@ -105,12 +126,6 @@ def ranks_and_order(vectors: Floats) -> tuple[Ints, Ints]:
             if k and values[here[k]] != values[here[k - 1]]:
                 rank += np.int32(1)
             ranks[row, here[k]] = rank
-    return ranks, order
-
-
-def dense_ranks(vectors: Floats) -> Ints:
-    """Dense ranks from 0 of each row: ties share one, none is skipped."""
-    return ranks_and_order(vectors)[0]
 
 
 @compiled
@@ -167,8 +182,8 @@ def sort_integers(values: npt.NDArray[np.int64], ranks: Ints, order: Ints) -> No
 def _inversions(source: Ints, below: Ints) -> int:
     """Pairs that stand in descending order; ``below[v]`` is how many entries are less than v.
 
-    Entries are sorted bit by bit from the highest, steadily: an entry without the bit passes those of its
-    block that have it and came earlier. Nothing is compared, so no branch is guessed wrong.
+    Sorted bit by bit from the highest, steadily: an entry without the bit passes those of its block that
+    have it and came earlier. Nothing is compared, so no branch is guessed wrong.
     """
     target = np.empty_like(source)
     n = len(below) - 1
@@ -224,14 +239,6 @@ def _weighted_inversions(source: Ints, weights: Ints, below: Ints) -> int:
 
 
 @compiled
-def _tied(counts: npt.NDArray[np.int64]) -> int:
-    total = 0
-    for count in counts:
-        total += count * (count - 1) // 2
-    return total
-
-
-@compiled
 def concordance(a: Ints, b: Ints, order_b: Ints, weights: Ints) -> tuple[int, int, int, int]:
     """Concordant less discordant pairs of entries of two dense rankings, ties of each, number of pairs.
 
@@ -274,7 +281,8 @@ def concordance(a: Ints, b: Ints, order_b: Ints, weights: Ints) -> tuple[int, in
     else:
         discordant = _inversions(source, below)
     pairs = total * (total - 1) // 2
-    tied_a, tied_b = _tied(counts_a), _tied(counts_b)
+    tied_a = (counts_a * (counts_a - 1) // 2).sum()
+    tied_b = (counts_b * (counts_b - 1) // 2).sum()
     return pairs - tied_a - tied_b + both - 2 * discordant, tied_a, tied_b, pairs
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, overload
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,24 @@ from neurordl.rsa.comparison import COMPARISONS
 from neurordl.rsa.geometry import bures, centred_kernels, negative_riemannian
 from neurordl.rsa.gram import GRAM_METHODS, cosines, grams
 
-__all__ = ["METHODS", "RANKED", "check_method", "in_threads", "missing_groups", "similarity", "why_undefined"]
+__all__ = [
+    "METHODS",
+    "RANKED",
+    "check_method",
+    "in_threads",
+    "mean_ranks",
+    "missing_groups",
+    "ranked",
+    "similarity",
+    "why_undefined",
+]
 
 METHODS = tuple(name for name, entry in COMPARISONS.items() if entry.higher_is_better)
 RANKED = ("spearman", "rho-a", "tau-a", "tau-b")
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-T = TypeVar("T")
+Ints = npt.NDArray[np.int32]
 
 # Expected values under random tie breaking: 0 for a constant RDM, by definition.
 _TIES_BROKEN = ("rho-a", "tau-a")
@@ -105,12 +115,12 @@ def _alike(a: Tensor, b: Tensor, method: str, kept: Tensor | None) -> Tensor:
     elif method == "bures":
         found = bures(a, b)
     elif method == "neg_riem_dist":
-        found = negative_riemannian(a, b)
-    if kept is not None:
-        a, b = a[:, kept], b[:, kept]
-    if method in RANKED:
+        flat = _flat(a, method)[:, None] | _flat(b, method)
+        found = torch.where(flat, torch.nan, negative_riemannian(a, b))
+    else:
+        if kept is not None:
+            a, b = a[:, kept], b[:, kept]
         found = torch.as_tensor(_ranked(a.cpu().numpy(), b.cpu().numpy(), method), device=a.device)
-    found = torch.where(_flat(a, method)[:, None] | _flat(b, method), torch.nan, found)
     return found
 
 
@@ -119,39 +129,56 @@ def _ranked(a: Floats, b: Floats, method: str) -> Floats:
     from neurordl.rsa import ranking  # numba takes a second to import
 
     if method in ("spearman", "rho-a"):
-        p = a.shape[1]
-        left, right = (
-            torch.as_tensor(np.concatenate(in_threads(ranking.mean_ranks, x)) - (p + 1) / 2) for x in (a, b)
-        )
+        left, right = (torch.as_tensor(mean_ranks(x)) for x in (a, b))
         if method == "spearman":
-            return np.asarray(cosines(grams(left, right, "cosine")))
+            return np.asarray(cosines(grams(left, right, "corr")))
+        p = a.shape[1]
+        for ranks in (left, right):
+            ranks -= (p + 1) / 2
         return np.asarray(left @ right.T * 12 / (p**3 - p))
     once = np.zeros(0, dtype=np.int32)
-    (ranks_a, order_a), (ranks_b, order_b) = (
-        [np.concatenate(part) for part in zip(*in_threads(ranking.ranks_and_order, x), strict=True)]
-        for x in (a, b)
-    )
-    fewer = ranks_a.max() < ranks_b.max()  # the counting takes as many steps as the second has digits
-    if fewer:
-        ranks_a, order_a, ranks_b, order_b = ranks_b, order_b, ranks_a, order_a
+    (ranks_a, _), (ranks_b, order_b) = (ranked(x) for x in (a, b))
+    out = np.empty((len(a), len(b)))
 
-    def row(part: npt.NDArray[np.int32]) -> list[list[float]]:
-        return [
-            [ranking.tau(one, ranks_b[k], order_b[k], once, method == "tau-b") for k in range(len(ranks_b))]
-            for one in part
-        ]
+    def compare(rows: slice) -> None:
+        for row in range(len(a))[rows]:
+            for column in range(len(b)):
+                pair = ranks_a[row], ranks_b[column], order_b[column]
+                out[row, column] = ranking.tau(*pair, once, method == "tau-b")
 
-    found = np.array([values for part in in_threads(row, ranks_a) for values in part])
-    return found.T if fewer else found
+    in_threads(compare, len(a))
+    return out
 
 
-def in_threads(function: Callable[[npt.NDArray[Any]], T], rows: npt.NDArray[Any]) -> list[T]:
-    """Results of a function that lets go of the GIL, on parts of some rows; as many threads as torch has."""
-    threads = min(torch.get_num_threads(), len(rows))
+def mean_ranks(vectors: Floats) -> Floats:
+    """Ranks from 1 of each RDM, ties sharing their mean."""
+    from neurordl.rsa import ranking
+
+    vectors = np.ascontiguousarray(vectors)
+    out = np.empty_like(vectors)
+    in_threads(lambda rows: ranking.mean_ranks(vectors[rows], out[rows]), len(vectors))
+    return out
+
+
+def ranked(vectors: Floats) -> tuple[Ints, Ints]:
+    """Dense ranks of each RDM and the order that sorts it, each sorted once."""
+    from neurordl.rsa import ranking
+
+    vectors = np.ascontiguousarray(vectors)
+    ranks, order = (np.empty(vectors.shape, dtype=np.int32) for _ in range(2))
+    in_threads(lambda rows: ranking.dense_ranks(vectors[rows], ranks[rows], order[rows]), len(vectors))
+    return ranks, order
+
+
+def in_threads(work: Callable[[slice], None], size: int) -> None:
+    """Do compiled work, which lets go of the GIL, on parts of some rows; as many threads as torch has."""
+    threads = min(torch.get_num_threads(), size)
     if threads < 2:
-        return [function(rows)]
+        work(slice(0, size))
+        return
+    ends = [size * k // threads for k in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, np.array_split(rows, threads)))
+        list(pool.map(work, map(slice, ends[:-1], ends[1:])))
 
 
 def missing_groups(vectors: Floats | Tensor) -> list[tuple[list[int], Bools]]:
