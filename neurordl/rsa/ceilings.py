@@ -16,6 +16,7 @@ __all__ = [
     "bounds",
     "ceiling",
     "defined_mean",
+    "mean_along",
     "pooled",
     "pooling_weights",
     "scaled_to_pool",
@@ -174,3 +175,10 @@ def defined_mean(scores: Floats) -> float:
     """Mean of what is not NaN; NaN of nothing."""
     defined = scores[np.isfinite(scores)]
     return float(defined.mean()) if len(defined) else np.nan
+
+
+def mean_along(values: Floats, axis: int) -> Floats:
+    """`defined_mean` along an axis."""
+    defined = np.isfinite(values)
+    total, number = np.where(defined, values, 0).sum(axis=axis), defined.sum(axis=axis)
+    return np.asarray(np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0))

@@ -15,12 +15,15 @@ from neurordl.matching import match_ids, natural_key
 from neurordl.rdms.selection import reindex, select_rdms, stimulus_ids
 from neurordl.rsa.ceilings import ceiling
 from neurordl.rsa.similarity import METHODS, check_method, missing_groups, similarity, why_undefined
+from neurordl.rsa.uncertainty import Inference, infer
 
 __all__ = [
     "METHODS",
+    "Inference",
     "ceiling",
     "check_method",
     "compare",
+    "infer",
     "mean_interval",
     "missing_groups",
     "noise_ceiling",

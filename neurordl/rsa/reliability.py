@@ -101,8 +101,8 @@ def split_half(
     out = np.empty(n_splits)
     for k in range(n_splits):
         order = rng.permutation(len(vectors))
-        sides = (pooled(scaled[order[part]], method) for part in (slice(half), slice(half, 2 * half)))
-        out[k] = similarity(*sides, method)[0, 0]
+        first, second = (pooled(scaled[order[part]], method) for part in (slice(half), slice(half, 2 * half)))
+        out[k] = similarity(first, second, method)[0, 0]
     return 2 * out / (1 + out) if spearman_brown else out
 
 
