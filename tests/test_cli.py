@@ -103,7 +103,13 @@ def test_train_then_compare(shell: Any, data: dict[str, Path], tmp_path: Path) -
         *("--layers", "conv1,fc*", "--method", "corr"),
     )
     assert code == 0, errors
-    assert sorted(path.name for path in scores.iterdir()) == ["evaluation.json", "scores.csv", "scores.png"]
+    assert sorted(path.name for path in scores.iterdir()) == [
+        "comparisons.csv",
+        "evaluation.h5",
+        "evaluation.json",
+        "scores.csv",
+        "scores.png",
+    ]
     table = pd.read_csv(scores / "scores.csv")
     assert {"conv1", "fc1", "fc2"} <= set(table["layer"])
     assert "conv2" not in set(table["layer"])

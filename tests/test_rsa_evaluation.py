@@ -6,6 +6,7 @@ import json
 import warnings
 from dataclasses import dataclass, replace
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from rsatoolbox.inference import eval_fixed
 from rsatoolbox.model import ModelFixed
 from rsatoolbox.rdm import RDMs
 from rsatoolbox.rdm import compare as rsatoolbox_compare
+from scipy.stats import false_discovery_control
 from torch import nn
 
 from neurordl.errors import NeurordlError
@@ -23,6 +25,8 @@ from neurordl.rdms.selection import reindex
 from neurordl.rsa import networks
 from neurordl.rsa.evaluation import COLUMNS, Evaluation, RunLike, evaluate
 from neurordl.rsa.inference import noise_ceiling
+from neurordl.rsa.significance import interval, p_values
+from neurordl.rsa.uncertainty import infer
 from neurordl.stimuli import Preprocessing, StimulusSet
 
 N = 12
@@ -409,9 +413,18 @@ def test_ids_without_data(run):
 def test_saved_with_what_was_done(tmp_path, run):
     scores = evaluate(run, brain(rois=("EVC", "IT")), stimuli=images(), pairs="held-out", average=None)
     out = scores.save(tmp_path / "results" / "first")
-    assert sorted(path.name for path in out.iterdir()) == ["evaluation.json", "scores.csv"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "comparisons.csv",
+        "evaluation.h5",
+        "evaluation.json",
+        "scores.csv",
+    ]
     read = pd.read_csv(out / "scores.csv", keep_default_na=False, na_values=[""])
     assert_allclose(read["score"], scores.frame["score"])
+    with h5py.File(out / "evaluation.h5") as file:
+        assert [file[name].attrs["roi"] for name in file] == ["EVC", "IT"]
+        assert_array_equal(file["roi1/scores"][()], scores.inferences["IT"].scores)
+        assert file["roi0"].attrs["estimand"] == "the population of subjects, for these stimuli"
     record = json.loads((out / "evaluation.json").read_text())
     assert record["settings"]["pairs"] == "held-out"
     assert record["settings"]["subjects"]["IT"] == ["p0", "p1", "p2", "p3"]
@@ -425,6 +438,53 @@ def test_saved_with_what_was_done(tmp_path, run):
     (tmp_path / "file").write_text("")
     with pytest.raises(NeurordlError, match="cannot make the folder"):
         scores.save(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("bootstrap", [None, "subjects", "stimuli", "both"])
+def test_bootstraps_are_those_of_infer_and_go_to_rsatoolbox(bootstrap):
+    data, given = brain(rois=("EVC", "IT")), models()
+    scores = evaluate(given, data, method="corr", bootstrap=bootstrap, n_bootstrap=50, seed=3)
+    part = RDMs(data.dissimilarities[np.array(data.rdm_descriptors["roi"]) == "IT"])
+    part.pattern_descriptors["stimulus"] = list(data.pattern_descriptors["stimulus"])
+    vectors = reindex(given, IDS), reindex(part, IDS)
+    rng = np.random.default_rng(3)
+    found = infer(*vectors, "corr", resample=bootstrap or "none", n_bootstrap=50, rng=rng)
+    mean = means(scores)[means(scores)["roi"] == "IT"]
+    low, high = interval(found, centre="data")
+    p = p_values(found, centre="data")
+    assert_allclose(mean["score"], found.scores.mean(1))
+    assert_allclose(mean["ci_low"], low)
+    assert_allclose(mean["ci_high"], high)
+    assert_allclose(mean["p"], p.zero)
+    assert_allclose(mean["p_ceiling"], p.ceiling)
+    assert_allclose(mean["p_fdr"], false_discovery_control(p.zero))
+    assert set(mean["generalises_to"]) == {
+        {None: "subjects", "both": "subjects and stimuli"}.get(bootstrap, bootstrap)
+    }
+    between = scores.comparisons[scores.comparisons["roi"] == "IT"]
+    i, j = np.triu_indices(3, 1)
+    assert_allclose(between["p"], p.pairs[i, j])
+    assert_allclose(between["difference"], found.scores.mean(1)[i] - found.scores.mean(1)[j])
+    assert between["layer_a"].tolist() == ["a", "a", "b1"]
+    theirs = scores.to_rsatoolbox("IT")
+    assert_allclose(theirs.get_means(), found.means)
+    assert_allclose(theirs.test_zero(), p_values(found).zero)
+    assert_allclose(theirs.get_ci(0.95), interval(found), atol=1e-12)
+    with pytest.raises(NeurordlError, match=r"takes one ROI.*'EVC', 'IT'"):
+        scores.to_rsatoolbox()
+
+
+def test_a_dead_layer_leaves_the_others_as_they_are():
+    given = {name: models()[k] for k, name in enumerate("abc")}
+    want = evaluate(given, brain(), bootstrap="both", n_bootstrap=30)
+    dead = RDMs(np.full((1, N * (N - 1) // 2), np.nan), pattern_descriptors={"stimulus": list(IDS)})
+    got = evaluate({"dead": dead, **given}, brain(), bootstrap="both", n_bootstrap=30)
+    assert_array_equal(means(got)["p"][1:], means(want)["p"])
+    assert_array_equal(means(got)["p_ceiling"][1:], means(want)["p_ceiling"])
+    assert np.isnan(means(got)["p"].iloc[0])
+    assert "no defined value" in means(got)["reason"].iloc[0]
+    pairs = got.comparisons[got.comparisons["layer_a"] != "dead"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(pairs[["p", "ci_low"]], want.comparisons[["p", "ci_low"]])
 
 
 def test_the_table_is_a_copy():

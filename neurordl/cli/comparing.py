@@ -28,6 +28,14 @@ class Pairs(StrEnum):
     cross = "cross"
 
 
+class Bootstrap(StrEnum):
+    """What is resampled."""
+
+    subjects = "subjects"
+    stimuli = "stimuli"
+    both = "both"
+
+
 @app.command()
 def compare(
     source: Annotated[
@@ -60,6 +68,12 @@ def compare(
         Pairs | None,
         typer.Option(help="Of a run: pairs of which both, or one, or no stimulus was fitted. held-out."),
     ] = None,
+    bootstrap: Annotated[
+        Bootstrap | None,
+        typer.Option(help="Resample subjects, stimuli or both: what intervals and p generalise to."),
+    ] = None,
+    n_bootstrap: Annotated[int, typer.Option(min=2, help="How many resamples.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Weights of a network: .safetensors, .pth, .pt, .ckpt or .npz.")
     ] = None,
@@ -89,7 +103,7 @@ def compare(
         "mean": _numbers(mean, 0),
         "std": _numbers(std, 1),
     }
-    options: dict[str, Any] = {"dissimilarity": dissimilarity, "device": device}
+    options: dict[str, Any] = {"dissimilarity": dissimilarity}
     thing: Run | RDMs | nn.Module
     if (Path(source) / "run.json").is_file() or Path(source).is_dir():
         thing = nrl.load_run(source)
@@ -116,6 +130,10 @@ def compare(
         subjects=subjects.split(",") if subjects else None,
         average=average or None,
         group=group,
+        bootstrap=bootstrap.value if bootstrap else None,
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+        device=device,
         progress=True,
         **options,
     )
@@ -177,6 +195,9 @@ def _write(scores: Evaluation, out: Path) -> None:
     with write_aside(out / "scores.png") as aside:
         figure.savefig(aside, dpi=150)
     frame = scores.to_frame()
-    mean = frame[frame["subject"].isin(["mean", "group"])].drop(columns=["method"])
-    table = mean.to_string(index=False, float_format="%.3f")
-    typer.echo(f"{scores.match}\n\n{table}\n\n{out} holds scores.csv and scores.png")
+    columns = ["layer", "roi", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"]
+    columns += ["ceiling_lower", "ceiling_upper", "n_subjects", "fitted"]
+    mean = frame.loc[frame["subject"].isin(["mean", "group"]), columns]
+    table = mean.to_string(index=False, float_format="%.3f", na_rep="")
+    typer.echo(f"{scores.match}\n\n{scores.title}\n{table}\n")
+    typer.echo(f"{out} holds scores.csv, comparisons.csv, evaluation.h5, evaluation.json and scores.png")

@@ -27,7 +27,8 @@ from neurordl.rsa.inputs import (
 )
 from neurordl.rsa.networks import network_vectors
 from neurordl.rsa.result import COLUMNS, Evaluation
-from neurordl.rsa.table import group_rows, rows_of, who_was_fitted
+from neurordl.rsa.table import comparisons_of, group_rows, rows_of, who_was_fitted
+from neurordl.rsa.uncertainty import Inference, infer
 from neurordl.stimuli import StimulusSet
 
 __all__ = ["COLUMNS", "Evaluation", "RunLike", "compare", "evaluate", "noise_ceiling"]
@@ -49,6 +50,9 @@ def evaluate(
     average: str | Sequence[str] | None = None,
     group: bool = False,
     pairs: Literal["held-out", "fitted", "cross", "all"] | None = None,
+    bootstrap: Literal["subjects", "stimuli", "both"] | None = None,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
@@ -81,22 +85,30 @@ def evaluate(
         "held-out": both stimuli unused by the run; "fitted": both used (fitted or validation); "cross": one
         of each; "all". By default "held-out" where the run used none of the stimuli, "fitted" where it used
         all, "all" without a run.
+    bootstrap
+        What is resampled for intervals and p, and so what they generalise to: "subjects"; "stimuli"; or
+        "both", with the two-factor correction (Schütt et al. 2023, eLife 12:e82566). By default nothing is,
+        and they are of the t distribution over the subjects' scores: they generalise to subjects.
+    n_bootstrap, seed
+        How many resamples, and the seed they are drawn by; the same resamples for every layer and ROI.
     batch_size
         Stimuli in a forward pass of a network. By default all of them, where memory allows, so that of each
         layer only its RDM is kept; else 64.
     device, progress
-        As in `extract_patterns`.
+        As in `extract_patterns`; resamples are computed on the device too, but for rank measures.
     missing
         "ignore" leaves out stimuli that the RDMs do not have.
 
     Returns
     -------
     Evaluation
-        In rows with subject "mean", the interval (95 %, t) and p (against zero, one-sided) are over subjects:
-        they generalise to subjects, for these stimuli. The mean and the ceiling, on the same pairs, are those
-        of the subjects asked for; without ``subjects``, where some taught the run and others did not, of
-        those who did not (``n_subjects`` and ``fitted`` say so). A person who taught with one ROI counts as
-        fitted in all. What is undefined is NaN, and ``reason`` says why.
+        In rows with subject "mean": the score, its 95 % interval, p against zero (one-sided) and against the
+        lower noise ceiling (two-sided), by t as in rsatoolbox, but around the score itself, not around the
+        mean of the resamples. ``p_fdr`` and ``p_holm`` are corrected over the layers of a ROI,
+        ``generalises_to`` says to what, and ``comparisons`` has each two layers. The mean and the ceiling, on
+        the same pairs, are those of the subjects asked for; without ``subjects``, where some taught the run
+        and others did not, of those who did not (``n_subjects`` and ``fitted`` say so). A person who taught
+        with one ROI counts as fitted in all. What is undefined is NaN, and ``reason`` says why.
 
     Raises
     ------
@@ -121,14 +133,25 @@ def evaluate(
     else:
         raise NeurordlError("dissimilarity= is for a network's RDMs; those of the models are there already")
     stack = np.where(chosen.keep, np.stack(list(models.values())), np.nan)
-    rows: list[dict[str, Any]] = []
+    names, rows = list(models), list[dict[str, Any]]()
+    inferences, comparisons = dict[str, Inference](), list[pd.DataFrame]()
     for name, brain in brains.items():
         data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
         pooled, fitted = who_was_fitted(brain, run, chosen, asked=subjects is not None)
-        found = list(rows_of(list(models), stack, subject_names(brain), data, method, pooled, fitted))
+        rng = np.random.default_rng(seed)
+        found = infer(
+            *(stack, data[pooled], method),
+            resample=bootstrap or "none",
+            n_bootstrap=n_bootstrap,
+            rng=rng,
+            device=device,
+        )
+        of_roi = list(rows_of(names, stack, subject_names(brain), data, pooled, fitted, found))
         if group:
-            found += group_rows(list(models), stack, data[pooled], method, fitted["mean"])
-        rows += [{**row, "roi": name} for row in found]
+            of_roi += group_rows(names, stack, data[pooled], method, fitted["mean"])
+        rows += [{**row, "roi": name} for row in of_roi]
+        inferences[name] = found
+        comparisons.append(comparisons_of(names, found).assign(roi=name))
     common: dict[str, Any] = {
         "method": method,
         "n_stimuli": len(chosen.ids),
@@ -139,15 +162,20 @@ def evaluate(
     settings = {
         **common,
         "source": type(source).__name__,
-        "layers": list(models),
+        "layers": names,
         "subjects": {name: list(subject_names(brain)) for name, brain in brains.items()},
         "select": dict(select or {}),
         "average": average,
         "preprocessing": stimuli.preprocessing.as_dict() if stimuli else None,
-        "seeds": {"run": recorded.get("settings", {}).get("seed")},  # nothing is drawn here
+        "bootstrap": bootstrap,
+        "n_bootstrap": n_bootstrap if bootstrap else None,
+        "seeds": {"run": recorded.get("settings", {}).get("seed"), "bootstrap": seed if bootstrap else None},
         "sha256": {
             "rdms": sha256_array(np.asarray(rdms.dissimilarities)),
             "stimuli": stimuli.sha256 if stimuli else None,
         },
     }
-    return Evaluation(pd.DataFrame(rows).assign(**common)[list(COLUMNS)], match, settings)
+    frame = pd.DataFrame(rows).assign(**common)[list(COLUMNS)]
+    between = pd.concat(comparisons, ignore_index=True)
+    between.insert(0, "roi", between.pop("roi"))
+    return Evaluation(frame, match, settings, between, inferences, stack)

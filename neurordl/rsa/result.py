@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import h5py
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from neurordl.artifacts import versions, write_json, write_text
+from neurordl.artifacts import versions, write_aside, write_json, write_text
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match
+from neurordl.rsa.uncertainty import Inference
+
+if TYPE_CHECKING:
+    from rsatoolbox.inference import Result
 
 __all__ = ["COLUMNS", "Evaluation"]
 
 COLUMNS = (
-    *("layer", "roi", "subject", "method", "score"),
-    *("ci_low", "ci_high", "p", "ceiling_lower", "ceiling_upper"),
+    *("layer", "roi", "subject", "method", "score", "ci_low", "ci_high", "p", "p_fdr", "p_holm"),
+    *("ceiling_lower", "ceiling_upper", "p_ceiling", "generalises_to"),
     *("n_subjects", "n_stimuli", "pairs", "fitted", "reason", "dissimilarity"),
 )
+_SHOWN = ("layer", "roi", "score", "ci_low", "ci_high", "p", "p_fdr", "ceiling_lower", "ceiling_upper")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,19 +43,33 @@ class Evaluation:
     match
         Which stimuli were matched with the RDMs.
     settings
-        The choices made, the checksums of the inputs and the seed of the run, as saved.
+        The choices made, the checksums of the inputs and the seeds, as saved.
+    comparisons
+        Each two layers of a ROI: the difference of their means, its 95 % interval, and two-sided p, alone and
+        corrected over the ROI's pairs of layers (``p_fdr``: Benjamini & Hochberg; ``p_holm``).
+    inferences
+        By ROI, what lies behind: scores, evaluations of every resample, variances.
+    models
+        (layers, pairs) the layers' RDMs.
     """
 
     frame: pd.DataFrame
     match: Match
     settings: dict[str, Any] = field(default_factory=dict)
+    comparisons: pd.DataFrame = field(default_factory=pd.DataFrame)
+    inferences: Mapping[str, Inference] = field(default_factory=dict)
+    models: npt.NDArray[np.float64] | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """The table, as a copy."""
         return self.frame.copy()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write ``scores.csv`` and ``evaluation.json`` (settings, versions, match) into a folder.
+        """Write the evaluation into a folder.
+
+        ``scores.csv`` and ``comparisons.csv`` are the tables, ``evaluation.json`` has settings, versions and
+        the match, and ``evaluation.h5`` what lies behind: a group for each ROI, with rsatoolbox's names and
+        shapes.
 
         Raises
         ------
@@ -60,18 +84,67 @@ class Evaluation:
         match = {name: list(getattr(self.match, name)) for name in ("matched", "missing", "unused")}
         record = {"settings": self.settings, "match": {**match, "reordered": self.match.reordered}}
         write_text(out / "scores.csv", self.frame.to_csv(index=False))
+        write_text(out / "comparisons.csv", self.comparisons.to_csv(index=False))
+        self._save_arrays(out / "evaluation.h5")
         write_json(out / "evaluation.json", {**record, "versions": versions()})
         return out
 
+    def _save_arrays(self, path: Path) -> None:
+        # in memory first: on a full disk HDF5 ends the process when it closes the file
+        content = io.BytesIO()
+        with h5py.File(content, "w") as file:
+            file.attrs["layers"] = self.settings.get("layers", [])
+            for place, (roi, found) in enumerate(self.inferences.items()):
+                group = file.create_group(f"roi{place}")
+                group.attrs["roi"] = roi
+                for name, value in vars(found).items():
+                    if isinstance(value, np.ndarray):
+                        group[name] = value
+                    elif value is not None:
+                        group.attrs[name] = value
+        with write_aside(path) as aside:
+            aside.write_bytes(content.getbuffer())
+
+    def to_rsatoolbox(self, roi: str | None = None) -> Result:
+        """The evaluation of one ROI as rsatoolbox's ``Result``, for its tests and plots.
+
+        Raises
+        ------
+        NeurordlError
+            Several ROIs and none named, or one that is not there.
+        """
+        from rsatoolbox.inference import Result
+        from rsatoolbox.model import ModelFixed
+
+        if (roi is None and len(self.inferences) != 1) or (roi is not None and roi not in self.inferences):
+            known = ", ".join(map(repr, self.inferences)) or "none"
+            raise NeurordlError(f"to_rsatoolbox takes one ROI, and got {roi!r}; there are: {known}")
+        found = self.inferences[roi] if roi is not None else next(iter(self.inferences.values()))
+        layers = self.settings["layers"]
+        assert self.models is not None
+        models = [ModelFixed(name, rdm) for name, rdm in zip(layers, self.models, strict=True)]
+        return Result(
+            *(models, found.evaluations, found.method, found.cv_method, found.noise_ceiling),
+            variances=found.variances,
+            dof=found.dof,
+            n_rdm=None if found.resample == "stimuli" else found.n_subjects,
+            n_pattern=found.n_stimuli if found.resample in ("stimuli", "both") else None,
+        )
+
+    @property
+    def title(self) -> str:
+        """How it was compared, in a line."""
+        chosen, means = self.settings, self.frame[self.frame["subject"] == "mean"]
+        told = f"{chosen.get('method')}, {chosen.get('pairs')} pairs of {chosen.get('n_stimuli')} stimuli"
+        to = next(iter(means["generalises_to"]), "")
+        return f"{told}; intervals and p generalise to {to}" if to else told
+
     def __str__(self) -> str:
-        shown = [*COLUMNS[:2], *COLUMNS[4:11]]
         means = self.frame[self.frame["subject"] == "mean"]
-        chosen = self.settings
-        title = f"{chosen.get('method')}, {chosen.get('pairs')} pairs of {chosen.get('n_stimuli')} stimuli"
-        table = means[shown].to_string(index=False, float_format="{:.3f}".format)
+        table = means[list(_SHOWN)].to_string(index=False, float_format="{:.3f}".format)
         told = means[means["reason"] != ""]
         notes = [f"{layer}: {reason}" for layer, reason in zip(told["layer"], told["reason"], strict=True)]
-        return "\n".join([title, str(self.match), "", table, *notes])
+        return "\n".join([self.title, str(self.match), "", table, *notes])
 
     def _repr_html_(self) -> str:
         return str(

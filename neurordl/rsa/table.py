@@ -7,14 +7,30 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from rsatoolbox.rdm.rdms import RDMs
+from scipy import stats
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms.selection import subject_names
-from neurordl.rsa.inference import ceiling, mean_interval, missing_groups, similarity, why_undefined
+from neurordl.rsa.ceilings import ceiling
+from neurordl.rsa.inference import mean_interval
 from neurordl.rsa.inputs import PairChoice, RunLike
+from neurordl.rsa.significance import correct, interval, p_values
+from neurordl.rsa.similarity import missing_groups, similarity, why_undefined
+from neurordl.rsa.uncertainty import Inference
 
-__all__ = ["group_rows", "rows_of", "who_was_fitted"]
+__all__ = ["GENERALISES", "comparisons_of", "group_rows", "rows_of", "who_was_fitted"]
+
+GENERALISES = {
+    "none": "subjects",
+    "subjects": "subjects",
+    "stimuli": "stimuli",
+    "both": "subjects and stimuli",
+}
+"""What a mean generalises to, by what was resampled."""
+
+_SURE = ("ci_low", "ci_high", "p", "p_fdr", "p_holm", "p_ceiling")
 
 _STIMULI_FITTED = {"held-out": "no", "fitted": "yes", "cross": "one of each pair"}
 
@@ -48,11 +64,12 @@ def rows_of(
     models: Floats,
     subjects: Sequence[str],
     data: Floats,
-    method: str,
     pooled: Sequence[bool],
     fitted: Mapping[str, str],
+    found: Inference,
 ) -> Iterator[dict[str, Any]]:
     """Rows of one ROI: of each layer, the subjects and their mean."""
+    method = found.method
     scores = similarity(models, data, method)
     bounds = np.full((len(models), 2), np.nan)
     several = sum(pooled) > 1
@@ -60,6 +77,11 @@ def rows_of(
         for alike, absent in missing_groups(models):  # model and ceiling on the same pairs
             bounds[alike] = ceiling(np.where(absent, np.nan, data[pooled]), method)
     note = "" if several else "one subject: no noise ceiling"
+    sure = [*_means(scores[:, pooled], found)]
+    corrected = {
+        "p_fdr": correct(np.array([one["p"] for one in sure]), "fdr"),
+        "p_holm": correct(np.array([one["p"] for one in sure]), "holm"),
+    }
     for k, layer in enumerate(layers):
         common = {"layer": layer, "ceiling_lower": bounds[k, 0], "ceiling_upper": bounds[k, 1]}
         reasons = []
@@ -69,15 +91,57 @@ def rows_of(
                 reason = why_undefined(models[k], vector, method, f"layer {layer!r}", f"subject {subject!r}")
                 reasons.append(reason)
             alone = {"subject": subject, "score": score, "n_subjects": 1, "fitted": fitted[subject]}
-            yield {**common, **alone, **dict.fromkeys(("ci_low", "ci_high", "p"), np.nan), "reason": reason}
-        mean, low, high, p, n = mean_interval(scores[k][pooled])
+            yield {**common, **alone, **dict.fromkeys(_SURE, np.nan), "generalises_to": "", "reason": reason}
+        mean = {**sure[k], **{name: values[k] for name, values in corrected.items()}}
         reason = ""
-        if n == 0:
+        if mean["n_subjects"] == 0:
             reason = reasons[0]
-        elif n == 1:
+        elif np.isnan(mean["p"]):
             reason = "one subject: no interval, no p" + (", no noise ceiling" if note else "")
-        together = {"subject": "mean", "score": mean, "n_subjects": n, "fitted": fitted["mean"]}
-        yield {**common, **together, "ci_low": low, "ci_high": high, "p": p, "reason": reason}
+        together = {"subject": "mean", "fitted": fitted["mean"], "reason": reason}
+        yield {**common, **together, **mean, "generalises_to": GENERALISES[found.resample]}
+
+
+def _means(scores: Floats, found: Inference) -> Iterator[dict[str, Any]]:
+    """Of each layer the mean over subjects, its interval, and p against zero and against the ceiling."""
+    tested = found.model_var is not None
+    p = p_values(found, centre="data") if tested else None
+    low, high = interval(found, centre="data")
+    for k, own in enumerate(scores):
+        mean, *bounds, p_zero, n = mean_interval(own)
+        if found.resample != "none":  # else each layer by the subjects in whom it is defined
+            bounds, p_zero = [low[k], high[k]], p.zero[k] if p is not None else np.nan
+        yield {
+            "score": mean,
+            "n_subjects": n,
+            "ci_low": bounds[0],
+            "ci_high": bounds[1],
+            "p": p_zero,
+            "p_ceiling": p.ceiling[k] if p is not None else np.nan,
+        }
+
+
+def comparisons_of(layers: Sequence[str], found: Inference) -> pd.DataFrame:
+    """Each two layers of one ROI: the difference of their means, its interval, and p (two-sided)."""
+    i, j = np.triu_indices(len(layers), 1)
+    means = np.array([mean_interval(own)[0] for own in found.scores])
+    difference = means[i] - means[j]
+    reach, p = np.full(len(i), np.nan), np.full(len(i), np.nan)
+    if found.diff_var is not None:
+        reach = stats.t.ppf(0.975, found.dof) * np.sqrt(np.maximum(found.diff_var, 0))
+        p = p_values(found, centre="data").pairs[i, j]
+    return pd.DataFrame(
+        {
+            "layer_a": np.array(layers, dtype=object)[i],
+            "layer_b": np.array(layers, dtype=object)[j],
+            "difference": difference,
+            "ci_low": difference - reach,
+            "ci_high": difference + reach,
+            "p": p,
+            "p_fdr": correct(p, "fdr"),
+            "p_holm": correct(p, "holm"),
+        }
+    )
 
 
 def group_rows(
@@ -88,7 +152,7 @@ def group_rows(
     count = measured.sum(axis=0)
     mean = np.full(data.shape[1], np.nan)
     np.divide(np.where(measured, data, 0.0).sum(axis=0), count, out=mean, where=count > 0)
-    undefined = dict.fromkeys(("ci_low", "ci_high", "p", "ceiling_lower", "ceiling_upper"), np.nan)
+    undefined = {**dict.fromkeys((*_SURE, "ceiling_lower", "ceiling_upper"), np.nan), "generalises_to": ""}
     for k, (layer, score) in enumerate(
         zip(layers, similarity(models, mean[None], method)[:, 0], strict=True)
     ):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -138,6 +139,15 @@ def infer(
     models, data = (np.asarray(x, dtype=np.float64) for x in (models, data))
     if resample not in _CV_METHODS:
         raise NeurordlError(f"unknown resample {resample!r}; choose one of {', '.join(_CV_METHODS)}")
+    alive = np.isfinite(models).any(axis=1)
+    if alive.any() and not alive.all():  # RDMs without a single pair say nothing of the others
+        options: dict[str, Any] = {
+            "resample": resample,
+            "n_bootstrap": n_bootstrap,
+            "rng": rng,
+            "draws": draws,
+        }
+        return _among(infer(models[alive], data, method, device=device, **options), alive)
     n, stimuli = len(data), n_stimuli(data.shape[1])
     if draws is None and resample != "none":
         if rng is None:
@@ -160,6 +170,38 @@ def infer(
     return Inference(
         *(method, resample, _CV_METHODS[resample], _ESTIMANDS[resample], scores, evaluations, noise_ceiling),
         *((float(bounds[0]), float(bounds[1])), variances, *spread, dof, n, stimuli),
+    )
+
+
+def _among(found: Inference, alive: npt.NDArray[np.bool_]) -> Inference:
+    """An inference on some models as one on all of them, NaN for the others."""
+    place, size = np.flatnonzero(alive), len(alive)
+
+    def spread(values: Floats, axis: int) -> Floats:
+        shape = list(values.shape)
+        shape[axis] = size
+        out = np.full(shape, np.nan)
+        out[(slice(None),) * axis + (place,)] = values
+        return out
+
+    variances = found.variances
+    if variances is not None:
+        extra = variances.shape[-1] - len(place)
+        kept = np.concatenate([place, np.arange(size, size + extra)])
+        out = np.full((*variances.shape[:-2], size + extra, size + extra), np.nan)
+        out[..., kept[:, None], kept] = variances
+        variances = out
+    n_subjects = None if found.resample == "stimuli" else found.n_subjects
+    n_stimuli = found.n_stimuli if found.resample in ("stimuli", "both") else None
+    model_var, diff_var, noise_ceil_var = extract_variances(variances, size, n_subjects, n_stimuli)
+    return replace(
+        found,
+        scores=spread(found.scores, 0),
+        evaluations=spread(found.evaluations, 1),
+        variances=variances,
+        model_var=model_var,
+        diff_var=diff_var,
+        noise_ceil_var=noise_ceil_var,
     )
 
 
