@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from neurordl.patterns.bids import read_bids
     from neurordl.patterns.network import extract_patterns
     from neurordl.patterns.nifti import read_patterns
-    from neurordl.plots import plot_scores
+    from neurordl.plots import plot_layer_roi, plot_mds, plot_rdm, plot_scores
     from neurordl.rdms import compute_rdms, load_rdms, save_rdms
     from neurordl.rsa.evaluation import Evaluation, compare, evaluate, noise_ceiling
     from neurordl.stimuli import Preprocessing, StimulusSet
@@ -62,6 +62,9 @@ __all__ = [
     "load_rdms",
     "load_run",
     "noise_ceiling",
+    "plot_layer_roi",
+    "plot_mds",
+    "plot_rdm",
     "plot_scores",
     "read_bids",
     "read_patterns",
@@ -75,7 +78,7 @@ _HOMES = {
     "patterns.bids": ("read_bids",),
     "patterns.network": ("extract_patterns",),
     "patterns.nifti": ("read_patterns",),
-    "plots": ("plot_scores",),
+    "plots": ("plot_layer_roi", "plot_mds", "plot_rdm", "plot_scores"),
     "rdms": ("compute_rdms", "load_rdms", "save_rdms"),
     "rsa.evaluation": ("Evaluation", "compare", "evaluate", "noise_ceiling"),
     "stimuli": ("Preprocessing", "StimulusSet"),

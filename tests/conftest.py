@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Before torch and matplotlib are imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,3 +36,17 @@ def data_root() -> Path:
     if not Path(root).is_dir():
         pytest.fail(f"NEURORDL_DATA names {root!r}, which is not a folder")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def all_inside() -> Callable[[Any], bool]:
+    """Tells of an Axes whether its figure, once drawn, cuts nothing."""
+
+    def inside(ax: Any) -> bool:
+        figure = ax.figure
+        figure.canvas.draw()
+        box = figure.get_tightbbox(figure.canvas.get_renderer())  # inches
+        width, height = figure.get_size_inches()
+        return bool(min(box.x0, box.y0, width - box.x1, height - box.y1) > -0.01)
+
+    return inside

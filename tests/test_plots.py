@@ -11,8 +11,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from rsatoolbox.rdm import RDMs
 
 from neurordl.errors import NeurordlError
-from neurordl.plots import plot_paired, plot_rdm, plot_scores, plot_transfer
+from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer
 from neurordl.rsa.evaluation import Evaluation, evaluate
+from neurordl.training.run import Run
 
 
 @pytest.fixture(autouse=True)
@@ -89,35 +90,145 @@ def test_scores_of_one_subject_have_neither_band_nor_bars():
     ax.figure.canvas.draw()
 
 
-def test_rdm_is_sorted_by_category():
-    rdm = RDMs(
-        np.arange(1.0, 7.0)[None],
-        dissimilarity_measure="correlation",
-        pattern_descriptors={"stimulus": ["a", "b", "c", "d"], "kind": ["x", "y", "x", "y"]},
-    )
-    ax = plot_rdm(rdm, categories={"d": "y", "c": "x", "b": "y", "a": "x"})
-    shown = ax.images[0].get_array().filled(np.nan)
-    square = rdm.get_matrices()[0]
-    np.fill_diagonal(square, np.nan)
-    order = [0, 2, 1, 3]
-    assert_array_equal(shown, square[np.ix_(order, order)])
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["x", "y"]
-    assert_array_equal(ax.get_yticks(), [0.5, 2.5])
-    again = plot_rdm(rdm, categories="kind").images[0].get_array().filled(np.nan)
-    assert_array_equal(again, shown)
-    with pytest.raises(NeurordlError, match="no category, such as 'b'"):
-        plot_rdm(rdm, categories={"a": "x", "c": "x", "d": "y"})
-    with pytest.raises(NeurordlError, match="no pattern descriptor 'sort'"):
-        plot_rdm(rdm, categories="sort")
+def pairs_of(found: pd.DataFrame, **columns: object) -> pd.DataFrame:
+    """Comparisons in which conv2 surpasses both others in each ROI, and nothing else is significant."""
+    rows = [("conv1", "conv2", -0.1, 0.01), ("conv2", "", 0.1, 0.01), ("conv1", "", 0.3, 0.2)]
+    frame = pd.DataFrame(rows, columns=["layer_a", "layer_b", "difference", "p_fdr"]).assign(**columns)
+    return pd.concat([frame.assign(roi=roi) for roi in dict.fromkeys(found["roi"])], ignore_index=True)
 
 
-def test_rdm_without_categories_or_with_missing_pairs():
-    rdm = RDMs(np.array([[np.nan, 1.0, 2.0]]))
-    ax = plot_rdm(rdm)
-    assert np.isnan(ax.images[0].get_array().filled(np.nan)[0, 1])
-    ax.figure.canvas.draw()
-    with pytest.raises(NeurordlError, match=r"rdms\[0\]"):
-        plot_rdm(RDMs(np.ones((2, 3))))
+def test_marks_of_scores_not_above_zero_are_open():
+    found = scores().to_frame()
+    means = found["subject"] == "mean"
+    found.loc[means, "p"], found.loc[means, "p_fdr"] = [0.01, 0.05, 0.001], [0.2, 0.3, 0.01]
+    for column, expected in (("p", [1]), ("p_fdr", [0, 1])):
+        ax = plot_scores(found, p=column)
+        (marks,) = (line for line in ax.lines if line.get_markerfacecolor() == "white")
+        assert_array_equal(marks.get_xdata(), expected)
+        assert_allclose(marks.get_ydata(), found.loc[means, "score"].iloc[expected])
+    assert "not above zero\n(FDR-corrected p ≥ 0.05)" in [t.get_text() for t in ax.get_legend().get_texts()]
+    with pytest.raises(NeurordlError, match="the table of scores has no column 'p_holm'"):
+        plot_scores(found, p="p_holm")
+
+
+def test_pairs_stand_in_rows_above_the_data(all_inside):
+    found = scores(("EVC", "IT")).to_frame()
+    ax = plot_scores(found, comparisons=pairs_of(found))
+    across = ax.get_xaxis_transform()
+    rows = [line for line in ax.lines if line.get_transform() == across and line.get_marker() in ("o", "|")]
+    shown = [(line.get_marker(), list(line.get_xdata())) for line in rows]
+    assert shown == [("|", [0, 2]), ("o", [1])] * 2
+    assert rows[0].get_color() != rows[2].get_color()
+    heights = [line.get_ydata()[0] for line in rows]
+    assert heights[0] == heights[1] > heights[2]
+    low, high = ax.get_ylim()
+    assert (found["score"].max() - low) / (high - low) < heights[2] < 1
+    assert max(ax.get_yticks()) <= ax.spines["left"].get_bounds()[1] < high
+    assert all_inside(ax)
+    only = plot_scores(found, roi="IT", comparisons=pairs_of(found))
+    assert sum(line.get_transform() == only.get_xaxis_transform() for line in only.lines) == 3
+
+
+def test_pairs_undefined_or_not_significant_are_not_shown():
+    found = scores().to_frame()
+    plain, every = plot_scores(found), pairs_of(found)
+    for pairs in (every.assign(p_fdr=np.nan), every.assign(difference=np.nan), every.iloc[:0]):
+        assert len(plot_scores(found, comparisons=pairs).lines) == len(plain.lines)
+    # an empty layer name comes back from a CSV as NaN
+    read = every.assign(layer_b=every["layer_b"].replace("", np.nan))
+    assert len(plot_scores(found, comparisons=read).lines) == len(plain.lines) + 3
+
+
+def test_pairs_that_do_not_belong_to_the_scores_are_refused():
+    found = scores().to_frame()
+    with pytest.raises(NeurordlError, match="layer 'conv9', which has no score"):
+        plot_scores(found, comparisons=pairs_of(found, layer_a="conv9"))
+    with pytest.raises(NeurordlError, match="the table of comparisons has no column 'p_holm'"):
+        plot_scores(found, comparisons=pairs_of(found), p_comparisons="p_holm")
+    twice = pairs_of(found)
+    with pytest.raises(NeurordlError, match="'conv1' and 'conv2' twice for ROI 'IT'"):
+        plot_scores(found, comparisons=pd.concat([twice, twice]))
+
+
+def test_scores_of_two_methods_at_once_or_of_none_are_refused():
+    found = scores().to_frame()
+    with pytest.raises(NeurordlError, match="'conv1' has several means"):
+        plot_scores(pd.concat([found, found.assign(method="corr")]))
+    with pytest.raises(NeurordlError, match="is empty"):
+        plot_scores(found.iloc[:0])
+
+
+@pytest.mark.parametrize("many", [1, 4, 40])
+def test_many_layers_long_names_and_undefined_scores(many, all_inside):
+    found = scores(("EVC", "IT")).to_frame()
+    one = found[found["layer"] == "conv1"]
+    names = [f"encoder.layers.encoder_layer_{k}.mlp" for k in range(many)]
+    frame = pd.concat([one.assign(layer=name, score=one["score"] - 0.5) for name in names])
+    frame.loc[frame["layer"] == names[-1], ["score", "ci_low", "ci_high", "p"]] = np.nan
+    for ax in (plot_scores(frame), plot_layer_roi(frame)):
+        assert all_inside(ax)
+    assert [text.get_text() for text in plot_scores(frame).texts] == [" undefined"] * 2
+
+
+def test_layers_by_rois():
+    found = scores(("EVC", "IT")).to_frame()
+    means = found["subject"] == "mean"
+    found.loc[means, "score"] = [0.1, -0.2, np.nan, 0.3, 0.4, 0.5]
+    found.loc[means, "p"] = [0.01, 0.99, np.nan, 0.05, 0.04, 0.001]
+    found.loc[means, "ceiling_lower"] = [0.2, 0.4, 0.4, 0.6, 0.0, np.nan]
+    ax = plot_layer_roi(found)
+    square = np.array([[0.1, 0.3], [-0.2, 0.4], [np.nan, 0.5]])
+    assert_array_equal(ax.images[0].get_array().filled(np.nan), square)
+    low, high = ax.images[0].get_clim()
+    assert (low, high) == (-0.5, 0.5)  # zero is white
+    assert [t.get_text() for t in ax.texts] == ["0.10", "(0.30)", "(−0.20)", "0.40", "–", "0.50"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["conv1", "conv2", "output"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["EVC", "IT"]
+    share = plot_layer_roi(found, relative_to="ceiling_lower", roi=["IT", "EVC"])
+    expected = [[0.5, 0.5], [np.nan, -0.5], [np.nan, np.nan]]
+    assert_allclose(share.images[0].get_array().filled(np.nan), expected)
+    with pytest.raises(NeurordlError, match="relative_to='upper'"):
+        plot_layer_roi(found, relative_to="upper")
+    with pytest.raises(NeurordlError, match="no column 'p_fdr'"):
+        plot_layer_roi(found, p="p_fdr")
+
+
+def test_layers_by_rois_of_one_subject_have_no_test():
+    ax = plot_layer_roi(scores(subjects=1))
+    assert not any("(" in text.get_text() for text in ax.texts)
+    assert ax.get_xlabel() == ""
+
+
+def fitted(comparison: str = "corr") -> Run:
+    history = pd.DataFrame({"epoch": [1, 2, 3], "step": [5, 10, 15], "loss": [3.0, 2.0, 1.0]})
+    history = history.assign(**{"task": 2.0, "rdm:conv2": [0.9, 0.5, 0.4], "val_rdm:conv2": [0.8, 0.6, 0.7]})
+    record = {"best": {"epoch": 2}, "objective": {"losses": {"rdm:conv2": {"comparison": comparison}}}}
+    return Run(None, history.assign(lr=0.1, seconds=1.0), record)
+
+
+def test_training_shows_terms_by_epoch_and_the_epoch_kept(all_inside):
+    ax = plot_training(fitted())
+    lines = {line.get_label(): line for line in ax.lines}
+    assert list(lines) == ["total loss", "task", "rdm:conv2", "rdm:conv2, validation", "kept: epoch 2"]
+    assert_allclose(lines["rdm:conv2"].get_xydata(), [[1, 0.9], [2, 0.5], [3, 0.4]])
+    assert lines["rdm:conv2"].get_color() == lines["rdm:conv2, validation"].get_color()
+    assert list(lines["kept: epoch 2"].get_xdata()) == [2, 2]
+    of_table = plot_training(fitted().history, terms=["rdm:conv2"])
+    assert [line.get_label() for line in of_table.lines] == ["rdm:conv2", "rdm:conv2, validation"]
+    assert of_table.lines[0].get_color() == lines["rdm:conv2"].get_color()
+    assert all_inside(plot_training(fitted().history.iloc[:1]))
+
+
+def test_training_in_similarities():
+    ax = plot_training(fitted(), similarity=True)
+    assert [line.get_label() for line in ax.lines][:2] == ["rdm:conv2", "rdm:conv2, validation"]
+    assert_allclose(ax.lines[0].get_ydata(), [0.1, 0.5, 0.6])
+    assert ax.get_ylabel() == "RDM similarity"
+    for without in (fitted("mse"), fitted().history):
+        with pytest.raises(NeurordlError, match="no term shown is 1 - a similarity"):
+            plot_training(without, similarity=True)
+    with pytest.raises(NeurordlError, match="the history has no column 'rdm:conv9'"):
+        plot_training(fitted(), terms=["rdm:conv9"])
 
 
 def test_transfer_shows_each_condition_and_the_ceiling():
@@ -129,6 +240,12 @@ def test_transfer_shows_each_condition_and_the_ceiling():
     assert names == ["noise ceiling", "labels", "rdl", "permuted"]
     bare = plot_transfer(conditions().assign(ceiling_lower=np.nan, ceiling_upper=np.nan))
     assert "noise ceiling" not in [text.get_text() for text in bare.get_legend().get_texts()]
+    crossed = plot_transfer(conditions(), reference="labels")
+    upright, level = (line for line in crossed.lines if line.get_linestyle() == ":")
+    mean = conditions().query("condition == 'labels'")[["heldout_rdm_similarity", "test_accuracy"]].mean()
+    assert_allclose([upright.get_xdata()[0], level.get_ydata()[0]], mean)
+    with pytest.raises(NeurordlError, match="no condition is called 'none'"):
+        plot_transfer(conditions(), reference="none")
     with pytest.raises(NeurordlError, match="no column 'test_accuracy'"):
         plot_transfer(conditions().drop(columns="test_accuracy"))
 
