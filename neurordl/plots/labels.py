@@ -55,11 +55,11 @@ def place_labels(ax: Axes, texts: Sequence[tuple[str, Floats, str]], points: Flo
         centre = ax.transData.transform(place)
         wide = LETTER * height / 1.2 * len(text)
         best = None
-        for reach in (0.55, 1.3, 2.2):
+        for reach in (0.55, 1.3, 2.2, 3.2):
             for side in _SIDES:
                 box = _box(centre, side, reach * height, wide, height)
                 cost = 3.0 * sum(_shared(box, other) for other in taken) / (wide * height)
-                cost += 0.5 * np.count_nonzero(_inside(box, dots)) + 0.15 * reach
+                cost += 0.8 * np.count_nonzero(_inside(box.padded(0.3 * height), dots)) + 0.15 * reach
                 cost += 4.0 * (1 - _shared(box, frame) / (wide * height))
                 if best is None or cost < best[0] - 1e-9:
                     best = (cost, side, reach, box)

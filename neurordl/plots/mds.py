@@ -15,7 +15,7 @@ from neurordl.errors import NeurordlError
 from neurordl.matching import match_ids
 from neurordl.plots.labels import place_labels, shortened
 from neurordl.plots.rdm import categories_of, one_rdm
-from neurordl.plots.style import colour_of, inches, legend, legend_inches, marker_of, new_axes, settle
+from neurordl.plots.style import colour_of, inches, legend, legend_inches, marker_of, new_axes, scaled, settle
 from neurordl.plots.thumbnails import thumbnails, thumbnails_at
 from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids
 from neurordl.rsa.evaluation import compare
@@ -75,24 +75,23 @@ def plot_mds(
         matrix = np.sqrt(np.maximum(matrix, 0))
     labels = categories_of(rdms, categories, stimuli)
     places, stress = _plane(np.maximum(matrix, 0), seed)
-    own = ax is None
     ax = ax or new_axes(4.6 + legend_inches(labels or []), 4.6)
     _frame(ax, places, stress)
     kinds = list(dict.fromkeys(labels or [""]))
     of = np.array([kinds.index(label) for label in labels or [""] * n])
-    if stimuli is not None:
-        size = float(np.clip(72 * min(inches(ax)) * 0.62 / np.sqrt(n), 9, 40))
-        edges = [colour_of(k) for k in of] if labels else None
-        thumbnails_at(ax, thumbnails(stimuli, stimulus_ids(rdms)), places, size, edges)
-        ax.margins(0.02 + size / 144 / min(inches(ax)))
     for k, kind in enumerate(kinds):
-        style: dict[str, Any] = {"color": colour_of(k), "markersize": 6, "label": kind}
+        style: dict[str, Any] = {"color": colour_of(k), "markersize": scaled(6), "label": kind}
         shown = places[of == k] if stimuli is None else np.full((1, 2), np.nan)
         ax.plot(*shown.T, marker_of(k) if stimuli is None else "s", **style)
     if labels:
         legend(ax)
-    if own:
-        settle(ax)
+    settle(ax)  # with its legend: the room that is left decides on the size of the images
+    if stimuli is not None:
+        size = float(np.clip(72 * min(inches(ax)) * 0.6 / np.sqrt(n), 6, 40))
+        edges = [colour_of(k) for k in of] if labels else None
+        thumbnails_at(ax, thumbnails(stimuli, stimulus_ids(rdms)), places, size, edges)
+        half = 0.01 + size / 144 / min(inches(ax))  # of an image, as a share of the Axes
+        ax.margins(half / (1 - 2 * half))
     return ax
 
 
@@ -149,7 +148,7 @@ def plot_rdm_mds(
         here = places[start : start + group.n_rdm]
         start += group.n_rdm
         words, pattern = shortened(_texts(group, label))
-        style: dict[str, Any] = {"color": colour_of(k), "markersize": 6, "alpha": 0.85, "mew": 0}
+        style: dict[str, Any] = {"color": colour_of(k), "markersize": scaled(6), "alpha": 0.85, "mew": 0}
         ax.plot(*here.T, marker_of(k), label=f"{name}\n{pattern}".strip(), **style)
         texts += [(word, place, colour_of(k)) for word, place in zip(words, here, strict=False)]
     if any(ax.get_legend_handles_labels()[1]):

@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from neurordl.errors import NeurordlError
-from neurordl.plots.style import colour_of, inches, named_rows, need
+from neurordl.plots.style import colour_of, inches, named_rows, need, scaled
 
-__all__ = ["Pairs", "draw_pairs", "significant_pairs"]
+__all__ = ["Pairs", "draw_pairs", "pairs_inches", "significant_pairs"]
 
 # for each row: the ROI's number, the place of the better layer, the places of those it surpasses
 Pairs = list[tuple[int, int, list[int]]]
@@ -49,6 +49,15 @@ def significant_pairs(
     return [(k, better, sorted(worse)) for (k, better), worse in sorted(rows.items())]
 
 
+def pairs_inches(rows: Pairs) -> float:
+    """The height that the rows ask for."""
+    return scaled(0.085) * _slots(rows) if rows else 0.0
+
+
+def _slots(rows: Pairs) -> float:
+    return len(rows) + len({k for k, _, _ in rows}) + 0.25  # a free one below each ROI, some room above
+
+
 def draw_pairs(ax: Axes, rows: Pairs, share: float) -> None:
     """Rows in the upper ``share`` of the Axes, for which the data make room; the y axis ends below them."""
     low, high = ax.get_ylim()
@@ -59,13 +68,15 @@ def draw_pairs(ax: Axes, rows: Pairs, share: float) -> None:
     across = ax.get_xaxis_transform()
     ax.yaxis.label.set_y((1 - share) / 2)
     groups = sorted({k for k, _, _ in rows})
-    slots = len(rows) + len(groups)  # a free one below each ROI
-    heights = 1 - share * (np.arange(len(rows)) + 0.5 + [groups.index(k) for k, _, _ in rows]) / slots
-    size = min(4.0, 0.8 * 72 * share * inches(ax)[1] / slots)  # points
+    slots = _slots(rows)
+    heights = 1 - share * (np.arange(len(rows)) + 0.75 + [groups.index(k) for k, _, _ in rows]) / slots
+    size = min(scaled(4), 0.8 * 72 * share * inches(ax)[1] / slots)  # points
     for (k, better, worse), height in zip(rows, heights, strict=True):
         colour = colour_of(k)
         ends = [min(better, *worse), max(better, *worse)]
-        ax.plot(ends, [height] * 2, "-", color=colour, lw=0.6, alpha=0.6, transform=across, zorder=2)
+        ax.plot(ends, [height] * 2, "-", color=colour, lw=scaled(0.6), alpha=0.6, transform=across, zorder=2)
         ticks_at = [height] * len(worse)
-        ax.plot(worse, ticks_at, "|", color=colour, markersize=size, mew=1, transform=across, zorder=3)
+        ax.plot(
+            worse, ticks_at, "|", color=colour, markersize=size, mew=scaled(1), transform=across, zorder=3
+        )
         ax.plot([better], [height], "o", color=colour, markersize=size, mew=0, transform=across, zorder=3)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from neurordl.plots.pairwise import Pairs, draw_pairs, significant_pairs
+from neurordl.plots.pairwise import Pairs, draw_pairs, pairs_inches, significant_pairs
 from neurordl.plots.style import (
     CEILING,
     P_NAMES,
@@ -26,14 +26,13 @@ from neurordl.plots.style import (
     need,
     new_axes,
     plain,
+    scaled,
     score_table,
     shown_rois,
 )
 from neurordl.rsa.evaluation import Evaluation
 
 __all__ = ["plot_scores"]
-
-_ROW = 0.085  # inches of a row of pairwise tests
 
 
 def plot_scores(
@@ -82,7 +81,7 @@ def plot_scores(
     own = ax is None
     if ax is None:
         width = min(max(5.0, 2.6 + 0.35 * len(layers) * len(rois) ** 0.5), 14.0)
-        ax = new_axes(width, 3.4 + _ROW * len(pairs))
+        ax = new_axes(width, 3.4 + pairs_inches(pairs))
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
     tested = False
     for k, name in enumerate(rois):
@@ -95,7 +94,7 @@ def plot_scores(
     methods = dict.fromkeys(frame["method"]) if "method" in frame else {}
     ax.set_ylabel(f"RDM similarity ({', '.join(methods)})" if methods else "RDM similarity")
     if pairs:
-        draw_pairs(ax, pairs, min(_ROW * len(pairs) / inches(ax)[1], 0.5))
+        draw_pairs(ax, pairs, min(pairs_inches(pairs) / inches(ax)[1], 0.5 if own else 0.4))
     _legend(ax, tested, pairs, p, p_comparisons, alpha)
     return plain(ax)
 
@@ -114,11 +113,13 @@ def _roi_scores(
         wide = min(0.1, 0.25 * step)
         jitter = np.linspace(-wide, wide, len(values)) if len(values) > 1 else np.zeros(1)
         place = places[layers.index(str(layer))]
-        ax.plot(place + jitter, values, ".", color=colour_of(k), alpha=0.45, markersize=5, mew=0, zorder=2)
+        ax.plot(
+            place + jitter, values, ".", color=colour_of(k), alpha=0.45, markersize=scaled(5), mew=0, zorder=2
+        )
     score = means["score"].to_numpy()
     reach = np.abs(means[["ci_low", "ci_high"]].to_numpy().T - score)
     room = 72 * inches(ax)[0] / len(layers) * step  # points
-    size = float(np.clip(0.35 * room, 2.5, 7))
+    size = float(np.clip(0.35 * room, 2.5, scaled(7)))
     mark(ax, k, places, score, f"{name} mean, 95 % CI".strip(), yerr=np.nan_to_num(reach), size=size)
     for place in places[np.isnan(score)]:
         style: dict[str, Any] = {"fontsize": "xx-small", "color": colour_of(k), "rotation": 90}
@@ -164,12 +165,15 @@ def _legend(ax: Axes, tested: bool, pairs: Pairs, p: str, p_pairs: str, alpha: f
     handles, labels = ax.get_legend_handles_labels()
     grey: dict[str, Any] = {"color": "0.3", "linestyle": ""}
     if tested:
-        handles.append(Line2D([], [], marker="o", markerfacecolor="white", **grey))
+        handles.append(Line2D([], [], marker="o", markerfacecolor="white", markersize=scaled(6), **grey))
         labels.append(f"not above zero\n({P_NAMES.get(p, p)} ≥ {alpha:g})")
     if pairs:
-        row: Any = (Line2D([], [], marker="o", markersize=4, **grey), Line2D([], [], marker="|", **grey))
+        row: Any = (
+            Line2D([], [], marker="o", markersize=scaled(4), **grey),
+            Line2D([], [], marker="|", markersize=scaled(6), **grey),
+        )
         handles.append(row)
-        labels.append(f"dot above ticks\n({P_NAMES.get(p_pairs, p_pairs)} < {alpha:g})")
+        labels.append(f"dot better than ticks\n({P_NAMES.get(p_pairs, p_pairs)} < {alpha:g})")
     from matplotlib.legend_handler import HandlerTuple
 
     legend(ax, handles=handles, labels=labels, handler_map={tuple: HandlerTuple(ndivide=None)})

@@ -37,6 +37,7 @@ __all__ = [
     "need",
     "new_axes",
     "plain",
+    "scaled",
     "score_table",
     "settle",
     "shown_rois",
@@ -62,9 +63,14 @@ def marker_of(k: int) -> str:
     return _MARKERS[(k + k // len(COLOURS)) % len(_MARKERS)]
 
 
+def scaled(points: float) -> float:
+    """A size of marks chosen for letters of 10 points, for those that ``rcParams`` ask for."""
+    return points * float(plt.rcParams["font.size"]) / 10
+
+
 def mark(ax: Axes, k: int, x: Any, y: Any, label: str, *, size: float = 7, **reach: Any) -> None:
     """The marks of series k, with error bars."""
-    style: dict[str, Any] = {"markersize": size, "capsize": size / 3, "elinewidth": 1.4, "zorder": 3}
+    style: dict[str, Any] = {"markersize": size, "capsize": size / 3, "elinewidth": scaled(1.4), "zorder": 3}
     ax.errorbar(x, y, fmt=marker_of(k), color=colour_of(k), label=label, **reach, **style)
 
 

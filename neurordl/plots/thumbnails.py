@@ -69,7 +69,9 @@ def thumbnails_at(
     """Images centred on points of the data, ``size`` points long, framed in the colours ``edges``."""
     for k, (image, place) in enumerate(zip(images, places, strict=True)):
         picture = OffsetImage(image, zoom=size / max(image.shape[:2]), interpolation="antialiased")
-        frame: dict[str, Any] = {"edgecolor": edges[k], "linewidth": 1.2} if edges else {"linewidth": 0}
-        box = AnnotationBbox(picture, tuple(place), pad=0.06, bboxprops={**frame, "facecolor": "none"})
+        frame: dict[str, Any] = {"linewidth": 0, "facecolor": "none"}
+        if edges is not None:  # filled too: no paper shows between the frame and the image
+            frame = {"linewidth": max(0.6, size / 18), "facecolor": edges[k], "edgecolor": edges[k]}
+        box = AnnotationBbox(picture, tuple(place), pad=0.06, bboxprops=frame)
         box.set_zorder(3)
         ax.add_artist(box)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from neurordl.errors import NeurordlError
-from neurordl.plots.style import colour_of, legend, marker_of, need, new_axes, plain
+from neurordl.plots.style import colour_of, legend, marker_of, need, new_axes, plain, scaled
 from neurordl.rsa.comparison import COMPARISONS
 from neurordl.training.run import Run
 
@@ -89,8 +89,13 @@ def _line(ax: Axes, name: str, epochs: Any, values: Any, known: Sequence[str]) -
     validation = name != base
     label = f"{base}, validation" if validation else "total loss" if base == "loss" else base
     colour = "black" if base == "loss" else colour_of(bases.index(base))
-    style: dict[str, Any] = {"color": colour, "label": label, "lw": 1.4, "ls": "--" if validation else "-"}
+    style: dict[str, Any] = {
+        "color": colour,
+        "label": label,
+        "lw": scaled(1.4),
+        "ls": "--" if validation else "-",
+    }
     if len(epochs) <= 25:
         marker = "x" if base == "loss" else marker_of(bases.index(base))
-        style |= {"marker": marker, "ms": 4, "mfc": "white" if validation else colour}
+        style |= {"marker": marker, "ms": scaled(4), "mfc": "white" if validation else colour}
     ax.plot(epochs, values, **style)

@@ -10,11 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from neurordl.errors import NeurordlError
-from neurordl.plots.style import CEILING, Floats, colour_of, legend, mark, need, new_axes, plain
+from neurordl.plots.style import CEILING, Floats, colour_of, legend, mark, need, new_axes, plain, scaled
 from neurordl.rsa.inference import mean_interval
 
 __all__ = ["plot_paired", "plot_transfer"]
 
+_DOTS: dict[str, Any] = {"marker": ".", "linestyle": "", "alpha": 0.5, "markeredgewidth": 0, "zorder": 2}
 _NAMES = {"heldout_rdm_similarity": "RDM similarity, held-out stimuli", "test_accuracy": "test accuracy"}
 
 
@@ -51,9 +52,9 @@ def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str
         part = frame[frame["condition"].astype(str) == condition]
         x = part["heldout_rdm_similarity"].to_numpy(dtype=float)
         y = part["test_accuracy"].to_numpy(dtype=float)
-        ax.plot(x, y, ".", color=colour_of(k), alpha=0.5, markersize=5, mew=0, zorder=2)
+        ax.plot(x, y, color=colour_of(k), **_DOTS, markersize=scaled(7))
         (across, along), (up, along_y) = _mean_reach(x), _mean_reach(y)
-        mark(ax, k, across, up, condition, size=6, xerr=along, yerr=along_y)
+        mark(ax, k, across, up, condition, size=scaled(6), xerr=along, yerr=along_y)
         if condition == reference:
             lines: dict[str, Any] = {"color": "0.5", "linestyle": ":", "linewidth": 1, "zorder": 1}
             ax.axvline(across, **lines)
@@ -109,9 +110,11 @@ def plot_paired(
             )
         k = conditions.index(name)
         spread = place + np.linspace(0.12, 0.28, len(differences))
-        ax.plot(differences, spread, ".", color=colour_of(k), alpha=0.35, markersize=5, zorder=2)
+        ax.plot(
+            differences, spread, ".", color=colour_of(k), alpha=0.5, markersize=scaled(5), mew=0, zorder=2
+        )
         mean, reach = _mean_reach(differences)
-        mark(ax, k, mean, place, name, xerr=reach)
+        mark(ax, k, mean, place, name, size=scaled(6), xerr=reach)
     ax.set_yticks(range(len(others)), others)
     ax.set_ylim(len(others) - 0.4, -0.6)
     ax.set_xlabel(f"{_NAMES.get(value, value)}: difference from {reference}")
