@@ -112,3 +112,15 @@ def test_thumbnails_are_matched_by_id():
         plot_rdm(named, stimuli=pictures(4), categories="sort")
     ax = plot_rdm(named)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["s2", "s0", "s1"]
+
+
+def test_colours_are_shared_on_request_and_the_bar_has_room():
+    rdm = RDMs(np.array([[0.2, 0.4, 0.6]]))
+    ax = plot_rdm(rdm, vmin=0, vmax=2)
+    assert ax.images[0].get_clim() == (0, 2)
+    assert [child.get_ylabel() for child in ax.child_axes] == ["dissimilarity (measure unknown)"]
+    assert not plot_rdm(rdm, colorbar=False).child_axes
+    figure, bare = plt.subplots()  # without a layout, the bar takes its room from the Axes
+    plot_rdm(rdm, bare)
+    assert len(figure.axes) == 2
+    assert not bare.child_axes

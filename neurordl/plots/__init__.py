@@ -1,7 +1,8 @@
 """Pictures: each function draws on the Axes ``ax`` (a new one if none is given) and returns it.
 
 Colours are those of Okabe and Ito, which colour-blind readers tell apart; markers differ too.
-Sizes of letters follow matplotlib's ``rcParams``, so that a journal's are set once, for all.
+Sizes of letters follow matplotlib's ``rcParams``, so that a journal's are set once, for all;
+a figure with ``layout="constrained"`` makes room for names, legends and colour bars.
 """
 
 from __future__ import annotations

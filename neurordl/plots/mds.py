@@ -183,7 +183,7 @@ def _plane(distances: Floats, seed: int) -> tuple[Floats, float]:
     scale = float(distances.max())  # the stopping rule is absolute
     if scale == 0:
         return np.zeros((len(distances), 2)), 0.0
-    options: dict[str, Any] = {"n_init": 8, "random_state": seed, "max_iter": 1000, "eps": 1e-9}
+    options: dict[str, Any] = {"n_init": 8, "random_state": seed, "max_iter": 500, "eps": 1e-7}
     places = np.asarray(smacof(distances / scale, n_components=2, **options)[0]) * scale
     places -= places.mean(axis=0)
     places = places @ np.linalg.svd(places, full_matrices=False)[2].T

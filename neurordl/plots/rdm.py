@@ -79,7 +79,6 @@ def plot_rdm(
     if rank:
         matrix = _percentiles(matrix)
     np.fill_diagonal(matrix, np.nan)
-    own = ax is None
     ax = ax or (new_axes(4.6, 3.8) if images is None else new_axes(6.2, 5.2))
     picture = ax.imshow(matrix, cmap=cmap, vmin=vmin, vmax=vmax, interpolation="nearest")
     _mark_missing(ax, matrix)
@@ -99,8 +98,7 @@ def plot_rdm(
         ax.set(xlabel="stimulus", ylabel="stimulus")
         if images is not None:
             ax.set(xticks=[], yticks=[])
-    if own:
-        settle(ax)
+    settle(ax)
     return ax
 
 

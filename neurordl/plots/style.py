@@ -94,9 +94,12 @@ def settle(ax: Axes) -> None:
 
 def bar_beside(ax: Axes, picture: AxesImage, share: float = 1.0) -> Colorbar:
     """A colour bar along the upper ``share`` of an Axes, whatever shape the Axes takes."""
-    width = 0.16 / inches(ax)[0]
-    beside = ax.inset_axes((1 + width / 2, 1 - share, width, share))
-    bar = ax.figure.colorbar(picture, cax=beside)
+    if ax.figure.get_layout_engine() is None:  # nobody will make room for it: the Axes gives some
+        bar = ax.figure.colorbar(picture, ax=ax, fraction=0.046, pad=0.03)
+    else:
+        width = 0.16 / inches(ax)[0]
+        beside = ax.inset_axes((1 + width / 2, 1 - share, width, share))
+        bar = ax.figure.colorbar(picture, cax=beside)
     bar.outline.set_visible(False)
     return bar
 
