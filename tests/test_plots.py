@@ -107,6 +107,7 @@ def test_marks_of_scores_not_above_zero_are_open():
         assert_array_equal(marks.get_xdata(), expected)
         assert_allclose(marks.get_ydata(), found.loc[means, "score"].iloc[expected])
     assert "not above zero\n(FDR-corrected p ≥ 0.05)" in [t.get_text() for t in ax.get_legend().get_texts()]
+    found = found.drop(columns="p_holm")
     with pytest.raises(NeurordlError, match="the table of scores has no column 'p_holm'"):
         plot_scores(found, p="p_holm")
 
@@ -137,6 +138,22 @@ def test_pairs_undefined_or_not_significant_are_not_shown():
     # an empty layer name comes back from a CSV as NaN
     read = every.assign(layer_b=every["layer_b"].replace("", np.nan))
     assert len(plot_scores(found, comparisons=read).lines) == len(plain.lines) + 3
+
+
+def test_an_evaluation_brings_its_own_comparisons():
+    found = scores(subjects=8)
+    found.comparisons.loc[0, ["difference", "p_fdr"]] = [0.3, 0.001]
+    plain = plot_scores(found)
+    assert len(plot_scores(found, comparisons=True).lines) > len(plain.lines)
+    with pytest.raises(NeurordlError, match="comparisons=True takes what evaluate gave"):
+        plot_scores(found.to_frame(), comparisons=True)
+
+
+def test_the_mean_rdm_of_the_subjects_is_no_subject():
+    found = scores().to_frame()
+    group = found[found["subject"] == "mean"].assign(subject="group", score=0.99)
+    both = plot_scores(pd.concat([found, group]))
+    assert len(both.lines) == len(plot_scores(found).lines)
 
 
 def test_pairs_that_do_not_belong_to_the_scores_are_refused():
@@ -190,7 +207,7 @@ def test_layers_by_rois():
     with pytest.raises(NeurordlError, match="relative_to='upper'"):
         plot_layer_roi(found, relative_to="upper")
     with pytest.raises(NeurordlError, match="no column 'p_fdr'"):
-        plot_layer_roi(found, p="p_fdr")
+        plot_layer_roi(found.drop(columns="p_fdr"), p="p_fdr")
 
 
 def test_layers_by_rois_of_one_subject_have_no_test():

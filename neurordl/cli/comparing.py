@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from neurordl.training.run import Run
 
 
+_FEW = 12  # layers up to which the figure shows which differ
+
+
 class Pairs(StrEnum):
     """Which pairs of stimuli are scored."""
 
@@ -191,7 +194,8 @@ def _write(scores: Evaluation, out: Path) -> None:
 
     scores.save(out)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    nrl.plot_scores(scores, figure.add_subplot())
+    few = len(scores.settings["layers"]) <= _FEW
+    nrl.plot_scores(scores, figure.add_subplot(), comparisons=few, p="p_fdr")
     with write_aside(out / "scores.png") as aside:
         figure.savefig(aside, dpi=150)
     frame = scores.to_frame()

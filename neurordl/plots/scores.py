@@ -40,7 +40,7 @@ def plot_scores(
     ax: Axes | None = None,
     *,
     roi: str | Sequence[str] | None = None,
-    comparisons: pd.DataFrame | None = None,
+    comparisons: pd.DataFrame | bool = False,
     p: str = "p",
     p_comparisons: str = "p_fdr",
     alpha: float = 0.05,
@@ -57,8 +57,8 @@ def plot_scores(
     roi
         ROIs to show; all by default, each in a colour, their ceilings in the same colour.
     comparisons
-        A row per ROI and pair of layers, with the columns ``roi, layer_a, layer_b, difference`` (a less b)
-        and that of ``p_comparisons``. Without it no pairs are shown.
+        Whether to show which layers differ, by the evaluation's own table; or a table with a row per ROI and
+        pair of layers: ``roi, layer_a, layer_b, difference`` (a less b) and the column of ``p_comparisons``.
     p
         The column of the scores that holds p against zero: ``p``, or a corrected one such as ``p_fdr``.
     p_comparisons
@@ -77,7 +77,7 @@ def plot_scores(
     layers = list(dict.fromkeys(frame["layer"]))
     if p != "p":
         need(frame, (p,), "the table of scores")
-    pairs = [] if comparisons is None else significant_pairs(comparisons, rois, layers, p_comparisons, alpha)
+    pairs = _pairs(scores, comparisons, rois, layers, p_comparisons, alpha)
     own = ax is None
     if ax is None:
         width = min(max(5.0, 2.6 + 0.35 * len(layers) * len(rois) ** 0.5), 14.0)
@@ -97,6 +97,25 @@ def plot_scores(
         draw_pairs(ax, pairs, min(pairs_inches(pairs) / inches(ax)[1], 0.5 if own else 0.4))
     _legend(ax, tested, pairs, p, p_comparisons, alpha)
     return plain(ax)
+
+
+def _pairs(
+    scores: Evaluation | pd.DataFrame,
+    comparisons: pd.DataFrame | bool,
+    rois: list[str],
+    layers: list[str],
+    p: str,
+    alpha: float,
+) -> list[Any]:
+    if comparisons is True:
+        if not isinstance(scores, Evaluation):
+            raise NeurordlError(
+                "comparisons=True takes what evaluate gave; beside a table give another table"
+            )
+        comparisons = scores.comparisons
+    if comparisons is False:
+        return []
+    return significant_pairs(comparisons, rois, layers, p, alpha)
 
 
 def _roi_scores(

@@ -161,7 +161,8 @@ def score_table(scores: Evaluation | pd.DataFrame) -> pd.DataFrame:
     need(frame, ("layer", "roi", "subject", "score"), "the table of scores")
     if not len(frame):
         raise NeurordlError("the table of scores is empty; there is nothing to draw")
-    return named_rows(frame, "roi", "layer", "subject")
+    named = named_rows(frame, "roi", "layer", "subject")
+    return named[named["subject"] != "group"]  # the subjects' mean RDM: another scale
 
 
 def named_rows(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:

@@ -139,7 +139,7 @@ def infer(
     models, data = (np.asarray(x, dtype=np.float64) for x in (models, data))
     if resample not in _CV_METHODS:
         raise NeurordlError(f"unknown resample {resample!r}; choose one of {', '.join(_CV_METHODS)}")
-    alive = np.isfinite(models).any(axis=1)
+    alive = np.asarray(np.isfinite(models).any(axis=1))
     if alive.any() and not alive.all():  # RDMs without a single pair say nothing of the others
         options: dict[str, Any] = {
             "resample": resample,
