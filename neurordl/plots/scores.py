@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from neurordl.errors import NeurordlError
 from neurordl.plots.pairwise import Pairs, draw_pairs, pairs_inches, significant_pairs
 from neurordl.plots.style import (
     CEILING,
