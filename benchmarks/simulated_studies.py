@@ -190,7 +190,11 @@ def main() -> None:
     write_text(RESULTS / "simulated_studies.csv", found.to_csv(index=False, float_format="%.4f"))
     with write_aside(RESULTS / "simulated_studies.png") as aside:
         draw(found).savefig(aside, dpi=150)
-    record = {"command": "python benchmarks/simulated_studies.py", "settings": vars(arguments), "versions": versions()}
+    record = {
+        "command": "python benchmarks/simulated_studies.py",
+        "settings": vars(arguments),
+        "versions": versions(),
+    }
     write_json(RESULTS / "simulated_studies.json", record)
     nominal = stats.binom.interval(0.99, arguments.groups * arguments.each, 0.05)
     print(f"false positives: 99 % of {arguments.groups * arguments.each} at 5 % lie in {nominal}")

@@ -1,0 +1,196 @@
+"""``neurordl rdm``: from NIfTI and events to RDMs."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from neurordl.cli.app import app
+from neurordl.errors import NeurordlError
+
+if TYPE_CHECKING:
+    from rsatoolbox.data import Dataset
+    from rsatoolbox.rdm.rdms import RDMs
+
+_SEVERAL = ("--events", "--confounds")
+
+
+class SeveralFiles(TyperCommand):
+    """A command whose --events and --confounds take all files up to the next option or image."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Write ``--events a b``, what a shell makes of ``--events *.tsv``, as ``--events a --events b``."""
+        written: list[str] = []
+        current, taken = None, False
+        for argument in args:
+            if argument.startswith("-"):
+                current, taken = (argument if argument in _SEVERAL else None), False
+            elif current is not None and taken:
+                if argument.endswith((".nii", ".nii.gz")):
+                    current = None
+                else:
+                    written.append(current)
+            elif current is not None:
+                taken = True
+            written.append(argument)
+        return list(super().parse_args(ctx, written))
+
+
+@app.command(cls=SeveralFiles)
+def rdm(
+    images: Annotated[list[Path], typer.Argument(help="BOLD series, one a run; or betas, with --table.")],
+    out: Annotated[Path, typer.Option(help="The .h5 file to write.")],
+    mask: Annotated[Path | None, typer.Option(help="A binary mask, or an atlas with --labels.")] = None,
+    events: Annotated[
+        list[Path] | None, typer.Option(help="BIDS events, one file a run; matched by run-NN in the names.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Of betas: TSV or CSV, a row per volume, with the column stimulus.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="crossnobis, correlation, euclidean, mahalanobis, cosine, poisson, ...")
+    ] = "crossnobis",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="glm, lsa, lss (single trials), or average: block means, no HRF, for shifted events."
+        ),
+    ] = "glm",
+    condition: Annotated[
+        str, typer.Option(help="Column of the events that names the stimuli.")
+    ] = "trial_type",
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="A condition that gets no pattern, such as rest.")
+    ] = None,
+    detrend: Annotated[
+        bool, typer.Option("--detrend", help="With average: less each run's linear trend.")
+    ] = False,
+    t_r: Annotated[
+        float | None, typer.Option("--t-r", help="Seconds a volume; else the sidecar's, the header's.")
+    ] = None,
+    hrf_model: Annotated[str, typer.Option(help="As in nilearn; none: no HRF.")] = "spm",
+    drift_model: Annotated[str, typer.Option(help="cosine, polynomial or none.")] = "cosine",
+    high_pass: Annotated[float, typer.Option(help="Of the cosine drift, in Hz.")] = 0.01,
+    noise_model: Annotated[str, typer.Option(help="Of the GLM: ols or ar1.")] = "ols",
+    confounds: Annotated[
+        list[Path] | None, typer.Option(help="Tables of confounds, one file a run, matched like events.")
+    ] = None,
+    confound_columns: Annotated[
+        str | None, typer.Option(help="The columns to take, with commas; else all.")
+    ] = None,
+    fmriprep: Annotated[
+        str | None, typer.Option(help="Confounds of fMRIPrep beside the images: motion,wm_csf,scrub, ...")
+    ] = None,
+    center: Annotated[str | None, typer.Option(help="Mean pattern that is removed: run or all.")] = None,
+    noise: Annotated[
+        str | None, typer.Option(help="Noise normalisation: diagonal, shrinkage_diag, shrinkage_eye, full.")
+    ] = None,
+    noise_by: Annotated[str, typer.Option(help="pooled, or run: a covariance for each run.")] = "pooled",
+    labels: Annotated[
+        Path | None, typer.Option(help="Of an atlas: TSV with index and name, or JSON.")
+    ] = None,
+    roi: Annotated[list[str] | None, typer.Option(help="A ROI of the atlas to keep; all by default.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Whose images; else the sub- of their names.")] = None,
+    session: Annotated[str | None, typer.Option(help="Else the ses- of the names.")] = None,
+) -> None:
+    """Compute RDMs from BOLD images and events, or from betas, and say what was done."""
+    import neurordl as nrl
+
+    if not out.parent.is_dir() or out.suffix not in (".h5", ".hdf5"):
+        raise NeurordlError(f"--out {out}: expected a file named .h5, in a folder that exists")
+    options: dict[str, Any] = {"table": table, "labels": labels, "rois": roi or None}
+    options |= {"condition": condition, "subject": subject, "session": session}
+    if table is None:
+        options |= {"model": model, "leave_out": leave_out or (), "detrend": detrend, "t_r": t_r}
+        options |= {"hrf_model": None if hrf_model == "none" else hrf_model, "noise_model": noise_model}
+        options |= {"drift_model": None if drift_model == "none" else drift_model, "high_pass": high_pass}
+        options |= {"confounds": confounds or None, "fmriprep": fmriprep.split(",") if fmriprep else None}
+        options |= {"confound_columns": confound_columns.split(",") if confound_columns else None}
+    settings: dict[str, Any] = {"method": method, "center": center, "noise": noise, "noise_by": noise_by}
+    with warnings.catch_warnings(record=True) as notices:
+        warnings.simplefilter("always")
+        read = nrl.read_patterns(images, mask, events or None, residuals=table is None, **options)
+        patterns = read[0] if table is None else read
+        if table is None and noise is not None:
+            settings["residuals"] = read[1]
+        rdms = nrl.compute_rdms(patterns, **settings)
+        nrl.save_rdms(rdms, out)
+        reliable = _reliability(patterns, rdms, settings)
+    for notice in dict.fromkeys(str(one.message) for one in notices if one.category is UserWarning):
+        typer.echo(f"notice: {notice}", err=True)
+    typer.echo(
+        f"{_told(patterns)}\n\n{_summary(rdms, reliable)}\n\n{out} holds {rdms.n_rdm} RDMs" + _next(rdms)
+    )
+
+
+def _told(patterns: Dataset) -> str:
+    """What was matched with what, and the voxels."""
+    made = json.loads(patterns.descriptors["provenance"])
+    runs = made.get("runs") or []
+    rows = [("image", "events", "run", "volumes", "TR")] if runs else [("image", "", "", "", "")]
+    for k, image in enumerate(made["images"]):
+        run = runs[k] if runs else {"events": "", "run": "", "volumes": "", "t_r": ""}
+        rows.append((image, run["events"], run["run"], str(run["volumes"]), str(run["t_r"])))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    stimuli = list(dict.fromkeys(patterns.obs_descriptors["stimulus"]))
+    shown = ", ".join(stimuli[:8]) + (", ..." if len(stimuli) > 8 else "")
+    lines += [
+        "",
+        f"mask      {made['mask']}" + (" (resampled)" if made["mask_resampled"] else ""),
+        f"voxels    {made['voxels']} used; dropped {made['dropped_nan']} with NaN or infinity, "
+        f"{made['dropped_constant']} constant in a run",
+        f"stimuli   {len(stimuli)}: {shown}",
+        f"patterns  {patterns.n_obs}, model {made['model']}"
+        + (" (detrended)" if made.get("detrend") else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _reliability(patterns: Dataset, rdms: RDMs, settings: dict[str, Any]) -> Any:
+    """Correlation of odd with even runs, for each RDM; None where there are too few runs."""
+    from neurordl.rdms.reliability import split_half
+
+    try:
+        return split_half(patterns, **settings)
+    except NeurordlError as error:
+        return str(error)
+
+
+def _summary(rdms: RDMs, reliable: Any) -> str:
+    lines = [f"measure   {rdms.dissimilarity_measure}"]
+    for k in range(rdms.n_rdm):
+        of = [
+            str(rdms.rdm_descriptors[name][k]) for name in ("subject", "roi") if name in rdms.rdm_descriptors
+        ]
+        values = rdms.dissimilarities[k]
+        spread = f"{_least(values):.4g} to {_most(values):.4g}"
+        told = reliable if isinstance(reliable, str) else f"{reliable[k]:.3f}"
+        lines.append(f"RDM       {' '.join(of) or k}: {spread}; odd with even runs, r = {told}")
+    return "\n".join(lines)
+
+
+def _least(values: Any) -> float:
+    import numpy as np
+
+    return float(np.nanmin(values))
+
+
+def _most(values: Any) -> float:
+    import numpy as np
+
+    return float(np.nanmax(values))
+
+
+def _next(rdms: RDMs) -> str:
+    if "subject" in rdms.rdm_descriptors:
+        return ""
+    return "\nnotice: the names of the images do not say whose they are; --subject does"

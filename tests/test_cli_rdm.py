@@ -1,0 +1,155 @@
+"""`neurordl rdm`: what a shell's globs become, what is printed, and the file."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import neurordl as nrl
+from neurordl.cli import main
+
+STUDY = Path(__file__).parents[1] / "data" / "simulated_fmri" / "study"
+FUNC = STUDY / "sub-01" / "func"
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["neurordl", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return int(code), captured.out, captured.err
+
+    return run
+
+
+def files(kind: str, folder: Path = FUNC) -> list[Path]:
+    return sorted(folder.glob(f"*{kind}"))
+
+
+def test_rdm_is_what_the_library_says(shell: Any, tmp_path: Path) -> None:
+    out = tmp_path / "it.h5"
+    code, told, errors = shell(
+        *("rdm", *files("_bold.nii.gz"), "--events", *files("_events.tsv"), "--mask", STUDY / "IT.nii.gz"),
+        *("--method", "crossnobis", "--noise", "shrinkage_diag", "--out", out),
+    )
+    assert code == 0, errors
+    assert re.search(r"run-03_bold.nii.gz +sub-01_task-sim_run-03_events.tsv +run-03 +\d+ +2.0", told)
+    assert re.search(r"voxels +80 used; dropped 0 with NaN", told)
+    assert re.search(r"stimuli +12: ", told)
+    patterns, left = nrl.read_patterns(
+        files("_bold.nii.gz"), STUDY / "IT.nii.gz", files("_events.tsv"), residuals=True
+    )
+    own = nrl.compute_rdms(patterns, "crossnobis", noise="shrinkage_diag", residuals=left)
+    written = nrl.load_rdms(out)
+    np.testing.assert_array_equal(written.dissimilarities, own.dissimilarities)
+    assert list(written.rdm_descriptors["subject"]) == ["sub-01"]
+    assert list(written.pattern_descriptors["stimulus"]) == own.pattern_descriptors["stimulus"]
+    assert re.search(r"RDM +sub-01: \S+ to \S+; odd with even runs, r = 0\.\d+", told)
+    nrl.RDMTeacher(written)
+
+
+def test_an_atlas_single_trials_and_options(shell: Any, tmp_path: Path) -> None:
+    out = tmp_path / "all.h5"
+    code, told, errors = shell(
+        *("rdm", "--events", *files("_events.tsv")[::-1], *files("_bold.nii.gz")),  # options first, too
+        *(
+            "--mask",
+            STUDY / "atlas.nii.gz",
+            "--labels",
+            STUDY / "atlas.tsv",
+            "--model",
+            "lsa",
+            "--center",
+            "run",
+        ),
+        *(
+            "--method",
+            "correlation",
+            "--subject",
+            "ann",
+            "--drift-model",
+            "polynomial",
+            "--leave-out",
+            "face1",
+        ),
+        *("--out", out),
+    )
+    assert code == 0, errors
+    written = nrl.load_rdms(out)
+    assert list(written.rdm_descriptors["roi"]) == ["IT", "EVC"]
+    assert list(written.rdm_descriptors["subject"]) == ["ann", "ann"]
+    assert "face1" not in written.pattern_descriptors["stimulus"]
+    assert re.search(r"patterns +132, model lsa", told)
+    assert "RDM       ann EVC" in told
+
+
+def test_betas_and_names_that_do_not_say_whose(shell: Any, tmp_path: Path) -> None:
+    import nibabel as nib
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    betas = rng.standard_normal((3, 3, 3, 6))
+    betas[0, 0, 0] = 0
+    nib.save(nib.Nifti1Image(betas, np.eye(4)), tmp_path / "betas.nii.gz")
+    pd.DataFrame({"stimulus": list("abcabc"), "run": [1, 1, 1, 2, 2, 2]}).to_csv(
+        tmp_path / "betas.csv", index=False
+    )
+    code, told, errors = shell(
+        *("rdm", tmp_path / "betas.nii.gz", "--table", tmp_path / "betas.csv", "--out", tmp_path / "b.h5")
+    )
+    assert code == 0, errors
+    assert "notice: dropped 1 of 27 voxels" in errors
+    assert "--subject does" in told
+    assert "need 4 runs or more, and there are 2" in told
+
+
+def test_errors_are_one_line_and_leave_no_file(shell: Any, tmp_path: Path) -> None:
+    images, events = files("_bold.nii.gz"), files("_events.tsv")
+    for arguments, message in (
+        (
+            ("--events", *events[:4], "--out", tmp_path / "x.h5"),
+            "2 of 6 ids of the images are not in the events",
+        ),
+        (("--events", *events, "--out", tmp_path / "x.npz"), "expected a file named .h5"),
+        (("--events", *events, "--out", tmp_path / "no" / "x.h5"), "in a folder that exists"),
+        (("--out", tmp_path / "x.h5"), "either events="),
+        (
+            ("--events", *events, "--noise", "full", "--method", "euclidean", "--out", tmp_path / "x.h5"),
+            "no noise=",
+        ),
+    ):
+        code, _, errors = shell("rdm", *images, "--mask", STUDY / "IT.nii.gz", *arguments)
+        assert code == 1
+        assert errors.startswith("neurordl: ")
+        assert message in errors
+        assert "Traceback" not in errors
+    code, _, errors = shell("rdm", images[0], "--events", events[0], "--out", tmp_path / "x.h5")
+    assert code == 1
+    assert "two or more runs" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("trend, largest, reliability", [(False, "139", "0.390"), (True, "120.1", "0.823")])
+def test_haxby_from_the_shell(
+    shell: Any, data_root: Path, tmp_path: Path, trend: bool, largest: str, reliability: str
+) -> None:
+    folder = data_root / "haxby2001_slice"
+    code, told, errors = shell(
+        *("rdm", *files("_slice_bold.nii.gz", folder), "--events", *files("_events.tsv", folder)),
+        *("--mask", folder / "slice_brain_mask.nii.gz", "--model", "average", "--center", "run"),
+        *(["--detrend"] if trend else []),
+        *("--out", tmp_path / "haxby.h5"),
+    )
+    assert code == 0, errors
+    assert re.search(rf"sub-001: \S+ to {largest}; odd with even runs, r = {reliability}", told)
