@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from neurordl.patterns.network import extract_patterns
     from neurordl.patterns.nifti import read_patterns
     from neurordl.plots import plot_layer_roi, plot_mds, plot_rdm, plot_scores
-    from neurordl.rdms import compute_rdms, load_rdms, save_rdms
+    from neurordl.rdms import Alignment, align, compute_rdms, load_rdms, save_rdms
     from neurordl.rsa.evaluation import Evaluation, compare, evaluate, noise_ceiling
     from neurordl.stimuli import Preprocessing, StimulusSet
     from neurordl.teachers import Batch, NetworkTeacher, PatternTeacher, RDMTeacher, Target, Teacher
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alignment",
     "Batch",
     "Evaluation",
     "NetworkTeacher",
@@ -53,6 +54,7 @@ __all__ = [
     "Teacher",
     "__version__",
     "accuracy",
+    "align",
     "compare",
     "compute_rdms",
     "datasets",
@@ -79,7 +81,7 @@ _HOMES = {
     "patterns.network": ("extract_patterns",),
     "patterns.nifti": ("read_patterns",),
     "plots": ("plot_layer_roi", "plot_mds", "plot_rdm", "plot_scores"),
-    "rdms": ("compute_rdms", "load_rdms", "save_rdms"),
+    "rdms": ("Alignment", "align", "compute_rdms", "load_rdms", "save_rdms"),
     "rsa.evaluation": ("Evaluation", "compare", "evaluate", "noise_ceiling"),
     "stimuli": ("Preprocessing", "StimulusSet"),
     "teachers": ("Batch", "NetworkTeacher", "PatternTeacher", "RDMTeacher", "Target", "Teacher"),

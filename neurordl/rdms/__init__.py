@@ -1,8 +1,9 @@
-"""Patterns to RDMs: dissimilarities, RDM files, and the choice of RDMs by their descriptors."""
+"""Patterns to RDMs: dissimilarities, RDM files, alignment by id, the choice of RDMs by descriptors."""
 
 from __future__ import annotations
 
+from neurordl.rdms.alignment import Alignment, align
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.files import load_rdms, save_rdms
 
-__all__ = ["compute_rdms", "load_rdms", "save_rdms"]
+__all__ = ["Alignment", "align", "compute_rdms", "load_rdms", "save_rdms"]
