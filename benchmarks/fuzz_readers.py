@@ -229,7 +229,7 @@ def child(seed: int, start: int, stop: int, report: Path) -> None:
 def run(files: int, seed: int, keep: Path | None) -> dict[str, collections.Counter[str]]:
     """All files, block by block; a block that dies goes on after the file that killed it."""
     counts: dict[str, collections.Counter[str]] = {suffix: collections.Counter() for suffix in READERS}
-    slowest = peak = 0.0
+    slowest = peak = (0.0, -1)
     with tempfile.TemporaryDirectory() as name:
         start = 0
         while start < files:
@@ -253,7 +253,8 @@ def run(files: int, seed: int, keep: Path | None) -> dict[str, collections.Count
                     continue
                 outcome = ast.literal_eval(line[3])
                 counts[line[2]][outcome] += 1
-                slowest, peak = max(slowest, float(line[4])), max(peak, float(line[5]))
+                slowest = max(slowest, (float(line[4]), int(line[0])))
+                peak = max(peak, (float(line[5]), -int(line[0])))  # of the process: the first to reach it
                 if outcome not in ("read", "refused"):
                     save(seed, int(line[0]), keep)
             if done.returncode == 0:
@@ -263,7 +264,10 @@ def run(files: int, seed: int, keep: Path | None) -> dict[str, collections.Count
             counts[suffix][f"crash: {done.returncode}"] += 1
             save(seed, number, keep)
             start = number + 1
-    print(f"{files} files, seed {seed}; slowest {slowest:.2f} s, peak memory {peak:.0f} MiB")
+    print(
+        f"{files} files, seed {seed}; slowest {slowest[0]:.2f} s (number {slowest[1]}), "
+        f"peak memory {peak[0]:.0f} MiB (number {-peak[1]})"
+    )
     for suffix, outcomes in counts.items():
         print(suffix, dict(outcomes))
     return counts

@@ -181,7 +181,10 @@ def test_mlp_fits_the_images(shell: Any, data: dict[str, Path], tmp_path: Path) 
     "changes, message",
     [
         ({"layer": "conv4"}, "no layer 'conv4'"),
-        ({"labelled": "cifar10"}, "expected digits, mnist, cifar100 or a CSV/TSV"),
+        (
+            {"labelled": "imagenet"},
+            "cifar100, cifar100_stretched or a CSV/TSV with",
+        ),
         ({"labelled": "nowhere.csv"}, "nowhere.csv"),
         ({"rdms": "nowhere.h5"}, "nowhere.h5"),
         ({"stimuli": "nowhere"}, "nowhere"),

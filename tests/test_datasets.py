@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import struct
+import tarfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -10,22 +12,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from PIL import Image
+from scipy.spatial.distance import squareform
 from sklearn.datasets import load_digits as embedded
+from sklearn.utils import Bunch
 
-from neurordl import datasets
 from neurordl.datasets import (
     DATASETS,
     IMAGES92_IDS,
     IMAGES92_RDMS,
+    cifar,
     data_root,
+    load_brain,
+    load_cifar10,
     load_cifar100,
+    load_cifar100_stretched,
     load_digits,
+    load_fashion_mnist,
+    load_haxby2001,
     load_images92,
     load_images92_rdms,
     load_mnist,
 )
+from neurordl.datasets import images as grey
 from neurordl.errors import NeurordlError
 from neurordl.stimuli import StimulusSet
 
@@ -49,7 +60,9 @@ def test_data_root_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(NeurordlError, match="gone, which is not a folder"):
         data_root()
     monkeypatch.delenv("NEURORDL_DATA")
-    with pytest.raises(NeurordlError, match="export NEURORDL_DATA="):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert data_root() == tmp_path / "cache" / "neurordl"
+    with pytest.raises(NeurordlError, match="neurordl data fetch mnist"):
         load_mnist()
 
 
@@ -74,7 +87,7 @@ def write_idx(path: Path, values: np.ndarray[Any, Any], header: bytes | None = N
 
 @pytest.fixture
 def small_mnist(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(datasets, "_MNIST_FILES", {"train": ("train", 20)})
+    monkeypatch.setattr(grey, "_MNIST_FILES", {"train": ("train", 20)})
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (20, 28, 28), dtype=np.uint8)
     write_idx(root / "mnist/train-images-idx3-ubyte.gz", images)
@@ -100,7 +113,7 @@ def _with_header(*numbers: int) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     "damage, said",
     [
-        (lambda path: path.unlink(), "missing or damaged"),
+        (lambda path: path.unlink(), "neurordl data fetch mnist"),
         (lambda path: path.write_bytes(b"not gzip"), "missing or damaged"),
         (lambda path: path.write_bytes(path.read_bytes()[:-100]), "missing or damaged"),
         (
@@ -173,28 +186,28 @@ def small_cifar(root: Path) -> Path:
 @pytest.mark.parametrize("limit", [1, 4, 5, 6, 7, 16])
 def test_cifar_cuts_strips(limit: int, small_cifar: Path) -> None:
     images = [np.random.default_rng(1).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for n in (6, 10)]
-    stimuli = load_cifar100("train", labels="fine", limit=limit)
+    stimuli = load_cifar100_stretched("train", labels="fine", limit=limit)
     assert (stimuli.pixels.permute(0, 2, 3, 1).numpy() == np.concatenate(images)[:limit]).all()
     assert stimuli.labels is not None
     assert stimuli.labels.tolist() == [*np.arange(6) % 3, *np.arange(10) % 3][:limit]
     assert stimuli.table["coarse"].tolist() == [("animal", "animal", "thing")[i] for i in stimuli.labels]
     assert stimuli.table["fine"].tolist() == [("cat", "dog", "cup")[i] for i in stimuli.labels]
-    coarse = load_cifar100("train", labels="coarse", limit=limit).labels
+    coarse = load_cifar100_stretched("train", labels="coarse", limit=limit).labels
     assert coarse is not None
     assert coarse.tolist() == [i // 2 for i in stimuli.labels.tolist()]
 
 
 def test_cifar_file_names_that_come_again(small_cifar: Path) -> None:
-    ids = load_cifar100("train", limit=16).ids
+    ids = load_cifar100_stretched("train", limit=16).ids
     assert ids[:7] == (*(f"x_{i}.png" for i in range(6)), "x_0.png~2")
     assert ids[14:] == ("x_0.png~3", "x_1.png~3")
 
 
 def test_cifar_that_is_too_short_or_missing(small_cifar: Path) -> None:
     with pytest.raises(NeurordlError, match="holds 4 images too few for 'train'"):
-        load_cifar100("train", limit=20)
-    with pytest.raises(NeurordlError, match=r"cannot read .* from .*test\.npz"):
-        load_cifar100("test", limit=2)
+        load_cifar100_stretched("train", limit=20)
+    with pytest.raises(NeurordlError, match=r"is not on this machine: .*test\.npz; let"):
+        load_cifar100_stretched("test", limit=2)
 
 
 @pytest.mark.parametrize(
@@ -215,18 +228,18 @@ def test_cifar_that_is_too_short_or_missing(small_cifar: Path) -> None:
 def test_damaged_strips(change: dict[str, Any], said: str, small_cifar: Path) -> None:
     np.savez(small_cifar / "train_0.npz", **{**strips(6), **change})
     with pytest.raises(NeurordlError, match=said):
-        load_cifar100("train", limit=6)
+        load_cifar100_stretched("train", limit=6)
 
 
 def test_strips_that_are_no_images(small_cifar: Path) -> None:
     held = strips(6)
     np.savez(small_cifar / "train_0.npz", **{**held, "webp_bytes": np.zeros_like(held["webp_bytes"])})  # type: ignore[arg-type]
     with pytest.raises(NeurordlError, match=r"cannot decode strip 0 of .*train_0\.npz"):
-        load_cifar100("train", limit=6)
+        load_cifar100_stretched("train", limit=6)
     for content in (b"", b"PK\x03\x04 broken"):
         (small_cifar / "train_0.npz").write_bytes(content)
         with pytest.raises(NeurordlError, match=r"cannot read .*train_0\.npz"):
-            load_cifar100("train", limit=6)
+            load_cifar100_stretched("train", limit=6)
 
 
 def test_names_that_do_not_exist(root: Path) -> None:
@@ -235,13 +248,13 @@ def test_names_that_do_not_exist(root: Path) -> None:
     with pytest.raises(
         NeurordlError, match="unknown kind of labels of cifar100 'super': expected one of coarse, fine"
     ):
-        load_cifar100(labels="super")  # type: ignore[arg-type]
+        load_cifar100_stretched(labels="super")  # type: ignore[arg-type]
     with pytest.raises(
         NeurordlError, match="unknown RDMs of images92 'it': expected one of cichy_it, cichy_evc"
     ):
         load_images92_rdms("it")
     with pytest.raises(NeurordlError, match="limit must be 1 or more"):
-        load_cifar100(limit=0)
+        load_cifar100_stretched(limit=0)
 
 
 # The 92 images
@@ -303,7 +316,10 @@ def test_real_mnist() -> None:
 
 @real
 def test_real_cifar100() -> None:
-    part, test = load_cifar100("train", labels="coarse", limit=1000), load_cifar100("test")
+    part, test = (
+        load_cifar100_stretched("train", labels="coarse", limit=1000),
+        load_cifar100_stretched("test"),
+    )
     assert part.ids[0] == "bos_taurus_s_000507.png"
     assert part.table.iloc[0].tolist() == ["cattle", "large_omnivores_and_herbivores", 11]
     assert part.pixels.flatten(1).amax(1).min() == 255  # stretched
@@ -354,5 +370,211 @@ def test_real_sessions_belong_to_their_subjects() -> None:
 
 
 def test_named_loaders() -> None:
-    assert set(DATASETS) == {"digits", "mnist", "cifar100", "images92"}
+    assert {"digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "images92"} < set(DATASETS)
     assert isinstance(DATASETS["digits"](), StimulusSet)
+
+
+# Fashion-MNIST and the official CIFAR archives
+
+
+def test_fashion_mnist_names_its_classes(small_mnist: Path, root: Path) -> None:
+    with pytest.raises(NeurordlError, match="neurordl data fetch fashion_mnist"):
+        load_fashion_mnist()
+    small_mnist.rename(root / "fashion_mnist")
+    stimuli = load_fashion_mnist(limit=12)
+    assert stimuli.ids[0] == "fashion_mnist-train-00000"
+    assert stimuli.table["name"].tolist()[8:] == ["Bag", "Ankle boot", "T-shirt/top", "Trouser"]
+
+
+def archive(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, BytesIO(content))
+
+
+def records(count: int, *highest: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Labels and images (height, width, channels) in CIFAR's binary layout, and the bytes of it."""
+    rng = np.random.default_rng(count)
+    labels = np.stack([rng.integers(0, n, count, dtype=np.uint8) for n in highest], axis=1)
+    pixels = rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    return np.concatenate([labels, pixels.reshape(count, -1)], axis=1), pixels
+
+
+@pytest.fixture
+def small_archives(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(cifar, "_CIFAR_COUNTS", {"train": 20, "test": 4})
+    ten = {f"cifar-10-batches-bin/data_batch_{k}.bin": records(4, 10)[0].tobytes() for k in range(1, 6)}
+    ten["cifar-10-batches-bin/batches.meta.txt"] = "\n".join("abcdefghij").encode() + b"\n\n"
+    archive(root / "cifar10/cifar-10-binary.tar.gz", ten)
+    hundred = {
+        "cifar-100-binary/train.bin": records(20, 20, 100)[0].tobytes(),
+        "cifar-100-binary/fine_label_names.txt": "\n".join(f"fine{k}" for k in range(100)).encode(),
+        "cifar-100-binary/coarse_label_names.txt": "\n".join(f"coarse{k}" for k in range(20)).encode(),
+    }
+    archive(root / "cifar100/cifar-100-binary.tar.gz", hundred)
+    return root
+
+
+@pytest.mark.parametrize("limit", [None, 3, 4, 5])
+def test_official_cifar(small_archives: Path, limit: int | None) -> None:
+    stimuli = load_cifar10("train", limit=limit)
+    held, pixels = records(4, 10)
+    assert len(stimuli) == (limit or 20)
+    assert (stimuli.pixels[:3].numpy() == pixels[:3]).all()
+    assert stimuli.labels is not None
+    assert stimuli.labels[:3].tolist() == held[:3, 0].tolist()
+    assert stimuli.table["name"].tolist()[:3] == ["abcdefghij"[k] for k in held[:3, 0]]
+    assert stimuli.ids[1] == "cifar10-train-00001"
+    held, pixels = records(20, 20, 100)
+    for place, kind in enumerate(("coarse", "fine")):
+        stimuli = load_cifar100("train", labels=kind, limit=limit)  # type: ignore[arg-type]
+        assert (stimuli.pixels.numpy() == pixels[:limit]).all()
+        assert stimuli.labels is not None
+        assert stimuli.labels.tolist() == held[:limit, place].tolist()
+        assert stimuli.table[kind].tolist() == [f"{kind}{k}" for k in held[:limit, place]]
+
+
+def test_damaged_archives(small_archives: Path) -> None:
+    path = small_archives / "cifar10/cifar-10-binary.tar.gz"
+    with pytest.raises(NeurordlError, match=r"cannot read .*test_batch"):
+        load_cifar10("test")
+    whole = path.read_bytes()
+    for content in (b"", b"no archive", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(NeurordlError, match=r"cannot read .*cifar-10-binary\.tar\.gz|cut short"):
+            load_cifar10()
+    short = {f"cifar-10-batches-bin/data_batch_{k}.bin": bytes(3073) for k in range(1, 6)}
+    archive(path, short)
+    with pytest.raises(NeurordlError, match="has 3073 bytes, expected 12292"):
+        load_cifar10()
+    archive(
+        path,
+        {
+            "cifar-10-batches-bin/data_batch_1.bin": b"\xff" * 4 * 3073,
+            **{"cifar-10-batches-bin/batches.meta.txt": b"a b c"},
+        },
+    )
+    with pytest.raises(NeurordlError, match="has 3 names, expected 10"):
+        load_cifar10(limit=2)
+
+
+# Brain data
+
+
+def supplement(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The paper's supplement in small: its struct arrays, with random content."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (92, 175, 175, 3), dtype=np.uint8)
+    fields = ("category", "human", "face", "animal", "natural", "image")
+    structs = np.empty((1, 92), dtype=[(name, object) for name in fields])
+    for k in range(92):
+        structs[0, k] = ("animal face", *np.eye(4, dtype=np.uint8)[k % 4], pixels[k])
+    rdms = np.empty((1, 2), dtype=[("name", object), ("RDM", object)])
+    vectors = rng.random((2, 4186))
+    for k, name in enumerate(("mIT_674neurons", "hITvisStim_316vx")):
+        rdms[0, k] = (name, vectors[k : k + 1])
+    scipy.io.savemat(path, {"stimuli_92objs": structs, "RDMs_mIT_hIT_fig1": rdms})
+    return pixels, vectors
+
+
+def test_images92_from_the_official_files(root: Path) -> None:
+    folder = root / "images92"
+    with pytest.raises(NeurordlError, match="neurordl data fetch images92"):
+        load_images92()
+    with pytest.raises(NeurordlError, match="neurordl data fetch cichy2014"):
+        load_images92_rdms("cichy_it")
+    pixels, vectors = supplement(folder / "Kriegeskorte_Neuron2008_supplementalData.mat")
+    stimuli = load_images92()
+    assert stimuli.ids == IMAGES92_IDS
+    assert (stimuli.pixels.permute(0, 2, 3, 1).numpy() == pixels).all()
+    assert stimuli.table["face"].tolist()[:3] == [0, 1, 0]
+    assert (load_images92_rdms("monkey_it").dissimilarities == vectors[:1]).all()
+    structs = np.empty((1, 2, 2), dtype=[("RDM", object), ("name", object)])
+    for place, (who, session) in zip(
+        np.ndindex(1, 2, 2), [("KO", 1), ("KO", 2), ("BE", 1), ("BE", 2)], strict=True
+    ):
+        structs[place] = (squareform(vectors[0]) * session, f"hIT | {who} | Session: {session}")
+    scipy.io.savemat(folder / "92_brainRDMs.mat", {"RDMs": structs})
+    human = load_images92_rdms("human_it")
+    assert list(human.rdm_descriptors["subject"]) == ["BE", "BE", "KO", "KO"]
+    assert list(human.rdm_descriptors["session"]) == ["1", "2", "1", "2"]
+    assert list(human.rdm_descriptors["roi"]) == ["IT"] * 4
+    assert np.allclose(human.dissimilarities, vectors[0] * np.array([[1, 2, 1, 2]]).T)
+    found = load_brain("images92", size=16)
+    assert found.stimuli.ids == tuple(found.rdms.pattern_descriptors["stimulus"]) == tuple(found.labels.index)
+    matrices = np.stack([squareform(vectors[0])] * 15)
+    for area in ("EVC", "IT"):
+        content = json.dumps({"data": matrices.ravel().tolist(), "shape": [15, 92, 92]})
+        (folder / f"92images_fmri_{area}_RDMs.gzip").write_bytes(gzip.compress(content.encode()))
+    both = load_brain("cichy2014", size=16)
+    assert both.rdms.rdm_descriptors["roi"] == ["EVC"] * 15 + ["IT"] * 15
+    assert both.rdms.rdm_descriptors["subject"][14:16] == ["cichy15", "cichy01"]
+    assert "92 of 92 stimuli" in str(both.report)
+    with pytest.raises(NeurordlError, match="unknown brain data 'haxby': expected one of images92"):
+        load_brain("haxby")
+
+
+def test_official_files_that_are_damaged(root: Path) -> None:
+    folder = root / "images92"
+    for content in (
+        b"",
+        gzip.compress(b"{}"),
+        gzip.compress(b"[" * 100_000),
+        gzip.compress(b'{"data": [1]}'),
+    ):
+        (folder / "92images_fmri_IT_RDMs.gzip").write_bytes(content)
+        with pytest.raises(NeurordlError, match=r"cannot read .*92images_fmri_IT_RDMs\.gzip"):
+            load_images92_rdms("cichy_it")
+    scipy.io.savemat(folder / "Kriegeskorte_Neuron2008_supplementalData.mat", {"x": 1})
+    with pytest.raises(NeurordlError, match="does not hold the 92 images"):
+        load_images92()
+
+
+def test_haxby_through_nilearn(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nibabel
+    import nilearn.datasets
+
+    bold, labels = root / "bold.nii.gz", root / "labels.txt"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2, 3), dtype=np.float32), np.eye(4)), bold)
+    labels.write_text("labels chunks\nrest 0\nface 0\nhouse 1\n")
+    given: dict[str, Any] = {}
+
+    def fetch(**arguments: Any) -> Any:
+        given.update(arguments)
+        return Bunch(
+            func=[str(bold)],
+            session_target=[str(labels)],
+            mask=str(root / "mask.nii.gz"),
+            mask_vt=[str(root / "vt.nii.gz")],
+        )
+
+    monkeypatch.setattr(nilearn.datasets, "fetch_haxby", fetch)
+    found = load_haxby2001(3)
+    assert (given["data_dir"], given["subjects"]) == (str(root), [3])
+    assert found.labels["stimulus"].tolist() == ["rest", "face", "house"]
+    assert found.labels["run"].tolist() == [0, 0, 1]
+    assert (found.bold, found.tr, set(found.masks)) == (bold, 2.5, {"brain", "vt"})
+    labels.write_text("labels chunks\nrest 0\n")
+    with pytest.raises(NeurordlError, match="3 volumes, but 1 labels"):
+        load_haxby2001()
+    with pytest.raises(NeurordlError, match="subjects 1 to 6, not 7"):
+        load_haxby2001(7)
+
+    def refuse(**_: Any) -> Any:
+        raise OSError("no route")
+
+    monkeypatch.setattr(nilearn.datasets, "fetch_haxby", refuse)
+    with pytest.raises(NeurordlError, match="nilearn could not fetch haxby2001: no route"):
+        load_haxby2001()
+
+
+@real
+@pytest.mark.parametrize("name", ["images92", "cichy2014"])
+def test_real_brain_data(name: str) -> None:
+    found = load_brain(name, size=32)
+    assert found.stimuli.ids == tuple(found.rdms.pattern_descriptors["stimulus"]) == IMAGES92_IDS
+    assert tuple(found.labels.index) == IMAGES92_IDS
+    assert found.rdms.n_rdm == (8 if name == "images92" else 30)

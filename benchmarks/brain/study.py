@@ -57,10 +57,11 @@ METHOD = "rho-a"
 def task(part: str) -> nrl.StimulusSet:
     """Images of the task: 10,000 for training, 2,000 others for validation, and the test set."""
     if part == "test":
-        images = datasets.load_cifar100("test", labels="coarse")
+        images = datasets.load_cifar100_stretched("test", labels="coarse")
         # Ten test images occur in the training set as well.
         train = {
-            bytes(one.numpy().tobytes()) for one in datasets.load_cifar100("train", labels="coarse").pixels
+            bytes(one.numpy().tobytes())
+            for one in datasets.load_cifar100_stretched("train", labels="coarse").pixels
         }
         kept = [
             name
@@ -69,7 +70,7 @@ def task(part: str) -> nrl.StimulusSet:
         ]
         images = images.subset(kept)
     else:
-        images = datasets.load_cifar100("train", labels="coarse", limit=IMAGES + VALIDATION_IMAGES)
+        images = datasets.load_cifar100_stretched("train", labels="coarse", limit=IMAGES + VALIDATION_IMAGES)
         images = images.subset(images.ids[:IMAGES] if part == "train" else images.ids[IMAGES:])
     return normalised(images)
 

@@ -1,4 +1,4 @@
-"""The shell: ``neurordl demo``, ``rdm``, ``train``, ``compare``. Nothing heavy is imported until they run."""
+"""The shell: ``neurordl demo``, ``data``, ``rdm``, ``train``, ``compare``. Nothing heavy is imported until they run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from neurordl.cli import comparing, measuring, training  # noqa: F401 - they add their commands to the application
+from neurordl.cli import comparing, data, measuring, training  # noqa: F401 - they add their commands to the application
 from neurordl.cli.app import app
 from neurordl.errors import NeurordlError
 

@@ -33,7 +33,8 @@ def train(
     labelled: Annotated[
         str,
         typer.Option(
-            help="Labelled images: digits, mnist, cifar100, or a CSV/TSV with the columns path, id, label."
+            help="Labelled images: digits, mnist, fashion_mnist, cifar10, cifar100, or a CSV/TSV with the "
+            "columns path, id, label."
         ),
     ],
     rdms: Rdms,
@@ -121,6 +122,9 @@ def train(
     typer.echo(f"\n{out} holds the run. Next: neurordl compare {out} --rdms {rdms} --out {out}/scores")
 
 
+_LABELLED = ("mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_stretched")
+
+
 def _labelled(name: str) -> tuple[StimulusSet, StimulusSet | None]:
     """Training images, and test images where the set has its own."""
     from neurordl import datasets
@@ -128,14 +132,12 @@ def _labelled(name: str) -> tuple[StimulusSet, StimulusSet | None]:
 
     if name == "digits":
         return datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")
-    if name == "mnist":
-        return datasets.load_mnist("train"), datasets.load_mnist("test")
-    if name == "cifar100":
-        return datasets.load_cifar100("train"), datasets.load_cifar100("test")
+    if name in _LABELLED:
+        return datasets.DATASETS[name]("train"), datasets.DATASETS[name]("test")
     if not Path(name).suffix:
         raise NeurordlError(
-            f"--labelled {name}: expected digits, mnist, cifar100 or a CSV/TSV with the columns path, id and "
-            "label"
+            f"--labelled {name}: expected digits, {', '.join(_LABELLED)} or a CSV/TSV with the columns path, "
+            "id and label"
         )
     images = StimulusSet.from_table(name)
     if images.labels is None:

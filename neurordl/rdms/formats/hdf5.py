@@ -16,7 +16,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from neurordl.errors import NeurordlError
 from neurordl.rdms.formats.held import INFLATION, Held
 
-__all__ = ["content", "items", "read", "read_dataset"]
+__all__ = ["content", "items", "read", "read_attributes", "read_dataset"]
 
 _DEPTH = 16
 _ITEMS = 100_000
@@ -77,6 +77,7 @@ def items(group: h5py.Group) -> list[tuple[str, Any]]:
 
 def read_dataset(item: h5py.Dataset, file_bytes: int) -> Any:
     """A dataset's values, refused before anything is allocated where the file cannot hold so many."""
+    _check_type(item.dtype, item.name)
     claimed = int(np.prod(item.shape, dtype=object)) * item.dtype.itemsize
     if claimed > max(INFLATION * file_bytes, 1 << 16) or item.is_virtual or item.external:
         raise NeurordlError(
@@ -84,6 +85,28 @@ def read_dataset(item: h5py.Dataset, file_bytes: int) -> Any:
             "damaged, or keeps its data in another file"
         )
     return item[()]
+
+
+def read_attributes(item: h5py.Group | h5py.Dataset, file_bytes: int) -> dict[str, Any]:
+    """The attributes of a group or dataset, as guarded as `read_dataset`."""
+    result = {}
+    for name in item.attrs:
+        found = item.attrs.get_id(name)
+        _check_type(found.dtype, f"the attribute {name!r} of {item.name}")
+        claimed = int(np.prod(found.shape or (), dtype=object)) * found.dtype.itemsize
+        if claimed > max(file_bytes, 1 << 16):
+            raise NeurordlError(
+                f"the attribute {name!r} of {item.name} claims {claimed} bytes: it is damaged"
+            )
+        result[name] = item.attrs[name]
+    return result
+
+
+def _check_type(dtype: np.dtype[Any], what: str) -> None:
+    """Numbers, text and references alone: HDF5 crashes on some damaged types that RDM files never use."""
+    known = h5py.check_string_dtype(dtype) is not None or h5py.check_ref_dtype(dtype) is h5py.Reference
+    if dtype.kind not in "fiubS" and not known:
+        raise NeurordlError(f"{what} is of a type that RDM files do not use ({dtype}); it is damaged")
 
 
 def _read(group: h5py.Group, file_bytes: int, depth: int = 0) -> dict[str, Any]:
@@ -95,7 +118,7 @@ def _read(group: h5py.Group, file_bytes: int, depth: int = 0) -> dict[str, Any]:
             result[name] = _read(item, file_bytes, depth + 1)
         elif isinstance(item, h5py.Dataset):
             result[name] = None if item.shape is None else _decoded(read_dataset(item, file_bytes))
-    return result | {name: _decoded(value) for name, value in group.attrs.items()}
+    return result | {name: _decoded(value) for name, value in read_attributes(group, file_bytes).items()}
 
 
 def _lists(group: Any) -> dict[str, list[Any]]:

@@ -14,13 +14,13 @@ import scipy.io
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
-from neurordl.rdms.formats.hdf5 import items, read_dataset
+from neurordl.rdms.formats.hdf5 import items, read_attributes, read_dataset
 from neurordl.rdms.formats.held import Held
 from neurordl.rdms.formats.matlab_check import checked_mat5
 from neurordl.rdms.formats.shapes import matrix_of
 from neurordl.rdms.formats.variables import choose
 
-__all__ = ["mat_content", "read_mat"]
+__all__ = ["mat5_variables", "mat_content", "read_mat"]
 
 _DEPTH = 16
 
@@ -30,7 +30,7 @@ def read_mat(source: Path, name: str | None) -> Held:
     with open(source, "rb") as handle:
         start = handle.read(128)
     if start[124:128] in (b"\x00\x01IM", b"\x01\x00MI"):
-        return choose(_version5(source), name, source)
+        return choose(mat5_variables(source), name, source)
     if h5py.is_hdf5(source):
         with h5py.File(source, "r") as file:
             size = source.stat().st_size
@@ -47,7 +47,8 @@ def read_mat(source: Path, name: str | None) -> Held:
 # Version 5
 
 
-def _version5(source: Path) -> dict[str, Any]:
+def mat5_variables(source: Path) -> dict[str, Any]:
+    """All variables of a file of version 5 that can be RDMs or say something of them."""
     whole = checked_mat5(source.read_bytes(), str(source))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -80,9 +81,10 @@ def _value(file: h5py.File, item: Any, size: int, depth: int = 0) -> Any:
         return _structs(file, item, size, depth)
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         return None
-    kind = item.attrs.get("MATLAB_class", b"")
+    attributes = read_attributes(item, size)
+    kind = attributes.get("MATLAB_class", b"")
     kind = kind.decode("ascii", "replace") if isinstance(kind, bytes) else str(kind)
-    if "MATLAB_empty" in item.attrs:
+    if "MATLAB_empty" in attributes:
         return "" if kind == "char" else [] if kind in ("cell", "struct") else np.empty((0, 0))
     values = read_dataset(item, size)
     if h5py.check_ref_dtype(item.dtype) is not None:  # a cell array
