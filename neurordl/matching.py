@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from neurordl.errors import NeurordlError
 
-__all__ = ["Match", "check_ids", "match_ids", "natural_key"]
+__all__ = ["Match", "check_ids", "match_ids", "natural_key", "near_misses"]
 
 _EXTENSION = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|npy|npz|mat|nii(\.gz)?)$", re.IGNORECASE)
 _DIGITS = re.compile(r"([0-9]+)")
@@ -173,19 +173,18 @@ def _problem(match: Match, right: tuple[str, ...], missing: str) -> str | None:
             f"{' and the '.join(sides)}; rename or drop the repeats, or average over them first"
         )
     if not match.matched:
-        return (
-            f"no id of the {wanted} is among the ids of the {available}{_hint(match)}; give both the same ids"
-        )
+        near = near_misses(match)
+        return f"no id of the {wanted} is among the ids of the {available}{near}; give both the same ids"
     if match.missing and missing == "error":
         return (
             f"{len(match.missing)} of {len(match.wanted)} ids of the {wanted} are not in the {available}: "
-            f'{_few(match.missing)}{_hint(match)}; leave these {wanted} out, or pass missing="ignore"'
+            f'{_few(match.missing)}{near_misses(match)}; leave these {wanted} out, or pass missing="ignore"'
         )
     return None
 
 
-def _hint(match: Match) -> str:
-    """Name pairs of unmatched ids that differ only in how they are written."""
+def near_misses(match: Match) -> str:
+    """Unmatched ids that differ only by extension, letter case or zero padding, in words; empty if none."""
     other = {_loose(value): value for value in reversed(match.unused)}
     pairs = [(value, other[_loose(value)]) for value in match.missing if _loose(value) in other]
     if not pairs:

@@ -127,6 +127,12 @@ def test_near_misses_are_pointed_out_and_never_matched() -> None:
         nrl.align(stimuli=stimuli(IDS), labels=table, missing="ignore")
 
 
+def test_near_misses_stand_in_the_report() -> None:
+    kept = nrl.align(stimuli=stimuli(IDS), labels=labels(IDS).assign(id=["S0", *IDS[1:]]), missing="ignore")
+    assert kept.ids == tuple(IDS[1:])
+    assert "missing in labels: s0 (1 differ only by letter case, such as 's0' and 'S0')" in str(kept)
+
+
 def test_input_is_left_alone() -> None:
     one, other = rdms(IDS), patterns(IDS)
     before = one.dissimilarities.copy()

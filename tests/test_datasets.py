@@ -32,6 +32,7 @@ from neurordl.datasets import (
     load_digits,
     load_fashion_mnist,
     load_haxby2001,
+    load_haxby2001_slice,
     load_images92,
     load_images92_rdms,
     load_mnist,
@@ -578,3 +579,15 @@ def test_real_brain_data(name: str) -> None:
     assert found.stimuli.ids == tuple(found.rdms.pattern_descriptors["stimulus"]) == IMAGES92_IDS
     assert tuple(found.labels.index) == IMAGES92_IDS
     assert found.rdms.n_rdm == (8 if name == "images92" else 30)
+
+
+@real
+def test_real_haxby_slice() -> None:
+    found = load_haxby2001_slice()
+    assert (len(found.bold), len(found.events), found.tr) == (12, 12, 2.5)
+    assert [path.name.split("_")[2] for path in found.events] == [f"run-{run:02d}" for run in range(1, 13)]
+
+
+def test_haxby_slice_that_is_not_there(root: Path) -> None:
+    with pytest.raises(NeurordlError, match=r"haxby2001_slice is not on this machine: .*NEURORDL_DATA"):
+        load_haxby2001_slice()

@@ -128,10 +128,14 @@ def test_any_order_of_a_file_aligns_to_the_same(tmp_path: Path, data: st.DataObj
         max_size=N,
         unique=True,
     ),
-    suffix=st.sampled_from([".h5", ".npz", ".mat"]),
+    suffix=st.sampled_from([".h5", ".npz", ".mat", ".csv", ".tsv"]),
 )
 def test_any_ids_come_back(tmp_path: Path, ids: list[str], suffix: str) -> None:
     rdms = RDMs(np.ones((1, PAIRS)), pattern_descriptors={"stimulus": ids})
+    if suffix in (".csv", ".tsv") and any(one != one.strip() for one in ids):
+        with pytest.raises(NeurordlError, match="begins or ends with a blank"):
+            save_rdms(rdms, tmp_path / f"ids{suffix}")
+        return
     save_rdms(rdms, tmp_path / f"ids{suffix}")
     assert list(load_rdms(tmp_path / f"ids{suffix}").pattern_descriptors["stimulus"]) == ids
 
@@ -559,6 +563,22 @@ def test_version_73(tmp_path: Path) -> None:
         found = load_rdms(path)
     np.testing.assert_array_equal(found.dissimilarities, vectors(2))
     assert found.rdm_descriptors["session"] == ["1", "2"]
+
+
+def test_big_endian(tmp_path: Path) -> None:
+    def element(kind: int, content: bytes) -> bytes:
+        return struct.pack(">2I", kind, len(content)) + content + bytes(-len(content) % 8)
+
+    matrix = squares(1)[0]
+    parts = (
+        element(6, struct.pack(">2I", 6, 0)),  # flags: a double array
+        element(5, struct.pack(">2i", N, N)),
+        element(1, b"D"),
+        element(9, matrix.T.astype(">f8").tobytes()),
+    )
+    header = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x01\x00MI"
+    (tmp_path / "it.mat").write_bytes(header + element(14, b"".join(parts)))
+    np.testing.assert_array_equal(load_rdms(tmp_path / "it.mat", ids=IDS).dissimilarities, vectors(1))
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,10 @@ __all__ = [
     "IMAGES92_RDMS",
     "BrainData",
     "Haxby",
+    "HaxbySlice",
     "load_brain",
     "load_haxby2001",
+    "load_haxby2001_slice",
     "load_images92",
     "load_images92_rdms",
 ]
@@ -221,6 +223,27 @@ def _joined(parts: list[RDMs]) -> RDMs:
         rdm_descriptors={key: [v for part in parts for v in part.rdm_descriptors[key]] for key in keys},
         pattern_descriptors={"stimulus": list(parts[0].pattern_descriptors["stimulus"])},
     )
+
+
+class HaxbySlice(NamedTuple):
+    """Files of one slice: ``bold`` and ``events`` by run, the brain's ``mask``, ``tr`` in seconds."""
+
+    bold: list[Path]
+    events: list[Path]
+    mask: Path
+    tr: float
+
+
+def load_haxby2001_slice() -> HaxbySlice:
+    """One axial slice of one subject of Haxby et al. (2001), from ``haxby2001_slice`` in `data_root`.
+
+    12 runs of 121 volumes, 8 categories, one block of each per run; the events are shifted by the
+    haemodynamic lag already. Source: the git repository PyMVPA/PyMVPA at 20f0335f, mvpa2/data (MIT).
+    """
+    stem = "sub-001_task-objectviewing_run-{:02d}_"
+    bold = [wanted_file("haxby2001_slice", stem.format(run) + "slice_bold.nii.gz") for run in range(1, 13)]
+    events = [wanted_file("haxby2001_slice", stem.format(run) + "events.tsv") for run in range(1, 13)]
+    return HaxbySlice(bold, events, wanted_file("haxby2001_slice", "slice_brain_mask.nii.gz"), 2.5)
 
 
 def load_haxby2001(subject: int = 2) -> Haxby:

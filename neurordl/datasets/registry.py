@@ -128,7 +128,7 @@ REGISTRY: dict[str, DataSet] = {
         "BOLD of 6 subjects who saw faces, houses and six kinds of objects (12 runs each), with masks",
         "unknown (so nilearn's description of it)",
         "J. V. Haxby et al. (2001), Science 293:2425-2430.",
-        ("load_haxby2001",),
+        ("load_haxby2001", "load_haxby2001_slice"),
         "nilearn.datasets.fetch_haxby, which downloads it and checks it against the server's MD5SUMS",
     ),
     "mnist": DataSet(

@@ -13,7 +13,7 @@ from rsatoolbox.data.base import DatasetBase
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import Match, match_ids
+from neurordl.matching import Match, match_ids, near_misses
 from neurordl.rdms.selection import reindex, stimulus_ids
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.tables import read_table
@@ -205,5 +205,6 @@ def _table(matches: Mapping[str, Match], repeats: Mapping[str, int], first: str,
         for what, ids in (("missing in", match.missing), ("unused in", match.unused)):
             if ids:
                 shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-                lines.append(f"{what} {name}: {shown}")
+                near = near_misses(match) if what == "missing in" else ""
+                lines.append(f"{what} {name}: {shown}{near}")
     return "\n".join(lines)

@@ -84,7 +84,22 @@ def read_dataset(item: h5py.Dataset, file_bytes: int) -> Any:
             f"{item.name} claims {claimed} bytes, which a file of {file_bytes} bytes cannot hold; it is "
             "damaged, or keeps its data in another file"
         )
+    _check_texts(item, file_bytes)
     return item[()]
+
+
+def _check_texts(item: h5py.Dataset, file_bytes: int) -> None:
+    """Refuse texts of variable length that claim more than the file holds: HDF5 allocates on their word."""
+    found = h5py.check_string_dtype(item.dtype)
+    start = item.id.get_offset() if item.size else None
+    if found is None or found.length is not None or start is None or item.file.userblock_size:
+        return  # of one length; or in chunks, or packed, where their lengths are not to be had
+    with open(item.file.filename, "rb") as handle:
+        handle.seek(start)
+        raw = handle.read(16 * item.size)  # a length of 4 bytes, then where the text is
+    longest = max(np.frombuffer(raw[: len(raw) // 16 * 16], "<u4")[::4], default=0)
+    if longest > file_bytes:
+        raise NeurordlError(f"{item.name} claims a text of {longest} bytes: it is damaged")
 
 
 def read_attributes(item: h5py.Group | h5py.Dataset, file_bytes: int) -> dict[str, Any]:

@@ -132,6 +132,11 @@ def read_ids(source: Path) -> list[str]:
 def table_content(rdms: RDMs, delimiter: str) -> bytes:
     """One RDM, square, with its ids above and before; numbers are written so that they come back exactly."""
     ids = rdms.pattern_descriptors.get("stimulus")
+    if wrong := [one for one in map(str, () if ids is None else ids) if one != one.strip() or not one]:
+        raise NeurordlError(
+            f"the id {wrong[0]!r} is blank or begins or ends with a blank, which does not come back from a "
+            "table; change it, or write .h5"
+        )
     matrix = matrix_of(np.asarray(rdms.dissimilarities)[0])
     file = io.StringIO(newline="")
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
