@@ -637,6 +637,29 @@ def test_tables_with_numbers_as_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "7,8,9\n0,1,2\n1,0,4\n2,4,0\n",  # not four RDMs of three pairs
+        "7,0,1,2\n8,1,0,4\n9,2,4,0\n",
+        ",7,8,9\n7,0,1,2\n8,1,0,4\n9,2,4,0\n",
+    ],
+)
+def test_numbers_that_can_only_be_ids(tmp_path: Path, text: str) -> None:
+    (tmp_path / "it.csv").write_text(text)
+    found = load_rdms(tmp_path / "it.csv")
+    assert found.pattern_descriptors["stimulus"] == ["7", "8", "9"]
+    np.testing.assert_array_equal(found.dissimilarities, [[1, 2, 4]])
+
+
+def test_rdms_too_large_for_mat(tmp_path: Path) -> None:
+    rdms = RDMs(np.ones((2, 3)))
+    rdms.n_cond = 20_000  # as large as it would be, without its values
+    with pytest.raises(NeurordlError, match="larger than the 2 GB"):
+        save_rdms(rdms, tmp_path / "it.mat")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "is empty"),

@@ -111,7 +111,7 @@ def npz_content(rdms: RDMs) -> bytes:
     for kind in DESCRIPTORS:
         arrays |= _named(getattr(rdms, kind), kind, kind)
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
                 np.lib.format.write_array(handle, array, allow_pickle=False)

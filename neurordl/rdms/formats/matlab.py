@@ -16,7 +16,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from neurordl.errors import NeurordlError
 from neurordl.rdms.formats.hdf5 import items, read_attributes, read_dataset
 from neurordl.rdms.formats.held import Held
-from neurordl.rdms.formats.matlab_check import checked_mat5
+from neurordl.rdms.formats.matlab_check import BIGGEST, checked_mat5
 from neurordl.rdms.formats.shapes import matrix_of
 from neurordl.rdms.formats.variables import choose
 
@@ -135,6 +135,11 @@ def mat_content(rdms: RDMs) -> bytes:
     The MATLAB toolbox reads it. ``stimulus`` is a cell array of ids; what else the RDMs carry is in
     ``dissimilarity_measure``, ``pattern_descriptors`` and ``descriptors``.
     """
+    if rdms.n_rdm * rdms.n_cond**2 * np.asarray(rdms.dissimilarities).itemsize >= BIGGEST:
+        raise NeurordlError(
+            f"{rdms.n_rdm} RDMs of {rdms.n_cond} stimuli are larger than the 2 GB that .mat of version 5 "
+            "holds; write .h5"
+        )
     described = {name: _column(v, f"rdm_descriptors[{name!r}]") for name, v in rdms.rdm_descriptors.items()}
     _field_names(described, "rdm_descriptors")
     fields = ["RDM", *(["name"] if "name" not in described else []), *described]

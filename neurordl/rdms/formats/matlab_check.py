@@ -15,7 +15,7 @@ from typing import Literal
 from neurordl.errors import NeurordlError
 from neurordl.rdms.formats.held import INFLATION
 
-__all__ = ["checked_mat5"]
+__all__ = ["BIGGEST", "checked_mat5"]
 
 _MATRIX, _COMPRESSED = 14, 15
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, 16: 1, 17: 2, 18: 4}
@@ -23,7 +23,7 @@ _CELL, _STRUCT, _CHAR = 1, 2, 4
 _NUMBERS = range(6, 16)
 _DEPTH = 16
 _ELEMENTS = 1_000_000
-_BIGGEST = 1 << 31  # of a variable, by the format's own account
+BIGGEST = 1 << 31  # of a variable, by the format's own account
 
 
 class _DamageError(Exception):
@@ -88,7 +88,7 @@ class _Walk:
             raise _DamageError("an array has no name")
         label = self.data[name.start : name.start + name.size].decode("latin-1")
         count = math.prod(shape)
-        if max(shape) >= _BIGGEST or (0 in shape and max(shape) > _ELEMENTS):
+        if max(shape) >= BIGGEST or (0 in shape and max(shape) > _ELEMENTS):
             raise _DamageError(f"an array claims the shape {shape}")
         readable = self._content(kind, count, name.after, stop, depth)
         return whole.after, label, readable and not is_complex
@@ -166,6 +166,6 @@ def _inflate(packed: bytes, order: Literal["little", "big"]) -> bytes:
     stream = zlib.decompressobj()
     start = stream.decompress(packed, 8)
     size = int.from_bytes(start[4:8], order)
-    if len(start) < 8 or size > min(_BIGGEST, INFLATION * len(packed)):
+    if len(start) < 8 or size > min(BIGGEST, INFLATION * len(packed)):
         raise _DamageError(f"a variable claims {size} bytes, but only {len(packed)} are stored")
     return start + stream.decompress(stream.unconsumed_tail, size) if size else start

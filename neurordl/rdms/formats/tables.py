@@ -78,7 +78,7 @@ def _text(source: Path) -> str:
 
 
 def _has_ids(rows: Rows) -> tuple[bool, bool]:
-    """Whether the first row and the first column hold ids: text, or equal numbers by a blank corner."""
+    """Whether the first row and the first column hold ids: text, or numbers where nothing else fits."""
     height, width = len(rows), len(rows[0])
     column = [row[0] for row in rows]
     if height == width > 2:
@@ -87,9 +87,22 @@ def _has_ids(rows: Rows) -> tuple[bool, bool]:
         alike = rows[0][1:] == column[1:] and bool(rows[1][1].strip())
         both = _is_text(rows[0][0]) or (blank and (named or alike))
         return both, both
-    across = height == width + 1 and any(map(_is_text, rows[0]))
-    down = width == height + 1 and any(map(_is_text, column))
+    across = height == width + 1 and (any(map(_is_text, rows[0])) or _is_square(rows[1:]))
+    down = width == height + 1 and (any(map(_is_text, column)) or _is_square([row[1:] for row in rows]))
     return across, down
+
+
+def _is_square(rows: Rows) -> bool:
+    """Whether the rows are a matrix with a diagonal of zeros: what stands beside it can only be ids."""
+    if len(rows) < 2 or any(_is_text(cell) for row in rows for cell in row):
+        return False
+    values = np.array([[_value(cell) for cell in row] for row in rows])
+    symmetric = np.array_equal(values, values.T, equal_nan=True)
+    return symmetric and not np.nan_to_num(np.diag(values)).any()
+
+
+def _value(cell: str) -> float:
+    return float("nan") if cell.strip().lower() in _MISSING else float(cell)
 
 
 def _is_text(cell: str) -> bool:
@@ -103,14 +116,12 @@ def _is_text(cell: str) -> bool:
 
 
 def _number(cell: str, source: Path, row: int, column: int) -> float:
-    if cell.strip().lower() in _MISSING:
-        return float("nan")
     if _is_text(cell):
         raise NeurordlError(
             f"{source} has the text {cell!r:.40} where a dissimilarity should be (row {row}, column "
             f"{column} of the values, from 0); expected numbers, and ids only around a square table"
         )
-    return float(cell)
+    return _value(cell)
 
 
 def read_ids(source: Path) -> list[str]:
