@@ -1,4 +1,4 @@
-"""The shell: ``neurordl demo``, ``data``, ``rdm``, ``train``, ``compare``. Nothing heavy is imported until they run."""
+"""The shell: ``neurordl demo``, ``data``, ``rdm``, ``train``, ``compare``; nothing heavy comes with it."""
 
 from __future__ import annotations
 

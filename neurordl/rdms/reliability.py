@@ -1,0 +1,76 @@
+"""How reliable an RDM is: the same from half of the runs, and from the other half."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rsatoolbox.data import Dataset
+from torch import Tensor
+
+from neurordl.errors import NeurordlError
+from neurordl.rdms.compute import compute_rdms
+from neurordl.rdms.dissimilarity import CROSSVALIDATED
+from neurordl.rdms.sources import coded
+
+__all__ = ["split_half"]
+
+
+def split_half(
+    patterns: Dataset, method: str | Callable[..., Tensor] = "correlation", **options: Any
+) -> npt.NDArray[np.float64]:
+    """Correlation of the RDM of the odd runs with that of the even ones.
+
+    Parameters
+    ----------
+    patterns
+        With the observation descriptor ``run``; odd and even by order of first appearance.
+    method, **options
+        As in `neurordl.compute_rdms`; residuals are those of all runs.
+
+    Returns
+    -------
+    array, (n_rdms,)
+        Pearson's r over the pairs that both halves have; NaN where there are fewer than three. It is that of
+        half the data: by Spearman and Brown's formula the whole has 2r / (1 + r).
+
+    Raises
+    ------
+    NeurordlError
+        Too few runs: four for methods across runs, else two.
+    """
+    runs, run = coded(patterns, "run", "the patterns")
+    needed = 4 if method in CROSSVALIDATED else 2
+    if len(runs) < needed:
+        raise NeurordlError(f"halves with {method} need {needed} runs or more, and there are {len(runs)}")
+    halves = []
+    for half in (0, 1):
+        at = np.flatnonzero(run % 2 == half)
+        own = {name: [values[row] for row in at] for name, values in patterns.obs_descriptors.items()}
+        halves.append(
+            compute_rdms(
+                Dataset(
+                    np.asarray(patterns.measurements)[at],
+                    descriptors=dict(patterns.descriptors),
+                    obs_descriptors=own,
+                    channel_descriptors=dict(patterns.channel_descriptors),
+                ),
+                method,
+                **options,
+            )
+        )
+    odd, even = halves
+    place = {str(name): k for k, name in enumerate(even.pattern_descriptors["stimulus"])}
+    shared = [name for name in map(str, odd.pattern_descriptors["stimulus"]) if name in place]
+    pairs = np.triu_indices(len(shared), 1)
+    there = {str(name): k for k, name in enumerate(odd.pattern_descriptors["stimulus"])}
+    left = odd.get_matrices()[:, [there[name] for name in shared]][:, :, [there[name] for name in shared]]
+    right = even.get_matrices()[:, [place[name] for name in shared]][:, :, [place[name] for name in shared]]
+    found = np.full(len(left), np.nan)
+    for k, (one, other) in enumerate(zip(left, right, strict=True)):
+        both = np.isfinite(one[pairs]) & np.isfinite(other[pairs])
+        if both.sum() > 2:
+            found[k] = np.corrcoef(one[pairs][both], other[pairs][both])[0, 1]
+    return found
