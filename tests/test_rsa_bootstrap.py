@@ -162,8 +162,8 @@ def test_the_fast_ways_are_those_of_resamples_built_one_by_one(seed, method, tie
     found = resampled(models, data, method, drawn.stimuli, sets)
     everywhere = np.isfinite(models).all(axis=0)
     for b, counts in enumerate(drawn.stimuli):
-        a, x = (bootstrap._expanded(rdms, counts) for rdms in (models, data))
-        y = bootstrap._expanded(np.where(everywhere, data, np.nan), counts)
+        a, x = (bootstrap.expanded(rdms, counts) for rdms in (models, data))
+        y = bootstrap.expanded(np.where(everywhere, data, np.nan), counts)
         want = bootstrap.similarity(a, x, method)
         assert_allclose(found.scores[b], want, atol=1e-9)
         for k in range(2):
@@ -215,7 +215,7 @@ def test_draws():
     assert draw(1, 5, "stimuli", 3, rng).subjects is None
     with pytest.raises(NeurordlError, match="one subject cannot be resampled"):
         draw(1, 5, "both", 3, rng)
-    with pytest.raises(NeurordlError, match="3 stimuli or more"):
+    with pytest.raises(NeurordlError, match="3 or more distinct stimuli"):
         draw(4, 2, "stimuli", 3, rng)
     with pytest.raises(NeurordlError, match="resample 1 holds fewer than three distinct"):
         given_draws(None, [[0, 1, 2], [0, 1, 1]], 3, 3)

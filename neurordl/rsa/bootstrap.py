@@ -23,7 +23,7 @@ from neurordl.rsa.comparison import COMPARISONS
 from neurordl.rsa.gram import GRAM_METHODS, cosines, grams
 from neurordl.rsa.similarity import RANKED, in_threads, missing_groups, ranked, similarity
 
-__all__ = ["Draws", "Resample", "Resampled", "draw", "given_draws", "resampled"]
+__all__ = ["Draws", "Resample", "Resampled", "draw", "expanded", "given_draws", "resampled"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -56,14 +56,20 @@ class Resampled:
 
 
 def draw(
-    n_subjects: int, n_stimuli: int, resample: Resample, n_bootstrap: int, rng: np.random.Generator
+    n_subjects: int,
+    n_stimuli: int,
+    resample: Resample,
+    n_bootstrap: int,
+    rng: np.random.Generator,
+    fewest_subjects: int = 1,
+    fewest_stimuli: int = 3,
 ) -> Draws:
-    """Draw subjects, stimuli or both with replacement; stimuli again where fewer than three distinct came.
+    """Draw subjects, stimuli or both with replacement; again where fewer distinct ones came than are needed.
 
     Raises
     ------
     NeurordlError
-        One subject, which cannot be resampled, or fewer than three stimuli.
+        One subject, which cannot be resampled, too few stimuli, or draws that are too small again and again.
     """
     subjects = stimuli = None
     if resample in ("subjects", "both"):
@@ -72,14 +78,24 @@ def draw(
                 "one subject cannot be resampled; take resample='stimuli', which generalises to stimuli "
                 "only, or give more subjects"
             )
-        subjects = _counts(rng.integers(0, n_subjects, (n_bootstrap, n_subjects)), n_subjects)
+        subjects = _draw(n_subjects, n_bootstrap, fewest_subjects, "subjects", rng)
     if resample in ("stimuli", "both"):
-        if n_stimuli < 3:
-            raise NeurordlError(f"3 stimuli or more are needed to resample them, but there are {n_stimuli}")
-        stimuli = _counts(rng.integers(0, n_stimuli, (n_bootstrap, n_stimuli)), n_stimuli)
-        while len(few := np.flatnonzero((stimuli > 0).sum(axis=1) < 3)):
-            stimuli[few] = _counts(rng.integers(0, n_stimuli, (len(few), n_stimuli)), n_stimuli)
+        stimuli = _draw(n_stimuli, n_bootstrap, fewest_stimuli, "stimuli", rng)
     return Draws(subjects, stimuli)
+
+
+def _draw(n: int, size: int, fewest: int, what: str, rng: np.random.Generator) -> Ints:
+    found = np.zeros((size, n), dtype=np.int64)
+    for _ in range(100):
+        few = np.flatnonzero((found > 0).sum(axis=1) < fewest)
+        if not len(few):
+            return found
+        if n >= fewest:
+            found[few] = _counts(rng.integers(0, n, (len(few), n)), n)
+    raise NeurordlError(
+        f"resamples need {fewest} or more distinct {what} each, which {n} {what} do not give often enough; "
+        f"give more {what}, or make fewer folds of them"
+    )
 
 
 def given_draws(
@@ -156,7 +172,7 @@ def resampled(
     ceilings = np.full((*sets.shape[:2], 2), np.nan)
     scores = []
     for b, counts in enumerate(once):
-        a, x, y = (_expanded(rdms, counts) for rdms in (models, data, masked))
+        a, x, y = (expanded(rdms, counts) for rdms in (models, data, masked))
         scores.append(similarity(a, x, method))
         for which in range(sets.shape[1]) if stimuli is None else (b,):
             for k, drawn in enumerate(sets[:, which]):
@@ -164,7 +180,7 @@ def resampled(
     return Resampled(np.stack(scores), ceilings)
 
 
-def _expanded(vectors: Floats, counts: Ints) -> Floats:
+def expanded(vectors: Floats, counts: Ints) -> Floats:
     """RDMs of a resample, copies and all; the pairs of a stimulus with its copies are missing."""
     if (counts == 1).all():
         return vectors

@@ -15,7 +15,16 @@ from neurordl.rsa.ceilings import mean_along
 if TYPE_CHECKING:
     from neurordl.rsa.uncertainty import Inference
 
-__all__ = ["CORRECTIONS", "PValues", "correct", "covariances", "extract_variances", "interval", "p_values"]
+__all__ = [
+    "CORRECTIONS",
+    "PValues",
+    "correct",
+    "covariance_with",
+    "covariances",
+    "extract_variances",
+    "interval",
+    "p_values",
+]
 
 Floats = npt.NDArray[np.float64]
 Centre = Literal["resamples", "data"]
@@ -34,16 +43,16 @@ def covariances(resample: str, evaluations: Floats, noise_ceiling: Floats, n_sub
     if resample == "none":
         if n_subjects < 2:
             return None
-        return np.atleast_2d(_covariance(evaluations[0].T)) * (n_subjects - 1) / n_subjects**2
+        return np.atleast_2d(covariance_with(evaluations[0].T)) * (n_subjects - 1) / n_subjects**2
     if resample == "subjects":
-        return _covariance(evaluations)
+        return covariance_with(evaluations)
     if resample == "stimuli":
-        return _covariance(evaluations, noise_ceiling.T)
+        return covariance_with(evaluations, noise_ceiling.T)
     parts = [(evaluations[:, :, 0, 0, k], noise_ceiling[:, :, 0, k].T) for k in range(3)]
-    return np.stack([_covariance(*part) for part in parts])
+    return np.stack([covariance_with(*part) for part in parts])
 
 
-def _covariance(evaluations: Floats, ceilings: Floats | None = None) -> Floats:
+def covariance_with(evaluations: Floats, ceilings: Floats | None = None) -> Floats:
     """(samples, models), (samples, 2) -> covariance; the models' own from every sample that defines them."""
     n_models, size = evaluations.shape[1], evaluations.shape[1]
     columns = np.flatnonzero(np.isfinite(evaluations).any(axis=0))

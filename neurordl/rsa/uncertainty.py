@@ -16,11 +16,11 @@ from neurordl.rsa.ceilings import mean_along
 from neurordl.rsa.significance import covariances, extract_variances
 from neurordl.rsa.similarity import check_method
 
-__all__ = ["Inference", "infer"]
+__all__ = ["ESTIMANDS", "Inference", "infer"]
 
 Floats = npt.NDArray[np.float64]
 
-_ESTIMANDS = {
+ESTIMANDS = {
     "none": "the population of subjects, for these stimuli",
     "subjects": "the population of subjects, for these stimuli",
     "stimuli": "the population of stimuli, for these subjects",
@@ -168,7 +168,7 @@ def infer(
     )
     dof = {"stimuli": stimuli, "both": min(n, stimuli)}.get(resample, n) - 1
     return Inference(
-        *(method, resample, _CV_METHODS[resample], _ESTIMANDS[resample], scores, evaluations, noise_ceiling),
+        *(method, resample, _CV_METHODS[resample], ESTIMANDS[resample], scores, evaluations, noise_ceiling),
         *((float(bounds[0]), float(bounds[1])), variances, *spread, dof, n, stimuli),
     )
 
