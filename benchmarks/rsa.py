@@ -40,7 +40,7 @@ from neurordl.rsa.similarity import similarity
 from neurordl.rsa.uncertainty import infer
 
 RESULTS = Path(__file__).parent / "results"
-# Targets of the ratio, theirs over ours, for those rows that have one.
+# Targets of the ratio, theirs over ours, at full size, for those rows that have one.
 REACH = {
     ("compare", "cosine"): 6,
     ("compare", "corr"): 5,
@@ -226,7 +226,7 @@ def main() -> None:
                 row[f"{side}_peak_mb"] = peak_megabytes(work, args.threads, args.seed, ours=side == "our")
         rows.append(row)
         size = f"{work.conditions} x {work.subjects} x {work.models}"
-        aim = f" (reach {row['reach']})" if row["reach"] else ""
+        aim = f" (reach {row['reach']})" if row["reach"] and args.sizes == "full" else ""
         print(
             f"{work.kind:<10}{work.method:<11}{size:<16}{row['our_seconds']:9.3f} s beside "
             f"{row['their_seconds']:9.2f} s, ratio {row['ratio']:7.1f}{aim}",
