@@ -124,7 +124,7 @@ def _whole(models: Tensor, data: Tensor, centred: bool, white: bool, among: bool
         if centred:
             a, b = a - means[0], b - means[1]
         cross.addmm_(a, b.T)
-        own += torch.cat([torch.linalg.vecdot(x, x) for x in (a, b)])
+        own += torch.cat([torch.linalg.vector_norm(x, dim=-1).square() for x in (a, b)])
         if among:
             full.addmm_(b, b.T)
     mean = torch.cat(means)

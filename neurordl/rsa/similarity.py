@@ -183,9 +183,10 @@ def in_threads(work: Callable[[slice], None], size: int) -> None:
 
 def missing_groups(vectors: Floats | Tensor) -> list[tuple[list[int], Bools]]:
     """Rows that miss the same pairs, with the mask of these: what is missing alike is compared in one go."""
-    finite = vectors.isfinite().cpu().numpy() if isinstance(vectors, Tensor) else np.isfinite(vectors)
-    if finite.all():
-        return [(list(range(len(finite))), np.zeros(finite.shape[1], dtype=bool))] if len(finite) else []
+    stack = torch.as_tensor(vectors)
+    if bool(stack.sum().isfinite()):  # one pass, without a mask of them all
+        return [(list(range(len(stack))), np.zeros(stack.shape[1], dtype=bool))] if len(stack) else []
+    finite = stack.isfinite().cpu().numpy()
     groups: dict[bytes, tuple[list[int], Bools]] = {}
     for k, missing in enumerate(~finite):
         groups.setdefault(np.packbits(missing).tobytes(), ([], missing))[0].append(k)
