@@ -39,13 +39,14 @@ def factor_of(precision: Tensor, channels: int) -> Tensor:
             f"{tuple(precision.shape)}"
         )
     exact = precision.double()
-    largest = exact.abs().max()
+    largest = torch.maximum(exact.max(), -exact.min())
     if not bool(largest.isfinite()):
         raise NeurordlError("the precision holds NaN or infinity; give a finite matrix")
     rounding = math.sqrt(torch.finfo(precision.dtype if precision.is_floating_point() else torch.float64).eps)
-    if bool((exact - exact.mT).abs().max() > rounding * largest):
-        raise NeurordlError("the precision is not symmetric; give (P + P.T) / 2 if that is what is meant")
-    exact = (exact + exact.mT) / 2
+    if not _symmetric(exact):
+        if bool((exact - exact.mT).abs().max() > rounding * largest):
+            raise NeurordlError("the precision is not symmetric; give (P + P.T) / 2 if that is what is meant")
+        exact = (exact + exact.mT) / 2
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(exact)
     if not bool(failed):
@@ -58,3 +59,13 @@ def factor_of(precision: Tensor, channels: int) -> Tensor:
         )
     factor = vectors * values.clamp_min(0).sqrt()
     return factor
+
+
+def _symmetric(matrix: Tensor, tile: int = 256) -> bool:
+    """Whether a matrix is exactly its transpose; by tiles, since a transposed pass over all of it is slow."""
+    for top in range(0, len(matrix), tile):
+        for left in range(top, len(matrix), tile):
+            one = matrix[top : top + tile, left : left + tile]
+            if not torch.equal(one, matrix[left : left + tile, top : top + tile].mT):
+                return False
+    return True
