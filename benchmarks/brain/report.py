@@ -89,43 +89,46 @@ def by_layer(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """Accuracy against held-out similarity, a panel for each ROI."""
+    """Accuracy against held-out similarity, a panel for each ROI; bars are of the difference from labels."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     for axes, roi in zip(figure.subplots(1, len(ROIS)), ROIS, strict=True):
         part = frame[frame["roi"] == roi].set_index("condition")
-        first = part.iloc[0]
-        axes.axhspan(first["ceiling_lower"], first["ceiling_upper"], color="0.88", label="noise ceiling")
-        axes.axhline(first["training_subjects"], color="0.45", ls=":", lw=1.2, label="training subjects' RDM")
-        fitted = part.loc[["labels", "rdl 0.1", "rdl 1", "rdl 3"]]
-        axes.plot(fitted["accuracy"], fitted["similarity"], color="#0072b2", lw=1, alpha=0.5, zorder=1)
-        for name in ORDER:
-            if name == "untrained":
-                continue  # its accuracy is chance: it would stretch the axis
-            row = part.loc[name]
-            reach = [
-                [[row[value] - row[f"{value}_low"]], [row[f"{value}_high"] - row[value]]]
-                for value in ("accuracy", "similarity")
-            ]
-            axes.errorbar(
-                row["accuracy"],
-                row["similarity"],
-                xerr=reach[0],
-                yerr=reach[1],
-                fmt="os^D"[ORDER.index(name) % 4],
-                color=COLOURS[name],
-                ms=7,
-                lw=1.3,
-                label=name.replace("rdl", "RDL, weight"),
-            )
+        labels = part.loc["labels"]
+        axes.axhspan(labels["ceiling_lower"], labels["ceiling_upper"], color="0.88", label="noise ceiling")
+        axes.axhline(
+            labels["training_subjects"], color="0.45", ls=":", lw=1.2, label="training subjects' RDM"
+        )
         axes.axhline(
             part.loc["untrained", "similarity"], color="#999999", ls="--", lw=1, label="untrained student"
         )
-        axes.axhline(0, color="0.8", lw=0.8, zorder=0)
+        for line, value in ((axes.axhline, "similarity"), (axes.axvline, "accuracy")):
+            line(labels[value], color="black", lw=0.8, alpha=0.5)
+        fitted = part.loc[["labels", "rdl 0.1", "rdl 1", "rdl 3"]]
+        axes.plot(fitted["accuracy"], fitted["similarity"], color="#0072b2", lw=1, alpha=0.5, zorder=1)
+        for name in ORDER[1:]:  # the accuracy of the untrained is chance: it would stretch the axis
+            row, reach = part.loc[name], {}
+            for axis, value in (("xerr", "accuracy"), ("yerr", "similarity")):
+                if name != "labels":
+                    mean = row[f"{value}_minus_labels"]
+                    low, high = row[f"{value}_minus_labels_low"], row[f"{value}_minus_labels_high"]
+                    reach[axis] = [[mean - low], [high - mean]]
+            style = {"fmt": "os^D"[ORDER.index(name) % 4], "color": COLOURS[name], "ms": 7, "lw": 1.3}
+            label = name.replace("rdl", "RDL, weight")
+            axes.errorbar(row["accuracy"], row["similarity"], **reach, **style, label=label)
         axes.set(xlabel="test accuracy (20 classes)", ylabel=f"similarity with held-out subjects ({METHOD})")
         axes.set_title(f"{roi} as the teacher: held-out stimuli", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=8.5, frameon=False)
+    handles, names = axes.get_legend_handles_labels()
+    title = "bars: 95 % intervals of the\npaired difference from labels"
+    figure.legend(
+        handles,
+        names,
+        loc="outside right center",
+        fontsize=8.5,
+        frameon=False,
+        title=title,
+        title_fontsize=8.5,
+    )
     return figure
 
 
