@@ -155,6 +155,12 @@ def test_same_seed_same_student_and_another_seed_another() -> None:
     assert not same(one, other)
 
 
+def test_a_student_that_comes_in_eval_mode_is_trained_all_the_same() -> None:
+    """As after an earlier fit: its dropout and batch norm must be those of training."""
+    runs = [train(student=student(batchnorm=True, dropout=0.5).train(mode)) for mode in (True, False)]
+    assert same(*map(weights, runs))
+
+
 def test_callers_random_state_and_settings_are_left_alone() -> None:
     torch.manual_seed(5), np.random.seed(5), random.seed(5)  # noqa: NPY002
     expected = torch.rand(3), np.random.rand(3), random.random()  # noqa: NPY002
@@ -255,6 +261,8 @@ def test_folder_and_record(tmp_path: Path) -> None:
     assert again.record == run.record
     assert again.fitted_ids == run.fitted_ids
     pd.testing.assert_frame_equal(again.history, run.history)
+    with pytest.raises(NeurordlError, match="weights='first': expected 'best' or 'last'"):
+        load_run(out, weights="first")  # type: ignore[arg-type]
     last = load_run(out, weights="last")
     assert same(weights(last), safetensors.torch.load_file(out / "student.safetensors"))
     memory = train(

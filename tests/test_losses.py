@@ -228,6 +228,27 @@ def test_scale_is_the_best_non_negative_factor() -> None:
     assert float(scaled) == pytest.approx(value, rel=1e-6)
 
 
+def test_scale_carries_no_gradient_and_is_never_negative() -> None:
+    """Under mse its gradient would be zero anyway, at the best factor: here the differences are absolute."""
+
+    def apart(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
+        return (a - b).abs().mean(-1)
+
+    features = torch.randn(N, 20, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    RDMLoss(of_rdms("correlation"), "x", "euclidean", apart, scale=True)(
+        {"x": features}, {}, batch()
+    ).backward()
+    own, goal = DISSIMILARITIES["euclidean"](features), of_rdms("correlation").target(batch(), {}).rdms[0]
+    factor = ((own * goal).sum() / own.square().sum()).detach()
+    (expected,) = torch.autograd.grad((factor * own - goal).abs().mean(), features)
+    torch.testing.assert_close(features.grad, expected, rtol=1e-4, atol=1e-7)
+    opposed = rdms("correlation")
+    opposed.dissimilarities = -opposed.dissimilarities  # the best factor would be negative
+    loss = RDMLoss(RDMTeacher(opposed), "x", "euclidean", "mse", scale=True)
+    value = float(loss({"x": features.detach()}, {}, batch()))
+    assert value == pytest.approx(float(goal.square().mean()), rel=1e-5)
+
+
 @pytest.mark.parametrize("pairs", ["all", "within", "between"])
 def test_pairs_within_and_between_labels(pairs: Any) -> None:
     features = torch.randn(N, 20, generator=torch.Generator().manual_seed(1))
@@ -324,6 +345,8 @@ def test_weights_that_are_none() -> None:
         if not isinstance(wrong, str):
             with pytest.raises(NeurordlError, match="TaskRatio"):
                 TaskRatio(wrong)
+    for given in (np.float32(0.5), np.int64(2)):
+        assert RDMLoss(of_rdms("cosine"), "conv2", weight=given).weight == given
     assert (
         RDMLoss(of_rdms("cosine"), "conv2", weight=TaskRatio(0.5)).describe()["weight"]
         == "TaskRatio(ratio=0.5)"
@@ -348,6 +371,14 @@ def test_soft_targets_equal_their_formula() -> None:
     assert own.grad is not None
     assert own.grad.abs().max() > 0
     assert float(loss({"": theirs}, {"": theirs}, batch())) == pytest.approx(0, abs=1e-6)
+
+
+def test_soft_targets_are_in_single_precision() -> None:
+    own, theirs = torch.randn(N, 5).bfloat16(), torch.randn(N, 5).bfloat16()
+    loss = SoftTargetLoss(of_network("correlation"))
+    value = loss({"": own}, {"": theirs}, batch())
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss({"": own.float()}, {"": theirs.float()}, batch()))
 
 
 def test_soft_targets_move_the_student_and_only_it() -> None:

@@ -18,6 +18,7 @@ from neurordl import (
     NetworkTeacher,
     NeurordlError,
     Objective,
+    PatternTeacher,
     RDMLoss,
     RDMTeacher,
     SoftTargetLoss,
@@ -43,10 +44,13 @@ LABELLED = (images(1), LABELS)
 STIMULI = (3 * images(2) + 1, IDS)
 
 
+def brain_of(ids: list[str]) -> RDMs:
+    vectors = np.random.default_rng(0).random((1, len(ids) * (len(ids) - 1) // 2))
+    return RDMs(vectors, dissimilarity_measure="correlation", pattern_descriptors={"stimulus": ids})
+
+
 def brain() -> RDMTeacher:
-    vectors = np.random.default_rng(0).random((1, N * (N - 1) // 2))
-    described = {"dissimilarity_measure": "correlation", "pattern_descriptors": {"stimulus": IDS}}
-    return RDMTeacher(RDMs(vectors, **described))
+    return RDMTeacher(brain_of(IDS))
 
 
 def network(layers: Any = "conv2") -> NetworkTeacher:
@@ -165,6 +169,27 @@ def test_weight_schedule_by_step() -> None:
         torch.testing.assert_close(total.detach(), terms["task"] + 0.1 * step * terms["rdm:conv2"])
     with pytest.raises(NeurordlError, match="pass step="):
         objective(model, LABELLED, STIMULI)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_a_schedule_gives_what_a_weight_may_be(value: float) -> None:
+    """A negative one would push away from the teacher; NaN would be blamed on the learning rate."""
+    objective = Objective([RDMLoss(brain(), "conv2", weight=lambda step: value if step == 2 else 1.0)])
+    objective(student(), LABELLED, STIMULI, step=1)
+    with pytest.raises(NeurordlError, match=rf"weight of rdm:conv2 is {value} at step 2"):
+        objective(student(), LABELLED, STIMULI, step=2)
+
+
+def test_a_schedule_that_ends_with_its_run_can_be_described() -> None:
+    tables = [0.0, 0.5, 1.0], [0.0, 0.4]
+    losses = [RDMLoss(brain(), "conv2", weight=values.__getitem__) for values in tables]
+    first, second = (loss.describe()["weight"]["at"] for loss in losses)
+    assert (first, second) == ({"0": 0.0, "1": 0.5}, {"0": 0.0, "1": 0.4})
+
+
+def test_losses_from_any_iterable() -> None:
+    layers = ["conv1", "conv2"]
+    assert Objective(RDMLoss(brain(), layer) for layer in layers).names == [f"rdm:{one}" for one in layers]
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 3.0])
@@ -310,6 +335,22 @@ def test_any_task() -> None:
     assert "0x" not in smooth.describe()["task"]
 
 
+def test_cross_entropy_is_in_single_precision() -> None:
+    model = student().bfloat16()
+    given = LABELLED[0].bfloat16()
+    total, _ = Objective()(model, (given, LABELS))
+    assert total.dtype == torch.float32
+    torch.testing.assert_close(total, functional.cross_entropy(model(given).float(), LABELS))
+
+
+def test_ids_share_a_batch_only_where_every_teacher_lets_them() -> None:
+    values = np.random.default_rng(0).normal(size=(N, 5))
+    one = PatternTeacher({"a": (values[:8], IDS[:8]), "b": (values[4:], IDS[4:])})
+    two = RDMTeacher(brain_of(IDS[:10]), missing="ignore")
+    objective = Objective([RDMLoss(two, "conv2"), RDMLoss(one, "conv2"), RDMLoss(brain(), "conv2")])
+    assert objective.groups(IDS) == [IDS[:8], IDS[4:10]]
+
+
 def test_labels_only_reads_no_layer() -> None:
     model = student()
     total, terms = Objective()(model, LABELLED, STIMULI)  # stimuli that no loss asks for
@@ -340,6 +381,10 @@ def test_labels_only_reads_no_layer() -> None:
         (lambda o, m: o(m, LABELLED, (STIMULI[0], ["x", *IDS[1:]])), "'x'"),
         (lambda o, m: Objective([RDMLoss(brain(), "conv9")])(m, LABELLED, STIMULI), "Near matches: conv"),
         (lambda o, m: Objective()(nn.Identity(), LABELLED), r"puts out \(stimuli, classes\)"),
+        (lambda o, m: o(m, LABELLED, (STIMULI[0], IDS[:-1])), "a batch of 12 images has 11 ids"),
+        (lambda o, m: o(m, (LABELLED[0], LABELS[1:]), STIMULI), "a batch of 12 images has 11 labels"),
+        (lambda o, m: o(m, (LABELLED[0], LABELS.tolist()), STIMULI), "labels: expected a tensor, got a list"),
+        (lambda o, m: Objective(brain()), "a RDMTeacher is no loss; RDMLoss"),
     ],
 )
 def test_wrong_use(call: Any, message: str) -> None:

@@ -203,6 +203,23 @@ def test_loader_whose_worker_augments(tmp_path: Path) -> None:
     assert_same(train(None, out=tmp_path / "run", resume=True), whole)
 
 
+def test_stimuli_seen_before_the_interruption_are_fitted_ones(tmp_path: Path) -> None:
+    batches = [(torch.rand(5, 1, 8, 8), torch.arange(5) % 4, IDS[k : k + 5]) for k in (0, 5, 10, 15)]
+
+    def train(stop_at: int | None) -> Run:
+        def make(optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
+            return LambdaLR(optimizer, lambda step: stop() if step == stop_at else 1.0)  # type: ignore[func-returns-value]
+
+        given = {**arguments("loader", nothing), "labelled": batches, "stimuli": None, "validation": None}
+        return fit(
+            **{**given, "epochs": 1}, scheduler=make, out=tmp_path / "run", checkpoint_every=1, resume=True
+        )
+
+    with pytest.raises(StopError):
+        train(3)
+    assert sorted(train(None).fitted_ids) == sorted(IDS[:20])
+
+
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     out = tmp_path / "run"
     whole = fit(**arguments("set", nothing), out=out)

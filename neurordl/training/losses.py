@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, Protocol
 
 import torch
@@ -282,18 +283,21 @@ def _described(weight: Weight) -> Any:
     """A weight for the record; a schedule by some of its values, since its name does not tell two apart."""
     if isinstance(weight, TaskRatio) or not callable(weight):
         return spelled(weight)
-    return {
-        "schedule": spelled(weight),
-        "at": {str(step): float(weight(step)) for step in (0, 1, 10, 100, 1000)},
-    }
+    at = {}
+    for step in (0, 1, 10, 100, 1000):
+        try:
+            at[str(step)] = float(weight(step))
+        except Exception:  # it may know the steps of its run only
+            break
+    return {"schedule": spelled(weight), "at": at}
 
 
 def check_weight(weight: Weight) -> Weight:
     """A finite number of 0 or more, a callable or a `TaskRatio`; an error otherwise."""
     if isinstance(weight, TaskRatio) or callable(weight):
         return weight
-    if isinstance(weight, int | float) and 0 <= weight < math.inf:
-        return weight
+    if isinstance(weight, Real) and 0 <= float(weight) < math.inf:
+        return float(weight)
     raise NeurordlError(
         f"weight={weight!r}: expected a number of 0 or more, a function of the step, or TaskRatio(ratio)"
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -32,7 +33,7 @@ class Objective:
 
     Parameters
     ----------
-    losses : sequence of Loss
+    losses : Loss, or several
         `RDMLoss`, `SoftTargetLoss`, or your own with the same attributes. None: labels only.
     task : "cross_entropy", callable (outputs, labels) -> loss, or None
         None trains on the transfer losses alone.
@@ -46,10 +47,16 @@ class Objective:
 
     def __init__(
         self,
-        losses: Sequence[Loss] | Loss = (),
+        losses: Iterable[Loss] | Loss = (),
         task: Literal["cross_entropy"] | Task | None = "cross_entropy",
     ) -> None:
-        self.losses: list[Loss] = list(losses) if isinstance(losses, Sequence) else [losses]
+        self.losses: list[Loss] = list(losses) if isinstance(losses, Iterable) else [losses]
+        for loss in self.losses:
+            if not hasattr(loss, "layers"):
+                raise NeurordlError(
+                    f"losses: a {type(loss).__name__} is no loss; RDMLoss(teacher, layer=...) makes one of a "
+                    "teacher"
+                )
         if isinstance(task, str) and task != "cross_entropy":
             raise NeurordlError(
                 f"task={task!r}: expected 'cross_entropy', a function (outputs, labels) -> loss, or None"
@@ -183,7 +190,13 @@ class Objective:
         if callable(weight):
             if step is None:
                 raise NeurordlError("a weight is a function of the step: pass step= to the objective")
-            return float(weight(step))
+            now = float(weight(step))
+            if not 0 <= now < math.inf:
+                raise NeurordlError(
+                    f"the weight of {loss.name} is {now} at step {step}: its function must give a finite "
+                    "number of 0 or more"
+                )
+            return now
         return weight
 
     def transfer_terms(self, student: nn.Module, batch: Batch) -> dict[str, float]:
@@ -261,7 +274,14 @@ def _as_batch(given: Batch | Sequence[Any] | None, names: tuple[str, str, str]) 
         return given
     if isinstance(given, Tensor) or not 1 <= len(given) <= 3:
         raise NeurordlError(f"a batch is a tuple ({', '.join(names)}), of which the last may be left out")
-    return Batch(**dict(zip(names, given, strict=False)))
+    batch = Batch(**dict(zip(names, given, strict=False)))
+    for name, part in (("ids", batch.ids), ("labels", batch.labels)):
+        if part is not None and len(part) != len(batch.images):
+            n = len(batch.images)
+            raise NeurordlError(f"a batch of {n} images has {len(part)} {name}; give one of each")
+    if batch.labels is not None and not isinstance(batch.labels, Tensor):
+        raise NeurordlError(f"labels: expected a tensor, got a {type(batch.labels).__name__}")
+    return batch
 
 
 @contextmanager

@@ -153,6 +153,8 @@ def load_run(
     NeurordlError
         If the folder holds no finished run, or its weights do not fit.
     """
+    if weights not in ("best", "last"):
+        raise NeurordlError(f"weights={weights!r}: expected 'best' or 'last'")
     folder = Path(out)
     if not (folder / RECORD).is_file():
         raise NeurordlError(f"{folder} holds no run ({RECORD} is missing)")
