@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from neurordl.teachers import Batch, NetworkTeacher, PatternTeacher, RDMTeacher, Target, Teacher
     from neurordl.training.accuracy import accuracy
     from neurordl.training.loop import fit
-    from neurordl.training.losses import RDMLoss, SoftTargetLoss, TaskRatio
+    from neurordl.training.losses import RDMLoss, SoftTargetLoss
     from neurordl.training.objective import Objective
     from neurordl.training.run import Run, load_run
+    from neurordl.training.weights import TaskRatio
 
 __version__ = "0.1.0"
 
@@ -87,9 +88,10 @@ _HOMES = {
     "teachers": ("Batch", "NetworkTeacher", "PatternTeacher", "RDMTeacher", "Target", "Teacher"),
     "training.accuracy": ("accuracy",),
     "training.loop": ("fit",),
-    "training.losses": ("RDMLoss", "SoftTargetLoss", "TaskRatio"),
+    "training.losses": ("RDMLoss", "SoftTargetLoss"),
     "training.objective": ("Objective",),
     "training.run": ("Run", "load_run"),
+    "training.weights": ("TaskRatio",),
 }
 _MODULES = ("datasets", "students")
 

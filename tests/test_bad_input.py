@@ -284,7 +284,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "no batch": (lambda: {"batch_size": 0}, r"a batch of 0: expected 1 or more"),
     "a device that is not there": (
         lambda: {"accelerator": "tpu"},
-        r"accelerator='tpu', devices=1 cannot be had here",
+        r"accelerator='tpu', devices=1, precision='32-true' cannot be had here",
     ),
     "a loss that explodes": (
         lambda: {"lr": 1e30, "scheduler": "constant"},

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from lightning_fabric import Fabric
 from rsatoolbox.rdm import RDMs
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -352,6 +353,10 @@ def test_validation_that_does_not_fit() -> None:
         train(validation=0.2, stimuli=None)
     with pytest.raises(NeurordlError, match="losses of the 2 validation stimuli are undefined"):
         train(validation=stimuli().subset(IDS[:2]), stimuli=stimuli().subset(IDS[2:]))
+    for options in ({"size": 16}, {"channels": 3}, {"mean": [0.5]}):
+        other = StimulusSet.from_array(PIXELS[:4], IDS[:4], **options)
+        with pytest.raises(NeurordlError, match=r"validation: its images are prepared otherwise"):
+            train(validation=other, stimuli=stimuli().subset(IDS[4:]))
     unknown = StimulusSet.from_array(PIXELS[:4], list("abcd"))
     with pytest.raises(NeurordlError, match="'a', 'b', 'c', 'd'"):
         train(validation=unknown)
@@ -510,6 +515,22 @@ def test_augment_optimizer_scheduler_and_clipping() -> None:
     assert train(lr=1e-2).history["lr"].tolist() == pytest.approx([5e-3, 0.0])  # a cosine to zero
     with pytest.raises(NeurordlError, match="scheduler='linear'"):
         train(scheduler="linear")
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"resume": True}, "resume= and checkpoint_every= need the folder"),
+        ({"checkpoint_every": 2}, "resume= and checkpoint_every= need the folder"),
+        ({"checkpoint_every": 0, "out": "run"}, "checkpoint_every=0: expected one step or more"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0: expected a number above 0"),
+        ({"fabric": Fabric(accelerator="cpu", devices=1), "precision": "bf16-mixed"}, "in your own fabric="),
+        ({"precision": "bf17"}, "precision='bf17' cannot be had here"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(NeurordlError, match=told):
+        train(**options)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])

@@ -125,18 +125,14 @@ def fit(
         finite. A run that fails before its first checkpoint leaves nothing in the folder.
     """
     if seed < 0 or epochs < 1:
-        raise NeurordlError(
-            f"seed={seed}, epochs={epochs}: expected a seed of 0 or more and at least one epoch"
-        )
+        raise NeurordlError(f"seed={seed}, epochs={epochs}: expected a seed from 0, at least one epoch")
+    _check_options(clip_norm, checkpoint_every, resume, out)
     if fabric is None:
-        one = devices == 1 or (isinstance(devices, list) and len(devices) == 1)
-        strategy: Any = "auto" if one else DDPStrategy(find_unused_parameters=objective.task is None)
-        try:
-            fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=precision)
-        except Exception as error:
-            raise NeurordlError(
-                f"accelerator={accelerator!r}, devices={devices!r} cannot be had here: {error}"
-            ) from error
+        fabric = _fabric(accelerator, devices, precision, objective)
+    elif (accelerator, devices, precision) != ("auto", 1, "32-true"):
+        raise NeurordlError(
+            "accelerator=, devices=, precision= are those of the default fabric; set them in your own fabric="
+        )
     if not getattr(fabric, "_launched", False):
         fabric.launch()
     rank, world = fabric.global_rank, fabric.world_size
@@ -184,6 +180,30 @@ def fit(
     return Run(student.eval(), pd.DataFrame(fitter.history), record, Path(out) if out is not None else None)
 
 
+def _check_options(
+    clip_norm: float | None, checkpoint_every: int | None, resume: bool, out: str | Path | None
+) -> None:
+    """Refuse values under which nothing would be trained or kept, without a word."""
+    if clip_norm is not None and not clip_norm > 0:
+        raise NeurordlError(f"clip_norm={clip_norm}: expected a number above 0, or None not to clip")
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise NeurordlError(f"checkpoint_every={checkpoint_every}: expected one step or more")
+    if out is None and (resume or checkpoint_every is not None):
+        raise NeurordlError("resume= and checkpoint_every= need the folder of the run: pass out= too")
+
+
+def _fabric(accelerator: str, devices: int | list[int], precision: Any, objective: Objective) -> Fabric:
+    one = devices == 1 or (isinstance(devices, list) and len(devices) == 1)
+    strategy: Any = "auto" if one else DDPStrategy(find_unused_parameters=objective.task is None)
+    try:
+        return Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=precision)
+    except Exception as error:
+        raise NeurordlError(
+            f"accelerator={accelerator!r}, devices={devices!r}, precision={precision!r} cannot be had here: "
+            f"{error}"
+        ) from error
+
+
 def _split_validation(
     stimuli: StimulusSet | None, validation: StimulusSet | float | None, seed: int
 ) -> tuple[StimulusSet | None, StimulusSet | None]:
@@ -199,6 +219,11 @@ def _split_validation(
         some = ", ".join(sorted(shared, key=natural_key)[:5])
         raise NeurordlError(
             f"validation: {len(shared)} stimuli are also trained on ({some}); split them first"
+        )
+    if validation.preprocessing != stimuli.preprocessing:
+        raise NeurordlError(
+            f"validation: its images are prepared otherwise ({validation.preprocessing}) than those trained "
+            f"on ({stimuli.preprocessing}); prepare them alike"
         )
     return stimuli, validation
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal, Protocol
 
 import torch
@@ -19,27 +17,11 @@ from neurordl.rdms.dissimilarity import DISSIMILARITIES, condensed_index
 from neurordl.rsa.comparison import loss_comparison
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Target, Teacher
 from neurordl.teachers.base import plain_measure, spelled
+from neurordl.training.weights import Weight, check_weight, describe_weight
 
 Features = Mapping[str, Tensor]
 # Measures that a single response per stimulus cannot have: the student's nearest is euclidean.
 _NEED_NOISE = ("crossnobis", "mahalanobis", "poisson_cv")
-
-
-@dataclass(frozen=True)
-class TaskRatio:
-    """A weight that holds a transfer loss at a ratio to the task loss, at each step.
-
-    ``TaskRatio(0.5)`` scales the term so that its value is half the task loss; the scale carries no gradient.
-    """
-
-    ratio: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.ratio < math.inf:
-            raise NeurordlError(f"TaskRatio({self.ratio}): expected a finite number of 0 or more")
-
-
-Weight = float | Callable[[int], float] | TaskRatio
 
 
 class Loss(Protocol):
@@ -189,7 +171,7 @@ class RDMLoss:
             "dissimilarity": spelled(self.dissimilarity),
             "comparison": self.comparison,
             "pairs": self.pairs,
-            "weight": _described(self.weight),
+            "weight": describe_weight(self.weight),
             "scale": self.scale,
             "teacher": self.teacher.describe(),
         }
@@ -240,7 +222,7 @@ class SoftTargetLoss:
         return {
             "loss": "SoftTargetLoss",
             "temperature": self.temperature,
-            "weight": _described(self.weight),
+            "weight": describe_weight(self.weight),
             "teacher": teacher,
         }
 
@@ -277,27 +259,3 @@ def _scale(rdm: Tensor, goal: Tensor, weights: Tensor) -> Tensor:
     """The non-negative least-squares factor of each target, (n_rdms, 1)."""
     product = (weights * rdm * goal).sum(-1, keepdim=True)
     return (product / (weights * rdm * rdm).sum(-1, keepdim=True).clamp(min=1e-30)).clamp(min=0)
-
-
-def _described(weight: Weight) -> Any:
-    """A weight for the record; a schedule by some of its values, since its name does not tell two apart."""
-    if isinstance(weight, TaskRatio) or not callable(weight):
-        return spelled(weight)
-    at = {}
-    for step in (0, 1, 10, 100, 1000):
-        try:
-            at[str(step)] = float(weight(step))
-        except Exception:  # it may know the steps of its run only
-            break
-    return {"schedule": spelled(weight), "at": at}
-
-
-def check_weight(weight: Weight) -> Weight:
-    """A finite number of 0 or more, a callable or a `TaskRatio`; an error otherwise."""
-    if isinstance(weight, TaskRatio) or callable(weight):
-        return weight
-    if isinstance(weight, Real) and 0 <= float(weight) < math.inf:
-        return float(weight)
-    raise NeurordlError(
-        f"weight={weight!r}: expected a number of 0 or more, a function of the step, or TaskRatio(ratio)"
-    )

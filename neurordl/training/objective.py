@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -17,9 +16,10 @@ from neurordl.matching import Match
 from neurordl.patterns.network import as_input, frozen_eval, read_layers
 from neurordl.teachers import Batch
 from neurordl.teachers.base import spelled
-from neurordl.training.losses import Loss, TaskRatio
+from neurordl.training.losses import Loss
 from neurordl.training.processes import Processes
-from neurordl.training.streams import check_labels
+from neurordl.training.streams import check_batch, check_labels
+from neurordl.training.weights import TaskRatio, at_step
 
 BatchNorm = Literal["labelled", "stimuli", "both"]
 Task = Callable[[Tensor, Tensor], Tensor]
@@ -188,15 +188,7 @@ class Objective:
             ratio = weight.ratio * level / value.detach().abs().clamp(min=1e-12)
             return torch.where(torch.isfinite(ratio), ratio, 0.0)
         if callable(weight):
-            if step is None:
-                raise NeurordlError("a weight is a function of the step: pass step= to the objective")
-            now = float(weight(step))
-            if not 0 <= now < math.inf:
-                raise NeurordlError(
-                    f"the weight of {loss.name} is {now} at step {step}: its function must give a finite "
-                    "number of 0 or more"
-                )
-            return now
+            return at_step(weight, step, loss.name)
         return weight
 
     def transfer_terms(self, student: nn.Module, batch: Batch) -> dict[str, float]:
@@ -274,14 +266,7 @@ def _as_batch(given: Batch | Sequence[Any] | None, names: tuple[str, str, str]) 
         return given
     if isinstance(given, Tensor) or not 1 <= len(given) <= 3:
         raise NeurordlError(f"a batch is a tuple ({', '.join(names)}), of which the last may be left out")
-    batch = Batch(**dict(zip(names, given, strict=False)))
-    for name, part in (("ids", batch.ids), ("labels", batch.labels)):
-        if part is not None and len(part) != len(batch.images):
-            n = len(batch.images)
-            raise NeurordlError(f"a batch of {n} images has {len(part)} {name}; give one of each")
-    if batch.labels is not None and not isinstance(batch.labels, Tensor):
-        raise NeurordlError(f"labels: expected a tensor, got a {type(batch.labels).__name__}")
-    return batch
+    return check_batch(Batch(**dict(zip(names, given, strict=False))))
 
 
 @contextmanager

@@ -182,10 +182,18 @@ def _batch(given: Any) -> Batch:
     ids = None
     if len(given) == 3:
         ids = [str(one) for one in (given[2].tolist() if isinstance(given[2], Tensor) else given[2])]
-    for name, part in (("labels", labels), ("ids", ids)):
-        if part is not None and len(part) != len(given[0]):
-            raise NeurordlError(f"labelled: a batch of {len(given[0])} images has {len(part)} {name}")
-    return Batch(given[0], ids, labels)
+    return check_batch(Batch(given[0], ids, labels))
+
+
+def check_batch(batch: Batch) -> Batch:
+    """Raise unless there is one id and one label for each image, as far as there are any."""
+    n = len(batch.images)
+    for name, part in (("ids", batch.ids), ("labels", batch.labels)):
+        if part is not None and len(part) != n:
+            raise NeurordlError(f"a batch of {n} images has {len(part)} {name}; give one for each image")
+    if batch.labels is not None and not isinstance(batch.labels, Tensor):
+        raise NeurordlError(f"labels: expected a tensor, got a {type(batch.labels).__name__}")
+    return batch
 
 
 def labelled_stream(
