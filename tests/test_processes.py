@@ -22,7 +22,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from rsatoolbox.rdm import RDMs
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, WeightedRandomSampler
 
 from neurordl import (
     NetworkTeacher,
@@ -39,6 +39,7 @@ from neurordl import (
     load_run,
 )
 from neurordl.students import build
+from neurordl.training.streams import seed_all
 
 N, M = 32, 20  # labelled images, stimuli
 IDS = [f"s{i}" for i in range(M)]
@@ -120,6 +121,7 @@ class Listed(Dataset[Any]):
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.images, self.asked, self.stop_at = drawn(M, 4, IDS).images(), list[str](), stop_at
+        self.noise: list[float] = []
 
     def __len__(self) -> int:
         return M
@@ -128,11 +130,17 @@ class Listed(Dataset[Any]):
         self.asked.append(IDS[place])
         if len(self.asked) == self.stop_at:
             raise InterruptedError
-        return self.images[place] + 0.1 * torch.randn(1, 8, 8), place % 4, IDS[place]
+        noise = torch.randn(1, 8, 8)
+        self.noise.append(float(noise[0, 0, 0]))
+        return self.images[place] + 0.1 * noise, place % 4, IDS[place]
 
 
-def of_loader(data: Dataset[Any], **changes: Any) -> dict[str, Any]:
-    loader = DataLoader(data, batch_size=4, shuffle=True)
+class Batches(BatchSampler):
+    """Batches of one's own."""
+
+
+def of_loader(data: Dataset[Any], sampler: Sampler[int] | None = None, **changes: Any) -> dict[str, Any]:
+    loader = DataLoader(data, batch_size=4, shuffle=sampler is None, sampler=sampler)
     return {
         "student": student(dropout=0.5),
         "objective": Objective(RDMLoss(brain(), "conv2")),
@@ -151,11 +159,31 @@ def shared(folder: Path) -> None:
         run = fit(student(), **arguments, fabric=fabric)
         safetensors.torch.save_file(weights(run), folder / f"{name} {fabric.global_rank}.safetensors")
         run.history.to_csv(folder / f"{name} {fabric.global_rank}.csv", index=False)
-    told: dict[str, Any] = {}
+    stimuli = drawn(M, 4, IDS)
+    objective = Objective(RDMLoss(brain(), "conv2"))
+    given = {"labelled": drawn(N, 3), "stimuli": stimuli, "validation": 0.3, "batch_size": 8, "epochs": 3}
+    run = fit(student(batchnorm=True), objective, **given, fabric=fabric, batchnorm="both", progress=False)
+    safetensors.torch.save_file(weights(run), folder / f"batch norm {fabric.global_rank}.safetensors")
+    run.history.to_csv(folder / f"batch norm {fabric.global_rank}.csv", index=False)
+    told: dict[str, Any] = {"set noise": list[float]()}
+
+    def augment(images: Tensor) -> Tensor:
+        told["set noise"].append(float(torch.rand(())))
+        return images
+
+    fit(student(), Objective(), drawn(N, 3), epochs=2, batch_size=8, augment=augment, fabric=fabric)
     data = Listed()
     whole = fit(**of_loader(data), fabric=fabric)
     told["asked"] = data.asked[4:]  # four in the look before the first step
+    told["noise"] = data.noise[4:]
     told["fitted"] = whole.fitted_ids
+    for seed in (0, 1):
+        twice = [Listed(), Listed()]  # again from the start, as when a run is resumed
+        for one in twice:
+            sampler = WeightedRandomSampler([1.0] * M, M, generator=torch.Generator())  # with replacement
+            fit(**of_loader(one, sampler, seed=seed), fabric=fabric)
+        told[f"sampler {seed}"] = [one.asked[4:] for one in twice]
+        told[f"sampler noise {seed}"] = twice[0].noise[4:]
     other = Listed()
     fit(**of_loader(other, seed=1), fabric=fabric)
     told["other seed"] = other.asked[4:]
@@ -172,6 +200,9 @@ def shared(folder: Path) -> None:
     for key, arguments in {
         "again": of_loader(Listed(), out=folder / "run"),
         "list": of_loader(Listed(), labelled=[(drawn(M, 4).images(), torch.arange(M) % 4)]),
+        "batches": of_loader(
+            Listed(), labelled=DataLoader(Listed(), batch_sampler=Batches(range(M), 4, False))
+        ),
         "layer": of_loader(Listed(), objective=Objective(RDMLoss(brain(), "conv9"))),
     }.items():
         try:
@@ -247,7 +278,39 @@ def test_a_loader_is_shared_out_and_resumed(results: Path) -> None:
         assert sorted(one["fitted"]) == sorted(one["fitted again"]) == sorted(IDS)
         assert "holds a run already" in one["again"]
         assert "several processes cannot share out a list" in one["list"]
+        assert "cannot share out a Batches; give the DataLoader a sampler=" in one["batches"]
         assert "no layer 'conv9'" in one["layer"]
+
+
+def test_students_of_all_processes_are_the_same_with_batch_norm(results: Path) -> None:
+    """Running statistics are of each process's own images: those of the first are kept, and validated."""
+    one, other = (
+        safetensors.torch.load_file(results / "shared" / f"batch norm {rank}.safetensors") for rank in (0, 1)
+    )
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+    first, second = (pd.read_csv(results / "shared" / f"batch norm {rank}.csv") for rank in (0, 1))
+    pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
+
+
+def test_processes_augment_each_in_its_own_way(results: Path) -> None:
+    told = [json.loads((results / "shared" / f"told {rank}.json").read_text()) for rank in range(2)]
+    for name in ("noise", "sampler noise 0", "set noise"):
+        noise = [one[name][1:] for one in told]  # but in the look before the first step
+        assert len(noise[0]) == len(noise[1]) > 6
+        assert not set(noise[0]) & set(noise[1])
+
+
+def test_a_sampler_of_ones_own_is_shared_out_by_the_seed(results: Path) -> None:
+    told = [json.loads((results / "shared" / f"told {rank}.json").read_text()) for rank in range(2)]
+    for one in told:
+        assert one["sampler 0"][0] == one["sampler 0"][1]
+        assert one["sampler 0"][0] != one["sampler 1"][0]
+    one, other = (part["sampler 0"][0][:10] for part in told)
+    seed_all(0, 0)
+    generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+    drawn = [IDS[k] for k in WeightedRandomSampler([1.0] * M, M, generator=generator)]
+    assert sorted([*one, *other]) == sorted(drawn)  # two halves of one order
 
 
 def test_fit_launches_processes_and_writes_once(results: Path) -> None:

@@ -209,8 +209,10 @@ class Fitter:
                     "batches hold too few measured pairs, or the layer no longer responds",
                     stacklevel=2,
                 )
+        if self.processes is not None:
+            self.processes.share_buffers(self.student)
         if self.held is not None and self.objective.losses:
-            row |= self._validate(self.held)
+            row |= self.fabric.broadcast(self._validate(self.held))  # one decides for all
             value = sum(row[f"val_{name}"] for name in self.objective.names)
             if not math.isfinite(value):
                 raise NeurordlError(

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 Item = TypeVar("Item")
 
@@ -46,6 +46,11 @@ class FabricProcesses:
         parts: list[Any] = [None] * self._fabric.world_size
         torch.distributed.all_gather_object(parts, list(items))
         return [item for part in parts for item in part]
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give all processes the first one's buffers, which a training step leaves different (batch norm)."""
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over processes."""

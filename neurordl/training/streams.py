@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from lightning_fabric.utilities.distributed import DistributedSamplerWrapper
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from neurordl.errors import NeurordlError
@@ -122,10 +123,11 @@ class LoaderStream:
     """Batches of anyone's DataLoader, or of any sized iterable of (images, labels) or (images, labels, ids).
 
     Where it is shorter than the epoch it starts again. Its order depends on the seed and on the step at which
-    it starts, so that an epoch can be replayed.
+    it starts, so that an epoch can be replayed. Several processes share out one order, and augment each in
+    its own way.
     """
 
-    def __init__(self, loader: Any, seed: int) -> None:
+    def __init__(self, loader: Any, seed: int, rank: int = 0, world: int = 1) -> None:
         try:
             empty = len(loader) == 0
         except TypeError as error:
@@ -134,7 +136,7 @@ class LoaderStream:
             ) from error
         if empty:
             raise NeurordlError("labelled: the loader has no batch; does drop_last drop the only one?")
-        self._loader, self._seed = loader, seed
+        self._loader, self._seed, self._rank, self._world = loader, seed, rank, world
         self._iterator: Iterator[Any] = iter(())
 
     def __len__(self) -> int:
@@ -162,13 +164,21 @@ class LoaderStream:
         seed_all(self._seed, step)  # the same in all processes: they share out one order
         sampler = getattr(self._loader, "sampler", None)
         inner = getattr(getattr(self._loader, "batch_sampler", None), "sampler", None)
+        wrapped: Any = sampler.dataset if isinstance(sampler, DistributedSamplerWrapper) else None
         number = int(torch.randint(2**31, ()))
         # A generator, or a count of passes, would carry its state over from before an interruption.
-        for generator in {getattr(owner, "generator", None) for owner in (self._loader, sampler, inner)}:
-            if isinstance(generator, torch.Generator):
+        for owner in (self._loader, sampler, inner, getattr(wrapped, "_sampler", None)):
+            if isinstance(generator := getattr(owner, "generator", None), torch.Generator):
                 generator.manual_seed(number)
         if isinstance(sampler, DistributedSampler):
             sampler.seed, sampler.set_epoch = number, lambda epoch: None  # type: ignore[method-assign]
+        if wrapped is not None:  # the order of a sampler of one's own is drawn before processes part
+            type(wrapped).reset(wrapped)
+            wrapped.reset = lambda: None
+        if self._world > 1:
+            seed_all(self._seed, step, self._rank)
+            if isinstance(generator := getattr(self._loader, "generator", None), torch.Generator):
+                generator.manual_seed(number + self._rank)  # which seeds the workers
         return iter(self._loader)
 
 
@@ -219,8 +229,13 @@ def labelled_stream(
                 f"labelled: several processes cannot share out a {type(loader).__name__}; give a "
                 "StimulusSet, Dataset or DataLoader"
             )
+        if type(loader.batch_sampler) not in (BatchSampler, type(None)):
+            raise NeurordlError(  # Fabric would put a sampler in order in place of its own
+                f"labelled: several processes cannot share out a {type(loader.batch_sampler).__name__}; give "
+                "the DataLoader a sampler= and a batch_size= instead of its batch_sampler="
+            )
         loader = share(loader)
-    return LoaderStream(loader, seed)
+    return LoaderStream(loader, seed, rank, world)
 
 
 def _loader(labelled: Any, batch_size: int, shuffle: bool) -> Any:
