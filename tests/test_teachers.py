@@ -237,6 +237,20 @@ def test_rois_and_sessions_are_chosen_or_averaged() -> None:
 # Permuted controls
 
 
+def test_a_permuted_subset_is_centred_by_the_patterns_that_it_answers_with() -> None:
+    """Stimuli trained on swap among themselves, but not all stimuli that a subject saw are trained on."""
+    given = {"a": patterns(1)["p0"], "b": (patterns(2)["p1"][0][:6], IDS[:6])}
+    teacher = PatternTeacher(given, center="all", pool="subjects")
+    control = teacher.permuted(IDS[:9], seed=1)
+    control.prepare(IDS[3:9])
+    true = [control._true(name) for name in IDS[3:9]]
+    assert set(true) != set(IDS[3:9])
+    for name, (values, ids) in given.items():
+        rows = [ids.index(one) for one in true if one in ids]
+        assert control._means is not None
+        np.testing.assert_allclose(control._means[name][None], values[rows].mean(0), rtol=1e-5, atol=1e-6)
+
+
 def permutation_of(teacher: Any, control: Any, ids: Sequence[str]) -> dict[str, str]:
     """Which stimulus the control answers with for each id, found from its whole RDM alone."""
     whole = {
@@ -403,6 +417,24 @@ def test_crossnobis_equals_rsatoolbox(with_precision: bool) -> None:
     )
     ids = list(RNG.permutation(IDS)[:7])
     np.testing.assert_allclose(answer(teacher, ids).rdms, by_loop(expected, ids), rtol=2e-3, atol=1e-3)
+
+
+def test_a_precision_is_factored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    teachers = [
+        PatternTeacher(given, dissimilarity=measure, precision=np.eye(20) + 0.1)
+        for given, measure in ((patterns(1), "mahalanobis"), (runs(), "crossnobis"))
+    ]
+    for name in ("cholesky_ex", "eigh"):
+        monkeypatch.setattr(torch.linalg, name, lambda *_: pytest.fail("factored again"))
+    for teacher in teachers:
+        assert (answer(teacher, IDS).weights == 1).all()
+
+
+def test_precisions_that_are_not_used_or_do_not_fit() -> None:
+    with pytest.raises(NeurordlError, match="is for 'mahalanobis' and 'crossnobis', not for 'correlation'"):
+        PatternTeacher(patterns(1), precision=np.eye(20))
+    with pytest.raises(NeurordlError, match="20 x 20 matrix, not of shape"):
+        PatternTeacher(patterns(1), dissimilarity="mahalanobis", precision=np.eye(19))
 
 
 def test_precision_by_subject() -> None:

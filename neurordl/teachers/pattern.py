@@ -14,8 +14,10 @@ from torch import Tensor
 from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match, check_ids, natural_key
-from neurordl.rdms.dissimilarity import CROSSVALIDATED
+from neurordl.rdms.dissimilarity import CROSSVALIDATED, euclidean
 from neurordl.rdms.dissimilarity import dissimilarity as find_dissimilarity
+from neurordl.rdms.distances import exact_product
+from neurordl.rdms.whitening import factor_of
 from neurordl.teachers.base import Batch, ById, Missing, Target, spelled
 from neurordl.teachers.rdm import Pool, pool_subjects
 
@@ -164,8 +166,15 @@ class PatternTeacher(ById):
         self.dissimilarity = dissimilarity
         self.transformed = pool == "zscore"
         self.center, self.pool, self.batches = center, pool, batches
-        self._measure = find_dissimilarity(dissimilarity)
-        self._precision = _by_subject(precision, self.subjects)
+        self._measure = euclidean if dissimilarity == "mahalanobis" else find_dissimilarity(dissimilarity)
+        if precision is not None and dissimilarity not in ("mahalanobis", "crossnobis"):
+            raise NeurordlError(
+                f"precision= is for 'mahalanobis' and 'crossnobis', not for {spelled(dissimilarity)!r}"
+            )
+        matrices = _by_subject(precision, self.subjects)
+        self._precision_sha256 = {name: sha256_array(matrix) for name, matrix in matrices.items()}
+        # Factored once, not at each batch, where that would take a hundred times as long as all the rest.
+        self._factors: dict[str, Tensor] = {}
         for one in self._subjects:
             if (center == "run" or dissimilarity in CROSSVALIDATED) and not one.has_runs:
                 raise NeurordlError(
@@ -173,6 +182,8 @@ class PatternTeacher(ById):
                 )
             if dissimilarity == "mahalanobis" and precision is None:
                 raise NeurordlError("dissimilarity='mahalanobis' needs precision=, a matrix of the channels")
+            if one.name in matrices:
+                self._factors[one.name] = factor_of(matrices[one.name], one.values.shape[1]).float()
         self._sha256: dict[str, str] = {}
         self._means: dict[str, Means] | None = None
 
@@ -207,10 +218,10 @@ class PatternTeacher(ById):
         i, j = np.triu_indices(len(seen), 1)
         if len(seen) > 1:
             values = torch.from_numpy(self._patterns(one, [names[place] for place in seen])).to(device)
-            keywords: dict[str, Any] = {}
-            if one.name in self._precision:
-                keywords["precision"] = self._precision[one.name].to(device)
-            square[seen[i], seen[j]] = self._measure(values, **keywords).cpu().numpy()
+            if one.name in self._factors:
+                factor = self._factors[one.name] = self._factors[one.name].to(device)
+                values = exact_product(values - values.mean(-2, keepdim=True), factor)
+            square[seen[i], seen[j]] = self._measure(values).cpu().numpy()
             same = np.unique(names, return_inverse=True)[1]
             square[same[:, None] == same] = np.nan  # a stimulus that came twice makes no pair with itself
         return square[np.triu_indices(n, 1)]
@@ -268,7 +279,7 @@ class PatternTeacher(ById):
             "measured_stimuli": float(np.mean([len(one.rows) / len(self.ids) for one in self._subjects])),
             "control": self.control,
             "sha256": dict(self._sha256),
-            "precision": {name: sha256_array(matrix) for name, matrix in self._precision.items()},
+            "precision": self._precision_sha256,
         }
 
 
