@@ -275,6 +275,41 @@ def test_compare_a_network_of_ones_own(
     assert not (tmp_path / "more").exists()
 
 
+def test_rdms_of_a_file_that_says_little(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    rdms = load_rdms(data["brain.h5"]).subset("roi", "IT").subset("session", 0)
+    np.savez(tmp_path / "brain.npz", it=rdms.get_matrices(), other=rdms.get_matrices()[:2])
+    (tmp_path / "ids.txt").write_text("\n".join(rdms.pattern_descriptors["stimulus"]))
+    models = rdms.subset("subject", "p0")
+    models.rdm_descriptors["name"] = ["first"]
+    save_rdms(models, tmp_path / "models.h5")
+    arguments = [
+        "compare",
+        tmp_path / "models.h5",
+        "--rdms",
+        tmp_path / "brain.npz",
+        "--out",
+        tmp_path / "scores",
+    ]
+    told = ["--name", "it", "--labels", tmp_path / "ids.txt", "--measure", "correlation"]
+    for given, message in (
+        ([], "choose one by name="),
+        (told, "set rdms.rdm_descriptors"),
+    ):
+        code, _, errors = shell(*arguments, *given)
+        assert code == 1
+        assert message in errors
+    code, _, errors = shell(*arguments, *told, "--each-a-subject")
+    assert code == 0, errors
+    frame = pd.read_csv(tmp_path / "scores" / "scores.csv")
+    assert frame["subject"].tolist() == ["s01", "s02", "s03", "mean"]
+    assert frame["score"].iloc[0] == pytest.approx(1)
+    code, _, errors = shell(
+        *arguments[:2], "--rdms", data["brain.h5"], "--each-a-subject", "--out", tmp_path / "x"
+    )
+    assert code == 1
+    assert "says itself whose its RDMs are" in errors
+
+
 def test_compare_model_rdms(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     models = load_rdms(data["brain.h5"]).subset("subject", "p0").subset("roi", "IT")
     models.rdm_descriptors["name"] = ["first", "second"]

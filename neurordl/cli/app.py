@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-__all__ = ["Average", "Config", "Rdms", "Roi", "app"]
+from neurordl.errors import NeurordlError
+
+if TYPE_CHECKING:
+    from rsatoolbox.rdm.rdms import RDMs
+
+__all__ = ["Average", "Config", "Each", "Labels", "Measure", "Name", "Rdms", "Roi", "app", "read_rdms"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,5 +56,37 @@ Config = Annotated[
 Rdms = Annotated[
     Path, typer.Option(help="RDMs: an .h5, .mat, .npz, .csv or .tsv file that names its stimuli.")
 ]
+Name = Annotated[
+    str | None, typer.Option(help="Which variable of the RDM file, where it has several (.mat, .npz).")
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="Ids of the rows of the RDMs, where their file names none: a text, CSV or TSV file."),
+]
+Measure = Annotated[
+    str | None,
+    typer.Option(
+        help="How the RDMs were measured, where their file does not say: correlation, euclidean, ..."
+    ),
+]
+Each = Annotated[
+    bool,
+    typer.Option(
+        "--each-a-subject", help="Each RDM is another person's, where their file does not say whose."
+    ),
+]
 Roi = Annotated[str | None, typer.Option(help="Keep the RDMs of this ROI.")]
 Average = Annotated[list[str] | None, typer.Option(help="RDM descriptor to average over, such as session.")]
+
+
+def read_rdms(path: Path, name: str | None, labels: Path | None, measure: str | None, each: bool) -> RDMs:
+    """Read RDMs with what the options say of them."""
+    from neurordl.rdms import load_rdms
+
+    rdms = load_rdms(path, name=name, labels=labels, measure=measure)
+    if each and "subject" in rdms.rdm_descriptors:
+        raise NeurordlError(f"--each-a-subject: {path} says itself whose its RDMs are; leave it out")
+    if each:
+        width = max(2, len(str(rdms.n_rdm)))
+        rdms.rdm_descriptors["subject"] = [f"s{place:0{width}d}" for place in range(1, rdms.n_rdm + 1)]
+    return rdms

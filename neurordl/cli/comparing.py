@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurordl.cli.app import Average, Config, Rdms, Roi, app
+from neurordl.cli.app import Average, Config, Each, Labels, Measure, Name, Rdms, Roi, app, read_rdms
 from neurordl.errors import NeurordlError
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ def compare(
     method: Annotated[
         str, typer.Option(help="rho-a, spearman, corr, cosine, tau-a, ... as in rsatoolbox.")
     ] = "rho-a",
+    name: Name = None,
+    labels: Labels = None,
+    measure: Measure = None,
+    each_a_subject: Each = False,
     roi: Roi = None,
     subjects: Annotated[
         str | None, typer.Option(help="Subjects to compare with, with commas; all by default.")
@@ -125,7 +129,7 @@ def compare(
         raise NeurordlError(f"--pairs is for a run, which knows what it fitted; {source} is none")
     scores = nrl.evaluate(
         thing,
-        nrl.load_rdms(rdms),
+        read_rdms(rdms, name, labels, measure, each_a_subject),
         stimuli=shown,
         layers=layers.split(","),
         method=method,

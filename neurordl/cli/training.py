@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neurordl.cli.app import Average, Config, Rdms, Roi, app
+from neurordl.cli.app import Average, Config, Each, Labels, Measure, Name, Rdms, Roi, app, read_rdms
 from neurordl.errors import NeurordlError
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ def train(
     comparison: Annotated[
         str, typer.Option(help="Of the two RDMs: corr, cosine, corr_cov, cosine_cov, cka, mse, huber.")
     ] = "corr",
+    name: Name = None,
+    labels: Labels = None,
+    measure: Measure = None,
+    each_a_subject: Each = False,
     roi: Roi = None,
     subjects: Annotated[
         str | None, typer.Option(help="Training subjects, with commas; all by default.")
@@ -78,7 +82,7 @@ def train(
 
     images, test = _labelled(labelled)
     shape = tuple(images.pixels.shape[1:])
-    measured = nrl.load_rdms(rdms)
+    measured = read_rdms(rdms, name, labels, measure, each_a_subject)
     prepared = images.preprocessing  # the stimuli meet the student as its labelled images do
     shown = nrl.StimulusSet.from_folder(stimuli, shape[1:], shape[0], prepared.mean, prepared.std)
     fitted, _ = shown.split(held_out=hold_out, seed=seed)
