@@ -499,6 +499,17 @@ def test_loss_that_explodes_between_checkpoints(tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in state["student"].values())
 
 
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_loss_or_gradient_alone_that_is_not_finite(what: str, tmp_path: Path) -> None:
+    def spoilt(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(outputs, labels)
+        return loss + (torch.nan if what == "loss" else (0 * outputs.sum()).abs().sqrt())
+
+    with pytest.raises(NeurordlError, match="the loss or its gradient was not finite in epoch 1"):
+        train(tmp_path / "run", objective=Objective(task=spoilt))
+    assert not (tmp_path / "run").exists()
+
+
 def test_disk_full_in_the_middle_of_a_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bytes themselves find no room, at the third checkpoint: the second one stays, whole."""
     out, writes = tmp_path / "run", 0

@@ -260,6 +260,7 @@ def test_folder_and_record(tmp_path: Path) -> None:
     again = load_run(out)
     assert same(weights(again), weights(run))
     assert again.record == run.record
+    assert not again.student.training
     assert again.fitted_ids == run.fitted_ids
     pd.testing.assert_frame_equal(again.history, run.history)
     with pytest.raises(NeurordlError, match="weights='first': expected 'best' or 'last'"):
@@ -328,6 +329,7 @@ def test_best_epoch_on_validation_stimuli(tmp_path: Path) -> None:
     last = safetensors.torch.load_file(tmp_path / "run" / "student.safetensors")
     assert not same(last, weights(runs[1]))
     assert same(weights(load_run(tmp_path / "run")), weights(runs[1]))
+    assert same(weights(load_run(tmp_path / "run", weights="last")), last)
 
 
 def test_validation_within_what_a_subject_saw() -> None:
@@ -374,6 +376,11 @@ def test_every_stimulus_in_turn_and_never_a_held_out_one() -> None:
     assert len({tuple(one) for one in passes}) == 40
     assert SetStream(stimuli(), 10, seed=0, kind=1).draw(7).ids == stream.draw(7).ids
     assert SetStream(stimuli(), 10, seed=1, kind=1).draw(7).ids != stream.draw(7).ids
+    assert SetStream(stimuli(), 10, seed=0, kind=0).draw(7).ids != stream.draw(7).ids
+    grouped = SetStream(stimuli(), 4, seed=0, groups=[IDS[:12], IDS[12:]])
+    firsts = [(grouped.draw(step).ids or ())[0] in IDS[:12] for step in range(60)]
+    assert all(sum(firsts[k : k + 6]) == 3 for k in range(0, 60, 6))  # both groups in each pass,
+    assert len({tuple(firsts[k : k + 6]) for k in range(0, 60, 6)}) > 3  # their batches in any order
     for step in range(4):  # each image under its own id
         batch = stream.draw(step)
         torch.testing.assert_close(batch.images, stimuli().subset(batch.ids or ()).images())

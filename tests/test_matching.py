@@ -63,6 +63,7 @@ def test_match_finds_by_name() -> None:
     assert (match.matched, match.missing, match.unused) == (("s3", "s1"), ("s9",), ("s2",))
     assert match.reordered
     assert not match_ids(["s1", "s3"], ["s1", "s2", "s3"]).reordered
+    assert match_ids(["s1", "s3", "s2"], ["s1", "s2", "s3"]).reordered  # a single pair
     with pytest.raises(ValueError, match="read-only"):
         match.index[0] = 1
 

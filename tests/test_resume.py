@@ -267,6 +267,9 @@ def test_a_run_that_is_not_finished_is_not_read_as_one(tmp_path: Path) -> None:
         ({"stimuli": StimulusSet.from_array(drawn(M, 3), IDS)}, "stimuli.sha256"),
         ({"validation": 0.4}, "stimuli.fitted"),
         ({"augment": None}, "settings.augment"),
+        ({"clip_norm": 1.0}, "settings.clip_norm"),
+        ({"scheduler": "constant"}, "settings.scheduler"),
+        ({"batchnorm": "both"}, "settings.batchnorm"),
         ({"objective": Objective(), "validation": None}, "objective.losses"),
     ],
 )

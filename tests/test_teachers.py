@@ -627,7 +627,8 @@ def test_undefined_pairs_of_a_network_have_no_weight() -> None:
 
 def test_cache_runs_once_and_is_looked_up_by_id() -> None:
     model = small_cnn(4, 1, batchnorm=True).eval()
-    live, cached = NetworkTeacher(model, "conv2"), NetworkTeacher(model, "conv2", cache=shown())
+    shuffled = shown().subset(np.random.default_rng(0).permutation(shown().ids).tolist())
+    live, cached = NetworkTeacher(model, "conv2"), NetworkTeacher(model, "conv2", cache=shuffled)
     calls: list[int] = []
     cached._model.register_forward_pre_hook(lambda *_: calls.append(1))
     place = {name: row for row, name in enumerate(IDS)}
