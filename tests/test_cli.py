@@ -411,6 +411,16 @@ def test_help_without_torch() -> None:
     assert wrong.returncode == 2
 
 
+def test_all_stimuli_are_fitted_where_none_is_held_out(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", **{"hold-out": 0, "epochs": 1}))
+    assert code == 0, errors
+    run = load_run(tmp_path / "run")
+    assert set(run.fitted_ids) == {path.stem for path in data["stimuli"].iterdir()}
+    assert run.held_out_ids == ()
+
+
 def test_no_arguments_show_the_help(shell: Any) -> None:
     code, told, errors = shell()
     assert code in (0, 2)

@@ -415,9 +415,7 @@ def test_a_second_split_remembers_the_first() -> None:
     fitted, validation = train.split(0.34, seed=2)
     assert set(fitted.held_out_ids) == set(held_out.ids) | set(validation.ids)
     assert train.subset(train.ids[:3]).held_out_ids == held_out.ids
-    assert (
-        held_out.held_out_ids == validation.held_out_ids == ()
-    )  # what is left out of them is another matter
+    assert held_out.held_out_ids == validation.held_out_ids == ()
 
 
 @pytest.mark.parametrize("n, share", [(2, 0.5), (5, 0.5), (9, 0.25), (10, 0.9)])

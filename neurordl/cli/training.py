@@ -60,7 +60,7 @@ def train(
         str | None, typer.Option(help="Training subjects, with commas; all by default.")
     ] = None,
     average: Average = None,
-    hold_out: Annotated[float, typer.Option(help="Share of the stimuli that is not fitted.")] = 0.25,
+    hold_out: Annotated[float, typer.Option(help="Share of the stimuli that is not fitted; 0: none.")] = 0.25,
     validation: Annotated[
         float, typer.Option(help="Share of the fitted stimuli that chooses the epoch; 0: none.")
     ] = 0.0,
@@ -85,7 +85,7 @@ def train(
     measured = read_rdms(rdms, name, labels, measure, each_a_subject)
     prepared = images.preprocessing  # the stimuli meet the student as its labelled images do
     shown = nrl.StimulusSet.from_folder(stimuli, shape[1:], shape[0], prepared.mean, prepared.std)
-    fitted, _ = shown.split(held_out=hold_out, seed=seed)
+    fitted = shown.split(held_out=hold_out, seed=seed)[0] if hold_out else shown
     teacher = nrl.RDMTeacher(
         measured, roi=roi, subjects=subjects.split(",") if subjects else None, average=average or None
     )
