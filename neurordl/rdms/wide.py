@@ -24,18 +24,23 @@ def wide_distances(patterns: Tensor, normalise: Normalise) -> Tensor:
     """Squared distances between the rows of (n, channels), condensed, in float64; as `squared_distances`."""
     n, channels = patterns.shape
     blocks = torch.split(patterns, _BLOCK, -1)
-    means = patterns.new_zeros(n, 1, dtype=torch.float64)
-    if normalise == "centred length":
-        for block in blocks:
-            means += block.sum(-1, keepdim=True, dtype=torch.float64)
-        means /= channels
+    centre = normalise == "centred length"
+    # a first guess of each row's mean: what is left of it is taken out of the products, and costs no digits
+    guess = (
+        blocks[0].double().mean(-1, keepdim=True) if centre else patterns.new_zeros(n, 1, dtype=torch.float64)
+    )
     gram = patterns.new_zeros(n, n, dtype=torch.float64)
+    sums = torch.zeros_like(guess)
     for block in blocks:
-        part = block.double() - means
-        if normalise == "none":  # distances do not see a common offset, and digits are lost to a large one
+        part = block - guess if centre else block.double()
+        if centre:
+            sums += part.sum(-1, keepdim=True)
+        elif normalise == "none":  # distances do not see a common offset, and digits are lost to a large one
             offset = part.mean(0)
-            part -= torch.where(offset.isfinite(), offset, 0)
+            part = part - torch.where(offset.isfinite(), offset, 0)
         gram.addmm_(part, part.mT)
+    means = guess + sums / channels
+    gram.addmm_(sums, sums.mT, alpha=-1 / channels)
     squares = gram.diagonal()
     defined = squares.isfinite()
     if normalise != "none":
