@@ -207,6 +207,16 @@ def test_what_fails_exits_with_1_and_one_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_size_of_labelled_images_of_a_table(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    code, told, errors = shell(*train_arguments(data, tmp_path / "run", epochs=1, size=12))
+    assert code == 0, errors
+    assert "12 x 12 pixels" in told
+    assert load_run(tmp_path / "run").preprocessing.size == (12, 12)
+    code, _, errors = shell(*train_arguments(data, tmp_path / "other", labelled="digits", size=12))
+    assert code == 1
+    assert "--size is for labelled images of a table" in errors
+
+
 def test_table_without_labels(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     code, _, errors = shell(*train_arguments(data, tmp_path / "run", labelled=data["unlabelled.csv"]))
     assert code == 1

@@ -467,3 +467,15 @@ def test_a_set_is_immutable_and_tells_what_it_is() -> None:
     assert repr(stimuli) == "StimulusSet(4 stimuli, 1 x 1 x 1, 2 classes, source='here')"
     with pytest.raises(AttributeError):
         stimuli.ids = ("a",)  # type: ignore[misc]
+
+
+def test_classes_give_another_set_the_same_numbers() -> None:
+    pixels = np.zeros((3, 4, 4), dtype=np.uint8)
+    train = StimulusSet.from_array(pixels, ["a", "b", "c"], labels=["dog", "cat", "emu"])
+    assert train.classes == ("cat", "dog", "emu")
+    assert train.subset(["c"]).classes == train.classes
+    test = StimulusSet.from_array(pixels[:2], ["d", "e"], labels=["emu", "dog"], classes=train.classes)
+    assert test.labels.tolist() == [2, 1]
+    with pytest.raises(NeurordlError, match="label 'yak' is not among the classes"):
+        StimulusSet.from_array(pixels[:1], ["f"], labels=["yak"], classes=train.classes)
+    assert StimulusSet.from_array(pixels, ["a", "b", "c"], labels=[0, 5, 1]).classes is None

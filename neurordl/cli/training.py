@@ -55,6 +55,9 @@ def train(
     labels: Labels = None,
     measure: Measure = None,
     each_a_subject: Each = False,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels to a side, for labelled images of a table.")
+    ] = None,
     roi: Roi = None,
     subjects: Annotated[
         str | None, typer.Option(help="Training subjects, with commas; all by default.")
@@ -80,7 +83,7 @@ def train(
 
     import neurordl as nrl
 
-    images, test = _labelled(labelled)
+    images, test = _labelled(labelled, size)
     shape = tuple(images.pixels.shape[1:])
     measured = read_rdms(rdms, name, labels, measure, each_a_subject)
     prepared = images.preprocessing  # the stimuli meet the student as its labelled images do
@@ -129,11 +132,13 @@ def train(
 _LABELLED = ("mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_stretched")
 
 
-def _labelled(name: str) -> tuple[StimulusSet, StimulusSet | None]:
+def _labelled(name: str, size: int | None) -> tuple[StimulusSet, StimulusSet | None]:
     """Training images, and test images where the set has its own."""
     from neurordl import datasets
     from neurordl.stimuli import StimulusSet
 
+    if size is not None and not Path(name).suffix:
+        raise NeurordlError(f"--size is for labelled images of a table; those of {name} have their own")
     if name == "digits":
         return datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")
     if name in _LABELLED:
@@ -143,7 +148,7 @@ def _labelled(name: str) -> tuple[StimulusSet, StimulusSet | None]:
             f"--labelled {name}: expected digits, {', '.join(_LABELLED)} or a CSV/TSV with the columns path, "
             "id and label"
         )
-    images = StimulusSet.from_table(name)
+    images = StimulusSet.from_table(name, size=size)
     if images.labels is None:
         raise NeurordlError(f"--labelled {name}: the table has no column 'label'")
     return images, None

@@ -50,6 +50,9 @@ class StimulusSet:
         Where the images came from, for the record.
     held_out_ids
         On the training part of a split: the ids held out from it, also by earlier splits.
+    classes
+        Where labels were text, the names: label k is ``classes[k]``. Give them to another set, such as the
+        test set, so that its labels have the same numbers.
     """
 
     ids: tuple[str, ...]
@@ -59,6 +62,7 @@ class StimulusSet:
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
     source: str | None = None
     held_out_ids: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", check_ids(self.ids, "stimuli"))
@@ -81,6 +85,7 @@ class StimulusSet:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         labels: StrPath | pd.DataFrame | None = None,
+        classes: Sequence[str] | None = None,
     ) -> StimulusSet:
         """Read the images of a folder (not of its subfolders), in natural order: s2 before s10.
 
@@ -92,7 +97,8 @@ class StimulusSet:
             See `Preprocessing`; resized with antialiased bilinear interpolation. Mixed sizes need a ``size``.
         labels
             CSV, TSV or DataFrame with a column ``id`` (in a DataFrame it may be the index). Its ``label``, if
-            there, gives the labels: whole numbers, or text (numbered in natural order of the names). All
+            there, gives the labels: whole numbers, or text (numbered as ``classes`` are, else in natural
+            order of the names). All
             columns go into the table; rows without an image are left out, images without a row are an error.
         """
         paths = image_paths(Path(folder))
@@ -100,7 +106,8 @@ class StimulusSet:
         table = table_of(labels, ids)
         prepared = Preprocessing(cast(Any, size), channels, cast(Any, mean), cast(Any, std))
         pixels, prepared = read_images(paths, prepared)
-        return cls(ids, pixels, prepared, labels_of(table), table, str(folder))
+        numbers, names = labels_of(table, classes=classes)
+        return cls(ids, pixels, prepared, numbers, table, str(folder), classes=names)
 
     @classmethod
     def from_table(
@@ -114,6 +121,7 @@ class StimulusSet:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         folder: StrPath | None = None,
+        classes: Sequence[str] | None = None,
     ) -> StimulusSet:
         """Read the images that a CSV, TSV or DataFrame lists, in its order.
 
@@ -123,6 +131,8 @@ class StimulusSet:
             One row per stimulus; its other columns are kept as the set's table.
         id, path, label
             Names of its columns; ``label=None`` takes a column ``label`` where there is one.
+        classes
+            Names of text labels in the order of their numbers; by default those there are, in natural order.
         size, channels, mean, std
             See `Preprocessing`.
         folder
@@ -139,7 +149,8 @@ class StimulusSet:
         prepared = Preprocessing(cast(Any, size), channels, cast(Any, mean), cast(Any, std))
         pixels, prepared = read_images([root / value for value in frame[path]], prepared)
         rest = frame.drop(columns=path)
-        return cls(tuple(frame.index), pixels, prepared, labels_of(rest, label or "label"), rest, source)
+        numbers, names = labels_of(rest, label or "label", classes)
+        return cls(tuple(frame.index), pixels, prepared, numbers, rest, source, classes=names)
 
     @classmethod
     def from_array(
@@ -153,6 +164,7 @@ class StimulusSet:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         source: str | None = None,
+        classes: Sequence[str] | None = None,
     ) -> StimulusSet:
         """Take images from an array (copied).
 
@@ -163,6 +175,8 @@ class StimulusSet:
             which are kept as they are.
         ids, labels
             In the order of the array. Labels are whole numbers or text, kept as the table's column ``label``.
+        classes
+            Names of text labels in the order of their numbers; by default those there are, in natural order.
         table
             As ``labels`` of `from_folder`: matched by id.
         size, channels, mean, std
@@ -179,7 +193,8 @@ class StimulusSet:
             if len(given) != len(names):
                 raise NeurordlError(f"{len(names)} ids but {len(given)} labels: give one label per stimulus")
             frame = frame.assign(label=given)
-        return cls(names, pixels, prepared, labels_of(frame), frame, source)
+        numbers, known = labels_of(frame, classes=classes)
+        return cls(names, pixels, prepared, numbers, frame, source, classes=known)
 
     def __len__(self) -> int:
         return len(self.ids)

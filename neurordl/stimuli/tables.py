@@ -71,18 +71,21 @@ def table_of(table: str | os.PathLike[str] | pd.DataFrame | None, ids: Sequence[
     return frame.iloc[match_ids(ids, frame.index, what=("stimuli", named)).index]
 
 
-def labels_of(table: pd.DataFrame, column: str = "label") -> Tensor | None:
-    """A column as labels, int64; None where there is no such column.
+def labels_of(
+    table: pd.DataFrame, column: str = "label", classes: Sequence[str] | None = None
+) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """A column as labels, int64, and the names of the classes, where it holds text; None where there is none.
 
-    Whole numbers stay as they are; text is numbered in natural order of the names.
+    Whole numbers stay as they are; text is numbered in the order of ``classes``, else in natural order of the
+    names that are there.
 
     Raises
     ------
     NeurordlError
-        A stimulus has no label (named), or a number is not whole.
+        A stimulus has no label (named), a number is not whole, or a name is not among the classes.
     """
     if column not in table.columns:
-        return None
+        return None, None
     values = table[column]
     if absent := table.index[values.isna() | (values.astype(str) == "")].tolist():
         raise NeurordlError(
@@ -94,6 +97,10 @@ def labels_of(table: pd.DataFrame, column: str = "label") -> Tensor | None:
             raise NeurordlError(
                 f"labels must be whole numbers or names, but one is {numbers[numbers % 1 != 0][0]}"
             )
-        return torch.from_numpy(numbers.astype(np.int64))
-    number = {name: place for place, name in enumerate(sorted(set(values.astype(str)), key=natural_key))}
-    return torch.tensor([number[str(value)] for value in values])
+        return torch.from_numpy(numbers.astype(np.int64)), None
+    names = values.astype(str)
+    known = tuple(classes) if classes is not None else tuple(sorted(set(names), key=natural_key))
+    if unknown := sorted(set(names) - set(known), key=natural_key):
+        raise NeurordlError(f"label {unknown[0]!r} is not among the classes ({', '.join(known[:10])})")
+    number = {name: place for place, name in enumerate(known)}
+    return torch.tensor([number[name] for name in names]), known
