@@ -24,8 +24,9 @@ from scipy import stats
 from scipy.spatial.distance import pdist
 
 from neurordl.errors import NeurordlError
-from neurordl.rsa import bootstrap
-from neurordl.rsa.bootstrap import draw, given_draws, resampled
+from neurordl.rsa import bootstrap, draws
+from neurordl.rsa.bootstrap import resampled
+from neurordl.rsa.draws import draw, given_draws
 from neurordl.rsa.significance import CORRECTIONS, correct, interval, p_values
 from neurordl.rsa.similarity import METHODS
 from neurordl.rsa.uncertainty import Inference, infer
@@ -170,6 +171,42 @@ def test_the_fast_ways_are_those_of_resamples_built_one_by_one(seed, method, tie
             assert_allclose(found.ceilings[k, b], bootstrap._plain_ceiling(y, sets[k, b], method), atol=1e-9)
 
 
+@pytest.mark.parametrize("method", RESAMPLED)
+def test_a_layer_that_misses_pairs_does_not_slow_the_others_down(method, monkeypatch):
+    """A dead stimulus in one layer, one that no subject saw: no resample is built by itself."""
+    models, data = study(3, 4, 9)
+    dead = np.zeros((9, 9), dtype=bool)
+    dead[2] = dead[:, 2] = True
+    models[1, dead[np.triu_indices(9, 1)]] = np.nan
+    data[:, 5] = np.nan
+    drawn = indices(4, 9, 5)
+    want = ours(models[[0, 2]], data, method, "both", drawn)
+    monkeypatch.setattr(bootstrap, "similarity", None)
+    found = ours(models, data, method, "both", drawn)
+    assert_allclose(found.evaluations[:, [0, 2]], want.evaluations, atol=1e-12)
+    assert_allclose(found.scores[[0, 2]], want.scores, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["corr", "rho-a"])
+def test_all_ceilings_are_on_the_pairs_that_every_model_has(method):
+    models, data = study(2, 4, 9)
+    models[0, :8] = np.nan
+    fewer = np.where(np.isnan(models[0]), np.nan, data)
+    drawn = indices(4, 9, 5)
+    for resample in ("none", "subjects", "both"):
+        found, want = (ours(models[:1], x, method, resample, drawn) for x in (data, fewer))
+        assert_allclose(found.noise_ceiling, want.noise_ceiling, atol=1e-12)
+
+
+def test_the_chance_of_enough_distinct_ones():
+    assert draws._chance(3, 3) == pytest.approx(6 / 27)
+    assert draws._chance(4, 3) == pytest.approx(1 - (4 + 6 * 14) / 256)
+    assert draws._chance(5, 1) == pytest.approx(1)
+    assert draws._chance(2, 3) == 0
+    many = draw(40, 5, "stimuli", 4000, np.random.default_rng(0), fewest_stimuli=1).stimuli
+    assert draws._chance(5, 3) == pytest.approx(((many > 0).sum(1) >= 3).mean(), abs=0.02)
+
+
 def test_batches_and_threads_find_the_same(monkeypatch):
     models, data = study(4, 5, 9)
     drawn = indices(5, 9, 30)
@@ -215,8 +252,11 @@ def test_draws():
     assert draw(1, 5, "stimuli", 3, rng).subjects is None
     with pytest.raises(NeurordlError, match="one subject cannot be resampled"):
         draw(1, 5, "both", 3, rng)
-    with pytest.raises(NeurordlError, match="3 or more distinct stimuli"):
-        draw(4, 2, "stimuli", 3, rng)
+    for n in (2, 3):  # all draws that are left of three stimuli are the same
+        with pytest.raises(NeurordlError, match="3 or more distinct stimuli"):
+            draw(4, n, "stimuli", 3, rng)
+    with pytest.raises(NeurordlError, match="n_bootstrap=1"):
+        draw(4, 5, "stimuli", 1, rng)
     with pytest.raises(NeurordlError, match="resample 1 holds fewer than three distinct"):
         given_draws(None, [[0, 1, 2], [0, 1, 1]], 3, 3)
     for wrong in ([[0, 3, 2]], [[-1, 0, 2]], [0, 1, 2], [[0.5, 1, 2]]):

@@ -487,6 +487,19 @@ def test_a_dead_layer_leaves_the_others_as_they_are():
     pd.testing.assert_frame_equal(pairs[["p", "ci_low"]], want.comparisons[["p", "ci_low"]])
 
 
+@pytest.mark.parametrize("method", ["corr", "rho-a"])
+@pytest.mark.parametrize("bootstrap", [None, "subjects", "stimuli", "both"])
+def test_a_layer_that_misses_pairs_changes_no_other_row(bootstrap, method):
+    """Each layer is held against the ceiling on its own pairs, in the columns and in the test."""
+    given = models()
+    want = means(evaluate(given, brain(), method=method, bootstrap=bootstrap, n_bootstrap=30))
+    given.dissimilarities[1, : N - 1] = np.nan  # a dead stimulus
+    got = means(evaluate(given, brain(), method=method, bootstrap=bootstrap, n_bootstrap=30))
+    columns = ["score", "ci_low", "ci_high", "p", "p_ceiling", "ceiling_lower", "ceiling_upper"]
+    assert_allclose(got.loc[["a", "b2"], columns], want.loc[["a", "b2"], columns], atol=1e-12)
+    assert got.loc["b1", "ceiling_lower"] != want.loc["b1", "ceiling_lower"]
+
+
 def test_the_table_is_a_copy():
     scores = evaluate(models(), brain())
     frame = scores.to_frame()

@@ -16,8 +16,8 @@ from scipy.optimize import minimize, nnls
 from scipy.spatial.distance import pdist
 
 from neurordl.errors import NeurordlError
-from neurordl.rsa.bootstrap import given_draws
 from neurordl.rsa.crossvalidation import cross_validate, infer_fitted, k_folds
+from neurordl.rsa.draws import given_draws
 from neurordl.rsa.models import Model, fit_model, predict
 from neurordl.rsa.permutation import permutation_p
 from neurordl.rsa.similarity import METHODS, similarity

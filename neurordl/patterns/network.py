@@ -157,6 +157,29 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def usable_device(device: str | torch.device) -> torch.device:
+    """A device that torch can compute on here.
+
+    Raises
+    ------
+    NeurordlError
+        It names no device, or one that is not there.
+    """
+    try:
+        there = torch.device(device)
+        if there.type == "cuda" and not torch.cuda.is_available():
+            raise NeurordlError(
+                f"device {str(there)!r} was asked for, but torch sees no GPU; leave device out"
+            )
+        torch.empty(1, device=there).fill_(1).item()
+    except (RuntimeError, AssertionError, TypeError) as error:  # a build without it fails by assertion
+        told = str(error).splitlines()[0]
+        raise NeurordlError(
+            f"device {str(device)!r} cannot be used here: {told}; leave device out"
+        ) from error
+    return there
+
+
 def as_input(images: Tensor, model: nn.Module) -> Tensor:
     """Images on the device and in the precision of a model's parameters (or buffers)."""
     for tensor in (*model.parameters(), *model.buffers()):
@@ -180,9 +203,7 @@ def read_batches(
     names = resolve_layers(model, layers)
     asked = {layers} if isinstance(layers, str) else set(layers)
     home = as_input(torch.empty(0), model).device
-    there = torch.device(device) if device is not None else home
-    if there.type == "cuda" and not torch.cuda.is_available():
-        raise NeurordlError(f"device {str(there)!r} was asked for, but torch sees no GPU; leave device out")
+    there = usable_device(device) if device is not None else home
     starts = range(0, len(stimuli), batch_size)
     try:
         model.to(there)

@@ -70,6 +70,7 @@ def pick_rdms(
     select: Mapping[str, Any] | None = None,
 ) -> RDMs:
     """Pick RDMs by their descriptors, however many are left of each subject; see `select_rdms`."""
+    _check_rdms(rdms)
     wanted = dict(select or {})
     for name, value in (("roi", roi), ("subject", subjects)):
         if value is not None and name in wanted:
@@ -121,6 +122,7 @@ def stimulus_ids(rdms: RDMs) -> tuple[str, ...]:
     NeurordlError
         The descriptor is absent, or holds something other than unique, non-empty text.
     """
+    _check_rdms(rdms)
     values = rdms.pattern_descriptors.get("stimulus")
     if values is None:
         raise NeurordlError(
@@ -128,6 +130,15 @@ def stimulus_ids(rdms: RDMs) -> tuple[str, ...]:
             'rdms.pattern_descriptors["stimulus"] to the list of ids in the order of the rows'
         )
     return check_ids((v.decode() if isinstance(v, bytes) else v for v in values), "RDMs")
+
+
+def _check_rdms(rdms: object) -> None:
+    if not isinstance(rdms, RDMs):
+        raise NeurordlError(
+            f"expected rsatoolbox RDMs, which say of which stimuli they are, but got {type(rdms).__name__}; "
+            "read a file by nrl.load_rdms, or wrap an array: "
+            'rsatoolbox.rdm.RDMs(array, pattern_descriptors={"stimulus": ids})'
+        )
 
 
 def reindex(rdms: RDMs, ids: Sequence[str]) -> Floats:

@@ -1,4 +1,4 @@
-"""Resamples of stimuli and subjects: their draws, the similarities in each, and its noise ceilings.
+"""Resamples of stimuli and subjects: the similarities in each, and its noise ceilings.
 
 As in rsatoolbox, a resample holds a stimulus as often as it was drawn, without the pairs of a stimulus with
 its own copies, and its ceilings are means over the subjects in it, copies pooled but left out together.
@@ -10,7 +10,6 @@ by one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,19 +22,10 @@ from neurordl.rsa.comparison import COMPARISONS
 from neurordl.rsa.gram import GRAM_METHODS, cosines, grams
 from neurordl.rsa.similarity import RANKED, in_threads, missing_groups, ranked, similarity
 
-__all__ = ["Draws", "Resample", "Resampled", "draw", "expanded", "given_draws", "resampled"]
+__all__ = ["Resampled", "expanded", "resampled"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Resample = Literal["none", "subjects", "stimuli", "both"]
-
-
-@dataclass(frozen=True, eq=False)
-class Draws:
-    """How often each subject, (resamples, subjects), and stimulus was drawn; None: not resampled."""
-
-    subjects: Ints | None
-    stimuli: Ints | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,82 +43,6 @@ class Resampled:
 
     scores: Floats
     ceilings: Floats
-
-
-def draw(
-    n_subjects: int,
-    n_stimuli: int,
-    resample: Resample,
-    n_bootstrap: int,
-    rng: np.random.Generator,
-    fewest_subjects: int = 1,
-    fewest_stimuli: int = 3,
-) -> Draws:
-    """Draw subjects, stimuli or both with replacement; again where fewer distinct ones came than are needed.
-
-    Raises
-    ------
-    NeurordlError
-        One subject, which cannot be resampled, too few stimuli, or draws that are too small again and again.
-    """
-    subjects = stimuli = None
-    if resample in ("subjects", "both"):
-        if n_subjects < 2:
-            raise NeurordlError(
-                "one subject cannot be resampled; take resample='stimuli', which generalises to stimuli "
-                "only, or give more subjects"
-            )
-        subjects = _draw(n_subjects, n_bootstrap, fewest_subjects, "subjects", rng)
-    if resample in ("stimuli", "both"):
-        stimuli = _draw(n_stimuli, n_bootstrap, fewest_stimuli, "stimuli", rng)
-    return Draws(subjects, stimuli)
-
-
-def _draw(n: int, size: int, fewest: int, what: str, rng: np.random.Generator) -> Ints:
-    found = np.zeros((size, n), dtype=np.int64)
-    for _ in range(100):
-        few = np.flatnonzero((found > 0).sum(axis=1) < fewest)
-        if not len(few):
-            return found
-        if n >= fewest:
-            found[few] = _counts(rng.integers(0, n, (len(few), n)), n)
-    raise NeurordlError(
-        f"resamples need {fewest} or more distinct {what} each, which {n} {what} do not give often enough; "
-        f"give more {what}, or make fewer folds of them"
-    )
-
-
-def given_draws(
-    subjects: npt.ArrayLike | None, stimuli: npt.ArrayLike | None, n_subjects: int, n_stimuli: int
-) -> Draws:
-    """Draws from the indices that someone drew, (resamples, any number) each.
-
-    Raises
-    ------
-    NeurordlError
-        A resample of fewer than three distinct stimuli, or an index that is not there.
-    """
-    found: list[Ints | None] = []
-    for drawn, n, what in ((subjects, n_subjects, "subjects"), (stimuli, n_stimuli, "stimuli")):
-        if drawn is None:
-            found.append(None)
-            continue
-        index = np.asarray(drawn)
-        if index.ndim != 2 or index.dtype.kind not in "iu" or index.min() < 0 or index.max() >= n:
-            raise NeurordlError(f"draws of {what} are indices from 0 to {n - 1}, (resamples, drawn)")
-        found.append(_counts(index, n))
-    if found[1] is not None and (few := np.flatnonzero((found[1] > 0).sum(axis=1) < 3)).size:
-        raise NeurordlError(
-            f"resample {few[0]} holds fewer than three distinct stimuli, too few to compare RDMs; "
-            "draw it again"
-        )
-    return Draws(*found)
-
-
-def _counts(index: npt.NDArray[np.integer], n: int) -> Ints:
-    rows = np.arange(len(index))[:, None]
-    found = np.bincount((index + n * rows).ravel(), minlength=n * len(index))
-    return found.reshape(len(index), n).astype(np.int64)
 
 
 def resampled(
@@ -165,7 +79,7 @@ def resampled(
     alike = len(missing_groups(masked)) == 1
     if method in GRAM_METHODS and alike:
         return _by_products(models, data, method, stimuli, sets, device)
-    if method in RANKED and np.isfinite(models).all() and np.isfinite(data).all():
+    if method in RANKED and len(missing_groups(data)) == 1:
         return _by_ranks(models, data, method, stimuli, sets)
     n = n_stimuli(data.shape[1])
     once = np.ones((1, n), dtype=np.int64) if stimuli is None else stimuli
@@ -246,25 +160,56 @@ def _by_products(
 
 
 def _by_ranks(models: Floats, data: Floats, method: str, stimuli: Ints | None, sets: Ints) -> Resampled:
+    """Of subjects that miss the same pairs; models that do are ranked together."""
+    n = n_stimuli(data.shape[1])
+    counts = np.ones((1, n), dtype=np.int64) if stimuli is None else stimuli
+    scores = np.full((len(counts), len(models), len(data)), np.nan)
+    ceilings = np.full((*sets.shape[:2], 2), np.nan)
+    here = np.isfinite(data[0])
+    kept_by_all = here & np.isfinite(models).all(axis=0)
+    groups = [(rows, here & ~absent) for rows, absent in missing_groups(models)]
+    if not any((kept == kept_by_all).all() for _, kept in groups):
+        groups.append(([], kept_by_all))
+    bounded = False  # ceilings are taken once, beside the models that have the pairs that all have
+    for rows, kept in groups:
+        out = np.empty((len(counts), len(rows), len(data)))
+        wanted = not bounded and bool((kept == kept_by_all).all())
+        bounded = bounded or wanted
+        _rank_group(
+            models[rows], data, method, counts, stimuli is None, kept, sets, out, ceilings if wanted else None
+        )
+        scores[:, rows] = out
+    return Resampled(scores, ceilings)
+
+
+def _rank_group(
+    models: Floats,
+    data: Floats,
+    method: str,
+    counts: Ints,
+    once: bool,
+    kept: npt.NDArray[np.bool_],
+    sets: Ints,
+    scores: Floats,
+    ceilings: Floats | None,
+) -> None:
+    """Fill in the scores, and ceilings where they are wanted, of RDMs that all have the pairs kept."""
     from neurordl.rsa import rank_bootstrap
 
-    (ranks_a, order_a), (ranks_b, order_b) = ranked(models), ranked(data)
+    (ranks_a, order_a), (ranks_b, order_b) = (ranked(np.where(kept, x, 0)) for x in (models, data))
     ranks, order = np.concatenate([ranks_a, ranks_b]), np.concatenate([order_a, order_b])
-    n, split, code = n_stimuli(data.shape[1]), len(models), RANKED.index(method)
-    counts = np.ones((1, n), dtype=np.int64) if stimuli is None else stimuli
-    scores = np.empty((len(counts), split, len(data)))
-    ceilings = np.full((*sets.shape[:2], 2), np.nan)
-    whole = rank_bootstrap.resample(ranks, order, counts[0])
-    if stimuli is None:
+    split, code = len(models), RANKED.index(method)
+    whole = rank_bootstrap.resample(ranks, order, counts[0], kept)
+    if once:
         scores[0] = rank_bootstrap.scores(*whole, split, code)
 
     def work(part: slice) -> None:
         for b in range(sets.shape[1])[part]:
             found = whole
-            if stimuli is not None:
-                found = rank_bootstrap.resample(ranks, order, counts[b])
+            if not once:
+                found = rank_bootstrap.resample(ranks, order, counts[b], kept)
                 scores[b] = rank_bootstrap.scores(*found, split, code)
-            rank_bootstrap.ceilings(*found, split, code, sets[:, b], ceilings[:, b])
+            if ceilings is not None:
+                rank_bootstrap.ceilings(*found, split, code, sets[:, b], ceilings[:, b])
 
     in_threads(work, sets.shape[1])
-    return Resampled(scores, ceilings)

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms.dissimilarity import n_stimuli
-from neurordl.rsa.bootstrap import Draws, Resample, draw, expanded
+from neurordl.rsa.bootstrap import expanded
 from neurordl.rsa.ceilings import ceiling, defined_mean, mean_along, pooled, scaled_to_pool
 from neurordl.rsa.comparison import COMPARISONS
+from neurordl.rsa.draws import Draws, Resample, draw
 from neurordl.rsa.models import Model, fit_model
 from neurordl.rsa.significance import covariance_with, extract_variances
 from neurordl.rsa.similarity import check_method, similarity

@@ -15,7 +15,9 @@ from torch import nn
 from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
 from neurordl.matching import match_ids
+from neurordl.patterns.network import usable_device
 from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
+from neurordl.rsa.draws import draw
 from neurordl.rsa.inference import check_method, compare, noise_ceiling
 from neurordl.rsa.inputs import (
     RunLike,
@@ -27,7 +29,7 @@ from neurordl.rsa.inputs import (
 )
 from neurordl.rsa.networks import network_vectors
 from neurordl.rsa.result import COLUMNS, Evaluation
-from neurordl.rsa.table import comparisons_of, group_rows, rows_of, who_was_fitted
+from neurordl.rsa.table import against_ceilings, comparisons_of, group_rows, rows_of, who_was_fitted
 from neurordl.rsa.uncertainty import Inference, infer
 from neurordl.stimuli import StimulusSet
 
@@ -104,11 +106,12 @@ def evaluate(
     Evaluation
         In rows with subject "mean": the score, its 95 % interval, p against zero (one-sided) and against the
         lower noise ceiling (two-sided), by t as in rsatoolbox, but around the score itself, not around the
-        mean of the resamples. ``p_fdr`` and ``p_holm`` are corrected over the layers of a ROI,
-        ``generalises_to`` says to what, and ``comparisons`` has each two layers. The mean and the ceiling, on
-        the same pairs, are those of the subjects asked for; without ``subjects``, where some taught the run
-        and others did not, of those who did not (``n_subjects`` and ``fitted`` say so). A person who taught
-        with one ROI counts as fitted in all. What is undefined is NaN, and ``reason`` says why.
+        mean of the resamples; a layer's ceiling, and p against it, are of the pairs that this layer has.
+        ``p_fdr`` and ``p_holm`` are corrected over the layers of a ROI, ``generalises_to`` says to what, and
+        ``comparisons`` has each two layers. The mean and the ceiling, on the same pairs, are those of the
+        subjects asked for; without ``subjects``, where some taught the run and others did not, of those who
+        did not (``n_subjects`` and ``fitted`` say so). A person who taught with one ROI counts as fitted in
+        all. What is undefined is NaN, and ``reason`` says why.
 
     Raises
     ------
@@ -117,6 +120,10 @@ def evaluate(
         or measure, preprocessing other than the run's, or used and unused stimuli together without ``pairs``.
     """
     check_method(method)
+    if device is not None:
+        usable_device(device)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise NeurordlError(f"seed={seed!r}: expected a whole number from 0")
     run = source if isinstance(source, RunLike) else None
     network = run.student if run else source if isinstance(source, nn.Module) else None
     offered = model_stimuli(source, stimuli)
@@ -138,15 +145,13 @@ def evaluate(
     for name, brain in brains.items():
         data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
         pooled, fitted = who_was_fitted(brain, run, chosen, asked=subjects is not None)
-        rng = np.random.default_rng(seed)
-        found = infer(
-            *(stack, data[pooled], method),
-            resample=bootstrap or "none",
-            n_bootstrap=n_bootstrap,
-            rng=rng,
-            device=device,
-        )
-        of_roi = list(rows_of(names, stack, subject_names(brain), data, pooled, fitted, found))
+        draws = None
+        if bootstrap:
+            rng = np.random.default_rng(seed)
+            draws = draw(sum(pooled), len(chosen.ids), bootstrap, n_bootstrap, rng)
+        found = infer(stack, data[pooled], method, resample=bootstrap or "none", draws=draws, device=device)
+        against = against_ceilings(stack, data[pooled], found, draws, device)
+        of_roi = list(rows_of(names, stack, subject_names(brain), data, pooled, fitted, found, against))
         if group:
             of_roi += group_rows(names, stack, data[pooled], method, fitted["mean"])
         rows += [{**row, "roi": name} for row in of_roi]

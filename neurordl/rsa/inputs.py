@@ -197,6 +197,8 @@ def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str
     """Condensed RDM of each model RDM that ``layers`` names."""
     models = _named(source)
     asked = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not asked:
+        raise NeurordlError(f"layers= is empty; name some of: {', '.join(models)}; or 'all'")
     patterns = ["*" if name in ("all", "top") and name not in models else name for name in asked]
     for pattern in patterns:
         if not any(_fits(name, pattern) for name in models):

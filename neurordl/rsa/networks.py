@@ -58,7 +58,12 @@ def network_vectors(
     vectors = {}
     for group in _groups(sizes):
         read = extract_patterns(
-            network, part, group, batch_size=batch_size or _BATCH, device=device, progress=progress
+            network,
+            part,
+            group,
+            batch_size=_BATCH if batch_size is None else batch_size,
+            device=device,
+            progress=progress,
         )
         for name, patterns in read.items():
             vectors[name] = reindex(compute_rdms(patterns, method=measure), ids)[0]

@@ -18,7 +18,9 @@ Longs = npt.NDArray[np.int64]
 
 
 @compiled
-def resample(ranks: Ints, order: Ints, counts: Longs) -> tuple[Ints, Ints, Ints, Floats]:
+def resample(
+    ranks: Ints, order: Ints, counts: Longs, kept: npt.NDArray[np.bool_]
+) -> tuple[Ints, Ints, Ints, Floats]:
     """Pairs that were drawn: how often, and of each RDM dense ranks, order and mean ranks less the mean.
 
     Parameters
@@ -27,6 +29,8 @@ def resample(ranks: Ints, order: Ints, counts: Longs) -> tuple[Ints, Ints, Ints,
         Dense ranks of all pairs, (rdms, pairs), and the order that sorts them.
     counts
         (stimuli,) how often each was drawn.
+    kept
+        (pairs,) which pairs were measured; whatever the ranks of the others are, they do not count.
     """
     pairs = ranks.shape[1]
     place = np.full(pairs, -1, np.int32)
@@ -35,7 +39,7 @@ def resample(ranks: Ints, order: Ints, counts: Longs) -> tuple[Ints, Ints, Ints,
     for i in range(len(counts)):
         for j in range(i + 1, len(counts)):
             weight = counts[i] * counts[j]
-            if weight:
+            if weight and kept[pair]:
                 place[pair], weights[size] = size, weight
                 size += 1
                 total += weight
@@ -67,6 +71,8 @@ def _product(a: Floats, b: Floats, weights: Ints, code: int) -> float:
         square_a += weights[k] * a[k] * a[k]
         square_b += weights[k] * b[k] * b[k]
         total += weights[k]
+    if total < 2:
+        return np.nan
     if code == 1:
         return product * 12 / (total**3 - total)
     if square_a * square_b > 0:

@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from rsatoolbox.rdm.rdms import RDMs
 from scipy import stats
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms.selection import subject_names
 from neurordl.rsa.ceilings import ceiling
+from neurordl.rsa.draws import Draws
 from neurordl.rsa.inference import mean_interval
 from neurordl.rsa.inputs import PairChoice, RunLike
 from neurordl.rsa.significance import correct, interval, p_values
 from neurordl.rsa.similarity import missing_groups, similarity, why_undefined
-from neurordl.rsa.uncertainty import Inference
+from neurordl.rsa.uncertainty import Inference, infer
 
-__all__ = ["GENERALISES", "comparisons_of", "group_rows", "rows_of", "who_was_fitted"]
+__all__ = ["GENERALISES", "against_ceilings", "comparisons_of", "group_rows", "rows_of", "who_was_fitted"]
 
 GENERALISES = {
     "none": "subjects",
@@ -67,6 +69,7 @@ def rows_of(
     pooled: Sequence[bool],
     fitted: Mapping[str, str],
     found: Inference,
+    p_ceiling: Floats,
 ) -> Iterator[dict[str, Any]]:
     """Rows of one ROI: of each layer, the subjects and their mean."""
     method = found.method
@@ -77,7 +80,7 @@ def rows_of(
         for alike, absent in missing_groups(models):  # model and ceiling on the same pairs
             bounds[alike] = ceiling(np.where(absent, np.nan, data[pooled]), method)
     note = "" if several else "one subject: no noise ceiling"
-    sure = [*_means(scores[:, pooled], found)]
+    sure = [*_means(scores[:, pooled], found, p_ceiling)]
     corrected = {
         "p_fdr": correct(np.array([one["p"] for one in sure]), "fdr"),
         "p_holm": correct(np.array([one["p"] for one in sure]), "holm"),
@@ -102,7 +105,25 @@ def rows_of(
         yield {**common, **together, **mean, "generalises_to": GENERALISES[found.resample]}
 
 
-def _means(scores: Floats, found: Inference) -> Iterator[dict[str, Any]]:
+def against_ceilings(
+    models: Floats, data: Floats, found: Inference, draws: Draws | None, device: str | torch.device | None
+) -> Floats:
+    """Each layer's p against the lower ceiling on its own pairs; those that all layers have may be fewer."""
+    out = np.full(len(models), np.nan)
+    groups = missing_groups(models)
+    for rows, absent in groups:
+        one = found
+        if absent.all():
+            continue
+        if len(groups) > 1:
+            options: dict[str, Any] = {"resample": found.resample, "draws": draws, "device": device}
+            one = infer(models[rows], np.where(absent, np.nan, data), found.method, **options)
+        if one.model_var is not None:
+            out[rows] = p_values(one, centre="data").ceiling
+    return out
+
+
+def _means(scores: Floats, found: Inference, p_ceiling: Floats) -> Iterator[dict[str, Any]]:
     """Of each layer the mean over subjects, its interval, and p against zero and against the ceiling."""
     tested = found.model_var is not None
     p = p_values(found, centre="data") if tested else None
@@ -117,7 +138,7 @@ def _means(scores: Floats, found: Inference) -> Iterator[dict[str, Any]]:
             "ci_low": bounds[0],
             "ci_high": bounds[1],
             "p": p_zero,
-            "p_ceiling": p.ceiling[k] if p is not None else np.nan,
+            "p_ceiling": p_ceiling[k],
         }
 
 

@@ -11,8 +11,9 @@ import torch
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms.dissimilarity import n_stimuli
-from neurordl.rsa.bootstrap import Draws, Resample, draw, resampled
+from neurordl.rsa.bootstrap import resampled
 from neurordl.rsa.ceilings import mean_along
+from neurordl.rsa.draws import Draws, Resample, draw
 from neurordl.rsa.significance import covariances, extract_variances
 from neurordl.rsa.similarity import check_method
 
@@ -125,7 +126,7 @@ def infer(
     rng
         Where they come from.
     draws
-        Resamples drawn before (`neurordl.rsa.bootstrap.draw`), instead.
+        Resamples drawn before (`neurordl.rsa.draws.draw`), instead.
     device
         For matrix products; rank measures stay on the CPU.
 
@@ -222,7 +223,9 @@ def _evaluations(
         )
     only_subjects = only_stimuli = None
     if subjects is not None:
-        found = resampled(models[:0], data, method, None, subjects[None], device)
+        # ceilings on the pairs that every model has, here too
+        there = np.where(np.isfinite(models).all(axis=0), data, np.nan)
+        found = resampled(models[:0], there, method, None, subjects[None], device)
         only_subjects = _weighted_mean(scores[None], subjects), found.ceilings[0].T
     if stimuli is not None:
         everyone = np.ones((len(stimuli), len(data)), dtype=np.int64)

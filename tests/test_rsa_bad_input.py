@@ -1,0 +1,120 @@
+"""What RSA refuses, each with one clear error from `evaluate`, `compare` and `noise_ceiling`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rsatoolbox.rdm import RDMs
+from torch import nn
+
+import neurordl as nrl
+from neurordl.errors import NeurordlError
+from neurordl.rdms.selection import reindex
+
+N = 12
+IDS = [f"s{k}" for k in range(N)]
+
+
+def stack(n_rdms: int, descriptor: str, ids: list[str] = IDS) -> RDMs:
+    return RDMs(
+        np.random.default_rng(n_rdms).random((n_rdms, len(ids) * (len(ids) - 1) // 2)),
+        dissimilarity_measure="correlation",
+        rdm_descriptors={descriptor: [f"{descriptor[0]}{k}" for k in range(n_rdms)]},
+        pattern_descriptors={"stimulus": list(ids)},
+    )
+
+
+def models(n: int = N) -> RDMs:
+    full = stack(3, "layer")
+    return RDMs(
+        reindex(full, IDS[:n]),
+        rdm_descriptors=dict(full.rdm_descriptors),
+        pattern_descriptors={"stimulus": IDS[:n]},
+    )
+
+
+def brain(subjects: int = 4) -> RDMs:
+    return stack(subjects, "subject")
+
+
+def unmeasured() -> RDMs:
+    data = brain()
+    data.dissimilarities[1] = np.nan
+    return data
+
+
+def twice() -> RDMs:
+    data = brain()
+    data.rdm_descriptors["subject"] = ["p0", "p0", "p2", "p3"]
+    return data
+
+
+def others() -> RDMs:
+    return stack(3, "layer", [f"t{k}" for k in range(N)])
+
+
+def network_on(device: str, **options: Any) -> Any:
+    images = nrl.StimulusSet.from_array(np.random.default_rng(0).random((N, 1, 4, 4)), ids=IDS)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    return nrl.evaluate(network, brain(), stimuli=images, device=device, **options)
+
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+Call = Callable[[], Any]
+
+
+@pytest.mark.parametrize(
+    "call, told",
+    [
+        (lambda: nrl.evaluate(others(), brain()), "no id of the stimuli"),
+        (lambda: nrl.compare(others(), brain()), "no id of the models"),
+        (lambda: nrl.evaluate(models(), unmeasured()), "s1 has no measured pair.*subjects="),
+        (lambda: nrl.evaluate(models(), unmeasured(), bootstrap="both"), "s1 has no measured pair"),
+        (lambda: nrl.noise_ceiling(unmeasured()), "s1 has no measured pair"),
+        (lambda: nrl.evaluate(models(2), brain()), "3 stimuli or more, but 2"),
+        (lambda: nrl.compare(models(2), brain()), "3 shared stimuli or more"),
+        (lambda: nrl.evaluate(models(3), brain(), bootstrap="both"), "3 stimuli give in 22% of cases"),
+        (lambda: nrl.evaluate(models(3), brain(), bootstrap="stimuli"), "give more stimuli"),
+        (lambda: nrl.noise_ceiling(brain(1)), "two subjects or more"),
+        (lambda: nrl.evaluate(models(), brain(1), bootstrap="subjects"), "one subject cannot be resampled"),
+        (lambda: nrl.evaluate(models(), twice()), "subject 'p0' has 2"),
+        (lambda: nrl.noise_ceiling(twice()), "subject 'p0' has 2"),
+        pytest.param(
+            lambda: nrl.evaluate(models(), brain(), device="cuda"), "torch sees no GPU", marks=NO_GPU
+        ),
+        pytest.param(
+            lambda: nrl.evaluate(models(), brain(), device="cuda", bootstrap="both", method="corr"),
+            "torch sees no GPU",
+            marks=NO_GPU,
+        ),
+        pytest.param(lambda: network_on("cuda"), "torch sees no GPU", marks=NO_GPU),
+        (lambda: network_on("gpu"), "device 'gpu' cannot be used here"),
+        (lambda: network_on("meta"), "device 'meta' cannot be used here"),
+        (lambda: nrl.evaluate(models(), brain(), device="gpu"), "device 'gpu' cannot be used here"),
+        (lambda: network_on("cpu", batch_size=0), "batch_size=0: expected 1 or more"),
+        (
+            lambda: nrl.evaluate(models(), brain(), bootstrap="both", n_bootstrap=1),
+            "n_bootstrap=1.*2 or more",
+        ),
+        (lambda: nrl.evaluate(models(), brain(), bootstrap="both", n_bootstrap=0), "n_bootstrap=0"),
+        (lambda: nrl.evaluate(models(), brain(), bootstrap="both", n_bootstrap=9.5), "n_bootstrap=9.5"),
+        (lambda: nrl.evaluate(models(), brain(), bootstrap="rdm"), "unknown resample 'rdm'"),
+        (lambda: nrl.evaluate(models(), brain(), bootstrap="both", seed=-1), "seed=-1"),
+        (lambda: nrl.evaluate(models(), brain(), layers=[]), "layers= is empty.*l0"),
+        (lambda: nrl.evaluate(models(), brain().dissimilarities), "expected rsatoolbox RDMs.*ndarray"),
+        (lambda: nrl.compare(models().dissimilarities, brain()), "expected rsatoolbox RDMs.*ndarray"),
+        (lambda: nrl.noise_ceiling(brain().dissimilarities), "expected rsatoolbox RDMs.*ndarray"),
+    ],
+)
+def test_one_clear_error(call: Call, told: str) -> None:
+    with pytest.raises(NeurordlError, match=told):
+        call()
+
+
+def test_few_stimuli_are_compared_without_a_bootstrap() -> None:
+    assert len(nrl.evaluate(models(3), brain(), method="corr").frame) == 15
+    assert nrl.compare(models(), unmeasured())[:, 1] == pytest.approx(np.full(3, np.nan), nan_ok=True)
