@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from neurordl.plots import plot_layer_roi, plot_mds, plot_rdm, plot_scores
     from neurordl.rdms import Alignment, align, compute_rdms, load_rdms, save_rdms
     from neurordl.rsa.evaluation import Evaluation, compare, evaluate, noise_ceiling
+    from neurordl.rsa.fitted import evaluate_fitted
     from neurordl.stimuli import Preprocessing, StimulusSet
     from neurordl.teachers import Batch, NetworkTeacher, PatternTeacher, RDMTeacher, Target, Teacher
     from neurordl.training.accuracy import accuracy
@@ -60,6 +61,7 @@ __all__ = [
     "compute_rdms",
     "datasets",
     "evaluate",
+    "evaluate_fitted",
     "extract_patterns",
     "fit",
     "load_rdms",
@@ -84,6 +86,7 @@ _HOMES = {
     "plots": ("plot_layer_roi", "plot_mds", "plot_rdm", "plot_scores"),
     "rdms": ("Alignment", "align", "compute_rdms", "load_rdms", "save_rdms"),
     "rsa.evaluation": ("Evaluation", "compare", "evaluate", "noise_ceiling"),
+    "rsa.fitted": ("evaluate_fitted",),
     "stimuli": ("Preprocessing", "StimulusSet"),
     "teachers": ("Batch", "NetworkTeacher", "PatternTeacher", "RDMTeacher", "Target", "Teacher"),
     "training.accuracy": ("accuracy",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from rsatoolbox.inference import bootstrap_crossval, crossval, eval_dual_bootstrap
@@ -15,11 +16,13 @@ from rsatoolbox.util.pooling import pool_rdm
 from scipy.optimize import minimize, nnls
 from scipy.spatial.distance import pdist
 
+import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.rsa.crossvalidation import cross_validate, infer_fitted, k_folds
 from neurordl.rsa.draws import given_draws
 from neurordl.rsa.models import Model, fit_model, predict
 from neurordl.rsa.permutation import permutation_p
+from neurordl.rsa.significance import interval, p_values
 from neurordl.rsa.similarity import METHODS, similarity
 
 GRAM = ["cosine", "corr", "cosine_cov", "corr_cov"]
@@ -267,3 +270,79 @@ def test_permutation_is_level_under_the_null():
     assert np.mean(np.array(p) <= 0.05) <= 0.12
     constant = permutation_p(np.ones((1, 28)), b, "corr", n_permutations=3, rng=rng)
     assert np.isnan(constant).all()
+
+
+# by id, from containers
+
+
+def containers(seed: int = 0) -> tuple[dict[str, RDMs], RDMs]:
+    rdms, data = study(seed)
+    ids = [f"s{k}" for k in range(N)]
+    named = {"one": RDMs(rdms[:1]), "several": RDMs(rdms)}
+    for own in named.values():
+        own.pattern_descriptors["stimulus"] = ids
+    brain = RDMs(
+        data,
+        rdm_descriptors={"subject": [f"p{k}" for k in range(SUBJECTS)], "roi": ["IT"] * SUBJECTS},
+        pattern_descriptors={"stimulus": ids},
+    )
+    return named, brain
+
+
+@pytest.mark.parametrize("kind", ["weighted", "select"])
+def test_evaluate_fitted_is_infer_fitted_matched_by_id(kind):
+    named, brain = containers()
+    options = {"kind": kind, "k_subjects": 2, "bootstrap": "both", "n_bootstrap": 10, "seed": 1}
+    frame = nrl.evaluate_fitted(named, brain, **options)
+    own = [
+        Model("one", named["one"].dissimilarities),
+        Model("several", named["several"].dissimilarities, kind),
+    ]
+    found = infer_fitted(
+        own, brain.dissimilarities, "corr", k_subjects=2, n_bootstrap=10, rng=np.random.default_rng(1)
+    )
+    assert_allclose(frame["score"], found.scores.mean(1))
+    assert_allclose(frame[["ci_low", "ci_high"]].to_numpy().T, interval(found, centre="data"))
+    assert_allclose(frame["p"], p_values(found, centre="data").zero)
+    assert frame["kind"].tolist() == ["fixed", kind]
+    assert set(frame["generalises_to"]) == {"subjects and stimuli"}
+    order = np.random.default_rng(0).permutation(N)
+    turned = RDMs(
+        brain.get_matrices()[:, order][:, :, order],
+        rdm_descriptors=dict(brain.rdm_descriptors),
+        pattern_descriptors={"stimulus": [f"s{k}" for k in order]},
+    )
+    pd.testing.assert_frame_equal(nrl.evaluate_fitted(named, turned, **options), frame)
+    once = nrl.evaluate_fitted(named, brain, kind=kind)
+    assert once[["ci_low", "ci_high", "p"]].isna().to_numpy().all()
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"k_stimuli": 5}, "5 folds take 15, but there are 12"),
+        ({"k_stimuli": 20}, "20 folds take 60, but there are 12"),
+        ({"k_subjects": 7}, "7 folds of subjects"),
+        ({"k_stimuli": 0, "k_subjects": 2}, "from 1"),
+        ({"k_stimuli": 1}, "'several' is fitted, and nothing is held out"),
+        ({"k_stimuli": 3, "bootstrap": "both"}, "9 or more distinct stimuli each"),
+        ({"kind": "mean"}, "unknown kind of model 'mean'"),
+        ({"method": "pearson"}, "unknown method"),
+        ({"subjects": "p9"}, "p9"),
+    ],
+)
+def test_evaluate_fitted_refuses(options, told):
+    named, brain = containers()
+    with pytest.raises(NeurordlError, match=told):
+        nrl.evaluate_fitted(named, brain, **options)
+
+
+def test_evaluate_fitted_refuses_models_of_other_stimuli():
+    named, brain = containers()
+    named["one"].pattern_descriptors["stimulus"] = [f"t{k}" for k in range(N)]
+    with pytest.raises(NeurordlError, match="'one' and 'several' are of different stimuli"):
+        nrl.evaluate_fitted(named, brain)
+    with pytest.raises(NeurordlError, match="no id of the models"):
+        nrl.evaluate_fitted({"one": named["one"]}, brain)
+    with pytest.raises(NeurordlError, match="dict from the name"):
+        nrl.evaluate_fitted(brain, brain)
