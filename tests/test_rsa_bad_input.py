@@ -14,6 +14,9 @@ from torch import nn
 import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.rdms.selection import reindex
+from neurordl.rsa.permutation import permutation_p
+from neurordl.rsa.reliability import ceiling_p, split_half
+from neurordl.rsa.uncertainty import infer
 
 N = 12
 IDS = [f"s{k}" for k in range(N)]
@@ -118,3 +121,28 @@ def test_one_clear_error(call: Call, told: str) -> None:
 def test_few_stimuli_are_compared_without_a_bootstrap() -> None:
     assert len(nrl.evaluate(models(3), brain(), method="corr").frame) == 15
     assert nrl.compare(models(), unmeasured())[:, 1] == pytest.approx(np.full(3, np.nan), nan_ok=True)
+
+
+RANDOM = np.random.default_rng(0)
+ROWS = RANDOM.random((4, 10))
+
+
+@pytest.mark.parametrize(
+    "call, told",
+    [
+        (lambda: infer(ROWS, ROWS[:, :6], "corr"), r"\(4, 10\) and \(4, 6\)"),
+        (lambda: infer(ROWS, ROWS[:, :6], "tau-a", resample="both", rng=RANDOM), r"\(4, 10\) and \(4, 6\)"),
+        (lambda: infer(ROWS[0], ROWS, "rho-a"), r"\(10,\) and \(4, 10\)"),
+        (lambda: infer(ROWS[:0], ROWS, "rho-a"), "0 models and 4 subjects"),
+        (lambda: infer(ROWS, ROWS[:0], "rho-a"), "4 models and 0 subjects"),
+        (lambda: permutation_p(ROWS, ROWS[:, :6], "corr", rng=RANDOM), r"\(4, 10\) and \(4, 6\)"),
+        (lambda: permutation_p(ROWS[:0], ROWS, "corr", rng=RANDOM), "0 models"),
+        (lambda: permutation_p(ROWS, ROWS, "corr", n_permutations=0, rng=RANDOM), "0 permutations"),
+        (lambda: split_half(ROWS, "corr", n_splits=0, rng=RANDOM), "n_splits=0"),
+        (lambda: ceiling_p(ROWS, "corr", n_permutations=0, rng=RANDOM), "n_permutations=0"),
+        (lambda: ceiling_p(ROWS[:1], "corr", rng=RANDOM), "two subjects or more"),
+    ],
+)
+def test_arrays_that_do_not_fit(call: Call, told: str) -> None:
+    with pytest.raises(NeurordlError, match=told):
+        call()

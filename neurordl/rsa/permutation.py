@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from neurordl.rdms.dissimilarity import n_stimuli
+from neurordl.errors import NeurordlError
 from neurordl.rsa.ceilings import mean_along
-from neurordl.rsa.similarity import mean_ranks, similarity
+from neurordl.rsa.similarity import check_stacks, mean_ranks, similarity
 
 __all__ = ["permutation_p"]
 
@@ -40,12 +40,19 @@ def permutation_p(
     -------
     array, (models,)
         NaN where the similarity is undefined.
+
+    Raises
+    ------
+    NeurordlError
+        RDMs over different pairs, an unknown method, no permutation or no model.
     """
     models, data = (np.asarray(x, dtype=np.float64) for x in (models, data))
     if method == "spearman" and np.isfinite(models).all() and np.isfinite(data).all():
         models, data, method = mean_ranks(models), mean_ranks(data), "corr"  # ranks move with their pairs
+    n = check_stacks(models, data)
+    if n_permutations < 1 or not len(models):
+        raise NeurordlError(f"{n_permutations} permutations of {len(models)} models: take 1 or more of each")
     found = mean_along(similarity(models, data, method), 1)
-    n = n_stimuli(data.shape[1])
     i, j = np.triu_indices(n, 1)
     number = np.zeros((n, n), dtype=np.int64)
     number[i, j] = number[j, i] = np.arange(len(i))

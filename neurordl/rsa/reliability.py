@@ -40,6 +40,8 @@ def ceiling_p(vectors: Floats, method: str, *, n_permutations: int = 1000, rng: 
     p
         One-sided; NaN where the ceiling is undefined.
     """
+    if n_permutations < 1:
+        raise NeurordlError(f"n_permutations={n_permutations}: expected 1 or more")
     found = ceiling(vectors, method)[0]
     if np.isnan(found):
         return np.nan
@@ -97,6 +99,8 @@ def split_half(
     half = len(vectors) // 2
     if half < 1:
         raise NeurordlError("split-half reliability takes the RDMs of two subjects or more, but there is one")
+    if n_splits < 1:
+        raise NeurordlError(f"n_splits={n_splits}: expected 1 or more")
     scaled = scaled_to_pool(np.asarray(vectors, dtype=np.float64), method)
     out = np.empty(n_splits)
     for k in range(n_splits):

@@ -21,6 +21,7 @@ __all__ = [
     "METHODS",
     "RANKED",
     "check_method",
+    "check_stacks",
     "in_threads",
     "mean_ranks",
     "missing_groups",
@@ -45,6 +46,16 @@ def check_method(method: str) -> None:
     """Refuse a comparison that RDMs are not scored with; the error lists those they are."""
     if method not in METHODS:
         raise NeurordlError(f"unknown method {method!r} to compare RDMs; choose one of {', '.join(METHODS)}")
+
+
+def check_stacks(models: Tensor | Floats, data: Tensor | Floats) -> int:
+    """How many stimuli these RDMs are of; refuse what is not condensed over the same pairs."""
+    if models.ndim != 2 or data.ndim != 2 or models.shape[1] != data.shape[1]:
+        raise NeurordlError(
+            "RDMs are compared as (models, pairs) and (data, pairs) over the same pairs, but got "
+            f"{tuple(models.shape)} and {tuple(data.shape)}"
+        )
+    return n_stimuli(models.shape[1])
 
 
 @overload
@@ -82,12 +93,7 @@ def similarity(models: npt.ArrayLike | Tensor, data: npt.ArrayLike | Tensor, met
     check_method(method)
     tensors = isinstance(models, Tensor) and isinstance(data, Tensor)
     a, b = (torch.as_tensor(x).detach().to(torch.float64) for x in (models, data))
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise NeurordlError(
-            "similarity takes RDMs (models, pairs) and (data, pairs) over the same pairs, but got "
-            f"{tuple(a.shape)} and {tuple(b.shape)}"
-        )
-    n_stimuli(a.shape[1])
+    check_stacks(a, b)
     out = torch.full((len(a), len(b)), torch.nan, dtype=torch.float64, device=a.device)
     for rows, absent in missing_groups(a):
         for columns, absent_here in missing_groups(b):

@@ -10,12 +10,11 @@ import numpy.typing as npt
 import torch
 
 from neurordl.errors import NeurordlError
-from neurordl.rdms.dissimilarity import n_stimuli
 from neurordl.rsa.bootstrap import resampled
 from neurordl.rsa.ceilings import mean_along
 from neurordl.rsa.draws import Draws, Resample, draw
 from neurordl.rsa.significance import covariances, extract_variances
-from neurordl.rsa.similarity import check_method
+from neurordl.rsa.similarity import check_method, check_stacks
 
 __all__ = ["ESTIMANDS", "Inference", "infer"]
 
@@ -140,6 +139,9 @@ def infer(
     models, data = (np.asarray(x, dtype=np.float64) for x in (models, data))
     if resample not in _CV_METHODS:
         raise NeurordlError(f"unknown resample {resample!r}; choose one of {', '.join(_CV_METHODS)}")
+    stimuli = check_stacks(models, data)
+    if not len(models) or not len(data):
+        raise NeurordlError(f"there is nothing to compare: {len(models)} models and {len(data)} subjects")
     alive = np.asarray(np.isfinite(models).any(axis=1))
     if alive.any() and not alive.all():  # RDMs without a single pair say nothing of the others
         options: dict[str, Any] = {
@@ -149,7 +151,7 @@ def infer(
             "draws": draws,
         }
         return _among(infer(models[alive], data, method, device=device, **options), alive)
-    n, stimuli = len(data), n_stimuli(data.shape[1])
+    n = len(data)
     if draws is None and resample != "none":
         if rng is None:
             raise NeurordlError("resamples are drawn by a generator: give rng=numpy.random.default_rng(seed)")
