@@ -81,9 +81,10 @@ def similarity(models: npt.ArrayLike | Tensor, data: npt.ArrayLike | Tensor, met
     Returns
     -------
     array or tensor, (models, data)
-        NaN where undefined: fewer than two shared pairs; an RDM that is constant on them (``rho-a`` and
-        ``tau-a`` are 0 then, by definition), or zero under the cosines, cka and bures; for ``neg_riem_dist``
-        RDMs of no Euclidean geometry, or of fewer dimensions than stimuli less one.
+        NaN where undefined (rsatoolbox gives 0, or raises): fewer than two shared pairs; an RDM that is
+        constant on them (``rho-a`` and ``tau-a`` are 0 then, by definition), or zero under the cosines, cka,
+        bures and ``neg_riem_dist``; under the last also data of no Euclidean geometry, or of fewer
+        dimensions than stimuli less one.
 
     Raises
     ------
