@@ -500,6 +500,24 @@ def test_a_layer_that_misses_pairs_changes_no_other_row(bootstrap, method):
     assert got.loc["b1", "ceiling_lower"] != want.loc["b1", "ceiling_lower"]
 
 
+@pytest.mark.parametrize("method", ["corr", "cosine", "rho-a"])
+def test_a_ceiling_no_better_than_chance_is_said(method):
+    data = brain(rois=("EVC", "IT"))
+    noise = np.random.default_rng(5).random((4, N * (N - 1) // 2))
+    data.dissimilarities[4:] = noise  # in IT subjects have nothing in common
+    scores = evaluate(models(), data, method=method)
+    told = means(scores).groupby("roi")["reason"].unique()
+    assert told["EVC"].tolist() == [""]
+    p = scores.settings["subjects_agree_p"]
+    assert p["EVC"] == pytest.approx(0.01)
+    assert p["IT"] > 0.05
+    assert told["IT"].tolist() == [
+        f"noise ceiling no better than chance: subjects do not agree (p = {p['IT']:.2f})"
+    ]
+    assert "subjects do not agree" in str(scores)
+    assert evaluate(models(), data, method="bures").settings["subjects_agree_p"] == {"EVC": None, "IT": None}
+
+
 def test_the_table_is_a_copy():
     scores = evaluate(models(), brain())
     frame = scores.to_frame()

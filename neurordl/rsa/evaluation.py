@@ -28,8 +28,9 @@ from neurordl.rsa.inputs import (
     rdms_by_roi,
 )
 from neurordl.rsa.networks import network_vectors
+from neurordl.rsa.reliability import agreement
 from neurordl.rsa.result import COLUMNS, Evaluation
-from neurordl.rsa.table import against_ceilings, comparisons_of, group_rows, rows_of, who_was_fitted
+from neurordl.rsa.table import Tested, against_ceilings, comparisons_of, group_rows, rows_of, who_was_fitted
 from neurordl.rsa.uncertainty import Inference, infer
 from neurordl.stimuli import StimulusSet
 
@@ -111,7 +112,9 @@ def evaluate(
         ``comparisons`` has each two layers. The mean and the ceiling, on the same pairs, are those of the
         subjects asked for; without ``subjects``, where some taught the run and others did not, of those who
         did not (``n_subjects`` and ``fitted`` say so). A person who taught with one ROI counts as fitted in
-        all. What is undefined is NaN, and ``reason`` says why.
+        all. What is undefined is NaN, and ``reason`` says why. It also says where subjects do not agree
+        better than by chance (`neurordl.rsa.reliability.ceiling_p`, 99 permutations, up to 500,000 values and
+        not for bures and neg_riem_dist).
 
     Raises
     ------
@@ -120,8 +123,9 @@ def evaluate(
         or measure, preprocessing other than the run's, or used and unused stimuli together without ``pairs``.
     """
     check_method(method)
-    if device is not None:
-        usable_device(device)
+    products = device
+    if device is not None and usable_device(device).type == "mps":
+        products = "cpu"  # which has float64
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise NeurordlError(f"seed={seed!r}: expected a whole number from 0")
     run = source if isinstance(source, RunLike) else None
@@ -141,6 +145,7 @@ def evaluate(
         raise NeurordlError("dissimilarity= is for a network's RDMs; those of the models are there already")
     stack = np.where(chosen.keep, np.stack(list(models.values())), np.nan)
     names, rows = list(models), list[dict[str, Any]]()
+    agreed: dict[str, float] = {}
     inferences, comparisons = dict[str, Inference](), list[pd.DataFrame]()
     for name, brain in brains.items():
         data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
@@ -149,9 +154,11 @@ def evaluate(
         if bootstrap:
             rng = np.random.default_rng(seed)
             draws = draw(sum(pooled), len(chosen.ids), bootstrap, n_bootstrap, rng)
-        found = infer(stack, data[pooled], method, resample=bootstrap or "none", draws=draws, device=device)
-        against = against_ceilings(stack, data[pooled], found, draws, device)
-        of_roi = list(rows_of(names, stack, subject_names(brain), data, pooled, fitted, found, against))
+        found = infer(stack, data[pooled], method, resample=bootstrap or "none", draws=draws, device=products)
+        against = against_ceilings(stack, data[pooled], found, draws, products)
+        agreed[name] = agreement(data[pooled], method, seed)
+        tests = Tested(found, against, agreed[name])
+        of_roi = list(rows_of(names, stack, subject_names(brain), data, pooled, fitted, tests))
         if group:
             of_roi += group_rows(names, stack, data[pooled], method, fitted["mean"])
         rows += [{**row, "roi": name} for row in of_roi]
@@ -174,6 +181,7 @@ def evaluate(
         "preprocessing": stimuli.preprocessing.as_dict() if stimuli else None,
         "bootstrap": bootstrap,
         "n_bootstrap": n_bootstrap if bootstrap else None,
+        "subjects_agree_p": {name: p if np.isfinite(p) else None for name, p in agreed.items()},
         "seeds": {"run": recorded.get("settings", {}).get("seed"), "bootstrap": seed if bootstrap else None},
         "sha256": {
             "rdms": sha256_array(np.asarray(rdms.dissimilarities)),

@@ -50,6 +50,8 @@ def network_vectors(
         function = dissimilarity(measure)
 
         def rdm(patterns: Tensor) -> Tensor:
+            if patterns.device.type == "mps":  # which has no float64
+                patterns = patterns.cpu()
             # wide ones are added up in float64 anyway, without a copy
             return function(patterns.float() if patterns.shape[1] >= WIDE else patterns.double())
 

@@ -12,9 +12,13 @@ from neurordl.rdms.dissimilarity import n_stimuli
 from neurordl.rsa.ceilings import ceiling, defined_mean, pooled, scaled_to_pool
 from neurordl.rsa.similarity import check_method, similarity
 
-__all__ = ["SessionReliability", "ceiling_p", "session_reliability", "split_half"]
+__all__ = ["SessionReliability", "agreement", "ceiling_p", "session_reliability", "split_half"]
 
 Floats = npt.NDArray[np.float64]
+
+# What tables test: up to here it takes a second or so, but not by a search, or roots of matrices, per subject.
+_TESTED = 500_000
+_SLOW = ("neg_riem_dist", "bures")
 
 
 def ceiling_p(vectors: Floats, method: str, *, n_permutations: int = 1000, rng: np.random.Generator) -> float:
@@ -57,6 +61,13 @@ def ceiling_p(vectors: Floats, method: str, *, n_permutations: int = 1000, rng: 
         )
         exceed += not ceiling(moved, method)[0] < found - 1e-12
     return (1 + exceed) / (1 + n_permutations)
+
+
+def agreement(vectors: Floats, method: str, seed: int) -> float:
+    """`ceiling_p` from 99 permutations, for tables; NaN where it takes too long, or of one subject."""
+    if len(vectors) < 2 or vectors.size > _TESTED or method in _SLOW:
+        return np.nan
+    return ceiling_p(vectors, method, n_permutations=99, rng=np.random.default_rng(seed))
 
 
 def split_half(

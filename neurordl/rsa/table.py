@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,15 @@ from neurordl.rsa.significance import correct, interval, p_values
 from neurordl.rsa.similarity import missing_groups, similarity, why_undefined
 from neurordl.rsa.uncertainty import Inference, infer
 
-__all__ = ["GENERALISES", "against_ceilings", "comparisons_of", "group_rows", "rows_of", "who_was_fitted"]
+__all__ = [
+    "GENERALISES",
+    "Tested",
+    "against_ceilings",
+    "comparisons_of",
+    "group_rows",
+    "rows_of",
+    "who_was_fitted",
+]
 
 GENERALISES = {
     "none": "subjects",
@@ -37,6 +46,25 @@ _SURE = ("ci_low", "ci_high", "p", "p_fdr", "p_holm", "p_ceiling")
 _STIMULI_FITTED = {"held-out": "no", "fitted": "yes", "cross": "one of each pair"}
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """What was tested in one ROI.
+
+    Attributes
+    ----------
+    found
+        The layers, with each other and against zero.
+    against_ceilings
+        (layers,) p of each against the lower noise ceiling.
+    agreement
+        p of the ceiling itself, against chance; NaN where it was not tested.
+    """
+
+    found: Inference
+    against_ceilings: Floats
+    agreement: float
 
 
 def who_was_fitted(
@@ -68,10 +96,10 @@ def rows_of(
     data: Floats,
     pooled: Sequence[bool],
     fitted: Mapping[str, str],
-    found: Inference,
-    p_ceiling: Floats,
+    tests: Tested,
 ) -> Iterator[dict[str, Any]]:
     """Rows of one ROI: of each layer, the subjects and their mean."""
+    found = tests.found
     method = found.method
     scores = similarity(models, data, method)
     bounds = np.full((len(models), 2), np.nan)
@@ -80,7 +108,7 @@ def rows_of(
         for alike, absent in missing_groups(models):  # model and ceiling on the same pairs
             bounds[alike] = ceiling(np.where(absent, np.nan, data[pooled]), method)
     note = "" if several else "one subject: no noise ceiling"
-    sure = [*_means(scores[:, pooled], found, p_ceiling)]
+    sure = [*_means(scores[:, pooled], found, tests.against_ceilings)]
     corrected = {
         "p_fdr": correct(np.array([one["p"] for one in sure]), "fdr"),
         "p_holm": correct(np.array([one["p"] for one in sure]), "holm"),
@@ -101,6 +129,8 @@ def rows_of(
             reason = reasons[0]
         elif np.isnan(mean["p"]):
             reason = "one subject: no interval, no p" + (", no noise ceiling" if note else "")
+        elif tests.agreement >= 0.05:
+            reason = f"noise ceiling no better than chance: subjects do not agree (p = {tests.agreement:.2f})"
         together = {"subject": "mean", "fitted": fitted["mean"], "reason": reason}
         yield {**common, **together, **mean, "generalises_to": GENERALISES[found.resample]}
 
