@@ -16,7 +16,7 @@ __all__ = ["SessionReliability", "agreement", "ceiling_p", "session_reliability"
 
 Floats = npt.NDArray[np.float64]
 
-# What tables test: up to here it takes a second or so, but not by a search, or roots of matrices, per subject.
+# What tables test: up to here it takes a second or so, unless each subject takes a search or matrix roots.
 _TESTED = 500_000
 _SLOW = ("neg_riem_dist", "bures")
 
