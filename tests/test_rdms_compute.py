@@ -237,3 +237,47 @@ def test_many_rows_are_averaged_without_a_loop() -> None:
 def test_bad_input(patterns: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(NeurordlError, match=message):
         compute_rdms(patterns, **options)
+
+
+def plain(values: Any) -> Dataset:
+    return Dataset(values, obs_descriptors={"stimulus": [f"s{k}" for k in range(len(values))]})
+
+
+@pytest.mark.parametrize("n", [40, 300])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_a_precision_without_a_factor_is_exact_for_near_duplicates(n: int, offset: float) -> None:
+    rng = np.random.default_rng(4)
+    values = rng.standard_normal((n, 30)) + offset
+    values[1] = values[0]
+    values[3] = values[2] + 1e-7 * rng.standard_normal(30)
+    half = rng.standard_normal((30, 40))
+    precision = half @ half.T / 40
+    found = compute_rdms(plain(values), "mahalanobis", precision=precision).get_matrices()[0]
+    difference = values[:, None] - values[None]
+    expected = np.einsum("ijk,kl,ijl->ij", difference, precision, difference) / 30
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=0)
+    assert found[0, 1] == 0
+    assert found.min() == 0
+
+
+def test_a_precision_with_negative_distances_is_refused() -> None:
+    values = np.random.default_rng(0).standard_normal((200, 5))
+    with pytest.raises(NeurordlError, match="not positive semidefinite"):
+        compute_rdms(plain(values), "mahalanobis", precision=np.diag([1.0, 1, 1, 1, -1]))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_poisson_of_near_duplicates(scale: float) -> None:
+    rng = np.random.default_rng(4)
+    values = scale * rng.gamma(2.0, 1.0, (150, 20))
+    values[1] = values[0]
+    values[3] = values[2] * (1 + 1e-7 * rng.standard_normal(20))
+    values[5, 2] = np.nan
+    found = compute_rdms(plain(values), "poisson").get_matrices()[0]
+    rates = (values + 0.1) / 1.1
+    left, right = rates[:, None], rates[None]
+    with np.errstate(invalid="ignore"):
+        expected = ((left - right) * np.log1p((left - right) / right)).mean(axis=-1)
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=0)
+    assert found[0, 1] == 0

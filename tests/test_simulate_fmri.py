@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from neurordl.rdms.reliability import split_half
 from rsatoolbox.rdm import RDMs
 from scipy.spatial.distance import pdist
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
+from neurordl.rdms.reliability import split_half
 from neurordl.simulate import patterns_of, plan_study, simulate_fmri, simulate_patterns, simulate_subjects
 
 IDS = [f"im{k}" for k in range(12)]

@@ -131,9 +131,13 @@ def poisson_cv(
     return _from_inner(inner) / patterns.shape[-1]
 
 
-def poisson_rates(patterns: Tensor, prior_lambda: float, prior_weight: float) -> tuple[Tensor, Tensor]:
+def poisson_rates(
+    patterns: Tensor, prior_lambda: float = 1.0, prior_weight: float = 0.1
+) -> tuple[Tensor, Tensor]:
     """Rates with the prior mixed in, and their logarithms; a pattern with a rate of 0 or less is NaN."""
     rates = (floating(patterns) + prior_lambda * prior_weight) / (1 + prior_weight)
+    if bool(rates.detach().min() > 0):
+        return rates, rates.log()
     positive = (rates > 0).all(-1, keepdim=True)
     rates = torch.where(positive, rates, torch.nan)
     return rates, torch.where(positive, rates, 1.0).log().masked_fill(~positive, torch.nan)

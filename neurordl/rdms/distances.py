@@ -127,8 +127,8 @@ def _without_gradient(patterns: Tensor, normalise: Normalise) -> Tensor:
     found = patterns.new_empty(len(batch), n * (n - 1) // 2)
     for one, out in zip(batch, found.numpy(), strict=True):
 
-        def rows(start: int, stop: int, one: Tensor = one) -> Tensor:
-            return one[start:stop]
+        def rows(start: int, stop: int, one: Tensor = one) -> tuple[Tensor, ...]:
+            return (one[start:stop],)
 
         add_distances(rows, n, channels, normalise, out)
     return found.reshape(*lead, found.shape[-1])

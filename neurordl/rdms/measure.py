@@ -14,11 +14,11 @@ from torch import Tensor
 from neurordl.errors import NeurordlError
 from neurordl.rdms import dissimilarity as measures
 from neurordl.rdms.blocks import add_distances
-from neurordl.rdms.crossvalidated import crossnobis
+from neurordl.rdms.crossvalidated import crossnobis, poisson_rates
 from neurordl.rdms.noise import Noise, check_noise, covariance, inverse, inverse_root
 from neurordl.rdms.normalise import Normalise
 from neurordl.rdms.sources import Source, coded
-from neurordl.rdms.whitening import factor_of
+from neurordl.rdms.whitening import checked_precision, factor_of
 
 __all__ = ["Whitening", "check_options", "fill"]
 
@@ -83,7 +83,9 @@ class Whitening:
             # distances do not see an offset, which would cost digits in the product
             offset = source.rows(0, min(len(source.ids), 64)).double().mean(0)
             source.offset = torch.where(offset.isfinite(), offset, 0)
-        source.factor = factor_of(given, source.n_channels)
+            source.precision = checked_precision(given, source.n_channels)
+        else:
+            source.factor = factor_of(given, source.n_channels)
 
 
 def _covariances(
@@ -130,7 +132,7 @@ def fill(
     n, channels = len(source.ids), source.n_channels
     if name in ("euclidean", "euclidean_root", "mahalanobis", *_ROOTED):
         scale = 0.5 if name in _ROOTED else 1 / channels
-        add_distances(source.rows, n, channels, _NORMALISE.get(name, "none"), out, scale=scale)
+        add_distances(source.sides, n, channels, _NORMALISE.get(name, "none"), out, scale=scale)
         if name == "euclidean_root":
             np.sqrt(out, out=out)
     elif name == "crossnobis" and source.balanced and whitening.of_runs is None:
@@ -142,6 +144,12 @@ def fill(
             add_distances(of_run(run), n, channels, "none", out, scale=-scale, add=True)
     elif name == "crossnobis" and whitening.of_runs is not None:
         out[:] = _by_pairs_of_runs(source, whitening.of_runs, whitening.noise or "full")
+    elif name == "poisson":
+
+        def rates(start: int, stop: int) -> tuple[Tensor, ...]:
+            return poisson_rates(_rates_checked(source.rows(start, stop), name, source.label))
+
+        add_distances(rates, n, channels, "none", out, scale=1 / channels)
     elif name in measures.CROSSVALIDATED:
         counts = None if source.balanced else torch.from_numpy(source.counts.T.astype(np.float64))
         cells = _rates_checked(source.cells(), name, source.label)
@@ -149,7 +157,7 @@ def fill(
         out[:] = measure(cells, counts=kind).numpy()
     else:
         with torch.no_grad():
-            out[:] = measure(_rates_checked(source.rows(0, n), name, source.label)).numpy()
+            out[:] = measure(source.rows(0, n)).numpy()
 
 
 def _rates_checked(patterns: Tensor, name: str, label: str) -> Tensor:

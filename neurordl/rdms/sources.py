@@ -12,6 +12,7 @@ from rsatoolbox.data.base import DatasetBase
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
+from neurordl.rdms.blocks import Rows
 
 __all__ = ["Centre", "Source", "coded"]
 
@@ -68,6 +69,7 @@ class Source:
         self.sorted = bool((np.diff(self.order) == 1).all())  # then blocks are views, also of a memory map
         self.starts = np.concatenate([[0], np.cumsum(self.counts.ravel())])
         self.factor: Tensor | None = None
+        self.precision: Tensor | None = None
         self.offset: Tensor | None = None
         self.centred_by = center
         self.removed = self._means_to_remove(center)
@@ -89,6 +91,13 @@ class Source:
         cells = self._sums(start, stop)
         return self._ready(cells.sum(axis=1) / self.counts[start:stop].sum(axis=1)[:, None])
 
+    def sides(self, start: int, stop: int) -> tuple[Tensor, ...]:
+        """Mean patterns, and beside them, where there is a precision, what it makes of them."""
+        return self._with_precision(self.rows(start, stop))
+
+    def _with_precision(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return (rows,) if self.precision is None else (rows, rows @ self.precision.to(self.dtype))
+
     def cells(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Mean patterns by run, (runs, stop - start, channels); NaN where a stimulus is not in a run."""
         stop = len(self.ids) if stop is None else stop
@@ -97,15 +106,19 @@ class Source:
             means = self._sums(start, stop) / np.where(counts > 0, counts, np.nan)
         return self._ready(np.ascontiguousarray(means.transpose(1, 0, 2)))
 
-    def by_runs(self) -> Callable[[int | None], Callable[[int, int], Tensor]]:
+    def by_runs(self) -> Callable[[int | None], Rows]:
         """For a run its mean patterns as blocks; for None the sum of those of all runs."""
         size = len(self.ids) * len(self.runs) * self.n_channels
-        whole = self.cells() if size * self.dtype.itemsize <= _KEPT else None
+        fits = size * self.dtype.itemsize <= _KEPT
+        whole = self._with_precision(self.cells()) if fits else None
 
-        def of_run(run: int | None) -> Callable[[int, int], Tensor]:
-            def rows(start: int, stop: int) -> Tensor:
-                cells = self.cells(start, stop) if whole is None else whole[:, start:stop]
-                return cells.sum(0) if run is None else cells[run]
+        def of_run(run: int | None) -> Rows:
+            def rows(start: int, stop: int) -> tuple[Tensor, ...]:
+                if whole is not None:
+                    parts = tuple(side[:, start:stop] for side in whole)
+                    return tuple(side.sum(0) if run is None else side[run] for side in parts)
+                cells = self.cells(start, stop)
+                return self._with_precision(cells.sum(0) if run is None else cells[run])
 
             return rows
 

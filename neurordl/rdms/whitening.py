@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms.distances import exact_product, floating
 
-__all__ = ["factor_of", "whiten"]
+__all__ = ["checked_precision", "factor_of", "whiten"]
 
 
 def whiten(patterns: Tensor, precision: Tensor) -> Tensor:
@@ -33,26 +34,13 @@ def whiten(patterns: Tensor, precision: Tensor) -> Tensor:
 
 def factor_of(precision: Tensor, channels: int) -> Tensor:
     """L with L Lᵀ = precision, in float64; `whiten` says what is refused."""
-    if tuple(precision.shape) != (channels, channels):
-        raise NeurordlError(
-            f"the precision of {channels} channels is a {channels} x {channels} matrix, not of shape "
-            f"{tuple(precision.shape)}"
-        )
-    exact = precision.double()
-    largest = torch.maximum(exact.max(), -exact.min())
-    if not bool(largest.isfinite()):
-        raise NeurordlError("the precision holds NaN or infinity; give a finite matrix")
-    rounding = math.sqrt(torch.finfo(precision.dtype if precision.is_floating_point() else torch.float64).eps)
-    if not _symmetric(exact):
-        if bool((exact - exact.mT).abs().max() > rounding * largest):
-            raise NeurordlError("the precision is not symmetric; give (P + P.T) / 2 if that is what is meant")
-        exact = (exact + exact.mT) / 2
+    exact = checked_precision(precision, channels)
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(exact)
     if not bool(failed):
         return factor
     values, vectors = torch.linalg.eigh(exact)
-    if bool(values[0] < -rounding * largest):
+    if bool(values[0] < -_rounding(precision)):
         raise NeurordlError(
             f"the precision is not positive semidefinite (smallest eigenvalue {float(values[0]):.3g}); "
             "give the inverse of a covariance, a shrunken one if need be"
@@ -61,11 +49,36 @@ def factor_of(precision: Tensor, channels: int) -> Tensor:
     return factor
 
 
-def _symmetric(matrix: Tensor, tile: int = 256) -> bool:
+def checked_precision(precision: Tensor, channels: int) -> Tensor:
+    """A precision in float64, finite and symmetric; whether it is positive semidefinite is not looked at."""
+    if tuple(precision.shape) != (channels, channels):
+        raise NeurordlError(
+            f"the precision of {channels} channels is a {channels} x {channels} matrix, not of shape "
+            f"{tuple(precision.shape)}"
+        )
+    exact = precision.double()
+    if not (bool(exact.sum().isfinite()) or bool(exact.isfinite().all())):
+        raise NeurordlError("the precision holds NaN or infinity; give a finite matrix")
+    if not _symmetric(exact):
+        if bool((exact - exact.mT).abs().max() > _rounding(precision)):
+            raise NeurordlError("the precision is not symmetric; give (P + P.T) / 2 if that is what is meant")
+        exact = (exact + exact.mT) / 2
+    return exact
+
+
+def _rounding(precision: Tensor) -> float:
+    kind = precision.dtype if precision.is_floating_point() else torch.float64
+    return math.sqrt(torch.finfo(kind).eps) * float(precision.abs().max())
+
+
+def _symmetric(matrix: Tensor, tile: int = 64) -> bool:
     """Whether a matrix is exactly its transpose; by tiles, since a transposed pass over all of it is slow."""
-    for top in range(0, len(matrix), tile):
-        for left in range(top, len(matrix), tile):
-            one = matrix[top : top + tile, left : left + tile]
-            if not torch.equal(one, matrix[left : left + tile, top : top + tile].mT):
+    if matrix.device.type != "cpu":
+        return torch.equal(matrix, matrix.mT)
+    values = matrix.numpy()
+    for top in range(0, len(values), tile):
+        for left in range(top, len(values), tile):
+            one = values[top : top + tile, left : left + tile]
+            if not np.array_equal(one, values[left : left + tile, top : top + tile].T):
                 return False
     return True
