@@ -505,3 +505,191 @@ def test_haxby_against_an_independent_analysis(data_root: Path) -> None:
         at = [order.index(name) for name in ids]
         expected = theirs.get_matrices()[0][np.ix_(at, at)]
         np.testing.assert_allclose(matrix, expected, atol=1e-8, rtol=0)
+
+
+# what files on disk are like
+
+
+def fmriprep_run(folder: Path, run: int = 1) -> tuple[Path, Path, pd.DataFrame]:
+    """A run with the confounds and sidecars that fMRIPrep writes."""
+    image, events = write_run(folder, run)
+    stem = f"sub-07_task-x_run-{run:02d}"
+    path = folder / f"{stem}_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz"
+    image.rename(path)
+    path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps({"RepetitionTime": T_R}))
+    rng = np.random.default_rng(run)
+    motion = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
+    columns = {}
+    for name in [*motion, "csf", "white_matter", "global_signal"]:
+        values = rng.standard_normal(VOLUMES).cumsum() * 0.01
+        columns[name] = values
+        slope = np.concatenate([[np.nan], np.diff(values)])
+        columns[f"{name}_derivative1"], columns[f"{name}_power2"] = slope, values**2
+        columns[f"{name}_derivative1_power2"] = slope**2
+    columns["framewise_displacement"] = np.concatenate([[np.nan], np.full(VOLUMES - 1, 0.1)])
+    columns["framewise_displacement"][40] = 3.0
+    columns["std_dvars"] = np.concatenate([[np.nan], np.full(VOLUMES - 1, 1.0)])
+    for k in range(2):
+        columns[f"cosine{k:02d}"] = np.cos(np.pi * (k + 1) * (np.arange(VOLUMES) + 0.5) / VOLUMES)
+        columns[f"non_steady_state_outlier{k:02d}"] = (np.arange(VOLUMES) == k).astype(float)
+    frame = pd.DataFrame(columns)
+    table = folder / f"{stem}_desc-confounds_timeseries.tsv"
+    frame.to_csv(table, sep="\t", index=False, na_rep="n/a")
+    table.with_suffix(".json").write_text(json.dumps({"csf": {"Method": "Mean"}}))
+    return path, events, frame
+
+
+def test_confounds_of_fmriprep(tmp_path: Path) -> None:
+    image, events, frame = fmriprep_run(tmp_path)
+    found, left = nrl.read_patterns(image, None, events, fmriprep=["motion", "wm_csf"], residuals=True)
+    run = json.loads(found.descriptors["provenance"])["runs"][0]
+    assert (run["confounds"], run["excluded"]) == (26, 2)  # 24 of motion; two volumes are not steady
+    assert left.n_obs == VOLUMES - 2
+    motion = [name for name in frame if str(name).startswith(("trans", "rot"))]
+    regressors = frame[[*motion, "csf", "white_matter"]].bfill()  # a constant moves no beta
+    regressors = regressors - regressors.mean()
+    table = make_events(1).replace("house on a hill", "hill")
+    design = make_first_level_design_matrix(
+        T_R * np.arange(VOLUMES), table, hrf_model="spm", add_regs=regressors
+    )
+    data = nib.load(image).get_fdata().reshape(-1, VOLUMES).T
+    betas = np.linalg.lstsq(design.to_numpy()[2:], data[2:], rcond=None)[0]
+    row = found.obs_descriptors["stimulus"].index("face")
+    np.testing.assert_allclose(found.measurements[row], betas[design.columns.get_loc("face")], atol=1e-6)
+    scrubbed, left = nrl.read_patterns(image, None, events, fmriprep=["motion", "scrub"], residuals=True)
+    assert json.loads(scrubbed.descriptors["provenance"])["runs"][0]["excluded"] > 2
+    for strategy, told in (
+        (["compcor"], "no confounds of fMRIPrep"),
+        (["nothing"], "no confounds of fMRIPrep"),
+    ):
+        with pytest.raises(NeurordlError, match=told):
+            nrl.read_patterns(image, None, events, fmriprep=strategy)
+    (tmp_path / "sub-07_task-x_run-01_desc-confounds_timeseries.tsv").write_text("csf\nx\n")
+    with pytest.raises(NeurordlError, match="no confounds of fMRIPrep"):
+        nrl.read_patterns(image, None, events, fmriprep=["wm_csf"])
+    short = frame.iloc[:-5]
+    short.to_csv(tmp_path / "sub-07_task-x_run-01_desc-confounds_timeseries.tsv", sep="\t", index=False)
+    with pytest.raises(NeurordlError, match=r"75 rows.*80 volumes"):
+        nrl.read_patterns(image, None, events, fmriprep=["motion"])
+
+
+def test_grids_that_drift_apart_are_not_the_same(study: Any) -> None:
+    size = (120, 4, 3)
+    grown = AFFINE.copy()
+    grown[0, 0] += 0.009  # a hundredth of a millimetre a voxel is a millimetre at the far end
+    image = nib.Nifti1Image(np.random.default_rng(0).random((*size, 4)), AFFINE)
+    inside = nib.Nifti1Image(np.ones(size, np.uint8), grown)
+    table = pd.DataFrame({"stimulus": CONDITIONS})
+    with pytest.warns(UserWarning, match="is on another grid"):
+        nrl.read_patterns(image, inside, table=table)
+
+
+@pytest.mark.parametrize(
+    ("zoom", "unit", "given", "told"),
+    [
+        (0.0, "sec", None, "is 0.0"),
+        (2000.0, "sec", None, "no plausible seconds"),
+        (500.0, "unknown", None, "no plausible seconds"),
+        (2.0, "sec", 2000, "no plausible seconds"),
+    ],
+)
+def test_implausible_repetition_times(study: Any, zoom: float, unit: str, given: Any, told: str) -> None:
+    image = nib.load(study["images"][0])
+    image.header.set_zooms((3, 3, 3.5, zoom))
+    image.header.set_xyzt_units("mm", unit)
+    with pytest.raises(NeurordlError, match=told):
+        nrl.read_patterns(image, study["mask"], study["events"][0], t_r=given)
+
+
+def test_repetition_times_in_other_units(study: Any) -> None:
+    call = (study["mask"], study["events"][0])
+    expected = nrl.read_patterns(study["images"][0], *call)
+    image = nib.load(study["images"][0])
+    image.header.set_zooms((3, 3, 3.5, 2000.0))
+    image.header.set_xyzt_units("mm", "msec")
+    np.testing.assert_array_equal(nrl.read_patterns(image, *call).measurements, expected.measurements)
+    image.header.set_zooms((3, 3, 3.5, 2.0))
+    image.header.set_xyzt_units("mm", "unknown")
+    with pytest.warns(UserWarning, match="without a unit of time"):
+        nrl.read_patterns(image, *call)
+    nrl.read_patterns(image, *call, t_r=np.float32(2.0))
+
+
+def test_scaled_integers_are_read_in_their_units(study: Any, tmp_path: Path) -> None:
+    image = nib.load(study["images"][0])
+    scaled = nib.Nifti1Image(image.get_fdata(), image.affine, image.header)
+    scaled.set_data_dtype(np.int16)
+    nib.save(scaled, tmp_path / "scaled_bold.nii.gz")
+    assert nib.load(tmp_path / "scaled_bold.nii.gz").dataobj.slope != 1
+    call = (study["mask"], study["events"][0])
+    found = nrl.read_patterns(tmp_path / "scaled_bold.nii.gz", *call).measurements
+    np.testing.assert_allclose(found, nrl.read_patterns(study["images"][0], *call).measurements, atol=0.05)
+
+
+def test_conditions_left_out_must_exist(study: Any) -> None:
+    call = (study["images"], study["mask"], study["events"])
+    assert "face" not in nrl.read_patterns(*call, leave_out="face").obs_descriptors["stimulus"]
+    with pytest.raises(NeurordlError, match=r"leave_out= names 'rset', which no run has; .* face"):
+        nrl.read_patterns(*call, leave_out=["rset"])
+
+
+def test_the_row_of_a_bad_event_is_that_of_the_table(study: Any) -> None:
+    table = make_events(1)
+    table["trial_type"] = table["trial_type"].where(table.index > 2)
+    table["duration"] = table["duration"].astype(object)
+    table.loc[4, "duration"] = "n/a"
+    with pytest.raises(NeurordlError, match="duration is not a number in row 5"):
+        nrl.read_patterns(study["images"][0], study["mask"], table)
+
+
+def test_betas_of_one_volume_each(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    files, rows = [], []
+    for run in (1, 2):
+        for name in CONDITIONS[:3]:
+            files.append(tmp_path / f"sub-07_ses-a_run-{run}_desc-{name}_beta.nii.gz")
+            nib.save(nib.Nifti1Image(rng.standard_normal(SHAPE), AFFINE), files[-1])
+            rows.append({"stimulus": name, "image": files[-1].name})
+    table = pd.DataFrame(rows)[::-1]
+    found = nrl.read_patterns(files, None, table=table)
+    assert found.obs_descriptors["run"] == ["run-2"] * 3 + ["run-1"] * 3
+    assert found.obs_descriptors["session"] == ["ses-a"] * 6
+    np.testing.assert_array_equal(found.measurements[0], nib.load(files[-1]).get_fdata().ravel())
+    with pytest.warns(UserWarning, match="1 images are in no row of .*such as sub-07_ses-a_run-2"):
+        nrl.read_patterns(files, None, table=table[1:])
+    plain = []
+    for k, file in enumerate(files[:3]):
+        plain.append(file.rename(tmp_path / f"beta_{k}.nii.gz"))
+    found = nrl.read_patterns(plain, None, table=table[::-1][:3][["stimulus"]])
+    assert "run" not in found.obs_descriptors
+
+
+def test_a_voxel_that_one_run_lacks_is_dropped_from_all(study: Any) -> None:
+    image = nib.load(study["images"][1])
+    data = image.get_fdata()
+    data[1, 1, 0, 7] = np.nan
+    nib.save(nib.Nifti1Image(data, image.affine, image.header), study["images"][1])
+    with pytest.warns(UserWarning, match="dropped 1 of 18 voxels .* 1 with NaN"):
+        found = nrl.read_patterns(study["images"], study["mask"], study["events"])
+    assert found.n_channel == 17
+    assert (1, 1, 0) not in set(zip(*(found.channel_descriptors[axis] for axis in "xyz"), strict=True))
+
+
+def test_bids_without_run_and_with_sessions(tmp_path: Path) -> None:
+    for ses in ("pre", "post"):
+        func = tmp_path / "sub-07" / f"ses-{ses}" / "func"
+        func.mkdir(parents=True)
+        for direction, run in (("AP", 1), ("PA", 2)):
+            image, events = write_run(tmp_path, run)
+            stem = f"sub-07_ses-{ses}_task-x_dir-{direction}"
+            image.rename(func / f"{stem}_desc-preproc_bold.nii.gz")
+            events.rename(func / f"{stem}_events.tsv")
+    found = nrl.read_bids(tmp_path, "x", mask=None, model="average")["sub-07"]
+    told = json.loads(found.descriptors["provenance"])["runs"]
+    assert [one["events"] for one in told] == [
+        f"sub-07_ses-{ses}_task-x_dir-{direction}_events.tsv"
+        for ses in ("post", "pre")
+        for direction in ("AP", "PA")
+    ]
+    assert set(found.obs_descriptors["session"]) == {"ses-post", "ses-pre"}
+    assert len(set(found.obs_descriptors["run"])) == 4

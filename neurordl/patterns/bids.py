@@ -91,7 +91,12 @@ def _images(base: Path, task: str, space: str | None) -> list[Path]:
     for path in base.glob("sub-*/**/func/*_bold.nii*"):
         named = pattern.search(path.name)
         preprocessed = "_desc-preproc_" in path.name or "_desc-" not in path.name
-        if preprocessed and entities(path).get("task") == task and (named[1] if named else None) == space:
+        if (
+            preprocessed
+            and "sub" in entities(path)
+            and entities(path).get("task") == task
+            and (named[1] if named else None) == space
+        ):
             found.append(path)
     if not found:
         raise NeurordlError(

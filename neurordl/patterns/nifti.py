@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from neurordl.patterns.glm import Estimate, Model, check_model, estimate
 from neurordl.patterns.study import Study, runs_of, sessions_of, subject_of
 from neurordl.patterns.tables import (
     Table,
+    entities,
+    fmriprep_confounds,
     matched,
     read_confounds,
     read_events,
@@ -70,8 +73,8 @@ def read_patterns(
         A binary mask, or an atlas with names in ``labels``; on another grid it is resampled, with a warning.
     events
         For each image a BIDS ``events.tsv`` or a DataFrame: ``onset``, ``duration`` (seconds) and
-        ``condition``. Files are matched with images by the entities of their names (``run-01`` and so on)
-        where all have them, else by order.
+        ``condition``; other columns (``modulation``, say) are not used. Files are matched with images by the
+        entities of their names (``run-01`` and so on) where all have them, else by order.
     table
         Of betas: a TSV or CSV file or a DataFrame with one row per volume and the column ``stimulus`` (or
         ``condition``), where it applies ``run`` and ``session``; other columns become descriptors too. A
@@ -87,8 +90,8 @@ def read_patterns(
     condition, leave_out
         The column of the conditions' names; conditions that are modelled but get no pattern, such as "rest".
     t_r, slice_time_ref
-        Seconds between volumes (else from the BIDS sidecar or the header), and when within that time a volume
-        counts as taken, from 0 to 1.
+        Seconds between volumes (else from the sidecar beside the image, or the header), and when within that
+        time a volume counts as taken, from 0 to 1.
     hrf_model, drift_model, high_pass, drift_order, noise_model
         Of the GLM, as in nilearn's ``make_first_level_design_matrix`` and ``run_glm`` ("ols" or "ar1").
     confounds, confound_columns
@@ -138,7 +141,7 @@ def read_patterns(
         read_mask(mask, opened[0][0], labels, [rois] if isinstance(rois, str) else rois),
         subject_of(names, subject),
         own_sessions,
-        runs_of(names, own_sessions, runs),
+        runs_of(names, own_sessions, runs, unique=table is None),
     )
     if table is not None:
         if residuals:
@@ -146,7 +149,7 @@ def read_patterns(
                 "betas come without residuals: leave residuals= out; compute_rdms can estimate the noise "
                 "from repeated measurements"
             )
-        return _betas(study, table, condition)
+        return _betas(study, table, condition, runs is not None)
     design = {
         "hrf_model": hrf_model,
         "drift_model": drift_model,
@@ -157,7 +160,7 @@ def read_patterns(
     settings = {
         "model": model,
         "condition": condition,
-        "leave_out": list(leave_out),
+        "leave_out": [leave_out] if isinstance(leave_out, str) else list(leave_out),
         "slice_time_ref": slice_time_ref,
         **({"detrend": detrend} if model == "average" else design | {"noise_model": noise_model}),
     }
@@ -181,6 +184,7 @@ def _bold(
     of_confounds = None if regressors is None else matched(study.names, regressors, "confounds")
     series, kept, told = study.read()
     found: list[Estimate] = []
+    there: dict[str, None] = {}
     notes: list[dict[str, Any]] = []
     for k, (image, name) in enumerate(study.images):
         if image.ndim != 4:
@@ -190,7 +194,7 @@ def _bold(
         step, n = repetition_time(image, name, t_r), len(series[k])
         own, label = tables[of_events[k]], table_name(tables[of_events[k]], of_events[k])
         happened = read_events(own, label, settings["condition"], n * step)
-        confounds, volumes = (None, None) if fmriprep is None else _fmriprep(name, fmriprep)
+        confounds, volumes = (None, None) if fmriprep is None else fmriprep_confounds(name, fmriprep, n)
         if regressors is not None and of_confounds is not None:
             mine = regressors[of_confounds[k]]
             more = read_confounds(mine, table_name(mine, of_confounds[k]), columns, n)
@@ -208,6 +212,7 @@ def _bold(
             design=settings,
             name=name,
         )
+        there |= dict.fromkeys(one.rows["condition"])
         wanted = ~one.rows["condition"].isin(settings["leave_out"]).to_numpy()
         found.append(one._replace(rows=one.rows[wanted], patterns=one.patterns[wanted]))
         note = {"run": study.runs[k], "t_r": step, "volumes": n, "events": Path(label).name, "dof": one.dof}
@@ -215,6 +220,10 @@ def _bold(
             note["confounds"] = 0 if confounds is None else confounds.shape[1]
             note["excluded"] = 0 if volumes is None else n - len(volumes)
         notes.append(note)
+    if unknown := [name for name in settings["leave_out"] if name not in there]:
+        raise NeurordlError(
+            f"leave_out= names {unknown[0]!r}, which no run has; the conditions are {', '.join(there)}"
+        )
     if not any(len(one.rows) for one in found):
         raise NeurordlError(f"leave_out= leaves no condition of {', '.join(settings['leave_out'])}")
     made = {**settings, **told, "runs": notes}
@@ -244,10 +253,11 @@ def _rows(study: Study, frames: Sequence[pd.DataFrame]) -> dict[str, list[Any]]:
     return {str(name): values.tolist() for name, values in together.items()}
 
 
-def _betas(study: Study, table: Table, condition: str) -> Dataset:
+def _betas(study: Study, table: Table, condition: str, named_runs: bool) -> Dataset:
     """Betas as they are, each volume with its row of the table."""
     series, kept, told = study.read()
     values = np.concatenate(series)
+    place = np.repeat(np.arange(len(series)), [len(one) for one in series])  # the image of each volume
     frame = read_tsv(table, table_name(table, 0))
     named = "stimulus" if "stimulus" in frame else condition
     if named not in frame:
@@ -261,7 +271,14 @@ def _betas(study: Study, table: Table, condition: str) -> Dataset:
         if len(values) != len(files):
             raise NeurordlError("a table with the column 'image' names 3D images, and some here are 4D")
         match = match_ids(wanted, files, what=("rows of the table", "images"))
-        values = values[match.index]
+        values, place = values[match.index], place[match.index]
+        if match.unused:
+            warnings.warn(
+                f"{len(match.unused)} images are in no row of {table_name(table, 0)} and were left out, "
+                f"such as {match.unused[0]}",
+                UserWarning,
+                stacklevel=3,
+            )
     elif len(frame) != len(values):
         raise NeurordlError(
             f"{table_name(table, 0)} has {len(frame)} rows, and the images have {len(values)} volumes; give "
@@ -271,22 +288,15 @@ def _betas(study: Study, table: Table, condition: str) -> Dataset:
         raise NeurordlError(f"{table_name(table, 0)} has rows without a {named}; leave those volumes out")
     rows = {str(column): column_values.tolist() for column, column_values in frame.items() if column != named}
     rows["stimulus"] = [str(value) for value in frame[named]]
-    if "run" not in frame and len(study.images) > 1 and "image" not in frame:
-        rows["run"] = [run for run, one in zip(study.runs, series, strict=True) for _ in one]
+    # images of one volume each are no runs, unless their names or runs= say so
+    told_runs = named_runs or all("run" in entities(name) for name in study.names)
+    if "run" not in frame and (told_runs or (len(series) > 1 and len(values) > len(series))):
+        rows["run"] = [study.runs[k] for k in place]
+    if "session" not in frame and study.sessions is not None:
+        rows["session"] = [study.sessions[k] for k in place]
     made = {"model": "betas", "table": Path(table_name(table, 0)).name, **told}
     return study.dataset(values, rows, kept, made)
 
 
 def _each(tables: Table | Sequence[Table]) -> list[Table]:
     return [tables] if isinstance(tables, str | os.PathLike | pd.DataFrame) else list(tables)
-
-
-def _fmriprep(name: str, strategy: Sequence[str]) -> tuple[pd.DataFrame, npt.NDArray[np.int64] | None]:
-    """Confounds that fMRIPrep wrote beside an image, and the volumes that are kept."""
-    from nilearn.interfaces.fmriprep import load_confounds
-
-    try:
-        confounds, kept = load_confounds(name, strategy=list(strategy))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NeurordlError(f"no confounds of fMRIPrep for {name}: {error}") from error
-    return confounds.reset_index(drop=True), None if kept is None else np.asarray(kept, dtype=np.int64)

@@ -121,8 +121,10 @@ def sessions_of(names: Sequence[str], given: str | Sequence[str] | None) -> list
     return [f"ses-{one}" for one in found] if all(found) else None
 
 
-def runs_of(names: Sequence[str], sessions: list[str] | None, given: Sequence[str] | None) -> list[str]:
-    """A name for each image's run, unique over sessions."""
+def runs_of(
+    names: Sequence[str], sessions: list[str] | None, given: Sequence[str] | None, *, unique: bool
+) -> list[str]:
+    """A name for each image's run, told apart over sessions; unique unless images may share a run."""
     if given is not None:
         runs = [str(run) for run in given]
     else:
@@ -132,7 +134,7 @@ def runs_of(names: Sequence[str], sessions: list[str] | None, given: Sequence[st
         raise NeurordlError(f"runs= names {len(runs)} runs of {len(names)} images")
     if sessions is not None and len(set(sessions)) > 1:
         runs = [f"{session}_{run}" for session, run in zip(sessions, runs, strict=True)]
-    if len(set(runs)) < len(runs):
+    if unique and len(set(runs)) < len(runs):
         again = next(run for run in runs if runs.count(run) > 1)
         raise NeurordlError(f"two images are of {again}; name them with runs=, or leave one out")
     return runs

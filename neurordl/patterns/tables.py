@@ -9,20 +9,30 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from neurordl.errors import NeurordlError
 from neurordl.matching import match_ids
 
-__all__ = ["Table", "entities", "matched", "read_confounds", "read_events", "read_tsv", "table_name"]
+__all__ = [
+    "Table",
+    "entities",
+    "fmriprep_confounds",
+    "matched",
+    "read_confounds",
+    "read_events",
+    "read_tsv",
+    "table_name",
+]
 
 Table: TypeAlias = str | os.PathLike[str] | pd.DataFrame
-_IDENTITY = ("sub", "ses", "task", "acq", "run")
+_IDENTITY = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
 _MISSING = ("", "n/a", "N/A", "nan", "NaN")
 
 
 def entities(path: object) -> dict[str, str]:
-    """What a BIDS file name says of the recording: ``sub``, ``ses``, ``task``, ``acq``, ``run``."""
+    """What a BIDS file name says of the recording: ``sub``, ``ses``, ``task``, ``run`` and so on."""
     name = Path(str(path)).name
     found = dict(re.findall(r"(?:^|_)([a-z]+)-([A-Za-z0-9+]+)(?=[_.])", name))
     return {key: found[key] for key in _IDENTITY if key in found}
@@ -94,6 +104,7 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
             f"{name} has no column {absent[0]!r}, but {', '.join(map(str, frame.columns)) or 'none'}; BIDS "
             "events have onset, duration and trial_type (condition= names another column)"
         )
+    frame = frame.reset_index(drop=True)
     frame = frame[frame[condition].notna()]
     if frame.empty:
         raise NeurordlError(f"{name} has no event with a {condition}")
@@ -102,8 +113,8 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
         found[column] = pd.to_numeric(frame[column], errors="coerce")
         if not np.isfinite(found[column]).all():
             raise NeurordlError(
-                f"{name}: {column} is not a number in row "
-                f"{int(np.argmin(np.isfinite(found[column].to_numpy()))) + 1}"
+                f"{name}: {column} is not a number in row {found.index[~np.isfinite(found[column])][0] + 1} "
+                f"(from 1, below the header)"
             )
     onset, duration = found["onset"], found["duration"]
     # the last event may end a little after the scanner stopped
@@ -146,3 +157,20 @@ def read_confounds(table: Table, name: str, columns: Sequence[str] | None, volum
         raise NeurordlError(f"{name}: the column {bad[0]!r} has values that are missing or no numbers")
     clean: pd.DataFrame = found.reset_index(drop=True)
     return clean
+
+
+def fmriprep_confounds(
+    name: str, strategy: Sequence[str], volumes: int
+) -> tuple[pd.DataFrame, npt.NDArray[np.int64] | None]:
+    """Confounds that fMRIPrep wrote beside an image, and the volumes that are kept."""
+    from nilearn.interfaces.fmriprep import load_confounds
+
+    try:
+        confounds, kept = load_confounds(name, strategy=list(strategy))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NeurordlError(f"no confounds of fMRIPrep for {name}: {error}") from error
+    if len(confounds) != volumes:
+        raise NeurordlError(
+            f"fMRIPrep's confounds of {name} have {len(confounds)} rows, and the image {volumes} volumes"
+        )
+    return confounds.reset_index(drop=True), None if kept is None else np.asarray(kept, dtype=np.int64)

@@ -9,6 +9,7 @@ import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,6 +34,7 @@ _DAMAGE = (
     *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError),
     *(zlib.error, struct.error, ImageFileError, HeaderDataError, WrapStructError),
 )
+_LONGEST = 60.0  # seconds between volumes; more are milliseconds without their unit
 _DEFLATE = 1032  # the most that gzip can expand
 
 
@@ -123,7 +125,9 @@ def same_grid(one: nib.Nifti1Image, other: nib.Nifti1Image) -> bool:
     """Whether the voxels of two images lie in the same places, to a hundredth of a millimetre."""
     if one.shape[:3] != other.shape[:3]:
         return False
-    return bool(np.allclose(one.affine, other.affine, rtol=0, atol=1e-2))
+    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(one.shape[:3]) - 1)[:, None]
+    apart = (one.affine - other.affine) @ np.vstack([corners, np.ones(8)])
+    return bool((np.abs(apart) <= 1e-2).all())
 
 
 def resampled(image: nib.Nifti1Image, grid: nib.Nifti1Image, how: str, name: str) -> nib.Nifti1Image:
@@ -260,8 +264,18 @@ def repetition_time(image: nib.Nifti1Image, name: str, given: float | None) -> f
     if given is None and image.ndim == 4:
         unit = image.header.get_xyzt_units()[1]
         given = float(image.header.get_zooms()[3]) * {"msec": 1e-3, "usec": 1e-6}.get(unit, 1.0)
-    if not isinstance(given, int | float) or not 0 < given < 1e3:
-        raise NeurordlError(f"the time between the volumes of {name} is {given!r}; pass t_r=, in seconds")
+        if unit not in ("sec", "msec", "usec") and 0 < given <= _LONGEST:
+            warnings.warn(
+                f"the header of {name} gives {given:g} between volumes without a unit of time; it is read as "
+                "seconds, and t_r= says otherwise",
+                UserWarning,
+                stacklevel=2,
+            )
+    if not isinstance(given, Real) or not 0 < float(given) <= _LONGEST:
+        raise NeurordlError(
+            f"the time between the volumes of {name} is {given!r}, which are no plausible seconds "
+            f"(0 to {_LONGEST:g}); pass t_r=, in seconds"
+        )
     return float(given)
 
 
