@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -205,6 +206,38 @@ def test_what_fails_exits_with_1_and_one_line(
     assert message in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "run").exists()
+
+
+def test_what_train_says_is_next_works(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    arguments = train_arguments(data, tmp_path / "run", epochs=1)
+    code, told, errors = shell(*arguments, "--permuted")
+    assert code == 0, errors
+    assert re.search(r"epoch 1/1  loss \d", errors)  # a line an epoch, where there is no terminal for a bar
+    losses = load_run(tmp_path / "run").record["objective"]["losses"]
+    assert losses["rdm:conv3"]["teacher"]["control"]["permuted"] == 0
+    following = shlex.split(told.rpartition("Next: neurordl ")[2])
+    assert "--roi" in following
+    code, _, errors = shell(*following)
+    assert code == 0, errors
+
+
+def test_a_message_names_the_option(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    code, _, errors = shell("compare", data["brain.h5"], "--rdms", data["brain.h5"], "--out", tmp_path / "x")
+    assert code == 1
+    assert "expected one RDM per subject" in errors
+    assert errors.rstrip().endswith("(in the shell: --average)")
+
+
+def test_model_rdms_take_their_ids_from_the_labels(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    rdms = load_rdms(data["brain.h5"])
+    np.save(tmp_path / "models.npy", rdms.get_matrices()[:2])
+    (tmp_path / "ids.txt").write_text("\n".join(rdms.pattern_descriptors["stimulus"]))
+    code, _, errors = shell(
+        "compare", tmp_path / "models.npy", "--labels", tmp_path / "ids.txt", "--rdms", data["brain.h5"],
+        "--average", "session,roi", "--out", tmp_path / "scores",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert pd.read_csv(tmp_path / "scores" / "scores.csv")["layer"].nunique() == 2
 
 
 def test_size_of_labelled_images_of_a_table(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from neurordl.rsa.inference import noise_ceiling
 from neurordl.rsa.significance import interval, p_values
 from neurordl.rsa.uncertainty import infer
 from neurordl.stimuli import Preprocessing, StimulusSet
+from neurordl.teachers import RDMTeacher
 
 N = 12
 IDS = tuple(f"s{k}" for k in range(N))
@@ -76,6 +77,7 @@ class FakeRun:
     validation_ids: tuple[str, ...] = IDS[4:6]
     held_out_ids: tuple[str, ...] = IDS[6:]
     fitted_subjects: tuple[str, ...] = ("p0", "p1")
+    fitted_rdms: frozenset[str] = frozenset()
     preprocessing: Preprocessing | None = None
 
 
@@ -523,3 +525,23 @@ def test_the_table_is_a_copy():
     frame = scores.to_frame()
     frame["score"] = 0.0
     assert (scores.to_frame()["score"] != 0).all()
+
+
+def test_a_fitted_rdm_is_known_again_under_another_name():
+    teacher = RDMTeacher(brain(), subjects=["p0", "p1"])
+    run = FakeRun(network(), fitted_rdms=frozenset(teacher.rdm_sha256), preprocessing=images().preprocessing)
+    renamed = brain()
+    renamed.rdm_descriptors["subject"] = ["a", "b", "c", "d"]
+    order = np.random.default_rng(0).permutation(N)
+    renamed.reorder(order)  # and in whatever order
+    frame = evaluate(run, renamed, stimuli=images(IDS[6:]), layers="0").frame.set_index("subject")
+    assert frame.loc["a", "fitted"] == "stimuli: no, subjects: yes"
+    assert frame.loc["c", "fitted"] == "stimuli: no, subjects: no"
+    assert frame.loc["mean", "n_subjects"] == 2
+
+
+def test_one_text_may_name_several_layers():
+    one = evaluate(models(), brain(), layers="a,b*").frame
+    assert one["layer"].unique().tolist() == ["a", "b1", "b2"]
+    several = evaluate(network(), brain(), stimuli=images(), layers="0,3").frame
+    assert several["layer"].unique().tolist() == ["0", "3"]

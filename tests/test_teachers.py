@@ -696,3 +696,18 @@ def test_network_description_changes_with_its_weights() -> None:
     with torch.no_grad():
         model.conv1[0].bias += 1
     assert first != NetworkTeacher(model, "conv1")["conv1"].describe()
+
+
+def test_categories_of_a_permuted_control_are_a_mapping() -> None:
+    rdms = RDMs(np.random.default_rng(0).random((1, 6)), pattern_descriptors={"stimulus": list("abcd")})
+    with pytest.raises(NeurordlError, match="expected a mapping from id to category, got list"):
+        RDMTeacher(rdms).permuted(list("abcd"), seed=0, within=["x", "x", "y", "y"])
+
+
+def test_a_dataset_of_one_subject_teaches_as_it_is() -> None:
+    values = np.random.default_rng(0).random((4, 5))
+    dataset = Dataset(values, {"subject": "sub-07"}, {"stimulus": list("abcd")})
+    assert PatternTeacher(dataset).subjects == ("sub-07",)
+    assert PatternTeacher(Dataset(values, obs_descriptors={"stimulus": list("abcd")})).subjects == (
+        "unnamed",
+    )

@@ -13,7 +13,19 @@ from neurordl.errors import NeurordlError
 if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
 
-__all__ = ["Average", "Config", "Each", "Labels", "Measure", "Name", "Rdms", "Roi", "app", "read_rdms"]
+__all__ = [
+    "Average",
+    "Config",
+    "Each",
+    "Labels",
+    "Measure",
+    "Name",
+    "Rdms",
+    "Roi",
+    "app",
+    "read_rdms",
+    "several",
+]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,7 +88,14 @@ Each = Annotated[
     ),
 ]
 Roi = Annotated[str | None, typer.Option(help="Keep the RDMs of this ROI.")]
-Average = Annotated[list[str] | None, typer.Option(help="RDM descriptor to average over, such as session.")]
+Average = Annotated[
+    list[str] | None, typer.Option(help="RDM descriptors to average over, with commas, such as session.")
+]
+
+
+def several(given: list[str] | None) -> list[str] | None:
+    """Values of an option that may be given again, or with commas; None for none."""
+    return [one for text in given or [] for one in text.split(",")] or None
 
 
 def read_rdms(path: Path, name: str | None, labels: Path | None, measure: str | None, each: bool) -> RDMs:

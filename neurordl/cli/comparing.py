@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurordl.cli.app import Average, Config, Each, Labels, Measure, Name, Rdms, Roi, app, read_rdms
+from neurordl.cli.app import Average, Config, Each, Labels, Measure, Name, Rdms, Roi, app, read_rdms, several
 from neurordl.errors import NeurordlError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def compare(
     ] = None,
     pairs: Annotated[
         Pairs | None,
-        typer.Option(help="Of a run: pairs of which both, or one, or no stimulus was fitted. held-out."),
+        typer.Option(help="Of a run: pairs of which no (the default), both, or one stimulus was fitted."),
     ] = None,
     bootstrap: Annotated[
         Bootstrap | None,
@@ -117,7 +118,7 @@ def compare(
         shown: StimulusSet | None = _stimuli_of(thing, stimuli)
         options["pairs"] = (pairs or Pairs.held_out).value
     elif Path(source).is_file():
-        thing, shown, options = nrl.load_rdms(source), None, {}
+        thing, shown, options = _model_rdms(source, labels), None, {}
     else:
         from neurordl.students.loading import load_network
 
@@ -135,7 +136,7 @@ def compare(
         method=method,
         roi=roi,
         subjects=subjects.split(",") if subjects else None,
-        average=average or None,
+        average=several(average),
         group=group,
         bootstrap=bootstrap.value if bootstrap else None,
         n_bootstrap=n_bootstrap,
@@ -145,6 +146,18 @@ def compare(
         **options,
     )
     _write(scores, out)
+
+
+def _model_rdms(source: str, labels: Path | None) -> RDMs:
+    """Model RDMs; those whose file names no stimuli have the rows that the labels name."""
+    import neurordl as nrl
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if labels is not None else "default")
+        rdms = nrl.load_rdms(source)
+    if labels is not None and "stimulus" not in rdms.pattern_descriptors:
+        return nrl.load_rdms(source, labels=labels)
+    return rdms
 
 
 def _numbers(text: str | None, which: int) -> list[float] | None:
@@ -208,4 +221,6 @@ def _write(scores: Evaluation, out: Path) -> None:
     mean = frame.loc[frame["subject"].isin(["mean", "group"]), columns]
     table = mean.to_string(index=False, float_format="%.3f", na_rep="")
     typer.echo(f"{scores.match}\n\n{scores.title}\n{table}\n")
+    for note in scores.notes:
+        typer.echo(f"note: {note}")
     typer.echo(f"{out} holds scores.csv, comparisons.csv, evaluation.h5, evaluation.json and scores.png")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neurordl.cli.app import Average, Config, Each, Labels, Measure, Name, Rdms, Roi, app, read_rdms
+from neurordl.cli.app import Average, Config, Each, Labels, Measure, Name, Rdms, Roi, app, read_rdms, several
 from neurordl.errors import NeurordlError
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def train(
     student: Annotated[
         str, typer.Option(help="small_cnn, nin, resnet18, mlp, torchvision:NAME or timm:NAME.")
     ] = "small_cnn",
-    weight: Annotated[float, typer.Option(min=0, help="Weight of the RDM loss beside the task loss.")] = 1.0,
+    weight: Annotated[
+        float, typer.Option(min=0, help="Weight of the RDM loss beside the task loss; 0: labels only.")
+    ] = 1.0,
     dissimilarity: Annotated[
         str | None, typer.Option(help="Of the student's patterns; the RDMs' own by default.")
     ] = None,
@@ -63,6 +66,9 @@ def train(
         str | None, typer.Option(help="Training subjects, with commas; all by default.")
     ] = None,
     average: Average = None,
+    permuted: Annotated[
+        bool, typer.Option("--permuted", help="The control: the ids of the training stimuli permuted.")
+    ] = False,
     hold_out: Annotated[float, typer.Option(help="Share of the stimuli that is not fitted; 0: none.")] = 0.25,
     validation: Annotated[
         float, typer.Option(help="Share of the fitted stimuli that chooses the epoch; 0: none.")
@@ -90,13 +96,15 @@ def train(
     shown = nrl.StimulusSet.from_folder(stimuli, shape[1:], shape[0], prepared.mean, prepared.std)
     fitted = shown.split(held_out=hold_out, seed=seed)[0] if hold_out else shown
     teacher = nrl.RDMTeacher(
-        measured, roi=roi, subjects=subjects.split(",") if subjects else None, average=average or None
+        measured, roi=roi, subjects=subjects.split(",") if subjects else None, average=several(average)
     )
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes one speaks
     if first:
         kind = "grey" if shape[0] == 1 else "RGB"
         typer.echo(f"stimuli prepared like the labelled images: {shape[1]} x {shape[2]} pixels, {kind}")
         typer.echo(f"{teacher.match(shown.ids)}\n")
+    if permuted:
+        teacher = teacher.permuted(fitted.ids, seed)
     torch.manual_seed(seed)
     classes = int(images.labels.max()) + 1 if images.labels is not None else 0
     model = nrl.students.build(student, classes, shape[0], image_size=(shape[1], shape[2]))
@@ -126,7 +134,12 @@ def train(
     typer.echo(run.history[columns].tail(3).to_string(index=False, float_format="%.4f"))
     if test is not None:
         typer.echo(f"test accuracy {nrl.accuracy(run.student, test):.4f}")
-    typer.echo(f"\n{out} holds the run. Next: neurordl compare {out} --rdms {rdms} --out {out}/scores")
+    told = {"--name": name, "--labels": labels, "--measure": measure, "--roi": roi}
+    words = [word for option, value in told.items() if value is not None for word in (option, str(value))]
+    words += ["--each-a-subject"] if each_a_subject else []
+    words += ["--average", ",".join(several(average) or [])] if average else []
+    again = ["neurordl", "compare", str(out), "--rdms", str(rdms), *words, "--out", str(out / "scores")]
+    typer.echo(f"\n{out} holds the run. Next: {shlex.join(again)}")
 
 
 _LABELLED = ("mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_stretched")

@@ -72,7 +72,7 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
         If a name or glob matches no layer; near matches are listed.
     """
     known = layer_names(model)
-    wanted = [layers] if isinstance(layers, str) else list(layers)
+    wanted = layers.split(",") if isinstance(layers, str) else list(layers)
     if not wanted:
         raise NeurordlError(
             "no layer was asked for: give names from model.named_modules(), a glob, 'all' or 'top'"

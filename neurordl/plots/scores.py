@@ -42,7 +42,7 @@ def plot_scores(
     *,
     roi: str | Sequence[str] | None = None,
     comparisons: pd.DataFrame | bool = False,
-    p: str = "p",
+    p: str | None = None,
     p_comparisons: str = "p_fdr",
     alpha: float = 0.05,
 ) -> Axes:
@@ -61,7 +61,7 @@ def plot_scores(
         Whether to show which layers differ, by the evaluation's own table; or a table with a row per ROI and
         pair of layers: ``roi, layer_a, layer_b, difference`` (a less b) and the column of ``p_comparisons``.
     p
-        The column of the scores that holds p against zero: ``p``, or a corrected one such as ``p_fdr``.
+        The column of the scores that holds p against zero: ``p_fdr`` by default, ``p`` where it is not there.
     p_comparisons
         The column of the comparisons that holds p.
     alpha
@@ -76,7 +76,9 @@ def plot_scores(
     rois = shown_rois(frame, roi)
     frame = frame[frame["roi"].isin(rois)]
     layers = list(dict.fromkeys(frame["layer"]))
-    if p != "p":
+    if p is None:
+        p = "p_fdr" if "p_fdr" in frame and frame["p_fdr"].notna().any() else "p"
+    elif p != "p":
         need(frame, (p,), "the table of scores")
     pairs = _pairs(scores, comparisons, rois, layers, p_comparisons, alpha)
     own = ax is None

@@ -47,7 +47,7 @@ def draw(
     if resample in ("subjects", "both"):
         if n_subjects < 2:
             raise NeurordlError(
-                "one subject cannot be resampled; take resample='stimuli', which generalises to stimuli "
+                "one subject cannot be resampled; resample the stimuli, which generalises to stimuli "
                 "only, or give more subjects"
             )
         subjects = _draw(n_subjects, n_bootstrap, fewest_subjects, "subjects", rng)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, runtime_checkable
@@ -57,6 +57,10 @@ class RunLike(Protocol):
     @property
     def fitted_subjects(self) -> Sequence[str]:
         """Subjects whose RDMs were fitted."""
+
+    @property
+    def fitted_rdms(self) -> Collection[str]:
+        """Checksums of the RDMs that were fitted, each in natural order of its stimuli."""
 
     @property
     def preprocessing(self) -> Preprocessing | None:
@@ -196,7 +200,7 @@ def network_measure(dissimilarity: str | None, rdms: RDMs) -> str:
 def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str]) -> dict[str, Floats]:
     """Condensed RDM of each model RDM that ``layers`` names."""
     models = _named(source)
-    asked = (layers,) if isinstance(layers, str) else tuple(layers)
+    asked = layers.split(",") if isinstance(layers, str) else list(layers)
     if not asked:
         raise NeurordlError(f"layers= is empty; name some of: {', '.join(models)}; or 'all'")
     patterns = ["*" if name in ("all", "top") and name not in models else name for name in asked]

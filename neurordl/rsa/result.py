@@ -29,7 +29,10 @@ COLUMNS = (
     *("ceiling_lower", "ceiling_upper", "p_ceiling", "generalises_to"),
     *("n_subjects", "n_stimuli", "pairs", "fitted", "reason", "dissimilarity"),
 )
-_SHOWN = ("layer", "roi", "score", "ci_low", "ci_high", "p", "p_fdr", "ceiling_lower", "ceiling_upper")
+_SHOWN = (
+    *("layer", "roi", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"),
+    *("ceiling_lower", "ceiling_upper", "n_subjects", "fitted"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,14 +140,20 @@ class Evaluation:
         chosen, means = self.settings, self.frame[self.frame["subject"] == "mean"]
         told = f"{chosen.get('method')}, {chosen.get('pairs')} pairs of {chosen.get('n_stimuli')} stimuli"
         to = next(iter(means["generalises_to"]), "")
-        return f"{told}; intervals and p generalise to {to}" if to else told
+        return f"{told}; 95 % intervals and p (one-sided, above zero) generalise to {to}" if to else told
+
+    @property
+    def notes(self) -> list[str]:
+        """Why something in the table of means is undefined or doubtful."""
+        means = self.frame[self.frame["subject"] == "mean"]
+        told = means[means["reason"] != ""]
+        where = zip(told["layer"], told["roi"], told["reason"], strict=True)
+        return [f"{layer or 'output'}{f', {roi}' if roi else ''}: {reason}" for layer, roi, reason in where]
 
     def __str__(self) -> str:
-        means = self.frame[self.frame["subject"] == "mean"]
-        table = means[list(_SHOWN)].to_string(index=False, float_format="{:.3f}".format)
-        told = means[means["reason"] != ""]
-        notes = [f"{layer}: {reason}" for layer, reason in zip(told["layer"], told["reason"], strict=True)]
-        return "\n".join([self.title, str(self.match), "", table, *notes])
+        means = self.frame[self.frame["subject"].isin(["mean", "group"])]
+        table = means[list(_SHOWN)].to_string(index=False, float_format="{:.3f}".format, na_rep="")
+        return "\n".join([self.title, str(self.match), "", table, *self.notes])
 
     def _repr_html_(self) -> str:
         return str(

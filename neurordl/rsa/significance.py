@@ -151,9 +151,7 @@ def p_values(found: Inference, *, correction: Correction = "none", centre: Centr
     if correction not in CORRECTIONS:
         raise NeurordlError(f"unknown correction {correction!r}; choose one of {', '.join(CORRECTIONS)}")
     if found.model_var is None or found.diff_var is None or found.noise_ceil_var is None:
-        raise NeurordlError(
-            "one subject, not resampled, has no variance to test with; take resample='stimuli'"
-        )
+        raise NeurordlError("one subject, not resampled, has no variance to test with; resample the stimuli")
     means, dof = _means(found, centre), found.dof
     lower = float(np.nanmean(found.noise_ceiling[0])) if np.isfinite(found.noise_ceiling[0]).any() else np.nan
     if centre == "data":

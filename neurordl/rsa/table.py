@@ -13,8 +13,10 @@ import torch
 from rsatoolbox.rdm.rdms import RDMs
 from scipy import stats
 
+from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
-from neurordl.rdms.selection import subject_names
+from neurordl.matching import natural_key
+from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ceiling
 from neurordl.rsa.draws import Draws
 from neurordl.rsa.inference import mean_interval
@@ -80,6 +82,12 @@ def who_was_fitted(
     # An RDM without a subject, such as a group mean, may be of anyone.
     other = "unknown" if "unnamed" in there else "no"
     told = {name: "yes" if name in there else other for name in names}
+    if run.fitted_rdms:  # the same RDM under another name is fitted all the same
+        vectors = reindex(brain, sorted(stimulus_ids(brain), key=natural_key))
+        vectors[~np.isfinite(vectors)] = np.nan
+        for name, vector in zip(names, vectors, strict=True):
+            if sha256_array(vector) in run.fitted_rdms:
+                told[name] = "yes"
     if "subject" not in brain.rdm_descriptors and (run.fitted_ids or there):
         told = dict.fromkeys(told, "unknown")
     mixed = len(set(told.values())) > 1

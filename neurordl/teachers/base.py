@@ -177,6 +177,11 @@ class ById:
         NeurordlError
             If ids do not match, or nothing can be permuted because no category has two stimuli.
         """
+        if within is not None and not isinstance(within, Mapping):
+            raise NeurordlError(
+                f"within: expected a mapping from id to category, got {type(within).__name__}; give "
+                "dict(zip(ids, categories))"
+            )
         known = sorted(self.match(ids).matched, key=natural_key)
         blocks: dict[object, list[str]] = {}
         for stimulus in known:

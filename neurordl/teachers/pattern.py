@@ -113,7 +113,7 @@ class PatternTeacher(ById):
 
     Parameters
     ----------
-    patterns : mapping of subject to rsatoolbox.data.Dataset, or to (array, ids)
+    patterns : mapping of subject to rsatoolbox.data.Dataset, or to (array, ids); or a Dataset of one subject
         Measurements (rows, channels). A Dataset carries the observation descriptor ``stimulus`` and, where
         there are repeats, ``run``; rows of one stimulus are averaged (for crossnobis and poisson_cv: one row
         in each run). The array may be a memory map.
@@ -140,7 +140,7 @@ class PatternTeacher(ById):
 
     def __init__(
         self,
-        patterns: Mapping[str, Dataset | tuple[npt.ArrayLike, Sequence[str]]],
+        patterns: Mapping[str, Dataset | tuple[npt.ArrayLike, Sequence[str]]] | Dataset,
         *,
         dissimilarity: str | Callable[..., Tensor] = "correlation",
         center: Centre | None = None,
@@ -149,6 +149,8 @@ class PatternTeacher(ById):
         batches: Literal["subject", "shared"] = "subject",
         missing: Missing = "error",
     ) -> None:
+        if isinstance(patterns, Dataset):
+            patterns = {str(patterns.descriptors.get("subject", "unnamed")): patterns}
         if not isinstance(patterns, Mapping) or not patterns:
             raise NeurordlError(
                 "patterns: expected a mapping from subject to patterns, such as {'s01': dataset}"

@@ -80,6 +80,7 @@ class RDMTeacher(ById):
         self.dissimilarity = canonical_measure(chosen.dissimilarity_measure)
         self.transformed = pool == "zscore" or "rank" in str(chosen.dissimilarity_measure)
         self.sha256 = sha256_array(vectors)
+        self.rdm_sha256 = [sha256_array(vector) for vector in vectors]
         weights = np.isfinite(vectors).astype(np.float64)
         if pair_weights == "reliability":
             weights = weights * _reliability(vectors, shrinkage)
@@ -121,6 +122,7 @@ class RDMTeacher(ById):
             "measured_pairs": float((self._weights > 0).float().mean()),
             "control": self.control,
             "sha256": self.sha256,
+            "rdm_sha256": self.rdm_sha256,  # so that they are known again under other names
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 import warnings
 from typing import Any
@@ -108,15 +109,11 @@ class Fitter:
 
     def _all_epochs(self, progress: bool) -> None:
         self._restore()
-        columns = (
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[terms]}"),
-        )
+        named = TextColumn("epoch {task.fields[epoch]}"), TextColumn("{task.fields[terms]}")
+        columns = named[0], BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), named[1]
         total, every = self.steps * self.epochs, self.checkpoint_every or self.steps
-        with Progress(*columns, disable=not progress, transient=True) as bar:
+        lines = progress and not sys.stdout.isatty()  # a bar shows nothing in a file
+        with Progress(*columns, disable=not progress or lines, transient=True) as bar:
             task = bar.add_task("fit", total=total, completed=self.step, epoch="", terms="")
             while self.step < total:
                 epoch, done = divmod(self.step, self.steps)
@@ -130,6 +127,9 @@ class Fitter:
                         self._check_finite()
                         self._save()
                 self._end_epoch(epoch)
+                if lines:
+                    told = "  ".join(f"{name} {self.history[-1][name]:.4f}" for name in self.terms)
+                    print(f"epoch {epoch + 1}/{self.epochs}  {told}", file=sys.stderr, flush=True)
         self._finish()
 
     def _begin_epoch(self, epoch: int, done: int) -> None:

@@ -72,6 +72,12 @@ class Run:
         return tuple(dict.fromkeys(named))
 
     @property
+    def fitted_rdms(self) -> frozenset[str]:
+        """Checksums of the subjects' RDMs that were fitted: they are known again under other names."""
+        losses = self.record["objective"]["losses"].values()
+        return frozenset(one for loss in losses for one in (loss.get("teacher") or {}).get("rdm_sha256", ()))
+
+    @property
     def preprocessing(self) -> Preprocessing | None:
         """How the stimuli were preprocessed."""
         given = (self.record.get("stimuli") or self.record.get("labelled") or {}).get("preprocessing")

@@ -115,6 +115,12 @@ def _squares(array: Values) -> list[Values]:
     """The readings as square RDMs: stacked along the first axes (numpy's way), or the last (MATLAB's)."""
     found = []
     shape = array.shape
+    if array.ndim > 3 and min(array.shape) > 1 and (shape[-1] == shape[-2] or shape[0] == shape[1]):
+        raise NeurordlError(
+            f"RDMs of shape {shape} have several axes beside those of the stimuli, and which are subjects, "
+            "sessions or ROIs is not known; read the array yourself, and make rsatoolbox RDMs of "
+            "array.reshape(-1, n, n) with a descriptor for each axis"
+        )
     if array.ndim >= 2 and shape[-1] == shape[-2] > 1:
         found.append(array.reshape(-1, *shape[-2:]))
     if array.ndim >= 3 and shape[0] == shape[1] > 1:

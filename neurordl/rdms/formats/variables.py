@@ -116,6 +116,7 @@ def _from_struct(structs: list[dict[str, Any]], source: Path) -> Held:
         parts = [[part.strip() for part in one.groups()] for one in read if one]
         for descriptor, column in zip(("roi", "subject", "session"), zip(*parts, strict=True), strict=True):
             held.rdm_descriptors[descriptor] = list(column)
+        del held.rdm_descriptors["name"]  # says nothing more, and would keep sessions apart
         roi, subject, session = parts[0]
         held.notices.append(
             f"{source}: ROI, subject and session were read from the names of the {len(parts)} RDMs; "
