@@ -3,8 +3,8 @@
     python benchmarks/fuzz_readers.py --files 20000 --seed 0
 
 Each file is a valid one of some format with a few bytes changed, cut out, doubled or replaced by large
-numbers; for .npz also with the change made before packing, so that its checksum is right. Files are read in
-child processes, which report where they are: a crash or a hang is found, counted and passed over. In a child,
+numbers; for .npz and .nii.gz also with the change made before packing, so that the checksum is right. Files
+are read in child processes, which report where they are: a crash or a hang is found, counted and passed over. In a child,
 running a program, looking up a class to unpickle, opening a connection or writing a file is a fault, and
 memory is limited.
 
@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 import ast
 import collections
+import contextlib
+import gzip
 import io
 import os
 import resource
@@ -29,8 +31,11 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
+import pandas as pd
 
+import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.rdms import load_rdms
 
@@ -51,9 +56,52 @@ INTERESTING = [
     (1 << 64) - 1,
 ]
 
-READERS: dict[str, Callable[[Path], object]] = dict.fromkeys(
-    (".h5", ".mat", ".npz", ".npy", ".csv", ".tsv"), load_rdms
-)
+SHAPE, VOLUMES, AFFINE = (3, 3, 2), 12, np.diag([3.0, 3.0, 3.0, 1.0])
+
+
+def bold() -> nib.Nifti1Image:
+    """A run of 24 seconds."""
+    values = np.random.default_rng(0).integers(100, 900, (*SHAPE, VOLUMES)).astype(np.int16)
+    image = nib.Nifti1Image(values, AFFINE)
+    image.header.set_zooms((3, 3, 3, 2.0))
+    image.header.set_xyzt_units("mm", "sec")
+    return image
+
+
+def atlas() -> nib.Nifti1Image:
+    """Two labels."""
+    return nib.Nifti1Image(np.repeat([1, 2], 9).reshape(SHAPE).astype(np.uint8), AFFINE)
+
+
+def events() -> pd.DataFrame:
+    """Blocks of two conditions."""
+    return pd.DataFrame({"onset": [0.0, 8.0, 16.0], "duration": 4.0, "trial_type": ["a", "b", "a"]})
+
+
+def read_image(path: Path) -> object:
+    """An image, and the same file as a mask."""
+    with contextlib.suppress(NeurordlError):
+        nrl.read_patterns(bold(), path, events(), model="average")
+    return nrl.read_patterns(path, None, events(), model="average", t_r=2.0)
+
+
+def read_events(path: Path) -> object:
+    """Events, and the same file as confounds and as the table of betas."""
+    for call in ({"events": events(), "confounds": path}, {"table": path}):
+        with contextlib.suppress(NeurordlError):
+            nrl.read_patterns(bold(), None, **call)
+    return nrl.read_patterns(bold(), None, path)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    **dict.fromkeys((".h5", ".mat", ".npz", ".npy", ".csv", ".tsv"), load_rdms),
+    **dict.fromkeys((".nii", ".nii.gz"), read_image),
+    **dict.fromkeys(("_events.tsv", "_events.csv"), read_events),
+    **dict.fromkeys(
+        ("_labels.tsv", "_labels.json"),
+        lambda path: nrl.read_patterns(bold(), atlas(), events(), labels=path, model="average"),
+    ),
+}
 
 
 def seeds(folder: Path) -> dict[str, list[bytes]]:
@@ -99,9 +147,19 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
         ids_ = file.create_dataset("ids", data=np.array([cell], dtype=h5py.ref_dtype))
         ids_.attrs["MATLAB_class"] = np.bytes_("cell")
     (folder / "bare.csv").write_text("\n".join(",".join(map(str, row)) for row in matrices[0]))
+    nib.save(bold(), folder / "bold.nii")
+    nib.save(bold(), folder / "bold.nii.gz")
+    nib.save(atlas(), folder / "mask.nii")
+    events().to_csv(folder / "x_events.tsv", sep="\t", index=False)
+    events().to_csv(folder / "x_events.csv", index=False)
+    betas = pd.DataFrame({"stimulus": [f"s{k}" for k in range(VOLUMES)], "run": np.arange(VOLUMES) % 2})
+    betas.to_csv(folder / "betas_events.tsv", sep="\t", index=False)
+    named = pd.DataFrame({"index": [1, 2], "name": ["V1", "IT"]})
+    named.to_csv(folder / "x_labels.tsv", sep="\t", index=False)
+    (folder / "x_labels.json").write_text('{"1": "V1", "2": "IT"}')
     for path in sorted(folder.iterdir()):
-        if path.suffix in found:
-            found[path.suffix].append(path.read_bytes())
+        suffix = max((one for one in READERS if path.name.endswith(one)), key=len)
+        found[suffix].append(path.read_bytes())
     return found
 
 
@@ -144,6 +202,11 @@ def repacked(content: bytes, rng: np.random.Generator) -> bytes:
     return out.getvalue()
 
 
+def regzipped(content: bytes, rng: np.random.Generator) -> bytes:
+    """A .nii.gz mutated before it is packed."""
+    return gzip.compress(mutate(gzip.decompress(content), rng))
+
+
 def cases(seed: int, start: int, stop: int, folder: Path) -> Iterator[tuple[int, str, bytes]]:
     """Number, suffix and content of each mutated file: a function of the seed and the number alone."""
     valid = seeds(folder)
@@ -152,8 +215,9 @@ def cases(seed: int, start: int, stop: int, folder: Path) -> Iterator[tuple[int,
         rng = np.random.default_rng([seed, number])
         suffix = suffixes[number % len(suffixes)]
         content = valid[suffix][int(rng.integers(len(valid[suffix])))]
-        inside = suffix == ".npz" and rng.random() < 0.7
-        yield number, suffix, (repacked if inside else mutate)(content, rng)
+        inside = suffix in (".npz", ".nii.gz") and rng.random() < 0.7
+        change = mutate if not inside else repacked if suffix == ".npz" else regzipped
+        yield number, suffix, change(content, rng)
 
 
 def try_one(suffix: str, path: Path) -> str:

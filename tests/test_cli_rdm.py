@@ -153,3 +153,38 @@ def test_haxby_from_the_shell(
     )
     assert code == 0, errors
     assert re.search(rf"sub-001: \S+ to {largest}; odd with even runs, r = {reliability}", told)
+
+
+def test_options_from_a_file(shell: Any, tmp_path: Path) -> None:
+    config = tmp_path / "rdm.toml"
+    one = nrl.read_patterns(files("_bold.nii.gz")[0], None, files("_events.tsv")[0])
+    first = one.obs_descriptors["stimulus"][0]
+    given = {
+        "images": [str(path) for path in files("_bold.nii.gz")],
+        "events": [str(path) for path in files("_events.tsv")[::-1]],
+        "leave-out": [first],
+        "mask": str(STUDY / "IT.nii.gz"),
+        "method": "euclidean",
+        "model": "average",
+    }
+    lines = [f"{name} = {value!r}" for name, value in given.items()]
+    config.write_text("\n".join([*lines, "detrend = true"]))
+    code, _, errors = shell(
+        "rdm", "--config", config, "--method", "correlation", "--out", tmp_path / "a.h5"
+    )
+    assert code == 0, errors
+    found = nrl.load_rdms(tmp_path / "a.h5")
+    patterns = nrl.read_patterns(
+        files("_bold.nii.gz"),
+        STUDY / "IT.nii.gz",
+        files("_events.tsv"),
+        model="average",
+        detrend=True,
+        leave_out=first,
+    )
+    own = nrl.compute_rdms(patterns, "correlation")  # the command line goes before the file
+    np.testing.assert_array_equal(found.dissimilarities, own.dissimilarities)
+    config.write_text("methods = 'euclidean'")
+    code, _, errors = shell("rdm", *files("_bold.nii.gz"), "--config", config, "--out", tmp_path / "b.h5")
+    assert code == 2
+    assert "unknown methods" in errors

@@ -51,7 +51,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
             f"{path}: unknown {', '.join(unknown)}; known: {', '.join(sorted(map(str, known)))}"
         )
     for name, value in options.items():
-        if getattr(known[name], "multiple", False):
+        if getattr(known[name], "multiple", False) or known[name].nargs == -1:
             options[name] = value if isinstance(value, list) else [value]
         elif isinstance(value, list):  # several names, which the command line takes with commas
             options[name] = ",".join(map(str, value))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from neurordl.cli.app import app
+from neurordl.cli.app import Config, app
 from neurordl.errors import NeurordlError
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def rdm(
     roi: Annotated[list[str] | None, typer.Option(help="A ROI of the atlas to keep; all by default.")] = None,
     subject: Annotated[str | None, typer.Option(help="Whose images; else the sub- of their names.")] = None,
     session: Annotated[str | None, typer.Option(help="Else the ses- of the names.")] = None,
+    config: Config = None,
 ) -> None:
     """Compute RDMs from BOLD images and events, or from betas, and say what was done."""
     import neurordl as nrl

@@ -250,7 +250,13 @@ def load_haxby2001(subject: int = 2) -> Haxby:
     """Haxby et al. (2001): BOLD, labels and masks of one of 6 subjects, downloaded by nilearn where needed.
 
     nilearn keeps it under ``haxby2001`` in `data_root`. The labels have a row per volume: ``stimulus`` (the
-    category, "rest" between blocks) and ``run``. They are shifted by the haemodynamic lag already.
+    category, "rest" between blocks) and ``run``. They are shifted by the haemodynamic lag already. So they
+    are a table for `neurordl.read_patterns`, which gives a pattern for each volume, without any detrending::
+
+        found = load_haxby2001()
+        volumes = read_patterns(found.bold, found.masks["vt"], table=found.labels, subject="sub-2")
+        names = [name for name in dict.fromkeys(found.labels["stimulus"]) if name != "rest"]
+        rdms = compute_rdms(volumes.subset_obs("stimulus", names), "crossnobis")
 
     Raises
     ------

@@ -273,12 +273,8 @@ def _betas(study: Study, table: Table, condition: str, named_runs: bool) -> Data
         match = match_ids(wanted, files, what=("rows of the table", "images"))
         values, place = values[match.index], place[match.index]
         if match.unused:
-            warnings.warn(
-                f"{len(match.unused)} images are in no row of {table_name(table, 0)} and were left out, "
-                f"such as {match.unused[0]}",
-                UserWarning,
-                stacklevel=3,
-            )
+            lost = f"{len(match.unused)} images are in no row of {table_name(table, 0)} and were left out, "
+            warnings.warn(lost + f"such as {match.unused[0]}", UserWarning, stacklevel=3)
     elif len(frame) != len(values):
         raise NeurordlError(
             f"{table_name(table, 0)} has {len(frame)} rows, and the images have {len(values)} volumes; give "
