@@ -3,10 +3,10 @@
     python benchmarks/fuzz_readers.py --files 20000 --seed 0
 
 Each file is a valid one of some format with a few bytes changed, cut out, doubled or replaced by large
-numbers; for .npz and .nii.gz also with the change made before packing, so that the checksum is right. Files
-are read in child processes, which report where they are: a crash or a hang is found, counted and passed over. In a child,
-running a program, looking up a class to unpickle, opening a connection or writing a file is a fault, and
-memory is limited.
+numbers; for .npz and .nii.gz also with the change made before packing, so that its checksum is right. Files
+are read in child processes, which report where they are: a crash or a hang is found, counted and passed over.
+In a child, running a program, looking up a class to unpickle, opening a connection or writing a file is a
+fault, and memory is limited.
 
 To fuzz another reader, add it to ``READERS`` and valid files for it to ``seeds``.
 """

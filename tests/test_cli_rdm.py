@@ -169,9 +169,7 @@ def test_options_from_a_file(shell: Any, tmp_path: Path) -> None:
     }
     lines = [f"{name} = {value!r}" for name, value in given.items()]
     config.write_text("\n".join([*lines, "detrend = true"]))
-    code, _, errors = shell(
-        "rdm", "--config", config, "--method", "correlation", "--out", tmp_path / "a.h5"
-    )
+    code, _, errors = shell("rdm", "--config", config, "--method", "correlation", "--out", tmp_path / "a.h5")
     assert code == 0, errors
     found = nrl.load_rdms(tmp_path / "a.h5")
     patterns = nrl.read_patterns(

@@ -664,6 +664,16 @@ def test_betas_of_one_volume_each(tmp_path: Path) -> None:
     assert "run" not in found.obs_descriptors
 
 
+@pytest.mark.parametrize(
+    "option",
+    [{"leave_out": ["face"]}, {"detrend": True}, {"t_r": 2.0}, {"fmriprep": ["motion"]}, {"residuals": True}],
+)
+def test_options_of_bold_are_refused_with_betas(option: dict[str, Any]) -> None:
+    image = nib.Nifti1Image(np.random.default_rng(0).random((*SHAPE, 4)), AFFINE)
+    with pytest.raises(NeurordlError, match=f"{next(iter(option))}= is for BOLD"):
+        nrl.read_patterns(image, None, table=pd.DataFrame({"stimulus": CONDITIONS}), **option)
+
+
 def test_a_voxel_that_one_run_lacks_is_dropped_from_all(study: Any) -> None:
     image = nib.load(study["images"][1])
     data = image.get_fdata()

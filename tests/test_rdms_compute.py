@@ -281,3 +281,24 @@ def test_poisson_of_near_duplicates(scale: float) -> None:
     np.fill_diagonal(expected, 0)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=0)
     assert found[0, 1] == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ({"stimulus": ["a", float("nan"), "b", "c"]}, {}, "nan as 'stimulus' of observation 1"),
+        ({"stimulus": ["a", None, "b", "c"]}, {}, "None as 'stimulus' of observation 1"),
+        ({"stimulus": [["a"], ["b"], ["c"], ["d"]]}, {}, r"\['a'\] as 'stimulus' of observation 0"),
+        ({"run": [1.0, 1.0, float("nan"), 2.0]}, {"method": "crossnobis"}, "nan as 'run' of observation 2"),
+        ({}, {"method": "mahalanobis", "precision": "x"}, "no matrix of real numbers"),
+        ({}, {"method": "mahalanobis", "precision": [[1, 2], [3]]}, "no matrix of real numbers"),
+    ],
+)
+def test_names_that_are_missing_and_precisions_that_are_none(
+    rows: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    values = np.random.default_rng(0).standard_normal((4, 3))
+    given = Dataset(values, obs_descriptors={"stimulus": ["a", "b", "a", "b"], "run": [1, 1, 2, 2]})
+    given.obs_descriptors.update(rows)
+    with pytest.raises(NeurordlError, match=message):
+        compute_rdms(given, **options)

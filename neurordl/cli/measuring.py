@@ -106,11 +106,12 @@ def rdm(
         raise NeurordlError(f"--out {out}: expected a file named .h5, in a folder that exists")
     options: dict[str, Any] = {"table": table, "labels": labels, "rois": roi or None}
     options |= {"condition": condition, "subject": subject, "session": session}
+    options |= {"leave_out": leave_out or (), "detrend": detrend, "t_r": t_r}
+    options |= {"confounds": confounds or None, "fmriprep": fmriprep.split(",") if fmriprep else None}
     if table is None:
-        options |= {"model": model, "leave_out": leave_out or (), "detrend": detrend, "t_r": t_r}
+        options |= {"model": model}
         options |= {"hrf_model": None if hrf_model == "none" else hrf_model, "noise_model": noise_model}
         options |= {"drift_model": None if drift_model == "none" else drift_model, "high_pass": high_pass}
-        options |= {"confounds": confounds or None, "fmriprep": fmriprep.split(",") if fmriprep else None}
         options |= {"confound_columns": confound_columns.split(",") if confound_columns else None}
     settings: dict[str, Any] = {"method": method, "center": center, "noise": noise, "noise_by": noise_by}
     with warnings.catch_warnings(record=True) as notices:

@@ -144,10 +144,12 @@ def read_patterns(
         runs_of(names, own_sessions, runs, unique=table is None),
     )
     if table is not None:
-        if residuals:
+        of_bold = {"residuals": residuals, "leave_out": leave_out, "confounds": confounds is not None}
+        of_bold |= {"fmriprep": fmriprep, "detrend": detrend, "t_r": t_r is not None}
+        if asked := [name for name, value in of_bold.items() if value]:
             raise NeurordlError(
-                "betas come without residuals: leave residuals= out; compute_rdms can estimate the noise "
-                "from repeated measurements"
+                f"{asked[0]}= is for BOLD, and table= takes betas as they are: leave it out (betas come "
+                "without residuals: compute_rdms can estimate the noise from repeated measurements)"
             )
         return _betas(study, table, condition, runs is not None)
     design = {

@@ -78,7 +78,10 @@ class Whitening:
                 source.factor = torch.from_numpy(inverse_root(matrix, noise, source.label))
                 return
             precision = inverse(matrix, noise, source.label)
-        given = torch.as_tensor(np.asarray(precision, dtype=np.float64))
+        try:
+            given = torch.as_tensor(np.asarray(precision, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise NeurordlError(f"precision= is no matrix of real numbers: {error}") from error
         if name == "mahalanobis" or source.balanced:
             # distances do not see an offset, which would cost digits in the product
             offset = source.rows(0, min(len(source.ids), 64)).double().mean(0)

@@ -198,7 +198,15 @@ def coded(dataset: DatasetBase, descriptor: str, label: str) -> tuple[list[Any],
             f"{label} has no observation descriptor {descriptor!r}; it has "
             f"{', '.join(map(repr, dataset.obs_descriptors)) or 'none'}"
         )
-    values = np.asarray(dataset.obs_descriptors[descriptor]).tolist()
+    given = dataset.obs_descriptors[descriptor]
+    # a list is not made an array first, which would turn a missing name among texts into the text 'nan'
+    values = given.tolist() if isinstance(given, np.ndarray) else list(given)
+    for row, value in enumerate(values):
+        if value is None or value != value or isinstance(value, list | dict | np.ndarray):
+            raise NeurordlError(
+                f"{label} has {value!r:.60} as {descriptor!r} of observation {row} (from 0); give each a "
+                "name or a number, or leave it out"
+            )
     numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
     return list(numbers), np.fromiter((numbers[value] for value in values), np.intp, len(values))
 
