@@ -16,7 +16,7 @@ from scipy.stats import kendalltau, rankdata
 from neurordl.errors import NeurordlError
 from neurordl.rsa import ranking
 from neurordl.rsa.comparison import COMPARISONS
-from neurordl.rsa.gram import GRAM_METHODS, cosines, grams
+from neurordl.rsa.gram import GRAM_METHODS, _stimulus_sums, cosines, grams
 from neurordl.rsa.similarity import METHODS, RANKED, in_threads, ranked, similarity, why_undefined
 
 COMPLETE = [method for method in METHODS if COMPARISONS[method].complete]
@@ -307,3 +307,31 @@ def test_tau_of_nothing_is_undefined():
     one = np.zeros(1, np.int32)
     assert np.isnan(ranking.tau(one, one, one, np.zeros(0, np.int32), False))
     assert np.isnan(ranking.tau(one, one, one, np.zeros(0, np.int32), True))
+
+
+@pytest.mark.parametrize("n_rdms, n", [(1, 2), (3, 3), (40, 90), (3, 1100)])
+def test_sums_of_stimuli_row_by_row(n_rdms, n, monkeypatch):
+    rdms = torch.as_tensor(np.random.default_rng(n).random((n_rdms, n * (n - 1) // 2)))
+    want = torch.stack([torch.as_tensor(squareform(one.numpy()).sum(0)) for one in rdms])
+    for rows in (0, 10**9):
+        monkeypatch.setattr("neurordl.rsa.gram._ROWS", rows)
+        assert_allclose(_stimulus_sums(rdms), want, rtol=1e-13)
+
+
+@pytest.mark.parametrize("method", ["cosine", "corr", "cosine_cov", "corr_cov"])
+@pytest.mark.parametrize("scale", [1, 1e200, 1e-200])
+def test_one_missing_pair_or_infinite_one_leaves_the_others(method, scale):
+    a, b = stack(3, 20) * scale, stack(4, 21) * scale
+    want = similarity(a, b, method)
+    assert np.isfinite(want).all()
+    fewer = [x.copy() / scale for x in (a[1:2], b)]
+    for x in fewer:
+        x[:, 2] = np.nan
+    masked = oracle(*fewer, method)[0]
+    for hole in (np.nan, np.inf, -np.inf):
+        holed = a.copy()
+        holed[1, 2] = hole
+        found = similarity(holed, b, method)
+        assert_allclose(found[[0, 2]], want[[0, 2]], atol=1e-12)
+        assert_allclose(found[1], masked, atol=1e-8)
+        assert_allclose(similarity(b, holed, method), found.T, atol=1e-12)

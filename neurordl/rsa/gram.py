@@ -23,6 +23,7 @@ GRAM_METHODS = ("cosine", "corr", "cosine_cov", "corr_cov")
 ROUNDING = 1e-13  # of a squared length, beside what it was the difference of
 _CONSTANT = 1e-12  # of the mean
 _BYTES, _CACHE = 64 << 20, 2 << 20
+_ROWS = 3_000  # sums of all RDMs from which a step for each stimulus is quicker than square matrices
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +80,15 @@ def grams(
         (pairs,) which pairs count in all of these RDMs; by default each does. Others may hold anything.
     among
         Whether the inner products of data with data are wanted, as noise ceilings do.
+
+    An RDM that misses pairs has the length NaN where ``measured`` does not say so.
     """
     split, centred, white = len(models), method.startswith("corr"), method.endswith("cov")
     if counts is None and measured is None:
         found = _whole(models, data, centred, white, among)
         squares = torch.cat([found.models, found.lengths])
-        if not squares.numel() or bool(((squares > 1e-100) & (squares < 1e100)).all()):
+        usual = ((squares > 1e-100) & (squares < 1e100)) | squares.isnan()
+        if bool(usual.all()):
             return found
         models, data = (x / x.abs().amax(-1, keepdim=True).clamp(min=1e-300) for x in (models, data))
         return _whole(models, data, centred, white, among)  # squares that overflowed or vanished
@@ -128,20 +132,31 @@ def _whole(models: Tensor, data: Tensor, centred: bool, white: bool, among: bool
         if among:
             full.addmm_(b, b.T)
     mean = torch.cat(means)
-    varies = own > (_CONSTANT * mean[:, 0]).square() * data.shape[1]  # or rounding is all that is left
-    own, lengths = torch.where(varies, own, 0), torch.where(varies, own, 0)[split:].sqrt()
+    flat = own <= (_CONSTANT * mean[:, 0]).square() * data.shape[1]  # rounding is all that is left
+    own = torch.where(flat, 0, own)  # NaN stays
+    lengths = own[split:].sqrt()
     if white:
         n = n_stimuli(data.shape[1])
         sums = torch.cat([_stimulus_sums(x) for x in sides]) - (n - 1) * mean
-        sums, solved = sums, _solve_complete(sums)
+        solved = _solve_complete(sums)
         cross -= sums[:split] @ solved[split:].T
-        own = torch.where(varies, own - (sums * solved).sum(-1), 0)
+        own = torch.where(flat | own.isinf(), own, own - (sums * solved).sum(-1))  # infinite: overflowed
         full -= sums[split:] @ solved[split:].T
     return Grams(cross, own[:split], full if among else own[split:], lengths)
 
 
 def _stimulus_sums(rdms: Tensor) -> Tensor:
     """Sum of each stimulus's dissimilarities: (rdms, stimuli)."""
+    n = n_stimuli(rdms.shape[1])
+    if len(rdms) * n > _ROWS and rdms.device.type == "cpu":  # row by row: no square matrix is made
+        sums = rdms.new_zeros(len(rdms), n)
+        start = 0
+        for i in range(n - 1):
+            row = rdms[:, start : start + n - 1 - i]
+            sums[:, i] += row.sum(-1)
+            sums[:, i + 1 :] += row
+            start += n - 1 - i
+        return sums
     step = max(1, _BYTES // (16 * rdms.shape[1] + 1))
     return torch.cat([square(part).sum(-1) for part in torch.split(rdms, step)])
 

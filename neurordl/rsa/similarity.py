@@ -95,6 +95,13 @@ def similarity(models: npt.ArrayLike | Tensor, data: npt.ArrayLike | Tensor, met
     tensors = isinstance(models, Tensor) and isinstance(data, Tensor)
     a, b = (torch.as_tensor(x).detach().to(torch.float64) for x in (models, data))
     check_stacks(a, b)
+    if method in GRAM_METHODS and a.shape[1] > 1:
+        whole_ones = grams(a, b, method)
+        if bool(
+            whole_ones.models.isfinite().all() and whole_ones.data.isfinite().all()
+        ):  # nothing is missing
+            complete = cosines(whole_ones)
+            return complete if tensors else complete.cpu().numpy()
     out = torch.full((len(a), len(b)), torch.nan, dtype=torch.float64, device=a.device)
     for rows, absent in missing_groups(a):
         for columns, absent_here in missing_groups(b):
@@ -108,8 +115,8 @@ def similarity(models: npt.ArrayLike | Tensor, data: npt.ArrayLike | Tensor, met
             if int(kept.sum()) < 2:
                 continue
             left, right = (x if len(of) == len(x) else x[of] for x, of in ((a, rows), (b, columns)))
-            found = _alike(left, right, method, None if whole else kept)
-            out[torch.tensor(rows)[:, None], torch.tensor(columns)] = found
+            alike = _alike(left, right, method, None if whole else kept)
+            out[torch.tensor(rows)[:, None], torch.tensor(columns)] = alike
     return out if tensors else out.cpu().numpy()
 
 
