@@ -728,8 +728,10 @@ def test_the_92_images_in_both_forms(images92: Path) -> None:
     monkey = load_rdms(images92 / "kriegeskorte2008.npz", name="monkey_it")
     row = models.rdm_descriptors["name"].index("monkeyIT")
     np.testing.assert_allclose(models.dissimilarities[row], monkey.dissimilarities[0], rtol=1e-6)
-    with pytest.raises(NeurordlError, match=r"several variables.*'human_it'.*'monkey_it'"):
+    with pytest.raises(NeurordlError, match=r"several axes"):
         load_rdms(images92 / "kriegeskorte2008.npz")
+    with pytest.raises(NeurordlError, match=r"several variables.*'evc'.*'it'"):
+        load_rdms(images92 / "cichy2014_fmri.npz")
 
 
 def test_several_axes_of_rdms_are_not_guessed(tmp_path: Path) -> None:
