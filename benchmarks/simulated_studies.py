@@ -10,7 +10,7 @@ subjects, stimuli and both. The truth is the mean similarity over the population
 - subjects: the stimuli are fixed, every study has new subjects;
 - stimuli: the subjects are fixed, every study has new stimuli.
 
-    python benchmarks/simulated_studies.py            # about 15 min on 2 cores -> results/
+    python benchmarks/simulated_studies.py            # about 10 min on 2 cores -> results/
     python benchmarks/simulated_studies.py --quick    # a look, nothing written
 """
 
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few studies, nothing written")
     parser.add_argument("--groups", type=int, default=20, help="fixed sets of stimuli, or of subjects (20)")
     parser.add_argument(
-        "--each", type=int, default=25, help="studies of each (25); of world 'both' all (500)"
+        "--each", type=int, default=15, help="studies of each (15); of world 'both' all (300)"
     )
     parser.add_argument("--bootstraps", type=int, default=1000)
     parser.add_argument("--truths", type=int, default=1000, help="studies that a truth is the mean of (1000)")

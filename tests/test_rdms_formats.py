@@ -722,22 +722,18 @@ def test_the_92_images_in_both_forms(images92: Path) -> None:
             np.testing.assert_array_equal(brains.get_matrices()[k].astype(np.float32), matrix)
         ids = list(known["ids"])
     assert set(brains.rdm_descriptors["roi"]) == {"hIT"}
-    with pytest.raises(NeurordlError, match=r"\(4, 2, 92, 92\) have several axes"):
+    with pytest.raises(NeurordlError, match=r"\(4, 2, 92, 92\): several axes"):
         load_rdms(images92 / "kriegeskorte2008.npz", name="human_it")
     models = load_rdms(images92 / "92_modelRDMs.mat", ids=ids)
     monkey = load_rdms(images92 / "kriegeskorte2008.npz", name="monkey_it")
     row = models.rdm_descriptors["name"].index("monkeyIT")
     np.testing.assert_allclose(models.dissimilarities[row], monkey.dissimilarities[0], rtol=1e-6)
-    with pytest.raises(NeurordlError, match=r"several axes"):
+    with pytest.raises(NeurordlError, match=r"several variables.*'human_it'.*'monkey_it'"):
         load_rdms(images92 / "kriegeskorte2008.npz")
-    with pytest.raises(NeurordlError, match=r"several variables.*'evc'.*'it'"):
-        load_rdms(images92 / "cichy2014_fmri.npz")
 
 
 def test_several_axes_of_rdms_are_not_guessed(tmp_path: Path) -> None:
     square = np.random.default_rng(0).random((4, 2, 5, 5))
     np.save(tmp_path / "sessions.npy", square + square.swapaxes(-1, -2))
-    with pytest.raises(
-        NeurordlError, match=r"\(4, 2, 5, 5\) have several axes.*which are subjects, sessions or ROIs"
-    ):
+    with pytest.raises(NeurordlError, match=r"\(4, 2, 5, 5\): several axes"):
         load_rdms(tmp_path / "sessions.npy", ids=list("abcde"))

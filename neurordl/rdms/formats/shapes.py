@@ -46,6 +46,7 @@ def condense(
             )
         return np.concatenate(each)
     array = _numbers(values, what)
+    _check_axes(array, what)
     squares, vectors = _squares(array), _vectors(array)
     if layout != "condensed" and squares:
         fitting = [one for one in squares if _looks_square(one)]
@@ -64,6 +65,20 @@ def condense(
         "square matrix (n, n), a stack of them (RDMs, n, n), or the upper triangles row by row, one RDM per "
         "row: (RDMs, n(n-1)/2)"
     )
+
+
+def _check_axes(array: Values, what: str) -> None:
+    """Refuse a stack along several axes: flattened, four people in two sessions would be eight people."""
+    shape = array.shape
+    if array.ndim < 4 or not (shape[-1] == shape[-2] or shape[0] == shape[1]):
+        return
+    beside = shape[:-2] if shape[-1] == shape[-2] else shape[2:]
+    if sum(length > 1 for length in beside) > 1:
+        raise NeurordlError(
+            f"{what} has the shape {shape}: several axes beside the stimuli, and which are subjects, "
+            "sessions or ROIs is not known; read the array yourself, and make rsatoolbox RDMs of "
+            "array.reshape(-1, n, n) with a descriptor for each axis"
+        )
 
 
 def could_be_rdms(values: Any) -> bool:
@@ -115,12 +130,6 @@ def _squares(array: Values) -> list[Values]:
     """The readings as square RDMs: stacked along the first axes (numpy's way), or the last (MATLAB's)."""
     found = []
     shape = array.shape
-    if array.ndim > 3 and min(array.shape) > 1 and (shape[-1] == shape[-2] or shape[0] == shape[1]):
-        raise NeurordlError(
-            f"RDMs of shape {shape} have several axes beside those of the stimuli, and which are subjects, "
-            "sessions or ROIs is not known; read the array yourself, and make rsatoolbox RDMs of "
-            "array.reshape(-1, n, n) with a descriptor for each axis"
-        )
     if array.ndim >= 2 and shape[-1] == shape[-2] > 1:
         found.append(array.reshape(-1, *shape[-2:]))
     if array.ndim >= 3 and shape[0] == shape[1] > 1:
