@@ -213,6 +213,17 @@ def test_an_atlas_gives_a_roi_for_each_voxel(study: Any) -> None:
             nrl.read_patterns(*call, **change)
 
 
+def test_a_binary_mask_may_have_a_name(study: Any) -> None:
+    call = (study["images"], study["mask"], study["events"])
+    found = nrl.read_patterns(*call, rois="IT", subject="s01")
+    assert found.channel_descriptors["roi"] == ["IT"] * found.n_channel
+    rdms = nrl.compute_rdms(found, "crossnobis")
+    assert (rdms.rdm_descriptors["subject"], rdms.rdm_descriptors["roi"]) == (["s01"], ["IT"])
+    assert "roi" not in nrl.read_patterns(*call).channel_descriptors
+    with pytest.raises(NeurordlError, match="is binary, one ROI, and 2 names of it were given"):
+        nrl.read_patterns(*call, rois=["IT", "V1"])
+
+
 def test_other_grids_are_resampled_with_a_notice(study: Any) -> None:
     fine = np.kron(study["inside"], np.ones((2, 2, 2))).astype(np.uint8)
     half = AFFINE @ np.diag([0.5, 0.5, 0.5, 1])

@@ -94,7 +94,10 @@ def rdm(
     labels: Annotated[
         Path | None, typer.Option(help="Of an atlas: TSV with index and name, or JSON.")
     ] = None,
-    roi: Annotated[list[str] | None, typer.Option(help="A ROI of the atlas to keep; all by default.")] = None,
+    roi: Annotated[
+        list[str] | None,
+        typer.Option(help="A ROI of the atlas to keep (all by default); or the name of a binary mask."),
+    ] = None,
     subject: Annotated[str | None, typer.Option(help="Whose images; else the sub- of their names.")] = None,
     session: Annotated[str | None, typer.Option(help="Else the ses- of the names.")] = None,
     config: Config = None,

@@ -47,7 +47,7 @@ class Mask:
     inside
         (x, y, z), whether a voxel is in the mask.
     roi
-        Name of the ROI of each voxel inside, in the order of ``inside``; None for a binary mask.
+        Name of the ROI of each voxel inside, in the order of ``inside``; None for a mask without a name.
     name, resampled
         What it was read from, and whether it was on another grid.
     """
@@ -193,12 +193,15 @@ def read_mask(
     if not values.any():
         raise NeurordlError(f"the mask {name} is empty on the grid of the images: no voxel is above 0")
     if names is None:
-        if rois is not None or len(values[values != 0]) > 1:
+        if len(values[values != 0]) > 1:
             raise NeurordlError(
                 f"the mask {name} is an atlas ({len(values[values != 0])} labels) without names; pass "
                 "labels=, a mapping of number to name or a table with the columns index and name"
             )
-        return Mask(data != 0, None, name, moved)
+        if rois is not None and len(rois) != 1:
+            raise NeurordlError(f"the mask {name} is binary, one ROI, and {len(rois)} names of it were given")
+        inside = data != 0
+        return Mask(inside, None if rois is None else [rois[0]] * int(inside.sum()), name, moved)
     return replace(_atlas(data, _label_names(names), rois, name), resampled=moved)
 
 
