@@ -27,6 +27,26 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the shell as its console script does: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        from neurordl.cli import main
+
+        monkeypatch.setattr("sys.argv", ["neurordl", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return int(code), captured.out, captured.err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Folder of the real data sets, named by NEURORDL_DATA; without it the test is skipped."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,9 @@ import numpy as np
 import pytest
 
 import neurordl as nrl
-from neurordl.cli import main
 
 STUDY = Path(__file__).parents[1] / "data" / "simulated_fmri" / "study"
 FUNC = STUDY / "sub-01" / "func"
-
-
-@pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["neurordl", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return int(code), captured.out, captured.err
-
-    return run
 
 
 def files(kind: str, folder: Path = FUNC) -> list[Path]:

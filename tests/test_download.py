@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurordl.cli import main
 from neurordl.datasets import REGISTRY, data_root, fetch, status
 from neurordl.datasets import download as downloads
 from neurordl.datasets.registry import DataSet, File
@@ -217,34 +216,22 @@ def test_the_registry_says_all_of_each_file() -> None:
             assert file.size > 1000
 
 
-def test_shell(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def shell(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["neurordl", "data", *arguments])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return int(code), captured.out, captured.err
-
-    code, out, _ = shell("list")
+def test_shell(server: Server, tmp_path: Path, shell: Any) -> None:
+    code, out, _ = shell("data", "list")
     assert code == 0
     assert out.startswith(f"in {tmp_path}")
     for name in REGISTRY:
         assert f"\n{name} " in out
-    code, out, _ = shell("info", "sample")
+    code, out, _ = shell("data", "info", "sample")
     assert code == 0
     for text in ("licence", "nobody", server.url, "sha256", "not there"):
         assert text in out
-    code, out, _ = shell("fetch", "sample")
+    code, out, _ = shell("data", "fetch", "sample")
     assert (code, out.splitlines()[-1]) == (0, f"sample is in {tmp_path / 'sample'}")
-    assert "there" in shell("list")[1].split("\nsample", 1)[1].splitlines()[0]
+    assert "there" in shell("data", "list")[1].split("\nsample", 1)[1].splitlines()[0]
     for command in ("info", "fetch"):
-        code, _, err = shell(command, "gone")
+        code, _, err = shell("data", command, "gone")
         assert code == 1
         assert "unknown data set 'gone'" in err
-    assert shell("info", "haxby2001")[0] == 0
-    assert "nothing to fetch" in shell("fetch", "digits")[1]
+    assert shell("data", "info", "haxby2001")[0] == 0
+    assert "nothing to fetch" in shell("data", "fetch", "digits")[1]

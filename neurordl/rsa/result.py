@@ -146,9 +146,17 @@ class Evaluation:
     def notes(self) -> list[str]:
         """Why something in the table of means is undefined or doubtful."""
         means = self.frame[self.frame["subject"] == "mean"]
-        told = means[means["reason"] != ""]
-        where = zip(told["layer"], told["roi"], told["reason"], strict=True)
-        return [f"{layer or 'output'}{f', {roi}' if roi else ''}: {reason}" for layer, roi, reason in where]
+        told: dict[tuple[str, str], list[str]] = {}
+        for layer, roi, reason in means[["layer", "roi", "reason"]].itertuples(index=False):
+            if reason:
+                told.setdefault((roi, reason), []).append(layer)
+        every = means["layer"].nunique()
+        notes = []
+        for (roi, reason), layers in told.items():
+            named = [layer or "output" for layer in layers] if len(layers) < every or every == 1 else []
+            where = ", ".join([part for part in (roi, *named) if part])
+            notes.append(f"{where}: {reason}" if where else reason)
+        return notes
 
     def __str__(self) -> str:
         means = self.frame[self.frame["subject"].isin(["mean", "group"])]
