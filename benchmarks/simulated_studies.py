@@ -10,7 +10,7 @@ subjects, stimuli and both. The truth is the mean similarity over the population
 - subjects: the stimuli are fixed, every study has new subjects;
 - stimuli: the subjects are fixed, every study has new stimuli.
 
-    python benchmarks/simulated_studies.py            # about 10 min on 2 cores -> results/
+    python benchmarks/simulated_studies.py            # about 25 min on 2 cores -> results/
     python benchmarks/simulated_studies.py --quick    # a look, nothing written
 """
 
