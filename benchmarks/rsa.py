@@ -205,9 +205,19 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def merged(path: Path, rows: list[dict[str, Any]]) -> str:
+    """The table, in which rows of other work stay."""
+    frame, keys = pd.DataFrame(rows), list(Work.__annotations__)
+    if path.is_file():
+        frame = pd.concat([pd.read_csv(path), frame]).drop_duplicates(keys, keep="last")
+    return str(frame.to_csv(index=False))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="RSA beside rsatoolbox.")
     parser.add_argument("--sizes", choices=("small", "full", "growth"), default="full")
+    parser.add_argument("--kinds", nargs="+", default=("compare", "ceiling", "bootstrap"))
+    parser.add_argument("--methods", nargs="+", help="all by default; rows of others stay in the table")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each (3)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -217,7 +227,10 @@ def main() -> None:
     set_threads(args.threads)
     name = "rsa" if args.sizes == "full" else f"rsa_{args.sizes}"
     rows: list[dict[str, Any]] = []
-    for work in plan(args.sizes):
+    chosen = [work for work in plan(args.sizes) if work.kind in args.kinds]
+    for work in chosen:
+        if args.methods and work.method not in args.methods:
+            continue
         row = race(work, args.repeats, args.seed)
         if not args.no_memory:
             for side in ("our", "their"):
@@ -232,7 +245,7 @@ def main() -> None:
         )
         if args.out:
             Path(args.out).mkdir(parents=True, exist_ok=True)
-            write_text(Path(args.out) / f"{name}.csv", pd.DataFrame(rows).to_csv(index=False))
+            write_text(Path(args.out) / f"{name}.csv", merged(Path(args.out) / f"{name}.csv", rows))
             write_json(Path(args.out) / f"{name}.json", machine(args))
 
 
