@@ -81,8 +81,7 @@ def read_patterns(
         column ``image`` names the file of each row: then 3D images are matched by it, in any order.
     labels, rois
         Of an atlas: number and name of each label (a mapping, or a table with ``index`` and ``name``), and
-        the ROIs to keep. Of a binary mask: ``rois`` names it. Such patterns carry the channel descriptor
-        ``roi``, and their RDMs the RDM descriptor.
+        the ROIs to keep; of a binary mask, its name. Patterns then carry the channel descriptor ``roi``.
     model
         "glm": one regressor a condition and run. "lsa": one a trial (least squares all; Rissman et al. 2004).
         "lss": for each trial a GLM of that trial beside the others, by condition (least squares separate;
