@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import kendalltau, rankdata
 
 from neurordl.errors import NeurordlError
-from neurordl.rsa import ranking
+from neurordl.rsa import concordance, ranking
 from neurordl.rsa.comparison import COMPARISONS
 from neurordl.rsa.gram import GRAM_METHODS, _stimulus_sums, cosines, grams
 from neurordl.rsa.similarity import METHODS, RANKED, in_threads, ranked, similarity, why_undefined
@@ -296,17 +296,28 @@ def test_weighted_ranks_and_tau_are_those_of_repeated_entries(seed, pairs, level
     if len(long_a) > 1:
         with np.errstate(invalid="ignore"):
             want = kendalltau(long_a, long_b).statistic
-        assert_allclose(ranking.tau(a, b, order_b, weights, True), want, atol=1e-12)
+        assert_allclose(concordance.tau(a, b, order_b, weights, True), want, atol=1e-12)
         signs = np.sign(long_a[:, None] - long_a) * np.sign(long_b[:, None] - long_b)
         size = len(long_a)
-        found = ranking.tau(a, b, order_b, weights, False)
+        found = concordance.tau(a, b, order_b, weights, False)
         assert found == pytest.approx(signs.sum() / (size * (size - 1)), abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [None, 40, 3000])
+@pytest.mark.parametrize("pairs", [2, 3, 4097, 20_000])
+def test_tau_of_many_entries_is_scipys(pairs, levels):
+    rng = np.random.default_rng(pairs)
+    values = rng.normal(size=(2, pairs)) if levels is None else rng.integers(0, levels, (2, pairs)) * 1.0
+    values[1] += values[0]
+    (a, b), (_, order_b) = ranked(values)
+    found = concordance.tau(a, b, order_b, np.zeros(0, np.int32), True)
+    assert_allclose(found, kendalltau(*values).statistic, atol=1e-12)
 
 
 def test_tau_of_nothing_is_undefined():
     one = np.zeros(1, np.int32)
-    assert np.isnan(ranking.tau(one, one, one, np.zeros(0, np.int32), False))
-    assert np.isnan(ranking.tau(one, one, one, np.zeros(0, np.int32), True))
+    assert np.isnan(concordance.tau(one, one, one, np.zeros(0, np.int32), False))
+    assert np.isnan(concordance.tau(one, one, one, np.zeros(0, np.int32), True))
 
 
 @pytest.mark.parametrize("n_rdms, n", [(1, 2), (3, 3), (40, 90), (3, 1100)])

@@ -31,7 +31,7 @@ _BLOCK = 1 << 26  # bytes of a block of patterns that are not kept, at most; and
 _SQUARE = 2048  # stimuli of a block whose patterns are kept
 _SLAB = 64  # rows that are finished at once, small enough for the cache
 _PIECE = 1 << 22  # bytes of patterns that are normalised at once
-_SAMPLE = 32  # stimuli from whose mean it is seen whether patterns have a large one in common
+_SAMPLE = 8  # stimuli from whose mean it is seen whether patterns have a large one in common
 _COMMON = 16.0  # share of that mean in the patterns, up to which float64 bears it
 
 
@@ -118,7 +118,7 @@ class _Blocks:
         self.kept: Sides | None = None
         self.piece = n if normalise == "none" else max(1, _PIECE // row_bytes)
         fits = n * row_bytes <= _KEPT
-        whole = fits and normalise == "none"
+        whole = normalise == "none" and (fits or _views(rows))
         sides = self._unit(0, n if whole else min(n, _SAMPLE))
         sample = tuple(one[:: math.ceil(len(one) / _SAMPLE)] for one in sides)
         self.offsets = [_offset(one, needed=normalise == "none") for one in sample]
@@ -126,7 +126,7 @@ class _Blocks:
         if len(sides) > 1:
             left, right = (max(float(np.nansum(np.square(one))), 1e-300) for one in sample)
             self.balance = math.sqrt(right / left)
-        if whole:
+        if whole and (fits or self.offsets[0] is None):
             self.kept = tuple(
                 one if offset is None else one - offset
                 for one, offset in zip(sides, self.offsets, strict=True)
@@ -135,13 +135,13 @@ class _Blocks:
             self.kept = self.sides(0, n)
 
     def _unit(self, start: int, stop: int) -> Sides:
-        found = []
-        for one in self.rows(start, stop):
-            unit, bad = (one, None) if self.normalise == "none" else unit_rows(one, self.normalise)[::2]
-            if bad is not None:
-                unit[bad] = math.nan
-            found.append(np.asarray(unit.numpy()))
-        return tuple(found)
+        found = self.rows(start, stop)
+        if self.normalise == "none":  # a NaN makes the norm NaN, and so all distances of its row
+            return tuple(np.asarray(one.numpy()) for one in found)
+        unit, _, bad = unit_rows(found[0], self.normalise)
+        if bad is not None:
+            unit[bad] = math.nan
+        return (np.asarray(unit.numpy()),)
 
     def sides(self, start: int, stop: int) -> Sides:
         """Patterns from one stimulus up to another."""
@@ -160,6 +160,12 @@ class _Blocks:
         """For each pattern of two sides what, summed over a pair, is no less than |xi| |yj|."""
         left, right = (row_lengths(torch.from_numpy(one)).square_().numpy() for one in sides)
         return _defined((left * self.balance + right / self.balance) / 2)
+
+
+def _views(rows: Rows) -> bool:
+    """Whether patterns are there already, so that all of them at once take no memory."""
+    one, again = rows(0, 1), rows(0, 1)
+    return all(x.data_ptr() == y.data_ptr() for x, y in zip(one, again, strict=True))
 
 
 def _offset(sample: Array, *, needed: bool) -> Array | None:

@@ -135,7 +135,7 @@ def poisson_rates(
     patterns: Tensor, prior_lambda: float = 1.0, prior_weight: float = 0.1
 ) -> tuple[Tensor, Tensor]:
     """Rates with the prior mixed in, and their logarithms; a pattern with a rate of 0 or less is NaN."""
-    rates = (floating(patterns) + prior_lambda * prior_weight) / (1 + prior_weight)
+    rates = (floating(patterns) + prior_lambda * prior_weight).div_(1 + prior_weight)
     if bool(rates.detach().min() > 0):
         return rates, rates.log()
     positive = (rates > 0).all(-1, keepdim=True)

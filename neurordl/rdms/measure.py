@@ -164,7 +164,8 @@ def fill(
 
 
 def _rates_checked(patterns: Tensor, name: str, label: str) -> Tensor:
-    if name.startswith("poisson") and bool((patterns < 0).any()):
+    # a NaN would hide behind the smallest
+    if name.startswith("poisson") and not bool(patterns.min() >= 0) and bool((patterns < 0).any()):
         raise NeurordlError(
             f"{name} takes rates or counts of 0 or more, and {label} has "
             f"{float(patterns.nan_to_num().min()):.3g}; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
 Centre = Literal["run", "all"]
 _AT_ONCE = 1 << 24  # bytes of measurements that are read at once
+_IN_CACHE = 1 << 19
 _KEPT = 1 << 28  # bytes of the patterns of all runs that are kept rather than read again for each run
 
 
@@ -66,15 +67,15 @@ class Source:
         self.counts = self.counts.reshape(len(self.ids), -1)
         # rows in order of stimulus and run, so that a block of stimuli is a block of rows
         self.order = np.argsort(self.cell, kind="stable")
-        self.sorted = bool((np.diff(self.order) == 1).all())  # then blocks are views, also of a memory map
         self.starts = np.concatenate([[0], np.cumsum(self.counts.ravel())])
         self.factor: Tensor | None = None
         self.precision: Tensor | None = None
         self.offset: Tensor | None = None
         self.centred_by = center
         self.removed = self._means_to_remove(center)
-        # one measurement a stimulus: nothing to average, and no float64 in between
+        # one measurement a stimulus, or a stimulus and run: nothing to average, and no float64 in between
         self.single = self.removed is None and len(self.stimulus) == len(self.ids)
+        self.single_by_run = self.removed is None and bool((self.counts == 1).all())
 
     @property
     def balanced(self) -> bool:
@@ -84,10 +85,7 @@ class Source:
     def rows(self, start: int, stop: int) -> Tensor:
         """Mean patterns of some stimuli, (stop - start, channels)."""
         if self.single:
-            direct = self._read(
-                self.order[start:stop], np.float64 if self.dtype == torch.float64 else np.float32
-            )
-            return self._ready(direct if direct.flags.writeable else direct.copy())
+            return self._direct(self.order[start:stop])
         cells = self._sums(start, stop)
         return self._ready(cells.sum(axis=1) / self.counts[start:stop].sum(axis=1)[:, None])
 
@@ -108,21 +106,32 @@ class Source:
 
     def by_runs(self) -> Callable[[int | None], Rows]:
         """For a run its mean patterns as blocks; for None the sum of those of all runs."""
-        size = len(self.ids) * len(self.runs) * self.n_channels
-        fits = size * self.dtype.itemsize <= _KEPT
-        whole = self._with_precision(self.cells()) if fits else None
+        n, runs = len(self.ids), range(len(self.runs))
+        fits = n * len(runs) * self.n_channels * self.dtype.itemsize <= _KEPT
+        whole = [self._with_precision(part) for part in self._parts(0, n)] if fits else None
 
         def of_run(run: int | None) -> Rows:
+            chosen = runs if run is None else [run]
+
             def rows(start: int, stop: int) -> tuple[Tensor, ...]:
-                if whole is not None:
-                    parts = tuple(side[:, start:stop] for side in whole)
-                    return tuple(side.sum(0) if run is None else side[run] for side in parts)
-                cells = self.cells(start, stop)
-                return self._with_precision(cells.sum(0) if run is None else cells[run])
+                if whole is None:
+                    parts = [self._with_precision(part) for part in self._parts(start, stop, chosen)]
+                else:
+                    parts = [tuple(side[start:stop] for side in whole[one]) for one in chosen]
+                return tuple(_total(sides) for sides in zip(*parts, strict=True))
 
             return rows
 
         return of_run
+
+    def _parts(self, start: int, stop: int, runs: Sequence[int] | None = None) -> Sequence[Tensor]:
+        """Mean patterns of some stimuli in each of some runs."""
+        chosen = range(len(self.runs)) if runs is None else runs
+        if not self.single_by_run:
+            cells = self.cells(start, stop)
+            return [cells[run] for run in chosen]
+        order = self.order.reshape(len(self.ids), -1)[start:stop]
+        return [self._direct(order[:, run]) for run in chosen]
 
     def within(self) -> tuple[Floats, int]:
         """Centred measurements less the mean of their stimulus, and their degrees of freedom."""
@@ -133,6 +142,11 @@ class Source:
         means /= self.counts.sum(axis=1)[:, None]
         lost = len(self.ids) + (len(self.runs) - 1 if self.centred_by == "run" else 0)
         return measured - means[self.stimulus], len(measured) - lost
+
+    def _direct(self, rows: Places) -> Tensor:
+        """Single measurements as patterns: a view where they follow one another."""
+        found = self._read(rows, np.float64 if self.dtype == torch.float64 else np.float32)
+        return self._ready(found if found.flags.writeable else found.copy())
 
     def _ready(self, means: npt.NDArray[Any]) -> Tensor:
         found = torch.from_numpy(means).to(self.dtype)
@@ -160,8 +174,8 @@ class Source:
         return sums - self.counts[start:stop, :, None] * self._removed_from(np.arange(runs))
 
     def _read(self, rows: Places, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
-        """Measurements of some rows."""
-        if self.sorted and len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        """Measurements of some rows; rows that follow one another are a view, also of a memory map."""
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and bool((np.diff(rows) == 1).all()):
             block = self.measurements[rows[0] : rows[-1] + 1]
         else:
             block = self.measurements[rows]
@@ -189,6 +203,20 @@ class Source:
         if self.removed is None:
             return np.zeros((1, self.n_channels))
         return self.removed[run if len(self.removed) == len(self.runs) else np.zeros_like(run)]
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    """Sum of patterns, some rows at a time: what was added last is still in the cache."""
+    if len(parts) == 1:
+        return parts[0]
+    total = torch.empty_like(parts[0], memory_format=torch.contiguous_format)
+    step = max(1, _IN_CACHE // (total.shape[1] * total.element_size()))
+    for start in range(0, len(total), step):
+        at = slice(start, start + step)
+        torch.add(parts[0][at], parts[1][at], out=total[at])
+        for part in parts[2:]:
+            total[at] += part[at]
+    return total
 
 
 def coded(dataset: DatasetBase, descriptor: str, label: str) -> tuple[list[Any], Places]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from neurordl.rsa.ranking import compiled, sort_integers, tau, weighted_mean_ranks
+from neurordl.rsa.concordance import tau
+from neurordl.rsa.ranking import compiled, sort_integers, weighted_mean_ranks
 
 __all__ = ["ceilings", "resample", "scores"]
 

@@ -1,4 +1,4 @@
-"""Ranks and Kendall's tau of RDMs, compiled: sorted once per RDM, counted without sorting again.
+"""Ranks of RDMs, compiled.
 
 Every array here is a plain numpy one on the CPU, without missing values. The functions let go of the GIL, so
 that the caller can run several.
@@ -13,7 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["compiled", "dense_ranks", "mean_ranks", "sort_integers", "tau", "weighted_mean_ranks"]
+__all__ = ["compiled", "dense_ranks", "mean_ranks", "sort_integers", "weighted_mean_ranks"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
@@ -176,123 +176,3 @@ def sort_integers(values: npt.NDArray[np.int64], ranks: Ints, order: Ints) -> No
         if k and values[order[k]] != values[order[k - 1]]:
             rank += np.int32(1)
         ranks[order[k]] = rank
-
-
-@compiled
-def _inversions(source: Ints, below: Ints) -> int:
-    """Pairs that stand in descending order; ``below[v]`` is how many entries are less than v.
-
-    Sorted bit by bit from the highest, steadily: an entry without the bit passes those of its block that
-    have it and came earlier. Nothing is compared, so no branch is guessed wrong.
-    """
-    target = np.empty_like(source)
-    n = len(below) - 1
-    bit = 0
-    while (1 << bit) < n:
-        bit += 1
-    found = 0
-    while bit > 0:
-        bit -= 1
-        for block in range(0, n, 2 << bit):
-            low, high = below[block], below[min(block + (2 << bit), n)]
-            middle = below[min(block + (1 << bit), n)]
-            zero, one = low, middle
-            for k in range(low, high):
-                value = source[k]
-                has = (value >> bit) & 1
-                target[one if has else zero] = value
-                found += (1 - has) * (one - middle)
-                zero += 1 - has
-                one += has
-        source, target = target, source
-    return found
-
-
-@compiled
-def _weighted_inversions(source: Ints, weights: Ints, below: Ints) -> int:
-    """`_inversions` in which entry k stands ``weights[k]`` times."""
-    target, weights_to = np.empty_like(source), np.empty_like(weights)
-    n = len(below) - 1
-    bit = 0
-    while (1 << bit) < n:
-        bit += 1
-    found = 0
-    while bit > 0:
-        bit -= 1
-        for block in range(0, n, 2 << bit):
-            low, high = below[block], below[min(block + (2 << bit), n)]
-            zero, one = low, below[min(block + (1 << bit), n)]
-            passed = 0
-            for k in range(low, high):
-                value, weight = source[k], weights[k]
-                has = (value >> bit) & 1
-                to = zero + has * (one - zero)
-                target[to] = value
-                weights_to[to] = weight
-                found += (1 - has) * weight * passed
-                passed += has * weight
-                zero += 1 - has
-                one += has
-        source, target = target, source
-        weights, weights_to = weights_to, weights
-    return found
-
-
-@compiled
-def concordance(a: Ints, b: Ints, order_b: Ints, weights: Ints) -> tuple[int, int, int, int]:
-    """Concordant less discordant pairs of entries of two dense rankings, ties of each, number of pairs.
-
-    Entry k stands ``weights[k]`` times; without weights (an empty array), once.
-    """
-    n_a, n_b = a.max() + 1, b.max() + 1
-    weighted = len(weights) > 0
-    counts_a, counts_b = np.zeros(n_a, np.int64), np.zeros(n_b, np.int64)
-    starts, below = np.zeros(n_a + 1, np.int32), np.zeros(n_b + 1, np.int32)
-    for k in range(len(a)):
-        weight = weights[k] if weighted else 1
-        if weight:
-            counts_a[a[k]] += weight
-            counts_b[b[k]] += weight
-            starts[a[k] + 1] += 1
-            below[b[k] + 1] += 1
-    for k in range(n_a):
-        starts[k + 1] += starts[k]
-    for k in range(n_b):
-        below[k + 1] += below[k]
-    present = starts[n_a]
-    source = np.empty(present, np.int32)
-    carried = np.empty(present if weighted else 0, np.int32)
-    last, run = np.full(n_a, -1, np.int32), np.zeros(n_a, np.int64)
-    both, total = 0, 0
-    for k in order_b:  # in ascending b: within one value of a, b ascends too
-        weight = weights[k] if weighted else 1
-        if weight:
-            group, value = a[k], b[k]
-            source[starts[group]] = value
-            if weighted:
-                carried[starts[group]] = weight
-            starts[group] += 1
-            run[group] = run[group] + weight if last[group] == value else weight
-            last[group] = value
-            both += weight * (run[group] - weight) + weight * (weight - 1) // 2
-            total += weight
-    if weighted:
-        discordant = _weighted_inversions(source, carried, below)
-    else:
-        discordant = _inversions(source, below)
-    pairs = total * (total - 1) // 2
-    tied_a = (counts_a * (counts_a - 1) // 2).sum()
-    tied_b = (counts_b * (counts_b - 1) // 2).sum()
-    return pairs - tied_a - tied_b + both - 2 * discordant, tied_a, tied_b, pairs
-
-
-@compiled
-def tau(a: Ints, b: Ints, order_b: Ints, weights: Ints, corrected: bool) -> float:
-    """Kendall's tau-a, or tau-b (corrected for ties; NaN of a constant), of two dense rankings."""
-    excess, tied_a, tied_b, pairs = concordance(a, b, order_b, weights)
-    if not corrected:
-        return excess / pairs if pairs else np.nan
-    if tied_a == pairs or tied_b == pairs:
-        return np.nan
-    found: float = excess / np.sqrt(pairs - tied_a) / np.sqrt(pairs - tied_b)
-    return max(-1.0, min(1.0, found))

@@ -140,8 +140,6 @@ def _alike(a: Tensor, b: Tensor, method: str, kept: Tensor | None) -> Tensor:
 
 def _ranked(a: Floats, b: Floats, method: str) -> Floats:
     """Rank measures of complete RDMs; each RDM is sorted once."""
-    from neurordl.rsa import ranking  # numba takes a second to import
-
     if method in ("spearman", "rho-a"):
         left, right = (torch.as_tensor(mean_ranks(x)) for x in (a, b))
         if method == "spearman":
@@ -150,6 +148,8 @@ def _ranked(a: Floats, b: Floats, method: str) -> Floats:
         for ranks in (left, right):
             ranks -= (p + 1) / 2
         return np.asarray(left @ right.T * 12 / (p**3 - p))
+    from neurordl.rsa.concordance import tau  # numba takes a second to import
+
     once = np.zeros(0, dtype=np.int32)
     (ranks_a, _), (ranks_b, order_b) = (ranked(x) for x in (a, b))
     out = np.empty((len(a), len(b)))
@@ -158,7 +158,7 @@ def _ranked(a: Floats, b: Floats, method: str) -> Floats:
         for row in range(len(a))[rows]:
             for column in range(len(b)):
                 pair = ranks_a[row], ranks_b[column], order_b[column]
-                out[row, column] = ranking.tau(*pair, once, method == "tau-b")
+                out[row, column] = tau(*pair, once, method == "tau-b")
 
     in_threads(compare, len(a))
     return out
