@@ -17,7 +17,7 @@ __all__ = ["WIDE", "wide_distances"]
 WIDE = 1 << 15
 """Channels from which on it is worth it."""
 
-_BLOCK = 1 << 13
+_BLOCK = 1 << 11  # of fewer than 128 stimuli in float64: stays in the cache
 
 
 def wide_distances(patterns: Tensor, normalise: Normalise) -> Tensor:
@@ -31,13 +31,14 @@ def wide_distances(patterns: Tensor, normalise: Normalise) -> Tensor:
     )
     gram = patterns.new_zeros(n, n, dtype=torch.float64)
     sums = torch.zeros_like(guess)
+    room = patterns.new_empty(n, min(_BLOCK, channels), dtype=torch.float64)
     for block in blocks:
-        part = block - guess if centre else block.double()
+        part = room[:, : block.shape[1]].copy_(block)
         if centre:
-            sums += part.sum(-1, keepdim=True)
+            sums += part.sub_(guess).sum(-1, keepdim=True)
         elif normalise == "none":  # distances do not see a common offset, and digits are lost to a large one
             offset = part.mean(0)
-            part = part - torch.where(offset.isfinite(), offset, 0)
+            part -= torch.where(offset.isfinite(), offset, 0)
         gram.addmm_(part, part.mT)
     means = guess + sums / channels
     gram.addmm_(sums, sums.mT, alpha=-1 / channels)

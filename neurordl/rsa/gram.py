@@ -231,7 +231,7 @@ def _products(stack: Tensor, i: Tensor, j: Tensor, counts: Tensor, measured: Ten
     s, t = s.to(stack.device), t.to(stack.device)
     turned = counts.T.contiguous()
     found = torch.zeros(len(i), len(counts), dtype=stack.dtype, device=stack.device)
-    step = max(1, _BYTES // (8 * (len(i) + len(counts))))
+    step = max(1, 2 * _CACHE // (8 * (len(i) + len(counts))))
     for start in range(0, stack.shape[1], step):
         part = stack[:, start : start + step]
         weights = turned[s[start : start + step]] * turned[t[start : start + step]]
