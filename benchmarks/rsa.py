@@ -18,7 +18,6 @@ import contextlib
 import io
 import multiprocessing
 import platform
-import resource
 import shlex
 import statistics
 import sys
@@ -173,9 +172,15 @@ def _peak(queue: Any, work: Work, threads: int, seed: int, ours: bool) -> None:
     with quiet():
         (lambda: our_work(small, *few))() if ours else their_work(small, *few)()  # imports, compiles
         run = (lambda: our_work(work, models, data)) if ours else their_work(work, models, data)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = _resident("VmRSS")
         run()
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    queue.put(max(0.0, _resident("VmHWM") - before))
+
+
+def _resident(line: str) -> float:
+    """MB of the resident set, or of the largest so far (VmHWM; getrusage would count the parent's)."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return float(next(one.split()[1] for one in status if one.startswith(line))) / 1024
 
 
 def peak_megabytes(work: Work, threads: int, seed: int, *, ours: bool) -> float:

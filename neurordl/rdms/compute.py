@@ -74,7 +74,8 @@ def compute_rdms(
         The mean pattern over measurements that is removed first: that of each run, that of all, or none.
         ``correlation`` and ``cosine`` depend on it; balanced distances do not.
     precision
-        (channels, channels), the same for all, for ``mahalanobis`` and ``crossnobis``.
+        (channels, channels), symmetric and positive semidefinite, the same for all, for ``mahalanobis`` and
+        ``crossnobis``. It is not factored: an indefinite one is refused where a squared distance is negative.
     noise
         How to estimate a noise covariance, whose inverse is the precision: "diagonal" (univariate
         normalisation), "shrinkage_diag", "shrinkage_eye" or "full" (multivariate), as in rsatoolbox. For
