@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from neurordl.rdms import Alignment, align, compute_rdms, load_rdms, save_rdms
     from neurordl.rsa.evaluation import Evaluation, compare, evaluate, noise_ceiling
     from neurordl.rsa.fitted import evaluate_fitted
+    from neurordl.rsa.searchlight import searchlight
     from neurordl.stimuli import Preprocessing, StimulusSet
     from neurordl.teachers import Batch, NetworkTeacher, PatternTeacher, RDMTeacher, Target, Teacher
     from neurordl.training.accuracy import accuracy
@@ -74,6 +75,7 @@ __all__ = [
     "read_bids",
     "read_patterns",
     "save_rdms",
+    "searchlight",
     "students",
 ]
 
@@ -87,6 +89,7 @@ _HOMES = {
     "rdms": ("Alignment", "align", "compute_rdms", "load_rdms", "save_rdms"),
     "rsa.evaluation": ("Evaluation", "compare", "evaluate", "noise_ceiling"),
     "rsa.fitted": ("evaluate_fitted",),
+    "rsa.searchlight": ("searchlight",),
     "stimuli": ("Preprocessing", "StimulusSet"),
     "teachers": ("Batch", "NetworkTeacher", "PatternTeacher", "RDMTeacher", "Target", "Teacher"),
     "training.accuracy": ("accuracy",),

@@ -1,0 +1,272 @@
+"""Searchlight RSA: the RDM of the voxels around each voxel, compared with models and not kept."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import Progress
+from rsatoolbox.data.base import DatasetBase
+from rsatoolbox.rdm.rdms import RDMs
+from torch import Tensor
+
+from neurordl.errors import NeurordlError
+from neurordl.matching import Match, match_ids
+from neurordl.rdms import dissimilarity as measures
+from neurordl.rdms.dissimilarity import square
+from neurordl.rdms.normalise import Normalise
+from neurordl.rdms.selection import stimulus_ids
+from neurordl.rdms.sources import Centre, Source
+from neurordl.rsa.inputs import model_vectors
+from neurordl.rsa.similarity import check_method, similarity
+from neurordl.rsa.spheres import Spheres
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+__all__ = ["Searchlight", "searchlight"]
+
+Floats = npt.NDArray[np.float64]
+
+# Patterns and RDMs of the centres that are computed at once: they stay in the cache.
+_BYTES = 4 << 20
+# Distances that are one product of patterns, and methods for which so is the comparison.
+_NORMALISE: dict[str, Normalise] = {
+    "correlation": "centred length",
+    "cosine": "length",
+    "euclidean": "none",
+}
+_SCALED = ("corr", "cosine")
+
+
+@dataclass(frozen=True, eq=False)
+class Searchlight:
+    """How similar models are to the RDM around each voxel.
+
+    Attributes
+    ----------
+    models
+        Names.
+    scores
+        (models, centres) similarities; NaN where undefined.
+    centres
+        (centres, 3) voxel indices x, y, z.
+    n_voxels
+        (centres,) how many voxels each RDM was computed from.
+    match
+        Which stimuli of patterns and models were matched.
+    settings
+        Radius, threshold, dissimilarity, method, and what was removed first.
+    """
+
+    models: tuple[str, ...]
+    scores: Floats
+    centres: npt.NDArray[np.int32]
+    n_voxels: npt.NDArray[np.int32]
+    match: Match
+    settings: Mapping[str, Any]
+
+    def image(self, like: str | os.PathLike[str] | nib.Nifti1Image) -> nib.Nifti1Image:
+        """Maps as a NIfTI image (x, y, z, models) on the grid of ``like``; NaN where there is no centre.
+
+        Parameters
+        ----------
+        like
+            An image on the grid of the patterns, such as their mask.
+
+        Raises
+        ------
+        NeurordlError
+            A centre lies outside that grid.
+        """
+        import nibabel as nib
+
+        from neurordl.patterns.volumes import load_image
+
+        grid, name = load_image(like, "image")
+        shape = tuple(grid.shape[:3])
+        if len(shape) < 3 or bool((self.centres >= np.array(shape)).any()):
+            raise NeurordlError(
+                f"{name} has the shape {grid.shape}, and there are centres up to the voxel "
+                f"{self.centres.max(axis=0).tolist()}; give an image on the grid of the patterns, such as "
+                "their mask"
+            )
+        maps = np.full((*shape, len(self.models)), np.nan, dtype=np.float32)
+        maps[tuple(self.centres.T)] = self.scores.T
+        return nib.Nifti1Image(maps, grid.affine)
+
+
+def searchlight(
+    patterns: DatasetBase,
+    models: RDMs | Mapping[str, RDMs],
+    *,
+    radius: float = 3.0,
+    threshold: float = 1.0,
+    dissimilarity: str = "correlation",
+    method: str = "corr",
+    descriptor: str = "stimulus",
+    center: Centre | None = None,
+    dtype: npt.DTypeLike = np.float64,
+    progress: bool = False,
+) -> Searchlight:
+    """Compare models with the RDM of the voxels in a sphere around each voxel.
+
+    RDMs are computed for many centres at once, compared, and not kept: memory is the patterns and a block.
+    Source: Kriegeskorte, Goebel & Bandettini 2006, PNAS 103:3863. One subject a call; what a map means for
+    the population is for a test over subjects' maps.
+
+    Parameters
+    ----------
+    patterns
+        With the channel descriptors ``x``, ``y``, ``z``, voxel indices, as from `read_patterns` with a mask.
+        Rows of the same stimulus are averaged.
+    models
+        Model RDMs, as in `evaluate`: they must have every stimulus of the patterns.
+    radius
+        Voxels nearer to the centre than this, in voxels, belong to it (rsatoolbox's ``radius``).
+    threshold
+        Share of the sphere's voxels that must be there for a centre to be one; those outside of the mask and
+        of the volume are not (rsatoolbox does not count the latter). Only voxels that are there are used.
+    dissimilarity
+        A name in `DISSIMILARITIES` that takes no precision; ``crossnobis`` and ``poisson_cv`` take the
+        observation descriptor ``run``.
+    method
+        How RDMs are compared, one of ``neurordl.rsa.inference.METHODS``.
+    descriptor, center
+        As in `compute_rdms`.
+    dtype
+        float64, or float32, which takes half the time.
+    progress
+        Show a progress bar.
+
+    Raises
+    ------
+    NeurordlError
+        No voxel indices, or two voxels of one; no centre has enough voxels; stimuli that the models lack;
+        unknown names; a radius or threshold that makes no sphere.
+    """
+    check_method(method)
+    measure = _measure(dissimilarity)
+    if np.dtype(dtype) not in (np.float32, np.float64) or center not in (None, "run", "all"):
+        raise NeurordlError(
+            f"dtype={dtype!r}, center={center!r}: expected float64 or float32, and None, 'run' or 'all'"
+        )
+    if not radius > 0 or not 0 < threshold <= 1:
+        raise NeurordlError(
+            f"radius={radius!r}, threshold={threshold!r}: expected a radius above 0, in voxels, and a share "
+            "of the sphere above 0 and up to 1"
+        )
+    by_run = dissimilarity in measures.CROSSVALIDATED
+    kind = torch.float32 if np.dtype(dtype) == np.float32 else torch.float64
+    source = Source(
+        patterns, "the patterns", descriptor, by_run=by_run, center=center, channels=None, dtype=kind
+    )
+    if by_run and len(source.runs) < 2:
+        raise NeurordlError(f"{dissimilarity} needs two or more runs, and the patterns have a single one")
+    first = models if isinstance(models, RDMs) else next(iter(models.values()))
+    match = match_ids(source.ids, stimulus_ids(first), what=("patterns", "models"))
+    named = model_vectors(models, source.ids, "all")
+    stack = torch.from_numpy(np.stack(list(named.values())))
+    around = Spheres(patterns, radius, threshold)
+    values = source.cells() if by_run else source.rows(0, len(source.ids))[None]
+    by_voxel = values.permute(2, 0, 1).contiguous()  # (voxels, runs, stimuli): what is gathered lies together
+    compare = _general(by_voxel, measure, source, method, stack)
+    if method in _SCALED and dissimilarity in _NORMALISE:
+        compare = _as_products(by_voxel, _NORMALISE[dissimilarity], method, stack, compare)
+    scores = np.empty((len(stack), len(around.centres)))
+    with Progress(transient=True, disable=not progress) as bar, torch.no_grad():
+        task = bar.add_task("searchlight", total=len(around.centres))
+        for part, voxels in around.batches(_BYTES // kind.itemsize, by_voxel[0].numel(), 2 * len(stack[0])):
+            scores[:, part] = compare(torch.from_numpy(voxels)).numpy()
+            bar.advance(task, len(part))
+    settings = {
+        "radius": radius,
+        "threshold": threshold,
+        "dissimilarity": dissimilarity,
+        "method": method,
+        "center": center,
+    }
+    return Searchlight(tuple(named), scores, around.places, around.n_voxels, match, settings)
+
+
+def _measure(name: str) -> Any:
+    function = measures.dissimilarity(name)
+    if name == "mahalanobis":
+        raise NeurordlError(
+            "mahalanobis takes a precision for each sphere, which is not here; whiten the patterns first, "
+            "and choose euclidean"
+        )
+    return function
+
+
+Compare = Callable[[Tensor], Tensor]
+
+
+def _gathered(by_voxel: Tensor, voxels: Tensor) -> Tensor:
+    """Patterns around some centres: (centres, voxels, runs, stimuli)."""
+    return by_voxel.index_select(0, voxels.flatten()).reshape(*voxels.shape, *by_voxel.shape[1:])
+
+
+def _general(
+    by_voxel: Tensor, measure: Callable[..., Tensor], source: Source, method: str, models: Tensor
+) -> Compare:
+    """Voxels around some centres, (centres, voxels), to similarities (models, centres), by way of RDMs."""
+    by_run, options = by_voxel.shape[1] > 1, dict[str, Any]()
+    if by_run and not source.balanced:
+        options["counts"] = torch.from_numpy(source.counts.T.astype(np.float64)).to(by_voxel)
+
+    def compare(voxels: Tensor) -> Tensor:
+        patterns = _gathered(by_voxel, voxels).permute(0, 2, 3, 1)
+        return similarity(models, measure(patterns if by_run else patterns[:, 0], **options), method)
+
+    return compare
+
+
+def _as_products(
+    by_voxel: Tensor, normalise: Normalise, method: str, models: Tensor, general: Compare
+) -> Compare:
+    """The same where distances come of inner products, and so does the comparison: nothing is condensed.
+
+    Centres with an undefined distance or a constant RDM, and models with missing pairs, take the other way.
+    """
+    n = by_voxel.shape[-1]
+    weights = models - models.mean(-1, keepdim=True) if method == "corr" else models
+    lengths = torch.linalg.vector_norm(weights, dim=-1)
+    if not bool((lengths > 1e-6 * torch.linalg.vector_norm(models, dim=-1)).all()):  # constant, or missing
+        return general
+    weights = square(weights / lengths[:, None]).flatten(1).to(by_voxel.dtype)
+
+    spoilt = {torch.float32: 1e-4, torch.float64: 1e-8}[by_voxel.dtype]  # share of the mean that is left
+
+    def compare(voxels: Tensor) -> Tensor:
+        patterns = _gathered(by_voxel, voxels)[:, :, 0]
+        over = {"centred length": -2, "none": -1}.get(normalise)
+        common = patterns.new_zeros(1, 1, 1) if over is None else patterns.mean(over, keepdim=True)
+        distances = patterns.sub_(common).mT @ patterns
+        own = distances.diagonal(dim1=-2, dim2=-1).clone()
+        if normalise == "none":
+            sound = own.isfinite()
+            distances.mul_(-2).add_(own[:, None]).add_(own[..., None])
+        else:
+            sound = (own > 0) & (own > spoilt * patterns.shape[1] * common[:, 0].square())
+            inverse = own.rsqrt()
+            distances.mul_(-2 * inverse[:, None]).mul_(inverse[..., None]).add_(2)
+        distances.diagonal(dim1=-2, dim2=-1).zero_()
+        mean = distances.sum((-2, -1)) / (n * n - n)
+        if method == "corr":
+            distances.sub_(mean[:, None, None]).diagonal(dim1=-2, dim2=-1).zero_()
+        found = distances.flatten(1)
+        length = torch.linalg.vector_norm(found, dim=-1) / math.sqrt(2)
+        scores: Tensor = (weights @ found.mT / 2 / length).double()
+        unsure = ~(sound.all(-1) & (length > 1e-6 * n * mean.abs()))
+        if bool(unsure.any()):
+            scores[:, unsure] = general(voxels[unsure])
+        return scores
+
+    return compare

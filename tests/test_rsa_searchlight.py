@@ -1,0 +1,206 @@
+"""Searchlights: each centre's score is that of its own RDM, computed by rsatoolbox."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from rsatoolbox.data import Dataset
+from rsatoolbox.rdm import RDMs, calc_rdm
+from rsatoolbox.rdm import compare as rsatoolbox_compare
+from rsatoolbox.util.searchlight import get_volume_searchlight
+
+import neurordl as nrl
+from neurordl.errors import NeurordlError
+from neurordl.rsa import searchlight as module
+
+N = 7
+IDS = [f"s{k}" for k in range(N)]
+BRAIN = np.ones((6, 5, 7), dtype=bool)
+BRAIN[0, :2] = BRAIN[4, 3, 3:] = False
+
+
+def brain(runs: int = 1, seed: int = 0, offset: float = 0.0) -> Dataset:
+    at = np.argwhere(BRAIN)
+    rng = np.random.default_rng(seed)
+    return Dataset(
+        rng.gamma(2.0, 1.0, (runs * N, len(at))) + offset,
+        obs_descriptors={"stimulus": IDS * runs, "run": np.repeat(np.arange(runs), N).tolist()},
+        channel_descriptors=dict(zip("xyz", at.T.tolist(), strict=True)),
+    )
+
+
+def models(order: list[str] = IDS) -> RDMs:
+    square = np.random.default_rng(9).random((3, N, N))
+    square = square + square.transpose(0, 2, 1)
+    place = [IDS.index(name) for name in order]
+    vectors = square[:, place][:, :, place][:, *np.triu_indices(N, 1)]
+    return RDMs(vectors, pattern_descriptors={"stimulus": order}, rdm_descriptors={"name": ["a", "b", "c"]})
+
+
+def one_by_one(data: Dataset, radius: float, threshold: float, dissimilarity: str, method: str) -> Any:
+    """Scores and number of voxels of each centre, by rsatoolbox, in a loop."""
+    at = np.stack([np.asarray(data.channel_descriptors[axis]) for axis in "xyz"], 1)
+    grid = np.argwhere(np.ones((2 * int(radius) + 1,) * 3)) - int(radius)
+    sphere = int((np.square(grid).sum(1) < radius**2).sum())
+    scores, sizes, centres = [], [], []
+    for centre in at:
+        near = np.flatnonzero(np.square(at - centre).sum(1) < radius**2)
+        if len(near) < threshold * sphere:
+            continue
+        part = Dataset(data.measurements[:, near], obs_descriptors=dict(data.obs_descriptors))
+        by = {"cv_descriptor": "run"} if dissimilarity == "crossnobis" else {}
+        rdm = calc_rdm(part, dissimilarity, descriptor="stimulus", **by)
+        scores.append(rsatoolbox_compare(models(), rdm, method)[:, 0])
+        sizes.append(len(near))
+        centres.append(centre)
+    return np.array(scores).T, np.array(sizes), np.array(centres)
+
+
+@pytest.mark.parametrize("method", ["corr", "cosine", "spearman", "rho-a", "corr_cov"])
+@pytest.mark.parametrize("dissimilarity", ["correlation", "euclidean"])
+@pytest.mark.parametrize("threshold", [1.0, 0.6])
+def test_each_centre_is_rsatoolboxs(method: str, dissimilarity: str, threshold: float) -> None:
+    data = brain()
+    found = nrl.searchlight(
+        data, models(), radius=2, threshold=threshold, dissimilarity=dissimilarity, method=method
+    )
+    scores, sizes, centres = one_by_one(data, 2, threshold, dissimilarity, method)
+    assert_array_equal(found.centres, centres)
+    assert_array_equal(found.n_voxels, sizes)
+    assert (len(set(sizes)) > 1) == (threshold < 1)
+    assert_allclose(found.scores, scores, atol=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_float32_and_large_offsets(offset: float) -> None:
+    data = brain(offset=offset)
+    exact = one_by_one(data, 2, 0.5, "correlation", "corr")[0]
+    for dtype, close in ((np.float64, 1e-9), (np.float32, 2e-3 if offset else 1e-5)):
+        found = nrl.searchlight(data, models(), radius=2, threshold=0.5, dtype=dtype)
+        assert_allclose(found.scores, exact, atol=close)
+
+
+def test_across_runs_balanced_or_not() -> None:
+    data = brain(runs=3)
+    found = nrl.searchlight(data, models(), radius=2, dissimilarity="crossnobis")
+    assert_allclose(found.scores, one_by_one(data, 2, 1.0, "crossnobis", "corr")[0], atol=1e-9)
+    kept = np.arange(len(data.measurements)) != 4  # a stimulus that a run lacks
+    fewer = _rows(data, kept)
+    found = nrl.searchlight(fewer, models(), radius=2, dissimilarity="crossnobis", center="run")
+    whole = nrl.compute_rdms(_around(fewer, found.centres[3], 2), "crossnobis", center="run")
+    assert_allclose(found.scores[:, 3], nrl.compare(models(), whole, method="corr")[:, 0], atol=1e-9)
+
+
+def _rows(data: Dataset, kept: Any) -> Dataset:
+    rows = {name: np.asarray(values)[kept].tolist() for name, values in data.obs_descriptors.items()}
+    channels = dict(data.channel_descriptors)
+    return Dataset(data.measurements[kept], obs_descriptors=rows, channel_descriptors=channels)
+
+
+def _around(data: Dataset, centre: Any, radius: float) -> Dataset:
+    at = np.stack([np.asarray(data.channel_descriptors[axis]) for axis in "xyz"], 1)
+    near = np.square(at - centre).sum(1) < radius**2
+    return Dataset(data.measurements[:, near], obs_descriptors=dict(data.obs_descriptors))
+
+
+def test_undefined_distances_are_missing_pairs_there_and_nowhere_else() -> None:
+    data = brain()
+    at = np.stack([np.asarray(data.channel_descriptors[axis]) for axis in "xyz"], 1)
+    near = np.square(at - [2, 2, 3]).sum(1) < 4
+    data.measurements[2, near] = 0.7  # a constant pattern in one sphere
+    found = nrl.searchlight(data, models(), radius=2)
+    for k, centre in enumerate(found.centres):
+        rdm = nrl.compute_rdms(_around(data, centre, 2))
+        assert_allclose(found.scores[:, k], nrl.compare(models(), rdm, method="corr")[:, 0], atol=1e-9)
+    whole = np.flatnonzero((found.centres == [2, 2, 3]).all(1))[0]
+    assert np.isnan(nrl.compute_rdms(_around(data, [2, 2, 3], 2)).dissimilarities).any()
+    assert np.isfinite(found.scores[:, whole]).all()
+    data.measurements[:, near] = 0.7
+    assert np.isnan(nrl.searchlight(data, models(), radius=2).scores[:, whole]).all()
+    data.measurements[4, near] = np.nan
+    lost = nrl.searchlight(data, models(), radius=2, dissimilarity="euclidean")
+    assert np.isfinite(lost.scores[:, np.square(lost.centres - [2, 2, 3]).sum(1) > 16]).all()
+
+
+def test_models_are_matched_by_name() -> None:
+    order = IDS[::-1]
+    one, other = (nrl.searchlight(brain(), models(names), radius=2) for names in (IDS, order))
+    assert_allclose(one.scores, other.scores, atol=1e-12)
+    several = {name: RDMs(models().dissimilarities[k, None], pattern_descriptors={"stimulus": IDS})
+               for k, name in enumerate("xyz")}  # fmt: skip
+    assert_allclose(nrl.searchlight(brain(), several, radius=2).scores, one.scores, atol=1e-12)
+    flat = models()
+    flat.dissimilarities[1] = 0.5
+    flat.dissimilarities[2, 3] = np.nan
+    found = nrl.searchlight(brain(), flat, radius=2).scores
+    assert_allclose(found[0], one.scores[0], atol=1e-12)
+    assert np.isnan(found[1]).all()
+    assert np.isfinite(found[2]).all()
+
+
+def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = nrl.searchlight(brain(), models(), radius=2.5, threshold=0.4, progress=True)
+    monkeypatch.setattr(module, "_BYTES", 1)
+    assert_allclose(
+        nrl.searchlight(brain(), models(), radius=2.5, threshold=0.4).scores, whole.scores, atol=1e-12
+    )
+
+
+def test_centres_inside_a_volume_are_rsatoolboxs() -> None:
+    mask = np.pad(BRAIN, 3)
+    centres, neighbours = get_volume_searchlight(mask, radius=2, threshold=0.7)
+    found = nrl.searchlight(brain(), models(), radius=2, threshold=0.7)
+    at = np.stack(np.unravel_index(centres, mask.shape), 1) - 3
+    assert_array_equal(found.centres, at)
+    assert_array_equal(found.n_voxels, [mask.ravel()[one].sum() for one in neighbours])
+
+
+def test_a_map_of_each_model(tmp_path: Any) -> None:
+    found = nrl.searchlight(brain(), models(), radius=2)
+    mask = nib.Nifti1Image(BRAIN.astype(np.uint8), np.diag([2.0, 3.0, 4.0, 1.0]))
+    nib.save(mask, tmp_path / "mask.nii.gz")
+    for like in (mask, tmp_path / "mask.nii.gz"):
+        maps = found.image(like)
+        assert maps.shape == (*BRAIN.shape, 3)
+        assert_array_equal(maps.affine, mask.affine)
+        values = maps.get_fdata()
+        assert_allclose(values[tuple(found.centres.T)].T, found.scores, atol=1e-6)
+        assert np.isnan(values).sum() == values.size - found.scores.size
+    with pytest.raises(NeurordlError, match="on the grid of the patterns"):
+        found.image(nib.Nifti1Image(np.zeros((3, 3, 3)), np.eye(4)))
+
+
+def test_bad_input() -> None:
+    data = brain()
+    for wrong, told in (
+        ({"radius": 0}, "radius above 0"),
+        ({"threshold": 1.5}, "share of the sphere"),
+        ({"radius": 9}, "take a smaller radius or threshold"),
+        ({"dissimilarity": "mahalanobis"}, "whiten the patterns first"),
+        ({"dissimilarity": "nonsense"}, "choose one of"),
+        ({"dissimilarity": "crossnobis"}, "two or more runs"),
+        ({"method": "nonsense"}, "nonsense"),
+        ({"dtype": "int8"}, "expected float64 or float32"),
+        ({"center": "each"}, "None, 'run' or 'all'"),
+    ):
+        with pytest.raises(NeurordlError, match=told):
+            nrl.searchlight(data, models(), **wrong)
+    with pytest.raises(NeurordlError, match="s6"):
+        nrl.searchlight(data, models().subset_pattern("stimulus", IDS[:6]))
+    plain = Dataset(data.measurements, obs_descriptors=dict(data.obs_descriptors))
+    with pytest.raises(NeurordlError, match="no channel descriptor 'x'"):
+        nrl.searchlight(plain, models())
+    data.channel_descriptors["x"] = np.asarray(data.channel_descriptors["x"]).copy()
+    for axis in "xyz":
+        column = np.asarray(data.channel_descriptors[axis]).copy()
+        column[1] = column[0]
+        data.channel_descriptors[axis] = column
+    with pytest.raises(NeurordlError, match="same indices"):
+        nrl.searchlight(data, models())
+    data.channel_descriptors["x"] = np.linspace(0, 1, len(data.measurements[0]))
+    with pytest.raises(NeurordlError, match="whole numbers"):
+        nrl.searchlight(data, models())
