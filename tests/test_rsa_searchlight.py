@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -17,6 +18,7 @@ import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.rsa import searchlight as module
 
+STUDY = Path(__file__).parents[1] / "data" / "simulated_fmri" / "study"
 N = 7
 IDS = [f"s{k}" for k in range(N)]
 BRAIN = np.ones((6, 5, 7), dtype=bool)
@@ -204,3 +206,18 @@ def test_bad_input() -> None:
     data.channel_descriptors["x"] = np.linspace(0, 1, len(data.measurements[0]))
     with pytest.raises(NeurordlError, match="whole numbers"):
         nrl.searchlight(data, models())
+
+
+def test_from_nifti_each_geometry_is_found_where_it_is() -> None:
+    runs = sorted((STUDY / "sub-01" / "func").glob("*_bold.nii.gz"))
+    events = [Path(str(run).replace("_bold.nii.gz", "_events.tsv")) for run in runs]
+    atlas = nib.load(STUDY / "atlas.nii.gz")
+    inside = nib.Nifti1Image((atlas.get_fdata() > 0).astype(np.uint8), atlas.affine)
+    patterns = nrl.read_patterns(runs, mask=inside, events=events)
+    truth = nrl.load_rdms(STUDY / "truth.h5")
+    known = {roi: truth.subset("roi", roi) for roi in ("IT", "EVC")}
+    found = nrl.searchlight(patterns, known, radius=2.5, threshold=0.4, dissimilarity="crossnobis")
+    label = atlas.get_fdata()[tuple(found.centres.T)]
+    own, other = (found.scores[:, label == number].mean(1) for number in (1, 2))
+    assert own[0] > 0.6 > 0.2 > own[1]
+    assert other[1] > 0.6 > 0.2 > other[0]
