@@ -159,7 +159,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a layer that does not exist": (
         lambda: {"objective": Objective(RDMLoss(RDMTeacher(brain()), "conv4"))},
-        r"\(Sequential\) has no layer 'conv4'. Near matches: .*conv3",
+        r"\(Sequential\) has no layer 'conv4'; nearest: .*conv3",
     ),
     "a glob where a layer is meant": (
         lambda: {"objective": Objective(RDMLoss(RDMTeacher(brain()), "conv*"))},
@@ -167,7 +167,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a teacher's layer that does not exist": (
         lambda: {"objective": Objective(RDMLoss(NetworkTeacher(student(), "layer3"), "conv2"))},
-        r"has no layer 'layer3'. Near matches",
+        r"has no layer 'layer3'; (nearest|the first)",
     ),
     "a stimulus set of 2": (
         lambda: {"stimuli": drawn(2, IDS[:2])},

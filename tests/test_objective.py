@@ -379,7 +379,7 @@ def test_labels_only_reads_no_layer() -> None:
             "batchnorm='none': expected one of labelled",
         ),
         (lambda o, m: o(m, LABELLED, (STIMULI[0], ["x", *IDS[1:]])), "'x'"),
-        (lambda o, m: Objective([RDMLoss(brain(), "conv9")])(m, LABELLED, STIMULI), "Near matches: conv"),
+        (lambda o, m: Objective([RDMLoss(brain(), "conv9")])(m, LABELLED, STIMULI), "nearest: conv"),
         (lambda o, m: Objective()(nn.Identity(), LABELLED), r"puts out \(stimuli, classes\)"),
         (lambda o, m: o(m, LABELLED, (STIMULI[0], IDS[:-1])), "a batch of 12 images has 11 ids"),
         (lambda o, m: o(m, (LABELLED[0], LABELS[1:]), STIMULI), "a batch of 12 images has 11 labels"),

@@ -60,8 +60,13 @@ def test_top_layers_stand_in_no_other() -> None:
 
 
 def test_unknown_layer_lists_near_matches() -> None:
-    with pytest.raises(NeurordlError, match=r"no layer 'conv4'.*Near matches: .*conv3"):
+    with pytest.raises(NeurordlError, match=r"no layer 'conv4'; nearest: .*conv3.* All 20 names: "):
         resolve_layers(small_cnn(), "conv4")
+    with pytest.raises(NeurordlError, match=r"no layer 'xyz'; the first: conv1, [^,]*, [^,]*\. All"):
+        resolve_layers(small_cnn(), "xyz")
+    numbered = nn.Sequential(OrderedDict(features=nn.Sequential(*(nn.Linear(2, 2) for _ in range(40)))))
+    with pytest.raises(NeurordlError, match=r"nearest: features\.\d+, features\.\d+, features\.\d+\. All 41"):
+        resolve_layers(numbered, "features.41")
     with pytest.raises(NeurordlError, match=r"no layer 'conv4'.*conv3"):
         read_layers(small_cnn(10, 1), torch.zeros(3, 1, 8, 8), ["conv4"])
     with pytest.raises(NeurordlError, match=r"'conv\*' stands for .* layers; give the name of one"):

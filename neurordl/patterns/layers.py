@@ -15,6 +15,8 @@ __all__ = ["OUTPUT", "layer_names", "resolve_layers", "top_layers"]
 OUTPUT = ""
 """The name of a model's own output, as in ``named_modules()``."""
 
+_NEAR = 3  # names that an error shows: of numbered layers nearly all are alike
+
 # These containers are never called, so nothing can be read from them.
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -69,7 +71,7 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
     Raises
     ------
     NeurordlError
-        If a name or glob matches no layer; near matches are listed.
+        If a name or glob matches no layer; the nearest are named.
     """
     known = layer_names(model)
     wanted = layers.split(",") if isinstance(layers, str) else list(layers)
@@ -86,9 +88,10 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
         elif hits := fnmatch.filter(known, name):
             found.extend(hits)
         else:
-            near = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or known[:12]
+            near = difflib.get_close_matches(name, known, n=_NEAR)
+            some = f"nearest: {', '.join(near)}" if near else f"the first: {', '.join(known[:_NEAR])}"
             raise NeurordlError(
-                f"the model ({type(model).__name__}) has no layer {name!r}. "
-                f"Near matches: {', '.join(near)}. All names: neurordl.patterns.layers.layer_names(model)"
+                f"the model ({type(model).__name__}) has no layer {name!r}; {some}. All {len(known)} names: "
+                "neurordl.patterns.layers.layer_names(model)"
             )
     return list(dict.fromkeys(found))
