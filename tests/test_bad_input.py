@@ -202,11 +202,11 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "images of other channels": (
         lambda: {"labelled": [(torch.rand(8, 3, 8, 8), torch.arange(8) % 4)]},
-        r"the student does not take images of shape \(3, 8, 8\)",
+        r"the student takes 1 channels, but the images are 3 x 8 x 8 and 1 x 8 x 8 \(.*channels=1$",
     ),
     "stimuli of other channels": (
         lambda: {"stimuli": StimulusSet.from_array(np.zeros((M, 8, 8, 3), dtype=np.uint8), IDS)},
-        r"does not take images of shape \(1, 8, 8\) and \(3, 8, 8\)",
+        r"takes 1 channels, but the images are 1 x 8 x 8 and 3 x 8 x 8 \(.*channels=1$",
     ),
     "images that the teacher's network does not take": (
         lambda: {"objective": Objective(RDMLoss(NetworkTeacher(build("small_cnn", 4, 3), "conv2"), "conv2"))},

@@ -286,6 +286,7 @@ def test_compare_a_network_of_ones_own(
     for changes, message in (
         (("--checkpoint", data["brain.h5"]), "is no checkpoint"),
         (("--pairs", "fitted"), "--pairs is for a run"),
+        (("--channels", "1"), "the network takes 3 channels, but the images are 1 x 8 x 8"),
     ):
         code, _, errors = shell(
             "compare", "factory_of_mine:tiny", "--stimuli", data["stimuli"], "--rdms", data["brain.h5"],

@@ -453,5 +453,7 @@ def test_check_goes_through_one_step_without_training() -> None:
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(one.grad is None for one in model.parameters())
     assert Objective([RDMLoss(brain(), "conv2")], task=None).check(model, None, stimuli, "labelled") is None
-    with pytest.raises(NeurordlError, match=r"does not take images of shape \(3, 8, 8\)"):
+    with pytest.raises(NeurordlError, match=r"takes 1 channels, .* are 3 x 8 x 8 and 1 x 8 x 8 "):
         objective.check(model, Batch(torch.zeros(N, 3, 8, 8), None, LABELS), stimuli, "labelled")
+    with pytest.raises(NeurordlError, match=r"are 3 x 8 x 8 \(.*, or make the student with in_channels=3$"):
+        objective.check(model, Batch(torch.zeros(N, 3, 8, 8), None, LABELS), None, "labelled")

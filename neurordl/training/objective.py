@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match
 from neurordl.patterns.network import as_input, frozen_eval, read_layers
+from neurordl.students.loading import why_unfit
 from neurordl.teachers import Batch
 from neurordl.teachers.base import spelled
 from neurordl.training.losses import Loss
@@ -238,10 +239,7 @@ class Objective:
             try:
                 outputs = [student(images) for images in shown]
             except RuntimeError as error:
-                shapes = " and ".join(str(tuple(images.shape[1:])) for images in shown)
-                raise NeurordlError(
-                    f"the student does not take images of shape {shapes} (channels, height, width): {error}"
-                ) from error
+                raise NeurordlError(why_unfit(student, shown, error, "student")) from error
             if self.task == "cross_entropy" and labelled is not None and isinstance(outputs[0], Tensor):
                 labels = labelled.labels  # looked at on the CPU: a wrong one would break a GPU's context
                 self._task_loss(outputs[0].cpu(), labels if labels is None else labels.cpu())
