@@ -103,6 +103,17 @@ def train(**changes: Any) -> Run:
     return fit(**{**arguments, **changes})
 
 
+def test_too_few_stimuli_left_out_are_pointed_out(recwarn: pytest.WarningsRecorder) -> None:
+    fitted = stimuli().split(held_out=5 / M)[0]
+    with pytest.warns(UserWarning, match=r"held-out stimuli: 5 stimuli make 10 pairs.*about ±0\.33"):
+        train(stimuli=fitted, epochs=1)
+    with pytest.warns(UserWarning, match=r"validation stimuli: 4 stimuli make 6 pairs"):
+        train(validation=4 / M, epochs=1)
+    recwarn.clear()
+    train(stimuli=stimuli().split(held_out=10 / M)[0], epochs=1)
+    assert not [one for one in recwarn if "pairs" in str(one.message)]
+
+
 def test_both_terms_are_learned() -> None:
     run = train(epochs=25, lr=2e-2)
     first, last = run.history.iloc[0], run.history.iloc[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rsatoolbox.rdm import RDMs
+from scipy.spatial.distance import pdist
 from torch import nn
 
 import neurordl as nrl
@@ -16,6 +18,7 @@ from neurordl.errors import NeurordlError
 from neurordl.rdms.selection import reindex
 from neurordl.rsa.permutation import permutation_p
 from neurordl.rsa.reliability import ceiling_p, split_half
+from neurordl.rsa.result import few_pairs
 from neurordl.rsa.uncertainty import infer
 
 N = 12
@@ -116,6 +119,29 @@ Call = Callable[[], Any]
 def test_one_clear_error(call: Call, told: str) -> None:
     with pytest.raises(NeurordlError, match=told):
         call()
+
+
+@pytest.mark.parametrize("n, pairs, moved", [(3, 3, "0.71"), (5, 10, "0.33"), (9, 36, "0.17")])
+def test_few_stimuli_are_noted(n: int, pairs: int, moved: str) -> None:
+    found = nrl.evaluate(models(n), brain(), method="corr")
+    (note,) = (note for note in found.notes if "too few" in note)
+    assert note.startswith(f"{n} stimuli make {pairs} pairs, too few for a firm score: ")
+    assert f"about ±{moved} " in note
+    assert note in str(found)
+
+
+def test_what_few_pairs_give_by_chance() -> None:
+    """The number that the note names is the spread of the scores of unrelated RDMs."""
+    rng = np.random.default_rng(0)
+    for n in (4, 5, 9):
+        a, b = (
+            np.array([pdist(rng.normal(size=(n, 30)), "correlation") for _ in range(3000)]) for _ in range(2)
+        )
+        spread = np.std([np.corrcoef(x, y)[0, 1] for x, y in zip(a, b, strict=True)])
+        told = re.search(r"about ±([0-9.]+)", few_pairs(n, a.shape[1]))
+        assert told is not None
+        assert float(told[1]) == pytest.approx(spread, rel=0.1)
+    assert few_pairs(10, 45) == ""
 
 
 def test_few_stimuli_are_compared_without_a_bootstrap() -> None:

@@ -22,7 +22,9 @@ from neurordl.rsa.uncertainty import Inference
 if TYPE_CHECKING:
     from rsatoolbox.inference import Result
 
-__all__ = ["COLUMNS", "Evaluation"]
+__all__ = ["COLUMNS", "Evaluation", "few_pairs"]
+
+_ENOUGH_PAIRS = 45  # of 10 stimuli: chance alone then moves a correlation by .15
 
 COLUMNS = (
     *("layer", "roi", "subject", "method", "score", "ci_low", "ci_high", "p", "p_fdr", "p_holm"),
@@ -33,6 +35,20 @@ _SHOWN = (
     *("layer", "roi", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"),
     *("ceiling_lower", "ceiling_upper", "n_subjects", "fitted"),
 )
+
+
+def few_pairs(stimuli: int, pairs: int) -> str:
+    """What a score of so few pairs is worth; empty where there are enough.
+
+    The number named is the standard deviation of the correlation of unrelated values, 1 / sqrt(pairs - 1).
+    """
+    if not 1 < pairs < _ENOUGH_PAIRS:
+        return ""
+    return (
+        f"{stimuli} stimuli make {pairs} pairs, too few for a firm score: an unrelated RDM would get "
+        f"about ±{(pairs - 1) ** -0.5:.2f} (standard deviation of a correlation), which intervals over "
+        "subjects do not show; use 10 stimuli or more"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +167,10 @@ class Evaluation:
             if reason:
                 told.setdefault((roi, reason), []).append(layer)
         every = means["layer"].nunique()
-        notes = []
+        notes = list[str]()
+        if self.models is not None:
+            pairs = int(np.isfinite(self.models).any(axis=0).sum())  # NaN: not among the pairs asked for
+            notes += filter(None, [few_pairs(int(self.settings["n_stimuli"]), pairs)])
         for (roi, reason), layers in told.items():
             named = [layer or "output" for layer in layers] if len(layers) < every or every == 1 else []
             where = ", ".join([part for part in (roi, *named) if part])

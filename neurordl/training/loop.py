@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,20 +17,18 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from neurordl.errors import NeurordlError
 from neurordl.matching import natural_key
+from neurordl.rsa.result import few_pairs
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers.base import spelled
 from neurordl.training.fitter import Fitter
 from neurordl.training.folder import RunFolder, describe_fit
 from neurordl.training.objective import BatchNorm, Objective
+from neurordl.training.optimisation import MakeOptimizer, Scheduler, optimizer_of, scheduler_of
 from neurordl.training.run import Run
 from neurordl.training.streams import FEWEST, Augment, Labelled, LoaderStream, SetStream, labelled_stream
-
-Scheduler = Callable[[torch.optim.Optimizer, int], LRScheduler] | Literal["cosine", "constant"]
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 def fit(
@@ -158,8 +157,8 @@ def fit(
     fitter.clip_norm, fitter.checkpoint_every = clip_norm, checkpoint_every
     with _quietly(deterministic if deterministic is not None else fabric.device.type == "cpu"):
         fitter.look_first(batchnorm)
-        made = _optimizer(student, optimizer, lr, weight_decay)
-        fitter.set_up(made, _scheduler(made, scheduler, steps * epochs), batchnorm)
+        made = optimizer_of(student, optimizer, lr, weight_decay)
+        fitter.set_up(made, scheduler_of(made, scheduler, steps * epochs), batchnorm)
         settings = {
             "seed": seed,
             "epochs": epochs,
@@ -176,6 +175,8 @@ def fit(
         record = describe_fit(settings, student, objective, made, labelled, train, held, matches)
         fitter.record = record
         fitter.folder = RunFolder(out, record, resume, writes=rank == 0) if out is not None else None
+        if rank == 0:
+            _warn_of_few(train, held)
         fitter.run(progress and rank == 0)
     return Run(student.eval(), pd.DataFrame(fitter.history), record, Path(out) if out is not None else None)
 
@@ -246,39 +247,12 @@ def _check_streams(
         )
 
 
-def _optimizer(
-    student: nn.Module, make: MakeOptimizer | None, lr: float | None, weight_decay: float | None
-) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise NeurordlError("the student has no parameter to train (requires_grad is False everywhere)")
-    if make is None:
-        lr, weight_decay = (1e-3 if lr is None else lr), (1e-4 if weight_decay is None else weight_decay)
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
-    if lr is not None or weight_decay is not None:
-        raise NeurordlError(
-            "lr= and weight_decay= are those of the default optimizer; set them in your own optimizer="
-        )
-    return make(parameters)
-
-
-def _scheduler(optimizer: torch.optim.Optimizer, scheduler: Scheduler, total: int) -> LRScheduler:
-    if scheduler == "cosine":
-        return CosineAnnealingLR(optimizer, max(total, 1))
-    if scheduler == "constant":
-        return LambdaLR(optimizer, lambda _step: 1.0)
-    if callable(scheduler):
-        made = scheduler(optimizer, total)
-        if isinstance(made, ReduceLROnPlateau):
-            raise NeurordlError(
-                "scheduler: ReduceLROnPlateau waits for a metric, and schedulers step here at every step "
-                "without one; choose another, such as 'cosine'"
-            )
-        return made
-    raise NeurordlError(
-        f"scheduler={scheduler!r}: expected 'cosine', 'constant' or a function (optimizer, steps) -> "
-        "scheduler"
-    )
+def _warn_of_few(train: StimulusSet | None, held: StimulusSet | None) -> None:
+    """Say where what was left out is too little to be scored, or chosen by."""
+    away = {"held-out": train.held_out_ids if train else (), "validation": held.ids if held else ()}
+    for name, ids in away.items():
+        if ids and (told := few_pairs(len(ids), len(ids) * (len(ids) - 1) // 2)):
+            warnings.warn(f"{name} stimuli: {told}", stacklevel=3)
 
 
 @contextmanager
