@@ -22,10 +22,51 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["read_json", "sha256_array", "sha256_file", "versions", "write_aside", "write_json", "write_text"]
+__all__ = [
+    "RUN_RECORD",
+    "check_folder",
+    "check_run_folder",
+    "read_json",
+    "sha256_array",
+    "sha256_file",
+    "versions",
+    "write_aside",
+    "write_json",
+    "write_text",
+]
+
+RUN_RECORD = "run.json"
+"""The file by which a folder holds a run."""
 
 _RECORDED = ("torch", "numpy", "rsatoolbox", "lightning-fabric", "scipy", "pandas", "pillow", "safetensors")
 _HASH_BYTES = 1 << 24
+
+
+def check_folder(out: str | os.PathLike[str]) -> None:
+    """Refuse a folder for output that is a file, lies in one, or may not be written to; nothing is made."""
+    path = Path(out)
+    there = next((one for one in (path, *path.parents) if one.exists()), Path())
+    if path.exists() and not path.is_dir():
+        raise NeurordlError(f"out: {path} is a file; give a folder")
+    if not there.is_dir():
+        raise NeurordlError(f"out: {path} cannot be made ({there} is a file); choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise NeurordlError(f"out: no permission to write in {there}; choose another folder")
+
+
+def check_run_folder(out: str | os.PathLike[str], resume: bool) -> None:
+    """Refuse a folder in which no run can start, or, if `resume`, go on."""
+    path = Path(out)
+    check_folder(path)
+    if (path / RUN_RECORD).is_file():
+        if not resume:
+            raise NeurordlError(
+                f"out: {path} holds a run already; choose another folder, or go on with resume=True (in the "
+                "shell: --resume)"
+            )
+    # What a killed write left begins with a dot.
+    elif path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
+        raise NeurordlError(f"out: {path} is not empty and holds no run; choose another folder")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from neurordl.artifacts import check_run_folder
 from neurordl.cli.app import Average, Config, Each, Labels, Measure, Name, Rdms, Roi, app, read_rdms, several
 from neurordl.errors import NeurordlError
 
@@ -85,6 +86,8 @@ def train(
     config: Config = None,
 ) -> None:
     """Fit a student to RDMs, beside labels."""
+    check_run_folder(out, resume)  # before anything takes time
+
     import torch
 
     import neurordl as nrl

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neurordl.artifacts import read_json, sha256_array, versions, write_aside, write_json
+from neurordl.artifacts import check_run_folder, read_json, sha256_array, versions, write_aside, write_json
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match
 from neurordl.stimuli import StimulusSet
@@ -119,18 +119,9 @@ class RunFolder:
         self.path, self.record, self.resume, self.writes = Path(out), record, resume, writes
         self._made: list[Path] = []
         self._withdrawable = False
-        if self.path.exists() and not self.path.is_dir():
-            raise NeurordlError(f"out: {self.path} is a file; give a folder")
+        check_run_folder(out, resume)
         if (self.path / RECORD).is_file():
-            if not resume:
-                raise NeurordlError(
-                    f"out: {self.path} holds a run already; choose another folder, or go on with "
-                    "resume=True (in the shell: --resume)"
-                )
             self._check_same(read_json(self.path / RECORD))
-        # What a killed write left begins with a dot.
-        elif self.path.is_dir() and any(not file.name.startswith(".") for file in self.path.iterdir()):
-            raise NeurordlError(f"out: {self.path} is not empty and holds no run; choose another folder")
 
     def _check_same(self, before: Mapping[str, Any]) -> None:
         different = [

@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
+from neurordl.artifacts import check_run_folder
 from neurordl.errors import NeurordlError
 from neurordl.matching import natural_key
 from neurordl.rsa.result import few_pairs
@@ -191,6 +192,8 @@ def _check_options(
         raise NeurordlError(f"checkpoint_every={checkpoint_every}: expected one step or more")
     if out is None and (resume or checkpoint_every is not None):
         raise NeurordlError("resume= and checkpoint_every= need the folder of the run: pass out= too")
+    if out is not None:
+        check_run_folder(out, resume)  # again when the record is known; now, before anything takes time
 
 
 def _fabric(accelerator: str, devices: int | list[int], precision: Any, objective: Objective) -> Fabric:

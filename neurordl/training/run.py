@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from torch import nn
 
 from neurordl import students
-from neurordl.artifacts import read_json, write_aside
+from neurordl.artifacts import RUN_RECORD, read_json, write_aside
 from neurordl.errors import NeurordlError
 from neurordl.stimuli import Preprocessing
 
-RECORD, HISTORY, CHECKPOINT = "run.json", "history.csv", "last.ckpt"
+RECORD, HISTORY, CHECKPOINT = RUN_RECORD, "history.csv", "last.ckpt"
 LAST, BEST = "student.safetensors", "best.safetensors"
 
 
