@@ -1,9 +1,10 @@
-"""What RSA refuses, each with one clear error from `evaluate`, `compare` and `noise_ceiling`."""
+"""What RSA refuses, each with one clear error from `evaluate`, `compare`, `noise_ceiling` and the shell."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -172,3 +173,30 @@ ROWS = RANDOM.random((4, 10))
 def test_arrays_that_do_not_fit(call: Call, told: str) -> None:
     with pytest.raises(NeurordlError, match=told):
         call()
+
+
+@pytest.mark.parametrize(
+    "offered, measured, options, told",
+    [
+        (others, brain, [], "no id of the stimuli"),
+        (models, unmeasured, [], "s1) has no measured pair"),
+        (lambda: models(3), brain, ["--bootstrap", "both"], "give more stimuli"),
+        (models, lambda: brain(1), ["--bootstrap", "both"], "one subject cannot be resampled"),
+        (models, twice, [], "subject 'p0' has 2"),
+        (models, brain, ["--layers", "l7"], "no model RDM is named 'l7'"),
+        (models, brain, ["--bootstrap", "stimuli", "--method", "bures"], "bures needs complete RDMs"),
+        (models, brain, ["--device", "gpu"], "device 'gpu' cannot be used here"),
+        pytest.param(models, brain, ["--device", "cuda"], "torch sees no GPU", marks=NO_GPU),
+    ],
+)
+def test_in_the_shell_one_error_and_nothing_written(
+    offered: Call, measured: Call, options: list[str], told: str, shell: Any, tmp_path: Path
+) -> None:
+    models_file, brain_file = tmp_path / "models.h5", tmp_path / "brain.h5"
+    nrl.save_rdms(offered(), models_file)
+    measured().save(str(brain_file), file_type="hdf5")  # save_rdms would refuse some already
+    code, _, errors = shell("compare", models_file, "--rdms", brain_file, "--out", tmp_path / "out", *options)
+    assert code == 1, errors
+    assert told in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out").exists()
