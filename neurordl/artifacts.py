@@ -12,7 +12,6 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,6 +227,8 @@ def sha256_array(array: np.ndarray[Any, Any] | torch.Tensor) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of this package, Python and the libraries that results depend on; imports none of them."""
+    from importlib import metadata  # slow beside the rest of this module, which the shell's help imports
+
     found = {"neurordl": "not installed", "python": platform.python_version()}
     for name in ("neurordl", *_RECORDED):
         with suppress(metadata.PackageNotFoundError):

@@ -231,6 +231,24 @@ def test_size_of_labelled_images_of_a_table(shell: Any, data: dict[str, Path], t
     assert "--size is for labelled images of a table" in errors
 
 
+def test_files_that_are_not_there_are_named_with_their_option(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    brain, out = data["brain.h5"], ("--out", tmp_path / "x")
+    for arguments, message in (
+        (("no.h5", "--rdms", brain), "neurordl: no.h5: there is no such file"),
+        ((brain, "--rdms", "no.h5"), "neurordl: --rdms no.h5: there is no such file"),
+        (("m:net", "--rdms", brain, "--stimuli", "no"), "neurordl: --stimuli no: there"),
+        (("m:net", "--rdms", brain, "--checkpoint", "no.pth"), "neurordl: --checkpoint no.pth: there"),
+    ):
+        code, _, errors = shell("compare", *arguments, *out)
+        assert code == 1
+        assert errors.startswith(message)
+    code, _, errors = shell("compare", brain, "--rdms", brain, "--out", brain)
+    assert code == 1
+    assert "brain.h5 is a file; give a folder" in errors
+
+
 def test_table_without_labels(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     code, _, errors = shell(*train_arguments(data, tmp_path / "run", labelled=data["unlabelled.csv"]))
     assert code == 1

@@ -22,6 +22,8 @@ HEAVY = (
     "lightning_fabric",
     "sklearn",
     "h5py",
+    "nilearn",
+    "numba",
 )
 
 
@@ -38,16 +40,32 @@ def test_import_loads_nothing_heavy() -> None:
     assert loaded_after("import neurordl; dir(neurordl); neurordl.NeurordlError") == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
-def test_shell_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    code = (
+COMPARE = ["compare", "run", "--rdms", "brain.h5", "--out", "out"]
+TRAIN = ["train", "--labelled", "digits", "--rdms", "brain.h5", "--stimuli", "images", "--out", "out"]
+
+
+@pytest.mark.parametrize(
+    "arguments, code",
+    [
+        (["--help"], 0),
+        (["train", "--help"], 0),
+        (["compare", "--help"], 0),
+        (["rdm", "--help"], 0),
+        (COMPARE, 1),  # files that are not there
+        (TRAIN, 1),
+        (["rdm", "run-1_bold.nii.gz", "--out", "it.h5"], 1),
+        (["compare"], 2),
+    ],
+)
+def test_shell_loads_nothing_heavy_for_help_and_early_errors(arguments: list[str], code: int) -> None:
+    run = (
         f"sys.argv = ['neurordl', *{arguments}]\n"
         "from neurordl.cli import main\n"
         "try:\n    code = main()\n"
         "except SystemExit as stop:\n    code = stop.code\n"
-        "assert not code, code"
+        f"assert (code or 0) == {code}, code"
     )
-    assert loaded_after(code) == []
+    assert loaded_after(run) == []
 
 
 def test_console_script_is_main() -> None:

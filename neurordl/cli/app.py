@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,16 +19,23 @@ if TYPE_CHECKING:
 __all__ = [
     "Average",
     "Config",
+    "Dissimilarity",
     "Each",
     "Labels",
     "Measure",
     "Name",
     "Rdms",
     "Roi",
+    "Seed",
+    "Subjects",
     "app",
+    "check_there",
+    "importing",
     "read_rdms",
     "several",
 ]
+
+_ARGUMENTS = ("source", "images")  # given without an option
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -87,15 +97,47 @@ Each = Annotated[
         "--each-a-subject", help="Each RDM is another person's, where their file does not say whose."
     ),
 ]
+Subjects = Annotated[
+    str | None, typer.Option(help="Subjects whose RDMs are taken, with commas; all by default.")
+]
+Dissimilarity = Annotated[
+    str | None, typer.Option(help="Of the network's RDMs; that of the data by default.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")]
 Roi = Annotated[str | None, typer.Option(help="Keep the RDMs of this ROI.")]
 Average = Annotated[
     list[str] | None, typer.Option(help="RDM descriptors to average over, with commas, such as session.")
 ]
 
 
-def several(given: list[str] | None) -> list[str] | None:
-    """Values of an option that may be given again, or with commas; None for none."""
-    return [one for text in given or [] for one in text.split(",")] or None
+def several(given: Sequence[str] | str | None) -> list[str] | None:
+    """Values of an option with commas, which may be given again; None for none."""
+    texts = [given] if isinstance(given, str) else given or []
+    return [one for text in texts if text for one in text.split(",")] or None
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import faster: no garbage is looked for meanwhile, nor ever after in what was imported.
+
+    Torch and rsatoolbox make millions of objects that stay; looking through them, again and again and at the
+    end, takes a third of the time in which the shell starts.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def check_there(**given: Path | Sequence[Path] | None) -> None:
+    """Refuse files and folders that do not exist, by option, before anything is imported."""
+    for name, paths in given.items():
+        for path in [paths] if isinstance(paths, Path) else paths or ():
+            if not path.exists():
+                option = f"--{name.replace('_', '-')} " if name not in _ARGUMENTS else ""
+                raise NeurordlError(f"{option}{path}: there is no such file or folder; check the path")
 
 
 def read_rdms(path: Path, name: str | None, labels: Path | None, measure: str | None, each: bool) -> RDMs:

@@ -9,7 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurordl.cli.app import Average, Config, Each, Labels, Measure, Name, Rdms, Roi, app, read_rdms, several
+from neurordl.artifacts import RUN_RECORD, check_folder
+from neurordl.cli.app import (
+    Average,
+    Config,
+    Dissimilarity,
+    Each,
+    Labels,
+    Measure,
+    Name,
+    Rdms,
+    Roi,
+    Seed,
+    Subjects,
+    app,
+    check_there,
+    importing,
+    read_rdms,
+    several,
+)
 from neurordl.errors import NeurordlError
 
 if TYPE_CHECKING:
@@ -21,6 +39,7 @@ if TYPE_CHECKING:
     from neurordl.training.run import Run
 
 
+_RDM_FILES = (".h5", ".hdf5", ".mat", ".npz", ".npy", ".csv", ".tsv")
 _FEW = 12  # layers up to which the figure shows which differ
 
 
@@ -62,9 +81,7 @@ def compare(
     measure: Measure = None,
     each_a_subject: Each = False,
     roi: Roi = None,
-    subjects: Annotated[
-        str | None, typer.Option(help="Subjects to compare with, with commas; all by default.")
-    ] = None,
+    subjects: Subjects = None,
     average: Average = None,
     group: Annotated[
         bool, typer.Option("--group", help="Score the subjects' mean RDM too, as a subject 'group'.")
@@ -81,7 +98,7 @@ def compare(
         typer.Option(help="Resample subjects, stimuli or both: what intervals and p generalise to."),
     ] = None,
     n_bootstrap: Annotated[int, typer.Option(min=2, help="How many resamples.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
+    seed: Seed = 0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Weights of a network: .safetensors, .pth, .pt, .ckpt or .npz.")
     ] = None,
@@ -96,14 +113,19 @@ def compare(
     std: Annotated[
         str | None, typer.Option(help="Each channel is divided by it, with commas; or imagenet.")
     ] = None,
-    dissimilarity: Annotated[
-        str | None, typer.Option(help="Of a network's RDMs; that of the data by default.")
-    ] = None,
+    dissimilarity: Dissimilarity = None,
     device: Annotated[str | None, typer.Option(help="Where a network runs, such as cuda.")] = None,
     config: Config = None,
 ) -> None:
     """Compare layers with subjects' RDMs: of a run (on its held-out stimuli), a network, or model RDMs."""
-    import neurordl as nrl
+    a_file = Path(source).suffix in _RDM_FILES or "/" in source  # no network's name has these
+    check_there(source=Path(source) if a_file else None, rdms=rdms, labels=labels, stimuli=stimuli)
+    check_there(checkpoint=checkpoint)
+    check_folder(out)
+    with importing():
+        import neurordl as nrl
+        import neurordl.plots
+        import neurordl.rsa.evaluation
 
     images: dict[str, Any] = {
         "size": size,
@@ -113,7 +135,7 @@ def compare(
     }
     options: dict[str, Any] = {"dissimilarity": dissimilarity}
     thing: Run | RDMs | nn.Module
-    if (Path(source) / "run.json").is_file() or Path(source).is_dir():
+    if (Path(source) / RUN_RECORD).is_file() or Path(source).is_dir():
         thing = nrl.load_run(source)
         shown: StimulusSet | None = _stimuli_of(thing, stimuli)
         options["pairs"] = (pairs or Pairs.held_out).value
@@ -136,7 +158,7 @@ def compare(
         layers=layers.split(","),
         method=method,
         roi=roi,
-        subjects=subjects.split(",") if subjects else None,
+        subjects=several(subjects),
         average=several(average),
         group=group,
         bootstrap=bootstrap.value if bootstrap else None,

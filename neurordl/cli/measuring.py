@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from neurordl.cli.app import Config, app
+from neurordl.cli.app import Config, app, check_there, importing, several
 from neurordl.errors import NeurordlError
 
 if TYPE_CHECKING:
@@ -103,19 +103,22 @@ def rdm(
     config: Config = None,
 ) -> None:
     """Compute RDMs from BOLD images and events, or from betas, and say what was done."""
-    import neurordl as nrl
-
     if not out.parent.is_dir() or out.suffix not in (".h5", ".hdf5"):
         raise NeurordlError(f"--out {out}: expected a file named .h5, in a folder that exists")
+    check_there(images=images, mask=mask, events=events, table=table, confounds=confounds, labels=labels)
+    with importing():
+        import neurordl as nrl
+        import neurordl.patterns.nifti
+        import neurordl.rdms
     options: dict[str, Any] = {"table": table, "labels": labels, "rois": roi or None}
     options |= {"condition": condition, "subject": subject, "session": session}
     options |= {"leave_out": leave_out or (), "detrend": detrend, "t_r": t_r}
-    options |= {"confounds": confounds or None, "fmriprep": fmriprep.split(",") if fmriprep else None}
+    options |= {"confounds": confounds or None, "fmriprep": several(fmriprep)}
     if table is None:
         options |= {"model": model}
         options |= {"hrf_model": None if hrf_model == "none" else hrf_model, "noise_model": noise_model}
         options |= {"drift_model": None if drift_model == "none" else drift_model, "high_pass": high_pass}
-        options |= {"confound_columns": confound_columns.split(",") if confound_columns else None}
+        options |= {"confound_columns": several(confound_columns)}
     settings: dict[str, Any] = {"method": method, "center": center, "noise": noise, "noise_by": noise_by}
     with warnings.catch_warnings(record=True) as notices:
         warnings.simplefilter("always")

@@ -10,7 +10,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neurordl.artifacts import check_run_folder
-from neurordl.cli.app import Average, Config, Each, Labels, Measure, Name, Rdms, Roi, app, read_rdms, several
+from neurordl.cli.app import (
+    Average,
+    Config,
+    Dissimilarity,
+    Each,
+    Labels,
+    Measure,
+    Name,
+    Rdms,
+    Roi,
+    Seed,
+    Subjects,
+    app,
+    check_there,
+    importing,
+    read_rdms,
+    several,
+)
 from neurordl.errors import NeurordlError
 
 if TYPE_CHECKING:
@@ -49,9 +66,7 @@ def train(
     weight: Annotated[
         float, typer.Option(min=0, help="Weight of the RDM loss beside the task loss; 0: labels only.")
     ] = 1.0,
-    dissimilarity: Annotated[
-        str | None, typer.Option(help="Of the student's patterns; the RDMs' own by default.")
-    ] = None,
+    dissimilarity: Dissimilarity = None,
     comparison: Annotated[
         str, typer.Option(help="Of the two RDMs: corr, cosine, corr_cov, cosine_cov, cka, mse, huber.")
     ] = "corr",
@@ -63,9 +78,7 @@ def train(
         int | None, typer.Option(min=1, help="Pixels to a side, for labelled images of a table.")
     ] = None,
     roi: Roi = None,
-    subjects: Annotated[
-        str | None, typer.Option(help="Training subjects, with commas; all by default.")
-    ] = None,
+    subjects: Subjects = None,
     average: Average = None,
     permuted: Annotated[
         bool, typer.Option("--permuted", help="The control: the ids of the training stimuli permuted.")
@@ -78,7 +91,7 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     stimuli_batch: Annotated[int, typer.Option(min=3)] = 64,
     lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Seed = 0,
     devices: Annotated[int, typer.Option(min=1)] = 1,
     precision: Annotated[str, typer.Option(help="As in Lightning Fabric: 32-true, bf16-mixed.")] = "32-true",
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")] = None,
@@ -87,10 +100,13 @@ def train(
 ) -> None:
     """Fit a student to RDMs, beside labels."""
     check_run_folder(out, resume)  # before anything takes time
+    table = Path(labelled) if Path(labelled).suffix else None
+    check_there(labelled=table, rdms=rdms, labels=labels, stimuli=stimuli)
+    with importing():
+        import torch
 
-    import torch
-
-    import neurordl as nrl
+        import neurordl as nrl
+        import neurordl.training.loop
 
     images, test = _labelled(labelled, size)
     shape = tuple(images.pixels.shape[1:])
@@ -98,9 +114,7 @@ def train(
     prepared = images.preprocessing  # the stimuli meet the student as its labelled images do
     shown = nrl.StimulusSet.from_folder(stimuli, shape[1:], shape[0], prepared.mean, prepared.std)
     fitted = shown.split(held_out=hold_out, seed=seed)[0] if hold_out else shown
-    teacher = nrl.RDMTeacher(
-        measured, roi=roi, subjects=subjects.split(",") if subjects else None, average=several(average)
-    )
+    teacher = nrl.RDMTeacher(measured, roi=roi, subjects=several(subjects), average=several(average))
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes one speaks
     if first:
         kind = "grey" if shape[0] == 1 else "RGB"
