@@ -18,6 +18,7 @@ from PIL import Image
 from rsatoolbox.rdm import RDMs
 
 from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms
+from neurordl.cli.training import _fewer
 
 M = 16
 
@@ -229,6 +230,27 @@ def test_size_of_labelled_images_of_a_table(shell: Any, data: dict[str, Path], t
     code, _, errors = shell(*train_arguments(data, tmp_path / "other", labelled="digits", size=12))
     assert code == 1
     assert "--size is for labelled images of a table" in errors
+
+
+def test_fewer_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """Drawn by seed, of each class alike, and said in the record."""
+    found = {}
+    for name, seed in (("one", 1), ("again", 1), ("two", 2)):
+        changes = {"n-labelled": 12, "seed": seed, "epochs": 1}
+        code, _, errors = shell(*train_arguments(data, tmp_path / name, **changes))
+        assert code == 0, errors
+        found[name] = load_run(tmp_path / name).record["labelled"]
+    assert found["one"] == found["again"]
+    assert found["one"]["n"] == 12
+    assert found["one"]["source"].endswith("labelled.csv, 12 of 24 drawn by seed 1")
+    assert found["one"]["pixels_sha256"] != found["two"]["pixels_sha256"]
+    every = StimulusSet.from_table(data["labelled.csv"])
+    drawn = _fewer(every, 12, 1)
+    assert torch.bincount(drawn.labels).tolist() == [4, 4, 4]
+    assert found["one"]["sha256"] == drawn.sha256
+    code, _, errors = shell(*train_arguments(data, tmp_path / "x", **{"n-labelled": 25}))
+    assert code == 1
+    assert "--n-labelled 25: there are 24 labelled images" in errors
 
 
 def test_files_that_are_not_there_are_named_with_their_option(

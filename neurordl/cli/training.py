@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,6 +78,10 @@ def train(
     size: Annotated[
         int | None, typer.Option(min=1, help="Pixels to a side, for labelled images of a table.")
     ] = None,
+    n_labelled: Annotated[
+        int | None,
+        typer.Option(min=3, help="Take so many labelled images, of each class alike, drawn by --seed."),
+    ] = None,
     roi: Roi = None,
     subjects: Subjects = None,
     average: Average = None,
@@ -109,6 +114,8 @@ def train(
         import neurordl.training.loop
 
     images, test = _labelled(labelled, size)
+    if n_labelled is not None:
+        images = _fewer(images, n_labelled, seed)
     shape = tuple(images.pixels.shape[1:])
     measured = read_rdms(rdms, name, labels, measure, each_a_subject)
     prepared = images.preprocessing  # the stimuli meet the student as its labelled images do
@@ -157,6 +164,16 @@ def train(
     words += ["--average", ",".join(several(average) or [])] if average else []
     again = ["neurordl", "compare", str(out), "--rdms", str(rdms), *words, "--out", str(out / "scores")]
     typer.echo(f"\n{out} holds the run. Next: {shlex.join(again)}")
+
+
+def _fewer(images: StimulusSet, n: int, seed: int) -> StimulusSet:
+    """A draw of ``n`` images, of each class as many to within one, with a word on it for the record."""
+    if n > len(images) - 3:  # a split leaves three or more on either side
+        raise NeurordlError(
+            f"--n-labelled {n}: there are {len(images)} labelled images; leave it out for all"
+        )
+    drawn = images.split(held_out=n / len(images), seed=seed, stratify="label")[1]
+    return replace(drawn, source=f"{images.source}, {n} of {len(images)} drawn by seed {seed}")
 
 
 _LABELLED = ("mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_stretched")
