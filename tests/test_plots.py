@@ -12,6 +12,7 @@ from rsatoolbox.rdm import RDMs
 
 from neurordl.errors import NeurordlError
 from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer
+from neurordl.plots.style import elided
 from neurordl.rsa.evaluation import Evaluation, evaluate
 from neurordl.training.run import Run
 
@@ -72,6 +73,66 @@ def test_scores_show_means_intervals_subjects_and_ceiling():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["conv1", "conv2", "output"]
     dots = [line for line in ax.lines if line.get_marker() == "."]
     assert sum(len(line.get_ydata()) for line in dots) == 12
+
+
+def test_scores_say_what_they_are_of(tmp_path):
+    """Stimuli, subjects, and what intervals are over; also of a table read again."""
+    found = scores(("EVC", "IT"))
+    read = pd.read_csv(found.save(tmp_path) / "scores.csv")
+    for one in (found, read):
+        assert plot_scores(one).get_legend().get_title().get_text() == (
+            "6 stimuli, 4 subjects\n95 % CI over subjects"
+        )
+    read.loc[read["subject"] == "mean", "generalises_to"] = "subjects and stimuli"
+    read.loc[(read["subject"] == "mean") & (read["roi"] == "IT"), "n_subjects"] = 3
+    assert plot_scores(read).get_legend().get_title().get_text() == (
+        "6 stimuli, 3 to 4 subjects\n95 % CI over subjects and stimuli"
+    )
+    assert plot_layer_roi(read).get_xlabel().splitlines()[0] == "6 stimuli, 3 to 4 subjects"
+    alone = plot_scores(scores(subjects=1)).get_legend()
+    assert alone.get_title().get_text() == "6 stimuli, 1 subject"
+    assert [text.get_text() for text in alone.get_texts()] == ["IT mean"]
+    bare = plot_scores(read[["layer", "roi", "subject", "score"]]).get_legend()
+    assert bare.get_title().get_text() == ""
+
+
+def test_dots_of_subjects_stand_around_their_layer_in_order():
+    found = scores(("EVC", "IT"))
+    ax = plot_scores(found, roi="IT")
+    (dots,) = (line for line in ax.lines if line.get_marker() == ".")
+    frame = found.frame[(found.frame["roi"] == "IT") & (found.frame["subject"] != "mean")]
+    assert_allclose(dots.get_ydata(), frame["score"])
+    assert_allclose(dots.get_xdata(), np.repeat([0, 1, 2], 4) + np.tile([-0.1, -1 / 30, 1 / 30, 0.1], 3))
+    (one,) = (line for line in plot_scores(scores(subjects=1)).lines if line.get_marker() == ".")
+    assert_allclose(one.get_xdata(), [0, 1, 2])
+
+
+def test_ceilings_of_many_layers_join():
+    """Behind each mark where there is room; else a band for each ROI, not slivers."""
+    found = scores(("EVC", "IT")).to_frame()
+    many = [found.assign(layer=found["layer"] + f"features.{k}") for k in range(23)]
+    for frame, joined in ((found, False), (pd.concat(many), True)):
+        bands = [c for c in plot_scores(frame).collections if isinstance(c, FillBetweenPolyCollection)]
+        assert len(bands) == 2
+        assert [len(band.get_paths()) == 1 for band in bands] == [joined] * 2
+
+
+@pytest.mark.parametrize(
+    "names, shown, pattern",
+    [
+        (["conv1", "conv2"], ["conv1", "conv2"], ""),
+        (["features.encoder.blocks.conv1", "features.encoder.blocks.conv2"], ["conv1", "conv2"],
+         "features.encoder.blocks.*"),
+        (["module.encoder.1.activation.x", "module.encoder.2.activation.x"], ["1", "2"],
+         "module.encoder.*.activation.x"),
+        (["a" * 30 + "1" + "b" * 20, "a" * 30 + "2" + "b" * 20], None, ""),
+        (["a" * 30 + "1", "b" * 30 + "2"], ["aaaaaaaaaaa…aaaaaaaaaa1", "bbbbbbbbbbb…bbbbbbbbbb2"], ""),
+        (["only.one.very.long.name.of.a.layer"], ["only.one.very.long.name.of.a.layer"], ""),
+        (["output", "encoder.blocks.of.many.layers"], ["output", "encoder.blo…many.layers"], ""),
+    ],
+)  # fmt: skip
+def test_long_names_are_elided_but_differ(names, shown, pattern):
+    assert elided(names) == (shown or names, pattern)
 
 
 def test_scores_of_rois_and_of_a_csv(tmp_path):
@@ -213,7 +274,7 @@ def test_layers_by_rois():
 def test_layers_by_rois_of_one_subject_have_no_test():
     ax = plot_layer_roi(scores(subjects=1))
     assert not any("(" in text.get_text() for text in ax.texts)
-    assert ax.get_xlabel() == ""
+    assert ax.get_xlabel() == "6 stimuli, 1 subject"
 
 
 def fitted(comparison: str = "corr") -> Run:

@@ -49,7 +49,7 @@ def test_points_of_a_plane_are_found_again(measure, power, unit):
     distances = unit * pdist(points())
     ax = plot_mds(rdms_of(distances**power, measure))
     assert_allclose(pdist(shown(ax)), distances, rtol=1e-2)
-    assert ax.get_xlabel() == "stress 0.00"
+    assert ax.get_xlabel() == "8 stimuli, stress 0.00"
 
 
 def test_stress_is_kruskals_first():
@@ -58,7 +58,7 @@ def test_stress_is_kruskals_first():
     found = pdist(shown(ax))
     expected = np.sqrt(((found - distances) ** 2).sum() / (found**2).sum())
     assert expected > 0.1
-    assert ax.get_xlabel() == f"stress {expected:.2f}"
+    assert ax.get_xlabel().endswith(f" stimuli, stress {expected:.2f}")
 
 
 def test_the_same_seed_gives_the_same_plane_and_negative_distances_are_zero():
@@ -117,7 +117,7 @@ def test_rdms_lie_apart_by_one_less_their_similarity(method):
     distances = 1 - compare(every, every, method)[np.triu_indices(7, 1)]
     found = pdist(shown(ax))
     stress = np.sqrt(((found - distances) ** 2).sum() / (found**2).sum())
-    assert ax.get_xlabel() == f"distance 1 − {method}, stress {stress:.2f}"
+    assert ax.get_xlabel() == f"7 RDMs of 8 stimuli\ndistance 1 − {method}, stress {stress:.2f}"
     assert [text.get_text() for text in ax.texts] == ["conv1", "conv2", "output"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["layers", "IT"]
     assert ax.lines[1].get_color() == COLOURS[1]

@@ -238,19 +238,26 @@ def _check_pixels(shown: StimulusSet, run: Run) -> None:
         )
 
 
-def _write(scores: Evaluation, out: Path) -> None:
-    """The tables and the figure, and what of them fits a screen."""
-    from matplotlib.figure import Figure
+def _draw(scores: Evaluation, path: Path) -> None:
+    """The figure, in the size that the number of layers and their names ask for."""
+    import matplotlib.pyplot as plt
 
     import neurordl as nrl
     from neurordl.artifacts import write_aside
 
-    scores.save(out)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    plt.switch_backend("agg")  # there may be no screen
     few = len(scores.settings["layers"]) <= _FEW
-    nrl.plot_scores(scores, figure.add_subplot(), comparisons=few, p="p_fdr")
-    with write_aside(out / "scores.png") as aside:
+    figure = nrl.plot_scores(scores, comparisons=few, p="p_fdr").get_figure(root=True)
+    assert figure is not None
+    with write_aside(path) as aside:
         figure.savefig(aside, dpi=150)
+    plt.close(figure)
+
+
+def _write(scores: Evaluation, out: Path) -> None:
+    """The tables and the figure, and what of them fits a screen."""
+    scores.save(out)
+    _draw(scores, out / "scores.png")
     frame = scores.to_frame()
     columns = ["layer", "roi", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"]
     columns += ["ceiling_lower", "ceiling_upper", "n_subjects", "fitted"]

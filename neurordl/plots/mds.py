@@ -76,7 +76,7 @@ def plot_mds(
     labels = categories_of(rdms, categories, stimuli)
     places, stress = _plane(np.maximum(matrix, 0), seed)
     ax = ax or new_axes(4.6 + legend_inches(labels or []), 4.6)
-    _frame(ax, places, stress)
+    _frame(ax, places, stress, f"{n} stimuli")
     kinds = list(dict.fromkeys(labels or [""]))
     of = np.array([kinds.index(label) for label in labels or [""] * n])
     for k, kind in enumerate(kinds):
@@ -130,7 +130,7 @@ def plot_rdm_mds(
     names = [name for name, group in groups.items() for _ in range(group.n_rdm)]
     if len(names) < 3:
         raise NeurordlError(f"a plane of RDMs needs three or more, but there are {len(names)}")
-    alike = _similarities(groups, method, missing)
+    alike, shared = _similarities(groups, method, missing)
     if np.isnan(alike).any():
         one, two = np.argwhere(np.isnan(alike))[0]
         raise NeurordlError(
@@ -141,7 +141,7 @@ def plot_rdm_mds(
     np.fill_diagonal(distances, 0)
     places, stress = _plane(np.maximum(distances, 0), seed)
     ax = ax or new_axes(4.6 + legend_inches(list(groups)), 4.6)
-    _frame(ax, places, stress, f"distance 1 − {method}")
+    _frame(ax, places, stress, f"{len(names)} RDMs of {shared} stimuli\ndistance 1 − {method}")
     texts: list[tuple[str, Floats, str]] = []
     start = 0
     for k, (name, group) in enumerate(groups.items()):
@@ -157,8 +157,10 @@ def plot_rdm_mds(
     return ax
 
 
-def _similarities(groups: Mapping[str, RDMs], method: str, missing: Literal["error", "ignore"]) -> Floats:
-    """(all RDMs, all RDMs), on the stimuli of all groups."""
+def _similarities(
+    groups: Mapping[str, RDMs], method: str, missing: Literal["error", "ignore"]
+) -> tuple[Floats, int]:
+    """(all RDMs, all RDMs), on the stimuli of all groups, and how many these are."""
     first, *others = groups.items()
     ids: Sequence[str] = stimulus_ids(first[1])
     for name, group in others:
@@ -170,7 +172,7 @@ def _similarities(groups: Mapping[str, RDMs], method: str, missing: Literal["err
         np.concatenate([reindex(group, ids) for group in groups.values()]),
         pattern_descriptors={"stimulus": list(ids)},
     )
-    return compare(stack, stack, method)
+    return compare(stack, stack, method), len(ids)
 
 
 def _texts(group: RDMs, label: str | None) -> list[str]:

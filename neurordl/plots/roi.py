@@ -21,6 +21,7 @@ from neurordl.plots.style import (
     means_by_layer,
     need,
     new_axes,
+    sample_of,
     score_table,
     shown_rois,
 )
@@ -89,9 +90,10 @@ def plot_layer_roi(
     if LETTER * size * max(map(len, rois)) > 72 * wide / len(rois):
         for label in ax.get_xticklabels():
             label.set(rotation=45, ha="right", rotation_mode="anchor")
+    lines = sample_of(frame[frame["subject"] == "mean"])[:1]  # no interval is drawn
     if np.isfinite(tests).any():
-        note = f"( ): {P_NAMES.get(p, p)} ≥ {alpha:g} against zero"
-        ax.set_xlabel(note, fontsize="small")
+        lines.append(f"( ): {P_NAMES.get(p, p)} ≥ {alpha:g} against zero")
+    ax.set_xlabel("\n".join(lines), fontsize="small")
     bar = bar_beside(ax, ax.images[0])
     bar.ax.set_ylim(min(0.0, np.nanmin(values, initial=0)), max(0.0, np.nanmax(values, initial=0)) or 1)
     method = frame["method"].iloc[0] if "method" in frame else ""

@@ -27,6 +27,7 @@ from neurordl.plots.style import (
     need,
     new_axes,
     plain,
+    sample_of,
     scaled,
     score_table,
     shown_rois,
@@ -34,6 +35,8 @@ from neurordl.plots.style import (
 from neurordl.rsa.evaluation import Evaluation
 
 __all__ = ["plot_scores"]
+
+_NARROW = 6  # points to a mark: ceilings behind each would be slivers
 
 
 def plot_scores(
@@ -98,7 +101,8 @@ def plot_scores(
     ax.set_ylabel(f"RDM similarity ({', '.join(methods)})" if methods else "RDM similarity")
     if pairs:
         draw_pairs(ax, pairs, min(pairs_inches(pairs) / inches(ax)[1], 0.5 if own else 0.4))
-    _legend(ax, tested, pairs, p, p_comparisons, alpha)
+    sample = "\n".join(sample_of(frame[frame["subject"] == "mean"]))
+    _legend(ax, tested, pairs, p, p_comparisons, alpha, sample)
     return plain(ax)
 
 
@@ -129,23 +133,30 @@ def _roi_scores(
     means = means_by_layer(frame, layers)
     step = 1.0 if n_rois == 1 else 0.8 / n_rois
     places = np.arange(len(layers)) + step * (k - (n_rois - 1) / 2)
-    _band(ax, means[["ceiling_lower", "ceiling_upper"]].to_numpy(), places, step, k, name, alone=n_rois == 1)
-    for layer, dots in frame[frame["subject"] != "mean"].groupby("layer"):
-        values = dots["score"].to_numpy(dtype=float)
-        wide = min(0.1, 0.25 * step)
-        jitter = np.linspace(-wide, wide, len(values)) if len(values) > 1 else np.zeros(1)
-        place = places[layers.index(str(layer))]
-        ax.plot(
-            place + jitter, values, ".", color=colour_of(k), alpha=0.45, markersize=scaled(5), mew=0, zorder=2
-        )
+    room = 72 * inches(ax)[0] / len(layers) * step  # points
+    bounds = means[["ceiling_lower", "ceiling_upper"]].to_numpy()
+    _band(ax, bounds, places, step, k, name, alone=n_rois == 1, joined=room < _NARROW)
+    dots = frame[frame["subject"] != "mean"]
+    by_layer = dots.groupby("layer", sort=False)
+    rank, count = by_layer.cumcount().to_numpy(), by_layer["score"].transform("size").to_numpy()
+    spread = min(0.1, 0.25 * step) * (2 * rank / np.maximum(count - 1, 1) - (count > 1))
+    at = places[[layers.index(name) for name in dots["layer"]]] + spread
+    style: dict[str, Any] = {
+        "color": colour_of(k),
+        "alpha": 0.45,
+        "markersize": scaled(5),
+        "mew": 0,
+        "zorder": 2,
+    }
+    ax.plot(at, dots["score"].to_numpy(dtype=float), ".", **style)  # all in one: many artists are slow
     score = means["score"].to_numpy()
     reach = np.abs(means[["ci_low", "ci_high"]].to_numpy().T - score)
-    room = 72 * inches(ax)[0] / len(layers) * step  # points
     size = float(np.clip(0.35 * room, 2.5, scaled(7)))
-    mark(ax, k, places, score, f"{name} mean, 95 % CI".strip(), yerr=np.nan_to_num(reach), size=size)
+    label = f"{name} mean".strip() + (", 95 % CI" if np.isfinite(reach).any() else "")
+    mark(ax, k, places, score, label, yerr=np.nan_to_num(reach), size=size)
     for place in places[np.isnan(score)]:
-        style: dict[str, Any] = {"fontsize": "xx-small", "color": colour_of(k), "rotation": 90}
-        ax.text(place, 0, " undefined", ha="center", va="bottom", **style)
+        small: dict[str, Any] = {"fontsize": "xx-small", "color": colour_of(k), "rotation": 90}
+        ax.text(place, 0, " undefined", ha="center", va="bottom", **small)
     values = means[p].to_numpy() if p in means else np.full(len(layers), np.nan)
     open_ = (values >= alpha) & np.isfinite(score)
     if open_.any():
@@ -167,11 +178,12 @@ def _band(
     name: str,
     *,
     alone: bool,
+    joined: bool,
 ) -> None:
-    """The ceiling: behind all of a layer, or behind each ROI's mark."""
+    """The ceiling: behind all of a layer, of one ROI and where marks are too narrow; or behind each mark."""
     if not np.isfinite(bounds).any():
         return
-    if alone:  # a step as wide as each layer
+    if alone or joined:  # a step as wide as each layer
         edges = np.repeat(np.arange(len(places) + 1) - 0.5, 2)[1:-1]
         lower, upper = np.repeat(bounds, 2, axis=0).T
     else:  # NaN separates
@@ -183,7 +195,7 @@ def _band(
     ax.fill_between(edges, lower, upper, **shade, lw=0, zorder=0, label=f"{name} noise ceiling".strip())
 
 
-def _legend(ax: Axes, tested: bool, pairs: Pairs, p: str, p_pairs: str, alpha: float) -> None:
+def _legend(ax: Axes, tested: bool, pairs: Pairs, p: str, p_pairs: str, alpha: float, sample: str) -> None:
     handles, labels = ax.get_legend_handles_labels()
     grey: dict[str, Any] = {"color": "0.3", "linestyle": ""}
     if tested:
@@ -198,4 +210,10 @@ def _legend(ax: Axes, tested: bool, pairs: Pairs, p: str, p_pairs: str, alpha: f
         labels.append(f"dot better than ticks\n({P_NAMES.get(p_pairs, p_pairs)} < {alpha:g})")
     from matplotlib.legend_handler import HandlerTuple
 
-    legend(ax, handles=handles, labels=labels, handler_map={tuple: HandlerTuple(ndivide=None)})
+    legend(
+        ax,
+        title=sample or None,
+        handles=handles,
+        labels=labels,
+        handler_map={tuple: HandlerTuple(ndivide=None)},
+    )

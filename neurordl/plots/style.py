@@ -37,6 +37,7 @@ __all__ = [
     "need",
     "new_axes",
     "plain",
+    "sample_of",
     "scaled",
     "score_table",
     "settle",
@@ -50,6 +51,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 CEILING = "0.85"
 P_NAMES = {"p": "p", "p_fdr": "FDR-corrected p", "p_holm": "Holm-corrected p"}
 _MARKERS = "osD^vPp"
+_LONG = 24  # letters of a name from which on it is shortened below an axis
 LETTER = 0.6  # mean width of a letter, in heights of the font
 
 
@@ -108,7 +110,23 @@ def legend(ax: Axes, **options: Any) -> None:
     """A legend beside the data, never over them; none where nothing is named."""
     if ax.get_legend_handles_labels()[1] or "handles" in options:
         place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0}
-        ax.legend(frameon=False, fontsize="small", **place, **options)
+        style: dict[str, Any] = {"fontsize": "small", "title_fontsize": "small", "alignment": "left"}
+        ax.legend(frameon=False, **style, **place, **options)
+
+
+def sample_of(means: pd.DataFrame) -> list[str]:
+    """What rows of means were measured on: stimuli, subjects; and what their intervals are over."""
+    told = []
+    for column, one in (("n_stimuli", "stimulus"), ("n_subjects", "subject")):
+        if column in means and len(found := means[column].dropna().astype(int).unique()):
+            low, high = min(found), max(found)
+            many = {"stimulus": "stimuli"}.get(one, f"{one}s")
+            told.append(f"{low} {one if high == 1 else many}" if low == high else f"{low} to {high} {many}")
+    lines = [", ".join(told)] if told else []
+    over = [str(to) for to in means.get("generalises_to", pd.Series(dtype=str)).dropna().unique() if to]
+    if over and ("ci_low" not in means or means["ci_low"].notna().any()):
+        lines.append(f"95 % CI over {' or '.join(over)}")
+    return lines
 
 
 def legend_inches(names: Sequence[str]) -> float:
@@ -126,9 +144,13 @@ def plain(ax: Axes) -> Axes:
 def names_along_x(ax: Axes, names: Sequence[str]) -> float:
     """Names at 0, 1, ... on the x axis: level, slanted or upright, as small as they must be.
 
-    Returns the inches that they need below the axis, beyond those of level ones.
+    What long names share is left out and written below. Returns the inches that they need below the axis,
+    beyond those of level ones.
     """
+    names, pattern = elided(names)
     ax.set_xticks(range(len(names)), names)
+    if pattern:
+        ax.set_xlabel(pattern, fontsize="small", color="0.3")
     size = font_points(plt.rcParams["xtick.labelsize"])
     room = 72 * inches(ax)[0] / len(names)  # points
     longest = max(map(len, names))
@@ -141,6 +163,27 @@ def names_along_x(ax: Axes, names: Sequence[str]) -> float:
     size = min(max(0.95 * room, 4.5), 0.85 * size)
     ax.tick_params(axis="x", rotation=90, labelsize=size)
     return LETTER * size * longest / 72
+
+
+def elided(names: Sequence[str]) -> tuple[list[str], str]:
+    """Names that fit below an axis, and what all share, which is left out of long ones ("" if nothing).
+
+    Whole parts between dots are left out at either end; of what is still long, the middle, as long as no two
+    names become the same.
+    """
+    if len(names) < 2 or max(map(len, names)) <= _LONG:
+        return list(names), ""
+    parts = [name.split(".") for name in names]
+    fewest = min(map(len, parts)) - 1  # a part is left to each
+    start = next((k for k in range(fewest) if len({part[k] for part in parts}) > 1), fewest)
+    fewest -= start
+    end = next((k for k in range(fewest) if len({part[-1 - k] for part in parts}) > 1), fewest)
+    rest = [".".join(part[start : len(part) - end]) for part in parts]
+    half = _LONG // 2 - 1
+    short = [name if len(name) <= _LONG else f"{name[:half]}…{name[-half:]}" for name in rest]
+    rest = short if len(set(short)) == len(set(rest)) else rest
+    shared = [*parts[0][:start], "*", *parts[0][len(parts[0]) - end :]]
+    return rest, ".".join(shared) if start or end else ""
 
 
 def font_points(size: float | str) -> float:

@@ -48,6 +48,9 @@ def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str
     conditions = [str(name) for name in dict.fromkeys(frame["condition"])]
     if reference is not None:
         _check_reference(reference, conditions)
+    counts = frame.groupby(frame["condition"].astype(str)).size()
+    what = "seeds" if "seed" in frame and not frame.duplicated(["condition", "seed"]).any() else "runs"
+    many = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     for k, condition in enumerate(conditions):
         part = frame[frame["condition"].astype(str) == condition]
         x = part["heldout_rdm_similarity"].to_numpy(dtype=float)
@@ -61,7 +64,7 @@ def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str
             ax.axhline(up, **lines)
     ax.set_xlabel(_NAMES["heldout_rdm_similarity"])
     ax.set_ylabel(_NAMES["test_accuracy"])
-    legend(ax)
+    legend(ax, title=f"mean, 95 % CI (t)\nover {many} {what}")
     return plain(ax)
 
 
@@ -102,12 +105,14 @@ def plot_paired(
     others = [name for name in conditions if name != reference]
     ax = ax or new_axes(5.2, 1.2 + 0.5 * len(others))
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=1)
+    counts = set[int]()
     for place, name in enumerate(others):
         differences = (table[name] - table[reference]).dropna().to_numpy()
         if not len(differences):
             raise NeurordlError(
                 f"{name!r} and {reference!r} have no pair in common; check the columns in pair="
             )
+        counts.add(len(differences))
         k = conditions.index(name)
         spread = place + np.linspace(0.12, 0.28, len(differences))
         ax.plot(
@@ -115,9 +120,11 @@ def plot_paired(
         )
         mean, reach = _mean_reach(differences)
         mark(ax, k, mean, place, name, size=scaled(6), xerr=reach)
+    many = " to ".join(map(str, sorted({min(counts, default=0), max(counts, default=0)})))
     ax.set_yticks(range(len(others)), others)
     ax.set_ylim(len(others) - 0.4, -0.6)
-    ax.set_xlabel(f"{_NAMES.get(value, value)}: difference from {reference}")
+    over = f"mean, 95 % CI (t) over {many} pairs ({', '.join(pair)})"
+    ax.set_xlabel(f"{_NAMES.get(value, value)}: difference from {reference}\n{over}")
     return plain(ax)
 
 
