@@ -187,6 +187,30 @@ def test_callers_random_state_and_settings_are_left_alone() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("asked", [None, False, True])
+def test_deterministic_algorithms_while_it_fits(asked: bool | None, before: bool) -> None:
+    """By default on the CPU; never turned off for a caller who has them on; put back as they were."""
+    seen: set[bool] = set()
+
+    def look(images: Tensor) -> Tensor:
+        seen.add(torch.are_deterministic_algorithms_enabled())
+        return images
+
+    def state() -> tuple[bool, bool]:
+        warns = torch.is_deterministic_algorithms_warn_only_enabled()
+        return torch.are_deterministic_algorithms_enabled(), warns
+
+    torch.use_deterministic_algorithms(before, warn_only=before)
+    try:
+        train(deterministic=asked, augment=look, epochs=1)
+        after = state()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert seen == {before or asked is not False}
+    assert after == (before, before)
+
+
 def test_order_of_the_data_changes_nothing() -> None:
     """Images, stimuli, rows of the RDMs and subjects, each in another order: the same weights to the bit."""
     one, two, three = (
