@@ -646,6 +646,22 @@ def test_cache_runs_once_and_is_looked_up_by_id() -> None:
         cached.features(Batch(images))
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_network_runs_outside_the_students_autocast(cache: bool) -> None:
+    """Live and cached features are those of the teacher's own precision, wherever they are asked for."""
+    model = small_cnn(4, 1).eval()
+    want = NetworkTeacher(model, "conv2").features(Batch(shown().images(), IDS))
+    teacher = NetworkTeacher(model, "conv2", cache=shown() if cache else None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(shown().images()).dtype == torch.bfloat16  # what the student gets
+        got = teacher.features(Batch(shown().images(), IDS))
+    for name in ("conv2", ""):
+        assert got[name].dtype == torch.float32
+        torch.testing.assert_close(got[name], want[name], rtol=0, atol=0)
+    half = NetworkTeacher(model.bfloat16(), "conv2", cache=shown() if cache else None)
+    assert half.features(Batch(shown().images(), IDS))["conv2"].dtype == torch.bfloat16
+
+
 def test_permuted_network() -> None:
     model = small_cnn(4, 1).eval()
     with pytest.raises(NeurordlError, match="cache=stimuli"):

@@ -25,7 +25,9 @@ class NetworkTeacher:
     """A DNN that teaches: frozen, in eval mode whatever the student does.
 
     The model is copied when the teacher is made, so that nothing that happens to the original (training, a
-    change of mode) reaches the teacher, and the teacher reaches no optimiser and no checkpoint.
+    change of mode) reaches the teacher, and the teacher reaches no optimiser and no checkpoint. It runs in
+    the precision of its own weights, with a cache or without, whatever the student's mixed precision: give
+    ``model.bfloat16()`` for a teacher that is to run in that.
 
     Parameters
     ----------
@@ -78,7 +80,8 @@ class NetworkTeacher:
     def _run(self, images: Tensor) -> dict[str, Tensor]:
         self._model.to(images.device)
         images = as_input(images, self._model)
-        with frozen_eval(self._model):
+        # The same features live and from the cache, which may be made in or out of the student's autocast.
+        with frozen_eval(self._model), torch.autocast(images.device.type, enabled=False):
             # The output is there for soft targets: it may be anything as long as nobody asks for it.
             wanted = list(dict.fromkeys([*self.layers, OUTPUT]))
             features = read_layers(self._model, images, wanted, missing=True)[1]
@@ -92,10 +95,7 @@ class NetworkTeacher:
             stimuli = self._cached.subset(self._ids.ids)
             starts = range(0, len(stimuli), _AT_ONCE)
             images = (stimuli.images(slice(start, start + _AT_ONCE)) for start in starts)
-            with torch.autocast(device.type, enabled=False):
-                parts = [
-                    {name: one.cpu() for name, one in self._run(some.to(device)).items()} for some in images
-                ]
+            parts = [{name: one.cpu() for name, one in self._run(some.to(device)).items()} for some in images]
             self._table.update({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
         return self._table
 
