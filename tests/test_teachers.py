@@ -16,7 +16,16 @@ from rsatoolbox.data import Dataset
 from rsatoolbox.rdm import RDMs, calc_rdm
 from torch import Tensor, nn
 
-from neurordl import Batch, NetworkTeacher, NeurordlError, PatternTeacher, RDMTeacher, StimulusSet, Target
+from neurordl import (
+    Batch,
+    NetworkTeacher,
+    NeurordlError,
+    PatternTeacher,
+    RDMLoss,
+    RDMTeacher,
+    StimulusSet,
+    Target,
+)
 from neurordl.matching import natural_key
 from neurordl.rdms.dissimilarity import correlation, euclidean, mahalanobis
 from neurordl.students import small_cnn
@@ -623,6 +632,37 @@ def test_undefined_pairs_of_a_network_have_no_weight() -> None:
     assert target.rdms.isfinite().all()
     undefined = [2 in pair for pair in itertools.combinations(range(12), 2)]
     np.testing.assert_array_equal(target.weights[0] == 0, undefined)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_stimulus_that_came_twice_makes_no_pair_with_itself_in_a_network(cache: bool) -> None:
+    teacher = NetworkTeacher(small_cnn(4, 1), "conv2", cache=shown() if cache else None)
+    rows = [3, 1, 3, 0, 0]
+    ids = [IDS[row] for row in rows]
+    batch = Batch(shown().images(rows), ids)
+    target = teacher["conv2"].target(batch, teacher.features(batch))
+    different = [rows[i] != rows[j] for i, j in itertools.combinations(range(5), 2)]
+    np.testing.assert_array_equal(target.weights[0].bool(), different)
+    plain = teacher["conv2"].target(Batch(batch.images), teacher.features(batch))
+    assert plain.weights.min() == 1  # without ids nobody knows
+    torch.testing.assert_close(target.rdms, plain.rdms, rtol=0, atol=0)
+
+
+def test_a_stimulus_drawn_twice_changes_no_loss() -> None:
+    """The loss is that of the pairs of different stimuli: one drawn twice is no agreement for nothing."""
+    teacher = NetworkTeacher(small_cnn(4, 1), "conv2")
+    rows = [0, 1, 2, 3, 3]
+    batch = Batch(shown().images(rows), [IDS[row] for row in rows])
+    student = torch.randn(5, 7)
+    student[4] = student[3]
+    loss = RDMLoss(teacher, "any", dissimilarity="euclidean", comparison="mse")
+    pairs = [(i, j) for i, j in itertools.combinations(range(5), 2) if rows[i] != rows[j]]
+    theirs = teacher.features(batch)["conv2"].double()
+    expected = np.mean(
+        [float(((student[i] - student[j]).double() ** 2).mean() - ((theirs[i] - theirs[j]) ** 2).mean()) ** 2
+         for i, j in pairs]
+    )  # fmt: skip
+    assert float(loss({"any": student}, teacher.features(batch), batch)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_cache_runs_once_and_is_looked_up_by_id() -> None:

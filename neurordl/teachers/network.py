@@ -15,6 +15,7 @@ from neurordl.errors import NeurordlError
 from neurordl.matching import Match
 from neurordl.patterns.layers import OUTPUT, resolve_layers
 from neurordl.patterns.network import as_input, frozen_eval, read_layers
+from neurordl.rdms.dissimilarity import condensed_index
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers.base import Batch, ById, Target, plain_measure, spelled
 
@@ -144,10 +145,20 @@ class LayerTeacher:
         return LayerTeacher(self.network, self.layer, dissimilarity)
 
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
-        """The RDM of the network's features for this batch; undefined pairs have weight 0."""
+        """The RDM of the network's features for this batch.
+
+        Undefined pairs have weight 0, and so has a stimulus that came twice, by id, with itself, as with
+        measured teachers: its distance, 0 of any network, would teach nothing and look like agreement. Images
+        without ids are all taken for different ones.
+        """
         with torch.no_grad():
             rdm = self._measure(features[self.layer].float())[None]
         measured = torch.isfinite(rdm)
+        if batch.ids is not None and len(set(batch.ids)) < len(batch.ids):
+            first = {stimulus: place for place, stimulus in reversed(list(enumerate(batch.ids)))}
+            same = torch.tensor([first[stimulus] for stimulus in batch.ids], device=rdm.device)
+            i, j = condensed_index(len(same), rdm.device)
+            measured &= same[i] != same[j]
         return Target(rdm.nan_to_num(nan=0.0), measured.to(rdm.dtype))
 
     def match(self, ids: Sequence[str]) -> Match | None:
