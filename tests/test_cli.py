@@ -330,7 +330,7 @@ def test_compare_a_network_of_ones_own(
     ):
         code, _, errors = shell(
             "compare", "factory_of_mine:tiny", "--stimuli", data["stimuli"], "--rdms", data["brain.h5"],
-            "--out", "more", *changes,
+            "--average", "session", "--out", "more", *changes,
         )  # fmt: skip
         assert code == 1
         assert message in errors

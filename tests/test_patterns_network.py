@@ -296,3 +296,15 @@ def test_what_a_glob_finds_need_not_run_but_what_is_named_must() -> None:
         extract_patterns(Model(), shown, ["used", "unused"])
     with pytest.raises(NeurordlError, match="batch_size=0"):
         extract_patterns(Model(), shown, batch_size=0)
+
+
+def test_images_that_a_network_does_not_take_are_told_in_its_words() -> None:
+    with pytest.raises(NeurordlError, match=r"takes 3 channels, but the images are 1 x 8 x 8"):
+        extract_patterns(small_cnn(num_classes=3), stimuli())
+
+    class Full(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):  # nothing is wrong with the images
+        extract_patterns(Full(), stimuli())

@@ -148,7 +148,6 @@ def compare(
             raise NeurordlError(f"a network is compared on images: pass --stimuli FOLDER for {source}")
         thing = load_network(source, checkpoint, pretrained=pretrained)
         shown = nrl.StimulusSet.from_folder(stimuli, **images)
-        _check_takes(thing, shown)
     if pairs is not None and "pairs" not in options:
         raise NeurordlError(f"--pairs is for a run, which knows what it fitted; {source} is none")
     scores = nrl.evaluate(
@@ -181,19 +180,6 @@ def _model_rdms(source: str, labels: Path | None) -> RDMs:
     if labels is not None and "stimulus" not in rdms.pattern_descriptors:
         return nrl.load_rdms(source, labels=labels)
     return rdms
-
-
-def _check_takes(network: nn.Module, shown: StimulusSet) -> None:
-    """Whether a network takes the stimuli, by the first one."""
-    from neurordl.patterns.network import as_input, frozen_eval
-    from neurordl.students.loading import why_unfit
-
-    images = as_input(shown.images([0]), network)
-    try:
-        with frozen_eval(network):
-            network(images)
-    except RuntimeError as error:
-        raise NeurordlError(why_unfit(network, [images], error, "network")) from error
 
 
 def _numbers(text: str | None, which: int) -> list[float] | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from neurordl.errors import NeurordlError
 from neurordl.patterns.layers import OUTPUT, resolve_layers
 from neurordl.stimuli import StimulusSet
+from neurordl.students.loading import why_unfit
 
 
 def _first_tensor(output: Any, name: str) -> Tensor:
@@ -212,7 +213,12 @@ def read_batches(
                 images = stimuli.images(range(start, min(start + batch_size, len(stimuli))))
                 images = as_input(images.to(there), model)
                 # What a glob finds need not run; what is named, or ran once, has to run in each batch.
-                _, features = read_layers(model, images, names, missing=start == 0, reduce=reduce)
+                try:
+                    _, features = read_layers(model, images, names, missing=start == 0, reduce=reduce)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    raise NeurordlError(why_unfit(model, [images], error, "network")) from error
                 if absent := [name for name in names if name in asked and name not in features]:
                     read_layers(model, images, absent)  # raises with the reason
             names = list(features)
@@ -256,7 +262,7 @@ def extract_patterns(
     Raises
     ------
     NeurordlError
-        If a layer does not exist or did not run.
+        If a layer does not exist or did not run, or the network does not take the images.
     """
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for start, features in read_batches(model, stimuli, layers, batch_size, device, progress):
