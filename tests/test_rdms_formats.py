@@ -651,6 +651,23 @@ def test_numbers_that_can_only_be_ids(tmp_path: Path, text: str) -> None:
     np.testing.assert_array_equal(found.dissimilarities, [[1, 2, 4]])
 
 
+@pytest.mark.parametrize("similarity", [None, "1-s"])
+def test_numbers_above_a_matrix_that_is_rounded_or_of_similarities(tmp_path: Path, similarity: Any) -> None:
+    # 10 columns could also be 11 RDMs of 5 stimuli
+    vector = np.random.default_rng(0).random(45)
+    matrix = squareform(vector)
+    matrix = 1 - matrix if similarity else matrix
+    matrix[0, 1] *= 1 + 1e-9
+    ids = list(map(str, range(100, 110)))
+    rows = [ids, *([repr(one) for one in row] for row in matrix.tolist())]
+    (tmp_path / "it.csv").write_text("\n".join(map(",".join, rows)))
+    (tmp_path / "turned.csv").write_text("\n".join(map(",".join, zip(*rows, strict=True))))
+    for name in ("it.csv", "turned.csv"):
+        found = load_rdms(tmp_path / name, similarity=similarity)
+        assert found.pattern_descriptors["stimulus"] == ids
+        np.testing.assert_allclose(found.dissimilarities, vector[None], rtol=1e-8)
+
+
 def test_rdms_too_large_for_mat(tmp_path: Path) -> None:
     rdms = RDMs(np.ones((2, 3)))
     rdms.n_cond = 20_000  # as large as it would be, without its values

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from neurordl.errors import NeurordlError
 from neurordl.rdms.formats.held import Diagonal, Layout, Similarity
 
-__all__ = ["condense", "could_be_rdms", "matrix_of"]
+__all__ = ["condense", "could_be_rdms", "looks_square", "matrix_of"]
 
 Values = npt.NDArray[Any]
 
@@ -49,7 +49,7 @@ def condense(
     _check_axes(array, what)
     squares, vectors = _squares(array), _vectors(array)
     if layout != "condensed" and squares:
-        fitting = [one for one in squares if _looks_square(one)]
+        fitting = [one for one in squares if looks_square(one)]
         clear = len(fitting) == 1 or (vectors is None and len(squares) == 1) or layout == "square"
         if not clear:
             raise NeurordlError(
@@ -169,7 +169,8 @@ def _near(diagonal: Values, value: float, within: float) -> bool:
     return bool((np.abs(finite - value) <= within).all())
 
 
-def _looks_square(stack: Values) -> bool:
+def looks_square(stack: Values) -> bool:
+    """Whether matrices are symmetric up to rounding, with a diagonal of zeros or of ones."""
     for matrix in stack:
         diagonal, within = np.diagonal(matrix), _rounding(matrix)
         if not (_near(diagonal, 0, within) or _near(diagonal, 1, _ROUNDING)):

@@ -11,7 +11,7 @@ from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms.formats.held import Held
-from neurordl.rdms.formats.shapes import matrix_of
+from neurordl.rdms.formats.shapes import looks_square, matrix_of
 
 __all__ = ["read_ids", "read_text", "table_content"]
 
@@ -93,12 +93,10 @@ def _has_ids(rows: Rows) -> tuple[bool, bool]:
 
 
 def _is_square(rows: Rows) -> bool:
-    """Whether the rows are a matrix with a diagonal of zeros: what stands beside it can only be ids."""
+    """Whether the rows are a square RDM, or similarities: what stands beside it can only be ids."""
     if len(rows) < 2 or any(_is_text(cell) for row in rows for cell in row):
         return False
-    values = np.array([[_value(cell) for cell in row] for row in rows])
-    symmetric = np.array_equal(values, values.T, equal_nan=True)
-    return symmetric and not np.nan_to_num(np.diag(values)).any()
+    return looks_square(np.array([[[_value(cell) for cell in row] for row in rows]]))
 
 
 def _value(cell: str) -> float:
