@@ -300,15 +300,3 @@ def test_a_file_that_the_system_cuts_short(tmp_path: Path, limit: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_several_rdms_of_two_stimuli_come_back(tmp_path: Path) -> None:
-    rdms = RDMs(
-        np.array([[0.5], [0.2]]),
-        rdm_descriptors={"subject": ["a", "b"]},
-        pattern_descriptors={"stimulus": ["x", "y"]},
-    )
-    save_rdms(rdms, tmp_path / "two.h5")
-    read = load_rdms(tmp_path / "two.h5")
-    np.testing.assert_array_equal(read.dissimilarities, rdms.dissimilarities)
-    assert read.rdm_descriptors["subject"] == ["a", "b"]

@@ -333,6 +333,48 @@ def test_npz_names_its_stimuli_and_subjects(tmp_path: Path) -> None:
         load_rdms(path)
 
 
+def test_npz_ids_as_bytes_and_pictures_that_are_no_ids(tmp_path: Path) -> None:
+    path = tmp_path / "it.npz"
+    np.savez(path, D=squares(1), ids=np.array([one.encode() for one in IDS]))
+    assert load_rdms(path).pattern_descriptors["stimulus"] == IDS
+    np.savez(path, D=squares(1), stimuli=np.zeros((N, 4, 4, 3), np.uint8), id=np.array([IDS]))
+    assert load_rdms(path).pattern_descriptors["stimulus"] == IDS
+    np.savez(path, D=squares(1), ids=np.array([b"\xff"] * N))
+    with pytest.raises(NeurordlError, match="damaged"):
+        load_rdms(path)
+
+
+def test_an_array_twice_in_npz(tmp_path: Path) -> None:
+    np.savez(tmp_path / "it.npz", D=squares(1))
+    with zipfile.ZipFile(tmp_path / "it.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("D.npy", archive.read("D.npy"))
+    with pytest.raises(NeurordlError, match="an array twice"):
+        load_rdms(tmp_path / "it.npz")
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".npz"])
+def test_descriptors_of_several_numbers_come_back(tmp_path: Path, suffix: str) -> None:
+    rdms = example()
+    rdms.pattern_descriptors["place"] = np.arange(2.0 * N).reshape(N, 2)
+    rdms.rdm_descriptors["window"] = [[0.1, 0.2], [0.2, 0.3], [0.3, 0.4]]
+    save_rdms(rdms, tmp_path / f"it{suffix}")
+    found = load_rdms(tmp_path / f"it{suffix}")
+    np.testing.assert_array_equal(found.pattern_descriptors["place"], rdms.pattern_descriptors["place"])
+    assert found.rdm_descriptors["window"] == rdms.rdm_descriptors["window"]
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".npz", ".mat", ".npy"])
+def test_several_rdms_of_two_stimuli(tmp_path: Path, suffix: str) -> None:
+    rdms = RDMs(np.array([[0.5], [0.2], [0.1]]), pattern_descriptors={"stimulus": ["x", "y"]})
+    if suffix == ".npy":  # (3, 1) is also one RDM of three stimuli, as a column
+        with pytest.raises(NeurordlError, match="3 RDMs of two stimuli"):
+            save_rdms(rdms, tmp_path / "two.npy", lossy=True)
+        assert list(tmp_path.iterdir()) == []
+        return
+    save_rdms(rdms, tmp_path / f"two{suffix}")
+    np.testing.assert_array_equal(load_rdms(tmp_path / f"two{suffix}").dissimilarities, rdms.dissimilarities)
+
+
 class Bomb:
     """Would make a file, were it unpickled."""
 

@@ -122,7 +122,10 @@ def load_rdms(
             f"cannot read {source}: it is damaged, or not a {source.suffix.lower()} file "
             f"({error or type(error).__name__}); write it again"
         ) from error
-    vectors = condense(held.values, str(source), layout or held.layout, similarity, diagonal)
+    values = held.values
+    if held.layout == "condensed" and np.ndim(values) == 2 and values.shape[1] == 1:
+        values = list(values)  # RDMs of two stimuli, not one RDM as a column
+    vectors = condense(values, str(source), layout or held.layout, similarity, diagonal)
     rdms = _rdms(held, source, vectors)
     set_ids(rdms, ids, labels, source)
     set_of_rdms(rdms, "subject", [subjects] if isinstance(subjects, str) else subjects, source)

@@ -37,6 +37,8 @@ def read_npz(source: Path, name: str | None) -> Held:
         _no_pickle(handle, str(source))
     with zipfile.ZipFile(source) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+        if len({member.filename for member in members}) < len(members):
+            raise NeurordlError(f"{source} has an array twice under one name: it is damaged, write it again")
         if len(members) > _MEMBERS:
             raise NeurordlError(f"{source} holds {len(members)} arrays, and RDM files never so many")
         arrays: dict[str, Any] = {}
@@ -98,6 +100,10 @@ def _array(handle: IO[bytes], size: int, label: str) -> npt.NDArray[Any]:
 
 def npy_content(rdms: RDMs) -> bytes:
     """(RDMs, pairs), in their own precision."""
+    if rdms.n_cond == 2 and rdms.n_rdm > 1:
+        raise NeurordlError(
+            f"{rdms.n_rdm} RDMs of two stimuli would come back from a .npy as one RDM in a column; write .h5"
+        )
     file = io.BytesIO()
     np.save(file, np.ascontiguousarray(rdms.dissimilarities), allow_pickle=False)
     return file.getvalue()

@@ -42,11 +42,8 @@ def read(source: Path, name: str | None) -> Held:
             "write it with rdms.save(path, file_type='hdf5') or save_rdms"
         )
     try:
-        values = found["dissimilarities"]
-        if np.ndim(values) == 2 and values.shape[1] == 1:
-            values = list(values)  # RDMs of two stimuli, not one RDM as a column
         return Held(
-            values,
+            found["dissimilarities"],
             "condensed",
             found.get("dissimilarity_measure"),
             dict(found.get("descriptors") or {}),

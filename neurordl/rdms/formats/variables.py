@@ -139,9 +139,11 @@ def _each(value: Any) -> list[Any] | None:
     """One value per stimulus or RDM: text or numbers."""
     if isinstance(value, str):
         return [value]
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiubU":
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiubSU":
+        if sum(length != 1 for length in value.shape) > 1:
+            return None  # a table, or pictures of the stimuli
         flat: list[Any] = value.ravel().tolist()
-        return flat
+        return [one.decode() if isinstance(one, bytes) else one for one in flat]
     if isinstance(value, list) and value:
         values = [_one(one) for one in value]
         return None if None in values else values
@@ -161,8 +163,12 @@ def _described(held: Held, kind: str, variables: Mapping[str, Any]) -> None:
             for group in groups:
                 place = place.setdefault(group, {})
             place[last] = _plain(value)
-        elif (values := _each(value)) is not None:
-            getattr(held, kind)[key] = values
+        else:
+            # save_rdms keeps rows of numbers in .npz; what is not text or numbers is left out
+            several = f"{kind}/{key}" in variables and np.ndim(value) > 1
+            values = value.tolist() if several else _each(value)
+            if values is not None:
+                getattr(held, kind)[key] = values
 
 
 def _plain(value: Any) -> Any:
