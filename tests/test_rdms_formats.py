@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rsatoolbox.rdm import RDMs
@@ -605,6 +606,91 @@ def test_version_73(tmp_path: Path) -> None:
         found = load_rdms(path)
     np.testing.assert_array_equal(found.dissimilarities, vectors(2))
     assert found.rdm_descriptors["session"] == ["1", "2"]
+
+
+def test_version_73_of_what_is_no_number_or_text(tmp_path: Path) -> None:
+    path = tmp_path / "it.mat"
+    mat73(path, {"D": squares(1)[0], "ids": np.arange(1.0, N + 1)})
+    with h5py.File(path, "r+") as file:
+        # an array of strings: where they are in a part of the file that is not documented
+        file["ids"].attrs["MATLAB_class"] = np.bytes_("string")
+        empty = file.create_dataset("e", data=np.zeros(2, np.uint64))  # struct("a", {}), as MATLAB has it
+        empty.attrs["MATLAB_class"], empty.attrs["MATLAB_empty"] = np.bytes_("struct"), np.uint8(1)
+        letters = np.empty(1, dtype=object)
+        letters[0] = np.array([b"a"])
+        empty.attrs.create("MATLAB_fields", letters, dtype=h5py.vlen_dtype(np.dtype("S1")))
+        sparse = file.create_group("S")
+        sparse.attrs["MATLAB_class"], sparse.attrs["MATLAB_sparse"] = np.bytes_("double"), np.uint64(N)
+        for part in ("data", "ir", "jc"):
+            sparse[part] = np.arange(3)
+    with pytest.warns(UserWarning, match=r"'ids' in .* is not read: strings .*cellstr") as caught:
+        found = load_rdms(path)
+    assert "does not say which stimuli" in str(caught[1].message)
+    assert "stimulus" not in found.pattern_descriptors
+    np.testing.assert_array_equal(found.dissimilarities, vectors(1))
+    with pytest.raises(NeurordlError, match=r"'ids' in .* is not read"):
+        load_rdms(path, name="ids")
+    mat73(path, {"D": squares(1)[0], "ids": IDS})
+    with h5py.File(path, "r+") as file:
+        file["ids"][0, 0] = h5py.Reference()  # nothing in a cell: the others do not move up
+    with pytest.warns(UserWarning, match="does not say which stimuli"):
+        load_rdms(path)
+
+
+def mat5(path: Path, *variables: bytes) -> None:
+    path.write_bytes(b"MATLAB 5.0 MAT-file".ljust(116) + bytes(8) + b"\x00\x01IM" + b"".join(variables))
+
+
+def mat5_element(kind: int, content: bytes) -> bytes:
+    return struct.pack("<2I", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def mat5_matrix(name: bytes, matrix: np.ndarray, kind: int = 6) -> bytes:
+    parts = (
+        mat5_element(6, struct.pack("<2I", kind, 0)),
+        mat5_element(5, struct.pack("<2i", *matrix.shape)),
+        mat5_element(1, name),
+        mat5_element(9 if kind == 6 else 6, matrix.T.tobytes()),
+    )
+    return mat5_element(14, b"".join(parts))
+
+
+def mat5_string(name: bytes) -> bytes:
+    """An array of strings: MATLAB writes an object, which says where in the file the text is."""
+    where = mat5_matrix(b"", np.array([[0xDD000000], [2], [1], [1], [1], [1]], "<u4"), 13)
+    parts = (
+        mat5_element(6, struct.pack("<2I", 17, 0)),
+        *(mat5_element(1, t) for t in (name, b"MCOS", b"string")),
+    )
+    return mat5_element(14, b"".join(parts) + where)
+
+
+def test_version_5_of_what_is_no_number_or_text(tmp_path: Path) -> None:
+    path = tmp_path / "it.mat"
+    mat5(path, mat5_matrix(b"D", squares(1)[0]), mat5_string(b"ids"))
+    assert "D" in scipy.io.loadmat(path)
+    with pytest.warns(UserWarning, match=r"'ids' in .* is not read: strings .*cellstr|which stimuli"):
+        np.testing.assert_array_equal(load_rdms(path).dissimilarities, vectors(1))
+    fields = b"".join(name.ljust(32, b"\0") for name in (b"RDM", b"name"))
+    parts = (
+        mat5_element(6, struct.pack("<2I", 2, 0)),
+        mat5_element(5, struct.pack("<2i", 1, 1)),
+        mat5_element(1, b"RDMs"),
+        mat5_element(5, struct.pack("<i", 32)),
+        mat5_element(1, fields),
+        mat5_matrix(b"", squares(1)[0]),
+        mat5_string(b""),
+    )
+    mat5(path, mat5_element(14, b"".join(parts)))
+    assert scipy.io.loadmat(path)["RDMs"].dtype.names == ("RDM", "name")
+    with pytest.raises(
+        NeurordlError, match=r"no variable that can be RDMs.*RDMs \(not read: in it are strings"
+    ):
+        load_rdms(path)
+    scipy.io.savemat(path, {"D": squares(1)[0] * 1j, "S": scipy.sparse.csc_array(squares(1)[0])})
+    for name in "DS":
+        with pytest.raises(NeurordlError, match=rf"'{name}' in .* is not read.*full\(x\)"):
+            load_rdms(path, name=name)
 
 
 def test_big_endian(tmp_path: Path) -> None:

@@ -102,10 +102,12 @@ def _check_texts(item: h5py.Dataset, file_bytes: int) -> None:
         raise NeurordlError(f"{item.name} claims a text of {longest} bytes: it is damaged")
 
 
-def read_attributes(item: h5py.Group | h5py.Dataset, file_bytes: int) -> dict[str, Any]:
-    """The attributes of a group or dataset, as guarded as `read_dataset`."""
+def read_attributes(
+    item: h5py.Group | h5py.Dataset, file_bytes: int, names: Iterable[str] | None = None
+) -> dict[str, Any]:
+    """The attributes of a group or dataset, or those of some names, as guarded as `read_dataset`."""
     result = {}
-    for name in item.attrs:
+    for name in item.attrs if names is None else filter(item.attrs.__contains__, names):
         found = item.attrs.get_id(name)
         _check_type(found.dtype, f"the attribute {name!r} of {item.name}")
         claimed = int(np.prod(found.shape or (), dtype=object)) * found.dtype.itemsize

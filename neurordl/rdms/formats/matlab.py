@@ -23,6 +23,8 @@ from neurordl.rdms.formats.variables import choose
 __all__ = ["mat5_variables", "mat_content", "read_mat"]
 
 _DEPTH = 16
+_WHOLE = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+_NUMBERS = ("", "double", "single", "logical", *_WHOLE)
 
 
 def read_mat(source: Path, name: str | None) -> Held:
@@ -48,12 +50,13 @@ def read_mat(source: Path, name: str | None) -> Held:
 
 
 def mat5_variables(source: Path) -> dict[str, Any]:
-    """All variables of a file of version 5 that can be RDMs or say something of them."""
-    whole = checked_mat5(source.read_bytes(), str(source))
+    """The variables of a file of version 5; None for those that are not read (objects, sparse, complex)."""
+    whole, left_out = checked_mat5(source.read_bytes(), str(source))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loaded = scipy.io.loadmat(io.BytesIO(whole), mat_dtype=True, struct_as_record=True)
-    return {key: _plain(value) for key, value in loaded.items() if not key.startswith("__")}
+    found = {key: _plain(value) for key, value in loaded.items() if not key.startswith("__")}
+    return found | dict.fromkeys(left_out)
 
 
 def _plain(value: Any) -> Any:
@@ -81,21 +84,21 @@ def _value(file: h5py.File, item: Any, size: int, depth: int = 0) -> Any:
         return _structs(file, item, size, depth)
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         return None
-    attributes = read_attributes(item, size)
+    attributes = read_attributes(item, size, ("MATLAB_class", "MATLAB_empty"))
     kind = attributes.get("MATLAB_class", b"")
     kind = kind.decode("ascii", "replace") if isinstance(kind, bytes) else str(kind)
     if "MATLAB_empty" in attributes:
         return "" if kind == "char" else [] if kind in ("cell", "struct") else np.empty((0, 0))
     values = read_dataset(item, size)
     if h5py.check_ref_dtype(item.dtype) is not None:  # a cell array
-        return [_value(file, file[ref], size, depth + 1) for ref in np.ravel(values) if ref]
+        return [_value(file, file[ref], size, depth + 1) if ref else None for ref in np.ravel(values)]
     if kind == "char":
         rows = np.atleast_2d(np.asarray(values, dtype="<u2").T)
         texts = [row.tobytes().decode("utf-16-le", "replace") for row in np.ascontiguousarray(rows)]
         return texts[0] if len(texts) == 1 else [text.rstrip() for text in texts]
     array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        return None
+    if array.dtype.kind not in "fiub" or kind not in _NUMBERS:
+        return None  # of MATLAB's strings and other objects the file has only where they are kept
     if kind == "logical":
         array = array.astype(bool)
     return array.T if kind else array  # MATLAB's columns come first; others' HDF5 files are in their order
@@ -118,9 +121,8 @@ def _structs(file: h5py.File, group: h5py.Group, size: int, depth: int) -> list[
     count = min(len(column) for column in columns.values())
     return [
         {
-            name: _value(file, file[column[k]], size, depth + 1)
+            name: _value(file, file[column[k]], size, depth + 1) if column[k] else None
             for name, column in columns.items()
-            if column[k]
         }
         for k in range(count)
     ]

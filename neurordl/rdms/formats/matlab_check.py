@@ -78,7 +78,8 @@ class _Walk:
             raise _DamageError("an array has no flags")
         kind, is_complex = self.word(flags.start) & 0xFF, bool(self.word(flags.start) & 0x800)
         if kind not in (_CELL, _STRUCT, _CHAR, *_NUMBERS):
-            return whole.after, "", False  # objects, functions, sparse matrices: no RDMs
+            # objects, MATLAB's strings, functions, sparse matrices: no RDMs
+            return whole.after, self._name_of_other(flags.after, stop), False
         dims = self.element(flags.after, stop)
         if dims.kind != 5 or dims.size % 4 or not 8 <= dims.size <= 128:
             raise _DamageError("an array has no dimensions")
@@ -92,6 +93,13 @@ class _Walk:
             raise _DamageError(f"an array claims the shape {shape}")
         readable = self._content(kind, count, name.after, stop, depth)
         return whole.after, label, readable and not is_complex
+
+    def _name_of_other(self, at: int, stop: int) -> str:
+        """The name of what is not read; objects have no dimensions before it."""
+        found = self.element(at, stop)
+        if found.kind == 5:
+            found = self.element(found.after, stop)
+        return self.data[found.start : found.start + found.size].decode("latin-1") if found.kind == 1 else ""
 
     def _content(self, kind: int, count: int, at: int, stop: int, depth: int) -> bool:
         if kind in (_CELL, _STRUCT):
@@ -130,8 +138,8 @@ def _ascii(name: bytes) -> str:
     return name.decode("ascii", "replace")
 
 
-def checked_mat5(content: bytes, label: str) -> bytes:
-    """The same file without compression, and without variables that cannot be RDMs or say anything of them.
+def checked_mat5(content: bytes, label: str) -> tuple[bytes, list[str]]:
+    """The same file without compression and what is not read (objects and the like), whose names come along.
 
     Raises
     ------
@@ -141,6 +149,7 @@ def checked_mat5(content: bytes, label: str) -> bytes:
     order: Literal["little", "big"] = "little" if content[126:128] == b"IM" else "big"
     # bytes 116 to 124 say where MATLAB keeps its objects: these are left out
     parts, names, at = [content[:116] + bytes(8) + content[124:128]], set[str](), 128
+    left_out = []
     outer = _Walk(content, order)
     try:
         while at < len(content):
@@ -150,15 +159,18 @@ def checked_mat5(content: bytes, label: str) -> bytes:
                 data = _inflate(content[found.start : found.start + found.size], order)
             _, name, readable = _Walk(data, order).matrix(0, len(data))
             at = found.after
-            if not readable or not name:
+            if not name:
                 continue
             if name in names:
                 raise _DamageError(f"the variable {name!r} comes twice")
             names.add(name)
+            if not readable:
+                left_out.append(name)
+                continue
             parts.append(data + bytes(-len(data) % 8))
     except (_DamageError, zlib.error) as error:
         raise NeurordlError(f"cannot read {label}: {error}; it is damaged, save it again") from error
-    return b"".join(parts)
+    return b"".join(parts), left_out
 
 
 def _inflate(packed: bytes, order: Literal["little", "big"]) -> bytes:

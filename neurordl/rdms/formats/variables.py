@@ -19,6 +19,10 @@ DESCRIPTORS = ("descriptors", "rdm_descriptors", "pattern_descriptors")
 _IDS = ("stimulus", "stimuli", "stimulus_ids", "ids", "id")
 _OF_RDMS = {"subject": ("subject", "subjects"), "roi": ("roi", "rois"), "session": ("session", "sessions")}
 _RESERVED = {*_IDS, *DESCRIPTORS, "dissimilarity_measure", *(n for names in _OF_RDMS.values() for n in names)}
+_NOT_READ = (
+    "is not read: strings and other objects of MATLAB are kept in a way that is not documented, and sparse "
+    "and complex arrays are no RDMs; in MATLAB, store text as cellstr(x) or char(x), numbers as full(x)"
+)
 # ROI | subject | session, as the MATLAB toolbox names the RDMs that it makes
 _TOOLBOX_NAME = re.compile(r"([^|]+)\|([^|]+)\|\s*session\s*:?\s*([^|\s]+)\s*", re.IGNORECASE)
 
@@ -29,7 +33,8 @@ def choose(variables: Mapping[str, Any], name: str | None, source: Path) -> Held
     Parameters
     ----------
     variables
-        By name: numpy arrays; text; a list for a cell or character array; a list of dicts for a struct array.
+        By name: numpy arrays; text; a list for a cell or character array; a list of dicts for a struct array;
+        None for what is not read.
     name
         The one to read; None where there is only one that can be RDMs.
     source
@@ -37,6 +42,9 @@ def choose(variables: Mapping[str, Any], name: str | None, source: Path) -> Held
     """
     chosen = variables[_name(variables, name, source)]
     held = _from_struct(chosen, source) if _is_struct(chosen) else Held(chosen)
+    held.notices += [
+        f"{key!r} in {source} {_NOT_READ}" for key in _IDS if key in variables and variables[key] is None
+    ]
     if "rdm_descriptors/index" in variables:  # save_rdms wrote it
         held.layout = "condensed"
     measure = variables.get("dissimilarity_measure")
@@ -59,6 +67,8 @@ def _name(variables: Mapping[str, Any], name: str | None, source: Path) -> str:
     if name is not None:
         if name not in variables:
             raise NeurordlError(f"{source} has no variable {name!r}; it has: {listed}")
+        if variables[name] is None:
+            raise NeurordlError(f"{name!r} in {source} {_NOT_READ}")
         return name
     if "dissimilarities" in variables:
         return "dissimilarities"
@@ -83,6 +93,8 @@ def _shape(value: Any) -> str:
         return " x ".join(map(str, value.shape)) or "a number"
     if _is_struct(value):
         return f"{len(value)} structs"
+    if value is None:
+        return "not read: in it are strings or other objects of MATLAB, sparse or complex numbers"
     return f"{len(value)} items" if isinstance(value, list) else "text"
 
 
