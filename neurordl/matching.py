@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from neurordl.errors import NeurordlError
 
-__all__ = ["Match", "check_ids", "match_ids", "natural_key", "near_misses"]
+__all__ = ["Match", "check_ids", "match_ids", "natural_key", "near_misses", "possible_ids"]
 
 _EXTENSION = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|npy|npz|mat|nii(\.gz)?)$", re.IGNORECASE)
 _DIGITS = re.compile(r"([0-9]+)")
@@ -64,7 +64,8 @@ def _texts(ids: Iterable[object], what: str) -> tuple[str, ...]:
         if not isinstance(value, str) or not value.strip():
             raise NeurordlError(
                 f"the ids of the {what} must be non-empty strings, but number {position} (from 0) is "
-                f"{value!r:.60} ({type(value).__name__}); convert them with str() where they are numbers"
+                f"{value!r:.60} ({type(value).__name__}); convert numbers by str(), as the other side "
+                "writes them ('7' is another id than '007')"
             )
     return tuple(str(value) for value in given)
 
@@ -193,6 +194,15 @@ def near_misses(match: Match) -> str:
     ways = [name for name in _WAYS if _loose(value, leave=name) != _loose(near, leave=name)]
     differ = " and ".join(ways) or "letter case"
     return f" ({len(pairs)} differ only by {differ}, such as {value!r} and {near!r})"
+
+
+def possible_ids(columns: Mapping[str, Iterable[Any]], use: str = "rename it to 'stimulus'") -> str:
+    """The descriptor or column that could be the ids, for it has another text in each row, in words."""
+    for name, values in columns.items():
+        own = list(values)
+        if all(isinstance(one, str) and one for one in own) and len(set(own)) == len(own) > 1:
+            return f"; {name!r} has another text for each row: if these are the ids, {use.format(name=name)}"
+    return ""
 
 
 def _loose(text: str, leave: str = "") -> str:

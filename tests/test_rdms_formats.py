@@ -334,6 +334,94 @@ def test_npz_names_its_stimuli_and_subjects(tmp_path: Path) -> None:
         load_rdms(path)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".mat"])
+def test_what_could_be_the_ids_is_pointed_out(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"it{suffix}"
+    conds = np.array(IDS, dtype=object if suffix == ".mat" else str)
+    variables = {"D": squares(1)[0], "group": conds[[0, 0, 1, 1, 2]], "conds": conds, "few": conds[:3]}
+    scipy.io.savemat(path, variables) if suffix == ".mat" else np.savez(path, **variables)
+    with pytest.warns(
+        UserWarning,
+        match=r"; 'conds' has another text .*\['stimulus'\] = rdms.pattern_descriptors\['conds'\]$",
+    ):
+        found = load_rdms(path)
+    assert "few" not in found.pattern_descriptors
+    with pytest.raises(NeurordlError, match="'conds' has another text for each row"):
+        reindex(found, IDS)
+    found.pattern_descriptors["stimulus"] = found.pattern_descriptors["conds"]
+    np.testing.assert_array_equal(reindex(found, IDS), vectors(1))
+    assert load_rdms(path, ids=IDS[::-1]).pattern_descriptors["stimulus"] == IDS[::-1]
+    np.save(tmp_path / "it.npy", squares(1))
+    (tmp_path / "ids.csv").write_text("n,conds\n" + "".join(f"1,{one}\n" for one in IDS))
+    with pytest.raises(
+        NeurordlError, match=r"are n, conds; 'conds' has another text .* rename it to 'stimulus'"
+    ):
+        load_rdms(tmp_path / "it.npy", labels=tmp_path / "ids.csv")
+
+
+def test_texts_that_could_be_of_rdms_or_of_stimuli(tmp_path: Path) -> None:
+    cube = np.stack([squares(1)[0]] * N)  # as many RDMs as stimuli
+    np.savez(tmp_path / "it.npz", D=cube, who=np.array(list("vwxyz")))
+    with pytest.warns(UserWarning, match="does not say which stimuli its 5 rows are.*to their ids$"):
+        assert "who" not in load_rdms(tmp_path / "it.npz", layout="square").pattern_descriptors
+
+
+def test_structs_that_name_their_stimuli(tmp_path: Path) -> None:
+    array = np.empty((1, 2), dtype=[("RDM", object), ("name", object), ("ids", object), ("conds", object)])
+    names = np.array(IDS, dtype=object)
+    for k in range(2):
+        array[0, k] = (squares(2)[k], "ab"[k], names, names[::-1])
+    scipy.io.savemat(tmp_path / "it.mat", {"RDMs": array})
+    assert load_rdms(tmp_path / "it.mat").pattern_descriptors["stimulus"] == IDS
+    array[0, 1]["ids"] = names[::-1]
+    scipy.io.savemat(tmp_path / "it.mat", {"RDMs": array})
+    with pytest.raises(
+        NeurordlError, match=r"in the field 'ids', and not all alike; bring them into one order"
+    ):
+        load_rdms(tmp_path / "it.mat")
+    other = {"RDM": squares(1)[0], "conds": names}
+    scipy.io.savemat(tmp_path / "it.mat", {"RDMs": other})
+    with pytest.warns(UserWarning, match="'conds' has another text"):
+        load_rdms(tmp_path / "it.mat")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".mat", ".h5"])
+def test_numbers_are_no_ids_until_they_are_given_as_text(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"it{suffix}"
+    save_rdms(RDMs(vectors(1), pattern_descriptors={"stimulus": np.arange(1.0, N + 1)}), path)
+    with pytest.warns(
+        UserWarning, match=r"has numbers as stimulus ids \(1.0, 2.0, 3.0, ...\).*'1' another than"
+    ):
+        found = load_rdms(path)
+    with pytest.raises(
+        NeurordlError, match=r"number 0 \(from 0\) is 1.0 \(float\); convert numbers by str\(\)"
+    ):
+        reindex(found, ["1", "2"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = load_rdms(path, ids=["1", "2", "3", "4", "5"])
+    assert found.pattern_descriptors["stimulus"] == ["1", "2", "3", "4", "5"]
+    for wrong in (["2", "1", "3", "4", "5"], ["01", "02", "03", "04", "05"]):
+        with pytest.raises(NeurordlError, match="its own stimulus ids"):
+            load_rdms(path, ids=wrong)
+
+
+def test_rdms_in_columns(tmp_path: Path) -> None:
+    np.save(tmp_path / "it.npy", np.random.default_rng(0).random((45, 15)))
+    with pytest.warns(
+        UserWarning, match=r"\(45, 15\) was read as 45 RDMs, one per row; if each column is an RDM"
+    ):
+        assert load_rdms(tmp_path / "it.npy", ids=list("abcdef")).n_rdm == 45
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_rdms(tmp_path / "it.npy", ids=list("abcdef"), layout="condensed")
+        np.save(tmp_path / "rows.npy", np.random.default_rng(0).random((15, 45)))
+        load_rdms(tmp_path / "rows.npy", ids=list("abcdefghij"))
+    np.save(tmp_path / "it.npy", np.random.default_rng(0).random((45, 14)))
+    with pytest.raises(NeurordlError, match="its columns are of that length: transpose it"):
+        load_rdms(tmp_path / "it.npy")
+
+
 def test_npz_ids_as_bytes_and_pictures_that_are_no_ids(tmp_path: Path) -> None:
     path = tmp_path / "it.npz"
     np.savez(path, D=squares(1), ids=np.array([one.encode() for one in IDS]))

@@ -13,10 +13,19 @@ from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.artifacts import write_aside
 from neurordl.errors import NeurordlError
+from neurordl.matching import possible_ids
 from neurordl.rdms.formats import arrays, hdf5, matlab, tables
-from neurordl.rdms.formats.held import Diagonal, Held, Layout, Similarity
-from neurordl.rdms.formats.naming import agreed, set_ids, set_of_rdms
-from neurordl.rdms.formats.shapes import condense
+from neurordl.rdms.formats.held import (
+    Diagonal,
+    Held,
+    Layout,
+    Similarity,
+    agreed,
+    set_ids,
+    set_of_rdms,
+)
+from neurordl.rdms.formats.shapes import columns_fit, condense
+from neurordl.rdms.formats.tables import read_ids
 
 __all__ = ["load_rdms", "save_rdms"]
 
@@ -29,6 +38,7 @@ _READERS: dict[str, Callable[[Path, str | None], Held]] = {
     ".csv": tables.read_text,
     ".tsv": tables.read_text,
 }
+_USE = "rdms.pattern_descriptors['stimulus'] = rdms.pattern_descriptors[{name!r}]"
 _WRITERS: dict[str, Callable[[RDMs], bytes]] = {
     ".h5": hdf5.content,
     ".hdf5": hdf5.content,
@@ -97,8 +107,9 @@ def load_rdms(
     Warns
     -----
     UserWarning
-        The file names no stimuli (no pattern descriptor ``stimulus``). They are not made up: give them before
-        anything is matched. Also: ROI, subject and session were read from names.
+        The file names no stimuli (no pattern descriptor ``stimulus``), or by numbers. Ids are not made up:
+        give them before anything is matched; a descriptor that could be they is pointed out. Also: ROI,
+        subject and session were read from names; rows were read as RDMs where columns could be.
 
     Raises
     ------
@@ -126,8 +137,15 @@ def load_rdms(
     if held.layout == "condensed" and np.ndim(values) == 2 and values.shape[1] == 1:
         values = list(values)  # RDMs of two stimuli, not one RDM as a column
     vectors = condense(values, str(source), layout or held.layout, similarity, diagonal)
+    if layout is None and held.layout is None and columns_fit(values):
+        held.notices.append(
+            f"{source}: the shape {values.shape} was read as {len(vectors)} RDMs, one per row; if each "
+            "column is an RDM, transpose it; if this is right, say layout='condensed'"
+        )
     rdms = _rdms(held, source, vectors)
-    set_ids(rdms, ids, labels, source)
+    if ids is not None and labels is not None:
+        raise NeurordlError("ids were given twice, by ids= and by labels=; give one of them")
+    set_ids(rdms, ids if labels is None else read_ids(Path(labels)), source)
     set_of_rdms(rdms, "subject", [subjects] if isinstance(subjects, str) else subjects, source)
     set_of_rdms(rdms, "roi", [roi] * rdms.n_rdm if isinstance(roi, str) else roi, source)
     rdms.dissimilarity_measure = agreed(rdms.dissimilarity_measure, measure, source, "dissimilarity measure")
@@ -148,7 +166,8 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
     rdms
         Their descriptors hold text, numbers or (in .h5) None, alone or in lists and arrays of one kind.
     path
-        The file, in a folder that exists; a file already there is replaced.
+        The file, in a folder that exists. A file already there is replaced without asking, as numpy's and
+        scipy's writers do (rsatoolbox's own ``rdms.save`` refuses), once the new one is whole.
     lossy
         Leave out what the format has no place for, instead of an error that names it.
 
@@ -224,7 +243,7 @@ def _rdms(held: Held, source: Path, vectors: np.ndarray[Any, Any]) -> RDMs:
                 f"{source} has {len(values)} {name} names but {len(vectors)} RDMs: they are left out"
             )
     try:
-        return RDMs(
+        rdms = RDMs(
             vectors,
             dissimilarity_measure=held.measure,
             descriptors=held.descriptors,
@@ -232,7 +251,16 @@ def _rdms(held: Held, source: Path, vectors: np.ndarray[Any, Any]) -> RDMs:
             pattern_descriptors=held.pattern_descriptors,
         )
     except (ValueError, AttributeError, TypeError) as error:
-        raise NeurordlError(f"{source} does not hold consistent RDMs: {error}") from error
+        raise NeurordlError(
+            f"{source} does not hold consistent RDMs ({len(vectors)} of them): {error}; its descriptors have "
+            + ", ".join(
+                f"{len(v)} {k}" for k, v in {**held.rdm_descriptors, **held.pattern_descriptors}.items()
+            )
+        ) from error
+    for name, texts in held.texts.items():
+        if "stimulus" not in rdms.pattern_descriptors and len(texts) == rdms.n_cond != rdms.n_rdm:
+            rdms.pattern_descriptors.setdefault(name, texts)
+    return rdms
 
 
 def _check_values(rdms: RDMs, what: str) -> None:
@@ -252,13 +280,20 @@ def _check_values(rdms: RDMs, what: str) -> None:
 def _notify(rdms: RDMs, held: Held, source: Path) -> None:
     for notice in held.notices:
         warnings.warn(notice, UserWarning, stacklevel=3)
-    if "stimulus" in rdms.pattern_descriptors:
+    ids = rdms.pattern_descriptors.get("stimulus")
+    if ids is None:
+        problem = (
+            f"does not say which stimuli its {rdms.n_cond} rows are; before matching give ids= or labels=, "
+        )
+        problem += "or set rdms.pattern_descriptors['stimulus'] to their ids" + possible_ids(
+            rdms.pattern_descriptors, _USE
+        )
+    elif not all(isinstance(one, str) for one in ids):
+        numbers = f"{', '.join(map(str, ids[:3]))}{', ...' if len(ids) > 3 else ''}"
+        problem = (
+            f"has numbers as stimulus ids ({numbers}), and ids are text, '1' another than '001'; before "
+        )
+        problem += "matching give ids= or labels=, or set rdms.pattern_descriptors['stimulus'] to their text"
+    else:
         return
-    others = [name for name in rdms.pattern_descriptors if name != "index"]
-    warnings.warn(
-        f"{source} does not say which stimuli its {rdms.n_cond} rows are; before matching give ids= or "
-        "labels=, or set rdms.pattern_descriptors['stimulus'] to their ids"
-        + (f" (the file has the pattern descriptors {', '.join(others)})" if others else ""),
-        UserWarning,
-        stacklevel=3,
-    )
+    warnings.warn(f"{source} {problem}", UserWarning, stacklevel=3)

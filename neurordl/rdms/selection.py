@@ -10,9 +10,17 @@ import numpy.typing as npt
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import check_ids, match_ids
+from neurordl.matching import check_ids, match_ids, possible_ids
 
-__all__ = ["descriptor_values", "pick_rdms", "reindex", "select_rdms", "stimulus_ids", "subject_names"]
+__all__ = [
+    "as_text",
+    "descriptor_values",
+    "pick_rdms",
+    "reindex",
+    "select_rdms",
+    "stimulus_ids",
+    "subject_names",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -104,7 +112,7 @@ def descriptor_values(rdms: RDMs, name: str) -> list[str]:
     if name not in rdms.rdm_descriptors:
         known = ", ".join(sorted(rdms.rdm_descriptors)) or "none"
         raise NeurordlError(f"the RDMs have no descriptor {name!r}; their RDM descriptors are: {known}")
-    return [_text(value) for value in rdms.rdm_descriptors[name]]
+    return [as_text(value) for value in rdms.rdm_descriptors[name]]
 
 
 def subject_names(rdms: RDMs) -> tuple[str, ...]:
@@ -128,6 +136,7 @@ def stimulus_ids(rdms: RDMs) -> tuple[str, ...]:
         raise NeurordlError(
             f"the RDMs ({rdms.n_cond} stimuli) carry no stimulus ids, and position does not tell; set "
             'rdms.pattern_descriptors["stimulus"] to the list of ids in the order of the rows'
+            + possible_ids(rdms.pattern_descriptors)
         )
     return check_ids((v.decode() if isinstance(v, bytes) else v for v in values), "RDMs")
 
@@ -179,7 +188,8 @@ def reindex(rdms: RDMs, ids: Sequence[str]) -> Floats:
     return out
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """A value of a descriptor as text, whole numbers without a point."""
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, float | np.floating):
@@ -193,7 +203,7 @@ def _pick(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
     for name, value in wanted.items():
         values = descriptor_values(rdms, name)
         single = isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray | set)
-        asked[name] = [_text(v) for v in ((value,) if single else value)]
+        asked[name] = [as_text(v) for v in ((value,) if single else value)]
         if unknown := [v for v in asked[name] if v not in values]:
             known = ", ".join(dict.fromkeys(values))
             raise NeurordlError(f"no RDM has {name} {', '.join(unknown)!r}; the values there are: {known}")
@@ -221,7 +231,7 @@ def _average(
     others = {name: values for name, values in described.items() if name not in names}
     groups: dict[tuple[str, ...], list[int]] = {}
     for k in range(len(vectors)):
-        groups.setdefault(tuple(_text(values[k]) for values in others.values()), []).append(k)
+        groups.setdefault(tuple(as_text(values[k]) for values in others.values()), []).append(k)
     means = np.full((len(groups), vectors.shape[1]), np.nan)
     for mean, members in zip(means, groups.values(), strict=True):
         stack = vectors[members].astype(np.float64)
@@ -232,7 +242,7 @@ def _average(
 
 def _check_subjects(vectors: npt.NDArray[Any], described: Mapping[str, list[Any]]) -> None:
     unnamed = "subject" not in described
-    subjects = ["unnamed"] * len(vectors) if unnamed else [_text(v) for v in described["subject"]]
+    subjects = ["unnamed"] * len(vectors) if unnamed else [as_text(v) for v in described["subject"]]
     rows: dict[str, list[int]] = {}
     for k, subject in enumerate(subjects):
         rows.setdefault(subject, []).append(k)
@@ -242,10 +252,10 @@ def _check_subjects(vectors: npt.NDArray[Any], described: Mapping[str, list[Any]
             name
             for name, values in described.items()
             if name != "subject"
-            and any(len({_text(values[k]) for k in group}) > 1 for group in several.values())
+            and any(len({as_text(values[k]) for k in group}) > 1 for group in several.values())
         ]
         values = ", ".join(
-            f"{name!r} ({', '.join(dict.fromkeys(_text(value) for value in described[name]))})"
+            f"{name!r} ({', '.join(dict.fromkeys(as_text(value) for value in described[name]))})"
             for name in differing
         )
         named = f"they differ in {values}: select= or average= over that"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from neurordl.errors import NeurordlError
 from neurordl.rdms.formats.held import Diagonal, Layout, Similarity
 
-__all__ = ["condense", "could_be_rdms", "looks_square", "matrix_of"]
+__all__ = ["columns_fit", "condense", "could_be_rdms", "looks_square", "matrix_of"]
 
 Values = npt.NDArray[Any]
 
@@ -64,6 +64,11 @@ def condense(
         f"{what} has the shape {array.shape}, which no {layout + ' ' if layout else ''}RDM has: expected a "
         "square matrix (n, n), a stack of them (RDMs, n, n), or the upper triangles row by row, one RDM per "
         "row: (RDMs, n(n-1)/2)"
+        + (
+            "; its columns are of that length: transpose it"
+            if layout != "square" and columns_fit(array)
+            else ""
+        )
     )
 
 
@@ -79,6 +84,13 @@ def _check_axes(array: Values, what: str) -> None:
             "sessions or ROIs is not known; read the array yourself, and make rsatoolbox RDMs of "
             "array.reshape(-1, n, n) with a descriptor for each axis"
         )
+
+
+def columns_fit(values: Any) -> bool:
+    """Whether an array is longer than wide, and its columns can be condensed RDMs."""
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or not 1 < values.shape[1] < values.shape[0]:
+        return False
+    return _stimuli(values.shape[0]) is not None
 
 
 def could_be_rdms(values: Any) -> bool:

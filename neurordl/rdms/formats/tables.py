@@ -10,6 +10,7 @@ import numpy as np
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
+from neurordl.matching import possible_ids
 from neurordl.rdms.formats.held import Held
 from neurordl.rdms.formats.shapes import looks_square, matrix_of
 
@@ -134,7 +135,11 @@ def read_ids(source: Path) -> list[str]:
     head = [cell.strip() for cell in rows[0]]
     named = next((name for name in ("id", "stimulus") if name in head), None)
     if named is None:
-        raise NeurordlError(f"{source} has no column 'id' or 'stimulus': its columns are {', '.join(head)}")
+        columns = {name: [row[place].strip() for row in rows[1:]] for place, name in enumerate(head)}
+        raise NeurordlError(
+            f"{source} has no column 'id' or 'stimulus': its columns are {', '.join(head)}"
+            + possible_ids(columns)
+        )
     return [row[head.index(named)].strip() for row in rows[1:]]
 
 

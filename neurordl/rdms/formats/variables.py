@@ -59,6 +59,9 @@ def choose(variables: Mapping[str, Any], name: str | None, source: Path) -> Held
                 held.rdm_descriptors.setdefault(descriptor, values)
     for kind in DESCRIPTORS:
         _described(held, kind, variables)
+    for key, value in variables.items():
+        if key not in _RESERVED and "/" not in key and (texts := _texts(value)):
+            held.texts[key] = texts
     return held
 
 
@@ -122,6 +125,8 @@ def _from_struct(structs: list[dict[str, Any]], source: Path) -> Held:
         values = [_one(one[field]) for one in structs]
         if field != key and None not in values and len({isinstance(value, str) for value in values}) == 1:
             held.rdm_descriptors[field] = values
+        elif _texts(structs[0][field]):
+            _same_texts(held, field, [_texts(one[field]) for one in structs], source)
     names = held.rdm_descriptors.get("name", [])
     read = [_TOOLBOX_NAME.fullmatch(name) if isinstance(name, str) else None for name in names]
     if read and all(read) and not {"roi", "subject", "session"} & set(held.rdm_descriptors):
@@ -135,6 +140,26 @@ def _from_struct(structs: list[dict[str, Any]], source: Path) -> Held:
             f"{names[0]!r} is roi {roi!r}, subject {subject!r}, session {session!r}"
         )
     return held
+
+
+def _same_texts(held: Held, field: str, each: list[list[str] | None], source: Path) -> None:
+    """A field with texts for each stimulus: one order for all RDMs, or they do not belong together."""
+    if any(one != each[0] for one in each):
+        if field.lower() in _IDS:
+            raise NeurordlError(
+                f"the RDMs in {source} name their stimuli in the field {field!r}, and not all alike; bring "
+                "them into one order and save them again"
+            )
+    elif field.lower() in _IDS:
+        held.pattern_descriptors.setdefault("stimulus", list(each[0] or ()))
+    else:
+        held.texts[field] = list(each[0] or ())
+
+
+def _texts(value: Any) -> list[str] | None:
+    """Several texts."""
+    values = None if isinstance(value, str) else _each(value)
+    return values if values and all(isinstance(one, str) for one in values) else None
 
 
 def _one(value: Any) -> str | int | float | bool | None:
