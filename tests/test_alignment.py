@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rsatoolbox.data import Dataset
+from rsatoolbox.data import Dataset, TemporalDataset
 from rsatoolbox.rdm import RDMs
 from scipy.spatial.distance import squareform
 
@@ -142,6 +142,45 @@ def test_input_is_left_alone() -> None:
     np.testing.assert_array_equal(one.dissimilarities, before)
     assert one.pattern_descriptors["stimulus"] == IDS
     assert (other.measurements >= 0).all()
+
+
+def test_the_report_counts_stimuli_with_repeats_not_rows() -> None:
+    kept = nrl.align(rdms=rdms(IDS), patterns=patterns(IDS, repeats=3))
+    assert str(kept).splitlines()[2].split() == ["patterns", "6", "0", "0", "6", "no"]
+    assert kept.repeats == {"patterns": 6}
+    assert nrl.align(rdms=rdms(IDS), patterns=patterns(IDS, repeats=1)).repeats == {}
+
+
+def test_patterns_over_time_keep_their_times_and_lists_stay_as_they_are() -> None:
+    measured = np.arange(24.0).reshape(3, 2, 4)
+    given_ = TemporalDataset(
+        measured,
+        obs_descriptors={"stimulus": ["s2", "s0", "s1"], "note": ["x", 1, None]},
+        channel_descriptors={"roi": ["IT", "V1"]},
+        time_descriptors={"time": [0.1, 0.2, 0.3, 0.4]},
+    )
+    taken = nrl.align(rdms=rdms(IDS[:3]), patterns=given_)["patterns"]
+    assert isinstance(taken, TemporalDataset)
+    np.testing.assert_array_equal(taken.measurements, measured[[1, 2, 0]])
+    assert list(taken.time_descriptors["time"]) == [0.1, 0.2, 0.3, 0.4]
+    assert list(taken.obs_descriptors["note"]) == [1, None, "x"]
+    fewer = nrl.align(rdms=rdms(IDS[:2]), patterns=given_)["patterns"]
+    assert (fewer.n_obs, len(fewer.measurements), given_.n_obs) == (2, 2, 3)
+    two = fewer.split_time("time")
+    assert len(two) == 4
+
+
+@pytest.mark.parametrize("wrong", [None, 1, 1.0, float("nan")])
+def test_rows_of_patterns_are_named_by_text(wrong: Any) -> None:
+    named = Dataset(np.ones((2, 2)), obs_descriptors={"stimulus": ["s0", wrong]})
+    with pytest.raises(NeurordlError, match=r"ids of the patterns must be .* number 1 \(from 0\) is"):
+        nrl.align(rdms=rdms(IDS[:2]), patterns=named, missing="ignore")
+
+
+def test_rows_of_patterns_named_by_bytes() -> None:
+    named = Dataset(np.eye(2), obs_descriptors={"stimulus": [b"s1", b"s0"]})
+    taken = nrl.align(rdms=rdms(IDS[:2]), patterns=named)["patterns"]
+    np.testing.assert_array_equal(taken.measurements, [[0, 1], [1, 0]])
 
 
 def test_what_cannot_be_aligned() -> None:

@@ -75,6 +75,29 @@ def test_averages_sessions_within_subject_and_leaves_out_missing_values():
     assert_allclose(both.dissimilarities[1], v[4:].mean(axis=0))
 
 
+def test_numbers_that_are_near_are_not_the_same():
+    times = [1000001.5, 1000001.5, 1000002.5, 1000002.5]
+    rdms = RDMs(
+        np.random.default_rng(0).random((4, 3)),
+        rdm_descriptors={"subject": ["a"] * 4, "session": [1, 2, 1, 2], "time": times},
+    )
+    assert_array_equal(pick_rdms(rdms, select={"time": 1000001.5}).dissimilarities, rdms.dissimilarities[:2])
+    with pytest.raises(NeurordlError, match=r"'time' \(1000001.5, 1000002.5\)"):
+        select_rdms(rdms, average="session")
+    rdms.rdm_descriptors["subject"] = ["a", "a", "b", "b"]
+    assert_allclose(select_rdms(rdms, average="session").dissimilarities[1], rdms.dissimilarities[2:].mean(0))
+    assert descriptor_values(rdms, "time")[0] == "1000001.5"
+
+
+def test_few_digits_find_a_number_where_they_tell_it_apart():
+    for stored in (np.float32([0.1, 0.2, 0.3]).tolist(), np.float32([0.1, 0.2, 0.3]), [0.1, 0.2, 0.1 + 0.2]):
+        rdms = RDMs(np.ones((3, 3)), rdm_descriptors={"time": stored, "subject": list("abc")})
+        assert list(pick_rdms(rdms, select={"time": 0.3}).rdm_descriptors["subject"]) == ["c"]
+        assert descriptor_values(rdms, "time") == ["0.1", "0.2", "0.3"]
+    rdms.rdm_descriptors["time"] = [float("nan"), 0.1, np.float64("nan")]
+    assert descriptor_values(rdms, "time") == ["nan", "0.1", "nan"]
+
+
 @pytest.mark.parametrize(
     "choice, told",
     [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -106,7 +108,11 @@ def align(
         raise NeurordlError(f'missing must be "error" or "ignore", but is {missing!r}')
     opened = {name: _opened(thing, name) for name, thing in given.items()}
     ids = {name: _ids(thing, name) for name, thing in opened.items()}
-    repeats = {name: len(own) - len(set(own)) for name, own in ids.items() if _may_repeat(opened[name])}
+    repeats = {
+        name: sum(count > 1 for count in Counter(own).values())
+        for name, own in ids.items()
+        if isinstance(opened[name], DatasetBase)
+    }
     unique = {name: tuple(dict.fromkeys(own)) if name in repeats else own for name, own in ids.items()}
     first, *others = given
     matches: dict[str, Match] = {}
@@ -137,10 +143,6 @@ def _opened(thing: Any, name: str) -> Any:
     )
 
 
-def _may_repeat(thing: Any) -> bool:
-    return isinstance(thing, DatasetBase)
-
-
 def _ids(thing: Any, name: str) -> tuple[str, ...]:
     if isinstance(thing, StimulusSet):
         return thing.ids
@@ -154,7 +156,9 @@ def _ids(thing: Any, name: str) -> tuple[str, ...]:
             f"the patterns {name} lack the observation descriptor 'stimulus' (they have {known}); set "
             "obs_descriptors['stimulus'] to the id of each row"
         )
-    return tuple(str(stimulus) for stimulus in thing.obs_descriptors["stimulus"])
+    given = thing.obs_descriptors["stimulus"]
+    # a list is not made an array, which would turn a missing name among texts into the text 'nan'
+    return tuple(one.decode() if isinstance(one, bytes) else one for one in given)
 
 
 def _taken(thing: Any, own: Sequence[str], ids: Sequence[str]) -> Any:
@@ -179,12 +183,17 @@ def _taken(thing: Any, own: Sequence[str], ids: Sequence[str]) -> Any:
     for row, stimulus in enumerate(own):
         rows.setdefault(stimulus, []).append(row)
     order = [row for stimulus in ids for row in rows[stimulus]]
-    return type(thing)(
-        thing.measurements[order],
-        descriptors=dict(thing.descriptors),
-        obs_descriptors={k: np.asarray(v)[order] for k, v in thing.obs_descriptors.items()},
-        channel_descriptors={k: np.asarray(v) for k, v in thing.channel_descriptors.items()},
-    )
+    taken = copy(thing)  # of its own kind: a TemporalDataset keeps its times
+    taken.measurements = thing.measurements[order]
+    taken.n_obs = len(order)
+    taken.descriptors = dict(thing.descriptors)
+    taken.obs_descriptors = {k: _rows(v, order) for k, v in thing.obs_descriptors.items()}
+    taken.channel_descriptors = dict(thing.channel_descriptors)
+    return taken
+
+
+def _rows(values: Any, order: list[int]) -> Any:
+    return values[order] if isinstance(values, np.ndarray) else [values[k] for k in order]
 
 
 def _table(matches: Mapping[str, Match], repeats: Mapping[str, int], first: str, kept: int) -> str:

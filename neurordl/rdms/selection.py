@@ -52,7 +52,7 @@ def select_rdms(
     Returns
     -------
     RDMs
-        A copy, in the order given; averaged descriptors are dropped.
+        A copy, in the order of ``rdms``; averaged descriptors are dropped.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def descriptor_values(rdms: RDMs, name: str) -> list[str]:
     if name not in rdms.rdm_descriptors:
         known = ", ".join(sorted(rdms.rdm_descriptors)) or "none"
         raise NeurordlError(f"the RDMs have no descriptor {name!r}; their RDM descriptors are: {known}")
-    return [as_text(value) for value in rdms.rdm_descriptors[name]]
+    return _as_texts(list(rdms.rdm_descriptors[name]))
 
 
 def subject_names(rdms: RDMs) -> tuple[str, ...]:
@@ -188,13 +188,25 @@ def reindex(rdms: RDMs, ids: Sequence[str]) -> Floats:
     return out
 
 
-def as_text(value: object) -> str:
+def as_text(value: object, digits: int = 6) -> str:
     """A value of a descriptor as text, whole numbers without a point."""
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, float | np.floating):
-        return str(int(value)) if float(value).is_integer() else f"{float(value):.6g}"
+        return str(int(value)) if float(value).is_integer() else f"{float(value):.{digits}g}"
     return str(value)
+
+
+def _digits(values: Sequence[Any]) -> int:
+    """Digits that keep numbers apart: few where they do, so that 0.1 finds a float32 of a file."""
+    numbers = {float(value) for value in values if isinstance(value, float | np.floating) and value == value}
+    enough = (n for n in (6, 9, 12) if len({as_text(one, n) for one in numbers}) == len(numbers))
+    return next(enough, 17)
+
+
+def _as_texts(values: Sequence[Any]) -> list[str]:
+    digits = _digits(values)
+    return [as_text(value, digits) for value in values]
 
 
 def _pick(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
@@ -203,7 +215,8 @@ def _pick(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
     for name, value in wanted.items():
         values = descriptor_values(rdms, name)
         single = isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray | set)
-        asked[name] = [as_text(v) for v in ((value,) if single else value)]
+        digits = _digits(list(rdms.rdm_descriptors[name]))
+        asked[name] = [as_text(v, digits) for v in ((value,) if single else value)]
         if unknown := [v for v in asked[name] if v not in values]:
             known = ", ".join(dict.fromkeys(values))
             raise NeurordlError(f"no RDM has {name} {', '.join(unknown)!r}; the values there are: {known}")
@@ -230,8 +243,9 @@ def _average(
             raise NeurordlError(f"cannot average over {name!r}; the RDM descriptors are: {known}")
     others = {name: values for name, values in described.items() if name not in names}
     groups: dict[tuple[str, ...], list[int]] = {}
+    texts = [_as_texts(values) for values in others.values()]
     for k in range(len(vectors)):
-        groups.setdefault(tuple(as_text(values[k]) for values in others.values()), []).append(k)
+        groups.setdefault(tuple(values[k] for values in texts), []).append(k)
     means = np.full((len(groups), vectors.shape[1]), np.nan)
     for mean, members in zip(means, groups.values(), strict=True):
         stack = vectors[members].astype(np.float64)
@@ -242,22 +256,19 @@ def _average(
 
 def _check_subjects(vectors: npt.NDArray[Any], described: Mapping[str, list[Any]]) -> None:
     unnamed = "subject" not in described
-    subjects = ["unnamed"] * len(vectors) if unnamed else [as_text(v) for v in described["subject"]]
+    subjects = ["unnamed"] * len(vectors) if unnamed else _as_texts(described["subject"])
     rows: dict[str, list[int]] = {}
     for k, subject in enumerate(subjects):
         rows.setdefault(subject, []).append(k)
     several = {subject: members for subject, members in rows.items() if len(members) > 1}
     if several:
+        texts = {name: _as_texts(values) for name, values in described.items() if name != "subject"}
         differing = [
             name
-            for name, values in described.items()
-            if name != "subject"
-            and any(len({as_text(values[k]) for k in group}) > 1 for group in several.values())
+            for name, values in texts.items()
+            if any(len({values[k] for k in group}) > 1 for group in several.values())
         ]
-        values = ", ".join(
-            f"{name!r} ({', '.join(dict.fromkeys(as_text(value) for value in described[name]))})"
-            for name in differing
-        )
+        values = ", ".join(f"{name!r} ({', '.join(dict.fromkeys(texts[name]))})" for name in differing)
         named = f"they differ in {values}: select= or average= over that"
         named += ", or pick a ROI with roi=" if "roi" in differing else ""
         if unnamed:
