@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,8 +18,17 @@ __all__ = ["Match", "check_ids", "match_ids", "natural_key", "near_misses", "pos
 
 _EXTENSION = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|npy|npz|mat|nii(\.gz)?)$", re.IGNORECASE)
 _DIGITS = re.compile(r"([0-9]+)")
-_WAYS = ("extension", "letter case", "zero padding")
 _SHOWN = 5
+# in which ids of the same stimulus may differ; never matched, only pointed out
+_WAYS: dict[str, Callable[[str], str]] = {
+    "Unicode form": lambda text: unicodedata.normalize("NFC", text),
+    "blanks": str.strip,
+    "folder": lambda text: re.split(r"[/\\]", text)[-1],
+    "extension": lambda text: _EXTENSION.sub("", text),
+    "decimal point": lambda text: re.sub(r"^([0-9]+)\.0*$", r"\1", text),
+    "letter case": str.casefold,
+    "zero padding": lambda text: _DIGITS.sub(lambda found: found[0].lstrip("0") or "0", text),
+}
 
 
 def natural_key(text: str) -> tuple[Any, ...]:
@@ -140,7 +150,8 @@ def match_ids(
     ------
     NeurordlError
         An id occurs twice on a side, nothing matches, or an id is missing and may not be. Ids that differ
-        only by extension, letter case or zero padding are pointed out; they are never matched.
+        only in how they are written (extension, letter case, zero padding, folder, blanks, "1.0" and "1",
+        Unicode form) are pointed out; they are never matched.
     """
     if missing not in ("error", "ignore"):
         raise NeurordlError(f'missing must be "error" or "ignore", but is {missing!r}')
@@ -185,7 +196,7 @@ def _problem(match: Match, right: tuple[str, ...], missing: str) -> str | None:
 
 
 def near_misses(match: Match) -> str:
-    """Unmatched ids that differ only by extension, letter case or zero padding, in words; empty if none."""
+    """Unmatched ids that differ only in how they are written, in words; empty if none."""
     other = {_loose(value): value for value in reversed(match.unused)}
     pairs = [(value, other[_loose(value)]) for value in match.missing if _loose(value) in other]
     if not pairs:
@@ -207,9 +218,9 @@ def possible_ids(columns: Mapping[str, Iterable[Any]], use: str = "rename it to 
 
 def _loose(text: str, leave: str = "") -> str:
     """Drop the differences in writing that are pointed out, except the one to leave."""
-    text = text if leave == "extension" else _EXTENSION.sub("", text)
-    text = text if leave == "letter case" else text.casefold()
-    return text if leave == "zero padding" else _DIGITS.sub(lambda found: found[0].lstrip("0") or "0", text)
+    for name, plain in _WAYS.items():
+        text = text if name == leave else plain(text)
+    return text
 
 
 def _few(ids: Sequence[str]) -> str:

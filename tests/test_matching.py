@@ -123,6 +123,12 @@ def test_duplicates_are_an_error_on_either_side(wanted: list[str], available: li
         ("s1", "s001", "zero padding"),
         ("S1.jpg", "s01", "extension and letter case and zero padding"),
         ("s1.PNG", "s1.png", "letter case"),
+        ("Bär", "Ba\u0308r", "Unicode form"),  # as macOS writes file names
+        (" s1", "s1", "blanks"),
+        ("faces/s1", "s1", "folder"),
+        ("faces/s1.png", "s1", "folder and extension"),
+        ("1.0", "1", "decimal point"),
+        ("001", "1.", "decimal point and zero padding"),
     ],
 )
 def test_near_ids_are_pointed_out_and_not_matched(one: str, other: str, ways: str) -> None:

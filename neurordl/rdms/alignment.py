@@ -90,7 +90,7 @@ def align(
     ------
     NeurordlError
         Fewer than two things, a thing without ids, an id that occurs twice, or stimuli that are missing. Ids
-        that differ only by extension, letter case or zero padding are pointed out, never matched.
+        that differ only in how they are written (see `match_ids`) are pointed out, never matched.
 
     Examples
     --------
