@@ -547,6 +547,31 @@ def test_small_files_that_claim_gigabytes(tmp_path: Path, name: str, write: Call
         load_rdms(tmp_path / name)
 
 
+@pytest.mark.parametrize("version", ["earliest", "latest"])
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("others", [0, 20])  # many attributes are stored elsewhere
+def test_a_text_that_claims_gigabytes(tmp_path: Path, version: Any, several: bool, others: int) -> None:
+    path = tmp_path / "it.h5"
+    with h5py.File(path, "w", libver=version) as file:
+        file["dissimilarities"] = np.ones((1, 3))
+        group = file.create_group("descriptors")
+        group.attrs["study"] = ["a text", "a longer text"] if several else "a longer text"
+        for k in range(others):
+            group.attrs[f"x{k}"] = "y"
+    content = bytearray(path.read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "study" in load_rdms(path).descriptors
+    length = struct.pack("<IQ", 13, content.index(b"GCOL"))
+    at = content.index(length, content.index(b"study\0"))
+    content[at : at + 4] = b"\xff\xff\xff\x7f"
+    path.write_bytes(content)
+    # with a checksum of its own the newer form is not read at all
+    said = "the attribute 'study' claims a text of 2147483647" if version == "earliest" else "checksum"
+    with pytest.raises(NeurordlError, match=said):
+        load_rdms(path)
+
+
 def test_hdf5_that_points_elsewhere_or_at_itself(tmp_path: Path) -> None:
     save_rdms(example(), tmp_path / "other.h5")
     with h5py.File(tmp_path / "link.h5", "w") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = ["content", "items", "read", "read_attributes", "read_dataset"]
 
 _DEPTH = 16
 _ITEMS = 100_000
+_SEARCHED = 1 << 24  # bytes of the largest file that is looked through for each of its texts
 
 
 def read(source: Path, name: str | None) -> Held:
@@ -96,10 +98,30 @@ def _check_texts(item: h5py.Dataset, file_bytes: int) -> None:
         return  # of one length; or in chunks, or packed, where their lengths are not to be had
     with open(item.file.filename, "rb") as handle:
         handle.seek(start)
-        raw = handle.read(16 * item.size)  # a length of 4 bytes, then where the text is
+        _check_lengths(handle.read(16 * item.size), item.name, file_bytes)
+
+
+def _check_lengths(raw: bytes, what: str, file_bytes: int) -> None:
+    """References to texts: a length of 4 bytes, then 12 that say where the text is."""
     longest = max(np.frombuffer(raw[: len(raw) // 16 * 16], "<u4")[::4], default=0)
     if longest > file_bytes:
-        raise NeurordlError(f"{item.name} claims a text of {longest} bytes: it is damaged")
+        raise NeurordlError(f"{what} claims a text of {longest} bytes: it is damaged")
+
+
+def _check_attribute_text(file: Path, name: str, found: Any, file_bytes: int) -> None:
+    """As `_check_texts`; HDF5 does not say where an attribute is, so its name and type are looked for."""
+    text = h5py.check_string_dtype(found.dtype)
+    if text is None or text.length is not None or not 0 < file_bytes <= _SEARCHED:
+        return
+    kind = found.get_type().encode()[2:]
+    kind = kind[:4] + (16).to_bytes(4, "little") + kind[8:]  # its size in the file, not in memory
+    known = re.escape(name.encode()) + rb"\0{1,8}" + re.escape(kind)
+    content = file.read_bytes()
+    for place in re.finditer(known + rb"(?:\0{4})?([\x01\x02])(.)(.)", content, re.DOTALL):
+        version, rank, flags = (part[0] for part in place.groups())  # of the dataspace
+        start = place.start(1) + (8 if version == 1 else 4) + 8 * rank * (2 if flags & 1 else 1)
+        count = int(np.prod(found.shape or (), dtype=object))
+        _check_lengths(content[start : start + 16 * count], f"the attribute {name!r}", file_bytes)
 
 
 def read_attributes(
@@ -115,6 +137,7 @@ def read_attributes(
             raise NeurordlError(
                 f"the attribute {name!r} of {item.name} claims {claimed} bytes: it is damaged"
             )
+        _check_attribute_text(Path(item.file.filename), name, found, file_bytes)
         result[name] = item.attrs[name]
     return result
 
