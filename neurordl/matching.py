@@ -156,7 +156,7 @@ def match_ids(
     if missing not in ("error", "ignore"):
         raise NeurordlError(f'missing must be "error" or "ignore", but is {missing!r}')
     left, right = _texts(wanted, what[0]), _texts(available, what[1])
-    place = {value: position for position, value in reversed(list(enumerate(right)))}
+    place = {value: position for position, value in enumerate(right)}
     matched = tuple(value for value in left if value in place)
     index = np.array([place[value] for value in matched], dtype=np.int64)
     index.setflags(write=False)

@@ -23,6 +23,7 @@ from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms import load_rdms, save_rdms
+from neurordl.rdms.formats import hdf5, matlab_check
 from neurordl.rdms.selection import reindex
 
 IDS = ["b", "a10", "a2", "c", "d"]
@@ -216,6 +217,20 @@ def test_asymmetry(tmp_path: Path) -> None:
     np.save(tmp_path / "it.npy", np.triu(matrix))
     with pytest.raises(NeurordlError, match=r"not symmetric.*fill both triangles"):
         load_rdms(tmp_path / "it.npy")
+
+
+def test_rounding_is_less_than_what_was_measured_twice(tmp_path: Path) -> None:
+    matrix = squares(1)[0]
+    matrix[0, 1] += 1e-4 * np.abs(matrix).max()
+    np.save(tmp_path / "it.npy", matrix)
+    with pytest.raises(NeurordlError, match="not symmetric"):
+        load_rdms(tmp_path / "it.npy")
+
+
+def test_condensed_similarities(tmp_path: Path) -> None:
+    np.save(tmp_path / "it.npy", 1 - vectors(2))
+    found = load_rdms(tmp_path / "it.npy", ids=IDS, similarity="1-s").dissimilarities
+    np.testing.assert_allclose(found, vectors(2), atol=1e-15)
 
 
 def test_similarities_and_diagonals(tmp_path: Path) -> None:
@@ -433,6 +448,25 @@ def test_npz_ids_as_bytes_and_pictures_that_are_no_ids(tmp_path: Path) -> None:
         load_rdms(path)
 
 
+def test_which_variables_say_what(tmp_path: Path) -> None:
+    path = tmp_path / "it.npz"
+    np.savez(path, dissimilarities=vectors(2), D=squares(1), stimulus=np.array(IDS), id=np.array(IDS[::-1]))
+    found = load_rdms(path)
+    np.testing.assert_array_equal(found.dissimilarities, vectors(2))
+    assert found.pattern_descriptors["stimulus"] == IDS
+
+
+def test_a_number_that_changed_in_npz(tmp_path: Path) -> None:
+    path = tmp_path / "it.npz"
+    np.savez(path, D=squares(1), ids=np.array(IDS))
+    content = bytearray(path.read_bytes())
+    content[content.index(squares(1)[0, 0, 1].tobytes()) + 3] ^= 1  # symmetric to the eye: the checksum tells
+    content[content.index(squares(1)[0, 0, 1].tobytes()) + 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(NeurordlError, match="CRC"):
+        load_rdms(path)
+
+
 def test_an_array_twice_in_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "it.npz", D=squares(1))
     with zipfile.ZipFile(tmp_path / "it.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
@@ -547,6 +581,43 @@ def test_small_files_that_claim_gigabytes(tmp_path: Path, name: str, write: Call
         load_rdms(tmp_path / name)
 
 
+def test_a_list_of_texts_that_claims_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "it.h5"
+    with h5py.File(path, "w") as file:
+        file["dissimilarities"] = np.ones((1, 3))
+        file["pattern_descriptors/stimulus"] = np.array(["a", "bcdef", "g"], dtype=h5py.string_dtype())
+    content = bytearray(path.read_bytes())
+    at = content.index(struct.pack("<IQ", 5, content.index(b"GCOL")))
+    content[at : at + 4] = b"\xff\xff\xff\x7f"
+    path.write_bytes(content)
+    with pytest.raises(NeurordlError, match="claims a text of 2147483647"):
+        load_rdms(path)
+
+
+def test_hdf5_of_what_rdm_files_do_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "it.h5"
+    with h5py.File(path, "w") as file:
+        file["dissimilarities"] = np.ones((1, 3))
+        file["table"] = np.zeros(2, dtype=[("a", "f8"), ("b", "i4")])
+    with pytest.raises(NeurordlError, match="table is of a type that RDM files do not use"):
+        load_rdms(path)
+    with h5py.File(path, "w") as file:
+        file["dissimilarities"] = np.ones((1, 3))
+        file["a"] = file["b"] = 1.0
+    monkeypatch.setattr(hdf5, "_ITEMS", 2)
+    with pytest.raises(NeurordlError, match="holds 3 things"):
+        load_rdms(path)
+
+
+def test_numbered_lists_in_hdf5_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    ids = [f"s{k}" for k in range(12)]
+    with h5py.File(tmp_path / "it.h5", "w") as file:
+        file["dissimilarities"] = np.arange(66.0)
+        for number, text in enumerate(ids):
+            file[f"pattern_descriptors/stimulus/{number}"] = text
+    assert load_rdms(tmp_path / "it.h5").pattern_descriptors["stimulus"] == ids
+
+
 @pytest.mark.parametrize("version", ["earliest", "latest"])
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("others", [0, 20])  # many attributes are stored elsewhere
@@ -583,6 +654,12 @@ def test_hdf5_that_points_elsewhere_or_at_itself(tmp_path: Path) -> None:
         file.create_dataset("dissimilarities", (1, 10), "f8", external=[(str(tmp_path / "raw"), 0, 80)])
     with pytest.raises(NeurordlError, match="keeps its data in another file"):
         load_rdms(tmp_path / "raw.h5")
+    layout = h5py.VirtualLayout((1, 10), "f8")
+    layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "dissimilarities", (3, 10))[:1]
+    with h5py.File(tmp_path / "virtual.h5", "w") as file:
+        file.create_virtual_dataset("dissimilarities", layout)
+    with pytest.raises(NeurordlError, match="keeps its data in another file"):
+        load_rdms(tmp_path / "virtual.h5")
     for name in ("loop.h5", "loop.mat"):
         with h5py.File(tmp_path / name, "w") as file:
             file["descriptors/again"] = file["/"]
@@ -719,6 +796,69 @@ def test_version_73(tmp_path: Path) -> None:
         found = load_rdms(path)
     np.testing.assert_array_equal(found.dissimilarities, vectors(2))
     assert found.rdm_descriptors["session"] == ["1", "2"]
+
+
+def test_hdf5_that_is_not_of_matlab_is_in_its_own_order(tmp_path: Path) -> None:
+    save_rdms(example(), tmp_path / "it.h5")
+    (tmp_path / "it.h5").rename(tmp_path / "it.mat")
+    found = load_rdms(tmp_path / "it.mat", layout="condensed")
+    np.testing.assert_array_equal(found.dissimilarities, example().dissimilarities)
+    assert found.pattern_descriptors["stimulus"] == IDS
+    assert found.rdm_descriptors["subject"] == ["s10", "s2", "猫"]
+    with h5py.File(tmp_path / "it.mat", "w") as file:
+        file["D"], file["subject"] = vectors(1), "s1"
+        file["ids"] = np.array(IDS, dtype=h5py.string_dtype())
+    found = load_rdms(tmp_path / "it.mat")
+    assert (found.pattern_descriptors["stimulus"], found.rdm_descriptors["subject"]) == (IDS, ["s1"])
+
+
+def test_character_matrices_and_cells_in_rows_and_columns(tmp_path: Path) -> None:
+    path = tmp_path / "it.mat"
+    people = np.array([["a", "b"], ["c", "d"]], dtype=object)  # as the structs are: the first axis runs first
+    structs = toolbox(list("wxyz"), (2, 2))
+    scipy.io.savemat(path, {"RDMs": structs, "ids": np.array(IDS), "subject": people})
+    found = load_rdms(path)
+    assert found.pattern_descriptors["stimulus"] == IDS  # "b  " and "a10" are of one length in MATLAB
+    assert found.rdm_descriptors["subject"] == ["a", "c", "b", "d"]
+    assert found.rdm_descriptors["name"] == ["w", "y", "x", "z"]
+    mat73(path, {"D": squares(1)[0]})
+    letters = np.array([list(one.ljust(3)) for one in IDS]).view(np.uint32).astype("<u2")
+    with h5py.File(path, "r+") as file:
+        text = file.create_dataset("ids", data=letters.T)
+        text.attrs["MATLAB_class"] = np.bytes_("char")
+        empty = file.create_dataset("E", data=np.zeros(3, np.uint64))  # zeros(0, 0, 0), as MATLAB has it
+        empty.attrs["MATLAB_class"], empty.attrs["MATLAB_empty"] = np.bytes_("double"), np.uint8(1)
+    assert load_rdms(path).pattern_descriptors["stimulus"] == IDS
+
+
+def test_fields_of_text_and_numbers_are_left_out(tmp_path: Path) -> None:
+    structs = toolbox(["a", "b"], (1, 2))
+    structs[0, 0]["color"], structs[0, 1]["color"] = "red", 1.0
+    scipy.io.savemat(tmp_path / "it.mat", {"RDMs": structs, "subject": "s1"})
+    with pytest.warns(UserWarning, match="1 subject names but 2 RDMs: they are left out"):
+        assert set(load_rdms(tmp_path / "it.mat", ids=IDS).rdm_descriptors) == {"name", "index"}
+
+
+def test_mat_files_that_contradict_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "it.mat"
+    matrix = squares(1)[0]
+    mat5(path, mat5_matrix(b"D", matrix), mat5_matrix(b"D", 2 * matrix))
+    with pytest.raises(NeurordlError, match="variable 'D' comes twice"):
+        load_rdms(path)
+    whole = mat5_matrix(b"D", matrix)
+    mat5(path, whole.replace(struct.pack("<4i", 5, 8, N, N), struct.pack("<4i", 5, 8, 4, 4)))
+    with pytest.raises(NeurordlError, match="claims 16 values, but holds 25"):
+        load_rdms(path)
+    nested: Any = 1.0
+    for _ in range(20):
+        nested = {"a": nested}
+    scipy.io.savemat(path, {"D": matrix, "deep": nested})
+    with pytest.raises(NeurordlError, match="nested too deep"):
+        load_rdms(path)
+    mat5(path, whole)
+    monkeypatch.setattr(matlab_check, "_ELEMENTS", 3)
+    with pytest.raises(NeurordlError, match="more than 3 parts"):
+        load_rdms(path)
 
 
 def test_version_73_of_what_is_no_number_or_text(tmp_path: Path) -> None:
@@ -944,6 +1084,15 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "it.csv").write_bytes("0,ä".encode("latin-1"))
     with pytest.raises(NeurordlError, match="not text in UTF-8"):
         load_rdms(tmp_path / "it.csv")
+
+
+def test_small_tables(tmp_path: Path) -> None:
+    path = tmp_path / "it.csv"
+    path.write_text("id,a,b\na,0,1\nb,1,0\n")
+    found = load_rdms(path)
+    assert (found.pattern_descriptors["stimulus"], found.dissimilarities.tolist()) == (["a", "b"], [[1]])
+    path.write_text(",1,2\n1,,3\n2,3,\n")  # nothing on the diagonal
+    np.testing.assert_array_equal(load_rdms(path, ids=list("abc")).dissimilarities, [[1, 2, 3]])
 
 
 def test_condensed_and_missing_in_tables(tmp_path: Path) -> None:

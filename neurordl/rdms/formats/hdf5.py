@@ -17,7 +17,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from neurordl.errors import NeurordlError
 from neurordl.rdms.formats.held import INFLATION, Held
 
-__all__ = ["content", "items", "read", "read_attributes", "read_dataset"]
+__all__ = ["content", "decoded", "items", "read", "read_attributes", "read_dataset"]
 
 _DEPTH = 16
 _ITEMS = 100_000
@@ -157,8 +157,8 @@ def _read(group: h5py.Group, file_bytes: int, depth: int = 0) -> dict[str, Any]:
         if isinstance(item, h5py.Group):
             result[name] = _read(item, file_bytes, depth + 1)
         elif isinstance(item, h5py.Dataset):
-            result[name] = None if item.shape is None else _decoded(read_dataset(item, file_bytes))
-    return result | {name: _decoded(value) for name, value in read_attributes(group, file_bytes).items()}
+            result[name] = None if item.shape is None else decoded(read_dataset(item, file_bytes))
+    return result | {name: decoded(value) for name, value in read_attributes(group, file_bytes).items()}
 
 
 def _lists(group: Any) -> dict[str, list[Any]]:
@@ -172,7 +172,7 @@ def _lists(group: Any) -> dict[str, list[Any]]:
     return result
 
 
-def _decoded(value: Any) -> Any:
+def decoded(value: Any) -> Any:
     """Bytes as text, scalars as Python's own, arrays as they are."""
     if isinstance(value, h5py.Empty):
         return None

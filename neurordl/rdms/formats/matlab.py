@@ -14,7 +14,7 @@ import scipy.io
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
-from neurordl.rdms.formats.hdf5 import items, read_attributes, read_dataset
+from neurordl.rdms.formats.hdf5 import decoded, items, read_attributes, read_dataset
 from neurordl.rdms.formats.held import Held
 from neurordl.rdms.formats.matlab_check import BIGGEST, checked_mat5
 from neurordl.rdms.formats.shapes import matrix_of
@@ -96,11 +96,11 @@ def _value(file: h5py.File, item: Any, size: int, depth: int = 0) -> Any:
         rows = np.atleast_2d(np.asarray(values, dtype="<u2").T)
         texts = [row.tobytes().decode("utf-16-le", "replace") for row in np.ascontiguousarray(rows)]
         return texts[0] if len(texts) == 1 else [text.rstrip() for text in texts]
+    if not kind and item.dtype.kind in "SO":
+        return decoded(values)  # text as others write it
     array = np.asarray(values)
     if array.dtype.kind not in "fiub" or kind not in _NUMBERS:
         return None  # of MATLAB's strings and other objects the file has only where they are kept
-    if kind == "logical":
-        array = array.astype(bool)
     return array.T if kind else array  # MATLAB's columns come first; others' HDF5 files are in their order
 
 

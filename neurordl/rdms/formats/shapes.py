@@ -145,8 +145,7 @@ def _squares(array: Values) -> list[Values]:
     if array.ndim >= 2 and shape[-1] == shape[-2] > 1:
         found.append(array.reshape(-1, *shape[-2:]))
     if array.ndim >= 3 and shape[0] == shape[1] > 1:
-        stack = array.reshape(*shape[:2], -1, order="F")
-        found.append(np.moveaxis(stack, -1, 0))
+        found.append(np.moveaxis(array.reshape(*shape[:2], -1), -1, 0))
     return found
 
 
