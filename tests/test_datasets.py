@@ -461,6 +461,13 @@ def test_damaged_archives(small_archives: Path) -> None:
     )
     with pytest.raises(NeurordlError, match="has 3 names, expected 10"):
         load_cifar10(limit=2)
+    members = {
+        "cifar-10-batches-bin/data_batch_1.bin": b"\xff" * 4 * 3073,
+        "cifar-10-batches-bin/batches.meta.txt": b"a b c d e f g h i j",
+    }
+    archive(path, members)
+    with pytest.raises(NeurordlError, match="holds a label 255, expected 0 to 9"):
+        load_cifar10(limit=2)
 
 
 # Brain data
@@ -476,7 +483,7 @@ def supplement(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         structs[0, k] = ("animal face", *np.eye(4, dtype=np.uint8)[k % 4], pixels[k])
     rdms = np.empty((1, 2), dtype=[("name", object), ("RDM", object)])
     vectors = rng.random((2, 4186))
-    for k, name in enumerate(("mIT_674neurons", "hITvisStim_316vx")):
+    for k, name in enumerate(("hITvisStim_316vx", "mIT_674neurons")):  # found by name, wherever it is
         rdms[0, k] = (name, vectors[k : k + 1])
     scipy.io.savemat(path, {"stimuli_92objs": structs, "RDMs_mIT_hIT_fig1": rdms})
     return pixels, vectors
@@ -493,7 +500,7 @@ def test_images92_from_the_official_files(root: Path) -> None:
     assert stimuli.ids == IMAGES92_IDS
     assert (stimuli.pixels.permute(0, 2, 3, 1).numpy() == pixels).all()
     assert stimuli.table["face"].tolist()[:3] == [0, 1, 0]
-    assert (load_images92_rdms("monkey_it").dissimilarities == vectors[:1]).all()
+    assert (load_images92_rdms("monkey_it").dissimilarities == vectors[1:]).all()
     structs = np.empty((1, 2, 2), dtype=[("RDM", object), ("name", object)])
     for place, (who, session) in zip(
         np.ndindex(1, 2, 2), [("KO", 1), ("KO", 2), ("BE", 1), ("BE", 2)], strict=True

@@ -29,6 +29,7 @@ class Server(ThreadingHTTPServer):
     content = CONTENT
     cut: int | None = None
     ranges = True
+    whole = False  # answer a range by all of it, and say so
     code = 200
 
     def __init__(self) -> None:
@@ -54,9 +55,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(server.code)
             return
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and server.ranges else 0
+        start = 0 if server.whole else start
         content = server.content[start:]
-        self.send_response(206 if start else 200)
-        if start:
+        self.send_response(206 if wanted and server.ranges else 200)
+        if wanted and server.ranges:
             end = len(server.content)
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
         self.send_header("Content-Length", str(len(content)))
@@ -145,6 +147,25 @@ def test_a_resumed_download_of_another_file_is_not_kept(server: Server, tmp_path
     with pytest.raises(NeurordlError, match="nothing was kept"):
         fetch("sample")
     assert left(tmp_path / "sample") == []
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), len(CONTENT) + 5])
+def test_a_part_that_is_as_long_as_the_whole_begins_anew(server: Server, tmp_path: Path, size: int) -> None:
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "sample" / ".it.bin.part").write_bytes(bytes(size))
+    fetch("sample")
+    assert server.asked == [None]
+    assert (tmp_path / "sample" / "it.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_server_that_answers_a_range_by_more(server: Server, tmp_path: Path, whole: bool) -> None:
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "sample" / ".it.bin.part").write_bytes(CONTENT[:1000])
+    server.whole, server.content = whole, CONTENT + b"more"
+    fetch("sample")
+    assert server.asked == ["bytes=1000-"]
+    assert (tmp_path / "sample" / "it.bin").read_bytes() == CONTENT
 
 
 def test_a_file_shorter_than_known(server: Server, tmp_path: Path) -> None:

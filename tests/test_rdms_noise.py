@@ -21,6 +21,7 @@ from neurordl.errors import NeurordlError
 from neurordl.rdms import blocks, compute_rdms, load_rdms, save_rdms
 from neurordl.rdms.dissimilarity import poisson, poisson_cv
 from neurordl.rdms.noise import covariance
+from neurordl.rdms.sources import Source
 
 IDS = ["s10", "s2", "s1", "cat", "Ant", "z"]
 RUNS, CHANNELS = 4, 8
@@ -108,6 +109,20 @@ def test_noise_from_measurements(noise: Any) -> None:
         precision = np.linalg.inv(cov_from_unbalanced(data, "stimulus", method=METHODS[noise]))
         theirs = calc_rdm(data, "mahalanobis", descriptor="stimulus", noise=precision)
         same(compute_rdms(data, "mahalanobis", noise=noise), theirs)
+
+
+@pytest.mark.parametrize("center", [None, "run", "all"])
+def test_degrees_of_freedom_of_measurements(center: Any) -> None:
+    # 2 stimuli, 3 runs, of variance 1: the means of stimuli, and of runs where removed, take what is free
+    stimulus, run = np.divmod(np.arange(6), 3)
+    data = Dataset(
+        np.random.default_rng(0).normal(size=(6, 40_000)),
+        obs_descriptors={"stimulus": [f"s{k}" for k in stimulus], "run": run.tolist()},
+    )
+    source = Source(data, "x", "stimulus", by_run=True, center=center, channels=None, dtype=torch.float64)
+    left, dof = source.within()
+    assert dof == (2 if center == "run" else 4)
+    assert (left**2).sum() / dof / 40_000 == pytest.approx(1, abs=0.03)
 
 
 def test_noise_of_each_run_equals_a_list_of_precisions() -> None:
