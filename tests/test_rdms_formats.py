@@ -456,6 +456,14 @@ def test_which_variables_say_what(tmp_path: Path) -> None:
     assert found.pattern_descriptors["stimulus"] == IDS
 
 
+def test_a_header_that_says_less_than_there_is(tmp_path: Path) -> None:
+    np.save(tmp_path / "it.npy", vectors(1))
+    content = (tmp_path / "it.npy").read_bytes().replace(b"(1, 10), }", b"(1, 6), } ")
+    (tmp_path / "it.npy").write_bytes(content)  # six pairs of the ten: an RDM of four stimuli
+    with pytest.raises(NeurordlError, match="claims an array of 48 bytes, but has 80"):
+        load_rdms(tmp_path / "it.npy", ids=IDS[:4])
+
+
 def test_a_number_that_changed_in_npz(tmp_path: Path) -> None:
     path = tmp_path / "it.npz"
     np.savez(path, D=squares(1), ids=np.array(IDS))

@@ -69,7 +69,7 @@ def _no_pickle(handle: IO[bytes], label: str) -> None:
 
 
 def _array(handle: IO[bytes], size: int, label: str) -> npt.NDArray[Any]:
-    """An array of which the header says no more than the ``size`` bytes hold."""
+    """An array of which the header says just what the ``size`` bytes hold."""
     _no_pickle(handle, label)
     version = np.lib.format.read_magic(handle)
     if version == (1, 0):
@@ -86,16 +86,13 @@ def _array(handle: IO[bytes], size: int, label: str) -> npt.NDArray[Any]:
     if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in shape):
         raise NeurordlError(f"{label} says that its shape is {shape}: it is damaged")
     claimed = math.prod(shape) * dtype.itemsize
-    if claimed > size - handle.tell() or (dtype.itemsize == 0 and math.prod(shape) > size):
+    if claimed != size - handle.tell() or (dtype.itemsize == 0 and math.prod(shape) > size):
         raise NeurordlError(
             f"{label} claims an array of {claimed} bytes, but has {max(0, size - handle.tell())}: it is "
             "damaged"
         )
     handle.seek(0)
-    array: npt.NDArray[Any] = np.lib.format.read_array(handle, allow_pickle=False)
-    if isinstance(handle, zipfile.ZipExtFile):
-        handle.read(1)  # reaches the checksum
-    return array
+    return np.lib.format.read_array(handle, allow_pickle=False)  # to its end, where a checksum may be
 
 
 def npy_content(rdms: RDMs) -> bytes:
