@@ -863,6 +863,13 @@ def test_mat_files_that_contradict_themselves(tmp_path: Path, monkeypatch: pytes
     mat5(path, whole.replace(struct.pack("<4i", 5, 8, N, N), struct.pack("<4i", 5, 8, 4, 4)))
     with pytest.raises(NeurordlError, match="claims 16 values, but holds 25"):
         load_rdms(path)
+    packed = zlib.compress(whole)
+    mat5(path, mat5_element(15, packed)[: 8 + len(packed)])
+    np.testing.assert_array_equal(load_rdms(path, ids=IDS).dissimilarities, vectors(1))
+    for wrong in (zlib.compress(whole + b"x"), packed[:-4], packed[:-1] + bytes([packed[-1] ^ 1])):
+        mat5(path, struct.pack("<2I", 15, len(wrong)) + wrong)
+        with pytest.raises(NeurordlError, match=r"more or less are stored|incorrect data check"):
+            load_rdms(path)
     nested: Any = 1.0
     for _ in range(20):
         nested = {"a": nested}

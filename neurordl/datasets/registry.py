@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from neurordl.errors import NeurordlError
+from neurordl.datasets.reading import choose
 
 __all__ = ["REGISTRY", "DataSet", "File", "known"]
 
@@ -53,9 +53,7 @@ class DataSet:
 
 def known(name: str) -> DataSet:
     """The data set of a name; a name that is not known is an error that lists those that are."""
-    if name not in REGISTRY:
-        raise NeurordlError(f"unknown data set {name!r}: expected one of {', '.join(REGISTRY)}")
-    return REGISTRY[name]
+    return choose(REGISTRY, name, "data set")
 
 
 def _idx(base: str, *files: tuple[str, str, int]) -> tuple[File, ...]:

@@ -180,4 +180,8 @@ def _inflate(packed: bytes, order: Literal["little", "big"]) -> bytes:
     size = int.from_bytes(start[4:8], order)
     if len(start) < 8 or size > min(BIGGEST, INFLATION * len(packed)):
         raise _DamageError(f"a variable claims {size} bytes, but only {len(packed)} are stored")
-    return start + stream.decompress(stream.unconsumed_tail, size) if size else start
+    content = stream.decompress(stream.unconsumed_tail, size) if size else b""
+    beyond = stream.decompress(stream.unconsumed_tail, 1)
+    if beyond or not stream.eof:  # its checksum comes at the end
+        raise _DamageError(f"a variable claims {size} bytes, but more or less are stored")
+    return start + content
