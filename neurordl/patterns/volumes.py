@@ -35,6 +35,7 @@ _DAMAGE = (
     *(zlib.error, struct.error, ImageFileError, HeaderDataError, WrapStructError),
 )
 _LONGEST = 60.0  # seconds between volumes; more are milliseconds without their unit
+_WHOLE = 1e-3  # how far from a whole number a label may be
 _DEFLATE = 1032  # the most that gzip can expand
 
 
@@ -68,6 +69,8 @@ def load_image(image: Image, what: str) -> tuple[nib.Nifti1Image, str]:
     """
     if isinstance(image, nib.Nifti1Image):
         return image, str(image.get_filename() or f"the {what}")
+    if not isinstance(image, str | os.PathLike):
+        raise NeurordlError(f"the {what} is a {type(image).__name__}; expected a path or a NIfTI image")
     path = Path(image)
     if not path.is_file():
         raise NeurordlError(f"there is no {what} {path}; check the path")
@@ -105,20 +108,29 @@ def values_in(
         raise NeurordlError(
             f"{name} holds {image.get_data_dtype()} of shape {image.shape}; expected real numbers, 3D or 4D"
         )
-    if not same_grid(image, grid):
-        warnings.warn(
-            f"{name} is on another grid ({_grid(image)}) than the first image ({_grid(grid)}): it is "
-            "resampled to it, linearly",
-            UserWarning,
-            stacklevel=2,
-        )
-        image = resampled(image, grid, "linear", name)
-    try:
-        data = np.asanyarray(image.dataobj)
-    except _DAMAGE as error:
-        raise _damaged(name, "image", error) from error
+    data, _ = _on_grid(image, grid, "linear", name)
     chosen = data[inside]  # (voxels,) or (voxels, volumes)
     return np.ascontiguousarray(chosen.reshape(len(chosen), -1).T, dtype=np.float64)
+
+
+def _on_grid(
+    image: nib.Nifti1Image, grid: nib.Nifti1Image, how: str, name: str
+) -> tuple[npt.NDArray[Any], bool]:
+    """Values of an image on the grid of another, and whether it was resampled to it, which is told."""
+    moved = not same_grid(image, grid)
+    if moved:
+        way = "linearly" if how == "linear" else "each voxel taking the nearest value"
+        warnings.warn(
+            f"{name} is on another grid ({_grid(image)}) than the images ({_grid(grid)}): it is resampled to "
+            f"theirs, {way}",
+            UserWarning,
+            stacklevel=4,
+        )
+        image = resampled(image, grid, how, name)
+    try:
+        return np.asanyarray(image.dataobj), moved
+    except _DAMAGE as error:
+        raise _damaged(name, "data of", error) from error
 
 
 def same_grid(one: nib.Nifti1Image, other: nib.Nifti1Image) -> bool:
@@ -135,6 +147,8 @@ def resampled(image: nib.Nifti1Image, grid: nib.Nifti1Image, how: str, name: str
     from nilearn.image import resample_img
 
     try:
+        if how == "linear" and image.get_data_dtype().kind != "f":  # nilearn keeps the type: it would cut off
+            image = nib.Nifti1Image(np.asarray(image.dataobj, dtype=np.float64), image.affine)
         found: nib.Nifti1Image = resample_img(
             image,
             target_affine=grid.affine,
@@ -166,23 +180,15 @@ def read_mask(
             raise NeurordlError("label names or rois were given without an atlas; pass it as mask=")
         return Mask(np.ones(grid.shape[:3], dtype=bool), None, "none: all voxels")
     image, name = load_image(mask, "mask")
+    name = "in memory" if name == "the mask" else name
     if image.ndim == 4 and image.shape[3] == 1:
         image = image.slicer[..., 0]
     if image.ndim != 3:
         raise NeurordlError(f"the mask {name} has shape {image.shape}; expected one 3D volume")
-    moved = not same_grid(image, grid)
-    if moved:
-        warnings.warn(
-            f"the mask {name} is on another grid ({_grid(image)}) than the images ({_grid(grid)}): it is "
-            "resampled to theirs, each voxel taking the nearest value",
-            UserWarning,
-            stacklevel=3,
-        )
-        image = resampled(image, grid, "nearest", name)
-    try:
-        data = np.asanyarray(image.dataobj)
-    except _DAMAGE as error:
-        raise _damaged(name, "mask", error) from error
+    data, moved = _on_grid(image, grid, "nearest", f"the mask {name}")
+    if data.dtype.kind == "f":  # 1 may be stored as 255 times a slope
+        near = np.round(data)
+        data = np.where(np.abs(data - near) < _WHOLE, near, data)
     values = np.unique(data)
     odd = values[~np.isfinite(values) | (values != np.round(values))] if data.dtype.kind in "fiub" else values
     if len(odd):
@@ -225,30 +231,42 @@ def _atlas(data: npt.NDArray[Any], named: Mapping[int, str], rois: Sequence[str]
 
 def _label_names(names: Names) -> dict[int, str]:
     """Number and name of each label; BIDS calls the columns index and name."""
-    if isinstance(names, Mapping):
-        found = dict(names)
-    else:
-        table = names if isinstance(names, pd.DataFrame) else _names_table(Path(names))
-        if not isinstance(table, pd.DataFrame):
-            found = dict(table)
-        elif absent := [column for column in ("index", "name") if column not in table]:
+    table = names if isinstance(names, Mapping | pd.DataFrame) else _names_table(names)
+    if isinstance(table, pd.DataFrame):
+        if absent := [column for column in ("index", "name") if column not in table]:
             raise NeurordlError(
                 f"the label names have no column {absent[0]!r}, but {', '.join(map(str, table.columns))}"
             )
-        else:
-            found = dict(zip(table["index"], table["name"], strict=True))
-    try:
-        return {int(number): str(name) for number, name in found.items()}
-    except (TypeError, ValueError) as error:
-        raise NeurordlError(
-            f"label names are whole numbers with text, such as {{1: 'V1'}}: {error}"
-        ) from error
+        pairs = list(zip(table["index"], table["name"], strict=True))
+    else:
+        pairs = list(table.items())
+    found: dict[int, str] = {}
+    for number, name in pairs:
+        try:
+            whole = int(number)
+            if float(number) != whole:
+                raise ValueError(f"{number!r} is no whole number")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise NeurordlError(
+                f"label names are whole numbers with text, such as {{1: 'V1'}}: {error}"
+            ) from error
+        if name is None or name != name:  # n/a: an atlas that has this label is refused
+            continue
+        if found.setdefault(whole, str(name)) != str(name):
+            raise NeurordlError(f"label {whole} has two names, {found[whole]!r} and {str(name)!r}; give one")
+    return found
 
 
-def _names_table(path: Path) -> Any:
+def _names_table(file: object) -> Mapping[Any, Any] | pd.DataFrame:
+    if not isinstance(file, str | os.PathLike):
+        raise NeurordlError(f"labels= is a {type(file).__name__}; expected a mapping, a table or its file")
+    path = Path(file)
     try:
         if path.suffix.lower() == ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
+            told = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(told, dict):
+                raise ValueError("it holds no names of numbers")
+            return told
         return pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",")
     except (OSError, ValueError) as error:
         raise NeurordlError(

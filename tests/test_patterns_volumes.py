@@ -1,0 +1,91 @@
+"""Grids, scaled values and label names, against numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+import neurordl as nrl
+from neurordl.errors import NeurordlError
+from neurordl.patterns.volumes import read_mask, values_in
+
+SHAPE, AFFINE = (5, 4, 3), np.diag([3.0, 3.0, 3.5, 1.0])
+INSIDE = np.zeros(SHAPE, dtype=bool)
+INSIDE[1:4, 1:3, 1] = True
+GRID = nib.Nifti1Image(np.zeros(SHAPE, np.float32), AFFINE)
+TABLE = pd.DataFrame({"stimulus": ["a", "b"]})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
+def test_what_is_resampled_is_not_rounded_to_its_type(dtype: Any) -> None:
+    shifted = AFFINE.copy()
+    shifted[0, 3] = 1.0  # a third of a voxel
+    data = np.random.default_rng(0).integers(0, 200, (*SHAPE, 4)).astype(dtype)
+    with pytest.warns(UserWarning, match="on another grid"):
+        found = values_in(nib.Nifti1Image(data, shifted), INSIDE, GRID, "it")
+    whole = data.astype(np.float64)
+    exact = whole[:-1] / 3 + whole[1:] * 2 / 3  # voxel k lies between k - 1 and k
+    np.testing.assert_allclose(found.T, exact[0:3, 1:3, 1].reshape(6, 4), rtol=1e-6)
+
+
+def test_masks_turned_or_with_other_axes_are_the_same_voxels() -> None:
+    turned = AFFINE.copy()
+    turned[0, 0], turned[0, 3] = -3.0, 12.0
+    for mask in (
+        nib.Nifti1Image(INSIDE[::-1].astype(np.uint8), turned),
+        nib.Nifti1Image(INSIDE.transpose(2, 0, 1).astype(np.uint8), AFFINE[:, [2, 0, 1, 3]]),
+    ):
+        with pytest.warns(UserWarning, match="the mask in memory is on another grid"):
+            found = read_mask(mask, GRID, None, None)
+        np.testing.assert_array_equal(found.inside, INSIDE)
+        assert found.resampled
+
+
+def test_masks_and_atlases_may_be_stored_with_a_slope(tmp_path: Path) -> None:
+    atlas = INSIDE.astype(np.float64)
+    atlas[2] *= 7
+    for values, names in ((INSIDE.astype(np.float64), None), (atlas, {1: "V1", 7: "IT"})):
+        image = nib.Nifti1Image(values, AFFINE)
+        image.set_data_dtype(np.uint8 if names is None else np.int16)
+        nib.save(image, tmp_path / "mask.nii.gz")
+        assert 1 not in nib.load(tmp_path / "mask.nii.gz").get_fdata()  # but next to it
+        found = read_mask(tmp_path / "mask.nii.gz", GRID, names, None)
+        np.testing.assert_array_equal(found.inside, INSIDE)
+        if names is not None:
+            assert found.roi == [names[int(value)] for value in atlas[INSIDE]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (pd.DataFrame({"index": [1, 1], "name": ["V1", "IT"]}), "label 1 has two names, 'V1' and 'IT'"),
+        (pd.DataFrame({"index": [1], "name": [np.nan]}), "the labels 1, which labels= does not name"),
+        ({1.5: "V1"}, "1.5 is no whole number"),
+        ({float("inf"): "V1"}, "whole numbers with text"),
+        (["V1"], "labels= is a list"),
+        (5, "labels= is a int"),
+    ],
+)
+def test_label_names_that_cannot_be(labels: Any, told: str) -> None:
+    image = nib.Nifti1Image(np.random.default_rng(0).random((*SHAPE, 2)), AFFINE)
+    atlas = nib.Nifti1Image(INSIDE.astype(np.uint8), AFFINE)
+    with pytest.raises(NeurordlError, match=told):
+        nrl.read_patterns(image, atlas, table=TABLE, labels=labels)
+
+
+@pytest.mark.parametrize("text", ["5", "[1, 2]", '["a"]', "null"])
+def test_label_names_in_json_that_are_no_mapping(tmp_path: Path, text: str) -> None:
+    image = nib.Nifti1Image(np.random.default_rng(0).random((*SHAPE, 2)), AFFINE)
+    (tmp_path / "labels.json").write_text(text)
+    with pytest.raises(NeurordlError, match="cannot read the label names"):
+        nrl.read_patterns(
+            image,
+            nib.Nifti1Image(INSIDE.astype(np.uint8), AFFINE),
+            table=TABLE,
+            labels=tmp_path / "labels.json",
+        )
