@@ -14,6 +14,7 @@ import numpy as np
 from neurordl.errors import NeurordlError
 from neurordl.matching import natural_key
 from neurordl.patterns.nifti import read_patterns
+from neurordl.patterns.sidecars import applicable
 from neurordl.patterns.tables import entities
 from neurordl.patterns.volumes import load_image, read_mask
 
@@ -47,7 +48,8 @@ def read_bids(
         the voxels in fMRIPrep's ``desc-brain_mask`` of every run of a subject.
     events_root
         Where the events are, with the same folders; by default ``root``, or the data set of which ``root``
-        is a ``derivatives`` folder.
+        is a ``derivatives`` folder. Those of a higher folder apply too, as BIDS says (``task-x_events.tsv``):
+        the closest is taken.
     subjects, sessions
         With or without ``sub-`` and ``ses-``; all by default.
     residuals
@@ -79,9 +81,12 @@ def read_bids(
             there = sorted({entities(path).get("ses", "none") for path in own}, key=natural_key)
             kept = _chosen("ses", sessions, there)
             own = [path for path in own if entities(path).get("ses", "none") in kept]
+        _one_of_each(own)
         events = [_events(path, base, elsewhere) for path in own]
-        read = read_patterns(own, _mask(mask, name, own), events, residuals=True, **options)
-        patterns[f"sub-{name}"], left[f"sub-{name}"] = read
+        read = read_patterns(own, _mask(mask, name, own), events, residuals=residuals, **options)
+        patterns[f"sub-{name}"] = read[0] if residuals else read
+        if residuals:
+            left[f"sub-{name}"] = read[1]
     return (patterns, left) if residuals else patterns
 
 
@@ -106,6 +111,18 @@ def _images(base: Path, task: str, space: str | None) -> list[Path]:
     return sorted(found, key=lambda path: natural_key(path.name))
 
 
+def _one_of_each(images: Sequence[Path]) -> None:
+    """Refuse two images of a run: of two resolutions or echoes, say."""
+    runs: dict[str, Path] = {}
+    for path in images:
+        first = runs.setdefault("_".join(entities(path).values()), path)
+        if first is not path:
+            raise NeurordlError(
+                f"{first.name} and {path.name} are of one run; keep one of them in {path.parent}, or give "
+                "read_patterns the files to take"
+            )
+
+
 def _chosen(entity: str, asked: Sequence[str] | None, there: Sequence[str]) -> list[str]:
     if asked is None:
         return list(there)
@@ -127,14 +144,15 @@ def _events_roots(base: Path, given: Folder | None) -> list[Path]:
 
 
 def _events(image: Path, base: Path, roots: Iterable[Path]) -> Path:
-    """The events of a run: the same entities, in the same folder of one of the roots."""
-    stem = "_".join(f"{key}-{value}" for key, value in entities(image).items())
-    places = [place / image.parent.relative_to(base) / f"{stem}_events.tsv" for place in roots]
-    for path in places:
-        if path.is_file():
-            return path
+    """The events of a run, in the folders of one of the roots: the closest that apply."""
+    within = image.parent.relative_to(base)
+    for place in roots:
+        folders = [place, *(place / folder for folder in reversed(within.parents[:-1])), place / within]
+        if found := applicable(image, folders, "events", ".tsv"):
+            return found[-1]
     raise NeurordlError(
-        f"{image.name} has no events: looked for {' and '.join(map(str, places))}; pass events_root="
+        f"{image.name} has no events: looked for *_events.tsv of its sub-, ses-, task-, run- and so on in "
+        f"{' and '.join(str(place / within) for place in roots)}, and the folders above; pass events_root="
     )
 
 
@@ -145,7 +163,9 @@ def _mask(mask: Any, subject: str, images: Sequence[Path]) -> Any:
             raise NeurordlError(f"mask= has none for sub-{subject}")
         return named[subject]
     if mask != "brain":
-        return str(mask).format(subject=f"sub-{subject}") if isinstance(mask, str | os.PathLike) else mask
+        return (
+            str(mask).replace("{subject}", f"sub-{subject}") if isinstance(mask, str | os.PathLike) else mask
+        )
     files = [
         path.with_name(re.sub(r"_(desc-preproc_)?bold\.", "_desc-brain_mask.", path.name)) for path in images
     ]

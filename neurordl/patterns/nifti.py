@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,19 @@ import pandas as pd
 from rsatoolbox.data import Dataset
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import match_ids
+from neurordl.patterns.betas import betas_with_rows
 from neurordl.patterns.glm import Estimate, Model, check_model, estimate
+from neurordl.patterns.sidecars import volume_times
 from neurordl.patterns.study import Study, runs_of, sessions_of, subject_of
 from neurordl.patterns.tables import (
     Table,
-    entities,
     fmriprep_confounds,
     matched,
     read_confounds,
     read_events,
-    read_tsv,
     table_name,
 )
-from neurordl.patterns.volumes import Image, Names, load_image, read_mask, repetition_time
+from neurordl.patterns.volumes import Image, Names, load_image, read_mask
 
 __all__ = ["read_patterns"]
 
@@ -151,7 +149,8 @@ def read_patterns(
                 f"{asked[0]}= is for BOLD, and table= takes betas as they are: leave it out (betas come "
                 "without residuals: compute_rdms can estimate the noise from repeated measurements)"
             )
-        return _betas(study, table, condition, runs is not None)
+        named = [key for key, given in (("run", runs), ("session", session)) if given is not None]
+        return betas_with_rows(study, table, condition, named)
     design = {
         "hrf_model": hrf_model,
         "drift_model": drift_model,
@@ -193,7 +192,8 @@ def _bold(
             raise NeurordlError(
                 f"{name} has shape {image.shape}; expected a 4D BOLD series (betas come with table=)"
             )
-        step, n = repetition_time(image, name, t_r), len(series[k])
+        step, times = volume_times(image, name, t_r, settings["slice_time_ref"])
+        n = len(series[k])
         own, label = tables[of_events[k]], table_name(tables[of_events[k]], of_events[k])
         happened = read_events(own, label, settings["condition"], n * step)
         confounds, volumes = (None, None) if fmriprep is None else fmriprep_confounds(name, fmriprep, n)
@@ -201,7 +201,6 @@ def _bold(
             mine = regressors[of_confounds[k]]
             more = read_confounds(mine, table_name(mine, of_confounds[k]), columns, n)
             confounds = more if confounds is None else pd.concat([confounds, more], axis=1)
-        times = step * (np.arange(n) + settings["slice_time_ref"])
         one = estimate(
             series[k],
             happened,
@@ -253,47 +252,6 @@ def _rows(study: Study, frames: Sequence[pd.DataFrame]) -> dict[str, list[Any]]:
         labelled.append(own if study.sessions is None else own.assign(session=study.sessions[k]))
     together = pd.concat(labelled, ignore_index=True)
     return {str(name): values.tolist() for name, values in together.items()}
-
-
-def _betas(study: Study, table: Table, condition: str, named_runs: bool) -> Dataset:
-    """Betas as they are, each volume with its row of the table."""
-    series, kept, told = study.read()
-    values = np.concatenate(series)
-    place = np.repeat(np.arange(len(series)), [len(one) for one in series])  # the image of each volume
-    frame = read_tsv(table, table_name(table, 0))
-    named = "stimulus" if "stimulus" in frame else condition
-    if named not in frame:
-        raise NeurordlError(
-            f"{table_name(table, 0)} has no column 'stimulus' nor {condition!r}, but "
-            f"{', '.join(map(str, frame.columns))}"
-        )
-    if "image" in frame:
-        files = [Path(name).name for name in study.names]
-        wanted = [Path(str(image)).name for image in frame["image"]]
-        if len(values) != len(files):
-            raise NeurordlError("a table with the column 'image' names 3D images, and some here are 4D")
-        match = match_ids(wanted, files, what=("rows of the table", "images"))
-        values, place = values[match.index], place[match.index]
-        if match.unused:
-            lost = f"{len(match.unused)} images are in no row of {table_name(table, 0)} and were left out, "
-            warnings.warn(lost + f"such as {match.unused[0]}", UserWarning, stacklevel=3)
-    elif len(frame) != len(values):
-        raise NeurordlError(
-            f"{table_name(table, 0)} has {len(frame)} rows, and the images have {len(values)} volumes; give "
-            "one row per volume, or name the 3D image of each row in a column 'image'"
-        )
-    if frame[named].isna().any():
-        raise NeurordlError(f"{table_name(table, 0)} has rows without a {named}; leave those volumes out")
-    rows = {str(column): column_values.tolist() for column, column_values in frame.items() if column != named}
-    rows["stimulus"] = [str(value) for value in frame[named]]
-    # images of one volume each are no runs, unless their names or runs= say so
-    told_runs = named_runs or all("run" in entities(name) for name in study.names)
-    if "run" not in frame and (told_runs or (len(series) > 1 and len(values) > len(series))):
-        rows["run"] = [study.runs[k] for k in place]
-    if "session" not in frame and study.sessions is not None:
-        rows["session"] = [study.sessions[k] for k in place]
-    made = {"model": "betas", "table": Path(table_name(table, 0)).name, **told}
-    return study.dataset(values, rows, kept, made)
 
 
 def _each(tables: Table | Sequence[Table]) -> list[Table]:

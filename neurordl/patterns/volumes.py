@@ -9,7 +9,6 @@ import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,7 +22,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from neurordl.errors import NeurordlError
 
-__all__ = ["Image", "Mask", "Names", "load_image", "read_mask", "repetition_time", "values_in"]
+__all__ = ["Image", "Mask", "Names", "load_image", "read_mask", "values_in"]
 
 Image: TypeAlias = str | os.PathLike[str] | nib.Nifti1Image
 Names: TypeAlias = Mapping[int, str] | pd.DataFrame | str | os.PathLike[str]
@@ -34,7 +33,6 @@ _DAMAGE = (
     *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError),
     *(zlib.error, struct.error, ImageFileError, HeaderDataError, WrapStructError),
 )
-_LONGEST = 60.0  # seconds between volumes; more are milliseconds without their unit
 _WHOLE = 1e-3  # how far from a whole number a label may be
 _DEFLATE = 1032  # the most that gzip can expand
 
@@ -272,32 +270,6 @@ def _names_table(file: object) -> Mapping[Any, Any] | pd.DataFrame:
         raise NeurordlError(
             f"cannot read the label names {path}: {error}; expected TSV, CSV or JSON"
         ) from error
-
-
-def repetition_time(image: nib.Nifti1Image, name: str, given: float | None) -> float:
-    """Seconds between volumes: as given, from the BIDS sidecar, or from the header."""
-    if given is None:
-        base = name.removesuffix(".gz").removesuffix(".nii")
-        sidecar = Path(f"{base}.json")
-        if sidecar.is_file():
-            told = _names_table(sidecar)
-            given = told.get("RepetitionTime") if isinstance(told, dict) else None
-    if given is None and image.ndim == 4:
-        unit = image.header.get_xyzt_units()[1]
-        given = float(image.header.get_zooms()[3]) * {"msec": 1e-3, "usec": 1e-6}.get(unit, 1.0)
-        if unit not in ("sec", "msec", "usec") and 0 < given <= _LONGEST:
-            warnings.warn(
-                f"the header of {name} gives {given:g} between volumes without a unit of time; it is read as "
-                "seconds, and t_r= says otherwise",
-                UserWarning,
-                stacklevel=2,
-            )
-    if not isinstance(given, Real) or not 0 < float(given) <= _LONGEST:
-        raise NeurordlError(
-            f"the time between the volumes of {name} is {given!r}, which are no plausible seconds "
-            f"(0 to {_LONGEST:g}); pass t_r=, in seconds"
-        )
-    return float(given)
 
 
 def _grid(image: nib.Nifti1Image) -> str:

@@ -1,0 +1,171 @@
+"""What images inherit from higher BIDS folders: repetition times, events; and what sidecars say besides."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+import neurordl as nrl
+from neurordl.errors import NeurordlError
+from neurordl.patterns.sidecars import metadata, volume_times
+
+N = 40
+EVENTS = pd.DataFrame({"onset": [4.0, 20.0, 36.0, 52.0], "duration": 4.0, "trial_type": list("abab")})
+
+
+def write(path: Path, what: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(what, pd.DataFrame):
+        what.to_csv(path, sep="\t", index=False)
+    else:
+        path.write_text(what if isinstance(what, str) else json.dumps(what))
+    return path
+
+
+def write_bold(path: Path, t_r: float = 2.0, unit: str = "unknown", seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = 500 + np.random.default_rng(seed).standard_normal((3, 3, 2, N))
+    image = nib.Nifti1Image(values, np.eye(4))
+    image.header.set_zooms((1, 1, 1, t_r))
+    image.header.set_xyzt_units("mm", unit)
+    nib.save(image, path)
+    return path
+
+
+def taken(path: Path, t_r: float | None = None, ref: float = 0.0) -> float:
+    step, times = volume_times(nib.load(path), str(path), t_r, ref)
+    np.testing.assert_allclose(times, step * (np.arange(N) + ref))
+    return step
+
+
+@pytest.mark.parametrize("within", ["", "derivatives/fmriprep"])
+def test_the_closest_sidecar_says_the_repetition_time(tmp_path: Path, within: str) -> None:
+    root = tmp_path / "ds" / within
+    func = root / "sub-01" / "ses-2" / "func"
+    path = write_bold(func / "sub-01_ses-2_task-x_run-1_space-MNI_desc-preproc_bold.nii.gz", t_r=0.0)
+    with pytest.raises(NeurordlError, match="no plausible seconds"):
+        taken(path)
+    # of others: another task, another subject, more than the image has, another suffix, another data set
+    write(root / "task-y_bold.json", {"RepetitionTime": 9.1})
+    write(root / "sub-02_task-x_bold.json", {"RepetitionTime": 9.2})
+    write(func / "sub-01_ses-2_task-x_run-1_echo-1_space-MNI_desc-preproc_bold.json", {"RepetitionTime": 9.3})
+    write(root / "task-x_sbref.json", {"RepetitionTime": 9.4})
+    write(root.parent / "task-x_bold.json", {"RepetitionTime": 9.5})
+    write(root / "notask_bold.json", {"RepetitionTime": 9.6})
+    with pytest.raises(NeurordlError, match="no plausible seconds"):
+        taken(path)
+    for step, place in enumerate(
+        (
+            root / "bold.json",
+            root / "task-x_bold.json",
+            root / "task-x_desc-preproc_bold.json",
+            root / "sub-01" / "sub-01_task-x_bold.json",
+            root / "sub-01" / "ses-2" / "sub-01_ses-2_task-x_bold.json",
+            func / "sub-01_ses-2_task-x_run-1_bold.json",
+            path.with_name(path.name.replace(".nii.gz", ".json")),
+        ),
+        start=1,
+    ):
+        write(place, {"RepetitionTime": step, f"key{step}": step})
+        assert taken(path) == step
+        assert metadata(str(path))["RepetitionTime"][1] == place
+    # key by key: what the closest does not say is inherited
+    assert {key for key in metadata(str(path)) if key != "RepetitionTime"} == {f"key{k}" for k in range(1, 8)}
+    assert taken(path, t_r=1.5) == 1.5
+
+
+def test_names_that_are_not_those_of_bids_have_the_file_beside_them(tmp_path: Path) -> None:
+    path = write_bold(tmp_path / "my scan**[1].nii", t_r=0.0)
+    write(tmp_path / "my scan**[1].json", {"RepetitionTime": 3})
+    assert taken(path) == 3
+    other = write_bold(tmp_path / "scan_bold.nii", t_r=2.0, unit="sec")
+    write(tmp_path / "task-x_bold.json", {"RepetitionTime": 3})
+    assert taken(other) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot read the sidecar"),
+        ("[1]", "it is no JSON object"),
+        ({"RepetitionTime": "two"}, "'two', which are no plausible seconds"),
+        ({"RepetitionTime": True}, "True, which are no plausible seconds"),
+        ({"RepetitionTime": 2000}, "2000, which are no plausible seconds"),
+        ({"VolumeTiming": [0, 2, 5]}, "its own time"),
+    ],
+)
+def test_sidecars_that_say_nothing_usable(tmp_path: Path, content: Any, said: str) -> None:
+    path = write_bold(tmp_path / "sub-01_task-x_bold.nii.gz", unit="sec")
+    write(tmp_path / "task-x_bold.json", content)
+    with pytest.raises(NeurordlError, match=said):
+        nrl.read_patterns(path, None, EVENTS)
+    assert nrl.read_patterns(path, None, EVENTS, t_r=2.0).n_obs == 2
+
+
+def test_two_files_as_close_as_each_other_are_refused(tmp_path: Path) -> None:
+    path = write_bold(tmp_path / "sub-01_task-x_acq-a_bold.nii.gz", unit="sec")
+    write(tmp_path / "task-x_bold.json", {"RepetitionTime": 2})
+    write(tmp_path / "acq-a_bold.json", {"RepetitionTime": 3})
+    with pytest.raises(NeurordlError, match=r"acq-a_bold.json and task-x_bold.json both apply"):
+        taken(path)
+
+
+def test_times_that_differ_are_told(tmp_path: Path) -> None:
+    path = write_bold(tmp_path / "sub-01_task-x_bold.nii.gz", t_r=2.5, unit="sec")
+    sidecar = write(tmp_path / "sub-01_task-x_bold.json", {"RepetitionTime": 2.0})
+    with pytest.warns(UserWarning, match=r"says 2 s between volumes and the header of .* 2.5"):
+        assert taken(path) == 2.0
+    write_bold(path, t_r=2.0, unit="sec")
+    write(sidecar, {"RepetitionTime": 2.0, "StartTime": 0.98, "SliceTimingCorrected": True})
+    with pytest.warns(UserWarning, match=r"slice_time_ref=0.49 says so, and 0 is taken"):
+        taken(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        taken(path, ref=0.5)
+
+
+def test_events_are_inherited(tmp_path: Path) -> None:
+    root = tmp_path / "ds" / "derivatives" / "fmriprep"
+    for subject in ("01", "02"):
+        for run in ("1", "2", "10"):
+            stem = f"sub-{subject}_task-x_run-{run}_desc-preproc_bold.nii.gz"
+            write_bold(root / f"sub-{subject}" / "func" / stem, unit="sec", seed=int(run))
+    for_all = EVENTS.assign(trial_type=list("pqpq"))
+    write(tmp_path / "ds" / "task-x_events.tsv", for_all)
+    write(tmp_path / "ds" / "task-y_events.tsv", EVENTS)
+    own = tmp_path / "ds" / "sub-02" / "func" / "sub-02_task-x_run-10_events.tsv"
+    write(own, EVENTS)
+    found = nrl.read_bids(root, "x", mask=None)
+    assert set(found["sub-01"].obs_descriptors["stimulus"]) == {"p", "q"}
+    assert found["sub-02"].obs_descriptors["stimulus"] == list("pqpqab")
+    assert found["sub-02"].obs_descriptors["run"] == ["run-1", "run-1", "run-2", "run-2", "run-10", "run-10"]
+    assert json.loads(found["sub-02"].descriptors["provenance"])["runs"][2]["events"] == own.name
+    (tmp_path / "ds" / "task-x_events.tsv").unlink()
+    with pytest.raises(NeurordlError, match=r"run-1_desc-preproc_bold.nii.gz has no events"):
+        nrl.read_bids(root, "x", mask=None)
+
+
+def test_two_images_of_a_run_are_named(tmp_path: Path) -> None:
+    for resolution in "12":
+        name = f"sub-01_task-x_space-MNI_res-{resolution}_desc-preproc_bold.nii.gz"
+        write_bold(tmp_path / "sub-01" / "func" / name)
+    with pytest.raises(NeurordlError, match=r"res-1_.* and .*res-2_.* are of one run"):
+        nrl.read_bids(tmp_path, "x", "MNI")
+
+
+def test_braces_in_the_path_of_a_mask_are_its_own(tmp_path: Path) -> None:
+    func = tmp_path / "sub-01" / "func"
+    write_bold(func / "sub-01_task-x_bold.nii.gz", unit="sec")
+    write(func / "sub-01_task-x_events.tsv", EVENTS)
+    place = tmp_path / "{masks}"
+    place.mkdir()
+    nib.save(nib.Nifti1Image(np.ones((3, 3, 2), np.uint8), np.eye(4)), place / "sub-01.nii.gz")
+    found = nrl.read_bids(tmp_path, "x", mask=place / "{subject}.nii.gz")
+    assert found["sub-01"].n_channel == 18
