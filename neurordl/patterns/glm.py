@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -11,12 +12,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from neurordl.errors import NeurordlError
+from neurordl.patterns.lag import explained
 
-__all__ = ["Estimate", "Model", "check_model", "estimate"]
+__all__ = ["DEFAULTS", "Estimate", "Model", "changed", "check_model", "estimate"]
 
 Floats = npt.NDArray[np.float64]
 Model = Literal["glm", "lsa", "lss", "average"]
-_DESIGN = ("hrf_model", "drift_model", "high_pass", "drift_order")
+# the options of the GLM, as read_patterns has them
+DEFAULTS: Mapping[str, Any] = {
+    **{"hrf_model": "spm", "drift_model": "cosine", "high_pass": 0.01, "drift_order": 1, "noise_model": "ols"}
+}
 
 
 class Estimate(NamedTuple):
@@ -32,22 +37,37 @@ class Estimate(NamedTuple):
         (volumes, voxels); of averages, the volumes of the blocks only.
     dof
         Degrees of freedom of the residuals.
+    explained
+        Share of the variance that conditions explain: with an HRF, without one, and by chance. None where the
+        events are too short to tell.
     """
 
     rows: pd.DataFrame
     patterns: Floats
     residuals: Floats
     dof: int
+    explained: tuple[float, float, float] | None = None
 
 
-def check_model(model: str, detrend: bool, design: Mapping[str, Any]) -> None:
-    """Refuse a model that does not exist, or options that it would ignore."""
+def check_model(model: str, detrend: bool, confounds: bool, options: Mapping[str, Any]) -> None:
+    """Refuse a model that does not exist, or options that cannot be or would be ignored."""
     if model not in get_args(Model):
         raise NeurordlError(f"model={model!r}: expected one of {', '.join(get_args(Model))}")
-    if model == "average" and design["confounds"]:
+    if model == "average" and confounds:
         raise NeurordlError("block averages take no confounds; use model='glm', or clean the images first")
+    if model == "average" and (asked := changed(options)):
+        raise NeurordlError(f"{asked[0]}= is for a GLM, and block averages have none: leave it out")
     if model != "average" and detrend:
         raise NeurordlError(f"detrend= is for block averages; with model={model!r} choose drift_model=")
+    if not isinstance(options["hrf_model"], str | None):
+        raise NeurordlError(f"hrf_model={options['hrf_model']!r}: expected the name of a model, or None")
+    if not re.fullmatch("ols|ar[1-9][0-9]*", str(options["noise_model"])):
+        raise NeurordlError(f"noise_model={options['noise_model']!r}: expected 'ols' or 'ar1' ('ar2', ...)")
+
+
+def changed(options: Mapping[str, Any]) -> list[str]:
+    """Which options of the GLM were asked for, and would be ignored without one."""
+    return [name for name, value in options.items() if value not in (None, DEFAULTS[name])]
 
 
 def estimate(
@@ -59,7 +79,6 @@ def estimate(
     detrend: bool = False,
     confounds: pd.DataFrame | None = None,
     kept: npt.NDArray[np.int64] | None = None,
-    noise_model: str = "ols",
     design: Mapping[str, Any],
     name: str,
 ) -> Estimate:
@@ -81,26 +100,26 @@ def estimate(
         Regressors of no interest, a row for each volume.
     kept
         Volumes that enter the GLM; all where None.
-    noise_model
-        "ols" or "ar1", as in nilearn.
     design
-        ``hrf_model``, ``drift_model``, ``high_pass``, ``drift_order`` of nilearn's design matrix.
+        The options in ``DEFAULTS``, as in nilearn.
     name
         What to call the run in messages.
     """
     if model == "average":
-        return _averages(_detrended(data) if detrend else data, events, times, name)
-    fit = _Fit(data, times, confounds, kept, noise_model, {key: design[key] for key in _DESIGN}, name)
+        found = _averages(_detrended(data) if detrend else data, events, times, name)
+        return found._replace(explained=_Fit(data, times, None, None, DEFAULTS, name).explained(events))
+    fit = _Fit(data, times, confounds, kept, design, name)
+    told = None if design["hrf_model"] is None else fit.explained(events)
     if model == "glm":
         names = list(dict.fromkeys(events["condition"]))
         betas, residuals, dof = fit(events, events["condition"], names)
-        return Estimate(pd.DataFrame({"condition": names}), betas, residuals, dof)
+        return Estimate(pd.DataFrame({"condition": names}), betas, residuals, dof, told)
     rows = events[["condition", "onset"]].copy()
     rows.insert(1, "trial", rows.groupby("condition").cumcount() + 1)
     trials = [f"trial {row}" for row in range(len(rows))]
     if model == "lsa":
         betas, residuals, dof = fit(events, trials, trials)
-        return Estimate(rows, betas, residuals, dof)
+        return Estimate(rows, betas, residuals, dof, told)
     single = []
     for row, trial in enumerate(trials):
         others = [f"other {condition}" for condition in events["condition"]]
@@ -108,7 +127,7 @@ def estimate(
         single.append(fit(events, others, [trial])[0][0])
     # the residuals of LS-S differ from trial to trial; those of the conditions' GLM stand for the noise
     _, residuals, dof = fit(events, events["condition"], list(dict.fromkeys(events["condition"])))
-    return Estimate(rows, np.stack(single), residuals, dof)
+    return Estimate(rows, np.stack(single), residuals, dof, told)
 
 
 class _Fit:
@@ -120,13 +139,13 @@ class _Fit:
         times: Floats,
         confounds: pd.DataFrame | None,
         kept: npt.NDArray[np.int64] | None,
-        noise_model: str,
         design: Mapping[str, Any],
         name: str,
     ) -> None:
         self.data = data if kept is None else data[kept]
         self.times, self.confounds, self.kept = times, confounds, kept
-        self.noise_model, self.design, self.name = noise_model, design, name
+        self.design = {key: design[key] for key in DEFAULTS if key != "noise_model"}
+        self.noise_model, self.name = design["noise_model"], name
 
     def __call__(
         self, events: pd.DataFrame, regressors: Sequence[str] | pd.Series, wanted: Sequence[str]
@@ -135,10 +154,7 @@ class _Fit:
         from nilearn.glm.first_level import run_glm
 
         number = {regressor: place for place, regressor in enumerate(dict.fromkeys(regressors))}
-        coded = [
-            f"regressor{number[regressor]:06d}" for regressor in regressors
-        ]  # any name may be a condition
-        matrix = self._matrix(events.assign(trial_type=coded)[["onset", "duration", "trial_type"]])
+        matrix = self._matrix(_coded(events, regressors))
         columns = [self._column(matrix, f"regressor{number[regressor]:06d}") for regressor in wanted]
         if self.kept is not None:
             matrix = matrix.iloc[self.kept]
@@ -170,17 +186,41 @@ class _Fit:
             residuals[:, at] = result.residuals
         return betas, residuals, len(X) - rank
 
-    def _matrix(self, events: pd.DataFrame) -> pd.DataFrame:
+    def explained(self, events: pd.DataFrame) -> tuple[float, float, float] | None:
+        """See `Estimate`."""
+        if len(self.times) < 2 or (events["duration"] < self.times[1] - self.times[0]).any():
+            return None
+        found = []
+        for hrf_model in (self.design["hrf_model"], None):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what there is to say is said of the fit
+                matrix = self._matrix(_coded(events, events["condition"]), hrf_model)
+            X = matrix.to_numpy() if self.kept is None else matrix.to_numpy()[self.kept]
+            ours = np.array([str(column).startswith("regressor") for column in matrix.columns])
+            if not X[:, ours].any(axis=0).all():
+                return None
+            found.append(explained(self.data, X, ours))
+        return found[0][0], *found[1]
+
+    def _matrix(self, events: pd.DataFrame, hrf_model: str | None = "") -> pd.DataFrame:
+        """The design, with another HRF if one is given."""
         from nilearn.glm.first_level import make_first_level_design_matrix
 
+        design = self.design if hrf_model == "" else {**self.design, "hrf_model": hrf_model}
         added = self.confounds if self.confounds is not None and self.confounds.shape[1] else None
         if added is not None:
+            # of one scale, so that small ones are not lost in rounding: the constant and the betas of
+            # interest do not see it
+            added = (added - added.mean()) / added.std(ddof=0).replace(0.0, 1.0)
             added = added.set_axis([f"confound{k:06d}" for k in range(added.shape[1])], axis=1)
         try:
-            matrix: pd.DataFrame = make_first_level_design_matrix(
-                self.times, events, add_regs=added, **self.design
-            )
-        except (ValueError, TypeError, NotImplementedError) as error:
+            with warnings.catch_warnings():
+                # events of 0 s: it names our columns
+                warnings.filterwarnings("ignore", message="(?s).*null duration")
+                matrix: pd.DataFrame = make_first_level_design_matrix(
+                    self.times, events, add_regs=added, **design
+                )
+        except (ValueError, TypeError, NotImplementedError, np.linalg.LinAlgError) as error:
             raise NeurordlError(f"{self.name}: no design matrix: {error}") from error
         return matrix
 
@@ -192,6 +232,13 @@ class _Fit:
                 "with one, or with derivatives ('spm + derivative': the first is taken)"
             )
         return names.index(regressor)
+
+
+def _coded(events: pd.DataFrame, regressors: Sequence[str] | pd.Series) -> pd.DataFrame:
+    """Events for nilearn, whose regressors are numbered: any name may be a condition."""
+    number = {regressor: place for place, regressor in enumerate(dict.fromkeys(regressors))}
+    coded = [f"regressor{number[regressor]:06d}" for regressor in regressors]
+    return events.assign(trial_type=coded)[["onset", "duration", "trial_type"]]
 
 
 def _averages(data: Floats, events: pd.DataFrame, times: Floats, name: str) -> Estimate:

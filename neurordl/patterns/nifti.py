@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from rsatoolbox.data import Dataset
 
 from neurordl.errors import NeurordlError
 from neurordl.patterns.betas import betas_with_rows
-from neurordl.patterns.glm import Estimate, Model, check_model, estimate
+from neurordl.patterns.glm import Estimate, Model, changed, check_model, estimate
+from neurordl.patterns.lag import tell_of_lag
 from neurordl.patterns.sidecars import volume_times
 from neurordl.patterns.study import Study, runs_of, sessions_of, subject_of
 from neurordl.patterns.tables import (
@@ -72,24 +73,28 @@ def read_patterns(
     events
         For each image a BIDS ``events.tsv`` or a DataFrame: ``onset``, ``duration`` (seconds) and
         ``condition``; other columns (``modulation``, say) are not used. Files are matched with images by the
-        entities of their names (``run-01`` and so on) where all have them, else by order.
+        entities of their names (``run-01`` and so on) where all have them, else by order, which names
+        must not contradict.
     table
         Of betas: a TSV or CSV file or a DataFrame with one row per volume and the column ``stimulus`` (or
         ``condition``), where it applies ``run`` and ``session``; other columns become descriptors too. A
         column ``image`` names the file of each row: then 3D images are matched by it, in any order.
+        Subjects, sessions and runs in it must be those of the images' names.
     labels, rois
         Of an atlas: number and name of each label (a mapping, or a table with ``index`` and ``name``), and
         the ROIs to keep; of a binary mask, its name. Patterns then carry the channel descriptor ``roi``.
     model
-        "glm": one regressor a condition and run. "lsa": one a trial (least squares all; Rissman et al. 2004).
-        "lss": for each trial a GLM of that trial beside the others, by condition (least squares separate;
-        Mumford et al. 2012, NeuroImage 59:2636; Turner et al. 2012). "average": the mean of the volumes taken
-        during a condition's events, without any HRF; for events that are already shifted by its lag.
+        All but "average" put a haemodynamic response (``hrf_model``) on the events, which is wrong for events
+        that are already shifted by its lag, as those of some public data sets are: take "average" for
+        these, or ``hrf_model=None``. "glm": one regressor a condition and run. "lsa": one a trial (least
+        squares all; Rissman et al. 2004). "lss": for each trial a GLM of that trial beside the others, by
+        condition (least squares separate; Mumford et al. 2012, NeuroImage 59:2636; Turner et al. 2012).
+        "average": the mean of the volumes taken during a condition's events, without any HRF.
     condition, leave_out
         The column of the conditions' names; conditions that are modelled but get no pattern, such as "rest".
     t_r, slice_time_ref
-        Seconds between volumes (else from the sidecar beside the image, or the header), and when within that
-        time a volume counts as taken, from 0 to 1.
+        Seconds between volumes (else from the image's JSON sidecars, those of higher BIDS folders included,
+        or the header), and when within that time a volume counts as taken, from 0 to 1.
     hrf_model, drift_model, high_pass, drift_order, noise_model
         Of the GLM, as in nilearn's ``make_first_level_design_matrix`` and ``run_glm`` ("ols" or "ar1").
     confounds, confound_columns
@@ -117,7 +122,9 @@ def read_patterns(
     Warns
     -----
     UserWarning
-        Something was resampled, or voxels were dropped: NaN or infinite anywhere, or constant in a run.
+        Something was resampled, voxels were dropped (NaN or infinite anywhere, or constant in a run), the
+        sidecars say other times than are taken, or the signal follows the events as if they were shifted
+        already (or, with "average", as if they were not).
 
     Raises
     ------
@@ -125,7 +132,7 @@ def read_patterns(
         A file that is absent, damaged or no NIfTI, a mask that is empty or an atlas without names, events
         outside their run, tables that do not fit, several subjects, or no voxel left.
     """
-    given = [images] if isinstance(images, str | os.PathLike | nib.Nifti1Image) else list(images)
+    given = _each(images, (str, os.PathLike, nib.Nifti1Image), "images")
     if not given or (events is None) == (table is None):
         raise NeurordlError(
             "read_patterns takes one image or more, and either events= (BOLD) or table= (betas, one row per "
@@ -133,17 +140,28 @@ def read_patterns(
         )
     opened = [load_image(image, "image") for image in given]
     names = [name for _, name in opened]
-    own_sessions = sessions_of(names, session)
+    own_sessions = sessions_of(
+        names, session if isinstance(session, str | None) else _each(session, (), "session")
+    )
+    named_runs = None if runs is None else _each(runs, (str,), "runs")
     study = Study(
         opened,
-        read_mask(mask, opened[0][0], labels, [rois] if isinstance(rois, str) else rois),
+        read_mask(mask, opened[0][0], labels, None if rois is None else _each(rois, (str,), "rois")),
         subject_of(names, subject),
         own_sessions,
-        runs_of(names, own_sessions, runs, unique=table is None),
+        runs_of(names, own_sessions, named_runs, unique=table is None),
     )
+    design: dict[str, Any] = {
+        **{"hrf_model": hrf_model, "drift_model": drift_model, "high_pass": high_pass},
+        **{"drift_order": drift_order, "noise_model": noise_model},
+    }
+    if confound_columns is not None and confounds is None:
+        raise NeurordlError("confound_columns= are of the tables in confounds=; give both")
     if table is not None:
         of_bold = {"residuals": residuals, "leave_out": leave_out, "confounds": confounds is not None}
         of_bold |= {"fmriprep": fmriprep, "detrend": detrend, "t_r": t_r is not None}
+        of_bold |= {"model": model != "glm", "slice_time_ref": slice_time_ref}
+        of_bold |= dict.fromkeys(changed(design), True)
         if asked := [name for name, value in of_bold.items() if value]:
             raise NeurordlError(
                 f"{asked[0]}= is for BOLD, and table= takes betas as they are: leave it out (betas come "
@@ -151,21 +169,19 @@ def read_patterns(
             )
         named = [key for key, given in (("run", runs), ("session", session)) if given is not None]
         return betas_with_rows(study, table, condition, named)
-    design = {
-        "hrf_model": hrf_model,
-        "drift_model": drift_model,
-        "high_pass": high_pass,
-        "drift_order": drift_order,
-    }
-    check_model(model, detrend, design | {"confounds": confounds is not None or fmriprep is not None})
+    check_model(model, detrend, confounds is not None or fmriprep is not None, design)
     settings = {
         "model": model,
         "condition": condition,
-        "leave_out": [leave_out] if isinstance(leave_out, str) else list(leave_out),
+        "leave_out": _each(leave_out, (str,), "leave_out"),
         "slice_time_ref": slice_time_ref,
-        **({"detrend": detrend} if model == "average" else design | {"noise_model": noise_model}),
+        **({"detrend": detrend} if model == "average" else design),
     }
-    beside = [None if events is None else _each(events), None if confounds is None else _each(confounds)]
+    files = (str, os.PathLike, pd.DataFrame)
+    beside = [
+        None if events is None else _each(events, files, "events"),
+        None if confounds is None else _each(confounds, files, "confounds"),
+    ]
     patterns, left = _bold(study, beside, settings, t_r, confound_columns, fmriprep)
     return (patterns, left) if residuals else patterns
 
@@ -209,7 +225,6 @@ def _bold(
             detrend=bool(settings.get("detrend")),
             confounds=confounds,
             kept=volumes,
-            noise_model=settings.get("noise_model", "ols"),
             design=settings,
             name=name,
         )
@@ -227,6 +242,7 @@ def _bold(
         )
     if not any(len(one.rows) for one in found):
         raise NeurordlError(f"leave_out= leaves no condition of {', '.join(settings['leave_out'])}")
+    tell_of_lag([one.explained for one in found], settings["model"], settings.get("hrf_model"))
     made = {**settings, **told, "runs": notes}
     return (
         study.dataset(
@@ -254,5 +270,10 @@ def _rows(study: Study, frames: Sequence[pd.DataFrame]) -> dict[str, list[Any]]:
     return {str(name): values.tolist() for name, values in together.items()}
 
 
-def _each(tables: Table | Sequence[Table]) -> list[Table]:
-    return [tables] if isinstance(tables, str | os.PathLike | pd.DataFrame) else list(tables)
+def _each(given: Any, one: tuple[type, ...], what: str) -> list[Any]:
+    """One thing or several, as a list."""
+    if isinstance(given, one):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise NeurordlError(f"{what}= is {given!r:.60}; expected one or several of what it takes")
+    return list(given)

@@ -113,7 +113,7 @@ def subject_of(names: Sequence[str], given: str | None) -> str | None:
 def sessions_of(names: Sequence[str], given: str | Sequence[str] | None) -> list[str] | None:
     """Each image's session as given, or of its file name; None where there are none."""
     if given is not None:
-        sessions = [given] * len(names) if isinstance(given, str) else list(given)
+        sessions = [given] * len(names) if isinstance(given, str) else [str(one) for one in given]
         if len(sessions) != len(names):
             raise NeurordlError(f"session= names {len(sessions)} sessions of {len(names)} images")
         return sessions

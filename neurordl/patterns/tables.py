@@ -49,27 +49,60 @@ def matched(images: Sequence[str], tables: Sequence[Table], what: str) -> list[i
     Raises
     ------
     NeurordlError
-        Another number of tables than of images (without entities), or an image without its table.
+        Another number of tables than of images (without entities), an image without its table, or names that
+        contradict the order.
     """
     known = [{} if isinstance(table, pd.DataFrame) else entities(table) for table in tables]
     shared = set.intersection(*(set(found) for found in [*map(entities, images), *known]))
     keys = [key for key in _IDENTITY if key in shared]
     own = ["_".join(f"{key}-{entities(image)[key]}" for key in keys) for image in images]
-    if not keys or len(set(own)) < len(images):
-        if len(tables) != len(images):
+    if keys and len(set(own)) == len(images):
+        theirs = ["_".join(f"{key}-{found[key]}" for key in keys) for found in known]
+        places = [int(place) for place in match_ids(own, theirs, what=("images", what)).index]
+    elif len(tables) != len(images):
+        raise NeurordlError(
+            f"{len(images)} images came with {len(tables)} {what}; give one for each image, in the same "
+            "order, or BIDS names (run-01, ...) by which they are matched"
+        )
+    else:
+        places = list(range(len(images)))
+        _in_order(images, tables, what)
+    for image, place in zip(images, places, strict=True):
+        told = entities(image)
+        if clash := [key for key in told if known[place].get(key, told[key]) != told[key]]:
             raise NeurordlError(
-                f"{len(images)} images came with {len(tables)} {what}; give one for each image, in the same "
-                "order, or BIDS names (run-01, ...) by which they are matched"
+                f"{image} would go with the {what} {tables[place]}, which are of another {clash[0]}; give "
+                "them in the order of the images, or names that all have the same entities (sub-, ses-, run-)"
             )
-        return list(range(len(images)))
-    theirs = ["_".join(f"{key}-{found[key]}" for key in keys) for found in known]
-    return [int(place) for place in match_ids(own, theirs, what=("images", what)).index]
+    return places
+
+
+def _in_order(images: Sequence[str], tables: Sequence[Table], what: str) -> None:
+    """Refuse files that are numbered alike and come in two orders (run10 sorts before run2)."""
+    sides = [
+        [] if isinstance(name, pd.DataFrame) else re.findall("[0-9]+", Path(str(name)).name.split(".")[0])
+        for name in [*images, *tables]
+    ]
+    numbers = [int(found[-1]) if found else None for found in sides]
+    one, other = numbers[: len(images)], numbers[len(images) :]
+    if None in one or len(set(one)) < len(one) or set(one) != set(other) or one == other:
+        return
+    k = next(k for k in range(len(one)) if one[k] != other[k])
+    raise NeurordlError(
+        f"the images and the {what} are numbered alike but come in different orders: {images[k]} would go "
+        f"with {tables[k]}; give both in one order, or BIDS names (run-01, ...) by which they are matched"
+    )
 
 
 def read_tsv(table: Table, name: str) -> pd.DataFrame:
     """A TSV or CSV file (by its suffix) as text, or a copy of a DataFrame; ``n/a`` is missing."""
     if isinstance(table, pd.DataFrame):
+        if not table.columns.is_unique:
+            twice = table.columns[table.columns.duplicated()][0]
+            raise NeurordlError(f"{name} has two columns {twice!r}; leave one")
         return table.copy()
+    if not isinstance(table, str | os.PathLike):
+        raise NeurordlError(f"{name} is a {type(table).__name__}; expected a TSV or CSV file or a DataFrame")
     path = Path(table)
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
@@ -124,7 +157,8 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
         raise NeurordlError(
             f"{name}: the event {row['condition']!r} from {row['onset']:g} s to "
             f"{row['onset'] + row['duration']:g} s lies outside the run, which lasts {length:g} s "
-            f"({int(outside.sum())} such events); check that events and image belong together, and t_r"
+            f"({int(outside.sum())} such events); check that events and image belong together, and t_r, or "
+            "leave these rows out"
         )
     return found.sort_values("onset", kind="stable", ignore_index=True)
 
@@ -145,7 +179,9 @@ def read_confounds(table: Table, name: str, columns: Sequence[str] | None, volum
         A column is missing, not numbers, or the rows are not as many as the volumes.
     """
     frame = read_tsv(table, name)
-    wanted = list(frame.columns) if columns is None else list(columns)
+    wanted = (
+        list(frame.columns) if columns is None else [columns] if isinstance(columns, str) else list(columns)
+    )
     if absent := [column for column in wanted if column not in frame]:
         raise NeurordlError(f"{name} has no column {absent[0]!r}, but {', '.join(map(str, frame.columns))}")
     found: pd.DataFrame = frame[wanted].apply(pd.to_numeric, errors="coerce").astype(np.float64)
@@ -166,7 +202,9 @@ def fmriprep_confounds(
     from nilearn.interfaces.fmriprep import load_confounds
 
     try:
-        confounds, kept = load_confounds(name, strategy=list(strategy))
+        confounds, kept = load_confounds(
+            name, strategy=[strategy] if isinstance(strategy, str) else list(strategy)
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NeurordlError(f"no confounds of fMRIPrep for {name}: {error}") from error
     if len(confounds) != volumes:

@@ -1,0 +1,144 @@
+"""Which table is which image's, rows of betas with their files, and arguments of the wrong kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+import neurordl as nrl
+from neurordl.errors import NeurordlError
+from neurordl.patterns.tables import matched
+
+EVENTS = pd.DataFrame({"onset": [4.0, 20.0, 36.0, 52.0], "duration": 4.0, "trial_type": list("abab")})
+
+
+def bold() -> nib.Nifti1Image:
+    image = nib.Nifti1Image(500 + np.random.default_rng(0).standard_normal((3, 3, 2, 40)), np.eye(4))
+    image.header.set_zooms((1, 1, 1, 2.0))
+    image.header.set_xyzt_units("mm", "sec")
+    return image
+
+
+def test_by_entities_in_any_order_or_by_order() -> None:
+    images = [f"sub-1_ses-{ses}_run-{run}_bold.nii" for ses in "12" for run in ("1", "2", "10")]
+    tables = [f"sub-1_ses-{ses}_task-x_run-{run}_events.tsv" for run in ("10", "2", "1") for ses in "21"]
+    assert matched(images, tables, "events") == [5, 3, 1, 4, 2, 0]
+    assert matched(["a.nii", "b.nii"], ["y.tsv", "x.tsv"], "events") == [0, 1]
+    # the sessions are only in the names of the images: by order, which the runs do not contradict
+    assert matched(images[:2] + images[3:5], [f"run-{k}_e.tsv" for k in "1212"], "events") == [0, 1, 2, 3]
+    assert matched(["run1.nii", "run2.nii"], [EVENTS, EVENTS], "events") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "tables", "told"),
+    [
+        # unique only with the sessions, which the tables lack
+        (
+            [f"ses-{ses}_run-{run}_bold.nii" for ses in "12" for run in "12"],
+            [f"run-{run}_events.tsv" for run in "2121"],
+            "ses-1_run-1_bold.nii would go with the events run-2_events.tsv, .* of another run",
+        ),
+        # by run alone, since one name has no session
+        (
+            ["ses-1_run-1_bold.nii", "ses-1_run-2_bold.nii"],
+            ["ses-2_run-1_events.tsv", "run-2_events.tsv"],
+            "of another ses",
+        ),
+        # what a glob makes of names that are not those of BIDS
+        (
+            ["run1.nii.gz", "run10.nii.gz", "run2.nii.gz"],
+            ["run1.tsv", "run2.tsv", "run10.tsv"],
+            "run10.nii.gz would go with run2.tsv",
+        ),
+    ],
+)
+def test_an_order_that_names_contradict_is_refused(images: Any, tables: Any, told: str) -> None:
+    with pytest.raises(NeurordlError, match=told):
+        matched(images, tables, "events")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"images": None}, "images= is None"),
+        ({"images": [5]}, "the image is a int; expected a path"),
+        ({"mask": 5}, "the mask is a int; expected a path"),
+        ({"events": 5}, "events= is 5"),
+        ({"events": [5]}, "is a int; expected a TSV"),
+        ({"session": 1}, "session= is 1"),
+        ({"runs": 3}, "runs= is 3"),
+        ({"leave_out": 5}, "leave_out= is 5"),
+        ({"noise_model": "foo"}, "noise_model='foo': expected 'ols' or 'ar1'"),
+        ({"noise_model": None}, "noise_model=None"),
+        ({"hrf_model": ["spm"]}, r"hrf_model=\['spm'\]: expected the name"),
+        ({"slice_time_ref": "x"}, "slice_time_ref='x': expected a number from 0 to 1"),
+        ({"slice_time_ref": 1.5}, "slice_time_ref=1.5"),
+        ({"confound_columns": ["csf"]}, "confound_columns= are of the tables in confounds="),
+        ({"events": pd.concat([EVENTS, EVENTS[["onset"]]], axis=1)}, "two columns 'onset'"),
+        (
+            {"model": "average", "hrf_model": "glover"},
+            "hrf_model= is for a GLM, and block averages have none",
+        ),
+        ({"model": "average", "noise_model": "ar1"}, "noise_model= is for a GLM"),
+        ({"events": None, "table": EVENTS, "model": "lsa"}, "model= is for BOLD"),
+        ({"events": None, "table": EVENTS, "high_pass": 0.02}, "high_pass= is for BOLD"),
+        ({"events": None, "table": EVENTS, "slice_time_ref": 0.5}, "slice_time_ref= is for BOLD"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_or_that_would_be_ignored(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(NeurordlError, match=told):
+        nrl.read_patterns(**{"images": bold(), "events": EVENTS, **change})
+
+
+def test_one_name_may_be_a_string() -> None:
+    regressors = pd.DataFrame(np.random.default_rng(1).standard_normal((40, 2)), columns=["csf", "x"])
+    call = {"images": bold(), "events": EVENTS, "confounds": regressors}
+    one = nrl.read_patterns(**call, confound_columns="csf")
+    np.testing.assert_array_equal(
+        one.measurements, nrl.read_patterns(**call, confound_columns=["csf"]).measurements
+    )
+    assert nrl.read_patterns(bold(), None, EVENTS, model="average", hrf_model=None).n_obs == 2
+
+
+# rows of betas
+
+
+def beta_files(folder: Path, runs: list[str]) -> list[Path]:
+    files = [folder / f"sub-07_ses-2_run-{run}_betas.nii.gz" for run in runs]
+    for number, file in enumerate(files):
+        values = np.random.default_rng(number).standard_normal((3, 3, 2, 2))
+        nib.save(nib.Nifti1Image(values, np.eye(4)), file)
+    return files
+
+
+def rows(runs: list[Any], **more: Any) -> pd.DataFrame:
+    return pd.DataFrame({"stimulus": list("ab") * len(runs), "run": np.repeat(runs, 2), **more})
+
+
+def test_rows_of_another_run_than_their_volume_are_refused(tmp_path: Path) -> None:
+    images = beta_files(tmp_path, ["1", "10", "2"])
+    with pytest.raises(NeurordlError, match=r"row 3 .* has run 2, and its volume is of sub-07_ses-2_run-10_"):
+        nrl.read_patterns(images, table=rows([1, 2, 10]))
+    for runs in ([1, 10, 2], ["run-01", "run-10", "run-02"], [1.0, 10.0, 2.0], ["ses-2_run-1", "10", "2"]):
+        found = nrl.read_patterns(images, table=rows(runs))
+        np.testing.assert_array_equal(found.measurements[2], nib.load(images[1]).get_fdata()[..., 0].ravel())
+    with pytest.raises(NeurordlError, match="has subject sub-08, and its volume is of sub-07"):
+        nrl.read_patterns(images, table=rows([1, 10, 2], subject="sub-08"))
+    with pytest.raises(NeurordlError, match="has session 3"):
+        nrl.read_patterns(images, table=rows([1, 10, 2], session=3))
+    nrl.read_patterns(images, table=rows([1, 10, 2], session="ses-2", subject="07"))
+
+
+def test_runs_are_named_once(tmp_path: Path) -> None:
+    images = beta_files(tmp_path, ["1", "2"])
+    with pytest.raises(NeurordlError, match=r"run is a column of .* and an argument"):
+        nrl.read_patterns(images, table=rows([1, 2]), runs=["a", "b"])
+    with pytest.raises(NeurordlError, match=r"session is a column of .* and an argument"):
+        nrl.read_patterns(images, table=rows([1, 2], session="2"), session="2")
+    found = nrl.read_patterns(images, table=rows([1, 2]).drop(columns="run"), runs=["a", "b"])
+    assert found.obs_descriptors["run"] == ["a", "a", "b", "b"]
