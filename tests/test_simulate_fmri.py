@@ -18,6 +18,7 @@ import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.rdms.reliability import split_half
 from neurordl.simulate import patterns_of, plan_study, simulate_fmri, simulate_patterns, simulate_subjects
+from neurordl.simulate.fmri import _noise
 
 IDS = [f"im{k}" for k in range(12)]
 TRUE = np.random.default_rng(0).standard_normal((12, 20))
@@ -161,12 +162,41 @@ def test_simulated_fmri_comes_back(tmp_path: Path) -> None:
         ({"snr": 0.0}, "snr=0.0"),
         ({"autocorrelation": 1.0}, "autocorrelation=1.0"),
         ({"t_r": 0.0}, "t_r=0.0"),
+        ({"t_r": math.nan}, "t_r=nan"),
+        ({"t_r": 500.0}, "cannot simulate hrf_model='spm' with t_r=500.0"),
+        ({"smoothness": math.nan}, "smoothness=nan"),
+        ({"drift": math.nan}, "drift=nan"),
+        ({"shape": (4, 4)}, "expected three numbers"),
+        ({"shape": (4, 4, 2.5)}, r"shape\[2\]=2.5: expected a whole number"),
+        ({"n_subjects": 0}, "n_subjects=0"),
+        ({"n_subjects": 1.5}, "n_subjects=1.5: expected a whole number"),
+        ({"seed": -1}, "seed=-1"),
+        ({"patterns": TRUE * np.nan}, "hold NaN"),
+        ({"patterns": {}}, "with 0 ROIs"),
+        ({"patterns": {"atlas": TRUE}}, "'atlas' cannot be the name of a ROI"),
+        ({"patterns": {"a/b": TRUE}}, "'a/b' cannot be the name of a ROI"),
+        ({"task": "a_b"}, "task='a_b'"),
+        ({"hrf_model": "foo"}, "cannot simulate hrf_model='foo'"),
+        ({"hrf_model": "fir"}, "several regressors a stimulus"),
     ],
 )
 def test_scanners_that_cannot_be(tmp_path: Path, change: dict[str, Any], told: str) -> None:
     with pytest.raises(NeurordlError, match=told):
-        simulate_fmri(tmp_path / "x", TRUE, IDS, 1, **change)
+        simulate_fmri(**{"folder": tmp_path / "x", "patterns": TRUE, "ids": IDS, "n_subjects": 1, **change})
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("autocorrelation", [0.0, 0.3, 0.95, -0.9])
+def test_noise_is_as_variable_at_first_as_at_last(autocorrelation: float) -> None:
+    noise = _noise((40, 20, 20, 20), 0.0, autocorrelation, np.random.default_rng(0))
+    np.testing.assert_allclose(noise.reshape(40, -1).var(axis=1), 1, atol=0.1)
+    lagged = (noise[1:] * noise[:-1]).mean()
+    np.testing.assert_allclose(lagged, autocorrelation, atol=0.02)
+
+
+def test_no_noise_is_written_as_such(tmp_path: Path) -> None:
+    study = simulate_fmri(tmp_path / "x", TRUE, IDS, 1, snr=math.inf, runs=1)
+    assert json.loads((study / "simulation.json").read_text())["snr"] == "inf"
 
 
 def test_the_committed_study_is_what_its_script_makes(tmp_path: Path) -> None:
@@ -195,16 +225,24 @@ def test_split_halves_are_reliable_where_there_is_signal() -> None:
         found = split_half(good, method)
         assert found.shape == (1,)
         assert found[0] > 0.95
-    order = np.random.default_rng(0).permutation(good.n_obs)
     from rsatoolbox.data import Dataset
 
+    # run-03, run-02, run-01, run-04: the same halves, in another order
+    order = np.concatenate([np.arange(12) + 12 * run for run in (2, 1, 0, 3)])
     moved = Dataset(
         good.measurements[order],
         obs_descriptors={name: [values[k] for k in order] for name, values in good.obs_descriptors.items()},
     )
-    runs = list(dict.fromkeys(moved.obs_descriptors["run"]))
-    if {runs[0], runs[2]} in ({"run-01", "run-03"}, {"run-02", "run-04"}):
-        np.testing.assert_allclose(split_half(moved, "crossnobis"), split_half(good, "crossnobis"))
+    np.testing.assert_allclose(split_half(moved, "crossnobis"), split_half(good, "crossnobis"))
+    weak = simulate_patterns(TRUE, IDS, 1, runs=4, snr=0.2)["s01"]
+    of_halves = [
+        nrl.compute_rdms(
+            Dataset(weak.measurements[at], obs_descriptors={"stimulus": IDS * 2, "run": [1] * 12 + [2] * 12}),
+            "crossnobis",
+        ).dissimilarities[0]
+        for at in (np.r_[0:12, 24:36], np.r_[12:24, 36:48])
+    ]
+    np.testing.assert_allclose(split_half(weak, "crossnobis")[0], np.corrcoef(*of_halves)[0, 1])
     with pytest.raises(NeurordlError, match="need 4 runs or more, and there are 2"):
         split_half(simulate_patterns(TRUE, IDS, 1, runs=2)["s01"], "crossnobis")
 
@@ -239,5 +277,84 @@ def test_more_of_everything_finds_more() -> None:
 
 
 def test_without_signal_the_power_is_the_level() -> None:
-    table = plan_study(TRUE, IDS, subjects=(6,), runs=(2,), n_simulations=60, snr=1e-9, n_channels=20)
-    assert table["power"].item() < 0.17  # 60 draws at 5 %: above this in 1 of 5,000
+    table = plan_study(
+        *(TRUE, IDS), subjects=(6,), runs=(2,), n_simulations=200, snr=1e-9, n_channels=20, alpha=0.2
+    )
+    assert 0.11 < table["power"].item() < 0.30  # 200 draws at 20 %: outside in less than 1 of 1,000
+
+
+def test_planning_equals_a_loop_of_its_own() -> None:
+    """Studies drawn, measured and tested by numpy and scipy alone, to the precision of 400 of them."""
+
+    from scipy.stats import ttest_1samp, ttest_rel, zscore
+
+    rng = np.random.default_rng(5)
+    rival, n_channels, snr, own = TRUE + 1.2 * rng.standard_normal(TRUE.shape), 30, 0.1, 0.3
+    found = plan_study(
+        *(TRUE, IDS),
+        **{"subjects": (5,), "runs": (2,), "rival": rival, "n_simulations": 400, "seed": 3},
+        **{"snr": snr, "idiosyncrasy": own, "n_channels": n_channels},
+    ).iloc[0]
+
+    def spread(patterns: Any) -> Any:
+        rank = min(patterns.shape[1], n_channels - 1)
+        basis = rng.standard_normal((n_channels, rank))
+        basis = np.linalg.qr(basis - basis.mean(0))[0]
+        into = np.linalg.qr(rng.standard_normal((patterns.shape[1], rank)))[0]
+        return patterns @ into @ basis.T * np.sqrt(n_channels / rank)
+
+    centred = [model - model.mean(1, keepdims=True) for model in (TRUE, rival)]
+    models = [pdist(model, "sqeuclidean") for model in centred]
+    one, other = np.triu_indices(12, 1)
+    rows = []
+    for _ in range(400):
+        vectors = []
+        for _ in range(5):
+            private = rng.standard_normal((12, 5))
+            signal = np.sqrt(1 - own) * spread(centred[0] / centred[0].std())
+            signal += np.sqrt(own) * spread(private / private.std())
+            runs = signal + rng.standard_normal((2, 12, n_channels)) / np.sqrt(snr)
+            step = runs[:, one] - runs[:, other]
+            vectors.append((step[0] * step[1]).mean(axis=1))
+        similar = np.array([[np.corrcoef(model, vector)[0, 1] for vector in vectors] for model in models])
+        scaled = zscore(vectors, axis=1)
+        lower = [np.corrcoef(vectors[k], np.delete(scaled, k, 0).mean(0))[0, 1] for k in range(5)]
+        upper = [np.corrcoef(vectors[k], scaled.mean(0))[0, 1] for k in range(5)]
+        above = ttest_1samp(similar[0], 0, alternative="greater").pvalue < 0.05
+        better = ttest_rel(*similar, alternative="greater").pvalue < 0.05
+        rows.append([similar[0].mean(), np.mean(lower), np.mean(upper), above, better])
+    names = ["similarity", "ceiling_lower", "ceiling_upper", "power", "power_rival"]
+    mean, error = np.mean(rows, axis=0), np.std(rows, axis=0) / np.sqrt(400)
+    z = (found[names].to_numpy(float) - mean) / (error * np.sqrt(2))
+    assert abs(z).max() < 3.5, dict(zip(names, z, strict=True))
+    assert 0.1 < mean[3] < 0.9  # else nothing could be told
+
+
+def test_a_mean_over_channels_is_no_part_of_the_geometry() -> None:
+    shifted = TRUE + 3 * np.random.default_rng(2).standard_normal((12, 1))
+    options = {"subjects": (3,), "runs": (2,), "n_simulations": 2, "snr": math.inf, "idiosyncrasy": 0}
+    found = plan_study(shifted, IDS, rival=TRUE + np.eye(12, 20), **options)
+    np.testing.assert_allclose(found["similarity"], 1)
+    np.testing.assert_allclose(found["power_rival"], 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"subjects": ()}, r"subjects=\(\)"),
+        ({"subjects": 5}, "subjects=5"),
+        ({"stimuli": ()}, r"stimuli=\(\)"),
+        ({"runs": (2.5,)}, r"runs, number 0 \(from 0\)=2.5"),
+        ({"alpha": 2}, "alpha=2"),
+        ({"alpha": math.nan}, "alpha=nan"),
+        ({"rival": np.ones(12)}, r"patterns of the rival have shape \(12,\)"),
+        ({"rival": np.ones((12, 3))}, "patterns of the rival are constant"),
+        ({"rival": np.full((12, 3), np.nan)}, "patterns of the rival hold NaN"),
+        ({"patterns": [["a"] * 3] * 12}, "no array of numbers"),
+        ({"missing": 0.8, "stimuli": (4,)}, "too few pairs"),
+    ],
+)
+def test_plans_that_cannot_be(change: dict[str, Any], told: str) -> None:
+    call = {"patterns": TRUE, "ids": IDS, "subjects": (3,), "runs": (2,), "n_simulations": 2}
+    with pytest.raises(NeurordlError, match=told):
+        plan_study(**{**call, **change})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pandas as pd
 from neurordl.artifacts import write_aside, write_json, write_text
 from neurordl.errors import NeurordlError
 from neurordl.matching import check_ids
-from neurordl.simulate.patterns import simulate_patterns
+from neurordl.simulate.patterns import simulate_patterns, whole
 
 __all__ = ["simulate_fmri"]
 
@@ -96,24 +97,29 @@ def simulate_fmri(
     """
     names = check_ids(ids, "simulated patterns")
     geometries = dict(patterns) if isinstance(patterns, Mapping) else {"roi": patterns}
+    _check_names(geometries, task)
+    if len(shape) != 3:
+        raise NeurordlError(f"shape={shape!r}: expected three numbers of voxels")
+    whole(runs=runs, repeats=repeats, seed=seed, **{f"shape[{axis}]": shape[axis] for axis in range(3)})
     if min(shape) < 1 or shape[0] < len(geometries) or runs < 1 or repeats < 1 or not 0 <= missing < 1:
         raise NeurordlError(
             f"cannot simulate shape={shape}, runs={runs}, repeats={repeats}, missing={missing} with "
             f"{len(geometries)} ROIs: expected a slice of the first axis for each ROI, 1 run and repeat or "
             "more, a share from 0 to below 1"
         )
-    if not -1 < autocorrelation < 1 or not snr > 0 or min(t_r, duration, interval) <= 0 or smoothness < 0:
+    sizes = {"t_r": t_r, "duration": duration, "interval": interval}
+    at_least = {"smoothness": smoothness, "drift": drift}
+    if (
+        not (-1 < autocorrelation < 1 and snr > 0)
+        or not all(0 < size < np.inf for size in sizes.values())
+        or not all(0 <= size < np.inf for size in at_least.values())
+    ):
         raise NeurordlError(
-            f"cannot simulate autocorrelation={autocorrelation}, snr={snr}, t_r={t_r}, duration={duration}, "
-            f"interval={interval}, smoothness={smoothness}: expected between -1 and 1, and the others above 0"
+            f"cannot simulate autocorrelation={autocorrelation}, snr={snr}, "
+            + ", ".join(f"{name}={size}" for name, size in (sizes | at_least).items())
+            + ": expected between -1 and 1, numbers above 0, and for the last two 0 or more"
         )
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    if any(target.iterdir()):
-        raise NeurordlError(f"{target} is not empty; give a new folder")
     slabs = dict(zip(geometries, np.array_split(np.arange(shape[0]), len(geometries)), strict=True))
-    affine = np.diag([3.0, 3.0, 3.0, 1.0])
-    _write_masks(target, slabs, shape, affine)
     signal = {
         roi: simulate_patterns(
             geometry,
@@ -127,6 +133,13 @@ def simulate_fmri(
         for place, (roi, geometry) in enumerate(geometries.items())
     }
     timing = (t_r, duration, interval, hrf_model)
+    _design(names, repeats, missing, timing, np.random.default_rng(seed))  # which may refuse them
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    if any(target.iterdir()):
+        raise NeurordlError(f"{target} is not empty; give a new folder")
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    _write_masks(target, slabs, shape, affine)
     for number in range(1, n_subjects + 1):
         where = target / f"sub-{number:02d}" / "func"
         where.mkdir(parents=True)
@@ -147,12 +160,27 @@ def simulate_fmri(
     made = {
         "what": "a simulated fMRI study, made by neurordl.simulate.simulate_fmri",
         **{"seed": seed, "n_subjects": n_subjects, "runs": runs, "repeats": repeats, "shape": list(shape)},
-        **{"t_r": t_r, "duration": duration, "interval": interval, "hrf_model": hrf_model, "snr": snr},
+        **{"t_r": t_r, "duration": duration, "interval": interval, "hrf_model": hrf_model},
+        **{"snr": snr if np.isfinite(snr) else "inf"},
         **{"idiosyncrasy": idiosyncrasy, "smoothness": smoothness, "autocorrelation": autocorrelation},
         **{"drift": drift, "missing": missing, "rois": list(geometries), "stimuli": list(names)},
     }
     write_json(target / "simulation.json", made)
     return target
+
+
+def _check_names(rois: Mapping[str, object], task: str) -> None:
+    """Refuse names that files cannot have, or that would hide each other."""
+    for roi in rois:
+        if not isinstance(roi, str) or not re.fullmatch(r"[A-Za-z0-9][\w. -]*", roi) or roi == "atlas":
+            raise NeurordlError(
+                f"{roi!r} cannot be the name of a ROI and of its mask: expected letters and digits, and "
+                "not 'atlas'"
+            )
+    if not rois or not isinstance(task, str) or not re.fullmatch("[A-Za-z0-9]+", task):
+        raise NeurordlError(
+            f"cannot simulate task={task!r} with {len(rois)} ROIs: expected letters and digits, 1 ROI or more"
+        )
 
 
 def _design(
@@ -172,7 +200,12 @@ def _design(
     events = pd.DataFrame({"onset": onsets, "duration": duration, "trial_type": [names[k] for k in order]})
     times = t_r * np.arange(int(np.ceil((onsets[-1] + duration + 16.0) / t_r)))
     coded = events.assign(trial_type=[f"stimulus{k:06d}" for k in order])
-    found = make_first_level_design_matrix(times, coded, hrf_model=hrf_model, drift_model=None)
+    try:
+        found = make_first_level_design_matrix(times, coded, hrf_model=hrf_model, drift_model=None)
+    except (ValueError, TypeError) as error:
+        raise NeurordlError(f"cannot simulate hrf_model={hrf_model!r} with t_r={t_r}: {error}") from error
+    if any(f"stimulus{k:06d}" not in found for k in shown):
+        raise NeurordlError(f"hrf_model={hrf_model!r} has several regressors a stimulus; choose another")
     design = np.zeros((len(times), len(names)))
     for k in shown:
         design[:, k] = found[f"stimulus{k:06d}"]
@@ -191,6 +224,7 @@ def _noise(
         smooth = gaussian_filter(noise, (0, smoothness, smoothness, smoothness), mode="wrap")
         noise = (smooth / smooth.std() + rng.standard_normal(noise.shape)) / np.sqrt(2)
     innovation = np.sqrt(1 - autocorrelation**2)
+    noise[0] /= innovation  # the variance is the same from the first volume on
     return np.asarray(lfilter([innovation], [1, -autocorrelation], noise, axis=0)[20:])
 
 

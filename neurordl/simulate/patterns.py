@@ -17,6 +17,7 @@ the measured patterns of subject s are
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.dissimilarity import canonical_measure
 from neurordl.rdms.selection import stimulus_ids
 
-__all__ = ["DIMENSIONS", "patterns_of", "simulate_patterns", "simulate_subjects"]
+__all__ = ["DIMENSIONS", "patterns_of", "simulate_patterns", "simulate_subjects", "standardised", "whole"]
 
 DIMENSIONS = 5
 
@@ -92,7 +93,8 @@ def simulate_patterns(
         Patterns of another shape, not finite or without variance, or a number out of its range.
     """
     names = check_ids(ids, "simulated patterns")
-    true = _standardised(np.asarray(patterns, dtype=np.float64), len(names))
+    true = standardised(patterns, len(names))
+    whole(n_subjects=n_subjects, n_channels=n_channels, runs=runs or 1, repeats=repeats, seed=seed)
     if (runs is not None and runs < 1) or repeats < 1 or not smoothness >= 0 or not 0 <= missing < 1:
         raise NeurordlError(
             f"cannot simulate runs={runs}, repeats={repeats}, smoothness={smoothness}, missing={missing}: "
@@ -214,18 +216,29 @@ def simulate_subjects(
     return compute_rdms(list(simulate_patterns(patterns, ids, n_subjects, **options).values()), method=method)
 
 
-def _standardised(patterns: Floats, n: int) -> Floats:
+def whole(**numbers: object) -> None:
+    """Refuse what is no whole number of 0 or more."""
+    for name, number in numbers.items():
+        if not isinstance(number, Integral) or number < 0:
+            raise NeurordlError(f"{name}={number!r}: expected a whole number")
+
+
+def standardised(given: npt.ArrayLike, n: int, what: str = "patterns") -> Floats:
     """Patterns without their mean over channels, scaled together to unit variance."""
+    try:
+        patterns = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise NeurordlError(f"the {what} are no array of numbers: {error}") from error
     if patterns.ndim != 2 or len(patterns) != n or patterns.shape[1] < 2:
         raise NeurordlError(
-            f"the patterns have shape {patterns.shape}: expected ({n} stimuli, 2 or more channels)"
+            f"the {what} have shape {patterns.shape}: expected ({n} stimuli, 2 or more channels)"
         )
     if not np.isfinite(patterns).all():
-        raise NeurordlError("the patterns hold NaN or infinite values; give the geometry whole")
+        raise NeurordlError(f"the {what} hold NaN or infinite values; give the geometry whole")
     centred = patterns - patterns.mean(axis=1, keepdims=True)
     spread = centred.std()
     if spread <= 1e-12 * np.abs(patterns).max():
-        raise NeurordlError("the patterns are constant over channels: they have no geometry to simulate")
+        raise NeurordlError(f"the {what} are constant over channels: they have no geometry to simulate")
     return np.asarray(centred / spread)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from itertools import product
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from scipy import stats
 from neurordl.errors import NeurordlError
 from neurordl.matching import check_ids
 from neurordl.rdms.compute import compute_rdms
-from neurordl.simulate.patterns import simulate_patterns
+from neurordl.simulate.patterns import simulate_patterns, standardised, whole
 
 __all__ = ["plan_study"]
 
@@ -44,7 +46,8 @@ def plan_study(
     Parameters
     ----------
     patterns, ids
-        The true geometry, (stimuli, channels), as in `simulate_patterns`.
+        The true geometry, (stimuli, channels), as in `simulate_patterns`: its mean over channels, and the
+        rival's, is taken away before anything is simulated or compared.
     subjects, stimuli, runs
         Numbers to try, in all combinations; by default all stimuli.
     rival
@@ -72,19 +75,21 @@ def plan_study(
         A number that cannot be, or as `simulate_patterns`.
     """
     names = check_ids(ids, "simulated patterns")
-    true = np.asarray(patterns, dtype=np.float64)
-    sizes = [len(names)] if stimuli is None else list(stimuli)
+    sizes = _numbers("stimuli", [len(names)] if stimuli is None else stimuli)
+    subjects, runs = _numbers("subjects", subjects), _numbers("runs", runs)
+    whole(n_simulations=n_simulations, seed=seed)
     if min(subjects) < 2 or min(sizes) < 4 or max(sizes) > len(names) or min(runs) < 1 or n_simulations < 1:
         raise NeurordlError(
-            f"cannot plan subjects={list(subjects)}, stimuli={sizes}, runs={list(runs)}, "
+            f"cannot plan subjects={subjects}, stimuli={sizes}, runs={runs}, "
             f"n_simulations={n_simulations}: expected 2 subjects or more, 4 to {len(names)} stimuli, 1 run "
             "or more, 1 simulation or more"
         )
-    models = [true] if rival is None else [true, np.asarray(rival, dtype=np.float64)]
-    if any(len(model) != len(names) for model in models):
-        raise NeurordlError(
-            f"the models have {[len(model) for model in models]} rows for {len(names)} stimuli"
-        )
+    if not isinstance(alpha, Real) or not 0 < float(alpha) < 1:
+        raise NeurordlError(f"alpha={alpha!r}: expected a share between 0 and 1")
+    # as they are simulated, without their mean over channels, which would count in Euclidean distances
+    models = [standardised(patterns, len(names))]
+    if rival is not None:
+        models.append(standardised(rival, len(names), "patterns of the rival"))
     rows = []
     for size, n_runs in product(sizes, runs):
         found = [
@@ -92,9 +97,19 @@ def plan_study(
             for k in range(n_simulations)
         ]
         for n in subjects:  # the first subjects of each study
-            each = pd.DataFrame([_scores(study[:, :n], vectors[:n], alpha) for study, vectors in found])
+            with warnings.catch_warnings():
+                # pairs that others lack have no mean; subjects without noise have no variance
+                warnings.simplefilter("ignore", RuntimeWarning)
+                each = pd.DataFrame([_scores(study[:, :n], vectors[:n], alpha) for study, vectors in found])
             rows.append({"n_subjects": n, "n_stimuli": size, "n_runs": n_runs, **each.mean().to_dict()})
     return pd.DataFrame(rows)
+
+
+def _numbers(name: str, given: object) -> list[int]:
+    if not isinstance(given, Iterable) or not (numbers := list(given)):
+        raise NeurordlError(f"{name}={given!r}: expected one whole number or more, in a list")
+    whole(**{f"{name}, number {k} (from 0)": number for k, number in enumerate(numbers)})
+    return [int(number) for number in numbers]
 
 
 def _study(
@@ -112,7 +127,9 @@ def _study(
     shown = [names[k] for k in chosen]
     entropy = int(np.random.SeedSequence(seed).generate_state(1)[0])
     data = simulate_patterns(models[0][chosen], shown, n_subjects, runs=n_runs, seed=entropy, **options)
-    measured = compute_rdms(data, method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the stimuli that missing= takes away
+        measured = compute_rdms(data, method)
     order = [shown.index(str(name)) for name in measured.pattern_descriptors["stimulus"]]
     kind = method if method in ("correlation", "cosine") else "euclidean"
     similar = []
@@ -120,6 +137,11 @@ def _study(
         rows = Dataset(model[chosen][order], obs_descriptors={"stimulus": [shown[k] for k in order]})
         vector = compute_rdms(rows, kind).dissimilarities[0]
         similar.append([_pearson(vector, one) for one in measured.dissimilarities])
+    if not np.isfinite(similar).all():
+        raise NeurordlError(
+            f"of {size} stimuli missing= leaves a subject too few pairs, or their distances are equal; try "
+            "more stimuli"
+        )
     return np.array(similar), np.asarray(measured.dissimilarities)
 
 
@@ -141,4 +163,6 @@ def _scores(similar: Floats, vectors: Floats, alpha: float) -> dict[str, float]:
 
 def _pearson(one: Floats, other: Floats) -> float:
     both = np.isfinite(one) & np.isfinite(other)
+    if both.sum() < 3 or not np.ptp(one[both]) or not np.ptp(other[both]):
+        return np.nan
     return float(np.corrcoef(one[both], other[both])[0, 1])
