@@ -408,6 +408,8 @@ def test_memory_is_the_result_and_a_block(n: int, channels: int, to_disk: bool, 
         ({"noise_by": "subject"}, "expected 'pooled' or 'run'"),
         ({"center": "mean"}, "expected float64 or float32, and None, 'run' or 'all'"),
         ({"dtype": np.int64}, "expected float64 or float32"),
+        ({"dtype": "double precision"}, "dtype='double precision', .*expected float64 or float32"),
+        ({"dtype": [1]}, "expected float64 or float32"),
         ({"out": "rdms.h5"}, "expected a file named .npy"),
         ({"out": "no/such/folder/rdms.npy"}, "the folder no/such/folder does not exist"),
     ],
@@ -415,6 +417,24 @@ def test_memory_is_the_result_and_a_block(n: int, channels: int, to_disk: bool, 
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(NeurordlError, match=message):
         compute_rdms(measured(), **options)
+
+
+@pytest.mark.parametrize("noise_by", ["pooled", "run"])
+@pytest.mark.parametrize(
+    ("dof", "message"),
+    [
+        ("many", "'dof' of the residuals of .* holds no numbers"),
+        (None, "holds no numbers"),
+        (np.nan, "with nan degrees of freedom"),
+        (np.inf, "with inf degrees of freedom"),
+        (0, "with 0 degrees of freedom"),
+    ],
+)
+def test_degrees_of_freedom_that_are_none(noise_by: str, dof: Any, message: str) -> None:
+    rows = as_residuals(residual_rows())
+    rows.obs_descriptors["dof"] = [dof] * len(rows.measurements)
+    with pytest.raises(NeurordlError, match=message):
+        compute_rdms(measured(), "crossnobis", noise="shrinkage_eye", residuals=rows, noise_by=noise_by)
 
 
 def test_run_noise_needs_runs_and_balance() -> None:

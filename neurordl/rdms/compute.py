@@ -113,8 +113,9 @@ def compute_rdms(
     datasets, described = _datasets(patterns)
     measure = measures.dissimilarity(method)
     name = method if isinstance(method, str) else getattr(method, "__name__", "a function")
-    kind = torch.float32 if np.dtype(dtype) == np.float32 else torch.float64
-    if np.dtype(dtype) not in (np.float32, np.float64) or center not in (None, *get_args(Centre)):
+    given = _dtype(dtype)
+    kind = torch.float32 if given == np.float32 else torch.float64
+    if given not in (np.float32, np.float64) or center not in (None, *get_args(Centre)):
         raise NeurordlError(
             f"dtype={dtype!r}, center={center!r}: expected float64 or float32, and None, 'run' or 'all'"
         )
@@ -154,6 +155,14 @@ def compute_rdms(
         rdm_descriptors=columns,
         pattern_descriptors={"stimulus": list(stimuli)},
     )
+
+
+def _dtype(given: Any) -> np.dtype[Any] | None:
+    try:
+        found: np.dtype[Any] = np.dtype(given)
+        return found
+    except (TypeError, ValueError):
+        return None
 
 
 def _npy(out: str | os.PathLike[str]) -> str:

@@ -109,23 +109,35 @@ def _covariances(
             f"the residuals of {source.label} have shape {rows.shape}; expected {total} channels in each"
         )
     rows = rows if source.channels is None else rows[:, source.channels]
-    dofs = residuals.obs_descriptors.get("dof")
+    dofs = _degrees(residuals, source.label)
     if not by_run and dofs is None:
         return [covariance(rows, len(rows) - 1, noise, source.label)]
     runs_there, run = coded(residuals, "run", f"the residuals of {source.label}")
     first = [int(np.flatnonzero(run == number)[0]) for number in range(len(runs_there))]
     if not by_run:
         assert dofs is not None
-        return [covariance(rows, float(sum(dofs[row] for row in first)), noise, source.label)]
+        return [covariance(rows, sum(dofs[row] for row in first), noise, source.label)]
     if absent := [one for one in source.runs if one not in runs_there]:
         raise NeurordlError(f"the residuals of {source.label} have no run {absent[0]!r}")
     found = []
     for one in source.runs:
         number = runs_there.index(one)
         at = run == number
-        own = float(at.sum()) - 1 if dofs is None else float(dofs[first[number]])
+        own = float(at.sum()) - 1 if dofs is None else dofs[first[number]]
         found.append(covariance(rows[at], own, noise, f"{source.label}, run {one}"))
     return found
+
+
+def _degrees(residuals: DatasetBase, label: str) -> list[float] | None:
+    """Degrees of freedom of each residual's run, where they are given."""
+    if (given := residuals.obs_descriptors.get("dof")) is None:
+        return None
+    try:
+        return [float(value) for value in given]
+    except (TypeError, ValueError) as error:
+        raise NeurordlError(
+            f"the observation descriptor 'dof' of the residuals of {label} holds no numbers: {error}"
+        ) from error
 
 
 def fill(

@@ -46,7 +46,7 @@ def covariance(residuals: npt.NDArray[np.floating], dof: float, noise: Noise, la
         Residuals that are not finite, or too few of them.
     """
     rows = np.asarray(residuals, dtype=np.float64)
-    if rows.ndim != 2 or len(rows) < 2 or dof < 1 or not np.isfinite(rows).all():
+    if rows.ndim != 2 or len(rows) < 2 or not 1 <= dof < np.inf or not np.isfinite(rows).all():
         raise NeurordlError(
             f"the noise of {label} cannot be estimated from {rows.shape} residuals with {dof:g} degrees of "
             "freedom: expected finite numbers, (observations, channels), with 1 degree or more"
