@@ -94,6 +94,14 @@ def test_betas_and_names_that_do_not_say_whose(shell: Any, tmp_path: Path) -> No
     assert "notice: dropped 1 of 27 voxels" in errors
     assert "--subject does" in told
     assert "need 4 runs or more, and there are 2" in told
+    for option in (("--model", "lsa"), ("--hrf-model", "glover"), ("--slice-time-ref", "0.5")):
+        code, _, errors = shell(
+            *("rdm", tmp_path / "betas.nii.gz", "--table", tmp_path / "betas.csv", *option),
+            *("--out", tmp_path / "c.h5"),
+        )
+        assert code == 1
+        assert f"{option[0][2:].replace('-', '_')}= is for BOLD" in errors
+    assert not (tmp_path / "c.h5").exists()
 
 
 def test_errors_are_one_line_and_leave_no_file(shell: Any, tmp_path: Path) -> None:
@@ -120,6 +128,44 @@ def test_errors_are_one_line_and_leave_no_file(shell: Any, tmp_path: Path) -> No
     assert code == 1
     assert "two or more runs" in errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_notices_come_with_an_error_too(shell: Any, tmp_path: Path) -> None:
+    import nibabel as nib
+
+    far = np.diag([3.0, 3.0, 3.0, 1.0])
+    far[:3, 3] = 5000
+    nib.save(nib.Nifti1Image(np.ones((3, 3, 3), np.uint8), far), tmp_path / "far.nii.gz")
+    code, _, errors = shell(
+        *("rdm", *files("_bold.nii.gz"), "--events", *files("_events.tsv")),
+        *("--mask", tmp_path / "far.nii.gz", "--out", tmp_path / "x.h5"),
+    )
+    assert code == 1
+    assert re.search(r"notice: the mask .*far.nii.gz is on another grid", errors)
+    assert re.search(r"neurordl: the mask .*far.nii.gz is empty", errors)
+
+
+def test_slices_taken_in_the_middle(shell: Any, tmp_path: Path) -> None:
+    call = ("rdm", *files("_bold.nii.gz"), "--events", *files("_events.tsv"), "--mask", STUDY / "IT.nii.gz")
+    code, _, errors = shell(*call, "--slice-time-ref", "0.5", "--out", tmp_path / "it.h5")
+    assert code == 0, errors
+    patterns = nrl.read_patterns(
+        files("_bold.nii.gz"), STUDY / "IT.nii.gz", files("_events.tsv"), slice_time_ref=0.5
+    )
+    own = nrl.compute_rdms(patterns, "crossnobis").dissimilarities
+    np.testing.assert_array_equal(nrl.load_rdms(tmp_path / "it.h5").dissimilarities, own)
+
+
+def test_shifted_events_are_noticed(shell: Any, data_root: Path, tmp_path: Path) -> None:
+    folder = data_root / "haxby2001_slice"
+    call = ("rdm", *files("_slice_bold.nii.gz", folder), "--events", *files("_events.tsv", folder))
+    for model, seen in (("glm", True), ("average", False)):
+        code, _, errors = shell(
+            *(*call, "--mask", folder / "slice_brain_mask.nii.gz", "--model", model),
+            *("--out", tmp_path / "x.h5"),
+        )
+        assert code == 0, errors
+        assert ("already shifted by the haemodynamic lag" in errors) == seen
 
 
 @pytest.mark.parametrize("trend, largest, reliability", [(False, "139", "0.390"), (True, "120.1", "0.823")])

@@ -58,7 +58,8 @@ def rdm(
     model: Annotated[
         str,
         typer.Option(
-            help="glm, lsa, lss (single trials), or average: block means, no HRF, for shifted events."
+            help="glm; lsa, lss (single trials); average: block means, no HRF, for events that are already "
+            "shifted by its lag."
         ),
     ] = "glm",
     condition: Annotated[
@@ -73,6 +74,9 @@ def rdm(
     t_r: Annotated[
         float | None, typer.Option("--t-r", help="Seconds a volume; else the sidecar's, the header's.")
     ] = None,
+    slice_time_ref: Annotated[
+        float, typer.Option(help="When within that time a volume was taken: 0, or 0.5 for the middle.")
+    ] = 0.0,
     hrf_model: Annotated[str, typer.Option(help="As in nilearn; none: no HRF.")] = "spm",
     drift_model: Annotated[str, typer.Option(help="cosine, polynomial or none.")] = "cosine",
     high_pass: Annotated[float, typer.Option(help="Of the cosine drift, in Hz.")] = 0.01,
@@ -113,24 +117,25 @@ def rdm(
     options: dict[str, Any] = {"table": table, "labels": labels, "rois": roi or None}
     options |= {"condition": condition, "subject": subject, "session": session}
     options |= {"leave_out": leave_out or (), "detrend": detrend, "t_r": t_r}
-    options |= {"confounds": confounds or None, "fmriprep": several(fmriprep)}
-    if table is None:
-        options |= {"model": model}
-        options |= {"hrf_model": None if hrf_model == "none" else hrf_model, "noise_model": noise_model}
-        options |= {"drift_model": None if drift_model == "none" else drift_model, "high_pass": high_pass}
-        options |= {"confound_columns": several(confound_columns)}
+    options |= {"confounds": confounds or None, "confound_columns": several(confound_columns)}
+    options |= {"fmriprep": several(fmriprep), "model": model, "noise_model": noise_model}
+    options |= {"hrf_model": None if hrf_model == "none" else hrf_model, "high_pass": high_pass}
+    options |= {"drift_model": None if drift_model == "none" else drift_model}
+    options |= {"slice_time_ref": slice_time_ref}
     settings: dict[str, Any] = {"method": method, "center": center, "noise": noise, "noise_by": noise_by}
-    with warnings.catch_warnings(record=True) as notices:
-        warnings.simplefilter("always")
-        read = nrl.read_patterns(images, mask, events or None, residuals=table is None, **options)
-        patterns = read[0] if table is None else read
-        if table is None and noise is not None:
-            settings["residuals"] = read[1]
-        rdms = nrl.compute_rdms(patterns, **settings)
-        nrl.save_rdms(rdms, out)
-        reliable = _reliability(patterns, rdms, settings)
-    for notice in dict.fromkeys(str(one.message) for one in notices if one.category is UserWarning):
-        typer.echo(f"notice: {notice}", err=True)
+    try:
+        with warnings.catch_warnings(record=True) as notices:
+            warnings.simplefilter("always")
+            read = nrl.read_patterns(images, mask, events or None, residuals=table is None, **options)
+            patterns = read[0] if table is None else read
+            if table is None and noise is not None:
+                settings["residuals"] = read[1]
+            rdms = nrl.compute_rdms(patterns, **settings)
+            nrl.save_rdms(rdms, out)
+            reliable = _reliability(patterns, rdms, settings)
+    finally:  # they may say why there is an error
+        for notice in dict.fromkeys(str(one.message) for one in notices if one.category is UserWarning):
+            typer.echo(f"notice: {notice}", err=True)
     typer.echo(
         f"{_told(patterns)}\n\n{_summary(rdms, reliable)}\n\n{out} holds {rdms.n_rdm} RDMs" + _next(rdms)
     )
