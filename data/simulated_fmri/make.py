@@ -26,7 +26,9 @@ def geometries() -> dict[str, np.ndarray]:
     category = np.repeat(rng.standard_normal((4, 20)), 3, axis=0)
     animate = np.repeat(rng.standard_normal((2, 20)), 6, axis=0)
     single = rng.standard_normal((12, 20))
-    return {"IT": 1.2 * animate + category + 0.5 * single, "EVC": rng.standard_normal((12, 20))}
+    made = {"IT": 1.2 * animate + category + 0.5 * single, "EVC": rng.standard_normal((12, 20))}
+    # the simulator takes their mean over channels away, and the true RDMs are those of what it takes
+    return {roi: rows - rows.mean(axis=1, keepdims=True) for roi, rows in made.items()}
 
 
 def make(folder: Path) -> None:

@@ -56,7 +56,8 @@ def simulate_fmri(
     folder
         A new or empty folder.
     patterns
-        (stimuli, channels) of the known geometry, or one for each ROI by its name.
+        (stimuli, channels) of the known geometry, or one for each ROI by its name; their mean over channels
+        is taken away, as in `simulate_patterns`, and is no part of the geometry.
     ids
         Stimulus of each row; they are the events' ``trial_type``.
     n_subjects

@@ -57,7 +57,8 @@ def simulate_patterns(
     Parameters
     ----------
     patterns
-        (stimuli, channels), of the known geometry: a layer of a network, say, or `patterns_of` an RDM.
+        (stimuli, channels), of the known geometry: a layer of a network, say, or `patterns_of` an RDM. Their
+        mean over channels is no part of it: Euclidean distances that come back are those without it.
     ids
         Stimulus of each row.
     n_subjects
