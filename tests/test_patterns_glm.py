@@ -144,3 +144,45 @@ def test_noise_alone_follows_nothing() -> None:
         assert told([bold(noise)] * 1, None, [events], model="average") == []
     # too short to be seen between volumes: nothing can be said
     assert told(bold(noise), None, events.assign(onset=events["onset"] + 0.5, duration=0.1)) == []
+
+
+# what no other test would see
+
+
+def test_a_regressor_twice_costs_one_degree_of_freedom_and_is_told() -> None:
+    data = np.random.default_rng(0).standard_normal((80, 4))
+    events = pd.DataFrame({"onset": np.arange(5.0, 140, 11), "duration": 3.0})
+    events["trial_type"] = ["a", "b"] * 6 + ["a"]
+    one = pd.DataFrame({"csf": np.random.default_rng(1).standard_normal(80)})
+    _, left = nrl.read_patterns(bold(data), None, events, confounds=one, residuals=True)
+    with pytest.warns(UserWarning, match=r"has rank (\d+) for (\d+) regressors"):
+        again, same = nrl.read_patterns(
+            bold(data), None, events, confounds=one.assign(again=2 * one["csf"]), residuals=True
+        )
+    assert left.obs_descriptors["dof"] == same.obs_descriptors["dof"]
+    exact = least_squares(data, events, ["a", "b"], hrf_model="spm", add_regs=one)
+    np.testing.assert_allclose(again.measurements, exact, atol=1e-6)
+
+
+def test_regressors_without_volumes_or_response_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    events = pd.DataFrame({"onset": [5.0, 40.5], "duration": [3.0, 0.2], "trial_type": ["a", "b"]})
+    many = pd.DataFrame(rng.standard_normal((40, 38)))
+    data = bold(rng.standard_normal((40, 4)))
+    with pytest.raises(NeurordlError, match="regressors for 40 volumes leave no degrees of freedom"):
+        nrl.read_patterns(data, None, events, confounds=many)
+    with pytest.raises(NeurordlError, match=r"'b' has no response within the run \(1 such\)"):
+        nrl.read_patterns(data, None, events, hrf_model=None)
+    with pytest.raises(NeurordlError, match="'b' has no response within the run"):
+        nrl.read_patterns(data, None, events.assign(onset=[5.0, 78.5]))  # the last volume is at 78 s
+
+
+def test_events_at_the_end_without_a_name_and_with_numbers_for_names() -> None:
+    data = bold(np.random.default_rng(0).standard_normal((40, 4)))  # 80 s
+    events = pd.DataFrame({"onset": [4.0, 30.0, 76.5], "duration": 5.0, "trial_type": [1.0, None, 2.0]})
+    found = nrl.read_patterns(data, None, events)
+    assert found.obs_descriptors["stimulus"] == ["1", "2"]
+    with pytest.raises(NeurordlError, match="from 80 s to 80 s lies outside the run"):
+        nrl.read_patterns(data, None, events.assign(onset=[4.0, 30.0, 80.0], duration=0.0))
+    with pytest.raises(NeurordlError, match="lies outside the run"):
+        nrl.read_patterns(data, None, events.assign(duration=7.1))

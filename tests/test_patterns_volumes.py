@@ -46,6 +46,17 @@ def test_masks_turned_or_with_other_axes_are_the_same_voxels() -> None:
         assert found.resampled
 
 
+def test_labels_are_never_mixed() -> None:
+    shifted = AFFINE.copy()
+    shifted[0, 3] = 1.0  # a third of a voxel
+    atlas = INSIDE.astype(np.int16)
+    atlas[2:] *= 3
+    with pytest.warns(UserWarning, match="taking the nearest value"):
+        found = read_mask(nib.Nifti1Image(atlas, shifted), GRID, {1: "V1", 3: "IT"}, None)
+    np.testing.assert_array_equal(found.inside, INSIDE)
+    assert found.roi == [{1: "V1", 3: "IT"}[value] for value in atlas[INSIDE]]
+
+
 def test_masks_and_atlases_may_be_stored_with_a_slope(tmp_path: Path) -> None:
     atlas = INSIDE.astype(np.float64)
     atlas[2] *= 7
@@ -89,3 +100,23 @@ def test_label_names_in_json_that_are_no_mapping(tmp_path: Path, text: str) -> N
             table=TABLE,
             labels=tmp_path / "labels.json",
         )
+
+
+def test_rois_of_the_voxels_that_are_left() -> None:
+    data = np.random.default_rng(0).random((*SHAPE, 4))
+    atlas = INSIDE.astype(np.int16)
+    atlas[2:] *= 2
+    data[1, 1, 1] = np.inf  # a voxel of V1: infinite, and the same in all volumes, but counted once
+    data[3, 2, 1] = 5.0  # one of IT
+    table = pd.DataFrame({"stimulus": list("abcd")})
+    with pytest.warns(UserWarning, match="dropped 2 of 6 voxels.* 1 with NaN or infinity, 1 constant"):
+        found = nrl.read_patterns(
+            nib.Nifti1Image(data, AFFINE),
+            nib.Nifti1Image(atlas, AFFINE),
+            table=table,
+            labels={1: "V1", 2: "IT"},
+        )
+    places = list(zip(*(found.channel_descriptors[axis] for axis in "xyz"), strict=True))
+    assert places == [(1, 2, 1), (2, 1, 1), (2, 2, 1), (3, 1, 1)]
+    assert found.channel_descriptors["roi"] == ["V1", "IT", "IT", "IT"]
+    np.testing.assert_array_equal(found.measurements.T, [data[place] for place in places])

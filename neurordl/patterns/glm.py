@@ -159,7 +159,8 @@ class _Fit:
         if self.kept is not None:
             matrix = matrix.iloc[self.kept]
         X = matrix.to_numpy()
-        empty = [regressor for regressor, at in zip(wanted, columns, strict=True) if not X[:, at].any()]
+        seen = _seen(X)
+        empty = [regressor for regressor, at in zip(wanted, columns, strict=True) if not seen[at]]
         rank = int(np.linalg.matrix_rank(X))
         if empty or rank >= len(X):
             raise NeurordlError(
@@ -197,7 +198,7 @@ class _Fit:
                 matrix = self._matrix(_coded(events, events["condition"]), hrf_model)
             X = matrix.to_numpy() if self.kept is None else matrix.to_numpy()[self.kept]
             ours = np.array([str(column).startswith("regressor") for column in matrix.columns])
-            if not X[:, ours].any(axis=0).all():
+            if not _seen(X)[ours].all():
                 return None
             found.append(explained(self.data, X, ours))
         return found[0][0], *found[1]
@@ -232,6 +233,12 @@ class _Fit:
                 "with one, or with derivatives ('spm + derivative': the first is taken)"
             )
         return names.index(regressor)
+
+
+def _seen(X: Floats) -> npt.NDArray[np.bool_]:
+    """Which regressors are more than what nilearn adds to a singular matrix."""
+    found: npt.NDArray[np.bool_] = np.abs(X).max(axis=0) > 1e-10
+    return found
 
 
 def _coded(events: pd.DataFrame, regressors: Sequence[str] | pd.Series) -> pd.DataFrame:
