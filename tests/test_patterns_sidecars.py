@@ -169,3 +169,17 @@ def test_braces_in_the_path_of_a_mask_are_its_own(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.ones((3, 3, 2), np.uint8), np.eye(4)), place / "sub-01.nii.gz")
     found = nrl.read_bids(tmp_path, "x", mask=place / "{subject}.nii.gz")
     assert found["sub-01"].n_channel == 18
+
+
+def test_subjects_and_sessions_are_not_mixed(tmp_path: Path) -> None:
+    for number, (subject, ses) in enumerate((s, k) for s in ("10", "1", "2") for k in "ab"):
+        func = tmp_path / f"sub-{subject}" / f"ses-{ses}" / "func"
+        write_bold(func / f"sub-{subject}_ses-{ses}_task-x_bold.nii.gz", unit="sec", seed=number)
+        write(func / f"sub-{subject}_ses-{ses}_task-x_events.tsv", EVENTS)
+    found = nrl.read_bids(tmp_path, "x", mask=None)
+    assert list(found) == ["sub-1", "sub-2", "sub-10"]
+    assert {data.n_obs for data in found.values()} == {4}
+    some = nrl.read_bids(tmp_path, "x", mask=None, subjects="1", sessions=["ses-b"])
+    assert list(some) == ["sub-1"]
+    assert set(some["sub-1"].obs_descriptors["session"]) == {"ses-b"}
+    np.testing.assert_array_equal(some["sub-1"].measurements, found["sub-1"].measurements[2:])

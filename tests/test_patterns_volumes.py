@@ -120,3 +120,8 @@ def test_rois_of_the_voxels_that_are_left() -> None:
     assert places == [(1, 2, 1), (2, 1, 1), (2, 2, 1), (3, 1, 1)]
     assert found.channel_descriptors["roi"] == ["V1", "IT", "IT", "IT"]
     np.testing.assert_array_equal(found.measurements.T, [data[place] for place in places])
+
+
+def test_a_mask_may_be_a_series_of_one() -> None:
+    mask = nib.Nifti1Image(INSIDE[..., None].astype(np.uint8), AFFINE)
+    np.testing.assert_array_equal(read_mask(mask, GRID, None, None).inside, INSIDE)

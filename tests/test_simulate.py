@@ -91,3 +91,9 @@ def test_a_seed_gives_the_same_subjects_however_many():
 def test_what_cannot_be_simulated_is_refused(change, told):
     with pytest.raises(NeurordlError, match=told):
         simulate_patterns(**{"patterns": TRUE, "ids": IDS, "n_subjects": 2, **change})
+
+
+def test_a_projected_geometry_has_unit_variance():
+    true, ids = np.random.default_rng(5).standard_normal((200, 300)), [f"i{k}" for k in range(200)]
+    found = simulate_patterns(true, ids, 1, n_channels=30, idiosyncrasy=0, snr=math.inf)["s01"]
+    assert found.measurements.var() == pytest.approx(1, rel=0.1)
