@@ -113,7 +113,7 @@ Average = Annotated[
 def several(given: Sequence[str] | str | None) -> list[str] | None:
     """Values of an option with commas, which may be given again; None for none."""
     texts = [given] if isinstance(given, str) else given or []
-    return [one for text in texts if text for one in text.split(",")] or None
+    return [one.strip() for text in texts if text for one in text.split(",")] or None
 
 
 @contextmanager
