@@ -31,7 +31,7 @@ from neurordl.rsa.networks import network_vectors
 from neurordl.rsa.reliability import agreement
 from neurordl.rsa.result import COLUMNS, Evaluation
 from neurordl.rsa.table import Tested, against_ceilings, comparisons_of, group_rows, rows_of, who_was_fitted
-from neurordl.rsa.uncertainty import Inference, infer
+from neurordl.rsa.uncertainty import Inference, Variance, check_variance, infer
 from neurordl.stimuli import StimulusSet
 
 __all__ = ["COLUMNS", "Evaluation", "RunLike", "compare", "evaluate", "noise_ceiling"]
@@ -54,6 +54,7 @@ def evaluate(
     group: bool = False,
     pairs: Literal["held-out", "fitted", "cross", "all"] | None = None,
     bootstrap: Literal["subjects", "stimuli", "both"] | None = None,
+    variance: Variance = "bootstrap",
     n_bootstrap: int = 1000,
     seed: int = 0,
     batch_size: int | None = None,
@@ -92,6 +93,10 @@ def evaluate(
         What is resampled for intervals and p, and so what they generalise to: "subjects"; "stimuli"; or
         "both", with the two-factor correction (Schütt et al. 2023, eLife 12:e82566). By default nothing is,
         and they are of the t distribution over the subjects' scores: they generalise to subjects.
+    variance
+        Where stimuli are resampled: "bootstrap", rsatoolbox's, whose intervals are too wide; or "components",
+        which counts what belongs to pairs of stimuli once (`neurordl.rsa.components`), for intervals, p
+        against zero, and comparisons of layers.
     n_bootstrap, seed
         How many resamples, and the seed they are drawn by; the same resamples for every layer and ROI.
     batch_size
@@ -123,6 +128,7 @@ def evaluate(
         or measure, preprocessing other than the run's, or used and unused stimuli together without ``pairs``.
     """
     check_method(method)
+    check_variance(variance, bootstrap or "none")
     products = device
     if device is not None and usable_device(device).type == "mps":
         products = "cpu"  # which has float64
@@ -154,7 +160,8 @@ def evaluate(
         if bootstrap:
             rng = np.random.default_rng(seed)
             draws = draw(sum(pooled), len(chosen.ids), bootstrap, n_bootstrap, rng)
-        found = infer(stack, data[pooled], method, resample=bootstrap or "none", draws=draws, device=products)
+        how: dict[str, Any] = {"resample": bootstrap or "none", "draws": draws, "variance": variance}
+        found = infer(stack, data[pooled], method, device=products, **how)
         against = against_ceilings(stack, data[pooled], found, draws, products)
         agreed[name] = agreement(data[pooled], method, seed)
         tests = Tested(found, against, agreed[name])
@@ -181,6 +188,7 @@ def evaluate(
         "preprocessing": stimuli.preprocessing.as_dict() if stimuli else None,
         "bootstrap": bootstrap,
         "n_bootstrap": n_bootstrap if bootstrap else None,
+        "variance": variance,
         "subjects_agree_p": {name: p if np.isfinite(p) else None for name, p in agreed.items()},
         "seeds": {"run": recorded.get("settings", {}).get("seed"), "bootstrap": seed if bootstrap else None},
         "sha256": {

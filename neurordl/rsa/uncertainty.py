@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,15 @@ import torch
 from neurordl.errors import NeurordlError
 from neurordl.rsa.bootstrap import resampled
 from neurordl.rsa.ceilings import mean_along
+from neurordl.rsa.components import component_variances
 from neurordl.rsa.draws import Draws, Resample, draw
 from neurordl.rsa.significance import covariances, extract_variances
 from neurordl.rsa.similarity import check_method, check_stacks
 
-__all__ = ["ESTIMANDS", "Inference", "infer"]
+__all__ = ["ESTIMANDS", "Inference", "Variance", "check_variance", "infer"]
 
 Floats = npt.NDArray[np.float64]
+Variance = Literal["bootstrap", "components"]
 
 ESTIMANDS = {
     "none": "the population of subjects, for these stimuli",
@@ -60,11 +62,14 @@ class Inference:
         behind; three of them for both. None where one subject leaves none.
     model_var, diff_var, noise_ceil_var
         Variance of each model's mean, of the difference of each two models (i < j), and of each model's
-        from the two ceilings, (models, 2), with rsatoolbox's small-sample corrections.
+        from the two ceilings, (models, 2), with rsatoolbox's small-sample corrections; the former two by
+        components where these were asked for.
     dof
         Degrees of freedom of the t tests.
     n_subjects, n_stimuli
         How many there were.
+    variance
+        How the variances of models and their differences were taken.
     """
 
     method: str
@@ -82,6 +87,7 @@ class Inference:
     dof: int
     n_subjects: int
     n_stimuli: int
+    variance: Variance = "bootstrap"
 
     @property
     def means(self) -> Floats:
@@ -101,6 +107,7 @@ def infer(
     n_bootstrap: int = 1000,
     rng: np.random.Generator | None = None,
     draws: Draws | None = None,
+    variance: Variance = "bootstrap",
     device: str | torch.device | None = None,
 ) -> Inference:
     """Compare models with subjects, with the variance over subjects, stimuli or both.
@@ -126,19 +133,25 @@ def infer(
         Where they come from.
     draws
         Resamples drawn before (`neurordl.rsa.draws.draw`), instead.
+    variance
+        "bootstrap": rsatoolbox's, which is too wide where stimuli are resampled (it counts what belongs to
+        pairs of stimuli three times). "components": of the models and their differences by
+        `neurordl.rsa.components.component_variances`, each part counted once; the ceilings' stay as they are.
     device
         For matrix products; rank measures stay on the CPU.
 
     Raises
     ------
     NeurordlError
-        Unknown method or resample, no rng, subjects resampled where there is one, stimuli where the method
-        takes complete RDMs.
+        Unknown method, resample or variance; components where no stimuli are resampled, or of too few
+        resamples; no rng; subjects resampled where there is one, stimuli where the method takes complete
+        RDMs.
     """
     check_method(method)
     models, data = (np.asarray(x, dtype=np.float64) for x in (models, data))
     if resample not in _CV_METHODS:
         raise NeurordlError(f"unknown resample {resample!r}; choose one of {', '.join(_CV_METHODS)}")
+    check_variance(variance, resample)
     stimuli = check_stacks(models, data)
     if not len(models) or not len(data):
         raise NeurordlError(f"there is nothing to compare: {len(models)} models and {len(data)} subjects")
@@ -149,6 +162,7 @@ def infer(
             "n_bootstrap": n_bootstrap,
             "rng": rng,
             "draws": draws,
+            "variance": variance,
         }
         return _among(infer(models[alive], data, method, device=device, **options), alive)
     n = len(data)
@@ -159,9 +173,11 @@ def infer(
     whole = resampled(models, data, method, None, np.ones((1, 1, n), dtype=np.int64), device)
     scores, bounds = whole.scores[0], whole.ceilings[0, 0]
     if draws is None:
-        evaluations, noise_ceiling = scores[None], bounds
+        evaluations, noise_ceiling, by_subject = scores[None], bounds, None
     else:
-        evaluations, noise_ceiling = _evaluations(models, data, method, resample, draws, scores, device)
+        evaluations, noise_ceiling, by_subject = _evaluations(
+            models, data, method, resample, draws, scores, device
+        )
     variances = covariances(resample, evaluations, noise_ceiling, n)
     spread = extract_variances(
         variances,
@@ -169,11 +185,30 @@ def infer(
         None if resample == "stimuli" else n,
         stimuli if resample in ("stimuli", "both") else None,
     )
+    if variance == "components":
+        assert draws is not None
+        assert draws.stimuli is not None
+        assert by_subject is not None
+        assert spread[2] is not None
+        measured = draws.stimuli, by_subject, scores
+        own = component_variances(models, data, method, *measured, resample == "both", device)
+        spread = own[0], own[1], spread[2]
     dof = {"stimuli": stimuli, "both": min(n, stimuli)}.get(resample, n) - 1
     return Inference(
         *(method, resample, _CV_METHODS[resample], ESTIMANDS[resample], scores, evaluations, noise_ceiling),
-        *((float(bounds[0]), float(bounds[1])), variances, *spread, dof, n, stimuli),
+        *((float(bounds[0]), float(bounds[1])), variances, *spread, dof, n, stimuli, variance),
     )
+
+
+def check_variance(variance: str, resample: str) -> None:
+    """Refuse a variance that there is not, or not of what is resampled."""
+    if variance not in ("bootstrap", "components"):
+        raise NeurordlError(f"unknown variance {variance!r}; choose 'bootstrap' or 'components'")
+    if variance == "components" and resample not in ("stimuli", "both"):
+        raise NeurordlError(
+            f"variance='components' is of resampled stimuli, not of {resample!r}: resample 'stimuli' or "
+            "'both'"
+        )
 
 
 def _among(found: Inference, alive: npt.NDArray[np.bool_]) -> Inference:
@@ -197,6 +232,12 @@ def _among(found: Inference, alive: npt.NDArray[np.bool_]) -> Inference:
     n_subjects = None if found.resample == "stimuli" else found.n_subjects
     n_stimuli = found.n_stimuli if found.resample in ("stimuli", "both") else None
     model_var, diff_var, noise_ceil_var = extract_variances(variances, size, n_subjects, n_stimuli)
+    if found.variance == "components":
+        assert found.model_var is not None
+        assert found.diff_var is not None
+        i, j = np.triu_indices(size, 1)
+        model_var, diff_var = spread(found.model_var, 0), np.full(len(i), np.nan)
+        diff_var[alive[i] & alive[j]] = found.diff_var
     return replace(
         found,
         scores=spread(found.scores, 0),
@@ -216,14 +257,14 @@ def _evaluations(
     draws: Draws,
     scores: Floats,
     device: str | torch.device | None,
-) -> tuple[Floats, Floats]:
-    """Evaluations and ceilings of resamples in rsatoolbox's shapes; see `Inference`."""
+) -> tuple[Floats, Floats, Floats | None]:
+    """Evaluations and ceilings of resamples in rsatoolbox's shapes; similarities with subjects in them."""
     subjects, stimuli = draws.subjects, draws.stimuli
     if (subjects is None) == (resample != "stimuli") or (stimuli is None) == (resample != "subjects"):
         raise NeurordlError(
             f"the draws do not go with resample={resample!r}: they must be of what is resampled"
         )
-    only_subjects = only_stimuli = None
+    only_subjects = only_stimuli = by_subject = None
     if subjects is not None:
         # ceilings on the pairs that every model has, here too
         there = np.where(np.isfinite(models).all(axis=0), data, np.nan)
@@ -233,15 +274,16 @@ def _evaluations(
         everyone = np.ones((len(stimuli), len(data)), dtype=np.int64)
         sets = everyone[None] if subjects is None else np.stack([subjects, everyone])
         found = resampled(models, data, method, stimuli, sets, device)
+        by_subject = found.scores
         only_stimuli = _weighted_mean(found.scores, everyone), found.ceilings[-1].T
     if only_stimuli is None or only_subjects is None:
         one = only_subjects or only_stimuli
         assert one is not None
-        return one
+        return *one, by_subject
     assert subjects is not None
     parts = [(_weighted_mean(found.scores, subjects), found.ceilings[0].T), only_subjects, only_stimuli]
     evaluations = np.stack([part[0] for part in parts], axis=-1)[:, :, None, None]
-    return evaluations, np.stack([part[1] for part in parts], axis=-1)[:, :, None]
+    return evaluations, np.stack([part[1] for part in parts], axis=-1)[:, :, None], by_subject
 
 
 def _weighted_mean(scores: Floats, counts: npt.NDArray[np.int64]) -> Floats:
