@@ -4,13 +4,17 @@ A stimulus is a vector of latent features; subjects respond to half of those fea
 own, each with weights of their own, in noisy voxels. Three models: the features that subjects share, a
 coarser version of them, and features that have nothing to do with the brain. A study compares their RDMs
 with the subjects' and takes 95 % intervals and p from t over subjects ("none") and from bootstraps over
-subjects, stimuli and both. The truth is the mean similarity over the population that a world repeats:
+subjects, stimuli and both, the latter two also with variances by components (`neurordl.rsa.components`). The
+truth is the mean similarity over the population that a world repeats:
 
 - both: every study has new subjects and new stimuli;
 - subjects: the stimuli are fixed, every study has new subjects;
 - stimuli: the subjects are fixed, every study has new stimuli.
 
-    python benchmarks/simulated_studies.py            # about 25 min on 2 cores -> results/
+The ratio is that of the mean variance told to the mean square of score less truth. Where the true variance
+comes from is told by studies that share subjects, all stimuli or half of them (`sources`).
+
+    python benchmarks/simulated_studies.py            # about an hour on 2 cores -> results/
     python benchmarks/simulated_studies.py --quick    # a look, nothing written
 """
 
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +36,20 @@ from rich.progress import track
 from neurordl.artifacts import versions, write_aside, write_json, write_text
 from neurordl.plots.style import COLOURS
 from neurordl.rdms.dissimilarity import correlation
-from neurordl.rsa.significance import interval, p_values
+from neurordl.rsa.significance import extract_variances, interval, p_values
 from neurordl.rsa.similarity import similarity
-from neurordl.rsa.uncertainty import infer
+from neurordl.rsa.uncertainty import Inference, infer
 
 RESULTS = Path(__file__).parent / "results"
-SHARED, OWN, VOXELS, NOISE, VARIETY = 10, 10, 60, 4.0, 0.6
+SHARED, OWN, VOXELS, VARIETY = 10, 10, 60, 0.6
+NOISES, USUAL = (1.0, 4.0, 10.0), 4.0
 MODELS = ("true features", "coarser features", "unrelated")
 RESAMPLES = ("none", "subjects", "stimuli", "both")
 WORLDS = ("both", "subjects", "stimuli")
 SIZES = ((8, 20), (20, 40), (20, 92))
 # rank measures take a hundred times as long: one size
 CASES = (*((size, "corr") for size in SIZES), (SIZES[1], "rho-a"))
+LEVELS = {"both": NOISES, "subjects": (USUAL,), "stimuli": (USUAL,)}
 Floats = npt.NDArray[np.float64]
 
 
@@ -54,11 +61,11 @@ class People:
         self.shared = rng.standard_normal((n, SHARED, VOXELS))
         self.own = rng.standard_normal((n, OWN, VOXELS))
 
-    def rdms(self, stimuli: Stimuli, rng: np.random.Generator) -> Floats:
+    def rdms(self, stimuli: Stimuli, noise: float, rng: np.random.Generator) -> Floats:
         """Measured once, with new noise: (n, pairs)."""
         signal = stimuli.shared @ (self.weights * self.shared) + stimuli.own @ self.own
-        noise = NOISE * rng.standard_normal(signal.shape)
-        return correlation(torch.from_numpy(signal + noise)).numpy()
+        measured = signal + noise * rng.standard_normal(signal.shape)
+        return correlation(torch.from_numpy(measured)).numpy()
 
 
 class Stimuli:
@@ -83,58 +90,132 @@ def new(world: str, n_subjects: int, n_stimuli: int, seed: int) -> tuple[People 
 
 
 def one_study(
-    fixed: tuple[People | None, Stimuli | None], n_subjects: int, n_stimuli: int, rng: np.random.Generator
+    fixed: tuple[People | None, Stimuli | None],
+    n_subjects: int,
+    n_stimuli: int,
+    noise: float,
+    rng: np.random.Generator,
 ) -> tuple[Floats, Floats]:
     """RDMs of models and subjects of a study."""
     people = fixed[0] or People(n_subjects, rng)
     stimuli = fixed[1] or Stimuli(n_stimuli, rng)
-    return stimuli.models(), people.rdms(stimuli, rng)
+    return stimuli.models(), people.rdms(stimuli, noise, rng)
+
+
+def inferences(
+    models: Floats, data: Floats, method: str, n_bootstrap: int, seed: list[int]
+) -> dict[str, Inference]:
+    """Each kind of variance, those by components and by rsatoolbox's formula from the same resamples."""
+    found = {}
+    for resample in RESAMPLES:
+        draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "rng": np.random.default_rng(seed)}
+        if resample in ("none", "subjects"):
+            found[resample] = infer(models, data, method, resample=resample, **draws)
+            continue
+        one = infer(models, data, method, resample=resample, variance="components", **draws)
+        n = None if resample == "stimuli" else one.n_subjects
+        usual, _, _ = extract_variances(one.variances, len(models), n, one.n_stimuli)
+        found[resample], found[f"{resample}, components"] = replace(one, model_var=usual), one
+    return found
 
 
 def studies(
-    world: str, size: tuple[int, int], method: str, groups: int, each: int, n_bootstrap: int, truths: int
-) -> list[dict[str, Any]]:
-    """Rows of every study of a world: whether intervals hold the truth, and p of the unrelated model."""
+    world: str,
+    size: tuple[int, int],
+    method: str,
+    noise: float,
+    groups: int,
+    each: int,
+    n_bootstrap: int,
+    truths: int,
+) -> pd.DataFrame:
+    """Summary of the studies of a world: how wide intervals are, what they hold, p of the unrelated model."""
     rows = []
     for group in range(groups if world != "both" else 1):
         fixed = new(world, *size, group)
         rng = np.random.default_rng([group, 2])
-        truth = np.mean(
-            [similarity(*one_study(fixed, *size, rng), method).mean(1) for _ in range(truths)], axis=0
-        )
+        many = (one_study(fixed, *size, noise, rng) for _ in range(truths))
+        truth = np.mean([similarity(*one, method).mean(1) for one in many], axis=0)
         for number in range(each if world != "both" else groups * each):
-            models, data = one_study(fixed, *size, np.random.default_rng([group, 3, number]))
-            for resample in RESAMPLES:
-                draws = np.random.default_rng([group, 4, number])
-                found = infer(models, data, method, resample=resample, n_bootstrap=n_bootstrap, rng=draws)
-                for centre in ("data", "resamples"):
-                    low, high = interval(found, centre=centre)
-                    p = p_values(found, centre=centre)
-                    at = {"world": world, "subjects": size[0], "stimuli": size[1], "method": method}
-                    at |= {"resample": resample, "centre": centre}
-                    for k, name in enumerate(MODELS):
-                        inside = bool(low[k] <= truth[k] <= high[k])
-                        # with fixed stimuli or subjects an unrelated model is not quite at zero
-                        null = name == "unrelated" and (world == "both" or truth[k] <= 0)
-                        positive = float(p.zero[k] < 0.05) if null else np.nan
-                        rows.append({**at, "model": name, "covers": inside, "positive": positive})
-    return rows
+            models, data = one_study(fixed, *size, noise, np.random.default_rng([group, 3, number]))
+            for kind, found in inferences(models, data, method, n_bootstrap, [group, 4, number]).items():
+                bounds = {centre: interval(found, centre=centre) for centre in ("data", "resamples")}
+                inside = {at: (low <= truth) & (truth <= high) for at, (low, high) in bounds.items()}
+                p = p_values(found, centre="data").zero
+                error, variance = found.scores.mean(1) - truth, found.model_var
+                assert variance is not None
+                for k, name in enumerate(MODELS):
+                    # with fixed stimuli or subjects an unrelated model is not quite at zero
+                    null = name == "unrelated" and (world == "both" or truth[k] <= 0)
+                    row = {"resample": kind, "model": name, "variance": variance[k], "error": error[k] ** 2}
+                    row |= {at: bool(values[k]) for at, values in inside.items()}
+                    rows.append({**row, "positive": float(p[k] < 0.05) if null else np.nan})
+    case = {"world": world, "subjects": size[0], "stimuli": size[1], "method": method, "noise": noise}
+    found = summary(pd.DataFrame(rows))
+    return found.assign(**case)[[*case, *found.columns]]
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Coverage over models, false positives of the unrelated one, and how many studies there were."""
-    keys = ["world", "subjects", "stimuli", "method", "centre", "resample"]
-    coverage = frame.groupby(keys, sort=False)["covers"].mean().rename("coverage")
-    null = frame[frame["model"] == "unrelated"].groupby(keys, sort=False)["positive"]
-    found = pd.concat(
-        [coverage, null.mean().rename("false_positives"), null.size().rename("studies")], axis=1
+    """Variance told / true, coverage, false positives of the unrelated model, for each model and all."""
+    frame = pd.concat([frame, frame.assign(model="all")])
+    kinds = frame.groupby(["resample", "model"], sort=False)
+    means = kinds[["variance", "error", "data", "resamples", "positive"]].mean()
+    found = pd.DataFrame(
+        {
+            "variance_ratio": means["variance"] / means["error"],
+            "coverage": means["data"],
+            "coverage_around_resamples": means["resamples"],
+            "false_positives": means["positive"],
+            "studies": kinds.size(),
+        }
+    ).reset_index()
+    found.loc[found["model"] == "all", "studies"] //= len(MODELS)
+    return found
+
+
+def sources(size: tuple[int, int], noise: float, repeats: int) -> pd.DataFrame:
+    """Shares of the true variance (corr): of subjects, of stimuli singly and in pairs, and these by subject.
+
+    From covariances of studies with the same or other subjects and all, half or none of the stimuli: who
+    shares m of n stimuli shares m / n of what belongs to single ones, m (m - 1) / (n (n - 1)) of what belongs
+    to pairs.
+    """
+    n_subjects, n = size
+    half = n // 2
+    places = [np.arange(n) + start for start in (0, half, n + half)]
+    i, j = np.triu_indices(2 * n + half, 1)
+    chosen = [np.isin(i, place) & np.isin(j, place) for place in places]
+    scores = np.empty((repeats, 2, 3, len(MODELS)))  # people, stimuli
+    for number in range(repeats):
+        rng = np.random.default_rng([number, 5])
+        stimuli = Stimuli(2 * n + half, rng)
+        models = stimuli.models()
+        for who in range(2):
+            data = People(n_subjects, rng).rdms(stimuli, noise, rng)
+            for which, pairs in enumerate(chosen):
+                scores[number, who, which] = similarity(models[:, pairs], data[:, pairs], "corr").mean(1)
+    scores -= scores.mean(axis=(0, 1, 2))
+    shared = np.einsum("rabm,rcdm->abcdm", scores, scores) / repeats
+    total = np.mean([shared[a, b, a, b] for a in range(2) for b in range(3)], axis=0)
+    stimuli_all = np.mean([shared[0, b, 1, b] for b in range(3)], axis=0)
+    stimuli_half = (shared[0, 0, 1, 1] + shared[1, 0, 0, 1]) / 2
+    subjects = np.mean([shared[a, 0, a, 2] for a in range(2)], axis=0)
+    subjects_half = np.mean([shared[a, 0, a, 1] for a in range(2)], axis=0)
+    single, pair = (n - half) / n, (n - half) * (n - half - 1) / (n * (n - 1))
+    by_subject, by_subject_half = total - subjects - stimuli_all, subjects_half - subjects - stimuli_half
+    pairs_all, pairs_by_subject = (
+        (single * whole - part) / (single - pair)
+        for whole, part in ((stimuli_all, stimuli_half), (by_subject, by_subject_half))
     )
-    return found.reset_index()
+    shares = {"subjects": subjects, "stimuli": stimuli_all - pairs_all, "pairs": pairs_all}
+    shares |= {"subjects_x_stimuli": by_subject - pairs_by_subject, "subjects_x_pairs": pairs_by_subject}
+    at = {"n_subjects": n_subjects, "n_stimuli": n, "noise": noise, "model": MODELS, "sd": np.sqrt(total)}
+    return pd.DataFrame({**at, **{name: share / total for name, share in shares.items()}})
 
 
 def draw(frame: pd.DataFrame) -> Figure:
     """Coverage of each interval in each world; a panel for each size."""
-    shown = frame[(frame["centre"] == "data") & (frame["method"] == "corr")]
+    shown = frame[(frame["model"] == "all") & (frame["method"] == "corr") & (frame["noise"] == USUAL)]
     sizes = list(dict.fromkeys(zip(shown["subjects"], shown["stimuli"], strict=True)))
     figure = Figure(figsize=(3.2 * len(sizes) + 1.6, 3.6), layout="constrained")
     every = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
@@ -142,16 +223,16 @@ def draw(frame: pd.DataFrame) -> Figure:
         axes.axhspan(93, 98, color="0.88", lw=0, label="93 to 98 %")
         axes.axhline(95, color="0.5", lw=0.8)
         part = shown[(shown["subjects"] == subjects) & (shown["stimuli"] == stimuli)]
-        for k, resample in enumerate(RESAMPLES):
+        for k, resample in enumerate((*RESAMPLES, "both, components")):
             own = part[part["resample"] == resample].set_index("world").loc[list(WORLDS)]
             reach = 196 * np.sqrt(own["coverage"] * (1 - own["coverage"]) / own["studies"])
-            places = np.arange(len(WORLDS)) + 0.18 * (k - 1.5)
+            places = np.arange(len(WORLDS)) + 0.16 * (k - 2)
             name = {"none": "t over subjects"}.get(resample, f"bootstrap: {resample}")
             axes.errorbar(
                 places,
                 100 * own["coverage"],
                 reach,
-                fmt="os^D"[k],
+                fmt="os^Dv"[k],
                 color=COLOURS[k],
                 ms=6,
                 lw=1.2,
@@ -173,29 +254,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Coverage of intervals in simulated studies.")
     parser.add_argument("--quick", action="store_true", help="few studies, nothing written")
     parser.add_argument("--groups", type=int, default=20, help="fixed sets of stimuli, or of subjects (20)")
-    parser.add_argument(
-        "--each", type=int, default=15, help="studies of each (15); of world 'both' all (300)"
-    )
+    parser.add_argument("--each", type=int, default=15, help="studies of each; of rho-a in all (15)")
+    parser.add_argument("--new", type=int, default=2000, help="studies in world 'both', corr (2000)")
     parser.add_argument("--bootstraps", type=int, default=1000)
     parser.add_argument("--truths", type=int, default=1000, help="studies that a truth is the mean of (1000)")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.groups, arguments.each, arguments.bootstraps, arguments.truths = 2, 5, 200, 100
-    jobs = [(world, *case) for world in WORLDS for case in CASES]
-    options = (arguments.groups, arguments.each, arguments.bootstraps, arguments.truths)
-    with ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        parts = [pool.submit(studies, *job, *options) for job in jobs]
-        rows = [row for part in track(parts, "studies") for row in part.result()]
-    found = summary(pd.DataFrame(rows))
-    print(found.to_string(index=False, float_format="%.3f"))
-    if arguments.quick:
+    parser.add_argument("--repeats", type=int, default=3000, help="of the studies of `sources` (3000)")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread (2)")
+    options = parser.parse_args()
+    if options.quick:
+        options.groups, options.each, options.new = 2, 5, 20
+        options.bootstraps, options.truths, options.repeats = 200, 100, 50
+    with ProcessPoolExecutor(options.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        parts, shares = [], []
+        for world in WORLDS:
+            for size, method in CASES:
+                groups, each = options.groups, options.each
+                if world == "both" and method == "corr":
+                    groups, each = 1, options.new
+                for noise in LEVELS[world]:
+                    numbers = noise, groups, each, options.bootstraps, options.truths
+                    parts.append(pool.submit(studies, world, size, method, *numbers))
+        for size in SIZES:
+            shares += [pool.submit(sources, size, noise, options.repeats) for noise in NOISES]
+        found = pd.concat([part.result() for part in track(parts, "studies")], ignore_index=True)
+        origin = pd.concat([share.result() for share in track(shares, "sources")], ignore_index=True)
+    for table in (found, origin):
+        print(table.to_string(index=False, float_format="%.3f"))
+    if options.quick:
         return
     write_text(RESULTS / "simulated_studies.csv", found.to_csv(index=False, float_format="%.4f"))
+    write_text(RESULTS / "simulated_studies_sources.csv", origin.to_csv(index=False, float_format="%.4f"))
     with write_aside(RESULTS / "simulated_studies.png") as aside:
         draw(found).savefig(aside, dpi=150)
     record = {
         "command": "python benchmarks/simulated_studies.py",
-        "settings": vars(arguments),
+        "settings": vars(options),
         "versions": versions(),
     }
     write_json(RESULTS / "simulated_studies.json", record)
