@@ -59,6 +59,13 @@ class Bootstrap(StrEnum):
     both = "both"
 
 
+class Spread(StrEnum):
+    """How the variance is taken where stimuli are resampled."""
+
+    bootstrap = "bootstrap"
+    components = "components"
+
+
 @app.command()
 def compare(
     source: Annotated[
@@ -98,6 +105,12 @@ def compare(
         typer.Option(help="Resample subjects, stimuli or both: what intervals and p generalise to."),
     ] = None,
     n_bootstrap: Annotated[int, typer.Option(min=2, help="How many resamples.")] = 1000,
+    variance: Annotated[
+        Spread,
+        typer.Option(
+            help="Where stimuli are resampled: rsatoolbox's (intervals are too wide), or by components."
+        ),
+    ] = Spread.bootstrap,
     seed: Seed = 0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Weights of a network: .safetensors, .pth, .pt, .ckpt or .npz.")
@@ -162,6 +175,7 @@ def compare(
         group=group,
         bootstrap=bootstrap.value if bootstrap else None,
         n_bootstrap=n_bootstrap,
+        variance=variance.value,
         seed=seed,
         device=device,
         progress=True,
