@@ -6,7 +6,7 @@ fewer, and its time is scaled up: the column `their_resamples` says how many it 
 which are random: what they show does not change the time. Memory is the peak of a process of its own, less
 what it held before the work.
 
-    python benchmarks/rsa.py                          # every row; 20 minutes on two free cores
+    python benchmarks/rsa.py                          # every row; 27 minutes on two free cores
     python benchmarks/rsa.py --sizes small --out ""   # a minute, nothing written
     python benchmarks/rsa.py --sizes growth           # how time grows with conditions and resamples
 """
