@@ -385,6 +385,12 @@ def test_compare_model_rdms(shell: Any, data: dict[str, Path], tmp_path: Path) -
     )  # fmt: skip
     assert code == 0, errors
     assert set(pd.read_csv(tmp_path / "scores" / "scores.csv")["layer"]) == {"first", "second"}
+    code, printed, errors = shell(
+        "compare", tmp_path / "models.h5", "--rdms", data["brain.h5"], "--average", "session",
+        "--bootstrap", "stimuli", "--variance", "components", "--out", tmp_path / "more",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "variances by components" in printed
 
 
 def test_compare_fails_clearly(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:

@@ -228,5 +228,7 @@ def test_evaluate_takes_and_records_it():
     assert_allclose(means["p"], p_values(want, centre="data").zero, atol=1e-12)
     assert_array_equal(means["p_ceiling"], before["p_ceiling"])
     assert (found.settings["variance"], usual.settings["variance"]) == ("components", "bootstrap")
+    assert "variances by components" in found.title
+    assert "variances" not in usual.title
     with pytest.raises(NeurordlError, match="resampled stimuli"):
         nrl.evaluate(teachers, brains, method="corr", variance="components")

@@ -155,6 +155,8 @@ class Evaluation:
         """How it was compared, in a line."""
         chosen, means = self.settings, self.frame[self.frame["subject"] == "mean"]
         told = f"{chosen.get('method')}, {chosen.get('pairs')} pairs of {chosen.get('n_stimuli')} stimuli"
+        if chosen.get("variance") == "components":
+            told += ", variances by components"
         to = next(iter(means["generalises_to"]), "")
         return f"{told}; 95 % intervals and p (one-sided, above zero) generalise to {to}" if to else told
 
