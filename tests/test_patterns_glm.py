@@ -186,3 +186,18 @@ def test_events_at_the_end_without_a_name_and_with_numbers_for_names() -> None:
         nrl.read_patterns(data, None, events.assign(onset=[4.0, 30.0, 80.0], duration=0.0))
     with pytest.raises(NeurordlError, match="lies outside the run"):
         nrl.read_patterns(data, None, events.assign(duration=7.1))
+
+
+@pytest.mark.parametrize("model", ["glm", "average"])
+def test_nothing_is_said_of_noise_that_is_smooth_in_time(model: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(150, 300))
+    for t in range(1, 150):
+        noise[t] += 0.9 * noise[t - 1]
+    image = nib.Nifti1Image((100 + noise.T.reshape(10, 10, 3, 150)).astype(np.float32), np.eye(4))
+    image.header.set_zooms((1, 1, 1, 2.0))
+    image.header.set_xyzt_units("mm", "sec")
+    onsets = np.arange(4.0, 286.0, 8.0)
+    names = [f"c{k % 6}" for k in range(len(onsets))]
+    events = pd.DataFrame({"onset": onsets, "duration": 4.0, "trial_type": names})
+    assert told(image, events=events, model=model) == []

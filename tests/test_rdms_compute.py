@@ -302,3 +302,67 @@ def test_names_that_are_missing_and_precisions_that_are_none(
     given.obs_descriptors.update(rows)
     with pytest.raises(NeurordlError, match=message):
         compute_rdms(given, **options)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_runs_that_follow_one_another_are_views_and_others_are_read_in_blocks(
+    shuffled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neurordl.rdms import blocks, sources
+
+    rng = np.random.default_rng(0)
+    n, channels = 40, 30
+    orders = [np.arange(n), rng.permutation(n) if shuffled else np.arange(n)]
+    orders[1][[0, -1]] = orders[1][[-1, 0]] if shuffled else orders[1][[0, -1]]
+    values = rng.normal(size=(2 * n, channels))
+    names = [f"s{k}" for order in orders for k in order]
+    data = Dataset(values, obs_descriptors={"stimulus": names, "run": [0] * n + [1] * n})
+    source = sources.Source(
+        data, "it", "stimulus", by_run=True, center=None, channels=None, dtype=torch.float64
+    )
+    assert [source.there(run) for run in (0, 1)] == [True, not shuffled]
+    whole = compute_rdms(data, "crossnobis").dissimilarities
+    monkeypatch.setattr(sources, "_KEPT", 0)
+    monkeypatch.setattr(blocks, "_KEPT", 0)
+    monkeypatch.setattr(blocks, "_BLOCK", 8 * channels * 8)
+    np.testing.assert_allclose(compute_rdms(data, "crossnobis").dissimilarities, whole, atol=1e-12)
+
+
+def test_measurements_of_any_layout_are_read_and_left_alone() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.gamma(2.0, 1.0, (12, 9))
+    names = {"stimulus": [f"s{k}" for k in range(6)] * 2, "run": [0] * 6 + [1] * 6}
+    backwards = values[::-1, ::-1].copy()[::-1, ::-1]
+    for method in ("crossnobis", "euclidean", "correlation", "poisson"):
+        plain = compute_rdms(Dataset(values.copy(), obs_descriptors=names), method).dissimilarities
+        for laid_out in (backwards, np.asfortranarray(values), np.broadcast_to(values, (1, 12, 9))[0]):
+            before = laid_out.copy()
+            found = compute_rdms(Dataset(laid_out, obs_descriptors=names), method).dissimilarities
+            np.testing.assert_allclose(found, plain, atol=1e-12)
+            np.testing.assert_array_equal(laid_out, before)
+
+    def in_place(patterns: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pdist(patterns.mul_(2))
+
+    single = Dataset(values[:6].copy(), obs_descriptors={"stimulus": names["stimulus"][:6]})
+    compute_rdms(single, in_place)
+    np.testing.assert_array_equal(single.measurements, values[:6])
+
+
+@pytest.mark.parametrize("method", ["mahalanobis", "crossnobis"])
+def test_a_precision_that_is_not_finite_or_not_symmetric_is_refused(method: str) -> None:
+    rng = np.random.default_rng(2)
+    names = {"stimulus": [f"s{k}" for k in range(6)] * 2, "run": [0] * 6 + [1] * 6}
+    data = Dataset(rng.normal(size=(12, 9)), obs_descriptors=names)
+    for value, told in ((np.inf, "NaN or infinity"), (np.nan, "NaN or infinity"), (1e-5, "not symmetric")):
+        precision = np.eye(9)
+        precision[3, 4] = value
+        with pytest.raises(NeurordlError, match=told):
+            compute_rdms(data, method, precision=precision)
+    precision[3, 4] = 1e-10  # rounding: the mean of both sides is taken
+    even = precision + precision.T
+    np.testing.assert_allclose(
+        compute_rdms(data, method, precision=precision).dissimilarities,
+        compute_rdms(data, method, precision=even / 2).dissimilarities,
+        atol=1e-12,
+    )

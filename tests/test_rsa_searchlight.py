@@ -221,3 +221,64 @@ def test_from_nifti_each_geometry_is_found_where_it_is() -> None:
     own, other = (found.scores[:, label == number].mean(1) for number in (1, 2))
     assert own[0] > 0.6 > 0.2 > own[1]
     assert other[1] > 0.6 > 0.2 > other[0]
+
+
+@pytest.mark.parametrize("dissimilarity", ["correlation", "cosine"])
+@pytest.mark.parametrize("effect", [3.0, 0.3])
+def test_patterns_that_are_nearly_alike_in_float32(dissimilarity: str, effect: float) -> None:
+    rng = np.random.default_rng(4)
+    data = brain()
+    common = 1000 + 300 * rng.standard_normal(data.measurements.shape[1])  # raw means of blocks
+    data.measurements[:] = common + effect * rng.standard_normal(data.measurements.shape)
+    data.measurements[:] = data.measurements.astype(np.float32)
+    options: dict[str, Any] = {"radius": 2, "threshold": 0.5, "dissimilarity": dissimilarity}
+    exact = nrl.searchlight(data, models(), **options)
+    if dissimilarity == "correlation":  # rsatoolbox has no cosine
+        assert_allclose(exact.scores, one_by_one(data, 2, 0.5, dissimilarity, "corr")[0], atol=1e-6)
+    found = nrl.searchlight(data, models(), dtype=np.float32, **options)
+    assert_allclose(found.scores, exact.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e-12, 1e9, 1e60])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tiny_and_huge_patterns(scale: float, dtype: Any) -> None:
+    if dtype == np.float32 and not 1e-30 < scale < 1e30:
+        pytest.skip("no float32 holds them")
+    plain = nrl.searchlight(brain(), models(), radius=2, dissimilarity="euclidean").scores
+    data = brain()
+    data.measurements *= scale
+    found = nrl.searchlight(data, models(), radius=2, dissimilarity="euclidean", dtype=dtype).scores
+    assert_allclose(found, plain, atol=1e-5 if dtype == np.float32 else 1e-9)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint64, np.int16])
+def test_voxel_indices_of_any_integer_type(kind: Any) -> None:
+    whole = nrl.searchlight(brain(), models(), radius=2)
+    data = brain()
+    for axis in "xyz":
+        top = min(np.iinfo(kind).max, 255) - 7
+        data.channel_descriptors[axis] = (np.asarray(data.channel_descriptors[axis]) + top).astype(kind)
+    found = nrl.searchlight(data, models(), radius=2)
+    assert_array_equal(found.centres, whole.centres + top)
+    assert_allclose(found.scores, whole.scores, atol=0)
+    for axis in "xyz":
+        data.channel_descriptors[axis] = np.asarray(data.channel_descriptors[axis], dtype=np.int64) * 10**6
+    with pytest.raises(NeurordlError, match="not positions in space"):
+        nrl.searchlight(data, models(), radius=2)
+    data.channel_descriptors["x"] = np.full(len(data.measurements[0]), -1)
+    with pytest.raises(NeurordlError, match="whole numbers from 0"):
+        nrl.searchlight(data, models(), radius=2)
+
+
+def test_odd_arguments_are_one_clear_error() -> None:
+    negative = brain()
+    negative.measurements -= 5
+    for data, wrong, told in (
+        (brain(), {"models": {}}, "models= is empty"),
+        (brain(), {"radius": np.inf}, "radius above 0"),
+        (brain(), {"radius": "3"}, "radius above 0"),
+        (brain(), {"dtype": "junk"}, "expected float64 or float32"),
+        (negative, {"dissimilarity": "poisson"}, "rates or counts of 0 or more"),
+    ):
+        with pytest.raises(NeurordlError, match=told):
+            nrl.searchlight(data, **{"models": models(), "radius": 2, **wrong})

@@ -123,12 +123,14 @@ def importing() -> Iterator[None]:
     Torch and rsatoolbox make millions of objects that stay; looking through them, again and again and at the
     end, takes a third of the time in which the shell starts.
     """
+    before = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if before:
+            gc.enable()
 
 
 def check_there(**given: Path | Sequence[Path] | None) -> None:

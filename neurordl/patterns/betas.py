@@ -89,5 +89,6 @@ def _agree(frame: pd.DataFrame, name: str, study: Study, place: npt.NDArray[np.i
 
 def _bare(value: object, key: str) -> str:
     """A name without its entity, the session before it, zeros in front and a fraction of 0."""
-    text = str(value).split("_")[-1].removeprefix(f"{key}-")
+    text = re.sub("^(sub-[^_]+_)?(ses-[^_]+_)?", "", str(value)) if key == "run" else str(value)
+    text = text.removeprefix(f"{key}-")
     return re.sub(r"\.0$", "", text).lstrip("0")

@@ -38,15 +38,15 @@ class Estimate(NamedTuple):
     dof
         Degrees of freedom of the residuals.
     explained
-        Share of the variance that conditions explain: with an HRF, without one, and by chance. None where the
-        events are too short to tell.
+        Share of the variance that conditions explain with an HRF, and by chance; without one, and by chance.
+        None where the events are too short to tell.
     """
 
     rows: pd.DataFrame
     patterns: Floats
     residuals: Floats
     dof: int
-    explained: tuple[float, float, float] | None = None
+    explained: tuple[float, float, float, float] | None = None
 
 
 def check_model(model: str, detrend: bool, confounds: bool, options: Mapping[str, Any]) -> None:
@@ -187,7 +187,7 @@ class _Fit:
             residuals[:, at] = result.residuals
         return betas, residuals, len(X) - rank
 
-    def explained(self, events: pd.DataFrame) -> tuple[float, float, float] | None:
+    def explained(self, events: pd.DataFrame) -> tuple[float, float, float, float] | None:
         """See `Estimate`."""
         if len(self.times) < 2 or (events["duration"] < self.times[1] - self.times[0]).any():
             return None
@@ -201,7 +201,7 @@ class _Fit:
             if not _seen(X)[ours].all():
                 return None
             found.append(explained(self.data, X, ours))
-        return found[0][0], *found[1]
+        return *found[0], *found[1]
 
     def _matrix(self, events: pd.DataFrame, hrf_model: str | None = "") -> pd.DataFrame:
         """The design, with another HRF if one is given."""

@@ -12,11 +12,15 @@ __all__ = ["explained", "tell_of_lag"]
 
 Floats = npt.NDArray[np.float64]
 # more of the signal than the other way, and than by chance, before anything is said
-_MORE, _CHANCE = 1.25, 1.5
+_MORE, _CHANCE = 1.25, 1.15
+_MOVED = 4  # other times of the run
 
 
 def explained(data: Floats, X: Floats, ours: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """Share of the variance, beside the other regressors, that some explain: summed over voxels; by chance.
+
+    By chance: what the same regressors explain at other times of the run, for noise that is smooth in time is
+    more like smooth regressors than like others.
 
     Parameters
     ----------
@@ -26,11 +30,15 @@ def explained(data: Floats, X: Floats, ours: npt.NDArray[np.bool_]) -> tuple[flo
         (regressors,), which of them.
     """
     rest = _basis(X[:, ~ours])
-    own = _basis(X[:, ours] - rest @ (rest.T @ X[:, ours]))
     left = np.einsum("ij,ij->j", data, data) - ((rest.T @ data) ** 2).sum(axis=0)
     there = left > 0
-    shares = ((own.T @ data) ** 2).sum(axis=0)[there] / left[there]
-    return float(shares.sum()), own.shape[1] / max(len(X) - rest.shape[1], 1) * data.shape[1]
+
+    def share(columns: Floats) -> float:
+        own = _basis(columns - rest @ (rest.T @ columns))
+        return float((((own.T @ data) ** 2).sum(axis=0)[there] / left[there]).sum())
+
+    moved = [share(np.roll(X[:, ours], len(X) * k // (_MOVED + 1), axis=0)) for k in range(1, _MOVED + 1)]
+    return share(X[:, ours]), float(np.mean(moved))
 
 
 def _basis(columns: Floats) -> Floats:
@@ -41,23 +49,22 @@ def _basis(columns: Floats) -> Floats:
 
 
 def tell_of_lag(
-    of_runs: Sequence[tuple[float, float, float] | None], model: str, hrf_model: str | None
+    of_runs: Sequence[tuple[float, float, float, float] | None], model: str, hrf_model: str | None
 ) -> None:
     """Say so where the signal follows the events in another way than the model has it.
 
     Parameters
     ----------
     of_runs
-        What conditions explain with an HRF, without one, and by chance; None where that is not known.
+        What conditions explain with an HRF, and by chance, and without one; None where that is not known.
     model, hrf_model
         See `neurordl.read_patterns`.
     """
     known = [one for one in of_runs if one is not None]
     if not known:
         return
-    with_hrf, without, chance = np.sum(known, axis=0)
-    more, less = (with_hrf, without) if model == "average" else (without, with_hrf)
-    if more < _MORE * less or more < _CHANCE * chance:
+    (more, chance), (less, least) = np.sum(known, axis=0).reshape(2, 2)[:: 1 if model == "average" else -1]
+    if more < _CHANCE * chance or more < _MORE * less or more - chance < _MORE * (less - least):
         return
     if model == "average":
         told = (

@@ -49,6 +49,7 @@ def add_distances(
     *,
     scale: float = 1.0,
     add: bool = False,
+    there: bool = False,
 ) -> None:
     """Write, or add, ``scale`` times the squared distances of ``n`` patterns.
 
@@ -65,6 +66,8 @@ def add_distances(
         (n(n-1)/2,), the condensed result; it may be a memory map.
     scale, add
         The factor, and whether to add to what ``out`` holds.
+    there
+        Whether patterns are views of what is there already, so that all of them at once take no memory.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def add_distances(
         Two sides have a negative distance: the precision is not positive semidefinite.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        blocks = _Blocks(rows, n, channels * out.dtype.itemsize, normalise)
+        blocks = _Blocks(rows, n, channels * out.dtype.itemsize, normalise, there)
         most = max(64, min(n // 8, _BLOCK // (channels * out.dtype.itemsize)))
         step = min(n, most if blocks.kept is None else _SQUARE)
         width = step if blocks.kept is not None else max(32, step // 4)
@@ -112,13 +115,13 @@ def _defined(norms: Array) -> Array:
 class _Blocks:
     """Normalised patterns less a common offset: kept where they are few, else made at each call."""
 
-    def __init__(self, rows: Rows, n: int, row_bytes: int, normalise: Normalise) -> None:
+    def __init__(self, rows: Rows, n: int, row_bytes: int, normalise: Normalise, there: bool) -> None:
         self.rows, self.normalise = rows, normalise
         self.offsets: list[Array | None] = [None, None]
         self.kept: Sides | None = None
         self.piece = n if normalise == "none" else max(1, _PIECE // row_bytes)
         fits = n * row_bytes <= _KEPT
-        whole = normalise == "none" and (fits or _views(rows))
+        whole = normalise == "none" and (fits or there)
         sides = self._unit(0, n if whole else min(n, _SAMPLE))
         sample = tuple(one[:: math.ceil(len(one) / _SAMPLE)] for one in sides)
         self.offsets = [_offset(one, needed=normalise == "none") for one in sample]
@@ -160,12 +163,6 @@ class _Blocks:
         """For each pattern of two sides what, summed over a pair, is no less than |xi| |yj|."""
         left, right = (row_lengths(torch.from_numpy(one)).square_().numpy() for one in sides)
         return _defined((left * self.balance + right / self.balance) / 2)
-
-
-def _views(rows: Rows) -> bool:
-    """Whether patterns are there already, so that all of them at once take no memory."""
-    one, again = rows(0, 1), rows(0, 1)
-    return all(x.data_ptr() == y.data_ptr() for x, y in zip(one, again, strict=True))
 
 
 def _offset(sample: Array, *, needed: bool) -> Array | None:

@@ -113,7 +113,7 @@ def compute_rdms(
     datasets, described = _datasets(patterns)
     measure = measures.dissimilarity(method)
     name = method if isinstance(method, str) else getattr(method, "__name__", "a function")
-    given = _dtype(dtype)
+    given = real_dtype(dtype)
     kind = torch.float32 if given == np.float32 else torch.float64
     if given not in (np.float32, np.float64) or center not in (None, *get_args(Centre)):
         raise NeurordlError(
@@ -157,7 +157,8 @@ def compute_rdms(
     )
 
 
-def _dtype(given: Any) -> np.dtype[Any] | None:
+def real_dtype(given: Any) -> np.dtype[Any] | None:
+    """A numpy dtype; None where there is none."""
     try:
         found: np.dtype[Any] = np.dtype(given)
         return found

@@ -20,7 +20,7 @@ from neurordl.rdms.normalise import Normalise
 from neurordl.rdms.sources import Source, coded
 from neurordl.rdms.whitening import checked_precision, factor_of
 
-__all__ = ["Whitening", "check_options", "fill"]
+__all__ = ["Whitening", "check_options", "fill", "rates_checked"]
 
 Floats = npt.NDArray[np.float64]
 _WHITENED = ("mahalanobis", "crossnobis")
@@ -147,7 +147,8 @@ def fill(
     n, channels = len(source.ids), source.n_channels
     if name in ("euclidean", "euclidean_root", "mahalanobis", *_ROOTED):
         scale = 0.5 if name in _ROOTED else 1 / channels
-        add_distances(source.sides, n, channels, _NORMALISE.get(name, "none"), out, scale=scale)
+        kind = _NORMALISE.get(name, "none")
+        add_distances(source.sides, n, channels, kind, out, scale=scale, there=source.there())
         if name == "euclidean_root":
             np.sqrt(out, out=out)
     elif name == "crossnobis" and source.balanced and whitening.of_runs is None:
@@ -156,26 +157,27 @@ def fill(
         of_run = source.by_runs()
         add_distances(of_run(None), n, channels, "none", out, scale=scale)
         for run in range(runs):  # the sum over pairs of runs less that of each run with itself
-            add_distances(of_run(run), n, channels, "none", out, scale=-scale, add=True)
+            there = source.there(run)
+            add_distances(of_run(run), n, channels, "none", out, scale=-scale, add=True, there=there)
     elif name == "crossnobis" and whitening.of_runs is not None:
         out[:] = _by_pairs_of_runs(source, whitening.of_runs, whitening.noise or "full")
     elif name == "poisson":
 
         def rates(start: int, stop: int) -> tuple[Tensor, ...]:
-            return poisson_rates(_rates_checked(source.rows(start, stop), name, source.label))
+            return poisson_rates(rates_checked(source.rows(start, stop), name, source.label))
 
         add_distances(rates, n, channels, "none", out, scale=1 / channels)
     elif name in measures.CROSSVALIDATED:
         counts = None if source.balanced else torch.from_numpy(source.counts.T.astype(np.float64))
-        cells = _rates_checked(source.cells(), name, source.label)
-        kind = None if counts is None else counts.to(cells.dtype)
-        out[:] = measure(cells, counts=kind).numpy()
+        cells = rates_checked(source.cells(), name, source.label)
+        out[:] = measure(cells, counts=None if counts is None else counts.to(cells.dtype)).numpy()
     else:
         with torch.no_grad():
-            out[:] = measure(source.rows(0, n)).numpy()
+            out[:] = measure(source.rows(0, n).clone()).numpy()  # a function of the user's may work in place
 
 
-def _rates_checked(patterns: Tensor, name: str, label: str) -> Tensor:
+def rates_checked(patterns: Tensor, name: str, label: str) -> Tensor:
+    """Patterns, refused where a method of rates finds negative ones."""
     # a NaN would hide behind the smallest
     if name.startswith("poisson") and not bool(patterns.min() >= 0) and bool((patterns < 0).any()):
         raise NeurordlError(

@@ -146,7 +146,21 @@ class Source:
     def _direct(self, rows: Places) -> Tensor:
         """Single measurements as patterns: a view where they follow one another."""
         found = self._read(rows, np.float64 if self.dtype == torch.float64 else np.float32)
-        return self._ready(found if found.flags.writeable else found.copy())
+        return self._ready(found if self._torchable(found) else found.copy())
+
+    @staticmethod
+    def _torchable(block: npt.NDArray[Any]) -> bool:
+        return block.flags.writeable and min(block.strides) >= 0
+
+    def there(self, run: int | None = None) -> bool:
+        """Whether the patterns, or those of a run, are views of the measurements."""
+        if not (self.single if run is None else self.single_by_run) or self.channels is not None:
+            return False
+        if self.offset is not None or self.factor is not None or self.precision is not None:
+            return False
+        order = self.order if run is None else self.order.reshape(len(self.ids), -1)[:, run]
+        kind = torch.from_numpy(np.empty(0, self.measurements.dtype)).dtype
+        return _consecutive(order) and kind == self.dtype and self._torchable(self.measurements)
 
     def _ready(self, means: npt.NDArray[Any]) -> Tensor:
         found = torch.from_numpy(means).to(self.dtype)
@@ -175,7 +189,7 @@ class Source:
 
     def _read(self, rows: Places, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
         """Measurements of some rows; rows that follow one another are a view, also of a memory map."""
-        if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and bool((np.diff(rows) == 1).all()):
+        if _consecutive(rows):
             block = self.measurements[rows[0] : rows[-1] + 1]
         else:
             block = self.measurements[rows]
@@ -203,6 +217,10 @@ class Source:
         if self.removed is None:
             return np.zeros((1, self.n_channels))
         return self.removed[run if len(self.removed) == len(self.runs) else np.zeros_like(run)]
+
+
+def _consecutive(rows: Places) -> bool:
+    return len(rows) > 0 and int(rows[-1] - rows[0]) + 1 == len(rows) and bool((np.diff(rows) == 1).all())
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:

@@ -79,4 +79,5 @@ def _symmetric(matrix: Tensor) -> bool:
     random = torch.Generator().manual_seed(0)
     probe = torch.randn(len(matrix), generator=random, dtype=matrix.dtype).to(matrix.device)
     there, back = matrix @ probe, probe @ matrix
-    return bool((there - back).abs().max() <= 1e-12 * there.abs().max())  # NaN and infinity fail
+    differ, most = (there - back).abs().max(), there.abs().max()
+    return bool(most.isfinite() & (differ <= 1e-12 * most))  # a NaN makes both NaN

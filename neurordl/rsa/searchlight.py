@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from torch import Tensor
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match, match_ids
 from neurordl.rdms import dissimilarity as measures
+from neurordl.rdms.compute import real_dtype
 from neurordl.rdms.dissimilarity import square
-from neurordl.rdms.normalise import Normalise
+from neurordl.rdms.measure import rates_checked
+from neurordl.rdms.normalise import NEAR, Normalise
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.sources import Centre, Source
 from neurordl.rsa.inputs import model_vectors
@@ -43,6 +46,7 @@ _NORMALISE: dict[str, Normalise] = {
     "euclidean": "none",
 }
 _SCALED = ("corr", "cosine")
+_WIDEST = 1000  # voxels of a radius
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,28 +157,33 @@ def searchlight(
     """
     check_method(method)
     measure = _measure(dissimilarity)
-    if np.dtype(dtype) not in (np.float32, np.float64) or center not in (None, "run", "all"):
+    given = real_dtype(dtype)
+    if given not in (np.float32, np.float64) or center not in (None, "run", "all"):
         raise NeurordlError(
             f"dtype={dtype!r}, center={center!r}: expected float64 or float32, and None, 'run' or 'all'"
         )
-    if not radius > 0 or not 0 < threshold <= 1:
+    numbers = isinstance(radius, Real) and isinstance(threshold, Real)
+    if not numbers or not 0 < radius < _WIDEST or not 0 < threshold <= 1:
         raise NeurordlError(
             f"radius={radius!r}, threshold={threshold!r}: expected a radius above 0, in voxels, and a share "
             "of the sphere above 0 and up to 1"
         )
     by_run = dissimilarity in measures.CROSSVALIDATED
-    kind = torch.float32 if np.dtype(dtype) == np.float32 else torch.float64
+    kind = torch.float32 if given == np.float32 else torch.float64
     source = Source(
         patterns, "the patterns", descriptor, by_run=by_run, center=center, channels=None, dtype=kind
     )
     if by_run and len(source.runs) < 2:
         raise NeurordlError(f"{dissimilarity} needs two or more runs, and the patterns have a single one")
+    if not isinstance(models, RDMs) and not len(models):
+        raise NeurordlError("models= is empty; give model RDMs")
     first = models if isinstance(models, RDMs) else next(iter(models.values()))
     match = match_ids(source.ids, stimulus_ids(first), what=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")
     stack = torch.from_numpy(np.stack(list(named.values())))
     around = Spheres(patterns, radius, threshold)
     values = source.cells() if by_run else source.rows(0, len(source.ids))[None]
+    rates_checked(values, dissimilarity, source.label)
     by_voxel = values.permute(2, 0, 1).contiguous()  # (voxels, runs, stimuli): what is gathered lies together
     compare = _general(by_voxel, measure, source, method, stack)
     if method in _SCALED and dissimilarity in _NORMALISE:
@@ -233,7 +242,8 @@ def _as_products(
 ) -> Compare:
     """The same where distances come of inner products, and so does the comparison: nothing is condensed.
 
-    Centres with an undefined distance or a constant RDM, and models with missing pairs, take the other way.
+    Centres with an undefined distance, a constant RDM or patterns that are nearly alike, and models with
+    missing pairs, take the other way.
     """
     n = by_voxel.shape[-1]
     weights = models - models.mean(-1, keepdim=True) if method == "corr" else models
@@ -242,7 +252,13 @@ def _as_products(
         return general
     weights = square(weights / lengths[:, None]).flatten(1).to(by_voxel.dtype)
 
-    spoilt = {torch.float32: 1e-4, torch.float64: 1e-8}[by_voxel.dtype]  # share of the mean that is left
+    dtype = by_voxel.dtype
+    limits = torch.finfo(dtype)
+    spoilt = {torch.float32: 1e-4, torch.float64: 1e-8}[dtype]  # share of the mean that is left
+    if normalise == "none":  # squares of distances must neither vanish nor overflow
+        low, high = 1e3 * limits.tiny**0.5, 1e-6 * limits.max**0.5
+    else:  # patterns that are nearly alike are to be told apart by their difference
+        low, high = 4 * NEAR[dtype], 5.0
 
     def compare(voxels: Tensor) -> Tensor:
         patterns = _gathered(by_voxel, voxels)[:, :, 0]
@@ -264,7 +280,7 @@ def _as_products(
         found = distances.flatten(1)
         length = torch.linalg.vector_norm(found, dim=-1) / math.sqrt(2)
         scores: Tensor = (weights @ found.mT / 2 / length).double()
-        unsure = ~(sound.all(-1) & (length > 1e-6 * n * mean.abs()))
+        unsure = ~(sound.all(-1) & (length > 1e-6 * n * mean) & (mean > low) & (mean < high))
         if bool(unsure.any()):
             scores[:, unsure] = general(voxels[unsure])
         return scores

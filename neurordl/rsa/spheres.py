@@ -13,6 +13,7 @@ from neurordl.errors import NeurordlError
 __all__ = ["Spheres"]
 
 Places = npt.NDArray[np.int32]
+_LARGEST = 1 << 29  # voxels of a volume
 
 
 class Spheres:
@@ -28,13 +29,20 @@ class Spheres:
         at = np.stack([np.asarray(channels[axis]) for axis in "xyz"], axis=1)
         if at.dtype.kind not in "iu" or not len(at) or int(at.min()) < 0:
             raise NeurordlError("the voxel indices x, y, z must be whole numbers from 0")
+        at = at.astype(np.intp)
+        extent = at.max(axis=0) - at.min(axis=0) + 1
+        if float(np.prod(extent, dtype=np.float64)) > _LARGEST:
+            raise NeurordlError(
+                f"the voxel indices x, y, z span {' x '.join(map(str, extent))} voxels: give indices, "
+                "not positions in space"
+            )
         reach = int(np.ceil(radius)) - 1  # distances are less than the radius
         grid = np.indices((2 * reach + 1,) * 3).reshape(3, -1).T - reach
         self.offsets = grid[np.square(grid).sum(axis=1) < radius**2]
         # the number of each voxel in a volume with a margin, so that no neighbour falls out of it
-        self.volume = np.full(at.max(axis=0) + 2 * reach + 1, -1, dtype=np.int32)
-        self.volume[tuple((at + reach).T)] = np.arange(len(at))
-        self.at = at + reach
+        self.at = at - at.min(axis=0) + reach
+        self.volume = np.full(extent + 2 * reach, -1, dtype=np.int32)
+        self.volume[tuple(self.at.T)] = np.arange(len(at))
         if int((self.volume >= 0).sum()) < len(at):
             raise NeurordlError("two voxels of the patterns have the same indices x, y, z; give each once")
         counts = np.concatenate([(part >= 0).sum(axis=1) for part in self._around(np.arange(len(at)))])
