@@ -253,6 +253,45 @@ def test_fewer_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Path
     assert "--n-labelled 25: there are 24 labelled images" in errors
 
 
+def test_as_many_labelled_images_as_classes_are_the_fewest(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    """The student has the classes of the whole set, and each is drawn; fewer images are refused at once."""
+    table = pd.read_csv(data["labelled.csv"], dtype=str)
+    table["label"] = [str(k if k < 6 else 0) for k in range(24)]  # 19 of the class 0, one of each other
+    table.to_csv(data["labelled.csv"], index=False)
+    for n, said in ((6, None), (9, None), (5, "--n-labelled 5 for 6 classes")):
+        code, _, errors = shell(*train_arguments(data, tmp_path / f"{n}", **{"n-labelled": n, "epochs": 1}))
+        assert code == (said is not None), errors
+        assert said is None or said in errors
+    assert torch.bincount(_fewer(StimulusSet.from_table(data["labelled.csv"]), 9, 0).labels).tolist() == [
+        4, 1, 1, 1, 1, 1,
+    ]  # fmt: skip
+    assert load_run(tmp_path / "9").record["student"]["spec"]["num_classes"] == 6
+    table["label"] = [str(k % 5 if k < 20 else 9) for k in range(24)]  # 9 is the last, and may not be drawn
+    table.to_csv(data["labelled.csv"], index=False)
+    assert set(_fewer(StimulusSet.from_table(data["labelled.csv"]), 6, 0).labels.tolist()) == {
+        0,
+        1,
+        2,
+        3,
+        4,
+        9,
+    }
+
+
+def test_ids_that_do_not_match_are_said_before_the_split(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    for image in data["stimuli"].iterdir():
+        number = int(re.findall("[0-9]+", image.stem)[0])
+        image.unlink() if number >= 8 else image.rename(image.with_name(f"other_{number}.png"))
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run"))
+    assert code == 1
+    assert "no id of the stimuli is among the ids of the" in errors
+    assert "cannot be split" not in errors
+
+
 def test_files_that_are_not_there_are_named_with_their_option(
     shell: Any, data: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -114,23 +114,24 @@ def train(
         import neurordl.training.loop
 
     images, test = _labelled(labelled, size)
+    classes = int(images.labels.max()) + 1 if images.labels is not None else 0  # of all images, drawn or not
     if n_labelled is not None:
         images = _fewer(images, n_labelled, seed)
     shape = tuple(images.pixels.shape[1:])
     measured = read_rdms(rdms, name, labels, measure, each_a_subject)
     prepared = images.preprocessing  # the stimuli meet the student as its labelled images do
     shown = nrl.StimulusSet.from_folder(stimuli, shape[1:], shape[0], prepared.mean, prepared.std)
-    fitted = shown.split(held_out=hold_out, seed=seed)[0] if hold_out else shown
     teacher = nrl.RDMTeacher(measured, roi=roi, subjects=several(subjects), average=several(average))
+    match = teacher.match(shown.ids)  # before the split, whose errors would be about its sizes
+    fitted = shown.split(held_out=hold_out, seed=seed)[0] if hold_out else shown
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of several processes one speaks
     if first:
         kind = "grey" if shape[0] == 1 else "RGB"
         typer.echo(f"stimuli prepared like the labelled images: {shape[1]} x {shape[2]} pixels, {kind}")
-        typer.echo(f"{teacher.match(shown.ids)}\n")
+        typer.echo(f"{match}\n")
     if permuted:
         teacher = teacher.permuted(fitted.ids, seed)
     torch.manual_seed(seed)
-    classes = int(images.labels.max()) + 1 if images.labels is not None else 0
     model = nrl.students.build(student, classes, shape[0], image_size=(shape[1], shape[2]))
     loss = nrl.RDMLoss(
         teacher, layer=layer, dissimilarity=dissimilarity, comparison=comparison, weight=weight
@@ -167,12 +168,23 @@ def train(
 
 
 def _fewer(images: StimulusSet, n: int, seed: int) -> StimulusSet:
-    """A draw of ``n`` images, of each class as many to within one, with a word on it for the record."""
+    """A draw of ``n`` images, of each class as many to within one, with a word on it for the record.
+
+    Where a class has too few images, all of them are taken, and more of the others.
+    """
+    from neurordl.stimuli.splitting import draw_number
+
+    labels = list(map(str, images.labels.tolist())) if images.labels is not None else [""] * len(images)
+    if n < len(set(labels)):
+        raise NeurordlError(
+            f"--n-labelled {n} for {len(set(labels))} classes; take one image of each, or more"
+        )
     if n > len(images) - 3:  # a split leaves three or more on either side
         raise NeurordlError(
             f"--n-labelled {n}: there are {len(images)} labelled images; leave it out for all"
         )
-    drawn = images.split(held_out=n / len(images), seed=seed, stratify="label")[1]
+    chosen = draw_number(images.ids, n, seed, labels)
+    drawn = images.split(held_out=[images.ids[k] for k in chosen])[1]
     return replace(drawn, source=f"{images.source}, {n} of {len(images)} drawn by seed {seed}")
 
 

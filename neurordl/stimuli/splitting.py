@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from neurordl.errors import NeurordlError
 from neurordl.matching import natural_key
 
-__all__ = ["draw_folds", "draw_fraction"]
+__all__ = ["draw_folds", "draw_fraction", "draw_number"]
 
 Positions = npt.NDArray[np.int64]
 
@@ -33,6 +34,18 @@ def draw_folds(ids: Sequence[str], n: int, seed: int, strata: Sequence[str] | No
         raise NeurordlError(f"the number of folds must be 2 or more, but is {n!r}")
     order, _ = _shuffled(ids, seed, strata)
     return [order[fold::n] for fold in range(n)]
+
+
+def draw_number(ids: Sequence[str], n: int, seed: int, strata: Sequence[str]) -> Positions:
+    """Positions of ``n`` random ids; of each stratum as many to within one, as far as it has them."""
+    order, _ = _shuffled(ids, seed, None)
+    seen: Counter[str] = Counter()
+    turns = []
+    for k in order:  # the first of each stratum before the second of any
+        turns.append(seen[strata[k]])
+        seen[strata[k]] += 1
+    chosen: Positions = order[np.argsort(turns, kind="stable")[:n]]
+    return chosen
 
 
 def _shuffled(
