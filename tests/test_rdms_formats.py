@@ -1166,3 +1166,11 @@ def test_several_axes_of_rdms_are_not_guessed(tmp_path: Path) -> None:
     np.save(tmp_path / "sessions.npy", square + square.swapaxes(-1, -2))
     with pytest.raises(NeurordlError, match=r"\(4, 2, 5, 5\): several axes"):
         load_rdms(tmp_path / "sessions.npy", ids=list("abcde"))
+
+
+def test_ids_of_the_file_and_others_are_told_whole(tmp_path: Path) -> None:
+    save_rdms(bare(), tmp_path / "it.csv")
+    with pytest.raises(
+        NeurordlError, match=r"ids \('b', 'a10', 'a2', ...\), other than those given \('d', 'c', "
+    ):
+        load_rdms(tmp_path / "it.csv", ids=IDS[::-1])

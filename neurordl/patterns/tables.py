@@ -157,8 +157,8 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
         raise NeurordlError(
             f"{name}: the event {row['condition']!r} from {row['onset']:g} s to "
             f"{row['onset'] + row['duration']:g} s lies outside the run, which lasts {length:g} s "
-            f"({int(outside.sum())} such events); check that events and image belong together, and t_r, or "
-            "leave these rows out"
+            f"({int(outside.sum())} such events); onsets and durations are in seconds; check that events and "
+            "image belong together, and t_r, or leave these rows out"
         )
     return found.sort_values("onset", kind="stable", ignore_index=True)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
 import re
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +61,12 @@ def load_network(
         A name that leads to no network, or weights that do not fit.
     """
     package, _, factory = name.partition(":")
+    if factory and package.endswith(".py"):
+        file = PurePath(package)
+        far = file.is_absolute() or ".." in file.parts
+        module = file.stem if far else ".".join(file.with_suffix("").parts)
+        where = f", and run where {file.name} lies" if far else ""
+        raise NeurordlError(f"{name} names a file, not a module; write {module}:{factory}{where}")
     if package in ("torchvision", "timm") and factory:
         if pretrained:
             options["weights" if package == "torchvision" else "pretrained"] = (
@@ -152,6 +159,19 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
             f"the weights in {source} are not those of this {type(network).__name__}: {' and '.join(told)} "
             f"({len(missing)} missing, {len(unknown)} unknown of {len(own)})"
         )
+    shapes = {
+        name: (tuple(state[name].shape), tuple(one.shape))
+        for name, one in own.items()
+        if name in state and not nn.parameter.is_lazy(one)
+    }
+    unfit = [name for name, (theirs, ours) in shapes.items() if theirs != ours]
+    if unfit:
+        theirs, ours = (" x ".join(map(str, shape)) or "one number" for shape in shapes[unfit[0]])
+        raise NeurordlError(
+            f"the weights in {source} do not fit this {type(network).__name__}: {unfit[0]} is {theirs} there "
+            f"and {ours} in the network ({len(unfit)} of {len(own)} differ); make the network as the one "
+            "that was trained: as many classes, channels and units"
+        )
     try:
         network.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -179,14 +199,19 @@ def _read_state(source: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # damaged bytes raise nearly anything, and so does what would unpickle
         short = str(error).splitlines()[0] if str(error) else repr(error)
-        damaged = isinstance(error, EOFError) or (kind != ".npz" and not zipfile.is_zipfile(source))
+        refused = isinstance(error, pickle.UnpicklingError)
+        pickled = (refused and "unsupported global" in str(error).lower()) or (
+            kind == ".npz" and "allow_pickle" in short and zipfile.is_zipfile(source)
+        )
+        if pickled:
+            raise NeurordlError(
+                f"{source} holds pickled objects, which are not read; save the state_dict: "
+                "torch.save(network.state_dict(), path)"
+            ) from error
+        # what torch and numpy say of such bytes is how to unpickle them
+        told = "" if refused or "pickle" in short else f" ({short})"
         raise NeurordlError(
-            f"cannot read {source}: {short}; "
-            + (
-                "it is damaged"
-                if damaged
-                else "it is damaged, or holds more than weights: save the state_dict"
-            )
+            f"cannot read {source}: it is damaged{told}; save or download it again"
         ) from error
     for key in _WITHIN:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

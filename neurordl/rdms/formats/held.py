@@ -87,7 +87,14 @@ def agreed(own: Any, given: Any, source: Path, what: str) -> Any:
     """What the file says, or what was given where it says nothing; never one against the other."""
     if own is not None and given is not None and own != given:
         raise NeurordlError(
-            f"{source} has its own {what} ({own!s:.60}), other than those given ({given!s:.60}); leave "
+            f"{source} has its own {what} ({_some(own)}), other than those given ({_some(given)}); leave "
             "the argument out, or change the RDMs once they are loaded"
         )
     return given if own is None else own
+
+
+def _some(values: Any) -> str:
+    """The first few of several, or the one."""
+    if isinstance(values, str):
+        return values
+    return ", ".join(map(repr, values[:3])) + (", ..." if len(values) > 3 else "")
