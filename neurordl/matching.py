@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from neurordl.errors import NeurordlError
 
-__all__ = ["Match", "check_ids", "match_ids", "natural_key", "near_misses", "possible_ids"]
+__all__ = ["Match", "check_ids", "id_column", "match_ids", "natural_key", "near_misses", "possible_ids"]
 
 _EXTENSION = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|npy|npz|mat|nii(\.gz)?)$", re.IGNORECASE)
 _DIGITS = re.compile(r"([0-9]+)")
@@ -205,6 +205,12 @@ def near_misses(match: Match) -> str:
     ways = [name for name in _WAYS if _loose(value, leave=name) != _loose(near, leave=name)]
     differ = " and ".join(ways) or "letter case"
     return f" ({len(pairs)} differ only by {differ}, such as {value!r} and {near!r})"
+
+
+def id_column(names: Iterable[object]) -> str | None:
+    """The column of a table that holds the ids: ``id``, or else ``stimulus``; None if there is neither."""
+    known = set(names)
+    return next((name for name in ("id", "stimulus") if name in known), None)
 
 
 def possible_ids(columns: Mapping[str, Iterable[Any]], use: str = "rename it to 'stimulus'") -> str:

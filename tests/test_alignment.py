@@ -16,6 +16,7 @@ from scipy.spatial.distance import squareform
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
+from neurordl.rdms.selection import reindex
 
 IDS = [f"s{k}" for k in range(6)]
 VALUE = {stimulus: float(k) for k, stimulus in enumerate([*IDS, "x", "y"])}
@@ -201,3 +202,20 @@ def test_what_cannot_be_aligned() -> None:
     for given_, said in cases:
         with pytest.raises(NeurordlError, match=said):
             nrl.align(**given_)
+
+
+@pytest.mark.parametrize("column", ["id", "stimulus"])
+def test_ids_stand_in_the_column_id_or_stimulus(tmp_path: Path, column: str) -> None:
+    """In a file for `align` and for `load_rdms`, and in a table in memory."""
+    frame = pd.DataFrame({"size": [3.0, 1.0, 2.0], column: ["c", "a", "b"]})
+    frame.to_csv(tmp_path / "labels.csv", index=False)
+    np.save(tmp_path / "it.npy", np.array([[0.0, 1, 2], [1, 0, 3], [2, 3, 0]]))
+    rdms = nrl.load_rdms(tmp_path / "it.npy", labels=tmp_path / "labels.csv")
+    ids = ["a", "b", "c"]
+    wanted = RDMs(reindex(rdms, ids), pattern_descriptors={"stimulus": ids})
+    for table in (tmp_path / "labels.csv", frame):
+        aligned = nrl.align(rdms=wanted, labels=table)
+        assert list(aligned["labels"]["size"]) == [1.0, 2.0, 3.0]
+        assert list(aligned["rdms"].dissimilarities[0]) == [3.0, 1.0, 2.0]  # a-b, a-c, b-c
+    named = pd.DataFrame({"stimulus": ["x", "y", "z"]}, index=["c", "a", "b"])  # ids are the index's
+    assert list(nrl.align(rdms=wanted, labels=named)["labels"]["stimulus"]) == ["y", "z", "x"]

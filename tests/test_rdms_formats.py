@@ -13,6 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 import scipy.sparse
@@ -1088,9 +1089,18 @@ def test_rdms_too_large_for_mat(tmp_path: Path) -> None:
         ("0,1,2\n1,0,3\n2,3,0\nx,1,2\n", "text 'x' where a dissimilarity should be"),
         ("id,b,c,d\na,0,1,2\nb,1,0,oops\nc,2,3,0\n", "ids of rows and columns differ"),
         (",a,b,c\na,0,1,2\nb,1,0,oops\nc,2,3,0\n", r"text 'oops' .*row 1, column 2"),
-        (",a,b,c\na,0,1,2\nc,1,0,3\nb,2,3,0\n", "ids of rows and columns differ: number 1"),
+        (
+            ",a,b,c\na,0,1,2\nc,1,0,3\nb,2,3,0\n",
+            "a diagonal that is not zero",
+        ),  # unless its columns are named wrongly
+        (",a,b,c\na,0,1,2\nd,1,0,3\nc,2,3,0\n", r"ids of rows and columns differ: number 1 .*each once"),
+        (",a,b,b\na,0,1,2\nb,1,0,3\na,2,3,0\n", "ids of rows and columns differ: number 2"),
         ("0,1,2\n1,0\n2,3,0\n", r"row 1 \(from 0\) has 2 cells"),
-        ("0;1;2\n1;0;3\n2;3;0\n", "separated by semicolons"),
+        ("0;1,5;2.5\n1,5;0;3\n2.5;3;0\n", "separated by semicolons"),  # 1,5 may be another number
+        ("0;1;2\n1;0\n2;3;0\n", "separated by semicolons"),
+        ("0;1;2\n1;0;3\t\n2;3;0\n", "separated by semicolons"),
+        ("0\t1\n1\t0\n", "separated by tabs"),
+        ('0,"0,5",2\n"0,5",0,3\n2,3,0\n', "text '0,5' .*write decimals with a point"),
         ("0,1_0,2\n1_0,0,3\n2,3,0\n", "text '1_0'"),
         ('"0,1', "cannot read the table|shape"),
         ("1,2,3,4\n", "which no RDM has"),
@@ -1174,3 +1184,50 @@ def test_ids_of_the_file_and_others_are_told_whole(tmp_path: Path) -> None:
         NeurordlError, match=r"ids \('b', 'a10', 'a2', ...\), other than those given \('d', 'c', "
     ):
         load_rdms(tmp_path / "it.csv", ids=IDS[::-1])
+
+
+@pytest.mark.parametrize("ids", [IDS, ["0,5", "1;5", 'a"b', "d", "e"], None])
+@pytest.mark.filterwarnings("ignore:.*does not say which stimuli")
+def test_semicolons_and_decimal_commas(tmp_path: Path, ids: list[str] | None) -> None:
+    """As Excel writes them where decimals have commas, and pandas where it is told so."""
+    matrix = squareform(example(1).dissimilarities[0], checks=False)
+    frame = pd.DataFrame(matrix, index=ids, columns=ids)
+    text = ids is not None
+    frame.to_csv(tmp_path / "it.csv", sep=";", decimal=",", index=text, header=text, encoding="utf-8-sig")
+    with pytest.warns(UserWarning, match="semicolons between cells and decimal commas"):
+        found = load_rdms(tmp_path / "it.csv")
+    np.testing.assert_array_equal(found.get_matrices()[0], matrix)
+    assert list(found.pattern_descriptors.get("stimulus", [])) == (ids or [])
+
+
+def test_semicolons_within_ids_are_no_separators(tmp_path: Path) -> None:
+    (tmp_path / "it.csv").write_text("a;1,0,1,2\nb;1,1,0,3\nc;1,2,3,0\n")
+    found = load_rdms(tmp_path / "it.csv")
+    assert found.pattern_descriptors["stimulus"] == ["a;1", "b;1", "c;1"]
+    np.testing.assert_array_equal(found.dissimilarities, [[1, 2, 3]])
+
+
+def test_columns_in_another_order_than_rows_are_matched_by_id(tmp_path: Path) -> None:
+    matrix = squareform(example(1).dissimilarities[0], checks=False)
+    frame = pd.DataFrame(matrix, index=IDS, columns=IDS)
+    for seed in range(5):
+        rows, columns = (list(np.random.default_rng(seed + k).permutation(IDS)) for k in (0, 100))
+        frame.loc[rows, columns].to_csv(tmp_path / "it.csv")
+        found = load_rdms(tmp_path / "it.csv")
+        assert found.pattern_descriptors["stimulus"] == rows
+        np.testing.assert_array_equal(found.get_matrices()[0], frame.loc[rows, rows].to_numpy())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_row_numbers_of_a_table_are_no_ids_without_a_word(tmp_path: Path, first: int) -> None:
+    matrix = squareform(example(1).dissimilarities[0], checks=False)
+    numbers = range(first, N + first)
+    pd.DataFrame(matrix, index=numbers, columns=numbers).to_csv(tmp_path / "it.csv")
+    with pytest.warns(UserWarning, match=r"has numbers as stimulus ids \(\d, \d, \d, ...\)"):
+        found = load_rdms(tmp_path / "it.csv")
+    assert found.pattern_descriptors["stimulus"] == list(map(str, numbers))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        named = load_rdms(tmp_path / "it.csv", ids=IDS)  # of the rows in their order, as for a table without
+    assert named.pattern_descriptors["stimulus"] == IDS
+    np.testing.assert_array_equal(named.dissimilarities, found.dissimilarities)

@@ -75,8 +75,9 @@ def align(
     things, named
         Two or more, by names of your choice: RDMs (pattern descriptor ``stimulus``), a Dataset (observation
         descriptor ``stimulus``; all rows of a stimulus are kept, in their order), a StimulusSet, a table (a
-        DataFrame or a CSV or TSV file with a column ``id``; in a DataFrame it may be the index). The first
-        one gives the order, and says which stimuli are wanted: what others have beyond is left out.
+        DataFrame or a CSV or TSV file with a column ``id`` or ``stimulus``; in a DataFrame it may be the
+        index). The first one gives the order, and says which stimuli are wanted: what others have beyond is
+        left out.
     missing
         "error": every stimulus of the first must be in all others. "ignore": those that are in all are kept.
 

@@ -21,6 +21,7 @@ from neurordl.rdms.formats.held import (
     Layout,
     Similarity,
     agreed,
+    numbered,
     set_ids,
     set_of_rdms,
 )
@@ -70,8 +71,8 @@ def load_rdms(
       name) in MATLAB's order. Names such as "hIT | BE | Session: 1" give ROI, subject and session, with a
       notice; fields with one text or number per RDM become RDM descriptors.
     - ``.npz``: one of its arrays. Arrays stimulus (or ids), subject, roi and session say what they name.
-    - ``.npy``: an array. - ``.csv``, ``.tsv``: a square table, with ids in its first row, its first column,
-      both (which must agree) or neither; or condensed RDMs, one per row. Blank, NA and nan are missing.
+    - ``.npy``: an array. - ``.csv`` (or with semicolons and decimal commas), ``.tsv``: a square table, ids in
+      its first row, first column, both or neither; or condensed RDMs, one a row. Blank, NA, nan: missing.
 
     Square matrices and stacks of them (along the first axes, or the last as in MATLAB) are told from
     condensed RDMs, one per row, by shape and symmetry. What else is done with the values: differences
@@ -107,9 +108,9 @@ def load_rdms(
     Warns
     -----
     UserWarning
-        The file names no stimuli (no pattern descriptor ``stimulus``), or by numbers. Ids are not made up:
-        give them before anything is matched; a descriptor that could be they is pointed out. Also: ROI,
-        subject and session were read from names; rows were read as RDMs where columns could be.
+        The file names no stimuli (no pattern descriptor ``stimulus``), or by numbers (of rows). Give ids then
+        before anything is matched; a descriptor that could be they is pointed out. Also: ROI, subject and
+        session were read from names; rows were read as RDMs where columns could be; decimal commas.
 
     Raises
     ------
@@ -288,7 +289,7 @@ def _notify(rdms: RDMs, held: Held, source: Path) -> None:
         problem += "or set rdms.pattern_descriptors['stimulus'] to their ids" + possible_ids(
             rdms.pattern_descriptors, _USE
         )
-    elif not all(isinstance(one, str) for one in ids):
+    elif numbered(ids, source) or not all(isinstance(one, str) for one in ids):
         numbers = f"{', '.join(map(str, ids[:3]))}{', ...' if len(ids) > 3 else ''}"
         problem = (
             f"has numbers as stimulus ids ({numbers}), and ids are text, '1' another than '001'; before "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import check_ids, match_ids, natural_key
+from neurordl.matching import check_ids, id_column, match_ids, natural_key
 
 __all__ = ["labels_of", "read_table", "table_of"]
 
@@ -21,6 +21,7 @@ __all__ = ["labels_of", "read_table", "table_of"]
 def read_table(table: str | os.PathLike[str] | pd.DataFrame, id: str, *needed: str) -> pd.DataFrame:
     """Read a CSV or TSV (by its suffix), or copy a DataFrame, and index it by the column ``id``.
 
+    Where ``id`` is "id" the column may also be called stimulus; in a DataFrame the ids may be its index.
     Ids stay text ("007", "NA"); in other columns blanks are missing values and numbers become numbers.
 
     Raises
@@ -30,11 +31,15 @@ def read_table(table: str | os.PathLike[str] | pd.DataFrame, id: str, *needed: s
     """
     named = "the table" if isinstance(table, pd.DataFrame) else str(table)
     frame = table.copy() if isinstance(table, pd.DataFrame) else _read_text(Path(table))
+    indexed = isinstance(table, pd.DataFrame) and not pd.api.types.is_numeric_dtype(frame.index)
+    if id == "id" and not (indexed and id not in frame.columns):
+        id = id_column(frame.columns) or id
     if isinstance(table, pd.DataFrame) and id not in frame.columns:
         frame = frame.rename_axis(id).reset_index()
     if absent := [name for name in (id, *needed) if name not in frame.columns]:
         raise NeurordlError(
             f"{named} has no column {absent[0]!r}: its columns are {', '.join(map(str, frame.columns))}"
+            + ("; use commas between them, not semicolons" if ";" in str(frame.columns[0]) else "")
         )
     check_ids(frame[id], f"rows of {named}")
     frame = frame.set_index(id)

@@ -13,7 +13,17 @@ from neurordl.errors import NeurordlError
 from neurordl.matching import check_ids
 from neurordl.rdms.selection import as_text
 
-__all__ = ["INFLATION", "Diagonal", "Held", "Layout", "Similarity", "agreed", "set_ids", "set_of_rdms"]
+__all__ = [
+    "INFLATION",
+    "Diagonal",
+    "Held",
+    "Layout",
+    "Similarity",
+    "agreed",
+    "numbered",
+    "set_ids",
+    "set_of_rdms",
+]
 
 Layout = Literal["square", "condensed"]
 Similarity = Literal["1-s"]
@@ -64,8 +74,15 @@ def set_ids(rdms: RDMs, ids: Sequence[str] | None, source: Path) -> None:
             "for each row, in the order of the rows"
         )
     own = rdms.pattern_descriptors.get("stimulus")
+    own = None if own is None or numbered(own, source) else own
     agreed(None if own is None else tuple(map(as_text, own)), named, source, "stimulus ids")
     rdms.pattern_descriptors["stimulus"] = list(named)
+
+
+def numbered(ids: Sequence[Any], source: Path) -> bool:
+    """Whether ids are the row numbers that pandas and R write beside a table, all of them."""
+    counts = [[str(k + first) for k in range(len(ids))] for first in (0, 1)]
+    return source.suffix.lower() in (".csv", ".tsv") and list(ids) in counts
 
 
 def set_of_rdms(rdms: RDMs, name: str, values: Sequence[str] | None, source: Path) -> None:

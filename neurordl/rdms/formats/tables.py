@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import numpy as np
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import possible_ids
-from neurordl.rdms.formats.held import Held
+from neurordl.matching import id_column, possible_ids
+from neurordl.rdms.formats.held import Held, Layout
 from neurordl.rdms.formats.shapes import looks_square, matrix_of
 
 __all__ = ["read_ids", "read_text", "table_content"]
 
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?[0-9]*,[0-9]+([eE][-+]?[0-9]+)?\s*")
 _MISSING = ("", "na", "nan", "n/a")
 Rows = list[list[str]]
 
@@ -25,29 +27,44 @@ def read_text(source: Path, name: str | None) -> Held:
     if name is not None:
         raise NeurordlError(f"{source} holds one table: leave out name={name!r}")
     rows = _rows(source)
+    notices = []
+    named, rows = rows, _with_points(rows) if _by_semicolons(source) else rows
+    if rows != named:
+        notices.append(f"{source} was read with semicolons between cells and decimal commas")
     across, down = _has_ids(rows)
     ids: list[str] = []
     if across:
-        ids = [cell.strip() for cell in rows[0][1 if down else 0 :]]
+        ids = [cell.strip() for cell in named[0][1 if down else 0 :]]
         rows = rows[1:]
     if down:
-        own = [row[0].strip() for row in rows]
+        own = [row[0].strip() for row in named[1 if across else 0 :]]
+        rows = [row[1:] for row in rows]
         if across and own != ids:
-            k = next(k for k, pair in enumerate(zip(own, ids, strict=False)) if pair[0] != pair[1])
-            raise NeurordlError(
-                f"{source}: the ids of rows and columns differ: number {k} (from 0) is {own[k]!r} before its "
-                f"row and {ids[k]!r} above its column; an RDM has the same stimuli both ways"
-            )
-        ids, rows = own, [row[1:] for row in rows]
+            rows = _in_order(rows, ids, own, source)
+        ids = own
     values = np.array(
         [[_number(cell, source, i, j) for j, cell in enumerate(row)] for i, row in enumerate(rows)]
     )
-    return Held(values, pattern_descriptors={"stimulus": list(ids)} if ids else {})
+    square: Layout | None = "square" if across and down else None
+    return Held(values, square, pattern_descriptors={"stimulus": ids} if ids else {}, notices=notices)
+
+
+def _in_order(rows: Rows, across: list[str], down: list[str], source: Path) -> Rows:
+    """The columns brought into the order of the rows by id, where each id stands once on either side."""
+    if set(across) == set(down) and len(set(down)) == len(down) == len(across):
+        place = {name: k for k, name in enumerate(across)}
+        return [[row[place[name]] for name in down] for row in rows]
+    k = next(k for k, pair in enumerate(zip(down, across, strict=False)) if pair[0] != pair[1])
+    raise NeurordlError(
+        f"{source}: the ids of rows and columns differ: number {k} (from 0) is {down[k]!r} before its "
+        f"row and {across[k]!r} above its column; an RDM has the same stimuli both ways, each once (in any "
+        "order)"
+    )
 
 
 def _rows(source: Path) -> Rows:
     text = _text(source)
-    delimiter = "\t" if source.suffix.lower() == ".tsv" else ","
+    delimiter = "\t" if source.suffix.lower() == ".tsv" else ";" if _by_semicolons(source) else ","
     try:
         rows = [
             row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row
@@ -57,18 +74,44 @@ def _rows(source: Path) -> Rows:
     rows = [row for row in rows if len(row) > 1 or row[0].strip()]
     if not rows:
         raise NeurordlError(f"{source} is empty; expected a table of dissimilarities")
+    cut = len({len(row) for row in rows}) > 1 or len(rows[0]) == 1
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if cut and delimiter != mark and all(any(mark in cell for cell in row) for row in rows):
+            raise NeurordlError(
+                f"{source} is separated by {name}; use commas in .csv (or semicolons with decimal commas, "
+                "as many in each line, and no points), tabs in .tsv, and a point in decimals"
+            )
     for number, row in enumerate(rows):
         if len(row) != len(rows[0]):
             raise NeurordlError(
                 f"{source}: row {number} (from 0) has {len(row)} cells, but the first has {len(rows[0])}; "
                 "expected a rectangular table"
             )
-    if len(rows[0]) == 1 and any(mark in rows[0][0] for mark in ";\t"):
-        raise NeurordlError(
-            f"{source} is separated by {'semicolons' if ';' in rows[0][0] else 'tabs'}; use commas in .csv, "
-            "tabs in .tsv, and a point in decimals"
-        )
     return rows
+
+
+def _by_semicolons(source: Path) -> bool:
+    """Whether a .csv is as Excel writes it where decimals have commas; in doubt it is not."""
+    text = _text(source)
+    if source.suffix.lower() != ".csv" or "\t" in text:
+        return False
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=";", strict=True) if row]
+    except csv.Error:
+        return False
+    commas = [cell for row in rows for cell in row if "," in cell]
+    points = any("." in cell and not _is_text(cell) for row in rows for cell in row)
+    return (
+        bool(rows)
+        and len(rows[0]) > 1
+        and all(len(row) == len(rows[0]) for row in rows)
+        and all(map(_DECIMAL_COMMA.fullmatch, commas))
+        and not (commas and points)  # 1,234 may then be a thousand
+    )
+
+
+def _with_points(rows: Rows) -> Rows:
+    return [[cell.replace(",", ".") if "," in cell else cell for cell in row] for row in rows]
 
 
 def _text(source: Path) -> str:
@@ -119,6 +162,7 @@ def _number(cell: str, source: Path, row: int, column: int) -> float:
         raise NeurordlError(
             f"{source} has the text {cell!r:.40} where a dissimilarity should be (row {row}, column "
             f"{column} of the values, from 0); expected numbers, and ids only around a square table"
+            + ("; write decimals with a point" if _DECIMAL_COMMA.fullmatch(cell) else "")
         )
     return _value(cell)
 
@@ -133,7 +177,7 @@ def read_ids(source: Path) -> list[str]:
         return [line.strip() for line in _text(source).splitlines() if line.strip()]
     rows = _rows(source)
     head = [cell.strip() for cell in rows[0]]
-    named = next((name for name in ("id", "stimulus") if name in head), None)
+    named = id_column(head)
     if named is None:
         columns = {name: [row[place].strip() for row in rows[1:]] for place, name in enumerate(head)}
         raise NeurordlError(
