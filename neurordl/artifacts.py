@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "CHECKPOINT",
     "RUN_RECORD",
     "check_folder",
     "check_run_folder",
@@ -36,6 +37,8 @@ __all__ = [
 
 RUN_RECORD = "run.json"
 """The file by which a folder holds a run."""
+CHECKPOINT = "last.ckpt"
+"""The file from which a run goes on."""
 
 _RECORDED = ("torch", "numpy", "rsatoolbox", "lightning-fabric", "scipy", "pandas", "pillow", "safetensors")
 _HASH_BYTES = 1 << 24

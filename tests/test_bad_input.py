@@ -345,7 +345,9 @@ def test_folder_that_holds_another_run(tmp_path: Path) -> None:
         NeurordlError, match="holds a run already; choose another folder, or go on with resume=True"
     ):
         train(tmp_path / "run")
-    with pytest.raises(NeurordlError, match=r"holds another run, which differs in settings\.seed; choose"):
+    with pytest.raises(
+        NeurordlError, match=r"holds another run, which differs in settings\.seed \(0 there, 1 here\); choose"
+    ):
         train(tmp_path / "run", seed=1, resume=True)
     assert contents(tmp_path) == before
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neurordl.artifacts import check_run_folder
+from neurordl.artifacts import CHECKPOINT, RUN_RECORD, check_run_folder, read_json
 from neurordl.cli.app import (
     Average,
     Config,
@@ -105,6 +105,7 @@ def train(
 ) -> None:
     """Fit a student to RDMs, beside labels."""
     check_run_folder(out, resume)  # before anything takes time
+    finished = resume and _finished(out)
     table = Path(labelled) if Path(labelled).suffix else None
     check_there(labelled=table, rdms=rdms, labels=labels, stimuli=stimuli)
     with importing():
@@ -155,6 +156,8 @@ def train(
     )
     if not first:
         return
+    if finished:
+        typer.echo(f"{out} holds this run, which had finished: nothing was trained")
     columns = [column for column in run.history if column != "seconds"]
     typer.echo(run.history[columns].tail(3).to_string(index=False, float_format="%.4f"))
     if test is not None:
@@ -165,6 +168,14 @@ def train(
     words += ["--average", ",".join(several(average) or [])] if average else []
     again = ["neurordl", "compare", str(out), "--rdms", str(rdms), *words, "--out", str(out / "scores")]
     typer.echo(f"\n{out} holds the run. Next: {shlex.join(again)}")
+
+
+def _finished(out: Path) -> bool:
+    """Whether the run to go on with has finished; a word where there is none to go on with."""
+    if not (out / CHECKPOINT).is_file() and os.environ.get("LOCAL_RANK", "0") == "0":
+        typer.echo(f"--resume: {out} holds no checkpoint to go on from; the run starts anew", err=True)
+    record = out / RUN_RECORD
+    return record.is_file() and read_json(record).get("status") == "finished"
 
 
 def _fewer(images: StimulusSet, n: int, seed: int) -> StimulusSet:

@@ -12,14 +12,21 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neurordl.artifacts import check_run_folder, read_json, sha256_array, versions, write_aside, write_json
+from neurordl.artifacts import (
+    CHECKPOINT,
+    check_run_folder,
+    read_json,
+    sha256_array,
+    versions,
+    write_aside,
+    write_json,
+)
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match
 from neurordl.stimuli import StimulusSet
 from neurordl.training.objective import Objective
 from neurordl.training.run import (
     BEST,
-    CHECKPOINT,
     HISTORY,
     LAST,
     RECORD,
@@ -125,7 +132,7 @@ class RunFolder:
 
     def _check_same(self, before: Mapping[str, Any]) -> None:
         different = [
-            f"{part}.{key}" if isinstance(now, Mapping) else part
+            (f"{part}.{key}" if isinstance(now, Mapping) else part) + _values(now, then, key)
             for part in _SAME
             for now, then in [(self.record[part], before.get(part))]
             for key in (
@@ -135,7 +142,7 @@ class RunFolder:
         if different:
             raise NeurordlError(
                 f"out: {self.path} holds another run, which differs in {', '.join(different)}; "
-                "choose another folder, or call fit as that run was called"
+                "choose another folder, or give what that run was given"
             )
 
     def start(self) -> None:
@@ -192,6 +199,14 @@ class RunFolder:
             self._save_history(history)  # again: it may have been killed between checkpoint and history
             save_student(student, self.path / LAST)
             write_json(self.path / RECORD, self.record)
+
+
+def _values(now: object, then: object, key: str) -> str:
+    """Both values of a setting, where they are short."""
+    if not isinstance(now, Mapping) or not isinstance(then, Mapping):
+        return ""
+    both = [str(one.get(key, "nothing")) for one in (then, now)]
+    return f" ({both[0]} there, {both[1]} here)" if max(map(len, both)) <= 40 else ""
 
 
 def _different_keys(now: Mapping[str, Any], then: object) -> list[str]:

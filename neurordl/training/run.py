@@ -21,7 +21,7 @@ from neurordl.artifacts import RUN_RECORD, read_json, write_aside
 from neurordl.errors import NeurordlError
 from neurordl.stimuli import Preprocessing
 
-RECORD, HISTORY, CHECKPOINT = RUN_RECORD, "history.csv", "last.ckpt"
+RECORD, HISTORY = RUN_RECORD, "history.csv"
 LAST, BEST = "student.safetensors", "best.safetensors"
 
 
