@@ -149,8 +149,19 @@ def test_resume(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     code, told, errors = shell(*arguments)
     assert (code, told, errors.count("\n")) == (1, "", 1)  # the folder is looked at before anything is read
     assert "holds a run already" in errors
-    assert shell(*arguments, "--resume")[0] == 0
+    code, told, errors = shell(*arguments, "--resume")
+    assert code == 0
+    assert "which had finished: nothing was trained" in told
+    assert "starts anew" not in errors
     assert (tmp_path / "run" / "history.csv").read_bytes() == before
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", epochs=3), "--resume")
+    assert code == 1
+    assert "differs in settings.epochs (2 there, 3 here)" in errors
+    assert "call fit" not in errors
+    code, told, errors = shell(*train_arguments(data, tmp_path / "new", epochs=1), "--resume")
+    assert code == 0
+    assert f"--resume: {tmp_path / 'new'} holds no checkpoint to go on from; the run starts anew" in errors
+    assert "nothing was trained" not in told
 
 
 def test_mlp_fits_the_images(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
@@ -208,6 +219,24 @@ def test_a_message_names_the_option(shell: Any, data: dict[str, Path], tmp_path:
     assert code == 1
     assert "expected one RDM per subject" in errors
     assert errors.rstrip().endswith("(in the shell: --average)")
+
+
+def test_notes_and_remedies_are_those_of_the_shell(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """A note names the option; a remedy that the command has not is left out."""
+    rdms = load_rdms(data["brain.h5"])
+    np.save(tmp_path / "brain.npy", rdms.get_matrices()[:3])
+    _, _, errors = shell(*train_arguments(data, tmp_path / "run", rdms=tmp_path / "brain.npy"))
+    notes = [
+        line for line in errors.splitlines() if line.startswith("note: ") and "give ids= or labels=" in line
+    ]
+    assert len(notes) == 1
+    assert notes[0].endswith("(in the shell: --labels FILE)")
+    (data["stimuli"] / "stimuli_0.png").rename(data["stimuli"] / "another.png")
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run"))
+    assert code == 1
+    assert "leave these stimuli out" in errors
+    assert "missing=" not in errors
+    assert not (tmp_path / "run").exists()
 
 
 def test_model_rdms_take_their_ids_from_the_labels(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
