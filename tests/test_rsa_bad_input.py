@@ -17,9 +17,9 @@ from torch import nn
 import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.rdms.selection import reindex
+from neurordl.rsa.notes import few_pairs
 from neurordl.rsa.permutation import permutation_p
 from neurordl.rsa.reliability import ceiling_p, split_half
-from neurordl.rsa.result import few_pairs
 from neurordl.rsa.uncertainty import infer
 
 N = 12

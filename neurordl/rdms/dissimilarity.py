@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -35,6 +37,7 @@ __all__ = [
     "poisson",
     "poisson_cv",
     "square",
+    "unmeasured_stimuli",
     "whiten",
 ]
 
@@ -161,3 +164,17 @@ def canonical_measure(text: str | None) -> str | None:
             if candidate in (name, *others.split()):
                 return name
     return None
+
+
+def unmeasured_stimuli(there: npt.NDArray[np.bool_]) -> list[int]:
+    """Stimuli, from 0, in none of the pairs (condensed) that are there."""
+    if there.all():
+        return []
+    n = n_stimuli(len(there))
+    seen, start = np.zeros(n, dtype=bool), 0
+    for row in range(n):  # row by row: the indices of all pairs take memory
+        pairs = there[start : start + n - 1 - row]
+        seen[row] |= pairs.any()
+        seen[row + 1 :] |= pairs
+        start += len(pairs)
+    return [int(row) for row in np.flatnonzero(~seen)]

@@ -28,6 +28,7 @@ from neurordl.rsa.inputs import (
     rdms_by_roi,
 )
 from neurordl.rsa.networks import network_vectors
+from neurordl.rsa.notes import measured
 from neurordl.rsa.reliability import agreement
 from neurordl.rsa.result import COLUMNS, Evaluation
 from neurordl.rsa.table import Tested, against_ceilings, comparisons_of, group_rows, rows_of, who_was_fitted
@@ -152,10 +153,12 @@ def evaluate(
     stack = np.where(chosen.keep, np.stack(list(models.values())), np.nan)
     names, rows = list(models), list[dict[str, Any]]()
     agreed: dict[str, float] = {}
+    there: dict[str, dict[str, Any]] = {}
     inferences, comparisons = dict[str, Inference](), list[pd.DataFrame]()
     for name, brain in brains.items():
         data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
         pooled, fitted = who_was_fitted(brain, run, chosen, asked=subjects is not None)
+        there[name] = measured(stack, data, subject_names(brain), pooled, chosen.keep)
         draws = None
         if bootstrap:
             rng = np.random.default_rng(seed)
@@ -183,6 +186,7 @@ def evaluate(
         "source": type(source).__name__,
         "layers": names,
         "subjects": {name: list(subject_names(brain)) for name, brain in brains.items()},
+        "measured": there,
         "select": dict(select or {}),
         "average": average,
         "preprocessing": stimuli.preprocessing.as_dict() if stimuli else None,

@@ -17,14 +17,13 @@ import pandas as pd
 from neurordl.artifacts import versions, write_aside, write_json, write_text
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match
+from neurordl.rsa.notes import few_pairs, repeated_layers, unmeasured
 from neurordl.rsa.uncertainty import Inference
 
 if TYPE_CHECKING:
     from rsatoolbox.inference import Result
 
-__all__ = ["COLUMNS", "Evaluation", "few_pairs"]
-
-_ENOUGH_PAIRS = 45  # of 10 stimuli: chance alone then moves a correlation by .15
+__all__ = ["COLUMNS", "Evaluation"]
 
 COLUMNS = (
     *("layer", "roi", "subject", "method", "score", "ci_low", "ci_high", "p", "p_fdr", "p_holm"),
@@ -35,20 +34,6 @@ _SHOWN = (
     *("layer", "roi", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"),
     *("ceiling_lower", "ceiling_upper", "n_subjects", "fitted"),
 )
-
-
-def few_pairs(stimuli: int, pairs: int) -> str:
-    """What a score of so few pairs is worth; empty where there are enough.
-
-    The number named is the standard deviation of the correlation of unrelated values, 1 / sqrt(pairs - 1).
-    """
-    if not 1 < pairs < _ENOUGH_PAIRS:
-        return ""
-    return (
-        f"{stimuli} stimuli make {pairs} pairs, too few for a firm score: an unrelated RDM would get "
-        f"about ±{(pairs - 1) ** -0.5:.2f} (standard deviation of a correlation), which intervals over "
-        "subjects do not show; use 10 stimuli or more"
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +140,8 @@ class Evaluation:
         """How it was compared, in a line."""
         chosen, means = self.settings, self.frame[self.frame["subject"] == "mean"]
         told = f"{chosen.get('method')}, {chosen.get('pairs')} pairs of {chosen.get('n_stimuli')} stimuli"
+        if any(map(unmeasured, chosen.get("measured", {}).values())):
+            told += ", as far as they were measured"
         if chosen.get("variance") == "components":
             told += ", variances by components"
         to = next(iter(means["generalises_to"]), "")
@@ -169,15 +156,28 @@ class Evaluation:
             if reason:
                 told.setdefault((roi, reason), []).append(layer)
         every = means["layer"].nunique()
-        notes = list[str]()
+        notes = self._of_pairs()
         if self.models is not None:
-            pairs = int(np.isfinite(self.models).any(axis=0).sum())  # NaN: not among the pairs asked for
-            notes += filter(None, [few_pairs(int(self.settings["n_stimuli"]), pairs)])
+            notes += filter(None, [repeated_layers(self.settings["layers"], self.models)])
         for (roi, reason), layers in told.items():
             named = [layer or "output" for layer in layers] if len(layers) < every or every == 1 else []
             where = ", ".join([part for part in (roi, *named) if part])
             notes.append(f"{where}: {reason}" if where else reason)
         return notes
+
+    def _of_pairs(self) -> list[str]:
+        """Few pairs, and those that were not measured; once where it is the same in every ROI."""
+        every = self.settings.get("measured", {})
+        told: dict[str, list[str]] = {}
+        for roi, found in every.items():
+            resampled = self.settings["bootstrap"] in ("stimuli", "both")
+            options: dict[str, Any] = {"resampled": resampled, "asked": found["asked"]}
+            few = few_pairs(int(self.settings["n_stimuli"]), found["anyone"], **options)
+            for note in filter(None, [few, unmeasured(found)]):
+                told.setdefault(note, []).append(roi)
+        return [
+            note if len(rois) == len(every) else f"{', '.join(rois)}: {note}" for note, rois in told.items()
+        ]
 
     def __str__(self) -> str:
         means = self.frame[self.frame["subject"].isin(["mean", "group"])]

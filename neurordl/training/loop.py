@@ -21,7 +21,7 @@ from torch import nn
 from neurordl.artifacts import check_run_folder
 from neurordl.errors import NeurordlError
 from neurordl.matching import natural_key
-from neurordl.rsa.result import few_pairs
+from neurordl.rsa.notes import few_pairs
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers.base import spelled
 from neurordl.training.fitter import Fitter

@@ -1,0 +1,140 @@
+"""What an evaluation says beside its table: pairs that were not measured, few pairs, RDMs that repeat."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rsatoolbox.rdm import RDMs
+from torch import nn
+
+import neurordl as nrl
+from neurordl.rsa.notes import few_pairs, measured, repeated_layers
+
+N = 12
+IDS = [f"s{k}" for k in range(N)]
+FIRST, SECOND = np.triu_indices(N, 1)
+
+
+def brain(rois: tuple[str, ...] = ("IT",), subjects: int = 6) -> RDMs:
+    names = [(f"p{k}", roi) for roi in rois for k in range(subjects)]
+    return RDMs(
+        np.random.default_rng(0).random((len(names), len(FIRST))),
+        dissimilarity_measure="correlation",
+        rdm_descriptors={"subject": [one for one, _ in names], "roi": [roi for _, roi in names]},
+        pattern_descriptors={"stimulus": list(IDS)},
+    )
+
+
+def models() -> RDMs:
+    vectors = np.random.default_rng(1).random((2, len(FIRST)))
+    return RDMs(vectors, rdm_descriptors={"name": ["a", "b"]}, pattern_descriptors={"stimulus": list(IDS)})
+
+
+def without(data: RDMs, row: int, stimuli: int) -> RDMs:
+    """The first stimuli were not measured in one RDM."""
+    data.dissimilarities[row, stimuli > FIRST] = np.nan
+    return data
+
+
+def test_complete_rdms_need_no_note() -> None:
+    found = nrl.evaluate(models(), brain(), method="corr")
+    assert not [note for note in found.notes if "measured" in note or "same RDM" in note]
+    assert ", all pairs of 12 stimuli;" in found.title
+
+
+def test_unmeasured_pairs_are_noted(tmp_path: Path) -> None:
+    data = without(without(brain(), 4, 3), 1, 1)
+    data.dissimilarities[2, -1] = np.nan  # a pair whose stimuli are measured otherwise
+    found = nrl.evaluate(models(), data, method="corr")
+    (note,) = (note for note in found.notes if "measured" in note)
+    assert note == (
+        "p1: 55 of 66 pairs measured (1 stimulus is not); p2: 65 of 66 pairs measured; "
+        "p4: 36 of 66 pairs measured (3 stimuli are not)"
+    )
+    assert "all pairs of 12 stimuli, as far as they were measured" in found.title
+    assert note in str(found)
+    found.save(tmp_path)
+    kept = json.loads((tmp_path / "evaluation.json").read_text())["settings"]["measured"]["IT"]
+    assert kept["pairs"] == {"p0": 66, "p1": 55, "p2": 65, "p3": 66, "p4": 36, "p5": 66}
+    assert kept["stimuli"] == {"p0": 0, "p1": 1, "p2": 0, "p3": 0, "p4": 3, "p5": 0}
+
+
+def test_many_subjects_and_rois_are_told_shortly() -> None:
+    data = brain(("EVC", "IT"))
+    for row in range(5):
+        without(data, row, 1)
+    found = nrl.evaluate(models(), data, method="corr")
+    (note,) = (note for note in found.notes if "measured" in note)
+    assert note.startswith("EVC: p0: 55 of 66 pairs measured (1 stimulus is not); p1: ")
+    assert note.endswith("; and 2 more")
+    for row in range(6, 11):
+        without(data, row, 1)
+    (note,) = (note for note in nrl.evaluate(models(), data, method="corr").notes if "measured" in note)
+    assert note.startswith("p0: 55 of 66")
+
+
+def test_few_pairs_are_those_that_are_measured() -> None:
+    data = brain()
+    data.dissimilarities[:, FIRST < 7] = np.nan  # 5 stimuli are left
+    notes = nrl.evaluate(models(), data, method="corr").notes
+    (note,) = (note for note in notes if "too few" in note)
+    assert note.startswith("of the 66 pairs of 12 stimuli 10 can be compared, too few for a firm score: ")
+    assert few_pairs(12, 10).split("too few")[1] == note.split("too few")[1]
+
+
+@pytest.mark.parametrize("bootstrap, told", [(None, True), ("subjects", True), ("stimuli", False)])
+def test_intervals_over_stimuli_show_few_stimuli(bootstrap: str | None, told: bool) -> None:
+    nine = models().subset_pattern("stimulus", IDS[:9])
+    found = nrl.evaluate(nine, brain(), method="corr", bootstrap=bootstrap, n_bootstrap=20)
+    (note,) = (note for note in found.notes if "too few" in note)
+    assert ("which intervals over subjects do not show" in note) is told
+
+
+def test_counts_are_those_of_a_loop() -> None:
+    rng = np.random.default_rng(3)
+    data = np.where(rng.random((5, len(FIRST))) < 0.2, 1.0, np.nan)
+    stack = np.where(rng.random((2, len(FIRST))) < 0.5, 1.0, np.nan)
+    keep = rng.random(len(FIRST)) < 0.7
+    names, pooled = [f"p{k}" for k in range(5)], [True, True, False, True, False]
+    found = measured(stack, data, names, pooled, keep)
+    anyone = 0
+    for pair in range(len(FIRST)):
+        seen = any(data[k, pair] == 1 for k in range(5) if pooled[k])
+        anyone += bool(keep[pair] and seen and (stack[:, pair] == 1).any())
+    assert found["anyone"] == anyone
+    assert found["asked"] == keep.sum()
+    for k, name in enumerate(names):
+        pairs = [(FIRST[p], SECOND[p]) for p in range(len(FIRST)) if keep[p] and data[k, p] == 1]
+        assert found["pairs"][name] == len(pairs)
+        assert found["stimuli"][name] == N - len({one for pair in pairs for one in pair})
+
+
+def test_layers_with_the_same_rdm_are_named() -> None:
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh())
+    network = nn.Sequential(block, nn.Flatten(), nn.Linear(48, 5))
+    pixels = np.random.default_rng(2).random((N, 1, 6, 6)).astype(np.float32)
+    shown = nrl.StimulusSet.from_array(pixels, ids=IDS)
+    found = nrl.evaluate(network, brain(), stimuli=shown, method="corr", layers=["0", "0.*", "2"])
+    (note,) = (note for note in found.notes if "same RDM" in note)
+    assert "same RDM: 0 = 0.1; they are one test" in note
+    assert note in str(found)
+    top = nrl.evaluate(network, brain(), stimuli=shown, method="corr", layers=["0", "2"])
+    assert not [note for note in top.notes if "same RDM" in note]
+
+
+def test_repeats_are_by_value() -> None:
+    a, b = np.random.default_rng(4).random((2, 10))
+    holes = np.where(np.arange(10) < 2, np.nan, a)
+    undefined = np.full(10, np.nan)
+    told = repeated_layers(list("uvwxyz"), np.stack([holes, b, holes, undefined, undefined, a]))
+    assert "same RDM: u = w; " in told
+    assert repeated_layers(["v", "z"], np.stack([a, b])) == ""
+    assert repeated_layers(["x", "y"], np.stack([a, np.nextafter(a, 2)])) == ""
+    assert repeated_layers(["x", "y"], np.stack([np.zeros(3), -np.zeros(3)])) != ""
+    many = repeated_layers(list("abcdefgh"), np.repeat(np.arange(4.0), 2)[:, None] + np.arange(3.0))
+    assert "a = b, c = d, e = f, and 1 more; " in many
