@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -104,6 +104,8 @@ class Match:
         Names of the two sides.
     duplicated
         Ids that occur twice on a side: such a match is only ever seen printed in an error.
+    lacking
+        How many of the matched ids a subject has no measurement of; of those who lack none, nothing.
     """
 
     wanted: tuple[str, ...]
@@ -114,6 +116,7 @@ class Match:
     reordered: bool
     what: tuple[str, str] = ("stimuli", "RDMs")
     duplicated: tuple[str, ...] = ()
+    lacking: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         wanted, available = self.what
@@ -123,6 +126,10 @@ class Match:
             (f"unused (not in the {wanted})", len(self.unused), _few(self.unused)),
             ("duplicated", len(self.duplicated), _few(self.duplicated)),
         ]
+        if self.lacking:
+            named = [f"{name} {count:,}" for name, count in self.lacking.items()]
+            more = [f"and {len(named) - _SHOWN} more"] if len(named) > _SHOWN else []
+            rows.append(("subjects without some of them", len(named), ", ".join(named[:_SHOWN] + more)))
         width = max(len(name) for name, _, _ in rows)
         lines = [f"{name:<{width}}  {count:>6}  {ids}".rstrip() for name, count, ids in rows]
         return "\n".join([*lines, f"{'reordered':<{width}}  {'yes' if self.reordered else 'no':>6}"])

@@ -206,6 +206,29 @@ def test_unknown_stimuli() -> None:
     assert lenient.match(ids).missing == ("zzz", "yyy")
 
 
+def test_a_match_says_which_subjects_lack_stimuli() -> None:
+    data = brain()
+    first, second = np.triu_indices(len(IDS), 1)
+    data.dissimilarities[1, (first < 2) | (second < 2)] = np.nan  # s0 and s1
+    data.dissimilarities[2, -1] = np.nan  # one pair, of stimuli that are measured otherwise
+    teacher = RDMTeacher(data)
+    name = teacher.subjects[1]
+    assert teacher.match(IDS).lacking == {name: 2}
+    assert f"subjects without some of them       1  {name} 2" in str(teacher.match(IDS))
+    assert teacher.match(IDS[1:]).lacking == {name: 1}
+    assert teacher.match(IDS[2:]).lacking == {}
+    assert "subjects without" not in str(teacher.match(IDS[2:]))
+    assert sum(teacher.permuted(IDS, seed=0).match(IDS).lacking.values()) == 2
+    people = patterns()
+    full = PatternTeacher(people)
+    assert full.match(IDS).lacking == {}
+    last = full.subjects[-1]
+    values, ids = people[last]
+    people[last] = (np.asarray(values)[3:], list(ids)[3:])
+    assert PatternTeacher(people).match(IDS).lacking == {last: 3}
+    assert PatternTeacher(people).prepare(IDS[2:]).lacking == {last: 1}
+
+
 def test_order_of_rows_and_subjects_changes_nothing() -> None:
     rdms = brain(4, missing=0.2)
     order, people = RNG.permutation(12), RNG.permutation(4)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, Self, get_args
 
 import numpy as np
@@ -142,14 +142,21 @@ class ById:
         Returns
         -------
         Match
-            Prints as a table.
+            Prints as a table; says too in which subjects some of the matched stimuli were not measured.
 
         Raises
         ------
         NeurordlError
             If an id is unknown (unless ``missing="ignore"``), occurs twice, or none matches.
         """
-        return match_ids(ids, self._given, what=("stimuli", self.what), missing=self.missing)
+        match = match_ids(ids, self._given, what=("stimuli", self.what), missing=self.missing)
+        rows = {self._row[stimulus] for stimulus in match.matched}
+        lacking = {subject: len(rows & unseen) for subject, unseen in self._unseen().items()}
+        return replace(match, lacking={subject: count for subject, count in lacking.items() if count})
+
+    def _unseen(self) -> Mapping[str, Set[int]]:
+        """Of each subject the rows that it has no measurement of."""
+        return {}
 
     def prepare(self, ids: Sequence[str]) -> Match:
         """Match the training stimuli, before the first step."""

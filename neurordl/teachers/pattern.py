@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -243,6 +243,12 @@ class PatternTeacher(ById):
         if len({len(repeats) for repeats in rows}) == 1:
             return np.asarray(one.read(np.array(rows), self.center, means).mean(axis=1))
         return np.stack([one.read(np.array(repeats), self.center, means).mean(axis=0) for repeats in rows])
+
+    def _unseen(self) -> Mapping[str, Set[int]]:
+        return {
+            one.name: {row for row, stimulus in enumerate(self.ids) if stimulus not in one.rows}
+            for one in self._subjects
+        }
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
         """Ids that may share a batch: all, if all subjects saw them; else a subject's, or the shared ones."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
 from neurordl.matching import natural_key
-from neurordl.rdms.dissimilarity import canonical_measure, condensed_index
+from neurordl.rdms.dissimilarity import canonical_measure, condensed_index, unmeasured_stimuli
 from neurordl.rdms.selection import reindex, select_rdms, stimulus_ids, subject_names
 from neurordl.teachers.base import Batch, ById, Missing, Target
 
@@ -81,7 +81,11 @@ class RDMTeacher(ById):
         self.transformed = pool == "zscore" or "rank" in str(chosen.dissimilarity_measure)
         self.sha256 = sha256_array(vectors)
         self.rdm_sha256 = [sha256_array(vector) for vector in vectors]
-        weights = np.isfinite(vectors).astype(np.float64)
+        measured = np.isfinite(vectors)
+        self._lacked = {
+            name: set(unmeasured_stimuli(there)) for name, there in zip(self.subjects, measured, strict=True)
+        }
+        weights = measured.astype(np.float64)
         if pair_weights == "reliability":
             weights = weights * _reliability(vectors, shrinkage)
         elif pair_weights is not None:
@@ -103,6 +107,9 @@ class RDMTeacher(ById):
         device = batch.images.device
         weights = self._weights.index_select(1, pairs).masked_fill(unknown, 0.0)
         return Target(self._rdms.index_select(1, pairs).to(device), weights.to(device))
+
+    def _unseen(self) -> Mapping[str, Set[int]]:
+        return self._lacked
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
         """All known ids may share a batch."""
