@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ __all__ = [
     "read_json",
     "sha256_array",
     "sha256_file",
+    "sha256_state",
     "versions",
     "write_aside",
     "write_json",
@@ -226,6 +227,12 @@ def sha256_array(array: np.ndarray[Any, Any] | torch.Tensor) -> str:
     for start in range(0, len(values), step):
         digest.update(np.ascontiguousarray(values[start : start + step], dtype=stored).tobytes())
     return digest.hexdigest()
+
+
+def sha256_state(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of the names and values of a network's weights, as ``state_dict()`` gives them."""
+    lines = "".join(f"{name} {sha256_array(tensor)}\n" for name, tensor in state.items())
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:

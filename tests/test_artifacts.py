@@ -20,6 +20,7 @@ from neurordl.artifacts import (
     read_json,
     sha256_array,
     sha256_file,
+    sha256_state,
     versions,
     write_aside,
     write_json,
@@ -212,3 +213,10 @@ def test_versions_import_nothing_heavy() -> None:
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "set()"
+
+
+def test_checksum_of_weights_is_of_names_and_values() -> None:
+    state = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.zeros(2)}
+    lines = "".join(f"{name} {sha256_array(one)}\n" for name, one in state.items())
+    assert sha256_state(state) == hashlib.sha256(lines.encode()).hexdigest()
+    assert sha256_state(state) != sha256_state({"b.weight": state["a.weight"], "a.bias": state["a.bias"]})

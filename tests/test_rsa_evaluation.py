@@ -19,6 +19,7 @@ from rsatoolbox.rdm import compare as rsatoolbox_compare
 from scipy.stats import false_discovery_control
 from torch import nn
 
+from neurordl.artifacts import sha256_state
 from neurordl.errors import NeurordlError
 from neurordl.rdms import distances
 from neurordl.rdms.selection import reindex
@@ -545,3 +546,21 @@ def test_one_text_may_name_several_layers():
     assert one["layer"].unique().tolist() == ["a", "b1", "b2"]
     several = evaluate(network(), brain(), stimuli=images(), layers="0,3").frame
     assert several["layer"].unique().tolist() == ["0", "3"]
+
+
+def test_the_record_has_a_checksum_of_the_weights() -> None:
+    def recorded(source: object, **options: object) -> str | None:
+        return evaluate(source, brain(), method="corr", **options).settings["sha256"]["weights"]
+
+    first = recorded(network(), stimuli=images())
+    assert first == recorded(network(), stimuli=images()) == sha256_state(network().state_dict())
+    assert recorded(FakeRun(network()), stimuli=images(), pairs="held-out") == first
+    assert recorded(models()) is None
+    changed = network()
+    with torch.no_grad():
+        changed[3].bias[0] += 1e-6
+    assert recorded(changed, stimuli=images()) != first
+    assert networks.weights_sha256(network().to(torch.bfloat16)) not in (None, first)
+    odd = network()
+    odd.register_buffer("eight", torch.zeros(3).to(torch.float8_e4m3fn))
+    assert networks.weights_sha256(odd) is None

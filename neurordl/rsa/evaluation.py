@@ -27,7 +27,7 @@ from neurordl.rsa.inputs import (
     network_measure,
     rdms_by_roi,
 )
-from neurordl.rsa.networks import network_vectors
+from neurordl.rsa.networks import network_vectors, weights_sha256
 from neurordl.rsa.notes import measured
 from neurordl.rsa.reliability import agreement
 from neurordl.rsa.result import COLUMNS, Evaluation
@@ -198,6 +198,7 @@ def evaluate(
         "sha256": {
             "rdms": sha256_array(np.asarray(rdms.dissimilarities)),
             "stimuli": stimuli.sha256 if stimuli else None,
+            "weights": weights_sha256(network) if network is not None else None,
         },
     }
     frame = pd.DataFrame(rows).assign(**common)[list(COLUMNS)]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from neurordl.artifacts import sha256_state
 from neurordl.patterns.network import extract_patterns, read_batches
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.dissimilarity import dissimilarity
@@ -16,7 +17,7 @@ from neurordl.rdms.selection import reindex
 from neurordl.rdms.wide import WIDE
 from neurordl.stimuli import StimulusSet
 
-__all__ = ["network_vectors"]
+__all__ = ["network_vectors", "weights_sha256"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -70,6 +71,17 @@ def network_vectors(
         for name, patterns in read.items():
             vectors[name] = reindex(compute_rdms(patterns, method=measure), ids)[0]
     return vectors
+
+
+def weights_sha256(network: nn.Module) -> str | None:
+    """Checksum of a network's weights; None where it has none, as of quantized ones."""
+    state = network.state_dict()
+    if not all(isinstance(one, Tensor) for one in state.values()):
+        return None
+    try:
+        return sha256_state(state)
+    except (TypeError, RuntimeError):  # numpy has no such kind of numbers
+        return None
 
 
 def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:

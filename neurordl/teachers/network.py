@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from neurordl.artifacts import sha256_array
+from neurordl.artifacts import sha256_state
 from neurordl.errors import NeurordlError
 from neurordl.matching import Match
 from neurordl.patterns.layers import OUTPUT, resolve_layers
@@ -116,16 +115,13 @@ class NetworkTeacher:
 
     def describe(self) -> dict[str, Any]:
         """Kind, model, layers and a checksum of its weights."""
-        state = "".join(
-            f"{name} {sha256_array(tensor)}\n" for name, tensor in self._model.state_dict().items()
-        )
         return {
             "teacher": "NetworkTeacher",
             "model": type(self._model).__name__,
             "layers": self.layers,
             "cached": self._ids is not None,
             "control": self._ids.control if self._ids is not None else None,
-            "sha256": hashlib.sha256(state.encode()).hexdigest(),
+            "sha256": sha256_state(self._model.state_dict()),
         }
 
 
