@@ -20,6 +20,7 @@ _OPTIONS = {
     'rdms.rdm_descriptors["subject"]': "--each-a-subject",
     'rdms.pattern_descriptors["stimulus"]': "--labels FILE",
     "rdms.pattern_descriptors['stimulus']": "--labels FILE",
+    "resample 'stimuli' or 'both'": "--bootstrap stimuli or both",
 }
 
 
