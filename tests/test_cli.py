@@ -18,6 +18,7 @@ from PIL import Image
 from rsatoolbox.rdm import RDMs
 
 from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms
+from neurordl.artifacts import sha256_state
 from neurordl.cli.training import _fewer
 
 M = 16
@@ -391,6 +392,23 @@ def test_compare_a_network_of_ones_own(
         network, load_rdms(data["brain.h5"]), stimuli=shown, average="session", group=True, method="corr"
     )
     np.testing.assert_allclose(frame["score"], own.to_frame()["score"], atol=1e-12)
+    kept = json.loads(Path("scores/evaluation.json").read_text())["settings"]
+    assert (kept["source"], kept["checkpoint"], kept["pretrained"]) == (
+        "factory_of_mine:tiny", "weights.pth", False,
+    )  # fmt: skip
+    assert kept["sha256"]["weights"] == own.settings["sha256"]["weights"]
+    assert "no checkpoint" not in printed
+    with torch.no_grad():
+        network[0].bias[0] += 1
+    assert kept["sha256"]["weights"] != sha256_state(network.state_dict())
+    code, printed, errors = shell(
+        "compare", "factory_of_mine:tiny", "--stimuli", data["stimuli"], "--rdms", data["brain.h5"],
+        "--average", "session", "--out", tmp_path / "fresh",
+    )  # fmt: skip
+    assert code == 0, errors
+    told = "note: no checkpoint was given: the weights are those that factory_of_mine:tiny makes"
+    assert told in printed
+    assert json.loads(Path("fresh/evaluation.json").read_text())["settings"]["checkpoint"] is None
     for changes, message in (
         (("--checkpoint", data["brain.h5"]), "is no checkpoint"),
         (("--pairs", "fitted"), "--pairs is for a run"),
@@ -453,12 +471,40 @@ def test_compare_model_rdms(shell: Any, data: dict[str, Path], tmp_path: Path) -
     )  # fmt: skip
     assert code == 0, errors
     assert set(pd.read_csv(tmp_path / "scores" / "scores.csv")["layer"]) == {"first", "second"}
+    kept = json.loads((tmp_path / "scores" / "evaluation.json").read_text())["settings"]
+    assert kept["source"] == "models.h5"
+    assert kept["sha256"]["weights"] is None
+    assert str(tmp_path) not in json.dumps(kept)
     code, printed, errors = shell(
         "compare", tmp_path / "models.h5", "--rdms", data["brain.h5"], "--average", "session",
         "--bootstrap", "stimuli", "--variance", "components", "--out", tmp_path / "more",
     )  # fmt: skip
     assert code == 0, errors
     assert "variances by components" in printed
+
+
+def test_an_earlier_comparison_is_not_overwritten_unasked(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    models = load_rdms(data["brain.h5"]).subset("subject", "p0").subset("roi", "IT")
+    models.rdm_descriptors["name"] = ["first", "second"]
+    save_rdms(models, tmp_path / "models.h5")
+    out = tmp_path / "scores"
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+    arguments = ["compare", tmp_path / "models.h5", "--rdms", data["brain.h5"], "--average", "session"]
+    code, _, errors = shell(*arguments, "--out", out)
+    assert code == 0, errors
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    code, _, errors = shell(*arguments, "--method", "corr", "--out", out)
+    assert code == 1
+    assert "holds a comparison already (scores.csv and evaluation.json)" in errors
+    assert "--overwrite" in errors
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    code, _, errors = shell(*arguments, "--method", "corr", "--out", out, "--overwrite")
+    assert code == 0, errors
+    assert set(pd.read_csv(out / "scores.csv")["method"]) == {"corr"}
+    assert (out / "mine.txt").read_text() == "kept"
 
 
 def test_compare_fails_clearly(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 
 _RDM_FILES = (".h5", ".hdf5", ".mat", ".npz", ".npy", ".csv", ".tsv")
+_RESULTS = ("scores.csv", "evaluation.json")  # by which a folder holds a comparison
 _FEW = 12  # layers up to which the figure shows which differ
 
 
@@ -76,7 +78,7 @@ def compare(
         ),
     ],
     rdms: Rdms,
-    out: Annotated[Path, typer.Option(help="Folder for the tables and the figure.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tables and the figure, new or without results.")],
     layers: Annotated[
         str, typer.Option(help="Names or globs with commas, all, or top (in no other layer).")
     ] = "all",
@@ -128,13 +130,16 @@ def compare(
     ] = None,
     dissimilarity: Dissimilarity = None,
     device: Annotated[str | None, typer.Option(help="Where a network runs, such as cuda.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier comparison in that folder.")
+    ] = False,
     config: Config = None,
 ) -> None:
     """Compare layers with subjects' RDMs: of a run (on its held-out stimuli), a network, or model RDMs."""
     a_file = Path(source).suffix in _RDM_FILES or "/" in source  # no network's name has these
     check_there(source=Path(source) if a_file else None, rdms=rdms, labels=labels, stimuli=stimuli)
     check_there(checkpoint=checkpoint)
-    check_folder(out)
+    _check_results(out, overwrite)
     with importing():
         import neurordl as nrl
         import neurordl.plots
@@ -147,6 +152,8 @@ def compare(
         "std": _numbers(std, 1),
     }
     options: dict[str, Any] = {"dissimilarity": dissimilarity}
+    told: dict[str, Any] = {"source": Path(source).resolve().name}  # no folder of this machine
+    notes = list[str]()
     thing: Run | RDMs | nn.Module
     if (Path(source) / RUN_RECORD).is_file() or Path(source).is_dir():
         thing = nrl.load_run(source)
@@ -160,6 +167,12 @@ def compare(
         if stimuli is None:
             raise NeurordlError(f"a network is compared on images: pass --stimuli FOLDER for {source}")
         thing = load_network(source, checkpoint, pretrained=pretrained)
+        kept = checkpoint.name if checkpoint else None
+        told = {"source": source, "checkpoint": kept, "pretrained": pretrained}
+        if not (checkpoint or pretrained):
+            notes += [f"no checkpoint was given: the weights are those that {source} makes"]
+            if source.startswith(("torchvision:", "timm:")):
+                notes[-1] += ", untrained ones; --pretrained takes the trained ones"
         shown = nrl.StimulusSet.from_folder(stimuli, **images)
     if pairs is not None and "pairs" not in options:
         raise NeurordlError(f"--pairs is for a run, which knows what it fitted; {source} is none")
@@ -181,7 +194,19 @@ def compare(
         progress=True,
         **options,
     )
-    _write(scores, out)
+    scores.settings.update(told)
+    _write(scores, out, notes)
+
+
+def _check_results(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that cannot be written to, or holds a comparison that is not to be replaced."""
+    check_folder(out)
+    there = [name for name in _RESULTS if (out / name).exists()]
+    if there and not overwrite:
+        raise NeurordlError(
+            f"--out {out} holds a comparison already ({' and '.join(there)}): choose another folder, or pass "
+            "--overwrite to replace it"
+        )
 
 
 def _model_rdms(source: str, labels: Path | None) -> RDMs:
@@ -254,7 +279,7 @@ def _draw(scores: Evaluation, path: Path) -> None:
     plt.close(figure)
 
 
-def _write(scores: Evaluation, out: Path) -> None:
+def _write(scores: Evaluation, out: Path, notes: Sequence[str]) -> None:
     """The tables and the figure, and what of them fits a screen."""
     scores.save(out)
     _draw(scores, out / "scores.png")
@@ -264,6 +289,6 @@ def _write(scores: Evaluation, out: Path) -> None:
     mean = frame.loc[frame["subject"].isin(["mean", "group"]), columns]
     table = mean.to_string(index=False, float_format="%.3f", na_rep="")
     typer.echo(f"{scores.match}\n\n{scores.title}\n{table}\n")
-    for note in scores.notes:
+    for note in [*notes, *scores.notes]:
         typer.echo(f"note: {note}")
     typer.echo(f"{out} holds scores.csv, comparisons.csv, evaluation.h5, evaluation.json and scores.png")
