@@ -507,6 +507,21 @@ def test_an_earlier_comparison_is_not_overwritten_unasked(
     assert (out / "mine.txt").read_text() == "kept"
 
 
+def test_model_rdms_without_names_are_called_as_their_file(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    rdms = load_rdms(data["brain.h5"])
+    (tmp_path / "ids.txt").write_text("\n".join(rdms.pattern_descriptors["stimulus"]))
+    for n, layers in ((1, ["gist"]), (2, ["gist_1", "gist_2"])):
+        np.save(tmp_path / "gist.npy", rdms.get_matrices()[:n])
+        code, _, errors = shell(
+            "compare", tmp_path / "gist.npy", "--labels", tmp_path / "ids.txt", "--rdms", data["brain.h5"],
+            "--average", "session,roi", "--out", tmp_path / f"of {n}",
+        )  # fmt: skip
+        assert code == 0, errors
+        assert list(pd.read_csv(tmp_path / f"of {n}" / "scores.csv")["layer"].unique()) == layers
+
+
 def test_compare_fails_clearly(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     arguments = (
         "--rdms",

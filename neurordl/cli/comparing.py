@@ -210,14 +210,18 @@ def _check_results(out: Path, overwrite: bool) -> None:
 
 
 def _model_rdms(source: str, labels: Path | None) -> RDMs:
-    """Model RDMs; those whose file names no stimuli have the rows that the labels name."""
+    """Model RDMs, by the file's name where it names none; without stimuli, the rows are as the labels."""
     import neurordl as nrl
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if labels is not None else "default")
         rdms = nrl.load_rdms(source)
     if labels is not None and "stimulus" not in rdms.pattern_descriptors:
-        return nrl.load_rdms(source, labels=labels)
+        rdms = nrl.load_rdms(source, labels=labels)
+    if not {"layer", "name"} & set(rdms.rdm_descriptors):
+        stem = Path(source).stem
+        numbered = [f"{stem}_{place}" for place in range(1, rdms.n_rdm + 1)]
+        rdms.rdm_descriptors["name"] = numbered if rdms.n_rdm > 1 else [stem]
     return rdms
 
 
