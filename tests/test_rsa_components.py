@@ -228,7 +228,26 @@ def test_evaluate_takes_and_records_it():
     assert_allclose(means["p"], p_values(want, centre="data").zero, atol=1e-12)
     assert_array_equal(means["p_ceiling"], before["p_ceiling"])
     assert (found.settings["variance"], usual.settings["variance"]) == ("components", "bootstrap")
+    assert nrl.evaluate(teachers, brains, method="corr").settings["variance"] is None
     assert "variances by components" in found.title
     assert "variances" not in usual.title
     with pytest.raises(NeurordlError, match="resampled stimuli"):
         nrl.evaluate(teachers, brains, method="corr", variance="components")
+
+
+def test_a_model_without_such_a_variance_is_told_why_and_subjects_without_a_score_do_not_count():
+    models, data = study(n_models=2, n_subjects=5)
+    square = np.zeros((9, 9))
+    square[0, 1:] = square[1:, 0] = 1  # constant once the first stimulus is left out
+    models[1] = squareform(square)
+    data[2] = 1.0  # says nothing
+    ids = {"stimulus": [f"s{k}" for k in range(9)]}
+    teachers = RDMs(models, pattern_descriptors=ids, rdm_descriptors={"name": ["a", "b"]})
+    brains = RDMs(data, pattern_descriptors=ids, rdm_descriptors={"subject": list("vwxyz")})
+    options = {"method": "corr", "bootstrap": "both", "n_bootstrap": 300, "variance": "components"}
+    found = nrl.evaluate(teachers, brains, **options)
+    means = found.to_frame().query("subject == 'mean'").set_index("layer")
+    assert np.isfinite(means.loc["a", "p"])
+    assert np.isnan(means.loc["b", "p"])
+    assert "no variance by components" in means.loc["b", "reason"]
+    assert next(iter(found.inferences.values())).dof == 3

@@ -192,7 +192,7 @@ def evaluate(
         "preprocessing": stimuli.preprocessing.as_dict() if stimuli else None,
         "bootstrap": bootstrap,
         "n_bootstrap": n_bootstrap if bootstrap else None,
-        "variance": variance,
+        "variance": variance if bootstrap in ("stimuli", "both") else None,
         "subjects_agree_p": {name: p if np.isfinite(p) else None for name, p in agreed.items()},
         "seeds": {"run": recorded.get("settings", {}).get("seed"), "bootstrap": seed if bootstrap else None},
         "sha256": {

@@ -112,6 +112,8 @@ class Evaluation:
     def to_rsatoolbox(self, roi: str | None = None) -> Result:
         """The evaluation of one ROI as rsatoolbox's ``Result``, for its tests and plots.
 
+        Its variances are rsatoolbox's, of the resamples, also where those of the table are by components.
+
         Raises
         ------
         NeurordlError

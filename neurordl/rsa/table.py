@@ -137,6 +137,11 @@ def rows_of(
             reason = reasons[0]
         elif np.isnan(mean["p"]):
             reason = "one subject: no interval, no p" + (", no noise ceiling" if note else "")
+            if several and found.variance == "components":
+                reason = (
+                    "no variance by components: undefined without some stimulus, or for some subject; "
+                    "variance='bootstrap' has one"
+                )
         elif tests.agreement >= 0.05:
             reason = f"noise ceiling no better than chance: subjects do not agree (p = {tests.agreement:.2f})"
         together = {"subject": "mean", "fitted": fitted["mean"], "reason": reason}

@@ -193,10 +193,11 @@ def infer(
         measured = draws.stimuli, by_subject, scores
         own = component_variances(models, data, method, *measured, resample == "both", device)
         spread = own[0], own[1], spread[2]
+        n = int(np.isfinite(scores).any(axis=0).sum()) or n  # others are in none of these
     dof = {"stimuli": stimuli, "both": min(n, stimuli)}.get(resample, n) - 1
     return Inference(
         *(method, resample, _CV_METHODS[resample], ESTIMANDS[resample], scores, evaluations, noise_ceiling),
-        *((float(bounds[0]), float(bounds[1])), variances, *spread, dof, n, stimuli, variance),
+        *((float(bounds[0]), float(bounds[1])), variances, *spread, dof, len(data), stimuli, variance),
     )
 
 
@@ -206,8 +207,8 @@ def check_variance(variance: str, resample: str) -> None:
         raise NeurordlError(f"unknown variance {variance!r}; choose 'bootstrap' or 'components'")
     if variance == "components" and resample not in ("stimuli", "both"):
         raise NeurordlError(
-            f"variance 'components' is of resampled stimuli, not of {resample!r}: resample 'stimuli' or "
-            "'both'"
+            f"variance 'components' is of resampled stimuli, not of {resample!r}: resample (bootstrap=) "
+            "'stimuli' or 'both'"
         )
 
 
