@@ -121,7 +121,7 @@ def test_layers_with_the_same_rdm_are_named() -> None:
     shown = nrl.StimulusSet.from_array(pixels, ids=IDS)
     found = nrl.evaluate(network, brain(), stimuli=shown, method="corr", layers=["0", "0.*", "2"])
     (note,) = (note for note in found.notes if "same RDM" in note)
-    assert "same RDM: 0 = 0.1; they are one test" in note
+    assert "same RDM: 0 = 0.1; each is one test" in note
     assert note in str(found)
     top = nrl.evaluate(network, brain(), stimuli=shown, method="corr", layers=["0", "2"])
     assert not [note for note in top.notes if "same RDM" in note]

@@ -104,8 +104,8 @@ def repeated_layers(layers: Sequence[str], models: Floats) -> str:
         return ""
     named = _few([" = ".join(layer or "output" for layer in group) for group in groups], ", ")
     return (
-        f"layers with one and the same RDM: {named}; they are one test, though each is counted as one; name "
-        'one of each in layers, or take "top", which leaves out what stands in another layer'
+        f"layers with one and the same RDM: {named}; each is one test, though every layer is counted; "
+        'name one of each in layers, or take "top", which leaves out what stands in another layer'
     )
 
 
