@@ -145,6 +145,28 @@ def test_notices_come_with_an_error_too(shell: Any, tmp_path: Path) -> None:
     assert re.search(r"neurordl: the mask .*far.nii.gz is empty", errors)
 
 
+def test_stimuli_that_runs_lack(shell: Any, tmp_path: Path) -> None:
+    import pandas as pd
+
+    tables = []
+    for k, events in enumerate(files("_events.tsv")):
+        frame = pd.read_csv(events, sep="\t")
+        if k:
+            frame = frame[frame["trial_type"] != "face1"]
+        tables.append(tmp_path / events.name)
+        frame.to_csv(tables[-1], sep="\t", index=False)
+    code, told, errors = shell(
+        *("rdm", *files("_bold.nii.gz"), "--events", *tables, "--mask", STUDY / "IT.nii.gz"),
+        *("--model", "average", "--out", tmp_path / "it.h5"),
+    )
+    assert code == 0, errors
+    assert "11 of 66 pairs are not measured (face1 is in one run only)" in errors
+    assert re.search(r"without some stimuli \(face1 in run-02, run-03.*--center run", errors)
+    assert errors.count("face1 is in one run only") == 1
+    assert re.search(r"RDM +sub-01: \S+ to \S+, 11 of 66 pairs are not measured; odd", told)
+    assert told.rstrip().endswith("it.h5 holds 1 RDM")
+
+
 def test_slices_taken_in_the_middle(shell: Any, tmp_path: Path) -> None:
     call = ("rdm", *files("_bold.nii.gz"), "--events", *files("_events.tsv"), "--mask", STUDY / "IT.nii.gz")
     code, _, errors = shell(*call, "--slice-time-ref", "0.5", "--out", tmp_path / "it.h5")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +183,72 @@ def test_unbalanced_crossnobis(precise: bool) -> None:
 def test_a_stimulus_of_a_single_run_has_missing_pairs() -> None:
     keep = np.ones(RUNS * len(IDS), bool)
     keep[[0, 6, 12]] = False
-    matrix = square_by_name(compute_rdms(measured(keep), "crossnobis"))
+    with pytest.warns(UserWarning, match=rf"5 of 15 pairs are not measured \({IDS[0]} is in one run only\)"):
+        matrix = square_by_name(compute_rdms(measured(keep), "crossnobis"))
     assert np.isnan(matrix[0, 1:]).all()
     assert np.isfinite(matrix[1:, 1:]).all()
+
+
+def test_runs_that_lack_a_stimulus_and_have_a_mean_are_told_of() -> None:
+    keep = np.ones(RUNS * len(IDS), bool)
+    keep[[0, 9, 13]] = False
+    data = measured(keep)
+    data.measurements = data.measurements - 4  # no mean but that of noise
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain = compute_rdms(data, "crossnobis")
+    means = 500 + 5 * np.random.default_rng(5).standard_normal((RUNS, CHANNELS))
+    run = list(dict.fromkeys(data.obs_descriptors["run"]))
+    of_run = np.array([run.index(one) for one in data.obs_descriptors["run"]])
+    data.measurements = data.measurements + means[of_run]
+    with pytest.warns(UserWarning, match='so that .* center="run"') as told:
+        seen = compute_rdms(data, "crossnobis")
+    assert len(told) == 1
+    assert all(gap in str(told[0].message) for gap in ("s10 in r0", "cat in r1", "s2 in r2"))
+    theirs = calc_rdm_unbalanced(data, "crossnobis", descriptor="stimulus", cv_descriptor="run")
+    assert np.abs(square_by_name(seen)).max() > 50 * np.abs(square_by_name(plain)).max()
+    same(seen, theirs, atol=1e-6)
+    for own, options in ((data, {"center": "run"}), (data, {"method": "euclidean"}), (measured(), {})):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            compute_rdms(own, **{"method": "crossnobis", **options})
+
+
+def test_runs_of_other_length_hide_their_mean() -> None:
+    once, twice = measured(), measured(repeats=2)
+    runs = list(dict.fromkeys(once.obs_descriptors["run"]))
+    rows = [k for k, run in enumerate(twice.obs_descriptors["run"]) if run == runs[0]]
+    rest = [k for k, run in enumerate(once.obs_descriptors["run"]) if run != runs[0]]
+    offset = np.random.default_rng(1).standard_normal((len(runs), CHANNELS)) * 30
+    found = []
+    for scale in (0, 1):
+        values = np.concatenate([twice.measurements[rows], once.measurements[rest]])
+        names = {
+            name: [twice.obs_descriptors[name][k] for k in rows]
+            + [once.obs_descriptors[name][k] for k in rest]
+            for name in ("stimulus", "run")
+        }
+        values = values + scale * offset[[runs.index(run) for run in names["run"]]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found.append(compute_rdms(Dataset(values, obs_descriptors=names), "crossnobis"))
+    np.testing.assert_allclose(found[1].dissimilarities, found[0].dissimilarities, atol=1e-9)
+
+
+def test_block_averages_that_are_all_alike() -> None:
+    data = measured()
+    data.measurements = 500 * (1 + np.arange(CHANNELS)) + data.measurements
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compute_rdms(data, "correlation")  # of what nobody said that it is averages
+    data.descriptors["provenance"] = json.dumps({"model": "average"})
+    for method in ("correlation", "cosine"):
+        with pytest.warns(UserWarning, match=f'the {method} distances .* are tiny .*center="run"'):
+            compute_rdms(data, method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compute_rdms(data, "correlation", center="run")
+        compute_rdms(data, "euclidean")
 
 
 def test_unbalanced_crossnobis_is_unbiased() -> None:

@@ -137,7 +137,7 @@ def rdm(
         for notice in dict.fromkeys(str(one.message) for one in notices if one.category is UserWarning):
             typer.echo(f"notice: {notice}", err=True)
     typer.echo(
-        f"{_told(patterns)}\n\n{_summary(rdms, reliable)}\n\n{out} holds {rdms.n_rdm} RDMs" + _next(rdms)
+        f"{_told(patterns)}\n\n{_summary(rdms, reliable)}\n\n{out} holds {_count(rdms.n_rdm)}" + _next(rdms)
     )
 
 
@@ -173,7 +173,9 @@ def _reliability(patterns: Dataset, rdms: RDMs, settings: dict[str, Any]) -> Any
     from neurordl.rdms.reliability import split_half
 
     try:
-        return split_half(patterns, **settings)
+        with warnings.catch_warnings():  # notices are of all runs, and are given
+            warnings.simplefilter("ignore", UserWarning)
+            return split_half(patterns, **settings)
     except NeurordlError as error:
         return str(error)
 
@@ -184,23 +186,24 @@ def _summary(rdms: RDMs, reliable: Any) -> str:
         of = [
             str(rdms.rdm_descriptors[name][k]) for name in ("subject", "roi") if name in rdms.rdm_descriptors
         ]
-        values = rdms.dissimilarities[k]
-        spread = f"{_least(values):.4g} to {_most(values):.4g}"
         told = reliable if isinstance(reliable, str) else f"{reliable[k]:.3f}"
+        spread = _spread(rdms.dissimilarities[k])
         lines.append(f"RDM       {' '.join(of) or k}: {spread}; odd with even runs, r = {told}")
     return "\n".join(lines)
 
 
-def _least(values: Any) -> float:
-    import numpy as np
+def _spread(values: Any) -> str:
+    """From the least to the most of what was measured, and how much was not."""
+    there = values[values == values]
+    if not len(there):
+        return f"none of {len(values)} pairs is measured"
+    lost = len(values) - len(there)
+    told = f", {lost} of {len(values)} pairs are not measured" if lost else ""
+    return f"{there.min():.4g} to {there.max():.4g}{told}"
 
-    return float(np.nanmin(values))
 
-
-def _most(values: Any) -> float:
-    import numpy as np
-
-    return float(np.nanmax(values))
+def _count(number: int) -> str:
+    return f"{number} RDM{'' if number == 1 else 's'}"
 
 
 def _next(rdms: RDMs) -> str:

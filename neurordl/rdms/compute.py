@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, get_args
@@ -20,6 +19,7 @@ from torch import Tensor
 from neurordl.artifacts import write_aside
 from neurordl.errors import NeurordlError
 from neurordl.rdms import dissimilarity as measures
+from neurordl.rdms import notices
 from neurordl.rdms.distances import condensed_index
 from neurordl.rdms.measure import Whitening, check_options, fill
 from neurordl.rdms.noise import Noise
@@ -102,7 +102,8 @@ def compute_rdms(
     Warns
     -----
     UserWarning
-        A Dataset lacks stimuli that others have.
+        A Dataset lacks stimuli that others have, or has some in a single run, for methods across runs. Runs
+        are not balanced and have a mean pattern that ``crossnobis`` sees. Block averages are all alike.
 
     Raises
     ------
@@ -126,7 +127,10 @@ def compute_rdms(
         datasets, left, described, descriptor, (name, center, precision, noise, noise_by, kind)
     )
     stimuli = tuple(dict.fromkeys(stimulus for source, _ in sources for stimulus in source.ids))
-    _warn_missing([source for source, _ in sources], stimuli)
+    alone = [source for source, _ in sources]
+    notices.of_stimuli(alone, stimuli)
+    notices.of_pairs(alone, name)
+    notices.of_runs(alone, name)
     shape = (len(sources), len(stimuli) * (len(stimuli) - 1) // 2)
     with nullcontext() if out is None else write_aside(_npy(out)) as aside:
         vectors: Any
@@ -141,6 +145,7 @@ def compute_rdms(
                 own = np.empty(len(source.ids) * (len(source.ids) - 1) // 2, dtype)
                 fill(own, name, measure, source, whitening)
                 row[:] = _placed(source.ids, own, stimuli)
+            notices.of_means(row, source, name)
         if aside is not None:
             vectors.flush()
     if out is not None:
@@ -235,18 +240,6 @@ def _residuals(residuals: Datasets, patterns: Datasets, n: int) -> list[DatasetB
     if len(given) != n or not all(isinstance(one, DatasetBase) for one in given):
         raise NeurordlError(f"residuals= has {len(given)} for {n} Datasets; give a Dataset for each")
     return given
-
-
-def _warn_missing(sources: Sequence[Source], stimuli: Ids) -> None:
-    for source in sources:
-        own = set(source.ids)
-        if lacking := [stimulus for stimulus in stimuli if stimulus not in own]:
-            warnings.warn(
-                f"{source.label} has {len(own)} of {len(stimuli)} stimuli; the pairs of the "
-                f"others ({', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}) are NaN in its RDM",
-                UserWarning,
-                stacklevel=3,
-            )
 
 
 def _datasets(patterns: Any) -> tuple[list[DatasetBase], dict[str, list[Any]]]:

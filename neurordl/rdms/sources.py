@@ -55,6 +55,7 @@ class Source:
         dtype: torch.dtype,
     ) -> None:
         self.label, self.channels, self.dtype = label, channels, dtype
+        self.record = dataset.descriptors.get("provenance")  # of how the patterns were made
         self.measurements = _checked(np.asanyarray(dataset.measurements), label)
         self.ids, self.stimulus = _stimuli(dataset, descriptor, label)
         self.n_channels = self.measurements.shape[1] if channels is None else len(channels)

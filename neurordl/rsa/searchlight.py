@@ -21,6 +21,7 @@ from neurordl.errors import NeurordlError
 from neurordl.matching import Match, match_ids
 from neurordl.rdms import dissimilarity as measures
 from neurordl.rdms.compute import real_dtype
+from neurordl.rdms import notices
 from neurordl.rdms.dissimilarity import square
 from neurordl.rdms.measure import rates_checked
 from neurordl.rdms.normalise import NEAR, Normalise
@@ -177,6 +178,8 @@ def searchlight(
         raise NeurordlError(f"{dissimilarity} needs two or more runs, and the patterns have a single one")
     if not isinstance(models, RDMs) and not len(models):
         raise NeurordlError("models= is empty; give model RDMs")
+    notices.of_pairs([source], dissimilarity)
+    notices.of_runs([source], dissimilarity)
     first = models if isinstance(models, RDMs) else next(iter(models.values()))
     match = match_ids(source.ids, stimulus_ids(first), what=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")
