@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,33 @@ def test_by_entities_in_any_order_or_by_order() -> None:
     images = [f"sub-1_ses-{ses}_run-{run}_bold.nii" for ses in "12" for run in ("1", "2", "10")]
     tables = [f"sub-1_ses-{ses}_task-x_run-{run}_events.tsv" for run in ("10", "2", "1") for ses in "21"]
     assert matched(images, tables, "events") == [5, 3, 1, 4, 2, 0]
-    assert matched(["a.nii", "b.nii"], ["y.tsv", "x.tsv"], "events") == [0, 1]
+    assert matched(["run1.nii", "run2.nii"], ["run1.tsv", "run2.tsv"], "events") == [0, 1]
     # the sessions are only in the names of the images: by order, which the runs do not contradict
     assert matched(images[:2] + images[3:5], [f"run-{k}_e.tsv" for k in "1212"], "events") == [0, 1, 2, 3]
     assert matched(["run1.nii", "run2.nii"], [EVENTS, EVENTS], "events") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "tables", "silent"),
+    [
+        (["a.nii", "b.nii"], ["y.tsv", "x.tsv"], False),
+        (["scan_3.nii", "scan_7.nii"], ["log_1.tsv", "log_2.tsv"], False),
+        (["faces.nii", "houses.nii"], ["houses.tsv", "faces.tsv"], False),
+        (["faces_bold.nii.gz", "houses_bold.nii.gz"], ["log_faces.tsv", "log_houses.tsv"], True),
+        (["run01.nii", "run02.nii"], ["run1.tsv", "run2.tsv"], True),
+        (["run-1_bold.nii", "run-2_bold.nii"], ["run-2_events.tsv", "run-1_events.tsv"], True),
+        (["a.nii"], ["x.tsv"], True),
+        (["a.nii", "b.nii"], [EVENTS, EVENTS], True),
+        (["the image", "the image"], ["y.tsv", "x.tsv"], True),
+    ],
+)
+def test_names_that_do_not_tell_are_noticed(images: Any, tables: Any, silent: bool) -> None:
+    with warnings.catch_warnings(record=True) as notices:
+        warnings.simplefilter("always")
+        matched(images, tables, "events")
+    assert [str(one.message)[:52] for one in notices] == (
+        [] if silent else ["names do not tell which events belong to which image"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,9 @@ def read_patterns(
     Warns
     -----
     UserWarning
-        Something was resampled, voxels were dropped (NaN or infinite anywhere, or constant in a run), the
-        sidecars say other times than are taken, or the signal follows the events as if they were shifted
-        already (or, with "average", as if they were not).
+        Names do not tell which tables are which image's, something was resampled, voxels were dropped (NaN or
+        infinite anywhere, or constant in a run), the sidecars say other times than are taken, or the signal
+        follows the events as if they were shifted already (or, with "average", as if they were not).
 
     Raises
     ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -46,6 +47,11 @@ def table_name(table: object, number: int) -> str:
 def matched(images: Sequence[str], tables: Sequence[Table], what: str) -> list[int]:
     """For each image, which table is its own: by BIDS entities where all names have them, else by order.
 
+    Warns
+    -----
+    UserWarning
+        By order, and the names of files do not tell whether it is right.
+
     Raises
     ------
     NeurordlError
@@ -67,6 +73,8 @@ def matched(images: Sequence[str], tables: Sequence[Table], what: str) -> list[i
     else:
         places = list(range(len(images)))
         _in_order(images, tables, what)
+        if not keys:
+            _tell_of_names(images, tables, what)
     for image, place in zip(images, places, strict=True):
         told = entities(image)
         if clash := [key for key in told if known[place].get(key, told[key]) != told[key]]:
@@ -92,6 +100,28 @@ def _in_order(images: Sequence[str], tables: Sequence[Table], what: str) -> None
         f"the images and the {what} are numbered alike but come in different orders: {images[k]} would go "
         f"with {tables[k]}; give both in one order, or BIDS names (run-01, ...) by which they are matched"
     )
+
+
+def _tell_of_names(images: Sequence[str], tables: Sequence[Table], what: str) -> None:
+    """Warn of files that nothing but their order pairs: no name shares with its own what others lack."""
+    files = [str(table) for table in tables if not isinstance(table, pd.DataFrame)]
+    if len(images) < 2 or len(files) < len(tables) or len(set(images)) < len(images):  # in memory
+        return
+    if not all(map(set.intersection, _own_words(images), _own_words(files))):
+        warnings.warn(
+            f"names do not tell which {what} belong to which image; they were paired in the order given: "
+            f"{Path(images[0]).name} with {Path(files[0]).name}, and so on",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
+def _own_words(names: Sequence[str]) -> list[set[str]]:
+    """Words and numbers of each name that not all names have."""
+    found = [
+        {word.lstrip("0") for word in re.findall("[a-z]+|[0-9]+", Path(name).name.lower())} for name in names
+    ]
+    return [words - set.intersection(*found) for words in found]
 
 
 def read_tsv(table: Table, name: str) -> pd.DataFrame:
