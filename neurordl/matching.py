@@ -58,7 +58,7 @@ def check_ids(ids: Iterable[object], what: str) -> tuple[str, ...]:
     checked = _texts(ids, what)
     if repeated := _repeated(checked):
         raise NeurordlError(
-            f"the ids of the {what} must be unique, but {_few(repeated)} occur more than once; "
+            f"the ids of the {what} must be unique, but {_few(repeated)} {_occur(repeated)} more than once; "
             "rename or drop the repeats, or average over them first"
         )
     return checked
@@ -188,8 +188,9 @@ def _problem(match: Match, right: tuple[str, ...], missing: str) -> str | None:
     if match.duplicated:
         sides = [name for name, ids in zip(match.what, (match.wanted, right), strict=True) if _repeated(ids)]
         return (
-            f"ids must be unique to be matched, but {_few(match.duplicated)} occur more than once in the "
-            f"{' and the '.join(sides)}; rename or drop the repeats, or average over them first"
+            f"ids must be unique to be matched, but {_few(match.duplicated)} {_occur(match.duplicated)} more "
+            f"than once in the {' and the '.join(sides)}; rename or drop the repeats, or average over them "
+            "first"
         )
     if not match.matched:
         near = near_misses(match)
@@ -234,6 +235,10 @@ def _loose(text: str, leave: str = "") -> str:
     for name, plain in _WAYS.items():
         text = text if name == leave else plain(text)
     return text
+
+
+def _occur(ids: Sequence[str]) -> str:
+    return "occurs" if len(ids) == 1 else "occur"
 
 
 def _few(ids: Sequence[str]) -> str:

@@ -131,11 +131,11 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a duplicate id among the stimuli": (
         lambda: {"stimuli": drawn(M, [*IDS[:-1], "s0"])},
-        r"'s0' occur more than once; rename or drop",
+        r"'s0' occurs more than once; rename or drop",
     ),
     "a duplicate id among the RDMs": (
         lambda: {"objective": rdm(twice())},
-        r"ids of the RDMs must be unique, but 's0' occur more than once; rename or drop",
+        r"ids of the RDMs must be unique, but 's0' occurs more than once; rename or drop",
     ),
     "an RDM that is NaN everywhere": (
         lambda: {"objective": rdm(nan_everywhere())},

@@ -103,15 +103,14 @@ def test_nothing_matched_is_always_an_error() -> None:
 @pytest.mark.parametrize(
     "wanted, available, where",
     [
-        (["a", "a"], ["a"], "in the stimuli;"),
-        (["a"], ["a", "b", "b"], "in the RDMs;"),
-        (["a", "a"], ["b", "b"], "and"),
+        (["a", "a"], ["a"], "'a' occurs more than once in the stimuli;"),
+        (["a"], ["a", "b", "b"], "'b' occurs more than once in the RDMs;"),
+        (["a", "a"], ["b", "b"], "'a', 'b' occur more than once in the stimuli and the RDMs;"),
     ],
 )
 def test_duplicates_are_an_error_on_either_side(wanted: list[str], available: list[str], where: str) -> None:
-    with pytest.raises(NeurordlError, match=where) as caught:
+    with pytest.raises(NeurordlError, match=where):
         match_ids(wanted, available, missing="ignore")
-    assert "occur more than once" in str(caught.value)
 
 
 @pytest.mark.parametrize(

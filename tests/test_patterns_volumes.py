@@ -125,3 +125,14 @@ def test_rois_of_the_voxels_that_are_left() -> None:
 def test_a_mask_may_be_a_series_of_one() -> None:
     mask = nib.Nifti1Image(INSIDE[..., None].astype(np.uint8), AFFINE)
     np.testing.assert_array_equal(read_mask(mask, GRID, None, None).inside, INSIDE)
+
+
+def test_voxels_without_a_mask_are_said_so() -> None:
+    values = np.random.default_rng(0).standard_normal((3, 3, 2, 4))
+    values[0, 0, 0] = np.nan
+    table = pd.DataFrame({"stimulus": list("abcd")})
+    image = nib.Nifti1Image(values, np.eye(4))
+    with pytest.warns(UserWarning, match="dropped 1 of 18 voxels of the images, without a mask: 1 with NaN"):
+        nrl.read_patterns(image, table=table)
+    with pytest.warns(UserWarning, match="dropped 1 of 18 voxels in the mask in memory: 1 with NaN"):
+        nrl.read_patterns(image, nib.Nifti1Image(np.ones((3, 3, 2), np.uint8), np.eye(4)), table=table)

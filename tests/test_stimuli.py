@@ -245,7 +245,7 @@ def test_wrong_arrays(array: Any, said: str) -> None:
 
 def test_wrong_ids_and_labels_of_arrays() -> None:
     array = np.zeros((3, 4, 4), dtype=np.uint8)
-    with pytest.raises(NeurordlError, match="'a' occur more than once"):
+    with pytest.raises(NeurordlError, match="'a' occurs more than once"):
         StimulusSet.from_array(array, ["a", "b", "a"])
     with pytest.raises(NeurordlError, match="2 ids but 3 images"):
         StimulusSet.from_array(array, ["a", "b"])

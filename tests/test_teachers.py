@@ -335,7 +335,7 @@ def test_permuted_within_categories() -> None:
         teacher.permuted(IDS, 0, within={name: name for name in IDS})
     with pytest.raises(NeurordlError, match="'zzz'"):
         teacher.permuted([*IDS, "zzz"], 0)
-    with pytest.raises(NeurordlError, match="'s0' occur more than once"):
+    with pytest.raises(NeurordlError, match="'s0' occurs more than once"):
         teacher.permuted([*IDS, "s0"], 0)
 
 
@@ -550,7 +550,7 @@ def test_order_of_subjects_and_rows_changes_no_pattern_rdm() -> None:
         (lambda: [], {}, "expected a mapping from subject"),
         (lambda: {}, {}, "expected a mapping from subject"),
         (lambda: {"a": (np.zeros((3, 4)), ["x", "y"])}, {}, r"patterns of a have shape \(3, 4\)"),
-        (lambda: {"a": (np.zeros((2, 4)), ["x", "x"])}, {}, "'x' occur more than once"),
+        (lambda: {"a": (np.zeros((2, 4)), ["x", "x"])}, {}, "'x' occurs more than once"),
         (lambda: {"a": Dataset(np.zeros((3, 4)))}, {}, "patterns of a lack .*'stimulus'"),
         (lambda: patterns(1), {"center": "run"}, "lack .*'run'"),
         (lambda: patterns(1), {"dissimilarity": "crossnobis"}, "lack .*'run'"),

@@ -59,13 +59,11 @@ class Study:
         counts = f"{told['dropped_nan']} with NaN or infinity, {told['dropped_constant']} constant in a run"
         if not kept.any():
             raise NeurordlError(
-                f"none of the {len(kept)} voxels in the mask {self.mask.name} can be used: {counts}; check "
+                f"none of the {len(kept)} voxels {self.mask} can be used: {counts}; check "
                 "that mask and images belong together"
             )
         if not kept.all():
-            lost = (
-                f"dropped {int((~kept).sum())} of {len(kept)} voxels in the mask {self.mask.name}: {counts}"
-            )
+            lost = f"dropped {int((~kept).sum())} of {len(kept)} voxels {self.mask}: {counts}"
             warnings.warn(lost, UserWarning, stacklevel=4)
         return [one[:, kept] for one in values], kept, told
 

@@ -33,6 +33,7 @@ _DAMAGE = (
     *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError),
     *(zlib.error, struct.error, ImageFileError, HeaderDataError, WrapStructError),
 )
+_NO_MASK = "none: all voxels"
 _WHOLE = 1e-3  # how far from a whole number a label may be
 _DEFLATE = 1032  # the most that gzip can expand
 
@@ -55,6 +56,10 @@ class Mask:
     roi: list[str] | None
     name: str
     resampled: bool = False
+
+    def __str__(self) -> str:
+        """Where voxels are, in a message."""
+        return "of the images, without a mask" if self.name == _NO_MASK else f"in the mask {self.name}"
 
 
 def load_image(image: Image, what: str) -> tuple[nib.Nifti1Image, str]:
@@ -176,7 +181,7 @@ def read_mask(
     if mask is None:
         if names is not None or rois is not None:
             raise NeurordlError("label names or rois were given without an atlas; pass it as mask=")
-        return Mask(np.ones(grid.shape[:3], dtype=bool), None, "none: all voxels")
+        return Mask(np.ones(grid.shape[:3], dtype=bool), None, _NO_MASK)
     image, name = load_image(mask, "mask")
     name = "in memory" if name == "the mask" else name
     if image.ndim == 4 and image.shape[3] == 1:
