@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from rsatoolbox.data import Dataset
+from rsatoolbox.data import Dataset, load_dataset
 from rsatoolbox.rdm import RDMs, calc_rdm
 from rsatoolbox.rdm import compare as rsatoolbox_compare
 from rsatoolbox.util.searchlight import get_volume_searchlight
@@ -176,12 +178,107 @@ def test_a_map_of_each_model(tmp_path: Any) -> None:
         found.image(nib.Nifti1Image(np.zeros((3, 3, 3)), np.eye(4)))
 
 
+def from_images(affine: Any, sform: int = 1) -> tuple[Dataset, nib.Nifti1Image]:
+    values = np.random.default_rng(0).standard_normal((*BRAIN.shape, N))
+    image = nib.Nifti1Image(values, affine)
+    image.set_qform(affine, 1)
+    image.set_sform(affine, sform)
+    image.header.set_xyzt_units("mm", "sec")
+    mask = nib.Nifti1Image(BRAIN.astype(np.uint8), affine)
+    return nrl.read_patterns(image, mask, table=pd.DataFrame({"stimulus": IDS})), image
+
+
+def test_maps_are_on_the_grid_of_the_images(tmp_path: Path) -> None:
+    affine = np.array([[-2.0, 0, 0, 90], [0, 1.8, 0.6, -120], [0, -0.6, 1.8, -70.123], [0, 0, 0, 1]])
+    patterns, image = from_images(affine)
+    found = nrl.searchlight(patterns, models(), radius=2)
+    for k, like in enumerate((None, image, image.slicer[..., 0])):
+        nib.save(found.image(like), tmp_path / f"{k}.nii.gz")
+        maps = nib.load(tmp_path / f"{k}.nii.gz")
+        assert_allclose(maps.affine, affine, atol=1e-5)
+        assert maps.shape == (*BRAIN.shape, 3)
+        assert maps.header.get_xyzt_units() == ("mm", "unknown")
+        assert maps.header["descrip"].item() == b"a, b, c"
+        assert_allclose(maps.get_fdata()[tuple(found.centres.T)].T, found.scores, atol=1e-6)
+        if like is not None:
+            assert [int(maps.header[f"{form}_code"]) for form in ("qform", "sform")] == [1, 1]
+    moved = affine.copy()
+    moved[0, 3] += 2
+    larger = np.zeros((9, 9, 9), np.uint8)
+    for wrong in (nib.Nifti1Image(larger, affine), nib.Nifti1Image(larger[:6, :5, :7], moved)):
+        with pytest.raises(NeurordlError, match="give one of those images, or leave out like="):
+            found.image(wrong)
+    names = {"näme": models().subset("name", "a"), "m" * 90: models().subset("name", "b")}
+    assert nrl.searchlight(patterns, names, radius=2).image().header["descrip"].item() == b""
+    with pytest.raises(NeurordlError, match="do not tell their grid"):
+        nrl.searchlight(brain(), models(), radius=2).image()
+    for broken in ("no JSON", "[]", '{"grid": 5}', '{"grid": {"shape": [1], "affine": [[1]]}}'):
+        patterns.descriptors["provenance"] = broken
+        assert nrl.searchlight(patterns, models(), radius=2).grid is None
+
+
+def test_the_grid_survives_files_and_rdms(tmp_path: Path) -> None:
+    patterns, _ = from_images(np.diag([2.0, 3.0, 4.0, 1.0]))
+    patterns.save(str(tmp_path / "patterns.h5"))
+    again = load_dataset(str(tmp_path / "patterns.h5"))
+    grid = nrl.searchlight(again, models(), radius=2).grid
+    assert grid is not None
+    assert grid.shape == BRAIN.shape
+    assert_array_equal(grid.affine, np.diag([2.0, 3.0, 4.0, 1.0]))
+    nrl.save_rdms(nrl.compute_rdms(patterns), tmp_path / "rdms.h5")
+    told = json.loads(nrl.load_rdms(tmp_path / "rdms.h5").descriptors["provenance"])
+    assert told["patterns"][0]["grid"]["shape"] == list(BRAIN.shape)
+
+
+def test_what_is_printed() -> None:
+    flat = models()
+    flat.dissimilarities[1] = 0.5
+    found = nrl.searchlight(brain(), flat, radius=2)
+    lines = str(found).splitlines()
+    assert repr(found) == str(found)
+    assert lines[0] == "searchlight  radius 2, correlation, models compared by corr"
+    assert lines[1] == f"centres      {len(found.centres)}, of 27 voxels each"
+    assert lines[2] == "matched      7 stimuli; 0 only in the models"
+    assert lines[3].startswith(
+        f"a            {found.scores[0].min():.3f} to {found.scores[0].max():.3f}, mean"
+    )
+    assert lines[4] == "b            NaN"
+
+
+def test_a_slice_and_spheres_of_one_voxel() -> None:
+    slice_ = brain()
+    at = np.asarray(slice_.channel_descriptors["z"]) == 2
+    slice_.channel_descriptors = {axis: np.asarray(v)[at] for axis, v in slice_.channel_descriptors.items()}
+    slice_.measurements = slice_.measurements[:, at]
+    with pytest.raises(NeurordlError, match=r"the most is 9, 33.3% .* take threshold=0.333 or less"):
+        nrl.searchlight(slice_, models(), radius=2)
+    assert nrl.searchlight(slice_, models(), radius=2, threshold=0.333).n_voxels.max() == 9
+    for radius in (1, 0.5):
+        with pytest.raises(NeurordlError, match="a single voxel, where correlation distances are undefined"):
+            nrl.searchlight(brain(), models(), radius=radius)
+    assert np.isfinite(nrl.searchlight(brain(), models(), radius=1, dissimilarity="euclidean").scores).all()
+
+
+def test_scores_that_are_all_undefined_come_with_the_reason() -> None:
+    broken, constant, flat = brain(), brain(), models()
+    broken.measurements[:] = np.nan
+    constant.measurements[:] = 0
+    flat.dissimilarities[:] = 0.5
+    for data, own, options, why in (
+        (broken, models(), {}, "no distance is defined"),
+        (constant, models(), {"dissimilarity": "euclidean"}, "the RDMs are constant"),
+        (brain(), flat, {}, "the models are constant"),
+    ):
+        with pytest.warns(UserWarning, match=f"all scores are NaN: {why}"):
+            nrl.searchlight(data, own, radius=2, **options)
+
+
 def test_bad_input() -> None:
     data = brain()
     for wrong, told in (
         ({"radius": 0}, "radius above 0"),
         ({"threshold": 1.5}, "share of the sphere"),
-        ({"radius": 9}, "take a smaller radius or threshold"),
+        ({"radius": 9}, "take threshold=0.0646 or less, or a smaller radius"),
         ({"dissimilarity": "mahalanobis"}, "whiten the patterns first"),
         ({"dissimilarity": "nonsense"}, "choose one of"),
         ({"dissimilarity": "crossnobis"}, "two or more runs"),

@@ -80,6 +80,8 @@ class Study:
             "mask": Path(self.mask.name).name,
         }
         files["mask_resampled"] = self.mask.resampled
+        grid = self.images[0][0]
+        files["grid"] = {"shape": list(map(int, grid.shape[:3])), "affine": grid.affine.tolist()}
         channels: dict[str, Any] = {
             axis: place[kept].tolist()
             for axis, place in zip("xyz", np.nonzero(self.mask.inside), strict=True)

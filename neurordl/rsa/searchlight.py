@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import Match, match_ids
+from neurordl.matching import match_ids
 from neurordl.rdms import dissimilarity as measures
 from neurordl.rdms.compute import real_dtype
 from neurordl.rdms import notices
@@ -28,15 +29,11 @@ from neurordl.rdms.normalise import NEAR, Normalise
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.sources import Centre, Source
 from neurordl.rsa.inputs import model_vectors
+from neurordl.rsa.maps import Searchlight, grid_of
 from neurordl.rsa.similarity import check_method, similarity
 from neurordl.rsa.spheres import Spheres
 
-if TYPE_CHECKING:
-    import nibabel as nib
-
 __all__ = ["Searchlight", "searchlight"]
-
-Floats = npt.NDArray[np.float64]
 
 # Patterns and RDMs of the centres that are computed at once: they stay in the cache.
 _BYTES = 4 << 20
@@ -48,63 +45,6 @@ _NORMALISE: dict[str, Normalise] = {
 }
 _SCALED = ("corr", "cosine")
 _WIDEST = 1000  # voxels of a radius
-
-
-@dataclass(frozen=True, eq=False)
-class Searchlight:
-    """How similar models are to the RDM around each voxel.
-
-    Attributes
-    ----------
-    models
-        Names.
-    scores
-        (models, centres) similarities; NaN where undefined.
-    centres
-        (centres, 3) voxel indices x, y, z.
-    n_voxels
-        (centres,) how many voxels each RDM was computed from.
-    match
-        Which stimuli of patterns and models were matched.
-    settings
-        Radius, threshold, dissimilarity, method, and what was removed first.
-    """
-
-    models: tuple[str, ...]
-    scores: Floats
-    centres: npt.NDArray[np.int32]
-    n_voxels: npt.NDArray[np.int32]
-    match: Match
-    settings: Mapping[str, Any]
-
-    def image(self, like: str | os.PathLike[str] | nib.Nifti1Image) -> nib.Nifti1Image:
-        """Maps as a NIfTI image (x, y, z, models) on the grid of ``like``; NaN where there is no centre.
-
-        Parameters
-        ----------
-        like
-            An image on the grid of the patterns, such as their mask.
-
-        Raises
-        ------
-        NeurordlError
-            A centre lies outside that grid.
-        """
-        import nibabel as nib
-
-        from neurordl.patterns.volumes import load_image
-
-        grid, name = load_image(like, "image")
-        shape = tuple(grid.shape[:3])
-        if len(shape) < 3 or bool((self.centres >= np.array(shape)).any()):
-            raise NeurordlError(
-                f"{name} has the shape {grid.shape}, and there are centres up to the voxel "
-                f"{self.centres.max(axis=0).tolist()}; give an image on the grid of the patterns, such as "
-                "their mask"
-            )
-        maps = np.full((*shape, len(self.models)), np.nan, dtype=np.float32)
-        maps[tuple(self.centres.T)] = self.scores.T
-        return nib.Nifti1Image(maps, grid.affine)
 
 
 def searchlight(
@@ -150,11 +90,17 @@ def searchlight(
     progress
         Show a progress bar.
 
+    Warns
+    -----
+    UserWarning
+        All scores are NaN; and of stimuli and runs, as `compute_rdms`.
+
     Raises
     ------
     NeurordlError
         No voxel indices, or two voxels of one; no centre has enough voxels; stimuli that the models lack;
-        unknown names; a radius or threshold that makes no sphere.
+        unknown names; a radius or threshold that makes no sphere; a sphere of one voxel, which has
+        no correlation.
     """
     check_method(method)
     measure = _measure(dissimilarity)
@@ -185,18 +131,32 @@ def searchlight(
     named = model_vectors(models, source.ids, "all")
     stack = torch.from_numpy(np.stack(list(named.values())))
     around = Spheres(patterns, radius, threshold)
+    if len(around.offsets) == 1 and dissimilarity == "correlation":
+        raise NeurordlError(
+            f"radius={radius:g} makes spheres of a single voxel, where correlation distances are undefined; "
+            "take a radius above 1, or another dissimilarity"
+        )
     values = source.cells() if by_run else source.rows(0, len(source.ids))[None]
     rates_checked(values, dissimilarity, source.label)
     by_voxel = values.permute(2, 0, 1).contiguous()  # (voxels, runs, stimuli): what is gathered lies together
-    compare = _general(by_voxel, measure, source, method, stack)
+    distances = _distances(by_voxel, measure, source)
+
+    def general(voxels: Tensor) -> Tensor:
+        return similarity(stack, distances(voxels), method)
+
+    compare: Compare = general
     if method in _SCALED and dissimilarity in _NORMALISE:
-        compare = _as_products(by_voxel, _NORMALISE[dissimilarity], method, stack, compare)
+        compare = _as_products(by_voxel, _NORMALISE[dissimilarity], method, stack, general)
     scores = np.empty((len(stack), len(around.centres)))
     with Progress(transient=True, disable=not progress) as bar, torch.no_grad():
         task = bar.add_task("searchlight", total=len(around.centres))
         for part, voxels in around.batches(_BYTES // kind.itemsize, by_voxel[0].numel(), 2 * len(stack[0])):
             scores[:, part] = compare(torch.from_numpy(voxels)).numpy()
             bar.advance(task, len(part))
+    if np.isnan(scores).all():
+        _, voxels = next(around.batches(1, 1, 1))
+        why = _why_undefined(distances(torch.from_numpy(voxels)))
+        warnings.warn(f"all scores are NaN: {why}", UserWarning, stacklevel=2)
     settings = {
         "radius": radius,
         "threshold": threshold,
@@ -204,7 +164,9 @@ def searchlight(
         "method": method,
         "center": center,
     }
-    return Searchlight(tuple(named), scores, around.places, around.n_voxels, match, settings)
+    return Searchlight(
+        tuple(named), scores, around.places, around.n_voxels, match, settings, grid_of(patterns)
+    )
 
 
 def _measure(name: str) -> Any:
@@ -217,7 +179,7 @@ def _measure(name: str) -> Any:
     return function
 
 
-Compare = Callable[[Tensor], Tensor]
+Compare = Callable[[Tensor], Tensor]  # voxels around some centres to what is of each centre
 
 
 def _gathered(by_voxel: Tensor, voxels: Tensor) -> Tensor:
@@ -225,19 +187,28 @@ def _gathered(by_voxel: Tensor, voxels: Tensor) -> Tensor:
     return by_voxel.index_select(0, voxels.flatten()).reshape(*voxels.shape, *by_voxel.shape[1:])
 
 
-def _general(
-    by_voxel: Tensor, measure: Callable[..., Tensor], source: Source, method: str, models: Tensor
-) -> Compare:
-    """Voxels around some centres, (centres, voxels), to similarities (models, centres), by way of RDMs."""
+def _distances(by_voxel: Tensor, measure: Callable[..., Tensor], source: Source) -> Compare:
+    """Voxels around some centres, (centres, voxels), to RDMs (centres, pairs)."""
     by_run, options = by_voxel.shape[1] > 1, dict[str, Any]()
     if by_run and not source.balanced:
         options["counts"] = torch.from_numpy(source.counts.T.astype(np.float64)).to(by_voxel)
 
-    def compare(voxels: Tensor) -> Tensor:
+    def rdms(voxels: Tensor) -> Tensor:
         patterns = _gathered(by_voxel, voxels).permute(0, 2, 3, 1)
-        return similarity(models, measure(patterns if by_run else patterns[:, 0], **options), method)
+        return measure(patterns if by_run else patterns[:, 0], **options)
 
-    return compare
+    return rdms
+
+
+def _why_undefined(rdm: Tensor) -> str:
+    there = rdm[rdm.isfinite()]
+    if not len(there):
+        return (
+            "no distance is defined, since patterns hold NaN, are constant, or were measured in one run only"
+        )
+    if float(there.max() - there.min()) <= 1e-6 * float(there.abs().max()):
+        return "the RDMs are constant"
+    return "the models are constant, or have too few of the pairs"
 
 
 def _as_products(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -48,9 +49,13 @@ class Spheres:
         counts = np.concatenate([(part >= 0).sum(axis=1) for part in self._around(np.arange(len(at)))])
         self.centres = np.flatnonzero(counts >= threshold * len(self.offsets) - 1e-9)
         if not len(self.centres):
+            best = float(counts.max() / len(self.offsets))
+            scale = 10.0 ** (2 - math.floor(math.log10(best)))
+            enough = math.floor(best * scale) / scale  # three digits, not more than the share
             raise NeurordlError(
-                f"no voxel has {threshold:.0%} of the {len(self.offsets)} voxels nearer than {radius:g}; the "
-                f"most is {counts.max()}: take a smaller radius or threshold"
+                f"no voxel has {threshold:.1%} of the {len(self.offsets)} voxels nearer than {radius:g}; the "
+                f"most is {counts.max()}, {best:.1%} (a slice or a thin mask has fewer): take "
+                f"threshold={enough:g} or less, or a smaller radius"
             )
         self.n_voxels = counts[self.centres].astype(np.int32)
         self.places = at[self.centres].astype(np.int32)
