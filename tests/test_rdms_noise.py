@@ -245,6 +245,10 @@ def test_block_averages_that_are_all_alike() -> None:
     for method in ("correlation", "cosine"):
         with pytest.warns(UserWarning, match=f'the {method} distances .* are tiny .*center="run"'):
             compute_rdms(data, method)
+    data.channel_descriptors = {"roi": ["IT"] * 3 + ["EVC"] * (CHANNELS - 3)}
+    with pytest.warns(UserWarning, match="roi IT and 1 more: the cosine") as told:
+        compute_rdms(data, "cosine")
+    assert len(told) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compute_rdms(data, "correlation", center="run")

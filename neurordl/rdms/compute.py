@@ -145,7 +145,7 @@ def compute_rdms(
                 own = np.empty(len(source.ids) * (len(source.ids) - 1) // 2, dtype)
                 fill(own, name, measure, source, whitening)
                 row[:] = _placed(source.ids, own, stimuli)
-            notices.of_means(row, source, name)
+        notices.of_means(vectors, alone, name)
         if aside is not None:
             vectors.flush()
     if out is not None:

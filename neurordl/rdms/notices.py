@@ -35,6 +35,7 @@ def of_pairs(sources: Sequence[Source], name: str) -> None:
     """Warn of stimuli that were measured in a single run, where distances are across runs."""
     if name not in measures.CROSSVALIDATED:
         return
+    told: dict[str, list[Source]] = {}
     for source in sources:
         alone = np.flatnonzero((source.counts > 0).sum(axis=1) == 1)
         if len(alone):
@@ -42,7 +43,10 @@ def of_pairs(sources: Sequence[Source], name: str) -> None:
             pairs = n * (n - 1) // 2
             lost = pairs - (n - len(alone)) * (n - len(alone) - 1) // 2
             who = f"{_few([source.ids[k] for k in alone])} {'is' if len(alone) == 1 else 'are'}"
-            _tell(f"{source.label}: {lost} of {pairs} pairs are not measured ({who} in one run only)")
+            text = f"{lost} of {pairs} pairs are not measured ({who} in one run only)"
+            told.setdefault(text, []).append(source)
+    for text, alike in told.items():
+        _tell(f"{_labels(alike)}: {text}")
 
 
 def of_runs(sources: Sequence[Source], name: str) -> None:
@@ -56,24 +60,33 @@ def of_runs(sources: Sequence[Source], name: str) -> None:
     seen = [source for source in sources if source.centred_by != "run" and _uneven(source)]
     told = [source for source in seen if _has_means(source.cells(), source.counts)]
     if told:
-        more = f" and {len(told) - 1} more" if len(told) > 1 else ""
         _tell(
-            f"{told[0].label}{more}: {_gaps(told[0])}, so that crossnobis distances contain the mean "
+            f"{_labels(told)}: {_gaps(told[0])}, so that crossnobis distances contain the mean "
             'pattern of each run, and there is one; remove it: center="run" (in the shell --center run)'
         )
 
 
-def of_means(rdm: npt.NDArray[Any], source: Source, name: str) -> None:
-    """Warn where block averages differ by little beside the mean that all of them have."""
-    if name not in ("correlation", "cosine") or source.centred_by is not None or not _averaged(source.record):
+def of_means(rdms: npt.NDArray[Any], sources: Sequence[Source], name: str) -> None:
+    """Warn where block averages differ by little beside the mean that all have: an RDM for each source."""
+    if name not in ("correlation", "cosine"):
         return
-    there = rdm[np.isfinite(rdm)]
-    if len(there) and (middle := float(np.median(there))) < _ALIKE:
+    told, middles = list[Source](), list[float]()
+    for rdm, source in zip(rdms, sources, strict=True):
+        if source.centred_by is None and _averaged(source.record):
+            there = rdm[np.isfinite(rdm)]
+            if len(there) and (middle := float(np.median(there))) < _ALIKE:
+                told.append(source)
+                middles.append(middle)
+    if told:
         _tell(
-            f"{source.label}: the {name} distances of its block averages are tiny (median {middle:.2g}), "
+            f"{_labels(told)}: the {name} distances of block averages are tiny (median {middles[0]:.2g}), "
             "since all share the mean signal, which "
             'center="run" (in the shell --center run) removes'
         )
+
+
+def _labels(sources: Sequence[Source]) -> str:
+    return sources[0].label + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
 
 
 def _uneven(source: Source) -> bool:
