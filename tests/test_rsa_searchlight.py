@@ -94,6 +94,8 @@ def test_across_runs_balanced_or_not() -> None:
     assert_allclose(found.scores, one_by_one(data, 2, 1.0, "crossnobis", "corr")[0], atol=1e-9)
     kept = np.arange(len(data.measurements)) != 4  # a stimulus that a run lacks
     fewer = _rows(data, kept)
+    with pytest.warns(UserWarning, match=r"the patterns: .*\(s4 in 0\).* center=\"run\""):
+        nrl.searchlight(fewer, models(), radius=2, dissimilarity="crossnobis")
     found = nrl.searchlight(fewer, models(), radius=2, dissimilarity="crossnobis", center="run")
     whole = nrl.compute_rdms(_around(fewer, found.centres[3], 2), "crossnobis", center="run")
     assert_allclose(found.scores[:, 3], nrl.compare(models(), whole, method="corr")[:, 0], atol=1e-9)
