@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,8 @@ from torch import Tensor
 from neurordl.errors import NeurordlError
 from neurordl.matching import match_ids
 from neurordl.rdms import dissimilarity as measures
-from neurordl.rdms.compute import real_dtype
 from neurordl.rdms import notices
+from neurordl.rdms.compute import real_dtype
 from neurordl.rdms.dissimilarity import square
 from neurordl.rdms.measure import rates_checked
 from neurordl.rdms.normalise import NEAR, Normalise
