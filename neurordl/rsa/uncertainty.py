@@ -207,7 +207,7 @@ def check_variance(variance: str, resample: str) -> None:
         raise NeurordlError(f"unknown variance {variance!r}; choose 'bootstrap' or 'components'")
     if variance == "components" and resample not in ("stimuli", "both"):
         raise NeurordlError(
-            f"variance 'components' is of resampled stimuli, not of {resample!r}: resample (bootstrap=) "
+            f"variance 'components' is of resampled stimuli, not of {resample!r}: resample "
             "'stimuli' or 'both'"
         )
 
