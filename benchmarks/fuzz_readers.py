@@ -17,6 +17,7 @@ import argparse
 import ast
 import collections
 import contextlib
+import faulthandler
 import gzip
 import io
 import os
@@ -228,6 +229,7 @@ def try_one(suffix: str, path: Path) -> str:
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
+    faulthandler.dump_traceback_later(3 * SECONDS, exit=True)  # C code does not let the timer's error in
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -241,6 +243,7 @@ def try_one(suffix: str, path: Path) -> str:
     except BaseException as error:
         return f"fault: {type(error).__name__}: {error}"
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
 

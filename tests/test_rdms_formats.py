@@ -624,6 +624,30 @@ def test_hdf5_of_what_rdm_files_do_not_hold(tmp_path: Path, monkeypatch: pytest.
         load_rdms(path)
 
 
+@pytest.mark.parametrize("texts", ["an attribute", "a dataset", "a dataset in chunks"])
+def test_hdf5_whose_free_space_has_no_end_is_refused(texts: str, tmp_path: Path) -> None:
+    path = tmp_path / "it.h5"
+    with h5py.File(path, "w") as file:
+        file["dissimilarities"] = np.random.default_rng(0).random((2, 6))
+        file["pattern_descriptors/stimulus"] = np.array([b"a", b"b", b"c", b"d"])
+        if texts == "an attribute":
+            file["dissimilarities"].parent.attrs["dissimilarity_measure"] = "correlation"
+        else:
+            options = {"chunks": (2,), "maxshape": (None,)} if "chunks" in texts else {}
+            kind = h5py.string_dtype()
+            file.create_dataset("rdm_descriptors/subject", data=["x", "y"], dtype=kind, **options)
+    whole = path.read_bytes()
+    assert load_rdms(path).n_rdm == 2
+    start = whole.index(b"GCOL\x01\0\0\0")
+    at, end = start + 16, start + int.from_bytes(whole[start + 8 : start + 16], "little")
+    while whole[at : at + 2] != b"\0\0":
+        at += 16 + (int.from_bytes(whole[at + 8 : at + 16], "little") + 7) // 8 * 8
+    assert int.from_bytes(whole[at + 8 : at + 16], "little") == end - at
+    path.write_bytes(whole[: at + 8] + (128).to_bytes(8, "little") + whole[at + 16 :])
+    with pytest.raises(NeurordlError, match="stored in a damaged way"):  # HDF5 itself never comes back
+        load_rdms(path)
+
+
 def test_numbered_lists_in_hdf5_are_in_the_order_of_numbers(tmp_path: Path) -> None:
     ids = [f"s{k}" for k in range(12)]
     with h5py.File(tmp_path / "it.h5", "w") as file:

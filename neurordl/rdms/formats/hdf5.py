@@ -93,12 +93,34 @@ def read_dataset(item: h5py.Dataset, file_bytes: int) -> Any:
 def _check_texts(item: h5py.Dataset, file_bytes: int) -> None:
     """Refuse texts of variable length that claim more than the file holds: HDF5 allocates on their word."""
     found = h5py.check_string_dtype(item.dtype)
+    if found is None or found.length is not None:
+        return  # of one length
+    if 0 < file_bytes <= _SEARCHED:
+        _check_heaps(Path(item.file.filename).read_bytes(), item.name)
     start = item.id.get_offset() if item.size else None
-    if found is None or found.length is not None or start is None or item.file.userblock_size:
-        return  # of one length; or in chunks, or packed, where their lengths are not to be had
+    if start is None or item.file.userblock_size:
+        return  # in chunks, or packed, where their lengths are not to be had
     with open(item.file.filename, "rb") as handle:
         handle.seek(start)
         _check_lengths(handle.read(16 * item.size), item.name, file_bytes)
+
+
+def _check_heaps(content: bytes, what: str) -> None:
+    """Refuse a store of texts whose free space does not end with it: HDF5 would go round in it for ever.
+
+    Layout: HDF5 File Format Specification 3.0, III.E "Global Heap", with lengths of 8 bytes.
+    """
+    for place in re.finditer(rb"GCOL\x01\0\0\0", content):
+        at, end = place.start() + 16, place.start() + _number(content, place.start() + 8, 8)
+        while at + 16 <= min(end, len(content)):
+            number, size = _number(content, at, 2), _number(content, at + 8, 8)
+            if number == 0 and size != end - at:
+                raise NeurordlError(f"the texts beside {what} are stored in a damaged way")
+            at = end if number == 0 else at + 16 + (size + 7) // 8 * 8
+
+
+def _number(content: bytes, at: int, width: int) -> int:
+    return int.from_bytes(content[at : at + width], "little")
 
 
 def _check_lengths(raw: bytes, what: str, file_bytes: int) -> None:
@@ -117,6 +139,7 @@ def _check_attribute_text(file: Path, name: str, found: Any, file_bytes: int) ->
     kind = kind[:4] + (16).to_bytes(4, "little") + kind[8:]  # its size in the file, not in memory
     known = re.escape(name.encode()) + rb"\0{1,8}" + re.escape(kind)
     content = file.read_bytes()
+    _check_heaps(content, f"the attribute {name!r}")
     for place in re.finditer(known + rb"(?:\0{4})?([\x01\x02])(.)(.)", content, re.DOTALL):
         version, rank, flags = (part[0] for part in place.groups())  # of the dataspace
         start = place.start(1) + (8 if version == 1 else 4) + 8 * rank * (2 if flags & 1 else 1)
