@@ -624,6 +624,9 @@ def test_repetition_times_in_other_units(study: Any) -> None:
     image.header.set_xyzt_units("mm", "unknown")
     with pytest.warns(UserWarning, match="without a unit of time"):
         nrl.read_patterns(image, *call)
+    image.header["xyzt_units"] = 6  # of nothing
+    with pytest.warns(UserWarning, match="without a unit of time"):
+        nrl.read_patterns(image, *call)
     nrl.read_patterns(image, *call, t_r=np.float32(2.0))
 
 

@@ -159,6 +159,9 @@ def volume_times(
 
 def _of_header(image: nib.Nifti1Image) -> tuple[float, bool]:
     """Seconds between volumes by the header, and whether it says in which unit."""
-    unit = image.header.get_xyzt_units()[1]
+    try:
+        unit = image.header.get_xyzt_units()[1]
+    except KeyError:  # a code that there is not
+        unit = "unknown"
     seconds = float(image.header.get_zooms()[3]) * {"msec": 1e-3, "usec": 1e-6}.get(unit, 1.0)
     return seconds, unit in ("sec", "msec", "usec")

@@ -154,7 +154,7 @@ def _image(
 
 def _as_header(image: nib.Nifti1Image, source: nib.Nifti1Image) -> None:
     """Units of space and codes of qform and sform as in another image of the same grid."""
-    image.header.set_xyzt_units(source.header.get_xyzt_units()[0])
+    image.header["xyzt_units"] = source.header["xyzt_units"] & 7
     qform, sform = source.get_qform(coded=True), source.get_sform(coded=True)
     if qform[1] or sform[1]:  # with neither, the affine is that of shape and voxel size
         image.set_sform(*sform)
