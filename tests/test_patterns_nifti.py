@@ -718,3 +718,12 @@ def test_bids_without_run_and_with_sessions(tmp_path: Path) -> None:
     ]
     assert set(found.obs_descriptors["session"]) == {"ses-post", "ses-pre"}
     assert len(set(found.obs_descriptors["run"])) == 4
+
+
+def test_a_header_of_negative_sizes_is_damaged(study: Any, tmp_path: Path) -> None:
+    content = bytearray(nib.load(study["images"][0]).to_bytes())
+    for place in (42, 44):  # the first two sizes
+        content[place : place + 2] = (-3).to_bytes(2, "little", signed=True)
+    (tmp_path / "bold.nii").write_bytes(content)
+    with pytest.raises(NeurordlError, match="cut off or damaged"):
+        nrl.read_patterns(tmp_path / "bold.nii", None, study["events"][0], t_r=2.0)

@@ -89,7 +89,7 @@ def load_image(image: Image, what: str) -> tuple[nib.Nifti1Image, str]:
     except _DAMAGE as error:
         raise _damaged(path, what, error) from error
     most = path.stat().st_size * (_DEFLATE if path.suffix == ".gz" else 1)
-    if promised > most or promised <= 0:
+    if promised > most or min(opened.shape, default=0) < 1:
         raise NeurordlError(
             f"the {what} {path} is cut off or damaged: its header says {opened.shape}, {promised} bytes, and "
             f"the file has {path.stat().st_size}; copy or convert it again"
