@@ -130,7 +130,7 @@ def _without_gradient(patterns: Tensor, normalise: Normalise) -> Tensor:
         def rows(start: int, stop: int, one: Tensor = one) -> tuple[Tensor, ...]:
             return (one[start:stop],)
 
-        add_distances(rows, n, channels, normalise, out)
+        add_distances(rows, n, channels, normalise, out, there=True)
     return found.reshape(*lead, found.shape[-1])
 
 
