@@ -231,7 +231,7 @@ def main() -> None:
 def save(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     import pandas as pd
 
-    from neurordl.artifacts import versions, write_json, write_text
+    from neurordl.io import versions, write_json, write_text
 
     Path(args.out).mkdir(parents=True, exist_ok=True)
     write_text(Path(args.out) / "pattern_teacher.csv", pd.DataFrame(rows).to_csv(index=False))

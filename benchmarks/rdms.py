@@ -223,7 +223,7 @@ def main() -> None:
     import pandas as pd
     import torch
 
-    from neurordl.artifacts import versions, write_json, write_text
+    from neurordl.io import versions, write_json, write_text
 
     torch.set_num_threads(args.threads)
     rows: list[dict[str, Any]] = []

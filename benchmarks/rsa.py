@@ -33,10 +33,10 @@ import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
 
-from neurordl.artifacts import versions, write_json, write_text
+from neurordl.io import versions, write_json, write_text
 from neurordl.rsa.ceilings import ceiling
+from neurordl.rsa.inference.infer import infer
 from neurordl.rsa.similarity import similarity
-from neurordl.rsa.uncertainty import infer
 
 RESULTS = Path(__file__).parent / "results"
 # Targets of the ratio, theirs over ours, at full size, for those rows that have one.

@@ -60,7 +60,7 @@ def main() -> None:
     from rsatoolbox.util.searchlight import get_searchlight_RDMs
 
     from neurordl import searchlight
-    from neurordl.artifacts import versions, write_json, write_text
+    from neurordl.io import versions, write_json, write_text
 
     torch.set_num_threads(args.threads)
     patterns, models, at = make(12 if args.quick else 32, 92)

@@ -29,7 +29,7 @@ from rsatoolbox.data import Dataset
 from scipy import stats
 
 import neurordl as nrl
-from neurordl.artifacts import versions, write_aside, write_json, write_text
+from neurordl.io import versions, write_aside, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 STIMULI, CHANNELS, RUNS = 8, 30, 4

@@ -4,7 +4,7 @@ A stimulus is a vector of latent features; subjects respond to half of those fea
 own, each with weights of their own, in noisy voxels. Three models: the features that subjects share, a
 coarser version of them, and features that have nothing to do with the brain. A study compares their RDMs
 with the subjects' and takes 95 % intervals and p from t over subjects ("none") and from bootstraps over
-subjects, stimuli and both, the latter two also with variances by components (`neurordl.rsa.components`). The
+subjects, stimuli and both, the latter two also with variances by components (`rsa.inference.components`). The
 truth is the mean similarity over the population that a world repeats:
 
 - both: every study has new subjects and new stimuli;
@@ -33,12 +33,12 @@ import torch
 from matplotlib.figure import Figure
 from rich.progress import track
 
-from neurordl.artifacts import versions, write_aside, write_json, write_text
+from neurordl.io import versions, write_aside, write_json, write_text
+from neurordl.measures.dissimilarities import correlation
 from neurordl.plots.style import COLOURS
-from neurordl.rdms.dissimilarity import correlation
-from neurordl.rsa.significance import extract_variances, interval, p_values
+from neurordl.rsa.inference.infer import Inference, infer
+from neurordl.rsa.inference.tests import extract_variances, interval, p_values
 from neurordl.rsa.similarity import similarity
-from neurordl.rsa.uncertainty import Inference, infer
 
 RESULTS = Path(__file__).parent / "results"
 SHARED, OWN, VOXELS, VARIETY = 10, 10, 60, 0.6

@@ -41,9 +41,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neurordl as nrl
-from neurordl.artifacts import versions, write_json, write_text
-from neurordl.rdms.dissimilarity import DISSIMILARITIES
-from neurordl.rsa.comparison import loss_comparison
+from neurordl.io import versions, write_json, write_text
+from neurordl.measures.comparisons import loss_comparison
+from neurordl.measures.dissimilarities import DISSIMILARITIES
 
 LAYERS = ("layer2", "layer3", "layer4")
 STEPS = ("labels", "rdl", "rkd")

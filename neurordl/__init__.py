@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from neurordl.plots import plot_layer_roi, plot_mds, plot_rdm, plot_scores
     from neurordl.rdms import Alignment, align, compute_rdms, load_rdms, save_rdms
     from neurordl.rsa.evaluation import Evaluation, compare, evaluate, noise_ceiling
-    from neurordl.rsa.fitted import evaluate_fitted
+    from neurordl.rsa.inference.fitted import evaluate_fitted
     from neurordl.rsa.searchlight import searchlight
     from neurordl.stimuli import Preprocessing, StimulusSet
     from neurordl.teachers import Batch, NetworkTeacher, PatternTeacher, RDMTeacher, Target, Teacher
     from neurordl.training.accuracy import accuracy
     from neurordl.training.loop import fit
-    from neurordl.training.losses import RDMLoss, SoftTargetLoss
+    from neurordl.training.losses.rdm import RDMLoss, SoftTargetLoss
     from neurordl.training.objective import Objective
     from neurordl.training.run import Run, load_run
     from neurordl.training.weights import TaskRatio
@@ -88,13 +88,13 @@ _HOMES = {
     "plots": ("plot_layer_roi", "plot_mds", "plot_rdm", "plot_scores"),
     "rdms": ("Alignment", "align", "compute_rdms", "load_rdms", "save_rdms"),
     "rsa.evaluation": ("Evaluation", "compare", "evaluate", "noise_ceiling"),
-    "rsa.fitted": ("evaluate_fitted",),
+    "rsa.inference.fitted": ("evaluate_fitted",),
     "rsa.searchlight": ("searchlight",),
     "stimuli": ("Preprocessing", "StimulusSet"),
     "teachers": ("Batch", "NetworkTeacher", "PatternTeacher", "RDMTeacher", "Target", "Teacher"),
     "training.accuracy": ("accuracy",),
     "training.loop": ("fit",),
-    "training.losses": ("RDMLoss", "SoftTargetLoss"),
+    "training.losses.rdm": ("RDMLoss", "SoftTargetLoss"),
     "training.objective": ("Objective",),
     "training.run": ("Run", "load_run"),
     "training.weights": ("TaskRatio",),

@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 from rsatoolbox.data import Dataset
 from rsatoolbox.rdm.rdms import RDMs
 
-from neurordl.artifacts import sha256_file, versions, write_aside
 from neurordl.datasets import load_digits
 from neurordl.experiments import paired_differences, run_grid
+from neurordl.io import sha256_file, versions, write_aside
 from neurordl.patterns.network import extract_patterns
 from neurordl.plots import plot_transfer
 from neurordl.rdms.compute import compute_rdms
@@ -38,7 +38,7 @@ from neurordl.students import small_cnn
 from neurordl.teachers import NetworkTeacher, RDMTeacher
 from neurordl.training.accuracy import accuracy
 from neurordl.training.loop import fit
-from neurordl.training.losses import RDMLoss
+from neurordl.training.losses.rdm import RDMLoss
 from neurordl.training.objective import Objective
 
 __all__ = ["COLUMNS", "SETTING", "Setting", "World", "fit_and_score", "run_demo"]

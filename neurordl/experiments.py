@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import track
 from scipy import stats
 
-from neurordl.artifacts import read_json, write_json
 from neurordl.errors import NeurordlError
+from neurordl.io import read_json, write_json
 
 __all__ = ["crossed_interval", "paired_differences", "run_grid"]
 

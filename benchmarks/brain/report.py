@@ -15,8 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from study import CONTROL_WEIGHT, METHOD, RESULTS, ROIS, choice
 
-from neurordl.artifacts import write_aside, write_text
 from neurordl.experiments import crossed_interval
+from neurordl.io import write_aside, write_text
 
 ORDER = [
     "untrained",

@@ -37,8 +37,8 @@ from torch import Tensor, nn
 
 import neurordl as nrl
 from neurordl import datasets
-from neurordl.artifacts import read_json, versions, write_json, write_text
 from neurordl.experiments import run_grid
+from neurordl.io import read_json, versions, write_json, write_text
 from neurordl.rdms.selection import reindex, select_rdms
 
 HERE = Path(__file__).parent

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from neurordl.artifacts import write_text
 from neurordl.datasets import load_digits
 from neurordl.demo import CONDITIONS, EXPERIMENTS, SETTING, World, fit_and_score
 from neurordl.experiments import run_grid
+from neurordl.io import write_text
 
 OUT = Path(__file__).parent / "choose.csv"
 LAYERS, WEIGHTS, SEEDS = ("conv2", "conv3", "fc1"), (1.0, 10.0, 30.0, 100.0), (100, 101, 102)

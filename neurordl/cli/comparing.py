@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurordl.artifacts import RUN_RECORD, check_folder
 from neurordl.cli.app import (
     Average,
     Config,
@@ -30,6 +29,7 @@ from neurordl.cli.app import (
     several,
 )
 from neurordl.errors import NeurordlError
+from neurordl.io import RUN_RECORD, check_folder
 
 if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
@@ -255,7 +255,7 @@ def _stimuli_of(run: Run, folder: Path | None) -> StimulusSet:
 
 def _check_pixels(shown: StimulusSet, run: Run) -> None:
     """Whether the fitted images, where they are all there, are still those that the run saw."""
-    from neurordl.artifacts import sha256_array
+    from neurordl.io import sha256_array
 
     before = (run.record["stimuli"] or {}).get("pixels_sha256")
     if before is None or not run.fitted_ids or not set(run.fitted_ids) <= set(shown.ids):
@@ -272,7 +272,7 @@ def _draw(scores: Evaluation, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     import neurordl as nrl
-    from neurordl.artifacts import write_aside
+    from neurordl.io import write_aside
 
     plt.switch_backend("agg")  # there may be no screen
     few = len(scores.settings["layers"]) <= _FEW

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neurordl.artifacts import CHECKPOINT, RUN_RECORD, check_run_folder, read_json
 from neurordl.cli.app import (
     Average,
     Config,
@@ -30,6 +29,7 @@ from neurordl.cli.app import (
     several,
 )
 from neurordl.errors import NeurordlError
+from neurordl.io import CHECKPOINT, RUN_RECORD, check_run_folder, read_json
 
 if TYPE_CHECKING:
     from neurordl.stimuli import StimulusSet

@@ -18,11 +18,11 @@ from rsatoolbox.rdm.rdms import RDMs
 from neurordl.datasets.download import data_root, folder_of, wanted_file
 from neurordl.datasets.reading import arrays, choose
 from neurordl.errors import NeurordlError
-from neurordl.matching import match_ids
+from neurordl.ids import match_ids
 from neurordl.rdms.alignment import Alignment, align
-from neurordl.rdms.files import load_rdms
-from neurordl.rdms.formats.matlab import mat5_variables
-from neurordl.rdms.formats.shapes import condense
+from neurordl.rdms.files.matlab import mat5_variables
+from neurordl.rdms.files.reading import load_rdms
+from neurordl.rdms.files.shapes import condense
 from neurordl.stimuli import StimulusSet
 
 __all__ = [

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurordl.artifacts import sha256_file
 from neurordl.datasets.registry import REGISTRY, File, known
 from neurordl.errors import NeurordlError
+from neurordl.io import sha256_file
 
 if TYPE_CHECKING:
     import requests

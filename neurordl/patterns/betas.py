@@ -14,7 +14,7 @@ import pandas as pd
 from rsatoolbox.data import Dataset
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import match_ids
+from neurordl.ids import match_ids
 from neurordl.patterns.study import Study
 from neurordl.patterns.tables import Table, entities, read_tsv, table_name
 

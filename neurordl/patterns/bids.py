@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import natural_key
+from neurordl.ids import natural_key
 from neurordl.patterns.nifti import read_patterns
 from neurordl.patterns.sidecars import applicable
 from neurordl.patterns.tables import entities

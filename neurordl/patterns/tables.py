@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import match_ids
+from neurordl.ids import match_ids
 
 __all__ = [
     "Table",

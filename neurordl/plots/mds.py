@@ -12,7 +12,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from sklearn.manifold import smacof
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import match_ids
+from neurordl.ids import match_ids
 from neurordl.plots.labels import place_labels, shortened
 from neurordl.plots.rdm import categories_of, one_rdm
 from neurordl.plots.style import colour_of, inches, legend, legend_inches, marker_of, new_axes, scaled, settle

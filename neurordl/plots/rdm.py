@@ -15,7 +15,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from scipy import stats
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import match_ids
+from neurordl.ids import match_ids
 from neurordl.plots.style import bar_beside, font_points, inches, new_axes, settle
 from neurordl.plots.thumbnails import spread, strip, thumbnails
 from neurordl.rdms.selection import stimulus_ids

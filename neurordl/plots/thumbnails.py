@@ -10,7 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-from neurordl.matching import match_ids
+from neurordl.ids import match_ids
 from neurordl.stimuli import StimulusSet
 
 __all__ = ["spread", "strip", "thumbnails", "thumbnails_at"]

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from neurordl.errors import NeurordlError
+from neurordl.measures.comparisons import COMPARISONS
 from neurordl.plots.style import colour_of, legend, marker_of, need, new_axes, plain, scaled
-from neurordl.rsa.comparison import COMPARISONS
 from neurordl.training.run import Run
 
 __all__ = ["plot_training"]

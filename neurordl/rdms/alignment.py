@@ -15,7 +15,7 @@ from rsatoolbox.data.base import DatasetBase
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import Match, match_ids, near_misses
+from neurordl.ids import Match, match_ids, near_misses
 from neurordl.rdms.selection import reindex, stimulus_ids
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.tables import read_table

@@ -16,11 +16,11 @@ from rsatoolbox.data.base import DatasetBase
 from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
 
-from neurordl.artifacts import write_aside
 from neurordl.errors import NeurordlError
-from neurordl.rdms import dissimilarity as measures
+from neurordl.io import write_aside
+from neurordl.measures import dissimilarities as measures
+from neurordl.measures.kernels.distances import condensed_index
 from neurordl.rdms import notices
-from neurordl.rdms.distances import condensed_index
 from neurordl.rdms.measure import Whitening, check_options, fill
 from neurordl.rdms.noise import Noise
 from neurordl.rdms.sources import Centre, Source

@@ -12,13 +12,13 @@ from rsatoolbox.data.base import DatasetBase
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.rdms import dissimilarity as measures
-from neurordl.rdms.blocks import add_distances
-from neurordl.rdms.crossvalidated import crossnobis, poisson_rates
+from neurordl.measures import dissimilarities as measures
+from neurordl.measures.crossvalidated import crossnobis, poisson_rates
+from neurordl.measures.kernels.blocks import add_distances
+from neurordl.measures.kernels.normalise import Normalise
+from neurordl.measures.kernels.whitening import checked_precision, factor_of
 from neurordl.rdms.noise import Noise, check_noise, covariance, inverse, inverse_root
-from neurordl.rdms.normalise import Normalise
 from neurordl.rdms.sources import Source, coded
-from neurordl.rdms.whitening import checked_precision, factor_of
 
 __all__ = ["Whitening", "check_options", "fill", "rates_checked"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from neurordl.rdms import dissimilarity as measures
+from neurordl.measures import dissimilarities as measures
 from neurordl.rdms.sources import Source
 
 __all__ = ["of_means", "of_pairs", "of_runs", "of_stimuli"]

@@ -11,8 +11,8 @@ from rsatoolbox.data import Dataset
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
+from neurordl.measures.dissimilarities import CROSSVALIDATED
 from neurordl.rdms.compute import compute_rdms
-from neurordl.rdms.dissimilarity import CROSSVALIDATED
 from neurordl.rdms.sources import coded
 
 __all__ = ["split_half"]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import check_ids, match_ids, possible_ids
+from neurordl.ids import check_ids, match_ids, possible_ids
 
 __all__ = [
     "as_text",

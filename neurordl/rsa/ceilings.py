@@ -9,7 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.rsa.gram import GRAM_METHODS, grams
+from neurordl.measures.kernels.products import GRAM_METHODS, grams
 from neurordl.rsa.similarity import RANKED, check_method, mean_ranks, similarity
 
 __all__ = [

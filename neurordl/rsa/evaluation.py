@@ -12,13 +12,14 @@ import torch
 from rsatoolbox.rdm.rdms import RDMs
 from torch import nn
 
-from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
-from neurordl.matching import match_ids
+from neurordl.ids import match_ids
+from neurordl.io import sha256_array
 from neurordl.patterns.network import usable_device
 from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
-from neurordl.rsa.draws import draw
-from neurordl.rsa.inference import check_method, compare, noise_ceiling
+from neurordl.rsa.compare import check_method, compare, noise_ceiling
+from neurordl.rsa.inference.draws import draw
+from neurordl.rsa.inference.infer import Inference, Variance, check_variance, infer
 from neurordl.rsa.inputs import (
     RunLike,
     choose_pairs,
@@ -32,7 +33,6 @@ from neurordl.rsa.notes import measured
 from neurordl.rsa.reliability import agreement
 from neurordl.rsa.result import COLUMNS, Evaluation
 from neurordl.rsa.table import Tested, against_ceilings, comparisons_of, group_rows, rows_of, who_was_fitted
-from neurordl.rsa.uncertainty import Inference, Variance, check_variance, infer
 from neurordl.stimuli import StimulusSet
 
 __all__ = ["COLUMNS", "Evaluation", "RunLike", "compare", "evaluate", "noise_ceiling"]
@@ -77,7 +77,7 @@ def evaluate(
     layers
         Names, globs, "all", or "top": the layers of a network that stand in no other layer.
     method
-        How RDMs are compared: one of ``neurordl.rsa.inference.METHODS``.
+        How RDMs are compared: one of ``neurordl.rsa.compare.METHODS``.
     dissimilarity
         Measure of the network's RDMs. By default that of the data; ``euclidean`` where theirs is crossnobis
         or Mahalanobis, ``correlation`` where it is unknown, both with a warning.
@@ -96,7 +96,7 @@ def evaluate(
         and they are of the t distribution over the subjects' scores: they generalise to subjects.
     variance
         Where stimuli are resampled: "bootstrap", rsatoolbox's, whose intervals are too wide; or "components",
-        which counts what belongs to pairs of stimuli once (`neurordl.rsa.components`), for intervals, p
+        which counts what belongs to pairs of stimuli once (`rsa.inference.components`), for intervals, p
         against zero, and comparisons of layers.
     n_bootstrap, seed
         How many resamples, and the seed they are drawn by; the same resamples for every layer and ROI.

@@ -14,8 +14,8 @@ from rsatoolbox.rdm.rdms import RDMs
 from torch import nn
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import natural_key
-from neurordl.rdms.dissimilarity import canonical_measure
+from neurordl.ids import natural_key
+from neurordl.measures.dissimilarities import canonical_measure
 from neurordl.rdms.selection import descriptor_values, pick_rdms, reindex, select_rdms, stimulus_ids
 from neurordl.stimuli import Preprocessing, StimulusSet
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rsatoolbox.data.base import DatasetBase
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import Match
+from neurordl.ids import Match
 
 if TYPE_CHECKING:
     import nibabel as nib

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from neurordl.artifacts import sha256_state
+from neurordl.io import sha256_state
+from neurordl.measures.dissimilarities import dissimilarity
+from neurordl.measures.kernels.wide import WIDE
 from neurordl.patterns.network import extract_patterns, read_batches
 from neurordl.rdms.compute import compute_rdms
-from neurordl.rdms.dissimilarity import dissimilarity
 from neurordl.rdms.selection import reindex
-from neurordl.rdms.wide import WIDE
 from neurordl.stimuli import StimulusSet
 
 __all__ = ["network_vectors", "weights_sha256"]

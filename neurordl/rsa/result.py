@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neurordl.artifacts import versions, write_aside, write_json, write_text
 from neurordl.errors import NeurordlError
-from neurordl.matching import Match
+from neurordl.ids import Match
+from neurordl.io import versions, write_aside, write_json, write_text
+from neurordl.rsa.inference.infer import Inference
 from neurordl.rsa.notes import few_pairs, repeated_layers, unmeasured
-from neurordl.rsa.uncertainty import Inference
 
 if TYPE_CHECKING:
     from rsatoolbox.inference import Result

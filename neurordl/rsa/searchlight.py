@@ -17,13 +17,13 @@ from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import match_ids
-from neurordl.rdms import dissimilarity as measures
+from neurordl.ids import match_ids
+from neurordl.measures import dissimilarities as measures
+from neurordl.measures.dissimilarities import square
+from neurordl.measures.kernels.normalise import NEAR, Normalise
 from neurordl.rdms import notices
 from neurordl.rdms.compute import real_dtype
-from neurordl.rdms.dissimilarity import square
 from neurordl.rdms.measure import rates_checked
-from neurordl.rdms.normalise import NEAR, Normalise
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.sources import Centre, Source
 from neurordl.rsa.inputs import model_vectors
@@ -80,7 +80,7 @@ def searchlight(
         A name in `DISSIMILARITIES` that takes no precision; ``crossnobis`` and ``poisson_cv`` take the
         observation descriptor ``run``.
     method
-        How RDMs are compared, one of ``neurordl.rsa.inference.METHODS``.
+        How RDMs are compared, one of ``neurordl.rsa.compare.METHODS``.
     descriptor, center
         As in `compute_rdms`.
     dtype

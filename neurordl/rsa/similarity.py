@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.rdms.dissimilarity import n_stimuli
-from neurordl.rsa.comparison import COMPARISONS
-from neurordl.rsa.geometry import bures, centred_kernels, negative_riemannian
-from neurordl.rsa.gram import GRAM_METHODS, cosines, grams
+from neurordl.measures.comparisons import COMPARISONS
+from neurordl.measures.dissimilarities import n_stimuli
+from neurordl.measures.geometry import bures, centred_kernels, negative_riemannian
+from neurordl.measures.kernels.products import GRAM_METHODS, cosines, grams
 
 __all__ = [
     "METHODS",
@@ -148,7 +148,7 @@ def _ranked(a: Floats, b: Floats, method: str) -> Floats:
         for ranks in (left, right):
             ranks -= (p + 1) / 2
         return np.asarray(left @ right.T * 12 / (p**3 - p))
-    from neurordl.rsa.concordance import tau  # numba takes a second to import
+    from neurordl.measures.kernels.concordance import tau  # numba takes a second to import
 
     once = np.zeros(0, dtype=np.int32)
     (ranks_a, _), (ranks_b, order_b) = (ranked(x) for x in (a, b))
@@ -166,7 +166,7 @@ def _ranked(a: Floats, b: Floats, method: str) -> Floats:
 
 def mean_ranks(vectors: Floats) -> Floats:
     """Ranks from 1 of each RDM, ties sharing their mean."""
-    from neurordl.rsa import ranking
+    from neurordl.measures.kernels import ranks as ranking
 
     vectors = np.ascontiguousarray(vectors)
     out = np.empty_like(vectors)
@@ -176,7 +176,7 @@ def mean_ranks(vectors: Floats) -> Floats:
 
 def ranked(vectors: Floats) -> tuple[Ints, Ints]:
     """Dense ranks of each RDM and the order that sorts it, each sorted once."""
-    from neurordl.rsa import ranking
+    from neurordl.measures.kernels import ranks as ranking
 
     vectors = np.ascontiguousarray(vectors)
     ranks, order = (np.empty(vectors.shape, dtype=np.int32) for _ in range(2))

@@ -13,17 +13,17 @@ import torch
 from rsatoolbox.rdm.rdms import RDMs
 from scipy import stats
 
-from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
-from neurordl.matching import natural_key
+from neurordl.ids import natural_key
+from neurordl.io import sha256_array
 from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ceiling
-from neurordl.rsa.draws import Draws
-from neurordl.rsa.inference import mean_interval
+from neurordl.rsa.compare import mean_interval
+from neurordl.rsa.inference.draws import Draws
+from neurordl.rsa.inference.infer import Inference, infer
+from neurordl.rsa.inference.tests import correct, interval, p_values
 from neurordl.rsa.inputs import PairChoice, RunLike
-from neurordl.rsa.significance import correct, interval, p_values
 from neurordl.rsa.similarity import missing_groups, similarity, why_undefined
-from neurordl.rsa.uncertainty import Inference, infer
 
 __all__ = [
     "GENERALISES",

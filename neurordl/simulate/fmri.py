@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neurordl.artifacts import write_aside, write_json, write_text
 from neurordl.errors import NeurordlError
-from neurordl.matching import check_ids
+from neurordl.ids import check_ids
+from neurordl.io import write_aside, write_json, write_text
 from neurordl.simulate.patterns import simulate_patterns, whole
 
 __all__ = ["simulate_fmri"]

@@ -26,9 +26,9 @@ from rsatoolbox.data import Dataset
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import check_ids
+from neurordl.ids import check_ids
+from neurordl.measures.dissimilarities import canonical_measure
 from neurordl.rdms.compute import compute_rdms
-from neurordl.rdms.dissimilarity import canonical_measure
 from neurordl.rdms.selection import stimulus_ids
 
 __all__ = ["DIMENSIONS", "patterns_of", "simulate_patterns", "simulate_subjects", "standardised", "whole"]

@@ -15,7 +15,7 @@ from rsatoolbox.data import Dataset
 from scipy import stats
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import check_ids
+from neurordl.ids import check_ids
 from neurordl.rdms.compute import compute_rdms
 from neurordl.simulate.patterns import simulate_patterns, standardised, whole
 

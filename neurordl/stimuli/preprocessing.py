@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import natural_key
+from neurordl.ids import natural_key
 
 __all__ = ["IMAGENET", "Preprocessing", "array_pixels", "image_paths", "read_images"]
 

@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
-from neurordl.matching import check_ids, match_ids
+from neurordl.ids import check_ids, match_ids
+from neurordl.io import sha256_array
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
 from neurordl.stimuli.splitting import draw_folds, draw_fraction
 from neurordl.stimuli.tables import labels_of, read_table, table_of

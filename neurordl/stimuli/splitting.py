@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import natural_key
+from neurordl.ids import natural_key
 
 __all__ = ["draw_folds", "draw_fraction", "draw_number"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import check_ids, id_column, match_ids, natural_key
+from neurordl.ids import check_ids, id_column, match_ids, natural_key
 
 __all__ = ["labels_of", "read_table", "table_of"]
 

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
-from neurordl.matching import Match, match_ids, natural_key
-from neurordl.rdms.dissimilarity import CROSSVALIDATED
-from neurordl.rdms.dissimilarity import dissimilarity as find_dissimilarity
+from neurordl.ids import Match, match_ids, natural_key
+from neurordl.io import sha256_array
+from neurordl.measures.dissimilarities import CROSSVALIDATED
+from neurordl.measures.dissimilarities import dissimilarity as find_dissimilarity
 
 Missing = Literal["error", "ignore"]
 
@@ -99,7 +99,7 @@ def plain_measure(dissimilarity: str | Callable[..., Tensor]) -> Callable[..., T
     if dissimilarity == "mahalanobis":
         raise NeurordlError(
             "dissimilarity='mahalanobis' needs a precision, which a network does not bring: use 'euclidean', "
-            "or give functools.partial(neurordl.rdms.dissimilarity.mahalanobis, precision=precision)"
+            "or give functools.partial(neurordl.measures.dissimilarities.mahalanobis, precision=precision)"
         )
     if dissimilarity in CROSSVALIDATED:
         raise NeurordlError(

@@ -9,12 +9,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from neurordl.artifacts import sha256_state
 from neurordl.errors import NeurordlError
-from neurordl.matching import Match
+from neurordl.ids import Match
+from neurordl.io import sha256_state
+from neurordl.measures.dissimilarities import condensed_index
 from neurordl.patterns.layers import OUTPUT, resolve_layers
 from neurordl.patterns.network import as_input, frozen_eval, read_layers
-from neurordl.rdms.dissimilarity import condensed_index
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers.base import Batch, ById, Target, plain_measure, spelled
 

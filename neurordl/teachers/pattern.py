@@ -11,13 +11,13 @@ import torch
 from rsatoolbox.data import Dataset
 from torch import Tensor
 
-from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
-from neurordl.matching import Match, check_ids, natural_key
-from neurordl.rdms.dissimilarity import CROSSVALIDATED, euclidean
-from neurordl.rdms.dissimilarity import dissimilarity as find_dissimilarity
-from neurordl.rdms.distances import exact_product
-from neurordl.rdms.whitening import factor_of
+from neurordl.ids import Match, check_ids, natural_key
+from neurordl.io import sha256_array
+from neurordl.measures.dissimilarities import CROSSVALIDATED, euclidean
+from neurordl.measures.dissimilarities import dissimilarity as find_dissimilarity
+from neurordl.measures.kernels.distances import exact_product
+from neurordl.measures.kernels.whitening import factor_of
 from neurordl.teachers.base import Batch, ById, Missing, Target, spelled
 from neurordl.teachers.rdm import Pool, pool_subjects
 

@@ -11,10 +11,10 @@ import torch
 from rsatoolbox.rdm import RDMs
 from torch import Tensor
 
-from neurordl.artifacts import sha256_array
 from neurordl.errors import NeurordlError
-from neurordl.matching import natural_key
-from neurordl.rdms.dissimilarity import canonical_measure, condensed_index, unmeasured_stimuli
+from neurordl.ids import natural_key
+from neurordl.io import sha256_array
+from neurordl.measures.dissimilarities import canonical_measure, condensed_index, unmeasured_stimuli
 from neurordl.rdms.selection import reindex, select_rdms, stimulus_ids, subject_names
 from neurordl.teachers.base import Batch, ById, Missing, Target
 

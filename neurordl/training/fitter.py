@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import natural_key
+from neurordl.ids import natural_key
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
 from neurordl.training.folder import RunFolder

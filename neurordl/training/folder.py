@@ -12,7 +12,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neurordl.artifacts import (
+from neurordl.errors import NeurordlError
+from neurordl.ids import Match
+from neurordl.io import (
     CHECKPOINT,
     check_run_folder,
     read_json,
@@ -21,8 +23,6 @@ from neurordl.artifacts import (
     write_aside,
     write_json,
 )
-from neurordl.errors import NeurordlError
-from neurordl.matching import Match
 from neurordl.stimuli import StimulusSet
 from neurordl.training.objective import Objective
 from neurordl.training.run import (

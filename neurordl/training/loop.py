@@ -18,9 +18,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
-from neurordl.artifacts import check_run_folder
 from neurordl.errors import NeurordlError
-from neurordl.matching import natural_key
+from neurordl.ids import natural_key
+from neurordl.io import check_run_folder
 from neurordl.rsa.notes import few_pairs
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers.base import spelled

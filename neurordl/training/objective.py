@@ -12,12 +12,12 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import Match
+from neurordl.ids import Match
 from neurordl.patterns.network import as_input, frozen_eval, read_layers
 from neurordl.students.loading import why_unfit
 from neurordl.teachers import Batch
 from neurordl.teachers.base import spelled
-from neurordl.training.losses import Loss
+from neurordl.training.losses.rdm import Loss
 from neurordl.training.processes import Processes
 from neurordl.training.streams import check_batch, check_labels
 from neurordl.training.weights import TaskRatio, at_step

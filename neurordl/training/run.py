@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from neurordl import students
-from neurordl.artifacts import RUN_RECORD, read_json, write_aside
 from neurordl.errors import NeurordlError
+from neurordl.io import RUN_RECORD, read_json, write_aside
 from neurordl.stimuli import Preprocessing
 
 RECORD, HISTORY = RUN_RECORD, "history.csv"

@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from neurordl.errors import NeurordlError
-from neurordl.matching import natural_key
+from neurordl.ids import natural_key
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
 

@@ -1,0 +1,28 @@
+"""Types of arrays, and means that leave out what is not a number."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Bools", "Floats", "Ints", "nan_mean"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+def nan_mean(values: Floats, axis: int | None = None) -> Floats:
+    """Mean of the finite values along an axis (of all values by default); NaN where there are none.
+
+    Unlike ``numpy.nanmean`` it neither warns about empty slices nor counts infinite values.
+
+    Examples
+    --------
+    >>> nan_mean(np.array([[1.0, np.nan], [3.0, np.nan]]), axis=0)
+    array([ 2., nan])
+    """
+    finite = np.isfinite(values)
+    total = np.where(finite, values, 0.0).sum(axis=axis)
+    count = finite.sum(axis=axis)
+    return np.asarray(np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0))

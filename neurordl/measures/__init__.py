@@ -1,0 +1,1 @@
+"""Measures: how dissimilar two patterns are, and how similar two RDMs are."""

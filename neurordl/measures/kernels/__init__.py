@@ -1,0 +1,1 @@
+"""Kernels: pairwise distances, inner products and ranks, computed fast."""

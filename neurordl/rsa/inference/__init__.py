@@ -1,0 +1,1 @@
+"""Inference: resampling schemes, variances, tests and cross-validation."""

@@ -1,0 +1,1 @@
+"""Transfer losses: what pulls a student towards its teacher."""

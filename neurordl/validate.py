@@ -1,0 +1,88 @@
+"""Checks of arguments that the whole package shares: each passes in silence or raises one clear error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+from typing import TypeVar
+
+from neurordl.errors import NeurordlError
+
+__all__ = ["check_choice", "check_count", "check_number", "listed"]
+
+T = TypeVar("T")
+
+
+def listed(names: Iterable[object], most: int = 5, quote: bool = False) -> str:
+    """Names separated by commas; of more than ``most`` the first ones and how many more there are.
+
+    Examples
+    --------
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b, and 1 more'
+    """
+    texts = [repr(name) if quote else str(name) for name in names]
+    more = f", and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
+def check_choice(name: str, value: T, choices: Sequence[object], remedy: str = "") -> T:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises
+    ------
+    NeurordlError
+        It is not: the message names the argument, the value and the choices.
+
+    Examples
+    --------
+    >>> check_choice("center", "run", (None, "run", "all"))
+    'run'
+    """
+    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
+        expected = listed(choices, most=40, quote=True)
+        raise NeurordlError(f"{name}={value!r}: expected one of {expected}{'; ' if remedy else ''}{remedy}")
+    return value
+
+
+def check_count(name: str, value: object, least: int = 1, remedy: str = "") -> int:
+    """Return ``value`` as an int if it is a whole number of at least ``least``.
+
+    Raises
+    ------
+    NeurordlError
+        It is not a whole number (a truth value is none), or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise NeurordlError(
+            f"{name}={value!r}: expected a whole number of at least {least}{'; ' if remedy else ''}{remedy}"
+        )
+    return int(value)
+
+
+def check_number(
+    name: str, value: object, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False
+) -> float:
+    """Return ``value`` as a float if it is a finite number from ``low`` to ``high``.
+
+    Parameters
+    ----------
+    name, value
+        The argument.
+    low, high
+        The range, both ends included.
+    open_low
+        Exclude ``low`` itself.
+
+    Raises
+    ------
+    NeurordlError
+        It is no number, not finite, or out of the range.
+    """
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number) or not low <= number <= high or (open_low and number == low):
+        least = "" if low == -math.inf else f" above {low:g}" if open_low else f" of at least {low:g}"
+        most = "" if high == math.inf else f"{' and' if least else ''} of at most {high:g}"
+        raise NeurordlError(f"{name}={value!r}: expected a number{least}{most}")
+    return number

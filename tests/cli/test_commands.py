@@ -1,0 +1,634 @@
+"""The shell: what it prints, what it writes, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from rsatoolbox.rdm import RDMs
+
+from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms
+from neurordl.cli.training import _fewer
+from neurordl.io import sha256_state
+
+M = 16
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, Path]:
+    """Labelled images with their table, a folder of stimuli, and RDMs of three subjects in two ROIs."""
+    rng = np.random.default_rng(0)
+    for folder, n in (("labelled", 24), ("stimuli", M)):
+        (tmp_path / folder).mkdir()
+        for k in range(n):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{folder}_{k}.png")
+    rows = [f"labelled/labelled_{k}.png,i{k},{k % 3}" for k in range(24)]
+    (tmp_path / "labelled.csv").write_text("\n".join(["path,id,label", *rows]))
+    (tmp_path / "unlabelled.csv").write_text("\n".join(["path,id", *(row.rsplit(",", 1)[0] for row in rows)]))
+    order = rng.permutation(M)
+    rdms = RDMs(
+        rng.random((12, M * (M - 1) // 2)),
+        dissimilarity_measure="correlation",
+        rdm_descriptors={
+            "subject": [f"p{k % 3}" for k in range(12)],
+            "roi": ["IT", "EVC"] * 6,
+            "session": [k // 6 for k in range(12)],
+        },
+        pattern_descriptors={"stimulus": [f"stimuli_{k}" for k in order]},
+    )
+    save_rdms(rdms, tmp_path / "brain.h5")
+    return {name: tmp_path / name for name in ("labelled.csv", "unlabelled.csv", "stimuli", "brain.h5")}
+
+
+def train_arguments(data: dict[str, Path], out: Path, **changes: object) -> list[object]:
+    given: dict[str, object] = {
+        "labelled": data["labelled.csv"],
+        "rdms": data["brain.h5"],
+        "stimuli": data["stimuli"],
+        "out": out,
+        "roi": "IT",
+        "subjects": "p0,p2",
+        "average": "session",
+        "epochs": 2,
+        "batch-size": 8,
+        **changes,
+    }
+    pairs = [(f"--{name}", value) for name, value in given.items() if value is not None]
+    return ["train", *(part for pair in pairs for part in pair)]
+
+
+def test_train_then_compare(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, told, errors = shell(*train_arguments(data, out, validation=0.3, seed=4))
+    assert code == 0, errors
+    assert re.search(r"stimuli matched with RDMs +16 ", told)
+    assert "rdm:conv3" in told
+    assert f"neurordl compare {out} --rdms {data['brain.h5']}" in told
+    run = load_run(out)
+    assert run.fitted_subjects == ("p0", "p2")
+    assert len(run.held_out_ids) == 4
+    assert run.record["settings"]["seed"] == 4
+    assert run.record["student"]["spec"]["num_classes"] == 3
+
+    scores = tmp_path / "scores" / "it"
+    code, told, errors = shell(
+        *("compare", out, "--rdms", data["brain.h5"], "--roi", "IT", "--average", "session", "--out", scores),
+        *("--layers", "conv1,fc*", "--method", "corr"),
+    )
+    assert code == 0, errors
+    assert sorted(path.name for path in scores.iterdir()) == [
+        "comparisons.csv",
+        "evaluation.h5",
+        "evaluation.json",
+        "scores.csv",
+        "scores.png",
+    ]
+    table = pd.read_csv(scores / "scores.csv")
+    assert {"conv1", "fc1", "fc2"} <= set(table["layer"])
+    assert "conv2" not in set(table["layer"])
+    assert set(table["subject"]) == {"p0", "p1", "p2", "mean"}
+    assert set(table["n_stimuli"]) == {4}
+    assert set(table["pairs"]) == {"held-out"}
+    # What the shell prints and writes is what the library says.
+    shown = StimulusSet.from_folder(data["stimuli"], size=8).subset(run.held_out_ids)
+    own = evaluate(
+        run,
+        load_rdms(data["brain.h5"]),
+        stimuli=shown,
+        layers="conv1",
+        method="corr",
+        roi="IT",
+        average="session",
+    )
+    expected = own.to_frame().set_index("subject")["score"]
+    got = table[table["layer"] == "conv1"].set_index("subject")["score"]
+    pd.testing.assert_series_equal(got, expected, rtol=1e-6)
+    assert f"{expected['mean']:.3f}" in told
+    assert "scores.png" in told
+
+
+def test_config_file(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """The same names in a file give the same run; the command line goes before."""
+    config = tmp_path / "train.toml"
+    config.write_text(
+        f"""
+        labelled = "{data["labelled.csv"]}"
+        rdms = "{data["brain.h5"]}"
+        stimuli = "{data["stimuli"]}"
+        roi = "IT"
+        subjects = ["p0", "p2"]
+        average = "session"
+        epochs = 2
+        batch-size = 8
+        seed = 7
+        """
+    )
+    code, _, errors = shell("train", "--config", config, "--out", tmp_path / "one", "--seed", 4)
+    assert code == 0, errors
+    assert shell(*train_arguments(data, tmp_path / "two", seed=4))[0] == 0
+    one, two = (load_run(tmp_path / name) for name in ("one", "two"))
+    assert one.record == two.record
+    for name, value in one.student.state_dict().items():
+        assert torch.equal(value, two.student.state_dict()[name])
+
+
+def test_resume(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    arguments = train_arguments(data, tmp_path / "run")
+    assert shell(*arguments)[0] == 0
+    before = (tmp_path / "run" / "history.csv").read_bytes()
+    code, told, errors = shell(*arguments)
+    assert (code, told, errors.count("\n")) == (1, "", 1)  # the folder is looked at before anything is read
+    assert "holds a run already" in errors
+    code, told, errors = shell(*arguments, "--resume")
+    assert code == 0
+    assert "which had finished: nothing was trained" in told
+    assert "starts anew" not in errors
+    assert (tmp_path / "run" / "history.csv").read_bytes() == before
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", epochs=3), "--resume")
+    assert code == 1
+    assert "differs in settings.epochs (2 there, 3 here)" in errors
+    assert "call fit" not in errors
+    code, told, errors = shell(*train_arguments(data, tmp_path / "new", epochs=1), "--resume")
+    assert code == 0
+    assert f"--resume: {tmp_path / 'new'} holds no checkpoint to go on from; the run starts anew" in errors
+    assert "nothing was trained" not in told
+
+
+def test_mlp_fits_the_images(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """Its size is that of the images, at training and when the run is read again."""
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", student="mlp", layer="fc1", epochs=1))
+    assert code == 0, errors
+    assert load_run(tmp_path / "run").student(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"layer": "conv4"}, "no layer 'conv4'"),
+        (
+            {"labelled": "imagenet"},
+            "cifar100, cifar100_stretched or a CSV/TSV with",
+        ),
+        ({"labelled": "nowhere.csv"}, "nowhere.csv"),
+        ({"rdms": "nowhere.h5"}, "nowhere.h5"),
+        ({"stimuli": "nowhere"}, "nowhere"),
+        ({"subjects": "p0,p9"}, "p9"),
+        ({"average": None}, "'session'"),
+        ({"comparison": "spearman"}, "no gradient"),
+        ({"student": "alexnet"}, "no student is called 'alexnet'"),
+        ({"hold-out": 0.9}, "at least 3"),
+        ({"dissimilarity": "pearson"}, "no dissimilarity 'pearson'"),
+    ],
+)
+def test_what_fails_exits_with_1_and_one_line(
+    changes: dict[str, object], message: str, shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", **changes))
+    assert code == 1
+    assert errors.startswith("neurordl: ")
+    assert message in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_train_says_is_next_works(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    arguments = train_arguments(data, tmp_path / "run", epochs=1)
+    code, told, errors = shell(*arguments, "--permuted")
+    assert code == 0, errors
+    assert re.search(r"epoch 1/1  loss \d", errors)  # a line an epoch, where there is no terminal for a bar
+    losses = load_run(tmp_path / "run").record["objective"]["losses"]
+    assert losses["rdm:conv3"]["teacher"]["control"]["permuted"] == 0
+    following = shlex.split(told.rpartition("Next: neurordl ")[2])
+    assert "--roi" in following
+    code, _, errors = shell(*following)
+    assert code == 0, errors
+
+
+def test_a_message_names_the_option(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    code, _, errors = shell("compare", data["brain.h5"], "--rdms", data["brain.h5"], "--out", tmp_path / "x")
+    assert code == 1
+    assert "expected one RDM per subject" in errors
+    assert errors.rstrip().endswith("(in the shell: --average)")
+
+
+def test_notes_and_remedies_are_those_of_the_shell(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """A note names the option; a remedy that the command has not is left out."""
+    rdms = load_rdms(data["brain.h5"])
+    np.save(tmp_path / "brain.npy", rdms.get_matrices()[:3])
+    _, _, errors = shell(*train_arguments(data, tmp_path / "run", rdms=tmp_path / "brain.npy"))
+    notes = [
+        line for line in errors.splitlines() if line.startswith("note: ") and "give ids= or labels=" in line
+    ]
+    assert len(notes) == 1
+    assert notes[0].endswith("(in the shell: --labels FILE)")
+    (data["stimuli"] / "stimuli_0.png").rename(data["stimuli"] / "another.png")
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run"))
+    assert code == 1
+    assert "leave these stimuli out" in errors
+    assert "missing=" not in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_model_rdms_take_their_ids_from_the_labels(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    rdms = load_rdms(data["brain.h5"])
+    np.save(tmp_path / "models.npy", rdms.get_matrices()[:2])
+    (tmp_path / "ids.txt").write_text("\n".join(rdms.pattern_descriptors["stimulus"]))
+    code, _, errors = shell(
+        "compare", tmp_path / "models.npy", "--labels", tmp_path / "ids.txt", "--rdms", data["brain.h5"],
+        "--average", "session,roi", "--out", tmp_path / "scores",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert pd.read_csv(tmp_path / "scores" / "scores.csv")["layer"].nunique() == 2
+
+
+def test_size_of_labelled_images_of_a_table(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    code, told, errors = shell(*train_arguments(data, tmp_path / "run", epochs=1, size=12))
+    assert code == 0, errors
+    assert "12 x 12 pixels" in told
+    assert load_run(tmp_path / "run").preprocessing.size == (12, 12)
+    code, _, errors = shell(*train_arguments(data, tmp_path / "other", labelled="digits", size=12))
+    assert code == 1
+    assert "--size is for labelled images of a table" in errors
+
+
+def test_fewer_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """Drawn by seed, of each class alike, and said in the record."""
+    found = {}
+    for name, seed in (("one", 1), ("again", 1), ("two", 2)):
+        changes = {"n-labelled": 12, "seed": seed, "epochs": 1}
+        code, _, errors = shell(*train_arguments(data, tmp_path / name, **changes))
+        assert code == 0, errors
+        found[name] = load_run(tmp_path / name).record["labelled"]
+    assert found["one"] == found["again"]
+    assert found["one"]["n"] == 12
+    assert found["one"]["source"].endswith("labelled.csv, 12 of 24 drawn by seed 1")
+    assert found["one"]["pixels_sha256"] != found["two"]["pixels_sha256"]
+    every = StimulusSet.from_table(data["labelled.csv"])
+    drawn = _fewer(every, 12, 1)
+    assert torch.bincount(drawn.labels).tolist() == [4, 4, 4]
+    assert found["one"]["sha256"] == drawn.sha256
+    code, _, errors = shell(*train_arguments(data, tmp_path / "x", **{"n-labelled": 25}))
+    assert code == 1
+    assert "--n-labelled 25: there are 24 labelled images" in errors
+
+
+def test_as_many_labelled_images_as_classes_are_the_fewest(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    """The student has the classes of the whole set, and each is drawn; fewer images are refused at once."""
+    table = pd.read_csv(data["labelled.csv"], dtype=str)
+    table["label"] = [str(k if k < 6 else 0) for k in range(24)]  # 19 of the class 0, one of each other
+    table.to_csv(data["labelled.csv"], index=False)
+    for n, said in ((6, None), (9, None), (5, "--n-labelled 5 for 6 classes")):
+        code, _, errors = shell(*train_arguments(data, tmp_path / f"{n}", **{"n-labelled": n, "epochs": 1}))
+        assert code == (said is not None), errors
+        assert said is None or said in errors
+    assert torch.bincount(_fewer(StimulusSet.from_table(data["labelled.csv"]), 9, 0).labels).tolist() == [
+        4, 1, 1, 1, 1, 1,
+    ]  # fmt: skip
+    assert load_run(tmp_path / "9").record["student"]["spec"]["num_classes"] == 6
+    table["label"] = [str(k % 5 if k < 20 else 9) for k in range(24)]  # 9 is the last, and may not be drawn
+    table.to_csv(data["labelled.csv"], index=False)
+    assert set(_fewer(StimulusSet.from_table(data["labelled.csv"]), 6, 0).labels.tolist()) == {
+        0,
+        1,
+        2,
+        3,
+        4,
+        9,
+    }
+
+
+def test_ids_that_do_not_match_are_said_before_the_split(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    for image in data["stimuli"].iterdir():
+        number = int(re.findall("[0-9]+", image.stem)[0])
+        image.unlink() if number >= 8 else image.rename(image.with_name(f"other_{number}.png"))
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run"))
+    assert code == 1
+    assert "no id of the stimuli is among the ids of the" in errors
+    assert "cannot be split" not in errors
+
+
+def test_files_that_are_not_there_are_named_with_their_option(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    brain, out = data["brain.h5"], ("--out", tmp_path / "x")
+    for arguments, message in (
+        (("no.h5", "--rdms", brain), "neurordl: no.h5: there is no such file"),
+        ((brain, "--rdms", "no.h5"), "neurordl: --rdms no.h5: there is no such file"),
+        (("m:net", "--rdms", brain, "--stimuli", "no"), "neurordl: --stimuli no: there"),
+        (("m:net", "--rdms", brain, "--checkpoint", "no.pth"), "neurordl: --checkpoint no.pth: there"),
+    ):
+        code, _, errors = shell("compare", *arguments, *out)
+        assert code == 1
+        assert errors.startswith(message)
+    code, _, errors = shell("compare", brain, "--rdms", brain, "--out", brain)
+    assert code == 1
+    assert "brain.h5 is a file; give a folder" in errors
+
+
+def test_table_without_labels(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", labelled=data["unlabelled.csv"]))
+    assert code == 1
+    assert "no column 'label'" in errors
+
+
+def test_compare_notices_other_images_of_the_same_names(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert shell(*train_arguments(data, out))[0] == 0
+    for image in data["stimuli"].iterdir():
+        Image.fromarray(np.full((8, 8, 3), 7, dtype=np.uint8)).save(image)
+    code, _, told = shell(
+        "compare", out, "--rdms", data["brain.h5"], "--roi", "IT", "--average", "session",
+        "--out", tmp_path / "scores",
+    )  # fmt: skip
+    assert code == 1
+    assert "are not those that the run was fitted on" in told
+    assert not (tmp_path / "scores").exists()
+
+
+FACTORY = """
+from torch import nn
+
+def tiny():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten())
+"""
+
+
+def test_compare_a_network_of_ones_own(
+    shell: Any, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "factory_of_mine.py").write_text(FACTORY)
+    namespace: dict[str, Any] = {}
+    exec(FACTORY, namespace)
+    network = namespace["tiny"]()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    code, printed, errors = shell(
+        "compare", "factory_of_mine:tiny", "--checkpoint", "weights.pth", "--stimuli", data["stimuli"],
+        "--mean", "imagenet", "--std", "0.2,0.2,0.2", "--rdms", data["brain.h5"], "--average", "session",
+        "--group", "--method", "corr", "--layers", "top", "--out", "scores",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "group" in printed
+    frame = pd.read_csv("scores/scores.csv")
+    shown = StimulusSet.from_folder(data["stimuli"], mean=(0.485, 0.456, 0.406), std=(0.2, 0.2, 0.2))
+    own = evaluate(
+        network, load_rdms(data["brain.h5"]), stimuli=shown, average="session", group=True, method="corr"
+    )
+    np.testing.assert_allclose(frame["score"], own.to_frame()["score"], atol=1e-12)
+    kept = json.loads(Path("scores/evaluation.json").read_text())["settings"]
+    assert (kept["source"], kept["checkpoint"], kept["pretrained"]) == (
+        "factory_of_mine:tiny", "weights.pth", False,
+    )  # fmt: skip
+    assert kept["sha256"]["weights"] == own.settings["sha256"]["weights"]
+    assert "no checkpoint" not in printed
+    with torch.no_grad():
+        network[0].bias[0] += 1
+    assert kept["sha256"]["weights"] != sha256_state(network.state_dict())
+    code, printed, errors = shell(
+        "compare", "factory_of_mine:tiny", "--stimuli", data["stimuli"], "--rdms", data["brain.h5"],
+        "--average", "session", "--out", tmp_path / "fresh",
+    )  # fmt: skip
+    assert code == 0, errors
+    told = "note: no checkpoint was given: the weights are those that factory_of_mine:tiny makes"
+    assert told in printed
+    assert json.loads(Path("fresh/evaluation.json").read_text())["settings"]["checkpoint"] is None
+    for changes, message in (
+        (("--checkpoint", data["brain.h5"]), "is no checkpoint"),
+        (("--pairs", "fitted"), "--pairs is for a run"),
+        (("--channels", "1"), "the network takes 3 channels, but the images are 1 x 8 x 8"),
+    ):
+        code, _, errors = shell(
+            "compare", "factory_of_mine:tiny", "--stimuli", data["stimuli"], "--rdms", data["brain.h5"],
+            "--average", "session", "--out", "more", *changes,
+        )  # fmt: skip
+        assert code == 1
+        assert message in errors
+    code, _, errors = shell("compare", "factory_of_mine:tiny", "--rdms", data["brain.h5"], "--out", "more")
+    assert code == 1
+    assert "pass --stimuli" in errors
+    assert not (tmp_path / "more").exists()
+
+
+def test_rdms_of_a_file_that_says_little(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    rdms = load_rdms(data["brain.h5"]).subset("roi", "IT").subset("session", 0)
+    np.savez(tmp_path / "brain.npz", it=rdms.get_matrices(), other=rdms.get_matrices()[:2])
+    (tmp_path / "ids.txt").write_text("\n".join(rdms.pattern_descriptors["stimulus"]))
+    models = rdms.subset("subject", "p0")
+    models.rdm_descriptors["name"] = ["first"]
+    save_rdms(models, tmp_path / "models.h5")
+    arguments = [
+        "compare",
+        tmp_path / "models.h5",
+        "--rdms",
+        tmp_path / "brain.npz",
+        "--out",
+        tmp_path / "scores",
+    ]
+    told = ["--name", "it", "--labels", tmp_path / "ids.txt", "--measure", "correlation"]
+    for given, message in (
+        ([], "choose one by name="),
+        (told, "set rdms.rdm_descriptors"),
+    ):
+        code, _, errors = shell(*arguments, *given)
+        assert code == 1
+        assert message in errors
+    code, _, errors = shell(*arguments, *told, "--each-a-subject")
+    assert code == 0, errors
+    frame = pd.read_csv(tmp_path / "scores" / "scores.csv")
+    assert frame["subject"].tolist() == ["s01", "s02", "s03", "mean"]
+    assert frame["score"].iloc[0] == pytest.approx(1)
+    code, _, errors = shell(
+        *arguments[:2], "--rdms", data["brain.h5"], "--each-a-subject", "--out", tmp_path / "x"
+    )
+    assert code == 1
+    assert "says itself whose its RDMs are" in errors
+
+
+def test_compare_model_rdms(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    models = load_rdms(data["brain.h5"]).subset("subject", "p0").subset("roi", "IT")
+    models.rdm_descriptors["name"] = ["first", "second"]
+    save_rdms(models, tmp_path / "models.h5")
+    code, _, errors = shell(
+        "compare", tmp_path / "models.h5", "--rdms", data["brain.h5"], "--average", "session",
+        "--out", tmp_path / "scores",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert set(pd.read_csv(tmp_path / "scores" / "scores.csv")["layer"]) == {"first", "second"}
+    kept = json.loads((tmp_path / "scores" / "evaluation.json").read_text())["settings"]
+    assert kept["source"] == "models.h5"
+    assert kept["sha256"]["weights"] is None
+    assert str(tmp_path) not in json.dumps(kept)
+    code, printed, errors = shell(
+        "compare", tmp_path / "models.h5", "--rdms", data["brain.h5"], "--average", "session",
+        "--bootstrap", "stimuli", "--variance", "components", "--out", tmp_path / "more",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "variances by components" in printed
+
+
+def test_an_earlier_comparison_is_not_overwritten_unasked(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    models = load_rdms(data["brain.h5"]).subset("subject", "p0").subset("roi", "IT")
+    models.rdm_descriptors["name"] = ["first", "second"]
+    save_rdms(models, tmp_path / "models.h5")
+    out = tmp_path / "scores"
+    out.mkdir()
+    (out / "mine.txt").write_text("kept")
+    arguments = ["compare", tmp_path / "models.h5", "--rdms", data["brain.h5"], "--average", "session"]
+    code, _, errors = shell(*arguments, "--out", out)
+    assert code == 0, errors
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    code, _, errors = shell(*arguments, "--method", "corr", "--out", out)
+    assert code == 1
+    assert "holds a comparison already (scores.csv and evaluation.json)" in errors
+    assert "--overwrite" in errors
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    code, _, errors = shell(*arguments, "--method", "corr", "--out", out, "--overwrite")
+    assert code == 0, errors
+    assert set(pd.read_csv(out / "scores.csv")["method"]) == {"corr"}
+    assert (out / "mine.txt").read_text() == "kept"
+
+
+def test_model_rdms_without_names_are_called_as_their_file(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    rdms = load_rdms(data["brain.h5"])
+    (tmp_path / "ids.txt").write_text("\n".join(rdms.pattern_descriptors["stimulus"]))
+    for n, layers in ((1, ["gist"]), (2, ["gist_1", "gist_2"])):
+        np.save(tmp_path / "gist.npy", rdms.get_matrices()[:n])
+        code, _, errors = shell(
+            "compare", tmp_path / "gist.npy", "--labels", tmp_path / "ids.txt", "--rdms", data["brain.h5"],
+            "--average", "session,roi", "--out", tmp_path / f"of {n}",
+        )  # fmt: skip
+        assert code == 0, errors
+        assert list(pd.read_csv(tmp_path / f"of {n}" / "scores.csv")["layer"].unique()) == layers
+
+
+def test_compare_fails_clearly(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    arguments = (
+        "--rdms",
+        data["brain.h5"],
+        "--out",
+        tmp_path / "scores",
+        "--roi",
+        "IT",
+        "--average",
+        "session",
+    )
+    code, _, errors = shell("compare", tmp_path, *arguments)
+    assert code == 1
+    assert "holds no run" in errors
+    assert shell(*train_arguments(data, tmp_path / "run", epochs=1))[0] == 0
+    for changes, message in (
+        (("--layers", "conv1,conv7"), "no layer 'conv7'"),
+        (("--method", "kendall"), "kendall"),
+        (("--subjects", "p7"), "p7"),
+        (("--stimuli", tmp_path / "nowhere"), "nowhere"),
+    ):
+        code, _, errors = shell("compare", tmp_path / "run", *arguments, *changes)
+        assert code == 1
+        assert message in errors
+        assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["train"],
+        ["train", "--epochs", "many"],
+        ["train", "--epochs", "0"],
+        ["train", "--colour", "red"],
+        ["compare"],
+        ["compare", "run", "--rdms", "x.h5", "--out", "scores", "--pairs", "some"],
+        ["demo", "--seeds", "1"],
+    ],
+)
+def test_wrong_use_exits_with_2(arguments: list[str], shell: Any) -> None:
+    code, told, errors = shell(*arguments)
+    assert code == 2
+    assert "Error" in errors + told
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("epochs = ", "cannot be read"),
+        ("color = 3", "unknown color"),
+        ("[train]\nepochs = 3", "unknown train"),
+        ("epochs = 'many'", "'--epochs'"),
+        ("epochs = 0", "'--epochs'"),
+        (None, "cannot be read"),
+    ],
+)
+def test_wrong_config_exits_with_2(
+    text: str | None, message: str, shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    config = tmp_path / "train.toml"
+    if text is not None:
+        config.write_text(text)
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", epochs=None), "--config", config)
+    assert code == 2
+    assert message in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_without_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['neurordl', 'train', '--help']\n"
+        "from neurordl.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.split() == ["False"]
+    assert "--hold-out" in done.stdout
+    wrong = subprocess.run(
+        [sys.executable, "-c", "from neurordl.cli import main; main()", "nonsense"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert wrong.returncode == 2
+
+
+def test_all_stimuli_are_fitted_where_none_is_held_out(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", **{"hold-out": 0, "epochs": 1}))
+    assert code == 0, errors
+    run = load_run(tmp_path / "run")
+    assert set(run.fitted_ids) == {path.stem for path in data["stimuli"].iterdir()}
+    assert run.held_out_ids == ()
+
+
+def test_no_arguments_show_the_help(shell: Any) -> None:
+    code, told, errors = shell()
+    assert code in (0, 2)
+    assert all(command in told + errors for command in ("demo", "train", "compare"))
+
+
+def test_record_and_evaluation_are_json(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    assert shell(*train_arguments(data, tmp_path / "run", epochs=1))[0] == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    teacher = RDMTeacher(load_rdms(data["brain.h5"]), roi="IT", subjects=["p0", "p2"], average="session")
+    assert record["objective"]["losses"]["rdm:conv3"]["teacher"]["sha256"] == teacher.sha256

@@ -1,0 +1,203 @@
+"""GLMs against numpy's least squares: runs, events and confounds as they come; events shifted already."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from nilearn.glm.first_level import make_first_level_design_matrix
+
+import neurordl as nrl
+from neurordl.errors import NeurordlError
+from neurordl.patterns.glm import DEFAULTS
+
+STUDY = Path(__file__).parents[2] / "data" / "simulated_fmri" / "study"
+T_R = 2.0
+
+
+def bold(values: Any) -> nib.Nifti1Image:
+    """Of (volumes, voxels)."""
+    image = nib.Nifti1Image(np.asarray(values).T[:, None, None], np.eye(4))
+    image.header.set_zooms((1, 1, 1, T_R))
+    image.header.set_xyzt_units("mm", "sec")
+    return image
+
+
+def least_squares(data: Any, events: pd.DataFrame, wanted: list[str], **options: Any) -> Any:
+    design = make_first_level_design_matrix(T_R * np.arange(len(data)), events, **options)
+    betas = np.linalg.lstsq(design.to_numpy(), data, rcond=None)[0]
+    return betas[[design.columns.get_loc(name) for name in wanted]]
+
+
+@pytest.mark.parametrize("hrf_model", ["spm", "glover", "spm + derivative + dispersion", None])
+def test_runs_of_unequal_length_and_events_in_any_order(hrf_model: Any) -> None:
+    rng = np.random.default_rng(0)
+    images, tables, expected, names = [], [], [], []
+    for run, n in enumerate((90, 61, 120)):
+        data = 100 * rng.standard_normal((n, 6)) + 1000
+        onsets = np.arange(4.0, 2 * n - 12, 9.5)
+        events = pd.DataFrame({"onset": onsets, "duration": rng.uniform(2, 6, len(onsets))})
+        events["trial_type"] = [f"s{k}" for k in np.arange(len(onsets)) % (4 + run)]
+        there = list(dict.fromkeys(events["trial_type"]))
+        expected.append(least_squares(data, events, there, hrf_model=hrf_model))
+        names += there
+        images.append(bold(data))
+        tables.append(events.sample(frac=1, random_state=run))  # the index is out of order, too
+    found = nrl.read_patterns(images, None, tables, hrf_model=hrf_model)
+    assert found.obs_descriptors["stimulus"] == names
+    np.testing.assert_allclose(found.measurements, np.concatenate(expected), atol=1e-8)
+
+
+def test_confounds_of_very_different_scales() -> None:
+    """Six motion parameters and three signals with derivatives and squares, as fMRIPrep writes them."""
+    rng = np.random.default_rng(0)
+    n = 200
+    steps = np.repeat([0.01, 2e-4, 5.0], 3)
+    base = pd.DataFrame(np.cumsum(rng.standard_normal((n, 9)) * steps, axis=0)) + np.repeat([0, 0, 1e4], 3)
+    slope = base.diff()
+    regressors = pd.concat([base, slope, base**2, slope**2], axis=1).set_axis(
+        [f"c{k}" for k in range(36)], axis=1
+    )
+    scaled = regressors.fillna(0)
+    scaled = (scaled - scaled.mean()) / scaled.std()
+    data = 500 + 20 * rng.standard_normal((n, 5)) + 50 * scaled[["c31"]].to_numpy()  # squared, of a rotation
+    events = pd.DataFrame(
+        {"onset": np.arange(10.0, 370, 12), "duration": 2.0, "trial_type": list("abc") * 10}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the design has full rank
+        found = nrl.read_patterns(bold(data), None, events, confounds=regressors)
+    exact = least_squares(data, events, ["a", "b", "c"], hrf_model="spm", add_regs=scaled)
+    np.testing.assert_allclose(found.measurements, exact, atol=1e-6)
+
+
+def test_events_without_duration_are_nilearns_impulses() -> None:
+    data = np.random.default_rng(0).standard_normal((80, 4))
+    events = pd.DataFrame({"onset": np.arange(5.0, 140, 11), "duration": 0.0})
+    events["trial_type"] = ["a", "b"] * 6 + ["a"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nilearn's names our columns
+        found = nrl.read_patterns(bold(data), None, events)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exact = least_squares(data, events, ["a", "b"], hrf_model="spm")
+    np.testing.assert_allclose(found.measurements, exact, atol=1e-8)
+
+
+def test_a_run_of_one_volume_is_refused() -> None:
+    events = pd.DataFrame({"onset": [0.0], "duration": [1.0], "trial_type": ["a"]})
+    with pytest.raises(NeurordlError, match="no design matrix"):
+        nrl.read_patterns(bold(np.ones((1, 3))), None, events)
+
+
+def test_the_defaults_are_those_of_read_patterns() -> None:
+    there = inspect.signature(nrl.read_patterns).parameters
+    assert {name: there[name].default for name in DEFAULTS} == dict(DEFAULTS)
+
+
+# events that are shifted by the haemodynamic lag, or are not
+
+
+def told(*args: Any, **options: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as notices:
+        warnings.simplefilter("always")
+        nrl.read_patterns(*args, **options)
+    return [str(one.message) for one in notices if "as they are" in str(one.message)]
+
+
+def test_shifted_events_are_noticed(data_root: Path) -> None:
+    folder = data_root / "haxby2001_slice"
+    call = (
+        sorted(folder.glob("*_slice_bold.nii.gz")),
+        folder / "slice_brain_mask.nii.gz",
+        sorted(folder.glob("*_events.tsv")),
+    )
+    assert "already shifted by the haemodynamic lag, use model='average'" in told(*call)[0]
+    assert told(*call, hrf_model=None) == []
+    assert told(*call, model="average") == []
+    back = [pd.read_csv(path, sep="\t") for path in call[2]]
+    back = [events.assign(onset=events["onset"] - 5.0) for events in back]
+    assert told(*call[:2], back) == []
+    assert "unless they are shifted by its lag, use model='glm'" in told(*call[:2], back, model="average")[0]
+
+
+@pytest.mark.parametrize("model", ["glm", "lsa", "lss"])
+def test_unshifted_events_are_not_taken_for_shifted_ones(model: Any) -> None:
+    func = STUDY / "sub-01" / "func"
+    images, events = sorted(func.glob("*_bold.nii.gz"))[:2], sorted(func.glob("*_events.tsv"))[:2]
+    assert told(images, STUDY / "IT.nii.gz", events, model=model) == []
+    assert len(told(images, STUDY / "IT.nii.gz", events, model="average")) == 1
+
+
+def test_noise_alone_follows_nothing() -> None:
+    events = pd.DataFrame({"onset": np.arange(5.0, 200, 12), "duration": 6.0})
+    events["trial_type"] = [f"s{k % 4}" for k in range(len(events))]
+    for seed in range(20):
+        noise = np.random.default_rng(seed).standard_normal((120, 30))
+        assert told([bold(noise)] * 1, None, [events]) == []
+        assert told([bold(noise)] * 1, None, [events], model="average") == []
+    # too short to be seen between volumes: nothing can be said
+    assert told(bold(noise), None, events.assign(onset=events["onset"] + 0.5, duration=0.1)) == []
+
+
+# what no other test would see
+
+
+def test_a_regressor_twice_costs_one_degree_of_freedom_and_is_told() -> None:
+    data = np.random.default_rng(0).standard_normal((80, 4))
+    events = pd.DataFrame({"onset": np.arange(5.0, 140, 11), "duration": 3.0})
+    events["trial_type"] = ["a", "b"] * 6 + ["a"]
+    one = pd.DataFrame({"csf": np.random.default_rng(1).standard_normal(80)})
+    _, left = nrl.read_patterns(bold(data), None, events, confounds=one, residuals=True)
+    with pytest.warns(UserWarning, match=r"has rank (\d+) for (\d+) regressors"):
+        again, same = nrl.read_patterns(
+            bold(data), None, events, confounds=one.assign(again=2 * one["csf"]), residuals=True
+        )
+    assert left.obs_descriptors["dof"] == same.obs_descriptors["dof"]
+    exact = least_squares(data, events, ["a", "b"], hrf_model="spm", add_regs=one)
+    np.testing.assert_allclose(again.measurements, exact, atol=1e-6)
+
+
+def test_regressors_without_volumes_or_response_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    events = pd.DataFrame({"onset": [5.0, 40.5], "duration": [3.0, 0.2], "trial_type": ["a", "b"]})
+    many = pd.DataFrame(rng.standard_normal((40, 38)))
+    data = bold(rng.standard_normal((40, 4)))
+    with pytest.raises(NeurordlError, match="regressors for 40 volumes leave no degrees of freedom"):
+        nrl.read_patterns(data, None, events, confounds=many)
+    with pytest.raises(NeurordlError, match=r"'b' has no response within the run \(1 such\)"):
+        nrl.read_patterns(data, None, events, hrf_model=None)
+    with pytest.raises(NeurordlError, match="'b' has no response within the run"):
+        nrl.read_patterns(data, None, events.assign(onset=[5.0, 78.5]))  # the last volume is at 78 s
+
+
+def test_events_at_the_end_without_a_name_and_with_numbers_for_names() -> None:
+    data = bold(np.random.default_rng(0).standard_normal((40, 4)))  # 80 s
+    events = pd.DataFrame({"onset": [4.0, 30.0, 76.5], "duration": 5.0, "trial_type": [1.0, None, 2.0]})
+    found = nrl.read_patterns(data, None, events)
+    assert found.obs_descriptors["stimulus"] == ["1", "2"]
+    with pytest.raises(NeurordlError, match="from 80 s to 80 s lies outside the run"):
+        nrl.read_patterns(data, None, events.assign(onset=[4.0, 30.0, 80.0], duration=0.0))
+    with pytest.raises(NeurordlError, match="lies outside the run"):
+        nrl.read_patterns(data, None, events.assign(duration=7.1))
+
+
+@pytest.mark.parametrize("model", ["glm", "average"])
+def test_nothing_is_said_of_noise_that_is_smooth_in_time(model: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(150, 300))
+    for t in range(1, 150):
+        noise[t] += 0.9 * noise[t - 1]
+    image = nib.Nifti1Image((100 + noise.T.reshape(10, 10, 3, 150)).astype(np.float32), np.eye(4))
+    image.header.set_zooms((1, 1, 1, 2.0))
+    image.header.set_xyzt_units("mm", "sec")
+    onsets = np.arange(4.0, 286.0, 8.0)
+    names = [f"c{k % 6}" for k in range(len(onsets))]
+    events = pd.DataFrame({"onset": onsets, "duration": 4.0, "trial_type": names})
+    assert told(image, events=events, model=model) == []

@@ -1,0 +1,348 @@
+"""Fitted models, cross-validation and permutation: rsatoolbox's fitters and evaluations as oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+from rsatoolbox.inference import bootstrap_crossval, crossval, eval_dual_bootstrap
+from rsatoolbox.inference.crossvalsets import sets_k_fold
+from rsatoolbox.model import ModelFixed, ModelSelect, ModelWeighted
+from rsatoolbox.model.fitter import fit_mock, fit_regress_nn, fit_select
+from rsatoolbox.rdm import RDMs
+from rsatoolbox.util.matrix import get_v
+from rsatoolbox.util.pooling import pool_rdm
+from scipy.optimize import minimize, nnls
+from scipy.spatial.distance import pdist
+
+import neurordl as nrl
+from neurordl.errors import NeurordlError
+from neurordl.rsa.inference.crossvalidation import cross_validate, infer_fitted, k_folds
+from neurordl.rsa.inference.draws import given_draws
+from neurordl.rsa.inference.models import Model, fit_model, predict
+from neurordl.rsa.inference.tests import interval, p_values
+from neurordl.rsa.permutation import permutation_p
+from neurordl.rsa.similarity import METHODS, similarity
+
+GRAM = ["cosine", "corr", "cosine_cov", "corr_cov"]
+N, SUBJECTS = 12, 6
+
+
+def study(seed: int = 0, n: int = N) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    parts = rng.normal(size=(3, n, 5))
+    rdms = np.stack([pdist(part, "sqeuclidean") for part in parts]) * np.array([1, 10, 0.1])[:, None]
+    rdms /= 1e4  # rsatoolbox's least squares never end where products are large
+    truth = np.concatenate([parts[0], 2 * parts[1]], axis=1)
+    data = np.stack([pdist(truth + rng.normal(size=truth.shape), "sqeuclidean") for _ in range(SUBJECTS)])
+    return rdms, data
+
+
+def models(rdms: np.ndarray) -> list[Model]:
+    return [Model("f", rdms[:1]), Model("s", rdms, "select"), Model("w", rdms, "weighted")]
+
+
+def theirs(rdms: np.ndarray) -> list:
+    return [ModelFixed("f", RDMs(rdms[:1])), ModelSelect("s", RDMs(rdms)), ModelWeighted("w", RDMs(rdms))]
+
+
+def fit_nnls(model, data, method, pattern_idx, pattern_descriptor) -> np.ndarray:
+    """rsatoolbox's ``fit_regress_nn`` through scipy, with dense covariances: its own may never end."""
+    vectors = model.rdm_obj.subsample_pattern(pattern_descriptor, pattern_idx).get_vectors()
+    target = pool_rdm(data, method=method).get_vectors()[0]
+    kept = np.isfinite(target)
+    vectors, target = vectors[:, kept], target[kept]
+    if method.startswith("corr"):
+        vectors, target = vectors - vectors.mean(1, keepdims=True), target - target.mean()
+    if method.endswith("cov"):
+        covariance = get_v(data.n_cond, None).toarray()[kept][:, kept]
+        vectors, target = (np.linalg.solve(np.linalg.cholesky(covariance), x.T).T for x in (vectors, target))
+    theta, _ = nnls(vectors.T, target)
+    return theta / np.linalg.norm(theta)
+
+
+FITTERS = [fit_mock, fit_select, fit_nnls]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("method", GRAM)
+def test_fits_equal_rsatoolbox(method, missing):
+    rdms, data = study()
+    if missing:
+        rdms[:, [3, 20]] = data[:, [3, 20]] = np.nan
+    _, select, weighted = models(rdms)
+    theta = fit_model(weighted, data, method)
+    want = fit_regress_nn(ModelWeighted("w", RDMs(rdms)), RDMs(data), method=method)
+    # it pools what is whitened by conjugate gradients
+    assert_allclose(theta, want, atol=1e-4 if method.endswith("cov") else 1e-9)
+    assert np.linalg.norm(theta) == pytest.approx(1)
+    chosen = fit_model(select, data, method)
+    assert chosen.argmax() == fit_select(ModelSelect("s", RDMs(rdms)), RDMs(data), method=method)
+    assert chosen.sum() == 1
+    assert_allclose(predict(weighted, theta), theta @ rdms)
+
+
+@pytest.mark.parametrize("method", GRAM)
+def test_weights_are_the_best_there_are(method):
+    rdms, data = study(3)
+    theta = fit_model(Model("w", rdms, "weighted"), data, method)
+
+    def loss(logs: np.ndarray) -> float:
+        return -float(similarity((np.exp(logs) @ rdms)[None], data, method).mean())
+
+    best = minimize(
+        loss, np.zeros(3), method="Nelder-Mead", options={"maxiter": 4000, "xatol": 1e-9, "fatol": 1e-13}
+    )
+    assert similarity((theta @ rdms)[None], data, method).mean() >= -best.fun - 1e-8
+    assert (theta >= 0).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_fits(method):
+    rdms, data = study(4, n=8)
+    for model in models(rdms):
+        theta = fit_model(model, data, method)
+        assert (theta >= 0).all()
+        assert theta.max() > 0
+
+
+def test_a_model_rdm_that_says_nothing_gets_no_say():
+    rdms, data = study()
+    want = fit_model(Model("w", rdms, "weighted"), data, "corr")
+    more = np.concatenate([rdms, np.full((1, rdms.shape[1]), 0.2), rdms[:1]])
+    theta = fit_model(Model("w", more, "weighted"), data, "corr")
+    assert theta[3] == 0
+    assert_allclose(
+        similarity((theta @ more)[None], data, "corr"), similarity((want @ rdms)[None], data, "corr")
+    )
+    for kind in ("select", "weighted"):
+        with pytest.raises(NeurordlError, match=r"(?s)model 'm' .*training"):
+            fit_model(Model("m", np.ones((2, 66)), kind), data, "corr")
+
+
+def test_models_are_checked():
+    rdms, _ = study()
+    with pytest.raises(NeurordlError, match="one if it is fixed"):
+        Model("f", rdms)
+    with pytest.raises(NeurordlError, match="unknown kind"):
+        Model("f", rdms, "interpolate")
+    with pytest.raises(NeurordlError, match="model 'f' takes RDMs"):
+        Model("f", rdms[0])
+
+
+@pytest.mark.parametrize("k_subjects, k_stimuli", [(1, 1), (1, 3), (2, 1), (4, 2), (5, 4)])
+def test_folds_are_those_of_rsatoolbox(k_subjects, k_stimuli):
+    data = RDMs(np.random.default_rng(0).random((7, 91)))
+    train, test, _ = sets_k_fold(data, k_rdm=k_subjects, k_pattern=k_stimuli, random=False)
+    folds = k_folds(np.arange(7), np.arange(14), k_subjects, k_stimuli, None)
+    assert len(folds) == len(train)
+    for fold, fit_to, test_on in zip(folds, train, test, strict=True):
+        assert sorted(fold.train_stimuli) == sorted(fit_to[1])
+        assert sorted(fold.test_stimuli) == sorted(test_on[1])
+        assert sorted(fold.train_subjects) == sorted(fit_to[0].rdm_descriptors["index"])
+        assert sorted(fold.test_subjects) == sorted(test_on[0].rdm_descriptors["index"])
+
+
+def test_random_folds_part_what_there_is():
+    folds = k_folds(np.arange(7), np.arange(14), 3, 4, np.random.default_rng(0))
+    for fold in folds:
+        assert not set(fold.train_subjects) & set(fold.test_subjects)
+        assert not set(fold.train_stimuli) & set(fold.test_stimuli)
+    assert sorted(s for fold in folds[:4] for s in fold.test_stimuli) == list(range(14))
+    with pytest.raises(NeurordlError, match="5 folds take 15, but there are 14"):
+        k_folds(np.arange(7), np.arange(14), 1, 5, None)
+    with pytest.raises(NeurordlError, match="8 folds of subjects"):
+        k_folds(np.arange(7), np.arange(14), 8, 1, None)
+
+
+@pytest.mark.parametrize("k_subjects, k_stimuli", [(2, 3), (3, 1), (1, 2)])
+@pytest.mark.parametrize("method", GRAM)
+def test_cross_validation_equals_rsatoolbox(method, k_subjects, k_stimuli):
+    rdms, data = study()
+    train, test, ceil = sets_k_fold(RDMs(data), k_rdm=k_subjects, k_pattern=k_stimuli, random=False)
+    want = crossval(theirs(rdms), RDMs(data), train, test, ceil, method=method, fitter=list(FITTERS))
+    folds = k_folds(np.arange(SUBJECTS), np.arange(N), k_subjects, k_stimuli, None)
+    evaluations, ceilings = cross_validate(models(rdms), data, method, folds)
+    assert_allclose(evaluations[:2], want.evaluations[0, :2], atol=1e-10)
+    assert_allclose(evaluations[2], want.evaluations[0, 2], atol=1e-4 if method.endswith("cov") else 1e-10)
+    means = ceilings.mean(axis=1)
+    assert means[1] == pytest.approx(want.noise_ceiling[1], abs=1e-10)
+    if k_subjects > 1:
+        assert means[0] == pytest.approx(want.noise_ceiling[0], abs=1e-10)
+    else:  # there, subjects predict themselves
+        assert means[0] < want.noise_ceiling[0]
+
+
+@pytest.mark.parametrize("resample", ["subjects", "stimuli", "both"])
+@pytest.mark.parametrize("method", ["corr", "cosine"])
+def test_bootstrapped_cross_validation_equals_rsatoolbox(method, resample, monkeypatch):
+    rdms, data = study()
+    rng = np.random.default_rng(1)
+    subjects, stimuli = [], []
+    while len(subjects) < 6:
+        one, other = rng.integers(0, SUBJECTS, SUBJECTS), rng.integers(0, N, N)
+        if len(set(one)) > 2 and len(set(other)) > 6:
+            subjects.append(one)
+            stimuli.append(other)
+    order = {
+        "subjects": subjects,
+        "stimuli": stimuli,
+        "both": [one for pair in zip(subjects, stimuli, strict=True) for one in pair],
+    }[resample]
+    left = iter(order)
+    monkeypatch.setattr(np.random, "randint", lambda low, high, size: next(left))
+    monkeypatch.setattr(np.random, "shuffle", lambda items: None)
+    options = {"k_pattern": 2, "k_rdm": 2, "N": 6, "n_cv": 2, "method": method, "fitter": list(FITTERS)}
+    if resample == "both":
+        want = eval_dual_bootstrap(theirs(rdms), RDMs(data), **options)
+    else:
+        kind = {"subjects": "rdm", "stimuli": "pattern"}[resample]
+        want = bootstrap_crossval(theirs(rdms), RDMs(data), boot_type=kind, **options)
+    draws = given_draws(
+        None if resample == "stimuli" else subjects, None if resample == "subjects" else stimuli, SUBJECTS, N
+    )
+    found = infer_fitted(
+        models(rdms), data, method, resample=resample, k_subjects=2, k_stimuli=2, rng=None, draws=draws
+    )
+    for name in ("evaluations", "noise_ceiling", "variances", "model_var", "diff_var", "noise_ceil_var"):
+        assert_allclose(getattr(found, name), getattr(want, name), atol=1e-10, err_msg=name)
+    assert (found.dof, found.cv_method) == (want.dof, want.cv_method)
+    assert_allclose(found.means, want.get_means(), atol=1e-10)
+
+
+def test_an_overfitted_model_gains_nothing_on_new_stimuli():
+    rng = np.random.default_rng(5)
+    noise = np.stack([pdist(rng.normal(size=(N, 4)), "sqeuclidean") for _ in range(20)])
+    data = np.stack([pdist(rng.normal(size=(N, 4)), "sqeuclidean") for _ in range(4)])
+    model = Model("noise", noise, "weighted")
+    fitted = similarity((fit_model(model, data, "corr") @ noise)[None], data, "corr").mean()
+    folds = k_folds(np.arange(4), np.arange(N), 1, 3, rng)
+    held_out, _ = cross_validate([model], data, "corr", folds)
+    assert fitted > 0.2
+    assert held_out.mean() < fitted / 2
+
+
+def test_what_infer_fitted_refuses_and_gives():
+    rdms, data = study()
+    rng = np.random.default_rng(0)
+    once = infer_fitted(models(rdms), data, "corr", resample="none", rng=rng)
+    assert once.model_var is None
+    assert once.evaluations.shape == (1, 3, 2)
+    found = infer_fitted(models(rdms), data, "rho-a", n_bootstrap=4, k_subjects=2, rng=rng)
+    assert found.evaluations.shape == (4, 3, 4, 2, 3)
+    assert np.isfinite(found.evaluations).all()
+    unsplit = infer_fitted(models(rdms), data, "corr", n_bootstrap=4, k_stimuli=1, rng=rng)
+    assert unsplit.evaluations.shape == (4, 3, 1, 1, 3)
+    with pytest.raises(NeurordlError, match="n_cv=2"):
+        infer_fitted(models(rdms), data, "corr", n_cv=1, rng=rng)
+    with pytest.raises(NeurordlError, match="distinct stimuli"):
+        infer_fitted(models(rdms), data, "corr", k_stimuli=4, rng=rng)
+    with pytest.raises(NeurordlError, match="unknown resample"):
+        infer_fitted(models(rdms), data, "corr", resample="rdm", rng=rng)
+    with pytest.raises(NeurordlError, match="complete RDMs"):
+        infer_fitted(models(rdms), data, "cka", rng=rng)
+    with pytest.raises(NeurordlError, match="give rng="):
+        infer_fitted(models(rdms), data, "corr", rng=None)
+
+
+# permutation
+
+
+@pytest.mark.parametrize("method", ["corr", "spearman", "tau-a", "cosine", "corr_cov"])
+def test_permutation(method, monkeypatch):
+    rdms, data = study(6)
+    rng = np.random.default_rng(0)
+    found = permutation_p(rdms, data, method, n_permutations=99, rng=rng)
+    assert found[1] == 0.01  # it is in the truth
+    monkeypatch.setattr("neurordl.rsa.permutation._STACK", 1)
+    again = permutation_p(rdms, data, method, n_permutations=99, rng=np.random.default_rng(0))
+    assert_allclose(again, found)
+
+
+def test_permutation_is_level_under_the_null():
+    rng = np.random.default_rng(0)
+    p = []
+    for _ in range(60):
+        a, b = (np.stack([pdist(rng.normal(size=(8, 3)), "sqeuclidean")]) for _ in range(2))
+        p.append(permutation_p(a, b, "corr", n_permutations=39, rng=rng)[0])
+    assert 0.35 < np.mean(p) < 0.65
+    assert np.mean(np.array(p) <= 0.05) <= 0.12
+    constant = permutation_p(np.ones((1, 28)), b, "corr", n_permutations=3, rng=rng)
+    assert np.isnan(constant).all()
+
+
+# by id, from containers
+
+
+def containers(seed: int = 0) -> tuple[dict[str, RDMs], RDMs]:
+    rdms, data = study(seed)
+    ids = [f"s{k}" for k in range(N)]
+    named = {"one": RDMs(rdms[:1]), "several": RDMs(rdms)}
+    for own in named.values():
+        own.pattern_descriptors["stimulus"] = ids
+    brain = RDMs(
+        data,
+        rdm_descriptors={"subject": [f"p{k}" for k in range(SUBJECTS)], "roi": ["IT"] * SUBJECTS},
+        pattern_descriptors={"stimulus": ids},
+    )
+    return named, brain
+
+
+@pytest.mark.parametrize("kind", ["weighted", "select"])
+def test_evaluate_fitted_is_infer_fitted_matched_by_id(kind):
+    named, brain = containers()
+    options = {"kind": kind, "k_subjects": 2, "bootstrap": "both", "n_bootstrap": 10, "seed": 1}
+    frame = nrl.evaluate_fitted(named, brain, **options)
+    own = [
+        Model("one", named["one"].dissimilarities),
+        Model("several", named["several"].dissimilarities, kind),
+    ]
+    found = infer_fitted(
+        own, brain.dissimilarities, "corr", k_subjects=2, n_bootstrap=10, rng=np.random.default_rng(1)
+    )
+    assert_allclose(frame["score"], found.scores.mean(1))
+    assert_allclose(frame[["ci_low", "ci_high"]].to_numpy().T, interval(found, centre="data"))
+    assert_allclose(frame["p"], p_values(found, centre="data").zero)
+    assert frame["kind"].tolist() == ["fixed", kind]
+    assert set(frame["generalises_to"]) == {"subjects and stimuli"}
+    order = np.random.default_rng(0).permutation(N)
+    turned = RDMs(
+        brain.get_matrices()[:, order][:, :, order],
+        rdm_descriptors=dict(brain.rdm_descriptors),
+        pattern_descriptors={"stimulus": [f"s{k}" for k in order]},
+    )
+    pd.testing.assert_frame_equal(nrl.evaluate_fitted(named, turned, **options), frame)
+    once = nrl.evaluate_fitted(named, brain, kind=kind)
+    assert once[["ci_low", "ci_high", "p"]].isna().to_numpy().all()
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"k_stimuli": 5}, "5 folds take 15, but there are 12"),
+        ({"k_stimuli": 20}, "20 folds take 60, but there are 12"),
+        ({"k_subjects": 7}, "7 folds of subjects"),
+        ({"k_stimuli": 0, "k_subjects": 2}, "from 1"),
+        ({"k_stimuli": 1}, "'several' is fitted, and nothing is held out"),
+        ({"k_stimuli": 3, "bootstrap": "both"}, "9 or more distinct stimuli each"),
+        ({"kind": "mean"}, "unknown kind of model 'mean'"),
+        ({"method": "pearson"}, "unknown method"),
+        ({"subjects": "p9"}, "p9"),
+    ],
+)
+def test_evaluate_fitted_refuses(options, told):
+    named, brain = containers()
+    with pytest.raises(NeurordlError, match=told):
+        nrl.evaluate_fitted(named, brain, **options)
+
+
+def test_evaluate_fitted_refuses_models_of_other_stimuli():
+    named, brain = containers()
+    named["one"].pattern_descriptors["stimulus"] = [f"t{k}" for k in range(N)]
+    with pytest.raises(NeurordlError, match="'one' and 'several' are of different stimuli"):
+        nrl.evaluate_fitted(named, brain)
+    with pytest.raises(NeurordlError, match="no id of the models"):
+        nrl.evaluate_fitted({"one": named["one"]}, brain)
+    with pytest.raises(NeurordlError, match="dict from the name"):
+        nrl.evaluate_fitted(brain, brain)

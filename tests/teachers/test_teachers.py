@@ -1,0 +1,792 @@
+"""Teachers answer with the right RDM of the right stimuli, whatever the order of anything."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rsatoolbox.data import Dataset
+from rsatoolbox.rdm import RDMs, calc_rdm
+from torch import Tensor, nn
+
+from neurordl import (
+    Batch,
+    NetworkTeacher,
+    NeurordlError,
+    PatternTeacher,
+    RDMLoss,
+    RDMTeacher,
+    StimulusSet,
+    Target,
+)
+from neurordl.ids import natural_key
+from neurordl.measures.dissimilarities import correlation, euclidean, mahalanobis
+from neurordl.students import small_cnn
+
+IDS = [f"s{i}" for i in range(12)]
+RNG = np.random.default_rng(0)
+
+
+def brain(n_subjects: int = 3, ids: Sequence[str] = IDS, missing: float = 0.0, **described: Any) -> RDMs:
+    rng = np.random.default_rng(1)
+    vectors = rng.random((n_subjects, len(ids) * (len(ids) - 1) // 2)) + np.arange(n_subjects)[:, None]
+    vectors[rng.random(vectors.shape) < missing] = np.nan
+    described = described or {"subject": [f"p{k}" for k in range(n_subjects)]}
+    return RDMs(
+        vectors,
+        dissimilarity_measure="correlation",
+        rdm_descriptors=described,
+        pattern_descriptors={"stimulus": list(ids)},
+    )
+
+
+def batch_of(ids: Sequence[str] | None, n: int = 0) -> Batch:
+    return Batch(torch.zeros(n or len(ids or ()), 1, 8, 8), ids)
+
+
+def answer(teacher: Any, ids: Sequence[str]) -> Target:
+    target = teacher.target(batch_of(ids), {})
+    assert target.rdms.dtype == target.weights.dtype == torch.float32
+    assert target.rdms.isfinite().all()
+    assert target.rdms.shape == target.weights.shape
+    return target
+
+
+def by_loop(rdms: RDMs, ids: Sequence[str]) -> np.ndarray:
+    """Entries of each RDM looked up by name in its square form, float64."""
+    squares = rdms.get_matrices()
+    place = {name: row for row, name in enumerate(rdms.pattern_descriptors["stimulus"])}
+    pairs = list(itertools.combinations(ids, 2))
+    return np.array([[one[place[a], place[b]] for a, b in pairs] for one in squares])
+
+
+# RDMTeacher
+
+
+def test_batch_rdm_is_that_of_its_ids_in_their_order() -> None:
+    rdms = brain(1)
+    teacher = RDMTeacher(rdms)
+    for _ in range(20):
+        ids = list(RNG.permutation(IDS)[: RNG.integers(3, 12)])
+        target = answer(teacher, ids)
+        np.testing.assert_allclose(target.rdms, by_loop(rdms, ids), rtol=1e-6)
+        assert (target.weights == 1).all()
+
+
+def test_batch_rdm_is_what_rsatoolbox_selects() -> None:
+    rdms = brain(2)
+    ids = list(RNG.permutation(IDS)[:7])
+    kept = rdms.subset_pattern("stimulus", ids)  # in the order of the RDMs, whatever was asked for
+    target = answer(RDMTeacher(rdms, pool="subjects"), list(kept.pattern_descriptors["stimulus"]))
+    np.testing.assert_allclose(target.rdms, kept.dissimilarities, rtol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["mean", "zscore", "subjects"])
+def test_pooling_with_missing_pairs_equals_a_loop(pool: Any) -> None:
+    rdms = brain(4, missing=0.3)
+    vectors = by_loop(rdms, sorted(IDS, key=natural_key))
+    vectors[:, 0] = np.nan  # measured by nobody
+    rdms.dissimilarities = vectors
+    ids = list(RNG.permutation(IDS))
+    target = answer(RDMTeacher(rdms, pool=pool), ids)
+    given = by_loop(rdms, ids)
+    if pool == "zscore":
+        full = by_loop(rdms, IDS)
+        for k, own in enumerate(full):
+            own = own[np.isfinite(own)]
+            given[k] = (given[k] - own.mean()) / own.std()
+    if pool == "subjects":
+        expected, weights = given, np.isfinite(given)
+    else:
+        expected = np.full((1, given.shape[1]), np.nan)
+        for pair in range(given.shape[1]):
+            values = [value for value in given[:, pair] if np.isfinite(value)]
+            if values:
+                expected[0, pair] = sum(values) / len(values)
+        weights = np.isfinite(expected)
+    np.testing.assert_array_equal(target.weights, weights)
+    np.testing.assert_allclose(target.rdms, np.nan_to_num(expected), atol=1e-5)
+
+
+def test_standardised_constant_rdm_is_zero() -> None:
+    rdms = brain(2)
+    rdms.dissimilarities[0] = 0.3
+    target = answer(RDMTeacher(rdms, pool="zscore", subjects=["p0"]), IDS)
+    assert (target.rdms == 0).all()
+
+
+@pytest.mark.parametrize("pool", ["mean", "subjects"])
+@pytest.mark.parametrize("shrinkage", [0.0, 0.5, 1.0])
+def test_reliability_weights_equal_a_loop(pool: Any, shrinkage: float) -> None:
+    rdms = brain(5, missing=0.15)
+    teacher = RDMTeacher(rdms, pool=pool, pair_weights="reliability", shrinkage=shrinkage)
+    vectors = by_loop(rdms, IDS)
+    scored = np.array([(own - np.nanmean(own)) / np.nanstd(own) for own in vectors])
+    spread = np.array(
+        [
+            np.var(column[np.isfinite(column)], ddof=1) if np.isfinite(column).sum() > 1 else np.nan
+            for column in scored.T
+        ]
+    )
+    mean = np.nanmean(spread)
+    spread = np.where(np.isnan(spread), mean, (1 - shrinkage) * spread + shrinkage * mean)
+    weights = 1 / spread
+    weights /= weights[np.isfinite(vectors).any(0)].mean()
+    measured = np.isfinite(vectors)
+    expected = measured * weights
+    if pool == "mean":
+        expected = measured.any(0, keepdims=True) * weights
+    np.testing.assert_allclose(answer(teacher, IDS).weights, expected, rtol=1e-5)
+    assert (shrinkage == 1.0) == np.allclose(expected[expected > 0], 1.0)
+
+
+def test_reliability_weights_that_are_not_defined() -> None:
+    with pytest.raises(NeurordlError, match="two subjects or more; this is one"):
+        RDMTeacher(brain(1), pair_weights="reliability")
+    same = brain(2)
+    same.dissimilarities[1] = same.dissimilarities[0]
+    with pytest.raises(NeurordlError, match="no variance across subjects; use shrinkage"):
+        RDMTeacher(same, pair_weights="reliability", shrinkage=0.0)
+    apart = brain(2)
+    apart.dissimilarities[0, :30], apart.dissimilarities[1, 30:] = np.nan, np.nan
+    with pytest.raises(NeurordlError, match="two subjects or more measured"):
+        RDMTeacher(apart, pair_weights="reliability")
+    with pytest.raises(NeurordlError, match="shrinkage=2: expected a number from 0 to 1"):
+        RDMTeacher(brain(3), pair_weights="reliability", shrinkage=2)
+    for wrong in ({"pair_weights": "noise"}, {"pool": "median"}, {"missing": "drop"}):
+        with pytest.raises(NeurordlError, match=r"expected"):
+            RDMTeacher(brain(3), **wrong)
+
+
+def test_infinite_dissimilarity_is_a_missing_pair() -> None:
+    rdms = brain(2)
+    rdms.dissimilarities[:, 3] = np.inf
+    for pool in ("mean", "zscore", "subjects"):
+        target = answer(RDMTeacher(rdms, pool=pool), IDS)  # type: ignore[arg-type]
+        assert (target.weights[:, 3] == 0).all()
+        assert (target.weights.sum(1) == 65).all()
+
+
+def test_stimulus_that_came_twice_makes_no_pair_with_itself() -> None:
+    ids = ["s3", "s1", "s3", "s0", "s0"]
+    pairs = list(itertools.combinations(ids, 2))
+    for teacher in (
+        RDMTeacher(brain(1)),
+        PatternTeacher(patterns(1)),
+        PatternTeacher(runs(), dissimilarity="crossnobis"),
+    ):
+        target = answer(teacher, ids)
+        for k, (a, b) in enumerate(pairs):
+            assert target.weights[0, k] == (a != b)
+            if a != b:
+                alone = answer(teacher, [a, b]).rdms[0, 0]
+                torch.testing.assert_close(target.rdms[0, k], alone, rtol=1e-4, atol=1e-6)
+
+
+def test_unknown_stimuli() -> None:
+    teacher = RDMTeacher(brain(1))
+    with pytest.raises(NeurordlError, match=r"1 of 4 ids .*'zzz'"):
+        teacher.target(batch_of(["s1", "zzz", "s2", "s3"]), {})
+    with pytest.raises(NeurordlError, match="came without ids"):
+        teacher.target(batch_of(None, 4), {})
+    lenient = RDMTeacher(brain(1), missing="ignore")
+    ids = ["s1", "zzz", "s2", "yyy"]
+    target = answer(lenient, ids)
+    known = [i for i, (a, b) in enumerate(itertools.combinations(ids, 2)) if {a, b} <= set(IDS)]
+    assert target.weights[0].nonzero().flatten().tolist() == known
+    assert target.rdms[0, known[0]] == answer(lenient, ["s1", "s2"]).rdms[0, 0]
+    assert lenient.groups(ids) == [["s1", "s2"]]
+    assert lenient.match(ids).missing == ("zzz", "yyy")
+
+
+def test_a_match_says_which_subjects_lack_stimuli() -> None:
+    data = brain()
+    first, second = np.triu_indices(len(IDS), 1)
+    data.dissimilarities[1, (first < 2) | (second < 2)] = np.nan  # s0 and s1
+    data.dissimilarities[2, -1] = np.nan  # one pair, of stimuli that are measured otherwise
+    teacher = RDMTeacher(data)
+    name = teacher.subjects[1]
+    assert teacher.match(IDS).lacking == {name: 2}
+    assert f"subjects without some of them       1  {name} 2" in str(teacher.match(IDS))
+    assert teacher.match(IDS[1:]).lacking == {name: 1}
+    assert teacher.match(IDS[2:]).lacking == {}
+    assert "subjects without" not in str(teacher.match(IDS[2:]))
+    assert sum(teacher.permuted(IDS, seed=0).match(IDS).lacking.values()) == 2
+    people = patterns()
+    full = PatternTeacher(people)
+    assert full.match(IDS).lacking == {}
+    last = full.subjects[-1]
+    values, ids = people[last]
+    people[last] = (np.asarray(values)[3:], list(ids)[3:])
+    assert PatternTeacher(people).match(IDS).lacking == {last: 3}
+    assert PatternTeacher(people).prepare(IDS[2:]).lacking == {last: 1}
+
+
+def test_order_of_rows_and_subjects_changes_nothing() -> None:
+    rdms = brain(4, missing=0.2)
+    order, people = RNG.permutation(12), RNG.permutation(4)
+    ids = [IDS[k] for k in order]
+    shuffled = RDMs(
+        by_loop(rdms, ids)[people],
+        dissimilarity_measure="correlation",
+        rdm_descriptors={"subject": [f"p{k}" for k in people]},
+        pattern_descriptors={"stimulus": ids},
+    )
+    for options in ({}, {"pool": "zscore"}, {"pool": "subjects"}, {"pair_weights": "reliability"}):
+        one, other = RDMTeacher(rdms, **options), RDMTeacher(shuffled, **options)
+        asked = list(RNG.permutation(IDS)[:8])
+        assert torch.equal(answer(one, asked).rdms, answer(other, asked).rdms)
+        assert torch.equal(answer(one, asked).weights, answer(other, asked).weights)
+        assert one.describe() == other.describe()
+
+
+def test_subjects_are_named_as_the_evaluation_names_them() -> None:
+    assert RDMTeacher(brain(2, subject=[2.0, 1.0])).subjects == ("1", "2")
+    assert RDMTeacher(brain(2, subject=["p10", "p9"])).subjects == ("p9", "p10")
+    alone = brain(1, roi=["IT"])
+    assert RDMTeacher(alone).subjects == ("unnamed",)
+
+
+def test_rois_and_sessions_are_chosen_or_averaged() -> None:
+    described = {"subject": ["a", "a", "b", "b"], "session": [1, 2, 1, 2], "roi": ["IT"] * 4}
+    rdms = brain(4, **described)
+    loop = by_loop(rdms, IDS)
+    with pytest.raises(NeurordlError, match="'session'"):
+        RDMTeacher(rdms)
+    chosen = RDMTeacher(rdms, roi="IT", select={"session": 2}, subjects=["a"])
+    np.testing.assert_allclose(answer(chosen, IDS).rdms[0], loop[1], rtol=1e-6)
+    averaged = RDMTeacher(rdms, average="session", pool="subjects")
+    np.testing.assert_allclose(answer(averaged, IDS).rdms, [loop[:2].mean(0), loop[2:].mean(0)], rtol=1e-6)
+
+
+# Permuted controls
+
+
+def test_a_permuted_subset_is_centred_by_the_patterns_that_it_answers_with() -> None:
+    """Stimuli trained on swap among themselves, but not all stimuli that a subject saw are trained on."""
+    given = {"a": patterns(1)["p0"], "b": (patterns(2)["p1"][0][:6], IDS[:6])}
+    teacher = PatternTeacher(given, center="all", pool="subjects")
+    control = teacher.permuted(IDS[:9], seed=1)
+    control.prepare(IDS[3:9])
+    true = [control._true(name) for name in IDS[3:9]]
+    assert set(true) != set(IDS[3:9])
+    for name, (values, ids) in given.items():
+        rows = [ids.index(one) for one in true if one in ids]
+        assert control._means is not None
+        np.testing.assert_allclose(control._means[name][None], values[rows].mean(0), rtol=1e-5, atol=1e-6)
+
+
+def permutation_of(teacher: Any, control: Any, ids: Sequence[str]) -> dict[str, str]:
+    """Which stimulus the control answers with for each id, found from its whole RDM alone."""
+    whole = {
+        frozenset(pair): value
+        for pair, value in zip(
+            itertools.combinations(IDS, 2), answer(teacher, IDS).rdms[0].tolist(), strict=True
+        )
+    }
+    given = dict(zip(itertools.combinations(ids, 2), answer(control, ids).rdms[0].tolist(), strict=True))
+    source = {value: pair for pair, value in whole.items()}
+    found: dict[str, set[str]] = {}
+    for (a, b), value in given.items():
+        nearest = min(source, key=lambda other: abs(other - value))
+        assert abs(nearest - value) < 1e-5
+        for one in (a, b):
+            found[one] = found.get(one, set(source[nearest])) & source[nearest]
+    assert all(len(names) == 1 for names in found.values())  # rows and columns moved together
+    return {one: next(iter(names)) for one, names in found.items()}
+
+
+@pytest.mark.parametrize("kind", ["rdm", "pattern"])
+def test_permuted_moves_rows_and_columns_together(kind: str) -> None:
+    teacher = RDMTeacher(brain(1)) if kind == "rdm" else PatternTeacher(patterns(1))
+    train = IDS[:9]
+    before = answer(teacher, IDS).rdms
+    control = teacher.permuted(train, seed=3)
+    moved = permutation_of(teacher, control, IDS)
+    assert sorted(moved.values()) == sorted(IDS)
+    assert {moved[name] for name in train} == set(train)
+    assert [moved[name] for name in IDS[9:]] == IDS[9:]  # stimuli that are not trained on stay
+    assert any(moved[name] != name for name in train)
+    assert torch.equal(answer(teacher, IDS).rdms, before)  # the teacher itself stays as it was
+    again = teacher.permuted(list(RNG.permutation(train)), seed=3)
+    assert permutation_of(teacher, again, IDS) == moved  # one a seed, whatever the order
+    assert permutation_of(teacher, teacher.permuted(train, seed=4), IDS) != moved
+    assert control.describe()["control"]["permuted"] == 3
+    assert again.describe() == control.describe() != teacher.permuted(train, seed=4).describe()
+    assert teacher.describe()["control"] is None
+
+
+def test_permuted_within_categories() -> None:
+    teacher = RDMTeacher(brain(1))
+    category = {name: "ab"[k % 2] for k, name in enumerate(IDS)}
+    moved = permutation_of(teacher, teacher.permuted(IDS, 0, within=category), IDS)
+    assert all(category[a] == category[b] for a, b in moved.items())
+    assert sum(a != b for a, b in moved.items()) > 3
+    with pytest.raises(NeurordlError, match="stimulus 's3' has no category"):
+        teacher.permuted(IDS, 0, within={name: 1 for name in IDS if name != "s3"})
+    with pytest.raises(NeurordlError, match="no category has two stimuli"):
+        teacher.permuted(IDS, 0, within={name: name for name in IDS})
+    with pytest.raises(NeurordlError, match="'zzz'"):
+        teacher.permuted([*IDS, "zzz"], 0)
+    with pytest.raises(NeurordlError, match="'s0' occurs more than once"):
+        teacher.permuted([*IDS, "s0"], 0)
+
+
+# PatternTeacher
+
+
+def patterns(n_subjects: int = 3, n_channels: int = 20) -> dict[str, Any]:
+    rng = np.random.default_rng(2)
+    base = rng.normal(size=(12, n_channels))
+    return {f"p{k}": (base + rng.normal(size=base.shape), IDS) for k in range(n_subjects)}
+
+
+def runs(n_runs: int = 4, n_channels: int = 20) -> dict[str, Dataset]:
+    """One subject's Dataset, its rows in random order, each stimulus once a run; runs have offsets."""
+    rng = np.random.default_rng(3)
+    base = rng.normal(size=(12, n_channels))
+    rows = [(run, k) for run in range(n_runs) for k in range(12)]
+    rows = [rows[place] for place in rng.permutation(len(rows))]
+    values = np.array([base[k] + rng.normal(size=n_channels) + 3 * run for run, k in rows])
+    described = {"stimulus": [IDS[k] for _, k in rows], "run": [f"run{run}" for run, _ in rows]}
+    return {"p0": Dataset(values, obs_descriptors=described)}
+
+
+@pytest.mark.parametrize("measure", ["correlation", "euclidean", "euclidean_root", "cosine"])
+@pytest.mark.parametrize("pool", ["mean", "subjects"])
+def test_patterns_teach_as_their_rdms_do(measure: str, pool: Any) -> None:
+    given = patterns()
+    teacher = PatternTeacher(given, dissimilarity=measure, pool=pool)
+    function = {"correlation": correlation, "euclidean": euclidean}.get(measure)
+    if function is None:
+        from neurordl.measures.dissimilarities import DISSIMILARITIES
+
+        function = DISSIMILARITIES[measure]
+    vectors = np.stack([function(torch.from_numpy(values)).numpy() for values, _ in given.values()])
+    rdms = RDMs(
+        vectors,
+        dissimilarity_measure=measure,
+        rdm_descriptors={"subject": list(given)},
+        pattern_descriptors={"stimulus": IDS},
+    )
+    other = RDMTeacher(rdms, pool=pool)
+    for ids in (IDS, list(RNG.permutation(IDS)[:6])):
+        torch.testing.assert_close(answer(teacher, ids).rdms, answer(other, ids).rdms, rtol=1e-4, atol=1e-5)
+    assert teacher.dissimilarity == measure == other.dissimilarity
+
+
+@pytest.mark.parametrize("center", [None, "all", "run"])
+def test_repeats_and_centring_equal_a_loop(center: Any) -> None:
+    """Repeats are averaged; the mean pattern is that of the training stimuli, whatever the batch."""
+    given = runs()
+    train, ids = IDS[:8], ["s11", "s2", "s7", "s9"]
+    teacher = PatternTeacher(given, center=center)
+    if center is not None:
+        with pytest.raises(NeurordlError, match=r"call teacher.prepare\(ids\)"):
+            teacher.target(batch_of(ids), {})
+    teacher.prepare(train)
+    dataset = given["p0"]
+    values = dataset.measurements.astype(float)
+    names, run = (np.array(dataset.obs_descriptors[key]) for key in ("stimulus", "run"))
+    trained = np.isin(names, train)
+    if center == "all":
+        values = values - values[trained].mean(0)
+    if center == "run":
+        values = np.stack(
+            [row - values[trained & (run == r)].mean(0) for row, r in zip(values, run, strict=True)]
+        )
+    means = np.stack([values[names == name].mean(0) for name in ids])
+    expected = correlation(torch.from_numpy(means))
+    torch.testing.assert_close(answer(teacher, ids).rdms[0].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_centring_of_one_fit_does_not_reach_a_control_or_another_fit() -> None:
+    teacher = PatternTeacher(runs(), center="all")
+    teacher.prepare(IDS[:6])
+    before = answer(teacher, IDS).rdms
+    control = teacher.permuted(IDS[:8], 0)
+    control.prepare(IDS[:8])
+    assert torch.equal(answer(teacher, IDS).rdms, before)
+    teacher.prepare(IDS[:8])
+    assert not torch.equal(answer(teacher, IDS).rdms, before)
+
+
+def test_run_without_training_stimulus() -> None:
+    dataset = runs()["p0"]
+    keep = [
+        k
+        for k, (name, run) in enumerate(
+            zip(dataset.obs_descriptors["stimulus"], dataset.obs_descriptors["run"], strict=True)
+        )
+        if run != "run3" or name == "s11"
+    ]
+    described = {key: [dataset.obs_descriptors[key][k] for k in keep] for key in ("stimulus", "run")}
+    teacher = PatternTeacher(
+        {"p0": Dataset(dataset.measurements[keep], obs_descriptors=described)}, center="run"
+    )
+    teacher.prepare(IDS[:8])
+    answer(teacher, IDS[:8])
+    with pytest.raises(NeurordlError, match="no training stimulus of p0 is in run run3"):
+        teacher.target(batch_of(IDS), {})
+
+
+@pytest.mark.parametrize("with_precision", [False, True])
+def test_crossnobis_equals_rsatoolbox(with_precision: bool) -> None:
+    given = runs()
+    rng = np.random.default_rng(4)
+    root = rng.normal(size=(20, 20))
+    precision = root @ root.T / 20 + np.eye(20) if with_precision else None
+    teacher = PatternTeacher(given, dissimilarity="crossnobis", precision=precision)
+    expected = calc_rdm(
+        given["p0"], method="crossnobis", descriptor="stimulus", cv_descriptor="run", noise=precision
+    )
+    ids = list(RNG.permutation(IDS)[:7])
+    np.testing.assert_allclose(answer(teacher, ids).rdms, by_loop(expected, ids), rtol=2e-3, atol=1e-3)
+
+
+def test_a_precision_is_factored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    teachers = [
+        PatternTeacher(given, dissimilarity=measure, precision=np.eye(20) + 0.1)
+        for given, measure in ((patterns(1), "mahalanobis"), (runs(), "crossnobis"))
+    ]
+    for name in ("cholesky_ex", "eigh"):
+        monkeypatch.setattr(torch.linalg, name, lambda *_: pytest.fail("factored again"))
+    for teacher in teachers:
+        assert (answer(teacher, IDS).weights == 1).all()
+
+
+def test_precisions_that_are_not_used_or_do_not_fit() -> None:
+    with pytest.raises(NeurordlError, match="is for 'mahalanobis' and 'crossnobis', not for 'correlation'"):
+        PatternTeacher(patterns(1), precision=np.eye(20))
+    with pytest.raises(NeurordlError, match="20 x 20 matrix, not of shape"):
+        PatternTeacher(patterns(1), dissimilarity="mahalanobis", precision=np.eye(19))
+
+
+def test_precision_by_subject() -> None:
+    given = patterns(2)
+    matrices = {"p1": np.diag(np.arange(1.0, 21.0)), "p0": np.eye(20)}
+    teacher = PatternTeacher(given, dissimilarity="mahalanobis", precision=matrices, pool="subjects")
+    target = answer(teacher, IDS).rdms
+    for k, name in enumerate(("p0", "p1")):
+        expected = mahalanobis(torch.from_numpy(given[name][0]), torch.from_numpy(matrices[name]))
+        torch.testing.assert_close(target[k].double(), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(NeurordlError, match="precision: no matrix for p1"):
+        PatternTeacher(given, dissimilarity="mahalanobis", precision={"p0": np.eye(20)})
+    with pytest.raises(NeurordlError, match="needs precision="):
+        PatternTeacher(given, dissimilarity="mahalanobis")
+    assert (
+        teacher.describe()
+        != PatternTeacher(
+            given, dissimilarity="mahalanobis", precision=np.eye(20), pool="subjects"
+        ).describe()
+    )
+
+
+def test_memory_map_is_read_by_rows(tmp_path: Path) -> None:
+    values = patterns(1)["p0"][0].astype(np.float32)
+    np.save(tmp_path / "betas.npy", values)
+    mapped = np.load(tmp_path / "betas.npy", mmap_mode="r")
+    teacher = PatternTeacher({"p0": (mapped, IDS)})
+    assert teacher._subjects[0].values is mapped  # not read into memory
+    ids = list(RNG.permutation(IDS)[:6])
+    assert torch.equal(answer(teacher, ids).rdms, answer(PatternTeacher({"p0": (values, IDS)}), ids).rdms)
+    assert teacher.describe() == PatternTeacher({"p0": (values, IDS)}).describe()
+
+
+def two_who_saw_others() -> dict[str, Any]:
+    """a saw s0 to s7, b saw s4 to s11."""
+    values = patterns(1)["p0"][0]
+    return {"b": (values[4:], IDS[4:]), "a": (values[:8], IDS[:8])}
+
+
+@pytest.mark.parametrize("pool", ["mean", "zscore", "subjects"])
+def test_subjects_with_different_stimuli(pool: Any) -> None:
+    teacher = PatternTeacher(two_who_saw_others(), pool=pool)
+    assert teacher.subjects == ("a", "b")
+    assert [sorted(group) for group in teacher.groups(IDS)] == [sorted(IDS[:8]), sorted(IDS[4:])]
+    assert PatternTeacher(two_who_saw_others(), batches="shared").groups(IDS) == [IDS[4:8]]
+    with pytest.raises(NeurordlError, match="share 1 of the stimuli, too few"):
+        PatternTeacher(two_who_saw_others(), batches="shared").groups([*IDS[:5], *IDS[8:]])
+    ids = ["s1", "s5", "s10", "s6"]
+    pairs = list(itertools.combinations(ids, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        target = answer(teacher, ids)
+        answer(teacher, ["s0", "s1", "s2"])  # which b never saw
+    seen = {"a": set(IDS[:8]), "b": set(IDS[4:])}
+    measured = np.array([[{x, y} <= seen[name] for x, y in pairs] for name in "ab"])
+    expected = measured if pool == "subjects" else measured.any(0, keepdims=True)
+    np.testing.assert_array_equal(target.weights, expected)
+    assert teacher.describe()["measured_stimuli"] == pytest.approx(8 / 12)
+
+
+def test_permuted_groups_follow_the_patterns() -> None:
+    control = PatternTeacher(two_who_saw_others()).permuted(IDS, 1)
+    for group in control.groups(IDS):
+        assert (answer(control, group).weights > 0).all()
+
+
+def test_order_of_subjects_and_rows_changes_no_pattern_rdm() -> None:
+    given = patterns()
+    order = RNG.permutation(12)
+    other = {name: (given[name][0][order], [IDS[k] for k in order]) for name in reversed(given)}
+    for options in ({}, {"center": "all"}, {"pool": "subjects"}, {"pool": "zscore"}):
+        one, two = PatternTeacher(given, **options), PatternTeacher(other, **options)
+        for teacher in (one, two):
+            teacher.prepare(IDS[:9])
+        torch.testing.assert_close(answer(one, IDS).rdms, answer(two, IDS).rdms, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "given, options, message",
+    [
+        (lambda: [], {}, "expected a mapping from subject"),
+        (lambda: {}, {}, "expected a mapping from subject"),
+        (lambda: {"a": (np.zeros((3, 4)), ["x", "y"])}, {}, r"patterns of a have shape \(3, 4\)"),
+        (lambda: {"a": (np.zeros((2, 4)), ["x", "x"])}, {}, "'x' occurs more than once"),
+        (lambda: {"a": Dataset(np.zeros((3, 4)))}, {}, "patterns of a lack .*'stimulus'"),
+        (lambda: patterns(1), {"center": "run"}, "lack .*'run'"),
+        (lambda: patterns(1), {"dissimilarity": "crossnobis"}, "lack .*'run'"),
+        (lambda: patterns(1), {"dissimilarity": "pearson"}, "no dissimilarity 'pearson'"),
+        (lambda: patterns(1), {"center": "batch"}, "center='batch'"),
+        (lambda: patterns(1), {"batches": "all"}, "batches='all'"),
+    ],
+)
+def test_patterns_that_do_not_fit(given: Any, options: Any, message: str) -> None:
+    with pytest.raises(NeurordlError, match=message):
+        PatternTeacher(given(), **options)
+
+
+def test_patterns_with_holes_are_named_before_training() -> None:
+    given = patterns(2)
+    given["p1"][0][:, 3] = np.nan  # a voxel outside the measured volume
+    with pytest.raises(NeurordlError, match="patterns of p1 hold NaN or infinity in 1 channels"):
+        PatternTeacher(given).prepare(IDS)
+
+
+def test_crossnobis_needs_each_stimulus_in_each_run() -> None:
+    dataset = runs()["p0"]
+    described = {key: list(values)[1:] for key, values in dataset.obs_descriptors.items()}
+    teacher = PatternTeacher(
+        {"p0": Dataset(dataset.measurements[1:], obs_descriptors=described)}, dissimilarity="crossnobis"
+    )
+    with pytest.raises(NeurordlError, match="crossnobis needs each stimulus once in every run, but p0"):
+        teacher.target(batch_of(IDS), {})
+
+
+def test_callable_dissimilarity_reads_the_same_in_every_process() -> None:
+    described = PatternTeacher(patterns(1), dissimilarity=euclidean).describe()
+    assert described["dissimilarity"] == "euclidean"
+    described = PatternTeacher(patterns(1), dissimilarity=Measure()).describe()
+    assert "0x" not in described["dissimilarity"]
+
+
+class Measure:
+    def __call__(self, values: Tensor) -> Tensor:
+        return euclidean(values)
+
+
+# NetworkTeacher
+
+
+def shown(n: int = 12) -> StimulusSet:
+    pixels = np.random.default_rng(5).integers(0, 256, (n, 8, 8), dtype=np.uint8)
+    return StimulusSet.from_array(pixels, IDS[:n])
+
+
+def test_network_is_copied_frozen_and_in_eval_mode() -> None:
+    model = small_cnn(4, 1, batchnorm=True, dropout=0.5).train()
+    teacher = NetworkTeacher(model, ["conv2", "conv3"])
+    images = shown().images()
+    before = teacher.features(Batch(images))
+    state = copy.deepcopy(teacher._model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model.train()(images).square().sum().backward()  # the original goes on training
+    optimizer.step()
+    teacher._model.train()  # and someone switches the mode
+    after = teacher.features(Batch(images))
+    for name, value in before.items():
+        assert torch.equal(value, after[name])
+        assert not value.requires_grad
+    assert all(torch.equal(state[name], value) for name, value in teacher._model.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in teacher._model.parameters())
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_layers_of_a_network() -> None:
+    model = small_cnn(4, 1).eval()
+    teacher = NetworkTeacher(model, "conv*")
+    assert teacher.layers == ["conv1", "conv1.0", "conv1.1", "conv1.2", *teacher.layers[4:]]
+    images = shown().images()
+    features = teacher.features(Batch(images))
+    with torch.no_grad():
+        expected = correlation(model.conv1(images).flatten(1))
+    target = teacher["conv1"].target(Batch(images), features)
+    torch.testing.assert_close(target.rdms[0], expected)
+    assert teacher["conv1"].match(["anything"]) is None
+    assert teacher["conv1"].groups(["a", "b"]) == [["a", "b"]]
+    with pytest.raises(NeurordlError, match="does not read layer 'fc1'; it reads 'conv1'"):
+        teacher["fc1"]
+    with pytest.raises(NeurordlError, match="no layer 'conv9'"):
+        NetworkTeacher(model, "conv9")
+    for wrong, message in (
+        ("pearson", "no dissimilarity"),
+        ("mahalanobis", "precision"),
+        ("crossnobis", "repeats"),
+    ):
+        with pytest.raises(NeurordlError, match=message):
+            NetworkTeacher(model, "conv1", dissimilarity=wrong)
+
+
+def test_undefined_pairs_of_a_network_have_no_weight() -> None:
+    images = shown().images()
+    teacher = NetworkTeacher(nn.Sequential(nn.Flatten(), nn.Identity()), "1")
+    images[2] = 0.5  # a constant pattern has no correlation
+    batch = Batch(images)
+    target = teacher["1"].target(batch, teacher.features(batch))
+    assert target.rdms.isfinite().all()
+    undefined = [2 in pair for pair in itertools.combinations(range(12), 2)]
+    np.testing.assert_array_equal(target.weights[0] == 0, undefined)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_stimulus_that_came_twice_makes_no_pair_with_itself_in_a_network(cache: bool) -> None:
+    teacher = NetworkTeacher(small_cnn(4, 1), "conv2", cache=shown() if cache else None)
+    rows = [3, 1, 3, 0, 0]
+    ids = [IDS[row] for row in rows]
+    batch = Batch(shown().images(rows), ids)
+    target = teacher["conv2"].target(batch, teacher.features(batch))
+    different = [rows[i] != rows[j] for i, j in itertools.combinations(range(5), 2)]
+    np.testing.assert_array_equal(target.weights[0].bool(), different)
+    plain = teacher["conv2"].target(Batch(batch.images), teacher.features(batch))
+    assert plain.weights.min() == 1  # without ids nobody knows
+    torch.testing.assert_close(target.rdms, plain.rdms, rtol=0, atol=0)
+
+
+def test_a_stimulus_drawn_twice_changes_no_loss() -> None:
+    """The loss is that of the pairs of different stimuli: one drawn twice is no agreement for nothing."""
+    teacher = NetworkTeacher(small_cnn(4, 1), "conv2")
+    rows = [0, 1, 2, 3, 3]
+    batch = Batch(shown().images(rows), [IDS[row] for row in rows])
+    student = torch.randn(5, 7)
+    student[4] = student[3]
+    loss = RDMLoss(teacher, "any", dissimilarity="euclidean", comparison="mse")
+    pairs = [(i, j) for i, j in itertools.combinations(range(5), 2) if rows[i] != rows[j]]
+    theirs = teacher.features(batch)["conv2"].double()
+    expected = np.mean(
+        [float(((student[i] - student[j]).double() ** 2).mean() - ((theirs[i] - theirs[j]) ** 2).mean()) ** 2
+         for i, j in pairs]
+    )  # fmt: skip
+    assert float(loss({"any": student}, teacher.features(batch), batch)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_cache_runs_once_and_is_looked_up_by_id() -> None:
+    model = small_cnn(4, 1, batchnorm=True).eval()
+    shuffled = shown().subset(np.random.default_rng(0).permutation(shown().ids).tolist())
+    live, cached = NetworkTeacher(model, "conv2"), NetworkTeacher(model, "conv2", cache=shuffled)
+    calls: list[int] = []
+    cached._model.register_forward_pre_hook(lambda *_: calls.append(1))
+    place = {name: row for row, name in enumerate(IDS)}
+    for _ in range(3):
+        ids = list(RNG.permutation(IDS)[:7])
+        images = shown().images([place[name] for name in ids])
+        want = live.features(Batch(images))
+        got = cached.features(Batch(torch.zeros_like(images), ids))  # the images are not looked at
+        for name in ("conv2", ""):
+            torch.testing.assert_close(got[name], want[name])
+    assert len(calls) == 1
+    with pytest.raises(NeurordlError, match="'zzz'"):
+        cached["conv2"].match(["s1", "s2", "zzz"])
+    with pytest.raises(NeurordlError, match="came without ids"):
+        cached.features(Batch(images))
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_network_runs_outside_the_students_autocast(cache: bool) -> None:
+    """Live and cached features are those of the teacher's own precision, wherever they are asked for."""
+    model = small_cnn(4, 1).eval()
+    want = NetworkTeacher(model, "conv2").features(Batch(shown().images(), IDS))
+    teacher = NetworkTeacher(model, "conv2", cache=shown() if cache else None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(shown().images()).dtype == torch.bfloat16  # what the student gets
+        got = teacher.features(Batch(shown().images(), IDS))
+    for name in ("conv2", ""):
+        assert got[name].dtype == torch.float32
+        torch.testing.assert_close(got[name], want[name], rtol=0, atol=0)
+    half = NetworkTeacher(model.bfloat16(), "conv2", cache=shown() if cache else None)
+    assert half.features(Batch(shown().images(), IDS))["conv2"].dtype == torch.bfloat16
+
+
+def test_permuted_network() -> None:
+    model = small_cnn(4, 1).eval()
+    with pytest.raises(NeurordlError, match="cache=stimuli"):
+        NetworkTeacher(model, "conv2").permuted(IDS, 0)
+    teacher = NetworkTeacher(model, "conv2", cache=shown())
+    control = teacher.permuted(IDS, 0)
+    own, other = (one.features(batch_of(IDS))["conv2"] for one in (teacher, control))
+    rows = [next(k for k in range(12) if torch.equal(own[k], row)) for row in other]
+    assert sorted(rows) == list(range(12))
+    assert rows != list(range(12))
+    assert control.describe() != teacher.describe()
+
+
+def test_network_whose_output_nobody_asks_for_may_put_out_anything() -> None:
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(64, 5)
+
+        def forward(self, x: Tensor) -> list[str]:
+            self.body(x.flatten(1))
+            return ["boxes"]
+
+    for cache in (None, shown()):
+        features = NetworkTeacher(Detector(), "body", cache=cache).features(Batch(shown().images(), IDS))
+        assert list(features) == ["body"]
+
+
+def test_network_whose_output_is_ambiguous_may_be_read_elsewhere() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(64, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x.flatten(1))[:, None].expand(-1, 12, -1)  # 12 stimuli, 12 tokens
+
+    teacher = NetworkTeacher(Tokens(), "body")
+    assert list(teacher.features(Batch(shown().images()))) == ["body"]
+    with pytest.raises(NeurordlError, match="as many tokens as stimuli"):
+        NetworkTeacher(Tokens()).features(Batch(shown().images()))
+
+
+def test_network_description_changes_with_its_weights() -> None:
+    model = small_cnn(4, 1)
+    first = NetworkTeacher(model, "conv1")["conv1"].describe()
+    assert first == NetworkTeacher(copy.deepcopy(model), "conv1")["conv1"].describe()
+    with torch.no_grad():
+        model.conv1[0].bias += 1
+    assert first != NetworkTeacher(model, "conv1")["conv1"].describe()
+
+
+def test_categories_of_a_permuted_control_are_a_mapping() -> None:
+    rdms = RDMs(np.random.default_rng(0).random((1, 6)), pattern_descriptors={"stimulus": list("abcd")})
+    with pytest.raises(NeurordlError, match="expected a mapping from id to category, got list"):
+        RDMTeacher(rdms).permuted(list("abcd"), seed=0, within=["x", "x", "y", "y"])
+
+
+def test_a_dataset_of_one_subject_teaches_as_it_is() -> None:
+    values = np.random.default_rng(0).random((4, 5))
+    dataset = Dataset(values, {"subject": "sub-07"}, {"stimulus": list("abcd")})
+    assert PatternTeacher(dataset).subjects == ("sub-07",)
+    assert PatternTeacher(Dataset(values, obs_descriptors={"stimulus": list("abcd")})).subjects == (
+        "unnamed",
+    )
