@@ -138,7 +138,7 @@ def evaluate(
     run = source if isinstance(source, RunLike) else None
     network = run.student if run else source if isinstance(source, nn.Module) else None
     offered = model_stimuli(source, stimuli)
-    match = match_ids(offered, stimulus_ids(rdms), what=("stimuli", "RDMs"), missing=missing)
+    match = match_ids(offered, stimulus_ids(rdms), names=("stimuli", "RDMs"), missing=missing)
     chosen = choose_pairs(match.matched, run, pairs)
     brains = rdms_by_roi(rdms, roi, subjects, select, average)
     if network is not None and stimuli is not None:
