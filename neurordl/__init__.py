@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from neurordl.patterns.network import Compute, extract_patterns
     from neurordl.patterns.nifti import read_patterns
     from neurordl.plots import plot_layer_roi, plot_mds, plot_rdm, plot_scores
-    from neurordl.rdms import Alignment, align, compute_rdms, load_rdms, save_rdms, select_rdms
+    from neurordl.rdms import Alignment, Noise, align, compute_rdms, load_rdms, save_rdms, select_rdms
     from neurordl.rsa.evaluation import Evaluation, compare, evaluate, noise_ceiling
     from neurordl.rsa.inference.fitted import evaluate_fitted
     from neurordl.rsa.searchlight import searchlight
@@ -51,6 +51,7 @@ __all__ = [
     "Execution",
     "NetworkTeacher",
     "NeurordlError",
+    "Noise",
     "Objective",
     "Optimization",
     "PatternTeacher",
@@ -97,7 +98,7 @@ _HOMES = {
     "patterns.network": ("Compute", "extract_patterns"),
     "patterns.nifti": ("read_patterns",),
     "plots": ("plot_layer_roi", "plot_mds", "plot_rdm", "plot_scores"),
-    "rdms": ("Alignment", "align", "compute_rdms", "load_rdms", "save_rdms", "select_rdms"),
+    "rdms": ("Alignment", "Noise", "align", "compute_rdms", "load_rdms", "save_rdms", "select_rdms"),
     "rsa.evaluation": ("Evaluation", "compare", "evaluate", "noise_ceiling"),
     "rsa.inference.fitted": ("evaluate_fitted",),
     "rsa.searchlight": ("searchlight",),
