@@ -13,8 +13,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import Match
 from neurordl.io import sha256_state
 from neurordl.measures.dissimilarities import condensed_index
-from neurordl.patterns.layers import OUTPUT, resolve_layers
-from neurordl.patterns.network import as_input, frozen_eval, read_layers
+from neurordl.patterns.network import OUTPUT, as_input, frozen_eval, read_layers, resolve_layers
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers.base import Batch, ById, Target, plain_measure, spelled
 

@@ -11,8 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from neurordl import NeurordlError, StimulusSet
-from neurordl.patterns.layers import layer_names, resolve_layers
-from neurordl.patterns.network import Compute, as_input, extract_patterns, frozen_eval, read_layers
+from neurordl.patterns.network import (
+    Compute,
+    as_input,
+    extract_patterns,
+    frozen_eval,
+    layer_names,
+    read_layers,
+    resolve_layers,
+)
 from neurordl.students import resnet18, small_cnn
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import loss_comparison
 from neurordl.measures.dissimilarities import DISSIMILARITIES, condensed_index
-from neurordl.patterns.layers import OUTPUT
+from neurordl.patterns.network import OUTPUT
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Target, Teacher
 from neurordl.teachers.base import plain_measure, spelled
 from neurordl.training.weights import Weight, check_weight, describe_weight
