@@ -20,7 +20,7 @@ from neurordl.io import (
     read_json,
     sha256_array,
     versions,
-    write_aside,
+    atomic_write,
     write_json,
 )
 from neurordl.stimuli import StimulusSet
@@ -181,7 +181,7 @@ class RunFolder:
             self._save_history(history)
 
     def _save_history(self, history: Sequence[Mapping[str, float]]) -> None:
-        with write_aside(self.path / HISTORY) as aside:
+        with atomic_write(self.path / HISTORY) as aside:
             pd.DataFrame(history).to_csv(aside, index=False)
 
     def save_best(self, student: nn.Module) -> None:
