@@ -29,7 +29,7 @@ from rsatoolbox.data import Dataset
 from scipy import stats
 
 import neurordl as nrl
-from neurordl.io import versions, atomic_write, write_json, write_text
+from neurordl.io import atomic_write, versions, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 STIMULI, CHANNELS, RUNS = 8, 30, 4

@@ -33,7 +33,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.progress import track
 
-from neurordl.io import versions, atomic_write, write_json, write_text
+from neurordl.io import atomic_write, versions, write_json, write_text
 from neurordl.measures.dissimilarities import correlation
 from neurordl.plots.style import COLOURS
 from neurordl.rsa.inference.infer import Inference, infer

@@ -26,7 +26,7 @@ from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.datasets import load_digits
 from neurordl.experiments import paired_differences, run_grid
-from neurordl.io import sha256_file, versions, atomic_write
+from neurordl.io import atomic_write, sha256_file, versions
 from neurordl.patterns.network import extract_patterns
 from neurordl.plots import plot_transfer
 from neurordl.rdms.compute import compute_rdms

@@ -29,6 +29,7 @@ __all__ = [
     "CHECKPOINT",
     "RUN_RECORD",
     "TableCells",
+    "atomic_write",
     "check_folder",
     "check_run_folder",
     "read_cells",
@@ -39,7 +40,6 @@ __all__ = [
     "sha256_file",
     "sha256_state",
     "versions",
-    "atomic_write",
     "write_json",
     "write_text",
 ]
@@ -71,7 +71,8 @@ def check_run_folder(out: str | os.PathLike[str], resume: bool) -> None:
     holds_run = (path / RUN_RECORD).is_file()
     if holds_run and not resume:
         raise NeurordlError(
-            f"out: {path} already holds a run; choose another folder, or resume it with resume=True (--resume)"
+            f"out: {path} already holds a run; choose another folder, or resume it with resume=True "
+            "(in the shell: --resume)"
         )
     # Files that begin with a dot may be remains of a write that was killed.
     if not holds_run and path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
@@ -85,20 +86,20 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     Parameters
     ----------
     path
-        The file to write, in a folder that exists. An existing file is replaced; if writing fails, it is kept.
+        The file to write, in a folder that exists. An existing file is replaced, or kept if writing fails.
 
     Yields
     ------
     Path
         A temporary name beside ``path`` with the same suffix, to which the block writes. If the block ends
-        without an exception, the file is flushed to the disk and renamed to ``path``; otherwise it is removed.
+        without an exception, the file is flushed to the disk and renamed to ``path``, otherwise removed.
 
     Raises
     ------
     NeurordlError
-        If the folder is missing, ``path`` is a folder, nothing was written, or the system refused to write (a
-        full disk, no permission). The system's error is recognized inside exceptions of torch and safetensors,
-        too. An ``OSError`` about another file is raised unchanged.
+        If the folder is missing, ``path`` is a folder, nothing was written, or the system refused to write
+        (a full disk, no permission), also where torch or safetensors wrapped the system's error. An
+        ``OSError`` about another file is raised unchanged.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -343,7 +344,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
-        raise NeurordlError(f"{path} is not valid JSON ({error}); it is damaged or not a JSON file") from error
+        raise NeurordlError(f"{path} is not valid JSON ({error}); the file may be damaged") from error
 
 
 @contextmanager
@@ -355,7 +356,7 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of the content of a file, in hexadecimal; a `NeurordlError` names a file that cannot be read."""
+    """SHA-256 of the content of a file, in hexadecimal; a `NeurordlError` names an unreadable file."""
     with _reading(path), open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from neurordl import io
 from neurordl.errors import NeurordlError
 from neurordl.io import (
+    atomic_write,
     read_cells,
     read_frame,
     read_json,
@@ -25,7 +26,6 @@ from neurordl.io import (
     sha256_file,
     sha256_state,
     versions,
-    atomic_write,
     write_json,
     write_text,
 )

@@ -16,7 +16,7 @@ import pandas as pd
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match
-from neurordl.io import versions, atomic_write, write_json, write_text
+from neurordl.io import atomic_write, versions, write_json, write_text
 from neurordl.rsa.inference.infer import Inference
 from neurordl.rsa.notes import few_pairs, repeated_layers, unmeasured
 

@@ -16,11 +16,11 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import Match
 from neurordl.io import (
     CHECKPOINT,
+    atomic_write,
     check_run_folder,
     read_json,
     sha256_array,
     versions,
-    atomic_write,
     write_json,
 )
 from neurordl.stimuli import StimulusSet

@@ -18,7 +18,7 @@ from torch import nn
 
 from neurordl import students
 from neurordl.errors import NeurordlError
-from neurordl.io import RUN_RECORD, read_json, atomic_write
+from neurordl.io import RUN_RECORD, atomic_write, read_json
 from neurordl.stimuli import Preprocessing
 
 RECORD, HISTORY = RUN_RECORD, "history.csv"
