@@ -142,7 +142,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "sessions where subjects are meant": (
         lambda: {"objective": rdm(brain(subject=["a", "a"], session=[1, 2]))},
-        r"subject 'a' has 2 .*they differ in 'session' .*: select= or average= over that",
+        r"subject 'a' has 2 .*they differ in 'session' .*: use nrl.select_rdms with select= or average=",
     ),
     "ROIs where subjects are meant": (
         lambda: {"objective": rdm(brain(subject=["a", "a"], roi=["IT", "EVC"]))},
