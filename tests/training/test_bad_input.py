@@ -146,7 +146,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "ROIs where subjects are meant": (
         lambda: {"objective": rdm(brain(subject=["a", "a"], roi=["IT", "EVC"]))},
-        r"they differ in 'roi' .*: select= or average=",
+        r"they differ in 'roi' .*: use nrl.select_rdms with select= or average=",
     ),
     "ROIs without subjects": (
         lambda: {"objective": rdm(brain(roi=["IT", "EVC"]))},
