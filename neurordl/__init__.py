@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from neurordl.plots import plot_rdm as plot_rdm
     from neurordl.plots import plot_scores as plot_scores
     from neurordl.rdms import Alignment as Alignment
+    from neurordl.rdms import Noise as Noise
     from neurordl.rdms import align as align
     from neurordl.rdms import compute_rdms as compute_rdms
     from neurordl.rdms import load_rdms as load_rdms
