@@ -77,7 +77,7 @@ def test_console_script_is_main() -> None:
 def test_the_module_runs_as_the_command() -> None:
     command = [sys.executable, "-m", "neurordl", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "Usage: neurordl" in done.stdout
+    assert "python -m neurordl" in done.stdout
 
 
 def test_public_names_are_those_that_type_checkers_see() -> None:
