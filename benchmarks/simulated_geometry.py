@@ -67,18 +67,17 @@ def simulate(n: int, seed: int) -> dict[str, np.ndarray[Any, Any]]:
             obs_descriptors={"stimulus": IDS * RUNS, "run": np.repeat(np.arange(RUNS), STIMULI).tolist()},
         )
         calls: dict[str, dict[str, Any]] = {
-            "naive": {"method": "euclidean"},
-            "crossnobis": {"method": "crossnobis"},
-            "crossnobis, known precision": {"method": "crossnobis", "precision": precision},
-            "naive, known precision": {"method": "mahalanobis", "precision": precision},
+            "naive": {"dissimilarity": "euclidean"},
+            "crossnobis": {"dissimilarity": "crossnobis"},
+            "crossnobis, known precision": {"dissimilarity": "crossnobis", "precision": precision},
+            "naive, known precision": {"dissimilarity": "mahalanobis", "precision": precision},
         }
         for dof in DOFS:
             rows = rng.standard_normal((dof + 1, CHANNELS)) @ root.T
             for noise_name in ESTIMATORS:
                 calls[f"crossnobis, {noise_name}, {dof}"] = {
-                    "method": "crossnobis",
-                    "noise": noise_name,
-                    "residuals": Dataset(rows),
+                    "dissimilarity": "crossnobis",
+                    "noise": nrl.Noise(noise_name, Dataset(rows)),
                 }
         for name, call in calls.items():
             found.setdefault(name, []).append(nrl.compute_rdms(data, **call).dissimilarities[0])

@@ -52,7 +52,7 @@ def rdm(
     table: Annotated[
         Path | None, typer.Option(help="Of betas: TSV or CSV, a row per volume, with the column stimulus.")
     ] = None,
-    method: Annotated[
+    dissimilarity: Annotated[
         str, typer.Option(help="crossnobis, correlation, euclidean, mahalanobis, cosine, poisson, ...")
     ] = "crossnobis",
     model: Annotated[
@@ -122,14 +122,17 @@ def rdm(
     options |= {"hrf_model": None if hrf_model == "none" else hrf_model, "high_pass": high_pass}
     options |= {"drift_model": None if drift_model == "none" else drift_model}
     options |= {"slice_time_ref": slice_time_ref}
-    settings: dict[str, Any] = {"method": method, "center": center, "noise": noise, "noise_by": noise_by}
+    if noise is None and noise_by != "pooled":
+        raise NeurordlError(f"--noise-by {noise_by} is used with --noise; choose one, such as shrinkage_diag")
+    settings: dict[str, Any] = {"dissimilarity": dissimilarity, "center": center}
     try:
         with warnings.catch_warnings(record=True) as notices:
             warnings.simplefilter("always")
             read = nrl.read_patterns(images, mask, events or None, residuals=table is None, **options)
             patterns = read[0] if table is None else read
-            if table is None and noise is not None:
-                settings["residuals"] = read[1]
+            if noise is not None:
+                residuals = read[1] if table is None else None
+                settings["noise"] = nrl.Noise(noise, residuals, noise_by)  # type: ignore[arg-type]
             rdms = nrl.compute_rdms(patterns, **settings)
             nrl.save_rdms(rdms, out)
             reliable = _reliability(patterns, rdms, settings)
@@ -170,12 +173,12 @@ def _told(patterns: Dataset) -> str:
 
 def _reliability(patterns: Dataset, rdms: RDMs, settings: dict[str, Any]) -> Any:
     """Correlation of odd with even runs, for each RDM; None where there are too few runs."""
-    from neurordl.rdms.reliability import split_half
+    from neurordl.rdms.reliability import odd_even_reliability
 
     try:
         with warnings.catch_warnings():  # notices are of all runs, and are given
             warnings.simplefilter("ignore", UserWarning)
-            return split_half(patterns, **settings)
+            return odd_even_reliability(patterns, **settings)
     except NeurordlError as error:
         return str(error)
 
