@@ -272,13 +272,13 @@ def _draw(scores: Evaluation, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     import neurordl as nrl
-    from neurordl.io import write_aside
+    from neurordl.io import atomic_write
 
     plt.switch_backend("agg")  # there may be no screen
     few = len(scores.settings["layers"]) <= _FEW
     figure = nrl.plot_scores(scores, comparisons=few, p="p_fdr").get_figure(root=True)
     assert figure is not None
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, dpi=150)
     plt.close(figure)
 
