@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from neurordl import datasets, students
     from neurordl.errors import NeurordlError
     from neurordl.patterns.bids import read_bids
-    from neurordl.patterns.network import extract_patterns
+    from neurordl.patterns.network import Compute, extract_patterns
     from neurordl.patterns.nifti import read_patterns
     from neurordl.plots import plot_layer_roi, plot_mds, plot_rdm, plot_scores
     from neurordl.rdms import Alignment, align, compute_rdms, load_rdms, save_rdms
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from neurordl.training.loop import fit
     from neurordl.training.losses.rdm import RDMLoss, SoftTargetLoss
     from neurordl.training.objective import Objective
+    from neurordl.training.optimisation import Execution, Optimization
     from neurordl.training.run import Run, load_run
+    from neurordl.training.streams import Batches
     from neurordl.training.weights import TaskRatio
 
 __version__ = "0.1.0"
@@ -41,10 +43,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Alignment",
     "Batch",
+    "Batches",
+    "Compute",
     "Evaluation",
+    "Execution",
     "NetworkTeacher",
     "NeurordlError",
     "Objective",
+    "Optimization",
     "PatternTeacher",
     "Preprocessing",
     "RDMLoss",
@@ -83,7 +89,7 @@ __all__ = [
 _HOMES = {
     "errors": ("NeurordlError",),
     "patterns.bids": ("read_bids",),
-    "patterns.network": ("extract_patterns",),
+    "patterns.network": ("Compute", "extract_patterns"),
     "patterns.nifti": ("read_patterns",),
     "plots": ("plot_layer_roi", "plot_mds", "plot_rdm", "plot_scores"),
     "rdms": ("Alignment", "align", "compute_rdms", "load_rdms", "save_rdms"),
@@ -96,7 +102,9 @@ _HOMES = {
     "training.loop": ("fit",),
     "training.losses.rdm": ("RDMLoss", "SoftTargetLoss"),
     "training.objective": ("Objective",),
+    "training.optimisation": ("Execution", "Optimization"),
     "training.run": ("Run", "load_run"),
+    "training.streams": ("Batches",),
     "training.weights": ("TaskRatio",),
 }
 _MODULES = ("datasets", "students")

@@ -64,7 +64,7 @@ def compare(
         Unknown method, ids that are absent or do not match, fewer than three shared stimuli.
     """
     check_method(method)
-    match = match_ids(stimulus_ids(models), stimulus_ids(data), what=("models", "data"), missing=missing)
+    match = match_ids(stimulus_ids(models), stimulus_ids(data), names=("models", "data"), missing=missing)
     if len(match.matched) < 3:
         raise NeurordlError(
             f"3 shared stimuli or more are needed, but there are {len(match.matched)}\n{match}"

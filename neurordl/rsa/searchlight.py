@@ -125,7 +125,7 @@ def searchlight(
     notices.of_pairs([source], dissimilarity)
     notices.of_runs([source], dissimilarity)
     first = models if isinstance(models, RDMs) else next(iter(models.values()))
-    match = match_ids(source.ids, stimulus_ids(first), what=("patterns", "models"))
+    match = match_ids(source.ids, stimulus_ids(first), names=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")
     stack = torch.from_numpy(np.stack(list(named.values())))
     around = Spheres(patterns, radius, threshold)

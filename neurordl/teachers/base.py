@@ -129,7 +129,7 @@ class ById:
             )
         rows = np.array([self._row.get(stimulus, -1) for stimulus in ids], dtype=np.int64)
         if self.missing == "error" and (rows < 0).any():
-            match_ids(ids, self.ids, what=("stimuli", self.what))  # raises, naming them
+            match_ids(ids, self.ids, names=("stimuli", self.what))  # raises, naming them
         return rows
 
     def match(self, ids: Sequence[str]) -> Match:
@@ -149,7 +149,7 @@ class ById:
         NeurordlError
             If an id is unknown (unless ``missing="ignore"``), occurs twice, or none matches.
         """
-        match = match_ids(ids, self._given, what=("stimuli", self.what), missing=self.missing)
+        match = match_ids(ids, self._given, names=("stimuli", self.what), missing=self.missing)
         rows = {self._row[stimulus] for stimulus in match.matched}
         lacking = {subject: len(rows & unseen) for subject, unseen in self._unseen().items()}
         return replace(match, lacking={subject: count for subject, count in lacking.items() if count})
