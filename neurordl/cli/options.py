@@ -2,8 +2,8 @@
 
 A command is a short function. Its own parameters are options, and so are the arguments of the functions and
 the fields of the value objects that it takes (`Takes`): names, types, choices, bounds, defaults and helps are
-those of Python and are written nowhere else. Sources are parsed with `ast`, not imported: torch and rsatoolbox
-take seconds to import, and neither a help page nor a mistyped option should wait for them.
+those of Python and are written nowhere else. Sources are parsed with `ast`, not imported: to import torch and
+rsatoolbox takes seconds, and neither a help page nor a mistyped option should wait for them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,26 @@ from functools import cache
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
+import typer.main
+from typer.core import TyperCommand, TyperGroup
 
 from neurordl.errors import NeurordlError
 
-__all__ = ["Argument", "Call", "Takes", "command", "importing", "read_arguments"]
+__all__ = [
+    "Argument",
+    "Call",
+    "CommandGroup",
+    "Takes",
+    "app",
+    "check_files",
+    "command",
+    "importing",
+    "read_arguments",
+]
 
-Function = TypeVar("Function", bound=Callable[..., None])
 Definition = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
 
 _PACKAGE = Path(__file__).parents[1]
@@ -173,14 +183,14 @@ def _literal(default: ast.expr | None) -> Any:
         return None
 
 
-def _bounds(node: ast.AST) -> dict[str, float]:
+def _bounds(node: ast.AST) -> dict[str, float | None]:
     """The least value of each argument that the function or value object checks with `check_count`."""
-    bounds: dict[str, float] = {}
+    bounds: dict[str, float | None] = {}
     for part in ast.walk(node):
         match part:
             case ast.Call(func=ast.Name(id="check_count"), args=[ast.Constant(value=str(name)), _, *rest]):
                 least = rest or [keyword.value for keyword in part.keywords if keyword.arg == "least"]
-                bounds[name] = ast.literal_eval(least[0]) if least else 1
+                bounds[name.rpartition(".")[2]] = _literal(least[0]) if least else 1
     return bounds
 
 
@@ -248,23 +258,35 @@ class Takes:
         return options
 
     def call(self, values: Mapping[str, Any]) -> Call:
-        """The function with the values of its options, which are given by the name of the option."""
+        """The function with the values of its options, which are found by the name of the option."""
         options = self.options()
-        if values.get(self.prefix, "") is None:
-            for option, argument in options.items():
-                if values[option] not in (None, argument.default):
-                    raise typer.BadParameter(f"{_flag(option)} is given without {_flag(self.prefix)}")
-            return Call(self.function, None)
-        left_to_python = {option for option in options if values[option] is options[option].default is None}
-        return Call(self.function, {options[k].name: values[k] for k in options if k not in left_to_python})
+        chosen = {k: argument for k, argument in options.items() if values[k] not in (None, argument.default)}
+        if values.get(self.prefix, "") is None:  # the object that the others describe is not asked for
+            for option in chosen:
+                raise typer.BadParameter(f"{_flag(option)} is given without {_flag(self.prefix)}")
+            return Call(self.function, None, {})
+        none = [k for k, argument in options.items() if values[k] is argument.default is None]
+        words = {argument.name: _words(option, values[option]) for option, argument in chosen.items()}
+        return Call(self.function, {options[k].name: values[k] for k in options if k not in none}, words)
 
 
 @dataclass(frozen=True)
 class Call:
-    """A function of the package with the values of its options; it is imported when it is called."""
+    """A function of the package with the values of its options; it is imported when it is called.
+
+    Parameters
+    ----------
+    function
+        See `Takes`.
+    values
+        Values by the name of the argument. None where the options do not ask for the object.
+    words
+        What was written in the shell for each argument that differs from its default.
+    """
 
     function: str
     values: Mapping[str, Any] | None
+    words: Mapping[str, list[str]]
 
     def __call__(self, *arguments: Any, **others: Any) -> Any:
         """Call the function; None where the options do not ask for the object that it makes."""
@@ -274,6 +296,10 @@ class Call:
         with importing():
             function = attrgetter(name)(import_module(f"neurordl.{module}".rstrip(".")))
         return function(*arguments, **{**self.values, **others})
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of an argument."""
+        return (self.values or {}).get(name, default)
 
 
 @contextmanager
@@ -313,51 +339,95 @@ class SeveralFiles(TyperCommand):
         return list(super().parse_args(ctx, written))
 
 
-def command(app: typer.Typer, name: str | None = None, **takes: Takes) -> Callable[[Function], Function]:
+class CommandGroup(TyperGroup):
+    """Commands whose options are read when the command is called, not for the list of commands."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put the command with its options in the place of the one without."""
+        if args[0] in COMMANDS and args[0] in self.commands:
+            self.commands[args[0]] = COMMANDS[args[0]]()
+        return super().resolve_command(ctx, args)
+
+
+COMMANDS: dict[str, Callable[[], Any]] = {}
+"""For each name of a command a function that makes it."""
+
+
+def command(
+    group: typer.Typer, name: str | None = None, **takes: Takes
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add a function to the shell.
 
-    Its parameters become options; those before a ``/`` are arguments without a name. A parameter that is named
-    in ``takes`` becomes an option for each argument of that function of the package, and its value is a `Call`.
-    The help page shows the docstring with its examples.
+    Its parameters become options; those before a ``/`` are arguments without a name. For a parameter that is
+    named in ``takes`` each argument of that function becomes an option, and the value is a `Call` of it. The
+    help page shows the docstring with its examples.
     """
 
-    def add(function: Function) -> Function:
-        own = read_arguments(f"{function.__module__.partition('.')[2]}:{function.__name__}")
-        parameters = inspect.signature(function).parameters.values()
-        unnamed = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY]
-        options = dict(own)
-        made = [_parameter(option, own[option], "Options", option in unnamed) for option in own]
-        tables = dict[str, dict[str, str]]()
-        for parameter, part in takes.items():
-            more = part.options()
-            options |= more
-            made += [_parameter(option, argument, part.panel) for option, argument in more.items()]
-            tables[parameter] = {argument.name: option for option, argument in more.items()}
-        made += [_config(tables)] if options else []
-
-        def run(**texts: Any) -> None:
-            values = {option: _value(argument, texts[option]) for option, argument in options.items()}
-            _check_files(values, unnamed)
-            named = {option: values[option] for option in own if option not in unnamed}
-            calls = {parameter: part.call(values) for parameter, part in takes.items()}
-            function(*(values[option] for option in unnamed), **named, **calls)
-
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in made}
-        vars(run)["__signature__"] = inspect.Signature(made)
+    def add(function: Callable[..., None]) -> Callable[..., None]:
         sections = _sections(inspect.getdoc(function) or "")
-        text = "\n\n".join(map(_plain, sections[""].split("\n\n")))
         examples = textwrap.dedent(sections.get("Examples", "")).strip().replace("[", "\\[")
-        app.command(name, cls=SeveralFiles, help=text, epilog=examples)(run)
+        settings: dict[str, Any] = {
+            "name": name or function.__name__,
+            "help": "\n\n".join(map(_plain, sections[""].split("\n\n"))),
+            "epilog": f"Examples:\n\n{examples}",
+            "cls": SeveralFiles,
+        }
+
+        def make() -> Any:
+            single = typer.Typer(add_completion=False)
+            single.command(**settings)(_with_options(function, takes))
+            return typer.main.get_command(single)
+
+        group.command(**settings)(lambda: None)
+        COMMANDS[settings["name"]] = make
         return function
 
     return add
+
+
+def _with_options(function: Callable[..., None], takes: Mapping[str, Takes]) -> Callable[..., None]:
+    """A function whose signature says to typer which options the command has."""
+    own = read_arguments(f"{function.__module__.partition('.')[2]}:{function.__name__}")
+    parameters = inspect.signature(function).parameters.values()
+    unnamed = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY]
+    options = dict(own)
+    made = [_parameter(option, own[option], None, option in unnamed) for option in own]
+    tables = dict[str, dict[str, str]]()
+    for parameter, part in takes.items():
+        more = part.options()
+        if twice := options.keys() & more.keys():
+            raise LookupError(f"{function.__name__} has two options {', '.join(twice)}")
+        options |= more
+        made += [_parameter(option, argument, part.panel) for option, argument in more.items()]
+        tables[parameter] = {argument.name: option for option, argument in more.items()}
+
+    def run(config: Path | None = None, **texts: Any) -> None:
+        values = {option: _value(argument, texts[option]) for option, argument in options.items()}
+        check_files(values, unnamed)
+        named = {option: values[option] for option in own if option not in unnamed}
+        calls = {parameter: part.call(values) for parameter, part in takes.items()}
+        function(*(values[option] for option in unnamed), **named, **calls)
+
+    made += [_config(tables)] if options else []
+    vars(run)["__signature__"] = inspect.Signature(made)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in made}
+    return run
 
 
 def _flag(option: str) -> str:
     return f"--{option.replace('_', '-')}"
 
 
-def _parameter(option: str, argument: Argument, panel: str, unnamed: bool = False) -> inspect.Parameter:
+def _words(option: str, value: Any) -> list[str]:
+    """An option with its value, as they are written in the shell."""
+    if isinstance(value, bool):
+        return [_flag(option)]
+    return [_flag(option), ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+
+
+def _parameter(
+    option: str, argument: Argument, panel: str | None, unnamed: bool = False
+) -> inspect.Parameter:
     """An option for typer, or an argument without a name."""
     settings: dict[str, Any] = {"help": argument.help, "rich_help_panel": panel}
     type_: Any = Literal[argument.choices] if argument.choices else argument.type
@@ -393,7 +463,7 @@ def _value(argument: Argument, value: Any) -> Any:
         raise typer.BadParameter(f"{','.join(texts)}: expected numbers separated by commas") from error
 
 
-def _check_files(values: Mapping[str, Any], unnamed: Sequence[str]) -> None:
+def check_files(values: Mapping[str, Any], unnamed: Sequence[str] = ()) -> None:
     """Refuse files and folders that do not exist, before anything is imported."""
     for option, value in values.items():
         for path in value if isinstance(value, list) else [value]:
@@ -429,3 +499,12 @@ def _config(tables: Mapping[str, Mapping[str, str]]) -> inspect.Parameter:
     information = typer.Option(callback=read, is_eager=True, help=text)
     annotation = Annotated[Path | None, information]
     return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Options are named as the arguments in Python: a message about average= means the option --average.",
+)

@@ -1,0 +1,7 @@
+"""``python -m neurordl`` is the shell."""
+
+from __future__ import annotations
+
+from neurordl.cli import main
+
+main()
