@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from neurordl import datasets, students
     from neurordl.errors import NeurordlError
+    from neurordl.measures import Dissimilarity, register
     from neurordl.patterns.bids import read_bids
     from neurordl.patterns.network import Compute, extract_patterns
     from neurordl.patterns.nifti import read_patterns
     from neurordl.plots import plot_layer_roi, plot_mds, plot_rdm, plot_scores
-    from neurordl.rdms import Alignment, align, compute_rdms, load_rdms, save_rdms
+    from neurordl.rdms import Alignment, align, compute_rdms, load_rdms, save_rdms, select_rdms
     from neurordl.rsa.evaluation import Evaluation, compare, evaluate, noise_ceiling
     from neurordl.rsa.inference.fitted import evaluate_fitted
     from neurordl.rsa.searchlight import searchlight
@@ -45,6 +46,7 @@ __all__ = [
     "Batch",
     "Batches",
     "Compute",
+    "Dissimilarity",
     "Evaluation",
     "Execution",
     "NetworkTeacher",
@@ -80,19 +82,22 @@ __all__ = [
     "plot_scores",
     "read_bids",
     "read_patterns",
+    "register",
     "save_rdms",
     "searchlight",
+    "select_rdms",
     "students",
 ]
 
 # Where each name lives; tests/test_import.py holds this, __all__ and the imports for type checkers together.
 _HOMES = {
     "errors": ("NeurordlError",),
+    "measures": ("Dissimilarity", "register"),
     "patterns.bids": ("read_bids",),
     "patterns.network": ("Compute", "extract_patterns"),
     "patterns.nifti": ("read_patterns",),
     "plots": ("plot_layer_roi", "plot_mds", "plot_rdm", "plot_scores"),
-    "rdms": ("Alignment", "align", "compute_rdms", "load_rdms", "save_rdms"),
+    "rdms": ("Alignment", "align", "compute_rdms", "load_rdms", "save_rdms", "select_rdms"),
     "rsa.evaluation": ("Evaluation", "compare", "evaluate", "noise_ceiling"),
     "rsa.inference.fitted": ("evaluate_fitted",),
     "rsa.searchlight": ("searchlight",),

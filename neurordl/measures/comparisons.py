@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.measures.dissimilarities import n_stimuli, square
+from neurordl.measures.condensed import n_stimuli, square
 from neurordl.measures.geometry import centred_kernels
 
 __all__ = [

@@ -8,7 +8,7 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
-from neurordl.measures.dissimilarities import square
+from neurordl.measures.condensed import square
 
 __all__ = ["bures", "centred_kernels", "negative_riemannian"]
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
-from neurordl.rdms.selection import reindex, select_rdms, stimulus_ids
+from neurordl.rdms.selection import check_one_per_subject, reindex, select_rdms, stimulus_ids
 from neurordl.rsa.ceilings import ceiling
 from neurordl.rsa.inference.infer import Inference, infer
 from neurordl.rsa.similarity import METHODS, check_method, missing_groups, similarity, why_undefined
@@ -111,6 +111,7 @@ def noise_ceiling(
     """
     check_method(method)
     chosen = select_rdms(rdms, roi=roi, subjects=subjects, select=select, average=average)
+    check_one_per_subject(chosen)
     if len(chosen) < 2:
         raise NeurordlError(
             "a noise ceiling takes the RDMs of two subjects or more, but there is one; choose more subjects"

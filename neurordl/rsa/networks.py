@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from neurordl.io import sha256_state
-from neurordl.measures.dissimilarities import dissimilarity
+from neurordl.measures.dissimilarities import Dissimilarity
 from neurordl.measures.kernels.wide import WIDE
 from neurordl.patterns.network import Compute, extract_patterns, read_batches
 from neurordl.rdms.compute import compute_rdms
@@ -32,7 +32,7 @@ def network_vectors(
     stimuli: StimulusSet,
     ids: Sequence[str],
     layers: str | Sequence[str],
-    measure: str,
+    measure: Dissimilarity,
     compute: Compute,
 ) -> dict[str, Floats]:
     """Condensed RDM of each layer, for the stimuli in the order of ``ids``.
@@ -44,13 +44,12 @@ def network_vectors(
     probe = extract_patterns(network, part.subset(ids[:1]), layers, device=compute.device)
     sizes = {name: 4 * len(ids) * int(patterns.measurements.shape[1]) for name, patterns in probe.items()}
     if compute.batch_size is None and max(sizes.values()) <= _AT_ONCE_BYTES:
-        function = dissimilarity(measure)
 
         def rdm(patterns: Tensor) -> Tensor:
             if patterns.device.type == "mps":  # which has no float64
                 patterns = patterns.cpu()
             # wide ones are added up in float64 anyway, without a copy
-            return function(patterns.float() if patterns.shape[1] >= WIDE else patterns.double())
+            return measure(patterns.float() if patterns.shape[1] >= WIDE else patterns.double())
 
         ((_, found),) = read_batches(network, part, layers, replace(compute, batch_size=len(ids)), reduce=rdm)
         return {name: one.double().cpu().numpy() for name, one in found.items()}
@@ -58,7 +57,7 @@ def network_vectors(
     for group in _groups(sizes):
         read = extract_patterns(network, part, group, device=compute)
         for name, patterns in read.items():
-            vectors[name] = reindex(compute_rdms(patterns, method=measure), ids)[0]
+            vectors[name] = reindex(compute_rdms(patterns, measure), ids)[0]
     return vectors
 
 

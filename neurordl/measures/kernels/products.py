@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neurordl.measures.dissimilarities import condensed_index, n_stimuli, square
+from neurordl.measures.condensed import condensed_index, n_stimuli, square
 
 __all__ = ["GRAM_METHODS", "ROUNDING", "Grams", "cosines", "grams"]
 
