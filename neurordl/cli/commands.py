@@ -44,6 +44,7 @@ _COLUMNS += ["ceiling_lower", "ceiling_upper", "n_subjects", "fitted"]
 
 _READ = Takes("cli.commands:read_rdms", panel="RDMs")
 _LOAD = Takes("load_rdms", "name labels measure", panel="RDMs")
+_SELECT = Takes("select_rdms", "average", panel="RDMs")
 
 
 @command(app, run_demo=Takes("demo:run_demo", "seeds progress"))
@@ -53,7 +54,7 @@ def demo(out: Path = Path("demo_results"), *, run_demo: Call) -> None:
     Parameters
     ----------
     out
-        Folder for results.csv and the figure.
+        Folder for results.csv and the figure: demo_results by default.
 
     Examples
     --------
@@ -63,7 +64,7 @@ def demo(out: Path = Path("demo_results"), *, run_demo: Call) -> None:
 
 
 data = typer.Typer(
-    cls=CommandGroup, no_args_is_help=True, help="List, describe and download public data sets."
+    cls=CommandGroup, no_args_is_help=True, help="List, describe or download public data sets."
 )
 app.add_typer(data, name="data")
 
@@ -139,7 +140,8 @@ def fetch(name: str, /) -> None:
     read_patterns=Takes(
         "read_patterns",
         "mask events table labels rois subject session runs model condition leave_out detrend t_r "
-        "slice_time_ref hrf_model drift_model high_pass drift_order noise_model confounds confound_columns fmriprep",
+        "slice_time_ref hrf_model drift_model high_pass drift_order noise_model confounds confound_columns "
+        "fmriprep",
         panel="Patterns",
     ),
     compute_rdms=Takes(
@@ -253,7 +255,8 @@ def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
     app,
     read=_READ,
     load_rdms=_LOAD,
-    teacher=Takes("RDMTeacher", "roi subjects average pool pair_weights shrinkage missing", panel="Teacher"),
+    select_rdms=_SELECT,
+    teacher=Takes("RDMTeacher", "roi subjects pool pair_weights shrinkage missing", panel="Teacher"),
     loss=Takes(
         "RDMLoss",
         "layer dissimilarity comparison weight scale",
@@ -277,6 +280,7 @@ def train(
     *,
     read: Call,
     load_rdms: Call,
+    select_rdms: Call,
     teacher: Call,
     loss: Call,
     fit: Call,
@@ -331,7 +335,7 @@ def train(
     shape = tuple(images.pixels.shape[1:])
     prepared = images.preprocessing
     shown = nrl.StimulusSet.from_folder(stimuli, shape[1:], shape[0], prepared.mean, prepared.std)
-    brain = teacher(read(load_rdms))
+    brain = teacher(select_rdms(read(load_rdms)))
     match = brain.match(shown.ids)  # before the split, whose errors would be about its sizes
     fitted = shown.split(held_out, seed)[0] if held_out else shown
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one of several processes
@@ -360,9 +364,9 @@ def train(
     typer.echo(run.history[columns].tail(3).to_string(index=False, float_format="%.4f"))
     if test is not None:
         typer.echo(f"test accuracy {nrl.accuracy(run.student, test):.4f}")
-    words = [*read.words.values(), *load_rdms.words.values()]
-    words += [teacher.words[name] for name in ("roi", "average") if name in teacher.words]
-    following = ["neurordl", "compare", str(out), *chain(*words), "--out", str(out / "scores")]
+    words = chain(read.words.values(), load_rdms.words.values(), select_rdms.words.values())
+    following = ["neurordl", "compare", str(out), *chain(*words), *teacher.words.get("roi", ())]
+    following += ["--out", str(out / "scores")]
     typer.echo(f"\n{out} holds the run. Next: {shlex.join(following)}")
 
 
@@ -422,13 +426,14 @@ def _labelled_images(name: str, size: int | None) -> tuple[StimulusSet, Stimulus
     app,
     read=_READ,
     load_rdms=_LOAD,
+    select_rdms=_SELECT,
     evaluate=Takes(
-        "evaluate", "layers method dissimilarity roi subjects average group pairs missing", panel="Comparison"
+        "evaluate", "layers method dissimilarity roi subjects group pairs missing", panel="Comparison"
     ),
     bootstrap=Takes("evaluate", "bootstrap n_bootstrap variance seed", panel="Bootstrap"),
     network=Takes("students.loading:load_network", "checkpoint pretrained", panel="Network"),
-    preprocessing=Takes("Preprocessing", panel="Network"),
-    compute=Takes("Compute", panel="Network"),
+    read_images=Takes("StimulusSet.from_folder", "size channels mean std", panel="Network"),
+    compute=Takes("evaluate", "device batch_size", panel="Network"),
 )
 def compare(
     source: str,
@@ -439,10 +444,11 @@ def compare(
     *,
     read: Call,
     load_rdms: Call,
+    select_rdms: Call,
     evaluate: Call,
     bootstrap: Call,
     network: Call,
-    preprocessing: Call,
+    read_images: Call,
     compute: Call,
 ) -> None:
     """Compare the layers of a run, of a network, or model RDMs with the RDMs of subjects.
@@ -473,8 +479,8 @@ def compare(
     check_folder(out)
     if (earlier := [name for name in _RESULTS if (out / name).exists()]) and not overwrite:
         raise NeurordlError(
-            f"--out {out} holds a comparison already ({' and '.join(earlier)}): choose another folder, or pass "
-            "--overwrite to replace it"
+            f"--out {out} holds a comparison already ({' and '.join(earlier)}): choose another folder, or "
+            "pass --overwrite to replace it"
         )
     with importing():
         import neurordl as nrl
@@ -485,7 +491,7 @@ def compare(
     settings: dict[str, Any] = {}
     notes = []
     if Path(source).is_dir():
-        model = nrl.load_run(source)
+        model: Any = nrl.load_run(source)
         settings["stimuli"] = _stimuli_of(model, stimuli)
         settings["pairs"] = evaluate.get("pairs", "held-out")
     elif evaluate.get("pairs"):
@@ -502,19 +508,21 @@ def compare(
             notes += [f"no checkpoint was given: the weights are those that {source} makes"]
             if source.startswith(("torchvision:", "timm:")):
                 notes[-1] += ", untrained ones; --pretrained takes the trained ones"
-        images = preprocessing()
-        settings["stimuli"] = nrl.StimulusSet.from_folder(
-            stimuli, images.size, images.channels, images.mean, images.std
-        )
+        settings["stimuli"] = read_images(stimuli)
     scores = evaluate(
-        model, read(load_rdms), device=compute(progress=True), **(bootstrap.values or {}), **settings
+        model,
+        select_rdms(read(load_rdms)),
+        progress=True,
+        **(compute.values or {}),
+        **(bootstrap.values or {}),
+        **settings,
     )
     scores.settings.update(record)
     _write_scores(scores, out, notes)
 
 
 def _model_rdms(source: str, labels: Path | None) -> RDMs:
-    """Model RDMs, named after the file where it has no names; its rows are those of the labels without ids."""
+    """Model RDMs. The labels are the ids of a file without ids; a file without names gives its own name."""
     import neurordl as nrl
 
     with warnings.catch_warnings():

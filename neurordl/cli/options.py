@@ -30,6 +30,7 @@ from typer.core import TyperCommand, TyperGroup
 from neurordl.errors import NeurordlError
 
 __all__ = [
+    "COMMANDS",
     "Argument",
     "Call",
     "CommandGroup",
@@ -58,8 +59,9 @@ class Argument:
     name: str
     type: type
     choices: tuple[str, ...]
-    several: bool
-    optional: bool
+    several: bool  # a list of values
+    single: bool  # a value alone
+    optional: bool  # None
     default: Any
     help: str
     least: float | None
@@ -125,7 +127,8 @@ def read_arguments(function: str) -> dict[str, Argument]:
                 name=name,
                 type=type_,
                 choices=choices,
-                several=bool(elements) and (not types or type_ in (str, Path)),
+                several=bool(elements),
+                single=bool(types),
                 optional=None in values,
                 default=_literal(default),
                 help=helps.get(name, ""),
@@ -391,7 +394,7 @@ def _with_options(function: Callable[..., None], takes: Mapping[str, Takes]) -> 
     parameters = inspect.signature(function).parameters.values()
     unnamed = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY]
     options = dict(own)
-    made = [_parameter(option, own[option], None, option in unnamed) for option in own]
+    made = [_parameter(option, own[option], unnamed=option in unnamed) for option in own]
     tables = dict[str, dict[str, str]]()
     for parameter, part in takes.items():
         more = part.options()
@@ -404,7 +407,7 @@ def _with_options(function: Callable[..., None], takes: Mapping[str, Takes]) -> 
     def run(config: Path | None = None, **texts: Any) -> None:
         values = {option: _value(argument, texts[option]) for option, argument in options.items()}
         check_files(values, unnamed)
-        named = {option: values[option] for option in own if option not in unnamed}
+        named = {k: values[k] for k in own if k not in unnamed and values[k] is not None}
         calls = {parameter: part.call(values) for parameter, part in takes.items()}
         function(*(values[option] for option in unnamed), **named, **calls)
 
@@ -426,7 +429,7 @@ def _words(option: str, value: Any) -> list[str]:
 
 
 def _parameter(
-    option: str, argument: Argument, panel: str | None, unnamed: bool = False
+    option: str, argument: Argument, panel: str | None = None, unnamed: bool = False
 ) -> inspect.Parameter:
     """An option for typer, or an argument without a name."""
     settings: dict[str, Any] = {"help": argument.help, "rich_help_panel": panel}
@@ -453,14 +456,17 @@ def _value(argument: Argument, value: Any) -> Any:
     if value == "none" and argument.optional:
         return None
     if not argument.several or argument.type is Path:
-        return value or None if argument.several else value
-    texts = [part.strip() for text in value or () for part in str(text).split(",")]
-    if texts and texts[0] in argument.choices:
+        return value if value or not argument.several else argument.default
+    texts = [part.strip() for text in value or () for part in str(text).split(",") if part.strip()]
+    if not texts:
+        return argument.default
+    if texts[0] in argument.choices:
         return texts[0]
     try:
-        return [argument.type(text) for text in texts if text] or None
+        values = [argument.type(text) for text in texts]
     except ValueError as error:
         raise typer.BadParameter(f"{','.join(texts)}: expected numbers separated by commas") from error
+    return values[0] if argument.single and len(values) == 1 else values
 
 
 def check_files(values: Mapping[str, Any], unnamed: Sequence[str] = ()) -> None:
@@ -506,5 +512,5 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Options are named as the arguments in Python: a message about average= means the option --average.",
+    epilog="Options have the names of Python's arguments: a message about average= means --average.",
 )
