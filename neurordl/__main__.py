@@ -1,7 +1,6 @@
-"""``python -m neurordl`` is the shell."""
-
-from __future__ import annotations
+"""``python -m neurordl`` is the command ``neurordl``."""
 
 from neurordl.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -26,7 +26,7 @@ from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.datasets import load_digits
 from neurordl.experiments import paired_differences, run_grid
-from neurordl.io import sha256_file, versions, write_aside
+from neurordl.io import atomic_write, sha256_file, versions
 from neurordl.patterns.network import extract_patterns
 from neurordl.plots import plot_transfer
 from neurordl.rdms.compute import compute_rdms
@@ -196,9 +196,9 @@ def run_demo(
     with _one_thread():
         frame = run_grid(jobs, row, kept, fingerprint=fingerprint, progress=progress)[list(COLUMNS)]
     report = f"{_setting_text(setting, digits)}\n\n{_results_text(frame)}"
-    with write_aside(out / "results.csv") as aside:
+    with atomic_write(out / "results.csv") as aside:
         frame.to_csv(aside, index=False)
-    with write_aside(out / "figure.png") as aside:
+    with atomic_write(out / "figure.png") as aside:
         _figure(frame).savefig(aside, dpi=150)
     return f"{report}\n\n{out} holds results.csv and figure.png"
 

@@ -10,10 +10,10 @@ import typer
 
 from neurordl import __version__
 from neurordl.cli import commands  # noqa: F401 - adds the commands to the application
-from neurordl.cli.options import app
+from neurordl.cli.options import COMMANDS, app
 from neurordl.errors import NeurordlError
 
-__all__ = ["app", "main"]
+__all__ = ["COMMANDS", "app", "main"]
 
 
 def _print_version(asked: bool) -> None:

@@ -19,11 +19,11 @@ from neurordl.errors import NeurordlError
 from neurordl.io import (
     CHECKPOINT,
     RUN_RECORD,
+    atomic_write,
     check_folder,
     check_run_folder,
     read_json,
     sha256_array,
-    write_aside,
 )
 from neurordl.validate import listed
 
@@ -145,10 +145,11 @@ def fetch(name: str, /) -> None:
         panel="Patterns",
     ),
     compute_rdms=Takes(
-        "compute_rdms", "method center noise noise_by", panel="RDMs", defaults={"method": "crossnobis"}
+        "compute_rdms", "dissimilarity center", panel="RDMs", defaults={"dissimilarity": "crossnobis"}
     ),
+    noise=Takes("Noise", "estimator by", panel="RDMs", prefix="noise"),
 )
-def rdm(images: list[Path], /, out: Path, *, read_patterns: Call, compute_rdms: Call) -> None:
+def rdm(images: list[Path], /, out: Path, *, read_patterns: Call, compute_rdms: Call, noise: Call) -> None:
     """Compute RDMs from BOLD images and events, or from betas, and report what was done.
 
     Parameters
@@ -168,15 +169,16 @@ def rdm(images: list[Path], /, out: Path, *, read_patterns: Call, compute_rdms: 
         import neurordl as nrl
 
     is_bold = read_patterns.get("table") is None
-    patterns = read_patterns(images, residuals=is_bold)
-    noise = {}
+    patterns, residuals = read_patterns(images, residuals=is_bold), None
     if is_bold:
         patterns, residuals = patterns
-        noise = {"residuals": residuals} if compute_rdms.get("noise") else {}
-    rdms = compute_rdms(patterns, **noise)
+    normalization = noise(residuals=residuals)
+    rdms = compute_rdms(patterns, noise=normalization)
     nrl.save_rdms(rdms, out)
     typer.echo(f"{_describe_patterns(patterns)}\n")
-    typer.echo(_describe_rdms(rdms, _split_half(patterns, {**(compute_rdms.values or {}), **noise})))
+    typer.echo(
+        _describe_rdms(rdms, _reliability(patterns, noise=normalization, **(compute_rdms.values or {})))
+    )
     typer.echo(f"\n{out} holds {rdms.n_rdm} RDM{'' if rdms.n_rdm == 1 else 's'}")
     if "subject" not in rdms.rdm_descriptors:
         typer.echo("note: the names of the images do not say which subject they are of; --subject names it")
@@ -203,14 +205,14 @@ def _describe_patterns(patterns: Dataset) -> str:
     )
 
 
-def _split_half(patterns: Dataset, settings: Mapping[str, Any]) -> list[str]:
+def _reliability(patterns: Dataset, **settings: Any) -> list[str]:
     """The correlation of odd with even runs, for each RDM; or why there is none."""
-    from neurordl.rdms.reliability import split_half
+    from neurordl.rdms.reliability import odd_even_reliability
 
     try:
         with warnings.catch_warnings():  # they are about all runs, and were shown
             warnings.simplefilter("ignore", UserWarning)
-            return [f"{value:.3f}" for value in split_half(patterns, **settings)]
+            return [f"{value:.3f}" for value in odd_even_reliability(patterns, **settings)]
     except NeurordlError as error:
         return [str(error)]
 
@@ -574,7 +576,7 @@ def _write_scores(scores: Evaluation, out: Path, notes: Iterable[str]) -> None:
     few = len(scores.settings["layers"]) <= _FEW_LAYERS
     figure = nrl.plot_scores(scores, comparisons=few, p="p_fdr").get_figure(root=True)
     assert figure is not None
-    with write_aside(out / "scores.png") as aside:
+    with atomic_write(out / "scores.png") as aside:
         figure.savefig(aside, dpi=150)
     plt.close(figure)
     frame = scores.to_frame()

@@ -254,10 +254,11 @@ class Takes:
         every = read_arguments(self.function)
         options: dict[str, Argument] = {}
         for name in self.arguments.split() or every:
+            argument = replace(every[name], default=self.defaults.get(name, every[name].default))
             option = f"{self.prefix}_{name}" if self.prefix else name
-            if self.prefix and not options and every[name].default is REQUIRED:
-                option = self.prefix
-            options[option] = replace(every[name], default=self.defaults.get(name, every[name].default))
+            if self.prefix and not options and argument.default is REQUIRED:
+                option, argument = self.prefix, replace(argument, default=None)
+            options[option] = argument
         return options
 
     def call(self, values: Mapping[str, Any]) -> Call:
@@ -342,18 +343,67 @@ class SeveralFiles(TyperCommand):
         return list(super().parse_args(ctx, written))
 
 
+@dataclass(frozen=True)
+class Command:
+    """A function of the shell, its name there, and what it takes; see `command`."""
+
+    name: str
+    function: Callable[..., None]
+    takes: Mapping[str, Takes]
+
+    def add_to(self, group: typer.Typer, function: Callable[..., None]) -> None:
+        """Add a function to a group, with the name and the documentation of this command."""
+        sections = _sections(inspect.getdoc(self.function) or "")
+        examples = textwrap.dedent(sections.get("Examples", "")).strip()
+        group.command(
+            self.name,
+            cls=SeveralFiles,
+            help="\n\n".join(map(_plain, sections[""].split("\n\n"))),
+            epilog="\n\n".join(["Examples:", *map(_plain, examples.split("\n\n"))]),
+        )(function)
+
+    def with_options(self) -> Any:
+        """The command of typer, with all its options."""
+        own = read_arguments(f"{self.function.__module__.partition('.')[2]}:{self.function.__name__}")
+        signature = inspect.signature(self.function).parameters.values()
+        unnamed = [p.name for p in signature if p.kind is inspect.Parameter.POSITIONAL_ONLY]
+        options = dict(own)
+        parameters = [_parameter(option, own[option], unnamed=option in unnamed) for option in own]
+        tables = dict[str, dict[str, str]]()
+        for name, takes in self.takes.items():
+            for option, argument in takes.options().items():
+                if option in options:
+                    raise LookupError(f"{self.name} has two options {option}; give one of them a prefix")
+                options[option] = argument
+                parameters.append(_parameter(option, argument, takes.panel))
+                tables.setdefault(name, {})[argument.name] = option
+        parameters += [_config(tables)] if options else []
+
+        def run(**values: Any) -> None:
+            values = {option: _value(argument, values[option]) for option, argument in options.items()}
+            check_files(values, unnamed)
+            named = {k: values[k] for k in own if k not in unnamed and values[k] is not None}
+            calls = {name: takes.call(values) for name, takes in self.takes.items()}
+            self.function(*(values[k] for k in unnamed), **named, **calls)
+
+        vars(run)["__signature__"] = inspect.Signature(parameters)
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        single = typer.Typer(add_completion=False)
+        self.add_to(single, run)
+        return typer.main.get_command(single)
+
+
+COMMANDS: dict[str, Command] = {}
+
+
 class CommandGroup(TyperGroup):
-    """Commands whose options are read when the command is called, not for the list of commands."""
+    """Commands whose options are read when one of them is called, not for the list of commands."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Put the command with its options in the place of the one without."""
         if args[0] in COMMANDS and args[0] in self.commands:
-            self.commands[args[0]] = COMMANDS[args[0]]()
+            self.commands[args[0]] = COMMANDS[args[0]].with_options()
         return super().resolve_command(ctx, args)
-
-
-COMMANDS: dict[str, Callable[[], Any]] = {}
-"""For each name of a command a function that makes it."""
 
 
 def command(
@@ -367,54 +417,12 @@ def command(
     """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
-        sections = _sections(inspect.getdoc(function) or "")
-        examples = textwrap.dedent(sections.get("Examples", "")).strip().replace("[", "\\[")
-        settings: dict[str, Any] = {
-            "name": name or function.__name__,
-            "help": "\n\n".join(map(_plain, sections[""].split("\n\n"))),
-            "epilog": f"Examples:\n\n{examples}",
-            "cls": SeveralFiles,
-        }
-
-        def make() -> Any:
-            single = typer.Typer(add_completion=False)
-            single.command(**settings)(_with_options(function, takes))
-            return typer.main.get_command(single)
-
-        group.command(**settings)(lambda: None)
-        COMMANDS[settings["name"]] = make
+        added = Command(name or function.__name__, function, takes)
+        added.add_to(group, lambda: None)
+        COMMANDS[added.name] = added
         return function
 
     return add
-
-
-def _with_options(function: Callable[..., None], takes: Mapping[str, Takes]) -> Callable[..., None]:
-    """A function whose signature says to typer which options the command has."""
-    own = read_arguments(f"{function.__module__.partition('.')[2]}:{function.__name__}")
-    parameters = inspect.signature(function).parameters.values()
-    unnamed = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY]
-    options = dict(own)
-    made = [_parameter(option, own[option], unnamed=option in unnamed) for option in own]
-    tables = dict[str, dict[str, str]]()
-    for parameter, part in takes.items():
-        more = part.options()
-        if twice := options.keys() & more.keys():
-            raise LookupError(f"{function.__name__} has two options {', '.join(twice)}")
-        options |= more
-        made += [_parameter(option, argument, part.panel) for option, argument in more.items()]
-        tables[parameter] = {argument.name: option for option, argument in more.items()}
-
-    def run(config: Path | None = None, **texts: Any) -> None:
-        values = {option: _value(argument, texts[option]) for option, argument in options.items()}
-        check_files(values, unnamed)
-        named = {k: values[k] for k in own if k not in unnamed and values[k] is not None}
-        calls = {parameter: part.call(values) for parameter, part in takes.items()}
-        function(*(values[option] for option in unnamed), **named, **calls)
-
-    made += [_config(tables)] if options else []
-    vars(run)["__signature__"] = inspect.Signature(made)
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in made}
-    return run
 
 
 def _flag(option: str) -> str:
@@ -491,9 +499,11 @@ def _config(tables: Mapping[str, Mapping[str, str]]) -> inspect.Parameter:
         known = {p.name: p.multiple or p.nargs == -1 for p in context.command.params if p.name != "config"}
         options = dict[str, Any]()
         for key, value in content.items():
-            table = tables.get(key, {})
-            for name, part in value.items() if table and isinstance(value, dict) else [(key, value)]:
-                option = table.get(name.replace("-", "_"), name.replace("-", "_"))
+            fields = {key: value}
+            if isinstance(value, dict) and key in tables:
+                fields = {tables[key].get(name, f"{key}.{name}"): part for name, part in value.items()}
+            for name, part in fields.items():
+                option = name.replace("-", "_")
                 if option not in known:
                     expected = ", ".join(sorted(map(str, known)))
                     raise typer.BadParameter(f"{path}: unknown {name}; known: {expected}")

@@ -149,7 +149,7 @@ def test_resume(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     before = (tmp_path / "run" / "history.csv").read_bytes()
     code, told, errors = shell(*arguments)
     assert (code, told, errors.count("\n")) == (1, "", 1)  # the folder is looked at before anything is read
-    assert "holds a run already" in errors
+    assert "already holds a run" in errors
     code, told, errors = shell(*arguments, "--resume")
     assert code == 0
     assert "which had finished: nothing was trained" in told

@@ -15,9 +15,8 @@ import pytest
 import typer
 
 from neurordl import __version__
-from neurordl.cli.commands import TAKEN
-from neurordl.cli.options import COMMANDS, REQUIRED, Call, Takes, describe_parameters, read_arguments
-from neurordl.errors import NeurordlError
+from neurordl.cli import COMMANDS
+from neurordl.cli.options import REQUIRED, Takes, describe_parameters, read_arguments
 
 
 def python_of(function: str) -> Any:
@@ -25,9 +24,13 @@ def python_of(function: str) -> Any:
     return attrgetter(name)(import_module(f"neurordl.{module}".rstrip(".")))
 
 
-@pytest.mark.parametrize("takes", TAKEN, ids=lambda takes: takes.function)
+@pytest.mark.parametrize(
+    "takes",
+    [takes for command in COMMANDS.values() for takes in command.takes.values()],
+    ids=lambda takes: takes.function,
+)
 def test_options_are_those_of_python(takes: Takes) -> None:
-    """Each argument that is taken exists, has the default of Python or one that the command states, and a help."""
+    """Each argument that is taken exists, and has a help and the default of Python or of the command."""
     parameters = inspect.signature(python_of(takes.function)).parameters
     for option, argument in takes.options().items():
         default = parameters[argument.name].default
@@ -42,7 +45,7 @@ def test_options_are_those_of_python(takes: Takes) -> None:
 
 
 def options_of(name: str) -> dict[str, Any]:
-    return {parameter.name: parameter for parameter in COMMANDS[name]().params}
+    return {parameter.name: parameter for parameter in COMMANDS[name].with_options().params}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -96,13 +99,6 @@ def test_descriptions_of_a_docstring() -> None:
     assert described == {"a": r"Two numbers, as in numpy \[1]_.", "b": described["a"], "c": "The others."}
 
 
-BOOTSTRAP = Takes("training.streams:Batches", "stimuli augment", prefix="batches")
-
-
-def run(application: typer.Typer, *arguments: str) -> Any:
-    return application(arguments, standalone_mode=False)
-
-
 def test_an_object_is_made_where_its_first_argument_is_given() -> None:
     takes = Takes("cli.options:Takes", "function panel", prefix="takes")
     assert list(takes.options()) == ["takes", "takes_panel"]
@@ -115,21 +111,22 @@ def test_an_object_is_made_where_its_first_argument_is_given() -> None:
         takes.call({"takes": None, "takes_panel": "Training"})
 
 
-def test_value_objects_in_a_file(tmp_path: Path) -> None:
+def test_value_objects_in_a_file(shell: Any, tmp_path: Path) -> None:
     """A table of the file holds the fields of an object; the command line goes before."""
     (tmp_path / "it.h5").touch()
     (tmp_path / "train.toml").write_text("epochs = 3\n[batches]\nlabelled = 16\n[optimization]\nlr = 0.1")
-    command = COMMANDS["train"]()
+    command = COMMANDS["train"].with_options()
     context = command.make_context(
         "train",
-        ["--config", str(tmp_path / "train.toml"), "--labelled", "mnist", "--stimuli", str(tmp_path)]
-        + ["--out", "run", "--rdms", str(tmp_path / "it.h5"), "--lr", "0.2"],
+        f"--config {tmp_path}/train.toml --labelled mnist --stimuli {tmp_path} --out run "
+        f"--rdms {tmp_path}/it.h5 --lr 0.2".split(),
     )
     values = context.params
     assert (values["epochs"], values["batches_labelled"], values["lr"]) == (3, 16, 0.2)
-    (tmp_path / "train.toml").write_text("[batches]\nsize = 16")
-    with pytest.raises(Exception, match="unknown size"):
-        command.make_context("train", ["--config", str(tmp_path / "train.toml")])
+    (tmp_path / "train.toml").write_text("[batches]\nsize = 16\nepochs = 2")
+    code, _, errors = shell("train", "--config", tmp_path / "train.toml")
+    assert code == 2
+    assert "unknown batches.size" in errors
 
 
 def test_none_is_a_value_where_python_takes_it(shell: Any, tmp_path: Path) -> None:
@@ -139,7 +136,9 @@ def test_none_is_a_value_where_python_takes_it(shell: Any, tmp_path: Path) -> No
 
 def test_version_and_module() -> None:
     for start in (["-m", "neurordl"], ["-c", "from neurordl.cli import main; main()"]):
-        done = subprocess.run([sys.executable, *start, "--version"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, *start, "--version"], capture_output=True, text=True, check=True
+        )
         assert done.stdout == f"neurordl {__version__}\n"
 
 
@@ -148,7 +147,11 @@ def test_completion() -> None:
     environment = {**os.environ, "_NEURORDL_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
     for words, expected in (("neurordl train --held", "--held-out"), ("neurordl data inf", "info")):
         done = subprocess.run(
-            [sys.executable, "-c", "import sys; sys.argv[0] = 'neurordl'; from neurordl.cli import main; main()"],
+            [
+                sys.executable,
+                "-c",
+                "import sys; sys.argv[0] = 'neurordl'; from neurordl.cli import main; main()",
+            ],
             env=environment | {"COMP_WORDS": words},
             capture_output=True,
             text=True,

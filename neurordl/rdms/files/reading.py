@@ -13,7 +13,7 @@ from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import possible_ids
-from neurordl.io import write_aside
+from neurordl.io import atomic_write
 from neurordl.rdms.files import arrays, hdf5, matlab, tables
 from neurordl.rdms.files.held import (
     Diagonal,
@@ -193,7 +193,7 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
             f"{target.name} holds one RDM, and these are {rdms.n_rdm}; write them one by one, or as .h5"
         )
     content = write(rdms)
-    with write_aside(target) as aside:
+    with atomic_write(target) as aside:
         aside.write_bytes(content)
 
 
