@@ -43,7 +43,7 @@ _COLUMNS = ["layer", "roi", "subject", "score", "ci_low", "ci_high", "p", "p_fdr
 _COLUMNS += ["ceiling_lower", "ceiling_upper", "n_subjects", "fitted"]
 
 _READ = Takes("cli.commands:read_rdms", panel="RDMs")
-_LOAD = Takes("load_rdms", "name labels measure", panel="RDMs")
+_LOAD = Takes("load_rdms", "name labels measure layout similarity diagonal", panel="RDMs")
 _SELECT = Takes("select_rdms", "average", panel="RDMs")
 
 
