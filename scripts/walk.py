@@ -1,4 +1,4 @@
-"""Print the modules of the package through which `evaluate` and `compute_rdms` pass, and the functions called.
+"""Print the modules through which `evaluate` and `compute_rdms` pass, and the functions that they call.
 
     python scripts/walk.py [--functions]
 
