@@ -29,7 +29,7 @@ from rsatoolbox.data import Dataset
 from scipy import stats
 
 import neurordl as nrl
-from neurordl.io import versions, write_aside, write_json, write_text
+from neurordl.io import atomic_write, versions, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 STIMULI, CHANNELS, RUNS = 8, 30, 4
@@ -213,7 +213,7 @@ def main() -> None:
         }
         told |= {"seed": args.seed, "bound": round(bound, 4), "versions": versions()}
         write_json(out / "simulated_geometry.json", json.loads(json.dumps(told)))
-        with write_aside(out / "simulated_geometry.png") as aside:
+        with atomic_write(out / "simulated_geometry.png") as aside:
             plot(found, result, bound).savefig(aside, dpi=110)
 
 

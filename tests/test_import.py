@@ -74,6 +74,12 @@ def test_console_script_is_main() -> None:
     assert importlib.metadata.version("neurordl") == neurordl.__version__
 
 
+def test_the_module_runs_as_the_command() -> None:
+    command = [sys.executable, "-m", "neurordl", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "python -m neurordl" in done.stdout
+
+
 def test_public_names_are_those_that_type_checkers_see() -> None:
     tree = ast.parse(Path(neurordl.__file__).read_text(encoding="utf-8"))
     guarded = next(node for node in tree.body if isinstance(node, ast.If))

@@ -16,7 +16,7 @@ from rsatoolbox.data.base import DatasetBase
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
-from neurordl.io import write_aside
+from neurordl.io import atomic_write
 from neurordl.measures.condensed import condensed_index
 from neurordl.measures.dissimilarities import DissimilarityLike, find_dissimilarity
 from neurordl.rdms import notices
@@ -123,7 +123,7 @@ def compute_rdms(
     notices.of_pairs(alone, measure)
     notices.of_runs(alone, measure)
     shape = (len(sources), len(stimuli) * (len(stimuli) - 1) // 2)
-    with nullcontext() if out is None else write_aside(_npy(out)) as aside:
+    with nullcontext() if out is None else atomic_write(_npy(out)) as aside:
         vectors: Any
         if aside is None:
             vectors = np.empty(shape, dtype)
