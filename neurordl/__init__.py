@@ -30,14 +30,11 @@ if TYPE_CHECKING:
     from neurordl.rsa.searchlight import searchlight
     from neurordl.stimuli import Preprocessing, StimulusSet
     from neurordl.teachers import Batch, NetworkTeacher, PatternTeacher, RDMTeacher, Target, Teacher
-    from neurordl.training.accuracy import accuracy
-    from neurordl.training.loop import fit
-    from neurordl.training.losses.rdm import RDMLoss, SoftTargetLoss
+    from neurordl.training.losses import RDMLoss, SoftTargetLoss, TaskRatio, TransferLoss
     from neurordl.training.objective import Objective
-    from neurordl.training.optimisation import Execution, Optimization
     from neurordl.training.run import Run, load_run
     from neurordl.training.streams import Batches
-    from neurordl.training.weights import TaskRatio
+    from neurordl.training.trainer import Execution, Optimization, accuracy, fit
 
 __version__ = "0.1.0"
 
@@ -63,6 +60,7 @@ __all__ = [
     "Target",
     "TaskRatio",
     "Teacher",
+    "TransferLoss",
     "__version__",
     "accuracy",
     "align",
@@ -103,14 +101,11 @@ _HOMES = {
     "rsa.searchlight": ("searchlight",),
     "stimuli": ("Preprocessing", "StimulusSet"),
     "teachers": ("Batch", "NetworkTeacher", "PatternTeacher", "RDMTeacher", "Target", "Teacher"),
-    "training.accuracy": ("accuracy",),
-    "training.loop": ("fit",),
-    "training.losses.rdm": ("RDMLoss", "SoftTargetLoss"),
+    "training.losses": ("RDMLoss", "SoftTargetLoss", "TaskRatio", "TransferLoss"),
     "training.objective": ("Objective",),
-    "training.optimisation": ("Execution", "Optimization"),
     "training.run": ("Run", "load_run"),
     "training.streams": ("Batches",),
-    "training.weights": ("TaskRatio",),
+    "training.trainer": ("Execution", "Optimization", "accuracy", "fit"),
 }
 _MODULES = ("datasets", "students")
 

@@ -112,7 +112,7 @@ def train(
         import torch
 
         import neurordl as nrl
-        import neurordl.training.loop
+        import neurordl.training.trainer
 
     images, test = _labelled(labelled, size)
     classes = int(images.labels.max()) + 1 if images.labels is not None else 0  # of all images, drawn or not

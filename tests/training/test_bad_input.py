@@ -142,11 +142,11 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "sessions where subjects are meant": (
         lambda: {"objective": rdm(brain(subject=["a", "a"], session=[1, 2]))},
-        r"subject 'a' has 2 .*they differ in 'session' .*: select= or average= over that",
+        r"subject 'a' has 2 .*they differ in 'session' .*: use nrl.select_rdms with select= or average=",
     ),
     "ROIs where subjects are meant": (
         lambda: {"objective": rdm(brain(subject=["a", "a"], roi=["IT", "EVC"]))},
-        r"they differ in 'roi' .*: select= or average=",
+        r"they differ in 'roi' .*: use nrl.select_rdms with select= or average=",
     ),
     "ROIs without subjects": (
         lambda: {"objective": rdm(brain(roi=["IT", "EVC"]))},
@@ -348,7 +348,7 @@ def test_folder_that_holds_another_run(tmp_path: Path) -> None:
     ):
         train(tmp_path / "run")
     with pytest.raises(
-        NeurordlError, match=r"holds another run, which differs in settings\.seed \(0 there, 1 here\); choose"
+        NeurordlError, match=r"holds another run, which differs in settings\.seed \(0 before, 1 now\); choose"
     ):
         train(tmp_path / "run", seed=1, resume=True)
     assert contents(tmp_path) == before
