@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from neurordl import students
 from neurordl.errors import NeurordlError
-from neurordl.io import CHECKPOINT, RUN_RECORD, check_run_folder, read_json, write_aside, write_json
+from neurordl.io import CHECKPOINT, RUN_RECORD, atomic_write, check_run_folder, read_json, write_json
 from neurordl.stimuli import Preprocessing
 from neurordl.teachers.base import Record
 from neurordl.validate import check_choice
@@ -226,14 +226,14 @@ class RunFolder:
         if self._writes:
             buffer = io.BytesIO()
             torch.save(_without_numpy(state), buffer)
-            with write_aside(self.path / CHECKPOINT) as aside:
-                aside.write_bytes(buffer.getbuffer())
+            with atomic_write(self.path / CHECKPOINT) as temporary:
+                temporary.write_bytes(buffer.getbuffer())
             self._withdrawable = False
             self._save_history(history)
 
     def _save_history(self, history: Sequence[Mapping[str, float]]) -> None:
-        with write_aside(self.path / HISTORY) as aside:
-            pd.DataFrame(history).to_csv(aside, index=False)
+        with atomic_write(self.path / HISTORY) as temporary:
+            pd.DataFrame(history).to_csv(temporary, index=False)
 
     def save_best(self, student: nn.Module) -> None:
         """Keep the weights of the best epoch so far."""
@@ -263,8 +263,8 @@ class RunFolder:
 
 def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-    with write_aside(path) as aside:
-        aside.write_bytes(safetensors.torch.save(state))
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save(state))
 
 
 def _load_weights(student: nn.Module, path: Path) -> None:
