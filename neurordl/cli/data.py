@@ -25,13 +25,13 @@ def list_data() -> None:
 
 @data.command()
 def info(name: Annotated[str, typer.Argument(help="A name in the list.")]) -> None:
-    """Say what a data set is: licence, citation, files with their url, size and checksum."""
-    from neurordl.datasets import folder_of, known, status
+    """Say what a data set is: license, citation, files with their url, size and checksum."""
+    from neurordl.datasets import find_dataset, folder_of, status
 
-    dataset = known(name)
+    dataset = find_dataset(name)
     typer.echo(f"{name}: {dataset.summary}")
     for what, text in (
-        ("licence", dataset.licence),
+        ("license", dataset.license),
         ("cite", dataset.citation),
         ("known from", dataset.source),
         ("read by", ", ".join(f"neurordl.datasets.{loader}" for loader in dataset.loaders)),
