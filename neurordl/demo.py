@@ -42,6 +42,7 @@ from neurordl.training.losses.rdm import RDMLoss
 from neurordl.training.objective import Objective
 from neurordl.training.optimisation import Execution
 from neurordl.training.streams import Batches
+from neurordl.validate import check_count
 
 __all__ = ["COLUMNS", "SETTING", "Setting", "World", "fit_and_score", "run_demo"]
 
@@ -180,6 +181,7 @@ def run_demo(
     str
         The report: what was done, a table for each experiment, and the paired differences.
     """
+    check_count("seeds", seeds, 2, "the differences are tested over seeds")
     out = Path(out)
     digits = images if images is not None else load_digits()
     grid = product(EXPERIMENTS, range(seeds), CONDITIONS)

@@ -91,8 +91,8 @@ def test_betas_and_names_that_do_not_say_whose(shell: Any, tmp_path: Path) -> No
         *("rdm", tmp_path / "betas.nii.gz", "--table", tmp_path / "betas.csv", "--out", tmp_path / "b.h5")
     )
     assert code == 0, errors
-    assert "notice: dropped 1 of 27 voxels" in errors
-    assert "--subject does" in told
+    assert "note: dropped 1 of 27 voxels" in errors
+    assert "--subject names it" in told
     assert "need 4 runs or more, and there are 2" in told
     for option in (("--model", "lsa"), ("--hrf-model", "glover"), ("--slice-time-ref", "0.5")):
         code, _, errors = shell(
@@ -150,7 +150,7 @@ def test_notices_come_with_an_error_too(shell: Any, tmp_path: Path) -> None:
         *("--mask", tmp_path / "far.nii.gz", "--out", tmp_path / "x.h5"),
     )
     assert code == 1
-    assert re.search(r"notice: the mask .*far.nii.gz is on another grid", errors)
+    assert re.search(r"note: the mask .*far.nii.gz is on another grid", errors)
     assert re.search(r"neurordl: the mask .*far.nii.gz is empty", errors)
 
 
