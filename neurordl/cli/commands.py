@@ -327,7 +327,7 @@ def train(
         import torch
 
         import neurordl as nrl
-        import neurordl.training.loop
+        import neurordl.training.trainer
 
     seed = fit.get("seed")
     images, test = _labelled_images(labelled, size)
