@@ -17,19 +17,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
 from neurordl.measures.dissimilarities import dissimilarity_from_text
 from neurordl.plots.rdm import Pixels, categories_of, single_matrix, thumbnails
-from neurordl.plots.style import (
-    LETTER,
-    color_of,
-    font_points,
-    inches,
-    legend,
-    legend_inches,
-    marker_of,
-    new_axes,
-    scaled,
-    settle,
-    shortened,
-)
+from neurordl.plots import style
 from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids
 from neurordl.rsa.evaluation import compare
 from neurordl.stimuli import StimulusSet
@@ -84,28 +72,28 @@ def plot_mds(
         raise NeurordlError(f"a plane of stimuli needs three or more, but the RDM has {n}")
     if missing := int((~np.isfinite(upper)).sum()):
         raise NeurordlError(
-            f"{missing} of {len(upper)} pairs are missing, and MDS needs all; average over subjects, or leave "
-            "out the stimuli concerned"
+            f"{missing} of {len(upper)} pairs are missing, and MDS needs all; average over subjects, or "
+            "leave out the stimuli concerned"
         )
     matrix = np.maximum(matrix, 0)
     places, stress = _scale(np.sqrt(matrix) if _is_squared(rdms) else matrix, seed)
     labels = categories_of(rdms, categories, stimuli)
-    ax = ax or new_axes(4.6 + legend_inches(labels or []), 4.6)
+    ax = ax or style.new_axes(4.6 + style.legend_inches(labels or []), 4.6)
     _frame(ax, places, f"{n} stimuli, stress {stress:.2f}")
     names = list(dict.fromkeys(labels or [""]))
     numbers = np.array([names.index(label) for label in labels or [""] * n])
     for k, name in enumerate(names):
         shown = places[numbers == k] if stimuli is None else np.full((1, 2), np.nan)
-        marker = marker_of(k) if stimuli is None else "s"
-        ax.plot(*shown.T, marker, color=color_of(k), markersize=scaled(6), label=name)
+        marker = style.marker_of(k) if stimuli is None else "s"
+        ax.plot(*shown.T, marker, color=style.color_of(k), markersize=style.scaled(6), label=name)
     if labels:
-        legend(ax)
-    settle(ax)  # with the legend: the room that remains decides on the size of the images
+        style.legend(ax)
+    style.settle(ax)  # with the style.legend: the room that remains decides on the size of the images
     if stimuli is not None:
-        size = float(np.clip(72 * min(inches(ax)) * 0.6 / np.sqrt(n), 6, 40))
-        edges = [color_of(k) for k in numbers] if labels else None
+        size = float(np.clip(72 * min(style.inches(ax)) * 0.6 / np.sqrt(n), 6, 40))
+        edges = [style.color_of(k) for k in numbers] if labels else None
         _draw_images(ax, thumbnails(stimuli, stimulus_ids(rdms)), places, size, edges)
-        half = 0.01 + size / 144 / min(inches(ax))  # of an image, as a share of the Axes
+        half = 0.01 + size / 144 / min(style.inches(ax))  # of an image, as a share of the Axes
         ax.margins(half / (1 - 2 * half))
     return ax
 
@@ -167,7 +155,7 @@ def plot_rdm_mds(
     distances = 1 - (similarities + similarities.T) / 2
     np.fill_diagonal(distances, 0)
     places, stress = _scale(np.maximum(distances, 0), seed)
-    ax = ax or new_axes(4.6 + legend_inches(list(groups)), 4.6)
+    ax = ax or style.new_axes(4.6 + style.legend_inches(list(groups)), 4.6)
     note = f"{len(names)} RDMs of {len(ids)} stimuli\ndistance 1 − {method}, stress {stress:.2f}"
     _frame(ax, places, note)
     texts: list[tuple[str, Floats, str]] = []
@@ -175,14 +163,14 @@ def plot_rdm_mds(
     for k, (name, group) in enumerate(groups.items()):
         shown = places[start : start + group.n_rdm]
         start += group.n_rdm
-        words, pattern = shortened(_labels(group, label))
+        words, pattern = style.shortened(_labels(group, label))
         title = f"{name}\n{pattern}".strip()
         ax.plot(
-            *shown.T, marker_of(k), label=title, color=color_of(k), markersize=scaled(6), alpha=0.85, mew=0
+            *shown.T, style.marker_of(k), label=title, color=style.color_of(k), markersize=style.scaled(6), alpha=0.85, mew=0
         )
-        texts += [(word, place, color_of(k)) for word, place in zip(words, shown, strict=False)]
+        texts += [(word, place, style.color_of(k)) for word, place in zip(words, shown, strict=False)]
     if any(ax.get_legend_handles_labels()[1]):
-        legend(ax)
+        style.legend(ax)
     _place_labels(ax, texts, places)
     return ax
 
@@ -191,7 +179,7 @@ def _is_squared(rdms: RDMs) -> bool:
     """Whether the distances are squared, as rsatoolbox defines Euclidean ones."""
     measure = dissimilarity_from_text(str(rdms.dissimilarity_measure))
     kernel = measure.kernel if measure is not None else None
-    return kernel is not None and (kernel.normalise, kernel.root, kernel.sides) == ("none", False, None)
+    return kernel is not None and (kernel.normalize, kernel.root, kernel.sides) == ("none", False, None)
 
 
 def _shared_ids(groups: Mapping[str, RDMs], missing: Literal["error", "ignore"]) -> Sequence[str]:
@@ -252,16 +240,16 @@ def _place_labels(ax: Axes, texts: Sequence[tuple[str, Floats, str]], points: Fl
         return
     ax.margins(0.12)
     ax.autoscale_view()
-    settle(ax)
+    style.settle(ax)
     ax.apply_aspect()
     dots, frame = ax.transData.transform(points), ax.get_window_extent()
-    line = 1.2 * font_points("small")  # points
+    line = 1.2 * style.font_points("small")  # points
     height = line * ax.figure.dpi / 72  # pixels
     taken: list[Bbox] = []
 
     def box_at(text: str, place: Floats, reach: float, side: tuple[int, int]) -> Bbox:
         """The box of a text, ``reach`` lines away from its place; the text ends or starts there."""
-        width = LETTER * height / 1.2 * len(text)
+        width = style.LETTER * height / 1.2 * len(text)
         x, y = ax.transData.transform(place) + reach * height * np.array(side)
         left, below = (np.array(side) - 1) / 2  # -1, -0.5 or 0 times the size of the box
         return Bbox.from_bounds(x + left * width, y + below * height, width, height)

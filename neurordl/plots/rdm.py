@@ -17,7 +17,7 @@ from scipy import stats
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
-from neurordl.plots.style import bar_beside, font_points, inches, new_axes, settle
+from neurordl.plots import style
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.stimuli import StimulusSet
 
@@ -27,7 +27,7 @@ Pixels = npt.NDArray[Any]
 Blocks = Sequence[tuple[int, int]]
 
 _NOT_MEASURED = "0.75"
-_THUMBNAIL = 0.24  # inches, the least
+_THUMBNAIL = 0.24  # style.inches, the least
 _NAMED = 30  # up to so many stimuli are named in the margin
 
 
@@ -90,7 +90,7 @@ def plot_rdm(
     images = None if stimuli is None else thumbnails(stimuli, [stimulus_ids(rdms)[k] for k in order])
     matrix = (_percentiles(matrix) if rank else matrix)[np.ix_(order, order)]
     np.fill_diagonal(matrix, np.nan)
-    ax = ax or (new_axes(4.6, 3.8) if images is None else new_axes(6.2, 5.2))
+    ax = ax or (style.new_axes(4.6, 3.8) if images is None else style.new_axes(6.2, 5.2))
     picture = ax.imshow(matrix, cmap=cmap, vmin=vmin, vmax=vmax, interpolation="nearest")
     _mark_missing(ax, matrix)
     ax.tick_params(length=0)
@@ -100,7 +100,7 @@ def plot_rdm(
     share = 1.0 if images is None else _draw_images(ax, images, blocks)
     if colorbar:
         measure = rdms.dissimilarity_measure or "measure unknown"
-        bar = bar_beside(ax, picture, share)
+        bar = style.bar_beside(ax, picture, share)
         bar.set_label(f"dissimilarity ({measure}{', percentile' if rank else ''})")
     if labels is not None:
         _mark_categories(ax, names, blocks)
@@ -110,7 +110,7 @@ def plot_rdm(
         ax.set(xlabel="stimulus", ylabel="stimulus")
         if images is not None:
             ax.set(xticks=[], yticks=[])
-    settle(ax)
+    style.settle(ax)
     return ax
 
 
@@ -189,7 +189,7 @@ def _draw_images(ax: Axes, images: Pixels, blocks: Blocks) -> float:
     Returns the share of the Axes' sides that the matrix keeps.
     """
     n = len(images)
-    size = max(1.0, _THUMBNAIL * n / min(inches(ax)))  # cells
+    size = max(1.0, _THUMBNAIL * n / min(style.inches(ax)))  # cells
     near, far = 0.15 * size, 1.07 * size
     for stimulus, center in _spread([(k, k + 1) for k in range(n)] if size == 1 else blocks, size):
         low, high = center - 0.46 * size, center + 0.46 * size
@@ -221,7 +221,7 @@ def _spread(blocks: Blocks, size: float) -> list[tuple[int, float]]:
 def _mark_categories(ax: Axes, labels: Sequence[str], blocks: Blocks) -> None:
     """Draw lines between the blocks of categories, and write the name of each beside it."""
     n = len(labels)
-    narrowest = 72 * min(inches(ax)) / n * min(end - start for start, end in blocks)  # points
+    narrowest = 72 * min(style.inches(ax)) / n * min(end - start for start, end in blocks)  # points
     width = float(np.clip(0.08 * narrowest, 0.2, 0.8))
     for edge, _ in blocks[1:]:
         ax.plot([-0.5, n - 0.5], [edge - 0.5] * 2, color="white", linewidth=width)
@@ -231,9 +231,9 @@ def _mark_categories(ax: Axes, labels: Sequence[str], blocks: Blocks) -> None:
 
 def _name_rows(ax: Axes, places: Sequence[float], names: Sequence[str]) -> None:
     """Write the same names on both sides, as small as the narrowest gap asks for but still readable."""
-    size = font_points(plt.rcParams["ytick.labelsize"])
+    size = style.font_points(plt.rcParams["ytick.labelsize"])
     cells = abs(float(np.subtract(*ax.get_ylim())))
-    gap = 72 * min(inches(ax)) * min(np.diff(places), default=cells) / cells
+    gap = 72 * min(style.inches(ax)) * min(np.diff(places), default=cells) / cells
     ax.set_yticks(places, names)
     if gap > 1.5 * size:
         ax.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")

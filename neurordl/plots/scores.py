@@ -17,23 +17,7 @@ from matplotlib.lines import Line2D
 
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
-from neurordl.plots.style import (
-    CEILING,
-    LETTER,
-    bar_beside,
-    check_columns,
-    color_of,
-    font_points,
-    hide_frame,
-    inches,
-    legend,
-    mark,
-    marker_of,
-    names_along_x,
-    new_axes,
-    scaled,
-    slant_names,
-)
+from neurordl.plots import style
 from neurordl.rsa.evaluation import Evaluation
 from neurordl.validate import check_choice
 
@@ -59,7 +43,7 @@ class _Table:
         """Read the scores of these ROIs, or of all."""
         frame = scores.to_frame() if isinstance(scores, Evaluation) else scores
         columns = ["layer", "roi", "subject", "score", *([] if p in (None, "p") else [str(p)])]
-        check_columns(frame, columns, "the table of scores")
+        style.check_columns(frame, columns, "the table of scores")
         if not len(frame):
             raise NeurordlError("the table of scores is empty; there is nothing to draw")
         frame = _named(frame, "roi", "layer", "subject")
@@ -102,18 +86,15 @@ class _Table:
         """What the means were measured on, stimuli and subjects, and what their intervals are over."""
         means = self.frame[self.frame["subject"] == "mean"]
         counts = []
-        for column, single, plural in (
+        for column, single, several in (
             ("n_stimuli", "stimulus", "stimuli"),
             ("n_subjects", "subject", "subjects"),
         ):
-            if column in means and len(numbers := means[column].dropna().astype(int).unique()):
-                low, high = min(numbers), max(numbers)
-                word = single if high == 1 else plural
-                counts.append(f"{low} {word}" if low == high else f"{low} to {high} {word}")
+            if column in means and means[column].notna().any():
+                count = style.extent(means[column].dropna())
+                counts.append(f"{count} {single if count == '1' else several}")
         lines = [", ".join(counts)] if counts else []
-        over = [
-            str(name) for name in means.get("generalises_to", pd.Series(dtype=str)).dropna().unique() if name
-        ]
+        over = list(filter(None, means["generalises_to"].dropna().unique())) if "generalises_to" in means else []
         if over and ("ci_low" not in means or means["ci_low"].notna().any()):
             lines.append(f"95 % CI over {' or '.join(over)}")
         return lines
@@ -182,28 +163,28 @@ def plot_scores(
     new = ax is None
     if ax is None:
         width = min(max(5.0, 2.6 + 0.35 * len(table.layers) * len(table.rois) ** 0.5), 14.0)
-        ax = new_axes(width, 3.4 + _rows_inches(rows))
+        ax = style.new_axes(width, 3.4 + _rows_inches(rows))
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
     tested = False
     for k in range(len(table.rois)):
         p_values = _draw_roi(ax, table, k, p, alpha)
         tested |= bool(np.isfinite(p_values).any())
     ax.set_xlim(-0.6, len(table.layers) - 0.4)
-    below = names_along_x(ax, table.names)
+    below = style.names_along_x(ax, table.names)
     if new and isinstance(ax.figure, Figure):
         ax.figure.set_figheight(ax.figure.get_figheight() + below)
     ax.set_ylabel(f"RDM similarity ({table.comparison})" if table.comparison else "RDM similarity")
     if rows:
-        _draw_rows(ax, rows, min(_rows_inches(rows) / inches(ax)[1], 0.5 if new else 0.4))
+        _draw_rows(ax, rows, min(_rows_inches(rows) / style.inches(ax)[1], 0.5 if new else 0.4))
     handles, labels = ax.get_legend_handles_labels()
     empty: list[float] = []
     if tested:
-        white = Line2D(empty, empty, marker="o", mfc="white", markersize=scaled(6), color="0.3", ls="")
+        white = Line2D(empty, empty, marker="o", mfc="white", markersize=style.scaled(6), color="0.3", ls="")
         handles.append(white)
         labels.append(f"not above zero\n({_P_NAMES.get(p, p)} ≥ {alpha:g})")
     if rows:
         dot, tick = (
-            Line2D(empty, empty, marker=marker, markersize=scaled(size), color="0.3", ls="")
+            Line2D(empty, empty, marker=marker, markersize=style.scaled(size), color="0.3", ls="")
             for marker, size in (("o", 4), ("|", 6))
         )
         pair: Any = (dot, tick)
@@ -212,8 +193,8 @@ def plot_scores(
         labels.append(f"layer (dot) better than\nother layers (ticks)\n({name} < {alpha:g})")
     title = "\n".join(table.sample()) or None
     handler = {tuple: HandlerTuple(ndivide=None)}
-    legend(ax, title=title, handles=handles, labels=labels, handler_map=handler)
-    return hide_frame(ax)
+    style.legend(ax, title=title, handles=handles, labels=labels, handler_map=handler)
+    return style.hide_frame(ax)
 
 
 def _draw_roi(ax: Axes, table: _Table, k: int, p: str, alpha: float) -> Floats:
@@ -223,7 +204,7 @@ def _draw_roi(ax: Axes, table: _Table, k: int, p: str, alpha: float) -> Floats:
     score = means["score"].to_numpy()
     step = 1.0 if n_rois == 1 else 0.8 / n_rois
     places = np.arange(n_layers) + step * (k - (n_rois - 1) / 2)
-    room = 72 * inches(ax)[0] / n_layers * step  # points
+    room = 72 * style.inches(ax)[0] / n_layers * step  # points
     _draw_ceiling(ax, table, k, places, step, joined=n_rois == 1 or room < _NARROW)
     frame = table.of_roi(name)
     dots = frame[frame["subject"] != "mean"]
@@ -231,13 +212,13 @@ def _draw_roi(ax: Axes, table: _Table, k: int, p: str, alpha: float) -> Floats:
     rank, count = by_layer.cumcount().to_numpy(), by_layer["score"].transform("size").to_numpy()
     spread = min(0.1, 0.25 * step) * (2 * rank / np.maximum(count - 1, 1) - (count > 1))
     x, y = places[[table.layers.index(layer) for layer in dots["layer"]]] + spread, dots["score"]
-    color = color_of(k)
+    color = style.color_of(k)
     # all dots in one call, since many artists are slow
-    ax.plot(x, y.to_numpy(dtype=float), ".", color=color, alpha=0.45, markersize=scaled(5), mew=0, zorder=2)
+    ax.plot(x, y.to_numpy(dtype=float), ".", color=color, alpha=0.45, markersize=style.scaled(5), mew=0, zorder=2)
     reach = np.abs(means[["ci_low", "ci_high"]].to_numpy().T - score)
-    size = float(np.clip(0.35 * room, 2.5, scaled(7)))
+    size = float(np.clip(0.35 * room, 2.5, style.scaled(7)))
     label = f"{name} mean".strip() + (", 95 % CI" if np.isfinite(reach).any() else "")
-    mark(ax, k, places, score, label, size, yerr=np.nan_to_num(reach))
+    style.mark(ax, k, places, score, label, size, yerr=np.nan_to_num(reach))
     for place in places[np.isnan(score)]:
         text = " undefined"
         ax.text(place, 0, text, ha="center", va="bottom", fontsize="xx-small", color=color, rotation=90)
@@ -245,7 +226,7 @@ def _draw_roi(ax: Axes, table: _Table, k: int, p: str, alpha: float) -> Floats:
     hollow = (p_values >= alpha) & np.isfinite(score)
     if hollow.any():
         x, y = places[hollow], score[hollow]
-        ax.plot(x, y, marker_of(k), zorder=4, markerfacecolor="white", markeredgecolor=color, markersize=size)
+        ax.plot(x, y, style.marker_of(k), zorder=4, markerfacecolor="white", markeredgecolor=color, markersize=size)
     return np.asarray(p_values)
 
 
@@ -262,7 +243,7 @@ def _draw_ceiling(ax: Axes, table: _Table, k: int, places: Floats, step: float, 
         edges = np.stack([places - half, places + half, places + half], axis=1).ravel()
         gaps = np.full((len(places), 1, 2), np.nan)
         lower, upper = np.concatenate([np.repeat(bounds[:, None], 2, axis=1), gaps], axis=1).reshape(-1, 2).T
-    color, opacity = (CEILING, None) if len(table.rois) == 1 else (color_of(k), 0.22)
+    color, opacity = (style.CEILING, None) if len(table.rois) == 1 else (style.color_of(k), 0.22)
     label = f"{table.rois[k]} noise ceiling".strip()
     ax.fill_between(edges, lower, upper, color=color, alpha=opacity, lw=0, zorder=0, label=label)
 
@@ -270,7 +251,7 @@ def _draw_ceiling(ax: Axes, table: _Table, k: int, places: Floats, step: float, 
 def _significant_rows(comparisons: pd.DataFrame, table: _Table, p: str, alpha: float) -> Rows:
     """The rows to draw, by ROI and place of the better layer."""
     columns = ["roi", "layer_a", "layer_b", "difference", p]
-    check_columns(comparisons, columns, "the table of comparisons")
+    style.check_columns(comparisons, columns, "the table of comparisons")
     frame = _named(comparisons, "roi", "layer_a", "layer_b")
     frame = frame[frame["roi"].isin(table.rois)]
     for name in (*frame["layer_a"], *frame["layer_b"]):
@@ -298,7 +279,7 @@ def _n_slots(rows: Rows) -> float:
 
 def _rows_inches(rows: Rows) -> float:
     """The height that the rows ask for."""
-    return scaled(0.085) * _n_slots(rows) if rows else 0.0
+    return style.scaled(0.085) * _n_slots(rows) if rows else 0.0
 
 
 def _draw_rows(ax: Axes, rows: Rows, share: float) -> None:
@@ -312,11 +293,11 @@ def _draw_rows(ax: Axes, rows: Rows, share: float) -> None:
     across = ax.get_xaxis_transform()
     rois = sorted({k for k, _, _ in rows})
     heights = 1 - share * (np.arange(len(rows)) + 0.75 + [rois.index(k) for k, _, _ in rows]) / _n_slots(rows)
-    size = min(scaled(4), 0.8 * 72 * share * inches(ax)[1] / _n_slots(rows))  # points
+    size = min(style.scaled(4), 0.8 * 72 * share * style.inches(ax)[1] / _n_slots(rows))  # points
     for (k, better, worse), height in zip(rows, heights, strict=True):
-        color, ends = color_of(k), [min(better, *worse), max(better, *worse)]
-        ax.plot(ends, [height] * 2, "-", color=color, lw=scaled(0.6), alpha=0.6, transform=across, zorder=2)
-        for places, marker, width in ((worse, "|", scaled(1)), ([better], "o", 0)):
+        color, ends = style.color_of(k), [min(better, *worse), max(better, *worse)]
+        ax.plot(ends, [height] * 2, "-", color=color, lw=style.scaled(0.6), alpha=0.6, transform=across, zorder=2)
+        for places, marker, width in ((worse, "|", style.scaled(1)), ([better], "o", 0)):
             y = [height] * len(places)
             ax.plot(places, y, marker, color=color, markersize=size, mew=width, transform=across, zorder=3)
 
@@ -374,20 +355,20 @@ def plot_layer_roi(
     n_layers, n_rois = values.shape
     if ax is None:
         width = 2.2 + 0.08 * max(map(len, table.names)) + 0.75 * n_rois
-        ax = new_axes(width, min(max(2.4, 1.1 + 0.24 * n_layers), 11.0))
+        ax = style.new_axes(width, min(max(2.4, 1.1 + 0.24 * n_layers), 11.0))
     _draw_cells(ax, values, p_values >= alpha, cmap)
-    width, height = inches(ax)
-    size = font_points(plt.rcParams["ytick.labelsize"])
+    width, height = style.inches(ax)
+    size = style.font_points(plt.rcParams["ytick.labelsize"])
     ax.set_yticks(range(n_layers), table.names)
     ax.tick_params(axis="y", labelsize=min(size, max(72 * 0.9 * height / n_layers, 4.5)))
     ax.set_xticks(range(n_rois), table.rois)
-    if LETTER * size * max(map(len, table.rois)) > 72 * width / n_rois:
-        slant_names(ax)
+    if style.LETTER * size * max(map(len, table.rois)) > 72 * width / n_rois:
+        style.slant_names(ax)
     lines = table.sample()[:1]  # no interval is drawn
     if np.isfinite(p_values).any():
         lines.append(f"( ): {_P_NAMES.get(p, p)} ≥ {alpha:g} against zero")
     ax.set_xlabel("\n".join(lines), fontsize="small")
-    bar = bar_beside(ax, ax.images[0])
+    bar = style.bar_beside(ax, ax.images[0])
     bar.ax.set_ylim(min(0.0, np.nanmin(values, initial=0)), max(0.0, np.nanmax(values, initial=0)) or 1)
     unit = f"share of {relative_to.replace('ceiling_', '')} ceiling" if relative_to else ""
     note = ", ".join(part for part in (unit, table.comparison) if part)
@@ -400,7 +381,7 @@ def _draw_cells(ax: Axes, values: Floats, in_brackets: Bools, cmap: str) -> None
     largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
     colors = colormaps[cmap].with_extremes(bad="0.9")
     picture = ax.imshow(values, cmap=colors, vmin=-(largest or 1), vmax=largest or 1, aspect="auto")
-    width, height = inches(ax)
+    width, height = style.inches(ax)
     size = min(0.62 * 72 * height / values.shape[0], 72 * width / values.shape[1] / 4)
     for (row, column), value in np.ndenumerate(values):
         text = "–" if np.isnan(value) else f"{value:.2f}".replace("-", "−")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -47,16 +47,11 @@ def font_points(size: float | str) -> float:
 
 def mark(ax: Axes, k: int, x: Any, y: Any, label: str, size: float, **errors: Any) -> None:
     """Draw the marks of series ``k`` with their error bars."""
-    marker, color, width = marker_of(k), color_of(k), scaled(1.4)
-    ax.errorbar(
-        x, y, fmt=marker, color=color, label=label, markersize=size, capsize=size / 3, elinewidth=width, zorder=3,
-        **errors,
-    )  # fmt: skip
+    errors |= {"capsize": size / 3, "elinewidth": scaled(1.4)}
+    ax.errorbar(x, y, fmt=marker_of(k), color=color_of(k), label=label, ms=size, zorder=3, **errors)
 
 
-def new_axes(width: float, height: float) -> Axes:
-    """Axes in a new figure of this size in inches."""
-    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+ts(figsize=(width, height), layout="constrained")[1]
 
 
 def inches(ax: Axes) -> tuple[float, float]:
@@ -90,12 +85,12 @@ def bar_beside(ax: Axes, picture: AxesImage, share: float = 1.0) -> Colorbar:
     return bar
 
 
-def legend(ax: Axes, **options: Any) -> None:
+def legend(ax: Axes, title: str | None = None, **options: Any) -> None:
     """A legend beside the data, never over them; none where nothing has a label."""
     if ax.get_legend_handles_labels()[1] or "handles" in options:
-        options = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0, **options}
-        small = {"fontsize": "small", "title_fontsize": "small"}
-        ax.legend(frameon=False, alignment="left", **small, **options)
+        options |= {"title": title, "alignment": "left", "borderaxespad": 0, "bbox_to_anchor": (1.01, 1.0)}
+        options |= {"fontsize": "small", "title_fontsize": "small"}
+        ax.legend(loc="upper left", frameon=False, **options)
 
 
 def legend_inches(names: Sequence[str]) -> float:
@@ -175,3 +170,9 @@ def check_columns(frame: pd.DataFrame, columns: Sequence[str], name: str = "the 
     if missing := [column for column in columns if column not in frame.columns]:
         known = ", ".join(map(str, frame.columns))
         raise NeurordlError(f"{name} has no column {', '.join(missing)!r}; it has: {known}")
+
+
+def extent(counts: Iterable[float]) -> str:
+    """The smallest and the largest count, such as "3 to 4", or the only one."""
+    numbers = {int(count) for count in counts}
+    return " to ".join(map(str, sorted({min(numbers, default=0), max(numbers, default=0)})))

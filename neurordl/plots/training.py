@@ -13,20 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
-from neurordl.plots.style import (
-    CEILING,
-    check_columns,
-    color_of,
-    hide_frame,
-    legend,
-    mark,
-    marker_of,
-    new_axes,
-    scaled,
-)
+from neurordl.plots import style
 from neurordl.rsa.compare import mean_interval
 from neurordl.training.run import Run
-from neurordl.validate import check_choice
 
 __all__ = ["plot_paired", "plot_training", "plot_transfer"]
 
@@ -69,7 +58,7 @@ def plot_training(
     """
     history = run if isinstance(run, pd.DataFrame) else run.history
     record: Mapping[str, Any] = {} if isinstance(run, pd.DataFrame) else run.record
-    check_columns(history, ["epoch", *(terms or ())], "the history")
+    style.check_columns(history, ["epoch", *(terms or ())], "the history")
     known = [str(name) for name in history.columns if name not in _NO_TERMS]
     shown = list(terms) if terms is not None else [name for name in known if not name.startswith("val_")]
     if similarity:
@@ -84,25 +73,25 @@ def plot_training(
             )
     shown = list(dict.fromkeys([*shown, *(f"val_{name}" for name in shown if f"val_{name}" in known)]))
     bases = [name for name in dict.fromkeys(name.removeprefix("val_") for name in known) if name != "loss"]
-    ax = ax or new_axes(5.6, 3.4)
+    ax = ax or style.new_axes(5.6, 3.4)
     for name in shown:  # a term keeps its color whichever others are shown; the total is black
         base = name.removeprefix("val_")
         number = bases.index(base) if base in bases else 0
-        color, marker = ("black", "x") if base == "loss" else (color_of(number), marker_of(number))
+        color, marker = ("black", "x") if base == "loss" else (style.color_of(number), style.marker_of(number))
         dashed = name != base
         values = history[name].astype(float)
         (line,) = ax.plot(history["epoch"], 1 - values if similarity else values, color=color)
         line.set(label=f"{base}, validation" if dashed else "total loss" if base == "loss" else base)
-        line.set(lw=scaled(1.4), ls="--" if dashed else "-")
+        line.set(lw=style.scaled(1.4), ls="--" if dashed else "-")
         if len(history) <= 25:
-            line.set(marker=marker, ms=scaled(4), mfc="white" if dashed else color)
+            line.set(marker=marker, ms=style.scaled(4), mfc="white" if dashed else color)
     if best := record.get("best"):
         ax.axvline(best["epoch"], color="0.5", ls=":", lw=1, zorder=0, label=f"kept: epoch {best['epoch']}")
     ax.set(xlabel="epoch", ylabel="RDM similarity" if similarity else "loss")
     ax.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    legend(ax)
-    return hide_frame(ax)
+    style.legend(ax)
+    return style.hide_frame(ax)
 
 
 def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str | None = None) -> Axes:
@@ -132,29 +121,29 @@ def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str
     NeurordlError
         A column or the reference is missing.
     """
-    check_columns(frame, ("condition", "test_accuracy", "heldout_rdm_similarity"))
+    style.check_columns(frame, ("condition", "test_accuracy", "heldout_rdm_similarity"))
     frame = frame.astype({"condition": str})
     conditions = list(dict.fromkeys(frame["condition"]))
     if reference is not None:
         _check_reference(reference, conditions)
-    ax = ax or new_axes(5.2, 3.8)
+    ax = ax or style.new_axes(5.2, 3.8)
     if {"ceiling_lower", "ceiling_upper"} <= set(frame.columns):
         lower, upper = frame[["ceiling_lower", "ceiling_upper"]].astype(float).mean()
         if np.isfinite([lower, upper]).all():
-            ax.axvspan(lower, upper, color=CEILING, linewidth=0, zorder=0, label="noise ceiling")
+            ax.axvspan(lower, upper, color=style.CEILING, linewidth=0, zorder=0, label="noise ceiling")
     for k, condition in enumerate(conditions):
         part = frame[frame["condition"] == condition]
         x, y = (part[name].to_numpy(float) for name in ("heldout_rdm_similarity", "test_accuracy"))
-        ax.plot(x, y, ".", color=color_of(k), alpha=0.5, markersize=scaled(7), mew=0, zorder=2)
+        ax.plot(x, y, ".", color=style.color_of(k), alpha=0.5, markersize=style.scaled(7), mew=0, zorder=2)
         (similarity, x_reach), (accuracy, y_reach) = _mean_reach(x), _mean_reach(y)
-        mark(ax, k, similarity, accuracy, condition, scaled(6), xerr=x_reach, yerr=y_reach)
+        style.mark(ax, k, similarity, accuracy, condition, style.scaled(6), xerr=x_reach, yerr=y_reach)
         if condition == reference:
             ax.axvline(similarity, color="0.5", linestyle=":", linewidth=1, zorder=1)
             ax.axhline(accuracy, color="0.5", linestyle=":", linewidth=1, zorder=1)
     ax.set(xlabel=_NAMES["heldout_rdm_similarity"], ylabel=_NAMES["test_accuracy"])
     unit = "seeds" if "seed" in frame and not frame.duplicated(["condition", "seed"]).any() else "runs"
-    legend(ax, title=f"mean, 95 % CI (t)\nover {_extent(frame['condition'].value_counts())} {unit}")
-    return hide_frame(ax)
+    style.legend(ax, title=f"mean, 95 % CI (t)\nover {style.extent(frame['condition'].value_counts())} {unit}")
+    return style.hide_frame(ax)
 
 
 def plot_paired(
@@ -191,7 +180,7 @@ def plot_paired(
     NeurordlError
         A column or the reference is missing, a pair occurs twice, or no pair is complete.
     """
-    check_columns(frame, ("condition", value, *pair))
+    style.check_columns(frame, ("condition", value, *pair))
     conditions = [str(name) for name in dict.fromkeys(frame["condition"])]
     _check_reference(reference, conditions)
     if frame.duplicated(["condition", *pair]).any():
@@ -200,7 +189,7 @@ def plot_paired(
         )
     table = frame.pivot(index=list(pair), columns="condition", values=value).astype(float)
     compared = [name for name in conditions if name != reference]
-    ax = ax or new_axes(5.2, 1.2 + 0.5 * len(compared))
+    ax = ax or style.new_axes(5.2, 1.2 + 0.5 * len(compared))
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=1)
     counts = []
     for place, name in enumerate(compared):
@@ -212,24 +201,19 @@ def plot_paired(
         counts.append(len(differences))
         k = conditions.index(name)
         y = place + np.linspace(0.12, 0.28, len(differences))
-        ax.plot(differences, y, ".", color=color_of(k), alpha=0.5, markersize=scaled(5), mew=0, zorder=2)
+        ax.plot(differences, y, ".", color=style.color_of(k), alpha=0.5, markersize=style.scaled(5), mew=0, zorder=2)
         mean, reach = _mean_reach(differences)
-        mark(ax, k, mean, place, name, scaled(6), xerr=reach)
+        style.mark(ax, k, mean, place, name, style.scaled(6), xerr=reach)
     ax.set_yticks(range(len(compared)), compared)
     ax.set_ylim(len(compared) - 0.4, -0.6)
-    note = f"mean, 95 % CI (t) over {_extent(counts or [0])} pairs ({', '.join(pair)})"
+    note = f"mean, 95 % CI (t) over {style.extent(counts)} pairs ({', '.join(pair)})"
     ax.set_xlabel(f"{_NAMES.get(value, value)}: difference from {reference}\n{note}")
-    return hide_frame(ax)
+    return style.hide_frame(ax)
 
 
 def _check_reference(reference: str, conditions: Sequence[str]) -> None:
     if reference not in conditions:
         raise NeurordlError(f"no condition is called {reference!r}; there are: {', '.join(conditions)}")
-
-
-def _extent(counts: Sequence[int] | pd.Series) -> str:
-    """The smallest and the largest count, or the only one."""
-    return " to ".join(map(str, sorted({min(counts), max(counts)})))
 
 
 def _mean_reach(values: Floats) -> tuple[float, float]:
