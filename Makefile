@@ -5,13 +5,14 @@ WORKERS ?= 2
 BIN = .venv/bin
 INSTALLED = .venv/.installed
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format size bench clean
 
 help:
 	@echo "make demo     the main job on embedded data, in about 2 minutes; results go to demo_results/"
 	@echo "make test     all tests (WORKERS=2 at a time)"
 	@echo "make check    ruff, mypy and the import layers"
 	@echo "make format   let ruff rewrite what it can"
+	@echo "make size     lines of code per folder, and what has a limit"
 	@echo "make bench    the benchmarks beside other software"
 	@echo "make clean    remove caches and demo_results/; .venv stays"
 	@echo
@@ -41,6 +42,9 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+size: $(INSTALLED)
+	$(BIN)/python scripts/code_size.py
 
 bench: $(INSTALLED)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

@@ -129,14 +129,16 @@ def run_case(kind: str, path: Path, stimuli: int, steps: int, threads: int) -> d
     matrix = stimuli * (stimuli - 1) / 2 * 4
     per_epoch = max(stimuli, LABELLED) // BATCH
     epochs = max(2, round(steps / per_epoch)) + 1
+    quiet = nrl.Execution(progress=False)
     # A fit without teacher first: it loads what is loaded late, and takes the memory that any fit takes.
-    nrl.fit(nrl.students.small_cnn(CLASSES, width=8), nrl.Objective(), labelled, epochs=1, progress=False)
+    nrl.fit(nrl.students.small_cnn(CLASSES, width=8), nrl.Objective(), labelled, epochs=1, execution=quiet)
     make_teacher = prepare_teacher(kind, patterns, train.ids)
     with refusing(matrix if kind == "PatternTeacher" else 0) as refused, Peak() as peak:
         objective = nrl.Objective([nrl.RDMLoss(make_teacher(), "conv3")])
         student = nrl.students.small_cnn(CLASSES, width=8)
-        sizes = {"batch_size": BATCH, "stimuli_batch": BATCH}
-        history = nrl.fit(student, objective, labelled, train, epochs, progress=False, **sizes).history
+        batches = nrl.Batches(BATCH, BATCH)
+        run = nrl.fit(student, objective, labelled, train, epochs, batches=batches, execution=quiet)
+        history = run.history
     assert bool(np.isfinite(history["rdm:conv3"]).all())
     unit = 1 if sys.platform == "darwin" else 1024
     return {

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from neurordl import datasets, students
     from neurordl.errors import NeurordlError
+    from neurordl.measures import Dissimilarity, register
     from neurordl.patterns.bids import read_bids
-    from neurordl.patterns.network import extract_patterns
+    from neurordl.patterns.network import Compute, extract_patterns
     from neurordl.patterns.nifti import read_patterns
     from neurordl.plots import plot_layer_roi, plot_mds, plot_rdm, plot_scores
-    from neurordl.rdms import Alignment, align, compute_rdms, load_rdms, save_rdms
+    from neurordl.rdms import Alignment, align, compute_rdms, load_rdms, save_rdms, select_rdms
     from neurordl.rsa.evaluation import Evaluation, compare, evaluate, noise_ceiling
     from neurordl.rsa.inference.fitted import evaluate_fitted
     from neurordl.rsa.searchlight import searchlight
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from neurordl.training.loop import fit
     from neurordl.training.losses.rdm import RDMLoss, SoftTargetLoss
     from neurordl.training.objective import Objective
+    from neurordl.training.optimisation import Execution, Optimization
     from neurordl.training.run import Run, load_run
+    from neurordl.training.streams import Batches
     from neurordl.training.weights import TaskRatio
 
 __version__ = "0.1.0"
@@ -41,10 +44,15 @@ __version__ = "0.1.0"
 __all__ = [
     "Alignment",
     "Batch",
+    "Batches",
+    "Compute",
+    "Dissimilarity",
     "Evaluation",
+    "Execution",
     "NetworkTeacher",
     "NeurordlError",
     "Objective",
+    "Optimization",
     "PatternTeacher",
     "Preprocessing",
     "RDMLoss",
@@ -74,19 +82,22 @@ __all__ = [
     "plot_scores",
     "read_bids",
     "read_patterns",
+    "register",
     "save_rdms",
     "searchlight",
+    "select_rdms",
     "students",
 ]
 
 # Where each name lives; tests/test_import.py holds this, __all__ and the imports for type checkers together.
 _HOMES = {
     "errors": ("NeurordlError",),
+    "measures": ("Dissimilarity", "register"),
     "patterns.bids": ("read_bids",),
-    "patterns.network": ("extract_patterns",),
+    "patterns.network": ("Compute", "extract_patterns"),
     "patterns.nifti": ("read_patterns",),
     "plots": ("plot_layer_roi", "plot_mds", "plot_rdm", "plot_scores"),
-    "rdms": ("Alignment", "align", "compute_rdms", "load_rdms", "save_rdms"),
+    "rdms": ("Alignment", "align", "compute_rdms", "load_rdms", "save_rdms", "select_rdms"),
     "rsa.evaluation": ("Evaluation", "compare", "evaluate", "noise_ceiling"),
     "rsa.inference.fitted": ("evaluate_fitted",),
     "rsa.searchlight": ("searchlight",),
@@ -96,7 +107,9 @@ _HOMES = {
     "training.loop": ("fit",),
     "training.losses.rdm": ("RDMLoss", "SoftTargetLoss"),
     "training.objective": ("Objective",),
+    "training.optimisation": ("Execution", "Optimization"),
     "training.run": ("Run", "load_run"),
+    "training.streams": ("Batches",),
     "training.weights": ("TaskRatio",),
 }
 _MODULES = ("datasets", "students")

@@ -40,6 +40,8 @@ from neurordl.training.accuracy import accuracy
 from neurordl.training.loop import fit
 from neurordl.training.losses.rdm import RDMLoss
 from neurordl.training.objective import Objective
+from neurordl.training.optimisation import Execution
+from neurordl.training.streams import Batches
 
 __all__ = ["COLUMNS", "SETTING", "Setting", "World", "fit_and_score", "run_demo"]
 
@@ -50,6 +52,7 @@ COLUMNS = ("experiment", "condition", "seed", *MEASURES, "ceiling_lower", "ceili
 
 # What is given.
 HELD_OUT, N_LABELLED, STIMULI_BATCH, METHOD = 0.25, 50, 128, "rho-a"
+QUIET = Execution(progress=False)
 TEACHER_LAYER, TEACHER_SEED = "fc1", 1000
 N_SUBJECTS, N_CHANNELS, SNR, IDIOSYNCRASY = 8, 100, 1.0, 0.3
 
@@ -82,7 +85,7 @@ class World:
         torch.manual_seed(TEACHER_SEED)
         self.network = small_cnn(10, in_channels=1, batchnorm=True, dropout=0.5)
         epochs = setting.teacher_epochs
-        fit(self.network, Objective(), self.train, None, epochs, seed=TEACHER_SEED, progress=False)
+        fit(self.network, Objective(), self.train, None, epochs, seed=TEACHER_SEED, execution=QUIET)
 
     @cached_property
     def teachers(self) -> Mapping[str, NetworkTeacher | RDMTeacher]:
@@ -135,9 +138,8 @@ def fit_and_score(world: World, experiment: str, condition: str, seed: int) -> d
         stimuli,
         epochs,
         seed=seed,
-        batch_size=N_LABELLED,
-        stimuli_batch=STIMULI_BATCH,
-        progress=False,
+        batches=Batches(N_LABELLED, STIMULI_BATCH),
+        execution=QUIET,
     )
     own = compute_rdms(extract_patterns(run.student, world.test, chosen.layer))
     lower, upper = world.ceilings[experiment]

@@ -1,32 +1,40 @@
-"""Files that are whole or absent: write aside then rename; checksums; versions."""
+"""Files that are whole or absent: write aside then rename; tables as text; checksums; versions."""
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import platform
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neurordl.errors import NeurordlError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     import torch
 
 __all__ = [
     "CHECKPOINT",
     "RUN_RECORD",
+    "TableCells",
     "check_folder",
     "check_run_folder",
+    "read_cells",
+    "read_frame",
     "read_json",
+    "read_text",
     "sha256_array",
     "sha256_file",
     "sha256_state",
@@ -43,6 +51,7 @@ CHECKPOINT = "last.ckpt"
 
 _RECORDED = ("torch", "numpy", "rsatoolbox", "lightning-fabric", "scipy", "pandas", "pillow", "safetensors")
 _HASH_BYTES = 1 << 24
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?[0-9]*,[0-9]+([eE][-+]?[0-9]+)?\s*")
 
 
 def check_folder(out: str | os.PathLike[str]) -> None:
@@ -177,6 +186,159 @@ def _plain(value: object) -> object:
     if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
         return value.tolist()
     raise TypeError(f"{type(value).__name__} {value!r:.60} has no JSON form")
+
+
+class TableCells(NamedTuple):
+    """The cells of a table, as `read_cells` reads them.
+
+    Attributes
+    ----------
+    rows
+        The cells as text, row by row; lines without text are left out.
+    decimal_commas
+        Whether semicolons separate the cells and some numbers have decimal commas. The commas stay in
+        ``rows``; `with_points` replaces them.
+    """
+
+    rows: list[list[str]]
+    decimal_commas: bool
+
+    def with_points(self) -> list[list[str]]:
+        """The rows with decimal points instead of decimal commas."""
+        if not self.decimal_commas:
+            return self.rows
+        return [[cell.replace(",", ".") if "," in cell else cell for cell in row] for row in self.rows]
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark; any failure is a `NeurordlError`."""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NeurordlError(f"cannot read the table {path}: it is not text in UTF-8 ({error})") from error
+    except OSError as error:
+        raise NeurordlError(f"cannot read the table {path}: {error.strerror or error}") from error
+
+
+def read_cells(path: str | os.PathLike[str], *, pad: bool = False) -> TableCells:
+    """Read the cells of a CSV or TSV file as text, in UTF-8 with or without a byte order mark.
+
+    Tabs separate the cells of ``.tsv`` and ``.tab`` files, commas those of ``.csv``; in a file with another
+    suffix tabs do where the first line has one. A ``.csv`` file is read with semicolons where every line has
+    equally many of them and each comma can only be a decimal comma, as Excel writes it in many countries.
+
+    Parameters
+    ----------
+    path
+        The file.
+    pad
+        Fill short rows with blank cells, and drop blank cells beyond the first row; otherwise all rows must
+        have the same length.
+
+    Raises
+    ------
+    NeurordlError
+        The file cannot be read, is empty or not text, its separators are others than those of its suffix, or
+        a row has another length than the first.
+    """
+    source = Path(path)
+    text = read_text(source)
+    suffix = source.suffix.lower()
+    tabs = suffix in (".tsv", ".tab") or (suffix != ".csv" and "\t" in text.partition("\n")[0])
+    by_semicolons = _split_by_semicolons(text) if suffix == ".csv" else None
+    try:
+        rows = by_semicolons or _split(text, "\t" if tabs else ",")
+    except csv.Error as error:
+        raise NeurordlError(f"cannot read the table {source}: {error}") from error
+    if not rows:
+        raise NeurordlError(f"cannot read the table {source}: it is empty")
+    width = len(rows[0])
+    if by_semicolons is None and (width == 1 or any(len(row) != width for row in rows)):
+        for mark, name in (("\t", "tabs"), (";", "semicolons")):
+            if all(any(mark in cell for cell in row) for row in rows):
+                raise NeurordlError(
+                    f"cannot read the table {source}: it is separated by {name}; use tabs in .tsv, commas in "
+                    ".csv (or semicolons with decimal commas, as many in each line, and no points)"
+                )
+    if pad:
+        rows = [row + [""] * (width - len(row)) for row in rows]
+        rows = [row[:width] if not any(cell.strip() for cell in row[width:]) else row for row in rows]
+    for number, row in enumerate(rows):
+        if len(row) != width:
+            raise NeurordlError(
+                f"cannot read the table {source}: row {number} (from 0) has {len(row)} cells, but the first "
+                f"has {width}; expected a rectangular table"
+            )
+    commas = by_semicolons is not None and any("," in cell for row in rows for cell in row)
+    return TableCells(rows, commas)
+
+
+def _split(text: str, delimiter: str) -> list[list[str]]:
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    return [row for row in rows if len(row) > 1 or (row and row[0].strip())]
+
+
+def _split_by_semicolons(text: str) -> list[list[str]] | None:
+    """The rows of a table whose cells semicolons separate, or None where that is not certain."""
+    if ";" not in text or "\t" in text:
+        return None
+    try:
+        rows = _split(text, ";")
+    except csv.Error:
+        return None
+    if not rows or len(rows[0]) < 2 or any(len(row) != len(rows[0]) for row in rows):
+        return None
+    commas = [cell for row in rows for cell in row if "," in cell]
+    points = any("." in cell and _is_number(cell) for row in rows for cell in row)
+    # Beside decimal points, 1,234 may be a thousand.
+    certain = all(map(_DECIMAL_COMMA.fullmatch, commas)) and not (commas and points)
+    return rows if certain else None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell
+
+
+def read_frame(path: str | os.PathLike[str], *, keep: Sequence[str] = ("id", "stimulus")) -> pd.DataFrame:
+    """Read a CSV or TSV file with a header into a DataFrame of text; blank cells are empty text.
+
+    Separators, encoding and decimal commas are those of `read_cells`; short rows are filled with blank cells.
+
+    Parameters
+    ----------
+    path
+        The file.
+    keep
+        Columns in which commas are never decimal commas, such as ids.
+
+    Warns
+    -----
+    UserWarning
+        The file has semicolons between cells and decimal commas, which became points.
+
+    Raises
+    ------
+    NeurordlError
+        As `read_cells`, or two columns have the same name.
+    """
+    import pandas as pd
+
+    cells = read_cells(path, pad=True)
+    names = [name if name.strip() else f"Unnamed: {place}" for place, name in enumerate(cells.rows[0])]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise NeurordlError(f"{path} has two columns {repeated[0]!r}; leave one")
+    frame = pd.DataFrame(cells.rows[1:], columns=names, dtype=str)
+    if cells.decimal_commas:
+        warnings.warn(
+            f"{path} was read with semicolons between cells and decimal commas", UserWarning, stacklevel=2
+        )
+        points = pd.DataFrame(cells.with_points()[1:], columns=names, dtype=str)
+        frame = points.assign(**{name: frame[name] for name in keep if name in names})
+    return frame
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

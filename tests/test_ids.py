@@ -90,7 +90,7 @@ def test_missing_ids_are_an_error_that_names_them() -> None:
     with pytest.raises(
         NeurordlError, match=r"2 of 3 ids of the images are not in the rows: 'b', 'c'"
     ) as caught:
-        match_ids(["a", "b", "c"], ["a", "x"], what=("images", "rows"))
+        match_ids(["a", "b", "c"], ["a", "x"], names=("images", "rows"))
     assert "matched with rows" in str(caught.value)  # the table comes along
     assert 'missing="ignore"' in str(caught.value)
 
@@ -160,7 +160,7 @@ def test_match_prints_as_a_table() -> None:
 
 
 def test_wrong_option() -> None:
-    with pytest.raises(NeurordlError, match='missing must be "error" or "ignore"'):
+    with pytest.raises(NeurordlError, match="missing='drop': expected one of 'error', 'ignore'"):
         match_ids(["a"], ["a"], missing="drop")  # type: ignore[arg-type]
 
 

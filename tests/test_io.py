@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from neurordl import io as artifacts
 from neurordl.errors import NeurordlError
 from neurordl.io import (
+    read_cells,
+    read_frame,
     read_json,
     sha256_array,
     sha256_file,
@@ -220,3 +222,60 @@ def test_checksum_of_weights_is_of_names_and_values() -> None:
     lines = "".join(f"{name} {sha256_array(one)}\n" for name, one in state.items())
     assert sha256_state(state) == hashlib.sha256(lines.encode()).hexdigest()
     assert sha256_state(state) != sha256_state({"b.weight": state["a.weight"], "a.bias": state["a.bias"]})
+
+
+@pytest.mark.parametrize(
+    "name, text, rows, decimal_commas",
+    [
+        ("t.csv", "id,x\n007,1.5\n", [["id", "x"], ["007", "1.5"]], False),
+        ("t.csv", "\ufeffid,x\r\n\r\na,\r\n", [["id", "x"], ["a", ""]], False),  # as spreadsheets save it
+        ("t.csv", '"a,b",1\n', [["a,b", "1"]], False),
+        ("t.csv", "id;x\na;1,5\n", [["id", "x"], ["a", "1,5"]], True),
+        ("t.csv", "id;x\na;1\n", [["id", "x"], ["a", "1"]], False),
+        ("t.csv", "id,x;y\na;1,5\n", [["id", "x;y"], ["a;1", "5"]], False),  # not certain
+        ("t.csv", "1,5;2.5,3\n", [["1", "5;2.5", "3"]], False),
+        ("t.tsv", "id\tx\na\t1,5\n", [["id", "x"], ["a", "1,5"]], False),
+        ("t.txt", "id\tx\na\t1\n", [["id", "x"], ["a", "1"]], False),
+        ("t.txt", "id,x\na,1\n", [["id", "x"], ["a", "1"]], False),
+    ],
+)
+def test_cells(tmp_path: Path, name: str, text: str, rows: list[list[str]], decimal_commas: bool) -> None:
+    (tmp_path / name).write_bytes(text.encode())
+    assert read_cells(tmp_path / name) == (rows, decimal_commas)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "it is empty"),
+        (b"\n \n", "it is empty"),
+        (b"a\xff", "not text in UTF-8"),
+        (b"a,b\n1\n", r"row 1 \(from 0\) has 1 cells, but the first has 2"),
+        (b'"a,b', "cannot read the table"),
+        (b"a\tb\n1\t2\n", "separated by tabs"),
+        (b"a;1.5\n1,5;2\n", "separated by semicolons"),
+    ],
+)
+def test_cells_that_cannot_be_read(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(NeurordlError, match=message):
+        read_cells(tmp_path / "t.csv")
+    with pytest.raises(NeurordlError, match=r"cannot read the table .*gone\.csv"):
+        read_cells(tmp_path / "gone.csv")
+
+
+def test_frames(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("id,,x\n007,1\nNA,2,3,\n")
+    frame = read_frame(path)
+    assert list(frame.columns) == ["id", "Unnamed: 1", "x"]
+    assert frame.to_numpy().tolist() == [["007", "1", ""], ["NA", "2", "3"]]
+    path.write_text("id;x\n0,5;1,25\n")
+    with pytest.warns(UserWarning, match="semicolons between cells and decimal commas"):
+        assert read_frame(path).to_numpy().tolist() == [["0,5", "1.25"]]
+    path.write_text("id,x,x\na,1,2\n")
+    with pytest.raises(NeurordlError, match="two columns 'x'"):
+        read_frame(path)
+    path.write_text("id,x\na,1,2\n")
+    with pytest.raises(NeurordlError, match=r"row 1 \(from 0\) has 3 cells, but the first has 2"):
+        read_frame(path)

@@ -178,12 +178,10 @@ def fit(
         stimuli=train if losses else None,
         epochs=EPOCHS,
         seed=seed,
-        batch_size=128,
-        stimuli_batch=64,
-        lr=2e-3,
-        precision="bf16-mixed",  # half the time on a CPU that has it; RDMs are in float32 all the same
-        augment=flips_and_shifts,
-        progress=False,
+        batches=nrl.Batches(128, 64, augment=flips_and_shifts),
+        optimization=nrl.Optimization(lr=2e-3),
+        # half the time on a CPU that has it; RDMs are in float32 all the same
+        execution=nrl.Execution(precision="bf16-mixed", progress=False),
     )
 
 

@@ -146,12 +146,9 @@ def train(
         seed=seed,
         out=out,
         validation=validation or None,
-        batch_size=batch_size,
-        stimuli_batch=stimuli_batch,
-        lr=lr,
-        devices=devices,
-        precision=precision,
-        checkpoint_every=checkpoint_every,
+        batches=nrl.Batches(batch_size, stimuli_batch),
+        optimization=nrl.Optimization(lr=lr),
+        execution=nrl.Execution(devices=devices, precision=precision, checkpoint_every=checkpoint_every),
         resume=resume,
     )
     if not first:

@@ -153,7 +153,7 @@ def _compact(
 ) -> tuple[list[str], npt.NDArray[np.float64], dict[str, list[str]]]:
     held = arrays(path, key, "ids", *(["human_subjects"] if which == "human_it" else []))
     ids = held["ids"].tolist()
-    match_ids(IMAGES92_IDS, ids, what=("stimuli of images92", f"RDMs in {path}"))
+    match_ids(IMAGES92_IDS, ids, names=("stimuli of images92", f"RDMs in {path}"))
     given = held[key].astype(np.float64)
     matrices = given.reshape(-1, *given.shape[-2:])
     if matrices.shape[1:] != (len(ids), len(ids)) or not np.array_equal(matrices, matrices.swapaxes(1, 2)):

@@ -1,1 +1,42 @@
 """Measures: how dissimilar two patterns are, and how similar two RDMs are."""
+
+from __future__ import annotations
+
+from neurordl.errors import NeurordlError
+from neurordl.measures.dissimilarities import DISSIMILARITIES, Dissimilarity
+
+__all__ = ["Dissimilarity", "register"]
+
+_PROVIDED = frozenset(DISSIMILARITIES)
+
+
+def register(measure: Dissimilarity) -> None:
+    """Make a measure known by its name, and by its aliases in files.
+
+    Registering a measure of the same name again replaces the former one.
+
+    Parameters
+    ----------
+    measure
+        The dissimilarity.
+
+    Raises
+    ------
+    NeurordlError
+        It is not a measure, or its name or one of its aliases is that of another measure.
+
+    Examples
+    --------
+    >>> register(Dissimilarity("maximum", maximum))  # doctest: +SKIP
+    >>> compute_rdms(patterns, "maximum")  # doctest: +SKIP
+    """
+    if not isinstance(measure, Dissimilarity):
+        raise NeurordlError(f"register takes a Dissimilarity, and got {type(measure).__name__}")
+    for name, known in DISSIMILARITIES.items():
+        taken = known.spellings() & measure.spellings()
+        if taken and (name != measure.name or name in _PROVIDED):
+            raise NeurordlError(
+                f"{measure.name!r} cannot be registered: {min(taken)!r} is the dissimilarity {name!r} "
+                "already; choose another name or alias"
+            )
+    DISSIMILARITIES[measure.name] = measure

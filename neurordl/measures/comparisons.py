@@ -24,7 +24,7 @@ from torch import Tensor
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
-from neurordl.measures.kernels.distances import n_stimuli, square
+from neurordl.measures.condensed import n_stimuli, square
 from neurordl.measures.kernels.kernel import Kernel
 from neurordl.measures.kernels.products import InnerProducts
 from neurordl.measures.kernels.ranks import Ranks

@@ -1,45 +1,172 @@
-"""Dissimilarities by name: patterns in, condensed RDM out, as differentiable torch functions.
+"""Dissimilarities between patterns: one object for each, with everything that the package has to know of it.
 
-Each takes patterns (..., n, channels) and gives (..., n(n-1)/2), row by row as in rsatoolbox and scipy, in
-float64 for float64 patterns, else in float32 (whatever autocast says). A distance that is undefined (a
-constant pattern under correlation, a zero one under cosine, a pattern with a NaN) is NaN, has a gradient of
-exactly zero and leaves all other pairs alone.
+Their functions take patterns (..., stimuli, channels) and return condensed RDMs (..., pairs), in float64 for
+float64 patterns and otherwise in float32, whatever autocast says. A distance that is undefined (of a constant
+pattern under correlation, of zeros under cosine, of a pattern with NaN) is NaN, has a gradient of exactly
+zero and leaves all other pairs alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.measures.crossvalidated import crossnobis, poisson_cv, poisson_rates
-from neurordl.measures.kernels.distances import condensed_index, n_stimuli, square, squared_distances
-from neurordl.measures.kernels.whitening import whiten
+from neurordl.measures.condensed import condensed_index
+from neurordl.measures.kernels.distances import exact_product, floating, full_precision, squared_distances
+from neurordl.measures.kernels.normalise import Normalise
+from neurordl.measures.kernels.whitening import factor_of, whiten
+from neurordl.validate import check_choice
 
 __all__ = [
-    "CROSSVALIDATED",
     "DISSIMILARITIES",
-    "canonical_measure",
-    "condensed_index",
+    "Dissimilarity",
+    "DissimilarityLike",
+    "SquaredDistance",
     "correlation",
     "cosine",
     "crossnobis",
-    "dissimilarity",
+    "dissimilarity_from_text",
     "euclidean",
     "euclidean_root",
+    "find_dissimilarity",
     "mahalanobis",
-    "n_stimuli",
+    "network_dissimilarity",
     "poisson",
     "poisson_cv",
-    "square",
-    "unmeasured_stimuli",
+    "poisson_rates",
     "whiten",
 ]
+
+Precision = Literal["none", "optional", "required"]
+
+
+@dataclass(frozen=True)
+class SquaredDistance:
+    """How a dissimilarity follows from squared Euclidean distances, so that it is computed in blocks.
+
+    Parameters
+    ----------
+    normalise
+        What is done to each pattern first: nothing, division by its length, or centering over channels and
+        then division by its length.
+    scale
+        The factor of the squared distances; 1 / channels by default.
+    root
+        Whether the square root is taken.
+    sides
+        A function that returns two versions x and y of patterns (stimuli, channels). The squared distance of
+        two stimuli is then (x1 - x2) · (y1 - y2).
+    """
+
+    normalise: Normalise = "none"
+    scale: float | None = None
+    root: bool = False
+    sides: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+
+
+@dataclass(frozen=True)
+class Dissimilarity:
+    """A dissimilarity between two patterns.
+
+    Pass it to any function that has an argument ``dissimilarity``, or make it known by its name with
+    `neurordl.register`.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    function
+        Maps patterns (..., stimuli, channels), or (..., runs, stimuli, channels) if ``needs_runs``, to
+        condensed RDMs (..., pairs). It takes the argument ``precision``, (channels, channels), unless that is
+        "none", and the argument ``counts``, (runs, stimuli), if it is ``unbalanced``.
+    aliases
+        How else files and papers write its name; letter case, blanks and punctuation do not matter.
+    written
+        What is written into ``RDMs.dissimilarity_measure``; the name by default.
+    needs_runs
+        Whether it needs repeated runs.
+    unbalanced
+        For a function that needs runs: whether it can deal with stimuli that are not in every run equally
+        often.
+    precision
+        Whether the inverse of a noise covariance is needed, possible, or neither.
+    whitened_by_root
+        Whether patterns may be multiplied by the root of a noise precision (``noise`` of `compute_rdms`).
+    rates
+        Whether patterns are rates or counts, which cannot be negative.
+    differentiable
+        Whether it can train a network.
+    for_network
+        The dissimilarity by which a network is measured where brain data were measured by this one; by
+        default this one, or "euclidean" if it needs runs or a precision, which a network does not have.
+    kernel
+        How it follows from squared distances, if it does. RDMs are then computed in blocks, fast and with
+        little memory; if it needs runs, as the mean over pairs of different runs.
+
+    Examples
+    --------
+    >>> def city_block(patterns):
+    ...     row, column = torch.triu_indices(patterns.shape[-2], patterns.shape[-2], offset=1)
+    ...     return (patterns[..., row, :] - patterns[..., column, :]).abs().mean(-1)
+    >>> Dissimilarity("city_block", city_block, aliases=("L1",))(torch.eye(3))
+    tensor([0.6667, 0.6667, 0.6667])
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    aliases: tuple[str, ...] = ()
+    written: str = ""
+    needs_runs: bool = False
+    unbalanced: bool = False
+    precision: Precision = "none"
+    whitened_by_root: bool = False
+    rates: bool = False
+    differentiable: bool = True
+    for_network: str | Dissimilarity | None = None
+    kernel: SquaredDistance | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, get_args(Precision))
+        if not isinstance(self.name, str) or not self.name or not callable(self.function):
+            raise NeurordlError(
+                f"a Dissimilarity takes a name and a function, not {self.name!r} and {self.function!r:.60}"
+            )
+        object.__setattr__(self, "written", self.written or self.name)
+
+    def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        """Return the function's condensed RDMs."""
+        return self.function(*args, **kwargs)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def lacking_in_network(self) -> str:
+        """What it needs and a network's patterns do not have; empty where they have all."""
+        if self.needs_runs:
+            return "repeats"
+        return "a precision" if self.precision == "required" else ""
+
+    def of_network(self) -> Dissimilarity:
+        """Return the dissimilarity for a network where brain data were measured by this one."""
+        if self.for_network is not None:
+            return find_dissimilarity(self.for_network)
+        return DISSIMILARITIES["euclidean"] if self.lacking_in_network else self
+
+    def spellings(self) -> set[str]:
+        """Return its name and its aliases in lower case, without anything but letters and digits."""
+        return {_plain(text) for text in (self.name, self.written, *self.aliases)}
+
+
+DissimilarityLike = str | Dissimilarity | Callable[..., Tensor]
+"""What names a dissimilarity: its name, the object, or a function of patterns."""
 
 
 def euclidean(patterns: Tensor) -> Tensor:
@@ -48,7 +175,7 @@ def euclidean(patterns: Tensor) -> Tensor:
 
 
 def euclidean_root(patterns: Tensor) -> Tensor:
-    """Root of `euclidean`, a metric; its gradient is zero where the distance is zero."""
+    """Root of `euclidean`, which is a metric; its gradient is zero where the distance is zero."""
     squared = euclidean(patterns)
     positive = squared > 0
     return torch.where(positive, torch.where(positive, squared, 1).sqrt(), squared.detach())
@@ -56,7 +183,7 @@ def euclidean_root(patterns: Tensor) -> Tensor:
 
 def correlation(patterns: Tensor) -> Tensor:
     """One minus the Pearson correlation; NaN for a pattern that is constant but for rounding."""
-    return squared_distances(patterns, "centred length") / 2
+    return squared_distances(patterns, "centered length") / 2
 
 
 def cosine(patterns: Tensor) -> Tensor:
@@ -73,7 +200,7 @@ def mahalanobis(patterns: Tensor, precision: Tensor) -> Tensor:
         (..., n, channels).
     precision
         (channels, channels), the inverse of the noise covariance (rsatoolbox's ``noise``), taken as constant.
-        It is factored at each call: for many calls `whiten` once and take `euclidean`.
+        It is factored at each call: for many calls `whiten` the patterns once and take `euclidean`.
 
     Raises
     ------
@@ -89,7 +216,8 @@ def poisson(patterns: Tensor, prior_lambda: float = 1.0, prior_weight: float = 0
     Parameters
     ----------
     patterns
-        (..., n, channels), rates or counts, 0 or more; NaN pairs where one is below the prior allows.
+        (..., n, channels), rates or counts of 0 or more; pairs with a lower one than the prior allows are
+        NaN.
     prior_lambda, prior_weight
         The rate that is mixed in, and its weight beside one measurement.
     """
@@ -102,79 +230,277 @@ def poisson(patterns: Tensor, prior_lambda: float = 1.0, prior_weight: float = 0
 
 
 def _spread_of(values: Tensor) -> Tensor:
-    """Mean absolute deviation from the mean over stimuli, of what is finite; no gradient."""
+    """Mean absolute deviation from the mean over stimuli of the finite values, without gradient."""
     finite = torch.nan_to_num(values.detach(), 0.0, 0.0, 0.0)
     return (finite - finite.mean(-2, keepdim=True)).abs().mean((-2, -1), keepdim=True)
 
 
-DISSIMILARITIES: dict[str, Callable[..., Tensor]] = {
-    "euclidean": euclidean,
-    "euclidean_root": euclidean_root,
-    "correlation": correlation,
-    "cosine": cosine,
-    "mahalanobis": mahalanobis,
-    "crossnobis": crossnobis,
-    "poisson": poisson,
-    "poisson_cv": poisson_cv,
-}
-# those that take (..., runs, n, channels)
-CROSSVALIDATED = ("crossnobis", "poisson_cv")
-
-# how else rsatoolbox and papers write them in `RDMs.dissimilarity_measure`, lower case, letters and digits
-_WRITTEN = {
-    "euclidean": "squaredeuclidean sqeuclidean euclideansquared",
-    "euclidean_root": "euclideanroot rooteuclidean",
-    "correlation": "pearson pearsoncorrelation 1pearson 1pearsonr 1pearsonsr 1pearsoncorrelation "
-    "1correlation 1corr 1r",
-    "cosine": "1cosine 1cosinesimilarity",
-    "mahalanobis": "squaredmahalanobis mahalanobissquared",
-    "crossnobis": "squaredcrossnobis crossvalidatedmahalanobis crossvalidatedsquaredmahalanobis ldc "
-    "lineardiscriminantcontrast",
-    "poisson": "poissonkl symmetrizedkl",
-    "poisson_cv": "poissoncv crossvalidatedpoisson",
-}
+def poisson_rates(
+    patterns: Tensor, prior_lambda: float = 1.0, prior_weight: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    """Mix the prior into rates; return these and their logarithms, NaN where a rate is 0 or less."""
+    rates = (floating(patterns) + prior_lambda * prior_weight).div_(1 + prior_weight)
+    if bool(rates.detach().min() > 0):
+        return rates, rates.log()
+    positive = (rates > 0).all(-1, keepdim=True)
+    rates = torch.where(positive, rates, torch.nan)
+    return rates, torch.where(positive, rates, 1.0).log().masked_fill(~positive, torch.nan)
 
 
-def dissimilarity(name: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The function of a name in `DISSIMILARITIES`; any callable (..., n, channels) -> (..., pairs) as it is.
+def crossnobis(patterns: Tensor, precision: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
+    """Cross-validated squared Mahalanobis distance divided by the number of channels.
+
+    One run is left out at a time: the distance is the mean over runs of the inner product of this run's
+    difference with the mean difference of the other runs. It is zero on average for equal patterns, so it can
+    be negative. It equals rsatoolbox's for balanced runs, and with ``counts`` its ``calc_rdm_unbalanced``.
+    Source: Walther et al. 2016, NeuroImage 137:188.
+
+    Parameters
+    ----------
+    patterns
+        (..., runs, n, channels), two runs or more.
+    precision
+        (channels, channels) as for `mahalanobis`; the identity by default.
+    counts
+        (runs, n), for runs that are not balanced: the number of measurements that each pattern is the mean
+        of. Patterns where it is 0 are ignored. Inner products of patterns are then means over all pairs of
+        measurements from different runs. Unlike the balanced distance, these depend on a pattern that a run
+        adds to all stimuli: remove it first.
+
+    Returns
+    -------
+    Tensor
+        (..., n(n-1)/2); NaN where either pattern is missing (NaN) in any run, and with counts where a
+        stimulus was not in two runs, or two stimuli were not in two different runs.
 
     Raises
     ------
     NeurordlError
-        No such name: the message lists those there are.
+        Fewer than two runs, or a precision that `mahalanobis` refuses.
     """
-    if callable(name):
-        return name
-    if name not in DISSIMILARITIES:
+    patterns = _with_runs(patterns, "crossnobis", "mahalanobis or euclidean")
+    if counts is not None:  # sums over all pairs of measurements less those within a run
+        sums = torch.where(counts[..., None] > 0, patterns, 0) * counts[..., None]
+        if precision is not None:
+            sums = exact_product(sums, factor_of(precision.detach(), patterns.shape[-1]).to(sums))
+        return _from_inner(_across_runs(sums, sums, counts) / patterns.shape[-1])
+    if precision is not None:
+        patterns = whiten(patterns, precision)
+    runs, channels = patterns.shape[-3], patterns.shape[-1]
+    # the sum over pairs of different runs is that over all pairs of runs less that of each run with itself
+    together = squared_distances(patterns.sum(-3))
+    alone = squared_distances(patterns).sum(-2)
+    return (together - alone) / (runs * (runs - 1) * channels)
+
+
+def poisson_cv(
+    patterns: Tensor, counts: Tensor | None = None, prior_lambda: float = 1.0, prior_weight: float = 0.1
+) -> Tensor:
+    """Cross-validated symmetrised KL divergence of Poisson rates divided by the number of channels.
+
+    Rates of one run are multiplied with log rates of another, over all pairs of different runs. rsatoolbox's
+    ``calc_rdm`` gives the value of the last run only; its ``calc_rdm_unbalanced`` equals this where no run
+    has repeats.
+
+    Parameters
+    ----------
+    patterns
+        (..., runs, n, channels), two runs or more; rates or counts of 0 or more.
+    counts
+        (runs, n) as for `crossnobis`.
+    prior_lambda, prior_weight
+        As for `poisson`.
+    """
+    patterns = _with_runs(patterns, "poisson_cv", "poisson")
+    if counts is None:
+        counts = patterns.new_ones(patterns.shape[-3:-1])
+    rates, logs = poisson_rates(torch.where(counts[..., None] > 0, patterns, 1), prior_lambda, prior_weight)
+    weights = counts[..., None]
+    inner = _across_runs(rates * weights, logs * weights, counts)
+    # the product of a measurement with itself, which cancels where runs are balanced
+    with_itself = (rates * logs).sum(-1) * counts
+    shared = with_itself.mT @ (counts.sum(-2) - counts)
+    inner = inner - (shared + shared.mT) / 2 / _pairs_across_runs(counts)
+    return _from_inner(inner) / patterns.shape[-1]
+
+
+def _with_runs(patterns: Tensor, name: str, alternative: str) -> Tensor:
+    patterns = floating(patterns)
+    if patterns.ndim < 3 or patterns.shape[-3] < 2:
         raise NeurordlError(
-            f"there is no dissimilarity {name!r}; choose one of {', '.join(DISSIMILARITIES)}, or give a "
-            "function (..., stimuli, channels) -> (..., pairs)"
+            f"{name} needs patterns (..., runs, stimuli, channels) with at least 2 runs, not shape "
+            f"{tuple(patterns.shape)}; with a single run take {alternative}"
         )
-    return DISSIMILARITIES[name]
+    return patterns
 
 
-def canonical_measure(text: str | None) -> str | None:
-    """The name in `DISSIMILARITIES` of a measure as rsatoolbox or a paper writes it; None if it is not known.
+def _across_runs(left: Tensor, right: Tensor, counts: Tensor) -> Tensor:
+    """Mean inner product over pairs of measurements from different runs, (..., n, n), from sums of them."""
+    with full_precision(left.device):
+        total = left.sum(-3) @ right.sum(-3).mT - (left @ right.mT).sum(-3)
+    return total / _pairs_across_runs(counts)
+
+
+def _pairs_across_runs(counts: Tensor) -> Tensor:
+    """Count the pairs of measurements from different runs, (n, n); NaN where there are none."""
+    number = counts.sum(-2)[:, None] * counts.sum(-2)[None] - counts.mT @ counts
+    return torch.where(number > 0, number, torch.nan)
+
+
+def _from_inner(inner: Tensor) -> Tensor:
+    """Condensed distances from a matrix of inner products, which need not be symmetric."""
+    row, column = condensed_index(inner.shape[-1], inner.device)
+    diagonal = inner.diagonal(dim1=-2, dim2=-1)
+    return diagonal[..., row] + diagonal[..., column] - inner[..., row, column] - inner[..., column, row]
+
+
+DISSIMILARITIES: dict[str, Dissimilarity] = {
+    measure.name: measure
+    for measure in (
+        Dissimilarity(
+            "euclidean",
+            euclidean,
+            aliases=("sqeuclidean", "euclidean squared"),
+            written="squared euclidean",
+            kernel=SquaredDistance(),
+        ),
+        Dissimilarity(
+            "euclidean_root",
+            euclidean_root,
+            aliases=("root euclidean",),
+            kernel=SquaredDistance(root=True),
+        ),
+        Dissimilarity(
+            "correlation",
+            correlation,
+            aliases=(
+                "pearson",
+                "pearson correlation",
+                "1 - pearson",
+                "1 - pearson r",
+                "1 - pearson's r",
+                "1 - pearson correlation",
+                "1 - correlation",
+                "1 - corr",
+                "1 - r",
+            ),
+            whitened_by_root=True,
+            kernel=SquaredDistance("centered length", scale=0.5),
+        ),
+        Dissimilarity(
+            "cosine",
+            cosine,
+            aliases=("1 - cosine", "1 - cosine similarity"),
+            whitened_by_root=True,
+            kernel=SquaredDistance("length", scale=0.5),
+        ),
+        Dissimilarity(
+            "mahalanobis",
+            mahalanobis,
+            aliases=("mahalanobis squared",),
+            written="squared mahalanobis",
+            precision="required",
+            kernel=SquaredDistance(),
+        ),
+        Dissimilarity(
+            "crossnobis",
+            crossnobis,
+            aliases=(
+                "squared crossnobis",
+                "cross-validated mahalanobis",
+                "cross-validated squared mahalanobis",
+                "LDC",
+                "linear discriminant contrast",
+            ),
+            needs_runs=True,
+            unbalanced=True,
+            precision="optional",
+            kernel=SquaredDistance(),
+        ),
+        Dissimilarity(
+            "poisson",
+            poisson,
+            aliases=("poisson KL", "symmetrized KL"),
+            rates=True,
+            kernel=SquaredDistance(sides=poisson_rates),
+        ),
+        Dissimilarity(
+            "poisson_cv",
+            poisson_cv,
+            aliases=("cross-validated poisson",),
+            needs_runs=True,
+            unbalanced=True,
+            rates=True,
+        ),
+    )
+}
+
+
+def find_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
+    """Return the dissimilarity of a name; an object as it is; a function as an object.
+
+    Raises
+    ------
+    NeurordlError
+        There is no such name: the message lists those there are.
+
+    Examples
+    --------
+    >>> find_dissimilarity("cosine")(torch.eye(2))
+    tensor([1.])
+    """
+    if isinstance(choice, Dissimilarity):
+        return choice
+    if callable(choice):
+        return Dissimilarity(_name_of(choice), choice)
+    remedy = "or give a Dissimilarity, or a function (..., stimuli, channels) -> (..., pairs)"
+    return DISSIMILARITIES[check_choice("dissimilarity", choice, tuple(DISSIMILARITIES), remedy)]
+
+
+def network_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
+    """Return a dissimilarity that a network's patterns can have, which know neither runs nor noise.
+
+    Raises
+    ------
+    NeurordlError
+        There is no such name, or the dissimilarity needs more than patterns.
+    """
+    measure = find_dissimilarity(choice)
+    if measure.lacking_in_network:
+        advice = ""
+        if measure.precision == "required":
+            advice = f", or fix its precision: functools.partial({measure.name}, precision=precision)"
+        raise NeurordlError(
+            f"dissimilarity={measure.name!r} needs {measure.lacking_in_network}, which a network does "
+            f"not have: use {measure.of_network().name!r}{advice}"
+        )
+    return measure
+
+
+def dissimilarity_from_text(text: str | None) -> Dissimilarity | None:
+    """Return the dissimilarity that a file or a paper writes in this way; None if it is not known.
 
     "Euclidean" is read as rsatoolbox means it, squared and per channel.
+
+    Examples
+    --------
+    >>> dissimilarity_from_text("1 - Pearson's r").name
+    'correlation'
     """
-    plain = re.sub(r"[^a-z0-9]", "", (text or "").lower())
+    plain = _plain(text or "")
     for candidate in (plain, plain.removesuffix("distance"), plain.removesuffix("dissimilarity")):
-        for name, others in _WRITTEN.items():
-            if candidate in (name, *others.split()):
-                return name
+        for measure in DISSIMILARITIES.values():
+            if candidate in measure.spellings():
+                return measure
     return None
 
 
-def unmeasured_stimuli(there: npt.NDArray[np.bool_]) -> list[int]:
-    """Stimuli, from 0, in none of the pairs (condensed) that are there."""
-    if there.all():
-        return []
-    n = n_stimuli(len(there))
-    seen, start = np.zeros(n, dtype=bool), 0
-    for row in range(n):  # row by row: the indices of all pairs take memory
-        pairs = there[start : start + n - 1 - row]
-        seen[row] |= pairs.any()
-        seen[row + 1 :] |= pairs
-        start += len(pairs)
-    return [int(row) for row in np.flatnonzero(~seen)]
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _name_of(function: Callable[..., Tensor]) -> str:
+    """Return a name that is the same in every process, so without addresses."""
+    if isinstance(function, partial):
+        return f"partial({_name_of(function.func)})"
+    return str(getattr(function, "__qualname__", type(function).__qualname__))

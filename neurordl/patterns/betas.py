@@ -46,7 +46,7 @@ def betas_with_rows(study: Study, table: Table, condition: str, named: Sequence[
         wanted = [Path(str(image)).name for image in frame["image"]]
         if len(values) != len(files):
             raise NeurordlError("a table with the column 'image' names 3D images, and some here are 4D")
-        match = match_ids(wanted, files, what=("rows of the table", "images"))
+        match = match_ids(wanted, files, names=("rows of the table", "images"))
         values, place = values[match.index], place[match.index]
         if match.unused:
             lost = f"{len(match.unused)} images are in no row of {name} and were left out, "

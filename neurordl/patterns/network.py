@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.progress import track
 from rsatoolbox.data import Dataset
@@ -16,6 +18,9 @@ from neurordl.errors import NeurordlError
 from neurordl.patterns.layers import OUTPUT, resolve_layers
 from neurordl.stimuli import StimulusSet
 from neurordl.students.loading import why_unfit
+from neurordl.validate import check_count
+
+_BATCH = 64
 
 
 def _first_tensor(output: Any, name: str) -> Tensor:
@@ -189,37 +194,75 @@ def as_input(images: Tensor, model: nn.Module) -> Tensor:
     return images
 
 
+@dataclass(frozen=True)
+class Compute:
+    """Where a network is run on stimuli, how many at a time, and whether a progress bar is shown.
+
+    Attributes
+    ----------
+    device : str or torch.device, optional
+        Device; by default the network's own.
+    batch_size : int, optional
+        Stimuli in a forward pass. By default 64 for patterns; `evaluate` takes all stimuli at once where
+        memory allows.
+    progress : bool
+        Show a progress bar.
+
+    Raises
+    ------
+    NeurordlError
+        If the device cannot be used on this machine, or the batch size is not a number of stimuli.
+
+    Examples
+    --------
+    >>> Compute("cpu", batch_size=256).batch_size
+    256
+    """
+
+    device: str | torch.device | None = None
+    batch_size: int | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.device is not None:
+            usable_device(self.device)
+        if self.batch_size is not None:
+            check_count("batch_size", self.batch_size)
+
+    @classmethod
+    def of(cls, device: str | torch.device | Compute | None) -> Compute:
+        """A `Compute` as it is; anything else as the device of one."""
+        return device if isinstance(device, Compute) else cls(device)
+
+
 def read_batches(
     model: nn.Module,
     stimuli: StimulusSet,
     layers: str | Sequence[str],
-    batch_size: int,
-    device: str | torch.device | None = None,
-    progress: bool = False,
+    compute: Compute,
     reduce: Callable[[Tensor], Tensor] = Tensor.clone,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Where each batch of stimuli starts, and what `read_layers` keeps of it; see `extract_patterns`."""
-    if batch_size < 1:
-        raise NeurordlError(f"batch_size={batch_size}: expected 1 or more")
+    """The first row of each batch of stimuli, and what `read_layers` keeps of the batch."""
     names = resolve_layers(model, layers)
-    asked = {layers} if isinstance(layers, str) else set(layers)
+    required = {layers} if isinstance(layers, str) else set(layers)
     home = as_input(torch.empty(0), model).device
-    there = usable_device(device) if device is not None else home
+    device = torch.device(compute.device) if compute.device is not None else home
+    batch_size = compute.batch_size or _BATCH
     starts = range(0, len(stimuli), batch_size)
     try:
-        model.to(there)
-        for start in track(starts, "patterns", disable=not progress, transient=True):
+        model.to(device)
+        for start in track(starts, "patterns", disable=not compute.progress, transient=True):
             with frozen_eval(model):
                 images = stimuli.images(range(start, min(start + batch_size, len(stimuli))))
-                images = as_input(images.to(there), model)
-                # What a glob finds need not run; what is named, or ran once, has to run in each batch.
+                images = as_input(images.to(device), model)
+                # A layer that a glob matches need not run; a named layer, or one that ran before, must.
                 try:
                     _, features = read_layers(model, images, names, missing=start == 0, reduce=reduce)
                 except torch.OutOfMemoryError:
                     raise
                 except RuntimeError as error:
                     raise NeurordlError(why_unfit(model, [images], error, "network")) from error
-                if absent := [name for name in names if name in asked and name not in features]:
+                if absent := [name for name in names if name in required and name not in features]:
                     read_layers(model, images, absent)  # raises with the reason
             names = list(features)
             yield start, features
@@ -232,50 +275,43 @@ def extract_patterns(
     stimuli: StimulusSet,
     layers: str | Sequence[str] = "all",
     *,
-    batch_size: int = 64,
-    device: str | torch.device | None = None,
-    progress: bool = False,
+    device: str | torch.device | Compute | None = None,
 ) -> dict[str, Dataset]:
     """Patterns of a network's layers for a stimulus set, in eval mode.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Its mode is put back afterwards, and its device too.
+        Network. Its mode and its device are restored afterwards.
     stimuli : StimulusSet
+        Images and their ids.
     layers : str or sequence of str
-        Names, globs, ``"all"`` or ``"top"`` (layers that stand in no other layer). A layer that is named
-        must have run; those that the others find are left out if they did not run or put out no float tensor.
-    batch_size : int
-        Stimuli a forward pass.
-    device : str or torch.device, optional
-        Where to run; the model's own device by default.
-    progress : bool
-        Show a progress bar.
+        Names, globs, ``"all"`` or ``"top"`` (the layers that are not part of another layer). A layer that is
+        named must run; layers that the others match are left out if they do not run or have no output of
+        real numbers.
+    device : str, torch.device or Compute, optional
+        Device on which the network is run, by default its own; or ``Compute(device, batch_size, progress)``.
 
     Returns
     -------
     dict of str to rsatoolbox.data.Dataset
         For each layer, measurements (stimuli, channels) in float32, with the observation descriptor
-        ``stimulus`` (ids in the order of `stimuli`) and the descriptor ``layer``.
+        ``stimulus`` (ids in the order of `stimuli`) and the descriptor ``layer``. Channels are all axes of
+        the layer's output but that of the stimuli, flattened.
 
     Raises
     ------
     NeurordlError
         If a layer does not exist or did not run, or the network does not take the images.
     """
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
-    for start, features in read_batches(model, stimuli, layers, batch_size, device, progress):
+    arrays: dict[str, npt.NDArray[np.float32]] = {}
+    for start, features in read_batches(model, stimuli, layers, Compute.of(device)):
         for name, tensor in features.items():
             values = tensor.float().cpu().numpy()
             if name not in arrays:
                 arrays[name] = np.empty((len(stimuli), values.shape[1]), dtype=np.float32)
             arrays[name][start : start + len(values)] = values
     return {
-        name: Dataset(
-            arrays[name],
-            descriptors={"layer": name},
-            obs_descriptors={"stimulus": list(stimuli.ids)},
-        )
-        for name in arrays
+        name: Dataset(values, descriptors={"layer": name}, obs_descriptors={"stimulus": list(stimuli.ids)})
+        for name, values in arrays.items()
     }

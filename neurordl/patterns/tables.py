@@ -64,7 +64,7 @@ def matched(images: Sequence[str], tables: Sequence[Table], what: str) -> list[i
     own = ["_".join(f"{key}-{entities(image)[key]}" for key in keys) for image in images]
     if keys and len(set(own)) == len(images):
         theirs = ["_".join(f"{key}-{found[key]}" for key in keys) for found in known]
-        places = [int(place) for place in match_ids(own, theirs, what=("images", what)).index]
+        places = [int(place) for place in match_ids(own, theirs, names=("images", what)).index]
     elif len(tables) != len(images):
         raise NeurordlError(
             f"{len(images)} images came with {len(tables)} {what}; give one for each image, in the same "

@@ -165,9 +165,9 @@ def _similarities(
     ids: Sequence[str] = stimulus_ids(first[1])
     for name, group in others:
         what = (first[0] or "RDMs", name)
-        ids = match_ids(ids, stimulus_ids(group), what=what, missing=missing).matched
+        ids = match_ids(ids, stimulus_ids(group), names=what, missing=missing).matched
         if missing == "error":  # nor may the others have more
-            match_ids(stimulus_ids(group), ids, what=what[::-1])
+            match_ids(stimulus_ids(group), ids, names=what[::-1])
     stack = RDMs(
         np.concatenate([reindex(group, ids) for group in groups.values()]),
         pattern_descriptors={"stimulus": list(ids)},

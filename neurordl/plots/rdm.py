@@ -126,7 +126,7 @@ def categories_of(
             raise NeurordlError(
                 f"the RDMs have no pattern descriptor {categories!r}; they have: {known}{more}"
             )
-        index = match_ids(stimulus_ids(rdms), stimuli.ids, what=("RDMs", "stimuli")).index
+        index = match_ids(stimulus_ids(rdms), stimuli.ids, names=("RDMs", "stimuli")).index
         return [str(value) for value in stimuli.table[categories].iloc[index]]
     ids = stimulus_ids(rdms)
     if without := [stimulus for stimulus in ids if stimulus not in categories]:

@@ -20,7 +20,7 @@ Pixels = npt.NDArray[Any]
 
 def thumbnails(stimuli: StimulusSet, ids: Sequence[str]) -> Pixels:
     """RGB images of these ids, (n, height, width, 3), as they were before normalisation."""
-    index = match_ids(ids, stimuli.ids, what=("RDMs", "stimuli")).index
+    index = match_ids(ids, stimuli.ids, names=("RDMs", "stimuli")).index
     pixels = np.moveaxis(stimuli.pixels.numpy()[index], 1, -1)
     if pixels.dtype != np.uint8:  # floats are on a scale of their own
         low, high = float(stimuli.pixels.min()), float(stimuli.pixels.max())

@@ -5,5 +5,6 @@ from __future__ import annotations
 from neurordl.rdms.alignment import Alignment, align
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.files.reading import load_rdms, save_rdms
+from neurordl.rdms.selection import select_rdms
 
-__all__ = ["Alignment", "align", "compute_rdms", "load_rdms", "save_rdms"]
+__all__ = ["Alignment", "align", "compute_rdms", "load_rdms", "save_rdms", "select_rdms"]

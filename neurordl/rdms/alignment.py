@@ -120,7 +120,7 @@ def align(
     problems = []
     for name in others:
         try:
-            matches[name] = match_ids(unique[first], unique[name], what=(first, name), missing=missing)
+            matches[name] = match_ids(unique[first], unique[name], names=(first, name), missing=missing)
         except NeurordlError as error:
             problems.append(str(error))
     if problems:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, get_args
 
@@ -14,12 +14,11 @@ import numpy.typing as npt
 import torch
 from rsatoolbox.data.base import DatasetBase
 from rsatoolbox.rdm.rdms import RDMs
-from torch import Tensor
 
 from neurordl.errors import NeurordlError
 from neurordl.io import write_aside
-from neurordl.measures import dissimilarities as measures
-from neurordl.measures.kernels.distances import condensed_index
+from neurordl.measures.condensed import condensed_index
+from neurordl.measures.dissimilarities import DissimilarityLike, find_dissimilarity
 from neurordl.rdms import notices
 from neurordl.rdms.measure import Whitening, check_options, fill
 from neurordl.rdms.noise import Noise
@@ -30,15 +29,13 @@ __all__ = ["compute_rdms"]
 Datasets = DatasetBase | Sequence[DatasetBase] | Mapping[str, DatasetBase]
 Ids = tuple[str, ...]
 
-# what rsatoolbox writes into `RDMs.dissimilarity_measure`
-_MEASURE = {"euclidean": "squared euclidean", "mahalanobis": "squared mahalanobis"}
 _TEXT = 60_000  # an HDF5 attribute holds 64 kB
 PROVENANCE = "provenance"
 
 
 def compute_rdms(
     patterns: Datasets,
-    method: str | Callable[..., Tensor] = "correlation",
+    method: DissimilarityLike = "correlation",
     *,
     descriptor: str = "stimulus",
     center: Centre | None = None,
@@ -112,8 +109,7 @@ def compute_rdms(
         method that does not exist or lacks its precision, or a noise covariance that is singular.
     """
     datasets, described = _datasets(patterns)
-    measure = measures.dissimilarity(method)
-    name = method if isinstance(method, str) else getattr(method, "__name__", "a function")
+    measure = find_dissimilarity(method)
     given = real_dtype(dtype)
     kind = torch.float32 if given == np.float32 else torch.float64
     if given not in (np.float32, np.float64) or center not in (None, *get_args(Centre)):
@@ -121,16 +117,16 @@ def compute_rdms(
             f"dtype={dtype!r}, center={center!r}: expected float64 or float32, and None, 'run' or 'all'"
         )
     left = [None] * len(datasets) if residuals is None else _residuals(residuals, patterns, len(datasets))
-    check_options(name, precision, noise, residuals is not None, noise_by)
+    check_options(measure, precision, noise, residuals is not None, noise_by)
     records = described.pop(PROVENANCE, None)
     sources, columns = _sources(
-        datasets, left, described, descriptor, (name, center, precision, noise, noise_by, kind)
+        datasets, left, described, descriptor, (measure, center, precision, noise, noise_by, kind)
     )
     stimuli = tuple(dict.fromkeys(stimulus for source, _ in sources for stimulus in source.ids))
     alone = [source for source, _ in sources]
     notices.of_stimuli(alone, stimuli)
-    notices.of_pairs(alone, name)
-    notices.of_runs(alone, name)
+    notices.of_pairs(alone, measure)
+    notices.of_runs(alone, measure)
     shape = (len(sources), len(stimuli) * (len(stimuli) - 1) // 2)
     with nullcontext() if out is None else write_aside(_npy(out)) as aside:
         vectors: Any
@@ -140,22 +136,27 @@ def compute_rdms(
             vectors = np.lib.format.open_memmap(aside, "w+", np.dtype(dtype), shape)
         for (source, whitening), row in zip(sources, vectors, strict=True):
             if source.ids == stimuli:
-                fill(row, name, measure, source, whitening)
+                fill(row, measure, source, whitening)
             else:
                 own = np.empty(len(source.ids) * (len(source.ids) - 1) // 2, dtype)
-                fill(own, name, measure, source, whitening)
+                fill(own, measure, source, whitening)
                 row[:] = _placed(source.ids, own, stimuli)
-        notices.of_means(vectors, alone, name)
+        notices.of_means(vectors, alone, measure)
         if aside is not None:
             vectors.flush()
     if out is not None:
         vectors = np.load(out, mmap_mode="r", allow_pickle=False)
-    how = {"method": name, "center": center, "noise": noise, "noise_by": noise_by if noise else None}
+    how: dict[str, Any] = {
+        "method": measure.name,
+        "center": center,
+        "noise": noise,
+        "noise_by": noise_by if noise else None,
+    }
     how |= {"noise_from": None if noise is None else "measurements" if residuals is None else "residuals"}
     how |= {"precision": precision is not None, "balanced": all(source.balanced for source, _ in sources)}
     return RDMs(
         vectors,
-        dissimilarity_measure=_MEASURE.get(name, name),
+        dissimilarity_measure=measure.written,
         descriptors={PROVENANCE: _record(how, records)},
         rdm_descriptors=columns,
         pattern_descriptors={"stimulus": list(stimuli)},
@@ -197,8 +198,8 @@ def _sources(
     options: tuple[Any, ...],
 ) -> tuple[list[tuple[Source, Whitening]], dict[str, list[Any]]]:
     """One source for each Dataset and ROI, and the descriptors of their RDMs."""
-    name, center, precision, noise, noise_by, kind = options
-    by_run = name in measures.CROSSVALIDATED
+    measure, center, precision, noise, noise_by, kind = options
+    by_run = measure.needs_runs
     sources: list[tuple[Source, Whitening]] = []
     columns: dict[str, list[Any]] = {key: [] for key in described}
     for number, dataset in enumerate(datasets):
@@ -212,10 +213,10 @@ def _sources(
             )
             if by_run and len(source.runs) < 2:
                 raise NeurordlError(
-                    f"{name} needs two or more runs, and {label} has a single run, {source.runs[0]!r}; "
+                    f"{measure} needs two or more runs, and {label} has a single run, {source.runs[0]!r}; "
                     "choose another method"
                 )
-            whitening = Whitening(source, name, precision, noise, residuals[number], noise_by)
+            whitening = Whitening(source, measure, precision, noise, residuals[number], noise_by)
             sources.append((source, whitening))
             for key, values in described.items():
                 columns[key].append(values[number])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,8 @@ from rsatoolbox.data.base import DatasetBase
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.measures import dissimilarities as measures
-from neurordl.measures.crossvalidated import crossnobis, poisson_rates
+from neurordl.measures.dissimilarities import DISSIMILARITIES, Dissimilarity
 from neurordl.measures.kernels.blocks import add_distances
-from neurordl.measures.kernels.normalise import Normalise
 from neurordl.measures.kernels.whitening import checked_precision, factor_of
 from neurordl.rdms.noise import Noise, check_noise, covariance, inverse, inverse_root
 from neurordl.rdms.sources import Source, coded
@@ -23,13 +20,14 @@ from neurordl.rdms.sources import Source, coded
 __all__ = ["Whitening", "check_options", "fill", "rates_checked"]
 
 Floats = npt.NDArray[np.float64]
-_WHITENED = ("mahalanobis", "crossnobis")
-_ROOTED = ("correlation", "cosine")
-_NORMALISE: dict[str, Normalise] = {"correlation": "centred length", "cosine": "length"}
 
 
 def check_options(
-    name: str, precision: npt.ArrayLike | None, noise: str | None, residuals: bool, noise_by: str
+    measure: Dissimilarity,
+    precision: npt.ArrayLike | None,
+    noise: str | None,
+    residuals: bool,
+    noise_by: str,
 ) -> None:
     """Refuse noise options that a method cannot use, or that would be ignored."""
     if noise_by not in ("pooled", "run"):
@@ -40,17 +38,21 @@ def check_options(
         raise NeurordlError("precision= and noise= exclude each other; give one")
     if residuals and noise is None:
         raise NeurordlError("residuals= are used with noise=; choose one, such as noise='shrinkage_diag'")
-    if precision is not None and name not in _WHITENED:
-        raise NeurordlError(f"{name} takes no precision; choose mahalanobis or crossnobis, or leave it out")
-    if noise is not None and name not in (*_WHITENED, *_ROOTED):
-        raise NeurordlError(f"{name} takes no noise=; choose one of {', '.join((*_WHITENED, *_ROOTED))}")
-    if name == "mahalanobis" and precision is None and noise is None:
+    whitened = [name for name, known in DISSIMILARITIES.items() if known.precision != "none"]
+    if precision is not None and measure.precision == "none":
+        raise NeurordlError(f"{measure} takes no precision; choose {' or '.join(whitened)}, or leave it out")
+    if noise is not None and measure.precision == "none" and not measure.whitened_by_root:
+        rooted = [name for name, known in DISSIMILARITIES.items() if known.whitened_by_root]
+        raise NeurordlError(f"{measure} takes no noise=; choose one of {', '.join((*whitened, *rooted))}")
+    if measure.precision == "required" and precision is None and noise is None:
         raise NeurordlError(
-            "mahalanobis needs precision=, the inverse of the noise covariance of the channels, or noise= to "
+            f"{measure} needs precision=, the inverse of the noise covariance of the channels, or noise= to "
             "estimate it"
         )
-    if noise_by == "run" and (name != "crossnobis" or noise is None):
-        raise NeurordlError("noise_by='run' is for crossnobis with noise=")
+    if noise_by == "run" and (not measure.needs_runs or noise is None):
+        raise NeurordlError(
+            "noise_by='run' is for crossnobis and other dissimilarities across runs, with noise="
+        )
 
 
 class Whitening:
@@ -59,7 +61,7 @@ class Whitening:
     def __init__(
         self,
         source: Source,
-        name: str,
+        measure: Dissimilarity,
         precision: npt.ArrayLike | None,
         noise: Noise | None,
         residuals: DatasetBase | None,
@@ -74,7 +76,7 @@ class Whitening:
                 self.of_runs = _covariances(source, noise, residuals, by_run=True)
                 return
             matrix = _covariances(source, noise, residuals, by_run=False)[0]
-            if name in _ROOTED:
+            if measure.whitened_by_root:
                 source.factor = torch.from_numpy(inverse_root(matrix, noise, source.label))
                 return
             precision = inverse(matrix, noise, source.label)
@@ -82,7 +84,7 @@ class Whitening:
             given = torch.as_tensor(np.asarray(precision, dtype=np.float64))
         except (TypeError, ValueError) as error:
             raise NeurordlError(f"precision= is no matrix of real numbers: {error}") from error
-        if name == "mahalanobis" or source.balanced:
+        if not measure.needs_runs or source.balanced:
             # distances do not see an offset, which would cost digits in the product
             offset = source.rows(0, min(len(source.ids), 64)).double().mean(0)
             source.offset = torch.where(offset.isfinite(), offset, 0)
@@ -140,56 +142,66 @@ def _degrees(residuals: DatasetBase, label: str) -> list[float] | None:
         ) from error
 
 
-def fill(
-    out: npt.NDArray[Any], name: str, measure: Callable[..., Tensor], source: Source, whitening: Whitening
-) -> None:
+def fill(out: npt.NDArray[Any], measure: Dissimilarity, source: Source, whitening: Whitening) -> None:
     """Write the condensed RDM of a source into ``out``, stimuli in the source's order."""
-    n, channels = len(source.ids), source.n_channels
-    if name in ("euclidean", "euclidean_root", "mahalanobis", *_ROOTED):
-        scale = 0.5 if name in _ROOTED else 1 / channels
-        kind = _NORMALISE.get(name, "none")
-        add_distances(source.sides, n, channels, kind, out, scale=scale, there=source.there())
-        if name == "euclidean_root":
+    n, channels, kernel = len(source.ids), source.n_channels, measure.kernel
+    scale = 1 / channels if kernel is None or kernel.scale is None else kernel.scale
+    if kernel is not None and not measure.needs_runs:
+
+        def sides(start: int, stop: int) -> tuple[Tensor, ...]:
+            if kernel.sides is None:
+                return source.sides(start, stop)
+            return kernel.sides(rates_checked(source.rows(start, stop), measure, source.label))
+
+        in_memory = kernel.sides is None and source.there()
+        add_distances(sides, n, channels, kernel.normalise, out, scale=scale, there=in_memory)
+        if kernel.root:
             np.sqrt(out, out=out)
-    elif name == "crossnobis" and source.balanced and whitening.of_runs is None:
+    elif kernel is not None and source.balanced and whitening.of_runs is None:
         runs = len(source.runs)
-        scale = 1 / (runs * (runs - 1) * channels)
+        scale /= runs * (runs - 1)
         of_run = source.by_runs()
-        add_distances(of_run(None), n, channels, "none", out, scale=scale)
+        add_distances(of_run(None), n, channels, kernel.normalise, out, scale=scale)
         for run in range(runs):  # the sum over pairs of runs less that of each run with itself
             there = source.there(run)
-            add_distances(of_run(run), n, channels, "none", out, scale=-scale, add=True, there=there)
-    elif name == "crossnobis" and whitening.of_runs is not None:
-        out[:] = _by_pairs_of_runs(source, whitening.of_runs, whitening.noise or "full")
-    elif name == "poisson":
-
-        def rates(start: int, stop: int) -> tuple[Tensor, ...]:
-            return poisson_rates(rates_checked(source.rows(start, stop), name, source.label))
-
-        add_distances(rates, n, channels, "none", out, scale=1 / channels)
-    elif name in measures.CROSSVALIDATED:
-        counts = None if source.balanced else torch.from_numpy(source.counts.T.astype(np.float64))
-        cells = rates_checked(source.cells(), name, source.label)
-        out[:] = measure(cells, counts=None if counts is None else counts.to(cells.dtype)).numpy()
+            add_distances(
+                of_run(run), n, channels, kernel.normalise, out, scale=-scale, add=True, there=there
+            )
+    elif whitening.of_runs is not None:
+        out[:] = _by_pairs_of_runs(source, measure, whitening.of_runs, whitening.noise or "full")
+    elif measure.needs_runs:
+        cells = rates_checked(source.cells(), measure, source.label)
+        if source.balanced:
+            out[:] = measure(cells).numpy()
+        elif measure.unbalanced:
+            counts = torch.from_numpy(source.counts.T.astype(np.float64)).to(cells.dtype)
+            out[:] = measure(cells, counts=counts).numpy()
+        else:
+            raise NeurordlError(
+                f"{measure} needs every stimulus equally often in every run, and {source.label} is not so"
+            )
     else:
+        patterns = rates_checked(source.rows(0, n), measure, source.label)
         with torch.no_grad():
-            out[:] = measure(source.rows(0, n).clone()).numpy()  # a function of the user's may work in place
+            out[:] = measure(patterns.clone()).numpy()  # a function of the user's may work in place
 
 
-def rates_checked(patterns: Tensor, name: str, label: str) -> Tensor:
-    """Patterns, refused where a method of rates finds negative ones."""
+def rates_checked(patterns: Tensor, measure: Dissimilarity, label: str) -> Tensor:
+    """Patterns, refused where a dissimilarity of rates finds negative ones."""
     # a NaN would hide behind the smallest
-    if name.startswith("poisson") and not bool(patterns.min() >= 0) and bool((patterns < 0).any()):
+    if measure.rates and not bool(patterns.min() >= 0) and bool((patterns < 0).any()):
         raise NeurordlError(
-            f"{name} takes rates or counts of 0 or more, and {label} has "
+            f"{measure} takes rates or counts of 0 or more, and {label} has "
             f"{float(patterns.nan_to_num().min()):.3g}; "
-            "choose another method, or leave out center="
+            "choose another dissimilarity, or leave out center="
         )
     return patterns
 
 
-def _by_pairs_of_runs(source: Source, covariances: list[Floats], noise: Noise) -> npt.NDArray[Any]:
-    """The mean over pairs of runs of crossnobis with the inverse of their mean covariance."""
+def _by_pairs_of_runs(
+    source: Source, measure: Dissimilarity, covariances: list[Floats], noise: Noise
+) -> npt.NDArray[Any]:
+    """The mean over pairs of runs of the dissimilarity with the inverse of their mean covariance."""
     if not source.balanced:
         raise NeurordlError(
             f"noise_by='run' needs every stimulus equally often in every run, and {source.label} is not so; "
@@ -200,6 +212,6 @@ def _by_pairs_of_runs(source: Source, covariances: list[Floats], noise: Noise) -
     for one in range(len(cells)):
         for other in range(one + 1, len(cells)):
             precision = inverse((covariances[one] + covariances[other]) / 2, noise, source.label)
-            found += crossnobis(cells[[one, other]], torch.from_numpy(precision).to(cells.dtype))
+            found += measure(cells[[one, other]], torch.from_numpy(precision).to(cells.dtype))
             pairs += 1
     return np.asarray((found / pairs).numpy())

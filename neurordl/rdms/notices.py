@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from neurordl.measures import dissimilarities as measures
+from neurordl.measures.dissimilarities import Dissimilarity
 from neurordl.rdms.sources import Source
 
 __all__ = ["of_means", "of_pairs", "of_runs", "of_stimuli"]
@@ -31,9 +31,9 @@ def of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:
             )
 
 
-def of_pairs(sources: Sequence[Source], name: str) -> None:
+def of_pairs(sources: Sequence[Source], measure: Dissimilarity) -> None:
     """Warn of stimuli that were measured in a single run, where distances are across runs."""
-    if name not in measures.CROSSVALIDATED:
+    if not measure.needs_runs:
         return
     told: dict[str, list[Source]] = {}
     for source in sources:
@@ -49,26 +49,26 @@ def of_pairs(sources: Sequence[Source], name: str) -> None:
         _tell(f"{_labels(alike)}: {text}")
 
 
-def of_runs(sources: Sequence[Source], name: str) -> None:
+def of_runs(sources: Sequence[Source], measure: Dissimilarity) -> None:
     """Warn of distances that see the mean patterns of runs, which are there.
 
     Inner products are means over pairs of runs, other pairs where a stimulus was measured in other runs: then
     what a run adds to all its patterns does not cancel. It does where the stimuli of a run are equally many.
     """
-    if name != "crossnobis":
+    if not measure.needs_runs or measure.kernel is None:
         return
     seen = [source for source in sources if source.centred_by != "run" and _uneven(source)]
     told = [source for source in seen if _has_means(source.cells(), source.counts)]
     if told:
         _tell(
-            f"{_labels(told)}: {_gaps(told[0])}, so that crossnobis distances contain the mean "
+            f"{_labels(told)}: {_gaps(told[0])}, so that {measure} distances contain the mean "
             'pattern of each run, and there is one; remove it: center="run" (in the shell --center run)'
         )
 
 
-def of_means(rdms: npt.NDArray[Any], sources: Sequence[Source], name: str) -> None:
+def of_means(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dissimilarity) -> None:
     """Warn where block averages differ by little beside the mean that all have: an RDM for each source."""
-    if name not in ("correlation", "cosine"):
+    if measure.kernel is None or measure.kernel.normalise == "none":
         return
     told, middles = list[Source](), list[float]()
     for rdm, source in zip(rdms, sources, strict=True):
@@ -79,7 +79,7 @@ def of_means(rdms: npt.NDArray[Any], sources: Sequence[Source], name: str) -> No
                 middles.append(middle)
     if told:
         _tell(
-            f"{_labels(told)}: the {name} distances of block averages are tiny (median {middles[0]:.2g}), "
+            f"{_labels(told)}: the {measure} distances of block averages are tiny (median {middles[0]:.2g}), "
             "since all share the mean signal, which "
             'center="run" (in the shell --center run) removes'
         )

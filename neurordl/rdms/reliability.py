@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from rsatoolbox.data import Dataset
-from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.measures.dissimilarities import CROSSVALIDATED
+from neurordl.measures.dissimilarities import DissimilarityLike, find_dissimilarity
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.sources import coded
 
@@ -19,7 +17,7 @@ __all__ = ["split_half"]
 
 
 def split_half(
-    patterns: Dataset, method: str | Callable[..., Tensor] = "correlation", **options: Any
+    patterns: Dataset, method: DissimilarityLike = "correlation", **options: Any
 ) -> npt.NDArray[np.float64]:
     """Correlation of the RDM of the odd runs with that of the even ones.
 
@@ -42,7 +40,7 @@ def split_half(
         Too few runs: four for methods across runs, else two.
     """
     runs, run = coded(patterns, "run", "the patterns")
-    needed = 4 if method in CROSSVALIDATED else 2
+    needed = 4 if find_dissimilarity(method).needs_runs else 2
     if len(runs) < needed:
         raise NeurordlError(f"halves with {method} need {needed} runs or more, and there are {len(runs)}")
     halves = []

@@ -1,4 +1,4 @@
-"""Choose RDMs by their descriptors, one per subject, and put them in the order of given stimulus ids."""
+"""Choose RDMs by their descriptors, check that each subject has one, and order them by stimulus ids."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 import numpy.typing as npt
 from rsatoolbox.rdm.rdms import RDMs
 
+from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids, match_ids, possible_ids
+from neurordl.measures.condensed import pair_number, triangle_start
 
 __all__ = [
     "as_text",
+    "check_one_per_subject",
     "descriptor_values",
-    "pick_rdms",
     "reindex",
     "select_rdms",
     "stimulus_ids",
     "subject_names",
 ]
-
-Floats = npt.NDArray[np.float64]
 
 
 def select_rdms(
@@ -33,51 +33,38 @@ def select_rdms(
     select: Mapping[str, Any] | None = None,
     average: str | Sequence[str] | None = None,
 ) -> RDMs:
-    """Pick RDMs by their descriptors, so that one is left per subject.
-
-    Sessions, ROIs and time points are never subjects: several RDMs left for a subject are an error.
+    """Choose RDMs by their descriptors, and average them over descriptors.
 
     Parameters
     ----------
     rdms
-        With the RDM descriptor ``subject``, and where it applies ``roi``, ``session``, ``time`` or others.
+        RDMs with the RDM descriptor ``subject``, and where it applies ``roi``, ``session``, ``time`` or
+        others.
     roi, subjects
         Values of the descriptors ``roi`` and ``subject`` to keep; None keeps all.
     select
         Further descriptors, each with the value or the values to keep: ``{"session": 1}``.
     average
-        Descriptors to average over: RDMs of a subject that differ in these only become their mean. A pair
+        Descriptors to average over: RDMs that differ in these only are replaced by their mean. A pair that is
         missing in some of them is the mean of the others.
 
     Returns
     -------
     RDMs
-        A copy, in the order of ``rdms``; averaged descriptors are dropped.
+        A copy, in the order of ``rdms``, without the descriptors that were averaged over.
 
     Raises
     ------
     NeurordlError
-        A descriptor or value that is not there (the message lists those that are), several RDMs for one
-        subject (it names the descriptors in which they differ), several RDMs without a ``subject``, or a
-        subject without a single measured pair.
+        The RDMs have no such descriptor, or no such value (the message lists those they have); or the subject
+        would be averaged over.
+
+    Examples
+    --------
+    >>> rdms = RDMs(np.ones((4, 3)), rdm_descriptors={"subject": list("aabb"), "session": [1, 2, 1, 2]})
+    >>> len(select_rdms(rdms, subjects="a")), len(select_rdms(rdms, average="session"))
+    (2, 2)
     """
-    picked = pick_rdms(rdms, roi=roi, subjects=subjects, select=select)
-    vectors = picked.dissimilarities
-    described = {name: values for name, values in picked.rdm_descriptors.items() if name != "index"}
-    if average is not None:
-        vectors, described = _average(vectors, described, (average,) if isinstance(average, str) else average)
-    _check_subjects(vectors, described)
-    return _like(rdms, vectors, described)
-
-
-def pick_rdms(
-    rdms: RDMs,
-    *,
-    roi: str | None = None,
-    subjects: str | Sequence[str] | None = None,
-    select: Mapping[str, Any] | None = None,
-) -> RDMs:
-    """Pick RDMs by their descriptors, however many are left of each subject; see `select_rdms`."""
     _check_rdms(rdms)
     wanted = dict(select or {})
     for name, value in (("roi", roi), ("subject", subjects)):
@@ -86,17 +73,18 @@ def pick_rdms(
         if value is not None:
             wanted[name] = value
     kept = _pick(rdms, wanted)
-    described = {name: [values[k] for k in kept] for name, values in rdms.rdm_descriptors.items()}
-    return _like(rdms, np.asarray(rdms.dissimilarities)[kept], described)
-
-
-def _like(rdms: RDMs, vectors: npt.NDArray[Any], described: dict[str, list[Any]]) -> RDMs:
-    """RDMs of the same stimuli; containers are copied, since rsatoolbox writes into those it is given."""
+    vectors = np.asarray(rdms.dissimilarities)[kept]
+    described = {
+        name: [values[k] for k in kept] for name, values in rdms.rdm_descriptors.items() if name != "index"
+    }
+    if average is not None:
+        vectors, described = _average(vectors, described, (average,) if isinstance(average, str) else average)
+    # containers are copied, since rsatoolbox writes into those it is given
     return RDMs(
         vectors,
         dissimilarity_measure=rdms.dissimilarity_measure,
         descriptors=dict(rdms.descriptors),
-        rdm_descriptors={name: values for name, values in described.items() if name != "index"},
+        rdm_descriptors=described,
         pattern_descriptors={name: list(values) for name, values in rdms.pattern_descriptors.items()},
     )
 
@@ -171,21 +159,17 @@ def reindex(rdms: RDMs, ids: Sequence[str]) -> Floats:
         An id that the RDMs do not have, or one that occurs twice.
     """
     vectors = np.asarray(rdms.dissimilarities)
-    own = stimulus_ids(rdms)
-    if tuple(ids) == own:
+    available = stimulus_ids(rdms)
+    if tuple(ids) == available:
         return vectors.astype(np.float64, copy=True)
-    place = match_ids(ids, own).index
-    stride = np.arange(len(own), dtype=np.int64)
-    # pair (a, b) with a < b stands at start[a] + b
-    start = len(own) * stride - stride * (stride + 1) // 2 - stride - 1
-    out = np.empty((len(vectors), len(place) * (len(place) - 1) // 2))
-    done = 0
-    for row in range(len(place) - 1):  # by rows: index arrays of all pairs would outweigh the RDMs
-        here, others = place[row], place[row + 1 :]
-        pairs = start[np.minimum(here, others)] + np.maximum(here, others)
-        out[:, done : done + len(others)] = vectors[:, pairs]
-        done += len(others)
-    return out
+    position = match_ids(ids, available).index
+    result = np.empty((len(vectors), len(position) * (len(position) - 1) // 2))
+    for k, first in enumerate(position[:-1]):  # by rows: index arrays of all pairs would outweigh the RDMs
+        others = position[k + 1 :]
+        pairs = pair_number(np.minimum(first, others), np.maximum(first, others), len(available))
+        start = triangle_start(len(position), k)
+        result[:, start : start + len(others)] = vectors[:, pairs]
+    return result
 
 
 def as_text(value: object, digits: int = 6) -> str:
@@ -254,9 +238,18 @@ def _average(
     return means, {name: [values[k[0]] for k in groups.values()] for name, values in others.items()}
 
 
-def _check_subjects(vectors: npt.NDArray[Any], described: Mapping[str, list[Any]]) -> None:
-    unnamed = "subject" not in described
-    subjects = ["unnamed"] * len(vectors) if unnamed else _as_texts(described["subject"])
+def check_one_per_subject(rdms: RDMs) -> RDMs:
+    """Return RDMs if they hold one per subject; sessions, ROIs and time points are never subjects.
+
+    Raises
+    ------
+    NeurordlError
+        Several RDMs of one subject (the message names the descriptors in which they differ), several RDMs
+        without a ``subject``, or a subject without a single measured pair.
+    """
+    _check_rdms(rdms)
+    described = {name: list(values) for name, values in rdms.rdm_descriptors.items() if name != "index"}
+    subjects = subject_names(rdms)
     rows: dict[str, list[int]] = {}
     for k, subject in enumerate(subjects):
         rows.setdefault(subject, []).append(k)
@@ -266,26 +259,29 @@ def _check_subjects(vectors: npt.NDArray[Any], described: Mapping[str, list[Any]
         differing = [
             name
             for name, values in texts.items()
-            if any(len({values[k] for k in group}) > 1 for group in several.values())
+            if any(len({values[k] for k in members}) > 1 for members in several.values())
         ]
         values = ", ".join(f"{name!r} ({', '.join(dict.fromkeys(texts[name]))})" for name in differing)
-        named = f"they differ in {values}: select= or average= over that"
-        named += ", or pick a ROI with roi=" if "roi" in differing else ""
-        if unnamed:
+        remedy = f"they differ in {values}: use nrl.select_rdms with select= or average= for that"
+        remedy += ", or choose a ROI by roi=" if "roi" in differing else ""
+        if "subject" not in described:
             raise NeurordlError(
-                f"the {len(vectors)} RDMs carry no descriptor 'subject', and position does not tell; set "
+                f"the {len(subjects)} RDMs carry no descriptor 'subject', and position does not tell; set "
                 'rdms.rdm_descriptors["subject"] to the list of subjects'
-                + (f". Or, if they are one subject's, {named}" if differing else "")
+                + (f". Or, if they are one subject's, {remedy}" if differing else "")
             )
+        if not differing:
+            remedy = "no descriptor tells them apart: drop the repeats or add one, such as 'session'"
         subject, members = next(iter(several.items()))
-        repeated = "no descriptor tells them apart: drop the repeats or add one, such as 'session'"
         raise NeurordlError(
             f"expected one RDM per subject, but subject {subject!r} has {len(members)} "
-            f"({len(several)} of {len(rows)} subjects have several); {named if differing else repeated}"
+            f"({len(several)} of {len(rows)} subjects have several); {remedy}"
         )
-    empty = [name for name, vector in zip(subjects, vectors, strict=True) if not np.isfinite(vector).any()]
-    if empty:
+    measured = np.isfinite(rdms.dissimilarities).any(axis=1)
+    if not measured.all():
+        empty = [name for name, any_pair in zip(subjects, measured, strict=True) if not any_pair]
         raise NeurordlError(
             f"the RDM of subject {', '.join(empty)} has no measured pair (NaN everywhere); leave it "
-            "out with subjects="
+            "out by subjects="
         )
+    return rdms

@@ -12,7 +12,7 @@ from scipy import stats
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
-from neurordl.rdms.selection import reindex, select_rdms, stimulus_ids
+from neurordl.rdms.selection import check_one_per_subject, reindex, select_rdms, stimulus_ids
 from neurordl.rsa.ceilings import ceiling
 from neurordl.rsa.inference.infer import Inference, infer
 from neurordl.rsa.similarity import METHODS, check_method, missing_groups, similarity, why_undefined
@@ -64,7 +64,7 @@ def compare(
         Unknown method, ids that are absent or do not match, fewer than three shared stimuli.
     """
     check_method(method)
-    match = match_ids(stimulus_ids(models), stimulus_ids(data), what=("models", "data"), missing=missing)
+    match = match_ids(stimulus_ids(models), stimulus_ids(data), names=("models", "data"), missing=missing)
     if len(match.matched) < 3:
         raise NeurordlError(
             f"3 shared stimuli or more are needed, but there are {len(match.matched)}\n{match}"
@@ -111,6 +111,7 @@ def noise_ceiling(
     """
     check_method(method)
     chosen = select_rdms(rdms, roi=roi, subjects=subjects, select=select, average=average)
+    check_one_per_subject(chosen)
     if len(chosen) < 2:
         raise NeurordlError(
             "a noise ceiling takes the RDMs of two subjects or more, but there is one; choose more subjects"

@@ -15,7 +15,8 @@ from torch import nn
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
 from neurordl.io import sha256_array
-from neurordl.patterns.network import usable_device
+from neurordl.measures.dissimilarities import DissimilarityLike
+from neurordl.patterns.network import Compute, usable_device
 from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
 from neurordl.rsa.compare import check_method, compare, noise_ceiling
 from neurordl.rsa.inference.draws import draw
@@ -47,7 +48,7 @@ def evaluate(
     stimuli: StimulusSet | None = None,
     layers: str | Sequence[str] = "all",
     method: str = "rho-a",
-    dissimilarity: str | None = None,
+    dissimilarity: DissimilarityLike | None = None,
     subjects: str | Sequence[str] | None = None,
     roi: str | Sequence[str] | None = None,
     select: Mapping[str, Any] | None = None,
@@ -138,13 +139,14 @@ def evaluate(
     run = source if isinstance(source, RunLike) else None
     network = run.student if run else source if isinstance(source, nn.Module) else None
     offered = model_stimuli(source, stimuli)
-    match = match_ids(offered, stimulus_ids(rdms), what=("stimuli", "RDMs"), missing=missing)
+    match = match_ids(offered, stimulus_ids(rdms), names=("stimuli", "RDMs"), missing=missing)
     chosen = choose_pairs(match.matched, run, pairs)
     brains = rdms_by_roi(rdms, roi, subjects, select, average)
     if network is not None and stimuli is not None:
-        measure = network_measure(dissimilarity, rdms)
-        options: dict[str, Any] = {"batch_size": batch_size, "device": device, "progress": progress}
-        models = network_vectors(network, stimuli, chosen.ids, layers, measure, **options)
+        of_network = network_measure(dissimilarity, rdms)
+        measure = of_network.name
+        compute = Compute(device, batch_size, progress)
+        models = network_vectors(network, stimuli, chosen.ids, layers, of_network, compute)
     elif dissimilarity is None:
         measure = "as given"
         models = model_vectors(source, chosen.ids, layers)

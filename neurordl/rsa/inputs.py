@@ -15,8 +15,19 @@ from torch import nn
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
-from neurordl.measures.dissimilarities import canonical_measure
-from neurordl.rdms.selection import descriptor_values, pick_rdms, reindex, select_rdms, stimulus_ids
+from neurordl.measures.dissimilarities import (
+    Dissimilarity,
+    DissimilarityLike,
+    dissimilarity_from_text,
+    find_dissimilarity,
+)
+from neurordl.rdms.selection import (
+    check_one_per_subject,
+    descriptor_values,
+    reindex,
+    select_rdms,
+    stimulus_ids,
+)
 from neurordl.stimuli import Preprocessing, StimulusSet
 
 __all__ = [
@@ -141,15 +152,15 @@ def rdms_by_roi(
     others = dict(select or {})
     if roi is None:
         roi = others.pop("roi", None)
-    picked = pick_rdms(rdms, subjects=subjects, select=others)
+    picked = select_rdms(rdms, subjects=subjects, select=others)
     averaged = {average} if isinstance(average, str) else set(average or ())
     if "roi" not in rdms.rdm_descriptors and roi is None:
-        return {"": select_rdms(picked, average=average)}
+        return {"": check_one_per_subject(select_rdms(picked, average=average))}
     if "roi" in averaged:
-        picked = pick_rdms(picked, select=None if roi is None else {"roi": roi})
-        return {"": select_rdms(picked, average=average)}
+        picked = select_rdms(picked, select=None if roi is None else {"roi": roi})
+        return {"": check_one_per_subject(select_rdms(picked, average=average))}
     names = [roi] if isinstance(roi, str) else list(roi or dict.fromkeys(descriptor_values(picked, "roi")))
-    return {name: select_rdms(picked, roi=name, average=average) for name in names}
+    return {name: check_one_per_subject(select_rdms(picked, roi=name, average=average)) for name in names}
 
 
 def model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ...]:
@@ -179,18 +190,18 @@ def model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ...
     return ids
 
 
-def network_measure(dissimilarity: str | None, rdms: RDMs) -> str:
-    """Measure of the network's RDMs: the one asked for, or that of the data as far as a network has it."""
+def network_measure(dissimilarity: DissimilarityLike | None, rdms: RDMs) -> Dissimilarity:
+    """Dissimilarity of the network's RDMs: the one asked for, or that of the data if a network has it."""
     if dissimilarity is not None:
-        return dissimilarity
-    theirs = rdms.dissimilarity_measure
-    measure = canonical_measure(theirs)
-    if measure in ("crossnobis", "mahalanobis", "poisson_cv"):
-        chosen, why = "euclidean", f"the data's {measure} distances take repeated noisy measurements"
-    elif measure is None:
-        chosen, why = "correlation", f"the measure of the data's RDMs is unknown ({theirs!r})"
+        return find_dissimilarity(dissimilarity)
+    measure = dissimilarity_from_text(rdms.dissimilarity_measure)
+    if measure is None:
+        chosen = find_dissimilarity("correlation")
+        why = f"the measure of the data's RDMs is unknown ({rdms.dissimilarity_measure!r})"
     else:
-        return measure
+        chosen, why = measure.of_network(), f"the data's {measure} distances take repeated noisy measurements"
+        if chosen == measure:
+            return measure
     warnings.warn(
         f"{why}: the network's RDMs are {chosen}; name the measure you want by dissimilarity=", stacklevel=3
     )

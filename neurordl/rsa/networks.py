@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from neurordl.io import sha256_state
-from neurordl.measures.dissimilarities import dissimilarity
+from neurordl.measures.dissimilarities import Dissimilarity
 from neurordl.measures.kernels.wide import WIDE
-from neurordl.patterns.network import extract_patterns, read_batches
+from neurordl.patterns.network import Compute, extract_patterns, read_batches
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.selection import reindex
 from neurordl.stimuli import StimulusSet
@@ -25,7 +25,6 @@ Floats = npt.NDArray[np.float64]
 _AT_ONCE_BYTES = 1 << 29
 # Patterns of several layers are held together up to this size, where stimuli go through in batches.
 _PATTERN_BYTES = 2 << 30
-_BATCH = 64
 
 
 def network_vectors(
@@ -33,43 +32,32 @@ def network_vectors(
     stimuli: StimulusSet,
     ids: Sequence[str],
     layers: str | Sequence[str],
-    measure: str,
-    *,
-    batch_size: int | None = None,
-    device: str | torch.device | None = None,
-    progress: bool = False,
+    measure: Dissimilarity,
+    compute: Compute,
 ) -> dict[str, Floats]:
     """Condensed RDM of each layer, for the stimuli in the order of ``ids``.
 
-    Without ``batch_size`` all stimuli go through the network at once where their largest layer is not too
+    Without a batch size all stimuli go through the network at once where their largest layer is not too
     large, and of each layer nothing but its RDM is kept.
     """
     part = stimuli.subset(ids)
-    probe = extract_patterns(network, part.subset(ids[:1]), layers, device=device)
+    probe = extract_patterns(network, part.subset(ids[:1]), layers, device=compute.device)
     sizes = {name: 4 * len(ids) * int(patterns.measurements.shape[1]) for name, patterns in probe.items()}
-    if batch_size is None and max(sizes.values()) <= _AT_ONCE_BYTES:
-        function = dissimilarity(measure)
+    if compute.batch_size is None and max(sizes.values()) <= _AT_ONCE_BYTES:
 
         def rdm(patterns: Tensor) -> Tensor:
             if patterns.device.type == "mps":  # which has no float64
                 patterns = patterns.cpu()
             # wide ones are added up in float64 anyway, without a copy
-            return function(patterns.float() if patterns.shape[1] >= WIDE else patterns.double())
+            return measure(patterns.float() if patterns.shape[1] >= WIDE else patterns.double())
 
-        ((_, found),) = read_batches(network, part, layers, len(ids), device, progress, reduce=rdm)
+        ((_, found),) = read_batches(network, part, layers, replace(compute, batch_size=len(ids)), reduce=rdm)
         return {name: one.double().cpu().numpy() for name, one in found.items()}
     vectors = {}
     for group in _groups(sizes):
-        read = extract_patterns(
-            network,
-            part,
-            group,
-            batch_size=_BATCH if batch_size is None else batch_size,
-            device=device,
-            progress=progress,
-        )
+        read = extract_patterns(network, part, group, device=compute)
         for name, patterns in read.items():
-            vectors[name] = reindex(compute_rdms(patterns, method=measure), ids)[0]
+            vectors[name] = reindex(compute_rdms(patterns, measure), ids)[0]
     return vectors
 
 

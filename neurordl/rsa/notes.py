@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from neurordl.measures.dissimilarities import unmeasured_stimuli
+from neurordl.measures.condensed import unmeasured_stimuli
 
 __all__ = ["few_pairs", "measured", "repeated_layers", "unmeasured"]
 

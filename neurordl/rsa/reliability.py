@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurordl.errors import NeurordlError
-from neurordl.measures.dissimilarities import n_stimuli
+from neurordl.measures.condensed import n_stimuli
 from neurordl.rsa.ceilings import ceiling, defined_mean, pooled, scaled_to_pool
 from neurordl.rsa.similarity import check_method, similarity
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
-from neurordl.measures import dissimilarities as measures
-from neurordl.measures.dissimilarities import square
+from neurordl.measures.condensed import square
+from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.measures.kernels.normalise import NEAR, Normalise
 from neurordl.rdms import notices
 from neurordl.rdms.compute import real_dtype
@@ -35,12 +35,7 @@ __all__ = ["Searchlight", "searchlight"]
 
 # Patterns and RDMs of the centres that are computed at once: they stay in the cache.
 _BYTES = 4 << 20
-# Distances that are one product of patterns, and methods for which so is the comparison.
-_NORMALISE: dict[str, Normalise] = {
-    "correlation": "centred length",
-    "cosine": "length",
-    "euclidean": "none",
-}
+# Methods for which the comparison, too, is one product.
 _SCALED = ("corr", "cosine")
 _WIDEST = 1000  # voxels of a radius
 
@@ -51,7 +46,7 @@ def searchlight(
     *,
     radius: float = 3.0,
     threshold: float = 1.0,
-    dissimilarity: str = "correlation",
+    dissimilarity: DissimilarityLike = "correlation",
     method: str = "corr",
     descriptor: str = "stimulus",
     center: Centre | None = None,
@@ -113,29 +108,30 @@ def searchlight(
             f"radius={radius!r}, threshold={threshold!r}: expected a radius above 0, in voxels, and a share "
             "of the sphere above 0 and up to 1"
         )
-    by_run = dissimilarity in measures.CROSSVALIDATED
+    by_run = measure.needs_runs
     kind = torch.float32 if given == np.float32 else torch.float64
     source = Source(
         patterns, "the patterns", descriptor, by_run=by_run, center=center, channels=None, dtype=kind
     )
     if by_run and len(source.runs) < 2:
-        raise NeurordlError(f"{dissimilarity} needs two or more runs, and the patterns have a single one")
+        raise NeurordlError(f"{measure} needs two or more runs, and the patterns have a single one")
     if not isinstance(models, RDMs) and not len(models):
         raise NeurordlError("models= is empty; give model RDMs")
-    notices.of_pairs([source], dissimilarity)
-    notices.of_runs([source], dissimilarity)
+    notices.of_pairs([source], measure)
+    notices.of_runs([source], measure)
     first = models if isinstance(models, RDMs) else next(iter(models.values()))
-    match = match_ids(source.ids, stimulus_ids(first), what=("patterns", "models"))
+    match = match_ids(source.ids, stimulus_ids(first), names=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")
     stack = torch.from_numpy(np.stack(list(named.values())))
     around = Spheres(patterns, radius, threshold)
-    if len(around.offsets) == 1 and dissimilarity == "correlation":
+    normalise = measure.kernel.normalise if measure.kernel is not None else None
+    if len(around.offsets) == 1 and normalise == "centered length":
         raise NeurordlError(
-            f"radius={radius:g} makes spheres of a single voxel, where correlation distances are undefined; "
+            f"radius={radius:g} makes spheres of a single voxel, where {measure} distances are undefined; "
             "take a radius above 1, or another dissimilarity"
         )
     values = source.cells() if by_run else source.rows(0, len(source.ids))[None]
-    rates_checked(values, dissimilarity, source.label)
+    rates_checked(values, measure, source.label)
     by_voxel = values.permute(2, 0, 1).contiguous()  # (voxels, runs, stimuli): what is gathered lies together
     distances = _distances(by_voxel, measure, source)
 
@@ -143,8 +139,9 @@ def searchlight(
         return similarity(stack, distances(voxels), method)
 
     compare: Compare = general
-    if method in _SCALED and dissimilarity in _NORMALISE:
-        compare = _as_products(by_voxel, _NORMALISE[dissimilarity], method, stack, general)
+    plain = measure.kernel is not None and not measure.kernel.root and measure.kernel.sides is None
+    if method in _SCALED and normalise is not None and plain and not by_run:
+        compare = _as_products(by_voxel, normalise, method, stack, general)
     scores = np.empty((len(stack), len(around.centres)))
     with Progress(transient=True, disable=not progress) as bar, torch.no_grad():
         task = bar.add_task("searchlight", total=len(around.centres))
@@ -158,7 +155,7 @@ def searchlight(
     settings = {
         "radius": radius,
         "threshold": threshold,
-        "dissimilarity": dissimilarity,
+        "dissimilarity": measure.name,
         "method": method,
         "center": center,
     }
@@ -167,14 +164,14 @@ def searchlight(
     )
 
 
-def _measure(name: str) -> Any:
-    function = measures.dissimilarity(name)
-    if name == "mahalanobis":
+def _measure(choice: DissimilarityLike) -> Dissimilarity:
+    measure = find_dissimilarity(choice)
+    if measure.precision == "required":
         raise NeurordlError(
-            "mahalanobis takes a precision for each sphere, which is not here; whiten the patterns first, "
+            f"{measure} takes a precision for each sphere, which is not here; whiten the patterns first, "
             "and choose euclidean"
         )
-    return function
+    return measure
 
 
 Compare = Callable[[Tensor], Tensor]  # voxels around some centres to what is of each centre
@@ -234,7 +231,7 @@ def _as_products(
 
     def compare(voxels: Tensor) -> Tensor:
         patterns = _gathered(by_voxel, voxels)[:, :, 0]
-        over = {"centred length": -2, "none": -1}.get(normalise)
+        over = {"centered length": -2, "none": -1}.get(normalise)
         common = patterns.new_zeros(1, 1, 1) if over is None else patterns.mean(over, keepdim=True)
         distances = patterns.sub_(common).mT @ patterns
         own = distances.diagonal(dim1=-2, dim2=-1).clone()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
-from neurordl.measures.dissimilarities import n_stimuli
+from neurordl.measures.condensed import n_stimuli
 from neurordl.measures.geometry import bures, centred_kernels, negative_riemannian
 from neurordl.measures.kernels.products import GRAM_METHODS, cosines, grams
 

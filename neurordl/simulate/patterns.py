@@ -27,7 +27,7 @@ from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids
-from neurordl.measures.dissimilarities import canonical_measure
+from neurordl.measures.dissimilarities import dissimilarity_from_text
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.selection import stimulus_ids
 
@@ -179,7 +179,8 @@ def patterns_of(rdms: RDMs, number: int = 0) -> Floats:
     if not np.isfinite(matrix).all():
         raise NeurordlError("the RDM has missing pairs (NaN); a geometry has to be whole")
     n = len(names)
-    if canonical_measure(rdms.dissimilarity_measure) in ("correlation", "cosine"):
+    measure = dissimilarity_from_text(rdms.dissimilarity_measure)
+    if measure is not None and measure.kernel is not None and measure.kernel.normalise != "none":
         inner = 1 - matrix
     else:
         centre = np.eye(n) - 1 / n

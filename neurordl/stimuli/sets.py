@@ -228,7 +228,7 @@ class StimulusSet:
 
     def subset(self, ids: Iterable[str]) -> StimulusSet:
         """The stimuli of ``ids``, in the order asked for; an id that is not in the set is an error."""
-        return self._take(match_ids(ids, self.ids, what=("ids asked for", "stimuli")).index)
+        return self._take(match_ids(ids, self.ids, names=("ids asked for", "stimuli")).index)
 
     def split(
         self, held_out: float | Iterable[str] = 0.25, seed: int = 0, stratify: str | None = None
@@ -250,7 +250,7 @@ class StimulusSet:
             Fewer than 3 stimuli in a part, an unknown id or column, a fraction not between 0 and 1.
         """
         if not isinstance(held_out, float | int):
-            return self._parts(match_ids(held_out, self.ids, what=("held-out ids", "stimuli")).index)
+            return self._parts(match_ids(held_out, self.ids, names=("held-out ids", "stimuli")).index)
         return self._parts(draw_fraction(self.ids, held_out, seed, self._strata(stratify)))
 
     def folds(

@@ -73,7 +73,7 @@ def table_of(table: str | os.PathLike[str] | pd.DataFrame | None, ids: Sequence[
         return pd.DataFrame(index=list(ids))
     named = "rows of the table" if isinstance(table, pd.DataFrame) else f"rows of {table}"
     frame = read_table(table, "id")
-    return frame.iloc[match_ids(ids, frame.index, what=("stimuli", named)).index]
+    return frame.iloc[match_ids(ids, frame.index, names=("stimuli", named)).index]
 
 
 def labels_of(

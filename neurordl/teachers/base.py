@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, Self, get_args
 
@@ -19,8 +19,7 @@ from torch import Tensor
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match, match_ids, natural_key
 from neurordl.io import sha256_array
-from neurordl.measures.dissimilarities import CROSSVALIDATED
-from neurordl.measures.dissimilarities import dissimilarity as find_dissimilarity
+from neurordl.measures.dissimilarities import DissimilarityLike
 
 Missing = Literal["error", "ignore"]
 
@@ -62,8 +61,8 @@ class Teacher(Protocol):
     """What any teacher offers. `RDMTeacher`, `PatternTeacher` and `LayerTeacher` do; yours may too."""
 
     @property
-    def dissimilarity(self) -> str | Callable[..., Tensor] | None:
-        """The measure of its RDMs, where it is known (a name in ``DISSIMILARITIES``)."""
+    def dissimilarity(self) -> DissimilarityLike | None:
+        """The dissimilarity of its RDMs: a name, an object or a function; None where it is not known."""
 
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
         """The RDMs of a batch; `features` are those of the teacher's own network, if it has one."""
@@ -88,26 +87,6 @@ def spelled(choice: Any) -> Any:
     return getattr(choice, "__qualname__", None) or re.sub(r" at 0x[0-9a-f]+", "", repr(choice))
 
 
-def plain_measure(dissimilarity: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A dissimilarity of a network's patterns, which have neither runs nor noise.
-
-    Raises
-    ------
-    NeurordlError
-        If there is none of that name, or it needs more than patterns.
-    """
-    if dissimilarity == "mahalanobis":
-        raise NeurordlError(
-            "dissimilarity='mahalanobis' needs a precision, which a network does not bring: use 'euclidean', "
-            "or give functools.partial(neurordl.measures.dissimilarities.mahalanobis, precision=precision)"
-        )
-    if dissimilarity in CROSSVALIDATED:
-        raise NeurordlError(
-            f"dissimilarity={dissimilarity!r} needs repeats, which a network does not have; use 'euclidean'"
-        )
-    return find_dissimilarity(dissimilarity)
-
-
 class ById:
     """Rows found by stimulus id: what teachers with measured stimuli share."""
 
@@ -129,7 +108,7 @@ class ById:
             )
         rows = np.array([self._row.get(stimulus, -1) for stimulus in ids], dtype=np.int64)
         if self.missing == "error" and (rows < 0).any():
-            match_ids(ids, self.ids, what=("stimuli", self.what))  # raises, naming them
+            match_ids(ids, self.ids, names=("stimuli", self.what))  # raises, naming them
         return rows
 
     def match(self, ids: Sequence[str]) -> Match:
@@ -149,7 +128,7 @@ class ById:
         NeurordlError
             If an id is unknown (unless ``missing="ignore"``), occurs twice, or none matches.
         """
-        match = match_ids(ids, self._given, what=("stimuli", self.what), missing=self.missing)
+        match = match_ids(ids, self._given, names=("stimuli", self.what), missing=self.missing)
         rows = {self._row[stimulus] for stimulus in match.matched}
         lacking = {subject: len(rows & unseen) for subject, unseen in self._unseen().items()}
         return replace(match, lacking={subject: count for subject, count in lacking.items() if count})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match
 from neurordl.io import sha256_state
-from neurordl.measures.dissimilarities import condensed_index
+from neurordl.measures.condensed import condensed_index
+from neurordl.measures.dissimilarities import DissimilarityLike, network_dissimilarity
 from neurordl.patterns.layers import OUTPUT, resolve_layers
 from neurordl.patterns.network import as_input, frozen_eval, read_layers
 from neurordl.stimuli import StimulusSet
-from neurordl.teachers.base import Batch, ById, Target, plain_measure, spelled
+from neurordl.teachers.base import Batch, ById, Target
 
 _AT_ONCE = 64
 
@@ -52,11 +53,10 @@ class NetworkTeacher:
         layers: str | Sequence[str] = OUTPUT,
         *,
         cache: StimulusSet | None = None,
-        dissimilarity: str | Callable[..., Tensor] = "correlation",
+        dissimilarity: DissimilarityLike = "correlation",
     ) -> None:
-        plain_measure(dissimilarity)
         self.layers = resolve_layers(model, layers)
-        self.dissimilarity = dissimilarity
+        self.dissimilarity = network_dissimilarity(dissimilarity)
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
         self._cached = cache
         self._table: dict[str, Tensor] = {}
@@ -130,13 +130,11 @@ class LayerTeacher:
 
     transformed = False
 
-    def __init__(
-        self, network: NetworkTeacher, layer: str, dissimilarity: str | Callable[..., Tensor]
-    ) -> None:
-        self.network, self.layer, self.dissimilarity = network, layer, dissimilarity
-        self._measure = plain_measure(dissimilarity)
+    def __init__(self, network: NetworkTeacher, layer: str, dissimilarity: DissimilarityLike) -> None:
+        self.network, self.layer = network, layer
+        self.dissimilarity = network_dissimilarity(dissimilarity)
 
-    def measured_by(self, dissimilarity: str | Callable[..., Tensor]) -> LayerTeacher:
+    def measured_by(self, dissimilarity: DissimilarityLike) -> LayerTeacher:
         """The same layer under another dissimilarity."""
         return LayerTeacher(self.network, self.layer, dissimilarity)
 
@@ -148,7 +146,7 @@ class LayerTeacher:
         without ids are all taken for different ones.
         """
         with torch.no_grad():
-            rdm = self._measure(features[self.layer].float())[None]
+            rdm = self.dissimilarity(features[self.layer].float())[None]
         measured = torch.isfinite(rdm)
         if batch.ids is not None and len(set(batch.ids)) < len(batch.ids):
             first = {stimulus: place for place, stimulus in reversed(list(enumerate(batch.ids)))}
@@ -174,5 +172,5 @@ class LayerTeacher:
         return {
             **self.network.describe(),
             "layer": self.layer,
-            "dissimilarity": spelled(self.dissimilarity),
+            "dissimilarity": self.dissimilarity.name,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,11 +14,10 @@ from torch import Tensor
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match, check_ids, natural_key
 from neurordl.io import sha256_array
-from neurordl.measures.dissimilarities import CROSSVALIDATED, euclidean
-from neurordl.measures.dissimilarities import dissimilarity as find_dissimilarity
+from neurordl.measures.dissimilarities import DissimilarityLike, find_dissimilarity
 from neurordl.measures.kernels.distances import exact_product
 from neurordl.measures.kernels.whitening import factor_of
-from neurordl.teachers.base import Batch, ById, Missing, Target, spelled
+from neurordl.teachers.base import Batch, ById, Missing, Target
 from neurordl.teachers.rdm import Pool, pool_subjects
 
 Centre = Literal["run", "all"]
@@ -142,7 +141,7 @@ class PatternTeacher(ById):
         self,
         patterns: Mapping[str, Dataset | tuple[npt.ArrayLike, Sequence[str]]] | Dataset,
         *,
-        dissimilarity: str | Callable[..., Tensor] = "correlation",
+        dissimilarity: DissimilarityLike = "correlation",
         center: Centre | None = None,
         precision: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
         pool: Pool = "mean",
@@ -165,25 +164,27 @@ class PatternTeacher(ById):
         ids = list(dict.fromkeys(stimulus for one in self._subjects for stimulus in one.rows))
         super().__init__(ids, missing, "patterns")
         self.subjects = tuple(one.name for one in self._subjects)
-        self.dissimilarity = dissimilarity
+        self.dissimilarity = find_dissimilarity(dissimilarity)
         self.transformed = pool == "zscore"
         self.center, self.pool, self.batches = center, pool, batches
-        self._measure = euclidean if dissimilarity == "mahalanobis" else find_dissimilarity(dissimilarity)
-        if precision is not None and dissimilarity not in ("mahalanobis", "crossnobis"):
+        if precision is not None and self.dissimilarity.precision == "none":
+            raise NeurordlError(f"{self.dissimilarity} takes no precision=; leave it out")
+        if precision is None and self.dissimilarity.precision == "required":
             raise NeurordlError(
-                f"precision= is for 'mahalanobis' and 'crossnobis', not for {spelled(dissimilarity)!r}"
+                f"dissimilarity={self.dissimilarity.name!r} needs precision=, a matrix of the channels"
             )
         matrices = _by_subject(precision, self.subjects)
         self._precision_sha256 = {name: sha256_array(matrix) for name, matrix in matrices.items()}
+        self._measure = self.dissimilarity
+        if self.dissimilarity.precision == "required":
+            self._measure = find_dissimilarity("euclidean")
         # Factored once, not at each batch, where that would take a hundred times as long as all the rest.
         self._factors: dict[str, Tensor] = {}
         for one in self._subjects:
-            if (center == "run" or dissimilarity in CROSSVALIDATED) and not one.has_runs:
+            if (center == "run" or self.dissimilarity.needs_runs) and not one.has_runs:
                 raise NeurordlError(
                     f"the patterns of {one.name} lack the observation descriptor 'run', which is needed here"
                 )
-            if dissimilarity == "mahalanobis" and precision is None:
-                raise NeurordlError("dissimilarity='mahalanobis' needs precision=, a matrix of the channels")
             if one.name in matrices:
                 self._factors[one.name] = factor_of(matrices[one.name], one.values.shape[1]).float()
         self._sha256: dict[str, str] = {}
@@ -232,7 +233,7 @@ class PatternTeacher(ById):
         """(stimuli, channels), repeats averaged; across runs (runs, stimuli, channels)."""
         means = self._means[one.name] if self._means is not None else {}
         rows = [one.rows[stimulus] for stimulus in names]
-        if self.dissimilarity in CROSSVALIDATED:
+        if self.dissimilarity.needs_runs:
             runs = [tuple(one.runs[row] for row in repeats) for repeats in rows]
             if len(set(runs)) > 1 or len(set(runs[0])) < len(runs[0]):
                 raise NeurordlError(
@@ -281,7 +282,7 @@ class PatternTeacher(ById):
             "subjects": list(self.subjects),
             "pool": self.pool,
             "batches": self.batches,
-            "dissimilarity": spelled(self.dissimilarity),
+            "dissimilarity": self.dissimilarity.name,
             "center": self.center,
             "stimuli": len(self.ids),
             "measured_stimuli": float(np.mean([len(one.rows) / len(self.ids) for one in self._subjects])),

@@ -14,8 +14,9 @@ from torch import Tensor
 from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
 from neurordl.io import sha256_array
-from neurordl.measures.dissimilarities import canonical_measure, condensed_index, unmeasured_stimuli
-from neurordl.rdms.selection import reindex, select_rdms, stimulus_ids, subject_names
+from neurordl.measures.condensed import condensed_index, pair_number, unmeasured_stimuli
+from neurordl.measures.dissimilarities import dissimilarity_from_text
+from neurordl.rdms.selection import check_one_per_subject, reindex, select_rdms, stimulus_ids, subject_names
 from neurordl.teachers.base import Batch, ById, Missing, Target
 
 Pool = Literal["mean", "zscore", "subjects"]
@@ -69,6 +70,7 @@ class RDMTeacher(ById):
         missing: Missing = "error",
     ) -> None:
         chosen = select_rdms(rdms, roi=roi, subjects=subjects, select=select, average=average)
+        check_one_per_subject(chosen)
         super().__init__(stimulus_ids(chosen), missing, "RDMs")
         names = subject_names(chosen)
         order = sorted(range(len(names)), key=lambda place: natural_key(names[place]))
@@ -77,7 +79,7 @@ class RDMTeacher(ById):
         vectors[~np.isfinite(vectors)] = np.nan
         self.roi, self.pool, self.pair_weights = roi, pool, pair_weights
         self.shrinkage = shrinkage if pair_weights is not None else None
-        self.dissimilarity = canonical_measure(chosen.dissimilarity_measure)
+        self.dissimilarity = dissimilarity_from_text(chosen.dissimilarity_measure)
         self.transformed = pool == "zscore" or "rank" in str(chosen.dissimilarity_measure)
         self.sha256 = sha256_array(vectors)
         self.rdm_sha256 = [sha256_array(vector) for vector in vectors]
@@ -101,7 +103,7 @@ class RDMTeacher(ById):
         # index_select: brackets run on several threads, which costs far more than so few numbers.
         first, second = rows.index_select(0, i), rows.index_select(0, j)
         low, high = torch.minimum(first, second), torch.maximum(first, second)
-        pairs = low * (2 * len(self.ids) - low - 1) // 2 + high - low - 1
+        pairs = pair_number(low, high, len(self.ids))
         unknown = (low < 0) | (low == high)  # a stimulus that came twice makes no pair with itself
         pairs = pairs.masked_fill(unknown, 0)
         device = batch.images.device
@@ -124,7 +126,7 @@ class RDMTeacher(ById):
             "pool": self.pool,
             "pair_weights": self.pair_weights,
             "shrinkage": self.shrinkage,
-            "dissimilarity": self.dissimilarity,
+            "dissimilarity": self.dissimilarity and self.dissimilarity.name,
             "stimuli": len(self.ids),
             "measured_pairs": float((self._weights > 0).float().mean()),
             "control": self.control,

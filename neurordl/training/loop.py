@@ -26,10 +26,11 @@ from neurordl.stimuli import StimulusSet
 from neurordl.teachers.base import spelled
 from neurordl.training.fitter import Fitter
 from neurordl.training.folder import RunFolder, describe_fit
-from neurordl.training.objective import BatchNorm, Objective
-from neurordl.training.optimisation import MakeOptimizer, Scheduler, optimizer_of, scheduler_of
+from neurordl.training.objective import Objective
+from neurordl.training.optimisation import Execution, Optimization, optimizer_of, scheduler_of
 from neurordl.training.run import Run
-from neurordl.training.streams import FEWEST, Augment, Labelled, LoaderStream, SetStream, labelled_stream
+from neurordl.training.streams import FEWEST, Batches, Labelled, LoaderStream, SetStream, labelled_stream
+from neurordl.validate import check_count
 
 
 def fit(
@@ -40,83 +41,55 @@ def fit(
     epochs: int = 20,
     *,
     seed: int = 0,
-    out: str | Path | None = None,
     validation: StimulusSet | float | None = None,
-    batch_size: int = 128,
-    stimuli_batch: int = 64,
-    augment: Augment | None = None,
-    lr: float | None = None,
-    weight_decay: float | None = None,
-    optimizer: MakeOptimizer | None = None,
-    scheduler: Scheduler = "cosine",
-    clip_norm: float | None = None,
-    batchnorm: BatchNorm = "labelled",
-    fabric: Fabric | None = None,
-    accelerator: str = "auto",
-    devices: int | list[int] = 1,
-    precision: Any = "32-true",
-    deterministic: bool | None = None,
-    checkpoint_every: int | None = None,
+    batches: Batches = Batches(),  # noqa: B008
+    optimization: Optimization = Optimization(),  # noqa: B008
+    execution: Execution = Execution(),  # noqa: B008
+    out: str | Path | None = None,
     resume: bool = False,
-    progress: bool = True,
 ) -> Run:
     """Train a student on labels and on its teachers' representational geometry.
 
-    Labelled and stimulus batches run together; the shorter stream starts again, and an epoch is one pass of
-    the longer one. Without `stimuli`, the labelled images are the stimuli. With the same seed, the same
-    stimuli in another order give the same student. The student is trained in place.
+    Each step takes a batch of labelled images and a batch of stimuli. An epoch is one pass through the
+    longer of the two streams; the shorter one starts again. Without `stimuli`, the labelled images are the
+    stimuli. The same seed gives the same student, whatever the order of the images in their sets. The student
+    is trained in place.
 
     Parameters
     ----------
     student : torch.nn.Module
-        (n, channels, height, width) -> (n, classes).
+        Network (n, channels, height, width) -> (n, classes).
     objective : Objective
+        Task loss and transfer losses.
     labelled : StimulusSet with labels, DataLoader, Dataset, or sized iterable of batches
-        Batches are (images, labels) or (images, labels, ids).
+        Labelled images. Batches are (images, labels) or (images, labels, ids).
     stimuli : StimulusSet, optional
-        The training stimuli of the teachers. Held-out ones are left out before (``stimuli.split``).
+        Training stimuli of the teachers. Leave out the held-out ones before (``stimuli.split``).
     epochs : int
+        Passes through the longer stream.
     seed : int
-        Of order, augmentation and dropout. The student's initial weights are yours: seed before you make it.
-    out : path, optional
-        A new folder for ``run.json``, ``history.csv``, checkpoints and weights. None writes nothing.
+        Seed of data order, augmentation and dropout. It does not set the student's initial weights: call
+        ``torch.manual_seed`` before you make the student.
     validation : StimulusSet, or share of the stimuli, optional
-        Stimuli kept from training on which the best epoch is chosen: the lowest sum of transfer losses. The
-        run's student then has that epoch's weights; the last epoch's are kept in the folder, if there is one.
-    batch_size, stimuli_batch : int
-        Of a StimulusSet or Dataset, and of the stimuli; over all processes. A loader brings its own, per
-        process.
-    augment : callable, optional
-        Applied to the images of a labelled StimulusSet: Tensor -> Tensor.
-    lr, weight_decay : float
-        Of the default optimiser, AdamW: 1e-3 and 1e-4 by default.
-    optimizer : callable, optional
-        parameters -> optimizer, in place of the default; it brings its own `lr` and `weight_decay`.
-    scheduler : "cosine", "constant", or callable
-        Steps every step: (optimizer, number of steps) -> scheduler, one that needs no metric.
-    clip_norm : float, optional
-        Clip gradients to this norm.
-    batchnorm : {"labelled", "stimuli", "both"}
-        Which stream normalises by its own batches and updates the running statistics, where there are two.
-        By default the labelled one: stimulus batches are small and of other images, and the student meets
-        them in evaluation with the running statistics, so that is how their geometry is fitted.
-    fabric : lightning_fabric.Fabric, optional
-        Your own, in place of `accelerator`, `devices` and `precision`. With several processes, RDM losses
-        are taken over the batch of all processes (an objective with ``task=None`` then wants a strategy that
-        finds unused parameters).
-    deterministic : bool, optional
-        Use deterministic algorithms; on the CPU by default.
-    checkpoint_every : int, optional
-        Steps between checkpoints, besides the one at each epoch's end.
+        Stimuli that are not trained on and that choose the best epoch: the one with the lowest sum of
+        transfer losses. The run's student has the weights of that epoch; the weights of the last epoch are
+        kept in the folder, if there is one.
+    batches : Batches
+        Batch sizes and augmentation.
+    optimization : Optimization
+        Optimizer, learning rate, schedule, gradient clipping and batch norm.
+    execution : Execution
+        Device, processes, precision, checkpoints and progress bar.
+    out : path, optional
+        New folder for ``run.json``, ``history.csv``, checkpoints and weights. None writes nothing.
     resume : bool
-        Go on from the folder's checkpoint, exactly (but for a loader with persistent workers, whose random
-        state is lost); a new run if it has none; nothing to do if it has finished.
-    progress : bool
-        Show a progress bar with the terms.
+        Continue exactly from the checkpoint in `out`, start a new run if there is none, and return a finished
+        run as it is. (A DataLoader with persistent workers cannot be continued exactly.)
 
     Returns
     -------
     Run
+        The student with its history and its record.
 
     Raises
     ------
@@ -124,24 +97,21 @@ def fit(
         If ids, labels, layers or image sizes do not fit, the folder holds another run, or the loss is not
         finite. A run that fails before its first checkpoint leaves nothing in the folder.
     """
-    if seed < 0 or epochs < 1:
-        raise NeurordlError(f"seed={seed}, epochs={epochs}: expected a seed from 0, at least one epoch")
-    _check_options(clip_norm, checkpoint_every, resume, out)
-    if fabric is None:
-        fabric = _fabric(accelerator, devices, precision, objective)
-    elif (accelerator, devices, precision) != ("auto", 1, "32-true"):
-        raise NeurordlError(
-            "accelerator=, devices=, precision= are those of the default fabric; set them in your own fabric="
-        )
-    if not getattr(fabric, "_launched", False):
-        fabric.launch()
+    check_count("seed", seed, 0)
+    check_count("epochs", epochs)
+    if out is None and (resume or execution.checkpoint_every is not None):
+        raise NeurordlError("resume= and checkpoint_every= need the folder of the run: pass out= too")
+    if out is not None:
+        check_run_folder(out, resume)  # again when the record is known; now, before anything takes time
+    fabric = _fabric(execution, objective)
+    batchnorm = optimization.batchnorm
     rank, world = fabric.global_rank, fabric.world_size
     train, held = _split_validation(stimuli, validation, seed)
     _check_streams(objective, labelled, train, held)
     labels: SetStream | LoaderStream | None = None
     if labelled is not None:
         share = partial(fabric.setup_dataloaders, move_to_device=False)
-        labels = labelled_stream(labelled, batch_size, seed, augment, rank, world, share)
+        labels = labelled_stream(labelled, batches.labelled, seed, batches.augment, rank, world, share)
     # Matched once, before the first step; without stimuli, ids come with the labelled images.
     source = train if train is not None else labelled if isinstance(labelled, StimulusSet) else None
     matches = objective.prepare(
@@ -151,25 +121,26 @@ def fit(
     if train is not None and objective.losses:
         groups = objective.groups(train.ids)
         images = SetStream(
-            train, stimuli_batch, seed, kind=1, groups=groups, smallest=FEWEST, rank=rank, world=world
+            train, batches.stimuli, seed, kind=1, groups=groups, smallest=FEWEST, rank=rank, world=world
         )
     steps = max(len(stream) for stream in (labels, images) if stream is not None)
     fitter = Fitter(fabric, student, objective, labels, images, held, steps, epochs, seed)
-    fitter.clip_norm, fitter.checkpoint_every = clip_norm, checkpoint_every
+    fitter.clip_norm, fitter.checkpoint_every = optimization.clip_norm, execution.checkpoint_every
+    deterministic = execution.deterministic
     with _quietly(deterministic if deterministic is not None else fabric.device.type == "cpu"):
         fitter.look_first(batchnorm)
-        made = optimizer_of(student, optimizer, lr, weight_decay)
-        fitter.set_up(made, scheduler_of(made, scheduler, steps * epochs), batchnorm)
+        made = optimizer_of(student, optimization)
+        fitter.set_up(made, scheduler_of(made, optimization.scheduler, steps * epochs), batchnorm)
         settings = {
             "seed": seed,
             "epochs": epochs,
             "steps_per_epoch": steps,
-            "batch_size": batch_size,
-            "stimuli_batch": stimuli_batch,
+            "batch_size": batches.labelled,
+            "stimuli_batch": batches.stimuli,
             "batchnorm": batchnorm,
-            "clip_norm": clip_norm,
-            "augment": spelled(augment),
-            "scheduler": spelled(scheduler),
+            "clip_norm": optimization.clip_norm,
+            "augment": spelled(batches.augment),
+            "scheduler": spelled(optimization.scheduler),
             "precision": str(fabric.strategy.precision.precision),
             "processes": world,
         }
@@ -178,34 +149,26 @@ def fit(
         fitter.folder = RunFolder(out, record, resume, writes=rank == 0) if out is not None else None
         if rank == 0:
             _warn_of_few(train, held)
-        fitter.run(progress and rank == 0)
+        fitter.run(execution.progress and rank == 0)
     return Run(student.eval(), pd.DataFrame(fitter.history), record, Path(out) if out is not None else None)
 
 
-def _check_options(
-    clip_norm: float | None, checkpoint_every: int | None, resume: bool, out: str | Path | None
-) -> None:
-    """Refuse values under which nothing would be trained or kept, without a word."""
-    if clip_norm is not None and not clip_norm > 0:
-        raise NeurordlError(f"clip_norm={clip_norm}: expected a number above 0, or None not to clip")
-    if checkpoint_every is not None and checkpoint_every < 1:
-        raise NeurordlError(f"checkpoint_every={checkpoint_every}: expected one step or more")
-    if out is None and (resume or checkpoint_every is not None):
-        raise NeurordlError("resume= and checkpoint_every= need the folder of the run: pass out= too")
-    if out is not None:
-        check_run_folder(out, resume)  # again when the record is known; now, before anything takes time
-
-
-def _fabric(accelerator: str, devices: int | list[int], precision: Any, objective: Objective) -> Fabric:
-    one = devices == 1 or (isinstance(devices, list) and len(devices) == 1)
-    strategy: Any = "auto" if one else DDPStrategy(find_unused_parameters=objective.task is None)
-    try:
-        return Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=precision)
-    except Exception as error:
-        raise NeurordlError(
-            f"accelerator={accelerator!r}, devices={devices!r}, precision={precision!r} cannot be had here: "
-            f"{error}"
-        ) from error
+def _fabric(execution: Execution, objective: Objective) -> Fabric:
+    """The launched fabric: the user's own, or one of these settings."""
+    fabric = execution.fabric
+    if fabric is None:
+        devices = execution.devices
+        single = devices == 1 or (isinstance(devices, list) and len(devices) == 1)
+        strategy: Any = "auto" if single else DDPStrategy(find_unused_parameters=objective.task is None)
+        chosen = {"accelerator": execution.accelerator, "devices": devices, "precision": execution.precision}
+        try:
+            fabric = Fabric(strategy=strategy, **chosen)
+        except Exception as error:
+            settings = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
+            raise NeurordlError(f"{settings} cannot be used on this machine: {error}") from error
+    if not getattr(fabric, "_launched", False):
+        fabric.launch()
+    return fabric
 
 
 def _split_validation(

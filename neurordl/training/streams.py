@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,12 +18,42 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
+from neurordl.validate import check_count
 
 FEWEST = 3
 """Stimuli in a batch: two have a single pair, of which no comparison can be made."""
 
 Augment = Callable[[Tensor], Tensor]
 Labelled = StimulusSet | DataLoader[Any] | Dataset[Any] | Iterable[Any]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of the two streams of `fit`.
+
+    Attributes
+    ----------
+    labelled : int
+        Images in a batch of a labelled StimulusSet or Dataset, over all processes. A DataLoader has its own
+        batch size, per process.
+    stimuli : int
+        Stimuli in a batch, over all processes.
+    augment : callable, optional
+        Function Tensor -> Tensor applied to the images of a labelled StimulusSet.
+
+    Examples
+    --------
+    >>> Batches(labelled=32, stimuli=64).stimuli
+    64
+    """
+
+    labelled: int = 128
+    stimuli: int = 64
+    augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        check_count("Batches.labelled", self.labelled)
+        check_count("Batches.stimuli", self.stimuli, FEWEST, "an RDM needs three stimuli to be compared")
 
 
 def seed_all(*parts: int) -> None:

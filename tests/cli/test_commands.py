@@ -188,7 +188,7 @@ def test_mlp_fits_the_images(shell: Any, data: dict[str, Path], tmp_path: Path) 
         ({"comparison": "spearman"}, "no gradient"),
         ({"student": "alexnet"}, "no student is called 'alexnet'"),
         ({"hold-out": 0.9}, "at least 3"),
-        ({"dissimilarity": "pearson"}, "no dissimilarity 'pearson'"),
+        ({"dissimilarity": "pearson"}, "dissimilarity='pearson'"),
     ],
 )
 def test_what_fails_exits_with_1_and_one_line(

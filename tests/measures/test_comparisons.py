@@ -29,7 +29,8 @@ from neurordl.measures.comparisons import (
     loss_comparison,
     mse,
 )
-from neurordl.measures.dissimilarities import condensed_index, euclidean, n_stimuli, square
+from neurordl.measures.condensed import condensed_index, n_stimuli, square
+from neurordl.measures.dissimilarities import euclidean
 
 TRAINABLE = [name for name, entry in COMPARISONS.items() if entry.differentiable]
 WEIGHTED = [name for name, entry in COMPARISONS.items() if entry.weighted]

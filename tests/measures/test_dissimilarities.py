@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,19 +17,18 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from neurordl.errors import NeurordlError
+from neurordl.measures.condensed import condensed_index, n_stimuli, square
 from neurordl.measures.dissimilarities import (
     DISSIMILARITIES,
-    canonical_measure,
-    condensed_index,
+    Dissimilarity,
     correlation,
     cosine,
     crossnobis,
-    dissimilarity,
+    dissimilarity_from_text,
     euclidean,
     euclidean_root,
+    find_dissimilarity,
     mahalanobis,
-    n_stimuli,
-    square,
     whiten,
 )
 from neurordl.measures.kernels.distances import squared_distances
@@ -529,12 +528,16 @@ def test_the_number_of_stimuli() -> None:
 
 
 def test_names() -> None:
-    for name, function in DISSIMILARITIES.items():
-        assert dissimilarity(name) is function
-    own: Callable[[Tensor], Tensor] = lambda x: x  # noqa: E731
-    assert dissimilarity(own) is own
+    for name, measure in DISSIMILARITIES.items():
+        assert find_dissimilarity(name) is measure
+        assert find_dissimilarity(measure) is measure
+
+    def plain(patterns: Tensor) -> Tensor:
+        return patterns
+
+    assert find_dissimilarity(plain) == Dissimilarity(plain.__qualname__, plain)
     with pytest.raises(NeurordlError, match=r"'pearson'.*euclidean_root.*correlation.*crossnobis"):
-        dissimilarity("pearson")
+        find_dissimilarity("pearson")
 
 
 @pytest.mark.parametrize(
@@ -560,7 +563,8 @@ def test_names() -> None:
     ],
 )
 def test_measures_as_they_are_written(written: str | None, name: str | None) -> None:
-    assert canonical_measure(written) == name
+    measure = dissimilarity_from_text(written)
+    assert (measure and measure.name) == name
 
 
 def test_rsatoolbox_writes_names_that_are_known() -> None:
@@ -571,7 +575,7 @@ def test_rsatoolbox_writes_names_that_are_known() -> None:
     for method in ("euclidean", "correlation", "mahalanobis", "crossnobis"):
         noise = np.eye(5) if method == "mahalanobis" else None
         rdms = calc_rdm(data, method=method, descriptor="s", cv_descriptor="run", noise=noise)
-        assert canonical_measure(rdms.dissimilarity_measure) == method
+        assert dissimilarity_from_text(rdms.dissimilarity_measure) is DISSIMILARITIES[method]
 
 
 def test_bad_patterns() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neurordl import NeurordlError, StimulusSet
 from neurordl.patterns.layers import layer_names, resolve_layers
-from neurordl.patterns.network import as_input, extract_patterns, frozen_eval, read_layers
+from neurordl.patterns.network import Compute, as_input, extract_patterns, frozen_eval, read_layers
 from neurordl.students import resnet18, small_cnn
 
 
@@ -257,7 +257,7 @@ def test_extract_patterns_by_hand(batch_size: int) -> None:
     shown = stimuli()
     model = small_cnn(10, 1, batchnorm=True, dropout=0.5).train()
     running = model.conv1[1].running_mean.clone()
-    got = extract_patterns(model, shown, ["conv2", "fc1"], batch_size=batch_size)
+    got = extract_patterns(model, shown, ["conv2", "fc1"], device=Compute(batch_size=batch_size))
     assert model.training
     torch.testing.assert_close(model.conv1[1].running_mean, running)
     assert list(got) == ["conv2", "fc1"]
@@ -295,7 +295,7 @@ def test_what_a_glob_finds_need_not_run_but_what_is_named_must() -> None:
     with pytest.raises(NeurordlError, match="'unused' did not run"):
         extract_patterns(Model(), shown, ["used", "unused"])
     with pytest.raises(NeurordlError, match="batch_size=0"):
-        extract_patterns(Model(), shown, batch_size=0)
+        Compute(batch_size=0)
 
 
 def test_images_that_a_network_does_not_take_are_told_in_its_words() -> None:

@@ -12,8 +12,8 @@ from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms.selection import (
+    check_one_per_subject,
     descriptor_values,
-    pick_rdms,
     reindex,
     select_rdms,
     stimulus_ids,
@@ -52,11 +52,11 @@ def test_picks_by_descriptor_and_keeps_what_it_was_given():
 def test_values_are_matched_as_text_so_that_files_may_bring_numbers_or_numpy():
     rdms = study()
     for value in (2, "2", np.int64(2), 2.0, np.float32(2), [2]):
-        assert len(pick_rdms(rdms, select={"session": value})) == 4
+        assert len(select_rdms(rdms, select={"session": value})) == 4
     assert descriptor_values(rdms, "session")[:3] == ["1", "1", "2"]
-    assert len(pick_rdms(rdms, select={"session": [1, 2]})) == 8
+    assert len(select_rdms(rdms, select={"session": [1, 2]})) == 8
     rdms.rdm_descriptors["subject"] = [np.str_(name) for name in rdms.rdm_descriptors["subject"]]
-    assert len(pick_rdms(rdms, subjects="anna")) == 4
+    assert len(select_rdms(rdms, subjects="anna")) == 4
 
 
 def test_averages_sessions_within_subject_and_leaves_out_missing_values():
@@ -81,9 +81,11 @@ def test_numbers_that_are_near_are_not_the_same():
         np.random.default_rng(0).random((4, 3)),
         rdm_descriptors={"subject": ["a"] * 4, "session": [1, 2, 1, 2], "time": times},
     )
-    assert_array_equal(pick_rdms(rdms, select={"time": 1000001.5}).dissimilarities, rdms.dissimilarities[:2])
+    assert_array_equal(
+        select_rdms(rdms, select={"time": 1000001.5}).dissimilarities, rdms.dissimilarities[:2]
+    )
     with pytest.raises(NeurordlError, match=r"'time' \(1000001.5, 1000002.5\)"):
-        select_rdms(rdms, average="session")
+        check_one_per_subject(select_rdms(rdms, average="session"))
     rdms.rdm_descriptors["subject"] = ["a", "a", "b", "b"]
     assert_allclose(select_rdms(rdms, average="session").dissimilarities[1], rdms.dissimilarities[2:].mean(0))
     assert descriptor_values(rdms, "time")[0] == "1000001.5"
@@ -92,7 +94,7 @@ def test_numbers_that_are_near_are_not_the_same():
 def test_few_digits_find_a_number_where_they_tell_it_apart():
     for stored in (np.float32([0.1, 0.2, 0.3]).tolist(), np.float32([0.1, 0.2, 0.3]), [0.1, 0.2, 0.1 + 0.2]):
         rdms = RDMs(np.ones((3, 3)), rdm_descriptors={"time": stored, "subject": list("abc")})
-        assert list(pick_rdms(rdms, select={"time": 0.3}).rdm_descriptors["subject"]) == ["c"]
+        assert list(select_rdms(rdms, select={"time": 0.3}).rdm_descriptors["subject"]) == ["c"]
         assert descriptor_values(rdms, "time") == ["0.1", "0.2", "0.3"]
     rdms.rdm_descriptors["time"] = [float("nan"), 0.1, np.float64("nan")]
     assert descriptor_values(rdms, "time") == ["nan", "0.1", "nan"]
@@ -101,7 +103,7 @@ def test_few_digits_find_a_number_where_they_tell_it_apart():
 @pytest.mark.parametrize(
     "choice, told",
     [
-        ({}, r"'session' \(1, 2\), 'roi' \(EVC, IT\): select= or average=.*roi="),
+        ({}, r"'session' \(1, 2\), 'roi' \(EVC, IT\): .*select= or average=.*roi="),
         ({"roi": "IT"}, "'anna' has 2.*2 of 2 subjects.*'session'"),
         ({"select": {"session": 1}}, "'roi'"),
         ({"average": "session"}, "'roi'"),
@@ -116,7 +118,7 @@ def test_few_digits_find_a_number_where_they_tell_it_apart():
 )
 def test_sessions_and_rois_are_never_subjects(choice, told):
     with pytest.raises(NeurordlError, match=told):
-        select_rdms(study(), **choice)
+        check_one_per_subject(select_rdms(study(), **choice))
 
 
 def test_a_subject_who_lacks_what_was_asked_for_is_named():
@@ -129,25 +131,25 @@ def test_a_subject_who_lacks_what_was_asked_for_is_named():
 def test_repeats_that_nothing_tells_apart():
     rdms = RDMs(np.ones((2, 3)), rdm_descriptors={"subject": ["a", "a"]})
     with pytest.raises(NeurordlError, match="no descriptor tells them apart"):
-        select_rdms(rdms)
+        check_one_per_subject(rdms)
 
 
 def test_without_subjects_one_rdm_is_one_subject_and_several_are_refused():
     one = RDMs(np.ones((1, 3)))
-    assert subject_names(select_rdms(one)) == ("unnamed",)
+    assert subject_names(check_one_per_subject(one)) == ("unnamed",)
     with pytest.raises(NeurordlError, match=r'no descriptor .subject.*rdm_descriptors\["subject"\]'):
-        select_rdms(RDMs(np.ones((3, 3))))
+        check_one_per_subject(RDMs(np.ones((3, 3))))
     by_roi = RDMs(np.ones((2, 3)), rdm_descriptors={"roi": ["EVC", "IT"]})
-    assert len(select_rdms(by_roi, roi="IT")) == 1
+    assert len(check_one_per_subject(select_rdms(by_roi, roi="IT"))) == 1
     with pytest.raises(NeurordlError, match="'roi'"):
-        select_rdms(by_roi)
+        check_one_per_subject(by_roi)
 
 
 def test_an_rdm_that_is_nan_everywhere_names_its_subject():
     rdms = study()
     rdms.dissimilarities[1::2][2:] = np.nan
     with pytest.raises(NeurordlError, match="RDM of subject ben has no measured pair"):
-        select_rdms(rdms, roi="IT", average="session")
+        check_one_per_subject(select_rdms(rdms, roi="IT", average="session"))
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ Call = Callable[[], Any]
         (lambda: network_on("gpu"), "device 'gpu' cannot be used here"),
         (lambda: network_on("meta"), "device 'meta' cannot be used here"),
         (lambda: nrl.evaluate(models(), brain(), device="gpu"), "device 'gpu' cannot be used here"),
-        (lambda: network_on("cpu", batch_size=0), "batch_size=0: expected 1 or more"),
+        (lambda: network_on("cpu", batch_size=0), "batch_size=0: expected a whole number of at least 1"),
         (
             lambda: nrl.evaluate(models(), brain(), bootstrap="both", n_bootstrap=1),
             "n_bootstrap=1.*2 or more",

@@ -282,7 +282,7 @@ def test_bad_input() -> None:
         ({"threshold": 1.5}, "share of the sphere"),
         ({"radius": 9}, "take threshold=0.0646 or less, or a smaller radius"),
         ({"dissimilarity": "mahalanobis"}, "whiten the patterns first"),
-        ({"dissimilarity": "nonsense"}, "choose one of"),
+        ({"dissimilarity": "nonsense"}, "expected one of"),
         ({"dissimilarity": "crossnobis"}, "two or more runs"),
         ({"method": "nonsense"}, "nonsense"),
         ({"dtype": "int8"}, "expected float64 or float32"),

@@ -379,7 +379,8 @@ def test_patterns_teach_as_their_rdms_do(measure: str, pool: Any) -> None:
     other = RDMTeacher(rdms, pool=pool)
     for ids in (IDS, list(RNG.permutation(IDS)[:6])):
         torch.testing.assert_close(answer(teacher, ids).rdms, answer(other, ids).rdms, rtol=1e-4, atol=1e-5)
-    assert teacher.dissimilarity == measure == other.dissimilarity
+    assert teacher.dissimilarity == other.dissimilarity
+    assert teacher.dissimilarity.name == measure
 
 
 @pytest.mark.parametrize("center", [None, "all", "run"])
@@ -463,7 +464,7 @@ def test_a_precision_is_factored_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_precisions_that_are_not_used_or_do_not_fit() -> None:
-    with pytest.raises(NeurordlError, match="is for 'mahalanobis' and 'crossnobis', not for 'correlation'"):
+    with pytest.raises(NeurordlError, match="correlation takes no precision"):
         PatternTeacher(patterns(1), precision=np.eye(20))
     with pytest.raises(NeurordlError, match="20 x 20 matrix, not of shape"):
         PatternTeacher(patterns(1), dissimilarity="mahalanobis", precision=np.eye(19))
@@ -554,7 +555,7 @@ def test_order_of_subjects_and_rows_changes_no_pattern_rdm() -> None:
         (lambda: {"a": Dataset(np.zeros((3, 4)))}, {}, "patterns of a lack .*'stimulus'"),
         (lambda: patterns(1), {"center": "run"}, "lack .*'run'"),
         (lambda: patterns(1), {"dissimilarity": "crossnobis"}, "lack .*'run'"),
-        (lambda: patterns(1), {"dissimilarity": "pearson"}, "no dissimilarity 'pearson'"),
+        (lambda: patterns(1), {"dissimilarity": "pearson"}, "dissimilarity='pearson'"),
         (lambda: patterns(1), {"center": "batch"}, "center='batch'"),
         (lambda: patterns(1), {"batches": "all"}, "batches='all'"),
     ],
@@ -638,7 +639,7 @@ def test_layers_of_a_network() -> None:
     with pytest.raises(NeurordlError, match="no layer 'conv9'"):
         NetworkTeacher(model, "conv9")
     for wrong, message in (
-        ("pearson", "no dissimilarity"),
+        ("pearson", "dissimilarity='pearson'"),
         ("mahalanobis", "precision"),
         ("crossnobis", "repeats"),
     ):

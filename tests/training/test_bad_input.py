@@ -27,11 +27,11 @@ from neurordl import (
     SoftTargetLoss,
     StimulusSet,
     TaskRatio,
-    fit,
     load_run,
 )
 from neurordl.students import build
 from neurordl.training.run import load_checkpoint
+from tests.training.helpers import fit_with
 
 N, M = 24, 16
 IDS = [f"s{i}" for i in range(M)]
@@ -67,10 +67,9 @@ def train(out: Path | None = None, **changes: Any) -> Run:
         "epochs": 2,
         "batch_size": 8,
         "stimuli_batch": 8,
-        "progress": False,
         "out": out,
     }
-    return fit(**{**arguments, **changes})
+    return fit_with(**{**arguments, **changes})
 
 
 def rdm(rdms: RDMs, **options: Any) -> Objective:
@@ -177,7 +176,10 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: {"stimuli": None, "labelled": drawn(M, IDS, labels=np.arange(M) % 4), "batch_size": 2},
         r"a batch holds 2 stimuli, too few for an RDM",
     ),
-    "batches of 2 stimuli": (lambda: {"stimuli_batch": 2}, r"a batch of 2: expected 3 or more"),
+    "batches of 2 stimuli": (
+        lambda: {"stimuli_batch": 2},
+        r"stimuli=2: expected a whole number of at least 3",
+    ),
     "a split that leaves 2": (
         lambda: {"stimuli": drawn(5, IDS[:5]), "validation": 0.4},
         r"each part needs at least 3",
@@ -267,7 +269,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         r"augment= works on a StimulusSet; a loader's data set brings its own",
     ),
     "a batch-norm stream that is none": (lambda: {"batchnorm": "mine"}, r"batchnorm='mine': expected one of"),
-    "a schedule that is none": (lambda: {"scheduler": "step"}, r"scheduler='step': expected 'cosine'"),
+    "a schedule that is none": (lambda: {"scheduler": "step"}, r"scheduler='step': expected one of 'cosine'"),
     "a schedule that waits for a metric": (
         lambda: {"scheduler": lambda optimizer, _: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)},
         r"ReduceLROnPlateau waits for a metric",
@@ -280,11 +282,11 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: {"objective": Objective(), "validation": 0.25},
         r"validation= chooses the epoch by the transfer losses, and this objective has none",
     ),
-    "no epoch": (lambda: {"epochs": 0}, r"at least one epoch"),
-    "no batch": (lambda: {"batch_size": 0}, r"a batch of 0: expected 1 or more"),
+    "no epoch": (lambda: {"epochs": 0}, r"epochs=0: expected a whole number of at least 1"),
+    "no batch": (lambda: {"batch_size": 0}, r"labelled=0: expected a whole number of at least 1"),
     "a device that is not there": (
         lambda: {"accelerator": "tpu"},
-        r"accelerator='tpu', devices=1, precision='32-true' cannot be had here",
+        r"accelerator='tpu', devices=1, precision='32-true' cannot be used on this machine",
     ),
     "a loss that explodes": (
         lambda: {"lr": 1e30, "scheduler": "constant"},

@@ -30,12 +30,12 @@ from neurordl import (
     SoftTargetLoss,
     StimulusSet,
     evaluate,
-    fit,
     load_run,
     students,
 )
 from neurordl.training.accuracy import accuracy
 from neurordl.training.streams import LoaderStream, SetStream
+from tests.training.helpers import fit_with
 
 N, M = 40, 24  # labelled images, stimuli
 IDS = [f"s{i}" for i in range(M)]
@@ -98,9 +98,8 @@ def train(**changes: Any) -> Run:
         "epochs": 2,
         "batch_size": 16,
         "stimuli_batch": 8,
-        "progress": False,
     }
-    return fit(**{**arguments, **changes})
+    return fit_with(**{**arguments, **changes})
 
 
 def test_too_few_stimuli_left_out_are_pointed_out(recwarn: pytest.WarningsRecorder) -> None:
@@ -180,7 +179,7 @@ def test_callers_random_state_and_settings_are_left_alone() -> None:
     objective = Objective(RDMLoss(RDMTeacher(brain()), "conv2"))
     model, images, shown = student(dropout=0.5), labelled(), stimuli()
     torch.manual_seed(5)
-    fit(model, objective, images, shown, 1, seed=1, augment=lambda x: x + torch.randn_like(x), progress=False)
+    fit_with(model, objective, images, shown, 1, seed=1, augment=lambda x: x + torch.randn_like(x))
     assert torch.equal(torch.rand(3), expected[0])
     assert np.array_equal(np.random.rand(3), expected[1])  # noqa: NPY002
     assert random.random() == expected[2]
@@ -564,10 +563,10 @@ def test_augment_optimizer_scheduler_and_clipping() -> None:
     [
         ({"resume": True}, "resume= and checkpoint_every= need the folder"),
         ({"checkpoint_every": 2}, "resume= and checkpoint_every= need the folder"),
-        ({"checkpoint_every": 0, "out": "run"}, "checkpoint_every=0: expected one step or more"),
+        ({"checkpoint_every": 0, "out": "run"}, "checkpoint_every=0: expected a whole number of at least 1"),
         ({"clip_norm": 0.0}, "clip_norm=0.0: expected a number above 0"),
         ({"fabric": Fabric(accelerator="cpu", devices=1), "precision": "bf16-mixed"}, "in your own fabric="),
-        ({"precision": "bf17"}, "precision='bf17' cannot be had here"),
+        ({"precision": "bf17"}, "precision='bf17' cannot be used on this machine"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], told: str) -> None:

@@ -97,7 +97,7 @@ def test_each_term_alone_moves_the_student(make: Callable[[str], Any], measure: 
     model, teacher = student(), make(measure)
     loss = RDMLoss(teacher, "conv2", comparison=comparison)
     assert loss.comparison == comparison
-    assert loss.dissimilarity == measure
+    assert loss.dissimilarity.name == measure
     kept = [value.clone() for value in (teacher._model.parameters() if make is of_network else [])]
     found = gradients(model, loss)
     assert set(found) == {"conv1.0.weight", "conv1.0.bias", "conv2.0.weight", "conv2.0.bias"}
@@ -170,10 +170,10 @@ def test_defaults() -> None:
         "teacher": None,
     }
     network = RDMLoss(of_network("correlation"), "conv2")
-    assert (network.comparison, network.dissimilarity) == ("mse", "correlation")
+    assert (network.comparison, network.dissimilarity.name) == ("mse", "correlation")
     # A network is measured as the student is, whatever is chosen for the student.
     chosen = RDMLoss(of_network("correlation"), "conv2", "euclidean")
-    assert chosen.teacher.dissimilarity == "euclidean"
+    assert chosen.teacher.dissimilarity.name == "euclidean"
     assert chosen.describe()["teacher"]["dissimilarity"] == "euclidean"
 
 
@@ -186,7 +186,7 @@ def test_measures_that_a_network_cannot_have() -> None:
     ):
         with pytest.warns(UserWarning, match="the student's are euclidean"):
             loss = RDMLoss(teacher, "conv2")
-        assert loss.dissimilarity == "euclidean"
+        assert loss.dissimilarity.name == "euclidean"
         assert gradients(student(), loss)["conv1.0.weight"].abs().max() > 0
     for wrong in ("crossnobis", "mahalanobis"):
         with pytest.raises(NeurordlError, match=f"dissimilarity='{wrong}' needs"):
@@ -194,7 +194,7 @@ def test_measures_that_a_network_cannot_have() -> None:
     unknown = RDMTeacher(rdms(None))
     with pytest.raises(NeurordlError, match=r"do not say how they were measured; give .*euclidean, .*cosine"):
         RDMLoss(unknown, "conv2")
-    assert RDMLoss(unknown, "conv2", "cosine").dissimilarity == "cosine"
+    assert RDMLoss(unknown, "conv2", "cosine").dissimilarity.name == "cosine"
 
 
 def test_mse_needs_a_common_unit() -> None:

@@ -1,6 +1,6 @@
 """Two processes on one global batch give what one process gives.
 
-Run as a script it is what two processes run: ``python test_processes.py shared|own FOLDER``.
+Run as a script it is what two processes run: ``python -m tests.training.test_processes shared|own FOLDER``.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ from neurordl import (
     SoftTargetLoss,
     StimulusSet,
     TaskRatio,
-    fit,
     load_run,
 )
 from neurordl.students import build
 from neurordl.training.streams import seed_all
+from tests.training.helpers import fit_with
 
 N, M = 32, 20  # labelled images, stimuli
+ROOT = Path(__file__).parents[2]
 IDS = [f"s{i}" for i in range(M)]
 
 
@@ -80,7 +81,6 @@ def cases() -> dict[str, dict[str, Any]]:
         "stimuli_batch": M,
         "optimizer": downhill,
         "scheduler": "constant",
-        "progress": False,
     }
     rdm = RDMLoss(brain(), "conv2", weight=0.7)
     soft = [
@@ -146,7 +146,6 @@ def of_loader(data: Dataset[Any], sampler: Sampler[int] | None = None, **changes
         "objective": Objective(RDMLoss(brain(), "conv2")),
         "labelled": loader,
         "epochs": 3,
-        "progress": False,
         **changes,
     }
 
@@ -156,13 +155,13 @@ def shared(folder: Path) -> None:
     fabric = Fabric(accelerator="cpu", devices=2, strategy=DDPStrategy(find_unused_parameters=True))
     fabric.launch()
     for name, arguments in cases().items():
-        run = fit(student(), **arguments, fabric=fabric)
+        run = fit_with(student(), **arguments, fabric=fabric)
         safetensors.torch.save_file(weights(run), folder / f"{name} {fabric.global_rank}.safetensors")
         run.history.to_csv(folder / f"{name} {fabric.global_rank}.csv", index=False)
     stimuli = drawn(M, 4, IDS)
     objective = Objective(RDMLoss(brain(), "conv2"))
     given = {"labelled": drawn(N, 3), "stimuli": stimuli, "validation": 0.3, "batch_size": 8, "epochs": 3}
-    run = fit(student(batchnorm=True), objective, **given, fabric=fabric, batchnorm="both", progress=False)
+    run = fit_with(student(batchnorm=True), objective, **given, fabric=fabric, batchnorm="both")
     safetensors.torch.save_file(weights(run), folder / f"batch norm {fabric.global_rank}.safetensors")
     run.history.to_csv(folder / f"batch norm {fabric.global_rank}.csv", index=False)
     told: dict[str, Any] = {"set noise": list[float]()}
@@ -171,9 +170,9 @@ def shared(folder: Path) -> None:
         told["set noise"].append(float(torch.rand(())))
         return images
 
-    fit(student(), Objective(), drawn(N, 3), epochs=2, batch_size=8, augment=augment, fabric=fabric)
+    fit_with(student(), Objective(), drawn(N, 3), epochs=2, batch_size=8, augment=augment, fabric=fabric)
     data = Listed()
-    whole = fit(**of_loader(data), fabric=fabric)
+    whole = fit_with(**of_loader(data), fabric=fabric)
     told["asked"] = data.asked[4:]  # four in the look before the first step
     told["noise"] = data.noise[4:]
     told["fitted"] = whole.fitted_ids
@@ -181,17 +180,21 @@ def shared(folder: Path) -> None:
         twice = [Listed(), Listed()]  # again from the start, as when a run is resumed
         for one in twice:
             sampler = WeightedRandomSampler([1.0] * M, M, generator=torch.Generator())  # with replacement
-            fit(**of_loader(one, sampler, seed=seed), fabric=fabric)
+            fit_with(**of_loader(one, sampler, seed=seed), fabric=fabric)
         told[f"sampler {seed}"] = [one.asked[4:] for one in twice]
         told[f"sampler noise {seed}"] = twice[0].noise[4:]
     other = Listed()
-    fit(**of_loader(other, seed=1), fabric=fabric)
+    fit_with(**of_loader(other, seed=1), fabric=fabric)
     told["other seed"] = other.asked[4:]
     try:
-        fit(**of_loader(Listed(stop_at=4 + 10 + 6)), fabric=fabric, out=folder / "run", checkpoint_every=1)
+        fit_with(
+            **of_loader(Listed(stop_at=4 + 10 + 6)), fabric=fabric, out=folder / "run", checkpoint_every=1
+        )
     except InterruptedError:
         told["interrupted"] = True
-    resumed = fit(**of_loader(Listed()), fabric=fabric, out=folder / "run", checkpoint_every=1, resume=True)
+    resumed = fit_with(
+        **of_loader(Listed()), fabric=fabric, out=folder / "run", checkpoint_every=1, resume=True
+    )
     told["resumed"] = all(
         torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items()
     )
@@ -206,7 +209,7 @@ def shared(folder: Path) -> None:
         "layer": of_loader(Listed(), objective=Objective(RDMLoss(brain(), "conv9"))),
     }.items():
         try:
-            fit(**arguments, fabric=fabric)
+            fit_with(**arguments, fabric=fabric)
         except NeurordlError as error:
             told[key] = str(error)
     (folder / f"told {fabric.global_rank}.json").write_text(json.dumps(told))
@@ -226,13 +229,13 @@ def own(folder: Path) -> None:
     arguments = of_loader(
         data, labelled=data, stimuli=drawn(M, 4, IDS), validation=0.3, batch_size=8, stimuli_batch=8
     )
-    fit(**arguments, devices=2, accelerator="cpu", out=folder / "out", checkpoint_every=2)
+    fit_with(**arguments, devices=2, accelerator="cpu", out=folder / "out", checkpoint_every=2)
 
 
 def launch(what: str, folder: Path) -> subprocess.Popen[str]:
     folder.mkdir()
-    command = [sys.executable, __file__, what, str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, "-m", "tests.training.test_processes", what, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +252,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", list(cases()))
 def test_two_processes_give_the_loss_and_gradient_of_one(name: str, results: Path) -> None:
     start = student().state_dict()
-    run = fit(student(), **cases()[name])
+    run = fit_with(student(), **cases()[name])
     moved = {
         key: start[key] - value for key, value in weights(run).items()
     }  # the gradient: one step of size 1

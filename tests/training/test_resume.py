@@ -1,6 +1,6 @@
 """Killed and resumed, a run ends as one that was never interrupted, to the bit.
 
-Run as a script it is the run that is killed: ``python test_resume.py KIND FOLDER STEP``.
+Run as a script it is the run that is killed: ``python -m tests.training.test_resume KIND FOLDER STEP``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from neurordl import NeurordlError, Objective, RDMLoss, RDMTeacher, Run, StimulusSet, TaskRatio, fit, load_run
+from neurordl import NeurordlError, Objective, RDMLoss, RDMTeacher, Run, StimulusSet, TaskRatio, load_run
 from neurordl.students import build
+from tests.training.helpers import fit_with
 
 N, M, STEPS = 50, 30, 4  # labelled images, stimuli, steps an epoch
+ROOT = Path(__file__).parents[2]
 IDS = [f"s{i}" for i in range(M)]
 
 
@@ -86,7 +88,6 @@ def arguments(kind: str, now: Callable[[], None]) -> dict[str, Any]:
         "validation": 0.3,
         "stimuli_batch": 6,
         "seed": 5,
-        "progress": False,
     }
     if kind == "set":
 
@@ -149,19 +150,20 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(tmp_path: Path) -> None:
     step = 2 * STEPS - 1  # in the second epoch, one step after a checkpoint and two after the epoch's start
     killed = {
         kind: subprocess.Popen(
-            [sys.executable, __file__, kind, str(tmp_path / kind), str(step)],
+            [sys.executable, "-m", "tests.training.test_resume", kind, str(tmp_path / kind), str(step)],
             stderr=subprocess.PIPE,
+            cwd=ROOT,
             text=True,
         )
         for kind in KINDS
     }
-    whole = {kind: fit(**arguments(kind, nothing), out=tmp_path / f"{kind} whole") for kind in KINDS}
+    whole = {kind: fit_with(**arguments(kind, nothing), out=tmp_path / f"{kind} whole") for kind in KINDS}
     for kind, process in killed.items():
         _, told = process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL, told
         state = torch.load(tmp_path / kind / "last.ckpt", weights_only=True)
         assert state["step"] == step - 1
-        resumed = fit(**arguments(kind, nothing), out=tmp_path / kind, checkpoint_every=2, resume=True)
+        resumed = fit_with(**arguments(kind, nothing), out=tmp_path / kind, checkpoint_every=2, resume=True)
         assert_same(resumed, whole[kind])
         one, other = files(tmp_path / kind), files(tmp_path / f"{kind} whole")
         assert set(one) == set(other)
@@ -171,17 +173,17 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [*KINDS, "own generator", "walk"])
 def test_interrupted_at_any_step(kind: str, tmp_path: Path) -> None:
-    whole = fit(**arguments(kind, nothing))
+    whole = fit_with(**arguments(kind, nothing))
     out = tmp_path / "run"
     done = 0
     for step in (2, 4, 11):  # each time a little further, in one folder
         replayed = done if kind == "set" else done // STEPS * STEPS
         broken = arguments(kind, counted(kind, step - replayed, stop))
         with pytest.raises(StopError):
-            fit(**broken, out=out, checkpoint_every=1, resume=True)
+            fit_with(**broken, out=out, checkpoint_every=1, resume=True)
         done = step
         assert torch.load(out / "last.ckpt", weights_only=True)["step"] == step
-    assert_same(fit(**arguments(kind, nothing), out=out, checkpoint_every=1, resume=True), whole)
+    assert_same(fit_with(**arguments(kind, nothing), out=out, checkpoint_every=1, resume=True), whole)
 
 
 def test_loader_whose_worker_augments(tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_loader_whose_worker_augments(tmp_path: Path) -> None:
     def train(stop_at: int | None, **options: Any) -> Run:
         loader = DataLoader(Augmented(nothing), batch_size=13, shuffle=True, num_workers=1)
         given = {**arguments("loader", nothing), "labelled": loader, "epochs": 2}
-        return fit(**given, scheduler=schedule(stop_at), **options)
+        return fit_with(**given, scheduler=schedule(stop_at), **options)
 
     whole = train(None)
     with pytest.raises(StopError):
@@ -211,7 +213,7 @@ def test_stimuli_seen_before_the_interruption_are_fitted_ones(tmp_path: Path) ->
             return LambdaLR(optimizer, lambda step: stop() if step == stop_at else 1.0)  # type: ignore[func-returns-value]
 
         given = {**arguments("loader", nothing), "labelled": batches, "stimuli": None, "validation": None}
-        return fit(
+        return fit_with(
             **{**given, "epochs": 1}, scheduler=make, out=tmp_path / "run", checkpoint_every=1, resume=True
         )
 
@@ -222,13 +224,13 @@ def test_stimuli_seen_before_the_interruption_are_fitted_ones(tmp_path: Path) ->
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    whole = fit(**arguments("set", nothing), out=out)
+    whole = fit_with(**arguments("set", nothing), out=out)
     before = files(out)
 
     def fail() -> None:
         raise AssertionError("it trains")
 
-    again = fit(**arguments("set", counted("set", 0, fail)), out=out, resume=True)
+    again = fit_with(**arguments("set", counted("set", 0, fail)), out=out, resume=True)
     assert_same(again, whole)
     assert again.history["seconds"].tolist() == whole.history["seconds"].tolist()
     assert files(out) == before
@@ -237,20 +239,22 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 def test_interrupted_before_the_first_checkpoint_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "new" / "run"
     with pytest.raises(StopError):
-        fit(**arguments("set", counted("set", 2, stop)), out=out)
+        fit_with(**arguments("set", counted("set", 2, stop)), out=out)
     assert not (tmp_path / "new").exists()
     there = tmp_path / "there"
     there.mkdir()
     with pytest.raises(StopError):
-        fit(**arguments("set", counted("set", 2, stop)), out=there)
+        fit_with(**arguments("set", counted("set", 2, stop)), out=there)
     assert list(there.iterdir()) == []
-    resumed = fit(**arguments("set", nothing), out=there, resume=True)  # nothing to go on from: a new run
-    assert_same(resumed, fit(**arguments("set", nothing)))
+    resumed = fit_with(
+        **arguments("set", nothing), out=there, resume=True
+    )  # nothing to go on from: a new run
+    assert_same(resumed, fit_with(**arguments("set", nothing)))
 
 
 def test_a_run_that_is_not_finished_is_not_read_as_one(tmp_path: Path) -> None:
     with pytest.raises(StopError):
-        fit(**arguments("set", counted("set", 9, stop)), out=tmp_path / "run")
+        fit_with(**arguments("set", counted("set", 9, stop)), out=tmp_path / "run")
     assert (tmp_path / "run" / "best.safetensors").is_file()
     with pytest.raises(NeurordlError, match=r"has not finished; call fit\(..., resume=True\)"):
         load_run(tmp_path / "run")
@@ -275,10 +279,10 @@ def test_a_run_that_is_not_finished_is_not_read_as_one(tmp_path: Path) -> None:
 )
 def test_another_run_is_not_resumed(change: dict[str, Any], named: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    fit(**{**arguments("set", nothing), "epochs": 1}, out=out)
+    fit_with(**{**arguments("set", nothing), "epochs": 1}, out=out)
     before = files(out)
     with pytest.raises(NeurordlError, match=f"holds another run, which differs in .*{named}"):
-        fit(**{**arguments("set", nothing), "epochs": 1, **change}, out=out, resume=True)
+        fit_with(**{**arguments("set", nothing), "epochs": 1, **change}, out=out, resume=True)
     assert files(out) == before
 
 
@@ -307,4 +311,4 @@ if __name__ == "__main__":
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    fit(**arguments(kind, counted(kind, int(step), kill)), out=folder, checkpoint_every=2)
+    fit_with(**arguments(kind, counted(kind, int(step), kill)), out=folder, checkpoint_every=2)

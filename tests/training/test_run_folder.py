@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from neurordl import NetworkTeacher, NeurordlError, Objective, RDMLoss, StimulusSet, fit
+from neurordl import NetworkTeacher, NeurordlError, Objective, RDMLoss, StimulusSet
 from neurordl.students import small_cnn
 from neurordl.training.fitter import Fitter
+from tests.training.helpers import fit_with
 
 
 def _tiny() -> tuple[StimulusSet, torch.nn.Module]:
@@ -27,19 +28,17 @@ def _tiny() -> tuple[StimulusSet, torch.nn.Module]:
 def test_a_run_whose_learning_rate_is_of_numpy_can_be_resumed(tmp_path: Path) -> None:
     images, student = _tiny()
     lr = np.logspace(-4, -2, 3)[1]
-    fit(student, Objective(), images, epochs=1, lr=lr, out=tmp_path / "run", progress=False)
-    run = fit(
-        student, Objective(), images, epochs=1, lr=lr, out=tmp_path / "run", resume=True, progress=False
-    )
+    fit_with(student, Objective(), images, epochs=1, lr=lr, out=tmp_path / "run")
+    run = fit_with(student, Objective(), images, epochs=1, lr=lr, out=tmp_path / "run", resume=True)
     assert run.record["status"] == "finished"
 
 
 def test_a_kill_between_checkpoint_and_history_loses_no_row(tmp_path: Path) -> None:
     images, student = _tiny()
-    fit(student, Objective(), images, epochs=2, out=tmp_path / "run", progress=False)
+    fit_with(student, Objective(), images, epochs=2, out=tmp_path / "run")
     whole = (tmp_path / "run" / "history.csv").read_text()
     (tmp_path / "run" / "history.csv").write_text("".join(whole.splitlines(keepends=True)[:2]))
-    fit(student, Objective(), images, epochs=2, out=tmp_path / "run", resume=True, progress=False)
+    fit_with(student, Objective(), images, epochs=2, out=tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "history.csv").read_text() == whole
 
 
@@ -47,7 +46,7 @@ def test_starting_again_without_a_checkpoint_and_failing_deletes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, student = _tiny()
-    fit(student, Objective(), images, epochs=1, out=tmp_path / "run", progress=False)
+    fit_with(student, Objective(), images, epochs=1, out=tmp_path / "run")
     (tmp_path / "run" / "last.ckpt").unlink()
     before = {file.name for file in (tmp_path / "run").iterdir()}
 
@@ -56,7 +55,7 @@ def test_starting_again_without_a_checkpoint_and_failing_deletes_nothing(
 
     monkeypatch.setattr(Fitter, "_one_step", fails)
     with pytest.raises(RuntimeError, match="no more memory"):
-        fit(student, Objective(), images, epochs=1, out=tmp_path / "run", resume=True, progress=False)
+        fit_with(student, Objective(), images, epochs=1, out=tmp_path / "run", resume=True)
     assert {file.name for file in (tmp_path / "run").iterdir()} == before
 
 
@@ -71,7 +70,7 @@ def test_weights_spoilt_by_their_gradient_reach_no_checkpoint(tmp_path: Path) ->
 
     objective = Objective(task=finite_loss_spoilt_gradient)
     with pytest.raises(NeurordlError, match="gradient was not finite"):
-        fit(student, objective, images, epochs=1, out=tmp_path / "run", checkpoint_every=1, progress=False)
+        fit_with(student, objective, images, epochs=1, out=tmp_path / "run", checkpoint_every=1)
     assert not (tmp_path / "run").exists()
 
 

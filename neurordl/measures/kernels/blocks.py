@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
+from neurordl.measures.condensed import triangle_start
 from neurordl.measures.kernels.normalise import NEAR, Normalise, row_lengths, unit_rows
 
-__all__ = ["Rows", "add_distances", "triangle_start"]
+__all__ = ["Rows", "add_distances"]
 
 Array = npt.NDArray[np.floating]
 Rows = Callable[[int, int], tuple[Tensor, ...]]
@@ -33,11 +34,6 @@ _SLAB = 64  # rows that are finished at once, small enough for the cache
 _PIECE = 1 << 22  # bytes of patterns that are normalised at once
 _SAMPLE = 8  # stimuli from whose mean it is seen whether patterns have a large one in common
 _COMMON = 16.0  # share of that mean in the patterns, up to which float64 bears it
-
-
-def triangle_start(n: int, row: int) -> int:
-    """Where the pairs (row, row + 1), (row, row + 2), ... of ``n`` stimuli begin in condensed order."""
-    return row * n - row * (row + 1) // 2
 
 
 def add_distances(

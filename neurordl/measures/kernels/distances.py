@@ -1,7 +1,7 @@
 """The core of all dissimilarities: squared distances between the rows of a batch, with their gradient.
 
 One matrix product of patterns centred over the stimuli; the pairs that cancellation would spoil are
-recomputed by difference; the gradient has a closed form, one product more. Also the condensed form of RDMs.
+recomputed by difference; the gradient has a closed form, one product more.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ import torch
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
+from neurordl.measures.condensed import condensed_index, square
 from neurordl.measures.kernels.blocks import add_distances
 from neurordl.measures.kernels.normalise import NEAR, Normalise, lengths_of
 from neurordl.measures.kernels.wide import WIDE, wide_distances
 
 __all__ = [
-    "condensed_index",
     "exact_product",
     "floating",
     "full_precision",
-    "n_stimuli",
-    "square",
     "squared_distances",
 ]
 
@@ -33,33 +31,6 @@ __all__ = [
 _PAIRS, _ELEMENTS = 256, 1 << 20
 # stimuli from which on an RDM without gradient is worth a product of its own
 _MANY = 128
-
-
-def condensed_index(n: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the pairs of ``n`` stimuli in condensed order: (0, 1), (0, 2), ..., (n-2, n-1)."""
-    row, column = torch.triu_indices(n, n, offset=1, device=device or "cpu")
-    return row, column
-
-
-def n_stimuli(n_pairs: int) -> int:
-    """Number of stimuli of a condensed RDM of ``n_pairs`` pairs; a number that no RDM has is refused."""
-    n = (1 + math.isqrt(1 + 8 * n_pairs)) // 2
-    if n * (n - 1) // 2 != n_pairs:
-        raise NeurordlError(
-            f"a condensed RDM has n(n-1)/2 pairs (1, 3, 6, 10, ...), not {n_pairs}: give the upper triangle "
-            "row by row, without the diagonal"
-        )
-    return n
-
-
-def square(condensed: Tensor) -> Tensor:
-    """Condensed RDMs (..., n(n-1)/2) as symmetric matrices (..., n, n) with zero diagonals."""
-    n = n_stimuli(condensed.shape[-1])
-    row, column = condensed_index(n, condensed.device)
-    matrix = condensed.new_zeros((*condensed.shape[:-1], n, n))
-    # Nothing accumulates: the gradient is the same from run to run.
-    matrix.flatten(-2).index_copy_(-1, row * n + column, condensed)
-    return matrix + matrix.mT
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["NEAR", "Normalise", "lengths_of", "row_lengths", "unit_rows"]
 
-Normalise = Literal["none", "length", "centred length"]
+Normalise = Literal["none", "length", "centered length"]
 
 # a pair is recomputed by difference when its squared distance is below this share of its squared norms:
 # the product form is off by some 10 eps of the norms, so what stays is good to about 3 digits (float64: 10)
@@ -36,7 +36,7 @@ def unit_rows(patterns: Tensor, kind: Normalise) -> tuple[Tensor, Tensor | None,
 
 def lengths_of(patterns: Tensor, kind: Normalise) -> tuple[Tensor, Tensor, Tensor | None]:
     """Rows, centred over channels where asked for, 1 / their lengths, and the undefined rows, if any."""
-    if kind == "centred length":
+    if kind == "centered length":
         rows, lengths, floor = _row_centred(patterns)
     else:
         rows, lengths = patterns, row_lengths(patterns)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from neurordl.arrays import Bools, Floats, Ints
-from neurordl.measures.kernels.distances import condensed_index, n_stimuli, square
+from neurordl.measures.condensed import condensed_index, n_stimuli, square
 from neurordl.measures.kernels.kernel import Kernel, Resampled, missing_groups
 
 __all__ = ["Grams", "InnerProducts", "bounds", "cosines", "pooling_weights"]

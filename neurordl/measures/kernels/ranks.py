@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neurordl.arrays import Bools, Floats, Ints
-from neurordl.measures.kernels.distances import n_stimuli, square
+from neurordl.measures.condensed import n_stimuli, square
 from neurordl.measures.kernels.kernel import Kernel, Resampled, in_threads, missing_groups
 from neurordl.measures.kernels.products import InnerProducts
 

@@ -24,7 +24,7 @@ def wide_distances(patterns: Tensor, normalise: Normalise) -> Tensor:
     """Squared distances between the rows of (n, channels), condensed, in float64; as `squared_distances`."""
     n, channels = patterns.shape
     blocks = torch.split(patterns, _BLOCK, -1)
-    centre = normalise == "centred length"
+    centre = normalise == "centered length"
     # a first guess of each row's mean: what is left of it is taken out of the products, and costs no digits
     guess = (
         blocks[0].double().mean(-1, keepdim=True) if centre else patterns.new_zeros(n, 1, dtype=torch.float64)

@@ -36,8 +36,8 @@ _READERS: dict[str, Callable[[Path, str | None], Held]] = {
     ".mat": matlab.read_mat,
     ".npz": arrays.read_npz,
     ".npy": arrays.read_npy,
-    ".csv": tables.read_text,
-    ".tsv": tables.read_text,
+    ".csv": tables.read_square,
+    ".tsv": tables.read_square,
 }
 _USE = "rdms.pattern_descriptors['stimulus'] = rdms.pattern_descriptors[{name!r}]"
 _WRITERS: dict[str, Callable[[RDMs], bytes]] = {

@@ -12,24 +12,25 @@ from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import id_column, possible_ids
+from neurordl.io import read_cells, read_text
 from neurordl.rdms.files.held import Held, Layout
 from neurordl.rdms.files.shapes import looks_square, matrix_of
 
-__all__ = ["read_ids", "read_text", "table_content"]
+__all__ = ["read_ids", "read_square", "table_content"]
 
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?[0-9]*,[0-9]+([eE][-+]?[0-9]+)?\s*")
 _MISSING = ("", "na", "nan", "n/a")
 Rows = list[list[str]]
 
 
-def read_text(source: Path, name: str | None) -> Held:
+def read_square(source: Path, name: str | None) -> Held:
     """A square RDM with ids in its first row, its first column, both or neither; or condensed RDMs."""
     if name is not None:
         raise NeurordlError(f"{source} holds one table: leave out name={name!r}")
-    rows = _rows(source)
     notices = []
-    named, rows = rows, _with_points(rows) if _by_semicolons(source) else rows
-    if rows != named:
+    cells = read_cells(source)
+    named, rows = cells.rows, cells.with_points()
+    if cells.decimal_commas:
         notices.append(f"{source} was read with semicolons between cells and decimal commas")
     across, down = _has_ids(rows)
     ids: list[str] = []
@@ -60,65 +61,6 @@ def _in_order(rows: Rows, across: list[str], down: list[str], source: Path) -> R
         f"row and {across[k]!r} above its column; an RDM has the same stimuli both ways, each once (in any "
         "order)"
     )
-
-
-def _rows(source: Path) -> Rows:
-    text = _text(source)
-    delimiter = "\t" if source.suffix.lower() == ".tsv" else ";" if _by_semicolons(source) else ","
-    try:
-        rows = [
-            row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row
-        ]
-    except csv.Error as error:
-        raise NeurordlError(f"cannot read the table {source}: {error}") from error
-    rows = [row for row in rows if len(row) > 1 or row[0].strip()]
-    if not rows:
-        raise NeurordlError(f"{source} is empty; expected a table of dissimilarities")
-    cut = len({len(row) for row in rows}) > 1 or len(rows[0]) == 1
-    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
-        if cut and delimiter != mark and all(any(mark in cell for cell in row) for row in rows):
-            raise NeurordlError(
-                f"{source} is separated by {name}; use commas in .csv (or semicolons with decimal commas, "
-                "as many in each line, and no points), tabs in .tsv, and a point in decimals"
-            )
-    for number, row in enumerate(rows):
-        if len(row) != len(rows[0]):
-            raise NeurordlError(
-                f"{source}: row {number} (from 0) has {len(row)} cells, but the first has {len(rows[0])}; "
-                "expected a rectangular table"
-            )
-    return rows
-
-
-def _by_semicolons(source: Path) -> bool:
-    """Whether a .csv is as Excel writes it where decimals have commas; in doubt it is not."""
-    text = _text(source)
-    if source.suffix.lower() != ".csv" or "\t" in text:
-        return False
-    try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=";", strict=True) if row]
-    except csv.Error:
-        return False
-    commas = [cell for row in rows for cell in row if "," in cell]
-    points = any("." in cell and not _is_text(cell) for row in rows for cell in row)
-    return (
-        bool(rows)
-        and len(rows[0]) > 1
-        and all(len(row) == len(rows[0]) for row in rows)
-        and all(map(_DECIMAL_COMMA.fullmatch, commas))
-        and not (commas and points)  # 1,234 may then be a thousand
-    )
-
-
-def _with_points(rows: Rows) -> Rows:
-    return [[cell.replace(",", ".") if "," in cell else cell for cell in row] for row in rows]
-
-
-def _text(source: Path) -> str:
-    try:
-        return source.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise NeurordlError(f"cannot read the table {source}: it is not text in UTF-8 ({error})") from error
 
 
 def _has_ids(rows: Rows) -> tuple[bool, bool]:
@@ -174,8 +116,8 @@ def read_ids(source: Path) -> list[str]:
     if source.suffix.lower() not in (".csv", ".tsv", ".txt"):
         raise NeurordlError(f"cannot read ids from {source}: expected a .csv, .tsv or .txt file")
     if source.suffix.lower() == ".txt":
-        return [line.strip() for line in _text(source).splitlines() if line.strip()]
-    rows = _rows(source)
+        return [line.strip() for line in read_text(source).splitlines() if line.strip()]
+    rows = read_cells(source).rows
     head = [cell.strip() for cell in rows[0]]
     named = id_column(head)
     if named is None:

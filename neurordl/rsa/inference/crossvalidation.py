@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
-from neurordl.measures.dissimilarities import n_stimuli
+from neurordl.measures.condensed import n_stimuli
 from neurordl.rsa.ceilings import ceiling, defined_mean, mean_along, pooled, scaled_to_pool
 from neurordl.rsa.inference.draws import Draws, Resample, draw
 from neurordl.rsa.inference.infer import ESTIMANDS, Inference

@@ -93,7 +93,7 @@ def evaluate_fitted(
             raise NeurordlError(
                 f"the models {first!r} and {name!r} are of different stimuli; give RDMs of the same ones"
             )
-    match = match_ids(offered, stimulus_ids(rdms), what=("models", "RDMs"), missing=missing)
+    match = match_ids(offered, stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
     ids = sorted(match.matched, key=natural_key)
     stack = [
         Model(str(name), reindex(own, ids), kind if name in fitted else "fixed")

@@ -17,7 +17,7 @@ import torch
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
-from neurordl.measures.dissimilarities import n_stimuli
+from neurordl.measures.condensed import n_stimuli
 from neurordl.measures.kernels.products import GRAM_METHODS, cosines, grams
 from neurordl.rsa.ceilings import bounds, defined_mean, pooled, pooling_weights, scaled_to_pool
 from neurordl.rsa.similarity import RANKED, in_threads, missing_groups, ranked, similarity

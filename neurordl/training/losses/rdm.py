@@ -13,15 +13,20 @@ from torch.nn import functional
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import loss_comparison
-from neurordl.measures.dissimilarities import DISSIMILARITIES, condensed_index
+from neurordl.measures.condensed import condensed_index
+from neurordl.measures.dissimilarities import (
+    DISSIMILARITIES,
+    Dissimilarity,
+    DissimilarityLike,
+    find_dissimilarity,
+    network_dissimilarity,
+)
 from neurordl.patterns.layers import OUTPUT
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Target, Teacher
-from neurordl.teachers.base import plain_measure, spelled
+from neurordl.teachers.base import spelled
 from neurordl.training.weights import Weight, check_weight, describe_weight
 
 Features = Mapping[str, Tensor]
-# Measures that a single response per stimulus cannot have: the student's nearest is euclidean.
-_NEED_NOISE = ("crossnobis", "mahalanobis", "poisson_cv")
 
 
 class Loss(Protocol):
@@ -93,7 +98,7 @@ class RDMLoss:
         self,
         teacher: Teacher | NetworkTeacher,
         layer: str,
-        dissimilarity: str | Callable[..., Tensor] | None = None,
+        dissimilarity: DissimilarityLike | None = None,
         comparison: str | Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
         pairs: Literal["all", "within", "between"] = "all",
         weight: Weight = 1.0,
@@ -109,9 +114,15 @@ class RDMLoss:
         self.name = f"rdm:{layer}"
         self.weight, self.pairs, self.scale = check_weight(weight), pairs, scale
         self.dissimilarity = (
-            dissimilarity if dissimilarity is not None else _measure_for_student(self.teacher)
+            _measure_for_student(self.teacher)
+            if dissimilarity is None
+            else network_dissimilarity(dissimilarity)
         )
-        self._measure = plain_measure(self.dissimilarity)
+        if not self.dissimilarity.differentiable:
+            raise NeurordlError(
+                f"dissimilarity={self.dissimilarity.name!r} has no gradient and cannot train a network; "
+                "choose another one for the student"
+            )
         if comparison is None:
             comparison = "corr" if self.network is None else "mse"
         self._compare = loss_comparison(comparison)
@@ -121,6 +132,8 @@ class RDMLoss:
 
     def _refuse_other_units(self) -> None:
         theirs = self.teacher.dissimilarity
+        if theirs is not None:
+            theirs = find_dissimilarity(theirs)
         if getattr(self.teacher, "transformed", False):
             raise NeurordlError(
                 "comparison='mse' against a standardised or ranked RDM has no common unit; "
@@ -128,8 +141,8 @@ class RDMLoss:
             )
         if theirs != self.dissimilarity:
             raise NeurordlError(
-                f"comparison='mse' between the teacher's {spelled(theirs)!r} and the student's "
-                f"{spelled(self.dissimilarity)!r} RDM has no common unit; use 'corr', give the same "
+                f"comparison='mse' between the teacher's {theirs and theirs.name!r} and the student's "
+                f"{self.dissimilarity.name!r} RDM has no common unit; use 'corr', give the same "
                 "dissimilarity, or scale=True"
             )
 
@@ -138,7 +151,7 @@ class RDMLoss:
         patterns = student[self.layer]
         # Distances in bfloat16 are off by 4e-3, whatever the precision of the network may be.
         with torch.autocast(patterns.device.type, enabled=False):
-            rdm = self._measure(patterns if patterns.dtype == torch.float64 else patterns.float())
+            rdm = self.dissimilarity(patterns if patterns.dtype == torch.float64 else patterns.float())
             target = self.teacher.target(batch, teacher)
             rdm, weights = self._measured(rdm, target, batch)
             goal = target.rdms.to(rdm.dtype)
@@ -168,7 +181,7 @@ class RDMLoss:
         return {
             "loss": "RDMLoss",
             "layer": self.layer,
-            "dissimilarity": spelled(self.dissimilarity),
+            "dissimilarity": self.dissimilarity.name,
             "comparison": self.comparison,
             "pairs": self.pairs,
             "weight": describe_weight(self.weight),
@@ -238,21 +251,22 @@ def _single_layer(teacher: Teacher | NetworkTeacher) -> Teacher:
     return teacher[teacher.layers[0]]
 
 
-def _measure_for_student(teacher: Teacher) -> str | Callable[..., Tensor]:
-    theirs = teacher.dissimilarity
-    if theirs is None:
+def _measure_for_student(teacher: Teacher) -> Dissimilarity:
+    if teacher.dissimilarity is None:
         raise NeurordlError(
             "the teacher's RDMs do not say how they were measured; give RDMLoss(dissimilarity=...) for the "
-            "student: " + ", ".join(name for name in DISSIMILARITIES if name not in _NEED_NOISE)
+            "student: "
+            + ", ".join(name for name, measure in DISSIMILARITIES.items() if not measure.lacking_in_network)
         )
-    if theirs in _NEED_NOISE:
+    theirs = find_dissimilarity(teacher.dissimilarity)
+    chosen = theirs.of_network()
+    if chosen != theirs:
         warnings.warn(
             f"the teacher's RDMs are {theirs}, which single responses cannot have: the student's are "
-            "euclidean; give RDMLoss(dissimilarity=...) to choose",
+            f"{chosen}; give RDMLoss(dissimilarity=...) to choose",
             stacklevel=3,
         )
-        return "euclidean"
-    return theirs
+    return chosen
 
 
 def _scale(rdm: Tensor, goal: Tensor, weights: Tensor) -> Tensor:

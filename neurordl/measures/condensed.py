@@ -1,0 +1,80 @@
+"""The condensed form of RDMs: the upper triangle row by row, as in rsatoolbox and SciPy."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neurordl.arrays import Bools, Ints
+from neurordl.errors import NeurordlError
+
+__all__ = ["condensed_index", "n_stimuli", "pair_number", "square", "triangle_start", "unmeasured_stimuli"]
+
+Numbers = TypeVar("Numbers", int, Tensor, Ints)
+
+
+def condensed_index(n: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the pairs of ``n`` stimuli in condensed order: (0, 1), (0, 2), ..., (n-2, n-1)."""
+    row, column = torch.triu_indices(n, n, offset=1, device=device or "cpu")
+    return row, column
+
+
+def triangle_start(n: int, row: int) -> int:
+    """Return the condensed number of the pair (row, row + 1), the first of a row, of ``n`` stimuli."""
+    return row * n - row * (row + 1) // 2
+
+
+def pair_number(low: Numbers, high: Numbers, n: int) -> Numbers:
+    """Return the condensed number of the pairs (low, high) of ``n`` stimuli, for ``low < high`` elementwise.
+
+    Examples
+    --------
+    >>> pair_number(1, 3, n=4)
+    4
+    """
+    return low * (2 * n - low - 1) // 2 + high - low - 1
+
+
+def n_stimuli(n_pairs: int) -> int:
+    """Return the number of stimuli of a condensed RDM of ``n_pairs`` pairs.
+
+    Raises
+    ------
+    NeurordlError
+        No number of stimuli has that many pairs.
+    """
+    n = (1 + math.isqrt(1 + 8 * n_pairs)) // 2
+    if n * (n - 1) // 2 != n_pairs:
+        raise NeurordlError(
+            f"a condensed RDM has n(n-1)/2 pairs (1, 3, 6, 10, ...), not {n_pairs}: give the upper triangle "
+            "row by row, without the diagonal"
+        )
+    return n
+
+
+def square(condensed: Tensor) -> Tensor:
+    """Convert condensed RDMs (..., n(n-1)/2) to symmetric matrices (..., n, n) with zero diagonals."""
+    n = n_stimuli(condensed.shape[-1])
+    row, column = condensed_index(n, condensed.device)
+    matrix = condensed.new_zeros((*condensed.shape[:-1], n, n))
+    # nothing accumulates, so the gradient is the same from run to run
+    matrix.flatten(-2).index_copy_(-1, row * n + column, condensed)
+    return matrix + matrix.mT
+
+
+def unmeasured_stimuli(measured: Bools) -> list[int]:
+    """List the stimuli, numbered from 0, that are in none of the measured pairs, (pairs,)."""
+    if measured.all():
+        return []
+    n = n_stimuli(len(measured))
+    seen, start = np.zeros(n, dtype=bool), 0
+    for row in range(n):  # row by row: the indices of all pairs take memory
+        pairs = measured[start : start + n - 1 - row]
+        seen[row] |= pairs.any()
+        seen[row + 1 :] |= pairs
+        start += len(pairs)
+    return [int(row) for row in np.flatnonzero(~seen)]

@@ -1,0 +1,79 @@
+"""The package stays as small and as plain as it was built; scripts/code_size.py counts it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scripts.code_size import LIMITS, Size, count
+
+# TEMPORARY: what is above its limit while the package is rebuilt. Lowered step by step; empty at the end.
+NOT_YET = {
+    "code lines": 15_000,
+    "files": 135,
+    "functions above 12 parameters": 5,
+    "functions above 8 parameters": 20,
+    "dict[str, Any]": 88,
+    "comparisons with a measure's name": 58,
+    "forbidden names": 585,
+}
+
+
+@pytest.fixture(scope="module")
+def size() -> Size:
+    return count()
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_package_keeps_its_limits(size: Size, name: str) -> None:
+    total = size.totals()[name]
+    limit = NOT_YET.get(name, LIMITS[name])
+    assert total <= limit, f"{name}: {total}, at most {limit}; see python scripts/code_size.py --verbose"
+
+
+def test_counts_are_those_of_a_small_package(tmp_path: Path) -> None:
+    (tmp_path / "cli").mkdir()
+    (tmp_path / "cli" / "app.py").write_text("@command\ndef train(a, b, c, d, e, f, g, h, i): ...\n")
+    (tmp_path / "scores.py").write_text(
+        '''"""A docstring
+over two lines."""
+
+# a comment
+from typing import Any
+
+TEXT = """two
+lines"""
+RANKED = ("spearman", "rho-a")
+
+
+class Table:
+    """A docstring."""
+
+    def rank(self, method, left, right, a, b, c, d, e): return method in ("corr", "cosine")
+
+    def score(self, method, a, b, c, d, e, f, g, h):
+        options: dict[str, Any] = {}
+        found = [one for one in options if one == "Corr"]
+        self.kind = "stimuli"  # a comment behind code
+        return method == "rho-a" or method in RANKED or found
+
+
+def plot(scheduler, left):
+    match left:
+        case "tau-b":
+            return scheduler == "cosine"
+'''
+    )
+    size = count(tmp_path)
+    assert size.lines == {"scores.py": 15, "cli": 2}
+    assert size.files == {"scores.py": 1, "cli": 1}
+    assert size.long == [(9, "scores.py:17 score")]
+    assert len(size.dicts) == 1
+    assert sorted(place.split(" ", 1)[1] for place in size.comparisons) == [
+        "'tau-b'",
+        "method == 'rho-a'",
+        "method in ('corr', 'cosine')",
+        "method in RANKED",
+    ]
+    assert sorted(place.split()[1] for place in size.forbidden) == ["found", "kind", "left", "one"]

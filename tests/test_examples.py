@@ -1,0 +1,52 @@
+"""The examples run, and show what they say."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+
+# What the docstring of an example says one sees, as a condition on the variables of the script.
+SHOWN: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "compare_layers": lambda script: means(script).loc["fc1", "score"] > means(script).loc["fc2", "score"],
+    "compare_models": lambda script: script["fitted"].set_index("model")["score"].idxmax() == "weighted sum",
+    "fit_to_rdms": lambda script: (means(script)["score"] > means(script)["ceiling_lower"]).any(),
+    "fmri_to_rdms": lambda script: script["similarity"].mean() > 0.5,
+    "network_teacher": lambda script: (
+        script["accuracies"]["teacher"] > script["accuracies"]["labels only"] + 0.1
+    ),
+    "own_loop": lambda script: script["history"][-1]["rdm:conv3"] < script["history"][0]["rdm:conv3"],
+    "pattern_teacher": lambda script: script["run"].history["rdm:conv3"].is_monotonic_decreasing,
+    "permuted_control": lambda script: (
+        max(script["similarities"], key=script["similarities"].get) == "teacher"
+    ),
+    "plan_study": lambda script: script["table"]["power"].iloc[-1] > script["table"]["power"].iloc[0],
+    "searchlight_map": lambda script: script["inside"] > script["outside"] + 0.3,
+}
+
+
+def means(script: dict[str, Any]) -> pd.DataFrame:
+    """The rows of an evaluation that are means over subjects, by layer."""
+    table = script["scores"].to_frame()
+    return table[table["subject"] == "mean"].set_index("layer")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_example_shows_what_it_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    script = runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    assert capsys.readouterr().out.strip()
+    assert SHOWN[name](script)
+
+
+def test_every_example_is_in_the_index() -> None:
+    index = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert all(f"({name}.py)" in index for name in SCRIPTS)
+    assert sorted(SHOWN) == SCRIPTS
