@@ -82,7 +82,7 @@ def compare(
     layers: Annotated[
         str, typer.Option(help="Names or globs with commas, all, or top (in no other layer).")
     ] = "all",
-    method: Annotated[
+    comparison: Annotated[
         str, typer.Option(help="rho-a, spearman, corr, cosine, tau-a, ... as in rsatoolbox.")
     ] = "rho-a",
     name: Name = None,
@@ -181,7 +181,7 @@ def compare(
         read_rdms(rdms, name, labels, measure, each_a_subject),
         stimuli=shown,
         layers=layers.split(","),
-        method=method,
+        comparison=comparison,
         roi=roi,
         subjects=several(subjects),
         average=several(average),

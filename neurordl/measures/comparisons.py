@@ -1,7 +1,7 @@
 """Comparisons of RDMs: an object for each, with its function, its properties and the kernel that is fast.
 
 `COMPARISONS` holds those that have a name. A comparison of one's own is one `Comparison`, given wherever a
-name is taken, or made known by its name with `register_comparison`.
+name is taken, or made known by its name with `neurordl.register`.
 
 A differentiable function takes RDMs ``a`` and ``b`` and the weight of each pair, (..., pairs) each, which
 broadcast against one another (models against data: ``f(a[:, None], b[None], weights)``), and returns (...).
@@ -44,7 +44,6 @@ __all__ = [
     "huber",
     "mean_ranks",
     "mse",
-    "register_comparison",
     "standardize",
     "unit_length",
     "unit_mean",
@@ -119,6 +118,8 @@ class Comparison:
         averages RDMs as they are.
     undefined
         Whether a "constant" RDM or only one of zeros ("zero") has no similarity; None if each has one.
+    undefined_hint
+        What else makes a similarity undefined, as the end of a sentence for the user.
     kernel
         A fast way to compute stacks, ceilings and resamples.
 
@@ -142,6 +143,7 @@ class Comparison:
     slow: bool = False
     pool: Pool | None = None
     undefined: Literal["constant", "zero"] | None = None
+    undefined_hint: str = ""
     kernel: Kernel | None = None
 
     def __post_init__(self) -> None:
@@ -275,7 +277,7 @@ def _measured(a: Tensor, b: Tensor, weights: Tensor | None) -> tuple[Tensor, Ten
     else:
         weights = weights.detach().to(dtype)
         if bool((~(weights >= 0) | weights.isinf()).any()):
-            raise NeurordlError("pair weights must be finite and not negative; give 0 where a pair is missing")
+            raise NeurordlError("pair weights must be finite and not negative; a missing pair has 0")
         measured = measured & (weights > 0)
         weights = torch.where(measured, weights, 0)
     return torch.where(measured, a, 0), torch.where(measured, b, 0), weights
@@ -318,8 +320,8 @@ def _cosine(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
 def _refuse_fractions(weights: Tensor, name: str) -> None:
     if bool(((weights != 0) & (weights != 1)).any()):
         raise NeurordlError(
-            f"{name} takes pairs as measured (weight 1) or missing (0), without fractional weights; use corr, "
-            "cosine, mse or huber for those"
+            f"{name} takes pairs as measured (weight 1) or missing (0), without fractional weights; use "
+            "corr, cosine, mse or huber for those"
         )
 
 
@@ -363,9 +365,9 @@ def _cka_of_stacks(models: Tensor, data: Tensor) -> Tensor:
 def _bures(models: Tensor, data: Tensor) -> Tensor:
     """Bures similarity of the centered kernels: (models, pairs), (data, pairs) -> (models, data).
 
-    The trace of the root of ``√A B √A`` divided by the root of the product of the traces. Negative eigenvalues
-    of A and of the product are left out, as in rsatoolbox. It is not symmetric where squared distances are
-    not Euclidean. Source: Muzellec & Cuturi 2018, arXiv:1805.07594.
+    The trace of the root of ``√A B √A`` divided by the root of the product of the traces. Negative
+    eigenvalues of A and of the product are left out, as in rsatoolbox. It is not symmetric where squared
+    distances are not Euclidean. Source: Muzellec & Cuturi 2018, arXiv:1805.07594.
     """
     left, right = centered_kernels(models), centered_kernels(data)
     trace = right.diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -459,34 +461,21 @@ _BUILT_IN = (
     _rank("rho-a", products=True, normalized=False),
     _rank("tau-a", products=False, normalized=False),
     _rank("tau-b", products=False, normalized=True),
+    Comparison("bures", similarity=_bures, complete=True, slow=True, pool=unit_mean, undefined="zero"),
     Comparison(
-        "bures", similarity=_bures, complete=True, slow=True, pool=unit_mean, undefined="zero"
-    ),
-    Comparison(
-        "neg_riem_dist", similarity=_negative_riemannian, complete=True, slow=True, undefined="zero"
+        "neg_riem_dist",
+        similarity=_negative_riemannian,
+        complete=True,
+        slow=True,
+        undefined="zero",
+        undefined_hint=": their points must span as many dimensions as there are stimuli minus one",
     ),
 )
 COMPARISONS: dict[str, Comparison] = {entry.name: entry for entry in _BUILT_IN}
 """The comparisons that have a name, as rsatoolbox spells it where it has them."""
 
 
-def register_comparison(comparison: Comparison) -> Comparison:
-    """Make a comparison known by its name, and return it.
-
-    Raises
-    ------
-    NeurordlError
-        Another comparison has this name.
-    """
-    if COMPARISONS.get(comparison.name, comparison) != comparison:
-        raise NeurordlError(f"there is a comparison {comparison.name!r} already; choose another name")
-    COMPARISONS[comparison.name] = comparison
-    return comparison
-
-
-def find_comparison(
-    comparison: str | Comparison | Function, *, higher_is_better: bool = True
-) -> Comparison:
+def find_comparison(comparison: str | Comparison | Function, *, higher_is_better: bool = True) -> Comparison:
     """The comparison of a name in `COMPARISONS`, or of a function.
 
     Parameters

@@ -99,7 +99,7 @@ def plot_rdm_mds(
     rdms: RDMs | Mapping[str, RDMs],
     ax: Axes | None = None,
     *,
-    method: str = "rho-a",
+    comparison: str = "rho-a",
     label: str | None = None,
     missing: Literal["error", "ignore"] = "error",
     seed: int = 0,
@@ -111,7 +111,7 @@ def plot_rdm_mds(
     rdms
         RDMs, or several by the name of their group, such as ``{"layers": models, "IT": it, "EVC": evc}``.
         Matched by stimulus id.
-    method
+    comparison
         How RDMs are compared, as in `compare`.
     label
         The RDM descriptor that is written beside the marks. By default ``layer`` or ``name`` where a group
@@ -130,18 +130,18 @@ def plot_rdm_mds(
     names = [name for name, group in groups.items() for _ in range(group.n_rdm)]
     if len(names) < 3:
         raise NeurordlError(f"a plane of RDMs needs three or more, but there are {len(names)}")
-    alike, shared = _similarities(groups, method, missing)
+    alike, shared = _similarities(groups, comparison, missing)
     if np.isnan(alike).any():
         one, two = np.argwhere(np.isnan(alike))[0]
         raise NeurordlError(
-            f"the {method} of RDMs number {one} ({names[one]}) and {two} ({names[two]}), from 0 over all "
+            f"the {comparison} of RDMs number {one} ({names[one]}) and {two} ({names[two]}), from 0 over all "
             "groups, is undefined: one is constant, or they share fewer than two measured pairs; leave it out"
         )
     distances = 1 - (alike + alike.T) / 2
     np.fill_diagonal(distances, 0)
     places, stress = _plane(np.maximum(distances, 0), seed)
     ax = ax or new_axes(4.6 + legend_inches(list(groups)), 4.6)
-    _frame(ax, places, stress, f"{len(names)} RDMs of {shared} stimuli\ndistance 1 − {method}")
+    _frame(ax, places, stress, f"{len(names)} RDMs of {shared} stimuli\ndistance 1 − {comparison}")
     texts: list[tuple[str, Floats, str]] = []
     start = 0
     for k, (name, group) in enumerate(groups.items()):
@@ -158,7 +158,7 @@ def plot_rdm_mds(
 
 
 def _similarities(
-    groups: Mapping[str, RDMs], method: str, missing: Literal["error", "ignore"]
+    groups: Mapping[str, RDMs], comparison: str, missing: Literal["error", "ignore"]
 ) -> tuple[Floats, int]:
     """(all RDMs, all RDMs), on the stimuli of all groups, and how many these are."""
     first, *others = groups.items()
@@ -172,7 +172,7 @@ def _similarities(
         np.concatenate([reindex(group, ids) for group in groups.values()]),
         pattern_descriptors={"stimulus": list(ids)},
     )
-    return compare(stack, stack, method), len(ids)
+    return compare(stack, stack, comparison), len(ids)
 
 
 def _texts(group: RDMs, label: str | None) -> list[str]:

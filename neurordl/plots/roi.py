@@ -96,9 +96,9 @@ def plot_layer_roi(
     ax.set_xlabel("\n".join(lines), fontsize="small")
     bar = bar_beside(ax, ax.images[0])
     bar.ax.set_ylim(min(0.0, np.nanmin(values, initial=0)), max(0.0, np.nanmax(values, initial=0)) or 1)
-    method = frame["method"].iloc[0] if "method" in frame else ""
+    comparison = frame["comparison"].iloc[0] if "comparison" in frame else ""
     unit = f"share of {relative_to.replace('ceiling_', '')} ceiling" if relative_to else ""
-    note = ", ".join(part for part in (unit, method) if part)
+    note = ", ".join(part for part in (unit, comparison) if part)
     bar.set_label(f"RDM similarity\n({note})" if note else "RDM similarity")
     return ax
 

@@ -97,8 +97,8 @@ def plot_scores(
     below = names_along_x(ax, [name or "output" for name in layers])
     if own and isinstance(ax.figure, Figure):
         ax.figure.set_figheight(ax.figure.get_figheight() + below)
-    methods = dict.fromkeys(frame["method"]) if "method" in frame else {}
-    ax.set_ylabel(f"RDM similarity ({', '.join(methods)})" if methods else "RDM similarity")
+    measures = dict.fromkeys(frame["comparison"]) if "comparison" in frame else {}
+    ax.set_ylabel(f"RDM similarity ({', '.join(measures)})" if measures else "RDM similarity")
     if pairs:
         draw_pairs(ax, pairs, min(pairs_inches(pairs) / inches(ax)[1], 0.5 if own else 0.4))
     sample = "\n".join(sample_of(frame[frame["subject"] == "mean"]))

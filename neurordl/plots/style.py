@@ -227,8 +227,8 @@ def means_by_layer(frame: pd.DataFrame, layers: Sequence[str]) -> pd.DataFrame:
     rows = frame[frame["subject"] == "mean"]
     if (twice := rows["layer"].duplicated()).any():
         raise NeurordlError(
-            f"layer {rows['layer'][twice].iloc[0]!r} has several means in one ROI; choose one method and one "
-            "set of pairs"
+            f"layer {rows['layer'][twice].iloc[0]!r} has several means in one ROI; choose one comparison "
+            "and one set of pairs"
         )
     tests = [name for name in rows.columns if name == "p" or name.startswith("p_")]
     columns = ["score", "ci_low", "ci_high", "ceiling_lower", "ceiling_upper", *tests]

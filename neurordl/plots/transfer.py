@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from neurordl.errors import NeurordlError
 from neurordl.plots.style import CEILING, Floats, colour_of, legend, mark, need, new_axes, plain, scaled
-from neurordl.rsa.compare import mean_interval
+from neurordl.rsa.inference.tests import mean_interval
 
 __all__ = ["plot_paired", "plot_transfer"]
 

@@ -21,7 +21,7 @@ from torch import nn
 from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
 from neurordl.io import check_run_folder
-from neurordl.rsa.notes import few_pairs
+from neurordl.measures.comparisons import few_pairs
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers.base import spelled
 from neurordl.training.fitter import Fitter

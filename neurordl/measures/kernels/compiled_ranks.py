@@ -324,9 +324,7 @@ def tau(a: Ints, b: Ints, order_b: Ints, weights: Ints, corrected: bool) -> floa
 
 
 @compiled
-def resample(
-    ranks: Ints, order: Ints, counts: Longs, measured: Bools
-) -> tuple[Ints, Ints, Ints, Floats]:
+def resample(ranks: Ints, order: Ints, counts: Longs, measured: Bools) -> tuple[Ints, Ints, Ints, Floats]:
     """How often each drawn pair occurs, and dense ranks, order and centered mean ranks of each RDM on these.
 
     Parameters

@@ -65,7 +65,7 @@ class Kernel(ABC):
         return None
 
     def permutable(self, models: Tensor, data: Tensor) -> tuple[Tensor, Tensor, Kernel]:
-        """RDMs prepared once for many permutations of their stimuli, and the kernel that compares them then."""
+        """RDMs prepared once for many permutations of stimuli, and the kernel that compares them then."""
         return models, data, self
 
     def resample(

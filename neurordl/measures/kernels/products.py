@@ -258,7 +258,7 @@ class InnerProducts(Kernel):
         return Grams(cross, squares[:split], full if among else squares[split:], lengths)
 
     def _prepared(self, stack: Tensor, measured: Tensor | None) -> Tensor:
-        """RDMs with a largest entry of 1, zero where missing, less their mean; no similarity depends on it."""
+        """RDMs with a largest entry of 1, zero where missing, minus their mean; similarities stay alike."""
         if measured is not None:
             stack = torch.where(measured, stack, 0)
         low, high = stack.aminmax(dim=-1, keepdim=True)

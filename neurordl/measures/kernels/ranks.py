@@ -155,7 +155,7 @@ class Ranks(Kernel):
         groups = [(rows, in_data & ~absent) for rows, absent in missing_groups(models)]
         if not any((kept == common).all() for _, kept in groups):
             groups.append(([], common))
-        bounded = False  # ceilings are taken once, beside models that have the pairs that ceilings are taken on
+        bounded = False  # ceilings are taken once, with models that have just their pairs
         for rows, kept in groups:
             wanted = not bounded and bool((kept == common).all())
             bounded = bounded or wanted

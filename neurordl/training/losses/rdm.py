@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from neurordl.errors import NeurordlError
-from neurordl.measures.comparisons import loss_comparison
+from neurordl.measures.comparisons import Comparison, find_comparison
 from neurordl.measures.condensed import condensed_index
 from neurordl.measures.dissimilarities import (
     DISSIMILARITIES,
@@ -23,7 +23,6 @@ from neurordl.measures.dissimilarities import (
 )
 from neurordl.patterns.layers import OUTPUT
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Target, Teacher
-from neurordl.teachers.base import spelled
 from neurordl.training.weights import Weight, check_weight, describe_weight
 
 Features = Mapping[str, Tensor]
@@ -75,10 +74,10 @@ class RDMLoss:
     dissimilarity : str or callable, optional
         A name in ``DISSIMILARITIES`` or a function (n, channels) -> (n_pairs,). The teacher's own by default;
         euclidean where the teacher's needs a noise model (crossnobis, mahalanobis).
-    comparison : str or callable, optional
-        A differentiable name in ``COMPARISONS``, or a function (a, b, weights) -> loss. ``"corr"`` by
-        default, and ``"mse"`` against a network, which is measured in the same way. A similarity s gives the
-        loss 1 - s.
+    comparison : str, Comparison or callable, optional
+        A differentiable comparison, its name in ``COMPARISONS``, or a function (a, b, weights) -> loss.
+        ``"corr"`` by default, and ``"mse"`` against a network, which is measured in the same way. A
+        similarity s gives the loss 1 - s.
     pairs : {"all", "within", "between"}
         Pairs that count: all, or those of the same or of different labels (the batch then needs labels).
     weight : float, callable of the step, or TaskRatio
@@ -99,7 +98,7 @@ class RDMLoss:
         teacher: Teacher | NetworkTeacher,
         layer: str,
         dissimilarity: DissimilarityLike | None = None,
-        comparison: str | Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        comparison: str | Comparison | Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
         pairs: Literal["all", "within", "between"] = "all",
         weight: Weight = 1.0,
         scale: bool = False,
@@ -125,9 +124,9 @@ class RDMLoss:
             )
         if comparison is None:
             comparison = "corr" if self.network is None else "mse"
-        self._compare = loss_comparison(comparison)
-        self.comparison = spelled(comparison)
-        if self.comparison == "mse" and not scale:
+        chosen = find_comparison(comparison, higher_is_better=False)
+        self._compare, self.comparison = chosen.loss, chosen.name
+        if chosen.same_unit and not scale:
             self._refuse_other_units()
 
     def _refuse_other_units(self) -> None:
