@@ -29,7 +29,7 @@ from rsatoolbox.data import Dataset
 from scipy import stats
 
 import neurordl as nrl
-from neurordl.io import versions, write_aside, write_json, write_text
+from neurordl.io import atomic_write, versions, write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 STIMULI, CHANNELS, RUNS = 8, 30, 4
@@ -67,18 +67,17 @@ def simulate(n: int, seed: int) -> dict[str, np.ndarray[Any, Any]]:
             obs_descriptors={"stimulus": IDS * RUNS, "run": np.repeat(np.arange(RUNS), STIMULI).tolist()},
         )
         calls: dict[str, dict[str, Any]] = {
-            "naive": {"method": "euclidean"},
-            "crossnobis": {"method": "crossnobis"},
-            "crossnobis, known precision": {"method": "crossnobis", "precision": precision},
-            "naive, known precision": {"method": "mahalanobis", "precision": precision},
+            "naive": {"dissimilarity": "euclidean"},
+            "crossnobis": {"dissimilarity": "crossnobis"},
+            "crossnobis, known precision": {"dissimilarity": "crossnobis", "precision": precision},
+            "naive, known precision": {"dissimilarity": "mahalanobis", "precision": precision},
         }
         for dof in DOFS:
             rows = rng.standard_normal((dof + 1, CHANNELS)) @ root.T
             for noise_name in ESTIMATORS:
                 calls[f"crossnobis, {noise_name}, {dof}"] = {
-                    "method": "crossnobis",
-                    "noise": noise_name,
-                    "residuals": Dataset(rows),
+                    "dissimilarity": "crossnobis",
+                    "noise": nrl.Noise(noise_name, Dataset(rows)),
                 }
         for name, call in calls.items():
             found.setdefault(name, []).append(nrl.compute_rdms(data, **call).dissimilarities[0])
@@ -214,7 +213,7 @@ def main() -> None:
         }
         told |= {"seed": args.seed, "bound": round(bound, 4), "versions": versions()}
         write_json(out / "simulated_geometry.json", json.loads(json.dumps(told)))
-        with write_aside(out / "simulated_geometry.png") as aside:
+        with atomic_write(out / "simulated_geometry.png") as aside:
             plot(found, result, bound).savefig(aside, dpi=110)
 
 

@@ -34,7 +34,7 @@ from matplotlib.figure import Figure
 from neurordl.rsa.similarity import similarity
 from rich.progress import track
 
-from neurordl.io import versions, write_aside, write_json, write_text
+from neurordl.io import atomic_write, versions, write_json, write_text
 from neurordl.measures.dissimilarities import correlation
 from neurordl.plots.style import COLOURS
 from neurordl.rsa.inference.infer import Inference, infer
@@ -284,7 +284,7 @@ def main() -> None:
         return
     write_text(RESULTS / "simulated_studies.csv", found.to_csv(index=False, float_format="%.4f"))
     write_text(RESULTS / "simulated_studies_sources.csv", origin.to_csv(index=False, float_format="%.4f"))
-    with write_aside(RESULTS / "simulated_studies.png") as aside:
+    with atomic_write(RESULTS / "simulated_studies.png") as aside:
         draw(found).savefig(aside, dpi=150)
     record = {
         "command": "python benchmarks/simulated_studies.py",

@@ -1,7 +1,7 @@
 """Representational distance learning: networks trained on labels and on the geometry of a teacher.
 
 A network (the student) learns a task from labelled images and, at the same time, a teacher's dissimilarities
-between the responses to every pair of stimuli (its RDM). The teacher: brain measurements, or another network.
+between the responses to every pair of stimuli (its RDM). Teachers are brain measurements or other networks.
 
 >>> import neurordl as nrl
 >>> teacher = nrl.RDMTeacher(nrl.load_rdms("it.h5"), roi="IT")  # doctest: +SKIP
@@ -13,117 +13,84 @@ Names are loaded when they are first used (PEP 562), so that ``import neurordl``
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+# The public names, and the modules that they come from. This list is the only one: type checkers read it as
+# imports, and `_public_names` reads it as text.
 if TYPE_CHECKING:
-    from neurordl import datasets, students
-    from neurordl.errors import NeurordlError
-    from neurordl.measures import Dissimilarity, register
-    from neurordl.patterns.bids import read_bids
-    from neurordl.patterns.network import Compute, extract_patterns
-    from neurordl.patterns.nifti import read_patterns
-    from neurordl.plots import plot_layer_roi, plot_mds, plot_rdm, plot_scores
-    from neurordl.rdms import Alignment, align, compute_rdms, load_rdms, save_rdms, select_rdms
-    from neurordl.rsa.evaluation import Evaluation, compare, evaluate, noise_ceiling
-    from neurordl.rsa.inference.fitted import evaluate_fitted
-    from neurordl.rsa.searchlight import searchlight
-    from neurordl.stimuli import Preprocessing, StimulusSet
-    from neurordl.teachers import Batch, NetworkTeacher, PatternTeacher, RDMTeacher, Target, Teacher
-    from neurordl.training.accuracy import accuracy
-    from neurordl.training.loop import fit
-    from neurordl.training.losses.rdm import RDMLoss, SoftTargetLoss
-    from neurordl.training.objective import Objective
-    from neurordl.training.optimisation import Execution, Optimization
-    from neurordl.training.run import Run, load_run
-    from neurordl.training.streams import Batches
-    from neurordl.training.weights import TaskRatio
+    from neurordl import datasets as datasets
+    from neurordl import simulate as simulate
+    from neurordl import students as students
+    from neurordl.errors import NeurordlError as NeurordlError
+    from neurordl.measures import Dissimilarity as Dissimilarity
+    from neurordl.measures import register as register
+    from neurordl.patterns.bids import read_bids as read_bids
+    from neurordl.patterns.network import Compute as Compute
+    from neurordl.patterns.network import extract_patterns as extract_patterns
+    from neurordl.patterns.nifti import read_patterns as read_patterns
+    from neurordl.plots import plot_layer_roi as plot_layer_roi
+    from neurordl.plots import plot_mds as plot_mds
+    from neurordl.plots import plot_rdm as plot_rdm
+    from neurordl.plots import plot_scores as plot_scores
+    from neurordl.rdms import Alignment as Alignment
+    from neurordl.rdms import Noise as Noise
+    from neurordl.rdms import align as align
+    from neurordl.rdms import compute_rdms as compute_rdms
+    from neurordl.rdms import load_rdms as load_rdms
+    from neurordl.rdms import save_rdms as save_rdms
+    from neurordl.rdms import select_rdms as select_rdms
+    from neurordl.rsa.evaluation import Evaluation as Evaluation
+    from neurordl.rsa.evaluation import compare as compare
+    from neurordl.rsa.evaluation import evaluate as evaluate
+    from neurordl.rsa.evaluation import noise_ceiling as noise_ceiling
+    from neurordl.rsa.inference.fitted import evaluate_fitted as evaluate_fitted
+    from neurordl.rsa.searchlight import searchlight as searchlight
+    from neurordl.stimuli import Preprocessing as Preprocessing
+    from neurordl.stimuli import StimulusSet as StimulusSet
+    from neurordl.teachers import Batch as Batch
+    from neurordl.teachers import NetworkTeacher as NetworkTeacher
+    from neurordl.teachers import PatternTeacher as PatternTeacher
+    from neurordl.teachers import RDMTeacher as RDMTeacher
+    from neurordl.teachers import Target as Target
+    from neurordl.teachers import Teacher as Teacher
+    from neurordl.training.accuracy import accuracy as accuracy
+    from neurordl.training.loop import fit as fit
+    from neurordl.training.losses.rdm import RDMLoss as RDMLoss
+    from neurordl.training.losses.rdm import SoftTargetLoss as SoftTargetLoss
+    from neurordl.training.objective import Objective as Objective
+    from neurordl.training.optimisation import Execution as Execution
+    from neurordl.training.optimisation import Optimization as Optimization
+    from neurordl.training.run import Run as Run
+    from neurordl.training.run import load_run as load_run
+    from neurordl.training.streams import Batches as Batches
+    from neurordl.training.weights import TaskRatio as TaskRatio
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Alignment",
-    "Batch",
-    "Batches",
-    "Compute",
-    "Dissimilarity",
-    "Evaluation",
-    "Execution",
-    "NetworkTeacher",
-    "NeurordlError",
-    "Objective",
-    "Optimization",
-    "PatternTeacher",
-    "Preprocessing",
-    "RDMLoss",
-    "RDMTeacher",
-    "Run",
-    "SoftTargetLoss",
-    "StimulusSet",
-    "Target",
-    "TaskRatio",
-    "Teacher",
-    "__version__",
-    "accuracy",
-    "align",
-    "compare",
-    "compute_rdms",
-    "datasets",
-    "evaluate",
-    "evaluate_fitted",
-    "extract_patterns",
-    "fit",
-    "load_rdms",
-    "load_run",
-    "noise_ceiling",
-    "plot_layer_roi",
-    "plot_mds",
-    "plot_rdm",
-    "plot_scores",
-    "read_bids",
-    "read_patterns",
-    "register",
-    "save_rdms",
-    "searchlight",
-    "select_rdms",
-    "students",
-]
 
-# Where each name lives; tests/test_import.py holds this, __all__ and the imports for type checkers together.
-_HOMES = {
-    "errors": ("NeurordlError",),
-    "measures": ("Dissimilarity", "register"),
-    "patterns.bids": ("read_bids",),
-    "patterns.network": ("Compute", "extract_patterns"),
-    "patterns.nifti": ("read_patterns",),
-    "plots": ("plot_layer_roi", "plot_mds", "plot_rdm", "plot_scores"),
-    "rdms": ("Alignment", "align", "compute_rdms", "load_rdms", "save_rdms", "select_rdms"),
-    "rsa.evaluation": ("Evaluation", "compare", "evaluate", "noise_ceiling"),
-    "rsa.inference.fitted": ("evaluate_fitted",),
-    "rsa.searchlight": ("searchlight",),
-    "stimuli": ("Preprocessing", "StimulusSet"),
-    "teachers": ("Batch", "NetworkTeacher", "PatternTeacher", "RDMTeacher", "Target", "Teacher"),
-    "training.accuracy": ("accuracy",),
-    "training.loop": ("fit",),
-    "training.losses.rdm": ("RDMLoss", "SoftTargetLoss"),
-    "training.objective": ("Objective",),
-    "training.optimisation": ("Execution", "Optimization"),
-    "training.run": ("Run", "load_run"),
-    "training.streams": ("Batches",),
-    "training.weights": ("TaskRatio",),
-}
-_MODULES = ("datasets", "students")
+def _public_names() -> dict[str, str]:
+    """Map each name in the list above to its module."""
+    with open(__file__, encoding="utf-8") as source:
+        nodes = ast.walk(ast.parse(source.read()))
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    ours = [(node.module, node.names) for node in imports if str(node.module).startswith(__name__)]
+    return {alias.name: str(module) for module, names in ours for alias in names}
+
+
+_MODULES = _public_names()
+__all__ = sorted([*_MODULES, "__version__"])
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _MODULES[name] == __name__:
         return import_module(f"{__name__}.{name}")
-    for home, names in _HOMES.items():
-        if name in names:
-            value: object = getattr(import_module(f"{__name__}.{home}"), name)
-            globals()[name] = value  # the next access does not come here
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value  # the next access does not come here
+    return value
 
 
 def __dir__() -> list[str]:

@@ -26,7 +26,7 @@ from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.datasets import load_digits
 from neurordl.experiments import paired_differences, run_grid
-from neurordl.io import sha256_file, versions, write_aside
+from neurordl.io import atomic_write, sha256_file, versions
 from neurordl.patterns.network import extract_patterns
 from neurordl.plots import plot_transfer
 from neurordl.rdms.compute import compute_rdms
@@ -42,6 +42,7 @@ from neurordl.training.losses.rdm import RDMLoss
 from neurordl.training.objective import Objective
 from neurordl.training.optimisation import Execution
 from neurordl.training.streams import Batches
+from neurordl.validate import check_count
 
 __all__ = ["COLUMNS", "SETTING", "Setting", "World", "fit_and_score", "run_demo"]
 
@@ -180,6 +181,7 @@ def run_demo(
     str
         The report: what was done, a table for each experiment, and the paired differences.
     """
+    check_count("seeds", seeds, 2, "the differences are tested over seeds")
     out = Path(out)
     digits = images if images is not None else load_digits()
     grid = product(EXPERIMENTS, range(seeds), CONDITIONS)
@@ -194,9 +196,9 @@ def run_demo(
     with _one_thread():
         frame = run_grid(jobs, row, kept, fingerprint=fingerprint, progress=progress)[list(COLUMNS)]
     report = f"{_setting_text(setting, digits)}\n\n{_results_text(frame)}"
-    with write_aside(out / "results.csv") as aside:
+    with atomic_write(out / "results.csv") as aside:
         frame.to_csv(aside, index=False)
-    with write_aside(out / "figure.png") as aside:
+    with atomic_write(out / "figure.png") as aside:
         _figure(frame).savefig(aside, dpi=150)
     return f"{report}\n\n{out} holds results.csv and figure.png"
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write aside then rename; tables as text; checksums; versions."""
+"""Files: atomic writing, JSON and tables, checksums, and the versions of the libraries in use."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ __all__ = [
     "CHECKPOINT",
     "RUN_RECORD",
     "TableCells",
+    "atomic_write",
     "check_folder",
     "check_run_folder",
     "read_cells",
@@ -39,15 +40,14 @@ __all__ = [
     "sha256_file",
     "sha256_state",
     "versions",
-    "write_aside",
     "write_json",
     "write_text",
 ]
 
 RUN_RECORD = "run.json"
-"""The file by which a folder holds a run."""
+"""A folder holds a run if it has this file."""
 CHECKPOINT = "last.ckpt"
-"""The file from which a run goes on."""
+"""A run is resumed from this file."""
 
 _RECORDED = ("torch", "numpy", "rsatoolbox", "lightning-fabric", "scipy", "pandas", "pillow", "safetensors")
 _HASH_BYTES = 1 << 24
@@ -55,53 +55,51 @@ _DECIMAL_COMMA = re.compile(r"\s*[-+]?[0-9]*,[0-9]+([eE][-+]?[0-9]+)?\s*")
 
 
 def check_folder(out: str | os.PathLike[str]) -> None:
-    """Refuse a folder for output that is a file, lies in one, or may not be written to; nothing is made."""
+    """Refuse an output folder that is a file, lies in a file, or may not be written to; create nothing."""
     path = Path(out)
-    there = next((one for one in (path, *path.parents) if one.exists()), Path())
-    if path.exists() and not path.is_dir():
-        raise NeurordlError(f"out: {path} is a file; give a folder")
-    if not there.is_dir():
-        raise NeurordlError(f"out: {path} cannot be made ({there} is a file); choose another folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise NeurordlError(f"out: no permission to write in {there}; choose another folder")
+    existing = next((folder for folder in (path, *path.parents) if folder.exists()), Path())
+    if not existing.is_dir():
+        raise NeurordlError(f"out: {existing} is a file; give a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise NeurordlError(f"out: no permission to write in {existing}; choose another folder")
 
 
 def check_run_folder(out: str | os.PathLike[str], resume: bool) -> None:
-    """Refuse a folder in which no run can start, or, if `resume`, go on."""
+    """Refuse a folder in which a run can neither start nor, with `resume`, continue."""
     path = Path(out)
     check_folder(path)
-    if (path / RUN_RECORD).is_file():
-        if not resume:
-            raise NeurordlError(
-                f"out: {path} holds a run already; choose another folder, or go on with resume=True (in the "
-                "shell: --resume)"
-            )
-    # What a killed write left begins with a dot.
-    elif path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
+    holds_run = (path / RUN_RECORD).is_file()
+    if holds_run and not resume:
+        raise NeurordlError(
+            f"out: {path} already holds a run; choose another folder, or resume it with resume=True "
+            "(in the shell: --resume)"
+        )
+    # Files that begin with a dot may be remains of a write that was killed.
+    if not holds_run and path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
         raise NeurordlError(f"out: {path} is not empty and holds no run; choose another folder")
 
 
 @contextmanager
-def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file so that it appears whole or not at all.
 
     Parameters
     ----------
     path
-        The file to write, in a folder that exists; a file already there is replaced, on failure left alone.
+        The file to write, in a folder that exists. An existing file is replaced, or kept if writing fails.
 
     Yields
     ------
     Path
-        A name beside ``path``, with the same suffix, not yet created: write there. When the block ends
-        without an exception the file is flushed to the disk and renamed to ``path``; otherwise it is removed.
+        A temporary name beside ``path`` with the same suffix, to which the block writes. If the block ends
+        without an exception, the file is flushed to the disk and renamed to ``path``, otherwise removed.
 
     Raises
     ------
     NeurordlError
-        The folder is missing, ``path`` is a folder, nothing was written, or the system refused (a full disk,
-        no permission), also where safetensors, or torch given an open file, wrapped its error: the message
-        names ``path``, the cause is kept. An ``OSError`` about some other file passes through unchanged.
+        If the folder is missing, ``path`` is a folder, nothing was written, or the system refused to write
+        (a full disk, no permission), also where torch or safetensors wrapped the system's error. An
+        ``OSError`` about another file is raised unchanged.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -110,21 +108,21 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         )
     if target.is_dir():
         raise NeurordlError(f"cannot write {target}: it is a folder; give the name of a file")
-    # the suffix is kept: numpy and matplotlib choose what to write by it
+    # numpy and matplotlib choose the format by the suffix
     aside = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
     try:
         yield aside
         _flush(aside)
         os.replace(aside, target)
     except Exception as error:
-        refused = _refusal(error)
-        if refused is None or (refused.filename and Path(refused.filename) not in (aside, target)):
+        cause = _system_error(error)
+        if cause is None or (cause.filename and Path(cause.filename) not in (aside, target)):
             raise
-        raise NeurordlError(f"cannot write {target}: {_reason(refused)}") from error
+        raise NeurordlError(f"cannot write {target}: {_remedy(cause)}") from error
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
-    with suppress(OSError):  # the rename itself, where folders can be flushed; the file is whole either way
+    with suppress(OSError):  # makes the renaming durable where the system can flush a folder
         _flush(target.parent)
 
 
@@ -136,16 +134,16 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _refusal(error: Exception) -> OSError | None:
-    """The system's error behind an exception: torch hides it in the context, safetensors in the text."""
+def _system_error(error: Exception) -> OSError | None:
+    """The system's error behind an exception: torch has it in the context, safetensors in the text."""
     for candidate in (error, error.__context__):
         if isinstance(candidate, OSError):
             return candidate
-    told = re.search(r"\(os error ([0-9]+)\)", str(error))
-    return OSError(int(told[1]), os.strerror(int(told[1]))) if told else None
+    number = re.search(r"\(os error ([0-9]+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
-def _reason(error: OSError) -> str:
+def _remedy(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; free some space or write to another folder"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -156,20 +154,18 @@ def _reason(error: OSError) -> str:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` as UTF-8 through `write_aside`, whose errors it raises."""
-    with write_aside(path) as aside:
+    """Write ``text`` as UTF-8 with `atomic_write`, whose errors it raises."""
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | os.PathLike[str], obj: object) -> None:
-    """Write ``obj`` as indented JSON through `write_aside`, in the order given.
-
-    Paths become text and numpy values plain ones.
+    """Write ``obj`` as indented JSON with `atomic_write`; paths become text, arrays and tensors become lists.
 
     Raises
     ------
     NeurordlError
-        ``obj`` holds what JSON has no word for (NaN and infinity too), or the file cannot be written.
+        If ``obj`` holds something that JSON cannot express, such as NaN, or if the file cannot be written.
     """
     try:
         text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
@@ -185,7 +181,7 @@ def _plain(value: object) -> object:
         return os.fspath(value)
     if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} {value!r:.60} has no JSON form")
+    raise TypeError(f"JSON cannot express the {type(value).__name__} {value!r:.60}")
 
 
 class TableCells(NamedTuple):
@@ -342,67 +338,70 @@ def read_frame(path: str | os.PathLike[str], *, keep: Sequence[str] = ("id", "st
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file; a missing, unreadable or malformed one is a `NeurordlError` that names it."""
+    """Read a JSON file; if it is missing, unreadable or malformed, a `NeurordlError` names it."""
+    with _reading(path):
+        content = Path(path).read_bytes()
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise NeurordlError(f"{path} is not valid JSON ({error}); the file may be damaged") from error
+
+
+@contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise NeurordlError(f"cannot read {path}: {error.strerror or error}; check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise NeurordlError(
-            f"{path} is not valid JSON ({error}); it is damaged or another kind of file"
-        ) from error
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content, in hexadecimal; an unreadable file is a `NeurordlError` that names it."""
-    try:
-        with open(path, "rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-    except OSError as error:
-        raise NeurordlError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+    """SHA-256 of the content of a file, in hexadecimal; a `NeurordlError` names an unreadable file."""
+    with _reading(path), open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def sha256_array(array: np.ndarray[Any, Any] | torch.Tensor) -> str:
-    """SHA-256 of dtype, shape and values, in hexadecimal.
+    """SHA-256 of the dtype, shape and values of an array or a tensor, in hexadecimal.
 
-    The same for an array and a tensor of the same values, whatever their memory layout and byte order. A
-    memory-mapped array is read block by block. Python objects, whose bytes are addresses, are refused.
+    An array and a tensor with the same values have the same checksum, whatever their memory layout and byte
+    order. A memory-mapped array is read block by block.
+
+    Raises
+    ------
+    NeurordlError
+        If the array holds Python objects.
     """
     import numpy as np
 
-    kind = str(array.dtype)
-    if kind == "torch.bfloat16":  # numpy has no such type: its bits are hashed
+    dtype = "bfloat16" if str(array.dtype) == "torch.bfloat16" else ""
+    if dtype:  # numpy has no such type, so that the bits are hashed
         import torch
 
         array = torch.as_tensor(array).view(torch.int16)
-    values = array if isinstance(array, np.ndarray) else np.asarray(array.detach().cpu())
+    values = np.atleast_1d(array if isinstance(array, np.ndarray) else np.asarray(array.detach().cpu()))
     if values.dtype.hasobject:
-        raise NeurordlError(
-            "cannot take the checksum of an array of Python objects; convert it to numbers or text"
-        )
-    values = values.reshape(1) if values.ndim == 0 else values
+        raise NeurordlError("cannot compute the checksum of Python objects; convert them to numbers or text")
     stored = values.dtype.newbyteorder("<")
-    label = "bfloat16" if kind == "torch.bfloat16" else stored.str
-    digest = hashlib.sha256(f"{label} {tuple(array.shape)} ".encode())
-    row_bytes = max(1, math.prod(values.shape[1:]) * values.itemsize)
-    step = max(1, _HASH_BYTES // row_bytes)
+    digest = hashlib.sha256(f"{dtype or stored.str} {tuple(array.shape)} ".encode())
+    step = max(1, _HASH_BYTES // max(1, math.prod(values.shape[1:]) * values.itemsize))
     for start in range(0, len(values), step):
         digest.update(np.ascontiguousarray(values[start : start + step], dtype=stored).tobytes())
     return digest.hexdigest()
 
 
 def sha256_state(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of the names and values of a network's weights, as ``state_dict()`` gives them."""
+    """SHA-256 of the names and values of a network's ``state_dict()``, in hexadecimal."""
     lines = "".join(f"{name} {sha256_array(tensor)}\n" for name, tensor in state.items())
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, Python and the libraries that results depend on; imports none of them."""
-    from importlib import metadata  # slow beside the rest of this module, which the shell's help imports
+    """Versions of this package, Python and the libraries on which results depend, without importing them."""
+    from importlib import metadata  # slow to import, and not needed for the help of the shell
 
-    found = {"neurordl": "not installed", "python": platform.python_version()}
+    installed = {"neurordl": "not installed", "python": platform.python_version()}
     for name in ("neurordl", *_RECORDED):
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed

@@ -1,11 +1,14 @@
-"""Links of the documentation within the repository lead to files and headings that exist."""
+"""Links within the repository lead to files and headings that exist, and code uses names that exist."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
+
+import neurordl
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -35,6 +38,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{page.name}: {link}"
         assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_is_python_with_public_names(page: Path) -> None:
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        attributes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute)]
+        names = [node.attr for node in attributes if ast.unparse(node.value) == "nrl"]
+        assert set(names) <= set(neurordl.__all__), page.name
 
 
 def test_every_decision_is_in_the_index() -> None:

@@ -15,9 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurordl import io as artifacts
+from neurordl import io
 from neurordl.errors import NeurordlError
 from neurordl.io import (
+    atomic_write,
     read_cells,
     read_frame,
     read_json,
@@ -25,16 +26,15 @@ from neurordl.io import (
     sha256_file,
     sha256_state,
     versions,
-    write_aside,
     write_json,
     write_text,
 )
 
 
-def test_write_aside_puts_the_whole_file_in_place(tmp_path: Path) -> None:
+def test_atomic_write_puts_the_whole_file_in_place(tmp_path: Path) -> None:
     target = tmp_path / "a.csv"
     target.write_text("old")
-    with write_aside(target) as aside:
+    with atomic_write(target) as aside:
         assert aside.parent == tmp_path
         assert aside.suffix == ".csv"
         aside.write_text("new")
@@ -44,10 +44,10 @@ def test_write_aside_puts_the_whole_file_in_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("no"), KeyboardInterrupt()])
-def test_write_aside_leaves_the_old_file_on_failure(tmp_path: Path, failure: BaseException) -> None:
+def test_atomic_write_leaves_the_old_file_on_failure(tmp_path: Path, failure: BaseException) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(type(failure)), write_aside(target) as aside:  # noqa: PT012
+    with pytest.raises(type(failure)), atomic_write(target) as aside:  # noqa: PT012
         aside.write_text("half")
         raise failure
     assert target.read_text() == "old"
@@ -86,7 +86,7 @@ def _torch_error() -> Exception:
 )
 def test_full_disk_when_writing(tmp_path: Path, failure: Exception) -> None:
     target = tmp_path / "student.safetensors"
-    with pytest.raises(NeurordlError, match="the disk is full") as caught, write_aside(target) as aside:  # noqa: PT012
+    with pytest.raises(NeurordlError, match="the disk is full") as caught, atomic_write(target) as aside:  # noqa: PT012
         aside.write_bytes(b"half")
         raise failure
     assert caught.value.__cause__ is failure
@@ -95,17 +95,17 @@ def test_full_disk_when_writing(tmp_path: Path, failure: Exception) -> None:
 
 def test_no_permission_and_odd_errors_name_the_file(tmp_path: Path) -> None:
     for number, said in ((errno.EACCES, "no permission"), (errno.EIO, "free space on its disk")):
-        with pytest.raises(NeurordlError, match=rf"out\.txt: .*{said}"), write_aside(tmp_path / "out.txt"):
+        with pytest.raises(NeurordlError, match=rf"out\.txt: .*{said}"), atomic_write(tmp_path / "out.txt"):
             raise OSError(number, os.strerror(number))
 
 
 def test_an_error_about_another_file_passes_through(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="other"), write_aside(tmp_path / "out.txt"):
+    with pytest.raises(FileNotFoundError, match="other"), atomic_write(tmp_path / "out.txt"):
         (tmp_path / "other").read_text()
 
 
 def test_nothing_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(NeurordlError, match="nothing was written"), write_aside(tmp_path / "out.txt"):
+    with pytest.raises(NeurordlError, match="nothing was written"), atomic_write(tmp_path / "out.txt"):
         pass
 
 
@@ -177,7 +177,7 @@ def test_sha256_array_sees_values_shape_and_type_only(
     values = np.arange(24, dtype=np.float32).reshape(4, 6)
     known = sha256_array(values)
     np.save(tmp_path / "a.npy", values)
-    monkeypatch.setattr(artifacts, "_HASH_BYTES", 30)  # several blocks
+    monkeypatch.setattr(io, "_HASH_BYTES", 30)  # several blocks
     same: list[Any] = [
         torch.from_numpy(values),
         torch.from_numpy(values).requires_grad_(),

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from study import CONTROL_WEIGHT, METHOD, RESULTS, ROIS, choice
 
 from neurordl.experiments import crossed_interval
-from neurordl.io import write_aside, write_text
+from neurordl.io import atomic_write, write_text
 
 ORDER = [
     "untrained",
@@ -185,7 +185,7 @@ def main() -> None:
         markdown(by_layer(table)),
     ]
     write_text(RESULTS / "tables.md", "\n".join(tables) + "\n")
-    with write_aside(RESULTS / "accuracy_similarity.png") as aside:
+    with atomic_write(RESULTS / "accuracy_similarity.png") as aside:
         draw(frame).savefig(aside, dpi=150)
     print("\n".join(tables))
 

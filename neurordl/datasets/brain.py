@@ -20,9 +20,9 @@ from neurordl.datasets.reading import arrays, choose
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
 from neurordl.rdms.alignment import Alignment, align
-from neurordl.rdms.files.matlab import mat5_variables
-from neurordl.rdms.files.reading import load_rdms
-from neurordl.rdms.files.shapes import condense
+from neurordl.rdms.files import load_rdms
+from neurordl.rdms.files.content import Interpretation, condense
+from neurordl.rdms.files.matlab import read_mat5
 from neurordl.stimuli import StimulusSet
 
 __all__ = [
@@ -95,7 +95,7 @@ def load_images92(
 def _supplement_images(size: Any, channels: int, mean: Any, std: Any) -> StimulusSet:
     path = wanted_file("images92", _SUPPLEMENT)
     try:
-        structs = mat5_variables(path)["stimuli_92objs"]
+        structs = read_mat5(path)["stimuli_92objs"]
         pixels = np.stack([one["image"] for one in structs]).astype(np.uint8)
         rows = [
             {"category": one["category"]}
@@ -178,7 +178,9 @@ def _official(which: str) -> Found:
             given = np.array(held["data"], dtype=np.float64).reshape(15, 92, 92)
         except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
             raise NeurordlError(f"cannot read {path}: {error}; fetch it again") from error
-        return condense(given, str(path), "square"), _people(which, 15)  # symmetric to the last digits
+        return condense(given, str(path), Interpretation("square")), _people(
+            which, 15
+        )  # symmetric to the last digits
     human = which == "human_it"
     path = wanted_file("images92", "92_brainRDMs.mat" if human else _SUPPLEMENT)
     with warnings.catch_warnings():  # that names were read is said in the docstring

@@ -1,73 +1,116 @@
-"""Patterns of a network: what the layers of a torch module put out for each stimulus."""
+"""Patterns of a network: the responses of a torch module's layers to each stimulus."""
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.progress import track
 from rsatoolbox.data import Dataset
 from torch import Tensor, nn
 
 from neurordl.errors import NeurordlError
-from neurordl.patterns.layers import OUTPUT, resolve_layers
 from neurordl.stimuli import StimulusSet
-from neurordl.students.loading import why_unfit
 from neurordl.validate import check_count
 
+OUTPUT = ""
+"""The name of a model's own output, as in ``named_modules()``."""
+
 _BATCH = 64
+_NEAR = 3  # names shown in an error: of numbered layers nearly all are alike
+
+# These containers are never called, so nothing can be read from them.
+_NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
-def _first_tensor(output: Any, name: str) -> Tensor:
-    """The tensor of a layer's output: itself, or the first one of a tuple, list or mapping."""
-    if isinstance(output, Tensor):
-        return output
-    parts = output.values() if isinstance(output, Mapping) else output
-    if isinstance(parts, Sequence) or isinstance(output, Mapping):
-        for part in parts:
-            if isinstance(part, Tensor):
-                return part
-    raise NeurordlError(f"layer {name!r} puts out {type(output).__name__}, which holds no tensor to read")
+def layer_names(model: nn.Module) -> list[str]:
+    """Names of the layers that can be read, as in ``model.named_modules()``.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Network.
+
+    Returns
+    -------
+    list of str
+        Names in the order in which the modules were registered, without the model itself and without
+        containers that are never called (``ModuleList`` and the like).
+    """
+    return [name for name, module in model.named_modules() if name and not isinstance(module, _NEVER_CALLED)]
+
+
+def top_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that are not part of another layer: for most networks, their stages.
+
+    Containers that are never called are replaced by their members, and a model that only wraps another one
+    by the layers of that one.
+    """
+    names: list[str] = []
+    for name, module in model.named_children():
+        if isinstance(module, _NEVER_CALLED):
+            names += [f"{name}.{inner}" for inner in top_layers(module)]
+        else:
+            names.append(name)
+    if len(names) == 1 and (inner := top_layers(model.get_submodule(names[0]))):
+        return [f"{names[0]}.{name}" for name in inner]
+    return names
+
+
+def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
+    """Turn names, globs, ``"all"`` or ``"top"`` into the names of layers.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Network.
+    layers : str or sequence of str
+        Names from ``model.named_modules()``, globs over them (``"features.*"``), ``"all"``, ``"top"``
+        (the layers that are not part of another layer), or ``""`` for the model's own output.
+
+    Returns
+    -------
+    list of str
+        Names in the order of `layers`, the matches of a glob in the order of the model, each name once.
+
+    Raises
+    ------
+    NeurordlError
+        If a name or glob matches no layer; the message lists the nearest names.
+    """
+    known = layer_names(model)
+    requested = layers.split(",") if isinstance(layers, str) else list(layers)
+    if not requested:
+        raise NeurordlError(
+            "no layer was asked for: give names from model.named_modules(), a glob, 'all' or 'top'"
+        )
+    names: list[str] = []
+    for name in requested:
+        if name in ("all", "top") and name not in known:
+            names += known if name == "all" else top_layers(model)
+        elif name == OUTPUT or name in known:
+            names.append(name)
+        elif matches := fnmatch.filter(known, name):
+            names += matches
+        else:
+            near = difflib.get_close_matches(name, known, n=_NEAR)
+            some = f"nearest: {', '.join(near)}" if near else f"the first: {', '.join(known[:_NEAR])}"
+            raise NeurordlError(
+                f"the model ({type(model).__name__}) has no layer {name!r}; {some}. All {len(known)} names: "
+                "neurordl.patterns.network.layer_names(model)"
+            )
+    return list(dict.fromkeys(names))
 
 
 class _AmbiguousError(NeurordlError):
-    """The stimulus axis of a layer cannot be told: never a reason to leave the layer out in silence."""
-
-
-def _stimuli_first(tensor: Tensor, n: int, name: str, batch_first: bool | None) -> Tensor:
-    """(n, channels) of a layer's output, whichever axis its stimuli are on."""
-    shape = tuple(tensor.shape)
-    first = tensor.ndim > 0 and shape[0] == n
-    second = tensor.ndim > 2 and shape[1] == n
-    if batch_first is False and second:
-        first = False
-    elif first and second and tensor.ndim == 3 and n > 1 and batch_first is None:
-        # Batches of tokens: (stimuli, tokens, d) and (tokens, stimuli, d) look alike here.
-        raise _AmbiguousError(
-            f"layer {name!r} puts out {shape} for {n} stimuli: as many tokens as stimuli, so the stimulus "
-            "axis cannot be told; use another batch size"
-        )
-    if first:
-        return tensor.flatten(1) if tensor.ndim > 1 else tensor.unsqueeze(1)
-    if second:
-        return tensor.transpose(0, 1).flatten(1)
-    raise NeurordlError(f"layer {name!r} puts out {shape} for {n} stimuli: no axis holds the stimuli")
-
-
-def _batch_first(model: nn.Module, name: str) -> bool | None:
-    """What the innermost module around a layer that says so (``batch_first=``) says; None if none does."""
-    module: Any = model
-    modes = [getattr(model, "batch_first", None)]
-    for part in name.split("."):
-        module = getattr(module, part, None)
-        modes.append(getattr(module, "batch_first", None))
-    known = [mode for mode in modes if isinstance(mode, bool)]
-    return known[-1] if known else None
+    """The stimulus axis of a layer is ambiguous, which is never a reason to leave the layer out silently."""
 
 
 def read_layers(
@@ -78,83 +121,121 @@ def read_layers(
     missing: bool = False,
     reduce: Callable[[Tensor], Tensor] = Tensor.clone,
 ) -> tuple[Any, dict[str, Tensor]]:
-    """Run a model once and keep what some of its layers put out.
+    """Run a model once and keep the outputs of some of its layers.
 
-    What is kept is a clone, because a later in-place operation (a ReLU) would rewrite it, and stays
-    in the graph, so that a loss on it trains the model. Hooks are removed whatever happens. Of a module
-    that runs several times in one pass, the last output is kept; of a tuple, the first tensor.
+    Outputs are cloned, because a later operation in place (a ReLU) would change them, and stay in the graph,
+    so that a loss on them trains the model. Hooks are always removed. If a module runs several times in one
+    pass, its last output is kept; if its output is a tuple, list or mapping, the first tensor of it.
 
     Parameters
     ----------
     model : torch.nn.Module
+        Network.
     images : Tensor, (n, ...)
+        Its input.
     layers : sequence of str
-        Resolved names (see `resolve_layers`); ``""`` is the model's output.
+        Names (see `resolve_layers`); ``""`` is the model's output.
     missing : bool
-        Leave out layers that did not run or whose output holds no float tensor of these stimuli,
-        instead of raising.
+        Leave out layers that did not run or whose output holds no real numbers of these stimuli, instead of
+        raising an error.
     reduce : callable
-        What is kept of a layer's (n, channels), computed while the layer's output is as it came: the RDM of
-        a layer takes less room than its patterns. By default all of it.
+        Function of a layer's output (n, ...), called before later layers can change it; its result is kept
+        in place of a clone. The RDM of a layer takes less memory than its patterns.
 
     Returns
     -------
     output : object
-        What the model returned.
-    features : dict of str to Tensor, (n, channels)
-        Each layer's output, flattened over all axes but that of the stimuli; or what `reduce` made of it.
+        The output of the model.
+    features : dict of str to Tensor, (n, ...)
+        The output of each layer in its own shape, such as (n, channels, height, width), with the stimuli on
+        the first axis and at least one axis more; or the result of `reduce`.
 
     Raises
     ------
     NeurordlError
-        If a layer did not run, or its output has no stimulus axis or (always raised) one that cannot be told.
+        If a layer did not run, or its output has no stimulus axis or (always raised) an ambiguous one.
     """
     modules = dict(model.named_modules())
     for name in layers:
         if name not in modules:
-            found = resolve_layers(model, name)  # raises where there is none
-            raise NeurordlError(f"{name!r} stands for {len(found)} layers; give the name of one")
-    kept: dict[str, Tensor] = {}
-    failed: dict[str, NeurordlError] = {}
+            names = resolve_layers(model, name)  # raises an error if no layer matches
+            raise NeurordlError(f"{name!r} stands for {len(names)} layers; give the name of one")
+    features: dict[str, Tensor] = {}
+    failures: dict[str, NeurordlError] = {}
 
     def keep(name: str, output: Any) -> None:
         try:
-            tensor = _first_tensor(output, name)
-            if not tensor.is_floating_point():
-                raise NeurordlError(f"layer {name!r} puts out {tensor.dtype}, not real numbers")
-            kept[name] = reduce(_stimuli_first(tensor, len(images), name, _batch_first(model, name)))
+            features[name] = reduce(_stimuli_first(output, len(images), name, model))
         except NeurordlError as error:
-            failed[name] = error
+            failures[name] = error
 
-    handles = []
-    try:
+    def hook(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        keep(name, output)
+
+    with ExitStack() as hooks:
         for name in layers:
             if name != OUTPUT:
-                hook = lambda _module, _inputs, output, name=name: keep(name, output)  # noqa: E731
-                handles.append(modules[name].register_forward_hook(hook))
+                hooks.callback(modules[name].register_forward_hook(partial(hook, name)).remove)
         output = model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
     if OUTPUT in layers:
         keep(OUTPUT, output)
-    for name, error in failed.items():
-        unclear = isinstance(error, _AmbiguousError) and name != OUTPUT  # an output nobody may have asked for
-        if name not in kept and (unclear or not missing):
+    for name, error in failures.items():
+        # A teacher always reads its network's output, which may be of any form if no loss needs it.
+        ambiguous = isinstance(error, _AmbiguousError) and name != OUTPUT
+        if name not in features and (ambiguous or not missing):
             raise error
-    absent = [name for name in layers if name not in kept]
+    absent = [name for name in layers if name not in features]
     if absent and not missing:
         raise NeurordlError(
             f"layer {absent[0]!r} did not run in the model's forward pass; choose another layer"
         )
-    return output, {name: kept[name] for name in layers if name in kept}
+    return output, {name: features[name] for name in layers if name in features}
+
+
+def _stimuli_first(output: Any, n: int, name: str, model: nn.Module) -> Tensor:
+    """The real-valued tensor of a layer's output with its n stimuli on the first of at least two axes."""
+    parts = output.values() if isinstance(output, Mapping) else output
+    if isinstance(output, Tensor) or not isinstance(output, Mapping | Sequence):
+        parts = [output]
+    tensor = next((part for part in parts if isinstance(part, Tensor)), None)
+    if tensor is None:
+        raise NeurordlError(f"layer {name!r} puts out {type(output).__name__}, which holds no tensor to read")
+    if not tensor.is_floating_point():
+        raise NeurordlError(f"layer {name!r} puts out {tensor.dtype}, not real numbers")
+    shape = tuple(tensor.shape)
+    first = tensor.ndim > 0 and shape[0] == n
+    second = tensor.ndim > 2 and shape[1] == n
+    batch_first = _batch_first(model, name) if first and second else None
+    if first and second and tensor.ndim == 3 and n > 1 and batch_first is None:
+        # Batches of tokens: (stimuli, tokens, d) and (tokens, stimuli, d) look alike here.
+        raise _AmbiguousError(
+            f"layer {name!r} puts out {shape} for {n} stimuli: as many tokens as stimuli, so the stimulus "
+            "axis is ambiguous; use another batch size"
+        )
+    if second and (not first or batch_first is False):
+        return tensor.transpose(0, 1)
+    if not first:
+        raise NeurordlError(f"layer {name!r} puts out {shape} for {n} stimuli: no axis holds the stimuli")
+    return tensor if tensor.ndim > 1 else tensor.unsqueeze(1)
+
+
+def _batch_first(model: nn.Module, name: str) -> bool | None:
+    """``batch_first`` of the innermost module around a layer that has this attribute; None if none has."""
+    module: Any = model
+    modes = [getattr(model, "batch_first", None)]
+    for part in name.split("."):
+        module = getattr(module, part, None)
+        modes.append(getattr(module, "batch_first", None))
+    known = [mode for mode in modes if isinstance(mode, bool)]
+    return known[-1] if known else None
 
 
 @contextmanager
-def frozen_eval(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; each module's own mode is put back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def frozen_eval(*models: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; afterwards each module is back in the mode in which it was."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
     try:
         with torch.no_grad():
             yield
@@ -164,26 +245,24 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """A device that torch can compute on here.
+    """The device, after a test that torch can compute on it.
 
     Raises
     ------
     NeurordlError
-        It names no device, or one that is not there.
+        If it is not the name of a device, or this machine does not have it.
     """
     try:
-        there = torch.device(device)
-        if there.type == "cuda" and not torch.cuda.is_available():
-            raise NeurordlError(
-                f"device {str(there)!r} was asked for, but torch sees no GPU; leave device out"
-            )
-        torch.empty(1, device=there).fill_(1).item()
+        usable = torch.device(device)
+        if usable.type == "cuda" and not torch.cuda.is_available():
+            raise NeurordlError(f"device {str(device)!r}: torch sees no GPU; leave device out")
+        torch.empty(1, device=usable).fill_(1).item()
     except (RuntimeError, AssertionError, TypeError) as error:  # a build without it fails by assertion
-        told = str(error).splitlines()[0]
+        message = str(error).splitlines()[0]
         raise NeurordlError(
-            f"device {str(device)!r} cannot be used here: {told}; leave device out"
+            f"device {str(device)!r} cannot be used here: {message}; leave device out"
         ) from error
-    return there
+    return usable
 
 
 def as_input(images: Tensor, model: nn.Module) -> Tensor:
@@ -192,6 +271,23 @@ def as_input(images: Tensor, model: nn.Module) -> Tensor:
         if tensor.is_floating_point():
             return images.to(tensor.device, tensor.dtype)
     return images
+
+
+def why_unfit(network: nn.Module, batches: Sequence[Tensor], error: RuntimeError, role: str) -> str:
+    """The message for a network that fails on batches of images: their shapes, and what to change."""
+    shapes = list(dict.fromkeys(tuple(images.shape[1:]) for images in batches))
+    text = " and ".join(" x ".join(map(str, shape)) for shape in shapes) + " (channels x height x width)"
+    expected = [str(module.in_channels) for module in network.modules() if hasattr(module, "in_channels")]
+    channels = list(dict.fromkeys(str(shape[0]) for shape in shapes))
+    if not expected or expected[:1] == channels:
+        return (
+            f"the {role} does not take images of {text}: {error}; prepare them in another size=, or make "
+            f"another {role}"
+        )
+    remedy = f"prepare images with channels={expected[0]}"
+    if len(channels) == 1:
+        remedy += f", or make the {role} with in_channels={channels[0]}"
+    return f"the {role} takes {expected[0]} channels, but the images are {text}; {remedy}"
 
 
 @dataclass(frozen=True)
@@ -242,7 +338,7 @@ def read_batches(
     compute: Compute,
     reduce: Callable[[Tensor], Tensor] = Tensor.clone,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """The first row of each batch of stimuli, and what `read_layers` keeps of the batch."""
+    """The first row of each batch of stimuli, and the features that `read_layers` gives for the batch."""
     names = resolve_layers(model, layers)
     required = {layers} if isinstance(layers, str) else set(layers)
     home = as_input(torch.empty(0), model).device
@@ -263,7 +359,7 @@ def read_batches(
                 except RuntimeError as error:
                     raise NeurordlError(why_unfit(model, [images], error, "network")) from error
                 if absent := [name for name in names if name in required and name not in features]:
-                    read_layers(model, images, absent)  # raises with the reason
+                    read_layers(model, images, absent)  # raises an error with the reason
             names = list(features)
             yield start, features
     finally:
@@ -304,14 +400,15 @@ def extract_patterns(
     NeurordlError
         If a layer does not exist or did not run, or the network does not take the images.
     """
-    arrays: dict[str, npt.NDArray[np.float32]] = {}
+    patterns: dict[str, Dataset] = {}
     for start, features in read_batches(model, stimuli, layers, Compute.of(device)):
         for name, tensor in features.items():
-            values = tensor.float().cpu().numpy()
-            if name not in arrays:
-                arrays[name] = np.empty((len(stimuli), values.shape[1]), dtype=np.float32)
-            arrays[name][start : start + len(values)] = values
-    return {
-        name: Dataset(values, descriptors={"layer": name}, obs_descriptors={"stimulus": list(stimuli.ids)})
-        for name, values in arrays.items()
-    }
+            values = tensor.flatten(1).float().cpu().numpy()
+            if name not in patterns:
+                patterns[name] = Dataset(
+                    np.empty((len(stimuli), values.shape[1]), dtype=np.float32),
+                    descriptors={"layer": name},
+                    obs_descriptors={"stimulus": list(stimuli.ids)},
+                )
+            patterns[name].measurements[start : start + len(values)] = values
+    return patterns

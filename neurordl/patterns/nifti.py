@@ -108,7 +108,7 @@ def read_patterns(
         Names, by default from the files' ``sub-``, ``ses-`` and ``run-``; without these, the runs are run-1,
         run-2 and so on in the order of the images.
     residuals
-        Give also the residuals, for ``compute_rdms(patterns, residuals=...)``.
+        Give also the residuals, for ``compute_rdms(patterns, noise=Noise(..., residuals))``.
 
     Returns
     -------

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from neurordl.rdms.alignment import Alignment, align
 from neurordl.rdms.compute import compute_rdms
-from neurordl.rdms.files.reading import load_rdms, save_rdms
+from neurordl.rdms.files import load_rdms, save_rdms
+from neurordl.rdms.noise import Noise
+from neurordl.rdms.reliability import odd_even_reliability
 from neurordl.rdms.selection import select_rdms
 
-__all__ = ["Alignment", "align", "compute_rdms", "load_rdms", "save_rdms", "select_rdms"]
+__all__ = [
+    "Alignment",
+    "Noise",
+    "align",
+    "compute_rdms",
+    "load_rdms",
+    "odd_even_reliability",
+    "save_rdms",
+    "select_rdms",
+]

@@ -16,17 +16,16 @@ from rsatoolbox.data.base import DatasetBase
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
-from neurordl.io import write_aside
+from neurordl.io import atomic_write
 from neurordl.measures.condensed import condensed_index
 from neurordl.measures.dissimilarities import DissimilarityLike, find_dissimilarity
 from neurordl.rdms import notices
 from neurordl.rdms.measure import Whitening, check_options, fill
-from neurordl.rdms.noise import Noise
+from neurordl.rdms.noise import Datasets, Estimator, Noise
 from neurordl.rdms.sources import Centre, Source
 
 __all__ = ["compute_rdms"]
 
-Datasets = DatasetBase | Sequence[DatasetBase] | Mapping[str, DatasetBase]
 Ids = tuple[str, ...]
 
 _TEXT = 60_000  # an HDF5 attribute holds 64 kB
@@ -35,14 +34,12 @@ PROVENANCE = "provenance"
 
 def compute_rdms(
     patterns: Datasets,
-    method: DissimilarityLike = "correlation",
+    dissimilarity: DissimilarityLike = "correlation",
     *,
     descriptor: str = "stimulus",
     center: Centre | None = None,
     precision: npt.ArrayLike | None = None,
-    noise: Noise | None = None,
-    residuals: Datasets | None = None,
-    noise_by: str = "pooled",
+    noise: Estimator | Noise | None = None,
     dtype: npt.DTypeLike = np.float64,
     out: str | os.PathLike[str] | None = None,
 ) -> RDMs:
@@ -50,8 +47,9 @@ def compute_rdms(
 
     Rows of the same stimulus are averaged; stimuli keep the order of their first appearance (rsatoolbox sorts
     them). A stimulus that some Datasets lack has missing pairs (NaN) in their RDMs, as has a pattern whose
-    distances are undefined. Patterns are read in blocks: beside the result, memory is that of a block (and
-    of the measurements, unless they are a memory map), but for methods across runs that are not balanced.
+    distances are undefined. Patterns are read in blocks: beside the result, memory is that of a block (and of
+    the measurements, unless they are a memory map), but for dissimilarities across runs that are not
+    balanced.
 
     Parameters
     ----------
@@ -59,8 +57,9 @@ def compute_rdms(
         A Dataset, several, or several by name: the name is the ``subject``, unless it is the value of one of
         the Dataset's own descriptors (``layer``, say). With the channel descriptor ``roi`` each ROI has an
         RDM of its own.
-    method
-        A name in `DISSIMILARITIES`, or a function of patterns (stimuli, channels). ``crossnobis`` and
+    dissimilarity
+        A name in `DISSIMILARITIES`, a `Dissimilarity`, or a function of patterns (stimuli, channels) that
+        returns condensed RDMs. ``crossnobis`` and
         ``poisson_cv`` leave out one run at a time: the rows need the observation descriptor ``run``, two or
         more. Where a run lacks a stimulus or has more of it, inner products are means over all pairs of
         measurements from different runs, as in rsatoolbox's ``calc_rdm_unbalanced``; unlike balanced
@@ -74,17 +73,10 @@ def compute_rdms(
         (channels, channels), symmetric and positive semidefinite, the same for all, for ``mahalanobis`` and
         ``crossnobis``. It is not factored: an indefinite one is refused where a squared distance is negative.
     noise
-        How to estimate a noise covariance, whose inverse is the precision: "diagonal" (univariate
-        normalisation), "shrinkage_diag", "shrinkage_eye" or "full" (multivariate), as in rsatoolbox. For
-        ``mahalanobis`` and ``crossnobis``; for ``correlation`` and ``cosine`` patterns are multiplied by the
-        symmetric root of the precision (Walther et al. 2016, NeuroImage 137:188).
-    residuals
-        For each Dataset its residuals (`read_patterns` gives them), with the same channels. Their degrees of
-        freedom are those of the observation descriptor ``dof`` (that of each row's run), else rows less 1.
-        Without them the noise is estimated from measurements, less the mean of their stimulus.
-    noise_by
-        "pooled": one covariance. "run", for ``crossnobis``: one from each run's residuals; for two runs the
-        mean of theirs is inverted, as rsatoolbox does with a list of precisions.
+        How the noise covariance is estimated, whose inverse is the precision: a `Noise`, or its estimator
+        ("diagonal", "shrinkage_diag", "shrinkage_eye" or "full"). For ``mahalanobis`` and ``crossnobis``; for
+        ``correlation`` and ``cosine`` patterns are multiplied by the symmetric root of the precision (Walther
+        et al. 2016, NeuroImage 137:188).
     dtype
         float64, or float32, which halves memory and time.
     out
@@ -99,28 +91,31 @@ def compute_rdms(
     Warns
     -----
     UserWarning
-        A Dataset lacks stimuli that others have, or has some in a single run, for methods across runs. Runs
-        are not balanced and have a mean pattern that ``crossnobis`` sees. Block averages are all alike.
+        A Dataset lacks stimuli that others have, or has some in a single run, for dissimilarities across
+        runs. Runs are not balanced and have a mean pattern that ``crossnobis`` sees. Block averages are all
+        alike.
 
     Raises
     ------
     NeurordlError
         No Dataset, no ids, fewer than two stimuli, a single run, descriptors that some Datasets lack, a
-        method that does not exist or lacks its precision, or a noise covariance that is singular.
+        dissimilarity that does not exist or lacks its precision, or a noise covariance that is singular.
     """
     datasets, described = _datasets(patterns)
-    measure = find_dissimilarity(method)
+    measure = find_dissimilarity(dissimilarity)
+    if isinstance(noise, str):
+        noise = Noise(noise)
     given = real_dtype(dtype)
     kind = torch.float32 if given == np.float32 else torch.float64
     if given not in (np.float32, np.float64) or center not in (None, *get_args(Centre)):
         raise NeurordlError(
             f"dtype={dtype!r}, center={center!r}: expected float64 or float32, and None, 'run' or 'all'"
         )
-    left = [None] * len(datasets) if residuals is None else _residuals(residuals, patterns, len(datasets))
-    check_options(measure, precision, noise, residuals is not None, noise_by)
+    check_options(measure, precision, noise)
+    left = _residuals(noise, patterns, len(datasets))
     records = described.pop(PROVENANCE, None)
     sources, columns = _sources(
-        datasets, left, described, descriptor, (measure, center, precision, noise, noise_by, kind)
+        datasets, left, described, descriptor, (measure, center, precision, noise, kind)
     )
     stimuli = tuple(dict.fromkeys(stimulus for source, _ in sources for stimulus in source.ids))
     alone = [source for source, _ in sources]
@@ -128,7 +123,7 @@ def compute_rdms(
     notices.of_pairs(alone, measure)
     notices.of_runs(alone, measure)
     shape = (len(sources), len(stimuli) * (len(stimuli) - 1) // 2)
-    with nullcontext() if out is None else write_aside(_npy(out)) as aside:
+    with nullcontext() if out is None else atomic_write(_npy(out)) as aside:
         vectors: Any
         if aside is None:
             vectors = np.empty(shape, dtype)
@@ -147,12 +142,13 @@ def compute_rdms(
     if out is not None:
         vectors = np.load(out, mmap_mode="r", allow_pickle=False)
     how: dict[str, Any] = {
-        "method": measure.name,
+        "dissimilarity": measure.name,
         "center": center,
-        "noise": noise,
-        "noise_by": noise_by if noise else None,
+        "noise": None if noise is None else noise.estimator,
+        "noise_by": None if noise is None else noise.by,
     }
-    how |= {"noise_from": None if noise is None else "measurements" if residuals is None else "residuals"}
+    if noise is not None:
+        how["noise_from"] = "measurements" if noise.residuals is None else "residuals"
     how |= {"precision": precision is not None, "balanced": all(source.balanced for source, _ in sources)}
     return RDMs(
         vectors,
@@ -198,7 +194,7 @@ def _sources(
     options: tuple[Any, ...],
 ) -> tuple[list[tuple[Source, Whitening]], dict[str, list[Any]]]:
     """One source for each Dataset and ROI, and the descriptors of their RDMs."""
-    measure, center, precision, noise, noise_by, kind = options
+    measure, center, precision, noise, kind = options
     by_run = measure.needs_runs
     sources: list[tuple[Source, Whitening]] = []
     columns: dict[str, list[Any]] = {key: [] for key in described}
@@ -214,9 +210,9 @@ def _sources(
             if by_run and len(source.runs) < 2:
                 raise NeurordlError(
                     f"{measure} needs two or more runs, and {label} has a single run, {source.runs[0]!r}; "
-                    "choose another method"
+                    "choose another dissimilarity"
                 )
-            whitening = Whitening(source, measure, precision, noise, residuals[number], noise_by)
+            whitening = Whitening(source, measure, precision, noise, residuals[number])
             sources.append((source, whitening))
             for key, values in described.items():
                 columns[key].append(values[number])
@@ -229,8 +225,11 @@ def _sources(
     return sources, columns
 
 
-def _residuals(residuals: Datasets, patterns: Datasets, n: int) -> list[DatasetBase | None]:
+def _residuals(noise: Noise | None, patterns: Datasets, n: int) -> list[DatasetBase | None]:
     """Residuals in the order of the patterns: by name where both have names."""
+    if noise is None or noise.residuals is None:
+        return [None] * n
+    residuals = noise.residuals
     if isinstance(residuals, Mapping) != isinstance(patterns, Mapping):
         raise NeurordlError("patterns by name take residuals by the same names, and others take a list")
     if isinstance(residuals, Mapping) and isinstance(patterns, Mapping):

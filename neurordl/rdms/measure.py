@@ -14,7 +14,7 @@ from neurordl.errors import NeurordlError
 from neurordl.measures.dissimilarities import DISSIMILARITIES, Dissimilarity
 from neurordl.measures.kernels.blocks import add_distances
 from neurordl.measures.kernels.whitening import checked_precision, factor_of
-from neurordl.rdms.noise import Noise, check_noise, covariance, inverse, inverse_root
+from neurordl.rdms.noise import Estimator, Noise, covariance, inverse, inverse_root
 from neurordl.rdms.sources import Source, coded
 
 __all__ = ["Whitening", "check_options", "fill", "rates_checked"]
@@ -22,22 +22,10 @@ __all__ = ["Whitening", "check_options", "fill", "rates_checked"]
 Floats = npt.NDArray[np.float64]
 
 
-def check_options(
-    measure: Dissimilarity,
-    precision: npt.ArrayLike | None,
-    noise: str | None,
-    residuals: bool,
-    noise_by: str,
-) -> None:
-    """Refuse noise options that a method cannot use, or that would be ignored."""
-    if noise_by not in ("pooled", "run"):
-        raise NeurordlError(f"noise_by={noise_by!r}: expected 'pooled' or 'run'")
-    if noise is not None:
-        check_noise(noise)
+def check_options(measure: Dissimilarity, precision: npt.ArrayLike | None, noise: Noise | None) -> None:
+    """Refuse a precision and a noise that a dissimilarity cannot use."""
     if precision is not None and noise is not None:
         raise NeurordlError("precision= and noise= exclude each other; give one")
-    if residuals and noise is None:
-        raise NeurordlError("residuals= are used with noise=; choose one, such as noise='shrinkage_diag'")
     whitened = [name for name, known in DISSIMILARITIES.items() if known.precision != "none"]
     if precision is not None and measure.precision == "none":
         raise NeurordlError(f"{measure} takes no precision; choose {' or '.join(whitened)}, or leave it out")
@@ -49,9 +37,9 @@ def check_options(
             f"{measure} needs precision=, the inverse of the noise covariance of the channels, or noise= to "
             "estimate it"
         )
-    if noise_by == "run" and (not measure.needs_runs or noise is None):
+    if noise is not None and noise.by == "run" and not measure.needs_runs:
         raise NeurordlError(
-            "noise_by='run' is for crossnobis and other dissimilarities across runs, with noise="
+            f"Noise(by='run') is for dissimilarities across runs, such as crossnobis, and not for {measure}"
         )
 
 
@@ -65,21 +53,20 @@ class Whitening:
         precision: npt.ArrayLike | None,
         noise: Noise | None,
         residuals: DatasetBase | None,
-        noise_by: str,
     ) -> None:
         self.of_runs: list[Floats] | None = None
-        self.noise = noise
+        self.noise: Estimator = "full" if noise is None else noise.estimator
         if precision is None and noise is None:
             return
         if precision is None and noise is not None:
-            if noise_by == "run":
-                self.of_runs = _covariances(source, noise, residuals, by_run=True)
+            if noise.by == "run":
+                self.of_runs = _covariances(source, self.noise, residuals, by_run=True)
                 return
-            matrix = _covariances(source, noise, residuals, by_run=False)[0]
+            matrix = _covariances(source, self.noise, residuals, by_run=False)[0]
             if measure.whitened_by_root:
-                source.factor = torch.from_numpy(inverse_root(matrix, noise, source.label))
+                source.factor = torch.from_numpy(inverse_root(matrix, self.noise, source.label))
                 return
-            precision = inverse(matrix, noise, source.label)
+            precision = inverse(matrix, self.noise, source.label)
         try:
             given = torch.as_tensor(np.asarray(precision, dtype=np.float64))
         except (TypeError, ValueError) as error:
@@ -94,7 +81,7 @@ class Whitening:
 
 
 def _covariances(
-    source: Source, noise: Noise, residuals: DatasetBase | None, *, by_run: bool
+    source: Source, noise: Estimator, residuals: DatasetBase | None, *, by_run: bool
 ) -> list[Floats]:
     """Noise covariances: of all residuals, or of each run of the source."""
     if residuals is None:
@@ -168,7 +155,7 @@ def fill(out: npt.NDArray[Any], measure: Dissimilarity, source: Source, whitenin
                 of_run(run), n, channels, kernel.normalise, out, scale=-scale, add=True, there=there
             )
     elif whitening.of_runs is not None:
-        out[:] = _by_pairs_of_runs(source, measure, whitening.of_runs, whitening.noise or "full")
+        out[:] = _by_pairs_of_runs(source, measure, whitening.of_runs, whitening.noise)
     elif measure.needs_runs:
         cells = rates_checked(source.cells(), measure, source.label)
         if source.balanced:
@@ -199,13 +186,13 @@ def rates_checked(patterns: Tensor, measure: Dissimilarity, label: str) -> Tenso
 
 
 def _by_pairs_of_runs(
-    source: Source, measure: Dissimilarity, covariances: list[Floats], noise: Noise
+    source: Source, measure: Dissimilarity, covariances: list[Floats], noise: Estimator
 ) -> npt.NDArray[Any]:
     """The mean over pairs of runs of the dissimilarity with the inverse of their mean covariance."""
     if not source.balanced:
         raise NeurordlError(
-            f"noise_by='run' needs every stimulus equally often in every run, and {source.label} is not so; "
-            "take noise_by='pooled'"
+            f"Noise(by='run') needs every stimulus equally often in every run, and {source.label} is not so; "
+            "take by='pooled'"
         )
     cells = source.cells()
     found, pairs = torch.zeros(len(source.ids) * (len(source.ids) - 1) // 2, dtype=cells.dtype), 0

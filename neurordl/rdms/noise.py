@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from rsatoolbox.data.base import DatasetBase
 
+from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
+from neurordl.validate import check_choice
 
-__all__ = ["Noise", "check_noise", "covariance", "inverse", "inverse_root"]
+__all__ = ["Datasets", "Estimator", "Noise", "covariance", "inverse", "inverse_root"]
 
-Floats = npt.NDArray[np.float64]
-Noise = Literal["diagonal", "shrinkage_eye", "shrinkage_diag", "full"]
-
-
-def check_noise(noise: str) -> None:
-    """Refuse a name that is not in `Noise`."""
-    if noise not in get_args(Noise):
-        raise NeurordlError(
-            f"noise={noise!r}: expected None or one of {', '.join(get_args(Noise))} (shrinkage towards a "
-            "multiple of the identity, or towards the diagonal)"
-        )
+Datasets = DatasetBase | Sequence[DatasetBase] | Mapping[str, DatasetBase]
+Estimator = Literal["diagonal", "shrinkage_eye", "shrinkage_diag", "full"]
 
 
-def covariance(residuals: npt.NDArray[np.floating], dof: float, noise: Noise, label: str) -> Floats:
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """How the noise covariance of channels is estimated, whose inverse is the precision.
+
+    Parameters
+    ----------
+    estimator
+        "diagonal": variances only (univariate noise normalisation). "shrinkage_eye": shrunk towards a
+        multiple of the identity (Ledoit & Wolf 2004, J. Multivar. Anal. 88:365). "shrinkage_diag": shrunk
+        towards the diagonal (Schäfer & Strimmer 2005, Stat. Appl. Genet. Mol. Biol. 4:32). "full": the sample
+        covariance. They are those of rsatoolbox.
+    residuals
+        Residuals of each Dataset, with the same channels (`read_patterns` gives them): by name, if patterns
+        are given by name. Their degrees of freedom are those of the observation descriptor ``dof`` (of each
+        row's run), or else rows less 1. By default, the noise is estimated from the measurements less the
+        mean of their stimulus.
+    by
+        "pooled": one covariance. "run", for dissimilarities across runs: one from each run's residuals; for
+        two runs the mean of theirs is inverted, as rsatoolbox does with a list of precisions.
+
+    Raises
+    ------
+    NeurordlError
+        There is no such estimator or grouping.
+    """
+
+    estimator: Estimator
+    residuals: Datasets | None = None
+    by: Literal["pooled", "run"] = "pooled"
+
+    def __post_init__(self) -> None:
+        check_choice("noise", self.estimator, get_args(Estimator))
+        check_choice("by", self.by, ("pooled", "run"))
+
+
+def covariance(residuals: npt.NDArray[np.floating], dof: float, noise: Estimator, label: str) -> Floats:
     """Covariance of channels, as rsatoolbox estimates it.
 
     Parameters
@@ -34,9 +65,7 @@ def covariance(residuals: npt.NDArray[np.floating], dof: float, noise: Noise, la
     dof
         Degrees of freedom that the residuals have.
     noise
-        "diagonal": variances only (univariate noise normalisation). "shrinkage_eye": shrunk towards a
-        multiple of the identity (Ledoit & Wolf 2004, J. Multivar. Anal. 88:365). "shrinkage_diag": shrunk
-        towards the diagonal (Schäfer & Strimmer 2005, Stat. Appl. Genet. Mol. Biol. 4:32). "full": as it is.
+        The estimator of `Noise`.
     label
         Whose residuals they are, for messages.
 
@@ -78,7 +107,7 @@ def covariance(residuals: npt.NDArray[np.floating], dof: float, noise: Noise, la
     return np.asarray(sample * np.where(np.eye(len(sample), dtype=bool), 1.0, 1 - share))
 
 
-def inverse(matrix: Floats, noise: Noise, label: str) -> Floats:
+def inverse(matrix: Floats, noise: Estimator, label: str) -> Floats:
     """Precision of a covariance, symmetric.
 
     Raises
@@ -90,13 +119,13 @@ def inverse(matrix: Floats, noise: Noise, label: str) -> Floats:
     return np.asarray((vectors / values) @ vectors.T)
 
 
-def inverse_root(matrix: Floats, noise: Noise, label: str) -> Floats:
+def inverse_root(matrix: Floats, noise: Estimator, label: str) -> Floats:
     """Symmetric inverse square root of a covariance, which `inverse` would refuse in the same cases."""
     values, vectors = _decomposed(matrix, noise, label)
     return np.asarray((vectors / np.sqrt(values)) @ vectors.T)
 
 
-def _decomposed(matrix: Floats, noise: Noise, label: str) -> tuple[Floats, Floats]:
+def _decomposed(matrix: Floats, noise: Estimator, label: str) -> tuple[Floats, Floats]:
     values, vectors = np.linalg.eigh(matrix)
     floor = len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
     if not values[0] > floor:

@@ -1,4 +1,4 @@
-"""How reliable an RDM is: the same from half of the runs, and from the other half."""
+"""How reliable an RDM is: its correlation between the odd and the even runs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from neurordl.measures.dissimilarities import DissimilarityLike, find_dissimilar
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.sources import coded
 
-__all__ = ["split_half"]
+__all__ = ["odd_even_reliability"]
 
 
-def split_half(
-    patterns: Dataset, method: DissimilarityLike = "correlation", **options: Any
+def odd_even_reliability(
+    patterns: Dataset, dissimilarity: DissimilarityLike = "correlation", **options: Any
 ) -> npt.NDArray[np.float64]:
     """Correlation of the RDM of the odd runs with that of the even ones.
 
@@ -25,8 +25,8 @@ def split_half(
     ----------
     patterns
         With the observation descriptor ``run``; odd and even by order of first appearance.
-    method, **options
-        As in `neurordl.compute_rdms`; residuals are those of all runs.
+    dissimilarity, **options
+        As in `neurordl.compute_rdms`; the noise is that of all runs.
 
     Returns
     -------
@@ -37,12 +37,13 @@ def split_half(
     Raises
     ------
     NeurordlError
-        Too few runs: four for methods across runs, else two.
+        Too few runs: four for dissimilarities across runs, else two.
     """
     runs, run = coded(patterns, "run", "the patterns")
-    needed = 4 if find_dissimilarity(method).needs_runs else 2
+    measure = find_dissimilarity(dissimilarity)
+    needed = 4 if measure.needs_runs else 2
     if len(runs) < needed:
-        raise NeurordlError(f"halves with {method} need {needed} runs or more, and there are {len(runs)}")
+        raise NeurordlError(f"halves with {measure} need {needed} runs or more, and there are {len(runs)}")
     halves = []
     for half in (0, 1):
         at = np.flatnonzero(run % 2 == half)
@@ -55,7 +56,7 @@ def split_half(
                     obs_descriptors=own,
                     channel_descriptors=dict(patterns.channel_descriptors),
                 ),
-                method,
+                measure,
                 **options,
             )
         )

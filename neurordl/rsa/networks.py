@@ -46,6 +46,7 @@ def network_vectors(
     if compute.batch_size is None and max(sizes.values()) <= _AT_ONCE_BYTES:
 
         def rdm(patterns: Tensor) -> Tensor:
+            patterns = patterns.flatten(1)
             if patterns.device.type == "mps":  # which has no float64
                 patterns = patterns.cpu()
             # wide ones are added up in float64 anyway, without a copy

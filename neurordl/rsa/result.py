@@ -16,7 +16,7 @@ import pandas as pd
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match
-from neurordl.io import versions, write_aside, write_json, write_text
+from neurordl.io import atomic_write, versions, write_json, write_text
 from neurordl.measures.comparisons import Comparison, few_pairs
 from neurordl.rsa.inference.infer import Inference
 from neurordl.rsa.notes import repeated_layers, unmeasured
@@ -107,7 +107,7 @@ class Evaluation:
                         group[name] = value
                     elif value is not None:
                         group.attrs[name] = value.name if isinstance(value, Comparison) else value
-        with write_aside(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_bytes(content.getbuffer())
 
     def to_rsatoolbox(self, roi: str | None = None) -> Result:

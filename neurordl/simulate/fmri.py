@@ -14,7 +14,7 @@ import pandas as pd
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids
-from neurordl.io import write_aside, write_json, write_text
+from neurordl.io import atomic_write, write_json, write_text
 from neurordl.simulate.patterns import simulate_patterns, whole
 
 __all__ = ["simulate_fmri"]
@@ -252,5 +252,5 @@ def _write_series(path: str, series: Floats, affine: Floats, t_r: float) -> None
 def _save(path: Path, image: nib.Nifti1Image) -> None:
     import gzip
 
-    with write_aside(path) as aside:  # no time of writing in the file: the same seed gives the same bytes
+    with atomic_write(path) as aside:  # no time of writing in the file: the same seed gives the same bytes
         aside.write_bytes(gzip.compress(image.to_bytes(), mtime=0))

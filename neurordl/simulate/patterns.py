@@ -215,7 +215,7 @@ def simulate_subjects(
     RDMs
         One per subject, with the RDM descriptor ``subject`` and the pattern descriptor ``stimulus``.
     """
-    return compute_rdms(list(simulate_patterns(patterns, ids, n_subjects, **options).values()), method=method)
+    return compute_rdms(list(simulate_patterns(patterns, ids, n_subjects, **options).values()), method)
 
 
 def whole(**numbers: object) -> None:

@@ -39,7 +39,7 @@ class Preprocessing:
         1 (grey) or 3 (RGB).
     mean, std
         One number per channel, on the scale where 0 is black and 1 white (float arrays: on their own scale);
-        None for 0 and 1.
+        "imagenet" stands for those of networks that were trained on ImageNet, None for 0 and 1.
 
     Raises
     ------
@@ -61,9 +61,10 @@ class Preprocessing:
             object.__setattr__(self, "size", (int(sides[0]), int(sides[1])))
         if self.channels not in (1, 3):
             raise NeurordlError(f"channels must be 1 (grey) or 3 (RGB), but is {self.channels!r}")
-        for name in ("mean", "std"):
+        for name, imagenet in zip(("mean", "std"), IMAGENET, strict=True):
             if (numbers := getattr(self, name)) is None:
                 continue
+            numbers = imagenet if isinstance(numbers, str) and numbers == "imagenet" else numbers
             values = tuple(float(number) for number in np.atleast_1d(numbers))
             if len(values) != self.channels or not np.isfinite(values).all():
                 raise NeurordlError(f"{name} must be {self.channels} finite numbers, but is {numbers!r}")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -82,8 +82,8 @@ class StimulusSet:
         folder: StrPath,
         size: int | Sequence[int] | None = None,
         channels: int = 3,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] | Literal["imagenet"] | None = None,
+        std: Sequence[float] | Literal["imagenet"] | None = None,
         labels: StrPath | pd.DataFrame | None = None,
         classes: Sequence[str] | None = None,
     ) -> StimulusSet:
@@ -93,8 +93,16 @@ class StimulusSet:
         ----------
         folder
             PNG, JPEG, WebP, BMP or TIFF files, grey or RGB, 8 bits; ids are the file names without suffix.
-        size, channels, mean, std
-            See `Preprocessing`; resized with antialiased bilinear interpolation. Mixed sizes need a ``size``.
+        size
+            Height and width in pixels to which the images are resized (antialiased, bilinear); one number for
+            a square. Images of different sizes need it.
+        channels
+            Number of channels: 1 (grey) or 3 (RGB).
+        mean
+            Number that is subtracted from each channel, on the scale where 0 is black and 1 is white;
+            "imagenet" stands for the numbers of networks that were trained on ImageNet.
+        std
+            Number by which each channel is divided after that, or "imagenet".
         labels
             CSV, TSV or DataFrame with a column ``id`` (in a DataFrame it may be the index). Its ``label``, if
             there, gives the labels: whole numbers, or text (numbered as ``classes`` are, else in natural

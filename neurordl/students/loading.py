@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from neurordl.students.registry import STUDENTS, build
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["load_network", "load_weights", "why_unfit"]
+__all__ = ["load_network", "load_weights"]
 
 # Where training code keeps the weights within a checkpoint, and what wrappers put before their names.
 _WITHIN = ("state_dict", "model_state_dict", "model", "net")
@@ -218,20 +218,3 @@ def _read_state(source: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(one, Tensor) for one in state.values()):
         raise NeurordlError(f"{source} holds no weights by name; save model.state_dict() with torch.save")
     return {str(name): value for name, value in state.items()}
-
-
-def why_unfit(network: nn.Module, shown: Sequence[Tensor], error: RuntimeError, what: str) -> str:
-    """Why a network does not take batches of images: each shape once, and what to change."""
-    shapes = list(dict.fromkeys(tuple(images.shape[1:]) for images in shown))
-    told = " and ".join(" x ".join(map(str, shape)) for shape in shapes) + " (channels x height x width)"
-    channels = [f"{module.in_channels}" for module in network.modules() if hasattr(module, "in_channels")]
-    there = list(dict.fromkeys(str(shape[0]) for shape in shapes))
-    if not channels or channels[:1] == there:
-        return (
-            f"the {what} does not take images of {told}: {error}; prepare them in another size=, or make "
-            f"another {what}"
-        )
-    remedy = f"prepare images with channels={channels[0]}"
-    if len(there) == 1:
-        remedy += f", or make the {what} with in_channels={there[0]}"
-    return f"the {what} takes {channels[0]} channels, but the images are {told}; {remedy}"

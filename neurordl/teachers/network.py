@@ -14,8 +14,7 @@ from neurordl.ids import Match
 from neurordl.io import sha256_state
 from neurordl.measures.condensed import condensed_index
 from neurordl.measures.dissimilarities import DissimilarityLike, network_dissimilarity
-from neurordl.patterns.layers import OUTPUT, resolve_layers
-from neurordl.patterns.network import as_input, frozen_eval, read_layers
+from neurordl.patterns.network import OUTPUT, as_input, frozen_eval, read_layers, resolve_layers
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers.base import Batch, ById, Target
 
@@ -70,7 +69,7 @@ class NetworkTeacher:
         return LayerTeacher(self, layer, self.dissimilarity)
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
-        """Features (n, channels) of its layers, and its output under ``""``, from one pass or the cache."""
+        """Features of its layers, (n, ...) each, and its output under ``""``: from one pass or the cache."""
         if self._ids is None:
             return self._run(batch.images)
         rows = torch.from_numpy(self._ids.rows(batch.ids))
@@ -146,7 +145,7 @@ class LayerTeacher:
         without ids are all taken for different ones.
         """
         with torch.no_grad():
-            rdm = self.dissimilarity(features[self.layer].float())[None]
+            rdm = self.dissimilarity(features[self.layer].flatten(1).float())[None]
         measured = torch.isfinite(rdm)
         if batch.ids is not None and len(set(batch.ids)) < len(batch.ids):
             first = {stimulus: place for place, stimulus in reversed(list(enumerate(batch.ids)))}

@@ -16,11 +16,11 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import Match
 from neurordl.io import (
     CHECKPOINT,
+    atomic_write,
     check_run_folder,
     read_json,
     sha256_array,
     versions,
-    write_aside,
     write_json,
 )
 from neurordl.stimuli import StimulusSet
@@ -181,7 +181,7 @@ class RunFolder:
             self._save_history(history)
 
     def _save_history(self, history: Sequence[Mapping[str, float]]) -> None:
-        with write_aside(self.path / HISTORY) as aside:
+        with atomic_write(self.path / HISTORY) as aside:
             pd.DataFrame(history).to_csv(aside, index=False)
 
     def save_best(self, student: nn.Module) -> None:

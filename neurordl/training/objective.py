@@ -13,8 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match
-from neurordl.patterns.network import as_input, frozen_eval, read_layers
-from neurordl.students.loading import why_unfit
+from neurordl.patterns.network import as_input, frozen_eval, read_layers, why_unfit
 from neurordl.teachers import Batch
 from neurordl.teachers.base import spelled
 from neurordl.training.losses.rdm import Loss

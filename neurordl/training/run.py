@@ -18,7 +18,7 @@ from torch import nn
 
 from neurordl import students
 from neurordl.errors import NeurordlError
-from neurordl.io import RUN_RECORD, read_json, write_aside
+from neurordl.io import RUN_RECORD, atomic_write, read_json
 from neurordl.stimuli import Preprocessing
 
 RECORD, HISTORY = RUN_RECORD, "history.csv"
@@ -89,7 +89,7 @@ def save_student(student: nn.Module, path: Path) -> None:
     state = {
         name: tensor.detach().cpu().clone().contiguous() for name, tensor in student.state_dict().items()
     }
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(safetensors.torch.save(state))
 
 
@@ -108,7 +108,7 @@ def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     """Write everything that a resumed run needs, whole or not at all."""
     buffer = io.BytesIO()
     torch.save(_plain(state), buffer)
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(buffer.getbuffer())
 
 

@@ -23,7 +23,7 @@ def test_rdm_is_what_the_library_says(shell: Any, tmp_path: Path) -> None:
     out = tmp_path / "it.h5"
     code, told, errors = shell(
         *("rdm", *files("_bold.nii.gz"), "--events", *files("_events.tsv"), "--mask", STUDY / "IT.nii.gz"),
-        *("--method", "crossnobis", "--noise", "shrinkage_diag", "--out", out),
+        *("--dissimilarity", "crossnobis", "--noise", "shrinkage_diag", "--out", out),
     )
     assert code == 0, errors
     assert re.search(r"run-03_bold.nii.gz +sub-01_task-sim_run-03_events.tsv +run-03 +\d+ +2.0", told)
@@ -32,7 +32,7 @@ def test_rdm_is_what_the_library_says(shell: Any, tmp_path: Path) -> None:
     patterns, left = nrl.read_patterns(
         files("_bold.nii.gz"), STUDY / "IT.nii.gz", files("_events.tsv"), residuals=True
     )
-    own = nrl.compute_rdms(patterns, "crossnobis", noise="shrinkage_diag", residuals=left)
+    own = nrl.compute_rdms(patterns, "crossnobis", noise=nrl.Noise("shrinkage_diag", left))
     written = nrl.load_rdms(out)
     np.testing.assert_array_equal(written.dissimilarities, own.dissimilarities)
     assert list(written.rdm_descriptors["subject"]) == ["sub-01"]
@@ -56,7 +56,7 @@ def test_an_atlas_single_trials_and_options(shell: Any, tmp_path: Path) -> None:
             "run",
         ),
         *(
-            "--method",
+            "--dissimilarity",
             "correlation",
             "--subject",
             "ann",
@@ -91,8 +91,8 @@ def test_betas_and_names_that_do_not_say_whose(shell: Any, tmp_path: Path) -> No
         *("rdm", tmp_path / "betas.nii.gz", "--table", tmp_path / "betas.csv", "--out", tmp_path / "b.h5")
     )
     assert code == 0, errors
-    assert "notice: dropped 1 of 27 voxels" in errors
-    assert "--subject does" in told
+    assert "note: dropped 1 of 27 voxels" in errors
+    assert "--subject names it" in told
     assert "need 4 runs or more, and there are 2" in told
     for option in (("--model", "lsa"), ("--hrf-model", "glover"), ("--slice-time-ref", "0.5")):
         code, _, errors = shell(
@@ -115,7 +115,16 @@ def test_errors_are_one_line_and_leave_no_file(shell: Any, tmp_path: Path) -> No
         (("--events", *events, "--out", tmp_path / "no" / "x.h5"), "in a folder that exists"),
         (("--out", tmp_path / "x.h5"), "either events="),
         (
-            ("--events", *events, "--noise", "full", "--method", "euclidean", "--out", tmp_path / "x.h5"),
+            (
+                "--events",
+                *events,
+                "--noise",
+                "full",
+                "--dissimilarity",
+                "euclidean",
+                "--out",
+                tmp_path / "x.h5",
+            ),
             "no noise=",
         ),
     ):
@@ -141,7 +150,7 @@ def test_notices_come_with_an_error_too(shell: Any, tmp_path: Path) -> None:
         *("--mask", tmp_path / "far.nii.gz", "--out", tmp_path / "x.h5"),
     )
     assert code == 1
-    assert re.search(r"notice: the mask .*far.nii.gz is on another grid", errors)
+    assert re.search(r"note: the mask .*far.nii.gz is on another grid", errors)
     assert re.search(r"neurordl: the mask .*far.nii.gz is empty", errors)
 
 
@@ -214,12 +223,14 @@ def test_options_from_a_file(shell: Any, tmp_path: Path) -> None:
         "events": [str(path) for path in files("_events.tsv")[::-1]],
         "leave-out": [first],
         "mask": str(STUDY / "IT.nii.gz"),
-        "method": "euclidean",
+        "dissimilarity": "euclidean",
         "model": "average",
     }
     lines = [f"{name} = {value!r}" for name, value in given.items()]
     config.write_text("\n".join([*lines, "detrend = true"]))
-    code, _, errors = shell("rdm", "--config", config, "--method", "correlation", "--out", tmp_path / "a.h5")
+    code, _, errors = shell(
+        "rdm", "--config", config, "--dissimilarity", "correlation", "--out", tmp_path / "a.h5"
+    )
     assert code == 0, errors
     found = nrl.load_rdms(tmp_path / "a.h5")
     patterns = nrl.read_patterns(
@@ -232,7 +243,7 @@ def test_options_from_a_file(shell: Any, tmp_path: Path) -> None:
     )
     own = nrl.compute_rdms(patterns, "correlation")  # the command line goes before the file
     np.testing.assert_array_equal(found.dissimilarities, own.dissimilarities)
-    config.write_text("methods = 'euclidean'")
+    config.write_text("dissimilarities = 'euclidean'")
     code, _, errors = shell("rdm", *files("_bold.nii.gz"), "--config", config, "--out", tmp_path / "b.h5")
     assert code == 2
-    assert "unknown methods" in errors
+    assert "unknown dissimilarities" in errors

@@ -11,8 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from neurordl import NeurordlError, StimulusSet
-from neurordl.patterns.layers import layer_names, resolve_layers
-from neurordl.patterns.network import Compute, as_input, extract_patterns, frozen_eval, read_layers
+from neurordl.patterns.network import (
+    Compute,
+    as_input,
+    extract_patterns,
+    frozen_eval,
+    layer_names,
+    read_layers,
+    resolve_layers,
+)
 from neurordl.students import resnet18, small_cnn
 
 
@@ -208,7 +215,7 @@ def test_token_layouts_give_the_same_patterns() -> None:
     layers = ["encoder", "attention", "encoder.self_attn"]
     one, two = (read_layers(model, images, layers)[1] for model in (first, second))
     for layer in layers:
-        assert one[layer].shape == (5, 8 * 16)
+        assert one[layer].shape == (5, 8, 16)
         torch.testing.assert_close(one[layer], two[layer])
     # A stimulus's patterns are its own: they do not depend on which others stand beside it.
     alone = read_layers(second, images[3:4], layers)[1]
@@ -230,7 +237,7 @@ def test_as_many_tokens_as_stimuli() -> None:
 def test_convolution_with_as_many_maps_as_stimuli_is_not_ambiguous() -> None:
     images = torch.rand(8, 1, 8, 8)
     model = nn.Sequential(nn.Conv2d(1, 8, 3))
-    torch.testing.assert_close(read_layers(model, images, ["0"])[1]["0"], model(images).flatten(1))
+    torch.testing.assert_close(read_layers(model, images, ["0"])[1]["0"], model(images))
 
 
 def test_frozen_eval_puts_each_mode_back() -> None:

@@ -22,7 +22,7 @@ from neurordl.errors import NeurordlError
 from neurordl.measures.dissimilarities import poisson, poisson_cv
 from neurordl.measures.kernels import blocks
 from neurordl.rdms import compute_rdms, load_rdms, save_rdms
-from neurordl.rdms.noise import covariance
+from neurordl.rdms.noise import Noise, covariance
 from neurordl.rdms.sources import Source
 
 IDS = ["s10", "s2", "s1", "cat", "Ant", "z"]
@@ -98,10 +98,10 @@ def test_noise_from_residuals(method: str, noise: Any) -> None:
     data, rows = measured(repeats=2), residual_rows()
     precision = np.linalg.inv(cov_from_residuals(rows, dof=52, method=METHODS[noise]))
     dof = [13] * len(rows)
-    ours = compute_rdms(data, method, noise=noise, residuals=as_residuals(rows, dof=dof))
+    ours = compute_rdms(data, method, noise=Noise(noise, as_residuals(rows, dof=dof)))
     same(ours, calc_rdm(data, method, descriptor="stimulus", noise=precision, cv_descriptor="run"))
     precision = np.linalg.inv(cov_from_residuals(rows, method=METHODS[noise]))
-    ours = compute_rdms(data, method, noise=noise, residuals=Dataset(rows))
+    ours = compute_rdms(data, method, noise=Noise(noise, Dataset(rows)))
     same(ours, calc_rdm(data, method, descriptor="stimulus", noise=precision, cv_descriptor="run"))
 
 
@@ -129,9 +129,7 @@ def test_degrees_of_freedom_of_measurements(center: Any) -> None:
 
 def test_noise_of_each_run_equals_a_list_of_precisions() -> None:
     data, rows = measured(), residual_rows(200)
-    ours = compute_rdms(
-        data, "crossnobis", noise="shrinkage_diag", residuals=as_residuals(rows), noise_by="run"
-    )
+    ours = compute_rdms(data, "crossnobis", noise=Noise("shrinkage_diag", as_residuals(rows), by="run"))
     each = [np.linalg.inv(cov_from_residuals(rows[k::RUNS])) for k in range(RUNS)]
     same(ours, calc_rdm(data, "crossnobis", descriptor="stimulus", noise=each, cv_descriptor="run"), 1e-9)
 
@@ -141,7 +139,7 @@ def test_normalised_patterns_under_other_measures(method: str) -> None:
     data, rows = measured(), residual_rows()
     values, vectors = np.linalg.eigh(cov_from_residuals(rows, method="full"))
     root = vectors / np.sqrt(values) @ vectors.T
-    ours = compute_rdms(data, method, noise="full", residuals=Dataset(rows))
+    ours = compute_rdms(data, method, noise=Noise("full", Dataset(rows)))
     names = np.asarray(data.obs_descriptors["stimulus"])
     order = ours.pattern_descriptors["stimulus"]
     means = np.stack([data.measurements[names == name].mean(0) for name in order])
@@ -154,14 +152,14 @@ def test_singular_noise_is_one_clear_error() -> None:
     with pytest.raises(
         NeurordlError, match=r"Dataset 0 \(subject s1\) is singular .*8 channels, rank 4.*shrin"
     ):
-        compute_rdms(data, "crossnobis", noise="full", residuals=few)
+        compute_rdms(data, "crossnobis", noise=Noise("full", few))
     rows = residual_rows()
     rows[:, 3] = 1.0
     for noise in ("diagonal", "shrinkage_diag"):
         with pytest.raises(NeurordlError, match=r"singular with noise='\w+'.*variance"):
-            compute_rdms(data, "mahalanobis", noise=noise, residuals=Dataset(rows))
+            compute_rdms(data, "mahalanobis", noise=Noise(noise, Dataset(rows)))
     assert np.isfinite(
-        compute_rdms(data, "crossnobis", noise="shrinkage_diag", residuals=few).dissimilarities
+        compute_rdms(data, "crossnobis", noise=Noise("shrinkage_diag", few)).dissimilarities
     ).all()
 
 
@@ -209,10 +207,10 @@ def test_runs_that_lack_a_stimulus_and_have_a_mean_are_told_of() -> None:
     theirs = calc_rdm_unbalanced(data, "crossnobis", descriptor="stimulus", cv_descriptor="run")
     assert np.abs(square_by_name(seen)).max() > 50 * np.abs(square_by_name(plain)).max()
     same(seen, theirs, atol=1e-6)
-    for own, options in ((data, {"center": "run"}), (data, {"method": "euclidean"}), (measured(), {})):
+    for own, options in ((data, {"center": "run"}), (data, {"dissimilarity": "euclidean"}), (measured(), {})):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            compute_rdms(own, **{"method": "crossnobis", **options})
+            compute_rdms(own, **{"dissimilarity": "crossnobis", **options})
 
 
 def test_runs_of_other_length_hide_their_mean() -> None:
@@ -363,7 +361,7 @@ def test_an_atlas_gives_an_rdm_for_each_roi(tmp_path: Path) -> None:
     for k, name in enumerate(data):
         data[name].descriptors = {"subject": name, "provenance": json.dumps({"images": [f"{k}.nii"]})}
     rows = {name: Dataset(residual_rows(seed=k)) for k, name in enumerate(data)}
-    found = compute_rdms(data, "crossnobis", noise="shrinkage_eye", residuals=rows)
+    found = compute_rdms(data, "crossnobis", noise=Noise("shrinkage_eye", rows))
     assert found.rdm_descriptors["subject"] == ["s1", "s1", "s2", "s2"]
     assert found.rdm_descriptors["roi"] == ["IT", "V1", "IT", "V1"]
     assert "provenance" not in found.rdm_descriptors
@@ -376,7 +374,7 @@ def test_an_atlas_gives_an_rdm_for_each_roi(tmp_path: Path) -> None:
             data[subject].measurements[:, at], obs_descriptors=dict(data[subject].obs_descriptors)
         )
         left = Dataset(rows[subject].measurements[:, at])
-        expected = compute_rdms(alone, "crossnobis", noise="shrinkage_eye", residuals=left)
+        expected = compute_rdms(alone, "crossnobis", noise=Noise("shrinkage_eye", left))
         ids = alone.obs_descriptors["stimulus"]
         order = list(dict.fromkeys(ids))
         full = found.subset("index", k).get_matrices()[0]
@@ -458,23 +456,30 @@ def test_memory_is_the_result_and_a_block(n: int, channels: int, to_disk: bool, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "crossnobis", "noise": "ledoit"}, "expected None or one of diagonal, shrinkage_eye"),
-        ({"method": "euclidean", "noise": "full"}, "euclidean takes no noise=.*mahalanobis"),
-        ({"method": "poisson", "precision": np.eye(8)}, "takes no precision"),
-        ({"method": "crossnobis", "noise": "full", "precision": np.eye(8)}, "exclude each other"),
-        ({"method": "crossnobis", "residuals": Dataset(np.ones((3, 8)))}, "residuals= are used with noise="),
         (
-            {"method": "crossnobis", "noise": "full", "residuals": Dataset(np.ones((30, 7)))},
+            {"dissimilarity": "crossnobis", "noise": "ledoit"},
+            "noise='ledoit': expected one of 'diagonal', 'shrinkage_eye'",
+        ),
+        ({"dissimilarity": "euclidean", "noise": "full"}, "euclidean takes no noise=.*mahalanobis"),
+        ({"dissimilarity": "poisson", "precision": np.eye(8)}, "takes no precision"),
+        ({"dissimilarity": "crossnobis", "noise": "full", "precision": np.eye(8)}, "exclude each other"),
+        (
+            {"dissimilarity": "crossnobis", "noise": Noise("full", Dataset(np.ones((30, 7))))},
             "expected 8 channels",
         ),
-        ({"method": "crossnobis", "noise": "full", "residuals": {"s1": Dataset(np.ones((3, 8)))}}, "by name"),
-        ({"method": "crossnobis", "noise": "full", "residuals": [1]}, "a Dataset for each"),
         (
-            {"method": "crossnobis", "noise": "full", "residuals": Dataset(np.full((30, 8), np.nan))},
+            {"dissimilarity": "crossnobis", "noise": Noise("full", {"s1": Dataset(np.ones((3, 8)))})},
+            "by name",
+        ),
+        ({"dissimilarity": "crossnobis", "noise": Noise("full", [1])}, "a Dataset for each"),
+        (
+            {"dissimilarity": "crossnobis", "noise": Noise("full", Dataset(np.full((30, 8), np.nan)))},
             "finite numbers",
         ),
-        ({"method": "mahalanobis", "noise": "full", "noise_by": "run"}, "noise_by='run' is for crossnobis"),
-        ({"noise_by": "subject"}, "expected 'pooled' or 'run'"),
+        (
+            {"dissimilarity": "mahalanobis", "noise": Noise("full", by="run")},
+            "for dissimilarities across runs",
+        ),
         ({"center": "mean"}, "expected float64 or float32, and None, 'run' or 'all'"),
         ({"dtype": np.int64}, "expected float64 or float32"),
         ({"dtype": "double precision"}, "dtype='double precision', .*expected float64 or float32"),
@@ -503,16 +508,21 @@ def test_degrees_of_freedom_that_are_none(noise_by: str, dof: Any, message: str)
     rows = as_residuals(residual_rows())
     rows.obs_descriptors["dof"] = [dof] * len(rows.measurements)
     with pytest.raises(NeurordlError, match=message):
-        compute_rdms(measured(), "crossnobis", noise="shrinkage_eye", residuals=rows, noise_by=noise_by)
+        compute_rdms(measured(), "crossnobis", noise=Noise("shrinkage_eye", rows, noise_by))
+
+
+def test_a_grouping_of_noise_that_does_not_exist() -> None:
+    with pytest.raises(NeurordlError, match="by='subject': expected one of 'pooled', 'run'"):
+        Noise("full", by="subject")  # type: ignore[arg-type]
 
 
 def test_run_noise_needs_runs_and_balance() -> None:
     rows = as_residuals(residual_rows())
     with pytest.raises(NeurordlError, match="every stimulus equally often"):
-        compute_rdms(holes(), "crossnobis", noise="shrinkage_eye", residuals=rows, noise_by="run")
+        compute_rdms(holes(), "crossnobis", noise=Noise("shrinkage_eye", rows, by="run"))
     other = Dataset(residual_rows(), obs_descriptors={"run": ["x"] * 60})
     with pytest.raises(NeurordlError, match="have no run 'r"):
-        compute_rdms(measured(), "crossnobis", noise="shrinkage_eye", residuals=other, noise_by="run")
+        compute_rdms(measured(), "crossnobis", noise=Noise("shrinkage_eye", other, by="run"))
 
 
 def test_one_run_is_not_enough() -> None:

@@ -184,7 +184,7 @@ def test_arrays_that_do_not_fit(call: Call, told: str) -> None:
         (models, twice, [], "subject 'p0' has 2"),
         (models, brain, ["--layers", "l7"], "no model RDM is named 'l7'"),
         (models, brain, ["--bootstrap", "stimuli", "--comparison", "bures"], "bures needs complete RDMs"),
-        (models, brain, ["--variance", "components"], "(in the shell: --bootstrap stimuli or both)"),
+        (models, brain, ["--variance", "components"], "resample 'stimuli' or 'both'"),
         (models, brain, ["--device", "gpu"], "device 'gpu' cannot be used here"),
         pytest.param(models, brain, ["--device", "cuda"], "torch sees no GPU", marks=NO_GPU),
     ],

@@ -16,7 +16,7 @@ from scipy.spatial.distance import pdist
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
-from neurordl.rdms.reliability import split_half
+from neurordl.rdms import odd_even_reliability
 from neurordl.simulate import patterns_of, plan_study, simulate_fmri, simulate_patterns, simulate_subjects
 from neurordl.simulate.fmri import _noise
 
@@ -225,7 +225,7 @@ def test_the_committed_study_is_what_its_script_makes(tmp_path: Path) -> None:
 def test_split_halves_are_reliable_where_there_is_signal() -> None:
     good = simulate_patterns(TRUE, IDS, 1, runs=4, snr=50.0)["s01"]
     for method in ("crossnobis", "correlation"):
-        found = split_half(good, method)
+        found = odd_even_reliability(good, method)
         assert found.shape == (1,)
         assert found[0] > 0.95
     from rsatoolbox.data import Dataset
@@ -236,7 +236,9 @@ def test_split_halves_are_reliable_where_there_is_signal() -> None:
         good.measurements[order],
         obs_descriptors={name: [values[k] for k in order] for name, values in good.obs_descriptors.items()},
     )
-    np.testing.assert_allclose(split_half(moved, "crossnobis"), split_half(good, "crossnobis"))
+    np.testing.assert_allclose(
+        odd_even_reliability(moved, "crossnobis"), odd_even_reliability(good, "crossnobis")
+    )
     weak = simulate_patterns(TRUE, IDS, 1, runs=4, snr=0.2)["s01"]
     of_halves = [
         nrl.compute_rdms(
@@ -245,9 +247,9 @@ def test_split_halves_are_reliable_where_there_is_signal() -> None:
         ).dissimilarities[0]
         for at in (np.r_[0:12, 24:36], np.r_[12:24, 36:48])
     ]
-    np.testing.assert_allclose(split_half(weak, "crossnobis")[0], np.corrcoef(*of_halves)[0, 1])
+    np.testing.assert_allclose(odd_even_reliability(weak, "crossnobis")[0], np.corrcoef(*of_halves)[0, 1])
     with pytest.raises(NeurordlError, match="need 4 runs or more, and there are 2"):
-        split_half(simulate_patterns(TRUE, IDS, 1, runs=2)["s01"], "crossnobis")
+        odd_even_reliability(simulate_patterns(TRUE, IDS, 1, runs=2)["s01"], "crossnobis")
 
 
 # planning

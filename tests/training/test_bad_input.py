@@ -142,11 +142,11 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "sessions where subjects are meant": (
         lambda: {"objective": rdm(brain(subject=["a", "a"], session=[1, 2]))},
-        r"subject 'a' has 2 .*they differ in 'session' .*: select= or average= over that",
+        r"subject 'a' has 2 .*they differ in 'session' .*: use nrl.select_rdms with select= or average=",
     ),
     "ROIs where subjects are meant": (
         lambda: {"objective": rdm(brain(subject=["a", "a"], roi=["IT", "EVC"]))},
-        r"they differ in 'roi' .*: select= or average=",
+        r"they differ in 'roi' .*: use nrl.select_rdms with select= or average=",
     ),
     "ROIs without subjects": (
         lambda: {"objective": rdm(brain(roi=["IT", "EVC"]))},
@@ -344,7 +344,7 @@ def test_folder_that_holds_another_run(tmp_path: Path) -> None:
     train(tmp_path / "run")
     before = contents(tmp_path)
     with pytest.raises(
-        NeurordlError, match="holds a run already; choose another folder, or go on with resume=True"
+        NeurordlError, match="already holds a run; choose another folder, or resume it with resume=True"
     ):
         train(tmp_path / "run")
     with pytest.raises(
@@ -369,7 +369,7 @@ def test_folder_that_holds_something_else(resume: bool, tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("2")
-    with pytest.raises(NeurordlError, match=r"cannot be made .*choose another folder"):
+    with pytest.raises(NeurordlError, match=r"file is a file; give a folder"):
         train(tmp_path / "file" / "run")
 
 

@@ -1,1 +1,333 @@
-"""RDM files by format: each module reads a file as `Held` and writes RDMs as bytes."""
+"""RDM files: read without unpickling, checked, and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rsatoolbox.rdm.rdms import RDMs
+
+from neurordl.errors import NeurordlError
+from neurordl.ids import check_ids, possible_ids
+from neurordl.io import atomic_write
+from neurordl.rdms.files.arrays import NPY, NPZ
+from neurordl.rdms.files.content import (
+    Diagonal,
+    Format,
+    Interpretation,
+    Layout,
+    RDMContent,
+    Similarity,
+    Values,
+    columns_fit,
+    condense,
+)
+from neurordl.rdms.files.hdf5 import HDF5
+from neurordl.rdms.files.matlab import MATLAB
+from neurordl.rdms.files.tables import CSV, TSV, read_ids
+from neurordl.rdms.selection import as_text
+
+__all__ = ["FORMATS", "Format", "RDMContent", "load_rdms", "save_rdms"]
+
+FORMATS: dict[str, Format] = {
+    suffix: format for format in (HDF5, MATLAB, NPZ, NPY, CSV, TSV) for suffix in format.suffixes
+}
+"""The formats by suffix. Whoever adds one to this dictionary can load and save it."""
+
+
+def load_rdms(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    ids: Sequence[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    subjects: str | Sequence[str] | None = None,
+    roi: str | Sequence[str] | None = None,
+    measure: str | None = None,
+    layout: Layout | None = None,
+    similarity: Similarity | None = None,
+    diagonal: Diagonal | None = None,
+) -> RDMs:
+    """Read RDMs from a file; its suffix tells the format.
+
+    - ``.h5``, ``.hdf5``: rsatoolbox's layout (``rdms.save(path, file_type="hdf5")``), or `save_rdms`.
+    - ``.mat``, version 5 or 7.3: a matrix, a stack, or a struct array of the MATLAB RSA toolbox (fields RDM,
+      name) in MATLAB's order. Names such as "hIT | BE | Session: 1" give ROI, subject and session, with a
+      notice; fields with one text or number per RDM become RDM descriptors.
+    - ``.npz``: one of its arrays. The arrays stimulus (or ids), subject, roi and session become descriptors.
+    - ``.npy``: an array.
+    - ``.csv`` (also with semicolons and decimal commas), ``.tsv``: a square table with ids in its first row,
+      its first column, both or neither; or condensed RDMs, one per row. Blank cells, NA and nan are missing.
+
+    Shape and symmetry tell square matrices and stacks of them (along the first axes, or the last as in
+    MATLAB) from condensed RDMs, one per row. The values are converted as follows. Where the two triangles
+    differ by up to 1e-5 of the largest value, the difference is rounding and they are averaged. NaN is a pair
+    that was not measured. A diagonal of NaN is read as zeros. Negative values stay (cross-validated distances
+    have them). Whole numbers and truth values become float64; float32 stays.
+
+    Parameters
+    ----------
+    path
+        The file. Pickles, whatever their name, are refused, because unpickling can run any code.
+    name
+        The variable of a .mat or .npz file to read, where several can be RDMs.
+    ids, labels
+        Stimulus ids in the order of the rows, where the file has none: a sequence, or a file (.txt with one
+        id per line, .csv or .tsv with a column ``id`` or ``stimulus``).
+    subjects, roi
+        One subject for each RDM; one ROI for all or for each, where the file does not name them.
+    measure
+        The dissimilarity measure, where the file does not name it ("correlation", "crossnobis").
+    layout
+        "square" or "condensed", where shape and symmetry do not tell.
+    similarity
+        "1-s": the file holds similarities with ones on the diagonal, and 1 - s is taken.
+    diagonal
+        "ignore": the diagonal is not zero (as in split-half RDMs) and is left out.
+
+    Returns
+    -------
+    RDMs
+        With the file's descriptors; text is ``str``, whether it is stored as text or as bytes.
+
+    Warns
+    -----
+    UserWarning
+        The file names no stimuli (no pattern descriptor ``stimulus``), or numbers them. Give ids before
+        anything is matched; a descriptor that could hold them is pointed out. Also where ROI, subject and
+        session were read from names, where rows were read as RDMs but columns could be, and where commas are
+        decimal.
+
+    Raises
+    ------
+    NeurordlError
+        There is no such file; it is damaged or claims more than it holds; several variables can be RDMs and
+        no ``name`` chooses one; it holds Python objects, text among numbers, asymmetric values, similarities,
+        a diagonal that is not zero, an infinite value or an RDM without a finite pair; or there are too few
+        or too many ids or subjects.
+
+    Examples
+    --------
+    >>> rdms = load_rdms("it.npy", ids=["face", "house", "cat"])  # doctest: +SKIP
+    """
+    source = Path(path)
+    format = _find_format(source, "read")
+    interpretation = Interpretation(layout, similarity, diagonal)
+    if not source.is_file():
+        raise NeurordlError(f"there is no RDM file {source}; check the path")
+    if name is not None and not format.has_variables:
+        raise NeurordlError(f"{source} has no variables to choose from: leave out name={name!r}")
+    if ids is not None and labels is not None:
+        raise NeurordlError("ids were given twice, by ids= and by labels=; give one of them")
+    content = _read(format, source, name)
+    rdms = _to_rdms(content, interpretation, source)
+    _set_ids(rdms, ids if labels is None else read_ids(Path(labels)), source)
+    _set_per_rdm(rdms, "subject", [subjects] if isinstance(subjects, str) else subjects, source)
+    _set_per_rdm(rdms, "roi", [roi] * rdms.n_rdm if isinstance(roi, str) else roi, source)
+    _check_agreement(rdms.dissimilarity_measure, measure, source, "dissimilarity measure")
+    rdms.dissimilarity_measure = rdms.dissimilarity_measure or measure
+    _check_values(rdms, str(source))
+    for notice in [*content.notices, *_notice_about_ids(rdms, source)]:
+        warnings.warn(notice, UserWarning, stacklevel=2)
+    return rdms
+
+
+def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) -> None:
+    """Write RDMs in the format that the suffix tells; `load_rdms` reads them back exactly.
+
+    - ``.h5``, ``.hdf5``: rsatoolbox's layout, with everything that RDMs carry.
+    - ``.npz``: the same names as arrays.
+    - ``.mat`` (version 5): a struct array ``RDMs`` that the MATLAB toolbox reads, and a cell array
+      ``stimulus``.
+    - ``.npy``: the dissimilarities alone.
+    - ``.csv``, ``.tsv``: one RDM, square, with its ids.
+
+    Parameters
+    ----------
+    rdms
+        Their descriptors hold text, numbers or (in .h5) None, alone or in lists and arrays of one type.
+    path
+        The file, in a folder that exists. An existing file is replaced without a question, as by the writers
+        of numpy and scipy (``rdms.save`` of rsatoolbox refuses), once the new one is complete.
+    lossy
+        Leave out what the format has no place for, instead of raising an error that names it.
+
+    Raises
+    ------
+    NeurordlError
+        The format is unknown or has no place for what the RDMs carry, a descriptor cannot be stored, an RDM
+        is NaN everywhere, or the file cannot be written (nothing is left of it then).
+    """
+    target = Path(path)
+    format = _find_format(target, "write")
+    if not isinstance(rdms, RDMs):
+        raise NeurordlError(f"save_rdms takes rsatoolbox RDMs, not {type(rdms).__name__}")
+    _check_values(rdms, "the RDMs to save")
+    if not lossy and (omitted := format.omits(rdms)):
+        raise NeurordlError(
+            f"{target.name} has no place for {', '.join(omitted)}; write .h5, which holds everything, or "
+            "leave these out by lossy=True"
+        )
+    if format.single and rdms.n_rdm > 1:
+        raise NeurordlError(
+            f"{target.name} holds one RDM, and these are {rdms.n_rdm}; write them one by one, or as .h5"
+        )
+    data = format.write(rdms)
+    with atomic_write(target) as aside:
+        aside.write_bytes(data)
+
+
+def _find_format(path: Path, verb: str) -> Format:
+    suffix = path.suffix.lower()
+    if suffix in FORMATS:
+        return FORMATS[suffix]
+    pickled = suffix in (".pkl", ".pickle")
+    raise NeurordlError(
+        f"cannot {verb} RDMs as {path.name!r} "
+        f"({'unpickling a file can run any code' if pickled else 'not supported'}): RDM files are HDF5 in "
+        f"rsatoolbox's layout or others, named {', '.join(FORMATS)}; convert with "
+        "rdms.save(path, file_type='hdf5') in rsatoolbox"
+    )
+
+
+def _read(format: Format, source: Path, name: str | None) -> RDMContent:
+    """Read a file; whatever a reader raises becomes an error that names the file."""
+    try:
+        return format.read(source, name)
+    except NeurordlError as error:
+        if str(source) in str(error):
+            raise
+        raise NeurordlError(f"cannot read {source}: {error}") from error
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        raise NeurordlError(
+            f"cannot read {source}: it is damaged, or not a {source.suffix.lower()} file "
+            f"({error or type(error).__name__}); write it again"
+        ) from error
+
+
+def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) -> RDMs:
+    """Make RDMs of the content of a file; rsatoolbox does not check numbers of pairs and descriptors."""
+    values = content.values
+    if content.layout == "condensed" and np.ndim(values) == 2 and values.shape[1] == 1:
+        values = list(values)  # RDMs of two stimuli, not one RDM as a column
+    if interpretation.layout is None and content.layout is not None:
+        interpretation = Interpretation(content.layout, interpretation.similarity, interpretation.diagonal)
+    vectors: Values = condense(values, str(source), interpretation)
+    if interpretation.layout is None and columns_fit(values):
+        content.notices.append(
+            f"{source}: the shape {values.shape} was read as {len(vectors)} RDMs, one per row; if each "
+            "column is an RDM, transpose it; if this is right, say layout='condensed'"
+        )
+    for name in ("subject", "roi", "session"):
+        names = content.rdm_descriptors.get(name)
+        if names is not None and len(names) != len(vectors) and FORMATS[source.suffix.lower()].has_variables:
+            del content.rdm_descriptors[name]
+            content.notices.append(
+                f"{source} has {len(names)} {name} names but {len(vectors)} RDMs: they are left out"
+            )
+    try:
+        rdms = RDMs(
+            vectors,
+            dissimilarity_measure=content.measure,
+            descriptors=content.descriptors,
+            rdm_descriptors=content.rdm_descriptors,
+            pattern_descriptors=content.pattern_descriptors,
+        )
+    except (ValueError, AttributeError, TypeError) as error:
+        described = content.rdm_descriptors | content.pattern_descriptors
+        raise NeurordlError(
+            f"{source} does not hold consistent RDMs ({len(vectors)} of them): {error}; its descriptors have "
+            + ", ".join(f"{len(values)} {name}" for name, values in described.items())
+        ) from error
+    for name, texts in content.texts.items():
+        if "stimulus" not in rdms.pattern_descriptors and len(texts) == rdms.n_cond != rdms.n_rdm:
+            rdms.pattern_descriptors.setdefault(name, texts)
+    return rdms
+
+
+def _set_ids(rdms: RDMs, ids: Sequence[str] | None, source: Path) -> None:
+    """Set the ids that the user names: one for each row, and not against those of the file."""
+    if ids is None:
+        return
+    named = check_ids(ids, f"RDMs in {source}")
+    if len(named) != rdms.n_cond:
+        raise NeurordlError(
+            f"{len(named)} ids were given for {source}, whose RDMs have {rdms.n_cond} stimuli; give one id "
+            "for each row, in the order of the rows"
+        )
+    stored = rdms.pattern_descriptors.get("stimulus")
+    if stored is not None and not _are_row_numbers(stored, source):
+        _check_agreement(list(map(as_text, stored)), list(named), source, "stimulus ids")
+    rdms.pattern_descriptors["stimulus"] = list(named)
+
+
+def _are_row_numbers(ids: Sequence[Any], source: Path) -> bool:
+    """Whether ids are the row numbers that pandas and R write beside a table, all of them."""
+    counts = [[str(k + first) for k in range(len(ids))] for first in (0, 1)]
+    return source.suffix.lower() in (".csv", ".tsv") and list(ids) in counts
+
+
+def _set_per_rdm(rdms: RDMs, name: str, values: Sequence[str] | None, source: Path) -> None:
+    """Set the subjects or ROIs that the user names, one for each RDM, and not against those of the file."""
+    if values is None:
+        return
+    named = list(map(as_text, values))
+    if len(named) != rdms.n_rdm:
+        raise NeurordlError(
+            f"{len(named)} values of {name} were given for the {rdms.n_rdm} RDMs in {source}; give one for "
+            "each"
+        )
+    stored = rdms.rdm_descriptors.get(name)
+    _check_agreement(None if stored is None else list(map(as_text, stored)), named, source, name)
+    rdms.rdm_descriptors[name] = named
+
+
+def _check_agreement(stored: Any, named: Any, source: Path, label: str) -> None:
+    """Refuse what the user names where the file says otherwise."""
+    if stored is None or named is None or stored == named:
+        return
+    first, second = (
+        text if isinstance(text, str) else ", ".join(map(repr, text[:3])) + (", ..." if len(text) > 3 else "")
+        for text in (stored, named)
+    )
+    raise NeurordlError(
+        f"{source} has its own {label} ({first}), other than those given ({second}); leave the argument "
+        "out, or change the RDMs once they are loaded"
+    )
+
+
+def _check_values(rdms: RDMs, label: str) -> None:
+    for number, vector in enumerate(rdms.dissimilarities):
+        finite = np.isfinite(vector)
+        if not finite.any():
+            problem = "has no measured pair (it is NaN everywhere)"
+        elif not (finite | np.isnan(vector)).all():
+            problem = "holds infinite dissimilarities"
+        else:
+            continue
+        names = ", ".join(f"{k} {v[number]}" for k, v in rdms.rdm_descriptors.items() if k != "index")
+        raise NeurordlError(
+            f"{label}: RDM {number}{f' ({names})' if names else ''} {problem}; leave it out or compute it "
+            "anew"
+        )
+
+
+def _notice_about_ids(rdms: RDMs, source: Path) -> list[str]:
+    """What keeps the stimuli from being matched by id, if anything does."""
+    ids = rdms.pattern_descriptors.get("stimulus")
+    remedy = "before matching give ids= or labels=, or set rdms.pattern_descriptors['stimulus'] to their"
+    if ids is None:
+        use = "rdms.pattern_descriptors['stimulus'] = rdms.pattern_descriptors[{name!r}]"
+        candidate = possible_ids(rdms.pattern_descriptors, use)
+        return [f"{source} does not say which stimuli its {rdms.n_cond} rows are; {remedy} ids{candidate}"]
+    if _are_row_numbers(ids, source) or not all(isinstance(value, str) for value in ids):
+        numbers = ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
+        return [
+            f"{source} has numbers as stimulus ids ({numbers}), and ids are text, '1' another than '001'; "
+            f"{remedy} text"
+        ]
+    return []

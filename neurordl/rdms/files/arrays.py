@@ -1,4 +1,4 @@
-"""numpy's .npy and .npz, without pickle and without trusting a header's word."""
+"""numpy's .npy and .npz: arrays are neither unpickled nor allocated on the word of a header."""
 
 from __future__ import annotations
 
@@ -10,55 +10,61 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
-from neurordl.rdms.files.held import INFLATION, Held
-from neurordl.rdms.files.variables import DESCRIPTORS, choose
+from neurordl.rdms.files.content import (
+    DESCRIPTORS,
+    MAX_INFLATION,
+    Format,
+    RDMContent,
+    Struct,
+    Values,
+    content_of_variables,
+    to_array,
+    unstorable,
+)
 
-__all__ = ["npy_content", "npz_content", "read_npy", "read_npz"]
+__all__ = ["NPY", "NPZ"]
 
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-_MEMBERS = 10_000
+_MAX_MEMBERS = 10_000
 
 
-def read_npy(source: Path, name: str | None) -> Held:
-    """One array, of any shape that RDMs can have; it names nothing."""
-    if name is not None:
-        raise NeurordlError(f"{source} holds one array: leave out name={name!r}")
+def _read_npy(source: Path, _: str | None) -> RDMContent:
+    """Read one array, of any shape that RDMs can have; it has no descriptors."""
     with open(source, "rb") as handle:
-        return Held(_array(handle, source.stat().st_size, str(source)))
+        return RDMContent(_read_array(handle, source.stat().st_size, str(source)))
 
 
-def read_npz(source: Path, name: str | None) -> Held:
-    """The RDMs of an archive of arrays; see `choose`."""
+def _read_npz(source: Path, name: str | None) -> RDMContent:
+    """Read the RDMs of an archive of arrays."""
     with open(source, "rb") as handle:
-        _no_pickle(handle, str(source))
+        _refuse_pickle(handle, str(source))
+    arrays: Struct = {}
     with zipfile.ZipFile(source) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
         if len({member.filename for member in members}) < len(members):
             raise NeurordlError(f"{source} has an array twice under one name: it is damaged, write it again")
-        if len(members) > _MEMBERS:
+        if len(members) > _MAX_MEMBERS:
             raise NeurordlError(f"{source} holds {len(members)} arrays, and RDM files never so many")
-        arrays: dict[str, Any] = {}
         for member in members:
-            label = f"{member.filename.removesuffix('.npy')!r} in {source}"
+            key = member.filename.removesuffix(".npy")
+            label = f"{key!r} in {source}"
             claimed, stored = member.file_size, member.compress_size
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise NeurordlError(f"{label} is packed in a way that numpy does not use; save it with numpy")
-            if stored > source.stat().st_size or claimed > max(INFLATION * stored, 1 << 12):
+            if stored > source.stat().st_size or claimed > max(MAX_INFLATION * stored, 1 << 12):
                 raise NeurordlError(
                     f"{label} claims {claimed} bytes, but only {stored} are stored: it is damaged"
                 )
             with archive.open(member) as handle:
-                array = _array(handle, claimed, label)
-            text = array.ndim == 0 and array.dtype.kind == "U"
-            arrays[member.filename.removesuffix(".npy")] = str(array) if text else array
-    return choose(arrays, name, source)
+                array = _read_array(handle, claimed, label)
+            arrays[key] = str(array) if array.ndim == 0 and array.dtype.kind == "U" else array
+    return content_of_variables(arrays, name, source)
 
 
-def _no_pickle(handle: IO[bytes], label: str) -> None:
+def _refuse_pickle(handle: IO[bytes], label: str) -> None:
     start = handle.read(2)
     handle.seek(0)
     if start in _PICKLE:
@@ -68,9 +74,9 @@ def _no_pickle(handle: IO[bytes], label: str) -> None:
         )
 
 
-def _array(handle: IO[bytes], size: int, label: str) -> npt.NDArray[Any]:
-    """An array of which the header says just what the ``size`` bytes hold."""
-    _no_pickle(handle, label)
+def _read_array(handle: IO[bytes], size: int, label: str) -> Values:
+    """Read an array whose header claims exactly what the ``size`` bytes hold."""
+    _refuse_pickle(handle, label)
     version = np.lib.format.read_magic(handle)
     if version == (1, 0):
         shape, _, dtype = np.lib.format.read_array_header_1_0(handle)
@@ -85,18 +91,17 @@ def _array(handle: IO[bytes], size: int, label: str) -> npt.NDArray[Any]:
         )
     if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in shape):
         raise NeurordlError(f"{label} says that its shape is {shape}: it is damaged")
-    claimed = math.prod(shape) * dtype.itemsize
-    if claimed != size - handle.tell() or (dtype.itemsize == 0 and math.prod(shape) > size):
+    claimed, stored = math.prod(shape) * dtype.itemsize, size - handle.tell()
+    if claimed != stored or (dtype.itemsize == 0 and math.prod(shape) > size):
         raise NeurordlError(
-            f"{label} claims an array of {claimed} bytes, but has {max(0, size - handle.tell())}: it is "
-            "damaged"
+            f"{label} claims an array of {claimed} bytes, but has {max(0, stored)}: it is damaged"
         )
     handle.seek(0)
     return np.lib.format.read_array(handle, allow_pickle=False)  # to its end, where a checksum may be
 
 
-def npy_content(rdms: RDMs) -> bytes:
-    """(RDMs, pairs), in their own precision."""
+def _write_npy(rdms: RDMs) -> bytes:
+    """Store (RDMs, pairs) in their precision."""
     if rdms.n_cond == 2 and rdms.n_rdm > 1:
         raise NeurordlError(
             f"{rdms.n_rdm} RDMs of two stimuli would come back from a .npy as one RDM in a column; write .h5"
@@ -106,13 +111,13 @@ def npy_content(rdms: RDMs) -> bytes:
     return file.getvalue()
 
 
-def npz_content(rdms: RDMs) -> bytes:
-    """Arrays ``dissimilarities``, ``pattern_descriptors/stimulus`` and so on; the measure as text."""
-    arrays: dict[str, npt.NDArray[Any]] = {"dissimilarities": np.ascontiguousarray(rdms.dissimilarities)}
+def _write_npz(rdms: RDMs) -> bytes:
+    """Store arrays ``dissimilarities``, ``pattern_descriptors/stimulus`` and so on; the measure as text."""
+    arrays = {"dissimilarities": np.ascontiguousarray(rdms.dissimilarities)}
     if rdms.dissimilarity_measure is not None:
         arrays["dissimilarity_measure"] = np.array(str(rdms.dissimilarity_measure))
-    for kind in DESCRIPTORS:
-        arrays |= _named(getattr(rdms, kind), kind, kind)
+    for group in DESCRIPTORS:
+        arrays |= _flatten(getattr(rdms, group), group, group)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in arrays.items():
@@ -121,37 +126,19 @@ def npz_content(rdms: RDMs) -> bytes:
     return file.getvalue()
 
 
-def _named(values: Mapping[str, Any], path: str, label: str) -> dict[str, npt.NDArray[Any]]:
+def _flatten(descriptors: Mapping[str, Any], path: str, label: str) -> dict[str, Values]:
     """Descriptors under names with slashes, as HDF5 has groups."""
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, value in values.items():
-        within = f"{label}[{name!r}]"
+    arrays: dict[str, Values] = {}
+    for name, value in descriptors.items():
+        inner = f"{label}[{name!r}]"
         if not isinstance(name, str) or not name or "/" in name:
-            raise _unstorable(within, "under a name that is not text without a slash")
+            raise unstorable(inner, ".npz", "its name is not text without a slash")
         if isinstance(value, Mapping):
-            arrays |= _named(value, f"{path}/{name}", within)
+            arrays |= _flatten(value, f"{path}/{name}", inner)
         else:
-            arrays[f"{path}/{name}"] = _storable(value, within)
+            arrays[f"{path}/{name}"] = to_array(value, inner, ".npz")
     return arrays
 
 
-def _storable(value: Any, label: str) -> npt.NDArray[Any]:
-    values = list(value) if isinstance(value, list | tuple) else value
-    mixed = isinstance(values, list) and len({isinstance(one, str) for one in values}) > 1
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise _unstorable(label, str(error)) from error
-    if mixed or array.dtype.kind not in "fiubU":
-        raise _unstorable(label, "neither text nor numbers, all of one kind")
-    if array.dtype.kind == "U" and _ends_in_nul(value):
-        raise _unstorable(label, "text that ends in a NUL character, which numpy drops")
-    return array
-
-
-def _ends_in_nul(value: Any) -> bool:
-    return any(str(text).endswith("\0") for text in ([value] if isinstance(value, str) else value))
-
-
-def _unstorable(label: str, why: str) -> NeurordlError:
-    return NeurordlError(f"cannot store the descriptor {label} in .npz: it is {why}; change it, or write .h5")
+NPY = Format((".npy",), _read_npy, _write_npy, keeps=())
+NPZ = Format((".npz",), _read_npz, _write_npz, has_variables=True)

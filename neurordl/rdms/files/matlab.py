@@ -1,112 +1,280 @@
-"""MATLAB's .mat: version 5 through scipy once its structure is checked, version 7.3 through h5py."""
+"""MATLAB's .mat: version 5 is read here, version 7.3 through h5py; version 5 is written by scipy."""
 
 from __future__ import annotations
 
 import io
-import warnings
+import math
+import re
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import h5py
 import numpy as np
-import scipy.io
 from rsatoolbox.rdm.rdms import RDMs
+from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
-from neurordl.rdms.files.hdf5 import decoded, items, read_attributes, read_dataset
-from neurordl.rdms.files.held import Held
-from neurordl.rdms.files.matlab_check import BIGGEST, checked_mat5
-from neurordl.rdms.files.shapes import matrix_of
-from neurordl.rdms.files.variables import choose
+from neurordl.rdms.files.content import (
+    MAX_INFLATION,
+    Format,
+    RDMContent,
+    Struct,
+    Values,
+    content_of_variables,
+    to_array,
+    unstorable,
+)
+from neurordl.rdms.files.hdf5 import MAX_DEPTH, CheckedFile, to_python
 
-__all__ = ["mat5_variables", "mat_content", "read_mat"]
+__all__ = ["MATLAB", "read_mat5"]
 
-_DEPTH = 16
-_WHOLE = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
-_NUMBERS = ("", "double", "single", "logical", *_WHOLE)
+_MAX_BYTES = 1 << 31  # of a variable, by the definition of version 5
+_MAX_ELEMENTS = 1_000_000
+_INTEGERS = [f"{sign}int{bits}" for bits in (8, 16, 32, 64) for sign in ("", "u")]
+_NUMBERS = ("", "double", "single", "logical", *_INTEGERS)
 
 
-def read_mat(source: Path, name: str | None) -> Held:
-    """The RDMs of a .mat file; see `choose`."""
+def _read(source: Path, name: str | None) -> RDMContent:
+    """Read the RDMs of a .mat file of version 5 or 7.3."""
     with open(source, "rb") as handle:
         start = handle.read(128)
     if start[124:128] in (b"\x00\x01IM", b"\x01\x00MI"):
-        return choose(mat5_variables(source), name, source)
-    if h5py.is_hdf5(source):
-        with h5py.File(source, "r") as file:
-            size = source.stat().st_size
-            variables = {
-                key: _value(file, item, size) for key, item in items(file) if not key.startswith("#")
-            }
-        return choose(variables, name, source)
-    raise NeurordlError(
-        f"{source} is not a .mat file of version 5 or 7.3, or it is damaged; save it again in MATLAB with "
-        "-v7 or -v7.3"
-    )
+        return content_of_variables(read_mat5(source), name, source)
+    if not h5py.is_hdf5(source):
+        raise NeurordlError(
+            f"{source} is not a .mat file of version 5 or 7.3, or it is damaged; save it again in MATLAB "
+            "with -v7 or -v7.3"
+        )
+    with h5py.File(source, "r") as file:
+        checked = CheckedFile(file)
+        variables = {
+            key: _value(checked, item) for key, item in checked.items(file) if not key.startswith("#")
+        }
+    return content_of_variables(variables, name, source)
 
 
-# Version 5
+def _to_text(codes: Values) -> str | list[str]:
+    """Text of the UTF-16 or Unicode codes of a character array, one text per row."""
+    if not codes.size:
+        return ""
+    rows = ["".join(map(chr, row)) for row in codes.reshape(-1, codes.shape[-1]).tolist()]
+    texts = [row.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for row in rows]
+    return texts[0].rstrip("\0") if len(texts) == 1 else [text.rstrip("\0").rstrip() for text in texts]
 
 
-def mat5_variables(source: Path) -> dict[str, Any]:
-    """The variables of a file of version 5; None for those that are not read (objects, sparse, complex)."""
-    whole, left_out = checked_mat5(source.read_bytes(), str(source))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        loaded = scipy.io.loadmat(io.BytesIO(whole), mat_dtype=True, struct_as_record=True)
-    found = {key: _plain(value) for key, value in loaded.items() if not key.startswith("__")}
-    return found | dict.fromkeys(left_out)
+# Version 5, by MathWorks, "MAT-File Format", Level 5 MAT-files
+
+_MATRIX, _COMPRESSED = 14, 15
+_CELL, _STRUCT, _CHAR = 1, 2, 4
+_UTF8 = 16
+_STORED = dict(zip(range(1, 7), ("i1", "u1", "i2", "u2", "i4", "u4"), strict=True))
+_STORED |= {7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_CODES = {1: "u1", 2: "u1", 4: "u2", 17: "u2", 18: "u4"}  # of characters
+_CLASSES = dict(zip(range(6, 16), ("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"), strict=True))
 
 
-def _plain(value: Any) -> Any:
-    """Structs as lists of dicts in MATLAB's order, cells as lists, one row of text as text."""
-    if not isinstance(value, np.ndarray):
-        return None
-    if value.dtype.names:
-        names = value.dtype.names
-        return [{name: _plain(one[name]) for name in names} for one in value.ravel(order="F")]
-    if value.dtype.kind == "O":
-        return [_plain(one) for one in value.ravel(order="F")]
-    if value.dtype.kind == "U":
-        texts = [str(text) for text in value.ravel()]
-        return texts[0] if len(texts) == 1 else [text.rstrip() for text in texts] or ""
-    return value
+def read_mat5(source: Path) -> Struct:
+    """Read the variables of a file of version 5: arrays, text, lists (cells), lists of dicts (structs).
+
+    A variable with objects, MATLAB's strings, functions, sparse or complex numbers is None.
+
+    Raises
+    ------
+    NeurordlError
+        The file is cut short, damaged, claims more than it holds, or has a variable twice.
+    """
+    content = source.read_bytes()
+    elements = _Elements("<" if content[126:128] == b"IM" else ">", str(source))
+    rest = memoryview(content)[128:]
+    variables: Struct = {}
+    while rest:
+        kind, data, following = elements.split(rest)
+        if kind == _COMPRESSED:
+            data = elements.inflate(data)
+        else:
+            data = rest[: len(rest) - len(following)]
+        rest = following
+        elements.readable = True
+        name, value, _ = elements.matrix(data)
+        if name in variables:
+            elements.fail(f"the variable {name!r} comes twice")
+        if name:
+            variables[name] = value if elements.readable else None
+    return variables
+
+
+class _Elements:
+    """Reads the elements of a file, none of them beyond the bytes that it has.
+
+    Attributes
+    ----------
+    readable
+        Whether nothing was met since this was set that is not read.
+    """
+
+    def __init__(self, order: str, label: str) -> None:
+        self.order, self.label = order, label
+        self.readable = True
+        self.count = 0
+
+    def fail(self, problem: str) -> NoReturn:
+        raise NeurordlError(f"cannot read {self.label}: {problem}; it is damaged, save it again")
+
+    def split(self, view: memoryview, expected: tuple[int, ...] = ()) -> tuple[int, memoryview, memoryview]:
+        """Split the first element off: its type, its data, and what follows."""
+        self.count += 1
+        if self.count > _MAX_ELEMENTS:
+            self.fail(f"it has more than {_MAX_ELEMENTS} parts")
+        if len(view) < 8:
+            self.fail("it ends in the middle")
+        kind, size = struct.unpack(self.order + "II", view[:8])
+        if kind >> 16:  # at most four bytes, which follow the type at once
+            kind, size, start, end = kind & 0xFFFF, kind >> 16, 4, 8
+            if size > 4:
+                self.fail("an element is larger than its place")
+        else:
+            start, end = 8, 8 + size + (0 if kind == _COMPRESSED else -size % 8)
+        if start + size > len(view):
+            self.fail(f"an element claims {size} bytes, more than there are")
+        if expected and kind not in expected:
+            self.fail(f"an element is of type {kind} in the place of type {expected[0]}")
+        return kind, view[start : start + size], view[end:]
+
+    def inflate(self, packed: memoryview) -> memoryview:
+        """Unpack a variable of the size that its first bytes say, if that much can be in it at all."""
+        try:
+            stream = zlib.decompressobj()
+            start = stream.decompress(packed, 8)
+            size = struct.unpack(self.order + "I", start[4:])[0] if len(start) == 8 else _MAX_BYTES
+            if size >= min(_MAX_BYTES, MAX_INFLATION * len(packed)):
+                self.fail(f"a variable claims {size} bytes, but only {len(packed)} are stored")
+            content = stream.decompress(stream.unconsumed_tail, size) if size else b""
+            if stream.decompress(stream.unconsumed_tail, 1) or not stream.eof:  # its checksum is at the end
+                self.fail(f"a variable claims {size} bytes, but more or less are stored")
+        except zlib.error as error:
+            self.fail(str(error))
+        return memoryview(start + content)
+
+    def matrix(self, view: memoryview, depth: int = 0) -> tuple[str, Any, memoryview]:
+        """Read one variable, field or cell: its name, its value, and what follows."""
+        _, data, rest = self.split(view, (_MATRIX,))
+        if depth > MAX_DEPTH:
+            self.fail("an array is nested too deep")
+        if not data:
+            return "", np.empty((0, 0)), rest
+        _, flags, data = self.split(data, (6,))
+        if len(flags) != 8:
+            self.fail("an array has no flags")
+        word = struct.unpack(self.order + "I", flags[:4])[0]
+        array_class, is_complex, is_logical = word & 0xFF, bool(word & 0x800), bool(word & 0x200)
+        if array_class not in (_CELL, _STRUCT, _CHAR, *_CLASSES):
+            self.readable = False
+            kind, name, data = self.split(data)
+            if kind == 5:  # only objects have no dimensions before their name
+                name = self.split(data)[1]
+            return bytes(name).decode("latin-1"), None, rest
+        _, sizes, data = self.split(data, (5,))
+        if len(sizes) % 4 or not 8 <= len(sizes) <= 128:
+            self.fail("an array has no dimensions")
+        shape = struct.unpack(f"{self.order}{len(sizes) // 4}I", sizes)
+        _, label, data = self.split(data, (1, 2, 16))
+        self.readable &= not is_complex
+        if array_class == _CELL:
+            value: Any = self.cells(data, math.prod(shape), depth)
+        elif array_class == _STRUCT:
+            value = self.structs(data, math.prod(shape), depth)
+        elif array_class == _CHAR:
+            value = _to_text(self.characters(data, math.prod(shape)).reshape(shape, order="F"))
+        else:
+            kind, stored, _ = self.split(data, tuple(_STORED))
+            array = self.array(stored, _STORED[kind], math.prod(shape)).reshape(shape, order="F")
+            value = array.astype(bool if is_logical else _CLASSES[array_class])
+        return bytes(label).decode("latin-1"), value, rest
+
+    def array(self, stored: memoryview, dtype: str, count: int) -> Values:
+        """Numbers as they are stored, exactly as many as claimed."""
+        n_stored, remainder = divmod(len(stored), int(dtype[1]))
+        if count != n_stored or remainder:
+            self.fail(f"it claims {count} values, but holds {n_stored}")
+        return np.frombuffer(stored, self.order + dtype)
+
+    def characters(self, data: memoryview, count: int) -> Values:
+        """The codes of text; UTF-8 is decoded."""
+        kind, stored, _ = self.split(data, (_UTF8, *_CODES))
+        if kind != _UTF8:
+            return self.array(stored, _CODES[kind], count)
+        text = bytes(stored).decode()
+        codes: Values = np.array(list(map(ord, text)), dtype=np.uint32)
+        if len(codes) != count:  # MATLAB counts characters beyond 16 bits twice
+            codes = np.frombuffer(text.encode("utf-16-le"), "<u2")
+        if len(codes) != count:
+            self.fail(f"it claims {count} characters, but holds {len(text)}")
+        return codes
+
+    def cells(self, data: memoryview, count: int, depth: int) -> list[Any]:
+        """The values of a cell array, or the fields of structs, in MATLAB's order."""
+        if 8 * count > len(data):
+            self.fail(f"it claims {count} cells or fields in {len(data)} bytes")
+        values = []
+        for _ in range(count):
+            _, value, data = self.matrix(data, depth + 1)
+            values.append(value)
+        return values
+
+    def structs(self, data: memoryview, count: int, depth: int) -> list[Struct]:
+        """A struct array in MATLAB's order, each struct as a dict."""
+        _, width, data = self.split(data, (5,))
+        _, names, data = self.split(data, (1, 2))
+        size = struct.unpack(self.order + "I", width)[0] if len(width) == 4 else 0
+        if not 0 < size <= 64 or len(names) % size:
+            self.fail("the names of a struct's fields do not fit")
+        fields = [bytes(names[k : k + size]).split(b"\0")[0].decode() for k in range(0, len(names), size)]
+        if len(set(fields)) < len(fields) or not all(map(str.isidentifier, fields)):
+            self.fail("the fields of a struct have no proper names")
+        values = iter(self.cells(data, count * len(fields), depth))
+        return [{name: next(values) for name in fields} for _ in range(count)]
 
 
 # Version 7.3
 
 
-def _value(file: h5py.File, item: Any, size: int, depth: int = 0) -> Any:
-    if depth > _DEPTH:
-        raise NeurordlError(f"{item.name} is nested more than {_DEPTH} deep, or holds itself")
+def _value(checked: CheckedFile, item: Any, depth: int = 0) -> Any:
+    if depth > MAX_DEPTH:
+        raise NeurordlError(f"{item.name} is nested more than {MAX_DEPTH} deep, or holds itself")
     if isinstance(item, h5py.Group):
-        return _structs(file, item, size, depth)
+        return _structs(checked, item, depth)
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         return None
-    attributes = read_attributes(item, size, ("MATLAB_class", "MATLAB_empty"))
-    kind = attributes.get("MATLAB_class", b"")
-    kind = kind.decode("ascii", "replace") if isinstance(kind, bytes) else str(kind)
+    attributes = checked.attributes(item, ("MATLAB_class", "MATLAB_empty"))
+    matlab_class = attributes.get("MATLAB_class", b"")
+    if isinstance(matlab_class, bytes):
+        matlab_class = matlab_class.decode("ascii", "replace")
     if "MATLAB_empty" in attributes:
-        return "" if kind == "char" else [] if kind in ("cell", "struct") else np.empty((0, 0))
-    values = read_dataset(item, size)
+        empty: dict[str, Any] = {"char": "", "cell": [], "struct": []}
+        return empty.get(str(matlab_class), np.empty((0, 0)))
+    values = checked.values(item)
     if h5py.check_ref_dtype(item.dtype) is not None:  # a cell array
-        return [_value(file, file[ref], size, depth + 1) if ref else None for ref in np.ravel(values)]
-    if kind == "char":
-        rows = np.atleast_2d(np.asarray(values, dtype="<u2").T)
-        texts = [row.tobytes().decode("utf-16-le", "replace") for row in np.ascontiguousarray(rows)]
-        return texts[0] if len(texts) == 1 else [text.rstrip() for text in texts]
-    if not kind and item.dtype.kind in "SO":
-        return decoded(values)  # text as others write it
+        return [_referenced(checked, reference, depth) for reference in np.ravel(values)]
+    if matlab_class == "char":
+        return _to_text(np.atleast_2d(np.asarray(values, dtype="<u2").T))
+    if not matlab_class and item.dtype.kind in "SO":
+        return to_python(values)  # text as other programs write it
     array = np.asarray(values)
-    if array.dtype.kind not in "fiub" or kind not in _NUMBERS:
+    if array.dtype.kind not in "fiub" or matlab_class not in _NUMBERS:
         return None  # of MATLAB's strings and other objects the file has only where they are kept
-    return array.T if kind else array  # MATLAB's columns come first; others' HDF5 files are in their order
+    return array.T if matlab_class else array  # MATLAB's columns come first; others' files are in their order
 
 
-def _structs(file: h5py.File, group: h5py.Group, size: int, depth: int) -> list[dict[str, Any]]:
+def _referenced(checked: CheckedFile, reference: Any, depth: int) -> Any:
+    return _value(checked, checked.file[reference], depth + 1) if reference else None
+
+
+def _structs(checked: CheckedFile, group: h5py.Group, depth: int) -> list[Struct]:
     """A struct, or a struct array, whose fields are datasets of references."""
-    fields = dict(items(group))
+    fields = dict(checked.items(group))
     arrays = {
         name: item
         for name, item in fields.items()
@@ -115,15 +283,12 @@ def _structs(file: h5py.File, group: h5py.Group, size: int, depth: int) -> list[
         and "MATLAB_class" not in item.attrs
     }
     if not arrays:
-        return [{name: _value(file, item, size, depth + 1) for name, item in fields.items()}]
+        return [{name: _value(checked, item, depth + 1) for name, item in fields.items()}]
     # references are stored with the axes turned round: their order is that of MATLAB's RDMs(:)
-    columns = {name: np.ravel(read_dataset(item, size)) for name, item in arrays.items()}
+    columns = {name: np.ravel(checked.values(item)) for name, item in arrays.items()}
     count = min(len(column) for column in columns.values())
     return [
-        {
-            name: _value(file, file[column[k]], size, depth + 1) if column[k] else None
-            for name, column in columns.items()
-        }
+        {name: _referenced(checked, column[k], depth) for name, column in columns.items()}
         for k in range(count)
     ]
 
@@ -131,57 +296,60 @@ def _structs(file: h5py.File, group: h5py.Group, size: int, depth: int) -> list[
 # Writing
 
 
-def mat_content(rdms: RDMs) -> bytes:
-    """Version 5: a struct array ``RDMs`` with the fields RDM, name and one for each RDM descriptor.
+def _write(rdms: RDMs) -> bytes:
+    """Store a struct array ``RDMs`` with the fields RDM, name and one for each RDM descriptor, in version 5.
 
     The MATLAB toolbox reads it. ``stimulus`` is a cell array of ids; what else the RDMs carry is in
     ``dissimilarity_measure``, ``pattern_descriptors`` and ``descriptors``.
     """
-    if rdms.n_rdm * rdms.n_cond**2 * np.asarray(rdms.dissimilarities).itemsize >= BIGGEST:
+    import scipy.io
+
+    if rdms.n_rdm * rdms.n_cond**2 * np.asarray(rdms.dissimilarities).itemsize >= _MAX_BYTES:
         raise NeurordlError(
             f"{rdms.n_rdm} RDMs of {rdms.n_cond} stimuli are larger than the 2 GB that .mat of version 5 "
             "holds; write .h5"
         )
-    described = {name: _column(v, f"rdm_descriptors[{name!r}]") for name, v in rdms.rdm_descriptors.items()}
-    _field_names(described, "rdm_descriptors")
-    fields = ["RDM", *(["name"] if "name" not in described else []), *described]
-    structs = np.empty((1, rdms.n_rdm), dtype=[(name, object) for name in fields])
+    columns = _columns(rdms.rdm_descriptors, "rdm_descriptors")
+    names = {} if "name" in columns else {"name": _names(columns, rdms.n_rdm)}
+    structs = np.empty((1, rdms.n_rdm), dtype=[(name, object) for name in ("RDM", *names, *columns)])
     for k, vector in enumerate(np.asarray(rdms.dissimilarities)):
-        structs["RDM"][0, k] = matrix_of(vector)
-        for name, values in described.items():
+        structs["RDM"][0, k] = squareform(vector, checks=False)
+        for name, values in (names | columns).items():
             structs[name][0, k] = values[k]
-        if "name" not in described:
-            known = [described[key][k] for key in ("roi", "subject", "session") if key in described]
-            structs["name"][0, k] = " | ".join(map(str, known)) or f"RDM {k}"
-    content: dict[str, Any] = {"RDMs": structs}
+    variables: Struct = {"RDMs": structs}
     if rdms.dissimilarity_measure is not None:
-        content["dissimilarity_measure"] = _text(str(rdms.dissimilarity_measure), "dissimilarity_measure")
-    patterns = {n: _column(v, f"pattern_descriptors[{n!r}]") for n, v in rdms.pattern_descriptors.items()}
-    if "stimulus" in patterns:
-        content["stimulus"] = _cell(patterns.pop("stimulus"))
-    if patterns:
-        _field_names(patterns, "pattern_descriptors")
-        content["pattern_descriptors"] = {name: _cell(values) for name, values in patterns.items()}
+        variables["dissimilarity_measure"] = str(rdms.dissimilarity_measure)
+    patterns = _columns(rdms.pattern_descriptors, "pattern_descriptors")
+    cells = {name: _to_cell(values) for name, values in patterns.items()}
+    if "stimulus" in cells:
+        variables["stimulus"] = cells.pop("stimulus")
+    if cells:
+        variables["pattern_descriptors"] = cells
     if rdms.descriptors:
-        content["descriptors"] = _struct(rdms.descriptors, "descriptors")
+        variables["descriptors"] = _to_struct(rdms.descriptors, "descriptors")
     file = io.BytesIO()
-    scipy.io.savemat(file, content, long_field_names=True, do_compression=True, oned_as="row")
+    scipy.io.savemat(file, variables, long_field_names=True, do_compression=True, oned_as="row")
     return file.getvalue()
 
 
-def _column(values: Any, label: str) -> list[Any]:
-    listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    if len({isinstance(one, str) for one in listed}) > 1:
-        raise _unstorable(label, "text and other things in one list")
-    for one in listed:
-        if isinstance(one, str):
-            _text(one, label)
-        elif not isinstance(one, int | float | np.number | np.bool_):
-            raise _unstorable(label, f"a value of type {type(one).__name__}")
-    return listed
+def _names(columns: Mapping[str, list[Any]], count: int) -> list[str]:
+    known = [columns[key] for key in ("roi", "subject", "session") if key in columns]
+    return [" | ".join(str(values[k]) for values in known) or f"RDM {k}" for k in range(count)]
 
 
-def _cell(values: list[Any]) -> np.ndarray[Any, Any]:
+def _columns(descriptors: Mapping[str, Any], group: str) -> dict[str, list[Any]]:
+    """Descriptors with one text or number per RDM or stimulus, as lists."""
+    columns = {}
+    for name, values in descriptors.items():
+        label = _check_field(name, group)
+        array = to_array(values, label, ".mat")
+        if array.ndim != 1:
+            raise unstorable(label, ".mat", "it is not one text or number for each RDM or stimulus")
+        columns[name] = _check_text(array, label).tolist()
+    return columns
+
+
+def _to_cell(values: list[Any]) -> Values:
     """A row of numbers, or a cell array of texts."""
     if not isinstance(values[0], str):
         return np.asarray(values)[None]
@@ -190,43 +358,41 @@ def _cell(values: list[Any]) -> np.ndarray[Any, Any]:
     return cell
 
 
-def _struct(values: Mapping[str, Any], label: str) -> dict[str, Any]:
-    _field_names(values, label)
-    result: dict[str, Any] = {}
+def _to_struct(values: Mapping[str, Any], group: str) -> Struct:
+    """Descriptors of the whole: text, numbers, matrices of numbers, and structs of these."""
+    result: Struct = {}
     for name, value in values.items():
-        within = f"{label}[{name!r}]"
+        label = _check_field(name, group)
         if isinstance(value, Mapping):
-            result[name] = _struct(value, within)
-        elif isinstance(value, str):
-            result[name] = _text(value, within)
-        elif isinstance(value, int | float | np.number | np.bool_) or _is_matrix(value):
-            result[name] = value
-        else:
-            raise _unstorable(within, "not text, a number, a matrix of numbers or a mapping of these")
+            result[name] = _to_struct(value, label)
+            continue
+        array = _check_text(to_array(value, label, ".mat"), label)
+        if array.ndim not in (0, 2) or (array.ndim and array.dtype.kind == "U"):
+            raise unstorable(
+                label, ".mat", "it is not text, a number, a matrix of numbers or a mapping of these"
+            )
+        result[name] = array if array.ndim else array.item()
     return result
 
 
-def _is_matrix(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "fiub"
+def _check_field(name: object, group: str) -> str:
+    """Refuse a name that no field of a MATLAB struct can have; return a label for messages."""
+    label = f"{group}[{name!r}]"
+    if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,62}", name):
+        problem = "a field in MATLAB starts with a letter and is named by up to 63 letters, digits and _"
+        raise unstorable(label, ".mat", problem)
+    if group == "rdm_descriptors" and name.lower() in ("rdm", "rdms"):
+        raise unstorable(label, ".mat", "this is the name of the field with the RDM itself")
+    return label
 
 
-def _field_names(names: Mapping[str, Any], label: str) -> None:
-    for name in names:
-        if not (isinstance(name, str) and name.isascii() and name.isidentifier()) or len(name) > 63:
-            raise _unstorable(
-                f"{label}[{name!r}]", "a field in MATLAB is named by up to 63 letters, digits and _"
+def _check_text(array: Values, label: str) -> Values:
+    for text in array.ravel().tolist() if array.dtype.kind == "U" else ():
+        if any(ord(letter) > 0xFFFF for letter in text):
+            raise unstorable(
+                label, ".mat", f"the text {text!r:.40} has a character that MATLAB's text does not hold"
             )
-        if name.startswith("_"):
-            raise _unstorable(f"{label}[{name!r}]", "a field in MATLAB starts with a letter")
-        if label == "rdm_descriptors" and name.lower() in ("rdm", "rdms"):
-            raise _unstorable(f"{label}[{name!r}]", "this is the name of the field with the RDM itself")
+    return array
 
 
-def _text(text: str, label: str) -> str:
-    if text and (text != text.rstrip("\0") or any(ord(letter) > 0xFFFF for letter in text)):
-        raise _unstorable(label, f"the text {text!r:.40} has a character that MATLAB's text does not hold")
-    return text
-
-
-def _unstorable(label: str, why: str) -> NeurordlError:
-    return NeurordlError(f"cannot store the descriptor {label} in .mat: {why}; change it, or write .h5")
+MATLAB = Format((".mat",), _read, _write, has_variables=True)

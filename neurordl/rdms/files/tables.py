@@ -1,65 +1,58 @@
-"""RDMs as text: .csv and .tsv, square or condensed, with or without ids."""
+"""Tables of text, .csv and .tsv: RDMs square or condensed, with or without ids, and lists of ids."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from rsatoolbox.rdm.rdms import RDMs
+from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import id_column, possible_ids
 from neurordl.io import read_cells, read_text
-from neurordl.rdms.files.held import Held, Layout
-from neurordl.rdms.files.shapes import looks_square, matrix_of
+from neurordl.rdms.files.content import Format, RDMContent, looks_square, unstorable
 
-__all__ = ["read_ids", "read_square", "table_content"]
+__all__ = ["CSV", "TSV", "read_ids"]
 
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?[0-9]*,[0-9]+([eE][-+]?[0-9]+)?\s*")
 _MISSING = ("", "na", "nan", "n/a")
 Rows = list[list[str]]
 
 
-def read_square(source: Path, name: str | None) -> Held:
-    """A square RDM with ids in its first row, its first column, both or neither; or condensed RDMs."""
-    if name is not None:
-        raise NeurordlError(f"{source} holds one table: leave out name={name!r}")
-    notices = []
+def _read(source: Path, _: str | None) -> RDMContent:
+    """Read a square RDM with ids in its first row, its first column, both or neither; or condensed RDMs."""
     cells = read_cells(source)
-    named, rows = cells.rows, cells.with_points()
-    if cells.decimal_commas:
-        notices.append(f"{source} was read with semicolons between cells and decimal commas")
+    rows = cells.with_points()
     across, down = _has_ids(rows)
-    ids: list[str] = []
-    if across:
-        ids = [cell.strip() for cell in named[0][1 if down else 0 :]]
-        rows = rows[1:]
-    if down:
-        own = [row[0].strip() for row in named[1 if across else 0 :]]
-        rows = [row[1:] for row in rows]
-        if across and own != ids:
-            rows = _in_order(rows, ids, own, source)
-        ids = own
-    values = np.array(
-        [[_number(cell, source, i, j) for j, cell in enumerate(row)] for i, row in enumerate(rows)]
-    )
-    square: Layout | None = "square" if across and down else None
-    return Held(values, square, pattern_descriptors={"stimulus": ids} if ids else {}, notices=notices)
+    # ids as they are written, with their commas
+    columns = [cell.strip() for cell in cells.rows[0][down:]] if across else []
+    ids = [row[0].strip() for row in cells.rows[across:]] if down else columns
+    rows = [row[down:] for row in rows[across:]]
+    if across and down and ids != columns:
+        rows = _reorder_columns(rows, columns, ids, source)
+    values = [[_number(cell, source, i, j) for j, cell in enumerate(row)] for i, row in enumerate(rows)]
+    content = RDMContent(np.array(values), "square" if across and down else None)
+    if ids:
+        content.pattern_descriptors["stimulus"] = ids
+    if cells.decimal_commas:
+        content.notices.append(f"{source} was read with semicolons between cells and decimal commas")
+    return content
 
 
-def _in_order(rows: Rows, across: list[str], down: list[str], source: Path) -> Rows:
-    """The columns brought into the order of the rows by id, where each id stands once on either side."""
-    if set(across) == set(down) and len(set(down)) == len(down) == len(across):
-        place = {name: k for k, name in enumerate(across)}
-        return [[row[place[name]] for name in down] for row in rows]
-    k = next(k for k, pair in enumerate(zip(down, across, strict=False)) if pair[0] != pair[1])
+def _reorder_columns(rows: Rows, columns: list[str], ids: list[str], source: Path) -> Rows:
+    """Bring the columns into the order of the rows by id, where each id occurs once on either side."""
+    if set(columns) == set(ids) and len(set(ids)) == len(ids) == len(columns):
+        position = {name: k for k, name in enumerate(columns)}
+        return [[row[position[name]] for name in ids] for row in rows]
+    k = next(k for k, pair in enumerate(zip(ids, columns, strict=False)) if pair[0] != pair[1])
     raise NeurordlError(
-        f"{source}: the ids of rows and columns differ: number {k} (from 0) is {down[k]!r} before its "
-        f"row and {across[k]!r} above its column; an RDM has the same stimuli both ways, each once (in any "
-        "order)"
+        f"{source}: the ids of rows and columns differ: number {k} (from 0) is {ids[k]!r} before its row and "
+        f"{columns[k]!r} above its column; an RDM has the same stimuli both ways, each once (in any order)"
     )
 
 
@@ -90,10 +83,8 @@ def _value(cell: str) -> float:
 
 
 def _is_text(cell: str) -> bool:
-    if cell.strip().lower() in _MISSING:
-        return False
     try:
-        float(cell)
+        _value(cell)
     except ValueError:
         return True
     return "_" in cell
@@ -101,47 +92,52 @@ def _is_text(cell: str) -> bool:
 
 def _number(cell: str, source: Path, row: int, column: int) -> float:
     if _is_text(cell):
+        comma = "; write decimals with a point" if _DECIMAL_COMMA.fullmatch(cell) else ""
         raise NeurordlError(
             f"{source} has the text {cell!r:.40} where a dissimilarity should be (row {row}, column "
-            f"{column} of the values, from 0); expected numbers, and ids only around a square table"
-            + ("; write decimals with a point" if _DECIMAL_COMMA.fullmatch(cell) else "")
+            f"{column} of the values, from 0); expected numbers, and ids only around a square table{comma}"
         )
     return _value(cell)
 
 
 def read_ids(source: Path) -> list[str]:
-    """Ids in the order of an RDM's rows: a .txt with one a line, or the column id or stimulus of a table."""
+    """Read ids in the order of an RDM's rows, from the lines of a .txt or the id column of a table."""
     if not source.is_file():
         raise NeurordlError(f"there is no labels file {source}; check the path")
     if source.suffix.lower() not in (".csv", ".tsv", ".txt"):
         raise NeurordlError(f"cannot read ids from {source}: expected a .csv, .tsv or .txt file")
     if source.suffix.lower() == ".txt":
         return [line.strip() for line in read_text(source).splitlines() if line.strip()]
-    rows = read_cells(source).rows
-    head = [cell.strip() for cell in rows[0]]
-    named = id_column(head)
-    if named is None:
-        columns = {name: [row[place].strip() for row in rows[1:]] for place, name in enumerate(head)}
+    header, *rows = read_cells(source).rows
+    columns = {name.strip(): [row[k].strip() for row in rows] for k, name in enumerate(header)}
+    name = id_column(columns)
+    if name is None:
         raise NeurordlError(
-            f"{source} has no column 'id' or 'stimulus': its columns are {', '.join(head)}"
+            f"{source} has no column 'id' or 'stimulus': its columns are {', '.join(columns)}"
             + possible_ids(columns)
         )
-    return [row[head.index(named)].strip() for row in rows[1:]]
+    return columns[name]
 
 
-def table_content(rdms: RDMs, delimiter: str) -> bytes:
-    """One RDM, square, with its ids above and before; numbers are written so that they come back exactly."""
+def _write(rdms: RDMs, delimiter: str) -> bytes:
+    """Store one RDM, square, with its ids above and before it; its numbers come back exactly."""
     ids = rdms.pattern_descriptors.get("stimulus")
-    if wrong := [one for one in map(str, () if ids is None else ids) if one != one.strip() or not one]:
-        raise NeurordlError(
-            f"the id {wrong[0]!r} is blank or begins or ends with a blank, which does not come back from a "
-            "table; change it, or write .h5"
-        )
-    matrix = matrix_of(np.asarray(rdms.dissimilarities)[0])
+    for text in map(str, () if ids is None else ids):
+        if text != text.strip() or not text:
+            raise unstorable(
+                "pattern_descriptors['stimulus']",
+                ".csv",
+                f"the id {text!r} is blank or begins or ends with a blank",
+            )
     file = io.StringIO(newline="")
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
     if ids is not None:
         writer.writerow(["stimulus", *ids])
+    matrix = squareform(np.asarray(rdms.dissimilarities)[0], checks=False)
     for k, row in enumerate(matrix.tolist()):
         writer.writerow([*([ids[k]] if ids is not None else []), *map(repr, row)])
     return file.getvalue().encode()
+
+
+CSV = Format((".csv",), _read, partial(_write, delimiter=","), keeps=("stimulus",), single=True)
+TSV = Format((".tsv",), _read, partial(_write, delimiter="\t"), keeps=("stimulus",), single=True)

@@ -21,7 +21,7 @@ from neurordl.measures.dissimilarities import (
     find_dissimilarity,
     network_dissimilarity,
 )
-from neurordl.patterns.layers import OUTPUT
+from neurordl.patterns.network import OUTPUT
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Target, Teacher
 from neurordl.training.weights import Weight, check_weight, describe_weight
 
@@ -147,7 +147,7 @@ class RDMLoss:
 
     def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """The mean over the teacher's RDMs of the loss of each; those that are undefined are left out."""
-        patterns = student[self.layer]
+        patterns = student[self.layer].flatten(1)
         # Distances in bfloat16 are off by 4e-3, whatever the precision of the network may be.
         with torch.autocast(patterns.device.type, enabled=False):
             rdm = self.dissimilarity(patterns if patterns.dtype == torch.float64 else patterns.float())
@@ -219,7 +219,7 @@ class SoftTargetLoss:
         """The divergence of a batch."""
         if OUTPUT not in teacher:
             raise NeurordlError("the teacher puts out no tensor of class scores, which soft targets need")
-        own, theirs = student[OUTPUT].float(), teacher[OUTPUT].float()
+        own, theirs = student[OUTPUT].flatten(1).float(), teacher[OUTPUT].flatten(1).float()
         if own.shape != theirs.shape:
             raise NeurordlError(
                 f"the student has {own.shape[1]} outputs, the teacher {theirs.shape[1]}: soft targets need "

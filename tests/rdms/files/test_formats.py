@@ -24,7 +24,7 @@ from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms import load_rdms, save_rdms
-from neurordl.rdms.files import hdf5, matlab_check
+from neurordl.rdms.files import hdf5, matlab
 from neurordl.rdms.selection import reindex
 
 IDS = ["b", "a10", "a2", "c", "d"]
@@ -259,7 +259,7 @@ def test_similarities_and_diagonals(tmp_path: Path) -> None:
     np.save(path, squares(1)[0] + np.diag([np.nan] * N))
     np.testing.assert_array_equal(load_rdms(path, ids=IDS).dissimilarities, vectors(1))
     for option in ("layout", "similarity", "diagonal"):
-        with pytest.raises(NeurordlError, match=rf"{option} must be .*but is 'x'"):
+        with pytest.raises(NeurordlError, match=rf"{option}='x': expected one of None, '"):
             load_rdms(path, **{option: "x"})  # type: ignore[arg-type]
 
 
@@ -619,8 +619,8 @@ def test_hdf5_of_what_rdm_files_do_not_hold(tmp_path: Path, monkeypatch: pytest.
     with h5py.File(path, "w") as file:
         file["dissimilarities"] = np.ones((1, 3))
         file["a"] = file["b"] = 1.0
-    monkeypatch.setattr(hdf5, "_ITEMS", 2)
-    with pytest.raises(NeurordlError, match="holds 3 things"):
+    monkeypatch.setattr(hdf5, "_MAX_ITEMS", 2)
+    with pytest.raises(NeurordlError, match="holds 3 items"):
         load_rdms(path)
 
 
@@ -902,7 +902,7 @@ def test_mat_files_that_contradict_themselves(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(NeurordlError, match="nested too deep"):
         load_rdms(path)
     mat5(path, whole)
-    monkeypatch.setattr(matlab_check, "_ELEMENTS", 3)
+    monkeypatch.setattr(matlab, "_MAX_ELEMENTS", 3)
     with pytest.raises(NeurordlError, match="more than 3 parts"):
         load_rdms(path)
 
@@ -1014,7 +1014,7 @@ def test_big_endian(tmp_path: Path) -> None:
     [
         ({"a b": "x"}, r"'a b'.*named by up to 63"),
         ({"_a": "x"}, "starts with a letter"),
-        ({"a": None}, "not text, a number"),
+        ({"a": None}, "not text or numbers"),
         ({"a": "\U0001f600"}, "MATLAB's text does not hold"),
     ],
 )

@@ -182,7 +182,7 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
         load_rdms(tmp_path / "folder.h5")
     for content in (b"", b"no RDMs here", b"\x89HDF\r\n\x1a\n" + bytes(200)):
         (tmp_path / "it.h5").write_bytes(content)
-        with pytest.raises(NeurordlError, match=r"it\.h5: it is not an HDF5 file, or it is damaged"):
+        with pytest.raises(NeurordlError, match=r"it\.h5: it is damaged, or not a \.h5 file"):
             load_rdms(tmp_path / "it.h5")
 
 

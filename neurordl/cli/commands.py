@@ -1,0 +1,588 @@
+"""The commands of the shell: ``demo``, ``data``, ``rdm``, ``train`` and ``compare``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from neurordl.cli.options import Call, CommandGroup, Takes, app, check_files, command, importing
+from neurordl.errors import NeurordlError
+from neurordl.io import (
+    CHECKPOINT,
+    RUN_RECORD,
+    atomic_write,
+    check_folder,
+    check_run_folder,
+    read_json,
+    sha256_array,
+)
+from neurordl.validate import listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.data import Dataset
+    from rsatoolbox.rdm.rdms import RDMs
+
+    from neurordl.rsa.evaluation import Evaluation
+    from neurordl.stimuli import StimulusSet
+    from neurordl.training.run import Run
+
+_LABELLED = ("mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_stretched")
+_RDM_FILES = (".h5", ".hdf5", ".mat", ".npz", ".npy", ".csv", ".tsv")
+_RESULTS = ("scores.csv", "evaluation.json")  # the files by which a folder holds a comparison
+_FEW_LAYERS = 12  # up to so many, the figure shows which layers differ
+_COLUMNS = ["layer", "roi", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"]
+_COLUMNS += ["ceiling_lower", "ceiling_upper", "n_subjects", "fitted"]
+
+_READ = Takes("cli.commands:read_rdms", panel="RDMs")
+_LOAD = Takes("load_rdms", "name labels measure layout similarity diagonal", panel="RDMs")
+_SELECT = Takes("select_rdms", "average", panel="RDMs")
+
+
+@command(app, run_demo=Takes("demo:run_demo", "seeds progress"))
+def demo(out: Path = Path("demo_results"), *, run_demo: Call) -> None:
+    """Train students on embedded data with and without a teacher, and show what its geometry gives and costs.
+
+    Parameters
+    ----------
+    out
+        Folder for results.csv and the figure: demo_results by default.
+
+    Examples
+    --------
+    neurordl demo --seeds 2 --out demo_results
+    """
+    typer.echo(run_demo(out))
+
+
+data = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="List, describe or download public data sets."
+)
+app.add_typer(data, name="data")
+
+
+def _data_names() -> list[str]:
+    from neurordl.datasets import REGISTRY
+
+    return list(REGISTRY)
+
+
+@command(data, "list")
+def list_data() -> None:
+    """List the public data sets, their sizes, and whether they are on this machine.
+
+    Examples
+    --------
+    neurordl data list
+    """
+    from neurordl.datasets import REGISTRY, data_root, status
+
+    typer.echo(f"in {data_root()}\n")
+    for name, dataset in REGISTRY.items():
+        size = f"{dataset.size / 1e6:.1f} MB" if dataset.size else ""
+        typer.echo(f"{name:<14}  {size:>9}  {status(name):<14}  {dataset.summary}")
+
+
+@command(data)
+def info(name: str, /) -> None:
+    """Describe a data set: its licence, its citation, and its files with their sizes and checksums.
+
+    Parameters
+    ----------
+    name
+        Name of the data set, as in the list.
+
+    Examples
+    --------
+    neurordl data info mnist
+    """
+    from neurordl.datasets import folder_of, known, status
+
+    dataset = known(name)
+    readers = ", ".join(f"neurordl.datasets.{loader}" for loader in dataset.loaders)
+    place = f"{status(name)}, in {folder_of(name)}" if dataset.files else status(name)
+    typer.echo(f"{name}: {dataset.summary}")
+    typer.echo(f"  licence           {dataset.licence}\n  cite              {dataset.citation}")
+    typer.echo(f"  known from        {dataset.source}\n  read by           {readers}")
+    typer.echo(f"  on this machine   {place}")
+    for file in dataset.files:
+        typer.echo(f"  {file.name}, {file.size} bytes\n    {file.url}\n    sha256 {file.sha256}")
+
+
+@command(data)
+def fetch(name: str, /) -> None:
+    """Download a data set into the folder NEURORDL_DATA, or into the user's cache, and verify it.
+
+    Parameters
+    ----------
+    name
+        Name of the data set, as in the list.
+
+    Examples
+    --------
+    neurordl data fetch mnist
+    """
+    from neurordl import datasets
+
+    typer.echo(f"{name} is in {datasets.fetch(name, say=typer.echo)}")
+
+
+@command(
+    app,
+    read_patterns=Takes(
+        "read_patterns",
+        "mask events table labels rois subject session runs model condition leave_out detrend t_r "
+        "slice_time_ref hrf_model drift_model high_pass drift_order noise_model confounds confound_columns "
+        "fmriprep",
+        panel="Patterns",
+    ),
+    compute_rdms=Takes(
+        "compute_rdms", "dissimilarity center", panel="RDMs", defaults={"dissimilarity": "crossnobis"}
+    ),
+    noise=Takes("Noise", "estimator by", panel="RDMs", prefix="noise"),
+)
+def rdm(images: list[Path], /, out: Path, *, read_patterns: Call, compute_rdms: Call, noise: Call) -> None:
+    """Compute RDMs from BOLD images and events, or from betas, and report what was done.
+
+    Parameters
+    ----------
+    images
+        NIfTI images: the BOLD series of each run, or betas, which --table describes.
+    out
+        The .h5 file to write.
+
+    Examples
+    --------
+    neurordl rdm sub-01_run-*_bold.nii.gz --events sub-01_run-*_events.tsv --mask it.nii.gz --out it.h5
+    """
+    if not out.parent.is_dir() or out.suffix not in (".h5", ".hdf5"):
+        raise NeurordlError(f"--out {out}: expected a file named .h5, in a folder that exists")
+    with importing():
+        import neurordl as nrl
+
+    is_bold = read_patterns.get("table") is None
+    patterns, residuals = read_patterns(images, residuals=is_bold), None
+    if is_bold:
+        patterns, residuals = patterns
+    normalization = noise(residuals=residuals)
+    rdms = compute_rdms(patterns, noise=normalization)
+    nrl.save_rdms(rdms, out)
+    typer.echo(f"{_describe_patterns(patterns)}\n")
+    typer.echo(
+        _describe_rdms(rdms, _reliability(patterns, noise=normalization, **(compute_rdms.values or {})))
+    )
+    typer.echo(f"\n{out} holds {rdms.n_rdm} RDM{'' if rdms.n_rdm == 1 else 's'}")
+    if "subject" not in rdms.rdm_descriptors:
+        typer.echo("note: the names of the images do not say which subject they are of; --subject names it")
+
+
+def _describe_patterns(patterns: Dataset) -> str:
+    """The images with their events, and which voxels, stimuli and patterns there are."""
+    import pandas as pd
+
+    record = json.loads(patterns.descriptors["provenance"])
+    runs = pd.DataFrame(record.get("runs") or [], columns=["events", "run", "volumes", "t_r"])
+    table = pd.concat([pd.Series(record["images"], name="image"), runs if len(runs) else None], axis=1)
+    stimuli = list(dict.fromkeys(patterns.obs_descriptors["stimulus"]))
+    return "\n".join(
+        [
+            f"{table.to_string(index=False)}\n",
+            f"mask      {record['mask']}{' (resampled)' if record['mask_resampled'] else ''}",
+            f"voxels    {record['voxels']} used; dropped {record['dropped_nan']} with NaN or infinity, "
+            f"{record['dropped_constant']} constant in a run",
+            f"stimuli   {len(stimuli)}: {listed(stimuli, most=8)}",
+            f"patterns  {patterns.n_obs}, model {record['model']}"
+            + (" (detrended)" if record.get("detrend") else ""),
+        ]
+    )
+
+
+def _reliability(patterns: Dataset, **settings: Any) -> list[str]:
+    """The correlation of odd with even runs, for each RDM; or why there is none."""
+    from neurordl.rdms.reliability import odd_even_reliability
+
+    try:
+        with warnings.catch_warnings():  # they are about all runs, and were shown
+            warnings.simplefilter("ignore", UserWarning)
+            return [f"{value:.3f}" for value in odd_even_reliability(patterns, **settings)]
+    except NeurordlError as error:
+        return [str(error)]
+
+
+def _describe_rdms(rdms: RDMs, reliability: Sequence[str]) -> str:
+    """The range of each RDM, its missing pairs, and its reliability."""
+    lines = [f"measure   {rdms.dissimilarity_measure}"]
+    for k, (values, r) in enumerate(zip(rdms.dissimilarities, cycle(reliability), strict=False)):
+        descriptors = (rdms.rdm_descriptors.get(name) for name in ("subject", "roi"))
+        label = " ".join(str(column[k]) for column in descriptors if column is not None) or k
+        measured = values[values == values]
+        missing = f"{len(values) - len(measured)} of {len(values)} pairs are not measured"
+        extent = f"{measured.min():.4g} to {measured.max():.4g}" if len(measured) else "no values"
+        extent += f", {missing}" if len(measured) < len(values) else ""
+        lines.append(f"RDM       {label}: {extent}; odd with even runs, r = {r}")
+    return "\n".join(lines)
+
+
+def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
+    """Read the RDMs of subjects.
+
+    Parameters
+    ----------
+    load
+        `neurordl.load_rdms` with its options.
+    rdms
+        File with the RDMs of the subjects: .h5, .mat, .npz, .npy, .csv or .tsv.
+    each_a_subject
+        Each RDM of the file is of another subject. For files that do not name the subjects.
+    """
+    measured: RDMs = load(rdms)
+    if each_a_subject and "subject" in measured.rdm_descriptors:
+        raise NeurordlError(f"--each-a-subject: {rdms} names the subjects of its RDMs; leave it out")
+    if each_a_subject:
+        width = max(2, len(str(measured.n_rdm)))
+        names = [f"s{number:0{width}d}" for number in range(1, measured.n_rdm + 1)]
+        measured.rdm_descriptors["subject"] = names
+    return measured
+
+
+@command(
+    app,
+    read=_READ,
+    load_rdms=_LOAD,
+    select_rdms=_SELECT,
+    teacher=Takes("RDMTeacher", "roi subjects pool pair_weights shrinkage missing", panel="Teacher"),
+    loss=Takes(
+        "RDMLoss",
+        "layer dissimilarity comparison weight scale",
+        panel="Teacher",
+        defaults={"layer": "conv3"},
+    ),
+    fit=Takes("fit", "epochs seed validation resume", panel="Training"),
+    batches=Takes("Batches", panel="Training", prefix="batches"),
+    optimization=Takes("Optimization", panel="Training"),
+    execution=Takes("Execution", panel="Execution"),
+)
+def train(
+    labelled: str,
+    stimuli: Path,
+    out: Path,
+    student: str = "small_cnn",
+    size: int | None = None,
+    n_labelled: int | None = None,
+    held_out: float = 0.25,
+    permuted: bool = False,
+    *,
+    read: Call,
+    load_rdms: Call,
+    select_rdms: Call,
+    teacher: Call,
+    loss: Call,
+    fit: Call,
+    batches: Call,
+    optimization: Call,
+    execution: Call,
+) -> None:
+    """Train a student on labels and on the geometry of RDMs.
+
+    The stimuli are prepared like the labelled images. Some of them are held out, on which compare then scores
+    the run.
+
+    Parameters
+    ----------
+    labelled
+        Labelled images: digits, mnist, fashion_mnist, cifar10, cifar100, cifar100_stretched, or a CSV or TSV
+        file with the columns path, id and label.
+    stimuli
+        Folder with the images of the stimuli. Their ids are the names of the files without suffix.
+    out
+        Folder for the run; it must be new or empty.
+    student
+        Network to train: small_cnn, nin, resnet18, mlp, torchvision:NAME or timm:NAME.
+    size
+        Height and width to which the labelled images of a table are resized, in pixels.
+    n_labelled
+        Number of labelled images to draw, of each class as many, with the seed of the run. All by default.
+    held_out
+        Share of the stimuli that is held out from training; 0 holds out none.
+    permuted
+        Train the control: the ids of the training stimuli are permuted in the RDMs.
+
+    Examples
+    --------
+    neurordl train --labelled mnist --rdms it.h5 --roi IT --stimuli stimuli/ --layer conv3 --out runs/it
+    """
+    resume = fit.get("resume")
+    check_run_folder(out, resume)  # before anything takes time
+    finished = resume and _has_finished(out)
+    check_files({"labelled": Path(labelled) if Path(labelled).suffix else None})
+    with importing():
+        import torch
+
+        import neurordl as nrl
+        import neurordl.training.loop
+
+    seed = fit.get("seed")
+    images, test = _labelled_images(labelled, size)
+    n_classes = int(images.labels.max()) + 1 if images.labels is not None else 0  # of all, drawn or not
+    if n_labelled is not None:
+        images = _draw_images(images, n_labelled, seed)
+    shape = tuple(images.pixels.shape[1:])
+    prepared = images.preprocessing
+    shown = nrl.StimulusSet.from_folder(stimuli, shape[1:], shape[0], prepared.mean, prepared.std)
+    brain = teacher(select_rdms(read(load_rdms)))
+    match = brain.match(shown.ids)  # before the split, whose errors would be about its sizes
+    fitted = shown.split(held_out, seed)[0] if held_out else shown
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one of several processes
+    if speaks:
+        color = "grey" if shape[0] == 1 else "RGB"
+        typer.echo(f"stimuli prepared like the labelled images: {shape[1]} x {shape[2]} pixels, {color}")
+        typer.echo(f"{match}\n")
+    if permuted:
+        brain = brain.permuted(fitted.ids, seed)
+    torch.manual_seed(seed)
+    run = fit(
+        nrl.students.build(student, n_classes, shape[0], image_size=(shape[1], shape[2])),
+        nrl.Objective([loss(brain)]),
+        labelled=images,
+        stimuli=fitted,
+        batches=batches(),
+        optimization=optimization(),
+        execution=execution(),
+        out=out,
+    )
+    if not speaks:
+        return
+    if finished:
+        typer.echo(f"{out} holds this run, which had finished: nothing was trained")
+    columns = [column for column in run.history if column != "seconds"]
+    typer.echo(run.history[columns].tail(3).to_string(index=False, float_format="%.4f"))
+    if test is not None:
+        typer.echo(f"test accuracy {nrl.accuracy(run.student, test):.4f}")
+    words = chain(read.words.values(), load_rdms.words.values(), select_rdms.words.values())
+    following = ["neurordl", "compare", str(out), *chain(*words), *teacher.words.get("roi", ())]
+    following += ["--out", str(out / "scores")]
+    typer.echo(f"\n{out} holds the run. Next: {shlex.join(following)}")
+
+
+def _has_finished(out: Path) -> bool:
+    """Whether the run to resume has finished. A notice says where there is none to resume."""
+    if not (out / CHECKPOINT).is_file() and os.environ.get("LOCAL_RANK", "0") == "0":
+        typer.echo(f"--resume: {out} holds no checkpoint to go on from; the run starts anew", err=True)
+    record = out / RUN_RECORD
+    return record.is_file() and read_json(record).get("status") == "finished"
+
+
+def _draw_images(images: StimulusSet, n: int, seed: int) -> StimulusSet:
+    """A draw of ``n`` images, of each class as many to within one, which the source of the set records.
+
+    Where a class has too few images, all of them are taken, and more of the others.
+    """
+    from neurordl.stimuli.splitting import draw_number
+
+    labels = list(map(str, images.labels.tolist())) if images.labels is not None else [""] * len(images)
+    if n < len(set(labels)):
+        raise NeurordlError(
+            f"--n-labelled {n} for {len(set(labels))} classes; take one image of each, or more"
+        )
+    if n > len(images) - 3:  # each side of a split has three or more
+        raise NeurordlError(
+            f"--n-labelled {n}: there are {len(images)} labelled images; leave it out for all"
+        )
+    chosen = draw_number(images.ids, n, seed, labels)
+    drawn = images.split(held_out=[images.ids[k] for k in chosen])[1]
+    return replace(drawn, source=f"{images.source}, {n} of {len(images)} drawn by seed {seed}")
+
+
+def _labelled_images(name: str, size: int | None) -> tuple[StimulusSet, StimulusSet | None]:
+    """Training images, and test images where the data set has some."""
+    from neurordl import datasets
+    from neurordl.stimuli import StimulusSet
+
+    is_table = bool(Path(name).suffix)
+    if size is not None and not is_table:
+        raise NeurordlError(f"--size is for labelled images of a table; those of {name} have their own")
+    if name == "digits":
+        return datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")
+    if name in _LABELLED:
+        return datasets.DATASETS[name]("train"), datasets.DATASETS[name]("test")
+    if not is_table:
+        expected = ", ".join(["digits", *_LABELLED])
+        raise NeurordlError(
+            f"--labelled {name}: expected {expected} or a CSV or TSV file with the columns path, id and label"
+        )
+    images = StimulusSet.from_table(name, size=size)
+    if images.labels is None:
+        raise NeurordlError(f"--labelled {name}: the table has no column 'label'")
+    return images, None
+
+
+@command(
+    app,
+    read=_READ,
+    load_rdms=_LOAD,
+    select_rdms=_SELECT,
+    evaluate=Takes(
+        "evaluate", "layers comparison dissimilarity roi subjects group pairs missing", panel="Comparison"
+    ),
+    bootstrap=Takes("evaluate", "bootstrap n_bootstrap variance seed", panel="Bootstrap"),
+    network=Takes("students.loading:load_network", "checkpoint pretrained", panel="Network"),
+    read_images=Takes("StimulusSet.from_folder", "size channels mean std", panel="Network"),
+    compute=Takes("evaluate", "device batch_size", panel="Network"),
+)
+def compare(
+    source: str,
+    /,
+    out: Path,
+    stimuli: Path | None = None,
+    overwrite: bool = False,
+    *,
+    read: Call,
+    load_rdms: Call,
+    select_rdms: Call,
+    evaluate: Call,
+    bootstrap: Call,
+    network: Call,
+    read_images: Call,
+    compute: Call,
+) -> None:
+    """Compare the layers of a run, of a network, or model RDMs with the RDMs of subjects.
+
+    A run is compared on its held-out stimuli, unless --pairs says otherwise.
+
+    Parameters
+    ----------
+    source
+        Folder of a run; file of model RDMs; or network: package.module:factory, torchvision:NAME or
+        timm:NAME.
+    out
+        Folder for the tables and the figure.
+    stimuli
+        Folder with the images of the stimuli. The folder that a run was trained on by default.
+    overwrite
+        Replace an earlier comparison in the folder.
+
+    Examples
+    --------
+    neurordl compare runs/it --rdms it.h5 --roi IT --layers top --out results/it
+
+    neurordl compare torchvision:resnet18 --pretrained --stimuli stimuli/ --size 224 --mean imagenet
+    --std imagenet --rdms it.h5 --bootstrap both --out results/resnet18
+    """
+    is_path = Path(source).suffix in _RDM_FILES or "/" in source  # the name of a network has neither
+    check_files({"source": Path(source) if is_path else None}, unnamed=["source"])
+    check_folder(out)
+    if (earlier := [name for name in _RESULTS if (out / name).exists()]) and not overwrite:
+        raise NeurordlError(
+            f"--out {out} holds a comparison already ({' and '.join(earlier)}): choose another folder, or "
+            "pass --overwrite to replace it"
+        )
+    with importing():
+        import neurordl as nrl
+        import neurordl.plots
+        import neurordl.rsa.evaluation
+
+    record: dict[str, Any] = {"source": Path(source).resolve().name}  # no folder of this machine
+    settings: dict[str, Any] = {}
+    notes = []
+    if Path(source).is_dir():
+        model: Any = nrl.load_run(source)
+        settings["stimuli"] = _stimuli_of(model, stimuli)
+        settings["pairs"] = evaluate.get("pairs", "held-out")
+    elif evaluate.get("pairs"):
+        raise NeurordlError(f"--pairs is for a run, which knows its fitted stimuli; {source} is none")
+    elif Path(source).is_file():
+        model = _model_rdms(source, load_rdms.get("labels"))
+    else:
+        if stimuli is None:
+            raise NeurordlError(f"a network is compared on images: pass --stimuli FOLDER for {source}")
+        model = network(source)
+        checkpoint, pretrained = network.get("checkpoint"), network.get("pretrained")
+        record = {"source": source, "checkpoint": checkpoint and checkpoint.name, "pretrained": pretrained}
+        if not (checkpoint or pretrained):
+            notes += [f"no checkpoint was given: the weights are those that {source} makes"]
+            if source.startswith(("torchvision:", "timm:")):
+                notes[-1] += ", untrained ones; --pretrained takes the trained ones"
+        settings["stimuli"] = read_images(stimuli)
+    scores = evaluate(
+        model,
+        select_rdms(read(load_rdms)),
+        progress=True,
+        **(compute.values or {}),
+        **(bootstrap.values or {}),
+        **settings,
+    )
+    scores.settings.update(record)
+    _write_scores(scores, out, notes)
+
+
+def _model_rdms(source: str, labels: Path | None) -> RDMs:
+    """Model RDMs. The labels are the ids of a file without ids; a file without names gives its own name."""
+    import neurordl as nrl
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if labels is not None else "default")
+        rdms = nrl.load_rdms(source)
+    if labels is not None and "stimulus" not in rdms.pattern_descriptors:
+        rdms = nrl.load_rdms(source, labels=labels)
+    if not {"layer", "name"} & set(rdms.rdm_descriptors):
+        stem = Path(source).stem
+        numbered = [f"{stem}_{number}" for number in range(1, rdms.n_rdm + 1)]
+        rdms.rdm_descriptors["name"] = numbered if rdms.n_rdm > 1 else [stem]
+    return rdms
+
+
+def _stimuli_of(run: Run, folder: Path | None) -> StimulusSet:
+    """The stimuli of a run, from its own folder or another one, prepared as they were for it."""
+    import neurordl as nrl
+
+    record: Mapping[str, Any] = run.record["stimuli"] or {}
+    prepared = run.preprocessing
+    folder = folder or (Path(record["source"]) if record.get("source") else None)
+    if folder is None or prepared is None:
+        raise NeurordlError(f"{run.out} does not say where its stimuli are; pass --stimuli FOLDER")
+    images = nrl.StimulusSet.from_folder(
+        folder, prepared.size, prepared.channels, prepared.mean, prepared.std
+    )
+    before = record.get("pixels_sha256")
+    if (
+        before is not None
+        and run.fitted_ids
+        and set(run.fitted_ids) <= set(images.ids)
+        and sha256_array(images.subset(run.fitted_ids).pixels) != before
+    ):
+        raise NeurordlError(
+            f"the images in {folder} are not those that the run was fitted on, though their names are the "
+            "same; pass the folder of the original ones as --stimuli"
+        )
+    return images
+
+
+def _write_scores(scores: Evaluation, out: Path, notes: Iterable[str]) -> None:
+    """Write the tables and the figure, and print the means."""
+    import matplotlib.pyplot as plt
+
+    import neurordl as nrl
+
+    scores.save(out)
+    plt.switch_backend("agg")  # there may be no screen
+    few = len(scores.settings["layers"]) <= _FEW_LAYERS
+    figure = nrl.plot_scores(scores, comparisons=few, p="p_fdr").get_figure(root=True)
+    assert figure is not None
+    with atomic_write(out / "scores.png") as aside:
+        figure.savefig(aside, dpi=150)
+    plt.close(figure)
+    frame = scores.to_frame()
+    means = frame.loc[frame["subject"].isin(["mean", "group"]), _COLUMNS]
+    typer.echo(f"{scores.match}\n\n{scores.title}")
+    typer.echo(f"{means.to_string(index=False, float_format='%.3f', na_rep='')}\n")
+    for note in [*notes, *scores.notes]:
+        typer.echo(f"note: {note}")
+    typer.echo(f"{out} holds scores.csv, comparisons.csv, evaluation.h5, evaluation.json and scores.png")

@@ -1,0 +1,526 @@
+"""Options of a command, read from the signatures and docstrings of the functions that do its work.
+
+A command is a short function. Its own parameters are options, and so are the arguments of the functions and
+the fields of the value objects that it takes (`Takes`): names, types, choices, bounds, defaults and helps are
+those of Python and are written nowhere else. Sources are parsed with `ast`, not imported: to import torch and
+rsatoolbox takes seconds, and neither a help page nor a mistyped option should wait for them.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import inspect
+import re
+import textwrap
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import typer.main
+from typer.core import TyperCommand, TyperGroup
+
+from neurordl.errors import NeurordlError
+
+__all__ = [
+    "COMMANDS",
+    "Argument",
+    "Call",
+    "CommandGroup",
+    "Takes",
+    "app",
+    "check_files",
+    "command",
+    "importing",
+    "read_arguments",
+]
+
+Definition = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
+
+_PACKAGE = Path(__file__).parents[1]
+_TYPES = {"bool": bool, "int": int, "float": float, "str": str, "Path": Path, "PathLike": Path}
+_SEVERAL = ("Sequence", "Iterable", "list", "tuple")
+_FILES = "FILES"  # marks the options that take several files
+_OUTPUT = "out"  # the option of what is written, which need not exist
+REQUIRED: Any = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a function, as its signature, its docstring and its checks describe it."""
+
+    name: str
+    type: type
+    choices: tuple[str, ...]
+    several: bool  # a list of values
+    single: bool  # a value alone
+    optional: bool  # None
+    default: Any
+    help: str
+    least: float | None
+
+
+# Reading the sources.
+
+
+@cache
+def _definitions(module: str) -> dict[str, Definition | tuple[str, str]]:
+    """What a module of the package defines, or imports from a module of the package, by name."""
+    path = _PACKAGE.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    definitions: dict[str, Definition | tuple[str, str]] = {}
+    for node in _statements(ast.parse(path.read_text(encoding="utf-8")).body):
+        match node:
+            case ast.ImportFrom(module=str(source)) if source.startswith("neurordl"):
+                home = source.partition(".")[2]
+                definitions |= {alias.asname or alias.name: (home, alias.name) for alias in node.names}
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                definitions[name] = node
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                definitions[name] = node
+    return definitions
+
+
+def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    for node in body:
+        yield from _statements(node.body) if isinstance(node, ast.If) else [node]
+
+
+def _find(module: str, name: str) -> tuple[str, Definition | None]:
+    """The module that defines a name, and the definition; None for a name from outside the package."""
+    found = _definitions(module).get(name)
+    return _find(*found) if isinstance(found, tuple) else (module, found)
+
+
+def _method(node: Definition | None, name: str) -> ast.FunctionDef | None:
+    methods = node.body if isinstance(node, ast.ClassDef) else []
+    return next((part for part in methods if isinstance(part, ast.FunctionDef) and part.name == name), None)
+
+
+@cache
+def read_arguments(function: str) -> dict[str, Argument]:
+    """Arguments that a shell can give to ``"name"``, ``"name.method"`` or ``"module:name"``, by name."""
+    module, _, name = function.rpartition(":")
+    name, _, method = name.partition(".")
+    module, node = _find(module, name)
+    node = _method(node, method) if method else node
+    if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+        raise LookupError(f"the package defines no function or class {function!r}")
+    helps = describe_parameters(ast.get_docstring(node) or "")
+    bounds = _bounds(_method(node, "__post_init__") or _method(node, "__init__") or node)
+    arguments = {}
+    for name, annotation, default in _signature(_method(node, "__init__") or node):
+        values = list(_values(module, annotation))
+        elements = [value[0] for value in values if isinstance(value, tuple)]
+        types = [value for value in values if isinstance(value, type)]
+        choices = () if types else tuple(value for value in values if isinstance(value, str))
+        if types or elements or choices:
+            type_ = Path if Path in types else [*types, *elements, str][0]
+            arguments[name] = Argument(
+                name=name,
+                type=type_,
+                choices=choices,
+                several=bool(elements),
+                single=bool(types),
+                optional=None in values,
+                default=_literal(default),
+                help=helps.get(name, ""),
+                least=bounds.get(name),
+            )
+    return arguments
+
+
+def _signature(node: ast.FunctionDef | ast.ClassDef) -> Iterator[tuple[str, ast.expr, ast.expr | None]]:
+    """Name, annotation and default of each parameter of a function, or of each field of a dataclass."""
+    if isinstance(node, ast.ClassDef):
+        for part in node.body:
+            if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+                yield part.target.id, part.annotation, part.value
+        return
+    positional = [*node.args.posonlyargs, *node.args.args]
+    required = len(positional) - len(node.args.defaults)
+    defaults = [*[None] * required, *node.args.defaults, *node.args.kw_defaults]
+    for parameter, default in zip([*positional, *node.args.kwonlyargs], defaults, strict=True):
+        if parameter.annotation is not None:
+            yield parameter.arg, parameter.annotation, default
+
+
+def _values(module: str, node: ast.expr) -> Iterator[Any]:
+    """What an annotation allows: types, the texts of a Literal, None, and ``(type,)`` for several values."""
+    match node:
+        case ast.BinOp(left=left, right=right):
+            yield from _values(module, left)
+            yield from _values(module, right)
+        case ast.Constant(value=None):
+            yield None
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=texts):
+            for text in texts.elts if isinstance(texts, ast.Tuple) else [texts]:
+                yield ast.literal_eval(text)
+        case ast.Subscript(value=ast.Name(id=name), slice=inside) if name in _SEVERAL:
+            first = inside.elts[0] if isinstance(inside, ast.Tuple) else inside
+            yield from ((value,) for value in _values(module, first) if isinstance(value, type))
+        case ast.Subscript(value=generic):
+            yield from _values(module, generic)
+        case ast.Attribute(attr=name) | ast.Name(id=name) if name in _TYPES:
+            yield _TYPES[name]
+        case ast.Name(id=name):  # an alias
+            home, definition = _find(module, name)
+            if isinstance(definition, ast.Assign | ast.AnnAssign) and definition.value is not None:
+                yield from _values(home, definition.value)
+
+
+def _literal(default: ast.expr | None) -> Any:
+    """A default value; None for those that are no plain values, which Python then puts in itself."""
+    if default is None:
+        return REQUIRED
+    try:
+        return ast.literal_eval(default)
+    except ValueError:
+        return None
+
+
+def _bounds(node: ast.AST) -> dict[str, float | None]:
+    """The least value of each argument that the function or value object checks with `check_count`."""
+    bounds: dict[str, float | None] = {}
+    for part in ast.walk(node):
+        match part:
+            case ast.Call(func=ast.Name(id="check_count"), args=[ast.Constant(value=str(name)), _, *rest]):
+                least = rest or [keyword.value for keyword in part.keywords if keyword.arg == "least"]
+                bounds[name.rpartition(".")[2]] = _literal(least[0]) if least else 1
+    return bounds
+
+
+def describe_parameters(docstring: str) -> dict[str, str]:
+    """The first paragraph on each parameter in a numpydoc docstring, without its markup."""
+    sections = _sections(docstring)
+    helps = {}
+    for entry in re.split(r"\n(?=\S)", sections.get("Parameters") or sections.get("Attributes") or ""):
+        names, _, text = entry.partition("\n")
+        for name in names.partition(" : ")[0].split(","):
+            helps[name.strip(" *")] = _plain(textwrap.dedent(text).partition("\n\n")[0])
+    return helps
+
+
+def _sections(docstring: str) -> dict[str, str]:
+    """The sections of a numpydoc docstring; the text before the first one is that of ``""``."""
+    parts = re.split(r"\n+(\w[\w ]*)\n-{3,}\n", docstring)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def _plain(text: str) -> str:
+    """A paragraph in one line, without backticks, and with brackets that rich takes for text."""
+    return re.sub(r"`+([^`]+)`+", r"\1", " ".join(text.split())).replace("[", "\\[")
+
+
+# Making a command.
+
+
+@dataclass(frozen=True)
+class Takes:
+    """A function, class or value object of the package whose arguments a command takes as options.
+
+    Parameters
+    ----------
+    function
+        A public name of the package (``"fit"``, ``"StimulusSet.split"``), or ``"module:name"``.
+    arguments
+        The arguments that become options, separated by blanks; all that a shell can give by default.
+    panel
+        The heading on the help page.
+    prefix
+        Put before the names of the options: with ``prefix="bootstrap"`` the field ``seed`` is
+        ``--bootstrap-seed``. A first argument without default is named by the prefix alone, as in Python
+        ``bootstrap="both"`` is short for ``Bootstrap("both")``.
+    defaults
+        Values that the command has in place of Python's. The default None of such a first argument means that
+        there is no object.
+    """
+
+    function: str
+    arguments: str = ""
+    panel: str = "Options"
+    prefix: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Argument]:
+        """The arguments by the name of their option."""
+        every = read_arguments(self.function)
+        options: dict[str, Argument] = {}
+        for name in self.arguments.split() or every:
+            argument = replace(every[name], default=self.defaults.get(name, every[name].default))
+            option = f"{self.prefix}_{name}" if self.prefix else name
+            if self.prefix and not options and argument.default is REQUIRED:
+                option, argument = self.prefix, replace(argument, default=None)
+            options[option] = argument
+        return options
+
+    def call(self, values: Mapping[str, Any]) -> Call:
+        """The function with the values of its options, which are found by the name of the option."""
+        options = self.options()
+        chosen = {k: argument for k, argument in options.items() if values[k] not in (None, argument.default)}
+        if values.get(self.prefix, "") is None:  # the object that the others describe is not asked for
+            for option in chosen:
+                raise typer.BadParameter(f"{_flag(option)} is given without {_flag(self.prefix)}")
+            return Call(self.function, None, {})
+        none = [k for k, argument in options.items() if values[k] is argument.default is None]
+        words = {argument.name: _words(option, values[option]) for option, argument in chosen.items()}
+        return Call(self.function, {options[k].name: values[k] for k in options if k not in none}, words)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of the package with the values of its options; it is imported when it is called.
+
+    Parameters
+    ----------
+    function
+        See `Takes`.
+    values
+        Values by the name of the argument. None where the options do not ask for the object.
+    words
+        What was written in the shell for each argument that differs from its default.
+    """
+
+    function: str
+    values: Mapping[str, Any] | None
+    words: Mapping[str, list[str]]
+
+    def __call__(self, *arguments: Any, **others: Any) -> Any:
+        """Call the function; None where the options do not ask for the object that it makes."""
+        if self.values is None:
+            return None
+        module, _, name = self.function.rpartition(":")
+        with importing():
+            function = attrgetter(name)(import_module(f"neurordl.{module}".rstrip(".")))
+        return function(*arguments, **{**self.values, **others})
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of an argument."""
+        return (self.values or {}).get(name, default)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import faster: no garbage is looked for meanwhile, nor ever after in what was imported.
+
+    Torch and rsatoolbox make millions of objects that stay; looking through them, again and again and at the
+    end, takes a third of the time in which the shell starts.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
+
+
+class SeveralFiles(TyperCommand):
+    """A command whose options of several files take all files up to the next option or NIfTI image."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Write ``--events a b``, what a shell makes of ``--events *.tsv``, as ``--events a --events b``."""
+        repeated = {
+            option for parameter in self.params if parameter.metavar == _FILES for option in parameter.opts
+        }
+        written: list[str] = []
+        option, n_values = "", 0
+        for argument in args:
+            if argument.startswith("-") or (n_values and argument.endswith((".nii", ".nii.gz"))):
+                option, n_values = argument if argument in repeated else "", 0
+            elif option:
+                written += [option] if n_values else []
+                n_values += 1
+            written.append(argument)
+        return list(super().parse_args(ctx, written))
+
+
+@dataclass(frozen=True)
+class Command:
+    """A function of the shell, its name there, and what it takes; see `command`."""
+
+    name: str
+    function: Callable[..., None]
+    takes: Mapping[str, Takes]
+
+    def add_to(self, group: typer.Typer, function: Callable[..., None]) -> None:
+        """Add a function to a group, with the name and the documentation of this command."""
+        sections = _sections(inspect.getdoc(self.function) or "")
+        examples = textwrap.dedent(sections.get("Examples", "")).strip()
+        group.command(
+            self.name,
+            cls=SeveralFiles,
+            help="\n\n".join(map(_plain, sections[""].split("\n\n"))),
+            epilog="\n\n".join(["Examples:", *map(_plain, examples.split("\n\n"))]),
+        )(function)
+
+    def with_options(self) -> Any:
+        """The command of typer, with all its options."""
+        own = read_arguments(f"{self.function.__module__.partition('.')[2]}:{self.function.__name__}")
+        signature = inspect.signature(self.function).parameters.values()
+        unnamed = [p.name for p in signature if p.kind is inspect.Parameter.POSITIONAL_ONLY]
+        options = dict(own)
+        parameters = [_parameter(option, own[option], unnamed=option in unnamed) for option in own]
+        tables = dict[str, dict[str, str]]()
+        for name, takes in self.takes.items():
+            for option, argument in takes.options().items():
+                if option in options:
+                    raise LookupError(f"{self.name} has two options {option}; give one of them a prefix")
+                options[option] = argument
+                parameters.append(_parameter(option, argument, takes.panel))
+                tables.setdefault(name, {})[argument.name] = option
+        parameters += [_config(tables)] if options else []
+
+        def run(**values: Any) -> None:
+            values = {option: _value(argument, values[option]) for option, argument in options.items()}
+            check_files(values, unnamed)
+            named = {k: values[k] for k in own if k not in unnamed and values[k] is not None}
+            calls = {name: takes.call(values) for name, takes in self.takes.items()}
+            self.function(*(values[k] for k in unnamed), **named, **calls)
+
+        vars(run)["__signature__"] = inspect.Signature(parameters)
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        single = typer.Typer(add_completion=False)
+        self.add_to(single, run)
+        return typer.main.get_command(single)
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+class CommandGroup(TyperGroup):
+    """Commands whose options are read when one of them is called, not for the list of commands."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put the command with its options in the place of the one without."""
+        if args[0] in COMMANDS and args[0] in self.commands:
+            self.commands[args[0]] = COMMANDS[args[0]].with_options()
+        return super().resolve_command(ctx, args)
+
+
+def command(
+    group: typer.Typer, name: str | None = None, **takes: Takes
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a function to the shell.
+
+    Its parameters become options; those before a ``/`` are arguments without a name. For a parameter that is
+    named in ``takes`` each argument of that function becomes an option, and the value is a `Call` of it. The
+    help page shows the docstring with its examples.
+    """
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        added = Command(name or function.__name__, function, takes)
+        added.add_to(group, lambda: None)
+        COMMANDS[added.name] = added
+        return function
+
+    return add
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+def _words(option: str, value: Any) -> list[str]:
+    """An option with its value, as they are written in the shell."""
+    if isinstance(value, bool):
+        return [_flag(option)]
+    return [_flag(option), ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+
+
+def _parameter(
+    option: str, argument: Argument, panel: str | None = None, unnamed: bool = False
+) -> inspect.Parameter:
+    """An option for typer, or an argument without a name."""
+    settings: dict[str, Any] = {"help": argument.help, "rich_help_panel": panel}
+    type_: Any = Literal[argument.choices] if argument.choices else argument.type
+    default = argument.default
+    if argument.several:
+        type_ = list[Path] if argument.type is Path else list[str]
+        default = [default] if isinstance(default, str) else default or None
+        settings["metavar"] = _FILES if argument.type is Path else "TEXT,..."
+    if argument.least is not None:
+        settings["min"] = argument.least
+    flag = _flag(option) + (f"/--no-{_flag(option)[2:]}" if default is True else "")
+    information = typer.Argument(**settings) if unnamed else typer.Option(flag, **settings)
+    return inspect.Parameter(
+        option,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[type_ | None if default is None else type_, information],
+    )
+
+
+def _value(argument: Argument, value: Any) -> Any:
+    """The value of an option as Python takes it: several values are separated by commas."""
+    if value == "none" and argument.optional:
+        return None
+    if not argument.several or argument.type is Path:
+        return value if value or not argument.several else argument.default
+    texts = [part.strip() for text in value or () for part in str(text).split(",") if part.strip()]
+    if not texts:
+        return argument.default
+    if texts[0] in argument.choices:
+        return texts[0]
+    try:
+        values = [argument.type(text) for text in texts]
+    except ValueError as error:
+        raise typer.BadParameter(f"{','.join(texts)}: expected numbers separated by commas") from error
+    return values[0] if argument.single and len(values) == 1 else values
+
+
+def check_files(values: Mapping[str, Any], unnamed: Sequence[str] = ()) -> None:
+    """Refuse files and folders that do not exist, before anything is imported."""
+    for option, value in values.items():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and option != _OUTPUT and not path.exists():
+                flag = "" if option in unnamed else f"{_flag(option)} "
+                raise NeurordlError(f"{flag}{path}: there is no such file or folder; check the path")
+
+
+def _config(tables: Mapping[str, Mapping[str, str]]) -> inspect.Parameter:
+    """The option ``--config``: a TOML file with options; those of the command line go before."""
+
+    def read(context: typer.Context, path: Path | None) -> Path | None:
+        if path is None:
+            return None
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise typer.BadParameter(f"{path} cannot be read: {error}") from error
+        known = {p.name: p.multiple or p.nargs == -1 for p in context.command.params if p.name != "config"}
+        options = dict[str, Any]()
+        for key, value in content.items():
+            fields = {key: value}
+            if isinstance(value, dict) and key in tables:
+                fields = {tables[key].get(name, f"{key}.{name}"): part for name, part in value.items()}
+            for name, part in fields.items():
+                option = name.replace("-", "_")
+                if option not in known:
+                    expected = ", ".join(sorted(map(str, known)))
+                    raise typer.BadParameter(f"{path}: unknown {name}; known: {expected}")
+                options[option] = [part] if known[option] and not isinstance(part, list) else part
+        context.default_map = {**(context.default_map or {}), **options}
+        return path
+
+    text = "A TOML file with these options under the same names. Options of the command line go before it."
+    information = typer.Option(callback=read, is_eager=True, help=text)
+    annotation = Annotated[Path | None, information]
+    return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Options have the names of Python's arguments: a message about average= means --average.",
+)

@@ -1,0 +1,556 @@
+"""The content of RDM files: formats, the choice among named variables, square and condensed arrays."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+from rsatoolbox.rdm.rdms import RDMs
+from scipy.spatial.distance import squareform
+
+from neurordl.errors import NeurordlError
+from neurordl.validate import check_choice
+
+__all__ = [
+    "DESCRIPTORS",
+    "MAX_INFLATION",
+    "Diagonal",
+    "Format",
+    "Interpretation",
+    "Layout",
+    "RDMContent",
+    "Similarity",
+    "columns_fit",
+    "condense",
+    "content_of_variables",
+    "looks_square",
+    "to_array",
+    "unstorable",
+]
+
+Layout = Literal["square", "condensed"]
+Similarity = Literal["1-s"]
+Diagonal = Literal["ignore"]
+Values: TypeAlias = npt.NDArray[Any]
+Struct: TypeAlias = dict[str, Any]
+
+DESCRIPTORS = ("descriptors", "rdm_descriptors", "pattern_descriptors")
+MAX_INFLATION = 1040
+"""Deflate makes at most 1,032 bytes of one: a file that claims more is damaged."""
+
+
+@dataclass
+class RDMContent:
+    """RDMs as a file stores them.
+
+    Attributes
+    ----------
+    values
+        An array of any shape that `condense` reads, or a list of them (the RDMs of a struct array).
+    layout
+        The layout, where the format leaves no doubt about it.
+    measure
+        The dissimilarity measure, where the file names it.
+    descriptors, rdm_descriptors, pattern_descriptors
+        As in rsatoolbox: descriptors of the whole, one value per RDM, one value per stimulus.
+    texts
+        Other lists of texts by name, which could be ids under a name that is not known.
+    notices
+        Messages for the user about how the file was read.
+    """
+
+    values: Any
+    layout: Layout | None = None
+    measure: str | None = None
+    descriptors: Struct = field(default_factory=dict)
+    rdm_descriptors: dict[str, list[Any]] = field(default_factory=dict)
+    pattern_descriptors: dict[str, list[Any]] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of RDM files; an entry in ``neurordl.rdms.files.FORMATS`` makes it known to both functions.
+
+    Attributes
+    ----------
+    suffixes
+        The suffixes of its files, in lower case.
+    read
+        The reader: it takes a path and the name of a variable (None where there is only one candidate) and
+        returns the content. Whatever it raises becomes a `NeurordlError` about a damaged file.
+    write
+        The writer: it takes RDMs and returns the bytes of a file.
+    has_variables
+        Whether a file holds variables that the user can choose by name.
+    keeps
+        The pattern descriptors that have a place in the format; None if everything has one.
+    single
+        Whether a file holds one RDM only.
+    """
+
+    suffixes: tuple[str, ...]
+    read: Callable[[Path, str | None], RDMContent]
+    write: Callable[[RDMs], bytes]
+    has_variables: bool = False
+    keeps: tuple[str, ...] | None = None
+    single: bool = False
+
+    def omits(self, rdms: RDMs) -> list[str]:
+        """What the RDMs carry and the format has no place for, in words."""
+        if self.keeps is None:
+            return []
+        kept = ("index", *self.keeps)
+        return [
+            *(f"the descriptor {name!r}" for name in rdms.descriptors),
+            *(f"the RDM descriptor {name!r}" for name in rdms.rdm_descriptors if name != "index"),
+            *(f"the pattern descriptor {name!r}" for name in rdms.pattern_descriptors if name not in kept),
+            *(["the dissimilarity measure"] if rdms.dissimilarity_measure is not None else []),
+        ]
+
+
+@dataclass(frozen=True)
+class Interpretation:
+    """How to understand the values of a file where shape and symmetry do not tell.
+
+    Attributes
+    ----------
+    layout
+        "square" or "condensed".
+    similarity
+        "1-s": the values are similarities.
+    diagonal
+        "ignore": the diagonal of square RDMs is not zero and is left out.
+    """
+
+    layout: Layout | None = None
+    similarity: Similarity | None = None
+    diagonal: Diagonal | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("layout", self.layout, (None, "square", "condensed"))
+        check_choice("similarity", self.similarity, (None, "1-s"))
+        check_choice("diagonal", self.diagonal, (None, "ignore"))
+
+
+def unstorable(label: str, suffix: str, reason: str) -> NeurordlError:
+    """The error about a descriptor that a format cannot store."""
+    other = "" if suffix == ".h5" else ", or write .h5"
+    return NeurordlError(f"cannot store the descriptor {label} in {suffix}: {reason}; change it{other}")
+
+
+def to_array(value: Any, label: str, suffix: str) -> Values:
+    """Convert the value of a descriptor to an array of numbers or of text (dtype U), or refuse it.
+
+    Parameters
+    ----------
+    value
+        A text, a number, or a list, tuple or array of these.
+    label, suffix
+        The descriptor and the format, for messages.
+    """
+    values = list(value) if isinstance(value, Iterable) and not isinstance(value, str | np.ndarray) else value
+    if isinstance(values, list) and len({isinstance(item, str) for item in values}) > 1:
+        raise unstorable(label, suffix, "it has text and other things in one list")
+    try:
+        array = np.asarray(values)
+        is_text = array.dtype.kind == "O" and all(isinstance(item, str) for item in array.ravel())
+        if array.dtype.kind == "S" or is_text:
+            array = array.astype(str)
+    except ValueError as error:
+        raise unstorable(label, suffix, str(error)) from error
+    if array.dtype.kind not in "fiubU":
+        raise unstorable(label, suffix, f"it has values of type {array.dtype}, not text or numbers")
+    texts = np.ravel(np.array(values, dtype=object)) if array.dtype.kind == "U" else ()
+    if any(str(text).endswith("\0") for text in texts):
+        raise unstorable(label, suffix, "its text ends in a NUL character, which is lost")
+    return array
+
+
+# Square and condensed arrays
+
+# Relative to the largest dissimilarity: triangles of float32 RDMs that were computed apart differ by less.
+_ROUNDING = 1e-5
+
+
+def condense(values: Any, source: str, interpretation: Interpretation | None = None) -> Values:
+    """Bring RDMs of any layout into the shape (RDMs, pairs), in float32 or float64.
+
+    Parameters
+    ----------
+    values
+        An array, or a list of arrays; `load_rdms` lists the layouts.
+    source
+        The name of the values in messages.
+    interpretation
+        What the user says about them.
+
+    Raises
+    ------
+    NeurordlError
+        The values are not numbers, no RDM has this shape, two readings are possible, the asymmetry exceeds
+        rounding, the values are similarities without being declared so, or the diagonal is not zero.
+    """
+    wanted = interpretation or Interpretation()
+    if isinstance(values, list):
+        stacks = [condense(matrix, f"{source}, RDM {k}", wanted) for k, matrix in enumerate(values)]
+        if len(sizes := sorted({stack.shape[1] for stack in stacks})) > 1:
+            numbers = ", ".join(str(_n_stimuli(n_pairs)) for n_pairs in sizes)
+            raise NeurordlError(
+                f"the RDMs in {source} are of different numbers of stimuli ({numbers}); load them one by one"
+            )
+        return np.concatenate(stacks)
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub" or not array.size:
+        raise NeurordlError(
+            f"the dissimilarities in {source} must be numbers, (RDMs, pairs) or square, not {array.dtype} of "
+            f"shape {array.shape}"
+        )
+    native = array.dtype.newbyteorder("=")
+    array = array.astype(native if native in (np.float32, np.float64) else np.float64, copy=False)
+    _check_axes(array, source)
+    stacks, vectors = _as_squares(array), _as_vectors(array)
+    if wanted.layout != "condensed" and stacks:
+        fitting = [stack for stack in stacks if looks_square(stack)]
+        unambiguous = len(fitting) == 1 or (vectors is None and len(stacks) == 1)
+        if not unambiguous and wanted.layout != "square":
+            raise NeurordlError(
+                f"{source} has the shape {array.shape}, which can be read as square RDMs or in another way, "
+                "and its symmetry does not tell: say layout='square' (one matrix, or a stack of them) or "
+                "layout='condensed' (one RDM per row)"
+            )
+        stack = (fitting or stacks)[0]
+        each = [source] if len(stack) == 1 else [f"{source}, RDM {number}" for number in range(len(stack))]
+        return np.stack([_from_square(*pair, wanted) for pair in zip(stack, each, strict=True)])
+    if wanted.layout != "square" and vectors is not None:
+        return 1 - vectors if wanted.similarity else vectors
+    transposed = wanted.layout != "square" and columns_fit(array)
+    layout = f"{wanted.layout} " if wanted.layout else ""
+    raise NeurordlError(
+        f"{source} has the shape {array.shape}, which no {layout}RDM has: expected a square matrix (n, n), a "
+        "stack of them (RDMs, n, n), or the upper triangles row by row, one RDM per row: (RDMs, n(n-1)/2)"
+        + ("; its columns are of that length: transpose it" if transposed else "")
+    )
+
+
+def _check_axes(array: Values, source: str) -> None:
+    """Refuse a stack along several axes: flattened, four people in two sessions would be eight people."""
+    shape = array.shape
+    if array.ndim < 4 or not (shape[-1] == shape[-2] or shape[0] == shape[1]):
+        return
+    stacked = shape[:-2] if shape[-1] == shape[-2] else shape[2:]
+    if sum(length > 1 for length in stacked) > 1:
+        raise NeurordlError(
+            f"{source} has the shape {shape}: several axes beside the stimuli, and which are subjects, "
+            "sessions or ROIs is not known; read the array yourself, and make rsatoolbox RDMs of "
+            "array.reshape(-1, n, n) with a descriptor for each axis"
+        )
+
+
+def columns_fit(values: Any) -> bool:
+    """Whether an array is longer than wide, and its columns can be condensed RDMs."""
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or not 1 < values.shape[1] < values.shape[0]:
+        return False
+    return _n_stimuli(values.shape[0]) is not None
+
+
+def _n_stimuli(n_pairs: int) -> int | None:
+    n = (1 + math.isqrt(1 + 8 * n_pairs)) // 2
+    return n if n_pairs and n * (n - 1) // 2 == n_pairs else None
+
+
+def _as_vectors(array: Values) -> Values | None:
+    """The array as condensed RDMs, one per row, if it can be that."""
+    if array.ndim == 2 and array.shape[1] == 1 < array.shape[0]:
+        array = array[:, 0]  # one RDM as a column
+    if array.ndim == 3 and array.shape[0] == 1:
+        array = array[0].T  # 1 x pairs x RDMs, as the MATLAB toolbox stacks them
+    array = np.atleast_2d(array) if array.ndim else array
+    fits = array.ndim == 2 and _n_stimuli(array.shape[1]) is not None
+    return array if fits else None
+
+
+def _as_squares(array: Values) -> list[Values]:
+    """The possible stacks of square RDMs: along the first axes (as in numpy), along the last (MATLAB)."""
+    stacks = []
+    shape = array.shape
+    if array.ndim >= 2 and shape[-1] == shape[-2] > 1:
+        stacks.append(array.reshape(-1, *shape[-2:]))
+    if array.ndim >= 3 and shape[0] == shape[1] > 1:
+        stacks.append(np.moveaxis(array.reshape(*shape[:2], -1), -1, 0))
+    return stacks
+
+
+def _triangles(matrix: Values) -> tuple[Values, Values, Values]:
+    """The upper and the lower triangle, row by row, and their difference: inf where only one is a number."""
+    upper, lower = squareform(matrix, checks=False), squareform(matrix.T, checks=False)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference: Values = np.abs(upper - lower)
+    difference[(np.isnan(upper) & np.isnan(lower)) | (upper == lower)] = 0
+    difference[np.isnan(difference)] = np.inf
+    return upper, lower, difference
+
+
+def _tolerance(matrix: Values) -> float:
+    finite = np.abs(matrix[np.isfinite(matrix)])
+    return _ROUNDING * float(finite.max()) if finite.size else 0.0
+
+
+def _all_near(diagonal: Values, value: float, tolerance: float) -> bool:
+    """Whether the measured part of a diagonal has one value; NaN is not measured."""
+    return bool((np.abs(diagonal[~np.isnan(diagonal)] - value) <= tolerance).all())
+
+
+def looks_square(stack: Values) -> bool:
+    """Whether matrices are symmetric up to rounding, with a diagonal of zeros or of ones."""
+    for matrix in stack:
+        diagonal, tolerance = np.diagonal(matrix), _tolerance(matrix)
+        if not (_all_near(diagonal, 0, tolerance) or _all_near(diagonal, 1, _ROUNDING)):
+            return False
+        if (_triangles(matrix)[2] > tolerance).any():
+            return False
+    return True
+
+
+def _from_square(matrix: Values, source: str, wanted: Interpretation) -> Values:
+    tolerance, diagonal = _tolerance(matrix), np.diagonal(matrix)
+    measured = diagonal[~np.isnan(diagonal)]
+    ones = len(measured) > 0 and _all_near(diagonal, 1, _ROUNDING)
+    zeros = _all_near(diagonal, 0, tolerance)
+    if wanted.similarity and not ones:
+        actual = "is zero: these are dissimilarities already" if zeros else f"goes to {measured.max():g}"
+        raise NeurordlError(
+            f"{source}: similarity={wanted.similarity!r} takes similarities, with ones on the diagonal, but "
+            f"the diagonal {actual}"
+        )
+    if ones and not wanted.similarity:
+        raise NeurordlError(
+            f"{source} has ones on its diagonal: these are similarities, not dissimilarities; convert them "
+            "by similarity='1-s'"
+        )
+    if not (ones or zeros or wanted.diagonal == "ignore"):
+        raise NeurordlError(
+            f"{source} has a diagonal that is not zero (from {measured.min():g} to {measured.max():g}): an "
+            "RDM has no distance of a stimulus to itself; if the rest is right (as in split-half RDMs), "
+            "leave the diagonal out by diagonal='ignore'"
+        )
+    upper, lower, difference = _triangles(matrix)
+    if (difference > tolerance).any():
+        i, j = (int(index[difference.argmax()]) for index in np.triu_indices(len(matrix), 1))
+        raise NeurordlError(
+            f"{source} is not symmetric: row {i}, column {j} (from 0) is {matrix[i, j]:g}, but row {j}, "
+            f"column {i} is {matrix[j, i]:g}; fill both triangles alike, or give the upper one condensed"
+        )
+    vector = upper / 2 + lower / 2 if difference.any() else upper
+    return 1 - vector if wanted.similarity else vector
+
+
+# Named variables
+
+_IDS = ("stimulus", "stimuli", "stimulus_ids", "ids", "id")
+_OF_RDMS = {"subject": ("subject", "subjects"), "roi": ("roi", "rois"), "session": ("session", "sessions")}
+_RESERVED = {*_IDS, *DESCRIPTORS, "dissimilarity_measure", *(n for names in _OF_RDMS.values() for n in names)}
+_NOT_READ = (
+    "is not read: strings and other objects of MATLAB are stored in a way that is not documented, and sparse "
+    "and complex arrays are no RDMs; in MATLAB, store text as cellstr(x) or char(x), numbers as full(x)"
+)
+# ROI | subject | session, as the MATLAB toolbox names the RDMs that it makes
+_TOOLBOX_NAME = re.compile(r"([^|]+)\|([^|]+)\|\s*session\s*:?\s*([^|\s]+)\s*", re.IGNORECASE)
+
+
+def content_of_variables(variables: Mapping[str, Any], name: str | None, source: Path) -> RDMContent:
+    """Find the RDMs among the variables of a file, with ids and descriptors where it has them.
+
+    Parameters
+    ----------
+    variables
+        By name: numpy arrays; text; a list for a cell or character array; a list of dicts for a struct array;
+        None for what is not read.
+    name
+        The variable to read; None where only one can be RDMs.
+    source
+        The file, for messages.
+    """
+    chosen = variables[_chosen_name(variables, name, source)]
+    content = _from_structs(chosen, source) if _is_structs(chosen) else RDMContent(chosen)
+    unread = [key for key in _IDS if key in variables and variables[key] is None]
+    content.notices += [f"{key!r} in {source} {_NOT_READ}" for key in unread]
+    if "rdm_descriptors/index" in variables:  # save_rdms wrote it
+        content.layout = "condensed"
+    measure = variables.get("dissimilarity_measure")
+    content.measure = measure if isinstance(measure, str) and measure else None
+    if ids := next(filter(None, (_values(variables.get(key)) for key in _IDS)), None):
+        content.pattern_descriptors["stimulus"] = ids
+    for descriptor, keys in _OF_RDMS.items():
+        if values := next(filter(None, (_values(variables.get(key)) for key in keys)), None):
+            content.rdm_descriptors.setdefault(descriptor, values)
+    for group in DESCRIPTORS:
+        _add_descriptors(content, group, variables)
+    for key, value in variables.items():
+        if key not in _RESERVED and "/" not in key and (texts := _texts(value)):
+            content.texts[key] = texts
+    return content
+
+
+def _chosen_name(variables: Mapping[str, Any], name: str | None, source: Path) -> str:
+    contents = ", ".join(f"{key} ({_shape(value)})" for key, value in variables.items()) or "none"
+    if name is not None:
+        if name not in variables:
+            raise NeurordlError(f"{source} has no variable {name!r}; it has: {contents}")
+        if variables[name] is None:
+            raise NeurordlError(f"{name!r} in {source} {_NOT_READ}")
+        return name
+    if "dissimilarities" in variables:
+        return "dissimilarities"
+    candidates = [
+        key
+        for key, value in variables.items()
+        if key not in _RESERVED and "/" not in key and _could_be_rdms(value)
+    ]
+    if not candidates:
+        raise NeurordlError(
+            f"{source} has no variable that can be RDMs (square matrices, condensed RDMs, or a struct array "
+            f"with the field RDM); it has: {contents}"
+        )
+    if len(candidates) > 1:
+        names = ", ".join(f"{key!r} ({_shape(variables[key])})" for key in candidates)
+        raise NeurordlError(f"{source} has several variables that can be RDMs: {names}; choose one by name=")
+    return candidates[0]
+
+
+def _could_be_rdms(value: Any) -> bool:
+    if _is_structs(value):
+        return _rdm_field(value) is not None
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub" or value.size < 2:
+        return False
+    return bool(_as_squares(value)) or _as_vectors(value) is not None
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return " x ".join(map(str, value.shape)) or "a number"
+    if _is_structs(value):
+        return f"{len(value)} structs"
+    if value is None:
+        return "not read: in it are strings or other objects of MATLAB, sparse or complex numbers"
+    return f"{len(value)} items" if isinstance(value, list) else "text"
+
+
+def _is_structs(value: Any) -> TypeGuard[list[Struct]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _rdm_field(structs: list[Struct]) -> str | None:
+    return next((key for key in structs[0] if key.lower() in ("rdm", "rdms")), None)
+
+
+def _from_structs(structs: list[Struct], source: Path) -> RDMContent:
+    """Read struct arrays of the MATLAB toolbox: fields RDM and name, and others with a value per RDM."""
+    key = _rdm_field(structs)
+    if key is None:
+        raise NeurordlError(
+            f"the structs in {source} have no field RDM, but {', '.join(map(str, structs[0])) or 'none'}"
+        )
+    content = RDMContent([struct[key] for struct in structs])
+    for name in structs[0]:
+        column = [struct[name] for struct in structs]
+        values = [_single(value) for value in column]
+        texts = _texts(column[0])
+        if name != key and None not in values and len({isinstance(value, str) for value in values}) == 1:
+            content.rdm_descriptors[name] = values
+        elif texts and all(_texts(value) == texts for value in column):
+            if name.lower() in _IDS:
+                content.pattern_descriptors.setdefault("stimulus", texts)
+            else:
+                content.texts[name] = texts
+        elif texts and name.lower() in _IDS:
+            raise NeurordlError(
+                f"the RDMs in {source} name their stimuli in the field {name!r}, and not all alike; bring "
+                "them into one order and save them again"
+            )
+    _split_names(content, source)
+    return content
+
+
+def _split_names(content: RDMContent, source: Path) -> None:
+    """Read ROI, subject and session from names such as "hIT | BE | Session: 1"."""
+    names = content.rdm_descriptors.get("name", [])
+    matches = [_TOOLBOX_NAME.fullmatch(name) if isinstance(name, str) else None for name in names]
+    if not matches or not all(matches) or {"roi", "subject", "session"} & set(content.rdm_descriptors):
+        return
+    parts = [[part.strip() for part in match.groups()] for match in matches if match]
+    for descriptor, column in zip(("roi", "subject", "session"), zip(*parts, strict=True), strict=True):
+        content.rdm_descriptors[descriptor] = list(column)
+    del content.rdm_descriptors["name"]  # it says nothing more, and would keep sessions apart
+    roi, subject, session = parts[0]
+    content.notices.append(
+        f"{source}: ROI, subject and session were read from the names of the {len(parts)} RDMs; "
+        f"{names[0]!r} is roi {roi!r}, subject {subject!r}, session {session!r}"
+    )
+
+
+def _texts(value: Any) -> list[str] | None:
+    """A list of texts, or None for anything else."""
+    values = None if isinstance(value, str) else _values(value)
+    return values if values and all(isinstance(item, str) for item in values) else None
+
+
+def _single(value: Any) -> str | int | float | bool | None:
+    """A single text or number, or None for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "fiub":
+        number: int | float | bool = value.item()
+        return number
+    return None
+
+
+def _values(value: Any) -> list[Any] | None:
+    """One text or number per stimulus or RDM, or None for anything else."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiubSU":
+        if sum(length != 1 for length in value.shape) > 1:
+            return None  # a table, or pictures of the stimuli
+        flat: list[Any] = value.ravel().tolist()
+        return [item.decode() if isinstance(item, bytes) else item for item in flat]
+    if isinstance(value, list) and value:
+        values = [_single(item) for item in value]
+        return None if None in values else values
+    return None
+
+
+def _add_descriptors(content: RDMContent, group: str, variables: Mapping[str, Any]) -> None:
+    """Add descriptors as `save_rdms` stores them: a struct (.mat), or names with slashes (.npz)."""
+    described = {key.split("/", 1)[1]: v for key, v in variables.items() if key.startswith(f"{group}/")}
+    struct = variables.get(group)
+    if _is_structs(struct) and len(struct) == 1:
+        described |= struct[0]
+    for key, value in described.items():
+        if group == "descriptors":
+            *parents, last = key.split("/")
+            nested = content.descriptors
+            for parent in parents:
+                nested = nested.setdefault(parent, {})
+            nested[last] = _plain(value)
+        else:
+            # save_rdms stores rows of numbers in .npz; what is not text or numbers is left out
+            rows = f"{group}/{key}" in variables and np.ndim(value) > 1
+            values = value.tolist() if rows else _values(value)
+            if values is not None:
+                getattr(content, group)[key] = values
+
+
+def _plain(value: Any) -> Any:
+    if _is_structs(value) and len(value) == 1:
+        return {key: _plain(item) for key, item in value[0].items()}
+    if isinstance(value, np.ndarray) and value.size == 1:
+        return value.item()
+    return value

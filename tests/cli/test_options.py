@@ -1,0 +1,160 @@
+"""Options of commands: read from signatures, docstrings and checks, and the same as in Python."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from neurordl import __version__
+from neurordl.cli import COMMANDS
+from neurordl.cli.options import REQUIRED, Takes, describe_parameters, read_arguments
+
+
+def python_of(function: str) -> Any:
+    module, _, name = function.rpartition(":")
+    return attrgetter(name)(import_module(f"neurordl.{module}".rstrip(".")))
+
+
+@pytest.mark.parametrize(
+    "takes",
+    [takes for command in COMMANDS.values() for takes in command.takes.values()],
+    ids=lambda takes: takes.function,
+)
+def test_options_are_those_of_python(takes: Takes) -> None:
+    """Each argument that is taken exists, and has a help and the default of Python or of the command."""
+    parameters = inspect.signature(python_of(takes.function)).parameters
+    for option, argument in takes.options().items():
+        default = parameters[argument.name].default
+        if argument.name in takes.defaults:
+            assert argument.default == takes.defaults[argument.name]
+        elif default is inspect.Parameter.empty:
+            assert argument.default is (None if option == takes.prefix else REQUIRED)
+        else:
+            assert argument.default == default
+        assert argument.help.endswith((".", ")")), f"{takes.function}({argument.name}=): {argument.help!r}"
+        assert argument.help[0].isupper() or argument.help[0] in '"0123456789.'
+
+
+def options_of(name: str) -> dict[str, Any]:
+    return {parameter.name: parameter for parameter in COMMANDS[name].with_options().params}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_explains_itself(name: str, shell: Any) -> None:
+    path = ["data", name] if name in ("list", "info", "fetch") else [name]
+    code, printed, _ = shell(*path, "--help")
+    assert code == 0
+    assert f"neurordl {' '.join(path)} " in printed.partition("Examples:")[2] + " "
+    assert "`" not in printed
+    for option in options_of(name).values():
+        assert option.help, option.name
+
+
+def test_arguments_of_a_signature() -> None:
+    arguments = read_arguments("cli.options:Takes")
+    assert list(arguments) == ["function", "arguments", "panel", "prefix"]  # a mapping is none for a shell
+    assert arguments["function"].default is REQUIRED
+    assert arguments["panel"].default == "Options"
+    assert arguments["panel"].help == "The heading on the help page."
+    loss = read_arguments("RDMLoss")
+    assert (loss["pairs"].choices, loss["pairs"].default) == (("all", "within", "between"), "all")
+    assert loss["scale"].type is bool
+    epochs = read_arguments("fit")["epochs"]
+    assert (epochs.type, epochs.default, epochs.least) == (int, 20, 1)
+    images = read_arguments("StimulusSet.from_folder")
+    assert (images["folder"].type, images["mean"].type, images["mean"].several) == (Path, float, True)
+    assert images["mean"].choices == ("imagenet",)
+    with pytest.raises(LookupError, match="defines no function or class 'nothing'"):
+        read_arguments("nothing")
+
+
+def test_descriptions_of_a_docstring() -> None:
+    docstring = """Summary.
+
+    Parameters
+    ----------
+    a, b : int
+        Two ``numbers``, as in `numpy`
+        [1]_.
+
+        Another paragraph.
+    *c
+        The others.
+
+    Returns
+    -------
+    d
+        Not this.
+    """
+    described = describe_parameters(inspect.cleandoc(docstring))
+    assert described == {"a": r"Two numbers, as in numpy \[1]_.", "b": described["a"], "c": "The others."}
+
+
+def test_an_object_is_made_where_its_first_argument_is_given() -> None:
+    takes = Takes("cli.options:Takes", "function panel", prefix="takes")
+    assert list(takes.options()) == ["takes", "takes_panel"]
+    assert takes.call({"takes": None, "takes_panel": "Options"})() is None
+    call = takes.call({"takes": "fit", "takes_panel": "Training"})
+    assert call() == Takes("fit", panel="Training")
+    assert call(panel="RDMs") == Takes("fit", panel="RDMs")
+    assert call.words == {"function": ["--takes", "fit"], "panel": ["--takes-panel", "Training"]}
+    with pytest.raises(typer.BadParameter, match="--takes-panel is given without --takes"):
+        takes.call({"takes": None, "takes_panel": "Training"})
+
+
+def test_value_objects_in_a_file(shell: Any, tmp_path: Path) -> None:
+    """A table of the file holds the fields of an object; the command line goes before."""
+    (tmp_path / "it.h5").touch()
+    (tmp_path / "train.toml").write_text("epochs = 3\n[batches]\nlabelled = 16\n[optimization]\nlr = 0.1")
+    command = COMMANDS["train"].with_options()
+    context = command.make_context(
+        "train",
+        f"--config {tmp_path}/train.toml --labelled mnist --stimuli {tmp_path} --out run "
+        f"--rdms {tmp_path}/it.h5 --lr 0.2".split(),
+    )
+    values = context.params
+    assert (values["epochs"], values["batches_labelled"], values["lr"]) == (3, 16, 0.2)
+    (tmp_path / "train.toml").write_text("[batches]\nsize = 16\nepochs = 2")
+    code, _, errors = shell("train", "--config", tmp_path / "train.toml")
+    assert code == 2
+    assert "unknown batches.size" in errors
+
+
+def test_none_is_a_value_where_python_takes_it(shell: Any, tmp_path: Path) -> None:
+    hrf_model = read_arguments("read_patterns")["hrf_model"]
+    assert (hrf_model.optional, hrf_model.default) == (True, "spm")
+
+
+def test_version_and_module() -> None:
+    for start in (["-m", "neurordl"], ["-c", "from neurordl.cli import main; main()"]):
+        done = subprocess.run(
+            [sys.executable, *start, "--version"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == f"neurordl {__version__}\n"
+
+
+def test_completion() -> None:
+    """The words of the shell are completed: commands, options and choices."""
+    environment = {**os.environ, "_NEURORDL_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
+    for words, expected in (("neurordl train --held", "--held-out"), ("neurordl data inf", "info")):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import sys; sys.argv[0] = 'neurordl'; from neurordl.cli import main; main()",
+            ],
+            env=environment | {"COMP_WORDS": words},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert expected in done.stdout.split()
