@@ -1,4 +1,4 @@
-# The habits of this repository; `make help` lists them. GNU Make 3.81 and a plain shell are enough.
+# Commands for work on this repository; `make help` lists them. They need GNU Make 3.81 or newer and a POSIX shell.
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -8,28 +8,28 @@ INSTALLED = .venv/.installed
 .PHONY: help demo test check format size bench clean
 
 help:
-	@echo "make demo     the main job on embedded data, in about 2 minutes; results go to demo_results/"
-	@echo "make test     all tests (WORKERS=2 at a time)"
-	@echo "make check    ruff, mypy and the import layers"
-	@echo "make format   let ruff rewrite what it can"
-	@echo "make size     lines of code per folder, and what has a limit"
-	@echo "make bench    the benchmarks beside other software"
-	@echo "make clean    remove caches and demo_results/; .venv stays"
+	@echo "make demo     run the demo on embedded data, in about 2 minutes; results are in demo_results/"
+	@echo "make test     run all tests, in WORKERS=$(WORKERS) processes"
+	@echo "make check    run ruff, mypy and import-linter"
+	@echo "make format   let ruff format the code and fix what it can"
+	@echo "make size     count lines of code per folder, and everything that has a limit"
+	@echo "make bench    run the benchmarks, which compare with other software"
+	@echo "make clean    remove caches and demo_results/, but not .venv"
 	@echo
-	@echo "Each makes .venv first where it is missing, with PYTHON=$(PYTHON) (3.11 or newer)."
+	@echo "Each command first creates .venv if it is missing, with PYTHON=$(PYTHON) (3.11 or newer)."
 
-# Made again when the dependencies change. The stamp comes last: an interrupted install starts over.
+# Made again when the dependencies change. The stamp is written last, so that an interrupted installation starts over.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("neurordl needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@echo "Installing neurordl into .venv (once; torch is large, this can take minutes)"
+	@echo "Installing neurordl into .venv (only once; torch is large, so that this can take minutes)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
 demo: $(INSTALLED)
 	$(BIN)/neurordl demo --out demo_results
 
-# One thread per worker: two workers with one thread each beat one with two, and do not fight for cores.
+# One thread per process: two processes with one thread each are faster than one process with two threads.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 

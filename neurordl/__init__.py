@@ -55,17 +55,18 @@ if TYPE_CHECKING:
     from neurordl.teachers import RDMTeacher as RDMTeacher
     from neurordl.teachers import Target as Target
     from neurordl.teachers import Teacher as Teacher
-    from neurordl.training.accuracy import accuracy as accuracy
-    from neurordl.training.loop import fit as fit
-    from neurordl.training.losses.rdm import RDMLoss as RDMLoss
-    from neurordl.training.losses.rdm import SoftTargetLoss as SoftTargetLoss
+    from neurordl.training.losses import RDMLoss as RDMLoss
+    from neurordl.training.losses import SoftTargetLoss as SoftTargetLoss
+    from neurordl.training.losses import TaskRatio as TaskRatio
+    from neurordl.training.losses import TransferLoss as TransferLoss
     from neurordl.training.objective import Objective as Objective
-    from neurordl.training.optimisation import Execution as Execution
-    from neurordl.training.optimisation import Optimization as Optimization
     from neurordl.training.run import Run as Run
     from neurordl.training.run import load_run as load_run
     from neurordl.training.streams import Batches as Batches
-    from neurordl.training.weights import TaskRatio as TaskRatio
+    from neurordl.training.trainer import Execution as Execution
+    from neurordl.training.trainer import Optimization as Optimization
+    from neurordl.training.trainer import accuracy as accuracy
+    from neurordl.training.trainer import fit as fit
 
 __version__ = "0.1.0"
 

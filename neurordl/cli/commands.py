@@ -93,7 +93,7 @@ def list_data() -> None:
 
 @command(data)
 def info(name: str, /) -> None:
-    """Describe a data set: its licence, its citation, and its files with their sizes and checksums.
+    """Describe a data set: its license, its citation, and its files with their sizes and checksums.
 
     Parameters
     ----------
@@ -104,13 +104,13 @@ def info(name: str, /) -> None:
     --------
     neurordl data info mnist
     """
-    from neurordl.datasets import folder_of, known, status
+    from neurordl.datasets import find_dataset, folder_of, status
 
-    dataset = known(name)
+    dataset = find_dataset(name)
     readers = ", ".join(f"neurordl.datasets.{loader}" for loader in dataset.loaders)
     place = f"{status(name)}, in {folder_of(name)}" if dataset.files else status(name)
     typer.echo(f"{name}: {dataset.summary}")
-    typer.echo(f"  licence           {dataset.licence}\n  cite              {dataset.citation}")
+    typer.echo(f"  license           {dataset.license}\n  cite              {dataset.citation}")
     typer.echo(f"  known from        {dataset.source}\n  read by           {readers}")
     typer.echo(f"  on this machine   {place}")
     for file in dataset.files:
@@ -327,7 +327,7 @@ def train(
         import torch
 
         import neurordl as nrl
-        import neurordl.training.loop
+        import neurordl.training.trainer
 
     seed = fit.get("seed")
     images, test = _labelled_images(labelled, size)

@@ -1,49 +1,90 @@
-"""What is known of each public data set: where it is, its checksum, size, licence and citation.
-
-Every url and checksum here is from a source named beside it; what could not be established is left out.
-"""
+"""The public data sets: what is known about each (registry.toml), their folders, verified downloads."""
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import tomllib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from neurordl.datasets.reading import choose
+from neurordl.errors import NeurordlError
+from neurordl.io import sha256_file
+from neurordl.validate import check_choice
 
-__all__ = ["REGISTRY", "DataSet", "File", "known"]
+if TYPE_CHECKING:
+    import requests
+
+__all__ = [
+    "FETCHERS",
+    "REGISTRY",
+    "DataSet",
+    "File",
+    "data_root",
+    "fetch",
+    "fetch_haxby",
+    "find_dataset",
+    "folder_of",
+    "require_file",
+    "status",
+]
+
+_ATTEMPTS = 3
+_BLOCK_BYTES = 1 << 18
+_TIMEOUT = 30  # seconds without a byte
 
 
 @dataclass(frozen=True)
 class File:
-    """A file to download: its name in the data set's folder, url, SHA-256 and size in bytes."""
+    """A file to download: its url, SHA-256 and size in bytes."""
 
-    name: str
     url: str
     sha256: str
     size: int
 
+    @property
+    def name(self) -> str:
+        """The name of the file in the folder of its data set."""
+        return self.url.rpartition("/")[2]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class DataSet:
     """A public data set.
 
     Attributes
     ----------
-    summary, licence, citation
-        In words.
-    files
-        What `fetch` downloads; empty where it is embedded or another package downloads it.
+    summary, license, citation
+        Descriptions in words.
     source
-        Who says that these are the urls and checksums.
+        Who states the urls and checksums.
     loaders
-        Names of the functions in ``neurordl.datasets`` that read it.
+        The names of the functions in ``neurordl.datasets`` that read it.
+    fetcher
+        How to fetch it: a name in `FETCHERS`.
+    files
+        The files to download.
+    folder
+        Its folder in `data_root`.
+    compact
+        Files and folders that loaders read instead of the official files where they exist.
+    classes
+        The names of the classes, where its files do not hold them.
     """
 
     summary: str
-    licence: str
+    license: str
     citation: str
-    loaders: tuple[str, ...]
     source: str
+    folder: str
+    loaders: tuple[str, ...] = ()
+    fetcher: str = "download"
     files: tuple[File, ...] = ()
+    compact: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -51,173 +92,253 @@ class DataSet:
         return sum(file.size for file in self.files)
 
 
-def known(name: str) -> DataSet:
-    """The data set of a name; a name that is not known is an error that lists those that are."""
-    return choose(REGISTRY, name, "data set")
+def _read_registry() -> dict[str, DataSet]:
+    text = Path(__file__).with_name("registry.toml").read_text(encoding="utf-8")
+    registry = {}
+    for name, entry in tomllib.loads(text).items():
+        files = tuple(File(**file) for file in entry.pop("files", ()))
+        lists = {key: tuple(entry.pop(key, ())) for key in ("loaders", "compact", "classes")}
+        registry[name] = DataSet(**{"folder": name} | entry | lists, files=files)
+    return registry
 
 
-def _idx(base: str, *files: tuple[str, str, int]) -> tuple[File, ...]:
-    return tuple(File(name, base + name, sha256, size) for name, sha256, size in files)
+REGISTRY = _read_registry()
+"""The data sets by name."""
 
 
-_MATLAB = (
-    "https://raw.githubusercontent.com/rsagroup/rsatoolbox_matlab/91ad43359c8a6355de1dd726e69038b7e798720a/"
-)
-_NET2BRAIN = (
-    "https://raw.githubusercontent.com/m7cw5l/Net2Brain-App/959aba890710773a404bc507f24e6d66e778ec6d/"
-)
-_IMAGES92 = File(
-    "Kriegeskorte_Neuron2008_supplementalData.mat",
-    _MATLAB + "Demos/92imageData/Kriegeskorte_Neuron2008_supplementalData.mat",
-    "06f21214399a5d43dc264eed19a7f4b8daf11c8622a59eec3e106064ce5e3504",
-    3_603_779,
-)
+def find_dataset(name: str) -> DataSet:
+    """Return the data set with a name; a `NeurordlError` about an unknown name lists those that are known."""
+    return REGISTRY[check_choice("data set", name, list(REGISTRY))]
 
-REGISTRY: dict[str, DataSet] = {
-    "digits": DataSet(
-        "1,797 handwritten digits, grey, 8 x 8, with labels; embedded, nothing to fetch",
-        "not stated in scikit-learn",
-        "E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI.",
-        ("load_digits",),
-        "scikit-learn",
-    ),
-    "images92": DataSet(
-        "92 object images; RDMs of human IT (fMRI, 4 subjects, 2 sessions) and monkey IT",
-        "LGPL-3 (the MATLAB RSA toolbox); no separate statement on the data",
-        "N. Kriegeskorte et al. (2008), Neuron 60:1126-1141.",
-        ("load_images92", "load_images92_rdms", "load_brain"),
-        # checksums taken of the blobs of this commit, whose git hashes name their content
-        "the git repository rsagroup/rsatoolbox_matlab at 91ad4335, Demos/92imageData",
-        (
-            _IMAGES92,
-            File(
-                "92_brainRDMs.mat",
-                _MATLAB + "Demos/92imageData/92_brainRDMs.mat",
-                "1743f90a15e895798a94318649e80e1123a7e5943a1703fa1dd7c31ea5780b7c",
-                224_663,
-            ),
-        ),
-    ),
-    "cichy2014": DataSet(
-        "RDMs of EVC and IT for the 92 object images (fMRI, 15 subjects)",
-        "MIT (the repository); no separate statement on the data",
-        "R. M. Cichy, D. Pantazis and A. Oliva (2014), Nature Neuroscience 17:455-462.",
-        ("load_images92_rdms", "load_brain"),
-        # as above: checksums of the blobs of this commit
-        "the git repository m7cw5l/Net2Brain-App at 959aba89 (the Algonauts 2019 form of the RDMs), for the "
-        "images rsagroup/rsatoolbox_matlab",
-        (
-            _IMAGES92,
-            File(
-                "92images_fmri_EVC_RDMs.gzip",
-                _NET2BRAIN + "Net2Brain/data_rdm/92images/92images_fmri_EVC_RDMs.gzip",
-                "b55a1b50ecc72754644520119aa89f6db67eb2578f175d7eeb056394a4c03bee",
-                981_889,
-            ),
-            File(
-                "92images_fmri_IT_RDMs.gzip",
-                _NET2BRAIN + "Net2Brain/data_rdm/92images/92images_fmri_IT_RDMs.gzip",
-                "f70846e64b763499640ed9c35e5a2b3ed7a8682ded9993d9ca6679aedee5106d",
-                990_476,
-            ),
-        ),
-    ),
-    "haxby2001": DataSet(
-        "BOLD of 6 subjects who saw faces, houses and six kinds of objects (12 runs each), with masks",
-        "unknown (so nilearn's description of it)",
-        "J. V. Haxby et al. (2001), Science 293:2425-2430.",
-        ("load_haxby2001", "load_haxby2001_slice"),
-        "nilearn.datasets.fetch_haxby, which downloads it and checks it against the server's MD5SUMS",
-    ),
-    "mnist": DataSet(
-        "60,000 + 10,000 handwritten digits, grey, 28 x 28, with labels",
-        "CC BY-SA 3.0 (as the documentation of Keras says)",
-        "Y. LeCun, C. Cortes and C. J. C. Burges, The MNIST database of handwritten digits.",
-        ("load_mnist",),
-        "TensorFlow Datasets, url_checksums/mnist.txt (urls, sizes, SHA-256)",
-        _idx(
-            "https://storage.googleapis.com/cvdf-datasets/mnist/",
-            (
-                "train-images-idx3-ubyte.gz",
-                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-                9_912_422,
-            ),
-            (
-                "train-labels-idx1-ubyte.gz",
-                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-                28_881,
-            ),
-            (
-                "t10k-images-idx3-ubyte.gz",
-                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-                1_648_877,
-            ),
-            (
-                "t10k-labels-idx1-ubyte.gz",
-                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-                4_542,
-            ),
-        ),
-    ),
-    "fashion_mnist": DataSet(
-        "60,000 + 10,000 images of clothes, grey, 28 x 28, with labels",
-        "MIT (as the documentation of Keras says)",
-        "H. Xiao, K. Rasul and R. Vollgraf (2017), Fashion-MNIST, arXiv:1708.07747.",
-        ("load_fashion_mnist",),
-        "TensorFlow Datasets, url_checksums/fashion_mnist.txt (urls, sizes, SHA-256)",
-        _idx(
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-            (
-                "train-images-idx3-ubyte.gz",
-                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-                26_421_880,
-            ),
-            (
-                "train-labels-idx1-ubyte.gz",
-                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-                29_515,
-            ),
-            (
-                "t10k-images-idx3-ubyte.gz",
-                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-                4_422_102,
-            ),
-            (
-                "t10k-labels-idx1-ubyte.gz",
-                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-                5_148,
-            ),
-        ),
-    ),
-    "cifar10": DataSet(
-        "50,000 + 10,000 photographs of 10 classes, RGB, 32 x 32",
-        "none stated",
-        "A. Krizhevsky (2009), Learning multiple layers of features from tiny images.",
-        ("load_cifar10",),
-        # the python version of the archive holds pickles, and is not used
-        "TensorFlow Datasets, url_checksums/cifar10.txt (url, size, SHA-256)",
-        (
-            File(
-                "cifar-10-binary.tar.gz",
-                "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-                170_052_171,
-            ),
-        ),
-    ),
-    "cifar100": DataSet(
-        "50,000 + 10,000 photographs of 100 fine and 20 coarse classes, RGB, 32 x 32",
-        "none stated",
-        "A. Krizhevsky (2009), Learning multiple layers of features from tiny images.",
-        ("load_cifar100",),
-        "TensorFlow Datasets, url_checksums/cifar100.txt (url, size, SHA-256)",
-        (
-            File(
-                "cifar-100-binary.tar.gz",
-                "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-                "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-                168_513_733,
-            ),
-        ),
-    ),
+
+def data_root() -> Path:
+    """Return the folder of the data sets: what NEURORDL_DATA names, or a folder in the user's cache.
+
+    Raises
+    ------
+    NeurordlError
+        The environment variable NEURORDL_DATA names something that is not a folder.
+    """
+    named = os.environ.get("NEURORDL_DATA", "")
+    if not named:
+        import pooch
+
+        return Path(pooch.os_cache("neurordl"))
+    if not Path(named).is_dir():
+        raise NeurordlError(f"NEURORDL_DATA names {named}, which is not a folder; set it to the data folder")
+    return Path(named)
+
+
+def folder_of(name: str) -> Path:
+    """Return the folder of a data set in `data_root`; it may not exist yet."""
+    return data_root() / (REGISTRY[name].folder if name in REGISTRY else name)
+
+
+def require_file(name: str, file: str) -> Path:
+    """Return the path of a file of a data set; if it does not exist, the error says how to get it."""
+    path = folder_of(name) / file
+    if not path.is_file():
+        remedy = "let the environment variable NEURORDL_DATA name the folder that has it"
+        if name in REGISTRY:
+            remedy = f"download it by 'neurordl data fetch {name}' or datasets.fetch({name!r}), or {remedy}"
+        raise NeurordlError(f"{name} is not on this machine: there is no {path}; {remedy}")
+    return path
+
+
+def status(name: str) -> str:
+    """Say in words whether a data set is on this machine."""
+    dataset = find_dataset(name)
+    if dataset.fetcher != "download":
+        return "embedded" if dataset.fetcher == "embedded" else f"by {dataset.fetcher}"
+    folder = folder_of(name)
+    if dataset.compact and all((folder / part).exists() for part in dataset.compact):
+        return "compact form"
+    count = sum((folder / file.name).is_file() for file in dataset.files)
+    return (
+        "there"
+        if count == len(dataset.files)
+        else f"{count} of {len(dataset.files)} files"
+        if count
+        else "not there"
+    )
+
+
+def fetch(name: str, *, say: Callable[[str], Any] = lambda _: None) -> Path:
+    """Download a data set into `data_root`; existing files are verified, not downloaded again.
+
+    A download that is cut off leaves a hidden file beside its place and continues from it the next time. A
+    file appears under its own name only when it is complete and its checksum is right.
+
+    Parameters
+    ----------
+    name
+        A name in `REGISTRY`.
+    say
+        A function that is called with a line of text for each file.
+
+    Returns
+    -------
+    Path
+        The folder of the data set.
+
+    Raises
+    ------
+    NeurordlError
+        The name is unknown, the connection fails, a checksum is wrong, the disk is full, or a file with this
+        name is not the official one.
+    """
+    dataset = find_dataset(name)
+    return FETCHERS[dataset.fetcher](dataset, say)
+
+
+def _fetch_embedded(_: DataSet, say: Callable[[str], Any]) -> Path:
+    say("embedded in scikit-learn: nothing to fetch")
+    return data_root()
+
+
+def _fetch_by_nilearn(dataset: DataSet, _: Callable[[str], Any]) -> Path:
+    fetch_haxby(2)
+    return data_root() / dataset.folder
+
+
+def fetch_haxby(subject: int) -> Any:
+    """Let nilearn download a subject of Haxby et al. (2001) into `data_root`; return what it returns."""
+    from nilearn.datasets import fetch_haxby as fetch_by_nilearn
+
+    try:
+        return fetch_by_nilearn(data_dir=str(data_root()), subjects=[subject], verbose=0)
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
+        raise NeurordlError(
+            f"nilearn could not fetch haxby2001: {error}; check the connection and try again"
+        ) from error
+
+
+def _download(dataset: DataSet, say: Callable[[str], Any]) -> Path:
+    folder = data_root() / dataset.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NeurordlError(
+            f"cannot make the folder {folder}: {error.strerror}; let NEURORDL_DATA name another one"
+        ) from error
+    for file in dataset.files:
+        say(f"{file.name}: {_download_file(file, folder)}")
+    return folder
+
+
+FETCHERS: dict[str, Callable[[DataSet, Callable[[str], Any]], Path]] = {
+    "download": _download,
+    "embedded": _fetch_embedded,
+    "nilearn": _fetch_by_nilearn,
 }
+"""The ways to fetch a data set: functions of the data set and of a function that is told what happens."""
+
+
+def _download_file(file: File, folder: Path) -> str:
+    """Download a file or verify it, and say in words which."""
+    import pooch
+
+    target, part = folder / file.name, folder / f".{file.name}.part"
+    if target.exists():
+        if sha256_file(target) == file.sha256:
+            return "already there, verified"
+        raise NeurordlError(
+            f"{target} is there, but is not the official file (its checksum is another): move it away and "
+            "fetch again, or go on with it if you know what it is (loaders read it)"
+        )
+    try:
+        if shutil.disk_usage(folder).free < file.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        downloader = _ResumingDownloader(part, file.size)
+        pooch.retrieve(file.url, f"sha256:{file.sha256}", file.name, folder, downloader=downloader)
+    except NeurordlError:
+        raise
+    except ValueError as error:  # pooch's, for a wrong checksum; its temporary file is gone
+        raise NeurordlError(
+            f"what came from {file.url} is not {file.name}: its checksum is not {file.sha256[:12]}...; "
+            "nothing was kept, try again later, and report it if it stays so"
+        ) from error
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = f"the disk is full ({file.size} bytes are needed)" if full else error.strerror or error
+        raise NeurordlError(
+            f"cannot write {target}: {reason}; nothing was kept. Free some space, or let NEURORDL_DATA name "
+            "a folder on another disk"
+        ) from error
+    return f"downloaded, {file.size} bytes, verified"
+
+
+@dataclass(frozen=True)
+class _ResumingDownloader:
+    """A downloader for pooch that continues what an earlier download left in a file.
+
+    Attributes
+    ----------
+    part
+        The file in which the download grows.
+    size
+        The size of the whole in bytes; no more is ever stored.
+    """
+
+    part: Path
+    size: int
+
+    def __call__(self, url: str, output: str, _pooch: Any) -> None:
+        """Download ``url`` to the file ``output``."""
+        import requests
+
+        for _ in range(_ATTEMPTS):
+            problem: Exception | None = None
+            try:
+                self.append(url)
+            except requests.RequestException as error:
+                problem = error
+                if error.response is not None:  # the server answered, and will answer the same again
+                    break
+            if self.stored == self.size:
+                os.replace(self.part, output)
+                return
+        if not (stored := self.stored):
+            self.part.unlink(missing_ok=True)
+        detail = f": {problem}" if problem else ""
+        raise NeurordlError(
+            f"the download of {url} stopped at {stored} of {self.size} bytes{detail}; check the connection "
+            "and fetch again: it goes on from there"
+        ) from problem
+
+    @property
+    def stored(self) -> int:
+        return self.part.stat().st_size if self.part.is_file() else 0
+
+    def append(self, url: str) -> None:
+        """Request the bytes that are missing and append them."""
+        import requests
+
+        start = self.stored
+        if start >= self.size:
+            self.part.unlink()
+            start = 0
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+            response.raise_for_status()
+            span = response.headers.get("Content-Range", "")
+            resumed = response.status_code == 206 and span.startswith(f"bytes {start}-")
+            missing = self.size - start if resumed else self.size
+            with open(self.part, "ab" if resumed else "wb") as handle:
+                for block in _blocks(response):
+                    handle.write(block[:missing])
+                    missing -= len(block)
+                    if missing < 0:
+                        break
+
+
+def _blocks(response: requests.Response) -> Iterator[bytes]:
+    """The bytes as they were sent: a .gz file must not be unpacked on the way."""
+    import requests
+    import urllib3
+
+    try:
+        yield from response.raw.stream(_BLOCK_BYTES, decode_content=False)
+    except urllib3.exceptions.HTTPError as error:  # raw bypasses requests' own wrapping
+        raise requests.ConnectionError(error) from error

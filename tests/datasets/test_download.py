@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurordl.datasets import REGISTRY, data_root, fetch, status
-from neurordl.datasets import download as downloads
+from neurordl.datasets import REGISTRY, data_root, fetch, registry, status
 from neurordl.datasets.registry import DataSet, File
 from neurordl.errors import NeurordlError
 
@@ -76,8 +75,16 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.delenv(name, raising=False)
     running = Server()
     threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-    file = File("it.bin", running.url, hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
-    monkeypatch.setitem(REGISTRY, "sample", DataSet("a test", "none", "nobody", (), "this test", (file,)))
+    file = File(running.url, hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+    dataset = DataSet(
+        summary="a test",
+        license="none",
+        citation="nobody",
+        source="this test",
+        folder="sample",
+        files=(file,),
+    )
+    monkeypatch.setitem(REGISTRY, "sample", dataset)
     yield running
     running.shutdown()
     running.server_close()
@@ -175,18 +182,18 @@ def test_a_file_shorter_than_known(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(handle: Any, block: bytes) -> None:
-        handle.write(block[:100])
+    def full(downloader: Any, _: str) -> None:
+        downloader.part.write_bytes(CONTENT[:100])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(downloads, "_write", full)
+        patch.setattr(registry._ResumingDownloader, "append", full)
         with pytest.raises(NeurordlError, match=r"disk is full \(3000000 bytes are needed\)"):
             fetch("sample")
     assert left(tmp_path / "sample") == []
     server.asked = []
     with monkeypatch.context() as patch:
-        patch.setattr(downloads.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+        patch.setattr(registry.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
         with pytest.raises(NeurordlError, match="disk is full"):
             fetch("sample")
     assert server.asked == []  # known before it begins
@@ -215,7 +222,7 @@ def test_a_file_of_that_name_is_left_alone(server: Server, tmp_path: Path) -> No
 
 
 def test_names_and_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(NeurordlError, match="unknown data set 'imagenet': expected one of digits, images92"):
+    with pytest.raises(NeurordlError, match="data set='imagenet': expected one of 'digits', 'images92'"):
         fetch("imagenet")
     monkeypatch.delenv("NEURORDL_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -227,7 +234,7 @@ def test_names_and_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 def test_the_registry_says_all_of_each_file() -> None:
     for dataset in REGISTRY.values():
-        assert dataset.summary and dataset.licence and dataset.citation and dataset.source  # noqa: PT018
+        assert dataset.summary and dataset.license and dataset.citation and dataset.source  # noqa: PT018
         assert dataset.size == sum(file.size for file in dataset.files)
         for file in dataset.files:
             assert len(file.sha256) == 64
@@ -245,7 +252,7 @@ def test_shell(server: Server, tmp_path: Path, shell: Any) -> None:
         assert f"\n{name} " in out
     code, out, _ = shell("data", "info", "sample")
     assert code == 0
-    for text in ("licence", "nobody", server.url, "sha256", "not there"):
+    for text in ("license", "nobody", server.url, "sha256", "not there"):
         assert text in out
     code, out, _ = shell("data", "fetch", "sample")
     assert (code, out.splitlines()[-1]) == (0, f"sample is in {tmp_path / 'sample'}")
@@ -253,6 +260,6 @@ def test_shell(server: Server, tmp_path: Path, shell: Any) -> None:
     for command in ("info", "fetch"):
         code, _, err = shell("data", command, "gone")
         assert code == 1
-        assert "unknown data set 'gone'" in err
+        assert "data set='gone'" in err
     assert shell("data", "info", "haxby2001")[0] == 0
     assert "nothing to fetch" in shell("data", "fetch", "digits")[1]

@@ -1,0 +1,612 @@
+"""Loaders of the public data sets: labelled images, the 92 objects with their RDMs, Haxby et al. (2001)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import struct
+import tarfile
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+from rsatoolbox.rdm.rdms import RDMs
+
+from neurordl.arrays import Floats
+from neurordl.datasets.registry import REGISTRY, fetch_haxby, folder_of, require_file
+from neurordl.errors import NeurordlError
+from neurordl.ids import match_ids
+from neurordl.rdms.alignment import Alignment, align
+from neurordl.rdms.files import load_rdms
+from neurordl.rdms.files.content import Interpretation, condense
+from neurordl.rdms.files.matlab import read_mat5
+from neurordl.stimuli import StimulusSet
+from neurordl.stimuli.tables import read_table
+from neurordl.validate import check_choice, check_count
+
+__all__ = [
+    "CIFAR100_MEAN",
+    "CIFAR100_STD",
+    "DATASETS",
+    "IMAGES92_IDS",
+    "IMAGES92_RDMS",
+    "BrainData",
+    "Haxby",
+    "HaxbySlice",
+    "load_brain",
+    "load_cifar10",
+    "load_cifar100",
+    "load_cifar100_stretched",
+    "load_digits",
+    "load_fashion_mnist",
+    "load_haxby2001",
+    "load_haxby2001_slice",
+    "load_images92",
+    "load_images92_rdms",
+    "load_mnist",
+]
+
+CIFAR100_MEAN = (0.5102, 0.4888, 0.4381)
+CIFAR100_STD = (0.2823, 0.2703, 0.2907)
+"""Mean and standard deviation of the channels of `load_cifar100_stretched`."""
+
+Split = Literal["train", "test"]
+Labels = Literal["coarse", "fine"]
+Pixels = npt.NDArray[np.uint8]
+
+_MNIST_FILES = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
+_CIFAR_COUNTS = {"train": 50_000, "test": 10_000}
+
+
+# Labelled images
+
+
+def load_digits() -> StimulusSet:
+    """Load 1,797 handwritten digits, gray, 8 x 8, with labels 0 to 9; scikit-learn contains them.
+
+    The 17 gray values are spread over 0 to 255. Ids are "digits-0000" to "digits-1796".
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998).
+
+    Examples
+    --------
+    >>> load_digits()
+    StimulusSet(1797 stimuli, 1 x 8 x 8, 10 classes, source='scikit-learn load_digits')
+    """
+    from sklearn.datasets import load_digits as embedded
+
+    digits = embedded()
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    ids = [f"digits-{number:04d}" for number in range(len(pixels))]
+    return StimulusSet.from_array(pixels, ids, labels=digits.target, source="scikit-learn load_digits")
+
+
+def load_mnist(split: Split = "train", limit: int | None = None) -> StimulusSet:
+    """Load MNIST: 60,000 training or 10,000 test digits, gray, 28 x 28, with labels 0 to 9.
+
+    The images are read from the IDX ``.gz`` files under ``mnist`` in `data_root`. Ids are "mnist-train-00000"
+    and so on. Source: LeCun, Cortes and Burges.
+
+    Parameters
+    ----------
+    split
+        "train" or "test".
+    limit
+        The number of images to load, from the first; None loads all.
+
+    Raises
+    ------
+    NeurordlError
+        A file is missing, damaged, or not the standard one in type, shape or length.
+    """
+    return _load_mnist("mnist", split, limit)
+
+
+def load_fashion_mnist(split: Split = "train", limit: int | None = None) -> StimulusSet:
+    """Load Fashion-MNIST: clothes, in the form of `load_mnist`; the table has the ``name`` of each class.
+
+    Source: Xiao, Rasul and Vollgraf (2017).
+    """
+    return _load_mnist("fashion_mnist", split, limit)
+
+
+def _load_mnist(name: str, split: Split, limit: int | None) -> StimulusSet:
+    stem, count = _MNIST_FILES[check_choice("split", split, list(_MNIST_FILES))]
+    kept = _limited(count, limit)
+    pixels = _read_idx(require_file(name, f"{stem}-images-idx3-ubyte.gz"), (count, 28, 28))[:kept]
+    path = require_file(name, f"{stem}-labels-idx1-ubyte.gz")
+    labels = _read_idx(path, (count,))[:kept]
+    if labels.max() > 9:
+        raise NeurordlError(
+            f"{path} holds a label {labels.max()}, expected 0 to 9: it is damaged, replace it"
+        )
+    table = pd.DataFrame({"id": [f"{name}-{split}-{number:05d}" for number in range(kept)]})
+    if classes := REGISTRY[name].classes:
+        table["name"] = np.array(classes)[labels]
+    return StimulusSet.from_array(pixels, table["id"], labels=labels, table=table, source=str(path.parent))
+
+
+def _limited(count: int, limit: int | None) -> int:
+    return count if limit is None else min(count, check_count("limit", limit))
+
+
+def _read_idx(path: Path, shape: tuple[int, ...]) -> Pixels:
+    """Read an IDX file of bytes with a known shape: nothing is allocated on the word of its header."""
+    expected = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
+    size = math.prod(shape)
+    try:
+        with gzip.open(path, "rb") as handle:
+            header = handle.read(len(expected))
+            content = handle.read(size + 1) if header == expected else b""  # one more reaches the checksum
+    except (OSError, EOFError, zlib.error) as error:
+        raise NeurordlError(
+            f"cannot read {path}: {error}; it is missing or damaged, fetch it again"
+        ) from error
+    if header != expected or len(content) != size:
+        actual = "more" if len(content) > size else str(len(content))
+        raise NeurordlError(
+            f"{path} is not an IDX file of bytes {shape}: its header is {header.hex()!r}, expected "
+            f"{expected.hex()!r}, and it holds {actual} of {size} bytes; fetch it again"
+        )
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+
+
+def load_cifar10(split: Split = "train", limit: int | None = None) -> StimulusSet:
+    """Load CIFAR-10: 50,000 training or 10,000 test photographs, RGB, 32 x 32, of 10 classes.
+
+    The images are read from the official ``cifar-10-binary.tar.gz`` under ``cifar10`` in `data_root` (the
+    Python version contains pickles), which stays packed. Ids are "cifar10-train-00000" and so on, in the
+    official order; the table has the ``name`` of each class. Source: Krizhevsky (2009).
+
+    Parameters
+    ----------
+    split
+        "train" or "test".
+    limit
+        The number of images to load, from the first; None loads all.
+
+    Raises
+    ------
+    NeurordlError
+        The archive is missing or damaged, or its content is not what it should be.
+    """
+    train = [f"data_batch_{number}.bin" for number in range(1, 6)]
+    path = require_file("cifar10", "cifar-10-binary.tar.gz")
+    archive = _CifarArchive(path, "cifar-10-batches-bin", {"train": train, "test": ["test_batch.bin"]})
+    return archive.load("cifar10", split, {"name": ("batches.meta.txt", 10)}, "name", limit)
+
+
+def load_cifar100(split: Split = "train", labels: Labels = "fine", limit: int | None = None) -> StimulusSet:
+    """Load CIFAR-100: as `load_cifar10`, of 100 fine or 20 coarse classes; the table has the names of both.
+
+    The images are read from the official ``cifar-100-binary.tar.gz`` under ``cifar100`` in `data_root`.
+    """
+    check_choice("labels", labels, ("coarse", "fine"))
+    path = require_file("cifar100", "cifar-100-binary.tar.gz")
+    archive = _CifarArchive(path, "cifar-100-binary", {"train": ["train.bin"], "test": ["test.bin"]})
+    names = {"coarse": ("coarse_label_names.txt", 20), "fine": ("fine_label_names.txt", 100)}
+    return archive.load("cifar100", split, names, labels, limit)
+
+
+class _CifarArchive(NamedTuple):
+    """An official archive of CIFAR in binary form, which is not unpacked to the disk.
+
+    Attributes
+    ----------
+    path, folder
+        The archive, and the folder in it.
+    batches
+        For each split, the files in the folder, with equally many images.
+    """
+
+    path: Path
+    folder: str
+    batches: dict[str, list[str]]
+
+    def load(
+        self, name: str, split: Split, names: dict[str, tuple[str, int]], labels: str, limit: int | None
+    ) -> StimulusSet:
+        """Read images: each has a byte for each label, then the planes of red, green and blue, row by row.
+
+        Parameters
+        ----------
+        name, split
+            Parts of the ids.
+        names
+            For each label, a column of the table: the file with the names of the classes, and their number.
+        labels
+            The column that becomes the labels.
+        limit
+            The number of images to load.
+        """
+        batches = self.batches[check_choice("split", split, list(self.batches))]
+        total, width = _CIFAR_COUNTS[split], len(names) + 3 * 32 * 32
+        count, each = _limited(total, limit), total // len(batches)
+        content = b""
+        for batch in batches[: math.ceil(count / each)]:
+            content += self.read(batch, count * width - len(content), each * width)
+        images = np.frombuffer(content, dtype=np.uint8).reshape(count, width)
+        table = pd.DataFrame({"id": [f"{name}-{split}-{number:05d}" for number in range(count)]})
+        for place, (column, (file, n_classes)) in enumerate(names.items()):
+            classes = self.read(file, 1 << 16).decode("ascii", "replace").split()
+            largest = images[:, place].max()
+            if len(classes) != n_classes or largest >= n_classes:
+                raise NeurordlError(
+                    f"{file} in {self.path} has {len(classes)} names, expected {n_classes}, and the largest "
+                    f"label is {largest}, expected 0 to {n_classes - 1}; fetch it again"
+                )
+            table[column] = np.array(classes)[images[:, place]]
+        return StimulusSet.from_array(
+            images[:, len(names) :].reshape(-1, 3, 32, 32),
+            table["id"],
+            labels=images[:, list(names).index(labels)],
+            table=table,
+            source=str(self.path),
+        )
+
+    def read(self, file: str, limit: int, size: int | None = None) -> bytes:
+        """Read the first bytes of a file in the archive, which must have the size that is known."""
+        try:
+            with tarfile.open(self.path, "r:gz") as archive:
+                info = archive.getmember(f"{self.folder}/{file}")
+                handle = archive.extractfile(info)
+                content = b"" if handle is None else handle.read(limit)
+        except (OSError, EOFError, KeyError, zlib.error, tarfile.TarError) as error:
+            raise NeurordlError(f"cannot read {file} in {self.path}: {error}; fetch it again") from error
+        if info.size != (info.size if size is None else size) or len(content) != min(limit, info.size):
+            raise NeurordlError(
+                f"{file} in {self.path} has {info.size} bytes, expected {size}, or is cut short; fetch it "
+                "again"
+            )
+        return content
+
+
+def load_cifar100_stretched(
+    split: Split = "train", labels: Labels = "fine", limit: int | None = None
+) -> StimulusSet:
+    """Load CIFAR-100 with stretched contrast, RGB, 32 x 32: 50,000 training or 10,000 test images.
+
+    The images are read from ``cifar100_stretched`` in `data_root`, in the official order. Ids are the
+    official file names; one that recurs in a split gets "~2". The table has the names of both classes,
+    ``fine`` and ``coarse``. Normalize with `CIFAR100_MEAN` and `CIFAR100_STD`. Each image was stretched by
+    itself to reach from 0 to 255, which is fine for a comparison of methods, but accuracies are not those
+    published for CIFAR-100. 14 training images are duplicates, and 10 test images are in the training set
+    too. Source: Krizhevsky (2009); the stretched images are those of the GitHub repository
+    cfederer/TrainCNNsWithNeuralData.
+
+    Parameters
+    ----------
+    split
+        "train" or "test".
+    labels
+        The 100 "fine" or the 20 "coarse" classes.
+    limit
+        The number of images to load (and to decode), from the first; None loads all.
+
+    Raises
+    ------
+    NeurordlError
+        A file is missing or damaged, or its content is not what its description says.
+    """
+    check_choice("split", split, list(_CIFAR_COUNTS))
+    check_choice("labels", labels, ("coarse", "fine"))
+    files = ["train_0.npz", "train_1.npz"] if split == "train" else ["test.npz"]
+    missing = _limited(_CIFAR_COUNTS[split], limit)
+    folder = require_file("cifar100_stretched", files[0]).parent
+    parts: list[tuple[Pixels, pd.DataFrame]] = []
+    for name in files:
+        if missing > 0:
+            parts.append(_read_strips(folder / name, missing))
+            missing -= len(parts[-1][1])
+    if missing > 0:
+        raise NeurordlError(f"{folder} holds {missing} images too few for {split!r}; fetch it again")
+    rows = pd.concat([rows for _, rows in parts], ignore_index=True)
+    repeat = rows.groupby("file").cumcount() + 1
+    ids = [name if n == 1 else f"{name}~{n}" for name, n in zip(rows["file"], repeat, strict=True)]
+    table = pd.DataFrame({"id": ids})
+    columns = [f"{label}_{part}" for label in ("fine", "coarse") for part in ("name", "label")]
+    classes = read_table(folder / "class_names.tsv", columns[0], *columns[1:]).reset_index()
+    for label in ("fine", "coarse"):
+        names = classes.drop_duplicates(f"{label}_label").set_index(f"{label}_label")[f"{label}_name"]
+        table[label] = rows[label].map(names)
+    pixels = np.concatenate([images for images, _ in parts])
+    return StimulusSet.from_array(pixels, ids, labels=rows[labels], table=table, source=str(folder))
+
+
+def _read_strips(path: Path, limit: int) -> tuple[Pixels, pd.DataFrame]:
+    """Cut the first ``limit`` images from lossless WebP strips; also their labels and file names."""
+    names = ("webp_bytes", "offsets", "images_per_strip", "labels", "coarse_labels", "filenames")
+    code, offsets, per_strip, fine, coarse, files = _read_arrays(path, *names)
+    try:
+        rows = pd.DataFrame({"fine": fine, "coarse": coarse}, dtype=np.int64)
+        rows["file"] = np.char.decode(files, "ascii")
+        count, each = len(rows), int(per_strip)
+        complete = (offsets[0], offsets[-1], len(offsets)) == (0, len(code), -(-count // each) + 1)
+        if not complete or each < 1 or (np.diff(offsets) <= 0).any() or code.dtype != np.uint8:
+            raise ValueError("the offsets do not fit the images")
+    except (ValueError, TypeError, LookupError, ZeroDivisionError) as error:
+        raise NeurordlError(f"{path} contradicts itself ({error}): it is damaged, fetch it again") from error
+    strips = []
+    for strip, start in enumerate(range(0, min(limit, count), each)):
+        try:
+            with Image.open(BytesIO(code[offsets[strip] : offsets[strip + 1]].tobytes())) as image:
+                strips.append(np.asarray(image))
+        except Exception as error:  # decoders raise nearly anything on damaged bytes
+            raise NeurordlError(f"cannot decode strip {strip} of {path}: {error}; fetch it again") from error
+        if strips[-1].shape != (32 * min(each, count - start), 32, 3):
+            raise NeurordlError(
+                f"strip {strip} of {path} has shape {strips[-1].shape}, not that of its images"
+            )
+    return np.concatenate(strips).reshape(-1, 32, 32, 3)[:limit], rows[:limit]
+
+
+def _read_arrays(path: Path, *names: str) -> list[npt.NDArray[Any]]:
+    """Read arrays of an .npz by name, without pickle; a damaged file is an error that names it."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return [archive[name] for name in names]
+    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error, MemoryError) as error:
+        raise NeurordlError(
+            f"cannot read {', '.join(names)} from {path}: {error}; fetch the file again"
+        ) from error
+
+
+# The 92 objects
+
+IMAGES92_IDS = tuple(f"stim_{number:03d}" for number in range(1, 93))
+# name -> file of the compact form, array in it, ROI
+IMAGES92_RDMS = {
+    "cichy_it": ("cichy2014_fmri.npz", "it", "IT"),
+    "cichy_evc": ("cichy2014_fmri.npz", "evc", "EVC"),
+    "human_it": ("kriegeskorte2008.npz", "human_it", "IT"),
+    "monkey_it": ("kriegeskorte2008.npz", "monkey_it", "IT"),
+}
+_SUPPLEMENT = "Kriegeskorte_Neuron2008_supplementalData.mat"
+_MAX_JSON_BYTES = 1 << 25  # of an unpacked file of RDMs, which have 3 MB
+
+
+def load_images92(
+    size: int | Sequence[int] | None = None,
+    channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> StimulusSet:
+    """Load the 92 objects of Kriegeskorte et al. (2008, Neuron 60:1126) on their gray background, 175 x 175.
+
+    They are read from ``images92`` in `data_root`: from the folder ``stimuli`` with ``stimuli.tsv`` where it
+    exists, or else from the paper's supplement, whose images are the same. Ids are `IMAGES92_IDS`; the table
+    has ``category`` and binary category columns (from the folder also ``name_by_eye``). There are no labels.
+    The parameters are those of `Preprocessing`.
+    """
+    folder = folder_of("images92")
+    if (folder / "stimuli").is_dir():
+        stimuli = StimulusSet.from_folder(
+            folder / "stimuli", size, channels, mean, std, labels=folder / "stimuli.tsv"
+        )
+        if stimuli.ids != IMAGES92_IDS:
+            raise NeurordlError(f"{folder} must hold stim_001 to stim_092, but holds others; fetch it again")
+        return stimuli
+    path = require_file("images92", _SUPPLEMENT)
+    try:
+        structs = read_mat5(path)["stimuli_92objs"]
+        pixels = np.stack([item["image"] for item in structs]).astype(np.uint8)
+        table = pd.DataFrame({"category": [item["category"] for item in structs]}, index=list(IMAGES92_IDS))
+        for name in ("human", "face", "animal", "natural"):
+            table[name] = [int(item[name].item()) for item in structs]
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise NeurordlError(f"{path} does not hold the 92 images ({error}); fetch it again") from error
+    if pixels.shape != (92, 175, 175, 3):
+        raise NeurordlError(f"{path} holds images {pixels.shape}, not 92 of 175 x 175; fetch it again")
+    return StimulusSet.from_array(
+        pixels, IMAGES92_IDS, None, table, size, channels, mean, std, source=str(path)
+    )
+
+
+def load_images92_rdms(name: str) -> RDMs:
+    """Load measured RDMs of the 92 objects of `load_images92`.
+
+    All are 1 - Pearson between response patterns. They are read from ``images92`` in `data_root`: from the
+    compact ``.npz`` files where they exist, or else from the official ones, whose numbers have more digits.
+
+    Parameters
+    ----------
+    name
+        One of `IMAGES92_RDMS`. "cichy_it" and "cichy_evc": fMRI, 15 subjects (Cichy, Pantazis & Oliva 2014).
+        "human_it": fMRI, 4 subjects in 2 sessions each, an RDM per session; "monkey_it": electrophysiology,
+        one RDM (Kriegeskorte et al. 2008).
+
+    Returns
+    -------
+    RDMs
+        With the RDM descriptors ``subject`` and ``roi`` (and ``session`` for "human_it"), and the pattern
+        descriptor ``stimulus``.
+    """
+    file, key, roi = IMAGES92_RDMS[check_choice("name", name, list(IMAGES92_RDMS))]
+    path = folder_of("images92") / file
+    if path.is_file():
+        ids, vectors, people = _compact_rdms(path, key)
+    else:
+        ids = list(IMAGES92_IDS)
+        vectors, people = _cichy_rdms(key) if name.startswith("cichy") else _kriegeskorte_rdms(key)
+    if name.startswith("cichy"):
+        people = {"subject": [f"cichy{number:02d}" for number in range(1, len(vectors) + 1)]}
+    elif name == "monkey_it":
+        people = {"subject": ["monkey"]}
+    return RDMs(
+        vectors,
+        dissimilarity_measure="correlation",
+        rdm_descriptors={**people, "roi": [roi] * len(vectors)},
+        pattern_descriptors={"stimulus": ids},
+    )
+
+
+People = dict[str, list[str]]
+
+
+def _compact_rdms(path: Path, key: str) -> tuple[list[str], Floats, People]:
+    human = key == "human_it"
+    values, names, *people = _read_arrays(path, key, "ids", *(["human_subjects"] if human else []))
+    ids = names.tolist()
+    match_ids(IMAGES92_IDS, ids, names=("stimuli of images92", f"RDMs in {path}"))
+    matrices = values.astype(np.float64).reshape(-1, *values.shape[-2:])
+    if matrices.shape[1:] != (len(ids), len(ids)) or not np.array_equal(matrices, matrices.swapaxes(1, 2)):
+        raise NeurordlError(
+            f"{key!r} in {path} should be symmetric {len(ids)} x {len(ids)} matrices; fetch it again"
+        )
+    vectors = matrices[:, *np.triu_indices(len(ids), 1)]
+    if not human:
+        return ids, vectors, {}
+    subjects, n_sessions = people[0].tolist(), values.shape[1]
+    sessions = [str(number + 1) for number in range(n_sessions)] * len(subjects)
+    return ids, vectors, {"subject": np.repeat(subjects, n_sessions).tolist(), "session": sessions}
+
+
+def _cichy_rdms(area: str) -> tuple[Floats, People]:
+    path = require_file("cichy2014", f"92images_fmri_{area.upper()}_RDMs.gzip")
+    try:
+        with gzip.open(path, "rb") as handle:
+            content = json.loads(handle.read(_MAX_JSON_BYTES))
+        matrices = np.array(content["data"], dtype=np.float64).reshape(15, 92, 92)
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise NeurordlError(f"cannot read {path}: {error}; fetch it again") from error
+    return condense(matrices, str(path), Interpretation("square")), {}  # symmetric but for the last digits
+
+
+def _kriegeskorte_rdms(key: str) -> tuple[Floats, People]:
+    human = key == "human_it"
+    path = require_file("images92", "92_brainRDMs.mat" if human else _SUPPLEMENT)
+    with warnings.catch_warnings():  # the documentation of these files says that names are read
+        warnings.simplefilter("ignore", UserWarning)
+        rdms = load_rdms(path, name="RDMs" if human else "RDMs_mIT_hIT_fig1", ids=list(IMAGES92_IDS))
+    vectors, described = np.asarray(rdms.dissimilarities, dtype=np.float64), rdms.rdm_descriptors
+    if not human:
+        return vectors[[str(name).startswith("mIT") for name in described["name"]]][:1], {}
+    people = {name: list(map(str, described[name])) for name in ("subject", "session")}
+    order = np.lexsort((people["session"], people["subject"]))
+    return vectors[order], {name: [values[k] for k in order] for name, values in people.items()}
+
+
+class BrainData(NamedTuple):
+    """Stimuli, RDMs and labels (a table by id) in one order; ``report`` says what was matched with what."""
+
+    stimuli: StimulusSet
+    rdms: RDMs
+    labels: pd.DataFrame
+    report: Alignment
+
+
+def load_brain(
+    name: str,
+    size: int | Sequence[int] | None = None,
+    channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> BrainData:
+    """Load stimuli, RDMs and labels of "images92" (human IT) or "cichy2014" (EVC and IT), matched by id.
+
+    The parameters after ``name`` are those of `Preprocessing`.
+    """
+    check_choice("name", name, ("images92", "cichy2014"))
+    names = ("human_it",) if name == "images92" else ("cichy_evc", "cichy_it")
+    stimuli = load_images92(size, channels, mean, std)
+    parts = {part: load_images92_rdms(part) for part in names}
+    report = align({"stimuli": stimuli, **parts, "labels": stimuli.table})
+    rdms, *others = (report[part] for part in names)
+    for part in others:
+        rdms.append(part)
+    return BrainData(report["stimuli"], rdms, report["labels"], report)
+
+
+# Haxby's faces and houses
+
+
+class HaxbySlice(NamedTuple):
+    """Files of one slice: ``bold`` and ``events`` by run, the brain's ``mask``, ``tr`` in seconds."""
+
+    bold: list[Path]
+    events: list[Path]
+    mask: Path
+    tr: float
+
+
+def load_haxby2001_slice() -> HaxbySlice:
+    """Find one axial slice of one subject of Haxby et al. (2001) in ``haxby2001_slice`` of `data_root`.
+
+    There are 12 runs of 121 volumes and 8 categories, with one block of each per run; the events are shifted
+    by the hemodynamic lag already. Source: the git repository PyMVPA/PyMVPA at 20f0335f, mvpa2/data (MIT).
+    """
+    stems = [f"sub-001_task-objectviewing_run-{run:02d}_" for run in range(1, 13)]
+    bold = [require_file("haxby2001_slice", f"{stem}slice_bold.nii.gz") for stem in stems]
+    events = [require_file("haxby2001_slice", f"{stem}events.tsv") for stem in stems]
+    return HaxbySlice(bold, events, require_file("haxby2001_slice", "slice_brain_mask.nii.gz"), 2.5)
+
+
+class Haxby(NamedTuple):
+    """Files of one subject: ``bold``, ``labels`` (a row per volume), ``masks`` by name, ``tr`` in seconds."""
+
+    bold: Path
+    labels: pd.DataFrame
+    masks: dict[str, Path]
+    tr: float
+
+
+def load_haxby2001(subject: int = 2) -> Haxby:
+    """Load the files of one subject of Haxby et al. (2001); nilearn downloads them where they are missing.
+
+    nilearn keeps them under ``haxby2001`` in `data_root`. The labels have a row per volume, with the columns
+    ``stimulus`` (the category, "rest" between blocks) and ``run``, and are shifted by the hemodynamic lag
+    already. They are therefore a table for `neurordl.read_patterns`, which gives a pattern for each volume,
+    without any detrending::
+
+        haxby = load_haxby2001()
+        volumes = read_patterns(haxby.bold, haxby.masks["vt"], table=haxby.labels, subject="sub-2")
+        names = [name for name in dict.fromkeys(haxby.labels["stimulus"]) if name != "rest"]
+        rdms = compute_rdms(volumes.subset_obs("stimulus", names), "crossnobis")
+
+    Parameters
+    ----------
+    subject
+        The number of the subject, 1 to 6.
+
+    Raises
+    ------
+    NeurordlError
+        The subject is unknown, the download fails, or the numbers of labels and of volumes differ.
+    """
+    check_choice("subject", subject, range(1, 7))
+    import nibabel
+
+    files = fetch_haxby(subject)
+    bold = Path(files.func[0])
+    try:
+        labels = pd.read_csv(files.session_target[0], sep=" ")
+    except (OSError, ValueError) as error:
+        raise NeurordlError(f"cannot read the labels of {bold}: {error}; fetch it again") from error
+    volumes = nibabel.load(bold).shape[3]  # type: ignore[attr-defined]
+    if volumes != len(labels) or list(labels.columns) != ["labels", "chunks"]:
+        raise NeurordlError(f"{bold} has {volumes} volumes, but {len(labels)} labels; fetch it again")
+    masks = {"brain": Path(files.mask)}
+    for name in ("vt", "face", "house"):
+        if paths := files.get(f"mask_{name}"):
+            masks[name] = Path(paths[0])
+    return Haxby(bold, labels.rename(columns={"labels": "stimulus", "chunks": "run"}), masks, 2.5)
+
+
+DATASETS: dict[str, Callable[..., StimulusSet]] = {
+    "digits": load_digits,
+    "mnist": load_mnist,
+    "fashion_mnist": load_fashion_mnist,
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "cifar100_stretched": load_cifar100_stretched,
+    "images92": load_images92,
+}
+"""The loaders of images by name."""
