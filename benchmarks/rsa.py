@@ -31,11 +31,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from neurordl.rsa.similarity import similarity
 from threadpoolctl import threadpool_limits
 
 from neurordl.io import versions, write_json, write_text
 from neurordl.rsa.ceilings import ceiling
+from neurordl.rsa.compare import similarity
 from neurordl.rsa.inference.infer import infer
 
 RESULTS = Path(__file__).parent / "results"

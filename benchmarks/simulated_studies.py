@@ -31,12 +31,12 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from neurordl.rsa.similarity import similarity
 from rich.progress import track
 
 from neurordl.io import atomic_write, versions, write_json, write_text
 from neurordl.measures.dissimilarities import correlation
 from neurordl.plots.style import COLOURS
+from neurordl.rsa.compare import similarity
 from neurordl.rsa.inference.infer import Inference, infer
 from neurordl.rsa.inference.tests import extract_variances, interval, p_values
 

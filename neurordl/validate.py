@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from neurordl.errors import NeurordlError
 
-__all__ = ["check_choice", "check_count", "check_number", "listed"]
+__all__ = ["check_choice", "check_columns", "check_count", "check_number", "listed"]
 
 T = TypeVar("T")
 
@@ -44,6 +44,22 @@ def check_choice(name: str, value: T, choices: Sequence[object], remedy: str = "
         expected = listed(choices, most=40, quote=True)
         raise NeurordlError(f"{name}={value!r}: expected one of {expected}{'; ' if remedy else ''}{remedy}")
     return value
+
+
+def check_columns(name: str, columns: Iterable[object], wanted: Iterable[object], remedy: str = "") -> None:
+    """Raise an error that names the first wanted column that a table lacks, and the columns that it has.
+
+    Raises
+    ------
+    NeurordlError
+        A column is missing.
+    """
+    known = list(columns)
+    if missing := [column for column in wanted if column not in known]:
+        raise NeurordlError(
+            f"{name} has no column {missing[0]!r}: its columns are {listed(known, most=40) or 'none'}"
+            f"{'; ' if remedy else ''}{remedy}"
+        )
 
 
 def check_count(name: str, value: object, least: int = 1, remedy: str = "") -> int:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rsatoolbox.data import Dataset
     from rsatoolbox.rdm.rdms import RDMs
 
+    from neurordl.patterns.models import RunModel
     from neurordl.rsa.evaluation import Evaluation
     from neurordl.stimuli import StimulusSet
     from neurordl.training.run import Run
@@ -139,17 +140,36 @@ def fetch(name: str, /) -> None:
     app,
     read_patterns=Takes(
         "read_patterns",
-        "mask events table labels rois subject session runs model condition leave_out detrend t_r "
-        "slice_time_ref hrf_model drift_model high_pass drift_order noise_model confounds confound_columns "
-        "fmriprep",
+        "mask events subject session runs model condition leave_out confounds",
         panel="Patterns",
     ),
+    regions=Takes("Regions", "labels rois", panel="Patterns"),
+    timing=Takes("patterns.models:RunModel", panel="Patterns"),
+    glm=Takes("GLM", panel="Patterns"),
+    average=Takes("Average", panel="Patterns"),
+    columns=Takes("Confounds", "columns", panel="Patterns", prefix="confound"),
+    fmriprep=Takes("Confounds", "fmriprep", panel="Patterns"),
     compute_rdms=Takes(
         "compute_rdms", "dissimilarity center", panel="RDMs", defaults={"dissimilarity": "crossnobis"}
     ),
     noise=Takes("Noise", "estimator by", panel="RDMs", prefix="noise"),
 )
-def rdm(images: list[Path], /, out: Path, *, read_patterns: Call, compute_rdms: Call, noise: Call) -> None:
+def rdm(
+    images: list[Path],
+    /,
+    out: Path,
+    table: Path | None = None,
+    *,
+    read_patterns: Call,
+    regions: Call,
+    timing: Call,
+    glm: Call,
+    average: Call,
+    columns: Call,
+    fmriprep: Call,
+    compute_rdms: Call,
+    noise: Call,
+) -> None:
     """Compute RDMs from BOLD images and events, or from betas, and report what was done.
 
     Parameters
@@ -158,6 +178,9 @@ def rdm(images: list[Path], /, out: Path, *, read_patterns: Call, compute_rdms: 
         NIfTI images: the BOLD series of each run, or betas, which --table describes.
     out
         The .h5 file to write.
+    table
+        Table of betas (TSV or CSV) with one row per volume and the column stimulus, where it applies also run
+        and session. A column image names the 3D image of each row.
 
     Examples
     --------
@@ -168,10 +191,23 @@ def rdm(images: list[Path], /, out: Path, *, read_patterns: Call, compute_rdms: 
     with importing():
         import neurordl as nrl
 
-    is_bold = read_patterns.get("table") is None
-    patterns, residuals = read_patterns(images, residuals=is_bold), None
-    if is_bold:
-        patterns, residuals = patterns
+    mask = read_patterns.get("mask")
+    mask = regions(mask) if mask is not None or regions.words else None
+    residuals = None
+    if table is not None:
+        names = {name: read_patterns.get(name) for name in ("condition", "subject", "session", "runs")}
+        bold = {name: words for name, words in read_patterns.words.items() if name not in ("mask", *names)}
+        for name in (*bold, *timing.words, *glm.words, *average.words, *columns.words, *fmriprep.words):
+            raise NeurordlError(f"{name}= is for BOLD, and --table reads betas as they are: leave it out")
+        patterns = nrl.read_betas(images, table, mask, **names)
+    else:
+        confounds = nrl.Confounds(
+            read_patterns.get("confounds"), columns.get("columns"), fmriprep.get("fmriprep")
+        )
+        model = _make_model(read_patterns.get("model"), timing, glm, average)
+        patterns, residuals = read_patterns(
+            images, mask=mask, model=model, confounds=confounds, residuals=True
+        )
     normalization = noise(residuals=residuals)
     rdms = compute_rdms(patterns, noise=normalization)
     nrl.save_rdms(rdms, out)
@@ -182,6 +218,19 @@ def rdm(images: list[Path], /, out: Path, *, read_patterns: Call, compute_rdms: 
     typer.echo(f"\n{out} holds {rdms.n_rdm} RDM{'' if rdms.n_rdm == 1 else 's'}")
     if "subject" not in rdms.rdm_descriptors:
         typer.echo("note: the names of the images do not say which subject they are of; --subject names it")
+
+
+def _make_model(name: str, timing: Call, *settings: Call) -> RunModel:
+    """The model of a run with the settings that it has; others that were given are an error."""
+    from dataclasses import fields
+
+    from neurordl.patterns.models import MODELS
+
+    known = {field.name for field in fields(MODELS[name])}
+    for option in (option for call in settings for option in call.words if option not in known):
+        raise NeurordlError(f"{option}= is no setting of model={name!r}: leave it out")
+    values = {option: call.get(option) for call in (timing, *settings) for option in call.values or ()}
+    return MODELS[name](**{option: value for option, value in values.items() if option in known})
 
 
 def _describe_patterns(patterns: Dataset) -> str:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.dissimilarities import DISSIMILARITIES, Dissimilarity
-from neurordl.measures.kernels.blocks import add_distances
-from neurordl.measures.kernels.whitening import checked_precision, factor_of
+from neurordl.measures.kernels.distances import add_distances, checked_precision, factor_of
 from neurordl.rdms.noise import Estimator, Noise, covariance, inverse, inverse_root
 from neurordl.rdms.sources import Source, coded
 
@@ -132,7 +131,8 @@ def _degrees(residuals: DatasetBase, label: str) -> list[float] | None:
 def fill(out: npt.NDArray[Any], measure: Dissimilarity, source: Source, whitening: Whitening) -> None:
     """Write the condensed RDM of a source into ``out``, stimuli in the source's order."""
     n, channels, kernel = len(source.ids), source.n_channels, measure.kernel
-    scale = 1 / channels if kernel is None or kernel.scale is None else kernel.scale
+    scale = 1.0 if kernel is None else kernel.factor(channels)
+    shape = (n, channels)
     if kernel is not None and not measure.needs_runs:
 
         def sides(start: int, stop: int) -> tuple[Tensor, ...]:
@@ -141,19 +141,17 @@ def fill(out: npt.NDArray[Any], measure: Dissimilarity, source: Source, whitenin
             return kernel.sides(rates_checked(source.rows(start, stop), measure, source.label))
 
         in_memory = kernel.sides is None and source.there()
-        add_distances(sides, n, channels, kernel.normalise, out, scale=scale, there=in_memory)
+        add_distances(sides, shape, out, kernel.normalize, scale=scale, in_memory=in_memory)
         if kernel.root:
             np.sqrt(out, out=out)
     elif kernel is not None and source.balanced and whitening.of_runs is None:
         runs = len(source.runs)
         scale /= runs * (runs - 1)
         of_run = source.by_runs()
-        add_distances(of_run(None), n, channels, kernel.normalise, out, scale=scale)
+        add_distances(of_run(None), shape, out, kernel.normalize, scale=scale)
         for run in range(runs):  # the sum over pairs of runs less that of each run with itself
             there = source.there(run)
-            add_distances(
-                of_run(run), n, channels, kernel.normalise, out, scale=-scale, add=True, there=there
-            )
+            add_distances(of_run(run), shape, out, kernel.normalize, scale=-scale, add=True, in_memory=there)
     elif whitening.of_runs is not None:
         out[:] = _by_pairs_of_runs(source, measure, whitening.of_runs, whitening.noise)
     elif measure.needs_runs:

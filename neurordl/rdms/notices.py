@@ -68,7 +68,7 @@ def of_runs(sources: Sequence[Source], measure: Dissimilarity) -> None:
 
 def of_means(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dissimilarity) -> None:
     """Warn where block averages differ by little beside the mean that all have: an RDM for each source."""
-    if measure.kernel is None or measure.kernel.normalise == "none":
+    if measure.kernel is None or measure.kernel.normalize == "none":
         return
     told, middles = list[Source](), list[float]()
     for rdm, source in zip(rdms, sources, strict=True):

@@ -12,7 +12,7 @@ from rsatoolbox.data.base import DatasetBase
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.measures.kernels.blocks import Rows
+from neurordl.measures.kernels.distances import Rows
 
 __all__ = ["Centre", "Source", "coded"]
 

@@ -117,7 +117,7 @@ def _image(
     """Maps (x, y, z, names) of values (names, voxels) at voxel indices (voxels, 3); NaN elsewhere."""
     import nibabel as nib
 
-    from neurordl.patterns.volumes import load_image, same_grid
+    from neurordl.patterns.images import load_image, same_grid
 
     known = None
     if grid is not None:

@@ -21,7 +21,7 @@ from neurordl.ids import match_ids
 from neurordl.measures.comparisons import Comparison, find_similarity
 from neurordl.measures.condensed import square
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
-from neurordl.measures.kernels.normalise import NEAR, Normalise
+from neurordl.measures.kernels.distances import Normalize, distance_matrices
 from neurordl.measures.kernels.products import InnerProducts
 from neurordl.rdms import notices
 from neurordl.rdms.compute import real_dtype
@@ -124,8 +124,8 @@ def searchlight(
     named = model_vectors(models, source.ids, "all")
     stack = torch.from_numpy(np.stack(list(named.values())))
     around = Spheres(patterns, radius, threshold)
-    normalise = measure.kernel.normalise if measure.kernel is not None else None
-    if len(around.offsets) == 1 and normalise == "centered length":
+    normalize = measure.kernel.normalize if measure.kernel is not None else None
+    if len(around.offsets) == 1 and normalize == "centered length":
         raise NeurordlError(
             f"radius={radius:g} makes spheres of a single voxel, where {measure} distances are undefined; "
             "take a radius above 1, or another dissimilarity"
@@ -143,11 +143,11 @@ def searchlight(
     if (
         isinstance(comparison.kernel, InnerProducts)
         and not comparison.kernel.whitened
-        and normalise is not None
+        and normalize is not None
         and plain
         and not by_run
     ):
-        compare = _as_products(by_voxel, normalise, comparison.kernel.centered, stack, general)
+        compare = _as_products(by_voxel, normalize, comparison.kernel.centered, stack, general)
     scores = np.empty((len(stack), len(around.centres)))
     with Progress(transient=True, disable=not progress) as bar, torch.no_grad():
         task = bar.add_task("searchlight", total=len(around.centres))
@@ -213,7 +213,7 @@ def _why_undefined(rdm: Tensor) -> str:
 
 
 def _as_products(
-    by_voxel: Tensor, normalise: Normalise, centered: bool, models: Tensor, general: Compare
+    by_voxel: Tensor, normalize: Normalize, centered: bool, models: Tensor, general: Compare
 ) -> Compare:
     """The same where distances come of inner products, and so does the comparison: nothing is condensed.
 
@@ -227,35 +227,15 @@ def _as_products(
         return general
     weights = square(weights / lengths[:, None]).flatten(1).to(by_voxel.dtype)
 
-    dtype = by_voxel.dtype
-    limits = torch.finfo(dtype)
-    spoilt = {torch.float32: 1e-4, torch.float64: 1e-8}[dtype]  # share of the mean that is left
-    if normalise == "none":  # squares of distances must neither vanish nor overflow
-        low, high = 1e3 * limits.tiny**0.5, 1e-6 * limits.max**0.5
-    else:  # patterns that are nearly alike are to be told apart by their difference
-        low, high = 4 * NEAR[dtype], 5.0
-
     def compare(voxels: Tensor) -> Tensor:
         patterns = _gathered(by_voxel, voxels)[:, :, 0]
-        over = {"centered length": -2, "none": -1}.get(normalise)
-        common = patterns.new_zeros(1, 1, 1) if over is None else patterns.mean(over, keepdim=True)
-        distances = patterns.sub_(common).mT @ patterns
-        own = distances.diagonal(dim1=-2, dim2=-1).clone()
-        if normalise == "none":
-            sound = own.isfinite()
-            distances.mul_(-2).add_(own[:, None]).add_(own[..., None])
-        else:
-            sound = (own > 0) & (own > spoilt * patterns.shape[1] * common[:, 0].square())
-            inverse = own.rsqrt()
-            distances.mul_(-2 * inverse[:, None]).mul_(inverse[..., None]).add_(2)
-        distances.diagonal(dim1=-2, dim2=-1).zero_()
-        mean = distances.sum((-2, -1)) / (n * n - n)
+        distances, mean, sound = distance_matrices(patterns, normalize)
         if centered:
             distances.sub_(mean[:, None, None]).diagonal(dim1=-2, dim2=-1).zero_()
         found = distances.flatten(1)
         length = torch.linalg.vector_norm(found, dim=-1) / math.sqrt(2)
         scores: Tensor = (weights @ found.mT / 2 / length).double()
-        unsure = ~(sound.all(-1) & (length > 1e-6 * n * mean) & (mean > low) & (mean < high))
+        unsure = ~(sound & (length > 1e-6 * n * mean))
         if bool(unsure.any()):
             scores[:, unsure] = general(voxels[unsure])
         return scores

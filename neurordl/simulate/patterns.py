@@ -180,7 +180,7 @@ def patterns_of(rdms: RDMs, number: int = 0) -> Floats:
         raise NeurordlError("the RDM has missing pairs (NaN); a geometry has to be whole")
     n = len(names)
     measure = dissimilarity_from_text(rdms.dissimilarity_measure)
-    if measure is not None and measure.kernel is not None and measure.kernel.normalise != "none":
+    if measure is not None and measure.kernel is not None and measure.kernel.normalize != "none":
         inner = 1 - matrix
     else:
         centre = np.eye(n) - 1 / n

@@ -130,7 +130,7 @@ def test_value_objects_in_a_file(shell: Any, tmp_path: Path) -> None:
 
 
 def test_none_is_a_value_where_python_takes_it(shell: Any, tmp_path: Path) -> None:
-    hrf_model = read_arguments("read_patterns")["hrf_model"]
+    hrf_model = read_arguments("GLM")["hrf_model"]
     assert (hrf_model.optional, hrf_model.default) == (True, "spm")
 
 

@@ -316,7 +316,7 @@ def test_names_that_are_missing_and_precisions_that_are_none(
 def test_runs_that_follow_one_another_are_views_and_others_are_read_in_blocks(
     shuffled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neurordl.measures.kernels import blocks
+    from neurordl.measures.kernels import distances
     from neurordl.rdms import sources
 
     rng = np.random.default_rng(0)
@@ -332,8 +332,8 @@ def test_runs_that_follow_one_another_are_views_and_others_are_read_in_blocks(
     assert [source.there(run) for run in (0, 1)] == [True, not shuffled]
     whole = compute_rdms(data, "crossnobis").dissimilarities
     monkeypatch.setattr(sources, "_KEPT", 0)
-    monkeypatch.setattr(blocks, "_KEPT", 0)
-    monkeypatch.setattr(blocks, "_BLOCK", 8 * channels * 8)
+    monkeypatch.setattr(distances, "_KEPT", 0)
+    monkeypatch.setattr(distances, "_BLOCK", 8 * channels * 8)
     np.testing.assert_allclose(compute_rdms(data, "crossnobis").dissimilarities, whole, atol=1e-12)
 
 

@@ -20,7 +20,7 @@ from scipy.spatial.distance import pdist
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.dissimilarities import poisson, poisson_cv
-from neurordl.measures.kernels import blocks
+from neurordl.measures.kernels import distances
 from neurordl.rdms import compute_rdms, load_rdms, save_rdms
 from neurordl.rdms.noise import Noise, covariance
 from neurordl.rdms.sources import Source
@@ -404,8 +404,8 @@ def test_blocks_change_nothing(method: str, tmp_path: Path, monkeypatch: pytest.
     )
     options = {"precision": np.eye(channels) + 0.1} if method == "mahalanobis" else {}
     whole = compute_rdms(data, method, **options).dissimilarities
-    monkeypatch.setattr(blocks, "_KEPT", 0)
-    monkeypatch.setattr(blocks, "_BLOCK", 64 * channels * 8)
+    monkeypatch.setattr(distances, "_KEPT", 0)
+    monkeypatch.setattr(distances, "_BLOCK", 64 * channels * 8)
     found = compute_rdms(data, method, out=tmp_path / "rdm.npy", **options)
     assert isinstance(found.dissimilarities, np.memmap)
     np.testing.assert_allclose(found.dissimilarities, whole, atol=1e-12, rtol=1e-12)

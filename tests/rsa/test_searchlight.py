@@ -187,7 +187,7 @@ def from_images(affine: Any, sform: int = 1) -> tuple[Dataset, nib.Nifti1Image]:
     image.set_sform(affine, sform)
     image.header.set_xyzt_units("mm", "sec")
     mask = nib.Nifti1Image(BRAIN.astype(np.uint8), affine)
-    return nrl.read_patterns(image, mask, table=pd.DataFrame({"stimulus": IDS})), image
+    return nrl.read_betas(image, pd.DataFrame({"stimulus": IDS}), mask), image
 
 
 def test_maps_are_on_the_grid_of_the_images(tmp_path: Path) -> None:

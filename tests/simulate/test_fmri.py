@@ -133,7 +133,7 @@ def test_simulated_fmri_comes_back(tmp_path: Path) -> None:
         missing=0.2,
         seed=5,
     )
-    found = nrl.read_bids(study, "sim", mask=study / "atlas.nii.gz", labels=study / "atlas.tsv")
+    found = nrl.read_bids(study, "sim", mask=nrl.Regions(study / "atlas.nii.gz", labels=study / "atlas.tsv"))
     assert list(found) == ["sub-01", "sub-02"]
     for data in found.values():
         assert data.n_channel == 72
