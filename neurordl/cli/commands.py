@@ -446,7 +446,7 @@ def _has_finished(out: Path) -> bool:
     load_rdms=_LOAD,
     select_rdms=_SELECT,
     evaluate=Takes(
-        "evaluate", "layers method dissimilarity roi subjects group pairs missing", panel="Comparison"
+        "evaluate", "layers comparison dissimilarity roi subjects group pairs missing", panel="Comparison"
     ),
     bootstrap=Takes("evaluate", "bootstrap n_bootstrap variance seed", panel="Bootstrap"),
     network=Takes("students.loading:load_network", "checkpoint pretrained", panel="Network"),

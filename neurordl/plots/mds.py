@@ -16,8 +16,8 @@ from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
 from neurordl.measures.dissimilarities import dissimilarity_from_text
-from neurordl.plots.rdm import Pixels, categories_of, single_matrix, thumbnails
 from neurordl.plots import style
+from neurordl.plots.rdm import Pixels, categories_of, single_matrix, thumbnails
 from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids
 from neurordl.rsa.evaluation import compare
 from neurordl.stimuli import StimulusSet
@@ -88,7 +88,7 @@ def plot_mds(
         ax.plot(*shown.T, marker, color=style.color_of(k), markersize=style.scaled(6), label=name)
     if labels:
         style.legend(ax)
-    style.settle(ax)  # with the style.legend: the room that remains decides on the size of the images
+    style.settle(ax)  # with the legend: the room that remains decides on the size of the images
     if stimuli is not None:
         size = float(np.clip(72 * min(style.inches(ax)) * 0.6 / np.sqrt(n), 6, 40))
         edges = [style.color_of(k) for k in numbers] if labels else None
@@ -102,7 +102,7 @@ def plot_rdm_mds(
     rdms: RDMs | Mapping[str, RDMs],
     ax: Axes | None = None,
     *,
-    method: str = "rho-a",
+    comparison: str = "rho-a",
     label: str | None = None,
     missing: Literal["error", "ignore"] = "error",
     seed: int = 0,
@@ -116,7 +116,7 @@ def plot_rdm_mds(
         They are matched by stimulus id.
     ax
         Axes to draw on; by default a new one.
-    method
+    comparison
         Comparison of two RDMs, as in `compare`.
     label
         RDM descriptor that is written beside the marks. By default it is ``layer`` or ``name``, where a group
@@ -145,18 +145,18 @@ def plot_rdm_mds(
         np.concatenate([reindex(group, ids) for group in groups.values()]),
         pattern_descriptors={"stimulus": list(ids)},
     )
-    similarities = compare(stack, stack, method)
+    similarities = compare(stack, stack, comparison)
     if np.isnan(similarities).any():
         a, b = np.argwhere(np.isnan(similarities))[0]
         raise NeurordlError(
-            f"the {method} of RDMs number {a} ({names[a]}) and {b} ({names[b]}), from 0 over all groups, is "
-            "undefined: one is constant, or they share fewer than two measured pairs; leave it out"
+            f"the {comparison} of RDMs number {a} ({names[a]}) and {b} ({names[b]}), from 0 over all groups, "
+            "is undefined: one is constant, or they share fewer than two measured pairs; leave it out"
         )
     distances = 1 - (similarities + similarities.T) / 2
     np.fill_diagonal(distances, 0)
     places, stress = _scale(np.maximum(distances, 0), seed)
     ax = ax or style.new_axes(4.6 + style.legend_inches(list(groups)), 4.6)
-    note = f"{len(names)} RDMs of {len(ids)} stimuli\ndistance 1 − {method}, stress {stress:.2f}"
+    note = f"{len(names)} RDMs of {len(ids)} stimuli\ndistance 1 − {comparison}, stress {stress:.2f}"
     _frame(ax, places, note)
     texts: list[tuple[str, Floats, str]] = []
     start = 0
@@ -165,10 +165,9 @@ def plot_rdm_mds(
         start += group.n_rdm
         words, pattern = style.shortened(_labels(group, label))
         title = f"{name}\n{pattern}".strip()
-        ax.plot(
-            *shown.T, style.marker_of(k), label=title, color=style.color_of(k), markersize=style.scaled(6), alpha=0.85, mew=0
-        )
-        texts += [(word, place, style.color_of(k)) for word, place in zip(words, shown, strict=False)]
+        color, size = style.color_of(k), style.scaled(6)
+        ax.plot(*shown.T, style.marker_of(k), label=title, color=color, ms=size, alpha=0.85, mew=0)
+        texts += [(word, place, color) for word, place in zip(words, shown, strict=False)]
     if any(ax.get_legend_handles_labels()[1]):
         style.legend(ax)
     _place_labels(ax, texts, places)

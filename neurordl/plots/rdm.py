@@ -27,7 +27,7 @@ Pixels = npt.NDArray[Any]
 Blocks = Sequence[tuple[int, int]]
 
 _NOT_MEASURED = "0.75"
-_THUMBNAIL = 0.24  # style.inches, the least
+_THUMBNAIL = 0.24  # inches, the least
 _NAMED = 30  # up to so many stimuli are named in the margin
 
 

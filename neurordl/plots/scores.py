@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -63,7 +64,7 @@ class _Table:
     @property
     def comparison(self) -> str:
         """The comparison of RDMs, or several of them."""
-        return ", ".join(dict.fromkeys(self.frame["method"])) if "method" in self.frame else ""
+        return ", ".join(dict.fromkeys(self.frame["comparison"])) if "comparison" in self.frame else ""
 
     def of_roi(self, roi: str) -> pd.DataFrame:
         """Scores of one ROI."""
@@ -94,7 +95,9 @@ class _Table:
                 count = style.extent(means[column].dropna())
                 counts.append(f"{count} {single if count == '1' else several}")
         lines = [", ".join(counts)] if counts else []
-        over = list(filter(None, means["generalises_to"].dropna().unique())) if "generalises_to" in means else []
+        over: list[str] = []
+        if "generalises_to" in means:
+            over = [str(name) for name in means["generalises_to"].dropna().unique() if name]
         if over and ("ci_low" not in means or means["ci_low"].notna().any()):
             lines.append(f"95 % CI over {' or '.join(over)}")
         return lines
@@ -212,9 +215,9 @@ def _draw_roi(ax: Axes, table: _Table, k: int, p: str, alpha: float) -> Floats:
     rank, count = by_layer.cumcount().to_numpy(), by_layer["score"].transform("size").to_numpy()
     spread = min(0.1, 0.25 * step) * (2 * rank / np.maximum(count - 1, 1) - (count > 1))
     x, y = places[[table.layers.index(layer) for layer in dots["layer"]]] + spread, dots["score"]
-    color = style.color_of(k)
+    color, small = style.color_of(k), style.scaled(5)
     # all dots in one call, since many artists are slow
-    ax.plot(x, y.to_numpy(dtype=float), ".", color=color, alpha=0.45, markersize=style.scaled(5), mew=0, zorder=2)
+    ax.plot(x, y.to_numpy(dtype=float), ".", color=color, alpha=0.45, ms=small, mew=0, zorder=2)
     reach = np.abs(means[["ci_low", "ci_high"]].to_numpy().T - score)
     size = float(np.clip(0.35 * room, 2.5, style.scaled(7)))
     label = f"{name} mean".strip() + (", 95 % CI" if np.isfinite(reach).any() else "")
@@ -226,11 +229,13 @@ def _draw_roi(ax: Axes, table: _Table, k: int, p: str, alpha: float) -> Floats:
     hollow = (p_values >= alpha) & np.isfinite(score)
     if hollow.any():
         x, y = places[hollow], score[hollow]
-        ax.plot(x, y, style.marker_of(k), zorder=4, markerfacecolor="white", markeredgecolor=color, markersize=size)
+        ax.plot(x, y, style.marker_of(k), zorder=4, mfc="white", mec=color, ms=size)
     return np.asarray(p_values)
 
 
-def _draw_ceiling(ax: Axes, table: _Table, k: int, places: Floats, step: float, joined: bool) -> None:
+def _draw_ceiling(
+    ax: Axes, table: _Table, k: int, places: npt.NDArray[Any], step: float, joined: bool
+) -> None:
     """Draw the noise ceiling of ROI ``k`` behind whole layers (``joined``), or behind each mark."""
     bounds = table.means(table.rois[k])[["ceiling_lower", "ceiling_upper"]].to_numpy()
     if not np.isfinite(bounds).any():
@@ -296,7 +301,8 @@ def _draw_rows(ax: Axes, rows: Rows, share: float) -> None:
     size = min(style.scaled(4), 0.8 * 72 * share * style.inches(ax)[1] / _n_slots(rows))  # points
     for (k, better, worse), height in zip(rows, heights, strict=True):
         color, ends = style.color_of(k), [min(better, *worse), max(better, *worse)]
-        ax.plot(ends, [height] * 2, "-", color=color, lw=style.scaled(0.6), alpha=0.6, transform=across, zorder=2)
+        width = style.scaled(0.6)
+        ax.plot(ends, [height] * 2, "-", color=color, lw=width, alpha=0.6, transform=across, zorder=2)
         for places, marker, width in ((worse, "|", style.scaled(1)), ([better], "o", 0)):
             y = [height] * len(places)
             ax.plot(places, y, marker, color=color, markersize=size, mew=width, transform=across, zorder=3)
@@ -386,7 +392,7 @@ def _draw_cells(ax: Axes, values: Floats, in_brackets: Bools, cmap: str) -> None
     for (row, column), value in np.ndenumerate(values):
         text = "–" if np.isnan(value) else f"{value:.2f}".replace("-", "−")
         text = f"({text})" if in_brackets[row, column] and not np.isnan(value) else text
-        red, green, blue, _ = picture.to_rgba(value)
+        red, green, blue, _ = picture.to_rgba(np.asarray(value))
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 and not np.isnan(value)
         color, size = "white" if dark else "black", float(np.clip(size, 4, 9))
         ax.text(column, row, text, ha="center", va="center", fontsize=size, color=color)

@@ -51,7 +51,9 @@ def mark(ax: Axes, k: int, x: Any, y: Any, label: str, size: float, **errors: An
     ax.errorbar(x, y, fmt=marker_of(k), color=color_of(k), label=label, ms=size, zorder=3, **errors)
 
 
-ts(figsize=(width, height), layout="constrained")[1]
+def new_axes(width: float, height: float) -> Axes:
+    """Axes in a new figure of this size in inches."""
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
 def inches(ax: Axes) -> tuple[float, float]:

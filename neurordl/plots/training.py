@@ -14,7 +14,7 @@ from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.plots import style
-from neurordl.rsa.compare import mean_interval
+from neurordl.rsa.inference.tests import mean_interval
 from neurordl.training.run import Run
 
 __all__ = ["plot_paired", "plot_training", "plot_transfer"]
@@ -77,7 +77,9 @@ def plot_training(
     for name in shown:  # a term keeps its color whichever others are shown; the total is black
         base = name.removeprefix("val_")
         number = bases.index(base) if base in bases else 0
-        color, marker = ("black", "x") if base == "loss" else (style.color_of(number), style.marker_of(number))
+        color, marker = (
+            ("black", "x") if base == "loss" else (style.color_of(number), style.marker_of(number))
+        )
         dashed = name != base
         values = history[name].astype(float)
         (line,) = ax.plot(history["epoch"], 1 - values if similarity else values, color=color)
@@ -142,7 +144,9 @@ def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str
             ax.axhline(accuracy, color="0.5", linestyle=":", linewidth=1, zorder=1)
     ax.set(xlabel=_NAMES["heldout_rdm_similarity"], ylabel=_NAMES["test_accuracy"])
     unit = "seeds" if "seed" in frame and not frame.duplicated(["condition", "seed"]).any() else "runs"
-    style.legend(ax, title=f"mean, 95 % CI (t)\nover {style.extent(frame['condition'].value_counts())} {unit}")
+    style.legend(
+        ax, title=f"mean, 95 % CI (t)\nover {style.extent(frame['condition'].value_counts())} {unit}"
+    )
     return style.hide_frame(ax)
 
 
@@ -201,7 +205,16 @@ def plot_paired(
         counts.append(len(differences))
         k = conditions.index(name)
         y = place + np.linspace(0.12, 0.28, len(differences))
-        ax.plot(differences, y, ".", color=style.color_of(k), alpha=0.5, markersize=style.scaled(5), mew=0, zorder=2)
+        ax.plot(
+            differences,
+            y,
+            ".",
+            color=style.color_of(k),
+            alpha=0.5,
+            markersize=style.scaled(5),
+            mew=0,
+            zorder=2,
+        )
         mean, reach = _mean_reach(differences)
         style.mark(ax, k, mean, place, name, style.scaled(6), xerr=reach)
     ax.set_yticks(range(len(compared)), compared)
