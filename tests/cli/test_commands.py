@@ -157,7 +157,7 @@ def test_resume(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     assert (tmp_path / "run" / "history.csv").read_bytes() == before
     code, _, errors = shell(*train_arguments(data, tmp_path / "run", epochs=3), "--resume")
     assert code == 1
-    assert "differs in settings.epochs (2 there, 3 here)" in errors
+    assert "differs in settings.epochs (2 before, 3 now)" in errors
     assert "call fit" not in errors
     code, told, errors = shell(*train_arguments(data, tmp_path / "new", epochs=1), "--resume")
     assert code == 0
