@@ -18,22 +18,22 @@ from torch import Tensor
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
+from neurordl.measures.comparisons import Comparison, find_similarity
 from neurordl.measures.condensed import square
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.measures.kernels.distances import Normalize, distance_matrices
+from neurordl.measures.kernels.products import InnerProducts
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.source import Center, Source, check_dtype, check_rates, warn_of_runs
+from neurordl.rsa.compare import similarity
 from neurordl.rsa.inputs import model_vectors
 from neurordl.rsa.maps import Searchlight, grid_of
-from neurordl.rsa.similarity import check_method, similarity
 from neurordl.rsa.spheres import Spheres
 
 __all__ = ["Searchlight", "searchlight"]
 
 # Patterns and RDMs of the centres that are computed at once: they stay in the cache.
 _BYTES = 4 << 20
-# Methods for which the comparison, too, is one product.
-_SCALED = ("corr", "cosine")
 _WIDEST = 1000  # voxels of a radius
 
 
@@ -44,7 +44,7 @@ def searchlight(
     radius: float = 3.0,
     threshold: float = 1.0,
     dissimilarity: DissimilarityLike = "correlation",
-    method: str = "corr",
+    comparison: str | Comparison = "corr",
     descriptor: str = "stimulus",
     center: Center | None = None,
     dtype: npt.DTypeLike = np.float64,
@@ -71,8 +71,8 @@ def searchlight(
     dissimilarity
         A name in `DISSIMILARITIES` that takes no precision; ``crossnobis`` and ``poisson_cv`` take the
         observation descriptor ``run``.
-    method
-        How RDMs are compared, one of ``neurordl.rsa.compare.METHODS``.
+    comparison
+        How RDMs are compared, as in `compare`.
     descriptor, center
         As in `compute_rdms`.
     dtype
@@ -92,7 +92,7 @@ def searchlight(
         unknown names; a radius or threshold that makes no sphere; a sphere of one voxel, which has
         no correlation.
     """
-    check_method(method)
+    comparison = find_similarity(comparison)
     measure = _measure(dissimilarity)
     kind = check_dtype(dtype)
     numbers = isinstance(radius, Real) and isinstance(threshold, Real)
@@ -127,12 +127,18 @@ def searchlight(
     distances = _distances(by_voxel, measure, source)
 
     def general(voxels: Tensor) -> Tensor:
-        return similarity(stack, distances(voxels), method)
+        return similarity(stack, distances(voxels), comparison)
 
     compare: Compare = general
     plain = measure.kernel is not None and not measure.kernel.root and measure.kernel.sides is None
-    if method in _SCALED and normalize is not None and plain and not by_run:
-        compare = _as_products(by_voxel, normalize, method, stack, general)
+    if (
+        isinstance(comparison.kernel, InnerProducts)
+        and not comparison.kernel.whitened
+        and normalize is not None
+        and plain
+        and not by_run
+    ):
+        compare = _as_products(by_voxel, normalize, comparison.kernel.centered, stack, general)
     scores = np.empty((len(stack), len(around.centres)))
     with Progress(transient=True, disable=not progress) as bar, torch.no_grad():
         task = bar.add_task("searchlight", total=len(around.centres))
@@ -147,7 +153,7 @@ def searchlight(
         "radius": radius,
         "threshold": threshold,
         "dissimilarity": measure.name,
-        "method": method,
+        "comparison": comparison.name,
         "center": center,
     }
     return Searchlight(
@@ -198,7 +204,7 @@ def _why_undefined(rdm: Tensor) -> str:
 
 
 def _as_products(
-    by_voxel: Tensor, normalize: Normalize, method: str, models: Tensor, general: Compare
+    by_voxel: Tensor, normalize: Normalize, centered: bool, models: Tensor, general: Compare
 ) -> Compare:
     """The same where distances come of inner products, and so does the comparison: nothing is condensed.
 
@@ -206,7 +212,7 @@ def _as_products(
     missing pairs, take the other way.
     """
     n = by_voxel.shape[-1]
-    weights = models - models.mean(-1, keepdim=True) if method == "corr" else models
+    weights = models - models.mean(-1, keepdim=True) if centered else models
     lengths = torch.linalg.vector_norm(weights, dim=-1)
     if not bool((lengths > 1e-6 * torch.linalg.vector_norm(models, dim=-1)).all()):  # constant, or missing
         return general
@@ -215,7 +221,7 @@ def _as_products(
     def compare(voxels: Tensor) -> Tensor:
         patterns = _gathered(by_voxel, voxels)[:, :, 0]
         distances, mean, sound = distance_matrices(patterns, normalize)
-        if method == "corr":
+        if centered:
             distances.sub_(mean[:, None, None]).diagonal(dim1=-2, dim2=-1).zero_()
         found = distances.flatten(1)
         length = torch.linalg.vector_norm(found, dim=-1) / math.sqrt(2)

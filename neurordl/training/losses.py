@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neurordl.errors import NeurordlError
-from neurordl.measures.comparisons import loss_comparison
+from neurordl.measures.comparisons import Comparison, find_comparison
 from neurordl.measures.condensed import condensed_index
 from neurordl.measures.dissimilarities import (
     DISSIMILARITIES,
@@ -229,7 +229,7 @@ class RDMLoss(TransferLoss):
         teacher: Teacher | NetworkTeacher,
         layer: str,
         dissimilarity: DissimilarityLike | None = None,
-        comparison: str | Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        comparison: str | Comparison | Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
         pairs: Literal["all", "within", "between"] = "all",
         weight: Weight = 1.0,
         scale: bool = False,
@@ -251,9 +251,9 @@ class RDMLoss(TransferLoss):
             )
         if comparison is None:
             comparison = "corr" if self.network is None else "mse"
-        self._compare = loss_comparison(comparison)
-        self.comparison = spelled(comparison)
-        if self.comparison == "mse" and not scale:
+        chosen = find_comparison(comparison, higher_is_better=False)
+        self._compare, self.comparison = chosen.loss, chosen.name
+        if chosen.same_unit and not scale:
             self._check_same_unit()
 
     def _check_same_unit(self) -> None:
@@ -262,13 +262,13 @@ class RDMLoss(TransferLoss):
             theirs = find_dissimilarity(theirs)
         if getattr(self.teacher, "transformed", False):
             raise NeurordlError(
-                "comparison='mse' against a standardized or ranked RDM has no common unit; "
+                f"comparison={self.comparison!r} against a standardized or ranked RDM has no common unit; "
                 "use 'corr', or scale=True"
             )
         if theirs != self.dissimilarity:
             raise NeurordlError(
-                f"comparison='mse' between the teacher's {theirs and theirs.name!r} and the student's "
-                f"{self.dissimilarity.name!r} RDM has no common unit; use 'corr', give the same "
+                f"comparison={self.comparison!r} between the teacher's {theirs and theirs.name!r} and the "
+                f"student's {self.dissimilarity.name!r} RDM has no common unit; use 'corr', give the same "
                 "dissimilarity, or scale=True"
             )
 
