@@ -224,7 +224,7 @@ def _describe_patterns(patterns: Dataset) -> str:
 
 def _reliability(patterns: Dataset, **settings: Any) -> list[str]:
     """The correlation of odd with even runs, for each RDM; or why there is none."""
-    from neurordl.rdms.reliability import odd_even_reliability
+    from neurordl.rdms.compute import odd_even_reliability
 
     try:
         with warnings.catch_warnings():  # they are about all runs, and were shown

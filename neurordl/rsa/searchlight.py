@@ -23,11 +23,8 @@ from neurordl.measures.condensed import square
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.measures.kernels.distances import Normalize, distance_matrices
 from neurordl.measures.kernels.products import InnerProducts
-from neurordl.rdms import notices
-from neurordl.rdms.compute import real_dtype
-from neurordl.rdms.measure import rates_checked
 from neurordl.rdms.selection import stimulus_ids
-from neurordl.rdms.sources import Centre, Source
+from neurordl.rdms.source import Center, Source, check_dtype, check_rates, warn_of_runs
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.inputs import model_vectors
 from neurordl.rsa.maps import Searchlight, grid_of
@@ -49,7 +46,7 @@ def searchlight(
     dissimilarity: DissimilarityLike = "correlation",
     comparison: str | Comparison = "corr",
     descriptor: str = "stimulus",
-    center: Centre | None = None,
+    center: Center | None = None,
     dtype: npt.DTypeLike = np.float64,
     progress: bool = False,
 ) -> Searchlight:
@@ -97,11 +94,7 @@ def searchlight(
     """
     comparison = find_similarity(comparison)
     measure = _measure(dissimilarity)
-    given = real_dtype(dtype)
-    if given not in (np.float32, np.float64) or center not in (None, "run", "all"):
-        raise NeurordlError(
-            f"dtype={dtype!r}, center={center!r}: expected float64 or float32, and None, 'run' or 'all'"
-        )
+    kind = check_dtype(dtype)
     numbers = isinstance(radius, Real) and isinstance(threshold, Real)
     if not numbers or not 0 < radius < _WIDEST or not 0 < threshold <= 1:
         raise NeurordlError(
@@ -109,16 +102,14 @@ def searchlight(
             "of the sphere above 0 and up to 1"
         )
     by_run = measure.needs_runs
-    kind = torch.float32 if given == np.float32 else torch.float64
     source = Source(
-        patterns, "the patterns", descriptor, by_run=by_run, center=center, channels=None, dtype=kind
-    )
+        patterns, "the patterns", descriptor, by_run=by_run or center == "run", dtype=kind
+    ).centered(center)
     if by_run and len(source.runs) < 2:
         raise NeurordlError(f"{measure} needs two or more runs, and the patterns have a single one")
     if not isinstance(models, RDMs) and not len(models):
         raise NeurordlError("models= is empty; give model RDMs")
-    notices.of_pairs([source], measure)
-    notices.of_runs([source], measure)
+    warn_of_runs([source], measure)
     first = models if isinstance(models, RDMs) else next(iter(models.values()))
     match = match_ids(source.ids, stimulus_ids(first), names=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")
@@ -130,8 +121,8 @@ def searchlight(
             f"radius={radius:g} makes spheres of a single voxel, where {measure} distances are undefined; "
             "take a radius above 1, or another dissimilarity"
         )
-    values = source.cells() if by_run else source.rows(0, len(source.ids))[None]
-    rates_checked(values, measure, source.label)
+    values = source.by_run() if by_run else source.patterns()[None]
+    check_rates(values, measure, source.label)
     by_voxel = values.permute(2, 0, 1).contiguous()  # (voxels, runs, stimuli): what is gathered lies together
     distances = _distances(by_voxel, measure, source)
 

@@ -286,7 +286,7 @@ def test_bad_input() -> None:
         ({"dissimilarity": "crossnobis"}, "two or more runs"),
         ({"comparison": "nonsense"}, "nonsense"),
         ({"dtype": "int8"}, "expected float64 or float32"),
-        ({"center": "each"}, "None, 'run' or 'all'"),
+        ({"center": "each"}, "None, 'run', 'all'"),
     ):
         with pytest.raises(NeurordlError, match=told):
             nrl.searchlight(data, models(), **wrong)
