@@ -30,7 +30,7 @@ from neurordl.rdms.files import load_rdms
 from neurordl.rdms.files.content import Interpretation, condense
 from neurordl.rdms.files.matlab import read_mat5
 from neurordl.stimuli import StimulusSet
-from neurordl.stimuli.tables import read_table
+from neurordl.stimuli.sets import read_table
 from neurordl.validate import check_choice, check_count
 
 __all__ = [
@@ -406,7 +406,14 @@ def load_images92(
     if pixels.shape != (92, 175, 175, 3):
         raise NeurordlError(f"{path} holds images {pixels.shape}, not 92 of 175 x 175; fetch it again")
     return StimulusSet.from_array(
-        pixels, IMAGES92_IDS, None, table, size, channels, mean, std, source=str(path)
+        pixels,
+        IMAGES92_IDS,
+        table=table,
+        source=str(path),
+        size=size,
+        channels=channels,
+        mean=mean,
+        std=std,
     )
 
 
