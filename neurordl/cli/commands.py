@@ -69,12 +69,6 @@ data = typer.Typer(
 app.add_typer(data, name="data")
 
 
-def _data_names() -> list[str]:
-    from neurordl.datasets import REGISTRY
-
-    return list(REGISTRY)
-
-
 @command(data, "list")
 def list_data() -> None:
     """List the public data sets, their sizes, and whether they are on this machine.

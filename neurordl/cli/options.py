@@ -252,7 +252,7 @@ class Takes:
             if (value := values[option]) != argument.default:
                 text = ",".join(map(str, value)) if isinstance(value, list) else str(value or "none")
                 words[argument.name] = [_flag(option), *([] if isinstance(value, bool) else [text])]
-        first = next(iter(options))
+        first = next(iter(options), "")
         absent = self.optional and values[first] is None
         if absent and words:
             raise typer.BadParameter(f"{next(iter(words.values()))[0]} is given without {_flag(first)}")
