@@ -125,7 +125,7 @@ def _write(rdms: RDMs, delimiter: str) -> bytes:
     for text in map(str, () if ids is None else ids):
         if text != text.strip() or not text:
             raise unstorable(
-                "pattern_descriptors['stimulus']",
+                "pattern_descriptors/stimulus",
                 ".csv",
                 f"the id {text!r} is blank or begins or ends with a blank",
             )
