@@ -30,6 +30,7 @@ from neurordl.rdms.files.hdf5 import HDF5
 from neurordl.rdms.files.matlab import MATLAB
 from neurordl.rdms.files.tables import CSV, TSV, read_ids
 from neurordl.rdms.selection import as_text
+from neurordl.validate import listed
 
 __all__ = ["FORMATS", "Format", "RDMContent", "load_rdms", "save_rdms"]
 
@@ -136,8 +137,9 @@ def load_rdms(
     _complete(rdms.rdm_descriptors, "subject", subjects, rdms.n_rdm, source)
     roi = [roi] * rdms.n_rdm if isinstance(roi, str) else roi
     _complete(rdms.rdm_descriptors, "roi", roi, rdms.n_rdm, source)
-    _check_agreement(rdms.dissimilarity_measure, measure, source, "dissimilarity measure")
-    rdms.dissimilarity_measure = rdms.dissimilarity_measure or measure
+    measures = {} if rdms.dissimilarity_measure is None else {"measure": [rdms.dissimilarity_measure]}
+    _complete(measures, "measure", None if measure is None else [measure], 1, source)
+    rdms.dissimilarity_measure = measures.get("measure", [None])[0]
     _check_values(rdms, str(source))
     for notice in [*content.notices, *_notice_about_ids(rdms, source)]:
         warnings.warn(notice, UserWarning, stacklevel=2)
@@ -253,28 +255,18 @@ def _complete(
     """Set a descriptor to what the user names: one value for each, and not against the file."""
     if named is None:
         return
-    texts, stored = list(map(as_text, named)), descriptors.get(name)
+    texts, stored = list(map(as_text, named)), list(map(as_text, descriptors.get(name, ())))
     if len(texts) != count:
         raise NeurordlError(
             f"{len(texts)} values of {name} were given for {source}, which has {count}; give one for each, "
             "in their order"
         )
-    _check_agreement(None if stored is None else list(map(as_text, stored)), texts, source, name)
+    if stored and stored != texts:
+        raise NeurordlError(
+            f"{source} has its own {name} ({listed(stored, 3, quote=True)}), other than those given "
+            f"({listed(texts, 3, quote=True)}); leave the argument out, or change the RDMs after loading"
+        )
     descriptors[name] = texts
-
-
-def _check_agreement(stored: Any, named: Any, source: Path, label: str) -> None:
-    """Refuse what the user names where the file says otherwise."""
-    if stored is None or named is None or stored == named:
-        return
-    first, second = (
-        text if isinstance(text, str) else ", ".join(map(repr, text[:3])) + (", ..." if len(text) > 3 else "")
-        for text in (stored, named)
-    )
-    raise NeurordlError(
-        f"{source} has its own {label} ({first}), other than those given ({second}); leave the argument "
-        "out, or change the RDMs once they are loaded"
-    )
 
 
 def _check_values(rdms: RDMs, label: str) -> None:
@@ -302,9 +294,8 @@ def _notice_about_ids(rdms: RDMs, source: Path) -> list[str]:
         candidate = possible_ids(rdms.pattern_descriptors, use)
         return [f"{source} does not say which stimuli its {rdms.n_cond} rows are; {remedy} ids{candidate}"]
     if _are_row_numbers(rdms, source) or not all(isinstance(value, str) for value in ids):
-        numbers = ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
         return [
-            f"{source} has numbers as stimulus ids ({numbers}), and ids are text, '1' another than '001'; "
-            f"{remedy} text"
+            f"{source} has numbers as stimulus ids ({listed(ids, 3)}), and ids are text, '1' another than "
+            f"'001'; {remedy} text"
         ]
     return []

@@ -400,7 +400,9 @@ _NOT_READ = (
     "and complex arrays are no RDMs; in MATLAB, store text as cellstr(x) or char(x), numbers as full(x)"
 )
 # ROI | subject | session, as the MATLAB toolbox names the RDMs that it makes
-_TOOLBOX_NAME = re.compile(r"([^|]+)\|([^|]+)\|\s*session\s*:?\s*([^|\s]+)\s*", re.IGNORECASE)
+_TOOLBOX_NAME = re.compile(
+    r"(?P<roi>[^|]+)\|(?P<subject>[^|]+)\|\s*session\s*:?\s*(?P<session>[^|\s]+)\s*", re.IGNORECASE
+)
 
 
 def content_of_variables(variables: Mapping[str, Any], name: str | None, source: Path) -> RDMContent:
@@ -515,17 +517,20 @@ def _split_names(content: RDMContent, source: Path) -> None:
     """Read ROI, subject and session from names such as "hIT | BE | Session: 1"."""
     names = content.rdm_descriptors.get("name", [])
     matches = [_TOOLBOX_NAME.fullmatch(name) if isinstance(name, str) else None for name in names]
-    if not matches or not all(matches) or {"roi", "subject", "session"} & set(content.rdm_descriptors):
+    if not all(matches) or set(_OF_RDMS) & set(content.rdm_descriptors):
         return
-    parts = [[part.strip() for part in match.groups()] for match in matches if match]
-    for descriptor, column in zip(("roi", "subject", "session"), zip(*parts, strict=True), strict=True):
-        content.rdm_descriptors[descriptor] = list(column)
-    del content.rdm_descriptors["name"]  # it says nothing more, and would keep sessions apart
-    roi, subject, session = parts[0]
-    content.notices.append(
-        f"{source}: ROI, subject and session were read from the names of the {len(parts)} RDMs; "
-        f"{names[0]!r} is roi {roi!r}, subject {subject!r}, session {session!r}"
-    )
+    for match in filter(None, matches):
+        for descriptor, text in match.groupdict().items():
+            content.rdm_descriptors.setdefault(descriptor, []).append(text.strip())
+    if names:
+        del content.rdm_descriptors["name"]  # it says nothing more, and would keep sessions apart
+        first = ", ".join(
+            f"{key} {content.rdm_descriptors[key][0]!r}" for key in ("roi", "subject", "session")
+        )
+        content.notices.append(
+            f"{source}: ROI, subject and session were read from the names of the {len(names)} RDMs; "
+            f"{names[0]!r} is {first}"
+        )
 
 
 def _texts(value: Any) -> list[str] | None:

@@ -250,7 +250,7 @@ def _value(checked: CheckedFile, item: Any, depth: int = 0) -> Any:
         empty: Struct = {"char": "", "cell": [], "struct": []}
         return empty.get(str(matlab_class), np.empty((0, 0)))
     values = checked.values(item)
-    if h5py.check_ref_dtype(item.dtype) is not None:  # a cell array
+    if _is_references(item):  # a cell array
         return [_referenced(checked, reference, depth) for reference in np.ravel(values)]
     if matlab_class == "char":
         return _to_text(np.atleast_2d(np.asarray(values, dtype="<u2").T))
@@ -269,22 +269,23 @@ def _referenced(checked: CheckedFile, reference: Any, depth: int) -> Any:
 def _structs(checked: CheckedFile, group: h5py.Group, depth: int) -> list[Struct]:
     """A struct, or a struct array, whose fields are datasets of references."""
     fields = dict(checked.items(group))
-    arrays = {
-        name: item
-        for name, item in fields.items()
-        if isinstance(item, h5py.Dataset)
-        and h5py.check_ref_dtype(item.dtype) is not None
-        and "MATLAB_class" not in item.attrs
-    }
-    if not arrays:
-        return [{name: _value(checked, item, depth + 1) for name, item in fields.items()}]
     # references are stored with the axes turned round: their order is that of MATLAB's RDMs(:)
-    columns = {name: np.ravel(checked.values(item)) for name, item in arrays.items()}
-    count = min(len(column) for column in columns.values())
+    columns = {
+        name: np.ravel(checked.values(item))
+        for name, item in fields.items()
+        if _is_references(item) and "MATLAB_class" not in item.attrs
+    }
+    if not columns:
+        return [{name: _value(checked, item, depth + 1) for name, item in fields.items()}]
+    rows = zip(*columns.values(), strict=False)
     return [
-        {name: _referenced(checked, column[k], depth) for name, column in columns.items()}
-        for k in range(count)
+        {name: _referenced(checked, reference, depth) for name, reference in zip(columns, row, strict=True)}
+        for row in rows
     ]
+
+
+def _is_references(item: Any) -> bool:
+    return isinstance(item, h5py.Dataset) and h5py.check_ref_dtype(item.dtype) is not None
 
 
 # Writing
@@ -304,31 +305,29 @@ def _write(rdms: RDMs) -> bytes:
             "holds; write .h5"
         )
     columns = _columns(rdms.rdm_descriptors, "rdm_descriptors")
-    names = {} if "name" in columns else {"name": _names(columns, rdms.n_rdm)}
-    structs = np.empty((1, rdms.n_rdm), dtype=[(name, object) for name in ("RDM", *names, *columns)])
+    if "name" not in columns:
+        known = [columns[key] for key in ("roi", "subject", "session") if key in columns]
+        names = [" | ".join(map(str, values)) for values in zip(*known, strict=True)]
+        columns = {"name": names or [f"RDM {k}" for k in range(rdms.n_rdm)]} | columns
+    structs = np.empty((1, rdms.n_rdm), dtype=[(name, object) for name in ("RDM", *columns)])
     for k, vector in enumerate(np.asarray(rdms.dissimilarities)):
-        structs["RDM"][0, k] = squareform(vector, checks=False)
-        for name, values in (names | columns).items():
-            structs[name][0, k] = values[k]
+        structs[0, k] = (squareform(vector, checks=False), *(values[k] for values in columns.values()))
     variables: Struct = {"RDMs": structs}
     if rdms.dissimilarity_measure is not None:
         variables["dissimilarity_measure"] = str(rdms.dissimilarity_measure)
-    patterns = _columns(rdms.pattern_descriptors, "pattern_descriptors")
-    cells = {name: _to_cell(values) for name, values in patterns.items()}
-    if "stimulus" in cells:
-        variables["stimulus"] = cells.pop("stimulus")
-    if cells:
-        variables["pattern_descriptors"] = cells
+    patterns: Struct = {}
+    for name, values in _columns(rdms.pattern_descriptors, "pattern_descriptors").items():
+        dtype = object if isinstance(values[0], str) else None  # a cell array of texts, or a row of numbers
+        patterns[name] = np.array(values, dtype=dtype)[None]
+    if "stimulus" in patterns:
+        variables["stimulus"] = patterns.pop("stimulus")
+    if patterns:
+        variables["pattern_descriptors"] = patterns
     if rdms.descriptors:
         variables["descriptors"] = _to_struct(rdms.descriptors, "descriptors")
     file = io.BytesIO()
     scipy.io.savemat(file, variables, long_field_names=True, do_compression=True, oned_as="row")
     return file.getvalue()
-
-
-def _names(columns: Mapping[str, list[Any]], count: int) -> list[str]:
-    known = [columns[key] for key in ("roi", "subject", "session") if key in columns]
-    return [" | ".join(str(values[k]) for values in known) or f"RDM {k}" for k in range(count)]
 
 
 def _columns(descriptors: Mapping[str, Any], group: str) -> dict[str, list[Any]]:
@@ -341,15 +340,6 @@ def _columns(descriptors: Mapping[str, Any], group: str) -> dict[str, list[Any]]
             raise unstorable(path, ".mat", "it is not one text or number for each RDM or stimulus")
         columns[name] = _check_text(array, path).tolist()
     return columns
-
-
-def _to_cell(values: list[Any]) -> Values:
-    """A row of numbers, or a cell array of texts."""
-    if not isinstance(values[0], str):
-        return np.asarray(values)[None]
-    cell = np.empty((1, len(values)), dtype=object)
-    cell[0, :] = values
-    return cell
 
 
 def _to_struct(values: Mapping[str, Any], group: str) -> Struct:

@@ -313,7 +313,7 @@ def test_what_is_given_does_not_go_against_the_file(tmp_path: Path) -> None:
         ({"ids": IDS[::-1]}, "its own stimulus"),
         ({"subjects": ["a", "b", "c"]}, "its own subject"),
         ({"roi": "EVC"}, "its own roi"),
-        ({"measure": "euclidean"}, "its own dissimilarity measure"),
+        ({"measure": "euclidean"}, "its own measure"),
         ({"subjects": ["s10"]}, "1 values of subject were given for .*, which has 3"),
         ({"name": "it"}, "leave out name='it'"),
     ):
@@ -407,7 +407,7 @@ def test_numbers_are_no_ids_until_they_are_given_as_text(tmp_path: Path, suffix:
     path = tmp_path / f"it{suffix}"
     save_rdms(RDMs(vectors(1), pattern_descriptors={"stimulus": np.arange(1.0, N + 1)}), path)
     with pytest.warns(
-        UserWarning, match=r"has numbers as stimulus ids \(1.0, 2.0, 3.0, ...\).*'1' another than"
+        UserWarning, match=r"has numbers as stimulus ids \(1.0, 2.0, 3.0, and 2 more\).*'1' another than"
     ):
         found = load_rdms(path)
     with pytest.raises(
@@ -1206,7 +1206,7 @@ def test_several_axes_of_rdms_are_not_guessed(tmp_path: Path) -> None:
 def test_ids_of_the_file_and_others_are_told_whole(tmp_path: Path) -> None:
     save_rdms(bare(), tmp_path / "it.csv")
     with pytest.raises(
-        NeurordlError, match=r"stimulus \('b', 'a10', 'a2', ...\), other than those given \('d', 'c', "
+        NeurordlError, match=r"stimulus \('b', 'a10', 'a2', and 2 more\), other than those given \('d', 'c', "
     ):
         load_rdms(tmp_path / "it.csv", ids=IDS[::-1])
 
@@ -1248,7 +1248,7 @@ def test_row_numbers_of_a_table_are_no_ids_without_a_word(tmp_path: Path, first:
     matrix = squareform(example(1).dissimilarities[0], checks=False)
     numbers = range(first, N + first)
     pd.DataFrame(matrix, index=numbers, columns=numbers).to_csv(tmp_path / "it.csv")
-    with pytest.warns(UserWarning, match=r"has numbers as stimulus ids \(\d, \d, \d, ...\)"):
+    with pytest.warns(UserWarning, match=r"has numbers as stimulus ids \(\d, \d, \d, and 2 more\)"):
         found = load_rdms(tmp_path / "it.csv")
     assert found.pattern_descriptors["stimulus"] == list(map(str, numbers))
     with warnings.catch_warnings():
