@@ -113,7 +113,7 @@ def read_ids(source: Path) -> list[str]:
     if name is None:
         raise NeurordlError(
             f"{source} has no column 'id' or 'stimulus': its columns are {', '.join(frame.columns)}"
-            + possible_ids(frame.to_dict("list"))
+            + possible_ids({column: frame[column] for column in frame.columns})
         )
     return [text.strip() for text in frame[name]]
 
