@@ -26,10 +26,17 @@ if TYPE_CHECKING:
     from neurordl.errors import NeurordlError as NeurordlError
     from neurordl.measures import Dissimilarity as Dissimilarity
     from neurordl.measures import register as register
-    from neurordl.patterns.bids import read_bids as read_bids
+    from neurordl.patterns.fmri import read_betas as read_betas
+    from neurordl.patterns.fmri import read_bids as read_bids
+    from neurordl.patterns.fmri import read_patterns as read_patterns
+    from neurordl.patterns.images import Regions as Regions
+    from neurordl.patterns.models import GLM as GLM
+    from neurordl.patterns.models import LSA as LSA
+    from neurordl.patterns.models import LSS as LSS
+    from neurordl.patterns.models import Average as Average
     from neurordl.patterns.network import Compute as Compute
     from neurordl.patterns.network import extract_patterns as extract_patterns
-    from neurordl.patterns.nifti import read_patterns as read_patterns
+    from neurordl.patterns.tables import Confounds as Confounds
     from neurordl.plots import plot_layer_roi as plot_layer_roi
     from neurordl.plots import plot_mds as plot_mds
     from neurordl.plots import plot_rdm as plot_rdm
@@ -55,17 +62,18 @@ if TYPE_CHECKING:
     from neurordl.teachers import RDMTeacher as RDMTeacher
     from neurordl.teachers import Target as Target
     from neurordl.teachers import Teacher as Teacher
-    from neurordl.training.accuracy import accuracy as accuracy
-    from neurordl.training.loop import fit as fit
-    from neurordl.training.losses.rdm import RDMLoss as RDMLoss
-    from neurordl.training.losses.rdm import SoftTargetLoss as SoftTargetLoss
+    from neurordl.training.losses import RDMLoss as RDMLoss
+    from neurordl.training.losses import SoftTargetLoss as SoftTargetLoss
+    from neurordl.training.losses import TaskRatio as TaskRatio
+    from neurordl.training.losses import TransferLoss as TransferLoss
     from neurordl.training.objective import Objective as Objective
-    from neurordl.training.optimisation import Execution as Execution
-    from neurordl.training.optimisation import Optimization as Optimization
     from neurordl.training.run import Run as Run
     from neurordl.training.run import load_run as load_run
     from neurordl.training.streams import Batches as Batches
-    from neurordl.training.weights import TaskRatio as TaskRatio
+    from neurordl.training.trainer import Execution as Execution
+    from neurordl.training.trainer import Optimization as Optimization
+    from neurordl.training.trainer import accuracy as accuracy
+    from neurordl.training.trainer import fit as fit
 
 __version__ = "0.1.0"
 

@@ -36,12 +36,10 @@ from neurordl.simulate import simulate_subjects
 from neurordl.stimuli import StimulusSet
 from neurordl.students import small_cnn
 from neurordl.teachers import NetworkTeacher, RDMTeacher
-from neurordl.training.accuracy import accuracy
-from neurordl.training.loop import fit
-from neurordl.training.losses.rdm import RDMLoss
+from neurordl.training.losses import RDMLoss
 from neurordl.training.objective import Objective
-from neurordl.training.optimisation import Execution
 from neurordl.training.streams import Batches
+from neurordl.training.trainer import Execution, accuracy, fit
 from neurordl.validate import check_count
 
 __all__ = ["COLUMNS", "SETTING", "Setting", "World", "fit_and_score", "run_demo"]

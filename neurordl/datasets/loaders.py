@@ -515,11 +515,11 @@ def load_haxby2001(subject: int = 2) -> Haxby:
 
     nilearn keeps them under ``haxby2001`` in `data_root`. The labels have a row per volume, with the columns
     ``stimulus`` (the category, "rest" between blocks) and ``run``, and are shifted by the hemodynamic lag
-    already. They are therefore a table for `neurordl.read_patterns`, which gives a pattern for each volume,
+    already. They are therefore a table for `neurordl.read_betas`, which gives a pattern for each volume,
     without any detrending::
 
         haxby = load_haxby2001()
-        volumes = read_patterns(haxby.bold, haxby.masks["vt"], table=haxby.labels, subject="sub-2")
+        volumes = read_betas(haxby.bold, haxby.labels, haxby.masks["vt"], subject="sub-2")
         names = [name for name in dict.fromkeys(haxby.labels["stimulus"]) if name != "rest"]
         rdms = compute_rdms(volumes.subset_obs("stimulus", names), "crossnobis")
 

@@ -10,7 +10,7 @@ import copy
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, Self, get_args
+from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,11 @@ from neurordl.io import sha256_array
 from neurordl.measures.dissimilarities import DissimilarityLike
 
 Missing = Literal["error", "ignore"]
+Record = dict[str, Any]
+"""What ``run.json`` holds: text, numbers and None, in lists and dictionaries."""
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One batch of one of the two streams, on its device.
 
     Attributes

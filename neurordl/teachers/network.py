@@ -69,7 +69,7 @@ class NetworkTeacher:
         return LayerTeacher(self, layer, self.dissimilarity)
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
-        """Features of its layers, (n, ...) each, and its output under ``""``: from one pass or the cache."""
+        """Features (n, ...) of its layers, and its output under ``""``, from one pass or the cache."""
         if self._ids is None:
             return self._run(batch.images)
         rows = torch.from_numpy(self._ids.rows(batch.ids))

@@ -1,12 +1,13 @@
-"""What a student is trained on: the task and any number of transfer losses, summed."""
+"""What a student is trained on: a task loss and any number of transfer losses, summed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,58 +17,100 @@ from neurordl.ids import Match
 from neurordl.patterns.network import as_input, frozen_eval, read_layers, why_unfit
 from neurordl.teachers import Batch
 from neurordl.teachers.base import spelled
-from neurordl.training.losses.rdm import Loss
-from neurordl.training.processes import Processes
-from neurordl.training.streams import check_batch, check_labels
-from neurordl.training.weights import TaskRatio, at_step
+from neurordl.training.losses import Features, TaskRatio, TransferLoss, check_loss, weight_at
+from neurordl.training.streams import check_batch, check_labels, seed_all
+from neurordl.validate import check_choice
 
 BatchNorm = Literal["labelled", "stimuli", "both"]
 Task = Callable[[Tensor, Tensor], Tensor]
+Item = TypeVar("Item")
+
+
+class Processes:
+    """The processes of a fabric, which share one batch.
+
+    The gradient of a gathered tensor is the sum over processes of the gradients that they send back. Each
+    process computes the same loss of the same global batch, and Fabric averages the gradients of parameters
+    over processes: together, this is the gradient of one process with the global batch.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The rows of all processes, in the order of their ranks, with gradient."""
+        rows = self._fabric.all_gather(tensor.contiguous(), sync_grads=tensor.requires_grad)
+        return rows.flatten(0, 1)  # type: ignore[union-attr]
+
+    def gather_list(self, items: Sequence[Item]) -> list[Item]:
+        """The items of all processes, in the order of their ranks."""
+        parts: list[Any] = [None] * self._fabric.world_size
+        torch.distributed.all_gather_object(parts, list(items))
+        return [item for part in parts for item in part]
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give all processes the buffers of the first one, where batch norm has made them different."""
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over processes, without gradient."""
+        copy = tensor.detach().clone()  # Fabric reduces in place
+        return self._fabric.all_reduce(copy, reduce_op="mean")  # type: ignore[return-value]
 
 
 class Objective:
     """The sum of a task loss and weighted transfer losses.
 
-    Each distinct network (the student on each stream, each teacher) runs once per batch, and its features go
-    to whoever asked for them. Without a stimulus stream, the labelled images are the stimuli.
+    Each network (the student on each stream, each teacher) is run once per batch, and all losses read its
+    features. Without a stimulus stream, the labelled images are the stimuli.
 
     Parameters
     ----------
-    losses : Loss, or several
-        `RDMLoss`, `SoftTargetLoss`, or your own with the same attributes. None: labels only.
+    losses : TransferLoss, or several
+        Transfer losses: `RDMLoss`, `SoftTargetLoss`, or your own (see `TransferLoss`). None: labels only.
     task : "cross_entropy", callable (outputs, labels) -> loss, or None
-        None trains on the transfer losses alone.
+        Task loss. None trains on the transfer losses alone.
 
     Examples
     --------
-    In a loop of your own:
+    In a training loop of your own:
 
     >>> loss, terms = objective(student, labelled=(images, labels), stimuli=(images, ids))  # doctest: +SKIP
+
+    The optimizer of losses with parameters needs these too:
+
+    >>> torch.optim.AdamW([*student.parameters(), *objective.parameters()])  # doctest: +SKIP
     """
 
     def __init__(
         self,
-        losses: Iterable[Loss] | Loss = (),
+        losses: Iterable[TransferLoss] | TransferLoss = (),
         task: Literal["cross_entropy"] | Task | None = "cross_entropy",
     ) -> None:
-        self.losses: list[Loss] = list(losses) if isinstance(losses, Iterable) else [losses]
-        for loss in self.losses:
-            if not hasattr(loss, "layers"):
-                raise NeurordlError(
-                    f"losses: a {type(loss).__name__} is no loss; RDMLoss(teacher, layer=...) makes one of a "
-                    "teacher"
-                )
-        if isinstance(task, str) and task != "cross_entropy":
-            raise NeurordlError(
-                f"task={task!r}: expected 'cross_entropy', a function (outputs, labels) -> loss, or None"
-            )
+        self.losses = [check_loss(loss) for loss in (losses if isinstance(losses, Iterable) else [losses])]
+        if isinstance(task, str):
+            remedy = "or give a function (outputs, labels) -> loss"
+            check_choice("task", task, ("cross_entropy", None), remedy)
         if task is None and not self.losses:
             raise NeurordlError("an objective needs a task, or at least one transfer loss")
         self.task = task
         self.names = _unique([loss.name for loss in self.losses])
-        self._layers = list(dict.fromkeys(layer for loss in self.losses for layer in loss.layers))
-        networks = (loss.network for loss in self.losses)
+        self.loss_modules = nn.ModuleList(loss for loss in self.losses if isinstance(loss, nn.Module))
+        layers = [[loss.layers] if isinstance(loss.layers, str) else loss.layers for loss in self.losses]
+        self._layers = list(dict.fromkeys(layer for names in layers for layer in names))
+        networks = [loss.network for loss in self.losses]
         self._networks = list({id(network): network for network in networks if network is not None}.values())
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the losses that have some, for the optimizer of your own training loop."""
+        return self.loss_modules.parameters()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The parameters and buffers of the losses, under the names of their terms."""
+        losses = zip(self.names, self.losses, strict=True)
+        states = {name: loss.state_dict() for name, loss in losses if isinstance(loss, nn.Module)}
+        return {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
 
     def __call__(
         self,
@@ -84,44 +127,46 @@ class Objective:
         Parameters
         ----------
         student : torch.nn.Module
+            Network that is trained.
         labelled : (images, labels) or (images, labels, ids), or Batch
+            Labelled images.
         stimuli : (images, ids), or Batch, optional
-            The labelled images themselves by default.
+            Stimuli; by default the labelled images.
         step : int, optional
-            Needed by weights that are functions of the step.
+            Number of the step, for weights that are functions of it.
         batchnorm : {"labelled", "stimuli", "both"}
-            Which stream's batches normalise by, and update, batch-norm statistics where there are two; in the
-            other pass the running statistics are used as they will be when the student is evaluated.
+            Which of two streams is normalized by the statistics of its own batch and updates the running
+            statistics of batch norm. The other one is normalized by the running statistics, as in evaluation.
         processes : Processes, optional
             Set by `fit` across processes.
 
         Returns
         -------
         loss : Tensor, ()
+            Weighted sum of the terms.
         terms : dict of str to Tensor
-            Each term by name, unweighted and detached: ``task``, ``rdm:<layer>``, ``soft_targets``. NaN:
-            undefined on this batch, and left out of the sum.
+            Each term by name, unweighted and detached: ``task``, ``rdm:<layer>``, ``soft_targets``. A term
+            that is undefined on this batch is NaN and left out of the sum.
 
         Raises
         ------
         NeurordlError
             If a stream is missing, labels are out of range, or ids are unknown.
         """
-        labels_batch = _as_batch(labelled, ("images", "labels", "ids"))
-        own_stimuli = _as_batch(stimuli, ("images", "ids", "labels"))
-        batch = own_stimuli or labels_batch
-        if batch is None or (self.task is not None and labels_batch is None):
+        check_choice("batchnorm", batchnorm, get_args(BatchNorm))
+        labelled = _as_batch(labelled, ("images", "labels", "ids"))
+        stimuli = _as_batch(stimuli, ("images", "ids", "labels")) or labelled
+        if stimuli is None or (self.task is not None and labelled is None):
             raise NeurordlError(
                 "this objective has a task: pass labelled=(images, labels), or make it with task=None"
             )
-        if batchnorm not in get_args(BatchNorm):
-            raise NeurordlError(f"batchnorm={batchnorm!r}: expected one of {', '.join(get_args(BatchNorm))}")
-        outputs, features = self._read(student, labels_batch, batch, batchnorm)
-        total, terms = torch.zeros((), device=batch.images.device), dict[str, Tensor]()
-        if self.task is not None and labels_batch is not None:
-            terms["task"] = self._task_loss(outputs, labels_batch.labels)
+        outputs, features = self._read(student, labelled, stimuli, batchnorm)
+        total, terms = torch.zeros((), device=stimuli.images.device), dict[str, Tensor]()
+        if self.task is not None and labelled is not None:
+            terms["task"] = self._task_loss(outputs, labelled.labels)
             total = total + terms["task"]
-        for name, loss, value in self._transfer(features, batch, processes):
+        values = self._transfer(features, stimuli, processes)
+        for loss, (name, value) in zip(self.losses, values.items(), strict=True):
             weight = self._weight(loss, value, terms.get("task"), step, processes)
             # An undefined term must not spoil the sum: it has no gradient and counts as 0.
             total = total + weight * torch.where(torch.isfinite(value), value, 0.0)
@@ -130,38 +175,42 @@ class Objective:
 
     def _read(
         self, student: nn.Module, labelled: Batch | None, stimuli: Batch, batchnorm: BatchNorm
-    ) -> tuple[Any, dict[str, Tensor]]:
+    ) -> tuple[Any, Features]:
         """The student's outputs for the labelled batch and its features for the stimuli, a pass for each."""
         if self.task is None or labelled is None:
             return None, read_layers(student, stimuli.images, self._layers)[1]
         if stimuli is labelled or not self._layers:
             return read_layers(student, labelled.images, self._layers)
         passes = {"labelled": (labelled.images, list[str]()), "stimuli": (stimuli.images, self._layers)}
-        done = {}
-        # Who updates the running statistics goes first: the other's gradient is of those it was given.
-        for part in sorted(passes, key=lambda part: part != batchnorm):
-            with _fixed_batchnorm(student, batchnorm not in (part, "both")):
-                done[part] = read_layers(student, *passes[part])
-        return done["labelled"][0], done["stimuli"][1]
+        results = {}
+        # The stream that updates the running statistics goes first: the gradient of the other one is
+        # computed with the statistics that it was normalized by.
+        for stream in sorted(passes, key=lambda stream: stream != batchnorm):
+            with _fixed_batchnorm(student, batchnorm not in (stream, "both")):
+                results[stream] = read_layers(student, *passes[stream])
+        return results["labelled"][0], results["stimuli"][1]
 
-    def _transfer(
-        self, features: dict[str, Tensor], batch: Batch, processes: Processes | None
-    ) -> Iterator[tuple[str, Loss, Tensor]]:
-        """Each transfer loss on the batch of all processes."""
-        taught = {id(network): network.features(batch) for network in self._networks}
+    def _transfer(self, features: Features, batch: Batch, processes: Processes | None) -> dict[str, Tensor]:
+        """The value of each transfer loss on the batch of all processes."""
+        by_network: dict[int, Features] = {id(network): network.features(batch) for network in self._networks}
         if processes is not None and self.losses:
-            features = {name: processes.gather(tensor) for name, tensor in features.items()}
-            taught = {
-                key: {name: processes.gather(one) for name, one in kept.items()}
-                for key, kept in taught.items()
-            }
+            features, *of_networks = (
+                {name: processes.gather(tensor) for name, tensor in part.items()}
+                for part in (features, *by_network.values())
+            )
+            by_network = dict(zip(by_network, of_networks, strict=True))
             batch = Batch(
-                batch.images,  # own ones only: losses read features, and the device
+                batch.images,  # of this process only: losses read features, and the device
                 processes.gather_list(batch.ids) if batch.ids is not None else None,
                 processes.gather(batch.labels) if batch.labels is not None else None,
             )
+        values = {}
         for name, loss in zip(self.names, self.losses, strict=True):
-            yield name, loss, loss(features, taught.get(id(loss.network), {}), batch)
+            values[name] = loss(features, by_network.get(id(loss.network), {}), batch)
+            if not isinstance(values[name], Tensor) or values[name].ndim:
+                shape = getattr(values[name], "shape", type(values[name]).__name__)
+                raise NeurordlError(f"{name}: a loss returns a tensor of shape (), but this one {shape}")
+        return values
 
     def _task_loss(self, outputs: Any, labels: Tensor | None) -> Tensor:
         if labels is None:
@@ -172,13 +221,18 @@ class Objective:
             raise NeurordlError(
                 "cross-entropy needs a student that puts out (stimuli, classes); give task= for another one"
             )
-        if labels.device.type == "cpu":  # on a GPU looking would stall each step: `fit` looks before
+        if labels.device.type == "cpu":  # on a GPU a check would stall each step: `fit` checks before
             check_labels(labels, outputs.shape[1])
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         return functional.cross_entropy(outputs, labels)
 
     def _weight(
-        self, loss: Loss, value: Tensor, task: Tensor | None, step: int | None, processes: Processes | None
+        self,
+        loss: TransferLoss,
+        value: Tensor,
+        task: Tensor | None,
+        step: int | None,
+        processes: Processes | None,
     ) -> float | Tensor:
         weight = loss.weight
         if isinstance(weight, TaskRatio):
@@ -187,17 +241,15 @@ class Objective:
             level = task.detach() if processes is None else processes.mean(task)
             ratio = weight.ratio * level / value.detach().abs().clamp(min=1e-12)
             return torch.where(torch.isfinite(ratio), ratio, 0.0)
-        if callable(weight):
-            return at_step(weight, step, loss.name)
-        return weight
+        return weight_at(step, weight, loss.name) if callable(weight) else weight
 
     def transfer_terms(self, student: nn.Module, batch: Batch) -> dict[str, float]:
         """Each transfer loss, unweighted, of stimuli that are not trained on; in eval mode, no gradient."""
         if not self.losses:
             return {}
-        with frozen_eval(student):
+        with frozen_eval(student, self.loss_modules):
             features = read_layers(student, as_input(batch.images, student), self._layers)[1]
-            return {name: float(value) for name, _, value in self._transfer(features, batch, None)}
+            return {name: float(value) for name, value in self._transfer(features, batch, None).items()}
 
     def prepare(self, ids: Sequence[str] | None, validation: Sequence[str] | None = None) -> dict[str, Match]:
         """Match the training and validation stimuli with each teacher, once, before the first step."""
@@ -211,7 +263,7 @@ class Objective:
         return matches
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
-        """Ids that may share a batch: those that every teacher lets share one."""
+        """Ids that may share a batch according to every teacher."""
         groups = [list(ids)]
         for loss in self.losses:
             if loss.teacher is not None:
@@ -219,29 +271,37 @@ class Objective:
         return groups
 
     def check(
-        self, student: nn.Module, labelled: Batch | None, stimuli: Batch | None, batchnorm: BatchNorm
+        self,
+        student: nn.Module,
+        labelled: Batch | None,
+        stimuli: Batch | None,
+        batchnorm: BatchNorm,
+        seed: int = 0,
     ) -> int | None:
-        """Go through one step without training, so that what does not fit fails before anything is written.
+        """Compute one step without training, so that errors come before anything is written.
+
+        Parameters of losses that depend on the shape of the features are made here, with this seed.
 
         Returns
         -------
         int or None
-            The student's number of classes, where the task is cross-entropy.
+            Number of classes of the student, if the task is cross-entropy.
 
         Raises
         ------
         NeurordlError
-            Whatever a step raises, and images that the student does not take.
+            Whatever a step raises, and an error for images that the student does not take.
         """
-        shown = [batch.images for batch in (labelled, stimuli) if batch is not None]
-        with frozen_eval(student):
+        batches = [batch.images for batch in (labelled, stimuli) if batch is not None]
+        with frozen_eval(student, self.loss_modules):
             try:
-                outputs = [student(images) for images in shown]
+                outputs = [student(images) for images in batches]
             except RuntimeError as error:
-                raise NeurordlError(why_unfit(student, shown, error, "student")) from error
+                raise NeurordlError(why_unfit(student, batches, error, "student")) from error
             if self.task == "cross_entropy" and labelled is not None and isinstance(outputs[0], Tensor):
-                labels = labelled.labels  # looked at on the CPU: a wrong one would break a GPU's context
+                labels = labelled.labels  # checked on the CPU: a wrong one would break a GPU's context
                 self._task_loss(outputs[0].cpu(), labels if labels is None else labels.cpu())
+            seed_all(seed, 0)
             try:
                 self(student, labelled, stimuli, step=0, batchnorm=batchnorm)
             except RuntimeError as error:
@@ -251,31 +311,30 @@ class Objective:
         return int(outputs[0].shape[1]) if self.task == "cross_entropy" else None
 
     def describe(self) -> dict[str, Any]:
-        """The task and each loss."""
-        return {
-            "task": spelled(self.task),
-            "losses": {name: loss.describe() for name, loss in zip(self.names, self.losses, strict=True)},
-        }
+        """What ``run.json`` records: the task and each loss, with its class and its number of parameters."""
+        losses = {}
+        for name, loss in zip(self.names, self.losses, strict=True):
+            losses[name] = loss.describe()
+            if isinstance(loss, nn.Module):
+                count = sum(parameter.numel() for parameter in loss.parameters())
+                losses[name] |= {"class": type(loss).__name__, "parameters": count}
+        return {"task": spelled(self.task), "losses": losses}
 
 
-def _as_batch(given: Batch | Sequence[Any] | None, names: tuple[str, str, str]) -> Batch | None:
-    if given is None or isinstance(given, Batch):
-        return given
-    if isinstance(given, Tensor) or not 1 <= len(given) <= 3:
+def _as_batch(batch: Batch | Sequence[Any] | None, names: tuple[str, str, str]) -> Batch | None:
+    if batch is None or isinstance(batch, Batch):
+        return batch
+    if isinstance(batch, Tensor) or not 1 <= len(batch) <= 3:
         raise NeurordlError(f"a batch is a tuple ({', '.join(names)}), of which the last may be left out")
-    return check_batch(Batch(**dict(zip(names, given, strict=False))))
+    return check_batch(Batch(**dict(zip(names, batch, strict=False))))
 
 
 @contextmanager
 def _fixed_batchnorm(student: nn.Module, fixed: bool) -> Iterator[None]:
-    """Batch norm with running statistics, not updated, while `fixed`."""
-    norms = (
-        [module for module in student.modules() if isinstance(module, _BatchNorm) and module.training]
-        if fixed
-        else []
-    )
+    """While `fixed`, batch norm uses its running statistics and does not update them."""
+    norms = [module for module in student.modules() if isinstance(module, _BatchNorm) and module.training]
     for module in norms:
-        module.training = False
+        module.training = not fixed
     try:
         yield
     finally:
@@ -284,7 +343,7 @@ def _fixed_batchnorm(student: nn.Module, fixed: bool) -> Iterator[None]:
 
 
 def _unique(names: list[str]) -> list[str]:
-    """Names with a number where one occurs again."""
+    """Names, numbered if they occur more than once."""
     return [
         name if names.count(name) == 1 else f"{name}#{names[:place].count(name) + 1}"
         for place, name in enumerate(names)

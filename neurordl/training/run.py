@@ -1,10 +1,11 @@
-"""What a fit leaves behind: the student, its history, and the folder that says how it came about."""
+"""The folder of a run and what it holds: the student, its history, its record, and the checkpoint."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +15,20 @@ import pandas as pd
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from neurordl import students
 from neurordl.errors import NeurordlError
-from neurordl.io import RUN_RECORD, atomic_write, read_json
+from neurordl.io import CHECKPOINT, RUN_RECORD, atomic_write, check_run_folder, read_json, write_json
 from neurordl.stimuli import Preprocessing
+from neurordl.teachers.base import Record
+from neurordl.validate import check_choice
 
-RECORD, HISTORY = RUN_RECORD, "history.csv"
-LAST, BEST = "student.safetensors", "best.safetensors"
+HISTORY = "history.csv"
+LAST, BEST, LOSSES = "student.safetensors", "best.safetensors", "losses.safetensors"
+
+# Parts of the record that must agree when a run is resumed: the others say when and where it ran.
+_SAME = ("settings", "optimizer", "objective", "student", "stimuli", "labelled")
 
 
 @dataclass
@@ -32,26 +38,30 @@ class Run:
     Attributes
     ----------
     student : torch.nn.Module
-        With the weights that did best on the validation stimuli, if there were any; else the last.
+        Student with the weights of its best epoch on the validation stimuli, or, without validation, of its
+        last epoch.
     history : pandas.DataFrame
         A row per epoch: epoch, step, loss, each term, ``val_`` terms, lr, seconds.
     record : dict
-        What ``run.json`` holds: settings, objective, ids, subjects, versions, checksums.
+        The content of ``run.json``: settings, objective, ids, subjects, versions, checksums.
     out : Path or None
-        The run's folder.
+        Folder of the run.
     """
 
     student: nn.Module
     history: pd.DataFrame
-    record: dict[str, Any] = field(repr=False)
+    record: Record = field(repr=False)
     out: Path | None = None
 
     def _ids(self, part: str) -> tuple[str, ...]:
         return tuple((self.record.get("stimuli") or {}).get(part, ()))
 
+    def _teachers(self) -> list[Record]:
+        return [loss.get("teacher") or {} for loss in self.record["objective"]["losses"].values()]
+
     @property
     def fitted_ids(self) -> tuple[str, ...]:
-        """Stimuli whose geometry was fitted; where a loader brought them, those that it showed."""
+        """Stimuli whose geometry was fitted: those of the set, or those that the loader brought."""
         return self._ids("fitted") or tuple(self.record.get("seen", ()))
 
     @property
@@ -67,73 +77,20 @@ class Run:
     @property
     def fitted_subjects(self) -> tuple[str, ...]:
         """Subjects whose RDMs or patterns were fitted."""
-        losses = self.record["objective"]["losses"].values()
-        named = [name for loss in losses for name in (loss.get("teacher") or {}).get("subjects", ())]
-        return tuple(dict.fromkeys(named))
+        names = [name for teacher in self._teachers() for name in teacher.get("subjects", ())]
+        return tuple(dict.fromkeys(names))
 
     @property
     def fitted_rdms(self) -> frozenset[str]:
-        """Checksums of the subjects' RDMs that were fitted: they are known again under other names."""
-        losses = self.record["objective"]["losses"].values()
-        return frozenset(one for loss in losses for one in (loss.get("teacher") or {}).get("rdm_sha256", ()))
+        """Checksums of the subjects' RDMs that were fitted, by which they are recognized if renamed."""
+        return frozenset(digest for teacher in self._teachers() for digest in teacher.get("rdm_sha256", ()))
 
     @property
     def preprocessing(self) -> Preprocessing | None:
         """How the stimuli were preprocessed."""
-        given = (self.record.get("stimuli") or self.record.get("labelled") or {}).get("preprocessing")
-        return Preprocessing.from_dict(given) if given else None
-
-
-def save_student(student: nn.Module, path: Path) -> None:
-    """Write a student's weights as safetensors."""
-    state = {
-        name: tensor.detach().cpu().clone().contiguous() for name, tensor in student.state_dict().items()
-    }
-    with atomic_write(path) as aside:
-        aside.write_bytes(safetensors.torch.save(state))
-
-
-def load_student(student: nn.Module, path: Path) -> None:
-    """Read a student's weights; nothing is unpickled."""
-    try:
-        state = safetensors.torch.load(path.read_bytes())
-        student.load_state_dict(state)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise NeurordlError(
-            f"{path}: these weights cannot be read into {type(student).__name__}: {error}"
-        ) from error
-
-
-def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
-    """Write everything that a resumed run needs, whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save(_plain(state), buffer)
-    with atomic_write(path) as aside:
-        aside.write_bytes(buffer.getbuffer())
-
-
-def _plain(state: Any) -> Any:
-    """The same without numpy's scalars (a learning rate out of logspace), which are refused on reading."""
-    if isinstance(state, Mapping):
-        return {_plain(key): _plain(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return [*map(_plain, state)] if isinstance(state, list) else (*map(_plain, state),)
-    return state.item() if isinstance(state, np.generic) else state
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, without unpickling code; damaged data are an error, whichever byte it is."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is None:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return state
-    except Exception as error:  # damaged bytes raise nearly anything
-        raise NeurordlError(
-            f"{path}: this checkpoint is damaged ({error}); delete it to start again"
-        ) from error
-    raise NeurordlError(f"{path}: this checkpoint is damaged (in {damaged}); delete it to start again")
+        images = self.record.get("stimuli") or self.record.get("labelled") or {}
+        settings = images.get("preprocessing")
+        return Preprocessing.from_dict(settings) if settings else None
 
 
 def load_run(
@@ -146,26 +103,26 @@ def load_run(
     out : path
         The folder that `fit` wrote.
     student : torch.nn.Module, optional
-        Needed where the student was not made by ``neurordl.students.build``.
+        Network that the weights are read into. It is needed if the student was not made by
+        ``neurordl.students.build``.
     weights : {"best", "last"}
-        Best on the validation stimuli, where there were any, or last.
+        Weights of the best epoch on the validation stimuli, if there were any, or of the last epoch.
 
     Returns
     -------
     Run
+        The run, its student in eval mode.
 
     Raises
     ------
     NeurordlError
         If the folder holds no finished run, or its weights do not fit.
     """
-    if weights not in ("best", "last"):
-        raise NeurordlError(f"weights={weights!r}: expected 'best' or 'last'")
+    check_choice("weights", weights, ("best", "last"))
     folder = Path(out)
-    if not (folder / RECORD).is_file():
-        raise NeurordlError(f"{folder} holds no run ({RECORD} is missing)")
-    record = read_json(folder / RECORD)
-    path = folder / (BEST if weights == "best" and "best" in record else LAST)
+    if not (folder / RUN_RECORD).is_file():
+        raise NeurordlError(f"{folder} holds no run ({RUN_RECORD} is missing)")
+    record = read_json(folder / RUN_RECORD)
     if record.get("status") != "finished":
         raise NeurordlError(
             f"{folder} holds a run that has not finished; call fit(..., resume=True), in the shell train "
@@ -174,14 +131,169 @@ def load_run(
     if student is None:
         spec = record["student"].get("spec")
         if not spec:
-            kind = record["student"]["class"]
             raise NeurordlError(
-                f"{folder}: how its student ({kind}) is made is not recorded; pass load_run(out, student=...)"
+                f"{folder}: how its student ({record['student']['class']}) is made is not recorded; pass "
+                "load_run(out, student=...)"
             )
         student = students.build(**spec)
-    load_student(student, path)
+    _load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
     try:
         history = pd.read_csv(folder / HISTORY)
     except (OSError, ValueError) as error:
         raise NeurordlError(f"{folder / HISTORY} cannot be read: {error}; fit the run again") from error
     return Run(student.eval(), history, record, folder)
+
+
+class RunFolder:
+    """Writes the files of a run, each of them whole or not at all.
+
+    Without a folder nothing is written, and the best weights are kept in memory.
+
+    Parameters
+    ----------
+    out : path, optional
+        A new or empty folder, or one with the same run if `resume`.
+    record : dict
+        The content of ``run.json``.
+    resume : bool
+        Continue from the checkpoint in the folder.
+    writes : bool
+        Whether this process is the one that writes.
+
+    Raises
+    ------
+    NeurordlError
+        If the folder holds another run, or something else.
+    """
+
+    def __init__(self, out: str | Path | None, record: Record, resume: bool, writes: bool) -> None:
+        self.path, self.record, self.resume = Path(out or ""), record, resume
+        self._in_memory, self._writes = out is None, writes and out is not None
+        self._made: list[Path] = []
+        self._withdrawable = False
+        self._best: dict[str, Tensor] = {}
+        if out is not None:
+            check_run_folder(out, resume)
+            if (self.path / RUN_RECORD).is_file():
+                self._check_same(read_json(self.path / RUN_RECORD))
+
+    def _check_same(self, earlier: Mapping[str, Any]) -> None:
+        different = []
+        for part in _SAME:
+            now, before = self.record[part], earlier.get(part)
+            if not isinstance(now, Mapping) or not isinstance(before, Mapping):
+                different += [part] if now != before else []
+                continue
+            for key in {**now, **before}:
+                if now.get(key) != before.get(key):
+                    values = f" ({before.get(key, 'nothing')} before, {now.get(key, 'nothing')} now)"
+                    different.append(f"{part}.{key}" + (values if len(values) <= 90 else ""))
+        if different:
+            raise NeurordlError(
+                f"out: {self.path} holds another run, which differs in {', '.join(different)}; "
+                "choose another folder, or repeat the arguments of that run"
+            )
+
+    def start(self) -> None:
+        """Make the folder and write the record of a run that has started."""
+        if self._writes:
+            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            self._withdrawable = not (self.path / RUN_RECORD).is_file()
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise NeurordlError(
+                    f"out: {self.path} cannot be made ({error.strerror}); choose another folder"
+                ) from error
+            write_json(self.path / RUN_RECORD, self.record)
+
+    def withdraw(self) -> None:
+        """Remove all traces of a run that failed before its first checkpoint."""
+        if self._withdrawable:
+            with suppress(OSError):
+                for name in (RUN_RECORD, HISTORY, BEST):
+                    (self.path / name).unlink(missing_ok=True)
+                for folder in self._made:
+                    folder.rmdir()
+
+    def load(self) -> Record | None:
+        """The checkpoint to continue from, if there is one."""
+        path = self.path / CHECKPOINT
+        return load_checkpoint(path) if self.resume and path.is_file() else None
+
+    def save(self, state: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
+        """Write the checkpoint and the history."""
+        if self._writes:
+            buffer = io.BytesIO()
+            torch.save(_without_numpy(state), buffer)
+            with atomic_write(self.path / CHECKPOINT) as temporary:
+                temporary.write_bytes(buffer.getbuffer())
+            self._withdrawable = False
+            self._save_history(history)
+
+    def _save_history(self, history: Sequence[Mapping[str, float]]) -> None:
+        with atomic_write(self.path / HISTORY) as temporary:
+            pd.DataFrame(history).to_csv(temporary, index=False)
+
+    def save_best(self, student: nn.Module) -> None:
+        """Keep the weights of the best epoch so far."""
+        if self._in_memory:
+            self._best = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
+        elif self._writes:
+            _save_weights(student.state_dict(), self.path / BEST)
+
+    def load_best(self, student: nn.Module) -> None:
+        """Read the weights of the best epoch into the student."""
+        if self._in_memory:
+            student.load_state_dict(self._best)
+        else:
+            _load_weights(student, self.path / BEST)
+
+    def finish(
+        self, student: nn.Module, losses: Mapping[str, Tensor], history: Sequence[Mapping[str, float]]
+    ) -> None:
+        """Write the history, the last weights of student and losses, and the record of the finished run."""
+        if self._writes:
+            self._save_history(history)  # again: the run may have been killed after a checkpoint
+            _save_weights(student.state_dict(), self.path / LAST)
+            if losses:
+                _save_weights(losses, self.path / LOSSES)
+            write_json(self.path / RUN_RECORD, self.record)
+
+
+def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save(state))
+
+
+def _load_weights(student: nn.Module, path: Path) -> None:
+    try:
+        student.load_state_dict(safetensors.torch.load(path.read_bytes()))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise NeurordlError(
+            f"{path}: these weights cannot be read into {type(student).__name__}: {error}"
+        ) from error
+
+
+def _without_numpy(state: Any) -> Any:
+    """The same without numpy's scalars (a learning rate out of logspace), which are refused on reading."""
+    if isinstance(state, Mapping):
+        return {_without_numpy(key): _without_numpy(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(map(_without_numpy, state))
+    return state.item() if isinstance(state, np.generic) else state
+
+
+def load_checkpoint(path: Path) -> Record:
+    """Read a checkpoint without unpickling code; any damaged byte is an error."""
+    damaged: object = None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            state: Record = torch.load(path, map_location="cpu", weights_only=True)
+            return state
+    except Exception as error:  # damaged bytes raise nearly any error
+        damaged = error
+    raise NeurordlError(f"{path}: this checkpoint is damaged ({damaged}); delete it to start again")

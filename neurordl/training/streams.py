@@ -5,15 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from lightning_fabric.utilities.distributed import DistributedSamplerWrapper
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
+from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
 from neurordl.stimuli import StimulusSet
@@ -21,7 +23,7 @@ from neurordl.teachers import Batch
 from neurordl.validate import check_count
 
 FEWEST = 3
-"""Stimuli in a batch: two have a single pair, of which no comparison can be made."""
+"""Stimuli in a batch: two have a single pair, and one pair cannot be compared."""
 
 Augment = Callable[[Tensor], Tensor]
 Labelled = StimulusSet | DataLoader[Any] | Dataset[Any] | Iterable[Any]
@@ -60,32 +62,30 @@ def seed_all(*parts: int) -> None:
     """Seed torch, numpy and random from a tuple of numbers, such as (seed, step)."""
     state = np.random.SeedSequence(parts).generate_state(2)
     torch.manual_seed(int(state[0]))
-    np.random.seed(int(state[1]))  # noqa: NPY002 - augmentations of others draw from it
+    np.random.seed(int(state[1]))  # noqa: NPY002 - a user's augmentation may draw from it
     random.seed(int(state[1]))
 
 
-class Stream(Protocol):
-    """Batches by step."""
-
-    def __len__(self) -> int:
-        """Batches in a pass."""
-
-    def begin(self) -> None:
-        """Start an epoch."""
-
-    def draw(self, step: int) -> Batch:
-        """The batch of a step."""
-
-    def skip(self, step: int) -> None:
-        """Leave out the batch of a step, when resuming."""
-
-
 class SetStream:
-    """Batches of a StimulusSet: which stimuli a step gets is a function of (seed, step) alone.
+    """Batches of a StimulusSet: the stimuli of a step are a function of (seed, step) alone.
 
-    A pass takes as many full batches as there are; the stimuli left over change from pass to pass. Stimuli
-    are drawn over sorted ids, so the order of the set does not matter. Across processes, each takes its share
-    of the batch.
+    A pass consists of full batches; which stimuli it leaves out changes from pass to pass. Stimuli are drawn
+    from sorted ids, so that the order of the set does not matter. Each process takes its share of a batch.
+
+    Parameters
+    ----------
+    stimuli : StimulusSet
+        Images, ids and labels.
+    batch_size : int
+        Images in a batch, over all processes.
+    seed : int
+        Seed of the draws.
+    groups : sequence of sequences of ids, optional
+        Ids that may share a batch, for the stream of a teacher's stimuli. By default all may.
+    augment : callable, optional
+        Function applied to the images of a batch.
+    rank, world : int
+        Number of this process, and of all processes.
     """
 
     def __init__(
@@ -96,38 +96,34 @@ class SetStream:
         *,
         groups: Sequence[Sequence[str]] | None = None,
         augment: Augment | None = None,
-        kind: int = 0,
-        smallest: int = 1,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if batch_size < max(smallest, world):
-            raise NeurordlError(f"a batch of {batch_size}: expected {max(smallest, world)} or more")
-        place = {stimulus: row for row, stimulus in enumerate(stimuli.ids)}
-        chosen = [
-            sorted(group, key=natural_key) for group in (groups if groups is not None else [stimuli.ids])
-        ]
-        chosen = [group for group in chosen if len(group) >= max(smallest, world)]
-        if not chosen:
+        fewest = max(FEWEST if groups is not None else 1, world)
+        check_count("batch size", batch_size, fewest)
+        row = {stimulus: number for number, stimulus in enumerate(stimuli.ids)}
+        usable = [group for group in ([stimuli.ids] if groups is None else groups) if len(group) >= fewest]
+        if not usable:
             raise NeurordlError(
                 f"no batch can be drawn: {len(stimuli)} stimuli, of which too few share a batch "
-                f"({max(smallest, world)} are needed); give more stimuli"
+                f"({fewest} are needed); give more stimuli"
             )
-        self._groups = [np.array([place[stimulus] for stimulus in group]) for group in chosen]
+        self._groups = [np.array([row[name] for name in sorted(group, key=natural_key)]) for group in usable]
         self._sizes = [min(batch_size, len(group)) // world * world for group in self._groups]
-        self._stimuli, self._seed, self._augment = stimuli, (seed, kind), augment
+        # The two streams of a fit draw from different random numbers.
+        self._stimuli, self._seed, self._augment = stimuli, (seed, int(groups is not None)), augment
         self._share = slice(rank, None, world)
         self.labels = stimuli.labels
-        self._pass: tuple[int, list[np.ndarray[Any, Any]]] = (-1, [])
+        self._pass: tuple[int, list[Ints]] = (-1, [])
 
     def __len__(self) -> int:
         return sum(len(group) // size for group, size in zip(self._groups, self._sizes, strict=True))
 
     def begin(self) -> None:
-        """Nothing: draws do not depend on what was drawn before."""
+        """Nothing: draws do not depend on earlier ones."""
 
     def skip(self, step: int) -> None:
-        """Nothing: draws do not depend on what was drawn before."""
+        """Nothing: draws do not depend on earlier ones."""
 
     def draw(self, step: int) -> Batch:
         """The batch of a step (counted from 0 over the whole run)."""
@@ -142,8 +138,8 @@ class SetStream:
             None if self.labels is None else self.labels[torch.from_numpy(rows)],
         )
 
-    def _batches(self, rng: np.random.Generator) -> list[np.ndarray[Any, Any]]:
-        batches = []
+    def _batches(self, rng: np.random.Generator) -> list[Ints]:
+        batches: list[Ints] = []
         for group, size in zip(self._groups, self._sizes, strict=True):
             order = rng.permutation(group)
             batches += [order[start : start + size] for start in range(0, len(group) - size + 1, size)]
@@ -151,11 +147,20 @@ class SetStream:
 
 
 class LoaderStream:
-    """Batches of anyone's DataLoader, or of any sized iterable of (images, labels) or (images, labels, ids).
+    """Batches of a DataLoader, or of any sized iterable of (images, labels) or (images, labels, ids).
 
-    Where it is shorter than the epoch it starts again. Its order depends on the seed and on the step at which
-    it starts, so that an epoch can be replayed. Several processes share out one order, and augment each in
-    its own way.
+    If it is shorter than the epoch, it starts again. Its order depends on the seed and on the step at which
+    it starts, so that an epoch can be replayed. Several processes share one order, and each augments its own
+    images.
+
+    Parameters
+    ----------
+    loader : DataLoader or sized iterable
+        The batches.
+    seed : int
+        Seed of the order.
+    rank, world : int
+        Number of this process, and of all processes.
     """
 
     def __init__(self, loader: Any, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -178,21 +183,21 @@ class LoaderStream:
         self._iterator = iter(())
 
     def skip(self, step: int) -> None:
-        """Draw and forget: a loader's random draws depend on those before."""
+        """Draw a batch and drop it: a loader's random draws depend on earlier ones."""
         self.draw(step)
 
     def draw(self, step: int) -> Batch:
         """The next batch."""
-        given = next(self._iterator, None)
-        if given is None:
+        batch = next(self._iterator, None)
+        if batch is None:
             self._iterator = self._start(step)
-            given = next(self._iterator, None)
-        if given is None:
+            batch = next(self._iterator, None)
+        if batch is None:
             raise NeurordlError("labelled: the loader gave no batch; it must start again each time")
-        return _batch(given)
+        return _loaded(batch)
 
     def _start(self, step: int) -> Iterator[Any]:
-        seed_all(self._seed, step)  # the same in all processes: they share out one order
+        seed_all(self._seed, step)  # the same in all processes: they share one order
         sampler = getattr(self._loader, "sampler", None)
         inner = getattr(getattr(self._loader, "batch_sampler", None), "sampler", None)
         wrapped: Any = sampler.dataset if isinstance(sampler, DistributedSamplerWrapper) else None
@@ -203,7 +208,7 @@ class LoaderStream:
                 generator.manual_seed(number)
         if isinstance(sampler, DistributedSampler):
             sampler.seed, sampler.set_epoch = number, lambda epoch: None  # type: ignore[method-assign]
-        if wrapped is not None:  # the order of a sampler of one's own is drawn before processes part
+        if wrapped is not None:  # a user's sampler draws its order before the processes are seeded apart
             type(wrapped).reset(wrapped)
             wrapped.reset = lambda: None
         if self._world > 1:
@@ -213,21 +218,117 @@ class LoaderStream:
         return iter(self._loader)
 
 
-def _batch(given: Any) -> Batch:
-    """What a loader gave, checked."""
-    if not isinstance(given, tuple | list) or not 2 <= len(given) <= 3 or not isinstance(given[0], Tensor):
+@dataclass
+class Streams:
+    """The streams of a fit, of which one may be missing.
+
+    Attributes
+    ----------
+    labelled : SetStream or LoaderStream, optional
+        Labelled batches.
+    stimuli : SetStream, optional
+        Stimulus batches.
+    device : torch.device
+        Device that batches are moved to.
+    n_classes : int, optional
+        Number of classes that labels are checked against, once it is known.
+    """
+
+    labelled: SetStream | LoaderStream | None
+    stimuli: SetStream | None
+    device: torch.device
+    n_classes: int | None = None
+
+    def __len__(self) -> int:
+        return max(len(stream) for stream in self._present())
+
+    def _present(self) -> list[SetStream | LoaderStream]:
+        return [stream for stream in (self.labelled, self.stimuli) if stream is not None]
+
+    def begin(self) -> None:
+        """Start an epoch."""
+        for stream in self._present():
+            stream.begin()
+
+    def skip(self, step: int) -> None:
+        """Leave out the batches of a step that was trained before an interruption."""
+        for stream in self._present():
+            stream.skip(step)
+
+    def draw(self, step: int) -> tuple[Batch | None, Batch | None]:
+        """The labelled batch and the stimulus batch of a step, on the device."""
+        labelled = self.labelled.draw(step) if self.labelled is not None else None
+        if labelled is not None and self.n_classes is not None and labelled.labels is not None:
+            check_labels(labelled.labels, self.n_classes)
+        stimuli = self.stimuli.draw(step) if self.stimuli is not None else None
+        return labelled and self.on_device(labelled), stimuli and self.on_device(stimuli)
+
+    def on_device(self, batch: Batch) -> Batch:
+        """The batch, moved to the device."""
+        labels = batch.labels if batch.labels is None else batch.labels.to(self.device)
+        return Batch(batch.images.to(self.device), batch.ids, labels)
+
+
+def labelled_stream(
+    labelled: Labelled, batches: Batches, seed: int, fabric: Fabric
+) -> SetStream | LoaderStream:
+    """The labelled stream of a StimulusSet, Dataset, DataLoader or iterable of batches."""
+    rank, world = fabric.global_rank, fabric.world_size
+    if isinstance(labelled, StimulusSet):
+        if labelled.labels is None:
+            raise NeurordlError("labelled: this StimulusSet has no labels; give labels= when it is made")
+        return SetStream(labelled, batches.labelled, seed, augment=batches.augment, rank=rank, world=world)
+    if batches.augment is not None:
+        raise NeurordlError("augment= works on a StimulusSet; a loader's data set brings its own")
+    loader = _loader(labelled, max(1, batches.labelled // world), shuffle=True)
+    if world > 1:
+        remedy = "give a StimulusSet, Dataset or DataLoader"
+        unshared = None if isinstance(loader, DataLoader) else loader
+        if isinstance(loader, DataLoader) and type(loader.batch_sampler) not in (BatchSampler, type(None)):
+            # Fabric would replace it by a batch sampler of its own.
+            unshared = loader.batch_sampler
+            remedy = "give the DataLoader a sampler= and a batch_size= instead of its batch_sampler="
+        if unshared is not None:
+            raise NeurordlError(
+                f"labelled: several processes cannot share a {type(unshared).__name__}; {remedy}"
+            )
+        loader = fabric.setup_dataloaders(loader, move_to_device=False)
+    return LoaderStream(loader, seed, rank, world)
+
+
+def each_once(labelled: Labelled, batch_size: int) -> Iterator[Batch]:
+    """Batches with each image once, in order, for evaluation."""
+    if not isinstance(labelled, StimulusSet):
+        yield from map(_loaded, _loader(labelled, batch_size, shuffle=False))
+        return
+    for start in range(0, len(labelled), batch_size):
+        part = slice(start, start + batch_size)
+        labels = None if labelled.labels is None else labelled.labels[part]
+        yield Batch(labelled.images(part), labelled.ids[part], labels)
+
+
+def _loader(labelled: Any, batch_size: int, shuffle: bool) -> Any:
+    """A DataLoader of a Dataset; anything else as it is."""
+    if not isinstance(labelled, Dataset) or isinstance(labelled, DataLoader):
+        return labelled
+    shuffle = shuffle and not isinstance(labelled, IterableDataset)
+    return DataLoader(labelled, batch_size=batch_size, shuffle=shuffle)
+
+
+def _loaded(parts: Any) -> Batch:
+    """The batch of a user's loader."""
+    if not isinstance(parts, tuple | list) or not 2 <= len(parts) <= 3 or not isinstance(parts[0], Tensor):
         raise NeurordlError(
             "labelled: each batch must be (images, labels) or (images, labels, ids), images a tensor"
         )
-    labels = torch.as_tensor(given[1])
     ids = None
-    if len(given) == 3:
-        ids = [str(one) for one in (given[2].tolist() if isinstance(given[2], Tensor) else given[2])]
-    return check_batch(Batch(given[0], ids, labels))
+    if len(parts) == 3:
+        ids = [str(name) for name in (parts[2].tolist() if isinstance(parts[2], Tensor) else parts[2])]
+    return check_batch(Batch(parts[0], ids, torch.as_tensor(parts[1])))
 
 
 def check_batch(batch: Batch) -> Batch:
-    """Raise unless there is one id and one label for each image, as far as there are any."""
+    """Return the batch if it has an id and a label for each image, as far as it has any."""
     n = len(batch.images)
     for name, part in (("ids", batch.ids), ("labels", batch.labels)):
         if part is not None and len(part) != n:
@@ -237,63 +338,8 @@ def check_batch(batch: Batch) -> Batch:
     return batch
 
 
-def labelled_stream(
-    labelled: Labelled,
-    batch_size: int,
-    seed: int,
-    augment: Augment | None,
-    rank: int,
-    world: int,
-    share: Callable[[DataLoader[Any]], Any],
-) -> SetStream | LoaderStream:
-    """The labelled stream of whatever the user gave; `share` gives a loader's part to each process."""
-    if isinstance(labelled, StimulusSet):
-        if labelled.labels is None:
-            raise NeurordlError("labelled: this StimulusSet has no labels; give labels= when it is made")
-        return SetStream(labelled, batch_size, seed, augment=augment, rank=rank, world=world)
-    if augment is not None:
-        raise NeurordlError("augment= works on a StimulusSet; a loader's data set brings its own")
-    loader = _loader(labelled, max(1, batch_size // world), shuffle=True)
-    if world > 1:
-        if not isinstance(loader, DataLoader):
-            raise NeurordlError(
-                f"labelled: several processes cannot share out a {type(loader).__name__}; give a "
-                "StimulusSet, Dataset or DataLoader"
-            )
-        if type(loader.batch_sampler) not in (BatchSampler, type(None)):
-            raise NeurordlError(  # Fabric would put a sampler in order in place of its own
-                f"labelled: several processes cannot share out a {type(loader.batch_sampler).__name__}; give "
-                "the DataLoader a sampler= and a batch_size= instead of its batch_sampler="
-            )
-        loader = share(loader)
-    return LoaderStream(loader, seed, rank, world)
-
-
-def _loader(labelled: Any, batch_size: int, shuffle: bool) -> Any:
-    """A DataLoader of a Dataset; anything else as it is."""
-    if not isinstance(labelled, Dataset) or isinstance(labelled, DataLoader):
-        return labelled
-    return DataLoader(
-        labelled, batch_size=batch_size, shuffle=shuffle and not isinstance(labelled, IterableDataset)
-    )
-
-
-def each_once(labelled: Labelled, batch_size: int) -> Iterator[Batch]:
-    """Batches with each image once, in order, for evaluation."""
-    if not isinstance(labelled, StimulusSet):
-        yield from map(_batch, _loader(labelled, batch_size, shuffle=False))
-        return
-    for start in range(0, len(labelled), batch_size):
-        part = slice(start, start + batch_size)
-        yield Batch(
-            labelled.images(part),
-            labelled.ids[part],
-            None if labelled.labels is None else labelled.labels[part],
-        )
-
-
 def check_labels(labels: Tensor, n_classes: int) -> None:
-    """Raise unless labels are whole numbers from 0 to n_classes - 1."""
+    """Raise an error unless labels are whole numbers from 0 to n_classes - 1."""
     if labels.is_floating_point() or labels.ndim != 1:
         raise NeurordlError(
             f"labels: expected whole numbers of shape (n,), got {labels.dtype} of shape {tuple(labels.shape)}"
@@ -302,5 +348,5 @@ def check_labels(labels: Tensor, n_classes: int) -> None:
     if low < 0 or high >= n_classes:
         raise NeurordlError(
             f"labels run from {low} to {high}, but the student has {n_classes} outputs (labels 0 to "
-            f"{n_classes - 1}); give the student more classes, or mend the labels"
+            f"{n_classes - 1}); give the student more classes, or correct the labels"
         )

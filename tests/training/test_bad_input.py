@@ -348,7 +348,7 @@ def test_folder_that_holds_another_run(tmp_path: Path) -> None:
     ):
         train(tmp_path / "run")
     with pytest.raises(
-        NeurordlError, match=r"holds another run, which differs in settings\.seed \(0 there, 1 here\); choose"
+        NeurordlError, match=r"holds another run, which differs in settings\.seed \(0 before, 1 now\); choose"
     ):
         train(tmp_path / "run", seed=1, resume=True)
     assert contents(tmp_path) == before

@@ -33,8 +33,8 @@ from neurordl import (
     load_run,
     students,
 )
-from neurordl.training.accuracy import accuracy
 from neurordl.training.streams import LoaderStream, SetStream
+from neurordl.training.trainer import accuracy
 from tests.training.helpers import fit_with
 
 N, M = 40, 24  # labelled images, stimuli
@@ -230,7 +230,7 @@ def test_order_of_the_data_changes_nothing() -> None:
             results.append(weights(run))
             histories.append(run.history.drop(columns="seconds"))
             frame = evaluate(
-                run, brain(given[2], given[3]), stimuli=held, layers="conv2", method="corr"
+                run, brain(given[2], given[3]), stimuli=held, layers="conv2", comparison="corr"
             ).to_frame()
             scores.append(frame.set_index("subject")[["score", "ceiling_lower", "ceiling_upper"]])
             assert set(run.held_out_ids) == set(held.ids)
@@ -297,7 +297,7 @@ def test_folder_and_record(tmp_path: Path) -> None:
     assert not again.student.training
     assert again.fitted_ids == run.fitted_ids
     pd.testing.assert_frame_equal(again.history, run.history)
-    with pytest.raises(NeurordlError, match="weights='first': expected 'best' or 'last'"):
+    with pytest.raises(NeurordlError, match="weights='first': expected one of 'best', 'last'"):
         load_run(out, weights="first")  # type: ignore[arg-type]
     last = load_run(out, weights="last")
     assert same(weights(last), safetensors.torch.load_file(out / "student.safetensors"))
@@ -402,15 +402,15 @@ def test_validation_that_does_not_fit() -> None:
 
 
 def test_every_stimulus_in_turn_and_never_a_held_out_one() -> None:
-    stream = SetStream(stimuli(), 10, seed=0, kind=1)
+    stream = SetStream(stimuli(), 10, seed=0, groups=[IDS])
     assert len(stream) == 2
     passes = [[name for step in range(2) for name in stream.draw(2 * k + step).ids or ()] for k in range(40)]
     assert all(len(set(one)) == 20 for one in passes)  # none twice in a pass
     assert {name for one in passes for name in one} == set(IDS)
     assert len({tuple(one) for one in passes}) == 40
-    assert SetStream(stimuli(), 10, seed=0, kind=1).draw(7).ids == stream.draw(7).ids
-    assert SetStream(stimuli(), 10, seed=1, kind=1).draw(7).ids != stream.draw(7).ids
-    assert SetStream(stimuli(), 10, seed=0, kind=0).draw(7).ids != stream.draw(7).ids
+    assert SetStream(stimuli(), 10, seed=0, groups=[IDS]).draw(7).ids == stream.draw(7).ids
+    assert SetStream(stimuli(), 10, seed=1, groups=[IDS]).draw(7).ids != stream.draw(7).ids
+    assert SetStream(stimuli(), 10, seed=0).draw(7).ids != stream.draw(7).ids
     grouped = SetStream(stimuli(), 4, seed=0, groups=[IDS[:12], IDS[12:]])
     firsts = [(grouped.draw(step).ids or ())[0] in IDS[:12] for step in range(60)]
     assert all(sum(firsts[k : k + 6]) == 3 for k in range(0, 60, 6))  # both groups in each pass,

@@ -202,11 +202,11 @@ def test_mse_needs_a_common_unit() -> None:
         NeurordlError, match=r"the teacher's 'correlation' and the student's 'euclidean'.*scale=True"
     ):
         RDMLoss(of_rdms("correlation"), "conv2", "euclidean", "mse")
-    with pytest.raises(NeurordlError, match="standardised or ranked"):
+    with pytest.raises(NeurordlError, match="standardized or ranked"):
         RDMLoss(RDMTeacher(rdms("correlation"), pool="zscore"), "conv2", comparison="mse")
     ranked = rdms("correlation")
     ranked.dissimilarity_measure = "correlation (ranks)"
-    with pytest.raises(NeurordlError, match="standardised or ranked"):
+    with pytest.raises(NeurordlError, match="standardized or ranked"):
         RDMLoss(RDMTeacher(ranked), "conv2", "correlation", "mse")
     assert RDMLoss(of_rdms("correlation"), "conv2", "correlation", "mse").comparison == "mse"
     assert RDMLoss(of_rdms("correlation"), "conv2", "euclidean", "mse", scale=True).scale
@@ -340,7 +340,7 @@ def test_rdm_is_in_single_precision_under_autocast(make: Any) -> None:
 
 def test_weights_that_are_none() -> None:
     for wrong in (-1.0, math.nan, math.inf, "heavy"):
-        with pytest.raises(NeurordlError, match="expected a number of 0 or more, a function of the step"):
+        with pytest.raises(NeurordlError, match="expected a number of at least 0, a function of the step"):
             RDMLoss(of_rdms("cosine"), "conv2", weight=wrong)  # type: ignore[arg-type]
         if not isinstance(wrong, str):
             with pytest.raises(NeurordlError, match="TaskRatio"):

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from neurordl import NetworkTeacher, NeurordlError, Objective, RDMLoss, StimulusSet
 from neurordl.students import small_cnn
-from neurordl.training.fitter import Fitter
+from neurordl.training.trainer import Trainer
 from tests.training.helpers import fit_with
 
 
@@ -50,10 +50,10 @@ def test_starting_again_without_a_checkpoint_and_failing_deletes_nothing(
     (tmp_path / "run" / "last.ckpt").unlink()
     before = {file.name for file in (tmp_path / "run").iterdir()}
 
-    def fails(_: Fitter) -> None:
+    def fails(_: Trainer) -> None:
         raise RuntimeError("no more memory")
 
-    monkeypatch.setattr(Fitter, "_one_step", fails)
+    monkeypatch.setattr(Trainer, "_one_step", fails)
     with pytest.raises(RuntimeError, match="no more memory"):
         fit_with(student, Objective(), images, epochs=1, out=tmp_path / "run", resume=True)
     assert {file.name for file in (tmp_path / "run").iterdir()} == before

@@ -1,0 +1,403 @@
+"""Transfer losses: what pulls a student towards its teacher, and how each is weighted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from neurordl.errors import NeurordlError
+from neurordl.measures.comparisons import Comparison, find_comparison
+from neurordl.measures.condensed import condensed_index
+from neurordl.measures.dissimilarities import (
+    DISSIMILARITIES,
+    Dissimilarity,
+    DissimilarityLike,
+    find_dissimilarity,
+    network_dissimilarity,
+)
+from neurordl.patterns.network import OUTPUT
+from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Target, Teacher
+from neurordl.teachers.base import spelled
+from neurordl.validate import check_choice, check_number
+
+Features = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TaskRatio:
+    """A weight that keeps a transfer loss at a fixed ratio to the task loss, at each step.
+
+    The scale that this takes is treated as a constant: it carries no gradient.
+
+    Attributes
+    ----------
+    ratio : float
+        Weighted transfer loss divided by the task loss.
+
+    Examples
+    --------
+    >>> half_the_task_loss = TaskRatio(0.5)
+    """
+
+    ratio: float
+
+    def __post_init__(self) -> None:
+        check_number("TaskRatio.ratio", self.ratio, 0)
+
+
+Weight = float | Callable[[int], float] | TaskRatio
+
+
+def check_weight(weight: Weight) -> Weight:
+    """Return the weight if it is a number of 0 or more, a function of the step or a `TaskRatio`."""
+    if isinstance(weight, TaskRatio) or (callable(weight) and not isinstance(weight, nn.Module)):
+        return weight
+    try:
+        return check_number("weight", weight, 0)
+    except NeurordlError as error:
+        raise NeurordlError(f"{error}, a function of the step, or TaskRatio(ratio)") from None
+
+
+def weight_at(step: int | None, weight: Callable[[int], float], name: str) -> float:
+    """The value of a schedule at a step."""
+    if step is None:
+        raise NeurordlError("a weight is a function of the step: pass step= to the objective")
+    return check_number(f"{name}: weight(step={step})", float(weight(step)), 0)
+
+
+def _describe_weight(weight: Weight) -> Any:
+    """A weight for the record; a schedule by some of its values, because many functions share a name."""
+    if isinstance(weight, TaskRatio) or not callable(weight):
+        return spelled(weight)
+    values = {}
+    for step in (0, 1, 10, 100, 1000):
+        try:
+            values[str(step)] = float(weight(step))
+        except Exception:  # a schedule may be defined for the steps of its run only
+            break
+    return {"schedule": spelled(weight), "at": values}
+
+
+class TransferLoss:
+    """Base class of transfer losses, with defaults for everything but the loss itself.
+
+    A loss compares features of the student with those of a teacher. Derive your own from this class and
+    define ``__call__``; or, if it has parameters, derive it from ``torch.nn.Module`` too and define
+    ``forward``. `fit` then trains the parameters with the student's, also across processes, keeps them in
+    checkpoints and writes them to ``losses.safetensors``, apart from the student. Lazy modules of torch are
+    given their shape before the first step.
+
+    Attributes
+    ----------
+    name : str
+        Name of its term in the history; by default the name of the class in lower case.
+    weight : float, callable of the step, or TaskRatio
+        Factor that `Objective` multiplies the loss by; 1 by default.
+    layers : tuple of str
+        Layers of the student that it reads, as in ``named_modules()``; ``""`` is the student's output.
+    teacher : Teacher, optional
+        Teacher whose ids are matched with the stimuli: ``teacher["layer3"]`` of a `NetworkTeacher`.
+
+    Notes
+    -----
+    The loss is called with three arguments and returns a scalar tensor. ``student`` and ``teacher`` map the
+    names of layers to features in their own shape, such as (n, channels, height, width); ``teacher`` is empty
+    unless the teacher is a network. ``batch`` is the `Batch` of the same n stimuli: the stimulus batch where
+    there are two streams, otherwise the labelled batch. A loss that is undefined on a batch returns NaN and
+    is left out of the sum.
+
+    Examples
+    --------
+    A hint (Romero et al. 2015): a 1 x 1 convolution predicts the maps of a teacher's layer.
+
+    >>> import neurordl as nrl
+    >>> class Hint(nrl.TransferLoss, torch.nn.Module):
+    ...     layers = ("conv2",)
+    ...
+    ...     def __init__(self, teacher, channels):
+    ...         super().__init__()
+    ...         self.teacher = teacher
+    ...         self.regressor = torch.nn.LazyConv2d(channels, kernel_size=1)
+    ...
+    ...     def forward(self, student, teacher, batch):
+    ...         prediction = self.regressor(student["conv2"])
+    ...         return torch.nn.functional.mse_loss(prediction, teacher[self.teacher.layer])
+    >>> teacher = nrl.NetworkTeacher(nrl.students.small_cnn(), "conv2")
+    >>> objective = nrl.Objective(Hint(teacher["conv2"], channels=64))
+    >>> images, labels = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    >>> loss, terms = objective(nrl.students.small_cnn(width=8), (images, labels))
+    >>> list(terms)
+    ['task', 'hint']
+    """
+
+    name: str = ""
+    weight: Weight = 1.0
+    layers: tuple[str, ...] = ()
+    teacher: Teacher | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.name = cls.name or cls.__name__.lower()
+
+    if TYPE_CHECKING:  # a module's own __call__ must come first
+
+        def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+            """The loss of a batch."""
+
+    @property
+    def network(self) -> NetworkTeacher | None:
+        """The network that is run on each batch for the teacher's features, if the teacher is one."""
+        return self.teacher.network if isinstance(self.teacher, LayerTeacher) else None
+
+    def describe(self) -> dict[str, Any]:
+        """What ``run.json`` records of the loss."""
+        return {
+            "loss": type(self).__name__,
+            "layers": list(self.layers),
+            "weight": _describe_weight(self.weight),
+            "teacher": self.teacher.describe() if self.teacher is not None else None,
+        }
+
+
+def check_loss(loss: Any) -> TransferLoss:
+    """Return an object if it has all that `Objective` needs of a loss; the error lists what it lacks."""
+    missing = [
+        name
+        for name in ("name", "weight", "layers", "teacher", "network", "describe")
+        if not hasattr(loss, name)
+    ]
+    forward = getattr(type(loss), "forward", None)
+    if not callable(loss) or (isinstance(loss, nn.Module) and forward is nn.Module.forward):
+        missing.append("forward" if isinstance(loss, nn.Module) else "__call__")
+    if missing:
+        raise NeurordlError(
+            f"losses: a {type(loss).__name__} is no loss, for it lacks {', '.join(missing)}; "
+            "make one with RDMLoss(teacher, layer=...), or derive your own from neurordl.TransferLoss, which "
+            "has defaults"
+        )
+    check_weight(loss.weight)
+    checked: TransferLoss = loss
+    return checked
+
+
+class RDMLoss(TransferLoss):
+    """Pull the RDM of one of the student's layers towards a teacher's (RDL, McClure & Kriegeskorte 2016).
+
+    The student's RDM is computed with a dissimilarity and compared with the teacher's RDM. RDL, the distance
+    term of relational knowledge distillation (``"euclidean_root"`` with ``"huber"``; Park et al. 2019) and
+    CKA (``"euclidean"`` with ``"cka"``; Kornblith et al. 2019) are choices of these two.
+
+    Parameters
+    ----------
+    teacher : Teacher
+        Teacher, or a `NetworkTeacher` with a single layer.
+    layer : str
+        Layer of the student, as in its ``named_modules()``. All its units are channels of the pattern.
+    dissimilarity : str, Dissimilarity or callable, optional
+        Dissimilarity of the student's patterns: a name in ``DISSIMILARITIES``, or a differentiable function
+        (n, channels) -> (n_pairs,). By default the teacher's own, or euclidean where the teacher's needs
+        repeated measurements or a noise model (crossnobis, mahalanobis).
+    comparison : str, Comparison or callable, optional
+        Comparison of the two RDMs: the name of a differentiable one in ``COMPARISONS``, or a function
+        (a, b, weights) -> loss. By default ``"corr"``, and ``"mse"`` against a network, whose RDM has the
+        same unit. The loss of a similarity s is 1 - s.
+    pairs : {"all", "within", "between"}
+        Pairs of stimuli that count: all of them, those with the same label, or those with different labels.
+        The last two need labels in the batch.
+    weight : float, callable of the step, or TaskRatio
+        Factor that `Objective` multiplies the loss by.
+    scale : bool
+        Multiply the student's RDM by the non-negative factor that fits it best to the teacher's (by least
+        squares, without gradient) before they are compared, so that ``"mse"`` can compare RDMs in different
+        units.
+
+    Raises
+    ------
+    NeurordlError
+        If a name is unknown, the dissimilarity needs what a network does not have, the comparison has no
+        gradient, or ``mse`` would compare RDMs in different units.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher | NetworkTeacher,
+        layer: str,
+        dissimilarity: DissimilarityLike | None = None,
+        comparison: str | Comparison | Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        pairs: Literal["all", "within", "between"] = "all",
+        weight: Weight = 1.0,
+        scale: bool = False,
+    ) -> None:
+        self.teacher: Teacher = _single_layer(teacher)
+        if isinstance(self.teacher, LayerTeacher) and dissimilarity is not None:
+            self.teacher = self.teacher.measured_by(dissimilarity)
+        self.layer, self.layers, self.name = layer, (layer,), f"rdm:{layer}"
+        self.pairs = check_choice("pairs", pairs, ("all", "within", "between"))
+        self.weight, self.scale = check_weight(weight), scale
+        if dissimilarity is None:
+            self.dissimilarity = _dissimilarity_for_student(self.teacher)
+        else:
+            self.dissimilarity = network_dissimilarity(dissimilarity)
+        if not self.dissimilarity.differentiable:
+            raise NeurordlError(
+                f"dissimilarity={self.dissimilarity.name!r} has no gradient and cannot train a network; "
+                "choose another one for the student"
+            )
+        if comparison is None:
+            comparison = "corr" if self.network is None else "mse"
+        chosen = find_comparison(comparison, higher_is_better=False)
+        self._compare, self.comparison = chosen.loss, chosen.name
+        if chosen.same_unit and not scale:
+            self._check_same_unit()
+
+    def _check_same_unit(self) -> None:
+        theirs = self.teacher.dissimilarity
+        if theirs is not None:
+            theirs = find_dissimilarity(theirs)
+        if getattr(self.teacher, "transformed", False):
+            raise NeurordlError(
+                f"comparison={self.comparison!r} against a standardized or ranked RDM has no common unit; "
+                "use 'corr', or scale=True"
+            )
+        if theirs != self.dissimilarity:
+            raise NeurordlError(
+                f"comparison={self.comparison!r} between the teacher's {theirs and theirs.name!r} and the "
+                f"student's {self.dissimilarity.name!r} RDM has no common unit; use 'corr', give the same "
+                "dissimilarity, or scale=True"
+            )
+
+    def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        """The mean loss over the teacher's RDMs for which it is defined."""
+        patterns = student[self.layer].flatten(1)
+        # Distances in bfloat16 are off by 4e-3, so they are computed in float32 whatever the network's.
+        with torch.autocast(patterns.device.type, enabled=False):
+            rdm = self.dissimilarity(patterns if patterns.dtype == torch.float64 else patterns.float())
+            target = self.teacher.target(batch, teacher)
+            rdm, weights = self._measured_pairs(rdm, target, batch)
+            goal = target.rdms.to(rdm.dtype)
+            if self.scale:
+                rdm = rdm * _best_scale(rdm.detach(), goal, weights)
+            values = self._compare(rdm.expand_as(goal), goal, weights)
+        defined = torch.isfinite(values)
+        mean = torch.where(defined, values, 0.0).sum() / defined.sum().clamp(min=1)
+        return torch.where(defined.any(), mean, torch.nan)
+
+    def _measured_pairs(self, rdm: Tensor, target: Target, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The student's RDM (1, n_pairs) with 0 at undefined pairs, and the weight of each pair."""
+        defined = torch.isfinite(rdm)
+        weights = target.weights.to(rdm.dtype) * defined
+        if self.pairs != "all":
+            if batch.labels is None:
+                raise NeurordlError(
+                    f"pairs={self.pairs!r} needs the labels of the stimuli; give the StimulusSet labels"
+                )
+            i, j = condensed_index(len(batch.labels), batch.labels.device)
+            same = (batch.labels[i] == batch.labels[j]).to(rdm.device)
+            weights = weights * (same if self.pairs == "within" else ~same)
+        return torch.where(defined, rdm, 0.0)[None], weights
+
+    def describe(self) -> dict[str, Any]:
+        """What ``run.json`` records of the loss."""
+        return {
+            "loss": "RDMLoss",
+            "layer": self.layer,
+            "dissimilarity": self.dissimilarity.name,
+            "comparison": self.comparison,
+            "pairs": self.pairs,
+            "weight": _describe_weight(self.weight),
+            "scale": self.scale,
+            "teacher": self.teacher.describe(),
+        }
+
+
+class SoftTargetLoss(TransferLoss):
+    """Knowledge distillation: match the teacher's softened outputs (Hinton, Vinyals & Dean 2015).
+
+    The loss is the Kullback-Leibler divergence of the student's class probabilities from the teacher's, both
+    at a temperature, times the square of the temperature, averaged over the batch.
+
+    Parameters
+    ----------
+    teacher : NetworkTeacher
+        Network with as many outputs as the student.
+    temperature : float
+        Divisor of the outputs.
+    weight : float, callable of the step, or TaskRatio
+        Factor that `Objective` multiplies the loss by.
+    """
+
+    name, layers = "soft_targets", (OUTPUT,)
+
+    def __init__(self, teacher: NetworkTeacher, temperature: float = 4.0, weight: Weight = 1.0) -> None:
+        if not isinstance(teacher, NetworkTeacher):
+            raise NeurordlError(
+                f"SoftTargetLoss needs the outputs of a NetworkTeacher, not a {type(teacher).__name__}"
+            )
+        self.teacher: Teacher = LayerTeacher(teacher, OUTPUT, teacher.dissimilarity)
+        self.temperature = check_number("temperature", temperature, 0, open_low=True)
+        self.weight = check_weight(weight)
+
+    def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        """The mean divergence over a batch."""
+        if OUTPUT not in teacher:
+            raise NeurordlError("the teacher puts out no tensor of class scores, which soft targets need")
+        outputs, goal = (features[OUTPUT].flatten(1).float() for features in (student, teacher))
+        if outputs.shape != goal.shape:
+            raise NeurordlError(
+                f"the student has {outputs.shape[1]} outputs, the teacher {goal.shape[1]}: soft targets need "
+                "the same classes; give the student as many"
+            )
+        logs, goal_logs = (functional.log_softmax(x / self.temperature, dim=1) for x in (outputs, goal))
+        divergence = functional.kl_div(logs, goal_logs, reduction="batchmean", log_target=True)
+        return divergence * self.temperature**2
+
+    def describe(self) -> dict[str, Any]:
+        """What ``run.json`` records of the loss."""
+        return {
+            "loss": "SoftTargetLoss",
+            "temperature": self.temperature,
+            "weight": _describe_weight(self.weight),
+            "teacher": self.network.describe() if self.network else None,
+        }
+
+
+def _single_layer(teacher: Teacher | NetworkTeacher) -> Teacher:
+    if not isinstance(teacher, NetworkTeacher):
+        return teacher
+    if len(teacher.layers) != 1:
+        names = ", ".join(map(repr, teacher.layers))
+        raise NeurordlError(
+            f"the teacher reads several layers: say which, as in teacher[{teacher.layers[0]!r}] (of {names})"
+        )
+    return teacher[teacher.layers[0]]
+
+
+def _dissimilarity_for_student(teacher: Teacher) -> Dissimilarity:
+    """The teacher's own dissimilarity, or the one by which a network is measured in its place."""
+    if teacher.dissimilarity is None:
+        usable = [name for name, measure in DISSIMILARITIES.items() if not measure.lacking_in_network]
+        raise NeurordlError(
+            "the teacher's RDMs do not say how they were measured; give RDMLoss(dissimilarity=...) for the "
+            f"student: {', '.join(usable)}"
+        )
+    theirs = find_dissimilarity(teacher.dissimilarity)
+    chosen = theirs.of_network()
+    if chosen != theirs:
+        warnings.warn(
+            f"the teacher's RDMs are {theirs}, which single responses cannot have: the student's are "
+            f"{chosen}; give RDMLoss(dissimilarity=...) to choose",
+            stacklevel=3,
+        )
+    return chosen
+
+
+def _best_scale(rdm: Tensor, goal: Tensor, weights: Tensor) -> Tensor:
+    """The non-negative least-squares factor of each target, (n_rdms, 1)."""
+    product = (weights * rdm * goal).sum(-1, keepdim=True)
+    return (product / (weights * rdm * rdm).sum(-1, keepdim=True).clamp(min=1e-30)).clamp(min=0)

@@ -1,1 +1,0 @@
-"""Transfer losses: what pulls a student towards its teacher."""

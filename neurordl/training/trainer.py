@@ -1,0 +1,757 @@
+"""Fit a student to labels and to its teachers' representational geometry."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau
+
+from neurordl.errors import NeurordlError
+from neurordl.ids import natural_key
+from neurordl.io import check_run_folder, sha256_array, versions
+from neurordl.measures.comparisons import few_pairs
+from neurordl.patterns.network import as_input, frozen_eval
+from neurordl.stimuli import StimulusSet
+from neurordl.teachers import Batch
+from neurordl.teachers.base import Record, spelled
+from neurordl.training.objective import BatchNorm, Objective, Processes
+from neurordl.training.run import Run, RunFolder
+from neurordl.training.streams import (
+    FEWEST,
+    Batches,
+    Labelled,
+    SetStream,
+    Streams,
+    check_labels,
+    each_once,
+    labelled_stream,
+    seed_all,
+)
+from neurordl.validate import check_choice, check_count, check_number, listed
+
+Scheduler = Callable[[Optimizer, int], LRScheduler] | Literal["cosine", "constant"]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How `fit` changes the student's weights.
+
+    Attributes
+    ----------
+    optimizer : callable, optional
+        Function parameters -> optimizer, with its own `lr` and `weight_decay`. AdamW by default.
+    lr, weight_decay : float, optional
+        Learning rate and weight decay of the default optimizer: 1e-3 and 1e-4 by default.
+    scheduler : "cosine", "constant", or callable
+        Schedule of the learning rate. It advances at each step. A callable is a function (optimizer, number
+        of steps) -> scheduler, which must not need a metric.
+    clip_norm : float, optional
+        Gradients are clipped to this norm.
+    batchnorm : {"labelled", "stimuli", "both"}
+        Which of two streams is normalized by the statistics of its own batches and updates the running
+        statistics. The other one is normalized by the running statistics. Stimulus batches are small and
+        their images differ from the labelled ones, and evaluation uses the running statistics, so that
+        "labelled" fits the geometry of the stimuli as it will be evaluated.
+
+    Examples
+    --------
+    >>> Optimization(lr=3e-4, scheduler="constant").lr
+    0.0003
+    """
+
+    optimizer: MakeOptimizer | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    scheduler: Scheduler = "cosine"
+    clip_norm: float | None = None
+    batchnorm: BatchNorm = "labelled"
+
+    def __post_init__(self) -> None:
+        check_choice("batchnorm", self.batchnorm, get_args(BatchNorm))
+        if not callable(self.scheduler):
+            remedy = "or give a function (optimizer, steps) -> scheduler"
+            check_choice("scheduler", self.scheduler, ("cosine", "constant"), remedy)
+        if self.clip_norm is not None:
+            check_number("clip_norm", self.clip_norm, 0, open_low=True)
+        for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay)):
+            if value is not None:
+                check_number(name, value, 0)
+                if self.optimizer is not None:
+                    raise NeurordlError(
+                        "lr= and weight_decay= are those of the default optimizer; set them in your own "
+                        "optimizer="
+                    )
+
+    def make_optimizer(self, module: nn.Module) -> Optimizer:
+        """The optimizer of all parameters of a module that are trained."""
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if self.optimizer is not None:
+            return self.optimizer(parameters)
+        lr = 1e-3 if self.lr is None else self.lr
+        weight_decay = 1e-4 if self.weight_decay is None else self.weight_decay
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+
+    def make_scheduler(self, optimizer: Optimizer, steps: int) -> LRScheduler:
+        """The schedule of the learning rate over a number of steps."""
+        if self.scheduler == "cosine":
+            return CosineAnnealingLR(optimizer, max(steps, 1))
+        if self.scheduler == "constant":
+            return LambdaLR(optimizer, lambda _step: 1.0)
+        scheduler = self.scheduler(optimizer, steps)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise NeurordlError(
+                "scheduler: ReduceLROnPlateau waits for a metric, and schedulers advance here at every step "
+                "without one; choose another, such as 'cosine'"
+            )
+        return scheduler
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where `fit` runs, and what it keeps and shows meanwhile.
+
+    Attributes
+    ----------
+    accelerator, devices, precision
+        Arguments of ``lightning_fabric.Fabric``: ``"cuda"``, 2, ``"bf16-mixed"``. Across several processes an
+        RDM loss is computed on the batch of all of them.
+    fabric : lightning_fabric.Fabric, optional
+        Your own fabric, in place of these three. Across several processes an objective with ``task=None``
+        needs a strategy that finds unused parameters.
+    deterministic : bool, optional
+        Use deterministic algorithms; by default on the CPU only.
+    checkpoint_every : int, optional
+        Steps between checkpoints. One is always written at the end of each epoch.
+    progress : bool
+        Show a progress bar with the terms of the loss.
+    """
+
+    accelerator: str = "auto"
+    devices: int | list[int] = 1
+    precision: Any = "32-true"
+    fabric: Fabric | None = None
+    deterministic: bool | None = None
+    checkpoint_every: int | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        chosen = (self.accelerator, self.devices, self.precision)
+        if self.fabric is not None and chosen != ("auto", 1, "32-true"):
+            raise NeurordlError(
+                "accelerator=, devices=, precision= are those of the default fabric; set them in your own "
+                "fabric="
+            )
+        if self.checkpoint_every is not None:
+            check_count("checkpoint_every", self.checkpoint_every)
+
+    def launch(self, objective: Objective) -> Fabric:
+        """The launched fabric: the user's own, or one with these settings."""
+        fabric = self.fabric
+        if fabric is None:
+            single = self.devices == 1 or (isinstance(self.devices, list) and len(self.devices) == 1)
+            strategy: Any = "auto" if single else DDPStrategy(find_unused_parameters=objective.task is None)
+            chosen = {name: getattr(self, name) for name in ("accelerator", "devices", "precision")}
+            try:
+                fabric = Fabric(strategy=strategy, **chosen)
+            except Exception as error:
+                settings = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
+                raise NeurordlError(f"{settings} cannot be used on this machine: {error}") from error
+        if not getattr(fabric, "_launched", False):
+            fabric.launch()
+        return fabric
+
+
+def fit(
+    student: nn.Module,
+    objective: Objective,
+    labelled: Labelled | None = None,
+    stimuli: StimulusSet | None = None,
+    epochs: int = 20,
+    *,
+    seed: int = 0,
+    validation: StimulusSet | float | None = None,
+    batches: Batches = Batches(),  # noqa: B008
+    optimization: Optimization = Optimization(),
+    execution: Execution = Execution(),
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> Run:
+    """Train a student on labels and on its teachers' representational geometry.
+
+    Each step takes a batch of labelled images and a batch of stimuli. An epoch is one pass through the
+    longer of the two streams; the shorter one starts again. Without `stimuli`, the labelled images are the
+    stimuli. The same seed gives the same student, whatever the order of the images in their sets. The student
+    is trained in place.
+
+    Parameters
+    ----------
+    student : torch.nn.Module
+        Network (n, channels, height, width) -> (n, classes).
+    objective : Objective
+        Task loss and transfer losses.
+    labelled : StimulusSet with labels, DataLoader, Dataset, or sized iterable of batches
+        Labelled images. Batches are (images, labels) or (images, labels, ids).
+    stimuli : StimulusSet, optional
+        Training stimuli of the teachers. Leave out the held-out ones before (``stimuli.split``).
+    epochs : int
+        Passes through the longer stream.
+    seed : int
+        Seed of data order, augmentation and dropout. It does not set the student's initial weights: call
+        ``torch.manual_seed`` before you make the student.
+    validation : StimulusSet, or share of the stimuli, optional
+        Stimuli that are not trained on and that choose the best epoch: the one with the lowest sum of
+        transfer losses. The run's student has the weights of that epoch; the weights of the last epoch are
+        kept in the folder, if there is one.
+    batches : Batches
+        Batch sizes and augmentation.
+    optimization : Optimization
+        Optimizer, learning rate, schedule, gradient clipping and batch norm.
+    execution : Execution
+        Device, processes, precision, checkpoints and progress bar.
+    out : path, optional
+        New folder for ``run.json``, ``history.csv``, checkpoints and weights. None writes nothing.
+    resume : bool
+        Continue exactly from the checkpoint in `out`, start a new run if there is none, and return a finished
+        run as it is. (A DataLoader with persistent workers cannot be continued exactly.)
+
+    Returns
+    -------
+    Run
+        The student with its history and its record.
+
+    Raises
+    ------
+    NeurordlError
+        If ids, labels, layers or image sizes do not fit, the folder holds another run, or the loss is not
+        finite. A run that fails before its first checkpoint leaves nothing in the folder.
+    """
+    check_count("seed", seed, 0)
+    check_count("epochs", epochs)
+    if out is None and (resume or execution.checkpoint_every is not None):
+        raise NeurordlError("resume= and checkpoint_every= need the folder of the run: pass out= too")
+    if out is not None:
+        check_run_folder(out, resume)  # again when the record is known; now, before anything takes time
+    fabric = execution.launch(objective)
+    rank, world = fabric.global_rank, fabric.world_size
+    stimuli, validation = _split_validation(stimuli, validation, seed)
+    _check_streams(objective, labelled, stimuli, validation)
+    streams = Streams(None, None, fabric.device)
+    if labelled is not None:
+        streams.labelled = labelled_stream(labelled, batches, seed, fabric)
+    # Ids are matched once, before the first step; without stimuli, they come with the labelled images.
+    shown = stimuli if stimuli is not None else labelled if isinstance(labelled, StimulusSet) else None
+    matches = objective.prepare(
+        shown.ids if shown is not None else None, validation.ids if validation is not None else None
+    )
+    if stimuli is not None and objective.losses:
+        groups = objective.groups(stimuli.ids)
+        streams.stimuli = SetStream(stimuli, batches.stimuli, seed, groups=groups, rank=rank, world=world)
+    deterministic = execution.deterministic
+    with _reproducible(fabric.device.type == "cpu" if deterministic is None else deterministic):
+        module = Step(student, objective, optimization.batchnorm, Processes(fabric) if world > 1 else None)
+        module.check(streams, seed, world)
+        optimizer = optimization.make_optimizer(module)
+        scheduler = optimization.make_scheduler(optimizer, len(streams) * epochs)
+        settings = Settings(
+            seed=seed,
+            epochs=epochs,
+            steps_per_epoch=len(streams),
+            batch_size=batches.labelled,
+            stimuli_batch=batches.stimuli,
+            batchnorm=optimization.batchnorm,
+            clip_norm=optimization.clip_norm,
+            augment=spelled(batches.augment),
+            scheduler=spelled(optimization.scheduler),
+            precision=str(fabric.strategy.precision.precision),
+            processes=world,
+        )
+        record: Record = {
+            "status": "running",
+            "settings": asdict(settings),
+            "optimizer": _describe_optimizer(optimizer),
+            "objective": objective.describe(),
+            "student": _describe_student(student),
+            "stimuli": _describe_stimuli(objective, stimuli, shown, validation),
+            "labelled": _describe_set(labelled),
+            "matches": {name: str(match) for name, match in matches.items()},
+            "versions": versions(),
+        }
+        # As it will be read from the file, so that a record in memory and one from disk are the same.
+        record = json.loads(json.dumps(record, default=str))
+        folder = RunFolder(out, record, resume, writes=rank == 0)
+        if rank == 0:
+            _warn_of_few_stimuli(stimuli, validation)
+        trainer = Trainer(fabric, module, optimizer, scheduler, streams, validation, folder, settings)
+        trainer.run(execution.checkpoint_every or len(streams), execution.progress and rank == 0)
+    history = pd.DataFrame(trainer.state.history)
+    return Run(student.eval(), history, record, Path(out) if out is not None else None)
+
+
+def _split_validation(
+    stimuli: StimulusSet | None, validation: StimulusSet | float | None, seed: int
+) -> tuple[StimulusSet | None, StimulusSet | None]:
+    """Training and validation stimuli, which share none."""
+    if validation is None:
+        return stimuli, None
+    if stimuli is None:
+        raise NeurordlError("validation= chooses the epoch on stimuli; pass stimuli= too")
+    if not isinstance(validation, StimulusSet):
+        train, validation = stimuli.split(held_out=validation, seed=seed)
+        return replace(train, held_out_ids=stimuli.held_out_ids), validation
+    if shared := sorted(set(stimuli.ids) & set(validation.ids), key=natural_key):
+        raise NeurordlError(
+            f"validation: {len(shared)} stimuli are also trained on ({listed(shared)}); split them first"
+        )
+    if validation.preprocessing != stimuli.preprocessing:
+        raise NeurordlError(
+            f"validation: its images are prepared otherwise ({validation.preprocessing}) than those trained "
+            f"on ({stimuli.preprocessing}); prepare them alike"
+        )
+    return stimuli, validation
+
+
+def _check_streams(
+    objective: Objective,
+    labelled: Labelled | None,
+    stimuli: StimulusSet | None,
+    validation: StimulusSet | None,
+) -> None:
+    """Raise an error unless the streams are those that the objective needs."""
+    if labelled is None and (objective.task is not None or stimuli is None):
+        raise NeurordlError("fit: pass labelled= (or stimuli= and an objective with task=None)")
+    if labelled is not None and objective.task is None and stimuli is not None:
+        raise NeurordlError("fit: the objective has no task, so labelled= would not be used; leave it out")
+    if validation is not None and not objective.losses:
+        raise NeurordlError(
+            "validation= chooses the epoch by the transfer losses, and this objective has none; leave it out"
+        )
+    if stimuli is not None and len(stimuli) < FEWEST:
+        raise NeurordlError(
+            f"stimuli: {len(stimuli)} are too few for an RDM to be compared; {FEWEST} or more are needed"
+        )
+
+
+def _warn_of_few_stimuli(stimuli: StimulusSet | None, validation: StimulusSet | None) -> None:
+    """Warn of held-out or validation stimuli that are too few to score or choose by."""
+    parts = {
+        "held-out": stimuli.held_out_ids if stimuli is not None else (),
+        "validation": validation.ids if validation is not None else (),
+    }
+    for name, ids in parts.items():
+        if ids and (message := few_pairs(len(ids), len(ids) * (len(ids) - 1) // 2)):
+            warnings.warn(f"{name} stimuli: {message}", stacklevel=3)
+
+
+def _describe_optimizer(optimizer: Optimizer) -> Record:
+    defaults = optimizer.defaults.items()
+    plain = {name: value for name, value in defaults if isinstance(value, int | float | str | tuple)}
+    return {"class": type(optimizer).__name__, **plain}
+
+
+def _describe_student(student: nn.Module) -> Record:
+    return {
+        "class": type(student).__name__,
+        "parameters": sum(parameter.numel() for parameter in student.parameters()),
+        "spec": getattr(student, "build_spec", None),
+    }
+
+
+def _describe_stimuli(
+    objective: Objective,
+    stimuli: StimulusSet | None,
+    shown: StimulusSet | None,
+    validation: StimulusSet | None,
+) -> Record | None:
+    """The stimuli of the teachers; None if there are none, or a loader brings them."""
+    if shown is None or (stimuli is None and not objective.losses):
+        return None
+    return {
+        "fitted": list(shown.ids) if objective.losses else [],
+        "validation": list(validation.ids) if validation is not None else [],
+        "held_out": list(shown.held_out_ids),
+        **_describe_set(shown),
+    }
+
+
+def _describe_set(images: object) -> Record:
+    if not isinstance(images, StimulusSet):
+        return {"source": type(images).__name__}
+    return {
+        "source": images.source,
+        "n": len(images),
+        "sha256": images.sha256,
+        "pixels_sha256": sha256_array(images.pixels),
+        "preprocessing": images.preprocessing.as_dict(),
+    }
+
+
+@contextmanager
+def _reproducible(deterministic: bool) -> Iterator[None]:
+    """Deterministic algorithms if wanted; the caller's random state and setting are restored."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        with torch.random.fork_rng():
+            torch.use_deterministic_algorithms(deterministic or before, warn_only=warn_only)
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a fit that determine its weights: what ``run.json`` holds under ``settings``."""
+
+    seed: int
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    stimuli_batch: int
+    batchnorm: BatchNorm
+    clip_norm: float | None
+    augment: Any
+    scheduler: Any
+    precision: str
+    processes: int
+
+
+class Step(nn.Module):
+    """The module that Fabric wraps, so that processes agree on gradients: its forward is the loss of a step.
+
+    Its parameters are those of the student and of the losses.
+    """
+
+    def __init__(
+        self, student: nn.Module, objective: Objective, batchnorm: BatchNorm, processes: Processes | None
+    ) -> None:
+        super().__init__()
+        self.student, self.losses = student, objective.loss_modules
+        self.objective, self.batchnorm, self.processes = objective, batchnorm, processes
+
+    def forward(
+        self, labelled: Batch | None, stimuli: Batch | None, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a step and all of its terms."""
+        return self.objective(
+            self.student, labelled, stimuli, step=step, batchnorm=self.batchnorm, processes=self.processes
+        )
+
+    def check(self, streams: Streams, seed: int, world: int) -> None:
+        """Compute a first step without training, so that errors come before anything is written."""
+        if not any(parameter.requires_grad for parameter in self.student.parameters()):
+            raise NeurordlError("the student has no parameter to train (requires_grad is False everywhere)")
+        self.to(streams.device)
+        seed_all(seed, 0)
+        labelled, stimuli = streams.draw(0)
+        shown = stimuli or labelled
+        if self.objective.losses and shown and len(shown.images) * world < FEWEST:
+            raise NeurordlError(
+                f"a batch holds {len(shown.images)} stimuli, too few for an RDM to be compared; "
+                f"{FEWEST} or more are needed"
+            )
+        classes = self.objective.check(self.student, labelled, stimuli, self.batchnorm, seed)
+        streams.n_classes = classes
+        if isinstance(streams.labelled, SetStream) and classes and streams.labelled.labels is not None:
+            check_labels(streams.labelled.labels, classes)
+
+
+@dataclass
+class State:
+    """How far a fit has come.
+
+    Attributes
+    ----------
+    sums : Tensor, (2, terms)
+        Sum of the values of each term over the steps of this epoch, and the number of finite values.
+    step : int
+        Steps done.
+    history : list of dict
+        A row per epoch.
+    best : dict
+        Lowest validation loss and its epoch.
+    seen : set of str
+        Ids of the stimuli shown.
+    """
+
+    sums: Tensor
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=lambda: {"value": math.inf, "epoch": -1})
+    seen: set[str] = field(default_factory=set)
+
+
+class Trainer:
+    """Trains a module step by step, and writes checkpoints to a folder.
+
+    Parameters
+    ----------
+    fabric : Fabric
+        Devices, processes and precision.
+    module : Step
+        Student and losses.
+    optimizer, scheduler
+        Optimizer of the module's parameters and its schedule.
+    streams : Streams
+        Batches.
+    validation : StimulusSet, optional
+        Stimuli that choose the best epoch.
+    folder : RunFolder
+        Where the run is written.
+    settings : Settings
+        Number of steps, seed and gradient clipping.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        module: Step,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        streams: Streams,
+        validation: StimulusSet | None,
+        folder: RunFolder,
+        settings: Settings,
+    ) -> None:
+        self.fabric, self.module, self.scheduler = fabric, module, scheduler
+        self.wrapped, self.optimizer = fabric.setup(module, optimizer)
+        self.streams, self.validation, self.folder, self.settings = streams, validation, folder, settings
+        self.student, self.objective, self.processes = module.student, module.objective, module.processes
+        task = ["task"] if self.objective.task is not None else []
+        self.terms = ["loss", *task, *self.objective.names]
+        self.state = State(self._no_sums())
+        self.epoch_start = time.perf_counter()
+
+    def _no_sums(self) -> Tensor:
+        return torch.zeros(2, len(self.terms), device=self.fabric.device)
+
+    def run(self, checkpoint_every: int, progress: bool) -> None:
+        """Train all epochs, from the folder's checkpoint if it has one."""
+        try:
+            self._restore()
+            self._all_epochs(checkpoint_every, progress)
+            self._finish()
+        except BaseException:
+            self.folder.withdraw()
+            raise
+
+    def _all_epochs(self, checkpoint_every: int, progress: bool) -> None:
+        state, steps = self.state, self.settings.steps_per_epoch
+        total = steps * self.settings.epochs
+        lines = progress and not sys.stdout.isatty()  # a bar shows nothing in a file
+        columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[terms]}")
+        with Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            *columns,
+            disable=not progress or lines,
+            transient=True,
+        ) as bar:
+            task = bar.add_task("fit", total=total, completed=state.step, epoch="", terms="")
+            while state.step < total:
+                epoch, done = divmod(state.step, steps)
+                self._begin_epoch(done)
+                for _ in range(done, steps):
+                    self._one_step()
+                    bar.update(task, completed=state.step, epoch=f"{epoch + 1}/{self.settings.epochs}")
+                    if progress and state.step % 10 == 0:  # reading the terms waits for the device
+                        bar.update(task, terms=_shown(self._means(), 3))
+                    if state.step % checkpoint_every == 0 and state.step % steps:
+                        self._check_finite()
+                        self._save()
+                self._end_epoch(epoch + 1)
+                if lines:
+                    row = {name: state.history[-1][name] for name in self.terms}
+                    text = f"epoch {epoch + 1}/{self.settings.epochs}  {_shown(row, 4)}"
+                    print(text, file=sys.stderr, flush=True)
+
+    def _begin_epoch(self, done: int) -> None:
+        """Start the streams; replay a loader's draws if an epoch is resumed in its middle."""
+        self.module.train()
+        self.streams.begin()
+        for step in range(self.state.step - done, self.state.step):
+            seed_all(self.settings.seed, step, self.fabric.global_rank)
+            self.streams.skip(step)
+
+    def _one_step(self) -> None:
+        state = self.state
+        # Seeded by step, so that a resumed run needs no generator's state.
+        seed_all(self.settings.seed, state.step, self.fabric.global_rank)
+        labelled, stimuli = self.streams.draw(state.step)
+        if self.objective.losses and (shown := stimuli or labelled) and shown.ids is not None:
+            state.seen.update(shown.ids)
+        loss, terms = self.wrapped(labelled, stimuli, state.step)
+        self.fabric.backward(loss)
+        if self.settings.clip_norm is not None:
+            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        values = torch.stack([loss.detach(), *(terms[name] for name in self.terms[1:])]).float()
+        values = values if self.processes is None else self.processes.mean(values)
+        finite = torch.isfinite(values)
+        state.sums += torch.stack([torch.where(finite, values, 0.0), finite.float()])
+        state.step += 1
+
+    def _means(self) -> dict[str, float]:
+        total, count = self.state.sums.cpu().double()
+        return {name: float(value) for name, value in zip(self.terms, total / count, strict=True)}
+
+    def _check_finite(self) -> None:
+        """Stop before a checkpoint is written whose weights are not finite."""
+        epoch, before = divmod(self.state.step - 1, self.settings.steps_per_epoch)
+        finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.module.parameters())
+        if not finite or float(self.state.sums[1, 0]) <= before:
+            raise NeurordlError(
+                f"the loss or its gradient was not finite in epoch {epoch + 1}; lower lr= or weight=, or set "
+                "clip_norm=. The last checkpoint, if there is one, is from before"
+            )
+
+    def _end_epoch(self, epoch: int) -> None:
+        state = self.state
+        self._check_finite()
+        row: dict[str, float] = {"epoch": epoch, "step": state.step, **self._means()}
+        for name in self.objective.names:
+            if math.isnan(row[name]):
+                warnings.warn(
+                    f"{name} was undefined on every batch of epoch {epoch} and trained nothing: its "
+                    "batches hold too few measured pairs, or the layer no longer responds",
+                    stacklevel=2,
+                )
+        if self.processes is not None:
+            self.processes.share_buffers(self.module)
+        if self.validation is not None:
+            row |= self.fabric.broadcast(self._validate(self.validation))  # the first process decides
+            value = sum(row[f"val_{name}"] for name in self.objective.names)
+            if not math.isfinite(value):
+                raise NeurordlError(
+                    f"validation: the losses of the {len(self.validation)} validation stimuli are undefined, "
+                    "so no epoch can be chosen; give more stimuli, or those that share measured pairs"
+                )
+            if value < state.best["value"]:
+                state.best = {"value": value, "epoch": epoch}
+                self.folder.save_best(self.student)
+        now = time.perf_counter()
+        row |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": now - self.epoch_start}
+        state.history.append(row)
+        state.sums, self.epoch_start = self._no_sums(), now
+        self._save()
+
+    def _validate(self, validation: StimulusSet) -> dict[str, float]:
+        """Transfer losses of the validation stimuli, with a batch for each group that may share one."""
+        values: dict[str, list[float]] = {name: [] for name in self.objective.names}
+        for group in self.objective.groups(sorted(validation.ids, key=natural_key)):
+            part = validation.subset(group)
+            batch = self.streams.on_device(Batch(part.images(), part.ids, part.labels))
+            for name, value in self.objective.transfer_terms(self.student, batch).items():
+                if math.isfinite(value):
+                    values[name].append(value)
+        return {f"val_{name}": sum(of) / len(of) if of else math.nan for name, of in values.items()}
+
+    def _save(self) -> None:
+        state = self.state
+        if self.processes is not None:
+            state.seen = set(self.processes.gather_list(sorted(state.seen)))
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        numbers = {"step": state.step, "sums": state.sums, "history": state.history, "best": state.best}
+        seen = sorted(state.seen, key=natural_key)
+        self.folder.save({**parts, **numbers, "seen": seen}, state.history)
+
+    def _parts(self) -> dict[str, Any]:
+        """What has a state of its own in a checkpoint."""
+        return {
+            "student": self.student,
+            "losses": self.module.losses,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "precision": self.fabric.strategy.precision,
+        }
+
+    def _restore(self) -> None:
+        self.fabric.barrier()  # every process has looked at the folder before one of them writes to it
+        checkpoint = self.folder.load()
+        if checkpoint is None:
+            self.folder.start()
+            return
+        try:
+            for name, part in self._parts().items():
+                part.load_state_dict(checkpoint[name])
+            values = {entry.name: checkpoint[entry.name] for entry in fields(State)}
+            values["sums"], values["seen"] = values["sums"].to(self.fabric.device), set(values["seen"])
+            self.state = State(**values)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise NeurordlError(
+                f"{self.folder.path}: its checkpoint is not one of this run ({error}); choose another folder"
+            ) from error
+
+    def _finish(self) -> None:
+        """Write the last weights; then give the student the best ones, if there was a validation."""
+        state, record = self.state, self.folder.record
+        record["status"] = "finished"
+        if record["stimuli"] is None and state.seen:
+            record["seen"] = sorted(state.seen, key=natural_key)
+        chosen = state.best["epoch"] > 0
+        if chosen:
+            record["best"] = dict(state.best)
+        self.folder.finish(self.student, self.objective.state_dict(), state.history)
+        self.fabric.barrier()
+        if chosen:
+            self.folder.load_best(self.student)
+
+
+def _shown(terms: dict[str, float], digits: int) -> str:
+    return "  ".join(f"{name} {value:.{digits}f}" for name, value in terms.items())
+
+
+def accuracy(student: nn.Module, labelled: Labelled, batch_size: int = 512) -> float:
+    """Share of images whose largest output is their label, in eval mode.
+
+    Parameters
+    ----------
+    student : torch.nn.Module
+        Network (n, channels, height, width) -> (n, classes).
+    labelled : StimulusSet with labels, DataLoader, Dataset, or sized iterable of batches
+        Labelled images, as in `fit`.
+    batch_size : int
+        Images in a batch of a StimulusSet or Dataset.
+
+    Returns
+    -------
+    float
+        A share from 0 to 1.
+
+    Raises
+    ------
+    NeurordlError
+        If there are no labels, or they are out of the range of the outputs.
+    """
+    correct = total = 0
+    with frozen_eval(student):
+        for batch in each_once(labelled, batch_size):
+            if batch.labels is None:
+                raise NeurordlError("labelled: the batches have no labels")
+            outputs = student(as_input(batch.images, student))
+            check_labels(batch.labels, outputs.shape[1])
+            correct += int((outputs.argmax(dim=1).cpu() == batch.labels).sum())
+            total += len(batch.labels)
+    return correct / total

@@ -1,0 +1,327 @@
+"""A transfer loss with parameters, made by a user in one object, works wherever a loss does.
+
+Run as a module it is what two processes run, or the run that is killed:
+``python -m tests.training.test_user_loss processes|killed FOLDER``.
+"""
+
+from __future__ import annotations
+
+import doctest
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+import neurordl as nrl
+import neurordl.training.losses
+from tests.training.helpers import fit_with
+
+ROOT = Path(__file__).parents[2]
+N, M, STEPS = 32, 20, 4  # labelled images, stimuli, steps of an epoch
+IDS = [f"s{i}" for i in range(M)]
+
+
+class Hint(nrl.TransferLoss, nn.Module):
+    """Romero et al. (2015): a 1 x 1 convolution predicts the maps of a teacher's layer.
+
+    The number of the student's maps is not known before the first batch.
+    """
+
+    layers = ("conv2",)
+
+    def __init__(self, teacher: nrl.NetworkTeacher, weight: float = 1.0) -> None:
+        super().__init__()
+        self.teacher, self.weight = teacher["conv3"], weight
+        self.regressor = nn.LazyConv2d(16, kernel_size=1)
+
+    def forward(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: nrl.Batch
+    ) -> Tensor:
+        assert student["conv2"].shape[1:] == (8, 2, 2)
+        assert teacher["conv3"].shape[1:] == (16, 2, 2)
+        return nn.functional.mse_loss(self.regressor(student["conv2"]), teacher["conv3"])
+
+
+def images(n: int, seed: int, ids: list[str] | None = None) -> nrl.StimulusSet:
+    pixels = np.random.default_rng(seed).integers(0, 256, (n, 8, 8), dtype=np.uint8)
+    return nrl.StimulusSet.from_array(pixels, ids or [f"i{k}" for k in range(n)], labels=np.arange(n) % 4)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nrl.students.small_cnn(4, 1, width=4)
+
+
+def teacher(**options: Any) -> nrl.NetworkTeacher:
+    return nrl.NetworkTeacher(network(9), ["conv3"], **options)
+
+
+def arguments(hint: nn.Module | None = None, **changes: Any) -> dict[str, Any]:
+    """Two streams, the hint beside an RDM loss of the same teacher."""
+    taught = hint.teacher if isinstance(hint, Hint) else teacher()["conv3"]
+    return {
+        "student": network(),
+        "objective": nrl.Objective([hint or Hint(taught.network), nrl.RDMLoss(taught, "conv3")]),
+        "labelled": images(N, 1),
+        "stimuli": images(M, 2, IDS),
+        "epochs": 3,
+        "batch_size": 8,
+        "stimuli_batch": 5,
+        "augment": lambda x: x + 0.1 * torch.randn_like(x),
+        "validation": 0.25,
+        "seed": 3,
+        **changes,
+    }
+
+
+def moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
+    return all(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return set(one) == set(other) and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_in_a_loop_of_ones_own() -> None:
+    model, hint = network(), Hint(teacher())
+    objective = nrl.Objective(hint, task=None)
+    shown = images(M, 2, IDS)
+    batch = (shown.images(), shown.ids)
+    objective(model, stimuli=batch)  # gives the regressor its shape
+    assert [tuple(value.shape) for value in objective.parameters()] == [(16, 8, 1, 1), (16,)]
+    optimizer = torch.optim.Adam([*model.parameters(), *objective.parameters()], lr=1e-2)
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    values = []
+    for _ in range(60):
+        loss, terms = objective(model, stimuli=batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        values.append(float(terms["hint"]))
+    assert values[-1] < 0.3 * values[0]
+    assert set(before) == {"hint.regressor.weight", "hint.regressor.bias"}
+    assert moved(before, objective.state_dict())
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("stream", ["one", "two"])
+def test_fit_trains_the_hint_in_one_and_in_two_streams(stream: str, cached: bool) -> None:
+    shown = images(M, 2, IDS)
+    hint = Hint(teacher(cache=shown if cached else None))
+    changes: dict[str, Any] = {"epochs": 20, "lr": 1e-2, "augment": None}
+    if stream == "one":
+        changes |= {"labelled": shown, "stimuli": None, "validation": None}
+    history = fit_with(**arguments(hint, **changes)).history
+    assert history["hint"].iloc[-1] < 0.5 * history["hint"].iloc[0]
+
+
+def test_parameters_are_in_the_optimizer_the_record_and_their_own_file(tmp_path: Path) -> None:
+    hint = Hint(teacher(), weight=0.5)
+    run = fit_with(**arguments(hint, out=tmp_path / "run"))
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    count = len(list(run.student.parameters()))
+    assert len(state["optimizer"]["state"]) == count + 2
+    assert run.record["optimizer"]["class"] == "AdamW"
+    described = run.record["objective"]["losses"]["hint"]
+    assert (described["class"], described["parameters"], described["weight"]) == ("Hint", 16 * 8 + 16, 0.5)
+    assert described["teacher"]["teacher"] == "NetworkTeacher"
+    assert run.record["student"]["parameters"] == sum(value.numel() for value in network().parameters())
+    names = set(network().state_dict())
+    for file in ("student.safetensors", "best.safetensors"):
+        assert set(safetensors.torch.load_file(tmp_path / "run" / file)) == names
+    losses = safetensors.torch.load_file(tmp_path / "run" / "losses.safetensors")
+    assert same(losses, {f"hint.{name}": value for name, value in hint.state_dict().items()})
+    again = nrl.load_run(tmp_path / "run")
+    assert set(again.student.state_dict()) == names
+    assert same(again.student.state_dict(), run.student.state_dict())
+
+
+def test_a_run_without_parameters_in_its_losses_has_no_such_file(tmp_path: Path) -> None:
+    objective = nrl.Objective(nrl.RDMLoss(teacher(), "conv3"))
+    fit_with(**arguments(objective=objective, epochs=1, out=tmp_path / "run"))
+    assert not (tmp_path / "run" / "losses.safetensors").exists()
+
+
+def test_initial_parameters_follow_the_seed_and_not_the_callers_random_state() -> None:
+    def initial(seed: int, before: int) -> dict[str, Tensor]:
+        hint = Hint(teacher())
+        given = arguments(hint, seed=seed, epochs=1, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+        torch.manual_seed(before)
+        fit_with(**given)
+        return hint.state_dict()
+
+    assert same(initial(0, 1), initial(0, 2))
+    assert not same(initial(0, 1), initial(1, 1))
+
+
+def test_buffers_of_a_loss_are_those_of_training_alone() -> None:
+    """The look before the first step and the validation leave the statistics of batch norm alone."""
+
+    class Normed(Hint):
+        def __init__(self, taught: nrl.NetworkTeacher) -> None:
+            super().__init__(taught)
+            self.regressor = nn.Sequential(nn.LazyConv2d(16, 1), nn.LazyBatchNorm2d())
+
+    hint = Normed(teacher())
+    run = fit_with(**arguments(hint))
+    assert int(hint.regressor[1].num_batches_tracked) == run.history["step"].iloc[-1]
+
+
+# Processes
+
+
+def step_of_size_one(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1.0)  # after one step the weights have moved by the gradient
+
+
+def single_step(hint: Hint) -> dict[str, Any]:
+    """One step on all of the data, so that the weights tell the gradient."""
+    changes = {"batch_size": N, "stimuli_batch": M, "epochs": 1, "augment": None, "validation": None}
+    return arguments(hint, **changes, optimizer=step_of_size_one, scheduler="constant")
+
+
+def processes(folder: Path) -> None:
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    fabric.launch()
+    hint = Hint(teacher())
+    run = fit_with(**single_step(hint), fabric=fabric)
+    weights = {
+        **run.student.state_dict(),
+        **{f"hint.{key}": value for key, value in hint.state_dict().items()},
+    }
+    safetensors.torch.save_file(weights, folder / f"{fabric.global_rank}.safetensors")
+    run.history.to_csv(folder / f"{fabric.global_rank}.csv", index=False)
+
+
+def launch(role: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.training.test_user_loss", role, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+
+
+def test_two_processes_train_the_hint_as_one_does(tmp_path: Path) -> None:
+    started = launch("processes", tmp_path)
+    hint = Hint(teacher())
+    run = fit_with(**single_step(hint))
+    output, _ = started.communicate(timeout=300)
+    assert started.returncode == 0, output
+    weights = {
+        **run.student.state_dict(),
+        **{f"hint.{key}": value for key, value in hint.state_dict().items()},
+    }
+    start = network().state_dict()
+    assert moved(start, run.student.state_dict())
+    for rank in range(2):
+        other = safetensors.torch.load_file(tmp_path / f"{rank}.safetensors")
+        assert set(other) == set(weights)
+        for name, value in weights.items():
+            torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5)
+        history = pd.read_csv(tmp_path / f"{rank}.csv").drop(columns="seconds")
+        pd.testing.assert_frame_equal(history, run.history.drop(columns="seconds"), rtol=0, atol=1e-5)
+
+
+# Killed and resumed
+
+
+def at_step(number: int, action: Callable[[], Any]) -> Callable[..., LambdaLR]:
+    """A schedule that does something at a step."""
+
+    def make(optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
+        return LambdaLR(optimizer, lambda step: (action() if step == number else None) or 1 / (1 + step))
+
+    return make
+
+
+def killed(folder: Path) -> None:
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    fit_with(**arguments(), scheduler=at_step(2 * STEPS - 1, kill), out=folder, checkpoint_every=2)
+
+
+def test_killed_and_resumed_to_the_bit(tmp_path: Path) -> None:
+    started = launch("killed", tmp_path / "run")
+    hint = Hint(teacher())
+    schedule = at_step(-1, lambda: None)
+    whole = fit_with(**arguments(hint), scheduler=schedule, out=tmp_path / "whole")
+    output, _ = started.communicate(timeout=300)
+    assert started.returncode == -signal.SIGKILL, output
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["step"] == 2 * STEPS - 2
+    resumed_hint = Hint(teacher())
+    resumed = fit_with(
+        **arguments(resumed_hint), scheduler=schedule, out=tmp_path / "run", checkpoint_every=2, resume=True
+    )
+    assert same(resumed.student.state_dict(), whole.student.state_dict())
+    assert same(resumed_hint.state_dict(), hint.state_dict())
+    assert resumed.record == whole.record
+    pd.testing.assert_frame_equal(
+        resumed.history.drop(columns="seconds"), whole.history.drop(columns="seconds"), check_exact=True
+    )
+    for file in ("student.safetensors", "best.safetensors", "losses.safetensors", "run.json"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert "hint" in json.loads((tmp_path / "run" / "run.json").read_text())["objective"]["losses"]
+
+
+def test_another_hint_is_another_run(tmp_path: Path) -> None:
+    fit_with(**arguments(epochs=1), out=tmp_path / "run")
+    with pytest.raises(nrl.NeurordlError, match=r"differs in objective\.losses"):
+        fit_with(**arguments(Hint(teacher(), 2.0), epochs=1), out=tmp_path / "run", resume=True)
+
+
+# What a loss must have
+
+
+def test_one_error_lists_all_that_an_object_lacks() -> None:
+    class Nameless(nn.Module):
+        layers = ("conv2",)
+
+    with pytest.raises(
+        nrl.NeurordlError,
+        match="a Nameless is no loss, for it lacks name, weight, teacher, network, describe, forward;",
+    ):
+        nrl.Objective(Nameless())  # type: ignore[arg-type]
+
+    class Silent(nrl.TransferLoss):
+        pass
+
+    with pytest.raises(nrl.NeurordlError, match="a Silent is no loss, for it lacks __call__;"):
+        nrl.Objective(Silent())
+
+
+def test_a_loss_that_is_no_scalar_is_named() -> None:
+    class Rows(nrl.TransferLoss):
+        layers = "conv2"  # type: ignore[assignment]
+
+        def __call__(self, student: Any, teacher: Any, batch: Any) -> Tensor:
+            return student["conv2"].flatten(1).mean(dim=1)
+
+    with pytest.raises(nrl.NeurordlError, match=r"rows: a loss returns a tensor of shape \(\), but this one"):
+        nrl.Objective(Rows(), task=None)(network(), stimuli=(images(4, 1).images(), IDS[:4]))
+
+
+def test_the_example_of_the_base_class_runs() -> None:
+    examples = doctest.DocTestFinder().find(
+        nrl.TransferLoss, globs={"torch": torch}, module=neurordl.training.losses
+    )
+    runner = doctest.DocTestRunner()
+    for example in examples:
+        runner.run(example)
+    assert runner.summarize().attempted >= 6
+    assert runner.summarize().failed == 0
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"processes": processes, "killed": killed}[sys.argv[1]](Path(sys.argv[2]))
