@@ -314,7 +314,7 @@ def draw_images(images: StimulusSet, n: int, seed: int) -> StimulusSet:
 
     Where a class has too few images, all of them are taken, and more of the others.
     """
-    from neurordl.stimuli.splitting import draw_number
+    from neurordl.stimuli.sets import draw_number
 
     labels = list(map(str, images.labels.tolist())) if images.labels is not None else [""] * len(images)
     if n < len(set(labels)):

@@ -28,7 +28,7 @@ from neurordl.rdms.files import load_rdms
 from neurordl.rdms.files.content import Interpretation, condense, damage_named
 from neurordl.rdms.files.matlab import read_mat5
 from neurordl.stimuli import StimulusSet
-from neurordl.stimuli.tables import read_table
+from neurordl.stimuli.sets import read_table
 from neurordl.validate import check_choice, check_count
 
 __all__ = [
@@ -367,7 +367,14 @@ def load_images92(
         for name in ("human", "face", "animal", "natural"):
             table[name] = [int(item[name].item()) for item in structs]
     return StimulusSet.from_array(
-        pixels, IMAGES92_IDS, None, table, size, channels, mean, std, source=str(path)
+        pixels,
+        IMAGES92_IDS,
+        table=table,
+        source=str(path),
+        size=size,
+        channels=channels,
+        mean=mean,
+        std=std,
     )
 
 
