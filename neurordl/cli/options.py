@@ -149,6 +149,8 @@ def _values(module: str, node: ast.expr) -> Iterator[Any]:
             yield from _values(module, generic)
         case ast.Attribute(attr=name) | ast.Name(id=name) if name in _TYPES:
             yield _TYPES[name]
+        case ast.Name(id="Any"):
+            yield str
         case ast.Name(id=name):  # an alias
             home, definition = _find(module, name)
             if isinstance(definition, ast.Assign | ast.AnnAssign) and definition.value is not None:

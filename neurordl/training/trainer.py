@@ -59,16 +59,22 @@ class Optimization:
     ----------
     optimizer : callable, optional
         Function parameters -> optimizer, with its own `lr` and `weight_decay`. AdamW by default.
-    lr, weight_decay : float, optional
-        Learning rate and weight decay of the default optimizer: 1e-3 and 1e-4 by default.
+    lr : float, optional
+        Learning rate of the default optimizer, AdamW: 1e-3 by default.
+    weight_decay : float, optional
+        Weight decay of the default optimizer: 1e-4 by default.
     scheduler : "cosine", "constant", or callable
-        Schedule of the learning rate. It advances at each step. A callable is a function (optimizer, number
+        Schedule of the learning rate, which advances at each step.
+
+        A callable is a function (optimizer, number
         of steps) -> scheduler, which must not need a metric.
     clip_norm : float, optional
         Gradients are clipped to this norm.
     batchnorm : {"labelled", "stimuli", "both"}
         Which of two streams is normalized by the statistics of its own batches and updates the running
-        statistics. The other one is normalized by the running statistics. Stimulus batches are small and
+        statistics. The other one is normalized by the running statistics.
+
+        Stimulus batches are small and
         their images differ from the labelled ones, and evaluation uses the running statistics, so that
         "labelled" fits the geometry of the stimuli as it will be evaluated.
 
@@ -131,11 +137,15 @@ class Execution:
 
     Attributes
     ----------
-    accelerator, devices, precision
-        Arguments of ``lightning_fabric.Fabric``: ``"cuda"``, 2, ``"bf16-mixed"``. Across several processes an
-        RDM loss is computed on the batch of all of them.
+    accelerator : str
+        Kind of device, as in ``lightning_fabric.Fabric``: "auto", "cpu", "cuda" or "mps".
+    devices : int or list of int
+        Number of devices, each with a process, or their numbers. Across several processes an RDM loss is
+        computed on the batch of all of them.
+    precision
+        Numerical precision, as in ``lightning_fabric.Fabric``: "32-true" or "bf16-mixed".
     fabric : lightning_fabric.Fabric, optional
-        Your own fabric, in place of these three. Across several processes an objective with ``task=None``
+        Your own fabric, in place of accelerator, devices and precision. Across several processes an objective with ``task=None``
         needs a strategy that finds unused parameters.
     deterministic : bool, optional
         Use deterministic algorithms; by default on the CPU only.
