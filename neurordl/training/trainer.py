@@ -225,11 +225,14 @@ def fit(
     epochs : int
         Passes through the longer stream.
     seed : int
-        Seed of data order, augmentation and dropout. It does not set the student's initial weights: call
-        ``torch.manual_seed`` before you make the student.
+        Seed of data order, augmentation and dropout.
+
+        It does not set the student's initial weights: call ``torch.manual_seed`` before you make the student.
     validation : StimulusSet, or share of the stimuli, optional
-        Stimuli that are not trained on and that choose the best epoch: the one with the lowest sum of
-        transfer losses. The run's student has the weights of that epoch; the weights of the last epoch are
+        Share of the stimuli, or other stimuli, that choose the best epoch: the one with the lowest sum of
+        transfer losses. They are not trained on.
+
+        The run's student has the weights of that epoch; the weights of the last epoch are
         kept in the folder, if there is one.
     batches : Batches
         Batch sizes and augmentation.
@@ -240,8 +243,10 @@ def fit(
     out : path, optional
         New folder for ``run.json``, ``history.csv``, checkpoints and weights. None writes nothing.
     resume : bool
-        Continue exactly from the checkpoint in `out`, start a new run if there is none, and return a finished
-        run as it is. (A DataLoader with persistent workers cannot be continued exactly.)
+        Continue exactly from the checkpoint in `out`. A new run starts if there is none, and a finished run
+        is returned as it is.
+
+        A DataLoader with persistent workers cannot be continued exactly.
 
     Returns
     -------
