@@ -145,8 +145,8 @@ class Execution:
     precision
         Numerical precision, as in ``lightning_fabric.Fabric``: "32-true" or "bf16-mixed".
     fabric : lightning_fabric.Fabric, optional
-        Your own fabric, in place of accelerator, devices and precision. Across several processes an objective with ``task=None``
-        needs a strategy that finds unused parameters.
+        Your own fabric, in place of accelerator, devices and precision. Across several processes an objective
+        with ``task=None`` needs a strategy that finds unused parameters.
     deterministic : bool, optional
         Use deterministic algorithms; by default on the CPU only.
     checkpoint_every : int, optional
