@@ -69,12 +69,6 @@ data = typer.Typer(
 app.add_typer(data, name="data")
 
 
-def _data_names() -> list[str]:
-    from neurordl.datasets import REGISTRY
-
-    return list(REGISTRY)
-
-
 @command(data, "list")
 def list_data() -> None:
     """List the public data sets, their sizes, and whether they are on this machine.
@@ -314,7 +308,7 @@ def draw_images(images: StimulusSet, n: int, seed: int) -> StimulusSet:
 
     Where a class has too few images, all of them are taken, and more of the others.
     """
-    from neurordl.stimuli.splitting import draw_number
+    from neurordl.stimuli.sets import draw_number
 
     labels = list(map(str, images.labels.tolist())) if images.labels is not None else [""] * len(images)
     if n < len(set(labels)):

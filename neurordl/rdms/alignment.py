@@ -17,7 +17,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import Match, match_ids, near_misses
 from neurordl.rdms.selection import reindex, stimulus_ids, take_rows
 from neurordl.stimuli import StimulusSet
-from neurordl.stimuli.tables import read_table
+from neurordl.stimuli.sets import read_table
 
 __all__ = ["Alignment", "align"]
 

@@ -158,3 +158,8 @@ def test_completion() -> None:
             check=False,
         )
         assert expected in done.stdout.split()
+
+
+def test_precision_of_fabric_is_a_text() -> None:
+    precision = read_arguments("Execution")["precision"]
+    assert (precision.type, precision.default) == (str, "32-true")
