@@ -134,7 +134,7 @@ def _write_npz(rdms: RDMs) -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
-                np.lib.format.write_array(handle, np.ascontiguousarray(array), allow_pickle=False)
+                np.lib.format.write_array(handle, np.asarray(array, order="C"), allow_pickle=False)
     return file.getvalue()
 
 

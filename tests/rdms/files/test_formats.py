@@ -60,6 +60,10 @@ def same(found: RDMs, expected: RDMs) -> None:
     np.testing.assert_array_equal(found.dissimilarities, expected.dissimilarities)
     assert found.dissimilarities.dtype == expected.dissimilarities.dtype
     assert found.dissimilarity_measure == expected.dissimilarity_measure
+    assert type(found.dissimilarity_measure) is type(expected.dissimilarity_measure)
+    assert {k: np.shape(v) for k, v in found.descriptors.items()} == {
+        k: np.shape(v) for k, v in expected.descriptors.items()
+    }
     for kind in ("rdm_descriptors", "pattern_descriptors"):
         one, other = (
             {k: list(v) for k, v in getattr(rdms, kind).items() if k not in ("index", "name")}
