@@ -370,7 +370,7 @@ class Command:
         parameters += [_config(tables)] if options else []
 
         def run(**values: Any) -> None:
-            values = {option: _value(argument, values[option]) for option, argument in options.items()}
+            values = {option: option_value(argument, values[option]) for option, argument in options.items()}
             check_files(values, unnamed)
             calls = {name: part.call(values) for name, part in parts.items()}
             arguments = calls.pop("").values
@@ -444,7 +444,7 @@ def _parameter(option: str, argument: Argument, panel: str, unnamed: bool) -> in
     )
 
 
-def _value(argument: Argument, value: Any) -> Any:
+def option_value(argument: Argument, value: Any) -> Any:
     """The value of an option as Python takes it: several values are separated by commas."""
     if value == "none" and argument.optional:
         return None

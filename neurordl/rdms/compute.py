@@ -383,7 +383,7 @@ def _json(record: Mapping[str, Any], records: Sequence[Any]) -> str:
 
 def _warn_of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:
     for source in sources:
-        if lacking := [stimulus for stimulus in stimuli if stimulus not in set(source.ids)]:
+        if lacking := [stimulus for stimulus in stimuli if stimulus not in source.numbers]:
             warnings.warn(
                 f"{source.label} has {len(source.ids)} of {len(stimuli)} stimuli; the pairs of the others "
                 f"({listed(lacking, 3)}) are NaN in its RDM",
