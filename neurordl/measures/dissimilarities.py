@@ -107,7 +107,8 @@ class Dissimilarity:
         condensed RDMs (..., pairs). It takes the argument ``precision``, (channels, channels), unless that is
         "none", and the argument ``counts``, (runs, stimuli), if it is ``unbalanced``.
     aliases
-        How else files and papers write its name; letter case, blanks, punctuation and "distance" do not matter.
+        How else files and papers write its name; letter case, blanks, punctuation and "distance" do not
+        matter.
     written
         What is written into ``RDMs.dissimilarity_measure``; the name by default.
     needs_runs
