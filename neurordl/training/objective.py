@@ -15,10 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match
 from neurordl.patterns.network import as_input, frozen_eval, read_layers, why_unfit
+from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
-from neurordl.teachers.base import spelled
-from neurordl.training.losses import Features, TaskRatio, TransferLoss, check_loss, weight_at
-from neurordl.training.streams import check_batch, check_labels, seed_all
+from neurordl.teachers.base import Record, spelled
+from neurordl.training.losses import Features, TransferLoss, check_loss, weight_at
+from neurordl.training.streams import Labelled, check_batch, check_labels, each_once, seed_all
 from neurordl.validate import check_choice
 
 BatchNorm = Literal["labelled", "stimuli", "both"]
@@ -166,8 +167,11 @@ class Objective:
             terms["task"] = self._task_loss(outputs, labelled.labels)
             total = total + terms["task"]
         values = self._transfer(features, stimuli, processes)
+        level = terms.get("task")
+        if processes is not None and level is not None:
+            level = processes.mean(level)
         for loss, (name, value) in zip(self.losses, values.items(), strict=True):
-            weight = self._weight(loss, value, terms.get("task"), step, processes)
+            weight = weight_at(step, loss, value, level)
             # An undefined term must not spoil the sum: it has no gradient and counts as 0.
             total = total + weight * torch.where(torch.isfinite(value), value, 0.0)
             terms[name] = value
@@ -208,8 +212,7 @@ class Objective:
         for name, loss in zip(self.names, self.losses, strict=True):
             values[name] = loss(features, by_network.get(id(loss.network), {}), batch)
             if not isinstance(values[name], Tensor) or values[name].ndim:
-                shape = getattr(values[name], "shape", type(values[name]).__name__)
-                raise NeurordlError(f"{name}: a loss returns a tensor of shape (), but this one {shape}")
+                raise NeurordlError(f"{name}: a loss returns a tensor of shape (), not {values[name]!r:.60}")
         return values
 
     def _task_loss(self, outputs: Any, labels: Tensor | None) -> Tensor:
@@ -226,23 +229,6 @@ class Objective:
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         return functional.cross_entropy(outputs, labels)
 
-    def _weight(
-        self,
-        loss: TransferLoss,
-        value: Tensor,
-        task: Tensor | None,
-        step: int | None,
-        processes: Processes | None,
-    ) -> float | Tensor:
-        weight = loss.weight
-        if isinstance(weight, TaskRatio):
-            if task is None:
-                raise NeurordlError("TaskRatio needs a task loss; give a number where task=None")
-            level = task.detach() if processes is None else processes.mean(task)
-            ratio = weight.ratio * level / value.detach().abs().clamp(min=1e-12)
-            return torch.where(torch.isfinite(ratio), ratio, 0.0)
-        return weight_at(step, weight, loss.name) if callable(weight) else weight
-
     def transfer_terms(self, student: nn.Module, batch: Batch) -> dict[str, float]:
         """Each transfer loss, unweighted, of stimuli that are not trained on; in eval mode, no gradient."""
         if not self.losses:
@@ -251,15 +237,15 @@ class Objective:
             features = read_layers(student, as_input(batch.images, student), self._layers)[1]
             return {name: float(value) for name, value in self._transfer(features, batch, None).items()}
 
-    def prepare(self, ids: Sequence[str] | None, validation: Sequence[str] | None = None) -> dict[str, Match]:
+    def prepare(self, stimuli: StimulusSet | None, validation: StimulusSet | None = None) -> dict[str, Match]:
         """Match the training and validation stimuli with each teacher, once, before the first step."""
         matches = {}
         for name, loss in zip(self.names, self.losses, strict=True):
-            if loss.teacher is not None and ids is not None:
-                if match := loss.teacher.prepare(ids):
+            if loss.teacher is not None and stimuli is not None:
+                if match := loss.teacher.prepare(stimuli.ids):
                     matches[name] = match
                 if validation is not None:
-                    loss.teacher.match(validation)
+                    loss.teacher.match(validation.ids)
         return matches
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
@@ -310,7 +296,7 @@ class Objective:
                 ) from error
         return int(outputs[0].shape[1]) if self.task == "cross_entropy" else None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Record:
         """What ``run.json`` records: the task and each loss, with its class and its number of parameters."""
         losses = {}
         for name, loss in zip(self.names, self.losses, strict=True):
@@ -348,3 +334,37 @@ def _unique(names: list[str]) -> list[str]:
         name if names.count(name) == 1 else f"{name}#{names[:place].count(name) + 1}"
         for place, name in enumerate(names)
     ]
+
+
+def accuracy(student: nn.Module, labelled: Labelled, batch_size: int = 512) -> float:
+    """Share of images whose largest output is their label, in eval mode.
+
+    Parameters
+    ----------
+    student : torch.nn.Module
+        Network (n, channels, height, width) -> (n, classes).
+    labelled : StimulusSet with labels, DataLoader, Dataset, or sized iterable of batches
+        Labelled images, as in `fit`.
+    batch_size : int
+        Images in a batch of a StimulusSet or Dataset.
+
+    Returns
+    -------
+    float
+        A share from 0 to 1.
+
+    Raises
+    ------
+    NeurordlError
+        If there are no labels, or they are out of the range of the outputs.
+    """
+    correct = total = 0
+    with frozen_eval(student):
+        for batch in each_once(labelled, batch_size):
+            if batch.labels is None:
+                raise NeurordlError("labelled: the batches have no labels")
+            outputs = student(as_input(batch.images, student))
+            check_labels(batch.labels, outputs.shape[1])
+            correct += int((outputs.argmax(dim=1).cpu() == batch.labels).sum())
+            total += len(batch.labels)
+    return correct / total

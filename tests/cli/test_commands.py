@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from rsatoolbox.rdm import RDMs
 
-from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms
+from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms, select_rdms
 from neurordl.cli.commands import _draw_images
 from neurordl.io import sha256_state
 
@@ -157,7 +157,7 @@ def test_resume(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     assert (tmp_path / "run" / "history.csv").read_bytes() == before
     code, _, errors = shell(*train_arguments(data, tmp_path / "run", epochs=3), "--resume")
     assert code == 1
-    assert "differs in settings.epochs (2 there, 3 here)" in errors
+    assert "differs in settings.epochs (2 before, 3 now)" in errors
     assert "call fit" not in errors
     code, told, errors = shell(*train_arguments(data, tmp_path / "new", epochs=1), "--resume")
     assert code == 0
@@ -630,5 +630,6 @@ def test_no_arguments_show_the_help(shell: Any) -> None:
 def test_record_and_evaluation_are_json(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     assert shell(*train_arguments(data, tmp_path / "run", epochs=1))[0] == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    teacher = RDMTeacher(load_rdms(data["brain.h5"]), roi="IT", subjects=["p0", "p2"], average="session")
+    averaged = select_rdms(load_rdms(data["brain.h5"]), average="session")
+    teacher = RDMTeacher(averaged, roi="IT", subjects=["p0", "p2"])
     assert record["objective"]["losses"]["rdm:conv3"]["teacher"]["sha256"] == teacher.sha256
