@@ -83,14 +83,15 @@ def read_image(path: Path) -> object:
     """An image, and the same file as a mask."""
     with contextlib.suppress(NeurordlError):
         nrl.read_patterns(bold(), path, events(), model="average")
-    return nrl.read_patterns(path, None, events(), model="average", t_r=2.0)
+    return nrl.read_patterns(path, None, events(), model=nrl.Average(t_r=2.0))
 
 
 def read_events(path: Path) -> object:
     """Events, and the same file as confounds and as the table of betas."""
-    for call in ({"events": events(), "confounds": path}, {"table": path}):
-        with contextlib.suppress(NeurordlError):
-            nrl.read_patterns(bold(), None, **call)
+    with contextlib.suppress(NeurordlError):
+        nrl.read_patterns(bold(), None, events(), confounds=path)
+    with contextlib.suppress(NeurordlError):
+        nrl.read_betas(bold(), path)
     return nrl.read_patterns(bold(), None, path)
 
 
@@ -100,7 +101,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     **dict.fromkeys(("_events.tsv", "_events.csv"), read_events),
     **dict.fromkeys(
         ("_labels.tsv", "_labels.json"),
-        lambda path: nrl.read_patterns(bold(), atlas(), events(), labels=path, model="average"),
+        lambda path: nrl.read_patterns(bold(), nrl.Regions(atlas(), path), events(), model="average"),
     ),
 }
 

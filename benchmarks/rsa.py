@@ -35,8 +35,8 @@ from threadpoolctl import threadpool_limits
 
 from neurordl.io import versions, write_json, write_text
 from neurordl.rsa.ceilings import ceiling
+from neurordl.rsa.compare import similarity
 from neurordl.rsa.inference.infer import infer
-from neurordl.rsa.similarity import similarity
 
 RESULTS = Path(__file__).parent / "results"
 # Targets of the ratio, theirs over ours, at full size, for those rows that have one.

@@ -67,7 +67,7 @@ def main() -> None:
     events = np.array(patterns.obs_descriptors["stimulus"])
     rows: list[dict[str, Any]] = []
     for dissimilarity, method in CASES:
-        whole = searchlight(patterns, models, radius=3, dissimilarity=dissimilarity, method=method)
+        whole = searchlight(patterns, models, radius=3, dissimilarity=dissimilarity, comparison=method)
         share = np.linspace(0, len(whole.centres) - 1, args.share).astype(int)
         around = [np.flatnonzero(np.square(at - whole.centres[k]).sum(1) < 9) for k in share]
 
@@ -83,7 +83,7 @@ def main() -> None:
             for _ in range(args.turns):
                 times = [time.perf_counter()]
                 searchlight(
-                    patterns, models, radius=3, dissimilarity=dissimilarity, method=method, dtype=dtype
+                    patterns, models, radius=3, dissimilarity=dissimilarity, comparison=method, dtype=dtype
                 )
                 times.append(time.perf_counter())
                 theirs()

@@ -42,7 +42,7 @@ from torch.nn import functional as F
 
 import neurordl as nrl
 from neurordl.io import versions, write_json, write_text
-from neurordl.measures.comparisons import loss_comparison
+from neurordl.measures.comparisons import find_comparison
 from neurordl.measures.dissimilarities import DISSIMILARITIES
 
 LAYERS = ("layer2", "layer3", "layer4")
@@ -206,7 +206,7 @@ def time_layer(layer: str, kept: Tensor, teacher: nrl.RDMTeacher, batch: nrl.Bat
     rdm = note("patterns to RDM, forward", DISSIMILARITIES["correlation"], patterns)
     target = note("teacher's RDM", teacher.target, batch, {})
     leaf = rdm.detach()[None].requires_grad_()
-    value = note("comparison, forward", loss_comparison("corr"), leaf, target.rdms, target.weights)
+    value = note("comparison, forward", find_comparison("corr").loss, leaf, target.rdms, target.weights)
     note("comparison, backward", value.sum().backward)
     (pull,) = note("patterns to RDM, backward", torch.autograd.grad, rdm, patterns, torch.randn_like(rdm))
     note("sum of gradients", torch.add, pull, theirs)

@@ -23,7 +23,7 @@ models = {
     name: nrl.compute_rdms(Dataset(patterns, obs_descriptors={"stimulus": ids}), "euclidean")
     for name, patterns in {"categories": category, "within": within}.items()
 }
-scores = nrl.evaluate(models, rdms, method="corr", bootstrap="both")
+scores = nrl.evaluate(models, rdms, comparison="corr", bootstrap="both")
 print(scores)
 
 fitted = nrl.evaluate_fitted({**models, "weighted sum": concat(list(models.values()))}, rdms)

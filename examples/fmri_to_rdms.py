@@ -13,7 +13,8 @@ import neurordl as nrl
 study = Path(__file__).parents[1] / "data" / "simulated_fmri" / "study"
 
 # One Dataset per subject: rows are stimuli in runs, columns are voxels with their ROI.
-patterns = nrl.read_bids(study, task="sim", mask=study / "atlas.nii.gz", labels=study / "atlas.tsv")
+regions = nrl.Regions(study / "atlas.nii.gz", labels=study / "atlas.tsv")
+patterns = nrl.read_bids(study, task="sim", mask=regions)
 rdms = nrl.compute_rdms(patterns, "crossnobis", center="run")
 print(f"{rdms.n_rdm} RDMs of {rdms.n_cond} stimuli")
 

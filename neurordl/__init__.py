@@ -26,10 +26,17 @@ if TYPE_CHECKING:
     from neurordl.errors import NeurordlError as NeurordlError
     from neurordl.measures import Dissimilarity as Dissimilarity
     from neurordl.measures import register as register
-    from neurordl.patterns.bids import read_bids as read_bids
+    from neurordl.patterns.fmri import read_betas as read_betas
+    from neurordl.patterns.fmri import read_bids as read_bids
+    from neurordl.patterns.fmri import read_patterns as read_patterns
+    from neurordl.patterns.images import Regions as Regions
+    from neurordl.patterns.models import GLM as GLM
+    from neurordl.patterns.models import LSA as LSA
+    from neurordl.patterns.models import LSS as LSS
+    from neurordl.patterns.models import Average as Average
     from neurordl.patterns.network import Compute as Compute
     from neurordl.patterns.network import extract_patterns as extract_patterns
-    from neurordl.patterns.nifti import read_patterns as read_patterns
+    from neurordl.patterns.tables import Confounds as Confounds
     from neurordl.plots import plot_layer_roi as plot_layer_roi
     from neurordl.plots import plot_mds as plot_mds
     from neurordl.plots import plot_rdm as plot_rdm

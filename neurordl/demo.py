@@ -175,7 +175,7 @@ def run_demo(
     str
         The report: what was done, a table for each experiment, and the paired differences.
     """
-    check_count("seeds", seeds)
+    check_count("seeds", seeds, 2, "the differences are tested over seeds")
     out = Path(out)
     images = images if images is not None else load_digits()
     grid = product(EXPERIMENTS, range(seeds), CONDITIONS)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from neurordl.errors import NeurordlError
 
-__all__ = ["check_choice", "check_count", "check_number", "listed"]
+__all__ = ["check_choice", "check_columns", "check_count", "check_number", "listed"]
 
 T = TypeVar("T")
 
@@ -46,6 +46,22 @@ def check_choice(name: str, value: T, choices: Sequence[object], remedy: str = "
     return value
 
 
+def check_columns(name: str, columns: Iterable[object], wanted: Iterable[object], remedy: str = "") -> None:
+    """Raise an error that names the first wanted column that a table lacks, and the columns that it has.
+
+    Raises
+    ------
+    NeurordlError
+        A column is missing.
+    """
+    known = list(columns)
+    if missing := [column for column in wanted if column not in known]:
+        raise NeurordlError(
+            f"{name} has no column {missing[0]!r}: its columns are {listed(known, most=40) or 'none'}"
+            f"{'; ' if remedy else ''}{remedy}"
+        )
+
+
 def check_count(name: str, value: object, least: int = 1, remedy: str = "") -> int:
     """Return ``value`` as an int if it is a whole number of at least ``least``.
 
@@ -62,7 +78,13 @@ def check_count(name: str, value: object, least: int = 1, remedy: str = "") -> i
 
 
 def check_number(
-    name: str, value: object, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False
+    name: str,
+    value: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
 ) -> float:
     """Return ``value`` as a float if it is a finite number from ``low`` to ``high``.
 
@@ -72,8 +94,8 @@ def check_number(
         The argument.
     low, high
         The range, both ends included.
-    open_low
-        Exclude ``low`` itself.
+    open_low, open_high
+        Exclude ``low`` or ``high`` itself.
 
     Raises
     ------
@@ -81,8 +103,11 @@ def check_number(
         It is no number, not finite, or out of the range.
     """
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    if not math.isfinite(number) or not low <= number <= high or (open_low and number == low):
+    inside = low <= number <= high and not (open_low and number == low) and not (open_high and number == high)
+    if not math.isfinite(number) or not inside:
         least = "" if low == -math.inf else f" above {low:g}" if open_low else f" of at least {low:g}"
-        most = "" if high == math.inf else f"{' and' if least else ''} of at most {high:g}"
-        raise NeurordlError(f"{name}={value!r}: expected a number{least}{most}")
+        most = "" if high == math.inf else f" {'below' if open_high else 'of at most'} {high:g}"
+        raise NeurordlError(
+            f"{name}={value!r}: expected a number{least}{' and' if least and most else ''}{most}"
+        )
     return number

@@ -77,7 +77,11 @@ def count(package: Path = PACKAGE) -> Size:
         text = texts[relative]
         size.lines[relative.parts[0]] += len(code_lines(text, tree))
         size.files[relative.parts[0]] += 1
-        size.dicts += [f"{relative}:{node.lineno}" for node in ast.walk(tree) if _is_dict_of_any(node)]
+        size.dicts += [
+            f"{relative}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Subscript) and ast.unparse(node).lower() == "dict[str, any]"
+        ]
         size.long += [
             (n_parameters, f"{relative}:{node.lineno} {node.name}")
             for node in ast.walk(tree)
@@ -86,7 +90,7 @@ def count(package: Path = PACKAGE) -> Size:
         ]
         if relative.parts[0] != "measures":
             size.comparisons += [
-                f"{relative}:{node.lineno} {ast.unparse(node)}"
+                f"{relative}:{getattr(node, 'lineno', 0)} {ast.unparse(node)}"
                 for node in ast.walk(tree)
                 if _compares_measure(node, measures, lists)
             ]
@@ -126,10 +130,6 @@ def _count_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     arguments = function.args
     names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
     return len(names) - (names[:1] in (["self"], ["cls"]))
-
-
-def _is_dict_of_any(node: ast.AST) -> bool:
-    return isinstance(node, ast.Subscript) and ast.unparse(node).lower() == "dict[str, any]"
 
 
 def _lists_of_measures(tree: ast.Module, measures: set[str]) -> Iterator[str]:

@@ -22,6 +22,7 @@ SHOWN: dict[str, Callable[[dict[str, Any]], bool]] = {
     "network_teacher": lambda script: (
         script["accuracies"]["teacher"] > script["accuracies"]["labels only"] + 0.1
     ),
+    "own_loss": lambda script: script["run"].history["hint"].is_monotonic_decreasing,
     "own_loop": lambda script: script["history"][-1]["rdm:conv3"] < script["history"][0]["rdm:conv3"],
     "pattern_teacher": lambda script: script["run"].history["rdm:conv3"].is_monotonic_decreasing,
     "permuted_control": lambda script: (

@@ -56,7 +56,7 @@ def test_layers_of_squeezenet_against_four_regions(tmp_path: Path) -> None:
         sys.executable, "-c", "from neurordl.cli import main; main()",
         "compare", "squeezenet:squeezenet1_1", "--checkpoint", weights,
         "--stimuli", ROOT / "images92" / "stimuli", "--size", 224, "--mean", "imagenet", "--std", "imagenet",
-        "--rdms", tmp_path / "brains.h5", "--layers", ",".join(LAYERS), "--method", "spearman", "--group",
+        "--rdms", tmp_path / "brains.h5", "--layers", ",".join(LAYERS), "--comparison", "spearman", "--group",
         "--out", tmp_path / "scores",
     ]  # fmt: skip
     here = Path(__file__).parent  # where squeezenet.py lies

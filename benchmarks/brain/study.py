@@ -199,7 +199,7 @@ def similarities(student: nn.Module, shown: nrl.StimulusSet, subjects: int) -> d
             brain(roi),
             stimuli=shown,
             layers=list(LAYERS),
-            method=METHOD,
+            comparison=METHOD,
             subjects=people(roi)[subjects],
         ).to_frame()
         for row in frame[frame["subject"] != "mean"].itertuples():

@@ -30,7 +30,7 @@ from neurordl.rdms.files import load_rdms
 from neurordl.rdms.files.content import Interpretation, condense
 from neurordl.rdms.files.matlab import read_mat5
 from neurordl.stimuli import StimulusSet
-from neurordl.stimuli.tables import read_table
+from neurordl.stimuli.sets import read_table
 from neurordl.validate import check_choice, check_count
 
 __all__ = [
@@ -406,7 +406,14 @@ def load_images92(
     if pixels.shape != (92, 175, 175, 3):
         raise NeurordlError(f"{path} holds images {pixels.shape}, not 92 of 175 x 175; fetch it again")
     return StimulusSet.from_array(
-        pixels, IMAGES92_IDS, None, table, size, channels, mean, std, source=str(path)
+        pixels,
+        IMAGES92_IDS,
+        table=table,
+        source=str(path),
+        size=size,
+        channels=channels,
+        mean=mean,
+        std=std,
     )
 
 
@@ -563,11 +570,11 @@ def load_haxby2001(subject: int = 2) -> Haxby:
 
     nilearn keeps them under ``haxby2001`` in `data_root`. The labels have a row per volume, with the columns
     ``stimulus`` (the category, "rest" between blocks) and ``run``, and are shifted by the hemodynamic lag
-    already. They are therefore a table for `neurordl.read_patterns`, which gives a pattern for each volume,
+    already. They are therefore a table for `neurordl.read_betas`, which gives a pattern for each volume,
     without any detrending::
 
         haxby = load_haxby2001()
-        volumes = read_patterns(haxby.bold, haxby.masks["vt"], table=haxby.labels, subject="sub-2")
+        volumes = read_betas(haxby.bold, haxby.labels, haxby.masks["vt"], subject="sub-2")
         names = [name for name in dict.fromkeys(haxby.labels["stimulus"]) if name != "rest"]
         rdms = compute_rdms(volumes.subset_obs("stimulus", names), "crossnobis")
 

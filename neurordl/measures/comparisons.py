@@ -1,10 +1,13 @@
-"""Comparisons of RDMs by name: those that can train a network as torch functions, and each one's properties.
+"""Comparisons of RDMs: an object for each, with its function, its properties and the kernel that is fast.
 
-A function takes RDMs ``a`` and ``b`` and the weight of each pair, (..., pairs) each, which broadcast against
-one another (models against data: ``f(a[:, None], b[None], weights)``), and gives (...). A pair is missing
-where its weight is 0 or either RDM is not finite: what stands there reaches neither value nor gradient.
-A similarity that is undefined (a constant RDM, no measured pair) is NaN and has a gradient of zero. Half
-precision is computed in float32.
+`COMPARISONS` holds those that have a name. A comparison of one's own is one `Comparison`, given wherever a
+name is taken, or made known by its name with `neurordl.register`.
+
+A differentiable function takes RDMs ``a`` and ``b`` and the weight of each pair, (..., pairs) each, which
+broadcast against one another (models against data: ``f(a[:, None], b[None], weights)``), and returns (...).
+A pair is missing where its weight is 0 or either RDM is not finite: its values reach neither the result nor
+the gradient. A similarity that is undefined (a constant RDM, no measured pair) is NaN and has a gradient of
+zero. Half precision is computed in float32.
 """
 
 from __future__ import annotations
@@ -12,41 +15,174 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
+from scipy import optimize, stats
 from torch import Tensor
 
+from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.measures.condensed import n_stimuli, square
-from neurordl.measures.geometry import centred_kernels
+from neurordl.measures.kernels.kernel import Kernel
+from neurordl.measures.kernels.products import InnerProducts
+from neurordl.measures.kernels.ranks import Ranks
+from neurordl.validate import check_choice
 
 __all__ = [
     "COMPARISONS",
     "Comparison",
     "cka",
-    "comparison",
     "corr",
     "corr_cov",
     "cosine",
     "cosine_cov",
+    "few_pairs",
+    "find_comparison",
+    "find_similarity",
     "huber",
-    "loss_comparison",
+    "mean_ranks",
     "mse",
+    "standardize",
+    "unit_length",
+    "unit_mean",
 ]
 
 Function = Callable[..., Tensor]
+Similarity = Callable[[Tensor, Tensor], Tensor]
+Pool = Callable[[Floats, int], Floats]
+
+_FLAT = 1e-12  # range of an RDM, relative to its largest value, that is only rounding
+_ENOUGH_PAIRS = 45  # of 10 stimuli: chance alone moves a correlation by 0.15
+
+
+def standardize(values: Floats, n_pairs: int = 0) -> Floats:
+    """Values of one RDM minus their mean, divided by their standard deviation; NaN for a constant RDM."""
+    flat = np.ptp(values) <= _FLAT * np.abs(values).max()
+    centered = values - values.mean()
+    return _divided(centered, 0.0 if flat else centered.std())
+
+
+def unit_length(values: Floats, n_pairs: int = 0) -> Floats:
+    """Values of one RDM divided by their root mean square; NaN for an RDM of zeros."""
+    return _divided(values, np.sqrt(np.mean(values**2)))
+
+
+def unit_mean(values: Floats, n_pairs: int = 0) -> Floats:
+    """Values of one RDM divided by their mean; NaN if it is not positive."""
+    return _divided(values, values.mean())
+
+
+def mean_ranks(values: Floats, n_pairs: int) -> Floats:
+    """Ranks of one RDM, where ties share their mean, stretched to the range of ``n_pairs`` ranks."""
+    return _divided(stats.rankdata(values), (len(values) + 1) / (n_pairs + 1))
+
+
+def _divided(values: Floats, unit: float) -> Floats:
+    return values / unit if unit > 0 else np.full(values.shape, np.nan)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of two RDMs and its properties."""
+    """A comparison of two RDMs: how it is computed, and what has to be known to use it.
 
-    name: str  # as rsatoolbox spells it, where it has it
-    function: Function | None  # (a, b, weights) -> values; None where it is computed elsewhere
-    differentiable: bool  # it can be a loss
-    higher_is_better: bool  # a similarity; otherwise a distance
-    complete: bool  # missing pairs are an error
-    weighted: bool  # takes fractional weights; otherwise a pair is measured (1) or missing (0)
+    One of ``function``, ``similarity`` and ``kernel`` is needed. Noise ceilings, bootstraps and searchlights
+    work with each of them, and are fast with a kernel.
+
+    Attributes
+    ----------
+    name
+        Its name in tables and records.
+    function
+        Differentiable torch function (a, b, weights) of RDMs (..., pairs), see the module's page. It is what
+        a loss needs.
+    similarity
+        Function of stacks of RDMs without missing pairs, float64 tensors (models, pairs) and (data, pairs),
+        that returns (models, data). It is used where there is no kernel, before ``function``.
+    differentiable
+        Whether a network can be trained with it; False without a ``function``.
+    higher_is_better
+        True for a similarity, which RDMs are scored with; False for a distance, which only trains.
+    complete
+        RDMs must not miss a pair. Stimuli cannot be resampled then.
+    weighted
+        Pairs may have fractional weights; otherwise a pair is measured (1) or missing (0).
+    same_unit
+        The two RDMs must be measured in the same unit.
+    slow
+        It takes so long that noise ceilings are not tested by permutation unasked.
+    pool
+        How the RDM of a subject is normalized before RDMs are averaged over subjects into a noise ceiling:
+        a function of its measured values (pairs,) and of the number of pairs that any subject has. None
+        averages RDMs as they are.
+    undefined
+        Whether a "constant" RDM or only one of zeros ("zero") has no similarity; None if each has one.
+    undefined_hint
+        What else makes a similarity undefined, as the end of a sentence for the user.
+    kernel
+        A fast way to compute stacks, ceilings and resamples.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> def overlap(a, b, weights):
+    ...     return (weights * torch.minimum(a, b)).sum(-1) / (weights * torch.maximum(a, b)).sum(-1)
+    >>> comparison = Comparison("overlap", overlap)
+    >>> nrl.compare(models, data, comparison=comparison)  # doctest: +SKIP
+    """
+
+    name: str
+    function: Function | None = None
+    similarity: Similarity | None = None
+    differentiable: bool = True
+    higher_is_better: bool = True
+    complete: bool = False
+    weighted: bool = False
+    same_unit: bool = False
+    slow: bool = False
+    pool: Pool | None = None
+    undefined: Literal["constant", "zero"] | None = None
+    undefined_hint: str = ""
+    kernel: Kernel | None = None
+
+    def __post_init__(self) -> None:
+        if self.function is None and self.similarity is None and self.kernel is None:
+            raise NeurordlError(f"comparison {self.name!r} needs a function, a similarity or a kernel")
+        check_choice("undefined", self.undefined, ("constant", "zero", None))
+        object.__setattr__(self, "differentiable", self.differentiable and self.function is not None)
+
+    @property
+    def loss(self) -> Function:
+        """Function (a, b, weights) to be minimized: the distance itself, or one minus the similarity.
+
+        Raises
+        ------
+        NeurordlError
+            The comparison has no gradient; the message names those that have one.
+        """
+        function = self.function
+        if function is None or not self.differentiable:
+            usable = ", ".join(name for name, entry in COMPARISONS.items() if entry.differentiable)
+            raise NeurordlError(
+                f"{self.name} has no gradient, so it cannot be a loss; train with one of {usable}, and "
+                f"evaluate with {self.name}"
+            )
+        if not self.higher_is_better:
+            return function
+
+        def loss(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
+            return 1 - function(a, b, weights)
+
+        return loss
+
+    def is_undefined(self, rdms: Tensor) -> Tensor:
+        """Which RDMs (rdms, pairs), without missing pairs, have no similarity with any other: (rdms,)."""
+        if self.undefined is None or not rdms.shape[-1]:
+            return torch.zeros(len(rdms), dtype=torch.bool, device=rdms.device)
+        low, high = rdms.aminmax(dim=-1)
+        largest = torch.maximum(low.abs(), high.abs())
+        return high - low <= _FLAT * largest if self.undefined == "constant" else largest == 0
 
 
 def mse(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -58,7 +194,7 @@ def mse(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
 def corr(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     """Pearson correlation, weighted."""
     a, b, weights = _measured(a, b, weights)
-    return _cosine(_centred(_scaled(a), weights), _centred(_scaled(b), weights), weights)
+    return _cosine(_centered(_scaled(a), weights), _centered(_scaled(b), weights), weights)
 
 
 def cosine(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -84,14 +220,14 @@ def cosine_cov(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def corr_cov(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
-    """`cosine_cov` of RDMs less their plain mean over the measured pairs: rsatoolbox's ``corr_cov``."""
+    """`cosine_cov` of RDMs minus their plain mean over the measured pairs: rsatoolbox's ``corr_cov``."""
     a, b, weights = _measured(a, b, weights)
     _refuse_fractions(weights, "corr_cov")
-    return _whitened(_centred(_scaled(a), weights), _centred(_scaled(b), weights), weights)
+    return _whitened(_centered(_scaled(a), weights), _centered(_scaled(b), weights), weights)
 
 
 def cka(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Linear centred kernel alignment of RDMs taken as squared Euclidean distances, from complete RDMs.
+    """Linear centered kernel alignment of complete RDMs, which are read as squared Euclidean distances.
 
     Source: Kornblith et al. 2019, arXiv:1905.00414.
 
@@ -103,15 +239,15 @@ def cka(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     a, b, weights = _measured(a, b, weights)
     if bool((weights != 1).any()):
         raise NeurordlError(
-            "cka needs complete RDMs without pair weights, and here pairs are missing or weighted; choose "
-            "stimuli that every RDM has, or compare with cosine_cov (missing pairs) or corr (weights too)"
+            "cka needs complete RDMs without pair weights, but pairs are missing or weighted; choose stimuli "
+            "that every RDM has, or compare with cosine_cov (missing pairs) or corr (weights too)"
         )
-    left, right = (centred_kernels(_scaled(x)).flatten(-2) for x in (a, b))
+    left, right = (centered_kernels(_scaled(x)).flatten(-2) for x in (a, b))
     return _cosine(left, right, torch.ones_like(left))
 
 
 def huber(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Smooth L1 (beta 1) between RDMs divided by their weighted means, averaged with the weights.
+    """Weighted mean of the smooth L1 loss (beta 1) between RDMs divided by their weighted means.
 
     The distance term of relational knowledge distillation: Park et al. 2019, arXiv:1904.05068.
     """
@@ -126,7 +262,7 @@ def huber(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def _measured(a: Tensor, b: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """RDMs with zeros at missing pairs, weights that are 0 there; float32 or float64, broadcast."""
+    """RDMs and weights in float32 or float64, both 0 where a pair is missing."""
     pairs = {x.shape[-1] if x.ndim else None for x in (a, b, weights) if x is not None}
     if len(pairs) != 1 or None in pairs:
         raise NeurordlError(
@@ -141,14 +277,14 @@ def _measured(a: Tensor, b: Tensor, weights: Tensor | None) -> tuple[Tensor, Ten
     else:
         weights = weights.detach().to(dtype)
         if bool((~(weights >= 0) | weights.isinf()).any()):
-            raise NeurordlError("pair weights are finite and not negative; give 0 where a pair is missing")
+            raise NeurordlError("pair weights must be finite and not negative; a missing pair has 0")
         measured = measured & (weights > 0)
         weights = torch.where(measured, weights, 0)
     return torch.where(measured, a, 0), torch.where(measured, b, 0), weights
 
 
 def _scaled(rdms: Tensor) -> Tensor:
-    """RDMs whose largest entry is 1, the scale taken as constant: nothing computed of them depends on it."""
+    """RDMs whose largest entry is 1; the scale has no gradient, since no value depends on it."""
     if not rdms.shape[-1]:
         return rdms
     largest = rdms.detach().abs().amax(-1, keepdim=True)
@@ -160,12 +296,12 @@ def _mean(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum(-1) / torch.where(total > 0, total, 1)
 
 
-def _centred(rdms: Tensor, weights: Tensor) -> Tensor:
-    """Less the weighted mean; exactly zero where missing and where only rounding is left (a constant RDM)."""
-    centred = torch.where(weights > 0, rdms - _mean(rdms, weights)[..., None], 0)
+def _centered(rdms: Tensor, weights: Tensor) -> Tensor:
+    """RDMs minus their weighted mean: exactly 0 where missing and where only rounding remains."""
+    centered = torch.where(weights > 0, rdms - _mean(rdms, weights)[..., None], 0)
     rounding = 8 * torch.finfo(rdms.dtype).eps
-    varies = (centred.detach().abs() > rounding * rdms.detach().abs()).any(-1, keepdim=True)
-    return torch.where(varies, centred, 0)
+    varies = (centered.detach().abs() > rounding * rdms.detach().abs()).any(-1, keepdim=True)
+    return torch.where(varies, centered, 0)
 
 
 def _defined(values: Tensor, defined: Tensor) -> Tensor:
@@ -184,8 +320,8 @@ def _cosine(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
 def _refuse_fractions(weights: Tensor, name: str) -> None:
     if bool(((weights != 0) & (weights != 1)).any()):
         raise NeurordlError(
-            f"{name} takes a pair as measured (weight 1) or missing (0), not with fractional weights; "
-            "take corr, cosine, mse or huber for those"
+            f"{name} takes pairs as measured (weight 1) or missing (0), without fractional weights; use "
+            "corr, cosine, mse or huber for those"
         )
 
 
@@ -208,80 +344,211 @@ def _whitened(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
         else:
             x = torch.cholesky_solve(sums[..., None], factor)[..., 0]
         rest = matrix - measured * (x[..., :, None] + x[..., None, :])
-        return torch.cat([rest.flatten(-2), 2 * x], -1)  # each pair stands twice: twice the inner product
+        return torch.cat([rest.flatten(-2), 2 * x], -1)  # each pair occurs twice
 
     left, right = extended(a), extended(b)
     return _cosine(left, right, torch.ones_like(left))
 
 
-_TABLE: tuple[tuple[str, Function | None, bool, bool, bool], ...] = (
-    # name, function, higher is better, complete, weighted
-    ("mse", mse, False, False, True),
-    ("corr", corr, True, False, True),
-    ("cosine", cosine, True, False, True),
-    ("cosine_cov", cosine_cov, True, False, False),
-    ("corr_cov", corr_cov, True, False, False),
-    ("cka", cka, True, True, False),
-    ("huber", huber, False, False, True),
-    ("spearman", None, True, False, False),
-    ("rho-a", None, True, False, False),
-    ("tau-a", None, True, False, False),
-    ("tau-b", None, True, False, False),
-    ("bures", None, True, True, False),
-    ("neg_riem_dist", None, True, True, False),
-)
-
-COMPARISONS: dict[str, Comparison] = {
-    name: Comparison(name, function, function is not None, higher, complete, weighted)
-    for name, function, higher, complete, weighted in _TABLE
-}
+def centered_kernels(rdms: Tensor) -> Tensor:
+    """The doubly centered inner products behind squared distances: (…, pairs) -> (…, stimuli, stimuli)."""
+    matrix = square(rdms) / -2
+    rows = matrix.mean(-1, keepdim=True)
+    return matrix - rows - rows.mT + rows.mean(-2, keepdim=True)
 
 
-def comparison(name: str) -> Comparison:
-    """The comparison of a name in `COMPARISONS`.
+def _cka_of_stacks(models: Tensor, data: Tensor) -> Tensor:
+    left, right = (centered_kernels(rdms).flatten(1) for rdms in (models, data))
+    return InnerProducts(centered=False).similarity(left, right)
 
-    Raises
-    ------
-    NeurordlError
-        No such name: the message lists those there are.
+
+def _bures(models: Tensor, data: Tensor) -> Tensor:
+    """Bures similarity of the centered kernels: (models, pairs), (data, pairs) -> (models, data).
+
+    The trace of the root of ``√A B √A`` divided by the root of the product of the traces. Negative
+    eigenvalues of A and of the product are left out, as in rsatoolbox. It is not symmetric where squared
+    distances are not Euclidean. Source: Muzellec & Cuturi 2018, arXiv:1805.07594.
     """
-    if name not in COMPARISONS:
-        raise NeurordlError(f"there is no comparison {name!r}; choose one of {', '.join(COMPARISONS)}")
-    return COMPARISONS[name]
+    left, right = centered_kernels(models), centered_kernels(data)
+    trace = right.diagonal(dim1=-2, dim2=-1).sum(-1)
+    similarities = torch.full((len(left), len(right)), torch.nan, dtype=left.dtype, device=left.device)
+    for row, kernel in enumerate(left):
+        values, vectors = torch.linalg.eigh(kernel)
+        positive = values > len(values) * torch.finfo(values.dtype).eps * values.abs().max()
+        if not bool(positive.any()):
+            continue
+        root = vectors[:, positive] * values[positive].sqrt()
+        inner = torch.linalg.eigvalsh(root.T @ right @ root).clamp(min=0).sqrt().sum(-1)
+        product = kernel.trace() * trace
+        similarities[row] = inner / torch.where(product > 0, product, torch.nan).sqrt()
+    return similarities
 
 
-def loss_comparison(name: str | Function) -> Function:
-    """The loss of a comparison: the distance itself, one minus a similarity, or a function of one's own.
+def _negative_riemannian(models: Tensor, data: Tensor) -> Tensor:
+    """Affine-invariant distance of second moments, times -1: (models, data).
+
+    rsatoolbox's measure and search: moments relative to the first stimulus, where ``exp(s) A + exp(t) N`` is
+    brought as close to B as possible, N being the moments of independent noise. NaN where B is not positive
+    definite. Source: Shahbazi et al. 2021, NeuroImage 239:118271.
+    """
+    left, right = (_moments(rdms).cpu().numpy() for rdms in (models, data))
+    noise = np.eye(left.shape[1]) + 1
+    similarities = np.full((len(left), len(right)), np.nan)
+    for column, target in enumerate(right):
+        try:
+            factor = np.linalg.inv(np.linalg.cholesky(target))
+        except np.linalg.LinAlgError:
+            continue
+        whitened_noise = factor @ noise @ factor.T
+        for row, moments in enumerate(left):
+            similarities[row, column] = -_nearest(factor @ moments @ factor.T, whitened_noise)
+    return torch.as_tensor(similarities, device=models.device)
+
+
+def _nearest(moments: Floats, noise: Floats) -> float:
+    def distance(scales: Floats) -> float:
+        mixed = np.exp(scales[0]) * moments + np.exp(scales[1]) * noise
+        values = np.linalg.eigvalsh(mixed)
+        return float(np.sqrt((np.log(values) ** 2).sum())) if values[0] > 0 else np.nan
+
+    return float(optimize.minimize(distance, (0, 0), method="Nelder-Mead").fun)
+
+
+def _moments(rdms: Tensor) -> Tensor:
+    """Second moments behind squared distances, the first stimulus at the origin: (rdms, n - 1, n - 1)."""
+    matrix = square(rdms)
+    first = matrix[..., 0, 1:]
+    return (first[..., :, None] + first[..., None, :] - matrix[..., 1:, 1:]) / 2
+
+
+def _rank(name: str, products: bool, normalized: bool) -> Comparison:
+    undefined: Literal["constant"] | None = "constant" if normalized else None  # else 0 of a constant RDM
+    return Comparison(name, pool=mean_ranks, undefined=undefined, kernel=Ranks(products, normalized))
+
+
+_BUILT_IN = (
+    Comparison("mse", mse, higher_is_better=False, weighted=True, same_unit=True),
+    Comparison(
+        *("corr", corr),
+        weighted=True,
+        pool=standardize,
+        undefined="constant",
+        kernel=InnerProducts(centered=True),
+    ),
+    Comparison(
+        *("cosine", cosine),
+        weighted=True,
+        pool=unit_length,
+        undefined="zero",
+        kernel=InnerProducts(centered=False),
+    ),
+    Comparison(
+        *("cosine_cov", cosine_cov),
+        pool=unit_length,
+        undefined="zero",
+        kernel=InnerProducts(centered=False, whitened=True),
+    ),
+    Comparison(
+        *("corr_cov", corr_cov),
+        pool=standardize,
+        undefined="constant",
+        kernel=InnerProducts(centered=True, whitened=True),
+    ),
+    # rsatoolbox does not pool for cka and bures
+    Comparison("cka", cka, _cka_of_stacks, complete=True, pool=unit_length, undefined="zero"),
+    Comparison("huber", huber, higher_is_better=False, weighted=True),
+    _rank("spearman", products=True, normalized=True),
+    _rank("rho-a", products=True, normalized=False),
+    _rank("tau-a", products=False, normalized=False),
+    _rank("tau-b", products=False, normalized=True),
+    Comparison("bures", similarity=_bures, complete=True, slow=True, pool=unit_mean, undefined="zero"),
+    Comparison(
+        "neg_riem_dist",
+        similarity=_negative_riemannian,
+        complete=True,
+        slow=True,
+        undefined="zero",
+        undefined_hint=": their points must span as many dimensions as there are stimuli minus one",
+    ),
+)
+COMPARISONS: dict[str, Comparison] = {entry.name: entry for entry in _BUILT_IN}
+"""The comparisons that have a name, as rsatoolbox spells it where it has them."""
+
+
+def find_comparison(comparison: str | Comparison | Function, *, higher_is_better: bool = True) -> Comparison:
+    """The comparison of a name in `COMPARISONS`, or of a function.
 
     Parameters
     ----------
-    name
-        In `COMPARISONS`, or one of its functions; any other function (a, b, weights) -> values is taken as it
-        is, to be made small.
+    comparison
+        A name; a `Comparison`, which is returned; or a torch function (a, b, weights) -> values.
+    higher_is_better
+        Whether the values of a function that belongs to none of `COMPARISONS` are similarities.
 
     Raises
     ------
     NeurordlError
-        No such name, or a measure without a gradient, such as of ranks: the message names those with one.
+        There is no such name: the message lists the names.
+
+    Examples
+    --------
+    >>> find_comparison("corr").differentiable
+    True
     """
-    if callable(name):
-        known = [entry for entry in COMPARISONS.values() if entry.function is name]
-        if not known:
-            return name
-        found = known[0]
-    else:
-        found = comparison(name)
-    similarity = found.function
-    if similarity is None:
-        usable = ", ".join(entry.name for entry in COMPARISONS.values() if entry.differentiable)
+    if isinstance(comparison, Comparison):
+        return comparison
+    if callable(comparison):
+        for entry in COMPARISONS.values():
+            if entry.function is comparison:
+                return entry
+        name = getattr(comparison, "__qualname__", type(comparison).__name__)
+        return Comparison(name, comparison, higher_is_better=higher_is_better)
+    check_choice("comparison", comparison, list(COMPARISONS))
+    return COMPARISONS[comparison]
+
+
+def find_similarity(comparison: str | Comparison | Function) -> Comparison:
+    """`find_comparison` for scoring RDMs, which takes a similarity.
+
+    Raises
+    ------
+    NeurordlError
+        There is no such name, or it is a distance.
+    """
+    similarities = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
+    if isinstance(comparison, str):
+        check_choice("comparison", comparison, similarities)
+    entry = find_comparison(comparison)
+    if not entry.higher_is_better:
         raise NeurordlError(
-            f"{found.name} has no gradient here, so it cannot be a loss; train with one of {usable}, and "
-            f"evaluate with {found.name}"
+            f"comparison={entry.name!r} is a distance, and RDMs are scored with a similarity: choose one of "
+            + ", ".join(similarities)
         )
-    if not found.higher_is_better:
-        return similarity
+    return entry
 
-    def loss(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
-        return 1 - similarity(a, b, weights)
 
-    return loss
+def few_pairs(stimuli: int, pairs: int, *, resampled: bool = False, requested: int | None = None) -> str:
+    """A note on how far chance moves a score of few pairs; empty if there are enough.
+
+    The number in the note is the standard deviation of the correlation of unrelated values,
+    1 / sqrt(pairs - 1).
+
+    Parameters
+    ----------
+    stimuli, pairs
+        How many there are; pairs that nobody measured do not count.
+    resampled
+        Whether stimuli are resampled: the intervals show it then.
+    requested
+        How many pairs there would be if all had been measured; ``pairs`` by default.
+    """
+    if not 1 < pairs < _ENOUGH_PAIRS:
+        return ""
+    subject = f"{stimuli} stimuli make {pairs} pairs"
+    if requested is not None and pairs < requested:
+        subject = f"of the {requested:,} pairs of {stimuli} stimuli {pairs} can be compared"
+    hidden = "" if resampled else ", which intervals over subjects do not show"
+    return (
+        f"{subject}, too few for a firm score: an unrelated RDM would get about ±{(pairs - 1) ** -0.5:.2f} "
+        f"(standard deviation of a correlation){hidden}; use 10 stimuli or more"
+    )

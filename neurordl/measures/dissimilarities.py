@@ -19,9 +19,16 @@ from torch import Tensor
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.condensed import condensed_index
-from neurordl.measures.kernels.distances import exact_product, floating, full_precision, squared_distances
-from neurordl.measures.kernels.normalise import Normalise
-from neurordl.measures.kernels.whitening import factor_of, whiten
+from neurordl.measures.kernels.distances import (
+    Normalize,
+    exact_product,
+    factor_of,
+    floating,
+    full_precision,
+    squared_distances,
+    whiten,
+    whiten_by,
+)
 from neurordl.validate import check_choice
 
 __all__ = [
@@ -53,7 +60,7 @@ class SquaredDistance:
 
     Parameters
     ----------
-    normalise
+    normalize
         What is done to each pattern first: nothing, division by its length, or centering over channels and
         then division by its length.
     scale
@@ -65,10 +72,23 @@ class SquaredDistance:
         two stimuli is then (x1 - x2) · (y1 - y2).
     """
 
-    normalise: Normalise = "none"
+    normalize: Normalize = "none"
     scale: float | None = None
     root: bool = False
     sides: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+
+    def factor(self, channels: int) -> float:
+        """Return the factor of the squared distances of patterns with that many channels."""
+        return 1 / channels if self.scale is None else self.scale
+
+    def __call__(self, patterns: Tensor) -> Tensor:
+        """Return the dissimilarities (..., pairs) of patterns (..., stimuli, channels) with one side."""
+        squared = squared_distances(patterns, self.normalize)
+        squared = squared / patterns.shape[-1] if self.scale is None else squared * self.scale
+        if not self.root:
+            return squared
+        positive = squared > 0  # the gradient is zero where the distance is zero
+        return torch.where(positive, torch.where(positive, squared, 1).sqrt(), squared.detach())
 
 
 @dataclass(frozen=True)
@@ -160,6 +180,20 @@ class Dissimilarity:
             return find_dissimilarity(self.for_network)
         return DISSIMILARITIES["euclidean"] if self.lacking_in_network else self
 
+    def with_precision(self, precision: Tensor) -> Callable[..., Tensor]:
+        """Return the function of patterns (..., channels) for one precision, which is factored once."""
+        if self.kernel is None:
+            return partial(self.function, precision=precision)
+        factor = factor_of(precision, len(precision))
+        of_whitened = self.kernel if self.precision == "required" else self.function
+
+        def whitened(patterns: Tensor) -> Tensor:
+            nonlocal factor
+            factor = factor.to(patterns)  # once, if patterns stay on one device
+            return of_whitened(whiten_by(patterns, factor))
+
+        return whitened
+
     def spellings(self) -> set[str]:
         """Return its name and its aliases in lower case, without anything but letters and digits."""
         return {_plain(text) for text in (self.name, self.written, *self.aliases)}
@@ -169,26 +203,30 @@ DissimilarityLike = str | Dissimilarity | Callable[..., Tensor]
 """What names a dissimilarity: its name, the object, or a function of patterns."""
 
 
+_EUCLIDEAN = SquaredDistance()
+_EUCLIDEAN_ROOT = SquaredDistance(root=True)
+_CORRELATION = SquaredDistance("centered length", scale=0.5)
+_COSINE = SquaredDistance("length", scale=0.5)
+
+
 def euclidean(patterns: Tensor) -> Tensor:
     """Squared Euclidean distance divided by the number of channels: what rsatoolbox calls ``euclidean``."""
-    return squared_distances(patterns) / patterns.shape[-1]
+    return _EUCLIDEAN(patterns)
 
 
 def euclidean_root(patterns: Tensor) -> Tensor:
     """Root of `euclidean`, which is a metric; its gradient is zero where the distance is zero."""
-    squared = euclidean(patterns)
-    positive = squared > 0
-    return torch.where(positive, torch.where(positive, squared, 1).sqrt(), squared.detach())
+    return _EUCLIDEAN_ROOT(patterns)
 
 
 def correlation(patterns: Tensor) -> Tensor:
     """One minus the Pearson correlation; NaN for a pattern that is constant but for rounding."""
-    return squared_distances(patterns, "centered length") / 2
+    return _CORRELATION(patterns)
 
 
 def cosine(patterns: Tensor) -> Tensor:
     """One minus the cosine; NaN for a pattern of zeros."""
-    return squared_distances(patterns, "length") / 2
+    return _COSINE(patterns)
 
 
 def mahalanobis(patterns: Tensor, precision: Tensor) -> Tensor:
@@ -211,7 +249,7 @@ def mahalanobis(patterns: Tensor, precision: Tensor) -> Tensor:
 
 
 def poisson(patterns: Tensor, prior_lambda: float = 1.0, prior_weight: float = 0.1) -> Tensor:
-    """Symmetrised KL divergence of Poisson rates divided by the number of channels, as in rsatoolbox.
+    """Symmetrized KL divergence of Poisson rates divided by the number of channels, as in rsatoolbox.
 
     Parameters
     ----------
@@ -296,7 +334,7 @@ def crossnobis(patterns: Tensor, precision: Tensor | None = None, counts: Tensor
 def poisson_cv(
     patterns: Tensor, counts: Tensor | None = None, prior_lambda: float = 1.0, prior_weight: float = 0.1
 ) -> Tensor:
-    """Cross-validated symmetrised KL divergence of Poisson rates divided by the number of channels.
+    """Cross-validated symmetrized KL divergence of Poisson rates divided by the number of channels.
 
     Rates of one run are multiplied with log rates of another, over all pairs of different runs. rsatoolbox's
     ``calc_rdm`` gives the value of the last run only; its ``calc_rdm_unbalanced`` equals this where no run
@@ -362,13 +400,13 @@ DISSIMILARITIES: dict[str, Dissimilarity] = {
             euclidean,
             aliases=("sqeuclidean", "euclidean squared"),
             written="squared euclidean",
-            kernel=SquaredDistance(),
+            kernel=_EUCLIDEAN,
         ),
         Dissimilarity(
             "euclidean_root",
             euclidean_root,
             aliases=("root euclidean",),
-            kernel=SquaredDistance(root=True),
+            kernel=_EUCLIDEAN_ROOT,
         ),
         Dissimilarity(
             "correlation",
@@ -385,14 +423,14 @@ DISSIMILARITIES: dict[str, Dissimilarity] = {
                 "1 - r",
             ),
             whitened_by_root=True,
-            kernel=SquaredDistance("centered length", scale=0.5),
+            kernel=_CORRELATION,
         ),
         Dissimilarity(
             "cosine",
             cosine,
             aliases=("1 - cosine", "1 - cosine similarity"),
             whitened_by_root=True,
-            kernel=SquaredDistance("length", scale=0.5),
+            kernel=_COSINE,
         ),
         Dissimilarity(
             "mahalanobis",
@@ -400,7 +438,7 @@ DISSIMILARITIES: dict[str, Dissimilarity] = {
             aliases=("mahalanobis squared",),
             written="squared mahalanobis",
             precision="required",
-            kernel=SquaredDistance(),
+            kernel=_EUCLIDEAN,
         ),
         Dissimilarity(
             "crossnobis",
@@ -415,7 +453,7 @@ DISSIMILARITIES: dict[str, Dissimilarity] = {
             needs_runs=True,
             unbalanced=True,
             precision="optional",
-            kernel=SquaredDistance(),
+            kernel=_EUCLIDEAN,
         ),
         Dissimilarity(
             "poisson",

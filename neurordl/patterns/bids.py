@@ -1,174 +1,283 @@
-"""A folder of fMRIPrep's derivatives -> patterns of every subject."""
+"""BIDS: names of files, the files that an image inherits, and the tables that belong to an image."""
 
 from __future__ import annotations
 
-import os
+import glob
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 
+from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
-from neurordl.ids import natural_key
-from neurordl.patterns.nifti import read_patterns
-from neurordl.patterns.sidecars import applicable
-from neurordl.patterns.tables import entities
-from neurordl.patterns.volumes import load_image, read_mask
+from neurordl.ids import match_ids
+from neurordl.patterns.tables import Table
 
-__all__ = ["read_bids"]
+__all__ = [
+    "BidsName",
+    "inherited_files",
+    "match_tables",
+    "parse_name",
+    "read_metadata",
+    "recording",
+    "volume_times",
+]
 
-Folder = str | os.PathLike[str]
+_RECORDING = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
+_LONGEST = 60.0  # seconds between volumes; larger numbers are milliseconds without their unit
 
 
-def read_bids(
-    root: Folder,
-    task: str,
-    space: str | None = None,
-    mask: Any = "brain",
-    *,
-    events_root: Folder | None = None,
-    subjects: Sequence[str] | None = None,
-    sessions: Sequence[str] | None = None,
-    residuals: bool = False,
-    **options: Any,
-) -> Any:
-    """Patterns of the subjects in a BIDS derivatives folder, as fMRIPrep lays it out.
+@dataclass(frozen=True)
+class BidsName:
+    """Parts of the name of a file.
+
+    Attributes
+    ----------
+    entities
+        Key and value of each entity, such as ``{"sub": "01", "run": "2"}``.
+    suffix
+        The part after the entities, such as "bold"; None where the name is not one of BIDS.
+    """
+
+    entities: dict[str, str]
+    suffix: str | None
+
+
+def parse_name(path: object) -> BidsName:
+    """Parse the name of a file, with or without its folders and extension.
+
+    Examples
+    --------
+    >>> parse_name("sub-01_run-2_bold.nii.gz")
+    BidsName(entities={'sub': '01', 'run': '2'}, suffix='bold')
+    """
+    *parts, last = Path(str(path)).name.split(".")[0].split("_")
+    pairs = [re.fullmatch("([A-Za-z]+)-([A-Za-z0-9+]+)", part) for part in (*parts, last)]
+    valid = all(pairs[:-1]) and "-" not in last
+    return BidsName({pair[1]: pair[2] for pair in pairs if pair}, last if valid else None)
+
+
+def recording(path: object) -> dict[str, str]:
+    """Return the entities of a name that say which recording it is: ``sub``, ``ses``, ``task``, ``run``."""
+    entities = parse_name(path).entities
+    return {key: entities[key] for key in _RECORDING if key in entities}
+
+
+def inherited_files(image: Path, folders: Iterable[Path], suffix: str, extension: str) -> list[Path]:
+    """List the files that apply to an image by the inheritance principle of BIDS, the closest one last.
+
+    A file applies if it has the suffix and no entity that the image lacks or has with another value.
 
     Parameters
     ----------
-    root
-        The folder with ``sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz``.
-    task, space
-        Their entities; without ``space`` the images that name none (the BOLD grid of each run).
-    mask
-        A mask or an atlas for all; a path with ``{subject}`` in it, or a mapping of subject to mask; "brain":
-        the voxels in fMRIPrep's ``desc-brain_mask`` of every run of a subject.
-    events_root
-        Where the events are, with the same folders; by default ``root``, or the data set of which ``root``
-        is a ``derivatives`` folder. Those of a higher folder apply too, as BIDS says (``task-x_events.tsv``):
-        the closest is taken.
-    subjects, sessions
-        With or without ``sub-`` and ``ses-``; all by default.
-    residuals
-        Give also the residuals of each subject.
-    **options
-        Of `read_patterns`: ``model``, ``fmriprep``, ``labels`` and so on.
-
-    Returns
-    -------
-    dict of subject to Dataset, or two of them
-        In natural order: what `PatternTeacher` and `compute_rdms` take.
+    image
+        The image; its name has the entities.
+    folders
+        Where to look, the closest folder last.
+    suffix, extension
+        Such as "bold" and ".json".
 
     Raises
     ------
     NeurordlError
-        Nothing found, a subject or session that is not there, a run without events, or as `read_patterns`.
+        Two files of a folder apply, and neither is closer.
     """
-    base = Path(root)
-    if not base.is_dir():
-        raise NeurordlError(f"there is no folder {base}; check root=")
-    found = _images(base, task, space)
-    names = sorted({entities(path)["sub"] for path in found}, key=natural_key)
-    wanted = _chosen("sub", subjects, names)
-    elsewhere = _events_roots(base, events_root)
-    patterns, left = {}, {}
-    for name in wanted:
-        own = [path for path in found if entities(path)["sub"] == name]
-        if sessions is not None:
-            there = sorted({entities(path).get("ses", "none") for path in own}, key=natural_key)
-            kept = _chosen("ses", sessions, there)
-            own = [path for path in own if entities(path).get("ses", "none") in kept]
-        _one_of_each(own)
-        events = [_events(path, base, elsewhere) for path in own]
-        read = read_patterns(own, _mask(mask, name, own), events, residuals=residuals, **options)
-        patterns[f"sub-{name}"] = read[0] if residuals else read
-        if residuals:
-            left[f"sub-{name}"] = read[1]
-    return (patterns, left) if residuals else patterns
+    name = parse_name(image)
+    if name.suffix is None:
+        return []
+    applicable: list[Path] = []
+    for folder in folders:
+        by_size: dict[int, Path] = {}
+        for path in sorted(folder.glob(f"*{glob.escape(suffix)}{extension}")):
+            candidate = parse_name(path)
+            size = len(candidate.entities)
+            if candidate.suffix != suffix or candidate.entities.items() - name.entities.items():
+                continue
+            if size in by_size:
+                raise NeurordlError(
+                    f"{by_size[size]} and {path.name} both apply to {image.name}, and neither is closer; "
+                    "leave one"
+                )
+            by_size[size] = path
+        applicable += [by_size[size] for size in sorted(by_size)]
+    return applicable
 
 
-def _images(base: Path, task: str, space: str | None) -> list[Path]:
-    pattern = re.compile(r"_space-([A-Za-z0-9]+)")
-    found = []
-    for path in base.glob("sub-*/**/func/*_bold.nii*"):
-        named = pattern.search(path.name)
-        preprocessed = "_desc-preproc_" in path.name or "_desc-" not in path.name
-        if (
-            preprocessed
-            and "sub" in entities(path)
-            and entities(path).get("task") == task
-            and (named[1] if named else None) == space
-        ):
-            found.append(path)
-    if not found:
+def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
+    """Read the JSON sidecars of an image, its own and those it inherits: each key's value and its file.
+
+    Raises
+    ------
+    NeurordlError
+        A sidecar is not a JSON object, or as `inherited_files`.
+    """
+    path = Path(image).absolute()
+    base = re.sub(r"\.nii(\.gz)?$", "", path.name)
+    folders = [path.parent]
+    # up to the folder of the data set, which holds the folders sub-*
+    if any(folder.name.startswith("sub-") for folder in path.parents):
+        while not folders[0].name.startswith("sub-"):
+            folders.insert(0, folders[0].parent)
+        folders.insert(0, folders[0].parent)
+    files = inherited_files(path, folders, base.split("_")[-1], ".json")
+    beside = path.with_name(f"{base}.json")
+    if beside not in files and beside.is_file():  # also of names that are not those of BIDS
+        files.append(beside)
+    metadata: dict[str, tuple[Any, Path]] = {}
+    for file in files:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it is no JSON object")
+        except (OSError, ValueError, RecursionError) as error:
+            raise NeurordlError(f"cannot read the sidecar {file}: {error}; mend it or pass t_r=") from error
+        metadata |= {key: (value, file) for key, value in content.items()}
+    return metadata
+
+
+def volume_times(
+    image: nib.Nifti1Image, name: str, t_r: float | None = None, slice_time_ref: float = 0.0
+) -> tuple[float, Floats]:
+    """Return the seconds between volumes, and when each volume was taken, (volumes,).
+
+    Parameters
+    ----------
+    image, name
+        The series, and its file.
+    t_r
+        Seconds between volumes; by default those of the sidecars, else of the header.
+    slice_time_ref
+        When within this time a volume counts as taken, from 0 to 1.
+
+    Raises
+    ------
+    NeurordlError
+        The time is not plausible, or the volumes are not evenly spaced.
+    """
+    metadata = read_metadata(name) if t_r is None else {}
+    if "VolumeTiming" in metadata and "RepetitionTime" not in metadata:
         raise NeurordlError(
-            f"{base} has no image sub-*/func/*_task-{task}*{f'_space-{space}' if space else ''}"
-            "*_bold.nii.gz; check root=, task= and space="
+            f"{metadata['VolumeTiming'][1]} gives each volume of {name} its own time (VolumeTiming), and the "
+            "models need evenly spaced volumes; pass t_r= if these are"
         )
-    return sorted(found, key=lambda path: natural_key(path.name))
+    try:
+        unit = image.header.get_xyzt_units()[1]
+    except KeyError:  # a code that NIfTI does not define
+        unit = "unknown"
+    header_step = float(image.header.get_zooms()[3]) * {"msec": 1e-3, "usec": 1e-6}.get(unit, 1.0)
+    has_unit = unit in ("sec", "msec", "usec")
+    recorded, source = metadata.get("RepetitionTime", (t_r, None))
+    step = header_step if recorded is None else recorded
+    plausible = isinstance(step, Real) and not isinstance(step, bool) and 0 < float(step) <= _LONGEST
+    if not plausible:
+        raise NeurordlError(
+            f"the time between the volumes of {name} is {step!r}, which is not plausible: expected seconds "
+            f"above 0 and at most {_LONGEST:g}; pass t_r="
+        )
+    seconds = float(step)
+    if recorded is None and not has_unit:
+        warnings.warn(
+            f"the header of {name} gives {seconds:g} between volumes without a unit of time; it is read as "
+            "seconds: if it is not, pass t_r=",
+            stacklevel=3,
+        )
+    if source is not None and has_unit and abs(header_step - seconds) > 0.01 * seconds:
+        warnings.warn(
+            f"{source} says {seconds:g} s between volumes and the header of {name} {header_step:g} s; the "
+            "first is used: if it is wrong, pass t_r=",
+            stacklevel=3,
+        )
+    start, source = metadata.get("StartTime", (None, None))
+    if isinstance(start, Real) and abs(float(start) - seconds * slice_time_ref) > 0.05 * seconds:
+        warnings.warn(
+            f"{source} says that slice timing correction brought {name} to {float(start):g} s after the "
+            f"start of each volume (StartTime): that is slice_time_ref={float(start) / seconds:.3g}, but "
+            f"slice_time_ref={slice_time_ref:g} is used",
+            stacklevel=3,
+        )
+    return seconds, np.asarray(seconds * (np.arange(image.shape[3]) + slice_time_ref), dtype=np.float64)
 
 
-def _one_of_each(images: Sequence[Path]) -> None:
-    """Refuse two images of a run: of two resolutions or echoes, say."""
-    runs: dict[str, Path] = {}
-    for path in images:
-        first = runs.setdefault("_".join(entities(path).values()), path)
-        if first is not path:
+def match_tables(images: Sequence[str], tables: Sequence[Table], name: str) -> list[int]:
+    """Return for each image the position of its table.
+
+    Tables are matched by the BIDS entities of the files where all names have them, else by order.
+
+    Parameters
+    ----------
+    images, tables
+        Files of the images; files or DataFrames.
+    name
+        What the tables hold, for messages: "events", "confounds".
+
+    Warns
+    -----
+    UserWarning
+        Tables are matched by order, and the names of the files do not confirm it.
+
+    Raises
+    ------
+    NeurordlError
+        There are not as many tables as images (without entities), an image has no table, or names contradict
+        the order.
+    """
+    of_images = [recording(image) for image in images]
+    of_tables = [{} if isinstance(table, pd.DataFrame) else recording(table) for table in tables]
+    shared = set.intersection(*map(set, [*of_images, *of_tables]))
+    keys = [key for key in _RECORDING if key in shared]
+    image_ids = ["_".join(f"{key}-{entities[key]}" for key in keys) for entities in of_images]
+    table_ids = ["_".join(f"{key}-{entities[key]}" for key in keys) for entities in of_tables]
+    positions = list(range(len(images)))
+    if keys and len(set(image_ids)) == len(images):
+        positions = [int(k) for k in match_ids(image_ids, table_ids, names=("images", name)).index]
+    elif len(tables) != len(images):
+        raise NeurordlError(
+            f"{len(images)} images came with {len(tables)} {name}; give one for each image, in the same "
+            "order, or BIDS names (run-01, ...) by which they are matched"
+        )
+    else:
+        _check_order(images, tables, name, confirmed=bool(keys))
+    for image, entities, position in zip(images, of_images, positions, strict=True):
+        other = of_tables[position]
+        if different := [key for key in entities if other.get(key, entities[key]) != entities[key]]:
             raise NeurordlError(
-                f"{first.name} and {path.name} are of one run; keep one of them in {path.parent}, or give "
-                "read_patterns the files to take"
+                f"{image} would go with the {name} {tables[position]}, which are of another {different[0]}; "
+                "give both in one order, or names that all have the same entities (sub-, ses-, run-)"
             )
+    return positions
 
 
-def _chosen(entity: str, asked: Sequence[str] | None, there: Sequence[str]) -> list[str]:
-    if asked is None:
-        return list(there)
-    wanted = [name.removeprefix(f"{entity}-") for name in ([asked] if isinstance(asked, str) else asked)]
-    if absent := [name for name in wanted if name not in there]:
+def _check_order(images: Sequence[str], tables: Sequence[Table], name: str, confirmed: bool) -> None:
+    """Refuse files that are numbered alike but ordered differently; warn where names confirm nothing."""
+    if any(isinstance(table, pd.DataFrame) for table in tables) or len(set(images)) < len(images):
+        return  # in memory: there are no names
+    sides = [[Path(str(file)).name for file in files] for files in (images, tables)]
+    digits = [[re.findall("[0-9]+", file.split(".")[0]) for file in side] for side in sides]
+    numbers, other_numbers = ([int(runs[-1]) if runs else None for runs in side] for side in digits)
+    distinct = None not in numbers and len(set(numbers)) == len(images)
+    if distinct and set(numbers) == set(other_numbers) and numbers != other_numbers:
+        k = next(k for k in range(len(images)) if numbers[k] != other_numbers[k])
         raise NeurordlError(
-            f"there is no {entity}-{absent[0]}; there are {', '.join(f'{entity}-{name}' for name in there)}"
+            f"the images and the {name} are numbered alike but come in different orders (run10 sorts before "
+            f"run2): {images[k]} would go with {tables[k]}; give both in one order, or BIDS names (run-01)"
         )
-    return wanted
-
-
-def _events_roots(base: Path, given: Folder | None) -> list[Path]:
-    if given is not None:
-        return [Path(given)]
-    above = [
-        parent.parent for parent in (base.resolve(), *base.resolve().parents) if parent.name == "derivatives"
+    # a pair is confirmed by a word or number that both names have and other names lack
+    words = [
+        [{word.lstrip("0") for word in re.findall("[a-z]+|[0-9]+", file.lower())} for file in side]
+        for side in sides
     ]
-    return [base, *above]
-
-
-def _events(image: Path, base: Path, roots: Iterable[Path]) -> Path:
-    """The events of a run, in the folders of one of the roots: the closest that apply."""
-    within = image.parent.relative_to(base)
-    for place in roots:
-        folders = [place, *(place / folder for folder in reversed(within.parents[:-1])), place / within]
-        if found := applicable(image, folders, "events", ".tsv"):
-            return found[-1]
-    raise NeurordlError(
-        f"{image.name} has no events: looked for *_events.tsv of its sub-, ses-, task-, run- and so on in "
-        f"{' and '.join(str(place / within) for place in roots)}, and the folders above; pass events_root="
-    )
-
-
-def _mask(mask: Any, subject: str, images: Sequence[Path]) -> Any:
-    if isinstance(mask, Mapping):
-        named = {str(name).removeprefix("sub-"): value for name, value in mask.items()}
-        if subject not in named:
-            raise NeurordlError(f"mask= has none for sub-{subject}")
-        return named[subject]
-    if mask != "brain":
-        return (
-            str(mask).replace("{subject}", f"sub-{subject}") if isinstance(mask, str | os.PathLike) else mask
+    distinctive = [[of_file - set.intersection(*side) for of_file in side] for side in words]
+    if not confirmed and len(images) > 1 and not all(map(set.intersection, *distinctive)):
+        warnings.warn(
+            f"names do not tell which {name} belong to which image; they were paired in the order given: "
+            f"{sides[0][0]} with {sides[1][0]}, and so on",
+            stacklevel=4,
         )
-    files = [
-        path.with_name(re.sub(r"_(desc-preproc_)?bold\.", "_desc-brain_mask.", path.name)) for path in images
-    ]
-    grid = load_image(images[0], "image")[0]
-    inside = np.logical_and.reduce([read_mask(path, grid, None, None).inside for path in files])
-    return nib.Nifti1Image(inside.astype(np.uint8), grid.affine)

@@ -1,196 +1,100 @@
-"""Tables beside images: events, confounds, one row per volume; each found by the entities of BIDS names."""
+"""Tables beside images: events, confounds, and one row per volume."""
 
 from __future__ import annotations
 
 import os
-import re
-import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError
-from neurordl.ids import match_ids
+from neurordl.io import read_frame
+from neurordl.validate import check_columns
 
-__all__ = [
-    "Table",
-    "entities",
-    "fmriprep_confounds",
-    "matched",
-    "read_confounds",
-    "read_events",
-    "read_tsv",
-    "table_name",
-]
+__all__ = ["Confounds", "Table", "as_list", "read_events", "read_table", "table_name"]
 
 Table: TypeAlias = str | os.PathLike[str] | pd.DataFrame
-_IDENTITY = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
+_TABLES = (str, os.PathLike, pd.DataFrame)
 _MISSING = ("", "n/a", "N/A", "nan", "NaN")
 
 
-def entities(path: object) -> dict[str, str]:
-    """What a BIDS file name says of the recording: ``sub``, ``ses``, ``task``, ``run`` and so on."""
-    name = Path(str(path)).name
-    found = dict(re.findall(r"(?:^|_)([a-z]+)-([A-Za-z0-9+]+)(?=[_.])", name))
-    return {key: found[key] for key in _IDENTITY if key in found}
+def as_list(values: Any, single: tuple[type, ...] = _TABLES, name: str = "tables") -> list[Any]:
+    """Return one value or several values as a list; ``single`` are the types of one value."""
+    if isinstance(values, single):
+        return [values]
+    if not isinstance(values, Iterable):
+        raise NeurordlError(f"{name}= is {values!r:.60}; expected one or several values of its type")
+    return list(values)
 
 
 def table_name(table: object, number: int) -> str:
-    """The file of a table, or the number of what came as a DataFrame."""
+    """Return the file of a table, or the number of a DataFrame."""
     return f"table {number + 1}" if isinstance(table, pd.DataFrame) else str(table)
 
 
-def matched(images: Sequence[str], tables: Sequence[Table], what: str) -> list[int]:
-    """For each image, which table is its own: by BIDS entities where all names have them, else by order.
-
-    Warns
-    -----
-    UserWarning
-        By order, and the names of files do not tell whether it is right.
+def read_table(table: Table, name: str) -> pd.DataFrame:
+    """Read a TSV or CSV file as text, or copy a DataFrame; ``n/a`` and blanks are missing values.
 
     Raises
     ------
     NeurordlError
-        Another number of tables than of images (without entities), an image without its table, or names that
-        contradict the order.
+        The file cannot be read, or two columns have the same name.
     """
-    known = [{} if isinstance(table, pd.DataFrame) else entities(table) for table in tables]
-    shared = set.intersection(*(set(found) for found in [*map(entities, images), *known]))
-    keys = [key for key in _IDENTITY if key in shared]
-    own = ["_".join(f"{key}-{entities(image)[key]}" for key in keys) for image in images]
-    if keys and len(set(own)) == len(images):
-        theirs = ["_".join(f"{key}-{found[key]}" for key in keys) for found in known]
-        places = [int(place) for place in match_ids(own, theirs, names=("images", what)).index]
-    elif len(tables) != len(images):
-        raise NeurordlError(
-            f"{len(images)} images came with {len(tables)} {what}; give one for each image, in the same "
-            "order, or BIDS names (run-01, ...) by which they are matched"
-        )
-    else:
-        places = list(range(len(images)))
-        _in_order(images, tables, what)
-        if not keys:
-            _tell_of_names(images, tables, what)
-    for image, place in zip(images, places, strict=True):
-        told = entities(image)
-        if clash := [key for key in told if known[place].get(key, told[key]) != told[key]]:
-            raise NeurordlError(
-                f"{image} would go with the {what} {tables[place]}, which are of another {clash[0]}; give "
-                "them in the order of the images, or names that all have the same entities (sub-, ses-, run-)"
-            )
-    return places
-
-
-def _in_order(images: Sequence[str], tables: Sequence[Table], what: str) -> None:
-    """Refuse files that are numbered alike and come in two orders (run10 sorts before run2)."""
-    sides = [
-        [] if isinstance(name, pd.DataFrame) else re.findall("[0-9]+", Path(str(name)).name.split(".")[0])
-        for name in [*images, *tables]
-    ]
-    numbers = [int(found[-1]) if found else None for found in sides]
-    one, other = numbers[: len(images)], numbers[len(images) :]
-    if None in one or len(set(one)) < len(one) or set(one) != set(other) or one == other:
-        return
-    k = next(k for k in range(len(one)) if one[k] != other[k])
-    raise NeurordlError(
-        f"the images and the {what} are numbered alike but come in different orders: {images[k]} would go "
-        f"with {tables[k]}; give both in one order, or BIDS names (run-01, ...) by which they are matched"
-    )
-
-
-def _tell_of_names(images: Sequence[str], tables: Sequence[Table], what: str) -> None:
-    """Warn of files that nothing but their order pairs: no name shares with its own what others lack."""
-    files = [str(table) for table in tables if not isinstance(table, pd.DataFrame)]
-    if len(images) < 2 or len(files) < len(tables) or len(set(images)) < len(images):  # in memory
-        return
-    if not all(map(set.intersection, _own_words(images), _own_words(files))):
-        warnings.warn(
-            f"names do not tell which {what} belong to which image; they were paired in the order given: "
-            f"{Path(images[0]).name} with {Path(files[0]).name}, and so on",
-            UserWarning,
-            stacklevel=5,
-        )
-
-
-def _own_words(names: Sequence[str]) -> list[set[str]]:
-    """Words and numbers of each name that not all names have."""
-    found = [
-        {word.lstrip("0") for word in re.findall("[a-z]+|[0-9]+", Path(name).name.lower())} for name in names
-    ]
-    return [words - set.intersection(*found) for words in found]
-
-
-def read_tsv(table: Table, name: str) -> pd.DataFrame:
-    """A TSV or CSV file (by its suffix) as text, or a copy of a DataFrame; ``n/a`` is missing."""
-    if isinstance(table, pd.DataFrame):
-        if not table.columns.is_unique:
-            twice = table.columns[table.columns.duplicated()][0]
-            raise NeurordlError(f"{name} has two columns {twice!r}; leave one")
-        return table.copy()
-    if not isinstance(table, str | os.PathLike):
+    if not isinstance(table, _TABLES):
         raise NeurordlError(f"{name} is a {type(table).__name__}; expected a TSV or CSV file or a DataFrame")
-    path = Path(table)
-    separator = "," if path.suffix.lower() == ".csv" else "\t"
-    try:
-        frame = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
-        )
-    except (OSError, ValueError) as error:
-        raise NeurordlError(f"cannot read {name}: {error}; expected TSV or CSV text in UTF-8") from error
-    return frame.mask(frame.isin(_MISSING))
+    if not isinstance(table, pd.DataFrame):
+        frame = read_frame(table)
+        return frame.mask(frame.isin(_MISSING))
+    if repeated := table.columns[table.columns.duplicated()].tolist():
+        raise NeurordlError(f"{name} has two columns {repeated[0]!r}; leave one")
+    return table.copy()
 
 
 def read_events(table: Table, name: str, condition: str, length: float) -> pd.DataFrame:
-    """Events of a run in time order: onset and duration in seconds, and the condition's name.
+    """Read the events of a run in time order: ``condition``, ``onset`` and ``duration`` in seconds.
 
     Parameters
     ----------
     table, name
-        BIDS ``events.tsv`` or a DataFrame, and what to call it.
+        BIDS ``events.tsv`` or a DataFrame, and what messages call it.
     condition
-        The column with the names of the stimuli or conditions; rows without one are left out.
+        The column with the names of the stimuli or conditions. Rows without a name are left out.
     length
-        Of the run, in seconds.
+        Length of the run in seconds.
 
     Raises
     ------
     NeurordlError
         A column is missing or holds text, no event is left, or an event lies outside the run.
     """
-    frame = read_tsv(table, name)
-    if absent := [column for column in ("onset", "duration", condition) if column not in frame]:
-        raise NeurordlError(
-            f"{name} has no column {absent[0]!r}, but {', '.join(map(str, frame.columns)) or 'none'}; BIDS "
-            "events have onset, duration and trial_type (condition= names another column)"
-        )
+    frame = read_table(table, name)
+    remedy = "BIDS events have onset, duration and trial_type (condition= names another column)"
+    check_columns(name, frame, ("onset", "duration", condition), remedy)
     frame = frame.reset_index(drop=True)
     frame = frame[frame[condition].notna()]
     if frame.empty:
         raise NeurordlError(f"{name} has no event with a {condition}")
-    found = pd.DataFrame({"condition": frame[condition].map(_text)})
+    events = pd.DataFrame({"condition": frame[condition].map(_text)})
     for column in ("onset", "duration"):
-        found[column] = pd.to_numeric(frame[column], errors="coerce")
-        if not np.isfinite(found[column]).all():
-            raise NeurordlError(
-                f"{name}: {column} is not a number in row {found.index[~np.isfinite(found[column])][0] + 1} "
-                f"(from 1, below the header)"
-            )
-    onset, duration = found["onset"], found["duration"]
+        events[column] = pd.to_numeric(frame[column], errors="coerce")
+        if not (finite := np.isfinite(events[column])).all():
+            row = events.index[~finite][0] + 1
+            raise NeurordlError(f"{name}: {column} is not a number in row {row} (from 1, below the header)")
+    onset, duration = events["onset"], events["duration"]
     # the last event may end a little after the scanner stopped
     outside = (onset < 0) | (onset >= length) | (duration < 0) | (onset + duration / 2 > length)
     if outside.any():
-        row = found[outside].iloc[0]
+        stimulus, start, seconds = events[outside].iloc[0]
         raise NeurordlError(
-            f"{name}: the event {row['condition']!r} from {row['onset']:g} s to "
-            f"{row['onset'] + row['duration']:g} s lies outside the run, which lasts {length:g} s "
-            f"({int(outside.sum())} such events); onsets and durations are in seconds; check that events and "
-            "image belong together, and t_r, or leave these rows out"
+            f"{name}: the event {stimulus!r} from {start:g} s to {start + seconds:g} s lies outside the run, "
+            f"which lasts {length:g} s ({outside.sum()} such events); check that events and image belong "
+            "together, that onsets and durations are in seconds, and t_r, or leave these rows out"
         )
-    return found.sort_values("onset", kind="stable", ignore_index=True)
+    return events.sort_values("onset", kind="stable", ignore_index=True)
 
 
 def _text(value: object) -> str:
@@ -198,47 +102,86 @@ def _text(value: object) -> str:
     return str(int(value)) if whole else str(value)  # type: ignore[call-overload]
 
 
-def read_confounds(table: Table, name: str, columns: Sequence[str] | None, volumes: int) -> pd.DataFrame:
-    """Regressors of no interest, (volumes, columns).
+@dataclass(frozen=True)
+class Confounds:
+    """Regressors of no interest for the GLM of each run.
 
-    A missing value in the first volume (the derivatives of fMRIPrep have none) becomes 0.
+    Attributes
+    ----------
+    tables
+        For each image a TSV or CSV file or a DataFrame with one row per volume. A missing value in the first
+        volume, as in the derivatives of fMRIPrep, becomes 0.
+    columns
+        Columns of ``tables`` to use; all by default.
+    fmriprep
+        Strategies of nilearn's ``load_confounds``, such as ``["motion", "wm_csf", "scrub"]``. It reads
+        fMRIPrep's confounds beside each image; volumes that it excludes do not enter the GLM.
 
     Raises
     ------
     NeurordlError
-        A column is missing, not numbers, or the rows are not as many as the volumes.
+        ``columns`` without ``tables``.
     """
-    frame = read_tsv(table, name)
-    wanted = (
-        list(frame.columns) if columns is None else [columns] if isinstance(columns, str) else list(columns)
-    )
-    if absent := [column for column in wanted if column not in frame]:
-        raise NeurordlError(f"{name} has no column {absent[0]!r}, but {', '.join(map(str, frame.columns))}")
-    found: pd.DataFrame = frame[wanted].apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    if len(found) != volumes:
-        raise NeurordlError(f"{name} has {len(found)} rows, and its image {volumes} volumes")
-    found.iloc[:1] = found.iloc[:1].fillna(0.0)
-    if not np.isfinite(found.to_numpy()).all():
-        bad = found.columns[~np.isfinite(found.to_numpy()).all(axis=0)]
-        raise NeurordlError(f"{name}: the column {bad[0]!r} has values that are missing or no numbers")
-    clean: pd.DataFrame = found.reset_index(drop=True)
-    return clean
 
+    tables: Table | Sequence[Table] | None = None
+    columns: str | Sequence[str] | None = None
+    fmriprep: str | Sequence[str] | None = None
 
-def fmriprep_confounds(
-    name: str, strategy: Sequence[str], volumes: int
-) -> tuple[pd.DataFrame, npt.NDArray[np.int64] | None]:
-    """Confounds that fMRIPrep wrote beside an image, and the volumes that are kept."""
-    from nilearn.interfaces.fmriprep import load_confounds
+    def __post_init__(self) -> None:
+        if self.tables is not None:
+            object.__setattr__(self, "tables", as_list(self.tables, name="confounds"))
+        elif self.columns is not None:
+            raise NeurordlError("columns= chooses columns of the confounds in tables=; give both")
+        for name in ("columns", "fmriprep"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, as_list(getattr(self, name), (str,), name))
 
-    try:
-        confounds, kept = load_confounds(
-            name, strategy=[strategy] if isinstance(strategy, str) else list(strategy)
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NeurordlError(f"no confounds of fMRIPrep for {name}: {error}") from error
-    if len(confounds) != volumes:
-        raise NeurordlError(
-            f"fMRIPrep's confounds of {name} have {len(confounds)} rows, and the image {volumes} volumes"
-        )
-    return confounds.reset_index(drop=True), None if kept is None else np.asarray(kept, dtype=np.int64)
+    def read(
+        self, image: str, n_volumes: int, position: int | None = None
+    ) -> tuple[pd.DataFrame | None, Ints | None]:
+        """Read the confounds of one run.
+
+        Parameters
+        ----------
+        image, n_volumes
+            File of the image, and the number of its volumes.
+        position
+            Position of the run's table in ``tables``; None reads none.
+
+        Returns
+        -------
+        (DataFrame or None, array or None)
+            Regressors (volumes, columns), and the volumes to keep; None stands for no regressors, and for all
+            volumes.
+
+        Raises
+        ------
+        NeurordlError
+            A column is missing or does not hold numbers, or there is not one row for each volume.
+        """
+        from nilearn.interfaces.fmriprep import load_confounds
+
+        frames, kept = [], None
+        if self.fmriprep is not None:
+            try:
+                frame, kept = load_confounds(image, strategy=list(self.fmriprep))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise NeurordlError(f"no confounds of fMRIPrep for {image}: {error}") from error
+            frames.append(frame.reset_index(drop=True))
+        if position is not None:
+            table = as_list(self.tables)[position]
+            name = table_name(table, position)
+            frame = read_table(table, name)
+            if self.columns is not None:
+                check_columns(name, frame, self.columns)
+                frame = frame[self.columns]
+            frame = frame.apply(pd.to_numeric, errors="coerce").astype(np.float64)
+            frame.iloc[:1] = frame.iloc[:1].fillna(0.0)
+            if not (finite := np.isfinite(frame.to_numpy()).all(axis=0)).all():
+                column = frame.columns[~finite][0]
+                raise NeurordlError(f"{name}: values in column {column!r} are missing or no numbers")
+            frames.append(frame.reset_index(drop=True))
+        for frame in frames:
+            if len(frame) != n_volumes:
+                raise NeurordlError(f"confounds of {image}: {len(frame)} rows for {n_volumes} volumes")
+        return (pd.concat(frames, axis=1) if frames else None), None if kept is None else np.asarray(kept)

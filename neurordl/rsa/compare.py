@@ -1,144 +1,193 @@
-"""How similar RDMs are, how similar they could be (noise ceilings), and how sure that is."""
+"""How similar RDMs are: of containers, matched by stimulus id, and of stacks of condensed RDMs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from rsatoolbox.rdm.rdms import RDMs
-from scipy import stats
+from torch import Tensor
 
+from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
-from neurordl.rdms.selection import check_one_per_subject, reindex, select_rdms, stimulus_ids
-from neurordl.rsa.ceilings import ceiling
-from neurordl.rsa.inference.infer import Inference, infer
-from neurordl.rsa.similarity import METHODS, check_method, missing_groups, similarity, why_undefined
+from neurordl.measures.comparisons import Comparison, find_similarity
+from neurordl.measures.condensed import n_stimuli
+from neurordl.measures.kernels.kernel import missing_groups
+from neurordl.rdms.selection import check_one_per_subject, reindex, stimulus_ids
 
-__all__ = [
-    "METHODS",
-    "Inference",
-    "ceiling",
-    "check_method",
-    "compare",
-    "infer",
-    "mean_interval",
-    "missing_groups",
-    "noise_ceiling",
-    "similarity",
-    "why_undefined",
-]
-
-Floats = npt.NDArray[np.float64]
+__all__ = ["check_stacks", "compare", "similarity", "subject_vectors", "why_undefined"]
 
 
 def compare(
-    models: RDMs, data: RDMs, method: str = "rho-a", missing: Literal["error", "ignore"] = "error"
+    models: RDMs,
+    data: RDMs,
+    comparison: str | Comparison = "rho-a",
+    missing: Literal["error", "ignore"] = "error",
 ) -> Floats:
     """Similarity of every model RDM with every data RDM, matched by stimulus id, never by position.
 
     Parameters
     ----------
     models, data
-        RDMs with the pattern descriptor ``stimulus``. The data may hold more stimuli than the models.
-    method
-        One of ``METHODS``, as rsatoolbox means them: ``cosine``, ``corr`` (Pearson), and both whitened for
-        the covariance of distances that share a stimulus (``cosine_cov``, ``corr_cov``; Diedrichsen et al.
-        2020, arXiv:2007.02789); ``spearman``, and ``rho-a``, its expected value when ties are broken at
-        random (Schütt et al. 2023, eLife 12:e82566); Kendall's ``tau-a`` and ``tau-b``.
+        RDMs with the pattern descriptor ``stimulus``. The data may have more stimuli than the models.
+    comparison
+        A similarity in `COMPARISONS`, as rsatoolbox defines it, or a `Comparison`: ``cosine``, ``corr``
+        (Pearson), and both whitened for the covariance of distances that share a stimulus (``cosine_cov``,
+        ``corr_cov``; Diedrichsen et al. 2020, arXiv:2007.02789); ``spearman``, and ``rho-a``, its expected
+        value when ties are broken at random (Schütt et al. 2023, eLife 12:e82566); Kendall's ``tau-a`` and
+        ``tau-b``; ``cka``, ``bures`` and ``neg_riem_dist`` of complete RDMs.
     missing
-        "error": the data must hold every stimulus of the models; "ignore": the shared ones are compared.
+        "error": the data must have every stimulus of the models; "ignore": the shared stimuli are compared.
 
     Returns
     -------
     array, (models, data)
-        Each from the pairs of stimuli measured in both RDMs. NaN where that is undefined: fewer than two such
-        pairs, an RDM constant on them (``rho-a`` and ``tau-a`` are 0 then, by definition), or all zeros under
-        the cosines.
+        Each similarity is computed on the pairs of stimuli that are measured in both RDMs. It is NaN where it
+        is undefined: fewer than two such pairs, an RDM that is constant on them (``rho-a`` and ``tau-a`` are
+        0 then, by definition), or an RDM of zeros under the cosines.
 
     Raises
     ------
     NeurordlError
-        Unknown method, ids that are absent or do not match, fewer than three shared stimuli.
+        The comparison is unknown, ids are absent or do not match, or fewer than three stimuli are shared.
+
+    Examples
+    --------
+    >>> ids = {"stimulus": ["a", "b", "c"]}
+    >>> models = RDMs(np.array([[1.0, 2.0, 3.0]]), pattern_descriptors=ids)
+    >>> compare(models, models, "corr")
+    array([[1.]])
     """
-    check_method(method)
+    comparison = find_similarity(comparison)
     match = match_ids(stimulus_ids(models), stimulus_ids(data), names=("models", "data"), missing=missing)
     if len(match.matched) < 3:
         raise NeurordlError(
             f"3 shared stimuli or more are needed, but there are {len(match.matched)}\n{match}"
         )
     ids = sorted(match.matched, key=natural_key)  # the same sums in whatever order the data came
-    return similarity(reindex(models, ids), reindex(data, ids), method)
+    return similarity(reindex(models, ids), reindex(data, ids), comparison)
 
 
-def noise_ceiling(
-    rdms: RDMs,
-    method: str = "rho-a",
-    *,
-    roi: str | None = None,
-    subjects: str | Sequence[str] | None = None,
-    select: Mapping[str, Any] | None = None,
-    average: str | Sequence[str] | None = None,
-) -> tuple[float, float]:
-    """Bounds on the similarity that the true model would reach, given how far subjects agree.
+def subject_vectors(rdms: RDMs | npt.ArrayLike) -> Floats:
+    """Condensed RDMs (subjects, pairs) of RDMs with one RDM per subject, or of an array of them."""
+    if isinstance(rdms, RDMs):
+        rdms = check_one_per_subject(rdms).dissimilarities
+    vectors = np.asarray(rdms, dtype=np.float64)
+    check_stacks(vectors, vectors)
+    return vectors
 
-    As in Nili et al. (2014, PLoS Comput. Biol. 10:e1003553), with rsatoolbox's pooling: the mean over
-    subjects of the similarity of each one's RDM with the pooled RDM of the others (lower), and of all
-    (upper), for these subjects and stimuli.
-    Equal to ``rsatoolbox.inference.boot_noise_ceiling`` where no pair is missing. Otherwise a pair is pooled
-    over the subjects in whom it was measured, each subject's values being scaled by their own pairs.
 
-    Parameters
-    ----------
-    rdms
-        One RDM per subject after selection.
-    method
-        One of ``METHODS``.
-    roi, subjects, select, average
-        As in `select_rdms`.
-
-    Returns
-    -------
-    lower, upper
-        NaN where no subject's similarity is defined.
+def check_stacks(models: Tensor | Floats, data: Tensor | Floats) -> int:
+    """Return the number of stimuli of two stacks of RDMs that are condensed over the same pairs.
 
     Raises
     ------
     NeurordlError
-        Fewer than two subjects, or several RDMs of one.
+        They are not.
     """
-    check_method(method)
-    chosen = select_rdms(rdms, roi=roi, subjects=subjects, select=select, average=average)
-    check_one_per_subject(chosen)
-    if len(chosen) < 2:
+    if models.ndim != 2 or data.ndim != 2 or models.shape[1] != data.shape[1]:
         raise NeurordlError(
-            "a noise ceiling takes the RDMs of two subjects or more, but there is one; choose more subjects"
+            "RDMs are compared as (models, pairs) and (data, pairs) over the same pairs, but got "
+            f"{tuple(models.shape)} and {tuple(data.shape)}"
         )
-    return ceiling(np.asarray(chosen.dissimilarities, dtype=np.float64), method)
+    return n_stimuli(models.shape[1])
 
 
-def mean_interval(scores: Floats) -> tuple[float, float, float, float, int]:
-    """Mean over subjects, its 95 % t interval and p against zero (one-sided): rsatoolbox's ``eval_fixed``.
+@overload
+def similarity(models: Tensor, data: Tensor, comparison: str | Comparison) -> Tensor: ...
+@overload
+def similarity(models: npt.ArrayLike, data: npt.ArrayLike, comparison: str | Comparison) -> Floats: ...
+def similarity(
+    models: npt.ArrayLike | Tensor, data: npt.ArrayLike | Tensor, comparison: str | Comparison
+) -> Floats | Tensor:
+    """Similarity of condensed RDMs (models, pairs) with others (data, pairs), computed in float64.
 
-    Estimand: the mean over the population of subjects, for these stimuli.
+    Equal to ``rsatoolbox.rdm.compare``, which wants the same pairs missing in all RDMs. Here each couple is
+    compared on the pairs measured in both (NaN marks a missing pair), and ranks are taken on these.
 
     Parameters
     ----------
-    scores
-        One score per subject; NaN ones are left out.
+    models, data
+        Arrays, or tensors of any dtype on one device. Ranks and tau are computed on the CPU.
+    comparison
+        As in `compare`. ``cka`` reads RDMs as squared Euclidean distances (Kornblith et al. 2019,
+        arXiv:1905.00414) and equals ``cosine_cov``.
 
     Returns
     -------
-    mean, low, high, p, n
-        The interval and p are NaN with fewer than two defined scores.
+    array or tensor, (models, data)
+        NaN where undefined (rsatoolbox gives 0, or raises): see `compare`; under ``neg_riem_dist`` also for
+        data without a Euclidean geometry, or of fewer dimensions than the number of stimuli minus one.
+
+    Raises
+    ------
+    NeurordlError
+        The comparison is unknown, the RDMs are over different pairs, or pairs are missing where the
+        comparison needs complete RDMs.
     """
-    defined = scores[np.isfinite(scores)]
-    n = len(defined)
-    if n < 2:
-        return (float(defined[0]) if n else np.nan), np.nan, np.nan, np.nan, n
-    mean, variance = float(defined.mean()), float(defined.var(ddof=1)) / n
-    reach = float(stats.t.ppf(0.975, n - 1)) * np.sqrt(variance)
-    p = float(stats.t.sf(mean / np.sqrt(max(variance, np.finfo(float).eps)), n - 1))
-    return mean, mean - reach, mean + reach, p, n
+    comparison = find_similarity(comparison)
+    tensors = isinstance(models, Tensor) and isinstance(data, Tensor)
+    a, b = (torch.as_tensor(rdms).detach().to(torch.float64) for rdms in (models, data))
+    check_stacks(a, b)
+    kernel = comparison.kernel
+    if kernel is not None and kernel.propagates_missing and a.shape[1] > 1:
+        scores = kernel.similarity(a, b)
+        if bool(scores.isfinite().all()):  # no pair is missing
+            return scores if tensors else scores.cpu().numpy()
+    scores = torch.full((len(a), len(b)), torch.nan, dtype=torch.float64, device=a.device)
+    for rows, absent in missing_groups(a):
+        for columns, absent_in_data in missing_groups(b):
+            kept = torch.as_tensor(~(absent | absent_in_data), device=a.device)
+            whole = bool(kept.all())
+            if not whole and comparison.complete:
+                raise NeurordlError(
+                    f"{comparison.name} needs complete RDMs, but {int((~kept).sum())} of {len(kept)} pairs "
+                    "are missing; choose stimuli that every RDM has, or compare with cosine_cov or corr"
+                )
+            if int(kept.sum()) < 2:
+                continue
+            left = a if len(rows) == len(a) else a[rows]
+            right = b if len(columns) == len(b) else b[columns]
+            if kernel is not None:
+                part = kernel.similarity(left, right, None if whole else kept)
+            else:
+                part = _general_similarity(left, right, comparison, kept)
+            scores[torch.tensor(rows)[:, None], torch.tensor(columns)] = part
+    return scores if tensors else scores.cpu().numpy()
+
+
+def _general_similarity(models: Tensor, data: Tensor, comparison: Comparison, kept: Tensor) -> Tensor:
+    """Similarity without a kernel of RDMs that miss the same pairs: from ``similarity`` or ``function``."""
+    left, right = (rdms if bool(kept.all()) else rdms[:, kept] for rdms in (models, data))
+    with torch.no_grad():
+        if comparison.similarity is not None:
+            scores = comparison.similarity(left, right)
+        else:
+            assert comparison.function is not None
+            weights = kept.to(models.dtype)
+            known, measured = (torch.where(kept, rdms, 0) for rdms in (models, data))
+            scores = torch.stack([comparison.function(row, measured, weights) for row in known])
+    if scores.shape != (len(models), len(data)):
+        raise NeurordlError(
+            f"comparison {comparison.name!r} gave values of the shape {tuple(scores.shape)} for "
+            f"{len(models)} models and {len(data)} RDMs: it must return one value for each couple of RDMs"
+        )
+    undefined = comparison.is_undefined(left)[:, None] | comparison.is_undefined(right)
+    return torch.where(undefined, torch.nan, scores.to(torch.float64))
+
+
+def why_undefined(model: Floats, data: Floats, comparison: Comparison, names: tuple[str, str]) -> str:
+    """Say why the similarity of two condensed RDMs, of these names, is NaN."""
+    both = np.isfinite(model) & np.isfinite(data)
+    for vector, name in zip((model, data), names, strict=True):
+        if not np.isfinite(vector).any():
+            return f"the RDM of {name} has no defined value on these pairs"
+    if both.sum() < 2:
+        return f"{int(both.sum())} pairs are measured in both RDMs, two or more are needed"
+    for vector, name in zip((model, data), names, strict=True):
+        if bool(comparison.is_undefined(torch.as_tensor(vector[None, both]))):
+            return f"the RDM of {name} is {comparison.undefined} on these pairs"
+    return f"{comparison.name} is undefined for these RDMs{comparison.undefined_hint}"

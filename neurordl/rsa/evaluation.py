@@ -15,10 +15,12 @@ from torch import nn
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
 from neurordl.io import sha256_array
+from neurordl.measures.comparisons import Comparison, find_similarity
 from neurordl.measures.dissimilarities import DissimilarityLike
 from neurordl.patterns.network import Compute, usable_device
 from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
-from neurordl.rsa.compare import check_method, compare, noise_ceiling
+from neurordl.rsa.ceilings import noise_ceiling
+from neurordl.rsa.compare import compare
 from neurordl.rsa.inference.draws import draw
 from neurordl.rsa.inference.infer import Inference, Variance, check_variance, infer
 from neurordl.rsa.inputs import (
@@ -47,7 +49,7 @@ def evaluate(
     *,
     stimuli: StimulusSet | None = None,
     layers: str | Sequence[str] = "all",
-    method: str = "rho-a",
+    comparison: str | Comparison = "rho-a",
     dissimilarity: DissimilarityLike | None = None,
     subjects: str | Sequence[str] | None = None,
     roi: str | Sequence[str] | None = None,
@@ -77,8 +79,8 @@ def evaluate(
         The images, for a run or a network. A run's must be prepared as they were for the run.
     layers
         Names, globs, "all", or "top": the layers of a network that stand in no other layer.
-    method
-        How RDMs are compared: one of ``neurordl.rsa.compare.METHODS``.
+    comparison
+        How RDMs are compared: as in `compare`.
     dissimilarity
         Measure of the network's RDMs. By default that of the data; ``euclidean`` where theirs is crossnobis
         or Mahalanobis, ``correlation`` where it is unknown, both with a warning.
@@ -126,10 +128,11 @@ def evaluate(
     Raises
     ------
     NeurordlError
-        Ids that do not match, fewer than three stimuli, several RDMs of one subject, an unknown layer, method
-        or measure, preprocessing other than the run's, or used and unused stimuli together without ``pairs``.
+        Ids that do not match, fewer than three stimuli, several RDMs of one subject, an unknown layer,
+        comparison or measure, preprocessing other than the run's, or used and unused stimuli together without
+        ``pairs``.
     """
-    check_method(method)
+    comparison = find_similarity(comparison)
     check_variance(variance, bootstrap or "none")
     products = device
     if device is not None and usable_device(device).type == "mps":
@@ -166,18 +169,18 @@ def evaluate(
             rng = np.random.default_rng(seed)
             draws = draw(sum(pooled), len(chosen.ids), bootstrap, n_bootstrap, rng)
         how: dict[str, Any] = {"resample": bootstrap or "none", "draws": draws, "variance": variance}
-        found = infer(stack, data[pooled], method, device=products, **how)
+        found = infer(stack, data[pooled], comparison, device=products, **how)
         against = against_ceilings(stack, data[pooled], found, draws, products)
-        agreed[name] = agreement(data[pooled], method, seed)
+        agreed[name] = agreement(data[pooled], comparison, seed)
         tests = Tested(found, against, agreed[name])
         of_roi = list(rows_of(names, stack, subject_names(brain), data, pooled, fitted, tests))
         if group:
-            of_roi += group_rows(names, stack, data[pooled], method, fitted["mean"])
+            of_roi += group_rows(names, stack, data[pooled], comparison, fitted["mean"])
         rows += [{**row, "roi": name} for row in of_roi]
         inferences[name] = found
         comparisons.append(comparisons_of(names, found).assign(roi=name))
     common: dict[str, Any] = {
-        "method": method,
+        "comparison": comparison.name,
         "n_stimuli": len(chosen.ids),
         "pairs": chosen.name,
         "dissimilarity": measure,

@@ -48,7 +48,7 @@ class Searchlight:
     match
         Which stimuli of patterns and models were matched.
     settings
-        Radius, threshold, dissimilarity, method, and what was removed first.
+        Radius, threshold, dissimilarity, comparison, and what was removed first.
     grid
         Shape and affine of the images, where patterns tell, as those of `read_patterns` do.
     """
@@ -82,7 +82,7 @@ class Searchlight:
         few, most = self.n_voxels.min(), self.n_voxels.max()
         lines = [
             f"searchlight  radius {self.settings['radius']:g}, {self.settings['dissimilarity']}, models "
-            f"compared by {self.settings['method']}",
+            f"compared by {self.settings['comparison']}",
             f"centres      {len(self.centres)}, of {few if few == most else f'{few} to {most}'} voxels each",
             f"matched      {len(self.match.matched)} stimuli; {len(self.match.unused)} only in the models",
         ]
@@ -117,7 +117,7 @@ def _image(
     """Maps (x, y, z, names) of values (names, voxels) at voxel indices (voxels, 3); NaN elsewhere."""
     import nibabel as nib
 
-    from neurordl.patterns.volumes import load_image, same_grid
+    from neurordl.patterns.images import load_image, same_grid
 
     known = None
     if grid is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neurordl.io import sha256_state
 from neurordl.measures.dissimilarities import Dissimilarity
-from neurordl.measures.kernels.wide import WIDE
+from neurordl.measures.kernels.distances import WIDE
 from neurordl.patterns.network import Compute, extract_patterns, read_batches
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.selection import reindex

@@ -10,39 +10,11 @@ import numpy.typing as npt
 
 from neurordl.measures.condensed import unmeasured_stimuli
 
-__all__ = ["few_pairs", "measured", "repeated_layers", "unmeasured"]
+__all__ = ["measured", "repeated_layers", "unmeasured"]
 
-_ENOUGH_PAIRS = 45  # of 10 stimuli: chance alone then moves a correlation by .15
 _SHOWN = 3
 
 Floats = npt.NDArray[np.float64]
-
-
-def few_pairs(stimuli: int, pairs: int, *, resampled: bool = False, asked: int | None = None) -> str:
-    """What a score of so few pairs is worth; empty where there are enough.
-
-    The number named is the standard deviation of the correlation of unrelated values, 1 / sqrt(pairs - 1).
-
-    Parameters
-    ----------
-    stimuli, pairs
-        How many there are; pairs that nobody measured do not count.
-    resampled
-        Whether stimuli are resampled: the intervals show it then.
-    asked
-        How many pairs there would be, had all been measured; by default as many as there are.
-    """
-    if not 1 < pairs < _ENOUGH_PAIRS:
-        return ""
-    made = f"{stimuli} stimuli make {pairs} pairs"
-    if asked is not None and pairs < asked:
-        made = f"of the {asked:,} pairs of {stimuli} stimuli {pairs} can be compared"
-    hidden = "" if resampled else ", which intervals over subjects do not show"
-    return (
-        f"{made}, too few for a firm score: an unrelated RDM would get "
-        f"about ±{(pairs - 1) ** -0.5:.2f} (standard deviation of a correlation){hidden}; use 10 stimuli or "
-        "more"
-    )
 
 
 def measured(

@@ -1,78 +1,181 @@
-"""How reliable RDMs are: of halves of subjects, of sessions; whether subjects agree better than by chance."""
+"""Whether similarities and noise ceilings may be chance (by permutation), and how reliable RDMs are."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from rsatoolbox.rdm.rdms import RDMs
+from torch import Tensor
 
+from neurordl.arrays import Bools, Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
-from neurordl.measures.condensed import n_stimuli
-from neurordl.rsa.ceilings import ceiling, defined_mean, pooled, scaled_to_pool
-from neurordl.rsa.similarity import check_method, similarity
+from neurordl.measures.comparisons import Comparison, find_similarity
+from neurordl.measures.condensed import n_stimuli, square
+from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids, subject_names
+from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
+from neurordl.rsa.compare import check_stacks, similarity, subject_vectors
+from neurordl.validate import check_count
 
-__all__ = ["SessionReliability", "agreement", "ceiling_p", "session_reliability", "split_half"]
+__all__ = [
+    "SessionReliability",
+    "agreement",
+    "ceiling_p",
+    "permutation_p",
+    "session_reliability",
+    "split_half",
+]
 
-Floats = npt.NDArray[np.float64]
-
-# What tables test: up to here it takes a second or so, unless each subject takes a search or matrix roots.
-_TESTED = 500_000
-_SLOW = ("neg_riem_dist", "bures")
+_TESTED = 500_000  # values up to which `agreement` takes a second or so
+_STACK = 64 << 20  # bytes of permuted RDMs at once
+_ROUNDING = 1e-12  # a permutation that reaches the similarity but for this counts as one that reaches it
 
 
-def ceiling_p(vectors: Floats, method: str, *, n_permutations: int = 1000, rng: np.random.Generator) -> float:
-    """Whether subjects agree better than by chance: p of the lower noise ceiling, by permutation.
+def permutation_p(
+    models: RDMs | npt.ArrayLike,
+    data: RDMs | npt.ArrayLike,
+    comparison: str | Comparison,
+    *,
+    n_permutations: int = 1000,
+    rng: np.random.Generator,
+) -> Floats:
+    """One-sided p of each model's mean similarity, by permuting its stimuli (rows and columns together).
 
-    The stimuli of each subject are permuted independently, rows and columns together. Estimand: agreement of
-    these subjects on these stimuli, beside what RDMs of unrelated stimuli would give (which is not zero
-    under the cosines). It generalises to neither other subjects nor other stimuli.
+    Estimand: whether these models are related to these subjects on these stimuli at all, compared with the
+    same RDMs whose stimuli are assigned at random. It generalises to neither other subjects nor other
+    stimuli.
+    All models are permuted alike, so that p-values of several can be corrected together.
 
     Parameters
     ----------
-    vectors
-        Condensed RDMs (subjects, pairs).
-    method
-        One of ``METHODS``.
+    models, data
+        RDMs, matched by their stimulus ids, the data with one RDM per subject; or condensed arrays (models,
+        pairs) and (subjects, pairs), where NaN marks a missing pair.
+    comparison
+        As in `compare`.
     n_permutations
-        How many; the smallest p is one over this number plus one.
+        Number of permutations; the smallest p is one divided by this number plus one.
     rng
-        Where the permutations come from.
+        Generator of the permutations.
+
+    Returns
+    -------
+    array, (models,)
+        NaN where the similarity is undefined.
+
+    Raises
+    ------
+    NeurordlError
+        The RDMs are over different pairs, the comparison is unknown, or there is no permutation or no model.
+    """
+    comparison = find_similarity(comparison)
+    if isinstance(models, RDMs) and isinstance(data, RDMs):
+        subject_vectors(data)
+        ids = stimulus_ids(models)
+        models, data = reindex(models, ids), reindex(data, ids)
+    a, b = (torch.as_tensor(np.array(rdms, dtype=np.float64)) for rdms in (models, data))
+    n = check_stacks(a, b)
+    check_count("n_permutations", n_permutations)
+    if not len(a):
+        raise NeurordlError("there are 0 models to compare; give one or more")
+    kernel = None
+    if comparison.kernel is not None and bool(a.isfinite().all()) and bool(b.isfinite().all()):
+        a, b, kernel = comparison.kernel.permutable(a, b)
+
+    def mean_similarity(rdms: Tensor) -> Floats:
+        scores = similarity(rdms, b, comparison) if kernel is None else kernel.similarity(rdms, b)
+        return nan_mean(scores.numpy(), 1)
+
+    observed = mean_similarity(a)
+    squares = square(a)
+    row, column = torch.triu_indices(n, n, 1)
+    reached = np.zeros(len(a))
+    step = max(1, _STACK // (8 * a.numel()))
+    for start in range(0, n_permutations, step):
+        orders = [rng.permutation(n) for _ in range(min(step, n_permutations - start))]
+        moved = torch.cat([squares[:, order[row], order[column]] for order in map(torch.from_numpy, orders)])
+        null = mean_similarity(moved).reshape(len(orders), -1)
+        reached += (~(null < observed - _ROUNDING)).sum(axis=0)
+    return np.where(np.isfinite(observed), (1 + reached) / (1 + n_permutations), np.nan)
+
+
+def ceiling_p(
+    rdms: RDMs | npt.ArrayLike,
+    comparison: str | Comparison,
+    *,
+    n_permutations: int = 1000,
+    rng: np.random.Generator,
+) -> float:
+    """Whether subjects agree better than by chance: p of the lower noise ceiling, by permutation.
+
+    The stimuli of each subject are permuted independently, rows and columns together. Estimand: agreement of
+    these subjects on these stimuli, compared with that of RDMs of unrelated stimuli (which is not zero under
+    the cosines). It generalises to neither other subjects nor other stimuli.
+
+    Parameters
+    ----------
+    rdms
+        RDMs with one RDM per subject, or condensed RDMs (subjects, pairs).
+    comparison
+        As in `compare`.
+    n_permutations
+        Number of permutations; the smallest p is one divided by this number plus one.
+    rng
+        Generator of the permutations.
 
     Returns
     -------
     p
         One-sided; NaN where the ceiling is undefined.
+
+    Raises
+    ------
+    NeurordlError
+        There are fewer than two subjects, or no permutations.
     """
-    if n_permutations < 1:
-        raise NeurordlError(f"n_permutations={n_permutations}: expected 1 or more")
-    found = ceiling(vectors, method)[0]
-    if np.isnan(found):
+    comparison, vectors = find_similarity(comparison), subject_vectors(rdms)
+    check_count("n_permutations", n_permutations)
+    observed = ceiling(vectors, comparison)[0]
+    if np.isnan(observed):
         return np.nan
     n = n_stimuli(vectors.shape[1])
-    i, j = np.triu_indices(n, 1)
-    number = np.zeros((n, n), dtype=np.int64)
-    number[i, j] = number[j, i] = np.arange(len(i))
-    exceed = 0
-    for _ in range(n_permutations):
-        orders = [rng.permutation(n) for _ in vectors]
-        moved = np.stack(
-            [one[number[order[i], order[j]]] for one, order in zip(vectors, orders, strict=True)]
-        )
-        exceed += not ceiling(moved, method)[0] < found - 1e-12
-    return (1 + exceed) / (1 + n_permutations)
+    reached = 0
+    step = max(1, _STACK // (8 * len(vectors) * n * n))
+    for start in range(0, n_permutations, step):
+        size = min(step, n_permutations - start)
+        orders = np.array([[rng.permutation(n) for _ in vectors] for _ in range(size)])
+        reached += int((~(_permuted_ceilings(vectors, orders, comparison) < observed - _ROUNDING)).sum())
+    return (1 + reached) / (1 + n_permutations)
 
 
-def agreement(vectors: Floats, method: str, seed: int) -> float:
-    """`ceiling_p` from 99 permutations, for tables; NaN where it takes too long, or of one subject."""
-    if len(vectors) < 2 or vectors.size > _TESTED or method in _SLOW:
+def _permuted_ceilings(vectors: Floats, orders: Ints, comparison: Comparison) -> Floats:
+    """Lower noise ceiling of each permutation of the stimuli, (permutations, subjects, stimuli)."""
+    complete = np.isfinite(vectors).all()
+    if comparison.kernel is not None and complete:
+        bounds = comparison.kernel.permuted_bounds(torch.as_tensor(vectors), orders)
+        if bounds is not None:
+            return nan_mean(bounds.numpy(), 1)
+    row, column = np.triu_indices(orders.shape[2], 1)
+    squares = square(torch.as_tensor(vectors)).numpy()
+    subjects = np.arange(len(vectors))[:, None]
+    return np.array(
+        [ceiling(squares[subjects, order[:, row], order[:, column]], comparison)[0] for order in orders]
+    )
+
+
+def agreement(vectors: Floats, comparison: Comparison, seed: int) -> float:
+    """`ceiling_p` from 99 permutations, for tables; NaN of one subject, or where it takes too long."""
+    if len(vectors) < 2 or vectors.size > _TESTED or comparison.slow:
         return np.nan
-    return ceiling_p(vectors, method, n_permutations=99, rng=np.random.default_rng(seed))
+    return ceiling_p(vectors, comparison, n_permutations=99, rng=np.random.default_rng(seed))
 
 
 def split_half(
-    vectors: Floats,
-    method: str,
+    rdms: RDMs | npt.ArrayLike,
+    comparison: str | Comparison,
     *,
     n_splits: int = 100,
     rng: np.random.Generator,
@@ -81,21 +184,22 @@ def split_half(
     """Similarity of the pooled RDMs of random halves of the subjects, one value for each split.
 
     Estimand: reliability of the pooled RDM of half as many subjects from this population, for these
-    stimuli; with ``spearman_brown``, of as many, ``2 r / (1 + r)``, which supposes that subjects are
+    stimuli; with ``spearman_brown``, of as many, ``2 r / (1 + r)``, which assumes that subjects are
     exchangeable and that the similarity is a correlation (Spearman 1910; Brown 1910).
 
     Parameters
     ----------
-    vectors
-        Condensed RDMs (subjects, pairs). Of an odd number, one subject is left out of each split.
-    method
-        One of ``METHODS``.
+    rdms
+        RDMs with one RDM per subject, or condensed RDMs (subjects, pairs). If their number is odd, one
+        subject is left out of each split.
+    comparison
+        As in `compare`.
     n_splits
-        How many random splits.
+        Number of random splits.
     rng
-        Where they come from.
+        Generator of the splits.
     spearman_brown
-        Step up to the length of all subjects.
+        Step up to the reliability of all subjects.
 
     Returns
     -------
@@ -104,34 +208,35 @@ def split_half(
     Raises
     ------
     NeurordlError
-        Fewer than two subjects.
+        There are fewer than two subjects, or no splits.
     """
-    check_method(method)
+    comparison, vectors = find_similarity(comparison), subject_vectors(rdms)
     half = len(vectors) // 2
     if half < 1:
         raise NeurordlError("split-half reliability takes the RDMs of two subjects or more, but there is one")
-    if n_splits < 1:
-        raise NeurordlError(f"n_splits={n_splits}: expected 1 or more")
-    scaled = scaled_to_pool(np.asarray(vectors, dtype=np.float64), method)
-    out = np.empty(n_splits)
+    check_count("n_splits", n_splits)
+    scaled = scaled_to_pool(vectors, comparison)
+    values = np.empty(n_splits)
     for k in range(n_splits):
         order = rng.permutation(len(vectors))
-        first, second = (pooled(scaled[order[part]], method) for part in (slice(half), slice(half, 2 * half)))
-        out[k] = similarity(first, second, method)[0, 0]
-    return 2 * out / (1 + out) if spearman_brown else out
+        first, second = (
+            pooled(scaled[order[part]], comparison) for part in (slice(half), slice(half, 2 * half))
+        )
+        values[k] = similarity(first, second, comparison)[0, 0]
+    return 2 * values / (1 + values) if spearman_brown else values
 
 
 @dataclass(frozen=True, eq=False)
 class SessionReliability:
-    """How similar a subject's RDMs of different sessions are, beside those of other subjects.
+    """How similar a subject's RDMs of different sessions are, compared with those of other subjects.
 
     Attributes
     ----------
     subjects
         Names, in order of appearance.
     same, other
-        (subjects,) mean similarity with the subject's own RDMs of other sessions, and with those of other
-        subjects in other sessions. NaN where there are none.
+        (subjects,) mean similarity with the subject's RDMs of other sessions, and with those of other
+        subjects in other sessions; NaN where there are none.
     """
 
     subjects: tuple[str, ...]
@@ -140,41 +245,51 @@ class SessionReliability:
 
 
 def session_reliability(
-    vectors: Floats, subjects: list[str], sessions: list[str], method: str
+    rdms: RDMs | npt.ArrayLike,
+    subjects: Sequence[str] | None = None,
+    sessions: Sequence[str] | None = None,
+    comparison: str | Comparison = "rho-a",
 ) -> SessionReliability:
     """Similarity of RDMs across sessions, within and between subjects.
 
-    Estimand: for each of these subjects, on these stimuli, how well one session's RDM tells another's; the
-    difference of the two is what is the subject's own.
+    Estimand: for each of these subjects, on these stimuli, how well the RDM of a session predicts those of
+    the others; the difference between the two means is specific to the subject.
 
     Parameters
     ----------
-    vectors
-        Condensed RDMs (rdms, pairs).
+    rdms
+        RDMs, or condensed RDMs (rdms, pairs).
     subjects, sessions
-        Of each RDM.
-    method
-        One of ``METHODS``.
+        Subject and session of each RDM; by default the RDM descriptors ``subject`` and ``session``.
+    comparison
+        As in `compare`.
 
     Raises
     ------
     NeurordlError
-        One session only, or lists that do not fit the RDMs.
+        There is one session only, or the lists do not fit the RDMs.
     """
+    if isinstance(rdms, RDMs):
+        subjects = subject_names(rdms) if subjects is None else subjects
+        sessions = descriptor_values(rdms, "session") if sessions is None else sessions
+        rdms = rdms.dissimilarities
+    vectors = np.asarray(rdms, dtype=np.float64)
+    subjects, sessions = list(subjects or ()), list(sessions or ())
     if not len(vectors) == len(subjects) == len(sessions):
         raise NeurordlError(
-            f"each RDM takes a subject and a session, but there are {len(vectors)} RDMs, {len(subjects)} "
+            f"each RDM needs a subject and a session, but there are {len(vectors)} RDMs, {len(subjects)} "
             f"subjects and {len(sessions)} sessions"
         )
     if len(set(sessions)) < 2:
         raise NeurordlError("session reliability takes RDMs of two sessions or more, but there is one")
-    found = similarity(vectors, vectors, method)
-    who, when = np.array(subjects), np.array(sessions)
+    scores = similarity(vectors, vectors, comparison)
+    by_subject, by_session = np.array(subjects), np.array(sessions)
     names = tuple(dict.fromkeys(subjects))
-    elsewhen = when[:, None] != when
-    alike = who[:, None] == who
-    same, other = (
-        np.array([defined_mean(found[elsewhen & relation & (who == name)[:, None]]) for name in names])
-        for relation in (alike, ~alike)
-    )
-    return SessionReliability(names, same, other)
+    elsewhen = by_session[:, None] != by_session
+    alike = by_subject[:, None] == by_subject
+
+    def means(relation: Bools) -> Floats:
+        pairs = elsewhen & relation
+        return np.array([float(nan_mean(scores[pairs & (by_subject == name)[:, None]])) for name in names])
+
+    return SessionReliability(names, means(alike), means(~alike))

@@ -17,8 +17,9 @@ import pandas as pd
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match
 from neurordl.io import atomic_write, versions, write_json, write_text
+from neurordl.measures.comparisons import Comparison, few_pairs
 from neurordl.rsa.inference.infer import Inference
-from neurordl.rsa.notes import few_pairs, repeated_layers, unmeasured
+from neurordl.rsa.notes import repeated_layers, unmeasured
 
 if TYPE_CHECKING:
     from rsatoolbox.inference import Result
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "Evaluation"]
 
 COLUMNS = (
-    *("layer", "roi", "subject", "method", "score", "ci_low", "ci_high", "p", "p_fdr", "p_holm"),
+    *("layer", "roi", "subject", "comparison", "score", "ci_low", "ci_high", "p", "p_fdr", "p_holm"),
     *("ceiling_lower", "ceiling_upper", "p_ceiling", "generalises_to"),
     *("n_subjects", "n_stimuli", "pairs", "fitted", "reason", "dissimilarity"),
 )
@@ -105,7 +106,7 @@ class Evaluation:
                     if isinstance(value, np.ndarray):
                         group[name] = value
                     elif value is not None:
-                        group.attrs[name] = value
+                        group.attrs[name] = value.name if isinstance(value, Comparison) else value
         with atomic_write(path) as aside:
             aside.write_bytes(content.getbuffer())
 
@@ -130,7 +131,7 @@ class Evaluation:
         assert self.models is not None
         models = [ModelFixed(name, rdm) for name, rdm in zip(layers, self.models, strict=True)]
         return Result(
-            *(models, found.evaluations, found.method, found.cv_method, found.noise_ceiling),
+            *(models, found.evaluations, found.comparison.name, found.cv_method, found.noise_ceiling),
             variances=found.variances,
             dof=found.dof,
             n_rdm=None if found.resample == "stimuli" else found.n_subjects,
@@ -141,7 +142,7 @@ class Evaluation:
     def title(self) -> str:
         """How it was compared, in a line."""
         chosen, means = self.settings, self.frame[self.frame["subject"] == "mean"]
-        told = f"{chosen.get('method')}, {chosen.get('pairs')} pairs of {chosen.get('n_stimuli')} stimuli"
+        told = f"{chosen.get('comparison')}, {chosen.get('pairs')} pairs of {chosen.get('n_stimuli')} stimuli"
         if any(map(unmeasured, chosen.get("measured", {}).values())):
             told += ", as far as they were measured"
         if chosen.get("variance") == "components":
@@ -173,7 +174,7 @@ class Evaluation:
         told: dict[str, list[str]] = {}
         for roi, found in every.items():
             resampled = self.settings["bootstrap"] in ("stimuli", "both")
-            options: dict[str, Any] = {"resampled": resampled, "asked": found["asked"]}
+            options: dict[str, Any] = {"resampled": resampled, "requested": found["asked"]}
             few = few_pairs(int(self.settings["n_stimuli"]), found["anyone"], **options)
             for note in filter(None, [few, unmeasured(found)]):
                 told.setdefault(note, []).append(roi)

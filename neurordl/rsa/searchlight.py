@@ -18,25 +18,22 @@ from torch import Tensor
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
+from neurordl.measures.comparisons import Comparison, find_similarity
 from neurordl.measures.condensed import square
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
-from neurordl.measures.kernels.normalise import NEAR, Normalise
-from neurordl.rdms import notices
-from neurordl.rdms.compute import real_dtype
-from neurordl.rdms.measure import rates_checked
+from neurordl.measures.kernels.distances import Normalize, distance_matrices
+from neurordl.measures.kernels.products import InnerProducts
 from neurordl.rdms.selection import stimulus_ids
-from neurordl.rdms.sources import Centre, Source
+from neurordl.rdms.source import Center, Source, check_dtype, check_rates, warn_of_runs
+from neurordl.rsa.compare import similarity
 from neurordl.rsa.inputs import model_vectors
 from neurordl.rsa.maps import Searchlight, grid_of
-from neurordl.rsa.similarity import check_method, similarity
 from neurordl.rsa.spheres import Spheres
 
 __all__ = ["Searchlight", "searchlight"]
 
 # Patterns and RDMs of the centres that are computed at once: they stay in the cache.
 _BYTES = 4 << 20
-# Methods for which the comparison, too, is one product.
-_SCALED = ("corr", "cosine")
 _WIDEST = 1000  # voxels of a radius
 
 
@@ -47,9 +44,9 @@ def searchlight(
     radius: float = 3.0,
     threshold: float = 1.0,
     dissimilarity: DissimilarityLike = "correlation",
-    method: str = "corr",
+    comparison: str | Comparison = "corr",
     descriptor: str = "stimulus",
-    center: Centre | None = None,
+    center: Center | None = None,
     dtype: npt.DTypeLike = np.float64,
     progress: bool = False,
 ) -> Searchlight:
@@ -74,8 +71,8 @@ def searchlight(
     dissimilarity
         A name in `DISSIMILARITIES` that takes no precision; ``crossnobis`` and ``poisson_cv`` take the
         observation descriptor ``run``.
-    method
-        How RDMs are compared, one of ``neurordl.rsa.compare.METHODS``.
+    comparison
+        How RDMs are compared, as in `compare`.
     descriptor, center
         As in `compute_rdms`.
     dtype
@@ -95,13 +92,9 @@ def searchlight(
         unknown names; a radius or threshold that makes no sphere; a sphere of one voxel, which has
         no correlation.
     """
-    check_method(method)
+    comparison = find_similarity(comparison)
     measure = _measure(dissimilarity)
-    given = real_dtype(dtype)
-    if given not in (np.float32, np.float64) or center not in (None, "run", "all"):
-        raise NeurordlError(
-            f"dtype={dtype!r}, center={center!r}: expected float64 or float32, and None, 'run' or 'all'"
-        )
+    kind = check_dtype(dtype)
     numbers = isinstance(radius, Real) and isinstance(threshold, Real)
     if not numbers or not 0 < radius < _WIDEST or not 0 < threshold <= 1:
         raise NeurordlError(
@@ -109,39 +102,43 @@ def searchlight(
             "of the sphere above 0 and up to 1"
         )
     by_run = measure.needs_runs
-    kind = torch.float32 if given == np.float32 else torch.float64
     source = Source(
-        patterns, "the patterns", descriptor, by_run=by_run, center=center, channels=None, dtype=kind
-    )
+        patterns, "the patterns", descriptor, by_run=by_run or center == "run", dtype=kind
+    ).centered(center)
     if by_run and len(source.runs) < 2:
         raise NeurordlError(f"{measure} needs two or more runs, and the patterns have a single one")
     if not isinstance(models, RDMs) and not len(models):
         raise NeurordlError("models= is empty; give model RDMs")
-    notices.of_pairs([source], measure)
-    notices.of_runs([source], measure)
+    warn_of_runs([source], measure)
     first = models if isinstance(models, RDMs) else next(iter(models.values()))
     match = match_ids(source.ids, stimulus_ids(first), names=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")
     stack = torch.from_numpy(np.stack(list(named.values())))
     around = Spheres(patterns, radius, threshold)
-    normalise = measure.kernel.normalise if measure.kernel is not None else None
-    if len(around.offsets) == 1 and normalise == "centered length":
+    normalize = measure.kernel.normalize if measure.kernel is not None else None
+    if len(around.offsets) == 1 and normalize == "centered length":
         raise NeurordlError(
             f"radius={radius:g} makes spheres of a single voxel, where {measure} distances are undefined; "
             "take a radius above 1, or another dissimilarity"
         )
-    values = source.cells() if by_run else source.rows(0, len(source.ids))[None]
-    rates_checked(values, measure, source.label)
+    values = source.by_run() if by_run else source.patterns()[None]
+    check_rates(values, measure, source.label)
     by_voxel = values.permute(2, 0, 1).contiguous()  # (voxels, runs, stimuli): what is gathered lies together
     distances = _distances(by_voxel, measure, source)
 
     def general(voxels: Tensor) -> Tensor:
-        return similarity(stack, distances(voxels), method)
+        return similarity(stack, distances(voxels), comparison)
 
     compare: Compare = general
     plain = measure.kernel is not None and not measure.kernel.root and measure.kernel.sides is None
-    if method in _SCALED and normalise is not None and plain and not by_run:
-        compare = _as_products(by_voxel, normalise, method, stack, general)
+    if (
+        isinstance(comparison.kernel, InnerProducts)
+        and not comparison.kernel.whitened
+        and normalize is not None
+        and plain
+        and not by_run
+    ):
+        compare = _as_products(by_voxel, normalize, comparison.kernel.centered, stack, general)
     scores = np.empty((len(stack), len(around.centres)))
     with Progress(transient=True, disable=not progress) as bar, torch.no_grad():
         task = bar.add_task("searchlight", total=len(around.centres))
@@ -156,7 +153,7 @@ def searchlight(
         "radius": radius,
         "threshold": threshold,
         "dissimilarity": measure.name,
-        "method": method,
+        "comparison": comparison.name,
         "center": center,
     }
     return Searchlight(
@@ -207,7 +204,7 @@ def _why_undefined(rdm: Tensor) -> str:
 
 
 def _as_products(
-    by_voxel: Tensor, normalise: Normalise, method: str, models: Tensor, general: Compare
+    by_voxel: Tensor, normalize: Normalize, centered: bool, models: Tensor, general: Compare
 ) -> Compare:
     """The same where distances come of inner products, and so does the comparison: nothing is condensed.
 
@@ -215,41 +212,21 @@ def _as_products(
     missing pairs, take the other way.
     """
     n = by_voxel.shape[-1]
-    weights = models - models.mean(-1, keepdim=True) if method == "corr" else models
+    weights = models - models.mean(-1, keepdim=True) if centered else models
     lengths = torch.linalg.vector_norm(weights, dim=-1)
     if not bool((lengths > 1e-6 * torch.linalg.vector_norm(models, dim=-1)).all()):  # constant, or missing
         return general
     weights = square(weights / lengths[:, None]).flatten(1).to(by_voxel.dtype)
 
-    dtype = by_voxel.dtype
-    limits = torch.finfo(dtype)
-    spoilt = {torch.float32: 1e-4, torch.float64: 1e-8}[dtype]  # share of the mean that is left
-    if normalise == "none":  # squares of distances must neither vanish nor overflow
-        low, high = 1e3 * limits.tiny**0.5, 1e-6 * limits.max**0.5
-    else:  # patterns that are nearly alike are to be told apart by their difference
-        low, high = 4 * NEAR[dtype], 5.0
-
     def compare(voxels: Tensor) -> Tensor:
         patterns = _gathered(by_voxel, voxels)[:, :, 0]
-        over = {"centered length": -2, "none": -1}.get(normalise)
-        common = patterns.new_zeros(1, 1, 1) if over is None else patterns.mean(over, keepdim=True)
-        distances = patterns.sub_(common).mT @ patterns
-        own = distances.diagonal(dim1=-2, dim2=-1).clone()
-        if normalise == "none":
-            sound = own.isfinite()
-            distances.mul_(-2).add_(own[:, None]).add_(own[..., None])
-        else:
-            sound = (own > 0) & (own > spoilt * patterns.shape[1] * common[:, 0].square())
-            inverse = own.rsqrt()
-            distances.mul_(-2 * inverse[:, None]).mul_(inverse[..., None]).add_(2)
-        distances.diagonal(dim1=-2, dim2=-1).zero_()
-        mean = distances.sum((-2, -1)) / (n * n - n)
-        if method == "corr":
+        distances, mean, sound = distance_matrices(patterns, normalize)
+        if centered:
             distances.sub_(mean[:, None, None]).diagonal(dim1=-2, dim2=-1).zero_()
         found = distances.flatten(1)
         length = torch.linalg.vector_norm(found, dim=-1) / math.sqrt(2)
         scores: Tensor = (weights @ found.mT / 2 / length).double()
-        unsure = ~(sound.all(-1) & (length > 1e-6 * n * mean) & (mean > low) & (mean < high))
+        unsure = ~(sound & (length > 1e-6 * n * mean))
         if bool(unsure.any()):
             scores[:, unsure] = general(voxels[unsure])
         return scores

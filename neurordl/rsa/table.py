@@ -16,14 +16,15 @@ from scipy import stats
 from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
 from neurordl.io import sha256_array
+from neurordl.measures.comparisons import Comparison
+from neurordl.measures.kernels.kernel import missing_groups
 from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ceiling
-from neurordl.rsa.compare import mean_interval
+from neurordl.rsa.compare import similarity, why_undefined
 from neurordl.rsa.inference.draws import Draws
 from neurordl.rsa.inference.infer import Inference, infer
-from neurordl.rsa.inference.tests import correct, interval, p_values
+from neurordl.rsa.inference.tests import correct, interval, mean_interval, p_values
 from neurordl.rsa.inputs import PairChoice, RunLike
-from neurordl.rsa.similarity import missing_groups, similarity, why_undefined
 
 __all__ = [
     "GENERALISES",
@@ -108,13 +109,13 @@ def rows_of(
 ) -> Iterator[dict[str, Any]]:
     """Rows of one ROI: of each layer, the subjects and their mean."""
     found = tests.found
-    method = found.method
-    scores = similarity(models, data, method)
+    comparison = found.comparison
+    scores = similarity(models, data, comparison)
     bounds = np.full((len(models), 2), np.nan)
     several = sum(pooled) > 1
     if several:
         for alike, absent in missing_groups(models):  # model and ceiling on the same pairs
-            bounds[alike] = ceiling(np.where(absent, np.nan, data[pooled]), method)
+            bounds[alike] = ceiling(np.where(absent, np.nan, data[pooled]), comparison)
     note = "" if several else "one subject: no noise ceiling"
     sure = [*_means(scores[:, pooled], found, tests.against_ceilings)]
     corrected = {
@@ -127,7 +128,9 @@ def rows_of(
         for subject, vector, score in zip(subjects, data, scores[k], strict=True):
             reason = note
             if np.isnan(score):
-                reason = why_undefined(models[k], vector, method, f"layer {layer!r}", f"subject {subject!r}")
+                reason = why_undefined(
+                    models[k], vector, comparison, (f"layer {layer!r}", f"subject {subject!r}")
+                )
                 reasons.append(reason)
             alone = {"subject": subject, "score": score, "n_subjects": 1, "fitted": fitted[subject]}
             yield {**common, **alone, **dict.fromkeys(_SURE, np.nan), "generalises_to": "", "reason": reason}
@@ -160,7 +163,7 @@ def against_ceilings(
             continue
         if len(groups) > 1:
             options: dict[str, Any] = {"resample": found.resample, "draws": draws, "device": device}
-            one = infer(models[rows], np.where(absent, np.nan, data), found.method, **options)
+            one = infer(models[rows], np.where(absent, np.nan, data), found.comparison, **options)
         if one.model_var is not None:
             out[rows] = p_values(one, centre="data").ceiling
     return out
@@ -209,7 +212,7 @@ def comparisons_of(layers: Sequence[str], found: Inference) -> pd.DataFrame:
 
 
 def group_rows(
-    layers: Sequence[str], models: Floats, data: Floats, method: str, fitted: str
+    layers: Sequence[str], models: Floats, data: Floats, comparison: Comparison, fitted: str
 ) -> Iterator[dict[str, Any]]:
     """A row for each layer: its similarity with the mean RDM of the subjects."""
     measured = np.isfinite(data)
@@ -218,10 +221,10 @@ def group_rows(
     np.divide(np.where(measured, data, 0.0).sum(axis=0), count, out=mean, where=count > 0)
     undefined = {**dict.fromkeys((*_SURE, "ceiling_lower", "ceiling_upper"), np.nan), "generalises_to": ""}
     for k, (layer, score) in enumerate(
-        zip(layers, similarity(models, mean[None], method)[:, 0], strict=True)
+        zip(layers, similarity(models, mean[None], comparison)[:, 0], strict=True)
     ):
         reason = "the mean RDM of the subjects: no interval, no noise ceiling"
         if np.isnan(score):
-            reason = why_undefined(models[k], mean, method, f"layer {layer!r}", "the subjects' mean")
+            reason = why_undefined(models[k], mean, comparison, (f"layer {layer!r}", "the subjects' mean"))
         own = {"layer": layer, "subject": "group", "score": score, "n_subjects": len(data)}
         yield {**undefined, **own, "fitted": fitted, "reason": reason}

@@ -15,8 +15,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import Match, check_ids, natural_key
 from neurordl.io import sha256_array
 from neurordl.measures.dissimilarities import DissimilarityLike, find_dissimilarity
-from neurordl.measures.kernels.distances import exact_product
-from neurordl.measures.kernels.whitening import factor_of
+from neurordl.measures.kernels.distances import exact_product, factor_of
 from neurordl.teachers.base import Batch, ById, Missing, Target
 from neurordl.teachers.rdm import Pool, pool_subjects
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neurordl.errors import NeurordlError
-from neurordl.measures.comparisons import loss_comparison
+from neurordl.measures.comparisons import Comparison, find_comparison
 from neurordl.measures.condensed import condensed_index
 from neurordl.measures.dissimilarities import (
     DISSIMILARITIES,
@@ -233,7 +233,7 @@ class RDMLoss(TransferLoss):
         teacher: Teacher | NetworkTeacher,
         layer: str,
         dissimilarity: DissimilarityLike | None = None,
-        comparison: str | Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        comparison: str | Comparison | Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
         pairs: Literal["all", "within", "between"] = "all",
         weight: Weight = 1.0,
         scale: bool = False,
@@ -254,9 +254,9 @@ class RDMLoss(TransferLoss):
             )
         if comparison is None:
             comparison = "corr" if self.network is None else "mse"
-        self._compare = loss_comparison(comparison)
-        self.comparison = spelled(comparison)
-        if self.comparison == "mse" and not scale:
+        chosen = find_comparison(comparison, higher_is_better=False)
+        self._compare, self.comparison = chosen.loss, chosen.name
+        if chosen.same_unit and not scale:
             self._check_same_unit()
 
     def _check_same_unit(self) -> None:
@@ -268,8 +268,8 @@ class RDMLoss(TransferLoss):
         else:
             return
         raise NeurordlError(
-            f"comparison='mse' {difference} has no common unit; use 'corr', the same dissimilarity for both, "
-            "or scale=True"
+            f"comparison={self.comparison!r} {difference} has no common unit; use 'corr', the same "
+            "dissimilarity for both, or scale=True"
         )
 
     def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:

@@ -27,7 +27,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, R
 from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
 from neurordl.io import check_run_folder, sha256_array, versions
-from neurordl.rsa.notes import few_pairs
+from neurordl.measures.comparisons import few_pairs
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
 from neurordl.teachers.base import Record, spelled

@@ -18,7 +18,7 @@ from PIL import Image
 from rsatoolbox.rdm import RDMs
 
 from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms, select_rdms
-from neurordl.cli.commands import _draw_images
+from neurordl.cli.commands import draw_images
 from neurordl.io import sha256_state
 
 M = 16
@@ -84,7 +84,7 @@ def test_train_then_compare(shell: Any, data: dict[str, Path], tmp_path: Path) -
     scores = tmp_path / "scores" / "it"
     code, told, errors = shell(
         *("compare", out, "--rdms", data["brain.h5"], "--roi", "IT", "--average", "session", "--out", scores),
-        *("--layers", "conv1,fc*", "--method", "corr"),
+        *("--layers", "conv1,fc*", "--comparison", "corr"),
     )
     assert code == 0, errors
     assert sorted(path.name for path in scores.iterdir()) == [
@@ -107,7 +107,7 @@ def test_train_then_compare(shell: Any, data: dict[str, Path], tmp_path: Path) -
         load_rdms(data["brain.h5"]),
         stimuli=shown,
         layers="conv1",
-        method="corr",
+        comparison="corr",
         roi="IT",
         average="session",
     )
@@ -276,7 +276,7 @@ def test_fewer_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Path
     assert found["one"]["source"].endswith("labelled.csv, 12 of 24 drawn by seed 1")
     assert found["one"]["pixels_sha256"] != found["two"]["pixels_sha256"]
     every = StimulusSet.from_table(data["labelled.csv"])
-    drawn = _draw_images(every, 12, 1)
+    drawn = draw_images(every, 12, 1)
     assert torch.bincount(drawn.labels).tolist() == [4, 4, 4]
     assert found["one"]["sha256"] == drawn.sha256
     code, _, errors = shell(*train_arguments(data, tmp_path / "x", **{"n-labelled": 25}))
@@ -295,12 +295,12 @@ def test_as_many_labelled_images_as_classes_are_the_fewest(
         code, _, errors = shell(*train_arguments(data, tmp_path / f"{n}", **{"n-labelled": n, "epochs": 1}))
         assert code == (said is not None), errors
         assert said is None or said in errors
-    drawn = _draw_images(StimulusSet.from_table(data["labelled.csv"]), 9, 0)
+    drawn = draw_images(StimulusSet.from_table(data["labelled.csv"]), 9, 0)
     assert torch.bincount(drawn.labels).tolist() == [4, 1, 1, 1, 1, 1]
     assert load_run(tmp_path / "9").record["student"]["spec"]["num_classes"] == 6
     table["label"] = [str(k % 5 if k < 20 else 9) for k in range(24)]  # 9 is the last, and may not be drawn
     table.to_csv(data["labelled.csv"], index=False)
-    assert set(_draw_images(StimulusSet.from_table(data["labelled.csv"]), 6, 0).labels.tolist()) == {
+    assert set(draw_images(StimulusSet.from_table(data["labelled.csv"]), 6, 0).labels.tolist()) == {
         0,
         1,
         2,
@@ -382,14 +382,14 @@ def test_compare_a_network_of_ones_own(
     code, printed, errors = shell(
         "compare", "factory_of_mine:tiny", "--checkpoint", "weights.pth", "--stimuli", data["stimuli"],
         "--mean", "imagenet", "--std", "0.2,0.2,0.2", "--rdms", data["brain.h5"], "--average", "session",
-        "--group", "--method", "corr", "--layers", "top", "--out", "scores",
+        "--group", "--comparison", "corr", "--layers", "top", "--out", "scores",
     )  # fmt: skip
     assert code == 0, errors
     assert "group" in printed
     frame = pd.read_csv("scores/scores.csv")
     shown = StimulusSet.from_folder(data["stimuli"], mean=(0.485, 0.456, 0.406), std=(0.2, 0.2, 0.2))
     own = evaluate(
-        network, load_rdms(data["brain.h5"]), stimuli=shown, average="session", group=True, method="corr"
+        network, load_rdms(data["brain.h5"]), stimuli=shown, average="session", group=True, comparison="corr"
     )
     np.testing.assert_allclose(frame["score"], own.to_frame()["score"], atol=1e-12)
     kept = json.loads(Path("scores/evaluation.json").read_text())["settings"]
@@ -496,14 +496,14 @@ def test_an_earlier_comparison_is_not_overwritten_unasked(
     code, _, errors = shell(*arguments, "--out", out)
     assert code == 0, errors
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    code, _, errors = shell(*arguments, "--method", "corr", "--out", out)
+    code, _, errors = shell(*arguments, "--comparison", "corr", "--out", out)
     assert code == 1
     assert "holds a comparison already (scores.csv and evaluation.json)" in errors
     assert "--overwrite" in errors
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    code, _, errors = shell(*arguments, "--method", "corr", "--out", out, "--overwrite")
+    code, _, errors = shell(*arguments, "--comparison", "corr", "--out", out, "--overwrite")
     assert code == 0, errors
-    assert set(pd.read_csv(out / "scores.csv")["method"]) == {"corr"}
+    assert set(pd.read_csv(out / "scores.csv")["comparison"]) == {"corr"}
     assert (out / "mine.txt").read_text() == "kept"
 
 
@@ -539,7 +539,7 @@ def test_compare_fails_clearly(shell: Any, data: dict[str, Path], tmp_path: Path
     assert shell(*train_arguments(data, tmp_path / "run", epochs=1))[0] == 0
     for changes, message in (
         (("--layers", "conv1,conv7"), "no layer 'conv7'"),
-        (("--method", "kendall"), "kendall"),
+        (("--comparison", "kendall"), "kendall"),
         (("--subjects", "p7"), "p7"),
         (("--stimuli", tmp_path / "nowhere"), "nowhere"),
     ):

@@ -113,7 +113,7 @@ def test_errors_are_one_line_and_leave_no_file(shell: Any, tmp_path: Path) -> No
         ),
         (("--events", *events, "--out", tmp_path / "x.npz"), "expected a file named .h5"),
         (("--events", *events, "--out", tmp_path / "no" / "x.h5"), "in a folder that exists"),
-        (("--out", tmp_path / "x.h5"), "either events="),
+        (("--out", tmp_path / "x.h5"), "needs events="),
         (
             (
                 "--events",
@@ -181,7 +181,7 @@ def test_slices_taken_in_the_middle(shell: Any, tmp_path: Path) -> None:
     code, _, errors = shell(*call, "--slice-time-ref", "0.5", "--out", tmp_path / "it.h5")
     assert code == 0, errors
     patterns = nrl.read_patterns(
-        files("_bold.nii.gz"), STUDY / "IT.nii.gz", files("_events.tsv"), slice_time_ref=0.5
+        files("_bold.nii.gz"), STUDY / "IT.nii.gz", files("_events.tsv"), model=nrl.GLM(slice_time_ref=0.5)
     )
     own = nrl.compute_rdms(patterns, "crossnobis").dissimilarities
     np.testing.assert_array_equal(nrl.load_rdms(tmp_path / "it.h5").dissimilarities, own)
@@ -237,8 +237,7 @@ def test_options_from_a_file(shell: Any, tmp_path: Path) -> None:
         files("_bold.nii.gz"),
         STUDY / "IT.nii.gz",
         files("_events.tsv"),
-        model="average",
-        detrend=True,
+        model=nrl.Average(detrend=True),
         leave_out=first,
     )
     own = nrl.compute_rdms(patterns, "correlation")  # the command line goes before the file

@@ -38,7 +38,7 @@ from neurordl.datasets import (
     loaders,
 )
 from neurordl.errors import NeurordlError
-from neurordl.patterns.nifti import read_patterns
+from neurordl.patterns.fmri import read_betas
 from neurordl.stimuli import StimulusSet
 
 real = pytest.mark.skipif(
@@ -563,7 +563,7 @@ def test_haxby_through_nilearn(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (found.bold, found.tr, set(found.masks)) == (bold, 2.5, {"brain", "vt"})
     values = np.random.default_rng(0).random((2, 2, 2, 3))
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), bold)
-    volumes = read_patterns(found.bold, None, table=found.labels).subset_obs("stimulus", ["face", "house"])
+    volumes = read_betas(found.bold, found.labels).subset_obs("stimulus", ["face", "house"])
     assert list(volumes.obs_descriptors["run"]) == [0, 1]
     np.testing.assert_allclose(volumes.measurements, values[..., 1:].reshape(8, 2).T)
     labels.write_text("labels chunks\nrest 0\n")

@@ -20,13 +20,12 @@ from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import (
     COMPARISONS,
     cka,
-    comparison,
     corr,
     corr_cov,
     cosine,
     cosine_cov,
+    find_comparison,
     huber,
-    loss_comparison,
     mse,
 )
 from neurordl.measures.condensed import condensed_index, n_stimuli, square
@@ -229,7 +228,7 @@ def test_gradient(name: str, missing: bool) -> None:
 def test_the_gradient_moves_the_student_towards_the_teacher(name: str) -> None:
     student, teacher = torch.randn(8, 6), torch.rand(28) + 0.5
     student.requires_grad_()
-    loss = loss_comparison(name)
+    loss = find_comparison(name).loss
     before = loss(euclidean(student), teacher, torch.ones(28))
     (gradient,) = torch.autograd.grad(before, student)
     assert (gradient != 0).any()
@@ -376,20 +375,20 @@ def test_blind_to_scale(seed: int, scale: float, name: str) -> None:
 def test_the_table_of_comparisons() -> None:
     assert set(COMPARISONS) == {*SIMILARITIES, "mse", "huber", *WITHOUT_GRADIENT}
     for name, entry in COMPARISONS.items():
-        assert comparison(name) is entry
+        assert find_comparison(name) is entry
         assert entry.name == name
         assert entry.differentiable is (entry.function is not None) is (name not in WITHOUT_GRADIENT)
         assert entry.higher_is_better is (name not in ("mse", "huber"))
         assert entry.complete is (name in ("cka", "bures", "neg_riem_dist"))
     assert WEIGHTED == ["mse", "corr", "cosine", "huber"]
-    with pytest.raises(NeurordlError, match=r"'pearson'.*mse, corr, cosine.*tau-b"):
-        comparison("pearson")
+    with pytest.raises(NeurordlError, match=r"'pearson'.*'mse', 'corr', 'cosine'.*'tau-b'"):
+        find_comparison("pearson")
 
 
 @pytest.mark.parametrize("name", WITHOUT_GRADIENT)
 def test_measures_without_a_gradient_are_no_loss(name: str) -> None:
     with pytest.raises(NeurordlError, match=rf"{name} .*no gradient.*mse, corr, .*huber"):
-        loss_comparison(name)
+        _ = find_comparison(name).loss
 
 
 def test_a_loss_is_to_be_made_small() -> None:
@@ -397,14 +396,14 @@ def test_a_loss_is_to_be_made_small() -> None:
     weights = torch.ones(28)
     for name in SIMILARITIES:
         expected = 1 - function(name)(a, b, weights)
-        assert torch.equal(loss_comparison(name)(a, b, weights), expected)
-        assert torch.equal(loss_comparison(function(name))(a, b, weights), expected)
-    assert loss_comparison("mse") is mse
-    assert loss_comparison(huber) is huber
+        assert torch.equal(find_comparison(name).loss(a, b, weights), expected)
+        assert torch.equal(find_comparison(function(name)).loss(a, b, weights), expected)
+    assert find_comparison("mse").loss is mse
+    assert find_comparison(huber).loss is huber
     own = lambda a, b, weights: (a - b).abs().mean(-1)  # noqa: E731
-    assert loss_comparison(own) is own
+    assert find_comparison(own, higher_is_better=False).loss is own
     with pytest.raises(NeurordlError, match="'l1'"):
-        loss_comparison("l1")
+        find_comparison("l1")
 
 
 def test_bad_shapes_and_weights() -> None:

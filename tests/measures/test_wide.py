@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from neurordl.measures.dissimilarities import DISSIMILARITIES
-from neurordl.measures.kernels import distances, wide
+from neurordl.measures.kernels import distances
 from tests.measures.test_dissimilarities import INPUTS, loop
 
 NAMES = ("euclidean", "correlation", "cosine")
@@ -17,7 +17,7 @@ NAMES = ("euclidean", "correlation", "cosine")
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take small patterns for wide ones, and cut them into blocks of 5 channels."""
     monkeypatch.setattr(distances, "WIDE", 1)
-    monkeypatch.setattr(wide, "_BLOCK", 5)
+    monkeypatch.setattr(distances, "_WIDE_CHANNELS", 5)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
@@ -44,7 +44,7 @@ def test_what_is_undefined_is_the_same_and_touches_nothing_else(name: str, narro
 def test_float32_comes_out_as_float64_would(name: str) -> None:
     grey = torch.full((5, 60_000), 7.3)
     patterns = torch.cat([grey, 20 * torch.rand(5, 9_000, generator=torch.Generator().manual_seed(0))], -1)
-    assert patterns.shape[1] > wide.WIDE
+    assert patterns.shape[1] > distances.WIDE
     found = DISSIMILARITIES[name](patterns)
     assert found.dtype == torch.float32
     exact = DISSIMILARITIES[name](patterns.double().requires_grad_()).detach()  # by the path with gradient

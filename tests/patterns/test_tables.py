@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 import neurordl as nrl
+from neurordl import GLM, LSA, Average, Confounds, Regions
 from neurordl.errors import NeurordlError
-from neurordl.patterns.tables import matched
+from neurordl.patterns.bids import match_tables
 
 EVENTS = pd.DataFrame({"onset": [4.0, 20.0, 36.0, 52.0], "duration": 4.0, "trial_type": list("abab")})
 
@@ -28,11 +29,16 @@ def bold() -> nib.Nifti1Image:
 def test_by_entities_in_any_order_or_by_order() -> None:
     images = [f"sub-1_ses-{ses}_run-{run}_bold.nii" for ses in "12" for run in ("1", "2", "10")]
     tables = [f"sub-1_ses-{ses}_task-x_run-{run}_events.tsv" for run in ("10", "2", "1") for ses in "21"]
-    assert matched(images, tables, "events") == [5, 3, 1, 4, 2, 0]
-    assert matched(["run1.nii", "run2.nii"], ["run1.tsv", "run2.tsv"], "events") == [0, 1]
+    assert match_tables(images, tables, "events") == [5, 3, 1, 4, 2, 0]
+    assert match_tables(["run1.nii", "run2.nii"], ["run1.tsv", "run2.tsv"], "events") == [0, 1]
     # the sessions are only in the names of the images: by order, which the runs do not contradict
-    assert matched(images[:2] + images[3:5], [f"run-{k}_e.tsv" for k in "1212"], "events") == [0, 1, 2, 3]
-    assert matched(["run1.nii", "run2.nii"], [EVENTS, EVENTS], "events") == [0, 1]
+    assert match_tables(images[:2] + images[3:5], [f"run-{k}_e.tsv" for k in "1212"], "events") == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    assert match_tables(["run1.nii", "run2.nii"], [EVENTS, EVENTS], "events") == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +58,7 @@ def test_by_entities_in_any_order_or_by_order() -> None:
 def test_names_that_do_not_tell_are_noticed(images: Any, tables: Any, silent: bool) -> None:
     with warnings.catch_warnings(record=True) as notices:
         warnings.simplefilter("always")
-        matched(images, tables, "events")
+        match_tables(images, tables, "events")
     assert [str(one.message)[:52] for one in notices] == (
         [] if silent else ["names do not tell which events belong to which image"]
     )
@@ -83,7 +89,7 @@ def test_names_that_do_not_tell_are_noticed(images: Any, tables: Any, silent: bo
 )
 def test_an_order_that_names_contradict_is_refused(images: Any, tables: Any, told: str) -> None:
     with pytest.raises(NeurordlError, match=told):
-        matched(images, tables, "events")
+        match_tables(images, tables, "events")
 
 
 @pytest.mark.parametrize(
@@ -97,36 +103,51 @@ def test_an_order_that_names_contradict_is_refused(images: Any, tables: Any, tol
         ({"session": 1}, "session= is 1"),
         ({"runs": 3}, "runs= is 3"),
         ({"leave_out": 5}, "leave_out= is 5"),
-        ({"noise_model": "foo"}, "noise_model='foo': expected 'ols' or 'ar1'"),
-        ({"noise_model": None}, "noise_model=None"),
-        ({"hrf_model": ["spm"]}, r"hrf_model=\['spm'\]: expected the name"),
-        ({"slice_time_ref": "x"}, "slice_time_ref='x': expected a number from 0 to 1"),
-        ({"slice_time_ref": 1.5}, "slice_time_ref=1.5"),
-        ({"confound_columns": ["csf"]}, "confound_columns= are of the tables in confounds="),
         ({"events": pd.concat([EVENTS, EVENTS[["onset"]]], axis=1)}, "two columns 'onset'"),
-        (
-            {"model": "average", "hrf_model": "glover"},
-            "hrf_model= is for a GLM, and block averages have none",
-        ),
-        ({"model": "average", "noise_model": "ar1"}, "noise_model= is for a GLM"),
-        ({"events": None, "table": EVENTS, "model": "lsa"}, "model= is for BOLD"),
-        ({"events": None, "table": EVENTS, "high_pass": 0.02}, "high_pass= is for BOLD"),
-        ({"events": None, "table": EVENTS, "slice_time_ref": 0.5}, "slice_time_ref= is for BOLD"),
+        ({"model": GLM}, "or a model with its settings, such as GLM"),
     ],
 )
-def test_arguments_of_the_wrong_kind_or_that_would_be_ignored(change: dict[str, Any], told: str) -> None:
+def test_arguments_of_the_wrong_type(change: dict[str, Any], told: str) -> None:
     with pytest.raises(NeurordlError, match=told):
         nrl.read_patterns(**{"images": bold(), "events": EVENTS, **change})
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (lambda: GLM(noise_model="foo"), "noise_model='foo': expected 'ols' or 'ar1'"),
+        (lambda: GLM(noise_model=None), "noise_model=None"),
+        (lambda: GLM(hrf_model=["spm"]), r"hrf_model=\['spm'\]: expected the name"),
+        (
+            lambda: LSA(slice_time_ref="x"),
+            "slice_time_ref='x': expected a number of at least 0 and of at most 1",
+        ),
+        (lambda: Average(slice_time_ref=1.5), "slice_time_ref=1.5"),
+        (lambda: Confounds(columns=["csf"]), "columns= chooses columns of the confounds in tables="),
+        (lambda: Regions(None, labels={1: "IT"}), "without an atlas"),
+    ],
+)
+def test_settings_that_cannot_be(settings: Any, told: str) -> None:
+    with pytest.raises(NeurordlError, match=told):
+        settings()
+
+
+@pytest.mark.parametrize("option", [{"hrf_model": "glover"}, {"noise_model": "ar1"}])
+def test_settings_that_a_model_does_not_have(option: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=next(iter(option))):
+        Average(**option)
+    with pytest.raises(TypeError, match="detrend"):
+        GLM(**option, detrend=True)
+
+
 def test_one_name_may_be_a_string() -> None:
     regressors = pd.DataFrame(np.random.default_rng(1).standard_normal((40, 2)), columns=["csf", "x"])
-    call = {"images": bold(), "events": EVENTS, "confounds": regressors}
-    one = nrl.read_patterns(**call, confound_columns="csf")
+    call = {"images": bold(), "events": EVENTS}
+    one = nrl.read_patterns(**call, confounds=Confounds(regressors, "csf"))
     np.testing.assert_array_equal(
-        one.measurements, nrl.read_patterns(**call, confound_columns=["csf"]).measurements
+        one.measurements, nrl.read_patterns(**call, confounds=Confounds([regressors], ["csf"])).measurements
     )
-    assert nrl.read_patterns(bold(), None, EVENTS, model="average", hrf_model=None).n_obs == 2
+    assert nrl.read_patterns(bold(), None, EVENTS, model="average").n_obs == 2
 
 
 # rows of betas
@@ -147,22 +168,22 @@ def rows(runs: list[Any], **more: Any) -> pd.DataFrame:
 def test_rows_of_another_run_than_their_volume_are_refused(tmp_path: Path) -> None:
     images = beta_files(tmp_path, ["1", "10", "2"])
     with pytest.raises(NeurordlError, match=r"row 3 .* has run 2, and its volume is of sub-07_ses-2_run-10_"):
-        nrl.read_patterns(images, table=rows([1, 2, 10]))
+        nrl.read_betas(images, rows([1, 2, 10]))
     for runs in ([1, 10, 2], ["run-01", "run-10", "run-02"], [1.0, 10.0, 2.0], ["ses-2_run-1", "10", "2"]):
-        found = nrl.read_patterns(images, table=rows(runs))
+        found = nrl.read_betas(images, rows(runs))
         np.testing.assert_array_equal(found.measurements[2], nib.load(images[1]).get_fdata()[..., 0].ravel())
     with pytest.raises(NeurordlError, match="has subject sub-08, and its volume is of sub-07"):
-        nrl.read_patterns(images, table=rows([1, 10, 2], subject="sub-08"))
+        nrl.read_betas(images, rows([1, 10, 2], subject="sub-08"))
     with pytest.raises(NeurordlError, match="has session 3"):
-        nrl.read_patterns(images, table=rows([1, 10, 2], session=3))
-    nrl.read_patterns(images, table=rows([1, 10, 2], session="ses-2", subject="07"))
+        nrl.read_betas(images, rows([1, 10, 2], session=3))
+    nrl.read_betas(images, rows([1, 10, 2], session="ses-2", subject="07"))
 
 
 def test_runs_are_named_once(tmp_path: Path) -> None:
     images = beta_files(tmp_path, ["1", "2"])
     with pytest.raises(NeurordlError, match=r"run is a column of .* and an argument"):
-        nrl.read_patterns(images, table=rows([1, 2]), runs=["a", "b"])
+        nrl.read_betas(images, rows([1, 2]), runs=["a", "b"])
     with pytest.raises(NeurordlError, match=r"session is a column of .* and an argument"):
-        nrl.read_patterns(images, table=rows([1, 2], session="2"), session="2")
-    found = nrl.read_patterns(images, table=rows([1, 2]).drop(columns="run"), runs=["a", "b"])
+        nrl.read_betas(images, rows([1, 2], session="2"), session="2")
+    found = nrl.read_betas(images, rows([1, 2]).drop(columns="run"), runs=["a", "b"])
     assert found.obs_descriptors["run"] == ["a", "a", "b", "b"]

@@ -13,7 +13,7 @@ from scipy.spatial.distance import pdist
 
 from neurordl.errors import NeurordlError
 from neurordl.plots import COLOURS, plot_mds, plot_rdm_mds
-from neurordl.plots.labels import shortened
+from neurordl.plots.style import shortened
 from neurordl.rsa.evaluation import compare
 from neurordl.stimuli import StimulusSet
 
@@ -102,22 +102,24 @@ def test_what_has_no_plane_is_refused():
         plot_mds(rdms_of(np.ones(1), n=2))
 
 
-@pytest.mark.parametrize("method", ["corr", "rho-a"])
-def test_rdms_lie_apart_by_one_less_their_similarity(method):
+@pytest.mark.parametrize("comparison", ["corr", "rho-a"])
+def test_rdms_lie_apart_by_one_less_their_similarity(comparison):
     rng = np.random.default_rng(1)
     models = rdms_of(rng.random((3, 28)), layer=["conv1", "conv2", ""])
     order = rng.permutation(8)
     data = rdms_of(rng.random((4, 28)), subject=list("abcd"))
     moved = data.subset_pattern("index", list(range(8)))
     moved.reorder(order)
-    ax = plot_rdm_mds({"layers": models, "IT": data}, method=method)
+    ax = plot_rdm_mds({"layers": models, "IT": data}, comparison=comparison)
     assert [len(line.get_xydata()) for line in ax.lines] == [3, 4]
-    assert_allclose(shown(plot_rdm_mds({"layers": models, "IT": moved}, method=method)), shown(ax), atol=1e-6)
+    assert_allclose(
+        shown(plot_rdm_mds({"layers": models, "IT": moved}, comparison=comparison)), shown(ax), atol=1e-6
+    )
     every = rdms_of(np.concatenate([models.dissimilarities, data.dissimilarities]))
-    distances = 1 - compare(every, every, method)[np.triu_indices(7, 1)]
+    distances = 1 - compare(every, every, comparison)[np.triu_indices(7, 1)]
     found = pdist(shown(ax))
     stress = np.sqrt(((found - distances) ** 2).sum() / (found**2).sum())
-    assert ax.get_xlabel() == f"7 RDMs of 8 stimuli\ndistance 1 − {method}, stress {stress:.2f}"
+    assert ax.get_xlabel() == f"7 RDMs of 8 stimuli\ndistance 1 − {comparison}, stress {stress:.2f}"
     assert [text.get_text() for text in ax.texts] == ["conv1", "conv2", "output"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["layers", "IT"]
     assert ax.lines[1].get_color() == COLOURS[1]
@@ -134,7 +136,7 @@ def test_rdms_that_cannot_be_compared_are_refused():
         plot_rdm_mds(groups, missing="ignore")
     flat = rdms_of(np.vstack([models.dissimilarities, np.ones(28)]))
     with pytest.raises(NeurordlError, match=r"corr of RDMs number 0 \(all\) and 3 \(all\)"):
-        plot_rdm_mds({"all": flat}, method="corr")
+        plot_rdm_mds({"all": flat}, comparison="corr")
     with pytest.raises(NeurordlError, match="three or more, but there are 2"):
         plot_rdm_mds(rdms_of(np.ones((2, 28))))
 

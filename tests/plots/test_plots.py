@@ -231,7 +231,7 @@ def test_pairs_that_do_not_belong_to_the_scores_are_refused():
 def test_scores_of_two_methods_at_once_or_of_none_are_refused():
     found = scores().to_frame()
     with pytest.raises(NeurordlError, match="'conv1' has several means"):
-        plot_scores(pd.concat([found, found.assign(method="corr")]))
+        plot_scores(pd.concat([found, found.assign(comparison="corr")]))
     with pytest.raises(NeurordlError, match="is empty"):
         plot_scores(found.iloc[:0])
 

@@ -20,10 +20,10 @@ from scipy.spatial.distance import pdist
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.dissimilarities import poisson, poisson_cv
-from neurordl.measures.kernels import blocks
+from neurordl.measures.kernels import distances
 from neurordl.rdms import compute_rdms, load_rdms, save_rdms
-from neurordl.rdms.noise import Noise, covariance
-from neurordl.rdms.sources import Source
+from neurordl.rdms.compute import Noise, covariance
+from neurordl.rdms.source import Source
 
 IDS = ["s10", "s2", "s1", "cat", "Ant", "z"]
 RUNS, CHANNELS = 4, 8
@@ -121,7 +121,7 @@ def test_degrees_of_freedom_of_measurements(center: Any) -> None:
         np.random.default_rng(0).normal(size=(6, 40_000)),
         obs_descriptors={"stimulus": [f"s{k}" for k in stimulus], "run": run.tolist()},
     )
-    source = Source(data, "x", "stimulus", by_run=True, center=center, channels=None, dtype=torch.float64)
+    source = Source(data, "x", by_run=True).centered(center)
     left, dof = source.within()
     assert dof == (2 if center == "run" else 4)
     assert (left**2).sum() / dof / 40_000 == pytest.approx(1, abs=0.03)
@@ -404,8 +404,8 @@ def test_blocks_change_nothing(method: str, tmp_path: Path, monkeypatch: pytest.
     )
     options = {"precision": np.eye(channels) + 0.1} if method == "mahalanobis" else {}
     whole = compute_rdms(data, method, **options).dissimilarities
-    monkeypatch.setattr(blocks, "_KEPT", 0)
-    monkeypatch.setattr(blocks, "_BLOCK", 64 * channels * 8)
+    monkeypatch.setattr(distances, "_KEPT", 0)
+    monkeypatch.setattr(distances, "_BLOCK", 64 * channels * 8)
     found = compute_rdms(data, method, out=tmp_path / "rdm.npy", **options)
     assert isinstance(found.dissimilarities, np.memmap)
     np.testing.assert_allclose(found.dissimilarities, whole, atol=1e-12, rtol=1e-12)
@@ -480,9 +480,9 @@ def test_memory_is_the_result_and_a_block(n: int, channels: int, to_disk: bool, 
             {"dissimilarity": "mahalanobis", "noise": Noise("full", by="run")},
             "for dissimilarities across runs",
         ),
-        ({"center": "mean"}, "expected float64 or float32, and None, 'run' or 'all'"),
+        ({"center": "mean"}, "center='mean': expected one of None, 'run', 'all'"),
         ({"dtype": np.int64}, "expected float64 or float32"),
-        ({"dtype": "double precision"}, "dtype='double precision', .*expected float64 or float32"),
+        ({"dtype": "double precision"}, "dtype='double precision': expected float64 or float32"),
         ({"dtype": [1]}, "expected float64 or float32"),
         ({"out": "rdms.h5"}, "expected a file named .npy"),
         ({"out": "no/such/folder/rdms.npy"}, "the folder no/such/folder does not exist"),

@@ -16,11 +16,10 @@ from torch import nn
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
+from neurordl.measures.comparisons import few_pairs
 from neurordl.rdms.selection import reindex
 from neurordl.rsa.inference.infer import infer
-from neurordl.rsa.notes import few_pairs
-from neurordl.rsa.permutation import permutation_p
-from neurordl.rsa.reliability import ceiling_p, split_half
+from neurordl.rsa.reliability import ceiling_p, permutation_p, split_half
 
 N = 12
 IDS = [f"s{k}" for k in range(N)]
@@ -94,7 +93,7 @@ Call = Callable[[], Any]
             lambda: nrl.evaluate(models(), brain(), device="cuda"), "torch sees no GPU", marks=NO_GPU
         ),
         pytest.param(
-            lambda: nrl.evaluate(models(), brain(), device="cuda", bootstrap="both", method="corr"),
+            lambda: nrl.evaluate(models(), brain(), device="cuda", bootstrap="both", comparison="corr"),
             "torch sees no GPU",
             marks=NO_GPU,
         ),
@@ -124,7 +123,7 @@ def test_one_clear_error(call: Call, told: str) -> None:
 
 @pytest.mark.parametrize("n, pairs, moved", [(3, 3, "0.71"), (5, 10, "0.33"), (9, 36, "0.17")])
 def test_few_stimuli_are_noted(n: int, pairs: int, moved: str) -> None:
-    found = nrl.evaluate(models(n), brain(), method="corr")
+    found = nrl.evaluate(models(n), brain(), comparison="corr")
     (note,) = (note for note in found.notes if "too few" in note)
     assert note.startswith(f"{n} stimuli make {pairs} pairs, too few for a firm score: ")
     assert f"about ±{moved} " in note
@@ -146,7 +145,7 @@ def test_what_few_pairs_give_by_chance() -> None:
 
 
 def test_few_stimuli_are_compared_without_a_bootstrap() -> None:
-    assert len(nrl.evaluate(models(3), brain(), method="corr").frame) == 15
+    assert len(nrl.evaluate(models(3), brain(), comparison="corr").frame) == 15
     assert nrl.compare(models(), unmeasured())[:, 1] == pytest.approx(np.full(3, np.nan), nan_ok=True)
 
 
@@ -164,7 +163,7 @@ ROWS = RANDOM.random((4, 10))
         (lambda: infer(ROWS, ROWS[:0], "rho-a"), "4 models and 0 subjects"),
         (lambda: permutation_p(ROWS, ROWS[:, :6], "corr", rng=RANDOM), r"\(4, 10\) and \(4, 6\)"),
         (lambda: permutation_p(ROWS[:0], ROWS, "corr", rng=RANDOM), "0 models"),
-        (lambda: permutation_p(ROWS, ROWS, "corr", n_permutations=0, rng=RANDOM), "0 permutations"),
+        (lambda: permutation_p(ROWS, ROWS, "corr", n_permutations=0, rng=RANDOM), "n_permutations=0"),
         (lambda: split_half(ROWS, "corr", n_splits=0, rng=RANDOM), "n_splits=0"),
         (lambda: ceiling_p(ROWS, "corr", n_permutations=0, rng=RANDOM), "n_permutations=0"),
         (lambda: ceiling_p(ROWS[:1], "corr", rng=RANDOM), "two subjects or more"),
@@ -184,7 +183,7 @@ def test_arrays_that_do_not_fit(call: Call, told: str) -> None:
         (models, lambda: brain(1), ["--bootstrap", "both"], "one subject cannot be resampled"),
         (models, twice, [], "subject 'p0' has 2"),
         (models, brain, ["--layers", "l7"], "no model RDM is named 'l7'"),
-        (models, brain, ["--bootstrap", "stimuli", "--method", "bures"], "bures needs complete RDMs"),
+        (models, brain, ["--bootstrap", "stimuli", "--comparison", "bures"], "bures needs complete RDMs"),
         (models, brain, ["--variance", "components"], "resample 'stimuli' or 'both'"),
         (models, brain, ["--device", "gpu"], "device 'gpu' cannot be used here"),
         pytest.param(models, brain, ["--device", "cuda"], "torch sees no GPU", marks=NO_GPU),

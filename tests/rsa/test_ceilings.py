@@ -15,9 +15,13 @@ from rsatoolbox.rdm import RDMs
 from scipy.spatial.distance import pdist
 
 from neurordl.errors import NeurordlError
-from neurordl.rsa.ceilings import bounds, ceiling, pooled, scaled_to_pool, subject_bounds
+from neurordl.measures.comparisons import COMPARISONS
+from neurordl.measures.kernels.products import bounds
+from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool, subject_bounds
+from neurordl.rsa.compare import similarity
 from neurordl.rsa.reliability import ceiling_p, session_reliability, split_half
-from neurordl.rsa.similarity import METHODS, similarity
+
+METHODS = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
 
 
 def subjects(n_subjects: int, seed: int, *, noise: float = 1.0, n: int = 8, kind: str = "") -> np.ndarray:
@@ -29,12 +33,13 @@ def subjects(n_subjects: int, seed: int, *, noise: float = 1.0, n: int = 8, kind
 
 
 def looped(vectors: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
-    scaled = scaled_to_pool(vectors, method)
+    comparison = COMPARISONS[method]
+    scaled = scaled_to_pool(vectors, comparison)
     lower = [
-        similarity(pooled(np.delete(scaled, k, 0), method), vectors[k : k + 1], method)[0, 0]
+        similarity(pooled(np.delete(scaled, k, 0), comparison), vectors[k : k + 1], method)[0, 0]
         for k in range(len(vectors))
     ]
-    return np.array(lower), similarity(pooled(scaled, method), vectors, method)[0]
+    return np.array(lower), similarity(pooled(scaled, comparison), vectors, method)[0]
 
 
 @pytest.mark.parametrize("kind", ["", "tied"])
@@ -126,7 +131,7 @@ def test_split_half():
 
 def test_spearman_brown_reaches_the_reliability_of_all():
     both = subjects(40, 5, n=40, noise=2)
-    first, second = (scaled_to_pool(part, "corr").mean(0) for part in (both[:20], both[20:]))
+    first, second = (scaled_to_pool(part, COMPARISONS["corr"]).mean(0) for part in (both[:20], both[20:]))
     stepped = split_half(both[:20], "corr", n_splits=50, rng=np.random.default_rng(0), spearman_brown=True)
     assert stepped.mean() == pytest.approx(np.corrcoef(first, second)[0, 1], abs=0.05)
 

@@ -18,12 +18,15 @@ from scipy.stats import rankdata
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
-from neurordl.rsa.compare import METHODS, compare, mean_interval, noise_ceiling, why_undefined
+from neurordl.rdms.selection import select_rdms
+from neurordl.rsa.ceilings import noise_ceiling
+from neurordl.rsa.compare import compare, why_undefined
+from neurordl.rsa.inference.tests import mean_interval
 
 N = 9
 IDS = [f"s{k}" for k in range(N)]
-# The others take complete RDMs: test_rsa_similarity.py.
-METHODS = [method for method in METHODS if not COMPARISONS[method].complete]
+# The others take complete RDMs: test_similarity.py.
+METHODS = [name for name, entry in COMPARISONS.items() if entry.higher_is_better and not entry.complete]
 NO_TIES_BROKEN = [method for method in METHODS if method not in ("rho-a", "tau-a")]
 
 
@@ -124,8 +127,8 @@ def test_the_reason_why_is_told():
         (np.array([1, np.nan, np.nan]), values, "1 pairs"),
         (values, constant, "the RDM of b is constant"),
     ):
-        assert told in why_undefined(model, data, "corr", "a", "b")
-    assert "is zero" in why_undefined(0 * values, values, "cosine", "a", "b")
+        assert told in why_undefined(model, data, COMPARISONS["corr"], ("a", "b"))
+    assert "is zero" in why_undefined(0 * values, values, COMPARISONS["cosine"], ("a", "b"))
 
 
 def test_compare_refuses_what_it_cannot_match():
@@ -141,7 +144,7 @@ def test_compare_refuses_what_it_cannot_match():
         compare(stack(1, 3, ids=IDS[:2]), data=models)
     with pytest.raises(NeurordlError, match="no stimulus ids"):
         compare(models, RDMs(np.ones((1, 36))))
-    with pytest.raises(NeurordlError, match=r"'spearmann'.*spearman, .*tau-b"):
+    with pytest.raises(NeurordlError, match=r"'spearmann'.*'spearman', .*'tau-b'"):
         compare(models, models, "spearmann")
 
 
@@ -197,10 +200,10 @@ def test_the_ceiling_is_refused_where_it_means_nothing():
     data.rdm_descriptors = {"subject": ["a", "a", "b", "b"], "session": [1, 2, 1, 2]}
     with pytest.raises(NeurordlError, match="'session'"):
         noise_ceiling(data)
-    assert len(noise_ceiling(data, average="session")) == 2
+    assert len(noise_ceiling(select_rdms(data, average="session"))) == 2
     with pytest.raises(NeurordlError, match="no descriptor 'subject'"):
         noise_ceiling(RDMs(data.dissimilarities))
-    with pytest.raises(NeurordlError, match="unknown method"):
+    with pytest.raises(NeurordlError, match="comparison='rho'"):
         noise_ceiling(data, "rho")
 
 
@@ -245,4 +248,6 @@ def test_ceiling_of_kriegeskorte_2008_after_averaging_sessions(data_root):
     rdms = RDMs(vectors, rdm_descriptors={"subject": subjects, "session": [1, 2] * 4})
     with pytest.raises(NeurordlError, match="'session'"):
         noise_ceiling(rdms, "spearman")
-    assert_allclose(noise_ceiling(rdms, "spearman", average="session"), (0.372, 0.666), atol=5e-4)
+    assert_allclose(
+        noise_ceiling(select_rdms(rdms, average="session"), "spearman"), (0.372, 0.666), atol=5e-4
+    )

@@ -22,9 +22,9 @@ from torch import nn
 from neurordl.errors import NeurordlError
 from neurordl.io import sha256_state
 from neurordl.measures.kernels import distances
-from neurordl.rdms.selection import reindex
+from neurordl.rdms.selection import reindex, select_rdms
 from neurordl.rsa import networks
-from neurordl.rsa.compare import noise_ceiling
+from neurordl.rsa.ceilings import noise_ceiling
 from neurordl.rsa.evaluation import COLUMNS, Evaluation, RunLike, evaluate
 from neurordl.rsa.inference.infer import infer
 from neurordl.rsa.inference.tests import interval, p_values
@@ -94,7 +94,7 @@ def means(scores: Evaluation) -> pd.DataFrame:
 
 def test_the_table_is_that_of_eval_fixed():
     data = brain()
-    frame = evaluate(models(), data, method="spearman").to_frame()
+    frame = evaluate(models(), data, comparison="spearman").to_frame()
     assert tuple(frame.columns) == COLUMNS
     assert frame["layer"].tolist() == [name for name in ("a", "b1", "b2") for _ in range(5)]
     assert frame["subject"].tolist() == ["p0", "p1", "p2", "p3", "mean"] * 3
@@ -141,7 +141,7 @@ def test_each_roi_is_its_own_study():
     for name in ("EVC", "IT"):
         alone = evaluate(models(), data, roi=name).to_frame()
         pd.testing.assert_frame_equal(frame[frame["roi"] == name].reset_index(drop=True), alone)
-        assert_allclose(alone["ceiling_lower"].iloc[0], noise_ceiling(data, roi=name)[0])
+        assert_allclose(alone["ceiling_lower"].iloc[0], noise_ceiling(select_rdms(data, roi=name))[0])
         chosen = evaluate(models(), data, select={"roi": name}).to_frame()
         pd.testing.assert_frame_equal(chosen, alone)
     assert set(evaluate(models(), data, average="roi").frame["roi"]) == {""}
@@ -183,7 +183,7 @@ def test_what_is_undefined_says_why_and_stays_local():
     dead.dissimilarities[2] = 0.5
     data.dissimilarities[1, :] = np.nan
     data.dissimilarities[1, 0] = 1.0
-    frame = evaluate(dead, data, method="corr").to_frame()
+    frame = evaluate(dead, data, comparison="corr").to_frame()
     reasons = frame.set_index(["layer", "subject"])["reason"]
     assert "layer 'a' has no defined value" in reasons["a", "p0"]
     assert "layer 'a'" in reasons["a", "mean"]
@@ -228,7 +228,7 @@ def test_models_by_name():
 
 def test_layers_of_a_network_give_the_rdms_of_their_patterns():
     net, shuffled_images = network(), images(tuple(reversed(IDS)))
-    scores = evaluate(net, brain(), stimuli=shuffled_images, method="corr", batch_size=5)
+    scores = evaluate(net, brain(), stimuli=shuffled_images, comparison="corr", batch_size=5)
     assert "reordered" in str(scores)
     assert scores.match.reordered
     with torch.no_grad():
@@ -252,11 +252,11 @@ def test_layers_in_groups_are_the_same_layers(monkeypatch):
 
 
 def test_very_wide_layers_have_the_same_rdm(monkeypatch):
-    want = evaluate(network(), brain(), stimuli=images(), method="corr").frame["score"]
+    want = evaluate(network(), brain(), stimuli=images(), comparison="corr").frame["score"]
     monkeypatch.setattr(networks, "WIDE", 1)
     monkeypatch.setattr(distances, "WIDE", 1)
     assert_allclose(
-        evaluate(network(), brain(), stimuli=images(), method="corr").frame["score"], want, atol=1e-6
+        evaluate(network(), brain(), stimuli=images(), comparison="corr").frame["score"], want, atol=1e-6
     )
 
 
@@ -315,7 +315,7 @@ def test_held_out_pairs_have_both_stimuli_unused(run):
 def test_the_group_is_the_mean_rdm_of_the_subjects():
     data = brain()
     data.dissimilarities[0, 3] = np.nan
-    scores = evaluate(network(), data, stimuli=images(), layers="0", method="corr", group=True)
+    scores = evaluate(network(), data, stimuli=images(), layers="0", comparison="corr", group=True)
     group = scores.frame[scores.frame["subject"] == "group"].iloc[0]
     mean = RDMs(
         np.nanmean(data.dissimilarities, axis=0, keepdims=True), pattern_descriptors=data.pattern_descriptors
@@ -323,7 +323,7 @@ def test_the_group_is_the_mean_rdm_of_the_subjects():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         alone = evaluate(
-            network(), mean, stimuli=images(), layers="0", method="corr", dissimilarity="correlation"
+            network(), mean, stimuli=images(), layers="0", comparison="corr", dissimilarity="correlation"
         )
     assert group["score"] == pytest.approx(alone.frame["score"].iloc[0])
     assert group["n_subjects"] == len(data)
@@ -352,7 +352,7 @@ def test_fitted_and_held_out_are_never_mixed_unasked(run):
 def test_the_three_kinds_of_pairs_share_out_all(run):
     data = brain()
     everyone = {"subjects": ["p0", "p1", "p2", "p3"]}
-    cross = evaluate(run, data, stimuli=images(), layers="0", pairs="cross", method="corr", **everyone)
+    cross = evaluate(run, data, stimuli=images(), layers="0", pairs="cross", comparison="corr", **everyone)
     with torch.no_grad():
         features = run.student[0](images().images()).flatten(1).double().numpy()
     model = (1 - np.corrcoef(features))[:6, 6:].ravel()
@@ -390,8 +390,8 @@ def test_bad_input_is_told_clearly(run):
         evaluate(run, brain(), stimuli=images(), pairs="train")
     with pytest.raises(NeurordlError, match="3 stimuli or more"):
         evaluate(network(), brain(), stimuli=images(IDS[:2]))
-    with pytest.raises(NeurordlError, match="unknown method"):
-        evaluate(models(), brain(), method="pearson")
+    with pytest.raises(NeurordlError, match="comparison='pearson'"):
+        evaluate(models(), brain(), comparison="pearson")
     with pytest.raises(NeurordlError, match="conv9"):
         evaluate(network(), brain(), stimuli=images(), layers="conv9")
     with pytest.raises(NeurordlError, match="euclidian"):
@@ -446,7 +446,7 @@ def test_saved_with_what_was_done(tmp_path, run):
 @pytest.mark.parametrize("bootstrap", [None, "subjects", "stimuli", "both"])
 def test_bootstraps_are_those_of_infer_and_go_to_rsatoolbox(bootstrap):
     data, given = brain(rois=("EVC", "IT")), models()
-    scores = evaluate(given, data, method="corr", bootstrap=bootstrap, n_bootstrap=50, seed=3)
+    scores = evaluate(given, data, comparison="corr", bootstrap=bootstrap, n_bootstrap=50, seed=3)
     part = RDMs(data.dissimilarities[np.array(data.rdm_descriptors["roi"]) == "IT"])
     part.pattern_descriptors["stimulus"] = list(data.pattern_descriptors["stimulus"])
     vectors = reindex(given, IDS), reindex(part, IDS)
@@ -495,9 +495,9 @@ def test_a_dead_layer_leaves_the_others_as_they_are():
 def test_a_layer_that_misses_pairs_changes_no_other_row(bootstrap, method):
     """Each layer is held against the ceiling on its own pairs, in the columns and in the test."""
     given = models()
-    want = means(evaluate(given, brain(), method=method, bootstrap=bootstrap, n_bootstrap=30))
+    want = means(evaluate(given, brain(), comparison=method, bootstrap=bootstrap, n_bootstrap=30))
     given.dissimilarities[1, : N - 1] = np.nan  # a dead stimulus
-    got = means(evaluate(given, brain(), method=method, bootstrap=bootstrap, n_bootstrap=30))
+    got = means(evaluate(given, brain(), comparison=method, bootstrap=bootstrap, n_bootstrap=30))
     columns = ["score", "ci_low", "ci_high", "p", "p_ceiling", "ceiling_lower", "ceiling_upper"]
     assert_allclose(got.loc[["a", "b2"], columns], want.loc[["a", "b2"], columns], atol=1e-12)
     assert got.loc["b1", "ceiling_lower"] != want.loc["b1", "ceiling_lower"]
@@ -508,7 +508,7 @@ def test_a_ceiling_no_better_than_chance_is_said(method):
     data = brain(rois=("EVC", "IT"))
     noise = np.random.default_rng(5).random((4, N * (N - 1) // 2))
     data.dissimilarities[4:] = noise  # in IT subjects have nothing in common
-    scores = evaluate(models(), data, method=method)
+    scores = evaluate(models(), data, comparison=method)
     told = means(scores).groupby("roi")["reason"].unique()
     assert told["EVC"].tolist() == [""]
     p = scores.settings["subjects_agree_p"]
@@ -518,7 +518,10 @@ def test_a_ceiling_no_better_than_chance_is_said(method):
         f"noise ceiling no better than chance: subjects do not agree (p = {p['IT']:.2f})"
     ]
     assert "subjects do not agree" in str(scores)
-    assert evaluate(models(), data, method="bures").settings["subjects_agree_p"] == {"EVC": None, "IT": None}
+    assert evaluate(models(), data, comparison="bures").settings["subjects_agree_p"] == {
+        "EVC": None,
+        "IT": None,
+    }
 
 
 def test_the_table_is_a_copy():
@@ -550,7 +553,7 @@ def test_one_text_may_name_several_layers():
 
 def test_the_record_has_a_checksum_of_the_weights() -> None:
     def recorded(source: object, **options: object) -> str | None:
-        return evaluate(source, brain(), method="corr", **options).settings["sha256"]["weights"]
+        return evaluate(source, brain(), comparison="corr", **options).settings["sha256"]["weights"]
 
     first = recorded(network(), stimuli=images())
     assert first == recorded(network(), stimuli=images()) == sha256_state(network().state_dict())

@@ -12,7 +12,8 @@ from rsatoolbox.rdm import RDMs
 from torch import nn
 
 import neurordl as nrl
-from neurordl.rsa.notes import few_pairs, measured, repeated_layers
+from neurordl.measures.comparisons import few_pairs
+from neurordl.rsa.notes import measured, repeated_layers
 
 N = 12
 IDS = [f"s{k}" for k in range(N)]
@@ -41,7 +42,7 @@ def without(data: RDMs, row: int, stimuli: int) -> RDMs:
 
 
 def test_complete_rdms_need_no_note() -> None:
-    found = nrl.evaluate(models(), brain(), method="corr")
+    found = nrl.evaluate(models(), brain(), comparison="corr")
     assert not [note for note in found.notes if "measured" in note or "same RDM" in note]
     assert ", all pairs of 12 stimuli;" in found.title
 
@@ -49,7 +50,7 @@ def test_complete_rdms_need_no_note() -> None:
 def test_unmeasured_pairs_are_noted(tmp_path: Path) -> None:
     data = without(without(brain(), 4, 3), 1, 1)
     data.dissimilarities[2, -1] = np.nan  # a pair whose stimuli are measured otherwise
-    found = nrl.evaluate(models(), data, method="corr")
+    found = nrl.evaluate(models(), data, comparison="corr")
     (note,) = (note for note in found.notes if "measured" in note)
     assert note == (
         "p1: 55 of 66 pairs measured (1 stimulus is not); p2: 65 of 66 pairs measured; "
@@ -67,20 +68,20 @@ def test_many_subjects_and_rois_are_told_shortly() -> None:
     data = brain(("EVC", "IT"))
     for row in range(5):
         without(data, row, 1)
-    found = nrl.evaluate(models(), data, method="corr")
+    found = nrl.evaluate(models(), data, comparison="corr")
     (note,) = (note for note in found.notes if "measured" in note)
     assert note.startswith("EVC: p0: 55 of 66 pairs measured (1 stimulus is not); p1: ")
     assert note.endswith("; and 2 more")
     for row in range(6, 11):
         without(data, row, 1)
-    (note,) = (note for note in nrl.evaluate(models(), data, method="corr").notes if "measured" in note)
+    (note,) = (note for note in nrl.evaluate(models(), data, comparison="corr").notes if "measured" in note)
     assert note.startswith("p0: 55 of 66")
 
 
 def test_few_pairs_are_those_that_are_measured() -> None:
     data = brain()
     data.dissimilarities[:, FIRST < 7] = np.nan  # 5 stimuli are left
-    notes = nrl.evaluate(models(), data, method="corr").notes
+    notes = nrl.evaluate(models(), data, comparison="corr").notes
     (note,) = (note for note in notes if "too few" in note)
     assert note.startswith("of the 66 pairs of 12 stimuli 10 can be compared, too few for a firm score: ")
     assert few_pairs(12, 10).split("too few")[1] == note.split("too few")[1]
@@ -89,7 +90,7 @@ def test_few_pairs_are_those_that_are_measured() -> None:
 @pytest.mark.parametrize("bootstrap, told", [(None, True), ("subjects", True), ("stimuli", False)])
 def test_intervals_over_stimuli_show_few_stimuli(bootstrap: str | None, told: bool) -> None:
     nine = models().subset_pattern("stimulus", IDS[:9])
-    found = nrl.evaluate(nine, brain(), method="corr", bootstrap=bootstrap, n_bootstrap=20)
+    found = nrl.evaluate(nine, brain(), comparison="corr", bootstrap=bootstrap, n_bootstrap=20)
     (note,) = (note for note in found.notes if "too few" in note)
     assert ("which intervals over subjects do not show" in note) is told
 
@@ -119,11 +120,11 @@ def test_layers_with_the_same_rdm_are_named() -> None:
     network = nn.Sequential(block, nn.Flatten(), nn.Linear(48, 5))
     pixels = np.random.default_rng(2).random((N, 1, 6, 6)).astype(np.float32)
     shown = nrl.StimulusSet.from_array(pixels, ids=IDS)
-    found = nrl.evaluate(network, brain(), stimuli=shown, method="corr", layers=["0", "0.*", "2"])
+    found = nrl.evaluate(network, brain(), stimuli=shown, comparison="corr", layers=["0", "0.*", "2"])
     (note,) = (note for note in found.notes if "same RDM" in note)
     assert "same RDM: 0 = 0.1; each is one test" in note
     assert note in str(found)
-    top = nrl.evaluate(network, brain(), stimuli=shown, method="corr", layers=["0", "2"])
+    top = nrl.evaluate(network, brain(), stimuli=shown, comparison="corr", layers=["0", "2"])
     assert not [note for note in top.notes if "same RDM" in note]
 
 

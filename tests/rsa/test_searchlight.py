@@ -70,7 +70,7 @@ def one_by_one(data: Dataset, radius: float, threshold: float, dissimilarity: st
 def test_each_centre_is_rsatoolboxs(method: str, dissimilarity: str, threshold: float) -> None:
     data = brain()
     found = nrl.searchlight(
-        data, models(), radius=2, threshold=threshold, dissimilarity=dissimilarity, method=method
+        data, models(), radius=2, threshold=threshold, dissimilarity=dissimilarity, comparison=method
     )
     scores, sizes, centres = one_by_one(data, 2, threshold, dissimilarity, method)
     assert_array_equal(found.centres, centres)
@@ -98,7 +98,7 @@ def test_across_runs_balanced_or_not() -> None:
         nrl.searchlight(fewer, models(), radius=2, dissimilarity="crossnobis")
     found = nrl.searchlight(fewer, models(), radius=2, dissimilarity="crossnobis", center="run")
     whole = nrl.compute_rdms(_around(fewer, found.centres[3], 2), "crossnobis", center="run")
-    assert_allclose(found.scores[:, 3], nrl.compare(models(), whole, method="corr")[:, 0], atol=1e-9)
+    assert_allclose(found.scores[:, 3], nrl.compare(models(), whole, comparison="corr")[:, 0], atol=1e-9)
 
 
 def _rows(data: Dataset, kept: Any) -> Dataset:
@@ -121,7 +121,7 @@ def test_undefined_distances_are_missing_pairs_there_and_nowhere_else() -> None:
     found = nrl.searchlight(data, models(), radius=2)
     for k, centre in enumerate(found.centres):
         rdm = nrl.compute_rdms(_around(data, centre, 2))
-        assert_allclose(found.scores[:, k], nrl.compare(models(), rdm, method="corr")[:, 0], atol=1e-9)
+        assert_allclose(found.scores[:, k], nrl.compare(models(), rdm, comparison="corr")[:, 0], atol=1e-9)
     whole = np.flatnonzero((found.centres == [2, 2, 3]).all(1))[0]
     assert np.isnan(nrl.compute_rdms(_around(data, [2, 2, 3], 2)).dissimilarities).any()
     assert np.isfinite(found.scores[:, whole]).all()
@@ -187,7 +187,7 @@ def from_images(affine: Any, sform: int = 1) -> tuple[Dataset, nib.Nifti1Image]:
     image.set_sform(affine, sform)
     image.header.set_xyzt_units("mm", "sec")
     mask = nib.Nifti1Image(BRAIN.astype(np.uint8), affine)
-    return nrl.read_patterns(image, mask, table=pd.DataFrame({"stimulus": IDS})), image
+    return nrl.read_betas(image, pd.DataFrame({"stimulus": IDS}), mask), image
 
 
 def test_maps_are_on_the_grid_of_the_images(tmp_path: Path) -> None:
@@ -284,9 +284,9 @@ def test_bad_input() -> None:
         ({"dissimilarity": "mahalanobis"}, "whiten the patterns first"),
         ({"dissimilarity": "nonsense"}, "expected one of"),
         ({"dissimilarity": "crossnobis"}, "two or more runs"),
-        ({"method": "nonsense"}, "nonsense"),
+        ({"comparison": "nonsense"}, "nonsense"),
         ({"dtype": "int8"}, "expected float64 or float32"),
-        ({"center": "each"}, "None, 'run' or 'all'"),
+        ({"center": "each"}, "None, 'run', 'all'"),
     ):
         with pytest.raises(NeurordlError, match=told):
             nrl.searchlight(data, models(), **wrong)

@@ -15,10 +15,15 @@ from scipy.stats import kendalltau, rankdata
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
-from neurordl.measures.kernels import concordance
-from neurordl.measures.kernels import ranks as ranking
-from neurordl.measures.kernels.products import GRAM_METHODS, _stimulus_sums, cosines, grams
-from neurordl.rsa.similarity import METHODS, RANKED, in_threads, ranked, similarity, why_undefined
+from neurordl.measures.kernels import compiled_ranks
+from neurordl.measures.kernels.kernel import in_threads
+from neurordl.measures.kernels.products import Grams, _stimulus_sums, cosines
+from neurordl.measures.kernels.ranks import dense_ranks
+from neurordl.rsa.compare import similarity, why_undefined
+
+METHODS = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
+RANKED = ["spearman", "rho-a", "tau-a", "tau-b"]
+GRAM_METHODS = ["cosine", "corr", "cosine_cov", "corr_cov"]
 
 COMPLETE = [method for method in METHODS if COMPARISONS[method].complete]
 HOLED = [method for method in METHODS if method not in COMPLETE]
@@ -32,6 +37,10 @@ def stack(n_rdms: int, seed: int, *, n: int = 9, kind: str = "continuous") -> np
         patterns = rng.integers(0, 2, patterns.shape).astype(float)
     vectors = np.stack([pdist(one, "sqeuclidean") for one in patterns])
     return {"tiny": vectors * 1e-170, "huge": vectors * 1e170, "offset": vectors + 1e4}.get(kind, vectors)
+
+
+def grams(method: str, *rdms: torch.Tensor, **options: object) -> Grams:
+    return COMPARISONS[method].kernel.grams(*rdms, **options)
 
 
 def oracle(a: np.ndarray, b: np.ndarray, method: str) -> np.ndarray:
@@ -105,7 +114,7 @@ def test_undefined_is_nan_and_the_reason_is_told(method):
         assert (found[1] == 0).all()
     else:
         assert np.isnan(found[1]).all()
-        assert why_undefined(a[1], b[0], method, "m", "d") != ""
+        assert why_undefined(a[1], b[0], COMPARISONS[method], ("m", "d")) != ""
     assert np.isfinite(found[[0, 2]]).all()
     a[1] = 1 / 3  # the regular simplex
     constant = similarity(a, b, method)
@@ -121,7 +130,7 @@ def test_a_flat_geometry_has_no_riemannian_distance():
     line = pdist(np.arange(6.0)[:, None], "sqeuclidean")[None]
     full = stack(1, 0, n=6)
     assert np.isnan(similarity(full, line, "neg_riem_dist"))
-    assert "as many dimensions" in why_undefined(full[0], line[0], "neg_riem_dist", "m", "d")
+    assert "as many dimensions" in why_undefined(full[0], line[0], COMPARISONS["neg_riem_dist"], ("m", "d"))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -174,7 +183,7 @@ def test_nothing_and_wrong_shapes():
         similarity(a[0], a, "corr")
     with pytest.raises(NeurordlError, match="not 35"):
         similarity(a[:, 1:], a[:, 1:], "corr")
-    with pytest.raises(NeurordlError, match="unknown method 'mse'"):
+    with pytest.raises(NeurordlError, match="comparison='mse'"):
         similarity(a, a, "mse")
     for method in HOLED:
         one_pair = np.full((1, 36), np.nan)
@@ -232,7 +241,7 @@ def test_resamples_of_stimuli_equal_rsatoolbox(method, n, missing):
     draws.append(np.repeat(np.arange(3), [n // 2 + 1, 1, n - n // 2 - 2]))  # for 6: the singular closed form
     draws = [one for one in draws if len(set(one)) >= (4 if missing else 3)]
     counts = torch.tensor(np.array([np.bincount(one, minlength=n) for one in draws]), dtype=torch.float64)
-    found = grams(torch.tensor(a), torch.tensor(b), method, counts, measured, among=True)
+    found = grams(method, torch.tensor(a), torch.tensor(b), counts, measured, among=True)
     for k, draw in enumerate(draws):
         left, right = (RDMs(x.copy()).subsample_pattern("index", draw) for x in (a, b))
         want = rsatoolbox_compare(left, right, method)
@@ -244,8 +253,8 @@ def test_resamples_of_stimuli_equal_rsatoolbox(method, n, missing):
 @pytest.mark.parametrize("method", GRAM_METHODS)
 def test_a_resample_of_each_stimulus_once_is_the_whole(method):
     a, b = torch.tensor(stack(3, 22)), torch.tensor(stack(4, 23))
-    once = grams(a, b, method, torch.ones(1, 9, dtype=torch.float64), among=True)
-    whole = grams(a, b, method, among=True)
+    once = grams(method, a, b, torch.ones(1, 9, dtype=torch.float64), among=True)
+    whole = grams(method, a, b, among=True)
     scaled = [x.data.squeeze(0) / x.lengths[..., None] / x.lengths[..., None, :] for x in (once, whole)]
     torch.testing.assert_close(scaled[0].squeeze(0), scaled[1])
     torch.testing.assert_close(cosines(once)[0], cosines(whole))
@@ -258,7 +267,7 @@ def test_an_rdm_that_is_constant_in_a_resample_is_undefined_there():
     a[0] = np.where((i < 3) & (j < 3), 0.3, a[0])
     counts = torch.tensor([[2, 3, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]], dtype=torch.float64)
     for method in ("corr", "corr_cov"):
-        found = cosines(grams(torch.tensor(a), torch.tensor(b), method, counts, among=True))
+        found = cosines(grams(method, torch.tensor(a), torch.tensor(b), counts, among=True))
         assert found.isnan().tolist() == [[[True, True]], [[False, False]]]
 
 
@@ -274,9 +283,9 @@ def test_ranks_equal_scipy(pairs, digits):
     values = values if digits is None else values.round(digits)
     values[0, 0] = -0.0
     out = np.empty_like(values)
-    ranking.mean_ranks(values, out)
+    compiled_ranks.mean_ranks(values, out)
     assert_allclose(out, rankdata(values, axis=1), atol=0)
-    ranks, order = ranked(values)
+    ranks, order = dense_ranks(values)
     assert_allclose(ranks, rankdata(values, axis=1, method="dense") - 1, atol=0)
     assert (np.diff(np.take_along_axis(values, order, 1)) >= 0).all()
 
@@ -285,22 +294,22 @@ def test_ranks_equal_scipy(pairs, digits):
 def test_weighted_ranks_and_tau_are_those_of_repeated_entries(seed, pairs, levels):
     rng = np.random.default_rng(seed)
     values, weights = rng.integers(0, levels, (2, pairs)), rng.integers(0, 4, pairs).astype(np.int32)
-    (a, b), (order_a, order_b) = ranked(values.astype(float))
+    (a, b), (order_a, order_b) = dense_ranks(values.astype(float))
     long_a, long_b = (np.repeat(x, weights) for x in values)
     out = np.empty(pairs)
-    assert ranking.weighted_mean_ranks(a, order_a, weights, out) == weights.sum()
+    assert compiled_ranks.weighted_mean_ranks(a, order_a, weights, out) == weights.sum()
     assert_allclose(np.repeat(out, weights), rankdata(long_a) if len(long_a) else [])
     whole, ranks, order = values[0] * 1000, np.empty(pairs, np.int32), np.empty(pairs, np.int32)
-    ranking.sort_integers(whole, ranks, order)
+    compiled_ranks.sort_integers(whole, ranks, order)
     assert_allclose(ranks, a)
     assert (np.diff(whole[order]) >= 0).all()
     if len(long_a) > 1:
         with np.errstate(invalid="ignore"):
             want = kendalltau(long_a, long_b).statistic
-        assert_allclose(concordance.tau(a, b, order_b, weights, True), want, atol=1e-12)
+        assert_allclose(compiled_ranks.tau(a, b, order_b, weights, True), want, atol=1e-12)
         signs = np.sign(long_a[:, None] - long_a) * np.sign(long_b[:, None] - long_b)
         size = len(long_a)
-        found = concordance.tau(a, b, order_b, weights, False)
+        found = compiled_ranks.tau(a, b, order_b, weights, False)
         assert found == pytest.approx(signs.sum() / (size * (size - 1)), abs=1e-12)
 
 
@@ -310,15 +319,15 @@ def test_tau_of_many_entries_is_scipys(pairs, levels):
     rng = np.random.default_rng(pairs)
     values = rng.normal(size=(2, pairs)) if levels is None else rng.integers(0, levels, (2, pairs)) * 1.0
     values[1] += values[0]
-    (a, b), (_, order_b) = ranked(values)
-    found = concordance.tau(a, b, order_b, np.zeros(0, np.int32), True)
+    (a, b), (_, order_b) = dense_ranks(values)
+    found = compiled_ranks.tau(a, b, order_b, np.zeros(0, np.int32), True)
     assert_allclose(found, kendalltau(*values).statistic, atol=1e-12)
 
 
 def test_tau_of_nothing_is_undefined():
     one = np.zeros(1, np.int32)
-    assert np.isnan(concordance.tau(one, one, one, np.zeros(0, np.int32), False))
-    assert np.isnan(concordance.tau(one, one, one, np.zeros(0, np.int32), True))
+    assert np.isnan(compiled_ranks.tau(one, one, one, np.zeros(0, np.int32), False))
+    assert np.isnan(compiled_ranks.tau(one, one, one, np.zeros(0, np.int32), True))
 
 
 @pytest.mark.parametrize("n_rdms, n", [(1, 2), (3, 3), (40, 90), (3, 1100)])

@@ -230,7 +230,7 @@ def test_order_of_the_data_changes_nothing() -> None:
             results.append(weights(run))
             histories.append(run.history.drop(columns="seconds"))
             frame = evaluate(
-                run, brain(given[2], given[3]), stimuli=held, layers="conv2", method="corr"
+                run, brain(given[2], given[3]), stimuli=held, layers="conv2", comparison="corr"
             ).to_frame()
             scores.append(frame.set_index("subject")[["score", "ceiling_lower", "ceiling_upper"]])
             assert set(run.held_out_ids) == set(held.ids)

@@ -1,26 +1,29 @@
 """Inner products of RDMs, plain or whitened, of many resamples of the stimuli at once.
 
-Cosine, corr, cosine_cov and corr_cov are one inner product over its norms. A resample draws stimulus s
-``c_s`` times, so pair (s, t) stands ``c_s c_t`` times (pairs of a stimulus with itself are left out, as
-rsatoolbox does): the inner products of all resamples are one matrix product. The whitened one deletes from V
-what is left out; with ``r = B'a`` (the sums of each stimulus's dissimilarities) and ``K = 2 I + B'B``, B the
-incidence of pairs and stimuli, ``2 a'V⁻¹b = a'b - r_a' K⁻¹ r_b``. Copies of a stimulus have one solution, so
-that K is diagonal plus rank one where no pair is missing, and V (pairs x pairs) is never built.
+Cosine, corr, cosine_cov and corr_cov are an inner product divided by its norms. A resample draws stimulus s
+``c_s`` times, so pair (s, t) occurs ``c_s c_t`` times (pairs of a stimulus with itself are left out, as in
+rsatoolbox): the inner products of all resamples are one matrix product. The whitened inner product deletes
+from the covariance V what is left out; with ``r = B'a`` (the sums of each stimulus's dissimilarities) and
+``K = 2 I + B'B``, B the incidence of pairs and stimuli, ``2 a'V⁻¹b = a'b - r_a' K⁻¹ r_b``. Copies of a
+stimulus have one solution, so that K is diagonal plus rank one where no pair is missing, and V (pairs x
+pairs) is never built.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from neurordl.arrays import Bools, Floats, Ints
 from neurordl.measures.condensed import condensed_index, n_stimuli, square
+from neurordl.measures.kernels.kernel import Kernel, Resampled, missing_groups
 
-__all__ = ["GRAM_METHODS", "ROUNDING", "Grams", "cosines", "grams"]
+__all__ = ["Grams", "InnerProducts", "bounds", "cosines", "pooling_weights"]
 
-GRAM_METHODS = ("cosine", "corr", "cosine_cov", "corr_cov")
-ROUNDING = 1e-13  # of a squared length, beside what it was the difference of
+_ROUNDING = 1e-13  # of a squared length, relative to the numbers that it is the difference of
 _CONSTANT = 1e-12  # of the mean
 _BYTES, _CACHE = 64 << 20, 2 << 20
 _ROWS = 3_000  # sums of all RDMs from which a step for each stimulus is quicker than square matrices
@@ -28,17 +31,18 @@ _ROWS = 3_000  # sums of all RDMs from which a step for each stimulus is quicker
 
 @dataclass(frozen=True, eq=False)
 class Grams:
-    """Inner products of a resample (…): models with data (…, models, data), and so on.
+    """Inner products of RDMs, with leading dimensions for resamples; each RDM may have a unit of its own.
 
     Attributes
     ----------
-    cross, models, data
-        Models with data, each model with itself (…, models), and all data with all (…, data, data), or each
-        with itself (…, data) where the others were not asked for.
+    cross
+        (…, models, data) models with data.
+    models
+        (…, models) each model with itself.
+    data
+        (…, data, data) all data with all, or (…, data) each with itself if that was all that was asked for.
     lengths
-        Plain length of each data RDM, (…, data), centred for corr: rsatoolbox pools RDMs divided by it.
-
-    Each RDM may come in a unit of its own.
+        (…, data) plain length of each data RDM, centered for corr: rsatoolbox pools RDMs divided by it.
     """
 
     cross: Tensor
@@ -47,102 +51,280 @@ class Grams:
     lengths: Tensor
 
 
-def cosines(found: Grams) -> Tensor:
+def cosines(grams: Grams) -> Tensor:
     """Similarities (…, models, data); NaN where an RDM has no length."""
-    own = found.data if found.data.ndim == found.models.ndim else found.data.diagonal(dim1=-2, dim2=-1)
-    return found.cross / _length(found.models)[..., :, None] / _length(own)[..., None, :]
+    among = grams.data.ndim > grams.models.ndim
+    squares = grams.data.diagonal(dim1=-2, dim2=-1) if among else grams.data
+    return grams.cross / _length(grams.models)[..., :, None] / _length(squares)[..., None, :]
 
 
 def _length(squares: Tensor) -> Tensor:
     return torch.where(squares > 0, squares, torch.nan).sqrt()
 
 
-def grams(
-    models: Tensor,
-    data: Tensor,
-    method: str,
-    counts: Tensor | None = None,
-    measured: Tensor | None = None,
-    *,
-    among: bool = False,
-) -> Grams:
-    """Inner products of RDMs (models, pairs) with RDMs (data, pairs) under a method of `GRAM_METHODS`.
+def bounds(gram: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower and upper noise ceiling of each subject from inner products (…, subjects, subjects).
 
     Parameters
     ----------
-    models, data
-        Condensed RDMs in float64.
-    method
-        One of ``GRAM_METHODS``.
-    counts
-        (resamples, stimuli) how often each stimulus was drawn; by default once, without that dimension.
-    measured
-        (pairs,) which pairs count in all of these RDMs; by default each does. Others may hold anything.
-    among
-        Whether the inner products of data with data are wanted, as noise ceilings do.
+    gram
+        Inner products of the subjects' RDMs, whose cosine is the similarity.
+    weights
+        (…, subjects) weight of each RDM in the pooled RDM: how often it was drawn divided by its length.
 
-    An RDM that misses pairs has the length NaN where ``measured`` does not say so.
+    Returns
+    -------
+    lower, upper
+        (…, subjects); the lower one leaves out every copy of the subject.
     """
-    split, centred, white = len(models), method.startswith("corr"), method.endswith("cov")
-    if counts is None and measured is None:
-        found = _whole(models, data, centred, white, among)
-        squares = torch.cat([found.models, found.lengths])
-        usual = ((squares > 1e-100) & (squares < 1e100)) | squares.isnan()
-        if bool(usual.all()):
-            return found
-        models, data = (x / x.abs().amax(-1, keepdim=True).clamp(min=1e-300) for x in (models, data))
-        return _whole(models, data, centred, white, among)  # squares that overflowed or vanished
-    stack = _prepared(torch.cat([models, data]), measured, centred)
-    if counts is None and measured is not None:
+    squares = gram.diagonal(dim1=-2, dim2=-1)
+    with_all = (gram @ weights[..., None])[..., 0]
+    pooled_square = (weights * with_all).sum(-1, keepdim=True)
+    with_others = with_all - weights * squares
+    others_square = pooled_square - 2 * weights * with_all + weights.square() * squares
+    squares = torch.where(squares > 0, squares, torch.nan)
+
+    def cosine(product: Tensor, length: Tensor) -> Tensor:
+        defined = length > _ROUNDING * pooled_square.abs()
+        return product / (squares * torch.where(defined, length, torch.nan)).sqrt()
+
+    return cosine(with_others, others_square), cosine(with_all, pooled_square)
+
+
+def pooling_weights(lengths: Tensor) -> Tensor:
+    """One over each length; an RDM without a length gets no weight."""
+    return torch.where(lengths > 0, 1 / torch.where(lengths > 0, lengths, 1), 0)
+
+
+@dataclass(frozen=True)
+class InnerProducts(Kernel):
+    """Cosine of RDMs, of RDMs less their mean (Pearson correlation), or of both under a whitening.
+
+    Attributes
+    ----------
+    centered
+        Subtract each RDM's mean first.
+    whitened
+        Take the inner product under the inverse covariance of distances between independent patterns.
+    """
+
+    centered: bool
+    whitened: bool = False
+    propagates_missing = True
+
+    def similarity(self, models: Tensor, data: Tensor, measured: Tensor | None = None) -> Tensor:
+        """See `Kernel.similarity`."""
+        return cosines(self.grams(models, data, measured=measured))
+
+    def bounds(self, rdms: Tensor, measured: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `Kernel.bounds`."""
+        grams = self.grams(rdms[:0], rdms, measured=measured, among=True)
+        return bounds(grams.data, pooling_weights(grams.lengths))
+
+    def permuted_bounds(self, rdms: Tensor, orders: Ints) -> Tensor:
+        """See `Kernel.permuted_bounds`."""
+        scaled = rdms / rdms.abs().amax(-1, keepdim=True).clamp(min=1e-300)
+        grams = self.grams(scaled[:0], scaled, among=True)
+        weights = pooling_weights(grams.lengths)
+        centered = scaled - scaled.mean(-1, keepdim=True) if self.centered else scaled
+        scaled = centered * weights[:, None]
+        n_permutations, n_subjects, n = orders.shape
+        moved = scaled.new_empty(n_permutations, n_subjects, n * n)
+        places = torch.as_tensor(orders)
+        for subject, matrix in enumerate(square(scaled)):
+            order = places[:, subject]
+            rows = matrix[order]
+            moved[:, subject] = rows.gather(2, order[:, None].expand(-1, n, -1)).flatten(1)
+        products = moved @ moved.mT / 2  # each pair occurs twice in a square
+        squares = grams.data.diagonal() * weights.square()
+        if self.whitened:
+            sums = _stimulus_sums(scaled)[torch.arange(n_subjects)[:, None], places]
+            products = products - sums @ _solve_complete(sums).mT
+        products.diagonal(dim1=-2, dim2=-1)[:] = squares
+        return bounds(products, (weights > 0).to(products))[0]
+
+    def resample(
+        self,
+        models: Floats,
+        data: Floats,
+        counts: Ints | None,
+        sets: Ints,
+        shared: Bools,
+        device: str | torch.device | None = None,
+    ) -> Resampled | None:
+        """See `Kernel.resample`; None where subjects miss different ones of the shared pairs."""
+        if len(missing_groups(np.where(shared, data, np.nan))) > 1:
+            return None
+
+        def tensor(values: Floats | Ints) -> Tensor:
+            return torch.as_tensor(values, dtype=torch.float64, device=device)
+
+        a, b, drawn = tensor(models), tensor(data), tensor(sets)
+        times = None if counts is None else tensor(counts)
+        size = 1 if times is None else len(times)
+        scores = torch.full((size, len(a), len(b)), torch.nan, dtype=torch.float64, device=device)
+        among = None
+        common = shared & np.isfinite(data).all(axis=0)
+        for rows, absent in missing_groups(models):
+            for columns, absent_in_data in missing_groups(data):
+                kept = ~(absent | absent_in_data)
+                whole = bool((kept == common).all()) and len(columns) == len(data)
+                measured = None if kept.all() else torch.as_tensor(kept, device=device)
+                grams = self.grams(a[rows], b[columns], times, measured, among=whole)
+                places = torch.tensor(rows, device=device)[:, None], torch.tensor(columns, device=device)
+                scores[:, places[0], places[1]] = cosines(grams)
+                among = grams if whole else among
+        if among is None:
+            measured = torch.as_tensor(common, device=device)
+            among = self.grams(a[:0], b, times, measured, among=True)
+        weights = drawn * pooling_weights(among.lengths)
+        each = bounds(among.data.expand(*sets.shape[:2], -1, -1), weights)
+        means = [torch.where(drawn > 0, bound, torch.nan).nanmean(-1) for bound in each]
+        several = (drawn > 0).sum(-1) > 1
+        ceilings = torch.where(several[..., None], torch.stack(means, -1), torch.nan)
+        return Resampled(scores.cpu().numpy(), ceilings.cpu().numpy())
+
+    def grams(
+        self,
+        models: Tensor,
+        data: Tensor,
+        counts: Tensor | None = None,
+        measured: Tensor | None = None,
+        *,
+        among: bool = False,
+    ) -> Grams:
+        """Inner products of RDMs (models, pairs) with RDMs (data, pairs).
+
+        Parameters
+        ----------
+        models, data
+            Condensed RDMs in float64. An RDM that misses pairs has the length NaN where ``measured`` does not
+            name these.
+        counts
+            (resamples, stimuli) how often each stimulus was drawn; by default once, without that dimension.
+        measured
+            (pairs,) which pairs count in all of these RDMs; the values of the others mean nothing.
+        among
+            Also compute the inner products of data with data, for noise ceilings.
+        """
+        split = len(models)
+        if counts is None and measured is None:
+            grams = self._complete(models, data, among)
+            squares = torch.cat([grams.models, grams.lengths])
+            usual = ((squares > 1e-100) & (squares < 1e100)) | squares.isnan()
+            if bool(usual.all()):
+                return grams
+            models, data = (x / x.abs().amax(-1, keepdim=True).clamp(min=1e-300) for x in (models, data))
+            return self._complete(models, data, among)  # squares that overflowed or vanished
+        stack = self._prepared(torch.cat([models, data]), measured)
+        if counts is None and measured is not None:
+            return self._masked(stack, split, measured, among)
+        assert counts is not None
+        if self.centered:
+            ones = torch.ones_like(stack[:1]) if measured is None else measured.to(stack)[None]
+            stack = torch.cat([stack, ones])
+        step = max(1, min(256, _BYTES // (8 * len(stack) * counts.shape[1])))
+        parts = [self._resampled(stack, split, part, measured) for part in torch.split(counts, step)]
+        return Grams(*(torch.cat([getattr(part, name) for part in parts]) for name in Grams.__annotations__))
+
+    def _complete(self, models: Tensor, data: Tensor, among: bool) -> Grams:
+        """`grams` of complete RDMs, some pairs at a time, so that no copy of the RDMs is made."""
+        sides, split = (models, data), len(models)
+        means = [x.mean(-1, keepdim=True) if self.centered else x.new_zeros(len(x), 1) for x in sides]
+        cross = data.new_zeros(split, len(data))
+        full = data.new_zeros(len(data), len(data))
+        squares = data.new_zeros(split + len(data))
+        step = max(1024, _CACHE // (8 * len(squares)))
+        for start in range(0, data.shape[1], step):
+            a, b = (x[:, start : start + step] for x in sides)
+            if self.centered:
+                a, b = a - means[0], b - means[1]
+            cross.addmm_(a, b.T)
+            squares += torch.cat([torch.linalg.vector_norm(x, dim=-1).square() for x in (a, b)])
+            if among:
+                full.addmm_(b, b.T)
+        mean = torch.cat(means)
+        flat = squares <= (_CONSTANT * mean[:, 0]).square() * data.shape[1]  # only rounding remains
+        squares = torch.where(flat, 0, squares)  # NaN stays
+        lengths = squares[split:].sqrt()
+        if self.whitened:
+            n = n_stimuli(data.shape[1])
+            sums = torch.cat([_stimulus_sums(x) for x in sides]) - (n - 1) * mean
+            solved = _solve_complete(sums)
+            cross -= sums[:split] @ solved[split:].T
+            unusual = flat | squares.isinf()  # infinite: overflowed
+            squares = torch.where(unusual, squares, squares - (sums * solved).sum(-1))
+            full -= sums[split:] @ solved[split:].T
+        return Grams(cross, squares[:split], full if among else squares[split:], lengths)
+
+    def _prepared(self, stack: Tensor, measured: Tensor | None) -> Tensor:
+        """RDMs with a largest entry of 1, zero where missing, minus their mean; similarities stay alike."""
+        if measured is not None:
+            stack = torch.where(measured, stack, 0)
+        low, high = stack.aminmax(dim=-1, keepdim=True)
+        largest = torch.maximum(low.abs(), high.abs())
+        stack = stack / torch.where(largest > 0, largest, 1)
+        if self.centered and measured is None:
+            stack = stack.sub_(stack.mean(-1, keepdim=True))
+        elif self.centered and measured is not None:
+            mean = stack.sum(-1, keepdim=True) / measured.sum()
+            stack = torch.where(measured, stack.sub_(mean), 0)
+        return stack
+
+    def _masked(self, stack: Tensor, split: int, measured: Tensor, among: bool) -> Grams:
+        """`grams` of prepared RDMs that miss the same pairs."""
         a, b = stack[:split], stack[split:]
-        plain = b.square().sum(-1)
-        cross, own, full = a @ b.T, stack.square().sum(-1), b @ b.T
-        if white:
+        lengths = b.square().sum(-1).sqrt()
+        cross, squares, full = a @ b.T, stack.square().sum(-1), b @ b.T
+        if self.whitened:
             sums = _stimulus_sums(stack)
             adjacent = square(measured.to(stack))
             factor = torch.linalg.cholesky(adjacent + torch.diag(2 + adjacent.sum(-1)))
             solved = torch.cholesky_solve(sums.T, factor).T
             cross = cross - sums[:split] @ solved[split:].T
-            own = own - (sums * solved).sum(-1)
+            squares = squares - (sums * solved).sum(-1)
             full = full - sums[split:] @ solved[split:].T
-        return Grams(cross, own[:split], full if among else own[split:], plain.sqrt())
-    assert counts is not None
-    if centred:
-        ones = torch.ones_like(stack[:1]) if measured is None else measured.to(stack)[None]
-        stack = torch.cat([stack, ones])
-    step = max(1, min(256, _BYTES // (8 * len(stack) * counts.shape[1])))
-    parts = [_resampled(stack, split, centred, white, part, measured) for part in torch.split(counts, step)]
-    return Grams(*(torch.cat([getattr(part, name) for part in parts]) for name in Grams.__annotations__))
+        return Grams(cross, squares[:split], full if among else squares[split:], lengths)
 
-
-def _whole(models: Tensor, data: Tensor, centred: bool, white: bool, among: bool) -> Grams:
-    """`grams` of complete RDMs, some pairs at a time: no copy of the RDMs is made."""
-    sides, split = (models, data), len(models)
-    means = [x.mean(-1, keepdim=True) if centred else x.new_zeros(len(x), 1) for x in sides]
-    cross = data.new_zeros(split, len(data))
-    full = data.new_zeros(len(data), len(data))
-    own = data.new_zeros(split + len(data))
-    step = max(1024, _CACHE // (8 * len(own)))
-    for start in range(0, data.shape[1], step):
-        a, b = (x[:, start : start + step] for x in sides)
-        if centred:
-            a, b = a - means[0], b - means[1]
-        cross.addmm_(a, b.T)
-        own += torch.cat([torch.linalg.vector_norm(x, dim=-1).square() for x in (a, b)])
-        if among:
-            full.addmm_(b, b.T)
-    mean = torch.cat(means)
-    flat = own <= (_CONSTANT * mean[:, 0]).square() * data.shape[1]  # rounding is all that is left
-    own = torch.where(flat, 0, own)  # NaN stays
-    lengths = own[split:].sqrt()
-    if white:
-        n = n_stimuli(data.shape[1])
-        sums = torch.cat([_stimulus_sums(x) for x in sides]) - (n - 1) * mean
-        solved = _solve_complete(sums)
-        cross -= sums[:split] @ solved[split:].T
-        own = torch.where(flat | own.isinf(), own, own - (sums * solved).sum(-1))  # infinite: overflowed
-        full -= sums[split:] @ solved[split:].T
-    return Grams(cross, own[:split], full if among else own[split:], lengths)
+    def _resampled(self, stack: Tensor, split: int, counts: Tensor, measured: Tensor | None) -> Grams:
+        """`grams` of some resamples; the last row of a centered stack is ones."""
+        n_rows, device = len(stack) - self.centered, stack.device
+        n_data = n_rows - split
+        upper = torch.triu_indices(n_data, n_data, device=device) + split
+        models = torch.arange(split, device=device)
+        rows = torch.arange(n_rows + 1 if self.centered else 0, device=device)
+        last = torch.full_like(rows, n_rows)
+        first = [models.repeat_interleave(n_data), models, upper[0], rows]
+        second = [torch.arange(split, n_rows, device=device).repeat(split), models, upper[1], last]
+        i, j = torch.cat(first), torch.cat(second)
+        plain = _products(stack, i, j, counts)
+        inner = plain
+        if self.whitened:
+            sums, solved = _sums(stack, counts, measured)
+            a, b = sums[:, :split], solved[:, split:n_rows]
+            among = sums[:, split:n_rows] @ b.mT
+            parts = [(a @ b.mT).flatten(1), (a * solved[:, :split]).sum(-1)]
+            parts.append(among[:, upper[0] - split, upper[1] - split])
+            if self.centered:
+                parts.append((sums @ solved[:, -1, :, None])[..., 0])
+            inner = plain - torch.cat(parts, dim=1)
+        sizes = [len(part) for part in first]
+        if self.centered:  # subtract the weighted mean of each, whatever the inner product
+            total = plain[:, -1:]
+            mean = plain[:, -sizes[3] :] / total
+            with_ones, ones = inner[:, -sizes[3] :], inner[:, -1:]
+            a, b = mean[:, i], mean[:, j]
+            shift = a * with_ones[:, j] + b * with_ones[:, i] - a * b * ones
+            difference = inner - shift
+            certain = difference.abs() > _ROUNDING * (inner.abs() + shift.abs())
+            inner = torch.where(certain, difference, 0)
+            plain = plain - a * b * total
+        cross, squares, data, _ = torch.split(inner, sizes, dim=1)
+        full = torch.empty(len(counts), n_data, n_data, dtype=stack.dtype, device=device)
+        k, m = upper - split
+        full[:, k, m] = full[:, m, k] = data
+        lengths = torch.split(plain, sizes, dim=1)[2][:, k == m].clamp(min=0).sqrt()
+        return Grams(cross.reshape(-1, split, n_data), squares, full, lengths)
 
 
 def _stimulus_sums(rdms: Tensor) -> Tensor:
@@ -167,90 +349,18 @@ def _solve_complete(sums: Tensor) -> Tensor:
     return (sums - sums.sum(-1, keepdim=True) / (2 * n)) / n
 
 
-def _prepared(stack: Tensor, measured: Tensor | None, centred: bool) -> Tensor:
-    """RDMs with a largest entry of 1, zero where missing, less their mean: nothing computed depends on it."""
-    if measured is not None:
-        stack = torch.where(measured, stack, 0)
-    low, high = stack.aminmax(dim=-1, keepdim=True)
-    largest = torch.maximum(low.abs(), high.abs())
-    stack = stack / torch.where(largest > 0, largest, 1)
-    if centred and measured is None:
-        stack = stack.sub_(stack.mean(-1, keepdim=True))
-    elif centred and measured is not None:
-        mean = stack.sum(-1, keepdim=True) / measured.sum()
-        stack = torch.where(measured, stack.sub_(mean), 0)
-    return stack
-
-
-def _resampled(
-    stack: Tensor,
-    split: int,
-    centred: bool,
-    white: bool,
-    counts: Tensor,
-    measured: Tensor | None,
-) -> Grams:
-    """`grams` of some resamples; the last row of a centred stack is ones."""
-    n_rows, device = len(stack) - centred, stack.device
-    n_data = n_rows - split
-    upper = torch.triu_indices(n_data, n_data, device=device) + split
-    own = torch.arange(split, device=device)
-    every = torch.arange(n_rows + centred, device=device)
-    last = torch.full_like(every, n_rows)
-    left = [own.repeat_interleave(n_data), own, upper[0], every if centred else every[:0]]
-    right = [torch.arange(split, n_rows, device=device).repeat(split), own, upper[1], last[: len(left[3])]]
-    i, j = torch.cat(left), torch.cat(right)
-    plain = _products(stack, i, j, counts, measured)
-    inner = plain
-    if white:
-        sums, solved = _sums(stack, counts, measured)
-        inner = plain - _paired(sums, solved, i, j, (split, n_data, upper, centred))
-    sizes = [len(part) for part in left]
-    if centred:  # subtract the weighted mean of each, whatever the inner product
-        total = plain[:, -1:]
-        mean = plain[:, -sizes[3] :] / total
-        with_ones, ones = inner[:, -sizes[3] :], inner[:, -1:]
-        a, b = mean[:, i], mean[:, j]
-        shift = a * with_ones[:, j] + b * with_ones[:, i] - a * b * ones
-        defined = inner - shift
-        inner_c = torch.where(defined.abs() > ROUNDING * (inner.abs() + shift.abs()), defined, 0)
-        plain = plain - a * b * total
-    else:
-        inner_c = inner
-    cross, models, data, _ = torch.split(inner_c, sizes, dim=1)
-    full = torch.empty(len(counts), n_data, n_data, dtype=stack.dtype, device=device)
-    k, m = upper - split
-    full[:, k, m] = full[:, m, k] = data
-    lengths = torch.split(plain, sizes, dim=1)[2][:, k == m].clamp(min=0).sqrt()
-    return Grams(cross.reshape(-1, split, n_data), models, full, lengths)
-
-
-def _products(stack: Tensor, i: Tensor, j: Tensor, counts: Tensor, measured: Tensor | None) -> Tensor:
+def _products(stack: Tensor, i: Tensor, j: Tensor, counts: Tensor) -> Tensor:
     """Sums over pairs of ``stack[i] stack[j]``, each pair as often as it was drawn: (resamples, len(i))."""
     s, t = condensed_index(counts.shape[1])
     s, t = s.to(stack.device), t.to(stack.device)
-    turned = counts.T.contiguous()
-    found = torch.zeros(len(i), len(counts), dtype=stack.dtype, device=stack.device)
+    by_stimulus = counts.T.contiguous()
+    products = torch.zeros(len(i), len(counts), dtype=stack.dtype, device=stack.device)
     step = max(1, 2 * _CACHE // (8 * (len(i) + len(counts))))
     for start in range(0, stack.shape[1], step):
         part = stack[:, start : start + step]
-        weights = turned[s[start : start + step]] * turned[t[start : start + step]]
-        found.addmm_(part[i] * part[j], weights)
-    return found.T.contiguous()
-
-
-def _paired(
-    sums: Tensor, solved: Tensor, i: Tensor, j: Tensor, layout: tuple[int, int, Tensor, bool]
-) -> Tensor:
-    """``sums[i]' solved[j]`` of each resample, for the pairs of rows that `_resampled` lists."""
-    split, n_data, upper, centred = layout
-    a, b = sums[:, :split], solved[:, split : split + n_data]
-    parts = [(a @ b.mT).flatten(1), (a * solved[:, :split]).sum(-1)]
-    among = sums[:, split : split + n_data] @ b.mT
-    parts.append(among[:, upper[0] - split, upper[1] - split])
-    if centred:
-        parts.append((sums @ solved[:, -1, :, None])[..., 0])
-    return torch.cat(parts, dim=1)
+        weights = by_stimulus[s[start : start + step]] * by_stimulus[t[start : start + step]]
+        products.addmm_(part[i] * part[j], weights)
+    return products.T.contiguous()
 
 
 def _sums(stack: Tensor, counts: Tensor, measured: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -259,11 +369,11 @@ def _sums(stack: Tensor, counts: Tensor, measured: Tensor | None) -> tuple[Tenso
     sums = torch.cat([counts @ square(part) for part in torch.split(stack, step)]).transpose(0, 1)
     counted = counts[:, None]
     if measured is None:
-        own = counts.sum(-1, keepdim=True) + 2 - 2 * counts
-        if bool((own != 0).all()):
-            share = counts / own
+        diagonal = counts.sum(-1, keepdim=True) + 2 - 2 * counts
+        if bool((diagonal != 0).all()):
+            share = counts / diagonal
             total = (share[:, None] * sums).sum(-1) / (1 + share.sum(-1, keepdim=True))
-            return counted * sums, (sums - total[..., None]) / own[:, None]
+            return counted * sums, (sums - total[..., None]) / diagonal[:, None]
         adjacent = 1 - torch.eye(counts.shape[1], dtype=stack.dtype, device=stack.device)
     else:
         adjacent = square(measured.to(stack))

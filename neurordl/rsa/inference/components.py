@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from neurordl.errors import NeurordlError
+from neurordl.measures.comparisons import Comparison
 from neurordl.rsa.inference.resamples import resampled
 
 __all__ = ["component_variances"]
@@ -27,7 +28,7 @@ _SPARE = 100
 def component_variances(
     models: Floats,
     data: Floats,
-    method: str,
+    comparison: Comparison,
     stimuli: Ints,
     resamples: Floats,
     scores: Floats,
@@ -59,7 +60,7 @@ def component_variances(
 
     Parameters
     ----------
-    models, data, method, device
+    models, data, comparison, device
         As in `resampled`.
     stimuli
         (resamples, stimuli) how often each was drawn.
@@ -88,7 +89,9 @@ def component_variances(
         return np.full(len(models), np.nan), np.full(len(models) * (len(models) - 1) // 2, np.nan)
     data, scores, resamples = data[there], scores[:, there], resamples[:, :, there]
     without = 1 - np.eye(n, dtype=np.int64)
-    left_out = resampled(models, data, method, without, np.ones((0, n, len(data)), dtype=np.int64), device)
+    left_out = resampled(
+        models, data, comparison, without, np.ones((0, n, len(data)), dtype=np.int64), device
+    )
     alive = np.isfinite(scores).all(axis=1) & np.isfinite(left_out.scores).all(axis=(0, 2))
     alive &= np.isfinite(resamples).any(axis=(0, 2))
     whole = np.isfinite(resamples[:, alive]).all(axis=(1, 2))

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neurordl.arrays import nan_mean
 from neurordl.errors import NeurordlError
-from neurordl.measures.comparisons import COMPARISONS
+from neurordl.measures.comparisons import Comparison, find_similarity
 from neurordl.measures.condensed import n_stimuli
-from neurordl.rsa.ceilings import ceiling, defined_mean, mean_along, pooled, scaled_to_pool
+from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
+from neurordl.rsa.compare import similarity
 from neurordl.rsa.inference.draws import Draws, Resample, draw
 from neurordl.rsa.inference.infer import ESTIMANDS, Inference
 from neurordl.rsa.inference.models import Model, fit_model
 from neurordl.rsa.inference.resamples import expanded
 from neurordl.rsa.inference.tests import covariance_with, extract_variances
-from neurordl.rsa.similarity import check_method, similarity
 
 __all__ = ["Fold", "cross_validate", "infer_fitted", "k_folds"]
 
@@ -90,7 +91,7 @@ def _split(items: Longs, k: int, rng: np.random.Generator | None) -> list[tuple[
 
 
 def cross_validate(
-    models: Sequence[Model], data: Floats, method: str, folds: Sequence[Fold]
+    models: Sequence[Model], data: Floats, comparison: str | Comparison, folds: Sequence[Fold]
 ) -> tuple[Floats, Floats]:
     """Mean similarity over the test subjects of each fold, on its test stimuli, of models fitted to the rest.
 
@@ -104,8 +105,8 @@ def cross_validate(
         Fixed ones are scored on the same folds.
     data
         Condensed RDMs (subjects, pairs).
-    method
-        One of ``METHODS``.
+    comparison
+        As in `compare`.
     folds
         As of `k_folds`.
 
@@ -116,10 +117,10 @@ def cross_validate(
         subjects (lower) and of everyone (upper). Where subjects are not split, the lower leaves one out
         (rsatoolbox then takes subjects as their own prediction).
     """
-    check_method(method)
+    comparison = find_similarity(comparison)
     n = n_stimuli(data.shape[1])
     return _scored(
-        models, [model.rdms for model in models], data, np.arange(len(data)), np.arange(n), method, folds
+        models, [model.rdms for model in models], data, np.arange(len(data)), np.arange(n), comparison, folds
     )
 
 
@@ -129,12 +130,12 @@ def _scored(
     data: Floats,
     subjects: Longs,
     stimuli: Longs,
-    method: str,
+    comparison: Comparison,
     folds: Sequence[Fold],
 ) -> tuple[Floats, Floats]:
     """`cross_validate` of a resample, in which subjects and stimuli carry their numbers, and may repeat."""
     i, j = np.triu_indices(len(stimuli), 1)
-    everyone = pooled(scaled_to_pool(data, method), method)[0]
+    everyone = pooled(scaled_to_pool(data, comparison), comparison)[0]
     evaluations, ceilings = np.full((len(models), len(folds)), np.nan), np.full((2, len(folds)), np.nan)
     for f, fold in enumerate(folds):
         fitted, tested = (np.isin(stimuli, part) for part in (fold.train_stimuli, fold.test_stimuli))
@@ -142,25 +143,25 @@ def _scored(
         train = data[np.isin(subjects, fold.train_subjects)]
         test = data[np.isin(subjects, fold.test_subjects)][:, test_on]
         thetas = [
-            fit_model(model, train[:, fit_to], method, own[:, fit_to])
+            fit_model(model, train[:, fit_to], comparison, own[:, fit_to])
             for model, own in zip(models, rdms, strict=True)
         ]
         predicted = [theta @ own[:, test_on] for theta, own in zip(thetas, rdms, strict=True)]
-        evaluations[:, f] = mean_along(similarity(np.stack(predicted), test, method), 1)
-        ceilings[1, f] = defined_mean(similarity(everyone[None, test_on], test, method)[0])
+        evaluations[:, f] = nan_mean(similarity(np.stack(predicted), test, comparison), 1)
+        ceilings[1, f] = nan_mean(similarity(everyone[None, test_on], test, comparison)[0])
         if not np.array_equal(fold.train_subjects, fold.test_subjects):
-            others = pooled(scaled_to_pool(train[:, test_on], method), method)
-            ceilings[0, f] = defined_mean(similarity(others, test, method)[0])
+            others = pooled(scaled_to_pool(train[:, test_on], comparison), comparison)
+            ceilings[0, f] = nan_mean(similarity(others, test, comparison)[0])
         elif len(np.unique(subjects)) > 1:
             rows = np.unique(subjects, return_index=True)[1]
-            ceilings[0, f] = ceiling(data[rows][:, test_on], method)[0]
+            ceilings[0, f] = ceiling(data[rows][:, test_on], comparison)[0]
     return evaluations, ceilings
 
 
 def infer_fitted(
     models: Sequence[Model],
     data: Floats,
-    method: str,
+    comparison: str | Comparison,
     *,
     resample: Resample = "both",
     k_subjects: int = 1,
@@ -179,7 +180,7 @@ def infer_fitted(
 
     Parameters
     ----------
-    models, data, method
+    models, data, comparison
         As in `cross_validate`.
     resample
         "subjects", "stimuli", "both", or "none": one cross-validation, without a variance.
@@ -198,20 +199,26 @@ def infer_fitted(
         ``scores`` are (models, folds) of a cross-validation of all data; ``evaluations`` (resamples, models,
         folds, splits), with the three bootstraps behind for "both".
     """
-    check_method(method)
+    comparison = find_similarity(comparison)
     if resample not in ESTIMANDS:
         raise NeurordlError(f"unknown resample {resample!r}; choose one of {', '.join(ESTIMANDS)}")
-    if resample in ("stimuli", "both") and COMPARISONS[method].complete:
-        raise NeurordlError(f"{method} needs complete RDMs; resample subjects, or compare with cosine_cov")
+    if resample in ("stimuli", "both") and comparison.complete:
+        raise NeurordlError(
+            f"{comparison.name} needs complete RDMs; resample subjects, or compare with cosine_cov"
+        )
     n, stimuli = len(data), n_stimuli(data.shape[1])
     split = (k_subjects, k_stimuli)
     whole = k_folds(np.arange(n), np.arange(stimuli), *split, rng)
-    scores, bounds = cross_validate(models, data, method, whole)
+    scores, bounds = cross_validate(models, data, comparison, whole)
     n_cv = n_cv if max(split) > 1 else 1
     if max(split) > 1 and n_cv < 2 and resample != "none":
         raise NeurordlError("what splitting adds to the variance takes two splits or more: give n_cv=2")
-    means = mean_along(bounds, 1)
-    common: dict[str, Any] = {"method": method, "resample": resample, "estimand": ESTIMANDS[resample]}
+    means = nan_mean(bounds, 1)
+    common: dict[str, Any] = {
+        "comparison": comparison,
+        "resample": resample,
+        "estimand": ESTIMANDS[resample],
+    }
     common |= {
         "scores": scores,
         "cv_method": _CV_METHODS[resample],
@@ -227,7 +234,8 @@ def infer_fitted(
         draws = draw(n, stimuli, resample, n_bootstrap, rng, k_subjects, 3 * k_stimuli)
     kinds = ("both", "subjects", "stimuli") if resample == "both" else (resample,)
     parts = [
-        _resampled_folds(models, data, method, Draws(*_only(draws, kind)), split, n_cv, rng) for kind in kinds
+        _resampled_folds(models, data, comparison, Draws(*_only(draws, kind)), split, n_cv, rng)
+        for kind in kinds
     ]
     evaluations, ceilings = (np.stack([part[k] for part in parts], axis=-1) for k in range(2))
     variances = _without_splitting(resample, evaluations, ceilings, n_cv)
@@ -260,7 +268,7 @@ def _only(draws: Draws, kind: str) -> tuple[Longs | None, Longs | None]:
 def _resampled_folds(
     models: Sequence[Model],
     data: Floats,
-    method: str,
+    comparison: Comparison,
     draws: Draws,
     split: tuple[int, int],
     n_cv: int,
@@ -279,8 +287,8 @@ def _resampled_folds(
         sample = expanded(data, counts)[subjects]
         for repeat in range(n_cv):
             folds = k_folds(np.flatnonzero(times), np.flatnonzero(counts), *split, rng)
-            found = _scored(models, rdms, sample, subjects, stimuli, method, folds)
-            evaluations[b, :, :, repeat], ceilings[:, b, repeat] = found[0], mean_along(found[1], 1)
+            found = _scored(models, rdms, sample, subjects, stimuli, comparison, folds)
+            evaluations[b, :, :, repeat], ceilings[:, b, repeat] = found[0], nan_mean(found[1], 1)
     return evaluations, ceilings
 
 

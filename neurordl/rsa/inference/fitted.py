@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 from rsatoolbox.rdm.rdms import RDMs
 
+from neurordl.arrays import nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
+from neurordl.measures.comparisons import Comparison, find_similarity
 from neurordl.rdms.selection import reindex, stimulus_ids
-from neurordl.rsa.ceilings import mean_along
 from neurordl.rsa.inference.crossvalidation import infer_fitted
 from neurordl.rsa.inference.models import Model
 from neurordl.rsa.inference.tests import interval, p_values
 from neurordl.rsa.inputs import rdms_by_roi
-from neurordl.rsa.similarity import check_method
 from neurordl.rsa.table import GENERALISES
 
 __all__ = ["evaluate_fitted"]
@@ -28,7 +28,7 @@ def evaluate_fitted(
     rdms: RDMs,
     *,
     kind: Literal["weighted", "select"] = "weighted",
-    method: str = "corr",
+    comparison: str | Comparison = "corr",
     k_subjects: int = 1,
     k_stimuli: int = 2,
     roi: str | Sequence[str] | None = None,
@@ -54,7 +54,7 @@ def evaluate_fitted(
         The data, as in `evaluate`; ``roi``, ``subjects``, ``select``, ``average`` and ``missing`` as there.
     kind
         What several RDMs become: a sum with "weighted" RDMs, the weights 0 or more, or the one to "select".
-    method
+    comparison
         How RDMs are compared, and fitted: see `neurordl.rsa.inference.models.fit_model`.
     k_subjects, k_stimuli
         Folds; 1 does not split. A fold takes three stimuli or more.
@@ -75,7 +75,7 @@ def evaluate_fitted(
         Ids that do not match, models of different stimuli, more folds than there can be, a fitted model
         that nothing is held out from, several RDMs of one subject.
     """
-    check_method(method)
+    comparison = find_similarity(comparison)
     if not isinstance(models, Mapping) or not models:
         raise NeurordlError("models= is a dict from the name of a model to its RDMs, one or several")
     if kind not in ("weighted", "select"):
@@ -102,7 +102,7 @@ def evaluate_fitted(
     frames = []
     for place, brain in rdms_by_roi(rdms, roi, subjects, select, average).items():
         found = infer_fitted(
-            *(stack, reindex(brain, ids), method),
+            *(stack, reindex(brain, ids), comparison),
             resample=bootstrap or "none",
             k_subjects=k_subjects,
             k_stimuli=k_stimuli,
@@ -117,8 +117,8 @@ def evaluate_fitted(
             "model": [model.name for model in stack],
             "kind": [model.kind for model in stack],
             "roi": place,
-            "method": method,
-            "score": mean_along(found.scores, 1),
+            "comparison": comparison,
+            "score": nan_mean(found.scores, 1),
             "ci_low": low,
             "ci_high": high,
             "p": p,

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from neurordl.arrays import nan_mean
 from neurordl.errors import NeurordlError
-from neurordl.rsa.ceilings import mean_along
+from neurordl.measures.comparisons import Comparison, find_similarity
+from neurordl.rsa.compare import check_stacks
 from neurordl.rsa.inference.components import component_variances
 from neurordl.rsa.inference.draws import Draws, Resample, draw
 from neurordl.rsa.inference.resamples import resampled
 from neurordl.rsa.inference.tests import covariances, extract_variances
-from neurordl.rsa.similarity import check_method, check_stacks
 
 __all__ = ["ESTIMANDS", "Inference", "Variance", "check_variance", "infer"]
 
@@ -46,7 +47,7 @@ class Inference:
 
     Attributes
     ----------
-    method, resample, cv_method, estimand
+    comparison, resample, cv_method, estimand
         How it was compared and resampled, rsatoolbox's name of that, and what the means generalise to.
     scores
         (models, subjects) similarities of the RDMs as they are.
@@ -72,7 +73,7 @@ class Inference:
         How the variances of models and their differences were taken.
     """
 
-    method: str
+    comparison: Comparison
     resample: Resample
     cv_method: str
     estimand: str
@@ -94,14 +95,14 @@ class Inference:
         """Mean evaluation of each model as rsatoolbox takes it: over resamples, where there are some."""
         found = self.evaluations
         while found.ndim > 2:
-            found = mean_along(found, -1)
-        return mean_along(found, 0)
+            found = nan_mean(found, -1)
+        return nan_mean(found, 0)
 
 
 def infer(
     models: Floats,
     data: Floats,
-    method: str,
+    comparison: str | Comparison,
     *,
     resample: Resample = "none",
     n_bootstrap: int = 1000,
@@ -123,8 +124,8 @@ def infer(
     ----------
     models, data
         Condensed RDMs (models, pairs) and (subjects, pairs), one per subject; NaN marks a missing pair.
-    method
-        One of ``METHODS``.
+    comparison
+        As in `compare`.
     resample
         What is resampled.
     n_bootstrap
@@ -143,11 +144,11 @@ def infer(
     Raises
     ------
     NeurordlError
-        Unknown method, resample or variance; components where no stimuli are resampled, or of too few
-        resamples; no rng; subjects resampled where there is one, stimuli where the method takes complete
+        Unknown comparison, resample or variance; components where no stimuli are resampled, or of too few
+        resamples; no rng; subjects resampled where there is one, stimuli where the comparison takes complete
         RDMs.
     """
-    check_method(method)
+    comparison = find_similarity(comparison)
     models, data = (np.asarray(x, dtype=np.float64) for x in (models, data))
     if resample not in _CV_METHODS:
         raise NeurordlError(f"unknown resample {resample!r}; choose one of {', '.join(_CV_METHODS)}")
@@ -164,19 +165,19 @@ def infer(
             "draws": draws,
             "variance": variance,
         }
-        return _among(infer(models[alive], data, method, device=device, **options), alive)
+        return _among(infer(models[alive], data, comparison, device=device, **options), alive)
     n = len(data)
     if draws is None and resample != "none":
         if rng is None:
             raise NeurordlError("resamples are drawn by a generator: give rng=numpy.random.default_rng(seed)")
         draws = draw(n, stimuli, resample, n_bootstrap, rng)
-    whole = resampled(models, data, method, None, np.ones((1, 1, n), dtype=np.int64), device)
+    whole = resampled(models, data, comparison, None, np.ones((1, 1, n), dtype=np.int64), device)
     scores, bounds = whole.scores[0], whole.ceilings[0, 0]
     if draws is None:
         evaluations, noise_ceiling, by_subject = scores[None], bounds, None
     else:
         evaluations, noise_ceiling, by_subject = _evaluations(
-            models, data, method, resample, draws, scores, device
+            models, data, comparison, resample, draws, scores, device
         )
     variances = covariances(resample, evaluations, noise_ceiling, n)
     spread = extract_variances(
@@ -191,12 +192,20 @@ def infer(
         assert by_subject is not None
         assert spread[2] is not None
         measured = draws.stimuli, by_subject, scores
-        own = component_variances(models, data, method, *measured, resample == "both", device)
+        own = component_variances(models, data, comparison, *measured, resample == "both", device)
         spread = own[0], own[1], spread[2]
         n = int(np.isfinite(scores).any(axis=0).sum()) or n  # others are in none of these
     dof = {"stimuli": stimuli, "both": min(n, stimuli)}.get(resample, n) - 1
     return Inference(
-        *(method, resample, _CV_METHODS[resample], ESTIMANDS[resample], scores, evaluations, noise_ceiling),
+        *(
+            comparison,
+            resample,
+            _CV_METHODS[resample],
+            ESTIMANDS[resample],
+            scores,
+            evaluations,
+            noise_ceiling,
+        ),
         *((float(bounds[0]), float(bounds[1])), variances, *spread, dof, len(data), stimuli, variance),
     )
 
@@ -253,7 +262,7 @@ def _among(found: Inference, alive: npt.NDArray[np.bool_]) -> Inference:
 def _evaluations(
     models: Floats,
     data: Floats,
-    method: str,
+    comparison: Comparison,
     resample: Resample,
     draws: Draws,
     scores: Floats,
@@ -269,12 +278,12 @@ def _evaluations(
     if subjects is not None:
         # ceilings on the pairs that every model has, here too
         there = np.where(np.isfinite(models).all(axis=0), data, np.nan)
-        found = resampled(models[:0], there, method, None, subjects[None], device)
+        found = resampled(models[:0], there, comparison, None, subjects[None], device)
         only_subjects = _weighted_mean(scores[None], subjects), found.ceilings[0].T
     if stimuli is not None:
         everyone = np.ones((len(stimuli), len(data)), dtype=np.int64)
         sets = everyone[None] if subjects is None else np.stack([subjects, everyone])
-        found = resampled(models, data, method, stimuli, sets, device)
+        found = resampled(models, data, comparison, stimuli, sets, device)
         by_subject = found.scores
         only_stimuli = _weighted_mean(found.scores, everyone), found.ceilings[-1].T
     if only_stimuli is None or only_subjects is None:

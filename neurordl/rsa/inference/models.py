@@ -10,10 +10,11 @@ import numpy.typing as npt
 import torch
 from scipy import optimize
 
+from neurordl.arrays import nan_mean
 from neurordl.errors import NeurordlError
-from neurordl.measures.kernels.products import GRAM_METHODS, grams
-from neurordl.rsa.ceilings import mean_along
-from neurordl.rsa.similarity import check_method, similarity
+from neurordl.measures.comparisons import Comparison, find_similarity
+from neurordl.measures.kernels.products import InnerProducts
+from neurordl.rsa.compare import similarity
 
 __all__ = ["Model", "fit_model", "predict"]
 
@@ -52,7 +53,7 @@ def predict(model: Model, theta: Floats) -> Floats:
     return np.asarray(theta @ model.rdms)
 
 
-def fit_model(model: Model, data: Floats, method: str, rdms: Floats | None = None) -> Floats:
+def fit_model(model: Model, data: Floats, comparison: str | Comparison, rdms: Floats | None = None) -> Floats:
     """Weights of a model's RDMs, (rdms,), that bring it nearest to these subjects.
 
     "select": the one of the greatest mean similarity, as rsatoolbox's ``fit_select``. "weighted": the weights
@@ -66,8 +67,8 @@ def fit_model(model: Model, data: Floats, method: str, rdms: Floats | None = Non
         What to fit.
     data
         Condensed RDMs (subjects, pairs) to fit it to: the training subjects' on the training stimuli.
-    method
-        One of ``METHODS``.
+    comparison
+        As in `compare`.
     rdms
         The model's RDMs on the same pairs; by default all of them.
 
@@ -76,29 +77,31 @@ def fit_model(model: Model, data: Floats, method: str, rdms: Floats | None = Non
     NeurordlError
         No RDM of the model, or of the subjects, says anything on these pairs.
     """
-    check_method(method)
+    comparison = find_similarity(comparison)
     rdms = model.rdms if rdms is None else rdms
     if len(rdms) == 1:
         return np.ones(1)
     if model.kind == "select":
-        scores = mean_along(similarity(rdms, data, method), 1)
+        scores = nan_mean(similarity(rdms, data, comparison), 1)
         if not np.isfinite(scores).any():
             raise NeurordlError(
                 f"no RDM of model {model.name!r} has a defined similarity with the training data"
             )
         return np.asarray(np.arange(len(rdms)) == np.nanargmax(scores), dtype=np.float64)
-    return _weights(model.name, rdms, data, method if method in GRAM_METHODS else "corr")
+    kernel = (
+        comparison.kernel if isinstance(comparison.kernel, InnerProducts) else InnerProducts(centered=True)
+    )
+    return _weights(model.name, rdms, data, kernel)
 
 
-def _weights(name: str, rdms: Floats, data: Floats, method: str) -> Floats:
+def _weights(name: str, rdms: Floats, data: Floats, kernel: InnerProducts) -> Floats:
     """Non-negative least squares against the pooled subjects, from inner products only."""
     kept = np.isfinite(rdms).all(axis=0) & np.isfinite(data).all(axis=0)
     stack = np.where(kept, np.concatenate([rdms, data]), 0)
     units = np.abs(stack).max(axis=1, initial=0)  # taken out, for `grams` may as well
     scaled = torch.as_tensor(stack / np.where(units > 0, units, 1)[:, None])
-    found = grams(
-        scaled[:0], scaled, method, measured=None if kept.all() else torch.as_tensor(kept), among=True
-    )
+    measured = None if kept.all() else torch.as_tensor(kept)
+    found = kernel.grams(scaled[:0], scaled, measured=measured, among=True)
     gram, k = found.data.numpy(), len(rdms)
     lengths = np.sqrt(np.maximum(gram.diagonal(), 0))
     usable = np.flatnonzero(lengths[k:] > 0) + k

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from neurordl.arrays import nan_mean
 from neurordl.errors import NeurordlError
-from neurordl.rsa.ceilings import mean_along
 
 if TYPE_CHECKING:
     from neurordl.rsa.inference.infer import Inference
@@ -23,6 +23,7 @@ __all__ = [
     "covariances",
     "extract_variances",
     "interval",
+    "mean_interval",
     "p_values",
 ]
 
@@ -184,7 +185,32 @@ def _means(found: Inference, centre: Centre) -> Floats:
         raise NeurordlError(f"unknown centre {centre!r}; choose 'resamples' or 'data'")
     if centre == "resamples":
         return found.means
-    return mean_along(found.scores, 1)
+    return nan_mean(found.scores, 1)
+
+
+def mean_interval(scores: Floats) -> tuple[float, float, float, float, int]:
+    """Mean over subjects, its 95 % t interval and p against zero (one-sided): rsatoolbox's ``eval_fixed``.
+
+    Estimand: the mean over the population of subjects, for these stimuli.
+
+    Parameters
+    ----------
+    scores
+        One score per subject; NaN ones are left out.
+
+    Returns
+    -------
+    mean, low, high, p, n
+        The interval and p are NaN with fewer than two defined scores.
+    """
+    defined = scores[np.isfinite(scores)]
+    n = len(defined)
+    if n < 2:
+        return (float(defined[0]) if n else np.nan), np.nan, np.nan, np.nan, n
+    mean, variance = float(defined.mean()), float(defined.var(ddof=1)) / n
+    reach = float(stats.t.ppf(0.975, n - 1)) * np.sqrt(variance)
+    p = float(stats.t.sf(mean / np.sqrt(max(variance, np.finfo(float).eps)), n - 1))
+    return mean, mean - reach, mean + reach, p, n
 
 
 def _sem(variance: Floats) -> Floats:

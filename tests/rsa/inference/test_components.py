@@ -209,7 +209,7 @@ def test_evaluate_takes_and_records_it():
     ids = {"stimulus": [f"s{k}" for k in range(9)]}
     teachers = RDMs(models, pattern_descriptors=ids, rdm_descriptors={"name": ["a", "b", "c"]})
     brains = RDMs(data, pattern_descriptors=ids, rdm_descriptors={"subject": list("wxyz")})
-    options = {"method": "corr", "bootstrap": "both", "n_bootstrap": 150}
+    options = {"comparison": "corr", "bootstrap": "both", "n_bootstrap": 150}
     found = nrl.evaluate(teachers, brains, variance="components", **options)
     usual = nrl.evaluate(teachers, brains, **options)
     want = infer(
@@ -228,11 +228,11 @@ def test_evaluate_takes_and_records_it():
     assert_allclose(means["p"], p_values(want, centre="data").zero, atol=1e-12)
     assert_array_equal(means["p_ceiling"], before["p_ceiling"])
     assert (found.settings["variance"], usual.settings["variance"]) == ("components", "bootstrap")
-    assert nrl.evaluate(teachers, brains, method="corr").settings["variance"] is None
+    assert nrl.evaluate(teachers, brains, comparison="corr").settings["variance"] is None
     assert "variances by components" in found.title
     assert "variances" not in usual.title
     with pytest.raises(NeurordlError, match="resampled stimuli"):
-        nrl.evaluate(teachers, brains, method="corr", variance="components")
+        nrl.evaluate(teachers, brains, comparison="corr", variance="components")
 
 
 def test_a_model_without_such_a_variance_is_told_why_and_subjects_without_a_score_do_not_count():
@@ -244,7 +244,7 @@ def test_a_model_without_such_a_variance_is_told_why_and_subjects_without_a_scor
     ids = {"stimulus": [f"s{k}" for k in range(9)]}
     teachers = RDMs(models, pattern_descriptors=ids, rdm_descriptors={"name": ["a", "b"]})
     brains = RDMs(data, pattern_descriptors=ids, rdm_descriptors={"subject": list("vwxyz")})
-    options = {"method": "corr", "bootstrap": "both", "n_bootstrap": 300, "variance": "components"}
+    options = {"comparison": "corr", "bootstrap": "both", "n_bootstrap": 300, "variance": "components"}
     found = nrl.evaluate(teachers, brains, **options)
     means = found.to_frame().query("subject == 'mean'").set_index("layer")
     assert np.isfinite(means.loc["a", "p"])

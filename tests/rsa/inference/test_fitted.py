@@ -18,12 +18,15 @@ from scipy.spatial.distance import pdist
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
+from neurordl.measures.comparisons import COMPARISONS
+from neurordl.rsa.compare import similarity
 from neurordl.rsa.inference.crossvalidation import cross_validate, infer_fitted, k_folds
 from neurordl.rsa.inference.draws import given_draws
 from neurordl.rsa.inference.models import Model, fit_model, predict
 from neurordl.rsa.inference.tests import interval, p_values
-from neurordl.rsa.permutation import permutation_p
-from neurordl.rsa.similarity import METHODS, similarity
+from neurordl.rsa.reliability import permutation_p
+
+METHODS = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
 
 GRAM = ["cosine", "corr", "cosine_cov", "corr_cov"]
 N, SUBJECTS = 12, 6
@@ -255,7 +258,7 @@ def test_permutation(method, monkeypatch):
     rng = np.random.default_rng(0)
     found = permutation_p(rdms, data, method, n_permutations=99, rng=rng)
     assert found[1] == 0.01  # it is in the truth
-    monkeypatch.setattr("neurordl.rsa.permutation._STACK", 1)
+    monkeypatch.setattr("neurordl.rsa.reliability._STACK", 1)
     again = permutation_p(rdms, data, method, n_permutations=99, rng=np.random.default_rng(0))
     assert_allclose(again, found)
 
@@ -327,7 +330,7 @@ def test_evaluate_fitted_is_infer_fitted_matched_by_id(kind):
         ({"k_stimuli": 1}, "'several' is fitted, and nothing is held out"),
         ({"k_stimuli": 3, "bootstrap": "both"}, "9 or more distinct stimuli each"),
         ({"kind": "mean"}, "unknown kind of model 'mean'"),
-        ({"method": "pearson"}, "unknown method"),
+        ({"comparison": "pearson"}, "expected one of"),
         ({"subjects": "p9"}, "p9"),
     ],
 )

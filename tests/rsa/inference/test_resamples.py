@@ -24,13 +24,17 @@ from scipy import stats
 from scipy.spatial.distance import pdist
 
 from neurordl.errors import NeurordlError
+from neurordl.measures.comparisons import COMPARISONS
+from neurordl.rsa.ceilings import drawn_ceiling
+from neurordl.rsa.compare import similarity
 from neurordl.rsa.inference import draws
 from neurordl.rsa.inference import resamples as bootstrap
 from neurordl.rsa.inference.draws import draw, given_draws
 from neurordl.rsa.inference.infer import Inference, infer
 from neurordl.rsa.inference.resamples import resampled
 from neurordl.rsa.inference.tests import CORRECTIONS, correct, interval, p_values
-from neurordl.rsa.similarity import METHODS
+
+METHODS = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
 
 RESAMPLED = ["cosine", "corr", "cosine_cov", "corr_cov", "spearman", "rho-a", "tau-a", "tau-b"]
 
@@ -160,16 +164,17 @@ def test_the_fast_ways_are_those_of_resamples_built_one_by_one(seed, method, tie
     if holed == "apart":
         data[rng.random(data.shape) < 0.1] = np.nan
     drawn = draw(4, 7, "both", 6, rng)
+    comparison = COMPARISONS[method]
     sets = np.stack([drawn.subjects, np.ones_like(drawn.subjects)])
-    found = resampled(models, data, method, drawn.stimuli, sets)
+    found = resampled(models, data, comparison, drawn.stimuli, sets)
     everywhere = np.isfinite(models).all(axis=0)
     for b, counts in enumerate(drawn.stimuli):
         a, x = (bootstrap.expanded(rdms, counts) for rdms in (models, data))
         y = bootstrap.expanded(np.where(everywhere, data, np.nan), counts)
-        want = bootstrap.similarity(a, x, method)
+        want = similarity(a, x, method)
         assert_allclose(found.scores[b], want, atol=1e-9)
         for k in range(2):
-            assert_allclose(found.ceilings[k, b], bootstrap._plain_ceiling(y, sets[k, b], method), atol=1e-9)
+            assert_allclose(found.ceilings[k, b], drawn_ceiling(y, sets[k, b], comparison), atol=1e-9)
 
 
 @pytest.mark.parametrize("method", RESAMPLED)
@@ -273,7 +278,7 @@ def test_what_is_refused():
         infer(models, data, "corr", resample="both")
     with pytest.raises(NeurordlError, match="unknown resample 'rdm'"):
         infer(models, data, "corr", resample="rdm")
-    with pytest.raises(NeurordlError, match="unknown method"):
+    with pytest.raises(NeurordlError, match="expected one of"):
         infer(models, data, "pearson")
     with pytest.raises(NeurordlError, match="do not go with resample='both'"):
         infer(models, data, "corr", resample="both", draws=draw(5, 8, "stimuli", 3, np.random.default_rng(0)))

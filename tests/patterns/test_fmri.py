@@ -1,4 +1,4 @@
-"""read_patterns against nilearn and numpy; grids, atlases, names, dropped voxels, and bad input."""
+"""read_patterns and read_betas against nilearn and numpy; grids, atlases, dropped voxels, bad input."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rsatoolbox.rdm import calc_rdm
 from scipy.signal import detrend
 
 import neurordl as nrl
+from neurordl import GLM, Average, Confounds, Regions
 from neurordl.errors import NeurordlError
 
 T_R, VOLUMES, SHAPE = 2.0, 80, (5, 4, 3)
@@ -67,7 +68,11 @@ def series(study: dict[str, Any], run: int) -> np.ndarray[Any, Any]:
 def test_glm_equals_nilearn(study: Any, hrf_model: str, drift_model: Any, noise_model: str) -> None:
     options = {"hrf_model": hrf_model, "drift_model": drift_model, "noise_model": noise_model}
     patterns, residuals = nrl.read_patterns(
-        study["images"], study["mask"], study["events"], residuals=True, slice_time_ref=0.5, **options
+        study["images"],
+        study["mask"],
+        study["events"],
+        model=GLM(slice_time_ref=0.5, **options),
+        residuals=True,
     )
     assert patterns.obs_descriptors["stimulus"][:4] == list(dict.fromkeys(make_events(1)["trial_type"]))
     for run in range(3):
@@ -120,7 +125,7 @@ def test_single_trials(study: Any) -> None:
 @pytest.mark.parametrize("trend", [False, True])
 def test_block_averages(study: Any, trend: bool) -> None:
     patterns, residuals = nrl.read_patterns(
-        study["images"], study["mask"], study["events"], model="average", detrend=trend, residuals=True
+        study["images"], study["mask"], study["events"], model=Average(detrend=trend), residuals=True
     )
     for run in range(3):
         data, events = series(study, run), make_events(run + 1)
@@ -194,34 +199,38 @@ def test_an_atlas_gives_a_roi_for_each_voxel(study: Any) -> None:
     nib.save(nib.Nifti1Image(atlas, AFFINE), study["folder"] / "atlas.nii.gz")
     table = study["folder"] / "atlas.tsv"
     pd.DataFrame({"index": [0, 1, 7], "name": ["none", "V1", "IT"]}).to_csv(table, sep="\t", index=False)
-    call = (study["images"], study["folder"] / "atlas.nii.gz", study["events"])
+    image = study["folder"] / "atlas.nii.gz"
+
+    def read(**regions: Any) -> Any:
+        return nrl.read_patterns(study["images"], Regions(image, **regions), study["events"])
+
     for labels in ({1: "V1", 7: "IT"}, table, pd.read_csv(table, sep="\t")):
-        found = nrl.read_patterns(*call, labels=labels)
+        found = read(labels=labels)
         assert found.channel_descriptors["roi"] == [{1: "V1", 7: "IT"}[v] for v in atlas[atlas > 0]]
-    it = nrl.read_patterns(*call, labels=table, rois="IT")
+    it = read(labels=table, rois="IT")
     assert set(it.channel_descriptors["roi"]) == {"IT"}
     assert it.n_channel == (atlas == 7).sum()
     for change, told in (
         ({}, r"atlas \(2 labels\) without names"),
-        ({"labels": {1: "V1"}}, "has the labels 7, which"),
-        ({"labels": table, "rois": ["V4"]}, "no ROI V4 .*it has IT, V1"),
-        ({"labels": {"one": "V1"}}, "whole numbers with text"),
+        ({"labels": {1: "V1"}}, "has the labels 7 without names"),
+        ({"labels": table, "rois": ["V4"]}, "no ROI V4; it has IT, V1"),
+        ({"labels": {"one": "V1"}}, "no whole number with text"),
         ({"labels": pd.DataFrame({"a": [1]})}, "no column 'index'"),
-        ({"labels": study["folder"] / "no.tsv"}, "cannot read the label names"),
+        ({"labels": study["folder"] / "no.tsv"}, "cannot read the table"),
     ):
         with pytest.raises(NeurordlError, match=told):
-            nrl.read_patterns(*call, **change)
+            read(**change)
 
 
 def test_a_binary_mask_may_have_a_name(study: Any) -> None:
-    call = (study["images"], study["mask"], study["events"])
-    found = nrl.read_patterns(*call, rois="IT", subject="s01")
+    call = (study["images"], Regions(study["mask"], rois="IT"), study["events"])
+    found = nrl.read_patterns(*call, subject="s01")
     assert found.channel_descriptors["roi"] == ["IT"] * found.n_channel
     rdms = nrl.compute_rdms(found, "crossnobis")
     assert (rdms.rdm_descriptors["subject"], rdms.rdm_descriptors["roi"]) == (["s01"], ["IT"])
-    assert "roi" not in nrl.read_patterns(*call).channel_descriptors
-    with pytest.raises(NeurordlError, match="is binary, one ROI, and 2 names of it were given"):
-        nrl.read_patterns(*call, rois=["IT", "V1"])
+    assert "roi" not in nrl.read_patterns(study["images"], study["mask"], study["events"]).channel_descriptors
+    with pytest.raises(NeurordlError, match="is binary, one ROI, but rois= has 2 names"):
+        nrl.read_patterns(call[0], Regions(study["mask"], rois=["IT", "V1"]), call[2])
 
 
 def test_other_grids_are_resampled_with_a_notice(study: Any) -> None:
@@ -262,7 +271,7 @@ def test_betas_with_a_table(study: Any, tmp_path: Path) -> None:
     betas = rng.standard_normal((*SHAPE, 8)).astype(np.float32)
     nib.save(nib.Nifti1Image(betas, AFFINE), tmp_path / "betas.nii.gz")
     table = pd.DataFrame({"stimulus": CONDITIONS * 2, "run": [1] * 4 + [2] * 4, "animate": [0, 1, 0, 0] * 2})
-    found = nrl.read_patterns(tmp_path / "betas.nii.gz", study["mask"], table=table, subject="s01")
+    found = nrl.read_betas(tmp_path / "betas.nii.gz", table, study["mask"], subject="s01")
     np.testing.assert_array_equal(found.measurements, betas[study["inside"]].T)
     assert found.obs_descriptors["stimulus"] == CONDITIONS * 2
     assert found.obs_descriptors["run"] == [1] * 4 + [2] * 4
@@ -274,16 +283,16 @@ def test_betas_with_a_table(study: Any, tmp_path: Path) -> None:
         files.append(tmp_path / f"beta_{k:04d}.nii")
         nib.save(nib.Nifti1Image(betas[..., k], AFFINE), files[-1])
     table = table.assign(image=[path.name for path in files])
-    single = nrl.read_patterns(files[::-1], study["mask"], table=table, subject="s01")
+    single = nrl.read_betas(files[::-1], table, study["mask"], subject="s01")
     np.testing.assert_array_equal(single.measurements, found.measurements)
     for bad, told in (
         (table.drop(columns="image").head(5), "has 5 rows, and the images have 8 volumes"),
-        (table.drop(columns="stimulus"), "no column 'stimulus' nor 'trial_type'"),
+        (table.drop(columns="stimulus"), "no column 'trial_type': .* betas has a column stimulus"),
         (table.replace("beta_0003.nii", "beta_3.nii"), "differ only by zero padding"),
         (table.assign(stimulus=[*CONDITIONS, *CONDITIONS[:3], None]), "rows without a stimulus"),
     ):
         with pytest.raises(NeurordlError, match=told):
-            nrl.read_patterns(files, study["mask"], table=bad)
+            nrl.read_betas(files, bad, study["mask"])
 
 
 def test_confounds(study: Any) -> None:
@@ -296,7 +305,7 @@ def test_confounds(study: Any) -> None:
         frame.to_csv(path, sep="\t", index=False, na_rep="n/a")
         tables.append(path)
     call = (study["images"], study["mask"], study["events"])
-    found = nrl.read_patterns(*call, confounds=tables[::-1], confound_columns=["csf", "dvars"])
+    found = nrl.read_patterns(*call, confounds=Confounds(tables[::-1], ["csf", "dvars"]))
     assert json.loads(found.descriptors["provenance"])["runs"][0]["confounds"] == 2
     frame = pd.read_csv(tables[0], sep="\t")[["csf", "dvars"]].fillna(0)
     events = make_events(1).replace("house on a hill", "hill")
@@ -305,10 +314,10 @@ def test_confounds(study: Any) -> None:
     row = found.obs_descriptors["stimulus"].index("face")
     np.testing.assert_allclose(found.measurements[row], betas[design.columns.get_loc("face")], atol=1e-8)
     for change, told in (
-        ({"confound_columns": ["csv"]}, "no column 'csv'"),
-        ({"confounds": [pd.DataFrame({"a": [1.0]})] * 3}, "1 rows, and its image 80 volumes"),
+        ({"confounds": Confounds(tables, ["csv"])}, "no column 'csv'"),
+        ({"confounds": [pd.DataFrame({"a": [1.0]})] * 3}, "1 rows for 80 volumes"),
         ({"confounds": [pd.DataFrame({"a": ["x"] * VOLUMES})] * 3}, "missing or no numbers"),
-        ({"model": "average"}, "take no confounds"),
+        ({"model": "average"}, "takes no confounds"),
     ):
         with pytest.raises(NeurordlError, match=told):
             nrl.read_patterns(*call, **{"confounds": tables, **change})
@@ -410,19 +419,17 @@ def test_events_that_do_not_fit(study: Any, change: dict[str, Any], told: str) -
 @pytest.mark.parametrize(
     "change, told",
     [
-        ({"events": None}, "either events= .* or table="),
-        ({"events": [pd.DataFrame({"onset": [1.0]})] * 3}, "no column 'duration', but onset"),
-        ({"condition": "stim"}, "no column 'stim', but onset, duration, trial_type"),
+        ({"events": None}, "needs events="),
+        ({"events": [pd.DataFrame({"onset": [1.0]})] * 3}, "no column 'duration': its columns are onset"),
+        ({"condition": "stim"}, "no column 'stim': its columns are onset, duration, trial_type"),
         ({"images": []}, "one image or more"),
-        ({"model": "fir"}, "expected one of glm, lsa, lss, average"),
-        ({"detrend": True}, "detrend= is for block averages"),
+        ({"model": "fir"}, "expected one of 'glm', 'lsa', 'lss', 'average'"),
         ({"runs": ["a", "a", "b"]}, "two images are of a"),
-        ({"runs": ["a"]}, "1 runs of 3 images"),
-        ({"t_r": -1.0}, "pass t_r="),
-        ({"hrf_model": "gamma"}, "no design matrix"),
-        ({"hrf_model": "fir"}, "several regressors a condition"),
-        ({"labels": {1: "IT"}, "mask": None}, "without an atlas"),
-        ({"fmriprep": ["motion"]}, "no confounds of fMRIPrep"),
+        ({"runs": ["a"]}, "1 names for 3 images"),
+        ({"model": GLM(t_r=-1.0)}, "pass t_r="),
+        ({"model": GLM(hrf_model="gamma")}, "no design matrix"),
+        ({"model": GLM(hrf_model="fir")}, "several regressors a condition"),
+        ({"confounds": Confounds(fmriprep=["motion"])}, "no confounds of fMRIPrep"),
         ({"leave_out": CONDITIONS}, "leave_out= leaves no condition"),
     ],
 )
@@ -491,7 +498,7 @@ def test_haxby_against_an_independent_analysis(data_root: Path) -> None:
     events = sorted(folder.glob("*_events.tsv"))
     mask = folder / "slice_brain_mask.nii.gz"
     for trend, largest, second in ((False, 139.0, 98.8), (True, 120.1, 93.2)):
-        patterns = nrl.read_patterns(images, mask, events, model="average", detrend=trend)
+        patterns = nrl.read_patterns(images, mask, events, model=Average(detrend=trend))
         found = nrl.compute_rdms(patterns, "crossnobis")
         ids = list(found.pattern_descriptors["stimulus"])
         matrix = found.get_matrices()[0]
@@ -553,7 +560,9 @@ def fmriprep_run(folder: Path, run: int = 1) -> tuple[Path, Path, pd.DataFrame]:
 
 def test_confounds_of_fmriprep(tmp_path: Path) -> None:
     image, events, frame = fmriprep_run(tmp_path)
-    found, left = nrl.read_patterns(image, None, events, fmriprep=["motion", "wm_csf"], residuals=True)
+    found, left = nrl.read_patterns(
+        image, None, events, confounds=Confounds(fmriprep=["motion", "wm_csf"]), residuals=True
+    )
     run = json.loads(found.descriptors["provenance"])["runs"][0]
     assert (run["confounds"], run["excluded"]) == (26, 2)  # 24 of motion; two volumes are not steady
     assert left.n_obs == VOLUMES - 2
@@ -568,21 +577,23 @@ def test_confounds_of_fmriprep(tmp_path: Path) -> None:
     betas = np.linalg.lstsq(design.to_numpy()[2:], data[2:], rcond=None)[0]
     row = found.obs_descriptors["stimulus"].index("face")
     np.testing.assert_allclose(found.measurements[row], betas[design.columns.get_loc("face")], atol=1e-6)
-    scrubbed, left = nrl.read_patterns(image, None, events, fmriprep=["motion", "scrub"], residuals=True)
+    scrubbed, left = nrl.read_patterns(
+        image, None, events, confounds=Confounds(fmriprep=["motion", "scrub"]), residuals=True
+    )
     assert json.loads(scrubbed.descriptors["provenance"])["runs"][0]["excluded"] > 2
     for strategy, told in (
         (["compcor"], "no confounds of fMRIPrep"),
         (["nothing"], "no confounds of fMRIPrep"),
     ):
         with pytest.raises(NeurordlError, match=told):
-            nrl.read_patterns(image, None, events, fmriprep=strategy)
+            nrl.read_patterns(image, None, events, confounds=Confounds(fmriprep=strategy))
     (tmp_path / "sub-07_task-x_run-01_desc-confounds_timeseries.tsv").write_text("csf\nx\n")
     with pytest.raises(NeurordlError, match="no confounds of fMRIPrep"):
-        nrl.read_patterns(image, None, events, fmriprep=["wm_csf"])
+        nrl.read_patterns(image, None, events, confounds=Confounds(fmriprep="wm_csf"))
     short = frame.iloc[:-5]
     short.to_csv(tmp_path / "sub-07_task-x_run-01_desc-confounds_timeseries.tsv", sep="\t", index=False)
-    with pytest.raises(NeurordlError, match=r"75 rows.*80 volumes"):
-        nrl.read_patterns(image, None, events, fmriprep=["motion"])
+    with pytest.raises(NeurordlError, match=r"75 rows for 80 volumes"):
+        nrl.read_patterns(image, None, events, confounds=Confounds(fmriprep=["motion"]))
 
 
 def test_grids_that_drift_apart_are_not_the_same(study: Any) -> None:
@@ -593,16 +604,16 @@ def test_grids_that_drift_apart_are_not_the_same(study: Any) -> None:
     inside = nib.Nifti1Image(np.ones(size, np.uint8), grown)
     table = pd.DataFrame({"stimulus": CONDITIONS})
     with pytest.warns(UserWarning, match="is on another grid"):
-        nrl.read_patterns(image, inside, table=table)
+        nrl.read_betas(image, table, inside)
 
 
 @pytest.mark.parametrize(
     ("zoom", "unit", "given", "told"),
     [
         (0.0, "sec", None, "is 0.0"),
-        (2000.0, "sec", None, "no plausible seconds"),
-        (500.0, "unknown", None, "no plausible seconds"),
-        (2.0, "sec", 2000, "no plausible seconds"),
+        (2000.0, "sec", None, "is not plausible"),
+        (500.0, "unknown", None, "is not plausible"),
+        (2.0, "sec", 2000, "is not plausible"),
     ],
 )
 def test_implausible_repetition_times(study: Any, zoom: float, unit: str, given: Any, told: str) -> None:
@@ -610,7 +621,7 @@ def test_implausible_repetition_times(study: Any, zoom: float, unit: str, given:
     image.header.set_zooms((3, 3, 3.5, zoom))
     image.header.set_xyzt_units("mm", unit)
     with pytest.raises(NeurordlError, match=told):
-        nrl.read_patterns(image, study["mask"], study["events"][0], t_r=given)
+        nrl.read_patterns(image, study["mask"], study["events"][0], model=GLM(t_r=given))
 
 
 def test_repetition_times_in_other_units(study: Any) -> None:
@@ -627,7 +638,7 @@ def test_repetition_times_in_other_units(study: Any) -> None:
     image.header["xyzt_units"] = 6  # of nothing
     with pytest.warns(UserWarning, match="without a unit of time"):
         nrl.read_patterns(image, *call)
-    nrl.read_patterns(image, *call, t_r=np.float32(2.0))
+    nrl.read_patterns(image, *call, model=GLM(t_r=np.float32(2.0)))
 
 
 def test_scaled_integers_are_read_in_their_units(study: Any, tmp_path: Path) -> None:
@@ -644,7 +655,7 @@ def test_scaled_integers_are_read_in_their_units(study: Any, tmp_path: Path) -> 
 def test_conditions_left_out_must_exist(study: Any) -> None:
     call = (study["images"], study["mask"], study["events"])
     assert "face" not in nrl.read_patterns(*call, leave_out="face").obs_descriptors["stimulus"]
-    with pytest.raises(NeurordlError, match=r"leave_out= names 'rset', which no run has; .* face"):
+    with pytest.raises(NeurordlError, match=r"leave_out= has 'rset', but the conditions are .*face"):
         nrl.read_patterns(*call, leave_out=["rset"])
 
 
@@ -666,27 +677,17 @@ def test_betas_of_one_volume_each(tmp_path: Path) -> None:
             nib.save(nib.Nifti1Image(rng.standard_normal(SHAPE), AFFINE), files[-1])
             rows.append({"stimulus": name, "image": files[-1].name})
     table = pd.DataFrame(rows)[::-1]
-    found = nrl.read_patterns(files, None, table=table)
+    found = nrl.read_betas(files, table)
     assert found.obs_descriptors["run"] == ["run-2"] * 3 + ["run-1"] * 3
     assert found.obs_descriptors["session"] == ["ses-a"] * 6
     np.testing.assert_array_equal(found.measurements[0], nib.load(files[-1]).get_fdata().ravel())
     with pytest.warns(UserWarning, match="1 images are in no row of .*such as sub-07_ses-a_run-2"):
-        nrl.read_patterns(files, None, table=table[1:])
+        nrl.read_betas(files, table[1:])
     plain = []
     for k, file in enumerate(files[:3]):
         plain.append(file.rename(tmp_path / f"beta_{k}.nii.gz"))
-    found = nrl.read_patterns(plain, None, table=table[::-1][:3][["stimulus"]])
+    found = nrl.read_betas(plain, table[::-1][:3][["stimulus"]])
     assert "run" not in found.obs_descriptors
-
-
-@pytest.mark.parametrize(
-    "option",
-    [{"leave_out": ["face"]}, {"detrend": True}, {"t_r": 2.0}, {"fmriprep": ["motion"]}, {"residuals": True}],
-)
-def test_options_of_bold_are_refused_with_betas(option: dict[str, Any]) -> None:
-    image = nib.Nifti1Image(np.random.default_rng(0).random((*SHAPE, 4)), AFFINE)
-    with pytest.raises(NeurordlError, match=f"{next(iter(option))}= is for BOLD"):
-        nrl.read_patterns(image, None, table=pd.DataFrame({"stimulus": CONDITIONS}), **option)
 
 
 def test_a_voxel_that_one_run_lacks_is_dropped_from_all(study: Any) -> None:
@@ -726,4 +727,4 @@ def test_a_header_of_negative_sizes_is_damaged(study: Any, tmp_path: Path) -> No
         content[place : place + 2] = (-3).to_bytes(2, "little", signed=True)
     (tmp_path / "bold.nii").write_bytes(content)
     with pytest.raises(NeurordlError, match="cut off or damaged"):
-        nrl.read_patterns(tmp_path / "bold.nii", None, study["events"][0], t_r=2.0)
+        nrl.read_patterns(tmp_path / "bold.nii", None, study["events"][0], model=GLM(t_r=2.0))

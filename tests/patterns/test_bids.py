@@ -14,7 +14,7 @@ import pytest
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
-from neurordl.patterns.sidecars import metadata, volume_times
+from neurordl.patterns.bids import read_metadata, volume_times
 
 N = 40
 EVENTS = pd.DataFrame({"onset": [4.0, 20.0, 36.0, 52.0], "duration": 4.0, "trial_type": list("abab")})
@@ -50,7 +50,7 @@ def test_the_closest_sidecar_says_the_repetition_time(tmp_path: Path, within: st
     root = tmp_path / "ds" / within
     func = root / "sub-01" / "ses-2" / "func"
     path = write_bold(func / "sub-01_ses-2_task-x_run-1_space-MNI_desc-preproc_bold.nii.gz", t_r=0.0)
-    with pytest.raises(NeurordlError, match="no plausible seconds"):
+    with pytest.raises(NeurordlError, match="is not plausible"):
         taken(path)
     # of others: another task, another subject, more than the image has, another suffix, another data set
     write(root / "task-y_bold.json", {"RepetitionTime": 9.1})
@@ -59,7 +59,7 @@ def test_the_closest_sidecar_says_the_repetition_time(tmp_path: Path, within: st
     write(root / "task-x_sbref.json", {"RepetitionTime": 9.4})
     write(root.parent / "task-x_bold.json", {"RepetitionTime": 9.5})
     write(root / "notask_bold.json", {"RepetitionTime": 9.6})
-    with pytest.raises(NeurordlError, match="no plausible seconds"):
+    with pytest.raises(NeurordlError, match="is not plausible"):
         taken(path)
     for step, place in enumerate(
         (
@@ -75,9 +75,11 @@ def test_the_closest_sidecar_says_the_repetition_time(tmp_path: Path, within: st
     ):
         write(place, {"RepetitionTime": step, f"key{step}": step})
         assert taken(path) == step
-        assert metadata(str(path))["RepetitionTime"][1] == place
+        assert read_metadata(str(path))["RepetitionTime"][1] == place
     # key by key: what the closest does not say is inherited
-    assert {key for key in metadata(str(path)) if key != "RepetitionTime"} == {f"key{k}" for k in range(1, 8)}
+    assert {key for key in read_metadata(str(path)) if key != "RepetitionTime"} == {
+        f"key{k}" for k in range(1, 8)
+    }
     assert taken(path, t_r=1.5) == 1.5
 
 
@@ -95,9 +97,9 @@ def test_names_that_are_not_those_of_bids_have_the_file_beside_them(tmp_path: Pa
     [
         ("{", "cannot read the sidecar"),
         ("[1]", "it is no JSON object"),
-        ({"RepetitionTime": "two"}, "'two', which are no plausible seconds"),
-        ({"RepetitionTime": True}, "True, which are no plausible seconds"),
-        ({"RepetitionTime": 2000}, "2000, which are no plausible seconds"),
+        ({"RepetitionTime": "two"}, "'two', which is not plausible"),
+        ({"RepetitionTime": True}, "True, which is not plausible"),
+        ({"RepetitionTime": 2000}, "2000, which is not plausible"),
         ({"VolumeTiming": [0, 2, 5]}, "its own time"),
     ],
 )
@@ -106,7 +108,7 @@ def test_sidecars_that_say_nothing_usable(tmp_path: Path, content: Any, said: st
     write(tmp_path / "task-x_bold.json", content)
     with pytest.raises(NeurordlError, match=said):
         nrl.read_patterns(path, None, EVENTS)
-    assert nrl.read_patterns(path, None, EVENTS, t_r=2.0).n_obs == 2
+    assert nrl.read_patterns(path, None, EVENTS, model=nrl.GLM(t_r=2.0)).n_obs == 2
 
 
 def test_two_files_as_close_as_each_other_are_refused(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_times_that_differ_are_told(tmp_path: Path) -> None:
         assert taken(path) == 2.0
     write_bold(path, t_r=2.0, unit="sec")
     write(sidecar, {"RepetitionTime": 2.0, "StartTime": 0.98, "SliceTimingCorrected": True})
-    with pytest.warns(UserWarning, match=r"slice_time_ref=0.49 says so, and 0 is taken"):
+    with pytest.warns(UserWarning, match=r"that is slice_time_ref=0.49, but slice_time_ref=0 is used"):
         taken(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -12,7 +12,7 @@ import pytest
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
-from neurordl.patterns.volumes import read_mask, values_in
+from neurordl.patterns.images import Regions, read_mask, values_in
 
 SHAPE, AFFINE = (5, 4, 3), np.diag([3.0, 3.0, 3.5, 1.0])
 INSIDE = np.zeros(SHAPE, dtype=bool)
@@ -41,7 +41,7 @@ def test_masks_turned_or_with_other_axes_are_the_same_voxels() -> None:
         nib.Nifti1Image(INSIDE.transpose(2, 0, 1).astype(np.uint8), AFFINE[:, [2, 0, 1, 3]]),
     ):
         with pytest.warns(UserWarning, match="the mask in memory is on another grid"):
-            found = read_mask(mask, GRID, None, None)
+            found = read_mask(mask, GRID)
         np.testing.assert_array_equal(found.inside, INSIDE)
         assert found.resampled
 
@@ -52,7 +52,7 @@ def test_labels_are_never_mixed() -> None:
     atlas = INSIDE.astype(np.int16)
     atlas[2:] *= 3
     with pytest.warns(UserWarning, match="taking the nearest value"):
-        found = read_mask(nib.Nifti1Image(atlas, shifted), GRID, {1: "V1", 3: "IT"}, None)
+        found = read_mask(Regions(nib.Nifti1Image(atlas, shifted), {1: "V1", 3: "IT"}), GRID)
     np.testing.assert_array_equal(found.inside, INSIDE)
     assert found.roi == [{1: "V1", 3: "IT"}[value] for value in atlas[INSIDE]]
 
@@ -65,7 +65,7 @@ def test_masks_and_atlases_may_be_stored_with_a_slope(tmp_path: Path) -> None:
         image.set_data_dtype(np.uint8 if names is None else np.int16)
         nib.save(image, tmp_path / "mask.nii.gz")
         assert 1 not in nib.load(tmp_path / "mask.nii.gz").get_fdata()  # but next to it
-        found = read_mask(tmp_path / "mask.nii.gz", GRID, names, None)
+        found = read_mask(Regions(tmp_path / "mask.nii.gz", names), GRID)
         np.testing.assert_array_equal(found.inside, INSIDE)
         if names is not None:
             assert found.roi == [names[int(value)] for value in atlas[INSIDE]]
@@ -75,9 +75,9 @@ def test_masks_and_atlases_may_be_stored_with_a_slope(tmp_path: Path) -> None:
     ("labels", "told"),
     [
         (pd.DataFrame({"index": [1, 1], "name": ["V1", "IT"]}), "label 1 has two names, 'V1' and 'IT'"),
-        (pd.DataFrame({"index": [1], "name": [np.nan]}), "the labels 1, which labels= does not name"),
+        (pd.DataFrame({"index": [1], "name": [np.nan]}), "the labels 1 without names"),
         ({1.5: "V1"}, "1.5 is no whole number"),
-        ({float("inf"): "V1"}, "whole numbers with text"),
+        ({float("inf"): "V1"}, "no whole number with text"),
         (["V1"], "labels= is a list"),
         (5, "labels= is a int"),
     ],
@@ -86,20 +86,16 @@ def test_label_names_that_cannot_be(labels: Any, told: str) -> None:
     image = nib.Nifti1Image(np.random.default_rng(0).random((*SHAPE, 2)), AFFINE)
     atlas = nib.Nifti1Image(INSIDE.astype(np.uint8), AFFINE)
     with pytest.raises(NeurordlError, match=told):
-        nrl.read_patterns(image, atlas, table=TABLE, labels=labels)
+        nrl.read_betas(image, TABLE, Regions(atlas, labels))
 
 
 @pytest.mark.parametrize("text", ["5", "[1, 2]", '["a"]', "null"])
 def test_label_names_in_json_that_are_no_mapping(tmp_path: Path, text: str) -> None:
     image = nib.Nifti1Image(np.random.default_rng(0).random((*SHAPE, 2)), AFFINE)
     (tmp_path / "labels.json").write_text(text)
-    with pytest.raises(NeurordlError, match="cannot read the label names"):
-        nrl.read_patterns(
-            image,
-            nib.Nifti1Image(INSIDE.astype(np.uint8), AFFINE),
-            table=TABLE,
-            labels=tmp_path / "labels.json",
-        )
+    atlas = nib.Nifti1Image(INSIDE.astype(np.uint8), AFFINE)
+    with pytest.raises(NeurordlError, match=r"labels= is a \w+; expected a TSV"):
+        nrl.read_betas(image, TABLE, Regions(atlas, tmp_path / "labels.json"))
 
 
 def test_rois_of_the_voxels_that_are_left() -> None:
@@ -110,11 +106,10 @@ def test_rois_of_the_voxels_that_are_left() -> None:
     data[3, 2, 1] = 5.0  # one of IT
     table = pd.DataFrame({"stimulus": list("abcd")})
     with pytest.warns(UserWarning, match="dropped 2 of 6 voxels.* 1 with NaN or infinity, 1 constant"):
-        found = nrl.read_patterns(
+        found = nrl.read_betas(
             nib.Nifti1Image(data, AFFINE),
-            nib.Nifti1Image(atlas, AFFINE),
-            table=table,
-            labels={1: "V1", 2: "IT"},
+            table,
+            Regions(nib.Nifti1Image(atlas, AFFINE), {1: "V1", 2: "IT"}),
         )
     places = list(zip(*(found.channel_descriptors[axis] for axis in "xyz"), strict=True))
     assert places == [(1, 2, 1), (2, 1, 1), (2, 2, 1), (3, 1, 1)]
@@ -124,7 +119,7 @@ def test_rois_of_the_voxels_that_are_left() -> None:
 
 def test_a_mask_may_be_a_series_of_one() -> None:
     mask = nib.Nifti1Image(INSIDE[..., None].astype(np.uint8), AFFINE)
-    np.testing.assert_array_equal(read_mask(mask, GRID, None, None).inside, INSIDE)
+    np.testing.assert_array_equal(read_mask(mask, GRID).inside, INSIDE)
 
 
 def test_voxels_without_a_mask_are_said_so() -> None:
@@ -133,6 +128,6 @@ def test_voxels_without_a_mask_are_said_so() -> None:
     table = pd.DataFrame({"stimulus": list("abcd")})
     image = nib.Nifti1Image(values, np.eye(4))
     with pytest.warns(UserWarning, match="dropped 1 of 18 voxels of the images, without a mask: 1 with NaN"):
-        nrl.read_patterns(image, table=table)
+        nrl.read_betas(image, table)
     with pytest.warns(UserWarning, match="dropped 1 of 18 voxels in the mask in memory: 1 with NaN"):
-        nrl.read_patterns(image, nib.Nifti1Image(np.ones((3, 3, 2), np.uint8), np.eye(4)), table=table)
+        nrl.read_betas(image, table, nib.Nifti1Image(np.ones((3, 3, 2), np.uint8), np.eye(4)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import pytest
 from nilearn.glm.first_level import make_first_level_design_matrix
 
 import neurordl as nrl
+from neurordl import GLM
 from neurordl.errors import NeurordlError
-from neurordl.patterns.glm import DEFAULTS
 
 STUDY = Path(__file__).parents[2] / "data" / "simulated_fmri" / "study"
 T_R = 2.0
@@ -49,7 +48,7 @@ def test_runs_of_unequal_length_and_events_in_any_order(hrf_model: Any) -> None:
         names += there
         images.append(bold(data))
         tables.append(events.sample(frac=1, random_state=run))  # the index is out of order, too
-    found = nrl.read_patterns(images, None, tables, hrf_model=hrf_model)
+    found = nrl.read_patterns(images, None, tables, model=GLM(hrf_model=hrf_model))
     assert found.obs_descriptors["stimulus"] == names
     np.testing.assert_allclose(found.measurements, np.concatenate(expected), atol=1e-8)
 
@@ -96,11 +95,6 @@ def test_a_run_of_one_volume_is_refused() -> None:
         nrl.read_patterns(bold(np.ones((1, 3))), None, events)
 
 
-def test_the_defaults_are_those_of_read_patterns() -> None:
-    there = inspect.signature(nrl.read_patterns).parameters
-    assert {name: there[name].default for name in DEFAULTS} == dict(DEFAULTS)
-
-
 # events that are shifted by the haemodynamic lag, or are not
 
 
@@ -119,7 +113,7 @@ def test_shifted_events_are_noticed(data_root: Path) -> None:
         sorted(folder.glob("*_events.tsv")),
     )
     assert "already shifted by the haemodynamic lag, use model='average'" in told(*call)[0]
-    assert told(*call, hrf_model=None) == []
+    assert told(*call, model=GLM(hrf_model=None)) == []
     assert told(*call, model="average") == []
     back = [pd.read_csv(path, sep="\t") for path in call[2]]
     back = [events.assign(onset=events["onset"] - 5.0) for events in back]
@@ -172,7 +166,7 @@ def test_regressors_without_volumes_or_response_are_refused() -> None:
     with pytest.raises(NeurordlError, match="regressors for 40 volumes leave no degrees of freedom"):
         nrl.read_patterns(data, None, events, confounds=many)
     with pytest.raises(NeurordlError, match=r"'b' has no response within the run \(1 such\)"):
-        nrl.read_patterns(data, None, events, hrf_model=None)
+        nrl.read_patterns(data, None, events, model=GLM(hrf_model=None))
     with pytest.raises(NeurordlError, match="'b' has no response within the run"):
         nrl.read_patterns(data, None, events.assign(onset=[5.0, 78.5]))  # the last volume is at 78 s
 

@@ -1,0 +1,507 @@
+"""Ranks of RDMs, Kendall's tau of them, and both in resamples of the stimuli: compiled by numba.
+
+Every array is a plain numpy array on the CPU without missing values. The functions release the GIL, so that
+several can run in threads. RDMs are sorted once: a resample and a tau count what is sorted already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from neurordl.arrays import Bools, Floats
+from neurordl.arrays import Ints as Longs
+
+__all__ = [
+    "ceilings",
+    "concordance",
+    "dense_ranks",
+    "mean_ranks",
+    "permuted_pooled",
+    "resample",
+    "scores",
+    "sort_integers",
+    "tau",
+    "weighted_mean_ranks",
+]
+
+Ints = npt.NDArray[np.int32]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Compile at the first call, kept on disk for the next process."""
+    return cast(F, numba.njit(cache=True, nogil=True)(function))
+
+
+@compiled
+def _order(values: Floats, order: Ints) -> None:
+    """Stable ascending order of finite values.
+
+    By radix, on the 33 bits from the highest in which any two values differ; the few that agree
+    in these are then compared.
+    """
+    pairs = len(values)
+    top = np.uint64(1) << np.uint64(63)
+    keys, bits = np.empty(pairs, np.uint64), values.view(np.uint64)
+    differ = np.uint64(0)
+    for k in range(pairs):
+        key = bits[k]
+        if key == top:
+            key = np.uint64(0)  # minus zero
+        keys[k] = ~key if key & top else key | top
+        differ |= keys[k] ^ keys[0]
+    length = 0
+    while length < 64 and differ >> np.uint64(length):
+        length += 1
+    shift = max(0, length - 33)
+    digits = (length - shift + 10) // 11
+    counts = np.zeros((3, 2048), np.int32)
+    for k in range(pairs):
+        order[k] = k
+        key = keys[k] >> np.uint64(shift)
+        for digit in range(digits):
+            counts[digit, (key >> np.uint64(11 * digit)) & np.uint64(2047)] += 1
+    keys_to, source, target = np.empty_like(keys), order, np.empty_like(order)
+    for digit in range(digits):
+        start = 0
+        for value in range(2048):
+            count = counts[digit, value]
+            counts[digit, value] = start
+            start += count
+        by = np.uint64(shift + 11 * digit)
+        for k in range(pairs):
+            value = (keys[k] >> by) & np.uint64(2047)
+            to = counts[digit, value]
+            counts[digit, value] = to + 1
+            keys_to[to] = keys[k]
+            target[to] = source[k]
+        keys, keys_to = keys_to, keys
+        source, target = target, source
+    if shift:
+        _sort_runs(keys, source, np.uint64(shift))
+    if source is not order:
+        order[:] = source
+
+
+@compiled
+def _sort_runs(keys: npt.NDArray[np.uint64], order: Ints, shift: np.uint64) -> None:
+    """Sort each run of keys that differ in their lowest bits only; the sort is stable."""
+    start = 0
+    while start < len(keys):
+        stop, sorted_already = start + 1, True
+        while stop < len(keys) and keys[stop] >> shift == keys[start] >> shift:
+            sorted_already = sorted_already and keys[stop] >= keys[stop - 1]
+            stop += 1
+        if not sorted_already and stop - start > 32:
+            by = np.argsort(keys[start:stop], kind="mergesort")
+            keys[start:stop] = keys[start:stop][by]
+            order[start:stop] = order[start:stop][by]
+        elif not sorted_already:
+            for k in range(start + 1, stop):
+                key, moved, to = keys[k], order[k], k
+                while to > start and keys[to - 1] > key:
+                    keys[to], order[to] = keys[to - 1], order[to - 1]
+                    to -= 1
+                keys[to], order[to] = key, moved
+        start = stop
+
+
+@compiled
+def mean_ranks(vectors: Floats, out: Floats) -> None:
+    """Ranks from 1 of each row (rdms, pairs), ties sharing their mean: scipy's ``rankdata``."""
+    order = np.empty(vectors.shape[1], np.int32)
+    for row in range(vectors.shape[0]):
+        values, ranks = vectors[row], out[row]
+        _order(values, order)
+        start = 0
+        while start < len(order):
+            value, stop = values[order[start]], start + 1
+            while stop < len(order) and values[order[stop]] == value:
+                stop += 1
+            for k in range(start, stop):
+                ranks[order[k]] = (start + stop + 1) / 2
+            start = stop
+
+
+@compiled
+def dense_ranks(vectors: Floats, ranks: Ints, order: Ints) -> None:
+    """Dense ranks from 0 of each row (ties share a rank and no rank is skipped), and the sorting order."""
+    for row in range(vectors.shape[0]):
+        values, places = vectors[row], order[row]
+        _order(values, places)
+        rank = np.int32(0)
+        for k in range(len(places)):
+            if k and values[places[k]] != values[places[k - 1]]:
+                rank += np.int32(1)
+            ranks[row, places[k]] = rank
+
+
+@compiled
+def weighted_mean_ranks(ranks: Ints, order: Ints, weights: Ints, out: Floats) -> int:
+    """Mean ranks of an RDM in which pair k occurs ``weights[k]`` times; returns the sum of the weights.
+
+    A pair with a weight of 0 gets a rank that means nothing.
+    """
+    below, start = 0, 0
+    while start < len(order):
+        rank = ranks[order[start]]
+        stop, times = start, 0
+        while stop < len(order) and ranks[order[stop]] == rank:
+            times += weights[order[stop]]
+            stop += 1
+        for k in range(start, stop):
+            out[order[k]] = below + (times + 1) / 2
+        below += times
+        start = stop
+    return below
+
+
+@compiled
+def sort_integers(values: npt.NDArray[np.int64], ranks: Ints, order: Ints) -> None:
+    """Dense ranks and order of integers of 0 or more, such as sums of ranks."""
+    largest = np.int64(0)
+    for value in values:
+        largest = max(largest, value)
+    source = np.arange(len(values)).astype(np.int32)
+    target = order
+    shift = 0
+    while shift == 0 or largest >> shift:
+        counts = np.zeros(2049, np.int32)
+        for value in values:
+            counts[((value >> shift) & 2047) + 1] += 1
+        for k in range(2048):
+            counts[k + 1] += counts[k]
+        for k in range(len(source)):
+            digit = (values[source[k]] >> shift) & 2047
+            target[counts[digit]] = source[k]
+            counts[digit] += 1
+        source, target = target, source
+        shift += 11
+    if source is not order:
+        order[:] = source
+    rank = np.int32(0)
+    for k in range(len(order)):
+        if k and values[order[k]] != values[order[k - 1]]:
+            rank += np.int32(1)
+        ranks[order[k]] = rank
+
+
+@compiled
+def _inversions(ranks: Ints, below: Ints) -> int:
+    """Number of pairs in descending order; ``below[v]`` is how many entries are less than v.
+
+    A stable sort, bit by bit from the highest: an entry without the bit passes the entries of its block that
+    have it and came earlier. No values are compared, so that no branch is mispredicted, and the indices are
+    unsigned, so that numba does not check them for being negative.
+    """
+    source = ranks.view(np.uint32)
+    target, unit = np.empty_like(source), np.uint64(1)
+    n = len(below) - 1
+    bit = 0
+    while (1 << bit) < n:
+        bit += 1
+    inversions = 0
+    while bit > 0:
+        bit -= 1
+        shift = np.uint32(bit)
+        for block in range(0, n, 2 << bit):
+            low, high = below[block], below[min(block + (2 << bit), n)]
+            middle = np.uint64(below[min(block + (1 << bit), n)])
+            zero, places = np.uint64(low), np.uint64(0)
+            for k in range(np.uint64(low), np.uint64(high)):
+                value = source[k]
+                has = np.uint64((value >> shift) & np.uint32(1))
+                without = unit - has
+                target[without * zero + has * (k - zero + middle)] = value
+                zero += without
+                places += without * k
+            passing = np.int64(zero) - low  # the j-th of them passes all before it but j
+            inversions += np.int64(places) - passing * low - passing * (passing - 1) // 2
+        source, target = target, source
+    return inversions
+
+
+@compiled
+def _weighted_inversions(ranks: Ints, weights: Ints, below: Ints) -> int:
+    """`_inversions` in which entry k occurs ``weights[k]`` times."""
+    source, carried = ranks.view(np.uint32), weights.view(np.uint32)
+    target, carried_to, unit = np.empty_like(source), np.empty_like(carried), np.uint64(1)
+    n = len(below) - 1
+    bit = 0
+    while (1 << bit) < n:
+        bit += 1
+    inversions = np.uint64(0)
+    while bit > 0:
+        bit -= 1
+        shift = np.uint32(bit)
+        for block in range(0, n, 2 << bit):
+            low, high = below[block], below[min(block + (2 << bit), n)]
+            middle = np.uint64(below[min(block + (1 << bit), n)])
+            zero, passed = np.uint64(low), np.uint64(0)
+            for k in range(np.uint64(low), np.uint64(high)):
+                value, weight = source[k], np.uint64(carried[k])
+                has = np.uint64((value >> shift) & np.uint32(1))
+                without = unit - has
+                to = without * zero + has * (k - zero + middle)
+                target[to] = value
+                carried_to[to] = weight
+                inversions += without * weight * passed
+                passed += has * weight
+                zero += without
+        source, target = target, source
+        carried, carried_to = carried_to, carried
+    return int(inversions)
+
+
+@compiled
+def concordance(a: Ints, b: Ints, order_b: Ints, weights: Ints) -> tuple[int, int, int, int]:
+    """Concordant minus discordant pairs of entries of two dense rankings, ties of each, number of pairs.
+
+    Entry k occurs ``weights[k]`` times; without weights (an empty array), once.
+    """
+    n_a, n_b = a.max() + 1, b.max() + 1
+    weighted = len(weights) > 0
+    if not weighted and n_a == n_b == len(a):  # no ties: only b in the order of a matters
+        in_order = np.empty_like(a)
+        in_order[a] = b
+        each = len(a) * (len(a) - 1) // 2
+        return each - 2 * _inversions(in_order, np.arange(n_a + 1).astype(np.int32)), 0, 0, each
+    counts_a, counts_b = np.zeros(n_a, np.int64), np.zeros(n_b, np.int64)
+    starts, below = np.zeros(n_a + 1, np.int32), np.zeros(n_b + 1, np.int32)
+    for k in range(len(a)):
+        weight = weights[k] if weighted else 1
+        if weight:
+            counts_a[a[k]] += weight
+            counts_b[b[k]] += weight
+            starts[a[k] + 1] += 1
+            below[b[k] + 1] += 1
+    for k in range(n_a):
+        starts[k + 1] += starts[k]
+    for k in range(n_b):
+        below[k + 1] += below[k]
+    present = starts[n_a]
+    source = np.empty(present, np.int32)
+    carried = np.empty(present if weighted else 0, np.int32)
+    last, run = np.full(n_a, -1, np.int32), np.zeros(n_a, np.int64)
+    both, total = 0, 0
+    for k in order_b:  # in ascending b: within one value of a, b ascends too
+        weight = weights[k] if weighted else 1
+        if weight:
+            group, value = a[k], b[k]
+            source[starts[group]] = value
+            if weighted:
+                carried[starts[group]] = weight
+            starts[group] += 1
+            run[group] = run[group] + weight if last[group] == value else weight
+            last[group] = value
+            both += weight * (run[group] - weight) + weight * (weight - 1) // 2
+            total += weight
+    if weighted:
+        discordant = _weighted_inversions(source, carried, below)
+    else:
+        discordant = _inversions(source, below)
+    pairs = total * (total - 1) // 2
+    tied_a = (counts_a * (counts_a - 1) // 2).sum()
+    tied_b = (counts_b * (counts_b - 1) // 2).sum()
+    return pairs - tied_a - tied_b + both - 2 * discordant, tied_a, tied_b, pairs
+
+
+@compiled
+def tau(a: Ints, b: Ints, order_b: Ints, weights: Ints, corrected: bool) -> float:
+    """Kendall's tau-a, or tau-b (corrected for ties; NaN of a constant), of two dense rankings."""
+    excess, tied_a, tied_b, pairs = concordance(a, b, order_b, weights)
+    if not corrected:
+        return excess / pairs if pairs else np.nan
+    if tied_a == pairs or tied_b == pairs:
+        return np.nan
+    value: float = excess / np.sqrt(pairs - tied_a) / np.sqrt(pairs - tied_b)
+    return max(-1.0, min(1.0, value))
+
+
+@compiled
+def resample(ranks: Ints, order: Ints, counts: Longs, measured: Bools) -> tuple[Ints, Ints, Ints, Floats]:
+    """How often each drawn pair occurs, and dense ranks, order and centered mean ranks of each RDM on these.
+
+    Parameters
+    ----------
+    ranks, order
+        Dense ranks of all pairs, (rdms, pairs), and the order that sorts them.
+    counts
+        (stimuli,) how often each was drawn.
+    measured
+        (pairs,) which pairs were measured; the ranks of the others mean nothing.
+    """
+    pairs = ranks.shape[1]
+    place = np.full(pairs, -1, np.int32)
+    weights = np.empty(pairs, np.int32)
+    size, pair, total = 0, 0, 0
+    for i in range(len(counts)):
+        for j in range(i + 1, len(counts)):
+            weight = counts[i] * counts[j]
+            if weight and measured[pair]:
+                place[pair], weights[size] = size, weight
+                size += 1
+                total += weight
+            pair += 1
+    weights = weights[:size].copy()
+    dense, sorts = np.empty((len(ranks), size), np.int32), np.empty((len(ranks), size), np.int32)
+    means = np.empty((len(ranks), size))
+    for row in range(len(ranks)):
+        at, rank, last = 0, np.int32(-1), np.int32(-1)
+        for k in order[row]:
+            to = place[k]
+            if to >= 0:
+                if ranks[row, k] != last:
+                    last = ranks[row, k]
+                    rank += np.int32(1)
+                dense[row, to], sorts[row, at] = rank, to
+                at += 1
+        weighted_mean_ranks(dense[row], sorts[row], weights, means[row])
+    means -= (total + 1) / 2
+    return weights, dense, sorts, means
+
+
+@compiled
+def _product(a: Floats, b: Floats, weights: Ints, normalized: bool) -> float:
+    """Spearman's rho (normalized) or rho-a of centered mean ranks."""
+    product, square_a, square_b, total = 0.0, 0.0, 0.0, 0.0
+    for k in range(len(weights)):
+        product += weights[k] * a[k] * b[k]
+        square_a += weights[k] * a[k] * a[k]
+        square_b += weights[k] * b[k] * b[k]
+        total += weights[k]
+    if total < 2:
+        return np.nan
+    if not normalized:
+        return product * 12 / (total**3 - total)
+    if square_a * square_b > 0:
+        return float(product / np.sqrt(square_a) / np.sqrt(square_b))
+    return np.nan
+
+
+@compiled
+def scores(weights: Ints, dense: Ints, order: Ints, means: Floats, layout: tuple[int, bool, bool]) -> Floats:
+    """Similarity of the first RDMs with the others, (models, data).
+
+    Parameters
+    ----------
+    weights, dense, order, means
+        From `resample`.
+    layout
+        How many RDMs are models; and of `Ranks` ``products`` and ``normalized``.
+    """
+    split, products, normalized = layout
+    out = np.empty((split, len(dense) - split))
+    for i in range(split):
+        for j in range(split, len(dense)):
+            if products:
+                out[i, j - split] = _product(means[i], means[j], weights, normalized)
+            else:
+                out[i, j - split] = tau(dense[i], dense[j], order[j], weights, normalized)
+    return out
+
+
+@compiled
+def ceilings(
+    weights: Ints,
+    dense: Ints,
+    order: Ints,
+    means: Floats,
+    layout: tuple[int, bool, bool],
+    sets: Longs,
+    out: Floats,
+) -> None:
+    """Mean over the subjects of a set of their similarity with the others' pooled ranks, and with all.
+
+    Parameters
+    ----------
+    weights, dense, order, means, layout
+        As in `scores`.
+    sets
+        (sets, subjects) how often each subject was drawn; a set of fewer than two distinct ones is skipped.
+    out
+        (sets, 2) the lower and upper ceilings, filled in.
+    """
+    split, products, normalized = layout
+    size, n = len(weights), len(dense) - split
+    total = np.int64(0)
+    for weight in weights:
+        total += weight
+    doubled = np.empty((n, size), np.int64)  # mean ranks are whole or half
+    for j in range(n):
+        for k in range(size):
+            doubled[j, k] = np.int64(2 * means[split + j, k] + (total + 1))
+    values, pooled = np.empty(size, np.int64), np.empty(size)
+    ranks, sort = np.empty(size, np.int32), np.empty(size, np.int32)
+    for row in range(len(sets)):
+        drawn = sets[row]
+        if (drawn > 0).sum() < 2:
+            continue
+        everyone = np.zeros(size, np.int64)
+        for j in range(n):
+            everyone += drawn[j] * doubled[j]
+        sums, defined = np.zeros(2), np.zeros(2)
+        for omitted in range(-1, n):  # -1: nobody
+            if omitted >= 0 and not drawn[omitted]:
+                continue
+            values[:] = everyone
+            if omitted >= 0:
+                values -= drawn[omitted] * doubled[omitted]
+            sort_integers(values, ranks, sort)
+            if products:
+                weighted_mean_ranks(ranks, sort, weights, pooled)
+                pooled -= (total + 1) / 2
+            for j in range(n):
+                if not drawn[j] or (omitted >= 0 and j != omitted):
+                    continue
+                subject = split + j
+                if products:
+                    value = _product(pooled, means[subject], weights, normalized)
+                else:
+                    value = tau(ranks, dense[subject], order[subject], weights, normalized)
+                bound = 0 if omitted >= 0 else 1
+                if not np.isnan(value):
+                    sums[bound] += value
+                    defined[bound] += 1
+        for bound in range(2):
+            out[row, bound] = sums[bound] / defined[bound] if defined[bound] else np.nan
+
+
+@compiled
+def permuted_pooled(squares: Floats, orders: Longs, moved: Floats, pooled: Floats) -> None:
+    """Ranks of permuted RDMs, and mean ranks of the sum of the others of each subject, both centered.
+
+    Parameters
+    ----------
+    squares
+        (subjects, stimuli, stimuli) mean ranks of each subject.
+    orders
+        (subjects, stimuli): the stimulus that takes the place of each.
+    moved, pooled
+        (subjects, pairs) filled in.
+    """
+    n_subjects, n = orders.shape
+    size = moved.shape[1]
+    middle = (size + 1) / 2
+    total = np.zeros(size, np.int64)
+    doubled = np.empty((n_subjects, size), np.int64)
+    for subject in range(n_subjects):
+        order, pair = orders[subject], 0
+        for i in range(n):
+            for j in range(i + 1, n):
+                value = squares[subject, order[i], order[j]]
+                doubled[subject, pair] = np.int64(2 * value)
+                moved[subject, pair] = value - middle
+                pair += 1
+        total += doubled[subject]
+    once = np.ones(size, np.int32)
+    ranks, sort = np.empty(size, np.int32), np.empty(size, np.int32)
+    for subject in range(n_subjects):
+        sort_integers(total - doubled[subject], ranks, sort)
+        weighted_mean_ranks(ranks, sort, once, pooled[subject])
+        pooled[subject] -= middle

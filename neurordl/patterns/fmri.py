@@ -1,0 +1,565 @@
+"""fMRI to patterns: `read_patterns` for BOLD series, `read_betas` for betas, `read_bids` for a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias, TypedDict, Unpack, overload
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from rsatoolbox.data import Dataset
+
+from neurordl.arrays import Bools, Floats
+from neurordl.errors import NeurordlError
+from neurordl.ids import match_ids, natural_key
+from neurordl.patterns.bids import inherited_files, match_tables, parse_name, recording, volume_times
+from neurordl.patterns.images import Image, Mask, Regions, load_image, read_mask, values_in
+from neurordl.patterns.models import ModelName, Run, RunModel, find_model, warn_of_lag
+from neurordl.patterns.tables import Confounds, Table, as_list, read_events, read_table, table_name
+from neurordl.validate import check_columns, listed
+
+__all__ = ["read_betas", "read_bids", "read_patterns"]
+
+Folder: TypeAlias = str | os.PathLike[str]
+Images: TypeAlias = Image | Sequence[Image]
+Region: TypeAlias = Image | Regions | None
+Tables: TypeAlias = Table | Sequence[Table] | None
+Names: TypeAlias = str | Sequence[str] | None
+
+
+class _ModelOptions(TypedDict, total=False):
+    model: ModelName | RunModel
+    confounds: Tables | Confounds
+    condition: str
+    leave_out: str | Sequence[str]
+
+
+class _SubjectOptions(_ModelOptions, total=False):
+    subject: str | None
+    session: Names
+    runs: Names
+
+
+class _BidsOptions(_ModelOptions, total=False):
+    events_root: Folder | None
+    subjects: Names
+    sessions: Names
+
+
+@overload
+def read_patterns(
+    images: Images, mask: Region = None, events: Tables = None, **options: Unpack[_SubjectOptions]
+) -> Dataset: ...
+@overload
+def read_patterns(
+    images: Images,
+    mask: Region = None,
+    events: Tables = None,
+    *,
+    residuals: Literal[True],
+    **options: Unpack[_SubjectOptions],
+) -> tuple[Dataset, Dataset]: ...
+def read_patterns(
+    images: Images,
+    mask: Region = None,
+    events: Tables = None,
+    *,
+    model: ModelName | RunModel = "glm",
+    confounds: Tables | Confounds = None,
+    condition: str = "trial_type",
+    leave_out: str | Sequence[str] = (),
+    subject: str | None = None,
+    session: Names = None,
+    runs: Names = None,
+    residuals: bool = False,
+) -> Dataset | tuple[Dataset, Dataset]:
+    """Estimate the patterns of one subject from BOLD series and events.
+
+    Parameters
+    ----------
+    images
+        4D NIfTI image of each run: files or nibabel images.
+    mask
+        A binary mask, or `Regions`: a mask with a name, or an atlas with names. A mask on another grid is
+        resampled, with a warning. All voxels by default.
+    events
+        For each image a BIDS ``events.tsv`` or a DataFrame with ``onset``, ``duration`` (seconds) and
+        ``condition``. Other columns, such as ``modulation``, are not used. Files are matched with images by
+        the entities of their names (``run-01`` and so on) where all have them, else by order, which names
+        must not contradict.
+    model
+        "glm" (one pattern per condition and run), "lsa" or "lss" (one pattern per trial), "average" (mean
+        of the volumes during a condition's events), or an object with settings: `GLM`, `LSA`, `LSS`,
+        `Average`, or a `RunModel` of your own. All but "average" put a haemodynamic response on the events.
+        This is wrong for events that are already shifted by its lag, as those of some public data sets are:
+        use "average" or ``GLM(hrf_model=None)`` for these.
+    confounds
+        Regressors of no interest: `Confounds`, or for each image a table with one row per volume, matched
+        like events.
+    condition
+        The column of the events with the names of the stimuli.
+    leave_out
+        Conditions that are modelled but get no pattern, such as "rest".
+    subject, session, runs
+        Names of the subject, of the session (or of each image's session) and of each run, by default those
+        in the names of the files (``sub-``, ``ses-``, ``run-``), else run-1, run-2 and so on.
+    residuals
+        Return the residuals, too, by which `compute_rdms` normalises noise.
+
+    Returns
+    -------
+    Dataset, or (Dataset, Dataset) with residuals
+        Patterns (rows, voxels), float64. Observation descriptors: ``stimulus``, ``run``, ``session`` where
+        there is one, for single trials ``trial`` and ``onset``. Channel descriptors: voxel indices ``x``,
+        ``y``, ``z``, and ``roi`` with named regions. Descriptors: ``subject`` where known, and
+        ``provenance``, JSON of what was done. Residuals (volumes, voxels) have ``run``, ``session`` and
+        ``dof``, the degrees of freedom of the run.
+
+    Warns
+    -----
+    UserWarning
+        Names do not tell which tables belong to which image, an image was resampled, voxels were dropped (NaN
+        or infinite anywhere, or constant in a run), sidecars disagree with the times that are used, or the
+        signal follows the events as if they were shifted already (with "average": as if they were not).
+
+    Raises
+    ------
+    NeurordlError
+        A file is absent, damaged or not NIfTI, a mask is empty, an atlas lacks names, events lie outside
+        their run, tables do not fit their images, images are of several subjects, or no voxel is left.
+
+    Examples
+    --------
+    >>> patterns = read_patterns(bold_files, "it.nii.gz", events_files)  # doctest: +SKIP
+    >>> patterns = read_patterns(
+    ...     bold_files, Regions("atlas.nii.gz", "atlas.tsv"), events_files, model=GLM(noise_model="ar1")
+    ... )  # doctest: +SKIP
+    """
+    if events is None:
+        raise NeurordlError("read_patterns needs events=, a table for each image; read_betas reads betas")
+    model = find_model(model)
+    confounds = confounds if isinstance(confounds, Confounds) else Confounds(confounds)
+    leave_out = as_list(leave_out, (str,), "leave_out")
+    if confounds != Confounds() and not model.takes_confounds:
+        raise NeurordlError(
+            f"model={model.name!r} takes no confounds; use model='glm', or clean the images first"
+        )
+    scans = _open(images, mask, subject, session, runs)
+    if repeated := [run for run in scans.runs if scans.runs.count(run) > 1]:
+        raise NeurordlError(f"two images are of {repeated[0]}; name them with runs=, or leave one out")
+    event_tables = as_list(events, name="events")
+    of_events = match_tables(scans.files, event_tables, "events")
+    of_confounds: Sequence[int | None] = [None] * len(scans.files)
+    if confounds.tables is not None:
+        of_confounds = match_tables(scans.files, as_list(confounds.tables), "confounds")
+    series, kept, counts = scans.read()
+    estimates, notes = [], []
+    for k, (image, file, data) in enumerate(zip(scans.images, scans.files, series, strict=True)):
+        if image.ndim != 4:
+            raise NeurordlError(f"{file} has shape {image.shape}; expected 4D BOLD (read_betas reads betas)")
+        n_volumes, name = len(data), table_name(event_tables[of_events[k]], of_events[k])
+        step, times = volume_times(image, file, model.t_r, model.slice_time_ref)
+        run_events = read_events(event_tables[of_events[k]], name, condition, n_volumes * step)
+        regressors, volumes = confounds.read(file, n_volumes, of_confounds[k])
+        run = Run(file, data if volumes is None else data[volumes], run_events, times, regressors, volumes)
+        estimate = model.fit(run)
+        estimates.append(estimate)
+        note = {"run": scans.runs[k], "t_r": step, "volumes": n_volumes, "events": Path(name).name}
+        note["dof"] = estimate.dof
+        if model.takes_confounds:
+            note["confounds"] = 0 if regressors is None else regressors.shape[1]
+            note["excluded"] = n_volumes - len(run.data)
+        notes.append(note)
+    conditions = dict.fromkeys(name for estimate in estimates for name in estimate.rows["condition"])
+    if unknown := [name for name in leave_out if name not in conditions]:
+        raise NeurordlError(f"leave_out= has {unknown[0]!r}, but the conditions are {', '.join(conditions)}")
+    if set(conditions) <= set(leave_out):
+        raise NeurordlError(f"leave_out= leaves no condition of {', '.join(leave_out)}")
+    warn_of_lag(model, estimates)
+    provenance = {"model": model.name, "condition": condition, "leave_out": leave_out, **model.settings()}
+    provenance |= {**counts, "runs": notes}
+    wanted = [~estimate.rows["condition"].isin(leave_out).to_numpy() for estimate in estimates]
+    chosen = list(zip(estimates, wanted, strict=True))
+    patterns = scans.dataset(
+        np.concatenate([estimate.patterns[rows] for estimate, rows in chosen]),
+        scans.rows([estimate.rows[rows] for estimate, rows in chosen]),
+        kept,
+        provenance,
+    )
+    if not residuals:
+        return patterns
+    values = [estimate.residuals for estimate in estimates]
+    dof = [pd.DataFrame({"dof": [estimate.dof] * len(estimate.residuals)}) for estimate in estimates]
+    return patterns, scans.dataset(np.concatenate(values), scans.rows(dof), kept, provenance)
+
+
+def read_betas(
+    images: Images,
+    table: Table,
+    mask: Region = None,
+    *,
+    condition: str = "trial_type",
+    subject: str | None = None,
+    session: Names = None,
+    runs: Names = None,
+) -> Dataset:
+    """Read betas, or other images of responses, with a table of what each volume is.
+
+    Betas come without residuals; `compute_rdms` can estimate the noise from repeated measurements.
+
+    Parameters
+    ----------
+    images
+        3D or 4D NIfTI images, whose volumes, one after another, are the betas.
+    table
+        A TSV or CSV file or a DataFrame with one row per volume and the column ``stimulus``, where it applies
+        also ``run`` and ``session``; other columns become descriptors, too. A column ``image`` names the file
+        of each row: then 3D images are matched by it, in any order. Subjects, sessions and runs in the table
+        must be those in the names of the images.
+    mask
+        As in `read_patterns`.
+    condition
+        The column with the names of the stimuli in a table without ``stimulus``.
+    subject, session, runs
+        As in `read_patterns`; each image may be one run, or share its run with others.
+
+    Returns
+    -------
+    Dataset
+        As the patterns of `read_patterns`, with ``run`` only where table, names or ``runs`` tell it.
+
+    Warns
+    -----
+    UserWarning
+        Images are in no row of the table, an image was resampled, or voxels were dropped.
+
+    Raises
+    ------
+    NeurordlError
+        An image or the table cannot be read, rows and volumes do not fit each other, a row has no stimulus,
+        or no voxel is left.
+
+    Examples
+    --------
+    >>> patterns = read_betas("betas.nii.gz", "betas.tsv", mask="it.nii.gz")  # doctest: +SKIP
+    """
+    scans = _open(images, mask, subject, session, runs)
+    series, kept, counts = scans.read()
+    values = np.concatenate(series)
+    image_of_row = np.repeat(np.arange(len(series)), [len(volumes) for volumes in series])
+    name = table_name(table, 0)
+    frame = read_table(table, name)
+    column = "stimulus" if "stimulus" in frame else condition
+    check_columns(name, frame, (column,), "a table of betas has a column stimulus, or condition= names it")
+    if "image" in frame:
+        if len(values) != len(scans.files):
+            raise NeurordlError("a table with the column 'image' names 3D images, and some here are 4D")
+        rows_of = [Path(str(image)).name for image in frame["image"]]
+        names = ("rows of the table", "images")
+        match = match_ids(rows_of, [Path(file).name for file in scans.files], names=names)
+        values, image_of_row = values[match.index], image_of_row[match.index]
+        if match.unused:
+            unused = f"{len(match.unused)} images are in no row of {name} and were left out, such as "
+            warnings.warn(unused + match.unused[0], stacklevel=2)
+    elif len(frame) != len(values):
+        raise NeurordlError(
+            f"{name} has {len(frame)} rows, and the images have {len(values)} volumes; give one row per "
+            "volume, or name the 3D image of each row in a column 'image'"
+        )
+    if frame[column].isna().any():
+        raise NeurordlError(f"{name} has rows without a {column}; leave those volumes out")
+    for key, argument in (("run", runs), ("session", session)):
+        if argument is not None and key in frame:
+            raise NeurordlError(f"{key} is a column of {name} and an argument; give one of them")
+    _check_rows(frame, name, [scans.files[k] for k in image_of_row])
+    rows = frame.drop(columns=column).assign(stimulus=[str(name) for name in frame[column]])
+    # images of one volume each are no runs, unless their names or runs= say so
+    named = runs is not None or all("run" in recording(file) for file in scans.files)
+    if "run" not in frame and (named or len(values) > len(series) > 1):
+        rows["run"] = [scans.runs[k] for k in image_of_row]
+    if "session" not in frame and scans.sessions is not None:
+        rows["session"] = [scans.sessions[k] for k in image_of_row]
+    return scans.dataset(values, rows, kept, {"model": "betas", "table": Path(name).name, **counts})
+
+
+def _check_rows(frame: pd.DataFrame, name: str, files: Sequence[str]) -> None:
+    """Refuse rows whose subject, session or run differs from the name of their image."""
+    entities = [recording(file) for file in files]
+    for column, key in (("subject", "sub"), ("session", "ses"), ("run", "run")):
+        for row, value in enumerate(frame.get(column, ())):
+            expected = entities[row].get(key)
+            if expected is not None and not pd.isna(value) and _bare(value, key) != _bare(expected, key):
+                raise NeurordlError(
+                    f"row {row + 1} of {name} (from 1) has {column} {value}, and its volume is of "
+                    f"{Path(files[row]).name}; give the images in the order of the rows (run-10 sorts before "
+                    "run-2), or name them in a column 'image'"
+                )
+
+
+def _bare(value: object, key: str) -> str:
+    """A name without its entity, the subject and session before a run, zeros in front and a fraction of 0."""
+    text = re.sub("^(sub-[^_]+_)?(ses-[^_]+_)?", "", str(value)) if key == "run" else str(value)
+    return re.sub(r"\.0$", "", text.removeprefix(f"{key}-")).lstrip("0")
+
+
+@dataclass(frozen=True)
+class _Scans:
+    """Images of one subject with their files, the mask, and the names of subject, sessions and runs."""
+
+    images: list[nib.Nifti1Image]
+    files: list[str]
+    mask: Mask
+    subject: str | None
+    sessions: list[str] | None
+    runs: list[str]
+
+    def read(self) -> tuple[list[Floats], Bools, dict[str, int]]:
+        """Values of each image in the voxels that can be used, which voxels these are, and their numbers."""
+        grid = self.images[0]
+        images = zip(self.images, self.files, strict=True)
+        series = [values_in(image, self.mask.inside, grid, file) for image, file in images]
+        broken = ~np.all([np.isfinite(values).all(axis=0) for values in series], axis=0)
+        runs = series if len(series[0]) > 1 else [np.concatenate(series)]  # 3D images are one run
+        constant = [(values == values[0]).all(axis=0) for values in runs if len(values) > 1]
+        constant = ~broken & np.any(constant, axis=0)
+        kept = ~(broken | constant)
+        counts = {
+            "voxels": int(kept.sum()),
+            "dropped_nan": int(broken.sum()),
+            "dropped_constant": int(constant.sum()),
+        }
+        dropped = f"dropped {(~kept).sum()} of {len(kept)} voxels {self.mask}: "
+        dropped += f"{broken.sum()} with NaN or infinity, {constant.sum()} constant in a run"
+        if not kept.any():
+            raise NeurordlError(f"{dropped}; none is left: check that mask and images belong together")
+        if not kept.all():
+            warnings.warn(dropped, stacklevel=3)
+        return [values[:, kept] for values in series], kept, counts
+
+    def rows(self, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        """Rows of all runs, with their run and session."""
+        labelled = []
+        for k, frame in enumerate(frames):
+            session = {} if self.sessions is None else {"session": self.sessions[k]}
+            labelled.append(
+                frame.rename(columns={"condition": "stimulus"}).assign(run=self.runs[k], **session)
+            )
+        return pd.concat(labelled, ignore_index=True)
+
+    def dataset(
+        self, values: Floats, rows: pd.DataFrame, kept: Bools, provenance: Mapping[str, object]
+    ) -> Dataset:
+        """Values (rows, voxels) with the descriptors of rows and voxels."""
+        grid = self.images[0]
+        files = {
+            "images": [Path(file).name for file in self.files],
+            "mask": Path(self.mask.name).name,
+            "mask_resampled": self.mask.resampled,
+            "grid": {"shape": list(map(int, grid.shape[:3])), "affine": grid.affine.tolist()},
+        }
+        voxels = np.nonzero(self.mask.inside)
+        channels = {axis: index[kept].tolist() for axis, index in zip("xyz", voxels, strict=True)}
+        if self.mask.roi is not None:
+            channels["roi"] = [roi for roi, keep in zip(self.mask.roi, kept, strict=True) if keep]
+        descriptors = {} if self.subject is None else {"subject": self.subject}
+        descriptors["provenance"] = json.dumps({**files, **provenance}, ensure_ascii=False)
+        observations = {str(name): column.tolist() for name, column in rows.items()}
+        return Dataset(values, descriptors, observations, channels)
+
+
+def _open(images: Images, mask: Region, subject: str | None, session: Names, runs: Names) -> _Scans:
+    """Open the images and the mask of one subject; names come from the arguments, else from the files."""
+    images = as_list(images, (str, os.PathLike, nib.Nifti1Image), "images")
+    if not images:
+        raise NeurordlError("images= is empty; give one image or more")
+    opened = [load_image(image, "image") for image in images]
+    files = [file for _, file in opened]
+    entities = [recording(file) for file in files]
+    if subject is None:
+        subjects = listed(dict.fromkeys(names.get("sub", "unknown") for names in entities))
+        if "," in subjects:
+            raise NeurordlError(
+                f"the images are of several subjects ({subjects}); read each subject by itself"
+            )
+        subject = None if subjects == "unknown" else f"sub-{subjects}"
+    sessions = _per_image("session", session, len(files))
+    if sessions is None and all("ses" in names for names in entities):
+        sessions = [f"ses-{names['ses']}" for names in entities]
+    run_names = _per_image("runs", runs, len(files))
+    run_names = run_names or [f"run-{names.get('run', k + 1)}" for k, names in enumerate(entities)]
+    if sessions is not None and len(set(sessions)) > 1:
+        run_names = [f"{name}_{run}" for name, run in zip(sessions, run_names, strict=True)]
+    region = read_mask(mask, opened[0][0])
+    return _Scans([image for image, _ in opened], files, region, subject, sessions, run_names)
+
+
+def _per_image(argument: str, names: Names, n_images: int) -> list[str] | None:
+    """The name of each image; one text stands for all images."""
+    if names is None:
+        return None
+    values = [names] * n_images if isinstance(names, str) else list(map(str, as_list(names, (), argument)))
+    if len(values) != n_images:
+        raise NeurordlError(f"{argument}= has {len(values)} names for {n_images} images; give one for each")
+    return values
+
+
+@overload
+def read_bids(
+    root: Folder,
+    task: str,
+    space: str | None = None,
+    mask: Region | Mapping[str, Region] = "brain",
+    **options: Unpack[_BidsOptions],
+) -> dict[str, Dataset]: ...
+@overload
+def read_bids(
+    root: Folder,
+    task: str,
+    space: str | None = None,
+    mask: Region | Mapping[str, Region] = "brain",
+    *,
+    residuals: Literal[True],
+    **options: Unpack[_BidsOptions],
+) -> tuple[dict[str, Dataset], dict[str, Dataset]]: ...
+def read_bids(
+    root: Folder,
+    task: str,
+    space: str | None = None,
+    mask: Region | Mapping[str, Region] = "brain",
+    *,
+    events_root: Folder | None = None,
+    subjects: Names = None,
+    sessions: Names = None,
+    residuals: bool = False,
+    **options: Unpack[_ModelOptions],
+) -> dict[str, Dataset] | tuple[dict[str, Dataset], dict[str, Dataset]]:
+    """Estimate the patterns of the subjects in a BIDS derivatives folder, as fMRIPrep lays it out.
+
+    Parameters
+    ----------
+    root
+        The folder with ``sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz``.
+    task, space
+        Entities of the images to read; without ``space`` the images that have none (the BOLD grid of each
+        run).
+    mask
+        A mask or `Regions` for all subjects, whose path may contain ``{subject}``; a mapping of subject to
+        mask; or "brain": the voxels in fMRIPrep's ``desc-brain_mask`` of every run of a subject.
+    events_root
+        The folder with the events, in the same folders as the images; by default ``root``, or the data set
+        of which ``root`` is a ``derivatives`` folder. Of the events that a run inherits from higher folders,
+        such as ``task-x_events.tsv``, the closest file is used, as BIDS says.
+    subjects, sessions
+        Names with or without ``sub-`` and ``ses-``; all by default.
+    residuals
+        Return the residuals of each subject, too.
+    **options
+        ``model``, ``confounds``, ``condition`` and ``leave_out`` of `read_patterns`.
+
+    Returns
+    -------
+    dict of subject to Dataset, or two of them with residuals
+        In natural order of the subjects, for `PatternTeacher` and `compute_rdms`.
+
+    Raises
+    ------
+    NeurordlError
+        No image, or a subject or session does not exist, a run has no events, or as `read_patterns`.
+
+    Examples
+    --------
+    >>> subjects = read_bids(
+    ...     "derivatives/fmriprep", "faces", "MNI152NLin2009cAsym", confounds=Confounds(fmriprep=["motion"])
+    ... )  # doctest: +SKIP
+    """
+    base = Path(root)
+    if not base.is_dir():
+        raise NeurordlError(f"there is no folder {base}; check root=")
+    images = _bids_images(base, task, space)
+    patterns, left_over = {}, {}
+    for subject in _choose("sub", subjects, images):
+        files = [path for path in images if recording(path)["sub"] == subject]
+        if sessions is not None:
+            kept = _choose("ses", sessions, files)
+            files = [path for path in files if recording(path).get("ses", "none") in kept]
+        recordings: dict[str, Path] = {}
+        for path in files:
+            first = recordings.setdefault("_".join(recording(path).values()), path)
+            if first is not path:  # of two resolutions or echoes, say
+                raise NeurordlError(
+                    f"{first.name} and {path.name} are of one run; keep one, or pass files to read_patterns"
+                )
+        events = [_bids_events(path, base, events_root) for path in files]
+        patterns[f"sub-{subject}"], left_over[f"sub-{subject}"] = read_patterns(
+            files, _bids_mask(mask, subject, files), events, residuals=True, **options
+        )
+    return (patterns, left_over) if residuals else patterns
+
+
+def _bids_images(base: Path, task: str, space: str | None) -> list[Path]:
+    images = []
+    for path in base.glob("sub-*/**/func/*_bold.nii*"):
+        entities = parse_name(path).entities
+        wanted = (entities.get("task"), entities.get("space"), entities.get("desc", "preproc"))
+        if "sub" in entities and wanted == (task, space, "preproc"):
+            images.append(path)
+    if not images:
+        pattern = f"sub-*/func/*_task-{task}*{f'_space-{space}' if space else ''}*_bold.nii.gz"
+        raise NeurordlError(f"{base} has no image {pattern}; check root=, task= and space=")
+    return sorted(images, key=lambda path: natural_key(path.name))
+
+
+def _choose(entity: str, wanted: Names, images: Iterable[Path]) -> list[str]:
+    """The wanted names of an entity, all by default; a name that no image has is an error."""
+    names = sorted({recording(path).get(entity, "none") for path in images}, key=natural_key)
+    if wanted is None:
+        return names
+    chosen = [name.removeprefix(f"{entity}-") for name in as_list(wanted, (str,), entity)]
+    if absent := [name for name in chosen if name not in names]:
+        known = listed((f"{entity}-{name}" for name in names), most=40)
+        raise NeurordlError(f"there is no {entity}-{absent[0]}; there are {known}")
+    return chosen
+
+
+def _bids_events(image: Path, base: Path, events_root: Folder | None) -> Path:
+    """The events of a run, in the folders of one of the roots: the closest that apply."""
+    parents = (base.resolve(), *base.resolve().parents)
+    roots = [base, *(folder.parent for folder in parents if folder.name == "derivatives")]
+    roots = roots if events_root is None else [Path(events_root)]
+    within = image.parent.relative_to(base)
+    for place in roots:
+        folders = [place / folder for folder in (*reversed(within.parents), within)]
+        if events := inherited_files(image, folders, "events", ".tsv"):
+            return events[-1]
+    raise NeurordlError(
+        f"{image.name} has no events: no *_events.tsv with its entities (sub-, ses-, task-, run-, ...) is in "
+        f"{' or '.join(str(place / within) for place in roots)}, or in the folders above; pass events_root="
+    )
+
+
+def _bids_mask(mask: Region | Mapping[str, Region], subject: str, images: Sequence[Path]) -> Region:
+    """The mask of one subject."""
+    if isinstance(mask, Mapping):
+        masks = {str(name).removeprefix("sub-"): value for name, value in mask.items()}
+        if subject not in masks:
+            raise NeurordlError(f"mask= has none for sub-{subject}")
+        return masks[subject]
+    if mask is None:
+        return None
+    regions = mask if isinstance(mask, Regions) else Regions(mask)
+    if regions.image == "brain":
+        grid = load_image(images[0], "image")[0]
+        names = [re.sub(r"_(desc-preproc_)?bold\.", "_desc-brain_mask.", path.name) for path in images]
+        files = [path.with_name(name) for path, name in zip(images, names, strict=True)]
+        inside = np.logical_and.reduce([read_mask(file, grid).inside for file in files])
+        return replace(regions, image=nib.Nifti1Image(inside.astype(np.uint8), grid.affine))
+    if isinstance(regions.image, str | os.PathLike):
+        return replace(regions, image=str(regions.image).replace("{subject}", f"sub-{subject}"))
+    return regions

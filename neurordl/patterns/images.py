@@ -1,0 +1,282 @@
+"""NIfTI images, masks and atlases: read whole, and brought to one grid."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+from neurordl.arrays import Bools, Floats
+from neurordl.errors import NeurordlError
+from neurordl.io import read_json
+from neurordl.patterns.tables import as_list, read_table
+from neurordl.validate import check_columns, listed
+
+__all__ = ["Image", "Labels", "Mask", "Regions", "load_image", "read_mask", "same_grid", "values_in"]
+
+Image: TypeAlias = str | os.PathLike[str] | nib.Nifti1Image
+Labels: TypeAlias = Mapping[int, str] | pd.DataFrame | str | os.PathLike[str]
+
+# what nibabel, gzip and numpy raise on files that are cut off or damaged
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError),
+    *(zlib.error, struct.error, ImageFileError, HeaderDataError, WrapStructError),
+)
+_NO_MASK = "none: all voxels"
+_ROUNDING = 1e-3  # a label that was stored with a slope differs by less from a whole number
+_DEFLATE = 1032  # the most that gzip can expand
+
+
+@dataclass(frozen=True)
+class Regions:
+    """A mask or an atlas, with the names of its regions.
+
+    Patterns that are read with named regions carry the channel descriptor ``roi``.
+
+    Attributes
+    ----------
+    image
+        A binary mask, or an atlas of whole-number labels: a file or a nibabel image.
+    labels
+        Number and name of each label of an atlas: a mapping (also in a JSON file), or a table (DataFrame, TSV
+        or CSV) with the columns ``index`` and ``name``.
+    rois
+        Names of the regions of an atlas to keep (all by default), or the name of a binary mask.
+
+    Examples
+    --------
+    >>> Regions("it.nii.gz", rois="IT").rois
+    ('IT',)
+    """
+
+    image: Image
+    labels: Labels | None = None
+    rois: str | Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.image is None:
+            raise NeurordlError("labels= and rois= were given without an atlas; pass its image")
+        if self.rois is not None:
+            object.__setattr__(self, "rois", tuple(as_list(self.rois, (str,), "rois")))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Voxels of a grid, and the region of each where the regions have names.
+
+    Attributes
+    ----------
+    inside
+        (x, y, z), whether a voxel is in the mask.
+    roi
+        Name of the region of each voxel inside, in the order of ``inside``; None without names.
+    name, resampled
+        File of the mask, and whether it was on another grid.
+    """
+
+    inside: Bools
+    roi: list[str] | None
+    name: str
+    resampled: bool = False
+
+    def __str__(self) -> str:
+        """Say in a message where the voxels are."""
+        return "of the images, without a mask" if self.name == _NO_MASK else f"in the mask {self.name}"
+
+
+def load_image(image: Image, role: str) -> tuple[nib.Nifti1Image, str]:
+    """Open a NIfTI image without its data, and return it with the name by which messages call it.
+
+    Parameters
+    ----------
+    image
+        A file or a nibabel image.
+    role
+        What the image is, for messages: "image", "mask".
+
+    Raises
+    ------
+    NeurordlError
+        The file does not exist, is no NIfTI image, or is too small for the data that its header announces.
+    """
+    if isinstance(image, nib.Nifti1Image):
+        return image, str(image.get_filename() or f"the {role}")
+    if not isinstance(image, str | os.PathLike):
+        raise NeurordlError(f"the {role} is a {type(image).__name__}; expected a path or a NIfTI image")
+    path = Path(image)
+    if not path.is_file():
+        raise NeurordlError(f"there is no {role} {path}; check the path")
+    try:
+        opened = nib.load(path)
+        if not isinstance(opened, nib.Nifti1Image):
+            raise TypeError(f"it is a {type(opened).__name__}")
+        sizes = [int(size) for size in opened.shape]
+        n_bytes = math.prod(sizes) * opened.get_data_dtype().itemsize
+        available = path.stat().st_size
+        if n_bytes > available * (_DEFLATE if path.suffix == ".gz" else 1) or min(sizes, default=0) < 1:
+            raise ValueError(f"its header says {sizes}, {n_bytes} bytes, and the file has {available}")
+    except _DAMAGE as error:
+        raise _damaged(f"{role} {path}", error) from error
+    return opened, str(path)
+
+
+def values_in(image: nib.Nifti1Image, inside: Bools, grid: nib.Nifti1Image, name: str) -> Floats:
+    """Return the values of a 3D or 4D image in a mask on the grid of another image, (volumes, voxels).
+
+    Raises
+    ------
+    NeurordlError
+        The data cannot be read, or are not 3D or 4D real numbers.
+    """
+    if image.ndim not in (3, 4) or image.get_data_dtype().kind not in "fiub":
+        raise NeurordlError(
+            f"{name} holds {image.get_data_dtype()} of shape {image.shape}; expected real numbers, 3D or 4D"
+        )
+    data, _ = _on_grid(image, grid, "linear", name)
+    values = data[inside]  # (voxels,) or (voxels, volumes)
+    return np.ascontiguousarray(values.reshape(len(values), -1).T, dtype=np.float64)
+
+
+def _on_grid(
+    image: nib.Nifti1Image, grid: nib.Nifti1Image, interpolation: Literal["linear", "nearest"], name: str
+) -> tuple[npt.NDArray[Any], bool]:
+    """Values of an image on the grid of another one, and whether it was resampled, which is a notice."""
+    from nilearn.image import resample_img
+
+    resampled = not same_grid(image, grid)
+    try:
+        if resampled:
+            method = "linearly" if interpolation == "linear" else "each voxel taking the nearest value"
+            warnings.warn(
+                f"{name} is on another grid ({_describe(image)}) than the images ({_describe(grid)}): it is "
+                f"resampled to theirs, {method}",
+                stacklevel=4,
+            )
+            # nilearn keeps the type of an image, which would round interpolated values
+            if interpolation == "linear" and image.get_data_dtype().kind != "f":
+                image = nib.Nifti1Image(np.asarray(image.dataobj, dtype=np.float64), image.affine)
+            target = {"target_affine": grid.affine, "target_shape": grid.shape[:3]}
+            image = resample_img(
+                image, **target, interpolation=interpolation, copy_header=True, force_resample=True
+            )
+        return np.asanyarray(image.dataobj), resampled
+    except (*_DAMAGE, np.linalg.LinAlgError) as error:
+        place = " on the grid of the images" if resampled else ""
+        raise _damaged(f"data of {name}{place}", error) from error
+
+
+def same_grid(first: nib.Nifti1Image, second: nib.Nifti1Image) -> bool:
+    """Return whether the voxels of two images lie in the same places, to a hundredth of a millimetre."""
+    if first.shape[:3] != second.shape[:3]:
+        return False
+    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(first.shape[:3]) - 1)[:, None]
+    distances = (first.affine - second.affine) @ np.vstack([corners, np.ones(8)])
+    return bool((np.abs(distances) <= 1e-2).all())
+
+
+def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
+    """Read a binary mask, or an atlas with names, on the grid of the images.
+
+    Raises
+    ------
+    NeurordlError
+        The image is not one 3D volume of whole numbers, an atlas lacks the name of a label or a region that
+        was asked for, or no voxel is left.
+    """
+    if mask is None:
+        return Mask(np.ones(grid.shape[:3], dtype=bool), None, _NO_MASK)
+    regions = mask if isinstance(mask, Regions) else Regions(mask)
+    image, name = load_image(regions.image, "mask")
+    name = "in memory" if name == "the mask" else name
+    if image.ndim == 4 and image.shape[3] == 1:
+        image = image.slicer[..., 0]
+    if image.ndim != 3:
+        raise NeurordlError(f"the mask {name} has shape {image.shape}; expected one 3D volume")
+    data, resampled = _on_grid(image, grid, "nearest", f"the mask {name}")
+    if data.dtype.kind == "f":  # 1 may be stored as 255 times a slope
+        rounded = np.round(data)
+        data = np.where(np.abs(data - rounded) < _ROUNDING, rounded, data)
+    values = np.unique(data)
+    real = data.dtype.kind in "fiub"
+    fractions = values[~np.isfinite(values) | (values != np.round(values))] if real else values
+    if len(fractions):
+        raise NeurordlError(
+            f"the mask {name} holds other than whole numbers, such as {fractions[0]}; give 0 and 1, or an "
+            "atlas of labels: threshold a map of probabilities first"
+        )
+    numbers = [int(value) for value in values if value != 0]
+    if not numbers:
+        raise NeurordlError(f"the mask {name} is empty on the grid of the images: no voxel is above 0")
+    names, rois = None, regions.rois
+    if regions.labels is not None:
+        names = _label_names(regions.labels)
+        if unnamed := [number for number in numbers if number not in names]:
+            raise NeurordlError(f"the atlas {name} has the labels {listed(unnamed)} without names in labels=")
+        present = {names[number] for number in numbers}
+        if unknown := [roi for roi in rois or () if roi not in present]:
+            raise NeurordlError(f"the atlas {name} has no ROI {unknown[0]}; it has {listed(sorted(present))}")
+        numbers = [number for number in numbers if not rois or names[number] in rois]
+    elif len(numbers) > 1:
+        raise NeurordlError(
+            f"the mask {name} is an atlas ({len(numbers)} labels) without names; pass Regions(image, labels) "
+            "with a mapping of number to name, or a table with the columns index and name"
+        )
+    elif rois is not None:
+        if len(rois) != 1:
+            raise NeurordlError(f"the mask {name} is binary, one ROI, but rois= has {len(rois)} names")
+        names = {numbers[0]: rois[0]}
+    inside = np.isin(data, numbers)
+    roi = None if names is None else [names[int(value)] for value in data[inside]]
+    return Mask(inside, roi, name, resampled)
+
+
+def _label_names(labels: Labels) -> dict[int, str]:
+    """Number and name of each label; BIDS calls the columns index and name."""
+    if isinstance(labels, str | os.PathLike) and Path(labels).suffix.lower() == ".json":
+        labels = read_json(labels)
+    if isinstance(labels, Mapping):
+        pairs = list(labels.items())
+    else:
+        table = read_table(labels, "labels=")
+        check_columns("the table of label names", table, ("index", "name"))
+        pairs = list(zip(table["index"], table["name"], strict=True))
+    names: dict[int, str] = {}
+    for number, name in pairs:
+        try:
+            label = int(float(number))
+            if float(number) != label:
+                raise ValueError(f"{number!r} is no whole number")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise NeurordlError(
+                f"labels= has no whole number with text, such as {{1: 'V1'}}: {error}"
+            ) from error
+        if name is None or name != name:  # n/a: refused only where the atlas has this label
+            continue
+        if names.setdefault(label, str(name)) != str(name):
+            raise NeurordlError(f"label {label} has two names, {names[label]!r} and {str(name)!r}; give one")
+    return names
+
+
+def _describe(image: nib.Nifti1Image) -> str:
+    size = np.sqrt((np.asarray(image.affine)[:3, :3] ** 2).sum(axis=0))
+    return f"{' x '.join(map(str, image.shape[:3]))} voxels of {' x '.join(f'{s:.3g}' for s in size)} mm"
+
+
+def _damaged(name: str, error: BaseException) -> NeurordlError:
+    return NeurordlError(
+        f"cannot read the {name}: no NIfTI image, or cut off or damaged ({error}); copy or convert it again"
+    )

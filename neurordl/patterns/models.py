@@ -1,0 +1,452 @@
+"""Models of one run: how its time series becomes one pattern per condition or trial.
+
+A model is a `RunModel`: a frozen dataclass with its settings and a method ``fit``. A subclass of it, in this
+file or in a script, can be passed to `read_patterns`; ``MODELS`` gives the models of the package their names.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from neurordl.arrays import Bools, Floats, Ints
+from neurordl.errors import NeurordlError
+from neurordl.validate import check_choice, check_number
+
+__all__ = [
+    "GLM",
+    "LSA",
+    "LSS",
+    "MODELS",
+    "Average",
+    "Estimate",
+    "Run",
+    "RunModel",
+    "find_model",
+    "warn_of_lag",
+]
+
+ModelName: TypeAlias = Literal["glm", "lsa", "lss", "average"]
+Share: TypeAlias = tuple[float, float]
+# how much more the other model must explain, than this one and than by chance, before a notice is given
+_MORE_THAN_MODEL, _MORE_THAN_CHANCE = 1.25, 1.15
+_N_SHIFTS = 4  # other times of the run by which chance is estimated
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as models see it.
+
+    Attributes
+    ----------
+    name
+        What messages call the run.
+    data
+        (volumes, voxels): the series, without the volumes that confounds exclude.
+    events
+        ``condition``, ``onset`` and ``duration`` in seconds, in time order.
+    times
+        When each volume of the run was taken, in seconds, also of the excluded ones.
+    confounds
+        Regressors of no interest, one row for each time.
+    kept
+        Positions of the volumes in ``data`` among the times; None stands for all.
+    """
+
+    name: str
+    data: Floats
+    events: pd.DataFrame
+    times: Floats
+    confounds: pd.DataFrame | None = None
+    kept: Ints | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Patterns of one run.
+
+    Attributes
+    ----------
+    rows
+        ``condition`` of each pattern; of single trials also ``trial`` (from 1 in each condition), ``onset``.
+    patterns
+        (rows, voxels).
+    residuals
+        (volumes, voxels); of block averages only the volumes of the blocks.
+    dof
+        Degrees of freedom of the residuals.
+    explained
+        Two shares of the variance that conditions explain, each with the share explained by chance: as this
+        model has it, and in the other way (with or without a haemodynamic response). None where unknown.
+    """
+
+    rows: pd.DataFrame
+    patterns: Floats
+    residuals: Floats
+    dof: int
+    explained: tuple[Share, Share] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunModel:
+    """Base class of the models of one run; a subclass has a ``name`` and its own ``fit``.
+
+    Attributes
+    ----------
+    t_r
+        Seconds between volumes; by default those of the image's JSON sidecars, also in higher BIDS folders,
+        else of its header.
+    slice_time_ref
+        When within this time a volume counts as taken, from 0 (its start) to 1, as in nilearn.
+    name
+        Name of the model in ``read_patterns(model=)`` and in the provenance of patterns.
+    takes_confounds
+        Whether ``fit`` uses the confounds of a run.
+    lag_notice
+        The notice where `Estimate.explained` says that the signal follows the events in the other way. It
+        can insert ``ratio`` and the settings.
+    """
+
+    t_r: float | None = None
+    slice_time_ref: float = 0.0
+
+    name: ClassVar[str]
+    takes_confounds: ClassVar[bool] = True
+    lag_notice: ClassVar[str] = (
+        "the other way to model the events explains {ratio:.1f} times as much of the signal"
+    )
+
+    def __post_init__(self) -> None:
+        check_number("slice_time_ref", self.slice_time_ref, 0, 1)
+
+    def fit(self, run: Run) -> Estimate:
+        """Estimate the patterns of one run."""
+        raise NotImplementedError(f"{type(self).__name__} has no method fit(run)")
+
+    def settings(self) -> Mapping[str, object]:
+        """Return the settings as the provenance of patterns records them."""
+        return {name: value for name, value in asdict(self).items() if name != "t_r"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GLM(RunModel):
+    """General linear model with one regressor for each condition in each run.
+
+    Attributes
+    ----------
+    hrf_model
+        Haemodynamic response, as in nilearn's ``make_first_level_design_matrix``; of a model with derivatives
+        the first regressor is used. None puts no response on the events: choose it, or `Average`, for events
+        that are already shifted by the haemodynamic lag, as in some public data sets.
+    drift_model, high_pass, drift_order
+        Slow drift, as in nilearn: "cosine" with ``high_pass`` in Hz, "polynomial" with ``drift_order``, or
+        None.
+    noise_model
+        "ols", or "ar1" ("ar2", ...), as in nilearn's ``run_glm``.
+
+    Examples
+    --------
+    >>> GLM(hrf_model="glover", noise_model="ar1").high_pass
+    0.01
+    """
+
+    hrf_model: str | None = "spm"
+    drift_model: str | None = "cosine"
+    high_pass: float = 0.01
+    drift_order: int = 1
+    noise_model: str = "ols"
+
+    name: ClassVar[str] = "glm"
+    lag_notice: ClassVar[str] = (
+        "the events as they are explain {ratio:.1f} times as much of the signal as with hrf_model="
+        "{hrf_model!r}: if they are already shifted by the haemodynamic lag, use model='average', or "
+        "GLM(hrf_model=None)"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.hrf_model, str | None):
+            raise NeurordlError(f"hrf_model={self.hrf_model!r}: expected the name of a model, or None")
+        if not re.fullmatch("ols|ar[1-9][0-9]*", str(self.noise_model)):
+            raise NeurordlError(f"noise_model={self.noise_model!r}: expected 'ols' or 'ar1' ('ar2', ...)")
+
+    def fit(self, run: Run) -> Estimate:
+        """Estimate one pattern for each condition."""
+        names = list(dict.fromkeys(run.events["condition"]))
+        betas, residuals, dof = self.betas(run, run.events["condition"].tolist(), names)
+        return Estimate(pd.DataFrame({"condition": names}), betas, residuals, dof, self.explained(run))
+
+    def betas(self, run: Run, regressors: Sequence[str], wanted: Sequence[str]) -> tuple[Floats, Floats, int]:
+        """Fit a GLM.
+
+        Parameters
+        ----------
+        run
+            The run.
+        regressors
+            The regressor to which each event belongs.
+        wanted
+            The regressors whose betas are returned.
+
+        Returns
+        -------
+        (array, array, int)
+            Betas (wanted, voxels), residuals (volumes, voxels) and their degrees of freedom.
+
+        Raises
+        ------
+        NeurordlError
+            A regressor has no response within the run, or no degrees of freedom are left.
+        """
+        from nilearn.glm.first_level import run_glm
+
+        design, columns = self._design(run, regressors, self.hrf_model)
+        names = list(design.columns)
+        if not set(columns.values()) <= set(names):  # several columns a condition: FIR delays
+            raise NeurordlError(
+                f"hrf_model={self.hrf_model!r} has several regressors a condition; choose a model with one, "
+                "or with derivatives, of which the first is used ('spm + derivative')"
+            )
+        indices = [names.index(columns[regressor]) for regressor in wanted]
+        X = design.to_numpy()
+        responding = _responding(X)
+        empty = [regressor for regressor, index in zip(wanted, indices, strict=True) if not responding[index]]
+        rank = int(np.linalg.matrix_rank(X))
+        if empty or rank >= len(X):
+            problem = (
+                f"{empty[0]!r} has no response within the run ({len(empty)} such)"
+                if empty
+                else f"{X.shape[1]} regressors for {len(X)} volumes leave no degrees of freedom"
+            )
+            raise NeurordlError(
+                f"{run.name}: {problem}; check the events, t_r and confounds, or leave regressors out"
+            )
+        if rank < X.shape[1]:
+            warnings.warn(
+                f"{run.name}: the design matrix has rank {rank} for {X.shape[1]} regressors; betas of "
+                "regressors that depend on others are those of least length",
+                stacklevel=4,
+            )
+        labels, results = run_glm(run.data, X, noise_model=self.noise_model)
+        betas, residuals = np.empty((len(indices), run.data.shape[1])), np.empty_like(run.data)
+        for label, result in results.items():
+            voxels = labels == label
+            betas[:, voxels] = result.theta[indices]
+            residuals[:, voxels] = result.residuals
+        return betas, residuals, len(X) - rank
+
+    def explained(self, run: Run) -> tuple[Share, Share] | None:
+        """Return the shares of the variance that conditions explain with this HRF and without one.
+
+        None if there is no HRF, or if events are too short to tell.
+        """
+        n_volumes = len(run.times)
+        if self.hrf_model is None or n_volumes < 2:
+            return None
+        if (run.events["duration"] < run.times[1] - run.times[0]).any():
+            return None
+        shares = []
+        for hrf_model in (self.hrf_model, None):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the fit gives the same warnings
+                design, _ = self._design(run, run.events["condition"].tolist(), hrf_model)
+            conditions = np.array([str(name).startswith("regressor") for name in design.columns])
+            if not _responding(design.to_numpy())[conditions].all():
+                return None
+            shares.append(_explained(run.data, design.to_numpy(), conditions))
+        return shares[0], shares[1]
+
+    def _design(
+        self, run: Run, regressors: Sequence[str], hrf_model: str | None
+    ) -> tuple[pd.DataFrame, dict[str, str]]:
+        """The design matrix, and the column of each regressor, numbered because names can be any text."""
+        from nilearn.glm.first_level import make_first_level_design_matrix
+
+        columns = {name: f"regressor{k:06d}" for k, name in enumerate(dict.fromkeys(regressors))}
+        events = run.events[["onset", "duration"]].assign(trial_type=[columns[name] for name in regressors])
+        confounds = run.confounds if run.confounds is not None and run.confounds.shape[1] else None
+        if confounds is not None:
+            # on one scale, so that small ones are not lost in rounding; this moves no beta of a condition
+            confounds = (confounds - confounds.mean()) / confounds.std(ddof=0).replace(0.0, 1.0)
+            confounds = confounds.set_axis([f"confound{k:06d}" for k in range(confounds.shape[1])], axis=1)
+        try:
+            with warnings.catch_warnings():
+                # nilearn warns of events of 0 s, under the numbers of the columns
+                warnings.filterwarnings("ignore", message="(?s).*null duration")
+                design: pd.DataFrame = make_first_level_design_matrix(
+                    run.times,
+                    events,
+                    hrf_model=hrf_model,
+                    drift_model=self.drift_model,
+                    high_pass=self.high_pass,
+                    drift_order=self.drift_order,
+                    add_regs=confounds,
+                )
+        except (ValueError, TypeError, NotImplementedError, np.linalg.LinAlgError) as error:
+            raise NeurordlError(f"{run.name}: no design matrix: {error}") from error
+        return design if run.kept is None else design.iloc[run.kept], columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSA(GLM):
+    """Least squares all: one GLM with one regressor for each trial (Rissman et al., 2004)."""
+
+    name: ClassVar[str] = "lsa"
+
+    def fit(self, run: Run) -> Estimate:
+        """Estimate one pattern for each trial."""
+        trials = [f"trial {row}" for row in range(len(run.events))]
+        betas, residuals, dof = self.betas(run, trials, trials)
+        return Estimate(_trial_rows(run), betas, residuals, dof, self.explained(run))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSS(GLM):
+    """Least squares separate: for each trial a GLM with this trial beside the others, by condition.
+
+    See Mumford et al. (2012, NeuroImage 59:2636) and Turner et al. (2012). The residuals are those of the GLM
+    with one regressor for each condition.
+    """
+
+    name: ClassVar[str] = "lss"
+
+    def fit(self, run: Run) -> Estimate:
+        """Estimate one pattern for each trial."""
+        conditions = run.events["condition"].tolist()
+        patterns = []
+        for row in range(len(conditions)):
+            regressors = [f"other {condition}" for condition in conditions]
+            regressors[row] = "trial"
+            patterns.append(self.betas(run, regressors, ["trial"])[0][0])
+        _, residuals, dof = self.betas(run, conditions, list(dict.fromkeys(conditions)))
+        return Estimate(_trial_rows(run), np.stack(patterns), residuals, dof, self.explained(run))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average(RunModel):
+    """Mean of the volumes during the events of each condition, without a haemodynamic response.
+
+    Attributes
+    ----------
+    detrend
+        Remove the linear trend of each voxel, but not its mean, from each run first.
+    """
+
+    detrend: bool = False
+
+    name: ClassVar[str] = "average"
+    takes_confounds: ClassVar[bool] = False
+    lag_notice: ClassVar[str] = (
+        "a haemodynamic response to the events explains {ratio:.1f} times as much of the signal as the "
+        "events as they are, which block averages take: unless they are shifted by its lag, use model='glm'"
+    )
+
+    def fit(self, run: Run) -> Estimate:
+        """Average the volumes of each condition.
+
+        Raises
+        ------
+        NeurordlError
+            No volume was taken during the events of a condition.
+        """
+        from scipy.signal import detrend
+
+        data = run.data
+        if self.detrend:
+            data = detrend(data, axis=0, type="linear") + data.mean(axis=0)
+        names = list(dict.fromkeys(run.events["condition"]))
+        patterns, residuals = np.empty((len(names), data.shape[1])), []
+        for row, condition in enumerate(names):
+            during = np.zeros(len(run.times), dtype=bool)
+            for event in run.events[run.events["condition"] == condition].itertuples():
+                # a volume at the very end belongs to the next event; times are sums of decimals
+                start, end = event.onset - 1e-6, event.onset + event.duration - 1e-6
+                during |= (run.times >= start) & (run.times < end)
+            if not during.any():
+                raise NeurordlError(f"{run.name}: no volume was taken during {condition!r}; use model='glm'")
+            patterns[row] = data[during].mean(axis=0)
+            residuals.append(data[during] - patterns[row])
+        stacked = np.concatenate(residuals)
+        explained = GLM().explained(run)
+        return Estimate(
+            pd.DataFrame({"condition": names}),
+            patterns,
+            stacked,
+            len(stacked) - len(names),
+            explained and explained[::-1],
+        )
+
+
+MODELS: dict[str, type[RunModel]] = {model.name: model for model in (GLM, LSA, LSS, Average)}
+
+
+def find_model(model: ModelName | RunModel) -> RunModel:
+    """Return a model as it is, or the one with this name and the default settings."""
+    if isinstance(model, RunModel):
+        return model
+    return MODELS[
+        check_choice("model", model, tuple(MODELS), "or a model with its settings, such as GLM()")
+    ]()
+
+
+def warn_of_lag(model: RunModel, estimates: Sequence[Estimate]) -> None:
+    """Give a notice where the signal follows the events in another way than the model has it."""
+    shares = [estimate.explained for estimate in estimates if estimate.explained is not None]
+    if not shares:
+        return
+    (share, chance), (other_share, other_chance) = np.sum(shares, axis=0)
+    if (
+        other_share >= _MORE_THAN_CHANCE * other_chance
+        and other_share >= _MORE_THAN_MODEL * share
+        and other_share - other_chance >= _MORE_THAN_MODEL * (share - chance)
+    ):
+        ratio = other_share / max(share, 1e-12)
+        warnings.warn(model.lag_notice.format(ratio=ratio, **asdict(model)), stacklevel=3)
+
+
+def _trial_rows(run: Run) -> pd.DataFrame:
+    rows = run.events[["condition", "onset"]].copy()
+    rows.insert(1, "trial", rows.groupby("condition").cumcount() + 1)
+    return rows
+
+
+def _responding(X: Floats) -> Bools:
+    """Which regressors are larger than what nilearn adds to a singular matrix."""
+    return np.asarray(np.abs(X).max(axis=0) > 1e-10)
+
+
+def _explained(data: Floats, X: Floats, chosen: Bools) -> Share:
+    """Share of the variance beside the other regressors that the chosen ones explain, and by chance.
+
+    Chance is the mean share that the same regressors explain at other times of the run: noise that is smooth
+    in time is more similar to smooth regressors than to others. Shares are sums over voxels.
+
+    Parameters
+    ----------
+    data, X
+        (volumes, voxels), (volumes, regressors).
+    chosen
+        (regressors,)
+    """
+    rest = _basis(X[:, ~chosen])
+    variance = np.einsum("ij,ij->j", data, data) - ((rest.T @ data) ** 2).sum(axis=0)
+    varying = variance > 0
+
+    def share(columns: Floats) -> float:
+        basis = _basis(columns - rest @ (rest.T @ columns))
+        return float((((basis.T @ data) ** 2).sum(axis=0)[varying] / variance[varying]).sum())
+
+    steps = [len(X) * k // (_N_SHIFTS + 1) for k in range(1, _N_SHIFTS + 1)]
+    return share(X[:, chosen]), float(np.mean([share(np.roll(X[:, chosen], step, axis=0)) for step in steps]))
+
+
+def _basis(columns: Floats) -> Floats:
+    """Orthonormal columns that span the same space."""
+    vectors, values, _ = np.linalg.svd(columns, full_matrices=False)
+    return np.asarray(vectors[:, values > values.max(initial=0.0) * 1e-10])
