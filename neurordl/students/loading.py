@@ -86,10 +86,8 @@ def build(
         student = _from_package(package, network, num_classes, in_channels, options)
         return with_spec(student, name=name, num_classes=num_classes, in_channels=in_channels, **options)
     if name not in STUDENTS:
-        raise NeurordlError(
-            f"no student is called {name!r}{_near(name, STUDENTS)}; give one of {', '.join(STUDENTS)}, "
-            "torchvision:NAME or timm:NAME"
-        )
+        known = f"{', '.join(STUDENTS)}, torchvision:NAME or timm:NAME"
+        raise NeurordlError(f"no student is called {name!r}{_near(name, STUDENTS)}; give one of {known}")
     accepted = list(inspect.signature(STUDENTS[name]).parameters)[2:]
     if unknown := sorted(set(options) - set(accepted)):
         raise NeurordlError(f"{name} has no option {', '.join(unknown)}; it takes {', '.join(accepted)}")
@@ -189,10 +187,8 @@ def load_network(
     elif factory:
         network = _from_factory(package, factory, options)
     else:
-        raise NeurordlError(
-            f"{name!r} names no network: give package.module:factory, torchvision:NAME, timm:NAME or one of "
-            f"{', '.join(STUDENTS)}"
-        )
+        known = f"package.module:factory, torchvision:NAME, timm:NAME or one of {', '.join(STUDENTS)}"
+        raise NeurordlError(f"{name!r} names no network: give {known}")
     if checkpoint is not None:
         load_weights(network, checkpoint)
     return network.eval()
@@ -250,27 +246,24 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     NeurordlError
         If the file is missing, damaged or of another type, or its names or shapes are not the network's.
     """
-    source, of_network = Path(path), type(network).__name__
-    state, expected = _read_state(source), network.state_dict()
+    source, expected = Path(path), network.state_dict()
+    state = _read_state(source)
     while not set(state) & set(expected) and all(_PREFIX.match(name) for name in state):
         state = {_PREFIX.sub("", name): value for name, value in state.items()}
     # Older checkpoints lack batch norm's counter, which does nothing in eval mode.
-    absent = (name for name in set(expected) - set(state) if not name.endswith("num_batches_tracked"))
-    missing, unknown = sorted(absent), sorted(set(state) - set(expected))
-    if missing or unknown:
-        differences = [f"it lacks {listed(missing, 3)}"] if missing else []
-        differences += [f"it has {listed(unknown, 3)}, which the network has not"] if unknown else []
+    absent = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = sorted(set(state) - set(expected))
+    differences = [f"it lacks {listed(absent, 3)}"] if absent else []
+    differences += [f"it has {listed(unknown, 3)}, which the network has not"] if unknown else []
+    for name in set(expected) & set(state):
+        if not nn.parameter.is_lazy(expected[name]) and state[name].shape != expected[name].shape:
+            sizes = (" x ".join(map(str, it[name].shape)) or "one number" for it in (state, expected))
+            differences.append("{} is {} in the file and {} in the network".format(name, *sizes))
+    if differences:
         raise NeurordlError(
-            f"the weights in {source} are not those of this {of_network}: {' and '.join(differences)} "
-            f"(the network has {len(expected)})"
+            f"the weights in {source} are not those of this {type(network).__name__}: "
+            f"{listed(differences, 3)}; make it with as many layers, classes, channels and units"
         )
-    for name, value in expected.items():
-        if name in state and not nn.parameter.is_lazy(value) and state[name].shape != value.shape:
-            shapes = [" x ".join(map(str, it.shape)) or "one number" for it in (state[name], value)]
-            raise NeurordlError(
-                f"the weights in {source} do not fit this {of_network}: {name} is {shapes[0]} in the file "
-                f"and {shapes[1]} in the network; make it with as many classes, channels and units"
-            )
     try:
         network.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -295,10 +288,8 @@ def _read_state(source: Path) -> dict[str, Tensor]:
         refused = type(error).__name__ == "UnpicklingError"
         pickled_array = suffix == ".npz" and "allow_pickle" in message and zipfile.is_zipfile(source)
         if pickled_array or (refused and "unsupported global" in message.lower()):
-            raise NeurordlError(
-                f"{source} holds pickled objects, which are not read; save the state_dict: "
-                "torch.save(network.state_dict(), path)"
-            ) from error
+            remedy = "save the state_dict: torch.save(network.state_dict(), path)"
+            raise NeurordlError(f"{source} holds pickled objects, which are not read; {remedy}") from error
         # The messages of torch and numpy about such bytes recommend unpickling them.
         detail = "" if refused or "pickle" in message else f" ({message.splitlines()[0]})"
         raise NeurordlError(f"cannot read {source}: it is damaged{detail}; download it again") from error

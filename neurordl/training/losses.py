@@ -249,9 +249,7 @@ class RDMLoss(TransferLoss):
         else:
             self.dissimilarity = network_dissimilarity(dissimilarity)
         if not self.dissimilarity.differentiable:
-            raise NeurordlError(
-                f"dissimilarity={self.dissimilarity.name!r} has no gradient; choose another one"
-            )
+            raise NeurordlError(f"dissimilarity={self.dissimilarity.name!r} has no gradient; take another")
         if comparison is None:
             comparison = "corr" if self.network is None else "mse"
         chosen = find_comparison(comparison, higher_is_better=False)
@@ -295,7 +293,7 @@ class RDMLoss(TransferLoss):
         if self.pairs != "all":
             if batch.labels is None:
                 raise NeurordlError(
-                    f"pairs={self.pairs!r} needs the labels of the stimuli; give them to the set"
+                    f"pairs={self.pairs!r} needs the labels of the stimuli in the StimulusSet"
                 )
             i, j = condensed_index(len(batch.labels), batch.labels.device)
             same = (batch.labels[i] == batch.labels[j]).to(rdm.device)

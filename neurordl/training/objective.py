@@ -15,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match
 from neurordl.patterns.network import as_input, frozen_eval, read_layers, why_unfit
-from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
 from neurordl.teachers.base import Record, spelled
 from neurordl.training.losses import Features, TransferLoss, check_loss, weight_at
@@ -158,9 +157,7 @@ class Objective:
         labelled = _as_batch(labelled, ("images", "labels", "ids"))
         stimuli = _as_batch(stimuli, ("images", "ids", "labels")) or labelled
         if stimuli is None or (self.task is not None and labelled is None):
-            raise NeurordlError(
-                "this objective has a task: pass labelled=(images, labels), or make it with task=None"
-            )
+            raise NeurordlError("this objective has a task: pass labelled=(images, labels), or set task=None")
         outputs, features = self._read(student, labelled, stimuli, batchnorm)
         total, terms = torch.zeros((), device=stimuli.images.device), dict[str, Tensor]()
         if self.task is not None and labelled is not None:
@@ -221,9 +218,7 @@ class Objective:
         if callable(self.task):
             return self.task(outputs, labels)
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-            raise NeurordlError(
-                "cross-entropy needs a student that puts out (stimuli, classes); give task= for another one"
-            )
+            raise NeurordlError("cross-entropy needs outputs (stimuli, classes); give task= for others")
         if labels.device.type == "cpu":  # on a GPU a check would stall each step: `fit` checks before
             check_labels(labels, outputs.shape[1])
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
@@ -241,11 +236,11 @@ class Objective:
         """Match the training and validation stimuli with each teacher, once, before the first step."""
         matches = {}
         for name, loss in zip(self.names, self.losses, strict=True):
-            if loss.teacher is not None and stimuli is not None:
-                if match := loss.teacher.prepare(stimuli.ids):
+            if loss.teacher is not None and ids is not None:
+                if match := loss.teacher.prepare(ids):
                     matches[name] = match
                 if validation is not None:
-                    loss.teacher.match(validation.ids)
+                    loss.teacher.match(validation)
         return matches
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
@@ -291,9 +286,7 @@ class Objective:
             try:
                 self(student, labelled, stimuli, step=0, batchnorm=batchnorm)
             except RuntimeError as error:
-                raise NeurordlError(
-                    f"no step can be made, because the teacher's network, the task or a loss fails: {error}"
-                ) from error
+                raise NeurordlError(f"the teacher's network, the task or a loss fails: {error}") from error
         return int(outputs[0].shape[1]) if self.task == "cross_entropy" else None
 
     def describe(self) -> Record:

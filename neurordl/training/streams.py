@@ -104,10 +104,8 @@ class SetStream:
         row = {stimulus: number for number, stimulus in enumerate(stimuli.ids)}
         usable = [group for group in ([stimuli.ids] if groups is None else groups) if len(group) >= fewest]
         if not usable:
-            raise NeurordlError(
-                f"no batch can be drawn: {len(stimuli)} stimuli, of which too few share a batch "
-                f"({fewest} are needed); give more stimuli"
-            )
+            few = f"of {len(stimuli)} stimuli fewer than {fewest} share a batch"
+            raise NeurordlError(f"no batch can be drawn, for {few}; give more stimuli")
         self._groups = [np.array([row[name] for name in sorted(group, key=natural_key)]) for group in usable]
         self._sizes = [min(batch_size, len(group)) // world * world for group in self._groups]
         # The two streams of a fit draw from different random numbers.
@@ -161,9 +159,8 @@ class LoaderStream:
         try:
             empty = len(loader) == 0
         except TypeError as error:
-            raise NeurordlError(
-                f"labelled: {type(loader).__name__} has no length; give a DataLoader or a list of batches"
-            ) from error
+            remedy = "give a DataLoader or a list of batches"
+            raise NeurordlError(f"labelled: {type(loader).__name__} has no length; {remedy}") from error
         if empty:
             raise NeurordlError("labelled: the loader has no batch; does drop_last drop the only one?")
         self._loader, self._seed, (self._rank, self._world) = loader, seed, share
@@ -325,9 +322,7 @@ def _loader(labelled: Any, batch_size: int, shuffle: bool) -> Any:
 def _loaded(parts: Any) -> Batch:
     """The batch of a user's loader."""
     if not isinstance(parts, tuple | list) or not 2 <= len(parts) <= 3 or not isinstance(parts[0], Tensor):
-        raise NeurordlError(
-            "labelled: each batch must be (images, labels) or (images, labels, ids), images a tensor"
-        )
+        raise NeurordlError("labelled: each batch must be (images, labels) or (images, labels, ids), tensors")
     ids = None
     if len(parts) == 3:
         ids = [str(name) for name in (parts[2].tolist() if isinstance(parts[2], Tensor) else parts[2])]
@@ -348,12 +343,9 @@ def check_batch(batch: Batch) -> Batch:
 def check_labels(labels: Tensor, n_classes: int) -> None:
     """Raise an error unless labels are whole numbers from 0 to n_classes - 1."""
     if labels.is_floating_point() or labels.ndim != 1:
-        raise NeurordlError(
-            f"labels: expected whole numbers of shape (n,), got {labels.dtype} of shape {tuple(labels.shape)}"
-        )
+        shape = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise NeurordlError(f"labels: expected whole numbers of shape (n,), got {shape}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= n_classes:
-        raise NeurordlError(
-            f"labels run from {low} to {high}, but the student has {n_classes} outputs (labels 0 to "
-            f"{n_classes - 1}); give the student more classes, or correct the labels"
-        )
+        outputs = f"the student has {n_classes} outputs (labels 0 to {n_classes - 1})"
+        raise NeurordlError(f"labels run from {low} to {high}, but {outputs}; give it more classes")

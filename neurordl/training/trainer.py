@@ -85,10 +85,7 @@ class Optimization:
             if value is not None:
                 check_number(name, value, 0)
                 if self.optimizer is not None:
-                    raise NeurordlError(
-                        "lr= and weight_decay= are those of the default optimizer; set them in your own "
-                        "optimizer="
-                    )
+                    raise NeurordlError("lr= and weight_decay= are to be set in your own optimizer=")
 
     def make_optimizer(self, module: nn.Module) -> Optimizer:
         """The optimizer of all parameters of a module that are trained."""
@@ -108,8 +105,7 @@ class Optimization:
         scheduler = self.scheduler(optimizer, steps)
         if isinstance(scheduler, ReduceLROnPlateau):
             raise NeurordlError(
-                "scheduler: ReduceLROnPlateau waits for a metric, and schedulers advance here at every step "
-                "without one; choose another, such as 'cosine'"
+                "scheduler: ReduceLROnPlateau waits for a metric; choose one without, as 'cosine'"
             )
         return scheduler
 
@@ -145,10 +141,7 @@ class Execution:
     def __post_init__(self) -> None:
         chosen = (self.accelerator, self.devices, self.precision)
         if self.fabric is not None and chosen != ("auto", 1, "32-true"):
-            raise NeurordlError(
-                "accelerator=, devices=, precision= are those of the default fabric; set them in your own "
-                "fabric="
-            )
+            raise NeurordlError("accelerator=, devices= and precision= are to be set in your own fabric=")
         if self.checkpoint_every is not None:
             check_count("checkpoint_every", self.checkpoint_every)
 
@@ -241,12 +234,11 @@ def fit(
         raise NeurordlError("resume= and checkpoint_every= need the folder of the run: pass out= too")
     fabric = execution.launch(objective)
     rank, world = fabric.global_rank, fabric.world_size
-    stimuli, validation = _split_validation(stimuli, validation, seed)
-    _check_streams(objective, labelled, stimuli, validation)
-    # Ids are matched once, before the first step; without stimuli, they come with the labelled images.
-    shown = stimuli if stimuli is not None else labelled if isinstance(labelled, StimulusSet) else None
-    matches = objective.prepare(shown, validation)
-    taught = stimuli if objective.losses else None
+    data = _Data(objective, labelled, stimuli, validation, seed)
+    # Ids are matched once, before the first step.
+    ids, validation_ids = (None if part is None else part.ids for part in (data.shown, data.validation))
+    matches = objective.prepare(ids, validation_ids)
+    taught = data.stimuli if objective.losses else None
     groups = objective.groups(taught.ids) if taught is not None else []
     streams = Streams(labelled, taught, groups, batches, seed, fabric)
     deterministic = execution.deterministic
@@ -276,7 +268,7 @@ def fit(
                 "parameters": sum(parameter.numel() for parameter in student.parameters()),
                 "spec": getattr(student, "build_spec", None),
             },
-            "stimuli": _describe_stimuli(objective, stimuli, shown, validation),
+            "stimuli": data.describe_stimuli(fitted=bool(objective.losses)),
             "labelled": _describe_images(labelled),
             "matches": {name: str(match) for name, match in matches.items()},
             "versions": versions(),
@@ -285,79 +277,86 @@ def fit(
         record = json.loads(json.dumps(record, default=str))
         folder = RunFolder(out, record, resume, writes=rank == 0)
         if rank == 0:
-            _warn_of_few_stimuli(stimuli, validation)
-        trainer = Trainer(fabric, module, optimizer, streams, validation, folder, optimization, seed, epochs)
+            data.warn_of_few()
+        trainer = Trainer(fabric, module, optimizer, streams, data.validation, folder, optimization, epochs)
         trainer.run(execution.checkpoint_every or len(streams), execution.progress and rank == 0)
     history = pd.DataFrame(trainer.state.history)
     return Run(student.eval(), history, record, Path(out) if out is not None else None)
 
 
-def _split_validation(
-    stimuli: StimulusSet | None, validation: StimulusSet | float | None, seed: int
-) -> tuple[StimulusSet | None, StimulusSet | None]:
+class _Data:
+    """The images of a fit, checked against each other and against the objective.
+
+    Attributes
+    ----------
+    stimuli, validation : StimulusSet or None
+        Training and validation stimuli, which share none.
+    shown : StimulusSet or None
+        The set with the ids of the teachers' stimuli: without `stimuli`, the labelled images.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        labelled: Labelled | None,
+        stimuli: StimulusSet | None,
+        validation: StimulusSet | float | None,
+        seed: int,
+    ) -> None:
+        if labelled is None and (objective.task is not None or stimuli is None):
+            raise NeurordlError("fit: pass labelled= (or stimuli= and an objective with task=None)")
+        if labelled is not None and objective.task is None and stimuli is not None:
+            raise NeurordlError(
+                "fit: the objective has no task, so labelled= would not be used; leave it out"
+            )
+        if validation is not None:
+            if stimuli is None:
+                raise NeurordlError("validation= chooses the epoch on stimuli; pass stimuli= too")
+            if not objective.losses:
+                raise NeurordlError(
+                    "validation= chooses the epoch by transfer losses; the objective has none"
+                )
+            stimuli, validation = _split(stimuli, validation, seed)
+        if stimuli is not None and len(stimuli) < FEWEST:
+            raise NeurordlError(
+                f"stimuli: {len(stimuli)} are too few for an RDM; {FEWEST} or more are needed"
+            )
+        self.stimuli, self.validation = stimuli, validation
+        self.shown = stimuli if stimuli is not None or not isinstance(labelled, StimulusSet) else labelled
+
+    def warn_of_few(self) -> None:
+        """Warn of held-out or validation stimuli that are too few to score or choose by."""
+        held_out = self.stimuli.held_out_ids if self.stimuli is not None else ()
+        validation = self.validation.ids if self.validation is not None else ()
+        for name, ids in (("held-out", held_out), ("validation", validation)):
+            if ids and (message := few_pairs(len(ids), len(ids) * (len(ids) - 1) // 2)):
+                warnings.warn(f"{name} stimuli: {message}", stacklevel=3)
+
+    def describe_stimuli(self, fitted: bool) -> Record | None:
+        """The stimuli of the teachers; None if there are none, or a loader brings them."""
+        if self.shown is None or (self.stimuli is None and not fitted):
+            return None
+        return {
+            "fitted": list(self.shown.ids) if fitted else [],
+            "validation": list(self.validation.ids) if self.validation is not None else [],
+            "held_out": list(self.shown.held_out_ids),
+            **_describe_images(self.shown),
+        }
+
+
+def _split(
+    stimuli: StimulusSet, validation: StimulusSet | float, seed: int
+) -> tuple[StimulusSet, StimulusSet]:
     """Training and validation stimuli, which share none."""
-    if validation is None:
-        return stimuli, None
-    if stimuli is None:
-        raise NeurordlError("validation= chooses the epoch on stimuli; pass stimuli= too")
     if not isinstance(validation, StimulusSet):
         train, validation = stimuli.split(held_out=validation, seed=seed)
         return replace(train, held_out_ids=stimuli.held_out_ids), validation
     if shared := sorted(set(stimuli.ids) & set(validation.ids), key=natural_key):
         raise NeurordlError(f"validation: stimuli are also trained on ({listed(shared)}); split them first")
     if validation.preprocessing != stimuli.preprocessing:
-        raise NeurordlError(
-            f"validation: its images are prepared otherwise ({validation.preprocessing}) than those trained "
-            f"on ({stimuli.preprocessing}); prepare them alike"
-        )
+        both = f"({validation.preprocessing}) than those trained on ({stimuli.preprocessing})"
+        raise NeurordlError(f"validation: its images are prepared otherwise {both}; prepare them alike")
     return stimuli, validation
-
-
-def _check_streams(
-    objective: Objective,
-    labelled: Labelled | None,
-    stimuli: StimulusSet | None,
-    validation: StimulusSet | None,
-) -> None:
-    """Raise an error unless the streams are those that the objective needs."""
-    if labelled is None and (objective.task is not None or stimuli is None):
-        raise NeurordlError("fit: pass labelled= (or stimuli= and an objective with task=None)")
-    if labelled is not None and objective.task is None and stimuli is not None:
-        raise NeurordlError("fit: the objective has no task, so labelled= would not be used; leave it out")
-    if validation is not None and not objective.losses:
-        raise NeurordlError(
-            "validation= chooses the epoch by the transfer losses, and the objective has none"
-        )
-    if stimuli is not None and len(stimuli) < FEWEST:
-        raise NeurordlError(f"stimuli: {len(stimuli)} are too few for an RDM; {FEWEST} or more are needed")
-
-
-def _warn_of_few_stimuli(stimuli: StimulusSet | None, validation: StimulusSet | None) -> None:
-    """Warn of held-out or validation stimuli that are too few to score or choose by."""
-    parts = {
-        "held-out": stimuli.held_out_ids if stimuli is not None else (),
-        "validation": validation.ids if validation is not None else (),
-    }
-    for name, ids in parts.items():
-        if ids and (message := few_pairs(len(ids), len(ids) * (len(ids) - 1) // 2)):
-            warnings.warn(f"{name} stimuli: {message}", stacklevel=3)
-
-
-def _describe_stimuli(
-    objective: Objective,
-    stimuli: StimulusSet | None,
-    shown: StimulusSet | None,
-    validation: StimulusSet | None,
-) -> Record | None:
-    """The stimuli of the teachers; None if there are none, or a loader brings them."""
-    if shown is None or (stimuli is None and not objective.losses):
-        return None
-    return {
-        "fitted": list(shown.ids) if objective.losses else [],
-        "validation": list(validation.ids) if validation is not None else [],
-        "held_out": list(shown.held_out_ids),
-        **_describe_images(shown),
-    }
 
 
 def _describe_images(images: object) -> Record:
@@ -418,9 +417,8 @@ class Step(nn.Module):
         labelled, stimuli = streams.draw(0)
         shown = stimuli or labelled
         if self.objective.losses and shown and len(shown.images) * streams.world < FEWEST:
-            raise NeurordlError(
-                f"a batch holds {len(shown.images)} stimuli, too few for an RDM: {FEWEST} or more are needed"
-            )
+            size = len(shown.images)
+            raise NeurordlError(f"a batch holds {size} stimuli, too few for an RDM; {FEWEST} are needed")
         streams.set_classes(
             self.objective.check(self.student, labelled, stimuli, self.batchnorm, streams.seed)
         )
@@ -471,8 +469,8 @@ class Trainer:
         Where the run is written.
     optimization : Optimization
         Schedule and gradient clipping.
-    seed, epochs : int
-        Seed of each step's random numbers; epochs to train.
+    epochs : int
+        Epochs to train.
     """
 
     fabric: Fabric
@@ -482,18 +480,13 @@ class Trainer:
     validation: StimulusSet | None
     folder: RunFolder
     optimization: Optimization
-    seed: int
     epochs: int
 
     def __post_init__(self) -> None:
-        self.steps = len(self.streams)
-        self.student, self.objective, self.processes = (
-            self.module.student,
-            self.module.objective,
-            self.module.processes,
-        )
+        module, self.steps = self.module, len(self.streams)
+        self.student, self.objective, self.processes = module.student, module.objective, module.processes
         self.scheduler = self.optimization.make_scheduler(self.optimizer, self.steps * self.epochs)
-        self.wrapped, self.optimizer = self.fabric.setup(self.module, self.optimizer)
+        self.wrapped, self.optimizer = self.fabric.setup(module, self.optimizer)
         task = ["task"] if self.objective.task is not None else []
         self.terms = ["loss", *task, *self.objective.names]
         self.state = State(self._no_sums())
@@ -515,13 +508,9 @@ class Trainer:
     def _all_epochs(self, checkpoint_every: int, progress: bool) -> None:
         state, total = self.state, self.steps * self.epochs
         lines = progress and not sys.stdout.isatty()  # a bar shows nothing in a file
-        columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[terms]}")
-        with Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            *columns,
-            disable=not progress or lines,
-            transient=True,
-        ) as bar:
+        epoch_column, terms_column = (TextColumn(f"{{task.fields[{name}]}}") for name in ("epoch", "terms"))
+        columns = epoch_column, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), terms_column
+        with Progress(*columns, disable=not progress or lines, transient=True) as bar:
             task = bar.add_task("fit", total=total, completed=state.step, epoch="", terms="")
             while state.step < total:
                 epoch, done = divmod(state.step, self.steps)
@@ -529,7 +518,7 @@ class Trainer:
                 self.streams.begin(state.step - done, state.step)
                 for _ in range(done, self.steps):
                     self._one_step()
-                    bar.update(task, completed=state.step, epoch=f"{epoch + 1}/{self.epochs}")
+                    bar.update(task, completed=state.step, epoch=f"epoch {epoch + 1}/{self.epochs}")
                     if progress and state.step % 10 == 0:  # reading the terms waits for the device
                         bar.update(task, terms=_shown(self._means(), 3))
                     if state.step % checkpoint_every == 0 and state.step % self.steps:
@@ -544,7 +533,7 @@ class Trainer:
     def _one_step(self) -> None:
         state = self.state
         # Seeded by step, so that a resumed run needs no generator's state.
-        seed_all(self.seed, state.step, self.fabric.global_rank)
+        seed_all(self.streams.seed, state.step, self.streams.rank)
         labelled, stimuli = self.streams.draw(state.step)
         if self.objective.losses and (shown := stimuli or labelled) and shown.ids is not None:
             state.seen.update(shown.ids)
@@ -570,10 +559,8 @@ class Trainer:
         epoch, before = divmod(self.state.step - 1, self.steps)
         finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.module.parameters())
         if not finite or float(self.state.sums[1, 0]) <= before:
-            raise NeurordlError(
-                f"the loss or its gradient was not finite in epoch {epoch + 1}; lower lr= or weight=, or set "
-                "clip_norm=. The last checkpoint, if there is one, is from before"
-            )
+            remedy = "lower lr= or weight=, or set clip_norm= (the checkpoint, if any, is from before)"
+            raise NeurordlError(f"the loss or its gradient was not finite in epoch {epoch + 1}; {remedy}")
 
     def _end_epoch(self, epoch: int) -> None:
         state = self.state
@@ -592,10 +579,8 @@ class Trainer:
             row |= self.fabric.broadcast(self._validate(self.validation))  # the first process decides
             value = sum(row[f"val_{name}"] for name in self.objective.names)
             if not math.isfinite(value):
-                raise NeurordlError(
-                    f"validation: the losses of the {len(self.validation)} validation stimuli are undefined, "
-                    "so no epoch can be chosen; give more stimuli, or those that share measured pairs"
-                )
+                remedy = "give more of them, or those that share measured pairs"
+                raise NeurordlError(f"the losses of the validation stimuli are undefined; {remedy}")
             if value < state.best["value"]:
                 state.best = {"value": value, "epoch": epoch}
                 self.folder.save_best(self.student)

@@ -410,7 +410,7 @@ def test_compare_a_network_of_ones_own(
     assert told in printed
     assert json.loads(Path("fresh/evaluation.json").read_text())["settings"]["checkpoint"] is None
     for changes, message in (
-        (("--checkpoint", data["brain.h5"]), "is no checkpoint"),
+        (("--checkpoint", data["brain.h5"]), "is not a checkpoint"),
         (("--pairs", "fitted"), "--pairs is for a run"),
         (("--channels", "1"), "the network takes 3 channels, but the images are 1 x 8 x 8"),
     ):

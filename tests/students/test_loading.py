@@ -140,14 +140,12 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     torch.save(mlp(10, 1, image_size=8).state_dict(), tmp_path / "mlp.pt")
     network = small_cnn(10, 1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    with pytest.raises(
-        NeurordlError, match=r"not those of this Sequential: it lacks conv1.*and it has fc1\.1"
-    ):
+    with pytest.raises(NeurordlError, match=r"not those of this Sequential: it lacks conv1.*it has fc1\.1"):
         load_weights(network, tmp_path / "mlp.pt")
     torch.save(small_cnn(10, 3).state_dict(), tmp_path / "rgb.pt")
     with pytest.raises(
         NeurordlError,
-        match=r"do not fit this Sequential: conv1\.0\.weight is 32 x 3 x 3 x 3 in the file and "
+        match=r"are not those of this Sequential: conv1\.0\.weight is 32 x 3 x 3 x 3 in the file and "
         r"32 x 1 x 3 x 3 in the network; make it with as many [^\n]*$",
     ):
         load_weights(network, tmp_path / "rgb.pt")

@@ -387,7 +387,7 @@ def test_validation_that_does_not_fit() -> None:
         train(validation=stimuli().subset(IDS[:4]), stimuli=stimuli().subset(IDS[3:]))
     with pytest.raises(NeurordlError, match="validation= chooses the epoch on stimuli; pass stimuli="):
         train(validation=0.2, stimuli=None)
-    with pytest.raises(NeurordlError, match="losses of the 2 validation stimuli are undefined"):
+    with pytest.raises(NeurordlError, match="losses of the validation stimuli are undefined"):
         train(validation=stimuli().subset(IDS[:2]), stimuli=stimuli().subset(IDS[2:]))
     for options in ({"size": 16}, {"channels": 3}, {"mean": [0.5]}):
         other = StimulusSet.from_array(PIXELS[:4], IDS[:4], **options)
@@ -593,7 +593,7 @@ def test_running_statistics_are_those_of_the_stream_asked_for(batchnorm: Any) ->
     run = train(student=student(batchnorm=True), stimuli=bright, batchnorm=batchnorm, epochs=3, lr=1e-5)
     largest = float(run.student.conv1[1].running_mean.abs().max())
     assert (largest > 5) == (batchnorm != "labelled")
-    assert run.record["settings"]["batchnorm"] == batchnorm
+    assert run.record["settings"]["optimization.batchnorm"] == batchnorm
 
 
 def test_a_term_that_is_undefined_all_along_is_pointed_out() -> None:
