@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from neurordl import simulate as simulate
     from neurordl import students as students
     from neurordl.errors import NeurordlError as NeurordlError
+    from neurordl.measures import Comparison as Comparison
     from neurordl.measures import Dissimilarity as Dissimilarity
     from neurordl.measures import register as register
     from neurordl.patterns.fmri import read_betas as read_betas

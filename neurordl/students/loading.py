@@ -153,9 +153,11 @@ def load_network(
         ``"package.module:factory"`` for a function of your own that returns a module (importable, or in the
         current folder); ``"torchvision:NAME"``, ``"timm:NAME"``; or one of ``STUDENTS``.
     checkpoint : path, optional
-        File of weights that `load_weights` reads.
+        File with the weights: .safetensors; .pth, .pt or .ckpt of torch; or .npz.
+
+        See `load_weights`.
     pretrained : bool
-        Take the trained weights of torchvision or timm, which are downloaded.
+        Use the trained weights of torchvision or timm, which they download.
     **options
         Further arguments of the factory or of `build`.
 

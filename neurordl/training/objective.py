@@ -232,8 +232,8 @@ class Objective:
             features = read_layers(student, as_input(batch.images, student), self._layers)[1]
             return {name: float(value) for name, value in self._transfer(features, batch, None).items()}
 
-    def prepare(self, stimuli: StimulusSet | None, validation: StimulusSet | None = None) -> dict[str, Match]:
-        """Match the training and validation stimuli with each teacher, once, before the first step."""
+    def prepare(self, ids: Sequence[str] | None, validation: Sequence[str] | None = None) -> dict[str, Match]:
+        """Match the ids of training and validation stimuli with each teacher, once, before the first step."""
         matches = {}
         for name, loss in zip(self.names, self.losses, strict=True):
             if loss.teacher is not None and ids is not None:
