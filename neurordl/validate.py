@@ -78,7 +78,13 @@ def check_count(name: str, value: object, least: int = 1, remedy: str = "") -> i
 
 
 def check_number(
-    name: str, value: object, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False
+    name: str,
+    value: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
 ) -> float:
     """Return ``value`` as a float if it is a finite number from ``low`` to ``high``.
 
@@ -88,8 +94,8 @@ def check_number(
         The argument.
     low, high
         The range, both ends included.
-    open_low
-        Exclude ``low`` itself.
+    open_low, open_high
+        Exclude ``low`` or ``high`` itself.
 
     Raises
     ------
@@ -97,8 +103,11 @@ def check_number(
         It is no number, not finite, or out of the range.
     """
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    if not math.isfinite(number) or not low <= number <= high or (open_low and number == low):
+    inside = low <= number <= high and not (open_low and number == low) and not (open_high and number == high)
+    if not math.isfinite(number) or not inside:
         least = "" if low == -math.inf else f" above {low:g}" if open_low else f" of at least {low:g}"
-        most = "" if high == math.inf else f"{' and' if least else ''} of at most {high:g}"
-        raise NeurordlError(f"{name}={value!r}: expected a number{least}{most}")
+        most = "" if high == math.inf else f" {'below' if open_high else 'of at most'} {high:g}"
+        raise NeurordlError(
+            f"{name}={value!r}: expected a number{least}{' and' if least and most else ''}{most}"
+        )
     return number

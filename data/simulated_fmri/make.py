@@ -13,7 +13,7 @@ import numpy as np
 from rsatoolbox.data import Dataset
 
 import neurordl as nrl
-from neurordl.simulate import simulate_fmri
+from neurordl.simulate import Scan, simulate_fmri
 
 CATEGORIES = ("face", "body", "fruit", "tool")
 STIMULI = [f"{category}{number}" for category in CATEGORIES for number in (1, 2, 3)]
@@ -26,20 +26,19 @@ def geometries() -> dict[str, np.ndarray]:
     category = np.repeat(rng.standard_normal((4, 20)), 3, axis=0)
     animate = np.repeat(rng.standard_normal((2, 20)), 6, axis=0)
     single = rng.standard_normal((12, 20))
-    made = {"IT": 1.2 * animate + category + 0.5 * single, "EVC": rng.standard_normal((12, 20))}
+    geometry = {"IT": 1.2 * animate + category + 0.5 * single, "EVC": rng.standard_normal((12, 20))}
     # the simulator takes their mean over channels away, and the true RDMs are those of what it takes
-    return {roi: rows - rows.mean(axis=1, keepdims=True) for roi, rows in made.items()}
+    return {roi: rows - rows.mean(axis=1, keepdims=True) for roi, rows in geometry.items()}
 
 
 def make(folder: Path) -> None:
     """Write the study, and the true RDMs, into a new folder."""
-    made = geometries()
-    simulate_fmri(
-        folder, made, STIMULI, 3, shape=(8, 5, 4), runs=6, repeats=2, snr=0.6, missing=0.0, seed=SEED
-    )
+    geometry = geometries()
+    scan = Scan(shape=(8, 5, 4), runs=6, repeats=2)
+    simulate_fmri(folder, geometry, STIMULI, n_subjects=3, scan=scan, snr=0.6, seed=SEED)
     truth = [
         Dataset(values, descriptors={"roi": roi}, obs_descriptors={"stimulus": STIMULI})
-        for roi, values in made.items()
+        for roi, values in geometry.items()
     ]
     nrl.save_rdms(nrl.compute_rdms(truth, "euclidean"), folder / "truth.h5")
 

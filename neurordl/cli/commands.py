@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from neurordl.cli.options import Call, CommandGroup, Takes, app, check_files, command, importing
+from neurordl.cli.options import Call, Calls, CommandGroup, Takes, app, check_files, command, importing
 from neurordl.errors import NeurordlError
 from neurordl.io import (
     CHECKPOINT,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from rsatoolbox.data import Dataset
     from rsatoolbox.rdm.rdms import RDMs
 
-    from neurordl.patterns.models import RunModel
     from neurordl.rsa.evaluation import Evaluation
     from neurordl.stimuli import StimulusSet
     from neurordl.training.run import Run
@@ -49,7 +48,7 @@ _SELECT = Takes("select_rdms", "average", panel="RDMs")
 
 
 @command(app, run_demo=Takes("demo:run_demo", "seeds progress"))
-def demo(out: Path = Path("demo_results"), *, run_demo: Call) -> None:
+def demo(out: Path = Path("demo_results"), *, call: Calls) -> None:
     """Train students on embedded data with and without a teacher, and show what its geometry gives and costs.
 
     Parameters
@@ -61,7 +60,7 @@ def demo(out: Path = Path("demo_results"), *, run_demo: Call) -> None:
     --------
     neurordl demo --seeds 2 --out demo_results
     """
-    typer.echo(run_demo(out))
+    typer.echo(call.run_demo(out))
 
 
 data = typer.Typer(
@@ -138,38 +137,18 @@ def fetch(name: str, /) -> None:
 
 @command(
     app,
-    read_patterns=Takes(
-        "read_patterns",
-        "mask events subject session runs model condition leave_out confounds",
-        panel="Patterns",
-    ),
-    regions=Takes("Regions", "labels rois", panel="Patterns"),
-    timing=Takes("patterns.models:RunModel", panel="Patterns"),
-    glm=Takes("GLM", panel="Patterns"),
-    average=Takes("Average", panel="Patterns"),
-    columns=Takes("Confounds", "columns", panel="Patterns", prefix="confound"),
-    fmriprep=Takes("Confounds", "fmriprep", panel="Patterns"),
+    read_patterns=Takes("read_patterns", "events model leave_out", panel="Patterns"),
+    names=Takes("read_patterns", "condition subject session runs", panel="Patterns"),
+    mask=Takes("Regions", "image:mask labels rois", panel="Patterns", optional=True),
+    confounds=Takes("Confounds", "tables:confounds columns:confound_columns fmriprep", panel="Patterns"),
+    glm=Takes("GLM", panel="Model"),
+    average=Takes("Average", "detrend", panel="Model"),
     compute_rdms=Takes(
         "compute_rdms", "dissimilarity center", panel="RDMs", defaults={"dissimilarity": "crossnobis"}
     ),
-    noise=Takes("Noise", "estimator by", panel="RDMs", prefix="noise"),
+    noise=Takes("Noise", "estimator:noise by", panel="RDMs", prefix="noise", optional=True),
 )
-def rdm(
-    images: list[Path],
-    /,
-    out: Path,
-    table: Path | None = None,
-    *,
-    read_patterns: Call,
-    regions: Call,
-    timing: Call,
-    glm: Call,
-    average: Call,
-    columns: Call,
-    fmriprep: Call,
-    compute_rdms: Call,
-    noise: Call,
-) -> None:
+def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Calls) -> None:
     """Compute RDMs from BOLD images and events, or from betas, and report what was done.
 
     Parameters
@@ -190,47 +169,36 @@ def rdm(
         raise NeurordlError(f"--out {out}: expected a file named .h5, in a folder that exists")
     with importing():
         import neurordl as nrl
+        from neurordl.patterns.models import MODELS
 
-    mask = read_patterns.get("mask")
-    mask = regions(mask) if mask is not None or regions.words else None
+    settings = {**call.glm.values, **call.average.values}
+    chosen = [*call.glm.words, *call.average.words]
     residuals = None
-    if table is not None:
-        names = {name: read_patterns.get(name) for name in ("condition", "subject", "session", "runs")}
-        bold = {name: words for name, words in read_patterns.words.items() if name not in ("mask", *names)}
-        for name in (*bold, *timing.words, *glm.words, *average.words, *columns.words, *fmriprep.words):
-            raise NeurordlError(f"{name}= is for BOLD, and --table reads betas as they are: leave it out")
-        patterns = nrl.read_betas(images, table, mask, **names)
+    if table is None:
+        model = MODELS[call.read_patterns.values["model"]]
+        for name in chosen:
+            if name not in model.__dataclass_fields__:
+                raise NeurordlError(f"{name}= is no setting of model={model.name!r}: leave it out")
+        patterns, residuals = call.read_patterns(
+            images,
+            call.mask(),
+            model=model(**{name: settings[name] for name in chosen}),
+            confounds=call.confounds(),
+            residuals=True,
+            **call.names.values,
+        )
     else:
-        confounds = nrl.Confounds(
-            read_patterns.get("confounds"), columns.get("columns"), fmriprep.get("fmriprep")
-        )
-        model = _make_model(read_patterns.get("model"), timing, glm, average)
-        patterns, residuals = read_patterns(
-            images, mask=mask, model=model, confounds=confounds, residuals=True
-        )
-    normalization = noise(residuals=residuals)
-    rdms = compute_rdms(patterns, noise=normalization)
+        for name in (*call.read_patterns.words, *call.confounds.words, *chosen):
+            raise NeurordlError(f"{name}= is for BOLD, and --table reads betas as they are: leave it out")
+        patterns = nrl.read_betas(images, table, call.mask(), **call.names.values)
+    noise = call.noise(residuals=residuals)
+    rdms = call.compute_rdms(patterns, noise=noise)
     nrl.save_rdms(rdms, out)
-    typer.echo(f"{_describe_patterns(patterns)}\n")
-    typer.echo(
-        _describe_rdms(rdms, _reliability(patterns, noise=normalization, **(compute_rdms.values or {})))
-    )
-    typer.echo(f"\n{out} holds {rdms.n_rdm} RDM{'' if rdms.n_rdm == 1 else 's'}")
+    reliability = _reliability(patterns, noise=noise, **call.compute_rdms.values)
+    typer.echo(f"{_describe_patterns(patterns)}\n\n{_describe_rdms(rdms, reliability)}\n")
+    typer.echo(f"{out} holds {rdms.n_rdm} RDM{'' if rdms.n_rdm == 1 else 's'}")
     if "subject" not in rdms.rdm_descriptors:
         typer.echo("note: the names of the images do not say which subject they are of; --subject names it")
-
-
-def _make_model(name: str, timing: Call, *settings: Call) -> RunModel:
-    """The model of a run with the settings that it has; others that were given are an error."""
-    from dataclasses import fields
-
-    from neurordl.patterns.models import MODELS
-
-    known = {field.name for field in fields(MODELS[name])}
-    for option in (option for call in settings for option in call.words if option not in known):
-        raise NeurordlError(f"{option}= is no setting of model={name!r}: leave it out")
-    values = {option: call.get(option) for call in (timing, *settings) for option in call.values or ()}
-    return MODELS[name](**{option: value for option, value in values.items() if option in known})
 
 
 def _describe_patterns(patterns: Dataset) -> str:
@@ -302,134 +270,46 @@ def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
     return measured
 
 
-@command(
-    app,
-    read=_READ,
-    load_rdms=_LOAD,
-    select_rdms=_SELECT,
-    teacher=Takes("RDMTeacher", "roi subjects pool pair_weights shrinkage missing", panel="Teacher"),
-    loss=Takes(
-        "RDMLoss",
-        "layer dissimilarity comparison weight scale",
-        panel="Teacher",
-        defaults={"layer": "conv3"},
-    ),
-    fit=Takes("fit", "epochs seed validation resume", panel="Training"),
-    batches=Takes("Batches", panel="Training", prefix="batches"),
-    optimization=Takes("Optimization", panel="Training"),
-    execution=Takes("Execution", panel="Execution"),
-)
-def train(
-    labelled: str,
-    stimuli: Path,
-    out: Path,
-    student: str = "small_cnn",
-    size: int | None = None,
-    n_labelled: int | None = None,
-    held_out: float = 0.25,
-    permuted: bool = False,
-    *,
-    read: Call,
-    load_rdms: Call,
-    select_rdms: Call,
-    teacher: Call,
-    loss: Call,
-    fit: Call,
-    batches: Call,
-    optimization: Call,
-    execution: Call,
-) -> None:
-    """Train a student on labels and on the geometry of RDMs.
-
-    The stimuli are prepared like the labelled images. Some of them are held out, on which compare then scores
-    the run.
+def read_labelled(
+    labelled: str, size: int | None = None, n_labelled: int | None = None, *, seed: int
+) -> tuple[StimulusSet, StimulusSet | None, int]:
+    """Read training images, test images where the data set has some, and the number of classes.
 
     Parameters
     ----------
     labelled
         Labelled images: digits, mnist, fashion_mnist, cifar10, cifar100, cifar100_stretched, or a CSV or TSV
         file with the columns path, id and label.
-    stimuli
-        Folder with the images of the stimuli. Their ids are the names of the files without suffix.
-    out
-        Folder for the run; it must be new or empty.
-    student
-        Network to train: small_cnn, nin, resnet18, mlp, torchvision:NAME or timm:NAME.
     size
         Height and width to which the labelled images of a table are resized, in pixels.
     n_labelled
         Number of labelled images to draw, of each class as many, with the seed of the run. All by default.
-    held_out
-        Share of the stimuli that is held out from training; 0 holds out none.
-    permuted
-        Train the control: the ids of the training stimuli are permuted in the RDMs.
-
-    Examples
-    --------
-    neurordl train --labelled mnist --rdms it.h5 --roi IT --stimuli stimuli/ --layer conv3 --out runs/it
+    seed
+        Seed of the draw.
     """
-    resume = fit.get("resume")
-    check_run_folder(out, resume)  # before anything takes time
-    finished = resume and _has_finished(out)
-    check_files({"labelled": Path(labelled) if Path(labelled).suffix else None})
-    with importing():
-        import torch
+    from neurordl import datasets
+    from neurordl.stimuli import StimulusSet
 
-        import neurordl as nrl
-        import neurordl.training.trainer
-
-    seed = fit.get("seed")
-    images, test = _labelled_images(labelled, size)
-    n_classes = int(images.labels.max()) + 1 if images.labels is not None else 0  # of all, drawn or not
-    if n_labelled is not None:
-        images = _draw_images(images, n_labelled, seed)
-    shape = tuple(images.pixels.shape[1:])
-    prepared = images.preprocessing
-    shown = nrl.StimulusSet.from_folder(stimuli, shape[1:], shape[0], prepared.mean, prepared.std)
-    brain = teacher(select_rdms(read(load_rdms)))
-    match = brain.match(shown.ids)  # before the split, whose errors would be about its sizes
-    fitted = shown.split(held_out, seed)[0] if held_out else shown
-    speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one of several processes
-    if speaks:
-        color = "grey" if shape[0] == 1 else "RGB"
-        typer.echo(f"stimuli prepared like the labelled images: {shape[1]} x {shape[2]} pixels, {color}")
-        typer.echo(f"{match}\n")
-    if permuted:
-        brain = brain.permuted(fitted.ids, seed)
-    torch.manual_seed(seed)
-    run = fit(
-        nrl.students.build(student, n_classes, shape[0], image_size=(shape[1], shape[2])),
-        nrl.Objective([loss(brain)]),
-        labelled=images,
-        stimuli=fitted,
-        batches=batches(),
-        optimization=optimization(),
-        execution=execution(),
-        out=out,
-    )
-    if not speaks:
-        return
-    if finished:
-        typer.echo(f"{out} holds this run, which had finished: nothing was trained")
-    columns = [column for column in run.history if column != "seconds"]
-    typer.echo(run.history[columns].tail(3).to_string(index=False, float_format="%.4f"))
-    if test is not None:
-        typer.echo(f"test accuracy {nrl.accuracy(run.student, test):.4f}")
-    words = chain(read.words.values(), load_rdms.words.values(), select_rdms.words.values())
-    following = ["neurordl", "compare", str(out), *chain(*words), *teacher.words.get("roi", ())]
-    following += ["--out", str(out / "scores")]
-    typer.echo(f"\n{out} holds the run. Next: {shlex.join(following)}")
+    is_table, test = bool(Path(labelled).suffix), None
+    if size is not None and not is_table:
+        raise NeurordlError(f"--size is for labelled images of a table; those of {labelled} have their own")
+    if labelled == "digits":
+        images, test = datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")
+    elif labelled in _LABELLED:
+        images, test = (datasets.DATASETS[labelled](part) for part in ("train", "test"))
+    elif is_table:
+        images = StimulusSet.from_table(labelled, size=size)
+    else:
+        expected = ", ".join(["digits", *_LABELLED])
+        columns = "a CSV or TSV file with the columns path, id and label"
+        raise NeurordlError(f"--labelled {labelled}: expected {expected} or {columns}")
+    if images.labels is None:
+        raise NeurordlError(f"--labelled {labelled}: the table has no column 'label'")
+    n_classes = int(images.labels.max()) + 1  # of all images, drawn or not
+    return images if n_labelled is None else draw_images(images, n_labelled, seed), test, n_classes
 
 
-def _has_finished(out: Path) -> bool:
-    """Whether the run to resume has finished. A notice says where there is none to resume."""
-    if not (out / CHECKPOINT).is_file() and os.environ.get("LOCAL_RANK", "0") == "0":
-        typer.echo(f"--resume: {out} holds no checkpoint to go on from; the run starts anew", err=True)
-    record = out / RUN_RECORD
-    return record.is_file() and read_json(record).get("status") == "finished"
-
-
-def _draw_images(images: StimulusSet, n: int, seed: int) -> StimulusSet:
+def draw_images(images: StimulusSet, n: int, seed: int) -> StimulusSet:
     """A draw of ``n`` images, of each class as many to within one, which the source of the set records.
 
     Where a class has too few images, all of them are taken, and more of the others.
@@ -450,27 +330,114 @@ def _draw_images(images: StimulusSet, n: int, seed: int) -> StimulusSet:
     return replace(drawn, source=f"{images.source}, {n} of {len(images)} drawn by seed {seed}")
 
 
-def _labelled_images(name: str, size: int | None) -> tuple[StimulusSet, StimulusSet | None]:
-    """Training images, and test images where the data set has some."""
-    from neurordl import datasets
-    from neurordl.stimuli import StimulusSet
+@command(
+    app,
+    labelled=Takes("cli.commands:read_labelled", "labelled size n_labelled", panel="Student"),
+    read=_READ,
+    load_rdms=_LOAD,
+    select_rdms=_SELECT,
+    teacher=Takes("RDMTeacher", "roi subjects pool pair_weights shrinkage missing", panel="Teacher"),
+    loss=Takes(
+        "RDMLoss",
+        "layer dissimilarity comparison weight scale",
+        panel="Teacher",
+        defaults={"layer": "conv3"},
+    ),
+    fit=Takes("fit", "epochs seed validation resume", panel="Training"),
+    batches=Takes("Batches", panel="Training", prefix="batches"),
+    optimization=Takes("Optimization", panel="Training"),
+    execution=Takes("Execution", panel="Execution"),
+)
+def train(
+    stimuli: Path,
+    out: Path,
+    student: str = "small_cnn",
+    held_out: float = 0.25,
+    permuted: bool = False,
+    *,
+    call: Calls,
+) -> None:
+    """Train a student on labels and on the geometry of RDMs.
 
-    is_table = bool(Path(name).suffix)
-    if size is not None and not is_table:
-        raise NeurordlError(f"--size is for labelled images of a table; those of {name} have their own")
-    if name == "digits":
-        return datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")
-    if name in _LABELLED:
-        return datasets.DATASETS[name]("train"), datasets.DATASETS[name]("test")
-    if not is_table:
-        expected = ", ".join(["digits", *_LABELLED])
-        raise NeurordlError(
-            f"--labelled {name}: expected {expected} or a CSV or TSV file with the columns path, id and label"
-        )
-    images = StimulusSet.from_table(name, size=size)
-    if images.labels is None:
-        raise NeurordlError(f"--labelled {name}: the table has no column 'label'")
-    return images, None
+    The stimuli are prepared like the labelled images. Some of them are held out, on which compare then scores
+    the run.
+
+    Parameters
+    ----------
+    stimuli
+        Folder with the images of the stimuli. Their ids are the names of the files without suffix.
+    out
+        Folder for the run; it must be new or empty.
+    student
+        Network to train: small_cnn, nin, resnet18, mlp, torchvision:NAME or timm:NAME.
+    held_out
+        Share of the stimuli that is held out from training; 0 holds out none.
+    permuted
+        Train the control: the ids of the training stimuli are permuted in the RDMs.
+
+    Examples
+    --------
+    neurordl train --labelled mnist --rdms it.h5 --roi IT --stimuli stimuli/ --layer conv3 --out runs/it
+    """
+    labelled, resume, seed = (
+        call.labelled.values["labelled"],
+        call.fit.values["resume"],
+        call.fit.values["seed"],
+    )
+    check_run_folder(out, resume)  # before anything takes time
+    finished = resume and _has_finished(out)
+    check_files({"labelled": Path(labelled) if Path(labelled).suffix else None})
+    with importing():
+        import torch
+
+        import neurordl as nrl
+        import neurordl.training.trainer
+
+    images, test, n_classes = call.labelled(seed=seed)
+    shape = tuple(images.pixels.shape[1:])
+    prepared = images.preprocessing
+    shown = nrl.StimulusSet.from_folder(stimuli, shape[1:], shape[0], prepared.mean, prepared.std)
+    brain = call.teacher(call.select_rdms(call.read(call.load_rdms)))
+    match = brain.match(shown.ids)  # before the split, whose errors would be about its sizes
+    fitted = shown.split(held_out, seed)[0] if held_out else shown
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one of several processes
+    if speaks:
+        color = "grey" if shape[0] == 1 else "RGB"
+        typer.echo(f"stimuli prepared like the labelled images: {shape[1]} x {shape[2]} pixels, {color}")
+        typer.echo(f"{match}\n")
+    if permuted:
+        brain = brain.permuted(fitted.ids, seed)
+    torch.manual_seed(seed)
+    run = call.fit(
+        nrl.students.build(student, n_classes, shape[0], image_size=(shape[1], shape[2])),
+        nrl.Objective([call.loss(brain)]),
+        labelled=images,
+        stimuli=fitted,
+        batches=call.batches(),
+        optimization=call.optimization(),
+        execution=call.execution(),
+        out=out,
+    )
+    if not speaks:
+        return
+    if finished:
+        typer.echo(f"{out} holds this run, which had finished: nothing was trained")
+    columns = [column for column in run.history if column != "seconds"]
+    typer.echo(run.history[columns].tail(3).to_string(index=False, float_format="%.4f"))
+    if test is not None:
+        typer.echo(f"test accuracy {nrl.accuracy(run.student, test):.4f}")
+    words = [word for part in (call.read, call.load_rdms, call.select_rdms) for word in part.words.values()]
+    following = ["neurordl", "compare", str(out), *chain(*words), *call.teacher.words.get("roi", ())]
+    following += ["--out", str(out / "scores")]
+    typer.echo(f"\n{out} holds the run. Next: {shlex.join(following)}")
+
+
+def _has_finished(out: Path) -> bool:
+    """Whether the run to resume has finished. A notice says where there is none to resume."""
+    if not (out / CHECKPOINT).is_file() and os.environ.get("LOCAL_RANK", "0") == "0":
+        typer.echo(f"--resume: {out} holds no checkpoint to go on from; the run starts anew", err=True)
+    record = out / RUN_RECORD
+    return record.is_file() and read_json(record).get("status") == "finished"
 
 
 @command(
@@ -487,20 +454,7 @@ def _labelled_images(name: str, size: int | None) -> tuple[StimulusSet, Stimulus
     compute=Takes("evaluate", "device batch_size", panel="Network"),
 )
 def compare(
-    source: str,
-    /,
-    out: Path,
-    stimuli: Path | None = None,
-    overwrite: bool = False,
-    *,
-    read: Call,
-    load_rdms: Call,
-    select_rdms: Call,
-    evaluate: Call,
-    bootstrap: Call,
-    network: Call,
-    read_images: Call,
-    compute: Call,
+    source: str, /, out: Path, stimuli: Path | None = None, overwrite: bool = False, *, call: Calls
 ) -> None:
     """Compare the layers of a run, of a network, or model RDMs with the RDMs of subjects.
 
@@ -538,36 +492,29 @@ def compare(
         import neurordl.plots
         import neurordl.rsa.evaluation
 
-    record: dict[str, Any] = {"source": Path(source).resolve().name}  # no folder of this machine
-    settings: dict[str, Any] = {}
-    notes = []
+    record = {"source": Path(source).resolve().name}  # no folder of this machine
+    images, notes = None, []
+    pairs = call.evaluate.values.get("pairs")
     if Path(source).is_dir():
         model: Any = nrl.load_run(source)
-        settings["stimuli"] = _stimuli_of(model, stimuli)
-        settings["pairs"] = evaluate.get("pairs", "held-out")
-    elif evaluate.get("pairs"):
+        images, pairs = _stimuli_of(model, stimuli), pairs or "held-out"
+    elif pairs is not None:
         raise NeurordlError(f"--pairs is for a run, which knows its fitted stimuli; {source} is none")
     elif Path(source).is_file():
-        model = _model_rdms(source, load_rdms.get("labels"))
+        model = _model_rdms(source, call.load_rdms.values.get("labels"))
+    elif stimuli is None:
+        raise NeurordlError(f"a network is compared on images: pass --stimuli FOLDER for {source}")
     else:
-        if stimuli is None:
-            raise NeurordlError(f"a network is compared on images: pass --stimuli FOLDER for {source}")
-        model = network(source)
-        checkpoint, pretrained = network.get("checkpoint"), network.get("pretrained")
+        model, images = call.network(source), call.read_images(stimuli)
+        checkpoint, pretrained = (call.network.values.get(name) for name in ("checkpoint", "pretrained"))
         record = {"source": source, "checkpoint": checkpoint and checkpoint.name, "pretrained": pretrained}
         if not (checkpoint or pretrained):
             notes += [f"no checkpoint was given: the weights are those that {source} makes"]
             if source.startswith(("torchvision:", "timm:")):
                 notes[-1] += ", untrained ones; --pretrained takes the trained ones"
-        settings["stimuli"] = read_images(stimuli)
-    scores = evaluate(
-        model,
-        select_rdms(read(load_rdms)),
-        progress=True,
-        **(compute.values or {}),
-        **(bootstrap.values or {}),
-        **settings,
-    )
+    brain = call.select_rdms(call.read(call.load_rdms))
+    options = {**call.bootstrap.values, **call.compute.values, "pairs": pairs, "stimuli": images}
+    scores = call.evaluate(model, brain, progress=True, **options)
     scores.settings.update(record)
     _write_scores(scores, out, notes)
 

@@ -21,6 +21,7 @@ from functools import cache
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import typer
@@ -33,6 +34,7 @@ __all__ = [
     "COMMANDS",
     "Argument",
     "Call",
+    "Calls",
     "CommandGroup",
     "Takes",
     "app",
@@ -115,7 +117,10 @@ def read_arguments(function: str) -> dict[str, Argument]:
         raise LookupError(f"the package defines no function or class {function!r}")
     helps = describe_parameters(ast.get_docstring(node) or "")
     bounds = _bounds(_method(node, "__post_init__") or _method(node, "__init__") or node)
-    arguments = {}
+    arguments = dict[str, Argument]()
+    for base in node.bases if isinstance(node, ast.ClassDef) else ():
+        if isinstance(base, ast.Name) and base.id in _definitions(module):
+            arguments |= read_arguments(f"{module}:{base.id}")
     for name, annotation, default in _signature(_method(node, "__init__") or node):
         values = list(_values(module, annotation))
         elements = [value[0] for value in values if isinstance(value, tuple)]
@@ -231,47 +236,55 @@ class Takes:
     function
         A public name of the package (``"fit"``, ``"StimulusSet.split"``), or ``"module:name"``.
     arguments
-        The arguments that become options, separated by blanks; all that a shell can give by default.
+        The arguments that become options, separated by blanks; all that a shell can give by default. An
+        option has the name of its argument, or another one after a colon: ``"estimator:noise by"``.
     panel
         The heading on the help page.
     prefix
-        Put before the names of the options: with ``prefix="bootstrap"`` the field ``seed`` is
-        ``--bootstrap-seed``. A first argument without default is named by the prefix alone, as in Python
-        ``bootstrap="both"`` is short for ``Bootstrap("both")``.
+        Put before the names of the options that are not named after a colon: with ``prefix="bootstrap"`` the
+        field ``seed`` is ``--bootstrap-seed``.
+    optional
+        The first argument may be left out, and then the call returns None. As in Python ``noise="full"`` is
+        short for ``noise=Noise("full")``, so ``--noise full`` is all that asks for the object.
     defaults
-        Values that the command has in place of Python's. The default None of such a first argument means that
-        there is no object.
+        Values that the command has in place of Python's.
     """
 
     function: str
     arguments: str = ""
     panel: str = "Options"
     prefix: str = ""
+    optional: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self) -> dict[str, Argument]:
         """The arguments by the name of their option."""
         every = read_arguments(self.function)
         options: dict[str, Argument] = {}
-        for name in self.arguments.split() or every:
-            argument = replace(every[name], default=self.defaults.get(name, every[name].default))
-            option = f"{self.prefix}_{name}" if self.prefix else name
-            if self.prefix and not options and argument.default is REQUIRED:
-                option, argument = self.prefix, replace(argument, default=None)
-            options[option] = argument
+        for text in self.arguments.split() or every:
+            name, _, option = text.partition(":")
+            default = None if self.optional and not options else every[name].default
+            option = option or "_".join(filter(None, (self.prefix, name)))
+            options[option] = replace(every[name], default=self.defaults.get(name, default))
         return options
 
     def call(self, values: Mapping[str, Any]) -> Call:
         """The function with the values of its options, which are found by the name of the option."""
         options = self.options()
-        chosen = {k: argument for k, argument in options.items() if values[k] not in (None, argument.default)}
-        if values.get(self.prefix, "") is None:  # the object that the others describe is not asked for
-            for option in chosen:
-                raise typer.BadParameter(f"{_flag(option)} is given without {_flag(self.prefix)}")
-            return Call(self.function, None, {})
-        none = [k for k, argument in options.items() if values[k] is argument.default is None]
-        words = {argument.name: _words(option, values[option]) for option, argument in chosen.items()}
-        return Call(self.function, {options[k].name: values[k] for k in options if k not in none}, words)
+        given, words = dict[str, Any](), dict[str, list[str]]()
+        for option, argument in options.items():
+            value = values[option]
+            if value is not None or argument.default is not None:  # else Python's own default applies
+                given[argument.name] = value
+            if value != argument.default:
+                text = ",".join(map(str, value)) if isinstance(value, list) else str(value or "none")
+                words[argument.name] = [_flag(option), *([] if isinstance(value, bool) else [text])]
+        first = next(iter(options))
+        if self.optional and values[first] is None:
+            for flag, *_ in words.values():
+                raise typer.BadParameter(f"{flag} is given without {_flag(first)}")
+            return Call(self.function, given, words, absent=True)
+        return Call(self.function, given, words)
 
 
 @dataclass(frozen=True)
@@ -281,29 +294,32 @@ class Call:
     Parameters
     ----------
     function
-        See `Takes`.
+        The function, as `Takes` names it.
     values
-        Values by the name of the argument. None where the options do not ask for the object.
+        Values by the name of the argument.
     words
-        What was written in the shell for each argument that differs from its default.
+        What is written in the shell for each argument that differs from its default.
+    absent
+        Whether the options ask for no object.
     """
 
     function: str
-    values: Mapping[str, Any] | None
+    values: Mapping[str, Any]
     words: Mapping[str, list[str]]
+    absent: bool = False
 
-    def __call__(self, *arguments: Any, **others: Any) -> Any:
-        """Call the function; None where the options do not ask for the object that it makes."""
-        if self.values is None:
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call the function; None where the options ask for no object."""
+        if self.absent:
             return None
         module, _, name = self.function.rpartition(":")
         with importing():
             function = attrgetter(name)(import_module(f"neurordl.{module}".rstrip(".")))
-        return function(*arguments, **{**self.values, **others})
+        return function(*arguments, **{**self.values, **keywords})
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value of an argument."""
-        return (self.values or {}).get(name, default)
+
+class Calls(SimpleNamespace):
+    """What a command takes: each `Call` is an attribute."""
 
 
 @contextmanager
@@ -383,8 +399,9 @@ class Command:
             values = {option: _value(argument, values[option]) for option, argument in options.items()}
             check_files(values, unnamed)
             named = {k: values[k] for k in own if k not in unnamed and values[k] is not None}
-            calls = {name: takes.call(values) for name, takes in self.takes.items()}
-            self.function(*(values[k] for k in unnamed), **named, **calls)
+            if self.takes:
+                named["call"] = Calls(**{name: takes.call(values) for name, takes in self.takes.items()})
+            self.function(*(values[k] for k in unnamed), **named)
 
         vars(run)["__signature__"] = inspect.Signature(parameters)
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -411,9 +428,9 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add a function to the shell.
 
-    Its parameters become options; those before a ``/`` are arguments without a name. For a parameter that is
-    named in ``takes`` each argument of that function becomes an option, and the value is a `Call` of it. The
-    help page shows the docstring with its examples.
+    Its parameters become options; those before a ``/`` are arguments without a name. So do the arguments of
+    the functions in ``takes``: the parameter ``call`` has a `Call` of each, under the name of the keyword.
+    The help page shows the docstring with its examples.
     """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
@@ -427,13 +444,6 @@ def command(
 
 def _flag(option: str) -> str:
     return f"--{option.replace('_', '-')}"
-
-
-def _words(option: str, value: Any) -> list[str]:
-    """An option with its value, as they are written in the shell."""
-    if isinstance(value, bool):
-        return [_flag(option)]
-    return [_flag(option), ",".join(map(str, value)) if isinstance(value, list) else str(value)]
 
 
 def _parameter(

@@ -1,19 +1,17 @@
-"""Pictures: each function draws on the Axes ``ax`` (a new one if none is given) and returns it.
+"""Figures: each function draws on the Axes ``ax``, or on a new one, and returns it.
 
-Colours are those of Okabe and Ito, which colour-blind readers tell apart; markers differ too.
-Sizes of letters follow matplotlib's ``rcParams``, so that a journal's are set once, for all;
-a figure with ``layout="constrained"`` makes room for names, legends and colour bars.
+The colors are those of Okabe and Ito, which color-blind readers can tell apart; the markers differ, too. Font
+sizes follow matplotlib's ``rcParams``, so that the sizes of a journal are set once for all figures. A figure
+with ``layout="constrained"`` has room for names, legends and color bars.
 """
 
 from __future__ import annotations
 
 from neurordl.plots.mds import plot_mds, plot_rdm_mds
 from neurordl.plots.rdm import plot_rdm
-from neurordl.plots.roi import plot_layer_roi
-from neurordl.plots.scores import plot_scores
+from neurordl.plots.scores import plot_layer_roi, plot_scores
 from neurordl.plots.style import COLOURS
-from neurordl.plots.training import plot_training
-from neurordl.plots.transfer import plot_paired, plot_transfer
+from neurordl.plots.training import plot_paired, plot_training, plot_transfer
 
 __all__ = [
     "COLOURS",

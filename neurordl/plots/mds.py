@@ -1,30 +1,31 @@
-"""Stimuli, or whole RDMs, in a plane: as near as they are alike."""
+"""Stimuli, or whole RDMs, in a plane: the more similar two of them are, the nearer they lie."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.transforms import Bbox
 from rsatoolbox.rdm.rdms import RDMs
 from sklearn.manifold import smacof
 
+from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
-from neurordl.plots.labels import place_labels, shortened
-from neurordl.plots.rdm import categories_of, one_rdm
-from neurordl.plots.style import colour_of, inches, legend, legend_inches, marker_of, new_axes, scaled, settle
-from neurordl.plots.thumbnails import thumbnails, thumbnails_at
+from neurordl.measures.dissimilarities import dissimilarity_from_text
+from neurordl.plots import style
+from neurordl.plots.rdm import Pixels, categories_of, single_matrix, thumbnails
 from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids
 from neurordl.rsa.evaluation import compare
 from neurordl.stimuli import StimulusSet
 
 __all__ = ["plot_mds", "plot_rdm_mds"]
 
-Floats = npt.NDArray[np.float64]
-_SQUARED = ("euclidean", "mahalanobis", "crossnobis")  # as rsatoolbox means them
+_REACHES = (0.55, 1.3, 2.2, 3.2)  # distances of a text from its place, in lines
+_SIDES = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
 
 
 def plot_mds(
@@ -35,62 +36,64 @@ def plot_mds(
     categories: Mapping[str, str] | str | None = None,
     seed: int = 0,
 ) -> Axes:
-    """Stimuli of one RDM in a plane, by metric multidimensional scaling (SMACOF, the best of eight starts).
+    """Draw the stimuli of one RDM in a plane, by metric multidimensional scaling (SMACOF, best of 8 starts).
 
     Parameters
     ----------
     rdms
-        One RDM without missing pairs. Of the measures that rsatoolbox squares (``euclidean``,
-        ``mahalanobis``, ``crossnobis``) the square root is taken, negative ones being zero.
+        One RDM without missing pairs. Of squared distances (``euclidean``, ``mahalanobis`` and
+        ``crossnobis``) the square root is taken, with negative ones as zero.
+    ax
+        Axes to draw on; by default a new one.
     stimuli
-        Images, drawn at the places of the stimuli.
+        Images, which are drawn at the places of the stimuli.
     categories
-        Category of each stimulus by id, or the pattern descriptor, or the column of the stimuli's table, that
-        holds it; each has a colour (and, without images, a marker).
+        Category of each stimulus by its id; or the name of the pattern descriptor, or of the column in the
+        table of the stimuli, that holds it. Each category has a color and, without images, a marker.
     seed
-        Of the starts.
+        Seed of the random starts.
 
     Returns
     -------
     Axes
-        Below it stands Kruskal's stress-1: the root of the sum of squared errors of the distances over that
-        of their squares. Orientation and scale of the plane mean nothing.
+        Kruskal's stress-1 is written below: the root of the ratio between the sum of squared errors of the
+        distances and the sum of their squares. The orientation and the scale of the plane mean nothing.
 
     Raises
     ------
     NeurordlError
-        Several RDMs, missing pairs, fewer than three stimuli, or a stimulus without category or image.
+        There are several RDMs, missing pairs, fewer than three stimuli, or a stimulus without a category or
+        an image.
     """
-    matrix = one_rdm(rdms)
+    matrix = single_matrix(rdms)
     n = len(matrix)
     upper = matrix[np.triu_indices(n, 1)]
     if n < 3:
         raise NeurordlError(f"a plane of stimuli needs three or more, but the RDM has {n}")
-    if absent := int((~np.isfinite(upper)).sum()):
+    if missing := int((~np.isfinite(upper)).sum()):
         raise NeurordlError(
-            f"{absent} of {len(upper)} pairs are missing, and MDS needs all; average over subjects, or leave "
-            "out the stimuli concerned"
+            f"{missing} of {len(upper)} pairs are missing, and MDS needs all; average over subjects, or "
+            "leave out the stimuli concerned"
         )
-    if rdms.dissimilarity_measure in _SQUARED:
-        matrix = np.sqrt(np.maximum(matrix, 0))
+    matrix = np.maximum(matrix, 0)
+    places, stress = _scale(np.sqrt(matrix) if _is_squared(rdms) else matrix, seed)
     labels = categories_of(rdms, categories, stimuli)
-    places, stress = _plane(np.maximum(matrix, 0), seed)
-    ax = ax or new_axes(4.6 + legend_inches(labels or []), 4.6)
-    _frame(ax, places, stress, f"{n} stimuli")
-    kinds = list(dict.fromkeys(labels or [""]))
-    of = np.array([kinds.index(label) for label in labels or [""] * n])
-    for k, kind in enumerate(kinds):
-        style: dict[str, Any] = {"color": colour_of(k), "markersize": scaled(6), "label": kind}
-        shown = places[of == k] if stimuli is None else np.full((1, 2), np.nan)
-        ax.plot(*shown.T, marker_of(k) if stimuli is None else "s", **style)
+    ax = ax or style.new_axes(4.6 + style.legend_inches(labels or []), 4.6)
+    _frame(ax, places, f"{n} stimuli, stress {stress:.2f}")
+    names = list(dict.fromkeys(labels or [""]))
+    numbers = np.array([names.index(label) for label in labels or [""] * n])
+    for k, name in enumerate(names):
+        shown = places[numbers == k] if stimuli is None else np.full((1, 2), np.nan)
+        marker = style.marker_of(k) if stimuli is None else "s"
+        ax.plot(*shown.T, marker, color=style.color_of(k), markersize=style.scaled(6), label=name)
     if labels:
-        legend(ax)
-    settle(ax)  # with its legend: the room that is left decides on the size of the images
+        style.legend(ax)
+    style.settle(ax)  # with the legend: the room that remains decides on the size of the images
     if stimuli is not None:
-        size = float(np.clip(72 * min(inches(ax)) * 0.6 / np.sqrt(n), 6, 40))
-        edges = [colour_of(k) for k in of] if labels else None
-        thumbnails_at(ax, thumbnails(stimuli, stimulus_ids(rdms)), places, size, edges)
-        half = 0.01 + size / 144 / min(inches(ax))  # of an image, as a share of the Axes
+        size = float(np.clip(72 * min(style.inches(ax)) * 0.6 / np.sqrt(n), 6, 40))
+        edges = [style.color_of(k) for k in numbers] if labels else None
+        _draw_images(ax, thumbnails(stimuli, stimulus_ids(rdms)), places, size, edges)
+        half = 0.01 + size / 144 / min(style.inches(ax))  # of an image, as a share of the Axes
         ax.margins(half / (1 - 2 * half))
     return ax
 
@@ -104,101 +107,181 @@ def plot_rdm_mds(
     missing: Literal["error", "ignore"] = "error",
     seed: int = 0,
 ) -> Axes:
-    """Whole RDMs in a plane, such as layers and subjects: the distance of two is 1 - their similarity.
+    """Draw whole RDMs in a plane, such as layers and subjects, at distances of 1 - their similarity.
 
     Parameters
     ----------
     rdms
         RDMs, or several by the name of their group, such as ``{"layers": models, "IT": it, "EVC": evc}``.
-        Matched by stimulus id.
+        They are matched by stimulus id.
+    ax
+        Axes to draw on; by default a new one.
     comparison
-        How RDMs are compared, as in `compare`.
+        Comparison of two RDMs, as in `compare`.
     label
-        The RDM descriptor that is written beside the marks. By default ``layer`` or ``name`` where a group
+        RDM descriptor that is written beside the marks. By default it is ``layer`` or ``name``, where a group
         has one; subjects are not named.
     missing
         "ignore" compares the stimuli that all groups share.
     seed
-        Of the starts of the scaling; see `plot_mds`.
+        Seed of the random starts.
+
+    Returns
+    -------
+    Axes
+        The stress is written below, as in `plot_mds`.
 
     Raises
     ------
     NeurordlError
-        Fewer than three RDMs, ids that do not match, or two RDMs whose similarity is undefined.
+        There are fewer than three RDMs, ids do not match, or the similarity of two RDMs is undefined.
     """
     groups = dict(rdms) if isinstance(rdms, Mapping) else {"": rdms}
     names = [name for name, group in groups.items() for _ in range(group.n_rdm)]
     if len(names) < 3:
         raise NeurordlError(f"a plane of RDMs needs three or more, but there are {len(names)}")
-    alike, shared = _similarities(groups, comparison, missing)
-    if np.isnan(alike).any():
-        one, two = np.argwhere(np.isnan(alike))[0]
-        raise NeurordlError(
-            f"the {comparison} of RDMs number {one} ({names[one]}) and {two} ({names[two]}), from 0 over all "
-            "groups, is undefined: one is constant, or they share fewer than two measured pairs; leave it out"
-        )
-    distances = 1 - (alike + alike.T) / 2
-    np.fill_diagonal(distances, 0)
-    places, stress = _plane(np.maximum(distances, 0), seed)
-    ax = ax or new_axes(4.6 + legend_inches(list(groups)), 4.6)
-    _frame(ax, places, stress, f"{len(names)} RDMs of {shared} stimuli\ndistance 1 − {comparison}")
-    texts: list[tuple[str, Floats, str]] = []
-    start = 0
-    for k, (name, group) in enumerate(groups.items()):
-        here = places[start : start + group.n_rdm]
-        start += group.n_rdm
-        words, pattern = shortened(_texts(group, label))
-        style: dict[str, Any] = {"color": colour_of(k), "markersize": scaled(6), "alpha": 0.85, "mew": 0}
-        ax.plot(*here.T, marker_of(k), label=f"{name}\n{pattern}".strip(), **style)
-        texts += [(word, place, colour_of(k)) for word, place in zip(words, here, strict=False)]
-    if any(ax.get_legend_handles_labels()[1]):
-        legend(ax)
-    place_labels(ax, texts, places)
-    return ax
-
-
-def _similarities(
-    groups: Mapping[str, RDMs], comparison: str, missing: Literal["error", "ignore"]
-) -> tuple[Floats, int]:
-    """(all RDMs, all RDMs), on the stimuli of all groups, and how many these are."""
-    first, *others = groups.items()
-    ids: Sequence[str] = stimulus_ids(first[1])
-    for name, group in others:
-        what = (first[0] or "RDMs", name)
-        ids = match_ids(ids, stimulus_ids(group), names=what, missing=missing).matched
-        if missing == "error":  # nor may the others have more
-            match_ids(stimulus_ids(group), ids, names=what[::-1])
+    ids = _shared_ids(groups, missing)
     stack = RDMs(
         np.concatenate([reindex(group, ids) for group in groups.values()]),
         pattern_descriptors={"stimulus": list(ids)},
     )
-    return compare(stack, stack, comparison), len(ids)
+    similarities = compare(stack, stack, comparison)
+    if np.isnan(similarities).any():
+        a, b = np.argwhere(np.isnan(similarities))[0]
+        raise NeurordlError(
+            f"the {comparison} of RDMs number {a} ({names[a]}) and {b} ({names[b]}), from 0 over all groups, "
+            "is undefined: one is constant, or they share fewer than two measured pairs; leave it out"
+        )
+    distances = 1 - (similarities + similarities.T) / 2
+    np.fill_diagonal(distances, 0)
+    places, stress = _scale(np.maximum(distances, 0), seed)
+    ax = ax or style.new_axes(4.6 + style.legend_inches(list(groups)), 4.6)
+    note = f"{len(names)} RDMs of {len(ids)} stimuli\ndistance 1 − {comparison}, stress {stress:.2f}"
+    _frame(ax, places, note)
+    texts: list[tuple[str, Floats, str]] = []
+    start = 0
+    for k, (name, group) in enumerate(groups.items()):
+        shown = places[start : start + group.n_rdm]
+        start += group.n_rdm
+        words, pattern = style.shortened(_labels(group, label))
+        title = f"{name}\n{pattern}".strip()
+        color, size = style.color_of(k), style.scaled(6)
+        ax.plot(*shown.T, style.marker_of(k), label=title, color=color, ms=size, alpha=0.85, mew=0)
+        texts += [(word, place, color) for word, place in zip(words, shown, strict=False)]
+    if any(ax.get_legend_handles_labels()[1]):
+        style.legend(ax)
+    _place_labels(ax, texts, places)
+    return ax
 
 
-def _texts(group: RDMs, label: str | None) -> list[str]:
+def _is_squared(rdms: RDMs) -> bool:
+    """Whether the distances are squared, as rsatoolbox defines Euclidean ones."""
+    measure = dissimilarity_from_text(str(rdms.dissimilarity_measure))
+    kernel = measure.kernel if measure is not None else None
+    return kernel is not None and (kernel.normalize, kernel.root, kernel.sides) == ("none", False, None)
+
+
+def _shared_ids(groups: Mapping[str, RDMs], missing: Literal["error", "ignore"]) -> Sequence[str]:
+    """The ids that all groups have; with "error" no group may have others."""
+    (first, group), *rest = groups.items()
+    ids: Sequence[str] = stimulus_ids(group)
+    for name, group in rest:
+        names = (first or "RDMs", name)
+        ids = match_ids(ids, stimulus_ids(group), names=names, missing=missing).matched
+        if missing == "error":
+            match_ids(stimulus_ids(group), ids, names=names[::-1])
+    return ids
+
+
+def _labels(group: RDMs, label: str | None) -> list[str]:
     names = (label,) if label else [name for name in ("layer", "name") if name in group.rdm_descriptors]
     return [text or "output" for text in descriptor_values(group, names[0])] if names else []
 
 
-def _plane(distances: Floats, seed: int) -> tuple[Floats, float]:
+def _scale(distances: Floats, seed: int) -> tuple[Floats, float]:
     """Places (n, 2) by SMACOF, turned to their principal axes, and Kruskal's stress-1."""
-    scale = float(distances.max())  # the stopping rule is absolute
-    if scale == 0:
+    largest = float(distances.max())  # the stopping rule is absolute
+    if largest == 0:
         return np.zeros((len(distances), 2)), 0.0
-    options: dict[str, Any] = {"n_init": 8, "random_state": seed, "max_iter": 500, "eps": 1e-7}
-    places = np.asarray(smacof(distances / scale, n_components=2, **options)[0]) * scale
+    scaling = smacof(distances / largest, n_components=2, n_init=8, random_state=seed, max_iter=500, eps=1e-7)
+    places = np.asarray(scaling[0]) * largest
     places -= places.mean(axis=0)
     places = places @ np.linalg.svd(places, full_matrices=False)[2].T
     places *= np.where(places[np.abs(places).argmax(axis=0), (0, 1)] < 0, -1, 1)  # no mirror by chance
-    found = np.linalg.norm(places[:, None] - places[None], axis=-1)
-    return places, float(np.sqrt(((found - distances) ** 2).sum() / (found**2).sum()))
+    achieved = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    return places, float(np.sqrt(((achieved - distances) ** 2).sum() / (achieved**2).sum()))
 
 
-def _frame(ax: Axes, places: Floats, stress: float, note: str = "") -> None:
-    """A plane without scales, as large as the places need, with the stress below."""
+def _frame(ax: Axes, places: Floats, note: str) -> None:
+    """A plane without scales, as large as the places need, with a note below."""
     ax.set_aspect("equal", adjustable="box")
     ax.update_datalim(places)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(color="0.8")
-    text = ", ".join(part for part in (note, f"stress {stress:.2f}") if part)
-    ax.set_xlabel(text, loc="right", fontsize="small", color="0.3")
+    ax.set_xlabel(note, loc="right", fontsize="small", color="0.3")
+
+
+def _draw_images(ax: Axes, images: Pixels, places: Floats, size: float, edges: Sequence[str] | None) -> None:
+    """Draw images of ``size`` points at places in the data, framed in the colors ``edges``."""
+    for k, (image, place) in enumerate(zip(images, places, strict=True)):
+        picture = OffsetImage(image, zoom=size / max(image.shape[:2]), interpolation="antialiased")
+        frame: dict[str, object] = {"linewidth": 0, "facecolor": "none"}
+        if edges is not None:  # filled, so that no paper shows between the frame and the image
+            frame = {"linewidth": max(0.6, size / 18), "facecolor": edges[k], "edgecolor": edges[k]}
+        box = AnnotationBbox(picture, tuple(place), pad=0.06, bboxprops=frame)
+        box.set_zorder(3)
+        ax.add_artist(box)
+
+
+def _place_labels(ax: Axes, texts: Sequence[tuple[str, Floats, str]], points: Floats) -> None:
+    """Write each (text, place, color) on the side, near or farther off, where it hides the least."""
+    if not texts:
+        return
+    ax.margins(0.12)
+    ax.autoscale_view()
+    style.settle(ax)
+    ax.apply_aspect()
+    dots, frame = ax.transData.transform(points), ax.get_window_extent()
+    line = 1.2 * style.font_points("small")  # points
+    height = line * ax.figure.dpi / 72  # pixels
+    taken: list[Bbox] = []
+
+    def box_at(text: str, place: Floats, reach: float, side: tuple[int, int]) -> Bbox:
+        """The box of a text, ``reach`` lines away from its place; the text ends or starts there."""
+        width = style.LETTER * height / 1.2 * len(text)
+        x, y = ax.transData.transform(place) + reach * height * np.array(side)
+        left, below = (np.array(side) - 1) / 2  # -1, -0.5 or 0 times the size of the box
+        return Bbox.from_bounds(x + left * width, y + below * height, width, height)
+
+    def cost(box: Bbox, reach: float) -> float:
+        """How much a text would hide, and how far off it would stand."""
+        area = box.width * box.height
+        hidden = np.count_nonzero(_inside(box.padded(0.3 * height), dots))
+        overlap = sum(_shared_area(box, other) for other in taken) / area
+        return round(3 * overlap + 0.8 * hidden + 0.15 * reach + 4 * (1 - _shared_area(box, frame) / area), 9)
+
+    for text, place, color in texts:
+        options = [(reach, side, box_at(text, place, reach, side)) for reach in _REACHES for side in _SIDES]
+        reach, side, box = min(options, key=lambda option: cost(option[2], option[0]))
+        taken.append(box)
+        ax.annotate(
+            text,
+            tuple(place),
+            (line * reach * side[0], line * reach * side[1]),
+            textcoords="offset points",
+            ha=("center", "left", "right")[side[0]],
+            va=("center", "bottom", "top")[side[1]],
+            fontsize="small",
+            color=color,
+            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "alpha": 0.6} if reach > 1 else None,
+        )
+
+
+def _shared_area(a: Bbox, b: Bbox) -> float:
+    """The area of the overlap of two boxes."""
+    width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+    return float(width * height) if width > 0 and height > 0 else 0.0
+
+
+def _inside(box: Bbox, points: Floats) -> Bools:
+    return np.asarray(((points > (box.x0, box.y0)) & (points < (box.x1, box.y1))).all(axis=1))

@@ -1,4 +1,4 @@
-"""An RDM as a matrix."""
+"""An RDM as a matrix, and small images of its stimuli."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from matplotlib.patches import Patch
 from rsatoolbox.rdm.rdms import RDMs
 from scipy import stats
 
+from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
-from neurordl.plots.style import bar_beside, font_points, inches, new_axes, settle
-from neurordl.plots.thumbnails import spread, strip, thumbnails
+from neurordl.plots import style
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.stimuli import StimulusSet
 
-__all__ = ["categories_of", "one_rdm", "plot_rdm"]
+__all__ = ["categories_of", "plot_rdm", "single_matrix", "thumbnails"]
 
-Floats = npt.NDArray[np.float64]
+Pixels = npt.NDArray[Any]
+Blocks = Sequence[tuple[int, int]]
+
 _NOT_MEASURED = "0.75"
 _THUMBNAIL = 0.24  # inches, the least
-_NAMED = 30  # stimuli that are named one by one
+_NAMED = 30  # up to so many stimuli are named in the margin
 
 
 def plot_rdm(
@@ -41,69 +43,79 @@ def plot_rdm(
     colorbar: bool = True,
     cmap: str = "viridis",
 ) -> Axes:
-    """One RDM as a matrix, its stimuli sorted by category where categories are given.
+    """Draw one RDM as a matrix. Its stimuli are sorted by category where categories are given.
 
     Parameters
     ----------
     rdms
         One RDM. The diagonal is white, missing pairs are grey.
+    ax
+        Axes to draw on; by default a new one.
     categories
-        Category of each stimulus by id, or the pattern descriptor, or the column of the stimuli's table, that
-        holds it. Categories come in the order in which they first occur, within each the stimuli in that of
-        the RDM.
+        Category of each stimulus by its id; or the name of the pattern descriptor, or of the column in the
+        table of the stimuli, that holds it. Categories are sorted by their first occurrence, and the stimuli
+        of a category keep the order of the RDM.
     stimuli
-        Images, matched by id and drawn along both sides: of every stimulus where there is room, else of some
-        in each category, each beside its own row.
+        Images, which are matched by id and drawn along both sides. Where there is no room for all of them,
+        each category shows some, each beside its own row.
     rank
-        Show percentiles among the measured pairs: ranks from 0 (the smallest) to 100, ties at their mean.
+        Show percentiles among the measured pairs: ranks from 0 (the smallest) to 100, with mean ranks for
+        ties.
     vmin, vmax
-        Ends of the colours, to draw several RDMs alike; by default those of this RDM.
+        Values at the ends of the color map, by default those of this RDM. Set them to compare figures.
     colorbar
-        Whether to draw one.
+        Draw a color bar.
     cmap
-        A colour map of matplotlib.
+        Name of a color map of matplotlib.
+
+    Returns
+    -------
+    Axes
+        The Axes with the figure.
 
     Raises
     ------
     NeurordlError
-        Several RDMs, or a stimulus without a category or an image.
+        There are several RDMs, or a stimulus has no category or no image.
+
+    Examples
+    --------
+    >>> rdms = RDMs(np.array([[0.2, 0.4, 0.6]]), pattern_descriptors={"stimulus": ["a", "b", "c"]})
+    >>> ax = plot_rdm(rdms, categories={"a": "face", "b": "tool", "c": "face"})
     """
-    matrix = one_rdm(rdms)
+    matrix = single_matrix(rdms)
+    n = len(matrix)
     labels = categories_of(rdms, categories, stimuli)
-    order = list(range(rdms.n_cond))
-    if labels is not None:
-        first = {label: place for place, label in reversed(list(enumerate(labels)))}
-        order.sort(key=lambda k: first[labels[k]])
+    order = list(range(n)) if labels is None else sorted(range(n), key=lambda k: labels.index(labels[k]))
     images = None if stimuli is None else thumbnails(stimuli, [stimulus_ids(rdms)[k] for k in order])
-    matrix = matrix[np.ix_(order, order)]
-    if rank:
-        matrix = _percentiles(matrix)
+    matrix = (_percentiles(matrix) if rank else matrix)[np.ix_(order, order)]
     np.fill_diagonal(matrix, np.nan)
-    ax = ax or (new_axes(4.6, 3.8) if images is None else new_axes(6.2, 5.2))
+    ax = ax or (style.new_axes(4.6, 3.8) if images is None else style.new_axes(6.2, 5.2))
     picture = ax.imshow(matrix, cmap=cmap, vmin=vmin, vmax=vmax, interpolation="nearest")
     _mark_missing(ax, matrix)
     ax.tick_params(length=0)
-    sorted_labels = None if labels is None else [labels[k] for k in order]
-    blocks = _blocks(sorted_labels or [""] * len(order))
-    share = 1.0 if images is None else _thumbnails(ax, images, blocks)
+    names = [""] * n if labels is None else [labels[k] for k in order]
+    edges = [k for k in range(1, n) if names[k] != names[k - 1]]
+    blocks = list(zip([0, *edges], [*edges, n], strict=True))
+    share = 1.0 if images is None else _draw_images(ax, images, blocks)
     if colorbar:
         measure = rdms.dissimilarity_measure or "measure unknown"
-        bar = bar_beside(ax, picture, share)
+        bar = style.bar_beside(ax, picture, share)
         bar.set_label(f"dissimilarity ({measure}{', percentile' if rank else ''})")
-    if sorted_labels is not None:
-        _mark_categories(ax, sorted_labels, blocks)
-    elif images is None and len(order) <= _NAMED and "stimulus" in rdms.pattern_descriptors:
-        _name_rows(ax, list(range(len(order))), list(stimulus_ids(rdms)))
+    if labels is not None:
+        _mark_categories(ax, names, blocks)
+    elif images is None and n <= _NAMED and "stimulus" in rdms.pattern_descriptors:
+        _name_rows(ax, list(range(n)), list(stimulus_ids(rdms)))
     else:
         ax.set(xlabel="stimulus", ylabel="stimulus")
         if images is not None:
             ax.set(xticks=[], yticks=[])
-    settle(ax)
+    style.settle(ax)
     return ax
 
 
-def one_rdm(rdms: RDMs) -> Floats:
-    """The matrix of the only RDM; several are an error."""
+def single_matrix(rdms: RDMs) -> Floats:
+    """The matrix of a single RDM; several are an error."""
     if len(rdms) != 1:
         raise NeurordlError(
             f"one RDM is drawn at a time, but there are {len(rdms)}; index them, as in rdms[0]"
@@ -117,40 +129,42 @@ def categories_of(
     """The category of each stimulus, in the order of the RDM; None without ``categories``."""
     if categories is None:
         return None
+    if isinstance(categories, str) and categories in rdms.pattern_descriptors:
+        return [str(value) for value in rdms.pattern_descriptors[categories]]
+    ids = stimulus_ids(rdms)
     if isinstance(categories, str):
-        if categories in rdms.pattern_descriptors:
-            return [str(value) for value in rdms.pattern_descriptors[categories]]
         if stimuli is None or categories not in stimuli.table:
             known = ", ".join(sorted(rdms.pattern_descriptors))
-            more = f"; the table of the stimuli: {', '.join(map(str, stimuli.table))}" if stimuli else ""
+            columns = f"; the table of the stimuli: {', '.join(map(str, stimuli.table))}" if stimuli else ""
             raise NeurordlError(
-                f"the RDMs have no pattern descriptor {categories!r}; they have: {known}{more}"
+                f"the RDMs have no pattern descriptor {categories!r}; they have: {known}{columns}"
             )
-        index = match_ids(stimulus_ids(rdms), stimuli.ids, names=("RDMs", "stimuli")).index
+        index = match_ids(ids, stimuli.ids, names=("RDMs", "stimuli")).index
         return [str(value) for value in stimuli.table[categories].iloc[index]]
-    ids = stimulus_ids(rdms)
-    if without := [stimulus for stimulus in ids if stimulus not in categories]:
+    if missing := [stimulus for stimulus in ids if stimulus not in categories]:
         raise NeurordlError(
-            f"{len(without)} stimuli have no category, such as {without[0]!r}; give one for each stimulus"
+            f"{len(missing)} stimuli have no category, such as {missing[0]!r}; give one for each stimulus"
         )
     return [str(categories[stimulus]) for stimulus in ids]
 
 
+def thumbnails(stimuli: StimulusSet, ids: Sequence[str]) -> Pixels:
+    """RGB images of these ids, (n, height, width, 3), as they were before normalization."""
+    index = match_ids(ids, stimuli.ids, names=("RDMs", "stimuli")).index
+    pixels = np.moveaxis(stimuli.pixels.numpy()[index], 1, -1)
+    if pixels.dtype != np.uint8:  # floats are on a scale of their own
+        low, high = float(stimuli.pixels.min()), float(stimuli.pixels.max())
+        pixels = (pixels - low) / ((high - low) or 1.0) if low < 0 or high > 1 else pixels
+    return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+
+
 def _percentiles(matrix: Floats) -> Floats:
-    rows, columns = np.triu_indices(len(matrix), 1)
-    values = matrix[rows, columns]
-    measured = np.isfinite(values)
-    ranked = np.full(len(values), np.nan)
-    ranked[measured] = 100 * (stats.rankdata(values[measured]) - 1) / max(int(measured.sum()) - 1, 1)
-    found = np.full(matrix.shape, np.nan)
-    found[rows, columns] = found[columns, rows] = ranked
-    return found
-
-
-def _blocks(labels: Sequence[str]) -> list[tuple[int, int]]:
-    """Start and end of each run of one label."""
-    edges = [k for k in range(1, len(labels)) if labels[k] != labels[k - 1]]
-    return list(zip([0, *edges], [*edges, len(labels)], strict=True))
+    upper = np.triu_indices(len(matrix), 1)
+    values = np.where(np.isfinite(matrix[upper]), matrix[upper], np.nan)
+    ranks = stats.rankdata(values, nan_policy="omit")
+    result = np.zeros(matrix.shape)
+    result[upper] = 100 * (ranks - 1) / max(int(np.isfinite(values).sum()) - 1, 1)
+    return result + result.T
 
 
 def _mark_missing(ax: Axes, matrix: Floats) -> None:
@@ -158,36 +172,68 @@ def _mark_missing(ax: Axes, matrix: Floats) -> None:
     if missing.any():
         shade = np.ma.masked_array(np.ones(matrix.shape), ~missing)
         ax.imshow(shade, cmap=ListedColormap([_NOT_MEASURED]), interpolation="nearest")
-        place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
-        patch = Patch(color=_NOT_MEASURED, label="not measured")
-        ax.legend(handles=[patch], frameon=False, fontsize="small", handlelength=1, **place)
+        ax.legend(
+            handles=[Patch(color=_NOT_MEASURED, label="not measured")],
+            frameon=False,
+            fontsize="small",
+            handlelength=1,
+            loc="lower right",
+            bbox_to_anchor=(1.0, 1.0),
+            borderaxespad=0.2,
+        )
 
 
-def _thumbnails(ax: Axes, images: npt.NDArray[Any], blocks: Sequence[tuple[int, int]]) -> float:
-    """Images beside the matrix; the share of the Axes that is left to it."""
+def _draw_images(ax: Axes, images: Pixels, blocks: Blocks) -> float:
+    """Draw images along the left and the lower side of a matrix, inside the Axes.
+
+    Returns the share of the Axes' sides that the matrix keeps.
+    """
     n = len(images)
-    size = max(1.0, _THUMBNAIL * n / min(inches(ax)))  # cells
-    shown = spread([(k, k + 1) for k in range(n)] if size == 1 else blocks, size)
+    size = max(1.0, _THUMBNAIL * n / min(style.inches(ax)))  # cells
+    near, far = 0.15 * size, 1.07 * size
+    for stimulus, center in _spread([(k, k + 1) for k in range(n)] if size == 1 else blocks, size):
+        low, high = center - 0.46 * size, center + 0.46 * size
+        for extent in ((-0.5 - far, -0.5 - near, high, low), (low, high, n - 0.5 + far, n - 0.5 + near)):
+            ax.imshow(images[stimulus], extent=extent, interpolation="antialiased", clip_on=False)
     ax.spines[:].set_visible(False)
-    return strip(ax, images[[stimulus for stimulus, _ in shown]], [at for _, at in shown], size, n)
+    ax.set_xlim(-0.5 - 1.3 * size, n - 0.5)
+    ax.set_ylim(n - 0.5 + 1.3 * size, -0.5)
+    return n / (n + 1.3 * size)
 
 
-def _mark_categories(ax: Axes, labels: Sequence[str], blocks: Sequence[tuple[int, int]]) -> None:
-    """Lines between blocks of one category, and its name beside each block."""
+def _spread(blocks: Blocks, size: float) -> list[tuple[int, float]]:
+    """Stimuli whose images, ``size`` cells long, fit along blocks of cells [start, end), and their centers.
+
+    They are spread evenly over each block. Where blocks are narrower than an image, some go without.
+    """
+    chosen: list[tuple[int, float]] = []
+    for start, end in blocks:
+        count = max(1, int((end - start) / size + 1e-9))
+        for k in range(count):
+            center = start + (k + 0.5) * (end - start) / count
+            stimulus = int(center)
+            center = min(max(center, size / 2), blocks[-1][1] - size / 2) - 0.5
+            if not chosen or center - chosen[-1][1] >= size - 1e-9:
+                chosen.append((stimulus, center))
+    return chosen
+
+
+def _mark_categories(ax: Axes, labels: Sequence[str], blocks: Blocks) -> None:
+    """Draw lines between the blocks of categories, and write the name of each beside it."""
     n = len(labels)
-    narrowest = 72 * min(inches(ax)) / n * min(end - start for start, end in blocks)  # points
-    inside: dict[str, Any] = {"color": "white", "linewidth": float(np.clip(0.08 * narrowest, 0.2, 0.8))}
+    narrowest = 72 * min(style.inches(ax)) / n * min(end - start for start, end in blocks)  # points
+    width = float(np.clip(0.08 * narrowest, 0.2, 0.8))
     for edge, _ in blocks[1:]:
-        ax.plot([-0.5, n - 0.5], [edge - 0.5] * 2, **inside)
-        ax.plot([edge - 0.5] * 2, [-0.5, n - 0.5], **inside)
+        ax.plot([-0.5, n - 0.5], [edge - 0.5] * 2, color="white", linewidth=width)
+        ax.plot([edge - 0.5] * 2, [-0.5, n - 0.5], color="white", linewidth=width)
     _name_rows(ax, [(a + b - 1) / 2 for a, b in blocks], [labels[a] for a, _ in blocks])
 
 
 def _name_rows(ax: Axes, places: Sequence[float], names: Sequence[str]) -> None:
-    """The same names on both sides, as small as the narrowest gap asks for, down to what can be read."""
-    size = font_points(plt.rcParams["ytick.labelsize"])
+    """Write the same names on both sides, as small as the narrowest gap asks for but still readable."""
+    size = style.font_points(plt.rcParams["ytick.labelsize"])
     cells = abs(float(np.subtract(*ax.get_ylim())))
-    gap = 72 * min(inches(ax)) * min(np.diff(places), default=cells) / cells
+    gap = 72 * min(style.inches(ax)) * min(np.diff(places), default=cells) / cells
     ax.set_yticks(places, names)
     if gap > 1.5 * size:
         ax.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")

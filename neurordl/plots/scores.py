@@ -1,42 +1,111 @@
-"""The classic figure: layers of a model against subjects' RDMs, with the noise ceiling."""
+"""Scores of layers: with the noise ceiling, one by one, or as a matrix of layers and ROIs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 
+from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
-from neurordl.plots.pairwise import Pairs, draw_pairs, pairs_inches, significant_pairs
-from neurordl.plots.style import (
-    CEILING,
-    P_NAMES,
-    colour_of,
-    inches,
-    legend,
-    mark,
-    marker_of,
-    means_by_layer,
-    names_along_x,
-    need,
-    new_axes,
-    plain,
-    sample_of,
-    scaled,
-    score_table,
-    shown_rois,
-)
+from neurordl.plots import style
 from neurordl.rsa.evaluation import Evaluation
+from neurordl.validate import check_choice
 
-__all__ = ["plot_scores"]
+__all__ = ["plot_layer_roi", "plot_scores"]
 
-_NARROW = 6  # points to a mark: ceilings behind each would be slivers
+# For each row: the number of the ROI, the place of the better layer, and the places of those below it.
+Rows = list[tuple[int, int, list[int]]]
+
+_NARROW = 6  # points for a mark; ceilings behind each mark would be slivers
+_P_NAMES = {"p": "p", "p_fdr": "FDR-corrected p", "p_holm": "Holm-corrected p"}
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The table of scores without the subjects' mean RDM, and its ROIs and layers in order."""
+
+    frame: pd.DataFrame
+    rois: list[str]
+    layers: list[str]
+
+    @classmethod
+    def of(cls, scores: Evaluation | pd.DataFrame, roi: str | Sequence[str] | None, p: str | None) -> _Table:
+        """Read the scores of these ROIs, or of all."""
+        frame = scores.to_frame() if isinstance(scores, Evaluation) else scores
+        columns = ["layer", "roi", "subject", "score", *([] if p in (None, "p") else [str(p)])]
+        style.check_columns(frame, columns, "the table of scores")
+        if not len(frame):
+            raise NeurordlError("the table of scores is empty; there is nothing to draw")
+        frame = _named(frame, "roi", "layer", "subject")
+        frame = frame[frame["subject"] != "group"]  # the subjects' mean RDM is on another scale
+        known = list(dict.fromkeys(frame["roi"]))
+        rois = known if roi is None else [roi] if isinstance(roi, str) else list(roi)
+        if unknown := [name for name in rois if name not in known]:
+            raise NeurordlError(f"no score has roi {unknown[0]!r}; there are: {', '.join(known)}")
+        frame = frame[frame["roi"].isin(rois)]
+        return cls(frame, rois, list(dict.fromkeys(frame["layer"])))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the layers; the whole network's output has none."""
+        return [layer or "output" for layer in self.layers]
+
+    @property
+    def comparison(self) -> str:
+        """The comparison of RDMs, or several of them."""
+        return ", ".join(dict.fromkeys(self.frame["comparison"])) if "comparison" in self.frame else ""
+
+    def of_roi(self, roi: str) -> pd.DataFrame:
+        """Scores of one ROI."""
+        return self.frame[self.frame["roi"] == roi]
+
+    def means(self, roi: str) -> pd.DataFrame:
+        """Means over the subjects for one ROI, indexed by layer. What is missing is NaN."""
+        frame = self.of_roi(roi)
+        rows = frame[frame["subject"] == "mean"]
+        if (twice := rows["layer"].duplicated()).any():
+            raise NeurordlError(
+                f"layer {rows['layer'][twice].iloc[0]!r} has several means in one ROI; choose one comparison "
+                "and one set of pairs"
+            )
+        tests = [name for name in rows.columns if name == "p" or name.startswith("p_")]
+        columns = ["score", "ci_low", "ci_high", "ceiling_lower", "ceiling_upper", *tests]
+        return rows.set_index("layer").reindex(index=self.layers, columns=columns).astype(float)
+
+    def sample(self) -> list[str]:
+        """What the means were measured on, stimuli and subjects, and what their intervals are over."""
+        means = self.frame[self.frame["subject"] == "mean"]
+        counts = []
+        for column, single, several in (
+            ("n_stimuli", "stimulus", "stimuli"),
+            ("n_subjects", "subject", "subjects"),
+        ):
+            if column in means and means[column].notna().any():
+                count = style.extent(means[column].dropna())
+                counts.append(f"{count} {single if count == '1' else several}")
+        lines = [", ".join(counts)] if counts else []
+        over: list[str] = []
+        if "generalises_to" in means:
+            over = [str(name) for name in means["generalises_to"].dropna().unique() if name]
+        if over and ("ci_low" not in means or means["ci_low"].notna().any()):
+            lines.append(f"95 % CI over {' or '.join(over)}")
+        return lines
+
+
+def _named(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """A copy with text in these columns: a CSV brings empty text back as NaN, and "0" as a number."""
+    return frame.fillna(dict.fromkeys(columns, "")).astype(dict.fromkeys(columns, str))
 
 
 def plot_scores(
@@ -49,171 +118,283 @@ def plot_scores(
     p_comparisons: str = "p_fdr",
     alpha: float = 0.05,
 ) -> Axes:
-    """Similarity of layers with the data: mean and interval, subjects as dots, the ceiling as a band.
+    """Draw the similarity of layers with the data: means with intervals, subjects, and the noise ceiling.
 
-    Marks of layers whose mean is not above zero are open. Above the data, each layer that is better than
-    others has a row: a dot at its own place, a tick at each layer that it surpasses.
+    Subjects are dots, and the noise ceiling is a band. Marks of layers whose mean is not significantly above
+    zero are open. Above the data, each layer that is better than others has a row: a dot at its own place,
+    and a tick at each layer below it.
 
     Parameters
     ----------
     scores
-        What `evaluate` gave, or its table.
+        Result of `evaluate`, or its table.
+    ax
+        Axes to draw on; by default a new one.
     roi
-        ROIs to show; all by default, each in a colour, their ceilings in the same colour.
+        ROIs to show, by default all. Each has a color, which its ceiling shares.
     comparisons
-        Whether to show which layers differ, by the evaluation's own table; or a table with a row per ROI and
-        pair of layers: ``roi, layer_a, layer_b, difference`` (a less b) and the column of ``p_comparisons``.
+        Whether to show which layers differ, by the evaluation's own table; or a table with a row for each ROI
+        and pair of layers, with the columns ``roi``, ``layer_a``, ``layer_b``, ``difference`` (a minus b) and
+        that of ``p_comparisons``.
     p
-        The column of the scores that holds p against zero: ``p_fdr`` by default, ``p`` where it is not there.
+        Column of the scores with the p values against zero: by default ``p_fdr``, or ``p`` without it.
     p_comparisons
-        The column of the comparisons that holds p.
+        Column of the comparisons with the p values.
     alpha
-        Significant is what has p below it.
+        Significance level.
+
+    Returns
+    -------
+    Axes
+        The Axes with the figure.
 
     Raises
     ------
     NeurordlError
-        An unknown ROI, a column that is absent, or a layer of the comparisons that has no score.
+        A ROI is unknown, a column is missing, or a layer of the comparisons has no score.
     """
-    frame = score_table(scores)
-    rois = shown_rois(frame, roi)
-    frame = frame[frame["roi"].isin(rois)]
-    layers = list(dict.fromkeys(frame["layer"]))
+    table = _Table.of(scores, roi, p)
     if p is None:
-        p = "p_fdr" if "p_fdr" in frame and frame["p_fdr"].notna().any() else "p"
-    elif p != "p":
-        need(frame, (p,), "the table of scores")
-    pairs = _pairs(scores, comparisons, rois, layers, p_comparisons, alpha)
-    own = ax is None
-    if ax is None:
-        width = min(max(5.0, 2.6 + 0.35 * len(layers) * len(rois) ** 0.5), 14.0)
-        ax = new_axes(width, 3.4 + pairs_inches(pairs))
-    ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
-    tested = False
-    for k, name in enumerate(rois):
-        part = frame[frame["roi"] == name]
-        tested |= _roi_scores(ax, part, layers, k, len(rois), p, alpha)
-    ax.set_xlim(-0.6, len(layers) - 0.4)
-    below = names_along_x(ax, [name or "output" for name in layers])
-    if own and isinstance(ax.figure, Figure):
-        ax.figure.set_figheight(ax.figure.get_figheight() + below)
-    measures = dict.fromkeys(frame["comparison"]) if "comparison" in frame else {}
-    ax.set_ylabel(f"RDM similarity ({', '.join(measures)})" if measures else "RDM similarity")
-    if pairs:
-        draw_pairs(ax, pairs, min(pairs_inches(pairs) / inches(ax)[1], 0.5 if own else 0.4))
-    sample = "\n".join(sample_of(frame[frame["subject"] == "mean"]))
-    _legend(ax, tested, pairs, p, p_comparisons, alpha, sample)
-    return plain(ax)
-
-
-def _pairs(
-    scores: Evaluation | pd.DataFrame,
-    comparisons: pd.DataFrame | bool,
-    rois: list[str],
-    layers: list[str],
-    p: str,
-    alpha: float,
-) -> list[Any]:
+        p = "p_fdr" if "p_fdr" in table.frame and table.frame["p_fdr"].notna().any() else "p"
     if comparisons is True:
         if not isinstance(scores, Evaluation):
             raise NeurordlError(
                 "comparisons=True takes what evaluate gave; beside a table give another table"
             )
         comparisons = scores.comparisons
-    if comparisons is False:
-        return []
-    return significant_pairs(comparisons, rois, layers, p, alpha)
+    rows = [] if comparisons is False else _significant_rows(comparisons, table, p_comparisons, alpha)
+    new = ax is None
+    if ax is None:
+        width = min(max(5.0, 2.6 + 0.35 * len(table.layers) * len(table.rois) ** 0.5), 14.0)
+        ax = style.new_axes(width, 3.4 + _rows_inches(rows))
+    ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
+    tested = False
+    for k in range(len(table.rois)):
+        p_values = _draw_roi(ax, table, k, p, alpha)
+        tested |= bool(np.isfinite(p_values).any())
+    ax.set_xlim(-0.6, len(table.layers) - 0.4)
+    below = style.names_along_x(ax, table.names)
+    if new and isinstance(ax.figure, Figure):
+        ax.figure.set_figheight(ax.figure.get_figheight() + below)
+    ax.set_ylabel(f"RDM similarity ({table.comparison})" if table.comparison else "RDM similarity")
+    if rows:
+        _draw_rows(ax, rows, min(_rows_inches(rows) / style.inches(ax)[1], 0.5 if new else 0.4))
+    handles, labels = ax.get_legend_handles_labels()
+    empty: list[float] = []
+    if tested:
+        white = Line2D(empty, empty, marker="o", mfc="white", markersize=style.scaled(6), color="0.3", ls="")
+        handles.append(white)
+        labels.append(f"not above zero\n({_P_NAMES.get(p, p)} ≥ {alpha:g})")
+    if rows:
+        dot, tick = (
+            Line2D(empty, empty, marker=marker, markersize=style.scaled(size), color="0.3", ls="")
+            for marker, size in (("o", 4), ("|", 6))
+        )
+        pair: Any = (dot, tick)
+        handles.append(pair)
+        name = _P_NAMES.get(p_comparisons, p_comparisons)
+        labels.append(f"layer (dot) better than\nother layers (ticks)\n({name} < {alpha:g})")
+    title = "\n".join(table.sample()) or None
+    handler = {tuple: HandlerTuple(ndivide=None)}
+    style.legend(ax, title=title, handles=handles, labels=labels, handler_map=handler)
+    return style.hide_frame(ax)
 
 
-def _roi_scores(
-    ax: Axes, frame: pd.DataFrame, layers: list[str], k: int, n_rois: int, p: str, alpha: float
-) -> bool:
-    """Draw ROI k of several; whether anything was tested against zero."""
-    name = str(frame["roi"].iloc[0])
-    means = means_by_layer(frame, layers)
+def _draw_roi(ax: Axes, table: _Table, k: int, p: str, alpha: float) -> Floats:
+    """Draw the scores of ROI ``k``; returns its p values against zero."""
+    name, n_rois, n_layers = table.rois[k], len(table.rois), len(table.layers)
+    means = table.means(name)
+    score = means["score"].to_numpy()
     step = 1.0 if n_rois == 1 else 0.8 / n_rois
-    places = np.arange(len(layers)) + step * (k - (n_rois - 1) / 2)
-    room = 72 * inches(ax)[0] / len(layers) * step  # points
-    bounds = means[["ceiling_lower", "ceiling_upper"]].to_numpy()
-    _band(ax, bounds, places, step, k, name, alone=n_rois == 1, joined=room < _NARROW)
+    places = np.arange(n_layers) + step * (k - (n_rois - 1) / 2)
+    room = 72 * style.inches(ax)[0] / n_layers * step  # points
+    _draw_ceiling(ax, table, k, places, step, joined=n_rois == 1 or room < _NARROW)
+    frame = table.of_roi(name)
     dots = frame[frame["subject"] != "mean"]
     by_layer = dots.groupby("layer", sort=False)
     rank, count = by_layer.cumcount().to_numpy(), by_layer["score"].transform("size").to_numpy()
     spread = min(0.1, 0.25 * step) * (2 * rank / np.maximum(count - 1, 1) - (count > 1))
-    at = places[[layers.index(name) for name in dots["layer"]]] + spread
-    style: dict[str, Any] = {
-        "color": colour_of(k),
-        "alpha": 0.45,
-        "markersize": scaled(5),
-        "mew": 0,
-        "zorder": 2,
-    }
-    ax.plot(at, dots["score"].to_numpy(dtype=float), ".", **style)  # all in one: many artists are slow
-    score = means["score"].to_numpy()
+    x, y = places[[table.layers.index(layer) for layer in dots["layer"]]] + spread, dots["score"]
+    color, small = style.color_of(k), style.scaled(5)
+    # all dots in one call, since many artists are slow
+    ax.plot(x, y.to_numpy(dtype=float), ".", color=color, alpha=0.45, ms=small, mew=0, zorder=2)
     reach = np.abs(means[["ci_low", "ci_high"]].to_numpy().T - score)
-    size = float(np.clip(0.35 * room, 2.5, scaled(7)))
+    size = float(np.clip(0.35 * room, 2.5, style.scaled(7)))
     label = f"{name} mean".strip() + (", 95 % CI" if np.isfinite(reach).any() else "")
-    mark(ax, k, places, score, label, yerr=np.nan_to_num(reach), size=size)
+    style.mark(ax, k, places, score, label, size, yerr=np.nan_to_num(reach))
     for place in places[np.isnan(score)]:
-        small: dict[str, Any] = {"fontsize": "xx-small", "color": colour_of(k), "rotation": 90}
-        ax.text(place, 0, " undefined", ha="center", va="bottom", **small)
-    values = means[p].to_numpy() if p in means else np.full(len(layers), np.nan)
-    open_ = (values >= alpha) & np.isfinite(score)
-    if open_.any():
-        face: dict[str, Any] = {
-            "markerfacecolor": "white",
-            "markeredgecolor": colour_of(k),
-            "markersize": size,
-        }
-        ax.plot(places[open_], score[open_], marker_of(k), zorder=4, **face)
-    return bool(np.isfinite(values).any())
+        text = " undefined"
+        ax.text(place, 0, text, ha="center", va="bottom", fontsize="xx-small", color=color, rotation=90)
+    p_values = means[p].to_numpy() if p in means else np.full(n_layers, np.nan)
+    hollow = (p_values >= alpha) & np.isfinite(score)
+    if hollow.any():
+        x, y = places[hollow], score[hollow]
+        ax.plot(x, y, style.marker_of(k), zorder=4, mfc="white", mec=color, ms=size)
+    return np.asarray(p_values)
 
 
-def _band(
-    ax: Axes,
-    bounds: npt.NDArray[Any],
-    places: npt.NDArray[Any],
-    step: float,
-    k: int,
-    name: str,
-    *,
-    alone: bool,
-    joined: bool,
+def _draw_ceiling(
+    ax: Axes, table: _Table, k: int, places: npt.NDArray[Any], step: float, joined: bool
 ) -> None:
-    """The ceiling: behind all of a layer, of one ROI and where marks are too narrow; or behind each mark."""
+    """Draw the noise ceiling of ROI ``k`` behind whole layers (``joined``), or behind each mark."""
+    bounds = table.means(table.rois[k])[["ceiling_lower", "ceiling_upper"]].to_numpy()
     if not np.isfinite(bounds).any():
         return
-    if alone or joined:  # a step as wide as each layer
+    if joined:
         edges = np.repeat(np.arange(len(places) + 1) - 0.5, 2)[1:-1]
         lower, upper = np.repeat(bounds, 2, axis=0).T
-    else:  # NaN separates
+    else:  # NaN separates the bands
         half = 0.46 * step
         edges = np.stack([places - half, places + half, places + half], axis=1).ravel()
         gaps = np.full((len(places), 1, 2), np.nan)
         lower, upper = np.concatenate([np.repeat(bounds[:, None], 2, axis=1), gaps], axis=1).reshape(-1, 2).T
-    shade: dict[str, Any] = {"color": CEILING} if alone else {"color": colour_of(k), "alpha": 0.22}
-    ax.fill_between(edges, lower, upper, **shade, lw=0, zorder=0, label=f"{name} noise ceiling".strip())
+    color, opacity = (style.CEILING, None) if len(table.rois) == 1 else (style.color_of(k), 0.22)
+    label = f"{table.rois[k]} noise ceiling".strip()
+    ax.fill_between(edges, lower, upper, color=color, alpha=opacity, lw=0, zorder=0, label=label)
 
 
-def _legend(ax: Axes, tested: bool, pairs: Pairs, p: str, p_pairs: str, alpha: float, sample: str) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    grey: dict[str, Any] = {"color": "0.3", "linestyle": ""}
-    if tested:
-        handles.append(Line2D([], [], marker="o", markerfacecolor="white", markersize=scaled(6), **grey))
-        labels.append(f"not above zero\n({P_NAMES.get(p, p)} ≥ {alpha:g})")
-    if pairs:
-        row: Any = (
-            Line2D([], [], marker="o", markersize=scaled(4), **grey),
-            Line2D([], [], marker="|", markersize=scaled(6), **grey),
-        )
-        handles.append(row)
-        labels.append(f"dot better than ticks\n({P_NAMES.get(p_pairs, p_pairs)} < {alpha:g})")
-    from matplotlib.legend_handler import HandlerTuple
+def _significant_rows(comparisons: pd.DataFrame, table: _Table, p: str, alpha: float) -> Rows:
+    """The rows to draw, by ROI and place of the better layer."""
+    columns = ["roi", "layer_a", "layer_b", "difference", p]
+    style.check_columns(comparisons, columns, "the table of comparisons")
+    frame = _named(comparisons, "roi", "layer_a", "layer_b")
+    frame = frame[frame["roi"].isin(table.rois)]
+    for name in (*frame["layer_a"], *frame["layer_b"]):
+        if name not in table.layers:
+            raise NeurordlError(f"the comparisons name layer {name!r}, which has no score in the table")
+    seen: set[tuple[str, frozenset[str]]] = set()
+    rows: dict[tuple[int, int], list[int]] = {}
+    for roi, a, b, difference, p_value in zip(*(frame[column] for column in columns), strict=True):
+        pair = (roi, frozenset((a, b)))
+        if pair in seen:
+            raise NeurordlError(
+                f"the comparisons hold the layers {a!r} and {b!r} twice for ROI {roi!r}; drop one"
+            )
+        seen.add(pair)
+        if p_value < alpha and abs(difference) > 0:  # not where either is NaN
+            better, worse = (a, b) if difference > 0 else (b, a)
+            key = (table.rois.index(roi), table.layers.index(better))
+            rows.setdefault(key, []).append(table.layers.index(worse))
+    return [(k, better, sorted(worse)) for (k, better), worse in sorted(rows.items())]
 
-    legend(
-        ax,
-        title=sample or None,
-        handles=handles,
-        labels=labels,
-        handler_map={tuple: HandlerTuple(ndivide=None)},
-    )
+
+def _n_slots(rows: Rows) -> float:
+    return len(rows) + len({k for k, _, _ in rows}) + 0.25  # a free one below each ROI, some room above
+
+
+def _rows_inches(rows: Rows) -> float:
+    """The height that the rows ask for."""
+    return style.scaled(0.085) * _n_slots(rows) if rows else 0.0
+
+
+def _draw_rows(ax: Axes, rows: Rows, share: float) -> None:
+    """Draw rows in the upper ``share`` of the Axes, for which the data make room; the y axis ends below."""
+    low, high = ax.get_ylim()
+    ticks = [tick for tick in ax.get_yticks() if low <= tick <= high]
+    ax.set_ylim(low, low + (high - low) / (1 - share))
+    ax.set_yticks(ticks)
+    ax.spines["left"].set_bounds(low, high)
+    ax.yaxis.label.set_y((1 - share) / 2)
+    across = ax.get_xaxis_transform()
+    rois = sorted({k for k, _, _ in rows})
+    heights = 1 - share * (np.arange(len(rows)) + 0.75 + [rois.index(k) for k, _, _ in rows]) / _n_slots(rows)
+    size = min(style.scaled(4), 0.8 * 72 * share * style.inches(ax)[1] / _n_slots(rows))  # points
+    for (k, better, worse), height in zip(rows, heights, strict=True):
+        color, ends = style.color_of(k), [min(better, *worse), max(better, *worse)]
+        width = style.scaled(0.6)
+        ax.plot(ends, [height] * 2, "-", color=color, lw=width, alpha=0.6, transform=across, zorder=2)
+        for places, marker, width in ((worse, "|", style.scaled(1)), ([better], "o", 0)):
+            y = [height] * len(places)
+            ax.plot(places, y, marker, color=color, markersize=size, mew=width, transform=across, zorder=3)
+
+
+def plot_layer_roi(
+    scores: Evaluation | pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    roi: str | Sequence[str] | None = None,
+    relative_to: Literal["ceiling_lower", "ceiling_upper"] | None = None,
+    p: str = "p",
+    alpha: float = 0.05,
+    cmap: str = "RdBu_r",
+) -> Axes:
+    """Draw the mean similarity of every layer with every ROI as a colored matrix with numbers.
+
+    Numbers in brackets do not differ significantly from zero. White is always zero.
+
+    Parameters
+    ----------
+    scores
+        Result of `evaluate`, or its table.
+    ax
+        Axes to draw on; by default a new one.
+    roi
+        ROIs to show, in this order; by default all.
+    relative_to
+        Bound of the noise ceiling by which each mean is divided. Where it is undefined or not positive, so is
+        the ratio, and the cell is grey.
+    p
+        Column of the scores with the p values against zero.
+    alpha
+        Significance level.
+    cmap
+        Name of a diverging color map of matplotlib.
+
+    Returns
+    -------
+    Axes
+        The Axes with the figure.
+
+    Raises
+    ------
+    NeurordlError
+        A ROI or a bound is unknown, or a column is missing.
+    """
+    table = _Table.of(scores, roi, p)
+    check_choice("relative_to", relative_to, ("ceiling_lower", "ceiling_upper", None))
+    means = [table.means(name) for name in table.rois]
+    values = np.stack([frame["score"].to_numpy() for frame in means], axis=1)
+    if relative_to is not None:
+        bounds = np.stack([frame[relative_to].to_numpy() for frame in means], axis=1)
+        values = np.where(bounds > 0, values / np.where(bounds > 0, bounds, 1), np.nan)
+    p_values = np.stack([frame[p] if p in frame else frame["score"] * np.nan for frame in means], axis=1)
+    n_layers, n_rois = values.shape
+    if ax is None:
+        width = 2.2 + 0.08 * max(map(len, table.names)) + 0.75 * n_rois
+        ax = style.new_axes(width, min(max(2.4, 1.1 + 0.24 * n_layers), 11.0))
+    _draw_cells(ax, values, p_values >= alpha, cmap)
+    width, height = style.inches(ax)
+    size = style.font_points(plt.rcParams["ytick.labelsize"])
+    ax.set_yticks(range(n_layers), table.names)
+    ax.tick_params(axis="y", labelsize=min(size, max(72 * 0.9 * height / n_layers, 4.5)))
+    ax.set_xticks(range(n_rois), table.rois)
+    if style.LETTER * size * max(map(len, table.rois)) > 72 * width / n_rois:
+        style.slant_names(ax)
+    lines = table.sample()[:1]  # no interval is drawn
+    if np.isfinite(p_values).any():
+        lines.append(f"( ): {_P_NAMES.get(p, p)} ≥ {alpha:g} against zero")
+    ax.set_xlabel("\n".join(lines), fontsize="small")
+    bar = style.bar_beside(ax, ax.images[0])
+    bar.ax.set_ylim(min(0.0, np.nanmin(values, initial=0)), max(0.0, np.nanmax(values, initial=0)) or 1)
+    unit = f"share of {relative_to.replace('ceiling_', '')} ceiling" if relative_to else ""
+    note = ", ".join(part for part in (unit, table.comparison) if part)
+    bar.set_label(f"RDM similarity\n({note})" if note else "RDM similarity")
+    return ax
+
+
+def _draw_cells(ax: Axes, values: Floats, in_brackets: Bools, cmap: str) -> None:
+    """Draw the colored cells with their numbers."""
+    largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+    colors = colormaps[cmap].with_extremes(bad="0.9")
+    picture = ax.imshow(values, cmap=colors, vmin=-(largest or 1), vmax=largest or 1, aspect="auto")
+    width, height = style.inches(ax)
+    size = min(0.62 * 72 * height / values.shape[0], 72 * width / values.shape[1] / 4)
+    for (row, column), value in np.ndenumerate(values):
+        text = "–" if np.isnan(value) else f"{value:.2f}".replace("-", "−")
+        text = f"({text})" if in_brackets[row, column] and not np.isnan(value) else text
+        red, green, blue, _ = picture.to_rgba(np.asarray(value))
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 and not np.isnan(value)
+        color, size = "white" if dark else "black", float(np.clip(size, 4, 9))
+        ax.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)

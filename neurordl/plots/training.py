@@ -1,22 +1,26 @@
-"""What a fit's losses, or similarities, did by epoch."""
+"""Training: its losses by epoch, and what a teacher's geometry gave a student and cost it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
-from neurordl.plots.style import colour_of, legend, marker_of, need, new_axes, plain, scaled
+from neurordl.plots import style
+from neurordl.rsa.inference.tests import mean_interval
 from neurordl.training.run import Run
 
-__all__ = ["plot_training"]
+__all__ = ["plot_paired", "plot_training", "plot_transfer"]
 
 _NO_TERMS = ("epoch", "step", "lr", "seconds")
+_NAMES = {"heldout_rdm_similarity": "RDM similarity, held-out stimuli", "test_accuracy": "test accuracy"}
 
 
 def plot_training(
@@ -26,76 +30,206 @@ def plot_training(
     terms: Sequence[str] | None = None,
     similarity: bool = False,
 ) -> Axes:
-    """Terms of a run's history by epoch; those of the validation stimuli dashed, with open marks.
+    """Draw the terms of a run's history by epoch; those of the validation stimuli are dashed.
 
-    The epoch whose weights were kept is a dotted line, where validation chose one.
+    A dotted line marks the epoch whose weights were kept, where validation chose one.
 
     Parameters
     ----------
     run
-        A run of `fit`, or its history.
+        Run of `fit`, or its history.
+    ax
+        Axes to draw on; by default a new one.
     terms
-        Columns of the history to show; by default all losses. A term brings its ``val_`` column along.
+        Columns of the history to show, by default all losses; each with its ``val_`` column.
     similarity
-        Show similarities of RDMs instead of their losses: 1 - loss, for terms whose comparison is a
-        similarity (not ``mse``, nor a function of one's own); needs the run, which knows the comparisons.
+        Show similarities of RDMs, 1 - loss, in place of losses. Only terms whose comparison is a similarity
+        are shown (neither ``mse`` nor a function of your own). This needs the run, which knows them.
+
+    Returns
+    -------
+    Axes
+        The Axes with the figure.
 
     Raises
     ------
     NeurordlError
-        A term that the history does not have, a history without epochs, or ``similarity=True`` where no term
-        is one.
+        The history lacks a term or the epochs, or with ``similarity=True`` no term is a similarity.
     """
     history = run if isinstance(run, pd.DataFrame) else run.history
-    need(history, ("epoch",), "the history")
     record: Mapping[str, Any] = {} if isinstance(run, pd.DataFrame) else run.record
+    style.check_columns(history, ["epoch", *(terms or ())], "the history")
     known = [str(name) for name in history.columns if name not in _NO_TERMS]
-    if terms is not None:
-        need(history, terms, "the history")
     shown = list(terms) if terms is not None else [name for name in known if not name.startswith("val_")]
     if similarity:
-        alike = _similarities(record)
-        shown = [name for name in shown if name.removeprefix("val_") in alike]
+        losses = record.get("objective", {}).get("losses", {})
+        spelled = {name: loss.get("comparison") for name, loss in losses.items()}
+        similar = [k for k, v in spelled.items() if v in COMPARISONS and COMPARISONS[v].higher_is_better]
+        shown = [name for name in shown if name.removeprefix("val_") in similar]
         if not shown:
             raise NeurordlError(
                 "no term shown is 1 - a similarity of RDMs, as far as is known; give the run itself, of an "
                 "RDMLoss that compares with corr, cosine or another similarity"
             )
     shown = list(dict.fromkeys([*shown, *(f"val_{name}" for name in shown if f"val_{name}" in known)]))
-    ax = ax or new_axes(5.6, 3.4)
-    for name in shown:
+    bases = [name for name in dict.fromkeys(name.removeprefix("val_") for name in known) if name != "loss"]
+    ax = ax or style.new_axes(5.6, 3.4)
+    for name in shown:  # a term keeps its color whichever others are shown; the total is black
+        base = name.removeprefix("val_")
+        number = bases.index(base) if base in bases else 0
+        color, marker = (
+            ("black", "x") if base == "loss" else (style.color_of(number), style.marker_of(number))
+        )
+        dashed = name != base
         values = history[name].astype(float)
-        _line(ax, name, history["epoch"], 1 - values if similarity else values, known)
+        (line,) = ax.plot(history["epoch"], 1 - values if similarity else values, color=color)
+        line.set(label=f"{base}, validation" if dashed else "total loss" if base == "loss" else base)
+        line.set(lw=style.scaled(1.4), ls="--" if dashed else "-")
+        if len(history) <= 25:
+            line.set(marker=marker, ms=style.scaled(4), mfc="white" if dashed else color)
     if best := record.get("best"):
         ax.axvline(best["epoch"], color="0.5", ls=":", lw=1, zorder=0, label=f"kept: epoch {best['epoch']}")
-    ax.set_xlabel("epoch")
-    ax.set_ylabel("RDM similarity" if similarity else "loss")
+    ax.set(xlabel="epoch", ylabel="RDM similarity" if similarity else "loss")
     ax.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    legend(ax)
-    return plain(ax)
+    style.legend(ax)
+    return style.hide_frame(ax)
 
 
-def _similarities(record: Mapping[str, Any]) -> set[str]:
-    losses = record.get("objective", {}).get("losses", {})
-    spelled = {name: loss.get("comparison") for name, loss in losses.items()}
-    return {name for name, how in spelled.items() if how in COMPARISONS and COMPARISONS[how].higher_is_better}
+def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str | None = None) -> Axes:
+    """Draw test accuracy against held-out similarity: what the geometry gave and what it cost.
+
+    Small dots are rows. Large marks are the means of conditions with 95 % t intervals in both directions, and
+    the band is the mean noise ceiling.
+
+    Parameters
+    ----------
+    frame
+        Table with a row for each condition and seed and the columns ``condition``, ``test_accuracy``,
+        ``heldout_rdm_similarity`` and, where there is a ceiling, ``ceiling_lower`` and ``ceiling_upper``.
+    ax
+        Axes to draw on; by default a new one.
+    reference
+        Condition through whose mean dotted lines run. Conditions to the right of it came nearer to the
+        geometry, and conditions below it lost accuracy.
+
+    Returns
+    -------
+    Axes
+        The Axes with the figure.
+
+    Raises
+    ------
+    NeurordlError
+        A column or the reference is missing.
+    """
+    style.check_columns(frame, ("condition", "test_accuracy", "heldout_rdm_similarity"))
+    frame = frame.astype({"condition": str})
+    conditions = list(dict.fromkeys(frame["condition"]))
+    if reference is not None:
+        _check_reference(reference, conditions)
+    ax = ax or style.new_axes(5.2, 3.8)
+    if {"ceiling_lower", "ceiling_upper"} <= set(frame.columns):
+        lower, upper = frame[["ceiling_lower", "ceiling_upper"]].astype(float).mean()
+        if np.isfinite([lower, upper]).all():
+            ax.axvspan(lower, upper, color=style.CEILING, linewidth=0, zorder=0, label="noise ceiling")
+    for k, condition in enumerate(conditions):
+        part = frame[frame["condition"] == condition]
+        x, y = (part[name].to_numpy(float) for name in ("heldout_rdm_similarity", "test_accuracy"))
+        ax.plot(x, y, ".", color=style.color_of(k), alpha=0.5, markersize=style.scaled(7), mew=0, zorder=2)
+        (similarity, x_reach), (accuracy, y_reach) = _mean_reach(x), _mean_reach(y)
+        style.mark(ax, k, similarity, accuracy, condition, style.scaled(6), xerr=x_reach, yerr=y_reach)
+        if condition == reference:
+            ax.axvline(similarity, color="0.5", linestyle=":", linewidth=1, zorder=1)
+            ax.axhline(accuracy, color="0.5", linestyle=":", linewidth=1, zorder=1)
+    ax.set(xlabel=_NAMES["heldout_rdm_similarity"], ylabel=_NAMES["test_accuracy"])
+    unit = "seeds" if "seed" in frame and not frame.duplicated(["condition", "seed"]).any() else "runs"
+    style.legend(
+        ax, title=f"mean, 95 % CI (t)\nover {style.extent(frame['condition'].value_counts())} {unit}"
+    )
+    return style.hide_frame(ax)
 
 
-def _line(ax: Axes, name: str, epochs: Any, values: Any, known: Sequence[str]) -> None:
-    """A term keeps its colour whichever others are shown; the total is black."""
-    base = name.removeprefix("val_")
-    bases = [other for other in dict.fromkeys(one.removeprefix("val_") for one in known) if other != "loss"]
-    validation = name != base
-    label = f"{base}, validation" if validation else "total loss" if base == "loss" else base
-    colour = "black" if base == "loss" else colour_of(bases.index(base))
-    style: dict[str, Any] = {
-        "color": colour,
-        "label": label,
-        "lw": scaled(1.4),
-        "ls": "--" if validation else "-",
-    }
-    if len(epochs) <= 25:
-        marker = "x" if base == "loss" else marker_of(bases.index(base))
-        style |= {"marker": marker, "ms": scaled(4), "mfc": "white" if validation else colour}
-    ax.plot(epochs, values, **style)
+def plot_paired(
+    frame: pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    value: str = "heldout_rdm_similarity",
+    reference: str = "labels",
+    pair: Sequence[str] = ("seed",),
+) -> Axes:
+    """Draw paired differences of each condition from a reference, with their means and 95 % t intervals.
+
+    Parameters
+    ----------
+    frame
+        Table with a row for each condition and pair: the columns ``condition``, ``value`` and those of
+        ``pair``.
+    ax
+        Axes to draw on; by default a new one.
+    value
+        Column that is compared.
+    reference
+        Condition that is subtracted from each of the others.
+    pair
+        Columns that say which rows belong together, such as seed and fold.
+
+    Returns
+    -------
+    Axes
+        The Axes with the figure.
+
+    Raises
+    ------
+    NeurordlError
+        A column or the reference is missing, a pair occurs twice, or no pair is complete.
+    """
+    style.check_columns(frame, ("condition", value, *pair))
+    conditions = [str(name) for name in dict.fromkeys(frame["condition"])]
+    _check_reference(reference, conditions)
+    if frame.duplicated(["condition", *pair]).any():
+        raise NeurordlError(
+            f"some rows share condition, {', '.join(pair)}; name in pair= what else tells them apart"
+        )
+    table = frame.pivot(index=list(pair), columns="condition", values=value).astype(float)
+    compared = [name for name in conditions if name != reference]
+    ax = ax or style.new_axes(5.2, 1.2 + 0.5 * len(compared))
+    ax.axvline(0, color="0.6", linewidth=0.8, zorder=1)
+    counts = []
+    for place, name in enumerate(compared):
+        differences = (table[name] - table[reference]).dropna().to_numpy()
+        if not len(differences):
+            raise NeurordlError(
+                f"{name!r} and {reference!r} have no pair in common; check the columns in pair="
+            )
+        counts.append(len(differences))
+        k = conditions.index(name)
+        y = place + np.linspace(0.12, 0.28, len(differences))
+        ax.plot(
+            differences,
+            y,
+            ".",
+            color=style.color_of(k),
+            alpha=0.5,
+            markersize=style.scaled(5),
+            mew=0,
+            zorder=2,
+        )
+        mean, reach = _mean_reach(differences)
+        style.mark(ax, k, mean, place, name, style.scaled(6), xerr=reach)
+    ax.set_yticks(range(len(compared)), compared)
+    ax.set_ylim(len(compared) - 0.4, -0.6)
+    note = f"mean, 95 % CI (t) over {style.extent(counts)} pairs ({', '.join(pair)})"
+    ax.set_xlabel(f"{_NAMES.get(value, value)}: difference from {reference}\n{note}")
+    return style.hide_frame(ax)
+
+
+def _check_reference(reference: str, conditions: Sequence[str]) -> None:
+    if reference not in conditions:
+        raise NeurordlError(f"no condition is called {reference!r}; there are: {', '.join(conditions)}")
+
+
+def _mean_reach(values: Floats) -> tuple[float, float]:
+    """Mean of the defined values and half the width of its 95 % t interval (0 for a single value)."""
+    mean, _, high, _, _ = mean_interval(values)
+    return mean, float(np.nan_to_num(high - mean))

@@ -1,13 +1,19 @@
-"""Simulated subjects whose representational geometry is known: as patterns, as RDMs, as fMRI data sets."""
+"""Simulated subjects with a known representational geometry: as patterns, as RDMs, as fMRI data sets."""
 
 from __future__ import annotations
 
-from neurordl.simulate.fmri import simulate_fmri
-from neurordl.simulate.patterns import DIMENSIONS, patterns_of, simulate_patterns, simulate_subjects
-from neurordl.simulate.planning import plan_study
+from neurordl.simulate.fmri import Scan, simulate_fmri
+from neurordl.simulate.patterns import (
+    Measurement,
+    patterns_of,
+    plan_study,
+    simulate_patterns,
+    simulate_subjects,
+)
 
 __all__ = [
-    "DIMENSIONS",
+    "Measurement",
+    "Scan",
     "patterns_of",
     "plan_study",
     "simulate_fmri",

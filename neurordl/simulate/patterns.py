@@ -1,41 +1,105 @@
-"""Simulated subjects whose representational geometry is known.
+"""Simulated subjects with a known representational geometry, and the size of a study by simulation.
 
 With X the patterns of the known geometry, each less its mean over channels and all scaled to unit variance,
 the measured patterns of subject s are
 
     Y_s = sqrt(1 - i) X P_s + sqrt(i) Z_s Q_s + E_s / sqrt(snr)
 
-- P_s, drawn for each subject, spreads the geometry over the subject's channels. It is an isometry onto
-  directions without a mean over channels, so that with i = 0, no noise and more channels than X has,
-  correlation distances are those of X exactly; with fewer channels it is a random projection.
-- Z_s Q_s is the subject's own geometry: a few dimensions (``DIMENSIONS``), independent of X and of the other
-  subjects, spread over channels in the same way. ``idiosyncrasy`` i is its share of the signal's variance.
-- E_s is measurement noise, normal with unit variance, independent but for what ``smoothness`` says, and new
-  for each run and repeat. ``snr`` is the signal's variance over the noise's, per channel and measurement.
+- P_s is drawn for each subject and spreads the geometry over the subject's channels. It is an isometry onto
+  directions without a mean over channels. So with i = 0, without noise and with more channels than X has,
+  correlation distances are exactly those of X; with fewer channels P_s is a random projection.
+- Z_s Q_s is the geometry of this subject alone: a few dimensions, independent of X and of the other subjects,
+  spread over channels in the same way. Its share of the signal's variance is the idiosyncrasy i.
+- E_s is measurement noise, normal with unit variance and new for each run and repeat; it is independent
+  between channels unless it is smooth. ``snr`` is the variance of the signal over that of the noise, per
+  channel and measurement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Integral
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from rsatoolbox.data import Dataset
 from rsatoolbox.rdm.rdms import RDMs
+from scipy import stats
 
+from neurordl.arrays import Floats, Ints
 from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids
-from neurordl.measures.dissimilarities import dissimilarity_from_text
+from neurordl.measures.dissimilarities import Dissimilarity, dissimilarity_from_text, find_dissimilarity
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.selection import stimulus_ids
+from neurordl.validate import check_count, check_number
 
-__all__ = ["DIMENSIONS", "patterns_of", "simulate_patterns", "simulate_subjects", "standardised", "whole"]
+__all__ = ["Measurement", "patterns_of", "plan_study", "simulate_patterns", "simulate_subjects"]
 
-DIMENSIONS = 5
+_DIMENSIONS = 5  # of the geometry of one subject alone
 
-Floats = npt.NDArray[np.float64]
+
+@dataclass(frozen=True)
+class Measurement:
+    """How the stimuli are measured in each subject.
+
+    Attributes
+    ----------
+    runs, repeats
+        Number of runs, and of measurements of a stimulus in each run. None is one run without a name.
+    smoothness
+        If above 0, half of the noise's variance is smooth along the channels, which form a ring; this is the
+        standard deviation of the normal kernel in channels. (All of it smooth would leave directions without
+        noise.)
+    missing
+        Share of the stimuli that a subject lacks, drawn for each subject, from 0 to below 1. With runs, this
+        is also the share of further cells of stimulus and run that are lost; a stimulus keeps two runs where
+        there are two.
+    """
+
+    runs: int | None = None
+    repeats: int = 1
+    smoothness: float = 0.0
+    missing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_count("runs", 1 if self.runs is None else self.runs)
+        check_count("repeats", self.repeats)
+        check_number("smoothness", self.smoothness, 0)
+        check_number("missing", self.missing, 0, 1, open_high=True)
+
+    def rows(self, n_stimuli: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """Draw the stimulus and the run of each measurement."""
+        n_runs = self.runs or 1
+        run, _, stimulus = (index.ravel() for index in np.indices((n_runs, self.repeats, n_stimuli)))
+        if self.missing == 0:
+            return stimulus, run
+        kept = np.ones((n_runs, n_stimuli), dtype=bool)
+        n_lost = min(n_stimuli - 2, round(self.missing * n_stimuli))
+        kept[:, rng.permutation(n_stimuli)[:n_lost]] = False
+        if self.runs is not None:
+            lost = rng.random(kept.shape) < self.missing
+            for k in range(n_stimuli):
+                lost[rng.permutation(n_runs)[:2], k] = False
+            kept &= ~lost
+        measured = kept[run, stimulus]
+        return stimulus[measured], run[measured]
+
+    def noise(self, n_rows: int, n_channels: int, rng: np.random.Generator) -> Floats:
+        """Draw normal noise of unit variance, (rows, channels)."""
+        noise = rng.standard_normal((n_rows, n_channels))
+        if self.smoothness == 0:
+            return noise
+        distance = np.minimum(np.arange(n_channels), n_channels - np.arange(n_channels))
+        kernel = np.exp(-((distance / self.smoothness) ** 2) / 2)
+        spectrum = np.fft.rfft(kernel / np.linalg.norm(kernel))
+        smooth = np.fft.irfft(np.fft.rfft(noise, axis=1) * spectrum, n=n_channels, axis=1)
+        return np.asarray((smooth + rng.standard_normal(noise.shape)) / np.sqrt(2))
 
 
 def simulate_patterns(
@@ -46,151 +110,104 @@ def simulate_patterns(
     n_channels: int = 100,
     idiosyncrasy: float = 0.2,
     snr: float = 1.0,
-    runs: int | None = None,
-    repeats: int = 1,
-    smoothness: float = 0.0,
-    missing: float = 0.0,
+    measurement: Measurement = Measurement(),
     seed: int = 0,
 ) -> dict[str, Dataset]:
-    """Measured patterns of subjects who share a geometry, by the model at the top of this module.
+    """Simulate the patterns of subjects who share a geometry, by the model at the top of this module.
 
     Parameters
     ----------
     patterns
-        (stimuli, channels), of the known geometry: a layer of a network, say, or `patterns_of` an RDM. Their
-        mean over channels is no part of it: Euclidean distances that come back are those without it.
+        (stimuli, channels) of the known geometry, such as a layer of a network, or `patterns_of` an RDM.
+        Their mean over channels is removed: Euclidean distances of the simulated patterns are without it.
     ids
         Stimulus of each row.
     n_subjects
-        They are called "s01", "s02" and so on; the first ones are the same however many there are.
+        Number of subjects, who are called "s01", "s02" and so on. The first ones do not depend on it.
     n_channels
-        Channels (voxels, neurons) of each subject, 2 or more.
+        Number of channels (voxels, neurons) of each subject, at least 2.
     idiosyncrasy
-        Share of the signal's variance that is the subject's own, from 0 to 1.
+        Share of the signal's variance that belongs to the subject alone, from 0 to 1.
     snr
-        Variance of the signal over that of the noise, above 0; ``math.inf`` is no noise.
-    runs, repeats
-        How many runs, and how often a stimulus is measured in each; None is one measurement without runs.
-    smoothness
-        Above 0, half of the noise's variance is smooth: the standard deviation, in channels, of the normal
-        kernel along the channels, which stand in a ring. (All of it smooth would leave directions without
-        noise.)
-    missing
-        Share of the stimuli that a subject lacks, drawn for each; and, with runs, of the cells of stimulus
-        and run that are lost beside (a stimulus keeps two runs where there are two).
+        Variance of the signal over that of the noise, above 0; ``math.inf`` stands for no noise.
+    measurement
+        Runs, repeats, smoothness of the noise and missing stimuli.
     seed
-        Of all that is random.
+        Seed of all random draws.
 
     Returns
     -------
     dict of subject to Dataset
-        Measurements (stimuli, n_channels), with the observation descriptor ``stimulus`` and the descriptor
-        ``subject`` (with runs (runs × repeats × stimuli, n_channels), also ``run``): what `PatternTeacher`
-        and `compute_rdms` take.
+        Measurements (stimuli, n_channels), or with runs (runs × repeats × stimuli, n_channels). Observation
+        descriptors: ``stimulus``, with runs also ``run``. Descriptor: ``subject``.
 
     Raises
     ------
     NeurordlError
-        Patterns of another shape, not finite or without variance, or a number out of its range.
+        The patterns have another shape, are not finite or are constant over channels, or a number is out of
+        range.
+
+    Examples
+    --------
+    >>> data = simulate_patterns(np.eye(3), ["a", "b", "c"], 2, measurement=Measurement(runs=4))
+    >>> data["s01"].measurements.shape
+    (12, 100)
     """
     names = check_ids(ids, "simulated patterns")
-    true = standardised(patterns, len(names))
-    whole(n_subjects=n_subjects, n_channels=n_channels, runs=runs or 1, repeats=repeats, seed=seed)
-    if (runs is not None and runs < 1) or repeats < 1 or not smoothness >= 0 or not 0 <= missing < 1:
-        raise NeurordlError(
-            f"cannot simulate runs={runs}, repeats={repeats}, smoothness={smoothness}, missing={missing}: "
-            "expected 1 or more, 1 or more, 0 or more, a share from 0 to below 1"
-        )
-    if n_subjects < 1 or n_channels < 2 or not 0 <= idiosyncrasy <= 1 or not snr > 0:
-        raise NeurordlError(
-            f"cannot simulate n_subjects={n_subjects}, n_channels={n_channels}, idiosyncrasy={idiosyncrasy}, "
-            f"snr={snr}: expected 1 subject or more, 2 channels or more, a share from 0 to 1, an snr above 0"
-        )
+    geometry = _standardize(patterns, len(names))
+    check_count("n_subjects", n_subjects)
+    check_count("n_channels", n_channels, 2)
+    check_count("seed", seed, 0)
+    check_number("idiosyncrasy", idiosyncrasy, 0, 1)
+    check_snr(snr)
     subjects = {}
     for number in range(1, n_subjects + 1):
         rng = np.random.default_rng([seed, number])
-        own = rng.standard_normal((len(names), DIMENSIONS))
-        signal = np.sqrt(1 - idiosyncrasy) * _spread(true, n_channels, rng)
-        signal += np.sqrt(idiosyncrasy) * _spread(own / own.std(), n_channels, rng)
-        stimulus, run = _design(len(names), runs, repeats, missing, rng)
-        measured = signal[stimulus] + _noise(len(stimulus), n_channels, smoothness, rng) / np.sqrt(snr)
-        name = f"s{number:02d}"
-        rows: dict[str, list[str]] = {"stimulus": [names[k] for k in stimulus]}
-        if runs is not None:
+        private = rng.standard_normal((len(names), _DIMENSIONS))
+        signal = np.sqrt(1 - idiosyncrasy) * _spread(geometry, n_channels, rng)
+        signal += np.sqrt(idiosyncrasy) * _spread(private / private.std(), n_channels, rng)
+        stimulus, run = measurement.rows(len(names), rng)
+        measured = signal[stimulus] + measurement.noise(len(stimulus), n_channels, rng) / np.sqrt(snr)
+        rows = {"stimulus": [names[k] for k in stimulus]}
+        if measurement.runs is not None:
             rows["run"] = [f"run-{k + 1:02d}" for k in run]
+        name = f"s{number:02d}"
         subjects[name] = Dataset(measured, descriptors={"subject": name}, obs_descriptors=rows)
     return subjects
 
 
-def _design(
-    n: int, runs: int | None, repeats: int, missing: float, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Stimulus and run of each measurement."""
-    shape = (runs or 1, repeats, n)
-    run, _, stimulus = (part.ravel() for part in np.indices(shape))
-    if missing == 0:
-        return stimulus, run
-    seen = np.ones(n, dtype=bool)
-    seen[rng.permutation(n)[: min(n - 2, round(missing * n))]] = False
-    kept = np.broadcast_to(seen, (runs or 1, n)).copy()
-    if runs is not None:
-        lost = rng.random((runs, n)) < missing
-        for k in range(n):
-            lost[rng.permutation(runs)[:2], k] = False
-        kept &= ~lost
-    at = kept[run, stimulus]
-    return stimulus[at], run[at]
+def check_snr(snr: float) -> None:
+    """Raise an error unless a signal-to-noise ratio is above 0; it may be infinite."""
+    if snr != math.inf:
+        check_number("snr", snr, 0, open_low=True)
 
 
-def _noise(rows: int, channels: int, smoothness: float, rng: np.random.Generator) -> Floats:
-    """Normal noise of unit variance, half of it smoothed along the channels."""
-    noise = rng.standard_normal((rows, channels))
-    if smoothness == 0:
-        return noise
-    away = np.minimum(np.arange(channels), channels - np.arange(channels))
-    kernel = np.exp(-((away / smoothness) ** 2) / 2)
-    spectrum = np.fft.rfft(kernel / np.linalg.norm(kernel))
-    smooth = np.fft.irfft(np.fft.rfft(noise, axis=1) * spectrum, n=channels, axis=1)
-    return np.asarray((smooth + rng.standard_normal(noise.shape)) / np.sqrt(2))
+def _standardize(values: npt.ArrayLike, n_stimuli: int, name: str = "patterns") -> Floats:
+    """Patterns without their mean over channels, scaled together to unit variance."""
+    try:
+        patterns = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise NeurordlError(f"the {name} are no array of numbers: {error}") from error
+    if patterns.ndim != 2 or len(patterns) != n_stimuli or patterns.shape[1] < 2:
+        expected = f"({n_stimuli} stimuli, 2 or more channels)"
+        raise NeurordlError(f"the {name} have shape {patterns.shape}: expected {expected}")
+    if not np.isfinite(patterns).all():
+        raise NeurordlError(f"the {name} hold NaN or infinite values; give a complete geometry")
+    centered = patterns - patterns.mean(axis=1, keepdims=True)
+    scale = centered.std()
+    if scale <= 1e-12 * np.abs(patterns).max():
+        raise NeurordlError(f"the {name} are constant over channels: they have no geometry to simulate")
+    return np.asarray(centered / scale)
 
 
-def patterns_of(rdms: RDMs, number: int = 0) -> Floats:
-    """Patterns that have the geometry of an RDM, for `simulate_patterns` and `simulate_fmri`.
-
-    Parameters
-    ----------
-    rdms, number
-        The RDM to take. Correlation and cosine distances give patterns with these distances; others are
-        taken for squared Euclidean ones (up to a factor), as crossnobis distances estimate them.
-
-    Returns
-    -------
-    array, (stimuli, stimuli + 1)
-        Without a mean over channels. What of an RDM no patterns can have (negative eigenvalues: noise) is
-        left out.
-
-    Raises
-    ------
-    NeurordlError
-        A pair is missing, or all are equal to 0.
-    """
-    matrix = rdms.get_matrices()[number]
-    names = stimulus_ids(rdms)
-    if not np.isfinite(matrix).all():
-        raise NeurordlError("the RDM has missing pairs (NaN); a geometry has to be whole")
-    n = len(names)
-    measure = dissimilarity_from_text(rdms.dissimilarity_measure)
-    if measure is not None and measure.kernel is not None and measure.kernel.normalize != "none":
-        inner = 1 - matrix
-    else:
-        centre = np.eye(n) - 1 / n
-        inner = -centre @ matrix @ centre / 2
-    values, vectors = np.linalg.eigh((inner + inner.T) / 2)
-    if values[-1] <= 0 or not matrix.any():
-        raise NeurordlError("the RDM has no geometry: its dissimilarities are 0")
-    # directions that sum to 0 over channels, so that removing that mean changes nothing
-    flat = np.linalg.qr(np.column_stack([np.ones(n + 1), np.eye(n + 1)[:, :n]]))[0][:, 1:]
-    return np.asarray(vectors * np.sqrt(np.clip(values, 0, None)) @ flat.T)
+def _spread(patterns: Floats, n_channels: int, rng: np.random.Generator) -> Floats:
+    """Patterns (n, k) of unit variance, spread over channels: (n, n_channels), of unit variance."""
+    k = patterns.shape[1]
+    rank = min(k, n_channels - 1)  # one direction, the mean over channels, stays empty
+    projection = np.linalg.qr(rng.standard_normal((k, rank)))[0]
+    basis = rng.standard_normal((n_channels, rank))
+    basis = np.linalg.qr(basis - basis.mean(axis=0))[0]
+    return np.asarray(patterns @ projection @ basis.T * np.sqrt(n_channels / rank))
 
 
 def simulate_subjects(
@@ -198,57 +215,213 @@ def simulate_subjects(
     ids: Sequence[str],
     n_subjects: int,
     *,
-    method: str = "correlation",
+    dissimilarity: str | Dissimilarity = "correlation",
     **options: Any,
 ) -> RDMs:
-    """RDMs of the patterns of `simulate_patterns`, whose parameters these are.
+    """Simulate the RDMs of subjects who share a geometry: those of the patterns of `simulate_patterns`.
 
     Parameters
     ----------
-    method
-        As in `neurordl.compute_rdms`; those across runs need ``runs=``.
+    patterns, ids, n_subjects
+        As in `simulate_patterns`.
+    dissimilarity
+        As in `neurordl.compute_rdms`. A cross-validated one needs ``measurement=Measurement(runs=...)``.
     **options
-        Of `simulate_patterns`.
+        ``n_channels``, ``idiosyncrasy``, ``snr``, ``measurement`` and ``seed`` of `simulate_patterns`.
 
     Returns
     -------
     RDMs
         One per subject, with the RDM descriptor ``subject`` and the pattern descriptor ``stimulus``.
+
+    Examples
+    --------
+    >>> simulate_subjects(np.eye(3), ["a", "b", "c"], n_subjects=2, snr=10).n_rdm
+    2
     """
-    return compute_rdms(list(simulate_patterns(patterns, ids, n_subjects, **options).values()), method)
+    subjects = simulate_patterns(patterns, ids, n_subjects, **options)
+    return compute_rdms(list(subjects.values()), dissimilarity)
 
 
-def whole(**numbers: object) -> None:
-    """Refuse what is no whole number of 0 or more."""
-    for name, number in numbers.items():
-        if not isinstance(number, Integral) or number < 0:
-            raise NeurordlError(f"{name}={number!r}: expected a whole number")
+def patterns_of(rdms: RDMs, number: int = 0) -> Floats:
+    """Find patterns that have the geometry of an RDM, for `simulate_patterns` and `simulate_fmri`.
+
+    Parameters
+    ----------
+    rdms, number
+        RDMs, and which of them to use. Patterns have its correlation or cosine distances if it holds these;
+        other dissimilarities are taken as squared Euclidean distances (up to a factor), which crossnobis
+        distances estimate.
+
+    Returns
+    -------
+    array, (stimuli, stimuli + 1)
+        Patterns without a mean over channels. They leave out what no patterns can have: negative eigenvalues,
+        which are noise.
+
+    Raises
+    ------
+    NeurordlError
+        A pair is missing, or all dissimilarities are 0.
+    """
+    matrix = rdms.get_matrices()[number]
+    if not np.isfinite(matrix).all():
+        raise NeurordlError("the RDM has missing pairs (NaN); give a complete geometry")
+    n = len(stimulus_ids(rdms))
+    inner = 1 - matrix
+    if not _is_normalized(dissimilarity_from_text(rdms.dissimilarity_measure)):
+        centering = np.eye(n) - 1 / n
+        inner = -centering @ matrix @ centering / 2
+    values, vectors = np.linalg.eigh((inner + inner.T) / 2)
+    if values[-1] <= 0 or not matrix.any():
+        raise NeurordlError("the RDM has no geometry: its dissimilarities are 0")
+    # directions that sum to 0 over channels, so that removing this mean changes nothing
+    basis = np.linalg.qr(np.column_stack([np.ones(n + 1), np.eye(n + 1)[:, :n]]))[0][:, 1:]
+    return np.asarray(vectors * np.sqrt(np.clip(values, 0, None)) @ basis.T)
 
 
-def standardised(given: npt.ArrayLike, n: int, what: str = "patterns") -> Floats:
-    """Patterns without their mean over channels, scaled together to unit variance."""
-    try:
-        patterns = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise NeurordlError(f"the {what} are no array of numbers: {error}") from error
-    if patterns.ndim != 2 or len(patterns) != n or patterns.shape[1] < 2:
+def _is_normalized(measure: Dissimilarity | None) -> bool:
+    """Whether a dissimilarity is one of normalized patterns, such as the correlation distance."""
+    return measure is not None and measure.kernel is not None and measure.kernel.normalize != "none"
+
+
+def plan_study(
+    patterns: npt.ArrayLike,
+    ids: Sequence[str],
+    *,
+    subjects: Sequence[int] = (5, 10, 20),
+    stimuli: Sequence[int] | None = None,
+    runs: Sequence[int] = (2, 4, 8),
+    rival: npt.ArrayLike | None = None,
+    dissimilarity: str | Dissimilarity = "crossnobis",
+    n_simulations: int = 50,
+    alpha: float = 0.05,
+    seed: int = 0,
+    **options: Any,
+) -> pd.DataFrame:
+    """Simulate studies of several sizes to see how similar the true model is and how often it is detected.
+
+    Similarity is Pearson's correlation of RDMs. Each simulated study draws its stimuli anew from all stimuli.
+    Tests are one-sided t tests over subjects.
+
+    Parameters
+    ----------
+    patterns, ids
+        The true geometry, (stimuli, channels), as in `simulate_patterns`. Its mean over channels, and that of
+        the rival, is removed before anything is simulated or compared.
+    subjects, stimuli, runs
+        Numbers to try, in all combinations; by default all stimuli.
+    rival
+        Patterns of another model, (stimuli, channels), which the true one has to beat.
+    dissimilarity
+        As in `neurordl.compute_rdms`. Models are measured by it if it normalizes patterns (correlation,
+        cosine), else by Euclidean distances.
+    n_simulations
+        Number of studies for each combination.
+    alpha
+        Level of the tests.
+    seed
+        Seed of all random draws.
+    **options
+        ``snr`` (take it from a pilot study), ``idiosyncrasy``, ``n_channels`` and ``measurement`` of
+        `simulate_patterns`.
+
+    Returns
+    -------
+    DataFrame
+        One row per combination with means over studies: ``similarity`` of the true model to a subject;
+        ``ceiling_lower`` and ``ceiling_upper``, the similarity of a subject to the mean of the others and
+        of all; ``power``, the share of studies in which the true model is significantly similar; with a
+        rival also ``power_rival``, the share in which it is significantly more similar than the rival.
+
+    Raises
+    ------
+    NeurordlError
+        A number is out of range, or as in `simulate_patterns`.
+    """
+    names = check_ids(ids, "simulated patterns")
+    stimuli = [len(names)] if stimuli is None else stimuli
+    for name, numbers, least in (("subjects", subjects, 2), ("stimuli", stimuli, 4), ("runs", runs, 1)):
+        if not isinstance(numbers, Iterable) or not list(numbers):
+            raise NeurordlError(f"{name}={numbers!r}: expected a list of one or more whole numbers")
+        for number in numbers:
+            check_count(name, number, least)
+    if max(stimuli) > len(names):
+        raise NeurordlError(f"stimuli={max(stimuli)}: the geometry has only {len(names)} stimuli")
+    check_count("n_simulations", n_simulations)
+    check_count("seed", seed, 0)
+    check_number("alpha", alpha, 0, 1, open_low=True, open_high=True)
+    models = [_standardize(patterns, len(names))]
+    if rival is not None:
+        models.append(_standardize(rival, len(names), "patterns of the rival"))
+    measurement = options.pop("measurement", Measurement())
+    rows = []
+    for n_stimuli, n_runs in product(stimuli, runs):
+        options["measurement"] = replace(measurement, runs=n_runs)
+        studies = [
+            _simulate_study(models, names, n_stimuli, max(subjects), dissimilarity, [seed, k], options)
+            for k in range(n_simulations)
+        ]
+        for n in subjects:  # the first subjects of each study
+            with warnings.catch_warnings():
+                # pairs that all others lack have no mean; subjects without noise have no variance
+                warnings.simplefilter("ignore", RuntimeWarning)
+                scores = pd.DataFrame([_score(study[:, :n], rdms[:n], alpha) for study, rdms in studies])
+            rows.append({"n_subjects": n, "n_stimuli": n_stimuli, "n_runs": n_runs, **scores.mean()})
+    return pd.DataFrame(rows)
+
+
+def _simulate_study(
+    models: Sequence[Floats],
+    names: Sequence[str],
+    n_stimuli: int,
+    n_subjects: int,
+    dissimilarity: str | Dissimilarity,
+    seed: Sequence[int],
+    options: dict[str, Any],
+) -> tuple[Floats, Floats]:
+    """Similarity of each model to each subject, and the subjects' RDMs, of one simulated study."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(names))[:n_stimuli])
+    shown = [names[k] for k in chosen]
+    entropy = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    data = simulate_patterns(models[0][chosen], shown, n_subjects, seed=entropy, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about the stimuli that are missing on purpose
+        measured = compute_rdms(data, dissimilarity)
+    order = [shown.index(str(name)) for name in measured.pattern_descriptors["stimulus"]]
+    measure = find_dissimilarity(dissimilarity)
+    similarities = []
+    for model in models:
+        rows = Dataset(model[chosen][order], obs_descriptors={"stimulus": [shown[k] for k in order]})
+        rdm = compute_rdms(rows, measure if _is_normalized(measure) else "euclidean").dissimilarities[0]
+        similarities.append([_correlation(rdm, other) for other in measured.dissimilarities])
+    if not np.isfinite(similarities).all():
         raise NeurordlError(
-            f"the {what} have shape {patterns.shape}: expected ({n} stimuli, 2 or more channels)"
+            f"with {n_stimuli} stimuli a subject has too few pairs (missing=), or their distances are equal; "
+            "try more stimuli"
         )
-    if not np.isfinite(patterns).all():
-        raise NeurordlError(f"the {what} hold NaN or infinite values; give the geometry whole")
-    centred = patterns - patterns.mean(axis=1, keepdims=True)
-    spread = centred.std()
-    if spread <= 1e-12 * np.abs(patterns).max():
-        raise NeurordlError(f"the {what} are constant over channels: they have no geometry to simulate")
-    return np.asarray(centred / spread)
+    return np.array(similarities), np.asarray(measured.dissimilarities)
 
 
-def _spread(patterns: Floats, n_channels: int, rng: np.random.Generator) -> Floats:
-    """Patterns (n, k) of unit variance, spread over channels: (n, n_channels), of unit variance."""
-    k = patterns.shape[1]
-    rank = min(k, n_channels - 1)  # one direction, the mean over channels, stays empty
-    kept = np.linalg.qr(rng.standard_normal((k, rank)))[0]
-    basis = rng.standard_normal((n_channels, rank))
-    basis = np.linalg.qr(basis - basis.mean(axis=0))[0]
-    return np.asarray(patterns @ kept @ basis.T * np.sqrt(n_channels / rank))
+def _score(similarities: Floats, rdms: Floats, alpha: float) -> dict[str, float]:
+    """Similarity, noise ceiling and tests of one study; similarities are (models, subjects)."""
+    scaled = np.stack([(rdm - np.nanmean(rdm)) / np.nanstd(rdm) for rdm in rdms])
+    rest = [np.nanmean(np.delete(scaled, k, axis=0), axis=0) for k in range(len(scaled))]
+    mean = np.nanmean(scaled, axis=0)
+    scores = {
+        "similarity": float(similarities[0].mean()),
+        "ceiling_lower": float(np.mean([_correlation(*pair) for pair in zip(rest, rdms, strict=True)])),
+        "ceiling_upper": float(np.mean([_correlation(mean, rdm) for rdm in rdms])),
+        "power": float(stats.ttest_1samp(similarities[0], 0, alternative="greater").pvalue < alpha),
+    }
+    if len(similarities) > 1:
+        scores["power_rival"] = float(stats.ttest_rel(*similarities, alternative="greater").pvalue < alpha)
+    return scores
+
+
+def _correlation(first: Floats, second: Floats) -> float:
+    """Pearson's correlation over pairs that both have; NaN where it is undefined."""
+    both = np.isfinite(first) & np.isfinite(second)
+    if both.sum() < 3 or not np.ptp(first[both]) or not np.ptp(second[both]):
+        return np.nan
+    return float(np.corrcoef(first[both], second[both])[0, 1])

@@ -18,7 +18,7 @@ from PIL import Image
 from rsatoolbox.rdm import RDMs
 
 from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms
-from neurordl.cli.commands import _draw_images
+from neurordl.cli.commands import draw_images
 from neurordl.io import sha256_state
 
 M = 16
@@ -157,7 +157,7 @@ def test_resume(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     assert (tmp_path / "run" / "history.csv").read_bytes() == before
     code, _, errors = shell(*train_arguments(data, tmp_path / "run", epochs=3), "--resume")
     assert code == 1
-    assert "differs in settings.epochs (2 there, 3 here)" in errors
+    assert "differs in settings.epochs (2 before, 3 now)" in errors
     assert "call fit" not in errors
     code, told, errors = shell(*train_arguments(data, tmp_path / "new", epochs=1), "--resume")
     assert code == 0
@@ -276,7 +276,7 @@ def test_fewer_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Path
     assert found["one"]["source"].endswith("labelled.csv, 12 of 24 drawn by seed 1")
     assert found["one"]["pixels_sha256"] != found["two"]["pixels_sha256"]
     every = StimulusSet.from_table(data["labelled.csv"])
-    drawn = _draw_images(every, 12, 1)
+    drawn = draw_images(every, 12, 1)
     assert torch.bincount(drawn.labels).tolist() == [4, 4, 4]
     assert found["one"]["sha256"] == drawn.sha256
     code, _, errors = shell(*train_arguments(data, tmp_path / "x", **{"n-labelled": 25}))
@@ -295,12 +295,12 @@ def test_as_many_labelled_images_as_classes_are_the_fewest(
         code, _, errors = shell(*train_arguments(data, tmp_path / f"{n}", **{"n-labelled": n, "epochs": 1}))
         assert code == (said is not None), errors
         assert said is None or said in errors
-    drawn = _draw_images(StimulusSet.from_table(data["labelled.csv"]), 9, 0)
+    drawn = draw_images(StimulusSet.from_table(data["labelled.csv"]), 9, 0)
     assert torch.bincount(drawn.labels).tolist() == [4, 1, 1, 1, 1, 1]
     assert load_run(tmp_path / "9").record["student"]["spec"]["num_classes"] == 6
     table["label"] = [str(k % 5 if k < 20 else 9) for k in range(24)]  # 9 is the last, and may not be drawn
     table.to_csv(data["labelled.csv"], index=False)
-    assert set(_draw_images(StimulusSet.from_table(data["labelled.csv"]), 6, 0).labels.tolist()) == {
+    assert set(draw_images(StimulusSet.from_table(data["labelled.csv"]), 6, 0).labels.tolist()) == {
         0,
         1,
         2,

@@ -37,7 +37,7 @@ def test_options_are_those_of_python(takes: Takes) -> None:
         if argument.name in takes.defaults:
             assert argument.default == takes.defaults[argument.name]
         elif default is inspect.Parameter.empty:
-            assert argument.default is (None if option == takes.prefix else REQUIRED)
+            assert argument.default is (None if takes.optional else REQUIRED)
         else:
             assert argument.default == default
         assert argument.help.endswith((".", ")")), f"{takes.function}({argument.name}=): {argument.help!r}"
@@ -61,7 +61,7 @@ def test_each_command_explains_itself(name: str, shell: Any) -> None:
 
 def test_arguments_of_a_signature() -> None:
     arguments = read_arguments("cli.options:Takes")
-    assert list(arguments) == ["function", "arguments", "panel", "prefix"]  # a mapping is none for a shell
+    assert list(arguments) == ["function", "arguments", "panel", "prefix", "optional"]  # no mapping
     assert arguments["function"].default is REQUIRED
     assert arguments["panel"].default == "Options"
     assert arguments["panel"].help == "The heading on the help page."
@@ -100,7 +100,7 @@ def test_descriptions_of_a_docstring() -> None:
 
 
 def test_an_object_is_made_where_its_first_argument_is_given() -> None:
-    takes = Takes("cli.options:Takes", "function panel", prefix="takes")
+    takes = Takes("cli.options:Takes", "function:takes panel", prefix="takes", optional=True)
     assert list(takes.options()) == ["takes", "takes_panel"]
     assert takes.call({"takes": None, "takes_panel": "Options"})() is None
     call = takes.call({"takes": "fit", "takes_panel": "Training"})

@@ -17,8 +17,15 @@ from scipy.spatial.distance import pdist
 import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.rdms import odd_even_reliability
-from neurordl.simulate import patterns_of, plan_study, simulate_fmri, simulate_patterns, simulate_subjects
-from neurordl.simulate.fmri import _noise
+from neurordl.simulate import (
+    Measurement,
+    Scan,
+    patterns_of,
+    plan_study,
+    simulate_fmri,
+    simulate_patterns,
+    simulate_subjects,
+)
 
 IDS = [f"im{k}" for k in range(12)]
 TRUE = np.random.default_rng(0).standard_normal((12, 20))
@@ -26,26 +33,39 @@ STUDY = Path(__file__).parents[2] / "data" / "simulated_fmri"
 
 
 def test_runs_and_repeats() -> None:
-    found = simulate_patterns(TRUE, IDS, 2, runs=3, repeats=2, snr=0.5, idiosyncrasy=0, seed=1)["s02"]
+    found = simulate_patterns(
+        TRUE, IDS, 2, measurement=Measurement(runs=3, repeats=2), snr=0.5, idiosyncrasy=0, seed=1
+    )["s02"]
     assert found.measurements.shape == (3 * 2 * 12, 100)
     assert found.obs_descriptors["stimulus"] == IDS * 6
     assert found.obs_descriptors["run"] == [f"run-0{k}" for k in (1, 2, 3) for _ in range(24)]
     # repeats differ by noise alone, of the variance that was asked for
     cells = found.measurements.reshape(6, 12, 100)
     assert (cells - cells.mean(0)).var(ddof=0) * 6 / 5 == pytest.approx(2, rel=0.05)
-    clean = simulate_patterns(TRUE, IDS, 2, runs=3, repeats=2, snr=math.inf, idiosyncrasy=0, seed=1)["s02"]
+    clean = simulate_patterns(
+        TRUE, IDS, 2, measurement=Measurement(runs=3, repeats=2), snr=math.inf, idiosyncrasy=0, seed=1
+    )["s02"]
     np.testing.assert_array_equal(clean.measurements[:12], clean.measurements[-12:])
 
 
 def test_crossnobis_of_simulated_runs_is_the_known_geometry() -> None:
     found = simulate_subjects(
-        TRUE, IDS, 40, method="crossnobis", runs=4, snr=1.0, idiosyncrasy=0, n_channels=60
+        TRUE,
+        IDS,
+        40,
+        dissimilarity="crossnobis",
+        measurement=Measurement(runs=4),
+        snr=1.0,
+        idiosyncrasy=0,
+        n_channels=60,
     )
     X = TRUE - TRUE.mean(1, keepdims=True)
     expected = pdist(X / X.std(), "sqeuclidean") / 20
     z = (found.dissimilarities.mean(0) - expected) / (found.dissimilarities.std(0, ddof=1) / np.sqrt(40))
     assert abs(z).max() < 4
-    naive = simulate_subjects(TRUE, IDS, 40, method="euclidean", runs=4, snr=1.0, idiosyncrasy=0)
+    naive = simulate_subjects(
+        TRUE, IDS, 40, dissimilarity="euclidean", measurement=Measurement(runs=4), snr=1.0, idiosyncrasy=0
+    )
     assert (naive.dissimilarities.mean(0) > expected).all()
 
 
@@ -57,7 +77,7 @@ def test_smooth_noise_keeps_its_variance_and_correlates_neighbours() -> None:
             1,
             idiosyncrasy=0,
             snr=1e-8,
-            smoothness=2.0,
+            measurement=Measurement(smoothness=2.0),
             seed=3,
         )["s01"].measurements
         * 1e-4
@@ -70,7 +90,7 @@ def test_smooth_noise_keeps_its_variance_and_correlates_neighbours() -> None:
 
 
 def test_missing_stimuli_and_cells() -> None:
-    found = simulate_patterns(TRUE, IDS, 6, runs=4, missing=0.25, seed=2)
+    found = simulate_patterns(TRUE, IDS, 6, measurement=Measurement(runs=4, missing=0.25), seed=2)
     for data in found.values():
         seen = data.obs_descriptors["stimulus"]
         assert len(set(seen)) == 9
@@ -90,7 +110,9 @@ def test_patterns_of_an_rdm(method: str) -> None:
     np.testing.assert_allclose(found.mean(1), 0, atol=1e-12)
     metric = {"correlation": "correlation", "euclidean": "sqeuclidean"}[method]
     np.testing.assert_allclose(pdist(found, metric), rows.dissimilarities[0], atol=1e-10)
-    again = simulate_subjects(found, IDS, 1, snr=math.inf, idiosyncrasy=0, method=method).dissimilarities[0]
+    again = simulate_subjects(
+        found, IDS, 1, snr=math.inf, idiosyncrasy=0, dissimilarity=method
+    ).dissimilarities[0]
     np.testing.assert_allclose(np.corrcoef(again, rows.dissimilarities[0])[0, 1], 1, atol=1e-10)
 
 
@@ -113,7 +135,7 @@ def test_rdms_without_a_geometry() -> None:
 )
 def test_what_cannot_be_simulated(change: dict[str, Any], told: str) -> None:
     with pytest.raises(NeurordlError, match=told):
-        simulate_patterns(TRUE, IDS, 1, **change)
+        Measurement(**change)
 
 
 # in the scanner
@@ -125,12 +147,9 @@ def test_simulated_fmri_comes_back(tmp_path: Path) -> None:
         {"IT": TRUE, "EVC": TRUE[::-1]},
         IDS,
         2,
-        shape=(6, 4, 3),
-        runs=3,
+        scan=Scan(shape=(6, 4, 3), runs=3, drift=2.0, missing=0.2),
         snr=20.0,
         idiosyncrasy=0,
-        drift=2.0,
-        missing=0.2,
         seed=5,
     )
     found = nrl.read_bids(study, "sim", mask=nrl.Regions(study / "atlas.nii.gz", labels=study / "atlas.tsv"))
@@ -157,7 +176,7 @@ def test_simulated_fmri_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change, told",
     [
-        ({"shape": (1, 1, 0)}, r"shape=\(1, 1, 0\)"),
+        ({"shape": (1, 1, 0)}, r"shape\[2\]=0"),
         ({"runs": 0}, "runs=0"),
         ({"snr": 0.0}, "snr=0.0"),
         ({"autocorrelation": 1.0}, "autocorrelation=1.0"),
@@ -172,30 +191,36 @@ def test_simulated_fmri_comes_back(tmp_path: Path) -> None:
         ({"n_subjects": 1.5}, "n_subjects=1.5: expected a whole number"),
         ({"seed": -1}, "seed=-1"),
         ({"patterns": TRUE * np.nan}, "hold NaN"),
-        ({"patterns": {}}, "with 0 ROIs"),
-        ({"patterns": {"atlas": TRUE}}, "'atlas' cannot be the name of a ROI"),
-        ({"patterns": {"a/b": TRUE}}, "'a/b' cannot be the name of a ROI"),
+        ({"patterns": {}}, "each of 0 ROIs"),
+        ({"patterns": {"atlas": TRUE}}, "'atlas' cannot name a ROI"),
+        ({"patterns": {"a/b": TRUE}}, "'a/b' cannot name a ROI"),
         ({"task": "a_b"}, "task='a_b'"),
         ({"hrf_model": "foo"}, "cannot simulate hrf_model='foo'"),
         ({"hrf_model": "fir"}, "several regressors a stimulus"),
     ],
 )
 def test_scanners_that_cannot_be(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    def simulate() -> None:
+        of_scan = {name: value for name, value in change.items() if name in Scan.__dataclass_fields__}
+        call = {"folder": tmp_path / "x", "patterns": TRUE, "ids": IDS, "n_subjects": 1, **change}
+        simulate_fmri(**{k: call[k] for k in call if k not in of_scan}, scan=Scan(**of_scan))
+
     with pytest.raises(NeurordlError, match=told):
-        simulate_fmri(**{"folder": tmp_path / "x", "patterns": TRUE, "ids": IDS, "n_subjects": 1, **change})
+        simulate()
     assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("autocorrelation", [0.0, 0.3, 0.95, -0.9])
 def test_noise_is_as_variable_at_first_as_at_last(autocorrelation: float) -> None:
-    noise = _noise((40, 20, 20, 20), 0.0, autocorrelation, np.random.default_rng(0))
+    scan = Scan(shape=(20, 20, 20), smoothness=0.0, autocorrelation=autocorrelation)
+    noise = scan.noise(40, np.random.default_rng(0))
     np.testing.assert_allclose(noise.reshape(40, -1).var(axis=1), 1, atol=0.1)
     lagged = (noise[1:] * noise[:-1]).mean()
     np.testing.assert_allclose(lagged, autocorrelation, atol=0.02)
 
 
 def test_no_noise_is_written_as_such(tmp_path: Path) -> None:
-    study = simulate_fmri(tmp_path / "x", TRUE, IDS, 1, snr=math.inf, runs=1)
+    study = simulate_fmri(tmp_path / "x", TRUE, IDS, 1, scan=Scan(runs=1), snr=math.inf)
     assert json.loads((study / "simulation.json").read_text())["snr"] == "inf"
 
 
@@ -223,7 +248,7 @@ def test_the_committed_study_is_what_its_script_makes(tmp_path: Path) -> None:
 
 
 def test_split_halves_are_reliable_where_there_is_signal() -> None:
-    good = simulate_patterns(TRUE, IDS, 1, runs=4, snr=50.0)["s01"]
+    good = simulate_patterns(TRUE, IDS, 1, measurement=Measurement(runs=4), snr=50.0)["s01"]
     for method in ("crossnobis", "correlation"):
         found = odd_even_reliability(good, method)
         assert found.shape == (1,)
@@ -239,7 +264,7 @@ def test_split_halves_are_reliable_where_there_is_signal() -> None:
     np.testing.assert_allclose(
         odd_even_reliability(moved, "crossnobis"), odd_even_reliability(good, "crossnobis")
     )
-    weak = simulate_patterns(TRUE, IDS, 1, runs=4, snr=0.2)["s01"]
+    weak = simulate_patterns(TRUE, IDS, 1, measurement=Measurement(runs=4), snr=0.2)["s01"]
     of_halves = [
         nrl.compute_rdms(
             Dataset(weak.measurements[at], obs_descriptors={"stimulus": IDS * 2, "run": [1] * 12 + [2] * 12}),
@@ -249,7 +274,9 @@ def test_split_halves_are_reliable_where_there_is_signal() -> None:
     ]
     np.testing.assert_allclose(odd_even_reliability(weak, "crossnobis")[0], np.corrcoef(*of_halves)[0, 1])
     with pytest.raises(NeurordlError, match="need 4 runs or more, and there are 2"):
-        odd_even_reliability(simulate_patterns(TRUE, IDS, 1, runs=2)["s01"], "crossnobis")
+        odd_even_reliability(
+            simulate_patterns(TRUE, IDS, 1, measurement=Measurement(runs=2))["s01"], "crossnobis"
+        )
 
 
 # planning
@@ -349,14 +376,14 @@ def test_a_mean_over_channels_is_no_part_of_the_geometry() -> None:
         ({"subjects": ()}, r"subjects=\(\)"),
         ({"subjects": 5}, "subjects=5"),
         ({"stimuli": ()}, r"stimuli=\(\)"),
-        ({"runs": (2.5,)}, r"runs, number 0 \(from 0\)=2.5"),
+        ({"runs": (2.5,)}, "runs=2.5"),
         ({"alpha": 2}, "alpha=2"),
         ({"alpha": math.nan}, "alpha=nan"),
         ({"rival": np.ones(12)}, r"patterns of the rival have shape \(12,\)"),
         ({"rival": np.ones((12, 3))}, "patterns of the rival are constant"),
         ({"rival": np.full((12, 3), np.nan)}, "patterns of the rival hold NaN"),
         ({"patterns": [["a"] * 3] * 12}, "no array of numbers"),
-        ({"missing": 0.8, "stimuli": (4,)}, "too few pairs"),
+        ({"measurement": Measurement(missing=0.8), "stimuli": (4,)}, "too few pairs"),
     ],
 )
 def test_plans_that_cannot_be(change: dict[str, Any], told: str) -> None:
