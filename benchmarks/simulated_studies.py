@@ -31,6 +31,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from neurordl.rsa.inference.tests import extract_variances, interval, p_values
 from rich.progress import track
 
 from neurordl.io import atomic_write, versions, write_json, write_text
@@ -38,7 +39,6 @@ from neurordl.measures.dissimilarities import correlation
 from neurordl.plots.style import COLOURS
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.inference.infer import Inference, infer
-from neurordl.rsa.inference.tests import extract_variances, interval, p_values
 
 RESULTS = Path(__file__).parent / "results"
 SHARED, OWN, VOXELS, VARIETY = 10, 10, 60, 0.6

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rsatoolbox.data import Dataset
     from rsatoolbox.rdm.rdms import RDMs
 
-    from neurordl.rsa.evaluation import Evaluation
+    from neurordl.rsa.scores import Evaluation
     from neurordl.stimuli import StimulusSet
     from neurordl.training.run import Run
 
@@ -490,7 +490,7 @@ def compare(
     with importing():
         import neurordl as nrl
         import neurordl.plots
-        import neurordl.rsa.evaluation
+        import neurordl.rsa.evaluate
 
     record = {"source": Path(source).resolve().name}  # no folder of this machine
     images, notes = None, []

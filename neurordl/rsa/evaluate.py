@@ -167,7 +167,7 @@ def evaluate(
         study = Study(stack, data, comparison, device=_for_products(compute))
         fitted = _fitted_subjects(brain, run, chosen, chosen_by_name=subjects is not None)
         results[name] = score_roi(study, fitted, resampling, chosen.ids)
-    common = {
+    common: dict[str, Any] = {
         "comparison": comparison.name,
         "n_stimuli": len(chosen.ids),
         "pairs": chosen.name,
@@ -389,9 +389,7 @@ def _network_dissimilarity(dissimilarity: DissimilarityLike | None, rdms: RDMs) 
         chosen, why = measure.of_network(), f"the data's {measure} distances take repeated noisy measurements"
         if chosen == measure:
             return measure
-    warnings.warn(
-        f"{why}: the network's RDMs are {chosen}; choose another by dissimilarity=", stacklevel=4
-    )
+    warnings.warn(f"{why}: the network's RDMs are {chosen}; choose another by dissimilarity=", stacklevel=4)
     return chosen
 
 
@@ -412,7 +410,8 @@ def _network_vectors(
     sizes = {name: 4 * len(ids) * int(patterns.measurements.shape[1]) for name, patterns in probe.items()}
     if compute.batch_size is None and max(sizes.values()) <= _AT_ONCE_BYTES:
 
-        def rdm(patterns: Tensor) -> Tensor:
+        def rdm(features: Tensor) -> Tensor:
+            patterns = features.flatten(1)
             if patterns.device.type == "mps":  # which has no float64
                 patterns = patterns.cpu()
             # wide ones are added up in float64 anyway, without a copy

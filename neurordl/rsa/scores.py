@@ -1,4 +1,4 @@
-"""What `evaluate` returns: a table of scores, the inferences behind it, and what is to be known about them."""
+"""What `evaluate` returns: a table of scores, the inferences behind it, and notes on them."""
 
 from __future__ import annotations
 
@@ -223,9 +223,7 @@ class RoiScores:
         )
 
 
-def score_roi(
-    study: Study, subjects: Subjects, resampling: Resampling, stimuli: Sequence[str]
-) -> RoiScores:
+def score_roi(study: Study, subjects: Subjects, resampling: Resampling, stimuli: Sequence[str]) -> RoiScores:
     """Score the layers of a study with all subjects of a ROI; the inference is over those in the mean."""
     pooled = np.array(subjects.pooled)
     part = study.of_subjects(pooled)
@@ -311,8 +309,8 @@ class Evaluation:
     def group_rows(self) -> pd.DataFrame:
         """Score the mean RDM of the subjects: a row for each layer and ROI, with the subject "group".
 
-        Each pair is averaged over the subjects in whom it was measured. These scores are on another scale than
-        the rows "mean", and are not bounded by the noise ceiling.
+        Each pair is averaged over the subjects in whom it was measured. These scores are on another scale
+        than the rows "mean", and are not bounded by the noise ceiling.
         """
         assert self.models is not None
         layers, tables = self.settings["layers"], []
@@ -417,7 +415,8 @@ class Evaluation:
     def title(self) -> str:
         """How it was compared, in a line."""
         settings, means = self.settings, self.frame[self.frame["subject"] == "mean"]
-        title = f"{settings.get('comparison')}, {settings.get('pairs')} pairs of {settings.get('n_stimuli')} stimuli"
+        comparison, pairs, n = (settings.get(name) for name in ("comparison", "pairs", "n_stimuli"))
+        title = f"{comparison}, {pairs} pairs of {n} stimuli"
         if any(coverage.note for coverage in self._coverages.values()):
             title += ", as far as they were measured"
         for variance in dict.fromkeys(x.resampling.variance_method.title for x in self.inferences.values()):

@@ -24,7 +24,7 @@ from neurordl.ids import Match, match_ids
 from neurordl.measures.comparisons import Comparison, find_similarity
 from neurordl.measures.condensed import square
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
-from neurordl.measures.kernels.distances import Normalize, distance_matrices
+from neurordl.measures.kernels.distances import distance_matrices
 from neurordl.measures.kernels.products import InnerProducts
 from neurordl.rdms import notices
 from neurordl.rdms.compute import real_dtype
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Grid", "Searchlight", "searchlight"]
 
 Places = npt.NDArray[np.int32]
-Compare = Callable[[Tensor], Tensor]  # voxels around some centers, (centers, voxels), to values of each center
+Compare = Callable[[Tensor], Tensor]  # from the voxels around each center
 
 _BYTES = 4 << 20  # patterns and RDMs of the centers that are computed at once: they stay in the cache
 _LARGEST = 1 << 29  # voxels of a volume
@@ -119,7 +119,7 @@ class Searchlight:
         """An image on the grid of the patterns: the one given, checked, or an empty one."""
         import nibabel as nib
 
-        from neurordl.patterns.volumes import load_image, same_grid
+        from neurordl.patterns.images import load_image, same_grid
 
         known = None
         if self.grid is not None:
@@ -131,20 +131,21 @@ class Searchlight:
             source, name = known, "the grid of the patterns"
         else:
             raise NeurordlError(
-                "the grid of these patterns is not known, as that of read_patterns is; pass like=, an image on it"
+                "the grid of these patterns is not known, as that of read_patterns is; pass like=, an "
+                "image on it"
             )
         shape = tuple(source.shape[:3])
         if known is not None and not same_grid(source, known):
             raise NeurordlError(
-                f"{name} has the shape {shape} and the affine {_rounded(source.affine)}, and the images of the "
-                f"patterns {known.shape} and {_rounded(known.affine)}; give one of those images, or leave out "
-                "like="
+                f"{name} has the shape {shape} and the affine {_rounded(source.affine)}, and the images of "
+                f"the patterns {known.shape} and {_rounded(known.affine)}; give one of those images, or "
+                "leave out like="
             )
         if len(shape) < 3 or bool((self.centers >= np.array(shape)).any()):
             raise NeurordlError(
                 f"{name} has the shape {source.shape}, and there are centers up to the voxel "
-                f"{self.centers.max(axis=0).tolist()}; give an image on the grid of the patterns, such as their "
-                "mask"
+                f"{self.centers.max(axis=0).tolist()}; give an image on the grid of the patterns, such as "
+                "their mask"
             )
         return source
 
@@ -199,8 +200,8 @@ def searchlight(
     radius
         Radius in voxels: a sphere has the voxels that are nearer to its center (rsatoolbox's ``radius``).
     threshold
-        Share of a sphere's voxels that the patterns must have; those outside of the mask and of the volume are
-        missing (rsatoolbox does not count the latter). RDMs are computed from the voxels that there are.
+        Share of a sphere's voxels that the patterns must have; those outside of the mask and of the volume
+        are missing (rsatoolbox does not count the latter). RDMs are computed from the voxels that there are.
     dissimilarity
         A dissimilarity that takes no precision; ``crossnobis`` and ``poisson_cv`` need the observation
         descriptor ``run``.
@@ -222,8 +223,8 @@ def searchlight(
     ------
     NeurordlError
         There are no voxel indices, or two voxels have the same; no sphere has enough voxels; the models lack
-        stimuli; a name is unknown; the radius or the threshold makes no sphere, or spheres of one voxel, which
-        has no correlation.
+        stimuli; a name is unknown; the radius or the threshold makes no sphere, or spheres of one voxel,
+        which has no correlation.
     """
     comparison, measure = find_similarity(comparison), _dissimilarity(dissimilarity)
     numbers = real_dtype(dtype)

@@ -32,7 +32,7 @@ def python_of(function: str) -> Any:
 def test_options_are_those_of_python(takes: Takes) -> None:
     """Each argument that is taken exists, and has a help and the default of Python or of the command."""
     parameters = inspect.signature(python_of(takes.function)).parameters
-    for option, argument in takes.options().items():
+    for argument in takes.options().values():
         default = parameters[argument.name].default
         if argument.name in takes.defaults:
             assert argument.default == takes.defaults[argument.name]

@@ -329,7 +329,9 @@ def infer_fitted(
     n, stimuli = len(data), n_stimuli(data.shape[1])
     seed = folds.seed if bootstrap is None else resampling.seed
     rng = None if folds.seed is None else np.random.default_rng(seed)
-    scores, bounds = cross_validate(models, data, comparison, folds.split(np.arange(n), np.arange(stimuli), rng))
+    scores, bounds = cross_validate(
+        models, data, comparison, folds.split(np.arange(n), np.arange(stimuli), rng)
+    )
     evaluations, ceilings, variances = scores[None], bounds, None
     spread, dof = Spread(None, None, None), 0
     if bootstrap is not None:
@@ -468,8 +470,8 @@ def evaluate_fitted(
     fitted = [name for name, stack in models.items() if len(stack) > 1]
     if fitted and not folds.hold_out:
         raise NeurordlError(
-            f"model {fitted[0]!r} is fitted, and nothing is held out from it: take 2 or more folds of stimuli, "
-            "Folds(stimuli=2), or of subjects"
+            f"model {fitted[0]!r} is fitted, and nothing is held out from it: take 2 or more folds of "
+            "stimuli, Folds(stimuli=2), or of subjects"
         )
     first, *others = models
     ids = stimulus_ids(models[first])

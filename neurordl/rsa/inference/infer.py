@@ -133,13 +133,13 @@ def infer(
     Raises
     ------
     NeurordlError
-        The comparison or the bootstrap is unknown; there are too few subjects, stimuli or resamples; or stimuli
-        are resampled where the comparison needs complete RDMs.
+        The comparison or the bootstrap is unknown; there are too few subjects, stimuli or resamples; or
+        stimuli are resampled where the comparison needs complete RDMs.
     """
     comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
     resampling.check(comparison)
-    vectors = [np.asarray(rdms, dtype=np.float64) for rdms in (models, data)]
-    study = Study(*vectors, comparison, device=device)
+    a, b = (np.asarray(rdms, dtype=np.float64) for rdms in (models, data))
+    study = Study(a, b, comparison, device=device)
     if draws is None:
         draws = resampling.draw(*([str(k) for k in range(n)] for n in (len(study.data), study.n_stimuli)))
     return infer_study(study, resampling, draws)
@@ -148,7 +148,7 @@ def infer(
 def infer_study(
     study: Study, resampling: Resampling, draws: Draws | None, *, estimate_variance: bool = True
 ) -> Inference:
-    """Infer as `infer` does, from a study; ``estimate_variance=False`` leaves all variances to the resamples."""
+    """Infer as `infer` does, from a study; without ``estimate_variance`` variances are those of resamples."""
     n_subjects, n_stimuli = len(study.data), study.n_stimuli
     evaluations = resampling.evaluate(study, draws)
     variances = resampling.covariance(evaluations)

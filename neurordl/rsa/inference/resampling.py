@@ -183,7 +183,8 @@ class Study:
         for b in range(sets.shape[1]):
             sample = self.shared_data
             if stimuli is not None:
-                scores[b] = similarity(*(expanded(x, stimuli[b]) for x in (models, data)), comparison)
+                a, x = (expanded(rdms, stimuli[b]) for rdms in (models, data))
+                scores[b] = similarity(a, x, comparison)
                 sample = expanded(sample, stimuli[b])
             for k, drawn in enumerate(sets[:, b]):
                 ceilings[k, b] = drawn_ceiling(sample, drawn, comparison)
@@ -230,8 +231,8 @@ class Evaluations(NamedTuple):
 class Resampling:
     """A resampling scheme. A scheme of one's own is a subclass that draws subjects, stimuli or both.
 
-    A subclass names its ``factors`` and defines `draw_subjects` or `draw_stimuli`, or both. It may also define
-    its small-sample correction, degrees of freedom, and the names of what it generalises to.
+    A subclass names its ``factors`` and defines `draw_subjects` or `draw_stimuli`, or both. It may also
+    define its small-sample correction, degrees of freedom, and the names of what it generalises to.
 
     Attributes
     ----------
@@ -283,15 +284,17 @@ class Resampling:
 
     @property
     def cv_method(self) -> str:
-        """rsatoolbox's name of the evaluation, which chooses its tests."""
-        names = {("subjects",): "bootstrap_rdm", ("stimuli",): "bootstrap_pattern"}
-        return names.get(self.factors, "dual_bootstrap")
+        """Rsatoolbox's name of the evaluation, which chooses its tests."""
+        if len(self.factors) == 2:
+            return "dual_bootstrap"
+        return "bootstrap_rdm" if "subjects" in self.factors else "bootstrap_pattern"
 
     @property
     def fitted_cv_method(self) -> str:
-        """rsatoolbox's name of the evaluation of fitted models."""
-        names = {("subjects",): "bootstrap_crossval_rdm", ("stimuli",): "bootstrap_crossval_pattern"}
-        return names.get(self.factors, "dual_bootstrap")
+        """Rsatoolbox's name of the evaluation of fitted models."""
+        if len(self.factors) == 2:
+            return "dual_bootstrap"
+        return self.cv_method.replace("bootstrap", "bootstrap_crossval")
 
     @property
     def variance_method(self) -> Variance:
@@ -302,8 +305,8 @@ class Resampling:
         """Refuse a comparison of complete RDMs where stimuli are resampled."""
         if "stimuli" in self.factors and comparison.complete:
             raise NeurordlError(
-                f"{comparison.name} needs complete RDMs, and a resample of the stimuli has pairs of a stimulus "
-                "with itself, which are missing; resample subjects, or compare with cosine_cov"
+                f"{comparison.name} needs complete RDMs, and a resample of the stimuli has pairs of a "
+                "stimulus with itself, which are missing; resample subjects, or compare with cosine_cov"
             )
 
     def draw_subjects(self, subjects: Sequence[str], size: int, rng: np.random.Generator) -> Ints:
@@ -366,13 +369,13 @@ class Resampling:
             drawn = np.asarray(draw(names, len(few), rng))
             if drawn.shape != (len(few), len(names)) or drawn.dtype.kind not in "iu" or drawn.min() < 0:
                 raise NeurordlError(
-                    f"{self.name}.draw_{factor} must return whole numbers from 0, ({len(few)}, {len(names)}), "
-                    f"and gave {drawn.dtype} of the shape {drawn.shape}"
+                    f"{self.name}.draw_{factor} must return whole numbers from 0, ({len(few)}, "
+                    f"{len(names)}), and gave {drawn.dtype} of the shape {drawn.shape}"
                 )
             counts[few] = drawn
         raise NeurordlError(
-            f"{self.name} draws fewer than {fewest} distinct {factor} again and again; give more {factor}, or "
-            "make fewer folds of them"
+            f"{self.name} draws fewer than {fewest} distinct {factor} again and again; give more {factor}, "
+            "or make fewer folds of them"
         )
 
     def evaluate(self, study: Study, draws: Draws | None) -> Evaluations:
@@ -407,9 +410,7 @@ class Resampling:
         if models.ndim == 2:
             return covariance_with(models, ceilings.T if "stimuli" in self.factors else None)
         parts = range(models.shape[-1])
-        return np.stack(
-            [covariance_with(models[:, :, 0, 0, k], ceilings[:, :, 0, k].T) for k in parts]
-        )
+        return np.stack([covariance_with(models[:, :, 0, 0, k], ceilings[:, :, 0, k].T) for k in parts])
 
     def sizes(self, n_subjects: int, n_stimuli: int) -> list[int]:
         """Number of subjects, of stimuli, or of both, as far as the results generalise to them."""
@@ -454,12 +455,12 @@ class NoResampling(Resampling):
 
     @property
     def cv_method(self) -> str:
-        """rsatoolbox's name of the evaluation."""
+        """Rsatoolbox's name of the evaluation."""
         return "fixed"
 
     @property
     def fitted_cv_method(self) -> str:
-        """rsatoolbox's name of the evaluation of fitted models."""
+        """Rsatoolbox's name of the evaluation of fitted models."""
         return "crossvalidation"
 
     def draw(
@@ -483,7 +484,7 @@ class NoResampling(Resampling):
         n = evaluations.models.shape[2]
         if n < 2:
             return None
-        return np.atleast_2d(covariance_with(evaluations.models[0].T)) * (n - 1) / n**2
+        return np.asarray(covariance_with(evaluations.models[0].T) * (n - 1) / n**2)
 
 
 @dataclass(frozen=True)
@@ -500,8 +501,9 @@ class Bootstrap(Resampling):
     seed
         Seed of the draws.
     variance
-        How variances are taken where stimuli are resampled: "bootstrap", as in rsatoolbox, whose intervals are
-        too wide; or "components", which counts the variance of pairs of stimuli once instead of three times.
+        How variances are taken where stimuli are resampled: "bootstrap", as in rsatoolbox, whose intervals
+        are too wide; or "components", which counts the variance of pairs of stimuli once instead of three
+        times.
 
     Raises
     ------
@@ -543,8 +545,8 @@ class Bootstrap(Resampling):
         super().check_size(factor, n, fewest)
         if (chance := _chance_of_distinct(n, fewest)) <= 0.5:
             raise NeurordlError(
-                f"resamples need {fewest} or more distinct {factor} each, which draws of {n} {factor} give in "
-                f"{chance:.0%} of cases only; give more {factor}, or make fewer folds of them"
+                f"resamples need {fewest} or more distinct {factor} each, which draws of {n} {factor} give "
+                f"in {chance:.0%} of cases only; give more {factor}, or make fewer folds of them"
             )
 
     def draw_subjects(self, subjects: Sequence[str], size: int, rng: np.random.Generator) -> Ints:

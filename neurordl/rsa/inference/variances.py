@@ -55,8 +55,8 @@ class Resamples(NamedTuple):
 class Variance:
     """The variance of the resamples, as rsatoolbox takes it.
 
-    Where stimuli are resampled its intervals are too wide: two numbers of draws multiply in each pair, so that
-    the variance of single pairs is counted three times.
+    Where stimuli are resampled its intervals are too wide: two numbers of draws multiply in each pair, so
+    that the variance of single pairs is counted three times.
     """
 
     name = "bootstrap"
@@ -78,9 +78,10 @@ class ComponentVariance(Variance):
     """Variance by its components: subjects, single stimuli, and pairs of stimuli.
 
     A similarity of RDMs is, to first order, a mean over pairs of stimuli. The variance that belongs to single
-    stimuli and the variance that belongs to pairs have different weights in a resample: a bootstrap of stimuli
-    counts the variance of pairs three times, since two numbers of draws multiply, and the delete-one jackknife
-    counts it twice (Efron & Stein 1981, Ann. Stat. 9:586). Here the two are separated and each is counted once.
+    stimuli and the variance that belongs to pairs have different weights in a resample: a bootstrap of
+    stimuli counts the variance of pairs three times, since two numbers of draws multiply, and the delete-one
+    jackknife counts it twice (Efron & Stein 1981, Ann. Stat. 9:586). Here the two are separated and each is
+    counted once.
 
     Estimand: the mean over the populations of subjects and stimuli, or, if only stimuli are resampled, over
     the population of stimuli for these subjects. With n stimuli, and covariances of the similarities of
@@ -89,8 +90,8 @@ class ComponentVariance(Variance):
         subjects + max(jackknife - 2 (n - 1) / (n - 2) pairs, 0) + max(pairs, 0)
 
     subjects
-        Variance of the subjects' similarities, divided by their number; 0 if only stimuli are resampled, where
-        the other terms are covariances of the subjects' means.
+        Variance of the subjects' similarities, divided by their number; 0 if only stimuli are resampled,
+        where the other terms are covariances of the subjects' means.
     jackknife
         ``(n - 1) / n`` times the sum of squares of the similarities without one stimulus: the variance of
         single stimuli, and ``2 (n - 1) / (n - 2)`` times that of pairs.
@@ -191,8 +192,8 @@ def _total(parts: Floats, n: int) -> Floats:
 def covariance_with(evaluations: Floats, ceilings: Floats | None = None) -> Floats:
     """Covariance of evaluations (samples, models) and of ceilings (samples, 2), as rsatoolbox takes it.
 
-    A model that is undefined throughout has NaN. A sample in which another model is undefined is left out; one
-    in which only the ceiling is undefined is left out of the ceiling's covariances.
+    A model that is undefined throughout has NaN. A sample in which another model is undefined is left out;
+    one in which only the ceiling is undefined is left out of the ceiling's covariances.
     """
     n_models, size = evaluations.shape[1], evaluations.shape[1]
     columns = np.flatnonzero(np.isfinite(evaluations).any(axis=0))
@@ -235,7 +236,7 @@ def spread_of(variances: Floats | None, n_models: int, correct: Callable[[Floats
 
 
 def small_sample_correction(parts: Floats, sizes: Sequence[int]) -> Floats:
-    """rsatoolbox's corrections for small samples.
+    """Rsatoolbox's corrections for small samples.
 
     One factor: the variance times ``n / (n - 1)``. Two: from the variances of both resampled at once, of
     subjects and of stimuli, ``s V_subjects + t V_stimuli - s t (V_both - V_subjects - V_stimuli)``, s and t
