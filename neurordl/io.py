@@ -324,7 +324,7 @@ def read_frame(path: str | os.PathLike[str], *, keep: Sequence[str] = ("id", "st
     import pandas as pd
 
     cells = read_cells(path, pad=True)
-    names = [name if name.strip() else f"Unnamed: {place}" for place, name in enumerate(cells.rows[0])]
+    names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(cells.rows[0])]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise NeurordlError(f"{path} has two columns {repeated[0]!r}; leave one")
     frame = pd.DataFrame(cells.rows[1:], columns=names, dtype=str)

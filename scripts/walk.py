@@ -20,7 +20,7 @@ from rsatoolbox.data import Dataset
 from rsatoolbox.rdm.rdms import RDMs
 
 import neurordl as nrl
-from neurordl.simulate import simulate_patterns, simulate_subjects
+from neurordl.simulate import Measurement, simulate_patterns, simulate_subjects
 
 PACKAGE = Path(nrl.__file__).parent
 EVERYWHERE = {"", "validate", "arrays", "errors"}
@@ -52,7 +52,7 @@ def walks() -> dict[str, dict[str, list[str]]]:
     rng = np.random.default_rng(0)
     ids = [f"im{number}" for number in range(12)]
     geometry = rng.normal(size=(12, 6))
-    patterns = simulate_patterns(geometry, ids, 5, runs=3, seed=0)
+    patterns = simulate_patterns(geometry, ids, 5, measurement=Measurement(runs=3), seed=0)
     rdms = simulate_subjects(geometry, ids, 5, seed=0)
     model: RDMs = nrl.compute_rdms(Dataset(geometry, obs_descriptors={"stimulus": ids}), "euclidean")
     calls: dict[str, Callable[[], Any]] = {

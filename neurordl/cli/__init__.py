@@ -16,8 +16,8 @@ from neurordl.errors import NeurordlError
 __all__ = ["COMMANDS", "app", "main"]
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"neurordl {__version__}")
         raise typer.Exit
 

@@ -69,12 +69,6 @@ data = typer.Typer(
 app.add_typer(data, name="data")
 
 
-def _data_names() -> list[str]:
-    from neurordl.datasets import REGISTRY
-
-    return list(REGISTRY)
-
-
 @command(data, "list")
 def list_data() -> None:
     """List the public data sets, their sizes, and whether they are on this machine.
@@ -224,7 +218,7 @@ def _describe_patterns(patterns: Dataset) -> str:
 
 def _reliability(patterns: Dataset, **settings: Any) -> list[str]:
     """The correlation of odd with even runs, for each RDM; or why there is none."""
-    from neurordl.rdms.reliability import odd_even_reliability
+    from neurordl.rdms.compute import odd_even_reliability
 
     try:
         with warnings.catch_warnings():  # they are about all runs, and were shown
@@ -314,7 +308,7 @@ def draw_images(images: StimulusSet, n: int, seed: int) -> StimulusSet:
 
     Where a class has too few images, all of them are taken, and more of the others.
     """
-    from neurordl.stimuli.splitting import draw_number
+    from neurordl.stimuli.sets import draw_number
 
     labels = list(map(str, images.labels.tolist())) if images.labels is not None else [""] * len(images)
     if n < len(set(labels)):
@@ -446,15 +440,28 @@ def _has_finished(out: Path) -> bool:
     load_rdms=_LOAD,
     select_rdms=_SELECT,
     evaluate=Takes(
-        "evaluate", "layers comparison dissimilarity roi subjects group pairs missing", panel="Comparison"
+        "evaluate", "layers comparison dissimilarity roi subjects pairs missing", panel="Comparison"
     ),
-    bootstrap=Takes("evaluate", "bootstrap n_bootstrap variance seed", panel="Bootstrap"),
+    bootstrap=Takes(
+        "Bootstrap",
+        "resample:bootstrap n seed variance",
+        panel="Bootstrap",
+        prefix="bootstrap",
+        optional=True,
+    ),
     network=Takes("students.loading:load_network", "checkpoint pretrained", panel="Network"),
     read_images=Takes("StimulusSet.from_folder", "size channels mean std", panel="Network"),
-    compute=Takes("evaluate", "device batch_size", panel="Network"),
+    compute=Takes("Compute", "device batch_size", panel="Network"),
 )
 def compare(
-    source: str, /, out: Path, stimuli: Path | None = None, overwrite: bool = False, *, call: Calls
+    source: str,
+    /,
+    out: Path,
+    stimuli: Path | None = None,
+    group: bool = False,
+    overwrite: bool = False,
+    *,
+    call: Calls,
 ) -> None:
     """Compare the layers of a run, of a network, or model RDMs with the RDMs of subjects.
 
@@ -469,6 +476,8 @@ def compare(
         Folder for the tables and the figure.
     stimuli
         Folder with the images of the stimuli. The folder that a run was trained on by default.
+    group
+        Score the mean RDM of the subjects too, in rows with the subject "group".
     overwrite
         Replace an earlier comparison in the folder.
 
@@ -488,6 +497,8 @@ def compare(
             "pass --overwrite to replace it"
         )
     with importing():
+        import pandas as pd
+
         import neurordl as nrl
         import neurordl.plots
         import neurordl.rsa.evaluate
@@ -513,9 +524,11 @@ def compare(
             if source.startswith(("torchvision:", "timm:")):
                 notes[-1] += ", untrained ones; --pretrained takes the trained ones"
     brain = call.select_rdms(call.read(call.load_rdms))
-    options = {**call.bootstrap.values, **call.compute.values, "pairs": pairs, "stimuli": images}
-    scores = call.evaluate(model, brain, progress=True, **options)
+    compute, bootstrap = call.compute(progress=True), call.bootstrap()
+    scores = call.evaluate(model, brain, stimuli=images, pairs=pairs, bootstrap=bootstrap, device=compute)
     scores.settings.update(record)
+    if group:
+        scores = replace(scores, frame=pd.concat([scores.frame, scores.group_rows()], ignore_index=True))
     _write_scores(scores, out, notes)
 
 

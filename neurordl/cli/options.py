@@ -30,20 +30,6 @@ from typer.core import TyperCommand, TyperGroup
 
 from neurordl.errors import NeurordlError
 
-__all__ = [
-    "COMMANDS",
-    "Argument",
-    "Call",
-    "Calls",
-    "CommandGroup",
-    "Takes",
-    "app",
-    "check_files",
-    "command",
-    "importing",
-    "read_arguments",
-]
-
 Definition = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
 
 _PACKAGE = Path(__file__).parents[1]
@@ -61,12 +47,12 @@ class Argument:
     name: str
     type: type
     choices: tuple[str, ...]
-    several: bool  # a list of values
-    single: bool  # a value alone
-    optional: bool  # None
     default: Any
     help: str
     least: float | None
+    several: bool  # a list of values
+    single: bool  # a value alone
+    optional: bool  # None
 
 
 # Reading the sources.
@@ -78,7 +64,8 @@ def _definitions(module: str) -> dict[str, Definition | tuple[str, str]]:
     path = _PACKAGE.joinpath(*module.split("."))
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     definitions: dict[str, Definition | tuple[str, str]] = {}
-    for node in _statements(ast.parse(path.read_text(encoding="utf-8")).body):
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    for node in [*body, *(part for block in body if isinstance(block, ast.If) for part in block.body)]:
         match node:
             case ast.ImportFrom(module=str(source)) if source.startswith("neurordl"):
                 home = source.partition(".")[2]
@@ -90,15 +77,10 @@ def _definitions(module: str) -> dict[str, Definition | tuple[str, str]]:
     return definitions
 
 
-def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    for node in body:
-        yield from _statements(node.body) if isinstance(node, ast.If) else [node]
-
-
 def _find(module: str, name: str) -> tuple[str, Definition | None]:
     """The module that defines a name, and the definition; None for a name from outside the package."""
-    found = _definitions(module).get(name)
-    return _find(*found) if isinstance(found, tuple) else (module, found)
+    definition = _definitions(module).get(name)
+    return _find(*definition) if isinstance(definition, tuple) else (module, definition)
 
 
 def _method(node: Definition | None, name: str) -> ast.FunctionDef | None:
@@ -128,17 +110,9 @@ def read_arguments(function: str) -> dict[str, Argument]:
         choices = () if types else tuple(value for value in values if isinstance(value, str))
         if types or elements or choices:
             type_ = Path if Path in types else [*types, *elements, str][0]
-            arguments[name] = Argument(
-                name=name,
-                type=type_,
-                choices=choices,
-                several=bool(elements),
-                single=bool(types),
-                optional=None in values,
-                default=_literal(default),
-                help=helps.get(name, ""),
-                least=bounds.get(name),
-            )
+            allowed = {"several": bool(elements), "single": bool(types), "optional": None in values}
+            value, text, least = _literal(default), helps.get(name, ""), bounds.get(name)
+            arguments[name] = Argument(name, type_, choices, value, text, least, **allowed)
     return arguments
 
 
@@ -271,20 +245,18 @@ class Takes:
     def call(self, values: Mapping[str, Any]) -> Call:
         """The function with the values of its options, which are found by the name of the option."""
         options = self.options()
-        given, words = dict[str, Any](), dict[str, list[str]]()
+        # where the default is None and there is no value, Python's own default applies
+        passed = [k for k, argument in options.items() if (values[k], argument.default) != (None, None)]
+        words = dict[str, list[str]]()
         for option, argument in options.items():
-            value = values[option]
-            if value is not None or argument.default is not None:  # else Python's own default applies
-                given[argument.name] = value
-            if value != argument.default:
+            if (value := values[option]) != argument.default:
                 text = ",".join(map(str, value)) if isinstance(value, list) else str(value or "none")
                 words[argument.name] = [_flag(option), *([] if isinstance(value, bool) else [text])]
-        first = next(iter(options))
-        if self.optional and values[first] is None:
-            for flag, *_ in words.values():
-                raise typer.BadParameter(f"{flag} is given without {_flag(first)}")
-            return Call(self.function, given, words, absent=True)
-        return Call(self.function, given, words)
+        first = next(iter(options), "")
+        absent = self.optional and values[first] is None
+        if absent and words:
+            raise typer.BadParameter(f"{next(iter(words.values()))[0]} is given without {_flag(first)}")
+        return Call(self.function, {options[k].name: values[k] for k in passed}, words, absent)
 
 
 @dataclass(frozen=True)
@@ -380,28 +352,29 @@ class Command:
 
     def with_options(self) -> Any:
         """The command of typer, with all its options."""
-        own = read_arguments(f"{self.function.__module__.partition('.')[2]}:{self.function.__name__}")
+        source = f"{self.function.__module__.partition('.')[2]}:{self.function.__name__}"
         signature = inspect.signature(self.function).parameters.values()
         unnamed = [p.name for p in signature if p.kind is inspect.Parameter.POSITIONAL_ONLY]
-        options = dict(own)
-        parameters = [_parameter(option, own[option], unnamed=option in unnamed) for option in own]
-        tables = dict[str, dict[str, str]]()
-        for name, takes in self.takes.items():
-            for option, argument in takes.options().items():
-                if option in options:
-                    raise LookupError(f"{self.name} has two options {option}; give one of them a prefix")
-                options[option] = argument
-                parameters.append(_parameter(option, argument, takes.panel))
-                tables.setdefault(name, {})[argument.name] = option
+        parts = {"": Takes(source), **self.takes}
+        tables = {name: part.options() for name, part in parts.items()}
+        options = {option: argument for table in tables.values() for option, argument in table.items()}
+        if len(options) < sum(map(len, tables.values())):
+            raise LookupError(f"two options of {self.name} have the same name; give one of them a prefix")
+        parameters = [
+            _parameter(option, argument, parts[name].panel, option in unnamed)
+            for name, table in tables.items()
+            for option, argument in table.items()
+        ]
         parameters += [_config(tables)] if options else []
 
         def run(**values: Any) -> None:
             values = {option: _value(argument, values[option]) for option, argument in options.items()}
             check_files(values, unnamed)
-            named = {k: values[k] for k in own if k not in unnamed and values[k] is not None}
-            if self.takes:
-                named["call"] = Calls(**{name: takes.call(values) for name, takes in self.takes.items()})
-            self.function(*(values[k] for k in unnamed), **named)
+            calls = {name: part.call(values) for name, part in parts.items()}
+            arguments = calls.pop("").values
+            more = {"call": Calls(**calls)} if calls else {}
+            named = {name: value for name, value in arguments.items() if name not in unnamed}
+            self.function(*(arguments[name] for name in unnamed), **named, **more)
 
         vars(run)["__signature__"] = inspect.Signature(parameters)
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -446,17 +419,17 @@ def _flag(option: str) -> str:
     return f"--{option.replace('_', '-')}"
 
 
-def _parameter(
-    option: str, argument: Argument, panel: str | None = None, unnamed: bool = False
-) -> inspect.Parameter:
+def _parameter(option: str, argument: Argument, panel: str, unnamed: bool) -> inspect.Parameter:
     """An option for typer, or an argument without a name."""
-    settings: dict[str, Any] = {"help": argument.help, "rich_help_panel": panel}
+    settings: dict[str, Any] = {"help": argument.help}
+    settings["rich_help_panel"] = "Arguments" if unnamed else panel
+    settings["metavar"] = option.upper() if unnamed else None
     type_: Any = Literal[argument.choices] if argument.choices else argument.type
     default = argument.default
     if argument.several:
         type_ = list[Path] if argument.type is Path else list[str]
         default = [default] if isinstance(default, str) else default or None
-        settings["metavar"] = _FILES if argument.type is Path else "TEXT,..."
+        settings["metavar"] = settings["metavar"] or (_FILES if argument.type is Path else "TEXT,...")
     if argument.least is not None:
         settings["min"] = argument.least
     flag = _flag(option) + (f"/--no-{_flag(option)[2:]}" if default is True else "")
@@ -496,7 +469,7 @@ def check_files(values: Mapping[str, Any], unnamed: Sequence[str] = ()) -> None:
                 raise NeurordlError(f"{flag}{path}: there is no such file or folder; check the path")
 
 
-def _config(tables: Mapping[str, Mapping[str, str]]) -> inspect.Parameter:
+def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:
     """The option ``--config``: a TOML file with options; those of the command line go before."""
 
     def read(context: typer.Context, path: Path | None) -> Path | None:
@@ -507,11 +480,12 @@ def _config(tables: Mapping[str, Mapping[str, str]]) -> inspect.Parameter:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise typer.BadParameter(f"{path} cannot be read: {error}") from error
         known = {p.name: p.multiple or p.nargs == -1 for p in context.command.params if p.name != "config"}
-        options = dict[str, Any]()
+        options = dict[str, object]()
         for key, value in content.items():
             fields = {key: value}
             if isinstance(value, dict) and key in tables:
-                fields = {tables[key].get(name, f"{key}.{name}"): part for name, part in value.items()}
+                names = {argument.name: option for option, argument in tables[key].items()}
+                fields = {names.get(name, f"{key}.{name}"): part for name, part in value.items()}
             for name, part in fields.items():
                 option = name.replace("-", "_")
                 if option not in known:

@@ -8,12 +8,10 @@ import math
 import struct
 import tarfile
 import warnings
-import zlib
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +25,10 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
 from neurordl.rdms.alignment import Alignment, align
 from neurordl.rdms.files import load_rdms
-from neurordl.rdms.files.content import Interpretation, condense
+from neurordl.rdms.files.content import Interpretation, condense, damage_named
 from neurordl.rdms.files.matlab import read_mat5
 from neurordl.stimuli import StimulusSet
-from neurordl.stimuli.tables import read_table
+from neurordl.stimuli.sets import read_table
 from neurordl.validate import check_choice, check_count
 
 __all__ = [
@@ -141,22 +139,14 @@ def _limited(count: int, limit: int | None) -> int:
 def _read_idx(path: Path, shape: tuple[int, ...]) -> Pixels:
     """Read an IDX file of bytes with a known shape: nothing is allocated on the word of its header."""
     expected = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
-    size = math.prod(shape)
-    try:
-        with gzip.open(path, "rb") as handle:
-            header = handle.read(len(expected))
-            content = handle.read(size + 1) if header == expected else b""  # one more reaches the checksum
-    except (OSError, EOFError, zlib.error) as error:
-        raise NeurordlError(
-            f"cannot read {path}: {error}; it is missing or damaged, fetch it again"
-        ) from error
-    if header != expected or len(content) != size:
-        actual = "more" if len(content) > size else str(len(content))
-        raise NeurordlError(
-            f"{path} is not an IDX file of bytes {shape}: its header is {header.hex()!r}, expected "
-            f"{expected.hex()!r}, and it holds {actual} of {size} bytes; fetch it again"
-        )
-    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+    with damage_named(path, "fetch it again"), gzip.open(path, "rb") as handle:
+        header = handle.read(len(expected))
+        if header != expected:
+            raise ValueError(f"its header is {header.hex()!r}, expected {expected.hex()!r} for bytes {shape}")
+        content = handle.read(math.prod(shape) + 1)  # to the checksum, which follows the last byte
+        if (count := len(content)) != math.prod(shape):
+            raise ValueError(f"it has {count} bytes or more after its header, not those of {shape}")
+        return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
 def load_cifar10(split: Split = "train", limit: int | None = None) -> StimulusSet:
@@ -230,43 +220,30 @@ class _CifarArchive(NamedTuple):
         batches = self.batches[check_choice("split", split, list(self.batches))]
         total, width = _CIFAR_COUNTS[split], len(names) + 3 * 32 * 32
         count, each = _limited(total, limit), total // len(batches)
-        content = b""
-        for batch in batches[: math.ceil(count / each)]:
-            content += self.read(batch, count * width - len(content), each * width)
-        images = np.frombuffer(content, dtype=np.uint8).reshape(count, width)
         table = pd.DataFrame({"id": [f"{name}-{split}-{number:05d}" for number in range(count)]})
-        for place, (column, (file, n_classes)) in enumerate(names.items()):
-            classes = self.read(file, 1 << 16).decode("ascii", "replace").split()
-            largest = images[:, place].max()
-            if len(classes) != n_classes or largest >= n_classes:
-                raise NeurordlError(
-                    f"{file} in {self.path} has {len(classes)} names, expected {n_classes}, and the largest "
-                    f"label is {largest}, expected 0 to {n_classes - 1}; fetch it again"
-                )
-            table[column] = np.array(classes)[images[:, place]]
+        content = b""
+        with damage_named(self.path, "fetch it again"), tarfile.open(self.path, "r:gz") as archive:
+            for batch in batches[: math.ceil(count / each)]:
+                content += self.read(archive, batch, count * width - len(content), each * width)
+            images = np.frombuffer(content, dtype=np.uint8).reshape(count, width)
+            for place, (column, (file, n_classes)) in enumerate(names.items()):
+                classes = np.array(self.read(archive, file, 1 << 16).decode("ascii", "replace").split())
+                largest = images[:, place].max()
+                if len(classes) != n_classes or largest >= n_classes:
+                    raise ValueError(f"it has {len(classes)} of {n_classes} classes, and a label {largest}")
+                table[column] = classes[images[:, place]]
+        pixels, chosen = images[:, len(names) :].reshape(-1, 3, 32, 32), list(names).index(labels)
         return StimulusSet.from_array(
-            images[:, len(names) :].reshape(-1, 3, 32, 32),
-            table["id"],
-            labels=images[:, list(names).index(labels)],
-            table=table,
-            source=str(self.path),
+            pixels, table["id"], labels=images[:, chosen], table=table, source=str(self.path)
         )
 
-    def read(self, file: str, limit: int, size: int | None = None) -> bytes:
+    def read(self, archive: tarfile.TarFile, file: str, limit: int, size: int | None = None) -> bytes:
         """Read the first bytes of a file in the archive, which must have the size that is known."""
-        try:
-            with tarfile.open(self.path, "r:gz") as archive:
-                info = archive.getmember(f"{self.folder}/{file}")
-                handle = archive.extractfile(info)
-                content = b"" if handle is None else handle.read(limit)
-        except (OSError, EOFError, KeyError, zlib.error, tarfile.TarError) as error:
-            raise NeurordlError(f"cannot read {file} in {self.path}: {error}; fetch it again") from error
-        if info.size != (info.size if size is None else size) or len(content) != min(limit, info.size):
-            raise NeurordlError(
-                f"{file} in {self.path} has {info.size} bytes, expected {size}, or is cut short; fetch it "
-                "again"
-            )
-        return content
+        member = archive.getmember(f"{self.folder}/{file}")
+        if size is not None and member.size != size:
+            raise ValueError(f"{file} has {member.size} bytes, expected {size}")
+        handle = archive.extractfile(member)
+        return b"" if handle is None else handle.read(limit)
 
 
 def load_cifar100_stretched(
@@ -325,38 +302,26 @@ def _read_strips(path: Path, limit: int) -> tuple[Pixels, pd.DataFrame]:
     """Cut the first ``limit`` images from lossless WebP strips; also their labels and file names."""
     names = ("webp_bytes", "offsets", "images_per_strip", "labels", "coarse_labels", "filenames")
     code, offsets, per_strip, fine, coarse, files = _read_arrays(path, *names)
-    try:
+    with damage_named(path, "fetch it again"):
         rows = pd.DataFrame({"fine": fine, "coarse": coarse}, dtype=np.int64)
         rows["file"] = np.char.decode(files, "ascii")
         count, each = len(rows), int(per_strip)
         complete = (offsets[0], offsets[-1], len(offsets)) == (0, len(code), -(-count // each) + 1)
         if not complete or each < 1 or (np.diff(offsets) <= 0).any() or code.dtype != np.uint8:
             raise ValueError("the offsets do not fit the images")
-    except (ValueError, TypeError, LookupError, ZeroDivisionError) as error:
-        raise NeurordlError(f"{path} contradicts itself ({error}): it is damaged, fetch it again") from error
-    strips = []
-    for strip, start in enumerate(range(0, min(limit, count), each)):
-        try:
+        strips = []
+        for strip, start in enumerate(range(0, min(limit, count), each)):
             with Image.open(BytesIO(code[offsets[strip] : offsets[strip + 1]].tobytes())) as image:
                 strips.append(np.asarray(image))
-        except Exception as error:  # decoders raise nearly anything on damaged bytes
-            raise NeurordlError(f"cannot decode strip {strip} of {path}: {error}; fetch it again") from error
-        if strips[-1].shape != (32 * min(each, count - start), 32, 3):
-            raise NeurordlError(
-                f"strip {strip} of {path} has shape {strips[-1].shape}, not that of its images"
-            )
-    return np.concatenate(strips).reshape(-1, 32, 32, 3)[:limit], rows[:limit]
+            if strips[-1].shape != (32 * min(each, count - start), 32, 3):
+                raise ValueError(f"strip {strip} has shape {strips[-1].shape}, not that of its images")
+        return np.concatenate(strips).reshape(-1, 32, 32, 3)[:limit], rows[:limit]
 
 
 def _read_arrays(path: Path, *names: str) -> list[npt.NDArray[Any]]:
-    """Read arrays of an .npz by name, without pickle; a damaged file is an error that names it."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return [archive[name] for name in names]
-    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error, MemoryError) as error:
-        raise NeurordlError(
-            f"cannot read {', '.join(names)} from {path}: {error}; fetch the file again"
-        ) from error
+    """Read arrays of an .npz by name, without pickle."""
+    with damage_named(path, "fetch it again"), np.load(path, allow_pickle=False) as archive:
+        return [archive[name] for name in names]
 
 
 # The 92 objects
@@ -395,18 +360,21 @@ def load_images92(
             raise NeurordlError(f"{folder} must hold stim_001 to stim_092, but holds others; fetch it again")
         return stimuli
     path = require_file("images92", _SUPPLEMENT)
-    try:
+    with damage_named(path, "fetch it again"):
         structs = read_mat5(path)["stimuli_92objs"]
-        pixels = np.stack([item["image"] for item in structs]).astype(np.uint8)
+        pixels = np.stack([item["image"] for item in structs]).astype(np.uint8).reshape(92, 175, 175, 3)
         table = pd.DataFrame({"category": [item["category"] for item in structs]}, index=list(IMAGES92_IDS))
         for name in ("human", "face", "animal", "natural"):
             table[name] = [int(item[name].item()) for item in structs]
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise NeurordlError(f"{path} does not hold the 92 images ({error}); fetch it again") from error
-    if pixels.shape != (92, 175, 175, 3):
-        raise NeurordlError(f"{path} holds images {pixels.shape}, not 92 of 175 x 175; fetch it again")
     return StimulusSet.from_array(
-        pixels, IMAGES92_IDS, None, table, size, channels, mean, std, source=str(path)
+        pixels,
+        IMAGES92_IDS,
+        table=table,
+        source=str(path),
+        size=size,
+        channels=channels,
+        mean=mean,
+        std=std,
     )
 
 
@@ -471,12 +439,9 @@ def _compact_rdms(path: Path, key: str) -> tuple[list[str], Floats, People]:
 
 def _cichy_rdms(area: str) -> tuple[Floats, People]:
     path = require_file("cichy2014", f"92images_fmri_{area.upper()}_RDMs.gzip")
-    try:
-        with gzip.open(path, "rb") as handle:
-            content = json.loads(handle.read(_MAX_JSON_BYTES))
+    with damage_named(path, "fetch it again"), gzip.open(path, "rb") as handle:
+        content = json.loads(handle.read(_MAX_JSON_BYTES))
         matrices = np.array(content["data"], dtype=np.float64).reshape(15, 92, 92)
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise NeurordlError(f"cannot read {path}: {error}; fetch it again") from error
     return condense(matrices, str(path), Interpretation("square")), {}  # symmetric but for the last digits
 
 
@@ -503,24 +468,18 @@ class BrainData(NamedTuple):
     report: Alignment
 
 
-def load_brain(
-    name: str,
-    size: int | Sequence[int] | None = None,
-    channels: int = 3,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> BrainData:
+def load_brain(name: str, **preprocessing: Any) -> BrainData:
     """Load stimuli, RDMs and labels of "images92" (human IT) or "cichy2014" (EVC and IT), matched by id.
 
-    The parameters after ``name`` are those of `Preprocessing`.
+    The other keyword arguments (``size``, ``channels``, ``mean``, ``std``) are those of `load_images92`.
     """
     check_choice("name", name, ("images92", "cichy2014"))
     names = ("human_it",) if name == "images92" else ("cichy_evc", "cichy_it")
-    stimuli = load_images92(size, channels, mean, std)
+    stimuli = load_images92(**preprocessing)
     parts = {part: load_images92_rdms(part) for part in names}
     report = align({"stimuli": stimuli, **parts, "labels": stimuli.table})
-    rdms, *others = (report[part] for part in names)
-    for part in others:
+    rdms, *more = (report[part] for part in names)
+    for part in more:
         rdms.append(part)
     return BrainData(report["stimuli"], rdms, report["labels"], report)
 
@@ -586,10 +545,8 @@ def load_haxby2001(subject: int = 2) -> Haxby:
 
     files = fetch_haxby(subject)
     bold = Path(files.func[0])
-    try:
+    with damage_named(bold, "fetch it again"):
         labels = pd.read_csv(files.session_target[0], sep=" ")
-    except (OSError, ValueError) as error:
-        raise NeurordlError(f"cannot read the labels of {bold}: {error}; fetch it again") from error
     volumes = nibabel.load(bold).shape[3]  # type: ignore[attr-defined]
     if volumes != len(labels) or list(labels.columns) != ["labels", "chunks"]:
         raise NeurordlError(f"{bold} has {volumes} volumes, but {len(labels)} labels; fetch it again")

@@ -6,31 +6,14 @@ import errno
 import os
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neurordl.errors import NeurordlError
 from neurordl.io import sha256_file
 from neurordl.validate import check_choice
-
-if TYPE_CHECKING:
-    import requests
-
-__all__ = [
-    "FETCHERS",
-    "REGISTRY",
-    "DataSet",
-    "File",
-    "data_root",
-    "fetch",
-    "fetch_haxby",
-    "find_dataset",
-    "folder_of",
-    "require_file",
-    "status",
-]
 
 _ATTEMPTS = 3
 _BLOCK_BYTES = 1 << 18
@@ -314,6 +297,7 @@ class _ResumingDownloader:
     def append(self, url: str) -> None:
         """Request the bytes that are missing and append them."""
         import requests
+        import urllib3
 
         start = self.stored
         if start >= self.size:
@@ -326,19 +310,11 @@ class _ResumingDownloader:
             resumed = response.status_code == 206 and span.startswith(f"bytes {start}-")
             missing = self.size - start if resumed else self.size
             with open(self.part, "ab" if resumed else "wb") as handle:
-                for block in _blocks(response):
-                    handle.write(block[:missing])
-                    missing -= len(block)
-                    if missing < 0:
-                        break
-
-
-def _blocks(response: requests.Response) -> Iterator[bytes]:
-    """The bytes as they were sent: a .gz file must not be unpacked on the way."""
-    import requests
-    import urllib3
-
-    try:
-        yield from response.raw.stream(_BLOCK_BYTES, decode_content=False)
-    except urllib3.exceptions.HTTPError as error:  # raw bypasses requests' own wrapping
-        raise requests.ConnectionError(error) from error
+                try:  # the bytes as they are sent: a .gz file must not be unpacked on the way
+                    for block in response.raw.stream(_BLOCK_BYTES, decode_content=False):
+                        handle.write(block[:missing])
+                        missing -= len(block)
+                        if missing < 0:
+                            break
+                except urllib3.exceptions.HTTPError as error:  # raw bypasses requests' own wrapping
+                    raise requests.ConnectionError(error) from error

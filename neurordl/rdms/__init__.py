@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from neurordl.rdms.alignment import Alignment, align
-from neurordl.rdms.compute import compute_rdms
+from neurordl.rdms.compute import Noise, compute_rdms, odd_even_reliability
 from neurordl.rdms.files import load_rdms, save_rdms
-from neurordl.rdms.noise import Noise
-from neurordl.rdms.reliability import odd_even_reliability
 from neurordl.rdms.selection import select_rdms
 
 __all__ = [

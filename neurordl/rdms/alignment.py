@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,9 +15,9 @@ from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match, match_ids, near_misses
-from neurordl.rdms.selection import reindex, stimulus_ids
+from neurordl.rdms.selection import reindex, stimulus_ids, take_rows
 from neurordl.stimuli import StimulusSet
-from neurordl.stimuli.tables import read_table
+from neurordl.stimuli.sets import read_table
 
 __all__ = ["Alignment", "align"]
 
@@ -184,17 +183,7 @@ def _taken(thing: Any, own: Sequence[str], ids: Sequence[str]) -> Any:
     for row, stimulus in enumerate(own):
         rows.setdefault(stimulus, []).append(row)
     order = [row for stimulus in ids for row in rows[stimulus]]
-    taken = copy(thing)  # of its own kind: a TemporalDataset keeps its times
-    taken.measurements = thing.measurements[order]
-    taken.n_obs = len(order)
-    taken.descriptors = dict(thing.descriptors)
-    taken.obs_descriptors = {k: _rows(v, order) for k, v in thing.obs_descriptors.items()}
-    taken.channel_descriptors = dict(thing.channel_descriptors)
-    return taken
-
-
-def _rows(values: Any, order: list[int]) -> Any:
-    return values[order] if isinstance(values, np.ndarray) else [values[k] for k in order]
+    return take_rows(thing, order)
 
 
 def _table(matches: Mapping[str, Match], repeats: Mapping[str, int], first: str, kept: int) -> str:

@@ -1,35 +1,83 @@
-"""From measured patterns to RDMs, in the order given, with no more memory than the result and a block."""
+"""From measured patterns to RDMs, in blocks; noise covariances; the reliability of RDMs over runs."""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from rsatoolbox.data.base import DatasetBase
 from rsatoolbox.rdm.rdms import RDMs
+from torch import Tensor
 
+from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.io import atomic_write
-from neurordl.measures.condensed import condensed_index
-from neurordl.measures.dissimilarities import DissimilarityLike, find_dissimilarity
-from neurordl.rdms import notices
-from neurordl.rdms.measure import Whitening, check_options, fill
-from neurordl.rdms.noise import Datasets, Estimator, Noise
-from neurordl.rdms.sources import Centre, Source
+from neurordl.measures.condensed import condensed_index, pair_number
+from neurordl.measures.dissimilarities import (
+    DISSIMILARITIES,
+    Dissimilarity,
+    DissimilarityLike,
+    find_dissimilarity,
+)
+from neurordl.measures.kernels.distances import Sides, add_distances, checked_precision
+from neurordl.rdms.selection import reindex, stimulus_ids, take_rows
+from neurordl.rdms.source import Center, Source, check_dtype, check_rates, coded, labels_of, warn_of_runs
+from neurordl.validate import check_choice, listed
 
-__all__ = ["compute_rdms"]
+__all__ = ["Noise", "compute_rdms", "covariance", "odd_even_reliability"]
 
-Ids = tuple[str, ...]
+Datasets = DatasetBase | Sequence[DatasetBase] | Mapping[str, DatasetBase]
+Estimator = Literal["diagonal", "shrinkage_eye", "shrinkage_diag", "full"]
 
-_TEXT = 60_000  # an HDF5 attribute holds 64 kB
 PROVENANCE = "provenance"
+_TEXT = 60_000  # an HDF5 attribute holds 64 kB
+_KEPT = 1 << 28  # bytes of the patterns of all runs that are kept rather than read again for each run
+_ALIKE = 0.01  # median correlation distance below which patterns are alike but for their mean
+_IN_CACHE = 1 << 19
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """How the noise covariance of channels is estimated, whose inverse is the precision.
+
+    Parameters
+    ----------
+    estimator
+        "diagonal": variances only (univariate noise normalization). "shrinkage_eye": shrunk towards a
+        multiple of the identity (Ledoit & Wolf 2004, J. Multivar. Anal. 88:365). "shrinkage_diag": shrunk
+        towards the diagonal (Schäfer & Strimmer 2005, Stat. Appl. Genet. Mol. Biol. 4:32). "full": the sample
+        covariance. They are those of rsatoolbox.
+    residuals
+        Residuals of each Dataset, with the same channels (`read_patterns` gives them): by name, if patterns
+        are given by name. Their degrees of freedom are those of the observation descriptor ``dof`` (of each
+        row's run), or else rows less 1. By default, the noise is estimated from the measurements less the
+        mean of their stimulus.
+    by
+        "pooled": one covariance. "run", for dissimilarities across runs: one from each run's residuals; for
+        two runs the mean of theirs is inverted, as rsatoolbox does with a list of precisions.
+
+    Raises
+    ------
+    NeurordlError
+        There is no such estimator or grouping.
+    """
+
+    estimator: Estimator
+    residuals: Datasets | None = None
+    by: Literal["pooled", "run"] = "pooled"
+
+    def __post_init__(self) -> None:
+        check_choice("noise", self.estimator, get_args(Estimator))
+        check_choice("by", self.by, ("pooled", "run"))
 
 
 def compute_rdms(
@@ -37,33 +85,32 @@ def compute_rdms(
     dissimilarity: DissimilarityLike = "correlation",
     *,
     descriptor: str = "stimulus",
-    center: Centre | None = None,
+    center: Center | None = None,
     precision: npt.ArrayLike | None = None,
     noise: Estimator | Noise | None = None,
     dtype: npt.DTypeLike = np.float64,
     out: str | os.PathLike[str] | None = None,
 ) -> RDMs:
-    """RDMs of measured patterns, one per Dataset, or one per Dataset and ROI.
+    """Compute RDMs of measured patterns, one per Dataset, or one per Dataset and ROI.
 
     Rows of the same stimulus are averaged; stimuli keep the order of their first appearance (rsatoolbox sorts
-    them). A stimulus that some Datasets lack has missing pairs (NaN) in their RDMs, as has a pattern whose
-    distances are undefined. Patterns are read in blocks: beside the result, memory is that of a block (and of
-    the measurements, unless they are a memory map), but for dissimilarities across runs that are not
-    balanced.
+    them). A stimulus that some Datasets lack has missing pairs (NaN) in their RDMs, and so has a pattern
+    whose distances are undefined. Patterns are read in blocks: beside the result, the memory needed is that
+    of a block (and of the measurements, unless they are a memory map), except for runs that are not balanced.
 
     Parameters
     ----------
     patterns
-        A Dataset, several, or several by name: the name is the ``subject``, unless it is the value of one of
-        the Dataset's own descriptors (``layer``, say). With the channel descriptor ``roi`` each ROI has an
-        RDM of its own.
+        A Dataset, several, or several by name. The name is the ``subject``, unless it is the value of another
+        of the Dataset's descriptors (``layer``, say). With the channel descriptor ``roi`` each ROI has an
+        RDM.
     dissimilarity
         A name in `DISSIMILARITIES`, a `Dissimilarity`, or a function of patterns (stimuli, channels) that
-        returns condensed RDMs. ``crossnobis`` and
-        ``poisson_cv`` leave out one run at a time: the rows need the observation descriptor ``run``, two or
-        more. Where a run lacks a stimulus or has more of it, inner products are means over all pairs of
-        measurements from different runs, as in rsatoolbox's ``calc_rdm_unbalanced``; unlike balanced
-        distances these see the mean pattern of a run, so remove it (``center="run"``).
+        returns condensed RDMs. ``crossnobis`` and ``poisson_cv`` leave out one run at a time: the rows need
+        the observation descriptor ``run``, with two runs or more. Where a run lacks a stimulus or has more of
+        it, inner products are means over all pairs of measurements from different runs, as in rsatoolbox's
+        ``calc_rdm_unbalanced``; unlike balanced distances, these depend on the mean pattern of a run, so
+        remove it (``center="run"``).
     descriptor
         The observation descriptor that holds the stimulus ids.
     center
@@ -80,48 +127,68 @@ def compute_rdms(
     dtype
         float64, or float32, which halves memory and time.
     out
-        An .npy file to write the RDMs to, block by block; what is returned is a memory map of it.
+        An .npy file to write the RDMs to, block by block; the RDMs returned are then a memory map of it.
 
     Returns
     -------
     RDMs
         With the Datasets' descriptors (and ``roi``) as RDM descriptors, the pattern descriptor ``stimulus``,
-        and the descriptor ``provenance``, JSON of how patterns and RDMs were made.
+        and the descriptor ``provenance``, JSON that says how patterns and RDMs were made.
 
     Warns
     -----
     UserWarning
         A Dataset lacks stimuli that others have, or has some in a single run, for dissimilarities across
-        runs. Runs are not balanced and have a mean pattern that ``crossnobis`` sees. Block averages are all
-        alike.
+        runs. Runs are not balanced and have a mean pattern on which ``crossnobis`` depends. Block averages
+        are all alike.
 
     Raises
     ------
     NeurordlError
         No Dataset, no ids, fewer than two stimuli, a single run, descriptors that some Datasets lack, a
         dissimilarity that does not exist or lacks its precision, or a noise covariance that is singular.
+
+    Examples
+    --------
+    >>> from rsatoolbox.data import Dataset
+    >>> patterns = Dataset(np.eye(3), obs_descriptors={"stimulus": ["face", "house", "tool"]})
+    >>> compute_rdms(patterns, "euclidean").dissimilarities
+    array([[0.66666667, 0.66666667, 0.66666667]])
     """
-    datasets, described = _datasets(patterns)
+    datasets, columns = _datasets(patterns)
     measure = find_dissimilarity(dissimilarity)
     if isinstance(noise, str):
         noise = Noise(noise)
-    given = real_dtype(dtype)
-    kind = torch.float32 if given == np.float32 else torch.float64
-    if given not in (np.float32, np.float64) or center not in (None, *get_args(Centre)):
+    _check_noise(measure, precision, noise)
+    residuals = _residuals(noise, patterns, len(datasets))
+    records = columns.pop(PROVENANCE, [])
+    sources, whitenings = list[Source](), list[_Whitening]()
+    described: dict[str, list[Any]] = {}
+    by_run = measure.needs_runs or center == "run"
+    for number, dataset in enumerate(datasets):
+        row = {key: values[number] for key, values in columns.items()}
+        name = ", ".join(f"{key} {value}" for key, value in row.items())
+        label = f"Dataset {number} ({name})" if name else f"Dataset {number}"
+        for roi, channels in _rois(dataset):
+            label_of_roi = label if roi is None else f"{label}, roi {roi}"
+            options = {"by_run": by_run, "channels": channels, "dtype": check_dtype(dtype)}
+            source = Source(dataset, label_of_roi, descriptor, **options).centered(center)
+            if measure.needs_runs and len(source.runs) < 2:
+                raise NeurordlError(
+                    f"{measure} needs two or more runs, and {source.label} has a single run, "
+                    f"{source.runs[0]!r}; choose another dissimilarity"
+                )
+            sources.append(source)
+            whitenings.append(_whitening(source, measure, precision, noise, residuals[number]))
+            for key, value in {**row, **({} if roi is None else {"roi": roi})}.items():
+                described.setdefault(key, []).append(value)
+    if any(len(values) != len(sources) for values in described.values()):
         raise NeurordlError(
-            f"dtype={dtype!r}, center={center!r}: expected float64 or float32, and None, 'run' or 'all'"
+            "'roi' is a descriptor of some Datasets and a channel descriptor of others; give it to all alike"
         )
-    check_options(measure, precision, noise)
-    left = _residuals(noise, patterns, len(datasets))
-    records = described.pop(PROVENANCE, None)
-    sources, columns = _sources(
-        datasets, left, described, descriptor, (measure, center, precision, noise, kind)
-    )
-    stimuli = tuple(dict.fromkeys(stimulus for source, _ in sources for stimulus in source.ids))
-    alone = [source for source, _ in sources]
-    notices.of_stimuli(alone, stimuli)
-    notices.of_pairs(alone, measure)
-    notices.of_runs(alone, measure)
+    stimuli = tuple(dict.fromkeys(stimulus for source in sources for stimulus in source.ids))
+    _warn_of_stimuli(sources, stimuli)
+    warn_of_runs(sources, measure)
     shape = (len(sources), len(stimuli) * (len(stimuli) - 1) // 2)
     with nullcontext() if out is None else atomic_write(_npy(out)) as aside:
         vectors: Any
@@ -129,104 +196,127 @@ def compute_rdms(
             vectors = np.empty(shape, dtype)
         else:
             vectors = np.lib.format.open_memmap(aside, "w+", np.dtype(dtype), shape)
-        for (source, whitening), row in zip(sources, vectors, strict=True):
+        for source, whitening, vector in zip(sources, whitenings, vectors, strict=True):
             if source.ids == stimuli:
-                fill(row, measure, source, whitening)
+                _write(vector, measure, source, whitening)
             else:
-                own = np.empty(len(source.ids) * (len(source.ids) - 1) // 2, dtype)
-                fill(own, measure, source, whitening)
-                row[:] = _placed(source.ids, own, stimuli)
-        notices.of_means(vectors, alone, measure)
+                part = np.empty(len(source.ids) * (len(source.ids) - 1) // 2, dtype)
+                _write(part, measure, source, whitening)
+                number_of = {stimulus: number for number, stimulus in enumerate(stimuli)}
+                numbers = np.array([number_of[stimulus] for stimulus in source.ids])
+                row, column = (numbers[index.numpy()] for index in condensed_index(len(numbers)))
+                vector[:] = np.nan
+                vector[pair_number(np.minimum(row, column), np.maximum(row, column), len(stimuli))] = part
+        _warn_of_averages(vectors, sources, measure)
         if aside is not None:
             vectors.flush()
     if out is not None:
         vectors = np.load(out, mmap_mode="r", allow_pickle=False)
-    how: dict[str, Any] = {
+    record = {
         "dissimilarity": measure.name,
         "center": center,
-        "noise": None if noise is None else noise.estimator,
-        "noise_by": None if noise is None else noise.by,
+        "noise": noise and noise.estimator,
+        "noise_by": noise and noise.by,
+        "noise_from": noise and ("measurements" if noise.residuals is None else "residuals"),
+        "precision": precision is not None,
+        "balanced": all(source.balanced for source in sources),
     }
-    if noise is not None:
-        how["noise_from"] = "measurements" if noise.residuals is None else "residuals"
-    how |= {"precision": precision is not None, "balanced": all(source.balanced for source, _ in sources)}
     return RDMs(
         vectors,
         dissimilarity_measure=measure.written,
-        descriptors={PROVENANCE: _record(how, records)},
-        rdm_descriptors=columns,
+        descriptors={PROVENANCE: _json(record, records)},
+        rdm_descriptors=described,
         pattern_descriptors={"stimulus": list(stimuli)},
     )
 
 
-def real_dtype(given: Any) -> np.dtype[Any] | None:
-    """A numpy dtype; None where there is none."""
-    try:
-        found: np.dtype[Any] = np.dtype(given)
-        return found
-    except (TypeError, ValueError):
-        return None
+def odd_even_reliability(
+    patterns: DatasetBase, dissimilarity: DissimilarityLike = "correlation", **options: Any
+) -> Floats:
+    """Correlate the RDM of the odd runs with that of the even runs.
+
+    Parameters
+    ----------
+    patterns
+        With the observation descriptor ``run``; runs are odd and even by order of first appearance.
+    dissimilarity, **options
+        As in `neurordl.compute_rdms`; the noise is that of all runs.
+
+    Returns
+    -------
+    array, (n_rdms,)
+        Pearson's r over the pairs that both halves have; NaN if there are fewer than three. It is the
+        reliability of half the data: by Spearman and Brown's formula, that of all runs is 2r / (1 + r).
+
+    Raises
+    ------
+    NeurordlError
+        Too few runs: four are needed for dissimilarities across runs, and otherwise two.
+    """
+    measure = find_dissimilarity(dissimilarity)
+    runs, run = coded(patterns, "run", "the patterns")
+    needed = 4 if measure.needs_runs else 2
+    if len(runs) < needed:
+        raise NeurordlError(f"halves with {measure} need {needed} runs or more, and there are {len(runs)}")
+    odd, even = (
+        compute_rdms(take_rows(patterns, np.flatnonzero(run % 2 == half)), measure, **options)
+        for half in (0, 1)
+    )
+    in_both = set(stimulus_ids(even))
+    shared = [stimulus for stimulus in stimulus_ids(odd) if stimulus in in_both]
+    result = np.full(len(odd), np.nan)
+    for k, (x, y) in enumerate(zip(reindex(odd, shared), reindex(even, shared), strict=True)):
+        measured = np.isfinite(x) & np.isfinite(y)
+        if measured.sum() > 2:
+            result[k] = np.corrcoef(x[measured], y[measured])[0, 1]
+    return result
 
 
-def _npy(out: str | os.PathLike[str]) -> str:
-    if not str(out).endswith(".npy"):
-        raise NeurordlError(f"out={str(out)!r}: expected a file named .npy; save_rdms writes other formats")
-    return os.fspath(out)
+# input
 
 
-def _record(how: Mapping[str, Any], records: Sequence[Any] | None) -> str:
-    """JSON of how RDMs were made, and of how each Dataset was where it says so."""
-    told = []
-    for record in records or []:
-        try:
-            told.append(json.loads(record))
-        except (TypeError, ValueError):
-            told.append(str(record))
-    text = json.dumps({**how, "patterns": told}, ensure_ascii=False)
-    return text if len(text.encode()) <= _TEXT else json.dumps({**how, "patterns": f"{len(told)}, too long"})
-
-
-def _sources(
-    datasets: Sequence[DatasetBase],
-    residuals: Sequence[DatasetBase | None],
-    described: dict[str, list[Any]],
-    descriptor: str,
-    options: tuple[Any, ...],
-) -> tuple[list[tuple[Source, Whitening]], dict[str, list[Any]]]:
-    """One source for each Dataset and ROI, and the descriptors of their RDMs."""
-    measure, center, precision, noise, kind = options
-    by_run = measure.needs_runs
-    sources: list[tuple[Source, Whitening]] = []
-    columns: dict[str, list[Any]] = {key: [] for key in described}
-    for number, dataset in enumerate(datasets):
-        rois = dataset.channel_descriptors.get("roi")
-        whole = {None: None} if rois is None else dict.fromkeys(np.asarray(rois).tolist())
-        for roi in whole:
-            label = _label(described, number) + ("" if roi is None else f", roi {roi}")
-            channels = None if roi is None else np.flatnonzero(np.asarray(rois) == roi)
-            source = Source(
-                dataset, label, descriptor, by_run=by_run, center=center, channels=channels, dtype=kind
-            )
-            if by_run and len(source.runs) < 2:
+def _datasets(patterns: Any) -> tuple[list[DatasetBase], dict[str, list[Any]]]:
+    """Return the Datasets, and for each descriptor its value in every one of them."""
+    if isinstance(patterns, DatasetBase | Mapping) or not isinstance(patterns, Iterable):
+        datasets = list(patterns.values()) if isinstance(patterns, Mapping) else [patterns]
+    else:
+        datasets = list(patterns)
+    if not datasets or not all(isinstance(dataset, DatasetBase) for dataset in datasets):
+        types = ", ".join(sorted({type(dataset).__name__ for dataset in datasets})) or "none"
+        raise NeurordlError(f"compute_rdms takes one or more rsatoolbox Datasets, and got {types}")
+    each = [copy.deepcopy(dict(dataset.descriptors)) for dataset in datasets]
+    if isinstance(patterns, Mapping):
+        named = list(zip(patterns, each, strict=True))
+        if not all(name in descriptors.values() for name, descriptors in named):
+            for name, descriptors in named:
+                if descriptors.setdefault("subject", name) != name:
+                    raise NeurordlError(
+                        f"the Dataset under {name!r} says that it is of subject {descriptors['subject']!r}; "
+                        "let the names be the subjects, or give what they are as a descriptor of each Dataset"
+                    )
+    keys = list(dict.fromkeys(key for descriptors in each for key in descriptors))
+    for key in keys:
+        for number, descriptors in enumerate(each):
+            if key not in descriptors:
                 raise NeurordlError(
-                    f"{measure} needs two or more runs, and {label} has a single run, {source.runs[0]!r}; "
-                    "choose another dissimilarity"
+                    f"the descriptor {key!r} is missing in Dataset {number} (from 0) of {len(datasets)}, "
+                    "while others have it; give it to all or to none"
                 )
-            whitening = Whitening(source, measure, precision, noise, residuals[number])
-            sources.append((source, whitening))
-            for key, values in described.items():
-                columns[key].append(values[number])
-            if rois is not None:
-                columns.setdefault("roi", []).append(roi)
-    if any(len(values) != len(sources) for values in columns.values()):
-        raise NeurordlError(
-            "'roi' is a descriptor of some Datasets and a channel descriptor of others; give it to all alike"
-        )
-    return sources, columns
+    return datasets, {key: [descriptors[key] for descriptors in each] for key in keys}
+
+
+def _rois(dataset: DatasetBase) -> Iterator[tuple[Any, Any]]:
+    """Each ROI of a Dataset with the numbers of its channels; without ROIs, None for both."""
+    rois = dataset.channel_descriptors.get("roi")
+    if rois is None:
+        yield None, None
+        return
+    for roi in dict.fromkeys(np.asarray(rois).tolist()):
+        yield roi, np.flatnonzero(np.asarray(rois) == roi)
 
 
 def _residuals(noise: Noise | None, patterns: Datasets, n: int) -> list[DatasetBase | None]:
-    """Residuals in the order of the patterns: by name where both have names."""
+    """Return residuals in the order of the patterns: by name where both have names."""
     if noise is None or noise.residuals is None:
         return [None] * n
     residuals = noise.residuals
@@ -236,56 +326,347 @@ def _residuals(noise: Noise | None, patterns: Datasets, n: int) -> list[DatasetB
         if absent := [name for name in patterns if name not in residuals]:
             raise NeurordlError(f"residuals= has none for {absent[0]!r}, but {', '.join(residuals)}")
         return [residuals[name] for name in patterns]
-    given: list[Any] = [residuals] if isinstance(residuals, DatasetBase) else list(residuals)
-    if len(given) != n or not all(isinstance(one, DatasetBase) for one in given):
-        raise NeurordlError(f"residuals= has {len(given)} for {n} Datasets; give a Dataset for each")
-    return given
+    rows: list[Any] = [residuals] if isinstance(residuals, DatasetBase) else list(residuals)
+    if len(rows) != n or not all(isinstance(dataset, DatasetBase) for dataset in rows):
+        raise NeurordlError(f"residuals= has {len(rows)} for {n} Datasets; give a Dataset for each")
+    return rows
 
 
-def _datasets(patterns: Any) -> tuple[list[DatasetBase], dict[str, list[Any]]]:
-    """The Datasets, and for each descriptor its value in every one of them."""
-    names: list[str] | None = None
-    if isinstance(patterns, DatasetBase):
-        datasets = [patterns]
-    elif isinstance(patterns, Mapping):
-        names, datasets = list(patterns), list(patterns.values())
-    else:
-        datasets = list(patterns) if isinstance(patterns, Iterable) else [patterns]
-    if not datasets or not all(isinstance(dataset, DatasetBase) for dataset in datasets):
-        came = ", ".join(sorted({type(dataset).__name__ for dataset in datasets})) or "none"
-        raise NeurordlError(f"compute_rdms takes one or more rsatoolbox Datasets, and got {came}")
-    each = [copy.deepcopy(dict(dataset.descriptors)) for dataset in datasets]
-    if names is not None and not all(name in own.values() for name, own in zip(names, each, strict=True)):
-        for name, own in zip(names, each, strict=True):
-            if own.setdefault("subject", name) != name:
-                raise NeurordlError(
-                    f"the Dataset under {name!r} says that it is of subject {own['subject']!r}; let the "
-                    "names be the subjects, or give what they are as a descriptor of each Dataset"
-                )
-    keys = list(dict.fromkeys(key for own in each for key in own))
-    for key in keys:
-        lacking = [number for number, own in enumerate(each) if key not in own]
-        if lacking:
-            raise NeurordlError(
-                f"the descriptor {key!r} is missing in Dataset {lacking[0]} (from 0) of {len(datasets)}, "
-                "while others have it; give it to all or to none"
+def _check_noise(measure: Dissimilarity, precision: npt.ArrayLike | None, noise: Noise | None) -> None:
+    """Refuse a precision and a noise that a dissimilarity cannot use."""
+    if precision is not None and noise is not None:
+        raise NeurordlError("precision= and noise= exclude each other; give one")
+    whitened = [name for name, known in DISSIMILARITIES.items() if known.precision != "none"]
+    if precision is not None and measure.precision == "none":
+        raise NeurordlError(f"{measure} takes no precision; choose {' or '.join(whitened)}, or leave it out")
+    if noise is not None and measure.precision == "none" and not measure.whitened_by_root:
+        rooted = [name for name, known in DISSIMILARITIES.items() if known.whitened_by_root]
+        raise NeurordlError(f"{measure} takes no noise=; choose one of {listed((*whitened, *rooted), 9)}")
+    if measure.precision == "required" and precision is None and noise is None:
+        raise NeurordlError(
+            f"{measure} needs precision=, the inverse of the noise covariance of the channels, or noise= to "
+            "estimate it"
+        )
+    if noise is not None and noise.by == "run" and not measure.needs_runs:
+        raise NeurordlError(
+            f"Noise(by='run') is for dissimilarities across runs, such as crossnobis, and not for {measure}"
+        )
+
+
+def _npy(out: str | os.PathLike[str]) -> str:
+    if not str(out).endswith(".npy"):
+        raise NeurordlError(f"out={str(out)!r}: expected a file named .npy; save_rdms writes other formats")
+    return os.fspath(out)
+
+
+def _json(record: Mapping[str, Any], records: Sequence[Any]) -> str:
+    """Return JSON of how RDMs were made, and of how each Dataset was made, if it is not too long."""
+    parsed = []
+    for text in records:
+        try:
+            parsed.append(json.loads(text))
+        except (TypeError, ValueError):
+            parsed.append(str(text))
+    text = json.dumps({**record, "patterns": parsed}, ensure_ascii=False)
+    if len(text.encode()) > _TEXT:
+        text = json.dumps({**record, "patterns": f"{len(parsed)}, too long"})
+    return text
+
+
+def _warn_of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:
+    for source in sources:
+        if lacking := [stimulus for stimulus in stimuli if stimulus not in set(source.ids)]:
+            warnings.warn(
+                f"{source.label} has {len(source.ids)} of {len(stimuli)} stimuli; the pairs of the others "
+                f"({listed(lacking, 3)}) are NaN in its RDM",
+                UserWarning,
+                stacklevel=3,
             )
-    return datasets, {key: [own[key] for own in each] for key in keys}
 
 
-def _label(described: Mapping[str, list[Any]], number: int) -> str:
-    told = ", ".join(f"{key} {values[number]}" for key, values in described.items() if key != PROVENANCE)
-    return f"Dataset {number} ({told})" if told else f"Dataset {number}"
+def _warn_of_averages(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dissimilarity) -> None:
+    """Warn if block averages differ by little beside the mean that all have in common."""
+    if measure.kernel is None or measure.kernel.normalize == "none":
+        return
+    alike: dict[str, tuple[Source, float]] = {}
+    for rdm, source in zip(rdms, sources, strict=True):
+        if source.center is None and _is_average(source.record):
+            measured = rdm[np.isfinite(rdm)]
+            if len(measured) and (median := float(np.median(measured))) < _ALIKE:
+                alike[source.label] = source, median
+    if alike:
+        averages, medians = zip(*alike.values(), strict=True)
+        warnings.warn(
+            f"{labels_of(averages)}: the {measure} distances of block averages are tiny (median "
+            f'{medians[0]:.2g}), since all share the mean signal, which center="run" (in the shell --center '
+            "run) removes",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
-def _placed(ids: Ids, vector: npt.NDArray[Any], stimuli: Ids) -> npt.NDArray[Any]:
-    """A condensed RDM over ``ids`` as one over ``stimuli``, NaN where a stimulus is not among them."""
-    if ids == stimuli:
-        return vector
-    position = {stimulus: number for number, stimulus in enumerate(stimuli)}
-    at = np.array([position[stimulus] for stimulus in ids])
-    row, column = (index.numpy() for index in condensed_index(len(ids)))
-    matrix = np.full((len(stimuli), len(stimuli)), np.nan, vector.dtype)
-    matrix[at[row], at[column]] = matrix[at[column], at[row]] = vector
-    condensed: npt.NDArray[Any] = matrix[np.triu_indices(len(stimuli), 1)]
-    return condensed
+def _is_average(record: Any) -> bool:
+    try:
+        made = json.loads(record)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(made, Mapping) and made.get("model") == "average"
+
+
+# one RDM
+
+
+@dataclass(frozen=True, eq=False)
+class _Whitening:
+    """What is done about noise: nothing, a product with a root, a precision, or a covariance of each run."""
+
+    root: Tensor | None = None
+    precision: Tensor | None = None
+    offset: Tensor | None = None  # common to all patterns: distances do not depend on it, and it costs digits
+    covariances: Sequence[Floats] = ()
+    estimator: Estimator = "full"
+
+    def sides(self, patterns: Tensor) -> Sides:
+        """Return patterns less the offset, and if there is a precision, their product with it beside them."""
+        if self.root is not None:
+            return (patterns @ self.root.to(patterns),)
+        if self.precision is None or self.offset is None:
+            return (patterns,)
+        patterns = patterns - self.offset.to(patterns)
+        return patterns, patterns @ self.precision.to(patterns)
+
+
+def _whitening(
+    source: Source,
+    measure: Dissimilarity,
+    precision: npt.ArrayLike | None,
+    noise: Noise | None,
+    residuals: DatasetBase | None,
+) -> _Whitening:
+    if noise is not None:
+        covariances = _covariances(source, noise, residuals)
+        if noise.by == "run":
+            return _Whitening(covariances=covariances, estimator=noise.estimator)
+        if measure.whitened_by_root:
+            root = _inverse(covariances[0], noise.estimator, source.label, power=0.5)
+            return _Whitening(root=torch.from_numpy(root))
+        precision = _inverse(covariances[0], noise.estimator, source.label)
+    if precision is None:
+        return _Whitening()
+    try:
+        matrix = torch.as_tensor(np.asarray(precision, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise NeurordlError(f"precision= is no matrix of real numbers: {error}") from error
+    offset = source.patterns(slice(64)).double().mean(0)
+    return _Whitening(
+        precision=checked_precision(matrix, source.n_channels),
+        offset=torch.where(offset.isfinite(), offset, 0),
+    )
+
+
+def _write(out: npt.NDArray[Any], measure: Dissimilarity, source: Source, whitening: _Whitening) -> None:
+    """Write the condensed RDM of a source into ``out``, stimuli in the source's order."""
+    kernel, shape = measure.kernel, (len(source.ids), source.n_channels)
+    if kernel is None or (measure.needs_runs and (whitening.covariances or not source.balanced)):
+        out[:] = _by_function(measure, source, whitening).numpy()
+    elif measure.needs_runs:
+        _write_across_runs(out, measure, source, whitening)
+    else:
+
+        def sides(start: int, stop: int) -> Sides:
+            patterns = check_rates(source.patterns(slice(start, stop)), measure, source.label)
+            return whitening.sides(patterns) if kernel.sides is None else kernel.sides(patterns)
+
+        plain = whitening.root is None and whitening.precision is None and kernel.sides is None
+        in_memory = plain and source.in_memory()
+        scale = kernel.factor(shape[1])
+        add_distances(sides, shape, out, kernel.normalize, scale=scale, in_memory=in_memory)
+        if kernel.root:
+            np.sqrt(out, out=out)
+
+
+def _write_across_runs(
+    out: npt.NDArray[Any], measure: Dissimilarity, source: Source, whitening: _Whitening
+) -> None:
+    """Write distances over pairs of runs: those of the sum over runs less those of each run."""
+    assert measure.kernel is not None
+    runs, shape = range(len(source.runs)), (len(source.ids), source.n_channels)
+    kept: list[Sides] | None = None
+    if len(runs) * shape[0] * shape[1] * source.dtype.itemsize <= _KEPT:
+        kept = [whitening.sides(patterns) for patterns in source.each_run(slice(None), runs)]
+
+    def add(chosen: Sequence[int], sign: float, in_memory: bool = False) -> None:
+        def sides(start: int, stop: int) -> Sides:
+            if kept is None:
+                parts = [whitening.sides(part) for part in source.each_run(slice(start, stop), chosen)]
+            else:
+                parts = [tuple(side[start:stop] for side in kept[run]) for run in chosen]
+            return tuple(_total(sides) for sides in zip(*parts, strict=True))
+
+        assert measure.kernel is not None
+        scale = sign * measure.kernel.factor(shape[1]) / (len(runs) * (len(runs) - 1))
+        normalize = measure.kernel.normalize
+        add_distances(sides, shape, out, normalize, scale=scale, add=sign < 0, in_memory=in_memory)
+
+    add(runs, 1.0)
+    for run in runs:
+        add([run], -1.0, whitening.precision is None and source.in_memory(run))
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    """Sum patterns, some rows at a time: what was added last is still in the cache."""
+    if len(parts) == 1:
+        return parts[0]
+    total = torch.empty_like(parts[0], memory_format=torch.contiguous_format)
+    step = max(1, _IN_CACHE // (total.shape[1] * total.element_size()))
+    for start in range(0, len(total), step):
+        rows = slice(start, start + step)
+        torch.add(parts[0][rows], parts[1][rows], out=total[rows])
+        for part in parts[2:]:
+            total[rows] += part[rows]
+    return total
+
+
+def _by_function(measure: Dissimilarity, source: Source, whitening: _Whitening) -> Tensor:
+    """Condensed RDM by the dissimilarity's own function, from all patterns at once."""
+    options: dict[str, Tensor] = {}
+    if whitening.precision is not None:
+        options["precision"] = whitening.precision.to(source.dtype)
+    with torch.no_grad():
+        if not measure.needs_runs:
+            patterns = check_rates(source.patterns(), measure, source.label)
+            (patterns,) = whitening.sides(patterns) if whitening.root is not None else (patterns,)
+            return measure(patterns.clone(), **options)  # a user's function may work in place
+        if not source.balanced and (whitening.covariances or not measure.unbalanced):
+            raise NeurordlError(
+                f"{'Noise by run' if whitening.covariances else measure} needs every stimulus equally often "
+                f"in every run, and {source.label} is not so; take by='pooled', or leave stimuli or runs out"
+            )
+        cells = check_rates(source.by_run(), measure, source.label)
+        if (
+            whitening.covariances
+        ):  # the mean over pairs of runs, each with the inverse of their mean covariance
+            pairs = torch.combinations(torch.arange(len(cells)))
+            total = torch.zeros(len(source.ids) * (len(source.ids) - 1) // 2, dtype=cells.dtype)
+            for pair in pairs.tolist():
+                mean = (whitening.covariances[pair[0]] + whitening.covariances[pair[1]]) / 2
+                precision = _inverse(mean, whitening.estimator, source.label)
+                total += measure(cells[pair], precision=torch.from_numpy(precision).to(cells.dtype))
+            return total / len(pairs)
+        if not source.balanced:
+            options["counts"] = torch.from_numpy(source.counts.T.astype(np.float64)).to(cells.dtype)
+        return measure(cells, **options)
+
+
+# noise covariances
+
+
+def _covariances(source: Source, noise: Noise, residuals: DatasetBase | None) -> list[Floats]:
+    """Noise covariances: one of all residuals, or one of each run of the source."""
+    label = source.label
+    if residuals is None:
+        rows, dof = source.within()
+        if noise.by == "pooled":
+            return [covariance(rows, dof, noise.estimator, label)]
+        parts = [rows[source.run == number] for number in range(len(source.runs))]
+        return [covariance(part, dof / len(rows) * len(part), noise.estimator, label) for part in parts]
+    rows = np.asarray(residuals.measurements)
+    total = source.measurements.shape[1]
+    if rows.ndim != 2 or rows.shape[1] != total:
+        raise NeurordlError(
+            f"the residuals of {label} have shape {rows.shape}; expected {total} channels in each"
+        )
+    rows = rows if source.channels is None else rows[:, source.channels]
+    dofs = None
+    try:
+        if "dof" in residuals.obs_descriptors:
+            dofs = np.array([float(value) for value in residuals.obs_descriptors["dof"]])
+    except (TypeError, ValueError) as error:
+        raise NeurordlError(
+            f"the observation descriptor 'dof' of the residuals of {label} holds no numbers: {error}"
+        ) from error
+    if noise.by == "pooled" and dofs is None:
+        return [covariance(rows, len(rows) - 1, noise.estimator, label)]
+    runs, run = coded(residuals, "run", f"the residuals of {label}")
+    dof_of = [
+        float((run == number).sum()) - 1 if dofs is None else float(dofs[run == number][0])
+        for number in range(len(runs))
+    ]
+    if noise.by == "pooled":
+        return [covariance(rows, sum(dof_of), noise.estimator, label)]
+    if absent := [name for name in source.runs if name not in runs]:
+        raise NeurordlError(f"the residuals of {label} have no run {absent[0]!r}")
+    numbers = [runs.index(name) for name in source.runs]
+    return [
+        covariance(rows[run == number], dof_of[number], noise.estimator, f"{label}, run {runs[number]}")
+        for number in numbers
+    ]
+
+
+def covariance(residuals: npt.NDArray[np.floating], dof: float, estimator: Estimator, label: str) -> Floats:
+    """Estimate the covariance of channels as rsatoolbox does.
+
+    Parameters
+    ----------
+    residuals
+        (observations, channels); their mean is removed.
+    dof
+        Degrees of freedom of the residuals.
+    estimator
+        As in `Noise`.
+    label
+        What messages call the residuals.
+
+    Returns
+    -------
+    array, (channels, channels)
+
+    Raises
+    ------
+    NeurordlError
+        Residuals that are not finite, or too few of them.
+    """
+    rows = np.asarray(residuals, dtype=np.float64)
+    if rows.ndim != 2 or len(rows) < 2 or not 1 <= dof < np.inf or not np.isfinite(rows).all():
+        raise NeurordlError(
+            f"the noise of {label} cannot be estimated from {rows.shape} residuals with {dof:g} degrees of "
+            "freedom: expected finite numbers, (observations, channels), with 1 degree or more"
+        )
+    rows = rows - rows.mean(axis=0)
+    n = len(rows)
+    if estimator == "diagonal":
+        return np.diag(np.einsum("ij,ij->j", rows, rows) / dof)
+    products = rows.T @ rows
+    if estimator == "full":
+        return np.asarray(products / dof)
+    squares = (rows**2).T @ rows**2
+    if estimator == "shrinkage_eye":
+        sample = products / n
+        target = np.trace(sample) / len(sample) * np.eye(len(sample))
+        spread = float(((sample - target) ** 2).sum())
+        error = min(spread, float((squares / n - sample**2).sum()) / n)
+        share = error / spread if spread > 0 else 1.0
+        return np.asarray((share * target + (1 - share) * sample) * n / dof)
+    sample = products / dof
+    variance = np.diag(sample)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlations = products / np.sqrt(np.outer(variance, variance)) / (n - 1)
+        of_squares = squares / np.outer(variance, variance) / (n - 1)
+    off = ~np.eye(len(sample), dtype=bool) & np.isfinite(correlations)
+    uncertain = n / dof**2 * (of_squares - correlations**2)[off].sum()
+    total = (correlations[off] ** 2).sum()
+    share = min(max(uncertain / total, 0.0), 1.0) if total > 0 else 1.0
+    return np.asarray(sample * np.where(np.eye(len(sample), dtype=bool), 1.0, 1 - share))
+
+
+def _inverse(matrix: Floats, estimator: Estimator, label: str, power: float = 1.0) -> Floats:
+    """Return the symmetric inverse of a covariance, or a root of it; refuse a singular one."""
+    values, vectors = np.linalg.eigh(matrix)
+    floor = len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
+    if not values[0] > floor:
+        remedy = "drop channels without variance" if estimator != "full" else "take noise='shrinkage_diag'"
+        raise NeurordlError(
+            f"the noise covariance of {label} is singular with noise={estimator!r}: {len(values)} channels, "
+            f"rank {int((values > floor).sum())}; {remedy}, or give more residuals"
+        )
+    return np.asarray((vectors / values**power) @ vectors.T)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from rsatoolbox.rdm.rdms import RDMs
 
-from neurordl.arrays import Floats
+from neurordl.arrays import Floats, Ints
 from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids, match_ids, possible_ids
 from neurordl.measures.condensed import pair_number, triangle_start
@@ -22,6 +23,7 @@ __all__ = [
     "select_rdms",
     "stimulus_ids",
     "subject_names",
+    "take_rows",
 ]
 
 
@@ -169,6 +171,20 @@ def reindex(rdms: RDMs, ids: Sequence[str]) -> Floats:
         pairs = pair_number(np.minimum(first, others), np.maximum(first, others), len(available))
         start = triangle_start(len(position), k)
         result[:, start : start + len(others)] = vectors[:, pairs]
+    return result
+
+
+def take_rows(dataset: Any, rows: Sequence[int] | Ints) -> Any:
+    """Return a copy of a Dataset with some of its observations; a TemporalDataset keeps its times."""
+    result = copy(dataset)
+    result.measurements = np.asanyarray(dataset.measurements)[rows]
+    result.n_obs = len(rows)
+    result.descriptors = dict(dataset.descriptors)
+    result.channel_descriptors = dict(dataset.channel_descriptors)
+    result.obs_descriptors = {
+        name: values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
+        for name, values in dataset.obs_descriptors.items()
+    }
     return result
 
 

@@ -26,14 +26,11 @@ from neurordl.measures.condensed import square
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.measures.kernels.distances import distance_matrices
 from neurordl.measures.kernels.products import InnerProducts
-from neurordl.rdms import notices
-from neurordl.rdms.compute import real_dtype
-from neurordl.rdms.measure import rates_checked
 from neurordl.rdms.selection import stimulus_ids
-from neurordl.rdms.sources import Centre, Source
+from neurordl.rdms.source import Center, Source, check_dtype, check_rates, warn_of_runs
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.evaluate import model_vectors
-from neurordl.validate import check_choice, check_number
+from neurordl.validate import check_number
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -180,7 +177,7 @@ def searchlight(
     dissimilarity: DissimilarityLike = "correlation",
     comparison: str | Comparison = "corr",
     descriptor: str = "stimulus",
-    center: Centre | None = None,
+    center: Center | None = None,
     dtype: npt.DTypeLike = np.float64,
     progress: bool = False,
 ) -> Searchlight:
@@ -227,25 +224,16 @@ def searchlight(
         which has no correlation.
     """
     comparison, measure = find_similarity(comparison), _dissimilarity(dissimilarity)
-    numbers = real_dtype(dtype)
-    check_choice("dtype", np.dtype(numbers).name, ("float64", "float32"))
-    check_choice("center", center, (None, "run", "all"))
     check_number("radius", radius, 0, _WIDEST, open_low=True)
     check_number("threshold", threshold, 0, 1, open_low=True)
-    tensor_dtype = torch.float32 if numbers == np.float32 else torch.float64
-    source = Source(
-        *(patterns, "the patterns", descriptor),
-        by_run=measure.needs_runs,
-        center=center,
-        channels=None,
-        dtype=tensor_dtype,
-    )
+    tensor_dtype = check_dtype(dtype)
+    by_run = measure.needs_runs or center == "run"
+    source = Source(patterns, "the patterns", descriptor, by_run=by_run, dtype=tensor_dtype).centered(center)
     if measure.needs_runs and len(source.runs) < 2:
         raise NeurordlError(f"{measure} needs two or more runs, and the patterns have a single one")
     if not isinstance(models, RDMs) and not len(models):
         raise NeurordlError("models= is empty; give model RDMs")
-    notices.of_pairs([source], measure)
-    notices.of_runs([source], measure)
+    warn_of_runs([source], measure)
     first = models if isinstance(models, RDMs) else next(iter(models.values()))
     match = match_ids(source.ids, stimulus_ids(first), names=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")
@@ -257,8 +245,8 @@ def searchlight(
             f"radius={radius:g} makes spheres of a single voxel, where {measure} distances are undefined; "
             "take a radius above 1, or another dissimilarity"
         )
-    values = source.cells() if measure.needs_runs else source.rows(0, len(source.ids))[None]
-    rates_checked(values, measure, source.label)
+    values = source.by_run() if measure.needs_runs else source.patterns()[None]
+    check_rates(values, measure, source.label)
     by_voxel = values.permute(2, 0, 1).contiguous()  # (voxels, runs, stimuli): gathered rows are contiguous
     rdms_of = _rdms_of(by_voxel, measure, source)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
+from neurordl.validate import check_choice
 
 __all__ = ["IMAGENET", "Preprocessing", "array_pixels", "image_paths", "read_images"]
 
@@ -29,22 +30,28 @@ _MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "PA", "RGBA")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images become the input of a network; kept with a run and applied again when it is evaluated.
+    """How images become the input of a network. A run records it, and ``evaluate`` applies it again.
 
     Attributes
     ----------
     size
-        Height and width; None leaves images as they are. One number stands for a square.
+        Height and width in pixels; one number stands for a square, and None leaves images as they are.
     channels
-        1 (grey) or 3 (RGB).
+        Number of channels: 1 (grey) or 3 (RGB).
     mean, std
-        One number per channel, on the scale where 0 is black and 1 white (float arrays: on their own scale);
-        "imagenet" stands for those of networks that were trained on ImageNet, None for 0 and 1.
+        Number that is subtracted from each channel, and number by which it is then divided, on the scale
+        where 0 is black and 1 is white (for float arrays: on their own scale). "imagenet" stands for the
+        numbers of networks that were trained on ImageNet; None leaves the step out.
 
     Raises
     ------
     NeurordlError
-        A size that is not positive, another number of channels, a mean or std that does not fit them.
+        The size is not positive, the number of channels differs, or mean or std do not fit it.
+
+    Examples
+    --------
+    >>> Preprocessing(size=32, channels=1).size
+    (32, 32)
     """
 
     size: tuple[int, int] | None = None
@@ -54,50 +61,48 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.size is not None:
-            given = cast(Any, self.size)
-            sides = given if isinstance(given, Sequence) else (given, given)
+            size: Any = self.size
+            sides = size if isinstance(size, Sequence) else (size, size)
             if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) > 0 for side in sides):
-                raise NeurordlError(f"size must be one or two positive whole numbers, but is {given!r}")
+                raise NeurordlError(f"size={size!r}: expected one or two positive whole numbers")
             object.__setattr__(self, "size", (int(sides[0]), int(sides[1])))
         if self.channels not in (1, 3):
-            raise NeurordlError(f"channels must be 1 (grey) or 3 (RGB), but is {self.channels!r}")
+            raise NeurordlError(f"channels={self.channels!r}: expected 1 (grey) or 3 (RGB)")
         for name, imagenet in zip(("mean", "std"), IMAGENET, strict=True):
             if (numbers := getattr(self, name)) is None:
                 continue
             numbers = imagenet if isinstance(numbers, str) and numbers == "imagenet" else numbers
             values = tuple(float(number) for number in np.atleast_1d(numbers))
             if len(values) != self.channels or not np.isfinite(values).all():
-                raise NeurordlError(f"{name} must be {self.channels} finite numbers, but is {numbers!r}")
+                raise NeurordlError(f"{name}={numbers!r}: expected {self.channels} finite numbers")
             if name == "std" and min(values) <= 0:
-                raise NeurordlError(f"std must be above 0, but is {numbers!r}")
+                raise NeurordlError(f"std={numbers!r}: expected numbers above 0")
             object.__setattr__(self, name, values)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values under the names that `StimulusSet.from_folder` takes; for ``run.json``."""
+    def as_dict(self) -> Mapping[str, Any]:
+        """Return plain values by name, for ``run.json``; `from_dict` takes them."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Rebuild what `as_dict` gave, also after a way through JSON."""
-        if unknown := set(values) - set(cls.__dataclass_fields__):
-            raise NeurordlError(
-                f"unknown preprocessing {sorted(unknown)}: expected size, channels, mean, std"
-            )
-        return cls(**values)
+    def from_dict(cls, values: Mapping[str, object]) -> Preprocessing:
+        """Make an object from values by name, also from what `as_dict` gave and JSON kept."""
+        for name in values:
+            check_choice("preprocessing", name, tuple(cls.__dataclass_fields__))
+        return cls(**cast("Mapping[str, Any]", values))
 
 
 def image_paths(folder: Path) -> list[Path]:
-    """Image files of a folder, in natural order of their names; none, or two with one id, are an error."""
+    """List the image files of a folder in natural order; no image, or two with one id, are an error."""
     if not folder.is_dir():
-        raise NeurordlError(f"the stimulus folder {folder} does not exist or is not a folder; check the path")
+        raise NeurordlError(f"the stimulus folder {folder} does not exist; check the path")
     paths = [p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")]
     if not paths:
         raise NeurordlError(f"no images in {folder}: expected files that end in {', '.join(_SUFFIXES)}")
     paths.sort(key=lambda path: (natural_key(path.stem), path.name))
-    for one, two in itertools.pairwise(paths):
-        if one.stem == two.stem:
+    for path, following in itertools.pairwise(paths):
+        if path.stem == following.stem:
             raise NeurordlError(
-                f"{one} and {two.name} would both have the id {one.stem!r}; rename or drop one"
+                f"{path} and {following.name} would both have the id {path.stem!r}; rename one"
             )
     return paths
 
@@ -116,17 +121,17 @@ def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor,
         A file is missing, damaged, transparent or deeper than 8 bits, or sizes differ and no size was given.
     """
     first = _read(paths[0], prepared)
-    _, height, width = first.shape
     pixels = np.empty((len(paths), *first.shape), dtype=np.uint8)
-    for place, path in enumerate(paths):
-        image = first if place == 0 else _read(path, prepared)
+    for position, path in enumerate(paths):
+        image = first if position == 0 else _read(path, prepared)
         if image.shape != first.shape:
+            sizes = [f"{height} x {width}" for _, height, width in (first.shape, image.shape)]
             raise NeurordlError(
-                f"images differ in size: {paths[0]} is {height} x {width}, {path} is {image.shape[1]} x "
-                f"{image.shape[2]} (height x width); give size=, which resizes them all"
+                f"images differ in size: {paths[0]} is {sizes[0]}, {path} is {sizes[1]} (height x width); "
+                "give size=, which resizes them all"
             )
-        pixels[place] = image
-    return torch.from_numpy(pixels), replace(prepared, size=(height, width))
+        pixels[position] = image
+    return torch.from_numpy(pixels), replace(prepared, size=first.shape[1:])
 
 
 def _read(path: Path, prepared: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -136,22 +141,18 @@ def _read(path: Path, prepared: Preprocessing) -> npt.NDArray[np.uint8]:
     except FileNotFoundError as error:
         raise NeurordlError(f"the image {path} does not exist; check the path") from error
     except Exception as error:  # decoders raise nearly anything on damaged bytes
-        raise NeurordlError(
-            f"cannot read the image {path}: {error}; it is damaged or no image, replace it"
-        ) from error
+        raise NeurordlError(f"cannot read the image {path}: {error}; it is damaged, or no image") from error
     if image.mode not in _MODES:
-        raise NeurordlError(
-            f"the image {path} has pixels of type {image.mode!r}, expected 8 bits; save it as 8-bit RGB"
-        )
+        raise NeurordlError(f"the image {path} has pixels of type {image.mode!r}: save it as 8-bit RGB")
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise NeurordlError(
-            f"the image {path} is partly transparent and what was behind it is not known; "
-            "save it without transparency on the background that was shown"
+            f"the image {path} is partly transparent, and the background is not known; save it without "
+            "transparency on the background that was shown"
         )
-    return _fitted(image, prepared)
+    return _convert(image, prepared)
 
 
-def _fitted(image: Image.Image, prepared: Preprocessing) -> npt.NDArray[np.uint8]:
+def _convert(image: Image.Image, prepared: Preprocessing) -> npt.NDArray[np.uint8]:
     """(channels, height, width) of an image, converted and resized."""
     image = image.convert("L" if prepared.channels == 1 else "RGB")
     if prepared.size is not None and image.size != prepared.size[::-1]:
@@ -161,45 +162,50 @@ def _fitted(image: Image.Image, prepared: Preprocessing) -> npt.NDArray[np.uint8
 
 
 def array_pixels(
-    array: npt.ArrayLike | Tensor, size: int | Sequence[int] | None, channels: int | None
+    array: npt.ArrayLike | Tensor, preprocessing: Mapping[str, object]
 ) -> tuple[Tensor, Preprocessing]:
-    """Pixels (n, channels, height, width) of an array: a copy, uint8 from whole numbers, float32 from floats.
+    """Copy the pixels of an array, (n, channels, height, width): uint8 of whole numbers, float32 of floats.
+
+    Parameters
+    ----------
+    array
+        (n, H, W), (n, H, W, C) or (n, C, H, W) with C of 1 or 3.
+    preprocessing
+        Fields of `Preprocessing`; size and channels are those of the array by default.
 
     Raises
     ------
     NeurordlError
-        A shape other than (n, H, W), (n, H, W, C), (n, C, H, W) with C of 1 or 3, whole numbers outside 0 to
-        255, floats that are not finite, or a resize or greying of floats, whose scale is not known.
+        The array has another shape, whole numbers outside 0 to 255 or floats that are not finite, or floats
+        would have to be resized or turned to grey, which needs their scale.
     """
     values = _channels_first(array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array))
+    floats = values.dtype.kind == "f"
     if values.dtype.kind in "iu":
         if values.min() < 0 or values.max() > 255:
             raise NeurordlError(
                 f"whole-number pixels must lie in 0 to 255, but reach from {values.min()} to {values.max()}; "
                 "scale them, or give floats"
             )
-    elif values.dtype.kind != "f" or not np.isfinite(values).all():
-        raise NeurordlError(
-            f"pixels must be whole numbers or finite floats, but are {values.dtype}; clean the array"
-        )
-    if channels == 3 and values.shape[1] == 1:
+    elif not floats or not np.isfinite(values).all():
+        raise NeurordlError(f"pixels must be whole numbers or finite floats, but are {values.dtype}")
+    if preprocessing.get("channels") == 3 and values.shape[1] == 1:
         values = np.repeat(values, 3, axis=1)
-    prepared = Preprocessing(
-        cast(Any, values.shape[2:] if size is None else size), channels or values.shape[1]
-    )
-    target = (len(values), prepared.channels, *cast("tuple[int, int]", prepared.size))
+    defaults = {"size": values.shape[2:], "channels": values.shape[1]}
+    chosen = {name: value for name, value in preprocessing.items() if value is not None}
+    prepared = Preprocessing.from_dict({**defaults, **chosen})
+    target = (len(values), prepared.channels, *(prepared.size or ()))
     if values.shape == target:
-        kind = np.float32 if values.dtype.kind == "f" else np.uint8
-        return torch.from_numpy(np.array(values, dtype=kind, order="C")), prepared
-    if values.dtype.kind == "f":
+        pixels = np.array(values, dtype=np.float32 if floats else np.uint8, order="C")
+    elif floats:
         raise NeurordlError(
-            "an array of floats is not resized or turned to grey here; do it before, or give uint8"
+            "an array of floats is not resized or turned to grey; do it before, or give uint8"
         )
-    pixels = np.empty(target, dtype=np.uint8)
-    for place, image in enumerate(values.astype(np.uint8)):
-        pixels[place] = _fitted(
-            Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2)), prepared
-        )
+    else:
+        pixels = np.empty(target, dtype=np.uint8)
+        for position, image in enumerate(values.astype(np.uint8)):
+            picture = Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
+            pixels[position] = _convert(picture, prepared)
     return torch.from_numpy(pixels), prepared
 
 
@@ -209,7 +215,7 @@ def _channels_first(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     first, last = (values.ndim == 4 and values.shape[axis] in (1, 3) for axis in (1, -1))
     if first == last or not values.size:
         raise NeurordlError(
-            f"images must be an array (n, H, W), (n, H, W, C) or (n, C, H, W) with C of 1 or 3 and no other "
-            f"axis like it, but its shape is {values.shape}; rearrange it"
+            "images must be an array (n, H, W), (n, H, W, C) or (n, C, H, W) with C of 1 or 3 and no other "
+            f"axis like it, but its shape is {values.shape}"
         )
     return values if first else np.moveaxis(values, 3, 1)

@@ -1,15 +1,17 @@
-"""StimulusSet: images, ids, labels; split by stimulus."""
+"""StimulusSet: images with ids and labels, split by stimulus."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -17,42 +19,50 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError
-from neurordl.ids import check_ids, match_ids
-from neurordl.io import sha256_array
+from neurordl.ids import check_ids, id_column, match_ids, natural_key
+from neurordl.io import read_frame, sha256_array
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
-from neurordl.stimuli.splitting import draw_folds, draw_fraction
-from neurordl.stimuli.tables import labels_of, read_table, table_of
+from neurordl.validate import check_columns, check_count, listed
 
-__all__ = ["StimulusSet"]
+__all__ = ["StimulusSet", "draw_number", "read_table"]
 
-StrPath = str | os.PathLike[str]
+StrPath: TypeAlias = str | os.PathLike[str]
+Statistics: TypeAlias = Sequence[float] | Literal["imagenet"] | None
 _SMALLEST_PART = 3  # two stimuli make one pair, and no comparison can be made of one pair
+
+
+class _Preprocessing(TypedDict, total=False):
+    size: int | Sequence[int] | None
+    channels: int | None
+    mean: Statistics
+    std: Statistics
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StimulusSet:
-    """Images with ids, in a given order. Built by `from_folder`, `from_table` or `from_array`.
+    """Images with ids in a fixed order, made by `from_folder`, `from_table` or `from_array`.
 
     Attributes
     ----------
     ids
-        Unique, in the given order.
+        Unique ids.
     pixels
-        (n, channels, height, width), uint8, or float32 from a float array. Not to be written to.
+        (n, channels, height, width), uint8, or float32 from a float array. Do not write to them.
     preprocessing
-        What was done to the images when they were read (size, channels) and is done by `images` (mean, std).
+        How the images were read (size, channels), and what `images` does to them (mean, std).
     labels
         (n,) int64, or None.
     table
-        What else is known of each stimulus (categories, names): indexed by id, in the order of ``ids``.
+        Further columns of each stimulus, such as categories, indexed by id in the order of ``ids``.
     source
         Where the images came from, for the record.
     held_out_ids
-        On the training part of a split: the ids held out from it, also by earlier splits.
+        In the training part of a split: the ids held out from it, also by earlier splits.
     classes
-        Where labels were text, the names: label k is ``classes[k]``. Give them to another set, such as the
-        test set, so that its labels have the same numbers.
+        Names of the classes where labels were text: label k is ``classes[k]``. Pass them to another set, such
+        as the test set, so that its labels have the same numbers.
     """
 
     ids: tuple[str, ...]
@@ -72,9 +82,7 @@ class StimulusSet:
         object.__setattr__(self, "table", table.rename_axis("id"))
         for name, values in (("images", self.pixels), ("labels", self.labels)):
             if values is not None and len(values) != len(self.ids):
-                raise NeurordlError(
-                    f"{len(self.ids)} ids but {len(values)} {name}: give one of each per stimulus"
-                )
+                raise NeurordlError(f"{len(self.ids)} ids but {len(values)} {name}: give one per stimulus")
 
     @classmethod
     def from_folder(
@@ -82,8 +90,8 @@ class StimulusSet:
         folder: StrPath,
         size: int | Sequence[int] | None = None,
         channels: int = 3,
-        mean: Sequence[float] | Literal["imagenet"] | None = None,
-        std: Sequence[float] | Literal["imagenet"] | None = None,
+        mean: Statistics = None,
+        std: Statistics = None,
         labels: StrPath | pd.DataFrame | None = None,
         classes: Sequence[str] | None = None,
     ) -> StimulusSet:
@@ -92,7 +100,7 @@ class StimulusSet:
         Parameters
         ----------
         folder
-            PNG, JPEG, WebP, BMP or TIFF files, grey or RGB, 8 bits; ids are the file names without suffix.
+            PNG, JPEG, WebP, BMP or TIFF files, grey or RGB, 8 bits. Ids are the file names without suffix.
         size
             Height and width in pixels to which the images are resized (antialiased, bilinear); one number for
             a square. Images of different sizes need it.
@@ -104,17 +112,18 @@ class StimulusSet:
         std
             Number by which each channel is divided after that, or "imagenet".
         labels
-            CSV, TSV or DataFrame with a column ``id`` (in a DataFrame it may be the index). Its ``label``, if
-            there, gives the labels: whole numbers, or text (numbered as ``classes`` are, else in natural
-            order of the names). All
-            columns go into the table; rows without an image are left out, images without a row are an error.
+            CSV, TSV or DataFrame with a column ``id`` (in a DataFrame it may be the index). A column
+            ``label`` gives the labels: whole numbers or text. All columns go into the table; rows without an
+            image are left out, and images without a row are an error.
+        classes
+            Names of text labels in the order of their numbers; by default all names in natural order.
         """
         paths = image_paths(Path(folder))
         ids = tuple(path.stem for path in paths)
-        table = table_of(labels, ids)
-        prepared = Preprocessing(cast(Any, size), channels, cast(Any, mean), cast(Any, std))
-        pixels, prepared = read_images(paths, prepared)
-        numbers, names = labels_of(table, classes=classes)
+        table = _rows_of(labels, ids)
+        settings = {"size": size, "channels": channels, "mean": mean, "std": std}
+        pixels, prepared = read_images(paths, Preprocessing.from_dict(settings))
+        numbers, names = _labels_of(table, "label", classes)
         return cls(ids, pixels, prepared, numbers, table, str(folder), classes=names)
 
     @classmethod
@@ -124,40 +133,36 @@ class StimulusSet:
         id: str = "id",
         path: str = "path",
         label: str | None = None,
-        size: int | Sequence[int] | None = None,
-        channels: int = 3,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
         folder: StrPath | None = None,
         classes: Sequence[str] | None = None,
+        **preprocessing: Unpack[_Preprocessing],
     ) -> StimulusSet:
         """Read the images that a CSV, TSV or DataFrame lists, in its order.
 
         Parameters
         ----------
         table
-            One row per stimulus; its other columns are kept as the set's table.
+            One row per stimulus; its other columns are kept as the table of the set.
         id, path, label
-            Names of its columns; ``label=None`` takes a column ``label`` where there is one.
-        classes
-            Names of text labels in the order of their numbers; by default those there are, in natural order.
-        size, channels, mean, std
-            See `Preprocessing`.
+            Names of its columns. By default labels come from the column ``label`` if it exists.
         folder
-            What paths are relative to; by default the table's own folder (for a DataFrame, the current one).
+            The folder to which paths are relative; by default that of the table (of a DataFrame, the current
+            one).
+        classes
+            As in `from_folder`.
+        **preprocessing
+            ``size``, ``channels``, ``mean`` and ``std`` of `Preprocessing`.
         """
         frame = read_table(table, id, path, *([label] if label else []))
         source = None if isinstance(table, pd.DataFrame) else str(table)
         root = Path(folder) if folder is not None else Path(source).parent if source else Path()
         for name, value in frame[path].items():
             if not isinstance(value, str | os.PathLike) or not str(value):
-                raise NeurordlError(
-                    f"stimulus {name!r} has no image path: its {path!r} is {value!r}; fill it in"
-                )
-        prepared = Preprocessing(cast(Any, size), channels, cast(Any, mean), cast(Any, std))
-        pixels, prepared = read_images([root / value for value in frame[path]], prepared)
+                raise NeurordlError(f"stimulus {name!r} has no image path: {path!r} is {value!r}; fill it in")
+        paths = [root / value for value in frame[path]]
+        pixels, prepared = read_images(paths, Preprocessing.from_dict(preprocessing))
         rest = frame.drop(columns=path)
-        numbers, names = labels_of(rest, label or "label", classes)
+        numbers, names = _labels_of(rest, label or "label", classes)
         return cls(tuple(frame.index), pixels, prepared, numbers, rest, source, classes=names)
 
     @classmethod
@@ -167,14 +172,11 @@ class StimulusSet:
         ids: Iterable[str],
         labels: npt.ArrayLike | Tensor | None = None,
         table: StrPath | pd.DataFrame | None = None,
-        size: int | Sequence[int] | None = None,
-        channels: int | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
         source: str | None = None,
         classes: Sequence[str] | None = None,
+        **preprocessing: Unpack[_Preprocessing],
     ) -> StimulusSet:
-        """Take images from an array (copied).
+        """Copy images from an array.
 
         Parameters
         ----------
@@ -182,26 +184,26 @@ class StimulusSet:
             (n, H, W), (n, H, W, C) or (n, C, H, W) with C of 1 or 3; whole numbers from 0 to 255, or floats,
             which are kept as they are.
         ids, labels
-            In the order of the array. Labels are whole numbers or text, kept as the table's column ``label``.
-        classes
-            Names of text labels in the order of their numbers; by default those there are, in natural order.
+            In the order of the array. Labels are whole numbers or text, kept as the column ``label``.
         table
-            As ``labels`` of `from_folder`: matched by id.
-        size, channels, mean, std
-            See `Preprocessing`; ``channels=None`` keeps those of the array, 3 repeats a grey one.
+            As ``labels`` of `from_folder`: its rows are matched by id.
         source
             Where the images came from, for the record.
+        classes
+            As in `from_folder`.
+        **preprocessing
+            ``size``, ``channels``, ``mean`` and ``std`` of `Preprocessing`; by default the channels of the
+            array are kept, and 3 repeats a grey one.
         """
         names = check_ids(ids, "stimuli")
-        pixels, prepared = array_pixels(array, size, channels)
-        prepared = replace(prepared, mean=cast(Any, mean), std=cast(Any, std))
-        frame = table_of(table, names)
+        pixels, prepared = array_pixels(array, preprocessing)
+        frame = _rows_of(table, names)
         if labels is not None:
-            given = labels.tolist() if isinstance(labels, Tensor) else np.asarray(labels).tolist()
-            if len(given) != len(names):
-                raise NeurordlError(f"{len(names)} ids but {len(given)} labels: give one label per stimulus")
-            frame = frame.assign(label=given)
-        numbers, known = labels_of(frame, classes=classes)
+            column = labels.tolist() if isinstance(labels, Tensor) else np.asarray(labels).tolist()
+            if len(column) != len(names):
+                raise NeurordlError(f"{len(names)} ids but {len(column)} labels: give one per stimulus")
+            frame = frame.assign(label=column)
+        numbers, known = _labels_of(frame, "label", classes)
         return cls(names, pixels, prepared, numbers, frame, source, classes=known)
 
     def __len__(self) -> int:
@@ -214,14 +216,15 @@ class StimulusSet:
 
     @cached_property
     def sha256(self) -> str:
-        """Checksum of ids, pixels and labels, in their order."""
+        """SHA-256 of ids, pixels and labels, in their order."""
         labels = None if self.labels is None else sha256_array(self.labels)
         return hashlib.sha256(json.dumps([self.ids, sha256_array(self.pixels), labels]).encode()).hexdigest()
 
     def images(self, index: Sequence[int] | npt.NDArray[Any] | Tensor | slice | None = None) -> Tensor:
-        """Images as a network takes them: (n, channels, height, width), float32, (pixels / 255 - mean) / std.
+        """Return images as a network takes them: (n, channels, height, width), float32.
 
-        ``index`` picks positions (or is a mask); None takes all. Float arrays are not divided by 255.
+        They are (pixels / 255 - mean) / std; pixels of a float array are not divided by 255. ``index`` holds
+        positions or is a mask; None takes all images.
         """
         if index is not None and not isinstance(index, slice):
             index = torch.as_tensor(index, dtype=None if len(index) else torch.long)
@@ -235,7 +238,7 @@ class StimulusSet:
         return images
 
     def subset(self, ids: Iterable[str]) -> StimulusSet:
-        """The stimuli of ``ids``, in the order asked for; an id that is not in the set is an error."""
+        """Return the stimuli of ``ids`` in their order; an id that is not in the set is an error."""
         return self._take(match_ids(ids, self.ids, names=("ids asked for", "stimuli")).index)
 
     def split(
@@ -248,55 +251,59 @@ class StimulusSet:
         held_out
             The fraction to hold out, or the ids.
         seed
-            The draw depends on the ids and on this alone, not on the order of the set.
+            Seed of the draw, which depends on the ids and the seed, but not on the order of the set.
         stratify
-            A column of the table, or "label": of each category this fraction is held out, to within one.
+            A column of the table, or "label": this fraction is held out of each category, to within one.
 
         Raises
         ------
         NeurordlError
-            Fewer than 3 stimuli in a part, an unknown id or column, a fraction not between 0 and 1.
+            A part has fewer than 3 stimuli, an id or column does not exist, or the fraction is not between 0
+            and 1.
         """
         if not isinstance(held_out, float | int):
             return self._parts(match_ids(held_out, self.ids, names=("held-out ids", "stimuli")).index)
-        return self._parts(draw_fraction(self.ids, held_out, seed, self._strata(stratify)))
+        if isinstance(held_out, bool) or not 0 < held_out < 1:
+            raise NeurordlError(f"held_out={held_out!r}: expected a fraction between 0 and 1, or ids")
+        order, generator = _shuffle(self.ids, seed, self._strata(stratify))
+        n_held_out = int(len(self) * held_out + 0.5)
+        # evenly spaced along a list in which strata lie side by side, from a random start
+        steps = (np.arange(len(self) + 1) * n_held_out + generator.integers(len(self))) // len(self)
+        return self._parts(order[np.diff(steps) == 1])
 
     def folds(
         self, n: int, seed: int = 0, stratify: str | None = None
     ) -> list[tuple[StimulusSet, StimulusSet]]:
         """Cut into ``n`` folds: pairs as of `split`, in which each stimulus is held out once."""
-        drawn = draw_folds(self.ids, n, seed, self._strata(stratify))
-        return [self._parts(positions) for positions in drawn]
+        check_count("n", n, 2)
+        order, _ = _shuffle(self.ids, seed, self._strata(stratify))
+        return [self._parts(order[fold::n]) for fold in range(n)]
 
     def _strata(self, stratify: str | None) -> list[str] | None:
         if stratify is None:
             return None
         if stratify == "label" and self.labels is not None:
             return [str(label) for label in self.labels.tolist()]
-        if stratify not in self.table.columns:
-            known = ", ".join(map(str, self.table.columns)) or "none"
-            raise NeurordlError(f"cannot stratify by {stratify!r}: the columns of the stimuli are {known}")
+        check_columns("the table of the stimuli", self.table.columns, (stratify,), "choose another stratify=")
         column = self.table[stratify]
         if column.isna().any():
-            raise NeurordlError(
-                f"stimulus {self.ids[int(column.isna().argmax())]!r} has no {stratify!r}; fill it in"
-            )
+            stimulus = self.ids[int(column.isna().argmax())]
+            raise NeurordlError(f"stimulus {stimulus!r} has no {stratify!r}; fill it in")
         return [str(value) for value in column]
 
-    def _parts(self, held_out: npt.NDArray[np.int64]) -> tuple[StimulusSet, StimulusSet]:
+    def _parts(self, held_out: Ints) -> tuple[StimulusSet, StimulusSet]:
         chosen = np.zeros(len(self), dtype=bool)
         chosen[held_out] = True
-        sizes = len(self) - len(held_out), len(held_out)
-        if min(sizes) < _SMALLEST_PART:
+        training, test = self._take(np.flatnonzero(~chosen)), self._take(np.flatnonzero(chosen))
+        if min(len(training), len(test)) < _SMALLEST_PART:
             raise NeurordlError(
-                f"{len(self)} stimuli cannot be split into {sizes[0]} for training and {sizes[1]} held out: "
-                f"each part needs at least {_SMALLEST_PART}; use more stimuli or another fraction"
+                f"{len(self)} stimuli cannot be split into {len(training)} for training and {len(test)} held "
+                f"out: each part needs at least {_SMALLEST_PART}; use more stimuli or another fraction"
             )
-        away = tuple(self.ids[i] for i in np.flatnonzero(chosen))
-        train = replace(self._take(np.flatnonzero(~chosen)), held_out_ids=(*self.held_out_ids, *away))
-        return train, replace(self._take(np.flatnonzero(chosen)), held_out_ids=())
+        held_out_ids = (*self.held_out_ids, *test.ids)
+        return replace(training, held_out_ids=held_out_ids), replace(test, held_out_ids=())
 
-    def _take(self, index: npt.NDArray[np.int64]) -> StimulusSet:
+    def _take(self, index: Ints) -> StimulusSet:
         rows = torch.tensor(index)
         return replace(
             self,
@@ -305,3 +312,100 @@ class StimulusSet:
             labels=None if self.labels is None else self.labels[rows],
             table=self.table.iloc[index],
         )
+
+
+def draw_number(ids: Sequence[str], n: int, seed: int, strata: Sequence[str]) -> Ints:
+    """Draw positions of ``n`` ids; of each stratum as many to within one, as far as it has them."""
+    order, _ = _shuffle(ids, seed, None)
+    drawn: Counter[str] = Counter()
+    turns = []
+    for k in order:  # the first of each stratum before the second of any
+        turns.append(drawn[strata[k]])
+        drawn[strata[k]] += 1
+    return np.asarray(order[np.argsort(turns, kind="stable")[:n]])
+
+
+def _shuffle(ids: Sequence[str], seed: int, strata: Sequence[str] | None) -> tuple[Ints, np.random.Generator]:
+    """Positions in random order, strata side by side; the order of the ids does not matter."""
+    generator = np.random.default_rng(seed)
+    natural = np.array(sorted(range(len(ids)), key=lambda i: natural_key(ids[i])))
+    order = natural[generator.permutation(len(ids))]
+    if strata is not None:
+        names = sorted(set(strata), key=natural_key)
+        rank = dict(zip(names, generator.permutation(len(names)), strict=True))
+        order = np.array(sorted(order, key=lambda i: rank[strata[i]]))
+    return order, generator
+
+
+def read_table(table: StrPath | pd.DataFrame, id: str, *needed: str) -> pd.DataFrame:
+    """Read a CSV or TSV file, or copy a DataFrame, and index it by the column ``id``.
+
+    Where ``id`` is "id" the column may also be called stimulus; in a DataFrame the ids may be its index. Ids
+    stay text ("007", "NA"). In other columns of a file blanks are missing values and numbers become numbers.
+
+    Parameters
+    ----------
+    table
+        The file or the DataFrame.
+    id, *needed
+        The column of the ids, and other columns that must exist.
+
+    Raises
+    ------
+    NeurordlError
+        The file cannot be read, a column is missing, or ids are not unique text.
+    """
+    if isinstance(table, pd.DataFrame):
+        name, frame = "the table", table.copy()
+        indexed = id not in frame.columns and not pd.api.types.is_numeric_dtype(frame.index)
+    else:
+        name, frame, indexed = str(table), read_frame(table, keep=("id", "stimulus", id, *needed)), False
+    if id == "id" and not indexed:
+        id = id_column(frame.columns) or id
+    if isinstance(table, pd.DataFrame) and id not in frame.columns:
+        frame = frame.rename_axis(id).reset_index()
+    check_columns(name, frame.columns, (id, *needed))
+    check_ids(frame[id], f"rows of {name}")
+    frame = frame.set_index(id)
+    if not isinstance(table, pd.DataFrame):
+        frame = frame.mask(frame == "", np.nan)
+        for column in frame.columns:
+            with suppress(ValueError, TypeError):
+                frame[column] = pd.to_numeric(frame[column])
+    return frame
+
+
+def _rows_of(table: StrPath | pd.DataFrame | None, ids: Sequence[str]) -> pd.DataFrame:
+    """The rows of a table for ``ids``, in their order; an id without a row is an error."""
+    if table is None:
+        return pd.DataFrame(index=list(ids))
+    name = "rows of the table" if isinstance(table, pd.DataFrame) else f"rows of {table}"
+    frame = read_table(table, "id")
+    return frame.iloc[match_ids(ids, frame.index, names=("stimuli", name)).index]
+
+
+def _labels_of(
+    table: pd.DataFrame, column: str, classes: Sequence[str] | None
+) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """A column as labels, int64, and the names of the classes if it holds text; None without the column.
+
+    Text is numbered in the order of ``classes``, by default in natural order of the names.
+    """
+    if column not in table.columns:
+        return None, None
+    values = table[column]
+    if missing := table.index[values.isna() | (values.astype(str) == "")].tolist():
+        raise NeurordlError(
+            f"{len(missing)} stimuli have no label, such as {missing[0]!r}; label all or none"
+        )
+    if pd.api.types.is_numeric_dtype(values):
+        numbers = values.to_numpy(dtype=np.float64)
+        if (fractions := numbers[numbers % 1 != 0]).size:
+            raise NeurordlError(f"labels must be whole numbers or names, but one is {fractions[0]}")
+        return torch.from_numpy(numbers.astype(np.int64)), None
+    names = values.astype(str)
+    known = tuple(sorted(set(names), key=natural_key) if classes is None else classes)
+    if unknown := sorted(set(names) - set(known), key=natural_key):
+        raise NeurordlError(f"label {unknown[0]!r} is not among the classes ({listed(known, most=10)})")
+    number = {name: position for position, name in enumerate(known)}
+    return torch.tensor([number[name] for name in names]), known

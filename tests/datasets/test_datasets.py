@@ -115,23 +115,23 @@ def _with_header(*numbers: int) -> Callable[[Path], None]:
     "damage, said",
     [
         (lambda path: path.unlink(), "neurordl data fetch mnist"),
-        (lambda path: path.write_bytes(b"not gzip"), "missing or damaged"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "missing or damaged"),
+        (lambda path: path.write_bytes(b"not gzip"), "it is damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "it is damaged"),
         (
             lambda path: path.write_bytes(path.read_bytes()[:-8] + bytes(8)),
-            "missing or damaged",
+            "it is damaged",
         ),  # its checksum
         (lambda path: path.write_bytes(gzip.compress(b"\x00\x00\x08")), "its header is '000008'"),
         (
             _with_header(0x803, 2**32 - 1, 2**32 - 1, 2**32 - 1),
             "its header is '00000803ffff",
         ),  # no giant array
-        (_with_header(0x803, 19, 28, 28), "is not an IDX file of bytes"),
-        (_with_header(0x801, 20 * 784), "is not an IDX file of bytes"),
-        (lambda path: write_idx(path, np.zeros((20, 28, 28), dtype=np.int16)), "holds more"),
+        (_with_header(0x803, 19, 28, 28), "its header is"),
+        (_with_header(0x801, 20 * 784), "its header is"),
+        (lambda path: write_idx(path, np.zeros((20, 28, 28), dtype=np.int16)), "has 15681 bytes or more"),
         (
             lambda path: path.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 20, 28, 28) + b"ab")),
-            "holds 2 of",
+            "has 2 bytes",
         ),
     ],
 )
@@ -216,14 +216,14 @@ def test_cifar_that_is_too_short_or_missing(small_cifar: Path) -> None:
     [
         ({"webp_bytes": np.zeros(9, dtype=np.uint8)}, "offsets do not fit"),
         ({"offsets": np.array([0, 5])}, "offsets do not fit"),
-        ({"offsets": np.array([])}, "contradicts itself"),
-        ({"images_per_strip": np.array(0)}, "contradicts itself"),
+        ({"offsets": np.array([])}, "it is damaged"),
+        ({"images_per_strip": np.array(0)}, "it is damaged"),
         ({"images_per_strip": np.array(-4)}, "offsets do not fit"),
-        ({"images_per_strip": np.array([1, 2])}, "contradicts itself"),
-        ({"labels": np.zeros(3)}, "contradicts itself"),
-        ({"filenames": np.array([b"a"])}, "contradicts itself"),
+        ({"images_per_strip": np.array([1, 2])}, "it is damaged"),
+        ({"labels": np.zeros(3)}, "it is damaged"),
+        ({"filenames": np.array([b"a"])}, "it is damaged"),
         ({"filenames": np.array([object()] * 6)}, "cannot read .*pickle"),
-        ({"images_per_strip": np.array(3)}, "strip 0 .* has shape"),
+        ({"images_per_strip": np.array(3)}, "strip 0 has shape"),
     ],
 )
 def test_damaged_strips(change: dict[str, Any], said: str, small_cifar: Path) -> None:
@@ -235,7 +235,7 @@ def test_damaged_strips(change: dict[str, Any], said: str, small_cifar: Path) ->
 def test_strips_that_are_no_images(small_cifar: Path) -> None:
     held = strips(6)
     np.savez(small_cifar / "train_0.npz", **{**held, "webp_bytes": np.zeros_like(held["webp_bytes"])})  # type: ignore[arg-type]
-    with pytest.raises(NeurordlError, match=r"cannot decode strip 0 of .*train_0\.npz"):
+    with pytest.raises(NeurordlError, match=r"cannot read .*train_0\.npz.*cannot identify image"):
         load_cifar100_stretched("train", limit=6)
     for content in (b"", b"PK\x03\x04 broken"):
         (small_cifar / "train_0.npz").write_bytes(content)
@@ -454,14 +454,14 @@ def test_damaged_archives(small_archives: Path) -> None:
             **{"cifar-10-batches-bin/batches.meta.txt": b"a b c"},
         },
     )
-    with pytest.raises(NeurordlError, match="has 3 names, expected 10"):
+    with pytest.raises(NeurordlError, match="it has 3 of 10 classes"):
         load_cifar10(limit=2)
     members = {
         "cifar-10-batches-bin/data_batch_1.bin": b"\xff" * 4 * 3073,
         "cifar-10-batches-bin/batches.meta.txt": b"a b c d e f g h i j",
     }
     archive(path, members)
-    with pytest.raises(NeurordlError, match="the largest label is 255, expected 0 to 9"):
+    with pytest.raises(NeurordlError, match="a label 255"):
         load_cifar10(limit=2)
 
 
@@ -533,7 +533,7 @@ def test_official_files_that_are_damaged(root: Path) -> None:
         with pytest.raises(NeurordlError, match=r"cannot read .*92images_fmri_IT_RDMs\.gzip"):
             load_images92_rdms("cichy_it")
     scipy.io.savemat(folder / "Kriegeskorte_Neuron2008_supplementalData.mat", {"x": 1})
-    with pytest.raises(NeurordlError, match="does not hold the 92 images"):
+    with pytest.raises(NeurordlError, match=r"supplementalData.*it is damaged.*stimuli_92objs"):
         load_images92()
 
 

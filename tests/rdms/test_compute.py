@@ -19,7 +19,7 @@ from scipy.spatial.distance import squareform
 from neurordl.errors import NeurordlError
 from neurordl.measures.dissimilarities import DISSIMILARITIES, dissimilarity_from_text
 from neurordl.rdms import compute_rdms
-from neurordl.rdms.sources import Source
+from neurordl.rdms.source import Source
 
 IDS = ["s10", "s2", "s1", "cat", "Ant"]
 
@@ -199,8 +199,8 @@ def test_many_rows_are_averaged_without_a_loop() -> None:
     ids = [f"s{k % 5000}" for k in range(15_000)]
     data = Dataset(np.random.default_rng(0).standard_normal((15_000, 20)), obs_descriptors={"stimulus": ids})
     start = time.perf_counter()
-    source = Source(data, "", "stimulus", by_run=False, center=None, channels=None, dtype=torch.float64)
-    means = source.rows(0, 5000).numpy()
+    source = Source(data, "")
+    means = source.patterns().numpy()
     assert time.perf_counter() - start < 2
     np.testing.assert_allclose(means[4321], data.measurements[4321::5000].mean(0))
 
@@ -317,7 +317,7 @@ def test_runs_that_follow_one_another_are_views_and_others_are_read_in_blocks(
     shuffled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from neurordl.measures.kernels import distances
-    from neurordl.rdms import sources
+    from neurordl.rdms import compute
 
     rng = np.random.default_rng(0)
     n, channels = 40, 30
@@ -326,12 +326,10 @@ def test_runs_that_follow_one_another_are_views_and_others_are_read_in_blocks(
     values = rng.normal(size=(2 * n, channels))
     names = [f"s{k}" for order in orders for k in order]
     data = Dataset(values, obs_descriptors={"stimulus": names, "run": [0] * n + [1] * n})
-    source = sources.Source(
-        data, "it", "stimulus", by_run=True, center=None, channels=None, dtype=torch.float64
-    )
-    assert [source.there(run) for run in (0, 1)] == [True, not shuffled]
+    source = Source(data, "it", by_run=True)
+    assert [source.in_memory(run) for run in (0, 1)] == [True, not shuffled]
     whole = compute_rdms(data, "crossnobis").dissimilarities
-    monkeypatch.setattr(sources, "_KEPT", 0)
+    monkeypatch.setattr(compute, "_KEPT", 0)
     monkeypatch.setattr(distances, "_KEPT", 0)
     monkeypatch.setattr(distances, "_BLOCK", 8 * channels * 8)
     np.testing.assert_allclose(compute_rdms(data, "crossnobis").dissimilarities, whole, atol=1e-12)

@@ -22,8 +22,8 @@ from neurordl.errors import NeurordlError
 from neurordl.measures.dissimilarities import poisson, poisson_cv
 from neurordl.measures.kernels import distances
 from neurordl.rdms import compute_rdms, load_rdms, save_rdms
-from neurordl.rdms.noise import Noise, covariance
-from neurordl.rdms.sources import Source
+from neurordl.rdms.compute import Noise, covariance
+from neurordl.rdms.source import Source
 
 IDS = ["s10", "s2", "s1", "cat", "Ant", "z"]
 RUNS, CHANNELS = 4, 8
@@ -121,7 +121,7 @@ def test_degrees_of_freedom_of_measurements(center: Any) -> None:
         np.random.default_rng(0).normal(size=(6, 40_000)),
         obs_descriptors={"stimulus": [f"s{k}" for k in stimulus], "run": run.tolist()},
     )
-    source = Source(data, "x", "stimulus", by_run=True, center=center, channels=None, dtype=torch.float64)
+    source = Source(data, "x", by_run=True).centered(center)
     left, dof = source.within()
     assert dof == (2 if center == "run" else 4)
     assert (left**2).sum() / dof / 40_000 == pytest.approx(1, abs=0.03)
@@ -480,9 +480,9 @@ def test_memory_is_the_result_and_a_block(n: int, channels: int, to_disk: bool, 
             {"dissimilarity": "mahalanobis", "noise": Noise("full", by="run")},
             "for dissimilarities across runs",
         ),
-        ({"center": "mean"}, "expected float64 or float32, and None, 'run' or 'all'"),
+        ({"center": "mean"}, "center='mean': expected one of None, 'run', 'all'"),
         ({"dtype": np.int64}, "expected float64 or float32"),
-        ({"dtype": "double precision"}, "dtype='double precision', .*expected float64 or float32"),
+        ({"dtype": "double precision"}, "dtype='double precision': expected float64 or float32"),
         ({"dtype": [1]}, "expected float64 or float32"),
         ({"out": "rdms.h5"}, "expected a file named .npy"),
         ({"out": "no/such/folder/rdms.npy"}, "the folder no/such/folder does not exist"),

@@ -102,7 +102,10 @@ Call = Callable[[], Any]
         (lambda: network_on("gpu"), "device 'gpu' cannot be used here"),
         (lambda: network_on("meta"), "device 'meta' cannot be used here"),
         (lambda: nrl.evaluate(models(), brain(), device="gpu"), "device 'gpu' cannot be used here"),
-        (lambda: network_on("cpu", batch_size=0), "batch_size=0: expected a whole number of at least 1"),
+        (
+            lambda: network_on(nrl.Compute("cpu", batch_size=0)),
+            "batch_size=0: expected",
+        ),
         (
             lambda: nrl.evaluate(models(), brain(), bootstrap=nrl.Bootstrap("both", n=1)),
             "n=1: expected a whole number of at least 2",
@@ -185,7 +188,12 @@ def test_arrays_that_do_not_fit(call: Call, told: str) -> None:
         (models, twice, [], "subject 'p0' has 2"),
         (models, brain, ["--layers", "l7"], "no model RDM is named 'l7'"),
         (models, brain, ["--bootstrap", "stimuli", "--comparison", "bures"], "bures needs complete RDMs"),
-        (models, brain, ["--variance", "components"], "resample 'stimuli' or 'both'"),
+        (
+            models,
+            brain,
+            ["--bootstrap", "subjects", "--bootstrap-variance", "components"],
+            "resample 'stimuli' or 'both'",
+        ),
         (models, brain, ["--device", "gpu"], "device 'gpu' cannot be used here"),
         pytest.param(models, brain, ["--device", "cuda"], "torch sees no GPU", marks=NO_GPU),
     ],

@@ -278,15 +278,15 @@ def test_scores_that_are_all_undefined_come_with_the_reason() -> None:
 def test_bad_input() -> None:
     data = brain()
     for wrong, told in (
-        ({"radius": 0}, "radius above 0"),
-        ({"threshold": 1.5}, "share of the sphere"),
+        ({"radius": 0}, "number above 0"),
+        ({"threshold": 1.5}, "threshold=1.5: expected a number above 0 and of at most 1"),
         ({"radius": 9}, "take threshold=0.0646 or less, or a smaller radius"),
         ({"dissimilarity": "mahalanobis"}, "whiten the patterns first"),
         ({"dissimilarity": "nonsense"}, "expected one of"),
         ({"dissimilarity": "crossnobis"}, "two or more runs"),
         ({"comparison": "nonsense"}, "nonsense"),
         ({"dtype": "int8"}, "expected float64 or float32"),
-        ({"center": "each"}, "None, 'run' or 'all'"),
+        ({"center": "each"}, "None, 'run', 'all'"),
     ):
         with pytest.raises(NeurordlError, match=told):
             nrl.searchlight(data, models(), **wrong)
@@ -374,8 +374,8 @@ def test_odd_arguments_are_one_clear_error() -> None:
     negative.measurements -= 5
     for data, wrong, told in (
         (brain(), {"models": {}}, "models= is empty"),
-        (brain(), {"radius": np.inf}, "radius above 0"),
-        (brain(), {"radius": "3"}, "radius above 0"),
+        (brain(), {"radius": np.inf}, "number above 0"),
+        (brain(), {"radius": "3"}, "number above 0"),
         (brain(), {"dtype": "junk"}, "expected float64 or float32"),
         (negative, {"dissimilarity": "poisson"}, "rates or counts of 0 or more"),
     ):

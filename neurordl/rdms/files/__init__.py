@@ -22,14 +22,15 @@ from neurordl.rdms.files.content import (
     Layout,
     RDMContent,
     Similarity,
-    Values,
     columns_fit,
     condense,
+    damage_named,
 )
 from neurordl.rdms.files.hdf5 import HDF5
 from neurordl.rdms.files.matlab import MATLAB
 from neurordl.rdms.files.tables import CSV, TSV, read_ids
 from neurordl.rdms.selection import as_text
+from neurordl.validate import listed
 
 __all__ = ["FORMATS", "Format", "RDMContent", "load_rdms", "save_rdms"]
 
@@ -123,13 +124,22 @@ def load_rdms(
         raise NeurordlError(f"{source} has no variables to choose from: leave out name={name!r}")
     if ids is not None and labels is not None:
         raise NeurordlError("ids were given twice, by ids= and by labels=; give one of them")
-    content = _read(format, source, name)
+    with damage_named(source, "write it again"):
+        content = format.read(source, name)
     rdms = _to_rdms(content, interpretation, source)
-    _set_ids(rdms, ids if labels is None else read_ids(Path(labels)), source)
-    _set_per_rdm(rdms, "subject", [subjects] if isinstance(subjects, str) else subjects, source)
-    _set_per_rdm(rdms, "roi", [roi] * rdms.n_rdm if isinstance(roi, str) else roi, source)
-    _check_agreement(rdms.dissimilarity_measure, measure, source, "dissimilarity measure")
-    rdms.dissimilarity_measure = rdms.dissimilarity_measure or measure
+    ids = ids if labels is None else read_ids(Path(labels))
+    if ids is not None:
+        ids = check_ids(ids, f"RDMs in {source}")
+        if _are_row_numbers(rdms, source):
+            del rdms.pattern_descriptors["stimulus"]
+    _complete(rdms.pattern_descriptors, "stimulus", ids, rdms.n_cond, source)
+    subjects = [subjects] if isinstance(subjects, str) else subjects
+    _complete(rdms.rdm_descriptors, "subject", subjects, rdms.n_rdm, source)
+    roi = [roi] * rdms.n_rdm if isinstance(roi, str) else roi
+    _complete(rdms.rdm_descriptors, "roi", roi, rdms.n_rdm, source)
+    measures = {} if rdms.dissimilarity_measure is None else {"measure": [rdms.dissimilarity_measure]}
+    _complete(measures, "measure", None if measure is None else [measure], 1, source)
+    rdms.dissimilarity_measure = measures.get("measure", [None])[0]
     _check_values(rdms, str(source))
     for notice in [*content.notices, *_notice_about_ids(rdms, source)]:
         warnings.warn(notice, UserWarning, stacklevel=2)
@@ -185,28 +195,11 @@ def _find_format(path: Path, verb: str) -> Format:
     suffix = path.suffix.lower()
     if suffix in FORMATS:
         return FORMATS[suffix]
-    pickled = suffix in (".pkl", ".pickle")
+    reason = "unpickling a file can run any code" if suffix in (".pkl", ".pickle") else "not supported"
     raise NeurordlError(
-        f"cannot {verb} RDMs as {path.name!r} "
-        f"({'unpickling a file can run any code' if pickled else 'not supported'}): RDM files are HDF5 in "
-        f"rsatoolbox's layout or others, named {', '.join(FORMATS)}; convert with "
-        "rdms.save(path, file_type='hdf5') in rsatoolbox"
+        f"cannot {verb} RDMs as {path.name!r} ({reason}): RDM files are HDF5 in rsatoolbox's layout or "
+        f"others, named {', '.join(FORMATS)}; convert with rdms.save(path, file_type='hdf5') in rsatoolbox"
     )
-
-
-def _read(format: Format, source: Path, name: str | None) -> RDMContent:
-    """Read a file; whatever a reader raises becomes an error that names the file."""
-    try:
-        return format.read(source, name)
-    except NeurordlError as error:
-        if str(source) in str(error):
-            raise
-        raise NeurordlError(f"cannot read {source}: {error}") from error
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
-        raise NeurordlError(
-            f"cannot read {source}: it is damaged, or not a {source.suffix.lower()} file "
-            f"({error or type(error).__name__}); write it again"
-        ) from error
 
 
 def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) -> RDMs:
@@ -216,7 +209,7 @@ def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) 
         values = list(values)  # RDMs of two stimuli, not one RDM as a column
     if interpretation.layout is None and content.layout is not None:
         interpretation = Interpretation(content.layout, interpretation.similarity, interpretation.diagonal)
-    vectors: Values = condense(values, str(source), interpretation)
+    vectors = condense(values, str(source), interpretation)
     if interpretation.layout is None and columns_fit(values):
         content.notices.append(
             f"{source}: the shape {values.shape} was read as {len(vectors)} RDMs, one per row; if each "
@@ -249,55 +242,31 @@ def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) 
     return rdms
 
 
-def _set_ids(rdms: RDMs, ids: Sequence[str] | None, source: Path) -> None:
-    """Set the ids that the user names: one for each row, and not against those of the file."""
-    if ids is None:
-        return
-    named = check_ids(ids, f"RDMs in {source}")
-    if len(named) != rdms.n_cond:
-        raise NeurordlError(
-            f"{len(named)} ids were given for {source}, whose RDMs have {rdms.n_cond} stimuli; give one id "
-            "for each row, in the order of the rows"
-        )
-    stored = rdms.pattern_descriptors.get("stimulus")
-    if stored is not None and not _are_row_numbers(stored, source):
-        _check_agreement(list(map(as_text, stored)), list(named), source, "stimulus ids")
-    rdms.pattern_descriptors["stimulus"] = list(named)
-
-
-def _are_row_numbers(ids: Sequence[Any], source: Path) -> bool:
+def _are_row_numbers(rdms: RDMs, source: Path) -> bool:
     """Whether ids are the row numbers that pandas and R write beside a table, all of them."""
-    counts = [[str(k + first) for k in range(len(ids))] for first in (0, 1)]
-    return source.suffix.lower() in (".csv", ".tsv") and list(ids) in counts
+    counts = [[str(k + first) for k in range(rdms.n_cond)] for first in (0, 1)]
+    is_table = source.suffix.lower() in (".csv", ".tsv")
+    return is_table and list(rdms.pattern_descriptors.get("stimulus", ())) in counts
 
 
-def _set_per_rdm(rdms: RDMs, name: str, values: Sequence[str] | None, source: Path) -> None:
-    """Set the subjects or ROIs that the user names, one for each RDM, and not against those of the file."""
-    if values is None:
+def _complete(
+    descriptors: dict[str, Any], name: str, named: Sequence[str] | None, count: int, source: Path
+) -> None:
+    """Set a descriptor to what the user names: one value for each, and not against the file."""
+    if named is None:
         return
-    named = list(map(as_text, values))
-    if len(named) != rdms.n_rdm:
+    texts, stored = list(map(as_text, named)), list(map(as_text, descriptors.get(name, ())))
+    if len(texts) != count:
         raise NeurordlError(
-            f"{len(named)} values of {name} were given for the {rdms.n_rdm} RDMs in {source}; give one for "
-            "each"
+            f"{len(texts)} values of {name} were given for {source}, which has {count}; give one for each, "
+            "in their order"
         )
-    stored = rdms.rdm_descriptors.get(name)
-    _check_agreement(None if stored is None else list(map(as_text, stored)), named, source, name)
-    rdms.rdm_descriptors[name] = named
-
-
-def _check_agreement(stored: Any, named: Any, source: Path, label: str) -> None:
-    """Refuse what the user names where the file says otherwise."""
-    if stored is None or named is None or stored == named:
-        return
-    first, second = (
-        text if isinstance(text, str) else ", ".join(map(repr, text[:3])) + (", ..." if len(text) > 3 else "")
-        for text in (stored, named)
-    )
-    raise NeurordlError(
-        f"{source} has its own {label} ({first}), other than those given ({second}); leave the argument "
-        "out, or change the RDMs once they are loaded"
-    )
+    if stored and stored != texts:
+        raise NeurordlError(
+            f"{source} has its own {name} ({listed(stored, 3, quote=True)}), other than those given "
+            f"({listed(texts, 3, quote=True)}); leave the argument out, or change the RDMs after loading"
+        )
+    descriptors[name] = texts
 
 
 def _check_values(rdms: RDMs, label: str) -> None:
@@ -324,10 +293,9 @@ def _notice_about_ids(rdms: RDMs, source: Path) -> list[str]:
         use = "rdms.pattern_descriptors['stimulus'] = rdms.pattern_descriptors[{name!r}]"
         candidate = possible_ids(rdms.pattern_descriptors, use)
         return [f"{source} does not say which stimuli its {rdms.n_cond} rows are; {remedy} ids{candidate}"]
-    if _are_row_numbers(ids, source) or not all(isinstance(value, str) for value in ids):
-        numbers = ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
+    if _are_row_numbers(rdms, source) or not all(isinstance(value, str) for value in ids):
         return [
-            f"{source} has numbers as stimulus ids ({numbers}), and ids are text, '1' another than '001'; "
-            f"{remedy} text"
+            f"{source} has numbers as stimulus ids ({listed(ids, 3)}), and ids are text, '1' another than "
+            f"'001'; {remedy} text"
         ]
     return []

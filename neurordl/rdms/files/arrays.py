@@ -5,22 +5,22 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms.files.content import (
-    DESCRIPTORS,
     MAX_INFLATION,
     Format,
     RDMContent,
     Struct,
     Values,
+    content_of_tree,
     content_of_variables,
+    flatten,
     to_array,
     unstorable,
 )
@@ -45,23 +45,37 @@ def _read_npz(source: Path, name: str | None) -> RDMContent:
     with zipfile.ZipFile(source) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
         if len({member.filename for member in members}) < len(members):
-            raise NeurordlError(f"{source} has an array twice under one name: it is damaged, write it again")
+            raise ValueError("it has an array twice under one name")
         if len(members) > _MAX_MEMBERS:
-            raise NeurordlError(f"{source} holds {len(members)} arrays, and RDM files never so many")
+            raise ValueError(f"it holds {len(members)} arrays, and RDM files never so many")
         for member in members:
-            key = member.filename.removesuffix(".npy")
+            key, claimed, stored = (
+                member.filename.removesuffix(".npy"),
+                member.file_size,
+                member.compress_size,
+            )
             label = f"{key!r} in {source}"
-            claimed, stored = member.file_size, member.compress_size
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise NeurordlError(f"{label} is packed in a way that numpy does not use; save it with numpy")
             if stored > source.stat().st_size or claimed > max(MAX_INFLATION * stored, 1 << 12):
-                raise NeurordlError(
-                    f"{label} claims {claimed} bytes, but only {stored} are stored: it is damaged"
-                )
+                raise ValueError(f"{key!r} claims {claimed} bytes, but only {stored} are stored")
             with archive.open(member) as handle:
                 array = _read_array(handle, claimed, label)
             arrays[key] = str(array) if array.ndim == 0 and array.dtype.kind == "U" else array
+    if "rdm_descriptors/index" in arrays and name in (None, "dissimilarities"):  # save_rdms wrote it
+        return content_of_tree(_nest(arrays))
     return content_of_variables(arrays, name, source)
+
+
+def _nest(arrays: Struct) -> Struct:
+    tree: Struct = {}
+    for path, array in arrays.items():
+        *groups, last = path.split("/")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[last] = array if np.ndim(array) else np.asarray(array).item()
+    return tree
 
 
 def _refuse_pickle(handle: IO[bytes], label: str) -> None:
@@ -90,12 +104,10 @@ def _read_array(handle: IO[bytes], size: int, label: str) -> Values:
             "it as numbers or text"
         )
     if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in shape):
-        raise NeurordlError(f"{label} says that its shape is {shape}: it is damaged")
+        raise ValueError(f"{label} says that its shape is {shape}")
     claimed, stored = math.prod(shape) * dtype.itemsize, size - handle.tell()
     if claimed != stored or (dtype.itemsize == 0 and math.prod(shape) > size):
-        raise NeurordlError(
-            f"{label} claims an array of {claimed} bytes, but has {max(0, stored)}: it is damaged"
-        )
+        raise ValueError(f"{label} claims an array of {claimed} bytes, but has {max(0, stored)}")
     handle.seek(0)
     return np.lib.format.read_array(handle, allow_pickle=False)  # to its end, where a checksum may be
 
@@ -113,31 +125,18 @@ def _write_npy(rdms: RDMs) -> bytes:
 
 def _write_npz(rdms: RDMs) -> bytes:
     """Store arrays ``dissimilarities``, ``pattern_descriptors/stimulus`` and so on; the measure as text."""
-    arrays = {"dissimilarities": np.ascontiguousarray(rdms.dissimilarities)}
-    if rdms.dissimilarity_measure is not None:
-        arrays["dissimilarity_measure"] = np.array(str(rdms.dissimilarity_measure))
-    for group in DESCRIPTORS:
-        arrays |= _flatten(getattr(rdms, group), group, group)
+    arrays = {}
+    for path, value in flatten(rdms.to_dict(), ".npz"):
+        if value is None and path != "dissimilarity_measure":
+            raise unstorable(path, ".npz", "it is None")
+        if value is not None:
+            arrays[path] = to_array(value, path, ".npz")
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
-                np.lib.format.write_array(handle, array, allow_pickle=False)
+                np.lib.format.write_array(handle, np.ascontiguousarray(array), allow_pickle=False)
     return file.getvalue()
-
-
-def _flatten(descriptors: Mapping[str, Any], path: str, label: str) -> dict[str, Values]:
-    """Descriptors under names with slashes, as HDF5 has groups."""
-    arrays: dict[str, Values] = {}
-    for name, value in descriptors.items():
-        inner = f"{label}[{name!r}]"
-        if not isinstance(name, str) or not name or "/" in name:
-            raise unstorable(inner, ".npz", "its name is not text without a slash")
-        if isinstance(value, Mapping):
-            arrays |= _flatten(value, f"{path}/{name}", inner)
-        else:
-            arrays[f"{path}/{name}"] = to_array(value, inner, ".npz")
-    return arrays
 
 
 NPY = Format((".npy",), _read_npy, _write_npy, keeps=())

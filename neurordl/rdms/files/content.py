@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeGuard
@@ -16,23 +17,6 @@ from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
 from neurordl.validate import check_choice
-
-__all__ = [
-    "DESCRIPTORS",
-    "MAX_INFLATION",
-    "Diagonal",
-    "Format",
-    "Interpretation",
-    "Layout",
-    "RDMContent",
-    "Similarity",
-    "columns_fit",
-    "condense",
-    "content_of_variables",
-    "looks_square",
-    "to_array",
-    "unstorable",
-]
 
 Layout = Literal["square", "condensed"]
 Similarity = Literal["1-s"]
@@ -140,38 +124,99 @@ class Interpretation:
         check_choice("diagonal", self.diagonal, (None, "ignore"))
 
 
-def unstorable(label: str, suffix: str, reason: str) -> NeurordlError:
-    """The error about a descriptor that a format cannot store."""
+def unstorable(path: str, suffix: str, reason: str) -> NeurordlError:
+    """The error about a descriptor that a format cannot store; a path is ``pattern_descriptors/stimulus``."""
+    group, *keys = path.split("/")
+    label = group + "".join(f"[{key!r}]" for key in keys)
     other = "" if suffix == ".h5" else ", or write .h5"
     return NeurordlError(f"cannot store the descriptor {label} in {suffix}: {reason}; change it{other}")
 
 
-def to_array(value: Any, label: str, suffix: str) -> Values:
+@contextmanager
+def damage_named(path: Path, remedy: str) -> Iterator[None]:
+    """Turn whatever is raised while a file is read into a `NeurordlError` with its name and a remedy."""
+    try:
+        yield
+    except NeurordlError as error:
+        if str(path) in str(error):
+            raise
+        raise NeurordlError(f"cannot read {path}: {error}") from error
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        raise NeurordlError(
+            f"cannot read {path}: it is damaged, or not a {path.suffix.lower()} file "
+            f"({error or type(error).__name__}); {remedy}"
+        ) from error
+
+
+def to_array(value: Any, path: str, suffix: str) -> Values:
     """Convert the value of a descriptor to an array of numbers or of text (dtype U), or refuse it.
 
     Parameters
     ----------
     value
         A text, a number, or a list, tuple or array of these.
-    label, suffix
+    path, suffix
         The descriptor and the format, for messages.
     """
     values = list(value) if isinstance(value, Iterable) and not isinstance(value, str | np.ndarray) else value
     if isinstance(values, list) and len({isinstance(item, str) for item in values}) > 1:
-        raise unstorable(label, suffix, "it has text and other things in one list")
+        raise unstorable(path, suffix, "it has text and other things in one list")
     try:
         array = np.asarray(values)
         is_text = array.dtype.kind == "O" and all(isinstance(item, str) for item in array.ravel())
         if array.dtype.kind == "S" or is_text:
             array = array.astype(str)
     except ValueError as error:
-        raise unstorable(label, suffix, str(error)) from error
+        raise unstorable(path, suffix, str(error)) from error
     if array.dtype.kind not in "fiubU":
-        raise unstorable(label, suffix, f"it has values of type {array.dtype}, not text or numbers")
+        raise unstorable(path, suffix, f"it has values of type {array.dtype}, not text or numbers")
     texts = np.ravel(np.array(values, dtype=object)) if array.dtype.kind == "U" else ()
     if any(str(text).endswith("\0") for text in texts):
-        raise unstorable(label, suffix, "its text ends in a NUL character, which is lost")
+        raise unstorable(path, suffix, "its text ends in a NUL character, which is lost")
     return array
+
+
+def flatten(values: Mapping[str, Any], suffix: str, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Walk through nested descriptors: their paths, as HDF5 names them, with None, text or arrays.
+
+    Parameters
+    ----------
+    values
+        What ``rdms.to_dict()`` gives, or a part of it.
+    suffix
+        The format, for messages.
+    path
+        The path of the part, with a slash at its end.
+    """
+    for name, value in values.items():
+        if not isinstance(name, str) or not name or "/" in name:
+            raise unstorable(f"{path}{name}", suffix, "its name is not text without a slash")
+        if isinstance(value, Mapping):
+            yield from flatten(value, suffix, f"{path}{name}/")
+        else:
+            is_plain = value is None or isinstance(value, str)
+            yield f"{path}{name}", value if is_plain else to_array(value, f"{path}{name}", suffix)
+
+
+def content_of_tree(tree: Mapping[str, Any]) -> RDMContent:
+    """The RDMs in nested values that are named as ``rdms.to_dict()`` names them."""
+    per_rdm, per_stimulus = (
+        {
+            # rsatoolbox may have stored a list as a numbered group
+            name: [value[str(k)] for k in range(len(value))]
+            if isinstance(value, Mapping)
+            else _to_list(value)
+            for name, value in (tree.get(group) or {}).items()
+        }
+        for group in ("rdm_descriptors", "pattern_descriptors")
+    )
+    descriptors = dict(tree.get("descriptors") or {})
+    measure = tree.get("dissimilarity_measure")
+    return RDMContent(tree["dissimilarities"], "condensed", measure, descriptors, per_rdm, per_stimulus)
+
+
+def _to_list(value: Any) -> list[Any]:
+    return value.tolist() if isinstance(value, np.ndarray) else [value]
 
 
 # Square and condensed arrays
@@ -288,67 +333,60 @@ def _as_squares(array: Values) -> list[Values]:
     return stacks
 
 
-def _triangles(matrix: Values) -> tuple[Values, Values, Values]:
-    """The upper and the lower triangle, row by row, and their difference: inf where only one is a number."""
-    upper, lower = squareform(matrix, checks=False), squareform(matrix.T, checks=False)
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference: Values = np.abs(upper - lower)
-    difference[(np.isnan(upper) & np.isnan(lower)) | (upper == lower)] = 0
-    difference[np.isnan(difference)] = np.inf
-    return upper, lower, difference
+class _Square:
+    """A matrix as a square RDM: triangles row by row, measured diagonal, and what is true up to rounding."""
 
-
-def _tolerance(matrix: Values) -> float:
-    finite = np.abs(matrix[np.isfinite(matrix)])
-    return _ROUNDING * float(finite.max()) if finite.size else 0.0
-
-
-def _all_near(diagonal: Values, value: float, tolerance: float) -> bool:
-    """Whether the measured part of a diagonal has one value; NaN is not measured."""
-    return bool((np.abs(diagonal[~np.isnan(diagonal)] - value) <= tolerance).all())
+    def __init__(self, matrix: Values) -> None:
+        self.upper: Values = squareform(matrix, checks=False)
+        self.lower: Values = squareform(matrix.T, checks=False)
+        diagonal = np.diagonal(matrix)
+        self.diagonal = diagonal[~np.isnan(diagonal)]
+        finite = np.abs(matrix[np.isfinite(matrix)])
+        tolerance = _ROUNDING * float(finite.max(initial=0))
+        self.has_zeros = bool((np.abs(self.diagonal) <= tolerance).all())
+        self.has_ones = bool(self.diagonal.size and (np.abs(self.diagonal - 1) <= _ROUNDING).all())
+        with np.errstate(invalid="ignore", over="ignore"):
+            self.difference = np.abs(self.upper - self.lower)
+        self.difference[(np.isnan(self.upper) & np.isnan(self.lower)) | (self.upper == self.lower)] = 0
+        self.difference[np.isnan(self.difference)] = np.inf  # only one of the two is a number
+        self.is_symmetric = not (self.difference > tolerance).any()
 
 
 def looks_square(stack: Values) -> bool:
     """Whether matrices are symmetric up to rounding, with a diagonal of zeros or of ones."""
-    for matrix in stack:
-        diagonal, tolerance = np.diagonal(matrix), _tolerance(matrix)
-        if not (_all_near(diagonal, 0, tolerance) or _all_near(diagonal, 1, _ROUNDING)):
-            return False
-        if (_triangles(matrix)[2] > tolerance).any():
-            return False
-    return True
+    squares = map(_Square, stack)
+    return all(square.is_symmetric and (square.has_zeros or square.has_ones) for square in squares)
 
 
 def _from_square(matrix: Values, source: str, wanted: Interpretation) -> Values:
-    tolerance, diagonal = _tolerance(matrix), np.diagonal(matrix)
-    measured = diagonal[~np.isnan(diagonal)]
-    ones = len(measured) > 0 and _all_near(diagonal, 1, _ROUNDING)
-    zeros = _all_near(diagonal, 0, tolerance)
-    if wanted.similarity and not ones:
-        actual = "is zero: these are dissimilarities already" if zeros else f"goes to {measured.max():g}"
+    square = _Square(matrix)
+    lowest, highest = square.diagonal.min(initial=np.inf), square.diagonal.max(initial=-np.inf)
+    if wanted.similarity and not square.has_ones:
+        diagonal = (
+            "is zero: these are dissimilarities already" if square.has_zeros else f"goes to {highest:g}"
+        )
         raise NeurordlError(
             f"{source}: similarity={wanted.similarity!r} takes similarities, with ones on the diagonal, but "
-            f"the diagonal {actual}"
+            f"the diagonal {diagonal}"
         )
-    if ones and not wanted.similarity:
+    if square.has_ones and not wanted.similarity:
         raise NeurordlError(
             f"{source} has ones on its diagonal: these are similarities, not dissimilarities; convert them "
             "by similarity='1-s'"
         )
-    if not (ones or zeros or wanted.diagonal == "ignore"):
+    if not (square.has_ones or square.has_zeros or wanted.diagonal == "ignore"):
         raise NeurordlError(
-            f"{source} has a diagonal that is not zero (from {measured.min():g} to {measured.max():g}): an "
-            "RDM has no distance of a stimulus to itself; if the rest is right (as in split-half RDMs), "
-            "leave the diagonal out by diagonal='ignore'"
+            f"{source} has a diagonal that is not zero (from {lowest:g} to {highest:g}): an RDM has no "
+            "distance of a stimulus to itself; if the rest is right (as in split-half RDMs), leave the "
+            "diagonal out by diagonal='ignore'"
         )
-    upper, lower, difference = _triangles(matrix)
-    if (difference > tolerance).any():
-        i, j = (int(index[difference.argmax()]) for index in np.triu_indices(len(matrix), 1))
+    if not square.is_symmetric:
+        i, j = (int(index[square.difference.argmax()]) for index in np.triu_indices(len(matrix), 1))
         raise NeurordlError(
             f"{source} is not symmetric: row {i}, column {j} (from 0) is {matrix[i, j]:g}, but row {j}, "
             f"column {i} is {matrix[j, i]:g}; fill both triangles alike, or give the upper one condensed"
         )
-    vector = upper / 2 + lower / 2 if difference.any() else upper
+    vector: Values = square.upper / 2 + square.lower / 2 if square.difference.any() else square.upper
     return 1 - vector if wanted.similarity else vector
 
 
@@ -362,7 +400,9 @@ _NOT_READ = (
     "and complex arrays are no RDMs; in MATLAB, store text as cellstr(x) or char(x), numbers as full(x)"
 )
 # ROI | subject | session, as the MATLAB toolbox names the RDMs that it makes
-_TOOLBOX_NAME = re.compile(r"([^|]+)\|([^|]+)\|\s*session\s*:?\s*([^|\s]+)\s*", re.IGNORECASE)
+_TOOLBOX_NAME = re.compile(
+    r"(?P<roi>[^|]+)\|(?P<subject>[^|]+)\|\s*session\s*:?\s*(?P<session>[^|\s]+)\s*", re.IGNORECASE
+)
 
 
 def content_of_variables(variables: Mapping[str, Any], name: str | None, source: Path) -> RDMContent:
@@ -382,8 +422,6 @@ def content_of_variables(variables: Mapping[str, Any], name: str | None, source:
     content = _from_structs(chosen, source) if _is_structs(chosen) else RDMContent(chosen)
     unread = [key for key in _IDS if key in variables and variables[key] is None]
     content.notices += [f"{key!r} in {source} {_NOT_READ}" for key in unread]
-    if "rdm_descriptors/index" in variables:  # save_rdms wrote it
-        content.layout = "condensed"
     measure = variables.get("dissimilarity_measure")
     content.measure = measure if isinstance(measure, str) and measure else None
     if ids := next(filter(None, (_values(variables.get(key)) for key in _IDS)), None):
@@ -394,7 +432,7 @@ def content_of_variables(variables: Mapping[str, Any], name: str | None, source:
     for group in DESCRIPTORS:
         _add_descriptors(content, group, variables)
     for key, value in variables.items():
-        if key not in _RESERVED and "/" not in key and (texts := _texts(value)):
+        if key not in _RESERVED and (texts := _texts(value)):
             content.texts[key] = texts
     return content
 
@@ -409,11 +447,7 @@ def _chosen_name(variables: Mapping[str, Any], name: str | None, source: Path) -
         return name
     if "dissimilarities" in variables:
         return "dissimilarities"
-    candidates = [
-        key
-        for key, value in variables.items()
-        if key not in _RESERVED and "/" not in key and _could_be_rdms(value)
-    ]
+    candidates = [key for key, value in variables.items() if key not in _RESERVED and _could_be_rdms(value)]
     if not candidates:
         raise NeurordlError(
             f"{source} has no variable that can be RDMs (square matrices, condensed RDMs, or a struct array "
@@ -483,17 +517,20 @@ def _split_names(content: RDMContent, source: Path) -> None:
     """Read ROI, subject and session from names such as "hIT | BE | Session: 1"."""
     names = content.rdm_descriptors.get("name", [])
     matches = [_TOOLBOX_NAME.fullmatch(name) if isinstance(name, str) else None for name in names]
-    if not matches or not all(matches) or {"roi", "subject", "session"} & set(content.rdm_descriptors):
+    if not all(matches) or set(_OF_RDMS) & set(content.rdm_descriptors):
         return
-    parts = [[part.strip() for part in match.groups()] for match in matches if match]
-    for descriptor, column in zip(("roi", "subject", "session"), zip(*parts, strict=True), strict=True):
-        content.rdm_descriptors[descriptor] = list(column)
-    del content.rdm_descriptors["name"]  # it says nothing more, and would keep sessions apart
-    roi, subject, session = parts[0]
-    content.notices.append(
-        f"{source}: ROI, subject and session were read from the names of the {len(parts)} RDMs; "
-        f"{names[0]!r} is roi {roi!r}, subject {subject!r}, session {session!r}"
-    )
+    for match in filter(None, matches):
+        for descriptor, text in match.groupdict().items():
+            content.rdm_descriptors.setdefault(descriptor, []).append(text.strip())
+    if names:
+        del content.rdm_descriptors["name"]  # it says nothing more, and would keep sessions apart
+        first = ", ".join(
+            f"{key} {content.rdm_descriptors[key][0]!r}" for key in ("roi", "subject", "session")
+        )
+        content.notices.append(
+            f"{source}: ROI, subject and session were read from the names of the {len(names)} RDMs; "
+            f"{names[0]!r} is {first}"
+        )
 
 
 def _texts(value: Any) -> list[str] | None:
@@ -528,24 +565,13 @@ def _values(value: Any) -> list[Any] | None:
 
 
 def _add_descriptors(content: RDMContent, group: str, variables: Mapping[str, Any]) -> None:
-    """Add descriptors as `save_rdms` stores them: a struct (.mat), or names with slashes (.npz)."""
-    described = {key.split("/", 1)[1]: v for key, v in variables.items() if key.startswith(f"{group}/")}
+    """Add descriptors as `save_rdms` stores them in .mat: structs of the names in `DESCRIPTORS`."""
     struct = variables.get(group)
-    if _is_structs(struct) and len(struct) == 1:
-        described |= struct[0]
-    for key, value in described.items():
+    for key, value in struct[0].items() if _is_structs(struct) and len(struct) == 1 else ():
         if group == "descriptors":
-            *parents, last = key.split("/")
-            nested = content.descriptors
-            for parent in parents:
-                nested = nested.setdefault(parent, {})
-            nested[last] = _plain(value)
-        else:
-            # save_rdms stores rows of numbers in .npz; what is not text or numbers is left out
-            rows = f"{group}/{key}" in variables and np.ndim(value) > 1
-            values = value.tolist() if rows else _values(value)
-            if values is not None:
-                getattr(content, group)[key] = values
+            content.descriptors[key] = _plain(value)
+        elif (values := _values(value)) is not None:
+            getattr(content, group)[key] = values
 
 
 def _plain(value: Any) -> Any:

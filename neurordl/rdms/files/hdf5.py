@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,15 @@ import numpy as np
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
-from neurordl.rdms.files.content import MAX_INFLATION, Format, RDMContent, Struct, to_array, unstorable
+from neurordl.rdms.files.content import (
+    DESCRIPTORS,
+    MAX_INFLATION,
+    Format,
+    RDMContent,
+    Struct,
+    content_of_tree,
+    flatten,
+)
 
 __all__ = ["HDF5", "MAX_DEPTH", "CheckedFile", "to_python"]
 
@@ -27,27 +35,39 @@ class CheckedFile:
     """An open HDF5 file of which nothing is read before its claims are checked.
 
     HDF5 allocates whatever size a file claims, and does not return from a store of texts whose free space has
-    no end. docs/decisions/damaged-files.md tells why these checks are made in this process.
+    no end. docs/decisions/0023-readers-trust-no-header.md tells why these checks are made in this process.
     """
 
     def __init__(self, file: h5py.File) -> None:
         self.file = file
-        self._path = Path(file.filename)
-        self._size = self._path.stat().st_size
-        self._content = self._path.read_bytes() if self._size <= _MAX_SEARCHED else b""
-        # HDF5 File Format Specification 3.0, III.E "Global Heap", with lengths of 8 bytes
-        for heap in re.finditer(rb"GCOL\x01\0\0\0", self._content):
-            at, end = heap.start() + 16, heap.start() + self._number(heap.start() + 8, 8)
-            while at + 16 <= min(end, len(self._content)):
-                number, size = self._number(at, 2), self._number(at + 8, 8)
+        path = Path(file.filename)
+        self._size = path.stat().st_size
+        if self._size <= _MAX_SEARCHED:
+            self._check_texts(path.read_bytes())
+
+    def _check_texts(self, content: bytes) -> None:
+        """Check the stores of texts of variable length ("Global Heap" in HDF5) and the references to them.
+
+        A reference is the length of a text (4 bytes), the place of its store (8) and its number in it (4).
+        """
+        stores = []
+        for match in re.finditer(rb"GCOL\x01\0\0\0", content):
+            stores.append(match.start() - self.file.userblock_size)
+            at, end = match.start() + 16, match.start() + _number(content, match.start() + 8, 8)
+            while at + 16 <= min(end, len(content)):
+                number, size = _number(content, at, 2), _number(content, at + 8, 8)
                 if number == 0 and size != end - at:
-                    raise NeurordlError("its texts are stored in a damaged way")
+                    raise ValueError("its texts are stored in a damaged way")
                 at = end if number == 0 else at + 16 + (size + 7) // 8 * 8
+        words = np.frombuffer(content[: len(content) // 4 * 4], "<u4")
+        too_long = np.flatnonzero((words[:-3] > self._size) & (words[2:-1] == 0) & (words[3:] > 0))
+        if (references := too_long[np.isin(words[too_long + 1], stores)]).size:
+            raise ValueError(f"it claims a text of {words[references[0]]} bytes")
 
     def items(self, group: h5py.Group) -> list[tuple[str, Any]]:
         """Return what a group holds; links to other files are refused."""
         if len(group) > _MAX_ITEMS:
-            raise NeurordlError(f"{group.name} holds {len(group)} items, and RDM files never so many")
+            raise ValueError(f"{group.name} holds {len(group)} items, and RDM files never so many")
         for name in group:
             if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
                 raise NeurordlError(f"{name!r} is a link to another file; copy its content into this one")
@@ -58,12 +78,6 @@ class CheckedFile:
         self._check_size(dataset.dtype, dataset.shape, dataset.name, MAX_INFLATION)
         if dataset.is_virtual or dataset.external:
             raise NeurordlError(f"{dataset.name} keeps its data in another file; copy them into this one")
-        if _is_text(dataset.dtype) and dataset.size and not self.file.userblock_size:
-            start = dataset.id.get_offset()
-            if start is not None:  # neither in chunks nor packed
-                with open(self._path, "rb") as handle:
-                    handle.seek(start)
-                    self._check_lengths(handle.read(16 * dataset.size), dataset.name)
         return dataset[()]
 
     def attributes(self, item: h5py.Group | h5py.Dataset, names: Iterable[str] | None = None) -> Struct:
@@ -72,50 +86,21 @@ class CheckedFile:
         for name in item.attrs if names is None else filter(item.attrs.__contains__, names):
             attribute, label = item.attrs.get_id(name), f"the attribute {name!r} of {item.name}"
             self._check_size(attribute.dtype, attribute.shape, label, 1)
-            if _is_text(attribute.dtype):
-                self._check_attribute_text(attribute, name)
             result[name] = item.attrs[name]
         return result
-
-    def _number(self, at: int, width: int) -> int:
-        return int.from_bytes(self._content[at : at + width], "little")
 
     def _check_size(self, dtype: np.dtype[Any], shape: Any, label: str, inflation: int) -> None:
         # HDF5 crashes on some damaged types that RDM files never use.
         known = h5py.check_string_dtype(dtype) is not None or h5py.check_ref_dtype(dtype) is h5py.Reference
         if dtype.kind not in "fiubS" and not known:
-            raise NeurordlError(f"{label} is of a type that RDM files do not use ({dtype}); it is damaged")
+            raise ValueError(f"{label} is of a type that RDM files do not use ({dtype})")
         claimed = int(np.prod(shape or (), dtype=object)) * dtype.itemsize
         if claimed > max(inflation * self._size, 1 << 16):
-            raise NeurordlError(
-                f"{label} claims {claimed} bytes, which a file of {self._size} bytes cannot hold; it is "
-                "damaged"
-            )
-
-    def _check_lengths(self, references: bytes, label: str) -> None:
-        """Check references to texts: a length of 4 bytes, then 12 bytes for the place of the text."""
-        lengths = np.frombuffer(references[: len(references) // 16 * 16], "<u4")[::4]
-        if (longest := max(lengths, default=0)) > self._size:
-            raise NeurordlError(f"{label} claims a text of {longest} bytes: it is damaged")
-
-    def _check_attribute_text(self, attribute: Any, name: str) -> None:
-        """Find an attribute by its name and type, for HDF5 does not tell where it is; check its lengths."""
-        encoded = attribute.get_type().encode()[2:]
-        encoded = (
-            encoded[:4] + (16).to_bytes(4, "little") + encoded[8:]
-        )  # its size in the file, not in memory
-        start = re.escape(name.encode()) + rb"\0{1,8}" + re.escape(encoded)
-        for match in re.finditer(start + rb"(?:\0{4})?([\x01\x02])(.)(.)", self._content, re.DOTALL):
-            version, rank, flags = (part[0] for part in match.groups())  # of the dataspace
-            at = match.start(1) + (8 if version == 1 else 4) + 8 * rank * (2 if flags & 1 else 1)
-            count = int(np.prod(attribute.shape or (), dtype=object))
-            self._check_lengths(self._content[at : at + 16 * count], f"the attribute {name!r}")
+            raise ValueError(f"{label} claims {claimed} bytes, and the file has {self._size}")
 
 
-def _is_text(dtype: np.dtype[Any]) -> bool:
-    """Whether a type is text of variable length."""
-    text = h5py.check_string_dtype(dtype)
-    return text is not None and text.length is None
+def _number(content: bytes, at: int, width: int) -> int:
+    return int.from_bytes(content[at : at + width], "little")
 
 
 def to_python(value: Any) -> Any:
@@ -141,19 +126,12 @@ def _read(source: Path, _: str | None) -> RDMContent:
             f"{source} is not in rsatoolbox's layout: it has no 'dissimilarities', but {sorted(tree)}; "
             "write it with rdms.save(path, file_type='hdf5') or save_rdms"
         )
-    return RDMContent(
-        tree["dissimilarities"],
-        "condensed",
-        tree.get("dissimilarity_measure"),
-        dict(tree.get("descriptors") or {}),
-        _to_lists(tree.get("rdm_descriptors") or {}),
-        _to_lists(tree.get("pattern_descriptors") or {}),
-    )
+    return content_of_tree(tree)
 
 
 def _read_group(checked: CheckedFile, group: h5py.Group, depth: int = 0) -> Struct:
     if depth > MAX_DEPTH:
-        raise NeurordlError(f"{group.name} is nested more than {MAX_DEPTH} deep, or holds itself")
+        raise ValueError(f"{group.name} is nested more than {MAX_DEPTH} deep, or holds itself")
     result: Struct = {}
     for name, item in checked.items(group):
         if isinstance(item, h5py.Group):
@@ -163,43 +141,25 @@ def _read_group(checked: CheckedFile, group: h5py.Group, depth: int = 0) -> Stru
     return result | {name: to_python(value) for name, value in checked.attributes(group).items()}
 
 
-def _to_lists(group: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """One value per RDM or stimulus; rsatoolbox may have stored a list as a numbered group."""
-    result: dict[str, list[Any]] = {}
-    for name, value in group.items():
-        if isinstance(value, Mapping):
-            result[name] = [value[str(i)] for i in range(len(value))]
-        else:
-            result[name] = value.tolist() if isinstance(value, np.ndarray) else [value]
-    return result
-
-
 def _write(rdms: RDMs) -> bytes:
     """Store RDMs in rsatoolbox's layout, with all that they carry."""
     file = io.BytesIO()  # in memory: on a full disk HDF5 ends the process when it closes the file
-    with h5py.File(file, "w") as group:
-        group.attrs["rsatoolbox_version"] = metadata.version("rsatoolbox")
-        _write_group(group, rdms.to_dict(), "")
+    with h5py.File(file, "w") as root:
+        root.attrs["rsatoolbox_version"] = metadata.version("rsatoolbox")
+        for group in DESCRIPTORS:
+            root.create_group(group)  # rsatoolbox reads all of them, also where they are empty
+        for path, value in flatten(rdms.to_dict(), ".h5"):
+            group, _, name = path.rpartition("/")
+            if isinstance(value, str):
+                root.require_group(f"/{group}").attrs[name] = value
+            elif value is None:
+                root[path] = h5py.Empty("f")
+            elif value.dtype.kind == "U":  # as bytes, or as UTF-8 where it is not ASCII
+                ascii_only = all(text.isascii() for text in value.ravel().tolist())
+                root[path] = value.astype("S" if ascii_only else h5py.string_dtype())
+            else:
+                root[path] = value
     return file.getvalue()
-
-
-def _write_group(group: h5py.Group, values: Mapping[str, Any], path: str) -> None:
-    for name, value in values.items():
-        label = f"{path}[{name!r}]" if path else name
-        if not isinstance(name, str) or not name or "/" in name:
-            raise unstorable(label, ".h5", "its name is not text without a slash")
-        if isinstance(value, Mapping):
-            _write_group(group.create_group(name), value, label)
-        elif isinstance(value, str):
-            group.attrs[name] = str(value)
-        elif value is None:
-            group[name] = h5py.Empty("f")
-        else:
-            array = to_array(value, label, ".h5")
-            if array.dtype.kind == "U":  # as bytes, or as UTF-8 where it is not ASCII
-                ascii_only = all(text.isascii() for text in array.ravel().tolist())
-                array = array.astype("S" if ascii_only else h5py.string_dtype())
-            group[name] = array
 
 
 HDF5 = Format((".h5", ".hdf5"), _read, _write)

@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import h5py
 import numpy as np
@@ -83,16 +83,16 @@ def read_mat5(source: Path) -> Struct:
 
     Raises
     ------
-    NeurordlError
+    ValueError, zlib.error
         The file is cut short, damaged, claims more than it holds, or has a variable twice.
     """
     content = source.read_bytes()
-    elements = _Elements("<" if content[126:128] == b"IM" else ">", str(source))
+    elements = _Elements("<" if content[126:128] == b"IM" else ">")
     rest = memoryview(content)[128:]
     variables: Struct = {}
     while rest:
-        kind, data, following = elements.split(rest)
-        if kind == _COMPRESSED:
+        element_type, data, following = elements.split(rest)
+        if element_type == _COMPRESSED:
             data = elements.inflate(data)
         else:
             data = rest[: len(rest) - len(following)]
@@ -100,7 +100,7 @@ def read_mat5(source: Path) -> Struct:
         elements.readable = True
         name, value, _ = elements.matrix(data)
         if name in variables:
-            elements.fail(f"the variable {name!r} comes twice")
+            raise ValueError(f"the variable {name!r} comes twice")
         if name:
             variables[name] = value if elements.readable else None
     return variables
@@ -115,70 +115,64 @@ class _Elements:
         Whether nothing was met since this was set that is not read.
     """
 
-    def __init__(self, order: str, label: str) -> None:
-        self.order, self.label = order, label
+    def __init__(self, order: str) -> None:
+        self.order = order
         self.readable = True
         self.count = 0
-
-    def fail(self, problem: str) -> NoReturn:
-        raise NeurordlError(f"cannot read {self.label}: {problem}; it is damaged, save it again")
 
     def split(self, view: memoryview, expected: tuple[int, ...] = ()) -> tuple[int, memoryview, memoryview]:
         """Split the first element off: its type, its data, and what follows."""
         self.count += 1
         if self.count > _MAX_ELEMENTS:
-            self.fail(f"it has more than {_MAX_ELEMENTS} parts")
+            raise ValueError(f"it has more than {_MAX_ELEMENTS} parts")
         if len(view) < 8:
-            self.fail("it ends in the middle")
-        kind, size = struct.unpack(self.order + "II", view[:8])
-        if kind >> 16:  # at most four bytes, which follow the type at once
-            kind, size, start, end = kind & 0xFFFF, kind >> 16, 4, 8
+            raise ValueError("it ends in the middle")
+        element_type, size = struct.unpack(self.order + "II", view[:8])
+        if element_type >> 16:  # at most four bytes, which follow the type at once
+            element_type, size, start, end = element_type & 0xFFFF, element_type >> 16, 4, 8
             if size > 4:
-                self.fail("an element is larger than its place")
+                raise ValueError("an element is larger than its place")
         else:
-            start, end = 8, 8 + size + (0 if kind == _COMPRESSED else -size % 8)
+            start, end = 8, 8 + size + (0 if element_type == _COMPRESSED else -size % 8)
         if start + size > len(view):
-            self.fail(f"an element claims {size} bytes, more than there are")
-        if expected and kind not in expected:
-            self.fail(f"an element is of type {kind} in the place of type {expected[0]}")
-        return kind, view[start : start + size], view[end:]
+            raise ValueError(f"an element claims {size} bytes, more than there are")
+        if expected and element_type not in expected:
+            raise ValueError(f"an element is of type {element_type} in the place of type {expected[0]}")
+        return element_type, view[start : start + size], view[end:]
 
     def inflate(self, packed: memoryview) -> memoryview:
         """Unpack a variable of the size that its first bytes say, if that much can be in it at all."""
-        try:
-            stream = zlib.decompressobj()
-            start = stream.decompress(packed, 8)
-            size = struct.unpack(self.order + "I", start[4:])[0] if len(start) == 8 else _MAX_BYTES
-            if size >= min(_MAX_BYTES, MAX_INFLATION * len(packed)):
-                self.fail(f"a variable claims {size} bytes, but only {len(packed)} are stored")
-            content = stream.decompress(stream.unconsumed_tail, size) if size else b""
-            if stream.decompress(stream.unconsumed_tail, 1) or not stream.eof:  # its checksum is at the end
-                self.fail(f"a variable claims {size} bytes, but more or less are stored")
-        except zlib.error as error:
-            self.fail(str(error))
+        stream = zlib.decompressobj()
+        start = stream.decompress(packed, 8)
+        size = struct.unpack(self.order + "I", start[4:])[0] if len(start) == 8 else _MAX_BYTES
+        if size >= min(_MAX_BYTES, MAX_INFLATION * len(packed)):
+            raise ValueError(f"a variable claims {size} bytes, but only {len(packed)} are stored")
+        content = stream.decompress(stream.unconsumed_tail, size) if size else b""
+        if stream.decompress(stream.unconsumed_tail, 1) or not stream.eof:  # its checksum is at the end
+            raise ValueError(f"a variable claims {size} bytes, but more or less are stored")
         return memoryview(start + content)
 
     def matrix(self, view: memoryview, depth: int = 0) -> tuple[str, Any, memoryview]:
         """Read one variable, field or cell: its name, its value, and what follows."""
         _, data, rest = self.split(view, (_MATRIX,))
         if depth > MAX_DEPTH:
-            self.fail("an array is nested too deep")
+            raise ValueError("an array is nested too deep")
         if not data:
             return "", np.empty((0, 0)), rest
         _, flags, data = self.split(data, (6,))
         if len(flags) != 8:
-            self.fail("an array has no flags")
+            raise ValueError("an array has no flags")
         word = struct.unpack(self.order + "I", flags[:4])[0]
         array_class, is_complex, is_logical = word & 0xFF, bool(word & 0x800), bool(word & 0x200)
         if array_class not in (_CELL, _STRUCT, _CHAR, *_CLASSES):
             self.readable = False
-            kind, name, data = self.split(data)
-            if kind == 5:  # only objects have no dimensions before their name
+            name_type, name, data = self.split(data)
+            if name_type == 5:  # only objects have no dimensions before their name
                 name = self.split(data)[1]
             return bytes(name).decode("latin-1"), None, rest
         _, sizes, data = self.split(data, (5,))
         if len(sizes) % 4 or not 8 <= len(sizes) <= 128:
-            self.fail("an array has no dimensions")
+            raise ValueError("an array has no dimensions")
         shape = struct.unpack(f"{self.order}{len(sizes) // 4}I", sizes)
         _, label, data = self.split(data, (1, 2, 16))
         self.readable &= not is_complex
@@ -189,8 +183,8 @@ class _Elements:
         elif array_class == _CHAR:
             value = _to_text(self.characters(data, math.prod(shape)).reshape(shape, order="F"))
         else:
-            kind, stored, _ = self.split(data, tuple(_STORED))
-            array = self.array(stored, _STORED[kind], math.prod(shape)).reshape(shape, order="F")
+            stored_type, stored, _ = self.split(data, tuple(_STORED))
+            array = self.array(stored, _STORED[stored_type], math.prod(shape)).reshape(shape, order="F")
             value = array.astype(bool if is_logical else _CLASSES[array_class])
         return bytes(label).decode("latin-1"), value, rest
 
@@ -198,26 +192,26 @@ class _Elements:
         """Numbers as they are stored, exactly as many as claimed."""
         n_stored, remainder = divmod(len(stored), int(dtype[1]))
         if count != n_stored or remainder:
-            self.fail(f"it claims {count} values, but holds {n_stored}")
+            raise ValueError(f"it claims {count} values, but holds {n_stored}")
         return np.frombuffer(stored, self.order + dtype)
 
     def characters(self, data: memoryview, count: int) -> Values:
         """The codes of text; UTF-8 is decoded."""
-        kind, stored, _ = self.split(data, (_UTF8, *_CODES))
-        if kind != _UTF8:
-            return self.array(stored, _CODES[kind], count)
+        stored_type, stored, _ = self.split(data, (_UTF8, *_CODES))
+        if stored_type != _UTF8:
+            return self.array(stored, _CODES[stored_type], count)
         text = bytes(stored).decode()
         codes: Values = np.array(list(map(ord, text)), dtype=np.uint32)
         if len(codes) != count:  # MATLAB counts characters beyond 16 bits twice
             codes = np.frombuffer(text.encode("utf-16-le"), "<u2")
         if len(codes) != count:
-            self.fail(f"it claims {count} characters, but holds {len(text)}")
+            raise ValueError(f"it claims {count} characters, but holds {len(text)}")
         return codes
 
     def cells(self, data: memoryview, count: int, depth: int) -> list[Any]:
         """The values of a cell array, or the fields of structs, in MATLAB's order."""
         if 8 * count > len(data):
-            self.fail(f"it claims {count} cells or fields in {len(data)} bytes")
+            raise ValueError(f"it claims {count} cells or fields in {len(data)} bytes")
         values = []
         for _ in range(count):
             _, value, data = self.matrix(data, depth + 1)
@@ -230,12 +224,12 @@ class _Elements:
         _, names, data = self.split(data, (1, 2))
         size = struct.unpack(self.order + "I", width)[0] if len(width) == 4 else 0
         if not 0 < size <= 64 or len(names) % size:
-            self.fail("the names of a struct's fields do not fit")
+            raise ValueError("the names of a struct's fields do not fit")
         fields = [bytes(names[k : k + size]).split(b"\0")[0].decode() for k in range(0, len(names), size)]
         if len(set(fields)) < len(fields) or not all(map(str.isidentifier, fields)):
-            self.fail("the fields of a struct have no proper names")
+            raise ValueError("the fields of a struct have no proper names")
         values = iter(self.cells(data, count * len(fields), depth))
-        return [{name: next(values) for name in fields} for _ in range(count)]
+        return [{name: next(values) for name in fields} for _ in range(count if fields else 0)]
 
 
 # Version 7.3
@@ -243,7 +237,7 @@ class _Elements:
 
 def _value(checked: CheckedFile, item: Any, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
-        raise NeurordlError(f"{item.name} is nested more than {MAX_DEPTH} deep, or holds itself")
+        raise ValueError(f"{item.name} is nested more than {MAX_DEPTH} deep, or holds itself")
     if isinstance(item, h5py.Group):
         return _structs(checked, item, depth)
     if not isinstance(item, h5py.Dataset) or item.shape is None:
@@ -253,10 +247,10 @@ def _value(checked: CheckedFile, item: Any, depth: int = 0) -> Any:
     if isinstance(matlab_class, bytes):
         matlab_class = matlab_class.decode("ascii", "replace")
     if "MATLAB_empty" in attributes:
-        empty: dict[str, Any] = {"char": "", "cell": [], "struct": []}
+        empty: Struct = {"char": "", "cell": [], "struct": []}
         return empty.get(str(matlab_class), np.empty((0, 0)))
     values = checked.values(item)
-    if h5py.check_ref_dtype(item.dtype) is not None:  # a cell array
+    if _is_references(item):  # a cell array
         return [_referenced(checked, reference, depth) for reference in np.ravel(values)]
     if matlab_class == "char":
         return _to_text(np.atleast_2d(np.asarray(values, dtype="<u2").T))
@@ -275,22 +269,23 @@ def _referenced(checked: CheckedFile, reference: Any, depth: int) -> Any:
 def _structs(checked: CheckedFile, group: h5py.Group, depth: int) -> list[Struct]:
     """A struct, or a struct array, whose fields are datasets of references."""
     fields = dict(checked.items(group))
-    arrays = {
-        name: item
-        for name, item in fields.items()
-        if isinstance(item, h5py.Dataset)
-        and h5py.check_ref_dtype(item.dtype) is not None
-        and "MATLAB_class" not in item.attrs
-    }
-    if not arrays:
-        return [{name: _value(checked, item, depth + 1) for name, item in fields.items()}]
     # references are stored with the axes turned round: their order is that of MATLAB's RDMs(:)
-    columns = {name: np.ravel(checked.values(item)) for name, item in arrays.items()}
-    count = min(len(column) for column in columns.values())
+    columns = {
+        name: np.ravel(checked.values(item))
+        for name, item in fields.items()
+        if _is_references(item) and "MATLAB_class" not in item.attrs
+    }
+    if not columns:
+        return [{name: _value(checked, item, depth + 1) for name, item in fields.items()}]
+    rows = zip(*columns.values(), strict=False)
     return [
-        {name: _referenced(checked, column[k], depth) for name, column in columns.items()}
-        for k in range(count)
+        {name: _referenced(checked, reference, depth) for name, reference in zip(columns, row, strict=True)}
+        for row in rows
     ]
+
+
+def _is_references(item: Any) -> bool:
+    return isinstance(item, h5py.Dataset) and h5py.check_ref_dtype(item.dtype) is not None
 
 
 # Writing
@@ -310,21 +305,24 @@ def _write(rdms: RDMs) -> bytes:
             "holds; write .h5"
         )
     columns = _columns(rdms.rdm_descriptors, "rdm_descriptors")
-    names = {} if "name" in columns else {"name": _names(columns, rdms.n_rdm)}
-    structs = np.empty((1, rdms.n_rdm), dtype=[(name, object) for name in ("RDM", *names, *columns)])
+    if "name" not in columns:
+        known = [columns[key] for key in ("roi", "subject", "session") if key in columns]
+        names = [" | ".join(map(str, values)) for values in zip(*known, strict=True)]
+        columns = {"name": names or [f"RDM {k}" for k in range(rdms.n_rdm)]} | columns
+    structs = np.empty((1, rdms.n_rdm), dtype=[(name, object) for name in ("RDM", *columns)])
     for k, vector in enumerate(np.asarray(rdms.dissimilarities)):
-        structs["RDM"][0, k] = squareform(vector, checks=False)
-        for name, values in (names | columns).items():
-            structs[name][0, k] = values[k]
+        structs[0, k] = (squareform(vector, checks=False), *(values[k] for values in columns.values()))
     variables: Struct = {"RDMs": structs}
     if rdms.dissimilarity_measure is not None:
         variables["dissimilarity_measure"] = str(rdms.dissimilarity_measure)
-    patterns = _columns(rdms.pattern_descriptors, "pattern_descriptors")
-    cells = {name: _to_cell(values) for name, values in patterns.items()}
-    if "stimulus" in cells:
-        variables["stimulus"] = cells.pop("stimulus")
-    if cells:
-        variables["pattern_descriptors"] = cells
+    patterns: Struct = {}
+    for name, values in _columns(rdms.pattern_descriptors, "pattern_descriptors").items():
+        dtype = object if isinstance(values[0], str) else None  # a cell array of texts, or a row of numbers
+        patterns[name] = np.array(values, dtype=dtype)[None]
+    if "stimulus" in patterns:
+        variables["stimulus"] = patterns.pop("stimulus")
+    if patterns:
+        variables["pattern_descriptors"] = patterns
     if rdms.descriptors:
         variables["descriptors"] = _to_struct(rdms.descriptors, "descriptors")
     file = io.BytesIO()
@@ -332,65 +330,51 @@ def _write(rdms: RDMs) -> bytes:
     return file.getvalue()
 
 
-def _names(columns: Mapping[str, list[Any]], count: int) -> list[str]:
-    known = [columns[key] for key in ("roi", "subject", "session") if key in columns]
-    return [" | ".join(str(values[k]) for values in known) or f"RDM {k}" for k in range(count)]
-
-
 def _columns(descriptors: Mapping[str, Any], group: str) -> dict[str, list[Any]]:
     """Descriptors with one text or number per RDM or stimulus, as lists."""
     columns = {}
     for name, values in descriptors.items():
-        label = _check_field(name, group)
-        array = to_array(values, label, ".mat")
+        path = _check_field(name, group)
+        array = to_array(values, path, ".mat")
         if array.ndim != 1:
-            raise unstorable(label, ".mat", "it is not one text or number for each RDM or stimulus")
-        columns[name] = _check_text(array, label).tolist()
+            raise unstorable(path, ".mat", "it is not one text or number for each RDM or stimulus")
+        columns[name] = _check_text(array, path).tolist()
     return columns
-
-
-def _to_cell(values: list[Any]) -> Values:
-    """A row of numbers, or a cell array of texts."""
-    if not isinstance(values[0], str):
-        return np.asarray(values)[None]
-    cell = np.empty((1, len(values)), dtype=object)
-    cell[0, :] = values
-    return cell
 
 
 def _to_struct(values: Mapping[str, Any], group: str) -> Struct:
     """Descriptors of the whole: text, numbers, matrices of numbers, and structs of these."""
     result: Struct = {}
     for name, value in values.items():
-        label = _check_field(name, group)
+        path = _check_field(name, group)
         if isinstance(value, Mapping):
-            result[name] = _to_struct(value, label)
+            result[name] = _to_struct(value, path)
             continue
-        array = _check_text(to_array(value, label, ".mat"), label)
+        array = _check_text(to_array(value, path, ".mat"), path)
         if array.ndim not in (0, 2) or (array.ndim and array.dtype.kind == "U"):
             raise unstorable(
-                label, ".mat", "it is not text, a number, a matrix of numbers or a mapping of these"
+                path, ".mat", "it is not text, a number, a matrix of numbers or a mapping of these"
             )
         result[name] = array if array.ndim else array.item()
     return result
 
 
 def _check_field(name: object, group: str) -> str:
-    """Refuse a name that no field of a MATLAB struct can have; return a label for messages."""
-    label = f"{group}[{name!r}]"
+    """Refuse a name that no field of a MATLAB struct can have; return its path."""
+    path = f"{group}/{name}"
     if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,62}", name):
         problem = "a field in MATLAB starts with a letter and is named by up to 63 letters, digits and _"
-        raise unstorable(label, ".mat", problem)
+        raise unstorable(path, ".mat", problem)
     if group == "rdm_descriptors" and name.lower() in ("rdm", "rdms"):
-        raise unstorable(label, ".mat", "this is the name of the field with the RDM itself")
-    return label
+        raise unstorable(path, ".mat", "this is the name of the field with the RDM itself")
+    return path
 
 
-def _check_text(array: Values, label: str) -> Values:
+def _check_text(array: Values, path: str) -> Values:
     for text in array.ravel().tolist() if array.dtype.kind == "U" else ():
         if any(ord(letter) > 0xFFFF for letter in text):
             raise unstorable(
-                label, ".mat", f"the text {text!r:.40} has a character that MATLAB's text does not hold"
+                path, ".mat", f"the text {text!r:.40} has a character that MATLAB's text does not hold"
             )
     return array
 

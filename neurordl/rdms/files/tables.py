@@ -14,7 +14,7 @@ from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import id_column, possible_ids
-from neurordl.io import read_cells, read_text
+from neurordl.io import read_cells, read_frame, read_text
 from neurordl.rdms.files.content import Format, RDMContent, looks_square, unstorable
 
 __all__ = ["CSV", "TSV", "read_ids"]
@@ -108,15 +108,14 @@ def read_ids(source: Path) -> list[str]:
         raise NeurordlError(f"cannot read ids from {source}: expected a .csv, .tsv or .txt file")
     if source.suffix.lower() == ".txt":
         return [line.strip() for line in read_text(source).splitlines() if line.strip()]
-    header, *rows = read_cells(source).rows
-    columns = {name.strip(): [row[k].strip() for row in rows] for k, name in enumerate(header)}
-    name = id_column(columns)
+    frame = read_frame(source)
+    name = id_column(frame.columns)
     if name is None:
         raise NeurordlError(
-            f"{source} has no column 'id' or 'stimulus': its columns are {', '.join(columns)}"
-            + possible_ids(columns)
+            f"{source} has no column 'id' or 'stimulus': its columns are {', '.join(frame.columns)}"
+            + possible_ids({column: frame[column] for column in frame.columns})
         )
-    return columns[name]
+    return [text.strip() for text in frame[name]]
 
 
 def _write(rdms: RDMs, delimiter: str) -> bytes:
@@ -125,7 +124,7 @@ def _write(rdms: RDMs, delimiter: str) -> bytes:
     for text in map(str, () if ids is None else ids):
         if text != text.strip() or not text:
             raise unstorable(
-                "pattern_descriptors['stimulus']",
+                "pattern_descriptors/stimulus",
                 ".csv",
                 f"the id {text!r} is blank or begins or ends with a blank",
             )

@@ -285,7 +285,8 @@ def test_ids_are_given_once_and_for_each_row(tmp_path: Path) -> None:
     np.save(path, vectors(2))
     for ids in (IDS[:-1], [*IDS, "e"]):
         with pytest.raises(
-            NeurordlError, match=rf"{len(ids)} ids were given .* 5 stimuli; give one id for each"
+            NeurordlError,
+            match=rf"{len(ids)} values of stimulus were given for .*, which has 5; give one for each",
         ):
             load_rdms(path, ids=ids)
     with pytest.raises(NeurordlError, match="must be unique"):
@@ -309,11 +310,11 @@ def test_what_is_given_does_not_go_against_the_file(tmp_path: Path) -> None:
     save_rdms(example(), tmp_path / "it.h5")
     load_rdms(tmp_path / "it.h5", ids=IDS, subjects=["s10", "s2", "猫"], roi="IT", measure="crossnobis")
     for given_, said in (
-        ({"ids": IDS[::-1]}, "its own stimulus ids"),
+        ({"ids": IDS[::-1]}, "its own stimulus"),
         ({"subjects": ["a", "b", "c"]}, "its own subject"),
         ({"roi": "EVC"}, "its own roi"),
-        ({"measure": "euclidean"}, "its own dissimilarity measure"),
-        ({"subjects": ["s10"]}, "1 values of subject were given for the 3 RDMs"),
+        ({"measure": "euclidean"}, "its own measure"),
+        ({"subjects": ["s10"]}, "1 values of subject were given for .*, which has 3"),
         ({"name": "it"}, "leave out name='it'"),
     ):
         with pytest.raises(NeurordlError, match=said):
@@ -406,7 +407,7 @@ def test_numbers_are_no_ids_until_they_are_given_as_text(tmp_path: Path, suffix:
     path = tmp_path / f"it{suffix}"
     save_rdms(RDMs(vectors(1), pattern_descriptors={"stimulus": np.arange(1.0, N + 1)}), path)
     with pytest.warns(
-        UserWarning, match=r"has numbers as stimulus ids \(1.0, 2.0, 3.0, ...\).*'1' another than"
+        UserWarning, match=r"has numbers as stimulus ids \(1.0, 2.0, 3.0, and 2 more\).*'1' another than"
     ):
         found = load_rdms(path)
     with pytest.raises(
@@ -418,7 +419,7 @@ def test_numbers_are_no_ids_until_they_are_given_as_text(tmp_path: Path, suffix:
         found = load_rdms(path, ids=["1", "2", "3", "4", "5"])
     assert found.pattern_descriptors["stimulus"] == ["1", "2", "3", "4", "5"]
     for wrong in (["2", "1", "3", "4", "5"], ["01", "02", "03", "04", "05"]):
-        with pytest.raises(NeurordlError, match="its own stimulus ids"):
+        with pytest.raises(NeurordlError, match="its own stimulus"):
             load_rdms(path, ids=wrong)
 
 
@@ -592,7 +593,7 @@ def npz_bomb(path: Path) -> None:
 def test_small_files_that_claim_gigabytes(tmp_path: Path, name: str, write: Callable[[Path], None]) -> None:
     write(tmp_path / name)
     assert (tmp_path / name).stat().st_size < 100_000
-    with pytest.raises(NeurordlError, match=r"claims .*(damaged|cannot hold)"):
+    with pytest.raises(NeurordlError, match=r"it is damaged.*claims"):
         load_rdms(tmp_path / name)
 
 
@@ -677,7 +678,7 @@ def test_a_text_that_claims_gigabytes(tmp_path: Path, version: Any, several: boo
     content[at : at + 4] = b"\xff\xff\xff\x7f"
     path.write_bytes(content)
     # with a checksum of its own the newer form is not read at all
-    said = "the attribute 'study' claims a text of 2147483647" if version == "earliest" else "checksum"
+    said = "claims a text of 2147483647" if version == "earliest" else "checksum"
     with pytest.raises(NeurordlError, match=said):
         load_rdms(path)
 
@@ -1205,7 +1206,7 @@ def test_several_axes_of_rdms_are_not_guessed(tmp_path: Path) -> None:
 def test_ids_of_the_file_and_others_are_told_whole(tmp_path: Path) -> None:
     save_rdms(bare(), tmp_path / "it.csv")
     with pytest.raises(
-        NeurordlError, match=r"ids \('b', 'a10', 'a2', ...\), other than those given \('d', 'c', "
+        NeurordlError, match=r"stimulus \('b', 'a10', 'a2', and 2 more\), other than those given \('d', 'c', "
     ):
         load_rdms(tmp_path / "it.csv", ids=IDS[::-1])
 
@@ -1247,7 +1248,7 @@ def test_row_numbers_of_a_table_are_no_ids_without_a_word(tmp_path: Path, first:
     matrix = squareform(example(1).dissimilarities[0], checks=False)
     numbers = range(first, N + first)
     pd.DataFrame(matrix, index=numbers, columns=numbers).to_csv(tmp_path / "it.csv")
-    with pytest.warns(UserWarning, match=r"has numbers as stimulus ids \(\d, \d, \d, ...\)"):
+    with pytest.warns(UserWarning, match=r"has numbers as stimulus ids \(\d, \d, \d, and 2 more\)"):
         found = load_rdms(tmp_path / "it.csv")
     assert found.pattern_descriptors["stimulus"] == list(map(str, numbers))
     with warnings.catch_warnings():
