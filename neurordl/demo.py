@@ -167,7 +167,7 @@ def run_demo(
         Folder for ``results.csv`` (columns ``COLUMNS``) and ``figure.png``, which are replaced. Its ``runs``
         keep what is finished, apart for each setting and version of the code: that is not run again.
     seeds
-        How many, from 0 on: each has its own initial weights, data order, labelled images and permutation.
+        Number of seeds. Each has its own initial weights, data order, labelled images and permutation.
     setting
         The student's layer, weight and epochs.
     images

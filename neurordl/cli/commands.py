@@ -373,14 +373,11 @@ def train(
     --------
     neurordl train --labelled mnist --rdms it.h5 --roi IT --stimuli stimuli/ --layer conv3 --out runs/it
     """
-    labelled, resume, seed = (
-        call.labelled.values["labelled"],
-        call.fit.values["resume"],
-        call.fit.values["seed"],
-    )
+    table = Path(call.labelled.values["labelled"])
+    seed, resume = call.fit.values["seed"], call.fit.values["resume"]
     check_run_folder(out, resume)  # before anything takes time
     finished = resume and _has_finished(out)
-    check_files({"labelled": Path(labelled) if Path(labelled).suffix else None})
+    check_files({"labelled": table if table.suffix else None})
     with importing():
         import torch
 
@@ -504,7 +501,7 @@ def compare(
         import neurordl.rsa.evaluate
 
     record = {"source": Path(source).resolve().name}  # no folder of this machine
-    images, notes = None, []
+    images, notes = None, list[str]()
     pairs = call.evaluate.values.get("pairs")
     if Path(source).is_dir():
         model: Any = nrl.load_run(source)
@@ -520,9 +517,9 @@ def compare(
         checkpoint, pretrained = (call.network.values.get(name) for name in ("checkpoint", "pretrained"))
         record = {"source": source, "checkpoint": checkpoint and checkpoint.name, "pretrained": pretrained}
         if not (checkpoint or pretrained):
-            notes += [f"no checkpoint was given: the weights are those that {source} makes"]
-            if source.startswith(("torchvision:", "timm:")):
-                notes[-1] += ", untrained ones; --pretrained takes the trained ones"
+            named = source.startswith(("torchvision:", "timm:"))
+            remedy = ", untrained ones; --pretrained takes the trained ones" if named else ""
+            notes = [f"no checkpoint was given: the weights are those that {source} makes{remedy}"]
     brain = call.select_rdms(call.read(call.load_rdms))
     compute, bootstrap = call.compute(progress=True), call.bootstrap()
     scores = call.evaluate(model, brain, stimuli=images, pairs=pairs, bootstrap=bootstrap, device=compute)
@@ -557,16 +554,10 @@ def _stimuli_of(run: Run, folder: Path | None) -> StimulusSet:
     folder = folder or (Path(record["source"]) if record.get("source") else None)
     if folder is None or prepared is None:
         raise NeurordlError(f"{run.out} does not say where its stimuli are; pass --stimuli FOLDER")
-    images = nrl.StimulusSet.from_folder(
-        folder, prepared.size, prepared.channels, prepared.mean, prepared.std
-    )
-    before = record.get("pixels_sha256")
-    if (
-        before is not None
-        and run.fitted_ids
-        and set(run.fitted_ids) <= set(images.ids)
-        and sha256_array(images.subset(run.fitted_ids).pixels) != before
-    ):
+    images = nrl.StimulusSet.from_folder(folder, **prepared.as_dict())
+    before, ids = record.get("pixels_sha256"), run.fitted_ids
+    comparable = before is not None and ids and set(ids) <= set(images.ids)
+    if comparable and sha256_array(images.subset(ids).pixels) != before:
         raise NeurordlError(
             f"the images in {folder} are not those that the run was fitted on, though their names are the "
             "same; pass the folder of the original ones as --stimuli"

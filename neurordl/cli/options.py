@@ -149,6 +149,8 @@ def _values(module: str, node: ast.expr) -> Iterator[Any]:
             yield from _values(module, generic)
         case ast.Attribute(attr=name) | ast.Name(id=name) if name in _TYPES:
             yield _TYPES[name]
+        case ast.Name(id="Any"):
+            yield str
         case ast.Name(id=name):  # an alias
             home, definition = _find(module, name)
             if isinstance(definition, ast.Assign | ast.AnnAssign) and definition.value is not None:
@@ -368,7 +370,7 @@ class Command:
         parameters += [_config(tables)] if options else []
 
         def run(**values: Any) -> None:
-            values = {option: _value(argument, values[option]) for option, argument in options.items()}
+            values = {option: option_value(argument, values[option]) for option, argument in options.items()}
             check_files(values, unnamed)
             calls = {name: part.call(values) for name, part in parts.items()}
             arguments = calls.pop("").values
@@ -442,7 +444,7 @@ def _parameter(option: str, argument: Argument, panel: str, unnamed: bool) -> in
     )
 
 
-def _value(argument: Argument, value: Any) -> Any:
+def option_value(argument: Argument, value: Any) -> Any:
     """The value of an option as Python takes it: several values are separated by commas."""
     if value == "none" and argument.optional:
         return None

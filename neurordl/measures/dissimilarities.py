@@ -180,11 +180,11 @@ class Dissimilarity:
             return find_dissimilarity(self.for_network)
         return DISSIMILARITIES["euclidean"] if self.lacking_in_network else self
 
-    def with_precision(self, precision: Tensor) -> Callable[..., Tensor]:
+    def with_precision(self, precision: Tensor, channels: int) -> Callable[..., Tensor]:
         """Return the function of patterns (..., channels) for one precision, which is factored once."""
         if self.kernel is None:
             return partial(self.function, precision=precision)
-        factor = factor_of(precision, len(precision))
+        factor = factor_of(precision, channels)
         of_whitened = self.kernel if self.precision == "required" else self.function
 
         def whitened(patterns: Tensor) -> Tensor:

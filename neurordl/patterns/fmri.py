@@ -90,16 +90,18 @@ def read_patterns(
         A binary mask, or `Regions`: a mask with a name, or an atlas with names. A mask on another grid is
         resampled, with a warning. All voxels by default.
     events
-        For each image a BIDS ``events.tsv`` or a DataFrame with ``onset``, ``duration`` (seconds) and
-        ``condition``. Other columns, such as ``modulation``, are not used. Files are matched with images by
-        the entities of their names (``run-01`` and so on) where all have them, else by order, which names
-        must not contradict.
+        Events of each run: a BIDS ``events.tsv`` or a DataFrame with ``onset`` and ``duration`` in seconds
+        and the column ``condition``. Files are matched with images by their names (``run-01`` and so on), or
+        by order if they have no such names.
+
+        Other columns, such as ``modulation``, are not used. The order must not contradict the names.
     model
-        "glm" (one pattern per condition and run), "lsa" or "lss" (one pattern per trial), "average" (mean
-        of the volumes during a condition's events), or an object with settings: `GLM`, `LSA`, `LSS`,
-        `Average`, or a `RunModel` of your own. All but "average" put a haemodynamic response on the events.
-        This is wrong for events that are already shifted by its lag, as those of some public data sets are:
-        use "average" or ``GLM(hrf_model=None)`` for these.
+        Model of a run: "glm" (one pattern per condition and run), "lsa" or "lss" (one pattern per trial), or
+        "average" (mean of the volumes during a condition's events, without a haemodynamic response).
+
+        An object has the settings: `GLM`, `LSA`, `LSS`, `Average`, or a `RunModel` of your own. All but
+        "average" put a haemodynamic response on the events. This is wrong for events that are already shifted
+        by its lag, as those of some public data sets are: use "average" or ``GLM(hrf_model=None)`` for these.
     confounds
         Regressors of no interest: `Confounds`, or for each image a table with one row per volume, matched
         like events.
@@ -107,9 +109,13 @@ def read_patterns(
         The column of the events with the names of the stimuli.
     leave_out
         Conditions that are modelled but get no pattern, such as "rest".
-    subject, session, runs
-        Names of the subject, of the session (or of each image's session) and of each run, by default those
-        in the names of the files (``sub-``, ``ses-``, ``run-``), else run-1, run-2 and so on.
+    subject
+        Name of the subject, by default the one in the names of the files (``sub-``).
+    session
+        Name of the session, or of each image's session, by default those in the names of the files
+        (``ses-``).
+    runs
+        Name of each run, by default those in the names of the files (``run-``), else run-1, run-2 and so on.
     residuals
         Return the residuals, too, by which `compute_rdms` normalises noise.
 

@@ -50,10 +50,10 @@ class Regions:
     Attributes
     ----------
     image
-        A binary mask, or an atlas of whole-number labels: a file or a nibabel image.
+        A binary mask, or an atlas of whole-number labels, as a NIfTI image.
     labels
-        Number and name of each label of an atlas: a mapping (also in a JSON file), or a table (DataFrame, TSV
-        or CSV) with the columns ``index`` and ``name``.
+        Number and name of each label of an atlas: a table (TSV, CSV or DataFrame) with the columns ``index``
+        and ``name``, or a mapping (also in a JSON file).
     rois
         Names of the regions of an atlas to keep (all by default), or the name of a binary mask.
 

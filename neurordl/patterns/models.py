@@ -141,14 +141,19 @@ class GLM(RunModel):
     Attributes
     ----------
     hrf_model
-        Haemodynamic response, as in nilearn's ``make_first_level_design_matrix``; of a model with derivatives
-        the first regressor is used. None puts no response on the events: choose it, or `Average`, for events
-        that are already shifted by the haemodynamic lag, as in some public data sets.
-    drift_model, high_pass, drift_order
-        Slow drift, as in nilearn: "cosine" with ``high_pass`` in Hz, "polynomial" with ``drift_order``, or
-        None.
+        Model of the haemodynamic response, as in nilearn, such as "spm" or "glover"; or none, for events that
+        are already shifted by the haemodynamic lag, as in some public data sets.
+
+        See nilearn's ``make_first_level_design_matrix``. Of a model with derivatives the first regressor is
+        used. `Average` has no response either.
+    drift_model
+        Model of slow drifts, as in nilearn: "cosine", "polynomial" or none.
+    high_pass
+        Frequency in Hz below which "cosine" models drifts.
+    drift_order
+        Order of the "polynomial" drifts.
     noise_model
-        "ols", or "ar1" ("ar2", ...), as in nilearn's ``run_glm``.
+        Model of the noise, as in nilearn: "ols" (independent), or autoregressive "ar1", "ar2" and so on.
 
     Examples
     --------

@@ -109,13 +109,14 @@ class Confounds:
     Attributes
     ----------
     tables
-        For each image a TSV or CSV file or a DataFrame with one row per volume. A missing value in the first
-        volume, as in the derivatives of fMRIPrep, becomes 0.
+        Confounds of each run: a TSV or CSV file or a DataFrame with one row per volume.
+
+        A missing value in the first volume, as in the derivatives of fMRIPrep, becomes 0.
     columns
-        Columns of ``tables`` to use; all by default.
+        Columns of the confounds to use; all by default.
     fmriprep
-        Strategies of nilearn's ``load_confounds``, such as ``["motion", "wm_csf", "scrub"]``. It reads
-        fMRIPrep's confounds beside each image; volumes that it excludes do not enter the GLM.
+        Strategies by which nilearn's ``load_confounds`` reads fMRIPrep's confounds beside each image, such as
+        "motion", "wm_csf" or "scrub". Volumes that it excludes do not enter the GLM.
 
     Raises
     ------

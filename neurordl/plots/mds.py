@@ -250,8 +250,8 @@ def _place_labels(ax: Axes, texts: Sequence[tuple[str, Floats, str]], points: Fl
         """The box of a text, ``reach`` lines away from its place; the text ends or starts there."""
         width = style.LETTER * height / 1.2 * len(text)
         x, y = ax.transData.transform(place) + reach * height * np.array(side)
-        left, below = (np.array(side) - 1) / 2  # -1, -0.5 or 0 times the size of the box
-        return Bbox.from_bounds(x + left * width, y + below * height, width, height)
+        dx, dy = (np.array(side) - 1) / 2  # -1, -0.5 or 0 times the size of the box
+        return Bbox.from_bounds(x + dx * width, y + dy * height, width, height)
 
     def cost(box: Bbox, reach: float) -> float:
         """How much a text would hide, and how far off it would stand."""

@@ -52,6 +52,9 @@ class Noise:
     Parameters
     ----------
     estimator
+        Estimator of the noise covariance, for noise normalization: "diagonal" (variances only),
+        "shrinkage_eye" or "shrinkage_diag" (shrunk towards the identity or the diagonal), or "full".
+
         "diagonal": variances only (univariate noise normalization). "shrinkage_eye": shrunk towards a
         multiple of the identity (Ledoit & Wolf 2004, J. Multivar. Anal. 88:365). "shrinkage_diag": shrunk
         towards the diagonal (Schäfer & Strimmer 2005, Stat. Appl. Genet. Mol. Biol. 4:32). "full": the sample
@@ -62,7 +65,9 @@ class Noise:
         row's run), or else rows less 1. By default, the noise is estimated from the measurements less the
         mean of their stimulus.
     by
-        "pooled": one covariance. "run", for dissimilarities across runs: one from each run's residuals; for
+        "pooled": one covariance. "run": one for each run, for dissimilarities across runs.
+
+        With "run" each covariance is estimated from each run's residuals; for
         two runs the mean of theirs is inverted, as rsatoolbox does with a list of precisions.
 
     Raises
@@ -105,8 +110,11 @@ def compute_rdms(
         of the Dataset's descriptors (``layer``, say). With the channel descriptor ``roi`` each ROI has an
         RDM.
     dissimilarity
-        A name in `DISSIMILARITIES`, a `Dissimilarity`, or a function of patterns (stimuli, channels) that
-        returns condensed RDMs. ``crossnobis`` and ``poisson_cv`` leave out one run at a time: the rows need
+        Dissimilarity of two patterns: "correlation", "cosine", "euclidean", "euclidean_root", "mahalanobis",
+        "crossnobis", "poisson" or "poisson_cv".
+
+        It can also be a `Dissimilarity`, or a function of patterns (stimuli, channels) that returns condensed
+        RDMs. ``crossnobis`` and ``poisson_cv`` leave out one run at a time: the rows need
         the observation descriptor ``run``, with two runs or more. Where a run lacks a stimulus or has more of
         it, inner products are means over all pairs of measurements from different runs, as in rsatoolbox's
         ``calc_rdm_unbalanced``; unlike balanced distances, these depend on the mean pattern of a run, so
@@ -375,7 +383,7 @@ def _json(record: Mapping[str, Any], records: Sequence[Any]) -> str:
 
 def _warn_of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:
     for source in sources:
-        if lacking := [stimulus for stimulus in stimuli if stimulus not in set(source.ids)]:
+        if lacking := [stimulus for stimulus in stimuli if stimulus not in source.numbers]:
             warnings.warn(
                 f"{source.label} has {len(source.ids)} of {len(stimuli)} stimuli; the pairs of the others "
                 f"({listed(lacking, 3)}) are NaN in its RDM",

@@ -47,8 +47,10 @@ def select_rdms(
     select
         Further descriptors, each with the value or the values to keep: ``{"session": 1}``.
     average
-        Descriptors to average over: RDMs that differ in these only are replaced by their mean. A pair that is
-        missing in some of them is the mean of the others.
+        RDM descriptors to average over, such as "session": RDMs that differ in these only are replaced by
+        their mean.
+
+        A pair that is missing in some of them is the mean of the others.
 
     Returns
     -------

@@ -87,6 +87,7 @@ class Source:
                     f"stimulus ids are text, and {label} has {name!r} ({type(name).__name__}); use str()"
                 )
         self.ids = tuple(str(name) for name in names)
+        self.numbers = {stimulus: number for number, stimulus in enumerate(self.ids)}
         self.runs: list[Any] = [None]
         self.run = np.zeros_like(self.stimulus)
         if by_run:
@@ -136,10 +137,10 @@ class Source:
             for number in np.unique(numbers):
                 totals[number] += block[numbers == number].sum(axis=0)
         if not np.isfinite(totals).all():
+            holes = int((~np.isfinite(totals)).any(axis=0).sum())
             raise NeurordlError(
-                f"the measurements of {self.label} hold NaN or infinity in "
-                f"{int((~np.isfinite(totals)).any(axis=0).sum())} channels, so they have no mean pattern; "
-                "leave those channels or observations out"
+                f"the measurements of {self.label} hold NaN or infinity in {holes} channels; leave those "
+                "channels or observations out"
             )
         return np.asarray(totals / np.where(counts > 0, counts, np.nan)[:, None])
 
@@ -158,6 +159,11 @@ class Source:
 
     def by_run(self, stimuli: Stimuli = slice(None)) -> Tensor:
         """Mean patterns by run, (runs, stimuli, channels); NaN where a stimulus is not in a run."""
+        chosen = np.arange(len(self.ids))[stimuli]
+        if (self.counts[chosen] == 1).all():  # nothing to average: read in the order of runs
+            cells = chosen * len(self.runs) + np.arange(len(self.runs))[:, None]
+            measured = self._read_centered(self.order[self.starts[cells]].ravel())
+            return self._tensor(measured.reshape(*cells.shape, -1))
         sums, counts = self._sums(stimuli)
         with np.errstate(invalid="ignore"):
             means = sums / np.where(counts > 0, counts, np.nan).astype(sums.dtype)[:, :, None]

@@ -44,9 +44,11 @@ def load_network(
         ``"package.module:factory"``, a function of your own that returns a module (importable, or in the
         current folder); ``"torchvision:NAME"``, ``"timm:NAME"``; or one of ``STUDENTS``.
     checkpoint : path, optional
-        Weights, as `load_weights` reads them.
+        File with the weights: .safetensors; .pth, .pt or .ckpt of torch; or .npz.
+
+        See `load_weights`.
     pretrained : bool
-        Take the trained weights that torchvision or timm have (which they download).
+        Use the trained weights of torchvision or timm, which they download.
     **options
         Passed on to the factory or to `build`.
 

@@ -198,15 +198,21 @@ class RDMLoss(TransferLoss):
     teacher : Teacher
         Teacher, or a `NetworkTeacher` with a single layer.
     layer : str
-        Layer of the student, as in its ``named_modules()``. All its units are channels of the pattern.
+        Layer of the student whose RDM is fitted, as in its ``named_modules()``.
+
+        All its units are channels of the pattern.
     dissimilarity : str, Dissimilarity or callable, optional
-        Dissimilarity of the student's patterns: a name in ``DISSIMILARITIES``, or a differentiable function
-        (n, channels) -> (n_pairs,). By default the teacher's own, or euclidean where the teacher's needs
-        repeated measurements or a noise model (crossnobis, mahalanobis).
+        Dissimilarity of the student's patterns, such as "correlation", "cosine" or "euclidean". By default
+        the teacher's own, or "euclidean" where the teacher's needs repeated measurements or a noise model
+        (crossnobis, mahalanobis).
+
+        It can also be a `Dissimilarity`, or a differentiable function (n, channels) -> (n_pairs,).
     comparison : str, Comparison or callable, optional
-        Comparison of the two RDMs: the name of a differentiable one in ``COMPARISONS``, or a function
-        (a, b, weights) -> loss. By default ``"corr"``, and ``"mse"`` against a network, whose RDM has the
-        same unit. The loss of a similarity s is 1 - s.
+        Comparison of the two RDMs: "corr", "cosine", "corr_cov", "cosine_cov", "cka", "mse" or "huber". By
+        default "corr", and "mse" against a network, whose RDM has the same unit.
+
+        It can also be a differentiable `Comparison`, or a function (a, b, weights) -> loss. The loss of a
+        similarity s is 1 - s.
     pairs : {"all", "within", "between"}
         Pairs of stimuli that count: all of them, those with the same label, or those with different labels.
         The last two need labels in the batch.

@@ -36,8 +36,9 @@ class Batches:
     Attributes
     ----------
     labelled : int
-        Images in a batch of a labelled StimulusSet or Dataset, over all processes. A DataLoader has its own
-        batch size, per process.
+        Labelled images in a batch, over all processes.
+
+        It is used for a StimulusSet or a Dataset. A DataLoader has its own batch size, per process.
     stimuli : int
         Stimuli in a batch, over all processes.
     augment : callable, optional

@@ -59,16 +59,22 @@ class Optimization:
     ----------
     optimizer : callable, optional
         Function parameters -> optimizer, with its own `lr` and `weight_decay`. AdamW by default.
-    lr, weight_decay : float, optional
-        Learning rate and weight decay of the default optimizer: 1e-3 and 1e-4 by default.
+    lr : float, optional
+        Learning rate of the default optimizer, AdamW: 1e-3 by default.
+    weight_decay : float, optional
+        Weight decay of the default optimizer: 1e-4 by default.
     scheduler : "cosine", "constant", or callable
-        Schedule of the learning rate. It advances at each step. A callable is a function (optimizer, number
+        Schedule of the learning rate, which advances at each step.
+
+        A callable is a function (optimizer, number
         of steps) -> scheduler, which must not need a metric.
     clip_norm : float, optional
         Gradients are clipped to this norm.
     batchnorm : {"labelled", "stimuli", "both"}
         Which of two streams is normalized by the statistics of its own batches and updates the running
-        statistics. The other one is normalized by the running statistics. Stimulus batches are small and
+        statistics. The other one is normalized by the running statistics.
+
+        Stimulus batches are small and
         their images differ from the labelled ones, and evaluation uses the running statistics, so that
         "labelled" fits the geometry of the stimuli as it will be evaluated.
 
@@ -131,12 +137,16 @@ class Execution:
 
     Attributes
     ----------
-    accelerator, devices, precision
-        Arguments of ``lightning_fabric.Fabric``: ``"cuda"``, 2, ``"bf16-mixed"``. Across several processes an
-        RDM loss is computed on the batch of all of them.
+    accelerator : str
+        Kind of device, as in ``lightning_fabric.Fabric``: "auto", "cpu", "cuda" or "mps".
+    devices : int or list of int
+        Number of devices, each with a process, or their numbers. Across several processes an RDM loss is
+        computed on the batch of all of them.
+    precision
+        Numerical precision, as in ``lightning_fabric.Fabric``: "32-true" or "bf16-mixed".
     fabric : lightning_fabric.Fabric, optional
-        Your own fabric, in place of these three. Across several processes an objective with ``task=None``
-        needs a strategy that finds unused parameters.
+        Your own fabric, in place of accelerator, devices and precision. Across several processes an objective
+        with ``task=None`` needs a strategy that finds unused parameters.
     deterministic : bool, optional
         Use deterministic algorithms; by default on the CPU only.
     checkpoint_every : int, optional
@@ -215,11 +225,14 @@ def fit(
     epochs : int
         Passes through the longer stream.
     seed : int
-        Seed of data order, augmentation and dropout. It does not set the student's initial weights: call
-        ``torch.manual_seed`` before you make the student.
+        Seed of data order, augmentation and dropout.
+
+        It does not set the student's initial weights: call ``torch.manual_seed`` before you make the student.
     validation : StimulusSet, or share of the stimuli, optional
-        Stimuli that are not trained on and that choose the best epoch: the one with the lowest sum of
-        transfer losses. The run's student has the weights of that epoch; the weights of the last epoch are
+        Share of the stimuli, or other stimuli, that choose the best epoch: the one with the lowest sum of
+        transfer losses. They are not trained on.
+
+        The run's student has the weights of that epoch; the weights of the last epoch are
         kept in the folder, if there is one.
     batches : Batches
         Batch sizes and augmentation.
@@ -230,8 +243,10 @@ def fit(
     out : path, optional
         New folder for ``run.json``, ``history.csv``, checkpoints and weights. None writes nothing.
     resume : bool
-        Continue exactly from the checkpoint in `out`, start a new run if there is none, and return a finished
-        run as it is. (A DataLoader with persistent workers cannot be continued exactly.)
+        Continue exactly from the checkpoint in `out`. A new run starts if there is none, and a finished run
+        is returned as it is.
+
+        A DataLoader with persistent workers cannot be continued exactly.
 
     Returns
     -------

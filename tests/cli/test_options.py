@@ -16,7 +16,7 @@ import typer
 
 from neurordl import __version__
 from neurordl.cli import COMMANDS
-from neurordl.cli.options import REQUIRED, Takes, describe_parameters, read_arguments
+from neurordl.cli.options import REQUIRED, Takes, describe_parameters, option_value, read_arguments
 
 
 def python_of(function: str) -> Any:
@@ -129,9 +129,30 @@ def test_value_objects_in_a_file(shell: Any, tmp_path: Path) -> None:
     assert "unknown batches.size" in errors
 
 
-def test_none_is_a_value_where_python_takes_it(shell: Any, tmp_path: Path) -> None:
-    hrf_model = read_arguments("GLM")["hrf_model"]
-    assert (hrf_model.optional, hrf_model.default) == (True, "spm")
+def test_none_is_a_value_where_python_takes_it() -> None:
+    takes = Takes("GLM", "hrf_model high_pass")
+    context = (
+        COMMANDS["rdm"].with_options().make_context("rdm", ["a.nii", "--out", "x", "--hrf-model", "none"])
+    )
+    assert context.params["hrf_model"] == "none"
+    call = takes.call({"hrf_model": None, "high_pass": 0.01})
+    assert call().hrf_model is None
+    assert call.words == {"hrf_model": ["--hrf-model", "none"]}
+
+
+def test_several_files_and_several_values() -> None:
+    arguments = "--events a.tsv b.tsv x.nii y.nii.gz --rois IT,EVC --rois FFA --out it.h5 --confounds c.tsv"
+    values = COMMANDS["rdm"].with_options().make_context("rdm", arguments.split()).params
+    assert [str(path) for path in values["events"]] == ["a.tsv", "b.tsv"]
+    assert [str(path) for path in values["images"]] == ["x.nii", "y.nii.gz"]
+    assert values["rois"] == ["IT,EVC", "FFA"]
+    assert option_value(read_arguments("Regions")["rois"], values["rois"]) == ["IT", "EVC", "FFA"]
+    mean = read_arguments("StimulusSet.from_folder")["mean"]
+    assert option_value(mean, ["0.5,0.25", "1"]) == [0.5, 0.25, 1]
+    assert option_value(mean, ["imagenet"]) == "imagenet"
+    assert option_value(read_arguments("StimulusSet.from_folder")["size"], ["224"]) == 224
+    with pytest.raises(typer.BadParameter, match="expected numbers separated by commas"):
+        option_value(mean, ["half"])
 
 
 def test_version_and_module() -> None:
@@ -158,3 +179,8 @@ def test_completion() -> None:
             check=False,
         )
         assert expected in done.stdout.split()
+
+
+def test_precision_of_fabric_is_a_text() -> None:
+    precision = read_arguments("Execution")["precision"]
+    assert (precision.type, precision.default) == (str, "32-true")

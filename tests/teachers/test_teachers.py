@@ -279,8 +279,9 @@ def test_a_permuted_subset_is_centred_by_the_patterns_that_it_answers_with() -> 
     assert set(true) != set(IDS[3:9])
     for name, (values, ids) in given.items():
         rows = [ids.index(one) for one in true if one in ids]
-        assert control._means is not None
-        np.testing.assert_allclose(control._means[name][None], values[rows].mean(0), rtol=1e-5, atol=1e-6)
+        assert control._centered is not None
+        removed = control._centered[name].removed
+        np.testing.assert_allclose(removed[0], values[rows].mean(0), rtol=1e-5, atol=1e-6)
 
 
 def permutation_of(teacher: Any, control: Any, ids: Sequence[str]) -> dict[str, str]:
@@ -434,7 +435,7 @@ def test_run_without_training_stimulus() -> None:
     )
     teacher.prepare(IDS[:8])
     answer(teacher, IDS[:8])
-    with pytest.raises(NeurordlError, match="no training stimulus of p0 is in run run3"):
+    with pytest.raises(NeurordlError, match="no training stimulus of subject p0 is in run run3"):
         teacher.target(batch_of(IDS), {})
 
 
@@ -495,7 +496,7 @@ def test_memory_map_is_read_by_rows(tmp_path: Path) -> None:
     np.save(tmp_path / "betas.npy", values)
     mapped = np.load(tmp_path / "betas.npy", mmap_mode="r")
     teacher = PatternTeacher({"p0": (mapped, IDS)})
-    assert teacher._subjects[0].values is mapped  # not read into memory
+    assert teacher._sources["p0"].measurements is mapped  # not read into memory
     ids = list(RNG.permutation(IDS)[:6])
     assert torch.equal(answer(teacher, ids).rdms, answer(PatternTeacher({"p0": (values, IDS)}), ids).rdms)
     assert teacher.describe() == PatternTeacher({"p0": (values, IDS)}).describe()
@@ -552,9 +553,9 @@ def test_order_of_subjects_and_rows_changes_no_pattern_rdm() -> None:
         (lambda: {}, {}, "expected a mapping from subject"),
         (lambda: {"a": (np.zeros((3, 4)), ["x", "y"])}, {}, r"patterns of a have shape \(3, 4\)"),
         (lambda: {"a": (np.zeros((2, 4)), ["x", "x"])}, {}, "'x' occurs more than once"),
-        (lambda: {"a": Dataset(np.zeros((3, 4)))}, {}, "patterns of a lack .*'stimulus'"),
-        (lambda: patterns(1), {"center": "run"}, "lack .*'run'"),
-        (lambda: patterns(1), {"dissimilarity": "crossnobis"}, "lack .*'run'"),
+        (lambda: {"a": Dataset(np.zeros((3, 4)))}, {}, "subject a has no .*'stimulus'"),
+        (lambda: patterns(1), {"center": "run"}, "has no .*'run'"),
+        (lambda: patterns(1), {"dissimilarity": "crossnobis"}, "has no .*'run'"),
         (lambda: patterns(1), {"dissimilarity": "pearson"}, "dissimilarity='pearson'"),
         (lambda: patterns(1), {"center": "batch"}, "center='batch'"),
         (lambda: patterns(1), {"batches": "all"}, "batches='all'"),
@@ -568,7 +569,7 @@ def test_patterns_that_do_not_fit(given: Any, options: Any, message: str) -> Non
 def test_patterns_with_holes_are_named_before_training() -> None:
     given = patterns(2)
     given["p1"][0][:, 3] = np.nan  # a voxel outside the measured volume
-    with pytest.raises(NeurordlError, match="patterns of p1 hold NaN or infinity in 1 channels"):
+    with pytest.raises(NeurordlError, match="measurements of subject p1 hold NaN or infinity in 1 channels"):
         PatternTeacher(given).prepare(IDS)
 
 
@@ -578,7 +579,7 @@ def test_crossnobis_needs_each_stimulus_in_each_run() -> None:
     teacher = PatternTeacher(
         {"p0": Dataset(dataset.measurements[1:], obs_descriptors=described)}, dissimilarity="crossnobis"
     )
-    with pytest.raises(NeurordlError, match="crossnobis needs each stimulus once in every run, but p0"):
+    with pytest.raises(NeurordlError, match="needs each stimulus equally often in every run, but subject p0"):
         teacher.target(batch_of(IDS), {})
 
 

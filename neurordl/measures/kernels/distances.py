@@ -407,7 +407,7 @@ class _Blocks:
         whole = normalize == "none" and (fits or in_memory)
         sides = self._units(0, n if whole else min(n, _SAMPLE))
         sample = [side[:: math.ceil(len(side) / _SAMPLE)] for side in sides]
-        self.offsets = [_rough_mean(side) for side in sample]
+        self.offsets = [_rough_mean(side, needed=normalize == "none") for side in sample]
         self.balance = 1.0
         if len(sides) > 1:
             x, y = (max(float(np.nansum(np.square(side))), 1e-300) for side in sample)
@@ -467,8 +467,8 @@ def _squared_lengths(side: Array) -> Array:
     return squares
 
 
-def _rough_mean(sample: Array) -> Array | None:
-    """Mean of a sample of patterns, to be taken from all; None where float64 does not need it."""
+def _rough_mean(sample: Array, *, needed: bool) -> Array | None:
+    """Mean of a sample of patterns, to be taken from all; None if it has to be needed and is not."""
     sound = sample
     mean: Array = sound.mean(axis=0)
     if not np.isfinite(mean).all():
@@ -476,9 +476,10 @@ def _rough_mean(sample: Array) -> Array | None:
         if not len(sound):
             return None
         mean = sound.mean(axis=0)
-    spread = float(np.square(sound - mean).sum()) / len(sound)
-    if sample.dtype == np.float64 and float(np.square(mean).sum()) <= _COMMON * spread:
-        return None
+    if needed and sample.dtype == np.float64:
+        spread = float(np.square(sound - mean).sum()) / len(sound)
+        if float(np.square(mean).sum()) <= _COMMON * spread:
+            return None
     return mean
 
 

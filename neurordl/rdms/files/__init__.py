@@ -76,11 +76,15 @@ def load_rdms(
         The file. Pickles, whatever their name, are refused, because unpickling can run any code.
     name
         The variable of a .mat or .npz file to read, where several can be RDMs.
-    ids, labels
-        Stimulus ids in the order of the rows, where the file has none: a sequence, or a file (.txt with one
-        id per line, .csv or .tsv with a column ``id`` or ``stimulus``).
-    subjects, roi
-        One subject for each RDM; one ROI for all or for each, where the file does not name them.
+    ids
+        Stimulus ids in the order of the rows, where the file has none.
+    labels
+        File with the stimulus ids in the order of the rows, where the RDM file has none: .txt with one id per
+        line, .csv or .tsv with a column ``id`` or ``stimulus``.
+    subjects
+        One subject for each RDM, where the file does not name them.
+    roi
+        One ROI for all RDMs or for each, where the file does not name them.
     measure
         The dissimilarity measure, where the file does not name it ("correlation", "crossnobis").
     layout

@@ -212,6 +212,8 @@ def content_of_tree(tree: Mapping[str, Any]) -> RDMContent:
     )
     descriptors = dict(tree.get("descriptors") or {})
     measure = tree.get("dissimilarity_measure")
+    if isinstance(measure, np.ndarray):  # of an .npz file
+        measure = str(measure.ravel()[0])
     return RDMContent(tree["dissimilarities"], "condensed", measure, descriptors, per_rdm, per_stimulus)
 
 
