@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+
+from neurordl.measures.comparisons import COMPARISONS
+from neurordl.measures.dissimilarities import DISSIMILARITIES
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
@@ -23,6 +26,7 @@ SHOWN: dict[str, Callable[[dict[str, Any]], bool]] = {
         script["accuracies"]["teacher"] > script["accuracies"]["labels only"] + 0.1
     ),
     "own_loss": lambda script: script["run"].history["hint"].is_monotonic_decreasing,
+    "own_measure": lambda script: script["run"].history["rdm:conv3"].is_monotonic_decreasing,
     "own_loop": lambda script: script["history"][-1]["rdm:conv3"] < script["history"][0]["rdm:conv3"],
     "pattern_teacher": lambda script: script["run"].history["rdm:conv3"].is_monotonic_decreasing,
     "permuted_control": lambda script: (
@@ -39,6 +43,17 @@ def means(script: dict[str, Any]) -> pd.DataFrame:
     return table[table["subject"] == "mean"].set_index("layer")
 
 
+@pytest.fixture
+def _registries() -> Iterator[None]:
+    """What an example registers is forgotten after it."""
+    before = [(registry, dict(registry)) for registry in (DISSIMILARITIES, COMPARISONS)]
+    yield
+    for registry, measures in before:
+        registry.clear()
+        registry.update(measures)
+
+
+@pytest.mark.usefixtures("_registries")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_example_shows_what_it_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:

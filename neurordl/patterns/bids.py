@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import glob
-import json
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -19,55 +17,34 @@ import pandas as pd
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
+from neurordl.io import read_json
 from neurordl.patterns.tables import Table
 
-__all__ = [
-    "BidsName",
-    "inherited_files",
-    "match_tables",
-    "parse_name",
-    "read_metadata",
-    "recording",
-    "volume_times",
-]
+__all__ = ["inherited_files", "match_tables", "parse_name", "read_metadata", "recording", "volume_times"]
 
 _RECORDING = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
 _LONGEST = 60.0  # seconds between volumes; larger numbers are milliseconds without their unit
 
 
-@dataclass(frozen=True)
-class BidsName:
-    """Parts of the name of a file.
+def parse_name(path: object) -> tuple[dict[str, str], str | None]:
+    """Return the entities and the suffix in the name of a file, with or without its folders and extension.
 
-    Attributes
-    ----------
-    entities
-        Key and value of each entity, such as ``{"sub": "01", "run": "2"}``.
-    suffix
-        The part after the entities, such as "bold"; None where the name is not one of BIDS.
-    """
-
-    entities: dict[str, str]
-    suffix: str | None
-
-
-def parse_name(path: object) -> BidsName:
-    """Parse the name of a file, with or without its folders and extension.
+    The suffix is None where the name is not one of BIDS.
 
     Examples
     --------
     >>> parse_name("sub-01_run-2_bold.nii.gz")
-    BidsName(entities={'sub': '01', 'run': '2'}, suffix='bold')
+    ({'sub': '01', 'run': '2'}, 'bold')
     """
     *parts, last = Path(str(path)).name.split(".")[0].split("_")
     pairs = [re.fullmatch("([A-Za-z]+)-([A-Za-z0-9+]+)", part) for part in (*parts, last)]
     valid = all(pairs[:-1]) and "-" not in last
-    return BidsName({pair[1]: pair[2] for pair in pairs if pair}, last if valid else None)
+    return {pair[1]: pair[2] for pair in pairs if pair}, last if valid else None
 
 
 def recording(path: object) -> dict[str, str]:
     """Return the entities of a name that say which recording it is: ``sub``, ``ses``, ``task``, ``run``."""
-    entities = parse_name(path).entities
+    entities, _ = parse_name(path)
     return {key: entities[key] for key in _RECORDING if key in entities}
 
 
@@ -90,22 +67,20 @@ def inherited_files(image: Path, folders: Iterable[Path], suffix: str, extension
     NeurordlError
         Two files of a folder apply, and neither is closer.
     """
-    name = parse_name(image)
-    if name.suffix is None:
+    entities, image_suffix = parse_name(image)
+    if image_suffix is None:
         return []
     applicable: list[Path] = []
     for folder in folders:
         by_size: dict[int, Path] = {}
         for path in sorted(folder.glob(f"*{glob.escape(suffix)}{extension}")):
-            candidate = parse_name(path)
-            size = len(candidate.entities)
-            if candidate.suffix != suffix or candidate.entities.items() - name.entities.items():
+            candidate, candidate_suffix = parse_name(path)
+            size = len(candidate)
+            if candidate_suffix != suffix or candidate.items() - entities.items():
                 continue
             if size in by_size:
-                raise NeurordlError(
-                    f"{by_size[size]} and {path.name} both apply to {image.name}, and neither is closer; "
-                    "leave one"
-                )
+                both = f"{by_size[size]} and {path.name} both apply to {image.name}"
+                raise NeurordlError(f"{both}, and neither is closer; leave one")
             by_size[size] = path
         applicable += [by_size[size] for size in sorted(by_size)]
     return applicable
@@ -133,12 +108,9 @@ def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
         files.append(beside)
     metadata: dict[str, tuple[Any, Path]] = {}
     for file in files:
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError("it is no JSON object")
-        except (OSError, ValueError, RecursionError) as error:
-            raise NeurordlError(f"cannot read the sidecar {file}: {error}; mend it or pass t_r=") from error
+        content = read_json(file)
+        if not isinstance(content, dict):
+            raise NeurordlError(f"the sidecar {file} is no JSON object; mend it or pass t_r=")
         metadata |= {key: (value, file) for key, value in content.items()}
     return metadata
 
@@ -163,10 +135,11 @@ def volume_times(
         The time is not plausible, or the volumes are not evenly spaced.
     """
     metadata = read_metadata(name) if t_r is None else {}
-    if "VolumeTiming" in metadata and "RepetitionTime" not in metadata:
+    recorded, source = metadata.get("RepetitionTime", (t_r, None))
+    if recorded is None and "VolumeTiming" in metadata:
+        file = metadata["VolumeTiming"][1]
         raise NeurordlError(
-            f"{metadata['VolumeTiming'][1]} gives each volume of {name} its own time (VolumeTiming), and the "
-            "models need evenly spaced volumes; pass t_r= if these are"
+            f"the volumes of {name} have times of their own (VolumeTiming in {file}); pass t_r="
         )
     try:
         unit = image.header.get_xyzt_units()[1]
@@ -174,32 +147,24 @@ def volume_times(
         unit = "unknown"
     header_step = float(image.header.get_zooms()[3]) * {"msec": 1e-3, "usec": 1e-6}.get(unit, 1.0)
     has_unit = unit in ("sec", "msec", "usec")
-    recorded, source = metadata.get("RepetitionTime", (t_r, None))
     step = header_step if recorded is None else recorded
-    plausible = isinstance(step, Real) and not isinstance(step, bool) and 0 < float(step) <= _LONGEST
-    if not plausible:
+    if not isinstance(step, Real) or isinstance(step, bool) or not 0 < float(step) <= _LONGEST:
         raise NeurordlError(
             f"the time between the volumes of {name} is {step!r}, which is not plausible: expected seconds "
             f"above 0 and at most {_LONGEST:g}; pass t_r="
         )
     seconds = float(step)
+    start, start_source = metadata.get("StartTime", (None, None))
     if recorded is None and not has_unit:
-        warnings.warn(
-            f"the header of {name} gives {seconds:g} between volumes without a unit of time; it is read as "
-            "seconds: if it is not, pass t_r=",
-            stacklevel=3,
-        )
+        notice = f"the header of {name} gives {seconds:g} without a unit of time, which is read as seconds"
+        warnings.warn(f"{notice}: if it is not in seconds, pass t_r=", stacklevel=3)
     if source is not None and has_unit and abs(header_step - seconds) > 0.01 * seconds:
-        warnings.warn(
-            f"{source} says {seconds:g} s between volumes and the header of {name} {header_step:g} s; the "
-            "first is used: if it is wrong, pass t_r=",
-            stacklevel=3,
-        )
-    start, source = metadata.get("StartTime", (None, None))
+        notice = f"{source} says {seconds:g} s between volumes and the header of {name} {header_step:g} s"
+        warnings.warn(f"{notice}; the first is used: if it is wrong, pass t_r=", stacklevel=3)
     if isinstance(start, Real) and abs(float(start) - seconds * slice_time_ref) > 0.05 * seconds:
         warnings.warn(
-            f"{source} says that slice timing correction brought {name} to {float(start):g} s after the "
-            f"start of each volume (StartTime): that is slice_time_ref={float(start) / seconds:.3g}, but "
+            f"{start_source} says that slice timing correction brought {name} to {float(start):g} s after "
+            f"the start of each volume (StartTime): that is slice_time_ref={float(start) / seconds:.3g}, but "
             f"slice_time_ref={slice_time_ref:g} is used",
             stacklevel=3,
         )
@@ -239,10 +204,8 @@ def match_tables(images: Sequence[str], tables: Sequence[Table], name: str) -> l
     if keys and len(set(image_ids)) == len(images):
         positions = [int(k) for k in match_ids(image_ids, table_ids, names=("images", name)).index]
     elif len(tables) != len(images):
-        raise NeurordlError(
-            f"{len(images)} images came with {len(tables)} {name}; give one for each image, in the same "
-            "order, or BIDS names (run-01, ...) by which they are matched"
-        )
+        counts = f"{len(images)} images came with {len(tables)} {name}"
+        raise NeurordlError(f"{counts}; give one for each, in the same order, or BIDS names (run-01)")
     else:
         _check_order(images, tables, name, confirmed=bool(keys))
     for image, entities, position in zip(images, of_images, positions, strict=True):

@@ -32,6 +32,7 @@ Images: TypeAlias = Image | Sequence[Image]
 Region: TypeAlias = Image | Regions | None
 Tables: TypeAlias = Table | Sequence[Table] | None
 Names: TypeAlias = str | Sequence[str] | None
+Masks: TypeAlias = Region | Mapping[str, Region]
 
 
 class _ModelOptions(TypedDict, total=False):
@@ -47,10 +48,18 @@ class _SubjectOptions(_ModelOptions, total=False):
     runs: Names
 
 
+class _SubjectResiduals(_SubjectOptions):
+    residuals: Literal[True]
+
+
 class _BidsOptions(_ModelOptions, total=False):
     events_root: Folder | None
     subjects: Names
     sessions: Names
+
+
+class _BidsResiduals(_BidsOptions):
+    residuals: Literal[True]
 
 
 @overload
@@ -59,12 +68,7 @@ def read_patterns(
 ) -> Dataset: ...
 @overload
 def read_patterns(
-    images: Images,
-    mask: Region = None,
-    events: Tables = None,
-    *,
-    residuals: Literal[True],
-    **options: Unpack[_SubjectOptions],
+    images: Images, mask: Region = None, events: Tables = None, **options: Unpack[_SubjectResiduals]
 ) -> tuple[Dataset, Dataset]: ...
 def read_patterns(
     images: Images,
@@ -154,9 +158,7 @@ def read_patterns(
     confounds = confounds if isinstance(confounds, Confounds) else Confounds(confounds)
     leave_out = as_list(leave_out, (str,), "leave_out")
     if confounds != Confounds() and not model.takes_confounds:
-        raise NeurordlError(
-            f"model={model.name!r} takes no confounds; use model='glm', or clean the images first"
-        )
+        raise NeurordlError(f"model={model.name!r} takes no confounds; clean the images first, or use 'glm'")
     scans = _open(images, mask, subject, session, runs)
     if repeated := [run for run in scans.runs if scans.runs.count(run) > 1]:
         raise NeurordlError(f"two images are of {repeated[0]}; name them with runs=, or leave one out")
@@ -166,7 +168,7 @@ def read_patterns(
     if confounds.tables is not None:
         of_confounds = match_tables(scans.files, as_list(confounds.tables), "confounds")
     series, kept, counts = scans.read()
-    estimates, notes = [], []
+    estimates, notes, conditions = [], [], list[str]()
     for k, (image, file, data) in enumerate(zip(scans.images, scans.files, series, strict=True)):
         if image.ndim != 4:
             raise NeurordlError(f"{file} has shape {image.shape}; expected 4D BOLD (read_betas reads betas)")
@@ -176,6 +178,9 @@ def read_patterns(
         regressors, volumes = confounds.read(file, n_volumes, of_confounds[k])
         run = Run(file, data if volumes is None else data[volumes], run_events, times, regressors, volumes)
         estimate = model.fit(run)
+        conditions += estimate.rows["condition"].tolist()
+        wanted = ~estimate.rows["condition"].isin(leave_out).to_numpy()
+        estimate = replace(estimate, rows=estimate.rows[wanted], patterns=estimate.patterns[wanted])
         estimates.append(estimate)
         note = {"run": scans.runs[k], "t_r": step, "volumes": n_volumes, "events": Path(name).name}
         note["dof"] = estimate.dof
@@ -183,27 +188,22 @@ def read_patterns(
             note["confounds"] = 0 if regressors is None else regressors.shape[1]
             note["excluded"] = n_volumes - len(run.data)
         notes.append(note)
-    conditions = dict.fromkeys(name for estimate in estimates for name in estimate.rows["condition"])
     if unknown := [name for name in leave_out if name not in conditions]:
-        raise NeurordlError(f"leave_out= has {unknown[0]!r}, but the conditions are {', '.join(conditions)}")
+        known = ", ".join(dict.fromkeys(conditions))
+        raise NeurordlError(f"leave_out= has {unknown[0]!r}, but the conditions are {known}")
     if set(conditions) <= set(leave_out):
         raise NeurordlError(f"leave_out= leaves no condition of {', '.join(leave_out)}")
     warn_of_lag(model, estimates)
     provenance = {"model": model.name, "condition": condition, "leave_out": leave_out, **model.settings()}
     provenance |= {**counts, "runs": notes}
-    wanted = [~estimate.rows["condition"].isin(leave_out).to_numpy() for estimate in estimates]
-    chosen = list(zip(estimates, wanted, strict=True))
-    patterns = scans.dataset(
-        np.concatenate([estimate.patterns[rows] for estimate, rows in chosen]),
-        scans.rows([estimate.rows[rows] for estimate, rows in chosen]),
-        kept,
-        provenance,
-    )
+    values = np.concatenate([estimate.patterns for estimate in estimates])
+    rows = scans.rows([estimate.rows for estimate in estimates])
+    patterns = scans.dataset(values, rows, kept, provenance)
     if not residuals:
         return patterns
-    values = [estimate.residuals for estimate in estimates]
+    values = np.concatenate([estimate.residuals for estimate in estimates])
     dof = [pd.DataFrame({"dof": [estimate.dof] * len(estimate.residuals)}) for estimate in estimates]
-    return patterns, scans.dataset(np.concatenate(values), scans.rows(dof), kept, provenance)
+    return patterns, scans.dataset(values, scans.rows(dof), kept, provenance)
 
 
 def read_betas(
@@ -304,8 +304,7 @@ def _check_rows(frame: pd.DataFrame, name: str, files: Sequence[str]) -> None:
             if expected is not None and not pd.isna(value) and _bare(value, key) != _bare(expected, key):
                 raise NeurordlError(
                     f"row {row + 1} of {name} (from 1) has {column} {value}, and its volume is of "
-                    f"{Path(files[row]).name}; give the images in the order of the rows (run-10 sorts before "
-                    "run-2), or name them in a column 'image'"
+                    f"{Path(files[row]).name}; order images as rows, or name them in a column 'image'"
                 )
 
 
@@ -336,11 +335,8 @@ class _Scans:
         constant = [(values == values[0]).all(axis=0) for values in runs if len(values) > 1]
         constant = ~broken & np.any(constant, axis=0)
         kept = ~(broken | constant)
-        counts = {
-            "voxels": int(kept.sum()),
-            "dropped_nan": int(broken.sum()),
-            "dropped_constant": int(constant.sum()),
-        }
+        voxels = {"voxels": kept, "dropped_nan": broken, "dropped_constant": constant}
+        counts = {name: int(chosen.sum()) for name, chosen in voxels.items()}
         dropped = f"dropped {(~kept).sum()} of {len(kept)} voxels {self.mask}: "
         dropped += f"{broken.sum()} with NaN or infinity, {constant.sum()} constant in a run"
         if not kept.any():
@@ -351,13 +347,11 @@ class _Scans:
 
     def rows(self, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
         """Rows of all runs, with their run and session."""
-        labelled = []
+        rows = []
         for k, frame in enumerate(frames):
             session = {} if self.sessions is None else {"session": self.sessions[k]}
-            labelled.append(
-                frame.rename(columns={"condition": "stimulus"}).assign(run=self.runs[k], **session)
-            )
-        return pd.concat(labelled, ignore_index=True)
+            rows.append(frame.assign(run=self.runs[k], **session))
+        return pd.concat(rows, ignore_index=True).rename(columns={"condition": "stimulus"})
 
     def dataset(
         self, values: Floats, rows: pd.DataFrame, kept: Bools, provenance: Mapping[str, object]
@@ -391,9 +385,7 @@ def _open(images: Images, mask: Region, subject: str | None, session: Names, run
     if subject is None:
         subjects = listed(dict.fromkeys(names.get("sub", "unknown") for names in entities))
         if "," in subjects:
-            raise NeurordlError(
-                f"the images are of several subjects ({subjects}); read each subject by itself"
-            )
+            raise NeurordlError(f"the images are of several subjects ({subjects}); read one at a time")
         subject = None if subjects == "unknown" else f"sub-{subjects}"
     sessions = _per_image("session", session, len(files))
     if sessions is None and all("ses" in names for names in entities):
@@ -418,27 +410,21 @@ def _per_image(argument: str, names: Names, n_images: int) -> list[str] | None:
 
 @overload
 def read_bids(
-    root: Folder,
-    task: str,
-    space: str | None = None,
-    mask: Region | Mapping[str, Region] = "brain",
-    **options: Unpack[_BidsOptions],
+    root: Folder, task: str, space: str | None = None, mask: Masks = "brain", **options: Unpack[_BidsOptions]
 ) -> dict[str, Dataset]: ...
 @overload
 def read_bids(
     root: Folder,
     task: str,
     space: str | None = None,
-    mask: Region | Mapping[str, Region] = "brain",
-    *,
-    residuals: Literal[True],
-    **options: Unpack[_BidsOptions],
+    mask: Masks = "brain",
+    **options: Unpack[_BidsResiduals],
 ) -> tuple[dict[str, Dataset], dict[str, Dataset]]: ...
 def read_bids(
     root: Folder,
     task: str,
     space: str | None = None,
-    mask: Region | Mapping[str, Region] = "brain",
+    mask: Masks = "brain",
     *,
     events_root: Folder | None = None,
     subjects: Names = None,
@@ -489,7 +475,7 @@ def read_bids(
     if not base.is_dir():
         raise NeurordlError(f"there is no folder {base}; check root=")
     images = _bids_images(base, task, space)
-    patterns, left_over = {}, {}
+    patterns, residuals_of = {}, {}
     for subject in _choose("sub", subjects, images):
         files = [path for path in images if recording(path)["sub"] == subject]
         if sessions is not None:
@@ -503,16 +489,18 @@ def read_bids(
                     f"{first.name} and {path.name} are of one run; keep one, or pass files to read_patterns"
                 )
         events = [_bids_events(path, base, events_root) for path in files]
-        patterns[f"sub-{subject}"], left_over[f"sub-{subject}"] = read_patterns(
-            files, _bids_mask(mask, subject, files), events, residuals=True, **options
-        )
-    return (patterns, left_over) if residuals else patterns
+        region = _bids_mask(mask, subject, files)
+        result = read_patterns(files, region, events, residuals=True, **options)
+        patterns[f"sub-{subject}"] = result[0]
+        if residuals:
+            residuals_of[f"sub-{subject}"] = result[1]
+    return (patterns, residuals_of) if residuals else patterns
 
 
 def _bids_images(base: Path, task: str, space: str | None) -> list[Path]:
     images = []
     for path in base.glob("sub-*/**/func/*_bold.nii*"):
-        entities = parse_name(path).entities
+        entities, _ = parse_name(path)
         wanted = (entities.get("task"), entities.get("space"), entities.get("desc", "preproc"))
         if "sub" in entities and wanted == (task, space, "preproc"):
             images.append(path)
@@ -550,7 +538,7 @@ def _bids_events(image: Path, base: Path, events_root: Folder | None) -> Path:
     )
 
 
-def _bids_mask(mask: Region | Mapping[str, Region], subject: str, images: Sequence[Path]) -> Region:
+def _bids_mask(mask: Masks, subject: str, images: Sequence[Path]) -> Region:
     """The mask of one subject."""
     if isinstance(mask, Mapping):
         masks = {str(name).removeprefix("sub-"): value for name, value in mask.items()}

@@ -214,10 +214,7 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
     real = data.dtype.kind in "fiub"
     fractions = values[~np.isfinite(values) | (values != np.round(values))] if real else values
     if len(fractions):
-        raise NeurordlError(
-            f"the mask {name} holds other than whole numbers, such as {fractions[0]}; give 0 and 1, or an "
-            "atlas of labels: threshold a map of probabilities first"
-        )
+        raise NeurordlError(f"the mask {name} holds {fractions[0]}; give 0 and 1, or whole-number labels")
     numbers = [int(value) for value in values if value != 0]
     if not numbers:
         raise NeurordlError(f"the mask {name} is empty on the grid of the images: no voxel is above 0")
@@ -231,9 +228,9 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
             raise NeurordlError(f"the atlas {name} has no ROI {unknown[0]}; it has {listed(sorted(present))}")
         numbers = [number for number in numbers if not rois or names[number] in rois]
     elif len(numbers) > 1:
+        n_labels = len(numbers)
         raise NeurordlError(
-            f"the mask {name} is an atlas ({len(numbers)} labels) without names; pass Regions(image, labels) "
-            "with a mapping of number to name, or a table with the columns index and name"
+            f"the atlas {name} has {n_labels} labels without names; pass Regions(image, labels)"
         )
     elif rois is not None:
         if len(rois) != 1:
@@ -249,13 +246,11 @@ def _label_names(labels: Labels) -> dict[int, str]:
     if isinstance(labels, str | os.PathLike) and Path(labels).suffix.lower() == ".json":
         labels = read_json(labels)
     if isinstance(labels, Mapping):
-        pairs = list(labels.items())
-    else:
-        table = read_table(labels, "labels=")
-        check_columns("the table of label names", table, ("index", "name"))
-        pairs = list(zip(table["index"], table["name"], strict=True))
+        labels = pd.DataFrame({"index": list(labels), "name": list(labels.values())}, dtype=object)
+    table = read_table(labels, "labels=")
+    check_columns("the table of label names", table, ("index", "name"))
     names: dict[int, str] = {}
-    for number, name in pairs:
+    for number, name in zip(table["index"], table["name"], strict=True):
         try:
             label = int(float(number))
             if float(number) != label:
@@ -264,9 +259,8 @@ def _label_names(labels: Labels) -> dict[int, str]:
             raise NeurordlError(
                 f"labels= has no whole number with text, such as {{1: 'V1'}}: {error}"
             ) from error
-        if name is None or name != name:  # n/a: refused only where the atlas has this label
-            continue
-        if names.setdefault(label, str(name)) != str(name):
+        # n/a is refused only where the atlas has this label
+        if not pd.isna(name) and names.setdefault(label, str(name)) != str(name):
             raise NeurordlError(f"label {label} has two names, {names[label]!r} and {str(name)!r}; give one")
     return names
 

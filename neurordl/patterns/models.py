@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -211,33 +211,25 @@ class GLM(RunModel):
         """
         from nilearn.glm.first_level import run_glm
 
-        design, columns = self._design(run, regressors, self.hrf_model)
+        design, columns = self.design(run, regressors)
         names = list(design.columns)
-        if not set(columns.values()) <= set(names):  # several columns a condition: FIR delays
-            raise NeurordlError(
-                f"hrf_model={self.hrf_model!r} has several regressors a condition; choose a model with one, "
-                "or with derivatives, of which the first is used ('spm + derivative')"
-            )
         indices = [names.index(columns[regressor]) for regressor in wanted]
         X = design.to_numpy()
         responding = _responding(X)
         empty = [regressor for regressor, index in zip(wanted, indices, strict=True) if not responding[index]]
         rank = int(np.linalg.matrix_rank(X))
-        if empty or rank >= len(X):
-            problem = (
-                f"{empty[0]!r} has no response within the run ({len(empty)} such)"
-                if empty
-                else f"{X.shape[1]} regressors for {len(X)} volumes leave no degrees of freedom"
-            )
+        problem = None
+        if empty:
+            problem = f"{empty[0]!r} has no response within the run ({len(empty)} such)"
+        elif rank >= len(X):
+            problem = f"{X.shape[1]} regressors for {len(X)} volumes leave no degrees of freedom"
+        if problem is not None:
             raise NeurordlError(
-                f"{run.name}: {problem}; check the events, t_r and confounds, or leave regressors out"
+                f"{run.name}: {problem}; check events, t_r and confounds, or use fewer regressors"
             )
         if rank < X.shape[1]:
-            warnings.warn(
-                f"{run.name}: the design matrix has rank {rank} for {X.shape[1]} regressors; betas of "
-                "regressors that depend on others are those of least length",
-                stacklevel=4,
-            )
+            notice = f"{run.name}: the design matrix has rank {rank} for {X.shape[1]} regressors; "
+            warnings.warn(notice + "betas of dependent regressors are those of least length", stacklevel=4)
         labels, results = run_glm(run.data, X, noise_model=self.noise_model)
         betas, residuals = np.empty((len(indices), run.data.shape[1])), np.empty_like(run.data)
         for label, result in results.items():
@@ -257,20 +249,37 @@ class GLM(RunModel):
         if (run.events["duration"] < run.times[1] - run.times[0]).any():
             return None
         shares = []
-        for hrf_model in (self.hrf_model, None):
+        for model in (self, replace(self, hrf_model=None)):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the fit gives the same warnings
-                design, _ = self._design(run, run.events["condition"].tolist(), hrf_model)
-            conditions = np.array([str(name).startswith("regressor") for name in design.columns])
-            if not _responding(design.to_numpy())[conditions].all():
+                design, _ = model.design(run, run.events["condition"].tolist())
+            X, conditions = design.to_numpy(), design.columns.str.startswith("regressor")
+            if not _responding(X)[conditions].all():
                 return None
-            shares.append(_explained(run.data, design.to_numpy(), conditions))
+            shares.append(_explained(run.data, X, conditions))
         return shares[0], shares[1]
 
-    def _design(
-        self, run: Run, regressors: Sequence[str], hrf_model: str | None
-    ) -> tuple[pd.DataFrame, dict[str, str]]:
-        """The design matrix, and the column of each regressor, numbered because names can be any text."""
+    def design(self, run: Run, regressors: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str]]:
+        """Make the design matrix of a run.
+
+        Parameters
+        ----------
+        run
+            The run; its data are not used.
+        regressors
+            The regressor to which each event belongs.
+
+        Returns
+        -------
+        (DataFrame, dict)
+            The matrix, (volumes, columns), and the column of each regressor. Columns are numbered, because
+            names can be any text.
+
+        Raises
+        ------
+        NeurordlError
+            nilearn cannot make it, or it has several columns for a regressor.
+        """
         from nilearn.glm.first_level import make_first_level_design_matrix
 
         columns = {name: f"regressor{k:06d}" for k, name in enumerate(dict.fromkeys(regressors))}
@@ -287,7 +296,7 @@ class GLM(RunModel):
                 design: pd.DataFrame = make_first_level_design_matrix(
                     run.times,
                     events,
-                    hrf_model=hrf_model,
+                    hrf_model=self.hrf_model,
                     drift_model=self.drift_model,
                     high_pass=self.high_pass,
                     drift_order=self.drift_order,
@@ -295,6 +304,11 @@ class GLM(RunModel):
                 )
         except (ValueError, TypeError, NotImplementedError, np.linalg.LinAlgError) as error:
             raise NeurordlError(f"{run.name}: no design matrix: {error}") from error
+        if not set(columns.values()) <= set(design):  # FIR has a column for each delay
+            raise NeurordlError(
+                f"hrf_model={self.hrf_model!r} has several regressors a condition; choose a model with one, "
+                "or with derivatives, of which the first is used ('spm + derivative')"
+            )
         return design if run.kept is None else design.iloc[run.kept], columns
 
 
@@ -377,15 +391,9 @@ class Average(RunModel):
                 raise NeurordlError(f"{run.name}: no volume was taken during {condition!r}; use model='glm'")
             patterns[row] = data[during].mean(axis=0)
             residuals.append(data[during] - patterns[row])
-        stacked = np.concatenate(residuals)
-        explained = GLM().explained(run)
-        return Estimate(
-            pd.DataFrame({"condition": names}),
-            patterns,
-            stacked,
-            len(stacked) - len(names),
-            explained and explained[::-1],
-        )
+        stacked, explained = np.concatenate(residuals), GLM().explained(run)
+        rows, dof = pd.DataFrame({"condition": names}), len(stacked) - len(names)
+        return Estimate(rows, patterns, stacked, dof, explained and explained[::-1])
 
 
 MODELS: dict[str, type[RunModel]] = {model.name: model for model in (GLM, LSA, LSS, Average)}
@@ -405,14 +413,11 @@ def warn_of_lag(model: RunModel, estimates: Sequence[Estimate]) -> None:
     shares = [estimate.explained for estimate in estimates if estimate.explained is not None]
     if not shares:
         return
-    (share, chance), (other_share, other_chance) = np.sum(shares, axis=0)
-    if (
-        other_share >= _MORE_THAN_CHANCE * other_chance
-        and other_share >= _MORE_THAN_MODEL * share
-        and other_share - other_chance >= _MORE_THAN_MODEL * (share - chance)
-    ):
-        ratio = other_share / max(share, 1e-12)
-        warnings.warn(model.lag_notice.format(ratio=ratio, **asdict(model)), stacklevel=3)
+    (share, chance), (other, other_chance) = np.sum(shares, axis=0)
+    more = other >= _MORE_THAN_MODEL * share and other >= _MORE_THAN_CHANCE * other_chance
+    if more and other - other_chance >= _MORE_THAN_MODEL * (share - chance):
+        notice = model.lag_notice.format(ratio=other / max(share, 1e-12), **asdict(model))
+        warnings.warn(notice, stacklevel=3)
 
 
 def _trial_rows(run: Run) -> pd.DataFrame:

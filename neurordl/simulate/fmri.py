@@ -18,6 +18,7 @@ from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids
 from neurordl.io import atomic_write, write_json, write_text
+from neurordl.patterns.models import GLM, Run
 from neurordl.simulate.patterns import check_snr, simulate_patterns
 from neurordl.validate import check_count, check_number
 
@@ -90,34 +91,23 @@ class Scan:
         Raises
         ------
         NeurordlError
-            nilearn has no such HRF, or one with several regressors per stimulus.
+            nilearn has no such HRF, or it has several regressors per stimulus.
         """
-        from nilearn.glm.first_level import make_first_level_design_matrix
-
         n_shown = max(2, len(stimuli) - round(self.missing * len(stimuli)))
         shown = rng.permutation(len(stimuli))[:n_shown]
         order = rng.permutation(np.repeat(shown, self.repeats))
+        names = [stimuli[k] for k in order]
         jitter = rng.uniform(0, self.interval / 4, len(order))
         onsets = np.round(4.0 + self.interval * np.arange(len(order)) + jitter, 3)
         events = pd.DataFrame({"onset": onsets, "duration": self.duration})
-        times = self.t_r * np.arange(int(np.ceil((onsets[-1] + self.duration + 16.0) / self.t_r)))
-        numbered = events.assign(trial_type=[f"stimulus{k:06d}" for k in order])
-        columns = {k: f"stimulus{k:06d}" for k in shown}
-        try:
-            matrix = make_first_level_design_matrix(
-                times, numbered, hrf_model=self.hrf_model, drift_model=None
-            )
-        except (ValueError, TypeError) as error:
-            call = f"hrf_model={self.hrf_model!r} with t_r={self.t_r}"
-            raise NeurordlError(f"cannot simulate {call}: {error}") from error
-        if not set(columns.values()) <= set(matrix):
-            raise NeurordlError(
-                f"hrf_model={self.hrf_model!r} has several regressors a stimulus; choose another"
-            )
-        design = np.zeros((len(times), len(stimuli)))
-        for k, column in columns.items():
-            design[:, k] = matrix[column]
-        return events.assign(trial_type=[stimuli[k] for k in order]), design / max(design.max(), 1e-12)
+        n_volumes = int(np.ceil((onsets[-1] + self.duration + 16.0) / self.t_r))
+        times: Floats = np.arange(n_volumes, dtype=np.float64) * self.t_r
+        run = Run(f"a simulated run with t_r={self.t_r}", np.empty((n_volumes, 0)), events, times)
+        matrix, columns = GLM(hrf_model=self.hrf_model, drift_model=None).design(run, names)
+        design = np.zeros((n_volumes, len(stimuli)))
+        for k in shown:
+            design[:, k] = matrix[columns[stimuli[k]]]
+        return events.assign(trial_type=names), design / max(design.max(), 1e-12)
 
     def noise(self, n_volumes: int, rng: np.random.Generator) -> Floats:
         """Draw noise of unit variance, (volumes, x, y, z), autoregressive in time: AR(1)."""

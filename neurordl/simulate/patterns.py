@@ -396,10 +396,8 @@ def _simulate_study(
         rdm = compute_rdms(rows, measure if _is_normalized(measure) else "euclidean").dissimilarities[0]
         similarities.append([_correlation(rdm, other) for other in measured.dissimilarities])
     if not np.isfinite(similarities).all():
-        raise NeurordlError(
-            f"with {n_stimuli} stimuli a subject has too few pairs (missing=), or their distances are equal; "
-            "try more stimuli"
-        )
+        problem = "a subject has too few pairs, or equal distances"
+        raise NeurordlError(f"with {n_stimuli} stimuli {problem}; try more stimuli, or less missing=")
     return np.array(similarities), np.asarray(measured.dissimilarities)
 
 

@@ -126,10 +126,8 @@ def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor,
         image = first if position == 0 else _read(path, prepared)
         if image.shape != first.shape:
             sizes = [f"{height} x {width}" for _, height, width in (first.shape, image.shape)]
-            raise NeurordlError(
-                f"images differ in size: {paths[0]} is {sizes[0]}, {path} is {sizes[1]} (height x width); "
-                "give size=, which resizes them all"
-            )
+            both = f"{paths[0]} is {sizes[0]}, {path} is {sizes[1]} (height x width)"
+            raise NeurordlError(f"images differ in size: {both}; give size=, which resizes them all")
         pixels[position] = image
     return torch.from_numpy(pixels), replace(prepared, size=first.shape[1:])
 
@@ -146,8 +144,7 @@ def _read(path: Path, prepared: Preprocessing) -> npt.NDArray[np.uint8]:
         raise NeurordlError(f"the image {path} has pixels of type {image.mode!r}: save it as 8-bit RGB")
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise NeurordlError(
-            f"the image {path} is partly transparent, and the background is not known; save it without "
-            "transparency on the background that was shown"
+            f"the image {path} is partly transparent; save it on the background that was shown"
         )
     return _convert(image, prepared)
 
@@ -183,9 +180,9 @@ def array_pixels(
     floats = values.dtype.kind == "f"
     if values.dtype.kind in "iu":
         if values.min() < 0 or values.max() > 255:
+            extent = f"{values.min()} to {values.max()}"
             raise NeurordlError(
-                f"whole-number pixels must lie in 0 to 255, but reach from {values.min()} to {values.max()}; "
-                "scale them, or give floats"
+                f"pixels that are whole numbers must lie in 0 to 255, but reach from {extent}"
             )
     elif not floats or not np.isfinite(values).all():
         raise NeurordlError(f"pixels must be whole numbers or finite floats, but are {values.dtype}")

@@ -211,7 +211,7 @@ def test_an_atlas_gives_a_roi_for_each_voxel(study: Any) -> None:
     assert set(it.channel_descriptors["roi"]) == {"IT"}
     assert it.n_channel == (atlas == 7).sum()
     for change, told in (
-        ({}, r"atlas \(2 labels\) without names"),
+        ({}, "has 2 labels without names"),
         ({"labels": {1: "V1"}}, "has the labels 7 without names"),
         ({"labels": table, "rois": ["V4"]}, "no ROI V4; it has IT, V1"),
         ({"labels": {"one": "V1"}}, "no whole number with text"),
@@ -391,7 +391,7 @@ FAR[:3, 3] = 5000
         (np.ones((9, 9, 9), np.uint8), FAR, "is empty on the grid"),
         (np.ones((5, 4), np.uint8), AFFINE, "expected one 3D volume"),
         (np.ones((*SHAPE, 2), np.uint8), AFFINE, "expected one 3D volume"),
-        (np.full(SHAPE, 0.4, np.float32), AFFINE, "other than whole numbers, such as 0.4"),
+        (np.full(SHAPE, 0.4, np.float32), AFFINE, "holds 0.4.*; give 0 and 1"),
     ],
 )
 def test_bad_masks(study: Any, data: Any, affine: Any, told: str) -> None:

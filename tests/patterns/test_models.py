@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +17,7 @@ from nilearn.glm.first_level import make_first_level_design_matrix
 import neurordl as nrl
 from neurordl import GLM
 from neurordl.errors import NeurordlError
+from neurordl.patterns.models import Estimate, Run, RunModel
 
 STUDY = Path(__file__).parents[2] / "data" / "simulated_fmri" / "study"
 T_R = 2.0
@@ -195,3 +198,33 @@ def test_nothing_is_said_of_noise_that_is_smooth_in_time(model: str, tmp_path: P
     names = [f"c{k % 6}" for k in range(len(onsets))]
     events = pd.DataFrame({"onset": onsets, "duration": 4.0, "trial_type": names})
     assert told(image, events=events, model=model) == []
+
+
+# a model of one's own
+
+
+def test_a_model_of_a_script_is_used_like_those_of_the_package() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Peak(RunModel):
+        """The volume that is taken some seconds after the first event of a condition."""
+
+        seconds: float = 5.0
+        name: ClassVar[str] = "peak"
+        takes_confounds: ClassVar[bool] = False
+
+        def fit(self, run: Run) -> Estimate:
+            first = run.events.groupby("condition", sort=False)["onset"].first()
+            volumes = [int(np.argmin(abs(run.times - onset - self.seconds))) for onset in first]
+            rows = pd.DataFrame({"condition": list(first.index)})
+            return Estimate(rows, run.data[volumes], np.delete(run.data, volumes, axis=0), len(run.data))
+
+    data = np.random.default_rng(0).standard_normal((40, 4))
+    events = pd.DataFrame({"onset": [4.0, 30.0], "duration": 5.0, "trial_type": ["a", "b"]})
+    patterns, residuals = nrl.read_patterns(bold(data), None, events, model=Peak(seconds=6.0), residuals=True)
+    np.testing.assert_allclose(patterns.measurements, data[[5, 18]])
+    assert residuals.n_obs == 38
+    assert json.loads(patterns.descriptors["provenance"])["seconds"] == 6.0
+    with pytest.raises(NeurordlError, match="'peak' takes no confounds"):
+        nrl.read_patterns(bold(data), None, events, model=Peak(), confounds=pd.DataFrame({"x": range(40)}))
+    with pytest.raises(NotImplementedError, match=r"RunModel has no method fit"):
+        nrl.read_patterns(bold(data), None, events, model=RunModel())

@@ -274,19 +274,16 @@ def _complete(
 
 
 def _check_values(rdms: RDMs, label: str) -> None:
-    for number, vector in enumerate(rdms.dissimilarities):
-        finite = np.isfinite(vector)
-        if not finite.any():
-            problem = "has no measured pair (it is NaN everywhere)"
-        elif not (finite | np.isnan(vector)).all():
-            problem = "holds infinite dissimilarities"
-        else:
-            continue
-        names = ", ".join(f"{k} {v[number]}" for k, v in rdms.rdm_descriptors.items() if k != "index")
-        raise NeurordlError(
-            f"{label}: RDM {number}{f' ({names})' if names else ''} {problem}; leave it out or compute it "
-            "anew"
-        )
+    finite, infinite = np.isfinite(rdms.dissimilarities), np.isinf(rdms.dissimilarities)
+    for wrong, problem in (
+        (~finite.any(axis=1), "has no measured pair (it is NaN everywhere)"),
+        (infinite.any(axis=1), "holds infinite dissimilarities"),
+    ):
+        if wrong.any():
+            number = int(wrong.argmax())
+            names = ", ".join(f"{k} {v[number]}" for k, v in rdms.rdm_descriptors.items() if k != "index")
+            named = f"RDM {number} ({names})" if names else f"RDM {number}"
+            raise NeurordlError(f"{label}: {named} {problem}; leave it out or compute it anew")
 
 
 def _notice_about_ids(rdms: RDMs, source: Path) -> list[str]:

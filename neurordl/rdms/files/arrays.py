@@ -92,12 +92,11 @@ def _read_array(handle: IO[bytes], size: int, label: str) -> Values:
     """Read an array whose header claims exactly what the ``size`` bytes hold."""
     _refuse_pickle(handle, label)
     version = np.lib.format.read_magic(handle)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(handle)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(handle)
-    else:  # 3.0 is for field names beyond ASCII, which no RDM has
+    if version not in ((1, 0), (2, 0)):  # 3.0 is for field names beyond ASCII, which no RDM has
         raise NeurordlError(f"{label} is in version {version[0]}.{version[1]} of numpy's format, not 1 or 2")
+    formats = np.lib.format
+    read_header = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
+    shape, _, dtype = read_header(handle)
     if dtype.hasobject:
         raise NeurordlError(
             f"{label} holds Python objects, which are pickled, and unpickling a file can run any code; save "
@@ -135,7 +134,7 @@ def _write_npz(rdms: RDMs) -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
-                np.lib.format.write_array(handle, np.ascontiguousarray(array), allow_pickle=False)
+                np.lib.format.write_array(handle, np.asarray(array, order="C"), allow_pickle=False)
     return file.getvalue()
 
 

@@ -91,13 +91,13 @@ class Format:
         """What the RDMs carry and the format has no place for, in words."""
         if self.keeps is None:
             return []
-        kept = ("index", *self.keeps)
-        return [
-            *(f"the descriptor {name!r}" for name in rdms.descriptors),
-            *(f"the RDM descriptor {name!r}" for name in rdms.rdm_descriptors if name != "index"),
-            *(f"the pattern descriptor {name!r}" for name in rdms.pattern_descriptors if name not in kept),
-            *(["the dissimilarity measure"] if rdms.dissimilarity_measure is not None else []),
-        ]
+        carried = {
+            "descriptor": rdms.descriptors,
+            "RDM descriptor": rdms.rdm_descriptors,
+            "pattern descriptor": {name: 0 for name in rdms.pattern_descriptors if name not in self.keeps},
+        }
+        omitted = [f"the {term} {name!r}" for term in carried for name in carried[term] if name != "index"]
+        return omitted + (["the dissimilarity measure"] if rdms.dissimilarity_measure is not None else [])
 
 
 @dataclass(frozen=True)
@@ -201,23 +201,16 @@ def flatten(values: Mapping[str, Any], suffix: str, path: str = "") -> Iterator[
 def content_of_tree(tree: Mapping[str, Any]) -> RDMContent:
     """The RDMs in nested values that are named as ``rdms.to_dict()`` names them."""
     per_rdm, per_stimulus = (
-        {
-            # rsatoolbox may have stored a list as a numbered group
-            name: [value[str(k)] for k in range(len(value))]
-            if isinstance(value, Mapping)
-            else _to_list(value)
-            for name, value in (tree.get(group) or {}).items()
-        }
+        {name: _to_list(value) for name, value in (tree.get(group) or {}).items()}
         for group in ("rdm_descriptors", "pattern_descriptors")
     )
-    descriptors = dict(tree.get("descriptors") or {})
-    measure = tree.get("dissimilarity_measure")
-    if isinstance(measure, np.ndarray):  # of an .npz file
-        measure = str(measure.ravel()[0])
+    descriptors, measure = dict(tree.get("descriptors") or {}), tree.get("dissimilarity_measure")
     return RDMContent(tree["dissimilarities"], "condensed", measure, descriptors, per_rdm, per_stimulus)
 
 
 def _to_list(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):  # rsatoolbox may have stored a list as a numbered group
+        return [value[str(k)] for k in range(len(value))]
     return value.tolist() if isinstance(value, np.ndarray) else [value]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import struct
 import warnings
@@ -19,12 +20,13 @@ import scipy.io
 import scipy.sparse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from rsatoolbox.rdm import RDMs
 from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms import load_rdms, save_rdms
-from neurordl.rdms.files import hdf5, matlab
+from neurordl.rdms.files import FORMATS, Format, RDMContent, hdf5, matlab
 from neurordl.rdms.selection import reindex
 
 IDS = ["b", "a10", "a2", "c", "d"]
@@ -58,6 +60,10 @@ def same(found: RDMs, expected: RDMs) -> None:
     np.testing.assert_array_equal(found.dissimilarities, expected.dissimilarities)
     assert found.dissimilarities.dtype == expected.dissimilarities.dtype
     assert found.dissimilarity_measure == expected.dissimilarity_measure
+    assert type(found.dissimilarity_measure) is type(expected.dissimilarity_measure)
+    assert {k: np.shape(v) for k, v in found.descriptors.items()} == {
+        k: np.shape(v) for k, v in expected.descriptors.items()
+    }
     for kind in ("rdm_descriptors", "pattern_descriptors"):
         one, other = (
             {k: list(v) for k, v in getattr(rdms, kind).items() if k not in ("index", "name")}
@@ -610,6 +616,25 @@ def test_a_list_of_texts_that_claims_gigabytes(tmp_path: Path) -> None:
         load_rdms(path)
 
 
+def test_a_text_in_chunks_that_claims_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "it.h5"
+    with h5py.File(path, "w") as file:
+        file["dissimilarities"] = np.ones((1, 3))
+        texts = {
+            "data": ["a", "bcdef", "g"],
+            "dtype": h5py.string_dtype(),
+            "chunks": (3,),
+            "maxshape": (None,),
+        }
+        file.create_dataset("pattern_descriptors/stimulus", **texts)
+    content = bytearray(path.read_bytes())
+    at = content.index(struct.pack("<IQ", 5, content.index(b"GCOL")))
+    content[at : at + 4] = b"\xff\xff\xff\x7f"
+    path.write_bytes(content)
+    with pytest.raises(NeurordlError, match="claims a text of 2147483647"):
+        load_rdms(path)
+
+
 def test_hdf5_of_what_rdm_files_do_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "it.h5"
     with h5py.File(path, "w") as file:
@@ -992,6 +1017,125 @@ def test_version_5_of_what_is_no_number_or_text(tmp_path: Path) -> None:
     for name in "DS":
         with pytest.raises(NeurordlError, match=rf"'{name}' in .* is not read.*full\(x\)"):
             load_rdms(path, name=name)
+
+
+TEXTS = st.text(st.characters(max_codepoint=0xD7FF, exclude_characters="\0"), max_size=6)
+NUMBERS = hnp.arrays(
+    st.sampled_from(["f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "?"]),
+    hnp.array_shapes(min_dims=2, max_dims=3, min_side=0, max_side=4),
+)
+FIELDS = st.from_regex("[a-z][a-z0-9]{0,5}", fullmatch=True)
+
+
+def cell(items: list[Any]) -> np.ndarray:
+    array = np.empty((1, len(items)), dtype=object)
+    array[0, :] = items
+    return array
+
+
+def from_scipy(value: Any) -> Any:
+    """What scipy reads, in the form of `read_mat5`."""
+    if value.dtype.names:
+        names = value.dtype.names
+        return [{name: from_scipy(item[name]) for name in names} for item in value.ravel(order="F")]
+    if value.dtype.kind == "O":
+        return [from_scipy(item) for item in value.ravel(order="F")]
+    if value.dtype.kind == "U":
+        texts = [str(text) for text in value.ravel()]
+        return texts[0] if len(texts) == 1 else [text.rstrip() for text in texts] or ""
+    return value
+
+
+def same_variables(ours: Any, theirs: Any) -> None:
+    assert type(ours) is type(theirs)
+    if isinstance(ours, dict):
+        assert list(ours) == list(theirs)
+        for key in ours:
+            same_variables(ours[key], theirs[key])
+    elif isinstance(ours, list):
+        for pair in zip(ours, theirs, strict=True):
+            same_variables(*pair)
+    elif isinstance(ours, np.ndarray):
+        np.testing.assert_array_equal(ours.ravel(), theirs.ravel())
+        assert not ours.size or (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype.newbyteorder("="))
+    else:
+        assert ours == theirs
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(
+    variables=st.dictionaries(
+        FIELDS,
+        st.recursive(
+            TEXTS | NUMBERS,
+            lambda values: (
+                st.dictionaries(FIELDS, values, min_size=1, max_size=3)
+                | st.lists(TEXTS, min_size=1, max_size=3).map(cell)
+            ),
+            max_leaves=6,
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    packed=st.booleans(),
+)
+def test_version_5_is_read_as_scipy_reads_it(tmp_path: Path, variables: dict[str, Any], packed: bool) -> None:
+    path = tmp_path / "it.mat"
+    scipy.io.savemat(path, variables, do_compression=packed, oned_as="row")
+    theirs = scipy.io.loadmat(path, mat_dtype=True)
+    same_variables(matlab.read_mat5(path), {name: from_scipy(theirs[name]) for name in variables})
+
+
+@pytest.mark.parametrize(
+    "name", ["testcellnest_7.4_GLNX86", "teststructarr_6.1_SOL2", "teststringarray_7.4_GLNX86"]
+)
+def test_files_of_matlab_itself(name: str) -> None:
+    path = Path(scipy.io.matlab.__file__).parent / "tests" / "data" / f"{name}.mat"
+    if not path.is_file():
+        pytest.skip("scipy is installed without its test data")
+    ours = matlab.read_mat5(path)
+    theirs = scipy.io.loadmat(path, mat_dtype=True)
+    same_variables(ours, {key: from_scipy(theirs[key]) for key in ours})
+
+
+def test_text_of_matlab_beyond_ascii(tmp_path: Path) -> None:
+    """MATLAB writes UTF-16 codes, of which scipy takes the lower bytes."""
+
+    def text(name: bytes, value: str) -> bytes:
+        codes = value.encode("utf-16-le")
+        parts = (
+            mat5_element(6, struct.pack("<2I", 4, 0)),
+            mat5_element(5, struct.pack("<2i", 1, len(codes) // 2)),
+            mat5_element(1, name),
+            mat5_element(4, codes),
+        )
+        return mat5_element(14, b"".join(parts))
+
+    mat5(tmp_path / "it.mat", text(b"a", "Bär"), text(b"b", "猫 \U0001f600"), text(b"c", ""))
+    assert matlab.read_mat5(tmp_path / "it.mat") == {"a": "Bär", "b": "猫 \U0001f600", "c": ""}
+
+
+def test_a_format_of_ones_own_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(source: Path, name: str | None) -> RDMContent:
+        content = json.loads(source.read_bytes())
+        return RDMContent(np.array(content["rdms"]), pattern_descriptors={"stimulus": content["ids"]})
+
+    def write(rdms: RDMs) -> bytes:
+        ids = list(rdms.pattern_descriptors["stimulus"])
+        return json.dumps({"rdms": rdms.dissimilarities.tolist(), "ids": ids}).encode()
+
+    monkeypatch.setitem(FORMATS, ".json", Format((".json",), read, write, keeps=("stimulus",)))
+    save_rdms(bare(3), tmp_path / "it.json")
+    same(load_rdms(tmp_path / "it.json"), bare(3))
+    with pytest.raises(NeurordlError, match=r"it\.json has no place for the descriptor 'study'"):
+        save_rdms(example(), tmp_path / "it.json")
+    with pytest.raises(NeurordlError, match="leave out name='x'"):
+        load_rdms(tmp_path / "it.json", name="x")
+    (tmp_path / "it.json").write_text("{")
+    with pytest.raises(
+        NeurordlError, match=r"it\.json: it is damaged, or not a \.json file .*write it again"
+    ):
+        load_rdms(tmp_path / "it.json")
 
 
 def test_big_endian(tmp_path: Path) -> None:
