@@ -219,7 +219,7 @@ def plot_paired(
         style.mark(ax, k, mean, place, name, style.scaled(6), xerr=reach)
     ax.set_yticks(range(len(compared)), compared)
     ax.set_ylim(len(compared) - 0.4, -0.6)
-    note = f"mean, 95 % CI (t) over {style.extent(counts)} pairs ({', '.join(pair)})"
+    note = f"mean, 95 % CI (t) over {style.extent(counts) or 0} pairs ({', '.join(pair)})"
     ax.set_xlabel(f"{_NAMES.get(value, value)}: difference from {reference}\n{note}")
     return style.hide_frame(ax)
 
