@@ -30,7 +30,8 @@ from neurordl.patterns.network import extract_patterns
 from neurordl.plots import plot_transfer
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.selection import select_rdms
-from neurordl.rsa.evaluation import compare, noise_ceiling
+from neurordl.rsa.ceilings import noise_ceiling
+from neurordl.rsa.compare import compare
 from neurordl.simulate import simulate_subjects
 from neurordl.stimuli import StimulusSet
 from neurordl.students import small_cnn

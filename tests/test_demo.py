@@ -10,7 +10,7 @@ from PIL import Image
 
 from neurordl import datasets, demo
 from neurordl.errors import NeurordlError
-from neurordl.rsa.evaluation import evaluate
+from neurordl.rsa.evaluate import evaluate
 
 TINY = demo.Setting(epochs=1, teacher_epochs=2)
 

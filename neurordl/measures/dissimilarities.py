@@ -107,7 +107,8 @@ class Dissimilarity:
         condensed RDMs (..., pairs). It takes the argument ``precision``, (channels, channels), unless that is
         "none", and the argument ``counts``, (runs, stimuli), if it is ``unbalanced``.
     aliases
-        How else files and papers write its name; letter case, blanks and punctuation do not matter.
+        How else files and papers write its name; letter case, blanks, punctuation and "distance" do not
+        matter.
     written
         What is written into ``RDMs.dissimilarity_measure``; the name by default.
     needs_runs
@@ -195,7 +196,7 @@ class Dissimilarity:
         return whitened
 
     def spellings(self) -> set[str]:
-        """Return its name and its aliases in lower case, without anything but letters and digits."""
+        """Return its name and aliases as they are compared: letters and digits, without "distance"."""
         return {_plain(text) for text in (self.name, self.written, *self.aliases)}
 
 
@@ -526,15 +527,12 @@ def dissimilarity_from_text(text: str | None) -> Dissimilarity | None:
     'correlation'
     """
     plain = _plain(text or "")
-    for candidate in (plain, plain.removesuffix("distance"), plain.removesuffix("dissimilarity")):
-        for measure in DISSIMILARITIES.values():
-            if candidate in measure.spellings():
-                return measure
-    return None
+    return next((measure for measure in DISSIMILARITIES.values() if plain in measure.spellings()), None)
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", text.lower())
+    plain = re.sub(r"[^a-z0-9]", "", text.lower())
+    return plain.removesuffix("distance").removesuffix("dissimilarity")
 
 
 def _name_of(function: Callable[..., Tensor]) -> str:
