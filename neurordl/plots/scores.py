@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
 from neurordl.plots import style
-from neurordl.rsa.evaluation import Evaluation
+from neurordl.rsa.scores import Evaluation
 from neurordl.validate import check_choice
 
 __all__ = ["plot_layer_roi", "plot_scores"]

@@ -14,7 +14,7 @@ from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.plots import style
-from neurordl.rsa.inference.tests import mean_interval
+from neurordl.rsa.inference.infer import mean_interval
 from neurordl.training.run import Run
 
 __all__ = ["plot_paired", "plot_training", "plot_transfer"]
