@@ -37,6 +37,7 @@ from neurordl.io import versions, write_json, write_text
 from neurordl.rsa.ceilings import ceiling
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.inference.infer import infer
+from neurordl.rsa.inference.resampling import Bootstrap
 
 RESULTS = Path(__file__).parent / "results"
 # Targets of the ratio, theirs over ours, at full size, for those rows that have one.
@@ -110,8 +111,7 @@ def our_work(work: Work, models: np.ndarray, data: np.ndarray) -> Any:
         return similarity(models, data, work.method)
     if work.kind == "ceiling":
         return ceiling(data, work.method)
-    rng = np.random.default_rng(0)
-    return infer(models, data, work.method, resample="both", n_bootstrap=work.resamples, rng=rng)
+    return infer(models, data, work.method, Bootstrap("both", n=work.resamples))
 
 
 def their_work(work: Work, models: np.ndarray, data: np.ndarray) -> Callable[[], Any]:

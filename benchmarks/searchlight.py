@@ -68,8 +68,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for dissimilarity, method in CASES:
         whole = searchlight(patterns, models, radius=3, dissimilarity=dissimilarity, comparison=method)
-        share = np.linspace(0, len(whole.centres) - 1, args.share).astype(int)
-        around = [np.flatnonzero(np.square(at - whole.centres[k]).sum(1) < 9) for k in share]
+        share = np.linspace(0, len(whole.centers) - 1, args.share).astype(int)
+        around = [np.flatnonzero(np.square(at - whole.centers[k]).sum(1) < 9) for k in share]
 
         def theirs(name: str = dissimilarity, how: str = method, around: Any = around) -> Any:
             rdms = get_searchlight_RDMs(
@@ -88,14 +88,14 @@ def main() -> None:
                 times.append(time.perf_counter())
                 theirs()
                 times.append(time.perf_counter())
-                scale = len(whole.centres) / args.share
+                scale = len(whole.centers) / args.share
                 taken.append((times[1] - times[0], (times[2] - times[1]) * scale))
             rows.append(
                 {
                     "dissimilarity": dissimilarity,
                     "method": method,
                     "dtype": np.dtype(dtype).name,
-                    "centres": len(whole.centres),
+                    "centres": len(whole.centers),
                     "voxels_each": int(whole.n_voxels[0]),
                     "neurordl_seconds": statistics.median(own for own, _ in taken),
                     "rsatoolbox_seconds": statistics.median(other for _, other in taken),

@@ -4,7 +4,7 @@ A stimulus is a vector of latent features; subjects respond to half of those fea
 own, each with weights of their own, in noisy voxels. Three models: the features that subjects share, a
 coarser version of them, and features that have nothing to do with the brain. A study compares their RDMs
 with the subjects' and takes 95 % intervals and p from t over subjects ("none") and from bootstraps over
-subjects, stimuli and both, the latter two also with variances by components (`rsa.inference.components`). The
+subjects, stimuli and both, the latter two also with variances by components (`ComponentVariance`). The
 truth is the mean similarity over the population that a world repeats:
 
 - both: every study has new subjects and new stimuli;
@@ -24,7 +24,6 @@ import argparse
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +33,12 @@ from matplotlib.figure import Figure
 from rich.progress import track
 
 from neurordl.io import atomic_write, versions, write_json, write_text
+from neurordl.measures.condensed import n_stimuli
 from neurordl.measures.dissimilarities import correlation
 from neurordl.plots.style import COLOURS
 from neurordl.rsa.compare import similarity
-from neurordl.rsa.inference.infer import Inference, infer
-from neurordl.rsa.inference.tests import extract_variances, interval, p_values
+from neurordl.rsa.inference.infer import Inference, infer, interval, p_values
+from neurordl.rsa.inference.resampling import Bootstrap
 
 RESULTS = Path(__file__).parent / "results"
 SHARED, OWN, VOXELS, VARIETY = 10, 10, 60, 0.6
@@ -106,16 +106,17 @@ def inferences(
     models: Floats, data: Floats, method: str, n_bootstrap: int, seed: list[int]
 ) -> dict[str, Inference]:
     """Each kind of variance, those by components and by rsatoolbox's formula from the same resamples."""
-    found = {}
-    for resample in RESAMPLES:
-        draws: dict[str, Any] = {"n_bootstrap": n_bootstrap, "rng": np.random.default_rng(seed)}
-        if resample in ("none", "subjects"):
-            found[resample] = infer(models, data, method, resample=resample, **draws)
-            continue
-        one = infer(models, data, method, resample=resample, variance="components", **draws)
-        n = None if resample == "stimuli" else one.n_subjects
-        usual, _, _ = extract_variances(one.variances, len(models), n, one.n_stimuli)
-        found[resample], found[f"{resample}, components"] = replace(one, model_var=usual), one
+    found = {"none": infer(models, data, method)}
+    for resample in RESAMPLES[1:]:
+        bootstrap = Bootstrap(resample, n=n_bootstrap)
+        rng = np.random.default_rng(seed)
+        draws = bootstrap.draw(
+            *(list(map(str, range(n))) for n in (len(data), n_stimuli(data.shape[1]))), rng=rng
+        )
+        found[resample] = infer(models, data, method, bootstrap, draws=draws)
+        if resample != "subjects":
+            components = replace(bootstrap, variance="components")
+            found[f"{resample}, components"] = infer(models, data, method, components, draws=draws)
     return found
 
 
@@ -139,9 +140,9 @@ def studies(
         for number in range(each if world != "both" else groups * each):
             models, data = one_study(fixed, *size, noise, np.random.default_rng([group, 3, number]))
             for kind, found in inferences(models, data, method, n_bootstrap, [group, 4, number]).items():
-                bounds = {centre: interval(found, centre=centre) for centre in ("data", "resamples")}
+                bounds = {center: interval(found, center=center) for center in ("data", "resamples")}
                 inside = {at: (low <= truth) & (truth <= high) for at, (low, high) in bounds.items()}
-                p = p_values(found, centre="data").zero
+                p = p_values(found, center="data").zero
                 error, variance = found.scores.mean(1) - truth, found.model_var
                 assert variance is not None
                 for k, name in enumerate(MODELS):

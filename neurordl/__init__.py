@@ -49,11 +49,15 @@ if TYPE_CHECKING:
     from neurordl.rdms import load_rdms as load_rdms
     from neurordl.rdms import save_rdms as save_rdms
     from neurordl.rdms import select_rdms as select_rdms
-    from neurordl.rsa.evaluation import Evaluation as Evaluation
-    from neurordl.rsa.evaluation import compare as compare
-    from neurordl.rsa.evaluation import evaluate as evaluate
-    from neurordl.rsa.evaluation import noise_ceiling as noise_ceiling
+    from neurordl.rsa.ceilings import noise_ceiling as noise_ceiling
+    from neurordl.rsa.compare import compare as compare
+    from neurordl.rsa.evaluate import evaluate as evaluate
+    from neurordl.rsa.inference.fitted import Folds as Folds
     from neurordl.rsa.inference.fitted import evaluate_fitted as evaluate_fitted
+    from neurordl.rsa.inference.resampling import Bootstrap as Bootstrap
+    from neurordl.rsa.inference.resampling import Draws as Draws
+    from neurordl.rsa.inference.resampling import Resampling as Resampling
+    from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight
     from neurordl.stimuli import Preprocessing as Preprocessing
     from neurordl.stimuli import StimulusSet as StimulusSet
@@ -68,12 +72,12 @@ if TYPE_CHECKING:
     from neurordl.training.losses import TaskRatio as TaskRatio
     from neurordl.training.losses import TransferLoss as TransferLoss
     from neurordl.training.objective import Objective as Objective
+    from neurordl.training.objective import accuracy as accuracy
     from neurordl.training.run import Run as Run
     from neurordl.training.run import load_run as load_run
     from neurordl.training.streams import Batches as Batches
     from neurordl.training.trainer import Execution as Execution
     from neurordl.training.trainer import Optimization as Optimization
-    from neurordl.training.trainer import accuracy as accuracy
     from neurordl.training.trainer import fit as fit
 
 __version__ = "0.1.0"

@@ -14,7 +14,7 @@ __all__ = ["check_choice", "check_columns", "check_count", "check_number", "list
 T = TypeVar("T")
 
 
-def listed(names: Iterable[object], most: int = 5, quote: bool = False) -> str:
+def listed(names: Iterable[object], most: int = 5, quote: bool = False, separator: str = ", ") -> str:
     """Names separated by commas; of more than ``most`` the first ones and how many more there are.
 
     Examples
@@ -23,8 +23,8 @@ def listed(names: Iterable[object], most: int = 5, quote: bool = False) -> str:
     'a, b, and 1 more'
     """
     texts = [repr(name) if quote else str(name) for name in names]
-    more = f", and {len(texts) - most:,} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
+    more = [f"and {len(texts) - most:,} more"] if len(texts) > most else []
+    return separator.join([*texts[:most], *more])
 
 
 def check_choice(name: str, value: T, choices: Sequence[object], remedy: str = "") -> T:

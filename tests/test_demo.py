@@ -10,7 +10,7 @@ from PIL import Image
 
 from neurordl import datasets, demo
 from neurordl.errors import NeurordlError
-from neurordl.rsa.evaluation import evaluate
+from neurordl.rsa.evaluate import evaluate
 
 TINY = demo.Setting(epochs=1, teacher_epochs=2)
 
@@ -161,7 +161,7 @@ def test_a_row_agrees_with_evaluate(world, monkeypatch):
         world.scored["subjects"],
         stimuli=world.test,
         layers="conv3",
-        comparison=demo.METHOD,
+        comparison=demo.COMPARISON,
         pairs="held-out",
     ).to_frame()
     mean = scores[scores["subject"] == "mean"].iloc[0]

@@ -104,5 +104,5 @@ def test_searchlight(registered: None) -> None:
     result = nrl.searchlight(data, model, radius=2, dissimilarity="city block")
     near = ((voxels - voxels[:, 21:22]) ** 2).sum(0) < 4  # the voxel (1, 1, 1)
     rdm = pdist(data.measurements[:, near], "cityblock")
-    scores = dict(zip(map(tuple, np.asarray(result.centres).tolist()), result.scores[0], strict=True))
+    scores = dict(zip(map(tuple, np.asarray(result.centers).tolist()), result.scores[0], strict=True))
     assert_allclose(scores[1, 1, 1], np.corrcoef(rdm, model.dissimilarities[0])[0, 1], atol=1e-10)

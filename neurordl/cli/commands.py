@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rsatoolbox.data import Dataset
     from rsatoolbox.rdm.rdms import RDMs
 
-    from neurordl.rsa.evaluation import Evaluation
+    from neurordl.rsa.scores import Evaluation
     from neurordl.stimuli import StimulusSet
     from neurordl.training.run import Run
 
@@ -437,15 +437,28 @@ def _has_finished(out: Path) -> bool:
     load_rdms=_LOAD,
     select_rdms=_SELECT,
     evaluate=Takes(
-        "evaluate", "layers comparison dissimilarity roi subjects group pairs missing", panel="Comparison"
+        "evaluate", "layers comparison dissimilarity roi subjects pairs missing", panel="Comparison"
     ),
-    bootstrap=Takes("evaluate", "bootstrap n_bootstrap variance seed", panel="Bootstrap"),
+    bootstrap=Takes(
+        "Bootstrap",
+        "resample:bootstrap n seed variance",
+        panel="Bootstrap",
+        prefix="bootstrap",
+        optional=True,
+    ),
     network=Takes("students.loading:load_network", "checkpoint pretrained", panel="Network"),
     read_images=Takes("StimulusSet.from_folder", "size channels mean std", panel="Network"),
-    compute=Takes("evaluate", "device batch_size", panel="Network"),
+    compute=Takes("Compute", "device batch_size", panel="Network"),
 )
 def compare(
-    source: str, /, out: Path, stimuli: Path | None = None, overwrite: bool = False, *, call: Calls
+    source: str,
+    /,
+    out: Path,
+    stimuli: Path | None = None,
+    group: bool = False,
+    overwrite: bool = False,
+    *,
+    call: Calls,
 ) -> None:
     """Compare the layers of a run, of a network, or model RDMs with the RDMs of subjects.
 
@@ -460,6 +473,8 @@ def compare(
         Folder for the tables and the figure.
     stimuli
         Folder with the images of the stimuli. The folder that a run was trained on by default.
+    group
+        Score the mean RDM of the subjects too, in rows with the subject "group".
     overwrite
         Replace an earlier comparison in the folder.
 
@@ -479,9 +494,11 @@ def compare(
             "pass --overwrite to replace it"
         )
     with importing():
+        import pandas as pd
+
         import neurordl as nrl
         import neurordl.plots
-        import neurordl.rsa.evaluation
+        import neurordl.rsa.evaluate
 
     record = {"source": Path(source).resolve().name}  # no folder of this machine
     images, notes = None, list[str]()
@@ -504,9 +521,11 @@ def compare(
             remedy = ", untrained ones; --pretrained takes the trained ones" if named else ""
             notes = [f"no checkpoint was given: the weights are those that {source} makes{remedy}"]
     brain = call.select_rdms(call.read(call.load_rdms))
-    options = {**call.bootstrap.values, **call.compute.values, "pairs": pairs, "stimuli": images}
-    scores = call.evaluate(model, brain, progress=True, **options)
+    compute, bootstrap = call.compute(progress=True), call.bootstrap()
+    scores = call.evaluate(model, brain, stimuli=images, pairs=pairs, bootstrap=bootstrap, device=compute)
     scores.settings.update(record)
+    if group:
+        scores = replace(scores, frame=pd.concat([scores.frame, scores.group_rows()], ignore_index=True))
     _write_scores(scores, out, notes)
 
 

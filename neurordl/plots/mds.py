@@ -19,7 +19,7 @@ from neurordl.measures.dissimilarities import dissimilarity_from_text
 from neurordl.plots import style
 from neurordl.plots.rdm import Pixels, categories_of, single_matrix, thumbnails
 from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids
-from neurordl.rsa.evaluation import compare
+from neurordl.rsa.compare import compare
 from neurordl.stimuli import StimulusSet
 
 __all__ = ["plot_mds", "plot_rdm_mds"]

@@ -172,14 +172,10 @@ def _mark_missing(ax: Axes, matrix: Floats) -> None:
     if missing.any():
         shade = np.ma.masked_array(np.ones(matrix.shape), ~missing)
         ax.imshow(shade, cmap=ListedColormap([_NOT_MEASURED]), interpolation="nearest")
-        ax.legend(
-            handles=[Patch(color=_NOT_MEASURED, label="not measured")],
-            frameon=False,
-            fontsize="small",
-            handlelength=1,
-            loc="lower right",
-            bbox_to_anchor=(1.0, 1.0),
-            borderaxespad=0.2,
+        patch = Patch(color=_NOT_MEASURED, label="not measured")
+        above = (1.0, 1.0)
+        style.legend(
+            ax, handles=[patch], handlelength=1, loc="lower right", bbox_to_anchor=above, borderaxespad=0.2
         )
 
 

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
 from neurordl.plots import style
-from neurordl.rsa.evaluation import Evaluation
+from neurordl.rsa.scores import Evaluation
 from neurordl.validate import check_choice
 
 __all__ = ["plot_layer_roi", "plot_scores"]
@@ -28,6 +28,9 @@ __all__ = ["plot_layer_roi", "plot_scores"]
 Rows = list[tuple[int, int, list[int]]]
 
 _NARROW = 6  # points for a mark; ceilings behind each mark would be slivers
+_COUNTS = {"n_stimuli": ("stimulus", "stimuli"), "n_subjects": ("subject", "subjects")}
+_OPTIONAL = ("ci_low", "ci_high", "ceiling_lower", "ceiling_upper", "p", "p_fdr", *_COUNTS)
+_OPTIONAL += ("generalises_to", "comparison")
 _P_NAMES = {"p": "p", "p_fdr": "FDR-corrected p", "p_holm": "Holm-corrected p"}
 
 
@@ -41,19 +44,20 @@ class _Table:
 
     @classmethod
     def of(cls, scores: Evaluation | pd.DataFrame, roi: str | Sequence[str] | None, p: str | None) -> _Table:
-        """Read the scores of these ROIs, or of all."""
+        """Read the scores of these ROIs, or of all. Optional columns that are missing become NaN."""
         frame = scores.to_frame() if isinstance(scores, Evaluation) else scores
-        columns = ["layer", "roi", "subject", "score", *([] if p in (None, "p") else [str(p)])]
-        style.check_columns(frame, columns, "the table of scores")
+        required = ["layer", "roi", "subject", "score", *([] if p in (None, "p") else [str(p)])]
+        style.check_columns(frame, required, "the table of scores")
         if not len(frame):
             raise NeurordlError("the table of scores is empty; there is nothing to draw")
         frame = _named(frame, "roi", "layer", "subject")
-        frame = frame[frame["subject"] != "group"]  # the subjects' mean RDM is on another scale
+        frame = frame.assign(**{name: np.nan for name in _OPTIONAL if name not in frame})
         known = list(dict.fromkeys(frame["roi"]))
         rois = known if roi is None else [roi] if isinstance(roi, str) else list(roi)
         if unknown := [name for name in rois if name not in known]:
             raise NeurordlError(f"no score has roi {unknown[0]!r}; there are: {', '.join(known)}")
-        frame = frame[frame["roi"].isin(rois)]
+        # the subjects' mean RDM, "group", is on another scale
+        frame = frame[frame["roi"].isin(rois) & (frame["subject"] != "group")]
         return cls(frame, rois, list(dict.fromkeys(frame["layer"])))
 
     @property
@@ -64,41 +68,36 @@ class _Table:
     @property
     def comparison(self) -> str:
         """The comparison of RDMs, or several of them."""
-        return ", ".join(dict.fromkeys(self.frame["comparison"])) if "comparison" in self.frame else ""
+        return ", ".join(self.frame["comparison"].dropna().unique())
 
-    def of_roi(self, roi: str) -> pd.DataFrame:
-        """Scores of one ROI."""
-        return self.frame[self.frame["roi"] == roi]
+    def of_roi(self, k: int, means: bool) -> pd.DataFrame:
+        """Means over the subjects in ROI ``k``, or else the scores of the subjects."""
+        frame = self.frame[self.frame["roi"] == self.rois[k]]
+        return frame[(frame["subject"] == "mean") == means]
 
-    def means(self, roi: str) -> pd.DataFrame:
-        """Means over the subjects for one ROI, indexed by layer. What is missing is NaN."""
-        frame = self.of_roi(roi)
-        rows = frame[frame["subject"] == "mean"]
-        if (twice := rows["layer"].duplicated()).any():
-            raise NeurordlError(
-                f"layer {rows['layer'][twice].iloc[0]!r} has several means in one ROI; choose one comparison "
-                "and one set of pairs"
-            )
-        tests = [name for name in rows.columns if name == "p" or name.startswith("p_")]
-        columns = ["score", "ci_low", "ci_high", "ceiling_lower", "ceiling_upper", *tests]
-        return rows.set_index("layer").reindex(index=self.layers, columns=columns).astype(float)
+    def means(self, column: str) -> Floats:
+        """Values of a column for the means over subjects, (layers, ROIs); NaN where there is none."""
+        columns = []
+        for k in range(len(self.rois)):
+            rows = self.of_roi(k, means=True)
+            if (twice := rows["layer"].duplicated()).any():
+                raise NeurordlError(
+                    f"layer {rows['layer'][twice].iloc[0]!r} has several means in one ROI; choose one "
+                    "comparison and one set of pairs"
+                )
+            columns.append(rows.set_index("layer")[column].reindex(self.layers).to_numpy(float))
+        return np.stack(columns, axis=1)
 
     def sample(self) -> list[str]:
         """What the means were measured on, stimuli and subjects, and what their intervals are over."""
         means = self.frame[self.frame["subject"] == "mean"]
         counts = []
-        for column, single, several in (
-            ("n_stimuli", "stimulus", "stimuli"),
-            ("n_subjects", "subject", "subjects"),
-        ):
-            if column in means and means[column].notna().any():
-                count = style.extent(means[column].dropna())
+        for name, (single, several) in _COUNTS.items():
+            if count := style.extent(means[name].dropna()):
                 counts.append(f"{count} {single if count == '1' else several}")
         lines = [", ".join(counts)] if counts else []
-        over: list[str] = []
-        if "generalises_to" in means:
-            over = [str(name) for name in means["generalises_to"].dropna().unique() if name]
-        if over and ("ci_low" not in means or means["ci_low"].notna().any()):
+        over = [str(name) for name in means["generalises_to"].dropna().unique() if name]
+        if over and means["ci_low"].notna().any():
             lines.append(f"95 % CI over {' or '.join(over)}")
         return lines
 
@@ -155,7 +154,7 @@ def plot_scores(
     """
     table = _Table.of(scores, roi, p)
     if p is None:
-        p = "p_fdr" if "p_fdr" in table.frame and table.frame["p_fdr"].notna().any() else "p"
+        p = "p_fdr" if table.frame["p_fdr"].notna().any() else "p"
     if comparisons is True:
         if not isinstance(scores, Evaluation):
             raise NeurordlError(
@@ -168,10 +167,8 @@ def plot_scores(
         width = min(max(5.0, 2.6 + 0.35 * len(table.layers) * len(table.rois) ** 0.5), 14.0)
         ax = style.new_axes(width, 3.4 + _rows_inches(rows))
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
-    tested = False
     for k in range(len(table.rois)):
-        p_values = _draw_roi(ax, table, k, p, alpha)
-        tested |= bool(np.isfinite(p_values).any())
+        _draw_roi(ax, table, k, table.means(p)[:, k] >= alpha)
     ax.set_xlim(-0.6, len(table.layers) - 0.4)
     below = style.names_along_x(ax, table.names)
     if new and isinstance(ax.figure, Figure):
@@ -179,65 +176,58 @@ def plot_scores(
     ax.set_ylabel(f"RDM similarity ({table.comparison})" if table.comparison else "RDM similarity")
     if rows:
         _draw_rows(ax, rows, min(_rows_inches(rows) / style.inches(ax)[1], 0.5 if new else 0.4))
-    handles, labels = ax.get_legend_handles_labels()
-    empty: list[float] = []
-    if tested:
-        white = Line2D(empty, empty, marker="o", mfc="white", markersize=style.scaled(6), color="0.3", ls="")
-        handles.append(white)
+    handles, labels = map(list, ax.get_legend_handles_labels())
+    if np.isfinite(table.means(p)).any():
+        handles.append(_grey_mark("o", 6, "white"))
         labels.append(f"not above zero\n({_P_NAMES.get(p, p)} ≥ {alpha:g})")
     if rows:
-        dot, tick = (
-            Line2D(empty, empty, marker=marker, markersize=style.scaled(size), color="0.3", ls="")
-            for marker, size in (("o", 4), ("|", 6))
-        )
-        pair: Any = (dot, tick)
-        handles.append(pair)
+        handles.append((_grey_mark("o", 4), _grey_mark("|", 6)))
         name = _P_NAMES.get(p_comparisons, p_comparisons)
         labels.append(f"layer (dot) better than\nother layers (ticks)\n({name} < {alpha:g})")
-    title = "\n".join(table.sample()) or None
-    handler = {tuple: HandlerTuple(ndivide=None)}
-    style.legend(ax, title=title, handles=handles, labels=labels, handler_map=handler)
+    title, beside = "\n".join(table.sample()) or None, {tuple: HandlerTuple(ndivide=None)}
+    style.legend(ax, title, handles=handles, labels=labels, handler_map=beside)
     return style.hide_frame(ax)
 
 
-def _draw_roi(ax: Axes, table: _Table, k: int, p: str, alpha: float) -> Floats:
-    """Draw the scores of ROI ``k``; returns its p values against zero."""
+def _grey_mark(marker: str, size: float, face: str = "0.3") -> Line2D:
+    """A mark for the legend."""
+    return Line2D([], [], marker=marker, mfc=face, ms=style.scaled(size), color="0.3", ls="")
+
+
+def _draw_roi(ax: Axes, table: _Table, k: int, hollow: Bools) -> None:
+    """Draw the scores of ROI ``k``, with open marks where ``hollow``."""
     name, n_rois, n_layers = table.rois[k], len(table.rois), len(table.layers)
-    means = table.means(name)
-    score = means["score"].to_numpy()
+    score, low, high = (table.means(column)[:, k] for column in ("score", "ci_low", "ci_high"))
     step = 1.0 if n_rois == 1 else 0.8 / n_rois
     places = np.arange(n_layers) + step * (k - (n_rois - 1) / 2)
     room = 72 * style.inches(ax)[0] / n_layers * step  # points
     _draw_ceiling(ax, table, k, places, step, joined=n_rois == 1 or room < _NARROW)
-    frame = table.of_roi(name)
-    dots = frame[frame["subject"] != "mean"]
+    dots = table.of_roi(k, means=False)
     by_layer = dots.groupby("layer", sort=False)
     rank, count = by_layer.cumcount().to_numpy(), by_layer["score"].transform("size").to_numpy()
     spread = min(0.1, 0.25 * step) * (2 * rank / np.maximum(count - 1, 1) - (count > 1))
-    x, y = places[[table.layers.index(layer) for layer in dots["layer"]]] + spread, dots["score"]
+    x = places[[table.layers.index(layer) for layer in dots["layer"]]] + spread
     color, small = style.color_of(k), style.scaled(5)
     # all dots in one call, since many artists are slow
-    ax.plot(x, y.to_numpy(dtype=float), ".", color=color, alpha=0.45, ms=small, mew=0, zorder=2)
-    reach = np.abs(means[["ci_low", "ci_high"]].to_numpy().T - score)
+    ax.plot(x, dots["score"].to_numpy(float), ".", color=color, alpha=0.45, ms=small, mew=0, zorder=2)
+    reach = np.abs(np.stack([low, high]) - score)
     size = float(np.clip(0.35 * room, 2.5, style.scaled(7)))
     label = f"{name} mean".strip() + (", 95 % CI" if np.isfinite(reach).any() else "")
     style.mark(ax, k, places, score, label, size, yerr=np.nan_to_num(reach))
     for place in places[np.isnan(score)]:
         text = " undefined"
         ax.text(place, 0, text, ha="center", va="bottom", fontsize="xx-small", color=color, rotation=90)
-    p_values = means[p].to_numpy() if p in means else np.full(n_layers, np.nan)
-    hollow = (p_values >= alpha) & np.isfinite(score)
+    hollow = hollow & np.isfinite(score)
     if hollow.any():
-        x, y = places[hollow], score[hollow]
-        ax.plot(x, y, style.marker_of(k), zorder=4, mfc="white", mec=color, ms=size)
-    return np.asarray(p_values)
+        marker = style.marker_of(k)
+        ax.plot(places[hollow], score[hollow], marker, zorder=4, mfc="white", mec=color, ms=size)
 
 
 def _draw_ceiling(
     ax: Axes, table: _Table, k: int, places: npt.NDArray[Any], step: float, joined: bool
 ) -> None:
     """Draw the noise ceiling of ROI ``k`` behind whole layers (``joined``), or behind each mark."""
-    bounds = table.means(table.rois[k])[["ceiling_lower", "ceiling_upper"]].to_numpy()
+    bounds = np.stack([table.means(name)[:, k] for name in ("ceiling_lower", "ceiling_upper")], axis=1)
     if not np.isfinite(bounds).any():
         return
     if joined:
@@ -352,12 +342,10 @@ def plot_layer_roi(
     """
     table = _Table.of(scores, roi, p)
     check_choice("relative_to", relative_to, ("ceiling_lower", "ceiling_upper", None))
-    means = [table.means(name) for name in table.rois]
-    values = np.stack([frame["score"].to_numpy() for frame in means], axis=1)
+    values, p_values = table.means("score"), table.means(p)
     if relative_to is not None:
-        bounds = np.stack([frame[relative_to].to_numpy() for frame in means], axis=1)
+        bounds = table.means(relative_to)
         values = np.where(bounds > 0, values / np.where(bounds > 0, bounds, 1), np.nan)
-    p_values = np.stack([frame[p] if p in frame else frame["score"] * np.nan for frame in means], axis=1)
     n_layers, n_rois = values.shape
     if ax is None:
         width = 2.2 + 0.08 * max(map(len, table.names)) + 0.75 * n_rois

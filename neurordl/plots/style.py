@@ -88,11 +88,11 @@ def bar_beside(ax: Axes, picture: AxesImage, share: float = 1.0) -> Colorbar:
 
 
 def legend(ax: Axes, title: str | None = None, **options: Any) -> None:
-    """A legend beside the data, never over them; none where nothing has a label."""
+    """A legend, by default beside the data and never over them; none where nothing has a label."""
     if ax.get_legend_handles_labels()[1] or "handles" in options:
-        options |= {"title": title, "alignment": "left", "borderaxespad": 0, "bbox_to_anchor": (1.01, 1.0)}
-        options |= {"fontsize": "small", "title_fontsize": "small"}
-        ax.legend(loc="upper left", frameon=False, **options)
+        options = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0, **options}
+        options |= {"title": title, "fontsize": "small", "title_fontsize": "small"}
+        ax.legend(frameon=False, alignment="left", **options)
 
 
 def legend_inches(names: Sequence[str]) -> float:
@@ -175,6 +175,6 @@ def check_columns(frame: pd.DataFrame, columns: Sequence[str], name: str = "the 
 
 
 def extent(counts: Iterable[float]) -> str:
-    """The smallest and the largest count, such as "3 to 4", or the only one."""
-    numbers = {int(count) for count in counts}
-    return " to ".join(map(str, sorted({min(numbers, default=0), max(numbers, default=0)})))
+    """The smallest and the largest count, such as "3 to 4", or the only one; empty for no counts."""
+    numbers = sorted({int(count) for count in counts})
+    return " to ".join(map(str, dict.fromkeys([*numbers[:1], *numbers[-1:]])))

@@ -14,7 +14,7 @@ from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.plots import style
-from neurordl.rsa.inference.tests import mean_interval
+from neurordl.rsa.inference.infer import mean_interval
 from neurordl.training.run import Run
 
 __all__ = ["plot_paired", "plot_training", "plot_transfer"]
@@ -219,7 +219,7 @@ def plot_paired(
         style.mark(ax, k, mean, place, name, style.scaled(6), xerr=reach)
     ax.set_yticks(range(len(compared)), compared)
     ax.set_ylim(len(compared) - 0.4, -0.6)
-    note = f"mean, 95 % CI (t) over {style.extent(counts)} pairs ({', '.join(pair)})"
+    note = f"mean, 95 % CI (t) over {style.extent(counts) or 0} pairs ({', '.join(pair)})"
     ax.set_xlabel(f"{_NAMES.get(value, value)}: difference from {reference}\n{note}")
     return style.hide_frame(ax)
 

@@ -1,19 +1,36 @@
-"""How similar RDMs could be: noise ceilings of subjects' RDMs."""
+"""How similar RDMs could be: noise ceilings of subjects' RDMs, and whether these may be chance."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.arrays import Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison, find_similarity, mean_ranks
+from neurordl.measures.condensed import n_stimuli, square
 from neurordl.measures.kernels.kernel import missing_groups
 from neurordl.rdms.selection import check_one_per_subject, select_rdms
-from neurordl.rsa.compare import similarity
+from neurordl.rsa.compare import similarity, subject_vectors
+from neurordl.validate import check_count
 
-__all__ = ["ceiling", "drawn_ceiling", "noise_ceiling", "pooled", "scaled_to_pool", "subject_bounds"]
+__all__ = [
+    "ROUNDING",
+    "agreement",
+    "ceiling",
+    "ceiling_p",
+    "drawn_ceiling",
+    "noise_ceiling",
+    "pooled",
+    "scaled_to_pool",
+    "subject_bounds",
+]
+
+ROUNDING = 1e-12  # a permuted similarity that is less by this only counts as one that is not less
+_TESTED = 500_000  # values up to which `agreement` takes a second or so
+_STACK = 64 << 20  # bytes of permuted RDMs at once
 
 
 def noise_ceiling(rdms: RDMs, comparison: str | Comparison = "rho-a") -> tuple[float, float]:
@@ -139,3 +156,74 @@ def scaled_to_pool(vectors: Floats, comparison: Comparison) -> Floats:
         if known.any():
             row[known] = comparison.pool(vector[known], n_pairs)
     return scaled
+
+
+def ceiling_p(
+    rdms: RDMs | npt.ArrayLike,
+    comparison: str | Comparison,
+    *,
+    n_permutations: int = 1000,
+    rng: np.random.Generator,
+) -> float:
+    """Whether subjects agree better than by chance: p of the lower noise ceiling, by permutation.
+
+    The stimuli of each subject are permuted independently, rows and columns together. Estimand: agreement of
+    these subjects on these stimuli, compared with that of RDMs of unrelated stimuli (which is not zero under
+    the cosines). It generalises to neither other subjects nor other stimuli.
+
+    Parameters
+    ----------
+    rdms
+        RDMs with one RDM per subject, or condensed RDMs (subjects, pairs).
+    comparison
+        As in `compare`.
+    n_permutations
+        Number of permutations; the smallest p is one divided by this number plus one.
+    rng
+        Generator of the permutations.
+
+    Returns
+    -------
+    p
+        One-sided; NaN where the ceiling is undefined.
+
+    Raises
+    ------
+    NeurordlError
+        There are fewer than two subjects, or no permutations.
+    """
+    comparison, vectors = find_similarity(comparison), subject_vectors(rdms)
+    check_count("n_permutations", n_permutations)
+    observed = ceiling(vectors, comparison)[0]
+    if np.isnan(observed):
+        return np.nan
+    n = n_stimuli(vectors.shape[1])
+    reached = 0
+    step = max(1, _STACK // (8 * len(vectors) * n * n))
+    for start in range(0, n_permutations, step):
+        size = min(step, n_permutations - start)
+        orders = np.array([[rng.permutation(n) for _ in vectors] for _ in range(size)])
+        reached += int((~(_permuted_ceilings(vectors, orders, comparison) < observed - ROUNDING)).sum())
+    return (1 + reached) / (1 + n_permutations)
+
+
+def _permuted_ceilings(vectors: Floats, orders: Ints, comparison: Comparison) -> Floats:
+    """Lower noise ceiling of each permutation of the stimuli, (permutations, subjects, stimuli)."""
+    complete = np.isfinite(vectors).all()
+    if comparison.kernel is not None and complete:
+        bounds = comparison.kernel.permuted_bounds(torch.as_tensor(vectors), orders)
+        if bounds is not None:
+            return nan_mean(bounds.numpy(), 1)
+    row, column = np.triu_indices(orders.shape[2], 1)
+    squares = square(torch.as_tensor(vectors)).numpy()
+    subjects = np.arange(len(vectors))[:, None]
+    return np.array(
+        [ceiling(squares[subjects, order[:, row], order[:, column]], comparison)[0] for order in orders]
+    )
+
+
+def agreement(vectors: Floats, comparison: Comparison, seed: int) -> float:
+    """`ceiling_p` from 99 permutations, for tables; NaN of one subject, or where it takes too long."""
+    if len(vectors) < 2 or vectors.size > _TESTED or comparison.slow:
+        return np.nan
+    return ceiling_p(vectors, comparison, n_permutations=99, rng=np.random.default_rng(seed))

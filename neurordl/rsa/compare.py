@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, overload
 
 import numpy as np
@@ -16,9 +17,15 @@ from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, find_similarity
 from neurordl.measures.condensed import n_stimuli
 from neurordl.measures.kernels.kernel import missing_groups
-from neurordl.rdms.selection import check_one_per_subject, reindex, stimulus_ids
+from neurordl.rdms.selection import (
+    check_one_per_subject,
+    descriptor_values,
+    reindex,
+    select_rdms,
+    stimulus_ids,
+)
 
-__all__ = ["check_stacks", "compare", "similarity", "subject_vectors", "why_undefined"]
+__all__ = ["check_stacks", "compare", "rdms_by_roi", "similarity", "subject_vectors", "why_undefined"]
 
 
 def compare(
@@ -69,6 +76,17 @@ def compare(
         )
     ids = sorted(match.matched, key=natural_key)  # the same sums in whatever order the data came
     return similarity(reindex(models, ids), reindex(data, ids), comparison)
+
+
+def rdms_by_roi(
+    rdms: RDMs, roi: str | Sequence[str] | None, subjects: str | Sequence[str] | None
+) -> dict[str, RDMs]:
+    """One RDM per subject for each of some ROIs (None: all of them); RDMs without ROIs under the name ''."""
+    chosen = select_rdms(rdms, subjects=subjects)
+    if roi is None and "roi" not in rdms.rdm_descriptors:
+        return {"": check_one_per_subject(chosen)}
+    names = [roi] if isinstance(roi, str) else list(roi or dict.fromkeys(descriptor_values(chosen, "roi")))
+    return {name: check_one_per_subject(select_rdms(chosen, roi=name)) for name in names}
 
 
 def subject_vectors(rdms: RDMs | npt.ArrayLike) -> Floats:

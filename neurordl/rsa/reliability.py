@@ -1,4 +1,4 @@
-"""Whether similarities and noise ceilings may be chance (by permutation), and how reliable RDMs are."""
+"""How reliable RDMs are, and whether their similarity with models may be chance."""
 
 from __future__ import annotations
 
@@ -11,27 +11,18 @@ import torch
 from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
 
-from neurordl.arrays import Bools, Floats, Ints, nan_mean
+from neurordl.arrays import Bools, Floats, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison, find_similarity
-from neurordl.measures.condensed import n_stimuli, square
+from neurordl.measures.condensed import square
 from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids, subject_names
-from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
+from neurordl.rsa.ceilings import ROUNDING, pooled, scaled_to_pool
 from neurordl.rsa.compare import check_stacks, similarity, subject_vectors
 from neurordl.validate import check_count
 
-__all__ = [
-    "SessionReliability",
-    "agreement",
-    "ceiling_p",
-    "permutation_p",
-    "session_reliability",
-    "split_half",
-]
+__all__ = ["SessionReliability", "permutation_p", "session_reliability", "split_half"]
 
-_TESTED = 500_000  # values up to which `agreement` takes a second or so
 _STACK = 64 << 20  # bytes of permuted RDMs at once
-_ROUNDING = 1e-12  # a permutation that reaches the similarity but for this counts as one that reaches it
 
 
 def permutation_p(
@@ -98,79 +89,8 @@ def permutation_p(
         orders = [rng.permutation(n) for _ in range(min(step, n_permutations - start))]
         moved = torch.cat([squares[:, order[row], order[column]] for order in map(torch.from_numpy, orders)])
         null = mean_similarity(moved).reshape(len(orders), -1)
-        reached += (~(null < observed - _ROUNDING)).sum(axis=0)
+        reached += (~(null < observed - ROUNDING)).sum(axis=0)
     return np.where(np.isfinite(observed), (1 + reached) / (1 + n_permutations), np.nan)
-
-
-def ceiling_p(
-    rdms: RDMs | npt.ArrayLike,
-    comparison: str | Comparison,
-    *,
-    n_permutations: int = 1000,
-    rng: np.random.Generator,
-) -> float:
-    """Whether subjects agree better than by chance: p of the lower noise ceiling, by permutation.
-
-    The stimuli of each subject are permuted independently, rows and columns together. Estimand: agreement of
-    these subjects on these stimuli, compared with that of RDMs of unrelated stimuli (which is not zero under
-    the cosines). It generalises to neither other subjects nor other stimuli.
-
-    Parameters
-    ----------
-    rdms
-        RDMs with one RDM per subject, or condensed RDMs (subjects, pairs).
-    comparison
-        As in `compare`.
-    n_permutations
-        Number of permutations; the smallest p is one divided by this number plus one.
-    rng
-        Generator of the permutations.
-
-    Returns
-    -------
-    p
-        One-sided; NaN where the ceiling is undefined.
-
-    Raises
-    ------
-    NeurordlError
-        There are fewer than two subjects, or no permutations.
-    """
-    comparison, vectors = find_similarity(comparison), subject_vectors(rdms)
-    check_count("n_permutations", n_permutations)
-    observed = ceiling(vectors, comparison)[0]
-    if np.isnan(observed):
-        return np.nan
-    n = n_stimuli(vectors.shape[1])
-    reached = 0
-    step = max(1, _STACK // (8 * len(vectors) * n * n))
-    for start in range(0, n_permutations, step):
-        size = min(step, n_permutations - start)
-        orders = np.array([[rng.permutation(n) for _ in vectors] for _ in range(size)])
-        reached += int((~(_permuted_ceilings(vectors, orders, comparison) < observed - _ROUNDING)).sum())
-    return (1 + reached) / (1 + n_permutations)
-
-
-def _permuted_ceilings(vectors: Floats, orders: Ints, comparison: Comparison) -> Floats:
-    """Lower noise ceiling of each permutation of the stimuli, (permutations, subjects, stimuli)."""
-    complete = np.isfinite(vectors).all()
-    if comparison.kernel is not None and complete:
-        bounds = comparison.kernel.permuted_bounds(torch.as_tensor(vectors), orders)
-        if bounds is not None:
-            return nan_mean(bounds.numpy(), 1)
-    row, column = np.triu_indices(orders.shape[2], 1)
-    squares = square(torch.as_tensor(vectors)).numpy()
-    subjects = np.arange(len(vectors))[:, None]
-    return np.array(
-        [ceiling(squares[subjects, order[:, row], order[:, column]], comparison)[0] for order in orders]
-    )
-
-
-def agreement(vectors: Floats, comparison: Comparison, seed: int) -> float:
-    """`ceiling_p` from 99 permutations, for tables; NaN of one subject, or where it takes too long."""
-    if len(vectors) < 2 or vectors.size > _TESTED or comparison.slow:
-        return np.nan
-    return ceiling_p(vectors, comparison, n_permutations=99, rng=np.random.default_rng(seed))
 
 
 def split_half(

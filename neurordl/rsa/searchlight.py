@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import warnings
-from collections.abc import Callable, Mapping
-from numbers import Real
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,25 +18,154 @@ from rsatoolbox.data.base import DatasetBase
 from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
 
+from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
-from neurordl.ids import match_ids
+from neurordl.ids import Match, match_ids
 from neurordl.measures.comparisons import Comparison, find_similarity
 from neurordl.measures.condensed import square
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
-from neurordl.measures.kernels.distances import Normalize, distance_matrices
+from neurordl.measures.kernels.distances import distance_matrices
 from neurordl.measures.kernels.products import InnerProducts
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.source import Center, Source, check_dtype, check_rates, warn_of_runs
 from neurordl.rsa.compare import similarity
-from neurordl.rsa.inputs import model_vectors
-from neurordl.rsa.maps import Searchlight, grid_of
-from neurordl.rsa.spheres import Spheres
+from neurordl.rsa.evaluate import model_vectors
+from neurordl.validate import check_number
 
-__all__ = ["Searchlight", "searchlight"]
+if TYPE_CHECKING:
+    import nibabel as nib
 
-# Patterns and RDMs of the centres that are computed at once: they stay in the cache.
-_BYTES = 4 << 20
-_WIDEST = 1000  # voxels of a radius
+__all__ = ["Grid", "Searchlight", "searchlight"]
+
+Places = npt.NDArray[np.int32]
+Compare = Callable[[Tensor], Tensor]  # from the voxels around each center
+
+_BYTES = 4 << 20  # patterns and RDMs of the centers that are computed at once: they stay in the cache
+_LARGEST = 1 << 29  # voxels of a volume
+_WIDEST = 999  # voxels of a radius
+_DESCRIP = 80  # bytes of the header's field
+
+
+class Grid(NamedTuple):
+    """Where voxels lie: how many there are along x, y, z, and the affine (4, 4) from their indices to mm."""
+
+    shape: tuple[int, ...]
+    affine: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Searchlight:
+    """How similar models are to the RDM around each voxel.
+
+    Attributes
+    ----------
+    models
+        Names.
+    scores
+        (models, centers) similarities; NaN where undefined.
+    centers
+        (centers, 3) voxel indices x, y, z.
+    n_voxels
+        (centers,) how many voxels each RDM was computed from.
+    match
+        Which stimuli of patterns and models were matched.
+    settings
+        Radius, threshold, dissimilarity, comparison, and how the patterns were centered.
+    grid
+        Shape and affine of the images, if they are known, as for the patterns of `read_patterns`.
+    """
+
+    models: tuple[str, ...]
+    scores: Floats
+    centers: Places
+    n_voxels: Places
+    match: Match
+    settings: Mapping[str, object]
+    grid: Grid | None = None
+
+    def image(self, like: str | os.PathLike[str] | nib.Nifti1Image | None = None) -> nib.Nifti1Image:
+        """Maps as a NIfTI image (x, y, z, models); NaN where there is no center.
+
+        Parameters
+        ----------
+        like
+            An image on the grid of the patterns, such as their mask, whose units and codes of qform and sform
+            are taken. It may be left out where ``grid`` is known.
+
+        Raises
+        ------
+        NeurordlError
+            The image is on another grid, a center lies outside it, or the grid is not known.
+        """
+        import nibabel as nib
+
+        source = self._on_grid(like)
+        maps = np.full((*source.shape[:3], len(self.models)), np.nan, dtype=np.float32)
+        maps[tuple(self.centers.T)] = self.scores.T
+        image = nib.Nifti1Image(maps, source.affine)
+        image.header["xyzt_units"] = source.header["xyzt_units"] & 7
+        qform, sform = source.get_qform(coded=True), source.get_sform(coded=True)
+        if qform[1] or sform[1]:  # with neither, the affine is that of shape and voxel size
+            image.set_sform(*sform)
+            image.set_qform(*qform)
+        if (names := ", ".join(self.models)).isascii() and len(names) <= _DESCRIP:
+            image.header["descrip"] = names
+        return image
+
+    def _on_grid(self, like: str | os.PathLike[str] | nib.Nifti1Image | None) -> nib.Nifti1Image:
+        """An image on the grid of the patterns: the one given, checked, or an empty one."""
+        import nibabel as nib
+
+        from neurordl.patterns.images import load_image, same_grid
+
+        known = None
+        if self.grid is not None:
+            known = nib.Nifti1Image(np.broadcast_to(np.float32(0), self.grid.shape), self.grid.affine)
+            known.header.set_xyzt_units("mm")
+        if like is not None:
+            source, name = load_image(like, "image")
+        elif known is not None:
+            source, name = known, "the grid of the patterns"
+        else:
+            raise NeurordlError(
+                "the grid of these patterns is not known, as that of read_patterns is; pass like=, an "
+                "image on it"
+            )
+        shape = tuple(source.shape[:3])
+        if known is not None and not same_grid(source, known):
+            raise NeurordlError(
+                f"{name} has the shape {shape} and the affine {_rounded(source.affine)}, and the images of "
+                f"the patterns {known.shape} and {_rounded(known.affine)}; give one of those images, or "
+                "leave out like="
+            )
+        if len(shape) < 3 or bool((self.centers >= np.array(shape)).any()):
+            raise NeurordlError(
+                f"{name} has the shape {source.shape}, and there are centers up to the voxel "
+                f"{self.centers.max(axis=0).tolist()}; give an image on the grid of the patterns, such as "
+                "their mask"
+            )
+        return source
+
+    def __str__(self) -> str:
+        """Models, centers and range of the scores, and what was matched."""
+        few, most = self.n_voxels.min(), self.n_voxels.max()
+        lines = [
+            f"searchlight  radius {self.settings['radius']:g}, {self.settings['dissimilarity']}, models "
+            f"compared by {self.settings['comparison']}",
+            f"centers      {len(self.centers)}, of {few if few == most else f'{few} to {most}'} voxels each",
+            f"matched      {len(self.match.matched)} stimuli; {len(self.match.unused)} only in the models",
+        ]
+        for name, scores in zip(self.models, self.scores, strict=True):
+            defined = scores[np.isfinite(scores)]
+            text = "NaN"
+            if len(defined):
+                text = f"{defined.min():.3f} to {defined.max():.3f}, mean {defined.mean():.3f}"
+            undefined = len(scores) - len(defined)
+            text += f", {undefined} NaN" if 0 < undefined < len(scores) else ""
+            lines.append(f"{name:<11}  {text}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 def searchlight(
@@ -52,25 +183,25 @@ def searchlight(
 ) -> Searchlight:
     """Compare models with the RDM of the voxels in a sphere around each voxel.
 
-    RDMs are computed for many centres at once, compared, and not kept: memory is the patterns and a block.
-    Source: Kriegeskorte, Goebel & Bandettini 2006, PNAS 103:3863. One subject a call; what a map means for
-    the population is for a test over subjects' maps.
+    RDMs are computed for many centers at once, compared, and not kept: memory is the patterns and a block.
+    Source: Kriegeskorte, Goebel & Bandettini 2006, PNAS 103:3863. Each call is for one subject; whether a map
+    generalises to the population needs a test over the maps of several subjects.
 
     Parameters
     ----------
     patterns
-        With the channel descriptors ``x``, ``y``, ``z``, voxel indices, as from `read_patterns` with a mask.
-        Rows of the same stimulus are averaged.
+        Patterns with the channel descriptors ``x``, ``y``, ``z``, voxel indices, as from `read_patterns` with
+        a mask. Rows of the same stimulus are averaged.
     models
         Model RDMs, as in `evaluate`: they must have every stimulus of the patterns.
     radius
-        Voxels nearer to the centre than this, in voxels, belong to it (rsatoolbox's ``radius``).
+        Radius in voxels: a sphere has the voxels that are nearer to its center (rsatoolbox's ``radius``).
     threshold
-        Share of the sphere's voxels that must be there for a centre to be one; those outside of the mask and
-        of the volume are not (rsatoolbox does not count the latter). Only voxels that are there are used.
+        Share of a sphere's voxels that the patterns must have; those outside of the mask and of the volume
+        are missing (rsatoolbox does not count the latter). RDMs are computed from the voxels that there are.
     dissimilarity
-        A name in `DISSIMILARITIES` that takes no precision; ``crossnobis`` and ``poisson_cv`` take the
-        observation descriptor ``run``.
+        A dissimilarity that takes no precision; ``crossnobis`` and ``poisson_cv`` need the observation
+        descriptor ``run``.
     comparison
         How RDMs are compared, as in `compare`.
     descriptor, center
@@ -88,24 +219,17 @@ def searchlight(
     Raises
     ------
     NeurordlError
-        No voxel indices, or two voxels of one; no centre has enough voxels; stimuli that the models lack;
-        unknown names; a radius or threshold that makes no sphere; a sphere of one voxel, which has
-        no correlation.
+        There are no voxel indices, or two voxels have the same; no sphere has enough voxels; the models lack
+        stimuli; a name is unknown; the radius or the threshold makes no sphere, or spheres of one voxel,
+        which has no correlation.
     """
-    comparison = find_similarity(comparison)
-    measure = _measure(dissimilarity)
-    kind = check_dtype(dtype)
-    numbers = isinstance(radius, Real) and isinstance(threshold, Real)
-    if not numbers or not 0 < radius < _WIDEST or not 0 < threshold <= 1:
-        raise NeurordlError(
-            f"radius={radius!r}, threshold={threshold!r}: expected a radius above 0, in voxels, and a share "
-            "of the sphere above 0 and up to 1"
-        )
-    by_run = measure.needs_runs
-    source = Source(
-        patterns, "the patterns", descriptor, by_run=by_run or center == "run", dtype=kind
-    ).centered(center)
-    if by_run and len(source.runs) < 2:
+    comparison, measure = find_similarity(comparison), _dissimilarity(dissimilarity)
+    check_number("radius", radius, 0, _WIDEST, open_low=True)
+    check_number("threshold", threshold, 0, 1, open_low=True)
+    tensor_dtype = check_dtype(dtype)
+    by_run = measure.needs_runs or center == "run"
+    source = Source(patterns, "the patterns", descriptor, by_run=by_run, dtype=tensor_dtype).centered(center)
+    if measure.needs_runs and len(source.runs) < 2:
         raise NeurordlError(f"{measure} needs two or more runs, and the patterns have a single one")
     if not isinstance(models, RDMs) and not len(models):
         raise NeurordlError("models= is empty; give model RDMs")
@@ -114,41 +238,33 @@ def searchlight(
     match = match_ids(source.ids, stimulus_ids(first), names=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")
     stack = torch.from_numpy(np.stack(list(named.values())))
-    around = Spheres(patterns, radius, threshold)
+    spheres = _Spheres(patterns, radius, threshold)
     normalize = measure.kernel.normalize if measure.kernel is not None else None
-    if len(around.offsets) == 1 and normalize == "centered length":
+    if len(spheres.offsets) == 1 and normalize == "centered length":
         raise NeurordlError(
             f"radius={radius:g} makes spheres of a single voxel, where {measure} distances are undefined; "
             "take a radius above 1, or another dissimilarity"
         )
-    values = source.by_run() if by_run else source.patterns()[None]
+    values = source.by_run() if measure.needs_runs else source.patterns()[None]
     check_rates(values, measure, source.label)
-    by_voxel = values.permute(2, 0, 1).contiguous()  # (voxels, runs, stimuli): what is gathered lies together
-    distances = _distances(by_voxel, measure, source)
+    by_voxel = values.permute(2, 0, 1).contiguous()  # (voxels, runs, stimuli): gathered rows are contiguous
+    rdms_of = _rdms_of(by_voxel, measure, source)
 
     def general(voxels: Tensor) -> Tensor:
-        return similarity(stack, distances(voxels), comparison)
+        return similarity(stack, rdms_of(voxels), comparison)
 
-    compare: Compare = general
-    plain = measure.kernel is not None and not measure.kernel.root and measure.kernel.sides is None
-    if (
-        isinstance(comparison.kernel, InnerProducts)
-        and not comparison.kernel.whitened
-        and normalize is not None
-        and plain
-        and not by_run
-    ):
-        compare = _as_products(by_voxel, normalize, comparison.kernel.centered, stack, general)
-    scores = np.empty((len(stack), len(around.centres)))
+    compare = _by_products(by_voxel, measure, comparison, stack, general)
+    scores = np.empty((len(stack), len(spheres.centers)))
     with Progress(transient=True, disable=not progress) as bar, torch.no_grad():
-        task = bar.add_task("searchlight", total=len(around.centres))
-        for part, voxels in around.batches(_BYTES // kind.itemsize, by_voxel[0].numel(), 2 * len(stack[0])):
+        task = bar.add_task("searchlight", total=len(spheres.centers))
+        room = _BYTES // tensor_dtype.itemsize
+        for part, voxels in spheres.batches(room, by_voxel[0].numel(), 2 * len(stack[0])):
             scores[:, part] = compare(torch.from_numpy(voxels)).numpy()
             bar.advance(task, len(part))
     if np.isnan(scores).all():
-        _, voxels = next(around.batches(1, 1, 1))
-        why = _why_undefined(distances(torch.from_numpy(voxels)))
-        warnings.warn(f"all scores are NaN: {why}", UserWarning, stacklevel=2)
+        _, voxels = next(spheres.batches(1, 1, 1))
+        reason = _why_undefined(rdms_of(torch.from_numpy(voxels)))
+        warnings.warn(f"all scores are NaN: {reason}", UserWarning, stacklevel=2)
     settings = {
         "radius": radius,
         "threshold": threshold,
@@ -157,31 +273,43 @@ def searchlight(
         "center": center,
     }
     return Searchlight(
-        tuple(named), scores, around.places, around.n_voxels, match, settings, grid_of(patterns)
+        *(tuple(named), scores, spheres.places, spheres.n_voxels, match, settings), grid=_grid_of(patterns)
     )
 
 
-def _measure(choice: DissimilarityLike) -> Dissimilarity:
+def _dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
     measure = find_dissimilarity(choice)
     if measure.precision == "required":
         raise NeurordlError(
-            f"{measure} takes a precision for each sphere, which is not here; whiten the patterns first, "
-            "and choose euclidean"
+            f"{measure} needs a precision for each sphere, which a searchlight does not have; whiten the "
+            "patterns first, and choose euclidean"
         )
     return measure
 
 
-Compare = Callable[[Tensor], Tensor]  # voxels around some centres to what is of each centre
+def _grid_of(patterns: DatasetBase) -> Grid | None:
+    """The grid of the images, from the provenance of the patterns; None if it is not recorded."""
+    try:
+        record = json.loads(patterns.descriptors["provenance"])["grid"]
+        affine = np.array(record["affine"], dtype=np.float64)
+        shape = tuple(int(size) for size in record["shape"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return Grid(shape, affine) if len(shape) == 3 and affine.shape == (4, 4) else None
+
+
+def _rounded(affine: Floats) -> str:
+    return str([[round(float(value), 4) for value in row] for row in affine[:3]])
 
 
 def _gathered(by_voxel: Tensor, voxels: Tensor) -> Tensor:
-    """Patterns around some centres: (centres, voxels, runs, stimuli)."""
+    """Patterns around some centers: (centers, voxels, runs, stimuli)."""
     return by_voxel.index_select(0, voxels.flatten()).reshape(*voxels.shape, *by_voxel.shape[1:])
 
 
-def _distances(by_voxel: Tensor, measure: Callable[..., Tensor], source: Source) -> Compare:
-    """Voxels around some centres, (centres, voxels), to RDMs (centres, pairs)."""
-    by_run, options = by_voxel.shape[1] > 1, dict[str, Any]()
+def _rdms_of(by_voxel: Tensor, measure: Dissimilarity, source: Source) -> Compare:
+    """Function from the voxels around some centers to their RDMs, (centers, pairs)."""
+    by_run, options = by_voxel.shape[1] > 1, dict[str, Tensor]()
     if by_run and not source.balanced:
         options["counts"] = torch.from_numpy(source.counts.T.astype(np.float64)).to(by_voxel)
 
@@ -192,26 +320,31 @@ def _distances(by_voxel: Tensor, measure: Callable[..., Tensor], source: Source)
     return rdms
 
 
-def _why_undefined(rdm: Tensor) -> str:
-    there = rdm[rdm.isfinite()]
-    if not len(there):
+def _why_undefined(rdms: Tensor) -> str:
+    defined = rdms[rdms.isfinite()]
+    if not len(defined):
         return (
             "no distance is defined, since patterns hold NaN, are constant, or were measured in one run only"
         )
-    if float(there.max() - there.min()) <= 1e-6 * float(there.abs().max()):
+    if float(defined.max() - defined.min()) <= 1e-6 * float(defined.abs().max()):
         return "the RDMs are constant"
     return "the models are constant, or have too few of the pairs"
 
 
-def _as_products(
-    by_voxel: Tensor, normalize: Normalize, centered: bool, models: Tensor, general: Compare
+def _by_products(
+    by_voxel: Tensor, measure: Dissimilarity, comparison: Comparison, models: Tensor, general: Compare
 ) -> Compare:
-    """The same where distances come of inner products, and so does the comparison: nothing is condensed.
+    """Compare where distances and the comparison both are inner products: nothing is condensed.
 
-    Centres with an undefined distance, a constant RDM or patterns that are nearly alike, and models with
-    missing pairs, take the other way.
+    The general way is taken by other measures, by models with missing pairs, and by centers with an undefined
+    distance, a constant RDM or patterns that are nearly equal.
     """
-    n = by_voxel.shape[-1]
+    kernel, distances_of = comparison.kernel, measure.kernel
+    if not isinstance(kernel, InnerProducts) or kernel.whitened or measure.needs_runs:
+        return general
+    if distances_of is None or distances_of.root or distances_of.sides is not None:
+        return general
+    n, centered, normalize = by_voxel.shape[-1], kernel.centered, distances_of.normalize
     weights = models - models.mean(-1, keepdim=True) if centered else models
     lengths = torch.linalg.vector_norm(weights, dim=-1)
     if not bool((lengths > 1e-6 * torch.linalg.vector_norm(models, dim=-1)).all()):  # constant, or missing
@@ -223,12 +356,83 @@ def _as_products(
         distances, mean, sound = distance_matrices(patterns, normalize)
         if centered:
             distances.sub_(mean[:, None, None]).diagonal(dim1=-2, dim2=-1).zero_()
-        found = distances.flatten(1)
-        length = torch.linalg.vector_norm(found, dim=-1) / math.sqrt(2)
-        scores: Tensor = (weights @ found.mT / 2 / length).double()
+        vectors = distances.flatten(1)
+        length = torch.linalg.vector_norm(vectors, dim=-1) / math.sqrt(2)
+        scores: Tensor = (weights @ vectors.mT / 2 / length).double()
         unsure = ~(sound & (length > 1e-6 * n * mean))
         if bool(unsure.any()):
             scores[:, unsure] = general(voxels[unsure])
         return scores
 
     return compare
+
+
+class _Spheres:
+    """Voxels around each voxel that has enough of them; spheres of equal size are batched together."""
+
+    def __init__(self, patterns: DatasetBase, radius: float, threshold: float) -> None:
+        voxels = _voxel_indices(patterns)
+        extent = voxels.max(axis=0) - voxels.min(axis=0) + 1
+        if float(np.prod(extent, dtype=np.float64)) > _LARGEST:
+            raise NeurordlError(
+                f"the voxel indices x, y, z span {' x '.join(map(str, extent))} voxels: give indices, "
+                "not positions in space"
+            )
+        reach = int(np.ceil(radius)) - 1  # distances are less than the radius
+        grid = np.indices((2 * reach + 1,) * 3).reshape(3, -1).T - reach
+        self.offsets = grid[np.square(grid).sum(axis=1) < radius**2]
+        # the number of each voxel in a volume with a margin, so that no neighbor is outside of it
+        self.voxels = voxels - voxels.min(axis=0) + reach
+        self.volume = np.full(extent + 2 * reach, -1, dtype=np.int32)
+        self.volume[tuple(self.voxels.T)] = np.arange(len(voxels))
+        if int((self.volume >= 0).sum()) < len(voxels):
+            raise NeurordlError("two voxels of the patterns have the same indices x, y, z; give each once")
+        counts = np.concatenate([(part >= 0).sum(axis=1) for part in self._around(np.arange(len(voxels)))])
+        self.centers = np.flatnonzero(counts >= threshold * len(self.offsets) - 1e-9)
+        if not len(self.centers):
+            best = float(counts.max() / len(self.offsets))
+            scale = 10.0 ** (2 - math.floor(math.log10(best)))
+            enough = math.floor(best * scale) / scale  # three digits, not more than the share
+            raise NeurordlError(
+                f"no voxel has {threshold:.1%} of the {len(self.offsets)} voxels nearer than {radius:g}; the "
+                f"most is {counts.max()}, {best:.1%} (a slice or a thin mask has fewer): take "
+                f"threshold={enough:g} or less, or a smaller radius"
+            )
+        self.n_voxels = counts[self.centers].astype(np.int32)
+        self.places = voxels[self.centers].astype(np.int32)
+
+    def _around(self, voxels: npt.NDArray[np.intp]) -> Iterator[Places]:
+        """Numbers of the voxels around some, -1 where there is none: (voxels, offsets), in parts."""
+        for start in range(0, len(voxels), 4096):
+            around = self.voxels[voxels[start : start + 4096], None] + self.offsets
+            yield self.volume[tuple(np.moveaxis(around, -1, 0))]
+
+    def batches(
+        self, room: int, per_voxel: int, per_center: int
+    ) -> Iterator[tuple[npt.NDArray[np.intp], Places]]:
+        """Numbers of some centers, and the voxels around each, (centers, voxels).
+
+        A batch has as many centers as there is room for, where each voxel and each center takes so many
+        numbers.
+        """
+        for size in np.unique(self.n_voxels):
+            alike = np.flatnonzero(self.n_voxels == size)
+            step = max(1, room // (int(size) * per_voxel + per_center))
+            for start in range(0, len(alike), step):
+                part = alike[start : start + step]
+                around = np.concatenate(list(self._around(self.centers[part])))
+                yield part, around[around >= 0].reshape(len(part), size)
+
+
+def _voxel_indices(patterns: DatasetBase) -> npt.NDArray[np.intp]:
+    """Voxel indices x, y, z of the channels, (voxels, 3)."""
+    channels: Mapping[str, Any] = patterns.channel_descriptors
+    if absent := [axis for axis in "xyz" if axis not in channels]:
+        raise NeurordlError(
+            f"the patterns have no channel descriptor {absent[0]!r}; a searchlight needs the voxel "
+            "indices x, y and z, which read_patterns gives"
+        )
+    voxels = np.stack([np.asarray(channels[axis]) for axis in "xyz"], axis=1)
+    if voxels.dtype.kind not in "iu" or not len(voxels) or int(voxels.min()) < 0:
+        raise NeurordlError("the voxel indices x, y, z must be whole numbers from 0")
+    return voxels.astype(np.intp)

@@ -228,8 +228,6 @@ class _Pixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self.shape:
-            raise NeurordlError(
-                f"this mlp takes images of shape {self.shape} (channels, height, width), but got "
-                f"{tuple(x.shape[1:])}: build it with their in_channels and image_size."
-            )
+            shapes = f"{self.shape} (channels, height, width), but got {tuple(x.shape[1:])}"
+            raise NeurordlError(f"this mlp takes images of shape {shapes}; build it with their image_size")
         return x.flatten(1)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from rsatoolbox.rdm import RDMs
 
-from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms
+from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms, select_rdms
 from neurordl.cli.commands import draw_images
 from neurordl.io import sha256_state
 
@@ -104,12 +104,11 @@ def test_train_then_compare(shell: Any, data: dict[str, Path], tmp_path: Path) -
     shown = StimulusSet.from_folder(data["stimuli"], size=8).subset(run.held_out_ids)
     own = evaluate(
         run,
-        load_rdms(data["brain.h5"]),
+        select_rdms(load_rdms(data["brain.h5"]), average="session"),
         stimuli=shown,
         layers="conv1",
         comparison="corr",
         roi="IT",
-        average="session",
     )
     expected = own.to_frame().set_index("subject")["score"]
     got = table[table["layer"] == "conv1"].set_index("subject")["score"]
@@ -388,10 +387,10 @@ def test_compare_a_network_of_ones_own(
     assert "group" in printed
     frame = pd.read_csv("scores/scores.csv")
     shown = StimulusSet.from_folder(data["stimuli"], mean=(0.485, 0.456, 0.406), std=(0.2, 0.2, 0.2))
-    own = evaluate(
-        network, load_rdms(data["brain.h5"]), stimuli=shown, average="session", group=True, comparison="corr"
-    )
-    np.testing.assert_allclose(frame["score"], own.to_frame()["score"], atol=1e-12)
+    brain = select_rdms(load_rdms(data["brain.h5"]), average="session")
+    own = evaluate(network, brain, stimuli=shown, comparison="corr")
+    scores = pd.concat([own.to_frame(), own.group_rows()])["score"]
+    np.testing.assert_allclose(frame["score"], scores, atol=1e-12)
     kept = json.loads(Path("scores/evaluation.json").read_text())["settings"]
     assert (kept["source"], kept["checkpoint"], kept["pretrained"]) == (
         "factory_of_mine:tiny", "weights.pth", False,
@@ -410,7 +409,7 @@ def test_compare_a_network_of_ones_own(
     assert told in printed
     assert json.loads(Path("fresh/evaluation.json").read_text())["settings"]["checkpoint"] is None
     for changes, message in (
-        (("--checkpoint", data["brain.h5"]), "is no checkpoint"),
+        (("--checkpoint", data["brain.h5"]), "is not a checkpoint"),
         (("--pairs", "fitted"), "--pairs is for a run"),
         (("--channels", "1"), "the network takes 3 channels, but the images are 1 x 8 x 8"),
     ):
@@ -477,7 +476,7 @@ def test_compare_model_rdms(shell: Any, data: dict[str, Path], tmp_path: Path) -
     assert str(tmp_path) not in json.dumps(kept)
     code, printed, errors = shell(
         "compare", tmp_path / "models.h5", "--rdms", data["brain.h5"], "--average", "session",
-        "--bootstrap", "stimuli", "--variance", "components", "--out", tmp_path / "more",
+        "--bootstrap", "stimuli", "--bootstrap-variance", "components", "--out", tmp_path / "more",
     )  # fmt: skip
     assert code == 0, errors
     assert "variances by components" in printed
@@ -630,5 +629,6 @@ def test_no_arguments_show_the_help(shell: Any) -> None:
 def test_record_and_evaluation_are_json(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     assert shell(*train_arguments(data, tmp_path / "run", epochs=1))[0] == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    teacher = RDMTeacher(load_rdms(data["brain.h5"]), roi="IT", subjects=["p0", "p2"], average="session")
+    averaged = select_rdms(load_rdms(data["brain.h5"]), average="session")
+    teacher = RDMTeacher(averaged, roi="IT", subjects=["p0", "p2"])
     assert record["objective"]["losses"]["rdm:conv3"]["teacher"]["sha256"] == teacher.sha256

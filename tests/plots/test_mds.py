@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist
 from neurordl.errors import NeurordlError
 from neurordl.plots import COLOURS, plot_mds, plot_rdm_mds
 from neurordl.plots.style import shortened
-from neurordl.rsa.evaluation import compare
+from neurordl.rsa.compare import compare
 from neurordl.stimuli import StimulusSet
 
 

@@ -13,7 +13,8 @@ from rsatoolbox.rdm import RDMs
 from neurordl.errors import NeurordlError
 from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer
 from neurordl.plots.style import elided
-from neurordl.rsa.evaluation import Evaluation, evaluate
+from neurordl.rsa.evaluate import evaluate
+from neurordl.rsa.scores import Evaluation
 from neurordl.training.run import Run
 
 

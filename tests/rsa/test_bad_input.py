@@ -18,8 +18,9 @@ import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import few_pairs
 from neurordl.rdms.selection import reindex
+from neurordl.rsa.ceilings import ceiling_p
 from neurordl.rsa.inference.infer import infer
-from neurordl.rsa.reliability import ceiling_p, permutation_p, split_half
+from neurordl.rsa.reliability import permutation_p, split_half
 
 N = 12
 IDS = [f"s{k}" for k in range(N)]
@@ -63,7 +64,7 @@ def others() -> RDMs:
     return stack(3, "layer", [f"t{k}" for k in range(N)])
 
 
-def network_on(device: str, **options: Any) -> Any:
+def network_on(device: Any, **options: Any) -> Any:
     images = nrl.StimulusSet.from_array(np.random.default_rng(0).random((N, 1, 4, 4)), ids=IDS)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     return nrl.evaluate(network, brain(), stimuli=images, device=device, **options)
@@ -101,15 +102,18 @@ Call = Callable[[], Any]
         (lambda: network_on("gpu"), "device 'gpu' cannot be used here"),
         (lambda: network_on("meta"), "device 'meta' cannot be used here"),
         (lambda: nrl.evaluate(models(), brain(), device="gpu"), "device 'gpu' cannot be used here"),
-        (lambda: network_on("cpu", batch_size=0), "batch_size=0: expected a whole number of at least 1"),
         (
-            lambda: nrl.evaluate(models(), brain(), bootstrap="both", n_bootstrap=1),
-            "n_bootstrap=1.*2 or more",
+            lambda: network_on(nrl.Compute("cpu", batch_size=0)),
+            "batch_size=0: expected",
         ),
-        (lambda: nrl.evaluate(models(), brain(), bootstrap="both", n_bootstrap=0), "n_bootstrap=0"),
-        (lambda: nrl.evaluate(models(), brain(), bootstrap="both", n_bootstrap=9.5), "n_bootstrap=9.5"),
-        (lambda: nrl.evaluate(models(), brain(), bootstrap="rdm"), "unknown resample 'rdm'"),
-        (lambda: nrl.evaluate(models(), brain(), bootstrap="both", seed=-1), "seed=-1"),
+        (
+            lambda: nrl.evaluate(models(), brain(), bootstrap=nrl.Bootstrap("both", n=1)),
+            "n=1: expected a whole number of at least 2",
+        ),
+        (lambda: nrl.evaluate(models(), brain(), bootstrap=nrl.Bootstrap("both", n=0)), "n=0"),
+        (lambda: nrl.evaluate(models(), brain(), bootstrap=nrl.Bootstrap("both", n=9.5)), "n=9.5"),
+        (lambda: nrl.evaluate(models(), brain(), bootstrap="rdm"), "bootstrap='rdm'"),
+        (lambda: nrl.evaluate(models(), brain(), bootstrap=nrl.Bootstrap("both", seed=-1)), "seed=-1"),
         (lambda: nrl.evaluate(models(), brain(), layers=[]), "layers= is empty.*l0"),
         (lambda: nrl.evaluate(models(), brain().dissimilarities), "expected rsatoolbox RDMs.*ndarray"),
         (lambda: nrl.compare(models().dissimilarities, brain()), "expected rsatoolbox RDMs.*ndarray"),
@@ -157,7 +161,7 @@ ROWS = RANDOM.random((4, 10))
     "call, told",
     [
         (lambda: infer(ROWS, ROWS[:, :6], "corr"), r"\(4, 10\) and \(4, 6\)"),
-        (lambda: infer(ROWS, ROWS[:, :6], "tau-a", resample="both", rng=RANDOM), r"\(4, 10\) and \(4, 6\)"),
+        (lambda: infer(ROWS, ROWS[:, :6], "tau-a", "both"), r"\(4, 10\) and \(4, 6\)"),
         (lambda: infer(ROWS[0], ROWS, "rho-a"), r"\(10,\) and \(4, 10\)"),
         (lambda: infer(ROWS[:0], ROWS, "rho-a"), "0 models and 4 subjects"),
         (lambda: infer(ROWS, ROWS[:0], "rho-a"), "4 models and 0 subjects"),
@@ -184,7 +188,12 @@ def test_arrays_that_do_not_fit(call: Call, told: str) -> None:
         (models, twice, [], "subject 'p0' has 2"),
         (models, brain, ["--layers", "l7"], "no model RDM is named 'l7'"),
         (models, brain, ["--bootstrap", "stimuli", "--comparison", "bures"], "bures needs complete RDMs"),
-        (models, brain, ["--variance", "components"], "resample 'stimuli' or 'both'"),
+        (
+            models,
+            brain,
+            ["--bootstrap", "subjects", "--bootstrap-variance", "components"],
+            "resample 'stimuli' or 'both'",
+        ),
         (models, brain, ["--device", "gpu"], "device 'gpu' cannot be used here"),
         pytest.param(models, brain, ["--device", "cuda"], "torch sees no GPU", marks=NO_GPU),
     ],

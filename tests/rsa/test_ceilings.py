@@ -17,9 +17,9 @@ from scipy.spatial.distance import pdist
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.measures.kernels.products import bounds
-from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool, subject_bounds
+from neurordl.rsa.ceilings import ceiling, ceiling_p, pooled, scaled_to_pool, subject_bounds
 from neurordl.rsa.compare import similarity
-from neurordl.rsa.reliability import ceiling_p, session_reliability, split_half
+from neurordl.rsa.reliability import session_reliability, split_half
 
 METHODS = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
 

@@ -21,7 +21,7 @@ from neurordl.measures.comparisons import COMPARISONS
 from neurordl.rdms.selection import select_rdms
 from neurordl.rsa.ceilings import noise_ceiling
 from neurordl.rsa.compare import compare, why_undefined
-from neurordl.rsa.inference.tests import mean_interval
+from neurordl.rsa.inference.infer import mean_interval
 
 N = 9
 IDS = [f"s{k}" for k in range(N)]

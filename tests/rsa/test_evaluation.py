@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from dataclasses import dataclass, replace
 
@@ -22,15 +23,17 @@ from torch import nn
 from neurordl.errors import NeurordlError
 from neurordl.io import sha256_state
 from neurordl.measures.kernels import distances
+from neurordl.patterns.network import Compute
 from neurordl.rdms.selection import reindex, select_rdms
-from neurordl.rsa import networks
 from neurordl.rsa.ceilings import noise_ceiling
-from neurordl.rsa.evaluation import COLUMNS, Evaluation, RunLike, evaluate
-from neurordl.rsa.inference.infer import infer
-from neurordl.rsa.inference.tests import interval, p_values
+from neurordl.rsa.evaluate import RunLike, evaluate
+from neurordl.rsa.inference.infer import infer, interval, p_values
+from neurordl.rsa.inference.resampling import Bootstrap
+from neurordl.rsa.scores import COLUMNS, Evaluation
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.teachers import RDMTeacher
 
+module = sys.modules["neurordl.rsa.evaluate"]  # the package shows the function by this name
 N = 12
 IDS = tuple(f"s{k}" for k in range(N))
 
@@ -142,9 +145,9 @@ def test_each_roi_is_its_own_study():
         alone = evaluate(models(), data, roi=name).to_frame()
         pd.testing.assert_frame_equal(frame[frame["roi"] == name].reset_index(drop=True), alone)
         assert_allclose(alone["ceiling_lower"].iloc[0], noise_ceiling(select_rdms(data, roi=name))[0])
-        chosen = evaluate(models(), data, select={"roi": name}).to_frame()
+        chosen = evaluate(models(), select_rdms(data, roi=name)).to_frame()
         pd.testing.assert_frame_equal(chosen, alone)
-    assert set(evaluate(models(), data, average="roi").frame["roi"]) == {""}
+    assert set(evaluate(models(), select_rdms(data, average="roi")).frame["roi"]) == {""}
     with pytest.raises(NeurordlError, match=r"V4.*EVC, IT"):
         evaluate(models(), data, roi="V4")
 
@@ -162,9 +165,9 @@ def test_sessions_are_not_subjects():
     data.rdm_descriptors["session"] = [1, 1, 2, 2]
     with pytest.raises(NeurordlError, match=r"'session'.*select= or average="):
         evaluate(models(), data)
-    frame = evaluate(models(), data, average="session").to_frame()
+    frame = evaluate(models(), select_rdms(data, average="session")).to_frame()
     assert set(frame["subject"]) == {"p0", "p1", "mean"}
-    one = evaluate(models(), data, select={"session": 2}).to_frame()
+    one = evaluate(models(), select_rdms(data, select={"session": 2})).to_frame()
     assert_allclose(one["score"].iloc[0], rsatoolbox_compare(models()[0], data[2], "rho-a")[0, 0])
 
 
@@ -228,7 +231,7 @@ def test_models_by_name():
 
 def test_layers_of_a_network_give_the_rdms_of_their_patterns():
     net, shuffled_images = network(), images(tuple(reversed(IDS)))
-    scores = evaluate(net, brain(), stimuli=shuffled_images, comparison="corr", batch_size=5)
+    scores = evaluate(net, brain(), stimuli=shuffled_images, comparison="corr", device=Compute(batch_size=5))
     assert "reordered" in str(scores)
     assert scores.match.reordered
     with torch.no_grad():
@@ -243,17 +246,17 @@ def test_layers_of_a_network_give_the_rdms_of_their_patterns():
 def test_layers_in_groups_are_the_same_layers(monkeypatch):
     want = evaluate(network(), brain(), stimuli=images())
     pd.testing.assert_frame_equal(
-        evaluate(network(), brain(), stimuli=images(), batch_size=5).frame, want.frame
+        evaluate(network(), brain(), stimuli=images(), device=Compute(batch_size=5)).frame, want.frame
     )
-    monkeypatch.setattr(networks, "_AT_ONCE_BYTES", 1)
+    monkeypatch.setattr(module, "_AT_ONCE_BYTES", 1)
     pd.testing.assert_frame_equal(evaluate(network(), brain(), stimuli=images()).frame, want.frame)
-    monkeypatch.setattr(networks, "_PATTERN_BYTES", 1)
+    monkeypatch.setattr(module, "_PATTERN_BYTES", 1)
     pd.testing.assert_frame_equal(evaluate(network(), brain(), stimuli=images()).frame, want.frame)
 
 
 def test_very_wide_layers_have_the_same_rdm(monkeypatch):
     want = evaluate(network(), brain(), stimuli=images(), comparison="corr").frame["score"]
-    monkeypatch.setattr(networks, "WIDE", 1)
+    monkeypatch.setattr(module, "WIDE", 1)
     monkeypatch.setattr(distances, "WIDE", 1)
     assert_allclose(
         evaluate(network(), brain(), stimuli=images(), comparison="corr").frame["score"], want, atol=1e-6
@@ -315,8 +318,11 @@ def test_held_out_pairs_have_both_stimuli_unused(run):
 def test_the_group_is_the_mean_rdm_of_the_subjects():
     data = brain()
     data.dissimilarities[0, 3] = np.nan
-    scores = evaluate(network(), data, stimuli=images(), layers="0", comparison="corr", group=True)
-    group = scores.frame[scores.frame["subject"] == "group"].iloc[0]
+    scores = evaluate(network(), data, stimuli=images(), layers="0", comparison="corr")
+    rows = scores.group_rows()
+    assert tuple(rows.columns) == COLUMNS
+    assert rows["subject"].tolist() == ["group"]
+    group = rows.iloc[0]
     mean = RDMs(
         np.nanmean(data.dissimilarities, axis=0, keepdims=True), pattern_descriptors=data.pattern_descriptors
     )
@@ -386,7 +392,7 @@ def test_bad_input_is_told_clearly(run):
         evaluate(other, brain(), stimuli=images())
     with pytest.raises(NeurordlError, match="pairs='held-out' takes a run"):
         evaluate(run.student, brain(), stimuli=images(), pairs="held-out")
-    with pytest.raises(NeurordlError, match="unknown pairs 'train'"):
+    with pytest.raises(NeurordlError, match="pairs='train'"):
         evaluate(run, brain(), stimuli=images(), pairs="train")
     with pytest.raises(NeurordlError, match="3 stimuli or more"):
         evaluate(network(), brain(), stimuli=images(IDS[:2]))
@@ -414,7 +420,7 @@ def test_ids_without_data(run):
 
 
 def test_saved_with_what_was_done(tmp_path, run):
-    scores = evaluate(run, brain(rois=("EVC", "IT")), stimuli=images(), pairs="held-out", average=None)
+    scores = evaluate(run, brain(rois=("EVC", "IT")), stimuli=images(), pairs="held-out")
     out = scores.save(tmp_path / "results" / "first")
     assert sorted(path.name for path in out.iterdir()) == [
         "comparisons.csv",
@@ -446,15 +452,16 @@ def test_saved_with_what_was_done(tmp_path, run):
 @pytest.mark.parametrize("bootstrap", [None, "subjects", "stimuli", "both"])
 def test_bootstraps_are_those_of_infer_and_go_to_rsatoolbox(bootstrap):
     data, given = brain(rois=("EVC", "IT")), models()
-    scores = evaluate(given, data, comparison="corr", bootstrap=bootstrap, n_bootstrap=50, seed=3)
+    scores = evaluate(
+        given, data, comparison="corr", bootstrap=bootstrap and Bootstrap(bootstrap, n=50, seed=3)
+    )
     part = RDMs(data.dissimilarities[np.array(data.rdm_descriptors["roi"]) == "IT"])
     part.pattern_descriptors["stimulus"] = list(data.pattern_descriptors["stimulus"])
     vectors = reindex(given, IDS), reindex(part, IDS)
-    rng = np.random.default_rng(3)
-    found = infer(*vectors, "corr", resample=bootstrap or "none", n_bootstrap=50, rng=rng)
+    found = infer(*vectors, "corr", bootstrap and Bootstrap(bootstrap, n=50, seed=3))
     mean = means(scores)[means(scores)["roi"] == "IT"]
-    low, high = interval(found, centre="data")
-    p = p_values(found, centre="data")
+    low, high = interval(found, center="data")
+    p = p_values(found, center="data")
     assert_allclose(mean["score"], found.scores.mean(1))
     assert_allclose(mean["ci_low"], low)
     assert_allclose(mean["ci_high"], high)
@@ -479,9 +486,9 @@ def test_bootstraps_are_those_of_infer_and_go_to_rsatoolbox(bootstrap):
 
 def test_a_dead_layer_leaves_the_others_as_they_are():
     given = {name: models()[k] for k, name in enumerate("abc")}
-    want = evaluate(given, brain(), bootstrap="both", n_bootstrap=30)
+    want = evaluate(given, brain(), bootstrap=Bootstrap("both", n=30))
     dead = RDMs(np.full((1, N * (N - 1) // 2), np.nan), pattern_descriptors={"stimulus": list(IDS)})
-    got = evaluate({"dead": dead, **given}, brain(), bootstrap="both", n_bootstrap=30)
+    got = evaluate({"dead": dead, **given}, brain(), bootstrap=Bootstrap("both", n=30))
     assert_array_equal(means(got)["p"][1:], means(want)["p"])
     assert_array_equal(means(got)["p_ceiling"][1:], means(want)["p_ceiling"])
     assert np.isnan(means(got)["p"].iloc[0])
@@ -495,9 +502,13 @@ def test_a_dead_layer_leaves_the_others_as_they_are():
 def test_a_layer_that_misses_pairs_changes_no_other_row(bootstrap, method):
     """Each layer is held against the ceiling on its own pairs, in the columns and in the test."""
     given = models()
-    want = means(evaluate(given, brain(), comparison=method, bootstrap=bootstrap, n_bootstrap=30))
+    want = means(
+        evaluate(given, brain(), comparison=method, bootstrap=bootstrap and Bootstrap(bootstrap, n=30))
+    )
     given.dissimilarities[1, : N - 1] = np.nan  # a dead stimulus
-    got = means(evaluate(given, brain(), comparison=method, bootstrap=bootstrap, n_bootstrap=30))
+    got = means(
+        evaluate(given, brain(), comparison=method, bootstrap=bootstrap and Bootstrap(bootstrap, n=30))
+    )
     columns = ["score", "ci_low", "ci_high", "p", "p_ceiling", "ceiling_lower", "ceiling_upper"]
     assert_allclose(got.loc[["a", "b2"], columns], want.loc[["a", "b2"], columns], atol=1e-12)
     assert got.loc["b1", "ceiling_lower"] != want.loc["b1", "ceiling_lower"]
@@ -563,7 +574,7 @@ def test_the_record_has_a_checksum_of_the_weights() -> None:
     with torch.no_grad():
         changed[3].bias[0] += 1e-6
     assert recorded(changed, stimuli=images()) != first
-    assert networks.weights_sha256(network().to(torch.bfloat16)) not in (None, first)
+    assert module.weights_sha256(network().to(torch.bfloat16)) not in (None, first)
     odd = network()
     odd.register_buffer("eight", torch.zeros(3).to(torch.float8_e4m3fn))
-    assert networks.weights_sha256(odd) is None
+    assert module.weights_sha256(odd) is None

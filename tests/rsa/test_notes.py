@@ -13,7 +13,8 @@ from torch import nn
 
 import neurordl as nrl
 from neurordl.measures.comparisons import few_pairs
-from neurordl.rsa.notes import measured, repeated_layers
+from neurordl.rsa.inference.resampling import Bootstrap
+from neurordl.rsa.scores import Coverage, Subjects, repeated_layers
 
 N = 12
 IDS = [f"s{k}" for k in range(N)]
@@ -43,7 +44,7 @@ def without(data: RDMs, row: int, stimuli: int) -> RDMs:
 
 def test_complete_rdms_need_no_note() -> None:
     found = nrl.evaluate(models(), brain(), comparison="corr")
-    assert not [note for note in found.notes if "measured" in note or "same RDM" in note]
+    assert not [note for note in found.notes if "measured" in note or "identical RDMs" in note]
     assert ", all pairs of 12 stimuli;" in found.title
 
 
@@ -90,7 +91,7 @@ def test_few_pairs_are_those_that_are_measured() -> None:
 @pytest.mark.parametrize("bootstrap, told", [(None, True), ("subjects", True), ("stimuli", False)])
 def test_intervals_over_stimuli_show_few_stimuli(bootstrap: str | None, told: bool) -> None:
     nine = models().subset_pattern("stimulus", IDS[:9])
-    found = nrl.evaluate(nine, brain(), comparison="corr", bootstrap=bootstrap, n_bootstrap=20)
+    found = nrl.evaluate(nine, brain(), comparison="corr", bootstrap=bootstrap and Bootstrap(bootstrap, n=20))
     (note,) = (note for note in found.notes if "too few" in note)
     assert ("which intervals over subjects do not show" in note) is told
 
@@ -101,17 +102,17 @@ def test_counts_are_those_of_a_loop() -> None:
     stack = np.where(rng.random((2, len(FIRST))) < 0.5, 1.0, np.nan)
     keep = rng.random(len(FIRST)) < 0.7
     names, pooled = [f"p{k}" for k in range(5)], [True, True, False, True, False]
-    found = measured(stack, data, names, pooled, keep)
+    found = Coverage.of(stack, data, Subjects(tuple(names), tuple(pooled), ()), keep)
     anyone = 0
     for pair in range(len(FIRST)):
         seen = any(data[k, pair] == 1 for k in range(5) if pooled[k])
         anyone += bool(keep[pair] and seen and (stack[:, pair] == 1).any())
-    assert found["anyone"] == anyone
-    assert found["asked"] == keep.sum()
+    assert found.compared == anyone
+    assert found.requested == keep.sum()
     for k, name in enumerate(names):
         pairs = [(FIRST[p], SECOND[p]) for p in range(len(FIRST)) if keep[p] and data[k, p] == 1]
-        assert found["pairs"][name] == len(pairs)
-        assert found["stimuli"][name] == N - len({one for pair in pairs for one in pair})
+        assert found.pairs[name] == len(pairs)
+        assert found.stimuli[name] == N - len({one for pair in pairs for one in pair})
 
 
 def test_layers_with_the_same_rdm_are_named() -> None:
@@ -121,11 +122,11 @@ def test_layers_with_the_same_rdm_are_named() -> None:
     pixels = np.random.default_rng(2).random((N, 1, 6, 6)).astype(np.float32)
     shown = nrl.StimulusSet.from_array(pixels, ids=IDS)
     found = nrl.evaluate(network, brain(), stimuli=shown, comparison="corr", layers=["0", "0.*", "2"])
-    (note,) = (note for note in found.notes if "same RDM" in note)
-    assert "same RDM: 0 = 0.1; each is one test" in note
+    (note,) = (note for note in found.notes if "identical RDMs" in note)
+    assert "identical RDMs: 0 = 0.1; the corrections" in note
     assert note in str(found)
     top = nrl.evaluate(network, brain(), stimuli=shown, comparison="corr", layers=["0", "2"])
-    assert not [note for note in top.notes if "same RDM" in note]
+    assert not [note for note in top.notes if "identical RDMs" in note]
 
 
 def test_repeats_are_by_value() -> None:
@@ -133,7 +134,7 @@ def test_repeats_are_by_value() -> None:
     holes = np.where(np.arange(10) < 2, np.nan, a)
     undefined = np.full(10, np.nan)
     told = repeated_layers(list("uvwxyz"), np.stack([holes, b, holes, undefined, undefined, a]))
-    assert "same RDM: u = w; " in told
+    assert "identical RDMs: u = w; " in told
     assert repeated_layers(["v", "z"], np.stack([a, b])) == ""
     assert repeated_layers(["x", "y"], np.stack([a, np.nextafter(a, 2)])) == ""
     assert repeated_layers(["x", "y"], np.stack([np.zeros(3), -np.zeros(3)])) != ""

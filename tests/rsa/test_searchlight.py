@@ -73,7 +73,7 @@ def test_each_centre_is_rsatoolboxs(method: str, dissimilarity: str, threshold: 
         data, models(), radius=2, threshold=threshold, dissimilarity=dissimilarity, comparison=method
     )
     scores, sizes, centres = one_by_one(data, 2, threshold, dissimilarity, method)
-    assert_array_equal(found.centres, centres)
+    assert_array_equal(found.centers, centres)
     assert_array_equal(found.n_voxels, sizes)
     assert (len(set(sizes)) > 1) == (threshold < 1)
     assert_allclose(found.scores, scores, atol=1e-9)
@@ -97,7 +97,7 @@ def test_across_runs_balanced_or_not() -> None:
     with pytest.warns(UserWarning, match=r"the patterns: .*\(s4 in 0\).* center=\"run\""):
         nrl.searchlight(fewer, models(), radius=2, dissimilarity="crossnobis")
     found = nrl.searchlight(fewer, models(), radius=2, dissimilarity="crossnobis", center="run")
-    whole = nrl.compute_rdms(_around(fewer, found.centres[3], 2), "crossnobis", center="run")
+    whole = nrl.compute_rdms(_around(fewer, found.centers[3], 2), "crossnobis", center="run")
     assert_allclose(found.scores[:, 3], nrl.compare(models(), whole, comparison="corr")[:, 0], atol=1e-9)
 
 
@@ -119,17 +119,17 @@ def test_undefined_distances_are_missing_pairs_there_and_nowhere_else() -> None:
     near = np.square(at - [2, 2, 3]).sum(1) < 4
     data.measurements[2, near] = 0.7  # a constant pattern in one sphere
     found = nrl.searchlight(data, models(), radius=2)
-    for k, centre in enumerate(found.centres):
+    for k, centre in enumerate(found.centers):
         rdm = nrl.compute_rdms(_around(data, centre, 2))
         assert_allclose(found.scores[:, k], nrl.compare(models(), rdm, comparison="corr")[:, 0], atol=1e-9)
-    whole = np.flatnonzero((found.centres == [2, 2, 3]).all(1))[0]
+    whole = np.flatnonzero((found.centers == [2, 2, 3]).all(1))[0]
     assert np.isnan(nrl.compute_rdms(_around(data, [2, 2, 3], 2)).dissimilarities).any()
     assert np.isfinite(found.scores[:, whole]).all()
     data.measurements[:, near] = 0.7
     assert np.isnan(nrl.searchlight(data, models(), radius=2).scores[:, whole]).all()
     data.measurements[4, near] = np.nan
     lost = nrl.searchlight(data, models(), radius=2, dissimilarity="euclidean")
-    assert np.isfinite(lost.scores[:, np.square(lost.centres - [2, 2, 3]).sum(1) > 16]).all()
+    assert np.isfinite(lost.scores[:, np.square(lost.centers - [2, 2, 3]).sum(1) > 16]).all()
 
 
 def test_models_are_matched_by_name() -> None:
@@ -161,7 +161,7 @@ def test_centres_inside_a_volume_are_rsatoolboxs() -> None:
     centres, neighbours = get_volume_searchlight(mask, radius=2, threshold=0.7)
     found = nrl.searchlight(brain(), models(), radius=2, threshold=0.7)
     at = np.stack(np.unravel_index(centres, mask.shape), 1) - 3
-    assert_array_equal(found.centres, at)
+    assert_array_equal(found.centers, at)
     assert_array_equal(found.n_voxels, [mask.ravel()[one].sum() for one in neighbours])
 
 
@@ -174,7 +174,7 @@ def test_a_map_of_each_model(tmp_path: Any) -> None:
         assert maps.shape == (*BRAIN.shape, 3)
         assert_array_equal(maps.affine, mask.affine)
         values = maps.get_fdata()
-        assert_allclose(values[tuple(found.centres.T)].T, found.scores, atol=1e-6)
+        assert_allclose(values[tuple(found.centers.T)].T, found.scores, atol=1e-6)
         assert np.isnan(values).sum() == values.size - found.scores.size
     with pytest.raises(NeurordlError, match="on the grid of the patterns"):
         found.image(nib.Nifti1Image(np.zeros((3, 3, 3)), np.eye(4)))
@@ -201,7 +201,7 @@ def test_maps_are_on_the_grid_of_the_images(tmp_path: Path) -> None:
         assert maps.shape == (*BRAIN.shape, 3)
         assert maps.header.get_xyzt_units() == ("mm", "unknown")
         assert maps.header["descrip"].item() == b"a, b, c"
-        assert_allclose(maps.get_fdata()[tuple(found.centres.T)].T, found.scores, atol=1e-6)
+        assert_allclose(maps.get_fdata()[tuple(found.centers.T)].T, found.scores, atol=1e-6)
         if like is not None:
             assert [int(maps.header[f"{form}_code"]) for form in ("qform", "sform")] == [1, 1]
     moved = affine.copy()
@@ -212,7 +212,7 @@ def test_maps_are_on_the_grid_of_the_images(tmp_path: Path) -> None:
             found.image(wrong)
     names = {"näme": models().subset("name", "a"), "m" * 90: models().subset("name", "b")}
     assert nrl.searchlight(patterns, names, radius=2).image().header["descrip"].item() == b""
-    with pytest.raises(NeurordlError, match="do not tell their grid"):
+    with pytest.raises(NeurordlError, match="the grid of these patterns is not known"):
         nrl.searchlight(brain(), models(), radius=2).image()
     for broken in ("no JSON", "[]", '{"grid": 5}', '{"grid": {"shape": [1], "affine": [[1]]}}'):
         patterns.descriptors["provenance"] = broken
@@ -239,7 +239,7 @@ def test_what_is_printed() -> None:
     lines = str(found).splitlines()
     assert repr(found) == str(found)
     assert lines[0] == "searchlight  radius 2, correlation, models compared by corr"
-    assert lines[1] == f"centres      {len(found.centres)}, of 27 voxels each"
+    assert lines[1] == f"centers      {len(found.centers)}, of 27 voxels each"
     assert lines[2] == "matched      7 stimuli; 0 only in the models"
     assert lines[3].startswith(
         f"a            {found.scores[0].min():.3f} to {found.scores[0].max():.3f}, mean"
@@ -278,8 +278,8 @@ def test_scores_that_are_all_undefined_come_with_the_reason() -> None:
 def test_bad_input() -> None:
     data = brain()
     for wrong, told in (
-        ({"radius": 0}, "radius above 0"),
-        ({"threshold": 1.5}, "share of the sphere"),
+        ({"radius": 0}, "number above 0"),
+        ({"threshold": 1.5}, "threshold=1.5: expected a number above 0 and of at most 1"),
         ({"radius": 9}, "take threshold=0.0646 or less, or a smaller radius"),
         ({"dissimilarity": "mahalanobis"}, "whiten the patterns first"),
         ({"dissimilarity": "nonsense"}, "expected one of"),
@@ -316,7 +316,7 @@ def test_from_nifti_each_geometry_is_found_where_it_is() -> None:
     truth = nrl.load_rdms(STUDY / "truth.h5")
     known = {roi: truth.subset("roi", roi) for roi in ("IT", "EVC")}
     found = nrl.searchlight(patterns, known, radius=2.5, threshold=0.4, dissimilarity="crossnobis")
-    label = atlas.get_fdata()[tuple(found.centres.T)]
+    label = atlas.get_fdata()[tuple(found.centers.T)]
     own, other = (found.scores[:, label == number].mean(1) for number in (1, 2))
     assert own[0] > 0.6 > 0.2 > own[1]
     assert other[1] > 0.6 > 0.2 > other[0]
@@ -358,7 +358,7 @@ def test_voxel_indices_of_any_integer_type(kind: Any) -> None:
         top = min(np.iinfo(kind).max, 255) - 7
         data.channel_descriptors[axis] = (np.asarray(data.channel_descriptors[axis]) + top).astype(kind)
     found = nrl.searchlight(data, models(), radius=2)
-    assert_array_equal(found.centres, whole.centres + top)
+    assert_array_equal(found.centers, whole.centers + top)
     assert_allclose(found.scores, whole.scores, atol=0)
     for axis in "xyz":
         data.channel_descriptors[axis] = np.asarray(data.channel_descriptors[axis], dtype=np.int64) * 10**6
@@ -374,8 +374,8 @@ def test_odd_arguments_are_one_clear_error() -> None:
     negative.measurements -= 5
     for data, wrong, told in (
         (brain(), {"models": {}}, "models= is empty"),
-        (brain(), {"radius": np.inf}, "radius above 0"),
-        (brain(), {"radius": "3"}, "radius above 0"),
+        (brain(), {"radius": np.inf}, "number above 0"),
+        (brain(), {"radius": "3"}, "number above 0"),
         (brain(), {"dtype": "junk"}, "expected float64 or float32"),
         (negative, {"dissimilarity": "poisson"}, "rates or counts of 0 or more"),
     ):

@@ -364,7 +364,7 @@ def test_labels_only_reads_no_layer() -> None:
         (lambda o, m: Objective([], task=None), "needs a task, or at least one"),
         (lambda o, m: Objective(task="accuracy"), "task='accuracy'"),  # type: ignore[arg-type]
         (lambda o, m: o(m), "pass labelled="),
-        (lambda o, m: o(m, None, STIMULI), r"pass labelled=\(images, labels\), or make it with task=None"),
+        (lambda o, m: o(m, None, STIMULI), r"pass labelled=\(images, labels\), or set task=None"),
         (lambda o, m: o(m, LABELLED[0], STIMULI), r"a batch is a tuple \(images, labels, ids\)"),
         (lambda o, m: o(m, (LABELLED[0],), STIMULI), "has no labels"),
         (lambda o, m: o(m, LABELLED), "came without ids"),
@@ -380,7 +380,7 @@ def test_labels_only_reads_no_layer() -> None:
         ),
         (lambda o, m: o(m, LABELLED, (STIMULI[0], ["x", *IDS[1:]])), "'x'"),
         (lambda o, m: Objective([RDMLoss(brain(), "conv9")])(m, LABELLED, STIMULI), "nearest: conv"),
-        (lambda o, m: Objective()(nn.Identity(), LABELLED), r"puts out \(stimuli, classes\)"),
+        (lambda o, m: Objective()(nn.Identity(), LABELLED), r"needs outputs \(stimuli, classes\)"),
         (lambda o, m: o(m, LABELLED, (STIMULI[0], IDS[:-1])), "a batch of 12 images has 11 ids"),
         (lambda o, m: o(m, (LABELLED[0], LABELS[1:]), STIMULI), "a batch of 12 images has 11 labels"),
         (lambda o, m: o(m, (LABELLED[0], LABELS.tolist()), STIMULI), "labels: expected a tensor, got a list"),

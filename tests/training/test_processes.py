@@ -281,7 +281,7 @@ def test_a_loader_is_shared_out_and_resumed(results: Path) -> None:
         assert sorted(one["fitted"]) == sorted(one["fitted again"]) == sorted(IDS)
         assert "already holds a run" in one["again"]
         assert "several processes cannot share a list" in one["list"]
-        assert "cannot share a Batches; give the DataLoader a sampler=" in one["batches"]
+        assert "cannot share a Batches; give the DataLoader sampler=" in one["batches"]
         assert "no layer 'conv9'" in one["layer"]
 
 

@@ -307,7 +307,7 @@ def test_a_loss_that_is_no_scalar_is_named() -> None:
         def __call__(self, student: Any, teacher: Any, batch: Any) -> Tensor:
             return student["conv2"].flatten(1).mean(dim=1)
 
-    with pytest.raises(nrl.NeurordlError, match=r"rows: a loss returns a tensor of shape \(\), but this one"):
+    with pytest.raises(nrl.NeurordlError, match=r"rows: a loss returns a tensor of shape \(\), not"):
         nrl.Objective(Rows(), task=None)(network(), stimuli=(images(4, 1).images(), IDS[:4]))
 
 

@@ -102,8 +102,6 @@ def _read_array(handle: IO[bytes], size: int, label: str) -> Values:
             f"{label} holds Python objects, which are pickled, and unpickling a file can run any code; save "
             "it as numbers or text"
         )
-    if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in shape):
-        raise ValueError(f"{label} says that its shape is {shape}")
     claimed, stored = math.prod(shape) * dtype.itemsize, size - handle.tell()
     if claimed != stored or (dtype.itemsize == 0 and math.prod(shape) > size):
         raise ValueError(f"{label} claims an array of {claimed} bytes, but has {max(0, stored)}")

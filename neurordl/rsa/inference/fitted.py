@@ -1,44 +1,431 @@
-"""Models of several RDMs, fitted and scored on other stimuli and subjects: `evaluate_fitted`."""
+"""Fitted models, scored on stimuli and subjects that they were not fitted to: `evaluate_fitted`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from rsatoolbox.rdm.rdms import RDMs
+from scipy import optimize
 
-from neurordl.arrays import nan_mean
+from neurordl.arrays import Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, find_similarity
+from neurordl.measures.condensed import n_stimuli
+from neurordl.measures.kernels.products import InnerProducts
 from neurordl.rdms.selection import reindex, stimulus_ids
-from neurordl.rsa.inference.crossvalidation import infer_fitted
-from neurordl.rsa.inference.models import Model
-from neurordl.rsa.inference.tests import interval, p_values
-from neurordl.rsa.inputs import rdms_by_roi
-from neurordl.rsa.table import GENERALISES
+from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
+from neurordl.rsa.compare import rdms_by_roi, similarity
+from neurordl.rsa.inference.infer import Inference, interval, p_values
+from neurordl.rsa.inference.resampling import Draws, Resampling, expanded, find_resampling
+from neurordl.rsa.inference.variances import Spread, covariance_with
+from neurordl.validate import check_choice, check_count
 
-__all__ = ["evaluate_fitted"]
+__all__ = [
+    "Fold",
+    "Folds",
+    "Model",
+    "cross_validate",
+    "evaluate_fitted",
+    "fit_model",
+    "infer_fitted",
+]
+
+Combine = Literal["weighted", "select"]
+
+
+@dataclass(frozen=True)
+class Folds:
+    """How subjects and stimuli are split for cross-validation.
+
+    Parameters
+    ----------
+    subjects, stimuli
+        Number of folds; 1 does not split. A fold takes three stimuli or more.
+    splits
+        Number of random splits of each resample: what splitting adds to the variance is estimated from their
+        differences and taken off.
+    seed
+        Seed of the random splits, in whose place a bootstrap's seed is taken; None keeps the order.
+
+    Raises
+    ------
+    NeurordlError
+        A number is less than 1.
+    """
+
+    subjects: int = 1
+    stimuli: int = 2
+    splits: int = 2
+    seed: int | None = 0
+
+    def __post_init__(self) -> None:
+        check_count("Folds.subjects", self.subjects)
+        check_count("Folds.stimuli", self.stimuli)
+        check_count("Folds.splits", self.splits)
+        if self.seed is not None:
+            check_count("Folds.seed", self.seed, least=0)
+
+    @property
+    def hold_out(self) -> bool:
+        """Whether anything is held out."""
+        return max(self.subjects, self.stimuli) > 1
+
+    def split(self, subjects: Ints, stimuli: Ints, rng: np.random.Generator | None = None) -> list[Fold]:
+        """Split subjects and stimuli, as rsatoolbox does: each fold of subjects with each of the stimuli.
+
+        Parameters
+        ----------
+        subjects, stimuli
+            Distinct numbers.
+        rng
+            Generator that shuffles; None keeps the order.
+
+        Raises
+        ------
+        NeurordlError
+            There are more folds than subjects, or fewer than three stimuli in a fold.
+        """
+        if self.subjects > len(subjects):
+            raise NeurordlError(
+                f"{self.subjects} folds of subjects cannot be made of {len(subjects)} subjects: take from 1 "
+                "(no split) to as many as there are"
+            )
+        if len(stimuli) < 3 * self.stimuli:
+            raise NeurordlError(
+                f"a fold takes 3 stimuli or more, so {self.stimuli} folds take {3 * self.stimuli}, but there "
+                f"are {len(stimuli)}; take fewer folds"
+            )
+        return [
+            Fold(train_subjects, train_stimuli, test_subjects, test_stimuli)
+            for train_subjects, test_subjects in _split(subjects, self.subjects, rng)
+            for train_stimuli, test_stimuli in _split(stimuli, self.stimuli, rng)
+        ]
+
+
+class Fold(NamedTuple):
+    """Subjects and stimuli, by number, to fit to and to score on; the same on both sides where not split."""
+
+    train_subjects: Ints
+    train_stimuli: Ints
+    test_subjects: Ints
+    test_stimuli: Ints
+
+
+def _split(items: Ints, k: int, rng: np.random.Generator | None) -> list[tuple[Ints, Ints]]:
+    items = items if rng is None else rng.permutation(items)
+    size, more = divmod(len(items), k)
+    groups = [items[i * size : (i + 1) * size] for i in range(k)]
+    groups = [np.append(group, items[-1 - i]) if i < more else group for i, group in enumerate(groups)]
+    if k == 1:
+        return [(items, items)]
+    return [(items[~np.isin(items, group)], group) for group in groups]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model: one RDM, or several of which one is selected or that are added up.
+
+    Attributes
+    ----------
+    name
+        Its name.
+    rdms
+        Condensed RDMs (rdms, pairs); a single one is not fitted.
+    combine
+        What several RDMs become: a sum with weights of 0 or more ("weighted"), or one of them ("select").
+    """
+
+    name: str
+    rdms: Floats
+    combine: Combine = "weighted"
+
+    def __post_init__(self) -> None:
+        check_choice("combine", self.combine, ("weighted", "select"))
+        if self.rdms.ndim != 2 or not len(self.rdms):
+            raise NeurordlError(f"model {self.name!r} takes RDMs (rdms, pairs), but got {self.rdms.shape}")
+
+    @property
+    def fit(self) -> str:
+        """How it is fitted, for tables: "fixed", "weighted" or "select"."""
+        return self.combine if len(self.rdms) > 1 else "fixed"
+
+
+def fit_model(model: Model, data: Floats, comparison: str | Comparison, rdms: Floats | None = None) -> Floats:
+    """Weights of a model's RDMs, (rdms,), that bring the model nearest to these subjects.
+
+    "select": the RDM of the greatest mean similarity, as rsatoolbox's ``fit_select``. "weighted": the weights
+    of 0 or more that maximise the mean similarity over subjects, of unit length, as its ``fit_regress_nn``,
+    for comparisons that are inner products (cosine, corr and their whitened variants); for others those that
+    maximise corr, where rsatoolbox searches from random starts.
+
+    Parameters
+    ----------
+    model
+        The model to fit.
+    data
+        Condensed RDMs (subjects, pairs) to fit it to: the training subjects' on the training stimuli.
+    comparison
+        As in `compare`.
+    rdms
+        The model's RDMs on the same pairs; by default all of them.
+
+    Raises
+    ------
+    NeurordlError
+        No RDM of the model, or of the subjects, is informative on these pairs.
+    """
+    comparison = find_similarity(comparison)
+    rdms = model.rdms if rdms is None else rdms
+    if len(rdms) == 1:
+        return np.ones(1)
+    if model.combine == "select":
+        scores = nan_mean(similarity(rdms, data, comparison), 1)
+        if not np.isfinite(scores).any():
+            raise NeurordlError(
+                f"no RDM of model {model.name!r} has a defined similarity with the training data"
+            )
+        return np.asarray(np.arange(len(rdms)) == np.nanargmax(scores), dtype=np.float64)
+    kernel = comparison.kernel
+    return _weights(
+        model.name, rdms, data, kernel if isinstance(kernel, InnerProducts) else InnerProducts(centered=True)
+    )
+
+
+def _weights(name: str, rdms: Floats, data: Floats, kernel: InnerProducts) -> Floats:
+    """Non-negative least squares against the pooled subjects, from inner products only."""
+    kept = np.isfinite(rdms).all(axis=0) & np.isfinite(data).all(axis=0)
+    stack = np.where(kept, np.concatenate([rdms, data]), 0)
+    units = np.abs(stack).max(axis=1, initial=0)  # removed here, since the kernel may change units
+    scaled = torch.as_tensor(stack / np.where(units > 0, units, 1)[:, None])
+    measured = None if kept.all() else torch.as_tensor(kept)
+    gram, k = kernel.grams(scaled[:0], scaled, measured=measured, among=True).data.numpy(), len(rdms)
+    lengths = np.sqrt(np.maximum(gram.diagonal(), 0))
+    usable = np.flatnonzero(lengths[k:] > 0) + k
+    values, vectors = np.linalg.eigh(gram[:k, :k])
+    positive = values > 1e-12 * values.max()
+    if not positive.any() or not len(usable):
+        raise NeurordlError(
+            f"model {name!r} cannot be fitted: its RDMs, or the subjects', are constant on the training pairs"
+        )
+    goal = (gram[:k, usable] / lengths[usable]).sum(axis=1)
+    root, basis = np.sqrt(values[positive]), vectors[:, positive].T
+    weights, _ = optimize.nnls(root[:, None] * basis, basis @ goal / root)
+    weights = weights / np.where(units[:k] > 0, units[:k], 1)
+    length = float(np.linalg.norm(weights))
+    return weights / length if length > 0 else np.asarray(weights)
+
+
+class _Sample(NamedTuple):
+    """RDMs of the models and of the subjects in a resample, and the numbers of its subjects and stimuli."""
+
+    rdms: list[Floats]
+    data: Floats
+    subjects: Ints
+    stimuli: Ints
+
+
+def cross_validate(
+    models: Sequence[Model], data: Floats, comparison: str | Comparison, folds: Sequence[Fold]
+) -> tuple[Floats, Floats]:
+    """Mean similarity over the test subjects of each fold, on its test stimuli, of models fitted to the rest.
+
+    Equal to rsatoolbox's ``crossval`` with ``fit_select`` and ``fit_regress_nn``. Estimand: the similarity,
+    on new stimuli and with new subjects, of the model fitted to as much data as a fold has; no variance of it
+    is known from one cross-validation (`infer_fitted` resamples).
+
+    Parameters
+    ----------
+    models
+        Fixed models are scored on the same folds.
+    data
+        Condensed RDMs (subjects, pairs).
+    comparison
+        As in `compare`.
+    folds
+        Folds of `Folds.split`.
+
+    Returns
+    -------
+    evaluations, ceilings
+        (models, folds), and (2, folds): similarity of the test subjects with the pooled RDM of the training
+        subjects (lower) and of everyone (upper). Where subjects are not split, the lower ceiling leaves one
+        out (rsatoolbox then takes subjects as their own prediction).
+    """
+    n = n_stimuli(data.shape[1])
+    sample = _Sample([model.rdms for model in models], data, np.arange(len(data)), np.arange(n))
+    return _score_folds(models, sample, find_similarity(comparison), folds)
+
+
+def _score_folds(
+    models: Sequence[Model], sample: _Sample, comparison: Comparison, folds: Sequence[Fold]
+) -> tuple[Floats, Floats]:
+    """`cross_validate` of a resample, in which subjects and stimuli may repeat."""
+    data, subjects = sample.data, sample.subjects
+    i, j = np.triu_indices(len(sample.stimuli), 1)
+    everyone = pooled(scaled_to_pool(data, comparison), comparison)[0]
+    evaluations, ceilings = np.full((len(models), len(folds)), np.nan), np.full((2, len(folds)), np.nan)
+    for f, fold in enumerate(folds):
+        fitted, tested = (np.isin(sample.stimuli, part) for part in (fold.train_stimuli, fold.test_stimuli))
+        fit_to, test_on = (chosen[i] & chosen[j] for chosen in (fitted, tested))
+        train = data[np.isin(subjects, fold.train_subjects)]
+        test = data[np.isin(subjects, fold.test_subjects)][:, test_on]
+        predicted = [
+            fit_model(model, train[:, fit_to], comparison, rdms[:, fit_to]) @ rdms[:, test_on]
+            for model, rdms in zip(models, sample.rdms, strict=True)
+        ]
+        evaluations[:, f] = nan_mean(similarity(np.stack(predicted), test, comparison), 1)
+        ceilings[1, f] = nan_mean(similarity(everyone[None, test_on], test, comparison)[0])
+        if not np.array_equal(fold.train_subjects, fold.test_subjects):
+            others = pooled(scaled_to_pool(train[:, test_on], comparison), comparison)
+            ceilings[0, f] = nan_mean(similarity(others, test, comparison)[0])
+        elif len(np.unique(subjects)) > 1:
+            rows = np.unique(subjects, return_index=True)[1]
+            ceilings[0, f] = ceiling(data[rows][:, test_on], comparison)[0]
+    return evaluations, ceilings
+
+
+def infer_fitted(
+    models: Sequence[Model],
+    data: Floats,
+    comparison: str | Comparison,
+    bootstrap: str | Resampling | None = "both",
+    folds: Folds | None = None,
+    *,
+    draws: Draws | None = None,
+) -> Inference:
+    """Cross-validated models with the variance over subjects, stimuli or both, by bootstrap.
+
+    Within each resample, every fold is fitted on what the others hold, in several random splits; what
+    splitting adds to the variance is taken off (Schütt et al. 2023, eLife 12:e82566). Estimand: that of
+    `infer`, for models fitted to as much data as a fold has. As rsatoolbox's ``bootstrap_crossval`` and, for
+    "both", its ``eval_dual_bootstrap``; a draw that is too small for the folds is drawn again here.
+
+    Parameters
+    ----------
+    models, data, comparison
+        As in `cross_validate`.
+    bootstrap
+        As in `infer`; None cross-validates once, without a variance.
+    folds
+        How subjects and stimuli are split.
+    draws
+        Resamples that were drawn before.
+
+    Returns
+    -------
+    Inference
+        ``scores`` are (models, folds) of a cross-validation of all data; ``evaluations`` (resamples, models,
+        folds, splits), followed by the three bootstraps for "both".
+    """
+    comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
+    folds = folds or Folds()
+    resampling.check(comparison)
+    n, stimuli = len(data), n_stimuli(data.shape[1])
+    seed = folds.seed if bootstrap is None else resampling.seed
+    rng = None if folds.seed is None else np.random.default_rng(seed)
+    scores, bounds = cross_validate(
+        models, data, comparison, folds.split(np.arange(n), np.arange(stimuli), rng)
+    )
+    evaluations, ceilings, variances = scores[None], bounds, None
+    spread, dof = Spread(None, None, None), 0
+    if bootstrap is not None:
+        if folds.hold_out and folds.splits < 2:
+            raise NeurordlError(
+                "what splitting adds to the variance takes two splits or more: Folds(splits=2)"
+            )
+        if draws is None:
+            names = [[str(k) for k in range(size)] for size in (n, stimuli)]
+            draws = resampling.draw(*names, fewest=(folds.subjects, 3 * folds.stimuli), rng=rng)
+        assert draws is not None
+        parts = [draws]
+        if draws.subjects is not None and draws.stimuli is not None:
+            parts += [Draws(draws.subjects, None), Draws(None, draws.stimuli)]
+        results = [_resampled_folds(models, data, comparison, part, folds, rng) for part in parts]
+        evaluations, ceilings = (np.stack([result[k] for result in results], axis=-1) for k in range(2))
+        variances = _without_splitting(evaluations, ceilings)
+        if len(parts) == 1:
+            evaluations, ceilings, variances = evaluations[..., 0], ceilings[..., 0], variances[0]
+        spread = resampling.spread(variances, len(models), n, stimuli)
+        dof = resampling.dof(n, stimuli)
+    lower, upper = nan_mean(bounds, 1)
+    return Inference(
+        comparison=comparison,
+        resampling=resampling,
+        cv_method=resampling.fitted_cv_method,
+        scores=scores,
+        evaluations=evaluations,
+        noise_ceiling=ceilings,
+        ceiling=(float(lower), float(upper)),
+        variances=variances,
+        model_var=spread.models,
+        diff_var=spread.differences,
+        noise_ceil_var=spread.ceilings,
+        dof=dof,
+        n_subjects=n,
+        n_stimuli=stimuli,
+    )
+
+
+def _resampled_folds(
+    models: Sequence[Model],
+    data: Floats,
+    comparison: Comparison,
+    draws: Draws,
+    folds: Folds,
+    rng: np.random.Generator | None,
+) -> tuple[Floats, Floats]:
+    """Evaluations (resamples, models, folds, splits) and ceilings (2, resamples, splits)."""
+    size = max(len(counts) for counts in draws if counts is not None)
+    once = [np.ones((size, n), dtype=np.int64) for n in (len(data), n_stimuli(data.shape[1]))]
+    by_subject, by_stimulus = (
+        same if counts is None else counts for counts, same in zip(draws, once, strict=True)
+    )
+    splits = folds.splits if folds.hold_out else 1
+    evaluations = np.empty((size, len(models), folds.subjects * folds.stimuli, splits))
+    ceilings = np.empty((2, size, splits))
+    for b, (times, counts) in enumerate(zip(by_subject, by_stimulus, strict=True)):
+        subjects, stimuli = (np.repeat(np.arange(len(x)), x) for x in (times, counts))
+        rdms = [expanded(model.rdms, counts) for model in models]
+        sample = _Sample(rdms, expanded(data, counts)[subjects], subjects, stimuli)
+        for repeat in range(splits):
+            parts = folds.split(np.flatnonzero(times), np.flatnonzero(counts), rng)
+            evaluations[b, :, :, repeat], bounds = _score_folds(models, sample, comparison, parts)
+            ceilings[:, b, repeat] = nan_mean(bounds, 1)
+    return evaluations, ceilings
+
+
+def _without_splitting(evaluations: Floats, ceilings: Floats) -> Floats:
+    """Covariance without what random splits add: from one split and the mean of n to infinitely many."""
+    over_folds = evaluations.mean(axis=2)  # (resamples, models, splits, bootstraps)
+    n_splits = over_folds.shape[2]
+
+    def covariance(models: Floats, bounds: Floats) -> Floats:
+        parts = range(models.shape[-1])
+        return np.stack([covariance_with(models[..., k], bounds[..., k].T) for k in parts])
+
+    of_means = covariance(over_folds.mean(axis=2), ceilings.mean(axis=2))
+    if n_splits == 1:
+        return of_means
+    single = [covariance(over_folds[:, :, k], ceilings[:, :, k]) for k in range(n_splits)]
+    return np.asarray((n_splits * of_means - np.mean(single, axis=0)) / (n_splits - 1))
 
 
 def evaluate_fitted(
     models: Mapping[str, RDMs],
     rdms: RDMs,
     *,
-    kind: Literal["weighted", "select"] = "weighted",
+    combine: Combine = "weighted",
     comparison: str | Comparison = "corr",
-    k_subjects: int = 1,
-    k_stimuli: int = 2,
+    folds: Folds | None = None,
     roi: str | Sequence[str] | None = None,
     subjects: str | Sequence[str] | None = None,
-    select: Mapping[str, Any] | None = None,
-    average: str | Sequence[str] | None = None,
-    bootstrap: Literal["subjects", "stimuli", "both"] | None = None,
-    n_bootstrap: int = 1000,
-    n_splits: int = 2,
-    seed: int = 0,
+    bootstrap: Literal["subjects", "stimuli", "both"] | Resampling | None = None,
     missing: Literal["error", "ignore"] = "error",
 ) -> pd.DataFrame:
     """Similarity of fitted models with subjects on stimuli, or of subjects, that they were not fitted to.
@@ -51,17 +438,17 @@ def evaluate_fitted(
     models
         RDMs by the name of the model: one RDM is taken as it is, several are fitted.
     rdms
-        The data, as in `evaluate`; ``roi``, ``subjects``, ``select``, ``average`` and ``missing`` as there.
-    kind
-        What several RDMs become: a sum with "weighted" RDMs, the weights 0 or more, or the one to "select".
+        The data, one RDM per subject in each ROI.
+    combine
+        What several RDMs become: a sum with weights of 0 or more ("weighted"), or one of them ("select").
     comparison
-        How RDMs are compared, and fitted: see `neurordl.rsa.inference.models.fit_model`.
-    k_subjects, k_stimuli
-        Folds; 1 does not split. A fold takes three stimuli or more.
-    bootstrap, n_bootstrap, n_splits
-        What is resampled, how often, and how often each resample is split at random.
-    seed
-        Of folds and resamples.
+        How RDMs are compared, and fitted: see `neurordl.rsa.inference.fitted.fit_model`.
+    folds
+        How subjects and stimuli are split: `Folds`; two folds of the stimuli by default.
+    roi, subjects, missing
+        As in `evaluate`.
+    bootstrap
+        What is resampled: "subjects", "stimuli", "both", or a `Bootstrap` or other `Resampling`.
 
     Returns
     -------
@@ -72,63 +459,51 @@ def evaluate_fitted(
     Raises
     ------
     NeurordlError
-        Ids that do not match, models of different stimuli, more folds than there can be, a fitted model
-        that nothing is held out from, several RDMs of one subject.
+        Ids do not match, the models are of different stimuli, there are more folds than there can be, nothing
+        is held out from a fitted model, or a subject has several RDMs.
     """
-    comparison = find_similarity(comparison)
+    comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
+    folds = folds or Folds()
     if not isinstance(models, Mapping) or not models:
         raise NeurordlError("models= is a dict from the name of a model to its RDMs, one or several")
-    if kind not in ("weighted", "select"):
-        raise NeurordlError(f"unknown kind of model {kind!r}; choose weighted or select")
-    fitted = [name for name, own in models.items() if len(own) > 1]
-    if fitted and max(k_subjects, k_stimuli) < 2:
+    check_choice("combine", combine, ("weighted", "select"))
+    fitted = [name for name, stack in models.items() if len(stack) > 1]
+    if fitted and not folds.hold_out:
         raise NeurordlError(
-            f"model {fitted[0]!r} is fitted, and nothing is held out from it: take 2 folds of stimuli "
-            "(k_stimuli) or of subjects (k_subjects), or more"
+            f"model {fitted[0]!r} is fitted, and nothing is held out from it: take 2 or more folds of "
+            "stimuli, Folds(stimuli=2), or of subjects"
         )
     first, *others = models
-    offered = stimulus_ids(models[first])
+    ids = stimulus_ids(models[first])
     for name in others:
-        if set(stimulus_ids(models[name])) != set(offered):
+        if set(stimulus_ids(models[name])) != set(ids):
             raise NeurordlError(
                 f"the models {first!r} and {name!r} are of different stimuli; give RDMs of the same ones"
             )
-    match = match_ids(offered, stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
-    ids = sorted(match.matched, key=natural_key)
-    stack = [
-        Model(str(name), reindex(own, ids), kind if name in fitted else "fixed")
-        for name, own in models.items()
-    ]
+    match = match_ids(ids, stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
+    ids = tuple(sorted(match.matched, key=natural_key))
+    stack = [Model(str(name), reindex(group, ids), combine) for name, group in models.items()]
     frames = []
-    for place, brain in rdms_by_roi(rdms, roi, subjects, select, average).items():
-        found = infer_fitted(
-            *(stack, reindex(brain, ids), comparison),
-            resample=bootstrap or "none",
-            k_subjects=k_subjects,
-            k_stimuli=k_stimuli,
-            n_bootstrap=n_bootstrap,
-            n_cv=n_splits,
-            rng=np.random.default_rng(seed),
-        )
-        low, high = interval(found, centre="data")
+    for place, brain in rdms_by_roi(rdms, roi, subjects).items():
+        inference = infer_fitted(stack, reindex(brain, ids), comparison, bootstrap, folds)
+        low, high = interval(inference, center="data")
         nothing = np.full(len(stack), np.nan)
-        p = nothing if found.model_var is None else p_values(found, centre="data").zero
-        columns: dict[str, Any] = {
+        columns = {
             "model": [model.name for model in stack],
-            "kind": [model.kind for model in stack],
+            "fit": [model.fit for model in stack],
             "roi": place,
-            "comparison": comparison,
-            "score": nan_mean(found.scores, 1),
+            "comparison": comparison.name,
+            "score": nan_mean(inference.scores, 1),
             "ci_low": low,
             "ci_high": high,
-            "p": p,
-            "ceiling_lower": found.ceiling[0],
-            "ceiling_upper": found.ceiling[1],
-            "generalises_to": GENERALISES[found.resample] if bootstrap else "",
-            "n_subjects": found.n_subjects,
-            "n_stimuli": found.n_stimuli,
-            "k_subjects": k_subjects,
-            "k_stimuli": k_stimuli,
+            "p": nothing if inference.model_var is None else p_values(inference, center="data").zero,
+            "ceiling_lower": inference.ceiling[0],
+            "ceiling_upper": inference.ceiling[1],
+            "generalises_to": "" if bootstrap is None else resampling.generalises_to,
+            "n_subjects": inference.n_subjects,
+            "n_stimuli": inference.n_stimuli,
+            "k_subjects": folds.subjects,
+            "k_stimuli": folds.stimuli,
         }
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)

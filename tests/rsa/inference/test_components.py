@@ -11,9 +11,8 @@ from scipy.spatial.distance import pdist, squareform
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
-from neurordl.rsa.inference.draws import Draws, draw, given_draws
-from neurordl.rsa.inference.infer import infer
-from neurordl.rsa.inference.tests import interval, p_values
+from neurordl.rsa.inference.infer import infer, interval, p_values
+from neurordl.rsa.inference.resampling import Bootstrap, Draws
 
 
 def study(n_models: int = 3, n_subjects: int = 4, n: int = 9, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -22,6 +21,15 @@ def study(n_models: int = 3, n_subjects: int = 4, n: int = 9, seed: int = 0) -> 
     models = truth + rng.normal(size=(n_models, n, 5)) * np.arange(1, n_models + 1)[:, None, None]
     data = truth + 2 * rng.normal(size=(n_subjects, n, 5))
     return tuple(np.stack([pdist(one, "sqeuclidean") for one in x]) for x in (models, data))
+
+
+def drawn(n_subjects: int, n: int, resample: str, size: int, seed: int) -> Draws:
+    names = [list(map(str, range(k))) for k in (n_subjects, n)]
+    return Bootstrap(resample, n=size, seed=seed).draw(*names)
+
+
+def by_components(resample: str) -> Bootstrap:
+    return Bootstrap(resample, variance="components")
 
 
 def score(model: np.ndarray, data: np.ndarray, drawn: np.ndarray, method: str) -> float:
@@ -85,15 +93,16 @@ def test_a_plain_loop_finds_the_same(method, resample, holed):
     models, data = study()
     if holed:
         data[1, 3] = data[2, 10:12] = np.nan
-    draws = draw(4, 9, resample, 115, np.random.default_rng(1))
-    found = infer(models, data, method, resample=resample, draws=draws, variance="components")
+    draws = drawn(4, 9, resample, 115, 1)
+    found = infer(models, data, method, by_components(resample), draws=draws)
     of_models, differences = plain(models, data, method, draws.stimuli, resample)
     assert_allclose(found.model_var, of_models, rtol=1e-9)
     assert_allclose(found.diff_var, differences, rtol=1e-9)
-    usual = infer(models, data, method, resample=resample, draws=draws)
+    usual = infer(models, data, method, resample, draws=draws)
     for name in ("scores", "evaluations", "noise_ceiling", "variances", "noise_ceil_var"):
         assert_array_equal(getattr(found, name), getattr(usual, name))
-    assert (found.dof, found.variance, usual.variance) == (usual.dof, "components", "bootstrap")
+    assert (found.dof, found.resampling.variance) == (usual.dof, "components")
+    assert usual.resampling.variance == "bootstrap"
 
 
 @pytest.mark.parametrize("resample", ["stimuli", "both"])
@@ -116,11 +125,10 @@ def test_each_component_is_counted_once(part, resample):
     truth = np.var((many.mean(-1) / np.sqrt(np.mean(many**2, axis=-1))).mean(-1))
     ratios = np.empty((60, 2))
     for k, data in enumerate(draw_data(60, np.random.default_rng(3))):
-        draws = draw(n_subjects, n, resample, 150, np.random.default_rng(k))
+        draws = drawn(n_subjects, n, resample, 150, k)
         for place, variance in enumerate(("bootstrap", "components")):
-            found = infer(
-                np.ones((1, len(i))), data, "cosine", resample=resample, draws=draws, variance=variance
-            )
+            bootstrap = Bootstrap(resample, variance=variance)
+            found = infer(np.ones((1, len(i))), data, "cosine", bootstrap, draws=draws)
             ratios[k, place] = found.model_var[0] / truth
     usual, ours = ratios.mean(axis=0)
     if part == "stimuli":
@@ -133,12 +141,12 @@ def test_each_component_is_counted_once(part, resample):
 
 def test_what_is_undefined_is_nan_without_harm():
     models, data = study()
-    draws = draw(4, 9, "both", 150, np.random.default_rng(1))
-    want = infer(models, data, "corr", resample="both", draws=draws, variance="components")
+    draws = drawn(4, 9, "both", 150, 1)
+    want = infer(models, data, "corr", by_components("both"), draws=draws)
     flat = np.ones_like(models[:1])  # no correlation with anything
     holed = np.full_like(models[:1], np.nan)
     more = np.concatenate([models[:1], flat, holed, models[1:]])
-    found = infer(more, data, "corr", resample="both", draws=draws, variance="components")
+    found = infer(more, data, "corr", by_components("both"), draws=draws)
     assert_allclose(found.model_var[[0, 3, 4]], want.model_var, rtol=1e-9)
     assert np.isnan(found.model_var[[1, 2]]).all()
     i, j = np.triu_indices(5, 1)
@@ -150,58 +158,39 @@ def test_what_is_undefined_is_nan_without_harm():
         models,
         np.concatenate([data, holed]),
         "corr",
-        resample="stimuli",
+        by_components("stimuli"),
         draws=Draws(None, draws.stimuli),
-        variance="components",
     )
-    same = infer(
-        models, data, "corr", resample="stimuli", draws=Draws(None, draws.stimuli), variance="components"
-    )
+    same = infer(models, data, "corr", by_components("stimuli"), draws=Draws(None, draws.stimuli))
     assert_allclose(alone.model_var, same.model_var, rtol=1e-9)
-    nothing = infer(flat, data, "corr", resample="both", draws=draws, variance="components")
+    nothing = infer(flat, data, "corr", by_components("both"), draws=draws)
     assert np.isnan(nothing.model_var).all()
-    nowhere = infer(models, np.ones_like(data), "corr", resample="both", draws=draws, variance="components")
+    nowhere = infer(models, np.ones_like(data), "corr", by_components("both"), draws=draws)
     assert np.isnan(nowhere.model_var).all()
     assert nowhere.diff_var.shape == (3,)
 
 
 def test_one_subject_generalises_to_stimuli_only():
     models, data = study(n_subjects=1)
-    found = infer(
-        models,
-        data,
-        "corr",
-        resample="stimuli",
-        n_bootstrap=150,
-        rng=np.random.default_rng(0),
-        variance="components",
-    )
+    found = infer(models, data, "corr", Bootstrap("stimuli", n=150, variance="components"))
     assert (found.model_var > 0).all()
     again = infer(
-        models,
-        np.repeat(data, 3, axis=0),
-        "corr",
-        resample="stimuli",
-        n_bootstrap=150,
-        rng=np.random.default_rng(0),
-        variance="components",
+        models, np.repeat(data, 3, axis=0), "corr", Bootstrap("stimuli", n=150, variance="components")
     )
     assert_allclose(again.model_var, found.model_var, rtol=1e-9)
 
 
 def test_what_is_refused():
     models, data = study()
-    rng = np.random.default_rng(0)
-    for resample in ("none", "subjects"):
-        with pytest.raises(NeurordlError, match=f"resampled stimuli, not of '{resample}'"):
-            infer(models, data, "corr", resample=resample, rng=rng, variance="components")
-    with pytest.raises(NeurordlError, match="unknown variance 'jackknife'"):
-        infer(models, data, "corr", variance="jackknife")
+    with pytest.raises(NeurordlError, match="only subjects are resampled"):
+        by_components("subjects")
+    with pytest.raises(NeurordlError, match="variance='jackknife'"):
+        Bootstrap("both", variance="jackknife")
     with pytest.raises(NeurordlError, match="109 resamples or more for 9 stimuli, and there are 108"):
-        infer(models, data, "corr", resample="both", n_bootstrap=108, rng=rng, variance="components")
-    draws = given_draws(None, np.array([[0, 1, 2]] * 200), 4, 3)
+        infer(models, data, "corr", Bootstrap("both", n=108, variance="components"))
+    draws = Draws.from_indices(None, np.array([[0, 1, 2]] * 200), 4, 3)
     with pytest.raises(NeurordlError, match="takes 4 or more, not 3"):
-        infer(models[:, :3], data[:, :3], "corr", resample="stimuli", draws=draws, variance="components")
+        infer(models[:, :3], data[:, :3], "corr", by_components("stimuli"), draws=draws)
 
 
 def test_evaluate_takes_and_records_it():
@@ -209,30 +198,20 @@ def test_evaluate_takes_and_records_it():
     ids = {"stimulus": [f"s{k}" for k in range(9)]}
     teachers = RDMs(models, pattern_descriptors=ids, rdm_descriptors={"name": ["a", "b", "c"]})
     brains = RDMs(data, pattern_descriptors=ids, rdm_descriptors={"subject": list("wxyz")})
-    options = {"comparison": "corr", "bootstrap": "both", "n_bootstrap": 150}
-    found = nrl.evaluate(teachers, brains, variance="components", **options)
-    usual = nrl.evaluate(teachers, brains, **options)
-    want = infer(
-        models,
-        data,
-        "corr",
-        resample="both",
-        n_bootstrap=150,
-        rng=np.random.default_rng(0),
-        variance="components",
-    )
-    low, high = interval(want, centre="data")
+    bootstrap = Bootstrap("both", n=150, variance="components")
+    found = nrl.evaluate(teachers, brains, comparison="corr", bootstrap=bootstrap)
+    usual = nrl.evaluate(teachers, brains, comparison="corr", bootstrap=Bootstrap("both", n=150))
+    want = infer(models, data, "corr", bootstrap)
+    low, high = interval(want, center="data")
     means, before = (one.to_frame().query("subject == 'mean'") for one in (found, usual))
     assert_allclose(means["ci_low"], low, atol=1e-12)
     assert_allclose(means["ci_high"], high, atol=1e-12)
-    assert_allclose(means["p"], p_values(want, centre="data").zero, atol=1e-12)
+    assert_allclose(means["p"], p_values(want, center="data").zero, atol=1e-12)
     assert_array_equal(means["p_ceiling"], before["p_ceiling"])
     assert (found.settings["variance"], usual.settings["variance"]) == ("components", "bootstrap")
     assert nrl.evaluate(teachers, brains, comparison="corr").settings["variance"] is None
     assert "variances by components" in found.title
     assert "variances" not in usual.title
-    with pytest.raises(NeurordlError, match="resampled stimuli"):
-        nrl.evaluate(teachers, brains, comparison="corr", variance="components")
 
 
 def test_a_model_without_such_a_variance_is_told_why_and_subjects_without_a_score_do_not_count():
@@ -244,8 +223,8 @@ def test_a_model_without_such_a_variance_is_told_why_and_subjects_without_a_scor
     ids = {"stimulus": [f"s{k}" for k in range(9)]}
     teachers = RDMs(models, pattern_descriptors=ids, rdm_descriptors={"name": ["a", "b"]})
     brains = RDMs(data, pattern_descriptors=ids, rdm_descriptors={"subject": list("vwxyz")})
-    options = {"comparison": "corr", "bootstrap": "both", "n_bootstrap": 300, "variance": "components"}
-    found = nrl.evaluate(teachers, brains, **options)
+    bootstrap = Bootstrap("both", n=300, variance="components")
+    found = nrl.evaluate(teachers, brains, comparison="corr", bootstrap=bootstrap)
     means = found.to_frame().query("subject == 'mean'").set_index("layer")
     assert np.isfinite(means.loc["a", "p"])
     assert np.isnan(means.loc["b", "p"])

@@ -20,10 +20,9 @@ import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.rsa.compare import similarity
-from neurordl.rsa.inference.crossvalidation import cross_validate, infer_fitted, k_folds
-from neurordl.rsa.inference.draws import given_draws
-from neurordl.rsa.inference.models import Model, fit_model, predict
-from neurordl.rsa.inference.tests import interval, p_values
+from neurordl.rsa.inference.fitted import Folds, Model, cross_validate, fit_model, infer_fitted
+from neurordl.rsa.inference.infer import interval, p_values
+from neurordl.rsa.inference.resampling import Bootstrap, Draws
 from neurordl.rsa.reliability import permutation_p
 
 METHODS = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
@@ -83,7 +82,6 @@ def test_fits_equal_rsatoolbox(method, missing):
     chosen = fit_model(select, data, method)
     assert chosen.argmax() == fit_select(ModelSelect("s", RDMs(rdms)), RDMs(data), method=method)
     assert chosen.sum() == 1
-    assert_allclose(predict(weighted, theta), theta @ rdms)
 
 
 @pytest.mark.parametrize("method", GRAM)
@@ -119,26 +117,25 @@ def test_a_model_rdm_that_says_nothing_gets_no_say():
     assert_allclose(
         similarity((theta @ more)[None], data, "corr"), similarity((want @ rdms)[None], data, "corr")
     )
-    for kind in ("select", "weighted"):
+    for combine in ("select", "weighted"):
         with pytest.raises(NeurordlError, match=r"(?s)model 'm' .*training"):
-            fit_model(Model("m", np.ones((2, 66)), kind), data, "corr")
+            fit_model(Model("m", np.ones((2, 66)), combine), data, "corr")
 
 
 def test_models_are_checked():
     rdms, _ = study()
-    with pytest.raises(NeurordlError, match="one if it is fixed"):
-        Model("f", rdms)
-    with pytest.raises(NeurordlError, match="unknown kind"):
+    with pytest.raises(NeurordlError, match="combine='interpolate'"):
         Model("f", rdms, "interpolate")
     with pytest.raises(NeurordlError, match="model 'f' takes RDMs"):
         Model("f", rdms[0])
+    assert [model.fit for model in models(rdms)] == ["fixed", "select", "weighted"]
 
 
 @pytest.mark.parametrize("k_subjects, k_stimuli", [(1, 1), (1, 3), (2, 1), (4, 2), (5, 4)])
 def test_folds_are_those_of_rsatoolbox(k_subjects, k_stimuli):
     data = RDMs(np.random.default_rng(0).random((7, 91)))
     train, test, _ = sets_k_fold(data, k_rdm=k_subjects, k_pattern=k_stimuli, random=False)
-    folds = k_folds(np.arange(7), np.arange(14), k_subjects, k_stimuli, None)
+    folds = Folds(k_subjects, k_stimuli).split(np.arange(7), np.arange(14))
     assert len(folds) == len(train)
     for fold, fit_to, test_on in zip(folds, train, test, strict=True):
         assert sorted(fold.train_stimuli) == sorted(fit_to[1])
@@ -148,15 +145,15 @@ def test_folds_are_those_of_rsatoolbox(k_subjects, k_stimuli):
 
 
 def test_random_folds_part_what_there_is():
-    folds = k_folds(np.arange(7), np.arange(14), 3, 4, np.random.default_rng(0))
+    folds = Folds(3, 4).split(np.arange(7), np.arange(14), np.random.default_rng(0))
     for fold in folds:
         assert not set(fold.train_subjects) & set(fold.test_subjects)
         assert not set(fold.train_stimuli) & set(fold.test_stimuli)
     assert sorted(s for fold in folds[:4] for s in fold.test_stimuli) == list(range(14))
     with pytest.raises(NeurordlError, match="5 folds take 15, but there are 14"):
-        k_folds(np.arange(7), np.arange(14), 1, 5, None)
+        Folds(1, 5).split(np.arange(7), np.arange(14))
     with pytest.raises(NeurordlError, match="8 folds of subjects"):
-        k_folds(np.arange(7), np.arange(14), 8, 1, None)
+        Folds(8, 1).split(np.arange(7), np.arange(14))
 
 
 @pytest.mark.parametrize("k_subjects, k_stimuli", [(2, 3), (3, 1), (1, 2)])
@@ -165,7 +162,7 @@ def test_cross_validation_equals_rsatoolbox(method, k_subjects, k_stimuli):
     rdms, data = study()
     train, test, ceil = sets_k_fold(RDMs(data), k_rdm=k_subjects, k_pattern=k_stimuli, random=False)
     want = crossval(theirs(rdms), RDMs(data), train, test, ceil, method=method, fitter=list(FITTERS))
-    folds = k_folds(np.arange(SUBJECTS), np.arange(N), k_subjects, k_stimuli, None)
+    folds = Folds(k_subjects, k_stimuli).split(np.arange(SUBJECTS), np.arange(N))
     evaluations, ceilings = cross_validate(models(rdms), data, method, folds)
     assert_allclose(evaluations[:2], want.evaluations[0, :2], atol=1e-10)
     assert_allclose(evaluations[2], want.evaluations[0, 2], atol=1e-4 if method.endswith("cov") else 1e-10)
@@ -202,12 +199,10 @@ def test_bootstrapped_cross_validation_equals_rsatoolbox(method, resample, monke
     else:
         kind = {"subjects": "rdm", "stimuli": "pattern"}[resample]
         want = bootstrap_crossval(theirs(rdms), RDMs(data), boot_type=kind, **options)
-    draws = given_draws(
+    draws = Draws.from_indices(
         None if resample == "stimuli" else subjects, None if resample == "subjects" else stimuli, SUBJECTS, N
     )
-    found = infer_fitted(
-        models(rdms), data, method, resample=resample, k_subjects=2, k_stimuli=2, rng=None, draws=draws
-    )
+    found = infer_fitted(models(rdms), data, method, resample, Folds(2, 2, seed=None), draws=draws)
     for name in ("evaluations", "noise_ceiling", "variances", "model_var", "diff_var", "noise_ceil_var"):
         assert_allclose(getattr(found, name), getattr(want, name), atol=1e-10, err_msg=name)
     assert (found.dof, found.cv_method) == (want.dof, want.cv_method)
@@ -220,7 +215,7 @@ def test_an_overfitted_model_gains_nothing_on_new_stimuli():
     data = np.stack([pdist(rng.normal(size=(N, 4)), "sqeuclidean") for _ in range(4)])
     model = Model("noise", noise, "weighted")
     fitted = similarity((fit_model(model, data, "corr") @ noise)[None], data, "corr").mean()
-    folds = k_folds(np.arange(4), np.arange(N), 1, 3, rng)
+    folds = Folds(1, 3).split(np.arange(4), np.arange(N), rng)
     held_out, _ = cross_validate([model], data, "corr", folds)
     assert fitted > 0.2
     assert held_out.mean() < fitted / 2
@@ -228,25 +223,23 @@ def test_an_overfitted_model_gains_nothing_on_new_stimuli():
 
 def test_what_infer_fitted_refuses_and_gives():
     rdms, data = study()
-    rng = np.random.default_rng(0)
-    once = infer_fitted(models(rdms), data, "corr", resample="none", rng=rng)
+    few = Bootstrap("both", n=4)
+    once = infer_fitted(models(rdms), data, "corr", None)
     assert once.model_var is None
     assert once.evaluations.shape == (1, 3, 2)
-    found = infer_fitted(models(rdms), data, "rho-a", n_bootstrap=4, k_subjects=2, rng=rng)
+    found = infer_fitted(models(rdms), data, "rho-a", few, Folds(subjects=2))
     assert found.evaluations.shape == (4, 3, 4, 2, 3)
     assert np.isfinite(found.evaluations).all()
-    unsplit = infer_fitted(models(rdms), data, "corr", n_bootstrap=4, k_stimuli=1, rng=rng)
+    unsplit = infer_fitted(models(rdms), data, "corr", few, Folds(stimuli=1))
     assert unsplit.evaluations.shape == (4, 3, 1, 1, 3)
-    with pytest.raises(NeurordlError, match="n_cv=2"):
-        infer_fitted(models(rdms), data, "corr", n_cv=1, rng=rng)
+    with pytest.raises(NeurordlError, match=r"Folds\(splits=2\)"):
+        infer_fitted(models(rdms), data, "corr", few, Folds(splits=1))
     with pytest.raises(NeurordlError, match="distinct stimuli"):
-        infer_fitted(models(rdms), data, "corr", k_stimuli=4, rng=rng)
-    with pytest.raises(NeurordlError, match="unknown resample"):
-        infer_fitted(models(rdms), data, "corr", resample="rdm", rng=rng)
+        infer_fitted(models(rdms), data, "corr", few, Folds(stimuli=4))
+    with pytest.raises(NeurordlError, match="bootstrap='rdm'"):
+        infer_fitted(models(rdms), data, "corr", "rdm")
     with pytest.raises(NeurordlError, match="complete RDMs"):
-        infer_fitted(models(rdms), data, "cka", rng=rng)
-    with pytest.raises(NeurordlError, match="give rng="):
-        infer_fitted(models(rdms), data, "corr", rng=None)
+        infer_fitted(models(rdms), data, "cka")
 
 
 # permutation
@@ -292,22 +285,21 @@ def containers(seed: int = 0) -> tuple[dict[str, RDMs], RDMs]:
     return named, brain
 
 
-@pytest.mark.parametrize("kind", ["weighted", "select"])
-def test_evaluate_fitted_is_infer_fitted_matched_by_id(kind):
+@pytest.mark.parametrize("combine", ["weighted", "select"])
+def test_evaluate_fitted_is_infer_fitted_matched_by_id(combine):
     named, brain = containers()
-    options = {"kind": kind, "k_subjects": 2, "bootstrap": "both", "n_bootstrap": 10, "seed": 1}
+    folds, bootstrap = Folds(subjects=2), Bootstrap("both", n=10, seed=1)
+    options = {"combine": combine, "folds": folds, "bootstrap": bootstrap}
     frame = nrl.evaluate_fitted(named, brain, **options)
     own = [
         Model("one", named["one"].dissimilarities),
-        Model("several", named["several"].dissimilarities, kind),
+        Model("several", named["several"].dissimilarities, combine),
     ]
-    found = infer_fitted(
-        own, brain.dissimilarities, "corr", k_subjects=2, n_bootstrap=10, rng=np.random.default_rng(1)
-    )
+    found = infer_fitted(own, brain.dissimilarities, "corr", bootstrap, folds)
     assert_allclose(frame["score"], found.scores.mean(1))
-    assert_allclose(frame[["ci_low", "ci_high"]].to_numpy().T, interval(found, centre="data"))
-    assert_allclose(frame["p"], p_values(found, centre="data").zero)
-    assert frame["kind"].tolist() == ["fixed", kind]
+    assert_allclose(frame[["ci_low", "ci_high"]].to_numpy().T, interval(found, center="data"))
+    assert_allclose(frame["p"], p_values(found, center="data").zero)
+    assert frame["fit"].tolist() == ["fixed", combine]
     assert set(frame["generalises_to"]) == {"subjects and stimuli"}
     order = np.random.default_rng(0).permutation(N)
     turned = RDMs(
@@ -316,21 +308,20 @@ def test_evaluate_fitted_is_infer_fitted_matched_by_id(kind):
         pattern_descriptors={"stimulus": [f"s{k}" for k in order]},
     )
     pd.testing.assert_frame_equal(nrl.evaluate_fitted(named, turned, **options), frame)
-    once = nrl.evaluate_fitted(named, brain, kind=kind)
+    once = nrl.evaluate_fitted(named, brain, combine=combine)
     assert once[["ci_low", "ci_high", "p"]].isna().to_numpy().all()
 
 
 @pytest.mark.parametrize(
     "options, told",
     [
-        ({"k_stimuli": 5}, "5 folds take 15, but there are 12"),
-        ({"k_stimuli": 20}, "20 folds take 60, but there are 12"),
-        ({"k_subjects": 7}, "7 folds of subjects"),
-        ({"k_stimuli": 0, "k_subjects": 2}, "from 1"),
-        ({"k_stimuli": 1}, "'several' is fitted, and nothing is held out"),
-        ({"k_stimuli": 3, "bootstrap": "both"}, "9 or more distinct stimuli each"),
-        ({"kind": "mean"}, "unknown kind of model 'mean'"),
-        ({"comparison": "pearson"}, "expected one of"),
+        ({"folds": Folds(stimuli=5)}, "5 folds take 15, but there are 12"),
+        ({"folds": Folds(stimuli=20)}, "20 folds take 60, but there are 12"),
+        ({"folds": Folds(subjects=7)}, "7 folds of subjects"),
+        ({"folds": Folds(stimuli=1)}, "'several' is fitted, and nothing is held out"),
+        ({"folds": Folds(stimuli=3), "bootstrap": "both"}, "9 or more distinct stimuli each"),
+        ({"combine": "mean"}, "combine='mean'"),
+        ({"comparison": "pearson"}, "comparison='pearson'"),
         ({"subjects": "p9"}, "p9"),
     ],
 )

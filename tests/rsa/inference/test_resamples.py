@@ -27,12 +27,9 @@ from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.rsa.ceilings import drawn_ceiling
 from neurordl.rsa.compare import similarity
-from neurordl.rsa.inference import draws
-from neurordl.rsa.inference import resamples as bootstrap
-from neurordl.rsa.inference.draws import draw, given_draws
-from neurordl.rsa.inference.infer import Inference, infer
-from neurordl.rsa.inference.resamples import resampled
-from neurordl.rsa.inference.tests import CORRECTIONS, correct, interval, p_values
+from neurordl.rsa.inference import resampling
+from neurordl.rsa.inference.infer import CORRECTIONS, Inference, correct, infer, interval, p_values
+from neurordl.rsa.inference.resampling import Bootstrap, Draws, Study, expanded
 
 METHODS = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
 
@@ -49,6 +46,11 @@ def study(
     if tied:
         models, data = models.round(), data.round()
     return tuple(np.stack([pdist(one, "sqeuclidean") for one in x]) for x in (models, data))
+
+
+def draw(n_subjects: int, n: int, resample: str, size: int, rng: np.random.Generator, **options) -> Draws:
+    names = [list(map(str, range(k))) for k in (n_subjects, n)]
+    return Bootstrap(resample, n=size).draw(*names, rng=rng, **options)
 
 
 def indices(n_subjects: int, n: int, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +97,7 @@ def ours(models, data, method, resample, drawn) -> Inference:
     subjects = drawn[0] if resample in ("subjects", "both") else None
     stimuli = drawn[1] if resample in ("stimuli", "both") else None
     n = int((1 + (1 + 8 * data.shape[1]) ** 0.5) / 2)
-    return infer(models, data, method, resample=resample, draws=given_draws(subjects, stimuli, len(data), n))
+    return infer(models, data, method, resample, draws=Draws.from_indices(subjects, stimuli, len(data), n))
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -139,12 +141,12 @@ def test_methods_of_complete_rdms_resample_subjects(method):
         np.stack([pdist(x, "sqeuclidean") for x in np.random.default_rng(k).normal(size=(4, 6, 9))])
         for k in range(2)
     )
-    found = infer(models, data, method, resample="subjects", n_bootstrap=5, rng=np.random.default_rng(0))
+    found = infer(models, data, method, Bootstrap("subjects", n=5))
     assert found.evaluations.shape == (5, 4)
     assert np.isfinite(found.scores).all()
     for resample in ("stimuli", "both"):
         with pytest.raises(NeurordlError, match=f"{method} needs complete RDMs"):
-            infer(models, data, method, resample=resample, rng=np.random.default_rng(0))
+            infer(models, data, method, resample)
 
 
 @settings(max_examples=40)
@@ -166,11 +168,11 @@ def test_the_fast_ways_are_those_of_resamples_built_one_by_one(seed, method, tie
     drawn = draw(4, 7, "both", 6, rng)
     comparison = COMPARISONS[method]
     sets = np.stack([drawn.subjects, np.ones_like(drawn.subjects)])
-    found = resampled(models, data, comparison, drawn.stimuli, sets)
+    found = Study(models, data, comparison).resample(drawn.stimuli, sets)
     everywhere = np.isfinite(models).all(axis=0)
     for b, counts in enumerate(drawn.stimuli):
-        a, x = (bootstrap.expanded(rdms, counts) for rdms in (models, data))
-        y = bootstrap.expanded(np.where(everywhere, data, np.nan), counts)
+        a, x = (expanded(rdms, counts) for rdms in (models, data))
+        y = expanded(np.where(everywhere, data, np.nan), counts)
         want = similarity(a, x, method)
         assert_allclose(found.scores[b], want, atol=1e-9)
         for k in range(2):
@@ -187,7 +189,8 @@ def test_a_layer_that_misses_pairs_does_not_slow_the_others_down(method, monkeyp
     data[:, 5] = np.nan
     drawn = indices(4, 9, 5)
     want = ours(models[[0, 2]], data, method, "both", drawn)
-    monkeypatch.setattr(bootstrap, "similarity", None)
+    monkeypatch.setattr(resampling, "expanded", None)
+    monkeypatch.setattr(resampling, "drawn_ceiling", None)
     found = ours(models, data, method, "both", drawn)
     assert_allclose(found.evaluations[:, [0, 2]], want.evaluations, atol=1e-12)
     assert_allclose(found.scores[[0, 2]], want.scores, atol=1e-12)
@@ -205,12 +208,12 @@ def test_all_ceilings_are_on_the_pairs_that_every_model_has(method):
 
 
 def test_the_chance_of_enough_distinct_ones():
-    assert draws._chance(3, 3) == pytest.approx(6 / 27)
-    assert draws._chance(4, 3) == pytest.approx(1 - (4 + 6 * 14) / 256)
-    assert draws._chance(5, 1) == pytest.approx(1)
-    assert draws._chance(2, 3) == 0
-    many = draw(40, 5, "stimuli", 4000, np.random.default_rng(0), fewest_stimuli=1).stimuli
-    assert draws._chance(5, 3) == pytest.approx(((many > 0).sum(1) >= 3).mean(), abs=0.02)
+    assert resampling._chance_of_distinct(3, 3) == pytest.approx(6 / 27)
+    assert resampling._chance_of_distinct(4, 3) == pytest.approx(1 - (4 + 6 * 14) / 256)
+    assert resampling._chance_of_distinct(5, 1) == pytest.approx(1)
+    assert resampling._chance_of_distinct(2, 3) == 0
+    many = draw(40, 5, "stimuli", 4000, np.random.default_rng(0), fewest=(1, 1)).stimuli
+    assert resampling._chance_of_distinct(5, 3) == pytest.approx(((many > 0).sum(1) >= 3).mean(), abs=0.02)
 
 
 def test_batches_and_threads_find_the_same(monkeypatch):
@@ -263,38 +266,40 @@ def test_draws():
     for n in (2, 3):  # all draws that are left of three stimuli are the same
         with pytest.raises(NeurordlError, match="3 or more distinct stimuli"):
             draw(4, n, "stimuli", 3, rng)
-    with pytest.raises(NeurordlError, match="n_bootstrap=1"):
+    with pytest.raises(NeurordlError, match="n=1: expected a whole number of at least 2"):
         draw(4, 5, "stimuli", 1, rng)
     with pytest.raises(NeurordlError, match="resample 1 holds fewer than three distinct"):
-        given_draws(None, [[0, 1, 2], [0, 1, 1]], 3, 3)
+        Draws.from_indices(None, [[0, 1, 2], [0, 1, 1]], 3, 3)
     for wrong in ([[0, 3, 2]], [[-1, 0, 2]], [0, 1, 2], [[0.5, 1, 2]]):
         with pytest.raises(NeurordlError, match="indices from 0 to 2"):
-            given_draws(wrong, None, 3, 3)
+            Draws.from_indices(wrong, None, 3, 3)
 
 
 def test_what_is_refused():
     models, data = study()
-    with pytest.raises(NeurordlError, match="give rng="):
-        infer(models, data, "corr", resample="both")
-    with pytest.raises(NeurordlError, match="unknown resample 'rdm'"):
-        infer(models, data, "corr", resample="rdm")
-    with pytest.raises(NeurordlError, match="expected one of"):
+    with pytest.raises(NeurordlError, match="bootstrap='rdm'"):
+        infer(models, data, "corr", "rdm")
+    with pytest.raises(NeurordlError, match="resample='rdm'"):
+        Bootstrap("rdm")
+    with pytest.raises(NeurordlError, match="comparison='pearson'"):
         infer(models, data, "pearson")
-    with pytest.raises(NeurordlError, match="do not go with resample='both'"):
-        infer(models, data, "corr", resample="both", draws=draw(5, 8, "stimuli", 3, np.random.default_rng(0)))
+    stimuli = draw(5, 8, "stimuli", 3, np.random.default_rng(0))
+    for resample in ("both", "subjects", None):
+        with pytest.raises(NeurordlError, match="draws"):
+            infer(models, data, "corr", resample, draws=stimuli)
     one = infer(models, data[:1], "corr")
     assert one.model_var is None
     assert np.isnan(interval(one)).all()
     with pytest.raises(NeurordlError, match="no variance"):
         p_values(one)
-    for options in ({"correction": "fwer"}, {"centre": "mean"}):
-        with pytest.raises(NeurordlError, match="unknown"):
+    for options in ({"correction": "fwer"}, {"center": "mean"}):
+        with pytest.raises(NeurordlError, match="expected one of"):
             p_values(infer(models, data, "corr"), **options)
 
 
 def test_one_subject_generalises_to_stimuli_only():
     models, data = study(2, 1, 12)
-    found = infer(models, data, "corr", resample="stimuli", n_bootstrap=50, rng=np.random.default_rng(0))
+    found = infer(models, data, "corr", Bootstrap("stimuli", n=50))
     assert np.isnan(found.ceiling).all()
     assert np.isnan(found.noise_ceiling).all()
     assert found.variances is not None
@@ -308,25 +313,25 @@ def test_one_subject_generalises_to_stimuli_only():
 def test_what_is_undefined_is_nan_without_harm():
     models, data = study()
     models[1] = 0.5
-    found = infer(models, data, "corr", resample="both", n_bootstrap=20, rng=np.random.default_rng(0))
+    found = infer(models, data, "corr", Bootstrap("both", n=20))
     assert np.isnan(found.means[1])
     assert np.isfinite(found.model_var).tolist() == [True, False, True]
     assert np.isfinite(p_values(found).zero).tolist() == [True, False, True]
     data[2] = 0.1
-    again = infer(models[[0, 2]], data, "corr", resample="both", n_bootstrap=20, rng=np.random.default_rng(0))
+    again = infer(models[[0, 2]], data, "corr", Bootstrap("both", n=20))
     assert np.isnan(again.scores[:, 2]).all()
     assert np.isfinite(again.means).all()
     assert np.isfinite(again.noise_ceiling).mean() > 0.9  # but for one subject beside the constant one
     assert (again.model_var > 0).all()
 
 
-def test_the_centre_may_be_the_data():
+def test_the_center_may_be_the_data():
     models, data = study(n=12)
-    found = infer(models, data, "corr", resample="both", n_bootstrap=200, rng=np.random.default_rng(0))
-    low, high = interval(found, centre="data")
+    found = infer(models, data, "corr", Bootstrap("both", n=200))
+    low, high = interval(found, center="data")
     assert_allclose((low + high) / 2, found.scores.mean(1))
     t = found.scores.mean(1) / np.sqrt(found.model_var)
-    assert_allclose(p_values(found, centre="data").zero, stats.t.sf(t, 4))
+    assert_allclose(p_values(found, center="data").zero, stats.t.sf(t, 4))
 
 
 def test_corrections():

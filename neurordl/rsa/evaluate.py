@@ -1,0 +1,495 @@
+"""How well layers of a network, or model RDMs, match subjects' RDMs: `evaluate`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+import torch
+from rsatoolbox.rdm.rdms import RDMs
+from torch import Tensor, nn
+
+from neurordl.arrays import Bools, Floats, nan_mean
+from neurordl.errors import NeurordlError
+from neurordl.ids import match_ids, natural_key
+from neurordl.io import sha256_array, sha256_state
+from neurordl.measures.comparisons import Comparison, find_similarity
+from neurordl.measures.dissimilarities import (
+    Dissimilarity,
+    DissimilarityLike,
+    dissimilarity_from_text,
+    find_dissimilarity,
+)
+from neurordl.measures.kernels.distances import WIDE
+from neurordl.patterns.network import Compute, extract_patterns, read_batches, usable_device
+from neurordl.rdms.compute import compute_rdms
+from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids, subject_names
+from neurordl.rsa.compare import rdms_by_roi
+from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
+from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, RoiScores, Subjects, score_roi
+from neurordl.stimuli import Preprocessing, StimulusSet
+from neurordl.validate import check_choice
+
+__all__ = ["PairChoice", "RunLike", "choose_pairs", "evaluate", "model_vectors", "weights_sha256"]
+
+_PAIRS = ("held-out", "fitted", "cross", "all")
+_STIMULI_FITTED = {"held-out": "no", "fitted": "yes", "cross": "one of each pair"}
+# The largest layer of all stimuli: up to here they go through the network together, and no pattern is kept.
+_AT_ONCE_BYTES = 1 << 29
+# Patterns of several layers are kept together up to this size, where stimuli go through in batches.
+_PATTERN_BYTES = 2 << 30
+
+
+@runtime_checkable
+class RunLike(Protocol):
+    """What `evaluate` needs of a training run; `fit` returns one."""
+
+    @property
+    def student(self) -> nn.Module:
+        """The trained network."""
+
+    @property
+    def fitted_ids(self) -> Sequence[str]:
+        """Stimuli whose RDMs were fitted."""
+
+    @property
+    def validation_ids(self) -> Sequence[str]:
+        """Stimuli by which anything was chosen: they are not held out."""
+
+    @property
+    def held_out_ids(self) -> Sequence[str]:
+        """Stimuli that were neither fitted nor used for validation."""
+
+    @property
+    def fitted_subjects(self) -> Sequence[str]:
+        """Subjects whose RDMs were fitted."""
+
+    @property
+    def fitted_rdms(self) -> Collection[str]:
+        """Checksums of the RDMs that were fitted, each in natural order of its stimuli."""
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How the run's stimuli were prepared; None without stimuli."""
+
+
+def evaluate(
+    source: RunLike | nn.Module | RDMs | Mapping[str, RDMs],
+    rdms: RDMs,
+    *,
+    stimuli: StimulusSet | None = None,
+    layers: str | Sequence[str] = "all",
+    comparison: str | Comparison = "rho-a",
+    dissimilarity: DissimilarityLike | None = None,
+    roi: str | Sequence[str] | None = None,
+    subjects: str | Sequence[str] | None = None,
+    pairs: Literal["held-out", "fitted", "cross", "all"] | None = None,
+    bootstrap: Literal["subjects", "stimuli", "both"] | Resampling | None = None,
+    missing: Literal["error", "ignore"] = "error",
+    device: str | torch.device | Compute | None = None,
+) -> Evaluation:
+    """Similarity of every layer's RDM with every subject's, its mean, and the noise ceiling.
+
+    Parameters
+    ----------
+    source
+        A run of `fit`, a network, or model RDMs: RDMs, named by the RDM descriptor ``layer`` or ``name`` or
+        else numbered, or a mapping from names to RDMs with one RDM each.
+    rdms
+        The data: RDMs with stimulus ids, and the RDM descriptors ``subject`` and, where it applies, ``roi``;
+        one RDM per subject in each ROI (`select_rdms` chooses and averages).
+    stimuli
+        The images, for a run or a network. A run's must be prepared as they were for the run.
+    layers
+        Names, globs, "all", or "top": the layers of a network that are inside no other layer.
+    comparison
+        How RDMs are compared: a similarity in `COMPARISONS`, or a `Comparison`; see `compare`.
+    dissimilarity
+        Dissimilarity of the network's patterns. By default that of the data; ``euclidean`` where theirs is
+        crossnobis or Mahalanobis, ``correlation`` where it is unknown, both with a warning.
+    roi, subjects
+        Which ROIs and subjects, as in `select_rdms`. By default each ROI is evaluated, with each subject.
+    pairs
+        Which pairs of stimuli: "held-out": both stimuli unused by the run; "fitted": both used (fitted or
+        validation); "cross": one of each; "all". By default "held-out" where the run used none of the
+        stimuli, "fitted" where it used all, "all" without a run.
+    bootstrap
+        What is resampled for intervals and p-values, and so what they generalise to: "subjects", "stimuli",
+        "both" (with the correction for two factors; Schütt et al. 2023, eLife 12:e82566), or a `Bootstrap` or
+        other `Resampling`. By default they are of the t distribution over the subjects' scores, and
+        generalise to subjects.
+    missing
+        "ignore" leaves out stimuli that the RDMs do not have.
+    device
+        Device on which a network is run, and matrix products of resamples are computed; or a `Compute`, with
+        the batch size and a progress bar. By default all stimuli are in one batch where memory allows.
+
+    Returns
+    -------
+    Evaluation
+        In rows with subject "mean": the score, its 95 % interval, p against zero (one-sided) and against the
+        lower noise ceiling (two-sided), by t as in rsatoolbox, but around the score itself, not around the
+        mean of the resamples; a layer's ceiling, and p against it, are of the pairs that this layer has.
+        ``p_fdr`` and ``p_holm`` are corrected over the layers of a ROI, ``generalises_to`` says to what
+        results generalise, and ``comparisons`` has each two layers. The mean and the ceiling, on the same
+        pairs, are those of the chosen subjects; without ``subjects``, if the run was fitted to some of them
+        only, those of the others (``n_subjects`` and ``fitted`` say so). A subject whose RDM of one ROI was
+        fitted counts as fitted in all ROIs. What is undefined is NaN, and ``reason`` says why; it also says
+        where subjects do not agree better than by chance (`neurordl.rsa.ceilings.ceiling_p`, 99 permutations,
+        up to 500,000 values and not for bures and neg_riem_dist).
+
+    Raises
+    ------
+    NeurordlError
+        Ids do not match; there are fewer than three stimuli, or several RDMs of a subject; a layer, a
+        comparison or a dissimilarity is unknown; the stimuli were prepared in another way than the run's; or
+        fitted and held-out stimuli are given together without ``pairs``.
+    """
+    comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
+    resampling.check(comparison)
+    compute = Compute.of(device)
+    run = source if isinstance(source, RunLike) else None
+    match = match_ids(
+        _model_stimuli(source, stimuli), stimulus_ids(rdms), names=("stimuli", "RDMs"), missing=missing
+    )
+    chosen = choose_pairs(match.matched, run, pairs)
+    brains = rdms_by_roi(rdms, roi, subjects)
+    models, measure = _models(source, stimuli, rdms, chosen.ids, layers, dissimilarity, compute)
+    stack = np.where(chosen.keep, np.stack(list(models.values())), np.nan)
+    results = {}
+    for name, brain in brains.items():
+        data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
+        study = Study(stack, data, comparison, device=_for_products(compute))
+        fitted = _fitted_subjects(brain, run, chosen, chosen_by_name=subjects is not None)
+        results[name] = score_roi(study, fitted, resampling, chosen.ids)
+    common: dict[str, Any] = {
+        "comparison": comparison.name,
+        "n_stimuli": len(chosen.ids),
+        "pairs": chosen.name,
+        "dissimilarity": measure,
+    }
+    settings = {
+        **common,
+        "source": type(source).__name__,
+        "layers": list(models),
+        **_roi_settings(results, chosen.keep),
+        **_resampling_settings(resampling),
+        "preprocessing": stimuli.preprocessing.as_dict() if stimuli else None,
+        "seeds": {
+            "run": getattr(run, "record", {}).get("settings", {}).get("seed"),
+            "bootstrap": resampling.seed if resampling.resamples else None,
+        },
+        "sha256": {
+            "rdms": sha256_array(np.asarray(rdms.dissimilarities)),
+            "stimuli": stimuli.sha256 if stimuli else None,
+            "weights": weights_sha256(_network(source)),
+        },
+    }
+    frames = [result.frame(list(models)).assign(roi=name) for name, result in results.items()]
+    between = [result.between(list(models)).assign(roi=name) for name, result in results.items()]
+    comparisons = pd.concat(between, ignore_index=True)
+    comparisons.insert(0, "roi", comparisons.pop("roi"))
+    return Evaluation(
+        frame=pd.concat(frames, ignore_index=True).assign(**common)[list(COLUMNS)],
+        match=match,
+        settings=settings,
+        comparisons=comparisons,
+        inferences={name: result.inference for name, result in results.items()},
+        models=stack,
+        means={
+            name: nan_mean(result.data[list(result.subjects.pooled)], 0) for name, result in results.items()
+        },
+    )
+
+
+def _roi_settings(results: Mapping[str, RoiScores], keep: Bools) -> dict[str, object]:
+    """What the record says of the subjects of each ROI."""
+    coverages = {
+        name: Coverage.of(result.models, result.data, result.subjects, keep)
+        for name, result in results.items()
+    }
+    p = {name: result.agreement for name, result in results.items()}
+    return {
+        "subjects": {name: list(result.subjects.names) for name, result in results.items()},
+        "measured": {name: asdict(coverage) for name, coverage in coverages.items()},
+        "subjects_agree_p": {name: value if np.isfinite(value) else None for name, value in p.items()},
+    }
+
+
+def _resampling_settings(resampling: Resampling) -> dict[str, object]:
+    """What the record says of the resampling scheme."""
+    over_stimuli = "stimuli" in resampling.factors
+    return {
+        "bootstrap": resampling.name if resampling.resamples else None,
+        "n_bootstrap": resampling.n if resampling.resamples else None,
+        "variance": resampling.variance_method.name if over_stimuli else None,
+    }
+
+
+def _for_products(compute: Compute) -> str | torch.device | None:
+    """The device of matrix products, which needs float64."""
+    device = compute.device
+    return "cpu" if device is not None and usable_device(device).type == "mps" else device
+
+
+@dataclass(frozen=True, eq=False)
+class PairChoice:
+    """Pairs of stimuli to compare RDMs on.
+
+    Attributes
+    ----------
+    name
+        "held-out", "fitted", "cross" or "all".
+    ids
+        The stimuli in these pairs, naturally sorted: the same sums in whatever order the data came.
+    keep
+        (pairs,) which of their condensed pairs count; all but for "cross".
+    n_used
+        How many of the stimuli the run used.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    keep: Bools
+    n_used: int
+
+
+def choose_pairs(ids: Sequence[str], run: RunLike | None, pairs: str | None) -> PairChoice:
+    """Choose among the pairs of the matched stimuli; see ``pairs`` of `evaluate`."""
+    check_choice("pairs", pairs, (*_PAIRS, None))
+    if run is None and pairs not in (None, "all"):
+        raise NeurordlError(
+            f"pairs={pairs!r} takes a run, which knows what it fitted; with a network or RDMs leave "
+            "pairs out, and choose the stimuli by stimuli="
+        )
+    used = {*run.fitted_ids, *run.validation_ids} if run is not None else set()
+    n_used = sum(stimulus in used for stimulus in ids)
+    if pairs is None and 0 < n_used < len(ids):
+        raise NeurordlError(
+            f"the run used {n_used} of the {len(ids)} stimuli (fitted or validation) and not the other "
+            f"{len(ids) - n_used}, and their pairs are not mixed; choose pairs='held-out', 'fitted' or "
+            "'cross', or give stimuli= the held-out ones only"
+        )
+    if pairs is None:
+        pairs = "all" if run is None else "fitted" if n_used else "held-out"
+    kept = {"held-out": (False,), "fitted": (True,)}.get(pairs, (False, True))
+    chosen = tuple(sorted((s for s in ids if (s in used) in kept), key=natural_key))
+    if len(chosen) < 3:
+        raise NeurordlError(
+            f"comparing RDMs takes 3 stimuli or more, but {len(chosen)} of the {len(ids)} matched are in "
+            f"{pairs} pairs; give more stimuli or choose other pairs"
+        )
+    i, j = np.triu_indices(len(chosen), 1)
+    is_used = np.array([stimulus in used for stimulus in chosen])
+    keep = is_used[i] != is_used[j] if pairs == "cross" else np.ones(len(i), dtype=bool)
+    if not keep.any():
+        raise NeurordlError(
+            "there are no cross pairs: the stimuli are all fitted or all held out; choose the other pairs"
+        )
+    return PairChoice(pairs, chosen, keep, int(is_used.sum()))
+
+
+def _fitted_subjects(
+    brain: RDMs, run: RunLike | None, chosen: PairChoice, *, chosen_by_name: bool
+) -> Subjects:
+    """Who is in the mean of a ROI, and what ``fitted`` says of each subject and of the mean."""
+    names = subject_names(brain)
+    if reserved := {"mean", "group"} & set(names):
+        raise NeurordlError(f"a subject is called {reserved.pop()!r}, a word that the table needs; rename it")
+    if run is None:
+        return Subjects(names, (True,) * len(names), ("unknown",) * (len(names) + 1))
+    known = {str(subject) for subject in run.fitted_subjects}
+    # An RDM without a subject, such as a group mean, may be of anyone.
+    other = "unknown" if "unnamed" in known else "no"
+    fitted = ["yes" if name in known else other for name in names]
+    if run.fitted_rdms:  # the same RDM under another name is fitted all the same
+        vectors = reindex(brain, sorted(stimulus_ids(brain), key=natural_key))
+        vectors[~np.isfinite(vectors)] = np.nan
+        for k, vector in enumerate(vectors):
+            if sha256_array(vector) in run.fitted_rdms:
+                fitted[k] = "yes"
+    if "subject" not in brain.rdm_descriptors and (run.fitted_ids or known):
+        fitted = ["unknown"] * len(names)
+    mixed = len(set(fitted)) > 1
+    pooled = tuple(chosen_by_name or not mixed or value != "yes" for value in fitted)
+    fitted.append(fitted[0] if not mixed else "some" if chosen_by_name else other)
+    stimuli = _STIMULI_FITTED.get(chosen.name)
+    if stimuli is None:
+        stimuli = {0: "no", len(chosen.ids): "yes"}.get(chosen.n_used, "some")
+    return Subjects(names, pooled, tuple(f"stimuli: {stimuli}, subjects: {value}" for value in fitted))
+
+
+def _network(source: object) -> nn.Module | None:
+    """The network of a run, a network itself, or None of model RDMs."""
+    if isinstance(source, RunLike):
+        return source.student
+    return source if isinstance(source, nn.Module) else None
+
+
+def _models(
+    source: object,
+    stimuli: StimulusSet | None,
+    rdms: RDMs,
+    ids: Sequence[str],
+    layers: str | Sequence[str],
+    dissimilarity: DissimilarityLike | None,
+    compute: Compute,
+) -> tuple[dict[str, Floats], str]:
+    """Condensed RDM of each model, and the name of their dissimilarity."""
+    network = _network(source)
+    if network is not None and stimuli is not None:
+        measure = _network_dissimilarity(dissimilarity, rdms)
+        return _network_vectors(network, stimuli.subset(ids), layers, measure, compute), measure.name
+    if dissimilarity is not None:
+        raise NeurordlError("dissimilarity= is for a network's patterns, and these models are RDMs already")
+    return model_vectors(source, ids, layers), "as given"
+
+
+def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ...]:
+    """Ids of the model side, checked: images prepared as the run's were, or the models' own ids."""
+    if isinstance(source, RunLike | nn.Module) and stimuli is None:
+        hint = ""
+        if isinstance(source, RunLike) and source.held_out_ids:
+            hint = f" (the run held out {len(source.held_out_ids)}, {source.held_out_ids[0]!r} and others)"
+        raise NeurordlError(f"a network is evaluated on images: give stimuli= a StimulusSet{hint}")
+    if isinstance(source, RunLike) and stimuli is not None:
+        before, now = source.preprocessing, stimuli.preprocessing
+        if before is not None and before != now:
+            raise NeurordlError(
+                f"the stimuli were prepared as {now}, but those of the run as {before}; read them with the "
+                "run's size, channels, mean and std"
+            )
+    if stimuli is not None:
+        return stimuli.ids
+    (first, (rdms, _)), *others = _named(source).items()
+    ids = stimulus_ids(rdms)
+    for name, (other, _) in others:
+        if other is not rdms and set(stimulus_ids(other)) != set(ids):
+            raise NeurordlError(
+                f"the model RDMs {first!r} and {name!r} are of different stimuli, and scores on different "
+                "stimuli cannot be compared; give model RDMs of the same ones"
+            )
+    return ids
+
+
+def _network_dissimilarity(dissimilarity: DissimilarityLike | None, rdms: RDMs) -> Dissimilarity:
+    """The chosen dissimilarity of the network's patterns, or that of the data if a network can have it."""
+    if dissimilarity is not None:
+        return find_dissimilarity(dissimilarity)
+    measure = dissimilarity_from_text(rdms.dissimilarity_measure)
+    if measure is None:
+        chosen = find_dissimilarity("correlation")
+        why = f"the dissimilarity of the data's RDMs is unknown ({rdms.dissimilarity_measure!r})"
+    else:
+        chosen, why = measure.of_network(), f"the data's {measure} distances take repeated noisy measurements"
+        if chosen == measure:
+            return measure
+    warnings.warn(f"{why}: the network's RDMs are {chosen}; choose another by dissimilarity=", stacklevel=4)
+    return chosen
+
+
+def _network_vectors(
+    network: nn.Module,
+    stimuli: StimulusSet,
+    layers: str | Sequence[str],
+    measure: Dissimilarity,
+    compute: Compute,
+) -> dict[str, Floats]:
+    """Condensed RDM of each layer of a network.
+
+    Without a batch size all stimuli go through the network at once where their largest layer is not too
+    large, and of each layer only its RDM is kept.
+    """
+    ids = stimuli.ids
+    probe = extract_patterns(network, stimuli.subset(ids[:1]), layers, device=compute.device)
+    sizes = {name: 4 * len(ids) * int(patterns.measurements.shape[1]) for name, patterns in probe.items()}
+    if compute.batch_size is None and max(sizes.values()) <= _AT_ONCE_BYTES:
+
+        def rdm(features: Tensor) -> Tensor:
+            patterns = features.flatten(1)
+            if patterns.device.type == "mps":  # which has no float64
+                patterns = patterns.cpu()
+            # wide ones are added up in float64 anyway, without a copy
+            return measure(patterns.float() if patterns.shape[1] >= WIDE else patterns.double())
+
+        whole = replace(compute, batch_size=len(ids))
+        ((_, rdms),) = read_batches(network, stimuli, layers, whole, reduce=rdm)
+        return {name: values.double().cpu().numpy() for name, values in rdms.items()}
+    vectors = {}
+    for group in _groups(sizes):
+        for name, patterns in extract_patterns(network, stimuli, group, device=compute).items():
+            vectors[name] = reindex(compute_rdms(patterns, measure), ids)[0]
+    return vectors
+
+
+def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Names of layers whose patterns are kept together."""
+    group: list[str] = []
+    total = 0
+    for name, size in sizes.items():
+        if group and total + size > _PATTERN_BYTES:
+            yield group
+            group, total = [], 0
+        group.append(name)
+        total += size
+    yield group
+
+
+def weights_sha256(network: nn.Module | None) -> str | None:
+    """Checksum of a network's weights; None without a network, or where it has none, as a quantized one."""
+    state: Mapping[str, Any] = network.state_dict() if network is not None else {}
+    if network is None or not all(isinstance(value, Tensor) for value in state.values()):
+        return None
+    try:
+        return sha256_state(state)
+    except (TypeError, RuntimeError):  # numpy has no numbers of this type
+        return None
+
+
+def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str]) -> dict[str, Floats]:
+    """Condensed RDM of each model RDM that ``layers`` names."""
+    models = _named(source)
+    requested = layers.split(",") if isinstance(layers, str) else list(layers)
+    if not requested:
+        raise NeurordlError(f"layers= is empty; name some of: {', '.join(models)}; or 'all'")
+    patterns = ["*" if name in ("all", "top") and name not in models else name for name in requested]
+    for pattern in patterns:
+        if not any(_fits(name, pattern) for name in models):
+            raise NeurordlError(f"no model RDM is named {pattern!r}; there are: {', '.join(models)}")
+    stacks: dict[int, Floats] = {}  # a stack of RDMs is put in order once
+    vectors = {}
+    for name, (rdms, row) in models.items():
+        if any(_fits(name, pattern) for pattern in patterns):
+            stacks.setdefault(id(rdms), reindex(rdms, ids))
+            vectors[name] = stacks[id(rdms)][row]
+    return vectors
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _named(source: object) -> dict[str, tuple[RDMs, int]]:
+    """Model RDMs by name: the RDMs that hold each, and its row."""
+    if isinstance(source, RDMs):
+        by = next(name for name in ("layer", "name", "index") if name in source.rdm_descriptors)
+        names = descriptor_values(source, by)
+        if len(set(names)) < len(names):
+            raise NeurordlError(
+                f"each model RDM needs its own name, but the RDM descriptor {by!r} repeats some; make its "
+                "values unique, or give a dict from name to RDMs"
+            )
+        return {name: (source, row) for row, name in enumerate(names)}
+    if not isinstance(source, Mapping) or not source or not all(isinstance(r, RDMs) for r in source.values()):
+        raise NeurordlError(
+            "evaluate takes a run, a torch module, rsatoolbox RDMs or a dict from name to RDMs, but got "
+            f"{type(source).__name__}"
+        )
+    if several := [name for name, rdms in source.items() if len(rdms) != 1]:
+        raise NeurordlError(f"model {several[0]!r} has {len(source[several[0]])} RDMs; give one RDM per name")
+    return {str(name): (rdms, 0) for name, rdms in source.items()}

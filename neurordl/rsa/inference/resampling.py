@@ -1,0 +1,581 @@
+"""Resampling schemes: what is drawn, what results generalise to, and the similarities in the resamples.
+
+As in rsatoolbox, a resample holds a stimulus as often as it was drawn, without the pairs of a stimulus with
+its copies, and its ceilings are means over the subjects in it, copies pooled but left out together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from neurordl.arrays import Bools, Floats, Ints
+from neurordl.errors import NeurordlError
+from neurordl.measures.comparisons import Comparison
+from neurordl.measures.condensed import n_stimuli, square
+from neurordl.measures.kernels.kernel import Resampled
+from neurordl.rsa.ceilings import ceiling, drawn_ceiling
+from neurordl.rsa.compare import check_stacks, similarity
+from neurordl.rsa.inference.variances import (
+    VARIANCES,
+    Resamples,
+    Spread,
+    Variance,
+    covariance_with,
+    small_sample_correction,
+    spread_of,
+)
+from neurordl.validate import check_choice, check_count
+
+__all__ = [
+    "Bootstrap",
+    "Draws",
+    "Evaluations",
+    "NoResampling",
+    "Resampling",
+    "Study",
+    "expanded",
+    "find_resampling",
+    "weighted_mean",
+]
+
+_ATTEMPTS = 1000  # draws of a resample until it holds enough distinct subjects and stimuli
+
+
+class Draws(NamedTuple):
+    """How often each subject and each stimulus is in each resample; None for what is not resampled."""
+
+    subjects: Ints | None = None
+    """(resamples, subjects)."""
+    stimuli: Ints | None = None
+    """(resamples, stimuli)."""
+
+    @classmethod
+    def from_indices(
+        cls,
+        subjects: npt.ArrayLike | None,
+        stimuli: npt.ArrayLike | None,
+        n_subjects: int,
+        n_stimuli: int,
+    ) -> Self:
+        """Draws from indices that were drawn elsewhere, (resamples, any number) each.
+
+        Raises
+        ------
+        NeurordlError
+            An index is out of range, or a resample holds fewer than three distinct stimuli.
+        """
+        counts: list[Ints | None] = []
+        for indices, n, factor in ((subjects, n_subjects, "subjects"), (stimuli, n_stimuli, "stimuli")):
+            if indices is None:
+                counts.append(None)
+                continue
+            drawn = np.asarray(indices)
+            if drawn.ndim != 2 or drawn.dtype.kind not in "iu" or drawn.min() < 0 or drawn.max() >= n:
+                raise NeurordlError(f"draws of {factor} are indices from 0 to {n - 1}, (resamples, drawn)")
+            counts.append(_counted(drawn, n))
+        times = counts[1]
+        if times is not None and (few := np.flatnonzero((times > 0).sum(axis=1) < 3)).size:
+            raise NeurordlError(
+                f"resample {few[0]} holds fewer than three distinct stimuli, too few to compare RDMs; "
+                "draw it again"
+            )
+        return cls(*counts)
+
+
+def _counted(indices: npt.NDArray[np.integer], n: int) -> Ints:
+    rows = np.arange(len(indices))[:, None]
+    counts = np.bincount((indices + n * rows).ravel(), minlength=n * len(indices))
+    return counts.reshape(len(indices), n).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Models and subjects that are compared.
+
+    Attributes
+    ----------
+    models, data
+        Condensed RDMs (models, pairs) and (subjects, pairs), one per subject; NaN marks a missing pair.
+    comparison
+        How RDMs are compared.
+    scores
+        (models, subjects) similarities; computed where they are not given.
+    device
+        Device of matrix products; rank measures stay on the CPU.
+    """
+
+    models: Floats
+    data: Floats
+    comparison: Comparison
+    scores: Floats = None  # type: ignore[assignment]  # set below
+    device: str | torch.device | None = None
+
+    def __post_init__(self) -> None:
+        check_stacks(self.models, self.data)
+        if not len(self.models) or not len(self.data):
+            raise NeurordlError(
+                f"there is nothing to compare: {len(self.models)} models and {len(self.data)} subjects"
+            )
+        if self.scores is None:
+            object.__setattr__(self, "scores", similarity(self.models, self.data, self.comparison))
+
+    def of_subjects(self, chosen: Bools) -> Study:
+        """The same models with some of the subjects."""
+        return replace(self, data=self.data[chosen], scores=self.scores[:, chosen])
+
+    def of_models(self, rows: Sequence[int], absent: Bools) -> Study:
+        """Some of the models, with the same subjects on the pairs that are not absent."""
+        data = np.where(absent, np.nan, self.data)
+        return replace(self, models=self.models[rows], data=data, scores=self.scores[rows])
+
+    @property
+    def n_stimuli(self) -> int:
+        """Number of stimuli."""
+        return n_stimuli(self.data.shape[1])
+
+    @cached_property
+    def shared(self) -> Bools:
+        """(pairs,) the pairs that every model has, on which ceilings are taken.
+
+        A model without a single pair is left out: it says nothing about the others.
+        """
+        measured = np.isfinite(self.models)
+        alive = measured.any(axis=1)
+        return np.asarray(measured[alive if alive.any() else slice(None)].all(axis=0))
+
+    @cached_property
+    def shared_data(self) -> Floats:
+        """The subjects' RDMs on the shared pairs, NaN elsewhere."""
+        return np.where(self.shared, self.data, np.nan)
+
+    @cached_property
+    def ceiling(self) -> tuple[float, float]:
+        """Lower and upper noise ceiling; NaN of one subject."""
+        return ceiling(self.shared_data, self.comparison) if len(self.data) > 1 else (np.nan, np.nan)
+
+    def resample(self, stimuli: Ints | None, sets: Ints) -> Resampled:
+        """Similarities and ceilings in each resample.
+
+        Parameters
+        ----------
+        stimuli
+            (resamples, stimuli) how often each was drawn; None for each of them once, where only ceilings are
+            computed.
+        sets
+            (sets, resamples, subjects) how often each subject is in the ceilings.
+        """
+        comparison = self.comparison
+        models = self.models[: 0 if stimuli is None else None]
+        data = self.shared_data if stimuli is None else self.data
+        if comparison.kernel is not None:
+            resamples = comparison.kernel.resample(models, data, stimuli, sets, self.shared, self.device)
+            if resamples is not None:
+                return resamples
+        ceilings = np.full((*sets.shape[:2], 2), np.nan)
+        scores = np.empty((0 if stimuli is None else len(stimuli), len(models), len(data)))
+        for b in range(sets.shape[1]):
+            sample = self.shared_data
+            if stimuli is not None:
+                a, x = (expanded(rdms, stimuli[b]) for rdms in (models, data))
+                scores[b] = similarity(a, x, comparison)
+                sample = expanded(sample, stimuli[b])
+            for k, drawn in enumerate(sets[:, b]):
+                ceilings[k, b] = drawn_ceiling(sample, drawn, comparison)
+        return Resampled(scores, ceilings)
+
+    def without_each_stimulus(self) -> Floats:
+        """Similarities with each stimulus left out: (stimuli, models, subjects)."""
+        n = self.n_stimuli
+        without = 1 - np.eye(n, dtype=np.int64)
+        return self.resample(without, np.ones((0, n, len(self.data)), dtype=np.int64)).scores
+
+
+def expanded(vectors: Floats, counts: Ints) -> Floats:
+    """RDMs of a resample with all copies; the pairs of a stimulus with its copies are missing."""
+    if (counts == 1).all():
+        return vectors
+    squares = square(torch.as_tensor(vectors)).numpy()
+    np.einsum("kii->ki", squares)[:] = np.nan
+    drawn = np.repeat(np.arange(len(counts)), counts)
+    i, j = np.triu_indices(len(drawn), 1)
+    return np.asarray(squares[:, drawn[i], drawn[j]])
+
+
+def weighted_mean(scores: Floats, counts: Ints) -> Floats:
+    """Mean over the subjects drawn, without those who have no score: (resamples, models)."""
+    defined = np.isfinite(scores)
+    total = np.einsum("bmd,bd->bm", np.where(defined, scores, 0), counts)
+    number = np.einsum("bmd,bd->bm", defined, counts)
+    return np.asarray(np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0))
+
+
+class Evaluations(NamedTuple):
+    """Similarities in resamples, in rsatoolbox's shapes."""
+
+    models: Floats
+    """(1, models, subjects) without resampling, (resamples, models) of one factor, and (resamples, models, 1,
+    1, 3) of both: both at once, subjects only, stimuli only."""
+    ceilings: Floats
+    """(2,), (2, resamples) or (2, resamples, 1, 3), the lower noise ceiling first."""
+    by_subject: Floats | None = None
+    """(resamples, models, subjects) in resamples of the stimuli."""
+
+
+class Resampling:
+    """A resampling scheme. A scheme of one's own is a subclass that draws subjects, stimuli or both.
+
+    A subclass names its ``factors`` and defines `draw_subjects` or `draw_stimuli`, or both. It may also
+    define its small-sample correction, degrees of freedom, and the names of what it generalises to.
+
+    Attributes
+    ----------
+    factors
+        What is resampled: "subjects", "stimuli", or both in this order.
+    n
+        Number of resamples.
+    seed
+        Seed of the draws.
+    name
+        Name of the scheme in records.
+
+    Examples
+    --------
+    >>> class HalfOfStimuli(Resampling):
+    ...     '''Half of the stimuli, without replacement.'''
+    ...
+    ...     factors = ("stimuli",)
+    ...
+    ...     def draw_stimuli(self, stimuli, size, rng):
+    ...         chosen = np.argsort(rng.random((size, len(stimuli))), axis=1) < len(stimuli) // 2
+    ...         return chosen.astype(int)
+    >>> HalfOfStimuli().draw(["s1", "s2"], list("abcdef")).stimuli.sum(axis=1)[:3]
+    array([3, 3, 3])
+    """
+
+    factors: tuple[str, ...] = ()
+    n: int = 1000
+    seed: int = 0
+    resamples = True
+
+    @property
+    def name(self) -> str:
+        """Name of the scheme in records."""
+        return type(self).__name__
+
+    @property
+    def generalises_to(self) -> str:
+        """What the means generalise to, for tables."""
+        return " and ".join(self.factors)
+
+    @property
+    def estimand(self) -> str:
+        """What the means estimate the similarity for."""
+        if len(self.factors) == 2:
+            return "the populations of subjects and of stimuli"
+        fixed = "stimuli" if "subjects" in self.factors else "subjects"
+        return f"the population of {self.generalises_to}, for these {fixed}"
+
+    @property
+    def cv_method(self) -> str:
+        """Rsatoolbox's name of the evaluation, which chooses its tests."""
+        if len(self.factors) == 2:
+            return "dual_bootstrap"
+        return "bootstrap_rdm" if "subjects" in self.factors else "bootstrap_pattern"
+
+    @property
+    def fitted_cv_method(self) -> str:
+        """Rsatoolbox's name of the evaluation of fitted models."""
+        if len(self.factors) == 2:
+            return "dual_bootstrap"
+        return self.cv_method.replace("bootstrap", "bootstrap_crossval")
+
+    @property
+    def variance_method(self) -> Variance:
+        """How variances are taken where stimuli are resampled."""
+        return VARIANCES["bootstrap"]
+
+    def check(self, comparison: Comparison) -> None:
+        """Refuse a comparison of complete RDMs where stimuli are resampled."""
+        if "stimuli" in self.factors and comparison.complete:
+            raise NeurordlError(
+                f"{comparison.name} needs complete RDMs, and a resample of the stimuli has pairs of a "
+                "stimulus with itself, which are missing; resample subjects, or compare with cosine_cov"
+            )
+
+    def draw_subjects(self, subjects: Sequence[str], size: int, rng: np.random.Generator) -> Ints:
+        """How often each subject is in each of some resamples, (size, subjects)."""
+        raise NotImplementedError
+
+    def draw_stimuli(self, stimuli: Sequence[str], size: int, rng: np.random.Generator) -> Ints:
+        """How often each stimulus is in each of some resamples, (size, stimuli)."""
+        raise NotImplementedError
+
+    def check_size(self, factor: str, n: int, fewest: int) -> None:
+        """Refuse so few subjects or stimuli that resamples cannot be drawn of them."""
+        if factor == "subjects" and n < 2:
+            raise NeurordlError(
+                "one subject cannot be resampled; resample the stimuli, which generalises to stimuli "
+                "only, or give more subjects"
+            )
+
+    def draw(
+        self,
+        subjects: Sequence[str],
+        stimuli: Sequence[str],
+        *,
+        fewest: tuple[int, int] = (1, 3),
+        rng: np.random.Generator | None = None,
+    ) -> Draws | None:
+        """Draw all resamples; a resample with too few distinct subjects or stimuli is drawn again.
+
+        Parameters
+        ----------
+        subjects, stimuli
+            Their names.
+        fewest
+            How many distinct subjects and stimuli a resample needs.
+        rng
+            Generator of the draws; by default a new one from the seed.
+
+        Raises
+        ------
+        NeurordlError
+            There are fewer than two resamples, or too few subjects or stimuli to draw from.
+        """
+        check_count(f"{self.name}: n", self.n, least=2)
+        rng = np.random.default_rng(self.seed) if rng is None else rng
+        counts: list[Ints | None] = [None, None]
+        names = {"subjects": subjects, "stimuli": stimuli}
+        for place, factor in enumerate(names):
+            if factor in self.factors:
+                self.check_size(factor, len(names[factor]), fewest[place])
+                counts[place] = self._enough(factor, names[factor], fewest[place], rng)
+        return Draws(*counts)
+
+    def _enough(self, factor: str, names: Sequence[str], fewest: int, rng: np.random.Generator) -> Ints:
+        draw = self.draw_subjects if factor == "subjects" else self.draw_stimuli
+        counts = np.zeros((self.n, len(names)), dtype=np.int64)
+        for _ in range(_ATTEMPTS):
+            few = np.flatnonzero((counts > 0).sum(axis=1) < fewest)
+            if not len(few):
+                return counts
+            drawn = np.asarray(draw(names, len(few), rng))
+            if drawn.shape != (len(few), len(names)) or drawn.dtype.kind not in "iu" or drawn.min() < 0:
+                raise NeurordlError(
+                    f"{self.name}.draw_{factor} must return whole numbers from 0, ({len(few)}, "
+                    f"{len(names)}), and gave {drawn.dtype} of the shape {drawn.shape}"
+                )
+            counts[few] = drawn
+        raise NeurordlError(
+            f"{self.name} draws fewer than {fewest} distinct {factor} again and again; give more {factor}, "
+            "or make fewer folds of them"
+        )
+
+    def evaluate(self, study: Study, draws: Draws | None) -> Evaluations:
+        """Similarities and ceilings in the resamples."""
+        subjects, stimuli = draws or Draws()
+        if (subjects is None) == ("subjects" in self.factors) or (stimuli is None) == (
+            "stimuli" in self.factors
+        ):
+            raise NeurordlError(
+                f"the draws do not fit {self.name!r}, which resamples {self.generalises_to}: name other draws"
+            )
+        parts: list[tuple[Floats, Floats]] = []
+        by_subject = None
+        if subjects is not None:
+            ceilings = study.resample(None, subjects[None]).ceilings
+            parts.append((weighted_mean(study.scores[None], subjects), ceilings[0].T))
+        if stimuli is not None:
+            everyone = np.ones((len(stimuli), len(study.data)), dtype=np.int64)
+            sets = everyone[None] if subjects is None else np.stack([subjects, everyone])
+            by_subject, ceilings = study.resample(stimuli, sets)
+            parts.append((weighted_mean(by_subject, everyone), ceilings[-1].T))
+            if subjects is not None:
+                parts.insert(0, (weighted_mean(by_subject, subjects), ceilings[0].T))
+        if len(parts) == 1:
+            return Evaluations(*parts[0], by_subject)
+        models = np.stack([part[0] for part in parts], axis=-1)[:, :, None, None]
+        return Evaluations(models, np.stack([part[1] for part in parts], axis=-1)[:, :, None], by_subject)
+
+    def covariance(self, evaluations: Evaluations) -> Floats | None:
+        """Covariance of the evaluations, with the ceilings where stimuli are resampled, as in rsatoolbox."""
+        models, ceilings = evaluations.models, evaluations.ceilings
+        if models.ndim == 2:
+            return covariance_with(models, ceilings.T if "stimuli" in self.factors else None)
+        parts = range(models.shape[-1])
+        return np.stack([covariance_with(models[:, :, 0, 0, k], ceilings[:, :, 0, k].T) for k in parts])
+
+    def sizes(self, n_subjects: int, n_stimuli: int) -> list[int]:
+        """Number of subjects, of stimuli, or of both, as far as the results generalise to them."""
+        numbers = {"subjects": n_subjects, "stimuli": n_stimuli}
+        return [numbers[factor] for factor in self.factors]
+
+    def correct(self, parts: Floats, sizes: Sequence[int]) -> Floats:
+        """Variances (1 or 3, …), corrected for small samples; see `small_sample_correction`."""
+        return small_sample_correction(parts, sizes)
+
+    def dof(self, n_subjects: int, n_stimuli: int) -> int:
+        """Degrees of freedom of the t tests."""
+        return min(self.sizes(n_subjects, n_stimuli)) - 1
+
+    def spread(self, variances: Floats | None, n_models: int, n_subjects: int, n_stimuli: int) -> Spread:
+        """Variances of models, of their differences and from the ceilings, from their covariance."""
+        sizes = self.sizes(n_subjects, n_stimuli)
+        return spread_of(variances, n_models, lambda parts: self.correct(parts, sizes))
+
+    def estimate(
+        self, study: Study, draws: Draws | None, evaluations: Evaluations
+    ) -> tuple[Floats, Floats] | None:
+        """Variances of models and their differences by the scheme's variance method; None if by resamples."""
+        if draws is None or draws.stimuli is None or evaluations.by_subject is None:
+            return None
+        by_subject, over_subjects = evaluations.by_subject, "subjects" in self.factors
+        return self.variance_method.estimate(
+            Resamples(study.scores, by_subject, draws.stimuli, study.without_each_stimulus, over_subjects)
+        )
+
+
+class NoResampling(Resampling):
+    """No resampling: the variance over subjects of their scores, for these stimuli."""
+
+    factors = ("subjects",)
+    resamples = False
+
+    @property
+    def name(self) -> str:
+        """Name of the scheme in records."""
+        return "none"
+
+    @property
+    def cv_method(self) -> str:
+        """Rsatoolbox's name of the evaluation."""
+        return "fixed"
+
+    @property
+    def fitted_cv_method(self) -> str:
+        """Rsatoolbox's name of the evaluation of fitted models."""
+        return "crossvalidation"
+
+    def draw(
+        self,
+        subjects: Sequence[str],
+        stimuli: Sequence[str],
+        *,
+        fewest: tuple[int, int] = (1, 3),
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        """Nothing is drawn."""
+
+    def evaluate(self, study: Study, draws: Draws | None) -> Evaluations:
+        """The similarities as they are."""
+        if draws is not None:
+            raise NeurordlError("draws are for a bootstrap: name what is resampled")
+        return Evaluations(study.scores[None], np.array(study.ceiling))
+
+    def covariance(self, evaluations: Evaluations) -> Floats | None:
+        """Covariance of the means over subjects; None of one subject."""
+        n = evaluations.models.shape[2]
+        if n < 2:
+            return None
+        return np.asarray(covariance_with(evaluations.models[0].T) * (n - 1) / n**2)
+
+
+@dataclass(frozen=True)
+class Bootstrap(Resampling):
+    """Draw subjects, stimuli or both with replacement.
+
+    Parameters
+    ----------
+    resample
+        What is resampled, and so what intervals and p-values generalise to: "subjects", "stimuli", or "both",
+        with the correction for two factors (Schütt et al. 2023, eLife 12:e82566).
+    n
+        Number of resamples.
+    seed
+        Seed of the draws.
+    variance
+        How variances are taken where stimuli are resampled: "bootstrap", as in rsatoolbox, whose intervals
+        are too wide; or "components", which counts the variance of pairs of stimuli once instead of three
+        times.
+
+    Raises
+    ------
+    NeurordlError
+        An argument is out of its range, or variances by components are asked for without resampled stimuli.
+
+    Examples
+    --------
+    >>> Bootstrap("both", n=200).estimand
+    'the populations of subjects and of stimuli'
+    """
+
+    resample: Literal["subjects", "stimuli", "both"]
+    n: int = 1000
+    seed: int = 0
+    variance: Literal["bootstrap", "components"] = "bootstrap"
+
+    def __post_init__(self) -> None:
+        check_choice("resample", self.resample, ("subjects", "stimuli", "both"))
+        check_count("n", self.n, least=2)
+        check_count("seed", self.seed, least=0)
+        check_choice("variance", self.variance, tuple(VARIANCES))
+        factors = ("subjects", "stimuli") if self.resample == "both" else (self.resample,)
+        object.__setattr__(self, "factors", factors)
+        self.variance_method.check(factors)
+
+    @property
+    def name(self) -> str:
+        """Name of the scheme in records."""
+        return self.resample
+
+    @property
+    def variance_method(self) -> Variance:
+        """How variances are taken where stimuli are resampled."""
+        return VARIANCES[self.variance]
+
+    def check_size(self, factor: str, n: int, fewest: int) -> None:
+        """Refuse so few that half of the draws would be repeated: the rest would be too similar."""
+        super().check_size(factor, n, fewest)
+        if (chance := _chance_of_distinct(n, fewest)) <= 0.5:
+            raise NeurordlError(
+                f"resamples need {fewest} or more distinct {factor} each, which draws of {n} {factor} give "
+                f"in {chance:.0%} of cases only; give more {factor}, or make fewer folds of them"
+            )
+
+    def draw_subjects(self, subjects: Sequence[str], size: int, rng: np.random.Generator) -> Ints:
+        """As many subjects as there are, with replacement."""
+        return _counted(rng.integers(0, len(subjects), (size, len(subjects))), len(subjects))
+
+    def draw_stimuli(self, stimuli: Sequence[str], size: int, rng: np.random.Generator) -> Ints:
+        """As many stimuli as there are, with replacement."""
+        return self.draw_subjects(stimuli, size, rng)
+
+
+def _chance_of_distinct(n: int, fewest: int) -> float:
+    """Chance that n draws with replacement out of n give ``fewest`` or more distinct ones."""
+    share = np.eye(1, n + 1)[0]  # by the number of distinct ones so far
+    new = 1 - np.arange(n + 1) / max(n, 1)
+    for _ in range(n):
+        share = share * (1 - new) + np.append(0, (share * new)[:-1])
+    return float(share[fewest:].sum())
+
+
+def find_resampling(bootstrap: str | Resampling | None) -> Resampling:
+    """The resampling scheme of a name; a scheme as it is; `NoResampling` for None.
+
+    Raises
+    ------
+    NeurordlError
+        There is no such name.
+    """
+    if isinstance(bootstrap, Resampling):
+        return bootstrap
+    check_choice("bootstrap", bootstrap, ("subjects", "stimuli", "both", None), "or give a Resampling")
+    return NoResampling() if bootstrap is None else Bootstrap(bootstrap)  # type: ignore[arg-type]

@@ -1,0 +1,472 @@
+"""What `evaluate` returns: a table of scores, the inferences behind it, and notes on them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from neurordl.arrays import Bools, Floats, nan_mean
+from neurordl.errors import NeurordlError
+from neurordl.ids import Match
+from neurordl.io import atomic_write, versions, write_json, write_text
+from neurordl.measures.comparisons import few_pairs
+from neurordl.measures.condensed import unmeasured_stimuli
+from neurordl.measures.kernels.kernel import missing_groups
+from neurordl.rsa.ceilings import agreement
+from neurordl.rsa.compare import similarity, why_undefined
+from neurordl.rsa.inference.infer import Inference, correct, infer_study, interval, mean_interval, p_values
+from neurordl.rsa.inference.resampling import Resampling, Study
+from neurordl.validate import listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.inference import Result
+
+__all__ = ["COLUMNS", "Coverage", "Evaluation", "RoiScores", "Subjects", "repeated_layers", "score_roi"]
+
+COLUMNS = (
+    *("layer", "roi", "subject", "comparison", "score", "ci_low", "ci_high", "p", "p_fdr", "p_holm"),
+    *("ceiling_lower", "ceiling_upper", "p_ceiling", "generalises_to"),
+    *("n_subjects", "n_stimuli", "pairs", "fitted", "reason", "dissimilarity"),
+)
+_PRINTED = (
+    *("layer", "roi", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"),
+    *("ceiling_lower", "ceiling_upper", "n_subjects", "fitted"),
+)
+_ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The subjects of a ROI.
+
+    Attributes
+    ----------
+    names
+        Their names.
+    pooled
+        Which of them the mean is over.
+    fitted
+        What the column ``fitted`` says of each, followed by what it says of the mean.
+    """
+
+    names: tuple[str, ...]
+    pooled: tuple[bool, ...]
+    fitted: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a ROI was measured.
+
+    Attributes
+    ----------
+    requested
+        Number of pairs to compare.
+    compared
+        Number of them that a layer and a subject of the mean have.
+    pairs, stimuli
+        By subject, the number of pairs that were measured, and of stimuli without any such pair.
+    """
+
+    requested: int
+    compared: int
+    pairs: Mapping[str, int]
+    stimuli: Mapping[str, int]
+
+    @classmethod
+    def of(cls, models: Floats, data: Floats, subjects: Subjects, keep: Bools) -> Coverage:
+        """Coverage of RDMs of layers and of subjects, NaN where not measured, on the pairs to keep."""
+        measured = np.isfinite(data) & keep
+        compared = measured[list(subjects.pooled)].any(axis=0) & np.isfinite(models).any(axis=0)
+        without = [len(unmeasured_stimuli(row)) for row in measured]
+        return cls(
+            requested=int(keep.sum()),
+            compared=int(compared.sum()),
+            pairs=dict(zip(subjects.names, measured.sum(axis=1).tolist(), strict=True)),
+            stimuli=dict(zip(subjects.names, without, strict=True)),
+        )
+
+    @property
+    def note(self) -> str:
+        """In which subjects pairs were not measured; empty if in none."""
+        notes = []
+        for subject, pairs in self.pairs.items():
+            if pairs < self.requested:
+                n = self.stimuli[subject]
+                stimuli = f" ({n:,} {'stimuli are' if n > 1 else 'stimulus is'} not)" if n else ""
+                notes.append(f"{subject}: {pairs:,} of {self.requested:,} pairs measured{stimuli}")
+        return listed(notes, most=3, separator="; ")
+
+
+@dataclass(frozen=True, eq=False)
+class RoiScores:
+    """Scores of layers in a ROI.
+
+    Attributes
+    ----------
+    subjects
+        The subjects, and who is in the mean.
+    models, data
+        RDMs of the layers and of the subjects.
+    inference
+        The inference over the subjects of the mean.
+    scores
+        (layers, subjects) of all subjects.
+    ceilings
+        (layers, 2) noise ceiling on the pairs that each layer has.
+    p_ceiling
+        (layers,) p of each layer against its lower noise ceiling.
+    agreement
+        p of the noise ceiling against chance; NaN where it was not tested.
+    """
+
+    subjects: Subjects
+    models: Floats
+    data: Floats
+    inference: Inference
+    scores: Floats
+    ceilings: Floats
+    p_ceiling: Floats
+    agreement: float
+
+    def frame(self, layers: Sequence[str]) -> pd.DataFrame:
+        """A row for each layer and subject, and one for the mean."""
+        inference, n_rows = self.inference, len(self.subjects.names) + 1
+        means, low, high, p, n = self._means()
+
+        def column(of_subjects: Any, of_mean: Any) -> Any:
+            values = np.empty((len(layers), n_rows), dtype=object)
+            values[:, :-1], values[:, -1] = of_subjects, of_mean
+            return values.ravel()
+
+        of_means = {"ci_low": low, "ci_high": high, "p": p}
+        of_means |= {"p_fdr": correct(p, "fdr"), "p_holm": correct(p, "holm"), "p_ceiling": self.p_ceiling}
+        reasons = self._reasons(layers)
+        columns = {
+            "layer": np.repeat(np.array(layers, dtype=object), n_rows),
+            "subject": np.tile(np.array([*self.subjects.names, "mean"], dtype=object), len(layers)),
+            "score": column(self.scores, means),
+            **{name: column(np.nan, values) for name, values in of_means.items()},
+            "ceiling_lower": np.repeat(self.ceilings[:, 0], n_rows),
+            "ceiling_upper": np.repeat(self.ceilings[:, 1], n_rows),
+            "generalises_to": column("", inference.resampling.generalises_to),
+            "n_subjects": column(1, n),
+            "fitted": np.tile(np.array(self.subjects.fitted, dtype=object), len(layers)),
+            "reason": column(reasons, [self._reason(k, int(n[k]), p[k], reasons[k]) for k in range(len(n))]),
+        }
+        return pd.DataFrame(columns).infer_objects()
+
+    def _means(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        """Mean of each layer, its interval, p against zero, and its number of subjects: (layers,) each."""
+        inference = self.inference
+        means, low, high, p, n = np.array([mean_interval(row) for row in inference.scores]).T
+        if inference.resampling.resamples:  # otherwise each layer by the subjects in whom it is defined
+            low, high = interval(inference, center="data")
+            tested = inference.model_var is not None
+            p = p_values(inference, center="data").zero if tested else np.full(len(means), np.nan)
+        return means, low, high, p, n.astype(int)
+
+    def _reasons(self, layers: Sequence[str]) -> Any:
+        """Why a subject's score or noise ceiling is undefined: (layers, subjects)."""
+        note = "" if self.inference.n_subjects > 1 else "one subject: no noise ceiling"
+        reasons = np.full(self.scores.shape, note, dtype=object)
+        for k, j in np.argwhere(np.isnan(self.scores)):
+            names = f"layer {layers[k]!r}", f"subject {self.subjects.names[j]!r}"
+            reasons[k, j] = why_undefined(self.models[k], self.data[j], self.inference.comparison, names)
+        return reasons
+
+    def _reason(self, layer: int, n_subjects: int, p: float, reasons: Sequence[str]) -> str:
+        """Why the mean of a layer, its test or its noise ceiling is undefined or doubtful."""
+        if n_subjects == 0:
+            return next(str(reasons[j]) for j in range(len(reasons)) if np.isnan(self.scores[layer, j]))
+        several = self.inference.n_subjects > 1
+        if np.isnan(p):
+            why = self.inference.resampling.variance_method.why_undefined
+            if several and why:
+                return why
+            return "one subject: no interval, no p" + ("" if several else ", no noise ceiling")
+        if self.agreement >= _ALPHA:
+            return f"noise ceiling no better than chance: subjects do not agree (p = {self.agreement:.2f})"
+        return ""
+
+    def between(self, layers: Sequence[str]) -> pd.DataFrame:
+        """Each two layers: the difference of their means, its interval, and p (two-sided)."""
+        inference = self.inference
+        i, j = np.triu_indices(len(layers), 1)
+        means = nan_mean(inference.scores, 1)
+        difference = means[i] - means[j]
+        reach, p = np.full(len(i), np.nan), np.full(len(i), np.nan)
+        if inference.diff_var is not None:
+            reach = stats.t.ppf(0.975, inference.dof) * np.sqrt(np.maximum(inference.diff_var, 0))
+            p = p_values(inference, center="data").pairs[i, j]
+        names = np.array(layers, dtype=object)
+        return pd.DataFrame(
+            {
+                "layer_a": names[i],
+                "layer_b": names[j],
+                "difference": difference,
+                "ci_low": difference - reach,
+                "ci_high": difference + reach,
+                "p": p,
+                "p_fdr": correct(p, "fdr"),
+                "p_holm": correct(p, "holm"),
+            }
+        )
+
+
+def score_roi(study: Study, subjects: Subjects, resampling: Resampling, stimuli: Sequence[str]) -> RoiScores:
+    """Score the layers of a study with all subjects of a ROI; the inference is over those in the mean."""
+    pooled = np.array(subjects.pooled)
+    part = study.of_subjects(pooled)
+    draws = resampling.draw([name for name, use in zip(subjects.names, pooled, strict=True) if use], stimuli)
+    inference = infer_study(part, resampling, draws)
+    ceilings, p_ceiling = np.full((len(study.models), 2), np.nan), np.full(len(study.models), np.nan)
+    groups = missing_groups(study.models)
+    for rows, absent in groups:  # the pairs that all layers have may be fewer than a layer's own
+        if absent.all():
+            continue
+        group = inference
+        if len(groups) > 1:
+            group = infer_study(part.of_models(rows, absent), resampling, draws, estimate_variance=False)
+        ceilings[rows] = group.ceiling
+        if group.model_var is not None:
+            p_ceiling[rows] = p_values(group, center="data").ceiling
+    return RoiScores(
+        subjects=subjects,
+        models=study.models,
+        data=study.data,
+        inference=inference,
+        scores=study.scores,
+        ceilings=ceilings,
+        p_ceiling=p_ceiling,
+        agreement=agreement(part.data, study.comparison, resampling.seed),
+    )
+
+
+def repeated_layers(layers: Sequence[str], models: Floats) -> str:
+    """A note on layers that have the RDM of another layer, value by value; empty if there are none.
+
+    The RDM of a container is that of its last layer, and a layer that only reshapes, or does nothing when a
+    network is evaluated, has the RDM of its input.
+    """
+    same: dict[bytes, list[str]] = {}
+    for layer, rdm in zip(layers, models, strict=True):
+        if np.isfinite(rdm).any():
+            same.setdefault(np.where(np.isnan(rdm), np.nan, rdm + 0.0).tobytes(), []).append(layer)
+    groups = [" = ".join(layer or "output" for layer in group) for group in same.values() if len(group) > 1]
+    if not groups:
+        return ""
+    return (
+        f"layers with identical RDMs: {listed(groups, most=3)}; the corrections for many tests count each "
+        'layer, so name one of each in layers, or take "top", which leaves out layers inside of others'
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of layers against subjects, with what was matched and how it was done.
+
+    Attributes
+    ----------
+    frame
+        A row for each layer, ROI and subject, and one for the mean over subjects; columns ``COLUMNS``.
+    match
+        Which stimuli were matched with the RDMs.
+    settings
+        The choices made, the checksums of the inputs and the seeds, as saved.
+    comparisons
+        Each two layers of a ROI: the difference of their means, its 95 % interval, and two-sided p, alone and
+        corrected over the ROI's pairs of layers (``p_fdr``: Benjamini & Hochberg; ``p_holm``).
+    inferences
+        By ROI: scores, evaluations of every resample, and variances.
+    models
+        (layers, pairs) the layers' RDMs.
+    means
+        By ROI: (pairs,) the mean of the RDMs of the subjects in the mean.
+    """
+
+    frame: pd.DataFrame
+    match: Match
+    settings: dict[str, Any] = field(default_factory=dict)
+    comparisons: pd.DataFrame = field(default_factory=pd.DataFrame)
+    inferences: Mapping[str, Inference] = field(default_factory=dict)
+    models: Floats | None = None
+    means: Mapping[str, Floats] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table, as a copy."""
+        return self.frame.copy()
+
+    def group_rows(self) -> pd.DataFrame:
+        """Score the mean RDM of the subjects: a row for each layer and ROI, with the subject "group".
+
+        Each pair is averaged over the subjects in whom it was measured. These scores are on another scale
+        than the rows "mean", and are not bounded by the noise ceiling.
+        """
+        assert self.models is not None
+        layers, tables = self.settings["layers"], []
+        for roi, rdm in self.means.items():
+            comparison = self.inferences[roi].comparison
+            scores = similarity(self.models, rdm[None], comparison)[:, 0]
+            reasons = [
+                why_undefined(self.models[k], rdm, comparison, (f"layer {layer!r}", "the subjects' mean"))
+                if np.isnan(scores[k])
+                else "the mean RDM of the subjects: no interval, no noise ceiling"
+                for k, layer in enumerate(layers)
+            ]
+            rows = self.frame[(self.frame["roi"] == roi) & (self.frame["subject"] == "mean")].copy()
+            undefined = [name for name in COLUMNS if name.startswith(("ci_", "p_", "ceiling_"))]
+            rows[["p", *undefined]] = np.nan
+            n_subjects = self.inferences[roi].n_subjects
+            tables.append(
+                rows.assign(
+                    subject="group", score=scores, n_subjects=n_subjects, generalises_to="", reason=reasons
+                )
+            )
+        return pd.concat(tables, ignore_index=True)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the evaluation into a folder.
+
+        ``scores.csv`` and ``comparisons.csv`` are the tables, ``evaluation.json`` has settings, versions and
+        the match, and ``evaluation.h5`` the inferences: a group for each ROI, with rsatoolbox's names and
+        shapes.
+
+        Raises
+        ------
+        NeurordlError
+            The folder or a file cannot be written; earlier files stay as they are.
+        """
+        out = Path(folder)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NeurordlError(f"cannot make the folder {out}: {error.strerror}; choose another") from error
+        match = {name: list(getattr(self.match, name)) for name in ("matched", "missing", "unused")}
+        record = {"settings": self.settings, "match": {**match, "reordered": self.match.reordered}}
+        write_text(out / "scores.csv", self.frame.to_csv(index=False))
+        write_text(out / "comparisons.csv", self.comparisons.to_csv(index=False))
+        self._save_arrays(out / "evaluation.h5")
+        write_json(out / "evaluation.json", {**record, "versions": versions()})
+        return out
+
+    def _save_arrays(self, path: Path) -> None:
+        # in memory first: on a full disk HDF5 ends the process when it closes the file
+        content = io.BytesIO()
+        with h5py.File(content, "w") as file:
+            file.attrs["layers"] = self.settings.get("layers", [])
+            for number, (roi, inference) in enumerate(self.inferences.items()):
+                group = file.create_group(f"roi{number}")
+                resampling = inference.resampling
+                group.attrs.update(
+                    roi=roi,
+                    comparison=inference.comparison.name,
+                    resample=resampling.name,
+                    variance=resampling.variance_method.name,
+                    estimand=inference.estimand,
+                )
+                for name, value in vars(inference).items():
+                    if isinstance(value, np.ndarray):
+                        group[name] = value
+                    elif isinstance(value, str | int | tuple):
+                        group.attrs[name] = value
+        with atomic_write(path) as aside:
+            aside.write_bytes(content.getbuffer())
+
+    def to_rsatoolbox(self, roi: str | None = None) -> Result:
+        """The evaluation of one ROI as rsatoolbox's ``Result``, for its tests and plots.
+
+        Its variances are rsatoolbox's, of the resamples, also where those of the table are by components.
+
+        Raises
+        ------
+        NeurordlError
+            There are several ROIs and none is named, or there is no such ROI.
+        """
+        from rsatoolbox.inference import Result
+        from rsatoolbox.model import ModelFixed
+
+        if (roi is None and len(self.inferences) != 1) or (roi is not None and roi not in self.inferences):
+            known = ", ".join(map(repr, self.inferences)) or "none"
+            raise NeurordlError(f"to_rsatoolbox takes one ROI, and got {roi!r}; there are: {known}")
+        inference = self.inferences[roi] if roi is not None else next(iter(self.inferences.values()))
+        layers, factors = self.settings["layers"], inference.resampling.factors
+        assert self.models is not None
+        models = [ModelFixed(name, rdm) for name, rdm in zip(layers, self.models, strict=True)]
+        name = inference.comparison.name
+        return Result(
+            *(models, inference.evaluations, name, inference.cv_method, inference.noise_ceiling),
+            variances=inference.variances,
+            dof=inference.dof,
+            n_rdm=inference.n_subjects if "subjects" in factors else None,
+            n_pattern=inference.n_stimuli if "stimuli" in factors else None,
+        )
+
+    @property
+    def title(self) -> str:
+        """How it was compared, in a line."""
+        settings, means = self.settings, self.frame[self.frame["subject"] == "mean"]
+        comparison, pairs, n = (settings.get(name) for name in ("comparison", "pairs", "n_stimuli"))
+        title = f"{comparison}, {pairs} pairs of {n} stimuli"
+        if any(coverage.note for coverage in self._coverages.values()):
+            title += ", as far as they were measured"
+        for variance in dict.fromkeys(x.resampling.variance_method.title for x in self.inferences.values()):
+            title += f", {variance}" if variance else ""
+        population = next(iter(means["generalises_to"]), "")
+        generalises = f"; 95 % intervals and p (one-sided, above zero) generalise to {population}"
+        return title + (generalises if population else "")
+
+    @property
+    def notes(self) -> list[str]:
+        """Why something in the table of means is undefined or doubtful."""
+        means = self.frame[self.frame["subject"] == "mean"]
+        by_reason: dict[tuple[str, str], list[str]] = {}
+        for layer, roi, reason in means[["layer", "roi", "reason"]].itertuples(index=False):
+            if reason:
+                by_reason.setdefault((roi, reason), []).append(layer)
+        n_layers = means["layer"].nunique()
+        notes = self._notes_on_pairs()
+        if self.models is not None:
+            notes += filter(None, [repeated_layers(self.settings["layers"], self.models)])
+        for (roi, reason), layers in by_reason.items():
+            named = [layer or "output" for layer in layers] if len(layers) < n_layers or n_layers == 1 else []
+            where = ", ".join([part for part in (roi, *named) if part])
+            notes.append(f"{where}: {reason}" if where else reason)
+        return notes
+
+    @property
+    def _coverages(self) -> dict[str, Coverage]:
+        return {roi: Coverage(**values) for roi, values in self.settings.get("measured", {}).items()}
+
+    def _notes_on_pairs(self) -> list[str]:
+        """Notes on few pairs and on those that were not measured; once where it is the same in every ROI."""
+        rois: dict[str, list[str]] = {}
+        coverages = self._coverages
+        for roi, coverage in coverages.items():
+            resampled = "stimuli" in self.inferences[roi].resampling.factors
+            n_stimuli, requested = int(self.settings["n_stimuli"]), coverage.requested
+            few = few_pairs(n_stimuli, coverage.compared, resampled=resampled, requested=requested)
+            for note in filter(None, [few, coverage.note]):
+                rois.setdefault(note, []).append(roi)
+        return [
+            note if len(names) == len(coverages) else f"{', '.join(names)}: {note}"
+            for note, names in rois.items()
+        ]
+
+    def __str__(self) -> str:
+        means = self.frame[self.frame["subject"].isin(["mean", "group"])]
+        table = means[list(_PRINTED)].to_string(index=False, float_format="{:.3f}".format, na_rep="")
+        return "\n".join([self.title, str(self.match), "", table, *self.notes])
+
+    def _repr_html_(self) -> str:
+        means = self.frame[self.frame["subject"] == "mean"]
+        return str(means.to_html(index=False, float_format="{:.3f}".format))
