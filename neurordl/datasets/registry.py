@@ -136,14 +136,8 @@ def status(name: str) -> str:
     folder = folder_of(name)
     if dataset.compact and all((folder / part).exists() for part in dataset.compact):
         return "compact form"
-    count = sum((folder / file.name).is_file() for file in dataset.files)
-    return (
-        "there"
-        if count == len(dataset.files)
-        else f"{count} of {len(dataset.files)} files"
-        if count
-        else "not there"
-    )
+    n_files, n_present = len(dataset.files), sum((folder / file.name).is_file() for file in dataset.files)
+    return {n_files: "there", 0: "not there"}.get(n_present, f"{n_present} of {n_files} files")
 
 
 def fetch(name: str, *, say: Callable[[str], Any] = lambda _: None) -> Path:
