@@ -23,10 +23,10 @@ from neurordl.arrays import Floats
 from neurordl.datasets.registry import REGISTRY, fetch_haxby, folder_of, require_file
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
-from neurordl.rdms.alignment import Alignment, align
 from neurordl.rdms.files import load_rdms
 from neurordl.rdms.files.content import Interpretation, condense, damage_named
 from neurordl.rdms.files.matlab import read_mat5
+from neurordl.rdms.selection import Alignment, align
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
 from neurordl.validate import check_choice, check_count

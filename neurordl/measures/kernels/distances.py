@@ -23,22 +23,6 @@ from torch import Tensor
 from neurordl.errors import NeurordlError
 from neurordl.measures.condensed import condensed_index, square, triangle_start
 
-__all__ = [
-    "WIDE",
-    "Normalize",
-    "Rows",
-    "add_distances",
-    "checked_precision",
-    "distance_matrices",
-    "exact_product",
-    "factor_of",
-    "floating",
-    "full_precision",
-    "squared_distances",
-    "whiten",
-    "whiten_by",
-]
-
 Normalize = Literal["none", "length", "centered length"]
 Array = npt.NDArray[np.floating]
 Sides = tuple[Tensor, ...]
