@@ -54,7 +54,7 @@ def demo(out: Path = Path("demo_results"), *, call: Calls) -> None:
     Parameters
     ----------
     out
-        Folder for results.csv and the figure: demo_results by default.
+        Folder for results.csv and the figure, by default demo_results.
 
     Examples
     --------
@@ -152,8 +152,8 @@ def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Ca
     out
         The .h5 file to write.
     table
-        Table of betas (TSV or CSV) with one row per volume and the column stimulus, where it applies also run
-        and session. A column image names the 3D image of each row.
+        Table of betas (TSV or CSV) with one row per volume and the column stimulus. It can also have the
+        columns run and session, and a column image with the name of the 3D image of each row.
 
     Examples
     --------
@@ -252,7 +252,7 @@ def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
     rdms
         File with the RDMs of the subjects: .h5, .mat, .npz, .npy, .csv or .tsv.
     each_a_subject
-        Each RDM of the file is of another subject. For files that do not name the subjects.
+        Each RDM of the file is of another subject, for a file that does not name its subjects.
     """
     measured: RDMs = load(rdms)
     if each_a_subject and "subject" in measured.rdm_descriptors:
@@ -277,7 +277,8 @@ def read_labelled(
     size
         Height and width to which the labelled images of a table are resized, in pixels.
     n_labelled
-        Number of labelled images to draw, of each class as many, with the seed of the run. All by default.
+        Number of labelled images to draw with the seed of the run, of each class as many. By default all
+        images are used.
     seed
         Seed of the draw.
     """
@@ -467,12 +468,12 @@ def compare(
     Parameters
     ----------
     source
-        Folder of a run; file of model RDMs; or network: package.module:factory, torchvision:NAME or
-        timm:NAME.
+        Folder of a run; file of model RDMs; or name of a network: package.module:factory, torchvision:NAME
+        or timm:NAME.
     out
         Folder for the tables and the figure.
     stimuli
-        Folder with the images of the stimuli. The folder that a run was trained on by default.
+        Folder with the images of the stimuli. By default it is the folder that the run was trained on.
     group
         Score the mean RDM of the subjects too, in rows with the subject "group".
     overwrite

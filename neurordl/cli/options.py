@@ -100,10 +100,11 @@ def read_arguments(function: str) -> dict[str, Argument]:
     helps = describe_parameters(ast.get_docstring(node) or "")
     bounds = _bounds(_method(node, "__post_init__") or _method(node, "__init__") or node)
     arguments = dict[str, Argument]()
-    for base in node.bases if isinstance(node, ast.ClassDef) else ():
+    signature = _method(node, "__init__") or node
+    for base in signature.bases if isinstance(signature, ast.ClassDef) else ():
         if isinstance(base, ast.Name) and base.id in _definitions(module):
             arguments |= read_arguments(f"{module}:{base.id}")
-    for name, annotation, default in _signature(_method(node, "__init__") or node):
+    for name, annotation, default in _signature(signature):
         values = list(_values(module, annotation))
         elements = [value[0] for value in values if isinstance(value, tuple)]
         types = [value for value in values if isinstance(value, type)]
@@ -120,8 +121,11 @@ def _signature(node: ast.FunctionDef | ast.ClassDef) -> Iterator[tuple[str, ast.
     """Name, annotation and default of each parameter of a function, or of each field of a dataclass."""
     if isinstance(node, ast.ClassDef):
         for part in node.body:
-            if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
-                yield part.target.id, part.annotation, part.value
+            match part:  # a field that is described by a call, such as field(init=False), is none of them
+                case ast.AnnAssign(target=ast.Name(id=name), value=default) if not isinstance(
+                    default, ast.Call
+                ):
+                    yield name, part.annotation, default
         return
     positional = [*node.args.posonlyargs, *node.args.args]
     required = len(positional) - len(node.args.defaults)
@@ -430,7 +434,7 @@ def _parameter(option: str, argument: Argument, panel: str, unnamed: bool) -> in
     default = argument.default
     if argument.several:
         type_ = list[Path] if argument.type is Path else list[str]
-        default = [default] if isinstance(default, str) else default or None
+        default = [default] if isinstance(default, str | int | float) else default or None
         settings["metavar"] = settings["metavar"] or (_FILES if argument.type is Path else "TEXT,...")
     if argument.least is not None:
         settings["min"] = argument.least

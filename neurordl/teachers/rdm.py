@@ -32,20 +32,24 @@ class RDMTeacher(ById):
         RDMs, one for each subject, with the pattern descriptor ``stimulus`` and, if there are several, the
         RDM descriptor ``subject``. Use `select_rdms` to choose sessions or to average over them.
     roi : str, optional
-        Keep the RDMs with this RDM descriptor ``roi``.
+        Keep the RDMs of this ROI: those with this RDM descriptor ``roi``.
     subjects : sequence of str, optional
-        Keep these subjects (the training subjects).
+        Keep the RDMs of these subjects, the training subjects. By default all are kept.
     pool : {"mean", "zscore", "subjects"}
-        How subjects are pooled. "mean": one target RDM, the mean over subjects. "zscore": the same after each
-        subject's RDM is standardized, so that subjects with larger distances weigh no more and missing pairs
-        do not shift the mean. "subjects": one target RDM for each subject, the loss being their mean.
+        How subjects are pooled: "mean" (one target RDM, the mean over subjects), "zscore" (the same of
+        standardized RDMs) or "subjects" (one target RDM for each subject, with the mean of their losses).
+
+        Where RDMs are standardized, subjects with larger distances weigh no more and missing pairs do not
+        shift the mean.
     pair_weights : None or "reliability"
-        Weigh pairs by the inverse of their variance across subjects (of standardized RDMs), normalized to
-        mean 1. None: every measured pair counts the same.
+        "reliability" weighs pairs by the inverse of their variance across subjects, of standardized RDMs. By
+        default every measured pair counts the same.
+
+        The weights are normalized to mean 1.
     shrinkage : float
         For reliability weights: 0 takes the variance of each pair, 1 the mean variance of all pairs.
     missing : {"error", "ignore"}
-        What to do with stimuli that the RDMs do not have.
+        Stimuli that the RDMs do not have are an "error", or "ignore" leaves them out.
 
     Raises
     ------
