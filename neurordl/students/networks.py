@@ -34,9 +34,9 @@ def _noted(make: Callable[Options, nn.Module]) -> Callable[Options, nn.Module]:
 
     @functools.wraps(make)
     def noting(*args: Options.args, **options: Options.kwargs) -> nn.Module:
-        given = inspect.signature(make).bind(*args, **options)
-        given.apply_defaults()
-        return with_spec(make(*args, **options), name=make.__name__, **given.arguments)
+        arguments = inspect.signature(make).bind(*args, **options)
+        arguments.apply_defaults()
+        return with_spec(make(*args, **options), name=make.__name__, **arguments.arguments)
 
     return noting
 

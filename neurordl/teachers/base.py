@@ -109,13 +109,13 @@ class ById:
         Ids of the stimuli, in any order: the rows are in natural order.
     missing : {"error", "ignore"}
         What to do with unknown ids.
-    what : str
-        What the rows are, for messages: "RDMs".
+    content : str
+        The name of the rows in messages, such as "RDMs".
     """
 
-    def __init__(self, ids: Sequence[str], missing: Missing, what: str) -> None:
+    def __init__(self, ids: Sequence[str], missing: Missing, content: str) -> None:
         # In one order, so that neither results nor checksums depend on the order in a file.
-        self.ids, self.what = tuple(sorted(ids, key=natural_key)), what
+        self.ids, self.content = tuple(sorted(ids, key=natural_key)), content
         self.missing = check_choice("missing", missing, get_args(Missing))
         self._ids_as_passed = tuple(ids)
         self._row = {stimulus: row for row, stimulus in enumerate(self.ids)}
@@ -125,12 +125,12 @@ class ById:
         """Row of each id; -1 for an unknown one if it is ignored."""
         if ids is None:
             raise NeurordlError(
-                f"the teacher finds its {self.what} by id, but the images came without ids: pass "
+                f"the teacher finds its {self.content} by id, but the images came without ids: pass "
                 "stimuli=(images, ids), or labelled=(images, labels, ids)"
             )
         rows = np.array([self._row.get(stimulus, -1) for stimulus in ids], dtype=np.int64)
         if self.missing == "error" and (rows < 0).any():
-            match_ids(ids, self.ids, names=("stimuli", self.what))  # raises an error that names them
+            match_ids(ids, self.ids, names=("stimuli", self.content))  # raises an error that names them
         return rows
 
     def match(self, ids: Sequence[str]) -> Match:
@@ -151,7 +151,7 @@ class ById:
         NeurordlError
             If an id is unknown (unless ``missing="ignore"``), occurs twice, or none matches.
         """
-        match = match_ids(ids, self._ids_as_passed, names=("stimuli", self.what), missing=self.missing)
+        match = match_ids(ids, self._ids_as_passed, names=("stimuli", self.content), missing=self.missing)
         rows = {self._row[stimulus] for stimulus in match.matched}
         lacking = {subject: len(rows & unseen) for subject, unseen in self._unseen().items()}
         return replace(match, lacking={subject: count for subject, count in lacking.items() if count})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,11 +85,9 @@ def _describe_weight(weight: Weight) -> Any:
     if isinstance(weight, TaskRatio) or not callable(weight):
         return spelled(weight)
     values = {}
-    for step in (0, 1, 10, 100, 1000):
-        try:
+    with suppress(Exception):  # a schedule may be defined for the steps of its run only
+        for step in (0, 1, 10, 100, 1000):
             values[str(step)] = float(weight(step))
-        except Exception:  # a schedule may be defined for the steps of its run only
-            break
     return {"schedule": spelled(weight), "at": values}
 
 

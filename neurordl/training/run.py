@@ -129,8 +129,8 @@ def load_run(
     if student is None:
         spec = record["student"].get("spec")
         if not spec:
-            made = f"how its student ({record['student']['class']}) is made is not recorded"
-            raise NeurordlError(f"{folder}: {made}; pass load_run(out, student=...)")
+            reason = f"how its student ({record['student']['class']}) is made is not recorded"
+            raise NeurordlError(f"{folder}: {reason}; pass load_run(out, student=...)")
         student = students.build(**spec)
     _load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
     try:

@@ -110,9 +110,7 @@ class Optimization:
             return LambdaLR(optimizer, lambda _step: 1.0)
         scheduler = self.scheduler(optimizer, steps)
         if isinstance(scheduler, ReduceLROnPlateau):
-            raise NeurordlError(
-                "scheduler: ReduceLROnPlateau waits for a metric; choose one without, as 'cosine'"
-            )
+            raise NeurordlError("scheduler: ReduceLROnPlateau waits for a metric; choose another one")
         return scheduler
 
 
@@ -434,9 +432,8 @@ class Step(nn.Module):
         if self.objective.losses and shown and len(shown.images) * streams.world < FEWEST:
             size = len(shown.images)
             raise NeurordlError(f"a batch holds {size} stimuli, too few for an RDM; {FEWEST} are needed")
-        streams.set_classes(
-            self.objective.check(self.student, labelled, stimuli, self.batchnorm, streams.seed)
-        )
+        classes = self.objective.check(self.student, labelled, stimuli, self.batchnorm, streams.seed)
+        streams.set_classes(classes)
 
 
 @dataclass
@@ -502,6 +499,13 @@ class Trainer:
         self.student, self.objective, self.processes = module.student, module.objective, module.processes
         self.scheduler = self.optimization.make_scheduler(self.optimizer, self.steps * self.epochs)
         self.wrapped, self.optimizer = self.fabric.setup(module, self.optimizer)
+        self._parts: Record = {  # what has a state in a checkpoint
+            "student": self.student,
+            "losses": module.losses,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "precision": self.fabric.strategy.precision,
+        }
         task = ["task"] if self.objective.task is not None else []
         self.terms = ["loss", *task, *self.objective.names]
         self.state = State(self._no_sums())
@@ -583,11 +587,8 @@ class Trainer:
         row: dict[str, float] = {"epoch": epoch, "step": state.step, **self._means()}
         for name in self.objective.names:
             if math.isnan(row[name]):
-                warnings.warn(
-                    f"{name} was undefined on every batch of epoch {epoch} and trained nothing: its "
-                    "batches hold too few measured pairs, or the layer no longer responds",
-                    stacklevel=2,
-                )
+                reason = "its batches hold too few measured pairs, or the layer no longer responds"
+                warnings.warn(f"{name} was undefined on every batch of epoch {epoch}: {reason}", stacklevel=2)
         if self.processes is not None:
             self.processes.share_buffers(self.module)
         if self.validation is not None:
@@ -620,20 +621,10 @@ class Trainer:
         state = self.state
         if self.processes is not None:
             state.seen = set(self.processes.gather_list(sorted(state.seen)))
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        parts = {name: part.state_dict() for name, part in self._parts.items()}
         numbers = {"step": state.step, "sums": state.sums, "history": state.history, "best": state.best}
         seen = sorted(state.seen, key=natural_key)
         self.folder.save({**parts, **numbers, "seen": seen}, state.history)
-
-    def _parts(self) -> dict[str, Any]:
-        """What has a state of its own in a checkpoint."""
-        return {
-            "student": self.student,
-            "losses": self.module.losses,
-            "optimizer": self.optimizer,
-            "scheduler": self.scheduler,
-            "precision": self.fabric.strategy.precision,
-        }
 
     def _restore(self) -> None:
         self.fabric.barrier()  # every process has looked at the folder before one of them writes to it
@@ -642,15 +633,14 @@ class Trainer:
             self.folder.start()
             return
         try:
-            for name, part in self._parts().items():
+            for name, part in self._parts.items():
                 part.load_state_dict(checkpoint[name])
             values = {entry.name: checkpoint[entry.name] for entry in fields(State)}
             values["sums"], values["seen"] = values["sums"].to(self.fabric.device), set(values["seen"])
             self.state = State(**values)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise NeurordlError(
-                f"{self.folder.path}: its checkpoint is not one of this run ({error}); choose another folder"
-            ) from error
+            reason = f"its checkpoint is not one of this run ({error})"
+            raise NeurordlError(f"{self.folder.path}: {reason}; choose another folder") from error
 
     def _finish(self) -> None:
         """Write the last weights; then give the student the best ones, if there was a validation."""
