@@ -17,7 +17,7 @@ from neurordl import StimulusSet, students
 def random_rdms(
     ids: Sequence[str], n: int = 1, seed: int = 1, measure: str | None = "correlation", **descriptors: Any
 ) -> RDMs:
-    """RDMs with independent values from 0 to 1; RDM descriptors such as ``subject`` also give their number."""
+    """RDMs with independent values from 0 to 1; descriptors such as ``subject`` also give their number."""
     n = len(next(iter(descriptors.values()))) if descriptors else n
     return RDMs(
         np.random.default_rng(seed).random((n, len(ids) * (len(ids) - 1) // 2)),
