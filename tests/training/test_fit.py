@@ -596,9 +596,7 @@ def test_a_term_that_is_undefined_all_along_is_pointed_out() -> None:
     with torch.no_grad():
         dead.conv2[0].weight.zero_()
         dead.conv2[0].bias.fill_(-1)
-    with pytest.warns(
-        UserWarning, match="rdm:conv2 was undefined on every batch of epoch 1 and trained nothing"
-    ):
+    with pytest.warns(UserWarning, match="rdm:conv2 was undefined on every batch of epoch 1"):
         run = train(student=dead, epochs=1)
     assert run.history["rdm:conv2"].isna().all()
     assert run.history["loss"].notna().all()
