@@ -127,8 +127,8 @@ class Run:
         comparable = before and ids and set(ids) <= set(stimuli.ids)
         if comparable and sha256_array(stimuli.subset(ids).pixels) != before:
             raise NeurordlError(
-                f"the images in {folder} are not those that the run was fitted on, though their names are the "
-                "same; give the folder of the original ones"
+                f"the images in {folder} are not those that the run was fitted on, though their names are "
+                "the same; give the folder of the original ones"
             )
         return stimuli
 
