@@ -46,6 +46,6 @@ loss = nrl.RDMLoss(
 )  # the dissimilarity is the teacher's
 run = nrl.fit(student, nrl.Objective([loss]), labelled, stimuli, epochs=5, seed=0)
 scores = nrl.evaluate(
-    run, rdms, stimuli=stimuli, layers="conv3", comparison="overlap", bootstrap="both", n_bootstrap=100
+    run, rdms, stimuli=stimuli, layers="conv3", comparison="overlap", bootstrap=nrl.Bootstrap("both", n=100)
 )
 print(scores)
