@@ -72,12 +72,12 @@ if TYPE_CHECKING:
     from neurordl.training.losses import TaskRatio as TaskRatio
     from neurordl.training.losses import TransferLoss as TransferLoss
     from neurordl.training.objective import Objective as Objective
+    from neurordl.training.objective import accuracy as accuracy
     from neurordl.training.run import Run as Run
     from neurordl.training.run import load_run as load_run
     from neurordl.training.streams import Batches as Batches
     from neurordl.training.trainer import Execution as Execution
     from neurordl.training.trainer import Optimization as Optimization
-    from neurordl.training.trainer import accuracy as accuracy
     from neurordl.training.trainer import fit as fit
 
 __version__ = "0.1.0"

@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from itertools import product
@@ -38,9 +37,9 @@ from neurordl.stimuli import StimulusSet
 from neurordl.students import small_cnn
 from neurordl.teachers import NetworkTeacher, RDMTeacher
 from neurordl.training.losses import RDMLoss
-from neurordl.training.objective import Objective
+from neurordl.training.objective import Objective, accuracy
 from neurordl.training.streams import Batches
-from neurordl.training.trainer import Execution, accuracy, fit
+from neurordl.training.trainer import Execution, fit
 from neurordl.validate import check_count
 
 __all__ = ["COLUMNS", "SETTING", "Setting", "World", "fit_and_score", "run_demo"]
@@ -50,16 +49,16 @@ CONDITIONS = ("labels", "rdl", "permuted")
 MEASURES = {"test_accuracy": "test accuracy", "heldout_rdm_similarity": "held-out similarity"}
 COLUMNS = ("experiment", "condition", "seed", *MEASURES, "ceiling_lower", "ceiling_upper")
 
-# What is given.
-HELD_OUT, N_LABELLED, STIMULI_BATCH, METHOD = 0.25, 50, 128, "rho-a"
-QUIET = Execution(progress=False)
+# Fixed in advance.
+HELD_OUT, N_LABELLED, STIMULI_BATCH, COMPARISON = 0.25, 50, 128, "rho-a"
 TEACHER_LAYER, TEACHER_SEED = "fc1", 1000
 N_SUBJECTS, N_CHANNELS, SNR, IDIOSYNCRASY = 8, 100, 1.0, 0.3
+QUIET = Execution(progress=False)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What was chosen: the student's layer, the weight of its RDM loss, and passes through the stimuli."""
+    """The choices that were tuned: the student's layer, the weight of its RDM loss, and the epochs."""
 
     layer: str = "conv3"
     weight: float = 10.0
@@ -67,14 +66,15 @@ class Setting:
     teacher_epochs: int = 20
 
 
-# Of layers conv2, conv3, fc1 and weights 1, 10, 30, 100: by accuracy under "rdl" (not by similarity, which is
-# tested) on validation images, a quarter of the training ones, and seeds 100 to 102, which are not reported.
-# conv3 was best, and level from 10 on. No test image was looked at. The epochs are what the time allows.
+# Chosen out of layers conv2, conv3, fc1 and weights 1, 10, 30, 100 by the accuracy under "rdl" (not by
+# similarity, which is tested) on validation images, a quarter of the training ones, and seeds 100 to 102,
+# which are not reported. conv3 was best, and alike from weight 10 on. No test image was used. The epochs
+# keep the demo short.
 SETTING = Setting()
 
 
 class World:
-    """What is the same for all seeds: images, the teachers, and the RDMs that students are scored against.
+    """What all seeds share: images, the teachers, and the RDMs that students are scored against.
 
     The network has seen the labels of the training images only, and no test image.
     """
@@ -89,63 +89,58 @@ class World:
 
     @cached_property
     def teachers(self) -> Mapping[str, NetworkTeacher | RDMTeacher]:
-        """The teacher of each experiment, who knows the training images."""
+        """The teacher of each experiment, which knows the training images."""
         network = NetworkTeacher(self.network, TEACHER_LAYER, cache=self.train)
-        return {"dnn": network, "subjects": RDMTeacher(self._measured(self.train, N_SUBJECTS))}
+        return {"dnn": network, "subjects": RDMTeacher(self._simulated(self.train, N_SUBJECTS))}
 
     @cached_property
     def scored(self) -> Mapping[str, RDMs]:
         """RDMs of the test images: the network's, and those of subjects who do not teach."""
-        subjects = self._measured(self.test, 2 * N_SUBJECTS)
-        others = list(subjects.rdm_descriptors["subject"])[N_SUBJECTS:]
-        network = compute_rdms(self._geometry(self.test))
-        return {"dnn": network, "subjects": select_rdms(subjects, subjects=others)}
+        subjects = self._simulated(self.test, 2 * N_SUBJECTS)
+        scoring = list(subjects.rdm_descriptors["subject"])[N_SUBJECTS:]
+        network = compute_rdms(self._responses(self.test))
+        return {"dnn": network, "subjects": select_rdms(subjects, subjects=scoring)}
 
     @cached_property
     def ceilings(self) -> Mapping[str, tuple[float, float]]:
         """Noise ceilings of the subjects who score; a single teacher has none."""
-        return {"dnn": (math.nan, math.nan), "subjects": noise_ceiling(self.scored["subjects"], METHOD)}
+        return {"dnn": (math.nan, math.nan), "subjects": noise_ceiling(self.scored["subjects"], COMPARISON)}
 
-    def _geometry(self, images: StimulusSet) -> Dataset:
+    def _responses(self, images: StimulusSet) -> Dataset:
         return extract_patterns(self.network, images, TEACHER_LAYER)[TEACHER_LAYER]
 
-    def _measured(self, images: StimulusSet, n_subjects: int) -> RDMs:
-        true = self._geometry(images).measurements
+    def _simulated(self, images: StimulusSet, n_subjects: int) -> RDMs:
         return simulate_subjects(
-            true, images.ids, n_subjects, n_channels=N_CHANNELS, snr=SNR, idiosyncrasy=IDIOSYNCRASY
+            self._responses(images).measurements,
+            images.ids,
+            n_subjects,
+            n_channels=N_CHANNELS,
+            snr=SNR,
+            idiosyncrasy=IDIOSYNCRASY,
         )
 
 
 def fit_and_score(world: World, experiment: str, condition: str, seed: int) -> dict[str, float]:
     """Fit a student under one condition, and score it on the test images: the values of one row."""
-    chosen, train = world.setting, world.train
+    setting, train = world.setting, world.train
     labelled = train.split(N_LABELLED / len(train), seed=seed, stratify="label")[1]
     torch.manual_seed(seed)
     student = small_cnn(10, in_channels=1)
-    if condition == "labels":
-        # As many steps, with the same labelled batches: an epoch is one of these where there are no stimuli.
-        objective, stimuli, epochs = Objective(), None, chosen.epochs * (len(train) // STIMULI_BATCH)
-    else:
+    # As many steps with the same labelled batches: without stimuli, an epoch is one of these batches.
+    objective, stimuli, epochs = Objective(), None, setting.epochs * (len(train) // STIMULI_BATCH)
+    if condition != "labels":
         teacher = world.teachers[experiment]
         if condition == "permuted":
             teacher = teacher.permuted(train.ids, seed)
-        objective = Objective([RDMLoss(teacher, chosen.layer, comparison="corr", weight=chosen.weight)])
-        stimuli, epochs = train, chosen.epochs
-    run = fit(
-        student,
-        objective,
-        labelled,
-        stimuli,
-        epochs,
-        seed=seed,
-        batches=Batches(N_LABELLED, STIMULI_BATCH),
-        execution=QUIET,
-    )
-    own = compute_rdms(extract_patterns(run.student, world.test, chosen.layer))
+        objective = Objective([RDMLoss(teacher, setting.layer, comparison="corr", weight=setting.weight)])
+        stimuli, epochs = train, setting.epochs
+    batches = Batches(N_LABELLED, STIMULI_BATCH)
+    run = fit(student, objective, labelled, stimuli, epochs, seed=seed, batches=batches, execution=QUIET)
+    layer = compute_rdms(extract_patterns(run.student, world.test, setting.layer))
     lower, upper = world.ceilings[experiment]
     return {
         "test_accuracy": accuracy(run.student, world.test),
-        "heldout_rdm_similarity": compare(own, world.scored[experiment], METHOD).mean(),
+        "heldout_rdm_similarity": compare(layer, world.scored[experiment], COMPARISON).mean(),
         "ceiling_lower": lower,
         "ceiling_upper": upper,
     }
@@ -163,16 +158,17 @@ def run_demo(
 
     Parameters
     ----------
-    out
-        Folder for ``results.csv`` (columns ``COLUMNS``) and ``figure.png``, which are replaced. Its ``runs``
-        keep what is finished, apart for each setting and version of the code: that is not run again.
-    seeds
-        Number of seeds. Each has its own initial weights, data order, labelled images and permutation.
-    setting
+    out : path
+        Folder for ``results.csv`` (columns ``COLUMNS``) and ``figure.png``, which are replaced. Finished rows
+        are kept in its folder ``runs``, for each setting and version of the code, and are not run again.
+    seeds : int
+        Number of seeds, from 0 on: each has its own initial weights, data order, labelled images and
+        permutation.
+    setting : Setting
         The student's layer, weight and epochs.
-    images
+    images : StimulusSet, optional
         Grey images with labels from 0 to 9, in place of scikit-learn's digits.
-    progress
+    progress : bool
         Show a progress bar.
 
     Returns
@@ -182,24 +178,28 @@ def run_demo(
     """
     check_count("seeds", seeds, 2, "the differences are tested over seeds")
     out = Path(out)
-    digits = images if images is not None else load_digits()
+    images = images if images is not None else load_digits()
     grid = product(EXPERIMENTS, range(seeds), CONDITIONS)
     jobs = [{"experiment": name, "condition": condition, "seed": seed} for name, seed, condition in grid]
-    fingerprint = {**asdict(setting), "images": digits.sha256, "code": _code(), "versions": versions()}
-    kept = out / "runs" / hashlib.sha256(json.dumps(fingerprint).encode()).hexdigest()[:12]
-    world = cache(lambda: World(digits, setting))  # not made where all rows are there already
+    fingerprint = {**asdict(setting), "images": images.sha256, "code": _code(), "versions": versions()}
+    rows = out / "runs" / hashlib.sha256(json.dumps(fingerprint).encode()).hexdigest()[:12]
+    world = cache(lambda: World(images, setting))  # not made if all rows are finished
 
     def row(experiment: str, condition: str, seed: int) -> dict[str, float]:
         return fit_and_score(world(), experiment, condition, seed)
 
-    with _one_thread():
-        frame = run_grid(jobs, row, kept, fingerprint=fingerprint, progress=progress)[list(COLUMNS)]
-    report = f"{_setting_text(setting, digits)}\n\n{_results_text(frame)}"
-    with atomic_write(out / "results.csv") as aside:
-        frame.to_csv(aside, index=False)
-    with atomic_write(out / "figure.png") as aside:
-        _figure(frame).savefig(aside, dpi=150)
-    return f"{report}\n\n{out} holds results.csv and figure.png"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # faster for images this small, and the same sums on every machine
+    try:
+        frame = run_grid(jobs, row, rows, fingerprint=fingerprint, progress=progress)[list(COLUMNS)]
+    finally:
+        torch.set_num_threads(threads)
+    with atomic_write(out / "results.csv") as temporary:
+        frame.to_csv(temporary, index=False)
+    with atomic_write(out / "figure.png") as temporary:
+        _figure(frame).savefig(temporary, dpi=150)
+    parts = _setting_text(setting, images), _results_text(frame), f"{out} holds results.csv and figure.png"
+    return "\n\n".join(parts)
 
 
 def _code() -> str:
@@ -208,30 +208,20 @@ def _code() -> str:
     return hashlib.sha256("".join(sha256_file(file) for file in files).encode()).hexdigest()
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: faster for images this small, and the same sums on every machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _setting_text(setting: Setting, images: StimulusSet) -> str:
     n_test = round(HELD_OUT * len(images))
     n = len(images) - n_test
-    given = f"layer {setting.layer}, weight {setting.weight:g}, {setting.epochs} epochs"
-    chosen = "; chosen on seeds 100 to 102 and validation images, not reported" if setting == SETTING else ""
+    choices = f"layer {setting.layer}, weight {setting.weight:g}, {setting.epochs} epochs"
+    if setting == SETTING:
+        choices += "; chosen on seeds 100 to 102 and validation images, not reported"
     return f"""\
 {len(images)} handwritten digits, {n_test} of them test images. A student (small_cnn) learns from the labels
 of {N_LABELLED} of the other {n}, and its layer {setting.layer} from a teacher's RDM of all {n}.
 dnn       The teacher is layer {TEACHER_LAYER} of a network trained with the labels of the {n}.
 subjects  The teachers are {N_SUBJECTS} simulated subjects, who measure that layer in {N_CHANNELS} channels
           (snr {SNR:g}, {IDIOSYNCRASY:.0%} of the signal their own). {N_SUBJECTS} others score the students.
-setting   {given}{chosen}.
-scores    Held-out similarity is {METHOD} with the true, never the permuted, RDM on pairs of test
+setting   {choices}.
+scores    Held-out similarity is {COMPARISON} with the true, never the permuted, RDM on pairs of test
           images. The teachers' geometry holds the categories of all {n}: it can raise accuracy too."""
 
 
@@ -243,36 +233,33 @@ def _results_text(frame: pd.DataFrame) -> str:
         for condition, group in part.groupby("condition", sort=False):
             shown = {text: f"{group[m].mean():.3f} ({group[m].std():.3f})" for m, text in MEASURES.items()}
             lower, upper = group["ceiling_lower"].mean(), group["ceiling_upper"].mean()
-            ceiling = f"{lower:.3f} to {upper:.3f}" if lower == lower else "none (one teacher)"
+            ceiling = "none (one teacher)" if math.isnan(lower) else f"{lower:.3f} to {upper:.3f}"
             rows.append({"condition": condition, **shown, "noise ceiling": ceiling})
         title = f"{experiment}: {EXPERIMENTS[str(experiment)]}; mean (sd) of {part['seed'].nunique()} seeds"
         parts.append(f"{title}\n{pd.DataFrame(rows).to_string(index=False)}")
-    found = _differences(frame)
-    told = pd.DataFrame(
+    differences = _differences(frame)
+    intervals = differences[["ci_low", "ci_high"]].to_numpy()
+    table = pd.DataFrame(
         {
-            "experiment": found["experiment"],
-            "difference": "rdl - " + found["reference"],
-            "measure": found["measure"],
-            "mean": found["difference"].map("{:+.4f}".format),
-            "95 % interval": [f"[{a:+.4f}, {b:+.4f}]" for a, b in found[["ci_low", "ci_high"]].to_numpy()],
+            "experiment": differences["experiment"],
+            "difference": "rdl - " + differences["reference"],
+            "measure": differences["measure"],
+            "mean": differences["difference"].map("{:+.4f}".format),
+            "95 % interval": [f"[{low:+.4f}, {high:+.4f}]" for low, high in intervals],
         }
     )
     title = "Paired differences over seeds (initial weights, data order, labelled images, permutation)"
-    parts.append(f"{title}\n{told.to_string(index=False)}")
-    return "\n\n".join([*parts, _answer(found)])
+    return "\n\n".join([*parts, f"{title}\n{table.to_string(index=False)}", _answer(differences)])
 
 
 def _differences(frame: pd.DataFrame) -> pd.DataFrame:
     """Paired differences of "rdl" from each other condition, a row per experiment, measure and reference."""
-    found = [
-        paired_differences(frame, name, reference=other, by=["experiment"]).assign(
-            measure=text, reference=other
-        )
-        for name, text in MEASURES.items()
-        for other in ("labels", "permuted")
-    ]
-    every = pd.concat(found, ignore_index=True)
-    return every[every["condition"] == "rdl"].sort_values("experiment", kind="stable")
+    parts = []
+    for (name, text), reference in product(MEASURES.items(), ("labels", "permuted")):
+        part = paired_differences(frame, name, reference=reference, by=["experiment"])
+        parts.append(part.assign(measure=text, reference=reference))
+    differences = pd.concat(parts, ignore_index=True)
+    return differences[differences["condition"] == "rdl"].sort_values("experiment", kind="stable")
 
 
 def _answer(differences: pd.DataFrame) -> str:
@@ -281,8 +268,8 @@ def _answer(differences: pd.DataFrame) -> str:
         of_accuracy = part["measure"] == MEASURES["test_accuracy"]
         got_in = "got in" if (part[~of_accuracy]["ci_low"] > 0).all() else "did not clearly get in"
         row = part[of_accuracy & (part["reference"] == "labels")].iloc[0]
-        sure = "" if row["ci_low"] > 0 or row["ci_high"] < 0 else ", not clearly"
-        change = f"{100 * row['difference']:+.1f} points beside labels only{sure}"
+        clear = "" if row["ci_low"] > 0 or row["ci_high"] < 0 else ", not clearly"
+        change = f"{100 * row['difference']:+.1f} points beside labels only{clear}"
         lines.append(f"{experiment}: the teacher's geometry {got_in}. Accuracy: {change}.")
     return "\n".join(lines)
 
@@ -293,7 +280,7 @@ def _figure(frame: pd.DataFrame) -> Figure:
     axes = figure.subplots(1, len(EXPERIMENTS), sharey=True)
     for ax, (experiment, text) in zip(axes, EXPERIMENTS.items(), strict=True):
         plot_transfer(frame[frame["experiment"] == experiment], ax).set_title(f"{experiment}: {text}")
-    for ax in axes[:-1]:  # the last one's says it all
+    for ax in axes[:-1]:  # the last panel has the legend of all
         if legend := ax.get_legend():
             legend.remove()
     axes[-1].set_ylabel("")

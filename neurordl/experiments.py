@@ -1,4 +1,4 @@
-"""Conditions by seeds: a table of what each job measured, and paired differences with their intervals."""
+"""Conditions by seeds: a table with a row per job, and paired differences with their intervals."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from rich.console import Console
 from rich.progress import track
 from scipy import stats
 
+from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.io import read_json, write_json
+from neurordl.validate import listed
 
 __all__ = ["crossed_interval", "paired_differences", "run_grid"]
 
@@ -33,39 +34,39 @@ def run_grid(
     fingerprint: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Run a function on every job and collect the rows; what is finished is not run again.
+    """Run a function on every job and collect the rows; finished jobs are not run again.
 
     Parameters
     ----------
     jobs
-        Keyword arguments of each call, plain values: ``{"condition": "rdl", "seed": 0}``. All with the same
-        keys, no two alike.
+        Keyword arguments of each call, plain values: ``{"condition": "rdl", "seed": 0}``. All have the same
+        keys, and no two are alike.
     function
-        ``function(**job)`` -> measured values by name.
+        Function ``function(**job)`` -> measured values by name.
     out
         Folder. Each row is written when it is finished, as one JSON file under ``out/rows`` named after its
-        job. Rows that are there are read; those of jobs not asked for are left alone. None keeps nothing.
+        job. Rows that exist are read; rows of other jobs are left alone. None keeps nothing.
     fingerprint
-        Whatever else determines the rows (settings, versions, checksums), as JSON. Kept beside the rows, so
-        that rows of other settings are never mixed with these.
+        Whatever else determines the rows (settings, versions, checksums), as JSON. It is kept beside the
+        rows, so that rows of other settings are never mixed with these.
     progress
         Show a progress bar.
 
     Returns
     -------
     DataFrame
-        A row per job, in their order: the job's keys, then the values (NaN where undefined).
+        A row per job, in their order: the job's keys, then the values (NaN if undefined).
 
     Raises
     ------
     NeurordlError
-        Jobs that make no grid, an ``out`` whose rows came from other settings, a file that is damaged.
+        If jobs make no grid, the rows in `out` came from other settings, or a file is damaged.
     """
     if not jobs or any(set(job) != set(jobs[0]) for job in jobs):
         raise NeurordlError(f"{len(jobs)} jobs: expected one or more, all with the same keys")
     names = [_file_name(job) for job in jobs]
-    if twice := [dict(job) for job, name in zip(jobs, names, strict=True) if names.count(name) > 1]:
-        raise NeurordlError(f"jobs: {twice[0]} is there twice; each must differ")
+    if repeated := [dict(job) for job, name in zip(jobs, names, strict=True) if names.count(name) > 1]:
+        raise NeurordlError(f"jobs: {repeated[0]} occurs twice; each must differ")
     if out is not None:
         _open_folder(out, json.loads(json.dumps(fingerprint or {}, default=str)))
     rows = []
@@ -73,15 +74,52 @@ def run_grid(
     named = list(zip(jobs, names, strict=True))
     for job, name in track(named, "jobs", console=console, disable=not progress, transient=True):
         file = out / ROWS / name if out is not None else None
-        if file is not None and file.is_file():
-            rows.append(_read_row(file, job))
-            continue
-        values = {key: float(value) for key, value in function(**job).items()}
-        if file is not None:  # JSON has no NaN
-            plain = {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
-            write_json(file, {"job": dict(job), "values": plain})
+        if file is None or not file.is_file():
+            values = {key: float(value) for key, value in function(**job).items()}
+            if file is not None:  # JSON has no NaN
+                plain = {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
+                write_json(file, {"job": dict(job), "values": plain})
+        else:
+            values = _read_values(file, job)
         rows.append({**job, **values})
     return pd.DataFrame(rows)
+
+
+def _file_name(job: Mapping[str, Any]) -> str:
+    """A readable name; the checksum keeps jobs apart that differ only in what a file name cannot hold."""
+    plain = json.dumps(dict(job), sort_keys=True)
+    readable = re.sub(r"[^A-Za-z0-9_.+-]+", "-", "_".join(map(str, job.values())))[:80].lstrip(".")
+    return f"{readable}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}.json"
+
+
+def _open_folder(out: Path, fingerprint: Mapping[str, Any]) -> None:
+    settings, rows = out / SETTINGS, out / ROWS
+    if settings.is_file():
+        earlier = read_json(settings)
+        earlier = earlier if isinstance(earlier, dict) else {}
+        keys = {**fingerprint, **earlier}
+        if different := [key for key in keys if earlier.get(key) != fingerprint.get(key)]:
+            difference = f"rows of other settings, which differ in {', '.join(different)}"
+            raise NeurordlError(f"{out} holds {difference}; choose another folder, or delete that one")
+    elif rows.is_dir() and any(rows.iterdir()):
+        raise NeurordlError(f"{out} holds rows of unknown settings ({SETTINGS} is missing); choose another")
+    try:
+        rows.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NeurordlError(f"cannot make the folder {out}: {error.strerror}; choose another") from error
+    write_json(settings, fingerprint)
+
+
+def _read_values(file: Path, job: Mapping[str, Any]) -> dict[str, float]:
+    """The values of a finished row; undefined ones come back as NaN."""
+    row = read_json(file)
+    try:
+        same, values = row["job"] == dict(job), {key: float(value) for key, value in row["values"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise NeurordlError(f"{file} is not a row of a grid; delete it to run its job again") from error
+    if not same:
+        raise NeurordlError(f"{file} holds the row of another job; delete it to run this one again")
+    return values
 
 
 def paired_differences(
@@ -100,15 +138,15 @@ def paired_differences(
     frame
         A row per condition and pair.
     value
-        The column compared.
+        Column that is compared.
     condition
-        The column that tells conditions apart.
+        Column with the conditions.
     reference
-        The condition that is subtracted from each other one.
+        Condition that is subtracted from each other one.
     pair
-        Columns that say which rows belong together.
+        Columns with the same values in rows that belong together.
     by
-        Those of the pair's columns for each value of which a mean of its own is taken: ``("experiment",)``.
+        Columns out of `pair` for each value of which a separate mean is taken: ``("experiment",)``.
 
     Returns
     -------
@@ -119,43 +157,42 @@ def paired_differences(
     Raises
     ------
     NeurordlError
-        A column or the reference is absent, or a condition occurs twice in a pair.
+        If a column or the reference is absent, or a condition occurs twice in a pair.
     """
-    needed = [condition, value, *pair]
-    if absent := [name for name in needed if name not in frame.columns] + sorted(set(by) - set(pair)):
-        raise NeurordlError(
-            f"no column {absent[0]!r} to pair by; there are {', '.join(map(str, frame.columns))}"
-        )
-    if reference not in set(frame[condition]):
-        known = ", ".join(map(str, dict.fromkeys(frame[condition])))
-        raise NeurordlError(f"no {condition} is called {reference!r}; there are {known}")
+    missing = [name for name in (condition, value, *pair) if name not in frame.columns]
+    if missing or set(by) - set(pair):
+        name = [*missing, *sorted(set(by) - set(pair))][0]
+        raise NeurordlError(f"no column {name!r} to pair by; there are {listed(frame.columns, 20)}")
+    conditions = list(dict.fromkeys(frame[condition]))
+    if reference not in conditions:
+        raise NeurordlError(f"no {condition} is called {reference!r}; there are {listed(conditions, 20)}")
     if frame.duplicated([condition, *pair]).any():
-        raise NeurordlError(
-            f"a {condition} occurs twice with the same {', '.join(pair)}; name more columns in pair="
-        )
+        columns = ", ".join(pair)
+        raise NeurordlError(f"a {condition} occurs twice with the same {columns}; name more columns in pair=")
     table = frame.pivot(index=list(pair), columns=condition, values=value).astype(float)
     parts = table.groupby(list(by), sort=False) if by else [((), table)]
     rows = []
     for group, part in parts:
-        for name in (name for name in dict.fromkeys(frame[condition]) if name != reference):
-            differences = (part[name] - part[reference]).dropna().to_numpy()
-            mean, reach = _mean_and_reach(differences)
-            found = {
-                "difference": mean,
-                "ci_low": mean - reach,
-                "ci_high": mean + reach,
-                "n": len(differences),
-            }
-            rows.append({**dict(zip(by, group, strict=True)), condition: name, **found})
+        for name in conditions:
+            if name != reference:
+                row = {**dict(zip(by, group, strict=True)), condition: name}
+                rows.append({**row, **_mean_with_interval(part[name] - part[reference])})
     return pd.DataFrame(rows)
 
 
-def crossed_interval(values: npt.NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean over crossed factors (folds, seeds, people) and a t interval that generalises to others of each.
+def _mean_with_interval(differences: pd.Series[float]) -> dict[str, float]:
+    values = differences.dropna().to_numpy()
+    n, mean = len(values), float(values.mean()) if len(values) else math.nan
+    reach = float(stats.t.ppf(0.975, n - 1) * stats.sem(values)) if n > 1 else math.nan
+    return {"difference": mean, "ci_low": mean - reach, "ci_high": mean + reach, "n": n}
 
-    The variance of the mean is taken as the sum of those over each factor's own means. Variance that factors
-    share is counted more than once, so that the interval errs on the wide side; with few levels it is wide
-    indeed. Degrees of freedom: Satterthwaite (1946, Biometrics Bulletin 2:110).
+
+def crossed_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean over crossed factors (folds, seeds, people) and a t interval that generalizes to others of each.
+
+    The variance of the mean is taken as the sum of the variances over each factor's own means. Variance that
+    factors share is counted more than once, so that the interval errs on the wide side; with few levels it is
+    wide. Degrees of freedom: Satterthwaite (1946, Biometrics Bulletin 2:110).
 
     Parameters
     ----------
@@ -167,17 +204,18 @@ def crossed_interval(values: npt.NDArray[np.float64], confidence: float = 0.95) 
     Returns
     -------
     mean, low, high
-        All the same where nothing varies.
+        All the same if nothing varies.
 
     Raises
     ------
     NeurordlError
-        A cell without a finite value, no axis, or an axis of a single level.
+        If a cell has no finite value, there is no axis, or an axis has a single level.
     """
     if not values.ndim or min(values.shape) < 2 or not np.isfinite(values).all():
+        undefined = int((~np.isfinite(values)).sum())
         raise NeurordlError(
-            f"crossed values need a finite number in every cell and two or more levels of each factor, but "
-            f"have shape {values.shape} and {int((~np.isfinite(values)).sum())} undefined cells"
+            "crossed values need a finite number in every cell and two or more levels of each factor, but "
+            f"have shape {values.shape} and {undefined} undefined cells"
         )
     axes = range(values.ndim)
     means = [values.mean(axis=tuple(other for other in axes if other != axis)) for axis in axes]
@@ -188,50 +226,3 @@ def crossed_interval(values: npt.NDArray[np.float64], confidence: float = 0.95) 
     freedom = variance**2 / (parts**2 / (np.array(values.shape) - 1)).sum()
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
     return mean, mean - reach, mean + reach
-
-
-def _mean_and_reach(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    if len(values) < 2:
-        return float(values.mean()) if len(values) else math.nan, math.nan
-    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-
-
-def _file_name(job: Mapping[str, Any]) -> str:
-    """A readable name; the checksum keeps jobs apart that differ only in what a file name cannot hold."""
-    plain = json.dumps(dict(job), sort_keys=True)
-    readable = re.sub(r"[^A-Za-z0-9_.+-]+", "-", "_".join(map(str, job.values())))[:80].lstrip(".")
-    return f"{readable}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}.json"
-
-
-def _open_folder(out: Path, fingerprint: dict[str, Any]) -> None:
-    settings = out / SETTINGS
-    if settings.is_file():
-        before = read_json(settings)
-        before = before if isinstance(before, dict) else {}
-        different = [k for k in {**fingerprint, **before} if before.get(k) != fingerprint.get(k)]
-        if different:
-            raise NeurordlError(
-                f"{out} holds rows of other settings, which differ in {', '.join(different)}; "
-                "choose another folder, or delete that one"
-            )
-    elif (out / ROWS).is_dir() and any((out / ROWS).iterdir()):
-        raise NeurordlError(
-            f"{out} holds rows of unknown settings ({SETTINGS} is missing); choose another folder"
-        )
-    try:
-        (out / ROWS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NeurordlError(f"cannot make the folder {out}: {error.strerror}; choose another") from error
-    write_json(settings, fingerprint)
-
-
-def _read_row(file: Path, job: Mapping[str, Any]) -> dict[str, Any]:
-    """A finished row; undefined values come back as NaN."""
-    row = read_json(file)
-    try:
-        same, values = row["job"] == dict(job), {key: float(value) for key, value in row["values"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise NeurordlError(f"{file} is not a row of a grid; delete it to run its job again") from error
-    if not same:
-        raise NeurordlError(f"{file} holds the row of another job; delete it to run this one again")
-    return {**job, **values}

@@ -78,11 +78,9 @@ def _strings(ids: Iterable[object], name: str) -> tuple[str, ...]:
         raise NeurordlError(f"the {name} have no ids: expected at least one, got none")
     for position, value in enumerate(values):
         if not isinstance(value, str) or not value.strip():
-            raise NeurordlError(
-                f"the ids of the {name} must be non-empty strings, but number {position} (from 0) is "
-                f"{value!r:.60} ({type(value).__name__}); convert numbers by str(), as the other side "
-                "writes them ('7' is another id than '007')"
-            )
+            problem = f"number {position} (from 0) is {value!r:.60} ({type(value).__name__})"
+            remedy = "convert numbers to text as the other side writes them ('7' is not '007')"
+            raise NeurordlError(f"the ids of the {name} must be non-empty strings, but {problem}; {remedy}")
     return tuple(str(value) for value in values)
 
 
@@ -193,23 +191,22 @@ def match_ids(
         names=names,
         duplicated=tuple(dict.fromkeys(_repeated(left) + _repeated(right))),
     )
+    problem, remedy = "", "rename or drop the repeats, or average over them first"
     if match.duplicated:
         sides = [name for name, ids in zip(names, (left, right), strict=True) if _repeated(ids)]
-        raise NeurordlError(
-            f"ids must be unique to be matched, but {_occur(match.duplicated)} in the "
-            f"{' and the '.join(sides)}; rename or drop the repeats, or average over them first\n{match}"
+        problem = f"ids must be unique to be matched, but {_occur(match.duplicated)} in the "
+        problem += " and the ".join(sides)
+    elif not matched:
+        problem = f"no id of the {names[0]} is among the ids of the {names[1]}"
+        remedy = "give both the same ids"
+    elif match.missing and missing == "error":
+        shown = listed(match.missing, quote=True)
+        problem = (
+            f"{len(match.missing)} of {len(left)} ids of the {names[0]} are not in the {names[1]}: {shown}"
         )
-    if not matched:
-        raise NeurordlError(
-            f"no id of the {names[0]} is among the ids of the {names[1]}{near_misses(match)}; give both the "
-            f"same ids\n{match}"
-        )
-    if match.missing and missing == "error":
-        raise NeurordlError(
-            f"{len(match.missing)} of {len(left)} ids of the {names[0]} are not in the {names[1]}: "
-            f"{listed(match.missing, quote=True)}{near_misses(match)}; leave these {names[0]} out, or pass "
-            f'missing="ignore"\n{match}'
-        )
+        remedy = f'leave these {names[0]} out, or pass missing="ignore"'
+    if problem:
+        raise NeurordlError(f"{problem}{near_misses(match)}; {remedy}\n{match}")
     return match
 
 

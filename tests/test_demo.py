@@ -161,7 +161,7 @@ def test_a_row_agrees_with_evaluate(world, monkeypatch):
         world.scored["subjects"],
         stimuli=world.test,
         layers="conv3",
-        comparison=demo.METHOD,
+        comparison=demo.COMPARISON,
         pairs="held-out",
     ).to_frame()
     mean = scores[scores["subject"] == "mean"].iloc[0]

@@ -54,7 +54,7 @@ def demo(out: Path = Path("demo_results"), *, call: Calls) -> None:
     Parameters
     ----------
     out
-        Folder for results.csv and the figure: demo_results by default.
+        Folder for results.csv and the figure, by default demo_results.
 
     Examples
     --------
@@ -63,9 +63,7 @@ def demo(out: Path = Path("demo_results"), *, call: Calls) -> None:
     typer.echo(call.run_demo(out))
 
 
-data = typer.Typer(
-    cls=CommandGroup, no_args_is_help=True, help="List, describe or download public data sets."
-)
+data = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="List, describe or download data sets.")
 app.add_typer(data, name="data")
 
 
@@ -152,8 +150,8 @@ def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Ca
     out
         The .h5 file to write.
     table
-        Table of betas (TSV or CSV) with one row per volume and the column stimulus, where it applies also run
-        and session. A column image names the 3D image of each row.
+        Table of betas (TSV or CSV) with one row per volume and the column stimulus. It can also have the
+        columns run and session, and a column image with the name of the 3D image of each row.
 
     Examples
     --------
@@ -203,16 +201,15 @@ def _describe_patterns(patterns: Dataset) -> str:
     runs = pd.DataFrame(record.get("runs") or [], columns=["events", "run", "volumes", "t_r"])
     table = pd.concat([pd.Series(record["images"], name="image"), runs if len(runs) else None], axis=1)
     stimuli = list(dict.fromkeys(patterns.obs_descriptors["stimulus"]))
-    return "\n".join(
-        [
-            f"{table.to_string(index=False)}\n",
-            f"mask      {record['mask']}{' (resampled)' if record['mask_resampled'] else ''}",
-            f"voxels    {record['voxels']} used; dropped {record['dropped_nan']} with NaN or infinity, "
-            f"{record['dropped_constant']} constant in a run",
-            f"stimuli   {len(stimuli)}: {listed(stimuli, most=8)}",
-            f"patterns  {patterns.n_obs}, model {record['model']}"
-            + (" (detrended)" if record.get("detrend") else ""),
-        ]
+    resampled = " (resampled)" if record["mask_resampled"] else ""
+    detrended = " (detrended)" if record.get("detrend") else ""
+    return (
+        f"{table.to_string(index=False)}\n\n"
+        f"mask      {record['mask']}{resampled}\n"
+        f"voxels    {record['voxels']} used; dropped {record['dropped_nan']} with NaN or infinity, "
+        f"{record['dropped_constant']} constant in a run\n"
+        f"stimuli   {len(stimuli)}: {listed(stimuli, most=8)}\n"
+        f"patterns  {patterns.n_obs}, model {record['model']}{detrended}"
     )
 
 
@@ -252,7 +249,7 @@ def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
     rdms
         File with the RDMs of the subjects: .h5, .mat, .npz, .npy, .csv or .tsv.
     each_a_subject
-        Each RDM of the file is of another subject. For files that do not name the subjects.
+        Each RDM of the file is of another subject, for a file that does not name its subjects.
     """
     measured: RDMs = load(rdms)
     if each_a_subject and "subject" in measured.rdm_descriptors:
@@ -277,7 +274,8 @@ def read_labelled(
     size
         Height and width to which the labelled images of a table are resized, in pixels.
     n_labelled
-        Number of labelled images to draw, of each class as many, with the seed of the run. All by default.
+        Number of labelled images to draw with the seed of the run, of each class as many. By default all
+        images are used.
     seed
         Seed of the draw.
     """
@@ -312,13 +310,9 @@ def draw_images(images: StimulusSet, n: int, seed: int) -> StimulusSet:
 
     labels = list(map(str, images.labels.tolist())) if images.labels is not None else [""] * len(images)
     if n < len(set(labels)):
-        raise NeurordlError(
-            f"--n-labelled {n} for {len(set(labels))} classes; take one image of each, or more"
-        )
+        raise NeurordlError(f"--n-labelled {n} for {len(set(labels))} classes; take at least one of each")
     if n > len(images) - 3:  # each side of a split has three or more
-        raise NeurordlError(
-            f"--n-labelled {n}: there are {len(images)} labelled images; leave it out for all"
-        )
+        raise NeurordlError(f"--n-labelled {n}: there are {len(images)} labelled images; give fewer")
     chosen = draw_number(images.ids, n, seed, labels)
     drawn = images.split(held_out=[images.ids[k] for k in chosen])[1]
     return replace(drawn, source=f"{images.source}, {n} of {len(images)} drawn by seed {seed}")
@@ -467,12 +461,12 @@ def compare(
     Parameters
     ----------
     source
-        Folder of a run; file of model RDMs; or network: package.module:factory, torchvision:NAME or
-        timm:NAME.
+        Folder of a run; file of model RDMs; or name of a network: package.module:factory, torchvision:NAME
+        or timm:NAME.
     out
         Folder for the tables and the figure.
     stimuli
-        Folder with the images of the stimuli. The folder that a run was trained on by default.
+        Folder with the images of the stimuli. By default it is the folder that the run was trained on.
     group
         Score the mean RDM of the subjects too, in rows with the subject "group".
     overwrite
@@ -489,9 +483,9 @@ def compare(
     check_files({"source": Path(source) if is_path else None}, unnamed=["source"])
     check_folder(out)
     if (earlier := [name for name in _RESULTS if (out / name).exists()]) and not overwrite:
+        files = " and ".join(earlier)
         raise NeurordlError(
-            f"--out {out} holds a comparison already ({' and '.join(earlier)}): choose another folder, or "
-            "pass --overwrite to replace it"
+            f"--out {out} holds a comparison already ({files}): pass --overwrite to replace it"
         )
     with importing():
         import pandas as pd

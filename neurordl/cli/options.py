@@ -37,6 +37,7 @@ _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "Path": Path, "P
 _SEVERAL = ("Sequence", "Iterable", "list", "tuple")
 _FILES = "FILES"  # marks the options that take several files
 _OUTPUT = "out"  # the option of what is written, which need not exist
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 REQUIRED: Any = inspect.Parameter.empty
 
 
@@ -100,10 +101,11 @@ def read_arguments(function: str) -> dict[str, Argument]:
     helps = describe_parameters(ast.get_docstring(node) or "")
     bounds = _bounds(_method(node, "__post_init__") or _method(node, "__init__") or node)
     arguments = dict[str, Argument]()
-    for base in node.bases if isinstance(node, ast.ClassDef) else ():
+    signature = _method(node, "__init__") or node
+    for base in signature.bases if isinstance(signature, ast.ClassDef) else ():
         if isinstance(base, ast.Name) and base.id in _definitions(module):
             arguments |= read_arguments(f"{module}:{base.id}")
-    for name, annotation, default in _signature(_method(node, "__init__") or node):
+    for name, annotation, default in _signature(signature):
         values = list(_values(module, annotation))
         elements = [value[0] for value in values if isinstance(value, tuple)]
         types = [value for value in values if isinstance(value, type)]
@@ -120,8 +122,11 @@ def _signature(node: ast.FunctionDef | ast.ClassDef) -> Iterator[tuple[str, ast.
     """Name, annotation and default of each parameter of a function, or of each field of a dataclass."""
     if isinstance(node, ast.ClassDef):
         for part in node.body:
-            if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
-                yield part.target.id, part.annotation, part.value
+            match part:  # a field that is described by a call, such as field(init=False), is none of them
+                case ast.AnnAssign(target=ast.Name(id=name), value=default) if not isinstance(
+                    default, ast.Call
+                ):
+                    yield name, part.annotation, default
         return
     positional = [*node.args.posonlyargs, *node.args.args]
     required = len(positional) - len(node.args.defaults)
@@ -318,9 +323,7 @@ class SeveralFiles(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write ``--events a b``, what a shell makes of ``--events *.tsv``, as ``--events a --events b``."""
-        repeated = {
-            option for parameter in self.params if parameter.metavar == _FILES for option in parameter.opts
-        }
+        repeated = {flag for option in self.params if option.metavar == _FILES for flag in option.opts}
         written: list[str] = []
         option, n_values = "", 0
         for argument in args:
@@ -345,12 +348,9 @@ class Command:
         """Add a function to a group, with the name and the documentation of this command."""
         sections = _sections(inspect.getdoc(self.function) or "")
         examples = textwrap.dedent(sections.get("Examples", "")).strip()
-        group.command(
-            self.name,
-            cls=SeveralFiles,
-            help="\n\n".join(map(_plain, sections[""].split("\n\n"))),
-            epilog="\n\n".join(["Examples:", *map(_plain, examples.split("\n\n"))]),
-        )(function)
+        text = "\n\n".join(map(_plain, sections[""].split("\n\n")))
+        epilog = "\n\n".join(["Examples:", *map(_plain, examples.split("\n\n"))])
+        group.command(self.name, cls=SeveralFiles, help=text, epilog=epilog)(function)
 
     def with_options(self) -> Any:
         """The command of typer, with all its options."""
@@ -359,14 +359,14 @@ class Command:
         unnamed = [p.name for p in signature if p.kind is inspect.Parameter.POSITIONAL_ONLY]
         parts = {"": Takes(source), **self.takes}
         tables = {name: part.options() for name, part in parts.items()}
-        options = {option: argument for table in tables.values() for option, argument in table.items()}
-        if len(options) < sum(map(len, tables.values())):
-            raise LookupError(f"two options of {self.name} have the same name; give one of them a prefix")
-        parameters = [
-            _parameter(option, argument, parts[name].panel, option in unnamed)
-            for name, table in tables.items()
-            for option, argument in table.items()
-        ]
+        options, parameters = dict[str, Argument](), list[inspect.Parameter]()
+        for name, table in tables.items():
+            if twice := options.keys() & table.keys():
+                raise LookupError(
+                    f"{self.name} has two options {', '.join(twice)}; give one of them a prefix"
+                )
+            options |= table
+            parameters += [_parameter(k, v, parts[name].panel, k in unnamed) for k, v in table.items()]
         parameters += [_config(tables)] if options else []
 
         def run(**values: Any) -> None:
@@ -430,18 +430,14 @@ def _parameter(option: str, argument: Argument, panel: str, unnamed: bool) -> in
     default = argument.default
     if argument.several:
         type_ = list[Path] if argument.type is Path else list[str]
-        default = [default] if isinstance(default, str) else default or None
+        default = [default] if isinstance(default, str | int | float) else default or None
         settings["metavar"] = settings["metavar"] or (_FILES if argument.type is Path else "TEXT,...")
     if argument.least is not None:
         settings["min"] = argument.least
     flag = _flag(option) + (f"/--no-{_flag(option)[2:]}" if default is True else "")
     information = typer.Argument(**settings) if unnamed else typer.Option(flag, **settings)
-    return inspect.Parameter(
-        option,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[type_ | None if default is None else type_, information],
-    )
+    type_ = type_ | None if default is None else type_
+    return inspect.Parameter(option, _KEYWORD, default=default, annotation=Annotated[type_, information])
 
 
 def option_value(argument: Argument, value: Any) -> Any:
@@ -500,7 +496,7 @@ def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:
     text = "A TOML file with these options under the same names. Options of the command line go before it."
     information = typer.Option(callback=read, is_eager=True, help=text)
     annotation = Annotated[Path | None, information]
-    return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return inspect.Parameter("config", _KEYWORD, default=None, annotation=annotation)
 
 
 app = typer.Typer(

@@ -23,10 +23,10 @@ from neurordl.arrays import Floats
 from neurordl.datasets.registry import REGISTRY, fetch_haxby, folder_of, require_file
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
-from neurordl.rdms.alignment import Alignment, align
 from neurordl.rdms.files import load_rdms
 from neurordl.rdms.files.content import Interpretation, condense, damage_named
 from neurordl.rdms.files.matlab import read_mat5
+from neurordl.rdms.selection import Alignment, align
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
 from neurordl.validate import check_choice, check_count
@@ -351,11 +351,10 @@ def load_images92(
     has ``category`` and binary category columns (from the folder also ``name_by_eye``). There are no labels.
     The parameters are those of `Preprocessing`.
     """
+    options: Any = {"size": size, "channels": channels, "mean": mean, "std": std}
     folder = folder_of("images92")
     if (folder / "stimuli").is_dir():
-        stimuli = StimulusSet.from_folder(
-            folder / "stimuli", size, channels, mean, std, labels=folder / "stimuli.tsv"
-        )
+        stimuli = StimulusSet.from_folder(folder / "stimuli", labels=folder / "stimuli.tsv", **options)
         if stimuli.ids != IMAGES92_IDS:
             raise NeurordlError(f"{folder} must hold stim_001 to stim_092, but holds others; fetch it again")
         return stimuli
@@ -366,16 +365,7 @@ def load_images92(
         table = pd.DataFrame({"category": [item["category"] for item in structs]}, index=list(IMAGES92_IDS))
         for name in ("human", "face", "animal", "natural"):
             table[name] = [int(item[name].item()) for item in structs]
-    return StimulusSet.from_array(
-        pixels,
-        IMAGES92_IDS,
-        table=table,
-        source=str(path),
-        size=size,
-        channels=channels,
-        mean=mean,
-        std=std,
-    )
+    return StimulusSet.from_array(pixels, IMAGES92_IDS, table=table, source=str(path), **options)
 
 
 def load_images92_rdms(name: str) -> RDMs:

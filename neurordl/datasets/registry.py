@@ -76,9 +76,8 @@ class DataSet:
 
 
 def _read_registry() -> dict[str, DataSet]:
-    text = Path(__file__).with_name("registry.toml").read_text(encoding="utf-8")
     registry = {}
-    for name, entry in tomllib.loads(text).items():
+    for name, entry in tomllib.loads(Path(__file__).with_name("registry.toml").read_text("utf-8")).items():
         files = tuple(File(**file) for file in entry.pop("files", ()))
         lists = {key: tuple(entry.pop(key, ())) for key in ("loaders", "compact", "classes")}
         registry[name] = DataSet(**{"folder": name} | entry | lists, files=files)
@@ -136,14 +135,8 @@ def status(name: str) -> str:
     folder = folder_of(name)
     if dataset.compact and all((folder / part).exists() for part in dataset.compact):
         return "compact form"
-    count = sum((folder / file.name).is_file() for file in dataset.files)
-    return (
-        "there"
-        if count == len(dataset.files)
-        else f"{count} of {len(dataset.files)} files"
-        if count
-        else "not there"
-    )
+    n_files, n_present = len(dataset.files), sum((folder / file.name).is_file() for file in dataset.files)
+    return {n_files: "there", 0: "not there"}.get(n_present, f"{n_present} of {n_files} files")
 
 
 def fetch(name: str, *, say: Callable[[str], Any] = lambda _: None) -> Path:

@@ -12,8 +12,6 @@ from torch import Tensor
 from neurordl.arrays import Bools, Ints
 from neurordl.errors import NeurordlError
 
-__all__ = ["condensed_index", "n_stimuli", "pair_number", "square", "triangle_start", "unmeasured_stimuli"]
-
 Numbers = TypeVar("Numbers", int, Tensor, Ints)
 
 

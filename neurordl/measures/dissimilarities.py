@@ -31,26 +31,6 @@ from neurordl.measures.kernels.distances import (
 )
 from neurordl.validate import check_choice
 
-__all__ = [
-    "DISSIMILARITIES",
-    "Dissimilarity",
-    "DissimilarityLike",
-    "SquaredDistance",
-    "correlation",
-    "cosine",
-    "crossnobis",
-    "dissimilarity_from_text",
-    "euclidean",
-    "euclidean_root",
-    "find_dissimilarity",
-    "mahalanobis",
-    "network_dissimilarity",
-    "poisson",
-    "poisson_cv",
-    "poisson_rates",
-    "whiten",
-]
-
 Precision = Literal["none", "optional", "required"]
 
 
@@ -175,6 +155,16 @@ class Dissimilarity:
             return "repeats"
         return "a precision" if self.precision == "required" else ""
 
+    def check_precision(self, available: bool) -> None:
+        """Raise an error if there is a precision that it cannot take, or none and it needs one."""
+        if available and self.precision == "none":
+            able = [name for name, known in DISSIMILARITIES.items() if known.precision != "none"]
+            raise NeurordlError(f"{self} takes no precision; choose {' or '.join(able)}, or leave it out")
+        if not available and self.precision == "required":
+            raise NeurordlError(
+                f"{self} needs precision=, the inverse of the noise covariance of the channels"
+            )
+
     def of_network(self) -> Dissimilarity:
         """Return the dissimilarity for a network where brain data were measured by this one."""
         if self.for_network is not None:
@@ -196,7 +186,7 @@ class Dissimilarity:
         return whitened
 
     def spellings(self) -> set[str]:
-        """Return its name and aliases as they are compared: letters and digits, without "distance"."""
+        """Return its name and aliases in the form in which they are compared."""
         return {_plain(text) for text in (self.name, self.written, *self.aliases)}
 
 
@@ -393,86 +383,51 @@ def _from_inner(inner: Tensor) -> Tensor:
     return diagonal[..., row] + diagonal[..., column] - inner[..., row, column] - inner[..., column, row]
 
 
-DISSIMILARITIES: dict[str, Dissimilarity] = {
-    measure.name: measure
-    for measure in (
-        Dissimilarity(
-            "euclidean",
-            euclidean,
-            aliases=("sqeuclidean", "euclidean squared"),
-            written="squared euclidean",
-            kernel=_EUCLIDEAN,
-        ),
-        Dissimilarity(
-            "euclidean_root",
-            euclidean_root,
-            aliases=("root euclidean",),
-            kernel=_EUCLIDEAN_ROOT,
-        ),
-        Dissimilarity(
-            "correlation",
-            correlation,
-            aliases=(
-                "pearson",
-                "pearson correlation",
-                "1 - pearson",
-                "1 - pearson r",
-                "1 - pearson's r",
-                "1 - pearson correlation",
-                "1 - correlation",
-                "1 - corr",
-                "1 - r",
-            ),
-            whitened_by_root=True,
-            kernel=_CORRELATION,
-        ),
-        Dissimilarity(
-            "cosine",
-            cosine,
-            aliases=("1 - cosine", "1 - cosine similarity"),
-            whitened_by_root=True,
-            kernel=_COSINE,
-        ),
-        Dissimilarity(
-            "mahalanobis",
-            mahalanobis,
-            aliases=("mahalanobis squared",),
-            written="squared mahalanobis",
-            precision="required",
-            kernel=_EUCLIDEAN,
-        ),
-        Dissimilarity(
-            "crossnobis",
-            crossnobis,
-            aliases=(
-                "squared crossnobis",
-                "cross-validated mahalanobis",
-                "cross-validated squared mahalanobis",
-                "LDC",
-                "linear discriminant contrast",
-            ),
-            needs_runs=True,
-            unbalanced=True,
-            precision="optional",
-            kernel=_EUCLIDEAN,
-        ),
-        Dissimilarity(
-            "poisson",
-            poisson,
-            aliases=("poisson KL", "symmetrized KL"),
-            rates=True,
-            kernel=SquaredDistance(sides=poisson_rates),
-        ),
-        Dissimilarity(
-            "poisson_cv",
-            poisson_cv,
-            aliases=("cross-validated poisson",),
-            needs_runs=True,
-            unbalanced=True,
-            rates=True,
-        ),
-    )
-}
+_EACH = (
+    Dissimilarity("euclidean", euclidean, ("sqeuclidean",), written="squared euclidean", kernel=_EUCLIDEAN),
+    Dissimilarity("euclidean_root", euclidean_root, ("root euclidean",), kernel=_EUCLIDEAN_ROOT),
+    Dissimilarity(
+        "correlation",
+        correlation,
+        ("pearson", "pearson r", "pearson's r", "pearson correlation", "1 - corr", "1 - r"),
+        whitened_by_root=True,
+        kernel=_CORRELATION,
+    ),
+    Dissimilarity("cosine", cosine, ("cosine similarity",), whitened_by_root=True, kernel=_COSINE),
+    Dissimilarity(
+        "mahalanobis",
+        mahalanobis,
+        written="squared mahalanobis",
+        precision="required",
+        kernel=_EUCLIDEAN,
+    ),
+    Dissimilarity(
+        "crossnobis",
+        crossnobis,
+        ("cross-validated mahalanobis", "LDC", "linear discriminant contrast"),
+        needs_runs=True,
+        unbalanced=True,
+        precision="optional",
+        kernel=_EUCLIDEAN,
+    ),
+    Dissimilarity(
+        "poisson",
+        poisson,
+        ("poisson KL", "symmetrized KL"),
+        rates=True,
+        kernel=SquaredDistance(sides=poisson_rates),
+    ),
+    Dissimilarity(
+        "poisson_cv",
+        poisson_cv,
+        ("cross-validated poisson",),
+        needs_runs=True,
+        unbalanced=True,
+        rates=True,
+    ),
+)
+DISSIMILARITIES: dict[str, Dissimilarity] = {measure.name: measure for measure in _EACH}
+"""The dissimilarities that are known by name, also the registered ones."""
 
 
 def find_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
@@ -531,8 +486,9 @@ def dissimilarity_from_text(text: str | None) -> Dissimilarity | None:
 
 
 def _plain(text: str) -> str:
+    """Letters and digits of a name, without the words that do not tell dissimilarities apart."""
     plain = re.sub(r"[^a-z0-9]", "", text.lower())
-    return plain.removesuffix("distance").removesuffix("dissimilarity")
+    return re.sub(r"^1(?=pearson|correlation|cosine)|squared|(distance|dissimilarity)$", "", plain)
 
 
 def _name_of(function: Callable[..., Tensor]) -> str:

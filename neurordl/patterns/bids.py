@@ -96,12 +96,9 @@ def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
     """
     path = Path(image).absolute()
     base = re.sub(r"\.nii(\.gz)?$", "", path.name)
-    folders = [path.parent]
     # up to the folder of the data set, which holds the folders sub-*
-    if any(folder.name.startswith("sub-") for folder in path.parents):
-        while not folders[0].name.startswith("sub-"):
-            folders.insert(0, folders[0].parent)
-        folders.insert(0, folders[0].parent)
+    levels = (level for level, folder in enumerate(path.parents) if folder.name.startswith("sub-"))
+    folders = reversed(path.parents[: next(levels, -1) + 2])
     files = inherited_files(path, folders, base.split("_")[-1], ".json")
     beside = path.with_name(f"{base}.json")
     if beside not in files and beside.is_file():  # also of names that are not those of BIDS
@@ -138,9 +135,7 @@ def volume_times(
     recorded, source = metadata.get("RepetitionTime", (t_r, None))
     if recorded is None and "VolumeTiming" in metadata:
         file = metadata["VolumeTiming"][1]
-        raise NeurordlError(
-            f"the volumes of {name} have times of their own (VolumeTiming in {file}); pass t_r="
-        )
+        raise NeurordlError(f"{file} gives each volume of {name} its own time (VolumeTiming); pass t_r=")
     try:
         unit = image.header.get_xyzt_units()[1]
     except KeyError:  # a code that NIfTI does not define
@@ -149,15 +144,13 @@ def volume_times(
     has_unit = unit in ("sec", "msec", "usec")
     step = header_step if recorded is None else recorded
     if not isinstance(step, Real) or isinstance(step, bool) or not 0 < float(step) <= _LONGEST:
-        raise NeurordlError(
-            f"the time between the volumes of {name} is {step!r}, which is not plausible: expected seconds "
-            f"above 0 and at most {_LONGEST:g}; pass t_r="
-        )
+        problem = f"is not plausible: expected seconds above 0 and at most {_LONGEST:g}"
+        raise NeurordlError(f"the time between the volumes of {name}, {step!r}, {problem}; pass t_r=")
     seconds = float(step)
     start, start_source = metadata.get("StartTime", (None, None))
     if recorded is None and not has_unit:
-        notice = f"the header of {name} gives {seconds:g} without a unit of time, which is read as seconds"
-        warnings.warn(f"{notice}: if it is not in seconds, pass t_r=", stacklevel=3)
+        notice = f"the header of {name} gives {seconds:g} between volumes without a unit of time"
+        warnings.warn(f"{notice}; it is read as seconds: otherwise pass t_r=", stacklevel=3)
     if source is not None and has_unit and abs(header_step - seconds) > 0.01 * seconds:
         notice = f"{source} says {seconds:g} s between volumes and the header of {name} {header_step:g} s"
         warnings.warn(f"{notice}; the first is used: if it is wrong, pass t_r=", stacklevel=3)
@@ -211,10 +204,8 @@ def match_tables(images: Sequence[str], tables: Sequence[Table], name: str) -> l
     for image, entities, position in zip(images, of_images, positions, strict=True):
         other = of_tables[position]
         if different := [key for key in entities if other.get(key, entities[key]) != entities[key]]:
-            raise NeurordlError(
-                f"{image} would go with the {name} {tables[position]}, which are of another {different[0]}; "
-                "give both in one order, or names that all have the same entities (sub-, ses-, run-)"
-            )
+            pair = f"{image} would go with the {name} {tables[position]}, which are of another {different[0]}"
+            raise NeurordlError(f"{pair}; give both in one order, or with the same entities in all names")
     return positions
 
 
@@ -228,19 +219,14 @@ def _check_order(images: Sequence[str], tables: Sequence[Table], name: str, conf
     distinct = None not in numbers and len(set(numbers)) == len(images)
     if distinct and set(numbers) == set(other_numbers) and numbers != other_numbers:
         k = next(k for k in range(len(images)) if numbers[k] != other_numbers[k])
-        raise NeurordlError(
-            f"the images and the {name} are numbered alike but come in different orders (run10 sorts before "
-            f"run2): {images[k]} would go with {tables[k]}; give both in one order, or BIDS names (run-01)"
-        )
+        both = f"the images and the {name} are numbered alike but come in different orders"
+        pair = f"{images[k]} would go with {tables[k]}"
+        raise NeurordlError(f"{both}: {pair}; give both in one order (run10 sorts before run2)")
     # a pair is confirmed by a word or number that both names have and other names lack
-    words = [
-        [{word.lstrip("0") for word in re.findall("[a-z]+|[0-9]+", file.lower())} for file in side]
-        for side in sides
-    ]
+    parts = [[re.findall("[a-z]+|[0-9]+", file.lower()) for file in side] for side in sides]
+    words = [[{part.lstrip("0") for part in of_file} for of_file in side] for side in parts]
     distinctive = [[of_file - set.intersection(*side) for of_file in side] for side in words]
     if not confirmed and len(images) > 1 and not all(map(set.intersection, *distinctive)):
-        warnings.warn(
-            f"names do not tell which {name} belong to which image; they were paired in the order given: "
-            f"{sides[0][0]} with {sides[1][0]}, and so on",
-            stacklevel=4,
-        )
+        first = f"{sides[0][0]} with {sides[1][0]}"
+        notice = f"names do not tell which {name} belong to which image; they were paired by order"
+        warnings.warn(f"{notice}: {first}, and so on", stacklevel=4)

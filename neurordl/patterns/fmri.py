@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, TypedDict, Unpack, overload
 
@@ -194,7 +194,7 @@ def read_patterns(
     if set(conditions) <= set(leave_out):
         raise NeurordlError(f"leave_out= leaves no condition of {', '.join(leave_out)}")
     warn_of_lag(model, estimates)
-    provenance = {"model": model.name, "condition": condition, "leave_out": leave_out, **model.settings()}
+    provenance = {"model": model.name, "condition": condition, "leave_out": leave_out, **asdict(model)}
     provenance |= {**counts, "runs": notes}
     values = np.concatenate([estimate.patterns for estimate in estimates])
     rows = scans.rows([estimate.rows for estimate in estimates])
@@ -275,10 +275,8 @@ def read_betas(
             unused = f"{len(match.unused)} images are in no row of {name} and were left out, such as "
             warnings.warn(unused + match.unused[0], stacklevel=2)
     elif len(frame) != len(values):
-        raise NeurordlError(
-            f"{name} has {len(frame)} rows, and the images have {len(values)} volumes; give one row per "
-            "volume, or name the 3D image of each row in a column 'image'"
-        )
+        counts_differ = f"{name} has {len(frame)} rows, and the images have {len(values)} volumes"
+        raise NeurordlError(f"{counts_differ}; give a row per volume, or name 3D images in a column 'image'")
     if frame[column].isna().any():
         raise NeurordlError(f"{name} has rows without a {column}; leave those volumes out")
     for key, argument in (("run", runs), ("session", session)):
@@ -302,10 +300,9 @@ def _check_rows(frame: pd.DataFrame, name: str, files: Sequence[str]) -> None:
         for row, value in enumerate(frame.get(column, ())):
             expected = entities[row].get(key)
             if expected is not None and not pd.isna(value) and _bare(value, key) != _bare(expected, key):
-                raise NeurordlError(
-                    f"row {row + 1} of {name} (from 1) has {column} {value}, and its volume is of "
-                    f"{Path(files[row]).name}; order images as rows, or name them in a column 'image'"
-                )
+                problem = f"has {column} {value}, and its volume is of {Path(files[row]).name}"
+                remedy = "order images as rows, or name them in a column 'image'"
+                raise NeurordlError(f"row {row + 1} of {name} (from 1) {problem}; {remedy}")
 
 
 def _bare(value: object, key: str) -> str:
@@ -369,7 +366,7 @@ class _Scans:
         if self.mask.roi is not None:
             channels["roi"] = [roi for roi, keep in zip(self.mask.roi, kept, strict=True) if keep]
         descriptors = {} if self.subject is None else {"subject": self.subject}
-        descriptors["provenance"] = json.dumps({**files, **provenance}, ensure_ascii=False)
+        descriptors["provenance"] = json.dumps({**files, **provenance}, ensure_ascii=False, default=str)
         observations = {str(name): column.tolist() for name, column in rows.items()}
         return Dataset(values, descriptors, observations, channels)
 
@@ -485,9 +482,7 @@ def read_bids(
         for path in files:
             first = recordings.setdefault("_".join(recording(path).values()), path)
             if first is not path:  # of two resolutions or echoes, say
-                raise NeurordlError(
-                    f"{first.name} and {path.name} are of one run; keep one, or pass files to read_patterns"
-                )
+                raise NeurordlError(f"{first.name} and {path.name} are of one run; keep one of them")
         events = [_bids_events(path, base, events_root) for path in files]
         region = _bids_mask(mask, subject, files)
         result = read_patterns(files, region, events, residuals=True, **options)

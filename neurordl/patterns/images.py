@@ -143,9 +143,8 @@ def values_in(image: nib.Nifti1Image, inside: Bools, grid: nib.Nifti1Image, name
         The data cannot be read, or are not 3D or 4D real numbers.
     """
     if image.ndim not in (3, 4) or image.get_data_dtype().kind not in "fiub":
-        raise NeurordlError(
-            f"{name} holds {image.get_data_dtype()} of shape {image.shape}; expected real numbers, 3D or 4D"
-        )
+        content = f"{image.get_data_dtype()} of shape {image.shape}"
+        raise NeurordlError(f"{name} holds {content}; expected real numbers, 3D or 4D")
     data, _ = _on_grid(image, grid, "linear", name)
     values = data[inside]  # (voxels,) or (voxels, volumes)
     return np.ascontiguousarray(values.reshape(len(values), -1).T, dtype=np.float64)
@@ -160,19 +159,14 @@ def _on_grid(
     resampled = not same_grid(image, grid)
     try:
         if resampled:
-            method = "linearly" if interpolation == "linear" else "each voxel taking the nearest value"
-            warnings.warn(
-                f"{name} is on another grid ({_describe(image)}) than the images ({_describe(grid)}): it is "
-                f"resampled to theirs, {method}",
-                stacklevel=4,
-            )
+            grids = f"another grid ({_describe(image)}) than the images ({_describe(grid)})"
+            warnings.warn(f"{name} is on {grids}: it is resampled ({interpolation})", stacklevel=4)
             # nilearn keeps the type of an image, which would round interpolated values
             if interpolation == "linear" and image.get_data_dtype().kind != "f":
                 image = nib.Nifti1Image(np.asarray(image.dataobj, dtype=np.float64), image.affine)
             target = {"target_affine": grid.affine, "target_shape": grid.shape[:3]}
-            image = resample_img(
-                image, **target, interpolation=interpolation, copy_header=True, force_resample=True
-            )
+            target |= {"interpolation": interpolation, "copy_header": True, "force_resample": True}
+            image = resample_img(image, **target)
         return np.asanyarray(image.dataobj), resampled
     except (*_DAMAGE, np.linalg.LinAlgError) as error:
         place = " on the grid of the images" if resampled else ""
@@ -228,10 +222,8 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
             raise NeurordlError(f"the atlas {name} has no ROI {unknown[0]}; it has {listed(sorted(present))}")
         numbers = [number for number in numbers if not rois or names[number] in rois]
     elif len(numbers) > 1:
-        n_labels = len(numbers)
-        raise NeurordlError(
-            f"the atlas {name} has {n_labels} labels without names; pass Regions(image, labels)"
-        )
+        problem = f"has {len(numbers)} labels without names"
+        raise NeurordlError(f"the atlas {name} {problem}; pass Regions(image, labels)")
     elif rois is not None:
         if len(rois) != 1:
             raise NeurordlError(f"the mask {name} is binary, one ROI, but rois= has {len(rois)} names")
@@ -256,9 +248,7 @@ def _label_names(labels: Labels) -> dict[int, str]:
             if float(number) != label:
                 raise ValueError(f"{number!r} is no whole number")
         except (TypeError, ValueError, OverflowError) as error:
-            raise NeurordlError(
-                f"labels= has no whole number with text, such as {{1: 'V1'}}: {error}"
-            ) from error
+            raise NeurordlError(f"labels= needs whole numbers with names ({{1: 'V1'}}): {error}") from error
         # n/a is refused only where the atlas has this label
         if not pd.isna(name) and names.setdefault(label, str(name)) != str(name):
             raise NeurordlError(f"label {label} has two names, {names[label]!r} and {str(name)!r}; give one")
@@ -271,6 +261,4 @@ def _describe(image: nib.Nifti1Image) -> str:
 
 
 def _damaged(name: str, error: BaseException) -> NeurordlError:
-    return NeurordlError(
-        f"cannot read the {name}: no NIfTI image, or cut off or damaged ({error}); copy or convert it again"
-    )
+    return NeurordlError(f"cannot read the {name}: it is no NIfTI image, or cut off or damaged ({error})")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Literal, TypeAlias
 
@@ -19,18 +19,7 @@ from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError
 from neurordl.validate import check_choice, check_number
 
-__all__ = [
-    "GLM",
-    "LSA",
-    "LSS",
-    "MODELS",
-    "Average",
-    "Estimate",
-    "Run",
-    "RunModel",
-    "find_model",
-    "warn_of_lag",
-]
+__all__ = ["GLM", "LSA", "LSS", "MODELS", "Average", "Estimate", "Run", "RunModel", "find_model"]
 
 ModelName: TypeAlias = Literal["glm", "lsa", "lss", "average"]
 Share: TypeAlias = tuple[float, float]
@@ -129,10 +118,6 @@ class RunModel:
         """Estimate the patterns of one run."""
         raise NotImplementedError(f"{type(self).__name__} has no method fit(run)")
 
-    def settings(self) -> Mapping[str, object]:
-        """Return the settings as the provenance of patterns records them."""
-        return {name: value for name, value in asdict(self).items() if name != "t_r"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class GLM(RunModel):
@@ -224,9 +209,7 @@ class GLM(RunModel):
         elif rank >= len(X):
             problem = f"{X.shape[1]} regressors for {len(X)} volumes leave no degrees of freedom"
         if problem is not None:
-            raise NeurordlError(
-                f"{run.name}: {problem}; check events, t_r and confounds, or use fewer regressors"
-            )
+            raise NeurordlError(f"{run.name}: {problem}; check events, t_r and confounds, or leave some out")
         if rank < X.shape[1]:
             notice = f"{run.name}: the design matrix has rank {rank} for {X.shape[1]} regressors; "
             warnings.warn(notice + "betas of dependent regressors are those of least length", stacklevel=4)
@@ -305,9 +288,9 @@ class GLM(RunModel):
         except (ValueError, TypeError, NotImplementedError, np.linalg.LinAlgError) as error:
             raise NeurordlError(f"{run.name}: no design matrix: {error}") from error
         if not set(columns.values()) <= set(design):  # FIR has a column for each delay
+            problem = f"hrf_model={self.hrf_model!r} has several regressors a condition"
             raise NeurordlError(
-                f"hrf_model={self.hrf_model!r} has several regressors a condition; choose a model with one, "
-                "or with derivatives, of which the first is used ('spm + derivative')"
+                f"{problem}; choose one with a single one, or derivatives ('spm + derivative')"
             )
         return design if run.kept is None else design.iloc[run.kept], columns
 
@@ -403,9 +386,8 @@ def find_model(model: ModelName | RunModel) -> RunModel:
     """Return a model as it is, or the one with this name and the default settings."""
     if isinstance(model, RunModel):
         return model
-    return MODELS[
-        check_choice("model", model, tuple(MODELS), "or a model with its settings, such as GLM()")
-    ]()
+    name = check_choice("model", model, tuple(MODELS), "or a model with its settings, such as GLM()")
+    return MODELS[name]()
 
 
 def warn_of_lag(model: RunModel, estimates: Sequence[Estimate]) -> None:

@@ -88,9 +88,7 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
     known = layer_names(model)
     requested = layers.split(",") if isinstance(layers, str) else list(layers)
     if not requested:
-        raise NeurordlError(
-            "no layer was asked for: give names from model.named_modules(), a glob, 'all' or 'top'"
-        )
+        raise NeurordlError("layers is empty: give names from model.named_modules(), a glob, 'all' or 'top'")
     names: list[str] = []
     for name in requested:
         if name in ("all", "top") and name not in known:
@@ -186,9 +184,7 @@ def read_layers(
             raise error
     absent = [name for name in layers if name not in features]
     if absent and not missing:
-        raise NeurordlError(
-            f"layer {absent[0]!r} did not run in the model's forward pass; choose another layer"
-        )
+        raise NeurordlError(f"layer {absent[0]!r} did not run in the model's forward pass; choose another")
     return output, {name: features[name] for name in layers if name in features}
 
 
@@ -258,10 +254,8 @@ def usable_device(device: str | torch.device) -> torch.device:
             raise NeurordlError(f"device {str(device)!r}: torch sees no GPU; leave device out")
         torch.empty(1, device=usable).fill_(1).item()
     except (RuntimeError, AssertionError, TypeError) as error:  # a build without it fails by assertion
-        message = str(error).splitlines()[0]
-        raise NeurordlError(
-            f"device {str(device)!r} cannot be used here: {message}; leave device out"
-        ) from error
+        reason = f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}"
+        raise NeurordlError(f"{reason}; leave device out") from error
     return usable
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from neurordl.rdms.alignment import Alignment, align
 from neurordl.rdms.compute import Noise, compute_rdms, odd_even_reliability
 from neurordl.rdms.files import load_rdms, save_rdms
-from neurordl.rdms.selection import select_rdms
+from neurordl.rdms.selection import Alignment, align, select_rdms
 
 __all__ = [
     "Alignment",

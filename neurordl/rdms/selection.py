@@ -1,30 +1,26 @@
-"""Choose RDMs by their descriptors, check that each subject has one, and order them by stimulus ids."""
+"""Choose RDMs by their descriptors; bring RDMs, patterns, stimuli and tables into one order by id."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import copy
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from rsatoolbox.data.base import DatasetBase
 from rsatoolbox.rdm.rdms import RDMs
 
-from neurordl.arrays import Floats, Ints
+from neurordl.arrays import Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
-from neurordl.ids import check_ids, match_ids, possible_ids
+from neurordl.ids import Match, check_ids, match_ids, near_misses, possible_ids
 from neurordl.measures.condensed import pair_number, triangle_start
-
-__all__ = [
-    "as_text",
-    "check_one_per_subject",
-    "descriptor_values",
-    "reindex",
-    "select_rdms",
-    "stimulus_ids",
-    "subject_names",
-    "take_rows",
-]
+from neurordl.stimuli import StimulusSet
+from neurordl.stimuli.sets import read_table
+from neurordl.validate import check_choice, listed
 
 
 def select_rdms(
@@ -76,21 +72,65 @@ def select_rdms(
             raise NeurordlError(f"{name!r} is chosen twice, also in select=; choose it once")
         if value is not None:
             wanted[name] = value
-    kept = _pick(rdms, wanted)
-    vectors = np.asarray(rdms.dissimilarities)[kept]
+    chosen = _choose(rdms, wanted)
+    vectors = np.asarray(rdms.dissimilarities)[chosen]
     described = {
-        name: [values[k] for k in kept] for name, values in rdms.rdm_descriptors.items() if name != "index"
+        name: [values[row] for row in chosen]
+        for name, values in rdms.rdm_descriptors.items()
+        if name != "index"
     }
     if average is not None:
         vectors, described = _average(vectors, described, (average,) if isinstance(average, str) else average)
-    # containers are copied, since rsatoolbox writes into those it is given
-    return RDMs(
-        vectors,
-        dissimilarity_measure=rdms.dissimilarity_measure,
-        descriptors=dict(rdms.descriptors),
-        rdm_descriptors=described,
-        pattern_descriptors={name: list(values) for name, values in rdms.pattern_descriptors.items()},
-    )
+    return _like(rdms, vectors, described)
+
+
+def check_one_per_subject(rdms: RDMs) -> RDMs:
+    """Return RDMs if they hold one per subject; sessions, ROIs and time points are never subjects.
+
+    Raises
+    ------
+    NeurordlError
+        Several RDMs of one subject (the message names the descriptors in which they differ), several RDMs
+        without a ``subject``, or a subject without a single measured pair.
+    """
+    _check_rdms(rdms)
+    subjects = subject_names(rdms)
+    groups = _rows_of(subjects)
+    several = {subject: rows for subject, rows in groups.items() if len(rows) > 1}
+    if several:
+        texts = {
+            name: _as_texts(list(values))
+            for name, values in rdms.rdm_descriptors.items()
+            if name not in ("index", "subject")
+        }
+        differing = {
+            name: ", ".join(dict.fromkeys(values))
+            for name, values in texts.items()
+            if any(len({values[row] for row in rows}) > 1 for rows in several.values())
+        }
+        values = ", ".join(f"{name!r} ({values})" for name, values in differing.items())
+        remedy = f"they differ in {values}: use nrl.select_rdms with select= or average= for that"
+        remedy += ", or choose a ROI by roi=" if "roi" in differing else ""
+        if "subject" not in rdms.rdm_descriptors:
+            raise NeurordlError(
+                f"the {len(subjects)} RDMs carry no descriptor 'subject', and position does not tell; set "
+                'rdms.rdm_descriptors["subject"] to the list of subjects'
+                + (f". Or, if they are one subject's, {remedy}" if differing else "")
+            )
+        if not differing:
+            remedy = "no descriptor tells them apart: drop the repeats or add one, such as 'session'"
+        subject, rows = next(iter(several.items()))
+        raise NeurordlError(
+            f"expected one RDM per subject, but subject {subject!r} has {len(rows)} "
+            f"({len(several)} of {len(groups)} subjects have several); {remedy}"
+        )
+    unmeasured = np.flatnonzero(~np.isfinite(rdms.dissimilarities).any(axis=1))
+    if len(unmeasured):
+        names = ", ".join(subjects[row] for row in unmeasured)
+        raise NeurordlError(
+            f"the RDM of subject {names} has no measured pair (NaN everywhere); leave it out by subjects="
+        )
+    return rdms
 
 
 def descriptor_values(rdms: RDMs, name: str) -> list[str]:
@@ -169,10 +209,10 @@ def reindex(rdms: RDMs, ids: Sequence[str]) -> Floats:
     position = match_ids(ids, available).index
     result = np.empty((len(vectors), len(position) * (len(position) - 1) // 2))
     for k, first in enumerate(position[:-1]):  # by rows: index arrays of all pairs would outweigh the RDMs
-        others = position[k + 1 :]
-        pairs = pair_number(np.minimum(first, others), np.maximum(first, others), len(available))
+        later = position[k + 1 :]
+        pairs = pair_number(np.minimum(first, later), np.maximum(first, later), len(available))
         start = triangle_start(len(position), k)
-        result[:, start : start + len(others)] = vectors[:, pairs]
+        result[:, start : start + len(later)] = vectors[:, pairs]
     return result
 
 
@@ -202,7 +242,7 @@ def as_text(value: object, digits: int = 6) -> str:
 def _digits(values: Sequence[Any]) -> int:
     """Digits that keep numbers apart: few where they do, so that 0.1 finds a float32 of a file."""
     numbers = {float(value) for value in values if isinstance(value, float | np.floating) and value == value}
-    enough = (n for n in (6, 9, 12) if len({as_text(one, n) for one in numbers}) == len(numbers))
+    enough = (n for n in (6, 9, 12) if len({as_text(number, n) for number in numbers}) == len(numbers))
     return next(enough, 17)
 
 
@@ -211,27 +251,51 @@ def _as_texts(values: Sequence[Any]) -> list[str]:
     return [as_text(value, digits) for value in values]
 
 
-def _pick(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
+def _rows_of(keys: Iterable[Hashable]) -> dict[Any, list[int]]:
+    """Return the rows of each key, in order of first appearance."""
+    rows: dict[Any, list[int]] = {}
+    for row, key in enumerate(keys):
+        rows.setdefault(key, []).append(row)
+    return rows
+
+
+def _like(
+    rdms: RDMs, vectors: npt.NDArray[Any], described: Mapping[str, Any], order: Sequence[int] | None = None
+) -> RDMs:
+    """Return RDMs of the same stimuli, or some; containers are copied, for rsatoolbox writes into them."""
+    stimuli = {name: list(values) for name, values in rdms.pattern_descriptors.items()}
+    if order is not None:
+        stimuli = {name: [values[k] for k in order] for name, values in stimuli.items() if name != "index"}
+    return RDMs(
+        vectors,
+        dissimilarity_measure=rdms.dissimilarity_measure,
+        descriptors=dict(rdms.descriptors),
+        rdm_descriptors={name: list(values) for name, values in described.items() if name != "index"},
+        pattern_descriptors=stimuli,
+    )
+
+
+def _choose(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
+    """Return the rows of the RDMs whose descriptors have the wanted values."""
     keep = np.ones(rdms.n_rdm, dtype=bool)
-    asked: dict[str, list[str]] = {}
+    columns = {name: descriptor_values(rdms, name) for name in wanted}
+    choices: dict[str, list[str]] = {}
     for name, value in wanted.items():
-        values = descriptor_values(rdms, name)
         single = isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray | set)
         digits = _digits(list(rdms.rdm_descriptors[name]))
-        asked[name] = [as_text(v, digits) for v in ((value,) if single else value)]
-        if unknown := [v for v in asked[name] if v not in values]:
-            known = ", ".join(dict.fromkeys(values))
+        choices[name] = [as_text(choice, digits) for choice in ((value,) if single else value)]
+        if unknown := [choice for choice in choices[name] if choice not in columns[name]]:
+            known = ", ".join(dict.fromkeys(columns[name]))
             raise NeurordlError(f"no RDM has {name} {', '.join(unknown)!r}; the values there are: {known}")
-        keep &= np.isin(values, asked[name])
-    kept = [int(k) for k in np.flatnonzero(keep)]
-    for name, values in asked.items():
-        left = {descriptor_values(rdms, name)[k] for k in kept}
-        if absent := [v for v in values if v not in left]:
-            others = " and ".join(f"{n} {', '.join(v)}" for n, v in asked.items() if n != name)
-            raise NeurordlError(f"no RDM of {name} {', '.join(absent)} has {others}; leave it out")
-    if not kept:
+        keep &= np.isin(columns[name], choices[name])
+    rows = [int(row) for row in np.flatnonzero(keep)]
+    for name, values in choices.items():
+        if absent := sorted(set(values) - {columns[name][row] for row in rows}):
+            rest = " and ".join(f"{other} {', '.join(v)}" for other, v in choices.items() if other != name)
+            raise NeurordlError(f"no RDM of {name} {', '.join(absent)} has {rest}; leave it out")
+    if not rows:
         raise NeurordlError("no RDM was chosen: subjects= or select= holds an empty list; name a value")
-    return kept
+    return rows
 
 
 def _average(
@@ -243,63 +307,187 @@ def _average(
         if name not in described:
             known = ", ".join(sorted(described)) or "none"
             raise NeurordlError(f"cannot average over {name!r}; the RDM descriptors are: {known}")
-    others = {name: values for name, values in described.items() if name not in names}
-    groups: dict[tuple[str, ...], list[int]] = {}
-    texts = [_as_texts(values) for values in others.values()]
-    for k in range(len(vectors)):
-        groups.setdefault(tuple(values[k] for values in texts), []).append(k)
-    means = np.full((len(groups), vectors.shape[1]), np.nan)
-    for mean, members in zip(means, groups.values(), strict=True):
-        stack = vectors[members].astype(np.float64)
-        count = np.isfinite(stack).sum(axis=0)
-        np.divide(np.where(np.isfinite(stack), stack, 0.0).sum(axis=0), count, out=mean, where=count > 0)
-    return means, {name: [values[k[0]] for k in groups.values()] for name, values in others.items()}
+    kept = {name: values for name, values in described.items() if name not in names}
+    texts = [_as_texts(values) for values in kept.values()]
+    groups = list(_rows_of(zip(*texts, strict=True) if texts else [()] * len(vectors)).values())
+    means = np.stack([nan_mean(vectors[rows].astype(np.float64), axis=0) for rows in groups])
+    return means, {name: [values[rows[0]] for rows in groups] for name, values in kept.items()}
 
 
-def check_one_per_subject(rdms: RDMs) -> RDMs:
-    """Return RDMs if they hold one per subject; sessions, ROIs and time points are never subjects.
+# alignment
+
+Alignable = RDMs | DatasetBase | StimulusSet | pd.DataFrame | str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment(Mapping[str, Any]):
+    """Things of the same stimuli in the same order, by name; ``print`` shows what was matched with what.
+
+    Attributes
+    ----------
+    ids
+        The stimuli, in the order of the first thing.
+    things
+        The aligned copies, under the names they were given.
+    matches
+        For each thing but the first, how the first one's ids were found in it; see `Match`.
+    repeats
+        Patterns with several rows of a stimulus, and how many stimuli those are.
+    """
+
+    ids: tuple[str, ...]
+    things: dict[str, Any]
+    matches: dict[str, Match]
+    repeats: dict[str, int]
+
+    def __getitem__(self, name: str) -> Any:
+        """An aligned thing by its name."""
+        return self.things[name]
+
+    def __iter__(self) -> Any:
+        """The names, in the order given."""
+        return iter(self.things)
+
+    def __len__(self) -> int:
+        return len(self.things)
+
+    def __str__(self) -> str:
+        return _table(self.matches, self.repeats, next(iter(self.things)), len(self.ids))
+
+
+def align(
+    things: Mapping[str, Alignable] | None = None,
+    /,
+    *,
+    missing: Literal["error", "ignore"] = "error",
+    **named: Alignable,
+) -> Alignment:
+    """Bring RDMs, patterns, stimuli and tables together by stimulus id.
+
+    Parameters
+    ----------
+    things, named
+        Two or more, by names of your choice: RDMs (pattern descriptor ``stimulus``), a Dataset (observation
+        descriptor ``stimulus``; all rows of a stimulus are kept, in their order), a StimulusSet, a table (a
+        DataFrame or a CSV or TSV file with a column ``id`` or ``stimulus``; in a DataFrame it may be the
+        index). The first one gives the order, and says which stimuli are wanted: what others have beyond is
+        left out.
+    missing
+        "error": every stimulus of the first must be in all others. "ignore": those that are in all are kept.
+
+    Returns
+    -------
+    Alignment
+        A mapping from name to aligned copy; ``print`` it to see how many were matched, missing, unused and
+        reordered.
 
     Raises
     ------
     NeurordlError
-        Several RDMs of one subject (the message names the descriptors in which they differ), several RDMs
-        without a ``subject``, or a subject without a single measured pair.
+        Fewer than two things, a thing without ids, an id that occurs twice, or stimuli that are missing. Ids
+        that differ only in how they are written (see `match_ids`) are pointed out, never matched.
+
+    Examples
+    --------
+    >>> aligned = align(stimuli=stimuli, rdms=rdms, labels="labels.csv")  # doctest: +SKIP
+    >>> print(aligned)  # doctest: +SKIP
+    >>> aligned["rdms"]  # doctest: +SKIP
     """
-    _check_rdms(rdms)
-    described = {name: list(values) for name, values in rdms.rdm_descriptors.items() if name != "index"}
-    subjects = subject_names(rdms)
-    rows: dict[str, list[int]] = {}
-    for k, subject in enumerate(subjects):
-        rows.setdefault(subject, []).append(k)
-    several = {subject: members for subject, members in rows.items() if len(members) > 1}
-    if several:
-        texts = {name: _as_texts(values) for name, values in described.items() if name != "subject"}
-        differing = [
-            name
-            for name, values in texts.items()
-            if any(len({values[k] for k in members}) > 1 for members in several.values())
-        ]
-        values = ", ".join(f"{name!r} ({', '.join(dict.fromkeys(texts[name]))})" for name in differing)
-        remedy = f"they differ in {values}: use nrl.select_rdms with select= or average= for that"
-        remedy += ", or choose a ROI by roi=" if "roi" in differing else ""
-        if "subject" not in described:
-            raise NeurordlError(
-                f"the {len(subjects)} RDMs carry no descriptor 'subject', and position does not tell; set "
-                'rdms.rdm_descriptors["subject"] to the list of subjects'
-                + (f". Or, if they are one subject's, {remedy}" if differing else "")
-            )
-        if not differing:
-            remedy = "no descriptor tells them apart: drop the repeats or add one, such as 'session'"
-        subject, members = next(iter(several.items()))
+    named = {**(things or {}), **named}
+    if len(named) < 2:
         raise NeurordlError(
-            f"expected one RDM per subject, but subject {subject!r} has {len(members)} "
-            f"({len(several)} of {len(rows)} subjects have several); {remedy}"
+            "align takes two or more things by name, as in align(stimuli=stimuli, rdms=rdms), and got "
+            f"{', '.join(named) or 'none'}"
         )
-    measured = np.isfinite(rdms.dissimilarities).any(axis=1)
-    if not measured.all():
-        empty = [name for name, any_pair in zip(subjects, measured, strict=True) if not any_pair]
+    check_choice("missing", missing, ("error", "ignore"))
+    opened = {name: _opened(thing, name) for name, thing in named.items()}
+    rows = {name: _rows_of(_ids(thing, name)) for name, thing in opened.items()}
+    repeats: dict[str, int] = {}
+    for name, thing in opened.items():
+        count = sum(len(places) > 1 for places in rows[name].values())
+        if count and isinstance(thing, DatasetBase):
+            repeats[name] = count
+    unique = {
+        name: tuple(rows[name]) if isinstance(thing, DatasetBase) else _ids(thing, name)
+        for name, thing in opened.items()
+    }
+    first, *rest = named
+    matches: dict[str, Match] = {}
+    problems = []
+    for name in rest:
+        try:
+            matches[name] = match_ids(unique[first], unique[name], names=(first, name), missing=missing)
+        except NeurordlError as error:
+            problems.append(str(error))
+    if problems:
+        raise NeurordlError("\n\n".join(problems))
+    lacking = {stimulus for match in matches.values() for stimulus in match.missing}
+    ids = tuple(stimulus for stimulus in unique[first] if stimulus not in lacking)
+    if not ids:
+        raise NeurordlError(f"no stimulus is in all of {', '.join(named)}; align fewer of them")
+    aligned = {name: _in_order(thing, rows[name], ids) for name, thing in opened.items()}
+    return Alignment(ids, aligned, matches, repeats)
+
+
+def _opened(thing: Any, name: str) -> Any:
+    if isinstance(thing, RDMs | DatasetBase | StimulusSet):
+        return thing
+    if isinstance(thing, pd.DataFrame | str | os.PathLike):
+        return read_table(thing, "id")
+    raise NeurordlError(
+        f"{name} is {type(thing).__name__}; align takes rsatoolbox RDMs and Datasets, StimulusSets, "
+        "DataFrames, and names of CSV or TSV files (load_rdms reads RDM files)"
+    )
+
+
+def _ids(thing: Any, name: str) -> tuple[str, ...]:
+    if isinstance(thing, StimulusSet):
+        return thing.ids
+    if isinstance(thing, pd.DataFrame):
+        return tuple(thing.index)
+    if isinstance(thing, RDMs):
+        return stimulus_ids(thing)
+    if "stimulus" not in thing.obs_descriptors:
         raise NeurordlError(
-            f"the RDM of subject {', '.join(empty)} has no measured pair (NaN everywhere); leave it "
-            "out by subjects="
+            f"the patterns {name} lack the observation descriptor 'stimulus' (they have "
+            f"{listed(thing.obs_descriptors, 99) or 'none'}); set obs_descriptors['stimulus'] to the id "
+            "of each row"
         )
-    return rdms
+    # a list is not made an array, which would turn a missing name among texts into the text 'nan'
+    values = thing.obs_descriptors["stimulus"]
+    return tuple(value.decode() if isinstance(value, bytes) else value for value in values)
+
+
+def _in_order(thing: Any, rows: Mapping[str, Sequence[int]], ids: Sequence[str]) -> Any:
+    """Return a copy with these stimuli, in this order."""
+    if isinstance(thing, StimulusSet):
+        return thing.subset(ids)
+    if isinstance(thing, pd.DataFrame):
+        return thing.loc[list(ids)]
+    order = [row for stimulus in ids for row in rows[stimulus]]
+    if isinstance(thing, RDMs):
+        vectors = reindex(thing, ids).astype(np.asarray(thing.dissimilarities).dtype, copy=False)
+        return _like(thing, vectors, thing.rdm_descriptors, order)
+    return take_rows(thing, order)
+
+
+def _table(matches: Mapping[str, Match], repeats: Mapping[str, int], first: str, kept: int) -> str:
+    """A row for each thing, as wide as its names are long."""
+    wanted = len(next(iter(matches.values())).wanted)
+    head = ("", "matched", "missing", "unused", "repeated", "reordered")
+    rows: list[tuple[str, ...]] = [(first, str(wanted), "0", "0", str(repeats.get(first, 0)), "")]
+    for name, match in matches.items():
+        counts = (len(match.matched), len(match.missing), len(match.unused), repeats.get(name, 0))
+        rows.append((name, *map(str, counts), "yes" if match.reordered else "no"))
+    width = max(len(row[0]) for row in rows)
+    lines = [
+        "  ".join([row[0].ljust(width), *(cell.rjust(9) for cell in row[1:])]).rstrip()
+        for row in [head, *rows]
+    ]
+    lines.append(f"{kept} of {wanted} stimuli of {first} are in all, in its order")
+    for name, match in matches.items():
+        for label, ids in (("missing in", match.missing), ("unused in", match.unused)):
+            if ids:
+                near = near_misses(match) if ids is match.missing else ""
+                lines.append(f"{label} {name}: {listed(ids)}{near}")
+    return "\n".join(lines)

@@ -106,18 +106,26 @@ def evaluate(
     stimuli
         The images, for a run or a network. A run's must be prepared as they were for the run.
     layers
-        Names, globs, "all", or "top": the layers of a network that are inside no other layer.
+        Names of layers or globs such as ``"conv*"``; "all"; or "top", the layers of a network that are
+        inside no other layer.
     comparison
-        How RDMs are compared: a similarity in `COMPARISONS`, or a `Comparison`; see `compare`.
+        Comparison of two RDMs, spelled as in rsatoolbox: "rho-a", "spearman", "corr", "cosine", "tau-a" and
+        others.
+
+        Every similarity in `COMPARISONS`, or a `Comparison`; see `compare`.
     dissimilarity
-        Dissimilarity of the network's patterns. By default that of the data; ``euclidean`` where theirs is
-        crossnobis or Mahalanobis, ``correlation`` where it is unknown, both with a warning.
-    roi, subjects
-        Which ROIs and subjects, as in `select_rdms`. By default each ROI is evaluated, with each subject.
+        Dissimilarity of the network's patterns. By default it is that of the data; "euclidean" where theirs
+        is crossnobis or Mahalanobis, and "correlation" where it is unknown, both with a warning.
+    roi
+        ROIs to evaluate. By default each ROI is evaluated.
+    subjects
+        Subjects whose RDMs are evaluated. By default all are.
     pairs
-        Which pairs of stimuli: "held-out": both stimuli unused by the run; "fitted": both used (fitted or
-        validation); "cross": one of each; "all". By default "held-out" where the run used none of the
-        stimuli, "fitted" where it used all, "all" without a run.
+        Pairs of stimuli of a run that are scored: "held-out" (the run used neither stimulus), "fitted" (it
+        used both, for fitting or validation), "cross" (it used one of them) or "all".
+
+        By default "held-out" where the run used none of the stimuli, "fitted" where it used all, and "all"
+        without a run.
     bootstrap
         What is resampled for intervals and p-values, and so what they generalise to: "subjects", "stimuli",
         "both" (with the correction for two factors; Schütt et al. 2023, eLife 12:e82566), or a `Bootstrap` or

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -176,26 +177,17 @@ def simulate_fmri(
     geometries = dict(patterns) if isinstance(patterns, Mapping) else {"roi": patterns}
     for roi in geometries:
         if not isinstance(roi, str) or not re.fullmatch(r"[A-Za-z0-9][\w. -]*", roi) or roi == "atlas":
-            raise NeurordlError(
-                f"{roi!r} cannot name a ROI and its mask: expected letters and digits, and not 'atlas'"
-            )
+            raise NeurordlError(f"{roi!r} cannot name a ROI: expected letters and digits, not 'atlas'")
     if not 1 <= len(geometries) <= scan.shape[0]:
-        raise NeurordlError(
-            f"shape={scan.shape}: expected a slice of the first axis for each of {len(geometries)} ROIs"
-        )
+        expected = f"a slice of the first axis for each of {len(geometries)} ROIs"
+        raise NeurordlError(f"shape={scan.shape}: expected {expected}")
     check_snr(snr)
     slabs = dict(zip(geometries, np.array_split(np.arange(scan.shape[0]), len(geometries)), strict=True))
+    simulate = partial(simulate_patterns, ids=names, n_subjects=n_subjects, idiosyncrasy=idiosyncrasy)
     signal = {}
     for number, (roi, slab) in enumerate(slabs.items()):
-        signal[roi] = simulate_patterns(
-            geometries[roi],
-            names,
-            n_subjects,
-            n_channels=len(slab) * scan.shape[1] * scan.shape[2],
-            idiosyncrasy=idiosyncrasy,
-            snr=np.inf,
-            seed=seed + 1000 * number,
-        )
+        n_channels, roi_seed = len(slab) * scan.shape[1] * scan.shape[2], seed + 1000 * number
+        signal[roi] = simulate(geometries[roi], n_channels=n_channels, snr=np.inf, seed=roi_seed)
     scan.design(names, np.random.default_rng(seed))  # raises an error before anything is written
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)

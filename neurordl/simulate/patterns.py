@@ -36,7 +36,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids
 from neurordl.measures.dissimilarities import Dissimilarity, dissimilarity_from_text, find_dissimilarity
 from neurordl.rdms.compute import compute_rdms
-from neurordl.rdms.selection import stimulus_ids
+from neurordl.rdms.selection import reindex, stimulus_ids
 from neurordl.validate import check_count, check_number
 
 __all__ = ["Measurement", "patterns_of", "plan_study", "simulate_patterns", "simulate_subjects"]
@@ -388,13 +388,11 @@ def _simulate_study(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about the stimuli that are missing on purpose
         measured = compute_rdms(data, dissimilarity)
-    order = [shown.index(str(name)) for name in measured.pattern_descriptors["stimulus"]]
     measure = find_dissimilarity(dissimilarity)
-    similarities = []
-    for model in models:
-        rows = Dataset(model[chosen][order], obs_descriptors={"stimulus": [shown[k] for k in order]})
-        rdm = compute_rdms(rows, measure if _is_normalized(measure) else "euclidean").dissimilarities[0]
-        similarities.append([_correlation(rdm, other) for other in measured.dissimilarities])
+    datasets = [Dataset(model[chosen], obs_descriptors={"stimulus": shown}) for model in models]
+    true = compute_rdms(datasets, measure if _is_normalized(measure) else "euclidean")
+    expected = reindex(true, stimulus_ids(measured))
+    similarities = [[_correlation(rdm, other) for other in measured.dissimilarities] for rdm in expected]
     if not np.isfinite(similarities).all():
         problem = "a subject has too few pairs, or equal distances"
         raise NeurordlError(f"with {n_stimuli} stimuli {problem}; try more stimuli, or less missing=")

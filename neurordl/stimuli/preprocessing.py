@@ -101,9 +101,7 @@ def image_paths(folder: Path) -> list[Path]:
     paths.sort(key=lambda path: (natural_key(path.stem), path.name))
     for path, following in itertools.pairwise(paths):
         if path.stem == following.stem:
-            raise NeurordlError(
-                f"{path} and {following.name} would both have the id {path.stem!r}; rename one"
-            )
+            raise NeurordlError(f"{path} and {following.name} would both have the id {path.stem!r}")
     return paths
 
 
@@ -143,9 +141,7 @@ def _read(path: Path, prepared: Preprocessing) -> npt.NDArray[np.uint8]:
     if image.mode not in _MODES:
         raise NeurordlError(f"the image {path} has pixels of type {image.mode!r}: save it as 8-bit RGB")
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-        raise NeurordlError(
-            f"the image {path} is partly transparent; save it on the background that was shown"
-        )
+        raise NeurordlError(f"{path} is partly transparent; save it on the background that was shown")
     return _convert(image, prepared)
 
 
@@ -181,9 +177,7 @@ def array_pixels(
     if values.dtype.kind in "iu":
         if values.min() < 0 or values.max() > 255:
             extent = f"{values.min()} to {values.max()}"
-            raise NeurordlError(
-                f"pixels that are whole numbers must lie in 0 to 255, but reach from {extent}"
-            )
+            raise NeurordlError(f"whole-number pixels must lie in 0 to 255, but reach from {extent}")
     elif not floats or not np.isfinite(values).all():
         raise NeurordlError(f"pixels must be whole numbers or finite floats, but are {values.dtype}")
     if preprocessing.get("channels") == 3 and values.shape[1] == 1:
@@ -195,9 +189,7 @@ def array_pixels(
     if values.shape == target:
         pixels = np.array(values, dtype=np.float32 if floats else np.uint8, order="C")
     elif floats:
-        raise NeurordlError(
-            "an array of floats is not resized or turned to grey; do it before, or give uint8"
-        )
+        raise NeurordlError("an array of floats is not resized or turned to grey; give uint8")
     else:
         pixels = np.empty(target, dtype=np.uint8)
         for position, image in enumerate(values.astype(np.uint8)):
@@ -211,8 +203,6 @@ def _channels_first(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return values[:, None]
     first, last = (values.ndim == 4 and values.shape[axis] in (1, 3) for axis in (1, -1))
     if first == last or not values.size:
-        raise NeurordlError(
-            "images must be an array (n, H, W), (n, H, W, C) or (n, C, H, W) with C of 1 or 3 and no other "
-            f"axis like it, but its shape is {values.shape}"
-        )
+        expected = "(n, H, W), (n, H, W, C) or (n, C, H, W) with C of 1 or 3 and no other axis like it"
+        raise NeurordlError(f"images must be an array {expected}, but its shape is {values.shape}")
     return values if first else np.moveaxis(values, 3, 1)

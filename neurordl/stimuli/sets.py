@@ -296,10 +296,9 @@ class StimulusSet:
         chosen[held_out] = True
         training, test = self._take(np.flatnonzero(~chosen)), self._take(np.flatnonzero(chosen))
         if min(len(training), len(test)) < _SMALLEST_PART:
-            raise NeurordlError(
-                f"{len(self)} stimuli cannot be split into {len(training)} for training and {len(test)} held "
-                f"out: each part needs at least {_SMALLEST_PART}; use more stimuli or another fraction"
-            )
+            sizes = f"{len(training)} for training and {len(test)} held out"
+            problem = f"{len(self)} stimuli cannot be split into {sizes}"
+            raise NeurordlError(f"{problem}: each part needs at least {_SMALLEST_PART}")
         held_out_ids = (*self.held_out_ids, *test.ids)
         return replace(training, held_out_ids=held_out_ids), replace(test, held_out_ids=())
 
@@ -395,9 +394,7 @@ def _labels_of(
         return None, None
     values = table[column]
     if missing := table.index[values.isna() | (values.astype(str) == "")].tolist():
-        raise NeurordlError(
-            f"{len(missing)} stimuli have no label, such as {missing[0]!r}; label all or none"
-        )
+        raise NeurordlError(f"{len(missing)} stimuli have no label, such as {missing[0]!r}")
     if pd.api.types.is_numeric_dtype(values):
         numbers = values.to_numpy(dtype=np.float64)
         if (fractions := numbers[numbers % 1 != 0]).size:

@@ -1,32 +1,141 @@
-"""Networks of anyone: by ``package.module:factory`` or by name, with weights from a file."""
+"""Networks by name (of this package, of torchvision and timm, or your own), and weights from a file."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import inspect
 import os
 import re
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from neurordl.errors import NeurordlError
-from neurordl.students.registry import STUDENTS, build
+from neurordl.students.networks import mlp, nin, resnet18, small_cnn, with_spec
+from neurordl.validate import check_count, listed
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+__all__ = ["STUDENTS", "build", "load_network", "load_weights"]
 
-__all__ = ["load_network", "load_weights"]
+STUDENTS: dict[str, Callable[..., nn.Module]] = {
+    "small_cnn": small_cnn,
+    "nin": nin,
+    "resnet18": resnet18,
+    "mlp": mlp,
+}
+_PACKAGES = ("torchvision", "timm")
 
-# Where training code keeps the weights within a checkpoint, and what wrappers put before their names.
+# Where training code keeps the weights within a checkpoint, and the prefixes that wrappers add to names.
 _WITHIN = ("state_dict", "model_state_dict", "model", "net")
 _PREFIX = re.compile(r"^(module|_orig_mod|model)\.")
+
+
+def build(
+    name: str,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a student by name: a module (n, in_channels, height, width) -> (n, num_classes).
+
+    Parameters
+    ----------
+    name : str
+        A key of ``STUDENTS``, or ``"torchvision:NAME"`` or ``"timm:NAME"`` for a network of those packages.
+    num_classes : int
+        Number of outputs.
+    in_channels : int
+        Channels of the images.
+    image_size : int or (int, int), optional
+        Height and width of the images, which only an ``mlp`` needs.
+    **options
+        Further arguments of the network. Networks of torchvision and timm are untrained unless an option
+        asks for trained weights.
+
+    Returns
+    -------
+    torch.nn.Module
+        The network, with random weights.
+
+    Raises
+    ------
+    NeurordlError
+        If the name is unknown (the nearest are listed), an option is unknown, or a package is missing or does
+        not load.
+
+    Examples
+    --------
+    >>> type(build("small_cnn", num_classes=4)).__name__
+    'Sequential'
+    """
+    check_count("num_classes", num_classes)
+    check_count("in_channels", in_channels)
+    package, _, network = name.partition(":")
+    if network and package in _PACKAGES:
+        student = _from_package(package, network, num_classes, in_channels, options)
+        return with_spec(student, name=name, num_classes=num_classes, in_channels=in_channels, **options)
+    if name not in STUDENTS:
+        known = f"{', '.join(STUDENTS)}, torchvision:NAME or timm:NAME"
+        raise NeurordlError(f"no student is called {name!r}{_near(name, STUDENTS)}; give one of {known}")
+    accepted = list(inspect.signature(STUDENTS[name]).parameters)[2:]
+    if unknown := sorted(set(options) - set(accepted)):
+        raise NeurordlError(f"{name} has no option {', '.join(unknown)}; it takes {', '.join(accepted)}")
+    if image_size is not None and "image_size" in accepted:
+        options["image_size"] = image_size
+    return STUDENTS[name](num_classes, in_channels, **options)
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=3)
+    return f" (did you mean {' or '.join(matches)}?)" if matches else ""
+
+
+def _from_package(
+    package: str, name: str, classes: int, channels: int, options: Mapping[str, Any]
+) -> nn.Module:
+    """Build a network of torchvision or timm."""
+    library = _import(package)
+    if package == "timm":
+        known, make = library.list_models(), library.create_model
+        options = {"in_chans": channels, **options}
+    else:
+        known, make = library.models.list_models(module=library.models), library.models.get_model
+        if channels != 3:
+            raise NeurordlError(f"torchvision:{name} takes images of 3 channels, but these have {channels}")
+    if name.partition(".")[0] not in known:  # timm names trained weights as network.weights
+        raise NeurordlError(f"{package} has no classification network {name!r}{_near(name, known)}")
+    options = {"num_classes": classes, **options}
+    try:
+        network: nn.Module = make(name, **options)
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise NeurordlError(f"{package}:{name} could not be built with {options}: {error}") from error
+    return network
+
+
+def _import(package: str) -> ModuleType:
+    """Import an optional package; the error says what to install."""
+    try:
+        return importlib.import_module(package)
+    except (ImportError, OSError, RuntimeError) as error:
+        remedy = f"{package} is not installed: pip install 'neurordl[{package}]'"
+        if not isinstance(error, ModuleNotFoundError) or error.name != package:
+            # Most often a torchvision of another build than torch: CUDA beside CPU-only, another version.
+            remedy = (
+                f"{package} is installed but does not load beside torch {torch.__version__} ({error}): "
+                "install what it lacks; torchvision must be made for this torch (pytorch.org/get-started)"
+            )
+        raise NeurordlError(remedy) from error
 
 
 def load_network(
@@ -41,7 +150,7 @@ def load_network(
     Parameters
     ----------
     name : str
-        ``"package.module:factory"``, a function of your own that returns a module (importable, or in the
+        ``"package.module:factory"`` for a function of your own that returns a module (importable, or in the
         current folder); ``"torchvision:NAME"``, ``"timm:NAME"``; or one of ``STUDENTS``.
     checkpoint : path, optional
         File with the weights: .safetensors; .pth, .pt or .ckpt of torch; or .npz.
@@ -50,30 +159,29 @@ def load_network(
     pretrained : bool
         Use the trained weights of torchvision or timm, which they download.
     **options
-        Passed on to the factory or to `build`.
+        Further arguments of the factory or of `build`.
 
     Returns
     -------
     torch.nn.Module
+        The network.
 
     Raises
     ------
     NeurordlError
-        A name that leads to no network, or weights that do not fit.
+        If the name leads to no network, or the weights do not fit.
     """
     package, _, factory = name.partition(":")
     if factory and package.endswith(".py"):
         file = PurePath(package)
-        far = file.is_absolute() or ".." in file.parts
-        module = file.stem if far else ".".join(file.with_suffix("").parts)
-        where = f", and run where {file.name} lies" if far else ""
-        raise NeurordlError(f"{name} names a file, not a module; write {module}:{factory}{where}")
-    if package in ("torchvision", "timm") and factory:
+        elsewhere = file.is_absolute() or ".." in file.parts
+        module = file.stem if elsewhere else ".".join(file.with_suffix("").parts)
+        folder = f", and run in the folder of {file.name}" if elsewhere else ""
+        raise NeurordlError(f"{name} names a file, not a module; write {module}:{factory}{folder}")
+    if factory and package in _PACKAGES:
         if pretrained:
-            options["weights" if package == "torchvision" else "pretrained"] = (
-                "DEFAULT" if package == "torchvision" else True
-            )
-        network = build(name, options.pop("num_classes", 1000), **options)
+            options |= {"weights": "DEFAULT"} if package == "torchvision" else {"pretrained": True}
+        network = build(name, **{"num_classes": 1000, **options})
     elif pretrained:
         raise NeurordlError(f"{name} has no trained weights of its own; give a checkpoint")
     elif name in STUDENTS:
@@ -81,39 +189,33 @@ def load_network(
     elif factory:
         network = _from_factory(package, factory, options)
     else:
-        raise NeurordlError(
-            f"{name!r} names no network: give package.module:factory, torchvision:NAME, timm:NAME or one of "
-            f"{', '.join(STUDENTS)}"
-        )
+        known = f"package.module:factory, torchvision:NAME, timm:NAME or one of {', '.join(STUDENTS)}"
+        raise NeurordlError(f"{name!r} names no network: give {known}")
     if checkpoint is not None:
         load_weights(network, checkpoint)
     return network.eval()
 
 
 def _from_factory(package: str, factory: str, options: Mapping[str, Any]) -> nn.Module:
-    with _current_folder():
-        try:
-            made = getattr(importlib.import_module(package), factory)
-        except ModuleNotFoundError as error:
-            raise NeurordlError(
-                f"{package}:{factory}: {error}; install it, or run where {package.partition('.')[0]}.py lies"
-            ) from error
-        except AttributeError as error:
-            raise NeurordlError(f"the module {package} has no {factory!r}; check its name") from error
-        except Exception as error:  # somebody's module may raise anything
-            raise NeurordlError(f"the module {package} cannot be imported: {error!r}") from error
-    if isinstance(made, nn.Module):
-        return made
     try:
-        network = made(**options)
-    except Exception as error:
-        raise NeurordlError(
-            f"{package}:{factory} could not be called with {dict(options)}: {error!r}"
-        ) from error
+        with _current_folder():
+            network = getattr(importlib.import_module(package), factory)
+    except ModuleNotFoundError as error:
+        remedy = f"install it, or run in the folder of {package.partition('.')[0]}.py"
+        raise NeurordlError(f"{package}:{factory}: {error}; {remedy}") from error
+    except AttributeError as error:
+        raise NeurordlError(f"the module {package} has no {factory!r}; check its name") from error
+    except Exception as error:  # a user's module may raise any error
+        raise NeurordlError(f"the module {package} cannot be imported: {error!r}") from error
     if not isinstance(network, nn.Module):
-        raise NeurordlError(
-            f"{package}:{factory} gave {type(network).__name__}; it must return a torch.nn.Module"
-        )
+        try:
+            network = network(**options)
+        except Exception as error:
+            call = f"{package}:{factory} could not be called with {dict(options)}"
+            raise NeurordlError(f"{call}: {error!r}") from error
+    if not isinstance(network, nn.Module):
+        result = type(network).__name__
+        raise NeurordlError(f"{package}:{factory} gave {result}; it must return a torch.nn.Module")
     return network
 
 
@@ -135,43 +237,34 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     network : torch.nn.Module
-    path
-        ``.safetensors``; ``.pth``, ``.pt`` or ``.ckpt`` of torch (read with ``weights_only``; the weights
-        themselves, or under ``state_dict``, ``model_state_dict``, ``model`` or ``net``); ``.npz`` with an
-        array for each name. A prefix that wrappers put before all names (``module.``) is dropped.
+        Network, which is changed in place.
+    path : path
+        ``.safetensors``; ``.pth``, ``.pt`` or ``.ckpt`` of torch (read with ``weights_only``), which hold the
+        weights themselves, or under ``state_dict``, ``model_state_dict``, ``model`` or ``net``; or ``.npz``
+        with an array for each name. A prefix that wrappers add to all names (``module.``) is dropped.
 
     Raises
     ------
     NeurordlError
-        The file is missing, damaged or of another kind, or its names or shapes are not the network's.
+        If the file is missing, damaged or of another type, or its names or shapes are not the network's.
     """
-    source = Path(path)
+    source, expected = Path(path), network.state_dict()
     state = _read_state(source)
-    own = network.state_dict()
-    while not set(state) & set(own) and all(_PREFIX.match(name) for name in state):
+    while not set(state) & set(expected) and all(_PREFIX.match(name) for name in state):
         state = {_PREFIX.sub("", name): value for name, value in state.items()}
-    missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    # batch norm's counter came late and does nothing in eval mode
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if missing or unknown:
-        told = [f"it lacks {', '.join(missing[:3])}"] if missing else []
-        told += [f"it has {', '.join(unknown[:3])}, which the network has not"] if unknown else []
+    # Older checkpoints lack batch norm's counter, which does nothing in eval mode.
+    absent = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = sorted(set(state) - set(expected))
+    differences = [f"it lacks {listed(absent, 3)}"] if absent else []
+    differences += [f"it has {listed(unknown, 3)}, which the network has not"] if unknown else []
+    for name in set(expected) & set(state):
+        if not nn.parameter.is_lazy(expected[name]) and state[name].shape != expected[name].shape:
+            sizes = (" x ".join(map(str, it[name].shape)) or "one number" for it in (state, expected))
+            differences.append("{} is {} in the file and {} in the network".format(name, *sizes))
+    if differences:
         raise NeurordlError(
-            f"the weights in {source} are not those of this {type(network).__name__}: {' and '.join(told)} "
-            f"({len(missing)} missing, {len(unknown)} unknown of {len(own)})"
-        )
-    shapes = {
-        name: (tuple(state[name].shape), tuple(one.shape))
-        for name, one in own.items()
-        if name in state and not nn.parameter.is_lazy(one)
-    }
-    unfit = [name for name, (theirs, ours) in shapes.items() if theirs != ours]
-    if unfit:
-        theirs, ours = (" x ".join(map(str, shape)) or "one number" for shape in shapes[unfit[0]])
-        raise NeurordlError(
-            f"the weights in {source} do not fit this {type(network).__name__}: {unfit[0]} is {theirs} there "
-            f"and {ours} in the network ({len(unfit)} of {len(own)} differ); make the network as the one "
-            "that was trained: as many classes, channels and units"
+            f"the weights in {source} are not those of this {type(network).__name__}: "
+            f"{listed(differences, 3)}; make it with as many layers, classes, channels and units"
         )
     try:
         network.load_state_dict(state, strict=False)
@@ -180,43 +273,31 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def _read_state(source: Path) -> dict[str, Tensor]:
+    suffix = source.suffix.lower()
     if not source.is_file():
         raise NeurordlError(f"there is no checkpoint {source}; check the path")
-    kind = source.suffix.lower()
+    if suffix not in (".safetensors", ".npz", ".pth", ".pt", ".ckpt"):
+        raise NeurordlError(f"{source} is not a checkpoint of .safetensors, .pth, .pt, .ckpt or .npz")
     try:
-        if kind == ".safetensors":
-            from safetensors.torch import load_file
-
+        if suffix == ".safetensors":
             return load_file(source)
-        if kind == ".npz":
+        if suffix == ".npz":
             with np.load(source, allow_pickle=False) as archive:
                 return {name: torch.from_numpy(archive[name]) for name in archive.files}
-        if kind not in (".pth", ".pt", ".ckpt"):
-            raise NeurordlError(
-                f"{source} is no checkpoint that is read here: give .safetensors, .pth, .pt, .ckpt or .npz"
-            )
         state = torch.load(source, map_location="cpu", weights_only=True)
-    except NeurordlError:
-        raise
-    except Exception as error:  # damaged bytes raise nearly anything, and so does what would unpickle
-        short = str(error).splitlines()[0] if str(error) else repr(error)
+    except Exception as error:  # damaged bytes raise nearly any error, and so do pickled objects
+        message = str(error) or repr(error)
         refused = type(error).__name__ == "UnpicklingError"
-        pickled = (refused and "unsupported global" in str(error).lower()) or (
-            kind == ".npz" and "allow_pickle" in short and zipfile.is_zipfile(source)
-        )
-        if pickled:
-            raise NeurordlError(
-                f"{source} holds pickled objects, which are not read; save the state_dict: "
-                "torch.save(network.state_dict(), path)"
-            ) from error
-        # what torch and numpy say of such bytes is how to unpickle them
-        told = "" if refused or "pickle" in short else f" ({short})"
-        raise NeurordlError(
-            f"cannot read {source}: it is damaged{told}; save or download it again"
-        ) from error
+        pickled_array = suffix == ".npz" and "allow_pickle" in message and zipfile.is_zipfile(source)
+        if pickled_array or (refused and "unsupported global" in message.lower()):
+            remedy = "save the state_dict: torch.save(network.state_dict(), path)"
+            raise NeurordlError(f"{source} holds pickled objects, which are not read; {remedy}") from error
+        # The messages of torch and numpy about such bytes recommend unpickling them.
+        detail = "" if refused or "pickle" in message else f" ({message.splitlines()[0]})"
+        raise NeurordlError(f"cannot read {source}: it is damaged{detail}; download it again") from error
     for key in _WITHIN:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(one, Tensor) for one in state.values()):
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise NeurordlError(f"{source} holds no weights by name; save model.state_dict() with torch.save")
     return {str(name): value for name, value in state.items()}

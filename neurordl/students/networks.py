@@ -34,9 +34,9 @@ def _noted(make: Callable[Options, nn.Module]) -> Callable[Options, nn.Module]:
 
     @functools.wraps(make)
     def noting(*args: Options.args, **options: Options.kwargs) -> nn.Module:
-        given = inspect.signature(make).bind(*args, **options)
-        given.apply_defaults()
-        return with_spec(make(*args, **options), name=make.__name__, **given.arguments)
+        arguments = inspect.signature(make).bind(*args, **options)
+        arguments.apply_defaults()
+        return with_spec(make(*args, **options), name=make.__name__, **arguments.arguments)
 
     return noting
 
@@ -228,8 +228,6 @@ class _Pixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self.shape:
-            raise NeurordlError(
-                f"this mlp takes images of shape {self.shape} (channels, height, width), but got "
-                f"{tuple(x.shape[1:])}: build it with their in_channels and image_size."
-            )
+            shapes = f"{self.shape} (channels, height, width), but got {tuple(x.shape[1:])}"
+            raise NeurordlError(f"this mlp takes images of shape {shapes}; build it with their image_size")
         return x.flatten(1)

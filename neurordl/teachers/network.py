@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -13,32 +13,34 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import Match
 from neurordl.io import sha256_state
 from neurordl.measures.condensed import condensed_index
-from neurordl.measures.dissimilarities import DissimilarityLike, network_dissimilarity
+from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, network_dissimilarity
 from neurordl.patterns.network import OUTPUT, as_input, frozen_eval, read_layers, resolve_layers
 from neurordl.stimuli import StimulusSet
-from neurordl.teachers.base import Batch, ById, Target
+from neurordl.teachers.base import Batch, ById, Record, Target, Teacher
+from neurordl.validate import check_choice
 
 _AT_ONCE = 64
 
 
 class NetworkTeacher:
-    """A DNN that teaches: frozen, in eval mode whatever the student does.
+    """A DNN that teaches: frozen, and in eval mode whatever the student's mode.
 
-    The model is copied when the teacher is made, so that nothing that happens to the original (training, a
-    change of mode) reaches the teacher, and the teacher reaches no optimiser and no checkpoint. It runs in
-    the precision of its own weights, with a cache or without, whatever the student's mixed precision: give
-    ``model.bfloat16()`` for a teacher that is to run in that.
+    The model is copied when the teacher is made, so that later changes of the original (training, a change of
+    mode) do not reach the teacher, and the teacher reaches no optimizer and no checkpoint. It runs in the
+    precision of its own weights, with a cache or without, whatever the student's mixed precision: give
+    ``model.bfloat16()`` for a teacher in that precision.
 
     Parameters
     ----------
     model : torch.nn.Module
+        Network.
     layers : str or sequence of str
         Names, globs or ``"all"``; ``""`` is its output. ``teacher["layer3"]`` teaches the RDMs of one layer.
     cache : StimulusSet, optional
-        For images that are not augmented: the features of these stimuli are computed once, then looked up by
-        id. They may be prepared otherwise than the student's images (a larger size, another normalisation).
-    dissimilarity : str or callable
-        Measure of its RDMs unless the loss names one.
+        Stimuli whose features are computed once and then looked up by id, for images that are not augmented.
+        They may be prepared otherwise than the student's images (a larger size, another normalization).
+    dissimilarity : str, Dissimilarity or callable
+        Dissimilarity of its RDMs, unless the loss names one.
 
     Raises
     ------
@@ -62,58 +64,53 @@ class NetworkTeacher:
         self._ids = ById(cache.ids, "error", "cached stimuli") if cache is not None else None
 
     def __getitem__(self, layer: str) -> LayerTeacher:
-        if layer not in self.layers:
-            raise NeurordlError(
-                f"the teacher does not read layer {layer!r}; it reads {', '.join(map(repr, self.layers))}"
-            )
+        layer = check_choice("the teacher's layer", layer, self.layers)
         return LayerTeacher(self, layer, self.dissimilarity)
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         """Features (n, ...) of its layers, and its output under ``""``, from one pass or the cache."""
         if self._ids is None:
             return self._run(batch.images)
-        rows = torch.from_numpy(self._ids.rows(batch.ids))
-        device = batch.images.device
+        rows, device = torch.from_numpy(self._ids.rows(batch.ids)), batch.images.device
         return {name: table[rows].to(device) for name, table in self._cache(device).items()}
 
     def _run(self, images: Tensor) -> dict[str, Tensor]:
-        self._model.to(images.device)
-        images = as_input(images, self._model)
+        images = as_input(images, self._model.to(images.device))
         # The same features live and from the cache, which may be made in or out of the student's autocast.
         with frozen_eval(self._model), torch.autocast(images.device.type, enabled=False):
-            # The output is there for soft targets: it may be anything as long as nobody asks for it.
-            wanted = list(dict.fromkeys([*self.layers, OUTPUT]))
-            features = read_layers(self._model, images, wanted, missing=True)[1]
+            # Soft targets need the output, which may be of any form for other losses.
+            names = list(dict.fromkeys([*self.layers, OUTPUT]))
+            features = read_layers(self._model, images, names, missing=True)[1]
             if absent := [layer for layer in self.layers if layer not in features]:
-                read_layers(self._model, images, absent)  # raises with the reason
+                read_layers(self._model, images, absent)  # raises an error with the reason
         return features
 
     def _cache(self, device: torch.device) -> dict[str, Tensor]:
         """Features of all cached stimuli, in the order of `_ids`; one table for all permuted controls."""
         if not self._table and self._cached is not None and self._ids is not None:
             stimuli = self._cached.subset(self._ids.ids)
-            starts = range(0, len(stimuli), _AT_ONCE)
-            images = (stimuli.images(slice(start, start + _AT_ONCE)) for start in starts)
-            parts = [{name: one.cpu() for name, one in self._run(some.to(device)).items()} for some in images]
-            self._table.update({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+            parts: dict[str, list[Tensor]] = {}
+            for start in range(0, len(stimuli), _AT_ONCE):
+                images = stimuli.images(slice(start, start + _AT_ONCE)).to(device)
+                for name, values in self._run(images).items():
+                    parts.setdefault(name, []).append(values.cpu())
+            self._table.update({name: torch.cat(values) for name, values in parts.items()})
         return self._table
 
     def match(self, ids: Sequence[str]) -> Match | None:
-        """Match ids with the cached stimuli's, where there is a cache."""
+        """Match ids with those of the cached stimuli, if there is a cache."""
         return self._ids.match(ids) if self._ids is not None else None
 
     def permuted(self, ids: Sequence[str], seed: int, within: Mapping[str, object] | None = None) -> Self:
-        """A control, as `RDMTeacher.permuted`; needs ``cache=``: another stimulus's features are answered."""
+        """A control, as `RDMTeacher.permuted`: features of other stimuli, which needs ``cache=``."""
         if self._ids is None:
-            raise NeurordlError(
-                "a permuted control of a network answers with other stimuli's features: give cache=stimuli"
-            )
+            raise NeurordlError("a permuted control has the features of other stimuli: give cache=stimuli")
         control = copy.copy(self)
         control._ids = self._ids.permuted(ids, seed, within)
         return control
 
-    def describe(self) -> dict[str, Any]:
-        """Kind, model, layers and a checksum of its weights."""
+    def describe(self) -> Record:
+        """What ``run.json`` records of the teacher, with a checksum of its weights."""
         return {
             "teacher": "NetworkTeacher",
             "model": type(self._model).__name__,
@@ -124,14 +121,17 @@ class NetworkTeacher:
         }
 
 
-class LayerTeacher:
+class LayerTeacher(Teacher):
     """One layer of a `NetworkTeacher`: the RDM of a batch, from the features that were computed for it."""
-
-    transformed = False
 
     def __init__(self, network: NetworkTeacher, layer: str, dissimilarity: DissimilarityLike) -> None:
         self.network, self.layer = network, layer
-        self.dissimilarity = network_dissimilarity(dissimilarity)
+        self._dissimilarity = network_dissimilarity(dissimilarity)
+
+    @property
+    def dissimilarity(self) -> Dissimilarity:
+        """The dissimilarity of its RDMs."""
+        return self._dissimilarity
 
     def measured_by(self, dissimilarity: DissimilarityLike) -> LayerTeacher:
         """The same layer under another dissimilarity."""
@@ -140,34 +140,26 @@ class LayerTeacher:
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
         """The RDM of the network's features for this batch.
 
-        Undefined pairs have weight 0, and so has a stimulus that came twice, by id, with itself, as with
-        measured teachers: its distance, 0 of any network, would teach nothing and look like agreement. Images
-        without ids are all taken for different ones.
+        Undefined pairs have weight 0. So have, as with measured teachers, pairs of a stimulus (by id) with
+        itself: their distance, 0 in any network, would teach nothing and look like agreement. Images without
+        ids are all taken as different stimuli.
         """
         with torch.no_grad():
             rdm = self.dissimilarity(features[self.layer].flatten(1).float())[None]
         measured = torch.isfinite(rdm)
         if batch.ids is not None and len(set(batch.ids)) < len(batch.ids):
-            first = {stimulus: place for place, stimulus in reversed(list(enumerate(batch.ids)))}
-            same = torch.tensor([first[stimulus] for stimulus in batch.ids], device=rdm.device)
-            i, j = condensed_index(len(same), rdm.device)
-            measured &= same[i] != same[j]
+            first = {stimulus: row for row, stimulus in reversed(list(enumerate(batch.ids)))}
+            rows = torch.tensor([first[stimulus] for stimulus in batch.ids], device=rdm.device)
+            i, j = condensed_index(len(rows), rdm.device)
+            measured &= rows[i] != rows[j]
         return Target(rdm.nan_to_num(nan=0.0), measured.to(rdm.dtype))
 
     def match(self, ids: Sequence[str]) -> Match | None:
-        """Match ids with the network's cached stimuli, where there are any."""
+        """Match ids with those of the network's cached stimuli, if there are any."""
         return self.network.match(ids)
 
-    def prepare(self, ids: Sequence[str]) -> Match | None:
-        """Match the training stimuli."""
-        return self.match(ids)
-
-    def groups(self, ids: Sequence[str]) -> list[list[str]]:
-        """All stimuli may share a batch."""
-        return [list(ids)]
-
-    def describe(self) -> dict[str, Any]:
-        """The network's description, with this layer and measure."""
+    def describe(self) -> Record:
+        """What ``run.json`` records of the network, with this layer and its dissimilarity."""
         return {
             **self.network.describe(),
             "layer": self.layer,

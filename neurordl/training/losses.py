@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,8 +24,8 @@ from neurordl.measures.dissimilarities import (
 )
 from neurordl.patterns.network import OUTPUT
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Target, Teacher
-from neurordl.teachers.base import spelled
-from neurordl.validate import check_choice, check_number
+from neurordl.teachers.base import Record, spelled
+from neurordl.validate import check_choice, check_number, listed
 
 Features = Mapping[str, Tensor]
 
@@ -64,11 +65,19 @@ def check_weight(weight: Weight) -> Weight:
         raise NeurordlError(f"{error}, a function of the step, or TaskRatio(ratio)") from None
 
 
-def weight_at(step: int | None, weight: Callable[[int], float], name: str) -> float:
-    """The value of a schedule at a step."""
+def weight_at(step: int | None, loss: TransferLoss, value: Tensor, task: Tensor | None) -> float | Tensor:
+    """The weight of a loss at a step, at which it has this value and the task loss that one."""
+    weight = loss.weight
+    if isinstance(weight, TaskRatio):
+        if task is None:
+            raise NeurordlError("TaskRatio needs a task loss; give a number where task=None")
+        ratio = weight.ratio * task.detach() / value.detach().abs().clamp(min=1e-12)
+        return torch.where(torch.isfinite(ratio), ratio, 0.0)
+    if not callable(weight):
+        return weight
     if step is None:
         raise NeurordlError("a weight is a function of the step: pass step= to the objective")
-    return check_number(f"{name}: weight(step={step})", float(weight(step)), 0)
+    return check_number(f"{loss.name}: weight(step={step})", float(weight(step)), 0)
 
 
 def _describe_weight(weight: Weight) -> Any:
@@ -76,11 +85,9 @@ def _describe_weight(weight: Weight) -> Any:
     if isinstance(weight, TaskRatio) or not callable(weight):
         return spelled(weight)
     values = {}
-    for step in (0, 1, 10, 100, 1000):
-        try:
+    with suppress(Exception):  # a schedule may be defined for the steps of its run only
+        for step in (0, 1, 10, 100, 1000):
             values[str(step)] = float(weight(step))
-        except Exception:  # a schedule may be defined for the steps of its run only
-            break
     return {"schedule": spelled(weight), "at": values}
 
 
@@ -155,7 +162,7 @@ class TransferLoss:
         """The network that is run on each batch for the teacher's features, if the teacher is one."""
         return self.teacher.network if isinstance(self.teacher, LayerTeacher) else None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Record:
         """What ``run.json`` records of the loss."""
         return {
             "loss": type(self).__name__,
@@ -167,19 +174,15 @@ class TransferLoss:
 
 def check_loss(loss: Any) -> TransferLoss:
     """Return an object if it has all that `Objective` needs of a loss; the error lists what it lacks."""
-    missing = [
-        name
-        for name in ("name", "weight", "layers", "teacher", "network", "describe")
-        if not hasattr(loss, name)
-    ]
-    forward = getattr(type(loss), "forward", None)
-    if not callable(loss) or (isinstance(loss, nn.Module) and forward is nn.Module.forward):
-        missing.append("forward" if isinstance(loss, nn.Module) else "__call__")
+    needed = ("name", "weight", "layers", "teacher", "network", "describe")
+    missing = [name for name in needed if not hasattr(loss, name)]
+    is_module = isinstance(loss, nn.Module)
+    if not callable(loss) or (is_module and type(loss).forward is nn.Module.forward):
+        missing.append("forward" if is_module else "__call__")
     if missing:
         raise NeurordlError(
-            f"losses: a {type(loss).__name__} is no loss, for it lacks {', '.join(missing)}; "
-            "make one with RDMLoss(teacher, layer=...), or derive your own from neurordl.TransferLoss, which "
-            "has defaults"
+            f"losses: a {type(loss).__name__} is no loss, for it lacks {', '.join(missing)}; make one with "
+            "RDMLoss(teacher, layer=...), or derive your own from neurordl.TransferLoss, which has defaults"
         )
     check_weight(loss.weight)
     checked: TransferLoss = loss
@@ -251,10 +254,7 @@ class RDMLoss(TransferLoss):
         else:
             self.dissimilarity = network_dissimilarity(dissimilarity)
         if not self.dissimilarity.differentiable:
-            raise NeurordlError(
-                f"dissimilarity={self.dissimilarity.name!r} has no gradient and cannot train a network; "
-                "choose another one for the student"
-            )
+            raise NeurordlError(f"dissimilarity={self.dissimilarity.name!r} has no gradient; take another")
         if comparison is None:
             comparison = "corr" if self.network is None else "mse"
         chosen = find_comparison(comparison, higher_is_better=False)
@@ -264,19 +264,16 @@ class RDMLoss(TransferLoss):
 
     def _check_same_unit(self) -> None:
         theirs = self.teacher.dissimilarity
-        if theirs is not None:
-            theirs = find_dissimilarity(theirs)
         if getattr(self.teacher, "transformed", False):
-            raise NeurordlError(
-                f"comparison={self.comparison!r} against a standardized or ranked RDM has no common unit; "
-                "use 'corr', or scale=True"
-            )
-        if theirs != self.dissimilarity:
-            raise NeurordlError(
-                f"comparison={self.comparison!r} between the teacher's {theirs and theirs.name!r} and the "
-                f"student's {self.dissimilarity.name!r} RDM has no common unit; use 'corr', give the same "
-                "dissimilarity, or scale=True"
-            )
+            difference = "against a standardized or ranked RDM"
+        elif theirs is None or find_dissimilarity(theirs) != self.dissimilarity:
+            difference = f"of {self.dissimilarity} with the teacher's {theirs} RDM"
+        else:
+            return
+        raise NeurordlError(
+            f"comparison={self.comparison!r} {difference} has no common unit; use 'corr', the same "
+            "dissimilarity for both, or scale=True"
+        )
 
     def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """The mean loss over the teacher's RDMs for which it is defined."""
@@ -301,24 +298,21 @@ class RDMLoss(TransferLoss):
         if self.pairs != "all":
             if batch.labels is None:
                 raise NeurordlError(
-                    f"pairs={self.pairs!r} needs the labels of the stimuli; give the StimulusSet labels"
+                    f"pairs={self.pairs!r} needs the labels of the stimuli in the StimulusSet"
                 )
             i, j = condensed_index(len(batch.labels), batch.labels.device)
             same = (batch.labels[i] == batch.labels[j]).to(rdm.device)
             weights = weights * (same if self.pairs == "within" else ~same)
         return torch.where(defined, rdm, 0.0)[None], weights
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Record:
         """What ``run.json`` records of the loss."""
         return {
-            "loss": "RDMLoss",
-            "layer": self.layer,
+            **super().describe(),
             "dissimilarity": self.dissimilarity.name,
             "comparison": self.comparison,
             "pairs": self.pairs,
-            "weight": _describe_weight(self.weight),
             "scale": self.scale,
-            "teacher": self.teacher.describe(),
         }
 
 
@@ -342,9 +336,7 @@ class SoftTargetLoss(TransferLoss):
 
     def __init__(self, teacher: NetworkTeacher, temperature: float = 4.0, weight: Weight = 1.0) -> None:
         if not isinstance(teacher, NetworkTeacher):
-            raise NeurordlError(
-                f"SoftTargetLoss needs the outputs of a NetworkTeacher, not a {type(teacher).__name__}"
-            )
+            raise NeurordlError(f"SoftTargetLoss needs a NetworkTeacher, not a {type(teacher).__name__}")
         self.teacher: Teacher = LayerTeacher(teacher, OUTPUT, teacher.dissimilarity)
         self.temperature = check_number("temperature", temperature, 0, open_low=True)
         self.weight = check_weight(weight)
@@ -355,32 +347,23 @@ class SoftTargetLoss(TransferLoss):
             raise NeurordlError("the teacher puts out no tensor of class scores, which soft targets need")
         outputs, goal = (features[OUTPUT].flatten(1).float() for features in (student, teacher))
         if outputs.shape != goal.shape:
-            raise NeurordlError(
-                f"the student has {outputs.shape[1]} outputs, the teacher {goal.shape[1]}: soft targets need "
-                "the same classes; give the student as many"
-            )
+            sizes = f"the student has {outputs.shape[1]} outputs, the teacher {goal.shape[1]}"
+            raise NeurordlError(f"{sizes}: soft targets need the same classes; give the student as many")
         logs, goal_logs = (functional.log_softmax(x / self.temperature, dim=1) for x in (outputs, goal))
         divergence = functional.kl_div(logs, goal_logs, reduction="batchmean", log_target=True)
         return divergence * self.temperature**2
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Record:
         """What ``run.json`` records of the loss."""
-        return {
-            "loss": "SoftTargetLoss",
-            "temperature": self.temperature,
-            "weight": _describe_weight(self.weight),
-            "teacher": self.network.describe() if self.network else None,
-        }
+        return {**super().describe(), "temperature": self.temperature}
 
 
 def _single_layer(teacher: Teacher | NetworkTeacher) -> Teacher:
     if not isinstance(teacher, NetworkTeacher):
         return teacher
     if len(teacher.layers) != 1:
-        names = ", ".join(map(repr, teacher.layers))
-        raise NeurordlError(
-            f"the teacher reads several layers: say which, as in teacher[{teacher.layers[0]!r}] (of {names})"
-        )
+        example, names = f"teacher[{teacher.layers[0]!r}]", listed(teacher.layers, quote=True)
+        raise NeurordlError(f"the teacher reads several layers: say which, as in {example} (of {names})")
     return teacher[teacher.layers[0]]
 
 
@@ -388,10 +371,7 @@ def _dissimilarity_for_student(teacher: Teacher) -> Dissimilarity:
     """The teacher's own dissimilarity, or the one by which a network is measured in its place."""
     if teacher.dissimilarity is None:
         usable = [name for name, measure in DISSIMILARITIES.items() if not measure.lacking_in_network]
-        raise NeurordlError(
-            "the teacher's RDMs do not say how they were measured; give RDMLoss(dissimilarity=...) for the "
-            f"student: {', '.join(usable)}"
-        )
+        raise NeurordlError(f"the teacher's dissimilarity is unknown; give one: {', '.join(usable)}")
     theirs = find_dissimilarity(teacher.dissimilarity)
     chosen = theirs.of_network()
     if chosen != theirs:

@@ -16,9 +16,9 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import Match
 from neurordl.patterns.network import as_input, frozen_eval, read_layers, why_unfit
 from neurordl.teachers import Batch
-from neurordl.teachers.base import spelled
-from neurordl.training.losses import Features, TaskRatio, TransferLoss, check_loss, weight_at
-from neurordl.training.streams import check_batch, check_labels, seed_all
+from neurordl.teachers.base import Record, spelled
+from neurordl.training.losses import Features, TransferLoss, check_loss, weight_at
+from neurordl.training.streams import Labelled, check_batch, check_labels, each_once, seed_all
 from neurordl.validate import check_choice
 
 BatchNorm = Literal["labelled", "stimuli", "both"]
@@ -157,17 +157,18 @@ class Objective:
         labelled = _as_batch(labelled, ("images", "labels", "ids"))
         stimuli = _as_batch(stimuli, ("images", "ids", "labels")) or labelled
         if stimuli is None or (self.task is not None and labelled is None):
-            raise NeurordlError(
-                "this objective has a task: pass labelled=(images, labels), or make it with task=None"
-            )
+            raise NeurordlError("this objective has a task: pass labelled=(images, labels), or set task=None")
         outputs, features = self._read(student, labelled, stimuli, batchnorm)
         total, terms = torch.zeros((), device=stimuli.images.device), dict[str, Tensor]()
         if self.task is not None and labelled is not None:
             terms["task"] = self._task_loss(outputs, labelled.labels)
             total = total + terms["task"]
         values = self._transfer(features, stimuli, processes)
+        level = terms.get("task")
+        if processes is not None and level is not None:
+            level = processes.mean(level)
         for loss, (name, value) in zip(self.losses, values.items(), strict=True):
-            weight = self._weight(loss, value, terms.get("task"), step, processes)
+            weight = weight_at(step, loss, value, level)
             # An undefined term must not spoil the sum: it has no gradient and counts as 0.
             total = total + weight * torch.where(torch.isfinite(value), value, 0.0)
             terms[name] = value
@@ -208,8 +209,7 @@ class Objective:
         for name, loss in zip(self.names, self.losses, strict=True):
             values[name] = loss(features, by_network.get(id(loss.network), {}), batch)
             if not isinstance(values[name], Tensor) or values[name].ndim:
-                shape = getattr(values[name], "shape", type(values[name]).__name__)
-                raise NeurordlError(f"{name}: a loss returns a tensor of shape (), but this one {shape}")
+                raise NeurordlError(f"{name}: a loss returns a tensor of shape (), not {values[name]!r:.60}")
         return values
 
     def _task_loss(self, outputs: Any, labels: Tensor | None) -> Tensor:
@@ -218,30 +218,11 @@ class Objective:
         if callable(self.task):
             return self.task(outputs, labels)
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-            raise NeurordlError(
-                "cross-entropy needs a student that puts out (stimuli, classes); give task= for another one"
-            )
+            raise NeurordlError("cross-entropy needs outputs (stimuli, classes); give task= for others")
         if labels.device.type == "cpu":  # on a GPU a check would stall each step: `fit` checks before
             check_labels(labels, outputs.shape[1])
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         return functional.cross_entropy(outputs, labels)
-
-    def _weight(
-        self,
-        loss: TransferLoss,
-        value: Tensor,
-        task: Tensor | None,
-        step: int | None,
-        processes: Processes | None,
-    ) -> float | Tensor:
-        weight = loss.weight
-        if isinstance(weight, TaskRatio):
-            if task is None:
-                raise NeurordlError("TaskRatio needs a task loss; give a number where task=None")
-            level = task.detach() if processes is None else processes.mean(task)
-            ratio = weight.ratio * level / value.detach().abs().clamp(min=1e-12)
-            return torch.where(torch.isfinite(ratio), ratio, 0.0)
-        return weight_at(step, weight, loss.name) if callable(weight) else weight
 
     def transfer_terms(self, student: nn.Module, batch: Batch) -> dict[str, float]:
         """Each transfer loss, unweighted, of stimuli that are not trained on; in eval mode, no gradient."""
@@ -252,7 +233,7 @@ class Objective:
             return {name: float(value) for name, value in self._transfer(features, batch, None).items()}
 
     def prepare(self, ids: Sequence[str] | None, validation: Sequence[str] | None = None) -> dict[str, Match]:
-        """Match the training and validation stimuli with each teacher, once, before the first step."""
+        """Match the ids of training and validation stimuli with each teacher, once, before the first step."""
         matches = {}
         for name, loss in zip(self.names, self.losses, strict=True):
             if loss.teacher is not None and ids is not None:
@@ -305,12 +286,10 @@ class Objective:
             try:
                 self(student, labelled, stimuli, step=0, batchnorm=batchnorm)
             except RuntimeError as error:
-                raise NeurordlError(
-                    f"no step can be made, because the teacher's network, the task or a loss fails: {error}"
-                ) from error
+                raise NeurordlError(f"the teacher's network, the task or a loss fails: {error}") from error
         return int(outputs[0].shape[1]) if self.task == "cross_entropy" else None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Record:
         """What ``run.json`` records: the task and each loss, with its class and its number of parameters."""
         losses = {}
         for name, loss in zip(self.names, self.losses, strict=True):
@@ -348,3 +327,37 @@ def _unique(names: list[str]) -> list[str]:
         name if names.count(name) == 1 else f"{name}#{names[:place].count(name) + 1}"
         for place, name in enumerate(names)
     ]
+
+
+def accuracy(student: nn.Module, labelled: Labelled, batch_size: int = 512) -> float:
+    """Share of images whose largest output is their label, in eval mode.
+
+    Parameters
+    ----------
+    student : torch.nn.Module
+        Network (n, channels, height, width) -> (n, classes).
+    labelled : StimulusSet with labels, DataLoader, Dataset, or sized iterable of batches
+        Labelled images, as in `fit`.
+    batch_size : int
+        Images in a batch of a StimulusSet or Dataset.
+
+    Returns
+    -------
+    float
+        A share from 0 to 1.
+
+    Raises
+    ------
+    NeurordlError
+        If there are no labels, or they are out of the range of the outputs.
+    """
+    correct = total = 0
+    with frozen_eval(student):
+        for batch in each_once(labelled, batch_size):
+            if batch.labels is None:
+                raise NeurordlError("labelled: the batches have no labels")
+            outputs = student(as_input(batch.images, student))
+            check_labels(batch.labels, outputs.shape[1])
+            correct += int((outputs.argmax(dim=1).cpu() == batch.labels).sum())
+            total += len(batch.labels)
+    return correct / total

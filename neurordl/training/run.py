@@ -124,17 +124,13 @@ def load_run(
         raise NeurordlError(f"{folder} holds no run ({RUN_RECORD} is missing)")
     record = read_json(folder / RUN_RECORD)
     if record.get("status") != "finished":
-        raise NeurordlError(
-            f"{folder} holds a run that has not finished; call fit(..., resume=True), in the shell train "
-            "--resume"
-        )
+        remedy = "call fit(..., resume=True), in the shell train --resume"
+        raise NeurordlError(f"{folder} holds a run that has not finished; {remedy}")
     if student is None:
         spec = record["student"].get("spec")
         if not spec:
-            raise NeurordlError(
-                f"{folder}: how its student ({record['student']['class']}) is made is not recorded; pass "
-                "load_run(out, student=...)"
-            )
+            reason = f"how its student ({record['student']['class']}) is made is not recorded"
+            raise NeurordlError(f"{folder}: {reason}; pass load_run(out, student=...)")
         student = students.build(**spec)
     _load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
     try:
@@ -202,9 +198,8 @@ class RunFolder:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise NeurordlError(
-                    f"out: {self.path} cannot be made ({error.strerror}); choose another folder"
-                ) from error
+                reason = f"cannot be made ({error.strerror})"
+                raise NeurordlError(f"out: {self.path} {reason}; choose another folder") from error
             write_json(self.path / RUN_RECORD, self.record)
 
     def withdraw(self) -> None:
@@ -271,9 +266,8 @@ def _load_weights(student: nn.Module, path: Path) -> None:
     try:
         student.load_state_dict(safetensors.torch.load(path.read_bytes()))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise NeurordlError(
-            f"{path}: these weights cannot be read into {type(student).__name__}: {error}"
-        ) from error
+        unread = f"these weights cannot be read into {type(student).__name__}"
+        raise NeurordlError(f"{path}: {unread}: {error}") from error
 
 
 def _without_numpy(state: Any) -> Any:

@@ -85,7 +85,7 @@ class SetStream:
         Ids that may share a batch, for the stream of a teacher's stimuli. By default all may.
     augment : callable, optional
         Function applied to the images of a batch.
-    rank, world : int
+    share : (int, int)
         Number of this process, and of all processes.
     """
 
@@ -97,18 +97,16 @@ class SetStream:
         *,
         groups: Sequence[Sequence[str]] | None = None,
         augment: Augment | None = None,
-        rank: int = 0,
-        world: int = 1,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
+        rank, world = share
         fewest = max(FEWEST if groups is not None else 1, world)
         check_count("batch size", batch_size, fewest)
         row = {stimulus: number for number, stimulus in enumerate(stimuli.ids)}
         usable = [group for group in ([stimuli.ids] if groups is None else groups) if len(group) >= fewest]
         if not usable:
-            raise NeurordlError(
-                f"no batch can be drawn: {len(stimuli)} stimuli, of which too few share a batch "
-                f"({fewest} are needed); give more stimuli"
-            )
+            few = f"of {len(stimuli)} stimuli fewer than {fewest} share a batch"
+            raise NeurordlError(f"no batch can be drawn, for {few}; give more stimuli")
         self._groups = [np.array([row[name] for name in sorted(group, key=natural_key)]) for group in usable]
         self._sizes = [min(batch_size, len(group)) // world * world for group in self._groups]
         # The two streams of a fit draw from different random numbers.
@@ -119,12 +117,6 @@ class SetStream:
 
     def __len__(self) -> int:
         return sum(len(group) // size for group, size in zip(self._groups, self._sizes, strict=True))
-
-    def begin(self) -> None:
-        """Nothing: draws do not depend on earlier ones."""
-
-    def skip(self, step: int) -> None:
-        """Nothing: draws do not depend on earlier ones."""
 
     def draw(self, step: int) -> Batch:
         """The batch of a step (counted from 0 over the whole run)."""
@@ -160,20 +152,19 @@ class LoaderStream:
         The batches.
     seed : int
         Seed of the order.
-    rank, world : int
+    share : (int, int)
         Number of this process, and of all processes.
     """
 
-    def __init__(self, loader: Any, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, loader: Any, seed: int, share: tuple[int, int] = (0, 1)) -> None:
         try:
             empty = len(loader) == 0
         except TypeError as error:
-            raise NeurordlError(
-                f"labelled: {type(loader).__name__} has no length; give a DataLoader or a list of batches"
-            ) from error
+            remedy = "give a DataLoader or a list of batches"
+            raise NeurordlError(f"labelled: {type(loader).__name__} has no length; {remedy}") from error
         if empty:
             raise NeurordlError("labelled: the loader has no batch; does drop_last drop the only one?")
-        self._loader, self._seed, self._rank, self._world = loader, seed, rank, world
+        self._loader, self._seed, (self._rank, self._world) = loader, seed, share
         self._iterator: Iterator[Any] = iter(())
 
     def __len__(self) -> int:
@@ -182,10 +173,6 @@ class LoaderStream:
     def begin(self) -> None:
         """Start the loader anew at the next draw."""
         self._iterator = iter(())
-
-    def skip(self, step: int) -> None:
-        """Draw a batch and drop it: a loader's random draws depend on earlier ones."""
-        self.draw(step)
 
     def draw(self, step: int) -> Batch:
         """The next batch."""
@@ -219,47 +206,74 @@ class LoaderStream:
         return iter(self._loader)
 
 
-@dataclass
 class Streams:
-    """The streams of a fit, of which one may be missing.
+    """The labelled and the stimulus stream of a fit, of which one may be missing.
 
-    Attributes
+    Parameters
     ----------
-    labelled : SetStream or LoaderStream, optional
-        Labelled batches.
-    stimuli : SetStream, optional
-        Stimulus batches.
-    device : torch.device
-        Device that batches are moved to.
-    n_classes : int, optional
-        Number of classes that labels are checked against, once it is known.
+    labelled : StimulusSet, Dataset, DataLoader, iterable of batches, or None
+        Labelled images.
+    stimuli : StimulusSet, optional
+        Stimuli of the teachers.
+    groups : sequence of sequences of ids
+        Stimuli that may share a batch.
+    batches : Batches
+        Batch sizes and augmentation.
+    seed : int
+        Seed of the order.
+    fabric : Fabric
+        Device, and processes that share the batches.
     """
 
-    labelled: SetStream | LoaderStream | None
-    stimuli: SetStream | None
-    device: torch.device
-    n_classes: int | None = None
+    def __init__(
+        self,
+        labelled: Labelled | None,
+        stimuli: StimulusSet | None,
+        groups: Sequence[Sequence[str]],
+        batches: Batches,
+        seed: int,
+        fabric: Fabric,
+    ) -> None:
+        self.device, self.rank, self.world, self.seed = (
+            fabric.device,
+            fabric.global_rank,
+            fabric.world_size,
+            seed,
+        )
+        share = self.rank, self.world
+        self.labelled: SetStream | LoaderStream | None = None
+        if isinstance(labelled, StimulusSet):
+            if labelled.labels is None:
+                raise NeurordlError("labelled: this StimulusSet has no labels; give labels= when it is made")
+            self.labelled = SetStream(labelled, batches.labelled, seed, augment=batches.augment, share=share)
+        elif labelled is not None:
+            if batches.augment is not None:
+                raise NeurordlError("augment= works on a StimulusSet; a loader's data set brings its own")
+            loader = _loader(labelled, max(1, batches.labelled // self.world), shuffle=True)
+            if self.world > 1:
+                _check_shareable(loader)
+                loader = fabric.setup_dataloaders(loader, move_to_device=False)
+            self.labelled = LoaderStream(loader, seed, share)
+        self.stimuli = None
+        if stimuli is not None:
+            self.stimuli = SetStream(stimuli, batches.stimuli, seed, groups=groups, share=share)
+        self.n_classes: int | None = None
 
     def __len__(self) -> int:
-        return max(len(stream) for stream in self._present())
+        return max(len(stream) for stream in (self.labelled, self.stimuli) if stream is not None)
 
-    def _present(self) -> list[SetStream | LoaderStream]:
-        return [stream for stream in (self.labelled, self.stimuli) if stream is not None]
-
-    def begin(self) -> None:
-        """Start an epoch."""
-        for stream in self._present():
-            stream.begin()
-
-    def skip(self, step: int) -> None:
-        """Leave out the batches of a step that was trained before an interruption."""
-        for stream in self._present():
-            stream.skip(step)
+    def begin(self, first: int, step: int) -> None:
+        """Start an epoch at a step, from the first one on; a loader's draws depend on earlier ones."""
+        if isinstance(self.labelled, LoaderStream):
+            self.labelled.begin()
+            for earlier in range(first, step):
+                seed_all(self.seed, earlier, self.rank)
+                self.labelled.draw(earlier)
 
     def draw(self, step: int) -> tuple[Batch | None, Batch | None]:
         """The labelled batch and the stimulus batch of a step, on the device."""
         labelled = self.labelled.draw(step) if self.labelled is not None else None
-        if labelled is not None and self.n_classes is not None and labelled.labels is not None:
+        if labelled is not None and labelled.labels is not None and self.n_classes is not None:
             check_labels(labelled.labels, self.n_classes)
         stimuli = self.stimuli.draw(step) if self.stimuli is not None else None
         return labelled and self.on_device(labelled), stimuli and self.on_device(stimuli)
@@ -269,32 +283,22 @@ class Streams:
         labels = batch.labels if batch.labels is None else batch.labels.to(self.device)
         return Batch(batch.images.to(self.device), batch.ids, labels)
 
+    def set_classes(self, n_classes: int | None) -> None:
+        """Check all labels of a set now, and those of a loader batch by batch."""
+        self.n_classes = n_classes
+        if n_classes and isinstance(self.labelled, SetStream) and self.labelled.labels is not None:
+            check_labels(self.labelled.labels, n_classes)
 
-def labelled_stream(
-    labelled: Labelled, batches: Batches, seed: int, fabric: Fabric
-) -> SetStream | LoaderStream:
-    """The labelled stream of a StimulusSet, Dataset, DataLoader or iterable of batches."""
-    rank, world = fabric.global_rank, fabric.world_size
-    if isinstance(labelled, StimulusSet):
-        if labelled.labels is None:
-            raise NeurordlError("labelled: this StimulusSet has no labels; give labels= when it is made")
-        return SetStream(labelled, batches.labelled, seed, augment=batches.augment, rank=rank, world=world)
-    if batches.augment is not None:
-        raise NeurordlError("augment= works on a StimulusSet; a loader's data set brings its own")
-    loader = _loader(labelled, max(1, batches.labelled // world), shuffle=True)
-    if world > 1:
-        remedy = "give a StimulusSet, Dataset or DataLoader"
-        unshared = None if isinstance(loader, DataLoader) else loader
-        if isinstance(loader, DataLoader) and type(loader.batch_sampler) not in (BatchSampler, type(None)):
-            # Fabric would replace it by a batch sampler of its own.
-            unshared = loader.batch_sampler
-            remedy = "give the DataLoader a sampler= and a batch_size= instead of its batch_sampler="
-        if unshared is not None:
-            raise NeurordlError(
-                f"labelled: several processes cannot share a {type(unshared).__name__}; {remedy}"
-            )
-        loader = fabric.setup_dataloaders(loader, move_to_device=False)
-    return LoaderStream(loader, seed, rank, world)
+
+def _check_shareable(loader: Any) -> None:
+    """Raise an error if several processes cannot share the batches of a loader."""
+    unshared, remedy = loader, "give a StimulusSet, Dataset or DataLoader"
+    if isinstance(loader, DataLoader):
+        if type(loader.batch_sampler) in (BatchSampler, type(None)):
+            return
+        # Fabric would replace it by a batch sampler of its own.
+        unshared, remedy = loader.batch_sampler, "give the DataLoader sampler= and batch_size= instead"
+    raise NeurordlError(f"labelled: several processes cannot share a {type(unshared).__name__}; {remedy}")
 
 
 def each_once(labelled: Labelled, batch_size: int) -> Iterator[Batch]:
@@ -319,9 +323,7 @@ def _loader(labelled: Any, batch_size: int, shuffle: bool) -> Any:
 def _loaded(parts: Any) -> Batch:
     """The batch of a user's loader."""
     if not isinstance(parts, tuple | list) or not 2 <= len(parts) <= 3 or not isinstance(parts[0], Tensor):
-        raise NeurordlError(
-            "labelled: each batch must be (images, labels) or (images, labels, ids), images a tensor"
-        )
+        raise NeurordlError("labelled: each batch must be (images, labels) or (images, labels, ids), tensors")
     ids = None
     if len(parts) == 3:
         ids = [str(name) for name in (parts[2].tolist() if isinstance(parts[2], Tensor) else parts[2])]
@@ -342,12 +344,9 @@ def check_batch(batch: Batch) -> Batch:
 def check_labels(labels: Tensor, n_classes: int) -> None:
     """Raise an error unless labels are whole numbers from 0 to n_classes - 1."""
     if labels.is_floating_point() or labels.ndim != 1:
-        raise NeurordlError(
-            f"labels: expected whole numbers of shape (n,), got {labels.dtype} of shape {tuple(labels.shape)}"
-        )
+        shape = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise NeurordlError(f"labels: expected whole numbers of shape (n,), got {shape}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= n_classes:
-        raise NeurordlError(
-            f"labels run from {low} to {high}, but the student has {n_classes} outputs (labels 0 to "
-            f"{n_classes - 1}); give the student more classes, or correct the labels"
-        )
+        outputs = f"the student has {n_classes} outputs (labels 0 to {n_classes - 1})"
+        raise NeurordlError(f"labels run from {low} to {high}, but {outputs}; give it more classes")

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,23 +28,12 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
 from neurordl.io import check_run_folder, sha256_array, versions
 from neurordl.measures.comparisons import few_pairs
-from neurordl.patterns.network import as_input, frozen_eval
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
 from neurordl.teachers.base import Record, spelled
 from neurordl.training.objective import BatchNorm, Objective, Processes
 from neurordl.training.run import Run, RunFolder
-from neurordl.training.streams import (
-    FEWEST,
-    Batches,
-    Labelled,
-    SetStream,
-    Streams,
-    check_labels,
-    each_once,
-    labelled_stream,
-    seed_all,
-)
+from neurordl.training.streams import FEWEST, Batches, Labelled, Streams, seed_all
 from neurordl.validate import check_choice, check_count, check_number, listed
 
 Scheduler = Callable[[Optimizer, int], LRScheduler] | Literal["cosine", "constant"]
@@ -102,10 +91,7 @@ class Optimization:
             if value is not None:
                 check_number(name, value, 0)
                 if self.optimizer is not None:
-                    raise NeurordlError(
-                        "lr= and weight_decay= are those of the default optimizer; set them in your own "
-                        "optimizer="
-                    )
+                    raise NeurordlError("lr= and weight_decay= are to be set in your own optimizer=")
 
     def make_optimizer(self, module: nn.Module) -> Optimizer:
         """The optimizer of all parameters of a module that are trained."""
@@ -124,10 +110,7 @@ class Optimization:
             return LambdaLR(optimizer, lambda _step: 1.0)
         scheduler = self.scheduler(optimizer, steps)
         if isinstance(scheduler, ReduceLROnPlateau):
-            raise NeurordlError(
-                "scheduler: ReduceLROnPlateau waits for a metric, and schedulers advance here at every step "
-                "without one; choose another, such as 'cosine'"
-            )
+            raise NeurordlError("scheduler: ReduceLROnPlateau waits for a metric; choose another one")
         return scheduler
 
 
@@ -166,10 +149,7 @@ class Execution:
     def __post_init__(self) -> None:
         chosen = (self.accelerator, self.devices, self.precision)
         if self.fabric is not None and chosen != ("auto", 1, "32-true"):
-            raise NeurordlError(
-                "accelerator=, devices=, precision= are those of the default fabric; set them in your own "
-                "fabric="
-            )
+            raise NeurordlError("accelerator=, devices= and precision= are to be set in your own fabric=")
         if self.checkpoint_every is not None:
             check_count("checkpoint_every", self.checkpoint_every)
 
@@ -261,52 +241,48 @@ def fit(
     """
     check_count("seed", seed, 0)
     check_count("epochs", epochs)
-    if out is None and (resume or execution.checkpoint_every is not None):
-        raise NeurordlError("resume= and checkpoint_every= need the folder of the run: pass out= too")
     if out is not None:
         check_run_folder(out, resume)  # again when the record is known; now, before anything takes time
+    elif resume or execution.checkpoint_every is not None:
+        raise NeurordlError("resume= and checkpoint_every= need the folder of the run: pass out= too")
     fabric = execution.launch(objective)
     rank, world = fabric.global_rank, fabric.world_size
-    stimuli, validation = _split_validation(stimuli, validation, seed)
-    _check_streams(objective, labelled, stimuli, validation)
-    streams = Streams(None, None, fabric.device)
-    if labelled is not None:
-        streams.labelled = labelled_stream(labelled, batches, seed, fabric)
-    # Ids are matched once, before the first step; without stimuli, they come with the labelled images.
-    shown = stimuli if stimuli is not None else labelled if isinstance(labelled, StimulusSet) else None
-    matches = objective.prepare(
-        shown.ids if shown is not None else None, validation.ids if validation is not None else None
-    )
-    if stimuli is not None and objective.losses:
-        groups = objective.groups(stimuli.ids)
-        streams.stimuli = SetStream(stimuli, batches.stimuli, seed, groups=groups, rank=rank, world=world)
+    data = _Data(objective, labelled, stimuli, validation, seed)
+    # Ids are matched once, before the first step.
+    ids, validation_ids = (None if part is None else part.ids for part in (data.shown, data.validation))
+    matches = objective.prepare(ids, validation_ids)
+    taught = data.stimuli if objective.losses else None
+    groups = objective.groups(taught.ids) if taught is not None else []
+    streams = Streams(labelled, taught, groups, batches, seed, fabric)
     deterministic = execution.deterministic
     with _reproducible(fabric.device.type == "cpu" if deterministic is None else deterministic):
         module = Step(student, objective, optimization.batchnorm, Processes(fabric) if world > 1 else None)
-        module.check(streams, seed, world)
+        module.check(streams)
         optimizer = optimization.make_optimizer(module)
-        scheduler = optimization.make_scheduler(optimizer, len(streams) * epochs)
-        settings = Settings(
-            seed=seed,
-            epochs=epochs,
-            steps_per_epoch=len(streams),
-            batch_size=batches.labelled,
-            stimuli_batch=batches.stimuli,
-            batchnorm=optimization.batchnorm,
-            clip_norm=optimization.clip_norm,
-            augment=spelled(batches.augment),
-            scheduler=spelled(optimization.scheduler),
-            precision=str(fabric.strategy.precision.precision),
-            processes=world,
-        )
+        defaults = optimizer.defaults.items()
         record: Record = {
             "status": "running",
-            "settings": asdict(settings),
-            "optimizer": _describe_optimizer(optimizer),
+            "settings": {
+                "seed": seed,
+                "epochs": epochs,
+                "steps_per_epoch": len(streams),
+                "precision": str(fabric.strategy.precision.precision),
+                "processes": world,
+                **{f"batches.{name}": spelled(value) for name, value in vars(batches).items()},
+                **{f"optimization.{name}": spelled(value) for name, value in vars(optimization).items()},
+            },
+            "optimizer": {
+                "class": type(optimizer).__name__,
+                **{name: value for name, value in defaults if isinstance(value, int | float | str | tuple)},
+            },
             "objective": objective.describe(),
-            "student": _describe_student(student),
-            "stimuli": _describe_stimuli(objective, stimuli, shown, validation),
-            "labelled": _describe_set(labelled),
+            "student": {
+                "class": type(student).__name__,
+                "parameters": sum(parameter.numel() for parameter in student.parameters()),
+                "spec": getattr(student, "build_spec", None),
+            },
+            "stimuli": data.describe_stimuli(fitted=bool(objective.losses)),
+            "labelled": _describe_images(labelled),
             "matches": {name: str(match) for name, match in matches.items()},
             "versions": versions(),
         }
@@ -314,100 +290,89 @@ def fit(
         record = json.loads(json.dumps(record, default=str))
         folder = RunFolder(out, record, resume, writes=rank == 0)
         if rank == 0:
-            _warn_of_few_stimuli(stimuli, validation)
-        trainer = Trainer(fabric, module, optimizer, scheduler, streams, validation, folder, settings)
+            data.warn_of_few()
+        trainer = Trainer(fabric, module, optimizer, streams, data.validation, folder, optimization, epochs)
         trainer.run(execution.checkpoint_every or len(streams), execution.progress and rank == 0)
     history = pd.DataFrame(trainer.state.history)
     return Run(student.eval(), history, record, Path(out) if out is not None else None)
 
 
-def _split_validation(
-    stimuli: StimulusSet | None, validation: StimulusSet | float | None, seed: int
-) -> tuple[StimulusSet | None, StimulusSet | None]:
+class _Data:
+    """The images of a fit, checked against each other and against the objective.
+
+    Attributes
+    ----------
+    stimuli, validation : StimulusSet or None
+        Training and validation stimuli, which share none.
+    shown : StimulusSet or None
+        The set with the ids of the teachers' stimuli: without `stimuli`, the labelled images.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        labelled: Labelled | None,
+        stimuli: StimulusSet | None,
+        validation: StimulusSet | float | None,
+        seed: int,
+    ) -> None:
+        if labelled is None and (objective.task is not None or stimuli is None):
+            raise NeurordlError("fit: pass labelled= (or stimuli= and an objective with task=None)")
+        if labelled is not None and objective.task is None and stimuli is not None:
+            raise NeurordlError(
+                "fit: the objective has no task, so labelled= would not be used; leave it out"
+            )
+        if validation is not None:
+            if stimuli is None:
+                raise NeurordlError("validation= chooses the epoch on stimuli; pass stimuli= too")
+            if not objective.losses:
+                raise NeurordlError(
+                    "validation= chooses the epoch by transfer losses; the objective has none"
+                )
+            stimuli, validation = _split(stimuli, validation, seed)
+        if stimuli is not None and len(stimuli) < FEWEST:
+            raise NeurordlError(
+                f"stimuli: {len(stimuli)} are too few for an RDM; {FEWEST} or more are needed"
+            )
+        self.stimuli, self.validation = stimuli, validation
+        self.shown = stimuli if stimuli is not None or not isinstance(labelled, StimulusSet) else labelled
+
+    def warn_of_few(self) -> None:
+        """Warn of held-out or validation stimuli that are too few to score or choose by."""
+        held_out = self.stimuli.held_out_ids if self.stimuli is not None else ()
+        validation = self.validation.ids if self.validation is not None else ()
+        for name, ids in (("held-out", held_out), ("validation", validation)):
+            if ids and (message := few_pairs(len(ids), len(ids) * (len(ids) - 1) // 2)):
+                warnings.warn(f"{name} stimuli: {message}", stacklevel=3)
+
+    def describe_stimuli(self, fitted: bool) -> Record | None:
+        """The stimuli of the teachers; None if there are none, or a loader brings them."""
+        if self.shown is None or (self.stimuli is None and not fitted):
+            return None
+        return {
+            "fitted": list(self.shown.ids) if fitted else [],
+            "validation": list(self.validation.ids) if self.validation is not None else [],
+            "held_out": list(self.shown.held_out_ids),
+            **_describe_images(self.shown),
+        }
+
+
+def _split(
+    stimuli: StimulusSet, validation: StimulusSet | float, seed: int
+) -> tuple[StimulusSet, StimulusSet]:
     """Training and validation stimuli, which share none."""
-    if validation is None:
-        return stimuli, None
-    if stimuli is None:
-        raise NeurordlError("validation= chooses the epoch on stimuli; pass stimuli= too")
     if not isinstance(validation, StimulusSet):
         train, validation = stimuli.split(held_out=validation, seed=seed)
         return replace(train, held_out_ids=stimuli.held_out_ids), validation
     if shared := sorted(set(stimuli.ids) & set(validation.ids), key=natural_key):
-        raise NeurordlError(
-            f"validation: {len(shared)} stimuli are also trained on ({listed(shared)}); split them first"
-        )
+        raise NeurordlError(f"validation: stimuli are also trained on ({listed(shared)}); split them first")
     if validation.preprocessing != stimuli.preprocessing:
-        raise NeurordlError(
-            f"validation: its images are prepared otherwise ({validation.preprocessing}) than those trained "
-            f"on ({stimuli.preprocessing}); prepare them alike"
-        )
+        both = f"({validation.preprocessing}) than those trained on ({stimuli.preprocessing})"
+        raise NeurordlError(f"validation: its images are prepared otherwise {both}; prepare them alike")
     return stimuli, validation
 
 
-def _check_streams(
-    objective: Objective,
-    labelled: Labelled | None,
-    stimuli: StimulusSet | None,
-    validation: StimulusSet | None,
-) -> None:
-    """Raise an error unless the streams are those that the objective needs."""
-    if labelled is None and (objective.task is not None or stimuli is None):
-        raise NeurordlError("fit: pass labelled= (or stimuli= and an objective with task=None)")
-    if labelled is not None and objective.task is None and stimuli is not None:
-        raise NeurordlError("fit: the objective has no task, so labelled= would not be used; leave it out")
-    if validation is not None and not objective.losses:
-        raise NeurordlError(
-            "validation= chooses the epoch by the transfer losses, and this objective has none; leave it out"
-        )
-    if stimuli is not None and len(stimuli) < FEWEST:
-        raise NeurordlError(
-            f"stimuli: {len(stimuli)} are too few for an RDM to be compared; {FEWEST} or more are needed"
-        )
-
-
-def _warn_of_few_stimuli(stimuli: StimulusSet | None, validation: StimulusSet | None) -> None:
-    """Warn of held-out or validation stimuli that are too few to score or choose by."""
-    parts = {
-        "held-out": stimuli.held_out_ids if stimuli is not None else (),
-        "validation": validation.ids if validation is not None else (),
-    }
-    for name, ids in parts.items():
-        if ids and (message := few_pairs(len(ids), len(ids) * (len(ids) - 1) // 2)):
-            warnings.warn(f"{name} stimuli: {message}", stacklevel=3)
-
-
-def _describe_optimizer(optimizer: Optimizer) -> Record:
-    defaults = optimizer.defaults.items()
-    plain = {name: value for name, value in defaults if isinstance(value, int | float | str | tuple)}
-    return {"class": type(optimizer).__name__, **plain}
-
-
-def _describe_student(student: nn.Module) -> Record:
-    return {
-        "class": type(student).__name__,
-        "parameters": sum(parameter.numel() for parameter in student.parameters()),
-        "spec": getattr(student, "build_spec", None),
-    }
-
-
-def _describe_stimuli(
-    objective: Objective,
-    stimuli: StimulusSet | None,
-    shown: StimulusSet | None,
-    validation: StimulusSet | None,
-) -> Record | None:
-    """The stimuli of the teachers; None if there are none, or a loader brings them."""
-    if shown is None or (stimuli is None and not objective.losses):
-        return None
-    return {
-        "fitted": list(shown.ids) if objective.losses else [],
-        "validation": list(validation.ids) if validation is not None else [],
-        "held_out": list(shown.held_out_ids),
-        **_describe_set(shown),
-    }
-
-
-def _describe_set(images: object) -> Record:
+def _describe_images(images: object) -> Record:
     if not isinstance(images, StimulusSet):
         return {"source": type(images).__name__}
     return {
@@ -435,23 +400,6 @@ def _reproducible(deterministic: bool) -> Iterator[None]:
         np.random.set_state(states[1])  # noqa: NPY002
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The settings of a fit that determine its weights: what ``run.json`` holds under ``settings``."""
-
-    seed: int
-    epochs: int
-    steps_per_epoch: int
-    batch_size: int
-    stimuli_batch: int
-    batchnorm: BatchNorm
-    clip_norm: float | None
-    augment: Any
-    scheduler: Any
-    precision: str
-    processes: int
-
-
 class Step(nn.Module):
     """The module that Fabric wraps, so that processes agree on gradients: its forward is the loss of a step.
 
@@ -473,23 +421,19 @@ class Step(nn.Module):
             self.student, labelled, stimuli, step=step, batchnorm=self.batchnorm, processes=self.processes
         )
 
-    def check(self, streams: Streams, seed: int, world: int) -> None:
+    def check(self, streams: Streams) -> None:
         """Compute a first step without training, so that errors come before anything is written."""
         if not any(parameter.requires_grad for parameter in self.student.parameters()):
             raise NeurordlError("the student has no parameter to train (requires_grad is False everywhere)")
         self.to(streams.device)
-        seed_all(seed, 0)
+        seed_all(streams.seed, 0)
         labelled, stimuli = streams.draw(0)
         shown = stimuli or labelled
-        if self.objective.losses and shown and len(shown.images) * world < FEWEST:
-            raise NeurordlError(
-                f"a batch holds {len(shown.images)} stimuli, too few for an RDM to be compared; "
-                f"{FEWEST} or more are needed"
-            )
-        classes = self.objective.check(self.student, labelled, stimuli, self.batchnorm, seed)
-        streams.n_classes = classes
-        if isinstance(streams.labelled, SetStream) and classes and streams.labelled.labels is not None:
-            check_labels(streams.labelled.labels, classes)
+        if self.objective.losses and shown and len(shown.images) * streams.world < FEWEST:
+            size = len(shown.images)
+            raise NeurordlError(f"a batch holds {size} stimuli, too few for an RDM; {FEWEST} are needed")
+        classes = self.objective.check(self.student, labelled, stimuli, self.batchnorm, streams.seed)
+        streams.set_classes(classes)
 
 
 @dataclass
@@ -517,42 +461,51 @@ class State:
     seen: set[str] = field(default_factory=set)
 
 
+@dataclass
 class Trainer:
     """Trains a module step by step, and writes checkpoints to a folder.
 
-    Parameters
+    Attributes
     ----------
     fabric : Fabric
         Devices, processes and precision.
     module : Step
         Student and losses.
-    optimizer, scheduler
-        Optimizer of the module's parameters and its schedule.
+    optimizer : Optimizer
+        Optimizer of the module's parameters.
     streams : Streams
         Batches.
     validation : StimulusSet, optional
         Stimuli that choose the best epoch.
     folder : RunFolder
         Where the run is written.
-    settings : Settings
-        Number of steps, seed and gradient clipping.
+    optimization : Optimization
+        Schedule and gradient clipping.
+    epochs : int
+        Epochs to train.
     """
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        module: Step,
-        optimizer: Optimizer,
-        scheduler: LRScheduler,
-        streams: Streams,
-        validation: StimulusSet | None,
-        folder: RunFolder,
-        settings: Settings,
-    ) -> None:
-        self.fabric, self.module, self.scheduler = fabric, module, scheduler
-        self.wrapped, self.optimizer = fabric.setup(module, optimizer)
-        self.streams, self.validation, self.folder, self.settings = streams, validation, folder, settings
+    fabric: Fabric
+    module: Step
+    optimizer: Optimizer
+    streams: Streams
+    validation: StimulusSet | None
+    folder: RunFolder
+    optimization: Optimization
+    epochs: int
+
+    def __post_init__(self) -> None:
+        module, self.steps = self.module, len(self.streams)
         self.student, self.objective, self.processes = module.student, module.objective, module.processes
+        self.scheduler = self.optimization.make_scheduler(self.optimizer, self.steps * self.epochs)
+        self.wrapped, self.optimizer = self.fabric.setup(module, self.optimizer)
+        self._parts: Record = {  # what has a state in a checkpoint
+            "student": self.student,
+            "losses": module.losses,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "precision": self.fabric.strategy.precision,
+        }
         task = ["task"] if self.objective.task is not None else []
         self.terms = ["loss", *task, *self.objective.names]
         self.state = State(self._no_sums())
@@ -572,53 +525,41 @@ class Trainer:
             raise
 
     def _all_epochs(self, checkpoint_every: int, progress: bool) -> None:
-        state, steps = self.state, self.settings.steps_per_epoch
-        total = steps * self.settings.epochs
+        state, total = self.state, self.steps * self.epochs
         lines = progress and not sys.stdout.isatty()  # a bar shows nothing in a file
-        columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[terms]}")
-        with Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            *columns,
-            disable=not progress or lines,
-            transient=True,
-        ) as bar:
+        epoch_column, terms_column = (TextColumn(f"{{task.fields[{name}]}}") for name in ("epoch", "terms"))
+        columns = epoch_column, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), terms_column
+        with Progress(*columns, disable=not progress or lines, transient=True) as bar:
             task = bar.add_task("fit", total=total, completed=state.step, epoch="", terms="")
             while state.step < total:
-                epoch, done = divmod(state.step, steps)
-                self._begin_epoch(done)
-                for _ in range(done, steps):
+                epoch, done = divmod(state.step, self.steps)
+                self.module.train()
+                self.streams.begin(state.step - done, state.step)
+                for _ in range(done, self.steps):
                     self._one_step()
-                    bar.update(task, completed=state.step, epoch=f"{epoch + 1}/{self.settings.epochs}")
+                    bar.update(task, completed=state.step, epoch=f"epoch {epoch + 1}/{self.epochs}")
                     if progress and state.step % 10 == 0:  # reading the terms waits for the device
                         bar.update(task, terms=_shown(self._means(), 3))
-                    if state.step % checkpoint_every == 0 and state.step % steps:
+                    if state.step % checkpoint_every == 0 and state.step % self.steps:
                         self._check_finite()
                         self._save()
                 self._end_epoch(epoch + 1)
                 if lines:
                     row = {name: state.history[-1][name] for name in self.terms}
-                    text = f"epoch {epoch + 1}/{self.settings.epochs}  {_shown(row, 4)}"
+                    text = f"epoch {epoch + 1}/{self.epochs}  {_shown(row, 4)}"
                     print(text, file=sys.stderr, flush=True)
-
-    def _begin_epoch(self, done: int) -> None:
-        """Start the streams; replay a loader's draws if an epoch is resumed in its middle."""
-        self.module.train()
-        self.streams.begin()
-        for step in range(self.state.step - done, self.state.step):
-            seed_all(self.settings.seed, step, self.fabric.global_rank)
-            self.streams.skip(step)
 
     def _one_step(self) -> None:
         state = self.state
         # Seeded by step, so that a resumed run needs no generator's state.
-        seed_all(self.settings.seed, state.step, self.fabric.global_rank)
+        seed_all(self.streams.seed, state.step, self.streams.rank)
         labelled, stimuli = self.streams.draw(state.step)
         if self.objective.losses and (shown := stimuli or labelled) and shown.ids is not None:
             state.seen.update(shown.ids)
         loss, terms = self.wrapped(labelled, stimuli, state.step)
         self.fabric.backward(loss)
-        if self.settings.clip_norm is not None:
-            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.settings.clip_norm)
+        if self.optimization.clip_norm is not None:
+            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.optimization.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
@@ -634,13 +575,11 @@ class Trainer:
 
     def _check_finite(self) -> None:
         """Stop before a checkpoint is written whose weights are not finite."""
-        epoch, before = divmod(self.state.step - 1, self.settings.steps_per_epoch)
+        epoch, before = divmod(self.state.step - 1, self.steps)
         finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.module.parameters())
         if not finite or float(self.state.sums[1, 0]) <= before:
-            raise NeurordlError(
-                f"the loss or its gradient was not finite in epoch {epoch + 1}; lower lr= or weight=, or set "
-                "clip_norm=. The last checkpoint, if there is one, is from before"
-            )
+            remedy = "lower lr= or weight=, or set clip_norm= (the checkpoint, if any, is from before)"
+            raise NeurordlError(f"the loss or its gradient was not finite in epoch {epoch + 1}; {remedy}")
 
     def _end_epoch(self, epoch: int) -> None:
         state = self.state
@@ -648,21 +587,16 @@ class Trainer:
         row: dict[str, float] = {"epoch": epoch, "step": state.step, **self._means()}
         for name in self.objective.names:
             if math.isnan(row[name]):
-                warnings.warn(
-                    f"{name} was undefined on every batch of epoch {epoch} and trained nothing: its "
-                    "batches hold too few measured pairs, or the layer no longer responds",
-                    stacklevel=2,
-                )
+                reason = "its batches hold too few measured pairs, or the layer no longer responds"
+                warnings.warn(f"{name} was undefined on every batch of epoch {epoch}: {reason}", stacklevel=2)
         if self.processes is not None:
             self.processes.share_buffers(self.module)
         if self.validation is not None:
             row |= self.fabric.broadcast(self._validate(self.validation))  # the first process decides
             value = sum(row[f"val_{name}"] for name in self.objective.names)
             if not math.isfinite(value):
-                raise NeurordlError(
-                    f"validation: the losses of the {len(self.validation)} validation stimuli are undefined, "
-                    "so no epoch can be chosen; give more stimuli, or those that share measured pairs"
-                )
+                remedy = "give more of them, or those that share measured pairs"
+                raise NeurordlError(f"the losses of the validation stimuli are undefined; {remedy}")
             if value < state.best["value"]:
                 state.best = {"value": value, "epoch": epoch}
                 self.folder.save_best(self.student)
@@ -687,20 +621,10 @@ class Trainer:
         state = self.state
         if self.processes is not None:
             state.seen = set(self.processes.gather_list(sorted(state.seen)))
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        parts = {name: part.state_dict() for name, part in self._parts.items()}
         numbers = {"step": state.step, "sums": state.sums, "history": state.history, "best": state.best}
         seen = sorted(state.seen, key=natural_key)
         self.folder.save({**parts, **numbers, "seen": seen}, state.history)
-
-    def _parts(self) -> dict[str, Any]:
-        """What has a state of its own in a checkpoint."""
-        return {
-            "student": self.student,
-            "losses": self.module.losses,
-            "optimizer": self.optimizer,
-            "scheduler": self.scheduler,
-            "precision": self.fabric.strategy.precision,
-        }
 
     def _restore(self) -> None:
         self.fabric.barrier()  # every process has looked at the folder before one of them writes to it
@@ -709,15 +633,14 @@ class Trainer:
             self.folder.start()
             return
         try:
-            for name, part in self._parts().items():
+            for name, part in self._parts.items():
                 part.load_state_dict(checkpoint[name])
             values = {entry.name: checkpoint[entry.name] for entry in fields(State)}
             values["sums"], values["seen"] = values["sums"].to(self.fabric.device), set(values["seen"])
             self.state = State(**values)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise NeurordlError(
-                f"{self.folder.path}: its checkpoint is not one of this run ({error}); choose another folder"
-            ) from error
+            reason = f"its checkpoint is not one of this run ({error})"
+            raise NeurordlError(f"{self.folder.path}: {reason}; choose another folder") from error
 
     def _finish(self) -> None:
         """Write the last weights; then give the student the best ones, if there was a validation."""
@@ -736,37 +659,3 @@ class Trainer:
 
 def _shown(terms: dict[str, float], digits: int) -> str:
     return "  ".join(f"{name} {value:.{digits}f}" for name, value in terms.items())
-
-
-def accuracy(student: nn.Module, labelled: Labelled, batch_size: int = 512) -> float:
-    """Share of images whose largest output is their label, in eval mode.
-
-    Parameters
-    ----------
-    student : torch.nn.Module
-        Network (n, channels, height, width) -> (n, classes).
-    labelled : StimulusSet with labels, DataLoader, Dataset, or sized iterable of batches
-        Labelled images, as in `fit`.
-    batch_size : int
-        Images in a batch of a StimulusSet or Dataset.
-
-    Returns
-    -------
-    float
-        A share from 0 to 1.
-
-    Raises
-    ------
-    NeurordlError
-        If there are no labels, or they are out of the range of the outputs.
-    """
-    correct = total = 0
-    with frozen_eval(student):
-        for batch in each_once(labelled, batch_size):
-            if batch.labels is None:
-                raise NeurordlError("labelled: the batches have no labels")
-            outputs = student(as_input(batch.images, student))
-            check_labels(batch.labels, outputs.shape[1])
-            correct += int((outputs.argmax(dim=1).cpu() == batch.labels).sum())
-            total += len(batch.labels)
-    return correct / total

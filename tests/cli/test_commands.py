@@ -409,7 +409,7 @@ def test_compare_a_network_of_ones_own(
     assert told in printed
     assert json.loads(Path("fresh/evaluation.json").read_text())["settings"]["checkpoint"] is None
     for changes, message in (
-        (("--checkpoint", data["brain.h5"]), "is no checkpoint"),
+        (("--checkpoint", data["brain.h5"]), "is not a checkpoint"),
         (("--pairs", "fitted"), "--pairs is for a run"),
         (("--channels", "1"), "the network takes 3 channels, but the images are 1 x 8 x 8"),
     ):
@@ -629,5 +629,6 @@ def test_no_arguments_show_the_help(shell: Any) -> None:
 def test_record_and_evaluation_are_json(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     assert shell(*train_arguments(data, tmp_path / "run", epochs=1))[0] == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    teacher = RDMTeacher(load_rdms(data["brain.h5"]), roi="IT", subjects=["p0", "p2"], average="session")
+    averaged = select_rdms(load_rdms(data["brain.h5"]), average="session")
+    teacher = RDMTeacher(averaged, roi="IT", subjects=["p0", "p2"])
     assert record["objective"]["losses"]["rdm:conv3"]["teacher"]["sha256"] == teacher.sha256

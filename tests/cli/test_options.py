@@ -145,7 +145,7 @@ def test_several_files_and_several_values() -> None:
     values = COMMANDS["rdm"].with_options().make_context("rdm", arguments.split()).params
     assert [str(path) for path in values["events"]] == ["a.tsv", "b.tsv"]
     assert [str(path) for path in values["images"]] == ["x.nii", "y.nii.gz"]
-    assert values["rois"] == ["IT,EVC", "FFA"]
+    assert list(values["rois"]) == ["IT,EVC", "FFA"]
     assert option_value(read_arguments("Regions")["rois"], values["rois"]) == ["IT", "EVC", "FFA"]
     mean = read_arguments("StimulusSet.from_folder")["mean"]
     assert option_value(mean, ["0.5,0.25", "1"]) == [0.5, 0.25, 1]

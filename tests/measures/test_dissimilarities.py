@@ -29,9 +29,8 @@ from neurordl.measures.dissimilarities import (
     euclidean_root,
     find_dissimilarity,
     mahalanobis,
-    whiten,
 )
-from neurordl.measures.kernels.distances import squared_distances
+from neurordl.measures.kernels.distances import squared_distances, whiten
 
 PLAIN = ("euclidean", "euclidean_root", "correlation", "cosine")
 NORMALISED = ("correlation", "cosine")

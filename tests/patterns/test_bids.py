@@ -97,10 +97,10 @@ def test_names_that_are_not_those_of_bids_have_the_file_beside_them(tmp_path: Pa
     [
         ("{", "is not valid JSON"),
         ("[1]", "is no JSON object"),
-        ({"RepetitionTime": "two"}, "'two', which is not plausible"),
-        ({"RepetitionTime": True}, "True, which is not plausible"),
-        ({"RepetitionTime": 2000}, "2000, which is not plausible"),
-        ({"VolumeTiming": [0, 2, 5]}, "times of their own .VolumeTiming"),
+        ({"RepetitionTime": "two"}, "'two', is not plausible"),
+        ({"RepetitionTime": True}, "True, is not plausible"),
+        ({"RepetitionTime": 2000}, "2000, is not plausible"),
+        ({"VolumeTiming": [0, 2, 5]}, "its own time .VolumeTiming"),
     ],
 )
 def test_sidecars_that_say_nothing_usable(tmp_path: Path, content: Any, said: str) -> None:

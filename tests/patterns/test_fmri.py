@@ -214,7 +214,7 @@ def test_an_atlas_gives_a_roi_for_each_voxel(study: Any) -> None:
         ({}, "has 2 labels without names"),
         ({"labels": {1: "V1"}}, "has the labels 7 without names"),
         ({"labels": table, "rois": ["V4"]}, "no ROI V4; it has IT, V1"),
-        ({"labels": {"one": "V1"}}, "no whole number with text"),
+        ({"labels": {"one": "V1"}}, "needs whole numbers with names"),
         ({"labels": pd.DataFrame({"a": [1]})}, "no column 'index'"),
         ({"labels": study["folder"] / "no.tsv"}, "cannot read the table"),
     ):
@@ -610,7 +610,7 @@ def test_grids_that_drift_apart_are_not_the_same(study: Any) -> None:
 @pytest.mark.parametrize(
     ("zoom", "unit", "given", "told"),
     [
-        (0.0, "sec", None, "is 0.0"),
+        (0.0, "sec", None, ", 0.0, is not plausible"),
         (2000.0, "sec", None, "is not plausible"),
         (500.0, "unknown", None, "is not plausible"),
         (2.0, "sec", 2000, "is not plausible"),

@@ -51,7 +51,7 @@ def test_labels_are_never_mixed() -> None:
     shifted[0, 3] = 1.0  # a third of a voxel
     atlas = INSIDE.astype(np.int16)
     atlas[2:] *= 3
-    with pytest.warns(UserWarning, match="taking the nearest value"):
+    with pytest.warns(UserWarning, match="it is resampled .nearest."):
         found = read_mask(Regions(nib.Nifti1Image(atlas, shifted), {1: "V1", 3: "IT"}), GRID)
     np.testing.assert_array_equal(found.inside, INSIDE)
     assert found.roi == [{1: "V1", 3: "IT"}[value] for value in atlas[INSIDE]]
@@ -77,7 +77,7 @@ def test_masks_and_atlases_may_be_stored_with_a_slope(tmp_path: Path) -> None:
         (pd.DataFrame({"index": [1, 1], "name": ["V1", "IT"]}), "label 1 has two names, 'V1' and 'IT'"),
         (pd.DataFrame({"index": [1], "name": [np.nan]}), "the labels 1 without names"),
         ({1.5: "V1"}, "1.5 is no whole number"),
-        ({float("inf"): "V1"}, "no whole number with text"),
+        ({float("inf"): "V1"}, "needs whole numbers with names"),
         (["V1"], "labels= is a list"),
         (5, "labels= is a int"),
     ],

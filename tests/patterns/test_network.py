@@ -78,7 +78,7 @@ def test_unknown_layer_lists_near_matches() -> None:
         read_layers(small_cnn(10, 1), torch.zeros(3, 1, 8, 8), ["conv4"])
     with pytest.raises(NeurordlError, match=r"'conv\*' stands for .* layers; give the name of one"):
         read_layers(small_cnn(10, 1), torch.zeros(3, 1, 8, 8), ["conv*"])
-    with pytest.raises(NeurordlError, match="no layer was asked for"):
+    with pytest.raises(NeurordlError, match="layers is empty"):
         resolve_layers(small_cnn(), [])
 
 

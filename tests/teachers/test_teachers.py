@@ -28,23 +28,19 @@ from neurordl import (
 )
 from neurordl.ids import natural_key
 from neurordl.measures.dissimilarities import correlation, euclidean, mahalanobis
+from neurordl.rdms import select_rdms
 from neurordl.students import small_cnn
+from tests.helpers import random_rdms
 
 IDS = [f"s{i}" for i in range(12)]
 RNG = np.random.default_rng(0)
 
 
 def brain(n_subjects: int = 3, ids: Sequence[str] = IDS, missing: float = 0.0, **described: Any) -> RDMs:
-    rng = np.random.default_rng(1)
-    vectors = rng.random((n_subjects, len(ids) * (len(ids) - 1) // 2)) + np.arange(n_subjects)[:, None]
-    vectors[rng.random(vectors.shape) < missing] = np.nan
-    described = described or {"subject": [f"p{k}" for k in range(n_subjects)]}
-    return RDMs(
-        vectors,
-        dissimilarity_measure="correlation",
-        rdm_descriptors=described,
-        pattern_descriptors={"stimulus": list(ids)},
-    )
+    rdms = random_rdms(ids, **(described or {"subject": [f"p{k}" for k in range(n_subjects)]}))
+    rdms.dissimilarities += np.arange(n_subjects)[:, None]
+    rdms.dissimilarities[np.random.default_rng(2).random(rdms.dissimilarities.shape) < missing] = np.nan
+    return rdms
 
 
 def batch_of(ids: Sequence[str] | None, n: int = 0) -> Batch:
@@ -158,7 +154,7 @@ def test_reliability_weights_that_are_not_defined() -> None:
     apart.dissimilarities[0, :30], apart.dissimilarities[1, 30:] = np.nan, np.nan
     with pytest.raises(NeurordlError, match="two subjects or more measured"):
         RDMTeacher(apart, pair_weights="reliability")
-    with pytest.raises(NeurordlError, match="shrinkage=2: expected a number from 0 to 1"):
+    with pytest.raises(NeurordlError, match="shrinkage=2: expected a number of at least 0 and of at most 1"):
         RDMTeacher(brain(3), pair_weights="reliability", shrinkage=2)
     for wrong in ({"pair_weights": "noise"}, {"pool": "median"}, {"missing": "drop"}):
         with pytest.raises(NeurordlError, match=r"expected"):
@@ -260,9 +256,9 @@ def test_rois_and_sessions_are_chosen_or_averaged() -> None:
     loop = by_loop(rdms, IDS)
     with pytest.raises(NeurordlError, match="'session'"):
         RDMTeacher(rdms)
-    chosen = RDMTeacher(rdms, roi="IT", select={"session": 2}, subjects=["a"])
+    chosen = RDMTeacher(select_rdms(rdms, select={"session": 2}), roi="IT", subjects=["a"])
     np.testing.assert_allclose(answer(chosen, IDS).rdms[0], loop[1], rtol=1e-6)
-    averaged = RDMTeacher(rdms, average="session", pool="subjects")
+    averaged = RDMTeacher(select_rdms(rdms, average="session"), pool="subjects")
     np.testing.assert_allclose(answer(averaged, IDS).rdms, [loop[:2].mean(0), loop[2:].mean(0)], rtol=1e-6)
 
 
@@ -635,7 +631,7 @@ def test_layers_of_a_network() -> None:
     torch.testing.assert_close(target.rdms[0], expected)
     assert teacher["conv1"].match(["anything"]) is None
     assert teacher["conv1"].groups(["a", "b"]) == [["a", "b"]]
-    with pytest.raises(NeurordlError, match="does not read layer 'fc1'; it reads 'conv1'"):
+    with pytest.raises(NeurordlError, match="the teacher's layer='fc1': expected one of 'conv1'"):
         teacher["fc1"]
     with pytest.raises(NeurordlError, match="no layer 'conv9'"):
         NetworkTeacher(model, "conv9")

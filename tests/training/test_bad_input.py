@@ -31,6 +31,7 @@ from neurordl import (
 )
 from neurordl.students import build
 from neurordl.training.run import load_checkpoint
+from tests.helpers import random_rdms, random_stimuli, student
 from tests.training.helpers import fit_with
 
 N, M = 24, 16
@@ -38,24 +39,11 @@ IDS = [f"s{i}" for i in range(M)]
 
 
 def drawn(n: int, ids: list[str] | None = None, seed: int = 0, labels: Any = None) -> StimulusSet:
-    pixels = np.random.default_rng(seed).integers(0, 256, (n, 8, 8), dtype=np.uint8)
-    return StimulusSet.from_array(pixels, ids or [f"i{k}" for k in range(n)], labels=labels)
+    return random_stimuli(n, seed, ids, labels)
 
 
 def brain(ids: list[str] = IDS, **described: Any) -> RDMs:
-    described = described or {"subject": ["a"]}
-    n = len(next(iter(described.values())))
-    return RDMs(
-        np.random.default_rng(1).random((n, len(ids) * (len(ids) - 1) // 2)),
-        dissimilarity_measure="correlation",
-        rdm_descriptors=described,
-        pattern_descriptors={"stimulus": ids},
-    )
-
-
-def student() -> nn.Module:
-    torch.manual_seed(0)
-    return build("small_cnn", 4, 1, width=4)
+    return random_rdms(ids, **(described or {"subject": ["a"]}))
 
 
 def train(out: Path | None = None, **changes: Any) -> Run:
@@ -170,7 +158,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a stimulus set of 2": (
         lambda: {"stimuli": drawn(2, IDS[:2])},
-        r"stimuli: 2 are too few for an RDM to be compared; 3 or more are needed",
+        r"stimuli: 2 are too few for an RDM; 3 or more are needed",
     ),
     "one stream of batches of 2": (
         lambda: {"stimuli": None, "labelled": drawn(M, IDS, labels=np.arange(M) % 4), "batch_size": 2},
@@ -235,7 +223,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "labels that pairs need": (
         lambda: {"objective": Objective(RDMLoss(RDMTeacher(brain()), "conv2", pairs="within"))},
-        r"pairs='within' needs the labels of the stimuli; give the StimulusSet labels",
+        r"pairs='within' needs the labels of the stimuli in the StimulusSet",
     ),
     "pairs that cka needs": (
         lambda: {"objective": Objective(RDMLoss(RDMTeacher(pairs_missing()), "conv2", comparison="cka"))},
@@ -276,11 +264,11 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a learning rate that nobody takes": (
         lambda: {"lr": 0.1, "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.1)},
-        r"lr= and weight_decay= are those of the default optimizer",
+        r"lr= and weight_decay= are to be set in your own optimizer=",
     ),
     "validation without transfer losses": (
         lambda: {"objective": Objective(), "validation": 0.25},
-        r"validation= chooses the epoch by the transfer losses, and this objective has none",
+        r"validation= chooses the epoch by transfer losses; the objective has none",
     ),
     "no epoch": (lambda: {"epochs": 0}, r"epochs=0: expected a whole number of at least 1"),
     "no batch": (lambda: {"batch_size": 0}, r"labelled=0: expected a whole number of at least 1"),
@@ -328,7 +316,7 @@ def test_unreadable_image(tmp_path: Path) -> None:
     whole = (tmp_path / "s3.png").read_bytes()
     for damaged in (b"", b"not an image", whole[: len(whole) // 2]):
         (tmp_path / "s3.png").write_bytes(damaged)
-        with pytest.raises(NeurordlError, match=r"cannot read the image .*s3\.png.*replace it"):
+        with pytest.raises(NeurordlError, match=r"cannot read the image .*s3\.png.*it is damaged"):
             StimulusSet.from_folder(tmp_path, channels=1)
 
 

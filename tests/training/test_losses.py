@@ -30,6 +30,7 @@ from neurordl import (
 from neurordl.measures.comparisons import COMPARISONS, corr
 from neurordl.measures.dissimilarities import DISSIMILARITIES, mahalanobis
 from neurordl.students import small_cnn
+from tests.helpers import random_images, student
 
 N = 16
 IDS = [f"s{i}" for i in range(N)]
@@ -38,13 +39,8 @@ RANKS = [name for name, one in COMPARISONS.items() if not one.differentiable]
 PLAIN = ["euclidean", "euclidean_root", "correlation", "cosine"]
 
 
-def student() -> nn.Module:
-    torch.manual_seed(0)
-    return small_cnn(4, 1, width=4)
-
-
 def images(n: int = N) -> Tensor:
-    return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return random_images(n)
 
 
 def batch() -> Batch:
@@ -161,7 +157,7 @@ def test_value_is_one_minus_the_correlation_of_the_two_rdms() -> None:
 def test_defaults() -> None:
     assert RDMLoss(of_rdms("cosine"), "conv2").describe() | {"teacher": None} == {
         "loss": "RDMLoss",
-        "layer": "conv2",
+        "layers": ["conv2"],
         "dissimilarity": "cosine",
         "comparison": "corr",
         "pairs": "all",
@@ -192,15 +188,15 @@ def test_measures_that_a_network_cannot_have() -> None:
         with pytest.raises(NeurordlError, match=f"dissimilarity='{wrong}' needs"):
             RDMLoss(of_rdms("correlation"), "conv2", wrong)
     unknown = RDMTeacher(rdms(None))
-    with pytest.raises(NeurordlError, match=r"do not say how they were measured; give .*euclidean, .*cosine"):
+    with pytest.raises(
+        NeurordlError, match=r"the teacher's dissimilarity is unknown; give one: euclidean, .*cosine"
+    ):
         RDMLoss(unknown, "conv2")
     assert RDMLoss(unknown, "conv2", "cosine").dissimilarity.name == "cosine"
 
 
 def test_mse_needs_a_common_unit() -> None:
-    with pytest.raises(
-        NeurordlError, match=r"the teacher's 'correlation' and the student's 'euclidean'.*scale=True"
-    ):
+    with pytest.raises(NeurordlError, match=r"of euclidean with the teacher's correlation RDM.*scale=True"):
         RDMLoss(of_rdms("correlation"), "conv2", "euclidean", "mse")
     with pytest.raises(NeurordlError, match="standardized or ranked"):
         RDMLoss(RDMTeacher(rdms("correlation"), pool="zscore"), "conv2", comparison="mse")

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from neurordl import NeurordlError, Objective, RDMLoss, RDMTeacher, Run, StimulusSet, TaskRatio, load_run
 from neurordl.students import build
+from tests.helpers import random_rdms
 from tests.training.helpers import fit_with
 
 N, M, STEPS = 50, 30, 4  # labelled images, stimuli, steps an epoch
@@ -69,12 +70,7 @@ class Walk(Sampler[int]):
 
 def arguments(kind: str, now: Callable[[], None]) -> dict[str, Any]:
     """A fit with dropout, batch norm and augmentation; `now` is called in each step's augmentation."""
-    rdms = RDMs(
-        np.random.default_rng(1).random((2, M * (M - 1) // 2)),
-        dissimilarity_measure="correlation",
-        rdm_descriptors={"subject": ["a", "b"]},
-        pattern_descriptors={"stimulus": IDS},
-    )
+    rdms = random_rdms(IDS, subject=["a", "b"])
     torch.manual_seed(0)
     losses = [
         RDMLoss(RDMTeacher(rdms, pool="subjects"), "conv2"),
@@ -266,14 +262,14 @@ def test_a_run_that_is_not_finished_is_not_read_as_one(tmp_path: Path) -> None:
         ({"seed": 6}, "settings.seed"),
         ({"lr": 0.1}, "optimizer.lr"),
         ({"epochs": 4}, "settings.epochs"),
-        ({"stimuli_batch": 5}, "settings.stimuli_batch"),
+        ({"stimuli_batch": 5}, "settings.batches.stimuli"),
         ({"student": build("small_cnn", 4, 1, width=8)}, "student.parameters"),
         ({"stimuli": StimulusSet.from_array(drawn(M, 3), IDS)}, "stimuli.sha256"),
         ({"validation": 0.4}, "stimuli.fitted"),
-        ({"augment": None}, "settings.augment"),
-        ({"clip_norm": 1.0}, "settings.clip_norm"),
-        ({"scheduler": "constant"}, "settings.scheduler"),
-        ({"batchnorm": "both"}, "settings.batchnorm"),
+        ({"augment": None}, "settings.batches.augment"),
+        ({"clip_norm": 1.0}, "settings.optimization.clip_norm"),
+        ({"scheduler": "constant"}, "settings.optimization.scheduler"),
+        ({"batchnorm": "both"}, "settings.optimization.batchnorm"),
         ({"objective": Objective(), "validation": None}, "objective.losses"),
     ],
 )

@@ -494,14 +494,15 @@ class Bootstrap(Resampling):
     Parameters
     ----------
     resample
-        What is resampled, and so what intervals and p-values generalise to: "subjects", "stimuli", or "both",
-        with the correction for two factors (Schütt et al. 2023, eLife 12:e82566).
+        What is resampled, and so what intervals and p-values generalise to: "subjects", "stimuli" or "both".
+
+        For "both" variances are corrected for two factors (Schütt et al. 2023, eLife 12:e82566).
     n
         Number of resamples.
     seed
         Seed of the draws.
     variance
-        How variances are taken where stimuli are resampled: "bootstrap", as in rsatoolbox, whose intervals
+        Estimator of the variances where stimuli are resampled: "bootstrap", as in rsatoolbox, whose intervals
         are too wide; or "components", which counts the variance of pairs of stimuli once instead of three
         times.
 
