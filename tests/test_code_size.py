@@ -11,14 +11,9 @@ from scripts.walk import walks
 
 # TEMPORARY: what is above its limit while the package is rebuilt. Lowered step by step; empty at the end.
 NOT_YET = {
-    "code lines": 15_000,
-    "files": 135,
-    "functions above 12 parameters": 5,
-    "functions above 8 parameters": 20,
-    "dict[str, Any]": 88,
-    "comparisons with a measure's name": 58,
-    "forbidden names": 585,
-    "evaluate": 20,
+    "code lines": 13_600,
+    "forbidden names": 20,
+    "evaluate": 16,
 }
 WALKS = {"evaluate": 12, "compute_rdms": 8}
 

@@ -63,9 +63,7 @@ def demo(out: Path = Path("demo_results"), *, call: Calls) -> None:
     typer.echo(call.run_demo(out))
 
 
-data = typer.Typer(
-    cls=CommandGroup, no_args_is_help=True, help="List, describe or download public data sets."
-)
+data = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="List, describe or download data sets.")
 app.add_typer(data, name="data")
 
 
@@ -203,16 +201,15 @@ def _describe_patterns(patterns: Dataset) -> str:
     runs = pd.DataFrame(record.get("runs") or [], columns=["events", "run", "volumes", "t_r"])
     table = pd.concat([pd.Series(record["images"], name="image"), runs if len(runs) else None], axis=1)
     stimuli = list(dict.fromkeys(patterns.obs_descriptors["stimulus"]))
-    return "\n".join(
-        [
-            f"{table.to_string(index=False)}\n",
-            f"mask      {record['mask']}{' (resampled)' if record['mask_resampled'] else ''}",
-            f"voxels    {record['voxels']} used; dropped {record['dropped_nan']} with NaN or infinity, "
-            f"{record['dropped_constant']} constant in a run",
-            f"stimuli   {len(stimuli)}: {listed(stimuli, most=8)}",
-            f"patterns  {patterns.n_obs}, model {record['model']}"
-            + (" (detrended)" if record.get("detrend") else ""),
-        ]
+    resampled = " (resampled)" if record["mask_resampled"] else ""
+    detrended = " (detrended)" if record.get("detrend") else ""
+    return (
+        f"{table.to_string(index=False)}\n\n"
+        f"mask      {record['mask']}{resampled}\n"
+        f"voxels    {record['voxels']} used; dropped {record['dropped_nan']} with NaN or infinity, "
+        f"{record['dropped_constant']} constant in a run\n"
+        f"stimuli   {len(stimuli)}: {listed(stimuli, most=8)}\n"
+        f"patterns  {patterns.n_obs}, model {record['model']}{detrended}"
     )
 
 
@@ -313,13 +310,9 @@ def draw_images(images: StimulusSet, n: int, seed: int) -> StimulusSet:
 
     labels = list(map(str, images.labels.tolist())) if images.labels is not None else [""] * len(images)
     if n < len(set(labels)):
-        raise NeurordlError(
-            f"--n-labelled {n} for {len(set(labels))} classes; take one image of each, or more"
-        )
+        raise NeurordlError(f"--n-labelled {n} for {len(set(labels))} classes; take at least one of each")
     if n > len(images) - 3:  # each side of a split has three or more
-        raise NeurordlError(
-            f"--n-labelled {n}: there are {len(images)} labelled images; leave it out for all"
-        )
+        raise NeurordlError(f"--n-labelled {n}: there are {len(images)} labelled images; give fewer")
     chosen = draw_number(images.ids, n, seed, labels)
     drawn = images.split(held_out=[images.ids[k] for k in chosen])[1]
     return replace(drawn, source=f"{images.source}, {n} of {len(images)} drawn by seed {seed}")
@@ -490,9 +483,9 @@ def compare(
     check_files({"source": Path(source) if is_path else None}, unnamed=["source"])
     check_folder(out)
     if (earlier := [name for name in _RESULTS if (out / name).exists()]) and not overwrite:
+        files = " and ".join(earlier)
         raise NeurordlError(
-            f"--out {out} holds a comparison already ({' and '.join(earlier)}): choose another folder, or "
-            "pass --overwrite to replace it"
+            f"--out {out} holds a comparison already ({files}): pass --overwrite to replace it"
         )
     with importing():
         import pandas as pd

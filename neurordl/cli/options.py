@@ -37,6 +37,7 @@ _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "Path": Path, "P
 _SEVERAL = ("Sequence", "Iterable", "list", "tuple")
 _FILES = "FILES"  # marks the options that take several files
 _OUTPUT = "out"  # the option of what is written, which need not exist
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 REQUIRED: Any = inspect.Parameter.empty
 
 
@@ -322,9 +323,7 @@ class SeveralFiles(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write ``--events a b``, what a shell makes of ``--events *.tsv``, as ``--events a --events b``."""
-        repeated = {
-            option for parameter in self.params if parameter.metavar == _FILES for option in parameter.opts
-        }
+        repeated = {flag for option in self.params if option.metavar == _FILES for flag in option.opts}
         written: list[str] = []
         option, n_values = "", 0
         for argument in args:
@@ -349,12 +348,9 @@ class Command:
         """Add a function to a group, with the name and the documentation of this command."""
         sections = _sections(inspect.getdoc(self.function) or "")
         examples = textwrap.dedent(sections.get("Examples", "")).strip()
-        group.command(
-            self.name,
-            cls=SeveralFiles,
-            help="\n\n".join(map(_plain, sections[""].split("\n\n"))),
-            epilog="\n\n".join(["Examples:", *map(_plain, examples.split("\n\n"))]),
-        )(function)
+        text = "\n\n".join(map(_plain, sections[""].split("\n\n")))
+        epilog = "\n\n".join(["Examples:", *map(_plain, examples.split("\n\n"))])
+        group.command(self.name, cls=SeveralFiles, help=text, epilog=epilog)(function)
 
     def with_options(self) -> Any:
         """The command of typer, with all its options."""
@@ -363,14 +359,14 @@ class Command:
         unnamed = [p.name for p in signature if p.kind is inspect.Parameter.POSITIONAL_ONLY]
         parts = {"": Takes(source), **self.takes}
         tables = {name: part.options() for name, part in parts.items()}
-        options = {option: argument for table in tables.values() for option, argument in table.items()}
-        if len(options) < sum(map(len, tables.values())):
-            raise LookupError(f"two options of {self.name} have the same name; give one of them a prefix")
-        parameters = [
-            _parameter(option, argument, parts[name].panel, option in unnamed)
-            for name, table in tables.items()
-            for option, argument in table.items()
-        ]
+        options, parameters = dict[str, Argument](), list[inspect.Parameter]()
+        for name, table in tables.items():
+            if twice := options.keys() & table.keys():
+                raise LookupError(
+                    f"{self.name} has two options {', '.join(twice)}; give one of them a prefix"
+                )
+            options |= table
+            parameters += [_parameter(k, v, parts[name].panel, k in unnamed) for k, v in table.items()]
         parameters += [_config(tables)] if options else []
 
         def run(**values: Any) -> None:
@@ -440,12 +436,8 @@ def _parameter(option: str, argument: Argument, panel: str, unnamed: bool) -> in
         settings["min"] = argument.least
     flag = _flag(option) + (f"/--no-{_flag(option)[2:]}" if default is True else "")
     information = typer.Argument(**settings) if unnamed else typer.Option(flag, **settings)
-    return inspect.Parameter(
-        option,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[type_ | None if default is None else type_, information],
-    )
+    type_ = type_ | None if default is None else type_
+    return inspect.Parameter(option, _KEYWORD, default=default, annotation=Annotated[type_, information])
 
 
 def option_value(argument: Argument, value: Any) -> Any:
@@ -504,7 +496,7 @@ def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:
     text = "A TOML file with these options under the same names. Options of the command line go before it."
     information = typer.Option(callback=read, is_eager=True, help=text)
     annotation = Annotated[Path | None, information]
-    return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return inspect.Parameter("config", _KEYWORD, default=None, annotation=annotation)
 
 
 app = typer.Typer(

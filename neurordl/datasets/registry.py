@@ -76,9 +76,8 @@ class DataSet:
 
 
 def _read_registry() -> dict[str, DataSet]:
-    text = Path(__file__).with_name("registry.toml").read_text(encoding="utf-8")
     registry = {}
-    for name, entry in tomllib.loads(text).items():
+    for name, entry in tomllib.loads(Path(__file__).with_name("registry.toml").read_text("utf-8")).items():
         files = tuple(File(**file) for file in entry.pop("files", ()))
         lists = {key: tuple(entry.pop(key, ())) for key in ("loaders", "compact", "classes")}
         registry[name] = DataSet(**{"folder": name} | entry | lists, files=files)

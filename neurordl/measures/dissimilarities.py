@@ -155,6 +155,16 @@ class Dissimilarity:
             return "repeats"
         return "a precision" if self.precision == "required" else ""
 
+    def check_precision(self, available: bool) -> None:
+        """Raise an error if there is a precision that it cannot take, or none and it needs one."""
+        if available and self.precision == "none":
+            able = [name for name, known in DISSIMILARITIES.items() if known.precision != "none"]
+            raise NeurordlError(f"{self} takes no precision; choose {' or '.join(able)}, or leave it out")
+        if not available and self.precision == "required":
+            raise NeurordlError(
+                f"{self} needs precision=, the inverse of the noise covariance of the channels"
+            )
+
     def of_network(self) -> Dissimilarity:
         """Return the dissimilarity for a network where brain data were measured by this one."""
         if self.for_network is not None:

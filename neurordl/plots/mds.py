@@ -141,10 +141,8 @@ def plot_rdm_mds(
     if len(names) < 3:
         raise NeurordlError(f"a plane of RDMs needs three or more, but there are {len(names)}")
     ids = _shared_ids(groups, missing)
-    stack = RDMs(
-        np.concatenate([reindex(group, ids) for group in groups.values()]),
-        pattern_descriptors={"stimulus": list(ids)},
-    )
+    vectors = np.concatenate([reindex(group, ids) for group in groups.values()])
+    stack = RDMs(vectors, pattern_descriptors={"stimulus": list(ids)})
     similarities = compare(stack, stack, comparison)
     if np.isnan(similarities).any():
         a, b = np.argwhere(np.isnan(similarities))[0]
@@ -264,17 +262,11 @@ def _place_labels(ax: Axes, texts: Sequence[tuple[str, Floats, str]], points: Fl
         options = [(reach, side, box_at(text, place, reach, side)) for reach in _REACHES for side in _SIDES]
         reach, side, box = min(options, key=lambda option: cost(option[2], option[0]))
         taken.append(box)
-        ax.annotate(
-            text,
-            tuple(place),
-            (line * reach * side[0], line * reach * side[1]),
-            textcoords="offset points",
-            ha=("center", "left", "right")[side[0]],
-            va=("center", "bottom", "top")[side[1]],
-            fontsize="small",
-            color=color,
-            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "alpha": 0.6} if reach > 1 else None,
-        )
+        offset = (line * reach * side[0], line * reach * side[1])
+        arrow = {"arrowstyle": "-", "color": color, "lw": 0.5, "alpha": 0.6} if reach > 1 else None
+        label = ax.annotate(text, tuple(place), offset, textcoords="offset points", arrowprops=arrow)
+        label.set(ha=("center", "left", "right")[side[0]], va=("center", "bottom", "top")[side[1]])
+        label.set(fontsize="small", color=color)
 
 
 def _shared_area(a: Bbox, b: Bbox) -> float:

@@ -117,9 +117,7 @@ def plot_rdm(
 def single_matrix(rdms: RDMs) -> Floats:
     """The matrix of a single RDM; several are an error."""
     if len(rdms) != 1:
-        raise NeurordlError(
-            f"one RDM is drawn at a time, but there are {len(rdms)}; index them, as in rdms[0]"
-        )
+        raise NeurordlError(f"one RDM is drawn at a time, not {len(rdms)}; index them, as in rdms[0]")
     return np.array(rdms.get_matrices()[0], dtype=float)
 
 
@@ -136,15 +134,11 @@ def categories_of(
         if stimuli is None or categories not in stimuli.table:
             known = ", ".join(sorted(rdms.pattern_descriptors))
             columns = f"; the table of the stimuli: {', '.join(map(str, stimuli.table))}" if stimuli else ""
-            raise NeurordlError(
-                f"the RDMs have no pattern descriptor {categories!r}; they have: {known}{columns}"
-            )
+            raise NeurordlError(f"the RDMs have no pattern descriptor {categories!r}, but {known}{columns}")
         index = match_ids(ids, stimuli.ids, names=("RDMs", "stimuli")).index
         return [str(value) for value in stimuli.table[categories].iloc[index]]
     if missing := [stimulus for stimulus in ids if stimulus not in categories]:
-        raise NeurordlError(
-            f"{len(missing)} stimuli have no category, such as {missing[0]!r}; give one for each stimulus"
-        )
+        raise NeurordlError(f"{len(missing)} stimuli have no category, such as {missing[0]!r}; give each one")
     return [str(categories[stimulus]) for stimulus in ids]
 
 
@@ -173,10 +167,8 @@ def _mark_missing(ax: Axes, matrix: Floats) -> None:
         shade = np.ma.masked_array(np.ones(matrix.shape), ~missing)
         ax.imshow(shade, cmap=ListedColormap([_NOT_MEASURED]), interpolation="nearest")
         patch = Patch(color=_NOT_MEASURED, label="not measured")
-        above = (1.0, 1.0)
-        style.legend(
-            ax, handles=[patch], handlelength=1, loc="lower right", bbox_to_anchor=above, borderaxespad=0.2
-        )
+        options = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
+        style.legend(ax, None, handles=[patch], handlelength=1, **options)
 
 
 def _draw_images(ax: Axes, images: Pixels, blocks: Blocks) -> float:

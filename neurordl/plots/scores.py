@@ -157,9 +157,7 @@ def plot_scores(
         p = "p_fdr" if table.frame["p_fdr"].notna().any() else "p"
     if comparisons is True:
         if not isinstance(scores, Evaluation):
-            raise NeurordlError(
-                "comparisons=True takes what evaluate gave; beside a table give another table"
-            )
+            raise NeurordlError("comparisons=True takes what evaluate gave; else give a table of them")
         comparisons = scores.comparisons
     rows = [] if comparisons is False else _significant_rows(comparisons, table, p_comparisons, alpha)
     new = ax is None
@@ -257,9 +255,7 @@ def _significant_rows(comparisons: pd.DataFrame, table: _Table, p: str, alpha: f
     for roi, a, b, difference, p_value in zip(*(frame[column] for column in columns), strict=True):
         pair = (roi, frozenset((a, b)))
         if pair in seen:
-            raise NeurordlError(
-                f"the comparisons hold the layers {a!r} and {b!r} twice for ROI {roi!r}; drop one"
-            )
+            raise NeurordlError(f"the comparisons hold {a!r} and {b!r} twice for ROI {roi!r}; drop one")
         seen.add(pair)
         if p_value < alpha and abs(difference) > 0:  # not where either is NaN
             better, worse = (a, b) if difference > 0 else (b, a)

@@ -144,9 +144,8 @@ def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str
             ax.axhline(accuracy, color="0.5", linestyle=":", linewidth=1, zorder=1)
     ax.set(xlabel=_NAMES["heldout_rdm_similarity"], ylabel=_NAMES["test_accuracy"])
     unit = "seeds" if "seed" in frame and not frame.duplicated(["condition", "seed"]).any() else "runs"
-    style.legend(
-        ax, title=f"mean, 95 % CI (t)\nover {style.extent(frame['condition'].value_counts())} {unit}"
-    )
+    number = style.extent(frame["condition"].value_counts())
+    style.legend(ax, title=f"mean, 95 % CI (t)\nover {number} {unit}")
     return style.hide_frame(ax)
 
 
@@ -188,9 +187,7 @@ def plot_paired(
     conditions = [str(name) for name in dict.fromkeys(frame["condition"])]
     _check_reference(reference, conditions)
     if frame.duplicated(["condition", *pair]).any():
-        raise NeurordlError(
-            f"some rows share condition, {', '.join(pair)}; name in pair= what else tells them apart"
-        )
+        raise NeurordlError(f"some rows share condition, {', '.join(pair)}; pair= needs another column")
     table = frame.pivot(index=list(pair), columns="condition", values=value).astype(float)
     compared = [name for name in conditions if name != reference]
     ax = ax or style.new_axes(5.2, 1.2 + 0.5 * len(compared))
@@ -199,22 +196,12 @@ def plot_paired(
     for place, name in enumerate(compared):
         differences = (table[name] - table[reference]).dropna().to_numpy()
         if not len(differences):
-            raise NeurordlError(
-                f"{name!r} and {reference!r} have no pair in common; check the columns in pair="
-            )
+            raise NeurordlError(f"{name!r} and {reference!r} have no pair in common; check pair=")
         counts.append(len(differences))
         k = conditions.index(name)
         y = place + np.linspace(0.12, 0.28, len(differences))
-        ax.plot(
-            differences,
-            y,
-            ".",
-            color=style.color_of(k),
-            alpha=0.5,
-            markersize=style.scaled(5),
-            mew=0,
-            zorder=2,
-        )
+        color, size = style.color_of(k), style.scaled(5)
+        ax.plot(differences, y, ".", color=color, alpha=0.5, ms=size, mew=0, zorder=2)
         mean, reach = _mean_reach(differences)
         style.mark(ax, k, mean, place, name, style.scaled(6), xerr=reach)
     ax.set_yticks(range(len(compared)), compared)

@@ -30,7 +30,16 @@ from neurordl.measures.dissimilarities import (
 )
 from neurordl.measures.kernels.distances import Sides, add_distances, checked_precision
 from neurordl.rdms.selection import reindex, stimulus_ids, take_rows
-from neurordl.rdms.source import Center, Source, check_dtype, check_rates, coded, labels_of, warn_of_runs
+from neurordl.rdms.source import (
+    Center,
+    Source,
+    check_dtype,
+    check_rates,
+    check_runs,
+    coded,
+    labels_of,
+    parsed_record,
+)
 from neurordl.validate import check_choice, listed
 
 __all__ = ["Noise", "compute_rdms", "covariance", "odd_even_reliability"]
@@ -169,7 +178,9 @@ def compute_rdms(
         noise = Noise(noise)
     _check_noise(measure, precision, noise)
     residuals = _residuals(noise, patterns, len(datasets))
-    records = columns.pop(PROVENANCE, [])
+    records = [parsed_record(text) for text in columns.pop(PROVENANCE, [])]
+    if out is not None and not str(out).endswith(".npy"):
+        raise NeurordlError(f"out={str(out)!r}: expected a file named .npy; save_rdms writes other formats")
     sources, whitenings = list[Source](), list[_Whitening]()
     described: dict[str, list[Any]] = {}
     by_run = measure.needs_runs or center == "run"
@@ -181,11 +192,6 @@ def compute_rdms(
             label_of_roi = label if roi is None else f"{label}, roi {roi}"
             options = {"by_run": by_run, "channels": channels, "dtype": check_dtype(dtype)}
             source = Source(dataset, label_of_roi, descriptor, **options).centered(center)
-            if measure.needs_runs and len(source.runs) < 2:
-                raise NeurordlError(
-                    f"{measure} needs two or more runs, and {source.label} has a single run, "
-                    f"{source.runs[0]!r}; choose another dissimilarity"
-                )
             sources.append(source)
             whitenings.append(_whitening(source, measure, precision, noise, residuals[number]))
             for key, value in {**row, **({} if roi is None else {"roi": roi})}.items():
@@ -196,9 +202,9 @@ def compute_rdms(
         )
     stimuli = tuple(dict.fromkeys(stimulus for source in sources for stimulus in source.ids))
     _warn_of_stimuli(sources, stimuli)
-    warn_of_runs(sources, measure)
+    check_runs(sources, measure)
     shape = (len(sources), len(stimuli) * (len(stimuli) - 1) // 2)
-    with nullcontext() if out is None else atomic_write(_npy(out)) as aside:
+    with nullcontext() if out is None else atomic_write(out) as aside:
         vectors: Any
         if aside is None:
             vectors = np.empty(shape, dtype)
@@ -344,40 +350,24 @@ def _check_noise(measure: Dissimilarity, precision: npt.ArrayLike | None, noise:
     """Refuse a precision and a noise that a dissimilarity cannot use."""
     if precision is not None and noise is not None:
         raise NeurordlError("precision= and noise= exclude each other; give one")
-    whitened = [name for name, known in DISSIMILARITIES.items() if known.precision != "none"]
-    if precision is not None and measure.precision == "none":
-        raise NeurordlError(f"{measure} takes no precision; choose {' or '.join(whitened)}, or leave it out")
-    if noise is not None and measure.precision == "none" and not measure.whitened_by_root:
-        rooted = [name for name, known in DISSIMILARITIES.items() if known.whitened_by_root]
-        raise NeurordlError(f"{measure} takes no noise=; choose one of {listed((*whitened, *rooted), 9)}")
-    if measure.precision == "required" and precision is None and noise is None:
-        raise NeurordlError(
-            f"{measure} needs precision=, the inverse of the noise covariance of the channels, or noise= to "
-            "estimate it"
-        )
-    if noise is not None and noise.by == "run" and not measure.needs_runs:
+    if noise is None:
+        measure.check_precision(precision is not None)
+        return
+    if measure.precision == "none" and not measure.whitened_by_root:
+        able = [name for name, known in DISSIMILARITIES.items() if known.precision != "none"]
+        able += [name for name, known in DISSIMILARITIES.items() if known.whitened_by_root]
+        raise NeurordlError(f"{measure} takes no noise=; choose one of {listed(able, 9)}")
+    if noise.by == "run" and not measure.needs_runs:
         raise NeurordlError(
             f"Noise(by='run') is for dissimilarities across runs, such as crossnobis, and not for {measure}"
         )
 
 
-def _npy(out: str | os.PathLike[str]) -> str:
-    if not str(out).endswith(".npy"):
-        raise NeurordlError(f"out={str(out)!r}: expected a file named .npy; save_rdms writes other formats")
-    return os.fspath(out)
-
-
 def _json(record: Mapping[str, Any], records: Sequence[Any]) -> str:
     """Return JSON of how RDMs were made, and of how each Dataset was made, if it is not too long."""
-    parsed = []
-    for text in records:
-        try:
-            parsed.append(json.loads(text))
-        except (TypeError, ValueError):
-            parsed.append(str(text))
-    text = json.dumps({**record, "patterns": parsed}, ensure_ascii=False)
+    text = json.dumps({**record, "patterns": records}, ensure_ascii=False)
     if len(text.encode()) > _TEXT:
-        text = json.dumps({**record, "patterns": f"{len(parsed)}, too long"})
+        text = json.dumps({**record, "patterns": f"{len(records)}, too long"})
     return text
 
 
@@ -396,29 +386,21 @@ def _warn_of_averages(rdms: npt.NDArray[Any], sources: Sequence[Source], measure
     """Warn if block averages differ by little beside the mean that all have in common."""
     if measure.kernel is None or measure.kernel.normalize == "none":
         return
-    alike: dict[str, tuple[Source, float]] = {}
+    alike, medians = list[Source](), list[float]()
     for rdm, source in zip(rdms, sources, strict=True):
-        if source.center is None and _is_average(source.record):
-            measured = rdm[np.isfinite(rdm)]
-            if len(measured) and (median := float(np.median(measured))) < _ALIKE:
-                alike[source.label] = source, median
+        if source.center is None and source.is_average:
+            median = float(np.nanmedian(rdm)) if np.isfinite(rdm).any() else np.inf
+            if median < _ALIKE:
+                alike.append(source)
+                medians.append(median)
     if alike:
-        averages, medians = zip(*alike.values(), strict=True)
         warnings.warn(
-            f"{labels_of(averages)}: the {measure} distances of block averages are tiny (median "
-            f'{medians[0]:.2g}), since all share the mean signal, which center="run" (in the shell --center '
-            "run) removes",
+            f"{labels_of(alike)}: the {measure} distances of block averages are tiny (median "
+            f"{medians[0]:.2g}), "
+            'since all share the mean signal, which center="run" (in the shell --center run) removes',
             UserWarning,
             stacklevel=3,
         )
-
-
-def _is_average(record: Any) -> bool:
-    try:
-        made = json.loads(record)
-    except (TypeError, ValueError):
-        return False
-    return isinstance(made, Mapping) and made.get("model") == "average"
 
 
 # one RDM

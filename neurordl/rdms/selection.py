@@ -209,10 +209,10 @@ def reindex(rdms: RDMs, ids: Sequence[str]) -> Floats:
     position = match_ids(ids, available).index
     result = np.empty((len(vectors), len(position) * (len(position) - 1) // 2))
     for k, first in enumerate(position[:-1]):  # by rows: index arrays of all pairs would outweigh the RDMs
-        others = position[k + 1 :]
-        pairs = pair_number(np.minimum(first, others), np.maximum(first, others), len(available))
+        later = position[k + 1 :]
+        pairs = pair_number(np.minimum(first, later), np.maximum(first, later), len(available))
         start = triangle_start(len(position), k)
-        result[:, start : start + len(others)] = vectors[:, pairs]
+        result[:, start : start + len(later)] = vectors[:, pairs]
     return result
 
 
@@ -291,8 +291,8 @@ def _choose(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
     rows = [int(row) for row in np.flatnonzero(keep)]
     for name, values in choices.items():
         if absent := sorted(set(values) - {columns[name][row] for row in rows}):
-            others = " and ".join(f"{other} {', '.join(v)}" for other, v in choices.items() if other != name)
-            raise NeurordlError(f"no RDM of {name} {', '.join(absent)} has {others}; leave it out")
+            rest = " and ".join(f"{other} {', '.join(v)}" for other, v in choices.items() if other != name)
+            raise NeurordlError(f"no RDM of {name} {', '.join(absent)} has {rest}; leave it out")
     if not rows:
         raise NeurordlError("no RDM was chosen: subjects= or select= holds an empty list; name a value")
     return rows
@@ -307,11 +307,11 @@ def _average(
         if name not in described:
             known = ", ".join(sorted(described)) or "none"
             raise NeurordlError(f"cannot average over {name!r}; the RDM descriptors are: {known}")
-    others = {name: values for name, values in described.items() if name not in names}
-    texts = [_as_texts(values) for values in others.values()]
+    kept = {name: values for name, values in described.items() if name not in names}
+    texts = [_as_texts(values) for values in kept.values()]
     groups = list(_rows_of(zip(*texts, strict=True) if texts else [()] * len(vectors)).values())
     means = np.stack([nan_mean(vectors[rows].astype(np.float64), axis=0) for rows in groups])
-    return means, {name: [values[rows[0]] for rows in groups] for name, values in others.items()}
+    return means, {name: [values[rows[0]] for rows in groups] for name, values in kept.items()}
 
 
 # alignment
@@ -411,10 +411,10 @@ def align(
         name: tuple(rows[name]) if isinstance(thing, DatasetBase) else _ids(thing, name)
         for name, thing in opened.items()
     }
-    first, *others = named
+    first, *rest = named
     matches: dict[str, Match] = {}
     problems = []
-    for name in others:
+    for name in rest:
         try:
             matches[name] = match_ids(unique[first], unique[name], names=(first, name), missing=missing)
         except NeurordlError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,7 +19,7 @@ from neurordl.errors import NeurordlError
 from neurordl.measures.dissimilarities import Dissimilarity
 from neurordl.validate import check_choice, listed
 
-__all__ = ["Center", "Source", "check_dtype", "check_rates", "coded", "warn_of_runs"]
+__all__ = ["Center", "Source", "check_dtype", "check_rates", "check_runs", "coded"]
 
 Center = Literal["run", "all"]
 Stimuli = slice | npt.NDArray[np.integer]
@@ -69,10 +70,11 @@ class Source:
         sums: npt.DTypeLike = np.float64,
     ) -> None:
         self.label, self.channels, self.dtype, self.sums = label, channels, dtype, sums
-        self.record = dataset.descriptors.get("provenance")
+        record = parsed_record(dataset.descriptors.get("provenance"))
+        self.is_average = isinstance(record, Mapping) and record.get("model") == "average"
         self.measurements = np.asanyarray(dataset.measurements)
-        kind, shape = self.measurements.dtype.kind, self.measurements.shape
-        if len(shape) != 2 or kind not in "fiub" or not shape[1]:
+        shape = self.measurements.shape
+        if len(shape) != 2 or self.measurements.dtype.kind not in "fiub" or not shape[1]:
             raise NeurordlError(
                 f"the measurements of {label} must be real numbers, (observations, channels), not "
                 f"{self.measurements.dtype} of shape {shape}; average over time first, where there is any"
@@ -288,10 +290,22 @@ def check_rates(patterns: Tensor, measure: Dissimilarity, label: str) -> Tensor:
     return patterns
 
 
-def warn_of_runs(sources: Sequence[Source], measure: Dissimilarity, stacklevel: int = 3) -> None:
-    """Warn if a dissimilarity across runs lacks runs of some stimuli, or depends on the mean of each run."""
+def check_runs(sources: Sequence[Source], measure: Dissimilarity) -> None:
+    """Refuse a single run for a dissimilarity across runs.
+
+    Warns
+    -----
+    UserWarning
+        Stimuli are in a single run, or distances depend on the mean pattern of each run.
+    """
     if not measure.needs_runs:
         return
+    for source in sources:
+        if len(source.runs) < 2:
+            raise NeurordlError(
+                f"{measure} needs two or more runs, and {source.label} has a single run, {source.runs[0]!r}; "
+                "choose another dissimilarity"
+            )
     messages: dict[str, list[Source]] = {}
     for source in sources:
         alone = np.flatnonzero((source.counts > 0).sum(axis=1) == 1)
@@ -311,7 +325,15 @@ def warn_of_runs(sources: Sequence[Source], measure: Dissimilarity, stacklevel: 
         )
         messages[message] = shifted
     for message, alike in messages.items():
-        warnings.warn(f"{labels_of(alike)}: {message}", UserWarning, stacklevel=stacklevel)
+        warnings.warn(f"{labels_of(alike)}: {message}", UserWarning, stacklevel=3)
+
+
+def parsed_record(text: Any) -> Any:
+    """Return what JSON holds that says how data were made; other text as it is."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError):
+        return str(text)
 
 
 def labels_of(sources: Sequence[Source]) -> str:

@@ -27,7 +27,7 @@ from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, 
 from neurordl.measures.kernels.distances import distance_matrices
 from neurordl.measures.kernels.products import InnerProducts
 from neurordl.rdms.selection import stimulus_ids
-from neurordl.rdms.source import Center, Source, check_dtype, check_rates, warn_of_runs
+from neurordl.rdms.source import Center, Source, check_dtype, check_rates, check_runs
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.evaluate import model_vectors
 from neurordl.validate import check_number
@@ -233,7 +233,7 @@ def searchlight(
         raise NeurordlError(f"{measure} needs two or more runs, and the patterns have a single one")
     if not isinstance(models, RDMs) and not len(models):
         raise NeurordlError("models= is empty; give model RDMs")
-    warn_of_runs([source], measure)
+    check_runs([source], measure)
     first = models if isinstance(models, RDMs) else next(iter(models.values()))
     match = match_ids(source.ids, stimulus_ids(first), names=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")

@@ -80,10 +80,7 @@ class PatternTeacher(ById):
         self.batches = check_choice("batches", batches, ("subject", "shared"))
         self.pool, self.transformed = pool, pool == "zscore"
         self.dissimilarity = measure = find_dissimilarity(dissimilarity)
-        if precision is not None and measure.precision == "none":
-            raise NeurordlError(f"{measure} takes no precision=; leave it out")
-        if precision is None and measure.precision == "required":
-            raise NeurordlError(f"dissimilarity={measure.name!r} needs precision=, a matrix of the channels")
+        measure.check_precision(precision is not None)
         by_run = measure.needs_runs or center == "run"
         self._sources = {
             str(name): Source(

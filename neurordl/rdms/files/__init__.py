@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rsatoolbox.rdm.rdms import RDMs
@@ -16,12 +16,10 @@ from neurordl.ids import check_ids, possible_ids
 from neurordl.io import atomic_write
 from neurordl.rdms.files.arrays import NPY, NPZ
 from neurordl.rdms.files.content import (
-    Diagonal,
     Format,
     Interpretation,
     Layout,
     RDMContent,
-    Similarity,
     columns_fit,
     condense,
     damage_named,
@@ -50,8 +48,8 @@ def load_rdms(
     roi: str | Sequence[str] | None = None,
     measure: str | None = None,
     layout: Layout | None = None,
-    similarity: Similarity | None = None,
-    diagonal: Diagonal | None = None,
+    similarity: Literal["1-s"] | None = None,
+    diagonal: Literal["ignore"] | None = None,
 ) -> RDMs:
     """Read RDMs from a file; its suffix tells the format.
 
@@ -274,16 +272,15 @@ def _complete(
 
 
 def _check_values(rdms: RDMs, label: str) -> None:
-    finite, infinite = np.isfinite(rdms.dissimilarities), np.isinf(rdms.dissimilarities)
     for wrong, problem in (
-        (~finite.any(axis=1), "has no measured pair (it is NaN everywhere)"),
-        (infinite.any(axis=1), "holds infinite dissimilarities"),
+        (~np.isfinite(rdms.dissimilarities).any(axis=1), "has no measured pair (it is NaN everywhere)"),
+        (np.isinf(rdms.dissimilarities).any(axis=1), "holds infinite dissimilarities"),
     ):
         if wrong.any():
             number = int(wrong.argmax())
             names = ", ".join(f"{k} {v[number]}" for k, v in rdms.rdm_descriptors.items() if k != "index")
-            named = f"RDM {number} ({names})" if names else f"RDM {number}"
-            raise NeurordlError(f"{label}: {named} {problem}; leave it out or compute it anew")
+            first = f"RDM {number}{f' ({names})' if names else ''}"
+            raise NeurordlError(f"{label}: {first} {problem}; leave it out or compute it anew")
 
 
 def _notice_about_ids(rdms: RDMs, source: Path) -> list[str]:

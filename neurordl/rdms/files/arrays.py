@@ -44,17 +44,13 @@ def _read_npz(source: Path, name: str | None) -> RDMContent:
     arrays: Struct = {}
     with zipfile.ZipFile(source) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-        if len({member.filename for member in members}) < len(members):
-            raise ValueError("it has an array twice under one name")
         if len(members) > _MAX_MEMBERS:
             raise ValueError(f"it holds {len(members)} arrays, and RDM files never so many")
         for member in members:
-            key, claimed, stored = (
-                member.filename.removesuffix(".npy"),
-                member.file_size,
-                member.compress_size,
-            )
+            key, claimed, stored = member.filename[: -len(".npy")], member.file_size, member.compress_size
             label = f"{key!r} in {source}"
+            if key in arrays:
+                raise ValueError(f"it has the array {key!r} twice")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise NeurordlError(f"{label} is packed in a way that numpy does not use; save it with numpy")
             if stored > source.stat().st_size or claimed > max(MAX_INFLATION * stored, 1 << 12):

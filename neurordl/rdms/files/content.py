@@ -19,8 +19,6 @@ from neurordl.errors import NeurordlError
 from neurordl.validate import check_choice
 
 Layout = Literal["square", "condensed"]
-Similarity = Literal["1-s"]
-Diagonal = Literal["ignore"]
 Values: TypeAlias = npt.NDArray[Any]
 Struct: TypeAlias = dict[str, Any]
 
@@ -115,8 +113,8 @@ class Interpretation:
     """
 
     layout: Layout | None = None
-    similarity: Similarity | None = None
-    diagonal: Diagonal | None = None
+    similarity: Literal["1-s"] | None = None
+    diagonal: Literal["ignore"] | None = None
 
     def __post_init__(self) -> None:
         check_choice("layout", self.layout, (None, "square", "condensed"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -50,12 +51,14 @@ class CheckedFile:
 
         A reference is the length of a text (4 bytes), the place of its store (8) and its number in it (4).
         """
-        stores = []
+        stores, end = [], 0
         for match in re.finditer(rb"GCOL\x01\0\0\0", content):
-            stores.append(match.start() - self.file.userblock_size)
-            at, end = match.start() + 16, match.start() + _number(content, match.start() + 8, 8)
-            while at + 16 <= min(end, len(content)):
-                number, size = _number(content, at, 2), _number(content, at + 8, 8)
+            if (start := match.start()) < end:
+                continue  # within the store before it
+            stores.append(start - self.file.userblock_size)
+            at, end = start + 16, start + struct.unpack_from("<Q", content, start + 8)[0]
+            while at + 16 <= end:
+                number, _, size = struct.unpack_from("<H6sQ", content, at)
                 if number == 0 and size != end - at:
                     raise ValueError("its texts are stored in a damaged way")
                 at = end if number == 0 else at + 16 + (size + 7) // 8 * 8
@@ -97,10 +100,6 @@ class CheckedFile:
         claimed = int(np.prod(shape or (), dtype=object)) * dtype.itemsize
         if claimed > max(inflation * self._size, 1 << 16):
             raise ValueError(f"{label} claims {claimed} bytes, and the file has {self._size}")
-
-
-def _number(content: bytes, at: int, width: int) -> int:
-    return int.from_bytes(content[at : at + width], "little")
 
 
 def to_python(value: Any) -> Any:

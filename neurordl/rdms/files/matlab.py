@@ -33,8 +33,6 @@ __all__ = ["MATLAB", "read_mat5"]
 
 _MAX_BYTES = 1 << 31  # of a variable, by the definition of version 5
 _MAX_ELEMENTS = 1_000_000
-_INTEGERS = [f"{sign}int{bits}" for bits in (8, 16, 32, 64) for sign in ("", "u")]
-_NUMBERS = ("", "double", "single", "logical", *_INTEGERS)
 
 
 def _read(source: Path, name: str | None) -> RDMContent:
@@ -50,9 +48,7 @@ def _read(source: Path, name: str | None) -> RDMContent:
         )
     with h5py.File(source, "r") as file:
         checked = CheckedFile(file)
-        variables = {
-            key: _value(checked, item) for key, item in checked.items(file) if not key.startswith("#")
-        }
+        variables = {key: _value(checked, item) for key, item in checked.items(file) if key[0] != "#"}
     return content_of_variables(variables, name, source)
 
 
@@ -74,6 +70,7 @@ _STORED = dict(zip(range(1, 7), ("i1", "u1", "i2", "u2", "i4", "u4"), strict=Tru
 _STORED |= {7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CODES = {1: "u1", 2: "u1", 4: "u2", 17: "u2", 18: "u4"}  # of characters
 _CLASSES = dict(zip(range(6, 16), ("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"), strict=True))
+_NUMBERS = ("", "double", "single", "logical", *(np.dtype(dtype).name for dtype in _CLASSES.values()))
 
 
 def read_mat5(source: Path) -> Struct:

@@ -102,8 +102,6 @@ def _number(cell: str, source: Path, row: int, column: int) -> float:
 
 def read_ids(source: Path) -> list[str]:
     """Read ids in the order of an RDM's rows, from the lines of a .txt or the id column of a table."""
-    if not source.is_file():
-        raise NeurordlError(f"there is no labels file {source}; check the path")
     if source.suffix.lower() not in (".csv", ".tsv", ".txt"):
         raise NeurordlError(f"cannot read ids from {source}: expected a .csv, .tsv or .txt file")
     if source.suffix.lower() == ".txt":
@@ -120,21 +118,17 @@ def read_ids(source: Path) -> list[str]:
 
 def _write(rdms: RDMs, delimiter: str) -> bytes:
     """Store one RDM, square, with its ids above and before it; its numbers come back exactly."""
-    ids = rdms.pattern_descriptors.get("stimulus")
-    for text in map(str, () if ids is None else ids):
+    ids = list(map(str, rdms.pattern_descriptors.get("stimulus", ())))
+    for text in ids:
         if text != text.strip() or not text:
-            raise unstorable(
-                "pattern_descriptors/stimulus",
-                ".csv",
-                f"the id {text!r} is blank or begins or ends with a blank",
-            )
+            problem = f"the id {text!r} is blank or begins or ends with a blank"
+            raise unstorable("pattern_descriptors/stimulus", ".csv", problem)
     file = io.StringIO(newline="")
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-    if ids is not None:
-        writer.writerow(["stimulus", *ids])
+    writer.writerows([["stimulus", *ids]] if ids else [])
     matrix = squareform(np.asarray(rdms.dissimilarities)[0], checks=False)
     for k, row in enumerate(matrix.tolist()):
-        writer.writerow([*([ids[k]] if ids is not None else []), *map(repr, row)])
+        writer.writerow([*ids[k : k + 1], *map(repr, row)])
     return file.getvalue().encode()
 
 
