@@ -183,15 +183,16 @@ def compute_rdms(
         raise NeurordlError(f"out={str(out)!r}: expected a file named .npy; save_rdms writes other formats")
     sources, whitenings = list[Source](), list[_Whitening]()
     described: dict[str, list[Any]] = {}
-    by_run = measure.needs_runs or center == "run"
+    by_run, precise = measure.needs_runs or center == "run", check_dtype(dtype)
     for number, dataset in enumerate(datasets):
         row = {key: values[number] for key, values in columns.items()}
         name = ", ".join(f"{key} {value}" for key, value in row.items())
         label = f"Dataset {number} ({name})" if name else f"Dataset {number}"
         for roi, channels in _rois(dataset):
             label_of_roi = label if roi is None else f"{label}, roi {roi}"
-            options = {"by_run": by_run, "channels": channels, "dtype": check_dtype(dtype)}
-            source = Source(dataset, label_of_roi, descriptor, **options).centered(center)
+            source = Source(
+                dataset, label_of_roi, descriptor, by_run=by_run, channels=channels, dtype=precise
+            ).centered(center)
             sources.append(source)
             whitenings.append(_whitening(source, measure, precision, noise, residuals[number]))
             for key, value in {**row, **({} if roi is None else {"roi": roi})}.items():

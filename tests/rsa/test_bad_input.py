@@ -21,18 +21,14 @@ from neurordl.rdms.selection import reindex
 from neurordl.rsa.ceilings import ceiling_p
 from neurordl.rsa.inference.infer import infer
 from neurordl.rsa.reliability import permutation_p, split_half
+from tests.helpers import random_rdms
 
 N = 12
 IDS = [f"s{k}" for k in range(N)]
 
 
 def stack(n_rdms: int, descriptor: str, ids: list[str] = IDS) -> RDMs:
-    return RDMs(
-        np.random.default_rng(n_rdms).random((n_rdms, len(ids) * (len(ids) - 1) // 2)),
-        dissimilarity_measure="correlation",
-        rdm_descriptors={descriptor: [f"{descriptor[0]}{k}" for k in range(n_rdms)]},
-        pattern_descriptors={"stimulus": list(ids)},
-    )
+    return random_rdms(ids, seed=n_rdms, **{descriptor: [f"{descriptor[0]}{k}" for k in range(n_rdms)]})
 
 
 def models(n: int = N) -> RDMs:

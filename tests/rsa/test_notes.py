@@ -15,6 +15,7 @@ import neurordl as nrl
 from neurordl.measures.comparisons import few_pairs
 from neurordl.rsa.inference.resampling import Bootstrap
 from neurordl.rsa.scores import Coverage, Subjects, repeated_layers
+from tests.helpers import random_rdms
 
 N = 12
 IDS = [f"s{k}" for k in range(N)]
@@ -23,17 +24,12 @@ FIRST, SECOND = np.triu_indices(N, 1)
 
 def brain(rois: tuple[str, ...] = ("IT",), subjects: int = 6) -> RDMs:
     names = [(f"p{k}", roi) for roi in rois for k in range(subjects)]
-    return RDMs(
-        np.random.default_rng(0).random((len(names), len(FIRST))),
-        dissimilarity_measure="correlation",
-        rdm_descriptors={"subject": [one for one, _ in names], "roi": [roi for _, roi in names]},
-        pattern_descriptors={"stimulus": list(IDS)},
-    )
+    subjects_of_rois = {"subject": [subject for subject, _ in names], "roi": [roi for _, roi in names]}
+    return random_rdms(IDS, seed=0, **subjects_of_rois)
 
 
 def models() -> RDMs:
-    vectors = np.random.default_rng(1).random((2, len(FIRST)))
-    return RDMs(vectors, rdm_descriptors={"name": ["a", "b"]}, pattern_descriptors={"stimulus": list(IDS)})
+    return random_rdms(IDS, measure=None, name=["a", "b"])
 
 
 def without(data: RDMs, row: int, stimuli: int) -> RDMs:

@@ -30,22 +30,17 @@ from neurordl.ids import natural_key
 from neurordl.measures.dissimilarities import correlation, euclidean, mahalanobis
 from neurordl.rdms import select_rdms
 from neurordl.students import small_cnn
+from tests.helpers import random_rdms
 
 IDS = [f"s{i}" for i in range(12)]
 RNG = np.random.default_rng(0)
 
 
 def brain(n_subjects: int = 3, ids: Sequence[str] = IDS, missing: float = 0.0, **described: Any) -> RDMs:
-    rng = np.random.default_rng(1)
-    vectors = rng.random((n_subjects, len(ids) * (len(ids) - 1) // 2)) + np.arange(n_subjects)[:, None]
-    vectors[rng.random(vectors.shape) < missing] = np.nan
-    described = described or {"subject": [f"p{k}" for k in range(n_subjects)]}
-    return RDMs(
-        vectors,
-        dissimilarity_measure="correlation",
-        rdm_descriptors=described,
-        pattern_descriptors={"stimulus": list(ids)},
-    )
+    rdms = random_rdms(ids, **(described or {"subject": [f"p{k}" for k in range(n_subjects)]}))
+    rdms.dissimilarities += np.arange(n_subjects)[:, None]
+    rdms.dissimilarities[np.random.default_rng(2).random(rdms.dissimilarities.shape) < missing] = np.nan
+    return rdms
 
 
 def batch_of(ids: Sequence[str] | None, n: int = 0) -> Batch:

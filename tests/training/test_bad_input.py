@@ -31,6 +31,7 @@ from neurordl import (
 )
 from neurordl.students import build
 from neurordl.training.run import load_checkpoint
+from tests.helpers import random_rdms, random_stimuli, student
 from tests.training.helpers import fit_with
 
 N, M = 24, 16
@@ -38,24 +39,11 @@ IDS = [f"s{i}" for i in range(M)]
 
 
 def drawn(n: int, ids: list[str] | None = None, seed: int = 0, labels: Any = None) -> StimulusSet:
-    pixels = np.random.default_rng(seed).integers(0, 256, (n, 8, 8), dtype=np.uint8)
-    return StimulusSet.from_array(pixels, ids or [f"i{k}" for k in range(n)], labels=labels)
+    return random_stimuli(n, seed, ids, labels)
 
 
 def brain(ids: list[str] = IDS, **described: Any) -> RDMs:
-    described = described or {"subject": ["a"]}
-    n = len(next(iter(described.values())))
-    return RDMs(
-        np.random.default_rng(1).random((n, len(ids) * (len(ids) - 1) // 2)),
-        dissimilarity_measure="correlation",
-        rdm_descriptors=described,
-        pattern_descriptors={"stimulus": ids},
-    )
-
-
-def student() -> nn.Module:
-    torch.manual_seed(0)
-    return build("small_cnn", 4, 1, width=4)
+    return random_rdms(ids, **(described or {"subject": ["a"]}))
 
 
 def train(out: Path | None = None, **changes: Any) -> Run:

@@ -30,6 +30,7 @@ from neurordl import (
 from neurordl.measures.comparisons import COMPARISONS, corr
 from neurordl.measures.dissimilarities import DISSIMILARITIES, mahalanobis
 from neurordl.students import small_cnn
+from tests.helpers import random_images, student
 
 N = 16
 IDS = [f"s{i}" for i in range(N)]
@@ -38,13 +39,8 @@ RANKS = [name for name, one in COMPARISONS.items() if not one.differentiable]
 PLAIN = ["euclidean", "euclidean_root", "correlation", "cosine"]
 
 
-def student() -> nn.Module:
-    torch.manual_seed(0)
-    return small_cnn(4, 1, width=4)
-
-
 def images(n: int = N) -> Tensor:
-    return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return random_images(n)
 
 
 def batch() -> Batch:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rsatoolbox.rdm import RDMs
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,18 +24,14 @@ from neurordl import (
     TaskRatio,
 )
 from neurordl.students import small_cnn
+from tests.helpers import random_images, random_rdms, student
 
 N = 12
 IDS = [f"s{i}" for i in range(N)]
 
 
-def student(**options: Any) -> nn.Module:
-    torch.manual_seed(0)
-    return small_cnn(4, 1, width=4, **options)
-
-
 def images(seed: int = 1, n: int = N) -> Tensor:
-    return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return random_images(n, seed)
 
 
 LABELS = torch.arange(N) % 4
@@ -44,13 +39,8 @@ LABELLED = (images(1), LABELS)
 STIMULI = (3 * images(2) + 1, IDS)
 
 
-def brain_of(ids: list[str]) -> RDMs:
-    vectors = np.random.default_rng(0).random((1, len(ids) * (len(ids) - 1) // 2))
-    return RDMs(vectors, dissimilarity_measure="correlation", pattern_descriptors={"stimulus": ids})
-
-
 def brain() -> RDMTeacher:
-    return RDMTeacher(brain_of(IDS))
+    return RDMTeacher(random_rdms(IDS, seed=0))
 
 
 def network(layers: Any = "conv2") -> NetworkTeacher:
@@ -346,7 +336,7 @@ def test_cross_entropy_is_in_single_precision() -> None:
 def test_ids_share_a_batch_only_where_every_teacher_lets_them() -> None:
     values = np.random.default_rng(0).normal(size=(N, 5))
     one = PatternTeacher({"a": (values[:8], IDS[:8]), "b": (values[4:], IDS[4:])})
-    two = RDMTeacher(brain_of(IDS[:10]), missing="ignore")
+    two = RDMTeacher(random_rdms(seed=0, ids=IDS[:10]), missing="ignore")
     objective = Objective([RDMLoss(two, "conv2"), RDMLoss(one, "conv2"), RDMLoss(brain(), "conv2")])
     assert objective.groups(IDS) == [IDS[:8], IDS[4:10]]
 

@@ -20,7 +20,6 @@ import safetensors.torch
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
-from rsatoolbox.rdm import RDMs
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, WeightedRandomSampler
 
@@ -37,8 +36,8 @@ from neurordl import (
     TaskRatio,
     load_run,
 )
-from neurordl.students import build
 from neurordl.training.streams import seed_all
+from tests.helpers import random_rdms, random_stimuli, student
 from tests.training.helpers import fit_with
 
 N, M = 32, 20  # labelled images, stimuli
@@ -47,23 +46,11 @@ IDS = [f"s{i}" for i in range(M)]
 
 
 def drawn(n: int, seed: int, ids: list[str] | None = None) -> StimulusSet:
-    pixels = np.random.default_rng(seed).integers(0, 256, (n, 8, 8), dtype=np.uint8)
-    return StimulusSet.from_array(pixels, ids or [f"i{k}" for k in range(n)], labels=np.arange(n) % 4)
-
-
-def student(**options: Any) -> nn.Module:
-    torch.manual_seed(0)
-    return build("small_cnn", 4, 1, width=4, **options)
+    return random_stimuli(n, seed, ids, labels=np.arange(n) % 4)
 
 
 def brain() -> RDMTeacher:
-    rdms = RDMs(
-        np.random.default_rng(1).random((2, M * (M - 1) // 2)),
-        dissimilarity_measure="correlation",
-        rdm_descriptors={"subject": ["a", "b"]},
-        pattern_descriptors={"stimulus": IDS},
-    )
-    return RDMTeacher(rdms, pool="subjects")
+    return RDMTeacher(random_rdms(IDS, subject=["a", "b"]), pool="subjects")
 
 
 def downhill(parameters: Any) -> torch.optim.Optimizer:

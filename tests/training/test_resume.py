@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from neurordl import NeurordlError, Objective, RDMLoss, RDMTeacher, Run, StimulusSet, TaskRatio, load_run
 from neurordl.students import build
+from tests.helpers import random_rdms
 from tests.training.helpers import fit_with
 
 N, M, STEPS = 50, 30, 4  # labelled images, stimuli, steps an epoch
@@ -69,12 +70,7 @@ class Walk(Sampler[int]):
 
 def arguments(kind: str, now: Callable[[], None]) -> dict[str, Any]:
     """A fit with dropout, batch norm and augmentation; `now` is called in each step's augmentation."""
-    rdms = RDMs(
-        np.random.default_rng(1).random((2, M * (M - 1) // 2)),
-        dissimilarity_measure="correlation",
-        rdm_descriptors={"subject": ["a", "b"]},
-        pattern_descriptors={"stimulus": IDS},
-    )
+    rdms = random_rdms(IDS, subject=["a", "b"])
     torch.manual_seed(0)
     losses = [
         RDMLoss(RDMTeacher(rdms, pool="subjects"), "conv2"),

@@ -27,6 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import neurordl as nrl
 import neurordl.training.losses
+from tests.helpers import random_stimuli, student
 from tests.training.helpers import fit_with
 
 ROOT = Path(__file__).parents[2]
@@ -56,24 +57,18 @@ class Hint(nrl.TransferLoss, nn.Module):
 
 
 def images(n: int, seed: int, ids: list[str] | None = None) -> nrl.StimulusSet:
-    pixels = np.random.default_rng(seed).integers(0, 256, (n, 8, 8), dtype=np.uint8)
-    return nrl.StimulusSet.from_array(pixels, ids or [f"i{k}" for k in range(n)], labels=np.arange(n) % 4)
-
-
-def network(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nrl.students.small_cnn(4, 1, width=4)
+    return random_stimuli(n, seed, ids, labels=np.arange(n) % 4)
 
 
 def teacher(**options: Any) -> nrl.NetworkTeacher:
-    return nrl.NetworkTeacher(network(9), ["conv3"], **options)
+    return nrl.NetworkTeacher(student(9), ["conv3"], **options)
 
 
 def arguments(hint: nn.Module | None = None, **changes: Any) -> dict[str, Any]:
     """Two streams, the hint beside an RDM loss of the same teacher."""
     taught = hint.teacher if isinstance(hint, Hint) else teacher()["conv3"]
     return {
-        "student": network(),
+        "student": student(),
         "objective": nrl.Objective([hint or Hint(taught.network), nrl.RDMLoss(taught, "conv3")]),
         "labelled": images(N, 1),
         "stimuli": images(M, 2, IDS),
@@ -96,7 +91,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def test_in_a_loop_of_ones_own() -> None:
-    model, hint = network(), Hint(teacher())
+    model, hint = student(), Hint(teacher())
     objective = nrl.Objective(hint, task=None)
     shown = images(M, 2, IDS)
     batch = (shown.images(), shown.ids)
@@ -138,8 +133,8 @@ def test_parameters_are_in_the_optimizer_the_record_and_their_own_file(tmp_path:
     described = run.record["objective"]["losses"]["hint"]
     assert (described["class"], described["parameters"], described["weight"]) == ("Hint", 16 * 8 + 16, 0.5)
     assert described["teacher"]["teacher"] == "NetworkTeacher"
-    assert run.record["student"]["parameters"] == sum(value.numel() for value in network().parameters())
-    names = set(network().state_dict())
+    assert run.record["student"]["parameters"] == sum(value.numel() for value in student().parameters())
+    names = set(student().state_dict())
     for file in ("student.safetensors", "best.safetensors"):
         assert set(safetensors.torch.load_file(tmp_path / "run" / file)) == names
     losses = safetensors.torch.load_file(tmp_path / "run" / "losses.safetensors")
@@ -221,7 +216,7 @@ def test_two_processes_train_the_hint_as_one_does(tmp_path: Path) -> None:
         **run.student.state_dict(),
         **{f"hint.{key}": value for key, value in hint.state_dict().items()},
     }
-    start = network().state_dict()
+    start = student().state_dict()
     assert moved(start, run.student.state_dict())
     for rank in range(2):
         other = safetensors.torch.load_file(tmp_path / f"{rank}.safetensors")
@@ -308,7 +303,7 @@ def test_a_loss_that_is_no_scalar_is_named() -> None:
             return student["conv2"].flatten(1).mean(dim=1)
 
     with pytest.raises(nrl.NeurordlError, match=r"rows: a loss returns a tensor of shape \(\), not"):
-        nrl.Objective(Rows(), task=None)(network(), stimuli=(images(4, 1).images(), IDS[:4]))
+        nrl.Objective(Rows(), task=None)(student(), stimuli=(images(4, 1).images(), IDS[:4]))
 
 
 def test_the_example_of_the_base_class_runs() -> None:

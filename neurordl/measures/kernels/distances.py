@@ -41,9 +41,7 @@ _WIDE_CHANNELS = 2048  # channels of fewer than 128 stimuli in float64 that stay
 _PAIRS, _ELEMENTS = 256, 1 << 20
 # of patterns that are processed in blocks:
 _KEPT = 1 << 27  # bytes of normalized patterns that are kept at once; more are made again for each block
-_BLOCK = (
-    1 << 26
-)  # most bytes of a block of patterns that are not kept; it is at most an eighth of all stimuli
+_BLOCK = 1 << 26  # most bytes of a block that is not kept; it has at most an eighth of all stimuli
 _SQUARE = 2048  # stimuli of a block whose patterns are kept
 _SLAB = 64  # rows that are finished at once, few enough for the cache
 _PIECE = 1 << 22  # bytes of patterns that are normalized at once
@@ -70,9 +68,7 @@ def floating(patterns: Tensor) -> Tensor:
     """Return patterns in float32 or float64; refuse all but tensors (..., stimuli, channels) of floats."""
     if not isinstance(patterns, Tensor) or not patterns.is_floating_point():
         dtype = patterns.dtype if isinstance(patterns, Tensor) else type(patterns).__name__
-        raise NeurordlError(
-            f"patterns are a tensor of floating-point numbers, not {dtype}; convert them first"
-        )
+        raise NeurordlError(f"patterns are a tensor of floating-point numbers, not {dtype}; convert them")
     if patterns.ndim < 2 or not patterns.shape[-1]:
         raise NeurordlError(f"patterns are (..., stimuli, channels), not of shape {tuple(patterns.shape)}")
     return patterns if patterns.dtype in _NEAR else patterns.float()
@@ -207,9 +203,8 @@ def _inverse_lengths(patterns: Tensor, normalize: Normalize) -> tuple[Tensor, Te
         if bool((offset > 64 * lengths).any()):  # the rounding of a large mean is an offset of its own
             rows -= rows.mean(-1, keepdim=True)
             lengths = _row_lengths(rows)
-        floor = (8 * limits.eps * offset).clamp_min(
-            limits.tiny
-        )  # up to here a row is constant but for rounding
+        # up to here a row is constant but for rounding
+        floor = (8 * limits.eps * offset).clamp_min(limits.tiny)
     else:
         lengths = _row_lengths(rows)
         floor = lengths.new_tensor(limits.tiny)
@@ -391,7 +386,7 @@ class _Blocks:
         whole = normalize == "none" and (fits or in_memory)
         sides = self._units(0, n if whole else min(n, _SAMPLE))
         sample = [side[:: math.ceil(len(side) / _SAMPLE)] for side in sides]
-        self.offsets = [_rough_mean(side, needed=normalize == "none") for side in sample]
+        self.offsets = [_rough_mean(side, always=normalize != "none") for side in sample]
         self.balance = 1.0
         if len(sides) > 1:
             x, y = (max(float(np.nansum(np.square(side))), 1e-300) for side in sample)
@@ -451,8 +446,8 @@ def _squared_lengths(side: Array) -> Array:
     return squares
 
 
-def _rough_mean(sample: Array, *, needed: bool) -> Array | None:
-    """Mean of a sample of patterns, to be taken from all; None if it has to be needed and is not."""
+def _rough_mean(sample: Array, *, always: bool) -> Array | None:
+    """Mean of a sample of patterns, to be subtracted from all; unless always, None if it costs no digits."""
     sound = sample
     mean: Array = sound.mean(axis=0)
     if not np.isfinite(mean).all():
@@ -460,7 +455,7 @@ def _rough_mean(sample: Array, *, needed: bool) -> Array | None:
         if not len(sound):
             return None
         mean = sound.mean(axis=0)
-    if needed and sample.dtype == np.float64:
+    if not always and sample.dtype == np.float64:
         spread = float(np.square(sound - mean).sum()) / len(sound)
         if float(np.square(mean).sum()) <= _COMMON * spread:
             return None
@@ -487,7 +482,9 @@ def _write(gram: Array, left: _Block, right: _Block, n: int, out: Array, scale: 
             sides = [tuple(torch.from_numpy(side) for side in block.sides) for block in (left, right)]
             pair = torch.from_numpy(row + top), torch.from_numpy(column + lead)
             exact = _by_difference(sides[0], sides[1], *pair).numpy()
-            _check_sign(exact, limits[row, column] / near)
+            negative = exact < -math.sqrt(np.finfo(exact.dtype).eps) / near * limits[row, column]
+            if negative.any():
+                raise _indefinite(f"it gives a squared distance of {float(exact[negative].min()):.3g}")
             slab[row, column] = np.maximum(exact, 0)
         if scale != 1.0:
             slab *= scale
@@ -499,15 +496,6 @@ def _write(gram: Array, left: _Block, right: _Block, n: int, out: Array, scale: 
                 out[at : at + slab.shape[1] - past] += slab[k, past:]
             else:
                 out[at : at + slab.shape[1] - past] = slab[k, past:]
-
-
-def _check_sign(distances: Array, limits: Array) -> None:
-    negative = distances < -math.sqrt(np.finfo(distances.dtype).eps) * limits
-    if negative.any():
-        raise NeurordlError(
-            f"the precision gives a squared distance of {float(distances[negative].min()):.3g}: it is not "
-            "positive semidefinite; give the inverse of a covariance, a shrunken one if need be"
-        )
 
 
 def distance_matrices(patterns: Tensor, normalize: Normalize) -> tuple[Tensor, Tensor, Tensor]:
@@ -539,17 +527,13 @@ def distance_matrices(patterns: Tensor, normalize: Normalize) -> tuple[Tensor, T
     distances = patterns.sub_(common).mT @ patterns
     norms = distances.diagonal(dim1=-2, dim2=-1).clone()
     if normalize == "none":
-        low, high = (
-            1e3 * limits.tiny**0.5,
-            1e-6 * limits.max**0.5,
-        )  # their squares neither vanish nor overflow
+        # the squares of distances neither vanish nor overflow
+        low, high = 1e3 * limits.tiny**0.5, 1e-6 * limits.max**0.5
         sound = norms.isfinite()
         distances.mul_(-2).add_(norms[:, None]).add_(norms[..., None])
     else:
-        low, high = (
-            4 * _NEAR[patterns.dtype],
-            5.0,
-        )  # patterns that are nearly alike are told apart by difference
+        # patterns that are nearly alike need distances by difference
+        low, high = 4 * _NEAR[patterns.dtype], 5.0
         spoilt = 1e-4 if patterns.dtype == torch.float32 else 1e-8  # share of the mean that is left
         sound = (norms > 0) & (norms > spoilt * patterns.shape[1] * common[:, 0].square())
         inverse = norms.rsqrt()
@@ -608,16 +592,19 @@ def factor_of(precision: Tensor, channels: int) -> Tensor:
     exact = checked_precision(precision, channels)
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(exact)
-    if not bool(failed):
-        return factor
-    values, vectors = torch.linalg.eigh(exact)
-    if bool(values[0] < -_rounding(precision)):
-        raise NeurordlError(
-            f"the precision is not positive semidefinite (smallest eigenvalue {float(values[0]):.3g}); "
-            "give the inverse of a covariance, a shrunken one if need be"
-        )
-    factor = vectors * values.clamp_min(0).sqrt()
+    if bool(failed):
+        values, vectors = torch.linalg.eigh(exact)
+        if bool(values[0] < -_rounding(precision)):
+            raise _indefinite(f"its smallest eigenvalue is {float(values[0]):.3g}")
+        factor = vectors * values.clamp_min(0).sqrt()
     return factor
+
+
+def _indefinite(sign: str) -> NeurordlError:
+    return NeurordlError(
+        f"the precision is not positive semidefinite ({sign}); give the inverse of a covariance, a "
+        "shrunken one if need be"
+    )
 
 
 def checked_precision(precision: Tensor, channels: int) -> Tensor:
@@ -630,9 +617,8 @@ def checked_precision(precision: Tensor, channels: int) -> Tensor:
     exact = precision.double()
     # Products with a random vector (Freivalds 1977), NaN if there is a NaN: it takes several times as long to
     # compare each number with its mirror image, which goes across the memory.
-    probe = torch.randn(channels, generator=torch.Generator().manual_seed(0), dtype=exact.dtype).to(
-        exact.device
-    )
+    random = torch.Generator().manual_seed(0)
+    probe = torch.randn(channels, generator=random, dtype=exact.dtype).to(exact.device)
     product, mirrored = exact @ probe, probe @ exact
     largest = product.abs().max()
     if not bool(largest.isfinite() & ((product - mirrored).abs().max() <= 1e-12 * largest)):
