@@ -33,6 +33,7 @@ from neurordl.validate import check_choice
 __all__ = [
     "COMPARISONS",
     "Comparison",
+    "ComparisonLike",
     "cka",
     "corr",
     "corr_cov",
@@ -421,6 +422,9 @@ def _moments(rdms: Tensor) -> Tensor:
     return (first[..., :, None] + first[..., None, :] - matrix[..., 1:, 1:]) / 2
 
 
+ComparisonLike = str | Comparison | Function
+
+
 def _rank(name: str, products: bool, normalized: bool) -> Comparison:
     undefined: Literal["constant"] | None = "constant" if normalized else None  # else 0 of a constant RDM
     return Comparison(name, pool=mean_ranks, undefined=undefined, kernel=Ranks(products, normalized))
@@ -475,7 +479,7 @@ COMPARISONS: dict[str, Comparison] = {entry.name: entry for entry in _BUILT_IN}
 """The comparisons that have a name, as rsatoolbox spells it where it has them."""
 
 
-def find_comparison(comparison: str | Comparison | Function, *, higher_is_better: bool = True) -> Comparison:
+def find_comparison(comparison: ComparisonLike, *, higher_is_better: bool = True) -> Comparison:
     """The comparison of a name in `COMPARISONS`, or of a function.
 
     Parameters
@@ -507,7 +511,7 @@ def find_comparison(comparison: str | Comparison | Function, *, higher_is_better
     return COMPARISONS[comparison]
 
 
-def find_similarity(comparison: str | Comparison | Function) -> Comparison:
+def find_similarity(comparison: ComparisonLike) -> Comparison:
     """`find_comparison` for scoring RDMs, which takes a similarity.
 
     Raises

@@ -9,7 +9,7 @@ from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.arrays import Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
-from neurordl.measures.comparisons import Comparison, find_similarity, mean_ranks
+from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity, mean_ranks
 from neurordl.measures.condensed import n_stimuli, square
 from neurordl.measures.kernels.kernel import missing_groups
 from neurordl.rdms.selection import check_one_per_subject, select_rdms
@@ -33,7 +33,7 @@ _TESTED = 500_000  # values up to which `agreement` takes a second or so
 _STACK = 64 << 20  # bytes of permuted RDMs at once
 
 
-def noise_ceiling(rdms: RDMs, comparison: str | Comparison = "rho-a") -> tuple[float, float]:
+def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[float, float]:
     """Bounds on the similarity that the true model would reach, given how far subjects agree.
 
     As in Nili et al. (2014, PLoS Comput. Biol. 10:e1003553), with rsatoolbox's pooling: the mean over
@@ -70,13 +70,13 @@ def noise_ceiling(rdms: RDMs, comparison: str | Comparison = "rho-a") -> tuple[f
     return ceiling(np.asarray(chosen.dissimilarities, dtype=np.float64), comparison)
 
 
-def ceiling(vectors: Floats, comparison: str | Comparison) -> tuple[float, float]:
+def ceiling(vectors: Floats, comparison: ComparisonLike) -> tuple[float, float]:
     """Lower and upper noise ceiling of condensed RDMs (subjects, pairs); see `noise_ceiling`."""
     lower, upper = subject_bounds(vectors, comparison)
     return float(nan_mean(lower)), float(nan_mean(upper))
 
 
-def subject_bounds(vectors: Floats, comparison: str | Comparison) -> tuple[Floats, Floats]:
+def subject_bounds(vectors: Floats, comparison: ComparisonLike) -> tuple[Floats, Floats]:
     """Similarity of each subject's RDM with the others' pooled RDM (lower), and with all pooled (upper).
 
     Parameters
@@ -160,7 +160,7 @@ def scaled_to_pool(vectors: Floats, comparison: Comparison) -> Floats:
 
 def ceiling_p(
     rdms: RDMs | npt.ArrayLike,
-    comparison: str | Comparison,
+    comparison: ComparisonLike,
     *,
     n_permutations: int = 1000,
     rng: np.random.Generator,

@@ -14,7 +14,7 @@ from torch import Tensor
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
-from neurordl.measures.comparisons import Comparison, find_similarity
+from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import n_stimuli
 from neurordl.measures.kernels.kernel import missing_groups
 from neurordl.rdms.selection import (
@@ -31,7 +31,7 @@ __all__ = ["check_stacks", "compare", "rdms_by_roi", "similarity", "subject_vect
 def compare(
     models: RDMs,
     data: RDMs,
-    comparison: str | Comparison = "rho-a",
+    comparison: ComparisonLike = "rho-a",
     missing: Literal["error", "ignore"] = "error",
 ) -> Floats:
     """Similarity of every model RDM with every data RDM, matched by stimulus id, never by position.
@@ -115,11 +115,11 @@ def check_stacks(models: Tensor | Floats, data: Tensor | Floats) -> int:
 
 
 @overload
-def similarity(models: Tensor, data: Tensor, comparison: str | Comparison) -> Tensor: ...
+def similarity(models: Tensor, data: Tensor, comparison: ComparisonLike) -> Tensor: ...
 @overload
-def similarity(models: npt.ArrayLike, data: npt.ArrayLike, comparison: str | Comparison) -> Floats: ...
+def similarity(models: npt.ArrayLike, data: npt.ArrayLike, comparison: ComparisonLike) -> Floats: ...
 def similarity(
-    models: npt.ArrayLike | Tensor, data: npt.ArrayLike | Tensor, comparison: str | Comparison
+    models: npt.ArrayLike | Tensor, data: npt.ArrayLike | Tensor, comparison: ComparisonLike
 ) -> Floats | Tensor:
     """Similarity of condensed RDMs (models, pairs) with others (data, pairs), computed in float64.
 

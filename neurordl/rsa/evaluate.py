@@ -18,7 +18,7 @@ from neurordl.arrays import Bools, Floats, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
 from neurordl.io import sha256_array, sha256_state
-from neurordl.measures.comparisons import Comparison, find_similarity
+from neurordl.measures.comparisons import ComparisonLike, find_similarity
 from neurordl.measures.dissimilarities import (
     Dissimilarity,
     DissimilarityLike,
@@ -84,7 +84,7 @@ def evaluate(
     *,
     stimuli: StimulusSet | None = None,
     layers: str | Sequence[str] = "all",
-    comparison: str | Comparison = "rho-a",
+    comparison: ComparisonLike = "rho-a",
     dissimilarity: DissimilarityLike | None = None,
     roi: str | Sequence[str] | None = None,
     subjects: str | Sequence[str] | None = None,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neurordl.arrays import Bools, Floats, nan_mean
 from neurordl.errors import NeurordlError
-from neurordl.measures.comparisons import Comparison, find_similarity
+from neurordl.measures.comparisons import ComparisonLike, find_similarity
 from neurordl.measures.condensed import square
 from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ROUNDING, pooled, scaled_to_pool
@@ -28,7 +28,7 @@ _STACK = 64 << 20  # bytes of permuted RDMs at once
 def permutation_p(
     models: RDMs | npt.ArrayLike,
     data: RDMs | npt.ArrayLike,
-    comparison: str | Comparison,
+    comparison: ComparisonLike,
     *,
     n_permutations: int = 1000,
     rng: np.random.Generator,
@@ -95,7 +95,7 @@ def permutation_p(
 
 def split_half(
     rdms: RDMs | npt.ArrayLike,
-    comparison: str | Comparison,
+    comparison: ComparisonLike,
     *,
     n_splits: int = 100,
     rng: np.random.Generator,
@@ -168,7 +168,7 @@ def session_reliability(
     rdms: RDMs | npt.ArrayLike,
     subjects: Sequence[str] | None = None,
     sessions: Sequence[str] | None = None,
-    comparison: str | Comparison = "rho-a",
+    comparison: ComparisonLike = "rho-a",
 ) -> SessionReliability:
     """Similarity of RDMs across sessions, within and between subjects.
 

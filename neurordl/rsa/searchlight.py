@@ -21,7 +21,7 @@ from torch import Tensor
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match, match_ids
-from neurordl.measures.comparisons import Comparison, find_similarity
+from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import square
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.measures.kernels.distances import distance_matrices
@@ -175,7 +175,7 @@ def searchlight(
     radius: float = 3.0,
     threshold: float = 1.0,
     dissimilarity: DissimilarityLike = "correlation",
-    comparison: str | Comparison = "corr",
+    comparison: ComparisonLike = "corr",
     descriptor: str = "stimulus",
     center: Center | None = None,
     dtype: npt.DTypeLike = np.float64,

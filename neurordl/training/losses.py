@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neurordl.errors import NeurordlError
-from neurordl.measures.comparisons import Comparison, find_comparison
+from neurordl.measures.comparisons import ComparisonLike, find_comparison
 from neurordl.measures.condensed import condensed_index
 from neurordl.measures.dissimilarities import (
     DISSIMILARITIES,
@@ -238,7 +238,7 @@ class RDMLoss(TransferLoss):
         teacher: Teacher | NetworkTeacher,
         layer: str,
         dissimilarity: DissimilarityLike | None = None,
-        comparison: str | Comparison | Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        comparison: ComparisonLike | None = None,
         pairs: Literal["all", "within", "between"] = "all",
         weight: Weight = 1.0,
         scale: bool = False,

@@ -15,10 +15,10 @@ from scipy import optimize
 from neurordl.arrays import Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
-from neurordl.measures.comparisons import Comparison, find_similarity
+from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import n_stimuli
 from neurordl.measures.kernels.products import InnerProducts
-from neurordl.rdms.selection import reindex, stimulus_ids
+from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
 from neurordl.rsa.compare import rdms_by_roi, similarity
 from neurordl.rsa.inference.infer import Inference, interval, p_values
@@ -156,7 +156,7 @@ class Model:
         return self.combine if len(self.rdms) > 1 else "fixed"
 
 
-def fit_model(model: Model, data: Floats, comparison: str | Comparison, rdms: Floats | None = None) -> Floats:
+def fit_model(model: Model, data: Floats, comparison: ComparisonLike, rdms: Floats | None = None) -> Floats:
     """Weights of a model's RDMs, (rdms,), that bring the model nearest to these subjects.
 
     "select": the RDM of the greatest mean similarity, as rsatoolbox's ``fit_select``. "weighted": the weights
@@ -231,7 +231,7 @@ class _Sample(NamedTuple):
 
 
 def cross_validate(
-    models: Sequence[Model], data: Floats, comparison: str | Comparison, folds: Sequence[Fold]
+    models: Sequence[Model], data: Floats, comparison: ComparisonLike, folds: Sequence[Fold]
 ) -> tuple[Floats, Floats]:
     """Mean similarity over the test subjects of each fold, on its test stimuli, of models fitted to the rest.
 
@@ -293,11 +293,12 @@ def _score_folds(
 def infer_fitted(
     models: Sequence[Model],
     data: Floats,
-    comparison: str | Comparison,
+    comparison: ComparisonLike,
     bootstrap: str | Resampling | None = "both",
     folds: Folds | None = None,
     *,
     draws: Draws | None = None,
+    names: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> Inference:
     """Cross-validated models with the variance over subjects, stimuli or both, by bootstrap.
 
@@ -316,6 +317,8 @@ def infer_fitted(
         How subjects and stimuli are split.
     draws
         Resamples that were drawn before.
+    names
+        Names of the subjects and of the stimuli, for a scheme that draws by name; by default their numbers.
 
     Returns
     -------
@@ -340,8 +343,8 @@ def infer_fitted(
                 "what splitting adds to the variance takes two splits or more: Folds(splits=2)"
             )
         if draws is None:
-            names = [[str(k) for k in range(size)] for size in (n, stimuli)]
-            draws = resampling.draw(*names, fewest=(folds.subjects, 3 * folds.stimuli), rng=rng)
+            subjects, items = names or ([str(k) for k in range(size)] for size in (n, stimuli))
+            draws = resampling.draw(subjects, items, fewest=(folds.subjects, 3 * folds.stimuli), rng=rng)
         assert draws is not None
         parts = [draws]
         if draws.subjects is not None and draws.stimuli is not None:
@@ -421,7 +424,7 @@ def evaluate_fitted(
     rdms: RDMs,
     *,
     combine: Combine = "weighted",
-    comparison: str | Comparison = "corr",
+    comparison: ComparisonLike = "corr",
     folds: Folds | None = None,
     roi: str | Sequence[str] | None = None,
     subjects: str | Sequence[str] | None = None,
@@ -485,7 +488,8 @@ def evaluate_fitted(
     stack = [Model(str(name), reindex(group, ids), combine) for name, group in models.items()]
     frames = []
     for place, brain in rdms_by_roi(rdms, roi, subjects).items():
-        inference = infer_fitted(stack, reindex(brain, ids), comparison, bootstrap, folds)
+        names = subject_names(brain), ids
+        inference = infer_fitted(stack, reindex(brain, ids), comparison, bootstrap, folds, names=names)
         low, high = interval(inference, center="data")
         nothing = np.full(len(stack), np.nan)
         columns = {

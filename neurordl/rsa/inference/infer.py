@@ -12,7 +12,7 @@ from scipy import stats
 
 from neurordl.arrays import Floats, nan_mean
 from neurordl.errors import NeurordlError
-from neurordl.measures.comparisons import Comparison, find_similarity
+from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study, find_resampling
 from neurordl.rsa.inference.variances import Spread
 from neurordl.validate import check_choice
@@ -102,7 +102,7 @@ class Inference:
 def infer(
     models: npt.ArrayLike,
     data: npt.ArrayLike,
-    comparison: str | Comparison,
+    comparison: ComparisonLike,
     bootstrap: str | Resampling | None = None,
     *,
     draws: Draws | None = None,
