@@ -205,7 +205,7 @@ class RunFolder:
     def __init__(self, out: str | Path | None, record: Record, resume: bool, writes: bool) -> None:
         self.path, self.record, self.resume = Path(out or ""), record, resume
         self._in_memory, self._writes = out is None, writes and out is not None
-        self._made: list[Path] = []
+        self._new_folders: list[Path] = []
         self._withdrawable = False
         self._best: dict[str, Tensor] = {}
         if out is not None:
@@ -233,7 +233,7 @@ class RunFolder:
     def start(self) -> None:
         """Make the folder and write the record of a run that has started."""
         if self._writes:
-            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            self._new_folders = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self._withdrawable = not (self.path / RUN_RECORD).is_file()
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -248,7 +248,7 @@ class RunFolder:
             with suppress(OSError):
                 for name in (RUN_RECORD, HISTORY, BEST):
                     (self.path / name).unlink(missing_ok=True)
-                for folder in self._made:
+                for folder in self._new_folders:
                     folder.rmdir()
 
     def load(self) -> Record | None:
