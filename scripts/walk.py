@@ -2,8 +2,8 @@
 
     python scripts/walk.py [--functions]
 
-docs/map.md draws both walks. Called functions are recorded while a small example runs; functions of
-``validate``, ``arrays`` and ``errors``, which every module uses, are left out.
+docs/map.md draws both walks. Called functions are recorded while a small example runs. The lowest modules of
+the package (errors, checks, arrays, files and ids), which all others use, are left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import neurordl as nrl
 from neurordl.simulate import Measurement, simulate_patterns, simulate_subjects
 
 PACKAGE = Path(nrl.__file__).parent
-EVERYWHERE = {"", "validate", "arrays", "errors"}
+LOWEST = {"", "errors", "validate", "arrays", "io", "ids"}
 
 
 def walk(call: Callable[[], Any]) -> dict[str, list[str]]:
@@ -44,7 +44,7 @@ def walk(call: Callable[[], Any]) -> dict[str, list[str]]:
         call()
     finally:
         sys.setprofile(None)
-    return {module: functions for module, functions in modules.items() if module not in EVERYWHERE}
+    return {module: functions for module, functions in modules.items() if module not in LOWEST}
 
 
 def walks() -> dict[str, dict[str, list[str]]]:

@@ -29,9 +29,9 @@ def world(images):
 def finished(images, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "results"
     threads = torch.get_num_threads()
-    told = demo.run_demo(out, seeds=2, setting=TINY, images=images, progress=False)
+    report = demo.run_demo(out, seeds=2, setting=TINY, images=images, progress=False)
     assert torch.get_num_threads() == threads
-    return out, told
+    return out, report
 
 
 def test_the_table_has_its_columns_and_rows(finished):
@@ -51,7 +51,7 @@ def test_the_table_has_its_columns_and_rows(finished):
 
 
 def test_the_report_tells_tables_differences_and_setting(finished):
-    out, told = finished
+    out, report = finished
     frame = pd.read_csv(out / "results.csv")
     table = frame.pivot(index=["experiment", "seed"], columns="condition", values="heldout_rdm_similarity")
     for experiment in ("dnn", "subjects"):
@@ -59,14 +59,14 @@ def test_the_report_tells_tables_differences_and_setting(finished):
             mean = (table["rdl"] - table[other]).loc[experiment].mean()
             (line,) = [
                 text
-                for text in told.splitlines()
+                for text in report.splitlines()
                 if text.split()[:4] == [experiment, "rdl", "-", other] and "similarity" in text
             ]
             assert f"{mean:+.4f}" in line
-    assert told.count("rdl - ") == 8
-    assert "layer conv3, weight 10, 1 epochs" in told
-    assert "100 to 102" not in told  # that was another setting
-    assert "none (one teacher)" in told
+    assert report.count("rdl - ") == 8
+    assert "layer conv3, weight 10, 1 epochs" in report
+    assert "100 to 102" not in report  # that was another setting
+    assert "none (one teacher)" in report
 
 
 def test_the_figure_is_a_picture(finished):
@@ -77,10 +77,10 @@ def test_the_figure_is_a_picture(finished):
 
 
 def test_a_second_run_only_reads(finished, images, monkeypatch):
-    out, told = finished
+    out, report = finished
     monkeypatch.setattr(demo, "World", lambda *_: pytest.fail("nothing is left to run"))
     before = (out / "results.csv").read_bytes()
-    assert demo.run_demo(out, seeds=2, setting=TINY, images=images, progress=False) == told
+    assert demo.run_demo(out, seeds=2, setting=TINY, images=images, progress=False) == report
     assert (out / "results.csv").read_bytes() == before
 
 
@@ -153,7 +153,7 @@ def test_a_row_agrees_with_evaluate(world, monkeypatch):
     runs = []
     fitted = demo.fit
     monkeypatch.setattr(
-        demo, "fit", lambda *given, **options: runs.append(fitted(*given, **options)) or runs[-1]
+        demo, "fit", lambda *streams, **options: runs.append(fitted(*streams, **options)) or runs[-1]
     )
     row = demo.fit_and_score(world, "subjects", "rdl", seed=2)
     scores = evaluate(

@@ -81,8 +81,12 @@ def test_file_names_tell_jobs_apart_that_look_alike(tmp_path):
 
 
 def test_jobs_that_make_no_grid_are_refused(tmp_path):
-    for jobs, told in (([], "0 jobs"), ([{"a": 1}, {"b": 1}], "same keys"), ([{"a": 1}, {"a": 1}], "twice")):
-        with pytest.raises(NeurordlError, match=told):
+    for jobs, message in (
+        ([], "0 jobs"),
+        ([{"a": 1}, {"b": 1}], "same keys"),
+        ([{"a": 1}, {"a": 1}], "twice"),
+    ):
+        with pytest.raises(NeurordlError, match=message):
             run_grid(jobs, Work(), tmp_path / "new", progress=False)
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("")
@@ -103,11 +107,11 @@ def table() -> pd.DataFrame:
 
 def test_paired_differences_are_those_of_the_paired_t_test():
     frame = table()
-    found = paired_differences(
+    result = paired_differences(
         frame.sample(frac=1, random_state=1), "score", reference="labels", by=["experiment"]
     )
-    assert len(found) == 4
-    for row in found.to_dict("records"):
+    assert len(result) == 4
+    for row in result.to_dict("records"):
         part = frame[frame["experiment"] == row["experiment"]].set_index("seed")
         a, b = (part[part["condition"] == name]["score"] for name in (row["condition"], "labels"))
         expected = stats.ttest_rel(a, b)
@@ -119,20 +123,20 @@ def test_paired_differences_are_those_of_the_paired_t_test():
 
 def test_without_groups_all_pairs_count_together():
     frame = table()
-    found = paired_differences(frame, "score", reference="permuted").set_index("condition")
+    result = paired_differences(frame, "score", reference="permuted").set_index("condition")
     a, b = (frame[frame["condition"] == name]["score"].to_numpy() for name in ("rdl", "permuted"))
     interval = stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert found.loc["rdl", "n"] == 12
-    assert found.loc["rdl", ["ci_low", "ci_high"]].tolist() == pytest.approx([interval.low, interval.high])
+    assert result.loc["rdl", "n"] == 12
+    assert result.loc["rdl", ["ci_low", "ci_high"]].tolist() == pytest.approx([interval.low, interval.high])
 
 
 def test_undefined_and_unpaired_values_are_left_out_and_counted():
     frame = table()
     frame.loc[(frame["condition"] == "rdl") & (frame["seed"] == 2), "score"] = np.nan
     frame = frame[~((frame["condition"] == "labels") & (frame["seed"] == 4))]
-    found = paired_differences(frame, "score", reference="labels", by=["experiment"]).set_index("condition")
-    assert found.loc["rdl", "n"].tolist() == [4, 4]
-    assert found.loc["permuted", "n"].tolist() == [5, 5]
+    result = paired_differences(frame, "score", reference="labels", by=["experiment"]).set_index("condition")
+    assert result.loc["rdl", "n"].tolist() == [4, 4]
+    assert result.loc["permuted", "n"].tolist() == [5, 5]
     single = paired_differences(frame[frame["seed"] == 0], "score", reference="labels", by=["experiment"])
     assert single["n"].tolist() == [1] * 4
     assert single[["ci_low", "ci_high"]].isna().all(axis=None)
@@ -141,14 +145,14 @@ def test_undefined_and_unpaired_values_are_left_out_and_counted():
 
 def test_tables_that_cannot_be_paired_are_refused():
     frame = table()
-    for options, told in (
+    for options, message in (
         ({"value": "accuracy"}, "accuracy"),
         ({"reference": "none"}, "labels, rdl, permuted"),
         ({"pair": ["seed"]}, "twice"),
         ({"pair": ["fold"]}, "fold"),
         ({"pair": ["seed", "experiment"], "by": ["fold"]}, "fold"),
     ):
-        with pytest.raises(NeurordlError, match=told):
+        with pytest.raises(NeurordlError, match=message):
             paired_differences(frame, **{"value": "score", "reference": "labels", **options})
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain, cycle
 from pathlib import Path
@@ -23,7 +23,6 @@ from neurordl.io import (
     check_folder,
     check_run_folder,
     read_json,
-    sha256_array,
 )
 from neurordl.validate import listed
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
     from neurordl.rsa.scores import Evaluation
     from neurordl.stimuli import StimulusSet
-    from neurordl.training.run import Run
 
 _LABELLED = ("mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_stretched")
 _RDM_FILES = (".h5", ".hdf5", ".mat", ".npz", ".npy", ".csv", ".tsv")
@@ -298,24 +296,7 @@ def read_labelled(
     if images.labels is None:
         raise NeurordlError(f"--labelled {labelled}: the table has no column 'label'")
     n_classes = int(images.labels.max()) + 1  # of all images, drawn or not
-    return images if n_labelled is None else draw_images(images, n_labelled, seed), test, n_classes
-
-
-def draw_images(images: StimulusSet, n: int, seed: int) -> StimulusSet:
-    """A draw of ``n`` images, of each class as many to within one, which the source of the set records.
-
-    Where a class has too few images, all of them are taken, and more of the others.
-    """
-    from neurordl.stimuli.sets import draw_number
-
-    labels = list(map(str, images.labels.tolist())) if images.labels is not None else [""] * len(images)
-    if n < len(set(labels)):
-        raise NeurordlError(f"--n-labelled {n} for {len(set(labels))} classes; take at least one of each")
-    if n > len(images) - 3:  # each side of a split has three or more
-        raise NeurordlError(f"--n-labelled {n}: there are {len(images)} labelled images; give fewer")
-    chosen = draw_number(images.ids, n, seed, labels)
-    drawn = images.split(held_out=[images.ids[k] for k in chosen])[1]
-    return replace(drawn, source=f"{images.source}, {n} of {len(images)} drawn by seed {seed}")
+    return images if n_labelled is None else images.draw(n_labelled, seed), test, n_classes
 
 
 @command(
@@ -499,7 +480,7 @@ def compare(
     pairs = call.evaluate.values.get("pairs")
     if Path(source).is_dir():
         model: Any = nrl.load_run(source)
-        images, pairs = _stimuli_of(model, stimuli), pairs or "held-out"
+        images, pairs = model.load_stimuli(stimuli), pairs or "held-out"
     elif pairs is not None:
         raise NeurordlError(f"--pairs is for a run, which knows its fitted stimuli; {source} is none")
     elif Path(source).is_file():
@@ -537,26 +518,6 @@ def _model_rdms(source: str, labels: Path | None) -> RDMs:
         numbered = [f"{stem}_{number}" for number in range(1, rdms.n_rdm + 1)]
         rdms.rdm_descriptors["name"] = numbered if rdms.n_rdm > 1 else [stem]
     return rdms
-
-
-def _stimuli_of(run: Run, folder: Path | None) -> StimulusSet:
-    """The stimuli of a run, from its own folder or another one, prepared as they were for it."""
-    import neurordl as nrl
-
-    record: Mapping[str, Any] = run.record["stimuli"] or {}
-    prepared = run.preprocessing
-    folder = folder or (Path(record["source"]) if record.get("source") else None)
-    if folder is None or prepared is None:
-        raise NeurordlError(f"{run.out} does not say where its stimuli are; pass --stimuli FOLDER")
-    images = nrl.StimulusSet.from_folder(folder, **prepared.as_dict())
-    before, ids = record.get("pixels_sha256"), run.fitted_ids
-    comparable = before is not None and ids and set(ids) <= set(images.ids)
-    if comparable and sha256_array(images.subset(ids).pixels) != before:
-        raise NeurordlError(
-            f"the images in {folder} are not those that the run was fitted on, though their names are the "
-            "same; pass the folder of the original ones as --stimuli"
-        )
-    return images
 
 
 def _write_scores(scores: Evaluation, out: Path, notes: Iterable[str]) -> None:

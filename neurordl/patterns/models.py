@@ -290,7 +290,7 @@ class GLM(RunModel):
         if not set(columns.values()) <= set(design):  # FIR has a column for each delay
             problem = f"hrf_model={self.hrf_model!r} has several regressors a condition"
             raise NeurordlError(
-                f"{problem}; choose one with a single one, or derivatives ('spm + derivative')"
+                f"{problem}; choose a model with one, or with derivatives ('spm + derivative')"
             )
         return design if run.kept is None else design.iloc[run.kept], columns
 

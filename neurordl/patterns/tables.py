@@ -129,13 +129,11 @@ class Confounds:
     fmriprep: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.tables is not None:
-            object.__setattr__(self, "tables", as_list(self.tables, name="confounds"))
-        elif self.columns is not None:
+        if self.columns is not None and self.tables is None:
             raise NeurordlError("columns= chooses columns of the confounds in tables=; give both")
-        for name in ("columns", "fmriprep"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, as_list(getattr(self, name), (str,), name))
+        for name, single in (("tables", _TABLES), ("columns", (str,)), ("fmriprep", (str,))):
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, as_list(values, single, name))
 
     def read(
         self, image: str, n_volumes: int, position: int | None = None

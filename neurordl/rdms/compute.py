@@ -26,6 +26,7 @@ from neurordl.measures.dissimilarities import (
     DISSIMILARITIES,
     Dissimilarity,
     DissimilarityLike,
+    SquaredDistance,
     find_dissimilarity,
 )
 from neurordl.measures.kernels.distances import Sides, add_distances, checked_precision
@@ -461,7 +462,7 @@ def _write(out: npt.NDArray[Any], measure: Dissimilarity, source: Source, whiten
     if kernel is None or (measure.needs_runs and (whitening.covariances or not source.balanced)):
         out[:] = _by_function(measure, source, whitening).numpy()
     elif measure.needs_runs:
-        _write_across_runs(out, measure, source, whitening)
+        _write_across_runs(out, kernel, source, whitening)
     else:
 
         def sides(start: int, stop: int) -> Sides:
@@ -477,10 +478,9 @@ def _write(out: npt.NDArray[Any], measure: Dissimilarity, source: Source, whiten
 
 
 def _write_across_runs(
-    out: npt.NDArray[Any], measure: Dissimilarity, source: Source, whitening: _Whitening
+    out: npt.NDArray[Any], kernel: SquaredDistance, source: Source, whitening: _Whitening
 ) -> None:
     """Write distances over pairs of runs: those of the sum over runs less those of each run."""
-    assert measure.kernel is not None
     runs, shape = range(len(source.runs)), (len(source.ids), source.n_channels)
     kept: list[Sides] | None = None
     if len(runs) * shape[0] * shape[1] * source.dtype.itemsize <= _KEPT:
@@ -494,10 +494,8 @@ def _write_across_runs(
                 parts = [tuple(side[start:stop] for side in kept[run]) for run in chosen]
             return tuple(_total(sides) for sides in zip(*parts, strict=True))
 
-        assert measure.kernel is not None
-        scale = sign * measure.kernel.factor(shape[1]) / (len(runs) * (len(runs) - 1))
-        normalize = measure.kernel.normalize
-        add_distances(sides, shape, out, normalize, scale=scale, add=sign < 0, in_memory=in_memory)
+        scale = sign * kernel.factor(shape[1]) / (len(runs) * (len(runs) - 1))
+        add_distances(sides, shape, out, kernel.normalize, scale=scale, add=sign < 0, in_memory=in_memory)
 
     add(runs, 1.0)
     for run in runs:

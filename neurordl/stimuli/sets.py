@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from neurordl.io import read_frame, sha256_array
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
 from neurordl.validate import check_columns, check_count, listed
 
-__all__ = ["StimulusSet", "draw_number", "read_table"]
+__all__ = ["StimulusSet", "read_table"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Statistics: TypeAlias = Sequence[float] | Literal["imagenet"] | None
@@ -279,6 +278,33 @@ class StimulusSet:
         order, _ = _shuffle(self.ids, seed, self._strata(stratify))
         return [self._parts(order[fold::n]) for fold in range(n)]
 
+    def draw(self, n: int, seed: int = 0) -> StimulusSet:
+        """Draw ``n`` stimuli, of each class as many to within one. The source of the set records the draw.
+
+        Where a class has too few stimuli, all of them are drawn, and more of the others.
+
+        Parameters
+        ----------
+        n
+            Number of stimuli, at least one of each class.
+        seed
+            Seed of the draw, which depends on the ids and the seed, but not on the order of the set.
+
+        Raises
+        ------
+        NeurordlError
+            There are more classes, or fewer stimuli, than ``n``.
+        """
+        labels = pd.Series([""] * len(self) if self.labels is None else self.labels.tolist())
+        n_classes = labels.nunique()
+        if not n_classes <= n <= len(self):
+            raise NeurordlError(f"{n} cannot be drawn of {len(self)} stimuli in {n_classes} classes")
+        order, _ = _shuffle(self.ids, seed, None)
+        turns = labels.iloc[order].groupby(labels).cumcount()  # the first of each class, then the second
+        chosen = order[np.argsort(turns, kind="stable")[:n]]
+        source = f"{self.source}, {n} of {len(self)} drawn by seed {seed}"
+        return replace(self._take(np.sort(chosen)), held_out_ids=(), source=source)
+
     def _strata(self, stratify: str | None) -> list[str] | None:
         if stratify is None:
             return None
@@ -311,17 +337,6 @@ class StimulusSet:
             labels=None if self.labels is None else self.labels[rows],
             table=self.table.iloc[index],
         )
-
-
-def draw_number(ids: Sequence[str], n: int, seed: int, strata: Sequence[str]) -> Ints:
-    """Draw positions of ``n`` ids; of each stratum as many to within one, as far as it has them."""
-    order, _ = _shuffle(ids, seed, None)
-    drawn: Counter[str] = Counter()
-    turns = []
-    for k in order:  # the first of each stratum before the second of any
-        turns.append(drawn[strata[k]])
-        drawn[strata[k]] += 1
-    return np.asarray(order[np.argsort(turns, kind="stable")[:n]])
 
 
 def _shuffle(ids: Sequence[str], seed: int, strata: Sequence[str] | None) -> tuple[Ints, np.random.Generator]:

@@ -19,8 +19,16 @@ from torch import Tensor, nn
 
 from neurordl import students
 from neurordl.errors import NeurordlError
-from neurordl.io import CHECKPOINT, RUN_RECORD, atomic_write, check_run_folder, read_json, write_json
-from neurordl.stimuli import Preprocessing
+from neurordl.io import (
+    CHECKPOINT,
+    RUN_RECORD,
+    atomic_write,
+    check_run_folder,
+    read_json,
+    sha256_array,
+    write_json,
+)
+from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.teachers.base import Record
 from neurordl.validate import check_choice
 
@@ -91,6 +99,38 @@ class Run:
         images = self.record.get("stimuli") or self.record.get("labelled") or {}
         settings = images.get("preprocessing")
         return Preprocessing.from_dict(settings) if settings else None
+
+    def load_stimuli(self, folder: str | Path | None = None) -> StimulusSet:
+        """Read the images of the stimuli, prepared as they were for the run.
+
+        Parameters
+        ----------
+        folder : path, optional
+            Folder with the images; by default the one that the run's stimuli were read from.
+
+        Returns
+        -------
+        StimulusSet
+            All images of the folder, fitted or held out.
+
+        Raises
+        ------
+        NeurordlError
+            If the run does not know its folder, or the images are others than those that were fitted.
+        """
+        record, ids = self.record["stimuli"] or {}, self.fitted_ids
+        folder = folder or record.get("source")
+        if not folder or self.preprocessing is None:
+            raise NeurordlError(f"{self.out} does not say where its stimuli are; give their folder")
+        stimuli = StimulusSet.from_folder(folder, **self.preprocessing.as_dict())
+        before = record.get("pixels_sha256")
+        comparable = before and ids and set(ids) <= set(stimuli.ids)
+        if comparable and sha256_array(stimuli.subset(ids).pixels) != before:
+            raise NeurordlError(
+                f"the images in {folder} are not those that the run was fitted on, though their names are "
+                "the same; give the folder of the original ones"
+            )
+        return stimuli
 
 
 def load_run(
@@ -165,7 +205,7 @@ class RunFolder:
     def __init__(self, out: str | Path | None, record: Record, resume: bool, writes: bool) -> None:
         self.path, self.record, self.resume = Path(out or ""), record, resume
         self._in_memory, self._writes = out is None, writes and out is not None
-        self._made: list[Path] = []
+        self._new_folders: list[Path] = []
         self._withdrawable = False
         self._best: dict[str, Tensor] = {}
         if out is not None:
@@ -193,7 +233,7 @@ class RunFolder:
     def start(self) -> None:
         """Make the folder and write the record of a run that has started."""
         if self._writes:
-            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            self._new_folders = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self._withdrawable = not (self.path / RUN_RECORD).is_file()
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -208,7 +248,7 @@ class RunFolder:
             with suppress(OSError):
                 for name in (RUN_RECORD, HISTORY, BEST):
                     (self.path / name).unlink(missing_ok=True)
-                for folder in self._made:
+                for folder in self._new_folders:
                     folder.rmdir()
 
     def load(self) -> Record | None:

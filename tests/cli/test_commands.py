@@ -18,7 +18,6 @@ from PIL import Image
 from rsatoolbox.rdm import RDMs
 
 from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms, select_rdms
-from neurordl.cli.commands import draw_images
 from neurordl.io import sha256_state
 
 M = 16
@@ -275,12 +274,12 @@ def test_fewer_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Path
     assert found["one"]["source"].endswith("labelled.csv, 12 of 24 drawn by seed 1")
     assert found["one"]["pixels_sha256"] != found["two"]["pixels_sha256"]
     every = StimulusSet.from_table(data["labelled.csv"])
-    drawn = draw_images(every, 12, 1)
+    drawn = every.draw(12, 1)
     assert torch.bincount(drawn.labels).tolist() == [4, 4, 4]
     assert found["one"]["sha256"] == drawn.sha256
     code, _, errors = shell(*train_arguments(data, tmp_path / "x", **{"n-labelled": 25}))
     assert code == 1
-    assert "--n-labelled 25: there are 24 labelled images" in errors
+    assert "25 cannot be drawn of 24 stimuli in 3 classes" in errors
 
 
 def test_as_many_labelled_images_as_classes_are_the_fewest(
@@ -290,16 +289,16 @@ def test_as_many_labelled_images_as_classes_are_the_fewest(
     table = pd.read_csv(data["labelled.csv"], dtype=str)
     table["label"] = [str(k if k < 6 else 0) for k in range(24)]  # 19 of the class 0, one of each other
     table.to_csv(data["labelled.csv"], index=False)
-    for n, said in ((6, None), (9, None), (5, "--n-labelled 5 for 6 classes")):
+    for n, said in ((6, None), (9, None), (5, "5 cannot be drawn of 24 stimuli in 6 classes")):
         code, _, errors = shell(*train_arguments(data, tmp_path / f"{n}", **{"n-labelled": n, "epochs": 1}))
         assert code == (said is not None), errors
         assert said is None or said in errors
-    drawn = draw_images(StimulusSet.from_table(data["labelled.csv"]), 9, 0)
+    drawn = StimulusSet.from_table(data["labelled.csv"]).draw(9, seed=0)
     assert torch.bincount(drawn.labels).tolist() == [4, 1, 1, 1, 1, 1]
     assert load_run(tmp_path / "9").record["student"]["spec"]["num_classes"] == 6
     table["label"] = [str(k % 5 if k < 20 else 9) for k in range(24)]  # 9 is the last, and may not be drawn
     table.to_csv(data["labelled.csv"], index=False)
-    assert set(draw_images(StimulusSet.from_table(data["labelled.csv"]), 6, 0).labels.tolist()) == {
+    assert set(StimulusSet.from_table(data["labelled.csv"]).draw(6, seed=0).labels.tolist()) == {
         0,
         1,
         2,

@@ -481,3 +481,20 @@ def test_classes_give_another_set_the_same_numbers() -> None:
     with pytest.raises(NeurordlError, match="label 'yak' is not among the classes"):
         StimulusSet.from_array(pixels[:1], ["f"], labels=["yak"], classes=train.classes)
     assert StimulusSet.from_array(pixels, ["a", "b", "c"], labels=[0, 5, 1]).classes is None
+
+
+def test_draw_takes_classes_alike() -> None:
+    labels = [0] * 10 + [1] * 3 + [2]
+    stimuli = StimulusSet.from_array(
+        np.zeros((14, 2, 2), np.uint8), [f"s{k}" for k in range(14)], labels=labels
+    )
+    for n, counts in ((3, [1, 1, 1]), (6, [3, 2, 1]), (9, [5, 3, 1]), (14, [10, 3, 1])):
+        drawn = stimuli.draw(n, seed=1)
+        assert np.bincount(drawn.labels).tolist() == counts
+        assert list(drawn.ids) == [stimulus for stimulus in stimuli.ids if stimulus in drawn.ids]
+        assert drawn.source.endswith(f"{n} of 14 drawn by seed 1")
+    assert set(stimuli.subset(stimuli.ids[::-1]).draw(6, seed=1).ids) == set(stimuli.draw(6, seed=1).ids)
+    assert stimuli.draw(6, seed=1).ids != stimuli.draw(6, seed=2).ids
+    for n in (2, 15):
+        with pytest.raises(NeurordlError, match=f"{n} cannot be drawn of 14 stimuli in 3 classes"):
+            stimuli.draw(n)

@@ -121,11 +121,11 @@ def test_damaged_and_other_files(tmp_path: Path) -> None:
         ("within.pth", whole[:200] + bytes(60) + whole[260:]),  # its names, not the list of its parts
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(NeurordlError, match=f"cannot read .*{name}: it is damaged") as told:
+        with pytest.raises(NeurordlError, match=f"cannot read .*{name}: it is damaged") as raised:
             load_weights(small_cnn(), tmp_path / name)
-        assert "\n" not in str(told.value)
-        assert "weights_only" not in str(told.value)
-        assert "pickle" not in str(told.value)
+        assert "\n" not in str(raised.value)
+        assert "weights_only" not in str(raised.value)
+        assert "pickle" not in str(raised.value)
     (tmp_path / "weights.h5").write_bytes(b"")
     with pytest.raises(NeurordlError, match=r"is not a checkpoint of .safetensors"):
         load_weights(small_cnn(), tmp_path / "weights.h5")

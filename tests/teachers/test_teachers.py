@@ -92,18 +92,18 @@ def test_pooling_with_missing_pairs_equals_a_loop(pool: Any) -> None:
     rdms.dissimilarities = vectors
     ids = list(RNG.permutation(IDS))
     target = answer(RDMTeacher(rdms, pool=pool), ids)
-    given = by_loop(rdms, ids)
+    by_subject = by_loop(rdms, ids)
     if pool == "zscore":
         full = by_loop(rdms, IDS)
         for k, own in enumerate(full):
             own = own[np.isfinite(own)]
-            given[k] = (given[k] - own.mean()) / own.std()
+            by_subject[k] = (by_subject[k] - own.mean()) / own.std()
     if pool == "subjects":
-        expected, weights = given, np.isfinite(given)
+        expected, weights = by_subject, np.isfinite(by_subject)
     else:
-        expected = np.full((1, given.shape[1]), np.nan)
-        for pair in range(given.shape[1]):
-            values = [value for value in given[:, pair] if np.isfinite(value)]
+        expected = np.full((1, by_subject.shape[1]), np.nan)
+        for pair in range(by_subject.shape[1]):
+            values = [value for value in by_subject[:, pair] if np.isfinite(value)]
             if values:
                 expected[0, pair] = sum(values) / len(values)
         weights = np.isfinite(expected)
@@ -237,9 +237,9 @@ def test_order_of_rows_and_subjects_changes_nothing() -> None:
     )
     for options in ({}, {"pool": "zscore"}, {"pool": "subjects"}, {"pair_weights": "reliability"}):
         one, other = RDMTeacher(rdms, **options), RDMTeacher(shuffled, **options)
-        asked = list(RNG.permutation(IDS)[:8])
-        assert torch.equal(answer(one, asked).rdms, answer(other, asked).rdms)
-        assert torch.equal(answer(one, asked).weights, answer(other, asked).weights)
+        requested = list(RNG.permutation(IDS)[:8])
+        assert torch.equal(answer(one, requested).rdms, answer(other, requested).rdms)
+        assert torch.equal(answer(one, requested).weights, answer(other, requested).weights)
         assert one.describe() == other.describe()
 
 
@@ -267,13 +267,13 @@ def test_rois_and_sessions_are_chosen_or_averaged() -> None:
 
 def test_a_permuted_subset_is_centred_by_the_patterns_that_it_answers_with() -> None:
     """Stimuli trained on swap among themselves, but not all stimuli that a subject saw are trained on."""
-    given = {"a": patterns(1)["p0"], "b": (patterns(2)["p1"][0][:6], IDS[:6])}
-    teacher = PatternTeacher(given, center="all", pool="subjects")
+    by_subject = {"a": patterns(1)["p0"], "b": (patterns(2)["p1"][0][:6], IDS[:6])}
+    teacher = PatternTeacher(by_subject, center="all", pool="subjects")
     control = teacher.permuted(IDS[:9], seed=1)
     control.prepare(IDS[3:9])
     true = [control._true(name) for name in IDS[3:9]]
     assert set(true) != set(IDS[3:9])
-    for name, (values, ids) in given.items():
+    for name, (values, ids) in by_subject.items():
         rows = [ids.index(one) for one in true if one in ids]
         assert control._centered is not None
         removed = control._centered[name].removed
@@ -288,21 +288,21 @@ def permutation_of(teacher: Any, control: Any, ids: Sequence[str]) -> dict[str, 
             itertools.combinations(IDS, 2), answer(teacher, IDS).rdms[0].tolist(), strict=True
         )
     }
-    given = dict(zip(itertools.combinations(ids, 2), answer(control, ids).rdms[0].tolist(), strict=True))
+    by_subject = dict(zip(itertools.combinations(ids, 2), answer(control, ids).rdms[0].tolist(), strict=True))
     source = {value: pair for pair, value in whole.items()}
-    found: dict[str, set[str]] = {}
-    for (a, b), value in given.items():
+    matches: dict[str, set[str]] = {}
+    for (a, b), value in by_subject.items():
         nearest = min(source, key=lambda other: abs(other - value))
         assert abs(nearest - value) < 1e-5
         for one in (a, b):
-            found[one] = found.get(one, set(source[nearest])) & source[nearest]
-    assert all(len(names) == 1 for names in found.values())  # rows and columns moved together
-    return {one: next(iter(names)) for one, names in found.items()}
+            matches[one] = matches.get(one, set(source[nearest])) & source[nearest]
+    assert all(len(names) == 1 for names in matches.values())  # rows and columns moved together
+    return {one: next(iter(names)) for one, names in matches.items()}
 
 
-@pytest.mark.parametrize("kind", ["rdm", "pattern"])
-def test_permuted_moves_rows_and_columns_together(kind: str) -> None:
-    teacher = RDMTeacher(brain(1)) if kind == "rdm" else PatternTeacher(patterns(1))
+@pytest.mark.parametrize("teacher_name", ["rdm", "pattern"])
+def test_permuted_moves_rows_and_columns_together(teacher_name: str) -> None:
+    teacher = RDMTeacher(brain(1)) if teacher_name == "rdm" else PatternTeacher(patterns(1))
     train = IDS[:9]
     before = answer(teacher, IDS).rdms
     control = teacher.permuted(train, seed=3)
@@ -359,18 +359,18 @@ def runs(n_runs: int = 4, n_channels: int = 20) -> dict[str, Dataset]:
 @pytest.mark.parametrize("measure", ["correlation", "euclidean", "euclidean_root", "cosine"])
 @pytest.mark.parametrize("pool", ["mean", "subjects"])
 def test_patterns_teach_as_their_rdms_do(measure: str, pool: Any) -> None:
-    given = patterns()
-    teacher = PatternTeacher(given, dissimilarity=measure, pool=pool)
+    by_subject = patterns()
+    teacher = PatternTeacher(by_subject, dissimilarity=measure, pool=pool)
     function = {"correlation": correlation, "euclidean": euclidean}.get(measure)
     if function is None:
         from neurordl.measures.dissimilarities import DISSIMILARITIES
 
         function = DISSIMILARITIES[measure]
-    vectors = np.stack([function(torch.from_numpy(values)).numpy() for values, _ in given.values()])
+    vectors = np.stack([function(torch.from_numpy(values)).numpy() for values, _ in by_subject.values()])
     rdms = RDMs(
         vectors,
         dissimilarity_measure=measure,
-        rdm_descriptors={"subject": list(given)},
+        rdm_descriptors={"subject": list(by_subject)},
         pattern_descriptors={"stimulus": IDS},
     )
     other = RDMTeacher(rdms, pool=pool)
@@ -383,14 +383,14 @@ def test_patterns_teach_as_their_rdms_do(measure: str, pool: Any) -> None:
 @pytest.mark.parametrize("center", [None, "all", "run"])
 def test_repeats_and_centring_equal_a_loop(center: Any) -> None:
     """Repeats are averaged; the mean pattern is that of the training stimuli, whatever the batch."""
-    given = runs()
+    by_subject = runs()
     train, ids = IDS[:8], ["s11", "s2", "s7", "s9"]
-    teacher = PatternTeacher(given, center=center)
+    teacher = PatternTeacher(by_subject, center=center)
     if center is not None:
         with pytest.raises(NeurordlError, match=r"call teacher.prepare\(ids\)"):
             teacher.target(batch_of(ids), {})
     teacher.prepare(train)
-    dataset = given["p0"]
+    dataset = by_subject["p0"]
     values = dataset.measurements.astype(float)
     names, run = (np.array(dataset.obs_descriptors[key]) for key in ("stimulus", "run"))
     trained = np.isin(names, train)
@@ -437,13 +437,13 @@ def test_run_without_training_stimulus() -> None:
 
 @pytest.mark.parametrize("with_precision", [False, True])
 def test_crossnobis_equals_rsatoolbox(with_precision: bool) -> None:
-    given = runs()
+    by_subject = runs()
     rng = np.random.default_rng(4)
     root = rng.normal(size=(20, 20))
     precision = root @ root.T / 20 + np.eye(20) if with_precision else None
-    teacher = PatternTeacher(given, dissimilarity="crossnobis", precision=precision)
+    teacher = PatternTeacher(by_subject, dissimilarity="crossnobis", precision=precision)
     expected = calc_rdm(
-        given["p0"], method="crossnobis", descriptor="stimulus", cv_descriptor="run", noise=precision
+        by_subject["p0"], method="crossnobis", descriptor="stimulus", cv_descriptor="run", noise=precision
     )
     ids = list(RNG.permutation(IDS)[:7])
     np.testing.assert_allclose(answer(teacher, ids).rdms, by_loop(expected, ids), rtol=2e-3, atol=1e-3)
@@ -451,8 +451,8 @@ def test_crossnobis_equals_rsatoolbox(with_precision: bool) -> None:
 
 def test_a_precision_is_factored_once(monkeypatch: pytest.MonkeyPatch) -> None:
     teachers = [
-        PatternTeacher(given, dissimilarity=measure, precision=np.eye(20) + 0.1)
-        for given, measure in ((patterns(1), "mahalanobis"), (runs(), "crossnobis"))
+        PatternTeacher(by_subject, dissimilarity=measure, precision=np.eye(20) + 0.1)
+        for by_subject, measure in ((patterns(1), "mahalanobis"), (runs(), "crossnobis"))
     ]
     for name in ("cholesky_ex", "eigh"):
         monkeypatch.setattr(torch.linalg, name, lambda *_: pytest.fail("factored again"))
@@ -468,21 +468,21 @@ def test_precisions_that_are_not_used_or_do_not_fit() -> None:
 
 
 def test_precision_by_subject() -> None:
-    given = patterns(2)
+    by_subject = patterns(2)
     matrices = {"p1": np.diag(np.arange(1.0, 21.0)), "p0": np.eye(20)}
-    teacher = PatternTeacher(given, dissimilarity="mahalanobis", precision=matrices, pool="subjects")
+    teacher = PatternTeacher(by_subject, dissimilarity="mahalanobis", precision=matrices, pool="subjects")
     target = answer(teacher, IDS).rdms
     for k, name in enumerate(("p0", "p1")):
-        expected = mahalanobis(torch.from_numpy(given[name][0]), torch.from_numpy(matrices[name]))
+        expected = mahalanobis(torch.from_numpy(by_subject[name][0]), torch.from_numpy(matrices[name]))
         torch.testing.assert_close(target[k].double(), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(NeurordlError, match="precision: no matrix for p1"):
-        PatternTeacher(given, dissimilarity="mahalanobis", precision={"p0": np.eye(20)})
+        PatternTeacher(by_subject, dissimilarity="mahalanobis", precision={"p0": np.eye(20)})
     with pytest.raises(NeurordlError, match="needs precision="):
-        PatternTeacher(given, dissimilarity="mahalanobis")
+        PatternTeacher(by_subject, dissimilarity="mahalanobis")
     assert (
         teacher.describe()
         != PatternTeacher(
-            given, dissimilarity="mahalanobis", precision=np.eye(20), pool="subjects"
+            by_subject, dissimilarity="mahalanobis", precision=np.eye(20), pool="subjects"
         ).describe()
     )
 
@@ -532,18 +532,18 @@ def test_permuted_groups_follow_the_patterns() -> None:
 
 
 def test_order_of_subjects_and_rows_changes_no_pattern_rdm() -> None:
-    given = patterns()
+    by_subject = patterns()
     order = RNG.permutation(12)
-    other = {name: (given[name][0][order], [IDS[k] for k in order]) for name in reversed(given)}
+    other = {name: (by_subject[name][0][order], [IDS[k] for k in order]) for name in reversed(by_subject)}
     for options in ({}, {"center": "all"}, {"pool": "subjects"}, {"pool": "zscore"}):
-        one, two = PatternTeacher(given, **options), PatternTeacher(other, **options)
+        one, two = PatternTeacher(by_subject, **options), PatternTeacher(other, **options)
         for teacher in (one, two):
             teacher.prepare(IDS[:9])
         torch.testing.assert_close(answer(one, IDS).rdms, answer(two, IDS).rdms, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "given, options, message",
+    "by_subject, options, message",
     [
         (lambda: [], {}, "expected a mapping from subject"),
         (lambda: {}, {}, "expected a mapping from subject"),
@@ -557,16 +557,16 @@ def test_order_of_subjects_and_rows_changes_no_pattern_rdm() -> None:
         (lambda: patterns(1), {"batches": "all"}, "batches='all'"),
     ],
 )
-def test_patterns_that_do_not_fit(given: Any, options: Any, message: str) -> None:
+def test_patterns_that_do_not_fit(by_subject: Any, options: Any, message: str) -> None:
     with pytest.raises(NeurordlError, match=message):
-        PatternTeacher(given(), **options)
+        PatternTeacher(by_subject(), **options)
 
 
 def test_patterns_with_holes_are_named_before_training() -> None:
-    given = patterns(2)
-    given["p1"][0][:, 3] = np.nan  # a voxel outside the measured volume
+    by_subject = patterns(2)
+    by_subject["p1"][0][:, 3] = np.nan  # a voxel outside the measured volume
     with pytest.raises(NeurordlError, match="measurements of subject p1 hold NaN or infinity in 1 channels"):
-        PatternTeacher(given).prepare(IDS)
+        PatternTeacher(by_subject).prepare(IDS)
 
 
 def test_crossnobis_needs_each_stimulus_in_each_run() -> None:

@@ -66,8 +66,8 @@ def rdm(rdms: RDMs, **options: Any) -> Objective:
 
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Everything under a folder, so that it can be compared afterwards."""
-    found = sorted(folder.rglob("*"))
-    return {str(path): path.read_bytes() if path.is_file() else None for path in found}
+    results = sorted(folder.rglob("*"))
+    return {str(path): path.read_bytes() if path.is_file() else None for path in results}
 
 
 def nan_everywhere() -> RDMs:
@@ -400,14 +400,14 @@ def test_corrupt_checkpoint(tmp_path: Path) -> None:
     for place in places:
         path.write_bytes(data[:place] + bytes([data[place] ^ 1 << int(place) % 8]) + data[place + 1 :])
         try:
-            found = load_checkpoint(path)
+            results = load_checkpoint(path)
         except NeurordlError:
             noticed += 1
             continue
-        assert found["step"] == state["step"]
-        assert found["history"] == state["history"]
+        assert results["step"] == state["step"]
+        assert results["history"] == state["history"]
         for name, value in state["student"].items():
-            assert torch.equal(found["student"][name], value)
+            assert torch.equal(results["student"][name], value)
     assert noticed > 100
     path.unlink()  # the remedy
     again = train(out, resume=True)

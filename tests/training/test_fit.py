@@ -182,8 +182,8 @@ def test_callers_random_state_and_settings_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("before", [False, True])
-@pytest.mark.parametrize("asked", [None, False, True])
-def test_deterministic_algorithms_while_it_fits(asked: bool | None, before: bool) -> None:
+@pytest.mark.parametrize("deterministic", [None, False, True])
+def test_deterministic_algorithms_while_it_fits(deterministic: bool | None, before: bool) -> None:
     """By default on the CPU; never turned off for a caller who has them on; put back as they were."""
     seen: set[bool] = set()
 
@@ -197,11 +197,11 @@ def test_deterministic_algorithms_while_it_fits(asked: bool | None, before: bool
 
     torch.use_deterministic_algorithms(before, warn_only=before)
     try:
-        train(deterministic=asked, augment=look, epochs=1)
+        train(deterministic=deterministic, augment=look, epochs=1)
         after = state()
     finally:
         torch.use_deterministic_algorithms(False)
-    assert seen == {before or asked is not False}
+    assert seen == {before or deterministic is not False}
     assert after == (before, before)
 
 
@@ -214,7 +214,7 @@ def test_order_of_the_data_changes_nothing() -> None:
         results, scores, histories = [], [], []
         for given in (slice(None), slice(None), slice(None), slice(None)), (one, two, three, [2, 0, 1]):
             teacher = RDMTeacher(brain(given[2], given[3]), pool=pool, pair_weights="reliability")
-            shown, held = stimuli(given[1]).split(0.3, seed=4)
+            shown, held_out = stimuli(given[1]).split(0.3, seed=4)
             run = train(
                 objective=Objective(RDMLoss(teacher, "conv2")),
                 labelled=labelled(given[0]),
@@ -225,10 +225,10 @@ def test_order_of_the_data_changes_nothing() -> None:
             results.append(weights(run))
             histories.append(run.history.drop(columns="seconds"))
             frame = evaluate(
-                run, brain(given[2], given[3]), stimuli=held, layers="conv2", comparison="corr"
+                run, brain(given[2], given[3]), stimuli=held_out, layers="conv2", comparison="corr"
             ).to_frame()
             scores.append(frame.set_index("subject")[["score", "ceiling_lower", "ceiling_upper"]])
-            assert set(run.held_out_ids) == set(held.ids)
+            assert set(run.held_out_ids) == set(held_out.ids)
         assert same(*results)
         pd.testing.assert_frame_equal(*histories, check_exact=True)
         pd.testing.assert_frame_equal(scores[0], scores[1], check_like=True, rtol=1e-6)
@@ -253,7 +253,7 @@ def test_order_of_a_label_file_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_folder_and_record(tmp_path: Path) -> None:
-    shown, held = stimuli().split(0.25, seed=1)
+    shown, held_out = stimuli().split(0.25, seed=1)
     out = tmp_path / "runs" / "one"
     teacher = RDMTeacher(brain(), subjects=["p0", "p2"])
     run = train(
@@ -278,7 +278,7 @@ def test_folder_and_record(tmp_path: Path) -> None:
     assert record["objective"]["losses"]["rdm:conv2"]["teacher"]["sha256"] == teacher.sha256
     assert set(record["versions"]) > {"neurordl", "torch", "python"}
     assert record["labelled"]["sha256"] == labelled().sha256
-    assert run.held_out_ids == held.ids
+    assert run.held_out_ids == held_out.ids
     assert set(run.fitted_ids) | set(run.validation_ids) == set(shown.ids)
     assert not set(run.fitted_ids) & set(run.validation_ids)
     assert len(run.validation_ids) == 5  # round(0.25 * 18)
@@ -328,7 +328,9 @@ def test_best_epoch_on_validation_stimuli(tmp_path: Path) -> None:
     """Uphill in the second half: an earlier epoch is best, and its weights come back."""
     objective = Objective(RDMLoss(NetworkTeacher(student(9), "conv3"), "conv2", comparison="corr"), task=None)
     shown = stimuli().subset(IDS[:12])
-    held = StimulusSet.from_array(PIXELS[:12], [f"copy{k}" for k in range(12)])  # what is learned shows there
+    held_out = StimulusSet.from_array(
+        PIXELS[:12], [f"copy{k}" for k in range(12)]
+    )  # what is learned shows there
 
     def turn(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 if step < steps // 2 else -1)
@@ -338,7 +340,7 @@ def test_best_epoch_on_validation_stimuli(tmp_path: Path) -> None:
             objective=objective,
             labelled=None,
             stimuli=shown,
-            validation=held,
+            validation=held_out,
             epochs=16,
             scheduler=turn,
             lr=1e-2,
@@ -352,8 +354,8 @@ def test_best_epoch_on_validation_stimuli(tmp_path: Path) -> None:
         best = int(values.idxmin())
         assert 3 < best < 12
         assert run.record["best"] == {"value": values[best], "epoch": best + 1}
-        found = objective.transfer_terms(run.student, Batch(held.images(), held.ids))
-        assert found["rdm:conv2"] == pytest.approx(values[best], abs=1e-6)
+        terms = objective.transfer_terms(run.student, Batch(held_out.images(), held_out.ids))
+        assert terms["rdm:conv2"] == pytest.approx(values[best], abs=1e-6)
     assert same(weights(runs[0]), weights(runs[1]))
     last = safetensors.torch.load_file(tmp_path / "run" / "student.safetensors")
     assert not same(last, weights(runs[1]))
@@ -366,11 +368,11 @@ def test_validation_within_what_a_subject_saw() -> None:
     values = PIXELS.reshape(M, -1).astype(float)
     teacher = PatternTeacher({"a": (values[:14], IDS[:14]), "b": (values[10:], IDS[10:])}, center="all")
     objective = Objective(RDMLoss(teacher, "conv2"))
-    held, shown = stimuli().subset(IDS[::2]), stimuli().subset(IDS[1::2])
-    run = train(objective=objective, stimuli=shown, validation=held, epochs=1)
-    groups = [[name for name in seen if name in held.ids] for seen in (IDS[:14], IDS[10:])]
+    held_out, shown = stimuli().subset(IDS[::2]), stimuli().subset(IDS[1::2])
+    run = train(objective=objective, stimuli=shown, validation=held_out, epochs=1)
+    groups = [[name for name in seen if name in held_out.ids] for seen in (IDS[:14], IDS[10:])]
     each = [
-        objective.transfer_terms(run.student, Batch(held.subset(ids).images(), ids))["rdm:conv2"]
+        objective.transfer_terms(run.student, Batch(held_out.subset(ids).images(), ids))["rdm:conv2"]
         for ids in groups
     ]
     assert each[0] != each[1]
@@ -426,13 +428,15 @@ def test_processes_share_a_batch_out() -> None:
 def test_batches_stay_within_what_a_subject_saw() -> None:
     values = PIXELS.reshape(M, -1).astype(float)
     teacher = PatternTeacher({"a": (values[:14], IDS[:14]), "b": (values[10:], IDS[10:])})
-    asked: list[list[str]] = []
+    deterministic: list[list[str]] = []
     original = teacher.target
-    teacher.target = lambda batch, features: asked.append(list(batch.ids or ())) or original(batch, features)  # type: ignore[method-assign, func-returns-value]
+    teacher.target = lambda batch, features: (
+        deterministic.append(list(batch.ids or ())) or original(batch, features)
+    )  # type: ignore[method-assign, func-returns-value]
     train(objective=Objective(RDMLoss(teacher, "conv2")), stimuli_batch=5, epochs=10)
-    assert len(asked) > 10
-    assert all(set(ids) <= set(IDS[:14]) or set(ids) <= set(IDS[10:]) for ids in asked)
-    assert {name for ids in asked for name in ids} == set(IDS)
+    assert len(deterministic) > 10
+    assert all(set(ids) <= set(IDS[:14]) or set(ids) <= set(IDS[10:]) for ids in deterministic)
+    assert {name for ids in deterministic for name in ids} == set(IDS)
 
 
 def test_stimuli_that_the_teacher_does_not_know_are_left_out_if_asked() -> None:
@@ -554,7 +558,7 @@ def test_augment_optimizer_scheduler_and_clipping() -> None:
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    "options, message",
     [
         ({"resume": True}, "resume= and checkpoint_every= need the folder"),
         ({"checkpoint_every": 2}, "resume= and checkpoint_every= need the folder"),
@@ -564,8 +568,8 @@ def test_augment_optimizer_scheduler_and_clipping() -> None:
         ({"precision": "bf17"}, "precision='bf17' cannot be used on this machine"),
     ],
 )
-def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(NeurordlError, match=told):
+def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(NeurordlError, match=message):
         train(**options)
 
 

@@ -95,9 +95,9 @@ def test_each_term_alone_moves_the_student(make: Callable[[str], Any], measure: 
     assert loss.comparison == comparison
     assert loss.dissimilarity.name == measure
     kept = [value.clone() for value in (teacher._model.parameters() if make is of_network else [])]
-    found = gradients(model, loss)
-    assert set(found) == {"conv1.0.weight", "conv1.0.bias", "conv2.0.weight", "conv2.0.bias"}
-    for name, gradient in found.items():
+    results = gradients(model, loss)
+    assert set(results) == {"conv1.0.weight", "conv1.0.bias", "conv2.0.weight", "conv2.0.bias"}
+    for name, gradient in results.items():
         assert gradient.isfinite().all(), name
         assert gradient.abs().max() > 0, name
     objective, optimizer = Objective(loss, task=None), torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -123,12 +123,12 @@ def test_callables_as_dissimilarity_and_comparison() -> None:
     def difference(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
         return ((a - b).abs() * weights).mean(-1)
 
-    for found in (
+    for results in (
         gradients(student(), RDMLoss(of_rdms("correlation"), "conv2", manhattan, difference)),
         gradients(student(), RDMLoss(of_network("correlation"), "conv2", manhattan)),
         gradients(student(), RDMLoss(of_rdms("cosine"), "conv2", comparison=corr)),
     ):
-        assert found["conv1.0.weight"].abs().max() > 0
+        assert results["conv1.0.weight"].abs().max() > 0
     described = RDMLoss(of_rdms("correlation"), "conv2", manhattan, difference).describe()
     assert described["dissimilarity"].endswith("manhattan")
     assert described["comparison"].endswith("difference")
@@ -149,8 +149,8 @@ def test_value_is_one_minus_the_correlation_of_the_two_rdms() -> None:
     model, teacher = student(), of_rdms("euclidean")
     with torch.no_grad():
         features = {"conv2": model.conv2(model.conv1(images())).flatten(1)}
-    own = DISSIMILARITIES["euclidean"](features["conv2"].double()).numpy()
-    expected = 1 - np.corrcoef(own, rdms("euclidean").dissimilarities[0])[0, 1]
+    student_rdm = DISSIMILARITIES["euclidean"](features["conv2"].double()).numpy()
+    expected = 1 - np.corrcoef(student_rdm, rdms("euclidean").dissimilarities[0])[0, 1]
     assert float(RDMLoss(teacher, "conv2")(features, {}, batch())) == pytest.approx(expected, abs=1e-5)
 
 
@@ -212,13 +212,13 @@ def test_scale_is_the_best_non_negative_factor() -> None:
     features = torch.randn(N, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     teacher = RDMTeacher(rdms("correlation", 3, missing=0.2), pool="subjects")
     value = float(RDMLoss(teacher, "x", "euclidean", "mse", scale=True)({"x": features}, {}, batch()))
-    own = DISSIMILARITIES["euclidean"](features).numpy()
+    student_rdm = DISSIMILARITIES["euclidean"](features).numpy()
     losses = []
     for goal in rdms("correlation", 3, missing=0.2).dissimilarities:
         kept = np.isfinite(goal)
-        factor = np.linalg.lstsq(own[kept, None], goal[kept], rcond=None)[0]
+        factor = np.linalg.lstsq(student_rdm[kept, None], goal[kept], rcond=None)[0]
         assert factor > 0
-        losses.append(np.mean((factor * own[kept] - goal[kept]) ** 2))
+        losses.append(np.mean((factor * student_rdm[kept] - goal[kept]) ** 2))
     assert value == pytest.approx(np.mean(losses), rel=1e-6)
     scaled = RDMLoss(teacher, "x", "euclidean", "mse", scale=True)({"x": 7 * features}, {}, batch())
     assert float(scaled) == pytest.approx(value, rel=1e-6)
@@ -234,9 +234,12 @@ def test_scale_carries_no_gradient_and_is_never_negative() -> None:
     RDMLoss(of_rdms("correlation"), "x", "euclidean", apart, scale=True)(
         {"x": features}, {}, batch()
     ).backward()
-    own, goal = DISSIMILARITIES["euclidean"](features), of_rdms("correlation").target(batch(), {}).rdms[0]
-    factor = ((own * goal).sum() / own.square().sum()).detach()
-    (expected,) = torch.autograd.grad((factor * own - goal).abs().mean(), features)
+    student_rdm, goal = (
+        DISSIMILARITIES["euclidean"](features),
+        of_rdms("correlation").target(batch(), {}).rdms[0],
+    )
+    factor = ((student_rdm * goal).sum() / student_rdm.square().sum()).detach()
+    (expected,) = torch.autograd.grad((factor * student_rdm - goal).abs().mean(), features)
     torch.testing.assert_close(features.grad, expected, rtol=1e-4, atol=1e-7)
     opposed = rdms("correlation")
     opposed.dissimilarities = -opposed.dissimilarities  # the best factor would be negative
@@ -250,13 +253,13 @@ def test_pairs_within_and_between_labels(pairs: Any) -> None:
     features = torch.randn(N, 20, generator=torch.Generator().manual_seed(1))
     teacher = RDMTeacher(rdms("euclidean", 1, missing=0.3))
     value = float(RDMLoss(teacher, "x", comparison="mse", pairs=pairs)({"x": features}, {}, batch()))
-    own = DISSIMILARITIES["euclidean"](features.double()).numpy()
+    student_rdm = DISSIMILARITIES["euclidean"](features.double()).numpy()
     goal = rdms("euclidean", 1, missing=0.3).dissimilarities[0]
     terms = []
     for k, (i, j) in enumerate(itertools.combinations(range(N), 2)):
         same = i % 4 == j % 4
         if math.isfinite(goal[k]) and pairs in ("all", "within" if same else "between"):
-            terms.append((own[k] - goal[k]) ** 2)
+            terms.append((student_rdm[k] - goal[k]) ** 2)
     assert value == pytest.approx(np.mean(terms), rel=1e-4)
     with pytest.raises(NeurordlError, match="pairs='some'"):
         RDMLoss(teacher, "x", pairs="some")  # type: ignore[arg-type]
@@ -270,11 +273,11 @@ def test_pairs_need_labels() -> None:
 
 def test_a_loss_per_subject_is_the_mean_over_those_that_are_defined() -> None:
     features = {"x": torch.randn(N, 20, requires_grad=True)}
-    given = rdms("correlation", 3)
-    given.dissimilarities[1] = 0.4  # a constant RDM correlates with nothing
-    value = RDMLoss(RDMTeacher(given, pool="subjects"), "x")(features, {}, batch())
+    measured = rdms("correlation", 3)
+    measured.dissimilarities[1] = 0.4  # a constant RDM correlates with nothing
+    value = RDMLoss(RDMTeacher(measured, pool="subjects"), "x")(features, {}, batch())
     each = [
-        float(RDMLoss(RDMTeacher(given, subjects=[name]), "x")(features, {}, batch()).detach())
+        float(RDMLoss(RDMTeacher(measured, subjects=[name]), "x")(features, {}, batch()).detach())
         for name in ("p0", "p1", "p2")
     ]
     assert math.isnan(each[1])
@@ -323,10 +326,10 @@ def test_rdm_is_in_single_precision_under_autocast(make: Any) -> None:
         units = functional.normalize(patterns)
         return 1 - (units @ units.T)[tuple(torch.triu_indices(N, N, 1))]
 
-    own = RDMLoss(RDMTeacher(rdms("cosine")), "x", angles, comparison="corr")
+    student_rdm = RDMLoss(RDMTeacher(rdms("cosine")), "x", angles, comparison="corr")
     same = RDMLoss(RDMTeacher(rdms("cosine")), "x", "cosine", comparison="corr")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert float(own(features, taught, batch())) == pytest.approx(
+        assert float(student_rdm(features, taught, batch())) == pytest.approx(
             float(same(features, taught, batch())), abs=2e-6
         )
     exact = loss({"x": features["x"].double()}, taught, batch())
@@ -341,8 +344,8 @@ def test_weights_that_are_none() -> None:
         if not isinstance(wrong, str):
             with pytest.raises(NeurordlError, match="TaskRatio"):
                 TaskRatio(wrong)
-    for given in (np.float32(0.5), np.int64(2)):
-        assert RDMLoss(of_rdms("cosine"), "conv2", weight=given).weight == given
+    for measured in (np.float32(0.5), np.int64(2)):
+        assert RDMLoss(of_rdms("cosine"), "conv2", weight=measured).weight == measured
     assert (
         RDMLoss(of_rdms("cosine"), "conv2", weight=TaskRatio(0.5)).describe()["weight"]
         == "TaskRatio(ratio=0.5)"
@@ -357,32 +360,32 @@ def test_a_network_of_several_layers_must_say_which() -> None:
 
 
 def test_soft_targets_equal_their_formula() -> None:
-    own, theirs = torch.randn(N, 5, requires_grad=True), torch.randn(N, 5)
+    student_rdm, theirs = torch.randn(N, 5, requires_grad=True), torch.randn(N, 5)
     loss = SoftTargetLoss(of_network("correlation"), temperature=3.0)
-    value = loss({"": own}, {"": theirs}, batch())
-    p, q = ((one.double() / 3).softmax(1) for one in (theirs, own))
+    value = loss({"": student_rdm}, {"": theirs}, batch())
+    p, q = ((one.double() / 3).softmax(1) for one in (theirs, student_rdm))
     expected = 9 * (p * (p.log() - q.log())).sum(1).mean()
     assert float(value.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
     value.backward()
-    assert own.grad is not None
-    assert own.grad.abs().max() > 0
+    assert student_rdm.grad is not None
+    assert student_rdm.grad.abs().max() > 0
     assert float(loss({"": theirs}, {"": theirs}, batch())) == pytest.approx(0, abs=1e-6)
 
 
 def test_soft_targets_are_in_single_precision() -> None:
-    own, theirs = torch.randn(N, 5).bfloat16(), torch.randn(N, 5).bfloat16()
+    student_rdm, theirs = torch.randn(N, 5).bfloat16(), torch.randn(N, 5).bfloat16()
     loss = SoftTargetLoss(of_network("correlation"))
-    value = loss({"": own}, {"": theirs}, batch())
+    value = loss({"": student_rdm}, {"": theirs}, batch())
     assert value.dtype == torch.float32
-    torch.testing.assert_close(value, loss({"": own.float()}, {"": theirs.float()}, batch()))
+    torch.testing.assert_close(value, loss({"": student_rdm.float()}, {"": theirs.float()}, batch()))
 
 
 def test_soft_targets_move_the_student_and_only_it() -> None:
     model, teacher = student(), of_network("correlation")
     before = [one.clone() for one in teacher._model.parameters()]
-    found = gradients(model, SoftTargetLoss(teacher))
-    assert set(found) == {name for name, _ in model.named_parameters()}
-    assert all(gradient.abs().max() > 0 for gradient in found.values())
+    results = gradients(model, SoftTargetLoss(teacher))
+    assert set(results) == {name for name, _ in model.named_parameters()}
+    assert all(gradient.abs().max() > 0 for gradient in results.values())
     assert all(torch.equal(a, b) for a, b in zip(before, teacher._model.parameters(), strict=True))
     assert all(one.grad is None for one in teacher._model.parameters())
 
@@ -401,15 +404,17 @@ def test_soft_targets_that_do_not_fit() -> None:
 
 def test_relational_distillation_and_cka_are_choices() -> None:
     """RKD's distance term (Park et al. 2019) and linear CKA (Kornblith et al. 2019), written out."""
-    own, theirs = torch.randn(N, 12), torch.randn(N, 9)
+    student_rdm, theirs = torch.randn(N, 12), torch.randn(N, 9)
     taught = {"conv3": theirs}
-    rkd = RDMLoss(of_network("correlation"), "x", "euclidean_root", "huber")({"x": own}, taught, batch())
+    rkd = RDMLoss(of_network("correlation"), "x", "euclidean_root", "huber")(
+        {"x": student_rdm}, taught, batch()
+    )
     i, j = torch.triu_indices(N, N, 1)
-    a, b = ((one[i] - one[j]).norm(dim=1) for one in (own, theirs))
+    a, b = ((one[i] - one[j]).norm(dim=1) for one in (student_rdm, theirs))
     torch.testing.assert_close(
         rkd, functional.smooth_l1_loss(a / a.mean(), b / b.mean()), rtol=1e-4, atol=1e-5
     )
-    cka = RDMLoss(of_network("correlation"), "x", "euclidean", "cka")({"x": own}, taught, batch())
-    a, b = own - own.mean(0), theirs - theirs.mean(0)
+    cka = RDMLoss(of_network("correlation"), "x", "euclidean", "cka")({"x": student_rdm}, taught, batch())
+    a, b = student_rdm - student_rdm.mean(0), theirs - theirs.mean(0)
     expected = 1 - (a.T @ b).norm() ** 2 / ((a.T @ a).norm() * (b.T @ b).norm())
     torch.testing.assert_close(cka, expected, rtol=1e-4, atol=1e-5)

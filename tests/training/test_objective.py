@@ -109,7 +109,7 @@ def test_teacher_never_moves_and_is_nowhere_in_the_student() -> None:
     model, teacher = student(batchnorm=True), network(["conv2", "fc1"])
     objective = Objective([RDMLoss(teacher["conv2"], "conv2"), SoftTargetLoss(teacher)])
     state = copy.deepcopy(teacher._model.state_dict())
-    own = set(model.state_dict())
+    names_of_student = set(model.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     for step in range(3):
         model.train()
@@ -119,7 +119,7 @@ def test_teacher_never_moves_and_is_nowhere_in_the_student() -> None:
         assert not any(module.training for module in teacher._model.modules())
     for name, value in teacher._model.state_dict().items():  # running statistics too
         assert torch.equal(value, state[name]), name
-    assert set(model.state_dict()) == own
+    assert set(model.state_dict()) == names_of_student
     theirs = {id(one) for one in teacher._model.parameters()}
     assert not theirs & {id(one) for group in optimizer.param_groups for one in group["params"]}
     assert not isinstance(objective, nn.Module)
@@ -130,9 +130,9 @@ def test_one_stream_is_two_with_the_same_images() -> None:
     model = student()
     objective = Objective([RDMLoss(brain(), "conv2")])
     one, terms = objective(model, (*LABELLED, IDS))
-    two, others = objective(model, LABELLED, (LABELLED[0], IDS))
+    two, rest = objective(model, LABELLED, (LABELLED[0], IDS))
     torch.testing.assert_close(one, two)
-    assert terms == others
+    assert terms == rest
     alone, _ = Objective([RDMLoss(brain(), "conv2")], task=None)(model, stimuli=(LABELLED[0], IDS))
     torch.testing.assert_close(alone.detach(), terms["rdm:conv2"])
     by_batch, _ = objective(model, Batch(LABELLED[0], IDS, LABELS))
@@ -203,17 +203,17 @@ def test_task_ratio_is_held_at_each_step(ratio: float) -> None:
 
 def test_task_ratio_carries_no_gradient() -> None:
     model = student()
-    plain, held = RDMLoss(brain(), "conv2"), RDMLoss(brain(), "conv2", weight=TaskRatio(2.0))
+    plain, balanced = RDMLoss(brain(), "conv2"), RDMLoss(brain(), "conv2", weight=TaskRatio(2.0))
     _, terms = Objective(plain)(model, LABELLED, STIMULI)
     factor = float(2 * terms["task"] / terms["rdm:conv2"])
-    found = []
-    for loss in (RDMLoss(brain(), "conv2", weight=factor), held):
+    gradients_found = []
+    for loss in (RDMLoss(brain(), "conv2", weight=factor), balanced):
         model.zero_grad()
         Objective(loss)(model, LABELLED, STIMULI)[0].backward()
-        found.append(model.conv1[0].weight.grad.clone())
-    torch.testing.assert_close(*found)
+        gradients_found.append(model.conv1[0].weight.grad.clone())
+    torch.testing.assert_close(*gradients_found)
     with pytest.raises(NeurordlError, match="TaskRatio needs a task loss"):
-        Objective(held, task=None)(model, stimuli=STIMULI)
+        Objective(balanced, task=None)(model, stimuli=STIMULI)
 
 
 def test_undefined_term_is_left_out_of_the_sum() -> None:

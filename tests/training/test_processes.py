@@ -76,7 +76,7 @@ def cases() -> dict[str, dict[str, Any]]:
         SoftTargetLoss(network, weight=2.0),
     ]
     labelled, stimuli = drawn(N, 3), drawn(M, 4, IDS)
-    given: dict[str, dict[str, Any]] = {
+    variants: dict[str, dict[str, Any]] = {
         "one stream": {"objective": Objective(rdm), "labelled": stimuli},
         "two streams": {"objective": Objective(rdm), "labelled": labelled, "stimuli": stimuli},
         "no task": {"objective": Objective(rdm, task=None), "stimuli": stimuli},
@@ -96,7 +96,7 @@ def cases() -> dict[str, dict[str, Any]]:
             "stimuli": stimuli,
         },
     }
-    return {name: {**common, **arguments} for name, arguments in given.items()}
+    return {name: {**common, **arguments} for name, arguments in variants.items()}
 
 
 def weights(run: Run) -> dict[str, Tensor]:
@@ -107,15 +107,15 @@ class Listed(Dataset[Any]):
     """Images with ids, which it notes as they are asked for; interrupts at a call."""
 
     def __init__(self, stop_at: int | None = None) -> None:
-        self.images, self.asked, self.stop_at = drawn(M, 4, IDS).images(), list[str](), stop_at
+        self.images, self.requests, self.stop_at = drawn(M, 4, IDS).images(), list[str](), stop_at
         self.noise: list[float] = []
 
     def __len__(self) -> int:
         return M
 
     def __getitem__(self, place: int) -> tuple[Tensor, int, str]:
-        self.asked.append(IDS[place])
-        if len(self.asked) == self.stop_at:
+        self.requests.append(IDS[place])
+        if len(self.requests) == self.stop_at:
             raise InterruptedError
         noise = torch.randn(1, 8, 8)
         self.noise.append(float(noise[0, 0, 0]))
@@ -147,46 +147,46 @@ def shared(folder: Path) -> None:
         run.history.to_csv(folder / f"{name} {fabric.global_rank}.csv", index=False)
     stimuli = drawn(M, 4, IDS)
     objective = Objective(RDMLoss(brain(), "conv2"))
-    given = {"labelled": drawn(N, 3), "stimuli": stimuli, "validation": 0.3, "batch_size": 8, "epochs": 3}
-    run = fit_with(student(batchnorm=True), objective, **given, fabric=fabric, batchnorm="both")
+    variants = {"labelled": drawn(N, 3), "stimuli": stimuli, "validation": 0.3, "batch_size": 8, "epochs": 3}
+    run = fit_with(student(batchnorm=True), objective, **variants, fabric=fabric, batchnorm="both")
     safetensors.torch.save_file(weights(run), folder / f"batch norm {fabric.global_rank}.safetensors")
     run.history.to_csv(folder / f"batch norm {fabric.global_rank}.csv", index=False)
-    told: dict[str, Any] = {"set noise": list[float]()}
+    report: dict[str, Any] = {"set noise": list[float]()}
 
     def augment(images: Tensor) -> Tensor:
-        told["set noise"].append(float(torch.rand(())))
+        report["set noise"].append(float(torch.rand(())))
         return images
 
     fit_with(student(), Objective(), drawn(N, 3), epochs=2, batch_size=8, augment=augment, fabric=fabric)
     data = Listed()
     whole = fit_with(**of_loader(data), fabric=fabric)
-    told["asked"] = data.asked[4:]  # four in the look before the first step
-    told["noise"] = data.noise[4:]
-    told["fitted"] = whole.fitted_ids
+    report["asked"] = data.requests[4:]  # four in the look before the first step
+    report["noise"] = data.noise[4:]
+    report["fitted"] = whole.fitted_ids
     for seed in (0, 1):
         twice = [Listed(), Listed()]  # again from the start, as when a run is resumed
         for one in twice:
             sampler = WeightedRandomSampler([1.0] * M, M, generator=torch.Generator())  # with replacement
             fit_with(**of_loader(one, sampler, seed=seed), fabric=fabric)
-        told[f"sampler {seed}"] = [one.asked[4:] for one in twice]
-        told[f"sampler noise {seed}"] = twice[0].noise[4:]
+        report[f"sampler {seed}"] = [one.requests[4:] for one in twice]
+        report[f"sampler noise {seed}"] = twice[0].noise[4:]
     other = Listed()
     fit_with(**of_loader(other, seed=1), fabric=fabric)
-    told["other seed"] = other.asked[4:]
+    report["other seed"] = other.requests[4:]
     try:
         fit_with(
             **of_loader(Listed(stop_at=4 + 10 + 6)), fabric=fabric, out=folder / "run", checkpoint_every=1
         )
     except InterruptedError:
-        told["interrupted"] = True
+        report["interrupted"] = True
     resumed = fit_with(
         **of_loader(Listed()), fabric=fabric, out=folder / "run", checkpoint_every=1, resume=True
     )
-    told["resumed"] = all(
+    report["resumed"] = all(
         torch.equal(value, weights(resumed)[name]) for name, value in weights(whole).items()
     )
-    told["history"] = whole.history.drop(columns="seconds").equals(resumed.history.drop(columns="seconds"))
-    told["fitted again"] = resumed.fitted_ids
+    report["history"] = whole.history.drop(columns="seconds").equals(resumed.history.drop(columns="seconds"))
+    report["fitted again"] = resumed.fitted_ids
     for key, arguments in {
         "again": of_loader(Listed(), out=folder / "run"),
         "list": of_loader(Listed(), labelled=[(drawn(M, 4).images(), torch.arange(M) % 4)]),
@@ -198,8 +198,8 @@ def shared(folder: Path) -> None:
         try:
             fit_with(**arguments, fabric=fabric)
         except NeurordlError as error:
-            told[key] = str(error)
-    (folder / f"told {fabric.global_rank}.json").write_text(json.dumps(told))
+            report[key] = str(error)
+    (folder / f"told {fabric.global_rank}.json").write_text(json.dumps(report))
 
 
 def own(folder: Path) -> None:
@@ -219,9 +219,9 @@ def own(folder: Path) -> None:
     fit_with(**arguments, devices=2, accelerator="cpu", out=folder / "out", checkpoint_every=2)
 
 
-def launch(what: str, folder: Path) -> subprocess.Popen[str]:
+def launch(role: str, folder: Path) -> subprocess.Popen[str]:
     folder.mkdir()
-    command = [sys.executable, "-m", "tests.training.test_processes", what, str(folder)]
+    command = [sys.executable, "-m", "tests.training.test_processes", role, str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 
@@ -229,7 +229,7 @@ def launch(what: str, folder: Path) -> subprocess.Popen[str]:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes left what they found."""
     folder: Path = tmp_path_factory.mktemp("processes")
-    started = [launch(what, folder / what) for what in ("shared", "own")]
+    started = [launch(role, folder / role) for role in ("shared", "own")]
     for process in started:
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
@@ -253,15 +253,15 @@ def test_two_processes_give_the_loss_and_gradient_of_one(name: str, results: Pat
 
 
 def test_a_loader_is_shared_out_and_resumed(results: Path) -> None:
-    told = [json.loads((results / "shared" / f"told {rank}.json").read_text()) for rank in range(2)]
-    asked = [one["asked"] for one in told]
-    assert [len(one) for one in asked] == [30, 30]
-    passes = [[*asked[0][k : k + 10], *asked[1][k : k + 10]] for k in (0, 10, 20)]
+    report = [json.loads((results / "shared" / f"told {rank}.json").read_text()) for rank in range(2)]
+    requests = [one["asked"] for one in report]
+    assert [len(one) for one in requests] == [30, 30]
+    passes = [[*requests[0][k : k + 10], *requests[1][k : k + 10]] for k in (0, 10, 20)]
     for one in passes:
         assert sorted(one) == sorted(IDS)  # each image once, by one of the two
     assert passes[0] != passes[1] != passes[2]
-    assert told[0]["other seed"] != asked[0]
-    for one in told:
+    assert report[0]["other seed"] != requests[0]
+    for one in report:
         assert one["interrupted"]
         assert one["resumed"]
         assert one["history"]
@@ -284,19 +284,19 @@ def test_students_of_all_processes_are_the_same_with_batch_norm(results: Path) -
 
 
 def test_processes_augment_each_in_its_own_way(results: Path) -> None:
-    told = [json.loads((results / "shared" / f"told {rank}.json").read_text()) for rank in range(2)]
+    report = [json.loads((results / "shared" / f"told {rank}.json").read_text()) for rank in range(2)]
     for name in ("noise", "sampler noise 0", "set noise"):
-        noise = [one[name][1:] for one in told]  # but in the look before the first step
+        noise = [one[name][1:] for one in report]  # but in the look before the first step
         assert len(noise[0]) == len(noise[1]) > 6
         assert not set(noise[0]) & set(noise[1])
 
 
 def test_a_sampler_of_ones_own_is_shared_out_by_the_seed(results: Path) -> None:
-    told = [json.loads((results / "shared" / f"told {rank}.json").read_text()) for rank in range(2)]
-    for one in told:
+    report = [json.loads((results / "shared" / f"told {rank}.json").read_text()) for rank in range(2)]
+    for one in report:
         assert one["sampler 0"][0] == one["sampler 0"][1]
         assert one["sampler 0"][0] != one["sampler 1"][0]
-    one, other = (part["sampler 0"][0][:10] for part in told)
+    one, other = (part["sampler 0"][0][:10] for part in report)
     seed_all(0, 0)
     generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
     drawn = [IDS[k] for k in WeightedRandomSampler([1.0] * M, M, generator=generator)]

@@ -76,7 +76,7 @@ def arguments(kind: str, now: Callable[[], None]) -> dict[str, Any]:
         RDMLoss(RDMTeacher(rdms, pool="subjects"), "conv2"),
         RDMLoss(RDMTeacher(rdms), "fc1", comparison="cosine", weight=TaskRatio(0.1)),
     ]
-    given: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "student": build("small_cnn", 4, 1, width=4, batchnorm=True, dropout=0.5),
         "objective": Objective(losses),
         "stimuli": StimulusSet.from_array(drawn(M, 2), IDS),
@@ -93,11 +93,11 @@ def arguments(kind: str, now: Callable[[], None]) -> dict[str, Any]:
 
         labels = np.arange(N) % 4
         images = StimulusSet.from_array(drawn(N, 0), [f"i{k}" for k in range(N)], labels=labels)
-        return {**given, "labelled": images, "augment": augment, "batch_size": 12}
+        return {**settings, "labelled": images, "augment": augment, "batch_size": 12}
     generator = torch.Generator().manual_seed(11) if kind == "own generator" else None
     order: dict[str, Any] = {"sampler": Walk()} if kind == "walk" else {"shuffle": True}
     loader = DataLoader(Augmented(now), batch_size=13, generator=generator, **order)
-    return {**given, "labelled": loader}
+    return {**settings, "labelled": loader}
 
 
 def counted(kind: str, step: int, then: Callable[[], None]) -> Callable[[], None]:
@@ -155,8 +155,8 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(tmp_path: Path) -> None:
     }
     whole = {kind: fit_with(**arguments(kind, nothing), out=tmp_path / f"{kind} whole") for kind in KINDS}
     for kind, process in killed.items():
-        _, told = process.communicate(timeout=300)
-        assert process.returncode == -signal.SIGKILL, told
+        _, output = process.communicate(timeout=300)
+        assert process.returncode == -signal.SIGKILL, output
         state = torch.load(tmp_path / kind / "last.ckpt", weights_only=True)
         assert state["step"] == step - 1
         resumed = fit_with(**arguments(kind, nothing), out=tmp_path / kind, checkpoint_every=2, resume=True)
@@ -191,8 +191,8 @@ def test_loader_whose_worker_augments(tmp_path: Path) -> None:
 
     def train(stop_at: int | None, **options: Any) -> Run:
         loader = DataLoader(Augmented(nothing), batch_size=13, shuffle=True, num_workers=1)
-        given = {**arguments("loader", nothing), "labelled": loader, "epochs": 2}
-        return fit_with(**given, scheduler=schedule(stop_at), **options)
+        settings = {**arguments("loader", nothing), "labelled": loader, "epochs": 2}
+        return fit_with(**settings, scheduler=schedule(stop_at), **options)
 
     whole = train(None)
     with pytest.raises(StopError):
@@ -208,9 +208,9 @@ def test_stimuli_seen_before_the_interruption_are_fitted_ones(tmp_path: Path) ->
         def make(optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
             return LambdaLR(optimizer, lambda step: stop() if step == stop_at else 1.0)  # type: ignore[func-returns-value]
 
-        given = {**arguments("loader", nothing), "labelled": batches, "stimuli": None, "validation": None}
+        settings = {**arguments("loader", nothing), "labelled": batches, "stimuli": None, "validation": None}
         return fit_with(
-            **{**given, "epochs": 1}, scheduler=make, out=tmp_path / "run", checkpoint_every=1, resume=True
+            **{**settings, "epochs": 1}, scheduler=make, out=tmp_path / "run", checkpoint_every=1, resume=True
         )
 
     with pytest.raises(StopError):
@@ -237,13 +237,13 @@ def test_interrupted_before_the_first_checkpoint_leaves_nothing(tmp_path: Path) 
     with pytest.raises(StopError):
         fit_with(**arguments("set", counted("set", 2, stop)), out=out)
     assert not (tmp_path / "new").exists()
-    there = tmp_path / "there"
-    there.mkdir()
+    folder_before = tmp_path / "there"
+    folder_before.mkdir()
     with pytest.raises(StopError):
-        fit_with(**arguments("set", counted("set", 2, stop)), out=there)
-    assert list(there.iterdir()) == []
+        fit_with(**arguments("set", counted("set", 2, stop)), out=folder_before)
+    assert list(folder_before.iterdir()) == []
     resumed = fit_with(
-        **arguments("set", nothing), out=there, resume=True
+        **arguments("set", nothing), out=folder_before, resume=True
     )  # nothing to go on from: a new run
     assert_same(resumed, fit_with(**arguments("set", nothing)))
 

@@ -153,9 +153,9 @@ def test_a_run_without_parameters_in_its_losses_has_no_such_file(tmp_path: Path)
 def test_initial_parameters_follow_the_seed_and_not_the_callers_random_state() -> None:
     def initial(seed: int, before: int) -> dict[str, Tensor]:
         hint = Hint(teacher())
-        given = arguments(hint, seed=seed, epochs=1, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+        settings = arguments(hint, seed=seed, epochs=1, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
         torch.manual_seed(before)
-        fit_with(**given)
+        fit_with(**settings)
         return hint.state_dict()
 
     assert same(initial(0, 1), initial(0, 2))
