@@ -17,8 +17,6 @@ from neurordl.plots import style
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.training.run import Run
 
-__all__ = ["plot_paired", "plot_training", "plot_transfer"]
-
 _NO_TERMS = ("epoch", "step", "lr", "seconds")
 _NAMES = {"heldout_rdm_similarity": "RDM similarity, held-out stimuli", "test_accuracy": "test accuracy"}
 

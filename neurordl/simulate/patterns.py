@@ -39,8 +39,6 @@ from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.selection import reindex, stimulus_ids
 from neurordl.validate import check_count, check_number
 
-__all__ = ["Measurement", "patterns_of", "plan_study", "simulate_patterns", "simulate_subjects"]
-
 _DIMENSIONS = 5  # of the geometry of one subject alone
 
 
