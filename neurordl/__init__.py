@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from neurordl.training.trainer import Optimization as Optimization
     from neurordl.training.trainer import fit as fit
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def _public_names() -> dict[str, str]:

@@ -56,7 +56,7 @@ def walks() -> dict[str, dict[str, list[str]]]:
     rdms = simulate_subjects(geometry, ids, 5, seed=0)
     model: RDMs = nrl.compute_rdms(Dataset(geometry, obs_descriptors={"stimulus": ids}), "euclidean")
     calls: dict[str, Callable[[], Any]] = {
-        "evaluate": lambda: nrl.evaluate({"model": model}, rdms, bootstrap="both"),
+        "evaluate": lambda: nrl.evaluate({"model": model}, rdms, bootstrap=nrl.Bootstrap("both", n=20)),
         "compute_rdms": lambda: nrl.compute_rdms(patterns, "crossnobis"),
     }
     for call in calls.values():

@@ -1,4 +1,4 @@
-"""What all tests share: few threads, a fixed seed, no display, and where the real data lie."""
+"""Fixtures for all tests: few threads, a fixed seed, no display, the shell, and the folder of real data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Before torch and matplotlib are imported, and inherited by the processes that tests start.
+# Set before torch and matplotlib are imported; processes that tests start inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -17,7 +17,7 @@ from hypothesis import settings
 
 torch.set_num_threads(1)
 
-# Times vary on a shared machine: no deadline; the same examples in every run.
+# No deadline, because times vary on a shared machine. Every run has the same examples.
 settings.register_profile("neurordl", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("neurordl")
 
@@ -29,7 +29,7 @@ def _seed() -> None:
 
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the shell as its console script does: exit code, standard output, standard error."""
+    """A function that runs the command `neurordl` and returns its exit code, output and error output."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         from neurordl.cli import main
@@ -49,7 +49,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """Folder of the real data sets, named by NEURORDL_DATA; without it the test is skipped."""
+    """The folder of real data sets that NEURORDL_DATA names; the test is skipped if it is not set."""
     root = os.environ.get("NEURORDL_DATA")
     if not root:
         pytest.skip("needs real data: NEURORDL_DATA is not set")
@@ -60,7 +60,7 @@ def data_root() -> Path:
 
 @pytest.fixture(scope="session")
 def all_inside() -> Callable[[Any], bool]:
-    """Tells of an Axes whether its figure, once drawn, cuts nothing."""
+    """A function that tells whether everything in the figure of an Axes lies inside the figure."""
 
     def inside(ax: Any) -> bool:
         figure = ax.figure

@@ -48,6 +48,16 @@ def test_code_is_python_with_public_names(page: Path) -> None:
         assert set(names) <= set(neurordl.__all__), page.name
 
 
+def test_paths_exist() -> None:
+    """Changelog and decisions may name files of earlier versions."""
+    for page in PAGES:
+        if page.name == "CHANGELOG.md" or page.parent.name == "decisions":
+            continue
+        folders = "neurordl|tests|scripts|examples|docs|data"
+        for path in re.findall(rf"`((?:{folders})/[\w/.]*)`", page.read_text(encoding="utf-8")):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
 def test_every_decision_is_in_the_index() -> None:
     folder = ROOT / "docs" / "decisions"
     index = (folder / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The package is cheap to import, and its public names are what they say."""
+"""Importing the package is fast, and its public names exist."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEAVY = (
 
 
 def loaded_after(code: str) -> list[str]:
-    """Run code in a fresh interpreter; which heavy packages did it load?"""
+    """Run code in a fresh interpreter, and return the heavy packages that it loaded."""
     probe = f"import sys\n{code}\nprint('LOADED', *[name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

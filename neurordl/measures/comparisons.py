@@ -430,34 +430,15 @@ def _rank(name: str, products: bool, normalized: bool) -> Comparison:
     return Comparison(name, pool=mean_ranks, undefined=undefined, kernel=Ranks(products, normalized))
 
 
+_PLAIN, _CENTERED = InnerProducts(centered=False), InnerProducts(centered=True)
+_WHITENED = InnerProducts(centered=False, whitened=True)
+_CENTERED_WHITENED = InnerProducts(centered=True, whitened=True)
 _BUILT_IN = (
     Comparison("mse", mse, higher_is_better=False, weighted=True, same_unit=True),
-    Comparison(
-        *("corr", corr),
-        weighted=True,
-        pool=standardize,
-        undefined="constant",
-        kernel=InnerProducts(centered=True),
-    ),
-    Comparison(
-        *("cosine", cosine),
-        weighted=True,
-        pool=unit_length,
-        undefined="zero",
-        kernel=InnerProducts(centered=False),
-    ),
-    Comparison(
-        *("cosine_cov", cosine_cov),
-        pool=unit_length,
-        undefined="zero",
-        kernel=InnerProducts(centered=False, whitened=True),
-    ),
-    Comparison(
-        *("corr_cov", corr_cov),
-        pool=standardize,
-        undefined="constant",
-        kernel=InnerProducts(centered=True, whitened=True),
-    ),
+    Comparison("corr", corr, weighted=True, pool=standardize, undefined="constant", kernel=_CENTERED),
+    Comparison("cosine", cosine, weighted=True, pool=unit_length, undefined="zero", kernel=_PLAIN),
+    Comparison("cosine_cov", cosine_cov, pool=unit_length, undefined="zero", kernel=_WHITENED),
+    Comparison("corr_cov", corr_cov, pool=standardize, undefined="constant", kernel=_CENTERED_WHITENED),
     # rsatoolbox does not pool for cka and bures
     Comparison("cka", cka, _cka_of_stacks, complete=True, pool=unit_length, undefined="zero"),
     Comparison("huber", huber, higher_is_better=False, weighted=True),
@@ -465,10 +446,9 @@ _BUILT_IN = (
     _rank("rho-a", products=True, normalized=False),
     _rank("tau-a", products=False, normalized=False),
     _rank("tau-b", products=False, normalized=True),
-    Comparison("bures", similarity=_bures, complete=True, slow=True, pool=unit_mean, undefined="zero"),
+    Comparison("bures", None, _bures, complete=True, slow=True, pool=unit_mean, undefined="zero"),
     Comparison(
-        "neg_riem_dist",
-        similarity=_negative_riemannian,
+        *("neg_riem_dist", None, _negative_riemannian),
         complete=True,
         slow=True,
         undefined="zero",

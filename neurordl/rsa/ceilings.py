@@ -16,18 +16,6 @@ from neurordl.rdms.selection import check_one_per_subject, select_rdms
 from neurordl.rsa.compare import similarity, subject_vectors
 from neurordl.validate import check_count
 
-__all__ = [
-    "ROUNDING",
-    "agreement",
-    "ceiling",
-    "ceiling_p",
-    "drawn_ceiling",
-    "noise_ceiling",
-    "pooled",
-    "scaled_to_pool",
-    "subject_bounds",
-]
-
 ROUNDING = 1e-12  # a permuted similarity that is less by this only counts as one that is not less
 _TESTED = 500_000  # values up to which `agreement` takes a second or so
 _STACK = 64 << 20  # bytes of permuted RDMs at once

@@ -156,3 +156,19 @@ def test_session_reliability():
         session_reliability(data[:3], names[:3], sessions[:3], "corr")
     with pytest.raises(NeurordlError, match="6 RDMs, 3 subjects"):
         session_reliability(data, names[:3], sessions, "corr")
+
+
+def test_reliabilities_take_rdms_as_well_as_arrays():
+    data = subjects(4, 7, noise=0.8)
+    sessions = {"subject": ["a", "b", "a", "b"], "session": ["1", "1", "2", "2"]}
+    found = session_reliability(RDMs(data, rdm_descriptors=sessions), comparison="corr")
+    want = session_reliability(data, sessions["subject"], sessions["session"], "corr")
+    assert found.subjects == want.subjects == ("a", "b")
+    assert_allclose(found.same, want.same)
+    assert_allclose(found.other, want.other)
+    named = RDMs(data, rdm_descriptors={"subject": list("abcd")})
+    for function in (ceiling_p, split_half):
+        values = [function(x, "corr", rng=np.random.default_rng(0)) for x in (named, data)]
+        assert_allclose(*values)
+    with pytest.raises(NeurordlError, match="subject 'a' has 2"):
+        ceiling_p(RDMs(data, rdm_descriptors=sessions), "corr", rng=np.random.default_rng(0))

@@ -16,19 +16,6 @@ import numpy.typing as npt
 from neurordl.arrays import Bools, Floats
 from neurordl.arrays import Ints as Longs
 
-__all__ = [
-    "ceilings",
-    "concordance",
-    "dense_ranks",
-    "mean_ranks",
-    "permuted_pooled",
-    "resample",
-    "scores",
-    "sort_integers",
-    "tau",
-    "weighted_mean_ranks",
-]
-
 Ints = npt.NDArray[np.int32]
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from neurordl.arrays import Bools, Floats, Ints
 
-__all__ = ["Kernel", "Resampled", "in_threads", "missing_groups"]
-
 
 class Resampled(NamedTuple):
     """Similarities and noise ceilings in resamples of stimuli and subjects."""

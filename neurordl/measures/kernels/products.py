@@ -21,8 +21,6 @@ from neurordl.arrays import Bools, Floats, Ints
 from neurordl.measures.condensed import condensed_index, n_stimuli, square
 from neurordl.measures.kernels.kernel import Kernel, Resampled, missing_groups
 
-__all__ = ["Grams", "InnerProducts", "bounds", "cosines", "pooling_weights"]
-
 _ROUNDING = 1e-13  # of a squared length, relative to the numbers that it is the difference of
 _CONSTANT = 1e-12  # of the mean
 _BYTES, _CACHE = 64 << 20, 2 << 20

@@ -14,8 +14,6 @@ from neurordl.measures.condensed import n_stimuli, square
 from neurordl.measures.kernels.kernel import Kernel, Resampled, in_threads, missing_groups
 from neurordl.measures.kernels.products import InnerProducts
 
-__all__ = ["Ranks", "dense_ranks", "mean_ranks"]
-
 
 def mean_ranks(vectors: Floats) -> Floats:
     """Ranks from 1 of each row (rdms, pairs); ties share their mean."""

@@ -17,18 +17,6 @@ from neurordl.rsa.inference.resampling import Draws, Resampling, Study, find_res
 from neurordl.rsa.inference.variances import Spread
 from neurordl.validate import check_choice
 
-__all__ = [
-    "CORRECTIONS",
-    "Inference",
-    "PValues",
-    "correct",
-    "infer",
-    "infer_study",
-    "interval",
-    "mean_interval",
-    "p_values",
-]
-
 Center = Literal["resamples", "data"]
 Correction = Literal["none", "fdr", "holm", "bonferroni"]
 

@@ -33,18 +33,6 @@ from neurordl.rsa.inference.variances import (
 )
 from neurordl.validate import check_choice, check_count
 
-__all__ = [
-    "Bootstrap",
-    "Draws",
-    "Evaluations",
-    "NoResampling",
-    "Resampling",
-    "Study",
-    "expanded",
-    "find_resampling",
-    "weighted_mean",
-]
-
 _ATTEMPTS = 1000  # draws of a resample until it holds enough distinct subjects and stimuli
 
 

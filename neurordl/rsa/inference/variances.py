@@ -11,17 +11,6 @@ import numpy as np
 from neurordl.arrays import Floats, Ints
 from neurordl.errors import NeurordlError
 
-__all__ = [
-    "VARIANCES",
-    "ComponentVariance",
-    "Resamples",
-    "Spread",
-    "Variance",
-    "covariance_with",
-    "small_sample_correction",
-    "spread_of",
-]
-
 _SPARE = 100  # resamples beyond one per stimulus: the variance that pairs add is then known to 14 %
 
 

@@ -137,12 +137,12 @@ def test_larger_studies(method, resample, monkeypatch):
 
 @pytest.mark.parametrize("method", ["bures", "cka", "neg_riem_dist"])
 def test_methods_of_complete_rdms_resample_subjects(method):
-    models, data = (
-        np.stack([pdist(x, "sqeuclidean") for x in np.random.default_rng(k).normal(size=(4, 6, 9))])
-        for k in range(2)
+    data, models = (
+        np.stack([pdist(x, "sqeuclidean") for x in np.random.default_rng(k).normal(size=(3 - k, 5, 7))])
+        for k in (0, 1)
     )
-    found = infer(models, data, method, Bootstrap("subjects", n=5))
-    assert found.evaluations.shape == (5, 4)
+    found = infer(models, data, method, Bootstrap("subjects", n=3))
+    assert found.evaluations.shape == (3, 2)
     assert np.isfinite(found.scores).all()
     for resample in ("stimuli", "both"):
         with pytest.raises(NeurordlError, match=f"{method} needs complete RDMs"):
