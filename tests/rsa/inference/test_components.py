@@ -184,7 +184,7 @@ def test_one_subject_generalises_to_stimuli_only():
 
 def test_what_is_refused():
     models, data = study()
-    with pytest.raises(NeurordlError, match="only subjects are resampled"):
+    with pytest.raises(NeurordlError, match="needs resampled stimuli"):
         by_components("subjects")
     with pytest.raises(NeurordlError, match="variance='jackknife'"):
         Bootstrap("both", variance="jackknife")
