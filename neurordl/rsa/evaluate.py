@@ -35,8 +35,6 @@ from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, RoiScores, Subjec
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.validate import check_choice
 
-__all__ = ["PairChoice", "RunLike", "choose_pairs", "evaluate", "model_vectors", "weights_sha256"]
-
 _PAIRS = ("held-out", "fitted", "cross", "all")
 _STIMULI_FITTED = {"held-out": "no", "fitted": "yes", "cross": "one of each pair"}
 # The largest layer of all stimuli: up to here they go through the network together, and no pattern is kept.

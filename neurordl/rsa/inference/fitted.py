@@ -26,16 +26,6 @@ from neurordl.rsa.inference.resampling import Draws, Resampling, expanded, find_
 from neurordl.rsa.inference.variances import Spread, covariance_with
 from neurordl.validate import check_choice, check_count
 
-__all__ = [
-    "Fold",
-    "Folds",
-    "Model",
-    "cross_validate",
-    "evaluate_fitted",
-    "fit_model",
-    "infer_fitted",
-]
-
 Combine = Literal["weighted", "select"]
 
 
