@@ -22,8 +22,6 @@ from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids
 from neurordl.rsa.compare import compare
 from neurordl.stimuli import StimulusSet
 
-__all__ = ["plot_mds", "plot_rdm_mds"]
-
 _REACHES = (0.55, 1.3, 2.2, 3.2)  # distances of a text from its place, in lines
 _SIDES = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
 

@@ -22,8 +22,6 @@ from neurordl.plots import style
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.stimuli import StimulusSet
 
-__all__ = ["categories_of", "plot_rdm", "single_matrix", "thumbnails"]
-
 Pixels = npt.NDArray[Any]
 Blocks = Sequence[tuple[int, int]]
 
