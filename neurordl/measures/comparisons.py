@@ -30,26 +30,6 @@ from neurordl.measures.kernels.products import InnerProducts
 from neurordl.measures.kernels.ranks import Ranks
 from neurordl.validate import check_choice
 
-__all__ = [
-    "COMPARISONS",
-    "Comparison",
-    "ComparisonLike",
-    "cka",
-    "corr",
-    "corr_cov",
-    "cosine",
-    "cosine_cov",
-    "few_pairs",
-    "find_comparison",
-    "find_similarity",
-    "huber",
-    "mean_ranks",
-    "mse",
-    "standardize",
-    "unit_length",
-    "unit_mean",
-]
-
 Function = Callable[..., Tensor]
 Similarity = Callable[[Tensor, Tensor], Tensor]
 Pool = Callable[[Floats, int], Floats]

@@ -22,8 +22,6 @@ from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids
 from neurordl.rsa.compare import compare
 from neurordl.stimuli import StimulusSet
 
-__all__ = ["plot_mds", "plot_rdm_mds"]
-
 _REACHES = (0.55, 1.3, 2.2, 3.2)  # distances of a text from its place, in lines
 _SIDES = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
 
@@ -181,13 +179,11 @@ def _is_squared(rdms: RDMs) -> bool:
 
 def _shared_ids(groups: Mapping[str, RDMs], missing: Literal["error", "ignore"]) -> Sequence[str]:
     """The ids that all groups have; with "error" no group may have others."""
-    (first, group), *rest = groups.items()
-    ids: Sequence[str] = stimulus_ids(group)
-    for name, group in rest:
-        names = (first or "RDMs", name)
+    largest = max(groups, key=lambda name: groups[name].n_cond)
+    ids: Sequence[str] = stimulus_ids(groups[largest])
+    for name, group in groups.items():
+        names = (largest or "RDMs", name or "RDMs")
         ids = match_ids(ids, stimulus_ids(group), names=names, missing=missing).matched
-        if missing == "error":
-            match_ids(stimulus_ids(group), ids, names=names[::-1])
     return ids
 
 

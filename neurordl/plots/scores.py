@@ -22,8 +22,6 @@ from neurordl.plots import style
 from neurordl.rsa.scores import Evaluation
 from neurordl.validate import check_choice, check_columns
 
-__all__ = ["plot_layer_roi", "plot_scores"]
-
 # For each row: the number of the ROI, the place of the better layer, and the places of those below it.
 Rows = list[tuple[int, int, list[int]]]
 

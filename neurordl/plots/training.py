@@ -18,8 +18,6 @@ from neurordl.rsa.inference.infer import mean_interval
 from neurordl.training.run import Run
 from neurordl.validate import check_choice, check_columns
 
-__all__ = ["plot_paired", "plot_training", "plot_transfer"]
-
 _NO_TERMS = ("epoch", "step", "lr", "seconds")
 _NAMES = {"heldout_rdm_similarity": "RDM similarity, held-out stimuli", "test_accuracy": "test accuracy"}
 

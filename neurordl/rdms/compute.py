@@ -43,8 +43,6 @@ from neurordl.rdms.source import (
 )
 from neurordl.validate import check_choice, listed
 
-__all__ = ["Noise", "compute_rdms", "covariance", "odd_even_reliability"]
-
 Datasets = DatasetBase | Sequence[DatasetBase] | Mapping[str, DatasetBase]
 Estimator = Literal["diagonal", "shrinkage_eye", "shrinkage_diag", "full"]
 

@@ -36,8 +36,6 @@ from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, RoiScores, Subjec
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.validate import check_choice
 
-__all__ = ["PairChoice", "RunLike", "choose_pairs", "evaluate", "model_vectors", "weights_sha256"]
-
 _PAIRS = ("held-out", "fitted", "cross", "all")
 _STIMULI_FITTED = {"held-out": "no", "fitted": "yes", "cross": "one of each pair"}
 # The largest layer of all stimuli: up to here they go through the network together, and no pattern is kept.
@@ -375,9 +373,9 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
             )
     if stimuli is not None:
         return stimuli.ids
-    (first, (rdms, _)), *others = _named(source).items()
+    (first, (rdms, _)), *remaining = _named(source).items()
     ids = stimulus_ids(rdms)
-    for name, (other, _) in others:
+    for name, (other, _) in remaining:
         if other is not rdms and set(stimulus_ids(other)) != set(ids):
             raise NeurordlError(
                 f"the model RDMs {first!r} and {name!r} are of different stimuli, and scores on different "

@@ -41,8 +41,6 @@ from neurordl.rsa.ceilings import ceiling
 from neurordl.rsa.compare import compare
 from neurordl.validate import check_count, check_number
 
-__all__ = ["Measurement", "patterns_of", "plan_study", "simulate_patterns", "simulate_subjects"]
-
 _DIMENSIONS = 5  # of the geometry of one subject alone
 
 
