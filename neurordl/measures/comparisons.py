@@ -150,9 +150,12 @@ class Comparison:
                 f"{self.name} has no gradient, so it cannot be a loss; train with one of {usable}, and "
                 f"evaluate with {self.name}"
             )
+        takes_all = self.weighted and not self.complete
+        if takes_all and not self.higher_is_better:
+            return function
 
         def loss(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
-            if weights is not None and (self.complete or not self.weighted):
+            if weights is not None and not takes_all:
                 _check_weights(weights, self.name, self.complete)
             value: Tensor = function(a, b, weights)
             return 1 - value if self.higher_is_better else value
