@@ -272,8 +272,8 @@ def _score_folds(
         evaluations[:, f] = nan_mean(similarity(np.stack(predicted), test, comparison), 1)
         ceilings[1, f] = nan_mean(similarity(everyone[None, test_on], test, comparison)[0])
         if not np.array_equal(fold.train_subjects, fold.test_subjects):
-            others = pooled(scaled_to_pool(train[:, test_on], comparison), comparison)
-            ceilings[0, f] = nan_mean(similarity(others, test, comparison)[0])
+            pooled_rdm = pooled(scaled_to_pool(train[:, test_on], comparison), comparison)
+            ceilings[0, f] = nan_mean(similarity(pooled_rdm, test, comparison)[0])
         elif len(np.unique(subjects)) > 1:
             rows = np.unique(subjects, return_index=True)[1]
             ceilings[0, f] = ceiling(data[rows][:, test_on], comparison)[0]
@@ -466,9 +466,9 @@ def evaluate_fitted(
             f"model {fitted[0]!r} is fitted, and nothing is held out from it: take 2 or more folds of "
             "stimuli, Folds(stimuli=2), or of subjects"
         )
-    first, *others = models
+    first, *remaining = models
     ids = stimulus_ids(models[first])
-    for name in others:
+    for name in remaining:
         if set(stimulus_ids(models[name])) != set(ids):
             raise NeurordlError(
                 f"the models {first!r} and {name!r} are of different stimuli; give RDMs of the same ones"
