@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,11 @@ class DataSet:
     citation: str
     source: str
     folder: str
-    loaders: tuple[str, ...] = ()
+    loaders: Sequence[str] = ()
     fetcher: str = "download"
-    files: tuple[File, ...] = ()
-    compact: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
+    files: Sequence[File] = ()
+    compact: Sequence[str] = ()
+    classes: Sequence[str] = ()
 
     @property
     def size(self) -> int:
@@ -79,8 +79,7 @@ def _read_registry() -> dict[str, DataSet]:
     registry = {}
     for name, entry in tomllib.loads(Path(__file__).with_name("registry.toml").read_text("utf-8")).items():
         files = tuple(File(**file) for file in entry.pop("files", ()))
-        lists = {key: tuple(entry.pop(key, ())) for key in ("loaders", "compact", "classes")}
-        registry[name] = DataSet(**{"folder": name} | entry | lists, files=files)
+        registry[name] = DataSet(**{"folder": name} | entry, files=files)
     return registry
 
 

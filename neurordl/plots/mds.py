@@ -180,13 +180,11 @@ def _is_squared(rdms: RDMs) -> bool:
 
 def _shared_ids(groups: Mapping[str, RDMs], missing: Literal["error", "ignore"]) -> Sequence[str]:
     """The ids that all groups have; with "error" no group may have others."""
-    (first, group), *rest = groups.items()
-    ids: Sequence[str] = stimulus_ids(group)
-    for name, group in rest:
-        names = (first or "RDMs", name)
+    largest = max(groups, key=lambda name: groups[name].n_cond)
+    ids: Sequence[str] = stimulus_ids(groups[largest])
+    for name, group in groups.items():
+        names = (largest or "RDMs", name or "RDMs")
         ids = match_ids(ids, stimulus_ids(group), names=names, missing=missing).matched
-        if missing == "error":
-            match_ids(stimulus_ids(group), ids, names=names[::-1])
     return ids
 
 

@@ -135,8 +135,7 @@ def categories_of(
             known = ", ".join(sorted(rdms.pattern_descriptors))
             columns = f"; the table of the stimuli: {', '.join(map(str, stimuli.table))}" if stimuli else ""
             raise NeurordlError(f"the RDMs have no pattern descriptor {categories!r}, but {known}{columns}")
-        index = match_ids(ids, stimuli.ids, names=("RDMs", "stimuli")).index
-        return [str(value) for value in stimuli.table[categories].iloc[index]]
+        categories = dict(zip(stimuli.ids, stimuli.table[categories], strict=True))
     if missing := [stimulus for stimulus in ids if stimulus not in categories]:
         raise NeurordlError(f"{len(missing)} stimuli have no category, such as {missing[0]!r}; give each one")
     return [str(categories[stimulus]) for stimulus in ids]

@@ -369,9 +369,9 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
             )
     if stimuli is not None:
         return stimuli.ids
-    (first, (rdms, _)), *others = _named(source).items()
+    (first, (rdms, _)), *remaining = _named(source).items()
     ids = stimulus_ids(rdms)
-    for name, (other, _) in others:
+    for name, (other, _) in remaining:
         if other is not rdms and set(stimulus_ids(other)) != set(ids):
             raise NeurordlError(
                 f"the model RDMs {first!r} and {name!r} have different stimuli, so that their scores "

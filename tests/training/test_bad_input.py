@@ -138,7 +138,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "ROIs without subjects": (
         lambda: {"objective": rdm(brain(roi=["IT", "EVC"]))},
-        r"2 RDMs carry no descriptor 'subject'",
+        r"2 RDMs have no descriptor 'subject'",
     ),
     "a ROI that is not there": (
         lambda: {"objective": rdm(brain(subject=["a"], roi=["IT"]), roi="V4")},
@@ -367,7 +367,7 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
     train(tmp_path / "run")
     for name, message in (
         ("history.csv", r"history.csv cannot be read"),
-        ("student.safetensors", "cannot be read into Sequential"),
+        ("student.safetensors", r"cannot read .*student\.safetensors: it is damaged"),
         ("run.json", r"run\.json"),
     ):
         copy = tmp_path / name

@@ -94,9 +94,9 @@ class Ranks(Kernel):
         everyone = mean_ranks(total[None])[0] - middle
         lower, upper = np.full((2, len(ranks)), np.nan)
         for subject, row in enumerate(ranks):  # one after the other: no second stack is kept
-            others = mean_ranks((total - row)[None])[0] - middle
+            other_subjects = mean_ranks((total - row)[None])[0] - middle
             centered = row - middle if row.any() else np.zeros(len(row))
-            lower[subject], upper[subject] = (self._product(centered, x) for x in (others, everyone))
+            lower[subject], upper[subject] = (self._product(centered, x) for x in (other_subjects, everyone))
         return torch.as_tensor(lower), torch.as_tensor(upper)
 
     def _product(self, a: Floats, b: Floats) -> float:
