@@ -106,7 +106,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "ids that match in part": (
         lambda: {"stimuli": drawn(M, [*IDS[:-2], "x", "y"])},
-        r"2 of 16 ids of the stimuli are not in the RDMs: 'x', 'y'; leave these stimuli out, or pass missing",
+        r"2 of 16 ids of the stimuli are not in the RDMs: 'x', 'y'; leave them out, or pass missing",
     ),
     "one stream whose ids match in part": (
         lambda: {"stimuli": None, "labelled": drawn(M, [*IDS[:-1], "x"], labels=np.arange(M) % 4)},
