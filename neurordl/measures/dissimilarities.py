@@ -194,30 +194,14 @@ DissimilarityLike = str | Dissimilarity | Callable[..., Tensor]
 """What names a dissimilarity: its name, the object, or a function of patterns."""
 
 
-_EUCLIDEAN = SquaredDistance()
-_EUCLIDEAN_ROOT = SquaredDistance(root=True)
-_CORRELATION = SquaredDistance("centered length", scale=0.5)
-_COSINE = SquaredDistance("length", scale=0.5)
-
-
-def euclidean(patterns: Tensor) -> Tensor:
-    """Squared Euclidean distance divided by the number of channels: what rsatoolbox calls ``euclidean``."""
-    return _EUCLIDEAN(patterns)
-
-
-def euclidean_root(patterns: Tensor) -> Tensor:
-    """Root of `euclidean`, which is a metric; its gradient is zero where the distance is zero."""
-    return _EUCLIDEAN_ROOT(patterns)
-
-
-def correlation(patterns: Tensor) -> Tensor:
-    """One minus the Pearson correlation; NaN for a pattern that is constant but for rounding."""
-    return _CORRELATION(patterns)
-
-
-def cosine(patterns: Tensor) -> Tensor:
-    """One minus the cosine; NaN for a pattern of zeros."""
-    return _COSINE(patterns)
+euclidean = SquaredDistance()
+"""Squared Euclidean distance divided by the number of channels: what rsatoolbox calls ``euclidean``."""
+euclidean_root = SquaredDistance(root=True)
+"""Root of `euclidean`, which is a metric; its gradient is zero where the distance is zero."""
+correlation = SquaredDistance("centered length", scale=0.5)
+"""One minus the Pearson correlation; NaN for a pattern that is constant but for rounding."""
+cosine = SquaredDistance("length", scale=0.5)
+"""One minus the cosine; NaN for a pattern of zeros."""
 
 
 def mahalanobis(patterns: Tensor, precision: Tensor) -> Tensor:
@@ -384,22 +368,22 @@ def _from_inner(inner: Tensor) -> Tensor:
 
 
 _EACH = (
-    Dissimilarity("euclidean", euclidean, ("sqeuclidean",), written="squared euclidean", kernel=_EUCLIDEAN),
-    Dissimilarity("euclidean_root", euclidean_root, ("root euclidean",), kernel=_EUCLIDEAN_ROOT),
+    Dissimilarity("euclidean", euclidean, ("sqeuclidean",), written="squared euclidean", kernel=euclidean),
+    Dissimilarity("euclidean_root", euclidean_root, ("root euclidean",), kernel=euclidean_root),
     Dissimilarity(
         "correlation",
         correlation,
         ("pearson", "pearson r", "pearson's r", "pearson correlation", "1 - corr", "1 - r"),
         whitened_by_root=True,
-        kernel=_CORRELATION,
+        kernel=correlation,
     ),
-    Dissimilarity("cosine", cosine, ("cosine similarity",), whitened_by_root=True, kernel=_COSINE),
+    Dissimilarity("cosine", cosine, ("cosine similarity",), whitened_by_root=True, kernel=cosine),
     Dissimilarity(
         "mahalanobis",
         mahalanobis,
         written="squared mahalanobis",
         precision="required",
-        kernel=_EUCLIDEAN,
+        kernel=euclidean,
     ),
     Dissimilarity(
         "crossnobis",
@@ -408,7 +392,7 @@ _EACH = (
         needs_runs=True,
         unbalanced=True,
         precision="optional",
-        kernel=_EUCLIDEAN,
+        kernel=euclidean,
     ),
     Dissimilarity(
         "poisson",
@@ -495,4 +479,8 @@ def _name_of(function: Callable[..., Tensor]) -> str:
     """Return a name that is the same in every process, so without addresses."""
     if isinstance(function, partial):
         return f"partial({_name_of(function.func)})"
+    if isinstance(function, SquaredDistance):
+        return next(
+            (name for name, known in DISSIMILARITIES.items() if known.function is function), "squared"
+        )
     return str(getattr(function, "__qualname__", type(function).__qualname__))
