@@ -155,6 +155,16 @@ class Dissimilarity:
             return "repeats"
         return "a precision" if self.precision == "required" else ""
 
+    def check_name(self, replaced: str = "") -> None:
+        """Raise an error if one of its names is that of another dissimilarity, but for a replaced one."""
+        for name, known in DISSIMILARITIES.items():
+            taken = known.spellings() & self.spellings()
+            if taken and known != self and name != replaced:
+                raise NeurordlError(
+                    f"the name {self.name!r} is taken, since {min(taken)!r} is the dissimilarity {name!r}; "
+                    "choose another name or alias"
+                )
+
     def check_precision(self, available: bool) -> None:
         """Raise an error if there is a precision that it cannot take, or none and it needs one."""
         if available and self.precision == "none":
@@ -430,7 +440,8 @@ def find_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
     if isinstance(choice, Dissimilarity):
         return choice
     if callable(choice):
-        return Dissimilarity(_name_of(choice), choice)
+        known = (measure for measure in DISSIMILARITIES.values() if measure.function is choice)
+        return next(known, None) or Dissimilarity(_name_of(choice), choice)
     remedy = "or give a Dissimilarity, or a function (..., stimuli, channels) -> (..., pairs)"
     return DISSIMILARITIES[check_choice("dissimilarity", choice, tuple(DISSIMILARITIES), remedy)]
 
@@ -466,13 +477,15 @@ def dissimilarity_from_text(text: str | None) -> Dissimilarity | None:
     'correlation'
     """
     plain = _plain(text or "")
-    return next((measure for measure in DISSIMILARITIES.values() if plain in measure.spellings()), None)
+    known = (measure for measure in DISSIMILARITIES.values() if plain and plain in measure.spellings())
+    return next(known, None)
 
 
 def _plain(text: str) -> str:
     """Letters and digits of a name, without the words that do not tell dissimilarities apart."""
     plain = re.sub(r"[^a-z0-9]", "", text.lower())
-    return re.sub(r"^1(?=pearson|correlation|cosine)|squared|(distance|dissimilarity)$", "", plain)
+    plain = re.sub(r"^1(?=pearson|correlation|cosine)|squared|(distance|dissimilarity)$", "", plain)
+    return plain or text.strip().lower()  # of a name in another script, or "distance" alone
 
 
 def _name_of(function: Callable[..., Tensor]) -> str:

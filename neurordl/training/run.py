@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from neurordl.io import (
     RUN_RECORD,
     atomic_write,
     check_run_folder,
+    make_folder,
     read_json,
     sha256_array,
     write_json,
@@ -221,7 +223,8 @@ class RunFolder:
                 different += [part] if now != before else []
                 continue
             for key in {**now, **before}:
-                if now.get(key) != before.get(key):
+                # as text, for losses in another order would take each other's parameters
+                if json.dumps(now.get(key)) != json.dumps(before.get(key)):
                     values = f" ({before.get(key, 'nothing')} before, {now.get(key, 'nothing')} now)"
                     different.append(f"{part}.{key}" + (values if len(values) <= 90 else ""))
         if different:
@@ -235,11 +238,7 @@ class RunFolder:
         if self._writes:
             self._new_folders = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self._withdrawable = not (self.path / RUN_RECORD).is_file()
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                reason = f"cannot be made ({error.strerror})"
-                raise NeurordlError(f"out: {self.path} {reason}; choose another folder") from error
+            make_folder(self.path)
             write_json(self.path / RUN_RECORD, self.record)
 
     def withdraw(self) -> None:
