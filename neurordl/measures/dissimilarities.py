@@ -110,7 +110,8 @@ class Dissimilarity:
         is the same, or "euclidean" if this one needs runs or a precision, which a network does not have.
     kernel
         How it is computed from squared distances, if it can be. RDMs are then computed in blocks, fast and
-        with little memory. With runs, the result is the mean over pairs of different runs.
+        with little memory. With runs, the result is the mean over pairs of different runs, and the kernel has
+        no ``normalize``, ``root`` or ``sides``.
 
     Examples
     --------
@@ -139,6 +140,12 @@ class Dissimilarity:
         if not isinstance(self.name, str) or not self.name or not callable(self.function):
             raise NeurordlError(
                 f"a Dissimilarity takes a name and a function, not {self.name!r} and {self.function!r:.60}"
+            )
+        kernel = self.kernel
+        if self.needs_runs and kernel is not None and kernel != SquaredDistance(scale=kernel.scale):
+            raise NeurordlError(
+                f"{self.name!r} needs runs, and across runs a kernel has no normalize, root or sides: "
+                "leave them out, or leave out the kernel"
             )
         object.__setattr__(self, "written", self.written or self.name)
 
@@ -184,7 +191,7 @@ class Dissimilarity:
 
     def with_precision(self, precision: Tensor, channels: int) -> Callable[..., Tensor]:
         """Return the function of patterns (..., channels) for one precision, which is factored once."""
-        if self.kernel is None:
+        if self.kernel is None or (self.needs_runs and self.precision == "required"):
             return partial(self.function, precision=precision)
         factor = factor_of(precision, channels)
         of_whitened = self.kernel if self.precision == "required" else self.function
@@ -493,8 +500,4 @@ def _name_of(function: Callable[..., Tensor]) -> str:
     """Return a name that is the same in every process, so without addresses."""
     if isinstance(function, partial):
         return f"partial({_name_of(function.func)})"
-    if isinstance(function, SquaredDistance):
-        return next(
-            (name for name, known in DISSIMILARITIES.items() if known.function is function), "squared"
-        )
     return str(getattr(function, "__qualname__", type(function).__qualname__))
