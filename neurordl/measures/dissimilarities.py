@@ -109,7 +109,8 @@ class Dissimilarity:
         default this one, or "euclidean" if it needs runs or a precision, which a network does not have.
     kernel
         How it follows from squared distances, if it does. RDMs are then computed in blocks, fast and with
-        little memory; if it needs runs, as the mean over pairs of different runs.
+        little memory; if it needs runs, as the mean over pairs of different runs, and then the kernel has
+        no ``normalize``, ``root`` or ``sides``.
 
     Examples
     --------
@@ -139,6 +140,12 @@ class Dissimilarity:
             raise NeurordlError(
                 f"a Dissimilarity takes a name and a function, not {self.name!r} and {self.function!r:.60}"
             )
+        kernel = self.kernel
+        if self.needs_runs and kernel is not None and kernel != SquaredDistance(scale=kernel.scale):
+            raise NeurordlError(
+                f"{self.name!r} needs runs, and across runs a kernel has no normalize, root or sides: leave them "
+                "out, or leave out the kernel"
+            )
         object.__setattr__(self, "written", self.written or self.name)
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
@@ -154,6 +161,16 @@ class Dissimilarity:
         if self.needs_runs:
             return "repeats"
         return "a precision" if self.precision == "required" else ""
+
+    def check_name(self, replaced: str = "") -> None:
+        """Raise an error if one of its names is that of another dissimilarity, but for a replaced one."""
+        for name, known in DISSIMILARITIES.items():
+            taken = known.spellings() & self.spellings()
+            if taken and known != self and name != replaced:
+                raise NeurordlError(
+                    f"the name {self.name!r} is taken, since {min(taken)!r} is the dissimilarity {name!r}; "
+                    "choose another name or alias"
+                )
 
     def check_precision(self, available: bool) -> None:
         """Raise an error if there is a precision that it cannot take, or none and it needs one."""
@@ -173,7 +190,7 @@ class Dissimilarity:
 
     def with_precision(self, precision: Tensor, channels: int) -> Callable[..., Tensor]:
         """Return the function of patterns (..., channels) for one precision, which is factored once."""
-        if self.kernel is None:
+        if self.kernel is None or (self.needs_runs and self.precision == "required"):
             return partial(self.function, precision=precision)
         factor = factor_of(precision, channels)
         of_whitened = self.kernel if self.precision == "required" else self.function
@@ -430,7 +447,8 @@ def find_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
     if isinstance(choice, Dissimilarity):
         return choice
     if callable(choice):
-        return Dissimilarity(_name_of(choice), choice)
+        known = (measure for measure in DISSIMILARITIES.values() if measure.function is choice)
+        return next(known, None) or Dissimilarity(_name_of(choice), choice)
     remedy = "or give a Dissimilarity, or a function (..., stimuli, channels) -> (..., pairs)"
     return DISSIMILARITIES[check_choice("dissimilarity", choice, tuple(DISSIMILARITIES), remedy)]
 
@@ -466,21 +484,19 @@ def dissimilarity_from_text(text: str | None) -> Dissimilarity | None:
     'correlation'
     """
     plain = _plain(text or "")
-    return next((measure for measure in DISSIMILARITIES.values() if plain in measure.spellings()), None)
+    known = (measure for measure in DISSIMILARITIES.values() if plain and plain in measure.spellings())
+    return next(known, None)
 
 
 def _plain(text: str) -> str:
     """Letters and digits of a name, without the words that do not tell dissimilarities apart."""
     plain = re.sub(r"[^a-z0-9]", "", text.lower())
-    return re.sub(r"^1(?=pearson|correlation|cosine)|squared|(distance|dissimilarity)$", "", plain)
+    plain = re.sub(r"^1(?=pearson|correlation|cosine)|squared|(distance|dissimilarity)$", "", plain)
+    return plain or text.strip().lower()  # of a name in another script, or "distance" alone
 
 
 def _name_of(function: Callable[..., Tensor]) -> str:
     """Return a name that is the same in every process, so without addresses."""
     if isinstance(function, partial):
         return f"partial({_name_of(function.func)})"
-    if isinstance(function, SquaredDistance):
-        return next(
-            (name for name, known in DISSIMILARITIES.items() if known.function is function), "squared"
-        )
     return str(getattr(function, "__qualname__", type(function).__qualname__))

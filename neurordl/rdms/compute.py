@@ -173,6 +173,7 @@ def compute_rdms(
     """
     datasets, columns = _datasets(patterns)
     measure = find_dissimilarity(dissimilarity)
+    measure.check_name()  # it is written into the RDMs, by which others know how a network is measured
     if isinstance(noise, str):
         noise = Noise(noise)
     _check_noise(measure, precision, noise)

@@ -24,6 +24,7 @@ from neurordl.measures.dissimilarities import (
     DissimilarityLike,
     dissimilarity_from_text,
     find_dissimilarity,
+    network_dissimilarity,
 )
 from neurordl.measures.kernels.distances import WIDE
 from neurordl.patterns.network import Compute, extract_patterns, read_batches, usable_device
@@ -386,7 +387,7 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
 def _network_dissimilarity(dissimilarity: DissimilarityLike | None, rdms: RDMs) -> Dissimilarity:
     """The chosen dissimilarity of the network's patterns, or that of the data if a network can have it."""
     if dissimilarity is not None:
-        return find_dissimilarity(dissimilarity)
+        return network_dissimilarity(dissimilarity)
     measure = dissimilarity_from_text(rdms.dissimilarity_measure)
     if measure is None:
         chosen = find_dissimilarity("correlation")

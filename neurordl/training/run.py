@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -222,7 +223,8 @@ class RunFolder:
                 different += [part] if now != before else []
                 continue
             for key in {**now, **before}:
-                if now.get(key) != before.get(key):
+                # as text, for losses in another order would take each other's parameters
+                if json.dumps(now.get(key)) != json.dumps(before.get(key)):
                     values = f" ({before.get(key, 'nothing')} before, {now.get(key, 'nothing')} now)"
                     different.append(f"{part}.{key}" + (values if len(values) <= 90 else ""))
         if different:

@@ -17,7 +17,12 @@ from scipy.spatial.distance import pdist
 from torch import Tensor
 
 import neurordl as nrl
-from neurordl.measures.dissimilarities import DISSIMILARITIES, SquaredDistance, dissimilarity_from_text
+from neurordl.measures.dissimilarities import (
+    DISSIMILARITIES,
+    SquaredDistance,
+    dissimilarity_from_text,
+    find_dissimilarity,
+)
 
 N, CHANNELS = 10, 24
 IDS = [f"s{number}" for number in range(N)]
@@ -240,7 +245,60 @@ def test_names_that_cannot_be_registered(measure: Any) -> None:
     ):
         with pytest.raises(nrl.NeurordlError, match=message):
             nrl.register(wrong)  # type: ignore[arg-type]
+    for name in ("correlation", "squared cosine"):  # whose RDMs would be read as those of the package
+        with pytest.raises(nrl.NeurordlError, match="is taken, since 'co"):
+            nrl.compute_rdms(patterns(), nrl.Dissimilarity(name, city_block))
     with pytest.raises(nrl.NeurordlError, match="takes a name and a function"):
         nrl.Dissimilarity("", city_block)
+    for kernel in (
+        SquaredDistance("length"),
+        SquaredDistance(root=True),
+        SquaredDistance(sides=lambda x: (x, x)),
+    ):
+        with pytest.raises(nrl.NeurordlError, match="'x' needs runs, .* only plain squared distances"):
+            nrl.Dissimilarity("x", across_runs, needs_runs=True, kernel=kernel)
     with pytest.raises(nrl.NeurordlError, match="precision='sometimes'"):
         nrl.Dissimilarity("x", city_block, precision="sometimes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["distance", "距離"])
+def test_a_name_without_letters_that_tell_is_not_that_of_unknown_rdms(name: str, measure: Any) -> None:
+    nrl.register(nrl.Dissimilarity(name, city_block))
+    try:
+        assert dissimilarity_from_text(name).name == name
+        for unknown in (None, "", "squared", "非類似度"):
+            assert dissimilarity_from_text(unknown) is None
+    finally:
+        DISSIMILARITIES.pop(name)
+
+
+def test_a_function_of_the_package_is_the_measure_itself() -> None:
+    for known in DISSIMILARITIES.values():
+        assert find_dissimilarity(known.function) is known
+
+
+@pytest.mark.parametrize("choice", ["mahalanobis", "crossnobis", "poisson_cv", ACROSS_RUNS])
+def test_a_network_is_not_evaluated_by_what_it_cannot_have(choice: Any) -> None:
+    rdms = nrl.compute_rdms(patterns(), "correlation")
+    with pytest.raises(nrl.NeurordlError, match="which a network does not have: use"):
+        nrl.evaluate(network(), rdms, stimuli=images(), layers="conv2", dissimilarity=choice)
+
+
+def test_runs_with_a_precision_that_is_required() -> None:
+    """A teacher passes the precision to the function, whatever the kernel."""
+
+    def function(patterns: Tensor, precision: Tensor) -> Tensor:
+        return DISSIMILARITIES["crossnobis"](patterns, precision)
+
+    options: dict[str, Any] = {"needs_runs": True, "precision": "required", "kernel": SquaredDistance()}
+    measure, precision = nrl.Dissimilarity("with noise", function, **options), np.eye(CHANNELS) + 0.1
+    rdms = nrl.compute_rdms(with_runs(), measure, precision=precision)
+    teacher = nrl.PatternTeacher(with_runs(), dissimilarity=measure, precision=precision)
+    target = teacher.target(nrl.Batch(torch.zeros(N, 1, 8, 8), ids=IDS), {})
+    assert_allclose(target.rdms, rdms.dissimilarities, rtol=1e-3, atol=1e-5)
+
+
+def test_a_teacher_refuses_patterns_that_are_no_rates() -> None:
+    teacher = nrl.PatternTeacher(patterns(), dissimilarity="poisson")
+    with pytest.raises(nrl.NeurordlError, match="poisson takes rates or counts of 0 or more, and subject"):
+        teacher.target(nrl.Batch(torch.zeros(N, 1, 8, 8), ids=IDS), {})

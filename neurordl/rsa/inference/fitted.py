@@ -320,14 +320,14 @@ def infer_fitted(
     folds = folds or Folds()
     resampling.check(comparison)
     n, stimuli = len(data), n_stimuli(data.shape[1])
-    seed = folds.seed if bootstrap is None else resampling.seed
+    seed = resampling.seed if resampling.resamples else folds.seed
     rng = None if folds.seed is None else np.random.default_rng(seed)
     scores, bounds = cross_validate(
         models, data, comparison, folds.split(np.arange(n), np.arange(stimuli), rng)
     )
     evaluations, ceilings, variances = scores[None], bounds, None
     spread, dof = Spread(None, None, None), 0
-    if bootstrap is not None:
+    if resampling.resamples:
         if folds.hold_out and folds.splits < 2:
             raise NeurordlError(
                 "what splitting adds to the variance takes two splits or more: Folds(splits=2)"
@@ -493,7 +493,7 @@ def evaluate_fitted(
             "p": nothing if inference.model_var is None else p_values(inference, center="data").zero,
             "ceiling_lower": inference.ceiling[0],
             "ceiling_upper": inference.ceiling[1],
-            "generalises_to": "" if bootstrap is None else resampling.generalises_to,
+            "generalises_to": resampling.generalises_to if resampling.resamples else "",
             "n_subjects": inference.n_subjects,
             "n_stimuli": inference.n_stimuli,
             "k_subjects": folds.subjects,
