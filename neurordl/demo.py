@@ -42,8 +42,6 @@ from neurordl.training.streams import Batches
 from neurordl.training.trainer import Execution, fit
 from neurordl.validate import check_count
 
-__all__ = ["COLUMNS", "SETTING", "Setting", "World", "fit_and_score", "run_demo"]
-
 EXPERIMENTS = {"dnn": "a network teaches", "subjects": "simulated subjects teach"}
 CONDITIONS = ("labels", "rdl", "permuted")
 MEASURES = {"test_accuracy": "test accuracy", "heldout_rdm_similarity": "held-out similarity"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["NeurordlError"]
-
 
 class NeurordlError(ValueError):
     """Input or state that the package cannot work with.

@@ -21,8 +21,6 @@ from neurordl.errors import NeurordlError
 from neurordl.io import read_json, write_json
 from neurordl.validate import listed
 
-__all__ = ["crossed_interval", "paired_differences", "run_grid"]
-
 SETTINGS, ROWS = "settings.json", "rows"
 
 

@@ -15,8 +15,6 @@ from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError
 from neurordl.validate import check_choice, listed
 
-__all__ = ["Match", "check_ids", "id_column", "match_ids", "natural_key", "near_misses", "possible_ids"]
-
 _EXTENSION = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|npy|npz|mat|nii(\.gz)?)$", re.IGNORECASE)
 _DIGITS = re.compile(r"([0-9]+)")
 # Differences in writing between ids of the same stimulus. They are pointed out, and never matched.

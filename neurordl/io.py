@@ -25,25 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-__all__ = [
-    "CHECKPOINT",
-    "RUN_RECORD",
-    "TableCells",
-    "atomic_write",
-    "check_folder",
-    "check_run_folder",
-    "read_cells",
-    "read_frame",
-    "read_json",
-    "read_text",
-    "sha256_array",
-    "sha256_file",
-    "sha256_state",
-    "versions",
-    "write_json",
-    "write_text",
-]
-
 RUN_RECORD = "run.json"
 """A folder holds a run if it has this file."""
 CHECKPOINT = "last.ckpt"

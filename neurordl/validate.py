@@ -9,8 +9,6 @@ from typing import TypeVar
 
 from neurordl.errors import NeurordlError
 
-__all__ = ["check_choice", "check_columns", "check_count", "check_number", "listed"]
-
 T = TypeVar("T")
 
 

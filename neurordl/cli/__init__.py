@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 import warnings
 from typing import Annotated
@@ -33,6 +35,10 @@ def neurordl(
 
 def main() -> None:
     """Run the shell. It exits with 0, with 1 after an error, and with 2 if it was used wrongly."""
+    # Torch and rsatoolbox make millions of objects that stay. To look for garbage among them, again and again
+    # and at the end, would take half of the time in which a command starts.
+    gc.set_threshold(100_000, 50, 100)
+    atexit.register(gc.freeze)
     shown = set[str]()
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from neurordl.cli.options import Call, Calls, CommandGroup, Takes, app, check_files, command, importing
+from neurordl.cli.options import Call, Calls, Takes, app, check_files, command
 from neurordl.errors import NeurordlError
 from neurordl.io import (
     CHECKPOINT,
@@ -61,7 +61,7 @@ def demo(out: Path = Path("demo_results"), *, call: Calls) -> None:
     typer.echo(call.run_demo(out))
 
 
-data = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="List, describe or download data sets.")
+data = typer.Typer(no_args_is_help=True, help="List, describe or download data sets.")
 app.add_typer(data, name="data")
 
 
@@ -157,9 +157,8 @@ def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Ca
     """
     if not out.parent.is_dir() or out.suffix not in (".h5", ".hdf5"):
         raise NeurordlError(f"--out {out}: expected a file named .h5, in a folder that exists")
-    with importing():
-        import neurordl as nrl
-        from neurordl.patterns.models import MODELS
+    import neurordl as nrl
+    from neurordl.patterns.models import MODELS
 
     settings = {**call.glm.values, **call.average.values}
     chosen = [*call.glm.words, *call.average.words]
@@ -353,11 +352,9 @@ def train(
     check_run_folder(out, resume)  # before anything takes time
     finished = resume and _has_finished(out)
     check_files({"labelled": table if table.suffix else None})
-    with importing():
-        import torch
+    import torch
 
-        import neurordl as nrl
-        import neurordl.training.trainer
+    import neurordl as nrl
 
     images, test, n_classes = call.labelled(seed=seed)
     shape = tuple(images.pixels.shape[1:])
@@ -468,12 +465,9 @@ def compare(
         raise NeurordlError(
             f"--out {out} holds a comparison already ({files}): pass --overwrite to replace it"
         )
-    with importing():
-        import pandas as pd
+    import pandas as pd
 
-        import neurordl as nrl
-        import neurordl.plots
-        import neurordl.rsa.evaluate
+    import neurordl as nrl
 
     record = {"source": Path(source).resolve().name}  # no folder of this machine
     images, notes = None, list[str]()

@@ -9,13 +9,11 @@ rsatoolbox takes seconds, and neither a help page nor a mistyped option should w
 from __future__ import annotations
 
 import ast
-import gc
 import inspect
 import re
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
@@ -26,7 +24,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 import typer.main
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from neurordl.errors import NeurordlError
 
@@ -292,8 +290,7 @@ class Call:
         if self.absent:
             return None
         module, _, name = self.function.rpartition(":")
-        with importing():
-            function = attrgetter(name)(import_module(f"neurordl.{module}".rstrip(".")))
+        function = attrgetter(name)(import_module(f"neurordl.{module}".rstrip(".")))
         return function(*arguments, **{**self.values, **keywords})
 
 
@@ -301,29 +298,23 @@ class Calls(SimpleNamespace):
     """What a command takes: each `Call` is an attribute."""
 
 
-@contextmanager
-def importing() -> Iterator[None]:
-    """Import faster: no garbage is looked for meanwhile, nor ever after in what was imported.
+class LazyCommand(TyperCommand):
+    """A command whose options are read when it is called, not for the list of commands.
 
-    Torch and rsatoolbox make millions of objects that stay; looking through them, again and again and at the
-    end, takes a third of the time in which the shell starts.
+    Options of several files take all files up to the next option or NIfTI image.
     """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if enabled:
-            gc.enable()
 
-
-class SeveralFiles(TyperCommand):
-    """A command whose options of several files take all files up to the next option or NIfTI image."""
+    def get_params(self, ctx: Any) -> Any:
+        """Take the options of `Command.with_options` before they are first used."""
+        if not self.params and self.name in COMMANDS:
+            complete = COMMANDS[self.name].with_options()
+            self.params, self.callback = complete.params, complete.callback
+        return super().get_params(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write ``--events a b``, what a shell makes of ``--events *.tsv``, as ``--events a --events b``."""
-        repeated = {flag for option in self.params if option.metavar == _FILES for flag in option.opts}
+        options = self.get_params(ctx)
+        repeated = {flag for option in options if option.metavar == _FILES for flag in option.opts}
         written: list[str] = []
         option, n_values = "", 0
         for argument in args:
@@ -344,14 +335,6 @@ class Command:
     function: Callable[..., None]
     takes: Mapping[str, Takes]
 
-    def add_to(self, group: typer.Typer, function: Callable[..., None]) -> None:
-        """Add a function to a group, with the name and the documentation of this command."""
-        sections = _sections(inspect.getdoc(self.function) or "")
-        examples = textwrap.dedent(sections.get("Examples", "")).strip()
-        text = "\n\n".join(map(_plain, sections[""].split("\n\n")))
-        epilog = "\n\n".join(["Examples:", *map(_plain, examples.split("\n\n"))])
-        group.command(self.name, cls=SeveralFiles, help=text, epilog=epilog)(function)
-
     def with_options(self) -> Any:
         """The command of typer, with all its options."""
         source = f"{self.function.__module__.partition('.')[2]}:{self.function.__name__}"
@@ -361,10 +344,6 @@ class Command:
         tables = {name: part.options() for name, part in parts.items()}
         options, parameters = dict[str, Argument](), list[inspect.Parameter]()
         for name, table in tables.items():
-            if twice := options.keys() & table.keys():
-                raise LookupError(
-                    f"{self.name} has two options {', '.join(twice)}; give one of them a prefix"
-                )
             options |= table
             parameters += [_parameter(k, v, parts[name].panel, k in unnamed) for k, v in table.items()]
         parameters += [_config(tables)] if options else []
@@ -373,29 +352,18 @@ class Command:
             values = {option: option_value(argument, values[option]) for option, argument in options.items()}
             check_files(values, unnamed)
             calls = {name: part.call(values) for name, part in parts.items()}
-            arguments = calls.pop("").values
+            arguments = dict(calls.pop("").values)
             more = {"call": Calls(**calls)} if calls else {}
-            named = {name: value for name, value in arguments.items() if name not in unnamed}
-            self.function(*(arguments[name] for name in unnamed), **named, **more)
+            self.function(*[arguments.pop(name) for name in unnamed], **arguments, **more)
 
         vars(run)["__signature__"] = inspect.Signature(parameters)
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         single = typer.Typer(add_completion=False)
-        self.add_to(single, run)
+        single.command(self.name, cls=LazyCommand)(run)
         return typer.main.get_command(single)
 
 
 COMMANDS: dict[str, Command] = {}
-
-
-class CommandGroup(TyperGroup):
-    """Commands whose options are read when one of them is called, not for the list of commands."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Put the command with its options in the place of the one without."""
-        if args[0] in COMMANDS and args[0] in self.commands:
-            self.commands[args[0]] = COMMANDS[args[0]].with_options()
-        return super().resolve_command(ctx, args)
 
 
 def command(
@@ -410,8 +378,12 @@ def command(
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         added = Command(name or function.__name__, function, takes)
-        added.add_to(group, lambda: None)
         COMMANDS[added.name] = added
+        sections = _sections(inspect.getdoc(function) or "")
+        examples = textwrap.dedent(sections.get("Examples", "")).strip()
+        text = "\n\n".join(map(_plain, sections[""].split("\n\n")))
+        epilog = "\n\n".join(["Examples:", *map(_plain, examples.split("\n\n"))])
+        group.command(added.name, cls=LazyCommand, help=text, epilog=epilog)(lambda: None)
         return function
 
     return add
@@ -469,6 +441,11 @@ def check_files(values: Mapping[str, Any], unnamed: Sequence[str] = ()) -> None:
 
 def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:
     """The option ``--config``: a TOML file with options; those of the command line go before."""
+    fields = {
+        f"{part}.{argument.name}": option
+        for part, table in tables.items()
+        for option, argument in table.items()
+    }
 
     def read(context: typer.Context, path: Path | None) -> Path | None:
         if path is None:
@@ -478,18 +455,16 @@ def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise typer.BadParameter(f"{path} cannot be read: {error}") from error
         known = {p.name: p.multiple or p.nargs == -1 for p in context.command.params if p.name != "config"}
-        options = dict[str, object]()
+        values, options = dict[str, Any](), dict[str, object]()
         for key, value in content.items():
-            fields = {key: value}
-            if isinstance(value, dict) and key in tables:
-                names = {argument.name: option for option, argument in tables[key].items()}
-                fields = {names.get(name, f"{key}.{name}"): part for name, part in value.items()}
-            for name, part in fields.items():
-                option = name.replace("-", "_")
-                if option not in known:
-                    expected = ", ".join(sorted(map(str, known)))
-                    raise typer.BadParameter(f"{path}: unknown {name}; known: {expected}")
-                options[option] = [part] if known[option] and not isinstance(part, list) else part
+            table = {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {}
+            values |= table or {key: value}
+        for name, value in values.items():
+            option = fields.get(name, name.replace("-", "_"))
+            if option not in known:
+                expected = ", ".join(sorted(map(str, known)))
+                raise typer.BadParameter(f"{path}: unknown {name}; known: {expected}")
+            options[option] = [value] if known[option] and not isinstance(value, list) else value
         context.default_map = {**(context.default_map or {}), **options}
         return path
 
@@ -500,7 +475,6 @@ def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:
 
 
 app = typer.Typer(
-    cls=CommandGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

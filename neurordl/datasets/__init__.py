@@ -28,12 +28,9 @@ __all__ = ["REGISTRY", "DataSet", "File", "data_root", "fetch", "find_dataset", 
 
 
 def __getattr__(name: str) -> object:
-    if not name.startswith("_"):
-        loaders = import_module(f"{__name__}.loaders")
-        if name in loaders.__all__:
-            value: object = getattr(loaders, name)
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.loaders"), name)
 
 
 def __dir__() -> list[str]:

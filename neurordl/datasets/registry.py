@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class DataSet:
     loaders
         The names of the functions in ``neurordl.datasets`` that read it.
     fetcher
-        How to fetch it: a name in `FETCHERS`.
+        How to fetch it: "download", "nilearn", or "embedded" in scikit-learn.
     files
         The files to download.
     folder
@@ -63,11 +63,11 @@ class DataSet:
     citation: str
     source: str
     folder: str
-    loaders: tuple[str, ...] = ()
+    loaders: Sequence[str] = ()
     fetcher: str = "download"
-    files: tuple[File, ...] = ()
-    compact: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
+    files: Sequence[File] = ()
+    compact: Sequence[str] = ()
+    classes: Sequence[str] = ()
 
     @property
     def size(self) -> int:
@@ -79,8 +79,7 @@ def _read_registry() -> dict[str, DataSet]:
     registry = {}
     for name, entry in tomllib.loads(Path(__file__).with_name("registry.toml").read_text("utf-8")).items():
         files = tuple(File(**file) for file in entry.pop("files", ()))
-        lists = {key: tuple(entry.pop(key, ())) for key in ("loaders", "compact", "classes")}
-        registry[name] = DataSet(**{"folder": name} | entry | lists, files=files)
+        registry[name] = DataSet(**{"folder": name} | entry, files=files)
     return registry
 
 
@@ -164,17 +163,22 @@ def fetch(name: str, *, say: Callable[[str], Any] = lambda _: None) -> Path:
         name is not the official one.
     """
     dataset = find_dataset(name)
-    return FETCHERS[dataset.fetcher](dataset, say)
-
-
-def _fetch_embedded(_: DataSet, say: Callable[[str], Any]) -> Path:
-    say("embedded in scikit-learn: nothing to fetch")
-    return data_root()
-
-
-def _fetch_by_nilearn(dataset: DataSet, _: Callable[[str], Any]) -> Path:
-    fetch_haxby(2)
-    return data_root() / dataset.folder
+    if dataset.fetcher == "embedded":
+        say("embedded in scikit-learn: nothing to fetch")
+        return data_root()
+    folder = data_root() / dataset.folder
+    if dataset.fetcher == "nilearn":
+        fetch_haxby(2)
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NeurordlError(
+            f"cannot make the folder {folder}: {error.strerror}; let NEURORDL_DATA name another one"
+        ) from error
+    for file in dataset.files:
+        say(f"{file.name}: {_download(file, folder)}")
+    return folder
 
 
 def fetch_haxby(subject: int) -> Any:
@@ -189,31 +193,8 @@ def fetch_haxby(subject: int) -> Any:
         ) from error
 
 
-def _download(dataset: DataSet, say: Callable[[str], Any]) -> Path:
-    folder = data_root() / dataset.folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NeurordlError(
-            f"cannot make the folder {folder}: {error.strerror}; let NEURORDL_DATA name another one"
-        ) from error
-    for file in dataset.files:
-        say(f"{file.name}: {_download_file(file, folder)}")
-    return folder
-
-
-FETCHERS: dict[str, Callable[[DataSet, Callable[[str], Any]], Path]] = {
-    "download": _download,
-    "embedded": _fetch_embedded,
-    "nilearn": _fetch_by_nilearn,
-}
-"""The ways to fetch a data set: functions of the data set and of a function that is told what happens."""
-
-
-def _download_file(file: File, folder: Path) -> str:
+def _download(file: File, folder: Path) -> str:
     """Download a file or verify it, and say in words which."""
-    import pooch
-
     target, part = folder / file.name, folder / f".{file.name}.part"
     if target.exists():
         if sha256_file(target) == file.sha256:
@@ -225,15 +206,14 @@ def _download_file(file: File, folder: Path) -> str:
     try:
         if shutil.disk_usage(folder).free < file.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        downloader = _ResumingDownloader(part, file.size)
-        pooch.retrieve(file.url, f"sha256:{file.sha256}", file.name, folder, downloader=downloader)
-    except NeurordlError:
-        raise
-    except ValueError as error:  # pooch's, for a wrong checksum; its temporary file is gone
-        raise NeurordlError(
-            f"what came from {file.url} is not {file.name}: its checksum is not {file.sha256[:12]}...; "
-            "nothing was kept, try again later, and report it if it stays so"
-        ) from error
+        _complete(part, file)
+        if sha256_file(part) != file.sha256:
+            part.unlink()
+            raise NeurordlError(
+                f"what came from {file.url} is not {file.name}: its checksum is not {file.sha256[:12]}...; "
+                "nothing was kept, try again later, and report it if it stays so"
+            )
+        os.replace(part, target)
     except OSError as error:
         part.unlink(missing_ok=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -245,69 +225,50 @@ def _download_file(file: File, folder: Path) -> str:
     return f"downloaded, {file.size} bytes, verified"
 
 
-@dataclass(frozen=True)
-class _ResumingDownloader:
-    """A downloader for pooch that continues what an earlier download left in a file.
+def _complete(part: Path, file: File) -> None:
+    """Download what is missing of a file, which may be all of it, into ``part``."""
+    import requests
 
-    Attributes
-    ----------
-    part
-        The file in which the download grows.
-    size
-        The size of the whole in bytes; no more is ever stored.
-    """
+    with open(part, "ab") as handle:
+        if handle.tell() >= file.size:
+            handle.truncate(0)
+    for _ in range(_ATTEMPTS):
+        problem: Exception | None = None
+        try:
+            _append(part, file)
+        except requests.RequestException as error:
+            problem = error
+            if error.response is not None:  # the server answered, and will answer the same again
+                break
+        if part.stat().st_size == file.size:
+            return
+    if not (stored := part.stat().st_size):
+        part.unlink()
+    detail = f": {problem}" if problem else ""
+    raise NeurordlError(
+        f"the download of {file.url} stopped at {stored} of {file.size} bytes{detail}; check the connection "
+        "and fetch again: it goes on from there"
+    ) from problem
 
-    part: Path
-    size: int
 
-    def __call__(self, url: str, output: str, _pooch: Any) -> None:
-        """Download ``url`` to the file ``output``."""
-        import requests
+def _append(part: Path, file: File) -> None:
+    """Request the bytes that are missing and append them; no more than the file has are ever stored."""
+    import requests
+    import urllib3
 
-        for _ in range(_ATTEMPTS):
-            problem: Exception | None = None
-            try:
-                self.append(url)
-            except requests.RequestException as error:
-                problem = error
-                if error.response is not None:  # the server answered, and will answer the same again
-                    break
-            if self.stored == self.size:
-                os.replace(self.part, output)
-                return
-        if not (stored := self.stored):
-            self.part.unlink(missing_ok=True)
-        detail = f": {problem}" if problem else ""
-        raise NeurordlError(
-            f"the download of {url} stopped at {stored} of {self.size} bytes{detail}; check the connection "
-            "and fetch again: it goes on from there"
-        ) from problem
-
-    @property
-    def stored(self) -> int:
-        return self.part.stat().st_size if self.part.is_file() else 0
-
-    def append(self, url: str) -> None:
-        """Request the bytes that are missing and append them."""
-        import requests
-        import urllib3
-
-        start = self.stored
-        if start >= self.size:
-            self.part.unlink()
-            start = 0
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-            response.raise_for_status()
-            span = response.headers.get("Content-Range", "")
-            resumed = response.status_code == 206 and span.startswith(f"bytes {start}-")
-            missing = self.size - start if resumed else self.size
-            with open(self.part, "ab" if resumed else "wb") as handle:
-                try:  # the bytes as they are sent: a .gz file must not be unpacked on the way
-                    for block in response.raw.stream(_BLOCK_BYTES, decode_content=False):
-                        handle.write(block[:missing])
-                        missing -= len(block)
-                        if missing < 0:
-                            break
-                except urllib3.exceptions.HTTPError as error:  # raw bypasses requests' own wrapping
-                    raise requests.ConnectionError(error) from error
+    start = part.stat().st_size
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    with requests.get(file.url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        response.raise_for_status()
+        span = response.headers.get("Content-Range", "")
+        resumed = response.status_code == 206 and span.startswith(f"bytes {start}-")
+        missing = file.size - start if resumed else file.size
+        with open(part, "ab" if resumed else "wb") as handle:
+            try:  # the bytes as they are sent: a .gz file must not be unpacked on the way
+                for block in response.raw.stream(_BLOCK_BYTES, decode_content=False):
+                    handle.write(block[:missing])
+                    missing -= len(block)
+                    if missing < 0:
+                        break
+            except urllib3.exceptions.HTTPError as error:  # raw bypasses requests' own wrapping
+                raise requests.ConnectionError(error) from error

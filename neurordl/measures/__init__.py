@@ -42,11 +42,5 @@ def register(measure: Dissimilarity | Comparison) -> None:
         raise NeurordlError(
             f"register takes a Dissimilarity or a Comparison, and got {type(measure).__name__}"
         )
-    for name, known in DISSIMILARITIES.items():
-        taken = known.spellings() & measure.spellings()
-        if taken and (name != measure.name or name in _PROVIDED):
-            raise NeurordlError(
-                f"{measure.name!r} cannot be registered: {min(taken)!r} is the dissimilarity {name!r} "
-                "already; choose another name or alias"
-            )
+    measure.check_name(replaced="" if measure.name in _PROVIDED else measure.name)
     DISSIMILARITIES[measure.name] = measure

@@ -30,26 +30,6 @@ from neurordl.measures.kernels.products import InnerProducts
 from neurordl.measures.kernels.ranks import Ranks
 from neurordl.validate import check_choice
 
-__all__ = [
-    "COMPARISONS",
-    "Comparison",
-    "ComparisonLike",
-    "cka",
-    "corr",
-    "corr_cov",
-    "cosine",
-    "cosine_cov",
-    "few_pairs",
-    "find_comparison",
-    "find_similarity",
-    "huber",
-    "mean_ranks",
-    "mse",
-    "standardize",
-    "unit_length",
-    "unit_mean",
-]
-
 Function = Callable[..., Tensor]
 Similarity = Callable[[Tensor, Tensor], Tensor]
 Pool = Callable[[Floats, int], Floats]
@@ -108,7 +88,8 @@ class Comparison:
     complete
         RDMs must not miss a pair. Stimuli cannot be resampled then.
     weighted
-        Pairs may have fractional weights; otherwise a pair is measured (1) or missing (0).
+        Pairs may have fractional weights, as those of ``pair_weights="reliability"``. Otherwise a pair is
+        measured (1) or missing (0), and a loss refuses other weights.
     same_unit
         The two RDMs must be measured in the same unit.
     slow
@@ -169,11 +150,15 @@ class Comparison:
                 f"{self.name} has no gradient, so it cannot be a loss; train with one of {usable}, and "
                 f"evaluate with {self.name}"
             )
-        if not self.higher_is_better:
+        takes_all = self.weighted and not self.complete
+        if takes_all and not self.higher_is_better:
             return function
 
         def loss(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
-            return 1 - function(a, b, weights)
+            if weights is not None and not takes_all:
+                _check_weights(weights, self.name, self.complete)
+            value: Tensor = function(a, b, weights)
+            return 1 - value if self.higher_is_better else value
 
         return loss
 
@@ -216,14 +201,14 @@ def cosine_cov(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
         Weights other than 0 and 1.
     """
     a, b, weights = _measured(a, b, weights)
-    _refuse_fractions(weights, "cosine_cov")
+    _check_weights(weights, "cosine_cov")
     return _whitened(_scaled(a), _scaled(b), weights)
 
 
 def corr_cov(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     """`cosine_cov` of RDMs minus their plain mean over the measured pairs: rsatoolbox's ``corr_cov``."""
     a, b, weights = _measured(a, b, weights)
-    _refuse_fractions(weights, "corr_cov")
+    _check_weights(weights, "corr_cov")
     return _whitened(_centered(_scaled(a), weights), _centered(_scaled(b), weights), weights)
 
 
@@ -238,11 +223,7 @@ def cka(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
         A missing pair, or weights other than 1.
     """
     a, b, weights = _measured(a, b, weights)
-    if bool((weights != 1).any()):
-        raise NeurordlError(
-            "cka needs complete RDMs without pair weights, but pairs are missing or weighted; choose stimuli "
-            "that every RDM has, or compare with cosine_cov (missing pairs) or corr (weights too)"
-        )
+    _check_weights(weights, "cka", complete=True)
     left, right = (centered_kernels(_scaled(x)).flatten(-2) for x in (a, b))
     return _cosine(left, right, torch.ones_like(left))
 
@@ -318,7 +299,13 @@ def _cosine(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     return _defined((a * b * weights).sum(-1) / lengths, defined)
 
 
-def _refuse_fractions(weights: Tensor, name: str) -> None:
+def _check_weights(weights: Tensor, name: str, complete: bool = False) -> None:
+    """Raise an error if pairs are missing where RDMs must be complete, or have fractional weights."""
+    if complete and bool((weights != 1).any()):
+        raise NeurordlError(
+            f"{name} needs complete RDMs without pair weights, but pairs are missing or weighted; choose "
+            "stimuli that every RDM has, or compare with cosine_cov (missing pairs) or corr (weights too)"
+        )
     if bool(((weights != 0) & (weights != 1)).any()):
         raise NeurordlError(
             f"{name} takes pairs as measured (weight 1) or missing (0), without fractional weights; use "
@@ -486,7 +473,7 @@ def find_comparison(comparison: ComparisonLike, *, higher_is_better: bool = True
             if entry.function is comparison:
                 return entry
         name = getattr(comparison, "__qualname__", type(comparison).__name__)
-        return Comparison(name, comparison, higher_is_better=higher_is_better)
+        return Comparison(name, comparison, higher_is_better=higher_is_better, weighted=True)
     check_choice("comparison", comparison, list(COMPARISONS))
     return COMPARISONS[comparison]
 

@@ -155,6 +155,16 @@ class Dissimilarity:
             return "repeats"
         return "a precision" if self.precision == "required" else ""
 
+    def check_name(self, replaced: str = "") -> None:
+        """Raise an error if one of its names is that of another dissimilarity, but for a replaced one."""
+        for name, known in DISSIMILARITIES.items():
+            taken = known.spellings() & self.spellings()
+            if taken and known != self and name != replaced:
+                raise NeurordlError(
+                    f"the name {self.name!r} is taken, since {min(taken)!r} is the dissimilarity {name!r}; "
+                    "choose another name or alias"
+                )
+
     def check_precision(self, available: bool) -> None:
         """Raise an error if there is a precision that it cannot take, or none and it needs one."""
         if available and self.precision == "none":
@@ -194,30 +204,14 @@ DissimilarityLike = str | Dissimilarity | Callable[..., Tensor]
 """What names a dissimilarity: its name, the object, or a function of patterns."""
 
 
-_EUCLIDEAN = SquaredDistance()
-_EUCLIDEAN_ROOT = SquaredDistance(root=True)
-_CORRELATION = SquaredDistance("centered length", scale=0.5)
-_COSINE = SquaredDistance("length", scale=0.5)
-
-
-def euclidean(patterns: Tensor) -> Tensor:
-    """Squared Euclidean distance divided by the number of channels: what rsatoolbox calls ``euclidean``."""
-    return _EUCLIDEAN(patterns)
-
-
-def euclidean_root(patterns: Tensor) -> Tensor:
-    """Root of `euclidean`, which is a metric; its gradient is zero where the distance is zero."""
-    return _EUCLIDEAN_ROOT(patterns)
-
-
-def correlation(patterns: Tensor) -> Tensor:
-    """One minus the Pearson correlation; NaN for a pattern that is constant but for rounding."""
-    return _CORRELATION(patterns)
-
-
-def cosine(patterns: Tensor) -> Tensor:
-    """One minus the cosine; NaN for a pattern of zeros."""
-    return _COSINE(patterns)
+euclidean = SquaredDistance()
+"""Squared Euclidean distance divided by the number of channels: what rsatoolbox calls ``euclidean``."""
+euclidean_root = SquaredDistance(root=True)
+"""Root of `euclidean`, which is a metric; its gradient is zero where the distance is zero."""
+correlation = SquaredDistance("centered length", scale=0.5)
+"""One minus the Pearson correlation; NaN for a pattern that is constant but for rounding."""
+cosine = SquaredDistance("length", scale=0.5)
+"""One minus the cosine; NaN for a pattern of zeros."""
 
 
 def mahalanobis(patterns: Tensor, precision: Tensor) -> Tensor:
@@ -384,22 +378,22 @@ def _from_inner(inner: Tensor) -> Tensor:
 
 
 _EACH = (
-    Dissimilarity("euclidean", euclidean, ("sqeuclidean",), written="squared euclidean", kernel=_EUCLIDEAN),
-    Dissimilarity("euclidean_root", euclidean_root, ("root euclidean",), kernel=_EUCLIDEAN_ROOT),
+    Dissimilarity("euclidean", euclidean, ("sqeuclidean",), written="squared euclidean", kernel=euclidean),
+    Dissimilarity("euclidean_root", euclidean_root, ("root euclidean",), kernel=euclidean_root),
     Dissimilarity(
         "correlation",
         correlation,
         ("pearson", "pearson r", "pearson's r", "pearson correlation", "1 - corr", "1 - r"),
         whitened_by_root=True,
-        kernel=_CORRELATION,
+        kernel=correlation,
     ),
-    Dissimilarity("cosine", cosine, ("cosine similarity",), whitened_by_root=True, kernel=_COSINE),
+    Dissimilarity("cosine", cosine, ("cosine similarity",), whitened_by_root=True, kernel=cosine),
     Dissimilarity(
         "mahalanobis",
         mahalanobis,
         written="squared mahalanobis",
         precision="required",
-        kernel=_EUCLIDEAN,
+        kernel=euclidean,
     ),
     Dissimilarity(
         "crossnobis",
@@ -408,7 +402,7 @@ _EACH = (
         needs_runs=True,
         unbalanced=True,
         precision="optional",
-        kernel=_EUCLIDEAN,
+        kernel=euclidean,
     ),
     Dissimilarity(
         "poisson",
@@ -446,7 +440,8 @@ def find_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
     if isinstance(choice, Dissimilarity):
         return choice
     if callable(choice):
-        return Dissimilarity(_name_of(choice), choice)
+        known = (measure for measure in DISSIMILARITIES.values() if measure.function is choice)
+        return next(known, None) or Dissimilarity(_name_of(choice), choice)
     remedy = "or give a Dissimilarity, or a function (..., stimuli, channels) -> (..., pairs)"
     return DISSIMILARITIES[check_choice("dissimilarity", choice, tuple(DISSIMILARITIES), remedy)]
 
@@ -482,17 +477,23 @@ def dissimilarity_from_text(text: str | None) -> Dissimilarity | None:
     'correlation'
     """
     plain = _plain(text or "")
-    return next((measure for measure in DISSIMILARITIES.values() if plain in measure.spellings()), None)
+    known = (measure for measure in DISSIMILARITIES.values() if plain and plain in measure.spellings())
+    return next(known, None)
 
 
 def _plain(text: str) -> str:
     """Letters and digits of a name, without the words that do not tell dissimilarities apart."""
     plain = re.sub(r"[^a-z0-9]", "", text.lower())
-    return re.sub(r"^1(?=pearson|correlation|cosine)|squared|(distance|dissimilarity)$", "", plain)
+    plain = re.sub(r"^1(?=pearson|correlation|cosine)|squared|(distance|dissimilarity)$", "", plain)
+    return plain or text.strip().lower()  # of a name in another script, or "distance" alone
 
 
 def _name_of(function: Callable[..., Tensor]) -> str:
     """Return a name that is the same in every process, so without addresses."""
     if isinstance(function, partial):
         return f"partial({_name_of(function.func)})"
+    if isinstance(function, SquaredDistance):
+        return next(
+            (name for name, known in DISSIMILARITIES.items() if known.function is function), "squared"
+        )
     return str(getattr(function, "__qualname__", type(function).__qualname__))

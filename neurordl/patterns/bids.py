@@ -20,8 +20,6 @@ from neurordl.ids import match_ids
 from neurordl.io import read_json
 from neurordl.patterns.tables import Table
 
-__all__ = ["inherited_files", "match_tables", "parse_name", "read_metadata", "recording", "volume_times"]
-
 _RECORDING = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
 _LONGEST = 60.0  # seconds between volumes; larger numbers are milliseconds without their unit
 

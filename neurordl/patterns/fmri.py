@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias, TypedDict, Unpack, overload
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
 import nibabel as nib
 import numpy as np
@@ -25,8 +25,6 @@ from neurordl.patterns.models import ModelName, Run, RunModel, find_model, warn_
 from neurordl.patterns.tables import Confounds, Table, as_list, read_events, read_table, table_name
 from neurordl.validate import check_columns, listed
 
-__all__ = ["read_betas", "read_bids", "read_patterns"]
-
 Folder: TypeAlias = str | os.PathLike[str]
 Images: TypeAlias = Image | Sequence[Image]
 Region: TypeAlias = Image | Regions | None
@@ -35,41 +33,28 @@ Names: TypeAlias = str | Sequence[str] | None
 Masks: TypeAlias = Region | Mapping[str, Region]
 
 
-class _ModelOptions(TypedDict, total=False):
+class _Options(TypedDict, total=False):
     model: ModelName | RunModel
     confounds: Tables | Confounds
     condition: str
     leave_out: str | Sequence[str]
-
-
-class _SubjectOptions(_ModelOptions, total=False):
     subject: str | None
     session: Names
     runs: Names
 
 
-class _SubjectResiduals(_SubjectOptions):
-    residuals: Literal[True]
-
-
-class _BidsOptions(_ModelOptions, total=False):
-    events_root: Folder | None
-    subjects: Names
-    sessions: Names
-
-
-class _BidsResiduals(_BidsOptions):
+class _WithResiduals(_Options):
     residuals: Literal[True]
 
 
 @overload
 def read_patterns(
-    images: Images, mask: Region = None, events: Tables = None, **options: Unpack[_SubjectOptions]
-) -> Dataset: ...
-@overload
-def read_patterns(
-    images: Images, mask: Region = None, events: Tables = None, **options: Unpack[_SubjectResiduals]
+    images: Images, mask: Region = None, events: Tables = None, **options: Unpack[_WithResiduals]
 ) -> tuple[Dataset, Dataset]: ...
+@overload
+def read_patterns(
+    images: Images, mask: Region = None, events: Tables = None, **options: Unpack[_Options]
+) -> Dataset: ...
 def read_patterns(
     images: Images,
     mask: Region = None,
@@ -407,16 +392,18 @@ def _per_image(argument: str, names: Names, n_images: int) -> list[str] | None:
 
 @overload
 def read_bids(
-    root: Folder, task: str, space: str | None = None, mask: Masks = "brain", **options: Unpack[_BidsOptions]
-) -> dict[str, Dataset]: ...
-@overload
-def read_bids(
     root: Folder,
     task: str,
-    space: str | None = None,
-    mask: Masks = "brain",
-    **options: Unpack[_BidsResiduals],
+    space: str | None = ...,
+    mask: Masks = ...,
+    *,
+    residuals: Literal[True],
+    **options: Any,
 ) -> tuple[dict[str, Dataset], dict[str, Dataset]]: ...
+@overload
+def read_bids(
+    root: Folder, task: str, space: str | None = ..., mask: Masks = ..., **options: Any
+) -> dict[str, Dataset]: ...
 def read_bids(
     root: Folder,
     task: str,
@@ -427,7 +414,7 @@ def read_bids(
     subjects: Names = None,
     sessions: Names = None,
     residuals: bool = False,
-    **options: Unpack[_ModelOptions],
+    **options: Any,
 ) -> dict[str, Dataset] | tuple[dict[str, Dataset], dict[str, Dataset]]:
     """Estimate the patterns of the subjects in a BIDS derivatives folder, as fMRIPrep lays it out.
 

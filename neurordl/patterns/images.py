@@ -26,8 +26,6 @@ from neurordl.io import read_json
 from neurordl.patterns.tables import as_list, read_table
 from neurordl.validate import check_columns, listed
 
-__all__ = ["Image", "Labels", "Mask", "Regions", "load_image", "read_mask", "same_grid", "values_in"]
-
 Image: TypeAlias = str | os.PathLike[str] | nib.Nifti1Image
 Labels: TypeAlias = Mapping[int, str] | pd.DataFrame | str | os.PathLike[str]
 

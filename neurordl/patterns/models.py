@@ -19,8 +19,6 @@ from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError
 from neurordl.validate import check_choice, check_number
 
-__all__ = ["GLM", "LSA", "LSS", "MODELS", "Average", "Estimate", "Run", "RunModel", "find_model"]
-
 ModelName: TypeAlias = Literal["glm", "lsa", "lss", "average"]
 Share: TypeAlias = tuple[float, float]
 # how much more the other model must explain, than this one and than by chance, before a notice is given

@@ -15,8 +15,6 @@ from neurordl.errors import NeurordlError
 from neurordl.io import read_frame
 from neurordl.validate import check_columns
 
-__all__ = ["Confounds", "Table", "as_list", "read_events", "read_table", "table_name"]
-
 Table: TypeAlias = str | os.PathLike[str] | pd.DataFrame
 _TABLES = (str, os.PathLike, pd.DataFrame)
 _MISSING = ("", "n/a", "N/A", "nan", "NaN")

@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 from rsatoolbox.rdm.rdms import RDMs
 from sklearn.manifold import smacof
 
-from neurordl.arrays import Bools, Floats
+from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
 from neurordl.measures.dissimilarities import dissimilarity_from_text
@@ -21,8 +21,6 @@ from neurordl.plots.rdm import Pixels, categories_of, single_matrix, thumbnails
 from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids
 from neurordl.rsa.compare import compare
 from neurordl.stimuli import StimulusSet
-
-__all__ = ["plot_mds", "plot_rdm_mds"]
 
 _REACHES = (0.55, 1.3, 2.2, 3.2)  # distances of a text from its place, in lines
 _SIDES = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
@@ -181,13 +179,11 @@ def _is_squared(rdms: RDMs) -> bool:
 
 def _shared_ids(groups: Mapping[str, RDMs], missing: Literal["error", "ignore"]) -> Sequence[str]:
     """The ids that all groups have; with "error" no group may have others."""
-    (first, group), *rest = groups.items()
-    ids: Sequence[str] = stimulus_ids(group)
-    for name, group in rest:
-        names = (first or "RDMs", name)
+    largest = max(groups, key=lambda name: groups[name].n_cond)
+    ids: Sequence[str] = stimulus_ids(groups[largest])
+    for name, group in groups.items():
+        names = (largest or "RDMs", name or "RDMs")
         ids = match_ids(ids, stimulus_ids(group), names=names, missing=missing).matched
-        if missing == "error":
-            match_ids(stimulus_ids(group), ids, names=names[::-1])
     return ids
 
 
@@ -254,7 +250,7 @@ def _place_labels(ax: Axes, texts: Sequence[tuple[str, Floats, str]], points: Fl
     def cost(box: Bbox, reach: float) -> float:
         """How much a text would hide, and how far off it would stand."""
         area = box.width * box.height
-        hidden = np.count_nonzero(_inside(box.padded(0.3 * height), dots))
+        hidden = box.padded(0.3 * height).count_contains(dots)
         overlap = sum(_shared_area(box, other) for other in taken) / area
         return round(3 * overlap + 0.8 * hidden + 0.15 * reach + 4 * (1 - _shared_area(box, frame) / area), 9)
 
@@ -273,7 +269,3 @@ def _shared_area(a: Bbox, b: Bbox) -> float:
     """The area of the overlap of two boxes."""
     width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
     return float(width * height) if width > 0 and height > 0 else 0.0
-
-
-def _inside(box: Bbox, points: Floats) -> Bools:
-    return np.asarray(((points > (box.x0, box.y0)) & (points < (box.x1, box.y1))).all(axis=1))

@@ -13,6 +13,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 from rsatoolbox.rdm.rdms import RDMs
 from scipy import stats
+from scipy.spatial.distance import squareform
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
@@ -20,8 +21,6 @@ from neurordl.ids import match_ids
 from neurordl.plots import style
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.stimuli import StimulusSet
-
-__all__ = ["categories_of", "plot_rdm", "single_matrix", "thumbnails"]
 
 Pixels = npt.NDArray[Any]
 Blocks = Sequence[tuple[int, int]]
@@ -86,7 +85,8 @@ def plot_rdm(
     matrix = single_matrix(rdms)
     n = len(matrix)
     labels = categories_of(rdms, categories, stimuli)
-    order = list(range(n)) if labels is None else sorted(range(n), key=lambda k: labels.index(labels[k]))
+    names = labels or [""] * n
+    order = sorted(range(n), key=lambda k: names.index(names[k]))
     images = None if stimuli is None else thumbnails(stimuli, [stimulus_ids(rdms)[k] for k in order])
     matrix = (_percentiles(matrix) if rank else matrix)[np.ix_(order, order)]
     np.fill_diagonal(matrix, np.nan)
@@ -94,7 +94,7 @@ def plot_rdm(
     picture = ax.imshow(matrix, cmap=cmap, vmin=vmin, vmax=vmax, interpolation="nearest")
     _mark_missing(ax, matrix)
     ax.tick_params(length=0)
-    names = [""] * n if labels is None else [labels[k] for k in order]
+    names = [names[k] for k in order]
     edges = [k for k in range(1, n) if names[k] != names[k - 1]]
     blocks = list(zip([0, *edges], [*edges, n], strict=True))
     share = 1.0 if images is None else _draw_images(ax, images, blocks)
@@ -135,8 +135,7 @@ def categories_of(
             known = ", ".join(sorted(rdms.pattern_descriptors))
             columns = f"; the table of the stimuli: {', '.join(map(str, stimuli.table))}" if stimuli else ""
             raise NeurordlError(f"the RDMs have no pattern descriptor {categories!r}, but {known}{columns}")
-        index = match_ids(ids, stimuli.ids, names=("RDMs", "stimuli")).index
-        return [str(value) for value in stimuli.table[categories].iloc[index]]
+        categories = dict(zip(stimuli.ids, stimuli.table[categories], strict=True))
     if missing := [stimulus for stimulus in ids if stimulus not in categories]:
         raise NeurordlError(f"{len(missing)} stimuli have no category, such as {missing[0]!r}; give each one")
     return [str(categories[stimulus]) for stimulus in ids]
@@ -153,12 +152,10 @@ def thumbnails(stimuli: StimulusSet, ids: Sequence[str]) -> Pixels:
 
 
 def _percentiles(matrix: Floats) -> Floats:
-    upper = np.triu_indices(len(matrix), 1)
-    values = np.where(np.isfinite(matrix[upper]), matrix[upper], np.nan)
-    ranks = stats.rankdata(values, nan_policy="omit")
-    result = np.zeros(matrix.shape)
-    result[upper] = 100 * (ranks - 1) / max(int(np.isfinite(values).sum()) - 1, 1)
-    return result + result.T
+    values = matrix[np.triu_indices(len(matrix), 1)]
+    finite = np.isfinite(values)
+    ranks = stats.rankdata(np.where(finite, values, np.nan), nan_policy="omit")
+    return np.asarray(squareform(100 * (ranks - 1) / max(int(finite.sum()) - 1, 1)))
 
 
 def _mark_missing(ax: Axes, matrix: Floats) -> None:
@@ -167,8 +164,8 @@ def _mark_missing(ax: Axes, matrix: Floats) -> None:
         shade = np.ma.masked_array(np.ones(matrix.shape), ~missing)
         ax.imshow(shade, cmap=ListedColormap([_NOT_MEASURED]), interpolation="nearest")
         patch = Patch(color=_NOT_MEASURED, label="not measured")
-        options = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
-        style.legend(ax, None, handles=[patch], handlelength=1, **options)
+        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
+        style.legend(ax, None, handles=[patch], handlelength=1, **place)
 
 
 def _draw_images(ax: Axes, images: Pixels, blocks: Blocks) -> float:

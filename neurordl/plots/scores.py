@@ -20,9 +20,7 @@ from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
 from neurordl.plots import style
 from neurordl.rsa.scores import Evaluation
-from neurordl.validate import check_choice
-
-__all__ = ["plot_layer_roi", "plot_scores"]
+from neurordl.validate import check_choice, check_columns
 
 # For each row: the number of the ROI, the place of the better layer, and the places of those below it.
 Rows = list[tuple[int, int, list[int]]]
@@ -36,9 +34,10 @@ _P_NAMES = {"p": "p", "p_fdr": "FDR-corrected p", "p_holm": "Holm-corrected p"}
 
 @dataclass(frozen=True)
 class _Table:
-    """The table of scores without the subjects' mean RDM, and its ROIs and layers in order."""
+    """Means over subjects and the scores of the subjects, and their ROIs and layers in order."""
 
-    frame: pd.DataFrame
+    means: pd.DataFrame
+    subjects: pd.DataFrame
     rois: list[str]
     layers: list[str]
 
@@ -47,18 +46,25 @@ class _Table:
         """Read the scores of these ROIs, or of all. Optional columns that are missing become NaN."""
         frame = scores.to_frame() if isinstance(scores, Evaluation) else scores
         required = ["layer", "roi", "subject", "score", *([] if p in (None, "p") else [str(p)])]
-        style.check_columns(frame, required, "the table of scores")
+        check_columns("the table of scores", frame, required)
         if not len(frame):
             raise NeurordlError("the table of scores is empty; there is nothing to draw")
         frame = _named(frame, "roi", "layer", "subject")
         frame = frame.assign(**{name: np.nan for name in _OPTIONAL if name not in frame})
         known = list(dict.fromkeys(frame["roi"]))
         rois = known if roi is None else [roi] if isinstance(roi, str) else list(roi)
-        if unknown := [name for name in rois if name not in known]:
-            raise NeurordlError(f"no score has roi {unknown[0]!r}; there are: {', '.join(known)}")
+        for name in rois:
+            check_choice("roi", name, known)
         # the subjects' mean RDM, "group", is on another scale
         frame = frame[frame["roi"].isin(rois) & (frame["subject"] != "group")]
-        return cls(frame, rois, list(dict.fromkeys(frame["layer"])))
+        is_mean = frame["subject"] == "mean"
+        means, subjects = frame[is_mean], frame[~is_mean]
+        if (twice := means.duplicated(["roi", "layer"])).any():
+            raise NeurordlError(
+                f"layer {means['layer'][twice].iloc[0]!r} has several means in one ROI; choose one "
+                "comparison and one set of pairs"
+            )
+        return cls(means, subjects, rois, list(dict.fromkeys(frame["layer"])))
 
     @property
     def names(self) -> list[str]:
@@ -68,36 +74,22 @@ class _Table:
     @property
     def comparison(self) -> str:
         """The comparison of RDMs, or several of them."""
-        return ", ".join(self.frame["comparison"].dropna().unique())
+        return ", ".join(pd.concat([self.means, self.subjects])["comparison"].dropna().unique())
 
-    def of_roi(self, k: int, means: bool) -> pd.DataFrame:
-        """Means over the subjects in ROI ``k``, or else the scores of the subjects."""
-        frame = self.frame[self.frame["roi"] == self.rois[k]]
-        return frame[(frame["subject"] == "mean") == means]
-
-    def means(self, column: str) -> Floats:
+    def mean(self, column: str) -> Floats:
         """Values of a column for the means over subjects, (layers, ROIs); NaN where there is none."""
-        columns = []
-        for k in range(len(self.rois)):
-            rows = self.of_roi(k, means=True)
-            if (twice := rows["layer"].duplicated()).any():
-                raise NeurordlError(
-                    f"layer {rows['layer'][twice].iloc[0]!r} has several means in one ROI; choose one "
-                    "comparison and one set of pairs"
-                )
-            columns.append(rows.set_index("layer")[column].reindex(self.layers).to_numpy(float))
-        return np.stack(columns, axis=1)
+        table = self.means.pivot(index="layer", columns="roi", values=column)
+        return table.reindex(index=self.layers, columns=self.rois).to_numpy(float)
 
     def sample(self) -> list[str]:
         """What the means were measured on, stimuli and subjects, and what their intervals are over."""
-        means = self.frame[self.frame["subject"] == "mean"]
         counts = []
         for name, (single, several) in _COUNTS.items():
-            if count := style.extent(means[name].dropna()):
+            if count := style.extent(self.means[name].dropna()):
                 counts.append(f"{count} {single if count == '1' else several}")
         lines = [", ".join(counts)] if counts else []
-        over = [str(name) for name in means["generalises_to"].dropna().unique() if name]
-        if over and means["ci_low"].notna().any():
+        over = [str(name) for name in self.means["generalises_to"].dropna().unique() if name]
+        if over and self.means["ci_low"].notna().any():
             lines.append(f"95 % CI over {' or '.join(over)}")
         return lines
 
@@ -154,7 +146,7 @@ def plot_scores(
     """
     table = _Table.of(scores, roi, p)
     if p is None:
-        p = "p_fdr" if table.frame["p_fdr"].notna().any() else "p"
+        p = "p_fdr" if table.means["p_fdr"].notna().any() else "p"
     if comparisons is True:
         if not isinstance(scores, Evaluation):
             raise NeurordlError("comparisons=True takes what evaluate gave; else give a table of them")
@@ -166,7 +158,7 @@ def plot_scores(
         ax = style.new_axes(width, 3.4 + _rows_inches(rows))
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
     for k in range(len(table.rois)):
-        _draw_roi(ax, table, k, table.means(p)[:, k] >= alpha)
+        _draw_roi(ax, table, k, table.mean(p)[:, k] >= alpha)
     ax.set_xlim(-0.6, len(table.layers) - 0.4)
     below = style.names_along_x(ax, table.names)
     if new and isinstance(ax.figure, Figure):
@@ -175,7 +167,7 @@ def plot_scores(
     if rows:
         _draw_rows(ax, rows, min(_rows_inches(rows) / style.inches(ax)[1], 0.5 if new else 0.4))
     handles, labels = map(list, ax.get_legend_handles_labels())
-    if np.isfinite(table.means(p)).any():
+    if np.isfinite(table.mean(p)).any():
         handles.append(_grey_mark("o", 6, "white"))
         labels.append(f"not above zero\n({_P_NAMES.get(p, p)} ≥ {alpha:g})")
     if rows:
@@ -195,12 +187,12 @@ def _grey_mark(marker: str, size: float, face: str = "0.3") -> Line2D:
 def _draw_roi(ax: Axes, table: _Table, k: int, hollow: Bools) -> None:
     """Draw the scores of ROI ``k``, with open marks where ``hollow``."""
     name, n_rois, n_layers = table.rois[k], len(table.rois), len(table.layers)
-    score, low, high = (table.means(column)[:, k] for column in ("score", "ci_low", "ci_high"))
+    score, low, high = (table.mean(column)[:, k] for column in ("score", "ci_low", "ci_high"))
     step = 1.0 if n_rois == 1 else 0.8 / n_rois
     places = np.arange(n_layers) + step * (k - (n_rois - 1) / 2)
     room = 72 * style.inches(ax)[0] / n_layers * step  # points
     _draw_ceiling(ax, table, k, places, step, joined=n_rois == 1 or room < _NARROW)
-    dots = table.of_roi(k, means=False)
+    dots = table.subjects[table.subjects["roi"] == name]
     by_layer = dots.groupby("layer", sort=False)
     rank, count = by_layer.cumcount().to_numpy(), by_layer["score"].transform("size").to_numpy()
     spread = min(0.1, 0.25 * step) * (2 * rank / np.maximum(count - 1, 1) - (count > 1))
@@ -225,17 +217,15 @@ def _draw_ceiling(
     ax: Axes, table: _Table, k: int, places: npt.NDArray[Any], step: float, joined: bool
 ) -> None:
     """Draw the noise ceiling of ROI ``k`` behind whole layers (``joined``), or behind each mark."""
-    bounds = np.stack([table.means(name)[:, k] for name in ("ceiling_lower", "ceiling_upper")], axis=1)
+    bounds = np.stack([table.mean(name)[:, k] for name in ("ceiling_lower", "ceiling_upper")])
     if not np.isfinite(bounds).any():
         return
-    if joined:
-        edges = np.repeat(np.arange(len(places) + 1) - 0.5, 2)[1:-1]
-        lower, upper = np.repeat(bounds, 2, axis=0).T
-    else:  # NaN separates the bands
-        half = 0.46 * step
-        edges = np.stack([places - half, places + half, places + half], axis=1).ravel()
-        gaps = np.full((len(places), 1, 2), np.nan)
-        lower, upper = np.concatenate([np.repeat(bounds[:, None], 2, axis=1), gaps], axis=1).reshape(-1, 2).T
+    half = 0.5 if joined else 0.46 * step
+    centers = np.arange(len(places)) if joined else places
+    edges = np.stack([centers - half, centers + half, centers + half], axis=1).ravel()
+    lower, upper = np.repeat(bounds, 3, axis=1)
+    if not joined:
+        lower[2::3] = np.nan  # separates the bands
     color, opacity = (style.CEILING, None) if len(table.rois) == 1 else (style.color_of(k), 0.22)
     label = f"{table.rois[k]} noise ceiling".strip()
     ax.fill_between(edges, lower, upper, color=color, alpha=opacity, lw=0, zorder=0, label=label)
@@ -244,7 +234,7 @@ def _draw_ceiling(
 def _significant_rows(comparisons: pd.DataFrame, table: _Table, p: str, alpha: float) -> Rows:
     """The rows to draw, by ROI and place of the better layer."""
     columns = ["roi", "layer_a", "layer_b", "difference", p]
-    style.check_columns(comparisons, columns, "the table of comparisons")
+    check_columns("the table of comparisons", comparisons, columns)
     frame = _named(comparisons, "roi", "layer_a", "layer_b")
     frame = frame[frame["roi"].isin(table.rois)]
     for name in (*frame["layer_a"], *frame["layer_b"]):
@@ -338,9 +328,9 @@ def plot_layer_roi(
     """
     table = _Table.of(scores, roi, p)
     check_choice("relative_to", relative_to, ("ceiling_lower", "ceiling_upper", None))
-    values, p_values = table.means("score"), table.means(p)
+    values, p_values = table.mean("score"), table.mean(p)
     if relative_to is not None:
-        bounds = table.means(relative_to)
+        bounds = table.mean(relative_to)
         values = np.where(bounds > 0, values / np.where(bounds > 0, bounds, 1), np.nan)
     n_layers, n_rois = values.shape
     if ax is None:

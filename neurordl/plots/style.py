@@ -7,14 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
-
-from neurordl.errors import NeurordlError
 
 # Okabe and Ito's colors without the yellow, which is invisible on paper; black is the last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -152,26 +149,20 @@ def elided(names: Sequence[str]) -> tuple[list[str], str]:
 
 def shortened(names: Sequence[str]) -> tuple[list[str], str]:
     """Many names without the beginning and the end that all share, and the pattern left out ("" if none)."""
-    start = (names[0] if names else "")[: _n_shared(names)].rstrip("0123456789")
-    rest = [name.removeprefix(start)[::-1] for name in names]
-    end = (rest[0] if rest else "")[: _n_shared(rest)][::-1].lstrip("0123456789")
-    rest = [name[::-1].removesuffix(end) for name in rest]
-    if len(names) <= _MANY or not all(rest) or not start + end:
+    if len(names) <= _MANY:
         return list(names), ""
-    return rest, f"{start}*{end}"
+    start = names[0][: _n_shared(names)].rstrip("0123456789")
+    rest = [name.removeprefix(start)[::-1] for name in names]
+    end = rest[0][: _n_shared(rest)][::-1].lstrip("0123456789")
+    if not start + end or not all(len(name) > len(end) for name in rest):
+        return list(names), ""
+    return [name[::-1].removesuffix(end) for name in rest], f"{start}*{end}"
 
 
 def _n_shared(sequences: Sequence[Sequence[str]]) -> int:
     """Number of the first elements, or letters, that all sequences share."""
     same = itertools.takewhile(lambda elements: len(set(elements)) == 1, zip(*sequences, strict=False))
-    return sum(1 for _ in same)
-
-
-def check_columns(frame: pd.DataFrame, columns: Sequence[str], name: str = "the table") -> None:
-    """Refuse a table that lacks one of these columns; the error lists the columns that it has."""
-    if missing := [column for column in columns if column not in frame.columns]:
-        known = ", ".join(map(str, frame.columns))
-        raise NeurordlError(f"{name} has no column {', '.join(missing)!r}; it has: {known}")
+    return len(list(same))
 
 
 def extent(counts: Iterable[float]) -> str:

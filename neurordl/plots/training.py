@@ -16,8 +16,7 @@ from neurordl.measures.comparisons import COMPARISONS
 from neurordl.plots import style
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.training.run import Run
-
-__all__ = ["plot_paired", "plot_training", "plot_transfer"]
+from neurordl.validate import check_choice, check_columns
 
 _NO_TERMS = ("epoch", "step", "lr", "seconds")
 _NAMES = {"heldout_rdm_similarity": "RDM similarity, held-out stimuli", "test_accuracy": "test accuracy"}
@@ -58,7 +57,7 @@ def plot_training(
     """
     history = run if isinstance(run, pd.DataFrame) else run.history
     record: Mapping[str, Any] = {} if isinstance(run, pd.DataFrame) else run.record
-    style.check_columns(history, ["epoch", *(terms or ())], "the history")
+    check_columns("the history", history, ["epoch", *(terms or ())])
     known = [str(name) for name in history.columns if name not in _NO_TERMS]
     shown = list(terms) if terms is not None else [name for name in known if not name.startswith("val_")]
     if similarity:
@@ -123,11 +122,10 @@ def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str
     NeurordlError
         A column or the reference is missing.
     """
-    style.check_columns(frame, ("condition", "test_accuracy", "heldout_rdm_similarity"))
+    check_columns("the table", frame, ("condition", "test_accuracy", "heldout_rdm_similarity"))
     frame = frame.astype({"condition": str})
     conditions = list(dict.fromkeys(frame["condition"]))
-    if reference is not None:
-        _check_reference(reference, conditions)
+    check_choice("reference", reference, [*conditions, None])
     ax = ax or style.new_axes(5.2, 3.8)
     if {"ceiling_lower", "ceiling_upper"} <= set(frame.columns):
         lower, upper = frame[["ceiling_lower", "ceiling_upper"]].astype(float).mean()
@@ -183,9 +181,9 @@ def plot_paired(
     NeurordlError
         A column or the reference is missing, a pair occurs twice, or no pair is complete.
     """
-    style.check_columns(frame, ("condition", value, *pair))
+    check_columns("the table", frame, ("condition", value, *pair))
     conditions = [str(name) for name in dict.fromkeys(frame["condition"])]
-    _check_reference(reference, conditions)
+    check_choice("reference", reference, conditions)
     if frame.duplicated(["condition", *pair]).any():
         raise NeurordlError(f"some rows share condition, {', '.join(pair)}; pair= needs another column")
     table = frame.pivot(index=list(pair), columns="condition", values=value).astype(float)
@@ -209,11 +207,6 @@ def plot_paired(
     note = f"mean, 95 % CI (t) over {style.extent(counts) or 0} pairs ({', '.join(pair)})"
     ax.set_xlabel(f"{_NAMES.get(value, value)}: difference from {reference}\n{note}")
     return style.hide_frame(ax)
-
-
-def _check_reference(reference: str, conditions: Sequence[str]) -> None:
-    if reference not in conditions:
-        raise NeurordlError(f"no condition is called {reference!r}; there are: {', '.join(conditions)}")
 
 
 def _mean_reach(values: Floats) -> tuple[float, float]:

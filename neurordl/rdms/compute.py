@@ -43,8 +43,6 @@ from neurordl.rdms.source import (
 )
 from neurordl.validate import check_choice, listed
 
-__all__ = ["Noise", "compute_rdms", "covariance", "odd_even_reliability"]
-
 Datasets = DatasetBase | Sequence[DatasetBase] | Mapping[str, DatasetBase]
 Estimator = Literal["diagonal", "shrinkage_eye", "shrinkage_diag", "full"]
 
@@ -175,6 +173,7 @@ def compute_rdms(
     """
     datasets, columns = _datasets(patterns)
     measure = find_dissimilarity(dissimilarity)
+    measure.check_name()  # it is written into the RDMs, by which others know how a network is measured
     if isinstance(noise, str):
         noise = Noise(noise)
     _check_noise(measure, precision, noise)

@@ -19,8 +19,6 @@ from neurordl.errors import NeurordlError
 from neurordl.measures.dissimilarities import Dissimilarity
 from neurordl.validate import check_choice, listed
 
-__all__ = ["Center", "Source", "check_dtype", "check_rates", "check_runs", "coded"]
-
 Center = Literal["run", "all"]
 Stimuli = slice | npt.NDArray[np.integer]
 Places = npt.NDArray[np.intp]

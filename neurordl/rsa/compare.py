@@ -25,8 +25,6 @@ from neurordl.rdms.selection import (
     stimulus_ids,
 )
 
-__all__ = ["check_stacks", "compare", "rdms_by_roi", "similarity", "subject_vectors", "why_undefined"]
-
 
 def compare(
     models: RDMs,

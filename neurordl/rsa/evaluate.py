@@ -24,6 +24,7 @@ from neurordl.measures.dissimilarities import (
     DissimilarityLike,
     dissimilarity_from_text,
     find_dissimilarity,
+    network_dissimilarity,
 )
 from neurordl.measures.kernels.distances import WIDE
 from neurordl.patterns.network import Compute, extract_patterns, read_batches, usable_device
@@ -34,8 +35,6 @@ from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, RoiScores, Subjects, score_roi
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.validate import check_choice
-
-__all__ = ["PairChoice", "RunLike", "choose_pairs", "evaluate", "model_vectors", "weights_sha256"]
 
 _PAIRS = ("held-out", "fitted", "cross", "all")
 _STIMULI_FITTED = {"held-out": "no", "fitted": "yes", "cross": "one of each pair"}
@@ -374,9 +373,9 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
             )
     if stimuli is not None:
         return stimuli.ids
-    (first, (rdms, _)), *others = _named(source).items()
+    (first, (rdms, _)), *remaining = _named(source).items()
     ids = stimulus_ids(rdms)
-    for name, (other, _) in others:
+    for name, (other, _) in remaining:
         if other is not rdms and set(stimulus_ids(other)) != set(ids):
             raise NeurordlError(
                 f"the model RDMs {first!r} and {name!r} are of different stimuli, and scores on different "
@@ -388,7 +387,7 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
 def _network_dissimilarity(dissimilarity: DissimilarityLike | None, rdms: RDMs) -> Dissimilarity:
     """The chosen dissimilarity of the network's patterns, or that of the data if a network can have it."""
     if dissimilarity is not None:
-        return find_dissimilarity(dissimilarity)
+        return network_dissimilarity(dissimilarity)
     measure = dissimilarity_from_text(rdms.dissimilarity_measure)
     if measure is None:
         chosen = find_dissimilarity("correlation")

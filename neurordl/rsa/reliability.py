@@ -20,8 +20,6 @@ from neurordl.rsa.ceilings import ROUNDING, pooled, scaled_to_pool
 from neurordl.rsa.compare import check_stacks, similarity, subject_vectors
 from neurordl.validate import check_count
 
-__all__ = ["SessionReliability", "permutation_p", "session_reliability", "split_half"]
-
 _STACK = 64 << 20  # bytes of permuted RDMs at once
 
 

@@ -30,8 +30,6 @@ from neurordl.validate import listed
 if TYPE_CHECKING:
     from rsatoolbox.inference import Result
 
-__all__ = ["COLUMNS", "Coverage", "Evaluation", "RoiScores", "Subjects", "repeated_layers", "score_roi"]
-
 COLUMNS = (
     *("layer", "roi", "subject", "comparison", "score", "ci_low", "ci_high", "p", "p_fdr", "p_holm"),
     *("ceiling_lower", "ceiling_upper", "p_ceiling", "generalises_to"),

@@ -35,8 +35,6 @@ from neurordl.validate import check_number
 if TYPE_CHECKING:
     import nibabel as nib
 
-__all__ = ["Grid", "Searchlight", "searchlight"]
-
 Places = npt.NDArray[np.int32]
 Compare = Callable[[Tensor], Tensor]  # from the voxels around each center
 

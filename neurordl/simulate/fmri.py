@@ -23,8 +23,6 @@ from neurordl.patterns.models import GLM, Run
 from neurordl.simulate.patterns import check_snr, simulate_patterns
 from neurordl.validate import check_count, check_number
 
-__all__ = ["Scan", "simulate_fmri"]
-
 _BASELINE, _PERCENT = 1000.0, 10.0  # of the signal; 1 % of it is one unit of the patterns
 _VOXEL = 3.0  # mm
 

@@ -36,10 +36,10 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids
 from neurordl.measures.dissimilarities import Dissimilarity, dissimilarity_from_text, find_dissimilarity
 from neurordl.rdms.compute import compute_rdms
-from neurordl.rdms.selection import reindex, stimulus_ids
+from neurordl.rdms.selection import stimulus_ids
+from neurordl.rsa.ceilings import ceiling
+from neurordl.rsa.compare import compare
 from neurordl.validate import check_count, check_number
-
-__all__ = ["Measurement", "patterns_of", "plan_study", "simulate_patterns", "simulate_subjects"]
 
 _DIMENSIONS = 5  # of the geometry of one subject alone
 
@@ -364,8 +364,7 @@ def plan_study(
         ]
         for n in subjects:  # the first subjects of each study
             with warnings.catch_warnings():
-                # pairs that all others lack have no mean; subjects without noise have no variance
-                warnings.simplefilter("ignore", RuntimeWarning)
+                warnings.simplefilter("ignore", RuntimeWarning)  # subjects without noise have no variance
                 scores = pd.DataFrame([_score(study[:, :n], rdms[:n], alpha) for study, rdms in studies])
             rows.append({"n_subjects": n, "n_stimuli": n_stimuli, "n_runs": n_runs, **scores.mean()})
     return pd.DataFrame(rows)
@@ -391,33 +390,22 @@ def _simulate_study(
     measure = find_dissimilarity(dissimilarity)
     datasets = [Dataset(model[chosen], obs_descriptors={"stimulus": shown}) for model in models]
     true = compute_rdms(datasets, measure if _is_normalized(measure) else "euclidean")
-    expected = reindex(true, stimulus_ids(measured))
-    similarities = [[_correlation(rdm, other) for other in measured.dissimilarities] for rdm in expected]
+    similarities = compare(true, measured, "corr", missing="ignore")
     if not np.isfinite(similarities).all():
         problem = "a subject has too few pairs, or equal distances"
         raise NeurordlError(f"with {n_stimuli} stimuli {problem}; try more stimuli, or less missing=")
-    return np.array(similarities), np.asarray(measured.dissimilarities)
+    return similarities, np.asarray(measured.dissimilarities)
 
 
 def _score(similarities: Floats, rdms: Floats, alpha: float) -> dict[str, float]:
     """Similarity, noise ceiling and tests of one study; similarities are (models, subjects)."""
-    scaled = np.stack([(rdm - np.nanmean(rdm)) / np.nanstd(rdm) for rdm in rdms])
-    rest = [np.nanmean(np.delete(scaled, k, axis=0), axis=0) for k in range(len(scaled))]
-    mean = np.nanmean(scaled, axis=0)
+    lower, upper = ceiling(rdms, "corr")
     scores = {
         "similarity": float(similarities[0].mean()),
-        "ceiling_lower": float(np.mean([_correlation(*pair) for pair in zip(rest, rdms, strict=True)])),
-        "ceiling_upper": float(np.mean([_correlation(mean, rdm) for rdm in rdms])),
+        "ceiling_lower": lower,
+        "ceiling_upper": upper,
         "power": float(stats.ttest_1samp(similarities[0], 0, alternative="greater").pvalue < alpha),
     }
     if len(similarities) > 1:
         scores["power_rival"] = float(stats.ttest_rel(*similarities, alternative="greater").pvalue < alpha)
     return scores
-
-
-def _correlation(first: Floats, second: Floats) -> float:
-    """Pearson's correlation over pairs that both have; NaN where it is undefined."""
-    both = np.isfinite(first) & np.isfinite(second)
-    if both.sum() < 3 or not np.ptp(first[both]) or not np.ptp(second[both]):
-        return np.nan
-    return float(np.corrcoef(first[both], second[both])[0, 1])

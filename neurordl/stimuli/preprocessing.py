@@ -19,8 +19,6 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
 from neurordl.validate import check_choice
 
-__all__ = ["IMAGENET", "Preprocessing", "array_pixels", "image_paths", "read_images"]
-
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of the channels with which networks trained on ImageNet expect their images."""
 

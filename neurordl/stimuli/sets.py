@@ -25,8 +25,6 @@ from neurordl.io import read_frame, sha256_array
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
 from neurordl.validate import check_columns, check_count, listed
 
-__all__ = ["StimulusSet", "read_table"]
-
 StrPath: TypeAlias = str | os.PathLike[str]
 Statistics: TypeAlias = Sequence[float] | Literal["imagenet"] | None
 _SMALLEST_PART = 3  # two stimuli make one pair, and no comparison can be made of one pair

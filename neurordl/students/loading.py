@@ -24,8 +24,6 @@ from neurordl.errors import NeurordlError
 from neurordl.students.networks import mlp, nin, resnet18, small_cnn, with_spec
 from neurordl.validate import check_count, listed
 
-__all__ = ["STUDENTS", "build", "load_network", "load_weights"]
-
 STUDENTS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": small_cnn,
     "nin": nin,

@@ -166,10 +166,15 @@ class TransferLoss:
         """What ``run.json`` records of the loss."""
         return {
             "loss": type(self).__name__,
-            "layers": list(self.layers),
+            "layers": layers_of(self),
             "weight": _describe_weight(self.weight),
             "teacher": self.teacher.describe() if self.teacher is not None else None,
         }
+
+
+def layers_of(loss: TransferLoss) -> list[str]:
+    """The layers of the student that a loss reads; a single name may be a text."""
+    return [loss.layers] if isinstance(loss.layers, str) else list(loss.layers)
 
 
 def check_loss(loss: Any) -> TransferLoss:
@@ -177,6 +182,8 @@ def check_loss(loss: Any) -> TransferLoss:
     needed = ("name", "weight", "layers", "teacher", "network", "describe")
     missing = [name for name in needed if not hasattr(loss, name)]
     is_module = isinstance(loss, nn.Module)
+    if isinstance(loss, type):
+        raise NeurordlError(f"losses: {loss.__name__} is a class; give an object of it")
     if not callable(loss) or (is_module and type(loss).forward is nn.Module.forward):
         missing.append("forward" if is_module else "__call__")
     if missing:
@@ -184,6 +191,9 @@ def check_loss(loss: Any) -> TransferLoss:
             f"losses: a {type(loss).__name__} is no loss, for it lacks {', '.join(missing)}; make one with "
             "RDMLoss(teacher, layer=...), or derive your own from neurordl.TransferLoss, which has defaults"
         )
+    if isinstance(loss.teacher, NetworkTeacher):
+        example = f"teacher[{loss.teacher.layers[0]!r}]"
+        raise NeurordlError(f"{loss.name}: its teacher is a network; give one of its layers, as in {example}")
     check_weight(loss.weight)
     checked: TransferLoss = loss
     return checked

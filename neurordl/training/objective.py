@@ -17,7 +17,7 @@ from neurordl.ids import Match
 from neurordl.patterns.network import as_input, frozen_eval, read_layers, why_unfit
 from neurordl.teachers import Batch
 from neurordl.teachers.base import Record, spelled
-from neurordl.training.losses import Features, TransferLoss, check_loss, weight_at
+from neurordl.training.losses import Features, TransferLoss, check_loss, layers_of, weight_at
 from neurordl.training.streams import Labelled, check_batch, check_labels, each_once, seed_all
 from neurordl.validate import check_choice
 
@@ -97,8 +97,7 @@ class Objective:
         self.task = task
         self.names = _unique([loss.name for loss in self.losses])
         self.loss_modules = nn.ModuleList(loss for loss in self.losses if isinstance(loss, nn.Module))
-        layers = [[loss.layers] if isinstance(loss.layers, str) else loss.layers for loss in self.losses]
-        self._layers = list(dict.fromkeys(layer for names in layers for layer in names))
+        self._layers = list(dict.fromkeys(layer for loss in self.losses for layer in layers_of(loss)))
         networks = [loss.network for loss in self.losses]
         self._networks = list({id(network): network for network in networks if network is not None}.values())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +15,6 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from neurordl import students
@@ -29,6 +29,7 @@ from neurordl.io import (
     write_json,
 )
 from neurordl.stimuli import Preprocessing, StimulusSet
+from neurordl.students.loading import load_weights
 from neurordl.teachers.base import Record
 from neurordl.validate import check_choice
 
@@ -172,7 +173,7 @@ def load_run(
             reason = f"how its student ({record['student']['class']}) is made is not recorded"
             raise NeurordlError(f"{folder}: {reason}; pass load_run(out, student=...)")
         student = students.build(**spec)
-    _load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
+    load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
     try:
         history = pd.read_csv(folder / HISTORY)
     except (OSError, ValueError) as error:
@@ -221,7 +222,8 @@ class RunFolder:
                 different += [part] if now != before else []
                 continue
             for key in {**now, **before}:
-                if now.get(key) != before.get(key):
+                # as text, for losses in another order would take each other's parameters
+                if json.dumps(now.get(key)) != json.dumps(before.get(key)):
                     values = f" ({before.get(key, 'nothing')} before, {now.get(key, 'nothing')} now)"
                     different.append(f"{part}.{key}" + (values if len(values) <= 90 else ""))
         if different:
@@ -282,7 +284,7 @@ class RunFolder:
         if self._in_memory:
             student.load_state_dict(self._best)
         else:
-            _load_weights(student, self.path / BEST)
+            load_weights(student, self.path / BEST)
 
     def finish(
         self, student: nn.Module, losses: Mapping[str, Tensor], history: Sequence[Mapping[str, float]]
@@ -300,14 +302,6 @@ def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
     with atomic_write(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(state))
-
-
-def _load_weights(student: nn.Module, path: Path) -> None:
-    try:
-        student.load_state_dict(safetensors.torch.load(path.read_bytes()))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        unread = f"these weights cannot be read into {type(student).__name__}"
-        raise NeurordlError(f"{path}: {unread}: {error}") from error
 
 
 def _without_numpy(state: Any) -> Any:

@@ -234,13 +234,8 @@ class Streams:
         seed: int,
         fabric: Fabric,
     ) -> None:
-        self.device, self.rank, self.world, self.seed = (
-            fabric.device,
-            fabric.global_rank,
-            fabric.world_size,
-            seed,
-        )
-        share = self.rank, self.world
+        self.seed, self.device = seed, fabric.device
+        self.rank, self.world = share = fabric.global_rank, fabric.world_size
         self.labelled: SetStream | LoaderStream | None = None
         if isinstance(labelled, StimulusSet):
             if labelled.labels is None:

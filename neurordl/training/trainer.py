@@ -622,9 +622,8 @@ class Trainer:
         if self.processes is not None:
             state.seen = set(self.processes.gather_list(sorted(state.seen)))
         parts = {name: part.state_dict() for name, part in self._parts.items()}
-        numbers = {"step": state.step, "sums": state.sums, "history": state.history, "best": state.best}
         seen = sorted(state.seen, key=natural_key)
-        self.folder.save({**parts, **numbers, "seen": seen}, state.history)
+        self.folder.save({**parts, **vars(state), "seen": seen}, state.history)
 
     def _restore(self) -> None:
         self.fabric.barrier()  # every process has looked at the folder before one of them writes to it

@@ -182,12 +182,12 @@ def test_a_file_shorter_than_known(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(downloader: Any, _: str) -> None:
-        downloader.part.write_bytes(CONTENT[:100])
+    def full(part: Path, _: File) -> None:
+        part.write_bytes(CONTENT[:100])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry._ResumingDownloader, "append", full)
+        patch.setattr(registry, "_append", full)
         with pytest.raises(NeurordlError, match=r"disk is full \(3000000 bytes are needed\)"):
             fetch("sample")
     assert left(tmp_path / "sample") == []

@@ -225,3 +225,22 @@ def test_what_is_refused() -> None:
         nrl.compare(models(missing=True), brain(), complete)
     with pytest.raises(nrl.NeurordlError, match="complete needs complete RDMs, and a resample"):
         nrl.evaluate(models(), brain(), comparison=complete, bootstrap="stimuli")
+
+
+def test_a_loss_refuses_weights_that_the_comparison_cannot_take() -> None:
+    def loss(comparison: Any, missing: bool, **options: Any) -> float:
+        teacher = nrl.RDMTeacher(brain(missing), **options)
+        features = {"layer": torch.rand(N, 4, generator=torch.Generator().manual_seed(0))}
+        return float(nrl.RDMLoss(teacher, "layer", comparison=comparison)(features, {}, batch))
+
+    batch = nrl.Batch(torch.zeros(N, 1), IDS)
+    complete = nrl.Comparison("complete", pearson, complete=True)
+    assert loss(complete, False) == loss(PEARSON, False)
+    with pytest.raises(nrl.NeurordlError, match="complete needs complete RDMs without pair weights"):
+        loss(complete, True, pool="subjects")
+    assert np.isfinite(loss(PEARSON, True))
+    with pytest.raises(nrl.NeurordlError, match="pearson takes pairs as measured"):
+        loss(PEARSON, False, pair_weights="reliability")
+    weighted = nrl.Comparison("weighted", pearson, weighted=True)
+    want = loss("corr", False, pair_weights="reliability")
+    assert loss(weighted, False, pair_weights="reliability") == pytest.approx(want, abs=1e-6)

@@ -17,7 +17,12 @@ from scipy.spatial.distance import pdist
 from torch import Tensor
 
 import neurordl as nrl
-from neurordl.measures.dissimilarities import DISSIMILARITIES, SquaredDistance, dissimilarity_from_text
+from neurordl.measures.dissimilarities import (
+    DISSIMILARITIES,
+    SquaredDistance,
+    dissimilarity_from_text,
+    find_dissimilarity,
+)
 
 N, CHANNELS = 10, 24
 IDS = [f"s{number}" for number in range(N)]
@@ -240,7 +245,33 @@ def test_names_that_cannot_be_registered(measure: Any) -> None:
     ):
         with pytest.raises(nrl.NeurordlError, match=message):
             nrl.register(wrong)  # type: ignore[arg-type]
+    for name in ("correlation", "squared cosine"):  # whose RDMs would be read as those of the package
+        with pytest.raises(nrl.NeurordlError, match="is taken, since 'co"):
+            nrl.compute_rdms(patterns(), nrl.Dissimilarity(name, city_block))
     with pytest.raises(nrl.NeurordlError, match="takes a name and a function"):
         nrl.Dissimilarity("", city_block)
     with pytest.raises(nrl.NeurordlError, match="precision='sometimes'"):
         nrl.Dissimilarity("x", city_block, precision="sometimes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["distance", "距離"])
+def test_a_name_without_letters_that_tell_is_not_that_of_unknown_rdms(name: str, measure: Any) -> None:
+    nrl.register(nrl.Dissimilarity(name, city_block))
+    try:
+        assert dissimilarity_from_text(name).name == name
+        for unknown in (None, "", "squared", "非類似度"):
+            assert dissimilarity_from_text(unknown) is None
+    finally:
+        DISSIMILARITIES.pop(name)
+
+
+def test_a_function_of_the_package_is_the_measure_itself() -> None:
+    for known in DISSIMILARITIES.values():
+        assert find_dissimilarity(known.function) is known
+
+
+@pytest.mark.parametrize("choice", ["mahalanobis", "crossnobis", "poisson_cv", ACROSS_RUNS])
+def test_a_network_is_not_evaluated_by_what_it_cannot_have(choice: Any) -> None:
+    rdms = nrl.compute_rdms(patterns(), "correlation")
+    with pytest.raises(nrl.NeurordlError, match="which a network does not have: use"):
+        nrl.evaluate(network(), rdms, stimuli=images(), layers="conv2", dissimilarity=choice)

@@ -140,7 +140,7 @@ def test_scores_of_rois_and_of_a_csv(tmp_path):
     found = scores(("EVC", "IT"))
     assert len(plot_scores(found).containers) == 2
     assert len(plot_scores(found, roi="IT").containers) == 1
-    with pytest.raises(NeurordlError, match="'V4'; there are: EVC, IT"):
+    with pytest.raises(NeurordlError, match="roi='V4': expected one of 'EVC', 'IT'"):
         plot_scores(found, roi="V4")
     read = pd.read_csv(found.save(tmp_path) / "scores.csv")
     assert [t.get_text() for t in plot_scores(read).get_xticklabels()] == ["conv1", "conv2", "output"]
@@ -323,7 +323,7 @@ def test_transfer_shows_each_condition_and_the_ceiling():
     upright, level = (line for line in crossed.lines if line.get_linestyle() == ":")
     mean = conditions().query("condition == 'labels'")[["heldout_rdm_similarity", "test_accuracy"]].mean()
     assert_allclose([upright.get_xdata()[0], level.get_ydata()[0]], mean)
-    with pytest.raises(NeurordlError, match="no condition is called 'none'"):
+    with pytest.raises(NeurordlError, match="reference='none': expected one of 'labels'"):
         plot_transfer(conditions(), reference="none")
     with pytest.raises(NeurordlError, match="no column 'test_accuracy'"):
         plot_transfer(conditions().drop(columns="test_accuracy"))
@@ -341,7 +341,7 @@ def test_paired_differences_leave_out_what_seeds_share():
 
 
 def test_paired_refuses_what_is_not_paired():
-    with pytest.raises(NeurordlError, match="no condition is called 'none'"):
+    with pytest.raises(NeurordlError, match="reference='none': expected one of 'labels'"):
         plot_paired(conditions(), reference="none")
     twice = pd.concat([conditions().assign(fold=fold) for fold in (0, 1)])
     with pytest.raises(NeurordlError, match="pair="):

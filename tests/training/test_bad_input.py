@@ -367,7 +367,7 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
     train(tmp_path / "run")
     for name, message in (
         ("history.csv", r"history.csv cannot be read"),
-        ("student.safetensors", "cannot be read into Sequential"),
+        ("student.safetensors", r"cannot read .*student\.safetensors: it is damaged"),
         ("run.json", r"run\.json"),
     ):
         copy = tmp_path / name

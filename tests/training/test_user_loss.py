@@ -275,6 +275,22 @@ def test_another_hint_is_another_run(tmp_path: Path) -> None:
         fit_with(**arguments(Hint(teacher(), 2.0), epochs=1), out=tmp_path / "run", resume=True)
 
 
+def test_losses_in_another_order_are_another_run(tmp_path: Path) -> None:
+    """Their parameters are in the checkpoint by number."""
+
+    def objective(*names: str) -> nrl.Objective:
+        taught = teacher()
+        hints = [Hint(taught) for _ in names]
+        for hint, name in zip(hints, names, strict=True):
+            hint.name = name
+        return nrl.Objective(hints)
+
+    fit_with(**arguments(objective=objective("first", "second"), epochs=1), out=tmp_path / "run")
+    again = arguments(objective=objective("second", "first"), epochs=1)
+    with pytest.raises(nrl.NeurordlError, match=r"differs in objective\.losses"):
+        fit_with(**again, out=tmp_path / "run", resume=True)
+
+
 # What a loss must have
 
 
@@ -295,6 +311,15 @@ def test_one_error_lists_all_that_an_object_lacks() -> None:
         nrl.Objective(Silent())
 
 
+def test_what_is_no_loss_is_named() -> None:
+    with pytest.raises(nrl.NeurordlError, match="Hint is a class; give an object of it"):
+        nrl.Objective([Hint])  # type: ignore[list-item]
+    hint = Hint(teacher())
+    hint.teacher = teacher()  # type: ignore[assignment]
+    with pytest.raises(nrl.NeurordlError, match=r"its teacher is a network; .* as in teacher\['conv3'\]"):
+        nrl.Objective(hint)
+
+
 def test_a_loss_that_is_no_scalar_is_named() -> None:
     class Rows(nrl.TransferLoss):
         layers = "conv2"  # type: ignore[assignment]
@@ -302,6 +327,7 @@ def test_a_loss_that_is_no_scalar_is_named() -> None:
         def __call__(self, student: Any, teacher: Any, batch: Any) -> Tensor:
             return student["conv2"].flatten(1).mean(dim=1)
 
+    assert Rows().describe()["layers"] == ["conv2"]
     with pytest.raises(nrl.NeurordlError, match=r"rows: a loss returns a tensor of shape \(\), not"):
         nrl.Objective(Rows(), task=None)(student(), stimuli=(images(4, 1).images(), IDS[:4]))
 

@@ -311,7 +311,7 @@ def _product(a: Floats, b: Floats, weights: Ints, normalized: bool) -> float:
     weighted, total = weights * a, float(weights.sum())
     if total < 2:
         return np.nan
-    product = np.dot(weighted, b)
+    product = float(np.dot(weighted, b))
     if not normalized:
         return product * 12 / (total**3 - total)
     squares = np.dot(weighted, a) * np.dot(weights * b, b)

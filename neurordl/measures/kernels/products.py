@@ -322,7 +322,7 @@ class InnerProducts(Kernel):
         k, m = upper - split
         full[:, k, m] = full[:, m, k] = data
         lengths = torch.split(plain, sizes, dim=1)[2][:, k == m].clamp(min=0).sqrt()
-        return Grams(cross.reshape(-1, split, n_data), squares, full, lengths)
+        return Grams(cross.reshape(len(counts), split, n_data), squares, full, lengths)
 
 
 def _stimulus_sums(rdms: Tensor) -> Tensor:

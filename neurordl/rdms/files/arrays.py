@@ -25,8 +25,6 @@ from neurordl.rdms.files.content import (
     unstorable,
 )
 
-__all__ = ["NPY", "NPZ"]
-
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _MAX_MEMBERS = 10_000
 

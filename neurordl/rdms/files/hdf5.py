@@ -25,8 +25,6 @@ from neurordl.rdms.files.content import (
     flatten,
 )
 
-__all__ = ["HDF5", "MAX_DEPTH", "CheckedFile", "to_python"]
-
 MAX_DEPTH = 16
 _MAX_ITEMS = 100_000
 _MAX_SEARCHED = 1 << 24  # bytes of the largest file that is searched for its texts

@@ -29,8 +29,6 @@ from neurordl.rdms.files.content import (
 )
 from neurordl.rdms.files.hdf5 import MAX_DEPTH, CheckedFile, to_python
 
-__all__ = ["MATLAB", "read_mat5"]
-
 _MAX_BYTES = 1 << 31  # of a variable, by the definition of version 5
 _MAX_ELEMENTS = 1_000_000
 

@@ -17,8 +17,6 @@ from neurordl.ids import id_column, possible_ids
 from neurordl.io import read_cells, read_frame, read_text
 from neurordl.rdms.files.content import Format, RDMContent, looks_square, unstorable
 
-__all__ = ["CSV", "TSV", "read_ids"]
-
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?[0-9]*,[0-9]+([eE][-+]?[0-9]+)?\s*")
 _MISSING = ("", "na", "nan", "n/a")
 Rows = list[list[str]]

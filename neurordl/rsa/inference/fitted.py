@@ -26,16 +26,6 @@ from neurordl.rsa.inference.resampling import Draws, Resampling, expanded, find_
 from neurordl.rsa.inference.variances import Spread, covariance_with
 from neurordl.validate import check_choice, check_count
 
-__all__ = [
-    "Fold",
-    "Folds",
-    "Model",
-    "cross_validate",
-    "evaluate_fitted",
-    "fit_model",
-    "infer_fitted",
-]
-
 Combine = Literal["weighted", "select"]
 
 
@@ -282,8 +272,8 @@ def _score_folds(
         evaluations[:, f] = nan_mean(similarity(np.stack(predicted), test, comparison), 1)
         ceilings[1, f] = nan_mean(similarity(everyone[None, test_on], test, comparison)[0])
         if not np.array_equal(fold.train_subjects, fold.test_subjects):
-            others = pooled(scaled_to_pool(train[:, test_on], comparison), comparison)
-            ceilings[0, f] = nan_mean(similarity(others, test, comparison)[0])
+            pooled_rdm = pooled(scaled_to_pool(train[:, test_on], comparison), comparison)
+            ceilings[0, f] = nan_mean(similarity(pooled_rdm, test, comparison)[0])
         elif len(np.unique(subjects)) > 1:
             rows = np.unique(subjects, return_index=True)[1]
             ceilings[0, f] = ceiling(data[rows][:, test_on], comparison)[0]
@@ -330,14 +320,14 @@ def infer_fitted(
     folds = folds or Folds()
     resampling.check(comparison)
     n, stimuli = len(data), n_stimuli(data.shape[1])
-    seed = folds.seed if bootstrap is None else resampling.seed
+    seed = resampling.seed if resampling.resamples else folds.seed
     rng = None if folds.seed is None else np.random.default_rng(seed)
     scores, bounds = cross_validate(
         models, data, comparison, folds.split(np.arange(n), np.arange(stimuli), rng)
     )
     evaluations, ceilings, variances = scores[None], bounds, None
     spread, dof = Spread(None, None, None), 0
-    if bootstrap is not None:
+    if resampling.resamples:
         if folds.hold_out and folds.splits < 2:
             raise NeurordlError(
                 "what splitting adds to the variance takes two splits or more: Folds(splits=2)"
@@ -476,9 +466,9 @@ def evaluate_fitted(
             f"model {fitted[0]!r} is fitted, and nothing is held out from it: take 2 or more folds of "
             "stimuli, Folds(stimuli=2), or of subjects"
         )
-    first, *others = models
+    first, *remaining = models
     ids = stimulus_ids(models[first])
-    for name in others:
+    for name in remaining:
         if set(stimulus_ids(models[name])) != set(ids):
             raise NeurordlError(
                 f"the models {first!r} and {name!r} are of different stimuli; give RDMs of the same ones"
@@ -503,7 +493,7 @@ def evaluate_fitted(
             "p": nothing if inference.model_var is None else p_values(inference, center="data").zero,
             "ceiling_lower": inference.ceiling[0],
             "ceiling_upper": inference.ceiling[1],
-            "generalises_to": "" if bootstrap is None else resampling.generalises_to,
+            "generalises_to": resampling.generalises_to if resampling.resamples else "",
             "n_subjects": inference.n_subjects,
             "n_stimuli": inference.n_stimuli,
             "k_subjects": folds.subjects,

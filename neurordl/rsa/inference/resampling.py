@@ -299,11 +299,11 @@ class Resampling:
 
     def draw_subjects(self, subjects: Sequence[str], size: int, rng: np.random.Generator) -> Ints:
         """How often each subject is in each of some resamples, (size, subjects)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name} resamples subjects: it must define draw_subjects")
 
     def draw_stimuli(self, stimuli: Sequence[str], size: int, rng: np.random.Generator) -> Ints:
         """How often each stimulus is in each of some resamples, (size, stimuli)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name} resamples stimuli: it must define draw_stimuli")
 
     def check_size(self, factor: str, n: int, fewest: int) -> None:
         """Refuse so few subjects or stimuli that resamples cannot be drawn of them."""
@@ -397,8 +397,9 @@ class Resampling:
         models, ceilings = evaluations.models, evaluations.ceilings
         if models.ndim == 2:
             return covariance_with(models, ceilings.T if "stimuli" in self.factors else None)
-        parts = range(models.shape[-1])
-        return np.stack([covariance_with(models[:, :, 0, 0, k], ceilings[:, :, 0, k].T) for k in parts])
+        defined = np.isfinite(ceilings).any(axis=(0, 1, 2)).all()  # in all three, which are stacked
+        bounds = [ceilings[:, :, 0, k].T if defined else None for k in range(models.shape[-1])]
+        return np.stack([covariance_with(models[:, :, 0, 0, k], bound) for k, bound in enumerate(bounds)])
 
     def sizes(self, n_subjects: int, n_stimuli: int) -> list[int]:
         """Number of subjects, of stimuli, or of both, as far as the results generalise to them."""
@@ -562,9 +563,11 @@ def find_resampling(bootstrap: str | Resampling | None) -> Resampling:
     Raises
     ------
     NeurordlError
-        There is no such name.
+        There is no such name, or the scheme has other factors.
     """
     if isinstance(bootstrap, Resampling):
+        factors = ("subjects",), ("stimuli",), ("subjects", "stimuli")
+        check_choice(f"{bootstrap.name}.factors", bootstrap.factors, factors)
         return bootstrap
     check_choice("bootstrap", bootstrap, ("subjects", "stimuli", "both", None), "or give a Resampling")
     return NoResampling() if bootstrap is None else Bootstrap(bootstrap)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from neurordl.measures.comparisons import COMPARISONS
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.inference.fitted import Folds, Model, cross_validate, fit_model, infer_fitted
 from neurordl.rsa.inference.infer import interval, p_values
-from neurordl.rsa.inference.resampling import Bootstrap, Draws
+from neurordl.rsa.inference.resampling import Bootstrap, Draws, NoResampling
 from neurordl.rsa.reliability import permutation_p
 
 METHODS = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
@@ -224,7 +224,10 @@ def test_an_overfitted_model_gains_nothing_on_new_stimuli():
 def test_what_infer_fitted_refuses_and_gives():
     rdms, data = study()
     few = Bootstrap("both", n=4)
-    once = infer_fitted(models(rdms), data, "corr", None)
+    once = infer_fitted(models(rdms), data, "corr", NoResampling())
+    assert_allclose(once.scores, infer_fitted(models(rdms), data, "corr", None).scores)
+    with pytest.raises(NeurordlError, match=r"Folds.stimuli=0: expected a whole number of at least 1"):
+        Folds(stimuli=0, subjects=2)
     assert once.model_var is None
     assert once.evaluations.shape == (1, 3, 2)
     found = infer_fitted(models(rdms), data, "rho-a", few, Folds(subjects=2))

@@ -325,6 +325,33 @@ def test_what_is_undefined_is_nan_without_harm():
     assert (again.model_var > 0).all()
 
 
+@pytest.mark.parametrize("resample", ["stimuli", "both"])
+@pytest.mark.parametrize("method", RESAMPLED)
+def test_models_that_miss_different_pairs(method, resample):
+    """Each is scored as if it were alone; ceilings are of the pairs that all models have."""
+    models, data = study()
+    drawn = draw(5, 8, resample, 6, np.random.default_rng(0))
+    models[0, 3], models[1, 5], models[2, 6] = np.nan, np.nan, np.nan
+    found = infer(models, data, method, resample, draws=drawn)
+    for k in range(3):
+        alone = infer(models[k : k + 1], data, method, resample, draws=drawn)
+        assert_allclose(found.scores[k], alone.scores[0], atol=1e-12)
+        assert_allclose(found.evaluations[:, k], alone.evaluations[:, 0], atol=1e-12)
+    data[:, [3, 5, 6]] = np.nan
+    shared = infer(models[:1], data, method, resample, draws=drawn)
+    assert_allclose(found.noise_ceiling, shared.noise_ceiling, atol=1e-12)
+
+
+def test_a_ceiling_that_is_undefined_where_subjects_are_drawn():
+    models, data = study(n_subjects=2)
+    drawn = Draws.from_indices([[0, 0], [1, 1]], [[0, 1, 2, 3], [4, 5, 6, 7]], 2, 8)
+    found = infer(models, data, "corr", "both", draws=drawn)
+    assert np.isnan(found.noise_ceiling[..., :2]).all()
+    assert np.isfinite(found.noise_ceiling[..., 2]).all()
+    assert found.variances.shape == (3, 3, 3)
+    assert np.isfinite(found.variances).all()
+
+
 def test_the_center_may_be_the_data():
     models, data = study(n=12)
     found = infer(models, data, "corr", Bootstrap("both", n=200))

@@ -144,6 +144,10 @@ def test_what_is_refused() -> None:
     class Single(HalfOfEach):
         n = 1
 
+    for factors in (("stimuli", "subjects"), "stimuli", ("subject",), ()):
+        other = type("Other", (HalfOfEach,), {"factors": factors})
+        with pytest.raises(nrl.NeurordlError, match=r"Other.factors=.*expected one of \('subjects',\)"):
+            nrl.evaluate(models(), brain(), bootstrap=other())
     with pytest.raises(nrl.NeurordlError, match=r"Wrong.draw_stimuli must return whole numbers.*\(5, 12\)"):
         nrl.evaluate(models(), brain(), bootstrap=Wrong())
     with pytest.raises(nrl.NeurordlError, match="Few draws fewer than 3 distinct stimuli"):
