@@ -18,7 +18,7 @@ from scipy import stats
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
-from neurordl.io import read_json, write_json
+from neurordl.io import make_folder, read_json, write_json
 from neurordl.validate import listed
 
 SETTINGS, ROWS = "settings.json", "rows"
@@ -101,10 +101,7 @@ def _open_folder(out: Path, fingerprint: Mapping[str, Any]) -> None:
             raise NeurordlError(f"{out} holds {difference}; choose another folder, or delete that one")
     elif rows.is_dir() and any(rows.iterdir()):
         raise NeurordlError(f"{out} holds rows of unknown settings ({SETTINGS} is missing); choose another")
-    try:
-        rows.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NeurordlError(f"cannot make the folder {out}: {error.strerror}; choose another") from error
+    make_folder(rows)
     write_json(settings, fingerprint)
 
 

@@ -60,6 +60,14 @@ def check_run_folder(out: str | os.PathLike[str], resume: bool) -> None:
         raise NeurordlError(f"out: {path} is not empty and holds no run; choose another folder")
 
 
+def make_folder(path: Path, remedy: str = "choose another") -> None:
+    """Make a folder, and those that it lies in; a `NeurordlError` says why it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NeurordlError(f"cannot make the folder {path}: {error.strerror}; {remedy}") from error
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file so that it appears whole or not at all.

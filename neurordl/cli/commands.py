@@ -136,7 +136,7 @@ def fetch(name: str, /) -> None:
     compute_rdms=Takes(
         "compute_rdms", "dissimilarity center", panel="RDMs", defaults={"dissimilarity": "crossnobis"}
     ),
-    noise=Takes("Noise", "estimator:noise by", panel="RDMs", prefix="noise", optional=True),
+    noise=Takes("Noise", "estimator:noise by:noise_by", panel="RDMs", optional=True),
 )
 def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Calls) -> None:
     """Compute RDMs from BOLD images and events, or from betas, and report what was done.
@@ -312,7 +312,7 @@ def read_labelled(
         defaults={"layer": "conv3"},
     ),
     fit=Takes("fit", "epochs seed validation resume", panel="Training"),
-    batches=Takes("Batches", panel="Training", prefix="batches"),
+    batches=Takes("Batches", "labelled:batches_labelled stimuli:batches_stimuli", panel="Training"),
     optimization=Takes("Optimization", panel="Training"),
     execution=Takes("Execution", panel="Execution"),
 )
@@ -413,9 +413,8 @@ def _has_finished(out: Path) -> bool:
     ),
     bootstrap=Takes(
         "Bootstrap",
-        "resample:bootstrap n seed variance",
+        "resample:bootstrap n:bootstrap_n seed:bootstrap_seed variance:bootstrap_variance",
         panel="Bootstrap",
-        prefix="bootstrap",
         optional=True,
     ),
     network=Takes("students.loading:load_network", "checkpoint pretrained", panel="Network"),

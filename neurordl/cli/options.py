@@ -216,12 +216,9 @@ class Takes:
         A public name of the package (``"fit"``, ``"StimulusSet.split"``), or ``"module:name"``.
     arguments
         The arguments that become options, separated by blanks; all that a shell can give by default. An
-        option has the name of its argument, or another one after a colon: ``"estimator:noise by"``.
+        option has the name of its argument, or another one after a colon: ``"estimator:noise by:noise_by"``.
     panel
         The heading on the help page.
-    prefix
-        Put before the names of the options that are not named after a colon: with ``prefix="bootstrap"`` the
-        field ``seed`` is ``--bootstrap-seed``.
     optional
         The first argument may be left out, and then the call returns None. As in Python ``noise="full"`` is
         short for ``noise=Noise("full")``, so ``--noise full`` is all that asks for the object.
@@ -232,7 +229,6 @@ class Takes:
     function: str
     arguments: str = ""
     panel: str = "Options"
-    prefix: str = ""
     optional: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -243,8 +239,7 @@ class Takes:
         for text in self.arguments.split() or every:
             name, _, option = text.partition(":")
             default = None if self.optional and not options else every[name].default
-            option = option or "_".join(filter(None, (self.prefix, name)))
-            options[option] = replace(every[name], default=self.defaults.get(name, default))
+            options[option or name] = replace(every[name], default=self.defaults.get(name, default))
         return options
 
     def call(self, values: Mapping[str, Any]) -> Call:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neurordl.errors import NeurordlError
-from neurordl.io import sha256_file
+from neurordl.io import make_folder, sha256_file
 from neurordl.validate import check_choice
 
 _ATTEMPTS = 3
@@ -170,12 +170,7 @@ def fetch(name: str, *, say: Callable[[str], Any] = lambda _: None) -> Path:
     if dataset.fetcher == "nilearn":
         fetch_haxby(2)
         return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NeurordlError(
-            f"cannot make the folder {folder}: {error.strerror}; let NEURORDL_DATA name another one"
-        ) from error
+    make_folder(folder, "let NEURORDL_DATA name another one")
     for file in dataset.files:
         say(f"{file.name}: {_download(file, folder)}")
     return folder

@@ -109,7 +109,8 @@ class Dissimilarity:
         default this one, or "euclidean" if it needs runs or a precision, which a network does not have.
     kernel
         How it follows from squared distances, if it does. RDMs are then computed in blocks, fast and with
-        little memory; if it needs runs, as the mean over pairs of different runs.
+        little memory; if it needs runs, as the mean over pairs of different runs, and then the kernel has
+        no ``normalize``, ``root`` or ``sides``.
 
     Examples
     --------
@@ -138,6 +139,12 @@ class Dissimilarity:
         if not isinstance(self.name, str) or not self.name or not callable(self.function):
             raise NeurordlError(
                 f"a Dissimilarity takes a name and a function, not {self.name!r} and {self.function!r:.60}"
+            )
+        kernel = self.kernel
+        if self.needs_runs and kernel is not None and kernel != SquaredDistance(scale=kernel.scale):
+            raise NeurordlError(
+                f"{self.name!r} needs runs, and across runs a kernel has no normalize, root or sides: "
+                "leave them out, or leave out the kernel"
             )
         object.__setattr__(self, "written", self.written or self.name)
 
@@ -183,7 +190,7 @@ class Dissimilarity:
 
     def with_precision(self, precision: Tensor, channels: int) -> Callable[..., Tensor]:
         """Return the function of patterns (..., channels) for one precision, which is factored once."""
-        if self.kernel is None:
+        if self.kernel is None or (self.needs_runs and self.precision == "required"):
             return partial(self.function, precision=precision)
         factor = factor_of(precision, channels)
         of_whitened = self.kernel if self.precision == "required" else self.function
@@ -492,8 +499,4 @@ def _name_of(function: Callable[..., Tensor]) -> str:
     """Return a name that is the same in every process, so without addresses."""
     if isinstance(function, partial):
         return f"partial({_name_of(function.func)})"
-    if isinstance(function, SquaredDistance):
-        return next(
-            (name for name, known in DISSIMILARITIES.items() if known.function is function), "squared"
-        )
     return str(getattr(function, "__qualname__", type(function).__qualname__))

@@ -7,20 +7,12 @@ with ``layout="constrained"`` has room for names, legends and color bars.
 
 from __future__ import annotations
 
-from neurordl.plots.mds import plot_mds, plot_rdm_mds
-from neurordl.plots.rdm import plot_rdm
-from neurordl.plots.scores import plot_layer_roi, plot_scores
-from neurordl.plots.style import COLOURS
-from neurordl.plots.training import plot_paired, plot_training, plot_transfer
-
-__all__ = [
-    "COLOURS",
-    "plot_layer_roi",
-    "plot_mds",
-    "plot_paired",
-    "plot_rdm",
-    "plot_rdm_mds",
-    "plot_scores",
-    "plot_training",
-    "plot_transfer",
-]
+from neurordl.plots.mds import plot_mds as plot_mds
+from neurordl.plots.mds import plot_rdm_mds as plot_rdm_mds
+from neurordl.plots.rdm import plot_rdm as plot_rdm
+from neurordl.plots.scores import plot_layer_roi as plot_layer_roi
+from neurordl.plots.scores import plot_scores as plot_scores
+from neurordl.plots.style import COLOURS as COLOURS
+from neurordl.plots.training import plot_paired as plot_paired
+from neurordl.plots.training import plot_training as plot_training
+from neurordl.plots.training import plot_transfer as plot_transfer

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -55,8 +54,7 @@ def plot_training(
     NeurordlError
         The history lacks a term or the epochs, or with ``similarity=True`` no term is a similarity.
     """
-    history = run if isinstance(run, pd.DataFrame) else run.history
-    record: Mapping[str, Any] = {} if isinstance(run, pd.DataFrame) else run.record
+    history, record = (run, {}) if isinstance(run, pd.DataFrame) else (run.history, run.record)
     check_columns("the history", history, ["epoch", *(terms or ())])
     known = [str(name) for name in history.columns if name not in _NO_TERMS]
     shown = list(terms) if terms is not None else [name for name in known if not name.startswith("val_")]

@@ -17,7 +17,7 @@ from scipy import stats
 from neurordl.arrays import Bools, Floats, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match
-from neurordl.io import atomic_write, versions, write_json, write_text
+from neurordl.io import atomic_write, make_folder, versions, write_json, write_text
 from neurordl.measures.comparisons import few_pairs
 from neurordl.measures.condensed import unmeasured_stimuli
 from neurordl.measures.kernels.kernel import missing_groups
@@ -345,10 +345,7 @@ class Evaluation:
             The folder or a file cannot be written; earlier files stay as they are.
         """
         out = Path(folder)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NeurordlError(f"cannot make the folder {out}: {error.strerror}; choose another") from error
+        make_folder(out)
         match = {name: list(getattr(self.match, name)) for name in ("matched", "missing", "unused")}
         record = {"settings": self.settings, "match": {**match, "reordered": self.match.reordered}}
         write_text(out / "scores.csv", self.frame.to_csv(index=False))

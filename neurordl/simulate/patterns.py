@@ -355,19 +355,16 @@ def plan_study(
     if rival is not None:
         models.append(_standardize(rival, len(names), "patterns of the rival"))
     measurement = options.pop("measurement", Measurement())
-    rows = []
-    for n_stimuli, n_runs in product(stimuli, runs):
+    studies = []
+    for n_stimuli, n_runs, k in product(stimuli, runs, range(n_simulations)):
         options["measurement"] = replace(measurement, runs=n_runs)
-        studies = [
-            _simulate_study(models, names, n_stimuli, max(subjects), dissimilarity, [seed, k], options)
-            for k in range(n_simulations)
-        ]
+        similarities, rdms = _simulate_study(
+            models, names, n_stimuli, max(subjects), dissimilarity, [seed, k], options
+        )
         for n in subjects:  # the first subjects of each study
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # subjects without noise have no variance
-                scores = pd.DataFrame([_score(study[:, :n], rdms[:n], alpha) for study, rdms in studies])
-            rows.append({"n_subjects": n, "n_stimuli": n_stimuli, "n_runs": n_runs, **scores.mean()})
-    return pd.DataFrame(rows)
+            size = {"n_subjects": n, "n_stimuli": n_stimuli, "n_runs": n_runs}
+            studies.append(size | _score(similarities[:, :n], rdms[:n], alpha))
+    return pd.DataFrame(studies).groupby(list(size), sort=False, as_index=False).mean()
 
 
 def _simulate_study(
@@ -400,12 +397,12 @@ def _simulate_study(
 def _score(similarities: Floats, rdms: Floats, alpha: float) -> dict[str, float]:
     """Similarity, noise ceiling and tests of one study; similarities are (models, subjects)."""
     lower, upper = ceiling(rdms, "corr")
-    scores = {
-        "similarity": float(similarities[0].mean()),
-        "ceiling_lower": lower,
-        "ceiling_upper": upper,
-        "power": float(stats.ttest_1samp(similarities[0], 0, alternative="greater").pvalue < alpha),
-    }
-    if len(similarities) > 1:
-        scores["power_rival"] = float(stats.ttest_rel(*similarities, alternative="greater").pvalue < alpha)
+    scores = {"similarity": float(similarities[0].mean()), "ceiling_lower": lower, "ceiling_upper": upper}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # subjects without noise have no variance
+        test = stats.ttest_1samp(similarities[0], 0, alternative="greater")
+        scores["power"] = float(test.pvalue < alpha)
+        if len(similarities) > 1:
+            test = stats.ttest_rel(*similarities, alternative="greater")
+            scores["power_rival"] = float(test.pvalue < alpha)
     return scores

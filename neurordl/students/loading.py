@@ -9,8 +9,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any
@@ -195,9 +194,10 @@ def load_network(
 
 
 def _from_factory(package: str, factory: str, options: Mapping[str, Any]) -> nn.Module:
+    folder = os.getcwd()
+    sys.path.insert(0, folder)  # as with ``python -m``
     try:
-        with _current_folder():
-            network = getattr(importlib.import_module(package), factory)
+        network = getattr(importlib.import_module(package), factory)
     except ModuleNotFoundError as error:
         remedy = f"install it, or run in the folder of {package.partition('.')[0]}.py"
         raise NeurordlError(f"{package}:{factory}: {error}; {remedy}") from error
@@ -205,6 +205,9 @@ def _from_factory(package: str, factory: str, options: Mapping[str, Any]) -> nn.
         raise NeurordlError(f"the module {package} has no {factory!r}; check its name") from error
     except Exception as error:  # a user's module may raise any error
         raise NeurordlError(f"the module {package} cannot be imported: {error!r}") from error
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
     if not isinstance(network, nn.Module):
         try:
             network = network(**options)
@@ -215,18 +218,6 @@ def _from_factory(package: str, factory: str, options: Mapping[str, Any]) -> nn.
         result = type(network).__name__
         raise NeurordlError(f"{package}:{factory} gave {result}; it must return a torch.nn.Module")
     return network
-
-
-@contextmanager
-def _current_folder() -> Iterator[None]:
-    """Modules of the current folder can be imported, as with ``python -m``."""
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -18,7 +18,7 @@ from neurordl.ids import Match, check_ids, natural_key
 from neurordl.io import sha256_array
 from neurordl.measures.condensed import pair_number
 from neurordl.measures.dissimilarities import DissimilarityLike, find_dissimilarity
-from neurordl.rdms.source import Center, Source
+from neurordl.rdms.source import Center, Source, check_rates
 from neurordl.teachers.base import Batch, ById, Missing, Target
 from neurordl.teachers.rdm import Pool, pool_subjects
 from neurordl.validate import check_choice
@@ -146,7 +146,8 @@ class PatternTeacher(ById):
         seen = np.array([place for place, name in enumerate(names) if name in source.numbers], dtype=np.int64)
         if len(seen) > 1:
             numbers = np.array([source.numbers[names[place]] for place in seen])
-            values = self._functions[subject](self._patterns(source, numbers).to(device)).cpu().numpy()
+            patterns = check_rates(self._patterns(source, numbers), self.dissimilarity, source.label)
+            values = self._functions[subject](patterns.to(device)).cpu().numpy()
             row, column = np.triu_indices(len(seen), 1)
             values[numbers[row] == numbers[column]] = np.nan  # a stimulus makes no pair with itself
             vector[pair_number(seen[row], seen[column], len(names))] = values

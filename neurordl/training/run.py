@@ -24,6 +24,7 @@ from neurordl.io import (
     RUN_RECORD,
     atomic_write,
     check_run_folder,
+    make_folder,
     read_json,
     sha256_array,
     write_json,
@@ -237,11 +238,7 @@ class RunFolder:
         if self._writes:
             self._new_folders = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self._withdrawable = not (self.path / RUN_RECORD).is_file()
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                reason = f"cannot be made ({error.strerror})"
-                raise NeurordlError(f"out: {self.path} {reason}; choose another folder") from error
+            make_folder(self.path)
             write_json(self.path / RUN_RECORD, self.record)
 
     def withdraw(self) -> None:

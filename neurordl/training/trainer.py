@@ -247,11 +247,12 @@ def fit(
         raise NeurordlError("resume= and checkpoint_every= need the folder of the run: pass out= too")
     fabric = execution.launch(objective)
     rank, world = fabric.global_rank, fabric.world_size
-    data = _Data(objective, labelled, stimuli, validation, seed)
+    stimuli, validation = _checked_stimuli(objective, labelled, stimuli, validation, seed)
+    shown = labelled if stimuli is None and isinstance(labelled, StimulusSet) else stimuli
     # Ids are matched once, before the first step.
-    ids, validation_ids = (None if part is None else part.ids for part in (data.shown, data.validation))
+    ids, validation_ids = (None if part is None else part.ids for part in (shown, validation))
     matches = objective.prepare(ids, validation_ids)
-    taught = data.stimuli if objective.losses else None
+    taught = stimuli if objective.losses else None
     groups = objective.groups(taught.ids) if taught is not None else []
     streams = Streams(labelled, taught, groups, batches, seed, fabric)
     deterministic = execution.deterministic
@@ -281,94 +282,60 @@ def fit(
                 "parameters": sum(parameter.numel() for parameter in student.parameters()),
                 "spec": getattr(student, "build_spec", None),
             },
-            "stimuli": data.describe_stimuli(fitted=bool(objective.losses)),
+            "stimuli": None,
             "labelled": _describe_images(labelled),
             "matches": {name: str(match) for name, match in matches.items()},
             "versions": versions(),
         }
+        if shown is not None and (stimuli is not None or objective.losses):  # a loader brings its own
+            record["stimuli"] = {
+                "fitted": list(shown.ids) if objective.losses else [],
+                "validation": list(validation_ids or ()),
+                "held_out": list(shown.held_out_ids),
+                **_describe_images(shown),
+            }
         # As it will be read from the file, so that a record in memory and one from disk are the same.
         record = json.loads(json.dumps(record, default=str))
         folder = RunFolder(out, record, resume, writes=rank == 0)
         if rank == 0:
-            data.warn_of_few()
-        trainer = Trainer(fabric, module, optimizer, streams, data.validation, folder, optimization, epochs)
+            held_out_ids = () if stimuli is None else stimuli.held_out_ids
+            for name, scored in (("held-out", held_out_ids), ("validation", validation_ids)):
+                if scored and (message := few_pairs(len(scored), len(scored) * (len(scored) - 1) // 2)):
+                    warnings.warn(f"{name} stimuli: {message}", stacklevel=2)
+        trainer = Trainer(fabric, module, optimizer, streams, validation, folder, optimization, epochs)
         trainer.run(execution.checkpoint_every or len(streams), execution.progress and rank == 0)
     history = pd.DataFrame(trainer.state.history)
     return Run(student.eval(), history, record, Path(out) if out is not None else None)
 
 
-class _Data:
-    """The images of a fit, checked against each other and against the objective.
-
-    Attributes
-    ----------
-    stimuli, validation : StimulusSet or None
-        Training and validation stimuli, which share none.
-    shown : StimulusSet or None
-        The set with the ids of the teachers' stimuli: without `stimuli`, the labelled images.
-    """
-
-    def __init__(
-        self,
-        objective: Objective,
-        labelled: Labelled | None,
-        stimuli: StimulusSet | None,
-        validation: StimulusSet | float | None,
-        seed: int,
-    ) -> None:
-        if labelled is None and (objective.task is not None or stimuli is None):
-            raise NeurordlError("fit: pass labelled= (or stimuli= and an objective with task=None)")
-        if labelled is not None and objective.task is None and stimuli is not None:
-            raise NeurordlError(
-                "fit: the objective has no task, so labelled= would not be used; leave it out"
-            )
-        if validation is not None:
-            if stimuli is None:
-                raise NeurordlError("validation= chooses the epoch on stimuli; pass stimuli= too")
-            if not objective.losses:
-                raise NeurordlError(
-                    "validation= chooses the epoch by transfer losses; the objective has none"
-                )
-            stimuli, validation = _split(stimuli, validation, seed)
-        if stimuli is not None and len(stimuli) < FEWEST:
-            raise NeurordlError(
-                f"stimuli: {len(stimuli)} are too few for an RDM; {FEWEST} or more are needed"
-            )
-        self.stimuli, self.validation = stimuli, validation
-        self.shown = stimuli if stimuli is not None or not isinstance(labelled, StimulusSet) else labelled
-
-    def warn_of_few(self) -> None:
-        """Warn of held-out or validation stimuli that are too few to score or choose by."""
-        held_out = self.stimuli.held_out_ids if self.stimuli is not None else ()
-        validation = self.validation.ids if self.validation is not None else ()
-        for name, ids in (("held-out", held_out), ("validation", validation)):
-            if ids and (message := few_pairs(len(ids), len(ids) * (len(ids) - 1) // 2)):
-                warnings.warn(f"{name} stimuli: {message}", stacklevel=3)
-
-    def describe_stimuli(self, fitted: bool) -> Record | None:
-        """The stimuli of the teachers; None if there are none, or a loader brings them."""
-        if self.shown is None or (self.stimuli is None and not fitted):
-            return None
-        return {
-            "fitted": list(self.shown.ids) if fitted else [],
-            "validation": list(self.validation.ids) if self.validation is not None else [],
-            "held_out": list(self.shown.held_out_ids),
-            **_describe_images(self.shown),
-        }
-
-
-def _split(
-    stimuli: StimulusSet, validation: StimulusSet | float, seed: int
-) -> tuple[StimulusSet, StimulusSet]:
-    """Training and validation stimuli, which share none."""
-    if not isinstance(validation, StimulusSet):
+def _checked_stimuli(
+    objective: Objective,
+    labelled: Labelled | None,
+    stimuli: StimulusSet | None,
+    validation: StimulusSet | float | None,
+    seed: int,
+) -> tuple[StimulusSet | None, StimulusSet | None]:
+    """Training and validation stimuli, which share none, checked against the objective."""
+    if labelled is None and (objective.task is not None or stimuli is None):
+        raise NeurordlError("fit: pass labelled= (or stimuli= and an objective with task=None)")
+    if labelled is not None and objective.task is None and stimuli is not None:
+        raise NeurordlError("fit: the objective has no task, so labelled= would not be used; leave it out")
+    if validation is not None and stimuli is None:
+        raise NeurordlError("validation= chooses the epoch on stimuli; pass stimuli= too")
+    if validation is not None and not objective.losses:
+        raise NeurordlError("validation= chooses the epoch by transfer losses; the objective has none")
+    if stimuli is None or validation is None:
+        validation = None
+    elif not isinstance(validation, StimulusSet):
         train, validation = stimuli.split(held_out=validation, seed=seed)
-        return replace(train, held_out_ids=stimuli.held_out_ids), validation
-    if shared := sorted(set(stimuli.ids) & set(validation.ids), key=natural_key):
+        stimuli = replace(train, held_out_ids=stimuli.held_out_ids)
+    elif shared := sorted(set(stimuli.ids) & set(validation.ids), key=natural_key):
         raise NeurordlError(f"validation: stimuli are also trained on ({listed(shared)}); split them first")
-    if validation.preprocessing != stimuli.preprocessing:
+    elif validation.preprocessing != stimuli.preprocessing:
         both = f"({validation.preprocessing}) than those trained on ({stimuli.preprocessing})"
         raise NeurordlError(f"validation: its images are prepared otherwise {both}; prepare them alike")
+    if stimuli is not None and len(stimuli) < FEWEST:
+        raise NeurordlError(f"stimuli: {len(stimuli)} are too few for an RDM; {FEWEST} or more are needed")
     return stimuli, validation
 
 

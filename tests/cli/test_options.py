@@ -61,7 +61,7 @@ def test_each_command_explains_itself(name: str, shell: Any) -> None:
 
 def test_arguments_of_a_signature() -> None:
     arguments = read_arguments("cli.options:Takes")
-    assert list(arguments) == ["function", "arguments", "panel", "prefix", "optional"]  # no mapping
+    assert list(arguments) == ["function", "arguments", "panel", "optional"]  # no mapping
     assert arguments["function"].default is REQUIRED
     assert arguments["panel"].default == "Options"
     assert arguments["panel"].help == "The heading on the help page."
@@ -100,7 +100,7 @@ def test_descriptions_of_a_docstring() -> None:
 
 
 def test_an_object_is_made_where_its_first_argument_is_given() -> None:
-    takes = Takes("cli.options:Takes", "function:takes panel", prefix="takes", optional=True)
+    takes = Takes("cli.options:Takes", "function:takes panel:takes_panel", optional=True)
     assert list(takes.options()) == ["takes", "takes_panel"]
     assert takes.call({"takes": None, "takes_panel": "Options"})() is None
     call = takes.call({"takes": "fit", "takes_panel": "Training"})

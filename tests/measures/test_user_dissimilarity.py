@@ -250,6 +250,10 @@ def test_names_that_cannot_be_registered(measure: Any) -> None:
             nrl.compute_rdms(patterns(), nrl.Dissimilarity(name, city_block))
     with pytest.raises(nrl.NeurordlError, match="takes a name and a function"):
         nrl.Dissimilarity("", city_block)
+    options: dict[str, Any]
+    for options in ({"normalize": "length"}, {"root": True}, {"sides": lambda x: (x, x)}):
+        with pytest.raises(nrl.NeurordlError, match="'x' needs runs, and across runs a kernel has no norm"):
+            nrl.Dissimilarity("x", across_runs, needs_runs=True, kernel=SquaredDistance(**options))
     with pytest.raises(nrl.NeurordlError, match="precision='sometimes'"):
         nrl.Dissimilarity("x", city_block, precision="sometimes")  # type: ignore[arg-type]
 
@@ -275,3 +279,23 @@ def test_a_network_is_not_evaluated_by_what_it_cannot_have(choice: Any) -> None:
     rdms = nrl.compute_rdms(patterns(), "correlation")
     with pytest.raises(nrl.NeurordlError, match="which a network does not have: use"):
         nrl.evaluate(network(), rdms, stimuli=images(), layers="conv2", dissimilarity=choice)
+
+
+def test_runs_with_a_precision_that_is_required() -> None:
+    """A teacher passes the precision to the function, whatever the kernel."""
+
+    def function(patterns: Tensor, precision: Tensor) -> Tensor:
+        return DISSIMILARITIES["crossnobis"](patterns, precision)
+
+    options: dict[str, Any] = {"needs_runs": True, "precision": "required", "kernel": SquaredDistance()}
+    measure, precision = nrl.Dissimilarity("with noise", function, **options), np.eye(CHANNELS) + 0.1
+    rdms = nrl.compute_rdms(with_runs(), measure, precision=precision)
+    teacher = nrl.PatternTeacher(with_runs(), dissimilarity=measure, precision=precision)
+    target = teacher.target(nrl.Batch(torch.zeros(N, 1, 8, 8), ids=IDS), {})
+    assert_allclose(target.rdms, rdms.dissimilarities, rtol=1e-3, atol=1e-5)
+
+
+def test_a_teacher_refuses_patterns_that_are_no_rates() -> None:
+    teacher = nrl.PatternTeacher(patterns(), dissimilarity="poisson")
+    with pytest.raises(nrl.NeurordlError, match="poisson takes rates or counts of 0 or more, and subject"):
+        teacher.target(nrl.Batch(torch.zeros(N, 1, 8, 8), ids=IDS), {})
