@@ -474,16 +474,12 @@ def _in_order(thing: Any, rows: Mapping[str, Sequence[int]], ids: Sequence[str])
 def _table(matches: Mapping[str, Match], repeats: Mapping[str, int], first: str, kept: int) -> str:
     """A row for each thing, as wide as its names are long."""
     wanted = len(next(iter(matches.values())).wanted)
-    head = ("", "matched", "missing", "unused", "repeated", "reordered")
-    rows: list[tuple[str, ...]] = [(first, str(wanted), "0", "0", str(repeats.get(first, 0)), "")]
+    rows: dict[str, tuple[object, ...]] = {first: (wanted, 0, 0, repeats.get(first, 0), "")}
     for name, match in matches.items():
         counts = (len(match.matched), len(match.missing), len(match.unused), repeats.get(name, 0))
-        rows.append((name, *map(str, counts), "yes" if match.reordered else "no"))
-    width = max(len(row[0]) for row in rows)
-    lines = [
-        "  ".join([row[0].ljust(width), *(cell.rjust(9) for cell in row[1:])]).rstrip()
-        for row in [head, *rows]
-    ]
+        rows[name] = (*counts, "yes" if match.reordered else "no")
+    head = ["matched", "missing", "unused", "repeated", "reordered"]
+    lines = [pd.DataFrame(list(rows.values()), index=list(rows), columns=head).to_string()]
     lines.append(f"{kept} of {wanted} stimuli of {first} are in all, in its order")
     for name, match in matches.items():
         for label, ids in (("missing in", match.missing), ("unused in", match.unused)):

@@ -87,7 +87,7 @@ class PatternTeacher(ById):
                 _dataset(name, patterns[name]),
                 f"subject {name}",
                 by_run=by_run,
-                dtype=torch.float32,
+                dtype=np.float32,
                 sums=np.float32,
             )
             for name in sorted(patterns, key=lambda name: natural_key(str(name)))
