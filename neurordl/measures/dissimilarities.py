@@ -143,8 +143,8 @@ class Dissimilarity:
         kernel = self.kernel
         if self.needs_runs and kernel is not None and kernel != SquaredDistance(scale=kernel.scale):
             raise NeurordlError(
-                f"{self.name!r} needs runs, and across runs a kernel has no normalize, root or sides: leave them "
-                "out, or leave out the kernel"
+                f"{self.name!r} needs runs, and across runs a kernel has no normalize, root or sides: "
+                "leave them out, or leave out the kernel"
             )
         object.__setattr__(self, "written", self.written or self.name)
 

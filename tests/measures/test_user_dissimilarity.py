@@ -250,13 +250,10 @@ def test_names_that_cannot_be_registered(measure: Any) -> None:
             nrl.compute_rdms(patterns(), nrl.Dissimilarity(name, city_block))
     with pytest.raises(nrl.NeurordlError, match="takes a name and a function"):
         nrl.Dissimilarity("", city_block)
-    for kernel in (
-        SquaredDistance("length"),
-        SquaredDistance(root=True),
-        SquaredDistance(sides=lambda x: (x, x)),
-    ):
-        with pytest.raises(nrl.NeurordlError, match="'x' needs runs, .* only plain squared distances"):
-            nrl.Dissimilarity("x", across_runs, needs_runs=True, kernel=kernel)
+    options: dict[str, Any]
+    for options in ({"normalize": "length"}, {"root": True}, {"sides": lambda x: (x, x)}):
+        with pytest.raises(nrl.NeurordlError, match="'x' needs runs, and across runs a kernel has no norm"):
+            nrl.Dissimilarity("x", across_runs, needs_runs=True, kernel=SquaredDistance(**options))
     with pytest.raises(nrl.NeurordlError, match="precision='sometimes'"):
         nrl.Dissimilarity("x", city_block, precision="sometimes")  # type: ignore[arg-type]
 
