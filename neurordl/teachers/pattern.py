@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -94,6 +94,10 @@ class PatternTeacher(ById):
         }
         ids = dict.fromkeys(stimulus for source in self._sources.values() for stimulus in source.ids)
         super().__init__(list(ids), missing, "patterns")
+        self._unseen = {
+            name: {row for row, stimulus in enumerate(self.ids) if stimulus not in source.numbers}
+            for name, source in self._sources.items()
+        }
         self.subjects = tuple(self._sources)
         self._functions = dict.fromkeys(self.subjects, measure.function)
         self._precision_sha256: dict[str, str] = {}
@@ -166,12 +170,6 @@ class PatternTeacher(ById):
             )
         patterns = source.by_run(numbers)
         return patterns if len(used) == len(patterns) else patterns[torch.from_numpy(used)]
-
-    def _unseen(self) -> Mapping[str, Set[int]]:
-        return {
-            name: {row for row, stimulus in enumerate(self.ids) if stimulus not in source.numbers}
-            for name, source in self._sources.items()
-        }
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
         """Ids that may share a batch: all, if all subjects saw them; else a subject's, or the shared ones."""
