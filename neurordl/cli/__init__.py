@@ -35,8 +35,8 @@ def neurordl(
 
 def main() -> None:
     """Run the shell. It exits with 0, with 1 after an error, and with 2 if it was used wrongly."""
-    # Torch and rsatoolbox make millions of objects that stay. To look for garbage among them, again and again
-    # and at the end, would take half of the time in which a command starts.
+    # Torch and rsatoolbox make millions of objects that stay. A search for garbage among them, again and
+    # again and at the end, takes almost half of the CPU time of their import.
     gc.set_threshold(100_000, 50, 100)
     atexit.register(gc.freeze)
     shown = set[str]()
