@@ -278,10 +278,10 @@ class Streams:
         labels = batch.labels if batch.labels is None else batch.labels.to(self.device)
         return Batch(batch.images.to(self.device), batch.ids, labels)
 
-    def set_classes(self, n_classes: int | None) -> None:
+    def set_classes(self, n_classes: int) -> None:
         """Check all labels of a set now, and those of a loader batch by batch."""
         self.n_classes = n_classes
-        if n_classes and isinstance(self.labelled, SetStream) and self.labelled.labels is not None:
+        if isinstance(self.labelled, SetStream) and self.labelled.labels is not None:
             check_labels(self.labelled.labels, n_classes)
 
 
