@@ -14,11 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match
-from neurordl.patterns.network import as_input, frozen_eval, read_layers, why_unfit
+from neurordl.patterns.network import as_input, frozen_eval, read_layers
 from neurordl.teachers import Batch
 from neurordl.teachers.base import Record, spelled
 from neurordl.training.losses import Features, TransferLoss, check_loss, layers_of, weight_at
-from neurordl.training.streams import Labelled, check_batch, check_labels, each_once, seed_all
+from neurordl.training.streams import Labelled, check_batch, check_labels, each_once
 from neurordl.validate import check_choice
 
 BatchNorm = Literal["labelled", "stimuli", "both"]
@@ -78,8 +78,9 @@ class Objective:
 
     >>> loss, terms = objective(student, labelled=(images, labels), stimuli=(images, ids))  # doctest: +SKIP
 
-    The optimizer of losses with parameters needs these too:
+    Losses with parameters go to the student's device, and their parameters into the optimizer:
 
+    >>> objective.loss_modules.to(device)  # doctest: +SKIP
     >>> torch.optim.AdamW([*student.parameters(), *objective.parameters()])  # doctest: +SKIP
     """
 
@@ -160,7 +161,7 @@ class Objective:
         outputs, features = self._read(student, labelled, stimuli, batchnorm)
         total, terms = torch.zeros((), device=stimuli.images.device), dict[str, Tensor]()
         if self.task is not None and labelled is not None:
-            terms["task"] = self._task_loss(outputs, labelled.labels)
+            terms["task"] = self.task_loss(outputs, labelled.labels)
             total = total + terms["task"]
         values = self._transfer(features, stimuli, processes)
         level = terms.get("task")
@@ -211,7 +212,8 @@ class Objective:
                 raise NeurordlError(f"{name}: a loss returns a tensor of shape (), not {values[name]!r:.60}")
         return values
 
-    def _task_loss(self, outputs: Any, labels: Tensor | None) -> Tensor:
+    def task_loss(self, outputs: Any, labels: Tensor | None) -> Tensor:
+        """The task loss of the outputs for a labelled batch."""
         if labels is None:
             raise NeurordlError("the labelled batch has no labels: pass labelled=(images, labels)")
         if callable(self.task):
@@ -249,44 +251,6 @@ class Objective:
             if loss.teacher is not None:
                 groups = [part for group in groups for part in loss.teacher.groups(group) if part]
         return groups
-
-    def check(
-        self,
-        student: nn.Module,
-        labelled: Batch | None,
-        stimuli: Batch | None,
-        batchnorm: BatchNorm,
-        seed: int = 0,
-    ) -> int | None:
-        """Compute one step without training, so that errors come before anything is written.
-
-        Parameters of losses that depend on the shape of the features are made here, with this seed.
-
-        Returns
-        -------
-        int or None
-            Number of classes of the student, if the task is cross-entropy.
-
-        Raises
-        ------
-        NeurordlError
-            Whatever a step raises, and an error for images that the student does not take.
-        """
-        batches = [batch.images for batch in (labelled, stimuli) if batch is not None]
-        with frozen_eval(student, self.loss_modules):
-            try:
-                outputs = [student(images) for images in batches]
-            except RuntimeError as error:
-                raise NeurordlError(why_unfit(student, batches, error, "student")) from error
-            if self.task == "cross_entropy" and labelled is not None and isinstance(outputs[0], Tensor):
-                labels = labelled.labels  # checked on the CPU: a wrong one would break a GPU's context
-                self._task_loss(outputs[0].cpu(), labels if labels is None else labels.cpu())
-            seed_all(seed, 0)
-            try:
-                self(student, labelled, stimuli, step=0, batchnorm=batchnorm)
-            except RuntimeError as error:
-                raise NeurordlError(f"the teacher's network, the task or a loss fails: {error}") from error
-        return int(outputs[0].shape[1]) if self.task == "cross_entropy" else None
 
     def describe(self) -> Record:
         """What ``run.json`` records: the task and each loss, with its class and its number of parameters."""

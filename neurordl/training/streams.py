@@ -258,7 +258,7 @@ class Streams:
         return max(len(stream) for stream in (self.labelled, self.stimuli) if stream is not None)
 
     def begin(self, first: int, step: int) -> None:
-        """Start an epoch at a step, from the first one on; a loader's draws depend on earlier ones."""
+        """Go to a step of the epoch that began at step `first`: a loader draws its earlier batches again."""
         if isinstance(self.labelled, LoaderStream):
             self.labelled.begin()
             for earlier in range(first, step):
@@ -278,10 +278,10 @@ class Streams:
         labels = batch.labels if batch.labels is None else batch.labels.to(self.device)
         return Batch(batch.images.to(self.device), batch.ids, labels)
 
-    def set_classes(self, n_classes: int | None) -> None:
+    def set_classes(self, n_classes: int) -> None:
         """Check all labels of a set now, and those of a loader batch by batch."""
         self.n_classes = n_classes
-        if n_classes and isinstance(self.labelled, SetStream) and self.labelled.labels is not None:
+        if isinstance(self.labelled, SetStream) and self.labelled.labels is not None:
             check_labels(self.labelled.labels, n_classes)
 
 

@@ -28,6 +28,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
 from neurordl.io import check_run_folder, sha256_array, versions
 from neurordl.measures.comparisons import few_pairs
+from neurordl.patterns.network import frozen_eval, why_unfit
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
 from neurordl.teachers.base import Record, spelled
@@ -55,17 +56,15 @@ class Optimization:
     scheduler : "cosine", "constant", or callable
         Schedule of the learning rate, which advances at each step.
 
-        A callable is a function (optimizer, number
-        of steps) -> scheduler, which must not need a metric.
+        A callable is a function (optimizer, number of steps) -> scheduler, which must not need a metric.
     clip_norm : float, optional
         Gradients are clipped to this norm.
     batchnorm : {"labelled", "stimuli", "both"}
         Which of two streams is normalized by the statistics of its own batches and updates the running
         statistics. The other one is normalized by the running statistics.
 
-        Stimulus batches are small and
-        their images differ from the labelled ones, and evaluation uses the running statistics, so that
-        "labelled" fits the geometry of the stimuli as it will be evaluated.
+        Batches of stimuli are small, and their images differ from the labelled ones. With "labelled" the
+        geometry of the stimuli is fitted under the statistics with which the student is evaluated later.
 
     Examples
     --------
@@ -190,7 +189,7 @@ def fit(
     Each step takes a batch of labelled images and a batch of stimuli. An epoch is one pass through the
     longer of the two streams; the shorter one starts again. Without `stimuli`, the labelled images are the
     stimuli. The same seed gives the same student, whatever the order of the images in their sets. The student
-    is trained in place.
+    and losses that have parameters are trained in place: make new ones for another run.
 
     Parameters
     ----------
@@ -203,17 +202,17 @@ def fit(
     stimuli : StimulusSet, optional
         Training stimuli of the teachers. Leave out the held-out ones before (``stimuli.split``).
     epochs : int
-        Passes through the longer stream.
+        Passes through the labelled images or the stimuli, whichever make more batches.
     seed : int
         Seed of data order, augmentation and dropout.
 
         It does not set the student's initial weights: call ``torch.manual_seed`` before you make the student.
     validation : StimulusSet, or share of the stimuli, optional
-        Share of the stimuli, or other stimuli, that choose the best epoch: the one with the lowest sum of
-        transfer losses. They are not trained on.
+        Share of the stimuli, or other stimuli, that are not trained on. They choose the best epoch: that with
+        the lowest sum of transfer losses.
 
-        The run's student has the weights of that epoch; the weights of the last epoch are
-        kept in the folder, if there is one.
+        The run's student has the weights of that epoch; the weights of the last epoch are kept in the folder,
+        if there is one.
     batches : Batches
         Batch sizes and augmentation.
     optimization : Optimization
@@ -389,18 +388,36 @@ class Step(nn.Module):
         )
 
     def check(self, streams: Streams) -> None:
-        """Compute a first step without training, so that errors come before anything is written."""
-        if not any(parameter.requires_grad for parameter in self.student.parameters()):
+        """Compute a first step without training, so that errors come before anything is written.
+
+        Parameters of losses that depend on the shape of the features are made here, with the seed.
+        """
+        student, objective = self.student, self.objective
+        if not any(parameter.requires_grad for parameter in student.parameters()):
             raise NeurordlError("the student has no parameter to train (requires_grad is False everywhere)")
         self.to(streams.device)
         seed_all(streams.seed, 0)
         labelled, stimuli = streams.draw(0)
         shown = stimuli or labelled
-        if self.objective.losses and shown and len(shown.images) * streams.world < FEWEST:
+        if objective.losses and shown and len(shown.images) * streams.world < FEWEST:
             size = len(shown.images)
             raise NeurordlError(f"a batch holds {size} stimuli, too few for an RDM; {FEWEST} are needed")
-        classes = self.objective.check(self.student, labelled, stimuli, self.batchnorm, streams.seed)
-        streams.set_classes(classes)
+        batches = [batch.images for batch in (labelled, stimuli) if batch is not None]
+        with frozen_eval(student, self.losses):
+            try:
+                outputs = [student(images) for images in batches]
+            except RuntimeError as error:
+                raise NeurordlError(why_unfit(student, batches, error, "student")) from error
+            if objective.task == "cross_entropy" and labelled is not None and isinstance(outputs[0], Tensor):
+                labels = labelled.labels  # checked on the CPU: a wrong one would break a GPU's context
+                objective.task_loss(outputs[0].cpu(), labels if labels is None else labels.cpu())
+            seed_all(streams.seed, 0)
+            try:
+                objective(student, labelled, stimuli, step=0, batchnorm=self.batchnorm)
+            except RuntimeError as error:
+                raise NeurordlError(f"the teacher's network, the task or a loss fails: {error}") from error
+        if objective.task == "cross_entropy":
+            streams.set_classes(int(outputs[0].shape[1]))
 
 
 @dataclass
@@ -475,11 +492,8 @@ class Trainer:
         }
         task = ["task"] if self.objective.task is not None else []
         self.terms = ["loss", *task, *self.objective.names]
-        self.state = State(self._no_sums())
+        self.state = State(torch.zeros(2, len(self.terms), device=self.fabric.device))
         self.epoch_start = time.perf_counter()
-
-    def _no_sums(self) -> Tensor:
-        return torch.zeros(2, len(self.terms), device=self.fabric.device)
 
     def run(self, checkpoint_every: int, progress: bool) -> None:
         """Train all epochs, from the folder's checkpoint if it has one."""
@@ -570,7 +584,8 @@ class Trainer:
         now = time.perf_counter()
         row |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": now - self.epoch_start}
         state.history.append(row)
-        state.sums, self.epoch_start = self._no_sums(), now
+        self.epoch_start = now
+        state.sums.zero_()
         self._save()
 
     def _validate(self, validation: StimulusSet) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from neurordl import (
     TaskRatio,
 )
 from neurordl.students import small_cnn
+from neurordl.training.trainer import Step
 from tests.helpers import random_images, random_rdms, student
 
 N = 12
@@ -437,16 +439,25 @@ def test_terms_of_validation_stimuli() -> None:
     assert math.isfinite(first["soft_targets"])
 
 
+def check(model: nn.Module, objective: Objective, labelled: Batch | None, stimuli: Batch | None) -> list[int]:
+    """Check a first step on these batches; return the numbers of classes that were set."""
+    classes = list[int]()
+    streams: Any = SimpleNamespace(device="cpu", seed=0, world=1, set_classes=classes.append)
+    streams.draw = lambda step: (labelled, stimuli)
+    Step(model, objective, "labelled", None).check(streams)
+    return classes
+
+
 def test_check_goes_through_one_step_without_training() -> None:
     model = student(batchnorm=True, dropout=0.5).train()
     state = copy.deepcopy(model.state_dict())
     objective = Objective([RDMLoss(brain(), "conv2")])
     labelled, stimuli = Batch(LABELLED[0], None, LABELS), Batch(*STIMULI)
-    assert objective.check(model, labelled, stimuli, "labelled") == 4
+    assert check(model, objective, labelled, stimuli) == [4]
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(one.grad is None for one in model.parameters())
-    assert Objective([RDMLoss(brain(), "conv2")], task=None).check(model, None, stimuli, "labelled") is None
+    assert check(model, Objective([RDMLoss(brain(), "conv2")], task=None), None, stimuli) == []
     with pytest.raises(NeurordlError, match=r"takes 1 channels, .* are 3 x 8 x 8 and 1 x 8 x 8 "):
-        objective.check(model, Batch(torch.zeros(N, 3, 8, 8), None, LABELS), stimuli, "labelled")
+        check(model, objective, Batch(torch.zeros(N, 3, 8, 8), None, LABELS), stimuli)
     with pytest.raises(NeurordlError, match=r"are 3 x 8 x 8 \(.*, or make the student with in_channels=3$"):
-        objective.check(model, Batch(torch.zeros(N, 3, 8, 8), None, LABELS), None, "labelled")
+        check(model, objective, Batch(torch.zeros(N, 3, 8, 8), None, LABELS), None)

@@ -17,6 +17,7 @@ from neurordl.arrays import Bools, Floats
 from neurordl.arrays import Ints as Longs
 
 Ints = npt.NDArray[np.int32]
+Keys = npt.NDArray[np.uint64]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -26,21 +27,51 @@ def compiled(function: F) -> F:
 
 
 @compiled
-def _order(values: Floats, order: Ints) -> None:
-    """Stable ascending order of finite values.
-
-    By radix, on the 33 bits from the highest in which any two values differ; the few that agree
-    in these are then compared.
-    """
-    pairs = len(values)
+def _keys(values: Floats) -> Keys:
+    """Whole numbers in the order of finite values."""
     top = np.uint64(1) << np.uint64(63)
-    keys, bits = np.empty(pairs, np.uint64), values.view(np.uint64)
-    differ = np.uint64(0)
-    for k in range(pairs):
+    keys, bits = np.empty(len(values), np.uint64), values.view(np.uint64)
+    for k in range(len(values)):
         key = bits[k]
         if key == top:
             key = np.uint64(0)  # minus zero
         keys[k] = ~key if key & top else key | top
+    return keys
+
+
+@compiled
+def _sort_runs(keys: Keys, order: Ints, shift: np.uint64) -> None:
+    """Sort each run of keys that differ in their lowest bits only; the sort is stable."""
+    start = 0
+    while start < len(keys):
+        stop, sorted_already = start + 1, True
+        while stop < len(keys) and keys[stop] >> shift == keys[start] >> shift:
+            sorted_already = sorted_already and keys[stop] >= keys[stop - 1]
+            stop += 1
+        if not sorted_already and stop - start > 32:
+            by = np.argsort(keys[start:stop], kind="mergesort")
+            keys[start:stop] = keys[start:stop][by]
+            order[start:stop] = order[start:stop][by]
+        elif not sorted_already:
+            for k in range(start + 1, stop):
+                key, moved, to = keys[k], order[k], k
+                while to > start and keys[to - 1] > key:
+                    keys[to], order[to] = keys[to - 1], order[to - 1]
+                    to -= 1
+                keys[to], order[to] = key, moved
+        start = stop
+
+
+@compiled
+def rank(keys: Keys, ranks: Ints, order: Ints) -> None:
+    """Dense ranks from 0 (ties share a rank and no rank is skipped), and the stable order that sorts.
+
+    By radix, on the 33 bits from the highest in which any two keys differ; the few that agree
+    in these are then compared. The keys are overwritten.
+    """
+    pairs = len(keys)
+    differ = np.uint64(0)
+    for k in range(pairs):
         differ |= keys[k] ^ keys[0]
     length = 0
     while length < 64 and differ >> np.uint64(length):
@@ -73,73 +104,25 @@ def _order(values: Floats, order: Ints) -> None:
         _sort_runs(keys, source, np.uint64(shift))
     if source is not order:
         order[:] = source
+    rank = np.int32(0)
+    for k in range(pairs):
+        if k and keys[k] != keys[k - 1]:
+            rank += np.int32(1)
+        ranks[order[k]] = rank
 
 
 @compiled
-def _sort_runs(keys: npt.NDArray[np.uint64], order: Ints, shift: np.uint64) -> None:
-    """Sort each run of keys that differ in their lowest bits only; the sort is stable."""
-    start = 0
-    while start < len(keys):
-        stop, sorted_already = start + 1, True
-        while stop < len(keys) and keys[stop] >> shift == keys[start] >> shift:
-            sorted_already = sorted_already and keys[stop] >= keys[stop - 1]
-            stop += 1
-        if not sorted_already and stop - start > 32:
-            by = np.argsort(keys[start:stop], kind="mergesort")
-            keys[start:stop] = keys[start:stop][by]
-            order[start:stop] = order[start:stop][by]
-        elif not sorted_already:
-            for k in range(start + 1, stop):
-                key, moved, to = keys[k], order[k], k
-                while to > start and keys[to - 1] > key:
-                    keys[to], order[to] = keys[to - 1], order[to - 1]
-                    to -= 1
-                keys[to], order[to] = key, moved
-        start = stop
-
-
-@compiled
-def mean_ranks(vectors: Floats, out: Floats) -> None:
-    """Ranks from 1 of each row (rdms, pairs), ties sharing their mean: scipy's ``rankdata``."""
-    order = np.empty(vectors.shape[1], np.int32)
-    for row in range(vectors.shape[0]):
-        values, ranks = vectors[row], out[row]
-        _order(values, order)
-        start = 0
-        while start < len(order):
-            value, stop = values[order[start]], start + 1
-            while stop < len(order) and values[order[stop]] == value:
-                stop += 1
-            for k in range(start, stop):
-                ranks[order[k]] = (start + stop + 1) / 2
-            start = stop
-
-
-@compiled
-def dense_ranks(vectors: Floats, ranks: Ints, order: Ints) -> None:
-    """Dense ranks from 0 of each row (ties share a rank and no rank is skipped), and the sorting order."""
-    for row in range(vectors.shape[0]):
-        values, places = vectors[row], order[row]
-        _order(values, places)
-        rank = np.int32(0)
-        for k in range(len(places)):
-            if k and values[places[k]] != values[places[k - 1]]:
-                rank += np.int32(1)
-            ranks[row, places[k]] = rank
-
-
-@compiled
-def weighted_mean_ranks(ranks: Ints, order: Ints, weights: Ints, out: Floats) -> int:
+def weighted_mean_ranks(ranks: Ints, order: Ints, weights: Ints | None, out: Floats) -> int:
     """Mean ranks of an RDM in which pair k occurs ``weights[k]`` times; returns the sum of the weights.
 
-    A pair with a weight of 0 gets a rank that means nothing.
+    Without weights, each pair occurs once. A pair with a weight of 0 gets a rank that means nothing.
     """
     below, start = 0, 0
     while start < len(order):
         rank = ranks[order[start]]
         stop, times = start, 0
         while stop < len(order) and ranks[order[stop]] == rank:
-            times += weights[order[stop]]
+            times += 1 if weights is None else weights[order[stop]]
             stop += 1
         for k in range(start, stop):
             out[order[k]] = below + (times + 1) / 2
@@ -149,38 +132,26 @@ def weighted_mean_ranks(ranks: Ints, order: Ints, weights: Ints, out: Floats) ->
 
 
 @compiled
-def sort_integers(values: npt.NDArray[np.int64], ranks: Ints, order: Ints) -> None:
-    """Dense ranks and order of integers of 0 or more, such as sums of ranks."""
-    largest = np.int64(0)
-    for value in values:
-        largest = max(largest, value)
-    source = np.arange(len(values)).astype(np.int32)
-    target = order
-    shift = 0
-    while shift == 0 or largest >> shift:
-        counts = np.zeros(2049, np.int32)
-        for value in values:
-            counts[((value >> shift) & 2047) + 1] += 1
-        for k in range(2048):
-            counts[k + 1] += counts[k]
-        for k in range(len(source)):
-            digit = (values[source[k]] >> shift) & 2047
-            target[counts[digit]] = source[k]
-            counts[digit] += 1
-        source, target = target, source
-        shift += 11
-    if source is not order:
-        order[:] = source
-    rank = np.int32(0)
-    for k in range(len(order)):
-        if k and values[order[k]] != values[order[k - 1]]:
-            rank += np.int32(1)
-        ranks[order[k]] = rank
+def mean_ranks(vectors: Floats, out: Floats) -> None:
+    """Ranks from 1 of each row (rdms, pairs), ties sharing their mean: scipy's ``rankdata``."""
+    ranks, order = np.empty(vectors.shape[1], np.int32), np.empty(vectors.shape[1], np.int32)
+    for row in range(vectors.shape[0]):
+        rank(_keys(vectors[row]), ranks, order)
+        weighted_mean_ranks(ranks, order, None, out[row])
 
 
 @compiled
-def _inversions(ranks: Ints, below: Ints) -> int:
+def dense_ranks(vectors: Floats, ranks: Ints, order: Ints) -> None:
+    """`rank` of each row (rdms, pairs)."""
+    for row in range(vectors.shape[0]):
+        rank(_keys(vectors[row]), ranks[row], order[row])
+
+
+@compiled
+def _inversions(ranks: Ints, below: Ints, weights: Ints | None) -> int:
     """Number of pairs in descending order; ``below[v]`` is how many entries are less than v.
+
+    With weights, entry k occurs ``weights[k]`` times. numba compiles the function with and without them.
 
     A stable sort, bit by bit from the highest: an entry without the bit passes the entries of its block that
     have it and came earlier. No values are compared, so that no branch is mispredicted, and the indices are
@@ -188,6 +159,8 @@ def _inversions(ranks: Ints, below: Ints) -> int:
     """
     source = ranks.view(np.uint32)
     target, unit = np.empty_like(source), np.uint64(1)
+    if weights is not None:
+        carried, carried_to = weights.view(np.uint32), np.empty_like(source)
     n = len(below) - 1
     bit = 0
     while (1 << bit) < n:
@@ -199,69 +172,48 @@ def _inversions(ranks: Ints, below: Ints) -> int:
         for block in range(0, n, 2 << bit):
             low, high = below[block], below[min(block + (2 << bit), n)]
             middle = np.uint64(below[min(block + (1 << bit), n)])
-            zero, places = np.uint64(low), np.uint64(0)
+            zero, passed, weighted = np.uint64(low), np.uint64(0), np.uint64(0)
             for k in range(np.uint64(low), np.uint64(high)):
                 value = source[k]
                 has = np.uint64((value >> shift) & np.uint32(1))
                 without = unit - has
-                target[without * zero + has * (k - zero + middle)] = value
+                to = without * zero + has * (k - zero + middle)
+                target[to] = value
+                if weights is None:
+                    passed += without * k
+                else:
+                    weight = np.uint64(carried[k])
+                    carried_to[to] = weight
+                    weighted += without * weight * passed
+                    passed += has * weight
                 zero += without
-                places += without * k
-            passing = np.int64(zero) - low  # the j-th of them passes all before it but j
-            inversions += np.int64(places) - passing * low - passing * (passing - 1) // 2
+            if weights is None:
+                passing = np.int64(zero) - low  # the j-th of them passes all before it but j
+                inversions += int(np.int64(passed) - passing * low - passing * (passing - 1) // 2)
+            else:
+                inversions += int(weighted)
         source, target = target, source
+        if weights is not None:
+            carried, carried_to = carried_to, carried
     return inversions
 
 
 @compiled
-def _weighted_inversions(ranks: Ints, weights: Ints, below: Ints) -> int:
-    """`_inversions` in which entry k occurs ``weights[k]`` times."""
-    source, carried = ranks.view(np.uint32), weights.view(np.uint32)
-    target, carried_to, unit = np.empty_like(source), np.empty_like(carried), np.uint64(1)
-    n = len(below) - 1
-    bit = 0
-    while (1 << bit) < n:
-        bit += 1
-    inversions = np.uint64(0)
-    while bit > 0:
-        bit -= 1
-        shift = np.uint32(bit)
-        for block in range(0, n, 2 << bit):
-            low, high = below[block], below[min(block + (2 << bit), n)]
-            middle = np.uint64(below[min(block + (1 << bit), n)])
-            zero, passed = np.uint64(low), np.uint64(0)
-            for k in range(np.uint64(low), np.uint64(high)):
-                value, weight = source[k], np.uint64(carried[k])
-                has = np.uint64((value >> shift) & np.uint32(1))
-                without = unit - has
-                to = without * zero + has * (k - zero + middle)
-                target[to] = value
-                carried_to[to] = weight
-                inversions += without * weight * passed
-                passed += has * weight
-                zero += without
-        source, target = target, source
-        carried, carried_to = carried_to, carried
-    return int(inversions)
-
-
-@compiled
-def concordance(a: Ints, b: Ints, order_b: Ints, weights: Ints) -> tuple[int, int, int, int]:
+def concordance(a: Ints, b: Ints, order_b: Ints, weights: Ints | None) -> tuple[int, int, int, int]:
     """Concordant minus discordant pairs of entries of two dense rankings, ties of each, number of pairs.
 
-    Entry k occurs ``weights[k]`` times; without weights (an empty array), once.
+    Entry k occurs ``weights[k]`` times; without weights, once.
     """
     n_a, n_b = a.max() + 1, b.max() + 1
-    weighted = len(weights) > 0
-    if not weighted and n_a == n_b == len(a):  # no ties: only b in the order of a matters
+    if weights is None and n_a == n_b == len(a):  # no ties: only b in the order of a matters
         in_order = np.empty_like(a)
         in_order[a] = b
         each = len(a) * (len(a) - 1) // 2
-        return each - 2 * _inversions(in_order, np.arange(n_a + 1).astype(np.int32)), 0, 0, each
+        return each - 2 * _inversions(in_order, np.arange(n_a + 1).astype(np.int32), None), 0, 0, each
     counts_a, counts_b = np.zeros(n_a, np.int64), np.zeros(n_b, np.int64)
     starts, below = np.zeros(n_a + 1, np.int32), np.zeros(n_b + 1, np.int32)
     for k in range(len(a)):
-        weight = weights[k] if weighted else 1
+        weight = 1 if weights is None else weights[k]
         if weight:
             counts_a[a[k]] += weight
             counts_b[b[k]] += weight
@@ -273,25 +225,25 @@ def concordance(a: Ints, b: Ints, order_b: Ints, weights: Ints) -> tuple[int, in
         below[k + 1] += below[k]
     present = starts[n_a]
     source = np.empty(present, np.int32)
-    carried = np.empty(present if weighted else 0, np.int32)
+    carried = np.empty(present, np.int32)
     last, run = np.full(n_a, -1, np.int32), np.zeros(n_a, np.int64)
     both, total = 0, 0
     for k in order_b:  # in ascending b: within one value of a, b ascends too
-        weight = weights[k] if weighted else 1
+        weight = 1 if weights is None else weights[k]
         if weight:
             group, value = a[k], b[k]
             source[starts[group]] = value
-            if weighted:
+            if weights is not None:
                 carried[starts[group]] = weight
             starts[group] += 1
             run[group] = run[group] + weight if last[group] == value else weight
             last[group] = value
             both += weight * (run[group] - weight) + weight * (weight - 1) // 2
             total += weight
-    if weighted:
-        discordant = _weighted_inversions(source, carried, below)
+    if weights is None:
+        discordant = _inversions(source, below, None)
     else:
-        discordant = _inversions(source, below)
+        discordant = _inversions(source, below, carried)
     pairs = total * (total - 1) // 2
     tied_a = (counts_a * (counts_a - 1) // 2).sum()
     tied_b = (counts_b * (counts_b - 1) // 2).sum()
@@ -299,7 +251,7 @@ def concordance(a: Ints, b: Ints, order_b: Ints, weights: Ints) -> tuple[int, in
 
 
 @compiled
-def tau(a: Ints, b: Ints, order_b: Ints, weights: Ints, corrected: bool) -> float:
+def tau(a: Ints, b: Ints, order_b: Ints, weights: Ints | None, corrected: bool) -> float:
     """Kendall's tau-a, or tau-b (corrected for ties; NaN of a constant), of two dense rankings."""
     excess, tied_a, tied_b, pairs = concordance(a, b, order_b, weights)
     if not corrected:
@@ -356,19 +308,14 @@ def resample(ranks: Ints, order: Ints, counts: Longs, measured: Bools) -> tuple[
 @compiled
 def _product(a: Floats, b: Floats, weights: Ints, normalized: bool) -> float:
     """Spearman's rho (normalized) or rho-a of centered mean ranks."""
-    product, square_a, square_b, total = 0.0, 0.0, 0.0, 0.0
-    for k in range(len(weights)):
-        product += weights[k] * a[k] * b[k]
-        square_a += weights[k] * a[k] * a[k]
-        square_b += weights[k] * b[k] * b[k]
-        total += weights[k]
+    weighted, total = weights * a, float(weights.sum())
     if total < 2:
         return np.nan
+    product = float(np.dot(weighted, b))
     if not normalized:
         return product * 12 / (total**3 - total)
-    if square_a * square_b > 0:
-        return float(product / np.sqrt(square_a) / np.sqrt(square_b))
-    return np.nan
+    squares = np.dot(weighted, a) * np.dot(weights * b, b)
+    return float(product / np.sqrt(squares)) if squares > 0 else np.nan
 
 
 @compiled
@@ -394,101 +341,76 @@ def scores(weights: Ints, dense: Ints, order: Ints, means: Floats, layout: tuple
 
 
 @compiled
-def ceilings(
+def bounds(
     weights: Ints,
     dense: Ints,
     order: Ints,
     means: Floats,
     layout: tuple[int, bool, bool],
-    sets: Longs,
+    drawn: Longs,
     out: Floats,
 ) -> None:
-    """Mean over the subjects of a set of their similarity with the others' pooled ranks, and with all.
+    """Similarity of each subject with the others' pooled ranks, and with those of all.
 
     Parameters
     ----------
     weights, dense, order, means, layout
         As in `scores`.
-    sets
-        (sets, subjects) how often each subject was drawn; a set of fewer than two distinct ones is skipped.
+    drawn
+        (subjects,) how often each was drawn; a subject who was not gets no value.
     out
-        (sets, 2) the lower and upper ceilings, filled in.
+        (1, subjects) for the lower bounds or (2, subjects) for both, filled in.
     """
     split, products, normalized = layout
-    size, n = len(weights), len(dense) - split
-    total = np.int64(0)
-    for weight in weights:
-        total += weight
-    doubled = np.empty((n, size), np.int64)  # mean ranks are whole or half
+    size, n, total = len(weights), len(drawn), weights.sum()
+    everyone = np.zeros(size, np.int64)
+    values = np.empty(size, np.int64)
+    ranks, sort, pooled = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size)
     for j in range(n):
-        for k in range(size):
-            doubled[j, k] = np.int64(2 * means[split + j, k] + (total + 1))
-    values, pooled = np.empty(size, np.int64), np.empty(size)
-    ranks, sort = np.empty(size, np.int32), np.empty(size, np.int32)
-    for row in range(len(sets)):
-        drawn = sets[row]
-        if (drawn > 0).sum() < 2:
-            continue
-        everyone = np.zeros(size, np.int64)
-        for j in range(n):
-            everyone += drawn[j] * doubled[j]
-        sums, defined = np.zeros(2), np.zeros(2)
-        for omitted in range(-1, n):  # -1: nobody
-            if omitted >= 0 and not drawn[omitted]:
+        everyone += drawn[j] * (2 * means[split + j] + (total + 1)).astype(
+            np.int64
+        )  # ranks are whole or half
+    for omitted in range(n + len(out) - 1):  # the last: nobody
+        values[:] = everyone
+        if omitted < n:
+            if not drawn[omitted]:
                 continue
-            values[:] = everyone
-            if omitted >= 0:
-                values -= drawn[omitted] * doubled[omitted]
-            sort_integers(values, ranks, sort)
-            if products:
-                weighted_mean_ranks(ranks, sort, weights, pooled)
-                pooled -= (total + 1) / 2
-            for j in range(n):
-                if not drawn[j] or (omitted >= 0 and j != omitted):
-                    continue
+            values -= drawn[omitted] * (2 * means[split + omitted] + (total + 1)).astype(np.int64)
+        rank(values.view(np.uint64), ranks, sort)
+        if products:
+            weighted_mean_ranks(ranks, sort, weights, pooled)
+            pooled -= (total + 1) / 2
+        for j in range(n):
+            if drawn[j] and omitted in (j, n):
                 subject = split + j
                 if products:
                     value = _product(pooled, means[subject], weights, normalized)
                 else:
                     value = tau(ranks, dense[subject], order[subject], weights, normalized)
-                bound = 0 if omitted >= 0 else 1
-                if not np.isnan(value):
-                    sums[bound] += value
-                    defined[bound] += 1
-        for bound in range(2):
-            out[row, bound] = sums[bound] / defined[bound] if defined[bound] else np.nan
+                out[omitted // n, j] = value
 
 
 @compiled
-def permuted_pooled(squares: Floats, orders: Longs, moved: Floats, pooled: Floats) -> None:
-    """Ranks of permuted RDMs, and mean ranks of the sum of the others of each subject, both centered.
+def permuted_bounds(squares: Floats, orders: Longs, normalized: bool, out: Floats) -> None:
+    """Lower bounds of rho-a or rho (normalized) of permuted stimuli.
 
     Parameters
     ----------
     squares
-        (subjects, stimuli, stimuli) mean ranks of each subject.
+        (subjects, stimuli, stimuli) centered mean ranks of each subject.
     orders
         (subjects, stimuli): the stimulus that takes the place of each.
-    moved, pooled
-        (subjects, pairs) filled in.
+    out
+        (1, subjects) filled in.
     """
     n_subjects, n = orders.shape
-    size = moved.shape[1]
-    middle = (size + 1) / 2
-    total = np.zeros(size, np.int64)
-    doubled = np.empty((n_subjects, size), np.int64)
+    means = np.empty((n_subjects, n * (n - 1) // 2))
     for subject in range(n_subjects):
         order, pair = orders[subject], 0
         for i in range(n):
             for j in range(i + 1, n):
-                value = squares[subject, order[i], order[j]]
-                doubled[subject, pair] = np.int64(2 * value)
-                moved[subject, pair] = value - middle
+                means[subject, pair] = squares[subject, order[i], order[j]]
                 pair += 1
-        total += doubled[subject]
-    once = np.ones(size, np.int32)
-    ranks, sort = np.empty(size, np.int32), np.empty(size, np.int32)
-    for subject in range(n_subjects):
-        sort_integers(total - doubled[subject], ranks, sort)
-        weighted_mean_ranks(ranks, sort, once, pooled[subject])
-        pooled[subject] -= middle
+    unused = np.empty((n_subjects, 0), np.int32)
+    once = np.ones(means.shape[1], np.int32)
+    bounds(once, unused, unused, means, (0, True, normalized), np.ones(n_subjects, np.int64), out)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from neurordl.arrays import Bools, Floats, Ints
+from neurordl.arrays import Bools, Floats, Ints, nan_mean
 from neurordl.measures.condensed import n_stimuli, square
 from neurordl.measures.kernels.kernel import Kernel, Resampled, in_threads, missing_groups
 from neurordl.measures.kernels.products import InnerProducts
@@ -69,7 +69,6 @@ class Ranks(Kernel):
     def _of_concordance(self, models: Floats, data: Floats) -> Floats:
         from neurordl.measures.kernels.compiled_ranks import tau
 
-        once = np.zeros(0, dtype=np.int32)
         (ranks_a, _), (ranks_b, order_b) = (dense_ranks(rdms) for rdms in (models, data))
         scores = np.empty((len(models), len(data)))
 
@@ -77,54 +76,42 @@ class Ranks(Kernel):
             for row in range(len(models))[rows]:
                 for column in range(len(data)):
                     pair = ranks_a[row], ranks_b[column], order_b[column]
-                    scores[row, column] = tau(*pair, once, self.normalized)
+                    scores[row, column] = tau(*pair, None, self.normalized)
 
         in_threads(work, len(models))
         return scores
 
-    def bounds(self, rdms: Tensor, measured: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
-        """See `Kernel.bounds`; None for Kendall's tau."""
-        if not self.products:
-            return None
-        vectors = _on_cpu(rdms, measured)
-        ranks = mean_ranks(vectors)
-        ranks[np.ptp(vectors, axis=1) == 0] = 0  # pooled with nobody
-        total = ranks.sum(axis=0)
-        middle = (vectors.shape[1] + 1) / 2
-        everyone = mean_ranks(total[None])[0] - middle
-        lower, upper = np.full((2, len(ranks)), np.nan)
-        for subject, row in enumerate(ranks):  # one after the other: no second stack is kept
-            other_subjects = mean_ranks((total - row)[None])[0] - middle
-            centered = row - middle if row.any() else np.zeros(len(row))
-            lower[subject], upper[subject] = (self._product(centered, x) for x in (other_subjects, everyone))
-        return torch.as_tensor(lower), torch.as_tensor(upper)
+    def bounds(self, rdms: Tensor, measured: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `Kernel.bounds`."""
+        from neurordl.measures.kernels import compiled_ranks
 
-    def _product(self, a: Floats, b: Floats) -> float:
-        """Similarity of centered ranks."""
-        product = float(a @ b)
-        if not self.normalized:
-            return product * 12 / (len(a) ** 3 - len(a))
-        squares = float(a @ a) * float(b @ b)
-        return product / float(np.sqrt(squares)) if squares > 0 else np.nan
+        vectors = _on_cpu(rdms, measured)
+        dense = order = np.empty((len(vectors), 0), dtype=np.int32)
+        if not self.products:
+            dense, order = dense_ranks(vectors)
+        means = mean_ranks(vectors) - (vectors.shape[1] + 1) / 2
+        once, everyone = np.ones(vectors.shape[1], dtype=np.int32), np.ones(len(vectors), dtype=np.int64)
+        out = np.full((2, len(vectors)), np.nan)
+        layout = 0, self.products, self.normalized
+        compiled_ranks.bounds(once, dense, order, means, layout, everyone, out)
+        return torch.as_tensor(out[0]), torch.as_tensor(out[1])
 
     def permuted_bounds(self, rdms: Tensor, orders: Ints) -> Tensor | None:
-        """See `Kernel.permuted_bounds`; None for Kendall's tau, and where an RDM is constant."""
-        vectors = _on_cpu(rdms, None)
-        if not self.products or bool((np.ptp(vectors, axis=1) == 0).any()):
+        """See `Kernel.permuted_bounds`; None for Kendall's tau."""
+        if not self.products:
             return None
-        from neurordl.measures.kernels.compiled_ranks import permuted_pooled
+        from neurordl.measures.kernels.compiled_ranks import permuted_bounds
 
-        squares = square(torch.as_tensor(mean_ranks(vectors))).numpy()
-        lower = np.empty(orders.shape[:2])
+        middle = (rdms.shape[1] + 1) / 2
+        squares = square(torch.as_tensor(mean_ranks(_on_cpu(rdms, None)) - middle)).numpy()
+        lower = np.full((len(orders), 1, len(rdms)), np.nan)
 
         def work(part: slice) -> None:
-            moved, pooled = np.empty((2, *vectors.shape))
             for row in range(len(orders))[part]:
-                permuted_pooled(squares, orders[row], moved, pooled)
-                lower[row] = [self._product(a, b) for a, b in zip(moved, pooled, strict=True)]
+                permuted_bounds(squares, orders[row], self.normalized, lower[row])
 
         in_threads(work, len(orders))
-        return torch.as_tensor(lower)
+        return torch.as_tensor(lower[:, 0])
 
     def permutable(self, models: Tensor, data: Tensor) -> tuple[Tensor, Tensor, Kernel]:
         """See `Kernel.permutable`: ranks move with their pairs."""
@@ -147,39 +134,39 @@ class Ranks(Kernel):
             return None
         times = np.ones((1, n_stimuli(data.shape[1])), dtype=np.int64) if counts is None else counts
         scores = np.full((len(times), len(models), len(data)), np.nan)
-        ceilings = np.full((*sets.shape[:2], 2), np.nan)
         in_data = np.isfinite(data[0])
         common = in_data & shared
-        groups = [(rows, in_data & ~absent) for rows, absent in missing_groups(models)]
-        if not any((kept == common).all() for _, kept in groups):
-            groups.append(([], common))
-        bounded = False  # ceilings are taken once, with models that have just their pairs
-        for rows, kept in groups:
-            wanted = not bounded and bool((kept == common).all())
-            bounded = bounded or wanted
-            out = np.empty((len(times), len(rows), len(data)))
-            self._fill(models[rows], data, kept, times, sets, out, ceilings if wanted else None)
-            scores[:, rows] = out
-        return Resampled(scores, ceilings)
+        ceilings = None
+        for rows, absent in missing_groups(models):
+            kept = in_data & ~absent
+            wanted = ceilings is None and bool((kept == common).all())
+            scores[:, rows], bounds = self._resampled(
+                models[rows], data, kept, times, sets if wanted else None
+            )
+            ceilings = bounds if wanted else ceilings
+        if ceilings is None:
+            ceilings = self._resampled(models[:0], data, common, times, sets)[1]
+        several = (sets > 0).sum(axis=-1) > 1
+        return Resampled(scores, np.where(several[..., None], nan_mean(ceilings, -1), np.nan))
 
-    def _fill(
-        self,
-        models: Floats,
-        data: Floats,
-        measured: Bools,
-        counts: Ints,
-        sets: Ints,
-        scores: Floats,
-        ceilings: Floats | None,
-    ) -> None:
-        """Fill in scores, and ceilings where they are wanted, of RDMs that all have the measured pairs."""
+    def _resampled(
+        self, models: Floats, data: Floats, measured: Bools, counts: Ints, sets: Ints | None
+    ) -> tuple[Floats, Floats]:
+        """Scores, and each subject's bounds in the sets, of RDMs that all have the measured pairs.
+
+        Returns
+        -------
+        scores, bounds
+            (resamples, models, subjects), and (sets, resamples, 2, subjects).
+        """
         from neurordl.measures.kernels import compiled_ranks
 
-        (ranks_a, order_a), (ranks_b, order_b) = (
-            dense_ranks(np.where(measured, rdms, 0)) for rdms in (models, data)
-        )
-        ranks, order = np.concatenate([ranks_a, ranks_b]), np.concatenate([order_a, order_b])
-        layout = len(models), self.products, self.normalized
+        n, n_data = len(models), len(data)
+        ranks, order = dense_ranks(np.where(measured, np.concatenate([models, data]), 0))
+        layout = n, self.products, self.normalized
+        scores = np.empty((len(counts), n, n_data))
+        sets = np.zeros((0, len(counts), n_data), dtype=np.int64) if sets is None else sets
+        bounds = np.full((*sets.shape[:2], 2, n_data), np.nan)
 
         def work(part: slice) -> None:
             sample, last = None, -1
@@ -188,10 +175,11 @@ class Ranks(Kernel):
                 if sample is None or row != last:
                     sample, last = compiled_ranks.resample(ranks, order, counts[row], measured), row
                     scores[row] = compiled_ranks.scores(*sample, layout)
-                if ceilings is not None:
-                    compiled_ranks.ceilings(*sample, layout, sets[:, b], ceilings[:, b])
+                for drawn, out in zip(sets[:, b], bounds[:, b], strict=True):
+                    compiled_ranks.bounds(*sample, layout, drawn, out)
 
         in_threads(work, sets.shape[1])
+        return scores, bounds
 
 
 def _on_cpu(rdms: Tensor, measured: Tensor | None) -> Floats:

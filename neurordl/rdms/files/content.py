@@ -532,14 +532,12 @@ def _texts(value: Any) -> list[str] | None:
     return values if values and all(isinstance(item, str) for item in values) else None
 
 
-def _single(value: Any) -> str | int | float | bool | None:
+def _single(value: Any) -> Any:
     """A single text or number, or None for anything else."""
     if isinstance(value, str):
         return value
-    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "fiub":
-        number: int | float | bool = value.item()
-        return number
-    return None
+    is_number = isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "fiub"
+    return value.item() if is_number else None
 
 
 def _values(value: Any) -> list[Any] | None:
