@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -34,7 +34,6 @@ from neurordl.rdms.selection import reindex, stimulus_ids, take_rows
 from neurordl.rdms.source import (
     Center,
     Source,
-    check_dtype,
     check_rates,
     check_runs,
     coded,
@@ -186,15 +185,17 @@ def compute_rdms(
         raise NeurordlError(f"out={str(out)!r}: expected a file named .npy; save_rdms writes other formats")
     sources, whitenings = list[Source](), list[_Whitening]()
     described: dict[str, list[Any]] = {}
-    by_run, precise = measure.needs_runs or center == "run", check_dtype(dtype)
+    by_run = measure.needs_runs or center == "run"
     for number, dataset in enumerate(datasets):
         row = {key: values[number] for key, values in columns.items()}
         name = ", ".join(f"{key} {value}" for key, value in row.items())
         label = f"Dataset {number} ({name})" if name else f"Dataset {number}"
-        for roi, channels in _rois(dataset):
+        rois = dataset.channel_descriptors.get("roi")
+        for roi in [None] if rois is None else dict.fromkeys(np.asarray(rois).tolist()):
+            channels = None if rois is None else np.flatnonzero(np.asarray(rois) == roi)
             label_of_roi = label if roi is None else f"{label}, roi {roi}"
             source = Source(
-                dataset, label_of_roi, descriptor, by_run=by_run, channels=channels, dtype=precise
+                dataset, label_of_roi, descriptor, by_run=by_run, channels=channels, dtype=dtype
             ).centered(center)
             sources.append(source)
             whitenings.append(_whitening(source, measure, precision, noise, residuals[number]))
@@ -239,10 +240,13 @@ def compute_rdms(
         "precision": precision is not None,
         "balanced": all(source.balanced for source in sources),
     }
+    provenance = json.dumps({**record, "patterns": records}, ensure_ascii=False)
+    if len(provenance.encode()) > _TEXT:
+        provenance = json.dumps({**record, "patterns": f"{len(records)}, too long"})
     return RDMs(
         vectors,
         dissimilarity_measure=measure.written,
-        descriptors={PROVENANCE: _json(record, records)},
+        descriptors={PROVENANCE: provenance},
         rdm_descriptors=described,
         pattern_descriptors={"stimulus": list(stimuli)},
     )
@@ -324,16 +328,6 @@ def _datasets(patterns: Any) -> tuple[list[DatasetBase], dict[str, list[Any]]]:
     return datasets, {key: [descriptors[key] for descriptors in each] for key in keys}
 
 
-def _rois(dataset: DatasetBase) -> Iterator[tuple[Any, Any]]:
-    """Each ROI of a Dataset with the numbers of its channels; without ROIs, None for both."""
-    rois = dataset.channel_descriptors.get("roi")
-    if rois is None:
-        yield None, None
-        return
-    for roi in dict.fromkeys(np.asarray(rois).tolist()):
-        yield roi, np.flatnonzero(np.asarray(rois) == roi)
-
-
 def _residuals(noise: Noise | None, patterns: Datasets, n: int) -> list[DatasetBase | None]:
     """Return residuals in the order of the patterns: by name where both have names."""
     if noise is None or noise.residuals is None:
@@ -366,14 +360,6 @@ def _check_noise(measure: Dissimilarity, precision: npt.ArrayLike | None, noise:
         raise NeurordlError(
             f"Noise(by='run') is for dissimilarities across runs, such as crossnobis, and not for {measure}"
         )
-
-
-def _json(record: Mapping[str, Any], records: Sequence[Any]) -> str:
-    """Return JSON of how RDMs were made, and of how each Dataset was made, if it is not too long."""
-    text = json.dumps({**record, "patterns": records}, ensure_ascii=False)
-    if len(text.encode()) > _TEXT:
-        text = json.dumps({**record, "patterns": f"{len(records)}, too long"})
-    return text
 
 
 def _warn_of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:

@@ -113,7 +113,7 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
         remedy += ", or choose a ROI with roi=" if "roi" in differing else ""
         if "subject" not in rdms.rdm_descriptors:
             raise NeurordlError(
-                f"the {len(subjects)} RDMs have no descriptor 'subject'; set "
+                f"the {len(subjects)} RDMs have no descriptor 'subject', so that subjects are unknown; set "
                 'rdms.rdm_descriptors["subject"] to the list of subjects'
                 + (f". Or, if they are one subject's, {remedy}" if differing else "")
             )
@@ -148,7 +148,7 @@ def descriptor_values(rdms: RDMs, name: str) -> list[str]:
 
 
 def subject_names(rdms: RDMs) -> tuple[str, ...]:
-    """Name of each RDM's subject; ``unnamed`` where the RDMs carry no descriptor ``subject``."""
+    """Name of each RDM's subject; ``unnamed`` where the RDMs have no descriptor ``subject``."""
     if "subject" not in rdms.rdm_descriptors:
         return ("unnamed",) * int(rdms.n_rdm)
     return tuple(descriptor_values(rdms, "subject"))
@@ -166,7 +166,7 @@ def stimulus_ids(rdms: RDMs) -> tuple[str, ...]:
     values = rdms.pattern_descriptors.get("stimulus")
     if values is None:
         raise NeurordlError(
-            f"the RDMs ({rdms.n_cond} stimuli) have no stimulus ids, by which stimuli are matched; set "
+            f"the RDMs ({rdms.n_cond} stimuli) have no stimulus ids, and are not matched by position; set "
             'rdms.pattern_descriptors["stimulus"] to the list of ids in the order of the rows'
             + possible_ids(rdms.pattern_descriptors)
         )
@@ -474,16 +474,12 @@ def _in_order(thing: Any, rows: Mapping[str, Sequence[int]], ids: Sequence[str])
 def _table(matches: Mapping[str, Match], repeats: Mapping[str, int], first: str, kept: int) -> str:
     """A row for each thing, as wide as its names are long."""
     wanted = len(next(iter(matches.values())).wanted)
-    head = ("", "matched", "missing", "unused", "repeated", "reordered")
-    rows: list[tuple[str, ...]] = [(first, str(wanted), "0", "0", str(repeats.get(first, 0)), "")]
+    rows: dict[str, tuple[object, ...]] = {first: (wanted, 0, 0, repeats.get(first, 0), "")}
     for name, match in matches.items():
         counts = (len(match.matched), len(match.missing), len(match.unused), repeats.get(name, 0))
-        rows.append((name, *map(str, counts), "yes" if match.reordered else "no"))
-    width = max(len(row[0]) for row in rows)
-    lines = [
-        "  ".join([row[0].ljust(width), *(cell.rjust(9) for cell in row[1:])]).rstrip()
-        for row in [head, *rows]
-    ]
+        rows[name] = (*counts, "yes" if match.reordered else "no")
+    head = ["matched", "missing", "unused", "repeated", "reordered"]
+    lines = [pd.DataFrame(list(rows.values()), index=list(rows), columns=head).to_string()]
     lines.append(f"{kept} of {wanted} stimuli of {first} are in all, in its order")
     for name, match in matches.items():
         for label, ids in (("missing in", match.missing), ("unused in", match.unused)):

@@ -27,7 +27,7 @@ from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, 
 from neurordl.measures.kernels.distances import distance_matrices
 from neurordl.measures.kernels.products import InnerProducts
 from neurordl.rdms.selection import stimulus_ids
-from neurordl.rdms.source import Center, Source, check_dtype, check_rates, check_runs
+from neurordl.rdms.source import Center, Source, check_rates, check_runs
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.evaluate import model_vectors
 from neurordl.validate import check_number
@@ -224,11 +224,8 @@ def searchlight(
     comparison, measure = find_similarity(comparison), _dissimilarity(dissimilarity)
     check_number("radius", radius, 0, _WIDEST, open_low=True)
     check_number("threshold", threshold, 0, 1, open_low=True)
-    tensor_dtype = check_dtype(dtype)
     by_run = measure.needs_runs or center == "run"
-    source = Source(patterns, "the patterns", descriptor, by_run=by_run, dtype=tensor_dtype).centered(center)
-    if measure.needs_runs and len(source.runs) < 2:
-        raise NeurordlError(f"{measure} needs two or more runs, and the patterns have a single one")
+    source = Source(patterns, "the patterns", descriptor, by_run=by_run, dtype=dtype).centered(center)
     if not isinstance(models, RDMs) and not len(models):
         raise NeurordlError("models= is empty; give model RDMs")
     check_runs([source], measure)
@@ -255,7 +252,7 @@ def searchlight(
     scores = np.empty((len(stack), len(spheres.centers)))
     with Progress(transient=True, disable=not progress) as bar, torch.no_grad():
         task = bar.add_task("searchlight", total=len(spheres.centers))
-        room = _BYTES // tensor_dtype.itemsize
+        room = _BYTES // source.dtype.itemsize
         for part, voxels in spheres.batches(room, by_voxel[0].numel(), 2 * len(stack[0])):
             scores[:, part] = compare(torch.from_numpy(voxels)).numpy()
             bar.advance(task, len(part))
