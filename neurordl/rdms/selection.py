@@ -142,7 +142,7 @@ def descriptor_values(rdms: RDMs, name: str) -> list[str]:
         The RDMs have no such descriptor; the message lists those they have.
     """
     if name not in rdms.rdm_descriptors:
-        known = ", ".join(sorted(rdms.rdm_descriptors)) or "none"
+        known = ", ".join(sorted({*rdms.rdm_descriptors} - {"index"})) or "none"
         raise NeurordlError(f"the RDMs have no descriptor {name!r}; their RDM descriptors are: {known}")
     return _as_texts(list(rdms.rdm_descriptors[name]))
 

@@ -464,7 +464,7 @@ def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str
     patterns = ["*" if name in ("all", "top") and name not in models else name for name in requested]
     for pattern in patterns:
         if not any(_fits(name, pattern) for name in models):
-            raise NeurordlError(f"no model RDM is named {pattern!r}; there are: {', '.join(models)}")
+            raise NeurordlError(f"no model RDM is named {pattern!r}; their names are: {', '.join(models)}")
     stacks: dict[int, Floats] = {}  # a stack of RDMs is put in order once
     vectors = {}
     for name, (rdms, row) in models.items():

@@ -70,6 +70,8 @@ class Preprocessing:
             if (numbers := getattr(self, name)) is None:
                 continue
             numbers = imagenet if isinstance(numbers, str) and numbers == "imagenet" else numbers
+            if isinstance(numbers, str):
+                raise NeurordlError(f"{name}={numbers!r}: expected {self.channels} numbers, or 'imagenet'")
             values = tuple(float(number) for number in np.atleast_1d(numbers))
             if len(values) != self.channels or not np.isfinite(values).all():
                 raise NeurordlError(f"{name}={numbers!r}: expected {self.channels} finite numbers")

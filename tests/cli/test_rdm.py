@@ -37,7 +37,7 @@ def test_rdm_is_what_the_library_says(shell: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(written.dissimilarities, own.dissimilarities)
     assert list(written.rdm_descriptors["subject"]) == ["sub-01"]
     assert list(written.pattern_descriptors["stimulus"]) == own.pattern_descriptors["stimulus"]
-    assert re.search(r"RDM +sub-01: \S+ to \S+; odd with even runs, r = 0\.\d+", told)
+    assert re.search(r"RDM +sub-01: \S+ to \S+; odd with even runs: r = 0\.\d+", told)
     nrl.RDMTeacher(written)
 
 
@@ -211,7 +211,7 @@ def test_haxby_from_the_shell(
         *("--out", tmp_path / "haxby.h5"),
     )
     assert code == 0, errors
-    assert re.search(rf"sub-001: \S+ to {largest}; odd with even runs, r = {reliability}", told)
+    assert re.search(rf"sub-001: \S+ to {largest}; odd with even runs: r = {reliability}", told)
 
 
 def test_options_from_a_file(shell: Any, tmp_path: Path) -> None:
