@@ -365,7 +365,7 @@ def train(
     fitted = shown.split(held_out, seed)[0] if held_out else shown
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one of several processes
     if speaks:
-        color = "grey" if shape[0] == 1 else "RGB"
+        color = "gray" if shape[0] == 1 else "RGB"
         typer.echo(f"stimuli prepared like the labelled images: {shape[1]} x {shape[2]} pixels, {color}")
         typer.echo(f"{match}\n")
     if permuted:

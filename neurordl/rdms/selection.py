@@ -393,8 +393,9 @@ def align(
     >>> print(aligned)  # doctest: +SKIP
     >>> aligned["rdms"]  # doctest: +SKIP
     """
-    named = {**(things or {}), **named}
-    if len(named) < 2:
+    if isinstance(things, Mapping):
+        named = {**things, **named}
+    if len(named) < 2 or not isinstance(things, Mapping | None):
         raise NeurordlError(
             "align takes two or more data by name, as in align(stimuli=stimuli, rdms=rdms), and got "
             f"{', '.join(named) or 'none'}"

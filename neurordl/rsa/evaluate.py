@@ -126,10 +126,10 @@ def evaluate(
         By default "held-out" where the run used none of the stimuli, "fitted" where it used all, and "all"
         without a run.
     bootstrap
-        What is resampled for intervals and p-values, and what they therefore generalise to: "subjects",
+        What is resampled for intervals and p-values, and what they therefore generalize to: "subjects",
         "stimuli", "both" (with the correction for two factors; Schütt et al. 2023, eLife 12:e82566), a
         `Bootstrap`, or another `Resampling`. By default nothing is resampled: they are those of a t test over
-        the subjects' scores, and generalise to subjects.
+        the subjects' scores, and generalize to subjects.
     missing
         "ignore" leaves out stimuli that the RDMs do not have.
     device

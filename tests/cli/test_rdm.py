@@ -196,7 +196,7 @@ def test_shifted_events_are_noticed(shell: Any, data_root: Path, tmp_path: Path)
             *("--out", tmp_path / "x.h5"),
         )
         assert code == 0, errors
-        assert ("already shifted by the haemodynamic lag" in errors) == seen
+        assert ("already shifted by the hemodynamic lag" in errors) == seen
 
 
 @pytest.mark.parametrize("trend, largest, reliability", [(False, "139", "0.390"), (True, "120.1", "0.823")])

@@ -387,6 +387,9 @@ def test_bad_input_is_told_clearly(run):
         evaluate(run, brain())
     with pytest.raises(NeurordlError, match="as stimuli="):
         evaluate(network(), brain())
+    for name in ("crossnobis", "mahalanobis"):
+        with pytest.raises(NeurordlError, match=f"{name}.*which a network does not have: use 'euclidean'"):
+            evaluate(network(), brain(), stimuli=images(), dissimilarity=name)
     other = replace(run, preprocessing=Preprocessing(size=(32, 32), channels=3, mean=None, std=None))
     with pytest.raises(NeurordlError, match=r"prepared as .*channels=1.* as .*size=\(32, 32\)"):
         evaluate(other, brain(), stimuli=images())
@@ -468,7 +471,7 @@ def test_bootstraps_are_those_of_infer_and_go_to_rsatoolbox(bootstrap):
     assert_allclose(mean["p"], p.zero)
     assert_allclose(mean["p_ceiling"], p.ceiling)
     assert_allclose(mean["p_fdr"], false_discovery_control(p.zero))
-    assert set(mean["generalises_to"]) == {
+    assert set(mean["generalizes_to"]) == {
         {None: "subjects", "both": "subjects and stimuli"}.get(bootstrap, bootstrap)
     }
     between = scores.comparisons[scores.comparisons["roi"] == "IT"]
