@@ -212,7 +212,7 @@ def test_models_by_name():
     one_each = {name: stack[k] for k, name in enumerate(stack.rdm_descriptors["layer"])}
     pd.testing.assert_frame_equal(evaluate(one_each, brain()).frame, evaluate(stack, brain()).frame)
     assert list(means(evaluate(stack, brain(), layers=["b*"])).index) == ["b1", "b2"]
-    with pytest.raises(NeurordlError, match="'c'; there are: a, b1, b2"):
+    with pytest.raises(NeurordlError, match="'c'; their names are: a, b1, b2"):
         evaluate(stack, brain(), layers="c")
     with pytest.raises(NeurordlError, match="one RDM per name"):
         evaluate({"all": stack}, brain())

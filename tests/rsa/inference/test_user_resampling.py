@@ -150,7 +150,7 @@ def test_what_is_refused() -> None:
             nrl.evaluate(models(), brain(), bootstrap=other())
     with pytest.raises(nrl.NeurordlError, match=r"Wrong.draw_stimuli must return whole numbers.*\(5, 12\)"):
         nrl.evaluate(models(), brain(), bootstrap=Wrong())
-    with pytest.raises(nrl.NeurordlError, match="Few draws fewer than 3 distinct stimuli"):
+    with pytest.raises(nrl.NeurordlError, match="Few keeps drawing fewer than 3 distinct stimuli"):
         nrl.evaluate(models(), brain(), bootstrap=Few())
     with pytest.raises(nrl.NeurordlError, match="Single: n=1"):
         nrl.evaluate(models(), brain(), bootstrap=Single())
