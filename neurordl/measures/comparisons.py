@@ -1,7 +1,7 @@
 """Comparisons of RDMs: an object for each, with its function, its properties and the kernel that is fast.
 
-`COMPARISONS` holds those that have a name. A comparison of one's own is one `Comparison`, given wherever a
-name is taken, or made known by its name with `neurordl.register`.
+`COMPARISONS` holds those that have a name. A comparison of your own is one `Comparison`: pass it wherever a
+name is accepted, or make its name known with `neurordl.register`.
 
 A differentiable function takes RDMs ``a`` and ``b`` and the weight of each pair, (..., pairs) each, which
 broadcast against one another (models against data: ``f(a[:, None], b[None], weights)``), and returns (...).
@@ -93,7 +93,7 @@ class Comparison:
     same_unit
         The two RDMs must be measured in the same unit.
     slow
-        It takes so long that noise ceilings are not tested by permutation unasked.
+        It takes so long that `evaluate` does not test noise ceilings by permutation.
     pool
         How the RDM of a subject is normalized before RDMs are averaged over subjects into a noise ceiling:
         a function of its measured values (pairs,) and of the number of pairs that any subject has. None

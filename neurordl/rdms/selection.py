@@ -113,7 +113,7 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
         remedy += ", or choose a ROI by roi=" if "roi" in differing else ""
         if "subject" not in rdms.rdm_descriptors:
             raise NeurordlError(
-                f"the {len(subjects)} RDMs carry no descriptor 'subject', and position does not tell; set "
+                f"the {len(subjects)} RDMs carry no descriptor 'subject', so that subjects are unknown; set "
                 'rdms.rdm_descriptors["subject"] to the list of subjects'
                 + (f". Or, if they are one subject's, {remedy}" if differing else "")
             )
@@ -166,7 +166,7 @@ def stimulus_ids(rdms: RDMs) -> tuple[str, ...]:
     values = rdms.pattern_descriptors.get("stimulus")
     if values is None:
         raise NeurordlError(
-            f"the RDMs ({rdms.n_cond} stimuli) carry no stimulus ids, and position does not tell; set "
+            f"the RDMs ({rdms.n_cond} stimuli) carry no stimulus ids, and are not matched by position; set "
             'rdms.pattern_descriptors["stimulus"] to the list of ids in the order of the rows'
             + possible_ids(rdms.pattern_descriptors)
         )

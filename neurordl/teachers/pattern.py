@@ -115,7 +115,7 @@ class PatternTeacher(ById):
         self._centered: dict[str, Source] | None = None
 
     def prepare(self, ids: Sequence[str]) -> Match:
-        """Match the training stimuli, refuse holes in their patterns, compute the mean that is removed."""
+        """Match the training stimuli, check their patterns, and compute the mean that is removed."""
         match = super().prepare(ids)
         stimuli = [self._true(stimulus) for stimulus in match.matched]
         centered = {}
