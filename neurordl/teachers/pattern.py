@@ -102,8 +102,9 @@ class PatternTeacher(ById):
         self._functions = dict.fromkeys(self.subjects, measure.function)
         self._precision_sha256: dict[str, str] = {}
         if precision is not None:
-            every = dict.fromkeys(self.subjects, precision)
-            by_subject = precision if isinstance(precision, Mapping) else every
+            by_subject = (
+                precision if isinstance(precision, Mapping) else dict.fromkeys(self.subjects, precision)
+            )
             if absent := [name for name in self.subjects if name not in by_subject]:
                 raise NeurordlError(f"precision: no matrix for {', '.join(absent)}")
             for name, source in self._sources.items():
