@@ -99,7 +99,8 @@ class Comparison:
         a function of its measured values (pairs,) and of the number of pairs that any subject has. None
         averages RDMs as they are.
     undefined
-        Whether a "constant" RDM or only one of zeros ("zero") has no similarity; None if each has one.
+        Whether a "constant" RDM or only one of zeros ("zero") has no similarity; None if each has one. A
+        kernel returns NaN there itself.
     undefined_hint
         What else makes a similarity undefined, as the end of a sentence for the user.
     kernel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -95,7 +95,7 @@ class PatternTeacher(ById):
         ids = dict.fromkeys(stimulus for source in self._sources.values() for stimulus in source.ids)
         super().__init__(list(ids), missing, "patterns")
         self.subjects = tuple(self._sources)
-        self._functions = dict.fromkeys(self.subjects, measure.function)
+        self._functions: dict[str, Callable[..., Tensor]] = dict.fromkeys(self.subjects, measure)
         self._precision_sha256: dict[str, str] = {}
         if precision is not None:
             every = dict.fromkeys(self.subjects, precision)
