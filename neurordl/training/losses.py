@@ -261,7 +261,7 @@ class RDMLoss(TransferLoss):
     ) -> None:
         self.teacher: Teacher = _single_layer(teacher)
         if isinstance(self.teacher, LayerTeacher) and dissimilarity is not None:
-            self.teacher = self.teacher.measured_by(dissimilarity)
+            self.teacher = LayerTeacher(self.teacher.network, self.teacher.layer, dissimilarity)
         self.layer, self.layers, self.name = layer, (layer,), f"rdm:{layer}"
         self.pairs = check_choice("pairs", pairs, ("all", "within", "between"))
         self.weight, self.scale = check_weight(weight), scale
