@@ -574,10 +574,9 @@ def _covariances(source: Source, noise: Noise, residuals: DatasetBase | None) ->
         return [covariance(rows, sum(dof_of), noise.estimator, label)]
     if absent := [name for name in source.runs if name not in runs]:
         raise NeurordlError(f"the residuals of {label} have no run {absent[0]!r}")
-    numbers = [runs.index(name) for name in source.runs]
     return [
         covariance(rows[run == number], dof_of[number], noise.estimator, f"{label}, run {runs[number]}")
-        for number in numbers
+        for number in map(runs.index, source.runs)
     ]
 
 

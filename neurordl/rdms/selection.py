@@ -98,16 +98,12 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
     groups = _rows_of(subjects)
     several = {subject: rows for subject, rows in groups.items() if len(rows) > 1}
     if several:
-        texts = {
-            name: _as_texts(list(values))
-            for name, values in rdms.rdm_descriptors.items()
-            if name not in ("index", "subject")
-        }
-        differing = {
-            name: ", ".join(dict.fromkeys(values))
-            for name, values in texts.items()
-            if any(len({values[row] for row in rows}) > 1 for rows in several.values())
-        }
+        differing: dict[str, str] = {}
+        for name in rdms.rdm_descriptors:
+            texts = descriptor_values(rdms, name)
+            varies = any(len({texts[row] for row in rows}) > 1 for rows in several.values())
+            if varies and name not in ("index", "subject"):
+                differing[name] = ", ".join(dict.fromkeys(texts))
         values = ", ".join(f"{name!r} ({values})" for name, values in differing.items())
         remedy = f"they differ in {values}: use nrl.select_rdms with select= or average="
         remedy += ", or choose a ROI with roi=" if "roi" in differing else ""
