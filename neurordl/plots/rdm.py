@@ -50,9 +50,9 @@ def plot_rdm(
     ax
         Axes to draw on; by default a new one.
     categories
-        Category of each stimulus by its id; or the name of the pattern descriptor, or of the column in the
-        table of the stimuli, that holds it. Categories are sorted by their first occurrence, and the stimuli
-        of a category keep the order of the RDM.
+        Mapping from stimulus id to category; or the name of a pattern descriptor of the RDM, or of a column
+        in the table of ``stimuli``. Categories are sorted by their first occurrence, and the stimuli of a
+        category keep the order of the RDM.
     stimuli
         Images, which are matched by id and drawn along both sides. Where there is no room for all of them,
         each category shows some, each beside its own row.

@@ -131,7 +131,9 @@ class ById:
             )
         rows = np.array([self._row.get(stimulus, -1) for stimulus in ids], dtype=np.int64)
         if self.missing == "error" and (rows < 0).any():
-            match_ids(ids, self.ids, names=("stimuli", self.content))  # raises an error that names them
+            match_ids(
+                ids, self.ids, names=("stimuli", self.content), missing="error"
+            )  # raises an error that names them
         return rows
 
     def match(self, ids: Sequence[str]) -> Match:

@@ -362,7 +362,7 @@ class Resampling:
                 )
             counts[few] = drawn
         raise NeurordlError(
-            f"{self.name} draws fewer than {fewest} distinct {factor} again and again; give more {factor}, "
+            f"{self.name} keeps drawing fewer than {fewest} distinct {factor}; give more {factor}, "
             "or make fewer folds of them"
         )
 
@@ -372,9 +372,7 @@ class Resampling:
         if (subjects is None) == ("subjects" in self.factors) or (stimuli is None) == (
             "stimuli" in self.factors
         ):
-            raise NeurordlError(
-                f"the draws do not fit {self.name!r}, which resamples {self.generalises_to}: name other draws"
-            )
+            raise NeurordlError(f"the draws do not fit {self.name!r}, which resamples {self.generalises_to}")
         parts: list[tuple[Floats, Floats]] = []
         by_subject = None
         if subjects is not None:
@@ -465,7 +463,7 @@ class NoResampling(Resampling):
     def evaluate(self, study: Study, draws: Draws | None) -> Evaluations:
         """The similarities as they are."""
         if draws is not None:
-            raise NeurordlError("draws are for a bootstrap: name what is resampled")
+            raise NeurordlError("draws= needs bootstrap=, which says what is resampled")
         return Evaluations(study.scores[None], np.array(study.ceiling))
 
     def covariance(self, evaluations: Evaluations) -> Floats | None:
@@ -558,12 +556,12 @@ def _chance_of_distinct(n: int, fewest: int) -> float:
 
 
 def find_resampling(bootstrap: str | Resampling | None) -> Resampling:
-    """The resampling scheme of a name; a scheme as it is; `NoResampling` for None.
+    """Return the resampling scheme of a name, a scheme as it is, or `NoResampling` for None.
 
     Raises
     ------
     NeurordlError
-        There is no such name, or the scheme has other factors.
+        The name is unknown, or the scheme has other factors.
     """
     if isinstance(bootstrap, Resampling):
         factors = ("subjects",), ("stimuli",), ("subjects", "stimuli")

@@ -102,10 +102,7 @@ class ComponentVariance(Variance):
     def check(self, factors: Sequence[str]) -> None:
         """Refuse subjects alone."""
         if "stimuli" not in factors:
-            raise NeurordlError(
-                "variance='components' is that of resampled stimuli, and here only subjects are resampled: "
-                "resample 'stimuli' or 'both'"
-            )
+            raise NeurordlError("variance='components' needs resampled stimuli: resample 'stimuli' or 'both'")
 
     def estimate(self, resamples: Resamples) -> tuple[Floats, Floats]:
         """Variances of models and of their differences.
@@ -125,9 +122,7 @@ class ComponentVariance(Variance):
         counts, scores = resamples.counts, resamples.scores
         n, n_models = counts.shape[1], len(scores)
         if n < 4:
-            raise NeurordlError(
-                f"variance='components' leaves out each stimulus: it takes 4 or more, not {n}"
-            )
+            raise NeurordlError(f"variance='components' needs 4 stimuli or more, not {n}")
         by_model = np.full((3, n_models, n_models), np.nan)
         known = np.isfinite(scores).any(axis=0)
         if known.any():
@@ -138,8 +133,8 @@ class ComponentVariance(Variance):
             whole = np.isfinite(resampled[:, alive]).all(axis=(1, 2))
             if (spare := int(whole.sum()) - n) < _SPARE:
                 raise NeurordlError(
-                    f"variance='components' takes {n + _SPARE} resamples or more for {n} stimuli, and there "
-                    f"are {n + spare} in which all is defined; give Bootstrap a larger n"
+                    f"variance='components' needs {n + _SPARE} or more defined resamples of {n} stimuli, but "
+                    f"there are {n + spare}; give Bootstrap a larger n"
                 )
             kept = resampled[whole][:, alive]
             basis = np.linalg.qr(np.column_stack([np.ones(len(kept)), counts[whole, 1:]]))[0]
