@@ -217,7 +217,7 @@ def _reliability(patterns: Dataset, **settings: Any) -> list[str]:
     try:
         with warnings.catch_warnings():  # they are about all runs, and were shown
             warnings.simplefilter("ignore", UserWarning)
-            return [f"{value:.3f}" for value in odd_even_reliability(patterns, **settings)]
+            return [f"r = {value:.3f}" for value in odd_even_reliability(patterns, **settings)]
     except NeurordlError as error:
         return [str(error)]
 
@@ -232,7 +232,7 @@ def _describe_rdms(rdms: RDMs, reliability: Sequence[str]) -> str:
         missing = f"{len(values) - len(measured)} of {len(values)} pairs are not measured"
         extent = f"{measured.min():.4g} to {measured.max():.4g}" if len(measured) else "no values"
         extent += f", {missing}" if len(measured) < len(values) else ""
-        lines.append(f"RDM       {label}: {extent}; odd with even runs, r = {r}")
+        lines.append(f"RDM       {label}: {extent}; odd with even runs: {r}")
     return "\n".join(lines)
 
 
@@ -365,7 +365,7 @@ def train(
     fitted = shown.split(held_out, seed)[0] if held_out else shown
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one of several processes
     if speaks:
-        color = "grey" if shape[0] == 1 else "RGB"
+        color = "gray" if shape[0] == 1 else "RGB"
         typer.echo(f"stimuli prepared like the labelled images: {shape[1]} x {shape[2]} pixels, {color}")
         typer.echo(f"{match}\n")
     if permuted:

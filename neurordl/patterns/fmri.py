@@ -87,11 +87,11 @@ def read_patterns(
         not used.
     model
         Model of a run: "glm" (one pattern per condition and run), "lsa" or "lss" (one pattern per trial), or
-        "average" (mean of the volumes during a condition's events, without a haemodynamic response).
+        "average" (mean of the volumes during a condition's events, without a hemodynamic response).
 
         To change its settings, pass an object: `GLM`, `LSA`, `LSS`, `Average`, or a `RunModel` of your own.
-        All but "average" convolve the events with a haemodynamic response. If the events are already shifted
-        by the haemodynamic lag, as in some public data sets, use "average" or ``GLM(hrf_model=None)``.
+        All but "average" convolve the events with a hemodynamic response. If the events are already shifted
+        by the hemodynamic lag, as in some public data sets, use "average" or ``GLM(hrf_model=None)``.
     confounds
         Regressors of no interest: `Confounds`, or for each image a table with one row per volume, matched
         like events.
@@ -123,7 +123,7 @@ def read_patterns(
     UserWarning
         Tables were matched with images by order alone; a mask was resampled; voxels were dropped, because
         they have NaN or infinite values, or are constant in a run; sidecars and header disagree about times;
-        or a model with (without) a haemodynamic response explains the signal clearly better than the chosen
+        or a model with (without) a hemodynamic response explains the signal clearly better than the chosen
         one without (with) it.
 
     Raises

@@ -163,9 +163,11 @@ def read_layers(
 
     def keep(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         try:
-            features[name] = reduce(_stimuli_first(output, len(images), name, model))
+            tensor = _stimuli_first(output, len(images), name, model)
         except NeurordlError as error:
             failures[name] = error
+            return
+        features[name] = reduce(tensor)  # an error here is no reason to leave the layer out
 
     with ExitStack() as hooks:
         for name in layers:

@@ -138,7 +138,7 @@ def descriptor_values(rdms: RDMs, name: str) -> list[str]:
         The RDMs have no such descriptor; the message lists those they have.
     """
     if name not in rdms.rdm_descriptors:
-        known = ", ".join(sorted(rdms.rdm_descriptors)) or "none"
+        known = ", ".join(sorted({*rdms.rdm_descriptors} - {"index"})) or "none"
         raise NeurordlError(f"the RDMs have no descriptor {name!r}; their RDM descriptors are: {known}")
     return _as_texts(list(rdms.rdm_descriptors[name]))
 
@@ -389,8 +389,9 @@ def align(
     >>> print(aligned)  # doctest: +SKIP
     >>> aligned["rdms"]  # doctest: +SKIP
     """
-    named = {**(things or {}), **named}
-    if len(named) < 2:
+    if isinstance(things, Mapping):
+        named = {**things, **named}
+    if len(named) < 2 or not isinstance(things, Mapping | None):
         raise NeurordlError(
             "align takes two or more data by name, as in align(stimuli=stimuli, rdms=rdms), and got "
             f"{', '.join(named) or 'none'}"

@@ -599,7 +599,7 @@ def test_confounds_of_fmriprep(tmp_path: Path) -> None:
 def test_grids_that_drift_apart_are_not_the_same(study: Any) -> None:
     size = (120, 4, 3)
     grown = AFFINE.copy()
-    grown[0, 0] += 0.009  # a hundredth of a millimetre a voxel is a millimetre at the far end
+    grown[0, 0] += 0.009  # a hundredth of a millimeter a voxel is a millimeter at the far end
     image = nib.Nifti1Image(np.random.default_rng(0).random((*size, 4)), AFFINE)
     inside = nib.Nifti1Image(np.ones(size, np.uint8), grown)
     table = pd.DataFrame({"stimulus": CONDITIONS})

@@ -37,7 +37,7 @@ class Resamples(NamedTuple):
     without_each: Callable[[], Floats]
     """Returns the similarities with each stimulus left out, (stimuli, models, subjects)."""
     over_subjects: bool
-    """Whether the mean generalises to new subjects, too."""
+    """Whether the mean generalizes to new subjects, too."""
 
 
 @dataclass(frozen=True)
