@@ -195,8 +195,8 @@ def _download(file: File, folder: Path) -> str:
         if sha256_file(target) == file.sha256:
             return "already there, verified"
         raise NeurordlError(
-            f"{target} is there, but is not the official file (its checksum is another): move it away and "
-            "fetch again, or go on with it if you know what it is (loaders read it)"
+            f"{target} exists, but its checksum is not that of the official file: move it away and fetch "
+            "again, or keep it if you know what it is (loaders read it)"
         )
     try:
         if shutil.disk_usage(folder).free < file.size:
@@ -206,7 +206,7 @@ def _download(file: File, folder: Path) -> str:
             part.unlink()
             raise NeurordlError(
                 f"what came from {file.url} is not {file.name}: its checksum is not {file.sha256[:12]}...; "
-                "nothing was kept, try again later, and report it if it stays so"
+                "nothing was kept; try again later"
             )
         os.replace(part, target)
     except OSError as error:

@@ -493,7 +493,7 @@ def _bids_images(base: Path, task: str, space: str | None) -> list[Path]:
         if "sub" in entities and wanted == (task, space, "preproc"):
             images.append(path)
     if not images:
-        pattern = f"sub-*/func/*_task-{task}*{f'_space-{space}' if space else ''}*_bold.nii.gz"
+        pattern = f"sub-*/func/*_task-{task}{f'*_space-{space}' if space else ''}*_bold.nii.gz"
         raise NeurordlError(f"{base} has no image {pattern}; check root=, task= and space=")
     return sorted(images, key=lambda path: natural_key(path.name))
 
@@ -540,6 +540,8 @@ def _bids_mask(mask: Masks, subject: str, images: Sequence[Path]) -> Region:
         grid = load_image(images[0], "image")[0]
         names = [re.sub(r"_(desc-preproc_)?bold\.", "_desc-brain_mask.", path.name) for path in images]
         files = [path.with_name(name) for path, name in zip(images, names, strict=True)]
+        if absent := [file for file in files if not file.exists()]:
+            raise NeurordlError(f"there is no brain mask {absent[0]}; pass another mask=")
         inside = np.logical_and.reduce([read_mask(file, grid).inside for file in files])
         return replace(regions, image=nib.Nifti1Image(inside.astype(np.uint8), grid.affine))
     if isinstance(regions.image, str | os.PathLike):

@@ -216,7 +216,7 @@ def test_what_the_server_refuses(server: Server, tmp_path: Path) -> None:
 def test_a_file_of_that_name_is_left_alone(server: Server, tmp_path: Path) -> None:
     (tmp_path / "sample").mkdir()
     (tmp_path / "sample" / "it.bin").write_bytes(b"mine")
-    with pytest.raises(NeurordlError, match="is there, but is not the official file"):
+    with pytest.raises(NeurordlError, match="exists, but its checksum is not that of the official file"):
         fetch("sample")
     assert (tmp_path / "sample" / "it.bin").read_bytes() == b"mine"
 

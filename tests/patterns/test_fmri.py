@@ -484,6 +484,9 @@ def test_read_bids(tmp_path: Path) -> None:
     ):
         with pytest.raises(NeurordlError, match=told):
             nrl.read_bids(**{"root": root, "task": "x", "space": "MNI", **change})
+    (root / "sub-01" / "func" / "sub-01_task-x_run-2_space-MNI_desc-brain_mask.nii.gz").unlink()
+    with pytest.raises(NeurordlError, match=r"there is no brain mask .*run-2.*pass another mask="):
+        nrl.read_bids(root, "x", "MNI")
 
 
 # real data: 12 runs of Haxby et al. (2001), one slice
