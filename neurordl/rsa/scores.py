@@ -19,8 +19,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import Match
 from neurordl.io import atomic_write, make_folder, versions, write_json, write_text
 from neurordl.measures.comparisons import few_pairs
-from neurordl.measures.condensed import unmeasured_stimuli
-from neurordl.measures.kernels.kernel import missing_groups
+from neurordl.measures.condensed import missing_groups, unmeasured_stimuli
 from neurordl.rsa.ceilings import agreement
 from neurordl.rsa.compare import similarity, why_undefined
 from neurordl.rsa.inference.infer import Inference, correct, infer_study, interval, mean_interval, p_values

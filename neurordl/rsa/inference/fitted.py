@@ -22,8 +22,14 @@ from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
 from neurordl.rsa.compare import rdms_by_roi, similarity
 from neurordl.rsa.inference.infer import Inference, interval, p_values
-from neurordl.rsa.inference.resampling import Draws, Resampling, expanded, find_resampling
-from neurordl.rsa.inference.variances import Spread, covariance_with
+from neurordl.rsa.inference.resampling import (
+    Draws,
+    Resampling,
+    Spread,
+    covariance_with,
+    expanded,
+    find_resampling,
+)
 from neurordl.validate import check_choice, check_count
 
 Combine = Literal["weighted", "select"]
