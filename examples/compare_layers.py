@@ -3,7 +3,7 @@
 Eight simulated subjects have the geometry of the layer ``fc1`` of a trained network, with noise and with
 differences between subjects. The script prints the similarity of each layer with the subjects, with 95 %
 intervals that generalize to new subjects and new stimuli, and the noise ceiling, which ``fc1`` reaches. The
-layers before it do, too: their geometries are nearly the same. The last table compares each two layers.
+layers before it do, too: their geometries are nearly the same. The last table compares each pair of layers.
 """
 
 import torch

@@ -1,9 +1,9 @@
 """Compare model RDMs with brain RDMs, with bootstrap intervals.
 
-The simulated subjects distinguish three categories of stimuli, and stimuli within a category. Two models
-predict one of the two each. The script prints their similarity with the subjects, with intervals that
-generalize to new subjects and new stimuli, beside the noise ceiling. It then fits a weighted sum of both
-models to some subjects and stimuli and scores it on others: only the sum reaches the ceiling.
+The simulated subjects distinguish three categories of stimuli, and stimuli within a category. Each of two
+models predicts one of these distinctions. The script prints their similarity with the subjects, with
+intervals that generalize to new subjects and new stimuli, beside the noise ceiling. It then fits a weighted
+sum of both models to some subjects and stimuli and scores it on others: only the sum reaches the ceiling.
 """
 
 import numpy as np

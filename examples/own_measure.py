@@ -1,6 +1,6 @@
 """Use your own dissimilarity and your own comparison.
 
-A measure is one object with everything that has to be known about it. It is passed where a name would be, or
+A measure is one object with all its properties. It is passed instead of a name, or
 registered so that its name is known in files and in the other functions. Here the dissimilarity is the city
 block distance and the comparison is the overlap of two RDMs, from 0 to 1. The script prints an RDM
 that was saved and read again, and an evaluation of a network with bootstrap intervals.

@@ -6,6 +6,6 @@ from __future__ import annotations
 class NeurordlError(ValueError):
     """Input or state that the package cannot work with.
 
-    The message names the thing, says what was expected and what came, and ends with the remedy. What raised
-    it from below, where something did, is kept as ``__cause__``.
+    The message says what was expected, what was given, and what to do. An error that caused it is kept as
+    ``__cause__``.
     """

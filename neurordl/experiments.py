@@ -170,16 +170,12 @@ def paired_differences(
     for group, part in parts:
         for name in conditions:
             if name != reference:
-                row = {**dict(zip(by, group, strict=True)), condition: name}
-                rows.append({**row, **_mean_with_interval(part[name] - part[reference])})
+                differences = (part[name] - part[reference]).dropna().to_numpy()
+                n, mean = len(differences), float(differences.mean()) if len(differences) else math.nan
+                reach = float(stats.t.ppf(0.975, n - 1) * stats.sem(differences)) if n > 1 else math.nan
+                row = {**dict(zip(by, group, strict=True)), condition: name, "difference": mean}
+                rows.append({**row, "ci_low": mean - reach, "ci_high": mean + reach, "n": n})
     return pd.DataFrame(rows)
-
-
-def _mean_with_interval(differences: pd.Series[float]) -> dict[str, float]:
-    values = differences.dropna().to_numpy()
-    n, mean = len(values), float(values.mean()) if len(values) else math.nan
-    reach = float(stats.t.ppf(0.975, n - 1) * stats.sem(values)) if n > 1 else math.nan
-    return {"difference": mean, "ci_low": mean - reach, "ci_high": mean + reach, "n": n}
 
 
 def crossed_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float, float]:

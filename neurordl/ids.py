@@ -76,8 +76,8 @@ def _strings(ids: Iterable[object], name: str) -> tuple[str, ...]:
         raise NeurordlError(f"the {name} have no ids: expected at least one, got none")
     for position, value in enumerate(values):
         if not isinstance(value, str) or not value.strip():
-            problem = f"number {position} (from 0) is {value!r:.60} ({type(value).__name__})"
-            remedy = "convert numbers to text as the other side writes them ('7' is not '007')"
+            problem = f"that at position {position} is {value!r:.60} ({type(value).__name__})"
+            remedy = "convert numbers to text ('7' is not '007')"
             raise NeurordlError(f"the ids of the {name} must be non-empty strings, but {problem}; {remedy}")
     return tuple(str(value) for value in values)
 
@@ -146,7 +146,7 @@ def match_ids(
     available: Iterable[object],
     *,
     names: tuple[str, str] = ("stimuli", "RDMs"),
-    missing: Literal["error", "ignore"] = "error",
+    missing: Literal["error", "ignore"] | None = None,
 ) -> Match:
     """Find each wanted id among the available ones, by exact equality.
 
@@ -158,7 +158,8 @@ def match_ids(
         What the two sides are called in messages and in the table.
     missing
         "error": every wanted id must be available. "ignore": ids that are not available are listed in the
-        match.
+        match. None, for callers without such an argument: "error", whose message then does not advise
+        "ignore".
 
     Raises
     ------
@@ -172,7 +173,7 @@ def match_ids(
     >>> match_ids(["s3", "s1"], ["s1", "s2", "s3"]).index
     array([2, 0])
     """
-    check_choice("missing", missing, ("error", "ignore"))
+    check_choice("missing", missing, ("error", "ignore", None))
     left, right = _strings(wanted, names[0]), _strings(available, names[1])
     position = {value: number for number, value in enumerate(right)}
     matched = tuple(value for value in left if value in position)
@@ -197,12 +198,12 @@ def match_ids(
     elif not matched:
         problem = f"no id of the {names[0]} is among the ids of the {names[1]}"
         remedy = "give both the same ids"
-    elif match.missing and missing == "error":
+    elif match.missing and missing != "ignore":
         shown = listed(match.missing, quote=True)
         problem = (
             f"{len(match.missing)} of {len(left)} ids of the {names[0]} are not in the {names[1]}: {shown}"
         )
-        remedy = f'leave these {names[0]} out, or pass missing="ignore"'
+        remedy = "leave them out" + (', or pass missing="ignore"' if missing == "error" else "")
     if problem:
         raise NeurordlError(f"{problem}{near_misses(match)}; {remedy}\n{match}")
     return match

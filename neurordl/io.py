@@ -32,7 +32,7 @@ CHECKPOINT = "last.ckpt"
 
 _RECORDED = ("torch", "numpy", "rsatoolbox", "lightning-fabric", "scipy", "pandas", "pillow", "safetensors")
 _HASH_BYTES = 1 << 24
-_DECIMAL_COMMA = re.compile(r"\s*[-+]?[0-9]*,[0-9]+([eE][-+]?[0-9]+)?\s*")
+DECIMAL_COMMA = re.compile(r"\s*[-+]?[0-9]*,[0-9]+([eE][-+]?[0-9]+)?\s*")
 
 
 def check_folder(out: str | os.PathLike[str]) -> None:
@@ -274,13 +274,14 @@ def _split_by_semicolons(text: str) -> list[list[str]] | None:
     if not rows or len(rows[0]) < 2 or any(len(row) != len(rows[0]) for row in rows):
         return None
     commas = [cell for row in rows for cell in row if "," in cell]
-    points = any("." in cell and _is_number(cell) for row in rows for cell in row)
+    points = any("." in cell and is_number(cell) for row in rows for cell in row)
     # Beside decimal points, 1,234 may be a thousand.
-    certain = all(map(_DECIMAL_COMMA.fullmatch, commas)) and not (commas and points)
+    certain = all(map(DECIMAL_COMMA.fullmatch, commas)) and not (commas and points)
     return rows if certain else None
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether a cell of a table is a number, with a decimal point if it has decimals."""
     try:
         float(cell)
     except ValueError:

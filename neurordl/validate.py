@@ -66,7 +66,7 @@ def check_count(name: str, value: object, least: int = 1, remedy: str = "") -> i
     Raises
     ------
     NeurordlError
-        It is not a whole number (a truth value is none), or too small.
+        It is not a whole number (nor is True or False), or it is too small.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise NeurordlError(
@@ -98,7 +98,7 @@ def check_number(
     Raises
     ------
     NeurordlError
-        It is no number, not finite, or out of the range.
+        It is not a number, not finite, or out of the range.
     """
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     inside = low <= number <= high and not (open_low and number == low) and not (open_high and number == high)

@@ -45,7 +45,7 @@ def test_check_ids_gives_plain_strings(given_ids: Any) -> None:
         ([], "the stimuli have no ids"),
         ("abc", "must be a sequence of strings"),
         (3, "must be a sequence of strings"),
-        (["a", 1], r"number 1 \(from 0\) is 1 \(int\)"),
+        (["a", 1], r"position 1 is 1 \(int\)"),
         (["a", b"b"], "bytes"),
         (["a", float("nan")], "nan"),
         (["a", " "], "non-empty"),
@@ -92,7 +92,9 @@ def test_missing_ids_are_an_error_that_names_them() -> None:
     ) as caught:
         match_ids(["a", "b", "c"], ["a", "x"], names=("images", "rows"))
     assert "matched with rows" in str(caught.value)  # the table comes along
-    assert 'missing="ignore"' in str(caught.value)
+    assert 'missing="ignore"' not in str(caught.value)
+    with pytest.raises(NeurordlError, match='leave them out, or pass missing="ignore"'):
+        match_ids(["a", "b"], ["a"], missing="error")
 
 
 def test_nothing_matched_is_always_an_error() -> None:

@@ -47,7 +47,7 @@ _SELECT = Takes("select_rdms", "average", panel="RDMs")
 
 @command(app, run_demo=Takes("demo:run_demo", "seeds progress"))
 def demo(out: Path = Path("demo_results"), *, call: Calls) -> None:
-    """Train students on embedded data with and without a teacher, and show what its geometry gives and costs.
+    """Train students with and without a teacher on embedded data, and compare accuracy and similarity.
 
     Parameters
     ----------

@@ -137,7 +137,7 @@ def _limited(count: int, limit: int | None) -> int:
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> Pixels:
-    """Read an IDX file of bytes with a known shape: nothing is allocated on the word of its header."""
+    """Read an IDX file of bytes, whose header and size must be those of a known shape."""
     expected = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
     with damage_named(path, "fetch it again"), gzip.open(path, "rb") as handle:
         header = handle.read(len(expected))
@@ -175,7 +175,7 @@ def load_cifar10(split: Split = "train", limit: int | None = None) -> StimulusSe
 
 
 def load_cifar100(split: Split = "train", labels: Labels = "fine", limit: int | None = None) -> StimulusSet:
-    """Load CIFAR-100: as `load_cifar10`, of 100 fine or 20 coarse classes; the table has the names of both.
+    """Load CIFAR-100 with 100 fine or 20 coarse classes, like `load_cifar10`; the table has both names.
 
     The images are read from the official ``cifar-100-binary.tar.gz`` under ``cifar100`` in `data_root`.
     """
@@ -284,7 +284,7 @@ def load_cifar100_stretched(
             parts.append(_read_strips(folder / name, missing))
             missing -= len(parts[-1][1])
     if missing > 0:
-        raise NeurordlError(f"{folder} holds {missing} images too few for {split!r}; fetch it again")
+        raise NeurordlError(f"{folder} lacks {missing} images of {split!r}; fetch it again")
     rows = pd.concat([rows for _, rows in parts], ignore_index=True)
     repeat = rows.groupby("file").cumcount() + 1
     ids = [name if n == 1 else f"{name}~{n}" for name, n in zip(rows["file"], repeat, strict=True)]

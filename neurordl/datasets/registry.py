@@ -89,7 +89,7 @@ REGISTRY = _read_registry()
 
 def find_dataset(name: str) -> DataSet:
     """Return the data set with a name; a `NeurordlError` about an unknown name lists those that are known."""
-    return REGISTRY[check_choice("data set", name, list(REGISTRY))]
+    return REGISTRY[check_choice("name", name, list(REGISTRY))]
 
 
 def data_root() -> Path:

@@ -12,9 +12,9 @@ _PROVIDED = frozenset([*DISSIMILARITIES, *COMPARISONS])
 
 
 def register(measure: Dissimilarity | Comparison) -> None:
-    """Make a measure known by its name, and a dissimilarity by its aliases in files too.
+    """Register a measure, so that its name (and the aliases of a dissimilarity in files) can be used.
 
-    Registering a measure of the same name again replaces the former one.
+    A measure that is registered again under the same name replaces the earlier one.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def register(measure: Dissimilarity | Comparison) -> None:
     Raises
     ------
     NeurordlError
-        It is not a measure, or its name or one of its aliases is that of another measure.
+        The object is not a measure, or its name or one of its aliases belongs to another measure.
 
     Examples
     --------
@@ -34,13 +34,11 @@ def register(measure: Dissimilarity | Comparison) -> None:
     if isinstance(measure, Comparison):
         if measure.name in COMPARISONS and measure.name in _PROVIDED:
             raise NeurordlError(
-                f"{measure.name!r} cannot be registered: it is a comparison already; choose another name"
+                f"{measure.name!r} cannot be registered: this comparison exists; choose another name"
             )
         COMPARISONS[measure.name] = measure
         return
     if not isinstance(measure, Dissimilarity):
-        raise NeurordlError(
-            f"register takes a Dissimilarity or a Comparison, and got {type(measure).__name__}"
-        )
+        raise NeurordlError(f"register takes a Dissimilarity or a Comparison, not {type(measure).__name__}")
     measure.check_name(replaced="" if measure.name in _PROVIDED else measure.name)
     DISSIMILARITIES[measure.name] = measure

@@ -1,7 +1,7 @@
 """Comparisons of RDMs: an object for each, with its function, its properties and the kernel that is fast.
 
-`COMPARISONS` holds those that have a name. A comparison of one's own is one `Comparison`, given wherever a
-name is taken, or made known by its name with `neurordl.register`.
+`COMPARISONS` holds those that have a name. A comparison of your own is one `Comparison`: pass it wherever a
+name is accepted, or make its name known with `neurordl.register`.
 
 A differentiable function takes RDMs ``a`` and ``b`` and the weight of each pair, (..., pairs) each, which
 broadcast against one another (models against data: ``f(a[:, None], b[None], weights)``), and returns (...).
@@ -76,32 +76,33 @@ class Comparison:
     name
         Its name in tables and records.
     function
-        Differentiable torch function (a, b, weights) of RDMs (..., pairs), see the module's page. It is what
-        a loss needs.
+        Differentiable torch function of two RDMs and the weights of their pairs, (..., pairs) each, that
+        returns (...). A pair is missing where its weight is 0. A loss needs this function.
     similarity
         Function of stacks of RDMs without missing pairs, float64 tensors (models, pairs) and (data, pairs),
         that returns (models, data). It is used where there is no kernel, before ``function``.
     differentiable
         Whether a network can be trained with it; False without a ``function``.
     higher_is_better
-        True for a similarity, which RDMs are scored with; False for a distance, which only trains.
+        True for a similarity; False for a distance, which can train a network but not score RDMs.
     complete
-        RDMs must not miss a pair. Stimuli cannot be resampled then.
+        Whether RDMs with missing pairs are refused. Stimuli cannot be resampled then.
     weighted
-        Pairs may have fractional weights, as those of ``pair_weights="reliability"``. Otherwise a pair is
+        Whether pairs may have fractional weights (``pair_weights="reliability"``). Otherwise a pair is
         measured (1) or missing (0), and a loss refuses other weights.
     same_unit
-        The two RDMs must be measured in the same unit.
+        Whether the two RDMs must have the same unit.
     slow
-        It takes so long that noise ceilings are not tested by permutation unasked.
+        It takes so long that `evaluate` does not test noise ceilings by permutation.
     pool
         How the RDM of a subject is normalized before RDMs are averaged over subjects into a noise ceiling:
         a function of its measured values (pairs,) and of the number of pairs that any subject has. None
         averages RDMs as they are.
     undefined
-        Whether a "constant" RDM or only one of zeros ("zero") has no similarity; None if each has one.
+        The RDMs for which the comparison is undefined: "constant" ones, or only those of zeros ("zero"). None
+        if it is always defined.
     undefined_hint
-        What else makes a similarity undefined, as the end of a sentence for the user.
+        Other reasons for an undefined similarity, as the end of a message.
     kernel
         A fast way to compute stacks, ceilings and resamples.
 
@@ -452,14 +453,14 @@ def find_comparison(comparison: ComparisonLike, *, higher_is_better: bool = True
     Parameters
     ----------
     comparison
-        A name; a `Comparison`, which is returned; or a torch function (a, b, weights) -> values.
+        A name; a `Comparison`, which is returned as it is; or a torch function (a, b, weights) -> values.
     higher_is_better
         Whether the values of a function that belongs to none of `COMPARISONS` are similarities.
 
     Raises
     ------
     NeurordlError
-        There is no such name: the message lists the names.
+        The name is unknown; the message lists the known ones.
 
     Examples
     --------
@@ -484,7 +485,7 @@ def find_similarity(comparison: ComparisonLike) -> Comparison:
     Raises
     ------
     NeurordlError
-        There is no such name, or it is a distance.
+        The name is unknown, or it is that of a distance.
     """
     similarities = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
     if isinstance(comparison, str):
@@ -492,8 +493,7 @@ def find_similarity(comparison: ComparisonLike) -> Comparison:
     entry = find_comparison(comparison)
     if not entry.higher_is_better:
         raise NeurordlError(
-            f"comparison={entry.name!r} is a distance, and RDMs are scored with a similarity: choose one of "
-            + ", ".join(similarities)
+            f"comparison={entry.name!r} is a distance; choose a similarity: " + ", ".join(similarities)
         )
     return entry
 
@@ -507,11 +507,11 @@ def few_pairs(stimuli: int, pairs: int, *, resampled: bool = False, requested: i
     Parameters
     ----------
     stimuli, pairs
-        How many there are; pairs that nobody measured do not count.
+        Number of stimuli, and of pairs that were measured.
     resampled
-        Whether stimuli are resampled: the intervals show it then.
+        Whether stimuli are resampled, so that the intervals reflect it.
     requested
-        How many pairs there would be if all had been measured; ``pairs`` by default.
+        Number of pairs if all had been measured; ``pairs`` by default.
     """
     if not 1 < pairs < _ENOUGH_PAIRS:
         return ""
@@ -520,6 +520,6 @@ def few_pairs(stimuli: int, pairs: int, *, resampled: bool = False, requested: i
         subject = f"of the {requested:,} pairs of {stimuli} stimuli {pairs} can be compared"
     hidden = "" if resampled else ", which intervals over subjects do not show"
     return (
-        f"{subject}, too few for a firm score: an unrelated RDM would get about ±{(pairs - 1) ** -0.5:.2f} "
+        f"{subject}, too few: the score of an unrelated RDM varies by ±{(pairs - 1) ** -0.5:.2f} "
         f"(standard deviation of a correlation){hidden}; use 10 stimuli or more"
     )

@@ -1,9 +1,9 @@
 """Dissimilarities between patterns: one object for each, with everything that the package has to know of it.
 
 Their functions take patterns (..., stimuli, channels) and return condensed RDMs (..., pairs), in float64 for
-float64 patterns and otherwise in float32, whatever autocast says. A distance that is undefined (of a constant
-pattern under correlation, of zeros under cosine, of a pattern with NaN) is NaN, has a gradient of exactly
-zero and leaves all other pairs alone.
+float64 patterns and otherwise in float32, also within autocast. A distance that is undefined (the correlation
+distance of a constant pattern, the cosine distance of a pattern of zeros, any distance of a pattern with NaN)
+is NaN, has a gradient of exactly zero and does not affect other pairs.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class SquaredDistance:
     Parameters
     ----------
     normalize
-        What is done to each pattern first: nothing, division by its length, or centering over channels and
-        then division by its length.
+        "none", "length" (patterns are divided by their length), or "centered length" (patterns are centered
+        over channels, and then divided by their length).
     scale
         The factor of the squared distances; 1 / channels by default.
     root
@@ -87,29 +87,30 @@ class Dissimilarity:
         condensed RDMs (..., pairs). It takes the argument ``precision``, (channels, channels), unless that is
         "none", and the argument ``counts``, (runs, stimuli), if it is ``unbalanced``.
     aliases
-        How else files and papers write its name; letter case, blanks, punctuation and "distance" do not
-        matter.
+        Other names that files and papers use for it. Letter case, blanks, punctuation and the word "distance"
+        are ignored.
     written
-        What is written into ``RDMs.dissimilarity_measure``; the name by default.
+        The value of ``RDMs.dissimilarity_measure``; the name by default.
     needs_runs
         Whether it needs repeated runs.
     unbalanced
-        For a function that needs runs: whether it can deal with stimuli that are not in every run equally
-        often.
+        For a function that needs runs: whether stimuli may be measured more often in some runs than in
+        others.
     precision
-        Whether the inverse of a noise covariance is needed, possible, or neither.
+        Whether the inverse of a noise covariance is "required", "optional", or not accepted ("none").
     whitened_by_root
-        Whether patterns may be multiplied by the root of a noise precision (``noise`` of `compute_rdms`).
+        Whether noise normalization (``noise`` of `compute_rdms`) multiplies patterns by the root of the
+        precision.
     rates
         Whether patterns are rates or counts, which cannot be negative.
     differentiable
         Whether it can train a network.
     for_network
-        The dissimilarity by which a network is measured where brain data were measured by this one; by
-        default this one, or "euclidean" if it needs runs or a precision, which a network does not have.
+        The dissimilarity for a network that is compared with brain RDMs of this dissimilarity. By default it
+        is the same, or "euclidean" if this one needs runs or a precision, which a network does not have.
     kernel
-        How it follows from squared distances, if it does. RDMs are then computed in blocks, fast and with
-        little memory; if it needs runs, as the mean over pairs of different runs, and then the kernel has
+        How it is computed from squared distances, if it can be. RDMs are then computed in blocks, fast and
+        with little memory. With runs, the result is the mean over pairs of different runs, and the kernel has
         no ``normalize``, ``root`` or ``sides``.
 
     Examples
@@ -157,7 +158,7 @@ class Dissimilarity:
 
     @property
     def lacking_in_network(self) -> str:
-        """What it needs and a network's patterns do not have; empty where they have all."""
+        """What it needs and a network does not have; an empty text if there is nothing."""
         if self.needs_runs:
             return "repeats"
         return "a precision" if self.precision == "required" else ""
@@ -208,15 +209,15 @@ class Dissimilarity:
 
 
 DissimilarityLike = str | Dissimilarity | Callable[..., Tensor]
-"""What names a dissimilarity: its name, the object, or a function of patterns."""
+"""A dissimilarity: its name, an object, or a function of patterns."""
 
 
 euclidean = SquaredDistance()
-"""Squared Euclidean distance divided by the number of channels: what rsatoolbox calls ``euclidean``."""
+"""Squared Euclidean distance divided by the number of channels, as ``euclidean`` in rsatoolbox."""
 euclidean_root = SquaredDistance(root=True)
 """Root of `euclidean`, which is a metric; its gradient is zero where the distance is zero."""
 correlation = SquaredDistance("centered length", scale=0.5)
-"""One minus the Pearson correlation; NaN for a pattern that is constant but for rounding."""
+"""One minus the Pearson correlation; NaN for a pattern that is constant (up to rounding)."""
 cosine = SquaredDistance("length", scale=0.5)
 """One minus the cosine; NaN for a pattern of zeros."""
 
@@ -229,8 +230,8 @@ def mahalanobis(patterns: Tensor, precision: Tensor) -> Tensor:
     patterns
         (..., n, channels).
     precision
-        (channels, channels), the inverse of the noise covariance (rsatoolbox's ``noise``), taken as constant.
-        It is factored at each call: for many calls `whiten` the patterns once and take `euclidean`.
+        (channels, channels), the inverse of the noise covariance (rsatoolbox's ``noise``), which has no
+        gradient. It is factored at each call.
 
     Raises
     ------
@@ -246,10 +247,10 @@ def poisson(patterns: Tensor, prior_lambda: float = 1.0, prior_weight: float = 0
     Parameters
     ----------
     patterns
-        (..., n, channels), rates or counts of 0 or more; pairs with a lower one than the prior allows are
-        NaN.
+        (..., n, channels), rates or counts of 0 or more. The pairs of a stimulus with a negative rate, below
+        what the prior compensates, are NaN.
     prior_lambda, prior_weight
-        The rate that is mixed in, and its weight beside one measurement.
+        The prior rate, and its weight relative to one measurement.
     """
     rates, logs = poisson_rates(patterns, prior_lambda, prior_weight)
     # (a - b)(log a - log b) as a difference of two squared distances, scaled so that little cancels
@@ -282,8 +283,8 @@ def crossnobis(patterns: Tensor, precision: Tensor | None = None, counts: Tensor
 
     One run is left out at a time: the distance is the mean over runs of the inner product of this run's
     difference with the mean difference of the other runs. It is zero on average for equal patterns, so it can
-    be negative. It equals rsatoolbox's for balanced runs, and with ``counts`` its ``calc_rdm_unbalanced``.
-    Source: Walther et al. 2016, NeuroImage 137:188.
+    be negative. It equals rsatoolbox's distance for balanced runs, and with ``counts`` that of
+    ``calc_rdm_unbalanced``. Source: Walther et al. 2016, NeuroImage 137:188.
 
     Parameters
     ----------
@@ -292,21 +293,21 @@ def crossnobis(patterns: Tensor, precision: Tensor | None = None, counts: Tensor
     precision
         (channels, channels) as for `mahalanobis`; the identity by default.
     counts
-        (runs, n), for runs that are not balanced: the number of measurements that each pattern is the mean
-        of. Patterns where it is 0 are ignored. Inner products of patterns are then means over all pairs of
+        (runs, n), for unbalanced runs: the number of measurements of which each pattern is the mean. Patterns
+        with a count of 0 are ignored. Inner products of patterns are then means over all pairs of
         measurements from different runs. Unlike the balanced distance, these depend on a pattern that a run
-        adds to all stimuli: remove it first.
+        adds to all stimuli, so remove it first.
 
     Returns
     -------
     Tensor
-        (..., n(n-1)/2); NaN where either pattern is missing (NaN) in any run, and with counts where a
-        stimulus was not in two runs, or two stimuli were not in two different runs.
+        (..., n(n-1)/2); NaN if either pattern is NaN in any run. With counts, NaN if a stimulus was measured
+        in a single run, or two stimuli only in the same run.
 
     Raises
     ------
     NeurordlError
-        Fewer than two runs, or a precision that `mahalanobis` refuses.
+        There are fewer than two runs, or `mahalanobis` refuses the precision.
     """
     patterns = _with_runs(patterns, "crossnobis", "mahalanobis or euclidean")
     if counts is not None:  # sums over all pairs of measurements less those within a run
@@ -328,9 +329,9 @@ def poisson_cv(
 ) -> Tensor:
     """Cross-validated symmetrized KL divergence of Poisson rates divided by the number of channels.
 
-    Rates of one run are multiplied with log rates of another, over all pairs of different runs. rsatoolbox's
-    ``calc_rdm`` gives the value of the last run only; its ``calc_rdm_unbalanced`` equals this where no run
-    has repeats.
+    Rates of one run are multiplied by log rates of another, over all pairs of different runs. rsatoolbox's
+    ``calc_rdm`` returns the value of the last run only; its ``calc_rdm_unbalanced`` equals this if no run
+    repeats a stimulus.
 
     Parameters
     ----------
@@ -437,7 +438,7 @@ def find_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
     Raises
     ------
     NeurordlError
-        There is no such name: the message lists those there are.
+        The name is unknown; the message lists the known ones.
 
     Examples
     --------
@@ -454,12 +455,12 @@ def find_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
 
 
 def network_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
-    """Return a dissimilarity that a network's patterns can have, which know neither runs nor noise.
+    """Return a dissimilarity of a network's patterns, which have neither runs nor noise.
 
     Raises
     ------
     NeurordlError
-        There is no such name, or the dissimilarity needs more than patterns.
+        The name is unknown, or the dissimilarity needs runs or a precision.
     """
     measure = find_dissimilarity(choice)
     if measure.lacking_in_network:
@@ -474,7 +475,7 @@ def network_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
 
 
 def dissimilarity_from_text(text: str | None) -> Dissimilarity | None:
-    """Return the dissimilarity that a file or a paper writes in this way; None if it is not known.
+    """Return the dissimilarity that a file or a paper calls by this name; None if it is unknown.
 
     "Euclidean" is read as rsatoolbox means it, squared and per channel.
 

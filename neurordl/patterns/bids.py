@@ -105,7 +105,7 @@ def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
     for file in files:
         content = read_json(file)
         if not isinstance(content, dict):
-            raise NeurordlError(f"the sidecar {file} is no JSON object; mend it or pass t_r=")
+            raise NeurordlError(f"the sidecar {file} is not a JSON object; correct it, or pass t_r=")
         metadata |= {key: (value, file) for key, value in content.items()}
     return metadata
 
@@ -120,9 +120,9 @@ def volume_times(
     image, name
         The series, and its file.
     t_r
-        Seconds between volumes; by default those of the sidecars, else of the header.
+        Seconds between volumes; by default they are read from the sidecars, or else from the header.
     slice_time_ref
-        When within this time a volume counts as taken, from 0 to 1.
+        Time of a volume within the repetition time, from 0 to 1.
 
     Raises
     ------
@@ -226,5 +226,5 @@ def _check_order(images: Sequence[str], tables: Sequence[Table], name: str, conf
     distinctive = [[of_file - set.intersection(*side) for of_file in side] for side in words]
     if not confirmed and len(images) > 1 and not all(map(set.intersection, *distinctive)):
         first = f"{sides[0][0]} with {sides[1][0]}"
-        notice = f"names do not tell which {name} belong to which image; they were paired by order"
+        notice = f"the names do not show which {name} belong to which image; they were matched by order"
         warnings.warn(f"{notice}: {first}, and so on", stacklevel=4)

@@ -79,25 +79,26 @@ def read_patterns(
         A binary mask, or `Regions`: a mask with a name, or an atlas with names. A mask on another grid is
         resampled, with a warning. All voxels by default.
     events
-        Events of each run: a BIDS ``events.tsv`` or a DataFrame with ``onset`` and ``duration`` in seconds
-        and the column ``condition``. Files are matched with images by their names (``run-01`` and so on), or
-        by order if they have no such names.
+        Events of each run: a BIDS ``events.tsv`` with ``onset`` and ``duration`` in seconds and the names of
+        the stimuli (see ``condition``). Files are matched with images by their names (``run-01`` and so on),
+        or by order if they have no such names.
 
-        Other columns, such as ``modulation``, are not used. The order must not contradict the names.
+        Events can also be DataFrames, which are matched by order. Other columns, such as ``modulation``, are
+        not used.
     model
         Model of a run: "glm" (one pattern per condition and run), "lsa" or "lss" (one pattern per trial), or
         "average" (mean of the volumes during a condition's events, without a haemodynamic response).
 
-        An object has the settings: `GLM`, `LSA`, `LSS`, `Average`, or a `RunModel` of your own. All but
-        "average" put a haemodynamic response on the events. This is wrong for events that are already shifted
-        by its lag, as those of some public data sets are: use "average" or ``GLM(hrf_model=None)`` for these.
+        To change its settings, pass an object: `GLM`, `LSA`, `LSS`, `Average`, or a `RunModel` of your own.
+        All but "average" convolve the events with a haemodynamic response. If the events are already shifted
+        by the haemodynamic lag, as in some public data sets, use "average" or ``GLM(hrf_model=None)``.
     confounds
         Regressors of no interest: `Confounds`, or for each image a table with one row per volume, matched
         like events.
     condition
-        The column of the events with the names of the stimuli.
+        Column of the events with the names of the stimuli.
     leave_out
-        Conditions that are modelled but get no pattern, such as "rest".
+        Conditions that are modeled but for which no pattern is returned, such as "rest".
     subject
         Name of the subject, by default the one in the names of the files (``sub-``).
     session
@@ -106,23 +107,24 @@ def read_patterns(
     runs
         Name of each run, by default those in the names of the files (``run-``), else run-1, run-2 and so on.
     residuals
-        Return the residuals, too, by which `compute_rdms` normalises noise.
+        Return the residuals, too, which `compute_rdms` takes for noise normalization.
 
     Returns
     -------
     Dataset, or (Dataset, Dataset) with residuals
-        Patterns (rows, voxels), float64. Observation descriptors: ``stimulus``, ``run``, ``session`` where
-        there is one, for single trials ``trial`` and ``onset``. Channel descriptors: voxel indices ``x``,
-        ``y``, ``z``, and ``roi`` with named regions. Descriptors: ``subject`` where known, and
-        ``provenance``, JSON of what was done. Residuals (volumes, voxels) have ``run``, ``session`` and
-        ``dof``, the degrees of freedom of the run.
+        Patterns (rows, voxels), float64. Observation descriptors: ``stimulus``, ``run``, ``session`` if there
+        is one, and for single trials ``trial`` and ``onset``. Channel descriptors: voxel indices ``x``,
+        ``y``, ``z``, and ``roi`` if regions have names. Descriptors: ``subject`` if it is known, and
+        ``provenance``, JSON that records what was done. Residuals (volumes, voxels) have ``run``, ``session``
+        and ``dof``, the degrees of freedom of the run.
 
     Warns
     -----
     UserWarning
-        Names do not tell which tables belong to which image, an image was resampled, voxels were dropped (NaN
-        or infinite anywhere, or constant in a run), sidecars disagree with the times that are used, or the
-        signal follows the events as if they were shifted already (with "average": as if they were not).
+        Tables were matched with images by order alone; a mask was resampled; voxels were dropped, because
+        they have NaN or infinite values, or are constant in a run; sidecars and header disagree about times;
+        or a model with (without) a haemodynamic response explains the signal clearly better than the chosen
+        one without (with) it.
 
     Raises
     ------
@@ -138,15 +140,17 @@ def read_patterns(
     ... )  # doctest: +SKIP
     """
     if events is None:
-        raise NeurordlError("read_patterns needs events=, a table for each image; read_betas reads betas")
+        raise NeurordlError(
+            "read_patterns needs events=, a table for each image; for betas, use read_betas (--table)"
+        )
     model = find_model(model)
     confounds = confounds if isinstance(confounds, Confounds) else Confounds(confounds)
     leave_out = as_list(leave_out, (str,), "leave_out")
     if confounds != Confounds() and not model.takes_confounds:
-        raise NeurordlError(f"model={model.name!r} takes no confounds; clean the images first, or use 'glm'")
+        raise NeurordlError(f"model={model.name!r} takes no confounds; regress them out first, or use 'glm'")
     scans = _open(images, mask, subject, session, runs)
     if repeated := [run for run in scans.runs if scans.runs.count(run) > 1]:
-        raise NeurordlError(f"two images are of {repeated[0]}; name them with runs=, or leave one out")
+        raise NeurordlError(f"two images belong to {repeated[0]}; name the runs with runs=, or leave one out")
     event_tables = as_list(events, name="events")
     of_events = match_tables(scans.files, event_tables, "events")
     of_confounds: Sequence[int | None] = [None] * len(scans.files)
@@ -174,7 +178,7 @@ def read_patterns(
             note["excluded"] = n_volumes - len(run.data)
         notes.append(note)
     if unknown := [name for name in leave_out if name not in conditions]:
-        known = ", ".join(dict.fromkeys(conditions))
+        known = listed(dict.fromkeys(conditions))
         raise NeurordlError(f"leave_out= has {unknown[0]!r}, but the conditions are {known}")
     if set(conditions) <= set(leave_out):
         raise NeurordlError(f"leave_out= leaves no condition of {', '.join(leave_out)}")
@@ -201,35 +205,36 @@ def read_betas(
     session: Names = None,
     runs: Names = None,
 ) -> Dataset:
-    """Read betas, or other images of responses, with a table of what each volume is.
+    """Read images of betas or other responses, and a table that describes each volume.
 
     Betas come without residuals; `compute_rdms` can estimate the noise from repeated measurements.
 
     Parameters
     ----------
     images
-        3D or 4D NIfTI images, whose volumes, one after another, are the betas.
+        3D or 4D NIfTI images; the betas are their volumes, one after another.
     table
-        A TSV or CSV file or a DataFrame with one row per volume and the column ``stimulus``, where it applies
-        also ``run`` and ``session``; other columns become descriptors, too. A column ``image`` names the file
-        of each row: then 3D images are matched by it, in any order. Subjects, sessions and runs in the table
-        must be those in the names of the images.
+        A TSV or CSV file or a DataFrame with one row per volume and the column ``stimulus``. It can have the
+        columns ``run`` and ``session``; other columns become descriptors, too. If it has a column ``image``
+        with the file name of each row, 3D images are matched by these names, in any order. Subjects, sessions
+        and runs in the table must not contradict the names of the images.
     mask
         As in `read_patterns`.
     condition
-        The column with the names of the stimuli in a table without ``stimulus``.
+        Column with the names of the stimuli if the table has no column ``stimulus``.
     subject, session, runs
-        As in `read_patterns`; each image may be one run, or share its run with others.
+        As in `read_patterns`; several images can belong to one run.
 
     Returns
     -------
     Dataset
-        As the patterns of `read_patterns`, with ``run`` only where table, names or ``runs`` tell it.
+        Patterns as from `read_patterns`; they have ``run`` only if the table, the names of the images or
+        ``runs`` give it.
 
     Warns
     -----
     UserWarning
-        Images are in no row of the table, an image was resampled, or voxels were dropped.
+        Images are not in the table, a mask was resampled, or voxels were dropped.
 
     Raises
     ------
@@ -248,7 +253,7 @@ def read_betas(
     name = table_name(table, 0)
     frame = read_table(table, name)
     column = "stimulus" if "stimulus" in frame else condition
-    check_columns(name, frame, (column,), "a table of betas has a column stimulus, or condition= names it")
+    check_columns(name, frame, (column,), "give it a column stimulus, or name another one with condition=")
     if "image" in frame:
         if len(values) != len(scans.files):
             raise NeurordlError("a table with the column 'image' names 3D images, and some here are 4D")
@@ -416,15 +421,15 @@ def read_bids(
     residuals: bool = False,
     **options: Any,
 ) -> dict[str, Dataset] | tuple[dict[str, Dataset], dict[str, Dataset]]:
-    """Estimate the patterns of the subjects in a BIDS derivatives folder, as fMRIPrep lays it out.
+    """Estimate the patterns of all subjects in a BIDS derivatives folder, such as that of fMRIPrep.
 
     Parameters
     ----------
     root
         The folder with ``sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz``.
     task, space
-        Entities of the images to read; without ``space`` the images that have none (the BOLD grid of each
-        run).
+        BIDS entities of the images to read. Without ``space``, images without this entity are read, which are
+        in the BOLD grid of each run.
     mask
         A mask or `Regions` for all subjects, whose path may contain ``{subject}``; a mapping of subject to
         mask; or "brain": the voxels in fMRIPrep's ``desc-brain_mask`` of every run of a subject.
@@ -435,19 +440,20 @@ def read_bids(
     subjects, sessions
         Names with or without ``sub-`` and ``ses-``; all by default.
     residuals
-        Return the residuals of each subject, too.
+        Return the residuals of each subject, too, as in `read_patterns`.
     **options
         ``model``, ``confounds``, ``condition`` and ``leave_out`` of `read_patterns`.
 
     Returns
     -------
     dict of subject to Dataset, or two of them with residuals
-        In natural order of the subjects, for `PatternTeacher` and `compute_rdms`.
+        Patterns of each subject, as from `read_patterns`, in natural order of the subjects.
 
     Raises
     ------
     NeurordlError
-        No image, or a subject or session does not exist, a run has no events, or as `read_patterns`.
+        There are no such images, subjects or sessions, a run has no events, or `read_patterns` raises an
+        error.
 
     Examples
     --------
@@ -469,7 +475,7 @@ def read_bids(
         for path in files:
             first = recordings.setdefault("_".join(recording(path).values()), path)
             if first is not path:  # of two resolutions or echoes, say
-                raise NeurordlError(f"{first.name} and {path.name} are of one run; keep one of them")
+                raise NeurordlError(f"{first.name} and {path.name} belong to one run; keep one of them")
         events = [_bids_events(path, base, events_root) for path in files]
         region = _bids_mask(mask, subject, files)
         result = read_patterns(files, region, events, residuals=True, **options)

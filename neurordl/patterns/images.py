@@ -50,8 +50,10 @@ class Regions:
     image
         A binary mask, or an atlas of whole-number labels, as a NIfTI image.
     labels
-        Number and name of each label of an atlas: a table (TSV, CSV or DataFrame) with the columns ``index``
-        and ``name``, or a mapping (also in a JSON file).
+        Number and name of each label of an atlas: a TSV or CSV file with the columns ``index`` and ``name``,
+        or a JSON file.
+
+        In Python, also a DataFrame or a mapping.
     rois
         Names of the regions of an atlas to keep (all by default), or the name of a binary mask.
 
@@ -109,7 +111,7 @@ def load_image(image: Image, role: str) -> tuple[nib.Nifti1Image, str]:
     Raises
     ------
     NeurordlError
-        The file does not exist, is no NIfTI image, or is too small for the data that its header announces.
+        The file does not exist, is not a NIfTI image, or is too small for the data that its header announces.
     """
     if isinstance(image, nib.Nifti1Image):
         return image, str(image.get_filename() or f"the {role}")
@@ -172,7 +174,7 @@ def _on_grid(
 
 
 def same_grid(first: nib.Nifti1Image, second: nib.Nifti1Image) -> bool:
-    """Return whether the voxels of two images lie in the same places, to a hundredth of a millimetre."""
+    """Return whether the voxels of two images lie in the same places, to a hundredth of a millimeter."""
     if first.shape[:3] != second.shape[:3]:
         return False
     corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(first.shape[:3]) - 1)[:, None]
@@ -206,7 +208,7 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
     real = data.dtype.kind in "fiub"
     fractions = values[~np.isfinite(values) | (values != np.round(values))] if real else values
     if len(fractions):
-        raise NeurordlError(f"the mask {name} holds {fractions[0]}; give 0 and 1, or whole-number labels")
+        raise NeurordlError(f"the mask {name} holds {fractions[0]!s:.6}; give 0 and 1, or whole numbers")
     numbers = [int(value) for value in values if value != 0]
     if not numbers:
         raise NeurordlError(f"the mask {name} is empty on the grid of the images: no voxel is above 0")
@@ -244,7 +246,7 @@ def _label_names(labels: Labels) -> dict[int, str]:
         try:
             label = int(float(number))
             if float(number) != label:
-                raise ValueError(f"{number!r} is no whole number")
+                raise ValueError(f"{number!r} is not a whole number")
         except (TypeError, ValueError, OverflowError) as error:
             raise NeurordlError(f"labels= needs whole numbers with names ({{1: 'V1'}}): {error}") from error
         # n/a is refused only where the atlas has this label
@@ -259,4 +261,4 @@ def _describe(image: nib.Nifti1Image) -> str:
 
 
 def _damaged(name: str, error: BaseException) -> NeurordlError:
-    return NeurordlError(f"cannot read the {name}: it is no NIfTI image, or cut off or damaged ({error})")
+    return NeurordlError(f"cannot read the {name}: it is not a NIfTI image, or damaged ({error})")

@@ -1,7 +1,7 @@
 """Models of one run: how its time series becomes one pattern per condition or trial.
 
-A model is a `RunModel`: a frozen dataclass with its settings and a method ``fit``. A subclass of it, in this
-file or in a script, can be passed to `read_patterns`; ``MODELS`` gives the models of the package their names.
+A model is a `RunModel`: a frozen dataclass with its settings and a method ``fit``. Any subclass, also in a
+script, can be passed to `read_patterns`; ``MODELS`` has the names of the models of the package.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _N_SHIFTS = 4  # other times of the run by which chance is estimated
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as models see it.
+    """The data of one run, which a model is fitted to.
 
     Attributes
     ----------
     name
-        What messages call the run.
+        Name of the run in messages.
     data
-        (volumes, voxels): the series, without the volumes that confounds exclude.
+        (volumes, voxels) time series, without the volumes that confounds exclude.
     events
-        ``condition``, ``onset`` and ``duration`` in seconds, in time order.
+        Table with ``condition``, ``onset`` and ``duration`` (in seconds), in time order.
     times
-        When each volume of the run was taken, in seconds, also of the excluded ones.
+        Time of each volume of the run in seconds, also of excluded volumes.
     confounds
         Regressors of no interest, one row for each time.
     kept
-        Positions of the volumes in ``data`` among the times; None stands for all.
+        Positions in ``times`` of the volumes in ``data``; None if no volume is excluded.
     """
 
     name: str
@@ -61,16 +61,17 @@ class Estimate:
     Attributes
     ----------
     rows
-        ``condition`` of each pattern; of single trials also ``trial`` (from 1 in each condition), ``onset``.
+        Table with the ``condition`` of each pattern; for single trials also ``trial`` (counted from 1 in each
+        condition) and ``onset``.
     patterns
         (rows, voxels).
     residuals
-        (volumes, voxels); of block averages only the volumes of the blocks.
+        (volumes, voxels); for block averages, only the volumes of the blocks.
     dof
         Degrees of freedom of the residuals.
     explained
-        Two shares of the variance that conditions explain, each with the share explained by chance: as this
-        model has it, and in the other way (with or without a haemodynamic response). None where unknown.
+        Share of the variance that conditions explain with this model, and with the alternative (without its
+        haemodynamic response, or with one), each with the share expected by chance. None if unknown.
     """
 
     rows: pd.DataFrame
@@ -87,17 +88,17 @@ class RunModel:
     Attributes
     ----------
     t_r
-        Seconds between volumes; by default those of the image's JSON sidecars, also in higher BIDS folders,
-        else of its header.
+        Seconds between volumes (repetition time). By default it is read from the JSON sidecars of the image,
+        also in higher BIDS folders, or else from its header.
     slice_time_ref
-        When within this time a volume counts as taken, from 0 (its start) to 1, as in nilearn.
+        Time of a volume within the repetition time, from 0 (its start) to 1 (its end), as in nilearn.
     name
         Name of the model in ``read_patterns(model=)`` and in the provenance of patterns.
     takes_confounds
         Whether ``fit`` uses the confounds of a run.
     lag_notice
-        The notice where `Estimate.explained` says that the signal follows the events in the other way. It
-        can insert ``ratio`` and the settings.
+        Warning that is given if `Estimate.explained` is clearly better for the alternative. It can insert
+        ``ratio`` and the settings.
     """
 
     t_r: float | None = None
@@ -127,8 +128,8 @@ class GLM(RunModel):
         Model of the haemodynamic response, as in nilearn, such as "spm" or "glover"; or none, for events that
         are already shifted by the haemodynamic lag, as in some public data sets.
 
-        See nilearn's ``make_first_level_design_matrix``. Of a model with derivatives the first regressor is
-        used. `Average` has no response either.
+        See nilearn's ``make_first_level_design_matrix``. If a model has derivatives, patterns are the betas
+        of the main regressor.
     drift_model
         Model of slow drifts, as in nilearn: "cosine", "polynomial" or none.
     high_pass
@@ -210,7 +211,7 @@ class GLM(RunModel):
             raise NeurordlError(f"{run.name}: {problem}; check events, t_r and confounds, or leave some out")
         if rank < X.shape[1]:
             notice = f"{run.name}: the design matrix has rank {rank} for {X.shape[1]} regressors; "
-            warnings.warn(notice + "betas of dependent regressors are those of least length", stacklevel=4)
+            warnings.warn(notice + "the betas of dependent regressors are not unique", stacklevel=4)
         labels, results = run_glm(run.data, X, noise_model=self.noise_model)
         betas, residuals = np.empty((len(indices), run.data.shape[1])), np.empty_like(run.data)
         for label, result in results.items():
@@ -222,7 +223,7 @@ class GLM(RunModel):
     def explained(self, run: Run) -> tuple[Share, Share] | None:
         """Return the shares of the variance that conditions explain with this HRF and without one.
 
-        None if there is no HRF, or if events are too short to tell.
+        None if there is no HRF, or if events are shorter than the time between volumes.
         """
         n_volumes = len(run.times)
         if self.hrf_model is None or n_volumes < 2:
@@ -259,7 +260,7 @@ class GLM(RunModel):
         Raises
         ------
         NeurordlError
-            nilearn cannot make it, or it has several columns for a regressor.
+            nilearn cannot make the matrix, or it has several columns for a regressor.
         """
         from nilearn.glm.first_level import make_first_level_design_matrix
 
@@ -284,9 +285,9 @@ class GLM(RunModel):
                     add_regs=confounds,
                 )
         except (ValueError, TypeError, NotImplementedError, np.linalg.LinAlgError) as error:
-            raise NeurordlError(f"{run.name}: no design matrix: {error}") from error
+            raise NeurordlError(f"{run.name}: nilearn cannot make the design matrix: {error}") from error
         if not set(columns.values()) <= set(design):  # FIR has a column for each delay
-            problem = f"hrf_model={self.hrf_model!r} has several regressors a condition"
+            problem = f"hrf_model={self.hrf_model!r} has several regressors for each condition"
             raise NeurordlError(
                 f"{problem}; choose a model with one, or with derivatives ('spm + derivative')"
             )
@@ -335,7 +336,7 @@ class Average(RunModel):
     Attributes
     ----------
     detrend
-        Remove the linear trend of each voxel, but not its mean, from each run first.
+        Whether the linear trend of each voxel, but not its mean, is removed from each run first.
     """
 
     detrend: bool = False

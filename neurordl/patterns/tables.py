@@ -107,14 +107,15 @@ class Confounds:
     Attributes
     ----------
     tables
-        Confounds of each run: a TSV or CSV file or a DataFrame with one row per volume.
+        Confounds of each run: a TSV or CSV file with one row per volume.
 
-        A missing value in the first volume, as in the derivatives of fMRIPrep, becomes 0.
+        A table can also be a DataFrame. A missing value in the first volume, as in the derivatives of
+        fMRIPrep, becomes 0.
     columns
         Columns of the confounds to use; all by default.
     fmriprep
-        Strategies by which nilearn's ``load_confounds`` reads fMRIPrep's confounds beside each image, such as
-        "motion", "wm_csf" or "scrub". Volumes that it excludes do not enter the GLM.
+        Strategies of nilearn's ``load_confounds``, such as "motion", "wm_csf" or "scrub", for the confounds
+        that fMRIPrep writes beside each image. Volumes that they exclude are left out of the GLM.
 
     Raises
     ------
@@ -128,7 +129,7 @@ class Confounds:
 
     def __post_init__(self) -> None:
         if self.columns is not None and self.tables is None:
-            raise NeurordlError("columns= chooses columns of the confounds in tables=; give both")
+            raise NeurordlError("columns= needs tables=, whose columns it chooses")
         for name, single in (("tables", _TABLES), ("columns", (str,)), ("fmriprep", (str,))):
             if (values := getattr(self, name)) is not None:
                 object.__setattr__(self, name, as_list(values, single, name))
@@ -163,7 +164,7 @@ class Confounds:
             try:
                 frame, kept = load_confounds(image, strategy=list(self.fmriprep))
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise NeurordlError(f"no confounds of fMRIPrep for {image}: {error}") from error
+                raise NeurordlError(f"cannot load fMRIPrep's confounds of {image}: {error}") from error
             frames.append(frame.reset_index(drop=True))
         if position is not None:
             table = as_list(self.tables)[position]
@@ -176,7 +177,7 @@ class Confounds:
             frame.iloc[:1] = frame.iloc[:1].fillna(0.0)
             if not (finite := np.isfinite(frame.to_numpy()).all(axis=0)).all():
                 column = frame.columns[~finite][0]
-                raise NeurordlError(f"{name}: values in column {column!r} are missing or no numbers")
+                raise NeurordlError(f"{name}: values in column {column!r} are missing or not numbers")
             frames.append(frame.reset_index(drop=True))
         for frame in frames:
             if len(frame) != n_volumes:

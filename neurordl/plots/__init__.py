@@ -1,6 +1,6 @@
 """Figures: each function draws on the Axes ``ax``, or on a new one, and returns it.
 
-The colors are those of Okabe and Ito, which color-blind readers can tell apart; the markers differ, too. Font
+The colors are those of Okabe and Ito, which color-blind readers can distinguish; markers differ, too. Font
 sizes follow matplotlib's ``rcParams``, so that the sizes of a journal are set once for all figures. A figure
 with ``layout="constrained"`` has room for names, legends and color bars.
 """

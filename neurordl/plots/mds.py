@@ -1,4 +1,4 @@
-"""Stimuli, or whole RDMs, in a plane: the more similar two of them are, the nearer they lie."""
+"""Stimuli, or whole RDMs, as points in a plane by multidimensional scaling (MDS)."""
 
 from __future__ import annotations
 
@@ -39,23 +39,24 @@ def plot_mds(
     Parameters
     ----------
     rdms
-        One RDM without missing pairs. Of squared distances (``euclidean``, ``mahalanobis`` and
-        ``crossnobis``) the square root is taken, with negative ones as zero.
+        One RDM without missing pairs. The square root of squared distances (``euclidean``, ``mahalanobis``
+        and ``crossnobis``) is taken; negative ones become zero.
     ax
         Axes to draw on; by default a new one.
     stimuli
-        Images, which are drawn at the places of the stimuli.
+        Images to draw at the positions of the stimuli.
     categories
-        Category of each stimulus by its id; or the name of the pattern descriptor, or of the column in the
-        table of the stimuli, that holds it. Each category has a color and, without images, a marker.
+        Mapping from stimulus id to category; or the name of a pattern descriptor of the RDM, or of a column
+        in the table of ``stimuli``. Each category has a color and, without images, a marker.
     seed
         Seed of the random starts.
 
     Returns
     -------
     Axes
-        Kruskal's stress-1 is written below: the root of the ratio between the sum of squared errors of the
-        distances and the sum of their squares. The orientation and the scale of the plane mean nothing.
+        The Axes with the figure. The text below the plane is Kruskal's stress-1: the root of the sum of
+        squared errors of the distances, divided by the sum of their squares. The orientation and the scale of
+        the plane are arbitrary.
 
     Raises
     ------
@@ -117,8 +118,8 @@ def plot_rdm_mds(
     comparison
         Comparison of two RDMs, as in `compare`.
     label
-        RDM descriptor that is written beside the marks. By default it is ``layer`` or ``name``, where a group
-        has one; subjects are not named.
+        RDM descriptor to write beside the markers. By default it is ``layer`` or ``name``, if a group has
+        one.
     missing
         "ignore" compares the stimuli that all groups share.
     seed
@@ -127,7 +128,7 @@ def plot_rdm_mds(
     Returns
     -------
     Axes
-        The stress is written below, as in `plot_mds`.
+        The Axes with the figure, and the stress as in `plot_mds`.
 
     Raises
     ------

@@ -17,7 +17,6 @@ from scipy.spatial.distance import squareform
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
-from neurordl.ids import match_ids
 from neurordl.plots import style
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.stimuli import StimulusSet
@@ -51,9 +50,9 @@ def plot_rdm(
     ax
         Axes to draw on; by default a new one.
     categories
-        Category of each stimulus by its id; or the name of the pattern descriptor, or of the column in the
-        table of the stimuli, that holds it. Categories are sorted by their first occurrence, and the stimuli
-        of a category keep the order of the RDM.
+        Mapping from stimulus id to category; or the name of a pattern descriptor of the RDM, or of a column
+        in the table of ``stimuli``. Categories are sorted by their first occurrence, and the stimuli of a
+        category keep the order of the RDM.
     stimuli
         Images, which are matched by id and drawn along both sides. Where there is no room for all of them,
         each category shows some, each beside its own row.
@@ -143,8 +142,7 @@ def categories_of(
 
 def thumbnails(stimuli: StimulusSet, ids: Sequence[str]) -> Pixels:
     """RGB images of these ids, (n, height, width, 3), as they were before normalization."""
-    index = match_ids(ids, stimuli.ids, names=("RDMs", "stimuli")).index
-    pixels = np.moveaxis(stimuli.pixels.numpy()[index], 1, -1)
+    pixels = np.moveaxis(stimuli.subset(ids).pixels.numpy(), 1, -1)
     if pixels.dtype != np.uint8:  # floats are on a scale of their own
         low, high = float(stimuli.pixels.min()), float(stimuli.pixels.max())
         pixels = (pixels - low) / ((high - low) or 1.0) if low < 0 or high > 1 else pixels

@@ -111,9 +111,9 @@ def plot_scores(
 ) -> Axes:
     """Draw the similarity of layers with the data: means with intervals, subjects, and the noise ceiling.
 
-    Subjects are dots, and the noise ceiling is a band. Marks of layers whose mean is not significantly above
-    zero are open. Above the data, each layer that is better than others has a row: a dot at its own place,
-    and a tick at each layer below it.
+    Subjects are dots, and the noise ceiling is a band. Markers are open if the mean is not significantly
+    above zero. Above the data, each layer that is significantly better than others has a row, with a dot at
+    the layer itself and a tick at each of the others.
 
     Parameters
     ----------
@@ -124,11 +124,12 @@ def plot_scores(
     roi
         ROIs to show, by default all. Each has a color, which its ceiling shares.
     comparisons
-        Whether to show which layers differ, by the evaluation's own table; or a table with a row for each ROI
-        and pair of layers, with the columns ``roi``, ``layer_a``, ``layer_b``, ``difference`` (a minus b) and
-        that of ``p_comparisons``.
+        Whether to show which layers differ, according to ``scores.comparisons``. It can also be a table with
+        a row for each ROI and pair of layers and the columns ``roi``, ``layer_a``, ``layer_b``,
+        ``difference`` (a minus b) and the one that ``p_comparisons`` names.
     p
-        Column of the scores with the p values against zero: by default ``p_fdr``, or ``p`` without it.
+        Column of the scores with the p values against zero; by default ``p_fdr``, or ``p`` if the table lacks
+        it.
     p_comparisons
         Column of the comparisons with the p values.
     alpha
@@ -149,7 +150,7 @@ def plot_scores(
         p = "p_fdr" if table.means["p_fdr"].notna().any() else "p"
     if comparisons is True:
         if not isinstance(scores, Evaluation):
-            raise NeurordlError("comparisons=True takes what evaluate gave; else give a table of them")
+            raise NeurordlError("comparisons=True needs an Evaluation; else pass a table of comparisons")
         comparisons = scores.comparisons
     rows = [] if comparisons is False else _significant_rows(comparisons, table, p_comparisons, alpha)
     new = ax is None
@@ -296,7 +297,7 @@ def plot_layer_roi(
 ) -> Axes:
     """Draw the mean similarity of every layer with every ROI as a colored matrix with numbers.
 
-    Numbers in brackets do not differ significantly from zero. White is always zero.
+    Numbers in brackets do not differ significantly from zero. Zero is always white.
 
     Parameters
     ----------
@@ -307,8 +308,8 @@ def plot_layer_roi(
     roi
         ROIs to show, in this order; by default all.
     relative_to
-        Bound of the noise ceiling by which each mean is divided. Where it is undefined or not positive, so is
-        the ratio, and the cell is grey.
+        Bound of the noise ceiling by which each mean is divided. If the bound is undefined or not positive,
+        the cell is gray.
     p
         Column of the scores with the p values against zero.
     alpha

@@ -1,4 +1,4 @@
-"""Training: its losses by epoch, and what a teacher's geometry gave a student and cost it."""
+"""Losses by epoch, and the effect of a teacher's geometry on the accuracy of a student."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def plot_training(
     terms: Sequence[str] | None = None,
     similarity: bool = False,
 ) -> Axes:
-    """Draw the terms of a run's history by epoch; those of the validation stimuli are dashed.
+    """Draw the loss terms of a run by epoch; those of the validation stimuli are dashed.
 
-    A dotted line marks the epoch whose weights were kept, where validation chose one.
+    A dotted line marks the epoch whose weights were kept, if validation chose one.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ def plot_training(
     terms
         Columns of the history to show, by default all losses; each with its ``val_`` column.
     similarity
-        Show similarities of RDMs, 1 - loss, in place of losses. Only terms whose comparison is a similarity
-        are shown (neither ``mse`` nor a function of your own). This needs the run, which knows them.
+        Show similarities of RDMs (1 - loss) instead of losses, for the terms whose comparison is a
+        similarity. This needs a run, not only its history.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def plot_training(
 
 
 def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str | None = None) -> Axes:
-    """Draw test accuracy against held-out similarity: what the geometry gave and what it cost.
+    """Draw the test accuracy of each condition against its held-out similarity with the teacher.
 
     Small dots are rows. Large marks are the means of conditions with 95 % t intervals in both directions, and
     the band is the mean noise ceiling.

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -34,7 +34,6 @@ from neurordl.rdms.selection import reindex, stimulus_ids, take_rows
 from neurordl.rdms.source import (
     Center,
     Source,
-    check_dtype,
     check_rates,
     check_runs,
     coded,
@@ -55,7 +54,7 @@ _IN_CACHE = 1 << 19
 
 @dataclass(frozen=True, eq=False)
 class Noise:
-    """How the noise covariance of channels is estimated, whose inverse is the precision.
+    """Estimation of the noise covariance of channels; its inverse is the noise precision.
 
     Parameters
     ----------
@@ -66,22 +65,22 @@ class Noise:
         "diagonal": variances only (univariate noise normalization). "shrinkage_eye": shrunk towards a
         multiple of the identity (Ledoit & Wolf 2004, J. Multivar. Anal. 88:365). "shrinkage_diag": shrunk
         towards the diagonal (Schäfer & Strimmer 2005, Stat. Appl. Genet. Mol. Biol. 4:32). "full": the sample
-        covariance. They are those of rsatoolbox.
+        covariance. The estimates equal those of rsatoolbox.
     residuals
-        Residuals of each Dataset, with the same channels (`read_patterns` gives them): by name, if patterns
-        are given by name. Their degrees of freedom are those of the observation descriptor ``dof`` (of each
-        row's run), or else rows less 1. By default, the noise is estimated from the measurements less the
-        mean of their stimulus.
+        Residuals of each Dataset, with the same channels, as `read_patterns` returns them; a mapping if the
+        patterns are a mapping. Their degrees of freedom come from the observation descriptor ``dof``, and are
+        the number of rows minus 1 without it. By default, the noise is estimated from the deviations of the
+        measurements from the mean of their stimulus.
     by
-        "pooled": one covariance. "run": one for each run, for dissimilarities across runs.
+        "pooled": one covariance for all runs. "run": one for each run, for dissimilarities across runs.
 
-        With "run" each covariance is estimated from each run's residuals; for
-        two runs the mean of theirs is inverted, as rsatoolbox does with a list of precisions.
+        With "run", the covariance of a pair of runs is the mean of the two, as in rsatoolbox with a list of
+        precisions.
 
     Raises
     ------
     NeurordlError
-        There is no such estimator or grouping.
+        The estimator or ``by`` is unknown.
     """
 
     estimator: Estimator
@@ -107,62 +106,65 @@ def compute_rdms(
     """Compute RDMs of measured patterns, one per Dataset, or one per Dataset and ROI.
 
     Rows of the same stimulus are averaged; stimuli keep the order of their first appearance (rsatoolbox sorts
-    them). A stimulus that some Datasets lack has missing pairs (NaN) in their RDMs, and so has a pattern
-    whose distances are undefined. Patterns are read in blocks: beside the result, the memory needed is that
-    of a block (and of the measurements, unless they are a memory map), except for runs that are not balanced.
+    them). If a Dataset lacks a stimulus, or the distances of a stimulus are undefined, its pairs are NaN in
+    that RDM. Patterns are read in blocks, also from a memory map, so that little memory is needed beside the
+    result, unless runs are unbalanced.
 
     Parameters
     ----------
     patterns
-        A Dataset, several, or several by name. The name is the ``subject``, unless it is the value of another
-        of the Dataset's descriptors (``layer``, say). With the channel descriptor ``roi`` each ROI has an
-        RDM.
+        A Dataset, a list of Datasets, or a mapping from subject to Dataset. (If each name is the value of
+        another descriptor of its Dataset, such as ``layer``, it is not a subject.) With the channel
+        descriptor ``roi``, an RDM is computed for each ROI.
     dissimilarity
         Dissimilarity of two patterns: "correlation", "cosine", "euclidean", "euclidean_root", "mahalanobis",
         "crossnobis", "poisson" or "poisson_cv".
 
         It can also be a `Dissimilarity`, or a function of patterns (stimuli, channels) that returns condensed
-        RDMs. ``crossnobis`` and ``poisson_cv`` leave out one run at a time: the rows need
-        the observation descriptor ``run``, with two runs or more. Where a run lacks a stimulus or has more of
-        it, inner products are means over all pairs of measurements from different runs, as in rsatoolbox's
-        ``calc_rdm_unbalanced``; unlike balanced distances, these depend on the mean pattern of a run, so
-        remove it (``center="run"``).
+        RDMs. ``crossnobis`` and ``poisson_cv`` are cross-validated over runs: they need the observation
+        descriptor ``run``, with two runs or more. If stimuli are not measured equally often in every run,
+        inner products are means over all pairs of measurements from different runs, as in rsatoolbox's
+        ``calc_rdm_unbalanced``; unlike balanced distances, these depend on the mean pattern of a run, which
+        ``center="run"`` removes.
     descriptor
         The observation descriptor that holds the stimulus ids.
     center
-        The mean pattern over measurements that is removed first: that of each run, that of all, or none.
-        ``correlation`` and ``cosine`` depend on it; balanced distances do not.
+        Mean pattern to subtract before anything else: "run" (the mean over the measurements of each run) or
+        "all" (the mean over all measurements). By default none is subtracted. ``correlation`` and ``cosine``
+        depend on it; balanced distances do not.
     precision
-        (channels, channels), symmetric and positive semidefinite, the same for all, for ``mahalanobis`` and
-        ``crossnobis``. It is not factored: an indefinite one is refused where a squared distance is negative.
+        Inverse of the noise covariance, (channels, channels), symmetric and positive semidefinite, for
+        ``mahalanobis`` and ``crossnobis``. It is used for all Datasets.
     noise
-        How the noise covariance is estimated, whose inverse is the precision: a `Noise`, or its estimator
-        ("diagonal", "shrinkage_diag", "shrinkage_eye" or "full"). For ``mahalanobis`` and ``crossnobis``; for
-        ``correlation`` and ``cosine`` patterns are multiplied by the symmetric root of the precision (Walther
-        et al. 2016, NeuroImage 137:188).
+        Noise normalization: a `Noise`, or the name of its estimator of the covariance ("diagonal",
+        "shrinkage_diag", "shrinkage_eye" or "full"). ``mahalanobis`` and ``crossnobis`` use the inverse of
+        the covariance as the precision; for ``correlation`` and ``cosine``, patterns are multiplied by its
+        symmetric root (Walther et al. 2016, NeuroImage 137:188).
     dtype
         float64, or float32, which halves memory and time.
     out
-        An .npy file to write the RDMs to, block by block; the RDMs returned are then a memory map of it.
+        A .npy file to which the RDMs are written block by block; the returned RDMs are then a memory map of
+        it.
 
     Returns
     -------
     RDMs
-        With the Datasets' descriptors (and ``roi``) as RDM descriptors, the pattern descriptor ``stimulus``,
-        and the descriptor ``provenance``, JSON that says how patterns and RDMs were made.
+        RDMs whose RDM descriptors are those of the Datasets (and ``roi``), with the pattern descriptor
+        ``stimulus``. The descriptor ``provenance`` is JSON that records how patterns and RDMs were made.
 
     Warns
     -----
     UserWarning
-        A Dataset lacks stimuli that others have, or has some in a single run, for dissimilarities across
-        runs. Runs are not balanced and have a mean pattern on which ``crossnobis`` depends. Block averages
-        are all alike.
+        A Dataset lacks stimuli that others have. A cross-validated dissimilarity is computed from stimuli
+        that were measured in a single run, or from unbalanced runs with a mean pattern that was not removed.
+        The patterns of all stimuli are nearly the same, because they share a mean pattern.
 
     Raises
     ------
     NeurordlError
-        No Dataset, no ids, fewer than two stimuli, a single run, descriptors that some Datasets lack, a
-        dissimilarity that does not exist or lacks its precision, or a noise covariance that is singular.
+        There are no Datasets, stimulus ids, or runs where they are needed; there are fewer than two stimuli;
+        Datasets have different descriptors; the dissimilarity is unknown or needs a precision; or the noise
+        covariance is singular.
 
     Examples
     --------
@@ -183,15 +185,17 @@ def compute_rdms(
         raise NeurordlError(f"out={str(out)!r}: expected a file named .npy; save_rdms writes other formats")
     sources, whitenings = list[Source](), list[_Whitening]()
     described: dict[str, list[Any]] = {}
-    by_run, precise = measure.needs_runs or center == "run", check_dtype(dtype)
+    by_run = measure.needs_runs or center == "run"
     for number, dataset in enumerate(datasets):
         row = {key: values[number] for key, values in columns.items()}
         name = ", ".join(f"{key} {value}" for key, value in row.items())
         label = f"Dataset {number} ({name})" if name else f"Dataset {number}"
-        for roi, channels in _rois(dataset):
+        rois = dataset.channel_descriptors.get("roi")
+        for roi in [None] if rois is None else dict.fromkeys(np.asarray(rois).tolist()):
+            channels = None if rois is None else np.flatnonzero(np.asarray(rois) == roi)
             label_of_roi = label if roi is None else f"{label}, roi {roi}"
             source = Source(
-                dataset, label_of_roi, descriptor, by_run=by_run, channels=channels, dtype=precise
+                dataset, label_of_roi, descriptor, by_run=by_run, channels=channels, dtype=dtype
             ).centered(center)
             sources.append(source)
             whitenings.append(_whitening(source, measure, precision, noise, residuals[number]))
@@ -236,10 +240,13 @@ def compute_rdms(
         "precision": precision is not None,
         "balanced": all(source.balanced for source in sources),
     }
+    provenance = json.dumps({**record, "patterns": records}, ensure_ascii=False)
+    if len(provenance.encode()) > _TEXT:
+        provenance = json.dumps({**record, "patterns": f"{len(records)}, too long"})
     return RDMs(
         vectors,
         dissimilarity_measure=measure.written,
-        descriptors={PROVENANCE: _json(record, records)},
+        descriptors={PROVENANCE: provenance},
         rdm_descriptors=described,
         pattern_descriptors={"stimulus": list(stimuli)},
     )
@@ -253,26 +260,27 @@ def odd_even_reliability(
     Parameters
     ----------
     patterns
-        With the observation descriptor ``run``; runs are odd and even by order of first appearance.
+        Patterns with the observation descriptor ``run``. Runs are numbered in the order of their first
+        appearance.
     dissimilarity, **options
-        As in `neurordl.compute_rdms`; the noise is that of all runs.
+        As in `neurordl.compute_rdms`. The noise is estimated from all runs.
 
     Returns
     -------
     array, (n_rdms,)
-        Pearson's r over the pairs that both halves have; NaN if there are fewer than three. It is the
-        reliability of half the data: by Spearman and Brown's formula, that of all runs is 2r / (1 + r).
+        Pearson's r over the pairs that were measured in both halves; NaN if there are fewer than three. r is
+        the reliability of half the data; by the Spearman-Brown formula, that of all runs is 2r / (1 + r).
 
     Raises
     ------
     NeurordlError
-        Too few runs: four are needed for dissimilarities across runs, and otherwise two.
+        There are fewer than two runs, or fewer than four for a cross-validated dissimilarity.
     """
     measure = find_dissimilarity(dissimilarity)
     runs, run = coded(patterns, "run", "the patterns")
     needed = 4 if measure.needs_runs else 2
     if len(runs) < needed:
-        raise NeurordlError(f"halves with {measure} need {needed} runs or more, and there are {len(runs)}")
+        raise NeurordlError(f"{measure} in two halves needs {needed} runs or more, but there are {len(runs)}")
     odd, even = (
         compute_rdms(take_rows(patterns, np.flatnonzero(run % 2 == half)), measure, **options)
         for half in (0, 1)
@@ -298,7 +306,7 @@ def _datasets(patterns: Any) -> tuple[list[DatasetBase], dict[str, list[Any]]]:
         datasets = list(patterns)
     if not datasets or not all(isinstance(dataset, DatasetBase) for dataset in datasets):
         types = ", ".join(sorted({type(dataset).__name__ for dataset in datasets})) or "none"
-        raise NeurordlError(f"compute_rdms takes one or more rsatoolbox Datasets, and got {types}")
+        raise NeurordlError(f"compute_rdms takes one or more rsatoolbox Datasets, not {types}")
     each = [copy.deepcopy(dict(dataset.descriptors)) for dataset in datasets]
     if isinstance(patterns, Mapping):
         named = list(zip(patterns, each, strict=True))
@@ -320,37 +328,27 @@ def _datasets(patterns: Any) -> tuple[list[DatasetBase], dict[str, list[Any]]]:
     return datasets, {key: [descriptors[key] for descriptors in each] for key in keys}
 
 
-def _rois(dataset: DatasetBase) -> Iterator[tuple[Any, Any]]:
-    """Each ROI of a Dataset with the numbers of its channels; without ROIs, None for both."""
-    rois = dataset.channel_descriptors.get("roi")
-    if rois is None:
-        yield None, None
-        return
-    for roi in dict.fromkeys(np.asarray(rois).tolist()):
-        yield roi, np.flatnonzero(np.asarray(rois) == roi)
-
-
 def _residuals(noise: Noise | None, patterns: Datasets, n: int) -> list[DatasetBase | None]:
     """Return residuals in the order of the patterns: by name where both have names."""
     if noise is None or noise.residuals is None:
         return [None] * n
     residuals = noise.residuals
     if isinstance(residuals, Mapping) != isinstance(patterns, Mapping):
-        raise NeurordlError("patterns by name take residuals by the same names, and others take a list")
+        raise NeurordlError("residuals= must be a mapping if the patterns are one, and otherwise a list")
     if isinstance(residuals, Mapping) and isinstance(patterns, Mapping):
         if absent := [name for name in patterns if name not in residuals]:
-            raise NeurordlError(f"residuals= has none for {absent[0]!r}, but {', '.join(residuals)}")
+            raise NeurordlError(f"residuals= has no Dataset for {absent[0]!r}; it has {', '.join(residuals)}")
         return [residuals[name] for name in patterns]
     rows: list[Any] = [residuals] if isinstance(residuals, DatasetBase) else list(residuals)
     if len(rows) != n or not all(isinstance(dataset, DatasetBase) for dataset in rows):
-        raise NeurordlError(f"residuals= has {len(rows)} for {n} Datasets; give a Dataset for each")
+        raise NeurordlError(f"residuals= has {len(rows)} entries for {n} Datasets; give a Dataset for each")
     return rows
 
 
 def _check_noise(measure: Dissimilarity, precision: npt.ArrayLike | None, noise: Noise | None) -> None:
     """Refuse a precision and a noise that a dissimilarity cannot use."""
     if precision is not None and noise is not None:
-        raise NeurordlError("precision= and noise= exclude each other; give one")
+        raise NeurordlError("precision= and noise= were both given; give one of them")
     if noise is None:
         measure.check_precision(precision is not None)
         return
@@ -362,14 +360,6 @@ def _check_noise(measure: Dissimilarity, precision: npt.ArrayLike | None, noise:
         raise NeurordlError(
             f"Noise(by='run') is for dissimilarities across runs, such as crossnobis, and not for {measure}"
         )
-
-
-def _json(record: Mapping[str, Any], records: Sequence[Any]) -> str:
-    """Return JSON of how RDMs were made, and of how each Dataset was made, if it is not too long."""
-    text = json.dumps({**record, "patterns": records}, ensure_ascii=False)
-    if len(text.encode()) > _TEXT:
-        text = json.dumps({**record, "patterns": f"{len(records)}, too long"})
-    return text
 
 
 def _warn_of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:
@@ -447,7 +437,7 @@ def _whitening(
     try:
         matrix = torch.as_tensor(np.asarray(precision, dtype=np.float64))
     except (TypeError, ValueError) as error:
-        raise NeurordlError(f"precision= is no matrix of real numbers: {error}") from error
+        raise NeurordlError(f"precision= is not a matrix of real numbers: {error}") from error
     offset = source.patterns(slice(64)).double().mean(0)
     return _Whitening(
         precision=checked_precision(matrix, source.n_channels),
@@ -562,7 +552,7 @@ def _covariances(source: Source, noise: Noise, residuals: DatasetBase | None) ->
     total = source.measurements.shape[1]
     if rows.ndim != 2 or rows.shape[1] != total:
         raise NeurordlError(
-            f"the residuals of {label} have shape {rows.shape}; expected {total} channels in each"
+            f"the residuals of {label} have shape {rows.shape}; expected {total} columns (channels)"
         )
     rows = rows if source.channels is None else rows[:, source.channels]
     dofs = None

@@ -109,16 +109,16 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
             if any(len({values[row] for row in rows}) > 1 for rows in several.values())
         }
         values = ", ".join(f"{name!r} ({values})" for name, values in differing.items())
-        remedy = f"they differ in {values}: use nrl.select_rdms with select= or average= for that"
-        remedy += ", or choose a ROI by roi=" if "roi" in differing else ""
+        remedy = f"they differ in {values}: use nrl.select_rdms with select= or average="
+        remedy += ", or choose a ROI with roi=" if "roi" in differing else ""
         if "subject" not in rdms.rdm_descriptors:
             raise NeurordlError(
-                f"the {len(subjects)} RDMs carry no descriptor 'subject', and position does not tell; set "
+                f"the {len(subjects)} RDMs have no descriptor 'subject', so that subjects are unknown; set "
                 'rdms.rdm_descriptors["subject"] to the list of subjects'
                 + (f". Or, if they are one subject's, {remedy}" if differing else "")
             )
         if not differing:
-            remedy = "no descriptor tells them apart: drop the repeats or add one, such as 'session'"
+            remedy = "they have the same descriptors: drop the repeats, or add a descriptor such as 'session'"
         subject, rows = next(iter(several.items()))
         raise NeurordlError(
             f"expected one RDM per subject, but subject {subject!r} has {len(rows)} "
@@ -128,7 +128,7 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
     if len(unmeasured):
         names = ", ".join(subjects[row] for row in unmeasured)
         raise NeurordlError(
-            f"the RDM of subject {names} has no measured pair (NaN everywhere); leave it out by subjects="
+            f"the RDM of subject {names} has no measured pair (NaN everywhere); leave it out with subjects="
         )
     return rdms
 
@@ -148,7 +148,7 @@ def descriptor_values(rdms: RDMs, name: str) -> list[str]:
 
 
 def subject_names(rdms: RDMs) -> tuple[str, ...]:
-    """Name of each RDM's subject; ``unnamed`` where the RDMs carry no descriptor ``subject``."""
+    """Name of each RDM's subject; ``unnamed`` where the RDMs have no descriptor ``subject``."""
     if "subject" not in rdms.rdm_descriptors:
         return ("unnamed",) * int(rdms.n_rdm)
     return tuple(descriptor_values(rdms, "subject"))
@@ -166,7 +166,7 @@ def stimulus_ids(rdms: RDMs) -> tuple[str, ...]:
     values = rdms.pattern_descriptors.get("stimulus")
     if values is None:
         raise NeurordlError(
-            f"the RDMs ({rdms.n_cond} stimuli) carry no stimulus ids, and position does not tell; set "
+            f"the RDMs ({rdms.n_cond} stimuli) have no stimulus ids, and are not matched by position; set "
             'rdms.pattern_descriptors["stimulus"] to the list of ids in the order of the rows'
             + possible_ids(rdms.pattern_descriptors)
         )
@@ -176,8 +176,8 @@ def stimulus_ids(rdms: RDMs) -> tuple[str, ...]:
 def _check_rdms(rdms: object) -> None:
     if not isinstance(rdms, RDMs):
         raise NeurordlError(
-            f"expected rsatoolbox RDMs, which say of which stimuli they are, but got {type(rdms).__name__}; "
-            "read a file by nrl.load_rdms, or wrap an array: "
+            f"expected rsatoolbox RDMs, but got {type(rdms).__name__}; "
+            "read a file with nrl.load_rdms, or wrap an array: "
             'rsatoolbox.rdm.RDMs(array, pattern_descriptors={"stimulus": ids})'
         )
 
@@ -294,7 +294,7 @@ def _choose(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
             rest = " and ".join(f"{other} {', '.join(v)}" for other, v in choices.items() if other != name)
             raise NeurordlError(f"no RDM of {name} {', '.join(absent)} has {rest}; leave it out")
     if not rows:
-        raise NeurordlError("no RDM was chosen: subjects= or select= holds an empty list; name a value")
+        raise NeurordlError("subjects= or select= is an empty list, which chooses no RDM")
     return rows
 
 
@@ -303,7 +303,7 @@ def _average(
 ) -> tuple[npt.NDArray[Any], dict[str, list[Any]]]:
     for name in names:
         if name == "subject":
-            raise NeurordlError("subjects are pooled, not averaged over: leave 'subject' out of average=")
+            raise NeurordlError("RDMs are not averaged over subjects here: leave 'subject' out of average=")
         if name not in described:
             known = ", ".join(sorted(described)) or "none"
             raise NeurordlError(f"cannot average over {name!r}; the RDM descriptors are: {known}")
@@ -321,18 +321,18 @@ Alignable = RDMs | DatasetBase | StimulusSet | pd.DataFrame | str | os.PathLike[
 
 @dataclass(frozen=True, eq=False)
 class Alignment(Mapping[str, Any]):
-    """Things of the same stimuli in the same order, by name; ``print`` shows what was matched with what.
+    """Aligned data by name, with the same stimuli in the same order; ``print`` shows what was matched.
 
     Attributes
     ----------
     ids
-        The stimuli, in the order of the first thing.
+        Ids of the stimuli, in the order of the first data.
     things
-        The aligned copies, under the names they were given.
+        The aligned copies by name.
     matches
-        For each thing but the first, how the first one's ids were found in it; see `Match`.
+        For all data but the first, how the ids of the first were matched with theirs; see `Match`.
     repeats
-        Patterns with several rows of a stimulus, and how many stimuli those are.
+        Names of patterns with repeated stimuli, each with the number of these stimuli.
     """
 
     ids: tuple[str, ...]
@@ -341,11 +341,11 @@ class Alignment(Mapping[str, Any]):
     repeats: dict[str, int]
 
     def __getitem__(self, name: str) -> Any:
-        """An aligned thing by its name."""
+        """Return aligned data by name."""
         return self.things[name]
 
     def __iter__(self) -> Any:
-        """The names, in the order given."""
+        """Iterate over the names."""
         return iter(self.things)
 
     def __len__(self) -> int:
@@ -367,13 +367,13 @@ def align(
     Parameters
     ----------
     things, named
-        Two or more, by names of your choice: RDMs (pattern descriptor ``stimulus``), a Dataset (observation
-        descriptor ``stimulus``; all rows of a stimulus are kept, in their order), a StimulusSet, a table (a
-        DataFrame or a CSV or TSV file with a column ``id`` or ``stimulus``; in a DataFrame it may be the
-        index). The first one gives the order, and says which stimuli are wanted: what others have beyond is
-        left out.
+        Two or more data, by names of your choice: RDMs (with the pattern descriptor ``stimulus``), a Dataset
+        (with the observation descriptor ``stimulus``; all rows of a stimulus are kept), a StimulusSet, or a
+        table (a DataFrame or a CSV or TSV file with a column ``id`` or ``stimulus``; in a DataFrame it may be
+        the index). The first data determine the stimuli and their order; other stimuli are left out.
     missing
-        "error": every stimulus of the first must be in all others. "ignore": those that are in all are kept.
+        "error": every stimulus of the first data must be in all others. "ignore": the stimuli that all have
+        are kept.
 
     Returns
     -------
@@ -384,8 +384,8 @@ def align(
     Raises
     ------
     NeurordlError
-        Fewer than two things, a thing without ids, an id that occurs twice, or stimuli that are missing. Ids
-        that differ only in how they are written (see `match_ids`) are pointed out, never matched.
+        There are fewer than two data, data without ids, an id that occurs twice, or a missing stimulus. The
+        message points out ids that differ only in their writing; these are never matched.
 
     Examples
     --------
@@ -396,7 +396,7 @@ def align(
     named = {**(things or {}), **named}
     if len(named) < 2:
         raise NeurordlError(
-            "align takes two or more things by name, as in align(stimuli=stimuli, rdms=rdms), and got "
+            "align takes two or more data by name, as in align(stimuli=stimuli, rdms=rdms), and got "
             f"{', '.join(named) or 'none'}"
         )
     check_choice("missing", missing, ("error", "ignore"))
@@ -474,16 +474,12 @@ def _in_order(thing: Any, rows: Mapping[str, Sequence[int]], ids: Sequence[str])
 def _table(matches: Mapping[str, Match], repeats: Mapping[str, int], first: str, kept: int) -> str:
     """A row for each thing, as wide as its names are long."""
     wanted = len(next(iter(matches.values())).wanted)
-    head = ("", "matched", "missing", "unused", "repeated", "reordered")
-    rows: list[tuple[str, ...]] = [(first, str(wanted), "0", "0", str(repeats.get(first, 0)), "")]
+    rows: dict[str, tuple[object, ...]] = {first: (wanted, 0, 0, repeats.get(first, 0), "")}
     for name, match in matches.items():
         counts = (len(match.matched), len(match.missing), len(match.unused), repeats.get(name, 0))
-        rows.append((name, *map(str, counts), "yes" if match.reordered else "no"))
-    width = max(len(row[0]) for row in rows)
-    lines = [
-        "  ".join([row[0].ljust(width), *(cell.rjust(9) for cell in row[1:])]).rstrip()
-        for row in [head, *rows]
-    ]
+        rows[name] = (*counts, "yes" if match.reordered else "no")
+    head = ["matched", "missing", "unused", "repeated", "reordered"]
+    lines = [pd.DataFrame(list(rows.values()), index=list(rows), columns=head).to_string()]
     lines.append(f"{kept} of {wanted} stimuli of {first} are in all, in its order")
     for name, match in matches.items():
         for label, ids in (("missing in", match.missing), ("unused in", match.unused)):

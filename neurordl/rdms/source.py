@@ -64,10 +64,10 @@ class Source:
         *,
         by_run: bool = False,
         channels: Places | None = None,
-        dtype: torch.dtype = torch.float64,
+        dtype: npt.DTypeLike = np.float64,
         sums: npt.DTypeLike = np.float64,
     ) -> None:
-        self.label, self.channels, self.dtype, self.sums = label, channels, dtype, sums
+        self.label, self.channels, self.dtype, self.sums = label, channels, check_dtype(dtype), sums
         record = parsed_record(dataset.descriptors.get("provenance"))
         self.is_average = isinstance(record, Mapping) and record.get("model") == "average"
         self.measurements = np.asanyarray(dataset.measurements)

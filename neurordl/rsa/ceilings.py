@@ -21,25 +21,24 @@ _STACK = 64 << 20  # bytes of permuted RDMs at once
 
 
 def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[float, float]:
-    """Bounds on the similarity that the true model would reach, given how far subjects agree.
+    """Estimate the similarity that the true model would reach, given the differences between subjects.
 
-    As in Nili et al. (2014, PLoS Comput. Biol. 10:e1003553), with rsatoolbox's pooling: the mean over
-    subjects of the similarity of each subject's RDM with the pooled RDM of the others (lower), and of all
-    (upper), for these subjects and stimuli.
-    Equal to ``rsatoolbox.inference.boot_noise_ceiling`` where no pair is missing. Otherwise a pair is pooled
-    over the subjects in whom it was measured, each subject's values being scaled by their measured pairs.
+    The bounds are means over subjects: of the similarity of each subject's RDM with the mean RDM of the other
+    subjects (lower), and with that of all subjects (upper; Nili et al. 2014, PLoS Comput. Biol. 10:e1003553).
+    RDMs are normalized before they are averaged, as in rsatoolbox, whose ``boot_noise_ceiling`` gives the
+    same bounds if no pair is missing. A missing pair is averaged over the subjects in whom it was measured.
 
     Parameters
     ----------
     rdms
-        One RDM per subject: `select_rdms` chooses and averages.
+        RDMs, one per subject; use `select_rdms` to choose or average.
     comparison
         As in `compare`.
 
     Returns
     -------
     lower, upper
-        NaN where no subject's similarity is defined.
+        The two bounds; NaN if the similarity is undefined for all subjects.
 
     Raises
     ------
@@ -81,7 +80,7 @@ def subject_bounds(vectors: Floats, comparison: ComparisonLike) -> tuple[Floats,
     Raises
     ------
     NeurordlError
-        There are fewer than two subjects: nobody is left to compare with.
+        There are fewer than two subjects.
     """
     comparison = find_similarity(comparison)
     vectors = np.asarray(vectors, dtype=np.float64)
@@ -152,7 +151,7 @@ def ceiling_p(
     n_permutations: int = 1000,
     rng: np.random.Generator,
 ) -> float:
-    """Whether subjects agree better than by chance: p of the lower noise ceiling, by permutation.
+    """Test by permutation whether subjects agree better than by chance: p of the lower noise ceiling.
 
     The stimuli of each subject are permuted independently, rows and columns together. Estimand: agreement of
     these subjects on these stimuli, compared with that of RDMs of unrelated stimuli (which is not zero under

@@ -31,27 +31,27 @@ def compare(
     comparison: ComparisonLike = "rho-a",
     missing: Literal["error", "ignore"] = "error",
 ) -> Floats:
-    """Similarity of every model RDM with every data RDM, matched by stimulus id, never by position.
+    """Compare every model RDM with every data RDM, matched by stimulus id, never by position.
 
     Parameters
     ----------
     models, data
         RDMs with the pattern descriptor ``stimulus``. The data may have more stimuli than the models.
     comparison
-        A similarity in `COMPARISONS`, as rsatoolbox defines it, or a `Comparison`: ``cosine``, ``corr``
-        (Pearson), and both whitened for the covariance of distances that share a stimulus (``cosine_cov``,
-        ``corr_cov``; Diedrichsen et al. 2020, arXiv:2007.02789); ``spearman``, and ``rho-a``, its expected
-        value when ties are broken at random (Schütt et al. 2023, eLife 12:e82566); Kendall's ``tau-a`` and
-        ``tau-b``; ``cka``, ``bures`` and ``neg_riem_dist`` of complete RDMs.
+        Comparison of two RDMs, as rsatoolbox defines it, or a `Comparison`: ``cosine``, ``corr`` (Pearson),
+        and both whitened for the covariance of distances that share a stimulus (``cosine_cov``, ``corr_cov``;
+        Diedrichsen et al. 2020, arXiv:2007.02789); ``spearman``, and ``rho-a``, its expected value when ties
+        are broken at random (Schütt et al. 2023, eLife 12:e82566); Kendall's ``tau-a`` and ``tau-b``; and,
+        for RDMs without missing pairs, ``cka``, ``bures`` and ``neg_riem_dist``.
     missing
-        "error": the data must have every stimulus of the models; "ignore": the shared stimuli are compared.
+        "error": the data must have every stimulus of the models. "ignore": the shared stimuli are compared.
 
     Returns
     -------
     array, (models, data)
-        Each similarity is computed on the pairs of stimuli that are measured in both RDMs. It is NaN where it
-        is undefined: fewer than two such pairs, an RDM that is constant on them (``rho-a`` and ``tau-a`` are
-        0 then, by definition), or an RDM of zeros under the cosines.
+        Each similarity is computed on the pairs of stimuli that were measured in both RDMs. It is NaN if
+        there are fewer than two such pairs, or an RDM is constant (then ``rho-a`` and ``tau-a`` are 0, by
+        definition) or, for the cosines, all zeros.
 
     Raises
     ------

@@ -92,31 +92,31 @@ def evaluate(
     missing: Literal["error", "ignore"] = "error",
     device: str | torch.device | Compute | None = None,
 ) -> Evaluation:
-    """Similarity of every layer's RDM with every subject's, its mean, and the noise ceiling.
+    """Compare the RDM of each layer with that of each subject, with the mean and the noise ceiling.
 
     Parameters
     ----------
     source
-        A run of `fit`, a network, or model RDMs: RDMs, named by the RDM descriptor ``layer`` or ``name`` or
-        else numbered, or a mapping from names to RDMs with one RDM each.
+        A run of `fit`, a network, or model RDMs. Model RDMs are RDMs whose names are the RDM descriptor
+        ``layer`` or ``name`` (or numbers without it), or a mapping from each name to one RDM.
     rdms
-        The data: RDMs with stimulus ids, and the RDM descriptors ``subject`` and, where it applies, ``roi``;
-        one RDM per subject in each ROI (`select_rdms` chooses and averages).
+        The data: RDMs with stimulus ids and the RDM descriptors ``subject`` and, if there are several ROIs,
+        ``roi``. There must be one RDM per subject in each ROI; use `select_rdms` to choose or average.
     stimuli
-        The images, for a run or a network. A run's must be prepared as they were for the run.
+        The images, for a run or a network. For a run, they must be prepared like its training stimuli.
     layers
-        Names of layers or globs such as ``"conv*"``; "all"; or "top", the layers of a network that are
-        inside no other layer.
+        Names of layers, or globs such as ``"conv*"``; "all"; or "top" (the layers of a network that are not
+        part of another layer).
     comparison
         Comparison of two RDMs, spelled as in rsatoolbox: "rho-a", "spearman", "corr", "cosine", "tau-a" and
         others.
 
-        Every similarity in `COMPARISONS`, or a `Comparison`; see `compare`.
+        It can also be a `Comparison`. See `compare` for all names.
     dissimilarity
-        Dissimilarity of the network's patterns. By default it is that of the data; "euclidean" where theirs
-        is crossnobis or Mahalanobis, and "correlation" where it is unknown, both with a warning.
+        Dissimilarity of the network's patterns. By default it is that of the data. With a warning, it is
+        "euclidean" if that of the data is crossnobis or Mahalanobis, and "correlation" if it is unknown.
     roi
-        ROIs to evaluate. By default each ROI is evaluated.
+        ROIs to evaluate. By default all are.
     subjects
         Subjects whose RDMs are evaluated. By default all are.
     pairs
@@ -126,36 +126,32 @@ def evaluate(
         By default "held-out" where the run used none of the stimuli, "fitted" where it used all, and "all"
         without a run.
     bootstrap
-        What is resampled for intervals and p-values, and so what they generalise to: "subjects", "stimuli",
-        "both" (with the correction for two factors; Schütt et al. 2023, eLife 12:e82566), or a `Bootstrap` or
-        other `Resampling`. By default they are of the t distribution over the subjects' scores, and
-        generalise to subjects.
+        What is resampled for intervals and p-values, and what they therefore generalise to: "subjects",
+        "stimuli", "both" (with the correction for two factors; Schütt et al. 2023, eLife 12:e82566), a
+        `Bootstrap`, or another `Resampling`. By default nothing is resampled: they are those of a t test over
+        the subjects' scores, and generalise to subjects.
     missing
         "ignore" leaves out stimuli that the RDMs do not have.
     device
-        Device on which a network is run, and matrix products of resamples are computed; or a `Compute`, with
-        the batch size and a progress bar. By default all stimuli are in one batch where memory allows.
+        Device on which the network is run and matrix products of resamples are computed, or a `Compute` with
+        the batch size and a progress bar. By default all stimuli are in one batch if memory allows.
 
     Returns
     -------
     Evaluation
-        In rows with subject "mean": the score, its 95 % interval, p against zero (one-sided) and against the
-        lower noise ceiling (two-sided), by t as in rsatoolbox, but around the score itself, not around the
-        mean of the resamples; a layer's ceiling, and p against it, are of the pairs that this layer has.
-        ``p_fdr`` and ``p_holm`` are corrected over the layers of a ROI, ``generalises_to`` says to what
-        results generalise, and ``comparisons`` has each two layers. The mean and the ceiling, on the same
-        pairs, are those of the chosen subjects; without ``subjects``, if the run was fitted to some of them
-        only, those of the others (``n_subjects`` and ``fitted`` say so). A subject whose RDM of one ROI was
-        fitted counts as fitted in all ROIs. What is undefined is NaN, and ``reason`` says why; it also says
-        where subjects do not agree better than by chance (`neurordl.rsa.ceilings.ceiling_p`, 99 permutations,
-        up to 500,000 values and not for bures and neg_riem_dist).
+        The table of scores, with a row for each layer, ROI and subject, and rows with the subject "mean";
+        `Evaluation` describes its columns. Means and noise ceilings are over the chosen subjects. If no
+        subjects are chosen and a run was fitted to some of them, they are over the other subjects; a subject
+        that was fitted in one ROI counts as fitted in all. Intervals and tests are t tests as in rsatoolbox,
+        but they are centered on the score, not on the mean of the resamples. What is undefined is NaN, with a
+        reason.
 
     Raises
     ------
     NeurordlError
         Ids do not match; there are fewer than three stimuli, or several RDMs of a subject; a layer, a
-        comparison or a dissimilarity is unknown; the stimuli were prepared in another way than the run's; or
-        fitted and held-out stimuli are given together without ``pairs``.
+        comparison or a dissimilarity is unknown; the stimuli are not prepared like those of the run; or they
+        include fitted and held-out ones and ``pairs`` is not given.
     """
     comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
     resampling.check(comparison)
@@ -273,7 +269,7 @@ def choose_pairs(ids: Sequence[str], run: RunLike | None, pairs: str | None) -> 
     if run is None and pairs not in (None, "all"):
         raise NeurordlError(
             f"pairs={pairs!r} takes a run, which knows what it fitted; with a network or RDMs leave "
-            "pairs out, and choose the stimuli by stimuli="
+            "pairs out, and choose the stimuli with stimuli="
         )
     used = {*run.fitted_ids, *run.validation_ids} if run is not None else set()
     n_used = sum(stimulus in used for stimulus in ids)
@@ -364,7 +360,7 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
         hint = ""
         if isinstance(source, RunLike) and source.held_out_ids:
             hint = f" (the run held out {len(source.held_out_ids)}, {source.held_out_ids[0]!r} and others)"
-        raise NeurordlError(f"a network is evaluated on images: give stimuli= a StimulusSet{hint}")
+        raise NeurordlError(f"a network is evaluated on images: pass a StimulusSet as stimuli={hint}")
     if isinstance(source, RunLike) and stimuli is not None:
         before, now = source.preprocessing, stimuli.preprocessing
         if before is not None and before != now:
@@ -379,8 +375,8 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
     for name, (other, _) in remaining:
         if other is not rdms and set(stimulus_ids(other)) != set(ids):
             raise NeurordlError(
-                f"the model RDMs {first!r} and {name!r} are of different stimuli, and scores on different "
-                "stimuli cannot be compared; give model RDMs of the same ones"
+                f"the model RDMs {first!r} and {name!r} have different stimuli, so that their scores "
+                "could not be compared; give model RDMs of the same stimuli"
             )
     return ids
 
@@ -394,10 +390,11 @@ def _network_dissimilarity(dissimilarity: DissimilarityLike | None, rdms: RDMs) 
         chosen = find_dissimilarity("correlation")
         why = f"the dissimilarity of the data's RDMs is unknown ({rdms.dissimilarity_measure!r})"
     else:
-        chosen, why = measure.of_network(), f"the data's {measure} distances take repeated noisy measurements"
+        chosen = measure.of_network()
+        why = f"{measure} needs {measure.lacking_in_network}, which a network does not have"
         if chosen == measure:
             return measure
-    warnings.warn(f"{why}: the network's RDMs are {chosen}; choose another by dissimilarity=", stacklevel=4)
+    warnings.warn(f"{why}: the network is measured by {chosen}; dissimilarity= chooses another", stacklevel=4)
     return chosen
 
 

@@ -31,7 +31,7 @@ def permutation_p(
     n_permutations: int = 1000,
     rng: np.random.Generator,
 ) -> Floats:
-    """One-sided p of each model's mean similarity, by permuting its stimuli (rows and columns together).
+    """Test each model's mean similarity by permuting its stimuli (rows and columns together).
 
     Estimand: whether these models are related to these subjects on these stimuli at all, compared with the
     same RDMs whose stimuli are assigned at random. It generalises to neither other subjects nor other
@@ -53,7 +53,7 @@ def permutation_p(
     Returns
     -------
     array, (models,)
-        NaN where the similarity is undefined.
+        One-sided p; NaN if the similarity is undefined.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def split_half(
     rng
         Generator of the splits.
     spearman_brown
-        Step up to the reliability of all subjects.
+        Whether to extrapolate to the reliability of all subjects with the Spearman-Brown formula.
 
     Returns
     -------

@@ -271,20 +271,27 @@ class Evaluation:
     Attributes
     ----------
     frame
-        A row for each layer, ROI and subject, and one for the mean over subjects; columns ``COLUMNS``.
+        Table with a row for each layer, ROI and subject, and for the mean over subjects (subject "mean").
+        Columns: ``layer``, ``roi``, ``subject``, ``comparison``, ``score``; of means the 95 % interval
+        ``ci_low`` and ``ci_high``, ``p`` against zero (one-sided), corrected over the layers of the ROI as
+        ``p_fdr`` (Benjamini & Hochberg) and ``p_holm``, the noise ceiling ``ceiling_lower`` and
+        ``ceiling_upper`` on the pairs that the layer has, ``p_ceiling`` against the lower one (two-sided),
+        and ``generalises_to``; ``n_subjects``, ``n_stimuli``, ``pairs``, ``fitted`` (whether stimuli and
+        subjects were), ``reason`` (why a value is undefined, or that subjects agree no better than by chance)
+        and ``dissimilarity``.
     match
         Which stimuli were matched with the RDMs.
     settings
         The choices made, the checksums of the inputs and the seeds, as saved.
     comparisons
-        Each two layers of a ROI: the difference of their means, its 95 % interval, and two-sided p, alone and
-        corrected over the ROI's pairs of layers (``p_fdr``: Benjamini & Hochberg; ``p_holm``).
+        Table with a row for each pair of layers of a ROI: the difference of their means, its 95 % interval,
+        and two-sided p, also corrected over the pairs of layers of the ROI (``p_fdr`` and ``p_holm``).
     inferences
-        By ROI: scores, evaluations of every resample, and variances.
+        For each ROI, the scores, the evaluations of all resamples, and variances.
     models
-        (layers, pairs) the layers' RDMs.
+        (layers, pairs) RDMs of the layers.
     means
-        By ROI: (pairs,) the mean of the RDMs of the subjects in the mean.
+        For each ROI, (pairs,) mean RDM of the subjects in the mean.
     """
 
     frame: pd.DataFrame
@@ -302,8 +309,8 @@ class Evaluation:
     def group_rows(self) -> pd.DataFrame:
         """Score the mean RDM of the subjects: a row for each layer and ROI, with the subject "group".
 
-        Each pair is averaged over the subjects in whom it was measured. These scores are on another scale
-        than the rows "mean", and are not bounded by the noise ceiling.
+        Each pair is averaged over the subjects in whom it was measured. These scores cannot be compared with
+        the rows "mean", and the noise ceiling does not bound them.
         """
         assert self.models is not None
         layers, tables = self.settings["layers"], []
@@ -373,9 +380,10 @@ class Evaluation:
             aside.write_bytes(content.getbuffer())
 
     def to_rsatoolbox(self, roi: str | None = None) -> Result:
-        """The evaluation of one ROI as rsatoolbox's ``Result``, for its tests and plots.
+        """Convert the evaluation of one ROI to rsatoolbox's ``Result``, for its tests and plots.
 
-        Its variances are rsatoolbox's, of the resamples, also where those of the table are by components.
+        Its variances are those of the resamples, as in rsatoolbox, also if the table has variances by
+        components.
 
         Raises
         ------

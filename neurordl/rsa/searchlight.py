@@ -27,7 +27,7 @@ from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, 
 from neurordl.measures.kernels.distances import distance_matrices
 from neurordl.measures.kernels.products import InnerProducts
 from neurordl.rdms.selection import stimulus_ids
-from neurordl.rdms.source import Center, Source, check_dtype, check_rates, check_runs
+from neurordl.rdms.source import Center, Source, check_rates, check_runs
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.evaluate import model_vectors
 from neurordl.validate import check_number
@@ -82,13 +82,13 @@ class Searchlight:
     grid: Grid | None = None
 
     def image(self, like: str | os.PathLike[str] | nib.Nifti1Image | None = None) -> nib.Nifti1Image:
-        """Maps as a NIfTI image (x, y, z, models); NaN where there is no center.
+        """Return the maps as a NIfTI image (x, y, z, models); NaN where there is no center.
 
         Parameters
         ----------
         like
             An image on the grid of the patterns, such as their mask, whose units and codes of qform and sform
-            are taken. It may be left out where ``grid`` is known.
+            are copied. It can be left out if ``grid`` is known.
 
         Raises
         ------
@@ -181,9 +181,9 @@ def searchlight(
 ) -> Searchlight:
     """Compare models with the RDM of the voxels in a sphere around each voxel.
 
-    RDMs are computed for many centers at once, compared, and not kept: memory is the patterns and a block.
-    Source: Kriegeskorte, Goebel & Bandettini 2006, PNAS 103:3863. Each call is for one subject; whether a map
-    generalises to the population needs a test over the maps of several subjects.
+    RDMs are computed for many centers at once, compared, and not kept, so that little memory is needed.
+    Source: Kriegeskorte, Goebel & Bandettini 2006, PNAS 103:3863. Each call is for one subject; inference on
+    the population needs a test over the maps of several subjects.
 
     Parameters
     ----------
@@ -195,13 +195,13 @@ def searchlight(
     radius
         Radius in voxels: a sphere has the voxels that are nearer to its center (rsatoolbox's ``radius``).
     threshold
-        Share of a sphere's voxels that the patterns must have; those outside of the mask and of the volume
-        are missing (rsatoolbox does not count the latter). RDMs are computed from the voxels that there are.
+        Share of a sphere's voxels that must be among the patterns. Voxels outside the mask or the volume are
+        not (rsatoolbox ignores those outside the volume). RDMs are computed from the voxels that are.
     dissimilarity
         A dissimilarity that takes no precision; ``crossnobis`` and ``poisson_cv`` need the observation
         descriptor ``run``.
     comparison
-        How RDMs are compared, as in `compare`.
+        Comparison of two RDMs, as in `compare`.
     descriptor, center
         As in `compute_rdms`.
     dtype
@@ -212,23 +212,20 @@ def searchlight(
     Warns
     -----
     UserWarning
-        All scores are NaN; and of stimuli and runs, as `compute_rdms`.
+        All scores are NaN; or there are the problems with stimuli and runs of which `compute_rdms` warns.
 
     Raises
     ------
     NeurordlError
         There are no voxel indices, or two voxels have the same; no sphere has enough voxels; the models lack
-        stimuli; a name is unknown; the radius or the threshold makes no sphere, or spheres of one voxel,
-        which has no correlation.
+        stimuli; the dissimilarity or the comparison is unknown; or the radius is so small that spheres have
+        one voxel, and the dissimilarity is undefined.
     """
     comparison, measure = find_similarity(comparison), _dissimilarity(dissimilarity)
     check_number("radius", radius, 0, _WIDEST, open_low=True)
     check_number("threshold", threshold, 0, 1, open_low=True)
-    tensor_dtype = check_dtype(dtype)
     by_run = measure.needs_runs or center == "run"
-    source = Source(patterns, "the patterns", descriptor, by_run=by_run, dtype=tensor_dtype).centered(center)
-    if measure.needs_runs and len(source.runs) < 2:
-        raise NeurordlError(f"{measure} needs two or more runs, and the patterns have a single one")
+    source = Source(patterns, "the patterns", descriptor, by_run=by_run, dtype=dtype).centered(center)
     if not isinstance(models, RDMs) and not len(models):
         raise NeurordlError("models= is empty; give model RDMs")
     check_runs([source], measure)
@@ -255,7 +252,7 @@ def searchlight(
     scores = np.empty((len(stack), len(spheres.centers)))
     with Progress(transient=True, disable=not progress) as bar, torch.no_grad():
         task = bar.add_task("searchlight", total=len(spheres.centers))
-        room = _BYTES // tensor_dtype.itemsize
+        room = _BYTES // source.dtype.itemsize
         for part, voxels in spheres.batches(room, by_voxel[0].numel(), 2 * len(stack[0])):
             scores[:, part] = compare(torch.from_numpy(voxels)).numpy()
             bar.advance(task, len(part))

@@ -1,7 +1,7 @@
 """Simulated subjects with a known representational geometry, and the size of a study by simulation.
 
-With X the patterns of the known geometry, each less its mean over channels and all scaled to unit variance,
-the measured patterns of subject s are
+Let X be the patterns of the known geometry, of which each has its mean over channels subtracted and all are
+scaled to unit variance. The measured patterns of subject s are
 
     Y_s = sqrt(1 - i) X P_s + sqrt(i) Z_s Q_s + E_s / sqrt(snr)
 
@@ -123,7 +123,7 @@ def simulate_patterns(
     ids
         Stimulus of each row.
     n_subjects
-        Number of subjects, who are called "s01", "s02" and so on. The first ones do not depend on it.
+        Number of subjects, who are called "s01", "s02" and so on. More subjects do not change the first ones.
     n_channels
         Number of channels (voxels, neurons) of each subject, at least 2.
     idiosyncrasy
@@ -187,7 +187,7 @@ def _standardize(values: npt.ArrayLike, n_stimuli: int, name: str = "patterns") 
     try:
         patterns = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise NeurordlError(f"the {name} are no array of numbers: {error}") from error
+        raise NeurordlError(f"the {name} are not an array of numbers: {error}") from error
     if patterns.ndim != 2 or len(patterns) != n_stimuli or patterns.shape[1] < 2:
         expected = f"({n_stimuli} stimuli, 2 or more channels)"
         raise NeurordlError(f"the {name} have shape {patterns.shape}: expected {expected}")
@@ -249,15 +249,14 @@ def patterns_of(rdms: RDMs, number: int = 0) -> Floats:
     Parameters
     ----------
     rdms, number
-        RDMs, and which of them to use. Patterns have its correlation or cosine distances if it holds these;
-        other dissimilarities are taken as squared Euclidean distances (up to a factor), which crossnobis
-        distances estimate.
+        RDMs, and the number of the one to use. Correlation and cosine distances are reproduced as such; other
+        dissimilarities are read as squared Euclidean distances (up to a factor), which crossnobis distances
+        estimate.
 
     Returns
     -------
     array, (stimuli, stimuli + 1)
-        Patterns without a mean over channels. They leave out what no patterns can have: negative eigenvalues,
-        which are noise.
+        Patterns with a mean of 0 over channels. Negative eigenvalues, which are noise, are left out.
 
     Raises
     ------

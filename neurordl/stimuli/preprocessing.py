@@ -37,9 +37,9 @@ class Preprocessing:
     channels
         Number of channels: 1 (grey) or 3 (RGB).
     mean, std
-        Number that is subtracted from each channel, and number by which it is then divided, on the scale
-        where 0 is black and 1 is white (for float arrays: on their own scale). "imagenet" stands for the
-        numbers of networks that were trained on ImageNet; None leaves the step out.
+        Numbers that are subtracted from each channel, and by which it is then divided, on a scale from 0
+        (black) to 1 (white), or on their own scale for float arrays. "imagenet" stands for the values that
+        networks trained on ImageNet use; None leaves the step out.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def _read(path: Path, prepared: Preprocessing) -> npt.NDArray[np.uint8]:
     except FileNotFoundError as error:
         raise NeurordlError(f"the image {path} does not exist; check the path") from error
     except Exception as error:  # decoders raise nearly anything on damaged bytes
-        raise NeurordlError(f"cannot read the image {path}: {error}; it is damaged, or no image") from error
+        raise NeurordlError(f"cannot read the image {path}, which may be damaged: {error}") from error
     if image.mode not in _MODES:
         raise NeurordlError(f"the image {path} has pixels of type {image.mode!r}: save it as 8-bit RGB")
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):

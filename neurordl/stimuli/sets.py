@@ -48,7 +48,8 @@ class StimulusSet:
     pixels
         (n, channels, height, width), uint8, or float32 from a float array. Do not write to them.
     preprocessing
-        How the images were read (size, channels), and what `images` does to them (mean, std).
+        Size and channels with which the images were read, and the mean and std by which `images` normalizes
+        them.
     labels
         (n,) int64, or None.
     table
@@ -56,10 +57,10 @@ class StimulusSet:
     source
         Where the images came from, for the record.
     held_out_ids
-        In the training part of a split: the ids held out from it, also by earlier splits.
+        For the training part of a split, the ids that were held out, also by earlier splits.
     classes
-        Names of the classes where labels were text: label k is ``classes[k]``. Pass them to another set, such
-        as the test set, so that its labels have the same numbers.
+        Names of the classes if labels were text: label k is ``classes[k]``. Pass them to another set, such as
+        the test set, so that its labels have the same numbers.
     """
 
     ids: tuple[str, ...]
@@ -104,8 +105,8 @@ class StimulusSet:
         channels
             Number of channels: 1 (grey) or 3 (RGB).
         mean
-            Number that is subtracted from each channel, on the scale where 0 is black and 1 is white;
-            "imagenet" stands for the numbers of networks that were trained on ImageNet.
+            Number that is subtracted from each channel, on a scale from 0 (black) to 1 (white), or "imagenet"
+            for the values that networks trained on ImageNet use.
         std
             Number by which each channel is divided after that, or "imagenet".
         labels
@@ -143,8 +144,8 @@ class StimulusSet:
         id, path, label
             Names of its columns. By default labels come from the column ``label`` if it exists.
         folder
-            The folder to which paths are relative; by default that of the table (of a DataFrame, the current
-            one).
+            Folder to which paths are relative; by default that of the table, or the current one for a
+            DataFrame.
         classes
             As in `from_folder`.
         **preprocessing
@@ -189,8 +190,8 @@ class StimulusSet:
         classes
             As in `from_folder`.
         **preprocessing
-            ``size``, ``channels``, ``mean`` and ``std`` of `Preprocessing`; by default the channels of the
-            array are kept, and 3 repeats a grey one.
+            ``size``, ``channels``, ``mean`` and ``std`` of `Preprocessing`. By default the channels of the
+            array are kept; with 3, a single channel is repeated.
         """
         names = check_ids(ids, "stimuli")
         pixels, prepared = array_pixels(array, preprocessing)
@@ -236,21 +237,22 @@ class StimulusSet:
 
     def subset(self, ids: Iterable[str]) -> StimulusSet:
         """Return the stimuli of ``ids`` in their order; an id that is not in the set is an error."""
-        return self._take(match_ids(ids, self.ids, names=("ids asked for", "stimuli")).index)
+        return self._take(match_ids(ids, self.ids, names=("subset", "stimuli")).index)
 
     def split(
         self, held_out: float | Iterable[str] = 0.25, seed: int = 0, stratify: str | None = None
     ) -> tuple[StimulusSet, StimulusSet]:
-        """Split by stimulus, into a training part and a held-out part; both keep the order of the set.
+        """Split the stimuli into a training part and a held-out part; both keep the order of the set.
 
         Parameters
         ----------
         held_out
-            The fraction to hold out, or the ids.
+            The fraction of the stimuli to hold out, or their ids.
         seed
-            Seed of the draw, which depends on the ids and the seed, but not on the order of the set.
+            Seed of the draw, which does not depend on the order of the set.
         stratify
-            A column of the table, or "label": this fraction is held out of each category, to within one.
+            A column of the table, or "label". The same fraction of each category is then held out, up to
+            rounding.
 
         Raises
         ------
@@ -259,7 +261,7 @@ class StimulusSet:
             and 1.
         """
         if not isinstance(held_out, float | int):
-            return self._parts(match_ids(held_out, self.ids, names=("held-out ids", "stimuli")).index)
+            return self._parts(match_ids(held_out, self.ids, names=("held-out part", "stimuli")).index)
         if isinstance(held_out, bool) or not 0 < held_out < 1:
             raise NeurordlError(f"held_out={held_out!r}: expected a fraction between 0 and 1, or ids")
         order, generator = _shuffle(self.ids, seed, self._strata(stratify))
@@ -271,7 +273,7 @@ class StimulusSet:
     def folds(
         self, n: int, seed: int = 0, stratify: str | None = None
     ) -> list[tuple[StimulusSet, StimulusSet]]:
-        """Cut into ``n`` folds: pairs as of `split`, in which each stimulus is held out once."""
+        """Make ``n`` splits (training part, held-out part) that hold out each stimulus once."""
         check_count("n", n, 2)
         order, _ = _shuffle(self.ids, seed, self._strata(stratify))
         return [self._parts(order[fold::n]) for fold in range(n)]
@@ -286,7 +288,7 @@ class StimulusSet:
         n
             Number of stimuli, at least one of each class.
         seed
-            Seed of the draw, which depends on the ids and the seed, but not on the order of the set.
+            Seed of the draw, which does not depend on the order of the set.
 
         Raises
         ------

@@ -24,13 +24,13 @@ Options = ParamSpec("Options")
 
 
 def with_spec(student: nn.Module, **spec: Any) -> nn.Module:
-    """Note how a student was built, so that a run's folder can build it again."""
+    """Record how a student was built, so that `load_run` can build it again."""
     student.build_spec = spec  # type: ignore[assignment]
     return student
 
 
 def _noted(make: Callable[Options, nn.Module]) -> Callable[Options, nn.Module]:
-    """Note on each student the arguments of `build` that give it."""
+    """Record in each student the arguments with which `build` makes it."""
 
     @functools.wraps(make)
     def noting(*args: Options.args, **options: Options.kwargs) -> nn.Module:
@@ -58,7 +58,7 @@ def small_cnn(
     Parameters
     ----------
     num_classes, in_channels : int
-        Logits; channels of the images.
+        Number of classes, and of the images' channels.
     width : int
         Maps of ``conv1``; the later layers have twice and four times as many.
     batchnorm : bool
@@ -89,7 +89,7 @@ def nin(
     Parameters
     ----------
     num_classes, in_channels : int
-        Logits; channels of the images.
+        Number of classes, and of the images' channels.
     batchnorm : bool
         Batch norm after each convolution but the last (not in the paper; trains faster).
     dropout : float
@@ -119,7 +119,7 @@ def resnet18(num_classes: int = 10, in_channels: int = 3, *, width: int = 64) ->
     Parameters
     ----------
     num_classes, in_channels : int
-        Logits; channels of the images.
+        Number of classes, and of the images' channels.
     width : int
         Maps of the stem: 64 gives 11 million weights, 16 gives 0.7 million.
     """
@@ -154,7 +154,7 @@ def mlp(
     Parameters
     ----------
     num_classes, in_channels : int
-        Logits; channels of the images.
+        Number of classes, and of the images' channels.
     image_size : int or (int, int)
         Height and width of the images (one number: square); images of another size are an error.
     hidden : sequence of int

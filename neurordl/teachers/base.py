@@ -120,6 +120,7 @@ class ById:
         self._ids_as_passed = tuple(ids)
         self._row = {stimulus: row for row, stimulus in enumerate(self.ids)}
         self.control: Record | None = None
+        self._unseen: Mapping[str, Set[int]] = {}  # for each subject, the rows without a measurement
 
     def rows(self, ids: Sequence[str] | None) -> Ints:
         """Row of each id; -1 for an unknown one if it is ignored."""
@@ -130,7 +131,9 @@ class ById:
             )
         rows = np.array([self._row.get(stimulus, -1) for stimulus in ids], dtype=np.int64)
         if self.missing == "error" and (rows < 0).any():
-            match_ids(ids, self.ids, names=("stimuli", self.content))  # raises an error that names them
+            match_ids(
+                ids, self.ids, names=("stimuli", self.content), missing="error"
+            )  # raises an error that names them
         return rows
 
     def match(self, ids: Sequence[str]) -> Match:
@@ -153,12 +156,8 @@ class ById:
         """
         match = match_ids(ids, self._ids_as_passed, names=("stimuli", self.content), missing=self.missing)
         rows = {self._row[stimulus] for stimulus in match.matched}
-        lacking = {subject: len(rows & unseen) for subject, unseen in self._unseen().items()}
+        lacking = {subject: len(rows & unseen) for subject, unseen in self._unseen.items()}
         return replace(match, lacking={subject: count for subject, count in lacking.items() if count})
-
-    def _unseen(self) -> Mapping[str, Set[int]]:
-        """For each subject, the rows without a measurement."""
-        return {}
 
     def prepare(self, ids: Sequence[str]) -> Match:
         """Match the training stimuli, once, before the first step."""

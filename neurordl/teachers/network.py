@@ -133,10 +133,6 @@ class LayerTeacher(Teacher):
         """The dissimilarity of its RDMs."""
         return self._dissimilarity
 
-    def measured_by(self, dissimilarity: DissimilarityLike) -> LayerTeacher:
-        """The same layer under another dissimilarity."""
-        return LayerTeacher(self.network, self.layer, dissimilarity)
-
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
         """The RDM of the network's features for this batch.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -87,19 +87,24 @@ class PatternTeacher(ById):
                 _dataset(name, patterns[name]),
                 f"subject {name}",
                 by_run=by_run,
-                dtype=torch.float32,
+                dtype=np.float32,
                 sums=np.float32,
             )
             for name in sorted(patterns, key=lambda name: natural_key(str(name)))
         }
         ids = dict.fromkeys(stimulus for source in self._sources.values() for stimulus in source.ids)
         super().__init__(list(ids), missing, "patterns")
+        self._unseen = {
+            name: {row for row, stimulus in enumerate(self.ids) if stimulus not in source.numbers}
+            for name, source in self._sources.items()
+        }
         self.subjects = tuple(self._sources)
         self._functions = dict.fromkeys(self.subjects, measure.function)
         self._precision_sha256: dict[str, str] = {}
         if precision is not None:
-            every = dict.fromkeys(self.subjects, precision)
-            by_subject = precision if isinstance(precision, Mapping) else every
+            by_subject = (
+                precision if isinstance(precision, Mapping) else dict.fromkeys(self.subjects, precision)
+            )
             if absent := [name for name in self.subjects if name not in by_subject]:
                 raise NeurordlError(f"precision: no matrix for {', '.join(absent)}")
             for name, source in self._sources.items():
@@ -110,7 +115,7 @@ class PatternTeacher(ById):
         self._centered: dict[str, Source] | None = None
 
     def prepare(self, ids: Sequence[str]) -> Match:
-        """Match the training stimuli, refuse holes in their patterns, compute the mean that is removed."""
+        """Match the training stimuli, check their patterns, and compute the mean that is removed."""
         match = super().prepare(ids)
         stimuli = [self._true(stimulus) for stimulus in match.matched]
         centered = {}
@@ -166,12 +171,6 @@ class PatternTeacher(ById):
             )
         patterns = source.by_run(numbers)
         return patterns if len(used) == len(patterns) else patterns[torch.from_numpy(used)]
-
-    def _unseen(self) -> Mapping[str, Set[int]]:
-        return {
-            name: {row for row, stimulus in enumerate(self.ids) if stimulus not in source.numbers}
-            for name, source in self._sources.items()
-        }
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
         """Ids that may share a batch: all, if all subjects saw them; else a subject's, or the shared ones."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -84,7 +84,7 @@ class RDMTeacher(ById):
         self.rdm_sha256 = [sha256_array(vector) for vector in vectors]
         measured = np.isfinite(vectors)
         unseen = [set(unmeasured_stimuli(of_subject)) for of_subject in measured]
-        self._unseen_rows = dict(zip(self.subjects, unseen, strict=True))
+        self._unseen = dict(zip(self.subjects, unseen, strict=True))
         weights = measured.astype(np.float64)
         if pair_weights is not None:
             weights = weights * _reliability(vectors, shrinkage)
@@ -105,9 +105,6 @@ class RDMTeacher(ById):
         device = batch.images.device
         weights = self._weights.index_select(1, pairs).masked_fill(unknown, 0.0)
         return Target(self._rdms.index_select(1, pairs).to(device), weights.to(device))
-
-    def _unseen(self) -> Mapping[str, Set[int]]:
-        return self._unseen_rows
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
         """Ids that may share a batch: all that are known."""

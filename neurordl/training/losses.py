@@ -97,19 +97,25 @@ class TransferLoss:
     A loss compares features of the student with those of a teacher. Derive your own from this class and
     define ``__call__``; or, if it has parameters, derive it from ``torch.nn.Module`` too and define
     ``forward``. `fit` then trains the parameters with the student's, also across processes, keeps them in
-    checkpoints and writes them to ``losses.safetensors``, apart from the student. Lazy modules of torch are
-    given their shape before the first step.
+    checkpoints and writes those of the last epoch to ``losses.safetensors``, apart from the student. Lazy
+    modules of torch are given their shape before the first step.
+
+    Every module that such a loss holds is trained with it; a network that teaches belongs in a
+    `NetworkTeacher`. The loss is also called once before the first step, and on validation stimuli:
+    ``self.training`` is False then, and buffers should not be updated.
 
     Attributes
     ----------
     name : str
-        Name of its term in the history; by default the name of the class in lower case.
+        Name of its term in the history; by default the name of the class in lower case, which is also that
+        of classes derived from it.
     weight : float, callable of the step, or TaskRatio
-        Factor that `Objective` multiplies the loss by; 1 by default.
+        Factor of the loss in the sum of all losses; 1 by default.
     layers : tuple of str
         Layers of the student that it reads, as in ``named_modules()``; ``""`` is the student's output.
     teacher : Teacher, optional
-        Teacher whose ids are matched with the stimuli: ``teacher["layer3"]`` of a `NetworkTeacher`.
+        Teacher, whose ids are matched with those of the stimuli. Of a `NetworkTeacher` it is one layer:
+        ``teacher["layer3"]``.
 
     Notes
     -----
@@ -230,7 +236,7 @@ class RDMLoss(TransferLoss):
         Pairs of stimuli that count: all of them, those with the same label, or those with different labels.
         The last two need labels in the batch.
     weight : float, callable of the step, or TaskRatio
-        Factor that `Objective` multiplies the loss by.
+        Factor of the loss in the sum of all losses.
     scale : bool
         Multiply the student's RDM by the non-negative factor that fits it best to the teacher's (by least
         squares, without gradient) before they are compared, so that ``"mse"`` can compare RDMs in different
@@ -255,7 +261,7 @@ class RDMLoss(TransferLoss):
     ) -> None:
         self.teacher: Teacher = _single_layer(teacher)
         if isinstance(self.teacher, LayerTeacher) and dissimilarity is not None:
-            self.teacher = self.teacher.measured_by(dissimilarity)
+            self.teacher = LayerTeacher(self.teacher.network, self.teacher.layer, dissimilarity)
         self.layer, self.layers, self.name = layer, (layer,), f"rdm:{layer}"
         self.pairs = check_choice("pairs", pairs, ("all", "within", "between"))
         self.weight, self.scale = check_weight(weight), scale
@@ -339,7 +345,7 @@ class SoftTargetLoss(TransferLoss):
     temperature : float
         Divisor of the outputs.
     weight : float, callable of the step, or TaskRatio
-        Factor that `Objective` multiplies the loss by.
+        Factor of the loss in the sum of all losses.
     """
 
     name, layers = "soft_targets", (OUTPUT,)

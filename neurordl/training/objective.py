@@ -78,8 +78,9 @@ class Objective:
 
     >>> loss, terms = objective(student, labelled=(images, labels), stimuli=(images, ids))  # doctest: +SKIP
 
-    The optimizer of losses with parameters needs these too:
+    Losses with parameters go to the student's device, and their parameters into the optimizer:
 
+    >>> objective.loss_modules.to(device)  # doctest: +SKIP
     >>> torch.optim.AdamW([*student.parameters(), *objective.parameters()])  # doctest: +SKIP
     """
 

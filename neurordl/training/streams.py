@@ -258,7 +258,7 @@ class Streams:
         return max(len(stream) for stream in (self.labelled, self.stimuli) if stream is not None)
 
     def begin(self, first: int, step: int) -> None:
-        """Start an epoch at a step, from the first one on; a loader's draws depend on earlier ones."""
+        """Go to a step of the epoch that began at step `first`: a loader draws its earlier batches again."""
         if isinstance(self.labelled, LoaderStream):
             self.labelled.begin()
             for earlier in range(first, step):

@@ -56,17 +56,15 @@ class Optimization:
     scheduler : "cosine", "constant", or callable
         Schedule of the learning rate, which advances at each step.
 
-        A callable is a function (optimizer, number
-        of steps) -> scheduler, which must not need a metric.
+        A callable is a function (optimizer, number of steps) -> scheduler, which must not need a metric.
     clip_norm : float, optional
         Gradients are clipped to this norm.
     batchnorm : {"labelled", "stimuli", "both"}
         Which of two streams is normalized by the statistics of its own batches and updates the running
         statistics. The other one is normalized by the running statistics.
 
-        Stimulus batches are small and
-        their images differ from the labelled ones, and evaluation uses the running statistics, so that
-        "labelled" fits the geometry of the stimuli as it will be evaluated.
+        Batches of stimuli are small, and their images differ from the labelled ones. With "labelled" the
+        geometry of the stimuli is fitted under the statistics with which the student is evaluated later.
 
     Examples
     --------
@@ -191,7 +189,7 @@ def fit(
     Each step takes a batch of labelled images and a batch of stimuli. An epoch is one pass through the
     longer of the two streams; the shorter one starts again. Without `stimuli`, the labelled images are the
     stimuli. The same seed gives the same student, whatever the order of the images in their sets. The student
-    is trained in place.
+    and losses that have parameters are trained in place: make new ones for another run.
 
     Parameters
     ----------
@@ -204,17 +202,17 @@ def fit(
     stimuli : StimulusSet, optional
         Training stimuli of the teachers. Leave out the held-out ones before (``stimuli.split``).
     epochs : int
-        Passes through the longer stream.
+        Passes through the labelled images or the stimuli, whichever make more batches.
     seed : int
         Seed of data order, augmentation and dropout.
 
         It does not set the student's initial weights: call ``torch.manual_seed`` before you make the student.
     validation : StimulusSet, or share of the stimuli, optional
-        Share of the stimuli, or other stimuli, that choose the best epoch: the one with the lowest sum of
-        transfer losses. They are not trained on.
+        Share of the stimuli, or other stimuli, that are not trained on. They choose the best epoch: that with
+        the lowest sum of transfer losses.
 
-        The run's student has the weights of that epoch; the weights of the last epoch are
-        kept in the folder, if there is one.
+        The run's student has the weights of that epoch; the weights of the last epoch are kept in the folder,
+        if there is one.
     batches : Batches
         Batch sizes and augmentation.
     optimization : Optimization

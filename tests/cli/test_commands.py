@@ -441,7 +441,7 @@ def test_rdms_of_a_file_that_says_little(shell: Any, data: dict[str, Path], tmp_
     ]
     told = ["--name", "it", "--labels", tmp_path / "ids.txt", "--measure", "correlation"]
     for given, message in (
-        ([], "choose one by name="),
+        ([], "pass name="),
         (told, "set rdms.rdm_descriptors"),
     ):
         code, _, errors = shell(*arguments, *given)

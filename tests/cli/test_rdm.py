@@ -93,7 +93,7 @@ def test_betas_and_names_that_do_not_say_whose(shell: Any, tmp_path: Path) -> No
     assert code == 0, errors
     assert "note: dropped 1 of 27 voxels" in errors
     assert "--subject names it" in told
-    assert "need 4 runs or more, and there are 2" in told
+    assert "needs 4 runs or more, but there are 2" in told
     for option in (("--model", "lsa"), ("--hrf-model", "glover"), ("--slice-time-ref", "0.5")):
         code, _, errors = shell(
             *("rdm", tmp_path / "betas.nii.gz", "--table", tmp_path / "betas.csv", *option),

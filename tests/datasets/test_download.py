@@ -222,7 +222,7 @@ def test_a_file_of_that_name_is_left_alone(server: Server, tmp_path: Path) -> No
 
 
 def test_names_and_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(NeurordlError, match="data set='imagenet': expected one of 'digits', 'images92'"):
+    with pytest.raises(NeurordlError, match="name='imagenet': expected one of 'digits', 'images92'"):
         fetch("imagenet")
     monkeypatch.delenv("NEURORDL_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -260,6 +260,6 @@ def test_shell(server: Server, tmp_path: Path, shell: Any) -> None:
     for command in ("info", "fetch"):
         code, _, err = shell("data", command, "gone")
         assert code == 1
-        assert "data set='gone'" in err
+        assert "name='gone'" in err
     assert shell("data", "info", "haxby2001")[0] == 0
     assert "nothing to fetch" in shell("data", "fetch", "digits")[1]

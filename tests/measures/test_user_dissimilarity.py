@@ -241,7 +241,7 @@ def test_names_that_cannot_be_registered(measure: Any) -> None:
         (nrl.Dissimilarity("correlation", city_block), "'correlation' is the dissimilarity 'correlation'"),
         (nrl.Dissimilarity("mine", city_block, aliases=("LDC",)), "'ldc' is the dissimilarity 'crossnobis'"),
         (nrl.Dissimilarity("City Block", city_block), "'cityblock' is the dissimilarity 'city block'"),
-        (city_block, "and got function"),
+        (city_block, "not function"),
     ):
         with pytest.raises(nrl.NeurordlError, match=message):
             nrl.register(wrong)  # type: ignore[arg-type]

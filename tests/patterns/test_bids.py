@@ -96,7 +96,7 @@ def test_names_that_are_not_those_of_bids_have_the_file_beside_them(tmp_path: Pa
     ("content", "said"),
     [
         ("{", "is not valid JSON"),
-        ("[1]", "is no JSON object"),
+        ("[1]", "is not a JSON object"),
         ({"RepetitionTime": "two"}, "'two', is not plausible"),
         ({"RepetitionTime": True}, "True, is not plausible"),
         ({"RepetitionTime": 2000}, "2000, is not plausible"),
@@ -158,7 +158,7 @@ def test_two_images_of_a_run_are_named(tmp_path: Path) -> None:
     for resolution in "12":
         name = f"sub-01_task-x_space-MNI_res-{resolution}_desc-preproc_bold.nii.gz"
         write_bold(tmp_path / "sub-01" / "func" / name)
-    with pytest.raises(NeurordlError, match=r"res-1_.* and .*res-2_.* are of one run"):
+    with pytest.raises(NeurordlError, match=r"res-1_.* and .*res-2_.* belong to one run"):
         nrl.read_bids(tmp_path, "x", "MNI")
 
 

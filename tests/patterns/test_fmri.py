@@ -287,7 +287,7 @@ def test_betas_with_a_table(study: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(single.measurements, found.measurements)
     for bad, told in (
         (table.drop(columns="image").head(5), "has 5 rows, and the images have 8 volumes"),
-        (table.drop(columns="stimulus"), "no column 'trial_type': .* betas has a column stimulus"),
+        (table.drop(columns="stimulus"), "no column 'trial_type': .* give it a column stimulus"),
         (table.replace("beta_0003.nii", "beta_3.nii"), "differ only by zero padding"),
         (table.assign(stimulus=[*CONDITIONS, *CONDITIONS[:3], None]), "rows without a stimulus"),
     ):
@@ -316,7 +316,7 @@ def test_confounds(study: Any) -> None:
     for change, told in (
         ({"confounds": Confounds(tables, ["csv"])}, "no column 'csv'"),
         ({"confounds": [pd.DataFrame({"a": [1.0]})] * 3}, "1 rows for 80 volumes"),
-        ({"confounds": [pd.DataFrame({"a": ["x"] * VOLUMES})] * 3}, "missing or no numbers"),
+        ({"confounds": [pd.DataFrame({"a": ["x"] * VOLUMES})] * 3}, "missing or not numbers"),
         ({"model": "average"}, "takes no confounds"),
     ):
         with pytest.raises(NeurordlError, match=told):
@@ -424,12 +424,12 @@ def test_events_that_do_not_fit(study: Any, change: dict[str, Any], told: str) -
         ({"condition": "stim"}, "no column 'stim': its columns are onset, duration, trial_type"),
         ({"images": []}, "one image or more"),
         ({"model": "fir"}, "expected one of 'glm', 'lsa', 'lss', 'average'"),
-        ({"runs": ["a", "a", "b"]}, "two images are of a"),
+        ({"runs": ["a", "a", "b"]}, "two images belong to a"),
         ({"runs": ["a"]}, "1 names for 3 images"),
         ({"model": GLM(t_r=-1.0)}, "pass t_r="),
-        ({"model": GLM(hrf_model="gamma")}, "no design matrix"),
-        ({"model": GLM(hrf_model="fir")}, "several regressors a condition"),
-        ({"confounds": Confounds(fmriprep=["motion"])}, "no confounds of fMRIPrep"),
+        ({"model": GLM(hrf_model="gamma")}, "cannot make the design matrix"),
+        ({"model": GLM(hrf_model="fir")}, "several regressors for each condition"),
+        ({"confounds": Confounds(fmriprep=["motion"])}, "cannot load fMRIPrep's confounds"),
         ({"leave_out": CONDITIONS}, "leave_out= leaves no condition"),
     ],
 )
@@ -582,13 +582,13 @@ def test_confounds_of_fmriprep(tmp_path: Path) -> None:
     )
     assert json.loads(scrubbed.descriptors["provenance"])["runs"][0]["excluded"] > 2
     for strategy, told in (
-        (["compcor"], "no confounds of fMRIPrep"),
-        (["nothing"], "no confounds of fMRIPrep"),
+        (["compcor"], "cannot load fMRIPrep's confounds"),
+        (["nothing"], "cannot load fMRIPrep's confounds"),
     ):
         with pytest.raises(NeurordlError, match=told):
             nrl.read_patterns(image, None, events, confounds=Confounds(fmriprep=strategy))
     (tmp_path / "sub-07_task-x_run-01_desc-confounds_timeseries.tsv").write_text("csf\nx\n")
-    with pytest.raises(NeurordlError, match="no confounds of fMRIPrep"):
+    with pytest.raises(NeurordlError, match="cannot load fMRIPrep's confounds"):
         nrl.read_patterns(image, None, events, confounds=Confounds(fmriprep="wm_csf"))
     short = frame.iloc[:-5]
     short.to_csv(tmp_path / "sub-07_task-x_run-01_desc-confounds_timeseries.tsv", sep="\t", index=False)
@@ -726,5 +726,5 @@ def test_a_header_of_negative_sizes_is_damaged(study: Any, tmp_path: Path) -> No
     for place in (42, 44):  # the first two sizes
         content[place : place + 2] = (-3).to_bytes(2, "little", signed=True)
     (tmp_path / "bold.nii").write_bytes(content)
-    with pytest.raises(NeurordlError, match="cut off or damaged"):
+    with pytest.raises(NeurordlError, match="not a NIfTI image, or damaged"):
         nrl.read_patterns(tmp_path / "bold.nii", None, study["events"][0], model=GLM(t_r=2.0))

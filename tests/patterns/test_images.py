@@ -76,7 +76,7 @@ def test_masks_and_atlases_may_be_stored_with_a_slope(tmp_path: Path) -> None:
     [
         (pd.DataFrame({"index": [1, 1], "name": ["V1", "IT"]}), "label 1 has two names, 'V1' and 'IT'"),
         (pd.DataFrame({"index": [1], "name": [np.nan]}), "the labels 1 without names"),
-        ({1.5: "V1"}, "1.5 is no whole number"),
+        ({1.5: "V1"}, "1.5 is not a whole number"),
         ({float("inf"): "V1"}, "needs whole numbers with names"),
         (["V1"], "labels= is a list"),
         (5, "labels= is a int"),

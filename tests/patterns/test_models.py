@@ -94,7 +94,7 @@ def test_events_without_duration_are_nilearns_impulses() -> None:
 
 def test_a_run_of_one_volume_is_refused() -> None:
     events = pd.DataFrame({"onset": [0.0], "duration": [1.0], "trial_type": ["a"]})
-    with pytest.raises(NeurordlError, match="no design matrix"):
+    with pytest.raises(NeurordlError, match="cannot make the design matrix"):
         nrl.read_patterns(bold(np.ones((1, 3))), None, events)
 
 

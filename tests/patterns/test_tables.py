@@ -59,8 +59,8 @@ def test_names_that_do_not_tell_are_noticed(images: Any, tables: Any, silent: bo
     with warnings.catch_warnings(record=True) as notices:
         warnings.simplefilter("always")
         match_tables(images, tables, "events")
-    assert [str(one.message)[:52] for one in notices] == (
-        [] if silent else ["names do not tell which events belong to which image"]
+    assert [str(one.message)[:56] for one in notices] == (
+        [] if silent else ["the names do not show which events belong to which image"]
     )
 
 
@@ -123,7 +123,7 @@ def test_arguments_of_the_wrong_type(change: dict[str, Any], told: str) -> None:
             "slice_time_ref='x': expected a number of at least 0 and of at most 1",
         ),
         (lambda: Average(slice_time_ref=1.5), "slice_time_ref=1.5"),
-        (lambda: Confounds(columns=["csf"]), "columns= chooses columns of the confounds in tables="),
+        (lambda: Confounds(columns=["csf"]), "columns= needs tables="),
         (lambda: Regions(None, labels={1: "IT"}), "without an atlas"),
     ],
 )

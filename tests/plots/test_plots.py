@@ -207,7 +207,7 @@ def test_an_evaluation_brings_its_own_comparisons():
     found.comparisons.loc[0, ["difference", "p_fdr"]] = [0.3, 0.001]
     plain = plot_scores(found)
     assert len(plot_scores(found, comparisons=True).lines) > len(plain.lines)
-    with pytest.raises(NeurordlError, match="comparisons=True takes what evaluate gave"):
+    with pytest.raises(NeurordlError, match="comparisons=True needs an Evaluation"):
         plot_scores(found.to_frame(), comparisons=True)
 
 

@@ -174,7 +174,7 @@ def test_patterns_over_time_keep_their_times_and_lists_stay_as_they_are() -> Non
 @pytest.mark.parametrize("wrong", [None, 1, 1.0, float("nan")])
 def test_rows_of_patterns_are_named_by_text(wrong: Any) -> None:
     named = Dataset(np.ones((2, 2)), obs_descriptors={"stimulus": ["s0", wrong]})
-    with pytest.raises(NeurordlError, match=r"ids of the patterns must be .* number 1 \(from 0\) is"):
+    with pytest.raises(NeurordlError, match=r"ids of the patterns must be .* position 1 is"):
         nrl.align(rdms=rdms(IDS[:2]), patterns=named, missing="ignore")
 
 
@@ -190,9 +190,9 @@ def test_what_cannot_be_aligned() -> None:
     twice = labels([*IDS[:-1], "s0"])
     bare = Dataset(np.ones((2, 2)), obs_descriptors={"conds": ["a", "b"]})
     cases: list[tuple[dict[str, Any], str]] = [
-        ({}, "two or more things by name.*got none"),
+        ({}, "two or more data by name.*got none"),
         ({"stimuli": stimuli(IDS)}, "got stimuli"),
-        ({"stimuli": stimuli(IDS), "rdms": nameless}, "carry no stimulus ids"),
+        ({"stimuli": stimuli(IDS), "rdms": nameless}, "have no stimulus ids"),
         ({"stimuli": stimuli(IDS), "labels": twice}, "must be unique"),
         ({"stimuli": stimuli(IDS), "patterns": bare}, "patterns lack .* 'stimulus' .*conds"),
         ({"stimuli": stimuli(IDS), "rdms": np.ones(3)}, "rdms is ndarray; align takes"),

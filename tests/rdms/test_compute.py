@@ -211,10 +211,10 @@ def test_many_rows_are_averaged_without_a_loop() -> None:
 @pytest.mark.parametrize(
     ("patterns", "options", "message"),
     [
-        ([], {}, "got none"),
-        (np.ones((3, 4)), {}, "got ndarray"),
-        (3, {}, "got int"),
-        ({"a": np.ones((3, 4))}, {}, "got ndarray"),
+        ([], {}, "not none"),
+        (np.ones((3, 4)), {}, "not ndarray"),
+        (3, {}, "not int"),
+        ({"a": np.ones((3, 4))}, {}, "not ndarray"),
         (Dataset(np.ones((3, 4))), {}, "Dataset 0 has no observation descriptor 'stimulus'; it has none"),
         (
             dataset(subject="s1"),
@@ -298,8 +298,8 @@ def test_poisson_of_near_duplicates(scale: float) -> None:
             {"dissimilarity": "crossnobis"},
             "nan as 'run' of observation 2",
         ),
-        ({}, {"dissimilarity": "mahalanobis", "precision": "x"}, "no matrix of real numbers"),
-        ({}, {"dissimilarity": "mahalanobis", "precision": [[1, 2], [3]]}, "no matrix of real numbers"),
+        ({}, {"dissimilarity": "mahalanobis", "precision": "x"}, "not a matrix of real numbers"),
+        ({}, {"dissimilarity": "mahalanobis", "precision": [[1, 2], [3]]}, "not a matrix of real numbers"),
     ],
 )
 def test_names_that_are_missing_and_precisions_that_are_none(

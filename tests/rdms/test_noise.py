@@ -462,14 +462,14 @@ def test_memory_is_the_result_and_a_block(n: int, channels: int, to_disk: bool, 
         ),
         ({"dissimilarity": "euclidean", "noise": "full"}, "euclidean takes no noise=.*mahalanobis"),
         ({"dissimilarity": "poisson", "precision": np.eye(8)}, "takes no precision"),
-        ({"dissimilarity": "crossnobis", "noise": "full", "precision": np.eye(8)}, "exclude each other"),
+        ({"dissimilarity": "crossnobis", "noise": "full", "precision": np.eye(8)}, "both given"),
         (
             {"dissimilarity": "crossnobis", "noise": Noise("full", Dataset(np.ones((30, 7))))},
-            "expected 8 channels",
+            "expected 8 columns",
         ),
         (
             {"dissimilarity": "crossnobis", "noise": Noise("full", {"s1": Dataset(np.ones((3, 8)))})},
-            "by name",
+            "must be a mapping",
         ),
         ({"dissimilarity": "crossnobis", "noise": Noise("full", [1])}, "a Dataset for each"),
         (

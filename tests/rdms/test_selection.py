@@ -111,7 +111,7 @@ def test_few_digits_find_a_number_where_they_tell_it_apart():
         ({"subjects": ["anna", "carl"]}, "no RDM has subject 'carl'.*anna, ben"),
         ({"select": {"run": 1}}, "no descriptor 'run'.*session"),
         ({"average": "run"}, "cannot average over 'run'.*session"),
-        ({"average": "subject"}, "pooled, not averaged"),
+        ({"average": "subject"}, "not averaged over subjects"),
         ({"roi": "IT", "select": {"roi": "EVC"}}, "'roi' is chosen twice"),
         ({"subjects": []}, "empty list"),
     ],
@@ -130,7 +130,7 @@ def test_a_subject_who_lacks_what_was_asked_for_is_named():
 
 def test_repeats_that_nothing_tells_apart():
     rdms = RDMs(np.ones((2, 3)), rdm_descriptors={"subject": ["a", "a"]})
-    with pytest.raises(NeurordlError, match="no descriptor tells them apart"):
+    with pytest.raises(NeurordlError, match="the same descriptors"):
         check_one_per_subject(rdms)
 
 

@@ -125,8 +125,10 @@ def test_one_clear_error(call: Call, told: str) -> None:
 def test_few_stimuli_are_noted(n: int, pairs: int, moved: str) -> None:
     found = nrl.evaluate(models(n), brain(), comparison="corr")
     (note,) = (note for note in found.notes if "too few" in note)
-    assert note.startswith(f"{n} stimuli make {pairs} pairs, too few for a firm score: ")
-    assert f"about ±{moved} " in note
+    assert note.startswith(
+        f"{n} stimuli make {pairs} pairs, too few: the score of an unrelated RDM varies by "
+    )
+    assert f"by ±{moved} " in note
     assert note in str(found)
 
 
@@ -138,7 +140,7 @@ def test_what_few_pairs_give_by_chance() -> None:
             np.array([pdist(rng.normal(size=(n, 30)), "correlation") for _ in range(3000)]) for _ in range(2)
         )
         spread = np.std([np.corrcoef(x, y)[0, 1] for x, y in zip(a, b, strict=True)])
-        told = re.search(r"about ±([0-9.]+)", few_pairs(n, a.shape[1]))
+        told = re.search(r"by ±([0-9.]+)", few_pairs(n, a.shape[1]))
         assert told is not None
         assert float(told[1]) == pytest.approx(spread, rel=0.1)
     assert few_pairs(10, 45) == ""

@@ -220,7 +220,7 @@ def test_models_by_name():
         evaluate([stack], brain())
     fewer = RDMs(np.arange(6.0)[None], pattern_descriptors={"stimulus": list(IDS[:4])})
     for order in ({"few": fewer, "all": stack[0]}, {"all": stack[0], "few": fewer}):
-        with pytest.raises(NeurordlError, match="are of different stimuli"):
+        with pytest.raises(NeurordlError, match="have different stimuli"):
             evaluate(order, brain())
     stack.rdm_descriptors = {"name": ["x", "x", "y"]}
     with pytest.raises(NeurordlError, match="'name' repeats"):
@@ -385,7 +385,7 @@ def test_a_run_without_rdl_has_everything_held_out(run):
 def test_bad_input_is_told_clearly(run):
     with pytest.raises(NeurordlError, match=r"stimuli=.*held out 6, 's6'"):
         evaluate(run, brain())
-    with pytest.raises(NeurordlError, match="give stimuli="):
+    with pytest.raises(NeurordlError, match="as stimuli="):
         evaluate(network(), brain())
     other = replace(run, preprocessing=Preprocessing(size=(32, 32), channels=3, mean=None, std=None))
     with pytest.raises(NeurordlError, match=r"prepared as .*channels=1.* as .*size=\(32, 32\)"):

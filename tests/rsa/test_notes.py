@@ -80,7 +80,9 @@ def test_few_pairs_are_those_that_are_measured() -> None:
     data.dissimilarities[:, FIRST < 7] = np.nan  # 5 stimuli are left
     notes = nrl.evaluate(models(), data, comparison="corr").notes
     (note,) = (note for note in notes if "too few" in note)
-    assert note.startswith("of the 66 pairs of 12 stimuli 10 can be compared, too few for a firm score: ")
+    assert note.startswith(
+        "of the 66 pairs of 12 stimuli 10 can be compared, too few: the score of an unrelated RDM varies by "
+    )
     assert few_pairs(12, 10).split("too few")[1] == note.split("too few")[1]
 
 

@@ -182,7 +182,7 @@ def test_simulated_fmri_comes_back(tmp_path: Path) -> None:
         ({"autocorrelation": 1.0}, "autocorrelation=1.0"),
         ({"t_r": 0.0}, "t_r=0.0"),
         ({"t_r": math.nan}, "t_r=nan"),
-        ({"t_r": 500.0}, "a simulated run with t_r=500.0: no design matrix"),
+        ({"t_r": 500.0}, "a simulated run with t_r=500.0: nilearn cannot make the design matrix"),
         ({"smoothness": math.nan}, "smoothness=nan"),
         ({"drift": math.nan}, "drift=nan"),
         ({"shape": (4, 4)}, "expected three numbers"),
@@ -195,8 +195,8 @@ def test_simulated_fmri_comes_back(tmp_path: Path) -> None:
         ({"patterns": {"atlas": TRUE}}, "'atlas' cannot name a ROI"),
         ({"patterns": {"a/b": TRUE}}, "'a/b' cannot name a ROI"),
         ({"task": "a_b"}, "task='a_b'"),
-        ({"hrf_model": "foo"}, "no design matrix: .*foo"),
-        ({"hrf_model": "fir"}, "several regressors a condition"),
+        ({"hrf_model": "foo"}, "cannot make the design matrix: .*foo"),
+        ({"hrf_model": "fir"}, "several regressors for each condition"),
     ],
 )
 def test_scanners_that_cannot_be(tmp_path: Path, change: dict[str, Any], told: str) -> None:
@@ -273,7 +273,7 @@ def test_split_halves_are_reliable_where_there_is_signal() -> None:
         for at in (np.r_[0:12, 24:36], np.r_[12:24, 36:48])
     ]
     np.testing.assert_allclose(odd_even_reliability(weak, "crossnobis")[0], np.corrcoef(*of_halves)[0, 1])
-    with pytest.raises(NeurordlError, match="need 4 runs or more, and there are 2"):
+    with pytest.raises(NeurordlError, match="needs 4 runs or more, but there are 2"):
         odd_even_reliability(
             simulate_patterns(TRUE, IDS, 1, measurement=Measurement(runs=2))["s01"], "crossnobis"
         )
@@ -382,7 +382,7 @@ def test_a_mean_over_channels_is_no_part_of_the_geometry() -> None:
         ({"rival": np.ones(12)}, r"patterns of the rival have shape \(12,\)"),
         ({"rival": np.ones((12, 3))}, "patterns of the rival are constant"),
         ({"rival": np.full((12, 3), np.nan)}, "patterns of the rival hold NaN"),
-        ({"patterns": [["a"] * 3] * 12}, "no array of numbers"),
+        ({"patterns": [["a"] * 3] * 12}, "not an array of numbers"),
         ({"measurement": Measurement(missing=0.8), "stimuli": (4,)}, "too few pairs"),
     ],
 )

@@ -406,7 +406,7 @@ def test_split_by_ids() -> None:
     train, held_out = numbered(8).split(["s6", "s1", "s3"])
     assert held_out.ids == ("s1", "s3", "s6")
     assert train.held_out_ids == held_out.ids
-    with pytest.raises(NeurordlError, match="1 of 3 ids of the held-out ids are not in the stimuli: 'x'"):
+    with pytest.raises(NeurordlError, match="1 of 3 ids of the held-out part are not in the stimuli: 'x'"):
         numbered(8).split(["s6", "s1", "x"])
 
 

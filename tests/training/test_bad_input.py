@@ -106,7 +106,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "ids that match in part": (
         lambda: {"stimuli": drawn(M, [*IDS[:-2], "x", "y"])},
-        r"2 of 16 ids of the stimuli are not in the RDMs: 'x', 'y'; leave these stimuli out, or pass missing",
+        r"2 of 16 ids of the stimuli are not in the RDMs: 'x', 'y'; leave them out, or pass missing",
     ),
     "one stream whose ids match in part": (
         lambda: {"stimuli": None, "labelled": drawn(M, [*IDS[:-1], "x"], labels=np.arange(M) % 4)},
@@ -138,7 +138,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "ROIs without subjects": (
         lambda: {"objective": rdm(brain(roi=["IT", "EVC"]))},
-        r"2 RDMs carry no descriptor 'subject'",
+        r"2 RDMs have no descriptor 'subject'",
     ),
     "a ROI that is not there": (
         lambda: {"objective": rdm(brain(subject=["a"], roi=["IT"]), roi="V4")},
@@ -316,7 +316,7 @@ def test_unreadable_image(tmp_path: Path) -> None:
     whole = (tmp_path / "s3.png").read_bytes()
     for damaged in (b"", b"not an image", whole[: len(whole) // 2]):
         (tmp_path / "s3.png").write_bytes(damaged)
-        with pytest.raises(NeurordlError, match=r"cannot read the image .*s3\.png.*it is damaged"):
+        with pytest.raises(NeurordlError, match=r"cannot read the image .*s3\.png.*may be damaged"):
             StimulusSet.from_folder(tmp_path, channels=1)
 
 

@@ -99,7 +99,7 @@ def train(**changes: Any) -> Run:
 
 def test_too_few_stimuli_left_out_are_pointed_out(recwarn: pytest.WarningsRecorder) -> None:
     fitted = stimuli().split(held_out=5 / M)[0]
-    with pytest.warns(UserWarning, match=r"held-out stimuli: 5 stimuli make 10 pairs.*about ±0\.33"):
+    with pytest.warns(UserWarning, match=r"held-out stimuli: 5 stimuli make 10 pairs.*by ±0\.33"):
         train(stimuli=fitted, epochs=1)
     with pytest.warns(UserWarning, match=r"validation stimuli: 4 stimuli make 6 pairs"):
         train(validation=4 / M, epochs=1)

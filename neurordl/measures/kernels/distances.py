@@ -448,13 +448,10 @@ def _squared_lengths(side: Array) -> Array:
 
 def _rough_mean(sample: Array, *, always: bool) -> Array | None:
     """Mean of a sample of patterns, to be subtracted from all; unless always, None if it costs no digits."""
-    sound = sample
+    sound = sample[np.isfinite(sample).all(axis=1)]
+    if not len(sound):
+        return None
     mean: Array = sound.mean(axis=0)
-    if not np.isfinite(mean).all():
-        sound = sample[np.isfinite(sample).all(axis=1)]
-        if not len(sound):
-            return None
-        mean = sound.mean(axis=0)
     if not always and sample.dtype == np.float64:
         spread = float(np.square(sound - mean).sum()) / len(sound)
         if float(np.square(mean).sum()) <= _COMMON * spread:

@@ -51,7 +51,7 @@ def load_rdms(
     similarity: Literal["1-s"] | None = None,
     diagonal: Literal["ignore"] | None = None,
 ) -> RDMs:
-    """Read RDMs from a file; its suffix tells the format.
+    """Read RDMs from a file, in the format of its suffix.
 
     - ``.h5``, ``.hdf5``: rsatoolbox's layout (``rdms.save(path, file_type="hdf5")``), or `save_rdms`.
     - ``.mat``, version 5 or 7.3: a matrix, a stack, or a struct array of the MATLAB RSA toolbox (fields RDM,
@@ -62,56 +62,55 @@ def load_rdms(
     - ``.csv`` (also with semicolons and decimal commas), ``.tsv``: a square table with ids in its first row,
       its first column, both or neither; or condensed RDMs, one per row. Blank cells, NA and nan are missing.
 
-    Shape and symmetry tell square matrices and stacks of them (along the first axes, or the last as in
-    MATLAB) from condensed RDMs, one per row. The values are converted as follows. Where the two triangles
-    differ by up to 1e-5 of the largest value, the difference is rounding and they are averaged. NaN is a pair
-    that was not measured. A diagonal of NaN is read as zeros. Negative values stay (cross-validated distances
-    have them). Whole numbers and truth values become float64; float32 stays.
+    Square matrices, stacks of them (along the first axes, or along the last as in MATLAB) and condensed RDMs
+    (one per row) are recognized by shape and symmetry. If the two triangles differ by up to 1e-5 of the
+    largest value, which is rounding, they are averaged. NaN is a pair that was not measured; a diagonal of
+    NaN is read as zeros. Negative values, which cross-validated distances have, are kept. Whole numbers and
+    booleans become float64; float32 is kept.
 
     Parameters
     ----------
     path
-        The file. Pickles, whatever their name, are refused, because unpickling can run any code.
+        The file. Pickles are refused, because unpickling can run any code.
     name
-        The variable of a .mat or .npz file to read, where several can be RDMs.
+        The variable of a .mat or .npz file to read, if several of them could be RDMs.
     ids
-        Stimulus ids in the order of the rows, where the file has none.
+        Stimulus ids in the order of the rows, if the file has none.
     labels
-        File with the stimulus ids in the order of the rows, where the RDM file has none: .txt with one id per
-        line, .csv or .tsv with a column ``id`` or ``stimulus``.
+        File with the stimulus ids in the order of the rows, if the RDM file has none: .txt with one id per
+        line, or .csv or .tsv with a column ``id`` or ``stimulus``.
     subjects
-        One subject for each RDM, where the file does not name them.
+        The subject of each RDM, if the file does not name them.
     roi
-        One ROI for all RDMs or for each, where the file does not name them.
+        The ROI of all RDMs, or of each, if the file does not name them.
     measure
-        The dissimilarity measure, where the file does not name it ("correlation", "crossnobis").
+        The dissimilarity, such as "correlation" or "crossnobis", if the file does not name it.
     layout
-        "square" or "condensed", where shape and symmetry do not tell.
+        "square" or "condensed", if shape and symmetry leave this open.
     similarity
-        "1-s": the file holds similarities with ones on the diagonal, and 1 - s is taken.
+        "1-s": the file holds similarities s with ones on the diagonal, which are converted to 1 - s.
     diagonal
-        "ignore": the diagonal is not zero (as in split-half RDMs) and is left out.
+        "ignore" leaves out a diagonal that is not zero, as in split-half RDMs.
 
     Returns
     -------
     RDMs
-        With the file's descriptors; text is ``str``, whether it is stored as text or as bytes.
+        RDMs with the descriptors of the file.
 
     Warns
     -----
     UserWarning
-        The file names no stimuli (no pattern descriptor ``stimulus``), or numbers them. Give ids before
-        anything is matched; a descriptor that could hold them is pointed out. Also where ROI, subject and
-        session were read from names, where rows were read as RDMs but columns could be, and where commas are
-        decimal.
+        The file has no stimulus ids (the message points out a descriptor that could hold them), or numbers as
+        ids. ROI, subject and session were read from names. The rows were read as RDMs, but the columns could
+        be RDMs, too. Numbers have decimal commas.
 
     Raises
     ------
     NeurordlError
-        There is no such file; it is damaged or claims more than it holds; several variables can be RDMs and
-        no ``name`` chooses one; it holds Python objects, text among numbers, asymmetric values, similarities,
-        a diagonal that is not zero, an infinite value or an RDM without a finite pair; or there are too few
-        or too many ids or subjects.
+        The file does not exist or is damaged; several of its variables could be RDMs and there is no
+        ``name``; it holds Python objects, text, similarities, values that are infinite or not symmetric, a
+        diagonal that is not zero, or an RDM without any value; or the number of ids, subjects or ROIs differs
+        from that of the RDMs.
 
     Examples
     --------
@@ -125,7 +124,7 @@ def load_rdms(
     if name is not None and not format.has_variables:
         raise NeurordlError(f"{source} has no variables to choose from: leave out name={name!r}")
     if ids is not None and labels is not None:
-        raise NeurordlError("ids were given twice, by ids= and by labels=; give one of them")
+        raise NeurordlError("ids= and labels= were both given; give one of them")
     with damage_named(source, "write it again"):
         content = format.read(source, name)
     rdms = _to_rdms(content, interpretation, source)
@@ -149,7 +148,7 @@ def load_rdms(
 
 
 def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) -> None:
-    """Write RDMs in the format that the suffix tells; `load_rdms` reads them back exactly.
+    """Write RDMs in the format of the suffix; `load_rdms` reads them back exactly.
 
     - ``.h5``, ``.hdf5``: rsatoolbox's layout, with everything that RDMs carry.
     - ``.npz``: the same names as arrays.
@@ -161,18 +160,17 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
     Parameters
     ----------
     rdms
-        Their descriptors hold text, numbers or (in .h5) None, alone or in lists and arrays of one type.
+        RDMs whose descriptors are text or numbers (in .h5 also None), or lists or arrays of one type.
     path
-        The file, in a folder that exists. An existing file is replaced without a question, as by the writers
-        of numpy and scipy (``rdms.save`` of rsatoolbox refuses), once the new one is complete.
+        The file, in a folder that exists. An existing file is replaced.
     lossy
-        Leave out what the format has no place for, instead of raising an error that names it.
+        Leave out what the format cannot store, instead of raising an error.
 
     Raises
     ------
     NeurordlError
-        The format is unknown or has no place for what the RDMs carry, a descriptor cannot be stored, an RDM
-        is NaN everywhere, or the file cannot be written (nothing is left of it then).
+        The format is unknown or cannot store what the RDMs contain, an RDM is NaN everywhere, or the file
+        cannot be written.
     """
     target = Path(path)
     format = _find_format(target, "write")
@@ -182,7 +180,7 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
     if not lossy and (omitted := format.omits(rdms)):
         raise NeurordlError(
             f"{target.name} has no place for {', '.join(omitted)}; write .h5, which holds everything, or "
-            "leave these out by lossy=True"
+            "leave these out with lossy=True"
         )
     if format.single and rdms.n_rdm > 1:
         raise NeurordlError(
@@ -215,7 +213,7 @@ def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) 
     if interpretation.layout is None and columns_fit(values):
         content.notices.append(
             f"{source}: the shape {values.shape} was read as {len(vectors)} RDMs, one per row; if each "
-            "column is an RDM, transpose it; if this is right, say layout='condensed'"
+            "column is an RDM, transpose it; if it is right, pass layout='condensed'"
         )
     for name in ("subject", "roi", "session"):
         names = content.rdm_descriptors.get(name)

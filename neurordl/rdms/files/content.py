@@ -100,7 +100,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Interpretation:
-    """How to understand the values of a file where shape and symmetry do not tell.
+    """How to read the values of a file if shape and symmetry leave this open.
 
     Attributes
     ----------
@@ -261,7 +261,7 @@ def condense(values: Any, source: str, interpretation: Interpretation | None = N
         if not unambiguous and wanted.layout != "square":
             raise NeurordlError(
                 f"{source} has the shape {array.shape}, which can be read as square RDMs or in another way, "
-                "and its symmetry does not tell: say layout='square' (one matrix, or a stack of them) or "
+                "and its symmetry does not decide: pass layout='square' (one matrix, or a stack of them) or "
                 "layout='condensed' (one RDM per row)"
             )
         stack = (fitting or stacks)[0]
@@ -365,13 +365,13 @@ def _from_square(matrix: Values, source: str, wanted: Interpretation) -> Values:
     if square.has_ones and not wanted.similarity:
         raise NeurordlError(
             f"{source} has ones on its diagonal: these are similarities, not dissimilarities; convert them "
-            "by similarity='1-s'"
+            "with similarity='1-s'"
         )
     if not (square.has_ones or square.has_zeros or wanted.diagonal == "ignore"):
         raise NeurordlError(
             f"{source} has a diagonal that is not zero (from {lowest:g} to {highest:g}): an RDM has no "
             "distance of a stimulus to itself; if the rest is right (as in split-half RDMs), leave the "
-            "diagonal out by diagonal='ignore'"
+            "diagonal out with diagonal='ignore'"
         )
     if not square.is_symmetric:
         i, j = (int(index[square.difference.argmax()]) for index in np.triu_indices(len(matrix), 1))
@@ -390,7 +390,7 @@ _OF_RDMS = {"subject": ("subject", "subjects"), "roi": ("roi", "rois"), "session
 _RESERVED = {*_IDS, *DESCRIPTORS, "dissimilarity_measure", *(n for names in _OF_RDMS.values() for n in names)}
 _NOT_READ = (
     "is not read: strings and other objects of MATLAB are stored in a way that is not documented, and sparse "
-    "and complex arrays are no RDMs; in MATLAB, store text as cellstr(x) or char(x), numbers as full(x)"
+    "and complex arrays are not RDMs; in MATLAB, store text as cellstr(x) or char(x), numbers as full(x)"
 )
 # ROI | subject | session, as the MATLAB toolbox names the RDMs that it makes
 _TOOLBOX_NAME = re.compile(
@@ -448,7 +448,7 @@ def _chosen_name(variables: Mapping[str, Any], name: str | None, source: Path) -
         )
     if len(candidates) > 1:
         names = ", ".join(f"{key!r} ({_shape(variables[key])})" for key in candidates)
-        raise NeurordlError(f"{source} has several variables that can be RDMs: {names}; choose one by name=")
+        raise NeurordlError(f"{source} has several variables that can be RDMs: {names}; pass name=")
     return candidates[0]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import id_column, possible_ids
-from neurordl.io import read_cells, read_frame, read_text
+from neurordl.io import DECIMAL_COMMA, is_number, read_cells, read_frame, read_text
 from neurordl.rdms.files.content import Format, RDMContent, looks_square, unstorable
 
-_DECIMAL_COMMA = re.compile(r"\s*[-+]?[0-9]*,[0-9]+([eE][-+]?[0-9]+)?\s*")
 _MISSING = ("", "na", "nan", "n/a")
 Rows = list[list[str]]
 
@@ -81,16 +79,12 @@ def _value(cell: str) -> float:
 
 
 def _is_text(cell: str) -> bool:
-    try:
-        _value(cell)
-    except ValueError:
-        return True
-    return "_" in cell
+    return cell.strip().lower() not in _MISSING and not is_number(cell)
 
 
 def _number(cell: str, source: Path, row: int, column: int) -> float:
     if _is_text(cell):
-        comma = "; write decimals with a point" if _DECIMAL_COMMA.fullmatch(cell) else ""
+        comma = "; write decimals with a point" if DECIMAL_COMMA.fullmatch(cell) else ""
         raise NeurordlError(
             f"{source} has the text {cell!r:.40} where a dissimilarity should be (row {row}, column "
             f"{column} of the values, from 0); expected numbers, and ids only around a square table{comma}"

@@ -44,10 +44,11 @@ class Folds:
     subjects, stimuli
         Number of folds; 1 does not split. A fold takes three stimuli or more.
     splits
-        Number of random splits of each resample: what splitting adds to the variance is estimated from their
-        differences and taken off.
+        Number of random splits of each resample. The variance that splitting adds is estimated from their
+        differences, and subtracted.
     seed
-        Seed of the random splits, in whose place a bootstrap's seed is taken; None keeps the order.
+        Seed of the random splits; None splits in the order of the data. With a bootstrap, its seed is used
+        instead.
 
     Raises
     ------
@@ -90,7 +91,7 @@ class Folds:
         if self.subjects > len(subjects):
             raise NeurordlError(
                 f"{self.subjects} folds of subjects cannot be made of {len(subjects)} subjects: take from 1 "
-                "(no split) to as many as there are"
+                "(no split) to as many as there are subjects"
             )
         if len(stimuli) < 3 * self.stimuli:
             raise NeurordlError(
@@ -328,7 +329,7 @@ def infer_fitted(
     if resampling.resamples:
         if folds.hold_out and folds.splits < 2:
             raise NeurordlError(
-                "what splitting adds to the variance takes two splits or more: Folds(splits=2)"
+                "the variance that splitting adds is estimated from two splits or more: Folds(splits=2)"
             )
         if draws is None:
             subjects, items = names or ([str(k) for k in range(size)] for size in (n, stimuli))
@@ -417,23 +418,25 @@ def evaluate_fitted(
     bootstrap: Literal["subjects", "stimuli", "both"] | Resampling | None = None,
     missing: Literal["error", "ignore"] = "error",
 ) -> pd.DataFrame:
-    """Similarity of fitted models with subjects on stimuli, or of subjects, that they were not fitted to.
+    """Fit models to some stimuli or subjects, and score them on the others, by cross-validation.
 
-    Estimand: the mean similarity over what ``generalises_to`` says, of a model fitted to as much data as all
-    folds but one hold. rsatoolbox's ``crossval`` and ``bootstrap_crossval``, matched by id.
+    The scores estimate the mean similarity, over the population that ``generalises_to`` names, of a model
+    fitted to as much data as all folds but one contain. They equal those of rsatoolbox's ``crossval`` and
+    ``bootstrap_crossval``; stimuli are matched by id.
 
     Parameters
     ----------
     models
         RDMs by the name of the model: one RDM is taken as it is, several are fitted.
     rdms
-        The data, one RDM per subject in each ROI.
+        The data: RDMs, one per subject in each ROI.
     combine
         What several RDMs become: a sum with weights of 0 or more ("weighted"), or one of them ("select").
     comparison
-        How RDMs are compared, and fitted: see `neurordl.rsa.inference.fitted.fit_model`.
+        Comparison of two RDMs, which is also maximized by the fit: see
+        `neurordl.rsa.inference.fitted.fit_model`.
     folds
-        How subjects and stimuli are split: `Folds`; two folds of the stimuli by default.
+        How subjects and stimuli are split; by default into two folds of the stimuli.
     roi, subjects, missing
         As in `evaluate`.
     bootstrap
@@ -454,7 +457,7 @@ def evaluate_fitted(
     comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
     folds = folds or Folds()
     if not isinstance(models, Mapping) or not models:
-        raise NeurordlError("models= is a dict from the name of a model to its RDMs, one or several")
+        raise NeurordlError("models= must be a mapping from the name of each model to its RDMs")
     check_choice("combine", combine, ("weighted", "select"))
     fitted = [name for name, stack in models.items() if len(stack) > 1]
     if fitted and not folds.hold_out:
@@ -467,7 +470,7 @@ def evaluate_fitted(
     for name in remaining:
         if set(stimulus_ids(models[name])) != set(ids):
             raise NeurordlError(
-                f"the models {first!r} and {name!r} are of different stimuli; give RDMs of the same ones"
+                f"the models {first!r} and {name!r} have different stimuli; give RDMs of the same ones"
             )
     match = match_ids(ids, stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
     ids = tuple(sorted(match.matched, key=natural_key))

@@ -295,10 +295,7 @@ class ComponentVariance(Variance):
     def check(self, factors: Sequence[str]) -> None:
         """Refuse subjects alone."""
         if "stimuli" not in factors:
-            raise NeurordlError(
-                "variance='components' is that of resampled stimuli, and here only subjects are resampled: "
-                "resample 'stimuli' or 'both'"
-            )
+            raise NeurordlError("variance='components' needs resampled stimuli: resample 'stimuli' or 'both'")
 
     def estimate(
         self, study: Study, by_subject: Floats, counts: Ints, *, over_subjects: bool
@@ -320,9 +317,7 @@ class ComponentVariance(Variance):
         scores = study.scores
         n, n_models = counts.shape[1], len(scores)
         if n < 4:
-            raise NeurordlError(
-                f"variance='components' leaves out each stimulus: it takes 4 or more, not {n}"
-            )
+            raise NeurordlError(f"variance='components' needs 4 stimuli or more, not {n}")
         by_model = np.full((3, n_models, n_models), np.nan)
         known = np.isfinite(scores).any(axis=0)
         if known.any():
@@ -333,8 +328,8 @@ class ComponentVariance(Variance):
             whole = np.isfinite(resampled[:, alive]).all(axis=(1, 2))
             if (spare := int(whole.sum()) - n) < _SPARE:
                 raise NeurordlError(
-                    f"variance='components' takes {n + _SPARE} resamples or more for {n} stimuli, and there "
-                    f"are {n + spare} in which all is defined; give Bootstrap a larger n"
+                    f"variance='components' needs {n + _SPARE} or more defined resamples of {n} stimuli, but "
+                    f"there are {n + spare}; give Bootstrap a larger n"
                 )
             kept = resampled[whole][:, alive]
             basis = np.linalg.qr(np.column_stack([np.ones(len(kept)), counts[whole, 1:]]))[0]
@@ -539,7 +534,7 @@ class Resampling:
                 )
             counts[few] = drawn
         raise NeurordlError(
-            f"{self.name} draws fewer than {fewest} distinct {factor} again and again; give more {factor}, "
+            f"{self.name} keeps drawing fewer than {fewest} distinct {factor}; give more {factor}, "
             "or make fewer folds of them"
         )
 
@@ -549,9 +544,7 @@ class Resampling:
         if (subjects is None) == ("subjects" in self.factors) or (stimuli is None) == (
             "stimuli" in self.factors
         ):
-            raise NeurordlError(
-                f"the draws do not fit {self.name!r}, which resamples {self.generalises_to}: name other draws"
-            )
+            raise NeurordlError(f"the draws do not fit {self.name!r}, which resamples {self.generalises_to}")
         parts: list[tuple[Floats, Floats]] = []
         by_subject = None
         if subjects is not None:
@@ -670,7 +663,7 @@ class NoResampling(Resampling):
     def evaluate(self, study: Study, draws: Draws | None) -> Evaluations:
         """The similarities as they are."""
         if draws is not None:
-            raise NeurordlError("draws are for a bootstrap: name what is resampled")
+            raise NeurordlError("draws= needs bootstrap=, which says what is resampled")
         return Evaluations(study.scores[None], np.array(study.ceiling))
 
     def covariance(self, evaluations: Evaluations) -> Floats | None:
@@ -763,12 +756,12 @@ def _chance_of_distinct(n: int, fewest: int) -> float:
 
 
 def find_resampling(bootstrap: str | Resampling | None) -> Resampling:
-    """The resampling scheme of a name; a scheme as it is; `NoResampling` for None.
+    """Return the resampling scheme of a name, a scheme as it is, or `NoResampling` for None.
 
     Raises
     ------
     NeurordlError
-        There is no such name, or the scheme has other factors.
+        The name is unknown, or the scheme has other factors.
     """
     if isinstance(bootstrap, Resampling):
         factors = ("subjects",), ("stimuli",), ("subjects", "stimuli")

@@ -194,7 +194,9 @@ def test_where_both_readings_are_possible(tmp_path: Path) -> None:
     # 10 RDMs of 5 stimuli, or one of 10 that is not symmetric
     array = np.random.default_rng(0).random((10, 10)) * (1 - np.eye(10))
     np.save(tmp_path / "it.npy", array)
-    with pytest.raises(NeurordlError, match=r"\(10, 10\).*its symmetry does not tell: say layout='square'"):
+    with pytest.raises(
+        NeurordlError, match=r"\(10, 10\).*its symmetry does not decide: pass layout='square'"
+    ):
         load_rdms(tmp_path / "it.npy")
     np.testing.assert_array_equal(
         load_rdms(tmp_path / "it.npy", ids=IDS, layout="condensed").dissimilarities, array
@@ -302,7 +304,7 @@ def test_ids_are_given_once_and_for_each_row(tmp_path: Path) -> None:
     (tmp_path / "ids.tsv").write_text("stimulus\tn\n" + "".join(f"{one}\t1\n" for one in IDS))
     for name in ("ids.txt", "ids.csv", "ids.tsv"):
         assert load_rdms(path, labels=tmp_path / name).pattern_descriptors["stimulus"] == IDS
-    with pytest.raises(NeurordlError, match="given twice"):
+    with pytest.raises(NeurordlError, match="both given"):
         load_rdms(path, ids=IDS, labels=tmp_path / "ids.txt")
     (tmp_path / "ids.csv").write_text("name,age\nx,1\n")
     with pytest.raises(NeurordlError, match="no column 'id' or 'stimulus': its columns are name, age"):
@@ -341,9 +343,7 @@ def test_npz_names_its_stimuli_and_subjects(tmp_path: Path) -> None:
     found = load_rdms(path)
     assert (found.pattern_descriptors["stimulus"], found.rdm_descriptors["subject"]) == (IDS, ["s2", "s1"])
     np.savez(path, D=squares(2), E=vectors(2), ids=np.array(IDS), subjects=np.array(["s2", "s1", "s0"]))
-    with pytest.raises(
-        NeurordlError, match=r"several .*: 'D' \(2 x 5 x 5\), 'E' \(2 x 10\); choose one by name="
-    ):
+    with pytest.raises(NeurordlError, match=r"several .*: 'D' \(2 x 5 x 5\), 'E' \(2 x 10\); pass name="):
         load_rdms(path)
     with pytest.raises(NeurordlError, match=r"no variable 'F'; it has: D .*E .*ids"):
         load_rdms(path, name="F")
@@ -416,7 +416,7 @@ def test_numbers_are_no_ids_until_they_are_given_as_text(tmp_path: Path, suffix:
         UserWarning, match=r"has numbers as stimulus ids \(1.0, 2.0, 3.0, and 2 more\).*'1' another than"
     ):
         found = load_rdms(path)
-    with pytest.raises(NeurordlError, match=r"number 0 \(from 0\) is 1.0 \(float\); convert numbers to text"):
+    with pytest.raises(NeurordlError, match=r"position 0 is 1.0 \(float\); convert numbers to text"):
         reindex(found, ["1", "2"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -184,14 +184,14 @@ def test_one_subject_generalises_to_stimuli_only():
 
 def test_what_is_refused():
     models, data = study()
-    with pytest.raises(NeurordlError, match="only subjects are resampled"):
+    with pytest.raises(NeurordlError, match="needs resampled stimuli"):
         by_components("subjects")
     with pytest.raises(NeurordlError, match="variance='jackknife'"):
         Bootstrap("both", variance="jackknife")
-    with pytest.raises(NeurordlError, match="109 resamples or more for 9 stimuli, and there are 108"):
+    with pytest.raises(NeurordlError, match="109 or more defined resamples of 9 stimuli, but there are 108"):
         infer(models, data, "corr", Bootstrap("both", n=108, variance="components"))
     draws = Draws.from_indices(None, np.array([[0, 1, 2]] * 200), 4, 3)
-    with pytest.raises(NeurordlError, match="takes 4 or more, not 3"):
+    with pytest.raises(NeurordlError, match="needs 4 stimuli or more, not 3"):
         infer(models[:, :3], data[:, :3], "corr", by_components("stimuli"), draws=draws)
 
 

@@ -337,9 +337,9 @@ def test_evaluate_fitted_refuses(options, told):
 def test_evaluate_fitted_refuses_models_of_other_stimuli():
     named, brain = containers()
     named["one"].pattern_descriptors["stimulus"] = [f"t{k}" for k in range(N)]
-    with pytest.raises(NeurordlError, match="'one' and 'several' are of different stimuli"):
+    with pytest.raises(NeurordlError, match="'one' and 'several' have different stimuli"):
         nrl.evaluate_fitted(named, brain)
     with pytest.raises(NeurordlError, match="no id of the models"):
         nrl.evaluate_fitted({"one": named["one"]}, brain)
-    with pytest.raises(NeurordlError, match="dict from the name"):
+    with pytest.raises(NeurordlError, match="mapping from the name"):
         nrl.evaluate_fitted(brain, brain)
