@@ -165,7 +165,7 @@ def run_demo(
     setting : Setting
         The student's layer, weight and epochs.
     images : StimulusSet, optional
-        Grey images with labels from 0 to 9, in place of scikit-learn's digits.
+        Gray images with labels from 0 to 9, in place of scikit-learn's digits.
     progress : bool
         Show a progress bar.
 

@@ -1,7 +1,7 @@
 """Tables and the figure of the brain study, from what `study.py collect` left in results/; needs no data.
 
 Similarity is that of the layer chosen for the fold, with people who did not teach, on stimuli that were not
-fitted: the mean over folds, seeds and people. Brackets are 95 % intervals that generalise to other folds,
+fitted: the mean over folds, seeds and people. Brackets are 95 % intervals that generalize to other folds,
 seeds and people at once (`neurordl.experiments.crossed_interval`, wide on purpose); differences are paired.
 """
 

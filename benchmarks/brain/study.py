@@ -86,7 +86,7 @@ def normalised(images: nrl.StimulusSet) -> nrl.StimulusSet:
 
 @cache
 def stimuli() -> nrl.StimulusSet:
-    """The 92 objects on grey, at the size of the task's images and normalised as they are."""
+    """The 92 objects on gray, at the size of the task's images and normalised as they are."""
     shown = datasets.load_images92(size=32)
     pixels = shown.pixels.permute(0, 2, 3, 1).numpy()
     return nrl.StimulusSet.from_array(

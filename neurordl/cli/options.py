@@ -435,7 +435,7 @@ def check_files(values: Mapping[str, Any], unnamed: Sequence[str] = ()) -> None:
 
 
 def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:
-    """The option ``--config``: a TOML file with options; those of the command line go before."""
+    """The option ``--config``: a TOML file with options; those on the command line take precedence."""
     fields = {
         f"{part}.{argument.name}": option
         for part, table in tables.items()
@@ -463,7 +463,7 @@ def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:
         context.default_map = {**(context.default_map or {}), **options}
         return path
 
-    text = "A TOML file with these options under the same names. Options of the command line go before it."
+    text = "A TOML file with these options under the same names. Options on the command line take precedence."
     information = typer.Option(callback=read, is_eager=True, help=text)
     annotation = Annotated[Path | None, information]
     return inspect.Parameter("config", _KEYWORD, default=None, annotation=annotation)

@@ -135,7 +135,7 @@ def status(name: str) -> str:
     if dataset.compact and all((folder / part).exists() for part in dataset.compact):
         return "compact form"
     n_files, n_present = len(dataset.files), sum((folder / file.name).is_file() for file in dataset.files)
-    return {n_files: "there", 0: "not there"}.get(n_present, f"{n_present} of {n_files} files")
+    return {n_files: "downloaded", 0: "not downloaded"}.get(n_present, f"{n_present} of {n_files} files")
 
 
 def fetch(name: str, *, say: Callable[[str], Any] = lambda _: None) -> Path:

@@ -100,7 +100,7 @@ class Comparison:
         averages RDMs as they are.
     undefined
         The RDMs for which the comparison is undefined: "constant" ones, or only those of zeros ("zero"). None
-        if it is always defined.
+        if it is always defined. A kernel returns NaN for them itself.
     undefined_hint
         Other reasons for an undefined similarity, as the end of a message.
     kernel

@@ -149,9 +149,23 @@ class Dissimilarity:
             )
         object.__setattr__(self, "written", self.written or self.name)
 
-    def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        """Return the function's condensed RDMs."""
-        return self.function(*args, **kwargs)
+    def __call__(self, patterns: Tensor, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        """Return the function's condensed RDMs.
+
+        Raises
+        ------
+        NeurordlError
+            The function returned something of another shape.
+        """
+        rdms = self.function(patterns, *args, **kwargs)
+        n = patterns.shape[-2]
+        expected = (*patterns.shape[: -3 if self.needs_runs else -2], n * (n - 1) // 2)
+        if rdms.shape != expected:
+            raise NeurordlError(
+                f"dissimilarity {self.name!r} gave values of the shape {tuple(rdms.shape)} for patterns "
+                f"{tuple(patterns.shape)}: it must return condensed RDMs {expected}"
+            )
+        return rdms
 
     def __str__(self) -> str:
         return self.name

@@ -87,11 +87,11 @@ def read_patterns(
         not used.
     model
         Model of a run: "glm" (one pattern per condition and run), "lsa" or "lss" (one pattern per trial), or
-        "average" (mean of the volumes during a condition's events, without a haemodynamic response).
+        "average" (mean of the volumes during a condition's events, without a hemodynamic response).
 
         To change its settings, pass an object: `GLM`, `LSA`, `LSS`, `Average`, or a `RunModel` of your own.
-        All but "average" convolve the events with a haemodynamic response. If the events are already shifted
-        by the haemodynamic lag, as in some public data sets, use "average" or ``GLM(hrf_model=None)``.
+        All but "average" convolve the events with a hemodynamic response. If the events are already shifted
+        by the hemodynamic lag, as in some public data sets, use "average" or ``GLM(hrf_model=None)``.
     confounds
         Regressors of no interest: `Confounds`, or for each image a table with one row per volume, matched
         like events.
@@ -123,7 +123,7 @@ def read_patterns(
     UserWarning
         Tables were matched with images by order alone; a mask was resampled; voxels were dropped, because
         they have NaN or infinite values, or are constant in a run; sidecars and header disagree about times;
-        or a model with (without) a haemodynamic response explains the signal clearly better than the chosen
+        or a model with (without) a hemodynamic response explains the signal clearly better than the chosen
         one without (with) it.
 
     Raises
@@ -431,12 +431,12 @@ def read_bids(
         BIDS entities of the images to read. Without ``space``, images without this entity are read, which are
         in the BOLD grid of each run.
     mask
-        A mask or `Regions` for all subjects, whose path may contain ``{subject}``; a mapping of subject to
-        mask; or "brain": the voxels in fMRIPrep's ``desc-brain_mask`` of every run of a subject.
+        A mask or `Regions` for all subjects, whose path may contain ``{subject}``; a mapping from subject to
+        mask; or "brain": the voxels that are in fMRIPrep's ``desc-brain_mask`` of every run of a subject.
     events_root
-        The folder with the events, in the same folders as the images; by default ``root``, or the data set
-        of which ``root`` is a ``derivatives`` folder. Of the events that a run inherits from higher folders,
-        such as ``task-x_events.tsv``, the closest file is used, as BIDS says.
+        The folder with the events, which has the same subfolders as ``root``; by default ``root`` itself, or
+        the data set of which it is a ``derivatives`` folder. Runs inherit events from higher folders, such as
+        ``task-x_events.tsv``, as in BIDS.
     subjects, sessions
         Names with or without ``sub-`` and ``ses-``; all by default.
     residuals
@@ -531,7 +531,7 @@ def _bids_mask(mask: Masks, subject: str, images: Sequence[Path]) -> Region:
     if isinstance(mask, Mapping):
         masks = {str(name).removeprefix("sub-"): value for name, value in mask.items()}
         if subject not in masks:
-            raise NeurordlError(f"mask= has none for sub-{subject}")
+            raise NeurordlError(f"mask= has no mask for sub-{subject}")
         return masks[subject]
     if mask is None:
         return None

@@ -71,7 +71,7 @@ class Estimate:
         Degrees of freedom of the residuals.
     explained
         Share of the variance that conditions explain with this model, and with the alternative (without its
-        haemodynamic response, or with one), each with the share expected by chance. None if unknown.
+        hemodynamic response, or with one), each with the share expected by chance. None if unknown.
     """
 
     rows: pd.DataFrame
@@ -125,8 +125,8 @@ class GLM(RunModel):
     Attributes
     ----------
     hrf_model
-        Model of the haemodynamic response, as in nilearn, such as "spm" or "glover"; or none, for events that
-        are already shifted by the haemodynamic lag, as in some public data sets.
+        Model of the hemodynamic response, as in nilearn, such as "spm" or "glover"; or none, for events that
+        are already shifted by the hemodynamic lag, as in some public data sets.
 
         See nilearn's ``make_first_level_design_matrix``. If a model has derivatives, patterns are the betas
         of the main regressor.
@@ -154,7 +154,7 @@ class GLM(RunModel):
     name: ClassVar[str] = "glm"
     lag_notice: ClassVar[str] = (
         "the events as they are explain {ratio:.1f} times as much of the signal as with hrf_model="
-        "{hrf_model!r}: if they are already shifted by the haemodynamic lag, use model='average', or "
+        "{hrf_model!r}: if they are already shifted by the hemodynamic lag, use model='average', or "
         "GLM(hrf_model=None)"
     )
 
@@ -331,7 +331,7 @@ class LSS(GLM):
 
 @dataclass(frozen=True, kw_only=True)
 class Average(RunModel):
-    """Mean of the volumes during the events of each condition, without a haemodynamic response.
+    """Mean of the volumes during the events of each condition, without a hemodynamic response.
 
     Attributes
     ----------
@@ -344,7 +344,7 @@ class Average(RunModel):
     name: ClassVar[str] = "average"
     takes_confounds: ClassVar[bool] = False
     lag_notice: ClassVar[str] = (
-        "a haemodynamic response to the events explains {ratio:.1f} times as much of the signal as the "
+        "a hemodynamic response to the events explains {ratio:.1f} times as much of the signal as the "
         "events as they are, which block averages take: unless they are shifted by its lag, use model='glm'"
     )
 

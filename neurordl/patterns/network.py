@@ -161,22 +161,21 @@ def read_layers(
     features: dict[str, Tensor] = {}
     failures: dict[str, NeurordlError] = {}
 
-    def keep(name: str, output: Any) -> None:
+    def keep(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         try:
-            features[name] = reduce(_stimuli_first(output, len(images), name, model))
+            tensor = _stimuli_first(output, len(images), name, model)
         except NeurordlError as error:
             failures[name] = error
-
-    def hook(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        keep(name, output)
+            return
+        features[name] = reduce(tensor)  # an error here is no reason to leave the layer out
 
     with ExitStack() as hooks:
         for name in layers:
             if name != OUTPUT:
-                hooks.callback(modules[name].register_forward_hook(partial(hook, name)).remove)
+                hooks.callback(modules[name].register_forward_hook(partial(keep, name)).remove)
         output = model(images)
     if OUTPUT in layers:
-        keep(OUTPUT, output)
+        keep(OUTPUT, model, images, output)
     for name, error in failures.items():
         # A teacher always reads its network's output, which may be of any form if no loss needs it.
         ambiguous = isinstance(error, _AmbiguousError) and name != OUTPUT

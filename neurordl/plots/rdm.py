@@ -46,7 +46,7 @@ def plot_rdm(
     Parameters
     ----------
     rdms
-        One RDM. The diagonal is white, missing pairs are grey.
+        One RDM. The diagonal is white, missing pairs are gray.
     ax
         Axes to draw on; by default a new one.
     categories
@@ -131,9 +131,11 @@ def categories_of(
     ids = stimulus_ids(rdms)
     if isinstance(categories, str):
         if stimuli is None or categories not in stimuli.table:
-            known = ", ".join(sorted(rdms.pattern_descriptors))
+            known = ", ".join(sorted({*rdms.pattern_descriptors} - {"index"})) or "none"
             columns = f"; the table of the stimuli: {', '.join(map(str, stimuli.table))}" if stimuli else ""
-            raise NeurordlError(f"the RDMs have no pattern descriptor {categories!r}, but {known}{columns}")
+            raise NeurordlError(
+                f"the RDMs have no pattern descriptor {categories!r}; it has {known}{columns}"
+            )
         categories = dict(zip(stimuli.ids, stimuli.table[categories], strict=True))
     if missing := [stimulus for stimulus in ids if stimulus not in categories]:
         raise NeurordlError(f"{len(missing)} stimuli have no category, such as {missing[0]!r}; give each one")

@@ -28,7 +28,7 @@ Rows = list[tuple[int, int, list[int]]]
 _NARROW = 6  # points for a mark; ceilings behind each mark would be slivers
 _COUNTS = {"n_stimuli": ("stimulus", "stimuli"), "n_subjects": ("subject", "subjects")}
 _OPTIONAL = ("ci_low", "ci_high", "ceiling_lower", "ceiling_upper", "p", "p_fdr", *_COUNTS)
-_OPTIONAL += ("generalises_to", "comparison")
+_OPTIONAL += ("generalizes_to", "comparison")
 _P_NAMES = {"p": "p", "p_fdr": "FDR-corrected p", "p_holm": "Holm-corrected p"}
 
 
@@ -88,7 +88,7 @@ class _Table:
             if count := style.extent(self.means[name].dropna()):
                 counts.append(f"{count} {single if count == '1' else several}")
         lines = [", ".join(counts)] if counts else []
-        over = [str(name) for name in self.means["generalises_to"].dropna().unique() if name]
+        over = [str(name) for name in self.means["generalizes_to"].dropna().unique() if name]
         if over and self.means["ci_low"].notna().any():
             lines.append(f"95 % CI over {' or '.join(over)}")
         return lines
@@ -169,10 +169,10 @@ def plot_scores(
         _draw_rows(ax, rows, min(_rows_inches(rows) / style.inches(ax)[1], 0.5 if new else 0.4))
     handles, labels = map(list, ax.get_legend_handles_labels())
     if np.isfinite(table.mean(p)).any():
-        handles.append(_grey_mark("o", 6, "white"))
+        handles.append(_gray_mark("o", 6, "white"))
         labels.append(f"not above zero\n({_P_NAMES.get(p, p)} ≥ {alpha:g})")
     if rows:
-        handles.append((_grey_mark("o", 4), _grey_mark("|", 6)))
+        handles.append((_gray_mark("o", 4), _gray_mark("|", 6)))
         name = _P_NAMES.get(p_comparisons, p_comparisons)
         labels.append(f"layer (dot) better than\nother layers (ticks)\n({name} < {alpha:g})")
     title, beside = "\n".join(table.sample()) or None, {tuple: HandlerTuple(ndivide=None)}
@@ -180,7 +180,7 @@ def plot_scores(
     return style.hide_frame(ax)
 
 
-def _grey_mark(marker: str, size: float, face: str = "0.3") -> Line2D:
+def _gray_mark(marker: str, size: float, face: str = "0.3") -> Line2D:
     """A mark for the legend."""
     return Line2D([], [], marker=marker, mfc=face, ms=style.scaled(size), color="0.3", ls="")
 

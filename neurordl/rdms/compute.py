@@ -368,7 +368,6 @@ def _warn_of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:
             warnings.warn(
                 f"{source.label} has {len(source.ids)} of {len(stimuli)} stimuli; the pairs of the others "
                 f"({listed(lacking, 3)}) are NaN in its RDM",
-                UserWarning,
                 stacklevel=3,
             )
 
@@ -389,7 +388,6 @@ def _warn_of_averages(rdms: npt.NDArray[Any], sources: Sequence[Source], measure
             f"{labels_of(alike)}: the {measure} distances of block averages are tiny (median "
             f"{medians[0]:.2g}), "
             'since all share the mean signal, which center="run" (in the shell --center run) removes',
-            UserWarning,
             stacklevel=3,
         )
 
@@ -574,10 +572,9 @@ def _covariances(source: Source, noise: Noise, residuals: DatasetBase | None) ->
         return [covariance(rows, sum(dof_of), noise.estimator, label)]
     if absent := [name for name in source.runs if name not in runs]:
         raise NeurordlError(f"the residuals of {label} have no run {absent[0]!r}")
-    numbers = [runs.index(name) for name in source.runs]
     return [
         covariance(rows[run == number], dof_of[number], noise.estimator, f"{label}, run {runs[number]}")
-        for number in numbers
+        for number in map(runs.index, source.runs)
     ]
 
 

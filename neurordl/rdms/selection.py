@@ -98,16 +98,12 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
     groups = _rows_of(subjects)
     several = {subject: rows for subject, rows in groups.items() if len(rows) > 1}
     if several:
-        texts = {
-            name: _as_texts(list(values))
-            for name, values in rdms.rdm_descriptors.items()
-            if name not in ("index", "subject")
-        }
-        differing = {
-            name: ", ".join(dict.fromkeys(values))
-            for name, values in texts.items()
-            if any(len({values[row] for row in rows}) > 1 for rows in several.values())
-        }
+        differing: dict[str, str] = {}
+        for name in rdms.rdm_descriptors:
+            texts = descriptor_values(rdms, name)
+            varies = any(len({texts[row] for row in rows}) > 1 for rows in several.values())
+            if varies and name not in ("index", "subject"):
+                differing[name] = ", ".join(dict.fromkeys(texts))
         values = ", ".join(f"{name!r} ({values})" for name, values in differing.items())
         remedy = f"they differ in {values}: use nrl.select_rdms with select= or average="
         remedy += ", or choose a ROI with roi=" if "roi" in differing else ""
@@ -142,7 +138,7 @@ def descriptor_values(rdms: RDMs, name: str) -> list[str]:
         The RDMs have no such descriptor; the message lists those they have.
     """
     if name not in rdms.rdm_descriptors:
-        known = ", ".join(sorted(rdms.rdm_descriptors)) or "none"
+        known = ", ".join(sorted({*rdms.rdm_descriptors} - {"index"})) or "none"
         raise NeurordlError(f"the RDMs have no descriptor {name!r}; their RDM descriptors are: {known}")
     return _as_texts(list(rdms.rdm_descriptors[name]))
 
@@ -393,8 +389,9 @@ def align(
     >>> print(aligned)  # doctest: +SKIP
     >>> aligned["rdms"]  # doctest: +SKIP
     """
-    named = {**(things or {}), **named}
-    if len(named) < 2:
+    if isinstance(things, Mapping):
+        named = {**things, **named}
+    if len(named) < 2 or not isinstance(things, Mapping | None):
         raise NeurordlError(
             "align takes two or more data by name, as in align(stimuli=stimuli, rdms=rdms), and got "
             f"{', '.join(named) or 'none'}"

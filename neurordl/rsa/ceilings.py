@@ -155,7 +155,7 @@ def ceiling_p(
 
     The stimuli of each subject are permuted independently, rows and columns together. Estimand: agreement of
     these subjects on these stimuli, compared with that of RDMs of unrelated stimuli (which is not zero under
-    the cosines). It generalises to neither other subjects nor other stimuli.
+    the cosines). It generalizes to neither other subjects nor other stimuli.
 
     Parameters
     ----------

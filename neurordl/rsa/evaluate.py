@@ -126,10 +126,10 @@ def evaluate(
         By default "held-out" where the run used none of the stimuli, "fitted" where it used all, and "all"
         without a run.
     bootstrap
-        What is resampled for intervals and p-values, and what they therefore generalise to: "subjects",
+        What is resampled for intervals and p-values, and what they therefore generalize to: "subjects",
         "stimuli", "both" (with the correction for two factors; Schütt et al. 2023, eLife 12:e82566), a
         `Bootstrap`, or another `Resampling`. By default nothing is resampled: they are those of a t test over
-        the subjects' scores, and generalise to subjects.
+        the subjects' scores, and generalize to subjects.
     missing
         "ignore" leaves out stimuli that the RDMs do not have.
     device
@@ -465,7 +465,7 @@ def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str
     patterns = ["*" if name in ("all", "top") and name not in models else name for name in requested]
     for pattern in patterns:
         if not any(_fits(name, pattern) for name in models):
-            raise NeurordlError(f"no model RDM is named {pattern!r}; there are: {', '.join(models)}")
+            raise NeurordlError(f"no model RDM is named {pattern!r}; their names are: {', '.join(models)}")
     stacks: dict[int, Floats] = {}  # a stack of RDMs is put in order once
     vectors = {}
     for name, (rdms, row) in models.items():

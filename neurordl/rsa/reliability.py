@@ -34,7 +34,7 @@ def permutation_p(
     """Test each model's mean similarity by permuting its stimuli (rows and columns together).
 
     Estimand: whether these models are related to these subjects on these stimuli at all, compared with the
-    same RDMs whose stimuli are assigned at random. It generalises to neither other subjects nor other
+    same RDMs whose stimuli are assigned at random. It generalizes to neither other subjects nor other
     stimuli.
     All models are permuted alike, so that p-values of several can be corrected together.
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("layer", "roi", "subject", "comparison", "score", "ci_low", "ci_high", "p", "p_fdr", "p_holm"),
-    *("ceiling_lower", "ceiling_upper", "p_ceiling", "generalises_to"),
+    *("ceiling_lower", "ceiling_upper", "p_ceiling", "generalizes_to"),
     *("n_subjects", "n_stimuli", "pairs", "fitted", "reason", "dissimilarity"),
 )
 _PRINTED = (
@@ -151,7 +151,7 @@ class RoiScores:
             **{name: column(np.nan, values) for name, values in of_means.items()},
             "ceiling_lower": np.repeat(self.ceilings[:, 0], n_rows),
             "ceiling_upper": np.repeat(self.ceilings[:, 1], n_rows),
-            "generalises_to": column("", inference.resampling.generalises_to),
+            "generalizes_to": column("", inference.resampling.generalizes_to),
             "n_subjects": column(1, n),
             "fitted": np.tile(np.array(self.subjects.fitted, dtype=object), len(layers)),
             "reason": column(reasons, [self._reason(k, int(n[k]), p[k], reasons[k]) for k in range(len(n))]),
@@ -276,7 +276,7 @@ class Evaluation:
         ``ci_low`` and ``ci_high``, ``p`` against zero (one-sided), corrected over the layers of the ROI as
         ``p_fdr`` (Benjamini & Hochberg) and ``p_holm``, the noise ceiling ``ceiling_lower`` and
         ``ceiling_upper`` on the pairs that the layer has, ``p_ceiling`` against the lower one (two-sided),
-        and ``generalises_to``; ``n_subjects``, ``n_stimuli``, ``pairs``, ``fitted`` (whether stimuli and
+        and ``generalizes_to``; ``n_subjects``, ``n_stimuli``, ``pairs``, ``fitted`` (whether stimuli and
         subjects were), ``reason`` (why a value is undefined, or that subjects agree no better than by chance)
         and ``dissimilarity``.
     match
@@ -329,7 +329,7 @@ class Evaluation:
             n_subjects = self.inferences[roi].n_subjects
             tables.append(
                 rows.assign(
-                    subject="group", score=scores, n_subjects=n_subjects, generalises_to="", reason=reasons
+                    subject="group", score=scores, n_subjects=n_subjects, generalizes_to="", reason=reasons
                 )
             )
         return pd.concat(tables, ignore_index=True)
@@ -419,9 +419,9 @@ class Evaluation:
             title += ", as far as they were measured"
         for variance in dict.fromkeys(x.resampling.variance_method.title for x in self.inferences.values()):
             title += f", {variance}" if variance else ""
-        population = next(iter(means["generalises_to"]), "")
-        generalises = f"; 95 % intervals and p (one-sided, above zero) generalise to {population}"
-        return title + (generalises if population else "")
+        population = next(iter(means["generalizes_to"]), "")
+        generalizes = f"; 95 % intervals and p (one-sided, above zero) generalize to {population}"
+        return title + (generalizes if population else "")
 
     @property
     def notes(self) -> list[str]:

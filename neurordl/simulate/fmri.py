@@ -50,7 +50,7 @@ class Scan:
         Standard deviation of slope and curvature of the drift of each voxel in each run, in units of the
         patterns.
     hrf_model
-        Haemodynamic response, as in nilearn.
+        Hemodynamic response, as in nilearn.
     task
         The BIDS entity.
     """
@@ -136,7 +136,7 @@ def simulate_fmri(
     """Write a simulated fMRI study with a known geometry.
 
     Each ROI is a slab of the volume along its first axis. Its signal is the patterns of `simulate_patterns`
-    in its voxels, convolved with a haemodynamic response. Noise is normal, in part smooth in space, and
+    in its voxels, convolved with a hemodynamic response. Noise is normal, in part smooth in space, and
     autoregressive in time, on a slow drift of each voxel.
 
     Parameters

@@ -35,7 +35,7 @@ class Preprocessing:
     size
         Height and width in pixels; one number stands for a square, and None leaves images as they are.
     channels
-        Number of channels: 1 (grey) or 3 (RGB).
+        Number of channels: 1 (gray) or 3 (RGB).
     mean, std
         Numbers that are subtracted from each channel, and by which it is then divided, on a scale from 0
         (black) to 1 (white), or on their own scale for float arrays. "imagenet" stands for the values that
@@ -65,11 +65,13 @@ class Preprocessing:
                 raise NeurordlError(f"size={size!r}: expected one or two positive whole numbers")
             object.__setattr__(self, "size", (int(sides[0]), int(sides[1])))
         if self.channels not in (1, 3):
-            raise NeurordlError(f"channels={self.channels!r}: expected 1 (grey) or 3 (RGB)")
+            raise NeurordlError(f"channels={self.channels!r}: expected 1 (gray) or 3 (RGB)")
         for name, imagenet in zip(("mean", "std"), IMAGENET, strict=True):
             if (numbers := getattr(self, name)) is None:
                 continue
             numbers = imagenet if isinstance(numbers, str) and numbers == "imagenet" else numbers
+            if isinstance(numbers, str):
+                raise NeurordlError(f"{name}={numbers!r}: expected {self.channels} numbers, or 'imagenet'")
             values = tuple(float(number) for number in np.atleast_1d(numbers))
             if len(values) != self.channels or not np.isfinite(values).all():
                 raise NeurordlError(f"{name}={numbers!r}: expected {self.channels} finite numbers")
@@ -168,7 +170,7 @@ def array_pixels(
     ------
     NeurordlError
         The array has another shape, whole numbers outside 0 to 255 or floats that are not finite, or floats
-        would have to be resized or turned to grey, which needs their scale.
+        would have to be resized or turned to gray, which needs their scale.
     """
     values = _channels_first(array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array))
     floats = values.dtype.kind == "f"
@@ -187,7 +189,7 @@ def array_pixels(
     if values.shape == target:
         pixels = np.array(values, dtype=np.float32 if floats else np.uint8, order="C")
     elif floats:
-        raise NeurordlError("an array of floats is not resized or turned to grey; give uint8")
+        raise NeurordlError("an array of floats is not resized or turned to gray; give uint8")
     else:
         pixels = np.empty(target, dtype=np.uint8)
         for position, image in enumerate(values.astype(np.uint8)):

@@ -98,12 +98,12 @@ class StimulusSet:
         Parameters
         ----------
         folder
-            PNG, JPEG, WebP, BMP or TIFF files, grey or RGB, 8 bits. Ids are the file names without suffix.
+            PNG, JPEG, WebP, BMP or TIFF files, gray or RGB, 8 bits. Ids are the file names without suffix.
         size
             Height and width in pixels to which the images are resized (antialiased, bilinear); one number for
             a square. Images of different sizes need it.
         channels
-            Number of channels: 1 (grey) or 3 (RGB).
+            Number of channels: 1 (gray) or 3 (RGB).
         mean
             Number that is subtracted from each channel, on a scale from 0 (black) to 1 (white), or "imagenet"
             for the values that networks trained on ImageNet use.

@@ -239,7 +239,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     source, expected = Path(path), network.state_dict()
     state = _read_state(source)
-    while not set(state) & set(expected) and all(_PREFIX.match(name) for name in state):
+    while state and not set(state) & set(expected) and all(_PREFIX.match(name) for name in state):
         state = {_PREFIX.sub("", name): value for name, value in state.items()}
     # Older checkpoints lack batch norm's counter, which does nothing in eval mode.
     absent = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -99,7 +99,7 @@ class PatternTeacher(ById):
             for name, source in self._sources.items()
         }
         self.subjects = tuple(self._sources)
-        self._functions = dict.fromkeys(self.subjects, measure.function)
+        self._functions: dict[str, Callable[..., Tensor]] = dict.fromkeys(self.subjects, measure)
         self._precision_sha256: dict[str, str] = {}
         if precision is not None:
             by_subject = (

@@ -303,6 +303,11 @@ class RDMLoss(TransferLoss):
             if self.scale:
                 rdm = rdm * _best_scale(rdm.detach(), goal, weights)
             values = self._compare(rdm.expand_as(goal), goal, weights)
+        if values.shape not in ((), goal.shape[:1]):
+            raise NeurordlError(
+                f"comparison {self.comparison!r} gave values of the shape {tuple(values.shape)} for "
+                f"{len(goal)} RDMs: it must return one for each"
+            )
         defined = torch.isfinite(values)
         mean = torch.where(defined, values, 0.0).sum() / defined.sum().clamp(min=1)
         return torch.where(defined.any(), mean, torch.nan)

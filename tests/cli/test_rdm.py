@@ -37,7 +37,7 @@ def test_rdm_is_what_the_library_says(shell: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(written.dissimilarities, own.dissimilarities)
     assert list(written.rdm_descriptors["subject"]) == ["sub-01"]
     assert list(written.pattern_descriptors["stimulus"]) == own.pattern_descriptors["stimulus"]
-    assert re.search(r"RDM +sub-01: \S+ to \S+; odd with even runs, r = 0\.\d+", told)
+    assert re.search(r"RDM +sub-01: \S+ to \S+; odd with even runs: r = 0\.\d+", told)
     nrl.RDMTeacher(written)
 
 
@@ -196,7 +196,7 @@ def test_shifted_events_are_noticed(shell: Any, data_root: Path, tmp_path: Path)
             *("--out", tmp_path / "x.h5"),
         )
         assert code == 0, errors
-        assert ("already shifted by the haemodynamic lag" in errors) == seen
+        assert ("already shifted by the hemodynamic lag" in errors) == seen
 
 
 @pytest.mark.parametrize("trend, largest, reliability", [(False, "139", "0.390"), (True, "120.1", "0.823")])
@@ -211,7 +211,7 @@ def test_haxby_from_the_shell(
         *("--out", tmp_path / "haxby.h5"),
     )
     assert code == 0, errors
-    assert re.search(rf"sub-001: \S+ to {largest}; odd with even runs, r = {reliability}", told)
+    assert re.search(rf"sub-001: \S+ to {largest}; odd with even runs: r = {reliability}", told)
 
 
 def test_options_from_a_file(shell: Any, tmp_path: Path) -> None:

@@ -96,12 +96,12 @@ def left(folder: Path) -> list[str]:
 
 def test_a_whole_download(server: Server, tmp_path: Path) -> None:
     said: list[str] = []
-    assert status("sample") == "not there"
+    assert status("sample") == "not downloaded"
     assert fetch("sample", say=said.append) == tmp_path / "sample"
     assert (tmp_path / "sample" / "it.bin").read_bytes() == CONTENT
     assert left(tmp_path / "sample") == ["it.bin"]
     assert said == [f"it.bin: downloaded, {len(CONTENT)} bytes, verified"]
-    assert status("sample") == "there"
+    assert status("sample") == "downloaded"
     fetch("sample", say=said.append)
     assert said[1] == "it.bin: already there, verified"
     assert server.asked == [None]
@@ -123,7 +123,7 @@ def test_a_download_that_stops_is_resumed_later(server: Server, tmp_path: Path, 
     with pytest.raises(NeurordlError, match=r"stopped at [1-9]\d* of 3000000 bytes.*it goes on from there"):
         fetch("sample")
     assert left(tmp_path / "sample") == [".it.bin.part"]  # hidden, and not under its name
-    assert status("sample") == "not there"
+    assert status("sample") == "not downloaded"
     have = (tmp_path / "sample" / ".it.bin.part").stat().st_size
     server.cut, server.ranges, server.asked = None, ranges, []
     fetch("sample")
@@ -252,11 +252,11 @@ def test_shell(server: Server, tmp_path: Path, shell: Any) -> None:
         assert f"\n{name} " in out
     code, out, _ = shell("data", "info", "sample")
     assert code == 0
-    for text in ("license", "nobody", server.url, "sha256", "not there"):
+    for text in ("license", "nobody", server.url, "sha256", "not downloaded"):
         assert text in out
     code, out, _ = shell("data", "fetch", "sample")
     assert (code, out.splitlines()[-1]) == (0, f"sample is in {tmp_path / 'sample'}")
-    assert "there" in shell("data", "list")[1].split("\nsample", 1)[1].splitlines()[0]
+    assert "downloaded" in shell("data", "list")[1].split("\nsample", 1)[1].splitlines()[0]
     for command in ("info", "fetch"):
         code, _, err = shell("data", command, "gone")
         assert code == 1

@@ -495,10 +495,10 @@ def test_random_float32_inputs_agree_with_the_loop() -> None:
 
 @pytest.mark.parametrize("name", NORMALISED)
 def test_many_equal_channels_do_not_add_up_their_rounding(name: str) -> None:
-    # a grey background in an early layer: float32 sums of equal squares drift, 5e-4 in the distance
-    grey = torch.full((4, 700_000), 7.3)
+    # a gray background in an early layer: float32 sums of equal squares drift, 5e-4 in the distance
+    gray = torch.full((4, 700_000), 7.3)
     objects = 20 * torch.rand(4, 90_000, generator=torch.Generator().manual_seed(0))
-    patterns = torch.cat([grey, objects], -1)
+    patterns = torch.cat([gray, objects], -1)
     torch.testing.assert_close(
         DISSIMILARITIES[name](patterns).double(),
         DISSIMILARITIES[name](patterns.double()),

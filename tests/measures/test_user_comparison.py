@@ -241,6 +241,9 @@ def test_a_loss_refuses_weights_that_the_comparison_cannot_take() -> None:
     assert np.isfinite(loss(PEARSON, True))
     with pytest.raises(nrl.NeurordlError, match="pearson takes pairs as measured"):
         loss(PEARSON, False, pair_weights="reliability")
+    elementwise = lambda a, b, weights: weights * (a - b) ** 2  # noqa: E731
+    with pytest.raises(nrl.NeurordlError, match=r"gave values of the shape \(1, 15\) for 1 RDMs"):
+        loss(elementwise, False)
     weighted = nrl.Comparison("weighted", pearson, weighted=True)
     want = loss("corr", False, pair_weights="reliability")
     assert loss(weighted, False, pair_weights="reliability") == pytest.approx(want, abs=1e-6)

@@ -299,3 +299,19 @@ def test_a_teacher_refuses_patterns_that_are_no_rates() -> None:
     teacher = nrl.PatternTeacher(patterns(), dissimilarity="poisson")
     with pytest.raises(nrl.NeurordlError, match="poisson takes rates or counts of 0 or more, and subject"):
         teacher.target(nrl.Batch(torch.zeros(N, 1, 8, 8), ids=IDS), {})
+
+
+@pytest.mark.parametrize("shape", [(), (1, N * (N - 1) // 2), (N, N)])
+def test_rdms_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    wrong = nrl.Dissimilarity("wrong", lambda x: x.mean().expand(shape))
+    message = r"'wrong' gave values of the shape \(.*\) for patterns .*: it must return condensed RDMs"
+    batch = nrl.Batch(torch.zeros(N, 1, 8, 8), ids=IDS)
+    rdms = nrl.compute_rdms(patterns(), "correlation")
+    for call in (
+        lambda: nrl.compute_rdms(patterns(), wrong),
+        lambda: nrl.PatternTeacher(patterns(), dissimilarity=wrong).target(batch, {}),
+        lambda: nrl.RDMLoss(nrl.RDMTeacher(rdms), "conv2", wrong)({"conv2": torch.rand(N, 3)}, {}, batch),
+        lambda: nrl.evaluate(network(), rdms, stimuli=images(), layers="conv2", dissimilarity=wrong),
+    ):
+        with pytest.raises(nrl.NeurordlError, match=message):
+            call()

@@ -42,8 +42,8 @@ def test_what_is_undefined_is_the_same_and_touches_nothing_else(name: str, narro
 
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_comes_out_as_float64_would(name: str) -> None:
-    grey = torch.full((5, 60_000), 7.3)
-    patterns = torch.cat([grey, 20 * torch.rand(5, 9_000, generator=torch.Generator().manual_seed(0))], -1)
+    gray = torch.full((5, 60_000), 7.3)
+    patterns = torch.cat([gray, 20 * torch.rand(5, 9_000, generator=torch.Generator().manual_seed(0))], -1)
     assert patterns.shape[1] > distances.WIDE
     found = DISSIMILARITIES[name](patterns)
     assert found.dtype == torch.float32

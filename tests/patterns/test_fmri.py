@@ -479,7 +479,7 @@ def test_read_bids(tmp_path: Path) -> None:
         ({"subjects": ["03"]}, "there is no sub-03; there are sub-01, sub-02, sub-10"),
         ({"sessions": ["1"]}, "there is no ses-1"),
         ({"events_root": root}, "has no events"),
-        ({"mask": {"01": None}}, "mask= has none for sub-02"),
+        ({"mask": {"01": None}}, "mask= has no mask for sub-02"),
         ({"mask": tmp_path / "{subject}_mask.nii"}, "there is no mask .*sub-01_mask.nii"),
     ):
         with pytest.raises(NeurordlError, match=told):
@@ -599,7 +599,7 @@ def test_confounds_of_fmriprep(tmp_path: Path) -> None:
 def test_grids_that_drift_apart_are_not_the_same(study: Any) -> None:
     size = (120, 4, 3)
     grown = AFFINE.copy()
-    grown[0, 0] += 0.009  # a hundredth of a millimetre a voxel is a millimetre at the far end
+    grown[0, 0] += 0.009  # a hundredth of a millimeter a voxel is a millimeter at the far end
     image = nib.Nifti1Image(np.random.default_rng(0).random((*size, 4)), AFFINE)
     inside = nib.Nifti1Image(np.ones(size, np.uint8), grown)
     table = pd.DataFrame({"stimulus": CONDITIONS})

@@ -98,7 +98,7 @@ def test_a_run_of_one_volume_is_refused() -> None:
         nrl.read_patterns(bold(np.ones((1, 3))), None, events)
 
 
-# events that are shifted by the haemodynamic lag, or are not
+# events that are shifted by the hemodynamic lag, or are not
 
 
 def told(*args: Any, **options: Any) -> list[str]:
@@ -115,7 +115,7 @@ def test_shifted_events_are_noticed(data_root: Path) -> None:
         folder / "slice_brain_mask.nii.gz",
         sorted(folder.glob("*_events.tsv")),
     )
-    assert "already shifted by the haemodynamic lag, use model='average'" in told(*call)[0]
+    assert "already shifted by the hemodynamic lag, use model='average'" in told(*call)[0]
     assert told(*call, model=GLM(hrf_model=None)) == []
     assert told(*call, model="average") == []
     back = [pd.read_csv(path, sep="\t") for path in call[2]]

@@ -84,7 +84,7 @@ def test_scores_say_what_they_are_of(tmp_path):
         assert plot_scores(one).get_legend().get_title().get_text() == (
             "6 stimuli, 4 subjects\n95 % CI over subjects"
         )
-    read.loc[read["subject"] == "mean", "generalises_to"] = "subjects and stimuli"
+    read.loc[read["subject"] == "mean", "generalizes_to"] = "subjects and stimuli"
     read.loc[(read["subject"] == "mean") & (read["roi"] == "IT"), "n_subjects"] = 3
     assert plot_scores(read).get_legend().get_title().get_text() == (
         "6 stimuli, 3 to 4 subjects\n95 % CI over subjects and stimuli"

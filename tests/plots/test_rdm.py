@@ -53,7 +53,7 @@ def test_rdm_without_categories_or_with_missing_pairs():
         plot_rdm(RDMs(np.ones((2, 3))))
 
 
-def test_missing_pairs_are_grey_and_the_diagonal_is_not():
+def test_missing_pairs_are_gray_and_the_diagonal_is_not():
     values = np.arange(1.0, 7.0)
     values[2] = np.nan
     ax = plot_rdm(RDMs(values[None]))
@@ -74,7 +74,7 @@ def test_ranks_are_percentiles_of_measured_pairs():
 
 
 def pictures(n: int) -> StimulusSet:
-    """Grey images, the k-th of value k, in an order of their own."""
+    """Gray images, the k-th of value k, in an order of their own."""
     ids = [f"s{k}" for k in range(n)][::-1]
     pixels = np.stack([np.full((4, 4), k, dtype=np.uint8) for k in range(n)][::-1])
     table = pd.DataFrame({"id": ids, "kind": ["late" if k < n // 2 else "early" for k in range(n)]})

@@ -202,6 +202,8 @@ def test_what_cannot_be_aligned() -> None:
     for given_, said in cases:
         with pytest.raises(NeurordlError, match=said):
             nrl.align(**given_)
+    with pytest.raises(NeurordlError, match="two or more data by name"):
+        nrl.align(rdms(IDS), stimuli=stimuli(IDS), again=rdms(IDS))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("column", ["id", "stimulus"])

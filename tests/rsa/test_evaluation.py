@@ -212,7 +212,7 @@ def test_models_by_name():
     one_each = {name: stack[k] for k, name in enumerate(stack.rdm_descriptors["layer"])}
     pd.testing.assert_frame_equal(evaluate(one_each, brain()).frame, evaluate(stack, brain()).frame)
     assert list(means(evaluate(stack, brain(), layers=["b*"])).index) == ["b1", "b2"]
-    with pytest.raises(NeurordlError, match="'c'; there are: a, b1, b2"):
+    with pytest.raises(NeurordlError, match="'c'; their names are: a, b1, b2"):
         evaluate(stack, brain(), layers="c")
     with pytest.raises(NeurordlError, match="one RDM per name"):
         evaluate({"all": stack}, brain())
@@ -387,6 +387,9 @@ def test_bad_input_is_told_clearly(run):
         evaluate(run, brain())
     with pytest.raises(NeurordlError, match="as stimuli="):
         evaluate(network(), brain())
+    for name in ("crossnobis", "mahalanobis"):
+        with pytest.raises(NeurordlError, match=f"{name}.*which a network does not have: use 'euclidean'"):
+            evaluate(network(), brain(), stimuli=images(), dissimilarity=name)
     other = replace(run, preprocessing=Preprocessing(size=(32, 32), channels=3, mean=None, std=None))
     with pytest.raises(NeurordlError, match=r"prepared as .*channels=1.* as .*size=\(32, 32\)"):
         evaluate(other, brain(), stimuli=images())
@@ -468,7 +471,7 @@ def test_bootstraps_are_those_of_infer_and_go_to_rsatoolbox(bootstrap):
     assert_allclose(mean["p"], p.zero)
     assert_allclose(mean["p_ceiling"], p.ceiling)
     assert_allclose(mean["p_fdr"], false_discovery_control(p.zero))
-    assert set(mean["generalises_to"]) == {
+    assert set(mean["generalizes_to"]) == {
         {None: "subjects", "both": "subjects and stimuli"}.get(bootstrap, bootstrap)
     }
     between = scores.comparisons[scores.comparisons["roi"] == "IT"]

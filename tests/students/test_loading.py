@@ -136,6 +136,12 @@ def test_damaged_and_other_files(tmp_path: Path) -> None:
         load_weights(small_cnn(), tmp_path / "list.pt")
 
 
+def test_a_file_without_weights(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(NeurordlError, match="it lacks weight, bias"):
+        load_weights(nn.Linear(2, 2), tmp_path / "empty.safetensors")
+
+
 def test_weights_of_another_network(tmp_path: Path) -> None:
     torch.save(mlp(10, 1, image_size=8).state_dict(), tmp_path / "mlp.pt")
     network = small_cnn(10, 1)

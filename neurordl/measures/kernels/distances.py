@@ -218,7 +218,7 @@ def _inverse_lengths(patterns: Tensor, normalize: Normalize) -> tuple[Tensor, Te
 def _row_lengths(rows: Tensor) -> Tensor:
     """Lengths of rows, by blocks of channels.
 
-    At once, float32 adds up one number after the other, and for many that are alike (a grey background in the
+    At once, float32 adds up one number after the other, and for many that are alike (a gray background in the
     first layers of a network) each rounding goes the same way: off by 5e-4 with 800,000 channels.
     """
     blocks = [torch.linalg.vector_norm(block, dim=-1) for block in torch.split(rows, _NORM_CHANNELS, -1)]

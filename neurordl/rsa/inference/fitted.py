@@ -157,9 +157,9 @@ def fit_model(model: Model, data: Floats, comparison: ComparisonLike) -> Floats:
     """Weights of a model's RDMs, (rdms,), that bring the model nearest to these subjects.
 
     "select": the RDM of the greatest mean similarity, as rsatoolbox's ``fit_select``. "weighted": the weights
-    of 0 or more that maximise the mean similarity over subjects, of unit length, as its ``fit_regress_nn``,
+    of 0 or more that maximize the mean similarity over subjects, of unit length, as its ``fit_regress_nn``,
     for comparisons that are inner products (cosine, corr and their whitened variants); for others those that
-    maximise corr, where rsatoolbox searches from random starts.
+    maximize corr, where rsatoolbox searches from random starts.
 
     Parameters
     ----------
@@ -420,7 +420,7 @@ def evaluate_fitted(
 ) -> pd.DataFrame:
     """Fit models to some stimuli or subjects, and score them on the others, by cross-validation.
 
-    The scores estimate the mean similarity, over the population that ``generalises_to`` names, of a model
+    The scores estimate the mean similarity, over the population that ``generalizes_to`` names, of a model
     fitted to as much data as all folds but one contain. They equal those of rsatoolbox's ``crossval`` and
     ``bootstrap_crossval``; stimuli are matched by id.
 
@@ -492,7 +492,7 @@ def evaluate_fitted(
             "p": nothing if inference.model_var is None else p_values(inference, center="data").zero,
             "ceiling_lower": inference.ceiling[0],
             "ceiling_upper": inference.ceiling[1],
-            "generalises_to": resampling.generalises_to if resampling.resamples else "",
+            "generalizes_to": resampling.generalizes_to if resampling.resamples else "",
             "n_subjects": inference.n_subjects,
             "n_stimuli": inference.n_stimuli,
             "k_subjects": folds.subjects,

@@ -187,7 +187,7 @@ def p_values(
 ) -> PValues:
     """Test models by t against zero, each other and the lower noise ceiling: rsatoolbox's defaults.
 
-    Estimand: that of the inference (``inference.estimand``): a p-value generalises to what was resampled.
+    Estimand: that of the inference (``inference.estimand``): a p-value generalizes to what was resampled.
 
     Parameters
     ----------

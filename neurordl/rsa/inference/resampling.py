@@ -1,4 +1,4 @@
-"""Resampling schemes: what is drawn, what results generalise to, and similarities and their variances.
+"""Resampling schemes: what is drawn, what results generalize to, and similarities and their variances.
 
 As in rsatoolbox, a resample holds a stimulus as often as it was drawn, without the pairs of a stimulus with
 its copies, and its ceilings are means over the subjects in it, copies pooled but left out together.
@@ -250,7 +250,7 @@ class Variance:
         counts
             (resamples, stimuli) how often each stimulus was drawn.
         over_subjects
-            Whether the mean generalises to new subjects, too.
+            Whether the mean generalizes to new subjects, too.
         """
         return None
 
@@ -392,7 +392,7 @@ class Resampling:
     """A resampling scheme. A scheme of one's own is a subclass that draws subjects, stimuli or both.
 
     A subclass names its ``factors`` and defines `draw_subjects` or `draw_stimuli`, or both. It may also
-    define its small-sample correction, degrees of freedom, and the names of what it generalises to.
+    define its small-sample correction, degrees of freedom, and the names of what it generalizes to.
 
     Attributes
     ----------
@@ -430,8 +430,8 @@ class Resampling:
         return type(self).__name__
 
     @property
-    def generalises_to(self) -> str:
-        """What the means generalise to, for tables."""
+    def generalizes_to(self) -> str:
+        """What the means generalize to, for tables."""
         return " and ".join(self.factors)
 
     @property
@@ -440,7 +440,7 @@ class Resampling:
         if len(self.factors) == 2:
             return "the populations of subjects and of stimuli"
         fixed = "stimuli" if "subjects" in self.factors else "subjects"
-        return f"the population of {self.generalises_to}, for these {fixed}"
+        return f"the population of {self.generalizes_to}, for these {fixed}"
 
     @property
     def cv_method(self) -> str:
@@ -481,7 +481,7 @@ class Resampling:
         """Refuse so few subjects or stimuli that resamples cannot be drawn of them."""
         if factor == "subjects" and n < 2:
             raise NeurordlError(
-                "one subject cannot be resampled; resample the stimuli, which generalises to stimuli "
+                "one subject cannot be resampled; resample the stimuli, which generalizes to stimuli "
                 "only, or give more subjects"
             )
 
@@ -544,7 +544,7 @@ class Resampling:
         if (subjects is None) == ("subjects" in self.factors) or (stimuli is None) == (
             "stimuli" in self.factors
         ):
-            raise NeurordlError(f"the draws do not fit {self.name!r}, which resamples {self.generalises_to}")
+            raise NeurordlError(f"the draws do not fit {self.name!r}, which resamples {self.generalizes_to}")
         parts: list[tuple[Floats, Floats]] = []
         by_subject = None
         if subjects is not None:
@@ -572,7 +572,7 @@ class Resampling:
         return np.stack([covariance_with(models[:, :, 0, 0, k], bound) for k, bound in enumerate(bounds)])
 
     def sizes(self, n_subjects: int, n_stimuli: int) -> list[int]:
-        """Number of subjects, of stimuli, or of both, as far as the results generalise to them."""
+        """Number of subjects, of stimuli, or of both, as far as the results generalize to them."""
         numbers = {"subjects": n_subjects, "stimuli": n_stimuli}
         return [numbers[factor] for factor in self.factors]
 
@@ -681,7 +681,7 @@ class Bootstrap(Resampling):
     Parameters
     ----------
     resample
-        What is resampled, and so what intervals and p-values generalise to: "subjects", "stimuli" or "both".
+        What is resampled, and so what intervals and p-values generalize to: "subjects", "stimuli" or "both".
 
         For "both" variances are corrected for two factors (Schütt et al. 2023, eLife 12:e82566).
     n

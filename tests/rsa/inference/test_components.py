@@ -172,7 +172,7 @@ def test_what_is_undefined_is_nan_without_harm():
     assert nowhere.diff_var.shape == (3,)
 
 
-def test_one_subject_generalises_to_stimuli_only():
+def test_one_subject_generalizes_to_stimuli_only():
     models, data = study(n_subjects=1)
     found = infer(models, data, "corr", Bootstrap("stimuli", n=150, variance="components"))
     assert (found.model_var > 0).all()

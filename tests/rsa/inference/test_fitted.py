@@ -303,7 +303,7 @@ def test_evaluate_fitted_is_infer_fitted_matched_by_id(combine):
     assert_allclose(frame[["ci_low", "ci_high"]].to_numpy().T, interval(found, center="data"))
     assert_allclose(frame["p"], p_values(found, center="data").zero)
     assert frame["fit"].tolist() == ["fixed", combine]
-    assert set(frame["generalises_to"]) == {"subjects and stimuli"}
+    assert set(frame["generalizes_to"]) == {"subjects and stimuli"}
     order = np.random.default_rng(0).permutation(N)
     turned = RDMs(
         brain.get_matrices()[:, order][:, :, order],

@@ -297,7 +297,7 @@ def test_what_is_refused():
             p_values(infer(models, data, "corr"), **options)
 
 
-def test_one_subject_generalises_to_stimuli_only():
+def test_one_subject_generalizes_to_stimuli_only():
     models, data = study(2, 1, 12)
     found = infer(models, data, "corr", Bootstrap("stimuli", n=50))
     assert np.isnan(found.ceiling).all()

@@ -32,7 +32,7 @@ class ByCategory(nrl.Resampling):
     factors = ("stimuli",)
 
     @property
-    def generalises_to(self) -> str:
+    def generalizes_to(self) -> str:
         return "categories"
 
     def draw_stimuli(self, stimuli: Sequence[str], size: int, rng: np.random.Generator) -> Any:
@@ -88,7 +88,7 @@ def test_evaluate(name: str, comparison: str, tmp_path: Path) -> None:
     means = scores.frame[scores.frame["subject"] == "mean"]
     assert means[["ci_low", "ci_high", "p"]].notna().to_numpy().all()
     expected = {"categories": "categories", "halves": "subjects and stimuli"}[name]
-    assert set(means["generalises_to"]) == {expected}
+    assert set(means["generalizes_to"]) == {expected}
     assert expected in scores.title
     inference = scores.inferences[""]
     assert inference.dof == {"categories": 3, "halves": SUBJECTS - 1}[name]
@@ -126,7 +126,7 @@ def test_evaluate_fitted(name: str) -> None:
     options = {"comparison": "corr", "folds": nrl.Folds(stimuli=1, subjects=2)}
     frame = nrl.evaluate_fitted(named, brain(), bootstrap=SCHEMES[name], **options)
     assert frame[["score", "ci_low", "ci_high", "p"]].notna().to_numpy().all()
-    assert set(frame["generalises_to"]) == {SCHEMES[name].generalises_to}
+    assert set(frame["generalizes_to"]) == {SCHEMES[name].generalizes_to}
 
 
 def test_what_is_refused() -> None:
@@ -150,7 +150,7 @@ def test_what_is_refused() -> None:
             nrl.evaluate(models(), brain(), bootstrap=other())
     with pytest.raises(nrl.NeurordlError, match=r"Wrong.draw_stimuli must return whole numbers.*\(5, 12\)"):
         nrl.evaluate(models(), brain(), bootstrap=Wrong())
-    with pytest.raises(nrl.NeurordlError, match="Few draws fewer than 3 distinct stimuli"):
+    with pytest.raises(nrl.NeurordlError, match="Few keeps drawing fewer than 3 distinct stimuli"):
         nrl.evaluate(models(), brain(), bootstrap=Few())
     with pytest.raises(nrl.NeurordlError, match="Single: n=1"):
         nrl.evaluate(models(), brain(), bootstrap=Single())
