@@ -88,7 +88,7 @@ def info(name: str, /) -> None:
     Parameters
     ----------
     name
-        Name of the data set, as in the list.
+        Name of the data set, as shown by ``neurordl data list``.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def info(name: str, /) -> None:
     place = f"{status(name)}, in {folder_of(name)}" if dataset.files else status(name)
     typer.echo(f"{name}: {dataset.summary}")
     typer.echo(f"  license           {dataset.license}\n  cite              {dataset.citation}")
-    typer.echo(f"  known from        {dataset.source}\n  read by           {readers}")
+    typer.echo(f"  source            {dataset.source}\n  read by           {readers}")
     typer.echo(f"  on this machine   {place}")
     for file in dataset.files:
         typer.echo(f"  {file.name}, {file.size} bytes\n    {file.url}\n    sha256 {file.sha256}")
@@ -114,7 +114,7 @@ def fetch(name: str, /) -> None:
     Parameters
     ----------
     name
-        Name of the data set, as in the list.
+        Name of the data set, as shown by ``neurordl data list``.
 
     Examples
     --------
@@ -246,7 +246,7 @@ def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
     rdms
         File with the RDMs of the subjects: .h5, .mat, .npz, .npy, .csv or .tsv.
     each_a_subject
-        Each RDM of the file is of another subject, for a file that does not name its subjects.
+        Each RDM in the file belongs to a different subject, if the file does not name its subjects.
     """
     measured: RDMs = load(rdms)
     if each_a_subject and "subject" in measured.rdm_descriptors:
@@ -271,7 +271,7 @@ def read_labelled(
     size
         Height and width to which the labelled images of a table are resized, in pixels.
     n_labelled
-        Number of labelled images to draw with the seed of the run, of each class as many. By default all
+        Number of labelled images to draw with the seed of the run, equally many of each class. By default all
         images are used.
     seed
         Seed of the draw.
@@ -475,7 +475,7 @@ def compare(
         model: Any = nrl.load_run(source)
         images, pairs = model.load_stimuli(stimuli), pairs or "held-out"
     elif pairs is not None:
-        raise NeurordlError(f"--pairs is for a run, which knows its fitted stimuli; {source} is none")
+        raise NeurordlError(f"--pairs is for a run, which knows its fitted stimuli; {source} is not a run")
     elif Path(source).is_file():
         model = _model_rdms(source, call.load_rdms.values.get("labels"))
     elif stimuli is None:

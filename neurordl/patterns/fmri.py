@@ -431,12 +431,12 @@ def read_bids(
         BIDS entities of the images to read. Without ``space``, images without this entity are read, which are
         in the BOLD grid of each run.
     mask
-        A mask or `Regions` for all subjects, whose path may contain ``{subject}``; a mapping of subject to
-        mask; or "brain": the voxels in fMRIPrep's ``desc-brain_mask`` of every run of a subject.
+        A mask or `Regions` for all subjects, whose path may contain ``{subject}``; a mapping from subject to
+        mask; or "brain": the voxels that are in fMRIPrep's ``desc-brain_mask`` of every run of a subject.
     events_root
-        The folder with the events, in the same folders as the images; by default ``root``, or the data set
-        of which ``root`` is a ``derivatives`` folder. Of the events that a run inherits from higher folders,
-        such as ``task-x_events.tsv``, the closest file is used, as BIDS says.
+        The folder with the events, which has the same subfolders as ``root``; by default ``root`` itself, or
+        the data set of which it is a ``derivatives`` folder. Runs inherit events from higher folders, such as
+        ``task-x_events.tsv``, as in BIDS.
     subjects, sessions
         Names with or without ``sub-`` and ``ses-``; all by default.
     residuals
@@ -531,7 +531,7 @@ def _bids_mask(mask: Masks, subject: str, images: Sequence[Path]) -> Region:
     if isinstance(mask, Mapping):
         masks = {str(name).removeprefix("sub-"): value for name, value in mask.items()}
         if subject not in masks:
-            raise NeurordlError(f"mask= has none for sub-{subject}")
+            raise NeurordlError(f"mask= has no mask for sub-{subject}")
         return masks[subject]
     if mask is None:
         return None

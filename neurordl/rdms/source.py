@@ -283,7 +283,7 @@ def check_rates(patterns: Tensor, measure: Dissimilarity, label: str) -> Tensor:
     if measure.rates and not bool(patterns.min() >= 0) and bool((patterns < 0).any()):
         raise NeurordlError(
             f"{measure} takes rates or counts of 0 or more, and {label} has "
-            f"{float(patterns.nan_to_num().min()):.3g}; choose another dissimilarity, or leave out center="
+            f"{float(patterns.nan_to_num().min()):.3g}; choose another dissimilarity, or no center="
         )
     return patterns
 

@@ -118,8 +118,8 @@ def simulate_patterns(
     Parameters
     ----------
     patterns
-        (stimuli, channels) of the known geometry, such as a layer of a network, or `patterns_of` an RDM.
-        Their mean over channels is removed: Euclidean distances of the simulated patterns are without it.
+        (stimuli, channels) of the known geometry, such as a layer of a network, or `patterns_of` an RDM. The
+        mean of each pattern over channels is removed, also from Euclidean distances.
     ids
         Stimulus of each row.
     n_subjects

@@ -479,7 +479,7 @@ def test_read_bids(tmp_path: Path) -> None:
         ({"subjects": ["03"]}, "there is no sub-03; there are sub-01, sub-02, sub-10"),
         ({"sessions": ["1"]}, "there is no ses-1"),
         ({"events_root": root}, "has no events"),
-        ({"mask": {"01": None}}, "mask= has none for sub-02"),
+        ({"mask": {"01": None}}, "mask= has no mask for sub-02"),
         ({"mask": tmp_path / "{subject}_mask.nii"}, "there is no mask .*sub-01_mask.nii"),
     ):
         with pytest.raises(NeurordlError, match=told):
