@@ -12,7 +12,6 @@ from scripts.walk import walks
 # TEMPORARY: what is above its limit while the package is rebuilt. Lowered step by step; empty at the end.
 NOT_YET = {
     "code lines": 13_200,
-    "evaluate": 14,
 }
 WALKS = {"evaluate": 12, "compute_rdms": 8}
 

@@ -10,21 +10,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from neurordl.datasets.registry import (
-    REGISTRY,
-    DataSet,
-    File,
-    data_root,
-    fetch,
-    find_dataset,
-    folder_of,
-    status,
-)
+from neurordl.datasets.registry import REGISTRY as REGISTRY
+from neurordl.datasets.registry import DataSet as DataSet
+from neurordl.datasets.registry import File as File
+from neurordl.datasets.registry import data_root as data_root
+from neurordl.datasets.registry import fetch as fetch
+from neurordl.datasets.registry import find_dataset as find_dataset
+from neurordl.datasets.registry import folder_of as folder_of
+from neurordl.datasets.registry import status as status
 
 if TYPE_CHECKING:
     from neurordl.datasets.loaders import *  # noqa: F403
-
-__all__ = ["REGISTRY", "DataSet", "File", "data_root", "fetch", "find_dataset", "folder_of", "status"]
 
 
 def __getattr__(name: str) -> object:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neurordl.arrays import Bools, Ints
+from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError
 
 Numbers = TypeVar("Numbers", int, Tensor, Ints)
@@ -76,3 +76,15 @@ def unmeasured_stimuli(measured: Bools) -> list[int]:
         seen[row + 1 :] |= pairs
         start += len(pairs)
     return [int(row) for row in np.flatnonzero(~seen)]
+
+
+def missing_groups(vectors: Floats | Tensor) -> list[tuple[list[int], Bools]]:
+    """Rows that miss the same pairs, with the mask of these pairs."""
+    stack = torch.as_tensor(vectors)
+    if bool(stack.sum().isfinite()):  # a single pass, without a mask of them all
+        return [(list(range(len(stack))), np.zeros(stack.shape[1], dtype=bool))] if len(stack) else []
+    finite = stack.isfinite().cpu().numpy()
+    groups: dict[bytes, tuple[list[int], Bools]] = {}
+    for row, missing in enumerate(~finite):
+        groups.setdefault(np.packbits(missing).tobytes(), ([], missing))[0].append(row)
+    return list(groups.values())

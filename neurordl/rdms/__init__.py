@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from neurordl.rdms.compute import Noise, compute_rdms, odd_even_reliability
-from neurordl.rdms.files import load_rdms, save_rdms
-from neurordl.rdms.selection import Alignment, align, select_rdms
-
-__all__ = [
-    "Alignment",
-    "Noise",
-    "align",
-    "compute_rdms",
-    "load_rdms",
-    "odd_even_reliability",
-    "save_rdms",
-    "select_rdms",
-]
+from neurordl.rdms.compute import Noise as Noise
+from neurordl.rdms.compute import compute_rdms as compute_rdms
+from neurordl.rdms.compute import odd_even_reliability as odd_even_reliability
+from neurordl.rdms.files import load_rdms as load_rdms
+from neurordl.rdms.files import save_rdms as save_rdms
+from neurordl.rdms.selection import Alignment as Alignment
+from neurordl.rdms.selection import align as align
+from neurordl.rdms.selection import select_rdms as select_rdms

@@ -10,8 +10,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from neurordl.arrays import Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity, mean_ranks
-from neurordl.measures.condensed import n_stimuli, square
-from neurordl.measures.kernels.kernel import missing_groups
+from neurordl.measures.condensed import missing_groups, n_stimuli, square
 from neurordl.rdms.selection import check_one_per_subject, select_rdms
 from neurordl.rsa.compare import similarity, subject_vectors
 from neurordl.validate import check_count

@@ -15,8 +15,7 @@ from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
-from neurordl.measures.condensed import n_stimuli
-from neurordl.measures.kernels.kernel import missing_groups
+from neurordl.measures.condensed import missing_groups, n_stimuli
 from neurordl.rdms.selection import (
     check_one_per_subject,
     descriptor_values,

@@ -205,7 +205,8 @@ def evaluate(
         inferences={name: result.inference for name, result in results.items()},
         models=stack,
         means={
-            name: nan_mean(result.data[list(result.subjects.pooled)], 0) for name, result in results.items()
+            name: nan_mean(result.study.data[list(result.subjects.pooled)], 0)
+            for name, result in results.items()
         },
     )
 
@@ -213,7 +214,7 @@ def evaluate(
 def _roi_settings(results: Mapping[str, RoiScores], keep: Bools) -> dict[str, object]:
     """What the record says of the subjects of each ROI."""
     coverages = {
-        name: Coverage.of(result.models, result.data, result.subjects, keep)
+        name: Coverage.of(result.study.models, result.study.data, result.subjects, keep)
         for name, result in results.items()
     }
     p = {name: result.agreement for name, result in results.items()}

@@ -19,8 +19,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import Match
 from neurordl.io import atomic_write, make_folder, versions, write_json, write_text
 from neurordl.measures.comparisons import few_pairs
-from neurordl.measures.condensed import unmeasured_stimuli
-from neurordl.measures.kernels.kernel import missing_groups
+from neurordl.measures.condensed import missing_groups, unmeasured_stimuli
 from neurordl.rsa.ceilings import agreement
 from neurordl.rsa.compare import similarity, why_undefined
 from neurordl.rsa.inference.infer import Inference, correct, infer_study, interval, mean_interval, p_values
@@ -111,14 +110,12 @@ class RoiScores:
 
     Attributes
     ----------
+    study
+        The layers and all subjects.
     subjects
         The subjects, and who is in the mean.
-    models, data
-        RDMs of the layers and of the subjects.
     inference
         The inference over the subjects of the mean.
-    scores
-        (layers, subjects) of all subjects.
     ceilings
         (layers, 2) noise ceiling on the pairs that each layer has.
     p_ceiling
@@ -127,11 +124,9 @@ class RoiScores:
         p of the noise ceiling against chance; NaN where it was not tested.
     """
 
+    study: Study
     subjects: Subjects
-    models: Floats
-    data: Floats
     inference: Inference
-    scores: Floats
     ceilings: Floats
     p_ceiling: Floats
     agreement: float
@@ -152,7 +147,7 @@ class RoiScores:
         columns = {
             "layer": np.repeat(np.array(layers, dtype=object), n_rows),
             "subject": np.tile(np.array([*self.subjects.names, "mean"], dtype=object), len(layers)),
-            "score": column(self.scores, means),
+            "score": column(self.study.scores, means),
             **{name: column(np.nan, values) for name, values in of_means.items()},
             "ceiling_lower": np.repeat(self.ceilings[:, 0], n_rows),
             "ceiling_upper": np.repeat(self.ceilings[:, 1], n_rows),
@@ -176,16 +171,18 @@ class RoiScores:
     def _reasons(self, layers: Sequence[str]) -> Any:
         """Why a subject's score or noise ceiling is undefined: (layers, subjects)."""
         note = "" if self.inference.n_subjects > 1 else "one subject: no noise ceiling"
-        reasons = np.full(self.scores.shape, note, dtype=object)
-        for k, j in np.argwhere(np.isnan(self.scores)):
+        reasons = np.full(self.study.scores.shape, note, dtype=object)
+        for k, j in np.argwhere(np.isnan(self.study.scores)):
             names = f"layer {layers[k]!r}", f"subject {self.subjects.names[j]!r}"
-            reasons[k, j] = why_undefined(self.models[k], self.data[j], self.inference.comparison, names)
+            reasons[k, j] = why_undefined(
+                self.study.models[k], self.study.data[j], self.inference.comparison, names
+            )
         return reasons
 
     def _reason(self, layer: int, n_subjects: int, p: float, reasons: Sequence[str]) -> str:
         """Why the mean of a layer, its test or its noise ceiling is undefined or doubtful."""
         if n_subjects == 0:
-            return next(str(reasons[j]) for j in range(len(reasons)) if np.isnan(self.scores[layer, j]))
+            return next(str(reasons[j]) for j in range(len(reasons)) if np.isnan(self.study.scores[layer, j]))
         several = self.inference.n_subjects > 1
         if np.isnan(p):
             why = self.inference.resampling.variance_method.why_undefined
@@ -239,11 +236,9 @@ def score_roi(study: Study, subjects: Subjects, resampling: Resampling, stimuli:
         if group.model_var is not None:
             p_ceiling[rows] = p_values(group, center="data").ceiling
     return RoiScores(
+        study=study,
         subjects=subjects,
-        models=study.models,
-        data=study.data,
         inference=inference,
-        scores=study.scores,
         ceilings=ceilings,
         p_ceiling=p_ceiling,
         agreement=agreement(part.data, study.comparison, resampling.seed),

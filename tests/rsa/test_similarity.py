@@ -16,9 +16,8 @@ from scipy.stats import kendalltau, rankdata
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.measures.kernels import compiled_ranks
-from neurordl.measures.kernels.kernel import in_threads
 from neurordl.measures.kernels.products import Grams, _stimulus_sums, cosines
-from neurordl.measures.kernels.ranks import dense_ranks
+from neurordl.measures.kernels.ranks import dense_ranks, in_threads
 from neurordl.rsa.compare import similarity, why_undefined
 
 METHODS = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]

@@ -1,13 +1,10 @@
-"""What a fast way to compute a comparison provides, and what the fast ways share."""
+"""What a fast way to compute a comparison provides."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,26 +88,3 @@ class Kernel(ABC):
             Device of the matrix products.
         """
         return None
-
-
-def missing_groups(vectors: Floats | Tensor) -> list[tuple[list[int], Bools]]:
-    """Rows that miss the same pairs, with the mask of these pairs."""
-    stack = torch.as_tensor(vectors)
-    if bool(stack.sum().isfinite()):  # a single pass, without a mask of them all
-        return [(list(range(len(stack))), np.zeros(stack.shape[1], dtype=bool))] if len(stack) else []
-    finite = stack.isfinite().cpu().numpy()
-    groups: dict[bytes, tuple[list[int], Bools]] = {}
-    for row, missing in enumerate(~finite):
-        groups.setdefault(np.packbits(missing).tobytes(), ([], missing))[0].append(row)
-    return list(groups.values())
-
-
-def in_threads(work: Callable[[slice], None], size: int) -> None:
-    """Do compiled work, which releases the GIL, on parts of some rows, in as many threads as torch has."""
-    threads = min(torch.get_num_threads(), size)
-    if threads < 2:
-        work(slice(0, size))
-        return
-    ends = [size * k // threads for k in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, map(slice, ends[:-1], ends[1:])))

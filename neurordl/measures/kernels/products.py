@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from neurordl.arrays import Bools, Floats, Ints
-from neurordl.measures.condensed import condensed_index, n_stimuli, square
-from neurordl.measures.kernels.kernel import Kernel, Resampled, missing_groups
+from neurordl.measures.condensed import condensed_index, missing_groups, n_stimuli, square
+from neurordl.measures.kernels.kernel import Kernel, Resampled
 
 _ROUNDING = 1e-13  # of a squared length, relative to the numbers that it is the difference of
 _CONSTANT = 1e-12  # of the mean

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +12,8 @@ import torch
 from torch import Tensor
 
 from neurordl.arrays import Bools, Floats, Ints, nan_mean
-from neurordl.measures.condensed import n_stimuli, square
-from neurordl.measures.kernels.kernel import Kernel, Resampled, in_threads, missing_groups
+from neurordl.measures.condensed import missing_groups, n_stimuli, square
+from neurordl.measures.kernels.kernel import Kernel, Resampled
 from neurordl.measures.kernels.products import InnerProducts
 
 
@@ -185,3 +187,14 @@ class Ranks(Kernel):
 def _on_cpu(rdms: Tensor, measured: Tensor | None) -> Floats:
     """The measured pairs as an array."""
     return np.asarray((rdms if measured is None else rdms[:, measured]).cpu())
+
+
+def in_threads(work: Callable[[slice], None], size: int) -> None:
+    """Do compiled work, which releases the GIL, on parts of some rows, in as many threads as torch has."""
+    threads = min(torch.get_num_threads(), size)
+    if threads < 2:
+        work(slice(0, size))
+        return
+    ends = [size * k // threads for k in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, map(slice, ends[:-1], ends[1:])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,8 +22,14 @@ from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
 from neurordl.rsa.compare import rdms_by_roi, similarity
 from neurordl.rsa.inference.infer import Inference, interval, p_values
-from neurordl.rsa.inference.resampling import Draws, Resampling, expanded, find_resampling
-from neurordl.rsa.inference.variances import Spread, covariance_with
+from neurordl.rsa.inference.resampling import (
+    Draws,
+    Resampling,
+    Spread,
+    covariance_with,
+    expanded,
+    find_resampling,
+)
 from neurordl.validate import check_choice, check_count
 
 Combine = Literal["weighted", "select"]
@@ -147,7 +153,7 @@ class Model:
         return self.combine if len(self.rdms) > 1 else "fixed"
 
 
-def fit_model(model: Model, data: Floats, comparison: ComparisonLike, rdms: Floats | None = None) -> Floats:
+def fit_model(model: Model, data: Floats, comparison: ComparisonLike) -> Floats:
     """Weights of a model's RDMs, (rdms,), that bring the model nearest to these subjects.
 
     "select": the RDM of the greatest mean similarity, as rsatoolbox's ``fit_select``. "weighted": the weights
@@ -163,16 +169,13 @@ def fit_model(model: Model, data: Floats, comparison: ComparisonLike, rdms: Floa
         Condensed RDMs (subjects, pairs) to fit it to: the training subjects' on the training stimuli.
     comparison
         As in `compare`.
-    rdms
-        The model's RDMs on the same pairs; by default all of them.
 
     Raises
     ------
     NeurordlError
         No RDM of the model, or of the subjects, is informative on these pairs.
     """
-    comparison = find_similarity(comparison)
-    rdms = model.rdms if rdms is None else rdms
+    comparison, rdms = find_similarity(comparison), model.rdms
     if len(rdms) == 1:
         return np.ones(1)
     if model.combine == "select":
@@ -212,17 +215,13 @@ def _weights(name: str, rdms: Floats, data: Floats, kernel: InnerProducts) -> Fl
     return weights / length if length > 0 else np.asarray(weights)
 
 
-class _Sample(NamedTuple):
-    """RDMs of the models and of the subjects in a resample, and the numbers of its subjects and stimuli."""
-
-    rdms: list[Floats]
-    data: Floats
-    subjects: Ints
-    stimuli: Ints
-
-
 def cross_validate(
-    models: Sequence[Model], data: Floats, comparison: ComparisonLike, folds: Sequence[Fold]
+    models: Sequence[Model],
+    data: Floats,
+    comparison: ComparisonLike,
+    folds: Sequence[Fold],
+    subjects: Ints | None = None,
+    stimuli: Ints | None = None,
 ) -> tuple[Floats, Floats]:
     """Mean similarity over the test subjects of each fold, on its test stimuli, of models fitted to the rest.
 
@@ -240,6 +239,8 @@ def cross_validate(
         As in `compare`.
     folds
         Folds of `Folds.split`.
+    subjects, stimuli
+        How often each is in a resample, (subjects,) and (stimuli,); by default once.
 
     Returns
     -------
@@ -248,27 +249,24 @@ def cross_validate(
         subjects (lower) and of everyone (upper). Where subjects are not split, the lower ceiling leaves one
         out (rsatoolbox then takes subjects as their own prediction).
     """
-    n = n_stimuli(data.shape[1])
-    sample = _Sample([model.rdms for model in models], data, np.arange(len(data)), np.arange(n))
-    return _score_folds(models, sample, find_similarity(comparison), folds)
-
-
-def _score_folds(
-    models: Sequence[Model], sample: _Sample, comparison: Comparison, folds: Sequence[Fold]
-) -> tuple[Floats, Floats]:
-    """`cross_validate` of a resample, in which subjects and stimuli may repeat."""
-    data, subjects = sample.data, sample.subjects
-    i, j = np.triu_indices(len(sample.stimuli), 1)
+    comparison = find_similarity(comparison)
+    counts = np.ones(n_stimuli(data.shape[1]), dtype=np.int64) if stimuli is None else stimuli
+    times = np.ones(len(data), dtype=np.int64) if subjects is None else subjects
+    subjects, stimuli = (np.repeat(np.arange(len(x)), x) for x in (times, counts))
+    models = [replace(model, rdms=expanded(model.rdms, counts)) for model in models]
+    data = expanded(data, counts)[subjects]
+    i, j = np.triu_indices(len(stimuli), 1)
     everyone = pooled(scaled_to_pool(data, comparison), comparison)[0]
     evaluations, ceilings = np.full((len(models), len(folds)), np.nan), np.full((2, len(folds)), np.nan)
     for f, fold in enumerate(folds):
-        fitted, tested = (np.isin(sample.stimuli, part) for part in (fold.train_stimuli, fold.test_stimuli))
+        fitted, tested = (np.isin(stimuli, part) for part in (fold.train_stimuli, fold.test_stimuli))
         fit_to, test_on = (chosen[i] & chosen[j] for chosen in (fitted, tested))
         train = data[np.isin(subjects, fold.train_subjects)]
         test = data[np.isin(subjects, fold.test_subjects)][:, test_on]
         predicted = [
-            fit_model(model, train[:, fit_to], comparison, rdms[:, fit_to]) @ rdms[:, test_on]
-            for model, rdms in zip(models, sample.rdms, strict=True)
+            fit_model(replace(model, rdms=model.rdms[:, fit_to]), train[:, fit_to], comparison)
+            @ model.rdms[:, test_on]
+            for model in models
         ]
         evaluations[:, f] = nan_mean(similarity(np.stack(predicted), test, comparison), 1)
         ceilings[1, f] = nan_mean(similarity(everyone[None, test_on], test, comparison)[0])
@@ -384,13 +382,11 @@ def _resampled_folds(
     evaluations = np.empty((size, len(models), folds.subjects * folds.stimuli, splits))
     ceilings = np.empty((2, size, splits))
     for b, (times, counts) in enumerate(zip(by_subject, by_stimulus, strict=True)):
-        subjects, stimuli = (np.repeat(np.arange(len(x)), x) for x in (times, counts))
-        rdms = [expanded(model.rdms, counts) for model in models]
-        sample = _Sample(rdms, expanded(data, counts)[subjects], subjects, stimuli)
-        for repeat in range(splits):
-            parts = folds.split(np.flatnonzero(times), np.flatnonzero(counts), rng)
-            evaluations[b, :, :, repeat], bounds = _score_folds(models, sample, comparison, parts)
-            ceilings[:, b, repeat] = nan_mean(bounds, 1)
+        drawn = np.flatnonzero(times), np.flatnonzero(counts)
+        parts = [fold for _ in range(splits) for fold in folds.split(*drawn, rng)]
+        scores, bounds = cross_validate(models, data, comparison, parts, times, counts)
+        evaluations[b] = scores.reshape(len(models), splits, -1).swapaxes(1, 2)
+        ceilings[:, b] = nan_mean(bounds.reshape(2, splits, -1), 2)
     return evaluations, ceilings
 
 

@@ -13,8 +13,7 @@ from scipy import stats
 from neurordl.arrays import Floats, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
-from neurordl.rsa.inference.resampling import Draws, Resampling, Study, find_resampling
-from neurordl.rsa.inference.variances import Spread
+from neurordl.rsa.inference.resampling import Draws, Resampling, Spread, Study, find_resampling
 from neurordl.validate import check_choice
 
 Center = Literal["resamples", "data"]
