@@ -115,7 +115,7 @@ class RunModel:
 
     def fit(self, run: Run) -> Estimate:
         """Estimate the patterns of one run."""
-        raise NotImplementedError(f"{type(self).__name__} has no method fit(run)")
+        raise NeurordlError(f"{type(self).__name__} has no method fit(run)")
 
 
 @dataclass(frozen=True, kw_only=True)

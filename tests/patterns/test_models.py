@@ -226,5 +226,5 @@ def test_a_model_of_a_script_is_used_like_those_of_the_package() -> None:
     assert json.loads(patterns.descriptors["provenance"])["seconds"] == 6.0
     with pytest.raises(NeurordlError, match="'peak' takes no confounds"):
         nrl.read_patterns(bold(data), None, events, model=Peak(), confounds=pd.DataFrame({"x": range(40)}))
-    with pytest.raises(NotImplementedError, match=r"RunModel has no method fit"):
+    with pytest.raises(NeurordlError, match=r"RunModel has no method fit"):
         nrl.read_patterns(bold(data), None, events, model=RunModel())

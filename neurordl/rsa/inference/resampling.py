@@ -471,11 +471,11 @@ class Resampling:
 
     def draw_subjects(self, subjects: Sequence[str], size: int, rng: np.random.Generator) -> Ints:
         """How often each subject is in each of some resamples, (size, subjects)."""
-        raise NotImplementedError(f"{self.name} resamples subjects: it must define draw_subjects")
+        raise NeurordlError(f"{self.name} resamples subjects: it must define draw_subjects")
 
     def draw_stimuli(self, stimuli: Sequence[str], size: int, rng: np.random.Generator) -> Ints:
         """How often each stimulus is in each of some resamples, (size, stimuli)."""
-        raise NotImplementedError(f"{self.name} resamples stimuli: it must define draw_stimuli")
+        raise NeurordlError(f"{self.name} resamples stimuli: it must define draw_stimuli")
 
     def check_size(self, factor: str, n: int, fewest: int) -> None:
         """Refuse so few subjects or stimuli that resamples cannot be drawn of them."""

@@ -156,3 +156,10 @@ def test_what_is_refused() -> None:
         nrl.evaluate(models(), brain(), bootstrap=Single())
     with pytest.raises(nrl.NeurordlError, match="bures needs complete RDMs"):
         nrl.evaluate(models(), brain(), comparison="bures", bootstrap=SCHEMES["categories"])
+
+
+@pytest.mark.parametrize("factor", ["subjects", "stimuli"])
+def test_a_scheme_must_draw_what_it_resamples(factor: str) -> None:
+    scheme = type("Undrawn", (nrl.Resampling,), {"factors": (factor,), "n": 5})()
+    with pytest.raises(nrl.NeurordlError, match=f"Undrawn resamples {factor}: it must define draw_{factor}"):
+        nrl.evaluate(models(), brain(), bootstrap=scheme)
