@@ -390,9 +390,7 @@ def test_corrupt_checkpoint(tmp_path: Path) -> None:
     for kept in (0, 1, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:kept])
         before = contents(out)
-        with pytest.raises(
-            NeurordlError, match=r"last.ckpt: it is damaged.*delete it to start again"
-        ):
+        with pytest.raises(NeurordlError, match=r"last.ckpt: it is damaged.*delete it to start again"):
             train(out, resume=True)
         assert contents(out) == before
     noticed = 0
