@@ -216,7 +216,7 @@ def test_an_atlas_gives_a_roi_for_each_voxel(study: Any) -> None:
         ({"labels": table, "rois": ["V4"]}, "no ROI V4; it has IT, V1"),
         ({"labels": {"one": "V1"}}, "needs whole numbers with names"),
         ({"labels": pd.DataFrame({"a": [1]})}, "no column 'index'"),
-        ({"labels": study["folder"] / "no.tsv"}, "cannot read the table"),
+        ({"labels": study["folder"] / "no.tsv"}, "cannot read"),
     ):
         with pytest.raises(NeurordlError, match=told):
             read(**change)
