@@ -177,8 +177,7 @@ def simulate_fmri(
         if not isinstance(roi, str) or not re.fullmatch(r"[A-Za-z0-9][\w. -]*", roi) or roi == "atlas":
             raise NeurordlError(f"{roi!r} cannot name a ROI: expected letters and digits, not 'atlas'")
     if not 1 <= len(geometries) <= scan.shape[0]:
-        expected = f"a slice of the first axis for each of {len(geometries)} ROIs"
-        raise NeurordlError(f"shape={scan.shape}: expected {expected}")
+        raise NeurordlError(f"shape={scan.shape}: expected a slice for each of {len(geometries)} ROIs")
     check_snr(snr)
     slabs = dict(zip(geometries, np.array_split(np.arange(scan.shape[0]), len(geometries)), strict=True))
     simulate = partial(simulate_patterns, ids=names, n_subjects=n_subjects, idiosyncrasy=idiosyncrasy)
@@ -209,10 +208,8 @@ def simulate_fmri(
             series += scan.drift * (time * slope + time**2 * curvature)
             stem = directory / f"sub-{number:02d}_task-{scan.task}_run-{run:02d}"
             _write_table(Path(f"{stem}_events.tsv"), events)
-            volumes = np.round(np.moveaxis(_BASELINE + _PERCENT * series, 0, -1))
-            _write_image(
-                Path(f"{stem}_bold.nii.gz"), np.clip(volumes, -32768, 32767).astype(np.int16), scan.t_r
-            )
+            volumes = np.round(np.moveaxis(_BASELINE + _PERCENT * series, 0, -1)).clip(-32768, 32767)
+            _write_image(Path(f"{stem}_bold.nii.gz"), volumes.astype(np.int16), scan.t_r)
     about = "a simulated fMRI study, made by neurordl.simulate.simulate_fmri"
     settings = {"seed": seed, "n_subjects": n_subjects, "snr": str(snr) if snr == np.inf else snr}
     content = {"about": about, **settings, "idiosyncrasy": idiosyncrasy, **asdict(scan)}

@@ -22,7 +22,6 @@ from neurordl.errors import NeurordlError
 from neurordl.io import (
     CHECKPOINT,
     RUN_RECORD,
-    atomic_write,
     check_run_folder,
     damage_named,
     make_folder,
@@ -30,6 +29,7 @@ from neurordl.io import (
     sha256_array,
     write_bytes,
     write_json,
+    write_text,
 )
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import load_weights
@@ -265,8 +265,7 @@ class RunFolder:
             self._save_history(history)
 
     def _save_history(self, history: Sequence[Mapping[str, float]]) -> None:
-        with atomic_write(self.path / HISTORY) as temporary:
-            pd.DataFrame(history).to_csv(temporary, index=False)
+        write_text(self.path / HISTORY, pd.DataFrame(history).to_csv(index=False))
 
     def save_best(self, student: nn.Module) -> None:
         """Keep the weights of the best epoch so far."""

@@ -317,10 +317,10 @@ def test_preprocessing_goes_through_json(folder: Path) -> None:
         ({"size": "32"}, "size=.*: expected one or two positive whole numbers"),
         ({"size": (8, -8)}, "size=.*: expected one or two positive whole numbers"),
         ({"channels": 4}, "channels=4: expected 1 .gray. or 3"),
-        ({"mean": (0.5,)}, "mean=.*: expected 3 finite numbers"),
+        ({"mean": (0.5,)}, "mean=.*: expected 3 numbers, or 'imagenet'"),
         ({"std": "imagnet"}, "std='imagnet': expected 3 numbers, or 'imagenet'"),
-        ({"mean": (0.5, 0.5, float("nan"))}, "mean=.*: expected 3 finite numbers"),
-        ({"std": (0.5, 0, 0.5)}, "std=.*: expected numbers above 0"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "mean=nan: expected a number"),
+        ({"std": (0.5, 0, 0.5)}, "std=0.0: expected a number above 0"),
         ({"scale": 2}, "preprocessing='scale': expected one of 'size'"),
     ],
 )
