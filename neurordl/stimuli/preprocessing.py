@@ -18,6 +18,7 @@ from torch import Tensor
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
+from neurordl.io import damage_named
 from neurordl.validate import check_choice, check_number
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -130,13 +131,8 @@ def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor,
 
 
 def _read(path: Path, prepared: Preprocessing) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except FileNotFoundError as error:
-        raise NeurordlError(f"the image {path} does not exist; check the path") from error
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
-        raise NeurordlError(f"cannot read the image {path}, which may be damaged: {error}") from error
+    with damage_named(f"the image {path}"), Image.open(path) as image:
+        image.load()
     if image.mode not in _MODES:
         raise NeurordlError(f"the image {path} has pixels of type {image.mode!r}: save it as 8-bit RGB")
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):

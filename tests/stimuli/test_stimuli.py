@@ -185,7 +185,7 @@ def test_tables_without_paths_or_images(folder: Path) -> None:
         StimulusSet.from_table(pd.DataFrame({"id": ["a"], "file": ["s1.png"]}))
     with pytest.raises(NeurordlError, match="stimulus 'b' has no image path"):
         StimulusSet.from_table(pd.DataFrame({"id": ["a", "b"], "path": ["s1.png", None]}), folder=folder)
-    with pytest.raises(NeurordlError, match=r"the image .*s9\.png does not exist"):
+    with pytest.raises(NeurordlError, match=r"cannot read the image .*s9\.png: No such file or directory"):
         StimulusSet.from_table(pd.DataFrame({"id": ["a"], "path": ["s9.png"]}), folder=folder)
     with pytest.raises(NeurordlError, match="no column 'kind'"):
         StimulusSet.from_table(pd.DataFrame({"id": ["a"], "path": ["s1.png"]}), label="kind", folder=folder)

@@ -316,7 +316,7 @@ def test_unreadable_image(tmp_path: Path) -> None:
     whole = (tmp_path / "s3.png").read_bytes()
     for damaged in (b"", b"not an image", whole[: len(whole) // 2]):
         (tmp_path / "s3.png").write_bytes(damaged)
-        with pytest.raises(NeurordlError, match=r"cannot read the image .*s3\.png.*may be damaged"):
+        with pytest.raises(NeurordlError, match=r"cannot read the image .*s3\.png: it is damaged"):
             StimulusSet.from_folder(tmp_path, channels=1)
 
 
