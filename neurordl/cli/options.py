@@ -119,12 +119,9 @@ def read_arguments(function: str) -> dict[str, Argument]:
 def _signature(node: ast.FunctionDef | ast.ClassDef) -> Iterator[tuple[str, ast.expr, ast.expr | None]]:
     """Name, annotation and default of each parameter of a function, or of each field of a dataclass."""
     if isinstance(node, ast.ClassDef):
-        for part in node.body:
-            match part:  # a field that is described by a call, such as field(init=False), is none of them
-                case ast.AnnAssign(target=ast.Name(id=name), value=default) if not isinstance(
-                    default, ast.Call
-                ):
-                    yield name, part.annotation, default
+        for part in node.body:  # a field that is described by a call, such as field(init=False), is none
+            if isinstance(part, ast.AnnAssign) and not isinstance(part.value, ast.Call):
+                yield ast.unparse(part.target), part.annotation, part.value
         return
     positional = [*node.args.posonlyargs, *node.args.args]
     required = len(positional) - len(node.args.defaults)

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
+from neurordl.experiments import subtract_reference
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.plots import style
 from neurordl.rsa.inference.infer import mean_interval
@@ -176,15 +177,8 @@ def plot_paired(
     NeurordlError
         A column or the reference is missing, a pair occurs twice, or no pair is complete.
     """
-    check_columns("the table", frame, ("condition", value, *pair))
-    frame = frame.astype({"condition": str})
-    conditions = list(frame["condition"].unique())
-    check_choice("reference", reference, conditions)
-    if frame.duplicated(["condition", *pair]).any():
-        raise NeurordlError(f"some rows share condition, {', '.join(pair)}; pair= needs another column")
-    table = frame.pivot(index=list(pair), columns="condition", values=value).astype(float)
-    compared = [name for name in conditions if name != reference]
-    differences = table[compared].sub(table[reference], axis=0)
+    differences = subtract_reference(frame, value, reference=reference, pair=pair)
+    conditions, compared = list(frame["condition"].unique()), list(map(str, differences))
     counts = differences.count()
     for name in counts.index[counts == 0]:
         raise NeurordlError(f"{name!r} and {reference!r} have no pair in common; check pair=")
