@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from neurordl import students
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.io import (
     CHECKPOINT,
     RUN_RECORD,
@@ -175,10 +175,8 @@ def load_run(
             raise NeurordlError(f"{folder}: {reason}; pass load_run(out, student=...)")
         student = students.build(**spec)
     load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
-    try:
+    with explain(f"{folder / HISTORY} cannot be read", remedy="fit the run again"):
         history = pd.read_csv(folder / HISTORY)
-    except (OSError, ValueError) as error:
-        raise NeurordlError(f"{folder / HISTORY} cannot be read: {error}; fit the run again") from error
     return Run(student.eval(), history, record, folder)
 
 
