@@ -140,10 +140,15 @@ def write_problem(error: OSError) -> str:
     return f"{error}; check the folder and the free space on its disk"
 
 
+def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
+    """Write a file with `atomic_write`, whose errors it raises."""
+    with atomic_write(path) as aside:
+        aside.write_bytes(content)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` as UTF-8 with `atomic_write`, whose errors it raises."""
-    with atomic_write(path) as aside:
-        aside.write_text(text, encoding="utf-8", newline="\n")
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | os.PathLike[str], obj: object) -> None:

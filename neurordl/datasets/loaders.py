@@ -376,8 +376,7 @@ People = dict[str, list[str]]
 
 
 def _compact_rdms(path: Path, key: str) -> tuple[list[str], Floats, People]:
-    human = key == "human_it"
-    values, names, *people = _read_arrays(path, key, "ids", *(["human_subjects"] if human else []))
+    values, names = _read_arrays(path, key, "ids")
     ids = names.tolist()
     match_ids(IMAGES92_IDS, ids, names=("stimuli of images92", f"RDMs in {path}"))
     matrices = values.astype(np.float64).reshape(-1, *values.shape[-2:])
@@ -386,11 +385,11 @@ def _compact_rdms(path: Path, key: str) -> tuple[list[str], Floats, People]:
             f"{key!r} in {path} should be symmetric {len(ids)} x {len(ids)} matrices; fetch it again"
         )
     vectors = matrices[:, *np.triu_indices(len(ids), 1)]
-    if not human:
+    if key != "human_it":
         return ids, vectors, {}
-    subjects, n_sessions = people[0].tolist(), values.shape[1]
-    sessions = [str(number + 1) for number in range(n_sessions)] * len(subjects)
-    return ids, vectors, {"subject": np.repeat(subjects, n_sessions).tolist(), "session": sessions}
+    subjects, sessions = _read_arrays(path, "human_subjects")[0], [str(k + 1) for k in range(values.shape[1])]
+    repeated = np.repeat(subjects, len(sessions)).tolist()
+    return ids, vectors, {"subject": repeated, "session": sessions * len(subjects)}
 
 
 def _cichy_rdms(area: str) -> tuple[Floats, People]:
@@ -404,15 +403,14 @@ def _cichy_rdms(area: str) -> tuple[Floats, People]:
 def _kriegeskorte_rdms(key: str) -> tuple[Floats, People]:
     human = key == "human_it"
     path = require_file("images92", "92_brainRDMs.mat" if human else _SUPPLEMENT)
-    with warnings.catch_warnings():  # the documentation of these files says that names are read
-        warnings.simplefilter("ignore", UserWarning)
+    # the documentation of these files says that names are read
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         rdms = load_rdms(path, name="RDMs" if human else "RDMs_mIT_hIT_fig1", ids=list(IMAGES92_IDS))
     vectors, described = np.asarray(rdms.dissimilarities, dtype=np.float64), rdms.rdm_descriptors
     if not human:
         return vectors[[str(name).startswith("mIT") for name in described["name"]]][:1], {}
-    people = {name: list(map(str, described[name])) for name in ("subject", "session")}
-    order = np.lexsort((people["session"], people["subject"]))
-    return vectors[order], {name: [values[k] for k in order] for name, values in people.items()}
+    people = pd.DataFrame(described, dtype=str)[["subject", "session"]].sort_values(["subject", "session"])
+    return vectors[people.index], {name: people[name].tolist() for name in ("subject", "session")}
 
 
 class BrainData(NamedTuple):

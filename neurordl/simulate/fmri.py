@@ -18,7 +18,7 @@ import pandas as pd
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids
-from neurordl.io import atomic_write, write_json, write_text
+from neurordl.io import write_bytes, write_json, write_text
 from neurordl.patterns.models import GLM, Run
 from neurordl.simulate.patterns import check_snr, simulate_patterns
 from neurordl.validate import check_count, check_number
@@ -235,5 +235,5 @@ def _write_image(path: Path, values: npt.NDArray[np.generic], t_r: float | None 
     if t_r is not None:
         image.header.set_zooms((_VOXEL, _VOXEL, _VOXEL, t_r))
         image.header.set_xyzt_units("mm", "sec")
-    with atomic_write(path) as aside:  # without the time of writing: the same seed gives the same bytes
-        aside.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
+    # without the time of writing: the same seed gives the same bytes
+    write_bytes(path, gzip.compress(image.to_bytes(), mtime=0))

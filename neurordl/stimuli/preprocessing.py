@@ -131,7 +131,7 @@ def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor,
 
 
 def _read(path: Path, prepared: Preprocessing) -> npt.NDArray[np.uint8]:
-    with damage_named(f"the image {path}"), Image.open(path) as image:
+    with damage_named(path, "save it again"), Image.open(path) as image:
         image.load()
     if image.mode not in _MODES:
         raise NeurordlError(f"the image {path} has pixels of type {image.mode!r}: save it as 8-bit RGB")

@@ -81,7 +81,7 @@ def test_unreadable_image_is_named(damage: bytes | str, folder: Path) -> None:
     whole = (folder / "s2.png").read_bytes()
     broken = {"truncated": whole[: len(whole) // 2], "flipped": whole[:45] + b"\x00" * 20 + whole[65:]}
     (folder / "s2.png").write_bytes(damage if isinstance(damage, bytes) else broken[damage])
-    with pytest.raises(NeurordlError, match=r"cannot read the image .*s2\.png"):
+    with pytest.raises(NeurordlError, match=r"cannot read .*s2\.png"):
         StimulusSet.from_folder(folder)
 
 
@@ -185,7 +185,7 @@ def test_tables_without_paths_or_images(folder: Path) -> None:
         StimulusSet.from_table(pd.DataFrame({"id": ["a"], "file": ["s1.png"]}))
     with pytest.raises(NeurordlError, match="stimulus 'b' has no image path"):
         StimulusSet.from_table(pd.DataFrame({"id": ["a", "b"], "path": ["s1.png", None]}), folder=folder)
-    with pytest.raises(NeurordlError, match=r"cannot read the image .*s9\.png: No such file or directory"):
+    with pytest.raises(NeurordlError, match=r"cannot read .*s9\.png: No such file"):
         StimulusSet.from_table(pd.DataFrame({"id": ["a"], "path": ["s9.png"]}), folder=folder)
     with pytest.raises(NeurordlError, match="no column 'kind'"):
         StimulusSet.from_table(pd.DataFrame({"id": ["a"], "path": ["s1.png"]}), label="kind", folder=folder)

@@ -14,7 +14,7 @@ from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids, possible_ids
-from neurordl.io import atomic_write, damage_named
+from neurordl.io import damage_named, write_bytes
 from neurordl.rdms.files.arrays import NPY, NPZ
 from neurordl.rdms.files.content import (
     Format,
@@ -183,9 +183,7 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
         )
     if format.single and rdms.n_rdm > 1:
         raise NeurordlError(f"{target.name} holds one RDM, and these are {rdms.n_rdm}; write .h5")
-    data = format.write(rdms)
-    with atomic_write(target) as aside:
-        aside.write_bytes(data)
+    write_bytes(target, format.write(rdms))
 
 
 def _find_format(path: Path, verb: str) -> Format:

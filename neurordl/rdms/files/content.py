@@ -330,26 +330,21 @@ def looks_square(stack: Values) -> bool:
 def _from_square(matrix: Values, source: str, wanted: Interpretation) -> Values:
     square = _Square(matrix)
     lowest, highest = square.diagonal.min(initial=np.inf), square.diagonal.max(initial=-np.inf)
+    problem = ""
     if wanted.similarity and not square.has_ones:
         state = "is zero: these are dissimilarities already" if square.has_zeros else f"goes to {highest:g}"
-        raise NeurordlError(
-            f"{source}: similarity='1-s' takes similarities, with ones on the diagonal, which {state}"
-        )
-    if square.has_ones and not wanted.similarity:
-        raise NeurordlError(
-            f"{source} has ones on its diagonal: these are similarities; convert them by similarity='1-s'"
-        )
-    if not (square.has_ones or square.has_zeros or wanted.diagonal == "ignore"):
-        raise NeurordlError(
-            f"{source} has a diagonal that is not zero (from {lowest:g} to {highest:g}); if the rest is "
-            "right (as in split-half RDMs), leave the diagonal out with diagonal='ignore'"
-        )
-    if not square.is_symmetric:
+        problem = f"needs ones on its diagonal for similarity='1-s', which takes similarities, but it {state}"
+    elif square.has_ones and not wanted.similarity:
+        problem = "has ones on its diagonal: these are similarities; convert them by similarity='1-s'"
+    elif not (square.has_ones or square.has_zeros or wanted.diagonal == "ignore"):
+        problem = f"has a diagonal that is not zero (from {lowest:g} to {highest:g}); if the rest is right "
+        problem += "(as in split-half RDMs), leave the diagonal out with diagonal='ignore'"
+    elif not square.is_symmetric:
         i, j = (int(index[square.difference.argmax()]) for index in np.triu_indices(len(matrix), 1))
-        raise NeurordlError(
-            f"{source} is not symmetric: row {i}, column {j} (from 0) is {matrix[i, j]:g}, but row {j}, "
-            f"column {i} is {matrix[j, i]:g}; fill both triangles alike, or give the upper one condensed"
-        )
+        problem = f"is not symmetric: row {i}, column {j} (from 0) is {matrix[i, j]:g}, but row {j}, column "
+        problem += f"{i} is {matrix[j, i]:g}; fill both triangles alike, or give the upper one condensed"
+    if problem:
+        raise NeurordlError(f"{source} {problem}")
     vector: Values = square.upper / 2 + square.lower / 2 if square.difference.any() else square.upper
     return 1 - vector if wanted.similarity else vector
 

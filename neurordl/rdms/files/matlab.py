@@ -189,12 +189,11 @@ class _Elements:
         if stored_type != _UTF8:
             return self.array(stored, _CODES[stored_type], count)
         text = bytes(stored).decode()
-        codes: Values = np.array(list(map(ord, text)), dtype=np.uint32)
-        if len(codes) != count:  # MATLAB counts characters beyond 16 bits twice
-            codes = np.frombuffer(text.encode("utf-16-le"), "<u2")
-        if len(codes) != count:
-            raise ValueError(f"it claims {count} characters, but holds {len(text)}")
-        return codes
+        for bits in (32, 16):  # MATLAB counts characters beyond 16 bits twice
+            codes = np.frombuffer(text.encode(f"utf-{bits}-le"), f"<u{bits // 8}")
+            if len(codes) == count:
+                return codes
+        raise ValueError(f"it claims {count} characters, but holds {len(text)}")
 
     def cells(self, data: memoryview, count: int, depth: int) -> list[Any]:
         """The values of a cell array, or the fields of structs, in MATLAB's order."""
