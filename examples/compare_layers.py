@@ -28,5 +28,5 @@ rdms = simulate_subjects(truth, stimuli.ids, n_subjects=8, n_channels=200, snr=3
 
 scores = nrl.evaluate(network, rdms, stimuli=stimuli, layers="top", bootstrap="both")
 print(scores)
-print(scores.comparisons.to_string(index=False))
+print(scores.differences.to_string(index=False))
 axes = nrl.plot_scores(scores)  # axes.figure.savefig("layers.pdf")

@@ -506,7 +506,7 @@ def _write_scores(scores: Evaluation, out: Path, notes: Iterable[str]) -> None:
     scores.save(out)
     plt.switch_backend("agg")  # there may be no screen
     few = len(scores.settings["layers"]) <= _FEW_LAYERS
-    figure = nrl.plot_scores(scores, comparisons=few, p="p_fdr").get_figure(root=True)
+    figure = nrl.plot_scores(scores, differences=few, p="p_fdr").get_figure(root=True)
     assert figure is not None
     with atomic_write(out / "scores.png") as aside:
         figure.savefig(aside, dpi=150)
@@ -514,4 +514,4 @@ def _write_scores(scores: Evaluation, out: Path, notes: Iterable[str]) -> None:
     typer.echo(f"{scores}\n")
     for note in notes:
         typer.echo(f"note: {note}")
-    typer.echo(f"{out} holds scores.csv, comparisons.csv, evaluation.h5, evaluation.json and scores.png")
+    typer.echo(f"{out} holds scores.csv, differences.csv, evaluation.h5, evaluation.json and scores.png")

@@ -105,9 +105,9 @@ def plot_scores(
     ax: Axes | None = None,
     *,
     roi: str | Sequence[str] | None = None,
-    comparisons: pd.DataFrame | bool = False,
+    differences: pd.DataFrame | bool = False,
     p: str | None = None,
-    p_comparisons: str = "p_fdr",
+    p_differences: str = "p_fdr",
     alpha: float = 0.05,
 ) -> Axes:
     """Draw the similarity of layers with the data: means with intervals, subjects, and the noise ceiling.
@@ -124,15 +124,15 @@ def plot_scores(
         Axes to draw on; by default a new one.
     roi
         ROIs to show, by default all. Each has a color, which its ceiling shares.
-    comparisons
-        Whether to show which layers differ, according to ``scores.comparisons``. It can also be a table with
+    differences
+        Whether to show which layers differ, according to ``scores.differences``. It can also be a table with
         a row for each ROI and pair of layers and the columns ``roi``, ``layer_a``, ``layer_b``,
-        ``difference`` (a minus b) and the one that ``p_comparisons`` names.
+        ``difference`` (a minus b) and the one that ``p_differences`` names.
     p
         Column of the scores with the p values against zero; by default ``p_fdr``, or ``p`` if the table lacks
         it.
-    p_comparisons
-        Column of the comparisons with the p values.
+    p_differences
+        Column of the differences with the p values.
     alpha
         Significance level.
 
@@ -144,15 +144,15 @@ def plot_scores(
     Raises
     ------
     NeurordlError
-        A ROI is unknown, a column is missing, or a layer of the comparisons has no score.
+        A ROI is unknown, a column is missing, or a layer of the differences has no score.
     """
     table = _Table.of(scores, roi, p)
     p = p or ("p_fdr" if table.means["p_fdr"].notna().any() else "p")
-    if comparisons is True:
+    if differences is True:
         if not isinstance(scores, Evaluation):
-            raise NeurordlError("comparisons=True needs an Evaluation; else pass a table of comparisons")
-        comparisons = scores.comparisons
-    rows = [] if comparisons is False else _significant_rows(comparisons, table, p_comparisons, alpha)
+            raise NeurordlError("differences=True needs an Evaluation; else pass a table of differences")
+        differences = scores.differences
+    rows = [] if differences is False else _significant_rows(differences, table, p_differences, alpha)
     rows_inches = style.scaled(0.085) * _n_slots(rows)
     new = ax is None
     if ax is None:
@@ -174,7 +174,7 @@ def plot_scores(
         labels.append(f"not above zero\n({_P_NAMES.get(p, p)} ≥ {alpha:g})")
     if rows:
         handles.append((_gray_mark("o", 4), _gray_mark("|", 6)))
-        name = _P_NAMES.get(p_comparisons, p_comparisons)
+        name = _P_NAMES.get(p_differences, p_differences)
         labels.append(f"layer (dot) better than\nother layers (ticks)\n({name} < {alpha:g})")
     title, beside = "\n".join(table.sample()) or None, {tuple: HandlerTuple(ndivide=None)}
     style.legend(ax, title, handles=handles, labels=labels, handler_map=beside)
@@ -231,20 +231,20 @@ def _draw_ceiling(
     ax.fill_between(edges, lower, upper, color=color, alpha=opacity, lw=0, zorder=0, label=label)
 
 
-def _significant_rows(comparisons: pd.DataFrame, table: _Table, p: str, alpha: float) -> Rows:
+def _significant_rows(differences: pd.DataFrame, table: _Table, p: str, alpha: float) -> Rows:
     """The rows to draw, by ROI and place of the better layer."""
     columns = ["roi", "layer_a", "layer_b", "difference", p]
-    check_columns("the table of comparisons", comparisons, columns)
-    frame = _named(comparisons, "roi", "layer_a", "layer_b")
+    check_columns("the table of differences", differences, columns)
+    frame = _named(differences, "roi", "layer_a", "layer_b")
     frame = frame[frame["roi"].isin(table.rois)]
     if unknown := {*frame["layer_a"], *frame["layer_b"]} - {*table.layers}:
-        raise NeurordlError(f"the comparisons name layer {min(unknown)!r}, which has no score in the table")
+        raise NeurordlError(f"the differences name layer {min(unknown)!r}, which has no score in the table")
     rows: dict[tuple[int, int], list[int]] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     for roi, a, b, difference, p_value in frame[columns].itertuples(index=False):
         pair = (roi, frozenset((a, b)))
         if pair in seen:
-            raise NeurordlError(f"the comparisons hold {a!r} and {b!r} twice for ROI {roi!r}; drop one")
+            raise NeurordlError(f"the differences hold {a!r} and {b!r} twice for ROI {roi!r}; drop one")
         seen.add(pair)
         if p_value < alpha and abs(difference) > 0:  # not where either is NaN
             better, worse = (a, b) if difference > 0 else (b, a)

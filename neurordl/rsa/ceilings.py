@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,7 +17,7 @@ from neurordl.rdms.selection import check_one_per_subject, select_rdms
 from neurordl.rsa.compare import similarity, subject_vectors
 from neurordl.validate import check_count
 
-ROUNDING = 1e-12  # a permuted similarity that is less by this only counts as one that is not less
+_ROUNDING = 1e-12  # a permuted similarity that is less by this only counts as one that is not less
 _TESTED = 500_000  # values up to which `agreement` takes a second or so
 _STACK = 64 << 20  # bytes of permuted RDMs at once
 
@@ -153,9 +155,9 @@ def ceiling_p(
 ) -> float:
     """Test by permutation whether subjects agree better than by chance: p of the lower noise ceiling.
 
-    The stimuli of each subject are permuted independently, rows and columns together. Estimand: agreement of
-    these subjects on these stimuli, compared with that of RDMs of unrelated stimuli (which is not zero under
-    the cosines). It generalizes to neither other subjects nor other stimuli.
+    The stimuli of each subject are permuted independently, rows and columns together. It is the
+    agreement of these subjects on these stimuli that is tested, compared with that of RDMs of unrelated
+    stimuli (which is not zero under the cosines). It generalizes to neither other subjects nor other stimuli.
 
     Parameters
     ----------
@@ -179,18 +181,39 @@ def ceiling_p(
         There are fewer than two subjects, or no permutations.
     """
     comparison, vectors = find_similarity(comparison), subject_vectors(rdms)
-    check_count("n_permutations", n_permutations)
-    observed = ceiling(vectors, comparison)[0]
-    if np.isnan(observed):
-        return np.nan
-    n = n_stimuli(vectors.shape[1])
-    reached = 0
-    step = max(1, _STACK // (8 * len(vectors) * n * n))
-    for start in range(0, n_permutations, step):
-        size = min(step, n_permutations - start)
+    observed, n = np.array(ceiling(vectors, comparison)[0]), n_stimuli(vectors.shape[1])
+
+    def permuted(size: int) -> Floats:
         orders = np.array([[rng.permutation(n) for _ in vectors] for _ in range(size)])
-        reached += int((~(_permuted_ceilings(vectors, orders, comparison) < observed - ROUNDING)).sum())
-    return (1 + reached) / (1 + n_permutations)
+        return _permuted_ceilings(vectors, orders, comparison)
+
+    return float(p_by_permutation(observed, permuted, n_permutations, len(vectors) * n * n))
+
+
+def p_by_permutation(
+    observed: Floats, permuted: Callable[[int], Floats], n_permutations: int, n_values: int
+) -> Floats:
+    """One-sided p of observed values, of any shape; NaN where a value is undefined.
+
+    Parameters
+    ----------
+    observed
+        The values of the data as they are.
+    permuted
+        Function from a number of permutations to the values under each of them, the permutations first.
+    n_permutations
+        Number of permutations.
+    n_values
+        How many numbers a permutation takes, which limits how many are computed at once.
+    """
+    check_count("n_permutations", n_permutations)
+    reached = np.zeros(observed.shape)
+    step = max(1, _STACK // (8 * n_values))
+    defined = np.isfinite(observed)
+    for start in range(0, n_permutations if defined.any() else 0, step):
+        values = permuted(min(step, n_permutations - start))
+        reached += (~(values < observed - _ROUNDING)).sum(axis=0)
+    return np.where(defined, (1 + reached) / (1 + n_permutations), np.nan)
 
 
 def _permuted_ceilings(vectors: Floats, orders: Ints, comparison: Comparison) -> Floats:

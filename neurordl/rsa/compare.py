@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, overload
 
 import numpy as np
@@ -73,6 +73,18 @@ def compare(
         )
     ids = sorted(match.matched, key=natural_key)  # the same sums in whatever order the data came
     return similarity(reindex(models, ids), reindex(data, ids), comparison)
+
+
+def shared_stimuli(models: Mapping[str, RDMs]) -> tuple[str, ...]:
+    """Return the stimulus ids of model RDMs, which must all be of the same stimuli."""
+    (first, rdms), *remaining = models.items()
+    ids = stimulus_ids(rdms)
+    for name, other in remaining:
+        if other is not rdms and set(stimulus_ids(other)) != set(ids):
+            raise NeurordlError(
+                f"the models {first!r} and {name!r} have different stimuli; give RDMs of the same ones"
+            )
+    return ids
 
 
 def rdms_by_roi(

@@ -30,7 +30,7 @@ from neurordl.measures.kernels.distances import WIDE
 from neurordl.patterns.network import Compute, extract_patterns, read_batches, usable_device
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids, subject_names
-from neurordl.rsa.compare import rdms_by_roi
+from neurordl.rsa.compare import rdms_by_roi, shared_stimuli
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, RoiScores, Subjects, score_roi
 from neurordl.stimuli import Preprocessing, StimulusSet
@@ -195,13 +195,13 @@ def evaluate(
     }
     frames = [result.frame(list(models)).assign(roi=name) for name, result in results.items()]
     between = [result.between(list(models)).assign(roi=name) for name, result in results.items()]
-    comparisons = pd.concat(between, ignore_index=True)
-    comparisons.insert(0, "roi", comparisons.pop("roi"))
+    differences = pd.concat(between, ignore_index=True)
+    differences.insert(0, "roi", differences.pop("roi"))
     return Evaluation(
         frame=pd.concat(frames, ignore_index=True).assign(**common)[list(COLUMNS)],
         match=match,
         settings=settings,
-        comparisons=comparisons,
+        differences=differences,
         inferences={name: result.inference for name, result in results.items()},
         models=stack,
         means={
@@ -370,15 +370,7 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
             )
     if stimuli is not None:
         return stimuli.ids
-    (first, (rdms, _)), *remaining = _named(source).items()
-    ids = stimulus_ids(rdms)
-    for name, (other, _) in remaining:
-        if other is not rdms and set(stimulus_ids(other)) != set(ids):
-            raise NeurordlError(
-                f"the model RDMs {first!r} and {name!r} have different stimuli, so that their scores "
-                "could not be compared; give model RDMs of the same stimuli"
-            )
-    return ids
+    return shared_stimuli({name: rdms for name, (rdms, _) in _named(source).items()})
 
 
 def _network_dissimilarity(dissimilarity: DissimilarityLike | None, rdms: RDMs) -> Dissimilarity:

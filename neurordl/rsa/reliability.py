@@ -16,11 +16,9 @@ from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import ComparisonLike, find_similarity
 from neurordl.measures.condensed import square
 from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids, subject_names
-from neurordl.rsa.ceilings import ROUNDING, pooled, scaled_to_pool
+from neurordl.rsa.ceilings import p_by_permutation, pooled, scaled_to_pool
 from neurordl.rsa.compare import check_stacks, similarity, subject_vectors
 from neurordl.validate import check_count
-
-_STACK = 64 << 20  # bytes of permuted RDMs at once
 
 
 def permutation_p(
@@ -33,9 +31,10 @@ def permutation_p(
 ) -> Floats:
     """Test each model's mean similarity by permuting its stimuli (rows and columns together).
 
-    Estimand: whether these models are related to these subjects on these stimuli at all, compared with the
-    same RDMs whose stimuli are assigned at random. It generalizes to neither other subjects nor other
+    The test asks whether these models are related to these subjects on these stimuli at all, compared with
+    the same RDMs whose stimuli are assigned at random. It generalizes to neither other subjects nor other
     stimuli.
+
     All models are permuted alike, so that p-values of several can be corrected together.
 
     Parameters
@@ -67,7 +66,6 @@ def permutation_p(
         models, data = reindex(models, ids), reindex(data, ids)
     a, b = (torch.as_tensor(np.array(rdms, dtype=np.float64)) for rdms in (models, data))
     n = check_stacks(a, b)
-    check_count("n_permutations", n_permutations)
     if not len(a):
         raise NeurordlError("there are 0 models to compare; give one or more")
     kernel = None
@@ -78,17 +76,15 @@ def permutation_p(
         scores = similarity(rdms, b, comparison) if kernel is None else kernel.similarity(rdms, b)
         return nan_mean(scores.numpy(), 1)
 
-    observed = mean_similarity(a)
     squares = square(a)
     row, column = torch.triu_indices(n, n, 1)
-    reached = np.zeros(len(a))
-    step = max(1, _STACK // (8 * a.numel()))
-    for start in range(0, n_permutations, step):
-        orders = [rng.permutation(n) for _ in range(min(step, n_permutations - start))]
-        moved = torch.cat([squares[:, order[row], order[column]] for order in map(torch.from_numpy, orders)])
-        null = mean_similarity(moved).reshape(len(orders), -1)
-        reached += (~(null < observed - ROUNDING)).sum(axis=0)
-    return np.where(np.isfinite(observed), (1 + reached) / (1 + n_permutations), np.nan)
+
+    def permuted(size: int) -> Floats:
+        orders = [torch.from_numpy(rng.permutation(n)) for _ in range(size)]
+        moved = torch.cat([squares[:, order[row], order[column]] for order in orders])
+        return mean_similarity(moved).reshape(size, -1)
+
+    return p_by_permutation(mean_similarity(a), permuted, n_permutations, a.numel())
 
 
 def split_half(
@@ -101,9 +97,9 @@ def split_half(
 ) -> Floats:
     """Similarity of the pooled RDMs of random halves of the subjects, one value for each split.
 
-    Estimand: reliability of the pooled RDM of half as many subjects from this population, for these
-    stimuli; with ``spearman_brown``, of as many, ``2 r / (1 + r)``, which assumes that subjects are
-    exchangeable and that the similarity is a correlation (Spearman 1910; Brown 1910).
+    The values estimate the reliability of the pooled RDM of half as many subjects from this population, for
+    these stimuli; with ``spearman_brown`` that of as many subjects, ``2 r / (1 + r)``, which assumes that
+    subjects are exchangeable and that the similarity is a correlation (Spearman 1910; Brown 1910).
 
     Parameters
     ----------
@@ -170,8 +166,8 @@ def session_reliability(
 ) -> SessionReliability:
     """Similarity of RDMs across sessions, within and between subjects.
 
-    Estimand: for each of these subjects, on these stimuli, how well the RDM of a session predicts those of
-    the others; the difference between the two means is specific to the subject.
+    The means say, for each of these subjects and on these stimuli, how well the RDM of a session predicts
+    those of the others; the difference between the two means is specific to the subject.
 
     Parameters
     ----------

@@ -283,7 +283,7 @@ class Evaluation:
         Which stimuli were matched with the RDMs.
     settings
         The choices made, the checksums of the inputs and the seeds, as saved.
-    comparisons
+    differences
         Table with a row for each pair of layers of a ROI: the difference of their means, its 95 % interval,
         and two-sided p, also corrected over the pairs of layers of the ROI (``p_fdr`` and ``p_holm``).
     inferences
@@ -297,7 +297,7 @@ class Evaluation:
     frame: pd.DataFrame
     match: Match
     settings: dict[str, Any] = field(default_factory=dict)
-    comparisons: pd.DataFrame = field(default_factory=pd.DataFrame)
+    differences: pd.DataFrame = field(default_factory=pd.DataFrame)
     inferences: Mapping[str, Inference] = field(default_factory=dict)
     models: Floats | None = None
     means: Mapping[str, Floats] = field(default_factory=dict)
@@ -337,7 +337,7 @@ class Evaluation:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the evaluation into a folder.
 
-        ``scores.csv`` and ``comparisons.csv`` are the tables, ``evaluation.json`` has settings, versions and
+        ``scores.csv`` and ``differences.csv`` are the tables, ``evaluation.json`` has settings, versions and
         the match, and ``evaluation.h5`` the inferences: a group for each ROI, with rsatoolbox's names and
         shapes.
 
@@ -351,7 +351,7 @@ class Evaluation:
         match = {name: list(getattr(self.match, name)) for name in ("matched", "missing", "unused")}
         record = {"settings": self.settings, "match": {**match, "reordered": self.match.reordered}}
         write_text(out / "scores.csv", self.frame.to_csv(index=False))
-        write_text(out / "comparisons.csv", self.comparisons.to_csv(index=False))
+        write_text(out / "differences.csv", self.differences.to_csv(index=False))
         self._save_arrays(out / "evaluation.h5")
         write_json(out / "evaluation.json", {**record, "versions": versions()})
         return out

@@ -225,7 +225,7 @@ def searchlight(
     check_number("radius", radius, 0, _WIDEST, open_low=True)
     check_number("threshold", threshold, 0, 1, open_low=True)
     by_run = measure.needs_runs or center == "run"
-    source = Source(patterns, "the patterns", descriptor, by_run=by_run, dtype=dtype).centered(center)
+    source = Source(patterns, "the dataset", descriptor, by_run=by_run, dtype=dtype).centered(center)
     if not isinstance(models, RDMs) and not len(models):
         raise NeurordlError("models= is empty; give model RDMs")
     check_runs([source], measure)

@@ -87,7 +87,7 @@ def test_train_then_compare(shell: Any, data: dict[str, Path], tmp_path: Path) -
     )
     assert code == 0, errors
     assert sorted(path.name for path in scores.iterdir()) == [
-        "comparisons.csv",
+        "differences.csv",
         "evaluation.h5",
         "evaluation.json",
         "scores.csv",

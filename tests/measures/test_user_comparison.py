@@ -117,7 +117,7 @@ def test_evaluations(comparison: Any, bootstrap: Any, missing: bool) -> None:
     assert found.settings["comparison"] == name
     columns = want.frame.columns.drop("comparison")
     pd.testing.assert_frame_equal(found.frame[columns], want.frame[columns], rtol=0, atol=1e-9)
-    pd.testing.assert_frame_equal(found.comparisons, want.comparisons, rtol=0, atol=1e-9)
+    pd.testing.assert_frame_equal(found.differences, want.differences, rtol=0, atol=1e-9)
     for attribute in ("scores", "evaluations", "noise_ceiling", "variances", "model_var", "noise_ceil_var"):
         values = (getattr(x.inferences[""], attribute) for x in (found, want))
         assert_allclose(*values, atol=1e-10, rtol=0, err_msg=attribute)

@@ -178,7 +178,7 @@ def test_marks_of_scores_not_above_zero_are_open():
 
 def test_pairs_stand_in_rows_above_the_data(all_inside):
     found = scores(("EVC", "IT")).to_frame()
-    ax = plot_scores(found, comparisons=pairs_of(found))
+    ax = plot_scores(found, differences=pairs_of(found))
     across = ax.get_xaxis_transform()
     rows = [line for line in ax.lines if line.get_transform() == across and line.get_marker() in ("o", "|")]
     shown = [(line.get_marker(), list(line.get_xdata())) for line in rows]
@@ -190,7 +190,7 @@ def test_pairs_stand_in_rows_above_the_data(all_inside):
     assert (found["score"].max() - low) / (high - low) < heights[2] < 1
     assert max(ax.get_yticks()) <= ax.spines["left"].get_bounds()[1] < high
     assert all_inside(ax)
-    only = plot_scores(found, roi="IT", comparisons=pairs_of(found))
+    only = plot_scores(found, roi="IT", differences=pairs_of(found))
     assert sum(line.get_transform() == only.get_xaxis_transform() for line in only.lines) == 3
 
 
@@ -198,19 +198,19 @@ def test_pairs_undefined_or_not_significant_are_not_shown():
     found = scores().to_frame()
     plain, every = plot_scores(found), pairs_of(found)
     for pairs in (every.assign(p_fdr=np.nan), every.assign(difference=np.nan), every.iloc[:0]):
-        assert len(plot_scores(found, comparisons=pairs).lines) == len(plain.lines)
+        assert len(plot_scores(found, differences=pairs).lines) == len(plain.lines)
     # an empty layer name comes back from a CSV as NaN
     read = every.assign(layer_b=every["layer_b"].replace("", np.nan))
-    assert len(plot_scores(found, comparisons=read).lines) == len(plain.lines) + 3
+    assert len(plot_scores(found, differences=read).lines) == len(plain.lines) + 3
 
 
-def test_an_evaluation_brings_its_own_comparisons():
+def test_an_evaluation_brings_its_own_differences():
     found = scores(subjects=8)
-    found.comparisons.loc[0, ["difference", "p_fdr"]] = [0.3, 0.001]
+    found.differences.loc[0, ["difference", "p_fdr"]] = [0.3, 0.001]
     plain = plot_scores(found)
-    assert len(plot_scores(found, comparisons=True).lines) > len(plain.lines)
-    with pytest.raises(NeurordlError, match="comparisons=True needs an Evaluation"):
-        plot_scores(found.to_frame(), comparisons=True)
+    assert len(plot_scores(found, differences=True).lines) > len(plain.lines)
+    with pytest.raises(NeurordlError, match="differences=True needs an Evaluation"):
+        plot_scores(found.to_frame(), differences=True)
 
 
 def test_the_mean_rdm_of_the_subjects_is_no_subject():
@@ -223,12 +223,12 @@ def test_the_mean_rdm_of_the_subjects_is_no_subject():
 def test_pairs_that_do_not_belong_to_the_scores_are_refused():
     found = scores().to_frame()
     with pytest.raises(NeurordlError, match="layer 'conv9', which has no score"):
-        plot_scores(found, comparisons=pairs_of(found, layer_a="conv9"))
-    with pytest.raises(NeurordlError, match="the table of comparisons has no column 'p_holm'"):
-        plot_scores(found, comparisons=pairs_of(found), p_comparisons="p_holm")
+        plot_scores(found, differences=pairs_of(found, layer_a="conv9"))
+    with pytest.raises(NeurordlError, match="the table of differences has no column 'p_holm'"):
+        plot_scores(found, differences=pairs_of(found), p_differences="p_holm")
     twice = pairs_of(found)
     with pytest.raises(NeurordlError, match="'conv1' and 'conv2' twice for ROI 'IT'"):
-        plot_scores(found, comparisons=pd.concat([twice, twice]))
+        plot_scores(found, differences=pd.concat([twice, twice]))
 
 
 def test_scores_of_two_methods_at_once_or_of_none_are_refused():

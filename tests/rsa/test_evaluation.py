@@ -426,7 +426,7 @@ def test_saved_with_what_was_done(tmp_path, run):
     scores = evaluate(run, brain(rois=("EVC", "IT")), stimuli=images(), pairs="held-out")
     out = scores.save(tmp_path / "results" / "first")
     assert sorted(path.name for path in out.iterdir()) == [
-        "comparisons.csv",
+        "differences.csv",
         "evaluation.h5",
         "evaluation.json",
         "scores.csv",
@@ -474,7 +474,7 @@ def test_bootstraps_are_those_of_infer_and_go_to_rsatoolbox(bootstrap):
     assert set(mean["generalizes_to"]) == {
         {None: "subjects", "both": "subjects and stimuli"}.get(bootstrap, bootstrap)
     }
-    between = scores.comparisons[scores.comparisons["roi"] == "IT"]
+    between = scores.differences[scores.differences["roi"] == "IT"]
     i, j = np.triu_indices(3, 1)
     assert_allclose(between["p"], p.pairs[i, j])
     assert_allclose(between["difference"], found.scores.mean(1)[i] - found.scores.mean(1)[j])
@@ -496,8 +496,8 @@ def test_a_dead_layer_leaves_the_others_as_they_are():
     assert_array_equal(means(got)["p_ceiling"][1:], means(want)["p_ceiling"])
     assert np.isnan(means(got)["p"].iloc[0])
     assert "no defined value" in means(got)["reason"].iloc[0]
-    pairs = got.comparisons[got.comparisons["layer_a"] != "dead"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(pairs[["p", "ci_low"]], want.comparisons[["p", "ci_low"]])
+    pairs = got.differences[got.differences["layer_a"] != "dead"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(pairs[["p", "ci_low"]], want.differences[["p", "ci_low"]])
 
 
 @pytest.mark.parametrize("method", ["corr", "rho-a"])

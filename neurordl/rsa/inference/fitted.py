@@ -20,7 +20,7 @@ from neurordl.measures.condensed import n_stimuli
 from neurordl.measures.kernels.products import InnerProducts
 from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
-from neurordl.rsa.compare import rdms_by_roi, similarity
+from neurordl.rsa.compare import rdms_by_roi, shared_stimuli, similarity
 from neurordl.rsa.inference.infer import Inference, interval, p_values
 from neurordl.rsa.inference.resampling import (
     Draws,
@@ -225,9 +225,9 @@ def cross_validate(
 ) -> tuple[Floats, Floats]:
     """Mean similarity over the test subjects of each fold, on its test stimuli, of models fitted to the rest.
 
-    Equal to rsatoolbox's ``crossval`` with ``fit_select`` and ``fit_regress_nn``. Estimand: the similarity,
-    on new stimuli and with new subjects, of the model fitted to as much data as a fold has; no variance of it
-    is known from one cross-validation (`infer_fitted` resamples).
+    Equal to rsatoolbox's ``crossval`` with ``fit_select`` and ``fit_regress_nn``. They estimate the
+    similarity, on new stimuli and with new subjects, of the model fitted to as much data as a fold has; no
+    variance is known from one cross-validation (`infer_fitted` resamples).
 
     Parameters
     ----------
@@ -292,9 +292,10 @@ def infer_fitted(
     """Cross-validated models with the variance over subjects, stimuli or both, by bootstrap.
 
     Within each resample, every fold is fitted on what the others hold, in several random splits; what
-    splitting adds to the variance is taken off (Schütt et al. 2023, eLife 12:e82566). Estimand: that of
-    `infer`, for models fitted to as much data as a fold has. As rsatoolbox's ``bootstrap_crossval`` and, for
-    "both", its ``eval_dual_bootstrap``; a draw that is too small for the folds is drawn again here.
+    splitting adds to the variance is taken off (Schütt et al. 2023, eLife 12:e82566). The means estimate
+    what those of `infer` do, for models fitted to as much data as a fold has. They equal rsatoolbox's
+    ``bootstrap_crossval`` and, for "both", its ``eval_dual_bootstrap``; a draw that is too small for the
+    folds is drawn again here.
 
     Parameters
     ----------
@@ -325,7 +326,7 @@ def infer_fitted(
         models, data, comparison, folds.split(np.arange(n), np.arange(stimuli), rng)
     )
     evaluations, ceilings, variances = scores[None], bounds, None
-    spread, dof = Spread(None, None, None), 0
+    spread, dof = Spread(), 0
     if resampling.resamples:
         if folds.hold_out and folds.splits < 2:
             raise NeurordlError(
@@ -355,9 +356,7 @@ def infer_fitted(
         noise_ceiling=ceilings,
         ceiling=(float(lower), float(upper)),
         variances=variances,
-        model_var=spread.models,
-        diff_var=spread.differences,
-        noise_ceil_var=spread.ceilings,
+        **spread._asdict(),
         dof=dof,
         n_subjects=n,
         n_stimuli=stimuli,
@@ -465,14 +464,7 @@ def evaluate_fitted(
             f"model {fitted[0]!r} is fitted, and nothing is held out from it: take 2 or more folds of "
             "stimuli, Folds(stimuli=2), or of subjects"
         )
-    first, *remaining = models
-    ids = stimulus_ids(models[first])
-    for name in remaining:
-        if set(stimulus_ids(models[name])) != set(ids):
-            raise NeurordlError(
-                f"the models {first!r} and {name!r} have different stimuli; give RDMs of the same ones"
-            )
-    match = match_ids(ids, stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
+    match = match_ids(shared_stimuli(models), stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
     ids = tuple(sorted(match.matched, key=natural_key))
     stack = [Model(str(name), reindex(group, ids), combine) for name, group in models.items()]
     frames = []

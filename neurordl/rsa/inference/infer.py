@@ -97,12 +97,13 @@ def infer(
 ) -> Inference:
     """Compare models with subjects, with the variance over subjects, stimuli or both.
 
-    Estimand: the mean similarity over the population of subjects for these stimuli (without a bootstrap, from
-    the subjects' scores; and "subjects"), over the population of stimuli for these subjects ("stimuli"), or
-    over both ("both", the two-factor bootstrap of Schütt et al. 2023, eLife 12:e82566). Equal to rsatoolbox's
-    ``eval_fixed``, ``eval_bootstrap_rdm``, ``eval_bootstrap_pattern`` and ``eval_dual_bootstrap`` with the
-    same draws, except for draws of a single subject, whose ceiling is NaN here and 1 there, and of fewer than
-    three distinct stimuli, which are drawn again here.
+    The means estimate the mean similarity over the population of subjects for these stimuli (without a
+    bootstrap, from the subjects' scores; and "subjects"), over the population of stimuli for these subjects
+    ("stimuli"), or over both ("both", the two-factor bootstrap of Schütt et al. 2023, eLife 12:e82566).
+
+    The results equal those of rsatoolbox's ``eval_fixed``, ``eval_bootstrap_rdm``, ``eval_bootstrap_pattern``
+    and ``eval_dual_bootstrap`` with the same draws, except for draws of a single subject, whose ceiling is
+    NaN here and 1 there, and of fewer than three distinct stimuli, which are drawn again here.
 
     Parameters
     ----------
@@ -143,7 +144,7 @@ def infer_study(
     estimate = resampling.estimate(study, draws, evaluations) if estimate_variance else None
     n_defined = n_subjects
     if estimate is not None:  # subjects without a score have no part in it
-        spread = Spread(*estimate, spread.ceilings)
+        spread = Spread(*estimate, spread.noise_ceil_var)
         n_defined = int(np.isfinite(study.scores).any(axis=0).sum()) or n_subjects
     return Inference(
         comparison=study.comparison,
@@ -154,9 +155,7 @@ def infer_study(
         noise_ceiling=evaluations.ceilings,
         ceiling=study.ceiling,
         variances=variances,
-        model_var=spread.models,
-        diff_var=spread.differences,
-        noise_ceil_var=spread.ceilings,
+        **spread._asdict(),
         dof=resampling.dof(n_defined, n_stimuli),
         n_subjects=n_subjects,
         n_stimuli=n_stimuli,
@@ -187,7 +186,7 @@ def p_values(
 ) -> PValues:
     """Test models by t against zero, each other and the lower noise ceiling: rsatoolbox's defaults.
 
-    Estimand: that of the inference (``inference.estimand``): a p-value generalizes to what was resampled.
+    A p-value generalizes to what was resampled, as ``inference.estimand`` says.
 
     Parameters
     ----------
@@ -243,7 +242,7 @@ def _sem(variance: Floats) -> Floats:
 def mean_interval(scores: Floats) -> tuple[float, float, float, float, int]:
     """Mean over subjects, its 95 % t interval and p against zero (one-sided): rsatoolbox's ``eval_fixed``.
 
-    Estimand: the mean over the population of subjects, for these stimuli.
+    The mean estimates that over the population of subjects, for these stimuli.
 
     Parameters
     ----------

@@ -211,11 +211,11 @@ class Evaluations(NamedTuple):
 class Spread(NamedTuple):
     """Variances of mean similarities, corrected for small samples; None where there is no variance."""
 
-    models: Floats | None
+    model_var: Floats | None = None
     """(models,) of each model's mean."""
-    differences: Floats | None
+    diff_var: Floats | None = None
     """(models * (models - 1) / 2,) of the difference of each two models (i < j)."""
-    ceilings: Floats | None
+    noise_ceil_var: Floats | None = None
     """(models, 2) of each model's difference from the lower and the upper noise ceiling."""
 
 
@@ -265,9 +265,9 @@ class ComponentVariance(Variance):
     jackknife counts it twice (Efron & Stein 1981, Ann. Stat. 9:586). Here the two are separated and each is
     counted once.
 
-    Estimand: the mean over the populations of subjects and stimuli, or, if only stimuli are resampled, over
-    the population of stimuli for these subjects. With n stimuli, and covariances of the similarities of
-    different subjects (so that a subject's noise is counted once, with the subjects)::
+    It is the variance of the mean over the populations of subjects and stimuli, or, if only stimuli are
+    resampled, over the population of stimuli for these subjects. With n stimuli, and covariances of the
+    similarities of different subjects (so that a subject's noise is counted once, with the subjects)::
 
         subjects + max(jackknife - 2 (n - 1) / (n - 2) pairs, 0) + max(pairs, 0)
 
@@ -606,7 +606,7 @@ class Resampling:
     def spread(self, variances: Floats | None, n_models: int, n_subjects: int, n_stimuli: int) -> Spread:
         """Variances of models, of their differences and from the ceilings, from their covariance."""
         if variances is None:
-            return Spread(None, None, None)
+            return Spread()
         stack = variances if variances.ndim == 3 else variances[None]
         diagonal = np.einsum("kii->ki", stack)
         i, j = np.triu_indices(n_models, 1)
@@ -634,21 +634,9 @@ class NoResampling(Resampling):
 
     factors = ("subjects",)
     resamples = False
-
-    @property
-    def name(self) -> str:
-        """Name of the scheme in records."""
-        return "none"
-
-    @property
-    def cv_method(self) -> str:
-        """Rsatoolbox's name of the evaluation."""
-        return "fixed"
-
-    @property
-    def fitted_cv_method(self) -> str:
-        """Rsatoolbox's name of the evaluation of fitted models."""
-        return "crossvalidation"
+    name = "none"
+    cv_method = "fixed"
+    fitted_cv_method = "crossvalidation"
 
     def draw(
         self,
