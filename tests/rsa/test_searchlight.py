@@ -94,7 +94,7 @@ def test_across_runs_balanced_or_not() -> None:
     assert_allclose(found.scores, one_by_one(data, 2, 1.0, "crossnobis", "corr")[0], atol=1e-9)
     kept = np.arange(len(data.measurements)) != 4  # a stimulus that a run lacks
     fewer = _rows(data, kept)
-    with pytest.warns(UserWarning, match=r"the patterns: .*\(s4 in 0\).* center=\"run\""):
+    with pytest.warns(UserWarning, match=r"the dataset: .*\(s4 in 0\).* center=\"run\""):
         nrl.searchlight(fewer, models(), radius=2, dissimilarity="crossnobis")
     found = nrl.searchlight(fewer, models(), radius=2, dissimilarity="crossnobis", center="run")
     whole = nrl.compute_rdms(_around(fewer, found.centers[3], 2), "crossnobis", center="run")

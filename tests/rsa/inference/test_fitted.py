@@ -254,7 +254,7 @@ def test_permutation(method, monkeypatch):
     rng = np.random.default_rng(0)
     found = permutation_p(rdms, data, method, n_permutations=99, rng=rng)
     assert found[1] == 0.01  # it is in the truth
-    monkeypatch.setattr("neurordl.rsa.reliability._STACK", 1)
+    monkeypatch.setattr("neurordl.rsa.ceilings._STACK", 1)
     again = permutation_p(rdms, data, method, n_permutations=99, rng=np.random.default_rng(0))
     assert_allclose(again, found)
 
