@@ -24,9 +24,9 @@ from torch import Tensor
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
-from neurordl.measures.condensed import n_stimuli, square
+from neurordl.measures.condensed import square
 from neurordl.measures.kernels.kernel import Kernel
-from neurordl.measures.kernels.products import InnerProducts
+from neurordl.measures.kernels.products import InnerProducts, solve_whitening
 from neurordl.measures.kernels.ranks import Ranks
 from neurordl.validate import check_choice
 
@@ -320,22 +320,12 @@ def _whitened(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     Woodbury: with K = 2 I + B'B (stimuli x stimuli) and x_a = K⁻¹ B'a,
     2 a' V⁻¹ b = (a - B x_a)'(b - B x_b) + 2 x_a'x_b, a plain inner product in which nothing cancels.
     """
-    n = n_stimuli(a.shape[-1])
-    measured = square(weights)
     complete = bool((weights == 1).all())
-    factor = None if complete else torch.linalg.cholesky(measured + torch.diag_embed(2 + measured.sum(-1)))
-
-    def extended(rdms: Tensor) -> Tensor:
-        matrix = square(rdms)
-        sums = matrix.sum(-1)
-        if factor is None:  # K = n I + 11'
-            x = (sums - sums.sum(-1, keepdim=True) / (2 * n)) / n
-        else:
-            x = torch.cholesky_solve(sums[..., None], factor)[..., 0]
-        rest = matrix - measured * (x[..., :, None] + x[..., None, :])
-        return torch.cat([rest.flatten(-2), 2 * x], -1)  # each pair occurs twice
-
-    left, right = extended(a), extended(b)
+    matrices = square(torch.stack([a, b], -2))
+    sums = matrices.sum(-1)
+    x = solve_whitening(sums, None if complete else weights)
+    rest = matrices - square(weights)[..., None, :, :] * (x[..., :, None] + x[..., None, :])
+    left, right = torch.cat([rest.flatten(-2), 2 * x], -1).unbind(-2)  # each pair occurs twice
     return _cosine(left, right, torch.ones_like(left))
 
 

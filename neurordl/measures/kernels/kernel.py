@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from neurordl.arrays import Bools, Floats, Ints
+from neurordl.arrays import Bools, Floats, Ints, nan_mean
+from neurordl.measures.condensed import missing_groups
 
 
 class Resampled(NamedTuple):
@@ -74,6 +77,9 @@ class Kernel(ABC):
     ) -> Resampled | None:
         """Similarities and ceilings in many resamples.
 
+        None where the kernel has no `resample_measured`, or where subjects miss different ones of the shared
+        pairs.
+
         Parameters
         ----------
         models, data
@@ -86,5 +92,52 @@ class Kernel(ABC):
             (pairs,) the pairs that ceilings are taken on.
         device
             Device of the matrix products.
+        """
+        if len(missing_groups(np.where(shared, data, np.nan))) > 1:
+            return None
+        models_of, subjects_of = missing_groups(models), missing_groups(data)
+        scores = np.full((1 if counts is None else len(counts), len(models), len(data)), np.nan)
+        common = shared & np.isfinite(data).all(axis=0)
+        bounds = None
+        for (rows, absent), (columns, absent_in_data) in itertools.product(models_of, subjects_of):
+            measured = ~(absent | absent_in_data)
+            whole = bounds is None and len(subjects_of) == 1 and bool((measured == common).all())
+            drawn = sets if whole else None
+            part = self.resample_measured(models[rows], data[columns], measured, counts, drawn, device)
+            if part is None:
+                return None
+            scores[:, np.array(rows)[:, None], columns] = part[0]
+            bounds = part[1] if whole else bounds
+        if bounds is None:
+            part = self.resample_measured(models[:0], data, common, counts, sets, device)
+            if part is None:
+                return None
+            bounds = part[1]
+        several = (sets > 0).sum(axis=-1) > 1
+        return Resampled(scores, np.where(several[..., None], nan_mean(bounds, -1), np.nan))
+
+    def resample_measured(
+        self,
+        models: Floats,
+        data: Floats,
+        measured: Bools,
+        counts: Ints | None,
+        sets: Ints | None,
+        device: str | torch.device | None = None,
+    ) -> tuple[Floats, Floats] | None:
+        """Scores, and each subject's bounds in the sets, of RDMs that all have the measured pairs.
+
+        Parameters
+        ----------
+        models, data, counts, sets, device
+            As in `resample`; without sets no bounds are computed.
+        measured
+            (pairs,) which pairs count; the values of the others mean nothing.
+
+        Returns
+        -------
+        scores, bounds
+            (resamples, models, subjects), and (sets, resamples, 2, subjects), NaN for a subject who was not
+            drawn.
         """
         return None

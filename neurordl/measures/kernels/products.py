@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from neurordl.arrays import Bools, Floats, Ints
-from neurordl.measures.condensed import condensed_index, missing_groups, n_stimuli, square
-from neurordl.measures.kernels.kernel import Kernel, Resampled
+from neurordl.measures.condensed import condensed_index, n_stimuli, square
+from neurordl.measures.kernels.kernel import Kernel
 
 _ROUNDING = 1e-13  # of a squared length, relative to the numbers that it is the difference of
 _CONSTANT = 1e-12  # of the mean
@@ -137,50 +137,33 @@ class InnerProducts(Kernel):
         squares = grams.data.diagonal() * weights.square()
         if self.whitened:
             sums = _stimulus_sums(scaled)[torch.arange(n_subjects)[:, None], places]
-            products = products - sums @ _solve_complete(sums).mT
+            products = products - sums @ solve_whitening(sums).mT
         products.diagonal(dim1=-2, dim2=-1)[:] = squares
         return bounds(products, (weights > 0).to(products))[0]
 
-    def resample(
+    def resample_measured(
         self,
         models: Floats,
         data: Floats,
+        measured: Bools,
         counts: Ints | None,
-        sets: Ints,
-        shared: Bools,
+        sets: Ints | None,
         device: str | torch.device | None = None,
-    ) -> Resampled | None:
-        """See `Kernel.resample`; None where subjects miss different ones of the shared pairs."""
-        if len(missing_groups(np.where(shared, data, np.nan))) > 1:
-            return None
+    ) -> tuple[Floats, Floats]:
+        """See `Kernel.resample_measured`."""
 
         def tensor(values: Floats | Ints) -> Tensor:
             return torch.as_tensor(values, dtype=torch.float64, device=device)
 
-        a, b, drawn = tensor(models), tensor(data), tensor(sets)
+        mask = None if measured.all() else torch.as_tensor(measured, device=device)
         times = None if counts is None else tensor(counts)
-        size = 1 if times is None else len(times)
-        scores = torch.full((size, len(a), len(b)), torch.nan, dtype=torch.float64, device=device)
-        among = None
-        common = shared & np.isfinite(data).all(axis=0)
-        for rows, absent in missing_groups(models):
-            for columns, absent_in_data in missing_groups(data):
-                kept = ~(absent | absent_in_data)
-                whole = bool((kept == common).all()) and len(columns) == len(data)
-                measured = None if kept.all() else torch.as_tensor(kept, device=device)
-                grams = self.grams(a[rows], b[columns], times, measured, among=whole)
-                places = torch.tensor(rows, device=device)[:, None], torch.tensor(columns, device=device)
-                scores[:, places[0], places[1]] = cosines(grams)
-                among = grams if whole else among
-        if among is None:
-            measured = torch.as_tensor(common, device=device)
-            among = self.grams(a[:0], b, times, measured, among=True)
-        weights = drawn * pooling_weights(among.lengths)
-        each = bounds(among.data.expand(*sets.shape[:2], -1, -1), weights)
-        means = [torch.where(drawn > 0, bound, torch.nan).nanmean(-1) for bound in each]
-        several = (drawn > 0).sum(-1) > 1
-        ceilings = torch.where(several[..., None], torch.stack(means, -1), torch.nan)
-        return Resampled(scores.cpu().numpy(), ceilings.cpu().numpy())
+        grams = self.grams(tensor(models), tensor(data), times, mask, among=sets is not None)
+        scores = cosines(grams).cpu().numpy()
+        if sets is None:
+            return scores, np.empty(0)
+        drawn = tensor(sets)
+        each = bounds(grams.data.expand(*sets.shape[:2], -1, -1), drawn * pooling_weights(grams.lengths))
+        return scores, torch.where(drawn[..., None, :] > 0, torch.stack(each, -2), torch.nan).cpu().numpy()
 
     def grams(
         self,
@@ -215,9 +198,8 @@ class InnerProducts(Kernel):
             models, data = (x / x.abs().amax(-1, keepdim=True).clamp(min=1e-300) for x in (models, data))
             return self._complete(models, data, among)  # squares that overflowed or vanished
         stack = self._prepared(torch.cat([models, data]), measured)
-        if counts is None and measured is not None:
-            return self._masked(stack, split, measured, among)
-        assert counts is not None
+        if counts is None:
+            return self._complete(stack[:split], stack[split:], among, measured)
         if self.centered:
             ones = torch.ones_like(stack[:1]) if measured is None else measured.to(stack)[None]
             stack = torch.cat([stack, ones])
@@ -225,17 +207,18 @@ class InnerProducts(Kernel):
         parts = [self._resampled(stack, split, part, measured) for part in torch.split(counts, step)]
         return Grams(*(torch.cat([getattr(part, name) for part in parts]) for name in Grams.__annotations__))
 
-    def _complete(self, models: Tensor, data: Tensor, among: bool) -> Grams:
-        """`grams` of complete RDMs, some pairs at a time, so that no copy of the RDMs is made."""
+    def _complete(self, models: Tensor, data: Tensor, among: bool, measured: Tensor | None = None) -> Grams:
+        """`grams` of RDMs that are complete, or prepared, some pairs at a time without a copy of them."""
         sides, split = (models, data), len(models)
-        means = [x.mean(-1, keepdim=True) if self.centered else x.new_zeros(len(x), 1) for x in sides]
+        centered = self.centered and measured is None
+        means = [x.mean(-1, keepdim=True) if centered else x.new_zeros(len(x), 1) for x in sides]
         cross = data.new_zeros(split, len(data))
         full = data.new_zeros(len(data), len(data))
         squares = data.new_zeros(split + len(data))
         step = max(1024, _CACHE // (8 * len(squares)))
         for start in range(0, data.shape[1], step):
             a, b = (x[:, start : start + step] for x in sides)
-            if self.centered:
+            if centered:
                 a, b = a - means[0], b - means[1]
             cross.addmm_(a, b.T)
             squares += torch.cat([torch.linalg.vector_norm(x, dim=-1).square() for x in (a, b)])
@@ -248,7 +231,7 @@ class InnerProducts(Kernel):
         if self.whitened:
             n = n_stimuli(data.shape[1])
             sums = torch.cat([_stimulus_sums(x) for x in sides]) - (n - 1) * mean
-            solved = _solve_complete(sums)
+            solved = solve_whitening(sums, measured)
             cross -= sums[:split] @ solved[split:].T
             unusual = flat | squares.isinf()  # infinite: overflowed
             squares = torch.where(unusual, squares, squares - (sums * solved).sum(-1))
@@ -268,21 +251,6 @@ class InnerProducts(Kernel):
             mean = stack.sum(-1, keepdim=True) / measured.sum()
             stack = torch.where(measured, stack.sub_(mean), 0)
         return stack
-
-    def _masked(self, stack: Tensor, split: int, measured: Tensor, among: bool) -> Grams:
-        """`grams` of prepared RDMs that miss the same pairs."""
-        a, b = stack[:split], stack[split:]
-        lengths = b.square().sum(-1).sqrt()
-        cross, squares, full = a @ b.T, stack.square().sum(-1), b @ b.T
-        if self.whitened:
-            sums = _stimulus_sums(stack)
-            adjacent = square(measured.to(stack))
-            factor = torch.linalg.cholesky(adjacent + torch.diag(2 + adjacent.sum(-1)))
-            solved = torch.cholesky_solve(sums.T, factor).T
-            cross = cross - sums[:split] @ solved[split:].T
-            squares = squares - (sums * solved).sum(-1)
-            full = full - sums[split:] @ solved[split:].T
-        return Grams(cross, squares[:split], full if among else squares[split:], lengths)
 
     def _resampled(self, stack: Tensor, split: int, counts: Tensor, measured: Tensor | None) -> Grams:
         """`grams` of some resamples; the last row of a centered stack is ones."""
@@ -341,10 +309,14 @@ def _stimulus_sums(rdms: Tensor) -> Tensor:
     return torch.cat([square(part).sum(-1) for part in torch.split(rdms, step)])
 
 
-def _solve_complete(sums: Tensor) -> Tensor:
-    """``K⁻¹ r`` where no pair is missing: K = n I + 11'."""
-    n = sums.shape[-1]
-    return (sums - sums.sum(-1, keepdim=True) / (2 * n)) / n
+def solve_whitening(sums: Tensor, measured: Tensor | None = None) -> Tensor:
+    """``K⁻¹ r`` of sums r (…, rdms, stimuli), on the measured pairs (…, pairs); by default on all."""
+    if measured is None:  # K = n I + 11'
+        n = sums.shape[-1]
+        return (sums - sums.sum(-1, keepdim=True) / (2 * n)) / n
+    adjacent = square(measured.to(sums))
+    factor = torch.linalg.cholesky(adjacent + torch.diag_embed(2 + adjacent.sum(-1)))
+    return torch.cholesky_solve(sums.mT, factor).mT
 
 
 def _products(stack: Tensor, i: Tensor, j: Tensor, counts: Tensor) -> Tensor:

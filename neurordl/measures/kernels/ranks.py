@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from neurordl.arrays import Bools, Floats, Ints, nan_mean
-from neurordl.measures.condensed import missing_groups, n_stimuli, square
-from neurordl.measures.kernels.kernel import Kernel, Resampled
+from neurordl.arrays import Bools, Floats, Ints
+from neurordl.measures.condensed import n_stimuli, square
+from neurordl.measures.kernels.kernel import Kernel
 from neurordl.measures.kernels.products import InnerProducts
 
 
@@ -122,48 +122,20 @@ class Ranks(Kernel):
         left, right = (torch.as_tensor(mean_ranks(_on_cpu(rdms, None))) for rdms in (models, data))
         return left, right, InnerProducts(centered=True)
 
-    def resample(
+    def resample_measured(
         self,
         models: Floats,
         data: Floats,
+        measured: Bools,
         counts: Ints | None,
-        sets: Ints,
-        shared: Bools,
+        sets: Ints | None,
         device: str | torch.device | None = None,
-    ) -> Resampled | None:
-        """See `Kernel.resample`; None where subjects miss different pairs. It runs on the CPU."""
-        if len(missing_groups(data)) != 1:
-            return None
-        times = np.ones((1, n_stimuli(data.shape[1])), dtype=np.int64) if counts is None else counts
-        scores = np.full((len(times), len(models), len(data)), np.nan)
-        in_data = np.isfinite(data[0])
-        common = in_data & shared
-        ceilings = None
-        for rows, absent in missing_groups(models):
-            kept = in_data & ~absent
-            wanted = ceilings is None and bool((kept == common).all())
-            scores[:, rows], bounds = self._resampled(
-                models[rows], data, kept, times, sets if wanted else None
-            )
-            ceilings = bounds if wanted else ceilings
-        if ceilings is None:
-            ceilings = self._resampled(models[:0], data, common, times, sets)[1]
-        several = (sets > 0).sum(axis=-1) > 1
-        return Resampled(scores, np.where(several[..., None], nan_mean(ceilings, -1), np.nan))
-
-    def _resampled(
-        self, models: Floats, data: Floats, measured: Bools, counts: Ints, sets: Ints | None
     ) -> tuple[Floats, Floats]:
-        """Scores, and each subject's bounds in the sets, of RDMs that all have the measured pairs.
-
-        Returns
-        -------
-        scores, bounds
-            (resamples, models, subjects), and (sets, resamples, 2, subjects).
-        """
+        """See `Kernel.resample_measured`; it runs on the CPU."""
         from neurordl.measures.kernels import compiled_ranks
 
         n, n_data = len(models), len(data)
+        counts = np.ones((1, n_stimuli(data.shape[1])), dtype=np.int64) if counts is None else counts
         ranks, order = dense_ranks(np.where(measured, np.concatenate([models, data]), 0))
         layout = n, self.products, self.normalized
         scores = np.empty((len(counts), n, n_data))
