@@ -19,7 +19,7 @@ from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison
 from neurordl.measures.condensed import n_stimuli, square
-from neurordl.measures.kernels.kernel import Resampled
+from neurordl.measures.kernels.similarities import Resampled
 from neurordl.rsa.ceilings import ceiling, drawn_ceiling
 from neurordl.rsa.compare import check_stacks, similarity
 from neurordl.validate import check_choice, check_count

@@ -1,4 +1,4 @@
-"""Inner products of RDMs, plain or whitened, of many resamples of the stimuli at once.
+"""Similarities of stacks of RDMs, their noise ceilings and their resamples: by inner products and by ranks.
 
 Cosine, corr, cosine_cov and corr_cov are an inner product divided by its norms. A resample draws stimulus s
 ``c_s`` times, so pair (s, t) occurs ``c_s c_t`` times (pairs of a stimulus with itself are left out, as in
@@ -7,24 +7,169 @@ from the covariance V what is left out; with ``r = B'a`` (the sums of each stimu
 ``K = 2 I + B'B``, B the incidence of pairs and stimuli, ``2 a'V⁻¹b = a'b - r_a' K⁻¹ r_b``. Copies of a
 stimulus have one solution, so that K is diagonal plus rank one where no pair is missing, and V (pairs x
 pairs) is never built.
+
+For comparisons of ranks each RDM is sorted once, for its similarities, ceilings and resamples.
 """
 
 from __future__ import annotations
 
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from neurordl.arrays import Bools, Floats, Ints
-from neurordl.measures.condensed import condensed_index, n_stimuli, square
-from neurordl.measures.kernels.kernel import Kernel
+from neurordl.arrays import Bools, Floats, Ints, nan_mean
+from neurordl.measures.condensed import condensed_index, missing_groups, n_stimuli, square
 
 _ROUNDING = 1e-13  # of a squared length, relative to the numbers that it is the difference of
 _CONSTANT = 1e-12  # of the mean
 _BYTES, _CACHE = 64 << 20, 2 << 20
 _ROWS = 3_000  # sums of all RDMs from which a step for each stimulus is quicker than square matrices
+
+
+class Resampled(NamedTuple):
+    """Similarities and noise ceilings in resamples of stimuli and subjects."""
+
+    scores: Floats
+    """(resamples, models, subjects) similarities with each subject, drawn or not."""
+    ceilings: Floats
+    """(sets, resamples, 2) lower and upper noise ceiling of each set of subjects; NaN where a single subject
+    was drawn (rsatoolbox says 1)."""
+
+
+class Drawn(NamedTuple):
+    """What is drawn in resamples, as in `Kernel.resample`."""
+
+    counts: Ints | None
+    sets: Ints | None
+    """None where no bounds are computed."""
+    device: str | torch.device | None
+
+
+class Kernel(ABC):
+    """A fast way to compute a comparison for stacks of RDMs, their noise ceilings and their resamples.
+
+    Only `similarity` has to be written. The other methods may return None: the caller then takes the general
+    way, which calls `similarity` once for each ceiling or resample.
+    """
+
+    propagates_missing: bool = False
+    """Whether `similarity` without ``measured`` is NaN for each RDM that misses a pair."""
+
+    @abstractmethod
+    def similarity(self, models: Tensor, data: Tensor, measured: Tensor | None = None) -> Tensor:
+        """Similarities (models, data) of RDMs (models, pairs) and (data, pairs) that miss the same pairs.
+
+        Parameters
+        ----------
+        models, data
+            Condensed RDMs in float64.
+        measured
+            (pairs,) which pairs count; the values of the others mean nothing. By default all of them.
+        """
+
+    def bounds(self, rdms: Tensor, measured: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """Lower and upper noise ceiling of each subject, from RDMs (subjects, pairs) as in `similarity`."""
+        return None
+
+    def permuted_bounds(self, rdms: Tensor, orders: Ints) -> Tensor | None:
+        """Lower noise ceiling of each subject, (permutations, subjects), of permuted stimuli.
+
+        Parameters
+        ----------
+        rdms
+            Complete RDMs (subjects, pairs).
+        orders
+            (permutations, subjects, stimuli): the stimulus that takes the place of each.
+        """
+        return None
+
+    def permutable(self, models: Tensor, data: Tensor) -> tuple[Tensor, Tensor, Kernel]:
+        """RDMs prepared once for many permutations of stimuli, and the kernel that compares them then."""
+        return models, data, self
+
+    def resample(
+        self,
+        models: Floats,
+        data: Floats,
+        counts: Ints | None,
+        sets: Ints,
+        shared: Bools,
+        device: str | torch.device | None = None,
+    ) -> Resampled | None:
+        """Similarities and ceilings in many resamples.
+
+        None where the kernel has no `resample_measured`, or where subjects miss different ones of the shared
+        pairs.
+
+        Parameters
+        ----------
+        models, data
+            Condensed RDMs (models, pairs) and (subjects, pairs); NaN marks a missing pair.
+        counts
+            (resamples, stimuli) how often each stimulus was drawn; None for each of them once.
+        sets
+            (sets, resamples, subjects) how often each subject is in the ceilings.
+        shared
+            (pairs,) the pairs that ceilings are taken on.
+        device
+            Device of the matrix products.
+        """
+        if len(missing_groups(np.where(shared, data, np.nan))) > 1:
+            return None
+        models_of, subjects_of = missing_groups(models), missing_groups(data)
+        scores = np.full((1 if counts is None else len(counts), len(models), len(data)), np.nan)
+        common = shared & np.isfinite(data).all(axis=0)
+        bounds = None
+        for (rows, absent), (columns, absent_in_data) in itertools.product(models_of, subjects_of):
+            measured = ~(absent | absent_in_data)
+            whole = bounds is None and len(subjects_of) == 1 and bool((measured == common).all())
+            drawn = Drawn(counts, sets if whole else None, device)
+            part = self.resample_measured(models[rows], data[columns], measured, drawn)
+            if part is None:
+                return None
+            scores[:, np.array(rows)[:, None], columns] = part[0]
+            bounds = part[1] if whole else bounds
+        if bounds is None:
+            part = self.resample_measured(models[:0], data, common, Drawn(counts, sets, device))
+            if part is None:
+                return None
+            bounds = part[1]
+        several = (sets > 0).sum(axis=-1) > 1
+        return Resampled(scores, np.where(several[..., None], nan_mean(bounds, -1), np.nan))
+
+    def resample_measured(
+        self, models: Floats, data: Floats, measured: Bools, drawn: Drawn
+    ) -> tuple[Floats, Floats] | None:
+        """Scores, and each subject's bounds in the sets, of RDMs that all have the measured pairs.
+
+        Parameters
+        ----------
+        models, data
+            As in `resample`.
+        measured
+            (pairs,) which pairs count; the values of the others mean nothing.
+        drawn
+            The resamples.
+
+        Returns
+        -------
+        scores, bounds
+            (resamples, models, subjects), and (sets, resamples, 2, subjects), NaN for a subject who was not
+            drawn.
+        """
+        return None
+
+
+# inner products
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,28 +287,19 @@ class InnerProducts(Kernel):
         return bounds(products, (weights > 0).to(products))[0]
 
     def resample_measured(
-        self,
-        models: Floats,
-        data: Floats,
-        measured: Bools,
-        counts: Ints | None,
-        sets: Ints | None,
-        device: str | torch.device | None = None,
+        self, models: Floats, data: Floats, measured: Bools, drawn: Drawn
     ) -> tuple[Floats, Floats]:
         """See `Kernel.resample_measured`."""
-
-        def tensor(values: Floats | Ints) -> Tensor:
-            return torch.as_tensor(values, dtype=torch.float64, device=device)
-
-        mask = None if measured.all() else torch.as_tensor(measured, device=device)
-        times = None if counts is None else tensor(counts)
-        grams = self.grams(tensor(models), tensor(data), times, mask, among=sets is not None)
+        tensor = partial(torch.as_tensor, dtype=torch.float64, device=drawn.device)
+        mask = None if measured.all() else torch.as_tensor(measured, device=drawn.device)
+        counts = None if drawn.counts is None else tensor(drawn.counts)
+        grams = self.grams(tensor(models), tensor(data), counts, mask, among=drawn.sets is not None)
         scores = cosines(grams).cpu().numpy()
-        if sets is None:
+        if drawn.sets is None:
             return scores, np.empty(0)
-        drawn = tensor(sets)
-        each = bounds(grams.data.expand(*sets.shape[:2], -1, -1), drawn * pooling_weights(grams.lengths))
-        return scores, torch.where(drawn[..., None, :] > 0, torch.stack(each, -2), torch.nan).cpu().numpy()
+        sets = tensor(drawn.sets)
+        each = bounds(grams.data.expand(*sets.shape[:2], -1, -1), sets * pooling_weights(grams.lengths))
+        return scores, torch.where(sets[..., None, :] > 0, torch.stack(each, -2), torch.nan).cpu().numpy()
 
     def grams(
         self,
@@ -349,3 +485,156 @@ def _sums(stack: Tensor, counts: Tensor, measured: Tensor | None) -> tuple[Tenso
         adjacent = square(measured.to(stack))
     matrix = adjacent * counted + torch.diag_embed(2 + counts @ adjacent)
     return counted * sums, torch.linalg.solve(matrix, sums.mT).mT
+
+
+# ranks
+
+
+def mean_ranks(vectors: Floats) -> Floats:
+    """Ranks from 1 of each row (rdms, pairs); ties share their mean."""
+    from neurordl.measures.kernels import compiled_ranks  # numba takes a second to import
+
+    vectors = np.ascontiguousarray(vectors)
+    out = np.empty_like(vectors)
+    in_threads(lambda rows: compiled_ranks.mean_ranks(vectors[rows], out[rows]), len(vectors))
+    return out
+
+
+def dense_ranks(vectors: Floats) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Ranks from 0 of each row (ties share a rank and no rank is skipped), and the order that sorts it."""
+    from neurordl.measures.kernels import compiled_ranks
+
+    vectors = np.ascontiguousarray(vectors)
+    ranks, order = (np.empty(vectors.shape, dtype=np.int32) for _ in range(2))
+    in_threads(lambda rows: compiled_ranks.dense_ranks(vectors[rows], ranks[rows], order[rows]), len(vectors))
+    return ranks, order
+
+
+@dataclass(frozen=True)
+class Ranks(Kernel):
+    """Spearman's rho, its expected value when ties are broken at random (rho-a), and Kendall's tau.
+
+    Attributes
+    ----------
+    products
+        Products of ranks, as for rho; otherwise concordant pairs of pairs, as for tau.
+    normalized
+        Divide by what the ties of each RDM leave possible (spearman, tau-b); a constant RDM is undefined
+        then. Otherwise it has a similarity of 0 (rho-a, tau-a).
+    """
+
+    products: bool
+    normalized: bool
+
+    def similarity(self, models: Tensor, data: Tensor, measured: Tensor | None = None) -> Tensor:
+        """See `Kernel.similarity`."""
+        a, b = (_on_cpu(rdms, measured) for rdms in (models, data))
+        scores = self._of_products(a, b) if self.products else self._of_concordance(a, b)
+        return torch.as_tensor(scores, device=models.device)
+
+    def _of_products(self, models: Floats, data: Floats) -> Floats:
+        left, right = (torch.as_tensor(mean_ranks(rdms)) for rdms in (models, data))
+        if self.normalized:
+            return np.asarray(InnerProducts(centered=True).similarity(left, right))
+        n_pairs = models.shape[1]
+        for ranks in (left, right):
+            ranks -= (n_pairs + 1) / 2
+        return np.asarray(left @ right.T * 12 / (n_pairs**3 - n_pairs))
+
+    def _of_concordance(self, models: Floats, data: Floats) -> Floats:
+        from neurordl.measures.kernels.compiled_ranks import tau
+
+        (ranks_a, _), (ranks_b, order_b) = (dense_ranks(rdms) for rdms in (models, data))
+        scores = np.empty((len(models), len(data)))
+
+        def work(rows: slice) -> None:
+            for row in range(len(models))[rows]:
+                for column in range(len(data)):
+                    pair = ranks_a[row], ranks_b[column], order_b[column]
+                    scores[row, column] = tau(*pair, None, self.normalized)
+
+        in_threads(work, len(models))
+        return scores
+
+    def bounds(self, rdms: Tensor, measured: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `Kernel.bounds`."""
+        from neurordl.measures.kernels import compiled_ranks
+
+        vectors = _on_cpu(rdms, measured)
+        dense = order = np.empty((len(vectors), 0), dtype=np.int32)
+        if not self.products:
+            dense, order = dense_ranks(vectors)
+        means = mean_ranks(vectors) - (vectors.shape[1] + 1) / 2
+        once, everyone = np.ones(vectors.shape[1], dtype=np.int32), np.ones(len(vectors), dtype=np.int64)
+        out = np.full((2, len(vectors)), np.nan)
+        layout = 0, self.products, self.normalized
+        compiled_ranks.bounds(once, dense, order, means, layout, everyone, out)
+        return torch.as_tensor(out[0]), torch.as_tensor(out[1])
+
+    def permuted_bounds(self, rdms: Tensor, orders: Ints) -> Tensor | None:
+        """See `Kernel.permuted_bounds`; None for Kendall's tau."""
+        if not self.products:
+            return None
+        from neurordl.measures.kernels.compiled_ranks import permuted_bounds
+
+        middle = (rdms.shape[1] + 1) / 2
+        squares = square(torch.as_tensor(mean_ranks(_on_cpu(rdms, None)) - middle)).numpy()
+        lower = np.full((len(orders), 1, len(rdms)), np.nan)
+
+        def work(part: slice) -> None:
+            for row in range(len(orders))[part]:
+                permuted_bounds(squares, orders[row], self.normalized, lower[row])
+
+        in_threads(work, len(orders))
+        return torch.as_tensor(lower[:, 0])
+
+    def permutable(self, models: Tensor, data: Tensor) -> tuple[Tensor, Tensor, Kernel]:
+        """See `Kernel.permutable`: ranks move with their pairs."""
+        if not (self.products and self.normalized):
+            return models, data, self
+        left, right = (torch.as_tensor(mean_ranks(_on_cpu(rdms, None))) for rdms in (models, data))
+        return left, right, InnerProducts(centered=True)
+
+    def resample_measured(
+        self, models: Floats, data: Floats, measured: Bools, drawn: Drawn
+    ) -> tuple[Floats, Floats]:
+        """See `Kernel.resample_measured`; it runs on the CPU."""
+        from neurordl.measures.kernels import compiled_ranks
+
+        n, n_data = len(models), len(data)
+        once = np.ones((1, n_stimuli(data.shape[1])), dtype=np.int64)
+        counts = once if drawn.counts is None else drawn.counts
+        ranks, order = dense_ranks(np.where(measured, np.concatenate([models, data]), 0))
+        layout = n, self.products, self.normalized
+        scores = np.empty((len(counts), n, n_data))
+        sets = np.zeros((0, len(counts), n_data), dtype=np.int64) if drawn.sets is None else drawn.sets
+        bounds = np.full((*sets.shape[:2], 2, n_data), np.nan)
+
+        def work(part: slice) -> None:
+            sample, last = None, -1
+            for b in range(sets.shape[1])[part]:
+                row = min(b, len(counts) - 1)  # a single row of counts serves all sets
+                if sample is None or row != last:
+                    sample, last = compiled_ranks.resample(ranks, order, counts[row], measured), row
+                    scores[row] = compiled_ranks.scores(*sample, layout)
+                for times, out in zip(sets[:, b], bounds[:, b], strict=True):
+                    compiled_ranks.bounds(*sample, layout, times, out)
+
+        in_threads(work, sets.shape[1])
+        return scores, bounds
+
+
+def _on_cpu(rdms: Tensor, measured: Tensor | None) -> Floats:
+    """The measured pairs as an array."""
+    return np.asarray((rdms if measured is None else rdms[:, measured]).cpu())
+
+
+def in_threads(work: Callable[[slice], None], size: int) -> None:
+    """Do compiled work, which releases the GIL, on parts of some rows, in as many threads as torch has."""
+    threads = min(torch.get_num_threads(), size)
+    if threads < 2:
+        work(slice(0, size))
+        return
+    ends = [size * k // threads for k in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, map(slice, ends[:-1], ends[1:])))
