@@ -602,8 +602,7 @@ def _indefinite(sign: str) -> NeurordlError:
 def checked_precision(precision: Tensor, channels: int) -> Tensor:
     """Return a finite, symmetric precision in float64; whether it is positive semidefinite is not checked."""
     if tuple(precision.shape) != (channels, channels):
-        size = f"{channels} x {channels}"
-        raise NeurordlError(f"the precision of {channels} channels is {size}, not {tuple(precision.shape)}")
+        raise NeurordlError(f"precision= is a {channels} x {channels} matrix, not {tuple(precision.shape)}")
     exact = precision.double()
     # Products with a random vector (Freivalds 1977), NaN if there is a NaN: it takes several times as long to
     # compare each number with its mirror image, which goes across the memory.
