@@ -13,12 +13,13 @@ Names are loaded when they are first used (PEP 562), so that ``import neurordl``
 
 from __future__ import annotations
 
-import ast
+import re
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 # The public names, and the modules that they come from. This list is the only one: type checkers read it as
-# imports, and `_public_names` reads it as text.
+# imports, and `_MODULES` maps each name to its module, as the text says.
 if TYPE_CHECKING:
     from neurordl import datasets as datasets
     from neurordl import simulate as simulate
@@ -83,16 +84,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 
-def _public_names() -> dict[str, str]:
-    """Map each name in the list above to its module."""
-    with open(__file__, encoding="utf-8") as source:
-        nodes = ast.walk(ast.parse(source.read()))
-    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    ours = [(node.module, node.names) for node in imports if str(node.module).startswith(__name__)]
-    return {alias.name: str(module) for module, names in ours for alias in names}
-
-
-_MODULES = _public_names()
+_IMPORTS = re.findall(r"from (neurordl\S*) import (\w+) as", Path(__file__).read_text(encoding="utf-8"))
+_MODULES = {name: module for module, name in _IMPORTS}
 __all__ = sorted([*_MODULES, "__version__"])
 
 

@@ -25,7 +25,7 @@ from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.datasets import load_digits
 from neurordl.experiments import paired_differences, run_grid
-from neurordl.io import atomic_write, sha256_file, versions
+from neurordl.io import atomic_write, sha256_file, versions, write_text
 from neurordl.patterns.network import extract_patterns
 from neurordl.plots import plot_transfer
 from neurordl.rdms.compute import compute_rdms
@@ -192,8 +192,7 @@ def run_demo(
         frame = run_grid(jobs, row, rows, fingerprint=fingerprint, progress=progress)[list(COLUMNS)]
     finally:
         torch.set_num_threads(threads)
-    with atomic_write(out / "results.csv") as temporary:
-        frame.to_csv(temporary, index=False)
+    write_text(out / "results.csv", frame.to_csv(index=False))
     with atomic_write(out / "figure.png") as temporary:
         _figure(frame).savefig(temporary, dpi=150)
     parts = _setting_text(setting, images), _results_text(frame), f"{out} holds results.csv and figure.png"

@@ -19,7 +19,8 @@ from scipy import stats
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.io import make_folder, read_json, write_json
-from neurordl.validate import listed
+from neurordl.rsa.inference.infer import mean_interval
+from neurordl.validate import check_choice, check_columns
 
 SETTINGS, ROWS = "settings.json", "rows"
 
@@ -154,28 +155,33 @@ def paired_differences(
     NeurordlError
         If a column or the reference is absent, or a condition occurs twice in a pair.
     """
-    missing = [name for name in (condition, value, *pair) if name not in frame.columns]
-    if missing or set(by) - set(pair):
-        name = [*missing, *sorted(set(by) - set(pair))][0]
-        raise NeurordlError(f"no column {name!r} to pair by; there are {listed(frame.columns, 20)}")
-    conditions = list(dict.fromkeys(frame[condition]))
-    if reference not in conditions:
-        raise NeurordlError(f"no {condition} is called {reference!r}; there are {listed(conditions, 20)}")
+    check_columns("pair=", pair, by)
+    differences = subtract_reference(frame, value, condition, reference=reference, pair=pair)
+    rows = []
+    for group, part in differences.groupby(list(by), sort=False) if by else [((), differences)]:
+        for name in differences:
+            mean, low, high, _, n = mean_interval(part[name].to_numpy())
+            row = {**dict(zip(by, group, strict=True)), condition: name, "difference": mean}
+            rows.append({**row, "ci_low": low, "ci_high": high, "n": n})
+    return pd.DataFrame(rows)
+
+
+def subtract_reference(
+    frame: pd.DataFrame, value: str, condition: str = "condition", *, reference: str, pair: Sequence[str]
+) -> pd.DataFrame:
+    """Subtract a reference from each other condition: a row for each pair, and a column for each condition.
+
+    The arguments are those of `paired_differences`. Where a value is absent or undefined, it is NaN.
+    """
+    check_columns("the table", frame, (condition, value, *pair))
+    conditions = list(frame[condition].unique())
+    check_choice("reference", reference, conditions)
     if frame.duplicated([condition, *pair]).any():
         columns = ", ".join(pair)
         raise NeurordlError(f"a {condition} occurs twice with the same {columns}; name more columns in pair=")
     table = frame.pivot(index=list(pair), columns=condition, values=value).astype(float)
-    parts = table.groupby(list(by), sort=False) if by else [((), table)]
-    rows = []
-    for group, part in parts:
-        for name in conditions:
-            if name != reference:
-                differences = (part[name] - part[reference]).dropna().to_numpy()
-                n, mean = len(differences), float(differences.mean()) if len(differences) else math.nan
-                reach = float(stats.t.ppf(0.975, n - 1) * stats.sem(differences)) if n > 1 else math.nan
-                row = {**dict(zip(by, group, strict=True)), condition: name, "difference": mean}
-                rows.append({**row, "ci_low": mean - reach, "ci_high": mean + reach, "n": n})
-    return pd.DataFrame(rows)
+    compared = [name for name in conditions if name != reference]
+    return table[compared].sub(table[reference], axis=0)
 
 
 def crossed_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float, float]:

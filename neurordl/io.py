@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from neurordl.errors import NeurordlError
 
@@ -52,8 +52,7 @@ def check_run_folder(out: str | os.PathLike[str], resume: bool) -> None:
     holds_run = (path / RUN_RECORD).is_file()
     if holds_run and not resume:
         raise NeurordlError(
-            f"out: {path} already holds a run; choose another folder, or resume it with resume=True "
-            "(in the shell: --resume)"
+            f"{path} already holds a run; choose another folder, or resume it with resume=True (--resume)"
         )
     # Files that begin with a dot may be remains of a write that was killed.
     if not holds_run and path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
@@ -92,9 +91,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     if not target.parent.is_dir():
-        raise NeurordlError(
-            f"cannot write {target}: the folder {target.parent} does not exist; create it first"
-        )
+        raise NeurordlError(f"cannot write {target}: the folder {target.parent} does not exist; create it")
     if target.is_dir():
         raise NeurordlError(f"cannot write {target}: it is a folder; give the name of a file")
     # numpy and matplotlib choose the format by the suffix
@@ -107,7 +104,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         cause = _system_error(error)
         if cause is None or (cause.filename and Path(cause.filename) not in (aside, target)):
             raise
-        raise NeurordlError(f"cannot write {target}: {_remedy(cause)}") from error
+        raise NeurordlError(f"cannot write {target}: {write_problem(cause)}") from error
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -132,7 +129,8 @@ def _system_error(error: Exception) -> OSError | None:
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
-def _remedy(error: OSError) -> str:
+def write_problem(error: OSError) -> str:
+    """Say why the system refused to write, and what helps."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; free some space or write to another folder"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -142,10 +140,15 @@ def _remedy(error: OSError) -> str:
     return f"{error}; check the folder and the free space on its disk"
 
 
+def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
+    """Write a file with `atomic_write`, whose errors it raises."""
+    with atomic_write(path) as aside:
+        aside.write_bytes(content)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` as UTF-8 with `atomic_write`, whose errors it raises."""
-    with atomic_write(path) as aside:
-        aside.write_text(text, encoding="utf-8", newline="\n")
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | os.PathLike[str], obj: object) -> None:
@@ -173,39 +176,35 @@ def _plain(value: object) -> object:
     raise TypeError(f"JSON cannot express the {type(value).__name__} {value!r:.60}")
 
 
-class TableCells(NamedTuple):
-    """The cells of a table, as `read_cells` reads them.
-
-    Attributes
-    ----------
-    rows
-        The cells as text, row by row; lines without text are left out.
-    decimal_commas
-        Whether semicolons separate the cells and some numbers have decimal commas. The commas stay in
-        ``rows``; `with_points` replaces them.
-    """
-
-    rows: list[list[str]]
-    decimal_commas: bool
-
-    def with_points(self) -> list[list[str]]:
-        """The rows with decimal points instead of decimal commas."""
-        if not self.decimal_commas:
-            return self.rows
-        return [[cell.replace(",", ".") if "," in cell else cell for cell in row] for row in self.rows]
+@contextmanager
+def damage_named(path: str | os.PathLike[str], remedy: str = "write it again") -> Iterator[None]:
+    """Turn whatever is raised while a file is read into a `NeurordlError` with its name and a remedy."""
+    try:
+        yield
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
+        if isinstance(error, NeurordlError):
+            if str(path) in str(error):
+                raise
+            problem = str(error)
+        elif isinstance(error, OSError) and error.filename:
+            problem = f"{error.strerror}; check the path"
+        else:
+            reason = str(error) or type(error).__name__
+            problem = f"it is damaged, or not a {Path(path).suffix.lower()} file ({reason}); {remedy}"
+        raise NeurordlError(f"cannot read {path}: {problem}") from error
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
     """Read a text file in UTF-8, with or without a byte order mark; any failure is a `NeurordlError`."""
-    try:
-        return Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise NeurordlError(f"cannot read the table {path}: it is not text in UTF-8 ({error})") from error
-    except OSError as error:
-        raise NeurordlError(f"cannot read the table {path}: {error.strerror or error}") from error
+    with damage_named(path):
+        content = Path(path).read_bytes()
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise NeurordlError(f"it is not text in UTF-8 ({error})") from error
 
 
-def read_cells(path: str | os.PathLike[str], *, pad: bool = False) -> TableCells:
+def read_cells(path: str | os.PathLike[str], *, pad: bool = False) -> tuple[list[list[str]], bool]:
     """Read the cells of a CSV or TSV file as text, in UTF-8 with or without a byte order mark.
 
     Tabs separate the cells of ``.tsv`` and ``.tab`` files, commas those of ``.csv``; in a file with another
@@ -220,42 +219,40 @@ def read_cells(path: str | os.PathLike[str], *, pad: bool = False) -> TableCells
         Fill short rows with blank cells, and drop blank cells beyond the first row; otherwise all rows must
         have the same length.
 
+    Returns
+    -------
+    (list, bool)
+        The cells as text, row by row, without the lines that have no text; and whether semicolons separate
+        them and some numbers have decimal commas, which are kept.
+
     Raises
     ------
     NeurordlError
         The file cannot be read, is empty or not text, its separators are others than those of its suffix, or
         a row has another length than the first.
     """
-    source = Path(path)
-    text = read_text(source)
-    suffix = source.suffix.lower()
-    tabs = suffix in (".tsv", ".tab") or (suffix != ".csv" and "\t" in text.partition("\n")[0])
-    by_semicolons = _split_by_semicolons(text) if suffix == ".csv" else None
-    try:
+    with damage_named(path):
+        text, suffix = read_text(path), Path(path).suffix.lower()
+        tabs = suffix in (".tsv", ".tab") or (suffix != ".csv" and "\t" in text.partition("\n")[0])
+        by_semicolons = _split_by_semicolons(text) if suffix == ".csv" else None
         rows = by_semicolons or _split(text, "\t" if tabs else ",")
-    except csv.Error as error:
-        raise NeurordlError(f"cannot read the table {source}: {error}") from error
-    if not rows:
-        raise NeurordlError(f"cannot read the table {source}: it is empty")
-    width = len(rows[0])
-    if by_semicolons is None and (width == 1 or any(len(row) != width for row in rows)):
-        for mark, name in (("\t", "tabs"), (";", "semicolons")):
-            if all(any(mark in cell for cell in row) for row in rows):
-                raise NeurordlError(
-                    f"cannot read the table {source}: it is separated by {name}; use tabs in .tsv, commas in "
-                    ".csv (or semicolons with decimal commas, as many in each line, and no points)"
-                )
-    if pad:
-        rows = [row + [""] * (width - len(row)) for row in rows]
-        rows = [row[:width] if not any(cell.strip() for cell in row[width:]) else row for row in rows]
-    for number, row in enumerate(rows):
-        if len(row) != width:
-            raise NeurordlError(
-                f"cannot read the table {source}: row {number} (from 0) has {len(row)} cells, but the first "
-                f"has {width}; expected a rectangular table"
-            )
-    commas = by_semicolons is not None and any("," in cell for row in rows for cell in row)
-    return TableCells(rows, commas)
+        if not rows:
+            raise NeurordlError("it is empty")
+        width = len(rows[0])
+        if by_semicolons is None and (width == 1 or any(len(row) != width for row in rows)):
+            for mark, name in (("\t", "tabs"), (";", "semicolons")):
+                if all(any(mark in cell for cell in row) for row in rows):
+                    raise NeurordlError(
+                        f"it is separated by {name}; use tabs in .tsv, commas in .csv (or semicolons with "
+                        "decimal commas, as many in each line, and no points)"
+                    )
+        if pad:
+            rows = [row + [""] * (width - len(row)) for row in rows]
+            rows = [row[:width] if not any(map(str.strip, row[width:])) else row for row in rows]
+        for number, row in enumerate(rows):
+            if len(row) != width:
+                raise NeurordlError(f"row {number} (from 0) has {len(row)} cells, but the first has {width}")
+    return rows, by_semicolons is not None and any("," in cell for row in rows for cell in row)
 
 
 def _split(text: str, delimiter: str) -> list[list[str]]:
@@ -313,41 +310,29 @@ def read_frame(path: str | os.PathLike[str], *, keep: Sequence[str] = ("id", "st
     """
     import pandas as pd
 
-    cells = read_cells(path, pad=True)
-    names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(cells.rows[0])]
+    rows, decimal_commas = read_cells(path, pad=True)
+    names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows[0])]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise NeurordlError(f"{path} has two columns {repeated[0]!r}; leave one")
-    frame = pd.DataFrame(cells.rows[1:], columns=names, dtype=str)
-    if cells.decimal_commas:
+    frame = pd.DataFrame(rows[1:], columns=names, dtype=str)
+    if decimal_commas:
         warnings.warn(
             f"{path} was read with semicolons between cells and decimal commas", UserWarning, stacklevel=2
         )
-        points = pd.DataFrame(cells.with_points()[1:], columns=names, dtype=str)
-        frame = points.assign(**{name: frame[name] for name in keep if name in names})
+        numbers = frame.columns.difference(list(keep))
+        frame[numbers] = frame[numbers].replace(",", ".", regex=True)
     return frame
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file; if it is missing, unreadable or malformed, a `NeurordlError` names it."""
-    with _reading(path):
-        content = Path(path).read_bytes()
-    try:
-        return json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
-        raise NeurordlError(f"{path} is not valid JSON ({error}); the file may be damaged") from error
-
-
-@contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise NeurordlError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+    with damage_named(path):
+        return json.loads(Path(path).read_bytes())
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """SHA-256 of the content of a file, in hexadecimal; a `NeurordlError` names an unreadable file."""
-    with _reading(path), open(path, "rb") as handle:
+    with damage_named(path), open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

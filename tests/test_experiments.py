@@ -147,7 +147,7 @@ def test_tables_that_cannot_be_paired_are_refused():
     frame = table()
     for options, message in (
         ({"value": "accuracy"}, "accuracy"),
-        ({"reference": "none"}, "labels, rdl, permuted"),
+        ({"reference": "none"}, "'labels', 'rdl', 'permuted'"),
         ({"pair": ["seed"]}, "twice"),
         ({"pair": ["fold"]}, "fold"),
         ({"pair": ["seed", "experiment"], "by": ["fold"]}, "fold"),

@@ -16,14 +16,7 @@ import typer
 
 from neurordl.cli.options import Call, Calls, Takes, app, check_files, command
 from neurordl.errors import NeurordlError
-from neurordl.io import (
-    CHECKPOINT,
-    RUN_RECORD,
-    atomic_write,
-    check_folder,
-    check_run_folder,
-    read_json,
-)
+from neurordl.io import CHECKPOINT, RUN_RECORD, atomic_write, check_folder, check_run_folder, read_json
 from neurordl.validate import listed
 
 if TYPE_CHECKING:
@@ -37,8 +30,6 @@ _LABELLED = ("mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_stretche
 _RDM_FILES = (".h5", ".hdf5", ".mat", ".npz", ".npy", ".csv", ".tsv")
 _RESULTS = ("scores.csv", "evaluation.json")  # the files by which a folder holds a comparison
 _FEW_LAYERS = 12  # up to so many, the figure shows which layers differ
-_COLUMNS = ["layer", "roi", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"]
-_COLUMNS += ["ceiling_lower", "ceiling_upper", "n_subjects", "fitted"]
 
 _READ = Takes("cli.commands:read_rdms", panel="RDMs")
 _LOAD = Takes("load_rdms", "name labels measure layout similarity diagonal", panel="RDMs")
@@ -225,13 +216,13 @@ def _reliability(patterns: Dataset, **settings: Any) -> list[str]:
 def _describe_rdms(rdms: RDMs, reliability: Sequence[str]) -> str:
     """The range of each RDM, its missing pairs, and its reliability."""
     lines = [f"measure   {rdms.dissimilarity_measure}"]
+    described = [name for name in ("subject", "roi") if name in rdms.rdm_descriptors]
     for k, (values, r) in enumerate(zip(rdms.dissimilarities, cycle(reliability), strict=False)):
-        descriptors = (rdms.rdm_descriptors.get(name) for name in ("subject", "roi"))
-        label = " ".join(str(column[k]) for column in descriptors if column is not None) or k
+        label = " ".join(str(rdms.rdm_descriptors[name][k]) for name in described) or k
         measured = values[values == values]
-        missing = f"{len(values) - len(measured)} of {len(values)} pairs are not measured"
         extent = f"{measured.min():.4g} to {measured.max():.4g}" if len(measured) else "no values"
-        extent += f", {missing}" if len(measured) < len(values) else ""
+        if missing := len(values) - len(measured):
+            extent += f", {missing} of {len(values)} pairs are not measured"
         lines.append(f"RDM       {label}: {extent}; odd with even runs: {r}")
     return "\n".join(lines)
 
@@ -249,12 +240,11 @@ def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
         Each RDM in the file belongs to a different subject, if the file does not name its subjects.
     """
     measured: RDMs = load(rdms)
-    if each_a_subject and "subject" in measured.rdm_descriptors:
-        raise NeurordlError(f"--each-a-subject: {rdms} names the subjects of its RDMs; leave it out")
     if each_a_subject:
+        if "subject" in measured.rdm_descriptors:
+            raise NeurordlError(f"--each-a-subject: {rdms} names the subjects of its RDMs; leave it out")
         width = max(2, len(str(measured.n_rdm)))
-        names = [f"s{number:0{width}d}" for number in range(1, measured.n_rdm + 1)]
-        measured.rdm_descriptors["subject"] = names
+        measured.rdm_descriptors["subject"] = [f"s{k + 1:0{width}d}" for k in range(measured.n_rdm)]
     return measured
 
 
@@ -306,10 +296,7 @@ def read_labelled(
     select_rdms=_SELECT,
     teacher=Takes("RDMTeacher", "roi subjects pool pair_weights shrinkage missing", panel="Teacher"),
     loss=Takes(
-        "RDMLoss",
-        "layer dissimilarity comparison weight scale",
-        panel="Teacher",
-        defaults={"layer": "conv3"},
+        "RDMLoss", "layer dissimilarity comparison weight scale", panel="Teacher", defaults={"layer": "conv3"}
     ),
     fit=Takes("fit", "epochs seed validation resume", panel="Training"),
     batches=Takes("Batches", "labelled:batches_labelled stimuli:batches_stimuli", panel="Training"),
@@ -385,8 +372,8 @@ def train(
         return
     if finished:
         typer.echo(f"{out} holds this run, which had finished: nothing was trained")
-    columns = [column for column in run.history if column != "seconds"]
-    typer.echo(run.history[columns].tail(3).to_string(index=False, float_format="%.4f"))
+    history = run.history.drop(columns="seconds").tail(3)
+    typer.echo(history.to_string(index=False, float_format="%.4f"))
     if test is not None:
         typer.echo(f"test accuracy {nrl.accuracy(run.student, test):.4f}")
     words = [word for part in (call.read, call.load_rdms, call.select_rdms) for word in part.words.values()]
@@ -459,11 +446,9 @@ def compare(
     is_path = Path(source).suffix in _RDM_FILES or "/" in source  # the name of a network has neither
     check_files({"source": Path(source) if is_path else None}, unnamed=["source"])
     check_folder(out)
-    if (earlier := [name for name in _RESULTS if (out / name).exists()]) and not overwrite:
-        files = " and ".join(earlier)
-        raise NeurordlError(
-            f"--out {out} holds a comparison already ({files}): pass --overwrite to replace it"
-        )
+    earlier = " and ".join(name for name in _RESULTS if (out / name).exists())
+    if earlier and not overwrite:
+        raise NeurordlError(f"--out {out} holds a comparison already ({earlier}); --overwrite replaces it")
     import pandas as pd
 
     import neurordl as nrl
@@ -508,7 +493,7 @@ def _model_rdms(source: str, labels: Path | None) -> RDMs:
         rdms = nrl.load_rdms(source, labels=labels)
     if not {"layer", "name"} & set(rdms.rdm_descriptors):
         stem = Path(source).stem
-        numbered = [f"{stem}_{number}" for number in range(1, rdms.n_rdm + 1)]
+        numbered = [f"{stem}_{k + 1}" for k in range(rdms.n_rdm)]
         rdms.rdm_descriptors["name"] = numbered if rdms.n_rdm > 1 else [stem]
     return rdms
 
@@ -527,10 +512,7 @@ def _write_scores(scores: Evaluation, out: Path, notes: Iterable[str]) -> None:
     with atomic_write(out / "scores.png") as aside:
         figure.savefig(aside, dpi=150)
     plt.close(figure)
-    frame = scores.to_frame()
-    means = frame.loc[frame["subject"].isin(["mean", "group"]), _COLUMNS]
-    typer.echo(f"{scores.match}\n\n{scores.title}")
-    typer.echo(f"{means.to_string(index=False, float_format='%.3f', na_rep='')}\n")
-    for note in [*notes, *scores.notes]:
+    typer.echo(f"{scores}\n")
+    for note in notes:
         typer.echo(f"note: {note}")
     typer.echo(f"{out} holds scores.csv, comparisons.csv, evaluation.h5, evaluation.json and scores.png")

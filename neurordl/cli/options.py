@@ -119,12 +119,9 @@ def read_arguments(function: str) -> dict[str, Argument]:
 def _signature(node: ast.FunctionDef | ast.ClassDef) -> Iterator[tuple[str, ast.expr, ast.expr | None]]:
     """Name, annotation and default of each parameter of a function, or of each field of a dataclass."""
     if isinstance(node, ast.ClassDef):
-        for part in node.body:
-            match part:  # a field that is described by a call, such as field(init=False), is none of them
-                case ast.AnnAssign(target=ast.Name(id=name), value=default) if not isinstance(
-                    default, ast.Call
-                ):
-                    yield name, part.annotation, default
+        for part in node.body:  # a field that is described by a call, such as field(init=False), is none
+            if isinstance(part, ast.AnnAssign) and not isinstance(part.value, ast.Call):
+                yield ast.unparse(part.target), part.annotation, part.value
         return
     positional = [*node.args.posonlyargs, *node.args.args]
     required = len(positional) - len(node.args.defaults)
@@ -390,20 +387,18 @@ def _flag(option: str) -> str:
 
 def _parameter(option: str, argument: Argument, panel: str, unnamed: bool) -> inspect.Parameter:
     """An option for typer, or an argument without a name."""
-    settings: dict[str, Any] = {"help": argument.help}
-    settings["rich_help_panel"] = "Arguments" if unnamed else panel
-    settings["metavar"] = option.upper() if unnamed else None
     type_: Any = Literal[argument.choices] if argument.choices else argument.type
-    default = argument.default
+    default, metavar = argument.default, None
     if argument.several:
         type_ = list[Path] if argument.type is Path else list[str]
         default = [default] if isinstance(default, str | int | float) else default or None
-        settings["metavar"] = settings["metavar"] or (_FILES if argument.type is Path else "TEXT,...")
-    if argument.least is not None:
-        settings["min"] = argument.least
-    flag = _flag(option) + (f"/--no-{_flag(option)[2:]}" if default is True else "")
-    information = typer.Argument(**settings) if unnamed else typer.Option(flag, **settings)
+        metavar = _FILES if argument.type is Path else "TEXT,..."
     type_ = type_ | None if default is None else type_
+    information = typer.Argument(help=argument.help, metavar=option.upper(), rich_help_panel="Arguments")
+    if not unnamed:
+        flag = _flag(option) + (f"/--no-{_flag(option)[2:]}" if default is True else "")
+        bound, text = argument.least, argument.help
+        information = typer.Option(flag, min=bound, metavar=metavar, help=text, rich_help_panel=panel)
     return inspect.Parameter(option, _KEYWORD, default=default, annotation=Annotated[type_, information])
 
 
@@ -452,8 +447,8 @@ def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:
         known = {p.name: p.multiple or p.nargs == -1 for p in context.command.params if p.name != "config"}
         values, options = dict[str, Any](), dict[str, object]()
         for key, value in content.items():
-            table = {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {}
-            values |= table or {key: value}
+            table = value if isinstance(value, dict) else {}
+            values |= {f"{key}.{name}": part for name, part in table.items()} or {key: value}
         for name, value in values.items():
             option = fields.get(name, name.replace("-", "_"))
             if option not in known:
@@ -464,8 +459,7 @@ def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:
         return path
 
     text = "A TOML file with these options under the same names. Options on the command line take precedence."
-    information = typer.Option(callback=read, is_eager=True, help=text)
-    annotation = Annotated[Path | None, information]
+    annotation = Annotated[Path | None, typer.Option(callback=read, is_eager=True, help=text)]
     return inspect.Parameter("config", _KEYWORD, default=None, annotation=annotation)
 
 

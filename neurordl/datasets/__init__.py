@@ -30,4 +30,6 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *import_module(f"{__name__}.loaders").__all__})
+    loaders = import_module(f"{__name__}.loaders")
+    defined = (k for k, v in vars(loaders).items() if getattr(v, "__module__", "") == loaders.__name__)
+    return sorted({*globals(), *defined, *filter(str.isupper, vars(loaders))})

@@ -23,35 +23,14 @@ from neurordl.arrays import Floats
 from neurordl.datasets.registry import REGISTRY, fetch_haxby, folder_of, require_file
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
+from neurordl.io import damage_named
 from neurordl.rdms.files import load_rdms
-from neurordl.rdms.files.content import Interpretation, condense, damage_named
+from neurordl.rdms.files.content import Interpretation, condense
 from neurordl.rdms.files.matlab import read_mat5
 from neurordl.rdms.selection import Alignment, align
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
 from neurordl.validate import check_choice, check_count
-
-__all__ = [
-    "CIFAR100_MEAN",
-    "CIFAR100_STD",
-    "DATASETS",
-    "IMAGES92_IDS",
-    "IMAGES92_RDMS",
-    "BrainData",
-    "Haxby",
-    "HaxbySlice",
-    "load_brain",
-    "load_cifar10",
-    "load_cifar100",
-    "load_cifar100_stretched",
-    "load_digits",
-    "load_fashion_mnist",
-    "load_haxby2001",
-    "load_haxby2001_slice",
-    "load_images92",
-    "load_images92_rdms",
-    "load_mnist",
-]
 
 CIFAR100_MEAN = (0.5102, 0.4888, 0.4381)
 CIFAR100_STD = (0.2823, 0.2703, 0.2907)
@@ -123,10 +102,8 @@ def _load_mnist(name: str, split: Split, limit: int | None) -> StimulusSet:
     path = require_file(name, f"{stem}-labels-idx1-ubyte.gz")
     labels = _read_idx(path, (count,))[:kept]
     if labels.max() > 9:
-        raise NeurordlError(
-            f"{path} holds a label {labels.max()}, expected 0 to 9: it is damaged, replace it"
-        )
-    table = pd.DataFrame({"id": [f"{name}-{split}-{number:05d}" for number in range(kept)]})
+        raise NeurordlError(f"{path} is damaged: a label {labels.max()}, expected 0 to 9; fetch it again")
+    table = _numbered(f"{name}-{split}", kept)
     if classes := REGISTRY[name].classes:
         table["name"] = np.array(classes)[labels]
     return StimulusSet.from_array(pixels, table["id"], labels=labels, table=table, source=str(path.parent))
@@ -134,6 +111,10 @@ def _load_mnist(name: str, split: Split, limit: int | None) -> StimulusSet:
 
 def _limited(count: int, limit: int | None) -> int:
     return count if limit is None else min(count, check_count("limit", limit))
+
+
+def _numbered(prefix: str, count: int) -> pd.DataFrame:
+    return pd.DataFrame({"id": [f"{prefix}-{number:05d}" for number in range(count)]})
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> Pixels:
@@ -144,8 +125,8 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> Pixels:
         if header != expected:
             raise ValueError(f"its header is {header.hex()!r}, expected {expected.hex()!r} for bytes {shape}")
         content = handle.read(math.prod(shape) + 1)  # to the checksum, which follows the last byte
-        if (count := len(content)) != math.prod(shape):
-            raise ValueError(f"it has {count} bytes or more after its header, not those of {shape}")
+        if len(content) != math.prod(shape):
+            raise ValueError(f"it has {len(content)} bytes or more after its header, not those of {shape}")
         return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
@@ -169,9 +150,9 @@ def load_cifar10(split: Split = "train", limit: int | None = None) -> StimulusSe
         The archive is missing or damaged, or its content is not what it should be.
     """
     train = [f"data_batch_{number}.bin" for number in range(1, 6)]
-    path = require_file("cifar10", "cifar-10-binary.tar.gz")
-    archive = _CifarArchive(path, "cifar-10-batches-bin", {"train": train, "test": ["test_batch.bin"]})
-    return archive.load("cifar10", split, {"name": ("batches.meta.txt", 10)}, "name", limit)
+    batches = {"train": train, "test": ["test_batch.bin"]}
+    classes = {"name": ("batches.meta.txt", 10)}
+    return _load_cifar("cifar10", "cifar-10-batches-bin", batches, classes, split, "name", limit)
 
 
 def load_cifar100(split: Split = "train", labels: Labels = "fine", limit: int | None = None) -> StimulusSet:
@@ -180,70 +161,55 @@ def load_cifar100(split: Split = "train", labels: Labels = "fine", limit: int | 
     The images are read from the official ``cifar-100-binary.tar.gz`` under ``cifar100`` in `data_root`.
     """
     check_choice("labels", labels, ("coarse", "fine"))
-    path = require_file("cifar100", "cifar-100-binary.tar.gz")
-    archive = _CifarArchive(path, "cifar-100-binary", {"train": ["train.bin"], "test": ["test.bin"]})
-    names = {"coarse": ("coarse_label_names.txt", 20), "fine": ("fine_label_names.txt", 100)}
-    return archive.load("cifar100", split, names, labels, limit)
+    batches = {"train": ["train.bin"], "test": ["test.bin"]}
+    classes = {"coarse": ("coarse_label_names.txt", 20), "fine": ("fine_label_names.txt", 100)}
+    return _load_cifar("cifar100", "cifar-100-binary", batches, classes, split, labels, limit)
 
 
-class _CifarArchive(NamedTuple):
-    """An official archive of CIFAR in binary form, which is not unpacked to the disk.
+def _load_cifar(
+    name: str,
+    folder: str,
+    batches: dict[str, list[str]],
+    classes: dict[str, tuple[str, int]],
+    split: Split,
+    labels: str,
+    limit: int | None,
+) -> StimulusSet:
+    """Read an official archive in binary form, which is not unpacked to the disk.
 
-    Attributes
+    Each image has a byte for each label, then the planes of red, green and blue, row by row.
+
+    Parameters
     ----------
-    path, folder
-        The archive, and the folder in it.
+    name, folder
+        The data set, and the folder in its archive.
     batches
         For each split, the files in the folder, with equally many images.
+    classes
+        For each label, a column of the table: the file with the names of the classes, and their number.
+    split, labels, limit
+        The part to load, the column that becomes the labels, and the number of images.
     """
-
-    path: Path
-    folder: str
-    batches: dict[str, list[str]]
-
-    def load(
-        self, name: str, split: Split, names: dict[str, tuple[str, int]], labels: str, limit: int | None
-    ) -> StimulusSet:
-        """Read images: each has a byte for each label, then the planes of red, green and blue, row by row.
-
-        Parameters
-        ----------
-        name, split
-            Parts of the ids.
-        names
-            For each label, a column of the table: the file with the names of the classes, and their number.
-        labels
-            The column that becomes the labels.
-        limit
-            The number of images to load.
-        """
-        batches = self.batches[check_choice("split", split, list(self.batches))]
-        total, width = _CIFAR_COUNTS[split], len(names) + 3 * 32 * 32
-        count, each = _limited(total, limit), total // len(batches)
-        table = pd.DataFrame({"id": [f"{name}-{split}-{number:05d}" for number in range(count)]})
-        content = b""
-        with damage_named(self.path, "fetch it again"), tarfile.open(self.path, "r:gz") as archive:
-            for batch in batches[: math.ceil(count / each)]:
-                content += self.read(archive, batch, count * width - len(content), each * width)
-            images = np.frombuffer(content, dtype=np.uint8).reshape(count, width)
-            for place, (column, (file, n_classes)) in enumerate(names.items()):
-                classes = np.array(self.read(archive, file, 1 << 16).decode("ascii", "replace").split())
-                largest = images[:, place].max()
-                if len(classes) != n_classes or largest >= n_classes:
-                    raise ValueError(f"it has {len(classes)} of {n_classes} classes, and a label {largest}")
-                table[column] = classes[images[:, place]]
-        pixels, chosen = images[:, len(names) :].reshape(-1, 3, 32, 32), list(names).index(labels)
-        return StimulusSet.from_array(
-            pixels, table["id"], labels=images[:, chosen], table=table, source=str(self.path)
-        )
-
-    def read(self, archive: tarfile.TarFile, file: str, limit: int, size: int | None = None) -> bytes:
-        """Read the first bytes of a file in the archive, which must have the size that is known."""
-        member = archive.getmember(f"{self.folder}/{file}")
-        if size is not None and member.size != size:
-            raise ValueError(f"{file} has {member.size} bytes, expected {size}")
-        handle = archive.extractfile(member)
-        return b"" if handle is None else handle.read(limit)
+    files = batches[check_choice("split", split, list(batches))]
+    path = require_file(name, REGISTRY[name].files[0].name)
+    total, width = _CIFAR_COUNTS[split], len(classes) + 3 * 32 * 32
+    count, each = _limited(total, limit), total // len(files)
+    table, content = _numbered(f"{name}-{split}", count), b""
+    with damage_named(path, "fetch it again"), tarfile.open(path, "r:gz") as archive:
+        for file in files[: math.ceil(count / each)]:
+            member = archive.getmember(f"{folder}/{file}")
+            if member.size != each * width:
+                raise ValueError(f"{file} has {member.size} bytes, expected {each * width}")
+            content += archive.extractfile(member).read(count * width - len(content))  # type: ignore[union-attr]
+        images = np.frombuffer(content, dtype=np.uint8).reshape(count, width)
+        for place, (column, (file, n_classes)) in enumerate(classes.items()):
+            text = archive.extractfile(f"{folder}/{file}").read(1 << 16)  # type: ignore[union-attr]
+            names, largest = np.array(text.decode("ascii", "replace").split()), images[:, place].max()
+            if len(names) != n_classes or largest >= n_classes:
+                raise ValueError(f"it has {len(names)} of {n_classes} classes, and a label {largest}")
+            table[column] = names[images[:, place]]
+    pixels, chosen = images[:, len(classes) :].reshape(-1, 3, 32, 32), images[:, list(classes).index(labels)]
+    return StimulusSet.from_array(pixels, table["id"], labels=chosen, table=table, source=str(path))
 
 
 def load_cifar100_stretched(
@@ -289,10 +255,10 @@ def load_cifar100_stretched(
     repeat = rows.groupby("file").cumcount() + 1
     ids = [name if n == 1 else f"{name}~{n}" for name, n in zip(rows["file"], repeat, strict=True)]
     table = pd.DataFrame({"id": ids})
-    columns = [f"{label}_{part}" for label in ("fine", "coarse") for part in ("name", "label")]
-    classes = read_table(folder / "class_names.tsv", columns[0], *columns[1:]).reset_index()
+    columns = ("fine_name", "fine_label", "coarse_name", "coarse_label")
+    classes = read_table(folder / "class_names.tsv", *columns).reset_index()
     for label in ("fine", "coarse"):
-        names = classes.drop_duplicates(f"{label}_label").set_index(f"{label}_label")[f"{label}_name"]
+        names = dict(zip(classes[f"{label}_label"], classes[f"{label}_name"], strict=True))
         table[label] = rows[label].map(names)
     pixels = np.concatenate([images for images, _ in parts])
     return StimulusSet.from_array(pixels, ids, labels=rows[labels], table=table, source=str(folder))
@@ -410,8 +376,7 @@ People = dict[str, list[str]]
 
 
 def _compact_rdms(path: Path, key: str) -> tuple[list[str], Floats, People]:
-    human = key == "human_it"
-    values, names, *people = _read_arrays(path, key, "ids", *(["human_subjects"] if human else []))
+    values, names = _read_arrays(path, key, "ids")
     ids = names.tolist()
     match_ids(IMAGES92_IDS, ids, names=("stimuli of images92", f"RDMs in {path}"))
     matrices = values.astype(np.float64).reshape(-1, *values.shape[-2:])
@@ -420,11 +385,11 @@ def _compact_rdms(path: Path, key: str) -> tuple[list[str], Floats, People]:
             f"{key!r} in {path} should be symmetric {len(ids)} x {len(ids)} matrices; fetch it again"
         )
     vectors = matrices[:, *np.triu_indices(len(ids), 1)]
-    if not human:
+    if key != "human_it":
         return ids, vectors, {}
-    subjects, n_sessions = people[0].tolist(), values.shape[1]
-    sessions = [str(number + 1) for number in range(n_sessions)] * len(subjects)
-    return ids, vectors, {"subject": np.repeat(subjects, n_sessions).tolist(), "session": sessions}
+    subjects, sessions = _read_arrays(path, "human_subjects")[0], [str(k + 1) for k in range(values.shape[1])]
+    repeated = np.repeat(subjects, len(sessions)).tolist()
+    return ids, vectors, {"subject": repeated, "session": sessions * len(subjects)}
 
 
 def _cichy_rdms(area: str) -> tuple[Floats, People]:
@@ -438,15 +403,14 @@ def _cichy_rdms(area: str) -> tuple[Floats, People]:
 def _kriegeskorte_rdms(key: str) -> tuple[Floats, People]:
     human = key == "human_it"
     path = require_file("images92", "92_brainRDMs.mat" if human else _SUPPLEMENT)
-    with warnings.catch_warnings():  # the documentation of these files says that names are read
-        warnings.simplefilter("ignore", UserWarning)
+    # the documentation of these files says that names are read
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         rdms = load_rdms(path, name="RDMs" if human else "RDMs_mIT_hIT_fig1", ids=list(IMAGES92_IDS))
     vectors, described = np.asarray(rdms.dissimilarities, dtype=np.float64), rdms.rdm_descriptors
     if not human:
         return vectors[[str(name).startswith("mIT") for name in described["name"]]][:1], {}
-    people = {name: list(map(str, described[name])) for name in ("subject", "session")}
-    order = np.lexsort((people["session"], people["subject"]))
-    return vectors[order], {name: [values[k] for k in order] for name, values in people.items()}
+    people = pd.DataFrame(described, dtype=str)[["subject", "session"]].sort_values(["subject", "session"])
+    return vectors[people.index], {name: people[name].tolist() for name in ("subject", "session")}
 
 
 class BrainData(NamedTuple):

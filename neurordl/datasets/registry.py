@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neurordl.errors import NeurordlError
-from neurordl.io import make_folder, sha256_file
+from neurordl.io import make_folder, sha256_file, write_problem
 from neurordl.validate import check_choice
 
 _ATTEMPTS = 3
@@ -183,9 +183,7 @@ def fetch_haxby(subject: int) -> Any:
     try:
         return fetch_by_nilearn(data_dir=str(data_root()), subjects=[subject], verbose=0)
     except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
-        raise NeurordlError(
-            f"nilearn could not fetch haxby2001: {error}; check the connection and try again"
-        ) from error
+        raise NeurordlError(f"nilearn could not fetch haxby2001: {error}; try again") from error
 
 
 def _download(file: File, folder: Path) -> str:
@@ -211,11 +209,8 @@ def _download(file: File, folder: Path) -> str:
         os.replace(part, target)
     except OSError as error:
         part.unlink(missing_ok=True)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = f"the disk is full ({file.size} bytes are needed)" if full else error.strerror or error
         raise NeurordlError(
-            f"cannot write {target}: {reason}; nothing was kept. Free some space, or let NEURORDL_DATA name "
-            "a folder on another disk"
+            f"cannot write {target} ({file.size} bytes): {write_problem(error)} (NEURORDL_DATA names it)"
         ) from error
     return f"downloaded, {file.size} bytes, verified"
 
@@ -223,6 +218,7 @@ def _download(file: File, folder: Path) -> str:
 def _complete(part: Path, file: File) -> None:
     """Download what is missing of a file, which may be all of it, into ``part``."""
     import requests
+    import urllib3
 
     with open(part, "ab") as handle:
         if handle.tell() >= file.size:
@@ -231,10 +227,10 @@ def _complete(part: Path, file: File) -> None:
         problem: Exception | None = None
         try:
             _append(part, file)
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             problem = error
-            if error.response is not None:  # the server answered, and will answer the same again
-                break
+            if getattr(error, "response", None) is not None:
+                break  # the server answered, and will answer the same again
         if part.stat().st_size == file.size:
             return
     if not (stored := part.stat().st_size):
@@ -249,7 +245,6 @@ def _complete(part: Path, file: File) -> None:
 def _append(part: Path, file: File) -> None:
     """Request the bytes that are missing and append them; no more than the file has are ever stored."""
     import requests
-    import urllib3
 
     start = part.stat().st_size
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
@@ -259,11 +254,9 @@ def _append(part: Path, file: File) -> None:
         resumed = response.status_code == 206 and span.startswith(f"bytes {start}-")
         missing = file.size - start if resumed else file.size
         with open(part, "ab" if resumed else "wb") as handle:
-            try:  # the bytes as they are sent: a .gz file must not be unpacked on the way
-                for block in response.raw.stream(_BLOCK_BYTES, decode_content=False):
-                    handle.write(block[:missing])
-                    missing -= len(block)
-                    if missing < 0:
-                        break
-            except urllib3.exceptions.HTTPError as error:  # raw bypasses requests' own wrapping
-                raise requests.ConnectionError(error) from error
+            # the bytes as they are sent: a .gz file must not be unpacked on the way
+            for block in response.raw.stream(_BLOCK_BYTES, decode_content=False):
+                handle.write(block[:missing])
+                missing -= len(block)
+                if missing < 0:
+                    break

@@ -138,8 +138,8 @@ def volume_times(
         unit = image.header.get_xyzt_units()[1]
     except KeyError:  # a code that NIfTI does not define
         unit = "unknown"
-    header_step = float(image.header.get_zooms()[3]) * {"msec": 1e-3, "usec": 1e-6}.get(unit, 1.0)
-    has_unit = unit in ("sec", "msec", "usec")
+    seconds_of = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+    has_unit, header_step = unit in seconds_of, float(image.header.get_zooms()[3]) * seconds_of.get(unit, 1.0)
     step = header_step if recorded is None else recorded
     if not isinstance(step, Real) or isinstance(step, bool) or not 0 < float(step) <= _LONGEST:
         problem = f"is not plausible: expected seconds above 0 and at most {_LONGEST:g}"
@@ -153,12 +153,9 @@ def volume_times(
         notice = f"{source} says {seconds:g} s between volumes and the header of {name} {header_step:g} s"
         warnings.warn(f"{notice}; the first is used: if it is wrong, pass t_r=", stacklevel=3)
     if isinstance(start, Real) and abs(float(start) - seconds * slice_time_ref) > 0.05 * seconds:
-        warnings.warn(
-            f"{start_source} says that slice timing correction brought {name} to {float(start):g} s after "
-            f"the start of each volume (StartTime): that is slice_time_ref={float(start) / seconds:.3g}, but "
-            f"slice_time_ref={slice_time_ref:g} is used",
-            stacklevel=3,
-        )
+        notice = f"{start_source} says that slices of {name} were corrected to {float(start):g} s (StartTime)"
+        notice += f": that is slice_time_ref={float(start) / seconds:.3g}, but slice_time_ref="
+        warnings.warn(f"{notice}{slice_time_ref:g} is used", stacklevel=3)
     return seconds, np.asarray(seconds * (np.arange(image.shape[3]) + slice_time_ref), dtype=np.float64)
 
 

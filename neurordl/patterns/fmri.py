@@ -23,7 +23,7 @@ from neurordl.patterns.bids import inherited_files, match_tables, parse_name, re
 from neurordl.patterns.images import Image, Mask, Regions, load_image, read_mask, values_in
 from neurordl.patterns.models import ModelName, Run, RunModel, find_model, warn_of_lag
 from neurordl.patterns.tables import Confounds, Table, as_list, read_events, read_table, table_name
-from neurordl.validate import check_columns, listed
+from neurordl.validate import check_choice, check_columns, listed
 
 Folder: TypeAlias = str | os.PathLike[str]
 Images: TypeAlias = Image | Sequence[Image]
@@ -44,6 +44,16 @@ class _Options(TypedDict, total=False):
 
 
 class _WithResiduals(_Options):
+    residuals: Literal[True]
+
+
+class _BidsOptions(_Options, total=False):
+    events_root: Folder | None
+    subjects: Names
+    sessions: Names
+
+
+class _BidsWithResiduals(_BidsOptions):
     residuals: Literal[True]
 
 
@@ -140,9 +150,7 @@ def read_patterns(
     ... )  # doctest: +SKIP
     """
     if events is None:
-        raise NeurordlError(
-            "read_patterns needs events=, a table for each image; for betas, use read_betas (--table)"
-        )
+        raise NeurordlError("read_patterns needs events= for each image; read_betas (--table) reads betas")
     model = find_model(model)
     confounds = confounds if isinstance(confounds, Confounds) else Confounds(confounds)
     leave_out = as_list(leave_out, (str,), "leave_out")
@@ -157,7 +165,7 @@ def read_patterns(
     if confounds.tables is not None:
         of_confounds = match_tables(scans.files, as_list(confounds.tables), "confounds")
     series, kept, counts = scans.read()
-    estimates, notes, conditions = [], [], list[str]()
+    estimates, notes = [], []
     for k, (image, file, data) in enumerate(zip(scans.images, scans.files, series, strict=True)):
         if image.ndim != 4:
             raise NeurordlError(f"{file} has shape {image.shape}; expected 4D BOLD (read_betas reads betas)")
@@ -167,9 +175,6 @@ def read_patterns(
         regressors, volumes = confounds.read(file, n_volumes, of_confounds[k])
         run = Run(file, data if volumes is None else data[volumes], run_events, times, regressors, volumes)
         estimate = model.fit(run)
-        conditions += estimate.rows["condition"].tolist()
-        wanted = ~estimate.rows["condition"].isin(leave_out).to_numpy()
-        estimate = replace(estimate, rows=estimate.rows[wanted], patterns=estimate.patterns[wanted])
         estimates.append(estimate)
         note = {"run": scans.runs[k], "t_r": step, "volumes": n_volumes, "events": Path(name).name}
         note["dof"] = estimate.dof
@@ -177,17 +182,17 @@ def read_patterns(
             note["confounds"] = 0 if regressors is None else regressors.shape[1]
             note["excluded"] = n_volumes - len(run.data)
         notes.append(note)
-    if unknown := [name for name in leave_out if name not in conditions]:
-        known = listed(dict.fromkeys(conditions))
-        raise NeurordlError(f"leave_out= has {unknown[0]!r}, but the conditions are {known}")
-    if set(conditions) <= set(leave_out):
+    rows = scans.rows([estimate.rows for estimate in estimates])
+    for name in leave_out:
+        check_choice("leave_out", name, list(rows["stimulus"].unique()))
+    wanted = ~rows["stimulus"].isin(leave_out).to_numpy()
+    if not wanted.any():
         raise NeurordlError(f"leave_out= leaves no condition of {', '.join(leave_out)}")
     warn_of_lag(model, estimates)
     provenance = {"model": model.name, "condition": condition, "leave_out": leave_out, **asdict(model)}
     provenance |= {**counts, "runs": notes}
-    values = np.concatenate([estimate.patterns for estimate in estimates])
-    rows = scans.rows([estimate.rows for estimate in estimates])
-    patterns = scans.dataset(values, rows, kept, provenance)
+    values = np.concatenate([estimate.patterns for estimate in estimates])[wanted]
+    patterns = scans.dataset(values, rows[wanted], kept, provenance)
     if not residuals:
         return patterns
     values = np.concatenate([estimate.residuals for estimate in estimates])
@@ -397,17 +402,11 @@ def _per_image(argument: str, names: Names, n_images: int) -> list[str] | None:
 
 @overload
 def read_bids(
-    root: Folder,
-    task: str,
-    space: str | None = ...,
-    mask: Masks = ...,
-    *,
-    residuals: Literal[True],
-    **options: Any,
+    root: Folder, task: str, space: str | None = ..., mask: Masks = ..., **options: Unpack[_BidsWithResiduals]
 ) -> tuple[dict[str, Dataset], dict[str, Dataset]]: ...
 @overload
 def read_bids(
-    root: Folder, task: str, space: str | None = ..., mask: Masks = ..., **options: Any
+    root: Folder, task: str, space: str | None = ..., mask: Masks = ..., **options: Unpack[_BidsOptions]
 ) -> dict[str, Dataset]: ...
 def read_bids(
     root: Folder,
@@ -504,10 +503,7 @@ def _choose(entity: str, wanted: Names, images: Iterable[Path]) -> list[str]:
     if wanted is None:
         return names
     chosen = [name.removeprefix(f"{entity}-") for name in as_list(wanted, (str,), entity)]
-    if absent := [name for name in chosen if name not in names]:
-        known = listed((f"{entity}-{name}" for name in names), most=40)
-        raise NeurordlError(f"there is no {entity}-{absent[0]}; there are {known}")
-    return chosen
+    return [check_choice(entity, name, names) for name in chosen]
 
 
 def _bids_events(image: Path, base: Path, events_root: Folder | None) -> Path:
@@ -520,10 +516,9 @@ def _bids_events(image: Path, base: Path, events_root: Folder | None) -> Path:
         folders = [place / folder for folder in (*reversed(within.parents), within)]
         if events := inherited_files(image, folders, "events", ".tsv"):
             return events[-1]
-    raise NeurordlError(
-        f"{image.name} has no events: no *_events.tsv with its entities (sub-, ses-, task-, run-, ...) is in "
-        f"{' or '.join(str(place / within) for place in roots)}, or in the folders above; pass events_root="
-    )
+    places = " or ".join(str(place / within) for place in roots)
+    problem = f"no *_events.tsv with its entities (sub-, task-, ...) is in {places}, or above"
+    raise NeurordlError(f"{image.name} has no events: {problem}; pass events_root=")
 
 
 def _bids_mask(mask: Masks, subject: str, images: Sequence[Path]) -> Region:

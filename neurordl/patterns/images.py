@@ -154,7 +154,7 @@ def _on_grid(
     image: nib.Nifti1Image, grid: nib.Nifti1Image, interpolation: Literal["linear", "nearest"], name: str
 ) -> tuple[npt.NDArray[Any], bool]:
     """Values of an image on the grid of another one, and whether it was resampled, which is a notice."""
-    from nilearn.image import resample_img
+    from nilearn.image import resample_to_img
 
     resampled = not same_grid(image, grid)
     try:
@@ -164,9 +164,8 @@ def _on_grid(
             # nilearn keeps the type of an image, which would round interpolated values
             if interpolation == "linear" and image.get_data_dtype().kind != "f":
                 image = nib.Nifti1Image(np.asarray(image.dataobj, dtype=np.float64), image.affine)
-            target = {"target_affine": grid.affine, "target_shape": grid.shape[:3]}
-            target |= {"interpolation": interpolation, "copy_header": True, "force_resample": True}
-            image = resample_img(image, **target)
+            settings = {"interpolation": interpolation, "copy_header": True, "force_resample": True}
+            image = resample_to_img(image, grid, **settings)
         return np.asanyarray(image.dataobj), resampled
     except (*_DAMAGE, np.linalg.LinAlgError) as error:
         place = " on the grid of the images" if resampled else ""
@@ -222,8 +221,7 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
             raise NeurordlError(f"the atlas {name} has no ROI {unknown[0]}; it has {listed(sorted(present))}")
         numbers = [number for number in numbers if not rois or names[number] in rois]
     elif len(numbers) > 1:
-        problem = f"has {len(numbers)} labels without names"
-        raise NeurordlError(f"the atlas {name} {problem}; pass Regions(image, labels)")
+        raise NeurordlError(f"the atlas {name} has {len(numbers)} labels without names; pass labels=")
     elif rois is not None:
         if len(rois) != 1:
             raise NeurordlError(f"the mask {name} is binary, one ROI, but rois= has {len(rois)} names")
@@ -242,13 +240,11 @@ def _label_names(labels: Labels) -> dict[int, str]:
     table = read_table(labels, "labels=")
     check_columns("the table of label names", table, ("index", "name"))
     names: dict[int, str] = {}
-    for number, name in zip(table["index"], table["name"], strict=True):
-        try:
-            label = int(float(number))
-            if float(number) != label:
-                raise ValueError(f"{number!r} is not a whole number")
-        except (TypeError, ValueError, OverflowError) as error:
-            raise NeurordlError(f"labels= needs whole numbers with names ({{1: 'V1'}}): {error}") from error
+    numbers = pd.to_numeric(table["index"], errors="coerce").astype(np.float64)
+    if (wrong := table["index"][numbers % 1 != 0]).size:
+        problem = f"{wrong.iloc[0]!r} is not a whole number"
+        raise NeurordlError(f"labels= needs whole numbers with names ({{1: 'V1'}}): {problem}")
+    for label, name in zip(numbers.astype(int), table["name"], strict=True):
         # n/a is refused only where the atlas has this label
         if not pd.isna(name) and names.setdefault(label, str(name)) != str(name):
             raise NeurordlError(f"label {label} has two names, {names[label]!r} and {str(name)!r}; give one")

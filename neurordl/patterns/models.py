@@ -202,12 +202,9 @@ class GLM(RunModel):
         responding = _responding(X)
         empty = [regressor for regressor, index in zip(wanted, indices, strict=True) if not responding[index]]
         rank = int(np.linalg.matrix_rank(X))
-        problem = None
-        if empty:
-            problem = f"{empty[0]!r} has no response within the run ({len(empty)} such)"
-        elif rank >= len(X):
+        if empty or rank >= len(X):
             problem = f"{X.shape[1]} regressors for {len(X)} volumes leave no degrees of freedom"
-        if problem is not None:
+            problem = f"{empty[0]!r} has no response within the run ({len(empty)} such)" if empty else problem
             raise NeurordlError(f"{run.name}: {problem}; check events, t_r and confounds, or leave some out")
         if rank < X.shape[1]:
             notice = f"{run.name}: the design matrix has rank {rank} for {X.shape[1]} regressors; "
@@ -225,10 +222,8 @@ class GLM(RunModel):
 
         None if there is no HRF, or if events are shorter than the time between volumes.
         """
-        n_volumes = len(run.times)
-        if self.hrf_model is None or n_volumes < 2:
-            return None
-        if (run.events["duration"] < run.times[1] - run.times[0]).any():
+        times, durations = run.times, run.events["duration"]
+        if self.hrf_model is None or len(times) < 2 or (durations < times[1] - times[0]).any():
             return None
         shares = []
         for model in (self, replace(self, hrf_model=None)):
@@ -287,10 +282,8 @@ class GLM(RunModel):
         except (ValueError, TypeError, NotImplementedError, np.linalg.LinAlgError) as error:
             raise NeurordlError(f"{run.name}: nilearn cannot make the design matrix: {error}") from error
         if not set(columns.values()) <= set(design):  # FIR has a column for each delay
-            problem = f"hrf_model={self.hrf_model!r} has several regressors for each condition"
-            raise NeurordlError(
-                f"{problem}; choose a model with one, or with derivatives ('spm + derivative')"
-            )
+            problem = "has several regressors for each condition; choose a model with one, such as 'spm'"
+            raise NeurordlError(f"hrf_model={self.hrf_model!r} {problem}")
         return design if run.kept is None else design.iloc[run.kept], columns
 
 
@@ -309,10 +302,10 @@ class LSA(GLM):
 
 @dataclass(frozen=True, kw_only=True)
 class LSS(GLM):
-    """Least squares separate: for each trial a GLM with this trial beside the others, by condition.
+    """Least squares separate: one GLM for each trial, in which the trial has a regressor of its own.
 
-    See Mumford et al. (2012, NeuroImage 59:2636) and Turner et al. (2012). The residuals are those of the GLM
-    with one regressor for each condition.
+    The other trials share one regressor for each condition. See Mumford et al. (2012, NeuroImage 59:2636) and
+    Turner et al. (2012). The residuals are those of the GLM with one regressor for each condition.
     """
 
     name: ClassVar[str] = "lss"
@@ -425,19 +418,15 @@ def _explained(data: Floats, X: Floats, chosen: Bools) -> Share:
     chosen
         (regressors,)
     """
-    rest = _basis(X[:, ~chosen])
+    from scipy.linalg import orth
+
+    rest = orth(X[:, ~chosen], rcond=1e-10)
     variance = np.einsum("ij,ij->j", data, data) - ((rest.T @ data) ** 2).sum(axis=0)
     varying = variance > 0
 
     def share(columns: Floats) -> float:
-        basis = _basis(columns - rest @ (rest.T @ columns))
+        basis = orth(columns - rest @ (rest.T @ columns), rcond=1e-10)
         return float((((basis.T @ data) ** 2).sum(axis=0)[varying] / variance[varying]).sum())
 
     steps = [len(X) * k // (_N_SHIFTS + 1) for k in range(1, _N_SHIFTS + 1)]
     return share(X[:, chosen]), float(np.mean([share(np.roll(X[:, chosen], step, axis=0)) for step in steps]))
-
-
-def _basis(columns: Floats) -> Floats:
-    """Orthonormal columns that span the same space."""
-    vectors, values, _ = np.linalg.svd(columns, full_matrices=False)
-    return np.asarray(vectors[:, values > values.max(initial=0.0) * 1e-10])

@@ -273,10 +273,10 @@ def why_unfit(network: nn.Module, batches: Sequence[Tensor], error: RuntimeError
     expected = [str(module.in_channels) for module in network.modules() if hasattr(module, "in_channels")]
     channels = list(dict.fromkeys(str(shape[0]) for shape in shapes))
     if not expected or expected[:1] == channels:
-        return (
-            f"the {role} does not take images of {text}: {error}; prepare them in another size=, or make "
-            f"another {role}"
-        )
+        remedy = "prepare them in another size="
+        if odd := {tensor.dtype for tensor in network.parameters()} - {batches[0].dtype}:
+            remedy = f"give its {odd.pop()} parameters the dtype of the images, {batches[0].dtype}"
+        return f"the {role} does not take images of {text}: {error}; {remedy}, or make another {role}"
     remedy = f"prepare images with channels={expected[0]}"
     if len(channels) == 1:
         remedy += f", or make the {role} with in_channels={channels[0]}"

@@ -87,11 +87,9 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
     outside = (onset < 0) | (onset >= length) | (duration < 0) | (onset + duration / 2 > length)
     if outside.any():
         stimulus, start, seconds = events[outside].iloc[0]
-        raise NeurordlError(
-            f"{name}: the event {stimulus!r} from {start:g} s to {start + seconds:g} s lies outside the run, "
-            f"which lasts {length:g} s ({outside.sum()} such events); check that events and image belong "
-            "together, that onsets and durations are in seconds, and t_r, or leave these rows out"
-        )
+        problem = f"from {start:g} s to {start + seconds:g} s lies outside the run, which lasts {length:g} s"
+        remedy = "check that onsets and durations are in seconds, and t_r, or leave these rows out"
+        raise NeurordlError(f"{name}: the event {stimulus!r} {problem} ({outside.sum()} such); {remedy}")
     return events.sort_values("onset", kind="stable", ignore_index=True)
 
 

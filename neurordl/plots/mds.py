@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.transforms import Bbox
@@ -79,18 +81,16 @@ def plot_mds(
     labels = categories_of(rdms, categories, stimuli)
     ax = ax or style.new_axes(4.6 + style.legend_inches(labels or []), 4.6)
     _frame(ax, places, f"{n} stimuli, stress {stress:.2f}")
-    names = list(dict.fromkeys(labels or [""]))
-    numbers = np.array([names.index(label) for label in labels or [""] * n])
+    codes, names = pd.factorize(np.array(labels or [""] * n))
     for k, name in enumerate(names):
-        shown = places[numbers == k] if stimuli is None else np.full((1, 2), np.nan)
+        shown = places[codes == k] if stimuli is None else np.full((1, 2), np.nan)
         marker = style.marker_of(k) if stimuli is None else "s"
         ax.plot(*shown.T, marker, color=style.color_of(k), markersize=style.scaled(6), label=name)
-    if labels:
-        style.legend(ax)
+    style.legend(ax)
     style.settle(ax)  # with the legend: the room that remains decides on the size of the images
     if stimuli is not None:
         size = float(np.clip(72 * min(style.inches(ax)) * 0.6 / np.sqrt(n), 6, 40))
-        edges = [style.color_of(k) for k in numbers] if labels else None
+        edges = [style.color_of(k) for k in codes.tolist()] if labels else None
         _draw_images(ax, thumbnails(stimuli, stimulus_ids(rdms)), places, size, edges)
         half = 0.01 + size / 144 / min(style.inches(ax))  # of an image, as a share of the Axes
         ax.margins(half / (1 - 2 * half))
@@ -139,7 +139,11 @@ def plot_rdm_mds(
     names = [name for name, group in groups.items() for _ in range(group.n_rdm)]
     if len(names) < 3:
         raise NeurordlError(f"a plane of RDMs needs three or more, but there are {len(names)}")
-    ids = _shared_ids(groups, missing)
+    largest = max(groups, key=lambda name: groups[name].n_cond)
+    ids: Sequence[str] = stimulus_ids(groups[largest])
+    for name, group in groups.items():  # with "error" no group may have more ids than another
+        sides = (largest or "RDMs", name or "RDMs")
+        ids = match_ids(ids, stimulus_ids(group), names=sides, missing=missing).matched
     vectors = np.concatenate([reindex(group, ids) for group in groups.values()])
     stack = RDMs(vectors, pattern_descriptors={"stimulus": list(ids)})
     similarities = compare(stack, stack, comparison)
@@ -156,17 +160,15 @@ def plot_rdm_mds(
     note = f"{len(names)} RDMs of {len(ids)} stimuli\ndistance 1 − {comparison}, stress {stress:.2f}"
     _frame(ax, places, note)
     texts: list[tuple[str, Floats, str]] = []
-    start = 0
+    ends = np.cumsum([group.n_rdm for group in groups.values()])
     for k, (name, group) in enumerate(groups.items()):
-        shown = places[start : start + group.n_rdm]
-        start += group.n_rdm
+        shown = places[ends[k] - group.n_rdm : ends[k]]
         words, pattern = style.shortened(_labels(group, label))
         title = f"{name}\n{pattern}".strip()
         color, size = style.color_of(k), style.scaled(6)
         ax.plot(*shown.T, style.marker_of(k), label=title, color=color, ms=size, alpha=0.85, mew=0)
         texts += [(word, place, color) for word, place in zip(words, shown, strict=False)]
-    if any(ax.get_legend_handles_labels()[1]):
-        style.legend(ax)
+    style.legend(ax)
     _place_labels(ax, texts, places)
     return ax
 
@@ -176,16 +178,6 @@ def _is_squared(rdms: RDMs) -> bool:
     measure = dissimilarity_from_text(str(rdms.dissimilarity_measure))
     kernel = measure.kernel if measure is not None else None
     return kernel is not None and (kernel.normalize, kernel.root, kernel.sides) == ("none", False, None)
-
-
-def _shared_ids(groups: Mapping[str, RDMs], missing: Literal["error", "ignore"]) -> Sequence[str]:
-    """The ids that all groups have; with "error" no group may have others."""
-    largest = max(groups, key=lambda name: groups[name].n_cond)
-    ids: Sequence[str] = stimulus_ids(groups[largest])
-    for name, group in groups.items():
-        names = (largest or "RDMs", name or "RDMs")
-        ids = match_ids(ids, stimulus_ids(group), names=names, missing=missing).matched
-    return ids
 
 
 def _labels(group: RDMs, label: str | None) -> list[str]:
@@ -201,7 +193,7 @@ def _scale(distances: Floats, seed: int) -> tuple[Floats, float]:
     scaling = smacof(distances / largest, n_components=2, n_init=8, random_state=seed, max_iter=500, eps=1e-7)
     places = np.asarray(scaling[0]) * largest
     places -= places.mean(axis=0)
-    places = places @ np.linalg.svd(places, full_matrices=False)[2].T
+    places @= np.linalg.svd(places, full_matrices=False)[2].T
     places *= np.where(places[np.abs(places).argmax(axis=0), (0, 1)] < 0, -1, 1)  # no mirror by chance
     achieved = np.linalg.norm(places[:, None] - places[None], axis=-1)
     return places, float(np.sqrt(((achieved - distances) ** 2).sum() / (achieved**2).sum()))
@@ -218,11 +210,10 @@ def _frame(ax: Axes, places: Floats, note: str) -> None:
 
 def _draw_images(ax: Axes, images: Pixels, places: Floats, size: float, edges: Sequence[str] | None) -> None:
     """Draw images of ``size`` points at places in the data, framed in the colors ``edges``."""
-    for k, (image, place) in enumerate(zip(images, places, strict=True)):
+    width = max(0.6, size / 18) if edges else 0
+    for image, place, edge in zip(images, places, edges or ["none"] * len(images), strict=True):
         picture = OffsetImage(image, zoom=size / max(image.shape[:2]), interpolation="antialiased")
-        frame: dict[str, object] = {"linewidth": 0, "facecolor": "none"}
-        if edges is not None:  # filled, so that no paper shows between the frame and the image
-            frame = {"linewidth": max(0.6, size / 18), "facecolor": edges[k], "edgecolor": edges[k]}
+        frame = {"linewidth": width, "color": edge}  # filled: no paper shows between frame and image
         box = AnnotationBbox(picture, tuple(place), pad=0.06, bboxprops=frame)
         box.set_zorder(3)
         ax.add_artist(box)
@@ -240,24 +231,17 @@ def _place_labels(ax: Axes, texts: Sequence[tuple[str, Floats, str]], points: Fl
     line = 1.2 * style.font_points("small")  # points
     height = line * ax.figure.dpi / 72  # pixels
     taken: list[Bbox] = []
-
-    def box_at(text: str, place: Floats, reach: float, side: tuple[int, int]) -> Bbox:
-        """The box of a text, ``reach`` lines away from its place; the text ends or starts there."""
-        width = style.LETTER * height / 1.2 * len(text)
-        x, y = ax.transData.transform(place) + reach * height * np.array(side)
-        dx, dy = (np.array(side) - 1) / 2  # -1, -0.5 or 0 times the size of the box
-        return Bbox.from_bounds(x + dx * width, y + dy * height, width, height)
-
-    def cost(box: Bbox, reach: float) -> float:
-        """How much a text would hide, and how far off it would stand."""
-        area = box.width * box.height
-        hidden = box.padded(0.3 * height).count_contains(dots)
-        overlap = sum(_shared_area(box, other) for other in taken) / area
-        return round(3 * overlap + 0.8 * hidden + 0.15 * reach + 4 * (1 - _shared_area(box, frame) / area), 9)
-
     for text, place, color in texts:
-        options = [(reach, side, box_at(text, place, reach, side)) for reach in _REACHES for side in _SIDES]
-        reach, side, box = min(options, key=lambda option: cost(option[2], option[0]))
+        options: list[tuple[float, float, tuple[int, int], Bbox]] = []
+        for reach, side in itertools.product(_REACHES, _SIDES):
+            size = np.array([style.LETTER * height / 1.2 * len(text), height])
+            edge = ax.transData.transform(place) + reach * height * np.array(side)
+            box = Bbox.from_bounds(*(edge + (np.array(side) - 1) / 2 * size), *size)
+            hidden = box.padded(0.3 * height).count_contains(dots)
+            overlap, inside = (sum(_shared_area(box, b) for b in boxes) for boxes in (taken, [frame]))
+            cost = 0.8 * hidden + 0.15 * reach + (3 * overlap - 4 * inside) / size.prod()
+            options.append((round(cost, 9), reach, side, box))
+        _, reach, side, box = min(options, key=lambda option: option[0])
         taken.append(box)
         offset = (line * reach * side[0], line * reach * side[1])
         arrow = {"arrowstyle": "-", "color": color, "lw": 0.5, "alpha": 0.6} if reach > 1 else None
@@ -268,5 +252,5 @@ def _place_labels(ax: Axes, texts: Sequence[tuple[str, Floats, str]], points: Fl
 
 def _shared_area(a: Bbox, b: Bbox) -> float:
     """The area of the overlap of two boxes."""
-    width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-    return float(width * height) if width > 0 and height > 0 else 0.0
+    overlap = Bbox.intersection(a, b)
+    return float(overlap.width * overlap.height) if overlap else 0.0

@@ -20,6 +20,7 @@ from neurordl.errors import NeurordlError
 from neurordl.plots import style
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.stimuli import StimulusSet
+from neurordl.validate import listed
 
 Pixels = npt.NDArray[Any]
 Blocks = Sequence[tuple[int, int]]
@@ -131,11 +132,9 @@ def categories_of(
     ids = stimulus_ids(rdms)
     if isinstance(categories, str):
         if stimuli is None or categories not in stimuli.table:
-            known = ", ".join(sorted({*rdms.pattern_descriptors} - {"index"})) or "none"
-            columns = f"; the table of the stimuli: {', '.join(map(str, stimuli.table))}" if stimuli else ""
-            raise NeurordlError(
-                f"the RDMs have no pattern descriptor {categories!r}; it has {known}{columns}"
-            )
+            known = listed(sorted({*rdms.pattern_descriptors} - {"index"}), most=40) or "none"
+            known += f"; the table of the stimuli: {listed(stimuli.table, most=40)}" if stimuli else ""
+            raise NeurordlError(f"the RDMs have no pattern descriptor {categories!r}; they have {known}")
         categories = dict(zip(stimuli.ids, stimuli.table[categories], strict=True))
     if missing := [stimulus for stimulus in ids if stimulus not in categories]:
         raise NeurordlError(f"{len(missing)} stimuli have no category, such as {missing[0]!r}; give each one")
@@ -208,9 +207,9 @@ def _mark_categories(ax: Axes, labels: Sequence[str], blocks: Blocks) -> None:
     n = len(labels)
     narrowest = 72 * min(style.inches(ax)) / n * min(end - start for start, end in blocks)  # points
     width = float(np.clip(0.08 * narrowest, 0.2, 0.8))
-    for edge, _ in blocks[1:]:
-        ax.plot([-0.5, n - 0.5], [edge - 0.5] * 2, color="white", linewidth=width)
-        ax.plot([edge - 0.5] * 2, [-0.5, n - 0.5], color="white", linewidth=width)
+    edges = [start - 0.5 for start, _ in blocks[1:]]
+    for draw in (ax.hlines, ax.vlines):
+        draw(edges, -0.5, n - 0.5, color="white", linewidth=width)
     _name_rows(ax, [(a + b - 1) / 2 for a, b in blocks], [labels[a] for a, _ in blocks])
 
 
@@ -220,8 +219,5 @@ def _name_rows(ax: Axes, places: Sequence[float], names: Sequence[str]) -> None:
     cells = abs(float(np.subtract(*ax.get_ylim())))
     gap = 72 * min(style.inches(ax)) * min(np.diff(places), default=cells) / cells
     ax.set_yticks(places, names)
-    if gap > 1.5 * size:
-        ax.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
-    else:
-        ax.set_xticks(places, names, rotation=90)
+    ax.set_xticks(places, names, **(style.SLANTED if gap > 1.5 * size else {"rotation": 90}))
     ax.tick_params(axis="both", labelsize=float(np.clip(0.95 * gap, 4.5, size)))

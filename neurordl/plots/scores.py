@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
@@ -52,6 +53,8 @@ class _Table:
         frame = _named(frame, "roi", "layer", "subject")
         frame = frame.assign(**{name: np.nan for name in _OPTIONAL if name not in frame})
         known = list(dict.fromkeys(frame["roi"]))
+        if roi is not None and known == [""]:
+            raise NeurordlError(f"roi={roi!r}: the scores have no ROIs; leave roi= out")
         rois = known if roi is None else [roi] if isinstance(roi, str) else list(roi)
         for name in rois:
             check_choice("roi", name, known)
@@ -85,8 +88,8 @@ class _Table:
         """What the means were measured on, stimuli and subjects, and what their intervals are over."""
         counts = []
         for name, (single, several) in _COUNTS.items():
-            if count := style.extent(self.means[name].dropna()):
-                counts.append(f"{count} {single if count == '1' else several}")
+            count = style.extent(self.means[name].dropna())
+            counts += [f"{count} {single if count == '1' else several}"] if count else []
         lines = [", ".join(counts)] if counts else []
         over = [str(name) for name in self.means["generalizes_to"].dropna().unique() if name]
         if over and self.means["ci_low"].notna().any():
@@ -153,10 +156,11 @@ def plot_scores(
             raise NeurordlError("comparisons=True needs an Evaluation; else pass a table of comparisons")
         comparisons = scores.comparisons
     rows = [] if comparisons is False else _significant_rows(comparisons, table, p_comparisons, alpha)
+    rows_inches = style.scaled(0.085) * _n_slots(rows)
     new = ax is None
     if ax is None:
         width = min(max(5.0, 2.6 + 0.35 * len(table.layers) * len(table.rois) ** 0.5), 14.0)
-        ax = style.new_axes(width, 3.4 + _rows_inches(rows))
+        ax = style.new_axes(width, 3.4 + rows_inches)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
     for k in range(len(table.rois)):
         _draw_roi(ax, table, k, table.mean(p)[:, k] >= alpha)
@@ -166,7 +170,7 @@ def plot_scores(
         ax.figure.set_figheight(ax.figure.get_figheight() + below)
     ax.set_ylabel(f"RDM similarity ({table.comparison})" if table.comparison else "RDM similarity")
     if rows:
-        _draw_rows(ax, rows, min(_rows_inches(rows) / style.inches(ax)[1], 0.5 if new else 0.4))
+        _draw_rows(ax, rows, min(rows_inches / style.inches(ax)[1], 0.5 if new else 0.4))
     handles, labels = map(list, ax.get_legend_handles_labels())
     if np.isfinite(table.mean(p)).any():
         handles.append(_gray_mark("o", 6, "white"))
@@ -198,16 +202,14 @@ def _draw_roi(ax: Axes, table: _Table, k: int, hollow: Bools) -> None:
     rank, count = by_layer.cumcount().to_numpy(), by_layer["score"].transform("size").to_numpy()
     spread = min(0.1, 0.25 * step) * (2 * rank / np.maximum(count - 1, 1) - (count > 1))
     x = places[[table.layers.index(layer) for layer in dots["layer"]]] + spread
-    color, small = style.color_of(k), style.scaled(5)
-    # all dots in one call, since many artists are slow
-    ax.plot(x, dots["score"].to_numpy(float), ".", color=color, alpha=0.45, ms=small, mew=0, zorder=2)
+    color = style.color_of(k)
+    style.dots(ax, k, x, dots["score"].to_numpy(float))  # all in one call, since many artists are slow
     reach = np.abs(np.stack([low, high]) - score)
     size = float(np.clip(0.35 * room, 2.5, style.scaled(7)))
     label = f"{name} mean".strip() + (", 95 % CI" if np.isfinite(reach).any() else "")
     style.mark(ax, k, places, score, label, size, yerr=np.nan_to_num(reach))
     for place in places[np.isnan(score)]:
-        text = " undefined"
-        ax.text(place, 0, text, ha="center", va="bottom", fontsize="xx-small", color=color, rotation=90)
+        ax.text(place, 0, " undefined", ha="center", va="bottom", size="xx-small", color=color, rotation=90)
     hollow = hollow & np.isfinite(score)
     if hollow.any():
         marker = style.marker_of(k)
@@ -238,12 +240,11 @@ def _significant_rows(comparisons: pd.DataFrame, table: _Table, p: str, alpha: f
     check_columns("the table of comparisons", comparisons, columns)
     frame = _named(comparisons, "roi", "layer_a", "layer_b")
     frame = frame[frame["roi"].isin(table.rois)]
-    for name in (*frame["layer_a"], *frame["layer_b"]):
-        if name not in table.layers:
-            raise NeurordlError(f"the comparisons name layer {name!r}, which has no score in the table")
-    seen: set[tuple[str, frozenset[str]]] = set()
+    if unknown := {*frame["layer_a"], *frame["layer_b"]} - {*table.layers}:
+        raise NeurordlError(f"the comparisons name layer {min(unknown)!r}, which has no score in the table")
     rows: dict[tuple[int, int], list[int]] = {}
-    for roi, a, b, difference, p_value in zip(*(frame[column] for column in columns), strict=True):
+    seen: set[tuple[str, frozenset[str]]] = set()
+    for roi, a, b, difference, p_value in frame[columns].itertuples(index=False):
         pair = (roi, frozenset((a, b)))
         if pair in seen:
             raise NeurordlError(f"the comparisons hold {a!r} and {b!r} twice for ROI {roi!r}; drop one")
@@ -256,12 +257,8 @@ def _significant_rows(comparisons: pd.DataFrame, table: _Table, p: str, alpha: f
 
 
 def _n_slots(rows: Rows) -> float:
-    return len(rows) + len({k for k, _, _ in rows}) + 0.25  # a free one below each ROI, some room above
-
-
-def _rows_inches(rows: Rows) -> float:
-    """The height that the rows ask for."""
-    return style.scaled(0.085) * _n_slots(rows) if rows else 0.0
+    """The height of rows in rows: there is a free one below each ROI, and some room above."""
+    return len(rows) + len({k for k, _, _ in rows}) + 0.25 if rows else 0
 
 
 def _draw_rows(ax: Axes, rows: Rows, share: float) -> None:
@@ -277,12 +274,11 @@ def _draw_rows(ax: Axes, rows: Rows, share: float) -> None:
     heights = 1 - share * (np.arange(len(rows)) + 0.75 + [rois.index(k) for k, _, _ in rows]) / _n_slots(rows)
     size = min(style.scaled(4), 0.8 * 72 * share * style.inches(ax)[1] / _n_slots(rows))  # points
     for (k, better, worse), height in zip(rows, heights, strict=True):
-        color, ends = style.color_of(k), [min(better, *worse), max(better, *worse)]
-        width = style.scaled(0.6)
-        ax.plot(ends, [height] * 2, "-", color=color, lw=width, alpha=0.6, transform=across, zorder=2)
-        for places, marker, width in ((worse, "|", style.scaled(1)), ([better], "o", 0)):
-            y = [height] * len(places)
-            ax.plot(places, y, marker, color=color, markersize=size, mew=width, transform=across, zorder=3)
+        draw = partial(ax.plot, color=style.color_of(k), ms=size, transform=across)
+        ends = [min(better, *worse), max(better, *worse)]
+        draw(ends, [height] * 2, "-", lw=style.scaled(0.6), alpha=0.6, zorder=2)
+        draw(worse, [height] * len(worse), "|", mew=style.scaled(1), zorder=3)
+        draw(better, height, "o", mew=0, zorder=3)
 
 
 def plot_layer_roi(
@@ -338,17 +334,14 @@ def plot_layer_roi(
         width = 2.2 + 0.08 * max(map(len, table.names)) + 0.75 * n_rois
         ax = style.new_axes(width, min(max(2.4, 1.1 + 0.24 * n_layers), 11.0))
     _draw_cells(ax, values, p_values >= alpha, cmap)
-    width, height = style.inches(ax)
+    room = 0.9 * 72 * style.inches(ax)[1] / n_layers  # points
     size = style.font_points(plt.rcParams["ytick.labelsize"])
-    ax.set_yticks(range(n_layers), table.names)
-    ax.tick_params(axis="y", labelsize=min(size, max(72 * 0.9 * height / n_layers, 4.5)))
-    ax.set_xticks(range(n_rois), table.rois)
-    if style.LETTER * size * max(map(len, table.rois)) > 72 * width / n_rois:
-        style.slant_names(ax)
-    lines = table.sample()[:1]  # no interval is drawn
+    ax.set_yticks(range(n_layers), table.names, fontsize=float(np.clip(room, 4.5, size)))
+    style.names_along_x(ax, table.rois)
+    lines = [ax.get_xlabel(), *table.sample()[:1]]  # no interval is drawn
     if np.isfinite(p_values).any():
         lines.append(f"( ): {_P_NAMES.get(p, p)} ≥ {alpha:g} against zero")
-    ax.set_xlabel("\n".join(lines), fontsize="small")
+    ax.set_xlabel("\n".join(filter(None, lines)), fontsize="small", color="black")
     bar = style.bar_beside(ax, ax.images[0])
     bar.ax.set_ylim(min(0.0, np.nanmin(values, initial=0)), max(0.0, np.nanmax(values, initial=0)) or 1)
     unit = f"share of {relative_to.replace('ceiling_', '')} ceiling" if relative_to else ""
@@ -364,12 +357,12 @@ def _draw_cells(ax: Axes, values: Floats, in_brackets: Bools, cmap: str) -> None
     picture = ax.imshow(values, cmap=colors, vmin=-(largest or 1), vmax=largest or 1, aspect="auto")
     width, height = style.inches(ax)
     size = min(0.62 * 72 * height / values.shape[0], 72 * width / values.shape[1] / 4)
+    dark = picture.to_rgba(values)[..., :3] @ (0.3, 0.59, 0.11) < 0.5
+    size = float(np.clip(size, 4, 9))
     for (row, column), value in np.ndenumerate(values):
         text = "–" if np.isnan(value) else f"{value:.2f}".replace("-", "−")
         text = f"({text})" if in_brackets[row, column] and not np.isnan(value) else text
-        red, green, blue, _ = picture.to_rgba(np.asarray(value))
-        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 and not np.isnan(value)
-        color, size = "white" if dark else "black", float(np.clip(size, 4, 9))
+        color = "white" if dark[row, column] else "black"
         ax.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,6 +16,7 @@ from matplotlib.image import AxesImage
 # Okabe and Ito's colors without the yellow, which is invisible on paper; black is the last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 CEILING = "0.85"
+SLANTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
 LETTER = 0.6  # mean width of a letter, in heights of the font
 _MARKERS = "osD^vPp"
 _LONG = 24  # longer names are shortened below an axis
@@ -46,6 +47,11 @@ def mark(ax: Axes, k: int, x: Any, y: Any, label: str, size: float, **errors: An
     """Draw the marks of series ``k`` with their error bars."""
     errors |= {"capsize": size / 3, "elinewidth": scaled(1.4)}
     ax.errorbar(x, y, fmt=marker_of(k), color=color_of(k), label=label, ms=size, zorder=3, **errors)
+
+
+def dots(ax: Axes, k: int, x: Any, y: Any) -> None:
+    """Draw the single values behind the marks of series ``k``."""
+    ax.plot(x, y, ".", color=color_of(k), alpha=0.5, ms=scaled(6), mew=0, zorder=2)
 
 
 def new_axes(width: float, height: float) -> Axes:
@@ -114,17 +120,11 @@ def names_along_x(ax: Axes, names: Sequence[str]) -> float:
     if LETTER * size * longest < room:
         return 0.0
     if 1.6 * size < room and longest <= _LONG and len(names) <= 20:
-        slant_names(ax)
+        plt.setp(ax.get_xticklabels(), **SLANTED)
         return LETTER * size * longest * 0.71 / 72
     size = min(max(0.95 * room, 4.5), 0.85 * size)
     ax.tick_params(axis="x", rotation=90, labelsize=size)
     return LETTER * size * longest / 72
-
-
-def slant_names(ax: Axes) -> None:
-    """Turn the names along the x axis by 45 degrees."""
-    for label in ax.get_xticklabels():
-        label.set(rotation=45, ha="right", rotation_mode="anchor")
 
 
 def elided(names: Sequence[str]) -> tuple[list[str], str]:
@@ -161,11 +161,10 @@ def shortened(names: Sequence[str]) -> tuple[list[str], str]:
 
 def _n_shared(sequences: Sequence[Sequence[str]]) -> int:
     """Number of the first elements, or letters, that all sequences share."""
-    same = itertools.takewhile(lambda elements: len(set(elements)) == 1, zip(*sequences, strict=False))
-    return len(list(same))
+    return sum(1 for _ in takewhile(lambda x: len(set(x)) == 1, zip(*sequences, strict=False)))
 
 
 def extent(counts: Iterable[float]) -> str:
     """The smallest and the largest count, such as "3 to 4", or the only one; empty for no counts."""
-    numbers = sorted({int(count) for count in counts})
-    return " to ".join(map(str, dict.fromkeys([*numbers[:1], *numbers[-1:]])))
+    numbers = sorted(map(int, counts))
+    return " to ".join(dict.fromkeys(map(str, numbers[:1] + numbers[-1:])))

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
+from neurordl.experiments import subtract_reference
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.plots import style
 from neurordl.rsa.inference.infer import mean_interval
@@ -57,11 +58,12 @@ def plot_training(
     history, record = (run, {}) if isinstance(run, pd.DataFrame) else (run.history, run.record)
     check_columns("the history", history, ["epoch", *(terms or ())])
     known = [str(name) for name in history.columns if name not in _NO_TERMS]
-    shown = list(terms) if terms is not None else [name for name in known if not name.startswith("val_")]
+    bases = list(dict.fromkeys(["loss", *(name.removeprefix("val_") for name in known)]))
+    shown = [name for name in bases if name in known] if terms is None else list(terms)
     if similarity:
         losses = record.get("objective", {}).get("losses", {})
-        spelled = {name: loss.get("comparison") for name, loss in losses.items()}
-        similar = [k for k, v in spelled.items() if v in COMPARISONS and COMPARISONS[v].higher_is_better]
+        measures = {name: COMPARISONS.get(loss.get("comparison")) for name, loss in losses.items()}
+        similar = [name for name, measure in measures.items() if measure and measure.higher_is_better]
         shown = [name for name in shown if name.removeprefix("val_") in similar]
         if not shown:
             raise NeurordlError(
@@ -69,19 +71,17 @@ def plot_training(
                 "RDMLoss that compares with corr, cosine or another similarity"
             )
     shown = list(dict.fromkeys([*shown, *(f"val_{name}" for name in shown if f"val_{name}" in known)]))
-    bases = [name for name in dict.fromkeys(name.removeprefix("val_") for name in known) if name != "loss"]
     ax = ax or style.new_axes(5.6, 3.4)
     for name in shown:  # a term keeps its color whichever others are shown; the total is black
         base = name.removeprefix("val_")
-        number = bases.index(base) if base in bases else 0
-        color, marker = (
-            ("black", "x") if base == "loss" else (style.color_of(number), style.marker_of(number))
-        )
+        k = bases.index(base) - 1 if base in bases else 0
+        color, marker = ("black", "x") if base == "loss" else (style.color_of(k), style.marker_of(k))
         dashed = name != base
+        label = f"{base}, validation" if dashed else "total loss" if base == "loss" else base
         values = history[name].astype(float)
-        (line,) = ax.plot(history["epoch"], 1 - values if similarity else values, color=color)
-        line.set(label=f"{base}, validation" if dashed else "total loss" if base == "loss" else base)
-        line.set(lw=style.scaled(1.4), ls="--" if dashed else "-")
+        values = 1 - values if similarity else values
+        (line,) = ax.plot(history["epoch"], values, color=color, lw=style.scaled(1.4), label=label)
+        line.set(ls="--" if dashed else "-")
         if len(history) <= 25:
             line.set(marker=marker, ms=style.scaled(4), mfc="white" if dashed else color)
     if best := record.get("best"):
@@ -122,22 +122,20 @@ def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str
     """
     check_columns("the table", frame, ("condition", "test_accuracy", "heldout_rdm_similarity"))
     frame = frame.astype({"condition": str})
-    conditions = list(dict.fromkeys(frame["condition"]))
-    check_choice("reference", reference, [*conditions, None])
+    check_choice("reference", reference, [*frame["condition"].unique(), None])
     ax = ax or style.new_axes(5.2, 3.8)
     if {"ceiling_lower", "ceiling_upper"} <= set(frame.columns):
         lower, upper = frame[["ceiling_lower", "ceiling_upper"]].astype(float).mean()
         if np.isfinite([lower, upper]).all():
             ax.axvspan(lower, upper, color=style.CEILING, linewidth=0, zorder=0, label="noise ceiling")
-    for k, condition in enumerate(conditions):
-        part = frame[frame["condition"] == condition]
+    for k, (condition, part) in enumerate(frame.groupby("condition", sort=False)):
         x, y = (part[name].to_numpy(float) for name in ("heldout_rdm_similarity", "test_accuracy"))
-        ax.plot(x, y, ".", color=style.color_of(k), alpha=0.5, markersize=style.scaled(7), mew=0, zorder=2)
+        style.dots(ax, k, x, y)
         (similarity, x_reach), (accuracy, y_reach) = _mean_reach(x), _mean_reach(y)
-        style.mark(ax, k, similarity, accuracy, condition, style.scaled(6), xerr=x_reach, yerr=y_reach)
+        style.mark(ax, k, similarity, accuracy, str(condition), style.scaled(6), xerr=x_reach, yerr=y_reach)
         if condition == reference:
-            ax.axvline(similarity, color="0.5", linestyle=":", linewidth=1, zorder=1)
-            ax.axhline(accuracy, color="0.5", linestyle=":", linewidth=1, zorder=1)
+            ax.axvline(similarity, color="0.5", ls=":", lw=1, zorder=1)
+            ax.axhline(accuracy, color="0.5", ls=":", lw=1, zorder=1)
     ax.set(xlabel=_NAMES["heldout_rdm_similarity"], ylabel=_NAMES["test_accuracy"])
     unit = "seeds" if "seed" in frame and not frame.duplicated(["condition", "seed"]).any() else "runs"
     number = style.extent(frame["condition"].value_counts())
@@ -179,26 +177,17 @@ def plot_paired(
     NeurordlError
         A column or the reference is missing, a pair occurs twice, or no pair is complete.
     """
-    check_columns("the table", frame, ("condition", value, *pair))
-    conditions = [str(name) for name in dict.fromkeys(frame["condition"])]
-    check_choice("reference", reference, conditions)
-    if frame.duplicated(["condition", *pair]).any():
-        raise NeurordlError(f"some rows share condition, {', '.join(pair)}; pair= needs another column")
-    table = frame.pivot(index=list(pair), columns="condition", values=value).astype(float)
-    compared = [name for name in conditions if name != reference]
+    differences = subtract_reference(frame, value, reference=reference, pair=pair)
+    conditions, compared = list(frame["condition"].unique()), list(map(str, differences))
+    counts = differences.count()
+    for name in counts.index[counts == 0]:
+        raise NeurordlError(f"{name!r} and {reference!r} have no pair in common; check pair=")
     ax = ax or style.new_axes(5.2, 1.2 + 0.5 * len(compared))
     ax.axvline(0, color="0.6", linewidth=0.8, zorder=1)
-    counts = []
     for place, name in enumerate(compared):
-        differences = (table[name] - table[reference]).dropna().to_numpy()
-        if not len(differences):
-            raise NeurordlError(f"{name!r} and {reference!r} have no pair in common; check pair=")
-        counts.append(len(differences))
-        k = conditions.index(name)
-        y = place + np.linspace(0.12, 0.28, len(differences))
-        color, size = style.color_of(k), style.scaled(5)
-        ax.plot(differences, y, ".", color=color, alpha=0.5, ms=size, mew=0, zorder=2)
-        mean, reach = _mean_reach(differences)
+        k, values = conditions.index(name), differences[name].dropna().to_numpy()
+        style.dots(ax, k, values, place + np.linspace(0.12, 0.28, len(values)))
+        mean, reach = _mean_reach(values)
         style.mark(ax, k, mean, place, name, style.scaled(6), xerr=reach)
     ax.set_yticks(range(len(compared)), compared)
     ax.set_ylim(len(compared) - 0.4, -0.6)

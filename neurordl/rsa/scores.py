@@ -17,7 +17,7 @@ from scipy import stats
 from neurordl.arrays import Bools, Floats, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match
-from neurordl.io import atomic_write, make_folder, versions, write_json, write_text
+from neurordl.io import make_folder, versions, write_bytes, write_json, write_text
 from neurordl.measures.comparisons import few_pairs
 from neurordl.measures.condensed import missing_groups, unmeasured_stimuli
 from neurordl.rsa.ceilings import agreement
@@ -376,8 +376,7 @@ class Evaluation:
                         group[name] = value
                     elif isinstance(value, str | int | tuple):
                         group.attrs[name] = value
-        with atomic_write(path) as aside:
-            aside.write_bytes(content.getbuffer())
+        write_bytes(path, content.getbuffer())
 
     def to_rsatoolbox(self, roi: str | None = None) -> Result:
         """Convert the evaluation of one ROI to rsatoolbox's ``Result``, for its tests and plots.

@@ -18,7 +18,7 @@ import pandas as pd
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids
-from neurordl.io import atomic_write, write_json, write_text
+from neurordl.io import write_bytes, write_json, write_text
 from neurordl.patterns.models import GLM, Run
 from neurordl.simulate.patterns import check_snr, simulate_patterns
 from neurordl.validate import check_count, check_number
@@ -177,8 +177,7 @@ def simulate_fmri(
         if not isinstance(roi, str) or not re.fullmatch(r"[A-Za-z0-9][\w. -]*", roi) or roi == "atlas":
             raise NeurordlError(f"{roi!r} cannot name a ROI: expected letters and digits, not 'atlas'")
     if not 1 <= len(geometries) <= scan.shape[0]:
-        expected = f"a slice of the first axis for each of {len(geometries)} ROIs"
-        raise NeurordlError(f"shape={scan.shape}: expected {expected}")
+        raise NeurordlError(f"shape={scan.shape}: expected a slice for each of {len(geometries)} ROIs")
     check_snr(snr)
     slabs = dict(zip(geometries, np.array_split(np.arange(scan.shape[0]), len(geometries)), strict=True))
     simulate = partial(simulate_patterns, ids=names, n_subjects=n_subjects, idiosyncrasy=idiosyncrasy)
@@ -209,10 +208,8 @@ def simulate_fmri(
             series += scan.drift * (time * slope + time**2 * curvature)
             stem = directory / f"sub-{number:02d}_task-{scan.task}_run-{run:02d}"
             _write_table(Path(f"{stem}_events.tsv"), events)
-            volumes = np.round(np.moveaxis(_BASELINE + _PERCENT * series, 0, -1))
-            _write_image(
-                Path(f"{stem}_bold.nii.gz"), np.clip(volumes, -32768, 32767).astype(np.int16), scan.t_r
-            )
+            volumes = np.round(np.moveaxis(_BASELINE + _PERCENT * series, 0, -1)).clip(-32768, 32767)
+            _write_image(Path(f"{stem}_bold.nii.gz"), volumes.astype(np.int16), scan.t_r)
     about = "a simulated fMRI study, made by neurordl.simulate.simulate_fmri"
     settings = {"seed": seed, "n_subjects": n_subjects, "snr": str(snr) if snr == np.inf else snr}
     content = {"about": about, **settings, "idiosyncrasy": idiosyncrasy, **asdict(scan)}
@@ -238,5 +235,5 @@ def _write_image(path: Path, values: npt.NDArray[np.generic], t_r: float | None 
     if t_r is not None:
         image.header.set_zooms((_VOXEL, _VOXEL, _VOXEL, t_r))
         image.header.set_xyzt_units("mm", "sec")
-    with atomic_write(path) as aside:  # without the time of writing: the same seed gives the same bytes
-        aside.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
+    # without the time of writing: the same seed gives the same bytes
+    write_bytes(path, gzip.compress(image.to_bytes(), mtime=0))

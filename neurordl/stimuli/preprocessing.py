@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
-from neurordl.validate import check_choice
+from neurordl.io import damage_named
+from neurordl.validate import check_choice, check_number
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of the channels with which networks trained on ImageNet expect their images."""
@@ -69,15 +71,13 @@ class Preprocessing:
         for name, imagenet in zip(("mean", "std"), IMAGENET, strict=True):
             if (numbers := getattr(self, name)) is None:
                 continue
-            numbers = imagenet if isinstance(numbers, str) and numbers == "imagenet" else numbers
-            if isinstance(numbers, str):
+            values = imagenet if isinstance(numbers, str) and numbers == "imagenet" else numbers
+            values = np.atleast_1d(values).tolist()
+            if len(values) != self.channels:
                 raise NeurordlError(f"{name}={numbers!r}: expected {self.channels} numbers, or 'imagenet'")
-            values = tuple(float(number) for number in np.atleast_1d(numbers))
-            if len(values) != self.channels or not np.isfinite(values).all():
-                raise NeurordlError(f"{name}={numbers!r}: expected {self.channels} finite numbers")
-            if name == "std" and min(values) <= 0:
-                raise NeurordlError(f"std={numbers!r}: expected numbers above 0")
-            object.__setattr__(self, name, values)
+            low = 0 if name == "std" else -math.inf
+            checked = tuple(check_number(name, value, low, open_low=True) for value in values)
+            object.__setattr__(self, name, checked)
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return plain values by name, for ``run.json``; `from_dict` takes them."""
@@ -131,13 +131,8 @@ def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor,
 
 
 def _read(path: Path, prepared: Preprocessing) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except FileNotFoundError as error:
-        raise NeurordlError(f"the image {path} does not exist; check the path") from error
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
-        raise NeurordlError(f"cannot read the image {path}, which may be damaged: {error}") from error
+    with damage_named(path, "save it again"), Image.open(path) as image:
+        image.load()
     if image.mode not in _MODES:
         raise NeurordlError(f"the image {path} has pixels of type {image.mode!r}: save it as 8-bit RGB")
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):

@@ -371,13 +371,12 @@ def read_table(table: StrPath | pd.DataFrame, id: str, *needed: str) -> pd.DataF
     """
     if isinstance(table, pd.DataFrame):
         name, frame = "the table", table.copy()
-        indexed = id not in frame.columns and not pd.api.types.is_numeric_dtype(frame.index)
+        if id not in frame.columns and not pd.api.types.is_numeric_dtype(frame.index):
+            frame = frame.rename_axis(id).reset_index()
     else:
-        name, frame, indexed = str(table), read_frame(table, keep=("id", "stimulus", id, *needed)), False
-    if id == "id" and not indexed:
+        name, frame = str(table), read_frame(table, keep=("id", "stimulus", id, *needed))
+    if id == "id":
         id = id_column(frame.columns) or id
-    if isinstance(table, pd.DataFrame) and id not in frame.columns:
-        frame = frame.rename_axis(id).reset_index()
     check_columns(name, frame.columns, (id, *needed))
     check_ids(frame[id], f"rows of {name}")
     frame = frame.set_index(id)

@@ -24,10 +24,7 @@ from neurordl.students.networks import mlp, nin, resnet18, small_cnn, with_spec
 from neurordl.validate import check_count, listed
 
 STUDENTS: dict[str, Callable[..., nn.Module]] = {
-    "small_cnn": small_cnn,
-    "nin": nin,
-    "resnet18": resnet18,
-    "mlp": mlp,
+    network.__name__: network for network in (small_cnn, nin, resnet18, mlp)
 }
 _PACKAGES = ("torchvision", "timm")
 
@@ -128,10 +125,8 @@ def _import(package: str) -> ModuleType:
         remedy = f"{package} is not installed: pip install 'neurordl[{package}]'"
         if not isinstance(error, ModuleNotFoundError) or error.name != package:
             # Most often a torchvision of another build than torch: CUDA beside CPU-only, another version.
-            remedy = (
-                f"{package} is installed but does not load beside torch {torch.__version__} ({error}): "
-                "install what it lacks; torchvision must be made for this torch (pytorch.org/get-started)"
-            )
+            remedy = f"{package} does not load beside torch {torch.__version__} ({error}): install what it "
+            remedy += "lacks, and a torchvision made for this torch (pytorch.org/get-started)"
         raise NeurordlError(remedy) from error
 
 
@@ -208,12 +203,11 @@ def _from_factory(package: str, factory: str, options: Mapping[str, Any]) -> nn.
     finally:
         if folder in sys.path:
             sys.path.remove(folder)
-    if not isinstance(network, nn.Module):
-        try:
-            network = network(**options)
-        except Exception as error:
-            call = f"{package}:{factory} could not be called with {dict(options)}"
-            raise NeurordlError(f"{call}: {error!r}") from error
+    try:
+        network = network if isinstance(network, nn.Module) else network(**options)
+    except Exception as error:
+        call = f"{package}:{factory} could not be called with {dict(options)}"
+        raise NeurordlError(f"{call}: {error!r}") from error
     if not isinstance(network, nn.Module):
         result = type(network).__name__
         raise NeurordlError(f"{package}:{factory} gave {result}; it must return a torch.nn.Module")

@@ -22,12 +22,14 @@ from neurordl.errors import NeurordlError
 from neurordl.io import (
     CHECKPOINT,
     RUN_RECORD,
-    atomic_write,
     check_run_folder,
+    damage_named,
     make_folder,
     read_json,
     sha256_array,
+    write_bytes,
     write_json,
+    write_text,
 )
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import load_weights
@@ -175,10 +177,8 @@ def load_run(
             raise NeurordlError(f"{folder}: {reason}; pass load_run(out, student=...)")
         student = students.build(**spec)
     load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
-    try:
+    with damage_named(folder / HISTORY, "fit the run again"):
         history = pd.read_csv(folder / HISTORY)
-    except (OSError, ValueError) as error:
-        raise NeurordlError(f"{folder / HISTORY} cannot be read: {error}; fit the run again") from error
     return Run(student.eval(), history, record, folder)
 
 
@@ -260,14 +260,12 @@ class RunFolder:
         if self._writes:
             buffer = io.BytesIO()
             torch.save(_without_numpy(state), buffer)
-            with atomic_write(self.path / CHECKPOINT) as temporary:
-                temporary.write_bytes(buffer.getbuffer())
+            write_bytes(self.path / CHECKPOINT, buffer.getbuffer())
             self._withdrawable = False
             self._save_history(history)
 
     def _save_history(self, history: Sequence[Mapping[str, float]]) -> None:
-        with atomic_write(self.path / HISTORY) as temporary:
-            pd.DataFrame(history).to_csv(temporary, index=False)
+        write_text(self.path / HISTORY, pd.DataFrame(history).to_csv(index=False))
 
     def save_best(self, student: nn.Module) -> None:
         """Keep the weights of the best epoch so far."""
@@ -297,8 +295,7 @@ class RunFolder:
 
 def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(state))
+    write_bytes(path, safetensors.torch.save(state))
 
 
 def _without_numpy(state: Any) -> Any:
@@ -312,13 +309,9 @@ def _without_numpy(state: Any) -> Any:
 
 def load_checkpoint(path: Path) -> Record:
     """Read a checkpoint without unpickling code; any damaged byte is an error."""
-    damaged: object = None
-    try:
+    with damage_named(path, "delete it to start again"):
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is None:
-            state: Record = torch.load(path, map_location="cpu", weights_only=True)
-            return state
-    except Exception as error:  # damaged bytes raise nearly any error
-        damaged = error
-    raise NeurordlError(f"{path}: this checkpoint is damaged ({damaged}); delete it to start again")
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
+        state: Record = torch.load(path, map_location="cpu", weights_only=True)
+    return state

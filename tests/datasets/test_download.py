@@ -188,7 +188,7 @@ def test_a_full_disk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patch:
         patch.setattr(registry, "_append", full)
-        with pytest.raises(NeurordlError, match=r"disk is full \(3000000 bytes are needed\)"):
+        with pytest.raises(NeurordlError, match=r"\(3000000 bytes\): the disk is full"):
             fetch("sample")
     assert left(tmp_path / "sample") == []
     server.asked = []

@@ -95,7 +95,7 @@ def test_names_that_are_not_those_of_bids_have_the_file_beside_them(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "is not valid JSON"),
+        ("{", "is damaged, or not a .json file"),
         ("[1]", "is not a JSON object"),
         ({"RepetitionTime": "two"}, "'two', is not plausible"),
         ({"RepetitionTime": True}, "True, is not plausible"),

@@ -142,6 +142,8 @@ def test_scores_of_rois_and_of_a_csv(tmp_path):
     assert len(plot_scores(found, roi="IT").containers) == 1
     with pytest.raises(NeurordlError, match="roi='V4': expected one of 'EVC', 'IT'"):
         plot_scores(found, roi="V4")
+    with pytest.raises(NeurordlError, match="roi='IT': the scores have no ROIs; leave roi= out"):
+        plot_scores(found.to_frame().assign(roi=""), roi="IT")
     read = pd.read_csv(found.save(tmp_path) / "scores.csv")
     assert [t.get_text() for t in plot_scores(read).get_xticklabels()] == ["conv1", "conv2", "output"]
 

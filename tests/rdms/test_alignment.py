@@ -196,7 +196,7 @@ def test_what_cannot_be_aligned() -> None:
         ({"stimuli": stimuli(IDS), "labels": twice}, "must be unique"),
         ({"stimuli": stimuli(IDS), "patterns": bare}, "patterns lack .* 'stimulus' .*conds"),
         ({"stimuli": stimuli(IDS), "rdms": np.ones(3)}, "rdms is ndarray; align takes"),
-        ({"stimuli": stimuli(IDS), "labels": "gone.csv"}, "cannot read the table gone.csv"),
+        ({"stimuli": stimuli(IDS), "labels": "gone.csv"}, "cannot read gone.csv"),
         ({"stimuli": stimuli(IDS), "rdms": rdms(IDS), "missing": "drop"}, "missing='drop'"),
     ]
     for given_, said in cases:

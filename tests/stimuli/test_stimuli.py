@@ -81,7 +81,7 @@ def test_unreadable_image_is_named(damage: bytes | str, folder: Path) -> None:
     whole = (folder / "s2.png").read_bytes()
     broken = {"truncated": whole[: len(whole) // 2], "flipped": whole[:45] + b"\x00" * 20 + whole[65:]}
     (folder / "s2.png").write_bytes(damage if isinstance(damage, bytes) else broken[damage])
-    with pytest.raises(NeurordlError, match=r"cannot read the image .*s2\.png"):
+    with pytest.raises(NeurordlError, match=r"cannot read .*s2\.png"):
         StimulusSet.from_folder(folder)
 
 
@@ -145,7 +145,7 @@ def test_labels_missing_for_an_id(folder: Path) -> None:
         ("name,label\ns1,0\n", r"labels\.csv has no column 'id': its columns are name, label"),
         ("id,label\ns1,0\ns1,1\n", r"ids of the rows of .*labels\.csv must be unique, but 's1'"),
         ("id,label\n,0\n", "non-empty strings"),
-        ("", "cannot read the table"),
+        ("", "cannot read"),
         ("id,label\ns1,0.5\ns2,0\ns10,1\n", r"whole numbers or names, but one is 0\.5"),
     ],
 )
@@ -157,7 +157,7 @@ def test_wrong_tables(text: str, said: str, folder: Path) -> None:
 
 def test_missing_table_and_table_that_is_not_text(folder: Path) -> None:
     for name in ("gone.csv", "s1.png"):
-        with pytest.raises(NeurordlError, match=f"cannot read the table .*{name}"):
+        with pytest.raises(NeurordlError, match=f"cannot read .*{name}"):
             StimulusSet.from_folder(folder, labels=folder / name)
 
 
@@ -185,7 +185,7 @@ def test_tables_without_paths_or_images(folder: Path) -> None:
         StimulusSet.from_table(pd.DataFrame({"id": ["a"], "file": ["s1.png"]}))
     with pytest.raises(NeurordlError, match="stimulus 'b' has no image path"):
         StimulusSet.from_table(pd.DataFrame({"id": ["a", "b"], "path": ["s1.png", None]}), folder=folder)
-    with pytest.raises(NeurordlError, match=r"the image .*s9\.png does not exist"):
+    with pytest.raises(NeurordlError, match=r"cannot read .*s9\.png: No such file"):
         StimulusSet.from_table(pd.DataFrame({"id": ["a"], "path": ["s9.png"]}), folder=folder)
     with pytest.raises(NeurordlError, match="no column 'kind'"):
         StimulusSet.from_table(pd.DataFrame({"id": ["a"], "path": ["s1.png"]}), label="kind", folder=folder)
@@ -317,10 +317,10 @@ def test_preprocessing_goes_through_json(folder: Path) -> None:
         ({"size": "32"}, "size=.*: expected one or two positive whole numbers"),
         ({"size": (8, -8)}, "size=.*: expected one or two positive whole numbers"),
         ({"channels": 4}, "channels=4: expected 1 .gray. or 3"),
-        ({"mean": (0.5,)}, "mean=.*: expected 3 finite numbers"),
+        ({"mean": (0.5,)}, "mean=.*: expected 3 numbers, or 'imagenet'"),
         ({"std": "imagnet"}, "std='imagnet': expected 3 numbers, or 'imagenet'"),
-        ({"mean": (0.5, 0.5, float("nan"))}, "mean=.*: expected 3 finite numbers"),
-        ({"std": (0.5, 0, 0.5)}, "std=.*: expected numbers above 0"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "mean=nan: expected a number"),
+        ({"std": (0.5, 0, 0.5)}, "std=0.0: expected a number above 0"),
         ({"scale": 2}, "preprocessing='scale': expected one of 'size'"),
     ],
 )

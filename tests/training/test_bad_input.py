@@ -316,7 +316,7 @@ def test_unreadable_image(tmp_path: Path) -> None:
     whole = (tmp_path / "s3.png").read_bytes()
     for damaged in (b"", b"not an image", whole[: len(whole) // 2]):
         (tmp_path / "s3.png").write_bytes(damaged)
-        with pytest.raises(NeurordlError, match=r"cannot read the image .*s3\.png.*may be damaged"):
+        with pytest.raises(NeurordlError, match=r"cannot read .*s3\.png: it is damaged"):
             StimulusSet.from_folder(tmp_path, channels=1)
 
 
@@ -366,7 +366,7 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
         load_run(tmp_path)
     train(tmp_path / "run")
     for name, message in (
-        ("history.csv", r"history.csv cannot be read"),
+        ("history.csv", r"cannot read .*history.csv"),
         ("student.safetensors", r"cannot read .*student\.safetensors: it is damaged"),
         ("run.json", r"run\.json"),
     ):
@@ -390,9 +390,7 @@ def test_corrupt_checkpoint(tmp_path: Path) -> None:
     for kept in (0, 1, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:kept])
         before = contents(out)
-        with pytest.raises(
-            NeurordlError, match=r"last.ckpt: this checkpoint is damaged.*delete it to start again"
-        ):
+        with pytest.raises(NeurordlError, match=r"last.ckpt: it is damaged.*delete it to start again"):
             train(out, resume=True)
         assert contents(out) == before
     noticed = 0

@@ -461,3 +461,7 @@ def test_check_goes_through_one_step_without_training() -> None:
         check(model, objective, Batch(torch.zeros(N, 3, 8, 8), None, LABELS), stimuli)
     with pytest.raises(NeurordlError, match=r"are 3 x 8 x 8 \(.*, or make the student with in_channels=3$"):
         check(model, objective, Batch(torch.zeros(N, 3, 8, 8), None, LABELS), None)
+    with pytest.raises(
+        NeurordlError, match=r"give its torch.float64 parameters the dtype of the images, torch.float32"
+    ):
+        check(student().double(), objective, labelled, stimuli)

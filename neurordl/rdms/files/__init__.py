@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids, possible_ids
-from neurordl.io import atomic_write
+from neurordl.io import damage_named, write_bytes
 from neurordl.rdms.files.arrays import NPY, NPZ
 from neurordl.rdms.files.content import (
     Format,
@@ -22,7 +23,6 @@ from neurordl.rdms.files.content import (
     RDMContent,
     columns_fit,
     condense,
-    damage_named,
 )
 from neurordl.rdms.files.hdf5 import HDF5
 from neurordl.rdms.files.matlab import MATLAB
@@ -125,7 +125,7 @@ def load_rdms(
         raise NeurordlError(f"{source} has no variables to choose from: leave out name={name!r}")
     if ids is not None and labels is not None:
         raise NeurordlError("ids= and labels= were both given; give one of them")
-    with damage_named(source, "write it again"):
+    with damage_named(source):
         content = format.read(source, name)
     rdms = _to_rdms(content, interpretation, source)
     ids = ids if labels is None else read_ids(Path(labels))
@@ -143,7 +143,7 @@ def load_rdms(
     rdms.dissimilarity_measure = measures.get("measure", [None])[0]
     _check_values(rdms, str(source))
     for notice in [*content.notices, *_notice_about_ids(rdms, source)]:
-        warnings.warn(notice, UserWarning, stacklevel=2)
+        warnings.warn(f"{source}: {notice}", UserWarning, stacklevel=2)
     return rdms
 
 
@@ -179,16 +179,11 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
     _check_values(rdms, "the RDMs to save")
     if not lossy and (omitted := format.omits(rdms)):
         raise NeurordlError(
-            f"{target.name} has no place for {', '.join(omitted)}; write .h5, which holds everything, or "
-            "leave these out with lossy=True"
+            f"{target.name} has no place for {', '.join(omitted)}; write .h5, or leave it out by lossy=True"
         )
     if format.single and rdms.n_rdm > 1:
-        raise NeurordlError(
-            f"{target.name} holds one RDM, and these are {rdms.n_rdm}; write them one by one, or as .h5"
-        )
-    data = format.write(rdms)
-    with atomic_write(target) as aside:
-        aside.write_bytes(data)
+        raise NeurordlError(f"{target.name} holds one RDM, and these are {rdms.n_rdm}; write .h5")
+    write_bytes(target, format.write(rdms))
 
 
 def _find_format(path: Path, verb: str) -> Format:
@@ -207,21 +202,18 @@ def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) 
     values = content.values
     if content.layout == "condensed" and np.ndim(values) == 2 and values.shape[1] == 1:
         values = list(values)  # RDMs of two stimuli, not one RDM as a column
-    if interpretation.layout is None and content.layout is not None:
-        interpretation = Interpretation(content.layout, interpretation.similarity, interpretation.diagonal)
+    interpretation = replace(interpretation, layout=interpretation.layout or content.layout)
     vectors = condense(values, str(source), interpretation)
     if interpretation.layout is None and columns_fit(values):
         content.notices.append(
-            f"{source}: the shape {values.shape} was read as {len(vectors)} RDMs, one per row; if each "
-            "column is an RDM, transpose it; if it is right, pass layout='condensed'"
+            f"the shape {values.shape} was read as {len(vectors)} RDMs, one per row; if each column is an "
+            "RDM, transpose it; if it is right, pass layout='condensed'"
         )
     for name in ("subject", "roi", "session"):
         names = content.rdm_descriptors.get(name)
         if names is not None and len(names) != len(vectors) and FORMATS[source.suffix.lower()].has_variables:
             del content.rdm_descriptors[name]
-            content.notices.append(
-                f"{source} has {len(names)} {name} names but {len(vectors)} RDMs: they are left out"
-            )
+            content.notices.append(f"{len(names)} {name} names but {len(vectors)} RDMs: they are left out")
     try:
         rdms = RDMs(
             vectors,
@@ -258,8 +250,7 @@ def _complete(
     texts, stored = list(map(as_text, named)), list(map(as_text, descriptors.get(name, ())))
     if len(texts) != count:
         raise NeurordlError(
-            f"{len(texts)} values of {name} were given for {source}, which has {count}; give one for each, "
-            "in their order"
+            f"{len(texts)} values of {name} were given for {source}, which has {count}; give one for each"
         )
     if stored and stored != texts:
         raise NeurordlError(
@@ -288,10 +279,10 @@ def _notice_about_ids(rdms: RDMs, source: Path) -> list[str]:
     if ids is None:
         use = "rdms.pattern_descriptors['stimulus'] = rdms.pattern_descriptors[{name!r}]"
         candidate = possible_ids(rdms.pattern_descriptors, use)
-        return [f"{source} does not say which stimuli its {rdms.n_cond} rows are; {remedy} ids{candidate}"]
+        return [f"it does not say which stimuli its {rdms.n_cond} rows are; {remedy} ids{candidate}"]
     if _are_row_numbers(rdms, source) or not all(isinstance(value, str) for value in ids):
         return [
-            f"{source} has numbers as stimulus ids ({listed(ids, 3)}), and ids are text, '1' another than "
-            f"'001'; {remedy} text"
+            f"it has numbers as stimulus ids ({listed(ids, 3)}), and ids are text, '1' another than '001'; "
+            f"{remedy} text"
         ]
     return []

@@ -58,7 +58,7 @@ def _read_npz(source: Path, name: str | None) -> RDMContent:
             arrays[key] = str(array) if array.ndim == 0 and array.dtype.kind == "U" else array
     if "rdm_descriptors/index" in arrays and name in (None, "dissimilarities"):  # save_rdms wrote it
         return content_of_tree(_nest(arrays))
-    return content_of_variables(arrays, name, source)
+    return content_of_variables(arrays, name)
 
 
 def _nest(arrays: Struct) -> Struct:
@@ -88,8 +88,7 @@ def _read_array(handle: IO[bytes], size: int, label: str) -> Values:
     version = np.lib.format.read_magic(handle)
     if version not in ((1, 0), (2, 0)):  # 3.0 is for field names beyond ASCII, which no RDM has
         raise NeurordlError(f"{label} is in version {version[0]}.{version[1]} of numpy's format, not 1 or 2")
-    formats = np.lib.format
-    read_header = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
+    read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
     shape, _, dtype = read_header(handle)
     if dtype.hasobject:
         raise NeurordlError(
@@ -106,9 +105,7 @@ def _read_array(handle: IO[bytes], size: int, label: str) -> Values:
 def _write_npy(rdms: RDMs) -> bytes:
     """Store (RDMs, pairs) in their precision."""
     if rdms.n_cond == 2 and rdms.n_rdm > 1:
-        raise NeurordlError(
-            f"{rdms.n_rdm} RDMs of two stimuli would come back from a .npy as one RDM in a column; write .h5"
-        )
+        raise NeurordlError(f"{rdms.n_rdm} RDMs of two stimuli would come back from .npy as one; write .h5")
     file = io.BytesIO()
     np.save(file, np.ascontiguousarray(rdms.dissimilarities), allow_pickle=False)
     return file.getvalue()
@@ -116,17 +113,16 @@ def _write_npy(rdms: RDMs) -> bytes:
 
 def _write_npz(rdms: RDMs) -> bytes:
     """Store arrays ``dissimilarities``, ``pattern_descriptors/stimulus`` and so on; the measure as text."""
-    arrays = {}
-    for path, value in flatten(rdms.to_dict(), ".npz"):
-        if value is None and path != "dissimilarity_measure":
-            raise unstorable(path, ".npz", "it is None")
-        if value is not None:
-            arrays[path] = to_array(value, path, ".npz")
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
-                np.lib.format.write_array(handle, np.asarray(array, order="C"), allow_pickle=False)
+        for path, value in flatten(rdms.to_dict(), ".npz"):
+            if value is None and path == "dissimilarity_measure":
+                continue
+            if value is None:
+                raise unstorable(path, ".npz", "it is None")
+            array = np.asarray(to_array(value, path, ".npz"), order="C")
+            with archive.open(f"{path}.npy", "w", force_zip64=True) as handle:
+                np.lib.format.write_array(handle, array, allow_pickle=False)
     return file.getvalue()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeGuard
@@ -16,7 +15,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
-from neurordl.validate import check_choice
+from neurordl.validate import check_choice, listed
 
 Layout = Literal["square", "condensed"]
 Values: TypeAlias = npt.NDArray[Any]
@@ -130,22 +129,6 @@ def unstorable(path: str, suffix: str, reason: str) -> NeurordlError:
     return NeurordlError(f"cannot store the descriptor {label} in {suffix}: {reason}; change it{other}")
 
 
-@contextmanager
-def damage_named(path: Path, remedy: str) -> Iterator[None]:
-    """Turn whatever is raised while a file is read into a `NeurordlError` with its name and a remedy."""
-    try:
-        yield
-    except NeurordlError as error:
-        if str(path) in str(error):
-            raise
-        raise NeurordlError(f"cannot read {path}: {error}") from error
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
-        raise NeurordlError(
-            f"cannot read {path}: it is damaged, or not a {path.suffix.lower()} file "
-            f"({error or type(error).__name__}); {remedy}"
-        ) from error
-
-
 def to_array(value: Any, path: str, suffix: str) -> Values:
     """Convert the value of a descriptor to an array of numbers or of text (dtype U), or refuse it.
 
@@ -240,17 +223,12 @@ def condense(values: Any, source: str, interpretation: Interpretation | None = N
     if isinstance(values, list):
         stacks = [condense(matrix, f"{source}, RDM {k}", wanted) for k, matrix in enumerate(values)]
         if len(sizes := sorted({stack.shape[1] for stack in stacks})) > 1:
-            numbers = ", ".join(str(_n_stimuli(n_pairs)) for n_pairs in sizes)
-            raise NeurordlError(
-                f"the RDMs in {source} are of different numbers of stimuli ({numbers}); load them one by one"
-            )
+            numbers = listed(map(_n_stimuli, sizes))
+            raise NeurordlError(f"{source}: different numbers of stimuli ({numbers}); load RDMs one by one")
         return np.concatenate(stacks)
     array = np.asarray(values)
     if array.dtype.kind not in "fiub" or not array.size:
-        raise NeurordlError(
-            f"the dissimilarities in {source} must be numbers, (RDMs, pairs) or square, not {array.dtype} of "
-            f"shape {array.shape}"
-        )
+        raise NeurordlError(f"the RDMs in {source} must be numbers, not {array.dtype} of {array.shape}")
     native = array.dtype.newbyteorder("=")
     array = array.astype(native if native in (np.float32, np.float64) else np.float64, copy=False)
     _check_axes(array, source)
@@ -260,9 +238,8 @@ def condense(values: Any, source: str, interpretation: Interpretation | None = N
         unambiguous = len(fitting) == 1 or (vectors is None and len(stacks) == 1)
         if not unambiguous and wanted.layout != "square":
             raise NeurordlError(
-                f"{source} has the shape {array.shape}, which can be read as square RDMs or in another way, "
-                "and its symmetry does not decide: pass layout='square' (one matrix, or a stack of them) or "
-                "layout='condensed' (one RDM per row)"
+                f"{source} has the shape {array.shape} of square or condensed RDMs, and its symmetry does "
+                "not decide: pass layout='square' (a matrix or a stack) or 'condensed' (one RDM per row)"
             )
         stack = (fitting or stacks)[0]
         each = [source] if len(stack) == 1 else [f"{source}, RDM {number}" for number in range(len(stack))]
@@ -271,10 +248,10 @@ def condense(values: Any, source: str, interpretation: Interpretation | None = N
         return 1 - vectors if wanted.similarity else vectors
     transposed = wanted.layout != "square" and columns_fit(array)
     layout = f"{wanted.layout} " if wanted.layout else ""
+    advice = "; its columns are of that length: transpose it" if transposed else ""
     raise NeurordlError(
         f"{source} has the shape {array.shape}, which no {layout}RDM has: expected a square matrix (n, n), a "
-        "stack of them (RDMs, n, n), or the upper triangles row by row, one RDM per row: (RDMs, n(n-1)/2)"
-        + ("; its columns are of that length: transpose it" if transposed else "")
+        f"stack (RDMs, n, n), or upper triangles row by row, one RDM per row: (RDMs, n(n-1)/2){advice}"
     )
 
 
@@ -286,9 +263,8 @@ def _check_axes(array: Values, source: str) -> None:
     stacked = shape[:-2] if shape[-1] == shape[-2] else shape[2:]
     if sum(length > 1 for length in stacked) > 1:
         raise NeurordlError(
-            f"{source} has the shape {shape}: several axes beside the stimuli, and which are subjects, "
-            "sessions or ROIs is not known; read the array yourself, and make rsatoolbox RDMs of "
-            "array.reshape(-1, n, n) with a descriptor for each axis"
+            f"{source} has the shape {shape}: several axes beside the stimuli, whose meaning is not known; "
+            "read it and make rsatoolbox RDMs of array.reshape(-1, n, n) with a descriptor for each axis"
         )
 
 
@@ -354,31 +330,21 @@ def looks_square(stack: Values) -> bool:
 def _from_square(matrix: Values, source: str, wanted: Interpretation) -> Values:
     square = _Square(matrix)
     lowest, highest = square.diagonal.min(initial=np.inf), square.diagonal.max(initial=-np.inf)
+    problem = ""
     if wanted.similarity and not square.has_ones:
-        diagonal = (
-            "is zero: these are dissimilarities already" if square.has_zeros else f"goes to {highest:g}"
-        )
-        raise NeurordlError(
-            f"{source}: similarity={wanted.similarity!r} takes similarities, with ones on the diagonal, but "
-            f"the diagonal {diagonal}"
-        )
-    if square.has_ones and not wanted.similarity:
-        raise NeurordlError(
-            f"{source} has ones on its diagonal: these are similarities, not dissimilarities; convert them "
-            "with similarity='1-s'"
-        )
-    if not (square.has_ones or square.has_zeros or wanted.diagonal == "ignore"):
-        raise NeurordlError(
-            f"{source} has a diagonal that is not zero (from {lowest:g} to {highest:g}): an RDM has no "
-            "distance of a stimulus to itself; if the rest is right (as in split-half RDMs), leave the "
-            "diagonal out with diagonal='ignore'"
-        )
-    if not square.is_symmetric:
+        state = "is zero: these are dissimilarities already" if square.has_zeros else f"goes to {highest:g}"
+        problem = f"needs ones on its diagonal for similarity='1-s', which takes similarities, but it {state}"
+    elif square.has_ones and not wanted.similarity:
+        problem = "has ones on its diagonal: these are similarities; convert them by similarity='1-s'"
+    elif not (square.has_ones or square.has_zeros or wanted.diagonal == "ignore"):
+        problem = f"has a diagonal that is not zero (from {lowest:g} to {highest:g}); if the rest is right "
+        problem += "(as in split-half RDMs), leave the diagonal out with diagonal='ignore'"
+    elif not square.is_symmetric:
         i, j = (int(index[square.difference.argmax()]) for index in np.triu_indices(len(matrix), 1))
-        raise NeurordlError(
-            f"{source} is not symmetric: row {i}, column {j} (from 0) is {matrix[i, j]:g}, but row {j}, "
-            f"column {i} is {matrix[j, i]:g}; fill both triangles alike, or give the upper one condensed"
-        )
+        problem = f"is not symmetric: row {i}, column {j} (from 0) is {matrix[i, j]:g}, but row {j}, column "
+        problem += f"{i} is {matrix[j, i]:g}; fill both triangles alike, or give the upper one condensed"
+    if problem:
+        raise NeurordlError(f"{source} {problem}")
     vector: Values = square.upper / 2 + square.lower / 2 if square.difference.any() else square.upper
     return 1 - vector if wanted.similarity else vector
 
@@ -398,7 +364,7 @@ _TOOLBOX_NAME = re.compile(
 )
 
 
-def content_of_variables(variables: Mapping[str, Any], name: str | None, source: Path) -> RDMContent:
+def content_of_variables(variables: Mapping[str, Any], name: str | None) -> RDMContent:
     """Find the RDMs among the variables of a file, with ids and descriptors where it has them.
 
     Parameters
@@ -408,13 +374,11 @@ def content_of_variables(variables: Mapping[str, Any], name: str | None, source:
         None for what is not read.
     name
         The variable to read; None where only one can be RDMs.
-    source
-        The file, for messages.
     """
-    chosen = variables[_chosen_name(variables, name, source)]
-    content = _from_structs(chosen, source) if _is_structs(chosen) else RDMContent(chosen)
+    chosen = variables[_chosen_name(variables, name)]
+    content = _from_structs(chosen) if _is_structs(chosen) else RDMContent(chosen)
     unread = [key for key in _IDS if key in variables and variables[key] is None]
-    content.notices += [f"{key!r} in {source} {_NOT_READ}" for key in unread]
+    content.notices += [f"{key!r} {_NOT_READ}" for key in unread]
     measure = variables.get("dissimilarity_measure")
     content.measure = measure if isinstance(measure, str) and measure else None
     if ids := next(filter(None, (_values(variables.get(key)) for key in _IDS)), None):
@@ -430,25 +394,25 @@ def content_of_variables(variables: Mapping[str, Any], name: str | None, source:
     return content
 
 
-def _chosen_name(variables: Mapping[str, Any], name: str | None, source: Path) -> str:
+def _chosen_name(variables: Mapping[str, Any], name: str | None) -> str:
     contents = ", ".join(f"{key} ({_shape(value)})" for key, value in variables.items()) or "none"
     if name is not None:
         if name not in variables:
-            raise NeurordlError(f"{source} has no variable {name!r}; it has: {contents}")
+            raise NeurordlError(f"there is no variable {name!r}; it has: {contents}")
         if variables[name] is None:
-            raise NeurordlError(f"{name!r} in {source} {_NOT_READ}")
+            raise NeurordlError(f"{name!r} {_NOT_READ}")
         return name
     if "dissimilarities" in variables:
         return "dissimilarities"
     candidates = [key for key, value in variables.items() if key not in _RESERVED and _could_be_rdms(value)]
     if not candidates:
         raise NeurordlError(
-            f"{source} has no variable that can be RDMs (square matrices, condensed RDMs, or a struct array "
-            f"with the field RDM); it has: {contents}"
+            "it has no variable that can be RDMs (square matrices, condensed RDMs, or a struct array with "
+            f"the field RDM); it has: {contents}"
         )
     if len(candidates) > 1:
         names = ", ".join(f"{key!r} ({_shape(variables[key])})" for key in candidates)
-        raise NeurordlError(f"{source} has several variables that can be RDMs: {names}; pass name=")
+        raise NeurordlError(f"several variables can be RDMs: {names}; pass name=")
     return candidates[0]
 
 
@@ -478,13 +442,11 @@ def _rdm_field(structs: list[Struct]) -> str | None:
     return next((key for key in structs[0] if key.lower() in ("rdm", "rdms")), None)
 
 
-def _from_structs(structs: list[Struct], source: Path) -> RDMContent:
+def _from_structs(structs: list[Struct]) -> RDMContent:
     """Read struct arrays of the MATLAB toolbox: fields RDM and name, and others with a value per RDM."""
     key = _rdm_field(structs)
     if key is None:
-        raise NeurordlError(
-            f"the structs in {source} have no field RDM, but {', '.join(map(str, structs[0])) or 'none'}"
-        )
+        raise NeurordlError(f"its structs have no field RDM, but {', '.join(structs[0]) or 'none'}")
     content = RDMContent([struct[key] for struct in structs])
     for name in structs[0]:
         column = [struct[name] for struct in structs]
@@ -499,14 +461,14 @@ def _from_structs(structs: list[Struct], source: Path) -> RDMContent:
                 content.texts[name] = texts
         elif texts and name.lower() in _IDS:
             raise NeurordlError(
-                f"the RDMs in {source} name their stimuli in the field {name!r}, and not all alike; bring "
-                "them into one order and save them again"
+                f"the RDMs name their stimuli in the field {name!r}, and not all alike; bring them into one "
+                "order and save them again"
             )
-    _split_names(content, source)
+    _split_names(content)
     return content
 
 
-def _split_names(content: RDMContent, source: Path) -> None:
+def _split_names(content: RDMContent) -> None:
     """Read ROI, subject and session from names such as "hIT | BE | Session: 1"."""
     names = content.rdm_descriptors.get("name", [])
     matches = [_TOOLBOX_NAME.fullmatch(name) if isinstance(name, str) else None for name in names]
@@ -517,12 +479,10 @@ def _split_names(content: RDMContent, source: Path) -> None:
             content.rdm_descriptors.setdefault(descriptor, []).append(text.strip())
     if names:
         del content.rdm_descriptors["name"]  # it says nothing more, and would keep sessions apart
-        first = ", ".join(
-            f"{key} {content.rdm_descriptors[key][0]!r}" for key in ("roi", "subject", "session")
-        )
+        first = ", ".join(f"{key} {content.rdm_descriptors[key][0]!r}" for key in _TOOLBOX_NAME.groupindex)
         content.notices.append(
-            f"{source}: ROI, subject and session were read from the names of the {len(names)} RDMs; "
-            f"{names[0]!r} is {first}"
+            f"ROI, subject and session were read from the names of the {len(names)} RDMs; {names[0]!r} is "
+            f"{first}"
         )
 
 

@@ -104,8 +104,6 @@ def to_python(value: Any) -> Any:
     """Convert bytes to text and scalars to Python's own; arrays stay arrays."""
     if isinstance(value, h5py.Empty):
         return None
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
     array = np.asarray(value)
     if array.dtype.kind in "SO":
         texts = [item.decode("utf-8") if isinstance(item, bytes) else item for item in array.ravel().tolist()]
@@ -120,8 +118,8 @@ def _read(source: Path, _: str | None) -> RDMContent:
         tree = _read_group(CheckedFile(file), file)
     if "dissimilarities" not in tree:
         raise NeurordlError(
-            f"{source} is not in rsatoolbox's layout: it has no 'dissimilarities', but {sorted(tree)}; "
-            "write it with rdms.save(path, file_type='hdf5') or save_rdms"
+            f"it is not in rsatoolbox's layout: it has no 'dissimilarities', but {sorted(tree)}; write it "
+            "with rdms.save(path, file_type='hdf5') or save_rdms"
         )
     return content_of_tree(tree)
 

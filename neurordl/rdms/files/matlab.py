@@ -7,7 +7,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,15 @@ def _read(source: Path, name: str | None) -> RDMContent:
     with open(source, "rb") as handle:
         start = handle.read(128)
     if start[124:128] in (b"\x00\x01IM", b"\x01\x00MI"):
-        return content_of_variables(read_mat5(source), name, source)
+        return content_of_variables(read_mat5(source), name)
     if not h5py.is_hdf5(source):
         raise NeurordlError(
-            f"{source} is not a .mat file of version 5 or 7.3, or it is damaged; save it again in MATLAB "
-            "with -v7 or -v7.3"
+            "it is damaged, or not a .mat file of version 5 or 7.3; save it again in MATLAB with -v7 or -v7.3"
         )
     with h5py.File(source, "r") as file:
         checked = CheckedFile(file)
         variables = {key: _value(checked, item) for key, item in checked.items(file) if key[0] != "#"}
-    return content_of_variables(variables, name, source)
+    return content_of_variables(variables, name)
 
 
 def _to_text(codes: Values) -> str | list[str]:
@@ -78,7 +77,7 @@ def read_mat5(source: Path) -> Struct:
 
     Raises
     ------
-    ValueError, zlib.error
+    ValueError, struct.error, zlib.error
         The file is cut short, damaged, claims more than it holds, or has a variable twice.
     """
     content = source.read_bytes()
@@ -87,13 +86,9 @@ def read_mat5(source: Path) -> Struct:
     variables: Struct = {}
     while rest:
         element_type, data, following = elements.split(rest)
-        if element_type == _COMPRESSED:
-            data = elements.inflate(data)
-        else:
-            data = rest[: len(rest) - len(following)]
-        rest = following
         elements.readable = True
-        name, value, _ = elements.matrix(data)
+        name, value, _ = elements.matrix(elements.inflate(data) if element_type == _COMPRESSED else rest)
+        rest = following
         if name in variables:
             raise ValueError(f"the variable {name!r} comes twice")
         if name:
@@ -155,9 +150,7 @@ class _Elements:
         if not data:
             return "", np.empty((0, 0)), rest
         _, flags, data = self.split(data, (6,))
-        if len(flags) != 8:
-            raise ValueError("an array has no flags")
-        word = struct.unpack(self.order + "I", flags[:4])[0]
+        word, _ = struct.unpack(self.order + "II", flags)
         array_class, is_complex, is_logical = word & 0xFF, bool(word & 0x800), bool(word & 0x200)
         if array_class not in (_CELL, _STRUCT, _CHAR, *_CLASSES):
             self.readable = False
@@ -196,12 +189,11 @@ class _Elements:
         if stored_type != _UTF8:
             return self.array(stored, _CODES[stored_type], count)
         text = bytes(stored).decode()
-        codes: Values = np.array(list(map(ord, text)), dtype=np.uint32)
-        if len(codes) != count:  # MATLAB counts characters beyond 16 bits twice
-            codes = np.frombuffer(text.encode("utf-16-le"), "<u2")
-        if len(codes) != count:
-            raise ValueError(f"it claims {count} characters, but holds {len(text)}")
-        return codes
+        for bits in (32, 16):  # MATLAB counts characters beyond 16 bits twice
+            codes = np.frombuffer(text.encode(f"utf-{bits}-le"), f"<u{bits // 8}")
+            if len(codes) == count:
+                return codes
+        raise ValueError(f"it claims {count} characters, but holds {len(text)}")
 
     def cells(self, data: memoryview, count: int, depth: int) -> list[Any]:
         """The values of a cell array, or the fields of structs, in MATLAB's order."""
@@ -238,12 +230,10 @@ def _value(checked: CheckedFile, item: Any, depth: int = 0) -> Any:
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         return None
     attributes = checked.attributes(item, ("MATLAB_class", "MATLAB_empty"))
-    matlab_class = attributes.get("MATLAB_class", b"")
-    if isinstance(matlab_class, bytes):
-        matlab_class = matlab_class.decode("ascii", "replace")
+    matlab_class = str(to_python(attributes.get("MATLAB_class", "")))
     if "MATLAB_empty" in attributes:
         empty: Struct = {"char": "", "cell": [], "struct": []}
-        return empty.get(str(matlab_class), np.empty((0, 0)))
+        return empty.get(matlab_class, np.empty((0, 0)))
     values = checked.values(item)
     if _is_references(item):  # a cell array
         return [_referenced(checked, reference, depth) for reference in np.ravel(values)]
@@ -296,8 +286,7 @@ def _write(rdms: RDMs) -> bytes:
 
     if rdms.n_rdm * rdms.n_cond**2 * np.asarray(rdms.dissimilarities).itemsize >= _MAX_BYTES:
         raise NeurordlError(
-            f"{rdms.n_rdm} RDMs of {rdms.n_cond} stimuli are larger than the 2 GB that .mat of version 5 "
-            "holds; write .h5"
+            f"{rdms.n_rdm} RDMs of {rdms.n_cond} stimuli are larger than the 2 GB of a .mat file; write .h5"
         )
     columns = _columns(rdms.rdm_descriptors, "rdm_descriptors")
     if "name" not in columns:
@@ -328,50 +317,42 @@ def _write(rdms: RDMs) -> bytes:
 def _columns(descriptors: Mapping[str, Any], group: str) -> dict[str, list[Any]]:
     """Descriptors with one text or number per RDM or stimulus, as lists."""
     columns = {}
-    for name, values in descriptors.items():
-        path = _check_field(name, group)
-        array = to_array(values, path, ".mat")
-        if array.ndim != 1:
+    for path, name, array in _fields(descriptors, group):
+        if np.ndim(array) != 1:
             raise unstorable(path, ".mat", "it is not one text or number for each RDM or stimulus")
-        columns[name] = _check_text(array, path).tolist()
+        columns[name] = array.tolist()
     return columns
 
 
-def _to_struct(values: Mapping[str, Any], group: str) -> Struct:
+def _to_struct(descriptors: Mapping[str, Any], group: str) -> Struct:
     """Descriptors of the whole: text, numbers, matrices of numbers, and structs of these."""
-    result: Struct = {}
-    for name, value in values.items():
-        path = _check_field(name, group)
+    struct: Struct = {}
+    for path, name, value in _fields(descriptors, group):
         if isinstance(value, Mapping):
-            result[name] = _to_struct(value, path)
-            continue
-        array = _check_text(to_array(value, path, ".mat"), path)
-        if array.ndim not in (0, 2) or (array.ndim and array.dtype.kind == "U"):
-            raise unstorable(
-                path, ".mat", "it is not text, a number, a matrix of numbers or a mapping of these"
-            )
-        result[name] = array if array.ndim else array.item()
-    return result
+            struct[name] = _to_struct(value, path)
+        elif value.ndim == 0 or (value.ndim == 2 and value.dtype.kind != "U"):
+            struct[name] = value if value.ndim else value.item()
+        else:
+            problem = "it is not text, a number, a matrix of numbers or a mapping of these"
+            raise unstorable(path, ".mat", problem)
+    return struct
 
 
-def _check_field(name: object, group: str) -> str:
-    """Refuse a name that no field of a MATLAB struct can have; return its path."""
-    path = f"{group}/{name}"
-    if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,62}", name):
-        problem = "a field in MATLAB starts with a letter and is named by up to 63 letters, digits and _"
-        raise unstorable(path, ".mat", problem)
-    if group == "rdm_descriptors" and name.lower() in ("rdm", "rdms"):
-        raise unstorable(path, ".mat", "this is the name of the field with the RDM itself")
-    return path
-
-
-def _check_text(array: Values, path: str) -> Values:
-    for text in array.ravel().tolist() if array.dtype.kind == "U" else ():
-        if any(ord(letter) > 0xFFFF for letter in text):
-            raise unstorable(
-                path, ".mat", f"the text {text!r:.40} has a character that MATLAB's text does not hold"
-            )
-    return array
+def _fields(descriptors: Mapping[str, Any], group: str) -> Iterator[tuple[str, str, Any]]:
+    """Descriptors with their paths and names, as arrays or mappings, if a MATLAB struct can hold them."""
+    for name, value in descriptors.items():
+        path, problem = f"{group}/{name}", ""
+        array: Any = value if isinstance(value, Mapping) else to_array(value, path, ".mat")
+        texts = np.ravel(array).tolist() if getattr(array, "dtype", np.dtype(float)).kind == "U" else ()
+        if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,62}", name):
+            problem = "a field in MATLAB starts with a letter and is named by up to 63 letters, digits and _"
+        elif group == "rdm_descriptors" and name.lower() in ("rdm", "rdms"):
+            problem = "this is the name of the field with the RDM itself"
+        elif wide := [text for text in texts if any(ord(letter) > 0xFFFF for letter in text)]:
+            problem = f"the text {wide[0]!r:.40} has a character that MATLAB's text does not hold"
+        if problem:
+            raise unstorable(path, ".mat", problem)
+        yield path, name, array
 
 
 MATLAB = Format((".mat",), _read, _write, has_variables=True)

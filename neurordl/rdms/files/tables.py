@@ -22,32 +22,32 @@ Rows = list[list[str]]
 
 def _read(source: Path, _: str | None) -> RDMContent:
     """Read a square RDM with ids in its first row, its first column, both or neither; or condensed RDMs."""
-    cells = read_cells(source)
-    rows = cells.with_points()
+    cells, decimal_commas = read_cells(source)
+    rows = [[cell.replace(",", ".") for cell in row] for row in cells] if decimal_commas else cells
     across, down = _has_ids(rows)
     # ids as they are written, with their commas
-    columns = [cell.strip() for cell in cells.rows[0][down:]] if across else []
-    ids = [row[0].strip() for row in cells.rows[across:]] if down else columns
+    columns = [cell.strip() for cell in cells[0][down:]] if across else []
+    ids = [row[0].strip() for row in cells[across:]] if down else columns
     rows = [row[down:] for row in rows[across:]]
     if across and down and ids != columns:
-        rows = _reorder_columns(rows, columns, ids, source)
-    values = [[_number(cell, source, i, j) for j, cell in enumerate(row)] for i, row in enumerate(rows)]
+        rows = _reorder_columns(rows, columns, ids)
+    values = [[_number(cell, i, j) for j, cell in enumerate(row)] for i, row in enumerate(rows)]
     content = RDMContent(np.array(values), "square" if across and down else None)
     if ids:
         content.pattern_descriptors["stimulus"] = ids
-    if cells.decimal_commas:
-        content.notices.append(f"{source} was read with semicolons between cells and decimal commas")
+    if decimal_commas:
+        content.notices.append("it was read with semicolons between cells and decimal commas")
     return content
 
 
-def _reorder_columns(rows: Rows, columns: list[str], ids: list[str], source: Path) -> Rows:
+def _reorder_columns(rows: Rows, columns: list[str], ids: list[str]) -> Rows:
     """Bring the columns into the order of the rows by id, where each id occurs once on either side."""
     if set(columns) == set(ids) and len(set(ids)) == len(ids) == len(columns):
         position = {name: k for k, name in enumerate(columns)}
         return [[row[position[name]] for name in ids] for row in rows]
     k = next(k for k, pair in enumerate(zip(ids, columns, strict=False)) if pair[0] != pair[1])
     raise NeurordlError(
-        f"{source}: the ids of rows and columns differ: number {k} (from 0) is {ids[k]!r} before its row and "
+        f"the ids of rows and columns differ: number {k} (from 0) is {ids[k]!r} before its row and "
         f"{columns[k]!r} above its column; an RDM has the same stimuli both ways, each once (in any order)"
     )
 
@@ -82,12 +82,12 @@ def _is_text(cell: str) -> bool:
     return cell.strip().lower() not in _MISSING and not is_number(cell)
 
 
-def _number(cell: str, source: Path, row: int, column: int) -> float:
+def _number(cell: str, row: int, column: int) -> float:
     if _is_text(cell):
         comma = "; write decimals with a point" if DECIMAL_COMMA.fullmatch(cell) else ""
         raise NeurordlError(
-            f"{source} has the text {cell!r:.40} where a dissimilarity should be (row {row}, column "
-            f"{column} of the values, from 0); expected numbers, and ids only around a square table{comma}"
+            f"it has the text {cell!r:.40} where a dissimilarity should be (row {row}, column {column} of "
+            f"the values, from 0); expected numbers, and ids only around a square table{comma}"
         )
     return _value(cell)
 

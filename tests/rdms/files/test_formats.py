@@ -948,11 +948,11 @@ def test_version_73_of_what_is_no_number_or_text(tmp_path: Path) -> None:
             sparse[part] = np.arange(3)
     with pytest.warns(UserWarning, match=r"is not read: strings .*cellstr|which stimuli") as caught:
         found = load_rdms(path)
-    assert "'ids' in " in str(caught[0].message)
+    assert "'ids' is not read" in str(caught[0].message)
     assert "does not say which stimuli" in str(caught[1].message)
     assert "stimulus" not in found.pattern_descriptors
     np.testing.assert_array_equal(found.dissimilarities, vectors(1))
-    with pytest.raises(NeurordlError, match=r"'ids' in .* is not read"):
+    with pytest.raises(NeurordlError, match=r"'ids' is not read"):
         load_rdms(path, name="ids")
     mat73(path, {"D": squares(1)[0], "ids": IDS})
     with h5py.File(path, "r+") as file:
@@ -993,7 +993,7 @@ def test_version_5_of_what_is_no_number_or_text(tmp_path: Path) -> None:
     path = tmp_path / "it.mat"
     mat5(path, mat5_matrix(b"D", squares(1)[0]), mat5_string(b"ids"))
     assert "D" in scipy.io.loadmat(path)
-    with pytest.warns(UserWarning, match=r"'ids' in .* is not read: strings .*cellstr|which stimuli"):
+    with pytest.warns(UserWarning, match=r"'ids' is not read: strings .*cellstr|which stimuli"):
         np.testing.assert_array_equal(load_rdms(path).dissimilarities, vectors(1))
     fields = b"".join(name.ljust(32, b"\0") for name in (b"RDM", b"name"))
     parts = (
@@ -1013,7 +1013,7 @@ def test_version_5_of_what_is_no_number_or_text(tmp_path: Path) -> None:
         load_rdms(path)
     scipy.io.savemat(path, {"D": squares(1)[0] * 1j, "S": scipy.sparse.csc_array(squares(1)[0])})
     for name in "DS":
-        with pytest.raises(NeurordlError, match=rf"'{name}' in .* is not read.*full\(x\)"):
+        with pytest.raises(NeurordlError, match=rf"'{name}' is not read.*full\(x\)"):
             load_rdms(path, name=name)
 
 
@@ -1269,7 +1269,7 @@ def test_rdms_too_large_for_mat(tmp_path: Path) -> None:
         ("0\t1\n1\t0\n", "separated by tabs"),
         ('0,"0,5",2\n"0,5",0,3\n2,3,0\n', "text '0,5' .*write decimals with a point"),
         ("0,1_0,2\n1_0,0,3\n2,3,0\n", "text '1_0'"),
-        ('"0,1', "cannot read the table|shape"),
+        ('"0,1', "cannot read|shape"),
         ("1,2,3,4\n", "which no RDM has"),
     ],
 )

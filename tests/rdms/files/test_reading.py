@@ -149,7 +149,7 @@ def test_any_rdms_come_back(tmp_path: Path, values: np.ndarray, ids: list[str]) 
 def test_ids_are_not_made_up(tmp_path: Path) -> None:
     rdms = RDMs(np.ones((1, 6)), pattern_descriptors={"conds": list("abcd")})
     save_rdms(rdms, tmp_path / "it.h5")
-    with pytest.warns(UserWarning, match=r"it.h5 does not say .* 4 rows .*\['stimulus'\].*conds") as caught:
+    with pytest.warns(UserWarning, match=r"it.h5: it does not say .* 4 .*\['stimulus'\].*conds") as caught:
         found = load_rdms(tmp_path / "it.h5")
     assert "stimulus" not in found.pattern_descriptors
     assert Path(caught[0].filename) == Path(__file__)
