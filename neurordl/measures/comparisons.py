@@ -294,13 +294,11 @@ def _check_weights(weights: Tensor, name: str, complete: bool = False) -> None:
     """Raise an error if pairs are missing where RDMs must be complete, or have fractional weights."""
     if complete and bool((weights != 1).any()):
         raise NeurordlError(
-            f"{name} needs complete RDMs without pair weights, but pairs are missing or weighted; choose "
-            "stimuli that every RDM has, or compare with cosine_cov (missing pairs) or corr (weights too)"
+            f"{name} needs complete RDMs without pair weights; choose stimuli that all have, or take corr"
         )
     if bool(((weights != 0) & (weights != 1)).any()):
         raise NeurordlError(
-            f"{name} takes pairs as measured (weight 1) or missing (0), without fractional weights; use "
-            "corr, cosine, mse or huber for those"
+            f"{name} takes pairs as measured (1) or missing (0); for others take corr, cosine, mse or huber"
         )
 
 
@@ -339,7 +337,7 @@ def _bures(models: Tensor, data: Tensor) -> Tensor:
     eigenvalues of A and of the product are left out, as in rsatoolbox. It is not symmetric where squared
     distances are not Euclidean. Source: Muzellec & Cuturi 2018, arXiv:1805.07594.
     """
-    left, right = centered_kernels(models), centered_kernels(data)
+    left, right = (centered_kernels(_near_one(rdms)) for rdms in (models, data))
     trace = right.diagonal(dim1=-2, dim2=-1).sum(-1)
     similarities = torch.full((len(left), len(right)), torch.nan, dtype=left.dtype, device=left.device)
     for row, kernel in enumerate(left):
@@ -352,6 +350,12 @@ def _bures(models: Tensor, data: Tensor) -> Tensor:
         product = kernel.trace() * trace
         similarities[row] = inner / torch.where(product > 0, product, torch.nan).sqrt()
     return similarities
+
+
+def _near_one(rdms: Tensor) -> Tensor:
+    """RDMs divided by a power of four (it changes no digit): their products neither overflow nor vanish."""
+    exponent = torch.frexp(rdms.abs().amax(-1, keepdim=True)).exponent
+    return rdms / 4.0 ** (exponent // 2).to(rdms.dtype)
 
 
 def _negative_riemannian(models: Tensor, data: Tensor) -> Tensor:

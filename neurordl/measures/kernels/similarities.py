@@ -27,12 +27,11 @@ import torch
 from torch import Tensor
 
 from neurordl.arrays import Bools, Floats, Ints, nan_mean
-from neurordl.measures.condensed import condensed_index, missing_groups, n_stimuli, square
+from neurordl.measures.condensed import condensed_index, missing_groups, n_stimuli, square, stimulus_sums
 
 _ROUNDING = 1e-13  # of a squared length, relative to the numbers that it is the difference of
 _CONSTANT = 1e-12  # of the mean
 _BYTES, _CACHE = 64 << 20, 2 << 20
-_ROWS = 3_000  # sums of all RDMs from which a step for each stimulus is quicker than square matrices
 
 
 class Resampled(NamedTuple):
@@ -46,12 +45,14 @@ class Resampled(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What is drawn in resamples, as in `Kernel.resample`."""
+    """How often each stimulus and each subject is in each resample."""
 
     counts: Ints | None
-    sets: Ints | None
-    """None where no bounds are computed."""
-    device: str | torch.device | None
+    """(resamples, stimuli); None for each of them once."""
+    sets: Ints
+    """(sets, resamples, subjects) of the ceilings."""
+    device: str | torch.device | None = None
+    """Device of matrix products."""
 
 
 class Kernel(ABC):
@@ -96,15 +97,7 @@ class Kernel(ABC):
         """RDMs prepared once for many permutations of stimuli, and the kernel that compares them then."""
         return models, data, self
 
-    def resample(
-        self,
-        models: Floats,
-        data: Floats,
-        counts: Ints | None,
-        sets: Ints,
-        shared: Bools,
-        device: str | torch.device | None = None,
-    ) -> Resampled | None:
+    def resample(self, models: Floats, data: Floats, shared: Bools, drawn: Drawn) -> Resampled | None:
         """Similarities and ceilings in many resamples.
 
         None where the kernel has no `resample_measured`, or where subjects miss different ones of the shared
@@ -114,36 +107,32 @@ class Kernel(ABC):
         ----------
         models, data
             Condensed RDMs (models, pairs) and (subjects, pairs); NaN marks a missing pair.
-        counts
-            (resamples, stimuli) how often each stimulus was drawn; None for each of them once.
-        sets
-            (sets, resamples, subjects) how often each subject is in the ceilings.
         shared
             (pairs,) the pairs that ceilings are taken on.
-        device
-            Device of the matrix products.
+        drawn
+            The resamples.
         """
         if len(missing_groups(np.where(shared, data, np.nan))) > 1:
             return None
         models_of, subjects_of = missing_groups(models), missing_groups(data)
-        scores = np.full((1 if counts is None else len(counts), len(models), len(data)), np.nan)
+        size = 1 if drawn.counts is None else len(drawn.counts)
+        scores = np.full((size, len(models), len(data)), np.nan)
         common = shared & np.isfinite(data).all(axis=0)
-        bounds = None
+        bounds, no_sets = None, drawn._replace(sets=drawn.sets[:0])
         for (rows, absent), (columns, absent_in_data) in itertools.product(models_of, subjects_of):
             measured = ~(absent | absent_in_data)
             whole = bounds is None and len(subjects_of) == 1 and bool((measured == common).all())
-            drawn = Drawn(counts, sets if whole else None, device)
-            part = self.resample_measured(models[rows], data[columns], measured, drawn)
+            part = self.resample_measured(models[rows], data[columns], measured, drawn if whole else no_sets)
             if part is None:
                 return None
             scores[:, np.array(rows)[:, None], columns] = part[0]
             bounds = part[1] if whole else bounds
         if bounds is None:
-            part = self.resample_measured(models[:0], data, common, Drawn(counts, sets, device))
+            part = self.resample_measured(models[:0], data, common, drawn)
             if part is None:
                 return None
             bounds = part[1]
-        several = (sets > 0).sum(axis=-1) > 1
+        several = (drawn.sets > 0).sum(axis=-1) > 1
         return Resampled(scores, np.where(several[..., None], nan_mean(bounds, -1), np.nan))
 
     def resample_measured(
@@ -281,7 +270,7 @@ class InnerProducts(Kernel):
         products = moved @ moved.mT / 2  # each pair occurs twice in a square
         squares = grams.data.diagonal() * weights.square()
         if self.whitened:
-            sums = _stimulus_sums(scaled)[torch.arange(n_subjects)[:, None], places]
+            sums = stimulus_sums(scaled)[torch.arange(n_subjects)[:, None], places]
             products = products - sums @ solve_whitening(sums).mT
         products.diagonal(dim1=-2, dim2=-1)[:] = squares
         return bounds(products, (weights > 0).to(products))[0]
@@ -293,11 +282,11 @@ class InnerProducts(Kernel):
         tensor = partial(torch.as_tensor, dtype=torch.float64, device=drawn.device)
         mask = None if measured.all() else torch.as_tensor(measured, device=drawn.device)
         counts = None if drawn.counts is None else tensor(drawn.counts)
-        grams = self.grams(tensor(models), tensor(data), counts, mask, among=drawn.sets is not None)
+        grams = self.grams(tensor(models), tensor(data), counts, mask, among=len(drawn.sets) > 0)
         scores = cosines(grams).cpu().numpy()
-        if drawn.sets is None:
-            return scores, np.empty(0)
         sets = tensor(drawn.sets)
+        if not len(sets):
+            return scores, np.empty((*sets.shape[:2], 2, len(data)))
         each = bounds(grams.data.expand(*sets.shape[:2], -1, -1), sets * pooling_weights(grams.lengths))
         return scores, torch.where(sets[..., None, :] > 0, torch.stack(each, -2), torch.nan).cpu().numpy()
 
@@ -366,7 +355,7 @@ class InnerProducts(Kernel):
         lengths = squares[split:].sqrt()
         if self.whitened:
             n = n_stimuli(data.shape[1])
-            sums = torch.cat([_stimulus_sums(x) for x in sides]) - (n - 1) * mean
+            sums = torch.cat([stimulus_sums(x) for x in sides]) - (n - 1) * mean
             solved = solve_whitening(sums, measured)
             cross -= sums[:split] @ solved[split:].T
             unusual = flat | squares.isinf()  # infinite: overflowed
@@ -427,22 +416,6 @@ class InnerProducts(Kernel):
         full[:, k, m] = full[:, m, k] = data
         lengths = torch.split(plain, sizes, dim=1)[2][:, k == m].clamp(min=0).sqrt()
         return Grams(cross.reshape(len(counts), split, n_data), squares, full, lengths)
-
-
-def _stimulus_sums(rdms: Tensor) -> Tensor:
-    """Sum of each stimulus's dissimilarities: (rdms, stimuli)."""
-    n = n_stimuli(rdms.shape[1])
-    if len(rdms) * n > _ROWS and rdms.device.type == "cpu":  # row by row: no square matrix is made
-        sums = rdms.new_zeros(len(rdms), n)
-        start = 0
-        for i in range(n - 1):
-            row = rdms[:, start : start + n - 1 - i]
-            sums[:, i] += row.sum(-1)
-            sums[:, i + 1 :] += row
-            start += n - 1 - i
-        return sums
-    step = max(1, _BYTES // (16 * rdms.shape[1] + 1))
-    return torch.cat([square(part).sum(-1) for part in torch.split(rdms, step)])
 
 
 def solve_whitening(sums: Tensor, measured: Tensor | None = None) -> Tensor:
@@ -603,11 +576,10 @@ class Ranks(Kernel):
 
         n, n_data = len(models), len(data)
         once = np.ones((1, n_stimuli(data.shape[1])), dtype=np.int64)
-        counts = once if drawn.counts is None else drawn.counts
+        counts, sets = once if drawn.counts is None else drawn.counts, drawn.sets
         ranks, order = dense_ranks(np.where(measured, np.concatenate([models, data]), 0))
         layout = n, self.products, self.normalized
         scores = np.empty((len(counts), n, n_data))
-        sets = np.zeros((0, len(counts), n_data), dtype=np.int64) if drawn.sets is None else drawn.sets
         bounds = np.full((*sets.shape[:2], 2, n_data), np.nan)
 
         def work(part: slice) -> None:
