@@ -190,7 +190,8 @@ def damage_named(path: str | os.PathLike[str], remedy: str = "write it again") -
             problem = f"{error.strerror}; check the path"
         else:
             reason = str(error) or type(error).__name__
-            problem = f"it is damaged, or not a {Path(path).suffix.lower()} file ({reason}); {remedy}"
+            suffix = Path(path).suffix.lower() or "valid"
+            problem = f"it is damaged, or not a {suffix} file ({reason}); {remedy}"
         raise NeurordlError(f"cannot read {path}: {problem}") from error
 
 

@@ -279,9 +279,8 @@ def read_labelled(
     elif is_table:
         images = StimulusSet.from_table(labelled, size=size)
     else:
-        expected = ", ".join(["digits", *_LABELLED])
-        columns = "a CSV or TSV file with the columns path, id and label"
-        raise NeurordlError(f"--labelled {labelled}: expected {expected} or {columns}")
+        expected = f"{', '.join(_LABELLED)} or a CSV or TSV file with the columns path, id and label"
+        raise NeurordlError(f"--labelled {labelled}: expected digits, {expected}")
     if images.labels is None:
         raise NeurordlError(f"--labelled {labelled}: the table has no column 'label'")
     n_classes = int(images.labels.max()) + 1  # of all images, drawn or not

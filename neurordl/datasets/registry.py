@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.io import make_folder, sha256_file, write_problem
 from neurordl.validate import check_choice
 
@@ -180,10 +180,8 @@ def fetch_haxby(subject: int) -> Any:
     """Let nilearn download a subject of Haxby et al. (2001) into `data_root`; return what it returns."""
     from nilearn.datasets import fetch_haxby as fetch_by_nilearn
 
-    try:
+    with explain("nilearn could not fetch haxby2001", remedy="try again"):
         return fetch_by_nilearn(data_dir=str(data_root()), subjects=[subject], verbose=0)
-    except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
-        raise NeurordlError(f"nilearn could not fetch haxby2001: {error}; try again") from error
 
 
 def _download(file: File, folder: Path) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,24 +14,17 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
-from neurordl.io import read_json
+from neurordl.io import damage_named, read_json
 from neurordl.patterns.tables import as_list, read_table
 from neurordl.validate import check_columns, listed
 
 Image: TypeAlias = str | os.PathLike[str] | nib.Nifti1Image
 Labels: TypeAlias = Mapping[int, str] | pd.DataFrame | str | os.PathLike[str]
 
-# what nibabel, gzip and numpy raise on files that are cut off or damaged
-_DAMAGE = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError),
-    *(zlib.error, struct.error, ImageFileError, HeaderDataError, WrapStructError),
-)
+_REMEDY = "give a NIfTI image that can be read whole"
 _NO_MASK = "none: all voxels"
 _ROUNDING = 1e-3  # a label that was stored with a slope differs by less from a whole number
 _DEFLATE = 1032  # the most that gzip can expand
@@ -120,7 +111,7 @@ def load_image(image: Image, role: str) -> tuple[nib.Nifti1Image, str]:
     path = Path(image)
     if not path.is_file():
         raise NeurordlError(f"there is no {role} {path}; check the path")
-    try:
+    with damage_named(f"the {role} {path}", _REMEDY):
         opened = nib.load(path)
         if not isinstance(opened, nib.Nifti1Image):
             raise TypeError(f"it is a {type(opened).__name__}")
@@ -129,8 +120,6 @@ def load_image(image: Image, role: str) -> tuple[nib.Nifti1Image, str]:
         available = path.stat().st_size
         if n_bytes > available * (_DEFLATE if path.suffix == ".gz" else 1) or min(sizes, default=0) < 1:
             raise ValueError(f"its header says {sizes}, {n_bytes} bytes, and the file has {available}")
-    except _DAMAGE as error:
-        raise _damaged(f"{role} {path}", error) from error
     return opened, str(path)
 
 
@@ -156,20 +145,17 @@ def _on_grid(
     """Values of an image on the grid of another one, and whether it was resampled, which is a notice."""
     from nilearn.image import resample_to_img
 
-    resampled = not same_grid(image, grid)
-    try:
+    if resampled := not same_grid(image, grid):
+        grids = f"another grid ({_describe(image)}) than the images ({_describe(grid)})"
+        warnings.warn(f"{name} is on {grids}: it is resampled ({interpolation})", stacklevel=4)
+    with damage_named(name, _REMEDY):
         if resampled:
-            grids = f"another grid ({_describe(image)}) than the images ({_describe(grid)})"
-            warnings.warn(f"{name} is on {grids}: it is resampled ({interpolation})", stacklevel=4)
             # nilearn keeps the type of an image, which would round interpolated values
             if interpolation == "linear" and image.get_data_dtype().kind != "f":
                 image = nib.Nifti1Image(np.asarray(image.dataobj, dtype=np.float64), image.affine)
             settings = {"interpolation": interpolation, "copy_header": True, "force_resample": True}
             image = resample_to_img(image, grid, **settings)
         return np.asanyarray(image.dataobj), resampled
-    except (*_DAMAGE, np.linalg.LinAlgError) as error:
-        place = " on the grid of the images" if resampled else ""
-        raise _damaged(f"data of {name}{place}", error) from error
 
 
 def same_grid(first: nib.Nifti1Image, second: nib.Nifti1Image) -> bool:
@@ -254,7 +240,3 @@ def _label_names(labels: Labels) -> dict[int, str]:
 def _describe(image: nib.Nifti1Image) -> str:
     size = np.sqrt((np.asarray(image.affine)[:3, :3] ** 2).sum(axis=0))
     return f"{' x '.join(map(str, image.shape[:3]))} voxels of {' x '.join(f'{s:.3g}' for s in size)} mm"
-
-
-def _damaged(name: str, error: BaseException) -> NeurordlError:
-    return NeurordlError(f"cannot read the {name}: it is not a NIfTI image, or damaged ({error})")

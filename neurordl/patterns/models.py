@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from neurordl.arrays import Bools, Floats, Ints
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.validate import check_choice, check_number
 
 ModelName: TypeAlias = Literal["glm", "lsa", "lss", "average"]
@@ -266,21 +266,18 @@ class GLM(RunModel):
             # on one scale, so that small ones are not lost in rounding; this moves no beta of a condition
             confounds = (confounds - confounds.mean()) / confounds.std(ddof=0).replace(0.0, 1.0)
             confounds = confounds.set_axis([f"confound{k:06d}" for k in range(confounds.shape[1])], axis=1)
-        try:
-            with warnings.catch_warnings():
-                # nilearn warns of events of 0 s, under the numbers of the columns
-                warnings.filterwarnings("ignore", message="(?s).*null duration")
-                design: pd.DataFrame = make_first_level_design_matrix(
-                    run.times,
-                    events,
-                    hrf_model=self.hrf_model,
-                    drift_model=self.drift_model,
-                    high_pass=self.high_pass,
-                    drift_order=self.drift_order,
-                    add_regs=confounds,
-                )
-        except (ValueError, TypeError, NotImplementedError, np.linalg.LinAlgError) as error:
-            raise NeurordlError(f"{run.name}: nilearn cannot make the design matrix: {error}") from error
+        with explain(f"{run.name}: nilearn cannot make the design matrix"), warnings.catch_warnings():
+            # nilearn warns of events of 0 s, under the numbers of the columns
+            warnings.filterwarnings("ignore", message="(?s).*null duration")
+            design: pd.DataFrame = make_first_level_design_matrix(
+                run.times,
+                events,
+                hrf_model=self.hrf_model,
+                drift_model=self.drift_model,
+                high_pass=self.high_pass,
+                drift_order=self.drift_order,
+                add_regs=confounds,
+            )
         if not set(columns.values()) <= set(design):  # FIR has a column for each delay
             problem = "has several regressors for each condition; choose a model with one, such as 'spm'"
             raise NeurordlError(f"hrf_model={self.hrf_model!r} {problem}")

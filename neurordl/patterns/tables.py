@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from neurordl.arrays import Ints
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.io import read_frame
 from neurordl.validate import check_columns
 
@@ -159,10 +159,8 @@ class Confounds:
 
         frames, kept = [], None
         if self.fmriprep is not None:
-            try:
+            with explain(f"cannot load fMRIPrep's confounds of {image}"):
                 frame, kept = load_confounds(image, strategy=list(self.fmriprep))
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise NeurordlError(f"cannot load fMRIPrep's confounds of {image}: {error}") from error
             frames.append(frame.reset_index(drop=True))
         if position is not None:
             table = as_list(self.tables)[position]

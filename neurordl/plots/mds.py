@@ -68,14 +68,11 @@ def plot_mds(
     """
     matrix = single_matrix(rdms)
     n = len(matrix)
-    upper = matrix[np.triu_indices(n, 1)]
     if n < 3:
         raise NeurordlError(f"a plane of stimuli needs three or more, but the RDM has {n}")
-    if missing := int((~np.isfinite(upper)).sum()):
-        raise NeurordlError(
-            f"{missing} of {len(upper)} pairs are missing, and MDS needs all; average over subjects, or "
-            "leave out the stimuli concerned"
-        )
+    if missing := int((~np.isfinite(rdms.dissimilarities)).sum()):
+        counts = f"{missing} of {rdms.dissimilarities.size} pairs are missing"
+        raise NeurordlError(f"{counts}, and MDS needs all; average over subjects, or leave stimuli out")
     matrix = np.maximum(matrix, 0)
     places, stress = _scale(np.sqrt(matrix) if _is_squared(rdms) else matrix, seed)
     labels = categories_of(rdms, categories, stimuli)

@@ -62,11 +62,9 @@ class _Table:
         frame = frame[frame["roi"].isin(rois) & (frame["subject"] != "group")]
         is_mean = frame["subject"] == "mean"
         means, subjects = frame[is_mean], frame[~is_mean]
-        if (twice := means.duplicated(["roi", "layer"])).any():
-            raise NeurordlError(
-                f"layer {means['layer'][twice].iloc[0]!r} has several means in one ROI; choose one "
-                "comparison and one set of pairs"
-            )
+        for layer in means["layer"][means.duplicated(["roi", "layer"])]:
+            remedy = "choose one comparison and one set of pairs"
+            raise NeurordlError(f"layer {layer!r} has several means in one ROI; {remedy}")
         return cls(means, subjects, rois, list(dict.fromkeys(frame["layer"])))
 
     @property
@@ -149,8 +147,7 @@ def plot_scores(
         A ROI is unknown, a column is missing, or a layer of the comparisons has no score.
     """
     table = _Table.of(scores, roi, p)
-    if p is None:
-        p = "p_fdr" if table.means["p_fdr"].notna().any() else "p"
+    p = p or ("p_fdr" if table.means["p_fdr"].notna().any() else "p")
     if comparisons is True:
         if not isinstance(scores, Evaluation):
             raise NeurordlError("comparisons=True needs an Evaluation; else pass a table of comparisons")

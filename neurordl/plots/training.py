@@ -66,10 +66,8 @@ def plot_training(
         similar = [name for name, measure in measures.items() if measure and measure.higher_is_better]
         shown = [name for name in shown if name.removeprefix("val_") in similar]
         if not shown:
-            raise NeurordlError(
-                "no term shown is 1 - a similarity of RDMs, as far as is known; give the run itself, of an "
-                "RDMLoss that compares with corr, cosine or another similarity"
-            )
+            remedy = "give the run itself, of an RDMLoss that compares with corr or another similarity"
+            raise NeurordlError(f"no term shown is 1 - a similarity of RDMs, as far as is known; {remedy}")
     shown = list(dict.fromkeys([*shown, *(f"val_{name}" for name in shown if f"val_{name}" in known)]))
     ax = ax or style.new_axes(5.6, 3.4)
     for name in shown:  # a term keeps its color whichever others are shown; the total is black
@@ -124,10 +122,9 @@ def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str
     frame = frame.astype({"condition": str})
     check_choice("reference", reference, [*frame["condition"].unique(), None])
     ax = ax or style.new_axes(5.2, 3.8)
-    if {"ceiling_lower", "ceiling_upper"} <= set(frame.columns):
-        lower, upper = frame[["ceiling_lower", "ceiling_upper"]].astype(float).mean()
-        if np.isfinite([lower, upper]).all():
-            ax.axvspan(lower, upper, color=style.CEILING, linewidth=0, zorder=0, label="noise ceiling")
+    lower, upper = frame.reindex(columns=["ceiling_lower", "ceiling_upper"]).astype(float).mean()
+    if np.isfinite([lower, upper]).all():
+        ax.axvspan(lower, upper, color=style.CEILING, linewidth=0, zorder=0, label="noise ceiling")
     for k, (condition, part) in enumerate(frame.groupby("condition", sort=False)):
         x, y = (part[name].to_numpy(float) for name in ("heldout_rdm_similarity", "test_accuracy"))
         style.dots(ax, k, x, y)

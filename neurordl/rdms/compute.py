@@ -19,7 +19,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.io import atomic_write
 from neurordl.measures.condensed import condensed_index, pair_number
 from neurordl.measures.dissimilarities import (
@@ -432,10 +432,8 @@ def _whitening(
         precision = _inverse(covariances[0], noise.estimator, source.label)
     if precision is None:
         return _Whitening()
-    try:
+    with explain("precision= is not a matrix of real numbers"):
         matrix = torch.as_tensor(np.asarray(precision, dtype=np.float64))
-    except (TypeError, ValueError) as error:
-        raise NeurordlError(f"precision= is not a matrix of real numbers: {error}") from error
     offset = source.patterns(slice(64)).double().mean(0)
     return _Whitening(
         precision=checked_precision(matrix, source.n_channels),

@@ -32,7 +32,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from scipy import stats
 
 from neurordl.arrays import Floats, Ints
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.ids import check_ids
 from neurordl.measures.dissimilarities import Dissimilarity, dissimilarity_from_text, find_dissimilarity
 from neurordl.rdms.compute import compute_rdms
@@ -184,10 +184,8 @@ def check_snr(snr: float) -> None:
 
 def _standardize(values: npt.ArrayLike, n_stimuli: int, name: str = "patterns") -> Floats:
     """Patterns without their mean over channels, scaled together to unit variance."""
-    try:
+    with explain(f"the {name} are not an array of numbers"):
         patterns = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise NeurordlError(f"the {name} are not an array of numbers: {error}") from error
     if patterns.ndim != 2 or len(patterns) != n_stimuli or patterns.shape[1] < 2:
         expected = f"({n_stimuli} stimuli, 2 or more channels)"
         raise NeurordlError(f"the {name} have shape {patterns.shape}: expected {expected}")

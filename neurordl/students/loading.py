@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.students.networks import mlp, nin, resnet18, small_cnn, with_spec
 from neurordl.validate import check_count, listed
 
@@ -110,10 +110,8 @@ def _from_package(
     if name.partition(".")[0] not in known:  # timm names trained weights as network.weights
         raise NeurordlError(f"{package} has no classification network {name!r}{_near(name, known)}")
     options = {"num_classes": classes, **options}
-    try:
+    with explain(f"{package}:{name} could not be built with {options}"):
         network: nn.Module = make(name, **options)
-    except (TypeError, ValueError, RuntimeError, KeyError) as error:
-        raise NeurordlError(f"{package}:{name} could not be built with {options}: {error}") from error
     return network
 
 
@@ -191,23 +189,15 @@ def load_network(
 def _from_factory(package: str, factory: str, options: Mapping[str, Any]) -> nn.Module:
     folder = os.getcwd()
     sys.path.insert(0, folder)  # as with ``python -m``
+    remedy = f"check the name, run in the folder of {package.partition('.')[0]}.py, or install it"
     try:
-        network = getattr(importlib.import_module(package), factory)
-    except ModuleNotFoundError as error:
-        remedy = f"install it, or run in the folder of {package.partition('.')[0]}.py"
-        raise NeurordlError(f"{package}:{factory}: {error}; {remedy}") from error
-    except AttributeError as error:
-        raise NeurordlError(f"the module {package} has no {factory!r}; check its name") from error
-    except Exception as error:  # a user's module may raise any error
-        raise NeurordlError(f"the module {package} cannot be imported: {error!r}") from error
+        with explain(f"{package}:{factory} cannot be imported", remedy=remedy):
+            network = getattr(importlib.import_module(package), factory)
     finally:
         if folder in sys.path:
             sys.path.remove(folder)
-    try:
+    with explain(f"{package}:{factory} could not be called with {dict(options)}"):
         network = network if isinstance(network, nn.Module) else network(**options)
-    except Exception as error:
-        call = f"{package}:{factory} could not be called with {dict(options)}"
-        raise NeurordlError(f"{call}: {error!r}") from error
     if not isinstance(network, nn.Module):
         result = type(network).__name__
         raise NeurordlError(f"{package}:{factory} gave {result}; it must return a torch.nn.Module")
@@ -249,10 +239,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
             f"the weights in {source} are not those of this {type(network).__name__}: "
             f"{listed(differences, 3)}; make it with as many layers, classes, channels and units"
         )
-    try:
+    with explain(f"the weights in {source} do not fit", RuntimeError):
         network.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise NeurordlError(f"the weights in {source} do not fit: {error}") from error
 
 
 def _read_state(source: Path) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.ids import natural_key
 from neurordl.io import check_run_folder, sha256_array, versions
 from neurordl.measures.comparisons import few_pairs
@@ -159,11 +159,9 @@ class Execution:
             single = self.devices == 1 or (isinstance(self.devices, list) and len(self.devices) == 1)
             strategy: Any = "auto" if single else DDPStrategy(find_unused_parameters=objective.task is None)
             chosen = {name: getattr(self, name) for name in ("accelerator", "devices", "precision")}
-            try:
+            settings = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
+            with explain(f"{settings} cannot be used on this machine"):
                 fabric = Fabric(strategy=strategy, **chosen)
-            except Exception as error:
-                settings = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
-                raise NeurordlError(f"{settings} cannot be used on this machine: {error}") from error
         if not getattr(fabric, "_launched", False):
             fabric.launch()
         return fabric
@@ -412,10 +410,8 @@ class Step(nn.Module):
                 labels = labelled.labels  # checked on the CPU: a wrong one would break a GPU's context
                 objective.task_loss(outputs[0].cpu(), labels if labels is None else labels.cpu())
             seed_all(streams.seed, 0)
-            try:
+            with explain("the teacher's network, the task or a loss fails", RuntimeError):
                 objective(student, labelled, stimuli, step=0, batchnorm=self.batchnorm)
-            except RuntimeError as error:
-                raise NeurordlError(f"the teacher's network, the task or a loss fails: {error}") from error
         if objective.task == "cross_entropy":
             streams.set_classes(int(outputs[0].shape[1]))
 

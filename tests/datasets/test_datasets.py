@@ -128,10 +128,10 @@ def _with_header(*numbers: int) -> Callable[[Path], None]:
         ),  # no giant array
         (_with_header(0x803, 19, 28, 28), "its header is"),
         (_with_header(0x801, 20 * 784), "its header is"),
-        (lambda path: write_idx(path, np.zeros((20, 28, 28), dtype=np.int16)), "has 15681 bytes or more"),
+        (lambda path: write_idx(path, np.zeros((20, 28, 28), dtype=np.int16)), "size 15681 into shape"),
         (
             lambda path: path.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 20, 28, 28) + b"ab")),
-            "has 2 bytes",
+            "size 2 into shape",
         ),
     ],
 )

@@ -165,7 +165,7 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
         ("my_models.py:net", {}, "write my_models:net$"),
         ("models/mine.py:net", {}, r"write models\.mine:net$"),
         ("../mine.py:net", {}, r"write mine:net, and run in the folder of mine\.py"),
-        ("{}:large", {}, "has no 'large'"),
+        ("{}:large", {}, r"cannot be imported: .* no attribute 'large'"),
         ("{}:nothing", {}, "gave int"),
         ("{}:broken", {}, "could not be called"),
         ("{}:small", {"depth": 2}, "could not be called with"),
@@ -181,5 +181,5 @@ def test_names_that_lead_nowhere(name: str, options: dict[str, object], message:
 def test_a_module_that_does_not_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "half_written.py").write_text("def f(:\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(NeurordlError, match="half_written cannot be imported"):
+    with pytest.raises(NeurordlError, match=r"half_written:.* cannot be imported"):
         load_network("half_written:f")

@@ -224,10 +224,9 @@ def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) 
         )
     except (ValueError, AttributeError, TypeError) as error:
         described = content.rdm_descriptors | content.pattern_descriptors
-        raise NeurordlError(
-            f"{source} does not hold consistent RDMs ({len(vectors)} of them): {error}; its descriptors have "
-            + ", ".join(f"{len(values)} {name}" for name, values in described.items())
-        ) from error
+        lengths = listed((f"{len(values)} {name}" for name, values in described.items()), most=40)
+        problem = f"{source} holds {len(vectors)} inconsistent RDMs, with {lengths}: {error}"
+        raise NeurordlError(problem) from error
     for name, texts in content.texts.items():
         if "stimulus" not in rdms.pattern_descriptors and len(texts) == rdms.n_cond != rdms.n_rdm:
             rdms.pattern_descriptors.setdefault(name, texts)
@@ -261,10 +260,9 @@ def _complete(
 
 
 def _check_values(rdms: RDMs, label: str) -> None:
-    for wrong, problem in (
-        (~np.isfinite(rdms.dissimilarities).any(axis=1), "has no measured pair (it is NaN everywhere)"),
-        (np.isinf(rdms.dissimilarities).any(axis=1), "holds infinite dissimilarities"),
-    ):
+    unmeasured = ~np.isfinite(rdms.dissimilarities).any(axis=1)
+    infinite = np.isinf(rdms.dissimilarities).any(axis=1)
+    for wrong, problem in ((unmeasured, "is NaN everywhere"), (infinite, "holds infinite dissimilarities")):
         if wrong.any():
             number = int(wrong.argmax())
             names = ", ".join(f"{k} {v[number]}" for k, v in rdms.rdm_descriptors.items() if k != "index")

@@ -471,19 +471,16 @@ def _from_structs(structs: list[Struct]) -> RDMContent:
 def _split_names(content: RDMContent) -> None:
     """Read ROI, subject and session from names such as "hIT | BE | Session: 1"."""
     names = content.rdm_descriptors.get("name", [])
-    matches = [_TOOLBOX_NAME.fullmatch(name) if isinstance(name, str) else None for name in names]
-    if not all(matches) or set(_OF_RDMS) & set(content.rdm_descriptors):
+    matches = [_TOOLBOX_NAME.fullmatch(str(name)) for name in names]
+    if not names or not all(matches) or set(_OF_RDMS) & set(content.rdm_descriptors):
         return
-    for match in filter(None, matches):
-        for descriptor, text in match.groupdict().items():
-            content.rdm_descriptors.setdefault(descriptor, []).append(text.strip())
-    if names:
-        del content.rdm_descriptors["name"]  # it says nothing more, and would keep sessions apart
-        first = ", ".join(f"{key} {content.rdm_descriptors[key][0]!r}" for key in _TOOLBOX_NAME.groupindex)
-        content.notices.append(
-            f"ROI, subject and session were read from the names of the {len(names)} RDMs; {names[0]!r} is "
-            f"{first}"
-        )
+    del content.rdm_descriptors["name"]  # it says nothing more, and would keep sessions apart
+    for descriptor in _TOOLBOX_NAME.groupindex:
+        content.rdm_descriptors[descriptor] = [match[descriptor].strip() for match in matches if match]
+    first = ", ".join(f"{key} {content.rdm_descriptors[key][0]!r}" for key in _TOOLBOX_NAME.groupindex)
+    content.notices.append(
+        f"ROI, subject and session were read from the names of the {len(names)} RDMs; {names[0]!r} is {first}"
+    )
 
 
 def _texts(value: Any) -> list[str] | None:
