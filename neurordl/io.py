@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,10 +61,8 @@ def check_run_folder(out: str | os.PathLike[str], resume: bool) -> None:
 
 def make_folder(path: Path, remedy: str = "choose another") -> None:
     """Make a folder, and those that it lies in; a `NeurordlError` says why it cannot be made."""
-    try:
+    with explain(f"cannot make the folder {path}", OSError, remedy):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NeurordlError(f"cannot make the folder {path}: {error.strerror}; {remedy}") from error
 
 
 @contextmanager
@@ -159,12 +157,8 @@ def write_json(path: str | os.PathLike[str], obj: object) -> None:
     NeurordlError
         If ``obj`` holds something that JSON cannot express, such as NaN, or if the file cannot be written.
     """
-    try:
+    with explain(f"cannot write {path} as JSON", remedy="give numbers, text, lists, dicts, None"):
         text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise NeurordlError(
-            f"cannot write {path} as JSON: {error}; give numbers, text, lists, dicts, None"
-        ) from error
     write_text(path, text + "\n")
 
 
@@ -197,12 +191,8 @@ def damage_named(path: str | os.PathLike[str], remedy: str = "write it again") -
 
 def read_text(path: str | os.PathLike[str]) -> str:
     """Read a text file in UTF-8, with or without a byte order mark; any failure is a `NeurordlError`."""
-    with damage_named(path):
-        content = Path(path).read_bytes()
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise NeurordlError(f"it is not text in UTF-8 ({error})") from error
+    with damage_named(path), explain("it is not text in UTF-8", UnicodeDecodeError):
+        return Path(path).read_bytes().decode("utf-8-sig")
 
 
 def read_cells(path: str | os.PathLike[str], *, pad: bool = False) -> tuple[list[list[str]], bool]:

@@ -83,6 +83,7 @@ def check_number(
     *,
     open_low: bool = False,
     open_high: bool = False,
+    remedy: str = "",
 ) -> float:
     """Return ``value`` as a float if it is a finite number from ``low`` to ``high``.
 
@@ -94,6 +95,8 @@ def check_number(
         The range, both ends included.
     open_low, open_high
         Exclude ``low`` or ``high`` itself.
+    remedy
+        What helps, at the end of the message.
 
     Raises
     ------
@@ -105,7 +108,6 @@ def check_number(
     if not math.isfinite(number) or not inside:
         least = "" if low == -math.inf else f" above {low:g}" if open_low else f" of at least {low:g}"
         most = "" if high == math.inf else f" {'below' if open_high else 'of at most'} {high:g}"
-        raise NeurordlError(
-            f"{name}={value!r}: expected a number{least}{' and' if least and most else ''}{most}"
-        )
+        extent = f"a number{least}{' and' if least and most else ''}{most}"
+        raise NeurordlError(f"{name}={value!r}: expected {extent}{'; ' if remedy else ''}{remedy}")
     return number

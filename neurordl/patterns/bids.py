@@ -19,6 +19,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
 from neurordl.io import read_json
 from neurordl.patterns.tables import Table
+from neurordl.validate import check_number
 
 _RECORDING = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
 _LONGEST = 60.0  # seconds between volumes; larger numbers are milliseconds without their unit
@@ -141,10 +142,8 @@ def volume_times(
     seconds_of = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
     has_unit, header_step = unit in seconds_of, float(image.header.get_zooms()[3]) * seconds_of.get(unit, 1.0)
     step = header_step if recorded is None else recorded
-    if not isinstance(step, Real) or isinstance(step, bool) or not 0 < float(step) <= _LONGEST:
-        problem = f"is not plausible: expected seconds above 0 and at most {_LONGEST:g}"
-        raise NeurordlError(f"the time between the volumes of {name}, {step!r}, {problem}; pass t_r=")
-    seconds = float(step)
+    quantity = f"seconds between the volumes of {name}"
+    seconds = check_number(quantity, step, 0, _LONGEST, open_low=True, remedy="pass t_r=")
     start, start_source = metadata.get("StartTime", (None, None))
     if recorded is None and not has_unit:
         notice = f"the header of {name} gives {seconds:g} between volumes without a unit of time"

@@ -23,7 +23,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids, id_column, match_ids, natural_key
 from neurordl.io import read_frame, sha256_array
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
-from neurordl.validate import check_columns, check_count, listed
+from neurordl.validate import check_columns, check_count, check_number, listed
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Statistics: TypeAlias = Sequence[float] | Literal["imagenet"] | None
@@ -262,8 +262,7 @@ class StimulusSet:
         """
         if not isinstance(held_out, float | int):
             return self._parts(match_ids(held_out, self.ids, names=("held-out part", "stimuli")).index)
-        if isinstance(held_out, bool) or not 0 < held_out < 1:
-            raise NeurordlError(f"held_out={held_out!r}: expected a fraction between 0 and 1, or ids")
+        check_number("held_out", held_out, 0, 1, open_low=True, open_high=True, remedy="or give ids")
         order, generator = _shuffle(self.ids, seed, self._strata(stratify))
         n_held_out = int(len(self) * held_out + 0.5)
         # evenly spaced along a list in which strata lie side by side, from a random start

@@ -50,7 +50,7 @@ def test_the_closest_sidecar_says_the_repetition_time(tmp_path: Path, within: st
     root = tmp_path / "ds" / within
     func = root / "sub-01" / "ses-2" / "func"
     path = write_bold(func / "sub-01_ses-2_task-x_run-1_space-MNI_desc-preproc_bold.nii.gz", t_r=0.0)
-    with pytest.raises(NeurordlError, match="is not plausible"):
+    with pytest.raises(NeurordlError, match="expected a number above 0 and of at most 60; pass t_r="):
         taken(path)
     # of others: another task, another subject, more than the image has, another suffix, another data set
     write(root / "task-y_bold.json", {"RepetitionTime": 9.1})
@@ -59,7 +59,7 @@ def test_the_closest_sidecar_says_the_repetition_time(tmp_path: Path, within: st
     write(root / "task-x_sbref.json", {"RepetitionTime": 9.4})
     write(root.parent / "task-x_bold.json", {"RepetitionTime": 9.5})
     write(root / "notask_bold.json", {"RepetitionTime": 9.6})
-    with pytest.raises(NeurordlError, match="is not plausible"):
+    with pytest.raises(NeurordlError, match="expected a number above 0 and of at most 60; pass t_r="):
         taken(path)
     for step, place in enumerate(
         (
@@ -97,9 +97,9 @@ def test_names_that_are_not_those_of_bids_have_the_file_beside_them(tmp_path: Pa
     [
         ("{", "is damaged, or not a .json file"),
         ("[1]", "is not a JSON object"),
-        ({"RepetitionTime": "two"}, "'two', is not plausible"),
-        ({"RepetitionTime": True}, "True, is not plausible"),
-        ({"RepetitionTime": 2000}, "2000, is not plausible"),
+        ({"RepetitionTime": "two"}, "='two': expected a number above 0"),
+        ({"RepetitionTime": True}, "=True: expected a number above 0"),
+        ({"RepetitionTime": 2000}, "=2000: expected a number above 0"),
         ({"VolumeTiming": [0, 2, 5]}, "its own time .VolumeTiming"),
     ],
 )

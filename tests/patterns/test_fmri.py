@@ -613,10 +613,10 @@ def test_grids_that_drift_apart_are_not_the_same(study: Any) -> None:
 @pytest.mark.parametrize(
     ("zoom", "unit", "given", "told"),
     [
-        (0.0, "sec", None, ", 0.0, is not plausible"),
-        (2000.0, "sec", None, "is not plausible"),
-        (500.0, "unknown", None, "is not plausible"),
-        (2.0, "sec", 2000, "is not plausible"),
+        (0.0, "sec", None, "volumes of .*=0.0: expected a number above 0"),
+        (2000.0, "sec", None, "expected a number above 0 and of at most 60; pass t_r="),
+        (500.0, "unknown", None, "expected a number above 0 and of at most 60; pass t_r="),
+        (2.0, "sec", 2000, "expected a number above 0 and of at most 60; pass t_r="),
     ],
 )
 def test_implausible_repetition_times(study: Any, zoom: float, unit: str, given: Any, told: str) -> None:

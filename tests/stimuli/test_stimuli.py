@@ -434,7 +434,7 @@ def test_sets_too_small_for_folds() -> None:
 
 @pytest.mark.parametrize("wrong", [0, 1, 1.5, -0.1, float("nan"), True, 5])
 def test_wrong_fractions(wrong: float) -> None:
-    with pytest.raises(NeurordlError, match="fraction between 0 and 1"):
+    with pytest.raises(NeurordlError, match=r"held_out=.*: expected a number above 0 and below 1"):
         numbered(12).split(wrong)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from rsatoolbox.rdm.rdms import RDMs
 
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.ids import check_ids, possible_ids
 from neurordl.io import damage_named, write_bytes
 from neurordl.rdms.files.arrays import NPY, NPZ
@@ -214,7 +214,9 @@ def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) 
         if names is not None and len(names) != len(vectors) and FORMATS[source.suffix.lower()].has_variables:
             del content.rdm_descriptors[name]
             content.notices.append(f"{len(names)} {name} names but {len(vectors)} RDMs: they are left out")
-    try:
+    described = content.rdm_descriptors | content.pattern_descriptors
+    lengths = listed((f"{len(values)} {name}" for name, values in described.items()), most=40)
+    with explain(f"{source} holds {len(vectors)} inconsistent RDMs, with {lengths}"):
         rdms = RDMs(
             vectors,
             dissimilarity_measure=content.measure,
@@ -222,11 +224,6 @@ def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) 
             rdm_descriptors=content.rdm_descriptors,
             pattern_descriptors=content.pattern_descriptors,
         )
-    except (ValueError, AttributeError, TypeError) as error:
-        described = content.rdm_descriptors | content.pattern_descriptors
-        lengths = listed((f"{len(values)} {name}" for name, values in described.items()), most=40)
-        problem = f"{source} holds {len(vectors)} inconsistent RDMs, with {lengths}: {error}"
-        raise NeurordlError(problem) from error
     for name, texts in content.texts.items():
         if "stimulus" not in rdms.pattern_descriptors and len(texts) == rdms.n_cond != rdms.n_rdm:
             rdms.pattern_descriptors.setdefault(name, texts)
