@@ -191,8 +191,7 @@ def _download(file: File, folder: Path) -> str:
         if sha256_file(target) == file.sha256:
             return "already there, verified"
         raise NeurordlError(
-            f"{target} exists, but its checksum is not that of the official file: move it away and fetch "
-            "again, or keep it if you know what it is (loaders read it)"
+            f"{target} exists, but its checksum is not that of the official file: move it away, or keep it"
         )
     try:
         if shutil.disk_usage(folder).free < file.size:

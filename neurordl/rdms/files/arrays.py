@@ -77,8 +77,7 @@ def _refuse_pickle(handle: IO[bytes], label: str) -> None:
     handle.seek(0)
     if start in _PICKLE:
         raise NeurordlError(
-            f"{label} is a pickle under another name, and unpickling a file can run any code; save the "
-            "arrays with numpy.save, numpy.savez or save_rdms"
+            f"{label} is a pickle under another name, which can run any code; save it by numpy or save_rdms"
         )
 
 
@@ -92,8 +91,7 @@ def _read_array(handle: IO[bytes], size: int, label: str) -> Values:
     shape, _, dtype = read_header(handle)
     if dtype.hasobject:
         raise NeurordlError(
-            f"{label} holds Python objects, which are pickled, and unpickling a file can run any code; save "
-            "it as numbers or text"
+            f"{label} holds Python objects, whose pickles can run any code; save it as numbers or text"
         )
     claimed, stored = math.prod(shape) * dtype.itemsize, size - handle.tell()
     if claimed != stored or (dtype.itemsize == 0 and math.prod(shape) > size):

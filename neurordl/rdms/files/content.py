@@ -407,8 +407,7 @@ def _chosen_name(variables: Mapping[str, Any], name: str | None) -> str:
     candidates = [key for key, value in variables.items() if key not in _RESERVED and _could_be_rdms(value)]
     if not candidates:
         raise NeurordlError(
-            "it has no variable that can be RDMs (square matrices, condensed RDMs, or a struct array with "
-            f"the field RDM); it has: {contents}"
+            f"no variable that can be RDMs (square, condensed, structs with a field RDM); it has: {contents}"
         )
     if len(candidates) > 1:
         names = ", ".join(f"{key!r} ({_shape(variables[key])})" for key in candidates)
@@ -461,8 +460,7 @@ def _from_structs(structs: list[Struct]) -> RDMContent:
                 content.texts[name] = texts
         elif texts and name.lower() in _IDS:
             raise NeurordlError(
-                f"the RDMs name their stimuli in the field {name!r}, and not all alike; bring them into one "
-                "order and save them again"
+                f"the RDMs name stimuli in the field {name!r}, and not all alike; bring them into one order"
             )
     _split_names(content)
     return content

@@ -118,8 +118,7 @@ def _read(source: Path, _: str | None) -> RDMContent:
         tree = _read_group(CheckedFile(file), file)
     if "dissimilarities" not in tree:
         raise NeurordlError(
-            f"it is not in rsatoolbox's layout: it has no 'dissimilarities', but {sorted(tree)}; write it "
-            "with rdms.save(path, file_type='hdf5') or save_rdms"
+            f"it is not in rsatoolbox's layout (no 'dissimilarities', but {sorted(tree)}); use save_rdms"
         )
     return content_of_tree(tree)
 
