@@ -17,7 +17,7 @@ from rich.progress import track
 from scipy import stats
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.io import make_folder, read_json, write_json
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.validate import check_choice, check_columns
@@ -109,10 +109,8 @@ def _open_folder(out: Path, fingerprint: Mapping[str, Any]) -> None:
 def _read_values(file: Path, job: Mapping[str, Any]) -> dict[str, float]:
     """The values of a finished row; undefined ones come back as NaN."""
     row = read_json(file)
-    try:
+    with explain(f"{file} is not a row of a grid", remedy="delete it to run its job again"):
         same, values = row["job"] == dict(job), {key: float(value) for key, value in row["values"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise NeurordlError(f"{file} is not a row of a grid; delete it to run its job again") from error
     if not same:
         raise NeurordlError(f"{file} holds the row of another job; delete it to run this one again")
     return values

@@ -552,13 +552,9 @@ def _covariances(source: Source, noise: Noise, residuals: DatasetBase | None) ->
         )
     rows = rows if source.channels is None else rows[:, source.channels]
     dofs = None
-    try:
+    with explain(f"the observation descriptor 'dof' of the residuals of {label} holds no numbers"):
         if "dof" in residuals.obs_descriptors:
             dofs = np.array([float(value) for value in residuals.obs_descriptors["dof"]])
-    except (TypeError, ValueError) as error:
-        raise NeurordlError(
-            f"the observation descriptor 'dof' of the residuals of {label} holds no numbers: {error}"
-        ) from error
     if noise.by == "pooled" and dofs is None:
         return [covariance(rows, len(rows) - 1, noise.estimator, label)]
     runs, run = coded(residuals, "run", f"the residuals of {label}")
