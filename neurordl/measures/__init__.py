@@ -33,9 +33,7 @@ def register(measure: Dissimilarity | Comparison) -> None:
     """
     if isinstance(measure, Comparison):
         if measure.name in COMPARISONS and measure.name in _PROVIDED:
-            raise NeurordlError(
-                f"{measure.name!r} cannot be registered: this comparison exists; choose another name"
-            )
+            raise NeurordlError(f"{measure.name!r} cannot be registered: it exists; choose another name")
         COMPARISONS[measure.name] = measure
         return
     if not isinstance(measure, Dissimilarity):

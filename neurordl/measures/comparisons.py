@@ -24,11 +24,9 @@ from torch import Tensor
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
-from neurordl.measures.condensed import n_stimuli, square
-from neurordl.measures.kernels.kernel import Kernel
-from neurordl.measures.kernels.products import InnerProducts
-from neurordl.measures.kernels.ranks import Ranks
-from neurordl.validate import check_choice
+from neurordl.measures.condensed import square
+from neurordl.measures.kernels.similarities import InnerProducts, Kernel, Ranks, solve_whitening
+from neurordl.validate import check_choice, listed
 
 Function = Callable[..., Tensor]
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -147,10 +145,7 @@ class Comparison:
         function = self.function
         if function is None or not self.differentiable:
             usable = ", ".join(name for name, entry in COMPARISONS.items() if entry.differentiable)
-            raise NeurordlError(
-                f"{self.name} has no gradient, so it cannot be a loss; train with one of {usable}, and "
-                f"evaluate with {self.name}"
-            )
+            raise NeurordlError(f"{self.name} has no gradient, so it cannot be a loss; train with {usable}")
         takes_all = self.weighted and not self.complete
         if takes_all and not self.higher_is_better:
             return function
@@ -175,19 +170,17 @@ class Comparison:
 def mse(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     """Weighted mean of the squared differences."""
     a, b, weights = _measured(a, b, weights)
-    return _defined(_mean((a - b).square(), weights), weights.sum(-1) > 0)
+    return torch.where(weights.sum(-1) > 0, _mean((a - b).square(), weights), math.nan)
 
 
 def corr(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     """Pearson correlation, weighted."""
-    a, b, weights = _measured(a, b, weights)
-    return _cosine(_centered(_scaled(a), weights), _centered(_scaled(b), weights), weights)
+    return _cosine(*_compared(a, b, weights, center=True))
 
 
 def cosine(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cosine, weighted."""
-    a, b, weights = _measured(a, b, weights)
-    return _cosine(_scaled(a), _scaled(b), weights)
+    return _cosine(*_compared(a, b, weights))
 
 
 def cosine_cov(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -201,16 +194,12 @@ def cosine_cov(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     NeurordlError
         Weights other than 0 and 1.
     """
-    a, b, weights = _measured(a, b, weights)
-    _check_weights(weights, "cosine_cov")
-    return _whitened(_scaled(a), _scaled(b), weights)
+    return _whitened(*_compared(a, b, weights), "cosine_cov")
 
 
 def corr_cov(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     """`cosine_cov` of RDMs minus their plain mean over the measured pairs: rsatoolbox's ``corr_cov``."""
-    a, b, weights = _measured(a, b, weights)
-    _check_weights(weights, "corr_cov")
-    return _whitened(_centered(_scaled(a), weights), _centered(_scaled(b), weights), weights)
+    return _whitened(*_compared(a, b, weights, center=True), "corr_cov")
 
 
 def cka(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -223,9 +212,9 @@ def cka(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     NeurordlError
         A missing pair, or weights other than 1.
     """
-    a, b, weights = _measured(a, b, weights)
+    a, b, weights = _compared(a, b, weights)
     _check_weights(weights, "cka", complete=True)
-    left, right = (centered_kernels(_scaled(x)).flatten(-2) for x in (a, b))
+    left, right = (centered_kernels(x).flatten(-2) for x in (a, b))
     return _cosine(left, right, torch.ones_like(left))
 
 
@@ -234,24 +223,20 @@ def huber(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
 
     The distance term of relational knowledge distillation: Park et al. 2019, arXiv:1904.05068.
     """
-    a, b, weights = _measured(a, b, weights)
-    a, b = _scaled(a), _scaled(b)
+    a, b, weights = _compared(a, b, weights)
     mean_a, mean_b = _mean(a, weights), _mean(b, weights)
     floor = 8 * torch.finfo(a.dtype).eps
     defined = (mean_a > floor) & (mean_b > floor)
     a, b = (x / torch.where(defined, mean, 1)[..., None] for x, mean in ((a, mean_a), (b, mean_b)))
     loss = torch.nn.functional.smooth_l1_loss(a, b, reduction="none", beta=1.0)
-    return _defined(_mean(loss, weights), defined)
+    return torch.where(defined, _mean(loss, weights), math.nan)
 
 
 def _measured(a: Tensor, b: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """RDMs and weights in float32 or float64, both 0 where a pair is missing."""
-    pairs = {x.shape[-1] if x.ndim else None for x in (a, b, weights) if x is not None}
-    if len(pairs) != 1 or None in pairs:
-        raise NeurordlError(
-            "the RDMs and their weights must be condensed over the same pairs; their shapes are "
-            + ", ".join(str(tuple(x.shape)) for x in (a, b, weights) if x is not None)
-        )
+    shapes = [tuple(x.shape) for x in (a, b, weights) if x is not None]
+    if () in shapes or len({shape[-1] for shape in shapes}) != 1:
+        raise NeurordlError(f"RDMs and weights must be condensed over the same pairs; shapes are {shapes}")
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     a, b = a.to(dtype), b.to(dtype)
     measured = a.isfinite() & b.isfinite()
@@ -264,6 +249,15 @@ def _measured(a: Tensor, b: Tensor, weights: Tensor | None) -> tuple[Tensor, Ten
         measured = measured & (weights > 0)
         weights = torch.where(measured, weights, 0)
     return torch.where(measured, a, 0), torch.where(measured, b, 0), weights
+
+
+def _compared(
+    a: Tensor, b: Tensor, weights: Tensor | None, center: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_measured` RDMs whose largest entry is 1, less their weighted mean if centered."""
+    a, b, weights = _measured(a, b, weights)
+    a, b = _scaled(a), _scaled(b)
+    return (_centered(a, weights), _centered(b, weights), weights) if center else (a, b, weights)
 
 
 def _scaled(rdms: Tensor) -> Tensor:
@@ -287,55 +281,40 @@ def _centered(rdms: Tensor, weights: Tensor) -> Tensor:
     return torch.where(varies, centered, 0)
 
 
-def _defined(values: Tensor, defined: Tensor) -> Tensor:
-    return torch.where(defined, values, math.nan)
-
-
 def _cosine(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     """Weighted cosine; NaN, with a gradient of zero, where either has no length."""
     a, b, weights = _scaled(a), _scaled(b), _scaled(weights)  # their squares neither overflow nor vanish
     length_a, length_b = ((x.square() * weights).sum(-1) for x in (a, b))
     defined = (length_a > 0) & (length_b > 0)
     lengths = torch.where(defined, length_a, 1).sqrt() * torch.where(defined, length_b, 1).sqrt()
-    return _defined((a * b * weights).sum(-1) / lengths, defined)
+    return torch.where(defined, (a * b * weights).sum(-1) / lengths, math.nan)
 
 
 def _check_weights(weights: Tensor, name: str, complete: bool = False) -> None:
     """Raise an error if pairs are missing where RDMs must be complete, or have fractional weights."""
     if complete and bool((weights != 1).any()):
         raise NeurordlError(
-            f"{name} needs complete RDMs without pair weights, but pairs are missing or weighted; choose "
-            "stimuli that every RDM has, or compare with cosine_cov (missing pairs) or corr (weights too)"
+            f"{name} needs complete RDMs without pair weights; choose stimuli that all have, or take corr"
         )
     if bool(((weights != 0) & (weights != 1)).any()):
         raise NeurordlError(
-            f"{name} takes pairs as measured (weight 1) or missing (0), without fractional weights; use "
-            "corr, cosine, mse or huber for those"
+            f"{name} takes pairs as measured (1) or missing (0); for others take corr, cosine, mse or huber"
         )
 
 
-def _whitened(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
+def _whitened(a: Tensor, b: Tensor, weights: Tensor, name: str) -> Tensor:
     """Cosine under V⁻¹, V = 2 I + B B' with B the (measured pairs x stimuli) incidence.
 
     Woodbury: with K = 2 I + B'B (stimuli x stimuli) and x_a = K⁻¹ B'a,
     2 a' V⁻¹ b = (a - B x_a)'(b - B x_b) + 2 x_a'x_b, a plain inner product in which nothing cancels.
     """
-    n = n_stimuli(a.shape[-1])
-    measured = square(weights)
+    _check_weights(weights, name)
     complete = bool((weights == 1).all())
-    factor = None if complete else torch.linalg.cholesky(measured + torch.diag_embed(2 + measured.sum(-1)))
-
-    def extended(rdms: Tensor) -> Tensor:
-        matrix = square(rdms)
-        sums = matrix.sum(-1)
-        if factor is None:  # K = n I + 11'
-            x = (sums - sums.sum(-1, keepdim=True) / (2 * n)) / n
-        else:
-            x = torch.cholesky_solve(sums[..., None], factor)[..., 0]
-        rest = matrix - measured * (x[..., :, None] + x[..., None, :])
-        return torch.cat([rest.flatten(-2), 2 * x], -1)  # each pair occurs twice
-
-    left, right = extended(a), extended(b)
+    matrices = square(torch.stack([a, b], -2))
+    sums = matrices.sum(-1)
+    x = solve_whitening(sums, None if complete else weights)
+    rest = matrices - square(weights)[..., None, :, :] * (x[..., :, None] + x[..., None, :])
+    left, right = torch.cat([rest.flatten(-2), 2 * x], -1).unbind(-2)  # each pair occurs twice
     return _cosine(left, right, torch.ones_like(left))
 
 
@@ -358,7 +337,7 @@ def _bures(models: Tensor, data: Tensor) -> Tensor:
     eigenvalues of A and of the product are left out, as in rsatoolbox. It is not symmetric where squared
     distances are not Euclidean. Source: Muzellec & Cuturi 2018, arXiv:1805.07594.
     """
-    left, right = centered_kernels(models), centered_kernels(data)
+    left, right = (centered_kernels(_near_one(rdms)) for rdms in (models, data))
     trace = right.diagonal(dim1=-2, dim2=-1).sum(-1)
     similarities = torch.full((len(left), len(right)), torch.nan, dtype=left.dtype, device=left.device)
     for row, kernel in enumerate(left):
@@ -371,6 +350,12 @@ def _bures(models: Tensor, data: Tensor) -> Tensor:
         product = kernel.trace() * trace
         similarities[row] = inner / torch.where(product > 0, product, torch.nan).sqrt()
     return similarities
+
+
+def _near_one(rdms: Tensor) -> Tensor:
+    """RDMs divided by a power of four (it changes no digit): their products neither overflow nor vanish."""
+    exponent = torch.frexp(rdms.abs().amax(-1, keepdim=True)).exponent
+    return rdms / 4.0 ** (exponent // 2).to(rdms.dtype)
 
 
 def _negative_riemannian(models: Tensor, data: Tensor) -> Tensor:
@@ -436,7 +421,9 @@ _BUILT_IN = (
     _rank("tau-b", products=False, normalized=True),
     Comparison("bures", None, _bures, complete=True, slow=True, pool=unit_mean, undefined="zero"),
     Comparison(
-        *("neg_riem_dist", None, _negative_riemannian),
+        "neg_riem_dist",
+        None,
+        _negative_riemannian,
         complete=True,
         slow=True,
         undefined="zero",
@@ -488,13 +475,9 @@ def find_similarity(comparison: ComparisonLike) -> Comparison:
         The name is unknown, or it is that of a distance.
     """
     similarities = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
-    if isinstance(comparison, str):
-        check_choice("comparison", comparison, similarities)
     entry = find_comparison(comparison)
     if not entry.higher_is_better:
-        raise NeurordlError(
-            f"comparison={entry.name!r} is a distance; choose a similarity: " + ", ".join(similarities)
-        )
+        raise NeurordlError(f"comparison={entry.name!r} is a distance; choose {listed(similarities, 40)}")
     return entry
 
 

@@ -14,6 +14,9 @@ from neurordl.errors import NeurordlError
 
 Numbers = TypeVar("Numbers", int, Tensor, Ints)
 
+_BYTES = 64 << 20  # of square matrices at once
+_ROWS = 3_000  # sums of all RDMs from which a step for each stimulus is quicker than square matrices
+
 
 def condensed_index(n: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
     """Rows and columns of the pairs of ``n`` stimuli in condensed order: (0, 1), (0, 2), ..., (n-2, n-1)."""
@@ -47,10 +50,7 @@ def n_stimuli(n_pairs: int) -> int:
     """
     n = (1 + math.isqrt(1 + 8 * n_pairs)) // 2
     if n * (n - 1) // 2 != n_pairs:
-        raise NeurordlError(
-            f"a condensed RDM has n(n-1)/2 pairs (1, 3, 6, 10, ...), not {n_pairs}: give the upper triangle "
-            "row by row, without the diagonal"
-        )
+        raise NeurordlError(f"a condensed RDM (upper triangle) has 1, 3, 6, 10, ... pairs, not {n_pairs}")
     return n
 
 
@@ -64,18 +64,27 @@ def square(condensed: Tensor) -> Tensor:
     return matrix + matrix.mT
 
 
+def stimulus_sums(rdms: Tensor) -> Tensor:
+    """Sum of each stimulus's dissimilarities: (rdms, stimuli)."""
+    n = n_stimuli(rdms.shape[1])
+    if len(rdms) * n > _ROWS and rdms.device.type == "cpu":  # row by row: no square matrix is made
+        sums = rdms.new_zeros(len(rdms), n)
+        start = 0
+        for i in range(n - 1):
+            row = rdms[:, start : start + n - 1 - i]
+            sums[:, i] += row.sum(-1)
+            sums[:, i + 1 :] += row
+            start += n - 1 - i
+        return sums
+    step = max(1, _BYTES // (16 * rdms.shape[1] + 1))
+    return torch.cat([square(part).sum(-1) for part in torch.split(rdms, step)])
+
+
 def unmeasured_stimuli(measured: Bools) -> list[int]:
     """List the stimuli, numbered from 0, that are in none of the measured pairs, (pairs,)."""
     if measured.all():
         return []
-    n = n_stimuli(len(measured))
-    seen, start = np.zeros(n, dtype=bool), 0
-    for row in range(n):  # row by row: the indices of all pairs take memory
-        pairs = measured[start : start + n - 1 - row]
-        seen[row] |= pairs.any()
-        seen[row + 1 :] |= pairs
-        start += len(pairs)
-    return [int(row) for row in np.flatnonzero(~seen)]
+    return np.flatnonzero(stimulus_sums(torch.as_tensor(measured[None]).float())[0] == 0).tolist()
 
 
 def missing_groups(vectors: Floats | Tensor) -> list[tuple[list[int], Bools]]:

@@ -143,10 +143,7 @@ class Dissimilarity:
             )
         kernel = self.kernel
         if self.needs_runs and kernel is not None and kernel != SquaredDistance(scale=kernel.scale):
-            raise NeurordlError(
-                f"{self.name!r} needs runs, and across runs a kernel has no normalize, root or sides: "
-                "leave them out, or leave out the kernel"
-            )
+            raise NeurordlError(f"{self.name!r} needs runs: its kernel has no normalize, root or sides")
         object.__setattr__(self, "written", self.written or self.name)
 
     def __call__(self, patterns: Tensor, *args: Tensor, **kwargs: Tensor) -> Tensor:
@@ -179,9 +176,11 @@ class Dissimilarity:
 
     def check_name(self, replaced: str = "") -> None:
         """Raise an error if one of its names is that of another dissimilarity, but for a replaced one."""
+        if self in DISSIMILARITIES.values():
+            return
         for name, known in DISSIMILARITIES.items():
             taken = known.spellings() & self.spellings()
-            if taken and known != self and name != replaced:
+            if taken and name != replaced:
                 raise NeurordlError(
                     f"the name {self.name!r} is taken, since {min(taken)!r} is the dissimilarity {name!r}; "
                     "choose another name or alias"
@@ -193,9 +192,7 @@ class Dissimilarity:
             able = [name for name, known in DISSIMILARITIES.items() if known.precision != "none"]
             raise NeurordlError(f"{self} takes no precision; choose {' or '.join(able)}, or leave it out")
         if not available and self.precision == "required":
-            raise NeurordlError(
-                f"{self} needs precision=, the inverse of the noise covariance of the channels"
-            )
+            raise NeurordlError(f"{self} needs precision=, the inverse of the channels' noise covariance")
 
     def of_network(self) -> Dissimilarity:
         """Return the dissimilarity for a network where brain data were measured by this one."""
@@ -411,11 +408,7 @@ _EACH = (
     ),
     Dissimilarity("cosine", cosine, ("cosine similarity",), whitened_by_root=True, kernel=cosine),
     Dissimilarity(
-        "mahalanobis",
-        mahalanobis,
-        written="squared mahalanobis",
-        precision="required",
-        kernel=euclidean,
+        "mahalanobis", mahalanobis, written="squared mahalanobis", precision="required", kernel=euclidean
     ),
     Dissimilarity(
         "crossnobis",
@@ -434,12 +427,7 @@ _EACH = (
         kernel=SquaredDistance(sides=poisson_rates),
     ),
     Dissimilarity(
-        "poisson_cv",
-        poisson_cv,
-        ("cross-validated poisson",),
-        needs_runs=True,
-        unbalanced=True,
-        rates=True,
+        "poisson_cv", poisson_cv, ("cross-validated poisson",), needs_runs=True, unbalanced=True, rates=True
     ),
 )
 DISSIMILARITIES: dict[str, Dissimilarity] = {measure.name: measure for measure in _EACH}

@@ -25,7 +25,7 @@ from neurordl.measures.comparisons import Comparison, ComparisonLike, find_simil
 from neurordl.measures.condensed import square
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.measures.kernels.distances import distance_matrices
-from neurordl.measures.kernels.products import InnerProducts
+from neurordl.measures.kernels.similarities import InnerProducts
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.source import Center, Source, check_rates, check_runs
 from neurordl.rsa.compare import similarity

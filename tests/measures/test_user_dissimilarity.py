@@ -252,7 +252,7 @@ def test_names_that_cannot_be_registered(measure: Any) -> None:
         nrl.Dissimilarity("", city_block)
     options: dict[str, Any]
     for options in ({"normalize": "length"}, {"root": True}, {"sides": lambda x: (x, x)}):
-        with pytest.raises(nrl.NeurordlError, match="'x' needs runs, and across runs a kernel has no norm"):
+        with pytest.raises(nrl.NeurordlError, match="'x' needs runs: its kernel has no norm"):
             nrl.Dissimilarity("x", across_runs, needs_runs=True, kernel=SquaredDistance(**options))
     with pytest.raises(nrl.NeurordlError, match="precision='sometimes'"):
         nrl.Dissimilarity("x", city_block, precision="sometimes")  # type: ignore[arg-type]

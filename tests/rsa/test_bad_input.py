@@ -180,7 +180,7 @@ def test_arrays_that_do_not_fit(call: Call, told: str) -> None:
     "offered, measured, options, told",
     [
         (others, brain, [], "no id of the stimuli"),
-        (models, unmeasured, [], "s1) has no measured pair"),
+        (models, unmeasured, [], "s1) is NaN everywhere"),
         (lambda: models(3), brain, ["--bootstrap", "both"], "give more stimuli"),
         (models, lambda: brain(1), ["--bootstrap", "both"], "one subject cannot be resampled"),
         (models, twice, [], "subject 'p0' has 2"),

@@ -16,7 +16,7 @@ from scipy.spatial.distance import pdist
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
-from neurordl.measures.kernels.products import bounds
+from neurordl.measures.kernels.similarities import bounds
 from neurordl.rsa.ceilings import ceiling, ceiling_p, pooled, scaled_to_pool, subject_bounds
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.reliability import session_reliability, split_half

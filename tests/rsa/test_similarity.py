@@ -15,9 +15,9 @@ from scipy.stats import kendalltau, rankdata
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
+from neurordl.measures.condensed import stimulus_sums
 from neurordl.measures.kernels import compiled_ranks
-from neurordl.measures.kernels.products import Grams, _stimulus_sums, cosines
-from neurordl.measures.kernels.ranks import dense_ranks, in_threads
+from neurordl.measures.kernels.similarities import Grams, cosines, dense_ranks, in_threads
 from neurordl.rsa.compare import similarity, why_undefined
 
 METHODS = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
@@ -334,8 +334,14 @@ def test_sums_of_stimuli_row_by_row(n_rdms, n, monkeypatch):
     rdms = torch.as_tensor(np.random.default_rng(n).random((n_rdms, n * (n - 1) // 2)))
     want = torch.stack([torch.as_tensor(squareform(one.numpy()).sum(0)) for one in rdms])
     for rows in (0, 10**9):
-        monkeypatch.setattr("neurordl.measures.kernels.products._ROWS", rows)
-        assert_allclose(_stimulus_sums(rdms), want, rtol=1e-13)
+        monkeypatch.setattr("neurordl.measures.condensed._ROWS", rows)
+        assert_allclose(stimulus_sums(rdms), want, rtol=1e-13)
+
+
+@pytest.mark.parametrize("scale", [1e160, 1e-160])
+def test_bures_does_not_depend_on_the_scale(scale):
+    a, b = stack(3, 20), stack(4, 21)
+    assert_allclose(similarity(a * scale, b * scale, "bures"), similarity(a, b, "bures"), rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["cosine", "corr", "cosine_cov", "corr_cov"])

@@ -18,6 +18,7 @@ from neurordl.arrays import Ints as Longs
 
 Ints = npt.NDArray[np.int32]
 Keys = npt.NDArray[np.uint64]
+Layout = tuple[int, bool, bool]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -319,7 +320,7 @@ def _product(a: Floats, b: Floats, weights: Ints, normalized: bool) -> float:
 
 
 @compiled
-def scores(weights: Ints, dense: Ints, order: Ints, means: Floats, layout: tuple[int, bool, bool]) -> Floats:
+def scores(weights: Ints, dense: Ints, order: Ints, means: Floats, layout: Layout) -> Floats:
     """Similarity of the first RDMs with the others, (models, data).
 
     Parameters
@@ -342,13 +343,7 @@ def scores(weights: Ints, dense: Ints, order: Ints, means: Floats, layout: tuple
 
 @compiled
 def bounds(
-    weights: Ints,
-    dense: Ints,
-    order: Ints,
-    means: Floats,
-    layout: tuple[int, bool, bool],
-    drawn: Longs,
-    out: Floats,
+    weights: Ints, dense: Ints, order: Ints, means: Floats, layout: Layout, drawn: Longs, out: Floats
 ) -> None:
     """Similarity of each subject with the others' pooled ranks, and with those of all.
 
@@ -367,9 +362,8 @@ def bounds(
     values = np.empty(size, np.int64)
     ranks, sort, pooled = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size)
     for j in range(n):
-        everyone += drawn[j] * (2 * means[split + j] + (total + 1)).astype(
-            np.int64
-        )  # ranks are whole or half
+        # ranks are whole or half
+        everyone += drawn[j] * (2 * means[split + j] + (total + 1)).astype(np.int64)
     for omitted in range(n + len(out) - 1):  # the last: nobody
         values[:] = everyone
         if omitted < n:

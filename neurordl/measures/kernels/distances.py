@@ -371,12 +371,7 @@ class _Blocks:
     """Normalized patterns less a rough mean, which distances do not see: kept if few, else made again."""
 
     def __init__(
-        self,
-        rows: Rows,
-        shape: tuple[int, int],
-        dtype: np.dtype[np.floating],
-        normalize: Normalize,
-        in_memory: bool,
+        self, rows: Rows, shape: tuple[int, int], dtype: np.dtype[Any], normalize: Normalize, in_memory: bool
     ) -> None:
         self.rows, self.shape, self.dtype, self.normalize = rows, shape, dtype, normalize
         n, row_bytes = shape[0], shape[1] * dtype.itemsize
@@ -607,10 +602,7 @@ def _indefinite(sign: str) -> NeurordlError:
 def checked_precision(precision: Tensor, channels: int) -> Tensor:
     """Return a finite, symmetric precision in float64; whether it is positive semidefinite is not checked."""
     if tuple(precision.shape) != (channels, channels):
-        raise NeurordlError(
-            f"the precision of {channels} channels is a {channels} x {channels} matrix, not of shape "
-            f"{tuple(precision.shape)}"
-        )
+        raise NeurordlError(f"precision= is a {channels} x {channels} matrix, not {tuple(precision.shape)}")
     exact = precision.double()
     # Products with a random vector (Freivalds 1977), NaN if there is a NaN: it takes several times as long to
     # compare each number with its mirror image, which goes across the memory.

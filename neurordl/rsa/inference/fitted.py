@@ -17,7 +17,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import n_stimuli
-from neurordl.measures.kernels.products import InnerProducts
+from neurordl.measures.kernels.similarities import InnerProducts
 from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
 from neurordl.rsa.compare import rdms_by_roi, shared_stimuli, similarity

@@ -19,7 +19,7 @@ from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison
 from neurordl.measures.condensed import n_stimuli, square
-from neurordl.measures.kernels.kernel import Resampled
+from neurordl.measures.kernels.similarities import Drawn, Resampled
 from neurordl.rsa.ceilings import ceiling, drawn_ceiling
 from neurordl.rsa.compare import check_stacks, similarity
 from neurordl.validate import check_choice, check_count
@@ -155,7 +155,8 @@ class Study:
         models = self.models[: 0 if stimuli is None else None]
         data = self.shared_data if stimuli is None else self.data
         if comparison.kernel is not None:
-            resamples = comparison.kernel.resample(models, data, stimuli, sets, self.shared, self.device)
+            drawn = Drawn(stimuli, sets, self.device)
+            resamples = comparison.kernel.resample(models, data, self.shared, drawn)
             if resamples is not None:
                 return resamples
         ceilings = np.full((*sets.shape[:2], 2), np.nan)

@@ -221,7 +221,7 @@ def test_batches_and_threads_find_the_same(monkeypatch):
     drawn = indices(5, 9, 30)
     before = {method: ours(models, data, method, "both", drawn) for method in RESAMPLED}
     monkeypatch.setattr(
-        "neurordl.measures.kernels.products._BYTES", 4000
+        "neurordl.measures.kernels.similarities._BYTES", 4000
     )  # many parts, of resamples and of pairs
     torch.set_num_threads(3)
     try:
