@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/neurordl demo --out demo_results
+	$(BIN)/python examples/demo.py --out demo_results
 
 # One thread per process: two processes with one thread each are faster than one process with two threads.
 test: $(INSTALLED)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from neurordl import datasets, demo
+from examples import demo
+from neurordl import datasets
 from neurordl.errors import NeurordlError
 from neurordl.rsa.evaluate import evaluate
 
@@ -117,7 +121,7 @@ def test_no_student_meets_a_test_image_and_none_is_scored_by_its_own_subjects(wo
 
 def test_conditions_share_initial_weights_labelled_images_and_steps(world, monkeypatch):
     seen: dict[str, dict] = {}
-    fitted = demo.fit
+    fitted = demo.nrl.fit
 
     def spy(student, objective, labelled, stimuli, epochs, **options):
         first = {name: tensor.clone() for name, tensor in student.state_dict().items()}
@@ -131,7 +135,7 @@ def test_conditions_share_initial_weights_labelled_images_and_steps(world, monke
         }
         return run
 
-    monkeypatch.setattr(demo, "fit", spy)
+    monkeypatch.setattr(demo.nrl, "fit", spy)
     for condition in demo.CONDITIONS:
         demo.fit_and_score(world, "dnn", condition, seed=3)
     for other in ("rdl", "permuted"):
@@ -151,9 +155,9 @@ def test_a_row_is_reproduced_bit_for_bit(world):
 
 def test_a_row_agrees_with_evaluate(world, monkeypatch):
     runs = []
-    fitted = demo.fit
+    fitted = demo.nrl.fit
     monkeypatch.setattr(
-        demo, "fit", lambda *streams, **options: runs.append(fitted(*streams, **options)) or runs[-1]
+        demo.nrl, "fit", lambda *streams, **options: runs.append(fitted(*streams, **options)) or runs[-1]
     )
     row = demo.fit_and_score(world, "subjects", "rdl", seed=2)
     scores = evaluate(
@@ -168,3 +172,14 @@ def test_a_row_agrees_with_evaluate(world, monkeypatch):
     assert mean["fitted"] == "stimuli: no, subjects: no"
     for name, theirs in (("heldout_rdm_similarity", "score"), ("ceiling_lower",) * 2, ("ceiling_upper",) * 2):
         assert row[name] == pytest.approx(mean[theirs], abs=1e-12)
+
+
+def test_the_script_refuses_one_seed_in_a_line(tmp_path):
+    script = Path(demo.__file__)
+    result = subprocess.run(
+        [sys.executable, script, "--seeds", "1", "--out", tmp_path / "out"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "seeds" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,8 @@ from neurordl.measures.comparisons import COMPARISONS
 from neurordl.measures.dissimilarities import DISSIMILARITIES
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+# tests/test_demo.py runs the demo.
+SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "demo")
 
 # What the docstring of an example says one sees, as a condition on the variables of the script.
 SHOWN: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -64,5 +65,5 @@ def test_example_shows_what_it_says(name: str, capsys: pytest.CaptureFixture[str
 
 def test_every_example_is_in_the_index() -> None:
     index = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    assert all(f"({name}.py)" in index for name in SCRIPTS)
+    assert all(f"({name}.py)" in index for name in [*SCRIPTS, "demo"])
     assert sorted(SHOWN) == SCRIPTS

@@ -4,7 +4,7 @@ The demo's test images stay out altogether; a quarter of its training images tak
 choose.csv, the means over seeds 100 to 102 for each layer, weight, experiment and condition. The demo takes
 the layer with the highest accuracy of `rdl` here, and the smallest weight from which on it is level.
 
-    python benchmarks/demo_setting/choose.py
+    python -m benchmarks.demo_setting.choose
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
+from examples.demo import CONDITIONS, EXPERIMENTS, SETTING, World, fit_and_score
 from neurordl.datasets import load_digits
-from neurordl.demo import CONDITIONS, EXPERIMENTS, SETTING, World, fit_and_score
 from neurordl.experiments import run_grid
 from neurordl.io import write_text
 

@@ -1,4 +1,4 @@
-"""The commands of the shell: ``demo``, ``data``, ``rdm``, ``train`` and ``compare``."""
+"""The commands of the shell: ``data``, ``rdm``, ``train`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -34,22 +34,6 @@ _FEW_LAYERS = 12  # up to so many, the figure shows which layers differ
 _READ = Takes("cli.commands:read_rdms", panel="RDMs")
 _LOAD = Takes("load_rdms", "name labels measure layout similarity diagonal", panel="RDMs")
 _SELECT = Takes("select_rdms", "average", panel="RDMs")
-
-
-@command(app, run_demo=Takes("demo:run_demo", "seeds progress"))
-def demo(out: Path = Path("demo_results"), *, call: Calls) -> None:
-    """Train students with and without a teacher on embedded data, and compare accuracy and similarity.
-
-    Parameters
-    ----------
-    out
-        Folder for results.csv and the figure, by default demo_results.
-
-    Examples
-    --------
-    neurordl demo --seeds 2 --out demo_results
-    """
-    typer.echo(call.run_demo(out))
 
 
 data = typer.Typer(no_args_is_help=True, help="List, describe or download data sets.")

@@ -557,7 +557,6 @@ def test_compare_fails_clearly(shell: Any, data: dict[str, Path], tmp_path: Path
         ["train", "--colour", "red"],
         ["compare"],
         ["compare", "run", "--rdms", "x.h5", "--out", "scores", "--pairs", "some"],
-        ["demo", "--seeds", "1"],
     ],
 )
 def test_wrong_use_exits_with_2(arguments: list[str], shell: Any) -> None:
@@ -622,7 +621,7 @@ def test_all_stimuli_are_fitted_where_none_is_held_out(
 def test_no_arguments_show_the_help(shell: Any) -> None:
     code, told, errors = shell()
     assert code in (0, 2)
-    assert all(command in told + errors for command in ("demo", "train", "compare"))
+    assert all(command in told + errors for command in ("data", "rdm", "train", "compare"))
 
 
 def test_record_and_evaluation_are_json(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:

@@ -4,10 +4,15 @@ Two experiments on scikit-learn's digits. In "dnn" a network teaches; in "subjec
 whose known geometry is a layer of that network. Each under three conditions: "labels" (no transfer), "rdl",
 and "permuted" (the teacher's ids permuted within the training stimuli, scored against the true RDMs), paired
 by initial weights, data order and labelled images.
+
+    python examples/demo.py --out demo_results    # 2 minutes; a table, a figure and this report
+
+Finished rows are kept: a run that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -21,25 +26,12 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from rsatoolbox.data import Dataset
-from rsatoolbox.rdm.rdms import RDMs
+from rsatoolbox.rdm import RDMs
 
-from neurordl.datasets import load_digits
+import neurordl as nrl
 from neurordl.experiments import paired_differences, run_grid
 from neurordl.io import atomic_write, sha256_file, versions, write_text
-from neurordl.patterns.network import extract_patterns
 from neurordl.plots import plot_transfer
-from neurordl.rdms.compute import compute_rdms
-from neurordl.rdms.selection import select_rdms
-from neurordl.rsa.ceilings import noise_ceiling
-from neurordl.rsa.compare import compare
-from neurordl.simulate import simulate_subjects
-from neurordl.stimuli import StimulusSet
-from neurordl.students import small_cnn
-from neurordl.teachers import NetworkTeacher, RDMTeacher
-from neurordl.training.losses import RDMLoss
-from neurordl.training.objective import Objective, accuracy
-from neurordl.training.streams import Batches
-from neurordl.training.trainer import Execution, fit
 from neurordl.validate import check_count
 
 EXPERIMENTS = {"dnn": "a network teaches", "subjects": "simulated subjects teach"}
@@ -51,7 +43,7 @@ COLUMNS = ("experiment", "condition", "seed", *MEASURES, "ceiling_lower", "ceili
 HELD_OUT, N_LABELLED, STIMULI_BATCH, COMPARISON = 0.25, 50, 128, "rho-a"
 TEACHER_LAYER, TEACHER_SEED = "fc1", 1000
 N_SUBJECTS, N_CHANNELS, SNR, IDIOSYNCRASY = 8, 100, 1.0, 0.3
-QUIET = Execution(progress=False)
+QUIET = nrl.Execution(progress=False)
 
 
 @dataclass(frozen=True)
@@ -77,38 +69,41 @@ class World:
     The network has seen the labels of the training images only, and no test image.
     """
 
-    def __init__(self, images: StimulusSet, setting: Setting = SETTING) -> None:
+    def __init__(self, images: nrl.StimulusSet, setting: Setting = SETTING) -> None:
         self.setting = setting
         self.train, self.test = images.split(HELD_OUT, seed=0, stratify="label")
         torch.manual_seed(TEACHER_SEED)
-        self.network = small_cnn(10, in_channels=1, batchnorm=True, dropout=0.5)
+        self.network = nrl.students.small_cnn(10, in_channels=1, batchnorm=True, dropout=0.5)
         epochs = setting.teacher_epochs
-        fit(self.network, Objective(), self.train, None, epochs, seed=TEACHER_SEED, execution=QUIET)
+        nrl.fit(self.network, nrl.Objective(), self.train, None, epochs, seed=TEACHER_SEED, execution=QUIET)
 
     @cached_property
-    def teachers(self) -> Mapping[str, NetworkTeacher | RDMTeacher]:
+    def teachers(self) -> Mapping[str, nrl.NetworkTeacher | nrl.RDMTeacher]:
         """The teacher of each experiment, which knows the training images."""
-        network = NetworkTeacher(self.network, TEACHER_LAYER, cache=self.train)
-        return {"dnn": network, "subjects": RDMTeacher(self._simulated(self.train, N_SUBJECTS))}
+        network = nrl.NetworkTeacher(self.network, TEACHER_LAYER, cache=self.train)
+        return {"dnn": network, "subjects": nrl.RDMTeacher(self._simulated(self.train, N_SUBJECTS))}
 
     @cached_property
     def scored(self) -> Mapping[str, RDMs]:
         """RDMs of the test images: the network's, and those of subjects who do not teach."""
         subjects = self._simulated(self.test, 2 * N_SUBJECTS)
         scoring = list(subjects.rdm_descriptors["subject"])[N_SUBJECTS:]
-        network = compute_rdms(self._responses(self.test))
-        return {"dnn": network, "subjects": select_rdms(subjects, subjects=scoring)}
+        network = nrl.compute_rdms(self._responses(self.test))
+        return {"dnn": network, "subjects": nrl.select_rdms(subjects, subjects=scoring)}
 
     @cached_property
     def ceilings(self) -> Mapping[str, tuple[float, float]]:
         """Noise ceilings of the subjects who score; a single teacher has none."""
-        return {"dnn": (math.nan, math.nan), "subjects": noise_ceiling(self.scored["subjects"], COMPARISON)}
+        return {
+            "dnn": (math.nan, math.nan),
+            "subjects": nrl.noise_ceiling(self.scored["subjects"], COMPARISON),
+        }
 
-    def _responses(self, images: StimulusSet) -> Dataset:
-        return extract_patterns(self.network, images, TEACHER_LAYER)[TEACHER_LAYER]
+    def _responses(self, images: nrl.StimulusSet) -> Dataset:
+        return nrl.extract_patterns(self.network, images, TEACHER_LAYER)[TEACHER_LAYER]
 
-    def _simulated(self, images: StimulusSet, n_subjects: int) -> RDMs:
-        return simulate_subjects(
+    def _simulated(self, images: nrl.StimulusSet, n_subjects: int) -> RDMs:
+        return nrl.simulate.simulate_subjects(
             self._responses(images).measurements,
             images.ids,
             n_subjects,
@@ -123,22 +118,24 @@ def fit_and_score(world: World, experiment: str, condition: str, seed: int) -> d
     setting, train = world.setting, world.train
     labelled = train.split(N_LABELLED / len(train), seed=seed, stratify="label")[1]
     torch.manual_seed(seed)
-    student = small_cnn(10, in_channels=1)
+    student = nrl.students.small_cnn(10, in_channels=1)
     # As many steps with the same labelled batches: without stimuli, an epoch is one of these batches.
-    objective, stimuli, epochs = Objective(), None, setting.epochs * (len(train) // STIMULI_BATCH)
+    objective, stimuli, epochs = nrl.Objective(), None, setting.epochs * (len(train) // STIMULI_BATCH)
     if condition != "labels":
         teacher = world.teachers[experiment]
         if condition == "permuted":
             teacher = teacher.permuted(train.ids, seed)
-        objective = Objective([RDMLoss(teacher, setting.layer, comparison="corr", weight=setting.weight)])
+        objective = nrl.Objective(
+            [nrl.RDMLoss(teacher, setting.layer, comparison="corr", weight=setting.weight)]
+        )
         stimuli, epochs = train, setting.epochs
-    batches = Batches(N_LABELLED, STIMULI_BATCH)
-    run = fit(student, objective, labelled, stimuli, epochs, seed=seed, batches=batches, execution=QUIET)
-    layer = compute_rdms(extract_patterns(run.student, world.test, setting.layer))
+    batches = nrl.Batches(N_LABELLED, STIMULI_BATCH)
+    run = nrl.fit(student, objective, labelled, stimuli, epochs, seed=seed, batches=batches, execution=QUIET)
+    layer = nrl.compute_rdms(nrl.extract_patterns(run.student, world.test, setting.layer))
     lower, upper = world.ceilings[experiment]
     return {
-        "test_accuracy": accuracy(run.student, world.test),
-        "heldout_rdm_similarity": compare(layer, world.scored[experiment], COMPARISON).mean(),
+        "test_accuracy": nrl.accuracy(run.student, world.test),
+        "heldout_rdm_similarity": nrl.compare(layer, world.scored[experiment], COMPARISON).mean(),
         "ceiling_lower": lower,
         "ceiling_upper": upper,
     }
@@ -149,7 +146,7 @@ def run_demo(
     seeds: int = 6,
     *,
     setting: Setting = SETTING,
-    images: StimulusSet | None = None,
+    images: nrl.StimulusSet | None = None,
     progress: bool = True,
 ) -> str:
     """Run both experiments under all conditions; write a table and a figure.
@@ -164,7 +161,7 @@ def run_demo(
         permutation.
     setting : Setting
         The student's layer, weight and epochs.
-    images : StimulusSet, optional
+    images : nrl.StimulusSet, optional
         Gray images with labels from 0 to 9, in place of scikit-learn's digits.
     progress : bool
         Show a progress bar.
@@ -176,7 +173,7 @@ def run_demo(
     """
     check_count("seeds", seeds, 2, "the differences are tested over seeds")
     out = Path(out)
-    images = images if images is not None else load_digits()
+    images = images if images is not None else nrl.datasets.load_digits()
     grid = product(EXPERIMENTS, range(seeds), CONDITIONS)
     jobs = [{"experiment": name, "condition": condition, "seed": seed} for name, seed, condition in grid]
     fingerprint = {**asdict(setting), "images": images.sha256, "code": _code(), "versions": versions()}
@@ -200,12 +197,12 @@ def run_demo(
 
 
 def _code() -> str:
-    """Checksum of this package's source: rows of other code are other rows."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
+    """Checksum of this script and of the package's source: rows of other code are other rows."""
+    files = [Path(__file__), *sorted(Path(nrl.__file__).parent.rglob("*.py"))]
     return hashlib.sha256("".join(sha256_file(file) for file in files).encode()).hexdigest()
 
 
-def _setting_text(setting: Setting, images: StimulusSet) -> str:
+def _setting_text(setting: Setting, images: nrl.StimulusSet) -> str:
     n_test = round(HELD_OUT * len(images))
     n = len(images) - n_test
     choices = f"layer {setting.layer}, weight {setting.weight:g}, {setting.epochs} epochs"
@@ -282,3 +279,20 @@ def _figure(frame: pd.DataFrame) -> Figure:
             legend.remove()
     axes[-1].set_ylabel("")
     return figure
+
+
+def main() -> None:
+    """Run the demo with the options of the command line, and print its report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", default="demo_results", help="folder for results.csv and figure.png")
+    parser.add_argument("--seeds", type=int, default=6, help="number of seeds, 2 or more")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    options = parser.parse_args()
+    try:
+        print(run_demo(options.out, options.seeds, progress=not options.no_progress))
+    except nrl.NeurordlError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
