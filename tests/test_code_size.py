@@ -11,7 +11,7 @@ from scripts.walk import walks
 
 # TEMPORARY: what is above its limit while the package is rebuilt. Lowered step by step; empty at the end.
 NOT_YET = {
-    "code lines": 13_200,
+    "code lines": 12_400,
 }
 WALKS = {"evaluate": 12, "compute_rdms": 8}
 

@@ -309,13 +309,19 @@ def resample(ranks: Ints, order: Ints, counts: Longs, measured: Bools) -> tuple[
 @compiled
 def _product(a: Floats, b: Floats, weights: Ints, normalized: bool) -> float:
     """Spearman's rho (normalized) or rho-a of centered mean ranks."""
-    weighted, total = weights * a, float(weights.sum())
+    # A loop, since a dot product of BLAS would start threads within ours.
+    product, square_a, square_b, total = 0.0, 0.0, 0.0, 0.0
+    for k in range(len(weights)):
+        weighted = weights[k] * a[k]
+        product += weighted * b[k]
+        square_a += weighted * a[k]
+        square_b += weights[k] * b[k] * b[k]
+        total += weights[k]
     if total < 2:
         return np.nan
-    product = float(np.dot(weighted, b))
     if not normalized:
         return product * 12 / (total**3 - total)
-    squares = np.dot(weighted, a) * np.dot(weights * b, b)
+    squares = square_a * square_b
     return float(product / np.sqrt(squares)) if squares > 0 else np.nan
 
 
@@ -343,7 +349,7 @@ def scores(weights: Ints, dense: Ints, order: Ints, means: Floats, layout: Layou
 
 @compiled
 def bounds(
-    weights: Ints, dense: Ints, order: Ints, means: Floats, layout: Layout, drawn: Longs, out: Floats
+    weights: Ints, dense: Ints, order: Ints, means: Floats, layout: Layout, sets: Longs, out: Floats
 ) -> None:
     """Similarity of each subject with the others' pooled ranks, and with those of all.
 
@@ -351,37 +357,38 @@ def bounds(
     ----------
     weights, dense, order, means, layout
         As in `scores`.
-    drawn
-        (subjects,) how often each was drawn; a subject who was not gets no value.
+    sets
+        (sets, subjects) how often each was drawn; a subject who was not gets no value.
     out
-        (1, subjects) for the lower bounds or (2, subjects) for both, filled in.
+        (sets, 1, subjects) for the lower bounds or (sets, 2, subjects) for both, filled in.
     """
     split, products, normalized = layout
-    size, n, total = len(weights), len(drawn), weights.sum()
-    everyone = np.zeros(size, np.int64)
+    size, n, total = len(weights), sets.shape[1], weights.sum()
+    doubled = (2 * means[split:] + (total + 1)).astype(np.int64)  # ranks are whole or half
     values = np.empty(size, np.int64)
     ranks, sort, pooled = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size)
-    for j in range(n):
-        # ranks are whole or half
-        everyone += drawn[j] * (2 * means[split + j] + (total + 1)).astype(np.int64)
-    for omitted in range(n + len(out) - 1):  # the last: nobody
-        values[:] = everyone
-        if omitted < n:
-            if not drawn[omitted]:
-                continue
-            values -= drawn[omitted] * (2 * means[split + omitted] + (total + 1)).astype(np.int64)
-        rank(values.view(np.uint64), ranks, sort)
-        if products:
-            weighted_mean_ranks(ranks, sort, weights, pooled)
-            pooled -= (total + 1) / 2
+    for drawn_set in range(len(sets)):
+        drawn, everyone = sets[drawn_set], np.zeros(size, np.int64)
         for j in range(n):
-            if drawn[j] and omitted in (j, n):
-                subject = split + j
-                if products:
-                    value = _product(pooled, means[subject], weights, normalized)
-                else:
-                    value = tau(ranks, dense[subject], order[subject], weights, normalized)
-                out[omitted // n, j] = value
+            everyone += drawn[j] * doubled[j]
+        for omitted in range(n + out.shape[1] - 1):  # the last: nobody
+            values[:] = everyone
+            if omitted < n:
+                if not drawn[omitted]:
+                    continue
+                values -= drawn[omitted] * doubled[omitted]
+            rank(values.view(np.uint64), ranks, sort)
+            if products:
+                weighted_mean_ranks(ranks, sort, weights, pooled)
+                pooled -= (total + 1) / 2
+            for j in range(n):
+                if drawn[j] and omitted in (j, n):
+                    subject = split + j
+                    if products:
+                        value = _product(pooled, means[subject], weights, normalized)
+                    else:
+                        value = tau(ranks, dense[subject], order[subject], weights, normalized)
+                    out[drawn_set, omitted // n, j] = value
 
 
 @compiled
@@ -395,7 +402,7 @@ def permuted_bounds(squares: Floats, orders: Longs, normalized: bool, out: Float
     orders
         (subjects, stimuli): the stimulus that takes the place of each.
     out
-        (1, subjects) filled in.
+        (1, 1, subjects) filled in.
     """
     n_subjects, n = orders.shape
     means = np.empty((n_subjects, n * (n - 1) // 2))
@@ -407,4 +414,4 @@ def permuted_bounds(squares: Floats, orders: Longs, normalized: bool, out: Float
                 pair += 1
     unused = np.empty((n_subjects, 0), np.int32)
     once = np.ones(means.shape[1], np.int32)
-    bounds(once, unused, unused, means, (0, True, normalized), np.ones(n_subjects, np.int64), out)
+    bounds(once, unused, unused, means, (0, True, normalized), np.ones((1, n_subjects), np.int64), out)

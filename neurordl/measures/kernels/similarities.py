@@ -44,6 +44,9 @@ class Resampled(NamedTuple):
     was drawn (rsatoolbox says 1)."""
 
 
+_WORTH_THREADS = 1 << 15  # values to rank: below, one thread is faster than starting several
+
+
 class Drawn(NamedTuple):
     """How often each stimulus and each subject is in each resample."""
 
@@ -469,7 +472,7 @@ def mean_ranks(vectors: Floats) -> Floats:
 
     vectors = np.ascontiguousarray(vectors)
     out = np.empty_like(vectors)
-    in_threads(lambda rows: compiled_ranks.mean_ranks(vectors[rows], out[rows]), len(vectors))
+    in_threads(lambda rows: compiled_ranks.mean_ranks(vectors[rows], out[rows]), len(vectors), vectors.size)
     return out
 
 
@@ -479,7 +482,11 @@ def dense_ranks(vectors: Floats) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.
 
     vectors = np.ascontiguousarray(vectors)
     ranks, order = (np.empty(vectors.shape, dtype=np.int32) for _ in range(2))
-    in_threads(lambda rows: compiled_ranks.dense_ranks(vectors[rows], ranks[rows], order[rows]), len(vectors))
+    in_threads(
+        lambda rows: compiled_ranks.dense_ranks(vectors[rows], ranks[rows], order[rows]),
+        len(vectors),
+        vectors.size,
+    )
     return ranks, order
 
 
@@ -538,11 +545,11 @@ class Ranks(Kernel):
         if not self.products:
             dense, order = dense_ranks(vectors)
         means = mean_ranks(vectors) - (vectors.shape[1] + 1) / 2
-        once, everyone = np.ones(vectors.shape[1], dtype=np.int32), np.ones(len(vectors), dtype=np.int64)
-        out = np.full((2, len(vectors)), np.nan)
+        once, everyone = np.ones(vectors.shape[1], dtype=np.int32), np.ones((1, len(vectors)), dtype=np.int64)
+        out = np.full((1, 2, len(vectors)), np.nan)
         layout = 0, self.products, self.normalized
         compiled_ranks.bounds(once, dense, order, means, layout, everyone, out)
-        return torch.as_tensor(out[0]), torch.as_tensor(out[1])
+        return torch.as_tensor(out[0, 0]), torch.as_tensor(out[0, 1])
 
     def permuted_bounds(self, rdms: Tensor, orders: Ints) -> Tensor | None:
         """See `Kernel.permuted_bounds`; None for Kendall's tau."""
@@ -552,14 +559,14 @@ class Ranks(Kernel):
 
         middle = (rdms.shape[1] + 1) / 2
         squares = square(torch.as_tensor(mean_ranks(_on_cpu(rdms, None)) - middle)).numpy()
-        lower = np.full((len(orders), 1, len(rdms)), np.nan)
+        lower = np.full((len(orders), 1, 1, len(rdms)), np.nan)
 
         def work(part: slice) -> None:
             for row in range(len(orders))[part]:
                 permuted_bounds(squares, orders[row], self.normalized, lower[row])
 
         in_threads(work, len(orders))
-        return torch.as_tensor(lower[:, 0])
+        return torch.as_tensor(lower[:, 0, 0])
 
     def permutable(self, models: Tensor, data: Tensor) -> tuple[Tensor, Tensor, Kernel]:
         """See `Kernel.permutable`: ranks move with their pairs."""
@@ -575,25 +582,29 @@ class Ranks(Kernel):
         from neurordl.measures.kernels import compiled_ranks
 
         n, n_data = len(models), len(data)
-        once = np.ones((1, n_stimuli(data.shape[1])), dtype=np.int64)
-        counts, sets = once if drawn.counts is None else drawn.counts, drawn.sets
         ranks, order = dense_ranks(np.where(measured, np.concatenate([models, data]), 0))
         layout = n, self.products, self.normalized
-        scores = np.empty((len(counts), n, n_data))
-        bounds = np.full((*sets.shape[:2], 2, n_data), np.nan)
+        bounds = np.full((*drawn.sets.shape[:2], 2, n_data), np.nan)
+        if drawn.counts is None:  # one sample of the stimuli for all sets
+            once = np.ones(n_stimuli(data.shape[1]), dtype=np.int64)
+            whole = compiled_ranks.resample(ranks, order, once, measured)
+            every_set, every_bound = drawn.sets.reshape(-1, n_data), bounds.reshape(-1, 2, n_data)
+            in_threads(
+                lambda part: compiled_ranks.bounds(*whole, layout, every_set[part], every_bound[part]),
+                len(every_set),
+            )
+            return compiled_ranks.scores(*whole, layout)[None], bounds
+        counts, scores = drawn.counts, np.empty((len(drawn.counts), n, n_data))
+        sets, bounds = (np.ascontiguousarray(values.swapaxes(0, 1)) for values in (drawn.sets, bounds))
 
         def work(part: slice) -> None:
-            sample, last = None, -1
-            for b in range(sets.shape[1])[part]:
-                row = min(b, len(counts) - 1)  # a single row of counts serves all sets
-                if sample is None or row != last:
-                    sample, last = compiled_ranks.resample(ranks, order, counts[row], measured), row
-                    scores[row] = compiled_ranks.scores(*sample, layout)
-                for times, out in zip(sets[:, b], bounds[:, b], strict=True):
-                    compiled_ranks.bounds(*sample, layout, times, out)
+            for b in range(len(scores))[part]:
+                sample = compiled_ranks.resample(ranks, order, counts[b], measured)
+                scores[b] = compiled_ranks.scores(*sample, layout)
+                compiled_ranks.bounds(*sample, layout, sets[b], bounds[b])
 
-        in_threads(work, sets.shape[1])
-        return scores, bounds
+        in_threads(work, len(scores))
+        return scores, bounds.swapaxes(0, 1)
 
 
 def _on_cpu(rdms: Tensor, measured: Tensor | None) -> Floats:
@@ -601,10 +612,13 @@ def _on_cpu(rdms: Tensor, measured: Tensor | None) -> Floats:
     return np.asarray((rdms if measured is None else rdms[:, measured]).cpu())
 
 
-def in_threads(work: Callable[[slice], None], size: int) -> None:
-    """Do compiled work, which releases the GIL, on parts of some rows, in as many threads as torch has."""
+def in_threads(work: Callable[[slice], None], size: int, n_values: int = _WORTH_THREADS) -> None:
+    """Do compiled work, which releases the GIL, on parts of some rows, in as many threads as torch has.
+
+    Rows with few values are done in this thread, since starting threads would take longer.
+    """
     threads = min(torch.get_num_threads(), size)
-    if threads < 2:
+    if threads < 2 or n_values < _WORTH_THREADS:
         work(slice(0, size))
         return
     ends = [size * k // threads for k in range(threads + 1)]
