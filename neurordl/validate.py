@@ -54,10 +54,8 @@ def check_columns(name: str, columns: Iterable[object], wanted: Iterable[object]
     """
     known = list(columns)
     if missing := [column for column in wanted if column not in known]:
-        raise NeurordlError(
-            f"{name} has no column {missing[0]!r}: its columns are {listed(known, most=40) or 'none'}"
-            f"{'; ' if remedy else ''}{remedy}"
-        )
+        names = f"its columns are {listed(known, most=40)}" if known else "it is empty"
+        raise NeurordlError(f"{name} has no column {missing[0]!r}: {names}{'; ' if remedy else ''}{remedy}")
 
 
 def check_count(name: str, value: object, least: int = 1, remedy: str = "") -> int:

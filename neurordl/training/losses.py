@@ -397,8 +397,8 @@ def _dissimilarity_for_student(teacher: Teacher) -> Dissimilarity:
     chosen = theirs.of_network()
     if chosen != theirs:
         warnings.warn(
-            f"the teacher's RDMs are {theirs}, which single responses cannot have: the student's are "
-            f"{chosen}; give RDMLoss(dissimilarity=...) to choose",
+            f"the teacher's RDMs are {theirs}, which one response to each stimulus does not allow: the "
+            f"student's RDMs are {chosen}; give RDMLoss(dissimilarity=...) to choose",
             stacklevel=3,
         )
     return chosen

@@ -57,6 +57,8 @@ class Batches:
     def __post_init__(self) -> None:
         check_count("Batches.labelled", self.labelled)
         check_count("Batches.stimuli", self.stimuli, FEWEST, "an RDM needs three stimuli to be compared")
+        if self.augment is not None and not callable(self.augment):
+            raise NeurordlError(f"Batches.augment={self.augment!r}: expected a function Tensor -> Tensor")
 
 
 def seed_all(*parts: int) -> None:

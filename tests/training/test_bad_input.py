@@ -202,6 +202,10 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: {"objective": Objective(RDMLoss(NetworkTeacher(build("small_cnn", 4, 3), "conv2"), "conv2"))},
         r"teacher's network, the task or a loss fails: .*to have 3 channels, but got 1",
     ),
+    "an augmentation that is no function": (
+        lambda: {"augment": "flip"},
+        r"Batches.augment='flip': expected a function",
+    ),
     "batches that are none": (
         lambda: {"labelled": [torch.rand(8, 1, 8, 8)]},
         r"each batch must be \(images, labels\) or \(images, labels, ids\)",

@@ -180,7 +180,7 @@ def test_measures_that_a_network_cannot_have() -> None:
         PatternTeacher({"p0": noisy}, dissimilarity="crossnobis"),
         PatternTeacher({"p0": noisy}, dissimilarity="mahalanobis", precision=np.eye(9)),
     ):
-        with pytest.warns(UserWarning, match="the student's are euclidean"):
+        with pytest.warns(UserWarning, match="student's RDMs are euclidean"):
             loss = RDMLoss(teacher, "conv2")
         assert loss.dissimilarity.name == "euclidean"
         assert gradients(student(), loss)["conv1.0.weight"].abs().max() > 0

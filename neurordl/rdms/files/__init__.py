@@ -246,7 +246,7 @@ def _complete(
     texts, stored = list(map(as_text, named)), list(map(as_text, descriptors.get(name, ())))
     if len(texts) != count:
         raise NeurordlError(
-            f"{len(texts)} values of {name} were given for {source}, which has {count}; give one for each"
+            f"{len(texts)} values were given for the descriptor {name!r}, but {source} needs {count}"
         )
     if stored and stored != texts:
         raise NeurordlError(
