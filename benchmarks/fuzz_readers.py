@@ -356,9 +356,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a folder for the files at which something went wrong")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        child(given.seed, int(given.child[0]), int(given.child[1]), Path(given.child[2]))
+    options = parser.parse_args()
+    if options.child:
+        child(options.seed, int(options.child[0]), int(options.child[1]), Path(options.child[2]))
     else:
-        found = run(given.files, given.seed, given.keep)
+        found = run(options.files, options.seed, options.keep)
         sys.exit(any(set(outcomes) - {"read", "refused"} for outcomes in found.values()))

@@ -79,12 +79,12 @@ def student_features(images: Tensor) -> Features:
         return read_features(nrl.students.resnet18(CLASSES).to(images.device), images)[1]
 
 
-def rkd_distance(own: Tensor, theirs: Tensor) -> Tensor:
+def rkd_distance(features: Tensor, goal_features: Tensor) -> Tensor:
     """RKD's distance term, as popular code has it."""
     with torch.no_grad():
-        goal = torch.cdist(theirs, theirs)
+        goal = torch.cdist(goal_features, goal_features)
         goal = goal / goal[goal > 0].mean()
-    distances = torch.cdist(own, own)
+    distances = torch.cdist(features, features)
     distances = distances / distances[distances > 0].mean()
     return F.smooth_l1_loss(distances, goal)
 
@@ -113,8 +113,8 @@ def make_contestants(teachers: dict[str, nrl.RDMTeacher], device: torch.device) 
         return objective(student, labelled=(batch.images, batch.labels, batch.ids))[0]
 
     def rkd(student: nn.Module, batch: nrl.Batch, theirs: Features) -> Tensor:
-        outputs, own = read_features(student, batch.images)
-        terms = [rkd_distance(own[layer], theirs[layer]) for layer in LAYERS]
+        outputs, features = read_features(student, batch.images)
+        terms = [rkd_distance(features[layer], theirs[layer]) for layer in LAYERS]
         return F.cross_entropy(outputs, batch.labels) + sum(terms)
 
     losses = zip(STEPS, (labels, rdl, rkd), strict=True)
@@ -172,13 +172,13 @@ def median_ratio(above: pd.Series, below: pd.Series, draws: int = 10_000) -> dic
 
 def summarise(times: pd.DataFrame) -> dict[str, Any]:
     """Median seconds of each step and the ratios, of wall and of CPU time."""
-    found: dict[str, Any] = {"triples": len(times)}
+    summary: dict[str, Any] = {"triples": len(times)}
     for unit in ("seconds", "cpu_seconds"):
-        found[f"median_{unit}"] = {name: float(times[f"{name}_{unit}"].median()) for name in STEPS}
+        summary[f"median_{unit}"] = {name: float(times[f"{name}_{unit}"].median()) for name in STEPS}
         for above, below in (("rdl", "labels"), ("rdl", "rkd"), ("rkd", "labels")):
             ratio = median_ratio(times[f"{above}_{unit}"], times[f"{below}_{unit}"])
-            found[f"{above}/{below} {unit}"] = ratio
-    return found
+            summary[f"{above}/{below} {unit}"] = ratio
+    return summary
 
 
 def time_parts(args: argparse.Namespace, ids: list[str], teachers: dict[str, nrl.RDMTeacher]) -> pd.DataFrame:
@@ -189,7 +189,7 @@ def time_parts(args: argparse.Namespace, ids: list[str], teachers: dict[str, nrl
     for layer, kept in student_features(batch.images).items():
         taken = [time_layer(layer, kept, teachers[layer], batch) for _ in range(args.repeats)]
         for part in taken[0]:
-            rows.append((layer, kept.shape[1], part, statistics.median(one[part] for one in taken)))
+            rows.append((layer, kept.shape[1], part, statistics.median(times[part] for times in taken)))
     return pd.DataFrame(rows, columns=["layer", "channels", "part", "seconds"])
 
 
@@ -197,8 +197,8 @@ def time_layer(layer: str, kept: Tensor, teacher: nrl.RDMTeacher, batch: nrl.Bat
     """Seconds of the parts of one layer's losses, once each."""
     taken: dict[str, float] = {}
 
-    def note(part: str, work: Callable[..., Any], *given: Any) -> Any:
-        taken[part], _, result = seconds(partial(work, *given), kept.device)
+    def note(part: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        taken[part], _, result = seconds(partial(work, *arguments), kept.device)
         return result
 
     patterns, theirs = kept.clone().requires_grad_(), torch.rand_like(kept)
@@ -217,16 +217,16 @@ def time_layer(layer: str, kept: Tensor, teacher: nrl.RDMTeacher, batch: nrl.Bat
     return taken
 
 
-def show(found: dict[str, Any], parts: pd.DataFrame) -> None:
+def show(summary: dict[str, Any], parts: pd.DataFrame) -> None:
     """Print the answer, and where our time goes."""
-    print(f"\nmedians of {found['triples']} triples: wall and CPU seconds of a step")
+    print(f"\nmedians of {summary['triples']} triples: wall and CPU seconds of a step")
     for name in STEPS:
-        wall, cpu = (found[f"median_{unit}"][name] for unit in ("seconds", "cpu_seconds"))
+        wall, cpu = (summary[f"median_{unit}"][name] for unit in ("seconds", "cpu_seconds"))
         print(f"  {name:<8}{wall:8.3f} {cpu:8.3f}")
-    for key, one in found.items():
+    for key, value in summary.items():
         if "/" in key:
-            print(f"  {key:<24}{one['ratio']:7.4f}  [{one['ci_low']:.4f}, {one['ci_high']:.4f}]")
-    ratio, beside = found["rdl/labels seconds"]["ratio"], found["rdl/rkd seconds"]["ci_low"]
+            print(f"  {key:<24}{value['ratio']:7.4f}  [{value['ci_low']:.4f}, {value['ci_high']:.4f}]")
+    ratio, beside = summary["rdl/labels seconds"]["ratio"], summary["rdl/rkd seconds"]["ci_low"]
     print(f"rdl/labels: aim {AIM} {_met(ratio <= AIM)}, limit {LIMIT} {_met(ratio <= LIMIT)}")
     print(f"rdl/rkd: interval includes or lies below 1 {_met(beside <= 1)}")
     print("\nparts, milliseconds")
@@ -285,12 +285,12 @@ def main() -> None:
     teachers = make_teachers(ids)
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
-    found = summarise(race(args, ids, teachers))
+    summary = summarise(race(args, ids, teachers))
     parts = time_parts(args, ids, teachers)
     if args.out:
-        write_json(Path(args.out) / "training.json", {**found, **machine(args)})
+        write_json(Path(args.out) / "training.json", {**summary, **machine(args)})
         write_text(Path(args.out) / "training_parts.csv", parts.to_csv(index=False))
-    show(found, parts)
+    show(summary, parts)
 
 
 if __name__ == "__main__":

@@ -61,12 +61,12 @@ def summary(table: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
         for name in ORDER:
             row: dict[str, Any] = {"roi": roi, "condition": name}
             for value in ("similarity", "accuracy"):
-                own = cubes[name, value]
-                comparisons = {"": own}
+                scores = cubes[name, value]
+                comparisons = {"": scores}
                 for short, control in CONTROLS.items():
                     other_weight = name.startswith("rdl") and name != f"rdl {CONTROL_WEIGHT:g}"
                     if control != name and (control == "labels" or not other_weight):
-                        comparisons[f"_minus_{short}"] = own - cubes[control, value]
+                        comparisons[f"_minus_{short}"] = scores - cubes[control, value]
                 for suffix, values in comparisons.items():
                     names = (f"{value}{suffix}", f"{value}{suffix}_low", f"{value}{suffix}_high")
                     row |= dict(zip(names, crossed_interval(values), strict=True))

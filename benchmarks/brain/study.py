@@ -192,7 +192,7 @@ def teaching(condition: str, roi: str) -> dict[str, Any]:
 
 def similarities(student: nn.Module, shown: nrl.StimulusSet, subjects: int) -> dict[str, float]:
     """Similarity of each layer with each training (0) or held-out (1) subject, by 'roi|layer|subject'."""
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     for roi in ROIS:
         frame = nrl.evaluate(
             student,
@@ -203,8 +203,8 @@ def similarities(student: nn.Module, shown: nrl.StimulusSet, subjects: int) -> d
             subjects=people(roi)[subjects],
         ).to_frame()
         for row in frame[frame["subject"] != "mean"].itertuples():
-            found[f"{roi}|{row.layer}|{row.subject}"] = float(row.score)
-    return found
+            scores[f"{roi}|{row.layer}|{row.subject}"] = float(row.score)
+    return scores
 
 
 def study_job(condition: str, roi: str, weight: float, fold_number: str, seed: int) -> dict[str, float]:
@@ -226,8 +226,8 @@ def study_job(condition: str, roi: str, weight: float, fold_number: str, seed: i
 
 def choice() -> dict[str, dict[str, dict[str, str]]]:
     """Layer and schedule by ROI and fold, as `choose` left them."""
-    found: dict[str, dict[str, dict[str, str]]] = read_json(RESULTS / "choice.json")
-    return found
+    choices: dict[str, dict[str, dict[str, str]]] = read_json(RESULTS / "choice.json")
+    return choices
 
 
 @cache
@@ -309,16 +309,16 @@ def pilot(
 
 def choose() -> None:
     """Gather the pilot: what was chosen for each ROI and fold, and the table it was chosen from."""
-    found: dict[str, dict[str, dict[str, str]]] = {roi: {} for roi in ROIS}
+    choices: dict[str, dict[str, dict[str, str]]] = {roi: {} for roi in ROIS}
     frames = []
     for roi in ROIS:
         for number in map(str, range(FOLDS)):
-            found[roi][number], frame = pilot(roi, number, not_run)
+            choices[roi][number], frame = pilot(roi, number, not_run)
             frames.append(frame)
     RESULTS.mkdir(exist_ok=True)
     write_text(RESULTS / "pilot.csv", pd.concat(frames).to_csv(index=False, float_format="%.4f"))
-    write_json(RESULTS / "choice.json", found)
-    print(json.dumps(found, indent=2))
+    write_json(RESULTS / "choice.json", choices)
+    print(json.dumps(choices, indent=2))
 
 
 def study(jobs: Sequence[dict[str, Any]], job: Callable[..., dict[str, float]] = study_job) -> pd.DataFrame:
@@ -352,16 +352,16 @@ def collect() -> None:
 def ceilings(roi: str) -> dict[str, float]:
     """Bounds of the held-out subjects, mean over folds; and what the training subjects' RDM reaches."""
     train, held = people(roi)
-    found = []
+    bounds = []
     for number in range(FOLDS):
         ids = fold(number)[1].ids
         shown = cut(select_rdms(brain(roi), subjects=held), ids)
         vectors = reindex(select_rdms(brain(roi), subjects=train), ids)
         pooled = (vectors - vectors.mean(1, keepdims=True)) / vectors.std(1, keepdims=True)
         teacher = nrl.compare(cut(shown, ids, pooled.mean(0, keepdims=True)), shown, METHOD).mean()
-        found.append([*nrl.noise_ceiling(shown, METHOD), float(teacher)])
+        bounds.append([*nrl.noise_ceiling(shown, METHOD), float(teacher)])
     names = ("ceiling_lower", "ceiling_upper", "training_subjects")
-    return dict(zip(names, np.mean(found, axis=0).tolist(), strict=True))
+    return dict(zip(names, np.mean(bounds, axis=0).tolist(), strict=True))
 
 
 def cut(rdms: RDMs, ids: Sequence[str], vectors: np.ndarray[Any, Any] | None = None) -> RDMs:

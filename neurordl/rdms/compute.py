@@ -116,13 +116,18 @@ def compute_rdms(
         A Dataset, a list of Datasets, or a mapping from subject to Dataset. (If each name is the value of
         another descriptor of its Dataset, such as ``layer``, it is not a subject.) With the channel
         descriptor ``roi``, an RDM is computed for each ROI.
+
+        An array of measurements x channels becomes a Dataset with its stimulus ids:
+        ``rsatoolbox.data.Dataset(array, obs_descriptors={"stimulus": ids})``.
     dissimilarity
         Dissimilarity of two patterns: "correlation", "cosine", "euclidean", "euclidean_root", "mahalanobis",
         "crossnobis", "poisson" or "poisson_cv".
 
         It can also be a `Dissimilarity`, or a function of patterns (stimuli, channels) that returns condensed
-        RDMs. ``crossnobis`` and ``poisson_cv`` are cross-validated over runs: they need the observation
-        descriptor ``run``, with two runs or more. If stimuli are not measured equally often in every run,
+        RDMs. ``crossnobis`` and ``poisson_cv`` are cross-validated over runs: a difference between two
+        patterns in one run is multiplied by that in another run, whose noise is independent, so that noise
+        adds nothing to the expected distance. They therefore need the observation descriptor ``run``, with
+        two runs or more. If stimuli are not measured equally often in every run,
         inner products are means over all pairs of measurements from different runs, as in rsatoolbox's
         ``calc_rdm_unbalanced``; unlike balanced distances, these depend on the mean pattern of a run, which
         ``center="run"`` removes.
