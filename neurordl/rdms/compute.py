@@ -282,7 +282,7 @@ def odd_even_reliability(
         There are fewer than two runs, or fewer than four for a cross-validated dissimilarity.
     """
     measure = find_dissimilarity(dissimilarity)
-    runs, run = coded(patterns, "run", "the patterns")
+    runs, run = coded(patterns, "run", "the dataset")
     needed = 4 if measure.needs_runs else 2
     if len(runs) < needed:
         raise NeurordlError(f"{measure} in two halves needs {needed} runs or more, but there are {len(runs)}")

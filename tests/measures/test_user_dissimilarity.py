@@ -208,7 +208,7 @@ def test_runs_and_what_a_network_is_measured_by() -> None:
     teacher = nrl.PatternTeacher(with_runs(), dissimilarity=ACROSS_RUNS)
     target = teacher.target(nrl.Batch(torch.zeros(N, 1, 8, 8), ids=IDS), {})
     assert_allclose(target.rdms, rdms.dissimilarities, rtol=1e-3, atol=1e-5)
-    with pytest.warns(UserWarning, match="are across runs, .* the student's are city block"):
+    with pytest.warns(UserWarning, match="are across runs, .* the student's RDMs are city block"):
         assert nrl.RDMLoss(teacher, "conv2").dissimilarity is CITY_BLOCK
 
 

@@ -245,9 +245,7 @@ def _complete(
         return
     texts, stored = list(map(as_text, named)), list(map(as_text, descriptors.get(name, ())))
     if len(texts) != count:
-        raise NeurordlError(
-            f"{len(texts)} values were given for the descriptor {name!r}, but {source} needs {count}"
-        )
+        raise NeurordlError(f"{source} needs {count} values for {name!r}, but was given {len(texts)}")
     if stored and stored != texts:
         raise NeurordlError(
             f"{source} has its own {name} ({listed(stored, 3, quote=True)}), other than those given "
