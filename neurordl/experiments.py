@@ -18,7 +18,7 @@ from scipy import stats
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError, explain
-from neurordl.io import make_folder, read_json, write_json
+from neurordl.io import differing, make_folder, read_json, write_json
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.validate import check_choice, check_columns
 
@@ -95,9 +95,7 @@ def _open_folder(out: Path, fingerprint: Mapping[str, Any]) -> None:
     settings, rows = out / SETTINGS, out / ROWS
     if settings.is_file():
         earlier = read_json(settings)
-        earlier = earlier if isinstance(earlier, dict) else {}
-        keys = {**fingerprint, **earlier}
-        if different := [key for key in keys if earlier.get(key) != fingerprint.get(key)]:
+        if different := differing(fingerprint, earlier if isinstance(earlier, dict) else {}):
             difference = f"rows of other settings, which differ in {', '.join(different)}"
             raise NeurordlError(f"{out} holds {difference}; choose another folder, or delete that one")
     elif rows.is_dir() and any(rows.iterdir()):
@@ -208,10 +206,9 @@ def crossed_interval(values: Floats, confidence: float = 0.95) -> tuple[float, f
     """
     if not values.ndim or min(values.shape) < 2 or not np.isfinite(values).all():
         undefined = int((~np.isfinite(values)).sum())
-        raise NeurordlError(
-            "crossed values need a finite number in every cell and two or more levels of each factor, but "
-            f"have shape {values.shape} and {undefined} undefined cells"
-        )
+        shape = f"{values.shape} with {undefined} undefined cells"
+        needed = "a finite number in every cell and two or more levels of each factor"
+        raise NeurordlError(f"crossed values need {needed}, but have shape {shape}")
     axes = range(values.ndim)
     means = [values.mean(axis=tuple(other for other in axes if other != axis)) for axis in axes]
     parts = np.array([mean.var(ddof=1) / len(mean) for mean in means])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from neurordl.io import (
     RUN_RECORD,
     check_run_folder,
     damage_named,
+    differing,
     make_folder,
     read_json,
     sha256_array,
@@ -130,10 +130,8 @@ class Run:
         before = record.get("pixels_sha256")
         comparable = before and ids and set(ids) <= set(stimuli.ids)
         if comparable and sha256_array(stimuli.subset(ids).pixels) != before:
-            raise NeurordlError(
-                f"the images in {folder} are not those that the run was fitted on, though their names are "
-                "the same; give the folder of the original ones"
-            )
+            problem = f"the images in {folder} have the names of those that the run was fitted on, but differ"
+            raise NeurordlError(f"{problem}; give the folder of the original ones")
         return stimuli
 
 
@@ -218,20 +216,12 @@ class RunFolder:
     def _check_same(self, earlier: Mapping[str, Any]) -> None:
         different = []
         for part in _SAME:
-            now, before = self.record[part], earlier.get(part)
-            if not isinstance(now, Mapping) or not isinstance(before, Mapping):
-                different += [part] if now != before else []
-                continue
-            for key in {**now, **before}:
-                # as text, for losses in another order would take each other's parameters
-                if json.dumps(now.get(key)) != json.dumps(before.get(key)):
-                    values = f" ({before.get(key, 'nothing')} before, {now.get(key, 'nothing')} now)"
-                    different.append(f"{part}.{key}" + (values if len(values) <= 90 else ""))
+            now, before = self.record[part] or {}, earlier.get(part) or {}
+            different += [f"{part}.{key}" for key in differing(now, before)]
         if different:
-            raise NeurordlError(
-                f"out: {self.path} holds another run, which differs in {', '.join(different)}; "
-                "choose another folder, or repeat the arguments of that run"
-            )
+            difference = f"holds another run, which differs in {', '.join(different)}"
+            remedy = "choose another folder, or repeat the arguments of that run"
+            raise NeurordlError(f"out: {self.path} {difference}; {remedy}")
 
     def start(self) -> None:
         """Make the folder and write the record of a run that has started."""

@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from neurordl.arrays import Ints
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.ids import natural_key
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
@@ -159,13 +159,8 @@ class LoaderStream:
     """
 
     def __init__(self, loader: Any, seed: int, share: tuple[int, int] = (0, 1)) -> None:
-        try:
-            empty = len(loader) == 0
-        except TypeError as error:
-            remedy = "give a DataLoader or a list of batches"
-            raise NeurordlError(f"labelled: {type(loader).__name__} has no length; {remedy}") from error
-        if empty:
-            raise NeurordlError("labelled: the loader has no batch; does drop_last drop the only one?")
+        with explain("labelled", TypeError, "give a DataLoader or a list of batches"):
+            len(loader)
         self._loader, self._seed, (self._rank, self._world) = loader, seed, share
         self._iterator: Iterator[Any] = iter(())
 
@@ -183,7 +178,8 @@ class LoaderStream:
             self._iterator = self._start(step)
             batch = next(self._iterator, None)
         if batch is None:
-            raise NeurordlError("labelled: the loader gave no batch; it must start again each time")
+            remedy = "does drop_last drop the only one? it must start again each time"
+            raise NeurordlError(f"labelled: the loader gave no batch; {remedy}")
         return _loaded(batch)
 
     def _start(self, step: int) -> Iterator[Any]:
