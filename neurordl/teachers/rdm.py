@@ -173,5 +173,4 @@ def pool_subjects(vectors: Floats, weights: Floats, pool: str) -> Target:
     if check_choice("pool", pool, get_args(Pool)) != "subjects":
         weights = nan_mean(np.where(np.isfinite(vectors), weights, np.nan), axis=0)[None]
         vectors = nan_mean(_standardize(vectors) if pool == "zscore" else vectors, axis=0)[None]
-    rdms, weights = (torch.from_numpy(np.nan_to_num(values)).float() for values in (vectors, weights))
-    return Target(rdms, weights)
+    return Target(*(torch.from_numpy(np.nan_to_num(values)).float() for values in (vectors, weights)))
