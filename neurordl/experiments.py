@@ -216,5 +216,5 @@ def crossed_interval(values: Floats, confidence: float = 0.95) -> tuple[float, f
     if variance <= (np.finfo(float).eps * np.abs(values).max()) ** 2:
         return mean, mean, mean
     freedom = variance**2 / (parts**2 / (np.array(values.shape) - 1)).sum()
-    reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
-    return mean, mean - reach, mean + reach
+    low, high = stats.t.interval(confidence, freedom, mean, math.sqrt(variance))
+    return mean, float(low), float(high)

@@ -83,7 +83,7 @@ class RDMTeacher(ById, Teacher):
         self.sha256 = sha256_array(vectors)
         self.rdm_sha256 = [sha256_array(vector) for vector in vectors]
         measured = np.isfinite(vectors)
-        unseen = [set(unmeasured_stimuli(of_subject)) for of_subject in measured]
+        unseen = (set(unmeasured_stimuli(of_subject)) for of_subject in measured)
         self._unseen = dict(zip(self.subjects, unseen, strict=True))
         weights = measured.astype(np.float64)
         if pair_weights is not None:
