@@ -173,8 +173,7 @@ def subtract_reference(
     conditions = list(frame[condition].unique())
     check_choice("reference", reference, conditions)
     if frame.duplicated([condition, *pair]).any():
-        columns = ", ".join(pair)
-        raise NeurordlError(f"a {condition} occurs twice with the same {columns}; name more columns in pair=")
+        raise NeurordlError(f"a {condition} occurs twice with the same {', '.join(pair)}; add to pair=")
     table = frame.pivot(index=list(pair), columns=condition, values=value).astype(float)
     compared = [name for name in conditions if name != reference]
     return table[compared].sub(table[reference], axis=0)
@@ -205,8 +204,7 @@ def crossed_interval(values: Floats, confidence: float = 0.95) -> tuple[float, f
         If a cell has no finite value, there is no axis, or an axis has a single level.
     """
     if not values.ndim or min(values.shape) < 2 or not np.isfinite(values).all():
-        undefined = int((~np.isfinite(values)).sum())
-        shape = f"{values.shape} with {undefined} undefined cells"
+        shape = f"{values.shape} with {int((~np.isfinite(values)).sum())} undefined cells"
         needed = "a finite number in every cell and two or more levels of each factor"
         raise NeurordlError(f"crossed values need {needed}, but have shape {shape}")
     axes = range(values.ndim)

@@ -183,8 +183,7 @@ class ById:
         stimuli = sorted(self.match(ids).matched, key=natural_key)
         categories = dict.fromkeys(stimuli) if within is None else within
         if not isinstance(categories, Mapping):
-            category = f"within: expected a mapping from id to category, got {type(within).__name__}"
-            raise NeurordlError(f"{category}; give dict(zip(ids, categories))")
+            raise NeurordlError(f"within={within!r:.40}: expected a mapping from id to category")
         blocks: dict[object, list[str]] = {}
         for stimulus in stimuli:
             if stimulus not in categories:

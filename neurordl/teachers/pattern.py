@@ -109,7 +109,7 @@ class PatternTeacher(ById, Teacher):
     def prepare(self, ids: Sequence[str]) -> Match:
         """Match the training stimuli, check their patterns, and compute the mean that is removed."""
         match = self.match(ids)
-        stimuli = [self._true(stimulus) for stimulus in match.matched]
+        stimuli = [self.ids[row] for row in self.rows(match.matched)]  # of others in a permuted control
         centered = {}
         for name, source in self._sources.items():
             seen = [source.numbers[stimulus] for stimulus in stimuli if stimulus in source.numbers]
@@ -163,20 +163,15 @@ class PatternTeacher(ById, Teacher):
         """Ids that may share a batch: all, if all subjects saw them; else a subject's, or the shared ones."""
         known = [stimulus for stimulus in ids if stimulus in self._row]
         seen = [
-            [stimulus for stimulus in known if self._true(stimulus) in source.numbers]
+            [stimulus for stimulus in known if self.ids[self._row[stimulus]] in source.numbers]
             for source in self._sources.values()
         ]
         shared = set(seen[0]).intersection(*seen[1:])
         if self.batches == "shared" and len(shared) < 3:
-            few = f"the subjects share {len(shared)} of the stimuli, too few for a batch"
-            raise NeurordlError(f"{few}; use batches='subject'")
+            raise NeurordlError(f"the subjects share only {len(shared)} stimuli; use batches='subject'")
         if self.batches == "shared" or all(len(group) == len(shared) for group in seen):
             return [[stimulus for stimulus in seen[0] if stimulus in shared]]
         return list({frozenset(group): group for group in seen if group}.values())
-
-    def _true(self, stimulus: str) -> str:
-        """Return the stimulus whose patterns stand for an id (another one in a permuted control)."""
-        return self.ids[self._row[stimulus]]
 
     def describe(self) -> dict[str, Any]:
         """Return the subjects, dissimilarity, centering, share of measured stimuli and checksums."""
@@ -206,6 +201,5 @@ def _dataset(name: str, patterns: Patterns) -> DatasetBase:
     values, ids = patterns
     values, ids = np.asanyarray(values), check_ids(ids, f"patterns of {name}")
     if values.ndim != 2 or len(values) != len(ids):
-        expected = f"({len(ids)}, channels), a row for each id"
-        raise NeurordlError(f"the patterns of {name} have shape {values.shape}: expected {expected}")
+        raise NeurordlError(f"patterns of {name} have shape {values.shape}: expected ({len(ids)}, channels)")
     return Dataset(values, obs_descriptors={"stimulus": list(ids)})

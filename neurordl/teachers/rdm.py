@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from rsatoolbox.rdm import RDMs
 from torch import Tensor
@@ -140,18 +141,15 @@ def _reliability(vectors: Floats, shrinkage: float) -> Floats:
     check_number("shrinkage", shrinkage, 0, 1)
     if len(vectors) < 2:
         raise NeurordlError("pair_weights='reliability' needs the RDMs of two subjects or more; this is one")
-    n_subjects = np.isfinite(vectors).sum(axis=0)
-    several = n_subjects > 1
-    if not several.any():
+    variance = pd.DataFrame(_standardize(vectors)).var().to_numpy()  # NaN for pairs of a single subject
+    if np.isnan(variance).all():
         raise NeurordlError("pair_weights='reliability' needs pairs that two subjects or more measured")
-    variance = np.full(vectors.shape[1], np.nan)
-    variance[several] = np.nanvar(_standardize(vectors)[:, several], axis=0, ddof=1)
     mean = np.nanmean(variance)
     variance = np.where(np.isnan(variance), mean, (1 - shrinkage) * variance + shrinkage * mean)
     if not (variance > 0).all():
         raise NeurordlError("pair_weights: a pair has no variance across subjects; use shrinkage > 0")
     weights = 1.0 / variance
-    return np.asarray(weights / weights[n_subjects > 0].mean())
+    return np.asarray(weights / weights[np.isfinite(vectors).any(axis=0)].mean())
 
 
 def pool_subjects(vectors: Floats, weights: Floats, pool: str) -> Target:

@@ -153,8 +153,7 @@ def load_run(
         raise NeurordlError(f"{folder} holds no run ({io.RUN_RECORD} is missing)")
     record = io.read_json(folder / io.RUN_RECORD)
     if record.get("status") != "finished":
-        remedy = "call fit(..., resume=True), in the shell train --resume"
-        raise NeurordlError(f"{folder} holds a run that has not finished; {remedy}")
+        raise NeurordlError(f"the run in {folder} has not finished; call fit(..., resume=True), or --resume")
     if student is None:
         spec = record["student"].get("spec")
         if not spec:
@@ -206,9 +205,8 @@ class RunFolder:
             now, before = self.record[part] or {}, earlier.get(part) or {}
             different += [f"{part}.{key}" for key in io.differing(now, before)]
         if different:
-            difference = f"holds another run, which differs in {', '.join(different)}"
-            remedy = "choose another folder, or repeat the arguments of that run"
-            raise NeurordlError(f"out: {self.path} {difference}; {remedy}")
+            problem = f"out: {self.path} holds another run, which differs in {', '.join(different)}"
+            raise NeurordlError(f"{problem}; choose another folder, or repeat the arguments of that run")
 
     def start(self) -> None:
         """Make the folder and write the record of a run that has started."""

@@ -107,8 +107,7 @@ class SetStream:
         row = {stimulus: number for number, stimulus in enumerate(stimuli.ids)}
         usable = [group for group in ([stimuli.ids] if groups is None else groups) if len(group) >= fewest]
         if not usable:
-            few = f"of {len(stimuli)} stimuli fewer than {fewest} share a batch"
-            raise NeurordlError(f"no batch can be drawn, for {few}; give more stimuli")
+            raise NeurordlError(f"of {len(stimuli)} stimuli fewer than {fewest} share a batch; give more")
         self._groups = [np.array([row[name] for name in sorted(group, key=natural_key)]) for group in usable]
         self._sizes = [min(batch_size, len(group)) // world * world for group in self._groups]
         # The two streams of a fit draw from different random numbers.
@@ -337,8 +336,7 @@ def check_batch(batch: Batch) -> Batch:
 def check_labels(labels: Tensor, n_classes: int) -> None:
     """Raise an error unless labels are whole numbers from 0 to n_classes - 1."""
     if labels.is_floating_point() or labels.ndim != 1:
-        shape = f"{labels.dtype} of shape {tuple(labels.shape)}"
-        raise NeurordlError(f"labels: expected whole numbers of shape (n,), got {shape}")
+        raise NeurordlError(f"labels: expected whole numbers (n,), got {labels.dtype} {tuple(labels.shape)}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= n_classes:
         outputs = f"the student has {n_classes} outputs (labels 0 to {n_classes - 1})"

@@ -398,8 +398,8 @@ class Step(nn.Module):
         labelled, stimuli = streams.draw(0)
         shown = stimuli or labelled
         if objective.losses and shown and len(shown.images) * streams.world < FEWEST:
-            size = len(shown.images)
-            raise NeurordlError(f"a batch holds {size} stimuli, too few for an RDM; {FEWEST} are needed")
+            n = len(shown.images)
+            raise NeurordlError(f"a batch holds {n} stimuli, too few for an RDM; give {FEWEST} or more")
         batches = [batch.images for batch in (labelled, stimuli) if batch is not None]
         with frozen_eval(student, self.losses):
             try:
@@ -572,8 +572,7 @@ class Trainer:
             row |= self.fabric.broadcast(self._validate(self.validation))  # the first process decides
             value = sum(row[f"val_{name}"] for name in self.objective.names)
             if not math.isfinite(value):
-                remedy = "give more of them, or those that share measured pairs"
-                raise NeurordlError(f"the losses of the validation stimuli are undefined; {remedy}")
+                raise NeurordlError("the losses of the validation stimuli are undefined; give more of them")
             if value < state.best["value"]:
                 state.best = {"value": value, "epoch": epoch}
                 self.folder.save_best(self.student)

@@ -777,7 +777,7 @@ def test_network_description_changes_with_its_weights() -> None:
 
 def test_categories_of_a_permuted_control_are_a_mapping() -> None:
     rdms = RDMs(np.random.default_rng(0).random((1, 6)), pattern_descriptors={"stimulus": list("abcd")})
-    with pytest.raises(NeurordlError, match="expected a mapping from id to category, got list"):
+    with pytest.raises(NeurordlError, match=r"within=\[.*expected a mapping from id to category"):
         RDMTeacher(rdms).permuted(list("abcd"), seed=0, within=["x", "x", "y", "y"])
 
 

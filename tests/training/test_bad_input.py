@@ -188,7 +188,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "labels that are not whole": (
         lambda: {"labelled": loader(torch.rand(N))},
-        r"labels: expected whole numbers of shape \(n,\), got torch.float32",
+        r"labels: expected whole numbers \(n,\), got torch.float32",
     ),
     "images of other channels": (
         lambda: {"labelled": [(torch.rand(8, 3, 8, 8), torch.arange(8) % 4)]},
