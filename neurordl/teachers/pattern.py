@@ -168,7 +168,7 @@ class PatternTeacher(ById, Teacher):
         ]
         shared = set(seen[0]).intersection(*seen[1:])
         if self.batches == "shared" and len(shared) < 3:
-            raise NeurordlError(f"the subjects share only {len(shared)} stimuli; use batches='subject'")
+            raise NeurordlError(f"the subjects share {len(shared)} stimuli, too few; use batches='subject'")
         if self.batches == "shared" or all(len(group) == len(shared) for group in seen):
             return [[stimulus for stimulus in seen[0] if stimulus in shared]]
         return list({frozenset(group): group for group in seen if group}.values())
