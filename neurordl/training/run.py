@@ -117,7 +117,7 @@ class Run:
         before = record.get("pixels_sha256")
         comparable = before and ids and set(ids) <= set(stimuli.ids)
         if comparable and io.sha256_array(stimuli.subset(ids).pixels) != before:
-            problem = f"the images in {folder} have the names of those that the run was fitted on, but differ"
+            problem = f"the images in {folder} are not those that the run was fitted on, but have their names"
             raise NeurordlError(f"{problem}; give the folder of the original ones")
         return stimuli
 
