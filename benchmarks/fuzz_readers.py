@@ -124,14 +124,14 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
         rdm_descriptors={"subject": ["a", "b", "c"], "session": [1, 2, 3]},
         pattern_descriptors={"stimulus": ids},
     )
-    found: dict[str, list[bytes]] = {suffix: [] for suffix in READERS}
+    seeds: dict[str, list[bytes]] = {suffix: [] for suffix in READERS}
     for suffix in (".h5", ".mat", ".npz", ".npy"):
         save_rdms(rdms, folder / f"all{suffix}", lossy=True)
     save_rdms(rdms.subset("subject", "a"), folder / "one.csv", lossy=True)
     save_rdms(rdms.subset("subject", "a"), folder / "one.tsv", lossy=True)
     rdms.pattern_descriptors["stimulus"] = ["s1", "s10", "s2", "s3"]  # rsatoolbox writes ASCII only
     rdms.save(str(folder / "theirs.h5"), file_type="hdf5")
-    matrices = np.stack([squareform(one) for one in values])
+    matrices = np.stack([squareform(vector) for vector in values])
     np.save(folder / "square.npy", matrices)
     np.savez(folder / "plain.npz", D=matrices, ids=np.array(ids), subjects=np.array(["a", "b", "c"]))
     structs = np.empty((1, 2), dtype=[("RDM", object), ("name", object)])
@@ -160,9 +160,9 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
     named.to_csv(folder / "x_labels.tsv", sep="\t", index=False)
     (folder / "x_labels.json").write_text('{"1": "V1", "2": "IT"}')
     for path in sorted(folder.iterdir()):
-        suffix = max((one for one in READERS if path.name.endswith(one)), key=len)
-        found[suffix].append(path.read_bytes())
-    return found
+        suffix = max((ending for ending in READERS if path.name.endswith(ending)), key=len)
+        seeds[suffix].append(path.read_bytes())
+    return seeds
 
 
 def mutate(content: bytes, rng: np.random.Generator) -> bytes:
@@ -275,12 +275,12 @@ def child(seed: int, start: int, stop: int, report: Path) -> None:
     with tempfile.TemporaryDirectory() as name, open(report, "a", buffering=1) as log:
         folder = Path(name)
         (folder / "seeds").mkdir()
-        made = cases(seed, start, stop, folder / "seeds")
-        first = next(made)
+        mutated = cases(seed, start, stop, folder / "seeds")
+        first = next(mutated)
         guard(folder, faults)
-        held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
-        for number, suffix, content in [first, *made]:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+        for number, suffix, content in [first, *mutated]:
             path = folder / f"it{suffix}"
             path.write_bytes(content)
             log.write(f"{number}\tstart\t{suffix}\n")
@@ -360,5 +360,5 @@ if __name__ == "__main__":
     if options.child:
         child(options.seed, int(options.child[0]), int(options.child[1]), Path(options.child[2]))
     else:
-        found = run(options.files, options.seed, options.keep)
-        sys.exit(any(set(outcomes) - {"read", "refused"} for outcomes in found.values()))
+        result = run(options.files, options.seed, options.keep)
+        sys.exit(any(set(outcomes) - {"read", "refused"} for outcomes in result.values()))

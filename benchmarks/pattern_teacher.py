@@ -61,8 +61,8 @@ def anonymous() -> int | None:
     """Bytes that this process holds itself, without pages of files; None where the system does not say."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")]
-    return found[0] if found else None
+    sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")]
+    return sizes[0] if sizes else None
 
 
 @contextmanager
@@ -112,7 +112,7 @@ class Peak:
             self._thread.join()
 
 
-def run_case(kind: str, path: Path, stimuli: int, steps: int, threads: int) -> dict[str, Any]:
+def run_case(teacher: str, path: Path, stimuli: int, steps: int, threads: int) -> dict[str, Any]:
     """Fit a student to the first stimuli of the file; what it took."""
     import resource
 
@@ -132,8 +132,8 @@ def run_case(kind: str, path: Path, stimuli: int, steps: int, threads: int) -> d
     quiet = nrl.Execution(progress=False)
     # A fit without teacher first: it loads what is loaded late, and takes the memory that any fit takes.
     nrl.fit(nrl.students.small_cnn(CLASSES, width=8), nrl.Objective(), labelled, epochs=1, execution=quiet)
-    make_teacher = prepare_teacher(kind, patterns, train.ids)
-    with refusing(matrix if kind == "PatternTeacher" else 0) as refused, Peak() as peak:
+    make_teacher = prepare_teacher(teacher, patterns, train.ids)
+    with refusing(matrix if teacher == "PatternTeacher" else 0) as refused, Peak() as peak:
         objective = nrl.Objective([nrl.RDMLoss(make_teacher(), "conv3")])
         student = nrl.students.small_cnn(CLASSES, width=8)
         batches = nrl.Batches(BATCH, BATCH)
@@ -142,7 +142,7 @@ def run_case(kind: str, path: Path, stimuli: int, steps: int, threads: int) -> d
     assert bool(np.isfinite(history["rdm:conv3"]).all())
     unit = 1 if sys.platform == "darwin" else 1024
     return {
-        "teacher": kind,
+        "teacher": teacher,
         "stimuli": stimuli,
         "channels": patterns.shape[1],
         "steps": per_epoch * epochs,
@@ -161,29 +161,29 @@ def random_images(rng: np.random.Generator, n: int, name: str, labels: Any = Non
     import neurordl as nrl
 
     pixels = rng.integers(0, 256, (n, IMAGE, IMAGE, 3), dtype=np.uint8)
-    return nrl.StimulusSet.from_array(pixels, [f"{name}{one}" for one in range(n)], labels=labels)
+    return nrl.StimulusSet.from_array(pixels, [f"{name}{number}" for number in range(n)], labels=labels)
 
 
-def prepare_teacher(kind: str, patterns: np.ndarray[Any, Any], ids: Sequence[str]) -> Callable[[], Any]:
+def prepare_teacher(teacher: str, patterns: np.ndarray[Any, Any], ids: Sequence[str]) -> Callable[[], Any]:
     """What makes a PatternTeacher of mapped patterns, or an RDMTeacher of their RDM, computed here."""
     from rsatoolbox.data import Dataset
 
     import neurordl as nrl
 
-    if kind == "PatternTeacher":
+    if teacher == "PatternTeacher":
         return lambda: nrl.PatternTeacher({"s01": (patterns, ids)})
     rdms = nrl.compute_rdms(Dataset(patterns, obs_descriptors={"stimulus": list(ids)}))
     return lambda: nrl.RDMTeacher(rdms)
 
 
-def in_own_process(kind: str, path: Path, stimuli: int, args: argparse.Namespace) -> dict[str, Any]:
+def in_own_process(teacher: str, path: Path, stimuli: int, args: argparse.Namespace) -> dict[str, Any]:
     """`run_case` in a new process."""
-    case = ["--case", kind, str(path), str(stimuli)]
+    case = ["--case", teacher, str(path), str(stimuli)]
     settings = ["--steps", str(args.steps), "--threads", str(args.threads)]
     command = [sys.executable, __file__, *case, *settings]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
 
 
 def check(rows: list[dict[str, Any]]) -> None:
@@ -214,16 +214,16 @@ def main() -> None:
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
-        kind, path, stimuli = args.case
-        print(json.dumps(run_case(kind, Path(path), int(stimuli), args.steps, args.threads)))
+        teacher, path, stimuli = args.case
+        print(json.dumps(run_case(teacher, Path(path), int(stimuli), args.steps, args.threads)))
         return
     rows = []
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the file goes when this is ended
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         path = Path(folder) / "patterns.npy"
         write_patterns(path, args.stimuli, args.channels)
-        for kind, part in CASES:
-            rows.append(in_own_process(kind, path, args.stimuli // part, args))
+        for teacher, part in CASES:
+            rows.append(in_own_process(teacher, path, args.stimuli // part, args))
             print("  ".join(f"{key} {_short(value)}" for key, value in rows[-1].items()), flush=True)
     check(rows)
     if args.out:

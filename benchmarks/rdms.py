@@ -80,39 +80,39 @@ def calls(case: tuple[Any, ...], names: tuple[str, ...]) -> dict[str, Callable[[
 
     method, _, _, runs, _, dtype, _ = case
     data, values, precision = make(case)
-    found: dict[str, Callable[[], Any]] = {}
+    functions: dict[str, Callable[[], Any]] = {}
     if "neurordl" in names:
         from neurordl.rdms import compute_rdms
 
         options = {} if precision is None else {"precision": precision}
-        found["neurordl"] = lambda: (
+        functions["neurordl"] = lambda: (
             compute_rdms(data, method, dtype=np.dtype(dtype), **options).dissimilarities
         )
     if "rsatoolbox" in names:
         from rsatoolbox.rdm import calc_rdm
 
         by = {"descriptor": "stimulus", "cv_descriptor": "run"} if runs > 1 else {}
-        found["rsatoolbox"] = lambda: calc_rdm(data, method, noise=precision, **by).dissimilarities
+        functions["rsatoolbox"] = lambda: calc_rdm(data, method, noise=precision, **by).dissimilarities
     if "scipy" in names:
         from scipy.spatial.distance import pdist
 
         metric = {"euclidean": "sqeuclidean"}.get(method, method)
-        found["scipy"] = lambda: pdist(values, metric)[None]
+        functions["scipy"] = lambda: pdist(values, metric)[None]
     if "syrk" in names:
-        found["syrk"] = lambda: values[: len(values) // runs] @ values[: len(values) // runs].T
-    return found
+        functions["syrk"] = lambda: values[: len(values) // runs] @ values[: len(values) // runs].T
+    return functions
 
 
-def check(case: tuple[Any, ...], made: dict[str, Callable[[], Any]]) -> None:
+def check(case: tuple[Any, ...], functions: dict[str, Callable[[], Any]]) -> None:
     """All give the same numbers."""
     import numpy as np
 
     method, _, channels, *_ = case
-    ours = made["neurordl"]()
+    ours = functions["neurordl"]()
     for name in ("rsatoolbox", "scipy"):
-        if name in made:
+        if name in functions:
             scale = 1 / channels if name == "scipy" and method == "euclidean" else 1.0
-            theirs = made[name]() * scale
+            theirs = functions[name]() * scale
             close = 1e-9 if case[5] == "float64" else 2e-3
             np.testing.assert_allclose(ours, theirs, atol=close * float(np.abs(theirs).max()), rtol=0)
 
@@ -120,20 +120,20 @@ def check(case: tuple[Any, ...], made: dict[str, Callable[[], Any]]) -> None:
 def timed(case: tuple[Any, ...], budget: float) -> list[dict[str, Any]]:
     """Median seconds, and ratio to neurordl, of each; calls take turns."""
     names = ("neurordl", *case[6])
-    made = calls(case, names)
-    check(case, made)
-    taken: dict[str, list[float]] = {name: [] for name in made}
+    functions = calls(case, names)
+    check(case, functions)
+    taken: dict[str, list[float]] = {name: [] for name in functions}
     begun = time.perf_counter()
     while len(taken["neurordl"]) < 3 or (
         time.perf_counter() - begun < budget and len(taken["neurordl"]) < 15
     ):
-        for name, call in made.items():
+        for name, call in functions.items():
             start = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - start)
     rows = []
     for name, seconds in taken.items():
-        ratios = [one / own for one, own in zip(seconds, taken["neurordl"], strict=True)]
+        ratios = [other / ours for other, ours in zip(seconds, taken["neurordl"], strict=True)]
         rows.append(
             {
                 "what": name,
@@ -148,17 +148,17 @@ def timed(case: tuple[Any, ...], budget: float) -> list[dict[str, Any]]:
 def memory(line: str = "VmRSS") -> float:
     """Bytes of the resident set, or of the largest so far (VmHWM; getrusage would count the parent's)."""
     status = Path("/proc/self/status").read_text().splitlines()
-    return float(next(one.split()[1] for one in status if one.startswith(line))) * 1024
+    return float(next(row.split()[1] for row in status if row.startswith(line))) * 1024
 
 
 def grown(case: tuple[Any, ...], name: str) -> dict[str, float]:
     """In this process: by how much the largest resident set grows during one call."""
     small = (case[0], 100, 64, case[3], case[4], case[5], case[6])
     calls(small, (name,))[name]()  # what is loaded late is loaded
-    made = calls(case, (name,))[name]
+    function = calls(case, (name,))[name]
     before = memory()
     start = time.perf_counter()
-    made()
+    function()
     seconds = time.perf_counter() - start
     peak = memory("VmHWM")
     return {"peak": max(0.0, peak - before), "seconds": seconds}
@@ -196,8 +196,8 @@ def in_own_process(*arguments: str) -> dict[str, float]:
     done = subprocess.run(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True
     )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return row
 
 
 def main() -> None:
@@ -230,35 +230,35 @@ def main() -> None:
     for case in QUICK if args.quick else CASES:
         method, stimuli, channels, runs, precise, dtype, _ = case
         size = {"float32": 4, "float64": 8}[dtype]
-        held = (runs * stimuli * channels + stimuli * (stimuli - 1) // 2) * size
+        needed = (runs * stimuli * channels + stimuli * (stimuli - 1) // 2) * size
         about = {"method": method, "stimuli": stimuli, "channels": channels, "runs": runs, "dtype": dtype}
-        for found in timed(case, args.seconds):
+        for timing in timed(case, args.seconds):
             taken = {}
             if not args.no_memory:
                 peak = in_own_process(
-                    "--grown", json.dumps(case), found["what"], "--threads", str(args.threads)
+                    "--grown", json.dumps(case), timing["what"], "--threads", str(args.threads)
                 )
-                taken = {"grew_mb": peak["peak"] / MB, "input_and_result_mb": held / MB}
-            rows.append({**about, "precision": precise, **found, **taken})
+                taken = {"grew_mb": peak["peak"] / MB, "input_and_result_mb": needed / MB}
+            rows.append({**about, "precision": precise, **timing, **taken})
             print({key: value for key, value in rows[-1].items() if key != "input_and_result_mb"}, flush=True)
     if not args.no_memory:
         for method, stimuli, channels, dtype, to_disk in QUICK_LARGE if args.quick else LARGE:
-            found = in_own_process(
+            row = in_own_process(
                 "--large", str(stimuli), str(channels), dtype, str(to_disk), "--threads", str(args.threads)
             )
             result = stimuli * (stimuli - 1) // 2 * 4
-            held = stimuli * channels * 4 + result
+            needed = stimuli * channels * 4 + result
             about = {"method": method, "stimuli": stimuli, "channels": channels, "runs": 1, "dtype": dtype}
             rows.append(
                 {
                     **about,
                     "precision": False,
                     "what": "neurordl" + (" to the disk" if to_disk else ""),
-                    "seconds": found["seconds"],
+                    "seconds": row["seconds"],
                     "times_neurordl": 1.0,
                     "turns": 1,
-                    "grew_mb": found["peak"] / MB,
-                    "input_and_result_mb": held / MB,
+                    "grew_mb": row["peak"] / MB,
+                    "input_and_result_mb": needed / MB,
                 }
             )
             rows.append(
@@ -266,13 +266,13 @@ def main() -> None:
                     **about,
                     "precision": False,
                     "what": "syrk",
-                    "seconds": found["syrk"],
-                    "times_neurordl": found["syrk"] / found["seconds"],
+                    "seconds": row["syrk"],
+                    "times_neurordl": row["syrk"] / row["seconds"],
                     "turns": 1,
                 }
             )
-            # the patterns are held before; what grew is the result (a file's pages count too) and the block
-            total = (held - result + found["peak"]) / held
+            # the patterns were in memory before; the result (a file's pages, too) and the block are new
+            total = (needed - result + row["peak"]) / needed
             print(rows[-2], f"patterns and growth are {total:.2f} of input and result", flush=True)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format="%.3f"))
@@ -280,8 +280,13 @@ def main() -> None:
         out = Path(args.out)
         write_text(out / "rdms.csv", table.round(4).to_csv(index=False, lineterminator="\n"))
         command = shlex.join(["python", "benchmarks/rdms.py", *sys.argv[1:]])
-        told = {"command": command, "threads": args.threads, "cores": os.cpu_count(), "versions": versions()}
-        write_json(out / "rdms.json", told)
+        record = {
+            "command": command,
+            "threads": args.threads,
+            "cores": os.cpu_count(),
+            "versions": versions(),
+        }
+        write_json(out / "rdms.json", record)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ REACH = {
 class Work:
     """One row: what is done, by which method, of what size."""
 
-    kind: str  # "compare", "ceiling" or "bootstrap" (two-factor)
+    task: str  # "compare", "ceiling" or "bootstrap" (two-factor)
     method: str
     conditions: int
     subjects: int
@@ -107,9 +107,9 @@ def set_threads(threads: int) -> None:
 
 
 def our_work(work: Work, models: np.ndarray, data: np.ndarray) -> Any:
-    if work.kind == "compare":
+    if work.task == "compare":
         return similarity(models, data, work.method)
-    if work.kind == "ceiling":
+    if work.task == "ceiling":
         return ceiling(data, work.method)
     return infer(models, data, work.method, Bootstrap("both", n=work.resamples))
 
@@ -121,12 +121,12 @@ def their_work(work: Work, models: np.ndarray, data: np.ndarray) -> Callable[[],
     from rsatoolbox.rdm import RDMs, compare
 
     measured = RDMs(data)
-    if work.kind == "compare":
+    if work.task == "compare":
         predicted = RDMs(models)
         return lambda: compare(predicted, measured, work.method)
-    if work.kind == "ceiling":
+    if work.task == "ceiling":
         return lambda: boot_noise_ceiling(measured, work.method)
-    fixed = [ModelFixed(f"model{k}", RDMs(one[None])) for k, one in enumerate(models)]
+    fixed = [ModelFixed(f"model{k}", RDMs(model[None])) for k, model in enumerate(models)]
     return lambda: eval_dual_bootstrap(fixed, measured, method=work.method, N=work.their_resamples)
 
 
@@ -159,7 +159,7 @@ def race(work: Work, repeats: int, seed: int) -> dict[str, Any]:
         "our_seconds": ours,
         "their_seconds": peer,
         "ratio": peer / ours,
-        "reach": REACH.get((work.kind, work.method)),
+        "reach": REACH.get((work.task, work.method)),
         "repeats": repeats,
     }
 
@@ -167,7 +167,7 @@ def race(work: Work, repeats: int, seed: int) -> dict[str, Any]:
 def _peak(queue: Any, work: Work, threads: int, seed: int, ours: bool) -> None:
     set_threads(threads)
     models, data = make_data(work, seed)
-    small = Work(work.kind, work.method, 12, 4, min(work.models, 3), 3, 2)
+    small = Work(work.task, work.method, 12, 4, min(work.models, 3), 3, 2)
     few = make_data(small, seed)
     with quiet():
         (lambda: our_work(small, *few))() if ours else their_work(small, *few)()  # imports, compiles
@@ -180,7 +180,7 @@ def _peak(queue: Any, work: Work, threads: int, seed: int, ours: bool) -> None:
 def _resident(line: str) -> float:
     """MB of the resident set, or of the largest so far (VmHWM; getrusage would count the parent's)."""
     status = Path("/proc/self/status").read_text().splitlines()
-    return float(next(one.split()[1] for one in status if one.startswith(line))) / 1024
+    return float(next(row.split()[1] for row in status if row.startswith(line))) / 1024
 
 
 def peak_megabytes(work: Work, threads: int, seed: int, *, ours: bool) -> float:
@@ -189,9 +189,9 @@ def peak_megabytes(work: Work, threads: int, seed: int, *, ours: bool) -> float:
     queue = context.Queue()
     process = context.Process(target=_peak, args=(queue, work, threads, seed, ours))
     process.start()
-    found = queue.get()
+    peak = queue.get()
     process.join()
-    return float(found)
+    return float(peak)
 
 
 def machine(args: argparse.Namespace) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def main() -> None:
     set_threads(args.threads)
     name = "rsa" if args.sizes == "full" else f"rsa_{args.sizes}"
     rows: list[dict[str, Any]] = []
-    chosen = [work for work in plan(args.sizes) if work.kind in args.kinds]
+    chosen = [work for work in plan(args.sizes) if work.task in args.kinds]
     for work in chosen:
         if args.methods and work.method not in args.methods:
             continue
@@ -244,7 +244,7 @@ def main() -> None:
         size = f"{work.conditions} x {work.subjects} x {work.models}"
         aim = f" (reach {row['reach']})" if row["reach"] and args.sizes == "full" else ""
         print(
-            f"{work.kind:<10}{work.method:<11}{size:<16}{row['our_seconds']:9.3f} s beside "
+            f"{work.task:<10}{work.method:<11}{size:<16}{row['our_seconds']:9.3f} s beside "
             f"{row['their_seconds']:9.2f} s, ratio {row['ratio']:7.1f}{aim}",
             flush=True,
         )

@@ -71,11 +71,11 @@ def main() -> None:
         share = np.linspace(0, len(whole.centers) - 1, args.share).astype(int)
         around = [np.flatnonzero(np.square(at - whole.centers[k]).sum(1) < 9) for k in share]
 
-        def theirs(name: str = dissimilarity, how: str = method, around: Any = around) -> Any:
+        def theirs(name: str = dissimilarity, comparison: str = method, around: Any = around) -> Any:
             rdms = get_searchlight_RDMs(
                 patterns.measurements, np.arange(len(around)), around, events, name, verbose=False
             )
-            return compare(models, rdms, how)
+            return compare(models, rdms, comparison)
 
         np.testing.assert_allclose(whole.scores[:, share], theirs(), atol=1e-9)
         for dtype in (np.float64, np.float32):
@@ -97,9 +97,9 @@ def main() -> None:
                     "dtype": np.dtype(dtype).name,
                     "centres": len(whole.centers),
                     "voxels_each": int(whole.n_voxels[0]),
-                    "neurordl_seconds": statistics.median(own for own, _ in taken),
+                    "neurordl_seconds": statistics.median(ours for ours, _ in taken),
                     "rsatoolbox_seconds": statistics.median(other for _, other in taken),
-                    "ratio": statistics.median(other / own for own, other in taken),
+                    "ratio": statistics.median(other / ours for ours, other in taken),
                     "turns": args.turns,
                 }
             )
@@ -111,8 +111,13 @@ def main() -> None:
             pd.DataFrame(rows).round(4).to_csv(index=False, lineterminator="\n"),
         )
         command = shlex.join(["python", "benchmarks/searchlight.py", *sys.argv[1:]])
-        told = {"command": command, "threads": args.threads, "cores": os.cpu_count(), "versions": versions()}
-        write_json(out / "searchlight.json", told)
+        record = {
+            "command": command,
+            "threads": args.threads,
+            "cores": os.cpu_count(),
+            "versions": versions(),
+        }
+        write_json(out / "searchlight.json", record)
 
 
 if __name__ == "__main__":

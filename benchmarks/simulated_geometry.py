@@ -58,7 +58,7 @@ def simulate(n: int, seed: int) -> dict[str, np.ndarray[Any, Any]]:
     """RDMs of each method, (simulations, pairs)."""
     patterns, covariance = truth()
     root, precision = np.linalg.cholesky(covariance), np.linalg.inv(covariance)
-    found: dict[str, list[Any]] = {}
+    distances: dict[str, list[Any]] = {}
     for number in range(n):
         rng = np.random.default_rng([seed, number])
         noise = rng.standard_normal((RUNS, STIMULI, CHANNELS)) @ root.T
@@ -80,17 +80,17 @@ def simulate(n: int, seed: int) -> dict[str, np.ndarray[Any, Any]]:
                     "noise": nrl.Noise(noise_name, Dataset(rows)),
                 }
         for name, call in calls.items():
-            found.setdefault(name, []).append(nrl.compute_rdms(data, **call).dissimilarities[0])
-    return {name: np.stack(rows) for name, rows in found.items()}
+            distances.setdefault(name, []).append(nrl.compute_rdms(data, **call).dissimilarities[0])
+    return {name: np.stack(rows) for name, rows in distances.items()}
 
 
-def table(found: dict[str, np.ndarray[Any, Any]]) -> pd.DataFrame:
+def table(distances: dict[str, np.ndarray[Any, Any]]) -> pd.DataFrame:
     """For each method: the largest |z| over pairs, that of the equal pair, and the scale."""
     patterns, covariance = truth()
     plain, white = distances(patterns, np.eye(CHANNELS)), distances(patterns, np.linalg.inv(covariance))
     equal = (ROW == STIMULI - 2) & (COLUMN == STIMULI - 1)
     rows = []
-    for name, values in found.items():
+    for name, values in distances.items():
         diagonal = "diagonal" in name
         whitened = ("," in name) and not diagonal
         true = white if whitened else plain
@@ -125,14 +125,14 @@ def check(result: pd.DataFrame, bound: float) -> None:
         assert abs(by.loc[f"crossnobis, full, {dof}", "scale"] / expected - 1) < 0.1
 
 
-def plot(found: dict[str, np.ndarray[Any, Any]], result: pd.DataFrame, bound: float) -> Figure:
+def plot(distances: dict[str, np.ndarray[Any, Any]], result: pd.DataFrame, bound: float) -> Figure:
     patterns, covariance = truth()
     true = distances(patterns, np.linalg.inv(covariance))
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     colours = {"naive, known precision": "#D55E00", "crossnobis, known precision": "#0072B2"}
     for name, colour in colours.items():
-        values = found[name]
+        values = distances[name]
         left.errorbar(
             true,
             values.mean(0),
@@ -143,7 +143,7 @@ def plot(found: dict[str, np.ndarray[Any, Any]], result: pd.DataFrame, bound: fl
             lw=0.8,
             label=name.split(",")[0],
         )
-    most = 1.1 * found["naive, known precision"].mean(0).max()
+    most = 1.1 * distances["naive, known precision"].mean(0).max()
     left.plot([0, most], [0, most], color="0.5", lw=0.8, zorder=0)
     left.set(
         xlabel="true distance",
@@ -152,7 +152,7 @@ def plot(found: dict[str, np.ndarray[Any, Any]], result: pd.DataFrame, bound: fl
     )
     left.legend(frameon=False, loc="upper left")
 
-    values = found["crossnobis, known precision"]
+    values = distances["crossnobis, known precision"]
     z = (values.mean(0) - true) / (values.std(0, ddof=1) / np.sqrt(len(values)))
     middle.scatter(np.arange(len(z)), z, s=14, color="#0072B2")
     for line in (-bound, bound):
@@ -197,8 +197,8 @@ def main() -> None:
     parser.add_argument("--out", default=str(RESULTS), help='folder; "": nothing is written')
     args = parser.parse_args()
     bound = float(stats.norm.isf(0.01 / 2 / len(ROW)))
-    found = simulate(args.simulations, args.seed)
-    result = table(found)
+    distances = simulate(args.simulations, args.seed)
+    result = table(distances)
     print(result.to_string(index=False, float_format="%.3f"))
     print(f"bound of |z| over {len(ROW)} pairs, 1 %: {bound:.2f}")
     check(result, bound)
@@ -207,14 +207,14 @@ def main() -> None:
         out = Path(args.out)
         text = result.round(5).to_csv(index=False, lineterminator="\n")
         write_text(out / "simulated_geometry.csv", text)
-        told = {
+        record = {
             "command": shlex.join(["python", "benchmarks/simulated_geometry.py", *sys.argv[1:]]),
             "simulations": args.simulations,
         }
-        told |= {"seed": args.seed, "bound": round(bound, 4), "versions": versions()}
-        write_json(out / "simulated_geometry.json", json.loads(json.dumps(told)))
+        record |= {"seed": args.seed, "bound": round(bound, 4), "versions": versions()}
+        write_json(out / "simulated_geometry.json", json.loads(json.dumps(record)))
         with atomic_write(out / "simulated_geometry.png") as aside:
-            plot(found, result, bound).savefig(aside, dpi=110)
+            plot(distances, result, bound).savefig(aside, dpi=110)
 
 
 if __name__ == "__main__":

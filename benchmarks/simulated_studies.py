@@ -59,11 +59,11 @@ class People:
     def __init__(self, n: int, rng: np.random.Generator) -> None:
         self.weights = 1 + VARIETY * rng.standard_normal((n, SHARED, 1))
         self.shared = rng.standard_normal((n, SHARED, VOXELS))
-        self.own = rng.standard_normal((n, OWN, VOXELS))
+        self.own_features = rng.standard_normal((n, OWN, VOXELS))
 
     def rdms(self, stimuli: Stimuli, noise: float, rng: np.random.Generator) -> Floats:
         """Measured once, with new noise: (n, pairs)."""
-        signal = stimuli.shared @ (self.weights * self.shared) + stimuli.own @ self.own
+        signal = stimuli.shared @ (self.weights * self.shared) + stimuli.own_features @ self.own_features
         measured = signal + noise * rng.standard_normal(signal.shape)
         return correlation(torch.from_numpy(measured)).numpy()
 
@@ -72,14 +72,14 @@ class Stimuli:
     """Some stimuli: their features."""
 
     def __init__(self, n: int, rng: np.random.Generator) -> None:
-        self.shared, self.own = rng.standard_normal((2, n, SHARED))
+        self.shared, self.own_features = rng.standard_normal((2, n, SHARED))
         self.unrelated = rng.standard_normal((n, SHARED))
 
     def models(self) -> Floats:
         """RDMs of the models: (models, pairs)."""
         coarse = self.shared[:, : SHARED // 2]
         features = (self.shared, coarse, self.unrelated)
-        return np.stack([correlation(torch.from_numpy(one)).numpy() for one in features])
+        return np.stack([correlation(torch.from_numpy(rows)).numpy() for rows in features])
 
 
 def new(world: str, n_subjects: int, n_stimuli: int, seed: int) -> tuple[People | None, Stimuli | None]:
@@ -106,18 +106,18 @@ def inferences(
     models: Floats, data: Floats, method: str, n_bootstrap: int, seed: list[int]
 ) -> dict[str, Inference]:
     """Each kind of variance, those by components and by rsatoolbox's formula from the same resamples."""
-    found = {"none": infer(models, data, method)}
+    results = {"none": infer(models, data, method)}
     for resample in RESAMPLES[1:]:
         bootstrap = Bootstrap(resample, n=n_bootstrap)
         rng = np.random.default_rng(seed)
         draws = bootstrap.draw(
             *(list(map(str, range(n))) for n in (len(data), n_stimuli(data.shape[1]))), rng=rng
         )
-        found[resample] = infer(models, data, method, bootstrap, draws=draws)
+        results[resample] = infer(models, data, method, bootstrap, draws=draws)
         if resample != "subjects":
             components = replace(bootstrap, variance="components")
-            found[f"{resample}, components"] = infer(models, data, method, components, draws=draws)
-    return found
+            results[f"{resample}, components"] = infer(models, data, method, components, draws=draws)
+    return results
 
 
 def studies(
@@ -136,24 +136,29 @@ def studies(
         fixed = new(world, *size, group)
         rng = np.random.default_rng([group, 2])
         many = (one_study(fixed, *size, noise, rng) for _ in range(truths))
-        truth = np.mean([similarity(*one, method).mean(1) for one in many], axis=0)
+        truth = np.mean([similarity(*study, method).mean(1) for study in many], axis=0)
         for number in range(each if world != "both" else groups * each):
             models, data = one_study(fixed, *size, noise, np.random.default_rng([group, 3, number]))
-            for kind, found in inferences(models, data, method, n_bootstrap, [group, 4, number]).items():
-                bounds = {center: interval(found, center=center) for center in ("data", "resamples")}
+            for resample, result in inferences(models, data, method, n_bootstrap, [group, 4, number]).items():
+                bounds = {center: interval(result, center=center) for center in ("data", "resamples")}
                 inside = {at: (low <= truth) & (truth <= high) for at, (low, high) in bounds.items()}
-                p = p_values(found, center="data").zero
-                error, variance = found.scores.mean(1) - truth, found.model_var
+                p = p_values(result, center="data").zero
+                error, variance = result.scores.mean(1) - truth, result.model_var
                 assert variance is not None
                 for k, name in enumerate(MODELS):
                     # with fixed stimuli or subjects an unrelated model is not quite at zero
                     null = name == "unrelated" and (world == "both" or truth[k] <= 0)
-                    row = {"resample": kind, "model": name, "variance": variance[k], "error": error[k] ** 2}
+                    row = {
+                        "resample": resample,
+                        "model": name,
+                        "variance": variance[k],
+                        "error": error[k] ** 2,
+                    }
                     row |= {at: bool(values[k]) for at, values in inside.items()}
                     rows.append({**row, "positive": float(p[k] < 0.05) if null else np.nan})
     case = {"world": world, "subjects": size[0], "stimuli": size[1], "method": method, "noise": noise}
-    found = summary(pd.DataFrame(rows))
-    return found.assign(**case)[[*case, *found.columns]]
+    table = summary(pd.DataFrame(rows))
+    return table.assign(**case)[[*case, *table.columns]]
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -161,7 +166,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     frame = pd.concat([frame, frame.assign(model="all")])
     kinds = frame.groupby(["resample", "model"], sort=False)
     means = kinds[["variance", "error", "data", "resamples", "positive"]].mean()
-    found = pd.DataFrame(
+    table = pd.DataFrame(
         {
             "variance_ratio": means["variance"] / means["error"],
             "coverage": means["data"],
@@ -170,8 +175,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
             "studies": kinds.size(),
         }
     ).reset_index()
-    found.loc[found["model"] == "all", "studies"] //= len(MODELS)
-    return found
+    table.loc[table["model"] == "all", "studies"] //= len(MODELS)
+    return table
 
 
 def sources(size: tuple[int, int], noise: float, repeats: int) -> pd.DataFrame:
@@ -191,10 +196,10 @@ def sources(size: tuple[int, int], noise: float, repeats: int) -> pd.DataFrame:
         rng = np.random.default_rng([number, 5])
         stimuli = Stimuli(2 * n + half, rng)
         models = stimuli.models()
-        for who in range(2):
+        for subject in range(2):
             data = People(n_subjects, rng).rdms(stimuli, noise, rng)
             for which, pairs in enumerate(chosen):
-                scores[number, who, which] = similarity(models[:, pairs], data[:, pairs], "corr").mean(1)
+                scores[number, subject, which] = similarity(models[:, pairs], data[:, pairs], "corr").mean(1)
     scores -= scores.mean(axis=(0, 1, 2))
     shared = np.einsum("rabm,rcdm->abcdm", scores, scores) / repeats
     total = np.mean([shared[a, b, a, b] for a in range(2) for b in range(3)], axis=0)
@@ -225,13 +230,13 @@ def draw(frame: pd.DataFrame) -> Figure:
         axes.axhline(95, color="0.5", lw=0.8)
         part = shown[(shown["subjects"] == subjects) & (shown["stimuli"] == stimuli)]
         for k, resample in enumerate((*RESAMPLES, "both, components")):
-            own = part[part["resample"] == resample].set_index("world").loc[list(WORLDS)]
-            reach = 196 * np.sqrt(own["coverage"] * (1 - own["coverage"]) / own["studies"])
+            rows = part[part["resample"] == resample].set_index("world").loc[list(WORLDS)]
+            reach = 196 * np.sqrt(rows["coverage"] * (1 - rows["coverage"]) / rows["studies"])
             places = np.arange(len(WORLDS)) + 0.16 * (k - 2)
             name = {"none": "t over subjects"}.get(resample, f"bootstrap: {resample}")
             axes.errorbar(
                 places,
-                100 * own["coverage"],
+                100 * rows["coverage"],
                 reach,
                 fmt="os^Dv"[k],
                 color=COLOURS[k],
@@ -277,16 +282,16 @@ def main() -> None:
                     parts.append(pool.submit(studies, world, size, method, *numbers))
         for size in SIZES:
             shares += [pool.submit(sources, size, noise, options.repeats) for noise in NOISES]
-        found = pd.concat([part.result() for part in track(parts, "studies")], ignore_index=True)
+        coverage = pd.concat([part.result() for part in track(parts, "studies")], ignore_index=True)
         origin = pd.concat([share.result() for share in track(shares, "sources")], ignore_index=True)
-    for table in (found, origin):
+    for table in (coverage, origin):
         print(table.to_string(index=False, float_format="%.3f"))
     if options.quick:
         return
-    write_text(RESULTS / "simulated_studies.csv", found.to_csv(index=False, float_format="%.4f"))
+    write_text(RESULTS / "simulated_studies.csv", coverage.to_csv(index=False, float_format="%.4f"))
     write_text(RESULTS / "simulated_studies_sources.csv", origin.to_csv(index=False, float_format="%.4f"))
     with atomic_write(RESULTS / "simulated_studies.png") as aside:
-        draw(found).savefig(aside, dpi=150)
+        draw(coverage).savefig(aside, dpi=150)
     record = {
         "command": "python benchmarks/simulated_studies.py",
         "settings": vars(options),

@@ -148,8 +148,13 @@ def race(args: argparse.Namespace, ids: list[str], teachers: dict[str, nrl.RDMTe
             rng.shuffle(orders)
         order = orders[number % len(orders)]
         chosen = rng.choice(IMAGES, args.batch, replace=False)
-        batch = nrl.Batch(images[chosen].to(device), [ids[one] for one in chosen], labels[chosen].to(device))
-        theirs = {layer: torch.rand(args.batch, one.shape[1], device=device) for layer, one in some.items()}
+        batch = nrl.Batch(
+            images[chosen].to(device), [ids[number] for number in chosen], labels[chosen].to(device)
+        )
+        theirs = {
+            layer: torch.rand(args.batch, features.shape[1], device=device)
+            for layer, features in some.items()
+        }
         row: dict[str, Any] = {"triple": number + 1, "order": " ".join(order)}
         for name in order:
             wall, cpu, _ = seconds(partial(contestants[name].step, batch, theirs), device)

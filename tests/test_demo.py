@@ -54,7 +54,7 @@ def test_the_table_has_its_columns_and_rows(finished):
             assert 0 < float(row["ceiling_lower"]) < float(row["ceiling_upper"]) < 1
 
 
-def test_the_report_tells_tables_differences_and_setting(finished):
+def test_the_report_holds_tables_differences_and_settings(finished):
     out, report = finished
     frame = pd.read_csv(out / "results.csv")
     table = frame.pivot(index=["experiment", "seed"], columns="condition", values="heldout_rdm_similarity")
@@ -106,7 +106,7 @@ def test_rows_of_another_setting_or_code_are_not_taken_for_these(images, tmp_pat
     assert results(TINY) == list(range(24, 36))
 
 
-def test_no_student_meets_a_test_image_and_none_is_scored_by_its_own_subjects(world):
+def test_no_student_trains_on_test_images_or_is_scored_by_its_teachers(world):
     assert not set(world.train.ids) & set(world.test.ids)
     for teacher in world.teachers.values():
         assert set(teacher.match(world.train.ids).matched) == set(world.train.ids)

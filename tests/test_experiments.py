@@ -73,7 +73,7 @@ def test_a_damaged_row_is_named(tmp_path, damage):
         run_grid(JOBS[:1], Work(), tmp_path, progress=False)
 
 
-def test_file_names_tell_jobs_apart_that_look_alike(tmp_path):
+def test_similar_jobs_have_different_file_names(tmp_path):
     jobs = [{"name": name} for name in ("a/b", "a b", "../a b", "1", 1, 1.0, "x" * 300, "é")]
     frame = run_grid(jobs, lambda name: {"value": len(str(name))}, tmp_path, progress=False)
     assert len(list((tmp_path / "rows").glob("*.json"))) == len(jobs) == len(frame)

@@ -144,7 +144,7 @@ def text(frame: pd.DataFrame) -> str:
     for roi in ROIS:
         part = frame[frame["roi"] == roi]
         first = part.iloc[0]
-        chosen = ", ".join(f"{one['layer']} {one['schedule']}" for one in choice()[roi].values())
+        chosen = ", ".join(f"{cell['layer']} {cell['schedule']}" for cell in choice()[roi].values())
         lines += [
             f"### {roi}",
             "",
@@ -167,7 +167,7 @@ def markdown(frame: pd.DataFrame) -> str:
     """A table in Markdown."""
     rows = [list(frame.columns), ["---"] * len(frame.columns)]
     rows += [
-        [f"{one:.3f}" if isinstance(one, float) else str(one) for one in row] for row in frame.to_numpy()
+        [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in frame.to_numpy()
     ]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 

@@ -60,13 +60,13 @@ def task(part: str) -> nrl.StimulusSet:
         images = datasets.load_cifar100_stretched("test", labels="coarse")
         # Ten test images occur in the training set as well.
         train = {
-            bytes(one.numpy().tobytes())
-            for one in datasets.load_cifar100_stretched("train", labels="coarse").pixels
+            bytes(image.numpy().tobytes())
+            for image in datasets.load_cifar100_stretched("train", labels="coarse").pixels
         }
         kept = [
             name
-            for name, one in zip(images.ids, images.pixels, strict=True)
-            if one.numpy().tobytes() not in train
+            for name, image in zip(images.ids, images.pixels, strict=True)
+            if image.numpy().tobytes() not in train
         ]
         images = images.subset(kept)
     else:
@@ -351,11 +351,11 @@ def collect() -> None:
 
 def ceilings(roi: str) -> dict[str, float]:
     """Bounds of the held-out subjects, mean over folds; and what the training subjects' RDM reaches."""
-    train, held = people(roi)
+    train, held_out = people(roi)
     bounds = []
     for number in range(FOLDS):
         ids = fold(number)[1].ids
-        shown = cut(select_rdms(brain(roi), subjects=held), ids)
+        shown = cut(select_rdms(brain(roi), subjects=held_out), ids)
         vectors = reindex(select_rdms(brain(roi), subjects=train), ids)
         pooled = (vectors - vectors.mean(1, keepdims=True)) / vectors.std(1, keepdims=True)
         teacher = nrl.compare(cut(shown, ids, pooled.mean(0, keepdims=True)), shown, METHOD).mean()

@@ -200,7 +200,7 @@ def test_what_fails_exits_with_1_and_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_train_says_is_next_works(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+def test_the_next_command_that_train_prints_works(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     arguments = train_arguments(data, tmp_path / "run", epochs=1)
     code, told, errors = shell(*arguments, "--permuted")
     assert code == 0, errors
@@ -308,7 +308,7 @@ def test_as_many_labelled_images_as_classes_are_the_fewest(
     }
 
 
-def test_ids_that_do_not_match_are_said_before_the_split(
+def test_unmatched_ids_are_reported_before_the_split(
     shell: Any, data: dict[str, Path], tmp_path: Path
 ) -> None:
     for image in data["stimuli"].iterdir():
@@ -320,9 +320,7 @@ def test_ids_that_do_not_match_are_said_before_the_split(
     assert "cannot be split" not in errors
 
 
-def test_files_that_are_not_there_are_named_with_their_option(
-    shell: Any, data: dict[str, Path], tmp_path: Path
-) -> None:
+def test_missing_files_are_named_with_their_option(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     brain, out = data["brain.h5"], ("--out", tmp_path / "x")
     for arguments, message in (
         (("no.h5", "--rdms", brain), "neurordl: no.h5: there is no such file"),
@@ -424,7 +422,7 @@ def test_compare_a_network_of_ones_own(
     assert not (tmp_path / "more").exists()
 
 
-def test_rdms_of_a_file_that_says_little(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+def test_rdms_of_a_file_without_descriptors(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     rdms = load_rdms(data["brain.h5"]).subset("roi", "IT").subset("session", 0)
     np.savez(tmp_path / "brain.npz", it=rdms.get_matrices(), other=rdms.get_matrices()[:2])
     (tmp_path / "ids.txt").write_text("\n".join(rdms.pattern_descriptors["stimulus"]))

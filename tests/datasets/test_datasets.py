@@ -54,7 +54,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_data_root_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_root_names_the_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEURORDL_DATA", str(tmp_path))
     assert data_root() == tmp_path
     monkeypatch.setenv("NEURORDL_DATA", str(tmp_path / "gone"))
@@ -273,7 +273,7 @@ def small_rdms(path: Path, **change: Any) -> None:
     np.savez(path / "images92/cichy2014_fmri.npz", **{**held, **change})
 
 
-def test_rdms_keep_their_own_order_of_ids(root: Path) -> None:
+def test_rdms_keep_their_order_of_ids(root: Path) -> None:
     small_rdms(root, ids=np.array(IMAGES92_IDS[::-1]))
     rdms = load_images92_rdms("cichy_it")
     assert list(rdms.pattern_descriptors["stimulus"]) == list(IMAGES92_IDS[::-1])

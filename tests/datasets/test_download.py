@@ -232,7 +232,7 @@ def test_names_and_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         fetch("mnist")
 
 
-def test_the_registry_says_all_of_each_file() -> None:
+def test_the_registry_is_complete_for_each_file() -> None:
     for dataset in REGISTRY.values():
         assert dataset.summary and dataset.license and dataset.citation and dataset.source  # noqa: PT018
         assert dataset.size == sum(file.size for file in dataset.files)

@@ -259,7 +259,7 @@ def test_names_that_cannot_be_registered(measure: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["distance", "距離"])
-def test_a_name_without_letters_that_tell_is_not_that_of_unknown_rdms(name: str, measure: Any) -> None:
+def test_names_without_letters_do_not_match_unknown_rdms(name: str, measure: Any) -> None:
     nrl.register(nrl.Dissimilarity(name, city_block))
     try:
         assert dissimilarity_from_text(name).name == name

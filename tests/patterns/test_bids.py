@@ -46,7 +46,7 @@ def taken(path: Path, t_r: float | None = None, ref: float = 0.0) -> float:
 
 
 @pytest.mark.parametrize("within", ["", "derivatives/fmriprep"])
-def test_the_closest_sidecar_says_the_repetition_time(tmp_path: Path, within: str) -> None:
+def test_the_repetition_time_comes_from_the_closest_sidecar(tmp_path: Path, within: str) -> None:
     root = tmp_path / "ds" / within
     func = root / "sub-01" / "ses-2" / "func"
     path = write_bold(func / "sub-01_ses-2_task-x_run-1_space-MNI_desc-preproc_bold.nii.gz", t_r=0.0)
@@ -119,7 +119,7 @@ def test_two_files_as_close_as_each_other_are_refused(tmp_path: Path) -> None:
         taken(path)
 
 
-def test_times_that_differ_are_told(tmp_path: Path) -> None:
+def test_different_times_are_noticed(tmp_path: Path) -> None:
     path = write_bold(tmp_path / "sub-01_task-x_bold.nii.gz", t_r=2.5, unit="sec")
     sidecar = write(tmp_path / "sub-01_task-x_bold.json", {"RepetitionTime": 2.0})
     with pytest.warns(UserWarning, match=r"says 2 s between volumes and the header of .* 2.5"):

@@ -352,7 +352,7 @@ def test_damaged_images_give_one_clear_error(study: Any, how: str) -> None:
         nrl.read_patterns(study["images"], broken(study, how), study["events"])
 
 
-def test_mutated_files_raise_nothing_but_our_own_errors(study: Any) -> None:
+def test_mutated_files_raise_only_errors_of_the_package(study: Any) -> None:
     rng = np.random.default_rng(0)
     plain = nib.Nifti1Image(np.ones((3, 3, 3, 20), np.int16), AFFINE)
     plain.header.set_zooms((3, 3, 3.5, T_R))

@@ -122,7 +122,7 @@ def test_a_mask_may_be_a_series_of_one() -> None:
     np.testing.assert_array_equal(read_mask(mask, GRID).inside, INSIDE)
 
 
-def test_voxels_without_a_mask_are_said_so() -> None:
+def test_voxels_without_a_mask_are_labelled_as_such() -> None:
     values = np.random.default_rng(0).standard_normal((3, 3, 2, 4))
     values[0, 0, 0] = np.nan
     table = pd.DataFrame({"stimulus": list("abcd")})

@@ -146,7 +146,7 @@ def test_noise_alone_follows_nothing() -> None:
 # what no other test would see
 
 
-def test_a_regressor_twice_costs_one_degree_of_freedom_and_is_told() -> None:
+def test_a_duplicate_regressor_costs_no_second_degree_of_freedom_and_is_noticed() -> None:
     data = np.random.default_rng(0).standard_normal((80, 4))
     events = pd.DataFrame({"onset": np.arange(5.0, 140, 11), "duration": 3.0})
     events["trial_type"] = ["a", "b"] * 6 + ["a"]
@@ -186,7 +186,7 @@ def test_events_at_the_end_without_a_name_and_with_numbers_for_names() -> None:
 
 
 @pytest.mark.parametrize("model", ["glm", "average"])
-def test_nothing_is_said_of_noise_that_is_smooth_in_time(model: str, tmp_path: Path) -> None:
+def test_temporally_smooth_noise_gives_no_notice(model: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(150, 300))
     for t in range(1, 150):

@@ -163,7 +163,7 @@ def test_tuples_and_mappings_give_their_first_tensor() -> None:
         (lambda x: x.sum(0), "no axis holds the stimuli"),
     ],
 )
-def test_what_cannot_be_read_says_why(make: Any, message: str) -> None:
+def test_unreadable_networks_are_refused_with_the_reason(make: Any, message: str) -> None:
     model = nn.Sequential(Told(make))
     with pytest.raises(NeurordlError, match=f"'0'.*{message}"):
         read_layers(model, torch.randn(5, 4), ["0"])
@@ -305,7 +305,7 @@ def test_what_a_glob_finds_need_not_run_but_what_is_named_must() -> None:
         Compute(batch_size=0)
 
 
-def test_images_that_a_network_does_not_take_are_told_in_its_words() -> None:
+def test_errors_of_a_network_are_quoted() -> None:
     with pytest.raises(NeurordlError, match=r"takes 3 channels, but the images are 1 x 8 x 8"):
         extract_patterns(small_cnn(num_classes=3), stimuli())
 

@@ -55,7 +55,7 @@ def test_by_entities_in_any_order_or_by_order() -> None:
         (["the image", "the image"], ["y.tsv", "x.tsv"], True),
     ],
 )
-def test_names_that_do_not_tell_are_noticed(images: Any, tables: Any, silent: bool) -> None:
+def test_ambiguous_file_names_are_noticed(images: Any, tables: Any, silent: bool) -> None:
     with warnings.catch_warnings(record=True) as notices:
         warnings.simplefilter("always")
         match_tables(images, tables, "events")

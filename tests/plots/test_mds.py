@@ -45,7 +45,7 @@ def shown(ax) -> np.ndarray:
     "measure, power", [(None, 1), ("correlation", 1), ("euclidean", 2), ("crossnobis", 2)]
 )
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
-def test_points_of_a_plane_are_found_again(measure, power, unit):
+def test_points_of_a_plane_are_recovered(measure, power, unit):
     distances = unit * pdist(points())
     ax = plot_mds(rdms_of(distances**power, measure))
     assert_allclose(pdist(shown(ax)), distances, rtol=1e-2)

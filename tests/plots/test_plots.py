@@ -204,7 +204,7 @@ def test_pairs_undefined_or_not_significant_are_not_shown():
     assert len(plot_scores(found, differences=read).lines) == len(plain.lines) + 3
 
 
-def test_an_evaluation_brings_its_own_differences():
+def test_an_evaluation_holds_its_differences():
     found = scores(subjects=8)
     found.differences.loc[0, ["difference", "p_fdr"]] = [0.3, 0.001]
     plain = plot_scores(found)

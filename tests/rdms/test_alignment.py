@@ -83,7 +83,7 @@ def test_any_orders_come_together(orders: list[list[str]]) -> None:
         check(nrl.align(turned), order)
 
 
-def test_what_is_not_wanted_is_left_out_and_told(tmp_path: Path) -> None:
+def test_unwanted_stimuli_are_left_out_with_a_notice(tmp_path: Path) -> None:
     more = ["y", *IDS[::-1], "x"]
     path = tmp_path / "labels.tsv"
     labels(more).to_csv(path, sep="\t", index=False)

@@ -188,7 +188,7 @@ def test_a_stimulus_of_a_single_run_has_missing_pairs() -> None:
     assert np.isfinite(matrix[1:, 1:]).all()
 
 
-def test_runs_that_lack_a_stimulus_and_have_a_mean_are_told_of() -> None:
+def test_centering_runs_that_lack_a_stimulus_is_noticed() -> None:
     keep = np.ones(RUNS * len(IDS), bool)
     keep[[0, 9, 13]] = False
     data = measured(keep)

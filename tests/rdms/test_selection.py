@@ -91,7 +91,7 @@ def test_numbers_that_are_near_are_not_the_same():
     assert descriptor_values(rdms, "time")[0] == "1000001.5"
 
 
-def test_few_digits_find_a_number_where_they_tell_it_apart():
+def test_rounded_numbers_match_where_they_are_unambiguous():
     for stored in (np.float32([0.1, 0.2, 0.3]).tolist(), np.float32([0.1, 0.2, 0.3]), [0.1, 0.2, 0.1 + 0.2]):
         rdms = RDMs(np.ones((3, 3)), rdm_descriptors={"time": stored, "subject": list("abc")})
         assert list(select_rdms(rdms, select={"time": 0.3}).rdm_descriptors["subject"]) == ["c"]
@@ -128,7 +128,7 @@ def test_a_subject_who_lacks_what_was_asked_for_is_named():
         select_rdms(rdms, roi="IT", subjects=["anna", "ben"], average="session")
 
 
-def test_repeats_that_nothing_tells_apart():
+def test_indistinguishable_repeats_are_refused():
     rdms = RDMs(np.ones((2, 3)), rdm_descriptors={"subject": ["a", "a"]})
     with pytest.raises(NeurordlError, match="the same descriptors"):
         check_one_per_subject(rdms)

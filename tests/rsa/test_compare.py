@@ -119,7 +119,7 @@ def test_undefined_is_nan_and_only_where_it_is():
     assert np.isnan(compare(models, data, "cosine")[1, 0])
 
 
-def test_the_reason_why_is_told():
+def test_undefined_scores_have_a_reason():
     values, constant, absent = np.arange(3.0), np.ones(3), np.full(3, np.nan)
     for model, data, told in (
         (absent, values, "the RDM of a has no defined value"),

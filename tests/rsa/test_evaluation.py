@@ -138,7 +138,7 @@ def test_order_of_rows_and_subjects_changes_nothing():
     )
 
 
-def test_each_roi_is_its_own_study():
+def test_rois_are_evaluated_separately():
     data = brain(rois=("EVC", "IT"))
     frame = evaluate(models(), data).to_frame()
     for name in ("EVC", "IT"):
@@ -180,7 +180,7 @@ def test_a_single_subject_has_no_ceiling_and_no_interval():
     assert set(reason["mean"]) == {"one subject: no interval, no p, no noise ceiling"}
 
 
-def test_what_is_undefined_says_why_and_stays_local():
+def test_undefined_scores_have_a_reason_and_do_not_spread():
     data, dead = brain(), models()
     dead.dissimilarities[0] = np.nan
     dead.dissimilarities[2] = 0.5
@@ -382,7 +382,7 @@ def test_a_run_without_rdl_has_everything_held_out(run):
         evaluate(labels, brain(), stimuli=images(), pairs="cross")
 
 
-def test_bad_input_is_told_clearly(run):
+def test_bad_input_is_refused_clearly(run):
     with pytest.raises(NeurordlError, match=r"stimuli=.*held out 6, 's6'"):
         evaluate(run, brain())
     with pytest.raises(NeurordlError, match="as stimuli="):
@@ -518,7 +518,7 @@ def test_a_layer_that_misses_pairs_changes_no_other_row(bootstrap, method):
 
 
 @pytest.mark.parametrize("method", ["corr", "cosine", "rho-a"])
-def test_a_ceiling_no_better_than_chance_is_said(method):
+def test_a_ceiling_no_better_than_chance_is_noticed(method):
     data = brain(rois=("EVC", "IT"))
     noise = np.random.default_rng(5).random((4, N * (N - 1) // 2))
     data.dissimilarities[4:] = noise  # in IT subjects have nothing in common

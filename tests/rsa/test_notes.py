@@ -63,7 +63,7 @@ def test_unmeasured_pairs_are_noted(tmp_path: Path) -> None:
     assert kept["stimuli"] == {"p0": 0, "p1": 1, "p2": 0, "p3": 0, "p4": 3, "p5": 0}
 
 
-def test_many_subjects_and_rois_are_told_shortly() -> None:
+def test_notices_about_many_subjects_and_rois_are_short() -> None:
     data = brain(("EVC", "IT"))
     for row in range(5):
         without(data, row, 1)

@@ -113,7 +113,7 @@ def _around(data: Dataset, centre: Any, radius: float) -> Dataset:
     return Dataset(data.measurements[:, near], obs_descriptors=dict(data.obs_descriptors))
 
 
-def test_undefined_distances_are_missing_pairs_there_and_nowhere_else() -> None:
+def test_undefined_distances_are_missing_only_where_they_are_undefined() -> None:
     data = brain()
     at = np.stack([np.asarray(data.channel_descriptors[axis]) for axis in "xyz"], 1)
     near = np.square(at - [2, 2, 3]).sum(1) < 4
@@ -307,7 +307,7 @@ def test_bad_input() -> None:
         nrl.searchlight(data, models())
 
 
-def test_from_nifti_each_geometry_is_found_where_it_is() -> None:
+def test_from_nifti_each_geometry_is_localized() -> None:
     runs = sorted((STUDY / "sub-01" / "func").glob("*_bold.nii.gz"))
     events = [Path(str(run).replace("_bold.nii.gz", "_events.tsv")) for run in runs]
     atlas = nib.load(STUDY / "atlas.nii.gz")

@@ -105,7 +105,7 @@ def test_methods_of_complete_rdms_refuse_missing_pairs(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_undefined_is_nan_and_the_reason_is_told(method):
+def test_undefined_similarities_are_nan_with_a_reason(method):
     a, b = stack(3, 10), stack(2, 11)
     a[1] = 0
     found = similarity(a, b, method)

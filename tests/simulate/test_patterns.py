@@ -41,7 +41,7 @@ def test_variances_are_as_stated(snr, idiosyncrasy):
         assert explained.var() == pytest.approx(1 - idiosyncrasy * (1 - chance), abs=0.06)
 
 
-def test_subjects_agree_more_the_less_noise_there_is():
+def test_subjects_agree_more_with_less_noise():
     def agreement(**options: float) -> float:
         found = simulate_subjects(TRUE, IDS, 6, n_channels=40, seed=2, **options).dissimilarities
         return float(np.corrcoef(found)[np.triu_indices(6, 1)].mean())

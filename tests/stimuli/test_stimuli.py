@@ -465,7 +465,7 @@ def test_checksum_sees_ids_pixels_labels_and_order() -> None:
     assert numbered(4).sha256 == sets[0].sha256
 
 
-def test_a_set_is_immutable_and_tells_what_it_is() -> None:
+def test_a_set_is_immutable_and_has_a_short_repr() -> None:
     stimuli = numbered(4, labels=[0, 1, 1, 1], source="here")
     assert repr(stimuli) == "StimulusSet(4 stimuli, 1 x 1 x 1, 2 classes, source='here')"
     with pytest.raises(AttributeError):

@@ -202,7 +202,7 @@ def test_unknown_stimuli() -> None:
     assert lenient.match(ids).missing == ("zzz", "yyy")
 
 
-def test_a_match_says_which_subjects_lack_stimuli() -> None:
+def test_a_match_reports_which_subjects_lack_stimuli() -> None:
     data = brain()
     first, second = np.triu_indices(len(IDS), 1)
     data.dissimilarities[1, (first < 2) | (second < 2)] = np.nan  # s0 and s1

@@ -408,7 +408,7 @@ def test_a_loss_of_ones_own() -> None:
     assert model.fc2[1].weight.grad.abs().max() > 0
 
 
-def test_a_loop_of_ones_own_learns() -> None:
+def test_a_custom_training_loop_learns() -> None:
     model = student()
     objective = Objective([RDMLoss(network(), "conv2", comparison="corr")])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

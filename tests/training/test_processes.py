@@ -283,7 +283,7 @@ def test_students_of_all_processes_are_the_same_with_batch_norm(results: Path) -
     pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
 
 
-def test_processes_augment_each_in_its_own_way(results: Path) -> None:
+def test_processes_augment_differently(results: Path) -> None:
     report = [json.loads((results / "shared" / f"told {rank}.json").read_text()) for rank in range(2)]
     for name in ("noise", "sampler noise 0", "set noise"):
         noise = [one[name][1:] for one in report]  # but in the look before the first step
@@ -291,7 +291,7 @@ def test_processes_augment_each_in_its_own_way(results: Path) -> None:
         assert not set(noise[0]) & set(noise[1])
 
 
-def test_a_sampler_of_ones_own_is_shared_out_by_the_seed(results: Path) -> None:
+def test_a_custom_sampler_is_divided_by_the_seed(results: Path) -> None:
     report = [json.loads((results / "shared" / f"told {rank}.json").read_text()) for rank in range(2)]
     for one in report:
         assert one["sampler 0"][0] == one["sampler 0"][1]

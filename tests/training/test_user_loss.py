@@ -123,7 +123,7 @@ def test_fit_trains_the_hint_in_one_and_in_two_streams(stream: str, cached: bool
     assert history["hint"].iloc[-1] < 0.5 * history["hint"].iloc[0]
 
 
-def test_parameters_are_in_the_optimizer_the_record_and_their_own_file(tmp_path: Path) -> None:
+def test_parameters_are_in_the_optimizer_the_record_and_a_separate_file(tmp_path: Path) -> None:
     hint = Hint(teacher(), weight=0.5)
     run = fit_with(**arguments(hint, out=tmp_path / "run"))
     state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)

@@ -462,7 +462,7 @@ def test_which_variables_say_what(tmp_path: Path) -> None:
     assert found.pattern_descriptors["stimulus"] == IDS
 
 
-def test_a_header_that_says_less_than_there_is(tmp_path: Path) -> None:
+def test_a_header_that_claims_less_than_the_file_holds(tmp_path: Path) -> None:
     np.save(tmp_path / "it.npy", vectors(1))
     content = (tmp_path / "it.npy").read_bytes().replace(b"(1, 10), }", b"(1, 6), } ")
     (tmp_path / "it.npy").write_bytes(content)  # six pairs of the ten: an RDM of four stimuli
@@ -861,7 +861,7 @@ def test_version_73(tmp_path: Path) -> None:
     assert found.rdm_descriptors["session"] == ["1", "2"]
 
 
-def test_hdf5_that_is_not_of_matlab_is_in_its_own_order(tmp_path: Path) -> None:
+def test_hdf5_not_written_by_matlab_keeps_its_axis_order(tmp_path: Path) -> None:
     save_rdms(example(), tmp_path / "it.h5")
     (tmp_path / "it.h5").rename(tmp_path / "it.mat")
     found = load_rdms(tmp_path / "it.mat", layout="condensed")
@@ -1113,7 +1113,7 @@ def test_text_of_matlab_beyond_ascii(tmp_path: Path) -> None:
     assert matlab.read_mat5(tmp_path / "it.mat") == {"a": "Bär", "b": "猫 \U0001f600", "c": ""}
 
 
-def test_a_format_of_ones_own_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_format_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(source: Path, name: str | None) -> RDMContent:
         content = json.loads(source.read_bytes())
         return RDMContent(np.array(content["rdms"]), pattern_descriptors={"stimulus": content["ids"]})
@@ -1345,7 +1345,7 @@ def test_several_axes_of_rdms_are_not_guessed(tmp_path: Path) -> None:
         load_rdms(tmp_path / "sessions.npy", ids=list("abcde"))
 
 
-def test_ids_of_the_file_and_others_are_told_whole(tmp_path: Path) -> None:
+def test_conflicting_ids_are_refused_with_both_lists(tmp_path: Path) -> None:
     save_rdms(bare(), tmp_path / "it.csv")
     with pytest.raises(
         NeurordlError, match=r"stimulus \('b', 'a10', 'a2', and 2 more\), other than those given \('d', 'c', "

@@ -216,7 +216,7 @@ def test_evaluate_takes_and_records_it():
     assert "variances" not in usual.title
 
 
-def test_a_model_without_such_a_variance_is_told_why_and_subjects_without_a_score_do_not_count():
+def test_undefined_variances_have_a_reason_and_subjects_without_a_score_do_not_count():
     models, data = study(n_models=2, n_subjects=5)
     square = np.zeros((9, 9))
     square[0, 1:] = square[1:, 0] = 1  # constant once the first stimulus is left out

@@ -85,7 +85,7 @@ def test_fits_equal_rsatoolbox(method, missing):
 
 
 @pytest.mark.parametrize("method", GRAM)
-def test_weights_are_the_best_there_are(method):
+def test_weights_are_optimal(method):
     rdms, data = study(3)
     theta = fit_model(Model("w", rdms, "weighted"), data, method)
 
@@ -108,7 +108,7 @@ def test_every_method_fits(method):
         assert theta.max() > 0
 
 
-def test_a_model_rdm_that_says_nothing_gets_no_say():
+def test_an_uninformative_model_rdm_gets_no_weight():
     rdms, data = study()
     want = fit_model(Model("w", rdms, "weighted"), data, "corr")
     more = np.concatenate([rdms, np.full((1, rdms.shape[1]), 0.2), rdms[:1]])
@@ -144,7 +144,7 @@ def test_folds_are_those_of_rsatoolbox(k_subjects, k_stimuli):
         assert sorted(fold.test_subjects) == sorted(test_on[0].rdm_descriptors["index"])
 
 
-def test_random_folds_part_what_there_is():
+def test_random_folds_partition_the_stimuli():
     folds = Folds(3, 4).split(np.arange(7), np.arange(14), np.random.default_rng(0))
     for fold in folds:
         assert not set(fold.train_subjects) & set(fold.test_subjects)
