@@ -155,11 +155,10 @@ def paired_differences(
     differences = subtract_reference(frame, value, condition, reference=reference, pair=pair)
     rows = []
     for group, part in differences.groupby(list(by), sort=False) if by else [((), differences)]:
-        for name in differences:
-            mean, low, high, _, n = mean_interval(part[name].to_numpy())
-            row = {**dict(zip(by, group, strict=True)), condition: name, "difference": mean}
-            rows.append({**row, "ci_low": low, "ci_high": high, "n": n})
-    return pd.DataFrame(rows)
+        mean, low, high, _, n = mean_interval(part.to_numpy().T)
+        columns = {condition: part.columns, "difference": mean, "ci_low": low, "ci_high": high, "n": n}
+        rows.append(pd.DataFrame({**dict(zip(by, group, strict=True)), **columns}))
+    return pd.concat(rows, ignore_index=True)
 
 
 def subtract_reference(

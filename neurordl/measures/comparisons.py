@@ -447,23 +447,27 @@ def find_comparison(comparison: ComparisonLike, *, higher_is_better: bool = True
     Raises
     ------
     NeurordlError
-        The name is unknown; the message lists the known ones.
+        The name is unknown (the message lists the known ones), or it belongs to another comparison.
 
     Examples
     --------
     >>> find_comparison("corr").differentiable
     True
     """
-    if isinstance(comparison, Comparison):
-        return comparison
-    if callable(comparison):
+    if not isinstance(comparison, Comparison):
+        if not callable(comparison):
+            return COMPARISONS[check_choice("comparison", comparison, list(COMPARISONS))]
         for entry in COMPARISONS.values():
             if entry.function is comparison:
                 return entry
         name = getattr(comparison, "__qualname__", type(comparison).__name__)
-        return Comparison(name, comparison, higher_is_better=higher_is_better, weighted=True)
-    check_choice("comparison", comparison, list(COMPARISONS))
-    return COMPARISONS[comparison]
+        comparison = Comparison(name, comparison, higher_is_better=higher_is_better, weighted=True)
+    if COMPARISONS.get(comparison.name, comparison) != comparison:
+        raise NeurordlError(
+            f"comparison {comparison.name!r} has the name of another comparison: give it a name of its own, "
+            "Comparison('another name', function)"
+        )
+    return comparison
 
 
 def find_similarity(comparison: ComparisonLike) -> Comparison:

@@ -196,4 +196,4 @@ def plot_paired(
 def _mean_reach(values: Floats) -> tuple[float, float]:
     """Mean of the defined values and half the width of its 95 % t interval (0 for a single value)."""
     mean, _, high, _, _ = mean_interval(values)
-    return mean, float(np.nan_to_num(high - mean))
+    return float(mean), float(np.nan_to_num(high - mean))

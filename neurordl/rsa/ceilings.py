@@ -231,8 +231,9 @@ def _permuted_ceilings(vectors: Floats, orders: Ints, comparison: Comparison) ->
     )
 
 
-def agreement(vectors: Floats, comparison: Comparison, seed: int) -> float:
-    """`ceiling_p` from 99 permutations, for tables; NaN of one subject, or where it takes too long."""
+def agreement(vectors: Floats, comparison: Comparison, seed: int) -> float | None:
+    """`ceiling_p` from 99 permutations, for tables; None of one subject, where undefined, or if too slow."""
     if len(vectors) < 2 or vectors.size > _TESTED or comparison.slow:
-        return np.nan
-    return ceiling_p(vectors, comparison, n_permutations=99, rng=np.random.default_rng(seed))
+        return None
+    p = ceiling_p(vectors, comparison, n_permutations=99, rng=np.random.default_rng(seed))
+    return p if np.isfinite(p) else None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor, nn
 
-from neurordl.arrays import Bools, Floats, nan_mean
+from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
 from neurordl.io import sha256_array, sha256_state
@@ -170,6 +170,7 @@ def evaluate(
         study = Study(stack, data, comparison, device=_for_products(compute))
         fitted = _fitted_subjects(brain, run, chosen, chosen_by_name=subjects is not None)
         results[name] = score_roi(study, fitted, resampling, chosen.ids)
+    names = list(models)
     common: dict[str, Any] = {
         "comparison": comparison.name,
         "n_stimuli": len(chosen.ids),
@@ -179,9 +180,11 @@ def evaluate(
     settings = {
         **common,
         "source": type(source).__name__,
-        "layers": list(models),
+        "layers": names,
         **_roi_settings(results, chosen.keep),
-        **_resampling_settings(resampling),
+        "bootstrap": resampling.name if resampling.resamples else None,
+        "n_bootstrap": resampling.n if resampling.resamples else None,
+        "variance": resampling.variance_method.name if "stimuli" in resampling.factors else None,
         "preprocessing": stimuli.preprocessing.as_dict() if stimuli else None,
         "seeds": {
             "run": getattr(run, "record", {}).get("settings", {}).get("seed"),
@@ -193,46 +196,28 @@ def evaluate(
             "weights": weights_sha256(_network(source)),
         },
     }
-    frames = [result.frame(list(models)).assign(roi=name) for name, result in results.items()]
-    between = [result.between(list(models)).assign(roi=name) for name, result in results.items()]
-    differences = pd.concat(between, ignore_index=True)
-    differences.insert(0, "roi", differences.pop("roi"))
+    frame = pd.concat({name: result.frame(names) for name, result in results.items()}, names=["roi"])
+    between = pd.concat({name: result.between(names) for name, result in results.items()}, names=["roi"])
     return Evaluation(
-        frame=pd.concat(frames, ignore_index=True).assign(**common)[list(COLUMNS)],
+        frame=frame.reset_index("roi").assign(**common)[list(COLUMNS)].reset_index(drop=True),
         match=match,
         settings=settings,
-        differences=differences,
+        differences=between.reset_index("roi").reset_index(drop=True),
         inferences={name: result.inference for name, result in results.items()},
         models=stack,
-        means={
-            name: nan_mean(result.study.data[list(result.subjects.pooled)], 0)
-            for name, result in results.items()
-        },
+        means={name: result.mean_rdm for name, result in results.items()},
     )
 
 
 def _roi_settings(results: Mapping[str, RoiScores], keep: Bools) -> dict[str, object]:
     """What the record says of the subjects of each ROI."""
-    coverages = {
-        name: Coverage.of(result.study.models, result.study.data, result.subjects, keep)
-        for name, result in results.items()
-    }
-    p = {name: result.agreement for name, result in results.items()}
-    return {
-        "subjects": {name: list(result.subjects.names) for name, result in results.items()},
-        "measured": {name: asdict(coverage) for name, coverage in coverages.items()},
-        "subjects_agree_p": {name: value if np.isfinite(value) else None for name, value in p.items()},
-    }
-
-
-def _resampling_settings(resampling: Resampling) -> dict[str, object]:
-    """What the record says of the resampling scheme."""
-    over_stimuli = "stimuli" in resampling.factors
-    return {
-        "bootstrap": resampling.name if resampling.resamples else None,
-        "n_bootstrap": resampling.n if resampling.resamples else None,
-        "variance": resampling.variance_method.name if over_stimuli else None,
-    }
+    records: dict[str, dict[str, object]] = {"subjects": {}, "measured": {}, "subjects_agree_p": {}}
+    for name, result in results.items():
+        coverage = Coverage.of(result.study.models, result.study.data, result.subjects, keep)
+        records["subjects"][name] = list(result.subjects.names)
+        records["measured"][name] = asdict(coverage)
+        records["subjects_agree_p"][name] = result.agreement
+    return dict(records)
 
 
 def _for_products(compute: Compute) -> str | torch.device | None:
@@ -276,8 +261,8 @@ def choose_pairs(ids: Sequence[str], run: RunLike | None, pairs: str | None) -> 
     if pairs is None and 0 < n_used < len(ids):
         raise NeurordlError(
             f"the run used {n_used} of the {len(ids)} stimuli (fitted or validation) and not the other "
-            f"{len(ids) - n_used}, and their pairs are not mixed; choose pairs='held-out', 'fitted' or "
-            "'cross', or give stimuli= the held-out ones only"
+            f"{len(ids) - n_used}; choose pairs='held-out', 'fitted' or 'cross', or give stimuli= the "
+            "held-out ones only"
         )
     if pairs is None:
         pairs = "all" if run is None else "fitted" if n_used else "held-out"
@@ -292,9 +277,7 @@ def choose_pairs(ids: Sequence[str], run: RunLike | None, pairs: str | None) -> 
     is_used = np.array([stimulus in used for stimulus in chosen])
     keep = is_used[i] != is_used[j] if pairs == "cross" else np.ones(len(i), dtype=bool)
     if not keep.any():
-        raise NeurordlError(
-            "there are no cross pairs: the stimuli are all fitted or all held out; choose the other pairs"
-        )
+        raise NeurordlError("no cross pairs: all stimuli are fitted, or all held out; choose other pairs")
     return PairChoice(pairs, chosen, keep, int(is_used.sum()))
 
 
@@ -370,7 +353,7 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
             )
     if stimuli is not None:
         return stimuli.ids
-    return shared_stimuli({name: rdms for name, (rdms, _) in _named(source).items()})
+    return shared_stimuli({names[0]: rdms for rdms, names in _stacks(source)})
 
 
 def _network_dissimilarity(dissimilarity: DissimilarityLike | None, rdms: RDMs) -> Dissimilarity:
@@ -450,29 +433,27 @@ def weights_sha256(network: nn.Module | None) -> str | None:
 
 def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str]) -> dict[str, Floats]:
     """Condensed RDM of each model RDM that ``layers`` names."""
-    models = _named(source)
+    stacks = _stacks(source)
+    known = [name for _, names in stacks for name in names]
     requested = layers.split(",") if isinstance(layers, str) else list(layers)
     if not requested:
-        raise NeurordlError(f"layers= is empty; name some of: {', '.join(models)}; or 'all'")
-    patterns = ["*" if name in ("all", "top") and name not in models else name for name in requested]
-    for pattern in patterns:
-        if not any(_fits(name, pattern) for name in models):
-            raise NeurordlError(f"no model RDM is named {pattern!r}; their names are: {', '.join(models)}")
-    stacks: dict[int, Floats] = {}  # a stack of RDMs is put in order once
-    vectors = {}
-    for name, (rdms, row) in models.items():
-        if any(_fits(name, pattern) for pattern in patterns):
-            stacks.setdefault(id(rdms), reindex(rdms, ids))
-            vectors[name] = stacks[id(rdms)][row]
-    return vectors
+        raise NeurordlError(f"layers= is empty; name some of: {', '.join(known)}; or 'all'")
+    chosen: set[str] = set()
+    for name in requested:
+        every = name in ("all", "top") and name not in known
+        matches = [name] if name in known else fnmatch.filter(known, "*" if every else name)
+        if not matches:
+            raise NeurordlError(f"no model RDM is named {name!r}; their names are: {', '.join(known)}")
+        chosen.update(matches)
+    vectors: dict[str, Floats] = {}
+    for rdms, names in stacks:
+        if chosen.intersection(names):
+            vectors |= zip(names, reindex(rdms, ids), strict=True)
+    return {name: vector for name, vector in vectors.items() if name in chosen}
 
 
-def _fits(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)
-
-
-def _named(source: object) -> dict[str, tuple[RDMs, int]]:
-    """Model RDMs by name: the RDMs that hold each, and its row."""
+def _stacks(source: object) -> list[tuple[RDMs, list[str]]]:
+    """Model RDMs, and the names of those in each container."""
     if isinstance(source, RDMs):
         by = next(name for name in ("layer", "name", "index") if name in source.rdm_descriptors)
         names = descriptor_values(source, by)
@@ -481,7 +462,7 @@ def _named(source: object) -> dict[str, tuple[RDMs, int]]:
                 f"each model RDM needs its own name, but the RDM descriptor {by!r} repeats some; make its "
                 "values unique, or give a dict from name to RDMs"
             )
-        return {name: (source, row) for row, name in enumerate(names)}
+        return [(source, names)]
     if not isinstance(source, Mapping) or not source or not all(isinstance(r, RDMs) for r in source.values()):
         raise NeurordlError(
             "evaluate takes a run, a torch module, rsatoolbox RDMs or a dict from name to RDMs, but got "
@@ -489,4 +470,4 @@ def _named(source: object) -> dict[str, tuple[RDMs, int]]:
         )
     if several := [name for name, rdms in source.items() if len(rdms) != 1]:
         raise NeurordlError(f"model {several[0]!r} has {len(source[several[0]])} RDMs; give one RDM per name")
-    return {str(name): (rdms, 0) for name, rdms in source.items()}
+    return [(rdms, [str(name)]) for name, rdms in source.items()]

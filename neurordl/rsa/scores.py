@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from neurordl.arrays import Bools, Floats, nan_mean
 from neurordl.errors import NeurordlError
@@ -21,8 +20,8 @@ from neurordl.io import make_folder, versions, write_bytes, write_json, write_te
 from neurordl.measures.comparisons import few_pairs
 from neurordl.measures.condensed import missing_groups, unmeasured_stimuli
 from neurordl.rsa.ceilings import agreement
-from neurordl.rsa.compare import similarity, why_undefined
-from neurordl.rsa.inference.infer import Inference, correct, infer_study, interval, mean_interval, p_values
+from neurordl.rsa.compare import why_undefined
+from neurordl.rsa.inference.infer import NO_WIDTH, Inference, corrected, infer_study, mean_interval, p_values
 from neurordl.rsa.inference.resampling import Resampling, Study
 from neurordl.validate import listed
 
@@ -121,7 +120,7 @@ class RoiScores:
     p_ceiling
         (layers,) p of each layer against its lower noise ceiling.
     agreement
-        p of the noise ceiling against chance; NaN where it was not tested.
+        p of the noise ceiling against chance; None where it was not tested.
     """
 
     study: Study
@@ -129,93 +128,68 @@ class RoiScores:
     inference: Inference
     ceilings: Floats
     p_ceiling: Floats
-    agreement: float
+    agreement: float | None
+
+    @property
+    def mean_rdm(self) -> Floats:
+        """(pairs,) mean RDM of the subjects in the mean."""
+        return nan_mean(self.study.data[list(self.subjects.pooled)], 0)
 
     def frame(self, layers: Sequence[str]) -> pd.DataFrame:
         """A row for each layer and subject, and one for the mean."""
-        inference, n_rows = self.inference, len(self.subjects.names) + 1
-        means, low, high, p, n = self._means()
-
-        def column(of_subjects: Any, of_mean: Any) -> Any:
-            values = np.empty((len(layers), n_rows), dtype=object)
-            values[:, :-1], values[:, -1] = of_subjects, of_mean
-            return values.ravel()
-
-        of_means = {"ci_low": low, "ci_high": high, "p": p}
-        of_means |= {"p_fdr": correct(p, "fdr"), "p_holm": correct(p, "holm"), "p_ceiling": self.p_ceiling}
-        reasons = self._reasons(layers)
-        columns = {
-            "layer": np.repeat(np.array(layers, dtype=object), n_rows),
-            "subject": np.tile(np.array([*self.subjects.names, "mean"], dtype=object), len(layers)),
-            "score": column(self.study.scores, means),
-            **{name: column(np.nan, values) for name, values in of_means.items()},
-            "ceiling_lower": np.repeat(self.ceilings[:, 0], n_rows),
-            "ceiling_upper": np.repeat(self.ceilings[:, 1], n_rows),
-            "generalizes_to": column("", inference.resampling.generalizes_to),
-            "n_subjects": column(1, n),
-            "fitted": np.tile(np.array(self.subjects.fitted, dtype=object), len(layers)),
-            "reason": column(reasons, [self._reason(k, int(n[k]), p[k], reasons[k]) for k in range(len(n))]),
-        }
-        return pd.DataFrame(columns).infer_objects()
-
-    def _means(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-        """Mean of each layer, its interval, p against zero, and its number of subjects: (layers,) each."""
-        inference = self.inference
-        means, low, high, p, n = np.array([mean_interval(row) for row in inference.scores]).T
+        names, n_layers, inference = self.subjects.names, len(layers), self.inference
+        note = "" if inference.n_subjects > 1 else "one subject: no noise ceiling"
+        reasons = _reasons(self.study, layers, [f"subject {name!r}" for name in names], note)
+        single = pd.DataFrame(
+            {
+                "subject": names * n_layers,
+                "score": self.study.scores.ravel(),
+                "fitted": self.subjects.fitted[:-1] * n_layers,
+                "reason": reasons.ravel(),
+            },
+            index=np.repeat(np.arange(n_layers), len(names)),
+        ).assign(generalizes_to="", n_subjects=1)
+        columns = ("score", "ci_low", "ci_high", "p", "n_subjects")
+        means = pd.DataFrame(dict(zip(columns, mean_interval(inference.scores), strict=True)))
         if inference.resampling.resamples:  # otherwise each layer by the subjects in whom it is defined
-            low, high = interval(inference, center="data")
-            tested = inference.model_var is not None
-            p = p_values(inference, center="data").zero if tested else np.full(len(means), np.nan)
-        return means, low, high, p, n.astype(int)
+            means = means.assign(**inference.estimates())
+        means = means.assign(
+            subject="mean",
+            fitted=self.subjects.fitted[-1],
+            reason=self._reasons_of_means(means, reasons),
+            generalizes_to=inference.resampling.generalizes_to,
+            p_ceiling=self.p_ceiling,
+            **corrected(means["p"].to_numpy()),
+        )
+        table = pd.concat([single, means]).sort_index(kind="stable")
+        table[["ceiling_lower", "ceiling_upper"]] = self.ceilings[table.index]
+        return table.assign(layer=np.array(layers, dtype=object)[table.index])
 
-    def _reasons(self, layers: Sequence[str]) -> Any:
-        """Why a subject's score or noise ceiling is undefined: (layers, subjects)."""
-        note = "" if self.inference.n_subjects > 1 else "one subject: no noise ceiling"
-        reasons = np.full(self.study.scores.shape, note, dtype=object)
-        for k, j in np.argwhere(np.isnan(self.study.scores)):
-            names = f"layer {layers[k]!r}", f"subject {self.subjects.names[j]!r}"
-            reasons[k, j] = why_undefined(
-                self.study.models[k], self.study.data[j], self.inference.comparison, names
-            )
-        return reasons
-
-    def _reason(self, layer: int, n_subjects: int, p: float, reasons: Sequence[str]) -> str:
-        """Why the mean of a layer, its test or its noise ceiling is undefined or doubtful."""
-        if n_subjects == 0:
-            return next(str(reasons[j]) for j in range(len(reasons)) if np.isnan(self.study.scores[layer, j]))
-        several = self.inference.n_subjects > 1
-        if np.isnan(p):
-            why = self.inference.resampling.variance_method.why_undefined
-            if several and why:
-                return why
-            return "one subject: no interval, no p" + ("" if several else ", no noise ceiling")
-        if self.agreement >= _ALPHA:
-            return f"noise ceiling no better than chance: subjects do not agree (p = {self.agreement:.2f})"
-        return ""
+    def _reasons_of_means(self, means: pd.DataFrame, reasons: Any) -> list[str]:
+        """Why the mean of a layer, its test or its noise ceiling is undefined or doubtful; else empty."""
+        several, usual = self.inference.n_subjects > 1, ""
+        untested = several and self.inference.resampling.variance_method.why_undefined
+        untested = untested or "one subject: no interval, no p" + ("" if several else ", no noise ceiling")
+        if self.agreement is not None and self.agreement >= _ALPHA:
+            usual = f"noise ceiling no better than chance: subjects do not agree (p = {self.agreement:.2f})"
+        undefined = reasons[np.arange(len(means)), np.isnan(self.study.scores).argmax(axis=1)]
+        cases = [means["n_subjects"] == 0, np.isnan(means["p"]), self.inference.no_width]
+        return list(np.select([np.asarray(case) for case in cases], [undefined, untested, NO_WIDTH], usual))
 
     def between(self, layers: Sequence[str]) -> pd.DataFrame:
         """Each two layers: the difference of their means, its interval, and p (two-sided)."""
-        inference = self.inference
         i, j = np.triu_indices(len(layers), 1)
-        means = nan_mean(inference.scores, 1)
-        difference = means[i] - means[j]
-        reach, p = np.full(len(i), np.nan), np.full(len(i), np.nan)
-        if inference.diff_var is not None:
-            reach = stats.t.ppf(0.975, inference.dof) * np.sqrt(np.maximum(inference.diff_var, 0))
-            p = p_values(inference, center="data").pairs[i, j]
-        names = np.array(layers, dtype=object)
-        return pd.DataFrame(
-            {
-                "layer_a": names[i],
-                "layer_b": names[j],
-                "difference": difference,
-                "ci_low": difference - reach,
-                "ci_high": difference + reach,
-                "p": p,
-                "p_fdr": correct(p, "fdr"),
-                "p_holm": correct(p, "holm"),
-            }
-        )
+        names, columns = np.array(layers, dtype=object), self.inference.differences()
+        return pd.DataFrame({"layer_a": names[i], "layer_b": names[j], **columns, **corrected(columns["p"])})
+
+
+def _reasons(study: Study, layers: Sequence[str], subjects: Sequence[str], note: str) -> Any:
+    """Why a score is undefined, or else the note: (layers, subjects)."""
+    reasons = np.full(study.scores.shape, note, dtype=object)
+    for k, j in np.argwhere(np.isnan(study.scores)):
+        names = f"layer {layers[k]!r}", subjects[j]
+        reasons[k, j] = why_undefined(study.models[k], study.data[j], study.comparison, names)
+    return reasons
 
 
 def score_roi(study: Study, subjects: Subjects, resampling: Resampling, stimuli: Sequence[str]) -> RoiScores:
@@ -313,26 +287,17 @@ class Evaluation:
         the rows "mean", and the noise ceiling does not bound them.
         """
         assert self.models is not None
-        layers, tables = self.settings["layers"], []
+        tables, note = [], "the mean RDM of the subjects: no interval, no noise ceiling"
         for roi, rdm in self.means.items():
-            comparison = self.inferences[roi].comparison
-            scores = similarity(self.models, rdm[None], comparison)[:, 0]
-            reasons = [
-                why_undefined(self.models[k], rdm, comparison, (f"layer {layer!r}", "the subjects' mean"))
-                if np.isnan(scores[k])
-                else "the mean RDM of the subjects: no interval, no noise ceiling"
-                for k, layer in enumerate(layers)
-            ]
-            rows = self.frame[(self.frame["roi"] == roi) & (self.frame["subject"] == "mean")].copy()
-            undefined = [name for name in COLUMNS if name.startswith(("ci_", "p_", "ceiling_"))]
-            rows[["p", *undefined]] = np.nan
-            n_subjects = self.inferences[roi].n_subjects
-            tables.append(
-                rows.assign(
-                    subject="group", score=scores, n_subjects=n_subjects, generalizes_to="", reason=reasons
-                )
-            )
-        return pd.concat(tables, ignore_index=True)
+            study = Study(self.models, rdm[None], self.inferences[roi].comparison)
+            reasons = _reasons(study, self.settings["layers"], ["the subjects' mean"], note)[:, 0]
+            rows = self.frame[(self.frame["roi"] == roi) & (self.frame["subject"] == "mean")]
+            rows = rows.assign(subject="group", score=study.scores[:, 0], generalizes_to="", reason=reasons)
+            tables.append(rows.assign(n_subjects=self.inferences[roi].n_subjects))
+        table = pd.concat(tables, ignore_index=True)
+        undefined = [name for name in COLUMNS if name.startswith(("ci_", "p_", "ceiling_"))]
+        table[["p", *undefined]] = np.nan
+        return table
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the evaluation into a folder.
@@ -348,12 +313,13 @@ class Evaluation:
         """
         out = Path(folder)
         make_folder(out)
-        match = {name: list(getattr(self.match, name)) for name in ("matched", "missing", "unused")}
-        record = {"settings": self.settings, "match": {**match, "reordered": self.match.reordered}}
+        match = {name: getattr(self.match, name) for name in ("matched", "missing", "unused", "reordered")}
         write_text(out / "scores.csv", self.frame.to_csv(index=False))
         write_text(out / "differences.csv", self.differences.to_csv(index=False))
         self._save_arrays(out / "evaluation.h5")
-        write_json(out / "evaluation.json", {**record, "versions": versions()})
+        write_json(
+            out / "evaluation.json", {"settings": self.settings, "match": match, "versions": versions()}
+        )
         return out
 
     def _save_arrays(self, path: Path) -> None:
@@ -364,13 +330,9 @@ class Evaluation:
             for number, (roi, inference) in enumerate(self.inferences.items()):
                 group = file.create_group(f"roi{number}")
                 resampling = inference.resampling
-                group.attrs.update(
-                    roi=roi,
-                    comparison=inference.comparison.name,
-                    resample=resampling.name,
-                    variance=resampling.variance_method.name,
-                    estimand=inference.estimand,
-                )
+                group.attrs.update(roi=roi, comparison=inference.comparison.name)
+                group.attrs.update(resample=resampling.name, variance=resampling.variance_method.name)
+                group.attrs.update(estimand=inference.estimand)
                 for name, value in vars(inference).items():
                     if isinstance(value, np.ndarray):
                         group[name] = value
@@ -392,10 +354,12 @@ class Evaluation:
         from rsatoolbox.inference import Result
         from rsatoolbox.model import ModelFixed
 
-        if (roi is None and len(self.inferences) != 1) or (roi is not None and roi not in self.inferences):
+        if roi is None and len(self.inferences) == 1:
+            (roi,) = self.inferences
+        if roi is None or roi not in self.inferences:
             known = ", ".join(map(repr, self.inferences)) or "none"
             raise NeurordlError(f"to_rsatoolbox takes one ROI, and got {roi!r}; there are: {known}")
-        inference = self.inferences[roi] if roi is not None else next(iter(self.inferences.values()))
+        inference = self.inferences[roi]
         layers, factors = self.settings["layers"], inference.resampling.factors
         assert self.models is not None
         models = [ModelFixed(name, rdm) for name, rdm in zip(layers, self.models, strict=True)]
@@ -416,8 +380,8 @@ class Evaluation:
         title = f"{comparison}, {pairs} pairs of {n} stimuli"
         if any(coverage.note for coverage in self._coverages.values()):
             title += ", as far as they were measured"
-        for variance in dict.fromkeys(x.resampling.variance_method.title for x in self.inferences.values()):
-            title += f", {variance}" if variance else ""
+        for variance in {x.resampling.variance_method.title for x in self.inferences.values()} - {""}:
+            title += f", {variance}"
         population = next(iter(means["generalizes_to"]), "")
         generalizes = f"; 95 % intervals and p (one-sided, above zero) generalize to {population}"
         return title + (generalizes if population else "")
@@ -426,19 +390,17 @@ class Evaluation:
     def notes(self) -> list[str]:
         """Why something in the table of means is undefined or doubtful."""
         means = self.frame[self.frame["subject"] == "mean"]
-        by_reason: dict[tuple[str, str], list[str]] = {}
-        for layer, roi, reason in means[["layer", "roi", "reason"]].itertuples(index=False):
-            if reason:
-                by_reason.setdefault((roi, reason), []).append(layer)
         n_layers = means["layer"].nunique()
         notes = self._notes_on_pairs()
+        notes += dict.fromkeys(inference.resampling.note for inference in self.inferences.values())
         if self.models is not None:
-            notes += filter(None, [repeated_layers(self.settings["layers"], self.models)])
-        for (roi, reason), layers in by_reason.items():
+            notes.append(repeated_layers(self.settings["layers"], self.models))
+        doubtful = means[means["reason"] != ""]
+        for (roi, reason), layers in doubtful.groupby(["roi", "reason"], sort=False)["layer"]:
             named = [layer or "output" for layer in layers] if len(layers) < n_layers or n_layers == 1 else []
-            where = ", ".join([part for part in (roi, *named) if part])
-            notes.append(f"{where}: {reason}" if where else reason)
-        return notes
+            where = ", ".join(filter(None, [str(roi), *named]))
+            notes.append(f"{where}: {reason}" if where else str(reason))
+        return [note for note in notes if note]
 
     @property
     def _coverages(self) -> dict[str, Coverage]:
@@ -450,8 +412,8 @@ class Evaluation:
         coverages = self._coverages
         for roi, coverage in coverages.items():
             resampled = "stimuli" in self.inferences[roi].resampling.factors
-            n_stimuli, requested = int(self.settings["n_stimuli"]), coverage.requested
-            few = few_pairs(n_stimuli, coverage.compared, resampled=resampled, requested=requested)
+            numbers = {"pairs": coverage.compared, "requested": coverage.requested}
+            few = few_pairs(self.settings["n_stimuli"], resampled=resampled, **numbers)
             for note in filter(None, [few, coverage.note]):
                 rois.setdefault(note, []).append(roi)
         return [

@@ -120,27 +120,22 @@ class Searchlight:
         if self.grid is not None:
             known = nib.Nifti1Image(np.broadcast_to(np.float32(0), self.grid.shape), self.grid.affine)
             known.header.set_xyzt_units("mm")
-        if like is not None:
-            source, name = load_image(like, "image")
-        elif known is not None:
-            source, name = known, "the grid of the patterns"
-        else:
-            raise NeurordlError(
-                "the grid of these patterns is not known, as that of read_patterns is; pass like=, an "
-                "image on it"
-            )
-        shape = tuple(source.shape[:3])
+        image = known if like is None else like
+        if image is None:
+            raise NeurordlError("the grid of these patterns is not known; pass like=, an image on it")
+        source, name = load_image(image, "image")
         if known is not None and not same_grid(source, known):
+            grids = [
+                f"{x.shape[:3]} and the affine {x.affine[:3].round(4).tolist()}" for x in (source, known)
+            ]
             raise NeurordlError(
-                f"{name} has the shape {shape} and the affine {_rounded(source.affine)}, and the images of "
-                f"the patterns {known.shape} and {_rounded(known.affine)}; give one of those images, or "
-                "leave out like="
+                f"{name} has the shape {grids[0]}, and the images of the patterns {grids[1]}; give one of "
+                "those images, or leave out like="
             )
-        if len(shape) < 3 or bool((self.centers >= np.array(shape)).any()):
+        if source.ndim < 3 or bool((self.centers >= np.array(source.shape[:3])).any()):
             raise NeurordlError(
-                f"{name} has the shape {source.shape}, and there are centers up to the voxel "
-                f"{self.centers.max(axis=0).tolist()}; give an image on the grid of the patterns, such as "
-                "their mask"
+                f"{name} of the shape {source.shape} has no voxel {self.centers.max(axis=0).tolist()}, a "
+                "center; give an image on the grid of the patterns, such as their mask"
             )
         return source
 
@@ -155,11 +150,10 @@ class Searchlight:
         ]
         for name, scores in zip(self.models, self.scores, strict=True):
             defined = scores[np.isfinite(scores)]
-            text = "NaN"
+            undefined, text = len(scores) - len(defined), "NaN"
             if len(defined):
                 text = f"{defined.min():.3f} to {defined.max():.3f}, mean {defined.mean():.3f}"
-            undefined = len(scores) - len(defined)
-            text += f", {undefined} NaN" if 0 < undefined < len(scores) else ""
+                text += f", {undefined} NaN" if undefined else ""
             lines.append(f"{name:<11}  {text}")
         return "\n".join(lines)
 
@@ -221,7 +215,12 @@ def searchlight(
         stimuli; the dissimilarity or the comparison is unknown; or the radius is so small that spheres have
         one voxel, and the dissimilarity is undefined.
     """
-    comparison, measure = find_similarity(comparison), _dissimilarity(dissimilarity)
+    comparison, measure = find_similarity(comparison), find_dissimilarity(dissimilarity)
+    if measure.precision == "required":
+        raise NeurordlError(
+            f"a searchlight has no precision of each sphere, as {measure} needs; whiten the patterns first, "
+            "and choose euclidean"
+        )
     check_number("radius", radius, 0, _WIDEST, open_low=True)
     check_number("threshold", threshold, 0, 1, open_low=True)
     by_run = measure.needs_runs or center == "run"
@@ -260,26 +259,11 @@ def searchlight(
         _, voxels = next(spheres.batches(1, 1, 1))
         reason = _why_undefined(rdms_of(torch.from_numpy(voxels)))
         warnings.warn(f"all scores are NaN: {reason}", UserWarning, stacklevel=2)
-    settings = {
-        "radius": radius,
-        "threshold": threshold,
-        "dissimilarity": measure.name,
-        "comparison": comparison.name,
-        "center": center,
-    }
+    names = {"dissimilarity": measure.name, "comparison": comparison.name}
+    settings = {"radius": radius, "threshold": threshold, **names, "center": center}
     return Searchlight(
         *(tuple(named), scores, spheres.places, spheres.n_voxels, match, settings), grid=_grid_of(patterns)
     )
-
-
-def _dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
-    measure = find_dissimilarity(choice)
-    if measure.precision == "required":
-        raise NeurordlError(
-            f"{measure} needs a precision for each sphere, which a searchlight does not have; whiten the "
-            "patterns first, and choose euclidean"
-        )
-    return measure
 
 
 def _grid_of(patterns: DatasetBase) -> Grid | None:
@@ -291,10 +275,6 @@ def _grid_of(patterns: DatasetBase) -> Grid | None:
     except (KeyError, TypeError, ValueError):
         return None
     return Grid(shape, affine) if len(shape) == 3 and affine.shape == (4, 4) else None
-
-
-def _rounded(affine: Floats) -> str:
-    return str([[round(float(value), 4) for value in row] for row in affine[:3]])
 
 
 def _gathered(by_voxel: Tensor, voxels: Tensor) -> Tensor:
@@ -318,9 +298,7 @@ def _rdms_of(by_voxel: Tensor, measure: Dissimilarity, source: Source) -> Compar
 def _why_undefined(rdms: Tensor) -> str:
     defined = rdms[rdms.isfinite()]
     if not len(defined):
-        return (
-            "no distance is defined, since patterns hold NaN, are constant, or were measured in one run only"
-        )
+        return "no distance is defined: patterns hold NaN, are constant, or were measured in one run only"
     if float(defined.max() - defined.min()) <= 1e-6 * float(defined.abs().max()):
         return "the RDMs are constant"
     return "the models are constant, or have too few of the pairs"

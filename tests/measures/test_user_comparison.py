@@ -6,6 +6,7 @@ Those here have the formula of a built-in one, whose numbers they must give in t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,22 @@ def test_a_function_is_a_similarity() -> None:
     assert_allclose(
         nrl.compare(models(), brain(), pearson), nrl.compare(models(), brain(), "corr"), atol=1e-10
     )
+
+
+def test_a_comparison_does_not_take_the_name_of_another() -> None:
+    """Otherwise tables would say "corr" of something else; an equal comparison may have its name."""
+
+    def cosine(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
+        return pearson(a, b, weights)
+
+    cosine.__qualname__ = "cosine"
+    for other in (nrl.Comparison("corr", pearson), cosine, nrl.Comparison("rho-a", None, rank_correlation)):
+        with pytest.raises(nrl.NeurordlError, match="has the name of another comparison"):
+            nrl.compare(models(), brain(), other)
+        with pytest.raises(nrl.NeurordlError, match="has the name of another comparison"):
+            nrl.evaluate(models(), brain(), comparison=other)
+    equal = replace(COMPARISONS["corr"])
+    assert_allclose(nrl.compare(models(), brain(), equal), nrl.compare(models(), brain(), "corr"))
 
 
 def test_what_is_refused() -> None:

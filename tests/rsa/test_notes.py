@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,3 +140,44 @@ def test_repeats_are_by_value() -> None:
     assert repeated_layers(["x", "y"], np.stack([np.zeros(3), -np.zeros(3)])) != ""
     many = repeated_layers(list("abcdefgh"), np.repeat(np.arange(4.0), 2)[:, None] + np.arange(3.0))
     assert "a = b, c = d, e = f, and 1 more; " in many
+
+
+def test_few_resamples_are_said() -> None:
+    for n, few in ((99, True), (100, False)):
+        found = nrl.evaluate(models(), brain(), comparison="corr", bootstrap=Bootstrap("subjects", n=n))
+        notes = [note for note in found.notes if "resamples" in note]
+        assert (
+            notes == ["there are only 99 resamples: intervals and p depend on their seed; take n=1000"] * few
+        )
+        assert all(note in str(found) for note in notes)
+    assert not [
+        note for note in nrl.evaluate(models(), brain(), comparison="corr").notes if "resamples" in note
+    ]
+    named = {"a": models()[0]}
+    with pytest.warns(UserWarning, match="there are only 5 resamples"):
+        nrl.evaluate_fitted(named, brain(), bootstrap=Bootstrap("subjects", n=5))
+
+
+def test_an_interval_without_width_is_said() -> None:
+    """All resamples are alike, so that nothing varies but the subjects that were drawn."""
+
+    class Same(nrl.Resampling):
+        factors = ("subjects",)
+        n = 100
+
+        def draw_subjects(self, subjects: Sequence[str], size: int, rng: np.random.Generator) -> Any:
+            return np.ones((size, len(subjects)), dtype=int)
+
+    found = nrl.evaluate(models(), brain(), comparison="corr", bootstrap=Same())
+    means = found.frame[found.frame["subject"] == "mean"]
+    assert means["ci_low"].to_numpy() == pytest.approx(means["ci_high"].to_numpy(), abs=1e-12)
+    told = "the interval has no width, although scores differ: take more resamples"
+    assert means["reason"].tolist() == [told] * 2
+    assert f"IT: {told}" in found.notes
+    halves = nrl.Folds(subjects=2, stimuli=1, seed=None)
+    with pytest.warns(UserWarning, match="model 'a': the interval has no width"):
+        nrl.evaluate_fitted({"a": models()[0]}, brain(), bootstrap=Same(), folds=halves)
+    alike = brain()
+    alike.dissimilarities[:] = alike.dissimilarities[0]
+    reasons = nrl.evaluate(models(), alike, comparison="corr", bootstrap=Same()).frame["reason"]
+    assert told not in set(reasons)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,15 +23,8 @@ from neurordl.measures.kernels.similarities import InnerProducts
 from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
 from neurordl.rsa.compare import rdms_by_roi, shared_stimuli, similarity
-from neurordl.rsa.inference.infer import Inference, interval, p_values
-from neurordl.rsa.inference.resampling import (
-    Draws,
-    Resampling,
-    Spread,
-    covariance_with,
-    expanded,
-    find_resampling,
-)
+from neurordl.rsa.inference.infer import NO_WIDTH, Inference
+from neurordl.rsa.inference.resampling import Draws, Resampling, covariances, expanded, find_resampling
 from neurordl.validate import check_choice, check_count
 
 Combine = Literal["weighted", "select"]
@@ -326,7 +321,6 @@ def infer_fitted(
         models, data, comparison, folds.split(np.arange(n), np.arange(stimuli), rng)
     )
     evaluations, ceilings, variances = scores[None], bounds, None
-    spread, dof = Spread(), 0
     if resampling.resamples:
         if folds.hold_out and folds.splits < 2:
             raise NeurordlError(
@@ -337,27 +331,27 @@ def infer_fitted(
             draws = resampling.draw(subjects, items, fewest=(folds.subjects, 3 * folds.stimuli), rng=rng)
         assert draws is not None
         parts = [draws]
-        if draws.subjects is not None and draws.stimuli is not None:
+        if len(draws.factors) > 1:
             parts += [Draws(draws.subjects, None), Draws(None, draws.stimuli)]
         results = [_resampled_folds(models, data, comparison, part, folds, rng) for part in parts]
         evaluations, ceilings = (np.stack([result[k] for result in results], axis=-1) for k in range(2))
         variances = _without_splitting(evaluations, ceilings)
         if len(parts) == 1:
             evaluations, ceilings, variances = evaluations[..., 0], ceilings[..., 0], variances[0]
-        spread = resampling.spread(variances, len(models), n, stimuli)
-        dof = resampling.dof(n, stimuli)
+    spread = resampling.spread(variances, len(models), n, stimuli)
     lower, upper = nan_mean(bounds, 1)
+    cv_method = resampling.cv_method.replace("bootstrap_", "bootstrap_crossval_")
     return Inference(
         comparison=comparison,
         resampling=resampling,
-        cv_method=resampling.fitted_cv_method,
+        cv_method=cv_method.replace("fixed", "crossvalidation"),
         scores=scores,
         evaluations=evaluations,
         noise_ceiling=ceilings,
         ceiling=(float(lower), float(upper)),
         variances=variances,
         **spread._asdict(),
-        dof=dof,
+        dof=resampling.dof(n, stimuli) if resampling.resamples else 0,
         n_subjects=n,
         n_stimuli=stimuli,
     )
@@ -393,15 +387,10 @@ def _without_splitting(evaluations: Floats, ceilings: Floats) -> Floats:
     """Covariance without what random splits add: from one split and the mean of n to infinitely many."""
     over_folds = evaluations.mean(axis=2)  # (resamples, models, splits, bootstraps)
     n_splits = over_folds.shape[2]
-
-    def covariance(models: Floats, bounds: Floats) -> Floats:
-        parts = range(models.shape[-1])
-        return np.stack([covariance_with(models[..., k], bounds[..., k].T) for k in parts])
-
-    of_means = covariance(over_folds.mean(axis=2), ceilings.mean(axis=2))
+    of_means = covariances(over_folds.mean(axis=2), ceilings.mean(axis=2))
     if n_splits == 1:
         return of_means
-    single = [covariance(over_folds[:, :, k], ceilings[:, :, k]) for k in range(n_splits)]
+    single = [covariances(over_folds[:, :, k], ceilings[:, :, k]) for k in range(n_splits)]
     return np.asarray((n_splits * of_means - np.mean(single, axis=0)) / (n_splits - 1))
 
 
@@ -447,6 +436,11 @@ def evaluate_fitted(
         A row for each ROI and model: the score over the folds of all data, its 95 % interval and one-sided p
         against zero (NaN without bootstrap), and the noise ceiling on the same folds.
 
+    Warns
+    -----
+    UserWarning
+        There are fewer than 100 resamples, or an interval has no width although the scores differ.
+
     Raises
     ------
     NeurordlError
@@ -467,21 +461,16 @@ def evaluate_fitted(
     match = match_ids(shared_stimuli(models), stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
     ids = tuple(sorted(match.matched, key=natural_key))
     stack = [Model(str(name), reindex(group, ids), combine) for name, group in models.items()]
-    frames = []
+    frames, notes = [], [resampling.note]
     for place, brain in rdms_by_roi(rdms, roi, subjects).items():
         names = subject_names(brain), ids
         inference = infer_fitted(stack, reindex(brain, ids), comparison, bootstrap, folds, names=names)
-        low, high = interval(inference, center="data")
-        nothing = np.full(len(stack), np.nan)
         columns = {
             "model": [model.name for model in stack],
             "fit": [model.fit for model in stack],
             "roi": place,
             "comparison": comparison.name,
-            "score": nan_mean(inference.scores, 1),
-            "ci_low": low,
-            "ci_high": high,
-            "p": nothing if inference.model_var is None else p_values(inference, center="data").zero,
+            **inference.estimates(),
             "ceiling_lower": inference.ceiling[0],
             "ceiling_upper": inference.ceiling[1],
             "generalizes_to": resampling.generalizes_to if resampling.resamples else "",
@@ -491,4 +480,7 @@ def evaluate_fitted(
             "k_stimuli": folds.stimuli,
         }
         frames.append(pd.DataFrame(columns))
+        notes += [f"model {model.name!r}: {NO_WIDTH}" for model in compress(stack, inference.no_width)]
+    for note in filter(None, notes):
+        warnings.warn(note, stacklevel=2)
     return pd.concat(frames, ignore_index=True)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from scipy import stats
 
-from neurordl.arrays import Floats, nan_mean
+from neurordl.arrays import Bools, Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.rsa.inference.resampling import Draws, Resampling, Spread, Study, find_resampling
@@ -20,6 +20,8 @@ Center = Literal["resamples", "data"]
 Correction = Literal["none", "fdr", "holm", "bonferroni"]
 
 CORRECTIONS = ("none", "fdr", "holm", "bonferroni")
+NO_WIDTH = "the interval has no width, although scores differ: take more resamples"
+_FLAT = 1e-9  # a difference, or a width of an interval relative to it, that is only rounding
 _EPS = float(np.finfo(float).eps)
 
 
@@ -85,6 +87,29 @@ class Inference:
             means = nan_mean(means, -1)
         return nan_mean(means, 0)
 
+    def estimates(self) -> dict[str, Floats]:
+        """Columns of a table: each model's mean, its interval and p against zero, centered on the data."""
+        low, high = interval(self, center="data")
+        tested = self.model_var is not None
+        p = p_values(self, center="data").zero if tested else np.full(len(self.scores), np.nan)
+        return {"score": nan_mean(self.scores, 1), "ci_low": low, "ci_high": high, "p": p}
+
+    def differences(self) -> dict[str, Floats]:
+        """Columns of a table: the difference of each two models, i < j, as `estimates` has their means."""
+        means = nan_mean(self.scores, 1)
+        i, j = np.triu_indices(len(means), 1)
+        difference, reach = means[i] - means[j], _reach(self.diff_var, self.dof)
+        tested = self.diff_var is not None
+        p = p_values(self, center="data").pairs[i, j] if tested else np.full(len(i), np.nan)
+        return {"difference": difference, "ci_low": difference - reach, "ci_high": difference + reach, "p": p}
+
+    @property
+    def no_width(self) -> Bools:
+        """(models,) whose interval has no width although their scores differ: by chance, of few resamples."""
+        differences = np.fmax.reduce(self.scores, axis=1) - np.fmin.reduce(self.scores, axis=1)
+        reach = _reach(self.model_var, self.dof)
+        return np.asarray((differences > _FLAT) & (reach <= _FLAT * differences))
+
 
 def infer(
     models: npt.ArrayLike,
@@ -141,8 +166,9 @@ def infer_study(
     evaluations = resampling.evaluate(study, draws)
     variances = resampling.covariance(evaluations)
     spread = resampling.spread(variances, len(study.models), n_subjects, n_stimuli)
-    estimate = resampling.estimate(study, draws, evaluations) if estimate_variance else None
-    n_defined = n_subjects
+    estimate, n_defined = None, n_subjects
+    if estimate_variance and draws is not None and evaluations.by_subject is not None:
+        estimate = resampling.variance_method.estimate(study, evaluations.by_subject, draws)
     if estimate is not None:  # subjects without a score have no part in it
         spread = Spread(*estimate, spread.noise_ceil_var)
         n_defined = int(np.isfinite(study.scores).any(axis=0).sum()) or n_subjects
@@ -223,11 +249,15 @@ def interval(
     inference: Inference, *, level: float = 0.95, center: Center = "resamples"
 ) -> tuple[Floats, Floats]:
     """Bounds of each model's mean by t, (models,) each: rsatoolbox's ``get_ci``; NaN without a variance."""
-    means = _means(inference, center)
-    if inference.model_var is None:
-        return np.full(means.shape, np.nan), np.full(means.shape, np.nan)
-    reach = stats.t.ppf((1 + level) / 2, inference.dof) * np.sqrt(np.maximum(inference.model_var, 0))
+    means, reach = _means(inference, center), _reach(inference.model_var, inference.dof, level)
     return means - reach, means + reach
+
+
+def _reach(variance: Floats | None, dof: int, level: float = 0.95) -> Floats:
+    """Half the width of intervals by t; NaN without a variance."""
+    if variance is None:
+        return np.asarray(np.nan)
+    return np.asarray(stats.t.ppf((1 + level) / 2, dof) * np.sqrt(np.maximum(variance, 0)))
 
 
 def _means(inference: Inference, center: Center) -> Floats:
@@ -239,7 +269,7 @@ def _sem(variance: Floats) -> Floats:
     return np.asarray(np.sqrt(np.maximum(variance, _EPS)))
 
 
-def mean_interval(scores: Floats) -> tuple[float, float, float, float, int]:
+def mean_interval(scores: Floats) -> tuple[Floats, Floats, Floats, Floats, Ints]:
     """Mean over subjects, its 95 % t interval and p against zero (one-sided): rsatoolbox's ``eval_fixed``.
 
     The mean estimates that over the population of subjects, for these stimuli.
@@ -247,21 +277,18 @@ def mean_interval(scores: Floats) -> tuple[float, float, float, float, int]:
     Parameters
     ----------
     scores
-        One score per subject; NaN scores are left out.
+        (..., subjects) one score per subject; NaN scores are left out.
 
     Returns
     -------
     mean, low, high, p, n
-        The interval and p are NaN with fewer than two defined scores.
+        (...,) each. The interval and p are NaN with fewer than two defined scores.
     """
-    defined = scores[np.isfinite(scores)]
-    n = len(defined)
-    if n < 2:
-        return (float(defined[0]) if n else np.nan), np.nan, np.nan, np.nan, n
-    mean, variance = float(defined.mean()), float(defined.var(ddof=1)) / n
-    reach = float(stats.t.ppf(0.975, n - 1)) * np.sqrt(variance)
-    p = float(stats.t.sf(mean / _sem(np.asarray(variance)), n - 1))
-    return mean, mean - reach, mean + reach, p, n
+    n = np.isfinite(scores).sum(axis=-1)
+    mean = nan_mean(scores, -1)[()]  # a number of a single row
+    variance = nan_mean((scores - mean[..., None]) ** 2, -1) / np.maximum(n - 1, 1)
+    reach = stats.t.ppf(0.975, n - 1) * np.sqrt(variance)
+    return mean, mean - reach, mean + reach, stats.t.sf(mean / _sem(variance), n - 1), n
 
 
 def correct(p: Floats, correction: Correction) -> Floats:
@@ -279,3 +306,8 @@ def correct(p: Floats, correction: Correction) -> Floats:
         steps = np.maximum.accumulate(corrected[order] * np.arange(len(tests), 0, -1))
         corrected[order] = np.minimum(1, steps)
     return corrected
+
+
+def corrected(p: Floats) -> dict[str, Floats]:
+    """Columns of a table: the p-values of one family, corrected in two ways."""
+    return {"p_fdr": correct(p, "fdr"), "p_holm": correct(p, "holm")}

@@ -26,23 +26,29 @@ from neurordl.validate import check_choice, check_count
 
 _SPARE = 100  # resamples beyond one per stimulus: the variance that pairs add is then known to 14 %
 _ATTEMPTS = 1000  # draws of a resample until it holds enough distinct subjects and stimuli
+_ENOUGH = 100  # resamples: a standard error is then known to 7 %
 
 
 class Draws(NamedTuple):
-    """How often each subject and each stimulus is in each resample; None for what is not resampled."""
+    """How often each subject and each stimulus is in each resample; None for what is not resampled.
+
+    Attributes
+    ----------
+    subjects, stimuli
+        (resamples, subjects) and (resamples, stimuli).
+    """
 
     subjects: Ints | None = None
-    """(resamples, subjects)."""
     stimuli: Ints | None = None
-    """(resamples, stimuli)."""
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """What is resampled: "subjects", "stimuli", or both."""
+        return tuple(name for name, counts in self._asdict().items() if counts is not None)
 
     @classmethod
     def from_indices(
-        cls,
-        subjects: npt.ArrayLike | None,
-        stimuli: npt.ArrayLike | None,
-        n_subjects: int,
-        n_stimuli: int,
+        cls, subjects: npt.ArrayLike | None, stimuli: npt.ArrayLike | None, n_subjects: int, n_stimuli: int
     ) -> Self:
         """Draws from indices that were drawn elsewhere, (resamples, any number) each.
 
@@ -51,22 +57,16 @@ class Draws(NamedTuple):
         NeurordlError
             An index is out of range, or a resample holds fewer than three distinct stimuli.
         """
-        counts: list[Ints | None] = []
-        for indices, n, factor in ((subjects, n_subjects, "subjects"), (stimuli, n_stimuli, "stimuli")):
-            if indices is None:
-                counts.append(None)
-                continue
-            drawn = np.asarray(indices)
-            if drawn.ndim != 2 or drawn.dtype.kind not in "iu" or drawn.min() < 0 or drawn.max() >= n:
-                raise NeurordlError(f"draws of {factor} are indices from 0 to {n - 1}, (resamples, drawn)")
-            counts.append(_counted(drawn, n))
-        times = counts[1]
-        if times is not None and (few := np.flatnonzero((times > 0).sum(axis=1) < 3)).size:
-            raise NeurordlError(
-                f"resample {few[0]} holds fewer than three distinct stimuli, too few to compare RDMs; "
-                "draw it again"
-            )
-        return cls(*counts)
+        counts: dict[str, Ints] = {}
+        for factor, indices, n in (("subjects", subjects, n_subjects), ("stimuli", stimuli, n_stimuli)):
+            if indices is not None:
+                drawn = np.asarray(indices)
+                if drawn.ndim != 2 or drawn.dtype.kind not in "iu" or drawn.min() < 0 or drawn.max() >= n:
+                    raise NeurordlError(f"draws of {factor}: (resamples, drawn) indices from 0 to {n - 1}")
+                counts[factor] = _counted(drawn, n)
+        if "stimuli" in counts and (few := np.flatnonzero((counts["stimuli"] > 0).sum(axis=1) < 3)).size:
+            raise NeurordlError(f"resample {few[0]} holds fewer than three distinct stimuli; draw it again")
+        return cls(**counts)
 
 
 def _counted(indices: npt.NDArray[np.integer], n: int) -> Ints:
@@ -198,26 +198,40 @@ def weighted_mean(scores: Floats, counts: Ints) -> Floats:
 
 
 class Evaluations(NamedTuple):
-    """Similarities in resamples, in rsatoolbox's shapes."""
+    """Similarities in resamples, in rsatoolbox's shapes.
+
+    Attributes
+    ----------
+    models
+        (1, models, subjects) without resampling, (resamples, models) of one factor, and (resamples, models,
+        1, 1, 3) of both: both at once, subjects only, stimuli only.
+    ceilings
+        (2,), (2, resamples) or (2, resamples, 1, 3), the lower noise ceiling first.
+    by_subject
+        (resamples, models, subjects) in resamples of the stimuli.
+    """
 
     models: Floats
-    """(1, models, subjects) without resampling, (resamples, models) of one factor, and (resamples, models, 1,
-    1, 3) of both: both at once, subjects only, stimuli only."""
     ceilings: Floats
-    """(2,), (2, resamples) or (2, resamples, 1, 3), the lower noise ceiling first."""
     by_subject: Floats | None = None
-    """(resamples, models, subjects) in resamples of the stimuli."""
 
 
 class Spread(NamedTuple):
-    """Variances of mean similarities, corrected for small samples; None where there is no variance."""
+    """Variances of mean similarities, corrected for small samples; None where there is no variance.
+
+    Attributes
+    ----------
+    model_var
+        (models,) of each model's mean.
+    diff_var
+        (models * (models - 1) / 2,) of the difference of each two models (i < j).
+    noise_ceil_var
+        (models, 2) of each model's difference from the lower and the upper noise ceiling.
+    """
 
     model_var: Floats | None = None
-    """(models,) of each model's mean."""
     diff_var: Floats | None = None
-    """(models * (models - 1) / 2,) of the difference of each two models (i < j)."""
     noise_ceil_var: Floats | None = None
-    """(models, 2) of each model's difference from the lower and the upper noise ceiling."""
 
 
 @dataclass(frozen=True)
@@ -226,20 +240,23 @@ class Variance:
 
     Where stimuli are resampled its intervals are too wide: two numbers of draws multiply in each pair, so
     that the variance of single pairs is counted three times.
+
+    Attributes
+    ----------
+    name, title
+        Its name, and how it is written in the title of an evaluation; empty for the usual one.
+    why_undefined
+        Why a model may have no variance.
     """
 
     name = "bootstrap"
     title = ""
-    """How it is written in the title of an evaluation; empty for the usual one."""
     why_undefined = ""
-    """Why a model may have no variance."""
 
     def check(self, factors: Sequence[str]) -> None:
         """Refuse factors ("subjects", "stimuli") whose variance cannot be taken in this way."""
 
-    def estimate(
-        self, study: Study, by_subject: Floats, counts: Ints, *, over_subjects: bool
-    ) -> tuple[Floats, Floats] | None:
+    def estimate(self, study: Study, by_subject: Floats, draws: Draws) -> tuple[Floats, Floats] | None:
         """Variances of models and of their differences; None for those of the resamples.
 
         Parameters
@@ -248,10 +265,8 @@ class Variance:
             The models and subjects without resampling.
         by_subject
             (resamples, models, subjects) similarities in each resample of the stimuli.
-        counts
-            (resamples, stimuli) how often each stimulus was drawn.
-        over_subjects
-            Whether the mean generalizes to new subjects, too.
+        draws
+            Draws of the stimuli, and of the subjects if the mean generalizes to new ones, too.
         """
         return None
 
@@ -298,9 +313,7 @@ class ComponentVariance(Variance):
         if "stimuli" not in factors:
             raise NeurordlError("variance='components' needs resampled stimuli: resample 'stimuli' or 'both'")
 
-    def estimate(
-        self, study: Study, by_subject: Floats, counts: Ints, *, over_subjects: bool
-    ) -> tuple[Floats, Floats]:
+    def estimate(self, study: Study, by_subject: Floats, draws: Draws) -> tuple[Floats, Floats]:
         """Variances of models and of their differences.
 
         Returns
@@ -315,7 +328,8 @@ class ComponentVariance(Variance):
         NeurordlError
             There are fewer than four stimuli, or fewer than 100 resamples more than stimuli.
         """
-        scores = study.scores
+        scores, counts, over_subjects = study.scores, draws.stimuli, draws.subjects is not None
+        assert counts is not None
         n, n_models = counts.shape[1], len(scores)
         if n < 4:
             raise NeurordlError(f"variance='components' needs 4 stimuli or more, not {n}")
@@ -370,16 +384,16 @@ def _total(parts: Floats, n: int) -> Floats:
 
 
 def covariance_with(evaluations: Floats, ceilings: Floats | None = None) -> Floats:
-    """Covariance of evaluations (samples, models) and of ceilings (samples, 2), as rsatoolbox takes it.
+    """Covariance of evaluations (samples, models) and of ceilings (2, samples), as rsatoolbox takes it.
 
     A model that is undefined throughout has NaN. A sample in which another model is undefined is left out;
     one in which only the ceiling is undefined is left out of the ceiling's covariances.
     """
-    n_models, size = evaluations.shape[1], evaluations.shape[1]
     columns = np.flatnonzero(np.isfinite(evaluations).any(axis=0))
-    together = evaluations
+    n_models, together = evaluations.shape[1], evaluations
     if ceilings is not None and np.isfinite(ceilings).any():
-        together, size = np.concatenate([evaluations, ceilings], axis=1), size + 2
+        together = np.concatenate([evaluations, ceilings.T], axis=1)
+    size = together.shape[1]
     covariance = np.full((size, size), np.nan)
     for kept in (np.concatenate([columns, np.arange(n_models, size)]), columns):
         samples = together[:, kept]
@@ -387,6 +401,15 @@ def covariance_with(evaluations: Floats, ceilings: Floats | None = None) -> Floa
         if len(samples) > 1:
             covariance[np.ix_(kept, kept)] = np.cov(samples.T)
     return covariance
+
+
+def covariances(evaluations: Floats, ceilings: Floats) -> Floats:
+    """`covariance_with` of several bootstraps, (samples, models, bootstraps) and (2, samples, bootstraps).
+
+    Ceilings that are undefined throughout a bootstrap are left out of all.
+    """
+    bounds = ceilings if np.isfinite(ceilings).any(axis=(0, 1)).all() else np.full_like(ceilings, np.nan)
+    return np.stack([covariance_with(evaluations[..., k], bounds[..., k]) for k in range(bounds.shape[-1])])
 
 
 class Resampling:
@@ -403,6 +426,8 @@ class Resampling:
         Number of resamples.
     seed
         Seed of the draws.
+    variance
+        Estimator of the variances where stimuli are resampled: see `Bootstrap`.
     name
         Name of the scheme in records.
 
@@ -423,6 +448,7 @@ class Resampling:
     factors: tuple[str, ...] = ()
     n: int = 1000
     seed: int = 0
+    variance: str = "bootstrap"
     resamples = True
 
     @property
@@ -446,21 +472,20 @@ class Resampling:
     @property
     def cv_method(self) -> str:
         """Rsatoolbox's name of the evaluation, which chooses its tests."""
-        if len(self.factors) == 2:
-            return "dual_bootstrap"
-        return "bootstrap_rdm" if "subjects" in self.factors else "bootstrap_pattern"
-
-    @property
-    def fitted_cv_method(self) -> str:
-        """Rsatoolbox's name of the evaluation of fitted models."""
-        if len(self.factors) == 2:
-            return "dual_bootstrap"
-        return self.cv_method.replace("bootstrap", "bootstrap_crossval")
+        names = {"subjects": "bootstrap_rdm", "stimuli": "bootstrap_pattern"}
+        return names[self.factors[0]] if len(self.factors) == 1 else "dual_bootstrap"
 
     @property
     def variance_method(self) -> Variance:
         """How variances are taken where stimuli are resampled."""
-        return VARIANCES["bootstrap"]
+        return VARIANCES[self.variance]
+
+    @property
+    def note(self) -> str:
+        """A note on too few resamples; empty if there are enough."""
+        if not self.resamples or self.n >= _ENOUGH:
+            return ""
+        return f"there are only {self.n} resamples: intervals and p depend on their seed; take n=1000"
 
     def check(self, comparison: Comparison) -> None:
         """Refuse a comparison of complete RDMs where stimuli are resampled."""
@@ -510,15 +535,16 @@ class Resampling:
         NeurordlError
             There are fewer than two resamples, or too few subjects or stimuli to draw from.
         """
+        if not self.resamples:
+            return None
         check_count(f"{self.name}: n", self.n, least=2)
         rng = np.random.default_rng(self.seed) if rng is None else rng
-        counts: list[Ints | None] = [None, None]
-        names = {"subjects": subjects, "stimuli": stimuli}
-        for place, factor in enumerate(names):
+        counts: dict[str, Ints] = {}
+        for factor, names, n_distinct in zip(Draws._fields, (subjects, stimuli), fewest, strict=True):
             if factor in self.factors:
-                self.check_size(factor, len(names[factor]), fewest[place])
-                counts[place] = self._enough(factor, names[factor], fewest[place], rng)
-        return Draws(*counts)
+                self.check_size(factor, len(names), n_distinct)
+                counts[factor] = self._enough(factor, names, n_distinct, rng)
+        return Draws(**counts)
 
     def _enough(self, factor: str, names: Sequence[str], fewest: int, rng: np.random.Generator) -> Ints:
         draw = self.draw_subjects if factor == "subjects" else self.draw_stimuli
@@ -541,36 +567,31 @@ class Resampling:
 
     def evaluate(self, study: Study, draws: Draws | None) -> Evaluations:
         """Similarities and ceilings in the resamples."""
-        subjects, stimuli = draws or Draws()
-        if (subjects is None) == ("subjects" in self.factors) or (stimuli is None) == (
-            "stimuli" in self.factors
-        ):
+        draws = draws or Draws()
+        if draws.factors != self.factors:
             raise NeurordlError(f"the draws do not fit {self.name!r}, which resamples {self.generalizes_to}")
+        subjects, stimuli = draws
         parts: list[tuple[Floats, Floats]] = []
         by_subject = None
-        if subjects is not None:
-            ceilings = study.resample(None, subjects[None]).ceilings
-            parts.append((weighted_mean(study.scores[None], subjects), ceilings[0].T))
         if stimuli is not None:
             everyone = np.ones((len(stimuli), len(study.data)), dtype=np.int64)
-            sets = everyone[None] if subjects is None else np.stack([subjects, everyone])
+            sets = np.stack([everyone] if subjects is None else [subjects, everyone])
             by_subject, ceilings = study.resample(stimuli, sets)
-            parts.append((weighted_mean(by_subject, everyone), ceilings[-1].T))
-            if subjects is not None:
-                parts.insert(0, (weighted_mean(by_subject, subjects), ceilings[0].T))
+            parts = [(weighted_mean(by_subject, times), ceilings[k].T) for k, times in enumerate(sets)]
+        if subjects is not None:  # the second of three
+            ceilings = study.resample(None, subjects[None]).ceilings
+            parts.insert(1, (weighted_mean(study.scores[None], subjects), ceilings[0].T))
         if len(parts) == 1:
             return Evaluations(*parts[0], by_subject)
-        models = np.stack([part[0] for part in parts], axis=-1)[:, :, None, None]
-        return Evaluations(models, np.stack([part[1] for part in parts], axis=-1)[:, :, None], by_subject)
+        models, bounds = (np.stack(arrays, axis=-1) for arrays in zip(*parts, strict=True))
+        return Evaluations(models[:, :, None, None], bounds[:, :, None], by_subject)
 
     def covariance(self, evaluations: Evaluations) -> Floats | None:
         """Covariance of the evaluations, with the ceilings where stimuli are resampled, as in rsatoolbox."""
         models, ceilings = evaluations.models, evaluations.ceilings
         if models.ndim == 2:
-            return covariance_with(models, ceilings.T if "stimuli" in self.factors else None)
-        defined = np.isfinite(ceilings).any(axis=(0, 1, 2)).all()  # in all three, which are stacked
-        bounds = [ceilings[:, :, 0, k].T if defined else None for k in range(models.shape[-1])]
-        return np.stack([covariance_with(models[:, :, 0, 0, k], bound) for k, bound in enumerate(bounds)])
+            return covariance_with(models, ceilings if "stimuli" in self.factors else None)
+        return covariances(models[:, :, 0, 0], ceilings[:, :, 0])
 
     def sizes(self, n_subjects: int, n_stimuli: int) -> list[int]:
         """Number of subjects, of stimuli, or of both, as far as the results generalize to them."""
@@ -619,16 +640,6 @@ class Resampling:
         sizes = self.sizes(n_subjects, n_stimuli)
         return Spread(*(self.correct(part, sizes) for part in (models, differences, ceilings)))
 
-    def estimate(
-        self, study: Study, draws: Draws | None, evaluations: Evaluations
-    ) -> tuple[Floats, Floats] | None:
-        """Variances of models and their differences by the scheme's variance method; None if by resamples."""
-        if draws is None or draws.stimuli is None or evaluations.by_subject is None:
-            return None
-        return self.variance_method.estimate(
-            study, evaluations.by_subject, draws.stimuli, over_subjects="subjects" in self.factors
-        )
-
 
 class NoResampling(Resampling):
     """No resampling: the variance over subjects of their scores, for these stimuli."""
@@ -637,17 +648,6 @@ class NoResampling(Resampling):
     resamples = False
     name = "none"
     cv_method = "fixed"
-    fitted_cv_method = "crossvalidation"
-
-    def draw(
-        self,
-        subjects: Sequence[str],
-        stimuli: Sequence[str],
-        *,
-        fewest: tuple[int, int] = (1, 3),
-        rng: np.random.Generator | None = None,
-    ) -> None:
-        """Nothing is drawn."""
 
     def evaluate(self, study: Study, draws: Draws | None) -> Evaluations:
         """The similarities as they are."""
@@ -711,11 +711,6 @@ class Bootstrap(Resampling):
     def name(self) -> str:
         """Name of the scheme in records."""
         return self.resample
-
-    @property
-    def variance_method(self) -> Variance:
-        """How variances are taken where stimuli are resampled."""
-        return VARIANCES[self.variance]
 
     def check_size(self, factor: str, n: int, fewest: int) -> None:
         """Refuse so few that half of the draws would be repeated: the rest would be too similar."""
