@@ -319,11 +319,11 @@ class StimulusSet:
     def _parts(self, held_out: Ints) -> tuple[StimulusSet, StimulusSet]:
         chosen = np.zeros(len(self), dtype=bool)
         chosen[held_out] = True
-        training, test = self._take(np.flatnonzero(~chosen)), self._take(np.flatnonzero(chosen))
-        if min(len(training), len(test)) < _SMALLEST_PART:
-            sizes = f"{len(training)} for training and {len(test)} held out"
+        if min((~chosen).sum(), chosen.sum()) < _SMALLEST_PART:
+            sizes = f"{(~chosen).sum()} for training and {chosen.sum()} held out"
             problem = f"{len(self)} stimuli cannot be split into {sizes}"
             raise NeurordlError(f"{problem}: each part needs at least {_SMALLEST_PART}")
+        training, test = self._take(np.flatnonzero(~chosen)), self._take(np.flatnonzero(chosen))
         held_out_ids = (*self.held_out_ids, *test.ids)
         return replace(training, held_out_ids=held_out_ids), replace(test, held_out_ids=())
 

@@ -33,24 +33,26 @@ class RDMTeacher(ById, Teacher):
         RDMs, one for each subject, with the pattern descriptor ``stimulus`` and, if there are several, the
         RDM descriptor ``subject``. Use `select_rdms` to choose sessions or to average over them.
     roi : str, optional
-        Keep the RDMs of this ROI: those with this RDM descriptor ``roi``.
+        Use only RDMs of this ROI, the value of the RDM descriptor ``roi``.
     subjects : sequence of str, optional
-        Keep the RDMs of these subjects, the training subjects. By default all are kept.
+        Use only RDMs of these subjects, the training subjects. By default all RDMs are used.
     pool : {"mean", "zscore", "subjects"}
-        How subjects are pooled: "mean" (one target RDM, the mean over subjects), "zscore" (the same of
-        standardized RDMs) or "subjects" (one target RDM for each subject, with the mean of their losses).
+        How subjects are pooled. "mean": the target is the mean RDM over subjects. "zscore": each subject's RDM
+        is z-scored before the mean is taken. "subjects": each subject's RDM is a target, and the loss is the
+        mean of their losses.
 
-        Where RDMs are standardized, subjects with larger distances weigh no more and missing pairs do not
-        shift the mean.
+        Standardizing gives all subjects the same influence, whatever the scale of their distances and
+        whichever pairs they miss.
     pair_weights : None or "reliability"
-        "reliability" weighs pairs by the inverse of their variance across subjects, of standardized RDMs. By
-        default every measured pair counts the same.
+        With "reliability", pairs on which subjects agree have more weight: the inverse of their variance over
+        the subjects' z-scored RDMs. By default every measured pair has the same weight.
 
         The weights are normalized to mean 1.
     shrinkage : float
-        For reliability weights: 0 takes the variance of each pair, 1 the mean variance of all pairs.
+        Shrinkage of the variances for pair_weights="reliability": 0 uses the variance of each pair, 1 the mean
+        variance of all pairs.
     missing : {"error", "ignore"}
-        Stimuli that the RDMs do not have are an "error", or "ignore" leaves them out.
+        "error": stimuli without RDMs raise an error. "ignore": they are left out.
 
     Raises
     ------
@@ -140,10 +142,10 @@ def _reliability(vectors: Floats, shrinkage: float) -> Floats:
     """Inverse variance of each pair across subjects, shrunk towards the mean variance; mean 1."""
     check_number("shrinkage", shrinkage, 0, 1)
     if len(vectors) < 2:
-        raise NeurordlError("pair_weights='reliability' needs the RDMs of two subjects or more; this is one")
+        raise NeurordlError("pair_weights='reliability' needs at least two subjects, but there is one")
     variance = pd.DataFrame(_standardize(vectors)).var().to_numpy()  # NaN for pairs of a single subject
     if np.isnan(variance).all():
-        raise NeurordlError("pair_weights='reliability' needs pairs that two subjects or more measured")
+        raise NeurordlError("pair_weights='reliability' needs pairs that at least two subjects have")
     mean = np.nanmean(variance)
     variance = np.where(np.isnan(variance), mean, (1 - shrinkage) * variance + shrinkage * mean)
     if not (variance > 0).all():
