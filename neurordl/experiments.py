@@ -142,7 +142,7 @@ def paired_differences(
     pair
         Columns with the same values in rows that belong together.
     by
-        Columns of `pair` to group by, such as ``("experiment",)``: each of their values has a mean of its own.
+        Columns of `pair` to group by, such as ``("experiment",)``: there is a mean for each of their values.
 
     Returns
     -------

@@ -101,8 +101,8 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
             near = difflib.get_close_matches(name, known, n=_NEAR)
             some = f"nearest: {', '.join(near)}" if near else f"the first: {', '.join(known[:_NEAR])}"
             raise NeurordlError(
-                f"the model ({type(model).__name__}) has no layer {name!r}; {some}. It has {len(known)} layers, "
-                f"of which the top ones are {listed(top_layers(model), 12)}"
+                f"the model ({type(model).__name__}) has no layer {name!r}; {some}. The top ones of its "
+                f"{len(known)} layers are {listed(top_layers(model), 12)}"
             )
     return list(dict.fromkeys(names))
 

@@ -52,8 +52,9 @@ def small_cnn(
 ) -> nn.Module:
     """A small CNN: three convolutional and two fully connected layers.
 
-    Images must have at least 8 x 8 pixels. Layers: ``conv1`` (32 maps), ``conv2`` (64), ``conv3`` (128 maps of 2 x 2 for any image size), each of
-    3 x 3 filters, ReLU and max-pooling; ``fc1`` (128 units, ReLU); ``fc2`` (the logits). 160,000 weights.
+    Images must have at least 8 x 8 pixels. Layers: ``conv1`` (32 maps), ``conv2`` (64), ``conv3`` (128 maps
+    of 2 x 2 for any image size), each of 3 x 3 filters, ReLU and max-pooling; ``fc1`` (128 units, ReLU);
+    ``fc2`` (the logits). 160,000 weights.
 
     Parameters
     ----------

@@ -168,8 +168,8 @@ class ById:
     def permuted(self, ids: Sequence[str], seed: int, within: Mapping[str, object] | None = None) -> Self:
         """A control: the same teacher with the ids of the training stimuli permuted.
 
-        The ids are permuted once, so that rows and columns of the RDM are permuted alike. Stimuli that are not
-        in `ids` are not changed.
+        The ids are permuted once, so that rows and columns of the RDM are permuted alike. Stimuli that are
+        not in `ids` are not changed.
 
         Parameters
         ----------

@@ -37,8 +37,8 @@ class NetworkTeacher:
     model : torch.nn.Module
         Network.
     layers : str or sequence of str
-        Names, globs, ``"all"`` or ``"top"``; ``""`` is the output of the network. ``teacher["layer3"]`` is the
-        teacher with the RDMs of one layer.
+        Names, globs, ``"all"`` or ``"top"``; ``""`` is the output of the network. ``teacher["layer3"]`` is
+        the teacher with the RDMs of that layer.
     cache : StimulusSet, optional
         Stimuli whose features are computed once and then looked up by id, for images that are not augmented.
         They may be prepared in another way than the student's images (a larger size, another normalization).

@@ -37,9 +37,9 @@ class RDMTeacher(ById, Teacher):
     subjects : sequence of str, optional
         Use only RDMs of these subjects, the training subjects. By default all RDMs are used.
     pool : {"mean", "zscore", "subjects"}
-        How subjects are pooled. "mean": the target is the mean RDM over subjects. "zscore": each subject's RDM
-        is z-scored before the mean is taken. "subjects": each subject's RDM is a target, and the loss is the
-        mean of their losses.
+        How subjects are pooled. "mean": the target is the mean RDM over subjects. "zscore": each subject's
+        RDM is z-scored before the mean is taken. "subjects": each subject's RDM is a target, and the loss is
+        the mean of their losses.
 
         Standardizing gives all subjects the same influence, whatever the scale of their distances and
         whichever pairs they miss.
@@ -49,7 +49,7 @@ class RDMTeacher(ById, Teacher):
 
         The weights are normalized to mean 1.
     shrinkage : float
-        Shrinkage of the variances for pair_weights="reliability": 0 uses the variance of each pair, 1 the mean
+        Shrinkage of the variances behind reliability weights: 0 uses the variance of each pair, 1 the mean
         variance of all pairs.
     missing : {"error", "ignore"}
         "error": stimuli without RDMs raise an error. "ignore": they are left out.

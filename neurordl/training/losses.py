@@ -395,7 +395,9 @@ def _dissimilarity_for_student(teacher: Teacher) -> Dissimilarity:
     """The teacher's own dissimilarity, or the one by which a network is measured in its place."""
     if teacher.dissimilarity is None:
         usable = [name for name, measure in DISSIMILARITIES.items() if not measure.lacking_in_network]
-        raise NeurordlError(f"the teacher's dissimilarity is unknown; set dissimilarity={' or '.join(usable)}")
+        raise NeurordlError(
+            f"the teacher's dissimilarity is unknown; set dissimilarity= ({', '.join(usable)})"
+        )
     theirs = find_dissimilarity(teacher.dissimilarity)
     chosen = theirs.of_network()
     if chosen != theirs:

@@ -86,8 +86,9 @@ class Objective:
     def __init__(
         self, losses: Iterable[TransferLoss] | TransferLoss = (), task: Task | None = "cross_entropy"
     ) -> None:
-        several = isinstance(losses, Iterable) and not isinstance(losses, str | Mapping)
-        self.losses = [check_loss(loss) for loss in (losses if several else [losses])]
+        if isinstance(losses, str | Mapping):
+            check_loss(losses)  # raises an error
+        self.losses = [check_loss(loss) for loss in (losses if isinstance(losses, Iterable) else [losses])]
         if isinstance(task, str):
             remedy = "or give a function (outputs, labels) -> loss"
             check_choice("task", task, ("cross_entropy", None), remedy)
@@ -208,8 +209,7 @@ class Objective:
             with explain(f"{name} fails", KeyError, "if this is a layer of the student, add it to layers"):
                 value = values[name] = loss(features, by_network.get(loss.network, {}), batch)
             if not isinstance(value, Tensor) or value.ndim:
-                result = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                raise NeurordlError(f"{name}: a loss must return a tensor of shape (), not {result}")
+                raise NeurordlError(f"{name}: a loss must return a tensor of shape (), not {_shape(value)}")
         return values
 
     def task_loss(self, outputs: Any, labels: Tensor | None) -> Tensor:
@@ -219,9 +219,8 @@ class Objective:
         if callable(self.task):
             return self.task(outputs, labels)
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-            result = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
             needed = "cross_entropy needs a tensor (images, classes)"
-            raise NeurordlError(f"{needed}, but the student returned {result}; pass task=function")
+            raise NeurordlError(f"{needed}, but the student returned {_shape(outputs)}; pass task=function")
         if labels.device.type == "cpu":  # on a GPU a check would stall each step: `fit` checks before
             check_labels(labels, outputs.shape[1])
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
@@ -263,6 +262,10 @@ class Objective:
                 count = sum(parameter.numel() for parameter in loss.parameters())
                 losses[name] |= {"class": type(loss).__name__, "parameters": count}
         return {"task": spelled(self.task), "losses": losses}
+
+
+def _shape(value: object) -> str:
+    return f"one of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _as_batch(stream: str, batch: Batch | Sequence[Any] | None, names: tuple[str, ...]) -> Batch | None:

@@ -21,7 +21,7 @@ from neurordl.errors import NeurordlError
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import load_weights
 from neurordl.teachers.base import Record
-from neurordl.validate import check_choice
+from neurordl.validate import check_choice, listed
 
 History = Sequence[Mapping[str, float]]
 HISTORY = "history.csv"
@@ -208,7 +208,7 @@ class RunFolder:
             texts = [prefix + text.removeprefix("optimization.") for text in io.differing(now, before)]
             different |= {text.partition(" (")[0]: text for text in texts}
         if different:
-            problem = f"out: {self.path} holds another run, which differs in {', '.join(different.values())}"
+            problem = f"out: {self.path} holds another run, which differs in {listed(different.values())}"
             raise NeurordlError(f"{problem}; choose another folder, or repeat the arguments of that run")
 
     def start(self) -> None:

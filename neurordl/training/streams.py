@@ -180,7 +180,7 @@ class LoaderStream:
             self._iterator = self._start(step)
             batch = next(self._iterator, None)
         if batch is None:
-            remedy = "check drop_last; it must start again each time"
+            remedy = "is drop_last set? it must start again each time"
             raise NeurordlError(f"labelled: the loader gave no batch; {remedy}")
         return _loaded(batch)
 
@@ -243,7 +243,9 @@ class Streams:
             self.labelled = SetStream(labelled, batches.labelled, seed, augment=batches.augment, share=share)
         elif labelled is not None:
             if batches.augment is not None:
-                raise NeurordlError("augment= needs a StimulusSet; augment in the data set of your loader instead")
+                raise NeurordlError(
+                    "augment= needs a StimulusSet; a loader's images are augmented by its data set"
+                )
             loader = _loader(labelled, max(1, batches.labelled // self.world), shuffle=True)
             if self.world > 1:
                 _check_shareable(loader)

@@ -218,8 +218,8 @@ def fit(
 
         It does not set the student's initial weights: call ``torch.manual_seed`` before you make the student.
     validation : StimulusSet, or share of the stimuli, optional
-        Stimuli, or the share of the stimuli, that are not trained on. The epoch with the lowest unweighted sum
-        of their transfer losses is the best epoch, and the run's student has its weights.
+        Stimuli, or the share of the stimuli, that are not trained on. The best epoch is the one with the
+        lowest unweighted sum of their transfer losses, and the run's student has its weights.
 
         With `out`, the weights of the last epoch are saved too: ``load_run(out, weights="last")``.
     batches : Batches

@@ -67,7 +67,9 @@ def test_top_layers_stand_in_no_other() -> None:
 
 
 def test_unknown_layer_lists_near_matches() -> None:
-    with pytest.raises(NeurordlError, match=r"no layer 'conv4'; nearest: .*conv3.* All 20 names: "):
+    with pytest.raises(
+        NeurordlError, match=r"no layer 'conv4'; nearest: .*conv3.* The top ones of its 20 layers are conv1, "
+    ):
         resolve_layers(small_cnn(), "conv4")
     with pytest.raises(NeurordlError, match=r"no layer 'xyz'; the first: conv1, [^,]*, [^,]*\. All"):
         resolve_layers(small_cnn(), "xyz")

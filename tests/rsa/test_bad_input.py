@@ -124,11 +124,9 @@ def test_one_clear_error(call: Call, told: str) -> None:
 @pytest.mark.parametrize("n, pairs, moved", [(3, 3, "0.71"), (5, 10, "0.33"), (9, 36, "0.17")])
 def test_few_stimuli_are_noted(n: int, pairs: int, moved: str) -> None:
     found = nrl.evaluate(models(n), brain(), comparison="corr")
-    (note,) = (note for note in found.notes if "too few" in note)
-    assert note.startswith(
-        f"{n} stimuli make {pairs} pairs, too few: the score of an unrelated RDM varies by "
-    )
-    assert f"by ±{moved} " in note
+    (note,) = (note for note in found.notes if "by chance" in note)
+    assert note.startswith(f"only {n} stimuli ({pairs} pairs): by chance alone, scores vary")
+    assert f"deviation of {moved} " in note
     assert note in str(found)
 
 
