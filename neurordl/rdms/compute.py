@@ -358,7 +358,8 @@ def _check_noise(measure: Dissimilarity, precision: npt.ArrayLike | None, noise:
         able = listed(compress(DISSIMILARITIES, takes), 9)
         raise NeurordlError(f"{measure} takes no noise=; choose one of {able}")
     elif noise.by == "run" and not measure.needs_runs:
-        raise NeurordlError(f"Noise(by='run') is for measures across runs like crossnobis, not for {measure}")
+        problem = "is for dissimilarities across runs, such as crossnobis"
+        raise NeurordlError(f"Noise(by='run') {problem}, and not for {measure}")
 
 
 def _warn_of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:
@@ -619,8 +620,7 @@ def _inverse(matrix: Floats, estimator: Estimator, label: str, power: float = 1.
     floor = len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
     if not values[0] > floor:
         remedy = "drop channels without variance" if estimator != "full" else "take noise='shrinkage_diag'"
-        raise NeurordlError(
-            f"the noise covariance of {label} is singular with noise={estimator!r}: {len(values)} channels, "
-            f"rank {int((values > floor).sum())}; {remedy}, or give more residuals"
-        )
+        problem = f"the noise covariance of {label} is singular with noise={estimator!r}"
+        rank = f"{len(values)} channels, rank {int((values > floor).sum())}"
+        raise NeurordlError(f"{problem}: {rank}; {remedy}, or give more residuals")
     return np.asarray((vectors / values**power) @ vectors.T)
