@@ -147,10 +147,9 @@ def plot_rdm_mds(
     similarities = compare(stack, stack, comparison)
     if np.isnan(similarities).any():
         a, b = np.argwhere(np.isnan(similarities))[0]
-        raise NeurordlError(
-            f"the {comparison} of RDMs number {a} ({names[a]}) and {b} ({names[b]}), from 0 over all groups, "
-            "is undefined: one is constant, or they share fewer than two measured pairs; leave it out"
-        )
+        both = f"RDMs number {a} ({names[a]}) and {b} ({names[b]}), from 0 over all groups,"
+        reason = "one is constant, or they share fewer than two measured pairs; leave it out"
+        raise NeurordlError(f"the {comparison} of {both} is undefined: {reason}")
     distances = 1 - (similarities + similarities.T) / 2
     np.fill_diagonal(distances, 0)
     places, stress = _scale(np.maximum(distances, 0), seed)

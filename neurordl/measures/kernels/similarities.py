@@ -482,11 +482,11 @@ def dense_ranks(vectors: Floats) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.
 
     vectors = np.ascontiguousarray(vectors)
     ranks, order = (np.empty(vectors.shape, dtype=np.int32) for _ in range(2))
-    in_threads(
-        lambda rows: compiled_ranks.dense_ranks(vectors[rows], ranks[rows], order[rows]),
-        len(vectors),
-        vectors.size,
-    )
+
+    def work(rows: slice) -> None:
+        compiled_ranks.dense_ranks(vectors[rows], ranks[rows], order[rows])
+
+    in_threads(work, len(vectors), vectors.size)
     return ranks, order
 
 
