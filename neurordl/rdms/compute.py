@@ -282,10 +282,10 @@ def odd_even_reliability(
     in_both = set(stimulus_ids(even))
     shared = [stimulus for stimulus in stimulus_ids(odd) if stimulus in in_both]
     result = np.full(len(odd), np.nan)
-    for k, (x, y) in enumerate(zip(reindex(odd, shared), reindex(even, shared), strict=True)):
-        measured = np.isfinite(x) & np.isfinite(y)
+    for k, pair in enumerate(zip(reindex(odd, shared), reindex(even, shared), strict=True)):
+        measured = np.isfinite(pair).all(axis=0)
         if measured.sum() > 2:
-            result[k] = np.corrcoef(x[measured], y[measured])[0, 1]
+            result[k] = np.corrcoef(np.stack(pair)[:, measured])[0, 1]
     return result
 
 

@@ -117,7 +117,8 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
     unmeasured = ~np.isfinite(rdms.dissimilarities).any(axis=1)
     if unmeasured.any():
         names = ", ".join(np.array(subjects)[unmeasured])
-        raise NeurordlError(f"the RDM of subject {names} is NaN everywhere; leave it out with subjects=")
+        problem = f"the RDM of subject {names} has no measured pair (NaN everywhere)"
+        raise NeurordlError(f"{problem}; leave it out with subjects=")
     return rdms
 
 

@@ -80,11 +80,10 @@ class Source:
         names, self.stimulus = coded(dataset, descriptor, label)
         if len(names) < 2:
             raise NeurordlError(f"{label} has a single stimulus, {names[0]!r}; an RDM needs two or more")
-        self.ids = tuple(str(name) for name in names if isinstance(name, str) and name)
-        if len(self.ids) < len(names):
-            wrong = next(name for name in names if not isinstance(name, str) or not name)
-            problem = f"{label} has {wrong!r} ({type(wrong).__name__})"
+        if wrong := [name for name in names if not isinstance(name, str) or not name]:
+            problem = f"{label} has {wrong[0]!r} ({type(wrong[0]).__name__})"
             raise NeurordlError(f"stimulus ids are text, and {problem}; use str()")
+        self.ids = tuple(map(str, names))
         self.numbers = {stimulus: number for number, stimulus in enumerate(self.ids)}
         self.runs: list[Any] = [None]
         self.run = np.zeros_like(self.stimulus)

@@ -189,8 +189,9 @@ def _find_format(path: Path, verb: str) -> Format:
     if suffix in FORMATS:
         return FORMATS[suffix]
     reason = "unpickling a file can run any code" if suffix in (".pkl", ".pickle") else "not supported"
-    problem = f"cannot {verb} RDMs as {path.name!r} ({reason}): RDM files are named {', '.join(FORMATS)}"
-    raise NeurordlError(f"{problem}; convert with rdms.save(path, file_type='hdf5') in rsatoolbox")
+    known = f"HDF5 in rsatoolbox's layout or others, named {', '.join(FORMATS)}"
+    remedy = "convert with rdms.save(path, file_type='hdf5') in rsatoolbox"
+    raise NeurordlError(f"cannot {verb} RDMs as {path.name!r} ({reason}): RDM files are {known}; {remedy}")
 
 
 def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) -> RDMs:
