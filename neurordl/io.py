@@ -51,7 +51,8 @@ def check_run_folder(out: str | os.PathLike[str], resume: bool) -> None:
     check_folder(path)
     holds_run = (path / RUN_RECORD).is_file()
     if holds_run and not resume:
-        raise NeurordlError(f"{path} already holds a run; choose another folder, or resume=True (--resume)")
+        remedy = "choose another folder, or resume it with resume=True (--resume)"
+        raise NeurordlError(f"{path} already holds a run; {remedy}")
     # Files that begin with a dot may be remains of a write that was killed.
     if not holds_run and path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
         raise NeurordlError(f"out: {path} is not empty and holds no run; choose another folder")

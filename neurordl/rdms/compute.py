@@ -341,10 +341,10 @@ def _residuals(noise: Noise | None, patterns: Datasets, n: int) -> list[DatasetB
         if absent := [name for name in patterns if name not in residuals]:
             raise NeurordlError(f"residuals= has no Dataset for {absent[0]!r}; it has {', '.join(residuals)}")
         return [residuals[name] for name in patterns]
-    datasets: list[Any] = [residuals] if isinstance(residuals, DatasetBase) else list(residuals)
-    if len(datasets) != n or not all(isinstance(dataset, DatasetBase) for dataset in datasets):
-        raise NeurordlError(f"residuals= has {len(datasets)} entries for {n}; give a Dataset for each")
-    return datasets
+    rows: list[Any] = [residuals] if isinstance(residuals, DatasetBase) else list(residuals)
+    if len(rows) != n or not all(isinstance(dataset, DatasetBase) for dataset in rows):
+        raise NeurordlError(f"residuals= has {len(rows)} entries for {n} Datasets; give a Dataset for each")
+    return rows
 
 
 def _check_noise(measure: Dissimilarity, precision: npt.ArrayLike | None, noise: Noise | None) -> None:
