@@ -17,7 +17,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from neurordl.arrays import Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match, check_ids, match_ids, near_misses, possible_ids
-from neurordl.measures.condensed import pair_number, triangle_start
+from neurordl.measures.condensed import pair_number
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
 from neurordl.validate import check_choice, listed
@@ -196,7 +196,7 @@ def reindex(rdms: RDMs, ids: Sequence[str]) -> Floats:
     for k, first in enumerate(position[:-1]):  # by rows: index arrays of all pairs would outweigh the RDMs
         later = position[k + 1 :]
         pairs = pair_number(np.minimum(first, later), np.maximum(first, later), len(available))
-        start = triangle_start(len(position), k)
+        start = pair_number(k, k + 1, len(position))
         result[:, start : start + len(later)] = vectors[:, pairs]
     return result
 
