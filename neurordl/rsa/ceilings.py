@@ -87,9 +87,7 @@ def subject_bounds(vectors: Floats, comparison: ComparisonLike) -> tuple[Floats,
     comparison = find_similarity(comparison)
     vectors = np.asarray(vectors, dtype=np.float64)
     if len(vectors) < 2:
-        raise NeurordlError(
-            "a noise ceiling takes the RDMs of two subjects or more, but there is one; choose more subjects"
-        )
+        raise NeurordlError("a noise ceiling takes two subjects or more, but there is one; choose more")
     groups = missing_groups(vectors)
     absent = groups[0][1]
     if comparison.kernel is not None and len(groups) == 1 and int((~absent).sum()) > 1:

@@ -68,9 +68,7 @@ def compare(
     comparison = find_similarity(comparison)
     match = match_ids(stimulus_ids(models), stimulus_ids(data), names=("models", "data"), missing=missing)
     if len(match.matched) < 3:
-        raise NeurordlError(
-            f"3 shared stimuli or more are needed, but there are {len(match.matched)}\n{match}"
-        )
+        raise NeurordlError(f"3 shared stimuli or more are needed, not {len(match.matched)}\n{match}")
     ids = sorted(match.matched, key=natural_key)  # the same sums in whatever order the data came
     return similarity(reindex(models, ids), reindex(data, ids), comparison)
 
@@ -81,9 +79,7 @@ def shared_stimuli(models: Mapping[str, RDMs]) -> tuple[str, ...]:
     ids = stimulus_ids(rdms)
     for name, other in remaining:
         if other is not rdms and set(stimulus_ids(other)) != set(ids):
-            raise NeurordlError(
-                f"the models {first!r} and {name!r} have different stimuli; give RDMs of the same ones"
-            )
+            raise NeurordlError(f"the models {first!r} and {name!r} have different stimuli; give the same")
     return ids
 
 

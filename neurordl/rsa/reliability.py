@@ -191,8 +191,7 @@ def session_reliability(
     subjects, sessions = list(subjects or ()), list(sessions or ())
     if not len(vectors) == len(subjects) == len(sessions):
         raise NeurordlError(
-            f"each RDM needs a subject and a session, but there are {len(vectors)} RDMs, {len(subjects)} "
-            f"subjects and {len(sessions)} sessions"
+            f"{len(vectors)} RDMs, {len(subjects)} subjects and {len(sessions)} sessions: give one of each"
         )
     if len(set(sessions)) < 2:
         raise NeurordlError("session reliability takes RDMs of two sessions or more, but there is one")

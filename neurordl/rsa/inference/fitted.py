@@ -85,8 +85,7 @@ class Folds:
         """
         if self.subjects > len(subjects):
             raise NeurordlError(
-                f"{self.subjects} folds of subjects cannot be made of {len(subjects)} subjects: take from 1 "
-                "(no split) to as many as there are subjects"
+                f"{self.subjects} folds of subjects take as many subjects, not {len(subjects)}"
             )
         if len(stimuli) < 3 * self.stimuli:
             raise NeurordlError(
@@ -176,14 +175,12 @@ def fit_model(model: Model, data: Floats, comparison: ComparisonLike) -> Floats:
     if model.combine == "select":
         scores = nan_mean(similarity(rdms, data, comparison), 1)
         if not np.isfinite(scores).any():
-            raise NeurordlError(
-                f"no RDM of model {model.name!r} has a defined similarity with the training data"
-            )
+            raise NeurordlError(f"no RDM of model {model.name!r} has a similarity with the training data")
         return np.asarray(np.arange(len(rdms)) == np.nanargmax(scores), dtype=np.float64)
-    kernel = comparison.kernel
-    return _weights(
-        model.name, rdms, data, kernel if isinstance(kernel, InnerProducts) else InnerProducts(centered=True)
+    kernel = (
+        comparison.kernel if isinstance(comparison.kernel, InnerProducts) else InnerProducts(centered=True)
     )
+    return _weights(model.name, rdms, data, kernel)
 
 
 def _weights(name: str, rdms: Floats, data: Floats, kernel: InnerProducts) -> Floats:
@@ -199,9 +196,7 @@ def _weights(name: str, rdms: Floats, data: Floats, kernel: InnerProducts) -> Fl
     values, vectors = np.linalg.eigh(gram[:k, :k])
     positive = values > 1e-12 * values.max()
     if not positive.any() or not len(usable):
-        raise NeurordlError(
-            f"model {name!r} cannot be fitted: its RDMs, or the subjects', are constant on the training pairs"
-        )
+        raise NeurordlError(f"model {name!r} cannot be fitted: it or the data are constant on training pairs")
     goal = (gram[:k, usable] / lengths[usable]).sum(axis=1)
     root, basis = np.sqrt(values[positive]), vectors[:, positive].T
     weights, _ = optimize.nnls(root[:, None] * basis, basis @ goal / root)
@@ -323,9 +318,7 @@ def infer_fitted(
     evaluations, ceilings, variances = scores[None], bounds, None
     if resampling.resamples:
         if folds.hold_out and folds.splits < 2:
-            raise NeurordlError(
-                "the variance that splitting adds is estimated from two splits or more: Folds(splits=2)"
-            )
+            raise NeurordlError("the variance of splitting takes two splits or more: Folds(splits=2)")
         if draws is None:
             subjects, items = names or ([str(k) for k in range(size)] for size in (n, stimuli))
             draws = resampling.draw(subjects, items, fewest=(folds.subjects, 3 * folds.stimuli), rng=rng)
@@ -454,10 +447,7 @@ def evaluate_fitted(
     check_choice("combine", combine, ("weighted", "select"))
     fitted = [name for name, stack in models.items() if len(stack) > 1]
     if fitted and not folds.hold_out:
-        raise NeurordlError(
-            f"model {fitted[0]!r} is fitted, and nothing is held out from it: take 2 or more folds of "
-            "stimuli, Folds(stimuli=2), or of subjects"
-        )
+        raise NeurordlError(f"model {fitted[0]!r} is fitted, and nothing is held out: take Folds(stimuli=2)")
     match = match_ids(shared_stimuli(models), stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
     ids = tuple(sorted(match.matched, key=natural_key))
     stack = [Model(str(name), reindex(group, ids), combine) for name, group in models.items()]
