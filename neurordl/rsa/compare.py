@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, overload
 
 import numpy as np
@@ -16,13 +16,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import missing_groups, n_stimuli
-from neurordl.rdms.selection import (
-    check_one_per_subject,
-    descriptor_values,
-    reindex,
-    select_rdms,
-    stimulus_ids,
-)
+from neurordl.rdms.selection import check_one_per_subject, reindex, stimulus_ids
 
 
 def compare(
@@ -81,17 +75,6 @@ def shared_stimuli(models: Mapping[str, RDMs]) -> tuple[str, ...]:
         if other is not rdms and set(stimulus_ids(other)) != set(ids):
             raise NeurordlError(f"the models {first!r} and {name!r} have different stimuli; give the same")
     return ids
-
-
-def rdms_by_roi(
-    rdms: RDMs, roi: str | Sequence[str] | None, subjects: str | Sequence[str] | None
-) -> dict[str, RDMs]:
-    """One RDM per subject for each of some ROIs (None: all of them); RDMs without ROIs under the name ''."""
-    chosen = select_rdms(rdms, subjects=subjects)
-    if roi is None and "roi" not in rdms.rdm_descriptors:
-        return {"": check_one_per_subject(chosen)}
-    names = [roi] if isinstance(roi, str) else list(roi or dict.fromkeys(descriptor_values(chosen, "roi")))
-    return {name: check_one_per_subject(select_rdms(chosen, roi=name)) for name in names}
 
 
 def subject_vectors(rdms: RDMs | npt.ArrayLike) -> Floats:

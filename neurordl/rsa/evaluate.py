@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -29,10 +30,10 @@ from neurordl.measures.dissimilarities import (
 from neurordl.measures.kernels.distances import WIDE
 from neurordl.patterns.network import Compute, extract_patterns, read_batches
 from neurordl.rdms.compute import compute_rdms
-from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids, subject_names
-from neurordl.rsa.compare import rdms_by_roi, shared_stimuli
+from neurordl.rdms.selection import descriptor_values, rdms_by_roi, reindex, stimulus_ids, subject_names
+from neurordl.rsa.compare import shared_stimuli
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
-from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, RoiScores, Subjects, score_roi
+from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.validate import check_choice
 
@@ -157,9 +158,7 @@ def evaluate(
     compute = Compute.of(device)
     run = source if isinstance(source, RunLike) else None
     network = run.student if run is not None else source if isinstance(source, nn.Module) else None
-    match = match_ids(
-        _model_stimuli(source, stimuli), stimulus_ids(rdms), names=("stimuli", "RDMs"), missing=missing
-    )
+    match = match_ids(_model_stimuli(source, stimuli), stimulus_ids(rdms), missing=missing)
     chosen = choose_pairs(match.matched, run, pairs)
     brains = rdms_by_roi(rdms, roi, subjects)
     measured_by = "as given"
@@ -173,12 +172,13 @@ def evaluate(
         models = model_vectors(source, chosen.ids, layers)
     device = "cpu" if str(compute.device).startswith("mps") else compute.device  # products are in float64
     stack = np.where(chosen.keep, np.stack(list(models.values())), np.nan)
-    results = {}
+    results, coverages = {}, {}
     for name, brain in brains.items():
         data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
         study = Study(stack, data, comparison, device=device)
-        fitted = _fitted_subjects(brain, run, chosen, chosen_by_name=subjects is not None)
+        fitted = _fitted_subjects(brain, run, chosen, by_name=subjects is not None)
         results[name] = score_roi(study, fitted, resampling, chosen.ids)
+        coverages[name] = asdict(Coverage.of(stack, data, fitted, chosen.keep))
     names = list(models)
     common: dict[str, Any] = {
         "comparison": comparison.name,
@@ -190,7 +190,9 @@ def evaluate(
         **common,
         "source": type(source).__name__,
         "layers": names,
-        **_roi_settings(results, chosen.keep),
+        "subjects": {name: list(result.subjects.names) for name, result in results.items()},
+        "measured": coverages,
+        "subjects_agree_p": {name: result.agreement for name, result in results.items()},
         "bootstrap": resampling.name if resampling.resamples else None,
         "n_bootstrap": resampling.n if resampling.resamples else None,
         "variance": resampling.variance_method.name if "stimuli" in resampling.factors else None,
@@ -216,17 +218,6 @@ def evaluate(
         models=stack,
         means={name: result.mean_rdm for name, result in results.items()},
     )
-
-
-def _roi_settings(results: Mapping[str, RoiScores], keep: Bools) -> dict[str, object]:
-    """What the record says of the subjects of each ROI."""
-    records: dict[str, dict[str, object]] = {"subjects": {}, "measured": {}, "subjects_agree_p": {}}
-    for name, result in results.items():
-        coverage = Coverage.of(result.study.models, result.study.data, result.subjects, keep)
-        records["subjects"][name] = list(result.subjects.names)
-        records["measured"][name] = asdict(coverage)
-        records["subjects_agree_p"][name] = result.agreement
-    return dict(records)
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,9 +270,7 @@ def choose_pairs(ids: Sequence[str], run: RunLike | None, pairs: str | None) -> 
     return PairChoice(pairs, chosen, keep, int(is_used.sum()))
 
 
-def _fitted_subjects(
-    brain: RDMs, run: RunLike | None, chosen: PairChoice, *, chosen_by_name: bool
-) -> Subjects:
+def _fitted_subjects(brain: RDMs, run: RunLike | None, chosen: PairChoice, *, by_name: bool) -> Subjects:
     """Who is in the mean of a ROI, and what ``fitted`` says of each subject and of the mean."""
     names = subject_names(brain)
     if reserved := {"mean", "group"} & set(names):
@@ -299,8 +288,8 @@ def _fitted_subjects(
     if "subject" not in brain.rdm_descriptors and (run.fitted_ids or known):
         fitted = ["unknown"] * len(names)
     mixed = len(set(fitted)) > 1
-    pooled = tuple(chosen_by_name or not mixed or value != "yes" for value in fitted)
-    fitted.append(fitted[0] if not mixed else "some" if chosen_by_name else other)
+    pooled = tuple(by_name or not mixed or value != "yes" for value in fitted)
+    fitted.append(fitted[0] if not mixed else "some" if by_name else other)
     stimuli = {0: "no", len(chosen.ids): "yes"}.get(chosen.n_used, "some")
     stimuli = "one of each pair" if chosen.name == "cross" else stimuli
     return Subjects(names, pooled, tuple(f"stimuli: {stimuli}, subjects: {value}" for value in fitted))
@@ -313,15 +302,13 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
         if isinstance(source, RunLike) and source.held_out_ids:
             hint = f" (the run held out {len(source.held_out_ids)}, {source.held_out_ids[0]!r} and others)"
         raise NeurordlError(f"a network is evaluated on images: pass a StimulusSet as stimuli={hint}")
-    if isinstance(source, RunLike) and stimuli is not None:
-        before, now = source.preprocessing, stimuli.preprocessing
-        if before is not None and before != now:
-            raise NeurordlError(
-                f"the stimuli were prepared as {now}, but those of the run as {before}; prepare them alike"
-            )
-    if stimuli is not None:
-        return stimuli.ids
-    return shared_stimuli({names[0]: rdms for rdms, names in _stacks(source)})
+    if stimuli is None:
+        return shared_stimuli({names[0]: rdms for rdms, names in _stacks(source)})
+    before = source.preprocessing if isinstance(source, RunLike) else None
+    if before not in (None, stimuli.preprocessing):
+        now = f"the stimuli were prepared as {stimuli.preprocessing}"
+        raise NeurordlError(f"{now}, but those of the run as {before}; prepare them alike")
+    return stimuli.ids
 
 
 def _network_dissimilarity(dissimilarity: DissimilarityLike | None, rdms: RDMs) -> Dissimilarity:
@@ -378,25 +365,20 @@ def _network_vectors(
 def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
     """Names of layers whose patterns are kept together."""
     group: list[str] = []
-    total = 0
     for name, size in sizes.items():
-        if group and total + size > _PATTERN_BYTES:
+        if group and sum(sizes[member] for member in group) + size > _PATTERN_BYTES:
             yield group
-            group, total = [], 0
+            group = []
         group.append(name)
-        total += size
     yield group
 
 
 def weights_sha256(network: nn.Module | None) -> str | None:
     """Checksum of a network's weights; None without a network, or where it has none, as a quantized one."""
-    state: Mapping[str, Any] = network.state_dict() if network is not None else {}
-    if network is None or not all(isinstance(value, Tensor) for value in state.values()):
-        return None
-    try:
-        return sha256_state(state)
-    except (TypeError, RuntimeError):  # numpy has no numbers of this type
-        return None
+    if network is not None and all(isinstance(value, Tensor) for value in network.state_dict().values()):
+        with suppress(TypeError, RuntimeError):  # numpy has no numbers of this type
+            return sha256_state(network.state_dict())
+    return None
 
 
 def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str]) -> dict[str, Floats]:

@@ -133,9 +133,7 @@ def split_half(
     values = np.empty(n_splits)
     for k in range(n_splits):
         order = rng.permutation(len(vectors))
-        first, second = (
-            pooled(scaled[order[part]], comparison) for part in (slice(half), slice(half, 2 * half))
-        )
+        first, second = (pooled(scaled[rows], comparison) for rows in (order[:half], order[half : 2 * half]))
         values[k] = similarity(first, second, comparison)[0, 0]
     return 2 * values / (1 + values) if spearman_brown else values
 

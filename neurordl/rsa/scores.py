@@ -307,12 +307,11 @@ class Evaluation:
         out = Path(folder)
         make_folder(out)
         match = {name: getattr(self.match, name) for name in ("matched", "missing", "unused", "reordered")}
+        record = {"settings": self.settings, "match": match, "versions": versions()}
         write_text(out / "scores.csv", self.frame.to_csv(index=False))
         write_text(out / "differences.csv", self.differences.to_csv(index=False))
         self._save_arrays(out / "evaluation.h5")
-        write_json(
-            out / "evaluation.json", {"settings": self.settings, "match": match, "versions": versions()}
-        )
+        write_json(out / "evaluation.json", record)
         return out
 
     def _save_arrays(self, path: Path) -> None:
@@ -402,11 +401,10 @@ class Evaluation:
     def _notes_on_pairs(self) -> list[str]:
         """Notes on few pairs and on those that were not measured; once where it is the same in every ROI."""
         rois: dict[str, list[str]] = {}
-        coverages = self._coverages
+        coverages, n = self._coverages, self.settings.get("n_stimuli", 0)
         for roi, coverage in coverages.items():
             resampled = "stimuli" in self.inferences[roi].resampling.factors
-            numbers = {"pairs": coverage.compared, "requested": coverage.requested}
-            few = few_pairs(self.settings["n_stimuli"], resampled=resampled, **numbers)
+            few = few_pairs(n, coverage.compared, resampled=resampled, requested=coverage.requested)
             for note in filter(None, [few, coverage.note]):
                 rois.setdefault(note, []).append(roi)
         return [

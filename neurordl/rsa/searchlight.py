@@ -257,9 +257,8 @@ def searchlight(
         warnings.warn(f"all scores are NaN: {reason}", UserWarning, stacklevel=2)
     names = {"dissimilarity": measure.name, "comparison": comparison.name}
     settings = {"radius": radius, "threshold": threshold, **names, "center": center}
-    return Searchlight(
-        *(tuple(named), scores, spheres.places, spheres.n_voxels, match, settings), grid=_grid_of(patterns)
-    )
+    grid = _grid_of(patterns)
+    return Searchlight(tuple(named), scores, spheres.places, spheres.n_voxels, match, settings, grid)
 
 
 def _grid_of(patterns: DatasetBase) -> Grid | None:

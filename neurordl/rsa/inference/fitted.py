@@ -20,9 +20,9 @@ from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import n_stimuli
 from neurordl.measures.kernels.similarities import InnerProducts
-from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
+from neurordl.rdms.selection import rdms_by_roi, reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
-from neurordl.rsa.compare import rdms_by_roi, shared_stimuli, similarity
+from neurordl.rsa.compare import shared_stimuli, similarity
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference
 from neurordl.rsa.inference.resampling import Draws, Resampling, covariances, expanded, find_resampling
 from neurordl.validate import check_choice, check_count
@@ -312,9 +312,8 @@ def infer_fitted(
     n, stimuli = len(data), n_stimuli(data.shape[1])
     seed = resampling.seed if resampling.resamples else folds.seed
     rng = None if folds.seed is None else np.random.default_rng(seed)
-    scores, bounds = cross_validate(
-        models, data, comparison, folds.split(np.arange(n), np.arange(stimuli), rng)
-    )
+    parts = folds.split(np.arange(n), np.arange(stimuli), rng)
+    scores, bounds = cross_validate(models, data, comparison, parts)
     evaluations, ceilings, variances = scores[None], bounds, None
     if resampling.resamples:
         if folds.hold_out and folds.splits < 2:
@@ -323,13 +322,13 @@ def infer_fitted(
             subjects, items = names or ([str(k) for k in range(size)] for size in (n, stimuli))
             draws = resampling.draw(subjects, items, fewest=(folds.subjects, 3 * folds.stimuli), rng=rng)
         assert draws is not None
-        parts = [draws]
+        bootstraps = [draws]
         if len(draws.factors) > 1:
-            parts += [Draws(draws.subjects, None), Draws(None, draws.stimuli)]
-        results = [_resampled_folds(models, data, comparison, part, folds, rng) for part in parts]
+            bootstraps += [Draws(draws.subjects, None), Draws(None, draws.stimuli)]
+        results = [_resampled_folds(models, data, comparison, part, folds, rng) for part in bootstraps]
         evaluations, ceilings = (np.stack([result[k] for result in results], axis=-1) for k in range(2))
         variances = _without_splitting(evaluations, ceilings)
-        if len(parts) == 1:
+        if len(bootstraps) == 1:
             evaluations, ceilings, variances = evaluations[..., 0], ceilings[..., 0], variances[0]
     spread = resampling.spread(variances, len(models), n, stimuli)
     lower, upper = nan_mean(bounds, 1)

@@ -351,9 +351,8 @@ class ComponentVariance(Variance):
             without = without[:, alive]
             subjects = _mean_and_private(scores[None, alive])[1] * over_subjects
             pairs, private_pairs = (part / spare for part in _mean_and_private(residuals))
-            jackknife, private = (
-                part * (n - 1) / n for part in _mean_and_private(without - without.mean(axis=0))
-            )
+            deviations = without - without.mean(axis=0)
+            jackknife, private = (part * (n - 1) / n for part in _mean_and_private(deviations))
             if over_subjects:
                 pairs, jackknife = pairs - private_pairs, jackknife - private
             rows = np.flatnonzero(alive)
@@ -503,9 +502,7 @@ class Resampling:
     def check_size(self, factor: str, n: int, fewest: int) -> None:
         """Refuse so few subjects or stimuli that resamples cannot be drawn of them."""
         if factor == "subjects" and n < 2:
-            raise NeurordlError(
-                "one subject cannot be resampled; resample the stimuli, or give more subjects"
-            )
+            raise NeurordlError("one subject cannot be resampled; resample stimuli, or give more subjects")
 
     def draw(
         self,
