@@ -18,7 +18,7 @@ from scipy import stats
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError, explain
-from neurordl.io import make_folder, read_json, write_json
+from neurordl.io import differing, make_folder, read_json, write_json
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.validate import check_choice, check_columns
 
@@ -95,9 +95,7 @@ def _open_folder(out: Path, fingerprint: Mapping[str, Any]) -> None:
     settings, rows = out / SETTINGS, out / ROWS
     if settings.is_file():
         earlier = read_json(settings)
-        earlier = earlier if isinstance(earlier, dict) else {}
-        keys = {**fingerprint, **earlier}
-        if different := [key for key in keys if earlier.get(key) != fingerprint.get(key)]:
+        if different := differing(fingerprint, earlier if isinstance(earlier, dict) else {}):
             difference = f"rows of other settings, which differ in {', '.join(different)}"
             raise NeurordlError(f"{out} holds {difference}; choose another folder, or delete that one")
     elif rows.is_dir() and any(rows.iterdir()):
@@ -174,8 +172,7 @@ def subtract_reference(
     conditions = list(frame[condition].unique())
     check_choice("reference", reference, conditions)
     if frame.duplicated([condition, *pair]).any():
-        columns = ", ".join(pair)
-        raise NeurordlError(f"a {condition} occurs twice with the same {columns}; name more columns in pair=")
+        raise NeurordlError(f"a {condition} occurs twice with the same {', '.join(pair)}; add to pair=")
     table = frame.pivot(index=list(pair), columns=condition, values=value).astype(float)
     compared = [name for name in conditions if name != reference]
     return table[compared].sub(table[reference], axis=0)
@@ -206,11 +203,9 @@ def crossed_interval(values: Floats, confidence: float = 0.95) -> tuple[float, f
         If a cell has no finite value, there is no axis, or an axis has a single level.
     """
     if not values.ndim or min(values.shape) < 2 or not np.isfinite(values).all():
-        undefined = int((~np.isfinite(values)).sum())
-        raise NeurordlError(
-            "crossed values need a finite number in every cell and two or more levels of each factor, but "
-            f"have shape {values.shape} and {undefined} undefined cells"
-        )
+        shape = f"{values.shape} with {int((~np.isfinite(values)).sum())} undefined cells"
+        needed = "a finite number in every cell and two or more levels of each factor"
+        raise NeurordlError(f"crossed values need {needed}, but have shape {shape}")
     axes = range(values.ndim)
     means = [values.mean(axis=tuple(other for other in axes if other != axis)) for axis in axes]
     parts = np.array([mean.var(ddof=1) / len(mean) for mean in means])
@@ -218,5 +213,5 @@ def crossed_interval(values: Floats, confidence: float = 0.95) -> tuple[float, f
     if variance <= (np.finfo(float).eps * np.abs(values).max()) ** 2:
         return mean, mean, mean
     freedom = variance**2 / (parts**2 / (np.array(values.shape) - 1)).sum()
-    reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
-    return mean, mean - reach, mean + reach
+    low, high = stats.t.interval(confidence, freedom, mean, math.sqrt(variance))
+    return mean, float(low), float(high)

@@ -315,6 +315,17 @@ def read_frame(path: str | os.PathLike[str], *, keep: Sequence[str] = ("id", "st
     return frame
 
 
+def differing(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Keys under which two records differ, each with both values where these are short."""
+    different = []
+    for key in {**now, **before}:
+        # as text, for losses in another order would take each other's parameters
+        if json.dumps(now.get(key)) != json.dumps(before.get(key)):
+            values = f" ({before.get(key, 'nothing')} before, {now.get(key, 'nothing')} now)"
+            different.append(key + (values if len(values) <= 90 else ""))
+    return different
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file; if it is missing, unreadable or malformed, a `NeurordlError` names it."""
     with damage_named(path):

@@ -199,8 +199,7 @@ def _from_factory(package: str, factory: str, options: Mapping[str, Any]) -> nn.
     with explain(f"{package}:{factory} could not be called with {dict(options)}"):
         network = network if isinstance(network, nn.Module) else network(**options)
     if not isinstance(network, nn.Module):
-        result = type(network).__name__
-        raise NeurordlError(f"{package}:{factory} gave {result}; it must return a torch.nn.Module")
+        raise NeurordlError(f"{package}:{factory} gave {type(network).__name__}; return a torch.nn.Module")
     return network
 
 

@@ -12,14 +12,13 @@ import inspect
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurordl.errors import NeurordlError
 
-Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 Options = ParamSpec("Options")
 
 
@@ -178,7 +177,7 @@ def _named(**layers: nn.Module | list[nn.Module]) -> nn.Module:
     return nn.Sequential(OrderedDict(blocks))
 
 
-def _he(layer: Layer) -> Layer:
+def _he(layer: nn.Conv2d | nn.Linear) -> nn.Module:
     """Give a layer before a ReLU the weights of He et al. (2015, arXiv 1502.01852), and zero biases."""
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     if layer.bias is not None:

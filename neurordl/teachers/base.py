@@ -68,10 +68,8 @@ class Teacher(Protocol):
     transformed: bool = False
     """Whether its RDMs are standardized or ranked, so that they have no unit."""
 
-    @property
-    def dissimilarity(self) -> DissimilarityLike | None:
-        """The dissimilarity of its RDMs, or None if it is not known."""
-        return None
+    dissimilarity: DissimilarityLike | None = None
+    """The dissimilarity of its RDMs, or None if it is not known."""
 
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
         """The RDMs of a batch; `features` are those of the teacher's own network, if it has one."""
@@ -131,9 +129,7 @@ class ById:
             )
         rows = np.array([self._row.get(stimulus, -1) for stimulus in ids], dtype=np.int64)
         if self.missing == "error" and (rows < 0).any():
-            match_ids(
-                ids, self.ids, names=("stimuli", self.content), missing="error"
-            )  # raises an error that names them
+            self.match(ids)  # raises an error that names them
         return rows
 
     def match(self, ids: Sequence[str]) -> Match:
@@ -158,10 +154,6 @@ class ById:
         rows = {self._row[stimulus] for stimulus in match.matched}
         lacking = {subject: len(rows & unseen) for subject, unseen in self._unseen.items()}
         return replace(match, lacking={subject: count for subject, count in lacking.items() if count})
-
-    def prepare(self, ids: Sequence[str]) -> Match:
-        """Match the training stimuli, once, before the first step."""
-        return self.match(ids)
 
     def permuted(self, ids: Sequence[str], seed: int, within: Mapping[str, object] | None = None) -> Self:
         """A control: the same teacher with the ids of the training stimuli permuted.
@@ -188,14 +180,15 @@ class ById:
         NeurordlError
             If ids do not match, or nothing can be permuted because no category has two stimuli.
         """
-        if within is not None and not isinstance(within, Mapping):
-            category = f"within: expected a mapping from id to category, got {type(within).__name__}"
-            raise NeurordlError(f"{category}; give dict(zip(ids, categories))")
+        stimuli = sorted(self.match(ids).matched, key=natural_key)
+        categories = dict.fromkeys(stimuli) if within is None else within
+        if not isinstance(categories, Mapping):
+            raise NeurordlError(f"within={within!r:.40}: expected a mapping from id to category")
         blocks: dict[object, list[str]] = {}
-        for stimulus in sorted(self.match(ids).matched, key=natural_key):
-            if within is not None and stimulus not in within:
+        for stimulus in stimuli:
+            if stimulus not in categories:
                 raise NeurordlError(f"within: stimulus {stimulus!r} has no category; give it one")
-            blocks.setdefault(within[stimulus] if within is not None else None, []).append(stimulus)
+            blocks.setdefault(categories[stimulus], []).append(stimulus)
         if max(map(len, blocks.values())) < 2:
             raise NeurordlError("no category has two stimuli, so nothing can be permuted within categories")
         rng = np.random.default_rng(seed)

@@ -126,12 +126,7 @@ class LayerTeacher(Teacher):
 
     def __init__(self, network: NetworkTeacher, layer: str, dissimilarity: DissimilarityLike) -> None:
         self.network, self.layer = network, layer
-        self._dissimilarity = network_dissimilarity(dissimilarity)
-
-    @property
-    def dissimilarity(self) -> Dissimilarity:
-        """The dissimilarity of its RDMs."""
-        return self._dissimilarity
+        self.dissimilarity: Dissimilarity = network_dissimilarity(dissimilarity)
 
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
         """The RDM of the network's features for this batch.
@@ -156,8 +151,4 @@ class LayerTeacher(Teacher):
 
     def describe(self) -> Record:
         """What ``run.json`` records of the network, with this layer and its dissimilarity."""
-        return {
-            **self.network.describe(),
-            "layer": self.layer,
-            "dissimilarity": self.dissimilarity.name,
-        }
+        return {**self.network.describe(), "layer": self.layer, "dissimilarity": self.dissimilarity.name}

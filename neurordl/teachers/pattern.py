@@ -17,16 +17,16 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import Match, check_ids, natural_key
 from neurordl.io import sha256_array
 from neurordl.measures.condensed import pair_number
-from neurordl.measures.dissimilarities import DissimilarityLike, find_dissimilarity
+from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.rdms.source import Center, Source, check_rates
-from neurordl.teachers.base import Batch, ById, Missing, Target
+from neurordl.teachers.base import Batch, ById, Missing, Target, Teacher
 from neurordl.teachers.rdm import Pool, pool_subjects
 from neurordl.validate import check_choice
 
 Patterns = DatasetBase | tuple[npt.ArrayLike, Sequence[str]]
 
 
-class PatternTeacher(ById):
+class PatternTeacher(ById, Teacher):
     """Measured patterns as a teacher: each batch's RDM is computed from its patterns.
 
     No matrix of stimuli × stimuli is ever needed: a batch of b stimuli costs b rows of channels and b²
@@ -73,24 +73,18 @@ class PatternTeacher(ById):
         if isinstance(patterns, DatasetBase):
             patterns = {str(patterns.descriptors.get("subject", "unnamed")): patterns}
         if not isinstance(patterns, Mapping) or not patterns:
-            raise NeurordlError(
-                "patterns: expected a mapping from subject to patterns, such as {'s01': dataset}"
-            )
+            raise NeurordlError("patterns: expected a mapping from subject to patterns: {'s01': dataset}")
         self.center = check_choice("center", center, (None, *get_args(Center)))
         self.batches = check_choice("batches", batches, ("subject", "shared"))
         self.pool, self.transformed = pool, pool == "zscore"
-        self.dissimilarity = measure = find_dissimilarity(dissimilarity)
+        self.dissimilarity: Dissimilarity = find_dissimilarity(dissimilarity)
+        measure = self.dissimilarity
         measure.check_precision(precision is not None)
+        datasets = {str(name): _dataset(name, values) for name, values in patterns.items()}
         by_run = measure.needs_runs or center == "run"
         self._sources = {
-            str(name): Source(
-                _dataset(name, patterns[name]),
-                f"subject {name}",
-                by_run=by_run,
-                dtype=np.float32,
-                sums=np.float32,
-            )
-            for name in sorted(patterns, key=lambda name: natural_key(str(name)))
+            name: Source(datasets[name], f"subject {name}", by_run=by_run, dtype=np.float32, sums=np.float32)
+            for name in sorted(datasets, key=natural_key)
         }
         ids = dict.fromkeys(stimulus for source in self._sources.values() for stimulus in source.ids)
         super().__init__(list(ids), missing, "patterns")
@@ -102,13 +96,11 @@ class PatternTeacher(ById):
         self._functions: dict[str, Callable[..., Tensor]] = dict.fromkeys(self.subjects, measure)
         self._precision_sha256: dict[str, str] = {}
         if precision is not None:
-            by_subject = (
-                precision if isinstance(precision, Mapping) else dict.fromkeys(self.subjects, precision)
-            )
-            if absent := [name for name in self.subjects if name not in by_subject]:
-                raise NeurordlError(f"precision: no matrix for {', '.join(absent)}")
+            matrices = precision if isinstance(precision, Mapping) else dict.fromkeys(datasets, precision)
             for name, source in self._sources.items():
-                matrix = torch.as_tensor(np.asarray(by_subject[name]), dtype=torch.float32)
+                if name not in matrices:
+                    raise NeurordlError(f"precision: no matrix for {name}; give one for each subject")
+                matrix = torch.as_tensor(np.asarray(matrices[name]), dtype=torch.float32)
                 self._precision_sha256[name] = sha256_array(matrix)
                 self._functions[name] = measure.with_precision(matrix, source.n_channels)
         self._sha256: dict[str, str] = {}
@@ -116,8 +108,8 @@ class PatternTeacher(ById):
 
     def prepare(self, ids: Sequence[str]) -> Match:
         """Match the training stimuli, check their patterns, and compute the mean that is removed."""
-        match = super().prepare(ids)
-        stimuli = [self._true(stimulus) for stimulus in match.matched]
+        match = self.match(ids)
+        stimuli = [self.ids[row] for row in self.rows(match.matched)]  # of others in a permuted control
         centered = {}
         for name, source in self._sources.items():
             seen = [source.numbers[stimulus] for stimulus in stimuli if stimulus in source.numbers]
@@ -131,17 +123,13 @@ class PatternTeacher(ById):
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
         """Compute the RDMs of a batch's ids, one per subject or pooled; unmeasured pairs have weight 0."""
         if self._centered is None and self.center is not None:
-            raise NeurordlError(
-                "center= needs the training stimuli: call teacher.prepare(ids) before the first step"
-            )
+            raise NeurordlError("center= needs the training stimuli: call teacher.prepare(ids) first")
         names = [self.ids[row] if row >= 0 else "" for row in self.rows(batch.ids)]
         device = batch.images.device
         sources = self._centered or self._sources
         vectors = np.stack([self._rdm(name, source, names, device) for name, source in sources.items()])
-        weights = np.isfinite(vectors).astype(np.float64)
-        pooled, weights = pool_subjects(vectors, weights, self.pool)
-        rdms = torch.from_numpy(np.nan_to_num(pooled, nan=0.0)).float()
-        return Target(rdms.to(device), torch.from_numpy(weights).float().to(device))
+        pooled = pool_subjects(vectors, np.isfinite(vectors).astype(np.float64), self.pool)
+        return Target(pooled.rdms.to(device), pooled.weights.to(device))
 
     def _rdm(
         self, subject: str, source: Source, names: Sequence[str], device: torch.device
@@ -165,10 +153,9 @@ class PatternTeacher(ById):
         counts = source.counts[numbers]
         used = np.flatnonzero(counts.any(axis=0))
         if (counts[:, used] != counts[0, used[0]]).any():
-            raise NeurordlError(
-                f"{self.dissimilarity} needs each stimulus equally often in every run, but {source.label} "
-                f"has other repeats of {source.ids[numbers[0]]!r} than of another stimulus; drop one of them"
-            )
+            needed = f"{self.dissimilarity} needs each stimulus equally often in every run"
+            repeats = f"{source.label} has other repeats of {source.ids[numbers[0]]!r} than of another one"
+            raise NeurordlError(f"{needed}, but {repeats}; drop one of them")
         patterns = source.by_run(numbers)
         return patterns if len(used) == len(patterns) else patterns[torch.from_numpy(used)]
 
@@ -176,21 +163,15 @@ class PatternTeacher(ById):
         """Ids that may share a batch: all, if all subjects saw them; else a subject's, or the shared ones."""
         known = [stimulus for stimulus in ids if stimulus in self._row]
         seen = [
-            [stimulus for stimulus in known if self._true(stimulus) in source.numbers]
+            [stimulus for stimulus in known if self.ids[self._row[stimulus]] in source.numbers]
             for source in self._sources.values()
         ]
         shared = set(seen[0]).intersection(*seen[1:])
         if self.batches == "shared" and len(shared) < 3:
-            raise NeurordlError(
-                f"the subjects share {len(shared)} of the stimuli, too few for a batch; use batches='subject'"
-            )
+            raise NeurordlError(f"the subjects share {len(shared)} stimuli, too few; use batches='subject'")
         if self.batches == "shared" or all(len(group) == len(shared) for group in seen):
             return [[stimulus for stimulus in seen[0] if stimulus in shared]]
         return list({frozenset(group): group for group in seen if group}.values())
-
-    def _true(self, stimulus: str) -> str:
-        """Return the stimulus whose patterns stand for an id (another one in a permuted control)."""
-        return self.ids[self._row[stimulus]]
 
     def describe(self) -> dict[str, Any]:
         """Return the subjects, dissimilarity, centering, share of measured stimuli and checksums."""
@@ -220,8 +201,5 @@ def _dataset(name: str, patterns: Patterns) -> DatasetBase:
     values, ids = patterns
     values, ids = np.asanyarray(values), check_ids(ids, f"patterns of {name}")
     if values.ndim != 2 or len(values) != len(ids):
-        raise NeurordlError(
-            f"the patterns of {name} have shape {values.shape}: expected ({len(ids)}, channels), a row "
-            "for each id"
-        )
+        raise NeurordlError(f"patterns of {name} have shape {values.shape}: expected ({len(ids)}, channels)")
     return Dataset(values, obs_descriptors={"stimulus": list(ids)})

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from rsatoolbox.rdm import RDMs
 from torch import Tensor
@@ -15,15 +16,15 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
 from neurordl.io import sha256_array
 from neurordl.measures.condensed import condensed_index, pair_number, unmeasured_stimuli
-from neurordl.measures.dissimilarities import dissimilarity_from_text
+from neurordl.measures.dissimilarities import Dissimilarity, dissimilarity_from_text
 from neurordl.rdms.selection import check_one_per_subject, reindex, select_rdms, stimulus_ids, subject_names
-from neurordl.teachers.base import Batch, ById, Missing, Record, Target
+from neurordl.teachers.base import Batch, ById, Missing, Record, Target, Teacher
 from neurordl.validate import check_choice, check_number
 
 Pool = Literal["mean", "zscore", "subjects"]
 
 
-class RDMTeacher(ById):
+class RDMTeacher(ById, Teacher):
     """Precomputed RDMs as a teacher: brain measurements, behavior, or a model.
 
     Parameters
@@ -78,19 +79,17 @@ class RDMTeacher(ById):
         self.roi, self.pool = roi, pool
         self.pair_weights = check_choice("pair_weights", pair_weights, (None, "reliability"))
         self.shrinkage = shrinkage if pair_weights is not None else None
-        self.dissimilarity = dissimilarity_from_text(rdms.dissimilarity_measure)
+        self.dissimilarity: Dissimilarity | None = dissimilarity_from_text(rdms.dissimilarity_measure)
         self.transformed = pool == "zscore" or "rank" in str(rdms.dissimilarity_measure)
         self.sha256 = sha256_array(vectors)
         self.rdm_sha256 = [sha256_array(vector) for vector in vectors]
         measured = np.isfinite(vectors)
-        unseen = [set(unmeasured_stimuli(of_subject)) for of_subject in measured]
+        unseen = (set(unmeasured_stimuli(of_subject)) for of_subject in measured)
         self._unseen = dict(zip(self.subjects, unseen, strict=True))
         weights = measured.astype(np.float64)
         if pair_weights is not None:
             weights = weights * _reliability(vectors, shrinkage)
-        pooled, weights = pool_subjects(vectors, weights, pool)
-        self._rdms = torch.from_numpy(np.nan_to_num(pooled, nan=0.0)).float()
-        self._weights = torch.from_numpy(weights).float()
+        self._pooled = pool_subjects(vectors, weights, pool)
 
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
         """The RDMs of the ids of a batch; pairs that were not measured have weight 0."""
@@ -103,8 +102,8 @@ class RDMTeacher(ById):
         unknown = (low < 0) | (low == high)  # a stimulus that came twice makes no pair with itself
         pairs = pairs.masked_fill(unknown, 0)
         device = batch.images.device
-        weights = self._weights.index_select(1, pairs).masked_fill(unknown, 0.0)
-        return Target(self._rdms.index_select(1, pairs).to(device), weights.to(device))
+        weights = self._pooled.weights.index_select(1, pairs).masked_fill(unknown, 0.0)
+        return Target(self._pooled.rdms.index_select(1, pairs).to(device), weights.to(device))
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
         """Ids that may share a batch: all that are known."""
@@ -121,7 +120,7 @@ class RDMTeacher(ById):
             "shrinkage": self.shrinkage,
             "dissimilarity": self.dissimilarity and self.dissimilarity.name,
             "stimuli": len(self.ids),
-            "measured_pairs": float((self._weights > 0).float().mean()),
+            "measured_pairs": float((self._pooled.weights > 0).float().mean()),
             "control": self.control,
             "sha256": self.sha256,
             "rdm_sha256": self.rdm_sha256,  # by which RDMs are recognized if subjects are renamed
@@ -142,21 +141,18 @@ def _reliability(vectors: Floats, shrinkage: float) -> Floats:
     check_number("shrinkage", shrinkage, 0, 1)
     if len(vectors) < 2:
         raise NeurordlError("pair_weights='reliability' needs the RDMs of two subjects or more; this is one")
-    n_subjects = np.isfinite(vectors).sum(axis=0)
-    several = n_subjects > 1
-    if not several.any():
+    variance = pd.DataFrame(_standardize(vectors)).var().to_numpy()  # NaN for pairs of a single subject
+    if np.isnan(variance).all():
         raise NeurordlError("pair_weights='reliability' needs pairs that two subjects or more measured")
-    variance = np.full(vectors.shape[1], np.nan)
-    variance[several] = np.nanvar(_standardize(vectors)[:, several], axis=0, ddof=1)
     mean = np.nanmean(variance)
     variance = np.where(np.isnan(variance), mean, (1 - shrinkage) * variance + shrinkage * mean)
     if not (variance > 0).all():
         raise NeurordlError("pair_weights: a pair has no variance across subjects; use shrinkage > 0")
     weights = 1.0 / variance
-    return np.asarray(weights / weights[n_subjects > 0].mean())
+    return np.asarray(weights / weights[np.isfinite(vectors).any(axis=0)].mean())
 
 
-def pool_subjects(vectors: Floats, weights: Floats, pool: str) -> tuple[Floats, Floats]:
+def pool_subjects(vectors: Floats, weights: Floats, pool: str) -> Target:
     """One RDM for all subjects, or one for each, with the weight of each pair.
 
     Parameters
@@ -168,13 +164,11 @@ def pool_subjects(vectors: Floats, weights: Floats, pool: str) -> tuple[Floats, 
 
     Returns
     -------
-    rdms, weights : array, (1 or n_subjects, n_pairs)
-        RDMs, NaN where no subject measured a pair, and weights, 0 there. A pooled pair's weight is the mean
-        weight over the subjects who measured it.
+    Target
+        RDMs and weights, (1 or n_subjects, n_pairs), both 0 where no subject measured a pair. A pooled pair's
+        weight is the mean weight over the subjects who measured it.
     """
-    if check_choice("pool", pool, get_args(Pool)) == "subjects":
-        return vectors, weights
-    weights = np.where(np.isfinite(vectors), weights, np.nan)
-    if pool == "zscore":
-        vectors = _standardize(vectors)
-    return nan_mean(vectors, axis=0)[None], np.nan_to_num(nan_mean(weights, axis=0))[None]
+    if check_choice("pool", pool, get_args(Pool)) != "subjects":
+        weights = nan_mean(np.where(np.isfinite(vectors), weights, np.nan), axis=0)[None]
+        vectors = nan_mean(_standardize(vectors) if pool == "zscore" else vectors, axis=0)[None]
+    return Target(*(torch.from_numpy(np.nan_to_num(values)).float() for values in (vectors, weights)))

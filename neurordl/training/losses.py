@@ -59,10 +59,7 @@ def check_weight(weight: Weight) -> Weight:
     """Return the weight if it is a number of 0 or more, a function of the step or a `TaskRatio`."""
     if isinstance(weight, TaskRatio) or (callable(weight) and not isinstance(weight, nn.Module)):
         return weight
-    try:
-        return check_number("weight", weight, 0)
-    except NeurordlError as error:
-        raise NeurordlError(f"{error}, a function of the step, or TaskRatio(ratio)") from None
+    return check_number("weight", weight, 0, remedy="or give a function of the step, or TaskRatio(ratio)")
 
 
 def weight_at(step: int | None, loss: TransferLoss, value: Tensor, task: Tensor | None) -> float | Tensor:
@@ -193,10 +190,9 @@ def check_loss(loss: Any) -> TransferLoss:
     if not callable(loss) or (is_module and type(loss).forward is nn.Module.forward):
         missing.append("forward" if is_module else "__call__")
     if missing:
-        raise NeurordlError(
-            f"losses: a {type(loss).__name__} is no loss, for it lacks {', '.join(missing)}; make one with "
-            "RDMLoss(teacher, layer=...), or derive your own from neurordl.TransferLoss, which has defaults"
-        )
+        remedy = "make one with RDMLoss(teacher, layer=...), or derive your own from neurordl.TransferLoss"
+        lacking = f"a {type(loss).__name__} is no loss, for it lacks {', '.join(missing)}"
+        raise NeurordlError(f"losses: {lacking}; {remedy}")
     if isinstance(loss.teacher, NetworkTeacher):
         example = f"teacher[{loss.teacher.layers[0]!r}]"
         raise NeurordlError(f"{loss.name}: its teacher is a network; give one of its layers, as in {example}")
@@ -286,10 +282,8 @@ class RDMLoss(TransferLoss):
             difference = f"of {self.dissimilarity} with the teacher's {theirs} RDM"
         else:
             return
-        raise NeurordlError(
-            f"comparison={self.comparison!r} {difference} has no common unit; use 'corr', the same "
-            "dissimilarity for both, or scale=True"
-        )
+        remedy = "use 'corr', the same dissimilarity for both, or scale=True"
+        raise NeurordlError(f"comparison={self.comparison!r} {difference} has no common unit; {remedy}")
 
     def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """The mean loss over the teacher's RDMs for which it is defined."""
@@ -304,10 +298,8 @@ class RDMLoss(TransferLoss):
                 rdm = rdm * _best_scale(rdm.detach(), goal, weights)
             values = self._compare(rdm.expand_as(goal), goal, weights)
         if values.shape not in ((), goal.shape[:1]):
-            raise NeurordlError(
-                f"comparison {self.comparison!r} gave values of the shape {tuple(values.shape)} for "
-                f"{len(goal)} RDMs: it must return one for each"
-            )
+            shape = f"the shape {tuple(values.shape)} for {len(goal)} RDMs: it must return one for each"
+            raise NeurordlError(f"comparison {self.comparison!r} gave values of {shape}")
         defined = torch.isfinite(values)
         mean = torch.where(defined, values, 0.0).sum() / defined.sum().clamp(min=1)
         return torch.where(defined.any(), mean, torch.nan)
@@ -318,9 +310,7 @@ class RDMLoss(TransferLoss):
         weights = target.weights.to(rdm.dtype) * defined
         if self.pairs != "all":
             if batch.labels is None:
-                raise NeurordlError(
-                    f"pairs={self.pairs!r} needs the labels of the stimuli in the StimulusSet"
-                )
+                raise NeurordlError(f"pairs={self.pairs!r} needs the labels of the stimuli; give labels=")
             i, j = condensed_index(len(batch.labels), batch.labels.device)
             same = (batch.labels[i] == batch.labels[j]).to(rdm.device)
             weights = weights * (same if self.pairs == "within" else ~same)

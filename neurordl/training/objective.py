@@ -99,8 +99,7 @@ class Objective:
         self.names = _unique([loss.name for loss in self.losses])
         self.loss_modules = nn.ModuleList(loss for loss in self.losses if isinstance(loss, nn.Module))
         self._layers = list(dict.fromkeys(layer for loss in self.losses for layer in layers_of(loss)))
-        networks = [loss.network for loss in self.losses]
-        self._networks = list({id(network): network for network in networks if network is not None}.values())
+        self._networks = dict.fromkeys(loss.network for loss in self.losses if loss.network is not None)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the losses that have some, for the optimizer of your own training loop."""
@@ -193,7 +192,7 @@ class Objective:
 
     def _transfer(self, features: Features, batch: Batch, processes: Processes | None) -> dict[str, Tensor]:
         """The value of each transfer loss on the batch of all processes."""
-        by_network: dict[int, Features] = {id(network): network.features(batch) for network in self._networks}
+        by_network: dict[Any, Features] = {network: network.features(batch) for network in self._networks}
         if processes is not None and self.losses:
             features, *of_networks = (
                 {name: processes.gather(tensor) for name, tensor in part.items()}
@@ -207,7 +206,7 @@ class Objective:
             )
         values = {}
         for name, loss in zip(self.names, self.losses, strict=True):
-            values[name] = loss(features, by_network.get(id(loss.network), {}), batch)
+            values[name] = loss(features, by_network.get(loss.network, {}), batch)
             if not isinstance(values[name], Tensor) or values[name].ndim:
                 raise NeurordlError(f"{name}: a loss returns a tensor of shape (), not {values[name]!r:.60}")
         return values

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,20 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from neurordl import students
+from neurordl import io, students
 from neurordl.errors import NeurordlError
-from neurordl.io import (
-    CHECKPOINT,
-    RUN_RECORD,
-    check_run_folder,
-    damage_named,
-    make_folder,
-    read_json,
-    sha256_array,
-    write_bytes,
-    write_json,
-    write_text,
-)
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import load_weights
 from neurordl.teachers.base import Record
@@ -129,11 +116,9 @@ class Run:
         stimuli = StimulusSet.from_folder(folder, **self.preprocessing.as_dict())
         before = record.get("pixels_sha256")
         comparable = before and ids and set(ids) <= set(stimuli.ids)
-        if comparable and sha256_array(stimuli.subset(ids).pixels) != before:
-            raise NeurordlError(
-                f"the images in {folder} are not those that the run was fitted on, though their names are "
-                "the same; give the folder of the original ones"
-            )
+        if comparable and io.sha256_array(stimuli.subset(ids).pixels) != before:
+            problem = f"the images in {folder} are not those that the run was fitted on, but have their names"
+            raise NeurordlError(f"{problem}; give the folder of the original ones")
         return stimuli
 
 
@@ -164,12 +149,11 @@ def load_run(
     """
     check_choice("weights", weights, ("best", "last"))
     folder = Path(out)
-    if not (folder / RUN_RECORD).is_file():
-        raise NeurordlError(f"{folder} holds no run ({RUN_RECORD} is missing)")
-    record = read_json(folder / RUN_RECORD)
+    if not (folder / io.RUN_RECORD).is_file():
+        raise NeurordlError(f"{folder} holds no run ({io.RUN_RECORD} is missing)")
+    record = io.read_json(folder / io.RUN_RECORD)
     if record.get("status") != "finished":
-        remedy = "call fit(..., resume=True), in the shell train --resume"
-        raise NeurordlError(f"{folder} holds a run that has not finished; {remedy}")
+        raise NeurordlError(f"the run in {folder} has not finished; call fit(..., resume=True), or --resume")
     if student is None:
         spec = record["student"].get("spec")
         if not spec:
@@ -177,7 +161,7 @@ def load_run(
             raise NeurordlError(f"{folder}: {reason}; pass load_run(out, student=...)")
         student = students.build(**spec)
     load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
-    with damage_named(folder / HISTORY, "fit the run again"):
+    with io.damage_named(folder / HISTORY, "fit the run again"):
         history = pd.read_csv(folder / HISTORY)
     return Run(student.eval(), history, record, folder)
 
@@ -211,61 +195,52 @@ class RunFolder:
         self._withdrawable = False
         self._best: dict[str, Tensor] = {}
         if out is not None:
-            check_run_folder(out, resume)
-            if (self.path / RUN_RECORD).is_file():
-                self._check_same(read_json(self.path / RUN_RECORD))
+            io.check_run_folder(out, resume)
+            if (self.path / io.RUN_RECORD).is_file():
+                self._check_same(io.read_json(self.path / io.RUN_RECORD))
 
     def _check_same(self, earlier: Mapping[str, Any]) -> None:
         different = []
         for part in _SAME:
-            now, before = self.record[part], earlier.get(part)
-            if not isinstance(now, Mapping) or not isinstance(before, Mapping):
-                different += [part] if now != before else []
-                continue
-            for key in {**now, **before}:
-                # as text, for losses in another order would take each other's parameters
-                if json.dumps(now.get(key)) != json.dumps(before.get(key)):
-                    values = f" ({before.get(key, 'nothing')} before, {now.get(key, 'nothing')} now)"
-                    different.append(f"{part}.{key}" + (values if len(values) <= 90 else ""))
+            now, before = self.record[part] or {}, earlier.get(part) or {}
+            different += [f"{part}.{key}" for key in io.differing(now, before)]
         if different:
-            raise NeurordlError(
-                f"out: {self.path} holds another run, which differs in {', '.join(different)}; "
-                "choose another folder, or repeat the arguments of that run"
-            )
+            problem = f"out: {self.path} holds another run, which differs in {', '.join(different)}"
+            raise NeurordlError(f"{problem}; choose another folder, or repeat the arguments of that run")
 
     def start(self) -> None:
         """Make the folder and write the record of a run that has started."""
         if self._writes:
             self._new_folders = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-            self._withdrawable = not (self.path / RUN_RECORD).is_file()
-            make_folder(self.path)
-            write_json(self.path / RUN_RECORD, self.record)
+            self._withdrawable = not (self.path / io.RUN_RECORD).is_file()
+            io.make_folder(self.path)
+            io.write_json(self.path / io.RUN_RECORD, self.record)
 
     def withdraw(self) -> None:
         """Remove all traces of a run that failed before its first checkpoint."""
         if self._withdrawable:
             with suppress(OSError):
-                for name in (RUN_RECORD, HISTORY, BEST):
+                for name in (io.RUN_RECORD, HISTORY, BEST):
                     (self.path / name).unlink(missing_ok=True)
                 for folder in self._new_folders:
                     folder.rmdir()
 
     def load(self) -> Record | None:
         """The checkpoint to continue from, if there is one."""
-        path = self.path / CHECKPOINT
+        path = self.path / io.CHECKPOINT
         return load_checkpoint(path) if self.resume and path.is_file() else None
 
     def save(self, state: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
         """Write the checkpoint and the history."""
         if self._writes:
-            buffer = io.BytesIO()
+            buffer = BytesIO()
             torch.save(_without_numpy(state), buffer)
-            write_bytes(self.path / CHECKPOINT, buffer.getbuffer())
+            io.write_bytes(self.path / io.CHECKPOINT, buffer.getbuffer())
             self._withdrawable = False
             self._save_history(history)
 
     def _save_history(self, history: Sequence[Mapping[str, float]]) -> None:
-        write_text(self.path / HISTORY, pd.DataFrame(history).to_csv(index=False))
+        io.write_text(self.path / HISTORY, pd.DataFrame(history).to_csv(index=False))
 
     def save_best(self, student: nn.Module) -> None:
         """Keep the weights of the best epoch so far."""
@@ -290,12 +265,12 @@ class RunFolder:
             _save_weights(student.state_dict(), self.path / LAST)
             if losses:
                 _save_weights(losses, self.path / LOSSES)
-            write_json(self.path / RUN_RECORD, self.record)
+            io.write_json(self.path / io.RUN_RECORD, self.record)
 
 
 def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-    write_bytes(path, safetensors.torch.save(state))
+    io.write_bytes(path, safetensors.torch.save(state))
 
 
 def _without_numpy(state: Any) -> Any:
@@ -309,7 +284,7 @@ def _without_numpy(state: Any) -> Any:
 
 def load_checkpoint(path: Path) -> Record:
     """Read a checkpoint without unpickling code; any damaged byte is an error."""
-    with damage_named(path, "delete it to start again"):
+    with io.damage_named(path, "delete it to start again"):
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")

@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from neurordl.arrays import Ints
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.ids import natural_key
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
@@ -107,8 +107,7 @@ class SetStream:
         row = {stimulus: number for number, stimulus in enumerate(stimuli.ids)}
         usable = [group for group in ([stimuli.ids] if groups is None else groups) if len(group) >= fewest]
         if not usable:
-            few = f"of {len(stimuli)} stimuli fewer than {fewest} share a batch"
-            raise NeurordlError(f"no batch can be drawn, for {few}; give more stimuli")
+            raise NeurordlError(f"of {len(stimuli)} stimuli fewer than {fewest} share a batch; give more")
         self._groups = [np.array([row[name] for name in sorted(group, key=natural_key)]) for group in usable]
         self._sizes = [min(batch_size, len(group)) // world * world for group in self._groups]
         # The two streams of a fit draw from different random numbers.
@@ -159,13 +158,8 @@ class LoaderStream:
     """
 
     def __init__(self, loader: Any, seed: int, share: tuple[int, int] = (0, 1)) -> None:
-        try:
-            empty = len(loader) == 0
-        except TypeError as error:
-            remedy = "give a DataLoader or a list of batches"
-            raise NeurordlError(f"labelled: {type(loader).__name__} has no length; {remedy}") from error
-        if empty:
-            raise NeurordlError("labelled: the loader has no batch; does drop_last drop the only one?")
+        with explain("labelled", TypeError, "give a DataLoader or a list of batches"):
+            len(loader)
         self._loader, self._seed, (self._rank, self._world) = loader, seed, share
         self._iterator: Iterator[Any] = iter(())
 
@@ -183,7 +177,8 @@ class LoaderStream:
             self._iterator = self._start(step)
             batch = next(self._iterator, None)
         if batch is None:
-            raise NeurordlError("labelled: the loader gave no batch; it must start again each time")
+            remedy = "does drop_last drop the only one? it must start again each time"
+            raise NeurordlError(f"labelled: the loader gave no batch; {remedy}")
         return _loaded(batch)
 
     def _start(self, step: int) -> Iterator[Any]:
@@ -341,8 +336,7 @@ def check_batch(batch: Batch) -> Batch:
 def check_labels(labels: Tensor, n_classes: int) -> None:
     """Raise an error unless labels are whole numbers from 0 to n_classes - 1."""
     if labels.is_floating_point() or labels.ndim != 1:
-        shape = f"{labels.dtype} of shape {tuple(labels.shape)}"
-        raise NeurordlError(f"labels: expected whole numbers of shape (n,), got {shape}")
+        raise NeurordlError(f"labels: expected whole numbers (n,), got {labels.dtype} {tuple(labels.shape)}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= n_classes:
         outputs = f"the student has {n_classes} outputs (labels 0 to {n_classes - 1})"

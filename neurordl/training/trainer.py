@@ -398,8 +398,8 @@ class Step(nn.Module):
         labelled, stimuli = streams.draw(0)
         shown = stimuli or labelled
         if objective.losses and shown and len(shown.images) * streams.world < FEWEST:
-            size = len(shown.images)
-            raise NeurordlError(f"a batch holds {size} stimuli, too few for an RDM; {FEWEST} are needed")
+            n = len(shown.images)
+            raise NeurordlError(f"a batch holds {n} stimuli, too few for an RDM; give {FEWEST} or more")
         batches = [batch.images for batch in (labelled, stimuli) if batch is not None]
         with frozen_eval(student, self.losses):
             try:
@@ -504,17 +504,17 @@ class Trainer:
     def _all_epochs(self, checkpoint_every: int, progress: bool) -> None:
         state, total = self.state, self.steps * self.epochs
         lines = progress and not sys.stdout.isatty()  # a bar shows nothing in a file
-        epoch_column, terms_column = (TextColumn(f"{{task.fields[{name}]}}") for name in ("epoch", "terms"))
-        columns = epoch_column, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), terms_column
+        counts = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        columns = TextColumn("{task.description}"), *counts, TextColumn("{task.fields[terms]}")
         with Progress(*columns, disable=not progress or lines, transient=True) as bar:
-            task = bar.add_task("fit", total=total, completed=state.step, epoch="", terms="")
+            task = bar.add_task("", total=total, completed=state.step, terms="")
             while state.step < total:
                 epoch, done = divmod(state.step, self.steps)
                 self.module.train()
                 self.streams.begin(state.step - done, state.step)
                 for _ in range(done, self.steps):
                     self._one_step()
-                    bar.update(task, completed=state.step, epoch=f"epoch {epoch + 1}/{self.epochs}")
+                    bar.update(task, completed=state.step, description=f"epoch {epoch + 1}/{self.epochs}")
                     if progress and state.step % 10 == 0:  # reading the terms waits for the device
                         bar.update(task, terms=_shown(self._means(), 3))
                     if state.step % checkpoint_every == 0 and state.step % self.steps:
@@ -572,8 +572,7 @@ class Trainer:
             row |= self.fabric.broadcast(self._validate(self.validation))  # the first process decides
             value = sum(row[f"val_{name}"] for name in self.objective.names)
             if not math.isfinite(value):
-                remedy = "give more of them, or those that share measured pairs"
-                raise NeurordlError(f"the losses of the validation stimuli are undefined; {remedy}")
+                raise NeurordlError("the losses of the validation stimuli are undefined; give more of them")
             if value < state.best["value"]:
                 state.best = {"value": value, "epoch": epoch}
                 self.folder.save_best(self.student)
@@ -609,15 +608,13 @@ class Trainer:
         if checkpoint is None:
             self.folder.start()
             return
-        try:
+        problem = f"{self.folder.path}: its checkpoint is not one of this run"
+        with explain(problem, remedy="choose another folder"):
             for name, part in self._parts.items():
                 part.load_state_dict(checkpoint[name])
             values = {entry.name: checkpoint[entry.name] for entry in fields(State)}
             values["sums"], values["seen"] = values["sums"].to(self.fabric.device), set(values["seen"])
             self.state = State(**values)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = f"its checkpoint is not one of this run ({error})"
-            raise NeurordlError(f"{self.folder.path}: {reason}; choose another folder") from error
 
     def _finish(self) -> None:
         """Write the last weights; then give the student the best ones, if there was a validation."""

@@ -188,7 +188,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "labels that are not whole": (
         lambda: {"labelled": loader(torch.rand(N))},
-        r"labels: expected whole numbers of shape \(n,\), got torch.float32",
+        r"labels: expected whole numbers \(n,\), got torch.float32",
     ),
     "images of other channels": (
         lambda: {"labelled": [(torch.rand(8, 3, 8, 8), torch.arange(8) % 4)]},
@@ -214,10 +214,10 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: {"labelled": [(torch.rand(8, 1, 8, 8), torch.arange(7) % 4)]},
         r"a batch of 8 images has 7 labels",
     ),
-    "a loader without a length": (lambda: {"labelled": iter(())}, r"has no length; give a DataLoader"),
+    "a loader without a length": (lambda: {"labelled": iter(())}, r"has no len\(\); give a DataLoader"),
     "a loader without a batch": (
         lambda: {"labelled": DataLoader(TensorDataset(torch.rand(3, 1), torch.zeros(3)), 8, drop_last=True)},
-        r"the loader has no batch; does drop_last drop the only one",
+        r"the loader gave no batch; does drop_last drop the only one",
     ),
     "a loader that does not start again": (lambda: {"labelled": Once()}, r"it must start again each time"),
     "no labelled images": (lambda: {"labelled": None}, r"pass labelled= \(or stimuli= and an objective"),
@@ -227,7 +227,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "labels that pairs need": (
         lambda: {"objective": Objective(RDMLoss(RDMTeacher(brain()), "conv2", pairs="within"))},
-        r"pairs='within' needs the labels of the stimuli in the StimulusSet",
+        r"pairs='within' needs the labels of the stimuli; give labels=",
     ),
     "pairs that cka needs": (
         lambda: {"objective": Objective(RDMLoss(RDMTeacher(pairs_missing()), "conv2", comparison="cka"))},

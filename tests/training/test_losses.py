@@ -339,7 +339,9 @@ def test_rdm_is_in_single_precision_under_autocast(make: Any) -> None:
 
 def test_weights_that_are_none() -> None:
     for wrong in (-1.0, math.nan, math.inf, "heavy"):
-        with pytest.raises(NeurordlError, match="expected a number of at least 0, a function of the step"):
+        with pytest.raises(
+            NeurordlError, match="expected a number of at least 0; or give a function of the step"
+        ):
             RDMLoss(of_rdms("cosine"), "conv2", weight=wrong)  # type: ignore[arg-type]
         if not isinstance(wrong, str):
             with pytest.raises(NeurordlError, match="TaskRatio"):
