@@ -53,6 +53,7 @@ def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[flo
     >>> noise_ceiling(rdms, "spearman")
     (1.0, 1.0)
     """
+    comparison = find_similarity(comparison)
     return ceiling(check_one_per_subject(rdms).dissimilarities, comparison)
 
 
