@@ -17,7 +17,7 @@ import typer
 from neurordl.cli.options import Call, Calls, Takes, app, check_files, command
 from neurordl.errors import NeurordlError
 from neurordl.io import CHECKPOINT, RUN_RECORD, atomic_write, check_folder, check_run_folder, read_json
-from neurordl.validate import listed
+from neurordl.validate import check_choice, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.data import Dataset
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from neurordl.rsa.scores import Evaluation
     from neurordl.stimuli import StimulusSet
 
-_LABELLED = ("mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_stretched")
+_LABELLED = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_stretched")
+_TABLE = "or give a CSV or TSV file with the columns path, id and label"
 _RDM_FILES = (".h5", ".hdf5", ".mat", ".npz", ".npy", ".csv", ".tsv")
 _RESULTS = ("scores.csv", "evaluation.json")  # the files by which a folder holds a comparison
 _FEW_LAYERS = 12  # up to so many, the figure shows which layers differ
@@ -256,15 +257,12 @@ def read_labelled(
     is_table, test = bool(Path(labelled).suffix), None
     if size is not None and not is_table:
         raise NeurordlError(f"--size is for labelled images of a table; those of {labelled} have their own")
-    if labelled == "digits":
-        images, test = datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")
-    elif labelled in _LABELLED:
-        images, test = (datasets.DATASETS[labelled](part) for part in ("train", "test"))
-    elif is_table:
+    if is_table:
         images = StimulusSet.from_table(labelled, size=size)
+    elif check_choice("--labelled", labelled, _LABELLED, _TABLE) == "digits":
+        images, test = datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")
     else:
-        expected = f"{', '.join(_LABELLED)} or a CSV or TSV file with the columns path, id and label"
-        raise NeurordlError(f"--labelled {labelled}: expected digits, {expected}")
+        images, test = (datasets.DATASETS[labelled](part) for part in ("train", "test"))
     if images.labels is None:
         raise NeurordlError(f"--labelled {labelled}: the table has no column 'label'")
     n_classes = int(images.labels.max()) + 1  # of all images, drawn or not

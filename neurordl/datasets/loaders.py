@@ -377,12 +377,10 @@ def _compact_rdms(path: Path, key: str) -> tuple[list[str], Floats, People]:
     values, names = _read_arrays(path, key, "ids")
     ids = names.tolist()
     match_ids(IMAGES92_IDS, ids, names=("stimuli of images92", f"RDMs in {path}"))
-    matrices = values.astype(np.float64).reshape(-1, *values.shape[-2:])
-    if matrices.shape[1:] != (len(ids), len(ids)) or not np.array_equal(matrices, matrices.swapaxes(1, 2)):
-        raise NeurordlError(
-            f"{key!r} in {path} should be symmetric {len(ids)} x {len(ids)} matrices; fetch it again"
-        )
-    vectors = matrices[:, *np.triu_indices(len(ids), 1)]
+    n, matrices = len(ids), values.astype(np.float64).reshape(-1, *values.shape[-2:])
+    if matrices.shape[1:] != (n, n) or not np.array_equal(matrices, matrices.swapaxes(1, 2)):
+        raise NeurordlError(f"{key!r} in {path} should be symmetric {n} x {n} matrices; fetch it again")
+    vectors = matrices[:, *np.triu_indices(n, 1)]
     if key != "human_it":
         return ids, vectors, {}
     subjects, sessions = _read_arrays(path, "human_subjects")[0], [str(k + 1) for k in range(values.shape[1])]

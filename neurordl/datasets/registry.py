@@ -190,25 +190,21 @@ def _download(file: File, folder: Path) -> str:
     if target.exists():
         if sha256_file(target) == file.sha256:
             return "already there, verified"
-        raise NeurordlError(
-            f"{target} exists, but its checksum is not that of the official file: move it away, or keep it"
-        )
+        problem = f"{target} exists, but its checksum is not that of the official file"
+        raise NeurordlError(f"{problem}: move it away, or keep it")
     try:
         if shutil.disk_usage(folder).free < file.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         _complete(part, file)
         if sha256_file(part) != file.sha256:
             part.unlink()
-            raise NeurordlError(
-                f"what came from {file.url} is not {file.name}: its checksum is not {file.sha256[:12]}...; "
-                "nothing was kept; try again later"
-            )
+            problem = f"its checksum is not {file.sha256[:12]}...; nothing was kept; try again later"
+            raise NeurordlError(f"what came from {file.url} is not {file.name}: {problem}")
         os.replace(part, target)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise NeurordlError(
-            f"cannot write {target} ({file.size} bytes): {write_problem(error)} (NEURORDL_DATA names it)"
-        ) from error
+        problem = f"{write_problem(error)} (NEURORDL_DATA names it)"
+        raise NeurordlError(f"cannot write {target} ({file.size} bytes): {problem}") from error
     return f"downloaded, {file.size} bytes, verified"
 
 
@@ -232,11 +228,9 @@ def _complete(part: Path, file: File) -> None:
             return
     if not (stored := part.stat().st_size):
         part.unlink()
-    detail = f": {problem}" if problem else ""
-    raise NeurordlError(
-        f"the download of {file.url} stopped at {stored} of {file.size} bytes{detail}; check the connection "
-        "and fetch again: it goes on from there"
-    ) from problem
+    place = f"{stored} of {file.size} bytes{f': {problem}' if problem else ''}"
+    remedy = "check the connection and fetch again: it goes on from there"
+    raise NeurordlError(f"the download of {file.url} stopped at {place}; {remedy}") from problem
 
 
 def _append(part: Path, file: File) -> None:

@@ -293,13 +293,11 @@ def _cosine(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
 def _check_weights(weights: Tensor, name: str, complete: bool = False) -> None:
     """Raise an error if pairs are missing where RDMs must be complete, or have fractional weights."""
     if complete and bool((weights != 1).any()):
-        raise NeurordlError(
-            f"{name} needs complete RDMs without pair weights; choose stimuli that all have, or take corr"
-        )
+        remedy = "choose stimuli that all have, or take corr"
+        raise NeurordlError(f"{name} needs complete RDMs without pair weights; {remedy}")
     if bool(((weights != 0) & (weights != 1)).any()):
-        raise NeurordlError(
-            f"{name} takes pairs as measured (1) or missing (0); for others take corr, cosine, mse or huber"
-        )
+        remedy = "for others take corr, cosine, mse or huber"
+        raise NeurordlError(f"{name} takes pairs as measured (1) or missing (0); {remedy}")
 
 
 def _whitened(a: Tensor, b: Tensor, weights: Tensor, name: str) -> Tensor:
@@ -337,7 +335,7 @@ def _bures(models: Tensor, data: Tensor) -> Tensor:
     eigenvalues of A and of the product are left out, as in rsatoolbox. It is not symmetric where squared
     distances are not Euclidean. Source: Muzellec & Cuturi 2018, arXiv:1805.07594.
     """
-    left, right = (centered_kernels(_near_one(rdms)) for rdms in (models, data))
+    left, right = (centered_kernels(_scaled(rdms)) for rdms in (models, data))
     trace = right.diagonal(dim1=-2, dim2=-1).sum(-1)
     similarities = torch.full((len(left), len(right)), torch.nan, dtype=left.dtype, device=left.device)
     for row, kernel in enumerate(left):
@@ -350,12 +348,6 @@ def _bures(models: Tensor, data: Tensor) -> Tensor:
         product = kernel.trace() * trace
         similarities[row] = inner / torch.where(product > 0, product, torch.nan).sqrt()
     return similarities
-
-
-def _near_one(rdms: Tensor) -> Tensor:
-    """RDMs divided by a power of four (it changes no digit): their products neither overflow nor vanish."""
-    exponent = torch.frexp(rdms.abs().amax(-1, keepdim=True)).exponent
-    return rdms / 4.0 ** (exponent // 2).to(rdms.dtype)
 
 
 def _negative_riemannian(models: Tensor, data: Tensor) -> Tensor:
@@ -463,10 +455,8 @@ def find_comparison(comparison: ComparisonLike, *, higher_is_better: bool = True
         name = getattr(comparison, "__qualname__", type(comparison).__name__)
         comparison = Comparison(name, comparison, higher_is_better=higher_is_better, weighted=True)
     if COMPARISONS.get(comparison.name, comparison) != comparison:
-        raise NeurordlError(
-            f"comparison {comparison.name!r} has the name of another comparison: give it a name of its own, "
-            "Comparison('another name', function)"
-        )
+        remedy = "take Comparison('another name', function)"
+        raise NeurordlError(f"comparison {comparison.name!r} has the name of another comparison: {remedy}")
     return comparison
 
 

@@ -138,11 +138,9 @@ class Dissimilarity:
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, get_args(Precision))
         if not isinstance(self.name, str) or not self.name or not callable(self.function):
-            raise NeurordlError(
-                f"a Dissimilarity takes a name and a function, not {self.name!r} and {self.function!r:.60}"
-            )
-        kernel = self.kernel
-        if self.needs_runs and kernel is not None and kernel != SquaredDistance(scale=kernel.scale):
+            values = f"{self.name!r} and {self.function!r:.60}"
+            raise NeurordlError(f"a Dissimilarity takes a name and a function, not {values}")
+        if self.needs_runs and self.kernel is not None and not self.squared:
             raise NeurordlError(f"{self.name!r} needs runs: its kernel has no normalize, root or sides")
         object.__setattr__(self, "written", self.written or self.name)
 
@@ -158,10 +156,9 @@ class Dissimilarity:
         n = patterns.shape[-2]
         expected = (*patterns.shape[: -3 if self.needs_runs else -2], n * (n - 1) // 2)
         if rdms.shape != expected:
-            raise NeurordlError(
-                f"dissimilarity {self.name!r} gave values of the shape {tuple(rdms.shape)} for patterns "
-                f"{tuple(patterns.shape)}: it must return condensed RDMs {expected}"
-            )
+            shapes = f"{tuple(rdms.shape)} for patterns {tuple(patterns.shape)}"
+            problem = f"dissimilarity {self.name!r} gave values of the shape {shapes}"
+            raise NeurordlError(f"{problem}: it must return condensed RDMs {expected}")
         return rdms
 
     def __str__(self) -> str:
@@ -174,6 +171,16 @@ class Dissimilarity:
             return "repeats"
         return "a precision" if self.precision == "required" else ""
 
+    @property
+    def normalized(self) -> bool:
+        """Whether patterns are normalized first, as for the correlation distance."""
+        return self.kernel is not None and self.kernel.normalize != "none"
+
+    @property
+    def squared(self) -> bool:
+        """Whether it is a squared Euclidean distance, as rsatoolbox defines Euclidean ones."""
+        return self.kernel is not None and self.kernel == SquaredDistance(scale=self.kernel.scale)
+
     def check_name(self, replaced: str = "") -> None:
         """Raise an error if one of its names is that of another dissimilarity, but for a replaced one."""
         if self in DISSIMILARITIES.values():
@@ -181,10 +188,8 @@ class Dissimilarity:
         for name, known in DISSIMILARITIES.items():
             taken = known.spellings() & self.spellings()
             if taken and name != replaced:
-                raise NeurordlError(
-                    f"the name {self.name!r} is taken, since {min(taken)!r} is the dissimilarity {name!r}; "
-                    "choose another name or alias"
-                )
+                reason = f"{min(taken)!r} is the dissimilarity {name!r}; choose another name or alias"
+                raise NeurordlError(f"the name {self.name!r} is taken, since {reason}")
 
     def check_precision(self, available: bool) -> None:
         """Raise an error if there is a precision that it cannot take, or none and it needs one."""
@@ -369,10 +374,8 @@ def poisson_cv(
 def _with_runs(patterns: Tensor, name: str, alternative: str) -> Tensor:
     patterns = floating(patterns)
     if patterns.ndim < 3 or patterns.shape[-3] < 2:
-        raise NeurordlError(
-            f"{name} needs patterns (..., runs, stimuli, channels) with at least 2 runs, not shape "
-            f"{tuple(patterns.shape)}; with a single run take {alternative}"
-        )
+        expected = f"(..., 2 or more runs, stimuli, channels), not {tuple(patterns.shape)}"
+        raise NeurordlError(f"{name} needs patterns {expected}; with a single run take {alternative}")
     return patterns
 
 
@@ -466,13 +469,11 @@ def network_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
     """
     measure = find_dissimilarity(choice)
     if measure.lacking_in_network:
-        advice = ""
+        remedy = repr(measure.of_network().name)
         if measure.precision == "required":
-            advice = f", or fix its precision: functools.partial({measure.name}, precision=precision)"
-        raise NeurordlError(
-            f"dissimilarity={measure.name!r} needs {measure.lacking_in_network}, which a network does "
-            f"not have: use {measure.of_network().name!r}{advice}"
-        )
+            remedy += f", or fix its precision: functools.partial({measure.name}, precision=precision)"
+        problem = f"needs {measure.lacking_in_network}, which a network does not have"
+        raise NeurordlError(f"dissimilarity={measure.name!r} {problem}: use {remedy}")
     return measure
 
 

@@ -23,9 +23,7 @@ from neurordl.errors import NeurordlError, explain
 from neurordl.students.networks import mlp, nin, resnet18, small_cnn, with_spec
 from neurordl.validate import check_count, listed
 
-STUDENTS: dict[str, Callable[..., nn.Module]] = {
-    network.__name__: network for network in (small_cnn, nin, resnet18, mlp)
-}
+STUDENTS: dict[str, Callable[..., nn.Module]] = {net.__name__: net for net in (small_cnn, nin, resnet18, mlp)}
 _PACKAGES = ("torchvision", "timm")
 
 # Where training code keeps the weights within a checkpoint, and the prefixes that wrappers add to names.
@@ -129,11 +127,7 @@ def _import(package: str) -> ModuleType:
 
 
 def load_network(
-    name: str,
-    checkpoint: str | os.PathLike[str] | None = None,
-    *,
-    pretrained: bool = False,
-    **options: Any,
+    name: str, checkpoint: str | os.PathLike[str] | None = None, *, pretrained: bool = False, **options: Any
 ) -> nn.Module:
     """Make a network, in eval mode.
 

@@ -12,7 +12,7 @@ from rsatoolbox.data import Dataset
 from rsatoolbox.data.base import DatasetBase
 from torch import Tensor
 
-from neurordl.arrays import Ints
+from neurordl.arrays import Floats, Ints
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match, check_ids, natural_key
 from neurordl.io import sha256_array
@@ -104,7 +104,7 @@ class PatternTeacher(ById, Teacher):
                 self._precision_sha256[name] = sha256_array(matrix)
                 self._functions[name] = measure.with_precision(matrix, source.n_channels)
         self._sha256: dict[str, str] = {}
-        self._centered: dict[str, Source] | None = None
+        self._centered = self._sources if center is None else None
 
     def prepare(self, ids: Sequence[str]) -> Match:
         """Match the training stimuli, check their patterns, and compute the mean that is removed."""
@@ -122,18 +122,16 @@ class PatternTeacher(ById, Teacher):
 
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
         """Compute the RDMs of a batch's ids, one per subject or pooled; unmeasured pairs have weight 0."""
-        if self._centered is None and self.center is not None:
+        if self._centered is None:
             raise NeurordlError("center= needs the training stimuli: call teacher.prepare(ids) first")
         names = [self.ids[row] if row >= 0 else "" for row in self.rows(batch.ids)]
         device = batch.images.device
-        sources = self._centered or self._sources
-        vectors = np.stack([self._rdm(name, source, names, device) for name, source in sources.items()])
+        rdms = [self._rdm(name, source, names, device) for name, source in self._centered.items()]
+        vectors = np.stack(rdms)
         pooled = pool_subjects(vectors, np.isfinite(vectors).astype(np.float64), self.pool)
         return Target(pooled.rdms.to(device), pooled.weights.to(device))
 
-    def _rdm(
-        self, subject: str, source: Source, names: Sequence[str], device: torch.device
-    ) -> npt.NDArray[np.float64]:
+    def _rdm(self, subject: str, source: Source, names: Sequence[str], device: torch.device) -> Floats:
         """Condensed RDM of one subject; NaN for stimuli that it did not see."""
         vector = np.full(len(names) * (len(names) - 1) // 2, np.nan)
         seen = np.array([place for place, name in enumerate(names) if name in source.numbers], dtype=np.int64)

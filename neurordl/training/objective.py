@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning_fabric import Fabric
@@ -22,8 +22,7 @@ from neurordl.training.streams import Labelled, check_batch, check_labels, each_
 from neurordl.validate import check_choice
 
 BatchNorm = Literal["labelled", "stimuli", "both"]
-Task = Callable[[Tensor, Tensor], Tensor]
-Item = TypeVar("Item")
+Task = Callable[[Tensor, Tensor], Tensor] | Literal["cross_entropy"]
 
 
 class Processes:
@@ -42,7 +41,7 @@ class Processes:
         rows = self._fabric.all_gather(tensor.contiguous(), sync_grads=tensor.requires_grad)
         return rows.flatten(0, 1)  # type: ignore[union-attr]
 
-    def gather_list(self, items: Sequence[Item]) -> list[Item]:
+    def gather_list(self, items: Sequence[str]) -> list[str]:
         """The items of all processes, in the order of their ranks."""
         parts: list[Any] = [None] * self._fabric.world_size
         torch.distributed.all_gather_object(parts, list(items))
@@ -85,9 +84,7 @@ class Objective:
     """
 
     def __init__(
-        self,
-        losses: Iterable[TransferLoss] | TransferLoss = (),
-        task: Literal["cross_entropy"] | Task | None = "cross_entropy",
+        self, losses: Iterable[TransferLoss] | TransferLoss = (), task: Task | None = "cross_entropy"
     ) -> None:
         self.losses = [check_loss(loss) for loss in (losses if isinstance(losses, Iterable) else [losses])]
         if isinstance(task, str):
@@ -156,7 +153,7 @@ class Objective:
         labelled = _as_batch(labelled, ("images", "labels", "ids"))
         stimuli = _as_batch(stimuli, ("images", "ids", "labels")) or labelled
         if stimuli is None or (self.task is not None and labelled is None):
-            raise NeurordlError("this objective has a task: pass labelled=(images, labels), or set task=None")
+            raise NeurordlError("no batch: pass labelled=(images, labels), or set task=None with stimuli=")
         outputs, features = self._read(student, labelled, stimuli, batchnorm)
         total, terms = torch.zeros((), device=stimuli.images.device), dict[str, Tensor]()
         if self.task is not None and labelled is not None:

@@ -23,6 +23,7 @@ from neurordl.students.loading import load_weights
 from neurordl.teachers.base import Record
 from neurordl.validate import check_choice
 
+History = Sequence[Mapping[str, float]]
 HISTORY = "history.csv"
 LAST, BEST, LOSSES = "student.safetensors", "best.safetensors", "losses.safetensors"
 
@@ -191,8 +192,7 @@ class RunFolder:
     def __init__(self, out: str | Path | None, record: Record, resume: bool, writes: bool) -> None:
         self.path, self.record, self.resume = Path(out or ""), record, resume
         self._in_memory, self._writes = out is None, writes and out is not None
-        self._new_folders: list[Path] = []
-        self._withdrawable = False
+        self._new: list[Path] = []  # what a run that fails before its first checkpoint leaves behind
         self._best: dict[str, Tensor] = {}
         if out is not None:
             io.check_run_folder(out, resume)
@@ -211,35 +211,33 @@ class RunFolder:
     def start(self) -> None:
         """Make the folder and write the record of a run that has started."""
         if self._writes:
-            self._new_folders = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-            self._withdrawable = not (self.path / io.RUN_RECORD).is_file()
+            if not (self.path / io.RUN_RECORD).is_file():
+                self._new = [self.path / name for name in (io.RUN_RECORD, HISTORY, BEST)]
+                self._new += [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             io.make_folder(self.path)
             io.write_json(self.path / io.RUN_RECORD, self.record)
 
     def withdraw(self) -> None:
         """Remove all traces of a run that failed before its first checkpoint."""
-        if self._withdrawable:
-            with suppress(OSError):
-                for name in (io.RUN_RECORD, HISTORY, BEST):
-                    (self.path / name).unlink(missing_ok=True)
-                for folder in self._new_folders:
-                    folder.rmdir()
+        with suppress(OSError):
+            for path in self._new:
+                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
     def load(self) -> Record | None:
         """The checkpoint to continue from, if there is one."""
         path = self.path / io.CHECKPOINT
         return load_checkpoint(path) if self.resume and path.is_file() else None
 
-    def save(self, state: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
+    def save(self, state: Mapping[str, Any], history: History) -> None:
         """Write the checkpoint and the history."""
         if self._writes:
             buffer = BytesIO()
             torch.save(_without_numpy(state), buffer)
             io.write_bytes(self.path / io.CHECKPOINT, buffer.getbuffer())
-            self._withdrawable = False
+            self._new = []
             self._save_history(history)
 
-    def _save_history(self, history: Sequence[Mapping[str, float]]) -> None:
+    def _save_history(self, history: History) -> None:
         io.write_text(self.path / HISTORY, pd.DataFrame(history).to_csv(index=False))
 
     def save_best(self, student: nn.Module) -> None:
@@ -256,9 +254,7 @@ class RunFolder:
         else:
             load_weights(student, self.path / BEST)
 
-    def finish(
-        self, student: nn.Module, losses: Mapping[str, Tensor], history: Sequence[Mapping[str, float]]
-    ) -> None:
+    def finish(self, student: nn.Module, losses: Mapping[str, Tensor], history: History) -> None:
         """Write the history, the last weights of student and losses, and the record of the finished run."""
         if self._writes:
             self._save_history(history)  # again: the run may have been killed after a checkpoint

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from neurordl.arrays import nan_mean
 from neurordl.errors import NeurordlError, explain
 from neurordl.ids import natural_key
 from neurordl.io import check_run_folder, sha256_array, versions
@@ -242,9 +243,11 @@ def fit(
         check_run_folder(out, resume)  # again when the record is known; now, before anything takes time
     elif resume or execution.checkpoint_every is not None:
         raise NeurordlError("resume= and checkpoint_every= need the folder of the run: pass out= too")
+    if labelled is not None and objective.task is None and stimuli is not None:
+        raise NeurordlError("fit: the objective has no task, so labelled= would not be used; leave it out")
     fabric = execution.launch(objective)
     rank, world = fabric.global_rank, fabric.world_size
-    stimuli, validation = _checked_stimuli(objective, labelled, stimuli, validation, seed)
+    stimuli, validation = _checked_stimuli(stimuli, validation, seed, objective)
     shown = labelled if stimuli is None and isinstance(labelled, StimulusSet) else stimuli
     # Ids are matched once, before the first step.
     ids, validation_ids = (None if part is None else part.ids for part in (shown, validation))
@@ -306,21 +309,11 @@ def fit(
 
 
 def _checked_stimuli(
-    objective: Objective,
-    labelled: Labelled | None,
-    stimuli: StimulusSet | None,
-    validation: StimulusSet | float | None,
-    seed: int,
+    stimuli: StimulusSet | None, validation: StimulusSet | float | None, seed: int, objective: Objective
 ) -> tuple[StimulusSet | None, StimulusSet | None]:
     """Training and validation stimuli, which share none, checked against the objective."""
-    if labelled is None and (objective.task is not None or stimuli is None):
-        raise NeurordlError("fit: pass labelled= (or stimuli= and an objective with task=None)")
-    if labelled is not None and objective.task is None and stimuli is not None:
-        raise NeurordlError("fit: the objective has no task, so labelled= would not be used; leave it out")
-    if validation is not None and stimuli is None:
-        raise NeurordlError("validation= chooses the epoch on stimuli; pass stimuli= too")
-    if validation is not None and not objective.losses:
-        raise NeurordlError("validation= chooses the epoch by transfer losses; the objective has none")
+    if validation is not None and (stimuli is None or not objective.losses):
+        raise NeurordlError("validation= chooses the epoch by transfer losses of stimuli; pass both, too")
     if stimuli is None or validation is None:
         validation = None
     elif not isinstance(validation, StimulusSet):
@@ -331,8 +324,6 @@ def _checked_stimuli(
     elif validation.preprocessing != stimuli.preprocessing:
         both = f"({validation.preprocessing}) than those trained on ({stimuli.preprocessing})"
         raise NeurordlError(f"validation: its images are prepared otherwise {both}; prepare them alike")
-    if stimuli is not None and len(stimuli) < FEWEST:
-        raise NeurordlError(f"stimuli: {len(stimuli)} are too few for an RDM; {FEWEST} or more are needed")
     return stimuli, validation
 
 
@@ -585,14 +576,13 @@ class Trainer:
 
     def _validate(self, validation: StimulusSet) -> dict[str, float]:
         """Transfer losses of the validation stimuli, with a batch for each group that may share one."""
-        values: dict[str, list[float]] = {name: [] for name in self.objective.names}
+        rows = []
         for group in self.objective.groups(sorted(validation.ids, key=natural_key)):
             part = validation.subset(group)
             batch = self.streams.on_device(Batch(part.images(), part.ids, part.labels))
-            for name, value in self.objective.transfer_terms(self.student, batch).items():
-                if math.isfinite(value):
-                    values[name].append(value)
-        return {f"val_{name}": sum(of) / len(of) if of else math.nan for name, of in values.items()}
+            rows.append(self.objective.transfer_terms(self.student, batch))
+        values = {name: np.array([row[name] for row in rows]) for name in self.objective.names}
+        return {f"val_{name}": float(nan_mean(losses)) for name, losses in values.items()}
 
     def _save(self) -> None:
         state = self.state

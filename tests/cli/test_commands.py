@@ -176,7 +176,7 @@ def test_mlp_fits_the_images(shell: Any, data: dict[str, Path], tmp_path: Path) 
         ({"layer": "conv4"}, "no layer 'conv4'"),
         (
             {"labelled": "imagenet"},
-            "cifar100, cifar100_stretched or a CSV or TSV file with",
+            "'cifar100', 'cifar100_stretched'; or give a CSV or TSV file with",
         ),
         ({"labelled": "nowhere.csv"}, "nowhere.csv"),
         ({"rdms": "nowhere.h5"}, "nowhere.h5"),

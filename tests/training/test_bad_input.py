@@ -158,7 +158,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a stimulus set of 2": (
         lambda: {"stimuli": drawn(2, IDS[:2])},
-        r"stimuli: 2 are too few for an RDM; 3 or more are needed",
+        r"of 2 stimuli fewer than 3 share a batch; give more",
     ),
     "one stream of batches of 2": (
         lambda: {"stimuli": None, "labelled": drawn(M, IDS, labels=np.arange(M) % 4), "batch_size": 2},
@@ -220,7 +220,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         r"the loader gave no batch; does drop_last drop the only one",
     ),
     "a loader that does not start again": (lambda: {"labelled": Once()}, r"it must start again each time"),
-    "no labelled images": (lambda: {"labelled": None}, r"pass labelled= \(or stimuli= and an objective"),
+    "no labelled images": (lambda: {"labelled": None}, r"pass labelled=\(images, labels\), or set task=None"),
     "labelled images that nobody needs": (
         lambda: {"objective": Objective(RDMLoss(RDMTeacher(brain()), "conv2"), task=None)},
         r"has no task, so labelled= would not be used; leave it out",
@@ -272,7 +272,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "validation without transfer losses": (
         lambda: {"objective": Objective(), "validation": 0.25},
-        r"validation= chooses the epoch by transfer losses; the objective has none",
+        r"validation= chooses the epoch by transfer losses of stimuli; pass both",
     ),
     "no epoch": (lambda: {"epochs": 0}, r"epochs=0: expected a whole number of at least 1"),
     "no batch": (lambda: {"batch_size": 0}, r"labelled=0: expected a whole number of at least 1"),

@@ -382,7 +382,9 @@ def test_validation_within_what_a_subject_saw() -> None:
 def test_validation_that_does_not_fit() -> None:
     with pytest.raises(NeurordlError, match=r"validation: stimuli are also trained on \(s3\)"):
         train(validation=stimuli().subset(IDS[:4]), stimuli=stimuli().subset(IDS[3:]))
-    with pytest.raises(NeurordlError, match="validation= chooses the epoch on stimuli; pass stimuli="):
+    with pytest.raises(
+        NeurordlError, match="validation= chooses the epoch by transfer losses of stimuli; pass both"
+    ):
         train(validation=0.2, stimuli=None)
     with pytest.raises(NeurordlError, match="losses of the validation stimuli are undefined"):
         train(validation=stimuli().subset(IDS[:2]), stimuli=stimuli().subset(IDS[2:]))

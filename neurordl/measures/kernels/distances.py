@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.measures.condensed import condensed_index, square, triangle_start
+from neurordl.measures.condensed import condensed_index, pair_number, square
 
 Normalize = Literal["none", "length", "centered length"]
 Array = npt.NDArray[np.floating]
@@ -44,7 +44,6 @@ _KEPT = 1 << 27  # bytes of normalized patterns that are kept at once; more are 
 _BLOCK = 1 << 26  # most bytes of a block that is not kept; it has at most an eighth of all stimuli
 _SQUARE = 2048  # stimuli of a block whose patterns are kept
 _SLAB = 64  # rows that are finished at once, few enough for the cache
-_PIECE = 1 << 22  # bytes of patterns that are normalized at once
 _SAMPLE = 8  # stimuli whose mean shows whether patterns have a large one in common
 _COMMON = 16.0  # ratio of that mean's square to the variance up to which float64 loses no digits that matter
 
@@ -373,9 +372,8 @@ class _Blocks:
     def __init__(
         self, rows: Rows, shape: tuple[int, int], dtype: np.dtype[Any], normalize: Normalize, in_memory: bool
     ) -> None:
-        self.rows, self.shape, self.dtype, self.normalize = rows, shape, dtype, normalize
+        self.rows, self.normalize = rows, normalize
         n, row_bytes = shape[0], shape[1] * dtype.itemsize
-        self.piece = max(1, _PIECE // row_bytes)
         self.kept: tuple[Array, ...] | None = None
         fits = n * row_bytes <= _KEPT
         whole = normalize == "none" and (fits or in_memory)
@@ -395,14 +393,7 @@ class _Blocks:
         """Return patterns from one stimulus up to another."""
         if self.kept is not None:
             return tuple(side[start:stop] for side in self.kept)
-        if self.normalize == "none":
-            return self._shifted(self._units(start, stop))
-        result = np.empty((stop - start, self.shape[1]), self.dtype)
-        for first in range(start, stop, self.piece):  # only a piece is there twice
-            (unit,) = self._units(first, min(stop, first + self.piece))
-            offset = 0 if self.offsets[0] is None else self.offsets[0]
-            np.subtract(unit, offset, out=result[first - start : first - start + len(unit)])
-        return (result,)
+        return self._shifted(self._units(start, stop))
 
     def _units(self, start: int, stop: int) -> tuple[Array, ...]:
         sides = self.rows(start, stop)
@@ -415,10 +406,11 @@ class _Blocks:
         return tuple(side.numpy() for side in sides)
 
     def _shifted(self, sides: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(
-            side if offset is None else side - offset
-            for side, offset in zip(sides, self.offsets, strict=True)
-        )
+        shifted = []
+        for side, offset in zip(sides, self.offsets, strict=True):
+            target = None if self.normalize == "none" else side  # normalized patterns are copies
+            shifted.append(side if offset is None else np.subtract(side, offset, out=target))
+        return tuple(shifted)
 
     def block(self, start: int, sides: tuple[Array, ...], norms: Array | None = None) -> _Block:
         """Return patterns as a block; their norms may be given."""
@@ -483,11 +475,9 @@ def _write(gram: Array, left: _Block, right: _Block, n: int, out: Array, scale: 
         for k in range(len(slab)):
             number = left.start + top + k
             past = k + 1 if left is right else 0
-            at = triangle_start(n, number) + right.start + lead + past - number - 1
-            if add:
-                out[at : at + slab.shape[1] - past] += slab[k, past:]
-            else:
-                out[at : at + slab.shape[1] - past] = slab[k, past:]
+            at = pair_number(number, right.start + lead + past, n)
+            place = out[at : at + slab.shape[1] - past]
+            place[:] = place + slab[k, past:] if add else slab[k, past:]
 
 
 def distance_matrices(patterns: Tensor, normalize: Normalize) -> tuple[Tensor, Tensor, Tensor]:
@@ -593,10 +583,8 @@ def factor_of(precision: Tensor, channels: int) -> Tensor:
 
 
 def _indefinite(sign: str) -> NeurordlError:
-    return NeurordlError(
-        f"the precision is not positive semidefinite ({sign}); give the inverse of a covariance, a "
-        "shrunken one if need be"
-    )
+    remedy = "give the inverse of a covariance, a shrunken one if need be"
+    return NeurordlError(f"the precision is not positive semidefinite ({sign}); {remedy}")
 
 
 def checked_precision(precision: Tensor, channels: int) -> Tensor:
