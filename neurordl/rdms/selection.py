@@ -122,6 +122,17 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
     return rdms
 
 
+def rdms_by_roi(
+    rdms: RDMs, roi: str | Sequence[str] | None, subjects: str | Sequence[str] | None
+) -> dict[str, RDMs]:
+    """One RDM per subject for each of some ROIs (None: all of them); RDMs without ROIs under the name ''."""
+    chosen = select_rdms(rdms, subjects=subjects)
+    if roi is None and "roi" not in rdms.rdm_descriptors:
+        return {"": check_one_per_subject(chosen)}
+    names = [roi] if isinstance(roi, str) else list(roi or dict.fromkeys(descriptor_values(chosen, "roi")))
+    return {name: check_one_per_subject(select_rdms(chosen, roi=name)) for name in names}
+
+
 def descriptor_values(rdms: RDMs, name: str) -> list[str]:
     """The value of an RDM descriptor for each RDM, as text (whole numbers without a point).
 
