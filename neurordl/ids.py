@@ -17,6 +17,7 @@ from neurordl.validate import check_choice, listed
 
 _EXTENSION = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|npy|npz|mat|nii(\.gz)?)$", re.IGNORECASE)
 _DIGITS = re.compile(r"([0-9]+)")
+_UNREPEAT = "rename or drop the repeats, or average over them first"
 # Differences in writing between ids of the same stimulus. They are pointed out, and never matched.
 _DIFFERENCES: dict[str, Callable[[str], str]] = {
     "Unicode form": lambda text: unicodedata.normalize("NFC", text),
@@ -61,10 +62,7 @@ def check_ids(ids: Iterable[object], name: str) -> tuple[str, ...]:
     """
     checked = _strings(ids, name)
     if repeated := _repeated(checked):
-        raise NeurordlError(
-            f"the ids of the {name} must be unique, but {_occur(repeated)}; rename or drop the repeats, or "
-            "average over them first"
-        )
+        raise NeurordlError(f"the ids of the {name} must be unique, but {_occur(repeated)}; {_UNREPEAT}")
     return checked
 
 
@@ -190,7 +188,7 @@ def match_ids(
         names=names,
         duplicated=tuple(dict.fromkeys(_repeated(left) + _repeated(right))),
     )
-    problem, remedy = "", "rename or drop the repeats, or average over them first"
+    problem, remedy = "", _UNREPEAT
     if match.duplicated:
         sides = [name for name, ids in zip(names, (left, right), strict=True) if _repeated(ids)]
         problem = f"ids must be unique to be matched, but {_occur(match.duplicated)} in the "
@@ -200,9 +198,8 @@ def match_ids(
         remedy = "give both the same ids"
     elif match.missing and missing != "ignore":
         shown = listed(match.missing, quote=True)
-        problem = (
-            f"{len(match.missing)} of {len(left)} ids of the {names[0]} are not in the {names[1]}: {shown}"
-        )
+        count = f"{len(match.missing)} of {len(left)} ids of the {names[0]}"
+        problem = f"{count} are not in the {names[1]}: {shown}"
         remedy = "leave them out" + (', or pass missing="ignore"' if missing == "error" else "")
     if problem:
         raise NeurordlError(f"{problem}{near_misses(match)}; {remedy}\n{match}")
@@ -217,10 +214,8 @@ def near_misses(match: Match) -> str:
         return ""
     value, near = pairs[0]
     differences = [name for name in _DIFFERENCES if _plain(value, keep=name) != _plain(near, keep=name)]
-    return (
-        f" ({len(pairs)} differ only by {' and '.join(differences) or 'letter case'}, such as {value!r} and "
-        f"{near!r})"
-    )
+    ways = " and ".join(differences) or "letter case"
+    return f" ({len(pairs)} differ only by {ways}, such as {value!r} and {near!r})"
 
 
 def _plain(text: str, keep: str = "") -> str:

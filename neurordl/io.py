@@ -51,9 +51,8 @@ def check_run_folder(out: str | os.PathLike[str], resume: bool) -> None:
     check_folder(path)
     holds_run = (path / RUN_RECORD).is_file()
     if holds_run and not resume:
-        raise NeurordlError(
-            f"{path} already holds a run; choose another folder, or resume it with resume=True (--resume)"
-        )
+        remedy = "choose another folder, or resume it with resume=True (--resume)"
+        raise NeurordlError(f"{path} already holds a run; {remedy}")
     # Files that begin with a dot may be remains of a write that was killed.
     if not holds_run and path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
         raise NeurordlError(f"out: {path} is not empty and holds no run; choose another folder")
@@ -233,9 +232,9 @@ def read_cells(path: str | os.PathLike[str], *, pad: bool = False) -> tuple[list
         if by_semicolons is None and (width == 1 or any(len(row) != width for row in rows)):
             for mark, name in (("\t", "tabs"), (";", "semicolons")):
                 if all(any(mark in cell for cell in row) for row in rows):
+                    remedy = "semicolons with decimal commas, as many in each line, and no points"
                     raise NeurordlError(
-                        f"it is separated by {name}; use tabs in .tsv, commas in .csv (or semicolons with "
-                        "decimal commas, as many in each line, and no points)"
+                        f"it is separated by {name}; use tabs in .tsv, commas in .csv (or {remedy})"
                     )
         if pad:
             rows = [row + [""] * (width - len(row)) for row in rows]

@@ -24,11 +24,6 @@ def condensed_index(n: int, device: torch.device | str | None = None) -> tuple[T
     return row, column
 
 
-def triangle_start(n: int, row: int) -> int:
-    """Return the condensed number of the pair (row, row + 1), the first of a row, of ``n`` stimuli."""
-    return row * n - row * (row + 1) // 2
-
-
 def pair_number(low: Numbers, high: Numbers, n: int) -> Numbers:
     """Return the condensed number of the pairs (low, high) of ``n`` stimuli, for ``low < high`` elementwise.
 

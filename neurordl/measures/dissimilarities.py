@@ -140,8 +140,7 @@ class Dissimilarity:
         if not isinstance(self.name, str) or not self.name or not callable(self.function):
             values = f"{self.name!r} and {self.function!r:.60}"
             raise NeurordlError(f"a Dissimilarity takes a name and a function, not {values}")
-        kernel = self.kernel
-        if self.needs_runs and kernel is not None and kernel != SquaredDistance(scale=kernel.scale):
+        if self.needs_runs and self.kernel is not None and not self.squared:
             raise NeurordlError(f"{self.name!r} needs runs: its kernel has no normalize, root or sides")
         object.__setattr__(self, "written", self.written or self.name)
 
@@ -171,6 +170,16 @@ class Dissimilarity:
         if self.needs_runs:
             return "repeats"
         return "a precision" if self.precision == "required" else ""
+
+    @property
+    def normalized(self) -> bool:
+        """Whether patterns are normalized first, as for the correlation distance."""
+        return self.kernel is not None and self.kernel.normalize != "none"
+
+    @property
+    def squared(self) -> bool:
+        """Whether it is a squared Euclidean distance, as rsatoolbox defines Euclidean ones."""
+        return self.kernel is not None and self.kernel == SquaredDistance(scale=self.kernel.scale)
 
     def check_name(self, replaced: str = "") -> None:
         """Raise an error if one of its names is that of another dissimilarity, but for a replaced one."""

@@ -189,7 +189,7 @@ def match_tables(images: Sequence[str], tables: Sequence[Table], name: str) -> l
     table_ids = ["_".join(f"{key}-{entities[key]}" for key in keys) for entities in of_tables]
     positions = list(range(len(images)))
     if keys and len(set(image_ids)) == len(images):
-        positions = [int(k) for k in match_ids(image_ids, table_ids, names=("images", name)).index]
+        positions = match_ids(image_ids, table_ids, names=("images", name)).index.tolist()
     elif len(tables) != len(images):
         counts = f"{len(images)} images came with {len(tables)} {name}"
         raise NeurordlError(f"{counts}; give one for each, in the same order, or BIDS names (run-01)")

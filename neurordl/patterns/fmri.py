@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
@@ -184,7 +185,7 @@ def read_patterns(
         notes.append(note)
     rows = scans.rows([estimate.rows for estimate in estimates])
     for name in leave_out:
-        check_choice("leave_out", name, list(rows["stimulus"].unique()))
+        check_choice("leave_out", name, rows["stimulus"].unique().tolist())
     wanted = ~rows["stimulus"].isin(leave_out).to_numpy()
     if not wanted.any():
         raise NeurordlError(f"leave_out= leaves no condition of {', '.join(leave_out)}")
@@ -262,9 +263,8 @@ def read_betas(
     if "image" in frame:
         if len(values) != len(scans.files):
             raise NeurordlError("a table with the column 'image' names 3D images, and some here are 4D")
-        rows_of = [Path(str(image)).name for image in frame["image"]]
-        names = ("rows of the table", "images")
-        match = match_ids(rows_of, [Path(file).name for file in scans.files], names=names)
+        rows_of, files = ([Path(str(file)).name for file in side] for side in (frame["image"], scans.files))
+        match = match_ids(rows_of, files, names=("rows of the table", "images"))
         values, image_of_row = values[match.index], image_of_row[match.index]
         if match.unused:
             unused = f"{len(match.unused)} images are in no row of {name} and were left out, such as "
@@ -278,7 +278,7 @@ def read_betas(
         if argument is not None and key in frame:
             raise NeurordlError(f"{key} is a column of {name} and an argument; give one of them")
     _check_rows(frame, name, [scans.files[k] for k in image_of_row])
-    rows = frame.drop(columns=column).assign(stimulus=[str(name) for name in frame[column]])
+    rows = frame.drop(columns=column).assign(stimulus=frame[column].map(str))
     # images of one volume each are no runs, unless their names or runs= say so
     named = runs is not None or all("run" in recording(file) for file in scans.files)
     if "run" not in frame and (named or len(values) > len(series) > 1):
@@ -339,11 +339,10 @@ class _Scans:
 
     def rows(self, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
         """Rows of all runs, with their run and session."""
-        rows = []
-        for k, frame in enumerate(frames):
-            session = {} if self.sessions is None else {"session": self.sessions[k]}
-            rows.append(frame.assign(run=self.runs[k], **session))
-        return pd.concat(rows, ignore_index=True).rename(columns={"condition": "stimulus"})
+        rows = pd.concat(frames, ignore_index=True).rename(columns={"condition": "stimulus"})
+        lengths = [len(frame) for frame in frames]
+        rows["run"] = np.repeat(self.runs, lengths)
+        return rows if self.sessions is None else rows.assign(session=np.repeat(self.sessions, lengths))
 
     def dataset(
         self, values: Floats, rows: pd.DataFrame, kept: Bools, provenance: Mapping[str, object]
@@ -359,7 +358,7 @@ class _Scans:
         voxels = np.nonzero(self.mask.inside)
         channels = {axis: index[kept].tolist() for axis, index in zip("xyz", voxels, strict=True)}
         if self.mask.roi is not None:
-            channels["roi"] = [roi for roi, keep in zip(self.mask.roi, kept, strict=True) if keep]
+            channels["roi"] = list(compress(self.mask.roi, kept))
         descriptors = {} if self.subject is None else {"subject": self.subject}
         descriptors["provenance"] = json.dumps({**files, **provenance}, ensure_ascii=False, default=str)
         observations = {str(name): column.tolist() for name, column in rows.items()}

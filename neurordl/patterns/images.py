@@ -194,7 +194,7 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
     fractions = values[~np.isfinite(values) | (values != np.round(values))] if real else values
     if len(fractions):
         raise NeurordlError(f"the mask {name} holds {fractions[0]!s:.6}; give 0 and 1, or whole numbers")
-    numbers = [int(value) for value in values if value != 0]
+    numbers = values[values != 0].astype(int).tolist()
     if not numbers:
         raise NeurordlError(f"the mask {name} is empty on the grid of the images: no voxel is above 0")
     names, rois = None, regions.rois

@@ -168,8 +168,8 @@ class GLM(RunModel):
     def fit(self, run: Run) -> Estimate:
         """Estimate one pattern for each condition."""
         names = list(dict.fromkeys(run.events["condition"]))
-        betas, residuals, dof = self.betas(run, run.events["condition"].tolist(), names)
-        return Estimate(pd.DataFrame({"condition": names}), betas, residuals, dof, self.explained(run))
+        estimates = self.betas(run, run.events["condition"].tolist(), names)
+        return Estimate(pd.DataFrame({"condition": names}), *estimates, self.explained(run))
 
     def betas(self, run: Run, regressors: Sequence[str], wanted: Sequence[str]) -> tuple[Floats, Floats, int]:
         """Fit a GLM.
@@ -293,8 +293,7 @@ class LSA(GLM):
     def fit(self, run: Run) -> Estimate:
         """Estimate one pattern for each trial."""
         trials = [f"trial {row}" for row in range(len(run.events))]
-        betas, residuals, dof = self.betas(run, trials, trials)
-        return Estimate(_trial_rows(run), betas, residuals, dof, self.explained(run))
+        return Estimate(_trial_rows(run), *self.betas(run, trials, trials), self.explained(run))
 
 
 @dataclass(frozen=True, kw_only=True)

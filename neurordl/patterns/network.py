@@ -100,10 +100,9 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
         else:
             near = difflib.get_close_matches(name, known, n=_NEAR)
             some = f"nearest: {', '.join(near)}" if near else f"the first: {', '.join(known[:_NEAR])}"
-            raise NeurordlError(
-                f"the model ({type(model).__name__}) has no layer {name!r}; {some}. The top ones of its "
-                f"{len(known)} layers are {listed(top_layers(model), 12)}"
-            )
+            problem = f"the model ({type(model).__name__}) has no layer {name!r}; {some}"
+            top = f"The top ones of its {len(known)} layers are {listed(top_layers(model), 12)}"
+            raise NeurordlError(f"{problem}. {top}")
     return list(dict.fromkeys(names))
 
 
@@ -203,10 +202,8 @@ def _stimuli_first(output: Any, n: int, name: str, model: nn.Module) -> Tensor:
     batch_first = _batch_first(model, name) if first and second else None
     if first and second and tensor.ndim == 3 and n > 1 and batch_first is None:
         # Batches of tokens: (stimuli, tokens, d) and (tokens, stimuli, d) look alike here.
-        raise _AmbiguousError(
-            f"the output of layer {name!r} has shape {shape}, with as many tokens as stimuli, so that the "
-            "axis of the stimuli is ambiguous; use another batch size"
-        )
+        problem = "as many tokens as stimuli, so that their axis is ambiguous; use another batch size"
+        raise _AmbiguousError(f"the output of layer {name!r} has shape {shape} for {n} stimuli: {problem}")
     if second and (not first or batch_first is False):
         return tensor.transpose(0, 1)
     if not first:

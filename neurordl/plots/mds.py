@@ -74,7 +74,8 @@ def plot_mds(
         counts = f"{missing} of {rdms.dissimilarities.size} pairs are missing"
         raise NeurordlError(f"{counts}, and MDS needs all; average over subjects, or leave stimuli out")
     matrix = np.maximum(matrix, 0)
-    places, stress = _scale(np.sqrt(matrix) if _is_squared(rdms) else matrix, seed)
+    measure = dissimilarity_from_text(str(rdms.dissimilarity_measure))
+    places, stress = _scale(np.sqrt(matrix) if measure is not None and measure.squared else matrix, seed)
     labels = categories_of(rdms, categories, stimuli)
     ax = ax or style.new_axes(4.6 + style.legend_inches(labels or []), 4.6)
     _frame(ax, places, f"{n} stimuli, stress {stress:.2f}")
@@ -167,13 +168,6 @@ def plot_rdm_mds(
     style.legend(ax)
     _place_labels(ax, texts, places)
     return ax
-
-
-def _is_squared(rdms: RDMs) -> bool:
-    """Whether the distances are squared, as rsatoolbox defines Euclidean ones."""
-    measure = dissimilarity_from_text(str(rdms.dissimilarity_measure))
-    kernel = measure.kernel if measure is not None else None
-    return kernel is not None and (kernel.normalize, kernel.root, kernel.sides) == ("none", False, None)
 
 
 def _labels(group: RDMs, label: str | None) -> list[str]:

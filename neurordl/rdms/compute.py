@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.lib.format import open_memmap
 from rsatoolbox.data.base import DatasetBase
 from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
@@ -178,59 +179,47 @@ def compute_rdms(
     >>> compute_rdms(patterns, "euclidean").dissimilarities
     array([[0.66666667, 0.66666667, 0.66666667]])
     """
-    datasets, columns = _datasets(patterns)
+    datasets, each = _datasets(patterns)
     measure = find_dissimilarity(dissimilarity)
     measure.check_name()  # it is written into the RDMs, by which others know how a network is measured
-    if isinstance(noise, str):
-        noise = Noise(noise)
+    noise = Noise(noise) if isinstance(noise, str) else noise
     _check_noise(measure, precision, noise)
     residuals = _residuals(noise, patterns, len(datasets))
-    records = [parsed_record(text) for text in columns.pop(PROVENANCE, [])]
     if out is not None and not str(out).endswith(".npy"):
         raise NeurordlError(f"out={str(out)!r}: expected a file named .npy; save_rdms writes other formats")
-    sources, whitenings = list[Source](), list[_Whitening]()
-    described: dict[str, list[Any]] = {}
+    sources, whitenings, rows = list[Source](), list[_Whitening](), list[Mapping[str, Any]]()
     by_run = measure.needs_runs or center == "run"
-    for number, dataset in enumerate(datasets):
-        row = {key: values[number] for key, values in columns.items()}
-        name = ", ".join(f"{key} {value}" for key, value in row.items())
+    for number, (dataset, descriptors) in enumerate(zip(datasets, each, strict=True)):
+        name = ", ".join(f"{key} {value}" for key, value in descriptors.items() if key != PROVENANCE)
         label = f"Dataset {number} ({name})" if name else f"Dataset {number}"
-        rois = dataset.channel_descriptors.get("roi")
-        for roi in [None] if rois is None else dict.fromkeys(np.asarray(rois).tolist()):
-            channels = None if rois is None else np.flatnonzero(np.asarray(rois) == roi)
+        for roi, channels in _rois(dataset):
             label_of_roi = label if roi is None else f"{label}, roi {roi}"
             source = Source(
                 dataset, label_of_roi, descriptor, by_run=by_run, channels=channels, dtype=dtype
             ).centered(center)
             sources.append(source)
             whitenings.append(_whitening(source, measure, precision, noise, residuals[number]))
-            for key, value in {**row, **({} if roi is None else {"roi": roi})}.items():
-                described.setdefault(key, []).append(value)
-    if any(len(values) != len(sources) for values in described.values()):
-        raise NeurordlError(
-            "'roi' is a descriptor of some Datasets and a channel descriptor of others; give it to all alike"
-        )
+            rows.append(descriptors if roi is None else {**descriptors, "roi": roi})
+    described = _columns(rows, sources)
+    described.pop(PROVENANCE, None)
+    records = [parsed_record(row[PROVENANCE]) for row in each if PROVENANCE in row]
     stimuli = tuple(dict.fromkeys(stimulus for source in sources for stimulus in source.ids))
     _warn_of_stimuli(sources, stimuli)
     check_runs(sources, measure)
     shape = (len(sources), len(stimuli) * (len(stimuli) - 1) // 2)
     with nullcontext() if out is None else atomic_write(out) as aside:
-        vectors: Any
-        if aside is None:
-            vectors = np.empty(shape, dtype)
-        else:
-            vectors = np.lib.format.open_memmap(aside, "w+", np.dtype(dtype), shape)
+        vectors: Any = np.empty(shape, dtype) if aside is None else open_memmap(aside, "w+", dtype, shape)
         for source, whitening, vector in zip(sources, whitenings, vectors, strict=True):
             if source.ids == stimuli:
                 _write(vector, measure, source, whitening)
-            else:
-                part = np.empty(len(source.ids) * (len(source.ids) - 1) // 2, dtype)
-                _write(part, measure, source, whitening)
-                number_of = {stimulus: number for number, stimulus in enumerate(stimuli)}
-                numbers = np.array([number_of[stimulus] for stimulus in source.ids])
-                row, column = (numbers[index.numpy()] for index in condensed_index(len(numbers)))
-                vector[:] = np.nan
-                vector[pair_number(np.minimum(row, column), np.maximum(row, column), len(stimuli))] = part
+                continue
+            number_of = {stimulus: number for number, stimulus in enumerate(stimuli)}
+            numbers = np.array([number_of[stimulus] for stimulus in source.ids])
+            row, column = (numbers[index.numpy()] for index in condensed_index(len(numbers)))
+            part = np.empty(len(row), dtype)
+            _write(part, measure, source, whitening)
+            vector[:] = np.nan
+            vector[pair_number(np.minimum(row, column), np.maximum(row, column), len(stimuli))] = part
         _warn_of_averages(vectors, sources, measure)
         if aside is not None:
             vectors.flush()
@@ -293,44 +282,52 @@ def odd_even_reliability(
     in_both = set(stimulus_ids(even))
     shared = [stimulus for stimulus in stimulus_ids(odd) if stimulus in in_both]
     result = np.full(len(odd), np.nan)
-    for k, (x, y) in enumerate(zip(reindex(odd, shared), reindex(even, shared), strict=True)):
-        measured = np.isfinite(x) & np.isfinite(y)
+    for k, pair in enumerate(zip(reindex(odd, shared), reindex(even, shared), strict=True)):
+        measured = np.isfinite(pair).all(axis=0)
         if measured.sum() > 2:
-            result[k] = np.corrcoef(x[measured], y[measured])[0, 1]
+            result[k] = np.corrcoef(np.stack(pair)[:, measured])[0, 1]
     return result
 
 
 # input
 
 
-def _datasets(patterns: Any) -> tuple[list[DatasetBase], dict[str, list[Any]]]:
-    """Return the Datasets, and for each descriptor its value in every one of them."""
-    if isinstance(patterns, DatasetBase | Mapping) or not isinstance(patterns, Iterable):
-        datasets = list(patterns.values()) if isinstance(patterns, Mapping) else [patterns]
-    else:
-        datasets = list(patterns)
+def _datasets(patterns: Any) -> tuple[list[DatasetBase], list[dict[str, Any]]]:
+    """Return the Datasets, and the descriptors of each; names of a mapping are subjects."""
+    single = isinstance(patterns, DatasetBase) or not isinstance(patterns, Iterable)
+    datasets = [patterns] if single else list(patterns)
+    if isinstance(patterns, Mapping):
+        datasets = list(patterns.values())
     if not datasets or not all(isinstance(dataset, DatasetBase) for dataset in datasets):
         types = ", ".join(sorted({type(dataset).__name__ for dataset in datasets})) or "none"
         raise NeurordlError(f"compute_rdms takes one or more rsatoolbox Datasets, not {types}")
-    each = [copy.deepcopy(dict(dataset.descriptors)) for dataset in datasets]
-    if isinstance(patterns, Mapping):
-        named = list(zip(patterns, each, strict=True))
-        if not all(name in descriptors.values() for name, descriptors in named):
-            for name, descriptors in named:
-                if descriptors.setdefault("subject", name) != name:
-                    raise NeurordlError(
-                        f"the Dataset under {name!r} says that it is of subject {descriptors['subject']!r}; "
-                        "let the names be the subjects, or give what they are as a descriptor of each Dataset"
-                    )
-    keys = list(dict.fromkeys(key for descriptors in each for key in descriptors))
-    for key in keys:
-        for number, descriptors in enumerate(each):
-            if key not in descriptors:
-                raise NeurordlError(
-                    f"the descriptor {key!r} is missing in Dataset {number} (from 0) of {len(datasets)}, "
-                    "while others have it; give it to all or to none"
-                )
-    return datasets, {key: [descriptors[key] for descriptors in each] for key in keys}
+    each = [dict(dataset.descriptors) for dataset in datasets]
+    named = list(zip(patterns, each, strict=True)) if isinstance(patterns, Mapping) else []
+    if not all(name in descriptors.values() for name, descriptors in named):
+        for name, descriptors in named:
+            if descriptors.setdefault("subject", name) != name:
+                problem = f"the Dataset under {name!r} says that it is of subject {descriptors['subject']!r}"
+                remedy = "use the subjects as names, or give each Dataset the names as a descriptor"
+                raise NeurordlError(f"{problem}; {remedy}")
+    return datasets, each
+
+
+def _rois(dataset: DatasetBase) -> list[tuple[Any, npt.NDArray[np.intp] | None]]:
+    """Return each ROI with the numbers of its channels; None twice if channels have no ROIs."""
+    if "roi" not in dataset.channel_descriptors:
+        return [(None, None)]
+    rois = np.asarray(dataset.channel_descriptors["roi"])
+    return [(roi, np.flatnonzero(rois == roi)) for roi in dict.fromkeys(rois.tolist())]
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], sources: Sequence[Source]) -> dict[str, list[Any]]:
+    """Return the values of each descriptor, which all rows must have."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    for row, source in zip(rows, sources, strict=True):
+        if absent := [key for key in keys if key not in row]:
+            problem = f"the descriptor {absent[0]!r} is missing in {source.label}, but others have it"
+            raise NeurordlError(f"{problem}; give it to all or to none")
+    return {key: [row[key] for row in rows] for key in keys}
 
 
 def _residuals(noise: Noise | None, patterns: Datasets, n: int) -> list[DatasetBase | None]:
@@ -356,45 +353,37 @@ def _check_noise(measure: Dissimilarity, precision: npt.ArrayLike | None, noise:
         raise NeurordlError("precision= and noise= were both given; give one of them")
     if noise is None:
         measure.check_precision(precision is not None)
-        return
-    if measure.precision == "none" and not measure.whitened_by_root:
-        able = [name for name, known in DISSIMILARITIES.items() if known.precision != "none"]
-        able += [name for name, known in DISSIMILARITIES.items() if known.whitened_by_root]
-        raise NeurordlError(f"{measure} takes no noise=; choose one of {listed(able, 9)}")
-    if noise.by == "run" and not measure.needs_runs:
-        raise NeurordlError(
-            f"Noise(by='run') is for dissimilarities across runs, such as crossnobis, and not for {measure}"
-        )
+    elif measure.precision == "none" and not measure.whitened_by_root:
+        takes = [known.precision != "none" or known.whitened_by_root for known in DISSIMILARITIES.values()]
+        able = listed(compress(DISSIMILARITIES, takes), 9)
+        raise NeurordlError(f"{measure} takes no noise=; choose one of {able}")
+    elif noise.by == "run" and not measure.needs_runs:
+        problem = "is for dissimilarities across runs, such as crossnobis"
+        raise NeurordlError(f"Noise(by='run') {problem}, and not for {measure}")
 
 
 def _warn_of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:
     for source in sources:
-        if lacking := [stimulus for stimulus in stimuli if stimulus not in source.numbers]:
-            warnings.warn(
-                f"{source.label} has {len(source.ids)} of {len(stimuli)} stimuli; the pairs of the others "
-                f"({listed(lacking, 3)}) are NaN in its RDM",
-                stacklevel=3,
-            )
+        if len(source.ids) < len(stimuli):
+            lacking = listed((stimulus for stimulus in stimuli if stimulus not in source.numbers), 3)
+            notice = f"{source.label} has {len(source.ids)} of {len(stimuli)} stimuli"
+            warnings.warn(f"{notice}; the pairs of the others ({lacking}) are NaN in its RDM", stacklevel=3)
 
 
 def _warn_of_averages(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dissimilarity) -> None:
     """Warn if block averages differ by little beside the mean that all have in common."""
-    if measure.kernel is None or measure.kernel.normalize == "none":
+    if not measure.normalized:
         return
-    alike, medians = list[Source](), list[float]()
+    medians: dict[Source, float] = {}
     for rdm, source in zip(rdms, sources, strict=True):
-        if source.center is None and source.is_average:
-            median = float(np.nanmedian(rdm)) if np.isfinite(rdm).any() else np.inf
-            if median < _ALIKE:
-                alike.append(source)
-                medians.append(median)
+        average = isinstance(source.record, Mapping) and source.record.get("model") == "average"
+        if average and source.center is None and np.isfinite(rdm).any():
+            medians[source] = float(np.nanmedian(rdm))
+    alike = [source for source, median in medians.items() if median < _ALIKE]
     if alike:
-        warnings.warn(
-            f"{labels_of(alike)}: the {measure} distances of block averages are tiny (median "
-            f"{medians[0]:.2g}), "
-            'since all share the mean signal, which center="run" (in the shell --center run) removes',
-            stacklevel=3,
-        )
+        notice = f"{labels_of(alike)}: the {measure} distances of block averages are tiny (median "
+        notice += f"{medians[alike[0]]:.2g}), since all share the mean signal, which "
+        warnings.warn(notice + 'center="run" (in the shell --center run) removes', stacklevel=3)
 
 
 # one RDM
@@ -517,14 +506,12 @@ def _by_function(measure: Dissimilarity, source: Source, whitening: _Whitening) 
             (patterns,) = whitening.sides(patterns) if whitening.root is not None else (patterns,)
             return measure(patterns.clone(), **options)  # a user's function may work in place
         if not source.balanced and (whitening.covariances or not measure.unbalanced):
-            raise NeurordlError(
-                f"{'Noise by run' if whitening.covariances else measure} needs every stimulus equally often "
-                f"in every run, and {source.label} is not so; take by='pooled', or leave stimuli or runs out"
-            )
+            term = "Noise by run" if whitening.covariances else measure
+            problem = f"{term} needs every stimulus equally often in every run, and {source.label} is not so"
+            raise NeurordlError(f"{problem}; take by='pooled', or leave stimuli or runs out")
         cells = check_rates(source.by_run(), measure, source.label)
-        if (
-            whitening.covariances
-        ):  # the mean over pairs of runs, each with the inverse of their mean covariance
+        if whitening.covariances:
+            # the mean over pairs of runs, each with the inverse of their mean covariance
             pairs = torch.combinations(torch.arange(len(cells)))
             total = torch.zeros(len(source.ids) * (len(source.ids) - 1) // 2, dtype=cells.dtype)
             for pair in pairs.tolist():
@@ -542,38 +529,33 @@ def _by_function(measure: Dissimilarity, source: Source, whitening: _Whitening) 
 
 def _covariances(source: Source, noise: Noise, residuals: DatasetBase | None) -> list[Floats]:
     """Noise covariances: one of all residuals, or one of each run of the source."""
-    label = source.label
+    label = f"the residuals of {source.label}"
     if residuals is None:
         rows, dof = source.within()
-        if noise.by == "pooled":
-            return [covariance(rows, dof, noise.estimator, label)]
-        parts = [rows[source.run == number] for number in range(len(source.runs))]
-        return [covariance(part, dof / len(rows) * len(part), noise.estimator, label) for part in parts]
-    rows = np.asarray(residuals.measurements)
-    total = source.measurements.shape[1]
-    if rows.ndim != 2 or rows.shape[1] != total:
-        raise NeurordlError(
-            f"the residuals of {label} have shape {rows.shape}; expected {total} columns (channels)"
-        )
-    rows = rows if source.channels is None else rows[:, source.channels]
-    dofs = None
-    with explain(f"the observation descriptor 'dof' of the residuals of {label} holds no numbers"):
-        if "dof" in residuals.obs_descriptors:
-            dofs = np.array([float(value) for value in residuals.obs_descriptors["dof"]])
-    if noise.by == "pooled" and dofs is None:
-        return [covariance(rows, len(rows) - 1, noise.estimator, label)]
-    runs, run = coded(residuals, "run", f"the residuals of {label}")
-    dof_of = [
-        float((run == number).sum()) - 1 if dofs is None else float(dofs[run == number][0])
-        for number in range(len(runs))
-    ]
+        runs, run = source.runs, source.run
+        dof_of = [dof / len(rows) * count for count in np.bincount(run).tolist()]
+    else:
+        rows = np.asarray(residuals.measurements)
+        total = source.measurements.shape[1]
+        if rows.ndim != 2 or rows.shape[1] != total:
+            raise NeurordlError(f"{label} have shape {rows.shape}; expected {total} columns (channels)")
+        rows = rows if source.channels is None else rows[:, source.channels]
+        dof, dofs = float(len(rows) - 1), residuals.obs_descriptors.get("dof")
+        if noise.by == "run" or dofs is not None:
+            runs, run = coded(residuals, "run", label)
+            dof_of = [count - 1.0 for count in np.bincount(run).tolist()]
+        if dofs is not None:
+            with explain(f"the observation descriptor 'dof' of {label} holds no numbers"):
+                values = np.array([float(value) for value in dofs])
+            dof_of = [float(values[run == number][0]) for number in range(len(runs))]
+            dof = sum(dof_of)
     if noise.by == "pooled":
-        return [covariance(rows, sum(dof_of), noise.estimator, label)]
+        return [covariance(rows, dof, noise.estimator, source.label)]
     if absent := [name for name in source.runs if name not in runs]:
-        raise NeurordlError(f"the residuals of {label} have no run {absent[0]!r}")
+        raise NeurordlError(f"{label} have no run {absent[0]!r}")
     return [
-        covariance(rows[run == number], dof_of[number], noise.estimator, f"{label}, run {runs[number]}")
-        for number in map(runs.index, source.runs)
+        covariance(rows[run == k], dof_of[k], noise.estimator, f"{source.label}, run {runs[k]}")
+        for k in map(runs.index, source.runs)
     ]
 
 
@@ -602,10 +584,9 @@ def covariance(residuals: npt.NDArray[np.floating], dof: float, estimator: Estim
     """
     rows = np.asarray(residuals, dtype=np.float64)
     if rows.ndim != 2 or len(rows) < 2 or not 1 <= dof < np.inf or not np.isfinite(rows).all():
-        raise NeurordlError(
-            f"the noise of {label} cannot be estimated from {rows.shape} residuals with {dof:g} degrees of "
-            "freedom: expected finite numbers, (observations, channels), with 1 degree or more"
-        )
+        problem = f"cannot be estimated from {rows.shape} residuals with {dof:g} degrees of freedom"
+        expected = "finite numbers, (observations, channels), with 1 degree or more"
+        raise NeurordlError(f"the noise of {label} {problem}: expected {expected}")
     rows = rows - rows.mean(axis=0)
     n = len(rows)
     if estimator == "diagonal":
@@ -639,8 +620,7 @@ def _inverse(matrix: Floats, estimator: Estimator, label: str, power: float = 1.
     floor = len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
     if not values[0] > floor:
         remedy = "drop channels without variance" if estimator != "full" else "take noise='shrinkage_diag'"
-        raise NeurordlError(
-            f"the noise covariance of {label} is singular with noise={estimator!r}: {len(values)} channels, "
-            f"rank {int((values > floor).sum())}; {remedy}, or give more residuals"
-        )
+        problem = f"the noise covariance of {label} is singular with noise={estimator!r}"
+        rank = f"{len(values)} channels, rank {int((values > floor).sum())}"
+        raise NeurordlError(f"{problem}: {rank}; {remedy}, or give more residuals")
     return np.asarray((vectors / values**power) @ vectors.T)

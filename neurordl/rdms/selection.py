@@ -17,7 +17,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from neurordl.arrays import Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match, check_ids, match_ids, near_misses, possible_ids
-from neurordl.measures.condensed import pair_number, triangle_start
+from neurordl.measures.condensed import pair_number
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
 from neurordl.validate import check_choice, listed
@@ -74,11 +74,8 @@ def select_rdms(
             wanted[name] = value
     chosen = _choose(rdms, wanted)
     vectors = np.asarray(rdms.dissimilarities)[chosen]
-    described = {
-        name: [values[row] for row in chosen]
-        for name, values in rdms.rdm_descriptors.items()
-        if name != "index"
-    }
+    described = {name: [values[row] for row in chosen] for name, values in rdms.rdm_descriptors.items()}
+    described.pop("index", None)
     if average is not None:
         vectors, described = _average(vectors, described, (average,) if isinstance(average, str) else average)
     return _like(rdms, vectors, described)
@@ -108,25 +105,32 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
         remedy = f"they differ in {values}: use nrl.select_rdms with select= or average="
         remedy += ", or choose a ROI with roi=" if "roi" in differing else ""
         if "subject" not in rdms.rdm_descriptors:
-            raise NeurordlError(
-                f"the {len(subjects)} RDMs have no descriptor 'subject', so that subjects are unknown; set "
-                'rdms.rdm_descriptors["subject"] to the list of subjects'
-                + (f". Or, if they are one subject's, {remedy}" if differing else "")
-            )
+            problem = f"the {len(subjects)} RDMs have no descriptor 'subject', so that subjects are unknown"
+            advice = f". Or, if they are one subject's, {remedy}" if differing else ""
+            remedy = 'set rdms.rdm_descriptors["subject"] to the list of subjects'
+            raise NeurordlError(f"{problem}; {remedy}{advice}")
         if not differing:
             remedy = "they have the same descriptors: drop the repeats, or add a descriptor such as 'session'"
         subject, rows = next(iter(several.items()))
-        raise NeurordlError(
-            f"expected one RDM per subject, but subject {subject!r} has {len(rows)} "
-            f"({len(several)} of {len(groups)} subjects have several); {remedy}"
-        )
-    unmeasured = np.flatnonzero(~np.isfinite(rdms.dissimilarities).any(axis=1))
-    if len(unmeasured):
-        names = ", ".join(subjects[row] for row in unmeasured)
-        raise NeurordlError(
-            f"the RDM of subject {names} has no measured pair (NaN everywhere); leave it out with subjects="
-        )
+        counts = f"{len(rows)} ({len(several)} of {len(groups)} subjects have several)"
+        raise NeurordlError(f"expected one RDM per subject, but subject {subject!r} has {counts}; {remedy}")
+    unmeasured = ~np.isfinite(rdms.dissimilarities).any(axis=1)
+    if unmeasured.any():
+        names = ", ".join(np.array(subjects)[unmeasured])
+        problem = f"the RDM of subject {names} has no measured pair (NaN everywhere)"
+        raise NeurordlError(f"{problem}; leave it out with subjects=")
     return rdms
+
+
+def rdms_by_roi(
+    rdms: RDMs, roi: str | Sequence[str] | None, subjects: str | Sequence[str] | None
+) -> dict[str, RDMs]:
+    """One RDM per subject for each of some ROIs (None: all of them); RDMs without ROIs under the name ''."""
+    chosen = select_rdms(rdms, subjects=subjects)
+    if roi is None and "roi" not in rdms.rdm_descriptors:
+        return {"": check_one_per_subject(chosen)}
+    names = [roi] if isinstance(roi, str) else list(roi or dict.fromkeys(descriptor_values(chosen, "roi")))
+    return {name: check_one_per_subject(select_rdms(chosen, roi=name)) for name in names}
 
 
 def descriptor_values(rdms: RDMs, name: str) -> list[str]:
@@ -161,21 +165,17 @@ def stimulus_ids(rdms: RDMs) -> tuple[str, ...]:
     _check_rdms(rdms)
     values = rdms.pattern_descriptors.get("stimulus")
     if values is None:
-        raise NeurordlError(
-            f"the RDMs ({rdms.n_cond} stimuli) have no stimulus ids, and are not matched by position; set "
-            'rdms.pattern_descriptors["stimulus"] to the list of ids in the order of the rows'
-            + possible_ids(rdms.pattern_descriptors)
-        )
+        problem = f"the RDMs ({rdms.n_cond} stimuli) have no stimulus ids, and are not matched by position"
+        remedy = 'set rdms.pattern_descriptors["stimulus"] to the list of ids in the order of the rows'
+        raise NeurordlError(f"{problem}; {remedy}{possible_ids(rdms.pattern_descriptors)}")
     return check_ids((v.decode() if isinstance(v, bytes) else v for v in values), "RDMs")
 
 
 def _check_rdms(rdms: object) -> None:
     if not isinstance(rdms, RDMs):
-        raise NeurordlError(
-            f"expected rsatoolbox RDMs, but got {type(rdms).__name__}; "
-            "read a file with nrl.load_rdms, or wrap an array: "
-            'rsatoolbox.rdm.RDMs(array, pattern_descriptors={"stimulus": ids})'
-        )
+        array = 'rsatoolbox.rdm.RDMs(array, pattern_descriptors={"stimulus": ids})'
+        remedy = f"read a file with nrl.load_rdms, or wrap an array: {array}"
+        raise NeurordlError(f"expected rsatoolbox RDMs, but got {type(rdms).__name__}; {remedy}")
 
 
 def reindex(rdms: RDMs, ids: Sequence[str]) -> Floats:
@@ -207,7 +207,7 @@ def reindex(rdms: RDMs, ids: Sequence[str]) -> Floats:
     for k, first in enumerate(position[:-1]):  # by rows: index arrays of all pairs would outweigh the RDMs
         later = position[k + 1 :]
         pairs = pair_number(np.minimum(first, later), np.maximum(first, later), len(available))
-        start = triangle_start(len(position), k)
+        start = pair_number(k, k + 1, len(position))
         result[:, start : start + len(later)] = vectors[:, pairs]
     return result
 
@@ -348,7 +348,20 @@ class Alignment(Mapping[str, Any]):
         return len(self.things)
 
     def __str__(self) -> str:
-        return _table(self.matches, self.repeats, next(iter(self.things)), len(self.ids))
+        first, wanted = next(iter(self.things)), len(next(iter(self.matches.values())).wanted)
+        rows: dict[str, tuple[object, ...]] = {first: (wanted, 0, 0, self.repeats.get(first, 0), "")}
+        for name, match in self.matches.items():
+            counts = (len(match.matched), len(match.missing), len(match.unused), self.repeats.get(name, 0))
+            rows[name] = (*counts, "yes" if match.reordered else "no")
+        head = ["matched", "missing", "unused", "repeated", "reordered"]
+        lines = [pd.DataFrame(list(rows.values()), index=list(rows), columns=head).to_string()]
+        lines.append(f"{len(self.ids)} of {wanted} stimuli of {first} are in all, in its order")
+        for name, match in self.matches.items():
+            for label, ids in (("missing in", match.missing), ("unused in", match.unused)):
+                if ids:
+                    near = near_misses(match) if ids is match.missing else ""
+                    lines.append(f"{label} {name}: {listed(ids)}{near}")
+        return "\n".join(lines)
 
 
 def align(
@@ -392,34 +405,25 @@ def align(
     if isinstance(things, Mapping):
         named = {**things, **named}
     if len(named) < 2 or not isinstance(things, Mapping | None):
-        raise NeurordlError(
-            "align takes two or more data by name, as in align(stimuli=stimuli, rdms=rdms), and got "
-            f"{', '.join(named) or 'none'}"
-        )
+        expected = "two or more data by name, as in align(stimuli=stimuli, rdms=rdms)"
+        raise NeurordlError(f"align takes {expected}, and got {', '.join(named) or 'none'}")
     check_choice("missing", missing, ("error", "ignore"))
     opened = {name: _opened(thing, name) for name, thing in named.items()}
     rows = {name: _rows_of(_ids(thing, name)) for name, thing in opened.items()}
-    repeats: dict[str, int] = {}
-    for name, thing in opened.items():
-        count = sum(len(places) > 1 for places in rows[name].values())
-        if count and isinstance(thing, DatasetBase):
-            repeats[name] = count
-    unique = {
-        name: tuple(rows[name]) if isinstance(thing, DatasetBase) else _ids(thing, name)
-        for name, thing in opened.items()
-    }
+    counts = {name: sum(len(places) > 1 for places in rows[name].values()) for name in rows}
+    repeats = {name: count for name, count in counts.items() if count}
     first, *rest = named
     matches: dict[str, Match] = {}
     problems = []
     for name in rest:
         try:
-            matches[name] = match_ids(unique[first], unique[name], names=(first, name), missing=missing)
+            matches[name] = match_ids(rows[first], rows[name], names=(first, name), missing=missing)
         except NeurordlError as error:
             problems.append(str(error))
     if problems:
         raise NeurordlError("\n\n".join(problems))
     lacking = {stimulus for match in matches.values() for stimulus in match.missing}
-    ids = tuple(stimulus for stimulus in unique[first] if stimulus not in lacking)
+    ids = tuple(stimulus for stimulus in rows[first] if stimulus not in lacking)
     if not ids:
         raise NeurordlError(f"no stimulus is in all of {', '.join(named)}; align fewer of them")
     aligned = {name: _in_order(thing, rows[name], ids) for name, thing in opened.items()}
@@ -431,9 +435,9 @@ def _opened(thing: Any, name: str) -> Any:
         return thing
     if isinstance(thing, pd.DataFrame | str | os.PathLike):
         return read_table(thing, "id")
+    expected = "rsatoolbox RDMs and Datasets, StimulusSets, DataFrames, and names of CSV or TSV files"
     raise NeurordlError(
-        f"{name} is {type(thing).__name__}; align takes rsatoolbox RDMs and Datasets, StimulusSets, "
-        "DataFrames, and names of CSV or TSV files (load_rdms reads RDM files)"
+        f"{name} is {type(thing).__name__}; align takes {expected} (load_rdms reads RDM files)"
     )
 
 
@@ -445,11 +449,9 @@ def _ids(thing: Any, name: str) -> tuple[str, ...]:
     if isinstance(thing, RDMs):
         return stimulus_ids(thing)
     if "stimulus" not in thing.obs_descriptors:
-        raise NeurordlError(
-            f"the patterns {name} lack the observation descriptor 'stimulus' (they have "
-            f"{listed(thing.obs_descriptors, 99) or 'none'}); set obs_descriptors['stimulus'] to the id "
-            "of each row"
-        )
+        problem = f"the patterns {name} lack the observation descriptor 'stimulus'"
+        known = listed(thing.obs_descriptors, 99) or "none"
+        raise NeurordlError(f"{problem} (they have {known}); set it to the id of each row")
     # a list is not made an array, which would turn a missing name among texts into the text 'nan'
     values = thing.obs_descriptors["stimulus"]
     return tuple(value.decode() if isinstance(value, bytes) else value for value in values)
@@ -466,21 +468,3 @@ def _in_order(thing: Any, rows: Mapping[str, Sequence[int]], ids: Sequence[str])
         vectors = reindex(thing, ids).astype(np.asarray(thing.dissimilarities).dtype, copy=False)
         return _like(thing, vectors, thing.rdm_descriptors, order)
     return take_rows(thing, order)
-
-
-def _table(matches: Mapping[str, Match], repeats: Mapping[str, int], first: str, kept: int) -> str:
-    """A row for each thing, as wide as its names are long."""
-    wanted = len(next(iter(matches.values())).wanted)
-    rows: dict[str, tuple[object, ...]] = {first: (wanted, 0, 0, repeats.get(first, 0), "")}
-    for name, match in matches.items():
-        counts = (len(match.matched), len(match.missing), len(match.unused), repeats.get(name, 0))
-        rows[name] = (*counts, "yes" if match.reordered else "no")
-    head = ["matched", "missing", "unused", "repeated", "reordered"]
-    lines = [pd.DataFrame(list(rows.values()), index=list(rows), columns=head).to_string()]
-    lines.append(f"{kept} of {wanted} stimuli of {first} are in all, in its order")
-    for name, match in matches.items():
-        for label, ids in (("missing in", match.missing), ("unused in", match.unused)):
-            if ids:
-                near = near_misses(match) if ids is match.missing else ""
-                lines.append(f"{label} {name}: {listed(ids)}{near}")
-    return "\n".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -24,9 +24,9 @@ Stimuli = slice | npt.NDArray[np.integer]
 Places = npt.NDArray[np.intp]
 
 _AT_ONCE = 1 << 24  # bytes of measurements that are read at once
-_CHANCE = (
-    4.0  # ratio of the energy of a run's mean to what averaged noise alone has, from which there is a mean
-)
+# ratio of the energy of a run's mean to what averaged noise alone has, from which there is a mean
+_CHANCE = 4.0
+_DTYPES = {np.dtype(np.float64): torch.float64, np.dtype(np.float32): torch.float32}
 
 
 class Source:
@@ -68,8 +68,7 @@ class Source:
         sums: npt.DTypeLike = np.float64,
     ) -> None:
         self.label, self.channels, self.dtype, self.sums = label, channels, check_dtype(dtype), sums
-        record = parsed_record(dataset.descriptors.get("provenance"))
-        self.is_average = isinstance(record, Mapping) and record.get("model") == "average"
+        self.record = parsed_record(dataset.descriptors.get("provenance"))
         self.measurements = np.asanyarray(dataset.measurements)
         shape = self.measurements.shape
         if len(shape) != 2 or self.measurements.dtype.kind not in "fiub" or not shape[1]:
@@ -81,12 +80,10 @@ class Source:
         names, self.stimulus = coded(dataset, descriptor, label)
         if len(names) < 2:
             raise NeurordlError(f"{label} has a single stimulus, {names[0]!r}; an RDM needs two or more")
-        for name in names:
-            if not isinstance(name, str) or not name:
-                raise NeurordlError(
-                    f"stimulus ids are text, and {label} has {name!r} ({type(name).__name__}); use str()"
-                )
-        self.ids = tuple(str(name) for name in names)
+        if wrong := [name for name in names if not isinstance(name, str) or not name]:
+            problem = f"{label} has {wrong[0]!r} ({type(wrong[0]).__name__})"
+            raise NeurordlError(f"stimulus ids are text, and {problem}; use str()")
+        self.ids = tuple(map(str, names))
         self.numbers = {stimulus: number for number, stimulus in enumerate(self.ids)}
         self.runs: list[Any] = [None]
         self.run = np.zeros_like(self.stimulus)
@@ -120,9 +117,11 @@ class Source:
         NeurordlError
             The mean is not finite, or there is no such mean.
         """
+        if center is None:
+            return self
         result = copy.copy(self)
         result.center = check_choice("center", center, (None, *get_args(Center)))
-        result.removed = None if center is None else self._means(center == "run", stimuli)
+        result.removed = self._means(center == "run", stimuli)
         return result
 
     def _means(self, by_run: bool, stimuli: Stimuli) -> Floats:
@@ -138,10 +137,8 @@ class Source:
                 totals[number] += block[numbers == number].sum(axis=0)
         if not np.isfinite(totals).all():
             holes = int((~np.isfinite(totals)).any(axis=0).sum())
-            raise NeurordlError(
-                f"the measurements of {self.label} hold NaN or infinity in {holes} channels; leave those "
-                "channels or observations out"
-            )
+            problem = f"the measurements of {self.label} hold NaN or infinity in {holes} channels"
+            raise NeurordlError(f"{problem}; leave those channels or observations out")
         return np.asarray(totals / np.where(counts > 0, counts, np.nan)[:, None])
 
     def check_finite(self, stimuli: Stimuli) -> None:
@@ -181,13 +178,13 @@ class Source:
         """Whether all patterns, or those of a run, are views of the measurements."""
         if self.removed is not None or self.channels is not None or (self.counts != 1).any():
             return False
-        order = self.order.reshape(len(self.ids), -1)
         if run is None and len(self.runs) > 1:
             return False
-        same = torch.from_numpy(np.empty(0, self.measurements.dtype)).dtype == self.dtype
-        return _consecutive(order[:, run or 0]) and same and _torchable(self.measurements)
+        same = _DTYPES.get(self.measurements.dtype) == self.dtype
+        order = self.order.reshape(len(self.ids), -1)[:, run or 0]
+        return same and _torchable(self.measurements) and _consecutive(order)
 
-    def within(self) -> tuple[Floats, int]:
+    def within(self) -> tuple[Floats, float]:
         """Return measurements less the mean of their stimulus, and their degrees of freedom."""
         rows = np.arange(len(self.stimulus))
         sums, counts = self._sums(slice(None))
@@ -219,17 +216,15 @@ class Source:
             return measured
         run = self.run[rows] if len(self.removed) > 1 else np.zeros_like(rows)
         removed = self.removed.astype(self.sums, copy=False)
-        if (unknown := np.isnan(removed[:, 0])).any() and unknown[run].any():
-            names = listed(self.runs[number] for number in np.unique(run[unknown[run]]))
-            raise NeurordlError(
-                f"center='run': no training stimulus of {self.label} is in run {names}, so its mean pattern "
-                "is not known; use center='all'"
-            )
+        if len(unknown := np.unique(run[np.isnan(removed[run, 0])])):
+            names = listed(self.runs[number] for number in unknown)
+            problem = f"no training stimulus of {self.label} is in run {names}"
+            raise NeurordlError(f"center='run': {problem}, so its mean is not known; use center='all'")
         return np.asarray(measured - (removed if len(removed) == 1 else removed[run]))
 
     def _read(self, rows: Places, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
         """Measurements of some rows; rows that follow one another are a view, also of a memory map."""
-        block = self.measurements[rows[0] : rows[-1] + 1] if _consecutive(rows) else self.measurements[rows]
+        block = self.measurements[slice(rows[0], rows[-1] + 1) if _consecutive(rows) else rows]
         return np.asarray(block if self.channels is None else block[:, self.channels], dtype=dtype)
 
     def _direct(self, rows: Places) -> Tensor:
@@ -246,33 +241,35 @@ def _torchable(block: npt.NDArray[Any]) -> bool:
 
 
 def _consecutive(rows: Places) -> bool:
-    return len(rows) > 0 and int(rows[-1] - rows[0]) + 1 == len(rows) and bool((np.diff(rows) == 1).all())
+    """Whether rows follow one another: they grow, and there is no room for gaps."""
+    return len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows) and bool((rows[1:] > rows[:-1]).all())
 
 
 def coded(dataset: DatasetBase, descriptor: str, label: str) -> tuple[list[Any], Places]:
     """Values of an observation descriptor in order of first appearance, and each row's number among them."""
     if descriptor not in dataset.obs_descriptors:
-        raise NeurordlError(
-            f"{label} has no observation descriptor {descriptor!r}; it has "
-            f"{listed(dataset.obs_descriptors, quote=True) or 'none'}"
-        )
+        known = listed(dataset.obs_descriptors, quote=True) or "none"
+        raise NeurordlError(f"{label} has no observation descriptor {descriptor!r}; it has {known}")
     column = dataset.obs_descriptors[descriptor]
     # a list is not made an array first, which would turn a missing name among texts into the text 'nan'
     values = column.tolist() if isinstance(column, np.ndarray) else list(column)
-    for row, value in enumerate(values):
-        if value is None or value != value or isinstance(value, list | dict | np.ndarray):
-            raise NeurordlError(
-                f"{label} has {value!r:.60} as {descriptor!r} of observation {row} (from 0); give each a "
-                "name or a number, or leave it out"
-            )
-    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
-    return list(numbers), np.fromiter((numbers[value] for value in values), np.intp, len(values))
+    try:
+        names = list(dict.fromkeys(values))
+    except TypeError:  # some cannot be names, such as lists
+        names = values
+    for name in names:
+        if not isinstance(name, Hashable) or name is None or name != name:
+            row = next(row for row, value in enumerate(values) if value is name)
+            problem = f"{label} has {name!r:.60} as {descriptor!r} of observation {row} (from 0)"
+            raise NeurordlError(f"{problem}; give each a name or a number, or leave it out")
+    numbers = {name: number for number, name in enumerate(names)}
+    return names, np.fromiter(map(numbers.__getitem__, values), np.intp, len(values))
 
 
 def check_dtype(dtype: npt.DTypeLike) -> torch.dtype:
     """Return the torch dtype of float64 or float32, by any name that numpy has for it; others are refused."""
     try:
-        return {"float64": torch.float64, "float32": torch.float32}[np.dtype(dtype).name]
+        return _DTYPES[np.dtype(dtype)]
     except (TypeError, ValueError, KeyError) as error:
         raise NeurordlError(f"dtype={dtype!r}: expected float64 or float32") from error
 
@@ -281,10 +278,9 @@ def check_rates(patterns: Tensor, measure: Dissimilarity, label: str) -> Tensor:
     """Return patterns; refuse negative ones where a dissimilarity takes rates."""
     # a NaN would hide behind the smallest
     if measure.rates and not bool(patterns.min() >= 0) and bool((patterns < 0).any()):
-        raise NeurordlError(
-            f"{measure} takes rates or counts of 0 or more, and {label} has "
-            f"{float(patterns.nan_to_num().min()):.3g}; choose another dissimilarity, or no center="
-        )
+        lowest = f"{label} has {float(patterns.nan_to_num().min()):.3g}"
+        remedy = "choose another dissimilarity, or no center="
+        raise NeurordlError(f"{measure} takes rates or counts of 0 or more, and {lowest}; {remedy}")
     return patterns
 
 
@@ -298,14 +294,13 @@ def check_runs(sources: Sequence[Source], measure: Dissimilarity) -> None:
     """
     if not measure.needs_runs:
         return
-    for source in sources:
-        if len(source.runs) < 2:
-            raise NeurordlError(
-                f"{measure} needs two or more runs, and {source.label} has a single run, {source.runs[0]!r}; "
-                "choose another dissimilarity"
-            )
     messages: dict[str, list[Source]] = {}
     for source in sources:
+        if len(source.runs) < 2:
+            problem = f"{source.label} has a single run, {source.runs[0]!r}"
+            raise NeurordlError(
+                f"{measure} needs two or more runs, and {problem}; choose another dissimilarity"
+            )
         alone = np.flatnonzero((source.counts > 0).sum(axis=1) == 1)
         if len(alone):
             n, rest = len(source.ids), len(source.ids) - len(alone)
@@ -317,11 +312,9 @@ def check_runs(sources: Sequence[Source], measure: Dissimilarity) -> None:
     # then what a run adds to all patterns does not cancel. It does where a run has all stimuli equally often.
     shifted = [source for source in sources if measure.kernel is not None and _depends_on_run_means(source)]
     if shifted:
-        message = (
-            f"{_gaps(shifted[0])}, so that {measure} distances contain the mean pattern of each run, and "
-            'there is one; remove it: center="run" (in the shell --center run)'
-        )
-        messages[message] = shifted
+        remedy = 'subtract it with center="run" (in the shell --center run)'
+        message = f"{_gaps(shifted[0])}, so that {measure} distances contain the mean pattern of each run"
+        messages[f"{message}; {remedy}"] = shifted
     for message, alike in messages.items():
         warnings.warn(f"{labels_of(alike)}: {message}", UserWarning, stacklevel=3)
 

@@ -13,7 +13,7 @@ from neurordl.arrays import Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity, mean_ranks
 from neurordl.measures.condensed import missing_groups, n_stimuli, square
-from neurordl.rdms.selection import check_one_per_subject, select_rdms
+from neurordl.rdms.selection import check_one_per_subject
 from neurordl.rsa.compare import similarity, subject_vectors
 from neurordl.validate import check_count
 
@@ -54,8 +54,7 @@ def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[flo
     (1.0, 1.0)
     """
     comparison = find_similarity(comparison)
-    chosen = check_one_per_subject(select_rdms(rdms))
-    return ceiling(np.asarray(chosen.dissimilarities, dtype=np.float64), comparison)
+    return ceiling(check_one_per_subject(rdms).dissimilarities, comparison)
 
 
 def ceiling(vectors: Floats, comparison: ComparisonLike) -> tuple[float, float]:
@@ -87,9 +86,7 @@ def subject_bounds(vectors: Floats, comparison: ComparisonLike) -> tuple[Floats,
     comparison = find_similarity(comparison)
     vectors = np.asarray(vectors, dtype=np.float64)
     if len(vectors) < 2:
-        raise NeurordlError(
-            "a noise ceiling takes the RDMs of two subjects or more, but there is one; choose more subjects"
-        )
+        raise NeurordlError("a noise ceiling takes two subjects or more, but there is one; choose more")
     groups = missing_groups(vectors)
     absent = groups[0][1]
     if comparison.kernel is not None and len(groups) == 1 and int((~absent).sum()) > 1:

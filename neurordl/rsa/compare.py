@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, overload
 
 import numpy as np
@@ -16,13 +16,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import missing_groups, n_stimuli
-from neurordl.rdms.selection import (
-    check_one_per_subject,
-    descriptor_values,
-    reindex,
-    select_rdms,
-    stimulus_ids,
-)
+from neurordl.rdms.selection import check_one_per_subject, reindex, stimulus_ids
 
 
 def compare(
@@ -68,9 +62,7 @@ def compare(
     comparison = find_similarity(comparison)
     match = match_ids(stimulus_ids(models), stimulus_ids(data), names=("models", "data"), missing=missing)
     if len(match.matched) < 3:
-        raise NeurordlError(
-            f"3 shared stimuli or more are needed, but there are {len(match.matched)}\n{match}"
-        )
+        raise NeurordlError(f"3 shared stimuli or more are needed, not {len(match.matched)}\n{match}")
     ids = sorted(match.matched, key=natural_key)  # the same sums in whatever order the data came
     return similarity(reindex(models, ids), reindex(data, ids), comparison)
 
@@ -81,21 +73,8 @@ def shared_stimuli(models: Mapping[str, RDMs]) -> tuple[str, ...]:
     ids = stimulus_ids(rdms)
     for name, other in remaining:
         if other is not rdms and set(stimulus_ids(other)) != set(ids):
-            raise NeurordlError(
-                f"the models {first!r} and {name!r} have different stimuli; give RDMs of the same ones"
-            )
+            raise NeurordlError(f"the models {first!r} and {name!r} have different stimuli; give the same")
     return ids
-
-
-def rdms_by_roi(
-    rdms: RDMs, roi: str | Sequence[str] | None, subjects: str | Sequence[str] | None
-) -> dict[str, RDMs]:
-    """One RDM per subject for each of some ROIs (None: all of them); RDMs without ROIs under the name ''."""
-    chosen = select_rdms(rdms, subjects=subjects)
-    if roi is None and "roi" not in rdms.rdm_descriptors:
-        return {"": check_one_per_subject(chosen)}
-    names = [roi] if isinstance(roi, str) else list(roi or dict.fromkeys(descriptor_values(chosen, "roi")))
-    return {name: check_one_per_subject(select_rdms(chosen, roi=name)) for name in names}
 
 
 def subject_vectors(rdms: RDMs | npt.ArrayLike) -> Floats:

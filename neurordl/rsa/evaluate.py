@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -27,17 +28,16 @@ from neurordl.measures.dissimilarities import (
     network_dissimilarity,
 )
 from neurordl.measures.kernels.distances import WIDE
-from neurordl.patterns.network import Compute, extract_patterns, read_batches, usable_device
+from neurordl.patterns.network import Compute, extract_patterns, read_batches
 from neurordl.rdms.compute import compute_rdms
-from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids, subject_names
-from neurordl.rsa.compare import rdms_by_roi, shared_stimuli
+from neurordl.rdms.selection import descriptor_values, rdms_by_roi, reindex, stimulus_ids, subject_names
+from neurordl.rsa.compare import shared_stimuli
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
-from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, RoiScores, Subjects, score_roi
+from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.validate import check_choice
 
 _PAIRS = ("held-out", "fitted", "cross", "all")
-_STIMULI_FITTED = {"held-out": "no", "fitted": "yes", "cross": "one of each pair"}
 # The largest layer of all stimuli: up to here they go through the network together, and no pattern is kept.
 _AT_ONCE_BYTES = 1 << 29
 # Patterns of several layers are kept together up to this size, where stimuli go through in batches.
@@ -157,31 +157,42 @@ def evaluate(
     resampling.check(comparison)
     compute = Compute.of(device)
     run = source if isinstance(source, RunLike) else None
-    match = match_ids(
-        _model_stimuli(source, stimuli), stimulus_ids(rdms), names=("stimuli", "RDMs"), missing=missing
-    )
+    network = run.student if run is not None else source if isinstance(source, nn.Module) else None
+    match = match_ids(_model_stimuli(source, stimuli), stimulus_ids(rdms), missing=missing)
     chosen = choose_pairs(match.matched, run, pairs)
     brains = rdms_by_roi(rdms, roi, subjects)
-    models, measure = _models(source, stimuli, rdms, chosen.ids, layers, dissimilarity, compute)
+    measured_by = "as given"
+    if network is not None and stimuli is not None:
+        measure = _network_dissimilarity(dissimilarity, rdms)
+        measured_by = measure.name
+        models = _network_vectors(network, stimuli.subset(chosen.ids), layers, measure, compute)
+    elif dissimilarity is not None:
+        raise NeurordlError("dissimilarity= is for a network's patterns, and these models are RDMs already")
+    else:
+        models = model_vectors(source, chosen.ids, layers)
+    device = "cpu" if str(compute.device).startswith("mps") else compute.device  # products are in float64
     stack = np.where(chosen.keep, np.stack(list(models.values())), np.nan)
-    results = {}
+    results, coverages = {}, {}
     for name, brain in brains.items():
         data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
-        study = Study(stack, data, comparison, device=_for_products(compute))
-        fitted = _fitted_subjects(brain, run, chosen, chosen_by_name=subjects is not None)
+        study = Study(stack, data, comparison, device=device)
+        fitted = _fitted_subjects(brain, run, chosen, by_name=subjects is not None)
         results[name] = score_roi(study, fitted, resampling, chosen.ids)
+        coverages[name] = asdict(Coverage.of(stack, data, fitted, chosen.keep))
     names = list(models)
     common: dict[str, Any] = {
         "comparison": comparison.name,
         "n_stimuli": len(chosen.ids),
         "pairs": chosen.name,
-        "dissimilarity": measure,
+        "dissimilarity": measured_by,
     }
     settings = {
         **common,
         "source": type(source).__name__,
         "layers": names,
-        **_roi_settings(results, chosen.keep),
+        "subjects": {name: list(result.subjects.names) for name, result in results.items()},
+        "measured": coverages,
+        "subjects_agree_p": {name: result.agreement for name, result in results.items()},
         "bootstrap": resampling.name if resampling.resamples else None,
         "n_bootstrap": resampling.n if resampling.resamples else None,
         "variance": resampling.variance_method.name if "stimuli" in resampling.factors else None,
@@ -193,7 +204,7 @@ def evaluate(
         "sha256": {
             "rdms": sha256_array(np.asarray(rdms.dissimilarities)),
             "stimuli": stimuli.sha256 if stimuli else None,
-            "weights": weights_sha256(_network(source)),
+            "weights": weights_sha256(network),
         },
     }
     frame = pd.concat({name: result.frame(names) for name, result in results.items()}, names=["roi"])
@@ -207,23 +218,6 @@ def evaluate(
         models=stack,
         means={name: result.mean_rdm for name, result in results.items()},
     )
-
-
-def _roi_settings(results: Mapping[str, RoiScores], keep: Bools) -> dict[str, object]:
-    """What the record says of the subjects of each ROI."""
-    records: dict[str, dict[str, object]] = {"subjects": {}, "measured": {}, "subjects_agree_p": {}}
-    for name, result in results.items():
-        coverage = Coverage.of(result.study.models, result.study.data, result.subjects, keep)
-        records["subjects"][name] = list(result.subjects.names)
-        records["measured"][name] = asdict(coverage)
-        records["subjects_agree_p"][name] = result.agreement
-    return dict(records)
-
-
-def _for_products(compute: Compute) -> str | torch.device | None:
-    """The device of matrix products, which needs float64."""
-    device = compute.device
-    return "cpu" if device is not None and usable_device(device).type == "mps" else device
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,17 +246,13 @@ def choose_pairs(ids: Sequence[str], run: RunLike | None, pairs: str | None) -> 
     """Choose among the pairs of the matched stimuli; see ``pairs`` of `evaluate`."""
     check_choice("pairs", pairs, (*_PAIRS, None))
     if run is None and pairs not in (None, "all"):
-        raise NeurordlError(
-            f"pairs={pairs!r} takes a run, which knows what it fitted; with a network or RDMs leave "
-            "pairs out, and choose the stimuli with stimuli="
-        )
+        raise NeurordlError(f"pairs={pairs!r} takes a run, which knows what it fitted; leave pairs out")
     used = {*run.fitted_ids, *run.validation_ids} if run is not None else set()
     n_used = sum(stimulus in used for stimulus in ids)
     if pairs is None and 0 < n_used < len(ids):
         raise NeurordlError(
-            f"the run used {n_used} of the {len(ids)} stimuli (fitted or validation) and not the other "
-            f"{len(ids) - n_used}; choose pairs='held-out', 'fitted' or 'cross', or give stimuli= the "
-            "held-out ones only"
+            f"the run used {n_used} of the {len(ids)} stimuli (fitted or validation): choose "
+            "pairs='held-out', 'fitted' or 'cross', or give stimuli= the held-out ones only"
         )
     if pairs is None:
         pairs = "all" if run is None else "fitted" if n_used else "held-out"
@@ -270,8 +260,7 @@ def choose_pairs(ids: Sequence[str], run: RunLike | None, pairs: str | None) -> 
     chosen = tuple(sorted((s for s in ids if (s in used) in kept), key=natural_key))
     if len(chosen) < 3:
         raise NeurordlError(
-            f"comparing RDMs takes 3 stimuli or more, but {len(chosen)} of the {len(ids)} matched are in "
-            f"{pairs} pairs; give more stimuli or choose other pairs"
+            f"RSA takes 3 stimuli or more, but {len(chosen)} of the {len(ids)} matched are in {pairs} pairs"
         )
     i, j = np.triu_indices(len(chosen), 1)
     is_used = np.array([stimulus in used for stimulus in chosen])
@@ -281,9 +270,7 @@ def choose_pairs(ids: Sequence[str], run: RunLike | None, pairs: str | None) -> 
     return PairChoice(pairs, chosen, keep, int(is_used.sum()))
 
 
-def _fitted_subjects(
-    brain: RDMs, run: RunLike | None, chosen: PairChoice, *, chosen_by_name: bool
-) -> Subjects:
+def _fitted_subjects(brain: RDMs, run: RunLike | None, chosen: PairChoice, *, by_name: bool) -> Subjects:
     """Who is in the mean of a ROI, and what ``fitted`` says of each subject and of the mean."""
     names = subject_names(brain)
     if reserved := {"mean", "group"} & set(names):
@@ -293,48 +280,19 @@ def _fitted_subjects(
     known = {str(subject) for subject in run.fitted_subjects}
     # An RDM without a subject, such as a group mean, may be of anyone.
     other = "unknown" if "unnamed" in known else "no"
-    fitted = ["yes" if name in known else other for name in names]
-    if run.fitted_rdms:  # the same RDM under another name is fitted all the same
-        vectors = reindex(brain, sorted(stimulus_ids(brain), key=natural_key))
-        vectors[~np.isfinite(vectors)] = np.nan
-        for k, vector in enumerate(vectors):
-            if sha256_array(vector) in run.fitted_rdms:
-                fitted[k] = "yes"
+    vectors = reindex(brain, sorted(stimulus_ids(brain), key=natural_key))
+    vectors[~np.isfinite(vectors)] = np.nan
+    # the same RDM under another name is fitted all the same
+    again = [sha256_array(vector) in run.fitted_rdms for vector in vectors]
+    fitted = ["yes" if name in known or same else other for name, same in zip(names, again, strict=True)]
     if "subject" not in brain.rdm_descriptors and (run.fitted_ids or known):
         fitted = ["unknown"] * len(names)
     mixed = len(set(fitted)) > 1
-    pooled = tuple(chosen_by_name or not mixed or value != "yes" for value in fitted)
-    fitted.append(fitted[0] if not mixed else "some" if chosen_by_name else other)
-    stimuli = _STIMULI_FITTED.get(chosen.name)
-    if stimuli is None:
-        stimuli = {0: "no", len(chosen.ids): "yes"}.get(chosen.n_used, "some")
+    pooled = tuple(by_name or not mixed or value != "yes" for value in fitted)
+    fitted.append(fitted[0] if not mixed else "some" if by_name else other)
+    stimuli = {0: "no", len(chosen.ids): "yes"}.get(chosen.n_used, "some")
+    stimuli = "one of each pair" if chosen.name == "cross" else stimuli
     return Subjects(names, pooled, tuple(f"stimuli: {stimuli}, subjects: {value}" for value in fitted))
-
-
-def _network(source: object) -> nn.Module | None:
-    """The network of a run, a network itself, or None of model RDMs."""
-    if isinstance(source, RunLike):
-        return source.student
-    return source if isinstance(source, nn.Module) else None
-
-
-def _models(
-    source: object,
-    stimuli: StimulusSet | None,
-    rdms: RDMs,
-    ids: Sequence[str],
-    layers: str | Sequence[str],
-    dissimilarity: DissimilarityLike | None,
-    compute: Compute,
-) -> tuple[dict[str, Floats], str]:
-    """Condensed RDM of each model, and the name of their dissimilarity."""
-    network = _network(source)
-    if network is not None and stimuli is not None:
-        measure = _network_dissimilarity(dissimilarity, rdms)
-        return _network_vectors(network, stimuli.subset(ids), layers, measure, compute), measure.name
-    if dissimilarity is not None:
-        raise NeurordlError("dissimilarity= is for a network's patterns, and these models are RDMs already")
-    return model_vectors(source, ids, layers), "as given"
 
 
 def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ...]:
@@ -344,16 +302,13 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
         if isinstance(source, RunLike) and source.held_out_ids:
             hint = f" (the run held out {len(source.held_out_ids)}, {source.held_out_ids[0]!r} and others)"
         raise NeurordlError(f"a network is evaluated on images: pass a StimulusSet as stimuli={hint}")
-    if isinstance(source, RunLike) and stimuli is not None:
-        before, now = source.preprocessing, stimuli.preprocessing
-        if before is not None and before != now:
-            raise NeurordlError(
-                f"the stimuli were prepared as {now}, but those of the run as {before}; read them with the "
-                "run's size, channels, mean and std"
-            )
-    if stimuli is not None:
-        return stimuli.ids
-    return shared_stimuli({names[0]: rdms for rdms, names in _stacks(source)})
+    if stimuli is None:
+        return shared_stimuli({names[0]: rdms for rdms, names in _stacks(source)})
+    before = source.preprocessing if isinstance(source, RunLike) else None
+    if before not in (None, stimuli.preprocessing):
+        now = f"the stimuli were prepared as {stimuli.preprocessing}"
+        raise NeurordlError(f"{now}, but those of the run as {before}; prepare them alike")
+    return stimuli.ids
 
 
 def _network_dissimilarity(dissimilarity: DissimilarityLike | None, rdms: RDMs) -> Dissimilarity:
@@ -369,7 +324,7 @@ def _network_dissimilarity(dissimilarity: DissimilarityLike | None, rdms: RDMs) 
         why = f"{measure} needs {measure.lacking_in_network}, which a network does not have"
         if chosen == measure:
             return measure
-    warnings.warn(f"{why}: the network is measured by {chosen}; dissimilarity= chooses another", stacklevel=4)
+    warnings.warn(f"{why}: the network is measured by {chosen}; dissimilarity= chooses another", stacklevel=3)
     return chosen
 
 
@@ -387,7 +342,7 @@ def _network_vectors(
     """
     ids = stimuli.ids
     probe = extract_patterns(network, stimuli.subset(ids[:1]), layers, device=compute.device)
-    sizes = {name: 4 * len(ids) * int(patterns.measurements.shape[1]) for name, patterns in probe.items()}
+    sizes = {name: len(ids) * patterns.measurements.nbytes for name, patterns in probe.items()}
     if compute.batch_size is None and max(sizes.values()) <= _AT_ONCE_BYTES:
 
         def rdm(features: Tensor) -> Tensor:
@@ -410,25 +365,20 @@ def _network_vectors(
 def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
     """Names of layers whose patterns are kept together."""
     group: list[str] = []
-    total = 0
     for name, size in sizes.items():
-        if group and total + size > _PATTERN_BYTES:
+        if group and sum(sizes[member] for member in group) + size > _PATTERN_BYTES:
             yield group
-            group, total = [], 0
+            group = []
         group.append(name)
-        total += size
     yield group
 
 
 def weights_sha256(network: nn.Module | None) -> str | None:
     """Checksum of a network's weights; None without a network, or where it has none, as a quantized one."""
-    state: Mapping[str, Any] = network.state_dict() if network is not None else {}
-    if network is None or not all(isinstance(value, Tensor) for value in state.values()):
-        return None
-    try:
-        return sha256_state(state)
-    except (TypeError, RuntimeError):  # numpy has no numbers of this type
-        return None
+    if network is not None and all(isinstance(value, Tensor) for value in network.state_dict().values()):
+        with suppress(TypeError, RuntimeError):  # numpy has no numbers of this type
+            return sha256_state(network.state_dict())
+    return None
 
 
 def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str]) -> dict[str, Floats]:
@@ -458,15 +408,11 @@ def _stacks(source: object) -> list[tuple[RDMs, list[str]]]:
         by = next(name for name in ("layer", "name", "index") if name in source.rdm_descriptors)
         names = descriptor_values(source, by)
         if len(set(names)) < len(names):
-            raise NeurordlError(
-                f"each model RDM needs its own name, but the RDM descriptor {by!r} repeats some; make its "
-                "values unique, or give a dict from name to RDMs"
-            )
+            raise NeurordlError(f"the RDM descriptor {by!r} repeats a name; give each model RDM its own")
         return [(source, names)]
     if not isinstance(source, Mapping) or not source or not all(isinstance(r, RDMs) for r in source.values()):
         raise NeurordlError(
-            "evaluate takes a run, a torch module, rsatoolbox RDMs or a dict from name to RDMs, but got "
-            f"{type(source).__name__}"
+            f"expected a run, a torch module, RDMs or a dict from name to RDMs, got {type(source).__name__}"
         )
     if several := [name for name, rdms in source.items() if len(rdms) != 1]:
         raise NeurordlError(f"model {several[0]!r} has {len(source[several[0]])} RDMs; give one RDM per name")

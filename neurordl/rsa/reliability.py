@@ -133,9 +133,7 @@ def split_half(
     values = np.empty(n_splits)
     for k in range(n_splits):
         order = rng.permutation(len(vectors))
-        first, second = (
-            pooled(scaled[order[part]], comparison) for part in (slice(half), slice(half, 2 * half))
-        )
+        first, second = (pooled(scaled[rows], comparison) for rows in (order[:half], order[half : 2 * half]))
         values[k] = similarity(first, second, comparison)[0, 0]
     return 2 * values / (1 + values) if spearman_brown else values
 
@@ -191,8 +189,7 @@ def session_reliability(
     subjects, sessions = list(subjects or ()), list(sessions or ())
     if not len(vectors) == len(subjects) == len(sessions):
         raise NeurordlError(
-            f"each RDM needs a subject and a session, but there are {len(vectors)} RDMs, {len(subjects)} "
-            f"subjects and {len(sessions)} sessions"
+            f"{len(vectors)} RDMs, {len(subjects)} subjects and {len(sessions)} sessions: give one of each"
         )
     if len(set(sessions)) < 2:
         raise NeurordlError("session reliability takes RDMs of two sessions or more, but there is one")

@@ -84,12 +84,9 @@ class Coverage:
         measured = np.isfinite(data) & keep
         compared = measured[list(subjects.pooled)].any(axis=0) & np.isfinite(models).any(axis=0)
         without = [len(unmeasured_stimuli(row)) for row in measured]
-        return cls(
-            requested=int(keep.sum()),
-            compared=int(compared.sum()),
-            pairs=dict(zip(subjects.names, measured.sum(axis=1).tolist(), strict=True)),
-            stimuli=dict(zip(subjects.names, without, strict=True)),
-        )
+        pairs = dict(zip(subjects.names, measured.sum(axis=1).tolist(), strict=True))
+        stimuli = dict(zip(subjects.names, without, strict=True))
+        return cls(int(keep.sum()), int(compared.sum()), pairs, stimuli)
 
     @property
     def note(self) -> str:
@@ -140,41 +137,43 @@ class RoiScores:
         names, n_layers, inference = self.subjects.names, len(layers), self.inference
         note = "" if inference.n_subjects > 1 else "one subject: no noise ceiling"
         reasons = _reasons(self.study, layers, [f"subject {name!r}" for name in names], note)
-        single = pd.DataFrame(
-            {
-                "subject": names * n_layers,
-                "score": self.study.scores.ravel(),
-                "fitted": self.subjects.fitted[:-1] * n_layers,
-                "reason": reasons.ravel(),
-            },
-            index=np.repeat(np.arange(n_layers), len(names)),
-        ).assign(generalizes_to="", n_subjects=1)
         columns = ("score", "ci_low", "ci_high", "p", "n_subjects")
-        means = pd.DataFrame(dict(zip(columns, mean_interval(inference.scores), strict=True)))
+        means: dict[str, Any] = dict(zip(columns, mean_interval(inference.scores), strict=True))
         if inference.resampling.resamples:  # otherwise each layer by the subjects in whom it is defined
-            means = means.assign(**inference.estimates())
-        means = means.assign(
-            subject="mean",
-            fitted=self.subjects.fitted[-1],
-            reason=self._reasons_of_means(means, reasons),
-            generalizes_to=inference.resampling.generalizes_to,
-            p_ceiling=self.p_ceiling,
-            **corrected(means["p"].to_numpy()),
-        )
-        table = pd.concat([single, means]).sort_index(kind="stable")
-        table[["ceiling_lower", "ceiling_upper"]] = self.ceilings[table.index]
-        return table.assign(layer=np.array(layers, dtype=object)[table.index])
+            means |= inference.estimates()
+        of_subjects = {
+            "subject": names * n_layers,
+            "score": self.study.scores.ravel(),
+            "generalizes_to": "",
+            "n_subjects": 1,
+            "fitted": self.subjects.fitted[:-1] * n_layers,
+            "reason": reasons.ravel(),
+        }
+        of_means = {
+            "subject": "mean",
+            **means,
+            **corrected(means["p"]),
+            "p_ceiling": self.p_ceiling,
+            "generalizes_to": inference.resampling.generalizes_to,
+            "fitted": self.subjects.fitted[-1],
+            "reason": self._reasons_of_means(means["n_subjects"], means["p"], reasons),
+        }
+        rows = np.repeat(np.arange(n_layers), len(names))
+        table = pd.concat([pd.DataFrame(of_subjects, rows), pd.DataFrame(of_means)]).sort_index(kind="stable")
+        table["ceiling_lower"], table["ceiling_upper"] = self.ceilings[table.index].T
+        table["layer"] = np.array(layers, dtype=object)[table.index]
+        return table
 
-    def _reasons_of_means(self, means: pd.DataFrame, reasons: Any) -> list[str]:
+    def _reasons_of_means(self, n_subjects: Floats, p: Floats, reasons: Any) -> Any:
         """Why the mean of a layer, its test or its noise ceiling is undefined or doubtful; else empty."""
         several, usual = self.inference.n_subjects > 1, ""
         untested = several and self.inference.resampling.variance_method.why_undefined
         untested = untested or "one subject: no interval, no p" + ("" if several else ", no noise ceiling")
         if self.agreement is not None and self.agreement >= _ALPHA:
             usual = f"noise ceiling no better than chance: subjects do not agree (p = {self.agreement:.2f})"
-        undefined = reasons[np.arange(len(means)), np.isnan(self.study.scores).argmax(axis=1)]
-        cases = [means["n_subjects"] == 0, np.isnan(means["p"]), self.inference.no_width]
-        return list(np.select([np.asarray(case) for case in cases], [undefined, untested, NO_WIDTH], usual))
+        undefined = reasons[np.arange(len(p)), np.isnan(self.study.scores).argmax(axis=1)]
+        cases = [n_subjects == 0, np.isnan(p), self.inference.no_width]
+        return np.select(cases, [undefined, untested, NO_WIDTH], usual)
 
     def between(self, layers: Sequence[str]) -> pd.DataFrame:
         """Each two layers: the difference of their means, its interval, and p (two-sided)."""
@@ -209,14 +208,8 @@ def score_roi(study: Study, subjects: Subjects, resampling: Resampling, stimuli:
         ceilings[rows] = group.ceiling
         if group.model_var is not None:
             p_ceiling[rows] = p_values(group, center="data").ceiling
-    return RoiScores(
-        study=study,
-        subjects=subjects,
-        inference=inference,
-        ceilings=ceilings,
-        p_ceiling=p_ceiling,
-        agreement=agreement(part.data, study.comparison, resampling.seed),
-    )
+    chance = agreement(part.data, study.comparison, resampling.seed)
+    return RoiScores(study, subjects, inference, ceilings, p_ceiling, chance)
 
 
 def repeated_layers(layers: Sequence[str], models: Floats) -> str:
@@ -314,12 +307,11 @@ class Evaluation:
         out = Path(folder)
         make_folder(out)
         match = {name: getattr(self.match, name) for name in ("matched", "missing", "unused", "reordered")}
+        record = {"settings": self.settings, "match": match, "versions": versions()}
         write_text(out / "scores.csv", self.frame.to_csv(index=False))
         write_text(out / "differences.csv", self.differences.to_csv(index=False))
         self._save_arrays(out / "evaluation.h5")
-        write_json(
-            out / "evaluation.json", {"settings": self.settings, "match": match, "versions": versions()}
-        )
+        write_json(out / "evaluation.json", record)
         return out
 
     def _save_arrays(self, path: Path) -> None:
@@ -409,11 +401,10 @@ class Evaluation:
     def _notes_on_pairs(self) -> list[str]:
         """Notes on few pairs and on those that were not measured; once where it is the same in every ROI."""
         rois: dict[str, list[str]] = {}
-        coverages = self._coverages
+        coverages, n = self._coverages, self.settings.get("n_stimuli", 0)
         for roi, coverage in coverages.items():
             resampled = "stimuli" in self.inferences[roi].resampling.factors
-            numbers = {"pairs": coverage.compared, "requested": coverage.requested}
-            few = few_pairs(self.settings["n_stimuli"], resampled=resampled, **numbers)
+            few = few_pairs(n, coverage.compared, resampled=resampled, requested=coverage.requested)
             for note in filter(None, [few, coverage.note]):
                 rois.setdefault(note, []).append(roi)
         return [

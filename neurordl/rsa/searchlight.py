@@ -217,10 +217,7 @@ def searchlight(
     """
     comparison, measure = find_similarity(comparison), find_dissimilarity(dissimilarity)
     if measure.precision == "required":
-        raise NeurordlError(
-            f"a searchlight has no precision of each sphere, as {measure} needs; whiten the patterns first, "
-            "and choose euclidean"
-        )
+        raise NeurordlError(f"{measure} needs a precision: whiten the patterns first, and choose euclidean")
     check_number("radius", radius, 0, _WIDEST, open_low=True)
     check_number("threshold", threshold, 0, 1, open_low=True)
     by_run = measure.needs_runs or center == "run"
@@ -236,8 +233,7 @@ def searchlight(
     normalize = measure.kernel.normalize if measure.kernel is not None else None
     if len(spheres.offsets) == 1 and normalize == "centered length":
         raise NeurordlError(
-            f"radius={radius:g} makes spheres of a single voxel, where {measure} distances are undefined; "
-            "take a radius above 1, or another dissimilarity"
+            f"radius={radius:g} is a single voxel, where {measure} distances are undefined; take more than 1"
         )
     values = source.by_run() if measure.needs_runs else source.patterns()[None]
     check_rates(values, measure, source.label)
@@ -261,9 +257,8 @@ def searchlight(
         warnings.warn(f"all scores are NaN: {reason}", UserWarning, stacklevel=2)
     names = {"dissimilarity": measure.name, "comparison": comparison.name}
     settings = {"radius": radius, "threshold": threshold, **names, "center": center}
-    return Searchlight(
-        *(tuple(named), scores, spheres.places, spheres.n_voxels, match, settings), grid=_grid_of(patterns)
-    )
+    grid = _grid_of(patterns)
+    return Searchlight(tuple(named), scores, spheres.places, spheres.n_voxels, match, settings, grid)
 
 
 def _grid_of(patterns: DatasetBase) -> Grid | None:
@@ -348,8 +343,7 @@ class _Spheres:
         extent = voxels.max(axis=0) - voxels.min(axis=0) + 1
         if float(np.prod(extent, dtype=np.float64)) > _LARGEST:
             raise NeurordlError(
-                f"the voxel indices x, y, z span {' x '.join(map(str, extent))} voxels: give indices, "
-                "not positions in space"
+                f"x, y, z span {' x '.join(map(str, extent))} voxels: give indices, not positions in space"
             )
         reach = int(np.ceil(radius)) - 1  # distances are less than the radius
         grid = np.indices((2 * reach + 1,) * 3).reshape(3, -1).T - reach
@@ -401,10 +395,7 @@ def _voxel_indices(patterns: DatasetBase) -> npt.NDArray[np.intp]:
     """Voxel indices x, y, z of the channels, (voxels, 3)."""
     channels: Mapping[str, Any] = patterns.channel_descriptors
     if absent := [axis for axis in "xyz" if axis not in channels]:
-        raise NeurordlError(
-            f"the patterns have no channel descriptor {absent[0]!r}; a searchlight needs the voxel "
-            "indices x, y and z, which read_patterns gives"
-        )
+        raise NeurordlError(f"no channel descriptor {absent[0]!r}: a searchlight needs voxel indices x, y, z")
     voxels = np.stack([np.asarray(channels[axis]) for axis in "xyz"], axis=1)
     if voxels.dtype.kind not in "iu" or not len(voxels) or int(voxels.min()) < 0:
         raise NeurordlError("the voxel indices x, y, z must be whole numbers from 0")

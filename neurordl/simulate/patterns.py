@@ -265,8 +265,9 @@ def patterns_of(rdms: RDMs, number: int = 0) -> Floats:
     if not np.isfinite(matrix).all():
         raise NeurordlError("the RDM has missing pairs (NaN); give a complete geometry")
     n = len(stimulus_ids(rdms))
+    measure = dissimilarity_from_text(rdms.dissimilarity_measure)
     inner = 1 - matrix
-    if not _is_normalized(dissimilarity_from_text(rdms.dissimilarity_measure)):
+    if measure is None or not measure.normalized:
         centering = np.eye(n) - 1 / n
         inner = -centering @ matrix @ centering / 2
     values, vectors = np.linalg.eigh((inner + inner.T) / 2)
@@ -275,11 +276,6 @@ def patterns_of(rdms: RDMs, number: int = 0) -> Floats:
     # directions that sum to 0 over channels, so that removing this mean changes nothing
     basis = np.linalg.qr(np.column_stack([np.ones(n + 1), np.eye(n + 1)[:, :n]]))[0][:, 1:]
     return np.asarray(vectors * np.sqrt(np.clip(values, 0, None)) @ basis.T)
-
-
-def _is_normalized(measure: Dissimilarity | None) -> bool:
-    """Whether a dissimilarity is one of normalized patterns, such as the correlation distance."""
-    return measure is not None and measure.kernel is not None and measure.kernel.normalize != "none"
 
 
 def plan_study(
@@ -383,7 +379,7 @@ def _simulate_study(
         measured = compute_rdms(data, dissimilarity)
     measure = find_dissimilarity(dissimilarity)
     datasets = [Dataset(model[chosen], obs_descriptors={"stimulus": shown}) for model in models]
-    true = compute_rdms(datasets, measure if _is_normalized(measure) else "euclidean")
+    true = compute_rdms(datasets, measure if measure.normalized else "euclidean")
     similarities = compare(true, measured, "corr", missing="ignore")
     if not np.isfinite(similarities).all():
         problem = "a subject has too few pairs, or equal distances"

@@ -243,6 +243,21 @@ def test_bad_input(patterns: Any, options: dict[str, Any], message: str) -> None
         compute_rdms(patterns, **options)
 
 
+def test_all_datasets_or_none_have_rois() -> None:
+    with_rois, without = dataset(channels=2), dataset(channels=2)
+    with_rois.channel_descriptors["roi"] = ["V1", "IT"]
+    with pytest.raises(NeurordlError, match="'roi' is missing in Dataset 1, but others have it"):
+        compute_rdms([with_rois, without])
+
+
+@pytest.mark.parametrize("value", [["s1"], {"s1": 1}])
+def test_a_list_among_names_is_refused_with_its_row(value: Any) -> None:
+    data = dataset()
+    data.obs_descriptors["stimulus"][2] = value
+    with pytest.raises(NeurordlError, match="as 'stimulus' of observation 2"):
+        compute_rdms(data)
+
+
 def plain(values: Any) -> Dataset:
     return Dataset(values, obs_descriptors={"stimulus": [f"s{k}" for k in range(len(values))]})
 

@@ -300,7 +300,7 @@ def test_one_error_lists_all_that_an_object_lacks() -> None:
 
     with pytest.raises(
         nrl.NeurordlError,
-        match="Nameless is not a .*, because it has no name, weight, teacher, network, describe, forward;",
+        match=r"Nameless is not a .*, because it has no name, weight, teacher, network, describe, forward;",
     ):
         nrl.Objective(Nameless())  # type: ignore[arg-type]
 

@@ -33,10 +33,7 @@ def _keys(values: Floats) -> Keys:
     top = np.uint64(1) << np.uint64(63)
     keys, bits = np.empty(len(values), np.uint64), values.view(np.uint64)
     for k in range(len(values)):
-        key = bits[k]
-        if key == top:
-            key = np.uint64(0)  # minus zero
-        keys[k] = ~key if key & top else key | top
+        keys[k] = ~bits[k] if values[k] < 0 else bits[k] | top  # the same for zero and minus zero
     return keys
 
 

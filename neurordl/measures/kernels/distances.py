@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.measures.condensed import condensed_index, square, triangle_start
+from neurordl.measures.condensed import condensed_index, pair_number, square
 
 Normalize = Literal["none", "length", "centered length"]
 Array = npt.NDArray[np.floating]
@@ -475,7 +475,7 @@ def _write(gram: Array, left: _Block, right: _Block, n: int, out: Array, scale: 
         for k in range(len(slab)):
             number = left.start + top + k
             past = k + 1 if left is right else 0
-            at = triangle_start(n, number) + right.start + lead + past - number - 1
+            at = pair_number(number, right.start + lead + past, n)
             place = out[at : at + slab.shape[1] - past]
             place[:] = place + slab[k, past:] if add else slab[k, past:]
 

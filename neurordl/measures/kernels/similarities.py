@@ -589,10 +589,11 @@ class Ranks(Kernel):
             once = np.ones(n_stimuli(data.shape[1]), dtype=np.int64)
             whole = compiled_ranks.resample(ranks, order, once, measured)
             every_set, every_bound = drawn.sets.reshape(-1, n_data), bounds.reshape(-1, 2, n_data)
-            in_threads(
-                lambda part: compiled_ranks.bounds(*whole, layout, every_set[part], every_bound[part]),
-                len(every_set),
-            )
+
+            def work_on_sets(part: slice) -> None:
+                compiled_ranks.bounds(*whole, layout, every_set[part], every_bound[part])
+
+            in_threads(work_on_sets, len(every_set))
             return compiled_ranks.scores(*whole, layout)[None], bounds
         counts, scores = drawn.counts, np.empty((len(drawn.counts), n, n_data))
         sets, bounds = (np.ascontiguousarray(values.swapaxes(0, 1)) for values in (drawn.sets, bounds))

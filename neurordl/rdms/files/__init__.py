@@ -177,10 +177,8 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
     if not isinstance(rdms, RDMs):
         raise NeurordlError(f"save_rdms takes rsatoolbox RDMs, not {type(rdms).__name__}")
     _check_values(rdms, "the RDMs to save")
-    if not lossy and (omitted := format.omits(rdms)):
-        raise NeurordlError(
-            f"{target.name} has no place for {', '.join(omitted)}; write .h5, or leave it out by lossy=True"
-        )
+    if not lossy and (omitted := ", ".join(format.omits(rdms))):
+        raise NeurordlError(f"{target.name} has no place for {omitted}; write .h5, or pass lossy=True")
     if format.single and rdms.n_rdm > 1:
         raise NeurordlError(f"{target.name} holds one RDM, and these are {rdms.n_rdm}; write .h5")
     write_bytes(target, format.write(rdms))
@@ -191,10 +189,9 @@ def _find_format(path: Path, verb: str) -> Format:
     if suffix in FORMATS:
         return FORMATS[suffix]
     reason = "unpickling a file can run any code" if suffix in (".pkl", ".pickle") else "not supported"
-    raise NeurordlError(
-        f"cannot {verb} RDMs as {path.name!r} ({reason}): RDM files are HDF5 in rsatoolbox's layout or "
-        f"others, named {', '.join(FORMATS)}; convert with rdms.save(path, file_type='hdf5') in rsatoolbox"
-    )
+    known = f"HDF5 in rsatoolbox's layout or others, named {', '.join(FORMATS)}"
+    remedy = "convert with rdms.save(path, file_type='hdf5') in rsatoolbox"
+    raise NeurordlError(f"cannot {verb} RDMs as {path.name!r} ({reason}): RDM files are {known}; {remedy}")
 
 
 def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) -> RDMs:
@@ -247,10 +244,9 @@ def _complete(
     if len(texts) != count:
         raise NeurordlError(f"{source} needs {count} values for {name!r}, but was given {len(texts)}")
     if stored and stored != texts:
-        raise NeurordlError(
-            f"{source} has its own {name} ({listed(stored, 3, quote=True)}), other than those given "
-            f"({listed(texts, 3, quote=True)}); leave the argument out, or change the RDMs after loading"
-        )
+        both = [listed(values, 3, quote=True) for values in (stored, texts)]
+        problem = f"{source} has its own {name} ({both[0]}), other than those given ({both[1]})"
+        raise NeurordlError(f"{problem}; leave the argument out, or change the RDMs after loading")
     descriptors[name] = texts
 
 

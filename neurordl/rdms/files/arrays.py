@@ -76,9 +76,7 @@ def _refuse_pickle(handle: IO[bytes], label: str) -> None:
     start = handle.read(2)
     handle.seek(0)
     if start in _PICKLE:
-        raise NeurordlError(
-            f"{label} is a pickle under another name, which can run any code; save it by numpy or save_rdms"
-        )
+        raise NeurordlError(f"{label} is a pickle under another name, which can run any code; use save_rdms")
 
 
 def _read_array(handle: IO[bytes], size: int, label: str) -> Values:
@@ -90,9 +88,8 @@ def _read_array(handle: IO[bytes], size: int, label: str) -> Values:
     read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
     shape, _, dtype = read_header(handle)
     if dtype.hasobject:
-        raise NeurordlError(
-            f"{label} holds Python objects, whose pickles can run any code; save it as numbers or text"
-        )
+        problem = "holds Python objects, whose pickles can run any code"
+        raise NeurordlError(f"{label} {problem}; save it as numbers or text")
     claimed, stored = math.prod(shape) * dtype.itemsize, size - handle.tell()
     if claimed != stored or (dtype.itemsize == 0 and math.prod(shape) > size):
         raise ValueError(f"{label} claims an array of {claimed} bytes, but has {max(0, stored)}")

@@ -237,10 +237,9 @@ def condense(values: Any, source: str, interpretation: Interpretation | None = N
         fitting = [stack for stack in stacks if looks_square(stack)]
         unambiguous = len(fitting) == 1 or (vectors is None and len(stacks) == 1)
         if not unambiguous and wanted.layout != "square":
-            raise NeurordlError(
-                f"{source} has the shape {array.shape} of square or condensed RDMs, and its symmetry does "
-                "not decide: pass layout='square' (a matrix or a stack) or 'condensed' (one RDM per row)"
-            )
+            problem = f"{source} has the shape {array.shape} of square or condensed RDMs"
+            remedy = "pass layout='square' (a matrix or a stack) or 'condensed' (one RDM per row)"
+            raise NeurordlError(f"{problem}, and its symmetry does not decide: {remedy}")
         stack = (fitting or stacks)[0]
         each = [source] if len(stack) == 1 else [f"{source}, RDM {number}" for number in range(len(stack))]
         return np.stack([_from_square(*pair, wanted) for pair in zip(stack, each, strict=True)])
@@ -262,17 +261,15 @@ def _check_axes(array: Values, source: str) -> None:
         return
     stacked = shape[:-2] if shape[-1] == shape[-2] else shape[2:]
     if sum(length > 1 for length in stacked) > 1:
-        raise NeurordlError(
-            f"{source} has the shape {shape}: several axes beside the stimuli, whose meaning is not known; "
-            "read it and make rsatoolbox RDMs of array.reshape(-1, n, n) with a descriptor for each axis"
-        )
+        problem = f"{source} has the shape {shape}: several axes beside the stimuli, whose meaning is unknown"
+        remedy = "make rsatoolbox RDMs of array.reshape(-1, n, n) with a descriptor for each axis"
+        raise NeurordlError(f"{problem}; {remedy}")
 
 
 def columns_fit(values: Any) -> bool:
     """Whether an array is longer than wide, and its columns can be condensed RDMs."""
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or not 1 < values.shape[1] < values.shape[0]:
-        return False
-    return _n_stimuli(values.shape[0]) is not None
+    tall = isinstance(values, np.ndarray) and values.ndim == 2 and 1 < values.shape[1] < values.shape[0]
+    return tall and _n_stimuli(values.shape[0]) is not None
 
 
 def _n_stimuli(n_pairs: int) -> int | None:
@@ -293,8 +290,7 @@ def _as_vectors(array: Values) -> Values | None:
 
 def _as_squares(array: Values) -> list[Values]:
     """The possible stacks of square RDMs: along the first axes (as in numpy), along the last (MATLAB)."""
-    stacks = []
-    shape = array.shape
+    stacks, shape = [], array.shape
     if array.ndim >= 2 and shape[-1] == shape[-2] > 1:
         stacks.append(array.reshape(-1, *shape[-2:]))
     if array.ndim >= 3 and shape[0] == shape[1] > 1:
@@ -406,9 +402,8 @@ def _chosen_name(variables: Mapping[str, Any], name: str | None) -> str:
         return "dissimilarities"
     candidates = [key for key, value in variables.items() if key not in _RESERVED and _could_be_rdms(value)]
     if not candidates:
-        raise NeurordlError(
-            f"no variable that can be RDMs (square, condensed, structs with a field RDM); it has: {contents}"
-        )
+        expected = "square, condensed, structs with a field RDM"
+        raise NeurordlError(f"no variable that can be RDMs ({expected}); it has: {contents}")
     if len(candidates) > 1:
         names = ", ".join(f"{key!r} ({_shape(variables[key])})" for key in candidates)
         raise NeurordlError(f"several variables can be RDMs: {names}; pass name=")
@@ -459,9 +454,8 @@ def _from_structs(structs: list[Struct]) -> RDMContent:
             else:
                 content.texts[name] = texts
         elif texts and name.lower() in _IDS:
-            raise NeurordlError(
-                f"the RDMs name stimuli in the field {name!r}, and not all alike; bring them into one order"
-            )
+            problem = f"the RDMs name stimuli in the field {name!r}, and not all alike"
+            raise NeurordlError(f"{problem}; bring them into one order")
     _split_names(content)
     return content
 

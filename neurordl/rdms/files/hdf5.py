@@ -117,9 +117,8 @@ def _read(source: Path, _: str | None) -> RDMContent:
     with h5py.File(source, "r") as file:
         tree = _read_group(CheckedFile(file), file)
     if "dissimilarities" not in tree:
-        raise NeurordlError(
-            f"it is not in rsatoolbox's layout (no 'dissimilarities', but {sorted(tree)}); use save_rdms"
-        )
+        problem = f"it is not in rsatoolbox's layout (no 'dissimilarities', but {sorted(tree)})"
+        raise NeurordlError(f"{problem}; use save_rdms")
     return content_of_tree(tree)
 
 

@@ -40,9 +40,8 @@ def _read(source: Path, name: str | None) -> RDMContent:
     if start[124:128] in (b"\x00\x01IM", b"\x01\x00MI"):
         return content_of_variables(read_mat5(source), name)
     if not h5py.is_hdf5(source):
-        raise NeurordlError(
-            "it is damaged, or not a .mat file of version 5 or 7.3; save it again in MATLAB with -v7 or -v7.3"
-        )
+        problem = "it is damaged, or not a .mat file of version 5 or 7.3"
+        raise NeurordlError(f"{problem}; save it again in MATLAB with -v7 or -v7.3")
     with h5py.File(source, "r") as file:
         checked = CheckedFile(file)
         variables = {key: _value(checked, item) for key, item in checked.items(file) if key[0] != "#"}
@@ -285,9 +284,8 @@ def _write(rdms: RDMs) -> bytes:
     import scipy.io
 
     if rdms.n_rdm * rdms.n_cond**2 * np.asarray(rdms.dissimilarities).itemsize >= _MAX_BYTES:
-        raise NeurordlError(
-            f"{rdms.n_rdm} RDMs of {rdms.n_cond} stimuli are larger than the 2 GB of a .mat file; write .h5"
-        )
+        size = f"{rdms.n_rdm} RDMs of {rdms.n_cond} stimuli"
+        raise NeurordlError(f"{size} are larger than the 2 GB of a .mat file; write .h5")
     columns = _columns(rdms.rdm_descriptors, "rdm_descriptors")
     if "name" not in columns:
         known = [columns[key] for key in ("roi", "subject", "session") if key in columns]

@@ -46,10 +46,9 @@ def _reorder_columns(rows: Rows, columns: list[str], ids: list[str]) -> Rows:
         position = {name: k for k, name in enumerate(columns)}
         return [[row[position[name]] for name in ids] for row in rows]
     k = next(k for k, pair in enumerate(zip(ids, columns, strict=False)) if pair[0] != pair[1])
-    raise NeurordlError(
-        f"the ids of rows and columns differ: number {k} (from 0) is {ids[k]!r} before its row and "
-        f"{columns[k]!r} above its column; an RDM has the same stimuli both ways, each once (in any order)"
-    )
+    pair = f"number {k} (from 0) is {ids[k]!r} before its row and {columns[k]!r} above its column"
+    remedy = "an RDM has the same stimuli both ways, each once (in any order)"
+    raise NeurordlError(f"the ids of rows and columns differ: {pair}; {remedy}")
 
 
 def _has_ids(rows: Rows) -> tuple[bool, bool]:
@@ -85,10 +84,9 @@ def _is_text(cell: str) -> bool:
 def _number(cell: str, row: int, column: int) -> float:
     if _is_text(cell):
         comma = "; write decimals with a point" if DECIMAL_COMMA.fullmatch(cell) else ""
-        raise NeurordlError(
-            f"it has the text {cell!r:.40} where a dissimilarity should be (row {row}, column {column} of "
-            f"the values, from 0); expected numbers, and ids only around a square table{comma}"
-        )
+        place = f"row {row}, column {column} of the values, from 0"
+        problem = f"it has the text {cell!r:.40} where a dissimilarity should be ({place})"
+        raise NeurordlError(f"{problem}; expected numbers, and ids only around a square table{comma}")
     return _value(cell)
 
 
@@ -101,10 +99,8 @@ def read_ids(source: Path) -> list[str]:
     frame = read_frame(source)
     name = id_column(frame.columns)
     if name is None:
-        raise NeurordlError(
-            f"{source} has no column 'id' or 'stimulus': its columns are {', '.join(frame.columns)}"
-            + possible_ids({column: frame[column] for column in frame.columns})
-        )
+        problem = f"{source} has no column 'id' or 'stimulus': its columns are {', '.join(frame.columns)}"
+        raise NeurordlError(problem + possible_ids({column: frame[column] for column in frame.columns}))
     return [text.strip() for text in frame[name]]
 
 

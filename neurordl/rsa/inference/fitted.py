@@ -20,9 +20,9 @@ from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import n_stimuli
 from neurordl.measures.kernels.similarities import InnerProducts
-from neurordl.rdms.selection import reindex, stimulus_ids, subject_names
+from neurordl.rdms.selection import rdms_by_roi, reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
-from neurordl.rsa.compare import rdms_by_roi, shared_stimuli, similarity
+from neurordl.rsa.compare import shared_stimuli, similarity
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference
 from neurordl.rsa.inference.resampling import Draws, Resampling, covariances, expanded, find_resampling
 from neurordl.validate import check_choice, check_count
@@ -85,8 +85,7 @@ class Folds:
         """
         if self.subjects > len(subjects):
             raise NeurordlError(
-                f"{self.subjects} folds of subjects cannot be made of {len(subjects)} subjects: take from 1 "
-                "(no split) to as many as there are subjects"
+                f"{self.subjects} folds of subjects take as many subjects, not {len(subjects)}"
             )
         if len(stimuli) < 3 * self.stimuli:
             raise NeurordlError(
@@ -176,14 +175,12 @@ def fit_model(model: Model, data: Floats, comparison: ComparisonLike) -> Floats:
     if model.combine == "select":
         scores = nan_mean(similarity(rdms, data, comparison), 1)
         if not np.isfinite(scores).any():
-            raise NeurordlError(
-                f"no RDM of model {model.name!r} has a defined similarity with the training data"
-            )
+            raise NeurordlError(f"no RDM of model {model.name!r} has a similarity with the training data")
         return np.asarray(np.arange(len(rdms)) == np.nanargmax(scores), dtype=np.float64)
-    kernel = comparison.kernel
-    return _weights(
-        model.name, rdms, data, kernel if isinstance(kernel, InnerProducts) else InnerProducts(centered=True)
+    kernel = (
+        comparison.kernel if isinstance(comparison.kernel, InnerProducts) else InnerProducts(centered=True)
     )
+    return _weights(model.name, rdms, data, kernel)
 
 
 def _weights(name: str, rdms: Floats, data: Floats, kernel: InnerProducts) -> Floats:
@@ -199,9 +196,7 @@ def _weights(name: str, rdms: Floats, data: Floats, kernel: InnerProducts) -> Fl
     values, vectors = np.linalg.eigh(gram[:k, :k])
     positive = values > 1e-12 * values.max()
     if not positive.any() or not len(usable):
-        raise NeurordlError(
-            f"model {name!r} cannot be fitted: its RDMs, or the subjects', are constant on the training pairs"
-        )
+        raise NeurordlError(f"model {name!r} cannot be fitted: it or the data are constant on training pairs")
     goal = (gram[:k, usable] / lengths[usable]).sum(axis=1)
     root, basis = np.sqrt(values[positive]), vectors[:, positive].T
     weights, _ = optimize.nnls(root[:, None] * basis, basis @ goal / root)
@@ -317,26 +312,23 @@ def infer_fitted(
     n, stimuli = len(data), n_stimuli(data.shape[1])
     seed = resampling.seed if resampling.resamples else folds.seed
     rng = None if folds.seed is None else np.random.default_rng(seed)
-    scores, bounds = cross_validate(
-        models, data, comparison, folds.split(np.arange(n), np.arange(stimuli), rng)
-    )
+    parts = folds.split(np.arange(n), np.arange(stimuli), rng)
+    scores, bounds = cross_validate(models, data, comparison, parts)
     evaluations, ceilings, variances = scores[None], bounds, None
     if resampling.resamples:
         if folds.hold_out and folds.splits < 2:
-            raise NeurordlError(
-                "the variance that splitting adds is estimated from two splits or more: Folds(splits=2)"
-            )
+            raise NeurordlError("the variance of splitting takes two splits or more: Folds(splits=2)")
         if draws is None:
             subjects, items = names or ([str(k) for k in range(size)] for size in (n, stimuli))
             draws = resampling.draw(subjects, items, fewest=(folds.subjects, 3 * folds.stimuli), rng=rng)
         assert draws is not None
-        parts = [draws]
+        bootstraps = [draws]
         if len(draws.factors) > 1:
-            parts += [Draws(draws.subjects, None), Draws(None, draws.stimuli)]
-        results = [_resampled_folds(models, data, comparison, part, folds, rng) for part in parts]
+            bootstraps += [Draws(draws.subjects, None), Draws(None, draws.stimuli)]
+        results = [_resampled_folds(models, data, comparison, part, folds, rng) for part in bootstraps]
         evaluations, ceilings = (np.stack([result[k] for result in results], axis=-1) for k in range(2))
         variances = _without_splitting(evaluations, ceilings)
-        if len(parts) == 1:
+        if len(bootstraps) == 1:
             evaluations, ceilings, variances = evaluations[..., 0], ceilings[..., 0], variances[0]
     spread = resampling.spread(variances, len(models), n, stimuli)
     lower, upper = nan_mean(bounds, 1)
@@ -454,10 +446,7 @@ def evaluate_fitted(
     check_choice("combine", combine, ("weighted", "select"))
     fitted = [name for name, stack in models.items() if len(stack) > 1]
     if fitted and not folds.hold_out:
-        raise NeurordlError(
-            f"model {fitted[0]!r} is fitted, and nothing is held out from it: take 2 or more folds of "
-            "stimuli, Folds(stimuli=2), or of subjects"
-        )
+        raise NeurordlError(f"model {fitted[0]!r} is fitted, and nothing is held out: take Folds(stimuli=2)")
     match = match_ids(shared_stimuli(models), stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
     ids = tuple(sorted(match.matched, key=natural_key))
     stack = [Model(str(name), reindex(group, ids), combine) for name, group in models.items()]

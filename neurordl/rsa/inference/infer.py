@@ -245,19 +245,17 @@ def p_values(
     return PValues(zero, pairs, two_sided(means - lower, inference.noise_ceil_var[:, 0]))
 
 
-def interval(
-    inference: Inference, *, level: float = 0.95, center: Center = "resamples"
-) -> tuple[Floats, Floats]:
-    """Bounds of each model's mean by t, (models,) each: rsatoolbox's ``get_ci``; NaN without a variance."""
-    means, reach = _means(inference, center), _reach(inference.model_var, inference.dof, level)
+def interval(inference: Inference, *, center: Center = "resamples") -> tuple[Floats, Floats]:
+    """95 % bounds of each mean by t, (models,) each: rsatoolbox's ``get_ci``; NaN without variance."""
+    means, reach = _means(inference, center), _reach(inference.model_var, inference.dof)
     return means - reach, means + reach
 
 
-def _reach(variance: Floats | None, dof: int, level: float = 0.95) -> Floats:
-    """Half the width of intervals by t; NaN without a variance."""
+def _reach(variance: Floats | None, dof: int) -> Floats:
+    """Half the width of 95 % intervals by t; NaN without a variance."""
     if variance is None:
         return np.asarray(np.nan)
-    return np.asarray(stats.t.ppf((1 + level) / 2, dof) * np.sqrt(np.maximum(variance, 0)))
+    return np.asarray(stats.t.ppf(0.975, dof) * np.sqrt(np.maximum(variance, 0)))
 
 
 def _means(inference: Inference, center: Center) -> Floats:

@@ -100,9 +100,7 @@ class Study:
     def __post_init__(self) -> None:
         check_stacks(self.models, self.data)
         if not len(self.models) or not len(self.data):
-            raise NeurordlError(
-                f"there is nothing to compare: {len(self.models)} models and {len(self.data)} subjects"
-            )
+            raise NeurordlError(f"no RDMs: {len(self.models)} models and {len(self.data)} subjects")
         if self.scores is None:
             object.__setattr__(self, "scores", similarity(self.models, self.data, self.comparison))
 
@@ -353,9 +351,8 @@ class ComponentVariance(Variance):
             without = without[:, alive]
             subjects = _mean_and_private(scores[None, alive])[1] * over_subjects
             pairs, private_pairs = (part / spare for part in _mean_and_private(residuals))
-            jackknife, private = (
-                part * (n - 1) / n for part in _mean_and_private(without - without.mean(axis=0))
-            )
+            deviations = without - without.mean(axis=0)
+            jackknife, private = (part * (n - 1) / n for part in _mean_and_private(deviations))
             if over_subjects:
                 pairs, jackknife = pairs - private_pairs, jackknife - private
             rows = np.flatnonzero(alive)
@@ -491,8 +488,7 @@ class Resampling:
         """Refuse a comparison of complete RDMs where stimuli are resampled."""
         if "stimuli" in self.factors and comparison.complete:
             raise NeurordlError(
-                f"{comparison.name} needs complete RDMs, and a resample of the stimuli has pairs of a "
-                "stimulus with itself, which are missing; resample subjects, or compare with cosine_cov"
+                f"{comparison.name} needs complete RDMs, and a resample of stimuli has none; draw subjects"
             )
 
     def draw_subjects(self, subjects: Sequence[str], size: int, rng: np.random.Generator) -> Ints:
@@ -506,10 +502,7 @@ class Resampling:
     def check_size(self, factor: str, n: int, fewest: int) -> None:
         """Refuse so few subjects or stimuli that resamples cannot be drawn of them."""
         if factor == "subjects" and n < 2:
-            raise NeurordlError(
-                "one subject cannot be resampled; resample the stimuli, which generalizes to stimuli "
-                "only, or give more subjects"
-            )
+            raise NeurordlError("one subject cannot be resampled; resample stimuli, or give more subjects")
 
     def draw(
         self,
@@ -560,10 +553,7 @@ class Resampling:
                     f"{len(names)}), and gave {drawn.dtype} of the shape {drawn.shape}"
                 )
             counts[few] = drawn
-        raise NeurordlError(
-            f"{self.name} keeps drawing fewer than {fewest} distinct {factor}; give more {factor}, "
-            "or make fewer folds of them"
-        )
+        raise NeurordlError(f"{self.name} keeps drawing fewer than {fewest} distinct {factor}; give more")
 
     def evaluate(self, study: Study, draws: Draws | None) -> Evaluations:
         """Similarities and ceilings in the resamples."""
