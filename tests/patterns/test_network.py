@@ -71,7 +71,7 @@ def test_unknown_layer_lists_near_matches() -> None:
         NeurordlError, match=r"no layer 'conv4'; nearest: .*conv3.* The top ones of its 20 layers are conv1, "
     ):
         resolve_layers(small_cnn(), "conv4")
-    with pytest.raises(NeurordlError, match=r"no layer 'xyz'; the first: conv1, [^,]*, [^,]*\. All"):
+    with pytest.raises(NeurordlError, match=r"no layer 'xyz'; the first: conv1, [^,]*, [^,]*\. The top ones"):
         resolve_layers(small_cnn(), "xyz")
     numbered = nn.Sequential(OrderedDict(features=nn.Sequential(*(nn.Linear(2, 2) for _ in range(40)))))
     with pytest.raises(NeurordlError, match=r"nearest: features\.\d+, features\.\d+, features\.\d+\. All 41"):
@@ -159,10 +159,10 @@ def test_tuples_and_mappings_give_their_first_tensor() -> None:
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda x: "text", "holds no tensor"),
-        (lambda x: (None, 3), "holds no tensor"),
+        (lambda x: "text", "without a tensor"),
+        (lambda x: (None, 3), "without a tensor"),
         (lambda x: x.long(), "not real numbers"),
-        (lambda x: x.sum(0), "no axis holds the stimuli"),
+        (lambda x: x.sum(0), "and no axis for"),
     ],
 )
 def test_unreadable_networks_are_refused_with_the_reason(make: Any, message: str) -> None:

@@ -138,7 +138,7 @@ def test_what_few_pairs_give_by_chance() -> None:
             np.array([pdist(rng.normal(size=(n, 30)), "correlation") for _ in range(3000)]) for _ in range(2)
         )
         spread = np.std([np.corrcoef(x, y)[0, 1] for x, y in zip(a, b, strict=True)])
-        told = re.search(r"by ±([0-9.]+)", few_pairs(n, a.shape[1]))
+        told = re.search(r"deviation of ([0-9.]+)", few_pairs(n, a.shape[1]))
         assert told is not None
         assert float(told[1]) == pytest.approx(spread, rel=0.1)
     assert few_pairs(10, 45) == ""

@@ -91,7 +91,7 @@ def test_intervals_over_stimuli_show_few_stimuli(bootstrap: str | None, told: bo
     nine = models().subset_pattern("stimulus", IDS[:9])
     found = nrl.evaluate(nine, brain(), comparison="corr", bootstrap=bootstrap and Bootstrap(bootstrap, n=20))
     (note,) = (note for note in found.notes if "by chance" in note)
-    assert ("which intervals over subjects do not show" in note) is told
+    assert ("intervals over subjects do not include this" in note) is told
 
 
 def test_counts_are_those_of_a_loop() -> None:
