@@ -74,13 +74,13 @@ def test_unknown_layer_lists_near_matches() -> None:
     with pytest.raises(NeurordlError, match=r"no layer 'xyz'; the first: conv1, [^,]*, [^,]*\. The top ones"):
         resolve_layers(small_cnn(), "xyz")
     numbered = nn.Sequential(OrderedDict(features=nn.Sequential(*(nn.Linear(2, 2) for _ in range(40)))))
-    with pytest.raises(NeurordlError, match=r"nearest: features\.\d+, features\.\d+, features\.\d+\. All 41"):
+    with pytest.raises(NeurordlError, match=r"nearest: (features\.\d+(, |\. The top)){3}"):
         resolve_layers(numbered, "features.41")
     with pytest.raises(NeurordlError, match=r"no layer 'conv4'.*conv3"):
         read_layers(small_cnn(10, 1), torch.zeros(3, 1, 8, 8), ["conv4"])
-    with pytest.raises(NeurordlError, match=r"'conv\*' stands for .* layers; give the name of one"):
+    with pytest.raises(NeurordlError, match=r"'conv\*' matches 12 layers; choose one of conv1"):
         read_layers(small_cnn(10, 1), torch.zeros(3, 1, 8, 8), ["conv*"])
-    with pytest.raises(NeurordlError, match="layers is empty"):
+    with pytest.raises(NeurordlError, match="layers= is empty"):
         resolve_layers(small_cnn(), [])
 
 
