@@ -340,14 +340,12 @@ class Command:
         parts = {"": Takes(source), **self.takes}
         # What the command's own docstring says of an option replaces the text of the function's docstring.
         texts = describe_parameters(inspect.getdoc(self.function) or "")
-        tables = {
-            name: {k: replace(v, help=texts.get(k, v.help)) for k, v in part.options().items()}
-            for name, part in parts.items()
-        }
+        tables = {name: part.options() for name, part in parts.items()}
         options, parameters = dict[str, Argument](), list[inspect.Parameter]()
         for name, table in tables.items():
-            options |= table
-            parameters += [_parameter(k, v, parts[name].panel, k in unnamed) for k, v in table.items()]
+            described = {k: replace(v, help=texts.get(k, v.help)) for k, v in table.items()}
+            options |= described
+            parameters += [_parameter(k, v, parts[name].panel, k in unnamed) for k, v in described.items()]
         parameters += [_config(tables)] if options else []
 
         def run(**values: Any) -> None:

@@ -219,7 +219,9 @@ def test_a_message_names_the_option(shell: Any, data: dict[str, Path], tmp_path:
     assert "expected one RDM per subject" in errors
     assert "average=" in errors
     assert "average= is the option --average" in shell("--help")[1]
-    assert "bool" not in shell("train", "--help")[1]
+    page = shell("train", "--help")[1]
+    assert "bool" not in page
+    assert "initial" in page  # --seed is more than the seed of fit
     assert "--average" in shell("compare", "--help")[1]
 
 
