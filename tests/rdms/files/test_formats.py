@@ -642,9 +642,7 @@ def test_hdf5_of_what_rdm_files_do_not_hold(tmp_path: Path, monkeypatch: pytest.
     with h5py.File(path, "w") as file:
         file["dissimilarities"] = np.ones((1, 3))
         file["table"] = np.zeros(2, dtype=[("a", "f8"), ("b", "i4")])
-    with pytest.warns(
-        UserWarning, match="1 items in it are not read: /table is of a type that RDM files do"
-    ):
+    with pytest.warns(UserWarning, match="1 items in it are not read: /table is of a type that RDM files do"):
         assert load_rdms(path, ids=list("abc")).n_rdm == 1
     with h5py.File(path, "w") as file:
         file["dissimilarities"] = np.ones((1, 3), dtype=complex)
