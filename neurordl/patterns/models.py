@@ -306,7 +306,7 @@ class GLM(RunModel):
             confounds = confounds.set_axis([f"confound{k:06d}" for k in range(confounds.shape[1])], axis=1)
         with explain(f"{run.name}: nilearn cannot make the design matrix"), warnings.catch_warnings():
             # nilearn warns of events of 0 s under the numbers of columns, and of regressors without response
-            warnings.filterwarnings("ignore", message="(?s).*(null duration|singular at working|divide by zero)")
+            warnings.filterwarnings("ignore", "(?s).*(null duration|singular at working|divide by zero)")
             design: pd.DataFrame = make_first_level_design_matrix(
                 run.times,
                 events,
