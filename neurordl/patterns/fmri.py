@@ -497,7 +497,8 @@ def read_bids(
             first = recordings.setdefault("_".join(recording(path).values()), path)
             if first is not path:  # of two resolutions or echoes, say
                 chosen = _space_of(parse_name(first)[0])
-                remedy = f"choose one in space={chosen!r}" if chosen and "_res-" in chosen else "keep one of them"
+                ambiguous = chosen is not None and "_res-" in chosen
+                remedy = f"choose one in space={chosen!r}" if ambiguous else "keep one of them"
                 raise NeurordlError(f"{first.name} and {path.name} belong to one run; {remedy}")
         events = [_bids_events(path, base, events_root) for path in files]
         region = _bids_mask(mask, subject, files)
