@@ -175,7 +175,7 @@ def read_patterns(
     if confounds.tables is not None:
         of_confounds = match_tables(scans.files, as_list(confounds.tables), "confounds")
     series, kept, counts = scans.read()
-    estimates, notes = [], []
+    estimates, notes, conditions = [], [], dict[str, None]()
     for k, (image, file, data) in enumerate(zip(scans.images, scans.files, series, strict=True)):
         if image.ndim != 4:
             raise NeurordlError(f"{file} has shape {image.shape}; expected 4D BOLD (read_betas reads betas)")
@@ -186,6 +186,7 @@ def read_patterns(
         run = Run(file, data if volumes is None else data[volumes], run_events, times, regressors, volumes)
         estimate = model.fit(run)
         estimates.append(estimate)
+        conditions |= dict.fromkeys(run_events["condition"])
         note = {"run": scans.runs[k], "t_r": step, "volumes": n_volumes, "events": Path(name).name}
         note["dof"] = estimate.dof
         if model.takes_confounds:
@@ -194,7 +195,7 @@ def read_patterns(
         notes.append(note)
     rows = scans.rows([estimate.rows for estimate in estimates])
     for name in leave_out:
-        check_choice("leave_out", name, rows["stimulus"].unique().tolist())
+        check_choice("leave_out", name, list(conditions))
     wanted = ~rows["stimulus"].isin(leave_out).to_numpy()
     if not wanted.any():
         raise NeurordlError(f"leave_out= leaves no condition of {', '.join(leave_out)}")
