@@ -17,7 +17,7 @@ import pandas as pd
 
 from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError, explain
-from neurordl.validate import check_choice, check_number
+from neurordl.validate import check_choice, check_number, listed
 
 ModelName: TypeAlias = Literal["glm", "lsa", "lss", "average"]
 Share: TypeAlias = tuple[float, float]
@@ -83,13 +83,13 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class RunModel:
-    """Base class of the models of one run; a subclass has a ``name`` and its own ``fit``.
+    """Base class of the models of one run; a subclass has a ``name`` and a method ``fit``.
 
     Attributes
     ----------
     t_r
-        Seconds between volumes (repetition time). By default it is read from the JSON sidecars of the image,
-        also in higher BIDS folders, or else from its header.
+        Seconds between volumes (repetition time), in all models. By default it is read from the JSON sidecars
+        of the image, also in higher BIDS folders, or else from its header.
     slice_time_ref
         Time of a volume within the repetition time, from 0 (its start) to 1 (its end), as in nilearn.
     name
@@ -125,7 +125,7 @@ class GLM(RunModel):
     Attributes
     ----------
     hrf_model
-        Model of the hemodynamic response, as in nilearn, such as "spm" or "glover"; or none, for events that
+        Model of the hemodynamic response, as in nilearn, such as "spm" or "glover". Use none if the events
         are already shifted by the hemodynamic lag, as in some public data sets.
 
         See nilearn's ``make_first_level_design_matrix``. If a model has derivatives, patterns are the betas
@@ -133,9 +133,9 @@ class GLM(RunModel):
     drift_model
         Model of slow drifts, as in nilearn: "cosine", "polynomial" or none.
     high_pass
-        Frequency in Hz below which "cosine" models drifts.
+        Highest frequency of "cosine" drifts, in Hz.
     drift_order
-        Order of the "polynomial" drifts.
+        Order of "polynomial" drifts.
     noise_model
         Model of the noise, as in nilearn: "ols" (independent), or autoregressive "ar1", "ar2" and so on.
 
@@ -153,9 +153,9 @@ class GLM(RunModel):
 
     name: ClassVar[str] = "glm"
     lag_notice: ClassVar[str] = (
-        "the events as they are explain {ratio:.1f} times as much of the signal as with hrf_model="
-        "{hrf_model!r}: if they are already shifted by the hemodynamic lag, use model='average', or "
-        "GLM(hrf_model=None)"
+        "the events explain {ratio:.1f} times as much of the signal without a hemodynamic response as with "
+        "hrf_model={hrf_model!r}; if they are already shifted by the hemodynamic lag, use model='average', "
+        "or GLM(hrf_model=None) (in the shell --hrf-model none)"
     )
 
     def __post_init__(self) -> None:
@@ -204,7 +204,7 @@ class GLM(RunModel):
         rank = int(np.linalg.matrix_rank(X))
         if empty or rank >= len(X):
             problem = f"{X.shape[1]} regressors for {len(X)} volumes leave no degrees of freedom"
-            problem = f"{empty[0]!r} has no response within the run ({len(empty)} such)" if empty else problem
+            problem = f"{listed(empty, 3)}: no response within the run" if empty else problem
             raise NeurordlError(f"{run.name}: {problem}; check events, t_r and confounds, or leave some out")
         if rank < X.shape[1]:
             notice = f"{run.name}: the design matrix has rank {rank} for {X.shape[1]} regressors; "
@@ -325,7 +325,7 @@ class Average(RunModel):
     Attributes
     ----------
     detrend
-        Whether the linear trend of each voxel, but not its mean, is removed from each run first.
+        Remove the linear trend of each voxel, but not its mean, from each run first.
     """
 
     detrend: bool = False
@@ -333,8 +333,8 @@ class Average(RunModel):
     name: ClassVar[str] = "average"
     takes_confounds: ClassVar[bool] = False
     lag_notice: ClassVar[str] = (
-        "a hemodynamic response to the events explains {ratio:.1f} times as much of the signal as the "
-        "events as they are, which block averages take: unless they are shifted by its lag, use model='glm'"
+        "the events explain {ratio:.1f} times as much of the signal with a hemodynamic response as without, "
+        "as block averages use them; unless they are already shifted by the hemodynamic lag, use model='glm'"
     )
 
     def fit(self, run: Run) -> Estimate:

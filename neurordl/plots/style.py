@@ -49,9 +49,11 @@ def mark(ax: Axes, k: int, x: Any, y: Any, label: str, size: float, **errors: An
     ax.errorbar(x, y, fmt=marker_of(k), color=color_of(k), label=label, ms=size, zorder=3, **errors)
 
 
-def dots(ax: Axes, k: int, x: Any, y: Any) -> None:
+def dots(ax: Axes, k: int, x: Any, y: Any, hollow: bool = False) -> None:
     """Draw the single values behind the marks of series ``k``."""
-    ax.plot(x, y, ".", color=color_of(k), alpha=0.5, ms=scaled(6), mew=0, zorder=2)
+    color = color_of(k)
+    face = "none" if hollow else color
+    ax.plot(x, y, "o", mec=color, mfc=face, alpha=0.5, ms=scaled(3), mew=0.7 * hollow, zorder=2)
 
 
 def new_axes(width: float, height: float) -> Axes:

@@ -115,7 +115,7 @@ def test_errors_are_one_line_and_leave_no_file(shell: Any, tmp_path: Path) -> No
         ),
         (("--events", *events, "--out", tmp_path / "x.npz"), "expected a file named .h5"),
         (("--events", *events, "--out", tmp_path / "no" / "x.h5"), "in a folder that exists"),
-        (("--out", tmp_path / "x.h5"), "needs events="),
+        (("--out", tmp_path / "x.h5"), "pass events="),
         (
             (
                 "--events",
