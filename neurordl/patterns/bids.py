@@ -95,7 +95,7 @@ def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
         A sidecar is not a JSON object, or as `inherited_files`.
     """
     path = Path(image).absolute()
-    base = re.sub(r"\.nii(\.gz)?$", "", path.name)
+    base = re.sub(r"(?i)\.(nii|img|hdr)(\.(gz|bz2|zst))?$", "", path.name)
     # up to the folder of the data set, which holds the folders sub-*
     levels = (level for level, folder in enumerate(path.parents) if folder.name.startswith("sub-"))
     folders = reversed(path.parents[: next(levels, -1) + 2])

@@ -371,7 +371,7 @@ class _Scans:
 
 def _open(images: Images, mask: Region, subject: str | None, session: Names, runs: Names) -> _Scans:
     """Open the images and the mask of one subject; names come from the arguments, else from the files."""
-    images = as_list(images, (str, os.PathLike, nib.Nifti1Image), "images")
+    images = as_list(images, (str, os.PathLike, nib.Nifti1Pair), "images")
     if not images:
         raise NeurordlError("images= is empty; give one image or more")
     opened = [load_image(image, "image") for image in images]

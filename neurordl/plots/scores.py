@@ -215,7 +215,8 @@ def _draw_roi(ax: Axes, table: _Table, k: int, hollow: Bools) -> None:
     color = style.color_of(k)
     for trained in (False, True):  # all in one call, since many artists are slow
         drawn = _trained(dots) == trained
-        style.dots(ax, k, x[drawn], dots["score"].to_numpy(float)[drawn], hollow=trained)
+        if drawn.any():
+            style.dots(ax, k, x[drawn], dots["score"].to_numpy(float)[drawn], hollow=trained)
     reach = np.abs(np.stack([low, high]) - score)
     size = float(np.clip(0.35 * room, 2.5, style.scaled(7)))
     label = f"{name} mean".strip() + (", 95 % CI" if np.isfinite(reach).any() else "")

@@ -149,7 +149,9 @@ def test_files_are_matched_by_run_not_by_order(study: Any) -> None:
     right = nrl.read_patterns(study["images"], study["mask"], study["events"], **options)
     turned = nrl.read_patterns(study["images"], study["mask"], study["events"][::-1], **options)
     np.testing.assert_array_equal(turned.measurements, right.measurements)
-    with pytest.raises(NeurordlError, match=r"no events of the image .*run-03: the events are of .*run-02; check the paths"):
+    with pytest.raises(
+        NeurordlError, match=r"no events of the image .*run-03: the events are of .*run-02; check the paths"
+    ):
         nrl.read_patterns(study["images"], study["mask"], study["events"][:2], **options)
     padded = study["folder"] / "sub-07_task-x_run-3_events.tsv"
     study["events"][2].rename(padded)
@@ -238,7 +240,7 @@ def test_other_grids_are_resampled_with_a_notice(study: Any) -> None:
     half = AFFINE @ np.diag([0.5, 0.5, 0.5, 1])
     half[:3, 3] = -np.diag(AFFINE)[:3] / 4  # eight voxels for one, around the same centre
     nib.save(nib.Nifti1Image(fine, half), study["folder"] / "fine.nii.gz")
-    with pytest.warns(UserWarning, match=r"fine.nii.gz is on another grid than the images \(shape 10 x 8 x 6 instead of 5"):
+    with pytest.warns(UserWarning, match=r"fine.nii.gz is on another grid \(10 x 8 x 6 voxels of 1.5"):
         found = nrl.read_patterns(study["images"], study["folder"] / "fine.nii.gz", study["events"])
     same = nrl.read_patterns(study["images"], study["mask"], study["events"])
     np.testing.assert_array_equal(found.measurements, same.measurements)
@@ -388,7 +390,11 @@ FAR[:3, 3] = 5000
     "data, affine, told",
     [
         (np.zeros(SHAPE, np.uint8), AFFINE, "is empty: all its voxels are 0"),
-        (np.ones((9, 9, 9), np.uint8), FAR, "no voxel of .* within the images; check that both are in the same"),
+        (
+            np.ones((9, 9, 9), np.uint8),
+            FAR,
+            "no voxel of .* within the images; check that both are in the same",
+        ),
         (np.ones((5, 4), np.uint8), AFFINE, "expected one 3D volume"),
         (np.ones((*SHAPE, 2), np.uint8), AFFINE, "expected one 3D volume"),
         (np.full(SHAPE, 0.4, np.float32), AFFINE, "has fractions such as 0.4; threshold it"),
@@ -404,7 +410,10 @@ def test_bad_masks(study: Any, data: Any, affine: Any, told: str) -> None:
     [
         ({"onset": 500.0}, "which lasts 160 s, such as 's10' from 500 s to 506 s"),
         ({"onset": 158.0}, "outside the run"),
-        ({"onset": 4000.0, "duration": 6000.0}, "which lasts 160 s, .*check that times are in seconds, and t_r"),
+        (
+            {"onset": 4000.0, "duration": 6000.0},
+            "which lasts 160 s, .*check that times are in seconds, and t_r",
+        ),
         ({"onset": -3.0}, "outside the run"),
         ({"onset": "soon"}, "onset is not a number in row 1"),
         ({"duration": -1.0}, "outside the run"),
@@ -477,7 +486,7 @@ def test_read_bids(tmp_path: Path) -> None:
         ({"task": "rest"}, r"no image sub-\*/\[ses-\*/\]func/\*_task-rest"),
         ({"space": None}, "has no image"),
         ({"subjects": ["03"]}, "subjects='03': expected one of '01', '02', '10'"),
-        ({"sessions": ["1"]}, "ses='1': expected one of 'none'"),
+        ({"sessions": ["1"]}, "sessions='1': expected one of 'none'"),
         ({"events_root": root}, "has no events"),
         ({"mask": {"01": None}}, "mask= has no mask for sub-02"),
         ({"mask": tmp_path / "{subject}_mask.nii"}, "there is no mask .*sub-01_mask.nii"),
@@ -658,7 +667,9 @@ def test_scaled_integers_are_read_in_their_units(study: Any, tmp_path: Path) -> 
 def test_conditions_left_out_must_exist(study: Any) -> None:
     call = (study["images"], study["mask"], study["events"])
     assert "face" not in nrl.read_patterns(*call, leave_out="face").obs_descriptors["stimulus"]
-    with pytest.raises(NeurordlError, match=r"leave_out='rset' is not a condition of the events, which are .*'face'"):
+    with pytest.raises(
+        NeurordlError, match=r"leave_out='rset' is not a condition of the events, which are .*'face'"
+    ):
         nrl.read_patterns(*call, leave_out=["rset"])
 
 

@@ -121,7 +121,10 @@ def test_shifted_events_are_noticed(data_root: Path) -> None:
     back = [pd.read_csv(path, sep="\t") for path in call[2]]
     back = [events.assign(onset=events["onset"] - 5.0) for events in back]
     assert told(*call[:2], back) == []
-    assert "unless they are already shifted by the hemodynamic lag, use model='glm'" in told(*call[:2], back, model="average")[0]
+    assert (
+        "unless they are already shifted by the hemodynamic lag, use model='glm'"
+        in told(*call[:2], back, model="average")[0]
+    )
 
 
 @pytest.mark.parametrize("model", ["glm", "lsa", "lss"])
