@@ -23,7 +23,15 @@ from neurordl.ids import match_ids, natural_key
 from neurordl.patterns.bids import inherited_files, match_tables, parse_name, recording, volume_times
 from neurordl.patterns.images import Image, Mask, Regions, load_image, read_mask, values_in
 from neurordl.patterns.models import ModelName, Run, RunModel, find_model, warn_of_lag
-from neurordl.patterns.tables import Confounds, Table, as_list, read_events, read_table, table_name
+from neurordl.patterns.tables import (
+    Confounds,
+    Table,
+    as_list,
+    read_events,
+    read_table,
+    table_name,
+    warn_of_names,
+)
 from neurordl.validate import check_choice, check_columns, listed
 
 Folder: TypeAlias = str | os.PathLike[str]
@@ -94,8 +102,9 @@ def read_patterns(
         the stimuli (see ``condition``). Files are matched with images by their names (``run-01`` and so on),
         or by order if they have no such names.
 
-        Events can also be DataFrames, which are matched by order. Other columns of the events, such as
-        ``modulation``, are not used.
+        Events can also be DataFrames, which are matched by order. Other columns, such as ``modulation``, are
+        not used. Events whose name is blank, "n/a", "N/A", "nan", "NaN" or missing in a DataFrame are not
+        modeled, which is a notice; all other text is a name, also "NA", "null" and "None".
     model
         Model of a run: "glm" (one pattern per condition and run), "lsa" or "lss" (one pattern per trial), or
         "average" (mean of the volumes during a condition's events, without a hemodynamic response).
@@ -278,6 +287,7 @@ def read_betas(
         raise NeurordlError(f"{counts_differ}; give a row per volume, or name 3D images in a column 'image'")
     if frame[column].isna().any():
         raise NeurordlError(f"{name} has rows without a {column}; fill it in, or leave out their volumes")
+    warn_of_names(frame[column], name)
     for key, argument in (("run", runs), ("session", session)):
         if argument is not None and key in frame:
             raise NeurordlError(f"{key} is a column of {name} and an argument; give one of them")

@@ -277,6 +277,7 @@ class GLM(RunModel):
                 high_pass=self.high_pass,
                 drift_order=self.drift_order,
                 add_regs=confounds,
+                min_onset=_start(run),
             )
         if not set(columns.values()) <= set(design):  # FIR has a column for each delay
             problem = "has several regressors for each condition; choose a model with one, such as 'spm'"
@@ -394,6 +395,13 @@ def _trial_rows(run: Run) -> pd.DataFrame:
     rows = run.events[["condition", "onset"]].copy()
     rows.insert(1, "trial", rows.groupby("condition").cumcount() + 1)
     return rows
+
+
+def _start(run: Run) -> float:
+    """Seconds from the first volume to the first time of nilearn's fine grid: its default, or earlier."""
+    early = run.times[0] - run.events["onset"].min() - 24.0
+    step = run.times[1] - run.times[0] if len(run.times) > 1 else 1.0
+    return -24.0 - max(0.0, float(np.ceil(early / step))) * float(step)
 
 
 def _responding(X: Floats) -> Bools:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -98,7 +99,8 @@ class StimulusSet:
         Parameters
         ----------
         folder
-            PNG, JPEG, WebP, BMP or TIFF files, gray or RGB, 8 bits. Ids are the file names without suffix.
+            PNG, JPEG, WebP, BMP, TIFF, GIF or PPM files of one frame, gray or RGB, 8 bits. They are turned as
+            their EXIF orientation says. Ids are the file names without suffix.
         size
             Height and width in pixels to which the images are resized (antialiased, bilinear); one number for
             a square. Images of different sizes need it.
@@ -115,8 +117,20 @@ class StimulusSet:
             image are left out, and images without a row are an error.
         classes
             Names of text labels in the order of their numbers; by default all names in natural order.
+
+        Warns
+        -----
+        UserWarning
+            The folder holds files of other types or subfolders; images were turned.
         """
-        paths = image_paths(Path(folder))
+        paths, passed_over = image_paths(Path(folder), labels)
+        if passed_over:
+            warnings.warn(
+                f"{folder}: {len(passed_over)} items are not read, as they are subfolders or not named as "
+                f"images: {listed(passed_over)}",
+                UserWarning,
+                stacklevel=2,
+            )
         ids = tuple(path.stem for path in paths)
         table = _rows_of(labels, ids)
         settings = {"size": size, "channels": channels, "mean": mean, "std": std}

@@ -414,7 +414,7 @@ def test_bad_masks(study: Any, data: Any, affine: Any, told: str) -> None:
             {"onset": 4000.0, "duration": 6000.0},
             "which lasts 160 s, .*check that times are in seconds, and t_r",
         ),
-        ({"onset": -3.0}, "outside the run"),
+        ({"onset": -40.0}, "outside the run"),
         ({"onset": "soon"}, "onset is not a number in row 1"),
         ({"duration": -1.0}, "outside the run"),
     ],

@@ -180,7 +180,8 @@ def test_regressors_without_volumes_or_response_are_refused() -> None:
 def test_events_at_the_end_without_a_name_and_with_numbers_for_names() -> None:
     data = bold(np.random.default_rng(0).standard_normal((40, 4)))  # 80 s
     events = pd.DataFrame({"onset": [4.0, 30.0, 76.5], "duration": 5.0, "trial_type": [1.0, None, 2.0]})
-    found = nrl.read_patterns(data, None, events)
+    with pytest.warns(UserWarning, match="1 of 3 events have no trial_type"):
+        found = nrl.read_patterns(data, None, events)
     assert found.obs_descriptors["stimulus"] == ["1", "2"]
     with pytest.raises(NeurordlError, match="1 of 2 events lie outside the run, .*from 80 s to 80 s"):
         nrl.read_patterns(data, None, events.assign(onset=[4.0, 30.0, 80.0], duration=0.0))
