@@ -155,7 +155,7 @@ def test_files_are_matched_by_run_not_by_order(study: Any) -> None:
         nrl.read_patterns(study["images"], study["mask"], study["events"][:2], **options)
     padded = study["folder"] / "sub-07_task-x_run-3_events.tsv"
     study["events"][2].rename(padded)
-    with pytest.raises(NeurordlError, match="the events are of .*run-3;"):
+    with pytest.raises(NeurordlError, match=r"the events are of .*run-3;"):
         nrl.read_patterns(study["images"], study["mask"], [*study["events"][:2], padded], **options)
 
 

@@ -183,7 +183,7 @@ def test_events_at_the_end_without_a_name_and_with_numbers_for_names() -> None:
     with pytest.warns(UserWarning, match="1 of 3 events have no trial_type"):
         found = nrl.read_patterns(data, None, events)
     assert found.obs_descriptors["stimulus"] == ["1", "2"]
-    with pytest.raises(NeurordlError, match="1 of 2 events lie outside the run, .*from 80 s to 80 s"):
+    with pytest.raises(NeurordlError, match=r"1 of 2 events lie outside the run, .*from 80 s to 80 s"):
         nrl.read_patterns(data, None, events.assign(onset=[4.0, 30.0, 80.0], duration=0.0))
     with pytest.raises(NeurordlError, match="1 of 2 events lie outside the run"):
         nrl.read_patterns(data, None, events.assign(duration=7.1))
