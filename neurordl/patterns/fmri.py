@@ -298,8 +298,9 @@ def read_betas(
     elif len(frame) != len(values):
         counts_differ = f"{name} has {len(frame)} rows, and the images have {len(values)} volumes"
         raise NeurordlError(f"{counts_differ}; give a row per volume, or name 3D images in a column 'image'")
-    if frame[column].isna().any():
-        raise NeurordlError(f"{name} has rows without a {column}; fill it in, or leave out their volumes")
+    if (unnamed := frame[column].isna().to_numpy()).any():
+        rows = f"{unnamed.sum()} rows without a {column} ({listed(np.flatnonzero(unnamed) + 1)}, from 1)"
+        raise NeurordlError(f"{name} has {rows}; fill it in, or leave out their volumes")
     warn_of_names(frame[column], name)
     for key, argument in (("run", runs), ("session", session)):
         if argument is not None and key in frame:
