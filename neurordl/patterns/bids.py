@@ -6,6 +6,7 @@ import glob
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, suppress
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
 from neurordl.io import read_json
 from neurordl.patterns.tables import Table
-from neurordl.validate import check_number
+from neurordl.validate import check_number, listed
 
 _RECORDING = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
 _LONGEST = 60.0  # seconds between volumes; larger numbers are milliseconds without their unit
+_T_R = "set it with model=GLM(t_r=2.0) or in another model (in the shell --t-r 2.0)"
 
 
 def parse_name(path: object) -> tuple[dict[str, str], str | None]:
@@ -106,15 +108,15 @@ def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
     for file in files:
         content = read_json(file)
         if not isinstance(content, dict):
-            raise NeurordlError(f"the sidecar {file} is not a JSON object; correct it, or pass t_r=")
+            raise NeurordlError(f"the sidecar {file} is not a JSON object; correct it, or remove it")
         metadata |= {key: (value, file) for key, value in content.items()}
     return metadata
 
 
 def volume_times(
-    image: nib.Nifti1Image, name: str, t_r: float | None = None, slice_time_ref: float = 0.0
-) -> tuple[float, Floats]:
-    """Return the seconds between volumes, and when each volume was taken, (volumes,).
+    image: nib.Nifti1Image, name: str, t_r: float | None = None, slice_time_ref: float | None = None
+) -> tuple[float, Floats, list[str]]:
+    """Return the seconds between volumes, when each volume was taken, (volumes,), and notices.
 
     Parameters
     ----------
@@ -123,18 +125,22 @@ def volume_times(
     t_r
         Seconds between volumes; by default they are read from the sidecars, or else from the header.
     slice_time_ref
-        Time of a volume within the repetition time, from 0 to 1.
+        Time of a volume within the repetition time, from 0 to 1; by default the ``StartTime`` of the sidecars
+        over the repetition time, or else 0.
 
     Raises
     ------
     NeurordlError
         The time is not plausible, or the volumes are not evenly spaced.
     """
-    metadata = read_metadata(name) if t_r is None else {}
-    recorded, source = metadata.get("RepetitionTime", (t_r, None))
+    # what is given need not be read: a sidecar may be damaged then
+    with nullcontext() if t_r is None else suppress(NeurordlError):
+        metadata: dict[str, tuple[Any, Path | None]] = {}
+        metadata |= read_metadata(name)
+    recorded, source = metadata.get("RepetitionTime", (None, None)) if t_r is None else (t_r, None)
     if recorded is None and "VolumeTiming" in metadata:
         file = metadata["VolumeTiming"][1]
-        raise NeurordlError(f"{file} gives each volume of {name} its own time (VolumeTiming); pass t_r=")
+        raise NeurordlError(f"{file} gives each volume of {name} its own time (VolumeTiming); {_T_R}")
     try:
         unit = image.header.get_xyzt_units()[1]
     except KeyError:  # a code that NIfTI does not define
@@ -143,19 +149,34 @@ def volume_times(
     has_unit, header_step = unit in seconds_of, float(image.header.get_zooms()[3]) * seconds_of.get(unit, 1.0)
     step = header_step if recorded is None else recorded
     quantity = f"seconds between the volumes of {name}"
-    seconds = check_number(quantity, step, 0, _LONGEST, open_low=True, remedy="pass t_r=")
-    start, start_source = metadata.get("StartTime", (None, None))
+    seconds = check_number(quantity, step, 0, _LONGEST, open_low=True, remedy=_T_R)
+    notices = []
     if recorded is None and not has_unit:
-        notice = f"the header of {name} gives {seconds:g} between volumes without a unit of time"
-        warnings.warn(f"{notice}; it is read as seconds: otherwise pass t_r=", stacklevel=3)
+        notice = f"the header gives {seconds:g} between volumes without a unit of time"
+        notices.append(f"{notice}; it is read as seconds: otherwise {_T_R}")
     if source is not None and has_unit and abs(header_step - seconds) > 0.01 * seconds:
-        notice = f"{source} says {seconds:g} s between volumes and the header of {name} {header_step:g} s"
-        warnings.warn(f"{notice}; the first is used: if it is wrong, pass t_r=", stacklevel=3)
-    if isinstance(start, Real) and abs(float(start) - seconds * slice_time_ref) > 0.05 * seconds:
-        notice = f"{start_source} says that slices of {name} were corrected to {float(start):g} s (StartTime)"
-        notice += f": that is slice_time_ref={float(start) / seconds:.3g}, but slice_time_ref="
-        warnings.warn(f"{notice}{slice_time_ref:g} is used", stacklevel=3)
-    return seconds, np.asarray(seconds * (np.arange(image.shape[3]) + slice_time_ref), dtype=np.float64)
+        notice = (
+            f"the sidecar {source.name} says {seconds:g} s between volumes and the header {header_step:g} s"
+        )
+        notices.append(f"{notice}; the first is used: if it is wrong, {_T_R}")
+    reference, notice = _slice_time(metadata.get("StartTime", (None,))[0], seconds, slice_time_ref)
+    times = np.asarray(seconds * (np.arange(image.shape[3]) + reference), dtype=np.float64)
+    return seconds, times, notices + [notice] * bool(notice)
+
+
+def _slice_time(start: object, seconds: float, chosen: float | None) -> tuple[float, str]:
+    """The time of a volume within the repetition time, from 0 to 1, and a notice."""
+    if start is None:
+        return chosen or 0.0, ""
+    recorded = float(start) / seconds if isinstance(start, Real) else -1.0
+    if not 0 <= recorded <= 1:
+        problem = f"the sidecar has StartTime {start!r}, which is no time between two volumes"
+        return chosen or 0.0, f"{problem}; slice_time_ref=0 is used" if chosen is None else ""
+    corrected = f"slices were corrected to {start} s (StartTime of the sidecar)"
+    if chosen is None:
+        return recorded, f"{corrected}: slice_time_ref={recorded:.3g} is used" if recorded else ""
+    contrary = f"{corrected}, that is slice_time_ref={recorded:.3g}, but slice_time_ref={chosen:g} is used"
+    return chosen, contrary if abs(chosen - recorded) > 0.05 else ""
 
 
 def match_tables(images: Sequence[str], tables: Sequence[Table], name: str) -> list[int]:
@@ -189,17 +210,20 @@ def match_tables(images: Sequence[str], tables: Sequence[Table], name: str) -> l
     table_ids = ["_".join(f"{key}-{entities[key]}" for key in keys) for entities in of_tables]
     positions = list(range(len(images)))
     if keys and len(set(image_ids)) == len(images):
+        if absent := [image_id for image_id in image_ids if image_id not in table_ids]:
+            problem = f"there are no {name} of the image {absent[0]}: the {name} are of {listed(table_ids)}"
+            raise NeurordlError(f"{problem}; check the paths, pass the {name} of this image, or leave it out")
         positions = match_ids(image_ids, table_ids, names=("images", name)).index.tolist()
     elif len(tables) != len(images):
-        counts = f"{len(images)} images came with {len(tables)} {name}"
-        raise NeurordlError(f"{counts}; give one for each, in the same order, or BIDS names (run-01)")
+        counts = f"there are {len(images)} images, but the number of {name} files or tables is {len(tables)}"
+        raise NeurordlError(f"{counts}; pass one for each image, in the same order")
     else:
         _check_order(images, tables, name, confirmed=bool(keys))
     for image, entities, position in zip(images, of_images, positions, strict=True):
         other = of_tables[position]
         if different := [key for key in entities if other.get(key, entities[key]) != entities[key]]:
             pair = f"{image} would go with the {name} {tables[position]}, which are of another {different[0]}"
-            raise NeurordlError(f"{pair}; give both in one order, or with the same entities in all names")
+            raise NeurordlError(f"{pair}; pass both in one order, or use the same BIDS entities in all names")
     return positions
 
 
