@@ -119,9 +119,9 @@ def require_file(name: str, file: str) -> Path:
     """Return the path of a file of a data set; if it does not exist, the error says how to get it."""
     path = folder_of(name) / file
     if not path.is_file():
-        remedy = "let the environment variable NEURORDL_DATA name the folder that has it"
+        remedy = f"set the environment variable NEURORDL_DATA to the folder that contains {path.parent.name}"
         if name in REGISTRY:
-            remedy = f"download it by 'neurordl data fetch {name}' or datasets.fetch({name!r}), or {remedy}"
+            remedy = f"download it with 'neurordl data fetch {name}' or datasets.fetch({name!r}), or {remedy}"
         raise NeurordlError(f"{name} is not on this machine: there is no {path}; {remedy}")
     return path
 
@@ -130,10 +130,11 @@ def status(name: str) -> str:
     """Say in words whether a data set is on this machine."""
     dataset = find_dataset(name)
     if dataset.fetcher != "download":
-        return "embedded" if dataset.fetcher == "embedded" else f"by {dataset.fetcher}"
+        embedded = dataset.fetcher == "embedded"
+        return "comes with scikit-learn" if embedded else f"{dataset.fetcher} downloads it"
     folder = folder_of(name)
     if dataset.compact and all((folder / part).exists() for part in dataset.compact):
-        return "compact form"
+        return "on this machine (compact files)"
     n_files, n_present = len(dataset.files), sum((folder / file.name).is_file() for file in dataset.files)
     return {n_files: "downloaded", 0: "not downloaded"}.get(n_present, f"{n_present} of {n_files} files")
 

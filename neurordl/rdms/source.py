@@ -137,8 +137,8 @@ class Source:
                 totals[number] += block[numbers == number].sum(axis=0)
         if not np.isfinite(totals).all():
             holes = int((~np.isfinite(totals)).any(axis=0).sum())
-            problem = f"the measurements of {self.label} hold NaN or infinity in {holes} channels"
-            raise NeurordlError(f"{problem}; leave those channels or observations out")
+            problem = f"the measurements of {self.label} hold NaN or infinity in {holes} of {self.n_channels}"
+            raise NeurordlError(f"{problem} channels; leave those channels or observations out")
         return np.asarray(totals / np.where(counts > 0, counts, np.nan)[:, None])
 
     def check_finite(self, stimuli: Stimuli) -> None:
@@ -306,14 +306,16 @@ def check_runs(sources: Sequence[Source], measure: Dissimilarity) -> None:
             n, rest = len(source.ids), len(source.ids) - len(alone)
             lost = (n * (n - 1) - rest * (rest - 1)) // 2
             names = f"{listed((source.ids[k] for k in alone), 3)} {'is' if len(alone) == 1 else 'are'}"
-            message = f"{lost} of {n * (n - 1) // 2} pairs are not measured ({names} in one run only)"
+            message = f"{lost} of {n * (n - 1) // 2} pairs have no distance ({names} in one run only)"
             messages.setdefault(message, []).append(source)
     # Inner products are means over pairs of runs, and over other pairs for a stimulus that was in other runs:
     # then what a run adds to all patterns does not cancel. It does where a run has all stimuli equally often.
     shifted = [source for source in sources if measure.kernel is not None and _depends_on_run_means(source)]
     if shifted:
         remedy = 'subtract it with center="run" (in the shell --center run)'
-        message = f"{_gaps(shifted[0])}, so that {measure} distances contain the mean pattern of each run"
+        message = (
+            f"{_gaps(shifted[0])}, so that {measure} distances are biased by the mean pattern of each run"
+        )
         messages[f"{message}; {remedy}"] = shifted
     for message, alike in messages.items():
         warnings.warn(f"{labels_of(alike)}: {message}", UserWarning, stacklevel=3)
@@ -355,4 +357,4 @@ def _gaps(source: Source) -> str:
     ]
     if not missing:
         return "its runs have some stimuli more often than others"
-    return f"runs are without some stimuli ({'; '.join(missing[:3])}{'; ...' if len(missing) > 3 else ''})"
+    return f"runs lack some stimuli ({'; '.join(missing[:3])}{'; ...' if len(missing) > 3 else ''})"

@@ -207,7 +207,7 @@ def test_cifar_file_names_that_come_again(small_cifar: Path) -> None:
 def test_cifar_that_is_too_short_or_missing(small_cifar: Path) -> None:
     with pytest.raises(NeurordlError, match="lacks 4 images of 'train'"):
         load_cifar100_stretched("train", limit=20)
-    with pytest.raises(NeurordlError, match=r"is not on this machine: .*test\.npz; let"):
+    with pytest.raises(NeurordlError, match=r"is not on this machine: .*test\.npz; set"):
         load_cifar100_stretched("test", limit=2)
 
 

@@ -224,7 +224,7 @@ def test_asymmetry(tmp_path: Path) -> None:
         with pytest.raises(NeurordlError, match=r"not symmetric: row 0, column 1 .* row 1, column 0"):
             load_rdms(tmp_path / "it.npy")
     np.save(tmp_path / "it.npy", np.triu(matrix))
-    with pytest.raises(NeurordlError, match=r"not symmetric.*fill both triangles"):
+    with pytest.raises(NeurordlError, match=r"not symmetric.*make it symmetric"):
         load_rdms(tmp_path / "it.npy")
 
 
@@ -294,7 +294,7 @@ def test_ids_are_given_once_and_for_each_row(tmp_path: Path) -> None:
     for ids in (IDS[:-1], [*IDS, "e"]):
         with pytest.raises(
             NeurordlError,
-            match=rf"needs 5 values for 'stimulus', but was given {len(ids)}",
+            match=rf"has 5 stimuli, but {len(ids)} values were passed for 'stimulus'",
         ):
             load_rdms(path, ids=ids)
     with pytest.raises(NeurordlError, match="must be unique"):
@@ -322,7 +322,7 @@ def test_what_is_given_does_not_go_against_the_file(tmp_path: Path) -> None:
         ({"subjects": ["a", "b", "c"]}, "its own subject"),
         ({"roi": "EVC"}, "its own roi"),
         ({"measure": "euclidean"}, "its own measure"),
-        ({"subjects": ["s10"]}, "needs 3 values for 'subject', but was given 1"),
+        ({"subjects": ["s10"]}, "has 3 RDMs, but 1 values were passed for 'subject'"),
         ({"name": "it"}, "leave out name='it'"),
     ):
         with pytest.raises(NeurordlError, match=said):
