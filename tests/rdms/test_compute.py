@@ -136,7 +136,7 @@ def test_datasets_by_name() -> None:
     found = compute_rdms(layers).rdm_descriptors
     assert found["layer"] == ["conv1", "conv2"]
     assert "subject" not in found
-    with pytest.raises(NeurordlError, match="'s01' says that it is of subject 's09'"):
+    with pytest.raises(NeurordlError, match="'s01' is of subject 's09'"):
         compute_rdms({"s01": dataset(subject="s09")})
 
 

@@ -154,7 +154,7 @@ def test_an_rdm_that_is_nan_everywhere_names_its_subject():
 
 @pytest.mark.parametrize(
     "values, told",
-    [(None, "no stimulus ids"), (["a", "b", "a", "c"], "unique"), ([1, 2, 3, 4], "convert numbers to text")],
+    [(None, "no stimulus ids"), (["a", "b", "a", "c"], "unique"), ([1, 2, 3, 4], "convert numbers with str")],
 )
 def test_stimulus_ids_are_unique_text(values, told):
     rdms = RDMs(np.ones((1, 6)), pattern_descriptors={"stimulus": values} if values else None)

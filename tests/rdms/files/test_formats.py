@@ -416,7 +416,7 @@ def test_numbers_are_no_ids_until_they_are_given_as_text(tmp_path: Path, suffix:
         UserWarning, match=r"has numbers as stimulus ids \(1.0, 2.0, 3.0, and 2 more\).*'1' another than"
     ):
         found = load_rdms(path)
-    with pytest.raises(NeurordlError, match=r"position 0 is 1.0 \(float\); convert numbers to text"):
+    with pytest.raises(NeurordlError, match=r"position 0 is 1.0 \(float\); convert numbers with str"):
         reindex(found, ["1", "2"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
