@@ -178,7 +178,7 @@ def read_patterns(
     if confounds.tables is not None:
         of_confounds = match_tables(scans.files, as_list(confounds.tables), "confounds")
     series, kept, counts = scans.read()
-    estimates, notes = [], []
+    estimates, notes, conditions = [], [], dict[str, None]()
     for k, (image, file, data) in enumerate(zip(scans.images, scans.files, series, strict=True)):
         if image.ndim != 4:
             raise NeurordlError(f"{file} has shape {image.shape}; expected 4D BOLD (read_betas reads betas)")
@@ -189,6 +189,7 @@ def read_patterns(
         run = Run(file, data if volumes is None else data[volumes], run_events, times, regressors, volumes)
         estimate = model.fit(run)
         estimates.append(estimate)
+        conditions |= dict.fromkeys(run_events["condition"])
         note = {"run": scans.runs[k], "t_r": step, "volumes": n_volumes, "events": Path(name).name}
         note["dof"] = estimate.dof
         if model.takes_confounds:
@@ -196,8 +197,8 @@ def read_patterns(
             note["excluded"] = n_volumes - len(run.data)
         notes.append(note)
     rows = scans.rows([estimate.rows for estimate in estimates])
-    if unknown := [name for name in leave_out if name not in set(rows["stimulus"])]:
-        known = listed(rows["stimulus"].unique(), quote=True)
+    if unknown := [name for name in leave_out if name not in conditions]:
+        known = listed(conditions, quote=True)
         raise NeurordlError(f"leave_out={unknown[0]!r} is not a condition of the events, which are {known}")
     wanted = ~rows["stimulus"].isin(leave_out).to_numpy()
     if not wanted.any():

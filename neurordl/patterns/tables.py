@@ -14,13 +14,13 @@ import pandas as pd
 from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError, explain
 from neurordl.io import read_frame
+from neurordl.patterns.models import RESPONSE
 from neurordl.validate import check_columns, listed
 
 Table: TypeAlias = str | os.PathLike[str] | pd.DataFrame
 _TABLES = (str, os.PathLike, pd.DataFrame)
 _MISSING = ("", "n/a", "N/A", "nan", "NaN")  # without blanks around
 _LIKE_MISSING = ("NA", "<NA>", "#N/A", "null", "NULL", "None")  # names, although other software means none
-_RESPONSE = 32.0  # seconds after an event in which it is responded to
 
 
 def as_list(values: Any, single: tuple[type, ...] = _TABLES, name: str = "tables") -> list[Any]:
@@ -122,7 +122,7 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
             raise NeurordlError(f"{name}: {column} is not a number in row {row}; fill in a number of seconds")
     onset, duration = events["onset"], events["duration"]
     # the last event may end a little after the scanner stopped, and a response begin before it started
-    outside = (onset + duration <= -_RESPONSE) | (onset >= length) | (duration < 0)
+    outside = (onset + duration <= -RESPONSE) | (onset >= length) | (duration < 0)
     outside |= onset + duration / 2 > length
     if outside.any():
         stimulus, start, seconds = events[outside].iloc[0]

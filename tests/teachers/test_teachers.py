@@ -143,6 +143,29 @@ def test_reliability_weights_equal_a_loop(pool: Any, shrinkage: float) -> None:
     assert (shrinkage == 1.0) == np.allclose(expected[expected > 0], 1.0)
 
 
+@pytest.mark.parametrize("pool", ["mean", "zscore", "subjects"])
+@pytest.mark.parametrize("pair_weights", [None, "reliability"])
+def test_held_out_pairs_have_no_part_in_what_is_taught(pool: Any, pair_weights: Any) -> None:
+    rdms, train = brain(5, missing=0.1), IDS[: len(IDS) * 2 // 3]
+    changed, alone = copy.deepcopy(rdms), rdms.subset_pattern("stimulus", list(train))
+    names = list(rdms.pattern_descriptors["stimulus"])
+    i, j = np.triu_indices(len(names), 1)
+    trained = np.isin(names, train)
+    held_out = ~(trained[i] & trained[j])
+    changed.dissimilarities[:, held_out] = 5 * np.random.default_rng(1).random((5, held_out.sum())) ** 3
+    targets = []
+    for source in (rdms, changed, alone):
+        teacher = RDMTeacher(source, pool=pool, pair_weights=pair_weights)
+        control = teacher.permuted(train, seed=1)
+        teacher.prepare(train)
+        control.prepare(train[::-1])
+        both = [answer(teacher, train), answer(control, train)]
+        targets.append([values for target in both for values in (target.rdms, target.weights)])
+    for before, after, only in zip(*targets, strict=True):
+        np.testing.assert_array_equal(before, after)
+        np.testing.assert_allclose(before, only, rtol=1e-6, atol=1e-6)
+
+
 def test_reliability_weights_that_are_not_defined() -> None:
     with pytest.raises(NeurordlError, match="at least two subjects, but there is one"):
         RDMTeacher(brain(1), pair_weights="reliability")
