@@ -178,24 +178,26 @@ def read_patterns(
     if confounds.tables is not None:
         of_confounds = match_tables(scans.files, as_list(confounds.tables), "confounds")
     series, kept, counts = scans.read()
-    estimates, notes, conditions = [], [], dict[str, None]()
+    estimates, notes, conditions, of_times = [], [], dict[str, None](), list[list[str]]()
     for k, (image, file, data) in enumerate(zip(scans.images, scans.files, series, strict=True)):
         if image.ndim != 4:
             raise NeurordlError(f"{file} has shape {image.shape}; expected 4D BOLD (read_betas reads betas)")
         n_volumes, name = len(data), table_name(event_tables[of_events[k]], of_events[k])
-        step, times = volume_times(image, file, model.t_r, model.slice_time_ref)
+        step, times, noticed = volume_times(image, file, model.t_r, model.slice_time_ref)
         run_events = read_events(event_tables[of_events[k]], name, condition, n_volumes * step)
         regressors, volumes = confounds.read(file, n_volumes, of_confounds[k])
         run = Run(file, data if volumes is None else data[volumes], run_events, times, regressors, volumes)
         estimate = model.fit(run)
         estimates.append(estimate)
+        of_times.append(noticed)
         conditions |= dict.fromkeys(run_events["condition"])
         note = {"run": scans.runs[k], "t_r": step, "volumes": n_volumes, "events": Path(name).name}
-        note["dof"] = estimate.dof
+        note |= {"dof": estimate.dof, "slice_time_ref": times[0] / step}
         if model.takes_confounds:
             note["confounds"] = 0 if regressors is None else regressors.shape[1]
             note["excluded"] = n_volumes - len(run.data)
         notes.append(note)
+    _warn_of_times(scans.files, of_times)
     rows = scans.rows([estimate.rows for estimate in estimates])
     if unknown := [name for name in leave_out if name not in conditions]:
         known = listed(conditions, quote=True)
@@ -213,6 +215,16 @@ def read_patterns(
     values = np.concatenate([estimate.residuals for estimate in estimates])
     dof = [pd.DataFrame({"dof": [estimate.dof] * len(estimate.residuals)}) for estimate in estimates]
     return patterns, scans.dataset(values, scans.rows(dof), kept, provenance)
+
+
+def _warn_of_times(files: Sequence[str], of_files: Sequence[Sequence[str]]) -> None:
+    """Give each notice on the times of volumes once, with the number of its images."""
+    notices = [notice for of_file in of_files for notice in of_file]
+    for notice in dict.fromkeys(notices):
+        named = [file for file, of_file in zip(files, of_files, strict=True) if notice in of_file]
+        # alike for all subjects where it is of all images, so that Python shows it once
+        images = "all images" if len(named) == len(files) else f"images such as {named[0]}"
+        warnings.warn(f"{images} ({len(named)}): {notice}", stacklevel=3)
 
 
 def read_betas(
@@ -442,8 +454,8 @@ def read_bids(
         The folder with the folders ``sub-*/func`` or ``sub-*/ses-*/func``. Images whose names end in
         ``_bold.nii.gz`` are read if they have the entity ``desc-preproc`` or no entity ``desc``.
     task, space
-        BIDS entities of the images to read. Without ``space``, images without this entity are read, which are
-        in the BOLD grid of each run.
+        BIDS entities of the images to read; ``space`` may name the resolution, too ("MNI152_res-2"). Without
+        it, images without this entity are read, which are in the BOLD grid of each run.
     mask
         A mask or `Regions` for all subjects; ``{subject}`` in its path is replaced by the subject, such as
         sub-01. It can also be a mapping from subject to mask, or "brain": the voxels that are in fMRIPrep's
@@ -490,7 +502,10 @@ def read_bids(
         for path in files:
             first = recordings.setdefault("_".join(recording(path).values()), path)
             if first is not path:  # of two resolutions or echoes, say
-                raise NeurordlError(f"{first.name} and {path.name} belong to one run; keep one of them")
+                chosen = _space_of(parse_name(first)[0])
+                ambiguous = chosen is not None and "_res-" in chosen
+                remedy = f"choose one in space={chosen!r}" if ambiguous else "keep one of them"
+                raise NeurordlError(f"{first.name} and {path.name} belong to one run; {remedy}")
         events = [_bids_events(path, base, events_root) for path in files]
         region = _bids_mask(mask, subject, files)
         result = read_patterns(files, region, events, residuals=True, **options)
@@ -501,16 +516,29 @@ def read_bids(
 
 
 def _bids_images(base: Path, task: str, space: str | None) -> list[Path]:
-    images = []
-    for path in base.glob("sub-*/**/func/*_bold.nii*"):
-        entities, _ = parse_name(path)
-        wanted = (entities.get("task"), entities.get("space"), entities.get("desc", "preproc"))
-        if "sub" in entities and wanted == (task, space, "preproc"):
+    """The images of a task in a space, which may be followed by other entities (MNI_res-2)."""
+    wanted = {"task": task, "desc": "preproc"}
+    if space is not None:
+        wanted |= parse_name(f"space-{space.removeprefix('space-')}_bold")[0]
+    images, spaces = [], set()
+    for path in base.glob("sub-*/**/func/*_bold.*"):
+        entities = {"desc": "preproc", **parse_name(path)[0]}
+        if not re.search(r"(?i)_bold\.nii(\.\w+)?$", path.name) or entities.get("task") != task:
+            continue
+        spaces.add(_space_of(entities))
+        in_space = entities.get("space") == wanted.get("space")
+        if "sub" in entities and in_space and wanted.items() <= entities.items():
             images.append(path)
     if not images:
         pattern = f"sub-*/[ses-*/]func/*_task-{task}{f'*_space-{space}' if space else ''}*_bold.nii.gz"
-        raise NeurordlError(f"{base} has no image {pattern}; check root=, task= and space=")
+        known = f"; of this task there are space={listed(sorted(map(repr, spaces)))}" if spaces else ""
+        raise NeurordlError(f"{base} has no image {pattern}{known}; check root=, task= and space=")
     return sorted(images, key=lambda path: natural_key(path.name))
+
+
+def _space_of(entities: Mapping[str, str]) -> str | None:
+    """The space of an image and its resolution, as `read_bids` takes them."""
+    return "_res-".join(entities[key] for key in ("space", "res") if key in entities) or None
 
 
 def _choose(argument: str, wanted: Names, images: Iterable[Path]) -> list[str]:

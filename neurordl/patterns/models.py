@@ -115,7 +115,8 @@ class RunModel:
         Seconds between volumes (repetition time), in all models. By default it is read from the JSON sidecars
         of the image, also in higher BIDS folders, or else from its header.
     slice_time_ref
-        Time of a volume within the repetition time, from 0 (its start) to 1 (its end), as in nilearn.
+        Time of a volume within the repetition time, from 0 (its start) to 1 (its end), as in nilearn. By
+        default it is the ``StartTime`` of the sidecars, to which slices were corrected, or else 0.
     name
         Name of the model in ``read_patterns(model=)`` and in the provenance of patterns.
     takes_confounds
@@ -126,7 +127,7 @@ class RunModel:
     """
 
     t_r: float | None = None
-    slice_time_ref: float = 0.0
+    slice_time_ref: float | None = None
 
     name: ClassVar[str]
     takes_confounds: ClassVar[bool] = True
@@ -135,7 +136,8 @@ class RunModel:
     )
 
     def __post_init__(self) -> None:
-        check_number("slice_time_ref", self.slice_time_ref, 0, 1)
+        if self.slice_time_ref is not None:
+            check_number("slice_time_ref", self.slice_time_ref, 0, 1)
 
     def fit(self, run: Run) -> Estimate:
         """Estimate the patterns of one run."""
