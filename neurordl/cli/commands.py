@@ -144,9 +144,7 @@ def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Ca
         for name in chosen:
             if name not in model.__dataclass_fields__:
                 able = listed(key for key, known in MODELS.items() if name in known.__dataclass_fields__)
-                raise NeurordlError(
-                    f"{name}= is a setting of --model {able}, not of {model.name}; leave it out"
-                )
+                raise NeurordlError(f"{name}= is of --model {able}, not of {model.name}; leave it out")
         patterns, residuals = call.read_patterns(
             images,
             call.mask(),

@@ -131,8 +131,7 @@ def status(name: str) -> str:
     """Say in words whether a data set is on this machine."""
     dataset = find_dataset(name)
     if dataset.fetcher != "download":
-        embedded = dataset.fetcher == "embedded"
-        return "comes with scikit-learn" if embedded else f"{dataset.fetcher} downloads it"
+        return {"embedded": "comes with scikit-learn"}.get(dataset.fetcher, f"{dataset.fetcher} downloads it")
     folder = folder_of(name)
     if dataset.compact and all((folder / part).exists() for part in dataset.compact):
         return "on this machine (compact files)"

@@ -305,8 +305,8 @@ def _datasets(patterns: Any) -> tuple[list[DatasetBase], list[dict[str, Any]]]:
         datasets = list(patterns.values())
     if not datasets or not all(isinstance(dataset, DatasetBase) for dataset in datasets):
         types = ", ".join(sorted({type(dataset).__name__ for dataset in datasets})) or "none"
-        wrapped = 'rsatoolbox.data.Dataset(array, obs_descriptors={"stimulus": ids})'
-        raise NeurordlError(f"compute_rdms takes rsatoolbox Datasets, not {types}; wrap an array: {wrapped}")
+        remedy = "use Dataset(array, obs_descriptors={'stimulus': ids})"
+        raise NeurordlError(f"compute_rdms takes one or more rsatoolbox Datasets, not {types}; {remedy}")
     each = [dict(dataset.descriptors) for dataset in datasets]
     named = list(zip(patterns, each, strict=True)) if isinstance(patterns, Mapping) else []
     if not all(name in descriptors.values() for name, descriptors in named):
@@ -399,17 +399,14 @@ def _warn_of_nan(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dis
         undefined = np.count_nonzero(~np.isfinite(rdm)) - (len(rdm) - n_pairs)
         if not undefined:
             continue
-        counts = f"{undefined} of {n_pairs} pairs are NaN"
+        reason = "patterns are constant" if measure.normalized else ""
         try:
             source.check_finite(slice(None))
         except NeurordlError as error:
-            warnings.warn(f"{source.label}: {counts}, because {error}", stacklevel=3)
-        else:
-            if measure.normalized:
-                notice = (
-                    f"{source.label}: {counts}, because patterns have no variance over channels, or length 0"
-                )
-                warnings.warn(notice, stacklevel=3)
+            reason = str(error)
+        if reason:
+            notice = f"{source.label}: {undefined} of {n_pairs} pairs are NaN, because {reason}"
+            warnings.warn(notice, stacklevel=3)
 
 
 # one RDM

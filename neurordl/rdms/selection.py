@@ -282,9 +282,7 @@ def _choose(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
         choices[name] = [as_text(choice, digits) for choice in ((value,) if single else value)]
         if unknown := [choice for choice in choices[name] if choice not in columns[name]]:
             known = ", ".join(dict.fromkeys(columns[name]))
-            raise NeurordlError(
-                f"no RDM has {name} {', '.join(unknown)!r}; the values of {name} are: {known}"
-            )
+            raise NeurordlError(f"no RDM has {name} {', '.join(unknown)!r}; {name} can be: {known}")
         keep &= np.isin(columns[name], choices[name])
     rows = [int(row) for row in np.flatnonzero(keep)]
     for name, values in choices.items():
@@ -357,9 +355,7 @@ class Alignment(Mapping[str, Any]):
             rows[name] = (*counts, "yes" if match.reordered else "no")
         head = ["matched", "missing", "unused", "repeated", "reordered"]
         lines = [pd.DataFrame(list(rows.values()), index=list(rows), columns=head).to_string()]
-        lines.append(
-            f"{len(self.ids)} of the {wanted} ids of {first!r} are in all data, in the order of {first!r}"
-        )
+        lines.append(f"{len(self.ids)} of the {wanted} ids of {first!r} are in all data, in its order")
         for name, match in self.matches.items():
             for label, ids in (("missing in", match.missing), ("unused in", match.unused)):
                 if ids:

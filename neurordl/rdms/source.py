@@ -306,16 +306,14 @@ def check_runs(sources: Sequence[Source], measure: Dissimilarity) -> None:
             n, rest = len(source.ids), len(source.ids) - len(alone)
             lost = (n * (n - 1) - rest * (rest - 1)) // 2
             names = f"{listed((source.ids[k] for k in alone), 3)} {'is' if len(alone) == 1 else 'are'}"
-            message = f"{lost} of {n * (n - 1) // 2} pairs have no distance ({names} in one run only)"
+            message = f"{lost} of {n * (n - 1) // 2} pairs are not measured ({names} in one run only)"
             messages.setdefault(message, []).append(source)
     # Inner products are means over pairs of runs, and over other pairs for a stimulus that was in other runs:
     # then what a run adds to all patterns does not cancel. It does where a run has all stimuli equally often.
     shifted = [source for source in sources if measure.kernel is not None and _depends_on_run_means(source)]
     if shifted:
         remedy = 'subtract it with center="run" (in the shell --center run)'
-        message = (
-            f"{_gaps(shifted[0])}, so that {measure} distances are biased by the mean pattern of each run"
-        )
+        message = f"{_gaps(shifted[0])}, so that {measure} distances contain the mean pattern of each run"
         messages[f"{message}; {remedy}"] = shifted
     for message, alike in messages.items():
         warnings.warn(f"{labels_of(alike)}: {message}", UserWarning, stacklevel=3)

@@ -405,9 +405,8 @@ class Evaluation:
         settings, means = self.settings, self.frame[self.frame["subject"] == "mean"]
         comparison, pairs, n = (settings.get(name) for name in ("comparison", "pairs", "n_stimuli"))
         title = f"{comparison}, {pairs} pairs of {n} stimuli"
-        title += f" (of {len(self.match.matched)} that were matched)" * (
-            n not in (None, len(self.match.matched))
-        )
+        if n is not None and n < len(self.match.matched):
+            title += f" (of {len(self.match.matched)} that were matched)"
         if any(coverage.note for coverage in self._coverages.values()):
             title += ", as far as they were measured"
         for variance in {x.resampling.variance_method.title for x in self.inferences.values()} - {""}:

@@ -97,7 +97,7 @@ def test_unwanted_stimuli_are_left_out_with_a_notice(tmp_path: Path) -> None:
         ["patterns", "6", "0", "0", "6", "no"],
         ["labels", "6", "0", "2", "0", "yes"],
     ]
-    assert lines[5] == "6 of the 6 ids of 'stimuli' are in all data, in the order of 'stimuli'"
+    assert lines[5] == "6 of the 6 ids of 'stimuli' are in all data, in its order"
     assert "unused in rdms: y, x" in lines
     assert list(kept) == ["stimuli", "rdms", "patterns", "labels"]
     assert len(kept) == 4

@@ -408,5 +408,5 @@ def test_constant_patterns_are_a_notice() -> None:
     values = np.random.default_rng(0).random((4, 5))
     values[2] = 0.5
     patterns = Dataset(values, obs_descriptors={"stimulus": list("abcd")})
-    with pytest.warns(UserWarning, match="3 of 6 pairs are NaN, because patterns have no variance"):
+    with pytest.warns(UserWarning, match="3 of 6 pairs are NaN, because patterns are constant"):
         compute_rdms(patterns, "correlation")

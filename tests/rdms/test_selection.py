@@ -107,7 +107,7 @@ def test_rounded_numbers_match_where_they_are_unambiguous():
         ({"roi": "IT"}, "'anna' has 2.*2 of 2 subjects.*'session'"),
         ({"select": {"session": 1}}, "'roi'"),
         ({"average": "session"}, "'roi'"),
-        ({"roi": "V4"}, "no RDM has roi 'V4'; the values of roi are: EVC, IT"),
+        ({"roi": "V4"}, "no RDM has roi 'V4'; roi can be: EVC, IT"),
         ({"subjects": ["anna", "carl"]}, "no RDM has subject 'carl'.*anna, ben"),
         ({"select": {"run": 1}}, "no descriptor 'run'.*session"),
         ({"average": "run"}, "cannot average over 'run'.*session"),

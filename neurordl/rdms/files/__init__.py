@@ -258,8 +258,7 @@ def _complete(
         return
     texts, stored = list(map(as_text, named)), list(map(as_text, descriptors.get(name, ())))
     if len(texts) != count:
-        rows = "stimuli" if name == "stimulus" else "RDMs"
-        raise NeurordlError(f"{source} has {count} {rows}, but {len(texts)} values were passed for {name!r}")
+        raise NeurordlError(f"{len(texts)} values were passed for {name!r}, but {source} has {count}")
     if stored and stored != texts:
         both = [listed(values, 3, quote=True) for values in (stored, texts)]
         problem = f"the values of {name!r} in {source} ({both[0]}) are not those that were passed ({both[1]})"
@@ -305,8 +304,7 @@ def _notices_about_values(rdms: RDMs, values: Any, declared: str | None, format:
 def _notice_about_ids(rdms: RDMs, source: Path) -> list[str]:
     """What keeps the stimuli from being matched by id, if anything does."""
     ids = rdms.pattern_descriptors.get("stimulus")
-    remedy = "name them with ids=, or with the file labels= (in the shell --labels), or set "
-    remedy += "rdms.pattern_descriptors['stimulus'] to their"
+    remedy = "name them by ids= or labels= (a file), or set rdms.pattern_descriptors['stimulus'] to their"
     if ids is None:
         use = "rdms.pattern_descriptors['stimulus'] = rdms.pattern_descriptors[{name!r}]"
         candidate = possible_ids(rdms.pattern_descriptors, use)
