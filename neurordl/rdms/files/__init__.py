@@ -262,7 +262,7 @@ def _complete(
         raise NeurordlError(f"{len(texts)} values were passed for {name!r}, but {source} has {count}")
     if stored and stored != texts:
         both = [listed(values, 3, quote=True) for values in (stored, texts)]
-        problem = f"the values of {name!r} in {source} ({both[0]}) are not those that were passed ({both[1]})"
+        problem = f"{source} has its own {name} ({both[0]}), other than those given ({both[1]})"
         raise NeurordlError(f"{problem}; leave the argument out, or change the RDMs after loading")
     descriptors[name] = texts
 
