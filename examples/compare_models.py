@@ -3,7 +3,7 @@
 The simulated subjects distinguish three categories of stimuli, and stimuli within a category. Each of two
 models predicts one of these distinctions. The script prints their similarity with the subjects, with
 intervals that generalize to new subjects and new stimuli, beside the noise ceiling. It then fits a weighted
-sum of both models to some subjects and stimuli and scores it on others: only the sum reaches the ceiling.
+sum of both models to some subjects and stimuli and scores it on others: the sum scores highest.
 """
 
 import numpy as np

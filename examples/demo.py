@@ -250,7 +250,9 @@ def _differences(frame: pd.DataFrame) -> pd.DataFrame:
     """Paired differences of "rdl" from each other condition, a row per experiment, measure and reference."""
     parts = []
     for (name, text), reference in product(MEASURES.items(), ("labels", "permuted")):
-        part = paired_differences(frame, name, reference=reference, by=["experiment"])
+        part = paired_differences(
+            frame, name, reference=reference, pair=["experiment", "seed"], by=["experiment"]
+        )
         parts.append(part.assign(measure=text, reference=reference))
     differences = pd.concat(parts, ignore_index=True)
     return differences[differences["condition"] == "rdl"].sort_values("experiment", kind="stable")

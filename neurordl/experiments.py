@@ -20,7 +20,7 @@ from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError, explain
 from neurordl.io import differing, make_folder, read_json, write_json
 from neurordl.rsa.inference.infer import mean_interval
-from neurordl.validate import check_choice, check_columns
+from neurordl.validate import check_choice, check_columns, check_type
 
 SETTINGS, ROWS = "settings.json", "rows"
 
@@ -28,7 +28,7 @@ SETTINGS, ROWS = "settings.json", "rows"
 def run_grid(
     jobs: Sequence[Mapping[str, Any]],
     function: Callable[..., Mapping[str, float]],
-    out: Path | None = None,
+    out: str | Path | None = None,
     *,
     fingerprint: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -41,13 +41,13 @@ def run_grid(
         Keyword arguments of each call, plain values: ``{"condition": "rdl", "seed": 0}``. All have the same
         keys, and no two are alike.
     function
-        Function ``function(**job)`` -> measured values by name.
+        Function ``function(**job)`` that returns a mapping of names to measured values.
     out
         Folder. Each row is written when it is finished, as one JSON file under ``out/rows`` named after its
-        job. Rows that exist are read; rows of other jobs are left alone. None keeps nothing.
+        job. Rows that exist are read; rows of other jobs are not changed. By default nothing is written.
     fingerprint
-        Whatever else determines the rows (settings, versions, checksums), as JSON. It is kept beside the
-        rows, so that rows of other settings are never mixed with these.
+        Whatever else determines the rows (settings, versions, checksums), as JSON. It is saved with the rows,
+        so that rows of different settings are never mixed.
     progress
         Show a progress bar.
 
@@ -59,8 +59,10 @@ def run_grid(
     Raises
     ------
     NeurordlError
-        If jobs make no grid, the rows in `out` came from other settings, or a file is damaged.
+        If jobs have different keys, or two jobs are the same; if the rows in `out` are of other settings; or
+        if a file is damaged.
     """
+    out = None if out is None else Path(out)
     if not jobs or any(set(job) != set(jobs[0]) for job in jobs):
         raise NeurordlError(f"{len(jobs)} jobs: expected one or more, all with the same keys")
     names = [_file_name(job) for job in jobs]
@@ -74,7 +76,9 @@ def run_grid(
     for job, name in track(named, "jobs", console=console, disable=not progress, transient=True):
         file = out / ROWS / name if out is not None else None
         if file is None or not file.is_file():
-            values = {key: float(value) for key, value in function(**job).items()}
+            result = function(**job)
+            check_type("the result of function", result, Mapping, "return a dict, such as {'score': 0.5}")
+            values = {key: float(value) for key, value in result.items()}
             if file is not None:  # JSON has no NaN
                 plain = {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
                 write_json(file, {"job": dict(job), "values": plain})
@@ -120,7 +124,7 @@ def paired_differences(
     condition: str = "condition",
     *,
     reference: str,
-    pair: Sequence[str] = ("experiment", "seed"),
+    pair: Sequence[str] = ("seed",),
     by: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Mean difference of each condition from a reference, over pairs, with its 95 % t interval.
@@ -138,7 +142,7 @@ def paired_differences(
     pair
         Columns with the same values in rows that belong together.
     by
-        Columns out of `pair` for each value of which a separate mean is taken: ``("experiment",)``.
+        Columns of `pair` to group by, such as ``("experiment",)``: there is a mean for each of their values.
 
     Returns
     -------
@@ -149,7 +153,7 @@ def paired_differences(
     Raises
     ------
     NeurordlError
-        If a column or the reference is absent, or a condition occurs twice in a pair.
+        If a column or the reference does not exist, or a condition occurs twice in a pair.
     """
     check_columns("pair=", pair, by)
     differences = subtract_reference(frame, value, condition, reference=reference, pair=pair)
@@ -179,11 +183,11 @@ def subtract_reference(
 
 
 def crossed_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean over crossed factors (folds, seeds, people) and a t interval that generalizes to others of each.
+    """Mean over crossed factors (folds, seeds, people), and a t interval for new levels of every factor.
 
     The variance of the mean is taken as the sum of the variances over each factor's own means. Variance that
-    factors share is counted more than once, so that the interval errs on the wide side; with few levels it is
-    wide. Degrees of freedom: Satterthwaite (1946, Biometrics Bulletin 2:110).
+    factors share is counted more than once, so that the interval is conservative. It is wide if a factor has
+    few levels. Degrees of freedom: Satterthwaite (1946, Biometrics Bulletin 2:110).
 
     Parameters
     ----------

@@ -246,8 +246,23 @@ def read_cells(path: str | os.PathLike[str], *, pad: bool = False) -> tuple[list
 
 
 def _split(text: str, delimiter: str) -> list[list[str]]:
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    return [row for row in rows if len(row) > 1 or (row and row[0].strip())]
+    """Rows of cells; a quotation mark that takes other cells or rows into its cell is refused."""
+    rows, line = [], 1
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    remedy = "in a cell that begins with one, write it twice and put the whole cell in quotation marks"
+    problem = "the quotation marks in line {} (from 1) do not belong together"
+    try:
+        for row in reader:
+            if any(delimiter in cell and (delimiter == "\t" or "\n" in cell) for cell in row):
+                raise NeurordlError(f"{problem.format(line)}; {remedy}")
+            line = reader.line_num + 1
+            if len(row) > 1 or (row and row[0].strip()):
+                rows.append(row)
+    except csv.Error as error:
+        if '"' not in text:
+            raise
+        raise NeurordlError(f"{problem.format(line)} ({error}); {remedy}") from error
+    return rows
 
 
 def _split_by_semicolons(text: str) -> list[list[str]] | None:
@@ -256,7 +271,7 @@ def _split_by_semicolons(text: str) -> list[list[str]] | None:
         return None
     try:
         rows = _split(text, ";")
-    except csv.Error:
+    except (csv.Error, NeurordlError):
         return None
     if not rows or len(rows[0]) < 2 or any(len(row) != len(rows[0]) for row in rows):
         return None

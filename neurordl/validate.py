@@ -44,6 +44,19 @@ def check_choice(name: str, value: T, choices: Sequence[object], remedy: str = "
     return value
 
 
+def check_type(name: str, value: object, expected: type, remedy: str = "") -> None:
+    """Raise an error unless ``value`` is an object of a class.
+
+    Raises
+    ------
+    NeurordlError
+        It is not: the message names the argument, both classes and the remedy.
+    """
+    if not isinstance(value, expected):
+        types = f"expected {expected.__name__}, got {type(value).__name__}"
+        raise NeurordlError(f"{name}: {types}{'; ' if remedy else ''}{remedy}")
+
+
 def check_columns(name: str, columns: Iterable[object], wanted: Iterable[object], remedy: str = "") -> None:
     """Raise an error that names the first wanted column that a table lacks, and the columns that it has.
 

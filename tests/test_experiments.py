@@ -11,6 +11,7 @@ from scipy import stats
 from neurordl.errors import NeurordlError
 from neurordl.experiments import crossed_interval, paired_differences, run_grid
 
+PAIR = ("experiment", "seed")
 JOBS = [{"condition": name, "seed": seed} for name in ("labels", "rdl") for seed in range(3)]
 
 
@@ -108,7 +109,7 @@ def table() -> pd.DataFrame:
 def test_paired_differences_are_those_of_the_paired_t_test():
     frame = table()
     result = paired_differences(
-        frame.sample(frac=1, random_state=1), "score", reference="labels", by=["experiment"]
+        frame.sample(frac=1, random_state=1), "score", reference="labels", pair=PAIR, by=["experiment"]
     )
     assert len(result) == 4
     for row in result.to_dict("records"):
@@ -123,7 +124,7 @@ def test_paired_differences_are_those_of_the_paired_t_test():
 
 def test_without_groups_all_pairs_count_together():
     frame = table()
-    result = paired_differences(frame, "score", reference="permuted").set_index("condition")
+    result = paired_differences(frame, "score", reference="permuted", pair=PAIR).set_index("condition")
     a, b = (frame[frame["condition"] == name]["score"].to_numpy() for name in ("rdl", "permuted"))
     interval = stats.ttest_rel(a, b).confidence_interval(0.95)
     assert result.loc["rdl", "n"] == 12
@@ -134,10 +135,14 @@ def test_undefined_and_unpaired_values_are_left_out_and_counted():
     frame = table()
     frame.loc[(frame["condition"] == "rdl") & (frame["seed"] == 2), "score"] = np.nan
     frame = frame[~((frame["condition"] == "labels") & (frame["seed"] == 4))]
-    result = paired_differences(frame, "score", reference="labels", by=["experiment"]).set_index("condition")
+    result = paired_differences(frame, "score", reference="labels", pair=PAIR, by=["experiment"]).set_index(
+        "condition"
+    )
     assert result.loc["rdl", "n"].tolist() == [4, 4]
     assert result.loc["permuted", "n"].tolist() == [5, 5]
-    single = paired_differences(frame[frame["seed"] == 0], "score", reference="labels", by=["experiment"])
+    single = paired_differences(
+        frame[frame["seed"] == 0], "score", reference="labels", pair=PAIR, by=["experiment"]
+    )
     assert single["n"].tolist() == [1] * 4
     assert single[["ci_low", "ci_high"]].isna().all(axis=None)
     assert single["difference"].notna().all()
@@ -153,7 +158,12 @@ def test_tables_that_cannot_be_paired_are_refused():
         ({"pair": ["seed", "experiment"], "by": ["fold"]}, "fold"),
     ):
         with pytest.raises(NeurordlError, match=message):
-            paired_differences(frame, **{"value": "score", "reference": "labels", **options})
+            paired_differences(frame, **{"value": "score", "reference": "labels", "pair": PAIR, **options})
+
+
+def test_a_function_that_returns_a_number_is_refused(tmp_path):
+    with pytest.raises(NeurordlError, match="result of function: expected Mapping, got float; return a dict"):
+        run_grid([{"x": 1.0}], lambda x: x, str(tmp_path), progress=False)
 
 
 def test_a_row_is_plain_json(tmp_path):

@@ -39,7 +39,12 @@ COLOURS = {
     "category": "#009e73",
 }
 FACTORS = ["fold", "seed", "subject"]
-CONTROLS = {"labels": "labels", "permuted": "permuted", "within": "permuted within category"}
+CONTROLS = {
+    "untrained": "untrained",
+    "labels": "labels",
+    "permuted": "permuted",
+    "within": "permuted within category",
+}
 
 
 def cube(table: pd.DataFrame, value: str) -> npt.NDArray[np.float64]:
@@ -65,7 +70,7 @@ def summary(table: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
                 comparisons = {"": scores}
                 for short, control in CONTROLS.items():
                     other_weight = name.startswith("rdl") and name != f"rdl {CONTROL_WEIGHT:g}"
-                    if control != name and (control == "labels" or not other_weight):
+                    if control != name and (control in ("untrained", "labels") or not other_weight):
                         comparisons[f"_minus_{short}"] = scores - cubes[control, value]
                 for suffix, values in comparisons.items():
                     names = (f"{value}{suffix}", f"{value}{suffix}_low", f"{value}{suffix}_high")
@@ -119,7 +124,10 @@ def draw(frame: pd.DataFrame) -> Figure:
         axes.set_title(f"{roi} as the teacher: held-out stimuli", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
     handles, names = axes.get_legend_handles_labels()
-    title = "bars: 95 % intervals of the\npaired difference from labels"
+    title = (
+        "bars: 95 % intervals of the paired\ndifference from labels; those that do\n"
+        "not cross its line are significant"
+    )
     figure.legend(
         handles,
         names,
@@ -152,10 +160,11 @@ def text(frame: pd.DataFrame) -> str:
             f"the training subjects' mean RDM reaches {first['training_subjects']:.3f}. "
             f"Layer and schedule of the four folds: {chosen}.",
             "",
-            "| condition | similarity | - labels | - permuted | - permuted within | accuracy | - labels |",
-            "|---|---|---|---|---|---|---|",
+            "| condition | similarity | - untrained | - labels | - permuted | - permuted within | accuracy "
+            "| - labels |",
+            "|---|---|---|---|---|---|---|---|",
         ]
-        ends = ("", "_minus_labels", "_minus_permuted", "_minus_within")
+        ends = ("", "_minus_untrained", "_minus_labels", "_minus_permuted", "_minus_within")
         names = [*(f"similarity{end}" for end in ends), "accuracy", "accuracy_minus_labels"]
         for row in part.to_dict("records"):
             lines.append("| " + " | ".join([row["condition"], *(shown(row, name) for name in names)]) + " |")

@@ -27,7 +27,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def neurordl(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Train networks on labels and on the representational geometry of brains or of other networks."""

@@ -107,8 +107,8 @@ def fetch(name: str, /) -> None:
     names=Takes("read_patterns", "condition subject session runs", panel="Patterns"),
     mask=Takes("Regions", "image:mask labels rois", panel="Patterns", optional=True),
     confounds=Takes("Confounds", "tables:confounds columns:confound_columns fmriprep", panel="Patterns"),
-    glm=Takes("GLM", panel="Model"),
-    average=Takes("Average", "detrend", panel="Model"),
+    glm=Takes("GLM", panel="Model (glm, lsa and lss)"),
+    average=Takes("Average", "detrend", panel="Model (average)"),
     compute_rdms=Takes(
         "compute_rdms", "dissimilarity center", panel="RDMs", defaults={"dissimilarity": "crossnobis"}
     ),
@@ -143,7 +143,7 @@ def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Ca
         model = MODELS[call.read_patterns.values["model"]]
         for name in chosen:
             if name not in model.__dataclass_fields__:
-                raise NeurordlError(f"{name}= is no setting of model={model.name!r}: leave it out")
+                raise NeurordlError(f"{name}= is not a setting of the model {model.name!r}; leave it out")
         patterns, residuals = call.read_patterns(
             images,
             call.mask(),
@@ -195,7 +195,7 @@ def _reliability(patterns: Dataset, **settings: Any) -> list[str]:
             warnings.simplefilter("ignore", UserWarning)
             return [f"r = {value:.3f}" for value in odd_even_reliability(patterns, **settings)]
     except NeurordlError as error:
-        return [str(error)]
+        return [f"not computed, {error}"]
 
 
 def _describe_rdms(rdms: RDMs, reliability: Sequence[str]) -> str:
@@ -205,10 +205,10 @@ def _describe_rdms(rdms: RDMs, reliability: Sequence[str]) -> str:
     for k, (values, r) in enumerate(zip(rdms.dissimilarities, cycle(reliability), strict=False)):
         label = " ".join(str(rdms.rdm_descriptors[name][k]) for name in described) or k
         measured = values[values == values]
-        extent = f"{measured.min():.4g} to {measured.max():.4g}" if len(measured) else "no values"
+        extent = f"distances {measured.min():.4g} to {measured.max():.4g}" if len(measured) else "no values"
         if missing := len(values) - len(measured):
             extent += f", {missing} of {len(values)} pairs are not measured"
-        lines.append(f"RDM       {label}: {extent}; odd with even runs: {r}")
+        lines.append(f"RDM       {label}: {extent}; reliability (odd against even runs): {r}")
     return "\n".join(lines)
 
 
@@ -222,7 +222,7 @@ def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
     rdms
         File with the RDMs of the subjects: .h5, .mat, .npz, .npy, .csv or .tsv.
     each_a_subject
-        Each RDM in the file belongs to a different subject, if the file does not name its subjects.
+        Take each RDM in the file as that of a different subject, if the file does not name its subjects.
     """
     measured: RDMs = load(rdms)
     if each_a_subject:
@@ -241,8 +241,9 @@ def read_labelled(
     Parameters
     ----------
     labelled
-        Labelled images: digits, mnist, fashion_mnist, cifar10, cifar100, cifar100_stretched, or a CSV or TSV
-        file with the columns path, id and label.
+        Labelled images: digits, mnist, fashion_mnist, cifar10, cifar100, cifar100_stretched (CIFAR-100 with
+        stretched contrast, which cannot be downloaded by neurordl), or a CSV or TSV file with the columns
+        path, id and label.
     size
         Height and width to which the labelled images of a table are resized, in pixels.
     n_labelled
@@ -295,21 +296,36 @@ def train(
 ) -> None:
     """Train a student on labels and on the geometry of RDMs.
 
-    The stimuli are prepared like the labelled images. Some of them are held out, on which compare then scores
-    the run.
+    The stimuli are prepared like the labelled images. Some of them are held out: neurordl compare scores the
+    run on these.
 
     Parameters
     ----------
     stimuli
         Folder with the images of the stimuli. Their ids are the names of the files without suffix.
     out
-        Folder for the run; it must be new or empty.
+        Folder for the run. It must be new or empty, unless --resume continues the run in it.
     student
         Network to train: small_cnn, nin, resnet18, mlp, torchvision:NAME or timm:NAME.
     held_out
         Share of the stimuli that is held out from training; 0 holds out none.
     permuted
         Train the control: the ids of the training stimuli are permuted in the RDMs.
+    layer
+        Layer of the student whose RDM is fitted. The default, conv3, is a layer of small_cnn; other students
+        need another one.
+    comparison
+        Comparison of the two RDMs: "corr", "cosine", "corr_cov", "cosine_cov", "cka", "mse" or "huber". By
+        default it is "corr".
+    seed
+        Seed of the initial weights, the held-out stimuli, the drawn labelled images, the permutation, the
+        order of the data and dropout.
+    validation
+        Share of the training stimuli that is not trained on. The run's student has the weights of the epoch
+        with the lowest loss on them.
+    resume
+        Continue exactly from the checkpoint in the folder --out. A new run starts if there is none, and a
+        finished run is left as it is.
 
     Examples
     --------
@@ -406,16 +422,18 @@ def compare(
     Parameters
     ----------
     source
-        Folder of a run; file of model RDMs; or name of a network: package.module:factory, torchvision:NAME
-        or timm:NAME.
+        Folder of a run; file of model RDMs; or name of a network: package.module:factory, torchvision:NAME,
+        timm:NAME, small_cnn, nin, resnet18 or mlp.
     out
         Folder for the tables and the figure.
     stimuli
         Folder with the images of the stimuli. By default it is the folder that the run was trained on.
     group
-        Score the mean RDM of the subjects too, in rows with the subject "group".
+        Also score the mean RDM of the subjects, in rows with the subject "group".
     overwrite
         Replace an earlier comparison in the folder.
+    batch_size
+        Stimuli in a forward pass. By default all stimuli are run at once if memory allows.
 
     Examples
     --------
@@ -452,8 +470,9 @@ def compare(
         record = {"source": source, "checkpoint": checkpoint and checkpoint.name, "pretrained": pretrained}
         if not (checkpoint or pretrained):
             named = source.startswith(("torchvision:", "timm:"))
-            remedy = ", untrained ones; --pretrained takes the trained ones" if named else ""
-            notes = [f"no checkpoint was given: the weights are those that {source} makes{remedy}"]
+            weights = "the weights that it sets itself" if ":" in source and not named else "random weights"
+            remedy = "; --pretrained takes the trained ones" if named else ""
+            notes = [f"no checkpoint was given: {source} has {weights}{remedy}"]
     brain = call.select_rdms(call.read(call.load_rdms))
     compute, bootstrap = call.compute(progress=True), call.bootstrap()
     scores = call.evaluate(model, brain, stimuli=images, pairs=pairs, bootstrap=bootstrap, device=compute)

@@ -33,6 +33,7 @@ Definition = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
 _PACKAGE = Path(__file__).parents[1]
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "Path": Path, "PathLike": Path}
 _SEVERAL = ("Sequence", "Iterable", "list", "tuple")
+_METAVARS = {int: "INT", float: "FLOAT"}
 _FILES = "FILES"  # marks the options that take several files
 _OUTPUT = "out"  # the option of what is written, which need not exist
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -252,7 +253,7 @@ class Takes:
         first = next(iter(options), "")
         absent = self.optional and values[first] is None
         if absent and words:
-            raise typer.BadParameter(f"{next(iter(words.values()))[0]} is given without {_flag(first)}")
+            raise typer.BadParameter(f"{next(iter(words.values()))[0]} needs {_flag(first)}, too")
         return Call(self.function, {options[k].name: values[k] for k in passed}, words, absent)
 
 
@@ -301,7 +302,11 @@ class LazyCommand(TyperCommand):
         if not self.params and self.name in COMMANDS:
             complete = COMMANDS[self.name].with_options()
             self.params, self.callback = complete.params, complete.callback
-        return super().get_params(ctx)
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""  # typer would show a value, <bool>
+        return parameters
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write ``--events a b``, what a shell makes of ``--events *.tsv``, as ``--events a --events b``."""
@@ -333,11 +338,14 @@ class Command:
         signature = inspect.signature(self.function).parameters.values()
         unnamed = [p.name for p in signature if p.kind is inspect.Parameter.POSITIONAL_ONLY]
         parts = {"": Takes(source), **self.takes}
+        # What the command's own docstring says of an option replaces the text of the function's docstring.
+        texts = describe_parameters(inspect.getdoc(self.function) or "")
         tables = {name: part.options() for name, part in parts.items()}
         options, parameters = dict[str, Argument](), list[inspect.Parameter]()
         for name, table in tables.items():
-            options |= table
-            parameters += [_parameter(k, v, parts[name].panel, k in unnamed) for k, v in table.items()]
+            described = {k: replace(v, help=texts.get(k, v.help)) for k, v in table.items()}
+            options |= described
+            parameters += [_parameter(k, v, parts[name].panel, k in unnamed) for k, v in described.items()]
         parameters += [_config(tables)] if options else []
 
         def run(**values: Any) -> None:
@@ -365,7 +373,8 @@ def command(
 
     Its parameters become options; those before a ``/`` are arguments without a name. So do the arguments of
     the functions in ``takes``: the parameter ``call`` has a `Call` of each, under the name of the keyword.
-    The help page shows the docstring with its examples.
+    The help page shows the docstring with its examples. Where an option means something else in the shell
+    than its argument does in Python, the docstring describes the option too.
     """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
@@ -392,7 +401,7 @@ def _parameter(option: str, argument: Argument, panel: str, unnamed: bool) -> in
     if argument.several:
         type_ = list[Path] if argument.type is Path else list[str]
         default = [default] if isinstance(default, str | int | float) else default or None
-        metavar = _FILES if argument.type is Path else "TEXT,..."
+        metavar = _FILES if argument.type is Path else f"{_METAVARS.get(argument.type, 'TEXT')},..."
     type_ = type_ | None if default is None else type_
     information = typer.Argument(help=argument.help, metavar=option.upper(), rich_help_panel="Arguments")
     if not unnamed:
@@ -458,7 +467,9 @@ def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:
         context.default_map = {**(context.default_map or {}), **options}
         return path
 
-    text = "A TOML file with these options under the same names. Options on the command line take precedence."
+    text = (
+        "A TOML file with these options, such as held-out = 0.2. Those on the command line take precedence."
+    )
     annotation = Annotated[Path | None, typer.Option(callback=read, is_eager=True, help=text)]
     return inspect.Parameter("config", _KEYWORD, default=None, annotation=annotation)
 
@@ -467,5 +478,5 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Options have the names of Python's arguments: a message about average= means --average.",
+    epilog="Messages use the names of the arguments in Python: average= is the option --average.",
 )

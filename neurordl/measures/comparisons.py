@@ -80,14 +80,15 @@ class Comparison:
         Function of stacks of RDMs without missing pairs, float64 tensors (models, pairs) and (data, pairs),
         that returns (models, data). It is used where there is no kernel, before ``function``.
     differentiable
-        Whether a network can be trained with it; False without a ``function``.
+        Whether a network can be trained with it. Without a ``function`` it is always False.
     higher_is_better
         True for a similarity; False for a distance, which can train a network but not score RDMs.
     complete
         Whether RDMs with missing pairs are refused. Stimuli cannot be resampled then.
     weighted
-        Whether pairs may have fractional weights (``pair_weights="reliability"``). Otherwise a pair is
-        measured (1) or missing (0), and a loss refuses other weights.
+        Whether pairs may have fractional weights. By default a pair is measured (1) or missing (0), and a
+        loss refuses other weights, such as those of ``pair_weights="reliability"``. Set it to True if the
+        function handles fractional weights.
     same_unit
         Whether the two RDMs must have the same unit.
     slow
@@ -453,7 +454,7 @@ def find_comparison(comparison: ComparisonLike, *, higher_is_better: bool = True
     """
     if not isinstance(comparison, Comparison):
         if not callable(comparison):
-            return COMPARISONS[check_choice("comparison", comparison, list(COMPARISONS))]
+            return COMPARISONS[check_choice("comparison", comparison, list(COMPARISONS), _meant(comparison))]
         for entry in COMPARISONS.values():
             if entry.function is comparison:
                 return entry
@@ -465,6 +466,12 @@ def find_comparison(comparison: ComparisonLike, *, higher_is_better: bool = True
     return comparison
 
 
+def _meant(name: object) -> str:
+    """A hint at the comparison that another package calls by this name."""
+    meant = {"pearson": "corr", "correlation": "corr", "kendall": "tau-a"}.get(str(name).lower())
+    return f"did you mean {meant!r}?" if meant else ""
+
+
 def find_similarity(comparison: ComparisonLike) -> Comparison:
     """`find_comparison` for scoring RDMs, which takes a similarity.
 
@@ -474,6 +481,8 @@ def find_similarity(comparison: ComparisonLike) -> Comparison:
         The name is unknown, or it is that of a distance.
     """
     similarities = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
+    if isinstance(comparison, str) and comparison not in COMPARISONS:
+        check_choice("comparison", comparison, similarities, _meant(comparison))
     entry = find_comparison(comparison)
     if not entry.higher_is_better:
         raise NeurordlError(f"comparison={entry.name!r} is a distance; choose {listed(similarities, 40)}")
@@ -497,11 +506,11 @@ def few_pairs(stimuli: int, pairs: int, *, resampled: bool = False, requested: i
     """
     if not 1 < pairs < _ENOUGH_PAIRS:
         return ""
-    subject = f"{stimuli} stimuli make {pairs} pairs"
+    subject = f"only {stimuli} stimuli ({pairs} pairs)"
     if requested is not None and pairs < requested:
-        subject = f"of the {requested:,} pairs of {stimuli} stimuli {pairs} can be compared"
-    hidden = "" if resampled else ", which intervals over subjects do not show"
+        subject = f"only {pairs} of the {requested:,} pairs of {stimuli} stimuli"
+    hidden = "" if resampled else ", and intervals over subjects do not include this"
     return (
-        f"{subject}, too few: the score of an unrelated RDM varies by ±{(pairs - 1) ** -0.5:.2f} "
-        f"(standard deviation of a correlation){hidden}; use 10 stimuli or more"
+        f"{subject}: by chance alone, scores vary with a standard deviation of {(pairs - 1) ** -0.5:.2f} "
+        f"(of a correlation){hidden}; use at least 10 stimuli"
     )

@@ -197,7 +197,8 @@ class Dissimilarity:
             able = [name for name, known in DISSIMILARITIES.items() if known.precision != "none"]
             raise NeurordlError(f"{self} takes no precision; choose {' or '.join(able)}, or leave it out")
         if not available and self.precision == "required":
-            raise NeurordlError(f"{self} needs precision=, the inverse of the channels' noise covariance")
+            remedy = "pass its inverse as precision=, or in compute_rdms noise='shrinkage_diag' (--noise)"
+            raise NeurordlError(f"{self} needs a noise covariance: {remedy}")
 
     def of_network(self) -> Dissimilarity:
         """Return the dissimilarity for a network where brain data were measured by this one."""
@@ -455,7 +456,8 @@ def find_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
     if callable(choice):
         known = (measure for measure in DISSIMILARITIES.values() if measure.function is choice)
         return next(known, None) or Dissimilarity(_name_of(choice), choice)
-    remedy = "or give a Dissimilarity, or a function (..., stimuli, channels) -> (..., pairs)"
+    meant = dissimilarity_from_text(str(choice))
+    remedy = f"did you mean {meant.name!r}?" if meant else ""
     return DISSIMILARITIES[check_choice("dissimilarity", choice, tuple(DISSIMILARITIES), remedy)]
 
 

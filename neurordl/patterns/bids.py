@@ -6,6 +6,7 @@ import glob
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, suppress
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
         A sidecar is not a JSON object, or as `inherited_files`.
     """
     path = Path(image).absolute()
-    base = re.sub(r"\.nii(\.gz)?$", "", path.name)
+    base = re.sub(r"(?i)\.(nii|img|hdr)(\.(gz|bz2|zst))?$", "", path.name)
     # up to the folder of the data set, which holds the folders sub-*
     levels = (level for level, folder in enumerate(path.parents) if folder.name.startswith("sub-"))
     folders = reversed(path.parents[: next(levels, -1) + 2])
@@ -112,9 +113,9 @@ def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
 
 
 def volume_times(
-    image: nib.Nifti1Image, name: str, t_r: float | None = None, slice_time_ref: float = 0.0
-) -> tuple[float, Floats]:
-    """Return the seconds between volumes, and when each volume was taken, (volumes,).
+    image: nib.Nifti1Image, name: str, t_r: float | None = None, slice_time_ref: float | None = None
+) -> tuple[float, Floats, list[str]]:
+    """Return the seconds between volumes, when each volume was taken, (volumes,), and notices.
 
     Parameters
     ----------
@@ -123,15 +124,19 @@ def volume_times(
     t_r
         Seconds between volumes; by default they are read from the sidecars, or else from the header.
     slice_time_ref
-        Time of a volume within the repetition time, from 0 to 1.
+        Time of a volume within the repetition time, from 0 to 1; by default the ``StartTime`` of the sidecars
+        over the repetition time, or else 0.
 
     Raises
     ------
     NeurordlError
         The time is not plausible, or the volumes are not evenly spaced.
     """
-    metadata = read_metadata(name) if t_r is None else {}
-    recorded, source = metadata.get("RepetitionTime", (t_r, None))
+    # what is given need not be read: a sidecar may be damaged then
+    with nullcontext() if t_r is None else suppress(NeurordlError):
+        metadata: dict[str, tuple[Any, Path | None]] = {}
+        metadata |= read_metadata(name)
+    recorded, source = metadata.get("RepetitionTime", (None, None)) if t_r is None else (t_r, None)
     if recorded is None and "VolumeTiming" in metadata:
         file = metadata["VolumeTiming"][1]
         raise NeurordlError(f"{file} gives each volume of {name} its own time (VolumeTiming); pass t_r=")
@@ -144,18 +149,33 @@ def volume_times(
     step = header_step if recorded is None else recorded
     quantity = f"seconds between the volumes of {name}"
     seconds = check_number(quantity, step, 0, _LONGEST, open_low=True, remedy="pass t_r=")
-    start, start_source = metadata.get("StartTime", (None, None))
+    notices = []
     if recorded is None and not has_unit:
-        notice = f"the header of {name} gives {seconds:g} between volumes without a unit of time"
-        warnings.warn(f"{notice}; it is read as seconds: otherwise pass t_r=", stacklevel=3)
+        notice = f"the header gives {seconds:g} between volumes without a unit of time"
+        notices.append(f"{notice}; it is read as seconds: otherwise pass t_r=")
     if source is not None and has_unit and abs(header_step - seconds) > 0.01 * seconds:
-        notice = f"{source} says {seconds:g} s between volumes and the header of {name} {header_step:g} s"
-        warnings.warn(f"{notice}; the first is used: if it is wrong, pass t_r=", stacklevel=3)
-    if isinstance(start, Real) and abs(float(start) - seconds * slice_time_ref) > 0.05 * seconds:
-        notice = f"{start_source} says that slices of {name} were corrected to {float(start):g} s (StartTime)"
-        notice += f": that is slice_time_ref={float(start) / seconds:.3g}, but slice_time_ref="
-        warnings.warn(f"{notice}{slice_time_ref:g} is used", stacklevel=3)
-    return seconds, np.asarray(seconds * (np.arange(image.shape[3]) + slice_time_ref), dtype=np.float64)
+        notice = (
+            f"the sidecar {source.name} says {seconds:g} s between volumes and the header {header_step:g} s"
+        )
+        notices.append(f"{notice}; the first is used: if it is wrong, pass t_r=")
+    reference, notice = _slice_time(metadata.get("StartTime", (None,))[0], seconds, slice_time_ref)
+    times = np.asarray(seconds * (np.arange(image.shape[3]) + reference), dtype=np.float64)
+    return seconds, times, notices + [notice] * bool(notice)
+
+
+def _slice_time(start: object, seconds: float, chosen: float | None) -> tuple[float, str]:
+    """The time of a volume within the repetition time, from 0 to 1, and a notice."""
+    if start is None:
+        return chosen or 0.0, ""
+    recorded = float(start) / seconds if isinstance(start, Real) else -1.0
+    if not 0 <= recorded <= 1:
+        problem = f"the sidecar has StartTime {start!r}, which is no time between two volumes"
+        return chosen or 0.0, f"{problem}; slice_time_ref=0 is used" if chosen is None else ""
+    corrected = f"slices were corrected to {start} s (StartTime of the sidecar)"
+    if chosen is None:
+        return recorded, f"{corrected}: slice_time_ref={recorded:.3g} is used" if recorded else ""
+    contrary = f"{corrected}, that is slice_time_ref={recorded:.3g}, but slice_time_ref={chosen:g} is used"
+    return chosen, contrary if abs(chosen - recorded) > 0.05 else ""
 
 
 def match_tables(images: Sequence[str], tables: Sequence[Table], name: str) -> list[int]:

@@ -23,7 +23,15 @@ from neurordl.ids import match_ids, natural_key
 from neurordl.patterns.bids import inherited_files, match_tables, parse_name, recording, volume_times
 from neurordl.patterns.images import Image, Mask, Regions, load_image, read_mask, values_in
 from neurordl.patterns.models import ModelName, Run, RunModel, find_model, warn_of_lag
-from neurordl.patterns.tables import Confounds, Table, as_list, read_events, read_table, table_name
+from neurordl.patterns.tables import (
+    Confounds,
+    Table,
+    as_list,
+    read_events,
+    read_table,
+    table_name,
+    warn_of_names,
+)
 from neurordl.validate import check_choice, check_columns, listed
 
 Folder: TypeAlias = str | os.PathLike[str]
@@ -95,7 +103,8 @@ def read_patterns(
         or by order if they have no such names.
 
         Events can also be DataFrames, which are matched by order. Other columns, such as ``modulation``, are
-        not used.
+        not used. Events whose name is blank, "n/a", "N/A", "nan", "NaN" or missing in a DataFrame are not
+        modeled, which is a notice; all other text is a name, also "NA", "null" and "None".
     model
         Model of a run: "glm" (one pattern per condition and run), "lsa" or "lss" (one pattern per trial), or
         "average" (mean of the volumes during a condition's events, without a hemodynamic response).
@@ -166,26 +175,29 @@ def read_patterns(
     if confounds.tables is not None:
         of_confounds = match_tables(scans.files, as_list(confounds.tables), "confounds")
     series, kept, counts = scans.read()
-    estimates, notes = [], []
+    estimates, notes, conditions, of_times = [], [], dict[str, None](), list[list[str]]()
     for k, (image, file, data) in enumerate(zip(scans.images, scans.files, series, strict=True)):
         if image.ndim != 4:
             raise NeurordlError(f"{file} has shape {image.shape}; expected 4D BOLD (read_betas reads betas)")
         n_volumes, name = len(data), table_name(event_tables[of_events[k]], of_events[k])
-        step, times = volume_times(image, file, model.t_r, model.slice_time_ref)
+        step, times, noticed = volume_times(image, file, model.t_r, model.slice_time_ref)
         run_events = read_events(event_tables[of_events[k]], name, condition, n_volumes * step)
         regressors, volumes = confounds.read(file, n_volumes, of_confounds[k])
         run = Run(file, data if volumes is None else data[volumes], run_events, times, regressors, volumes)
         estimate = model.fit(run)
         estimates.append(estimate)
+        of_times.append(noticed)
+        conditions |= dict.fromkeys(run_events["condition"])
         note = {"run": scans.runs[k], "t_r": step, "volumes": n_volumes, "events": Path(name).name}
-        note["dof"] = estimate.dof
+        note |= {"dof": estimate.dof, "slice_time_ref": times[0] / step}
         if model.takes_confounds:
             note["confounds"] = 0 if regressors is None else regressors.shape[1]
             note["excluded"] = n_volumes - len(run.data)
         notes.append(note)
+    _warn_of_times(scans.files, of_times)
     rows = scans.rows([estimate.rows for estimate in estimates])
     for name in leave_out:
-        check_choice("leave_out", name, rows["stimulus"].unique().tolist())
+        check_choice("leave_out", name, list(conditions))
     wanted = ~rows["stimulus"].isin(leave_out).to_numpy()
     if not wanted.any():
         raise NeurordlError(f"leave_out= leaves no condition of {', '.join(leave_out)}")
@@ -199,6 +211,16 @@ def read_patterns(
     values = np.concatenate([estimate.residuals for estimate in estimates])
     dof = [pd.DataFrame({"dof": [estimate.dof] * len(estimate.residuals)}) for estimate in estimates]
     return patterns, scans.dataset(values, scans.rows(dof), kept, provenance)
+
+
+def _warn_of_times(files: Sequence[str], of_files: Sequence[Sequence[str]]) -> None:
+    """Give each notice on the times of volumes once, with the number of its images."""
+    notices = [notice for of_file in of_files for notice in of_file]
+    for notice in dict.fromkeys(notices):
+        named = [file for file, of_file in zip(files, of_files, strict=True) if notice in of_file]
+        # alike for all subjects where it is of all images, so that Python shows it once
+        images = "all images" if len(named) == len(files) else f"images such as {named[0]}"
+        warnings.warn(f"{images} ({len(named)}): {notice}", stacklevel=3)
 
 
 def read_betas(
@@ -274,6 +296,7 @@ def read_betas(
         raise NeurordlError(f"{counts_differ}; give a row per volume, or name 3D images in a column 'image'")
     if frame[column].isna().any():
         raise NeurordlError(f"{name} has rows without a {column}; leave those volumes out")
+    warn_of_names(frame[column], name)
     for key, argument in (("run", runs), ("session", session)):
         if argument is not None and key in frame:
             raise NeurordlError(f"{key} is a column of {name} and an argument; give one of them")
@@ -367,7 +390,7 @@ class _Scans:
 
 def _open(images: Images, mask: Region, subject: str | None, session: Names, runs: Names) -> _Scans:
     """Open the images and the mask of one subject; names come from the arguments, else from the files."""
-    images = as_list(images, (str, os.PathLike, nib.Nifti1Image), "images")
+    images = as_list(images, (str, os.PathLike, nib.Nifti1Pair), "images")
     if not images:
         raise NeurordlError("images= is empty; give one image or more")
     opened = [load_image(image, "image") for image in images]
@@ -426,8 +449,8 @@ def read_bids(
     root
         The folder with ``sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz``.
     task, space
-        BIDS entities of the images to read. Without ``space``, images without this entity are read, which are
-        in the BOLD grid of each run.
+        BIDS entities of the images to read; ``space`` may name the resolution, too ("MNI152_res-2"). Without
+        it, images without this entity are read, which are in the BOLD grid of each run.
     mask
         A mask or `Regions` for all subjects, whose path may contain ``{subject}``; a mapping from subject to
         mask; or "brain": the voxels that are in fMRIPrep's ``desc-brain_mask`` of every run of a subject.
@@ -473,7 +496,10 @@ def read_bids(
         for path in files:
             first = recordings.setdefault("_".join(recording(path).values()), path)
             if first is not path:  # of two resolutions or echoes, say
-                raise NeurordlError(f"{first.name} and {path.name} belong to one run; keep one of them")
+                chosen = _space_of(parse_name(first)[0])
+                ambiguous = chosen is not None and "_res-" in chosen
+                remedy = f"choose one in space={chosen!r}" if ambiguous else "keep one of them"
+                raise NeurordlError(f"{first.name} and {path.name} belong to one run; {remedy}")
         events = [_bids_events(path, base, events_root) for path in files]
         region = _bids_mask(mask, subject, files)
         result = read_patterns(files, region, events, residuals=True, **options)
@@ -484,16 +510,29 @@ def read_bids(
 
 
 def _bids_images(base: Path, task: str, space: str | None) -> list[Path]:
-    images = []
-    for path in base.glob("sub-*/**/func/*_bold.nii*"):
-        entities, _ = parse_name(path)
-        wanted = (entities.get("task"), entities.get("space"), entities.get("desc", "preproc"))
-        if "sub" in entities and wanted == (task, space, "preproc"):
+    """The images of a task in a space, which may be followed by other entities (MNI_res-2)."""
+    wanted = {"task": task, "desc": "preproc"}
+    if space is not None:
+        wanted |= parse_name(f"space-{space.removeprefix('space-')}_bold")[0]
+    images, spaces = [], set()
+    for path in base.glob("sub-*/**/func/*_bold.*"):
+        entities = {"desc": "preproc", **parse_name(path)[0]}
+        if not re.search(r"(?i)_bold\.nii(\.\w+)?$", path.name) or entities.get("task") != task:
+            continue
+        spaces.add(_space_of(entities))
+        in_space = entities.get("space") == wanted.get("space")
+        if "sub" in entities and in_space and wanted.items() <= entities.items():
             images.append(path)
     if not images:
         pattern = f"sub-*/func/*_task-{task}{f'*_space-{space}' if space else ''}*_bold.nii.gz"
-        raise NeurordlError(f"{base} has no image {pattern}; check root=, task= and space=")
+        known = f"; of this task there are space={listed(sorted(map(repr, spaces)))}" if spaces else ""
+        raise NeurordlError(f"{base} has no image {pattern}{known}; check root=, task= and space=")
     return sorted(images, key=lambda path: natural_key(path.name))
+
+
+def _space_of(entities: Mapping[str, str]) -> str | None:
+    """The space of an image and its resolution, as `read_bids` takes them."""
+    return "_res-".join(entities[key] for key in ("space", "res") if key in entities) or None
 
 
 def _choose(entity: str, wanted: Names, images: Iterable[Path]) -> list[str]:

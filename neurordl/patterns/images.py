@@ -27,7 +27,10 @@ Labels: TypeAlias = Mapping[int, str] | pd.DataFrame | str | os.PathLike[str]
 _REMEDY = "give a NIfTI image that can be read whole"
 _NO_MASK = "none: all voxels"
 _ROUNDING = 1e-3  # a label that was stored with a slope differs by less from a whole number
-_DEFLATE = 1032  # the most that gzip can expand
+_SAME_PLACE = 1e-2  # mm, rounding of affines
+_HALF = 0.5 + 1e-4  # voxels from the center of a voxel to its side, and rounding
+_EXPANSIONS = {".gz": 1032.0, ".bz2": math.inf, ".zst": math.inf}  # the most that a file can expand
+_SPACE_REMEDY = "write the affine into the header of the image without a coordinate system"
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Mask:
     roi
         Name of the region of each voxel inside, in the order of ``inside``; None without names.
     name, resampled
-        File of the mask, and whether it was on another grid.
+        File of the mask, and whether it was interpolated, because its voxels lie in other places.
     """
 
     inside: Bools
@@ -104,27 +107,45 @@ def load_image(image: Image, role: str) -> tuple[nib.Nifti1Image, str]:
     NeurordlError
         The file does not exist, is not a NIfTI image, or is too small for the data that its header announces.
     """
-    if isinstance(image, nib.Nifti1Image):
-        return image, str(image.get_filename() or f"the {role}")
-    if not isinstance(image, str | os.PathLike):
+    opened: nib.Nifti1Pair
+    if isinstance(image, nib.Nifti1Pair):
+        opened, name = image, str(image.get_filename() or f"the {role}")
+    elif not isinstance(image, str | os.PathLike):
         raise NeurordlError(f"the {role} is a {type(image).__name__}; expected a path or a NIfTI image")
-    path = Path(image)
-    if not path.is_file():
-        raise NeurordlError(f"there is no {role} {path}; check the path")
-    with damage_named(f"the {role} {path}", _REMEDY):
-        opened = nib.load(path)
-        if not isinstance(opened, nib.Nifti1Image):
-            raise TypeError(f"it is a {type(opened).__name__}")
-        sizes = [int(size) for size in opened.shape]
-        n_bytes = math.prod(sizes) * opened.get_data_dtype().itemsize
-        available = path.stat().st_size
-        if n_bytes > available * (_DEFLATE if path.suffix == ".gz" else 1) or min(sizes, default=0) < 1:
-            raise ValueError(f"its header says {sizes}, {n_bytes} bytes, and the file has {available}")
-    return opened, str(path)
+    else:
+        name = str(Path(image))
+        if not Path(image).is_file():
+            raise NeurordlError(f"there is no {role} {name}; check the path")
+        with damage_named(f"the {role} {name}", _REMEDY):
+            opened = _open(Path(image))
+    with damage_named(name, _REMEDY):
+        if opened.ndim == 5 and opened.shape[3] == 1:  # AFNI has the volumes of a bucket on the fifth axis
+            opened = opened.slicer[:, :, :, 0]
+        if not isinstance(opened, nib.Nifti1Image) or opened.affine is None:  # a pair of .hdr and .img
+            opened = nib.Nifti1Image(opened.dataobj, opened.header.get_best_affine(), opened.header)
+    return opened, name
+
+
+def _open(path: Path) -> nib.Nifti1Pair:
+    """Open a file, and compare its size with its header where the size tells something."""
+    opened = nib.load(path)
+    if not isinstance(opened, nib.Nifti1Pair):
+        raise NeurordlError(f"{path} is a {type(opened).__name__} and not NIfTI; convert it to NIfTI")
+    sizes = [int(size) for size in opened.shape]
+    n_bytes = math.prod(sizes) * opened.get_data_dtype().itemsize
+    file = Path(str(opened.file_map["image"].filename))  # of a pair, the .img
+    if not file.is_file():
+        raise NeurordlError(f"{path} has no {file.name} beside it, which holds its data; copy it there")
+    available, expansion = file.stat().st_size, _EXPANSIONS.get(file.suffix.lower(), 1.0)
+    if n_bytes > available * expansion or min(sizes, default=0) < 1:
+        raise ValueError(f"its header says {sizes}, {n_bytes} bytes, and the file has {available}")
+    return opened
 
 
 def values_in(image: nib.Nifti1Image, inside: Bools, grid: nib.Nifti1Image, name: str) -> Floats:
     """Return the values of a 3D or 4D image in a mask on the grid of another image, (volumes, voxels).
+
+    Voxels that the image does not cover are NaN.
 
     Raises
     ------
@@ -134,28 +155,76 @@ def values_in(image: nib.Nifti1Image, inside: Bools, grid: nib.Nifti1Image, name
     if image.ndim not in (3, 4) or image.get_data_dtype().kind not in "fiub":
         content = f"{image.get_data_dtype()} of shape {image.shape}"
         raise NeurordlError(f"{name} holds {content}; expected real numbers, 3D or 4D")
-    data, _ = _on_grid(image, grid, "linear", name)
-    values = data[inside]  # (voxels,) or (voxels, volumes)
+    values, _ = _on_grid(image, inside, grid, "linear", name)  # (voxels,) or (voxels, volumes)
     return np.ascontiguousarray(values.reshape(len(values), -1).T, dtype=np.float64)
 
 
 def _on_grid(
-    image: nib.Nifti1Image, grid: nib.Nifti1Image, interpolation: Literal["linear", "nearest"], name: str
+    image: nib.Nifti1Image,
+    inside: Bools,
+    grid: nib.Nifti1Image,
+    interpolation: Literal["linear", "nearest"],
+    name: str,
 ) -> tuple[npt.NDArray[Any], bool]:
-    """Values of an image on the grid of another one, and whether it was resampled, which is a notice."""
-    from nilearn.image import resample_to_img
+    """Values of an image at some voxels of the grid of another one, and whether it was interpolated.
 
-    if resampled := not same_grid(image, grid):
-        grids = f"another grid ({_describe(image)}) than the images ({_describe(grid)})"
-        warnings.warn(f"{name} is on {grids}: it is resampled ({interpolation})", stacklevel=4)
+    Images whose voxels lie in the same places, but are stored with other or turned axes, are read as they
+    are; other differences of the grids are a notice.
+    """
     with damage_named(name, _REMEDY):
-        if resampled:
-            # nilearn keeps the type of an image, which would round interpolated values
-            if interpolation == "linear" and image.get_data_dtype().kind != "f":
-                image = nib.Nifti1Image(np.asarray(image.dataobj, dtype=np.float64), image.affine)
-            settings = {"interpolation": interpolation, "copy_header": True, "force_resample": True}
-            image = resample_to_img(image, grid, **settings)
-        return np.asanyarray(image.dataobj), resampled
+        data = np.asanyarray(image.dataobj)
+        if same_grid(image, grid):
+            return data[inside], False
+        grids = f"{name} is on another grid ({_describe(image)}) than the images ({_describe(grid)})"
+        if not (_has_space(image) and _has_space(grid)):
+            if image.shape[:3] != grid.shape[:3]:
+                raise NeurordlError(f"{grids}: without coordinates they cannot be matched; {_SPACE_REMEDY}")
+            order = "voxels are matched by their order in the files"
+            warnings.warn(f"{grids}: {order}; if that is wrong, {_SPACE_REMEDY}", stacklevel=4)
+            return data[inside], False
+        places, outside = _places(inside, grid, image)
+        lost = _places(data != 0, image, grid)[1] if interpolation == "nearest" else outside[:0]
+    last = np.array(data.shape[:3])[:, None] - 1
+    voxels = np.clip(np.floor(places + _HALF), 0, last)
+    apart = np.linalg.norm(image.affine[:3, :3] @ (places - voxels), axis=0)
+    exact = bool((apart[~outside] <= _SAME_PLACE).all())
+    if not exact or outside.any() or lost.any():
+        text = "it is read without resampling" if exact else f"it is resampled ({interpolation})"
+        text += f"; {outside.sum()} of {len(outside)} voxels lie outside of it" if outside.any() else ""
+        text += f"; {lost.sum()} of its {len(lost)} voxels above 0 lie outside of the images" * bool(
+            lost.any()
+        )
+        warnings.warn(f"{grids}: {text}", stacklevel=4)
+    if exact or interpolation == "nearest":
+        values = data[tuple(voxels.astype(int))]
+    else:
+        values = _interpolated(data, np.clip(places, 0, last))
+    if outside.any():
+        values = values.astype(np.float64) if interpolation == "linear" else values.copy()
+        values[outside] = np.nan if interpolation == "linear" else 0
+    return values, not exact
+
+
+def _places(chosen: Bools, image: nib.Nifti1Image, other: nib.Nifti1Image) -> tuple[Floats, Bools]:
+    """Where voxels of an image lie, in voxels of another one, (3, voxels), and which lie outside of it."""
+    transform = np.linalg.inv(other.affine) @ image.affine
+    places = transform[:3, :3] @ np.array(np.nonzero(chosen)) + transform[:3, 3:]
+    last = np.array(other.shape[:3])[:, None] - 1
+    return places, ((places < -_HALF) | (places > last + _HALF)).any(axis=0)
+
+
+def _interpolated(data: npt.NDArray[Any], places: Floats) -> Floats:
+    """Values between voxels, (places,) or (places, volumes)."""
+    from scipy.ndimage import map_coordinates
+
+    volumes = np.moveaxis(data.reshape(*data.shape[:3], -1), -1, 0)
+    values = [map_coordinates(volume.astype(np.float64), places, order=1) for volume in volumes]
+    return np.stack(values, axis=-1).reshape(-1, *data.shape[3:])
+
+
+def _has_space(image: nib.Nifti1Image) -> bool:
+    """Whether an image says where its voxels lie: with both codes 0, nibabel guesses it."""
+    return bool(image.header["qform_code"] or image.header["sform_code"])
 
 
 def same_grid(first: nib.Nifti1Image, second: nib.Nifti1Image) -> bool:
@@ -164,7 +233,7 @@ def same_grid(first: nib.Nifti1Image, second: nib.Nifti1Image) -> bool:
         return False
     corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(first.shape[:3]) - 1)[:, None]
     distances = (first.affine - second.affine) @ np.vstack([corners, np.ones(8)])
-    return bool((np.abs(distances) <= 1e-2).all())
+    return bool((np.abs(distances) <= _SAME_PLACE).all())
 
 
 def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
@@ -185,7 +254,9 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
         image = image.slicer[..., 0]
     if image.ndim != 3:
         raise NeurordlError(f"the mask {name} has shape {image.shape}; expected one 3D volume")
-    data, resampled = _on_grid(image, grid, "nearest", f"the mask {name}")
+    everywhere = np.ones(grid.shape[:3], dtype=bool)
+    data, resampled = _on_grid(image, everywhere, grid, "nearest", f"the mask {name}")
+    data = data.reshape(grid.shape[:3])
     if data.dtype.kind == "f":  # 1 may be stored as 255 times a slope
         rounded = np.round(data)
         data = np.where(np.abs(data - rounded) < _ROUNDING, rounded, data)
@@ -239,4 +310,8 @@ def _label_names(labels: Labels) -> dict[int, str]:
 
 def _describe(image: nib.Nifti1Image) -> str:
     size = np.sqrt((np.asarray(image.affine)[:3, :3] ** 2).sum(axis=0))
-    return f"{' x '.join(map(str, image.shape[:3]))} voxels of {' x '.join(f'{s:.3g}' for s in size)} mm"
+    shape = f"{' x '.join(map(str, image.shape[:3]))} voxels of {' x '.join(f'{s:.3g}' for s in size)} mm"
+    if not _has_space(image):
+        return f"{shape}, without a coordinate system: the codes of qform and sform are 0"
+    axes = "".join(map(str, nib.aff2axcodes(image.affine)))
+    return f"{shape}, axes {axes}, origin {', '.join(f'{x:.4g}' for x in image.affine[:3, 3])}"

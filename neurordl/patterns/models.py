@@ -10,19 +10,23 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar, Literal, TypeAlias
+from itertools import compress
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError, explain
-from neurordl.validate import check_choice, check_number
+from neurordl.validate import check_choice, check_number, listed
 
 ModelName: TypeAlias = Literal["glm", "lsa", "lss", "average"]
 Share: TypeAlias = tuple[float, float]
 # how much more the other model must explain, than this one and than by chance, before a notice is given
 _MORE_THAN_MODEL, _MORE_THAN_CHANCE = 1.25, 1.15
+RESPONSE = 32.0  # seconds after an event in which it is responded to
+_LEAST_SEEN = 0.1  # share of a response, as a sum of squares, that volumes must show
+_NOISIEST = 10.0  # standard deviations of a beta over the median of its run
 _N_SHIFTS = 4  # other times of the run by which chance is estimated
 
 
@@ -81,6 +85,26 @@ class Estimate:
     explained: tuple[Share, Share] | None = None
 
 
+class Betas(NamedTuple):
+    """Betas of some regressors.
+
+    Attributes
+    ----------
+    values, residuals, dof
+        (regressors, voxels), (volumes, voxels), and the degrees of freedom of the residuals.
+    variances
+        Variance that noise of variance 1 gives each beta; infinite if the beta is not unique.
+    inside
+        Sum of squares of each regressor within the run.
+    """
+
+    values: Floats
+    residuals: Floats
+    dof: int
+    variances: Floats
+    inside: Floats
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunModel:
     """Base class of the models of one run; a subclass has a ``name`` and its own ``fit``.
@@ -91,7 +115,8 @@ class RunModel:
         Seconds between volumes (repetition time). By default it is read from the JSON sidecars of the image,
         also in higher BIDS folders, or else from its header.
     slice_time_ref
-        Time of a volume within the repetition time, from 0 (its start) to 1 (its end), as in nilearn.
+        Time of a volume within the repetition time, from 0 (its start) to 1 (its end), as in nilearn. By
+        default it is the ``StartTime`` of the sidecars, to which slices were corrected, or else 0.
     name
         Name of the model in ``read_patterns(model=)`` and in the provenance of patterns.
     takes_confounds
@@ -102,7 +127,7 @@ class RunModel:
     """
 
     t_r: float | None = None
-    slice_time_ref: float = 0.0
+    slice_time_ref: float | None = None
 
     name: ClassVar[str]
     takes_confounds: ClassVar[bool] = True
@@ -111,7 +136,8 @@ class RunModel:
     )
 
     def __post_init__(self) -> None:
-        check_number("slice_time_ref", self.slice_time_ref, 0, 1)
+        if self.slice_time_ref is not None:
+            check_number("slice_time_ref", self.slice_time_ref, 0, 1)
 
     def fit(self, run: Run) -> Estimate:
         """Estimate the patterns of one run."""
@@ -167,11 +193,28 @@ class GLM(RunModel):
 
     def fit(self, run: Run) -> Estimate:
         """Estimate one pattern for each condition."""
-        names = list(dict.fromkeys(run.events["condition"]))
-        estimates = self.betas(run, run.events["condition"].tolist(), names)
-        return Estimate(pd.DataFrame({"condition": names}), *estimates, self.explained(run))
+        conditions = run.events["condition"].tolist()
+        names = list(dict.fromkeys(conditions))
+        fit = self.betas(run, conditions, names)
+        return self.estimate(run, pd.DataFrame({"condition": names}), fit, conditions)
 
-    def betas(self, run: Run, regressors: Sequence[str], wanted: Sequence[str]) -> tuple[Floats, Floats, int]:
+    def estimate(self, run: Run, rows: pd.DataFrame, fit: Betas, regressors: Sequence[str]) -> Estimate:
+        """Leave out the betas that the run says next to nothing about, with a notice; see `_usable`."""
+        usable = _usable(run, rows, fit, self.whole(run, regressors))
+        return Estimate(rows[usable], fit.values[usable], fit.residuals, fit.dof, self.explained(run))
+
+    def whole(self, run: Run, regressors: Sequence[str]) -> Floats:
+        """Sum of squares of each regressor in a run that is long enough for all of its response."""
+        step, onset = run.times[1] - run.times[0], run.events["onset"]
+        before = int(np.ceil(max(0.0, run.times[0] - onset.min()) / step))
+        after = max(0.0, (onset + run.events["duration"]).max() + RESPONSE - run.times[-1])
+        times = step * np.arange(before + len(run.times) + int(np.ceil(after / step)))
+        events = run.events.assign(onset=onset - run.times[0] + before * step)
+        longer = replace(run, events=events, times=times, confounds=None, kept=None)
+        design, columns = replace(self, drift_model=None).design(longer, regressors)
+        return np.asarray((design[list(columns.values())] ** 2).sum(axis=0), dtype=np.float64)
+
+    def betas(self, run: Run, regressors: Sequence[str], wanted: Sequence[str]) -> Betas:
         """Fit a GLM.
 
         Parameters
@@ -183,39 +226,36 @@ class GLM(RunModel):
         wanted
             The regressors whose betas are returned.
 
-        Returns
-        -------
-        (array, array, int)
-            Betas (wanted, voxels), residuals (volumes, voxels) and their degrees of freedom.
-
         Raises
         ------
         NeurordlError
-            A regressor has no response within the run, or no degrees of freedom are left.
+            No degrees of freedom are left.
         """
         from nilearn.glm.first_level import run_glm
 
         design, columns = self.design(run, regressors)
         names = list(design.columns)
         indices = [names.index(columns[regressor]) for regressor in wanted]
-        X = design.to_numpy()
-        responding = _responding(X)
-        empty = [regressor for regressor, index in zip(wanted, indices, strict=True) if not responding[index]]
-        rank = int(np.linalg.matrix_rank(X))
-        if empty or rank >= len(X):
+        X = np.where(_responding(design.to_numpy()), design.to_numpy(), 0.0)
+        inside = (X**2).sum(axis=0)
+        lengths = np.where(inside > 0, np.sqrt(inside), 1.0)
+        _, spread, axes = np.linalg.svd(X / lengths, full_matrices=False)
+        rank = int((spread > spread[0] * max(X.shape) * np.finfo(float).eps).sum())
+        if rank >= len(X):
             problem = f"{X.shape[1]} regressors for {len(X)} volumes leave no degrees of freedom"
-            problem = f"{empty[0]!r} has no response within the run ({len(empty)} such)" if empty else problem
             raise NeurordlError(f"{run.name}: {problem}; check events, t_r and confounds, or leave some out")
-        if rank < X.shape[1]:
+        if rank < (inside > 0).sum():
             notice = f"{run.name}: the design matrix has rank {rank} for {X.shape[1]} regressors; "
             warnings.warn(notice + "the betas of dependent regressors are not unique", stacklevel=4)
+        variances = ((axes[:rank] / spread[:rank, None]) ** 2).sum(axis=0) / lengths**2
+        variances[(axes[:rank] ** 2).sum(axis=0) < 1 - 1e-6] = np.inf
         labels, results = run_glm(run.data, X, noise_model=self.noise_model)
         betas, residuals = np.empty((len(indices), run.data.shape[1])), np.empty_like(run.data)
         for label, result in results.items():
             voxels = labels == label
             betas[:, voxels] = result.theta[indices]
             residuals[:, voxels] = result.residuals
-        return betas, residuals, len(X) - rank
+        return Betas(betas, residuals, len(X) - rank, variances[indices], inside[indices])
 
     def explained(self, run: Run) -> tuple[Share, Share] | None:
         """Return the shares of the variance that conditions explain with this HRF and without one.
@@ -267,8 +307,8 @@ class GLM(RunModel):
             confounds = (confounds - confounds.mean()) / confounds.std(ddof=0).replace(0.0, 1.0)
             confounds = confounds.set_axis([f"confound{k:06d}" for k in range(confounds.shape[1])], axis=1)
         with explain(f"{run.name}: nilearn cannot make the design matrix"), warnings.catch_warnings():
-            # nilearn warns of events of 0 s, under the numbers of the columns
-            warnings.filterwarnings("ignore", message="(?s).*null duration")
+            # nilearn warns of events of 0 s under the numbers of columns, and of regressors without response
+            warnings.filterwarnings("ignore", "(?s).*(null duration|singular at working|divide by zero)")
             design: pd.DataFrame = make_first_level_design_matrix(
                 run.times,
                 events,
@@ -277,6 +317,7 @@ class GLM(RunModel):
                 high_pass=self.high_pass,
                 drift_order=self.drift_order,
                 add_regs=confounds,
+                min_onset=_start(run),
             )
         if not set(columns.values()) <= set(design):  # FIR has a column for each delay
             problem = "has several regressors for each condition; choose a model with one, such as 'spm'"
@@ -293,7 +334,7 @@ class LSA(GLM):
     def fit(self, run: Run) -> Estimate:
         """Estimate one pattern for each trial."""
         trials = [f"trial {row}" for row in range(len(run.events))]
-        return Estimate(_trial_rows(run), *self.betas(run, trials, trials), self.explained(run))
+        return self.estimate(run, _trial_rows(run), self.betas(run, trials, trials), trials)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,13 +350,17 @@ class LSS(GLM):
     def fit(self, run: Run) -> Estimate:
         """Estimate one pattern for each trial."""
         conditions = run.events["condition"].tolist()
-        patterns = []
+        fits = []
         for row in range(len(conditions)):
             regressors = [f"other {condition}" for condition in conditions]
             regressors[row] = "trial"
-            patterns.append(self.betas(run, regressors, ["trial"])[0][0])
-        _, residuals, dof = self.betas(run, conditions, list(dict.fromkeys(conditions)))
-        return Estimate(_trial_rows(run), np.stack(patterns), residuals, dof, self.explained(run))
+            fits.append(self.betas(run, regressors, ["trial"])._replace(residuals=run.data[:0]))
+        values, variances, inside = (
+            np.concatenate([getattr(fit, name) for fit in fits]) for name in ("values", "variances", "inside")
+        )
+        fit = self.betas(run, conditions, list(dict.fromkeys(conditions)))
+        fit = fit._replace(values=values, variances=variances, inside=inside)
+        return self.estimate(run, _trial_rows(run), fit, [f"trial {row}" for row in range(len(conditions))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,6 +439,43 @@ def _trial_rows(run: Run) -> pd.DataFrame:
     rows = run.events[["condition", "onset"]].copy()
     rows.insert(1, "trial", rows.groupby("condition").cumcount() + 1)
     return rows
+
+
+def _usable(run: Run, rows: pd.DataFrame, fit: Betas, whole: Floats) -> Bools:
+    """Which betas say something about their event, with a notice of the others, which are mostly noise.
+
+    Variances are compared for responses of one size, so that conditions with few or short events count as
+    they are.
+    """
+    unseen = fit.inside < _LEAST_SEEN * whole
+    unlike = ~unseen & ~np.isfinite(fit.variances)
+    scaled = np.where(unseen | unlike, np.nan, fit.variances * whole)
+    usable = ~(unseen | unlike)
+    noisy = usable & (scaled > _NOISIEST**2 * (np.nanmedian(scaled) if usable.any() else 1.0))
+    usable &= ~noisy
+    reasons = {
+        f"of {{}} less than {_LEAST_SEEN:.0%} of the response lies within the volumes of the run": unseen,
+        "{} cannot be separated from other regressors": unlike,
+        f"of {{}} the noise is more than {_NOISIEST:g} times the median": noisy,
+    }
+    names = [f"{name!r}" for name in rows["condition"]]
+    if "onset" in rows:
+        names = [f"{name} at {onset:g} s" for name, onset in zip(names, rows["onset"], strict=True)]
+    for reason, chosen in reasons.items():
+        if chosen.any():
+            problem = f"{run.name}: {reason.format(listed(compress(names, chosen)))}"
+            count = f"{chosen.sum()} of {len(rows)} patterns"
+            if not usable.any():
+                raise NeurordlError(f"{problem} ({count}), and no pattern is left; check events and t_r")
+            warnings.warn(f"{problem}: {count} left out", stacklevel=5)
+    return usable
+
+
+def _start(run: Run) -> float:
+    """Seconds from the first volume to the first time of nilearn's fine grid: its default, or earlier."""
+    early = run.times[0] - run.events["onset"].min() - 24.0
+    step = run.times[1] - run.times[0] if len(run.times) > 1 else 1.0
+    return -24.0 - max(0.0, float(np.ceil(early / step))) * float(step)
 
 
 def _responding(X: Floats) -> Bools:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from neurordl.errors import NeurordlError
 from neurordl.stimuli import StimulusSet
-from neurordl.validate import check_count
+from neurordl.validate import check_count, listed
 
 OUTPUT = ""
 """The name of a model's own output, as in ``named_modules()``."""
@@ -88,7 +88,7 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
     known = layer_names(model)
     requested = layers.split(",") if isinstance(layers, str) else list(layers)
     if not requested:
-        raise NeurordlError("layers is empty: give names from model.named_modules(), a glob, 'all' or 'top'")
+        raise NeurordlError("layers= is empty; pass names from model.named_modules(), a glob, 'all' or 'top'")
     names: list[str] = []
     for name in requested:
         if name in ("all", "top") and name not in known:
@@ -101,8 +101,8 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
             near = difflib.get_close_matches(name, known, n=_NEAR)
             some = f"nearest: {', '.join(near)}" if near else f"the first: {', '.join(known[:_NEAR])}"
             problem = f"the model ({type(model).__name__}) has no layer {name!r}; {some}"
-            remedy = "neurordl.patterns.network.layer_names(model)"
-            raise NeurordlError(f"{problem}. All {len(known)} names: {remedy}")
+            top = f"The top ones of its {len(known)} layers are {listed(top_layers(model), 12)}"
+            raise NeurordlError(f"{problem}. {top}")
     return list(dict.fromkeys(names))
 
 
@@ -156,7 +156,7 @@ def read_layers(
     for name in layers:
         if name not in modules:
             names = resolve_layers(model, name)  # raises an error if no layer matches
-            raise NeurordlError(f"{name!r} stands for {len(names)} layers; give the name of one")
+            raise NeurordlError(f"{name!r} matches {len(names)} layers; choose one of {listed(names)}")
     features: dict[str, Tensor] = {}
     failures: dict[str, NeurordlError] = {}
 
@@ -193,21 +193,21 @@ def _stimuli_first(output: Any, n: int, name: str, model: nn.Module) -> Tensor:
         parts = [output]
     tensor = next((part for part in parts if isinstance(part, Tensor)), None)
     if tensor is None:
-        raise NeurordlError(f"layer {name!r} puts out {type(output).__name__}, which holds no tensor to read")
+        raise NeurordlError(f"the output of layer {name!r} is {type(output).__name__} without a tensor")
     if not tensor.is_floating_point():
-        raise NeurordlError(f"layer {name!r} puts out {tensor.dtype}, not real numbers")
+        raise NeurordlError(f"the output of layer {name!r} is {tensor.dtype}, not real numbers")
     shape = tuple(tensor.shape)
     first = tensor.ndim > 0 and shape[0] == n
     second = tensor.ndim > 2 and shape[1] == n
     batch_first = _batch_first(model, name) if first and second else None
     if first and second and tensor.ndim == 3 and n > 1 and batch_first is None:
         # Batches of tokens: (stimuli, tokens, d) and (tokens, stimuli, d) look alike here.
-        problem = "as many tokens as stimuli, so the stimulus axis is ambiguous; use another batch size"
-        raise _AmbiguousError(f"layer {name!r} puts out {shape} for {n} stimuli: {problem}")
+        problem = "as many tokens as stimuli, so that their axis is ambiguous; use another batch size"
+        raise _AmbiguousError(f"the output of layer {name!r} has shape {shape} for {n} stimuli: {problem}")
     if second and (not first or batch_first is False):
         return tensor.transpose(0, 1)
     if not first:
-        raise NeurordlError(f"layer {name!r} puts out {shape} for {n} stimuli: no axis holds the stimuli")
+        raise NeurordlError(f"the output of layer {name!r} has shape {shape}, and no axis for {n} stimuli")
     return tensor if tensor.ndim > 1 else tensor.unsqueeze(1)
 
 
@@ -270,10 +270,13 @@ def why_unfit(network: nn.Module, batches: Sequence[Tensor], error: RuntimeError
     expected = [str(module.in_channels) for module in network.modules() if hasattr(module, "in_channels")]
     channels = list(dict.fromkeys(str(shape[0]) for shape in shapes))
     if not expected or expected[:1] == channels:
-        remedy = "prepare them in another size="
-        if odd := {tensor.dtype for tensor in network.parameters()} - {batches[0].dtype}:
-            remedy = f"give its {odd.pop()} parameters the dtype of the images, {batches[0].dtype}"
-        return f"the {role} does not take images of {text}: {error}; {remedy}, or make another {role}"
+        remedy = f"prepare them in another size=, or make another {role}"
+        dtype = batches[0].dtype
+        if odd := {tensor.dtype for tensor in network.parameters()} - {dtype}:
+            single = f"call {role}.float()" if dtype == torch.float32 else "convert them with images.float()"
+            remedy = f"they are {dtype}, the parameters {odd.pop()}; "
+            remedy += single if dtype.is_floating_point else "convert them, as in images.float() / 255"
+        return f"the {role} does not take images of {text}: {error}; {remedy}"
     remedy = f"prepare images with channels={expected[0]}"
     if len(channels) == 1:
         remedy += f", or make the {role} with in_channels={channels[0]}"
@@ -289,8 +292,8 @@ class Compute:
     device : str or torch.device, optional
         Device; by default the network's own.
     batch_size : int, optional
-        Stimuli in a forward pass. By default 64 for patterns; `evaluate` takes all stimuli at once where
-        memory allows.
+        Stimuli in a forward pass. By default `extract_patterns` takes 64, and `evaluate` takes all stimuli at
+        once if memory allows.
     progress : bool
         Show a progress bar.
 

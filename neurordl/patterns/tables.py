@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -13,11 +14,13 @@ import pandas as pd
 from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError, explain
 from neurordl.io import read_frame
-from neurordl.validate import check_columns
+from neurordl.patterns.models import RESPONSE
+from neurordl.validate import check_columns, listed
 
 Table: TypeAlias = str | os.PathLike[str] | pd.DataFrame
 _TABLES = (str, os.PathLike, pd.DataFrame)
-_MISSING = ("", "n/a", "N/A", "nan", "NaN")
+_MISSING = ("", "n/a", "N/A", "nan", "NaN")  # without blanks around
+_LIKE_MISSING = ("NA", "<NA>", "#N/A", "null", "NULL", "None")  # names, although other software means none
 
 
 def as_list(values: Any, single: tuple[type, ...] = _TABLES, name: str = "tables") -> list[Any]:
@@ -35,7 +38,10 @@ def table_name(table: object, number: int) -> str:
 
 
 def read_table(table: Table, name: str) -> pd.DataFrame:
-    """Read a TSV or CSV file as text, or copy a DataFrame; ``n/a`` and blanks are missing values.
+    """Read a TSV or CSV file as text, or copy a DataFrame.
+
+    Missing values are those of the DataFrame, and in both cells that are blank, "n/a", "N/A", "nan" or "NaN".
+    All other text is text, also "NA", "null" and "None".
 
     Raises
     ------
@@ -45,11 +51,26 @@ def read_table(table: Table, name: str) -> pd.DataFrame:
     if not isinstance(table, _TABLES):
         raise NeurordlError(f"{name} is a {type(table).__name__}; expected a TSV or CSV file or a DataFrame")
     if not isinstance(table, pd.DataFrame):
-        frame = read_frame(table)
-        return frame.mask(frame.isin(_MISSING))
+        table = read_frame(table)
     if repeated := table.columns[table.columns.duplicated()].tolist():
         raise NeurordlError(f"{name} has two columns {repeated[0]!r}; leave one")
-    return table.copy()
+    return table.mask(table.map(lambda cell: isinstance(cell, str) and cell.strip() in _MISSING))
+
+
+def warn_of_names(names: pd.Series, name: str) -> None:
+    """Give a notice of names that other software writes for missing values.
+
+    Parameters
+    ----------
+    names, name
+        A column of names, and the table that messages call.
+    """
+    if (doubtful := names[names.isin(_LIKE_MISSING)]).size:
+        notice = (
+            f"{name}: {listed(doubtful.unique(), quote=True)} in the column {names.name!r} is taken for a "
+        )
+        notice += f"name ({len(doubtful)} of {len(names)} rows); if nothing was meant, write n/a"
+        warnings.warn(notice, stacklevel=4)
 
 
 def read_events(table: Table, name: str, condition: str, length: float) -> pd.DataFrame:
@@ -60,22 +81,39 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
     table, name
         BIDS ``events.tsv`` or a DataFrame, and what messages call it.
     condition
-        The column with the names of the stimuli or conditions. Rows without a name are left out.
+        The column with the names of the stimuli or conditions. Rows without a name (see `read_table`) are
+        left out.
     length
-        Length of the run in seconds.
+        Length of the run in seconds. Events may begin before the run, as in BIDS, if their response reaches
+        it.
+
+    Warns
+    -----
+    UserWarning
+        Rows have no name, or one that other software writes for none; or a condition has two events at once.
 
     Raises
     ------
     NeurordlError
-        A column is missing or holds text, no event is left, or an event lies outside the run.
+        A column is missing or holds text, no event is left, an event lies outside the run, or a row is
+        repeated.
     """
     frame = read_table(table, name)
     remedy = "BIDS events have onset, duration and trial_type (condition= names another column)"
     check_columns(name, frame, ("onset", "duration", condition), remedy)
     frame = frame.reset_index(drop=True)
-    frame = frame[frame[condition].notna()]
-    if frame.empty:
+    unnamed = frame[condition].isna()
+    if unnamed.all():
         raise NeurordlError(f"{name} has no event with a {condition}")
+    if unnamed.any():
+        notice = (
+            f"{name}: {unnamed.sum()} of {len(frame)} events have no {condition} (blank or n/a) and are not "
+        )
+        notice += f"modeled, rows {listed(frame.index[unnamed] + 1)} (from 1, below the header)"
+        remedy = "give them a name to model them, and leave_out= it if you need no pattern"
+        warnings.warn(f"{notice}; {remedy}", stacklevel=3)
+    frame = frame[~unnamed]
+    warn_of_names(frame[condition], name)
     events = pd.DataFrame({"condition": frame[condition].map(_text)})
     for column in ("onset", "duration"):
         events[column] = pd.to_numeric(frame[column], errors="coerce")
@@ -83,14 +121,30 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
             row = events.index[~finite][0] + 1
             raise NeurordlError(f"{name}: {column} is not a number in row {row} (from 1, below the header)")
     onset, duration = events["onset"], events["duration"]
-    # the last event may end a little after the scanner stopped
-    outside = (onset < 0) | (onset >= length) | (duration < 0) | (onset + duration / 2 > length)
+    # the last event may end a little after the scanner stopped, and a response begin before it started
+    outside = (onset + duration <= -RESPONSE) | (onset >= length) | (duration < 0)
+    outside |= onset + duration / 2 > length
     if outside.any():
         stimulus, start, seconds = events[outside].iloc[0]
         problem = f"from {start:g} s to {start + seconds:g} s lies outside the run, which lasts {length:g} s"
         remedy = "check that onsets and durations are in seconds, and t_r, or leave these rows out"
         raise NeurordlError(f"{name}: the event {stimulus!r} {problem} ({outside.sum()} such); {remedy}")
+    _check_repeated(events, frame, name)
     return events.sort_values("onset", kind="stable", ignore_index=True)
+
+
+def _check_repeated(events: pd.DataFrame, frame: pd.DataFrame, name: str) -> None:
+    """Refuse rows that are listed twice; a notice of those that have the same name and time only."""
+    for rows, exact in ((frame.astype(str), True), (events[["condition", "onset"]], False)):
+        if (again := rows.index[rows.duplicated()]).size:
+            first = rows.index[(rows == rows.loc[again[0]]).all(axis=1)][0]
+            event = f"the event {events['condition'][first]!r} at {events['onset'][first]:g} s"
+            notice = (
+                f"{name}: rows {first + 1} and {again[0] + 1} (from 1, below the header) both are {event}"
+            )
+            if exact:
+                raise NeurordlError(f"{notice} ({len(again)} such); leave one of each")
+            warnings.warn(f"{notice}, which is modeled twice ({len(again)} such)", stacklevel=4)
 
 
 def _text(value: object) -> str:
@@ -110,7 +164,7 @@ class Confounds:
         A table can also be a DataFrame. A missing value in the first volume, as in the derivatives of
         fMRIPrep, becomes 0.
     columns
-        Columns of the confounds to use; all by default.
+        Columns of the confounds to use; by default all that hold a value.
     fmriprep
         Strategies of nilearn's ``load_confounds``, such as "motion", "wm_csf" or "scrub", for the confounds
         that fMRIPrep writes beside each image. Volumes that they exclude are left out of the GLM.
@@ -169,6 +223,14 @@ class Confounds:
             if self.columns is not None:
                 check_columns(name, frame, self.columns)
                 frame = frame[self.columns]
+            if (empty := frame.columns[frame.isna().all()].tolist()) and self.columns is None:
+                notice = f"{name}: {len(empty)} of {frame.shape[1]} confounds hold no value and are left out"
+                warnings.warn(f"{notice}: {listed(empty)}", stacklevel=3)
+                frame = frame.drop(columns=empty)
+            elif empty:
+                raise NeurordlError(
+                    f"{name}: the confound {empty[0]!r} holds no value; take it out of columns="
+                )
             frame = frame.apply(pd.to_numeric, errors="coerce").astype(np.float64)
             frame.iloc[:1] = frame.iloc[:1].fillna(0.0)
             if not (finite := np.isfinite(frame.to_numpy()).all(axis=0)).all():

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from neurordl.measures.condensed import missing_groups, unmeasured_stimuli
 from neurordl.rsa.ceilings import agreement
 from neurordl.rsa.compare import why_undefined
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference, corrected, infer_study, mean_interval, p_values
-from neurordl.rsa.inference.resampling import Resampling, Study
+from neurordl.rsa.inference.resampling import Draws, Resampling, Study
 from neurordl.validate import listed
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ class RoiScores:
         (layers, 2) noise ceiling on the pairs that each layer has.
     p_ceiling
         (layers,) p of each layer against its lower noise ceiling.
+    differences
+        Columns of a table with a row for each two layers, on the pairs of stimuli that both have.
     agreement
         p of the noise ceiling against chance; None where it was not tested.
     """
@@ -125,6 +128,7 @@ class RoiScores:
     inference: Inference
     ceilings: Floats
     p_ceiling: Floats
+    differences: Mapping[str, Floats]
     agreement: float | None
 
     @property
@@ -178,8 +182,8 @@ class RoiScores:
     def between(self, layers: Sequence[str]) -> pd.DataFrame:
         """Each two layers: the difference of their means, its interval, and p (two-sided)."""
         i, j = np.triu_indices(len(layers), 1)
-        names, columns = np.array(layers, dtype=object), self.inference.differences()
-        return pd.DataFrame({"layer_a": names[i], "layer_b": names[j], **columns, **corrected(columns["p"])})
+        names, p = np.array(layers, dtype=object), self.differences["p"]
+        return pd.DataFrame({"layer_a": names[i], "layer_b": names[j], **self.differences, **corrected(p)})
 
 
 def _reasons(study: Study, layers: Sequence[str], subjects: Sequence[str], note: str) -> Any:
@@ -208,8 +212,33 @@ def score_roi(study: Study, subjects: Subjects, resampling: Resampling, stimuli:
         ceilings[rows] = group.ceiling
         if group.model_var is not None:
             p_ceiling[rows] = p_values(group, center="data").ceiling
+    differences = _differences(part, inference, draws, groups)
     chance = agreement(part.data, study.comparison, resampling.seed)
-    return RoiScores(study, subjects, inference, ceilings, p_ceiling, chance)
+    return RoiScores(study, subjects, inference, ceilings, p_ceiling, differences, chance)
+
+
+def _differences(
+    study: Study, inference: Inference, draws: Draws | None, groups: Sequence[tuple[list[int], Bools]]
+) -> dict[str, Floats]:
+    """Columns with each two layers, scored anew on their shared pairs where these are fewer."""
+    columns = inference.differences()
+    measured = np.isfinite(study.models)
+    i, j = np.triu_indices(len(measured), 1)
+    for (rows, absent), (more, absent_too) in combinations(groups, 2):
+        missing, both = absent | absent_too, sorted([*rows, *more])
+        if missing.all():
+            continue
+        data = np.where(missing, np.nan, study.data)
+        part = Study(study.models[both], data, study.comparison, device=study.device)
+        shared = infer_study(part, inference.resampling, draws).differences()
+        chosen = np.isin(i, both) & np.isin(j, both)
+        between = np.isin(i[chosen], rows) != np.isin(j[chosen], rows)
+        for name, values in shared.items():
+            columns[name][np.flatnonzero(chosen)[between]] = values[between]
+    return {
+        **columns,
+        "n_pairs": (measured[i] & measured[j] & np.isfinite(study.data).any(axis=0)).sum(axis=1),
+    }
 
 
 def repeated_layers(layers: Sequence[str], models: Floats) -> str:
@@ -383,7 +412,7 @@ class Evaluation:
         """Why something in the table of means is undefined or doubtful."""
         means = self.frame[self.frame["subject"] == "mean"]
         n_layers = means["layer"].nunique()
-        notes = self._notes_on_pairs()
+        notes = [*self._notes_on_pairs(), self._note_on_layers]
         notes += dict.fromkeys(inference.resampling.note for inference in self.inferences.values())
         if self.models is not None:
             notes.append(repeated_layers(self.settings["layers"], self.models))
@@ -397,6 +426,24 @@ class Evaluation:
     @property
     def _coverages(self) -> dict[str, Coverage]:
         return {roi: Coverage(**values) for roi, values in self.settings.get("measured", {}).items()}
+
+    @property
+    def _note_on_layers(self) -> str:
+        """Which layers lack pairs of stimuli that other layers have; empty if none does."""
+        if self.models is None:
+            return ""
+        counts = np.isfinite(self.models).sum(axis=1)
+        lacking = [
+            f"{layer or 'output'} has {count:,}"
+            for layer, count in zip(self.settings["layers"], counts, strict=True)
+            if 0 < count < counts.max()
+        ]
+        if not lacking:
+            return ""
+        return (
+            f"not all layers have all {counts.max():,} pairs of stimuli ({listed(lacking, most=3)}): each is "
+            "scored on its own pairs, and two layers are compared on the pairs that both have"
+        )
 
     def _notes_on_pairs(self) -> list[str]:
         """Notes on few pairs and on those that were not measured; once where it is the same in every ROI."""

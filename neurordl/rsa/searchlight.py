@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +21,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.ids import Match, match_ids
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import square
@@ -143,7 +145,7 @@ class Searchlight:
         """Models, centers and range of the scores, and what was matched."""
         few, most = self.n_voxels.min(), self.n_voxels.max()
         lines = [
-            f"searchlight  radius {self.settings['radius']:g}, {self.settings['dissimilarity']}, models "
+            f"searchlight  radius {_text(self.settings['radius'])}, {self.settings['dissimilarity']}, models "
             f"compared by {self.settings['comparison']}",
             f"centers      {len(self.centers)}, of {few if few == most else f'{few} to {most}'} voxels each",
             f"matched      {len(self.match.matched)} stimuli; {len(self.match.unused)} only in the models",
@@ -164,7 +166,7 @@ def searchlight(
     patterns: DatasetBase,
     models: RDMs | Mapping[str, RDMs],
     *,
-    radius: float = 3.0,
+    radius: float | str = 3.0,
     threshold: float = 1.0,
     dissimilarity: DissimilarityLike = "correlation",
     comparison: ComparisonLike = "corr",
@@ -187,7 +189,8 @@ def searchlight(
     models
         Model RDMs, as in `evaluate`: they must have every stimulus of the patterns.
     radius
-        Radius in voxels: a sphere has the voxels that are nearer to its center (rsatoolbox's ``radius``).
+        Radius in voxels, or in millimeters as text, "8 mm", if the grid of the images is known: a sphere has
+        the voxels that are nearer to its center (rsatoolbox's ``radius``, in voxels).
     threshold
         Share of a sphere's voxels that must be among the patterns. Voxels outside the mask or the volume are
         not (rsatoolbox ignores those outside the volume). RDMs are computed from the voxels that are.
@@ -206,7 +209,8 @@ def searchlight(
     Warns
     -----
     UserWarning
-        All scores are NaN; or there are the problems with stimuli and runs of which `compute_rdms` warns.
+        All scores are NaN; the radius is in voxels that are not cubes; or there are the problems with stimuli
+        and runs of which `compute_rdms` warns.
 
     Raises
     ------
@@ -218,7 +222,7 @@ def searchlight(
     comparison, measure = find_similarity(comparison), find_dissimilarity(dissimilarity)
     if measure.precision == "required":
         raise NeurordlError(f"{measure} needs a precision: whiten the patterns first, and choose euclidean")
-    check_number("radius", radius, 0, _WIDEST, open_low=True)
+    grid = _grid_of(patterns)
     check_number("threshold", threshold, 0, 1, open_low=True)
     by_run = measure.needs_runs or center == "run"
     source = Source(patterns, "the dataset", descriptor, by_run=by_run, dtype=dtype).centered(center)
@@ -229,11 +233,11 @@ def searchlight(
     match = match_ids(source.ids, stimulus_ids(first), names=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")
     stack = torch.from_numpy(np.stack(list(named.values())))
-    spheres = _Spheres(patterns, radius, threshold)
+    spheres = _Spheres(patterns, _extent(radius, grid), threshold)
     normalize = measure.kernel.normalize if measure.kernel is not None else None
     if len(spheres.offsets) == 1 and normalize == "centered length":
         raise NeurordlError(
-            f"radius={radius:g} is a single voxel, where {measure} distances are undefined; take more than 1"
+            f"radius={_text(radius)} is a single voxel, where {measure} distances are undefined; take more"
         )
     values = source.by_run() if measure.needs_runs else source.patterns()[None]
     check_rates(values, measure, source.label)
@@ -257,7 +261,6 @@ def searchlight(
         warnings.warn(f"all scores are NaN: {reason}", UserWarning, stacklevel=2)
     names = {"dissimilarity": measure.name, "comparison": comparison.name}
     settings = {"radius": radius, "threshold": threshold, **names, "center": center}
-    grid = _grid_of(patterns)
     return Searchlight(tuple(named), scores, spheres.places, spheres.n_voxels, match, settings, grid)
 
 
@@ -270,6 +273,30 @@ def _grid_of(patterns: DatasetBase) -> Grid | None:
     except (KeyError, TypeError, ValueError):
         return None
     return Grid(shape, affine) if len(shape) == 3 and affine.shape == (4, 4) else None
+
+
+def _text(radius: object) -> str:
+    return f"{radius:g}" if isinstance(radius, Real) else str(radius)
+
+
+def _extent(radius: float | str, grid: Grid | None) -> tuple[float, Floats]:
+    """A radius, and the axes of the voxels in its unit, (3, 3); a notice where voxels are no cubes."""
+    if not isinstance(radius, str):
+        voxels = check_number("radius", radius, 0, _WIDEST, open_low=True, remedy="or millimeters: '8 mm'")
+        sizes = np.ones(3) if grid is None else np.linalg.norm(grid.affine[:3, :3], axis=0)
+        if sizes.max() > 1.1 * sizes.min():
+            size, reach = (" x ".join(f"{x:.3g}" for x in sides) for sides in (sizes, voxels * sizes))
+            notice = f"radius={voxels:g} voxels of {size} mm is a radius of {reach} mm along x, y and z"
+            sphere = f"{voxels * np.cbrt(sizes.prod()):.3g} mm"
+            warnings.warn(f"{notice}; for spheres take radius={sphere!r}", UserWarning, stacklevel=3)
+        return voxels, np.eye(3)
+    number = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*mm\s*", radius)
+    if number is None or float(number[1]) == 0:
+        raise NeurordlError(f"radius={radius!r}: expected a number of voxels, or millimeters such as '8 mm'")
+    if grid is None:
+        raise NeurordlError(f"radius={radius!r}: the voxel size of these patterns is not known; give voxels")
+    # rounding of an affine adds no voxel
+    return float(number[1]) * (1 - 1e-6), grid.affine[:3, :3]
 
 
 def _gathered(by_voxel: Tensor, voxels: Tensor) -> Tensor:
@@ -338,19 +365,24 @@ def _by_products(
 class _Spheres:
     """Voxels around each voxel that has enough of them; spheres of equal size are batched together."""
 
-    def __init__(self, patterns: DatasetBase, radius: float, threshold: float) -> None:
+    def __init__(self, patterns: DatasetBase, extent: tuple[float, Floats], threshold: float) -> None:
         voxels = _voxel_indices(patterns)
-        extent = voxels.max(axis=0) - voxels.min(axis=0) + 1
-        if float(np.prod(extent, dtype=np.float64)) > _LARGEST:
+        sides = voxels.max(axis=0) - voxels.min(axis=0) + 1
+        if float(np.prod(sides, dtype=np.float64)) > _LARGEST:
             raise NeurordlError(
-                f"x, y, z span {' x '.join(map(str, extent))} voxels: give indices, not positions in space"
+                f"x, y, z span {' x '.join(map(str, sides))} voxels: give indices, not positions in space"
             )
-        reach = int(np.ceil(radius)) - 1  # distances are less than the radius
-        grid = np.indices((2 * reach + 1,) * 3).reshape(3, -1).T - reach
-        self.offsets = grid[np.square(grid).sum(axis=1) < radius**2]
+        radius, axes = extent
+        with explain("the affine of the images cannot be inverted", np.linalg.LinAlgError):
+            widest = radius * np.linalg.norm(np.linalg.inv(axes), axis=1)  # in voxels along x, y, z
+        if widest.max() > _WIDEST:
+            raise NeurordlError(f"the radius is {widest.max():.4g} voxels; take at most {_WIDEST}")
+        reach = np.ceil(widest).astype(int) - 1  # distances are less than the radius
+        grid = np.indices(2 * reach + 1).reshape(3, -1).T - reach
+        self.offsets = grid[np.square(grid @ axes.T).sum(axis=1) < radius**2]
         # the number of each voxel in a volume with a margin, so that no neighbor is outside of it
         self.voxels = voxels - voxels.min(axis=0) + reach
-        self.volume = np.full(extent + 2 * reach, -1, dtype=np.int32)
+        self.volume = np.full(sides + 2 * reach, -1, dtype=np.int32)
         self.volume[tuple(self.voxels.T)] = np.arange(len(voxels))
         if int((self.volume >= 0).sum()) < len(voxels):
             raise NeurordlError("two voxels of the patterns have the same indices x, y, z; give each once")
@@ -361,7 +393,7 @@ class _Spheres:
             scale = 10.0 ** (2 - math.floor(math.log10(best)))
             enough = math.floor(best * scale) / scale  # three digits, not more than the share
             raise NeurordlError(
-                f"no voxel has {threshold:.1%} of the {len(self.offsets)} voxels nearer than {radius:g}; the "
+                f"no voxel has {threshold:.1%} of the {len(self.offsets)} voxels of a sphere; the "
                 f"most is {counts.max()}, {best:.1%} (a slice or a thin mask has fewer): take "
                 f"threshold={enough:g} or less, or a smaller radius"
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral
@@ -13,18 +15,32 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import natural_key
 from neurordl.io import damage_named
-from neurordl.validate import check_choice, check_number
+from neurordl.validate import check_choice, check_number, listed
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of the channels with which networks trained on ImageNet expect their images."""
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_SUFFIXES: tuple[str, ...] = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+)
+_SUFFIXES += (".ppm", ".pgm", ".pbm", ".pnm")
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_ORIENTATION = 274  # the tag of EXIF
 _MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "PA", "RGBA")
 
 
@@ -91,53 +107,103 @@ class Preprocessing:
         return cls(**cast("Mapping[str, Any]", values))
 
 
-def image_paths(folder: Path) -> list[Path]:
-    """List the image files of a folder in natural order; no image, or two with one id, are an error."""
+def image_paths(folder: Path, labels: object = None) -> tuple[list[Path], list[str]]:
+    """List the image files of a folder in natural order, and the names of what else it holds.
+
+    Hidden files and the file of the ``labels`` are not named.
+
+    Raises
+    ------
+    NeurordlError
+        There is no such folder, no image in it, or two images would have one id.
+    """
     if not folder.is_dir():
         raise NeurordlError(f"the stimulus folder {folder} does not exist; check the path")
-    paths = [p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")]
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    paths = [path for path in visible if path.suffix.lower() in _SUFFIXES]
     if not paths:
         raise NeurordlError(f"no images in {folder}: expected files that end in {', '.join(_SUFFIXES)}")
     paths.sort(key=lambda path: (natural_key(path.stem), path.name))
     for path, following in itertools.pairwise(paths):
         if path.stem == following.stem:
             raise NeurordlError(f"{path} and {following.name} would both have the id {path.stem!r}")
-    return paths
+    table = Path(labels).resolve() if isinstance(labels, str | Path) else None
+    rest = [p for p in visible if p.suffix.lower() not in _SUFFIXES and p.resolve() != table]
+    return paths, sorted((f"{path.name}/" if path.is_dir() else path.name for path in rest), key=natural_key)
 
 
 def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor, Preprocessing]:
-    """Decode, convert and resize image files.
+    """Decode, turn, convert and resize image files.
+
+    Parameters
+    ----------
+    paths
+        The files.
+    prepared
+        The preprocessing; its size is None if all images have the same size and keep it.
 
     Returns
     -------
     tuple
         Pixels (n, channels, height, width), uint8, and the preprocessing with its size filled in.
 
+    Warns
+    -----
+    UserWarning
+        Images were turned as their EXIF orientation says; at the caller of the caller.
+
     Raises
     ------
     NeurordlError
-        A file is missing, damaged, transparent or deeper than 8 bits, or sizes differ and no size was given.
+        A file is missing, damaged, transparent, deeper than 8 bits or in another format, it has several
+        frames, or sizes differ and no size was given.
     """
-    first = _read(paths[0], prepared)
+    first, turned = _read(paths[0], prepared)
     pixels = np.empty((len(paths), *first.shape), dtype=np.uint8)
+    names = [paths[0].name] if turned else []
     for position, path in enumerate(paths):
-        image = first if position == 0 else _read(path, prepared)
+        image, turned = (first, False) if position == 0 else _read(path, prepared)
+        names += [path.name] if turned else []
         if image.shape != first.shape:
             sizes = [f"{height} x {width}" for _, height, width in (first.shape, image.shape)]
             both = f"{paths[0]} is {sizes[0]}, {path} is {sizes[1]} (height x width)"
             raise NeurordlError(f"images differ in size: {both}; give size=, which resizes them all")
         pixels[position] = image
+    if names:
+        warnings.warn(
+            f"{len(names)} of {len(paths)} images were turned or mirrored as their EXIF orientation says: "
+            f"{listed(names)}; if they were shown as they are stored, remove the tag",
+            UserWarning,
+            stacklevel=3,
+        )
     return torch.from_numpy(pixels), replace(prepared, size=first.shape[1:])
 
 
-def _read(path: Path, prepared: Preprocessing) -> npt.NDArray[np.uint8]:
+def _read(path: Path, prepared: Preprocessing) -> tuple[npt.NDArray[np.uint8], bool]:
+    """The pixels of a file as viewers show it, and whether it was turned for that."""
     with damage_named(path, "save it again"), Image.open(path) as image:
-        image.load()
-    if image.mode not in _MODES:
-        raise NeurordlError(f"the image {path} has pixels of type {image.mode!r}: save it as 8-bit RGB")
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        if image.format not in _FORMATS:
+            raise NeurordlError(f"the image {path} is in the format {image.format}: save it as PNG")
+        # The second frame of an MPO, as cameras write them, is a preview or the view of the other eye.
+        if image.format != "MPO" and (n_frames := getattr(image, "n_frames", 1)) > 1:
+            raise NeurordlError(f"{path} has {n_frames} frames; save the frame that was shown")
+        if _is_deep(image):
+            raise NeurordlError(f"the image {path} has more than 8 bits for each color: save it as 8-bit RGB")
+        # before it is decoded: Pillow turns a TIFF then, and the tag is gone
+        is_turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+        picture = ImageOps.exif_transpose(image)
+    if picture.mode not in _MODES:
+        raise NeurordlError(f"the image {path} has pixels of type {picture.mode!r}: save it as 8-bit RGB")
+    if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise NeurordlError(f"{path} is partly transparent; save it on the background that was shown")
-    return _convert(image, prepared)
+    return _convert(picture, prepared), is_turned
+
+
+def _is_deep(image: ImageFile.ImageFile) -> bool:
+    """Whether Pillow would cut the colors of a file that is not yet decoded down to 8 bits."""
+    options = " ".join(str(tile[3]) for tile in image.tile)
+    highest = max(map(int, re.findall("[0-9]+", options)), default=0) if image.format == "PPM" else 0
+    return highest > 255 or re.search(";16[BLN]", options) is not None
 
 
 def _convert(image: Image.Image, prepared: Preprocessing) -> npt.NDArray[np.uint8]:

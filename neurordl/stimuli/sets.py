@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -98,7 +99,8 @@ class StimulusSet:
         Parameters
         ----------
         folder
-            PNG, JPEG, WebP, BMP or TIFF files, gray or RGB, 8 bits. Ids are the file names without suffix.
+            PNG, JPEG, WebP, BMP, TIFF, GIF or PPM files of one frame, gray or RGB, 8 bits. They are turned as
+            their EXIF orientation says. Ids are the file names without suffix.
         size
             Height and width in pixels to which the images are resized (antialiased, bilinear); one number for
             a square. Images of different sizes need it.
@@ -115,8 +117,20 @@ class StimulusSet:
             image are left out, and images without a row are an error.
         classes
             Names of text labels in the order of their numbers; by default all names in natural order.
+
+        Warns
+        -----
+        UserWarning
+            The folder holds files of other types or subfolders; images were turned.
         """
-        paths = image_paths(Path(folder))
+        paths, passed_over = image_paths(Path(folder), labels)
+        if passed_over:
+            warnings.warn(
+                f"{folder}: {len(passed_over)} items are not read, as they are subfolders or not named as "
+                f"images: {listed(passed_over)}",
+                UserWarning,
+                stacklevel=2,
+            )
         ids = tuple(path.stem for path in paths)
         table = _rows_of(labels, ids)
         settings = {"size": size, "channels": channels, "mean": mean, "std": std}
@@ -319,11 +333,11 @@ class StimulusSet:
     def _parts(self, held_out: Ints) -> tuple[StimulusSet, StimulusSet]:
         chosen = np.zeros(len(self), dtype=bool)
         chosen[held_out] = True
-        training, test = self._take(np.flatnonzero(~chosen)), self._take(np.flatnonzero(chosen))
-        if min(len(training), len(test)) < _SMALLEST_PART:
-            sizes = f"{len(training)} for training and {len(test)} held out"
+        if min((~chosen).sum(), chosen.sum()) < _SMALLEST_PART:
+            sizes = f"{(~chosen).sum()} for training and {chosen.sum()} held out"
             problem = f"{len(self)} stimuli cannot be split into {sizes}"
             raise NeurordlError(f"{problem}: each part needs at least {_SMALLEST_PART}")
+        training, test = self._take(np.flatnonzero(~chosen)), self._take(np.flatnonzero(chosen))
         held_out_ids = (*self.held_out_ids, *test.ids)
         return replace(training, held_out_ids=held_out_ids), replace(test, held_out_ids=())
 

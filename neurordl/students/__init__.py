@@ -1,4 +1,4 @@
-"""Small reference networks to teach, and those of torchvision and timm by name."""
+"""Small student networks, and those of torchvision and timm by name."""
 
 from neurordl.students.loading import STUDENTS, build
 from neurordl.students.networks import mlp, nin, resnet18, small_cnn

@@ -79,7 +79,7 @@ def build(
         return with_spec(student, name=name, num_classes=num_classes, in_channels=in_channels, **options)
     if name not in STUDENTS:
         known = f"{', '.join(STUDENTS)}, torchvision:NAME or timm:NAME"
-        raise NeurordlError(f"no student is called {name!r}{_near(name, STUDENTS)}; give one of {known}")
+        raise NeurordlError(f"no student is called {name!r}{_near(name, STUDENTS)}; expected {known}")
     accepted = list(inspect.signature(STUDENTS[name]).parameters)[2:]
     if unknown := sorted(set(options) - set(accepted)):
         raise NeurordlError(f"{name} has no option {', '.join(unknown)}; it takes {', '.join(accepted)}")
@@ -118,11 +118,11 @@ def _import(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except (ImportError, OSError, RuntimeError) as error:
-        remedy = f"{package} is not installed: pip install 'neurordl[{package}]'"
+        remedy = f"{package} is not installed: pip install {package}"
         if not isinstance(error, ModuleNotFoundError) or error.name != package:
             # Most often a torchvision of another build than torch: CUDA beside CPU-only, another version.
-            remedy = f"{package} does not load beside torch {torch.__version__} ({error}): install what it "
-            remedy += "lacks, and a torchvision made for this torch (pytorch.org/get-started)"
+            remedy = f"{package} cannot be loaded with torch {torch.__version__} ({error}): install what is "
+            remedy += "missing, and the torchvision for this torch (pytorch.org/get-started)"
         raise NeurordlError(remedy) from error
 
 
@@ -174,7 +174,7 @@ def load_network(
         network = _from_factory(package, factory, options)
     else:
         known = f"package.module:factory, torchvision:NAME, timm:NAME or one of {', '.join(STUDENTS)}"
-        raise NeurordlError(f"{name!r} names no network: give {known}")
+        raise NeurordlError(f"{name!r} is not the name of a network; expected {known}")
     if checkpoint is not None:
         load_weights(network, checkpoint)
     return network.eval()
@@ -193,12 +193,12 @@ def _from_factory(package: str, factory: str, options: Mapping[str, Any]) -> nn.
     with explain(f"{package}:{factory} could not be called with {dict(options)}"):
         network = network if isinstance(network, nn.Module) else network(**options)
     if not isinstance(network, nn.Module):
-        raise NeurordlError(f"{package}:{factory} gave {type(network).__name__}; return a torch.nn.Module")
+        raise NeurordlError(f"{package}:{factory} returned {type(network).__name__}, not a torch.nn.Module")
     return network
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Read weights into a network; nothing is unpickled.
+    """Read weights into a network. Files are never read with pickle, so that they cannot run code.
 
     Parameters
     ----------
@@ -222,8 +222,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     absent = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
     unknown = sorted(set(state) - set(expected))
     differences = [f"it lacks {listed(absent, 3)}"] if absent else []
-    differences += [f"it has {listed(unknown, 3)}, which the network has not"] if unknown else []
-    for name in set(expected) & set(state):
+    differences += [f"it has {listed(unknown, 3)}, unlike the network"] if unknown else []
+    for name in (name for name in expected if name in state):
         if not nn.parameter.is_lazy(expected[name]) and state[name].shape != expected[name].shape:
             sizes = (" x ".join(map(str, it[name].shape)) or "one number" for it in (state, expected))
             differences.append("{} is {} in the file and {} in the network".format(name, *sizes))
@@ -255,7 +255,7 @@ def _read_state(source: Path) -> dict[str, Tensor]:
         pickled_array = suffix == ".npz" and "allow_pickle" in message and zipfile.is_zipfile(source)
         if pickled_array or (refused and "unsupported global" in message.lower()):
             remedy = "save the state_dict: torch.save(network.state_dict(), path)"
-            raise NeurordlError(f"{source} holds pickled objects, which are not read; {remedy}") from error
+            raise NeurordlError(f"{source} contains pickled objects, which are not read; {remedy}") from error
         # The messages of torch and numpy about such bytes recommend unpickling them.
         detail = "" if refused or "pickle" in message else f" ({message.splitlines()[0]})"
         raise NeurordlError(f"cannot read {source}: it is damaged{detail}; download it again") from error
@@ -263,5 +263,5 @@ def _read_state(source: Path) -> dict[str, Tensor]:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise NeurordlError(f"{source} holds no weights by name; save model.state_dict() with torch.save")
+        raise NeurordlError(f"{source} contains no state_dict; save model.state_dict() with torch.save")
     return {str(name): value for name, value in state.items()}

@@ -1,8 +1,9 @@
-"""Small reference networks to teach: plain modules, with layer names that read well.
+"""Small student networks: plain modules, with layer names that read well.
 
 Any ``torch.nn.Module`` can be a student; these are here so that an experiment needs no other package. Each
 returns a module (n, in_channels, height, width) -> (n, num_classes), the logits. A named layer begins with
-its dropout and ends with its nonlinearity and pooling: no RDM is taken of half-dropped responses.
+its dropout and ends with its nonlinearity and pooling, so that dropout never affects the features from which
+an RDM is computed.
 """
 
 from __future__ import annotations
@@ -49,10 +50,11 @@ def small_cnn(
     batchnorm: bool = False,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """Return three convolutions and two fully connected layers, for images from 8 x 8 pixels on.
+    """A small CNN: three convolutional and two fully connected layers.
 
-    Layers: ``conv1`` (32 maps), ``conv2`` (64), ``conv3`` (128 maps of 2 x 2 for any image size), each of
-    3 x 3 filters, ReLU and max-pooling; ``fc1`` (128 units, ReLU); ``fc2`` (the logits). 160,000 weights.
+    Images must have at least 8 x 8 pixels. Layers: ``conv1`` (32 maps), ``conv2`` (64), ``conv3`` (128 maps
+    of 2 x 2 for any image size), each of 3 x 3 filters, ReLU and max-pooling; ``fc1`` (128 units, ReLU);
+    ``fc2`` (the logits). 160,000 weights.
 
     Parameters
     ----------
@@ -78,7 +80,7 @@ def small_cnn(
 def nin(
     num_classes: int = 10, in_channels: int = 3, *, batchnorm: bool = False, dropout: float = 0.5
 ) -> nn.Module:
-    """Return the network in network of Lin, Chen & Yan (2014, arXiv 1312.4400) for CIFAR.
+    """The network in network of Lin, Chen & Yan (2014, arXiv 1312.4400) for CIFAR.
 
     Layers: ``mlpconv1`` (5 x 5 to 192 maps, 1 x 1 to 160, 96, max-pooling), ``mlpconv2`` (5 x 5 to 192, then
     192, 192, average pooling), ``mlpconv3`` (3 x 3 to 192, then 192, one map per class), ``mean`` of each map
@@ -110,7 +112,7 @@ def nin(
 
 @_noted
 def resnet18(num_classes: int = 10, in_channels: int = 3, *, width: int = 64) -> nn.Module:
-    """Return an 18-layer ResNet (He et al. 2016) for small images: a 3 x 3 stem of stride 1, no max-pooling.
+    """An 18-layer ResNet (He et al. 2016) for small images: a 3 x 3 stem of stride 1, no max-pooling.
 
     Layers: ``conv1`` (with batch norm and ReLU), ``layer1`` to ``layer4`` (two blocks each; 1, 2, 4, 8 times
     ``width`` maps; each from ``layer2`` on halves the image), ``avgpool``, ``fc`` (the logits).
@@ -146,7 +148,7 @@ def mlp(
     hidden: Sequence[int] = (512, 256),
     dropout: float = 0.0,
 ) -> nn.Module:
-    """Return a multilayer perceptron on the pixels.
+    """A multilayer perceptron on the pixels.
 
     Layers: ``fc1``, ``fc2``, ... (each linear and ReLU), the last of them the logits.
 

@@ -33,9 +33,11 @@ class Batch(NamedTuple):
     Attributes
     ----------
     images : Tensor, (n, channels, height, width)
+        Images.
     ids : sequence of str, or None
         Stimulus ids of the images, where they have any.
     labels : Tensor, (n,), or None
+        Class of each image, int64.
     """
 
     images: Tensor
@@ -62,7 +64,8 @@ class Target:
 class Teacher(Protocol):
     """A reference whose RDMs a student learns: `RDMTeacher`, `PatternTeacher`, `LayerTeacher`, or your own.
 
-    A class of your own may derive from this one, which has defaults for a teacher that knows all stimuli.
+    To write your own, derive a class from this one and define `target`. By default a teacher accepts every
+    stimulus; define `match` and `groups` too if yours has only some.
     """
 
     transformed: bool = False
@@ -72,7 +75,7 @@ class Teacher(Protocol):
     """The dissimilarity of its RDMs, or None if it is not known."""
 
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
-        """The RDMs of a batch; `features` are those of the teacher's own network, if it has one."""
+        """The RDMs of a batch; `features` are empty unless the teacher is a `LayerTeacher`."""
 
     def match(self, ids: Sequence[str]) -> Match | None:
         """Match ids with those of the teacher; None if the teacher takes any stimulus."""
@@ -106,7 +109,7 @@ class ById:
     ids : sequence of str
         Ids of the stimuli, in any order: the rows are in natural order.
     missing : {"error", "ignore"}
-        What to do with unknown ids.
+        Whether unknown ids are an error, or ignored: their pairs then have weight 0.
     content : str
         The name of the rows in messages, such as "RDMs".
     """
@@ -120,12 +123,19 @@ class ById:
         self.control: Record | None = None
         self._unseen: Mapping[str, Set[int]] = {}  # for each subject, the rows without a measurement
 
+    def __repr__(self) -> str:
+        roi, control = getattr(self, "roi", None), self.control
+        subjects = len(getattr(self, "subjects", ()))
+        parts = [roi, f"{subjects} subject{'' if subjects == 1 else 's'}", f"{len(self.ids)} stimuli"]
+        parts += [control and f"permuted with seed {control['permuted']}"]
+        return f"{type(self).__name__}({', '.join(filter(None, parts))})"
+
     def rows(self, ids: Sequence[str] | None) -> Ints:
         """Row of each id; -1 for an unknown one if it is ignored."""
         if ids is None:
             raise NeurordlError(
-                f"the teacher finds its {self.content} by id, but the images came without ids: pass "
-                "stimuli=(images, ids), or labelled=(images, labels, ids)"
+                f"the teacher finds its {self.content} by id, but the images have none. In fit, pass a "
+                "StimulusSet, or batches (images, labels, ids); in your own loop, stimuli=(images, ids)"
             )
         rows = np.array([self._row.get(stimulus, -1) for stimulus in ids], dtype=np.int64)
         if self.missing == "error" and (rows < 0).any():
@@ -158,8 +168,8 @@ class ById:
     def permuted(self, ids: Sequence[str], seed: int, within: Mapping[str, object] | None = None) -> Self:
         """A control: the same teacher with the ids of the training stimuli permuted.
 
-        There is one fixed permutation of `ids`, of rows and columns of the RDM together. Other stimuli keep
-        their rows.
+        The ids are permuted once, so that rows and columns of the RDM are permuted alike. Stimuli that are
+        not in `ids` are not changed.
 
         Parameters
         ----------

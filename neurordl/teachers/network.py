@@ -17,30 +17,33 @@ from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, 
 from neurordl.patterns.network import OUTPUT, as_input, frozen_eval, read_layers, resolve_layers
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers.base import Batch, ById, Record, Target, Teacher
-from neurordl.validate import check_choice
+from neurordl.validate import check_choice, listed
 
 _AT_ONCE = 64
 
 
 class NetworkTeacher:
-    """A DNN that teaches: frozen, and in eval mode whatever the student's mode.
+    """A network as a teacher, frozen and always in eval mode.
 
-    The model is copied when the teacher is made, so that later changes of the original (training, a change of
-    mode) do not reach the teacher, and the teacher reaches no optimizer and no checkpoint. It runs in the
-    precision of its own weights, with a cache or without, whatever the student's mixed precision: give
-    ``model.bfloat16()`` for a teacher in that precision.
+    The model is copied when the teacher is made: later changes of the original have no effect on the teacher,
+    and its weights are in no optimizer and no checkpoint. It runs in the precision of its weights, not in the
+    student's mixed precision; pass ``model.bfloat16()`` for a teacher in that precision.
+
+    The teacher sees the student's images, as they are prepared for the student. If it needs another
+    preprocessing, pass as ``cache=`` a StimulusSet that is prepared for the teacher.
 
     Parameters
     ----------
     model : torch.nn.Module
         Network.
     layers : str or sequence of str
-        Names, globs or ``"all"``; ``""`` is its output. ``teacher["layer3"]`` teaches the RDMs of one layer.
+        Names, globs, ``"all"`` or ``"top"``; ``""`` is the output of the network. ``teacher["layer3"]`` is
+        the teacher with the RDMs of that layer.
     cache : StimulusSet, optional
         Stimuli whose features are computed once and then looked up by id, for images that are not augmented.
-        They may be prepared otherwise than the student's images (a larger size, another normalization).
+        They may be prepared in another way than the student's images (a larger size, another normalization).
     dissimilarity : str, Dissimilarity or callable
-        Dissimilarity of its RDMs, unless the loss names one.
+        Dissimilarity of the teacher's RDMs, unless the loss sets one.
 
     Raises
     ------
@@ -66,6 +69,11 @@ class NetworkTeacher:
     def __getitem__(self, layer: str) -> LayerTeacher:
         layer = check_choice("the teacher's layer", layer, self.layers)
         return LayerTeacher(self, layer, self.dissimilarity)
+
+    def __repr__(self) -> str:
+        control = self._ids.control if self._ids is not None else None
+        permuted = f", permuted with seed {control['permuted']}" if control else ""
+        return f"NetworkTeacher({type(self._model).__name__}, {listed(self.layers, quote=True)}{permuted})"
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         """Features (n, ...) of its layers, and its output under ``""``, from one pass or the cache."""
@@ -104,7 +112,8 @@ class NetworkTeacher:
     def permuted(self, ids: Sequence[str], seed: int, within: Mapping[str, object] | None = None) -> Self:
         """A control, as `RDMTeacher.permuted`: features of other stimuli, which needs ``cache=``."""
         if self._ids is None:
-            raise NeurordlError("a permuted control has the features of other stimuli: give cache=stimuli")
+            remedy = "make the teacher with NetworkTeacher(network, layers, cache=stimuli)"
+            raise NeurordlError(f"permuted() needs cached features; {remedy}")
         control = copy.copy(self)
         control._ids = self._ids.permuted(ids, seed, within)
         return control
@@ -127,6 +136,9 @@ class LayerTeacher(Teacher):
     def __init__(self, network: NetworkTeacher, layer: str, dissimilarity: DissimilarityLike) -> None:
         self.network, self.layer = network, layer
         self.dissimilarity: Dissimilarity = network_dissimilarity(dissimilarity)
+
+    def __repr__(self) -> str:
+        return f"{self.network!r}[{self.layer!r}]"
 
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
         """The RDM of the network's features for this batch.

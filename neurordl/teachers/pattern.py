@@ -41,8 +41,9 @@ class PatternTeacher(ById, Teacher):
     dissimilarity : str, Dissimilarity or callable
         A name in ``DISSIMILARITIES``, a `Dissimilarity`, or a function of patterns (n, channels).
     center : None, "run" or "all"
-        Remove no mean pattern, that of each run, or that of all rows. The mean is that of the training
-        stimuli, computed when they are matched. Correlation and cosine depend on it.
+        None: patterns are not centered. "run": the mean pattern of each run is subtracted. "all": the mean of
+        all rows is subtracted. Means are those of the training stimuli, computed when they are matched.
+        Correlation and cosine depend on it.
     precision : array (channels, channels), or mapping of subject to array, optional
         Noise precision for mahalanobis and crossnobis.
     pool : {"mean", "zscore", "subjects"}
@@ -51,7 +52,7 @@ class PatternTeacher(ById, Teacher):
         If subjects saw different stimuli: draw each batch from one subject's stimuli, or from those that all
         of them saw.
     missing : {"error", "ignore"}
-        What to do with stimuli that no subject saw.
+        "error": stimuli that no subject saw raise an error. "ignore": they are left out.
 
     Raises
     ------
@@ -152,8 +153,8 @@ class PatternTeacher(ById, Teacher):
         used = np.flatnonzero(counts.any(axis=0))
         if (counts[:, used] != counts[0, used[0]]).any():
             needed = f"{self.dissimilarity} needs each stimulus equally often in every run"
-            repeats = f"{source.label} has other repeats of {source.ids[numbers[0]]!r} than of another one"
-            raise NeurordlError(f"{needed}, but {repeats}; drop one of them")
+            repeats = f"{source.label} has {source.ids[numbers[0]]!r} in other runs than another stimulus"
+            raise NeurordlError(f"{needed}, but {repeats}; leave one of them out")
         patterns = source.by_run(numbers)
         return patterns if len(used) == len(patterns) else patterns[torch.from_numpy(used)]
 

@@ -11,9 +11,9 @@ import torch
 from rsatoolbox.rdm import RDMs
 from torch import Tensor
 
-from neurordl.arrays import Floats, nan_mean
+from neurordl.arrays import Bools, Floats, nan_mean
 from neurordl.errors import NeurordlError
-from neurordl.ids import natural_key
+from neurordl.ids import Match, natural_key
 from neurordl.io import sha256_array
 from neurordl.measures.condensed import condensed_index, pair_number, unmeasured_stimuli
 from neurordl.measures.dissimilarities import Dissimilarity, dissimilarity_from_text
@@ -33,24 +33,27 @@ class RDMTeacher(ById, Teacher):
         RDMs, one for each subject, with the pattern descriptor ``stimulus`` and, if there are several, the
         RDM descriptor ``subject``. Use `select_rdms` to choose sessions or to average over them.
     roi : str, optional
-        Keep the RDMs of this ROI: those with this RDM descriptor ``roi``.
+        Use only RDMs of this ROI, the value of the RDM descriptor ``roi``.
     subjects : sequence of str, optional
-        Keep the RDMs of these subjects, the training subjects. By default all are kept.
+        Use only RDMs of these subjects, the training subjects. By default all RDMs are used.
     pool : {"mean", "zscore", "subjects"}
-        How subjects are pooled: "mean" (one target RDM, the mean over subjects), "zscore" (the same of
-        standardized RDMs) or "subjects" (one target RDM for each subject, with the mean of their losses).
+        How subjects are pooled. "mean": the target is the mean RDM over subjects. "zscore": each subject's
+        RDM is z-scored before the mean is taken. "subjects": each subject's RDM is a target, and the loss is
+        the mean of their losses.
 
-        Where RDMs are standardized, subjects with larger distances weigh no more and missing pairs do not
-        shift the mean.
+        Standardizing gives all subjects the same influence, whatever the scale of their distances and
+        whichever pairs they miss.
     pair_weights : None or "reliability"
-        "reliability" weighs pairs by the inverse of their variance across subjects, of standardized RDMs. By
-        default every measured pair counts the same.
+        With "reliability", pairs on which subjects agree have more weight: the inverse of their variance over
+        the subjects' z-scored RDMs. By default every measured pair has the same weight.
 
-        The weights are normalized to mean 1.
+        The weights are normalized to mean 1. Z-scores and weights are estimated from pairs of training
+        stimuli (those of `prepare`, which `fit` calls), and never from those of held-out stimuli.
     shrinkage : float
-        For reliability weights: 0 takes the variance of each pair, 1 the mean variance of all pairs.
+        Shrinkage of the variances behind reliability weights: 0 uses the variance of each pair, 1 the mean
+        variance of all pairs.
     missing : {"error", "ignore"}
-        Stimuli that the RDMs do not have are an "error", or "ignore" leaves them out.
+        "error": stimuli without RDMs raise an error. "ignore": they are left out.
 
     Raises
     ------
@@ -83,13 +86,27 @@ class RDMTeacher(ById, Teacher):
         self.transformed = pool == "zscore" or "rank" in str(rdms.dissimilarity_measure)
         self.sha256 = sha256_array(vectors)
         self.rdm_sha256 = [sha256_array(vector) for vector in vectors]
-        measured = np.isfinite(vectors)
-        unseen = (set(unmeasured_stimuli(of_subject)) for of_subject in measured)
+        unseen = (set(unmeasured_stimuli(of_subject)) for of_subject in np.isfinite(vectors))
         self._unseen = dict(zip(self.subjects, unseen, strict=True))
-        weights = measured.astype(np.float64)
-        if pair_weights is not None:
-            weights = weights * _reliability(vectors, shrinkage)
-        self._pooled = pool_subjects(vectors, weights, pool)
+        self._pooled = self._pool(vectors, np.ones(vectors.shape[1], dtype=bool))
+        # what is estimated from all pairs is estimated again from those of the training stimuli
+        self._vectors = vectors if pool == "zscore" or pair_weights is not None else None
+
+    def _pool(self, vectors: Floats, training: Bools) -> Target:
+        weights = np.isfinite(vectors).astype(np.float64)
+        if self.shrinkage is not None:
+            weights = weights * _reliability(vectors, training, self.shrinkage)
+        return pool_subjects(vectors, weights, self.pool, training)
+
+    def prepare(self, ids: Sequence[str]) -> Match:
+        """Match the training stimuli; only their pairs standardize RDMs and weigh pairs from now on."""
+        match = self.match(ids)
+        if self._vectors is not None:
+            trained = np.zeros(len(self.ids), dtype=bool)
+            trained[self.rows(match.matched)] = True
+            i, j = np.triu_indices(len(self.ids), 1)
+            self._pooled = self._pool(self._vectors, trained[i] & trained[j])
+        return match
 
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
         """The RDMs of the ids of a batch; pairs that were not measured have weight 0."""
@@ -127,32 +144,33 @@ class RDMTeacher(ById, Teacher):
         }
 
 
-def _standardize(vectors: Floats) -> Floats:
-    """Each RDM with mean 0 and standard deviation 1 over its measured pairs; a constant one becomes 0."""
-    mean = nan_mean(vectors, axis=1)[:, None]
+def _standardize(vectors: Floats, training: Bools) -> Floats:
+    """Each RDM minus its mean, divided by its standard deviation over training pairs; a constant one is 0."""
+    known = np.where(training, vectors, np.nan)
+    mean = nan_mean(known, axis=1)[:, None]
     centered = vectors - mean
-    spread = np.sqrt(nan_mean(centered**2, axis=1))[:, None]
+    spread = np.sqrt(nan_mean((known - mean) ** 2, axis=1))[:, None]
     constant = spread <= 1e-12 * np.abs(mean)
     return np.asarray(np.where(constant, 0.0 * centered, centered / np.where(constant, 1.0, spread)))
 
 
-def _reliability(vectors: Floats, shrinkage: float) -> Floats:
+def _reliability(vectors: Floats, training: Bools, shrinkage: float) -> Floats:
     """Inverse variance of each pair across subjects, shrunk towards the mean variance; mean 1."""
     check_number("shrinkage", shrinkage, 0, 1)
     if len(vectors) < 2:
-        raise NeurordlError("pair_weights='reliability' needs the RDMs of two subjects or more; this is one")
-    variance = pd.DataFrame(_standardize(vectors)).var().to_numpy()  # NaN for pairs of a single subject
-    if np.isnan(variance).all():
-        raise NeurordlError("pair_weights='reliability' needs pairs that two subjects or more measured")
-    mean = np.nanmean(variance)
+        raise NeurordlError("pair_weights='reliability' needs at least two subjects, but there is one")
+    variance = pd.DataFrame(_standardize(vectors, training)).var().to_numpy()  # NaN of a single subject
+    if np.isnan(variance[training]).all():
+        raise NeurordlError("pair_weights='reliability' needs pairs that at least two subjects have")
+    mean = np.nanmean(variance[training])
     variance = np.where(np.isnan(variance), mean, (1 - shrinkage) * variance + shrinkage * mean)
-    if not (variance > 0).all():
+    if not (variance[training] > 0).all():
         raise NeurordlError("pair_weights: a pair has no variance across subjects; use shrinkage > 0")
-    weights = 1.0 / variance
-    return np.asarray(weights / weights[np.isfinite(vectors).any(axis=0)].mean())
+    weights = 1.0 / np.where(variance > 0, variance, mean)
+    return np.asarray(weights / weights[training & np.isfinite(vectors).any(axis=0)].mean())
 
 
-def pool_subjects(vectors: Floats, weights: Floats, pool: str) -> Target:
+def pool_subjects(vectors: Floats, weights: Floats, pool: str, training: Bools | None = None) -> Target:
     """One RDM for all subjects, or one for each, with the weight of each pair.
 
     Parameters
@@ -161,6 +179,8 @@ def pool_subjects(vectors: Floats, weights: Floats, pool: str) -> Target:
         RDMs, NaN where a pair was not measured, and weights, 0 there.
     pool : {"mean", "zscore", "subjects"}
         How subjects are pooled, see `RDMTeacher`.
+    training : array of bool, (n_pairs,), optional
+        Pairs by which RDMs are standardized; by default all.
 
     Returns
     -------
@@ -170,5 +190,7 @@ def pool_subjects(vectors: Floats, weights: Floats, pool: str) -> Target:
     """
     if check_choice("pool", pool, get_args(Pool)) != "subjects":
         weights = nan_mean(np.where(np.isfinite(vectors), weights, np.nan), axis=0)[None]
-        vectors = nan_mean(_standardize(vectors) if pool == "zscore" else vectors, axis=0)[None]
+        if pool == "zscore":
+            vectors = _standardize(vectors, np.asarray(True) if training is None else training)
+        vectors = nan_mean(vectors, axis=0)[None]
     return Target(*(torch.from_numpy(np.nan_to_num(values)).float() for values in (vectors, weights)))

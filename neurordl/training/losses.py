@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from rsatoolbox.rdm import RDMs
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,7 +26,7 @@ from neurordl.measures.dissimilarities import (
 from neurordl.patterns.network import OUTPUT
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Target, Teacher
 from neurordl.teachers.base import Record, spelled
-from neurordl.validate import check_choice, check_number, listed
+from neurordl.validate import check_choice, check_number, check_type, listed
 
 Features = Mapping[str, Tensor]
 
@@ -34,7 +35,7 @@ Features = Mapping[str, Tensor]
 class TaskRatio:
     """A weight that keeps a transfer loss at a fixed ratio to the task loss, at each step.
 
-    The scale that this takes is treated as a constant: it carries no gradient.
+    The weight is computed anew at each step and treated as a constant: it has no gradient.
 
     Attributes
     ----------
@@ -104,27 +105,30 @@ class TransferLoss:
     Attributes
     ----------
     name : str
-        Name of its term in the history; by default the name of the class in lower case, which is also that
-        of classes derived from it.
+        Name of its term in the history. By default it is the name of the class in lower case. A derived class
+        keeps the name of its parent unless it sets its own.
     weight : float, callable of the step, or TaskRatio
         Factor of the loss in the sum of all losses; 1 by default.
     layers : tuple of str
         Layers of the student that it reads, as in ``named_modules()``; ``""`` is the student's output.
     teacher : Teacher, optional
-        Teacher, whose ids are matched with those of the stimuli. Of a `NetworkTeacher` it is one layer:
-        ``teacher["layer3"]``.
+        Teacher, whose ids are matched with those of the stimuli. For a `NetworkTeacher`, pass one of its
+        layers: ``teacher["layer3"]``.
 
     Notes
     -----
     The loss is called with three arguments and returns a scalar tensor. ``student`` and ``teacher`` map the
     names of layers to features in their own shape, such as (n, channels, height, width); ``teacher`` is empty
     unless the teacher is a network. ``batch`` is the `Batch` of the same n stimuli: the stimulus batch where
-    there are two streams, otherwise the labelled batch. A loss that is undefined on a batch returns NaN and
-    is left out of the sum.
+    there are two streams, otherwise the labelled batch.
+
+    If the loss is undefined on a batch, return ``torch.tensor(torch.nan)``: the loss is then left out of the
+    sum. A NaN that is computed from the features makes gradients NaN and stops the run.
 
     Examples
     --------
-    A hint (Romero et al. 2015): a 1 x 1 convolution predicts the maps of a teacher's layer.
+    A hint (Romero et al. 2015): a 1 x 1 convolution predicts the maps of a teacher's layer. Both maps must
+    have the same height and width; otherwise resize one of them, for example with ``adaptive_avg_pool2d``.
 
     >>> import neurordl as nrl
     >>> class Hint(nrl.TransferLoss, torch.nn.Module):
@@ -190,9 +194,11 @@ def check_loss(loss: Any) -> TransferLoss:
     if not callable(loss) or (is_module and type(loss).forward is nn.Module.forward):
         missing.append("forward" if is_module else "__call__")
     if missing:
-        remedy = "make one with RDMLoss(teacher, layer=...), or derive your own from neurordl.TransferLoss"
-        lacking = f"a {type(loss).__name__} is no loss, for it lacks {', '.join(missing)}"
+        remedy = "use RDMLoss(teacher, layer=...), or derive your own from neurordl.TransferLoss"
+        lacking = f"{type(loss).__name__} is not a TransferLoss, because it has no {', '.join(missing)}"
         raise NeurordlError(f"losses: {lacking}; {remedy}")
+    if is_module and "_modules" not in vars(loss):
+        raise NeurordlError(f"losses: __init__ of {type(loss).__name__} does not call super().__init__()")
     if isinstance(loss.teacher, NetworkTeacher):
         example = f"teacher[{loss.teacher.layers[0]!r}]"
         raise NeurordlError(f"{loss.name}: its teacher is a network; give one of its layers, as in {example}")
@@ -215,7 +221,7 @@ class RDMLoss(TransferLoss):
     layer : str
         Layer of the student whose RDM is fitted, as in its ``named_modules()``.
 
-        All its units are channels of the pattern.
+        The output of the layer is flattened: each of its units is a channel.
     dissimilarity : str, Dissimilarity or callable, optional
         Dissimilarity of the student's patterns, such as "correlation", "cosine" or "euclidean". By default
         the teacher's own, or "euclidean" where the teacher's needs repeated measurements or a noise model
@@ -223,20 +229,20 @@ class RDMLoss(TransferLoss):
 
         It can also be a `Dissimilarity`, or a differentiable function (n, channels) -> (n_pairs,).
     comparison : str, Comparison or callable, optional
-        Comparison of the two RDMs: "corr", "cosine", "corr_cov", "cosine_cov", "cka", "mse" or "huber". By
-        default "corr", and "mse" against a network, whose RDM has the same unit.
+        Comparison of the two RDMs: "corr", "cosine", "corr_cov", "cosine_cov", "cka", "mse" or "huber". The
+        default is "corr" for measured RDMs.
 
-        It can also be a differentiable `Comparison`, or a function (a, b, weights) -> loss. The loss of a
-        similarity s is 1 - s.
+        If the teacher is a network, the default is "mse", because both RDMs then have the same unit. It can
+        also be a differentiable `Comparison`, or a function (a, b, weights) -> loss. The loss of a similarity
+        s is 1 - s.
     pairs : {"all", "within", "between"}
         Pairs of stimuli that count: all of them, those with the same label, or those with different labels.
         The last two need labels in the batch.
     weight : float, callable of the step, or TaskRatio
         Factor of the loss in the sum of all losses.
     scale : bool
-        Multiply the student's RDM by the non-negative factor that fits it best to the teacher's (by least
-        squares, without gradient) before they are compared, so that ``"mse"`` can compare RDMs in different
-        units.
+        Rescale the student's RDM before the comparison, so that ``"mse"`` can be used with RDMs in different
+        units. The factor is fitted by least squares, is not negative, and has no gradient.
 
     Raises
     ------
@@ -258,6 +264,7 @@ class RDMLoss(TransferLoss):
         self.teacher: Teacher = _single_layer(teacher)
         if isinstance(self.teacher, LayerTeacher) and dissimilarity is not None:
             self.teacher = LayerTeacher(self.teacher.network, self.teacher.layer, dissimilarity)
+        check_type("layer", layer, str, "give one name, and make an RDMLoss for each layer")
         self.layer, self.layers, self.name = layer, (layer,), f"rdm:{layer}"
         self.pairs = check_choice("pairs", pairs, ("all", "within", "between"))
         self.weight, self.scale = check_weight(weight), scale
@@ -277,13 +284,13 @@ class RDMLoss(TransferLoss):
     def _check_same_unit(self) -> None:
         theirs = self.teacher.dissimilarity
         if getattr(self.teacher, "transformed", False):
-            difference = "against a standardized or ranked RDM"
+            difference = "the teacher's RDM is standardized or ranked and has no unit"
         elif theirs is None or find_dissimilarity(theirs) != self.dissimilarity:
-            difference = f"of {self.dissimilarity} with the teacher's {theirs} RDM"
+            difference = f"the student's RDM is {self.dissimilarity} and the teacher's {theirs}"
         else:
             return
         remedy = "use 'corr', the same dissimilarity for both, or scale=True"
-        raise NeurordlError(f"comparison={self.comparison!r} {difference} has no common unit; {remedy}")
+        raise NeurordlError(f"{self.comparison!r} compares absolute values, but {difference}; {remedy}")
 
     def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """The mean loss over the teacher's RDMs for which it is defined."""
@@ -292,14 +299,15 @@ class RDMLoss(TransferLoss):
         with torch.autocast(patterns.device.type, enabled=False):
             rdm = self.dissimilarity(patterns if patterns.dtype == torch.float64 else patterns.float())
             target = self.teacher.target(batch, teacher)
+            check_type("the teacher's target()", target, Target, "return Target(rdms, weights)")
             rdm, weights = self._measured_pairs(rdm, target, batch)
             goal = target.rdms.to(rdm.dtype)
             if self.scale:
                 rdm = rdm * _best_scale(rdm.detach(), goal, weights)
             values = self._compare(rdm.expand_as(goal), goal, weights)
         if values.shape not in ((), goal.shape[:1]):
-            shape = f"the shape {tuple(values.shape)} for {len(goal)} RDMs: it must return one for each"
-            raise NeurordlError(f"comparison {self.comparison!r} gave values of {shape}")
+            shape = f"{tuple(values.shape)} for {len(goal)} RDMs; return one value for each RDM"
+            raise NeurordlError(f"comparison {self.comparison!r} returned values of shape {shape}")
         defined = torch.isfinite(values)
         mean = torch.where(defined, values, 0.0).sum() / defined.sum().clamp(min=1)
         return torch.where(defined.any(), mean, torch.nan)
@@ -347,7 +355,7 @@ class SoftTargetLoss(TransferLoss):
 
     def __init__(self, teacher: NetworkTeacher, temperature: float = 4.0, weight: Weight = 1.0) -> None:
         if not isinstance(teacher, NetworkTeacher):
-            raise NeurordlError(f"SoftTargetLoss needs a NetworkTeacher, not a {type(teacher).__name__}")
+            raise NeurordlError(f"SoftTargetLoss needs a NetworkTeacher, not {type(teacher).__name__}")
         self.teacher: Teacher = LayerTeacher(teacher, OUTPUT, teacher.dissimilarity)
         self.temperature = check_number("temperature", temperature, 0, open_low=True)
         self.weight = check_weight(weight)
@@ -355,11 +363,11 @@ class SoftTargetLoss(TransferLoss):
     def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """The mean divergence over a batch."""
         if OUTPUT not in teacher:
-            raise NeurordlError("the teacher puts out no tensor of class scores, which soft targets need")
+            raise NeurordlError("soft targets need a teacher whose output is a tensor of class scores")
         outputs, goal = (features[OUTPUT].flatten(1).float() for features in (student, teacher))
         if outputs.shape != goal.shape:
             sizes = f"the student has {outputs.shape[1]} outputs, the teacher {goal.shape[1]}"
-            raise NeurordlError(f"{sizes}: soft targets need the same classes; give the student as many")
+            raise NeurordlError(f"{sizes}: soft targets need the same classes; make num_classes= the same")
         logs, goal_logs = (functional.log_softmax(x / self.temperature, dim=1) for x in (outputs, goal))
         divergence = functional.kl_div(logs, goal_logs, reduction="batchmean", log_target=True)
         return divergence * self.temperature**2
@@ -371,10 +379,15 @@ class SoftTargetLoss(TransferLoss):
 
 def _single_layer(teacher: Teacher | NetworkTeacher) -> Teacher:
     if not isinstance(teacher, NetworkTeacher):
+        if not hasattr(teacher, "target") or not hasattr(teacher, "dissimilarity"):
+            wrappers = {RDMs: "RDMTeacher(rdms)", nn.Module: "NetworkTeacher(network, layers='layer3')"}
+            makers = [maker for type_, maker in wrappers.items() if isinstance(teacher, type_)]
+            remedy = f"wrap it: {makers[0]}" if makers else "make one, such as RDMTeacher(rdms)"
+            raise NeurordlError(f"RDMLoss: {type(teacher).__name__} is not a teacher; {remedy}")
         return teacher
     if len(teacher.layers) != 1:
         example, names = f"teacher[{teacher.layers[0]!r}]", listed(teacher.layers, quote=True)
-        raise NeurordlError(f"the teacher reads several layers: say which, as in {example} (of {names})")
+        raise NeurordlError(f"the teacher has several layers ({names}); choose one, as in {example}")
     return teacher[teacher.layers[0]]
 
 
@@ -382,13 +395,15 @@ def _dissimilarity_for_student(teacher: Teacher) -> Dissimilarity:
     """The teacher's own dissimilarity, or the one by which a network is measured in its place."""
     if teacher.dissimilarity is None:
         usable = [name for name, measure in DISSIMILARITIES.items() if not measure.lacking_in_network]
-        raise NeurordlError(f"the teacher's dissimilarity is unknown; give one: {', '.join(usable)}")
+        raise NeurordlError(
+            f"the teacher's dissimilarity is unknown; set dissimilarity= ({', '.join(usable)})"
+        )
     theirs = find_dissimilarity(teacher.dissimilarity)
     chosen = theirs.of_network()
     if chosen != theirs:
         warnings.warn(
-            f"the teacher's RDMs are {theirs}, which one response to each stimulus does not allow: the "
-            f"student's RDMs are {chosen}; give RDMLoss(dissimilarity=...) to choose",
+            f"the teacher's RDMs are {theirs}, which needs {theirs.lacking_in_network or 'measured data'}. A "
+            f"network has none: the student's RDMs are {chosen}; choose another with dissimilarity=",
             stacklevel=3,
         )
     return chosen

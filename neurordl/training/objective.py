@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.ids import Match
 from neurordl.patterns.network import as_input, frozen_eval, read_layers
 from neurordl.teachers import Batch
@@ -61,7 +61,7 @@ class Processes:
 class Objective:
     """The sum of a task loss and weighted transfer losses.
 
-    Each network (the student on each stream, each teacher) is run once per batch, and all losses read its
+    The student is run once on each stream, and each teacher once on the stimuli; all losses share these
     features. Without a stimulus stream, the labelled images are the stimuli.
 
     Parameters
@@ -73,11 +73,11 @@ class Objective:
 
     Examples
     --------
-    In a training loop of your own:
+    In a training loop of your own, call the objective like a loss function:
 
     >>> loss, terms = objective(student, labelled=(images, labels), stimuli=(images, ids))  # doctest: +SKIP
 
-    Losses with parameters go to the student's device, and their parameters into the optimizer:
+    Move losses with parameters to the student's device, and give their parameters to the optimizer:
 
     >>> objective.loss_modules.to(device)  # doctest: +SKIP
     >>> torch.optim.AdamW([*student.parameters(), *objective.parameters()])  # doctest: +SKIP
@@ -86,6 +86,8 @@ class Objective:
     def __init__(
         self, losses: Iterable[TransferLoss] | TransferLoss = (), task: Task | None = "cross_entropy"
     ) -> None:
+        if isinstance(losses, str | Mapping):
+            check_loss(losses)  # raises an error
         self.losses = [check_loss(loss) for loss in (losses if isinstance(losses, Iterable) else [losses])]
         if isinstance(task, str):
             remedy = "or give a function (outputs, labels) -> loss"
@@ -131,8 +133,9 @@ class Objective:
         step : int, optional
             Number of the step, for weights that are functions of it.
         batchnorm : {"labelled", "stimuli", "both"}
-            Which of two streams is normalized by the statistics of its own batch and updates the running
-            statistics of batch norm. The other one is normalized by the running statistics, as in evaluation.
+            The stream that is normalized by the statistics of its own batch and updates the running
+            statistics of batch norm. The other stream is normalized by the running statistics, as in
+            evaluation.
         processes : Processes, optional
             Set by `fit` across processes.
 
@@ -142,7 +145,7 @@ class Objective:
             Weighted sum of the terms.
         terms : dict of str to Tensor
             Each term by name, unweighted and detached: ``task``, ``rdm:<layer>``, ``soft_targets``. A term
-            that is undefined on this batch is NaN and left out of the sum.
+            that is undefined on this batch is NaN and is left out of the sum.
 
         Raises
         ------
@@ -150,8 +153,8 @@ class Objective:
             If a stream is missing, labels are out of range, or ids are unknown.
         """
         check_choice("batchnorm", batchnorm, get_args(BatchNorm))
-        labelled = _as_batch(labelled, ("images", "labels", "ids"))
-        stimuli = _as_batch(stimuli, ("images", "ids", "labels")) or labelled
+        labelled = _as_batch("labelled", labelled, ("images", "labels", "ids"))
+        stimuli = _as_batch("stimuli", stimuli, ("images", "ids", "labels")) or labelled
         if stimuli is None or (self.task is not None and labelled is None):
             raise NeurordlError("no batch: pass labelled=(images, labels), or set task=None with stimuli=")
         outputs, features = self._read(student, labelled, stimuli, batchnorm)
@@ -203,9 +206,10 @@ class Objective:
             )
         values = {}
         for name, loss in zip(self.names, self.losses, strict=True):
-            values[name] = loss(features, by_network.get(loss.network, {}), batch)
-            if not isinstance(values[name], Tensor) or values[name].ndim:
-                raise NeurordlError(f"{name}: a loss returns a tensor of shape (), not {values[name]!r:.60}")
+            with explain(f"{name} fails", KeyError, "if this is a layer of the student, add it to layers"):
+                value = values[name] = loss(features, by_network.get(loss.network, {}), batch)
+            if not isinstance(value, Tensor) or value.ndim:
+                raise NeurordlError(f"{name}: a loss must return a tensor of shape (), not {_shape(value)}")
         return values
 
     def task_loss(self, outputs: Any, labels: Tensor | None) -> Tensor:
@@ -215,7 +219,8 @@ class Objective:
         if callable(self.task):
             return self.task(outputs, labels)
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-            raise NeurordlError("cross-entropy needs outputs (stimuli, classes); give task= for others")
+            needed = "cross_entropy needs a tensor (images, classes)"
+            raise NeurordlError(f"{needed}, but the student returned {_shape(outputs)}; pass task=function")
         if labels.device.type == "cpu":  # on a GPU a check would stall each step: `fit` checks before
             check_labels(labels, outputs.shape[1])
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
@@ -259,11 +264,16 @@ class Objective:
         return {"task": spelled(self.task), "losses": losses}
 
 
-def _as_batch(batch: Batch | Sequence[Any] | None, names: tuple[str, str, str]) -> Batch | None:
+def _shape(value: object) -> str:
+    return f"one of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _as_batch(stream: str, batch: Batch | Sequence[Any] | None, names: tuple[str, ...]) -> Batch | None:
     if batch is None or isinstance(batch, Batch):
         return batch
-    if isinstance(batch, Tensor) or not 1 <= len(batch) <= 3:
-        raise NeurordlError(f"a batch is a tuple ({', '.join(names)}), of which the last may be left out")
+    if not isinstance(batch, tuple | list) or not 1 <= len(batch) <= 3:
+        expected = f"({', '.join(names[:2])}) or ({', '.join(names)})"
+        raise NeurordlError(f"{stream}: expected {expected}, got {type(batch).__name__}")
     return check_batch(Batch(**dict(zip(names, batch, strict=False))))
 
 

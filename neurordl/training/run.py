@@ -21,7 +21,7 @@ from neurordl.errors import NeurordlError
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import load_weights
 from neurordl.teachers.base import Record
-from neurordl.validate import check_choice
+from neurordl.validate import check_choice, listed
 
 History = Sequence[Mapping[str, float]]
 HISTORY = "history.csv"
@@ -41,7 +41,8 @@ class Run:
         Student with the weights of its best epoch on the validation stimuli, or, without validation, of its
         last epoch.
     history : pandas.DataFrame
-        A row per epoch: epoch, step, loss, each term, ``val_`` terms, lr, seconds.
+        A row per epoch: epoch, step, loss, each term, ``val_`` terms, lr (after the last step of the epoch)
+        and seconds.
     record : dict
         The content of ``run.json``: settings, objective, ids, subjects, versions, checksums.
     out : Path or None
@@ -61,7 +62,7 @@ class Run:
 
     @property
     def fitted_ids(self) -> tuple[str, ...]:
-        """Stimuli whose geometry was fitted: those of the set, or those that the loader brought."""
+        """Stimuli whose geometry was fitted: those of the set, or those in the batches of the loader."""
         return self._ids("fitted") or tuple(self.record.get("seen", ()))
 
     @property
@@ -113,7 +114,7 @@ class Run:
         record, ids = self.record["stimuli"] or {}, self.fitted_ids
         folder = folder or record.get("source")
         if not folder or self.preprocessing is None:
-            raise NeurordlError(f"{self.out} does not say where its stimuli are; give their folder")
+            raise NeurordlError(f"{self.out} does not record the folder of its stimuli; pass the folder")
         stimuli = StimulusSet.from_folder(folder, **self.preprocessing.as_dict())
         before = record.get("pixels_sha256")
         comparable = before and ids and set(ids) <= set(stimuli.ids)
@@ -200,12 +201,14 @@ class RunFolder:
                 self._check_same(io.read_json(self.path / io.RUN_RECORD))
 
     def _check_same(self, earlier: Mapping[str, Any]) -> None:
-        different = []
+        different: dict[str, str] = {}  # by name: a setting of the optimizer replaces that of `Optimization`
         for part in _SAME:
-            now, before = self.record[part] or {}, earlier.get(part) or {}
-            different += [f"{part}.{key}" for key in io.differing(now, before)]
+            now, before = (_settings(record.get(part) or {}) for record in (self.record, earlier))
+            prefix = "" if part in ("settings", "optimizer", "objective") else f"{part}."
+            texts = [prefix + text.removeprefix("optimization.") for text in io.differing(now, before)]
+            different |= {text.partition(" (")[0]: text for text in texts}
         if different:
-            problem = f"out: {self.path} holds another run, which differs in {', '.join(different)}"
+            problem = f"out: {self.path} holds another run, which differs in {listed(different.values())}"
             raise NeurordlError(f"{problem}; choose another folder, or repeat the arguments of that run")
 
     def start(self) -> None:
@@ -262,6 +265,13 @@ class RunFolder:
             if losses:
                 _save_weights(losses, self.path / LOSSES)
             io.write_json(self.path / io.RUN_RECORD, self.record)
+
+
+def _settings(part: Mapping[str, Any]) -> Record:
+    """A part of the record, with an entry for each setting of each loss."""
+    losses: Record = part.get("losses", {})
+    flat = {f"{name}.{key}": value for name, loss in losses.items() for key, value in loss.items()}
+    return {**part, **flat, "losses": list(losses)}
 
 
 def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:

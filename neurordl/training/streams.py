@@ -33,6 +33,9 @@ Labelled = StimulusSet | DataLoader[Any] | Dataset[Any] | Iterable[Any]
 class Batches:
     """Batches of the two streams of `fit`.
 
+    Images that do not fill a batch are left out of an epoch, as with ``drop_last=True`` of a DataLoader, and
+    they are others in each epoch. A set that is smaller than a batch is one batch.
+
     Attributes
     ----------
     labelled : int
@@ -177,7 +180,7 @@ class LoaderStream:
             self._iterator = self._start(step)
             batch = next(self._iterator, None)
         if batch is None:
-            remedy = "does drop_last drop the only one? it must start again each time"
+            remedy = "is drop_last set? it must start again each time"
             raise NeurordlError(f"labelled: the loader gave no batch; {remedy}")
         return _loaded(batch)
 
@@ -240,7 +243,9 @@ class Streams:
             self.labelled = SetStream(labelled, batches.labelled, seed, augment=batches.augment, share=share)
         elif labelled is not None:
             if batches.augment is not None:
-                raise NeurordlError("augment= works on a StimulusSet; a loader's data set brings its own")
+                raise NeurordlError(
+                    "augment= needs a StimulusSet; a loader's images are augmented by its data set"
+                )
             loader = _loader(labelled, max(1, batches.labelled // self.world), shuffle=True)
             if self.world > 1:
                 _check_shareable(loader)
@@ -315,7 +320,9 @@ def _loader(labelled: Any, batch_size: int, shuffle: bool) -> Any:
 def _loaded(parts: Any) -> Batch:
     """The batch of a user's loader."""
     if not isinstance(parts, tuple | list) or not 2 <= len(parts) <= 3 or not isinstance(parts[0], Tensor):
-        raise NeurordlError("labelled: each batch must be (images, labels) or (images, labels, ids), tensors")
+        expected = f"(images, labels) or (images, labels, ids), tensors, but one is a {type(parts).__name__}"
+        remedy = "if this is a single batch, give [(images, labels)]"
+        raise NeurordlError(f"labelled: each batch must be {expected}; {remedy}")
     ids = None
     if len(parts) == 3:
         ids = [str(name) for name in (parts[2].tolist() if isinstance(parts[2], Tensor) else parts[2])]
@@ -336,7 +343,9 @@ def check_batch(batch: Batch) -> Batch:
 def check_labels(labels: Tensor, n_classes: int) -> None:
     """Raise an error unless labels are whole numbers from 0 to n_classes - 1."""
     if labels.is_floating_point() or labels.ndim != 1:
-        raise NeurordlError(f"labels: expected whole numbers (n,), got {labels.dtype} {tuple(labels.shape)}")
+        remedy = "use labels.argmax(1) for one-hot labels" if labels.ndim > 1 else "use labels.long()"
+        content = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise NeurordlError(f"labels: expected whole numbers of shape (n,), got {content}; {remedy}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= n_classes:
         outputs = f"the student has {n_classes} outputs (labels 0 to {n_classes - 1})"

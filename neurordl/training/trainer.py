@@ -33,10 +33,11 @@ from neurordl.patterns.network import frozen_eval, why_unfit
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
 from neurordl.teachers.base import Record, spelled
+from neurordl.training.losses import RDMLoss
 from neurordl.training.objective import BatchNorm, Objective, Processes
 from neurordl.training.run import Run, RunFolder
 from neurordl.training.streams import FEWEST, Batches, Labelled, Streams, seed_all
-from neurordl.validate import check_choice, check_count, check_number, listed
+from neurordl.validate import check_choice, check_count, check_number, check_type, listed
 
 Scheduler = Callable[[Optimizer, int], LRScheduler] | Literal["cosine", "constant"]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -49,23 +50,25 @@ class Optimization:
     Attributes
     ----------
     optimizer : callable, optional
-        Function parameters -> optimizer, with its own `lr` and `weight_decay`. AdamW by default.
+        Function parameters -> optimizer, with its own `lr` and `weight_decay`, such as
+        ``lambda parameters: torch.optim.SGD(parameters, lr=0.1)``. AdamW by default.
     lr : float, optional
-        Learning rate of the default optimizer, AdamW: 1e-3 by default.
+        Learning rate of AdamW; 1e-3 by default.
     weight_decay : float, optional
-        Weight decay of the default optimizer: 1e-4 by default.
+        Weight decay of AdamW; 1e-4 by default.
     scheduler : "cosine", "constant", or callable
-        Schedule of the learning rate, which advances at each step.
+        Schedule of the learning rate, which changes at each step.
 
         A callable is a function (optimizer, number of steps) -> scheduler, which must not need a metric.
     clip_norm : float, optional
-        Gradients are clipped to this norm.
+        Norm to which gradients are clipped.
     batchnorm : {"labelled", "stimuli", "both"}
-        Which of two streams is normalized by the statistics of its own batches and updates the running
-        statistics. The other one is normalized by the running statistics.
+        The stream that is normalized by the statistics of its own batches and updates the running statistics
+        of batch norm. The other stream is normalized by the running statistics.
 
-        Batches of stimuli are small, and their images differ from the labelled ones. With "labelled" the
-        geometry of the stimuli is fitted under the statistics with which the student is evaluated later.
+        Batches of stimuli are small, and their images differ from the labelled ones. With "labelled", stimuli
+        are normalized in training as they are in evaluation: by the running statistics of the labelled
+        images.
 
     Examples
     --------
@@ -82,6 +85,9 @@ class Optimization:
 
     def __post_init__(self) -> None:
         check_choice("batchnorm", self.batchnorm, get_args(BatchNorm))
+        if not callable(self.optimizer or torch.optim.AdamW):
+            remedy = "write a function, such as lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
+            raise NeurordlError(f"optimizer: {type(self.optimizer).__name__} is not a function; {remedy}")
         if not callable(self.scheduler):
             remedy = "or give a function (optimizer, steps) -> scheduler"
             check_choice("scheduler", self.scheduler, ("cosine", "constant"), remedy)
@@ -91,7 +97,7 @@ class Optimization:
             if value is not None:
                 check_number(name, value, 0)
                 if self.optimizer is not None:
-                    raise NeurordlError("lr= and weight_decay= are to be set in your own optimizer=")
+                    raise NeurordlError("with your own optimizer=, set lr and weight_decay in the optimizer")
 
     def make_optimizer(self, module: nn.Module) -> Optimizer:
         """The optimizer of all parameters of a module that are trained."""
@@ -110,28 +116,30 @@ class Optimization:
             return LambdaLR(optimizer, lambda _step: 1.0)
         scheduler = self.scheduler(optimizer, steps)
         if isinstance(scheduler, ReduceLROnPlateau):
-            raise NeurordlError("scheduler: ReduceLROnPlateau waits for a metric; choose another one")
+            raise NeurordlError("scheduler: ReduceLROnPlateau needs a metric; choose another scheduler")
         return scheduler
 
 
 @dataclass(frozen=True)
 class Execution:
-    """Where `fit` runs, and what it keeps and shows meanwhile.
+    """Where `fit` runs, how often it writes checkpoints, and whether it shows its progress.
 
     Attributes
     ----------
     accelerator : str
-        Kind of device, as in ``lightning_fabric.Fabric``: "auto", "cpu", "cuda" or "mps".
+        Type of device, as in ``lightning_fabric.Fabric``: "auto", "cpu", "cuda" or "mps".
     devices : int or list of int
-        Number of devices, each with a process, or their numbers. Across several processes an RDM loss is
-        computed on the batch of all of them.
+        Number of devices, or a list of their indices. Each device has a process of its own, and an RDM loss
+        is computed on the batch of all processes.
     precision
-        Numerical precision, as in ``lightning_fabric.Fabric``: "32-true" or "bf16-mixed".
+        Numerical precision, as in ``lightning_fabric.Fabric``, such as "32-true", "bf16-mixed" or "64-true".
+
+        The student is always passed in float32: "64-true" makes it double.
     fabric : lightning_fabric.Fabric, optional
         Your own fabric, in place of accelerator, devices and precision. Across several processes an objective
-        with ``task=None`` needs a strategy that finds unused parameters.
+        with ``task=None`` needs ``DDPStrategy(find_unused_parameters=True)``.
     deterministic : bool, optional
-        Use deterministic algorithms; by default on the CPU only.
+        Use deterministic algorithms. By default they are used on the CPU only.
     checkpoint_every : int, optional
         Steps between checkpoints. One is always written at the end of each epoch.
     progress : bool
@@ -149,7 +157,7 @@ class Execution:
     def __post_init__(self) -> None:
         chosen = (self.accelerator, self.devices, self.precision)
         if self.fabric is not None and chosen != ("auto", 1, "32-true"):
-            raise NeurordlError("accelerator=, devices= and precision= are to be set in your own fabric=")
+            raise NeurordlError("with your own fabric=, set accelerator, devices and precision in the fabric")
         if self.checkpoint_every is not None:
             check_count("checkpoint_every", self.checkpoint_every)
 
@@ -186,9 +194,12 @@ def fit(
     """Train a student on labels and on its teachers' representational geometry.
 
     Each step takes a batch of labelled images and a batch of stimuli. An epoch is one pass through the
-    longer of the two streams; the shorter one starts again. Without `stimuli`, the labelled images are the
-    stimuli. The same seed gives the same student, whatever the order of the images in their sets. The student
-    and losses that have parameters are trained in place: make new ones for another run.
+    longer of the two streams, in full batches (see `Batches`); the shorter one starts again. Without
+    `stimuli`, the labelled images are the stimuli.
+
+    With the same initial weights and the same seed, the result is the same, whatever the order of the images
+    in their sets. The student and losses that have parameters are trained in place: make new ones for another
+    run.
 
     Parameters
     ----------
@@ -199,7 +210,7 @@ def fit(
     labelled : StimulusSet with labels, DataLoader, Dataset, or sized iterable of batches
         Labelled images. Batches are (images, labels) or (images, labels, ids).
     stimuli : StimulusSet, optional
-        Training stimuli of the teachers. Leave out the held-out ones before (``stimuli.split``).
+        Training stimuli of the teachers. Pass the training part of `StimulusSet.split` only.
     epochs : int
         Passes through the labelled images or the stimuli, whichever make more batches.
     seed : int
@@ -207,11 +218,10 @@ def fit(
 
         It does not set the student's initial weights: call ``torch.manual_seed`` before you make the student.
     validation : StimulusSet, or share of the stimuli, optional
-        Share of the stimuli, or other stimuli, that are not trained on. They choose the best epoch: that with
-        the lowest sum of transfer losses.
+        Stimuli, or the share of the stimuli, that are not trained on. The best epoch is the one with the
+        lowest unweighted sum of their transfer losses, and the run's student has its weights.
 
-        The run's student has the weights of that epoch; the weights of the last epoch are kept in the folder,
-        if there is one.
+        With `out`, the weights of the last epoch are saved too: ``load_run(out, weights="last")``.
     batches : Batches
         Batch sizes and augmentation.
     optimization : Optimization
@@ -219,17 +229,20 @@ def fit(
     execution : Execution
         Device, processes, precision, checkpoints and progress bar.
     out : path, optional
-        New folder for ``run.json``, ``history.csv``, checkpoints and weights. None writes nothing.
+        New or empty folder for ``run.json``, ``history.csv``, checkpoints and weights. By default nothing is
+        written.
     resume : bool
         Continue exactly from the checkpoint in `out`. A new run starts if there is none, and a finished run
         is returned as it is.
 
-        A DataLoader with persistent workers cannot be continued exactly.
+        All arguments must be those of the first call: a run cannot be continued for more epochs. A DataLoader
+        with persistent workers cannot be continued exactly.
 
     Returns
     -------
     Run
-        The student with its history and its record.
+        The student with its history and its record. The student is in eval mode and on the device of the run:
+        call ``student.train()`` before you train it further.
 
     Raises
     ------
@@ -237,6 +250,12 @@ def fit(
         If ids, labels, layers or image sizes do not fit, the folder holds another run, or the loss is not
         finite. A run that fails before its first checkpoint leaves nothing in the folder.
     """
+    check_type("student", student, nn.Module)
+    check_type("objective", objective, Objective, "write Objective(loss)")
+    if stimuli is not None:
+        check_type("stimuli", stimuli, StimulusSet, "make one with StimulusSet.from_array(images, ids)")
+    for name, value in (("batches", batches), ("optimization", optimization), ("execution", execution)):
+        check_type(name, value, {"batches": Batches, "optimization": Optimization}.get(name, Execution))
     check_count("seed", seed, 0)
     check_count("epochs", epochs)
     if out is not None:
@@ -300,7 +319,8 @@ def fit(
         if rank == 0:
             held_out_ids = () if stimuli is None else stimuli.held_out_ids
             for name, scored in (("held-out", held_out_ids), ("validation", validation_ids)):
-                if scored and (message := few_pairs(len(scored), len(scored) * (len(scored) - 1) // 2)):
+                n_pairs = len(scored or ()) * (len(scored or ()) - 1) // 2
+                if scored and (message := few_pairs(len(scored), n_pairs, resampled=True)):  # no intervals
                     warnings.warn(f"{name} stimuli: {message}", stacklevel=2)
         trainer = Trainer(fabric, module, optimizer, streams, validation, folder, optimization, epochs)
         trainer.run(execution.checkpoint_every or len(streams), execution.progress and rank == 0)
@@ -390,7 +410,7 @@ class Step(nn.Module):
         shown = stimuli or labelled
         if objective.losses and shown and len(shown.images) * streams.world < FEWEST:
             n = len(shown.images)
-            raise NeurordlError(f"a batch holds {n} stimuli, too few for an RDM; give {FEWEST} or more")
+            raise NeurordlError(f"a batch of {n} stimuli is too small for an RDM; {FEWEST} are needed")
         batches = [batch.images for batch in (labelled, stimuli) if batch is not None]
         with frozen_eval(student, self.losses):
             try:
@@ -401,7 +421,8 @@ class Step(nn.Module):
                 labels = labelled.labels  # checked on the CPU: a wrong one would break a GPU's context
                 objective.task_loss(outputs[0].cpu(), labels if labels is None else labels.cpu())
             seed_all(streams.seed, 0)
-            with explain("the teacher's network, the task or a loss fails", RuntimeError):
+            errors = RuntimeError, TypeError, AttributeError, IndexError
+            with explain("the teacher's network, the task or a loss fails", errors):
                 objective(student, labelled, stimuli, step=0, batchnorm=self.batchnorm)
         if objective.task == "cross_entropy":
             streams.set_classes(int(outputs[0].shape[1]))
@@ -546,17 +567,21 @@ class Trainer:
         epoch, before = divmod(self.state.step - 1, self.steps)
         finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.module.parameters())
         if not finite or float(self.state.sums[1, 0]) <= before:
-            remedy = "lower lr= or weight=, or set clip_norm= (the checkpoint, if any, is from before)"
-            raise NeurordlError(f"the loss or its gradient was not finite in epoch {epoch + 1}; {remedy}")
+            counts = zip(self.terms[1:], self.state.sums[1, 1:].tolist(), strict=True)
+            terms = [name for name, count in counts if count <= before]
+            epoch_text = f"epoch {epoch + 1}{f' (undefined: {listed(terms)})' if terms else ''}"
+            remedy = "lower lr= or weight=, set clip_norm=, or check the loss; a checkpoint is from before"
+            raise NeurordlError(f"the loss or its gradient was not finite in {epoch_text}; {remedy}")
 
     def _end_epoch(self, epoch: int) -> None:
         state = self.state
         self._check_finite()
         row: dict[str, float] = {"epoch": epoch, "step": state.step, **self._means()}
-        for name in self.objective.names:
+        for name, loss in zip(self.objective.names, self.objective.losses, strict=True):
             if math.isnan(row[name]):
-                reason = "its batches hold too few measured pairs, or the layer no longer responds"
-                warnings.warn(f"{name} was undefined on every batch of epoch {epoch}: {reason}", stacklevel=2)
+                reason = "its batches have too few measured pairs, or the layer no longer responds"
+                reason = reason if isinstance(loss, RDMLoss) else "it returned NaN or infinity"
+                warnings.warn(f"{name} was undefined on every batch of epoch {epoch}: {reason}", stacklevel=5)
         if self.processes is not None:
             self.processes.share_buffers(self.module)
         if self.validation is not None:

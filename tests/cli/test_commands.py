@@ -155,7 +155,7 @@ def test_resume(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     assert (tmp_path / "run" / "history.csv").read_bytes() == before
     code, _, errors = shell(*train_arguments(data, tmp_path / "run", epochs=3), "--resume")
     assert code == 1
-    assert "differs in settings.epochs (2 before, 3 now)" in errors
+    assert "differs in epochs (2 before, 3 now)" in errors
     assert "call fit" not in errors
     code, told, errors = shell(*train_arguments(data, tmp_path / "new", epochs=1), "--resume")
     assert code == 0
@@ -218,7 +218,10 @@ def test_a_message_names_the_option(shell: Any, data: dict[str, Path], tmp_path:
     assert code == 1
     assert "expected one RDM per subject" in errors
     assert "average=" in errors
-    assert "average= means --average" in shell("--help")[1]
+    assert "average= is the option --average" in shell("--help")[1]
+    page = shell("train", "--help")[1]
+    assert "bool" not in page
+    assert "initial" in page  # --seed is more than the seed of fit
     assert "--average" in shell("compare", "--help")[1]
 
 
@@ -402,7 +405,7 @@ def test_compare_a_network_of_ones_own(
         "--average", "session", "--out", tmp_path / "fresh",
     )  # fmt: skip
     assert code == 0, errors
-    told = "note: no checkpoint was given: the weights are those that factory_of_mine:tiny makes"
+    told = "note: no checkpoint was given: factory_of_mine:tiny has the weights that it sets itself"
     assert told in printed
     assert json.loads(Path("fresh/evaluation.json").read_text())["settings"]["checkpoint"] is None
     for changes, message in (

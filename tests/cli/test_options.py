@@ -107,7 +107,7 @@ def test_an_object_is_made_where_its_first_argument_is_given() -> None:
     assert call() == Takes("fit", panel="Training")
     assert call(panel="RDMs") == Takes("fit", panel="RDMs")
     assert call.words == {"function": ["--takes", "fit"], "panel": ["--takes-panel", "Training"]}
-    with pytest.raises(typer.BadParameter, match="--takes-panel is given without --takes"):
+    with pytest.raises(typer.BadParameter, match="--takes-panel needs --takes"):
         takes.call({"takes": None, "takes_panel": "Training"})
 
 

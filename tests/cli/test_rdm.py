@@ -37,7 +37,9 @@ def test_rdm_is_what_the_library_says(shell: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(written.dissimilarities, own.dissimilarities)
     assert list(written.rdm_descriptors["subject"]) == ["sub-01"]
     assert list(written.pattern_descriptors["stimulus"]) == own.pattern_descriptors["stimulus"]
-    assert re.search(r"RDM +sub-01: \S+ to \S+; odd with even runs: r = 0\.\d+", told)
+    assert re.search(
+        r"RDM +sub-01: distances \S+ to \S+; reliability \(odd against even runs\): r = 0\.\d+", told
+    )
     nrl.RDMTeacher(written)
 
 
@@ -172,7 +174,7 @@ def test_stimuli_that_runs_lack(shell: Any, tmp_path: Path) -> None:
     assert "11 of 66 pairs are not measured (face1 is in one run only)" in errors
     assert re.search(r"without some stimuli \(face1 in run-02, run-03.*--center run", errors)
     assert errors.count("face1 is in one run only") == 1
-    assert re.search(r"RDM +sub-01: \S+ to \S+, 11 of 66 pairs are not measured; odd", told)
+    assert re.search(r"RDM +sub-01: distances \S+ to \S+, 11 of 66 pairs are not measured; reliability", told)
     assert told.rstrip().endswith("it.h5 holds 1 RDM")
 
 
@@ -211,7 +213,10 @@ def test_haxby_from_the_shell(
         *("--out", tmp_path / "haxby.h5"),
     )
     assert code == 0, errors
-    assert re.search(rf"sub-001: \S+ to {largest}; odd with even runs: r = {reliability}", told)
+    assert re.search(
+        rf"sub-001: distances \S+ to {largest}; reliability \(odd against even runs\): r = {reliability}",
+        told,
+    )
 
 
 def test_options_from_a_file(shell: Any, tmp_path: Path) -> None:

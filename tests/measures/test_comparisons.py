@@ -25,6 +25,7 @@ from neurordl.measures.comparisons import (
     cosine,
     cosine_cov,
     find_comparison,
+    find_similarity,
     huber,
     mse,
 )
@@ -404,6 +405,8 @@ def test_a_loss_is_to_be_made_small() -> None:
     assert find_comparison(own, higher_is_better=False).loss is own
     with pytest.raises(NeurordlError, match="'l1'"):
         find_comparison("l1")
+    with pytest.raises(NeurordlError, match=r"expected one of 'corr', (?!.*huber).*; did you mean 'corr'\?"):
+        find_similarity("pearson")
 
 
 def test_bad_shapes_and_weights() -> None:

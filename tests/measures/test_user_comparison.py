@@ -235,7 +235,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(nrl.NeurordlError, match="'apart' is a distance"):
         nrl.compare(models(), brain(), nrl.Comparison("apart", pearson, higher_is_better=False))
     whole = nrl.Comparison("whole", lambda a, b, weights: pearson(a, b, weights).mean())
-    with pytest.raises(nrl.NeurordlError, match=r"'whole' gave values of the shape \(3,\)"):
+    with pytest.raises(nrl.NeurordlError, match=r"'whole' .* values of (the )?shape \(3,\)"):
         nrl.compare(models(), brain(), whole)
     complete = nrl.Comparison("complete", pearson, complete=True)
     with pytest.raises(nrl.NeurordlError, match=r"complete needs complete RDMs.*missing"):
@@ -259,7 +259,7 @@ def test_a_loss_refuses_weights_that_the_comparison_cannot_take() -> None:
     with pytest.raises(nrl.NeurordlError, match="pearson takes pairs as measured"):
         loss(PEARSON, False, pair_weights="reliability")
     elementwise = lambda a, b, weights: weights * (a - b) ** 2  # noqa: E731
-    with pytest.raises(nrl.NeurordlError, match=r"gave values of the shape \(1, 15\) for 1 RDMs"):
+    with pytest.raises(nrl.NeurordlError, match=r"returned values of shape \(1, 15\) for 1 RDMs"):
         loss(elementwise, False)
     weighted = nrl.Comparison("weighted", pearson, weighted=True)
     want = loss("corr", False, pair_weights="reliability")

@@ -121,7 +121,7 @@ def test_a_teacher_of_such_rdms_trains(measure: Any) -> None:
     if measure == "city block":
         loss = nrl.RDMLoss(teacher, "conv2")
     else:  # a name in a file says nothing of an object that was not registered
-        with pytest.raises(nrl.NeurordlError, match="dissimilarity is unknown; give one"):
+        with pytest.raises(nrl.NeurordlError, match="dissimilarity is unknown; set dissimilarity="):
             nrl.RDMLoss(teacher, "conv2")
         loss = nrl.RDMLoss(teacher, "conv2", measure)
     assert loss.dissimilarity is CITY_BLOCK

@@ -39,9 +39,9 @@ def write_bold(path: Path, t_r: float = 2.0, unit: str = "unknown", seed: int = 
     return path
 
 
-def taken(path: Path, t_r: float | None = None, ref: float = 0.0) -> float:
-    step, times = volume_times(nib.load(path), str(path), t_r, ref)
-    np.testing.assert_allclose(times, step * (np.arange(N) + ref))
+def taken(path: Path, t_r: float | None = None, ref: float | None = None) -> float:
+    step, times, _ = volume_times(nib.load(path), str(path), t_r, ref)
+    np.testing.assert_allclose(times, step * (np.arange(N) + (ref or 0)))
     return step
 
 
@@ -121,16 +121,53 @@ def test_two_files_as_close_as_each_other_are_refused(tmp_path: Path) -> None:
 
 def test_different_times_are_noticed(tmp_path: Path) -> None:
     path = write_bold(tmp_path / "sub-01_task-x_bold.nii.gz", t_r=2.5, unit="sec")
-    sidecar = write(tmp_path / "sub-01_task-x_bold.json", {"RepetitionTime": 2.0})
-    with pytest.warns(UserWarning, match=r"says 2 s between volumes and the header of .* 2.5"):
-        assert taken(path) == 2.0
-    write_bold(path, t_r=2.0, unit="sec")
-    write(sidecar, {"RepetitionTime": 2.0, "StartTime": 0.98, "SliceTimingCorrected": True})
-    with pytest.warns(UserWarning, match=r"that is slice_time_ref=0.49, but slice_time_ref=0 is used"):
-        taken(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        taken(path, ref=0.5)
+    write(tmp_path / "sub-01_task-x_bold.json", {"RepetitionTime": 2.0})
+    with pytest.warns(
+        UserWarning, match=r"sidecar .*bold.json says 2 s between volumes and the header 2.5 s"
+    ):
+        found = nrl.read_patterns(path, None, EVENTS)
+    assert json.loads(found.descriptors["provenance"])["runs"][0]["t_r"] == 2.0
+
+
+def notices_of(*call: Any, **options: Any) -> tuple[Any, list[str]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = nrl.read_patterns(*call, **options)
+    return found, [str(warning.message) for warning in caught if "StartTime" in str(warning.message)]
+
+
+@pytest.mark.parametrize("model", [nrl.GLM, nrl.LSA, nrl.LSS, nrl.Average])
+@pytest.mark.parametrize("t_r", [None, 2.0])
+def test_the_time_of_slices_is_that_of_the_sidecars(tmp_path: Path, model: Any, t_r: Any) -> None:
+    paths = [write_bold(tmp_path / f"sub-01_task-x_run-{run}_bold.nii.gz", unit="sec") for run in range(3)]
+    for path in paths[1:]:
+        write(
+            path.with_name(path.name.replace(".nii.gz", ".json")), {"RepetitionTime": 2.0, "StartTime": 0.98}
+        )
+    found, said = notices_of(paths[1:], None, [EVENTS] * 2, model=model(t_r=t_r))
+    corrected = "slices were corrected to 0.98 s (StartTime of the sidecar)"
+    assert said == [f"all images (2): {corrected}: slice_time_ref=0.49 is used"]
+    expected, said = notices_of(paths[1:], None, [EVENTS] * 2, model=model(slice_time_ref=0.49))
+    assert not said
+    np.testing.assert_array_equal(found.measurements, expected.measurements)
+    assert [run["slice_time_ref"] for run in json.loads(found.descriptors["provenance"])["runs"]] == [
+        0.49
+    ] * 2
+    _, said = notices_of(paths, None, [EVENTS] * 3, model=model(slice_time_ref=0.0))
+    assert len(said) == 1
+    assert "run-1_bold.nii.gz (2): slices" in said[0]
+    assert said[0].endswith("that is slice_time_ref=0.49, but slice_time_ref=0 is used")
+
+
+@pytest.mark.parametrize(("start", "said"), [(0, 0), (0.0, 0), (2.0, 1), (-3.0, 1), (7.5, 1), ("early", 1)])
+def test_start_times_of_all_sorts(tmp_path: Path, start: Any, said: int) -> None:
+    path = write_bold(tmp_path / "sub-01_task-x_bold.nii.gz", unit="sec")
+    write(tmp_path / "task-x_bold.json", {"StartTime": start})
+    found, notices = notices_of(path, None, EVENTS)
+    assert len(notices) == said
+    used = json.loads(found.descriptors["provenance"])["runs"][0]["slice_time_ref"]
+    assert used == (1.0 if start == 2.0 else 0.0)
+    assert not notices_of(path, None, EVENTS, model=nrl.GLM(slice_time_ref=used))[1]
 
 
 def test_events_are_inherited(tmp_path: Path) -> None:
@@ -154,12 +191,25 @@ def test_events_are_inherited(tmp_path: Path) -> None:
         nrl.read_bids(root, "x", mask=None)
 
 
-def test_two_images_of_a_run_are_named(tmp_path: Path) -> None:
-    for resolution in "12":
-        name = f"sub-01_task-x_space-MNI_res-{resolution}_desc-preproc_bold.nii.gz"
-        write_bold(tmp_path / "sub-01" / "func" / name)
-    with pytest.raises(NeurordlError, match=r"res-1_.* and .*res-2_.* belong to one run"):
+def test_resolutions_are_chosen_in_the_space(tmp_path: Path) -> None:
+    func, names = tmp_path / "sub-01" / "func", []
+    for number, entities in enumerate(("_res-1", "_res-2", "")):
+        space = f"space-MNI{entities}" if entities else "space-T1w"
+        names.append(f"sub-01_task-x_{space}_desc-preproc_bold.nii.gz")
+        write_bold(func / names[-1], unit="sec", seed=number)
+    write(func / "sub-01_task-x_events.tsv", EVENTS)
+    for space, name in (("MNI_res-1", names[0]), ("space-MNI_res-2", names[1]), ("T1w", names[2])):
+        found = nrl.read_bids(tmp_path, "x", space, mask=None)["sub-01"]
+        assert json.loads(found.descriptors["provenance"])["images"] == [name]
+    with pytest.raises(NeurordlError, match=r"res-.* belong to one run; choose one in space='MNI_res-[12]'"):
         nrl.read_bids(tmp_path, "x", "MNI")
+    (func / names[0]).unlink()  # what is not ambiguous need not be chosen
+    assert nrl.read_bids(tmp_path, "x", "MNI", mask=None)["sub-01"].n_obs == 2
+    for space in ("MNI_res-1", "MNI152", None):
+        with pytest.raises(
+            NeurordlError, match="of this task there are space='MNI_res-2', 'T1w'; check root="
+        ):
+            nrl.read_bids(tmp_path, "x", space)
 
 
 def test_braces_in_the_path_of_a_mask_are_its_own(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,139 @@ def test_what_is_resampled_is_not_rounded_to_its_type(dtype: Any) -> None:
     np.testing.assert_allclose(found.T, exact[0:3, 1:3, 1].reshape(6, 4), rtol=1e-6)
 
 
-def test_masks_turned_or_with_other_axes_are_the_same_voxels() -> None:
-    turned = AFFINE.copy()
-    turned[0, 0], turned[0, 3] = -3.0, 12.0
-    for mask in (
-        nib.Nifti1Image(INSIDE[::-1].astype(np.uint8), turned),
-        nib.Nifti1Image(INSIDE.transpose(2, 0, 1).astype(np.uint8), AFFINE[:, [2, 0, 1, 3]]),
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flips", list(itertools.product([1, -1], repeat=3)))
+def test_other_orientations_of_a_grid_are_read_exactly(axes: Any, flips: Any, recwarn: Any) -> None:
+    affine = np.array(
+        [[1.7, 0.3, 0.1, -90.5], [-0.2, 1.8, 0.4, -126.3], [0.1, -0.5, 2.4, -72.7], [0, 0, 0, 1]]
+    )
+    grid = nib.Nifti1Image(np.zeros(SHAPE, np.float32), affine)
+    orientation = np.array(list(zip(axes, flips, strict=True)))
+    series = np.random.default_rng(0).standard_normal((*SHAPE, 2)).astype(np.float32)
+    atlas = 1 + (np.arange(5) > 1)[:, None, None] * np.ones(SHAPE, np.uint8)
+    turned = [nib.Nifti1Image(data, affine).as_reoriented(orientation) for data in (series, atlas)]
+    mask = read_mask(Regions(turned[1], {1: "V1", 2: "IT"}), grid)
+    assert mask.inside.all()
+    assert not mask.resampled
+    assert mask.roi == ["V1"] * 24 + ["IT"] * 36
+    np.testing.assert_array_equal(values_in(turned[0], mask.inside, grid, "it"), series.reshape(-1, 2).T)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("shape", "size"), [((64, 64, 30), 3.0), ((53, 63, 46), 3.0), ((91, 109, 91), 2.5)])
+@pytest.mark.parametrize("axis", range(3))
+def test_no_plane_of_a_turned_mask_is_lost(shape: Any, size: float, axis: int) -> None:
+    affine, turn = np.diag([size, size, size, 1]), np.eye(4)
+    affine[:3, 3] = -90.5, -126.3, -72.7
+    turn[axis, axis], turn[axis, 3] = -1, shape[axis] - 1
+    grid = nib.Nifti1Image(np.broadcast_to(np.uint8(0), shape), affine @ turn)
+    assert read_mask(nib.Nifti1Image(np.ones(shape, np.uint8), affine), grid).inside.all()
+
+
+def test_planes_at_the_side_of_a_finer_grid_are_not_lost() -> None:
+    fine = AFFINE @ np.diag([0.5, 0.5, 0.5, 1])
+    fine[:3, 3] = -np.diag(AFFINE)[:3] / 4
+    grid = nib.Nifti1Image(np.zeros((10, 8, 6), np.float32), fine)
+    with pytest.warns(UserWarning, match=r"5 x 4 x 3 voxels of 3 x 3 x 3.5 mm, axes RAS, origin 0, 0, 0"):
+        mask = read_mask(nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE), grid)
+    assert mask.inside.all()
+    assert mask.resampled
+
+
+def test_images_between_voxels_equal_the_interpolation_of_nilearn() -> None:
+    from nilearn.image import resample_to_img
+
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
+    image = nib.Nifti1Image(np.random.default_rng(0).standard_normal((12, 12, 9, 3)), turn @ AFFINE)
+    inner = AFFINE.copy()
+    inner[:3, 3] = 9, 9, 5
+    grid = nib.Nifti1Image(np.zeros((6, 6, 5), np.float32), inner)
+    expected = resample_to_img(image, grid, "linear", copy_header=True, force_resample=True).get_fdata()
+    with pytest.warns(UserWarning, match="it is resampled .linear.$"):
+        values = values_in(image, np.ones((6, 6, 5), bool), grid, "it")
+    np.testing.assert_allclose(values, expected.reshape(-1, 3).T, atol=1e-10)
+
+
+def test_what_an_image_does_not_cover_is_counted_and_not_zero() -> None:
+    data = np.random.default_rng(0).standard_normal((*SHAPE, 2))
+    cut = AFFINE.copy()
+    cut[0, 3] = 6.0  # without the first two planes
+    part, inside = nib.Nifti1Image(data[2:], cut), np.ones(SHAPE, bool)
+    with pytest.warns(UserWarning, match="read without resampling; 24 of 60 voxels lie outside of it$"):
+        values = values_in(part, inside, GRID, "it")
+    np.testing.assert_array_equal(values[:, 24:], data[2:].reshape(-1, 2).T)
+    assert np.isnan(values[:, :24]).all()
+    with pytest.warns(
+        UserWarning, match="without resampling; 24 of its 60 voxels above 0 lie outside of the"
     ):
-        with pytest.warns(UserWarning, match="the mask in memory is on another grid"):
-            found = read_mask(mask, GRID)
-        np.testing.assert_array_equal(found.inside, INSIDE)
-        assert found.resampled
+        assert read_mask(nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE), part).inside.all()
+
+
+def without_space(data: Any) -> nib.Nifti1Image:
+    image = nib.Nifti1Image(data, None)
+    assert image.header["qform_code"] == image.header["sform_code"] == 0
+    return image
+
+
+def test_images_without_a_coordinate_system_are_matched_by_their_voxels_or_refused() -> None:
+    data = np.random.default_rng(0).standard_normal((*SHAPE, 2))
+    mask = INSIDE.astype(np.uint8)
+    mask[0, 3, 2] = 1
+    for pair in (
+        (without_space(data), nib.Nifti1Image(mask, AFFINE)),
+        (nib.Nifti1Image(data, AFFINE), without_space(mask)),
+    ):
+        with pytest.warns(UserWarning, match="without a coordinate system.* matched by their order in the f"):
+            patterns = nrl.read_betas(pair[0], TABLE, pair[1])
+        np.testing.assert_array_equal(patterns.measurements, data[mask > 0].T)
+    with pytest.raises(NeurordlError, match="without coordinates they cannot be matched; write the affine"):
+        nrl.read_betas(without_space(data), TABLE, nib.Nifti1Image(mask[1:], AFFINE))
+
+
+@pytest.mark.filterwarnings("error")
+def test_two_images_without_a_coordinate_system_are_on_one_grid() -> None:
+    data = np.random.default_rng(0).standard_normal((*SHAPE, 2))
+    patterns = nrl.read_betas(without_space(data), TABLE, without_space(INSIDE.astype(np.uint8)))
+    np.testing.assert_array_equal(patterns.measurements, data[INSIDE].T)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["b.nii", "B.NII", "b.nii.gz", "B.NII.GZ", "b.nii.bz2", "b.img", "b.hdr"])
+@pytest.mark.parametrize("slope", [1, 3])
+def test_files_that_nibabel_reads_are_read(tmp_path: Path, name: str, slope: float) -> None:
+    data = np.zeros((40, 40, 20, 2), np.int16)  # packs well, above all in bz2
+    data[3:6, 3, 3] = [[1, 2], [3, 4], [5, 6]]
+    image = (nib.Nifti1Image if ".nii" in name.lower() else nib.Nifti1Pair)(data, AFFINE)
+    image.header.set_slope_inter(slope, 0)
+    nib.save(image, tmp_path / name.lower())
+    (tmp_path / name.lower()).rename(tmp_path / name)
+    patterns = nrl.read_betas(
+        tmp_path / name, TABLE, nib.Nifti1Image((data[..., 0] > 0).astype(np.uint8), AFFINE)
+    )
+    np.testing.assert_array_equal(patterns.measurements, slope * data[3:6, 3, 3].T)
+
+
+def test_volumes_on_the_fifth_axis_are_read(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 99, (*SHAPE, 1, 2)).astype(np.int16)
+    image = nib.Nifti1Image(data, AFFINE)
+    image.header.set_slope_inter(2, 1)
+    nib.save(image, tmp_path / "bucket.nii")
+    for bucket in (tmp_path / "bucket.nii", nib.Nifti1Image(2.0 * data + 1, AFFINE)):
+        patterns = nrl.read_betas(bucket, TABLE)
+        np.testing.assert_array_equal(patterns.measurements, 2.0 * data.reshape(-1, 2).T + 1)
+
+
+def test_what_is_wrong_with_a_file_is_named(tmp_path: Path) -> None:
+    nib.save(nib.Spm99AnalyzeImage(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "old.img")
+    nib.save(nib.Nifti1Pair(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "new.img")
+    (tmp_path / "new.img").unlink()
+    for mask, said in (
+        (tmp_path / "old.img", "is a Spm2AnalyzeImage and not NIfTI; convert it"),
+        (tmp_path / "new.hdr", "has no new.img beside it"),
+    ):
+        with pytest.raises(NeurordlError, match=said):
+            read_mask(mask, GRID)
 
 
 def test_labels_are_never_mixed() -> None:

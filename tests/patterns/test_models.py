@@ -15,7 +15,7 @@ import pytest
 from nilearn.glm.first_level import make_first_level_design_matrix
 
 import neurordl as nrl
-from neurordl import GLM
+from neurordl import GLM, LSA
 from neurordl.errors import NeurordlError
 from neurordl.patterns.models import Estimate, Run, RunModel
 
@@ -168,21 +168,26 @@ def test_regressors_without_volumes_or_response_are_refused() -> None:
     data = bold(rng.standard_normal((40, 4)))
     with pytest.raises(NeurordlError, match="regressors for 40 volumes leave no degrees of freedom"):
         nrl.read_patterns(data, None, events, confounds=many)
-    with pytest.raises(NeurordlError, match=r"'b' has no response within the run \(1 such\)"):
-        nrl.read_patterns(data, None, events, model=GLM(hrf_model=None))
-    with pytest.raises(NeurordlError, match="'b' has no response within the run"):
-        nrl.read_patterns(data, None, events.assign(onset=[5.0, 78.5]))  # the last volume is at 78 s
+    last = events.assign(onset=[5.0, 78.5])  # the last volume is at 78 s
+    for model, table in ((GLM(hrf_model=None), events), (GLM(), last)):
+        with pytest.warns(
+            UserWarning, match="of 'b' less than 10% of the response lies within the volumes of t"
+        ):
+            assert nrl.read_patterns(data, None, table, model=model).obs_descriptors["stimulus"] == ["a"]
+    with pytest.raises(NeurordlError, match=r"'b' less than 10% .*1 of 1 patterns., and no pattern is left"):
+        nrl.read_patterns(data, None, last[1:])
 
 
 def test_events_at_the_end_without_a_name_and_with_numbers_for_names() -> None:
     data = bold(np.random.default_rng(0).standard_normal((40, 4)))  # 80 s
-    events = pd.DataFrame({"onset": [4.0, 30.0, 76.5], "duration": 5.0, "trial_type": [1.0, None, 2.0]})
-    found = nrl.read_patterns(data, None, events)
+    events = pd.DataFrame({"onset": [4.0, 30.0, 71.0], "duration": 16.0, "trial_type": [1.0, None, 2.0]})
+    with pytest.warns(UserWarning, match="1 of 3 events have no trial_type"):
+        found = nrl.read_patterns(data, None, events)
     assert found.obs_descriptors["stimulus"] == ["1", "2"]
     with pytest.raises(NeurordlError, match="from 80 s to 80 s lies outside the run"):
         nrl.read_patterns(data, None, events.assign(onset=[4.0, 30.0, 80.0], duration=0.0))
     with pytest.raises(NeurordlError, match="lies outside the run"):
-        nrl.read_patterns(data, None, events.assign(duration=7.1))
+        nrl.read_patterns(data, None, events.assign(duration=18.1))
 
 
 @pytest.mark.parametrize("model", ["glm", "average"])
@@ -198,6 +203,114 @@ def test_temporally_smooth_noise_gives_no_notice(model: str, tmp_path: Path) -> 
     names = [f"c{k % 6}" for k in range(len(onsets))]
     events = pd.DataFrame({"onset": onsets, "duration": 4.0, "trial_type": names})
     assert told(image, events=events, model=model) == []
+
+
+# patterns that a run says next to nothing about
+
+
+REGULAR = pd.DataFrame(
+    {"onset": [10.0, 40, 70, 100, 130, 160, 190, 210], "duration": 4.0, "trial_type": list("abababab")}
+)
+
+
+def with_event(onset: float, duration: float = 1.0, name: str = "late") -> pd.DataFrame:
+    row = pd.DataFrame({"onset": [onset], "duration": [duration], "trial_type": [name]})
+    return pd.concat([REGULAR, row], ignore_index=True)
+
+
+@pytest.mark.parametrize("onset", [235.9, 236.5, 237.5, 239.5, -26.0, -30.0])
+@pytest.mark.parametrize("model", ["glm", "lsa", "lss"])
+def test_events_at_the_edge_of_a_run_give_no_pattern(model: Any, onset: float) -> None:
+    """By least squares, their betas are more than three times as noisy as those of a whole response."""
+    data = np.random.default_rng(0).standard_normal((120, 400))
+    name = "late" if model == "glm" else "a"
+    events = with_event(onset, name=name)
+    at = "" if model == "glm" else f" at {onset:g} s"
+    with pytest.warns(
+        UserWarning, match=rf"of '{name}'{at} less than 10% of the response .* 1 of \d patterns l"
+    ):
+        patterns = nrl.read_patterns(bold(data), None, events, model=model)
+    names = ["a", "b"] if model == "glm" else list("abababab")
+    assert patterns.obs_descriptors["stimulus"] == names
+    if model != "glm":
+        assert patterns.obs_descriptors["onset"] == REGULAR["onset"].tolist()
+    # the event is still modeled
+    events = events.assign(trial_type=[f"t{k}" for k in range(9)]) if model == "lsa" else events
+    if model != "lss":
+        shift = 0 if onset > 0 else 20  # volumes before the run
+        moved = events.assign(onset=events["onset"] + 2.0 * shift)
+        times = 2.0 * np.arange(120 + shift)
+        design = make_first_level_design_matrix(times, moved, hrf_model="spm", drift_model=None).iloc[shift:]
+        drifts = make_first_level_design_matrix(2.0 * np.arange(120), hrf_model="spm", drift_model="cosine")
+        X = pd.concat([design.iloc[:, :-1].reset_index(drop=True), drifts.reset_index(drop=True)], axis=1)
+        wanted = [
+            X.columns.get_loc(column) for column in (names if model == "glm" else [f"t{k}" for k in range(8)])
+        ]
+        exact = np.linalg.lstsq(X.to_numpy(), data, rcond=None)[0][wanted]
+        np.testing.assert_allclose(patterns.measurements, exact, atol=1e-5)
+        sd = np.sqrt(np.diag(np.linalg.pinv(X.to_numpy().T @ X.to_numpy())))[wanted]
+        np.testing.assert_allclose(patterns.measurements.std(axis=1), sd, rtol=0.15)
+    else:
+        assert patterns.measurements.std(axis=1).max() < 3 * patterns.measurements.std(axis=1).min()
+
+
+@pytest.mark.filterwarnings("error:.*left out")
+@pytest.mark.parametrize("model", ["glm", "lsa", "lss"])
+def test_events_of_which_enough_is_seen_give_patterns(model: Any) -> None:
+    data = bold(np.random.default_rng(0).standard_normal((120, 4)))
+    for events in (
+        REGULAR,
+        with_event(232.0),
+        with_event(-4.0),
+        with_event(20.0, 0.0),
+        with_event(150.0, 60.0),
+    ):
+        patterns = nrl.read_patterns(data, None, events, model=model)
+        assert set(patterns.obs_descriptors["stimulus"]) == set(events["trial_type"])
+
+
+def test_an_event_whose_volumes_are_excluded_gives_no_pattern() -> None:
+    data, kept = np.random.default_rng(0).standard_normal((120, 4)), np.delete(np.arange(120), range(35, 52))
+    run = Run(
+        "run",
+        data[kept],
+        REGULAR.rename(columns={"trial_type": "condition"}),
+        2.0 * np.arange(120),
+        None,
+        kept,
+    )
+    with pytest.warns(UserWarning, match="of 'a' at 70 s less than 10% of the response"):
+        assert LSA().fit(run).rows["trial"].tolist() == [1, 1, 2, 3, 3, 4, 4]
+
+
+def test_patterns_that_regressors_cannot_tell_apart_are_left_out() -> None:
+    data = np.random.default_rng(0).standard_normal((120, 4))
+    events = with_event(40.0, 4.0, "cue")  # with the first b
+    with pytest.warns(
+        UserWarning, match="'b' at 40 s, 'cue' at 40 s cannot be separated from other.* 2 of 9 pat"
+    ):
+        patterns = nrl.read_patterns(bold(data), None, events, model="lsa")
+    assert patterns.obs_descriptors["stimulus"] == list("aababab")
+    confounds = pd.DataFrame(data[:, :1] + np.arange(120)[:, None], columns=["x"])
+    design, columns = GLM().design(
+        Run("run", data, REGULAR.rename(columns={"trial_type": "condition"}), 2.0 * np.arange(120)),
+        REGULAR["trial_type"].tolist(),
+    )
+    near = design[columns["b"]].to_numpy() + 1e-3 * data[:, 0]  # nearly what b evokes
+    with pytest.warns(
+        UserWarning, match="of 'b' the noise is more than 10 times the median: 1 of 3 patterns"
+    ):
+        patterns = nrl.read_patterns(
+            bold(data), None, with_event(20.0), confounds=confounds.assign(near=near)
+        )
+    assert patterns.obs_descriptors["stimulus"] == ["a", "late"]
+
+
+def test_a_condition_without_a_pattern_can_be_left_out() -> None:
+    data = bold(np.random.default_rng(0).standard_normal((120, 4)))
+    with pytest.warns(UserWarning, match="of 'late' less than 10%"):
+        patterns = nrl.read_patterns(data, None, with_event(239.0), leave_out="late")
+    assert patterns.obs_descriptors["stimulus"] == ["a", "b"]
 
 
 # a model of one's own

@@ -67,18 +67,20 @@ def test_top_layers_stand_in_no_other() -> None:
 
 
 def test_unknown_layer_lists_near_matches() -> None:
-    with pytest.raises(NeurordlError, match=r"no layer 'conv4'; nearest: .*conv3.* All 20 names: "):
+    with pytest.raises(
+        NeurordlError, match=r"no layer 'conv4'; nearest: .*conv3.* The top ones of its 20 layers are conv1, "
+    ):
         resolve_layers(small_cnn(), "conv4")
-    with pytest.raises(NeurordlError, match=r"no layer 'xyz'; the first: conv1, [^,]*, [^,]*\. All"):
+    with pytest.raises(NeurordlError, match=r"no layer 'xyz'; the first: conv1, [^,]*, [^,]*\. The top ones"):
         resolve_layers(small_cnn(), "xyz")
     numbered = nn.Sequential(OrderedDict(features=nn.Sequential(*(nn.Linear(2, 2) for _ in range(40)))))
-    with pytest.raises(NeurordlError, match=r"nearest: features\.\d+, features\.\d+, features\.\d+\. All 41"):
+    with pytest.raises(NeurordlError, match=r"nearest: (features\.\d+(, |\. The top)){3}"):
         resolve_layers(numbered, "features.41")
     with pytest.raises(NeurordlError, match=r"no layer 'conv4'.*conv3"):
         read_layers(small_cnn(10, 1), torch.zeros(3, 1, 8, 8), ["conv4"])
-    with pytest.raises(NeurordlError, match=r"'conv\*' stands for .* layers; give the name of one"):
+    with pytest.raises(NeurordlError, match=r"'conv\*' matches 12 layers; choose one of conv1"):
         read_layers(small_cnn(10, 1), torch.zeros(3, 1, 8, 8), ["conv*"])
-    with pytest.raises(NeurordlError, match="layers is empty"):
+    with pytest.raises(NeurordlError, match="layers= is empty"):
         resolve_layers(small_cnn(), [])
 
 
@@ -157,10 +159,10 @@ def test_tuples_and_mappings_give_their_first_tensor() -> None:
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda x: "text", "holds no tensor"),
-        (lambda x: (None, 3), "holds no tensor"),
+        (lambda x: "text", "without a tensor"),
+        (lambda x: (None, 3), "without a tensor"),
         (lambda x: x.long(), "not real numbers"),
-        (lambda x: x.sum(0), "no axis holds the stimuli"),
+        (lambda x: x.sum(0), "and no axis for"),
     ],
 )
 def test_unreadable_networks_are_refused_with_the_reason(make: Any, message: str) -> None:

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from nilearn.glm.first_level import make_first_level_design_matrix
 
 import neurordl as nrl
 from neurordl import GLM, LSA, Average, Confounds, Regions
@@ -187,3 +188,131 @@ def test_runs_are_named_once(tmp_path: Path) -> None:
         nrl.read_betas(images, rows([1, 2], session="2"), session="2")
     found = nrl.read_betas(images, rows([1, 2]).drop(columns="run"), runs=["a", "b"])
     assert found.obs_descriptors["run"] == ["a", "a", "b", "b"]
+
+
+# the rows of events
+
+
+TIMES = np.array([10, 40, 70, 100, 130, 160, 190, 215.0])
+NAMED = pd.DataFrame({"onset": TIMES, "duration": 4.0, "trial_type": ["a", "b"] * 4})
+
+
+def evoked(names: list[str], volumes: int = 120) -> nib.Nifti1Image:
+    """Series without noise: 3 for each event of a, 1 for those of b, 2 for all other."""
+    amplitudes = [{"a": 3.0, "b": 1.0}.get(name, 2.0) for name in names]
+    events = NAMED.assign(modulation=amplitudes, trial_type="x")
+    design = make_first_level_design_matrix(2.0 * np.arange(volumes), events, "spm", drift_model=None)
+    image = nib.Nifti1Image(np.broadcast_to(100 + design["x"].to_numpy(), (2, 2, 1, volumes)), np.eye(4))
+    image.header.set_zooms((1, 1, 1, 2.0))
+    image.header.set_xyzt_units("mm", "sec")
+    return image
+
+
+def betas_of(names: list[str], table: Any) -> dict[str, float]:
+    patterns = nrl.read_patterns(evoked(names), None, table)
+    return dict(zip(patterns.obs_descriptors["stimulus"], patterns.measurements[:, 0].tolist(), strict=True))
+
+
+def as_file(folder: Path, table: pd.DataFrame) -> Path:
+    table.to_csv(folder / "events.tsv", sep="\t", index=False)
+    return folder / "events.tsv"
+
+
+@pytest.mark.parametrize("name", ["", " ", "n/a", "N/A", "nan", " NaN"])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_events_without_a_name_are_left_out_with_their_count(
+    tmp_path: Path, name: str, in_memory: bool
+) -> None:
+    names = [name, "b", name, *NAMED["trial_type"][3:]]
+    table = NAMED.assign(trial_type=names)
+    said = r"2 of 8 events have no trial_type .blank or n/a. and are not modeled, rows 1, 3 .from 1"
+    with pytest.warns(UserWarning, match=said):
+        betas = betas_of(names, table if in_memory else as_file(tmp_path, table))
+    assert list(betas) == ["b", "a"]
+
+
+@pytest.mark.parametrize("name", [None, np.nan, pd.NA])
+def test_missing_names_of_a_frame_are_left_out_with_their_count(name: Any) -> None:
+    with pytest.warns(UserWarning, match=r"1 of 8 events have no trial_type.* rows 3 .from 1"):
+        betas_of(list("abababab"), NAMED.assign(trial_type=["a", "b", name, *"babab"]))
+
+
+@pytest.mark.parametrize("name", ["NA", "<NA>", "#N/A", "null", "NULL", "None"])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_names_that_other_software_takes_for_missing_are_names(
+    tmp_path: Path, name: str, in_memory: bool
+) -> None:
+    names = [name, "b", name, *NAMED["trial_type"][3:]]
+    table = NAMED.assign(trial_type=names)
+    with pytest.warns(
+        UserWarning, match=rf"'{name}' in the column 'trial_type' is taken for a name .2 of 8 rows"
+    ):
+        betas = betas_of(names, table if in_memory else as_file(tmp_path, table))
+    np.testing.assert_allclose([betas["a"], betas["b"], betas[name]], [3, 1, 2], atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["none", "Null event", "Na", "nothing", "0", '5"', 'the "a"'])
+def test_other_names_are_names_without_a_notice(tmp_path: Path, name: str) -> None:
+    names = [name, "b", name, *NAMED["trial_type"][3:]]
+    betas = betas_of(names, as_file(tmp_path, NAMED.assign(trial_type=names)))
+    np.testing.assert_allclose([betas["a"], betas["b"], betas[name]], [3, 1, 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("marked", ['"a', '"'])
+def test_a_quotation_mark_swallows_no_rows(tmp_path: Path, marked: str) -> None:
+    rows = [f"{row.onset}\t4.0\t{marked if row.trial_type == 'a' else 'b'}" for row in NAMED.itertuples()]
+    (tmp_path / "events.tsv").write_text("\n".join(["onset\tduration\ttrial_type", *rows]))
+    with pytest.raises(
+        NeurordlError, match=r"events.tsv: the quotation marks in line 2 .from 1. do not belong"
+    ):
+        betas_of(list("abababab"), tmp_path / "events.tsv")
+
+
+def test_a_repeated_row_is_named() -> None:
+    twice = pd.concat([NAMED, NAMED.iloc[[2, 3]]], ignore_index=True)
+    for model in ("glm", "lsa", "lss", "average"):
+        with pytest.raises(NeurordlError, match=r"rows 3 and 9 .* the event 'a' at 70 s .2 such.; leave one"):
+            nrl.read_patterns(evoked(list("abababab")), None, twice, model=model)
+    with pytest.warns(UserWarning, match=r"rows 3 and 9 .* at 70 s, which is modeled twice .2 such"):
+        nrl.read_patterns(evoked(list("abababab")), None, twice.assign(side=[0] * 8 + [1] * 2))
+
+
+@pytest.mark.parametrize("start", [-2.0, -13.0, -29.5])
+def test_events_before_the_run_are_those_of_a_longer_run(start: float) -> None:
+    volumes, early = np.random.default_rng(0).standard_normal((120, 4)), 20  # volumes before the run
+    onsets = [start, *TIMES[1:]]
+    design = make_first_level_design_matrix(
+        2.0 * np.arange(120 + early),
+        NAMED.assign(onset=[x + 2.0 * early for x in onsets]),
+        "spm",
+        drift_model=None,
+    )
+    image = nib.Nifti1Image(volumes.T.reshape(2, 2, 1, 120), np.eye(4))
+    model = nrl.GLM(t_r=2.0, drift_model=None)
+    patterns = nrl.read_patterns(image, None, NAMED.assign(onset=onsets), model=model)
+    expected = np.linalg.lstsq(design.to_numpy()[early:], volumes, rcond=None)[0][:2]
+    np.testing.assert_allclose(patterns.measurements, expected, rtol=1e-6)
+
+
+def test_events_whose_response_ends_before_the_run_are_refused() -> None:
+    with pytest.raises(NeurordlError, match="from -36 s to -32 s lies outside the run"):
+        nrl.read_patterns(evoked(list("abababab")), None, NAMED.assign(onset=[-36.0, *TIMES[1:]]))
+
+
+def test_confounds_without_a_value_are_left_out_with_their_count() -> None:
+    volumes = np.random.default_rng(0).standard_normal((120, 4))
+    image, model = nib.Nifti1Image(volumes.T.reshape(2, 2, 1, 120), np.eye(4)), nrl.GLM(t_r=2.0)
+    csf = pd.DataFrame({"csf": volumes[:, 0] + np.arange(120)})
+    for empty in (np.nan, None, "n/a", " "):
+        full = csf.assign(edge=empty, wm=csf["csf"] ** 2, flow=empty)
+        with pytest.warns(UserWarning, match="2 of 4 confounds hold no value and are left out: edge, flow"):
+            patterns = nrl.read_patterns(image, None, NAMED, model=model, confounds=full)
+        expected = nrl.read_patterns(image, None, NAMED, model=model, confounds=full[["csf", "wm"]])
+        np.testing.assert_array_equal(patterns.measurements, expected.measurements)
+        with pytest.raises(
+            NeurordlError, match="the confound 'edge' holds no value; take it out of columns="
+        ):
+            nrl.read_patterns(image, None, NAMED, model=model, confounds=nrl.Confounds(full, ["csf", "edge"]))
+    with pytest.raises(NeurordlError, match="column 'text' are missing or not numbers"):
+        nrl.read_patterns(image, None, NAMED, model=model, confounds=csf.assign(text="left"))

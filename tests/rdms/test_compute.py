@@ -226,7 +226,7 @@ def test_many_rows_are_averaged_without_a_loop() -> None:
         (Dataset(np.eye(3), obs_descriptors={"stimulus": [1, 2, 3]}), {}, r"1 \(int\); use str\(\)"),
         (Dataset(np.eye(2) * 1j, obs_descriptors={"stimulus": ["a", "b"]}), {}, "complex128"),
         (dataset(), {"dissimilarity": "poison"}, "dissimilarity='poison'.*correlation"),
-        (dataset(), {"dissimilarity": "mahalanobis"}, "needs precision="),
+        (dataset(), {"dissimilarity": "mahalanobis"}, "needs a noise covariance"),
         (dataset(), {"dissimilarity": "mahalanobis", "precision": np.eye(3)}, "7 x 7 matrix"),
         (
             dataset(),

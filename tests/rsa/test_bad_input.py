@@ -124,11 +124,9 @@ def test_one_clear_error(call: Call, told: str) -> None:
 @pytest.mark.parametrize("n, pairs, moved", [(3, 3, "0.71"), (5, 10, "0.33"), (9, 36, "0.17")])
 def test_few_stimuli_are_noted(n: int, pairs: int, moved: str) -> None:
     found = nrl.evaluate(models(n), brain(), comparison="corr")
-    (note,) = (note for note in found.notes if "too few" in note)
-    assert note.startswith(
-        f"{n} stimuli make {pairs} pairs, too few: the score of an unrelated RDM varies by "
-    )
-    assert f"by ±{moved} " in note
+    (note,) = (note for note in found.notes if "by chance" in note)
+    assert note.startswith(f"only {n} stimuli ({pairs} pairs): by chance alone, scores vary")
+    assert f"deviation of {moved} " in note
     assert note in str(found)
 
 
@@ -140,7 +138,7 @@ def test_what_few_pairs_give_by_chance() -> None:
             np.array([pdist(rng.normal(size=(n, 30)), "correlation") for _ in range(3000)]) for _ in range(2)
         )
         spread = np.std([np.corrcoef(x, y)[0, 1] for x, y in zip(a, b, strict=True)])
-        told = re.search(r"by ±([0-9.]+)", few_pairs(n, a.shape[1]))
+        told = re.search(r"deviation of ([0-9.]+)", few_pairs(n, a.shape[1]))
         assert told is not None
         assert float(told[1]) == pytest.approx(spread, rel=0.1)
     assert few_pairs(10, 45) == ""

@@ -581,3 +581,42 @@ def test_the_record_has_a_checksum_of_the_weights() -> None:
     odd = network()
     odd.register_buffer("eight", torch.zeros(3).to(torch.float8_e4m3fn))
     assert module.weights_sha256(odd) is None
+
+
+def layers_with_different_pairs() -> tuple[RDMs, RDMs]:
+    """Two layers with the same RDM, the second without 4 informative stimuli, and another; subjects."""
+    rng = np.random.default_rng(3)
+    n, ids = 16, [f"s{k:02d}" for k in range(16)]
+    i, j = np.triu_indices(n, 1)
+    geometry = rng.standard_normal(len(i)) + 3 * ((i < 4) != (j < 4))
+    brains = geometry + rng.standard_normal((8, len(i)))
+    layer = geometry + rng.standard_normal(len(i))
+    lacking = np.where((i < 4) | (j < 4), np.nan, layer)
+    another = geometry + 2 * rng.standard_normal(len(i))
+    names = {"pattern_descriptors": {"stimulus": ids}, "dissimilarity_measure": "correlation"}
+    models = RDMs(np.stack([layer, lacking, another]), rdm_descriptors={"name": ["a", "b", "c"]}, **names)
+    return models, RDMs(brains, rdm_descriptors={"subject": [f"p{k}" for k in range(8)]}, **names)
+
+
+@pytest.mark.parametrize("bootstrap", [None, "subjects", "stimuli", "both"])
+@pytest.mark.parametrize("method", ["corr", "cosine", "rho-a"])
+def test_layers_are_compared_on_the_pairs_that_both_have(method: str, bootstrap: str | None) -> None:
+    models, brains = layers_with_different_pairs()
+    scores = evaluate(models, brains, comparison=method, bootstrap=bootstrap)
+    table = scores.differences.set_index(["layer_a", "layer_b"])
+    same = table.loc[("a", "b")]
+    np.testing.assert_allclose(same[["difference", "ci_low", "ci_high"]].astype(float), 0, atol=1e-12)
+    assert same["p"] > 0.99
+    assert table["n_pairs"].tolist() == [66, 120, 66]
+    shared = np.isfinite(models.dissimilarities[1])
+    of_two = rsatoolbox_compare(*(RDMs(x.dissimilarities[:, shared]) for x in (models, brains)), method)
+    expected = of_two[1].mean() - of_two[2].mean()
+    np.testing.assert_allclose(table.loc[("b", "c"), "difference"], expected, atol=1e-12)
+    alone = evaluate(models.subset("name", ["a", "c"]), brains, comparison=method, bootstrap=bootstrap)
+    np.testing.assert_allclose(
+        table.loc[("a", "c"), ["difference", "ci_low", "ci_high"]].astype(float),
+        alone.differences[["difference", "ci_low", "ci_high"]].iloc[0].astype(float),
+        atol=1e-12,
+    )
+    assert any("b has 66" in note and "pairs that both have" in note for note in scores.notes)
+    assert not any("pairs that both have" in note for note in alone.notes)

@@ -81,19 +81,17 @@ def test_few_pairs_are_those_that_are_measured() -> None:
     data = brain()
     data.dissimilarities[:, FIRST < 7] = np.nan  # 5 stimuli are left
     notes = nrl.evaluate(models(), data, comparison="corr").notes
-    (note,) = (note for note in notes if "too few" in note)
-    assert note.startswith(
-        "of the 66 pairs of 12 stimuli 10 can be compared, too few: the score of an unrelated RDM varies by "
-    )
-    assert few_pairs(12, 10).split("too few")[1] == note.split("too few")[1]
+    (note,) = (note for note in notes if "by chance" in note)
+    assert note.startswith("only 10 of the 66 pairs of 12 stimuli: by chance alone, scores vary with a ")
+    assert few_pairs(12, 10).split(": ")[1] == note.split(": ")[1]
 
 
 @pytest.mark.parametrize("bootstrap, told", [(None, True), ("subjects", True), ("stimuli", False)])
 def test_intervals_over_stimuli_show_few_stimuli(bootstrap: str | None, told: bool) -> None:
     nine = models().subset_pattern("stimulus", IDS[:9])
     found = nrl.evaluate(nine, brain(), comparison="corr", bootstrap=bootstrap and Bootstrap(bootstrap, n=20))
-    (note,) = (note for note in found.notes if "too few" in note)
-    assert ("which intervals over subjects do not show" in note) is told
+    (note,) = (note for note in found.notes if "by chance" in note)
+    assert ("intervals over subjects do not include this" in note) is told
 
 
 def test_counts_are_those_of_a_loop() -> None:

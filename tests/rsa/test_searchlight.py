@@ -275,6 +275,69 @@ def test_scores_that_are_all_undefined_come_with_the_reason() -> None:
             nrl.searchlight(data, own, radius=2, **options)
 
 
+TURNED = np.array([[-2.0, 0.1, 0, 90], [0, 1.8, 1.3, -120], [0, -0.6, 4.8, -70.123], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("radius", [3.0, 5.1, 7.3])
+def test_a_radius_in_millimeters_is_that_of_a_sphere(radius: float) -> None:
+    patterns, _ = from_images(TURNED)
+    found = nrl.searchlight(patterns, models(), radius=f"{radius:g} mm", threshold=0.2)
+    places = np.argwhere(BRAIN) @ TURNED[:3, :3].T
+    around = np.argwhere(np.ones((17, 17, 17))) - 8
+    whole = (np.linalg.norm(around @ TURNED[:3, :3].T, axis=1) < radius).sum()
+    near = np.linalg.norm(places[:, None] - places, axis=-1) < radius
+    enough = near.sum(axis=1) >= 0.2 * whole
+    assert_array_equal(found.n_voxels, near.sum(axis=1)[enough])
+    for k, voxels in enumerate(near[enough][:5]):
+        part = Dataset(patterns.measurements[:, voxels], obs_descriptors={"stimulus": IDS})
+        score = rsatoolbox_compare(models(), calc_rdm(part, "correlation", descriptor="stimulus"), "corr")[
+            :, 0
+        ]
+        assert_allclose(found.scores[:, k], score, atol=1e-10)
+    assert str(found).startswith(f"searchlight  radius {radius:g} mm, correlation")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [2.0, 1.7, 0.1])
+def test_millimeters_and_voxels_agree_where_voxels_are_cubes(size: float) -> None:
+    patterns, _ = from_images(np.diag([-size, size, size, 1]).astype(np.float32))
+    for radius in (1, 2, 3):
+        by_voxels, by_size = (
+            nrl.searchlight(patterns, models(), radius=r, threshold=0.3, dissimilarity="euclidean")
+            for r in (radius, f"{radius * size:.4g}mm")
+        )
+        assert_array_equal(by_voxels.n_voxels, by_size.n_voxels)
+        assert_array_equal(by_voxels.scores, by_size.scores)
+
+
+def test_a_radius_of_voxels_that_are_no_cubes_is_noticed() -> None:
+    patterns, _ = from_images(np.diag([2.0, 2, 5, 1]))
+    said = (
+        r"radius=3 voxels of 2 x 2 x 5 mm is a radius of 6 x 6 x 15 mm .*; for spheres take radius='8.14 mm'"
+    )
+    with pytest.warns(UserWarning, match=said):
+        nrl.searchlight(patterns, models(), radius=3, threshold=0.1)
+
+
+@pytest.mark.parametrize(
+    ("radius", "said"),
+    [
+        ("8", "radius='8': expected a number of voxels, or millimeters such as '8 mm'"),
+        ("0 mm", "expected a number of voxels, or millimeters"),
+        ("-1 mm", "expected a number of voxels, or millimeters"),
+        ("9999 mm", "the radius is 4999 voxels; take at most 999"),
+        ("1 mm", "radius=1 mm is a single voxel"),
+        (None, "radius=None: expected a number above 0 and of at most 999; or millimeters: '8 mm'"),
+    ],
+)
+def test_radii_that_cannot_be(radius: Any, said: str) -> None:
+    patterns, _ = from_images(np.diag([2.0, 2, 2, 1]))
+    with pytest.raises(NeurordlError, match=said):
+        nrl.searchlight(patterns, models(), radius=radius)
+    with pytest.raises(NeurordlError, match="the voxel size of these patterns is not known; give voxels"):
+        nrl.searchlight(brain(), models(), radius="8 mm")
+
+
 def test_bad_input() -> None:
     data = brain()
     for wrong, told in (
@@ -375,7 +438,7 @@ def test_odd_arguments_are_one_clear_error() -> None:
     for data, wrong, told in (
         (brain(), {"models": {}}, "models= is empty"),
         (brain(), {"radius": np.inf}, "number above 0"),
-        (brain(), {"radius": "3"}, "number above 0"),
+        (brain(), {"radius": "3"}, "expected a number of voxels, or millimeters"),
         (brain(), {"dtype": "junk"}, "expected float64 or float32"),
         (negative, {"dissimilarity": "poisson"}, "rates or counts of 0 or more"),
     ):

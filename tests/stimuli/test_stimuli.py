@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import struct
+import warnings
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -97,7 +100,101 @@ def test_transparency_is_refused_where_it_shows(tmp_path: Path) -> None:
 
 def test_deep_pixels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 4000, dtype=np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(NeurordlError, match=r"a\.png has pixels of type 'I;16': save it as 8-bit"):
+    with pytest.raises(NeurordlError, match=r"a\.png has more than 8 bits for each color: save it as 8-bit"):
+        StimulusSet.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_viewers_show_them(suffix: str, orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    corner = np.zeros((16, 24, 3), np.uint8)
+    corner[:8, :8] = 255
+    corner[:8, 8:16] = 128
+    Image.fromarray(corner).save(tmp_path / f"a.{suffix}", exif=exif, quality=100)
+    steps = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True), 5: (1, True), 6: (-1, False)}
+    turns, mirrored = (steps | {7: (-1, True), 8: (1, False)})[orientation]
+    shown = np.rot90(corner[:, ::-1] if mirrored else corner, turns)  # by the definition of EXIF 2.32
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        stimuli = StimulusSet.from_folder(tmp_path)
+    read = stimuli.pixels[0].permute(1, 2, 0).numpy()
+    assert read.shape == shown.shape
+    assert np.abs(read.astype(int) - shown).mean() < 8
+    messages = [str(warning.message) for warning in caught]
+    expected = f"1 of 1 images were turned or mirrored as their EXIF orientation says: a.{suffix};"
+    assert [message[: len(expected)] for message in messages] == ([] if orientation == 1 else [expected])
+    assert all(Path(warning.filename) == Path(__file__) for warning in caught)
+
+
+def test_all_of_a_folder_is_read_or_named(tmp_path: Path) -> None:
+    names = ["s1.png", "s2.GIF", "s3.jfif", "s4.ppm", "s5.pgm", "s6.webp", "s7.bmp", "s8.jpe", "s9.tiff"]
+    kinds = ["PNG", "GIF", "JPEG", "PPM", "PPM", "WEBP", "BMP", "JPEG", "TIFF"]
+    for shade, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        gray = np.full((8, 8), 25 * shade, np.uint8)
+        Image.fromarray(gray).save(
+            tmp_path / name, format=kind, **({"lossless": True} if kind == "WEBP" else {})
+        )
+    (tmp_path / "labels.csv").write_text("id,label\n" + "".join(f"s{k},a\n" for k in range(1, 10)))
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stimuli = StimulusSet.from_folder(tmp_path, labels=tmp_path / "labels.csv")
+    assert stimuli.ids == tuple(f"s{k}" for k in range(1, 10))
+    np.testing.assert_array_equal(stimuli.pixels[:, 0, 4, 4], 25 * np.arange(9))
+    (tmp_path / "s10.heic").write_bytes(b"")
+    (tmp_path / "more").mkdir()
+    with pytest.warns(UserWarning, match=r"3 items are not read.*: labels\.csv, more/, s10\.heic"):
+        StimulusSet.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "webp", "png"])
+def test_several_frames_are_refused(suffix: str, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "green")]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    with pytest.raises(NeurordlError, match=rf"a\.{suffix} has 3 frames; save the frame that was shown"):
+        StimulusSet.from_folder(tmp_path)
+
+
+def test_the_first_view_of_a_stereo_photograph_is_read(tmp_path: Path) -> None:
+    views = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    views[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=views[1:])
+    assert StimulusSet.from_folder(tmp_path).pixels[0, :, 4, 4].tolist() == [254, 0, 0]
+
+
+def png16(path: Path, color_type: int, channels: int) -> None:
+    """A PNG with 16 bits for each color, which Pillow cannot write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    rows = b"".join(b"\0" + struct.pack(">H", 40_000) * 4 * channels for _ in range(4))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, color_type, 0, 0, 0))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def test_colors_of_16_bits_are_refused(tmp_path: Path) -> None:
+    for color_type, channels in ((2, 3), (4, 2), (6, 4)):  # RGB, gray and RGB with transparency
+        png16(tmp_path / "a.png", color_type, channels)
+        with pytest.raises(
+            NeurordlError, match=r"a\.png has more than 8 bits for each color: save it as 8-bit RGB"
+        ):
+            StimulusSet.from_folder(tmp_path)
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "b.ppm").write_bytes(b"P6 2 2 65535\n" + bytes(24))
+    with pytest.raises(NeurordlError, match=r"b\.ppm has more than 8 bits"):
+        StimulusSet.from_folder(tmp_path)
+    (tmp_path / "b.ppm").write_bytes(b"P6 2 2 255\n" + bytes(12))
+    assert not StimulusSet.from_folder(tmp_path).pixels.any()
+
+
+def test_other_formats_under_the_name_of_an_image_are_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", format="ICO")
+    with pytest.raises(NeurordlError, match=r"a\.png is in the format ICO: save it as PNG"):
         StimulusSet.from_folder(tmp_path)
 
 

@@ -103,7 +103,7 @@ def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("evil.pth", "evil.npz"):
         with pytest.raises(
             NeurordlError,
-            match=rf"^{name} holds pickled objects, which are not read; save the state_dict: .*\)$",
+            match=rf"^{name} contains pickled objects, which are not read; save the state_dict: .*\)$",
         ):
             load_weights(small_cnn(), name)
     assert not Path("unpickled").exists()
@@ -132,7 +132,7 @@ def test_damaged_and_other_files(tmp_path: Path) -> None:
     with pytest.raises(NeurordlError, match="there is no checkpoint"):
         load_weights(small_cnn(), tmp_path / "nowhere.pth")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(NeurordlError, match="no weights by name"):
+    with pytest.raises(NeurordlError, match="contains no state_dict"):
         load_weights(small_cnn(), tmp_path / "list.pt")
 
 
@@ -161,12 +161,12 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet", {}, "'resnet' names no network"),
+        ("resnet", {}, "'resnet' is not the name of a network"),
         ("my_models.py:net", {}, "write my_models:net$"),
         ("models/mine.py:net", {}, r"write models\.mine:net$"),
         ("../mine.py:net", {}, r"write mine:net, and run in the folder of mine\.py"),
         ("{}:large", {}, r"cannot be imported: .* no attribute 'large'"),
-        ("{}:nothing", {}, "gave int"),
+        ("{}:nothing", {}, "returned int"),
         ("{}:broken", {}, "could not be called"),
         ("{}:small", {"depth": 2}, "could not be called with"),
         ("no_such_package:net", {}, "No module named 'no_such_package'"),

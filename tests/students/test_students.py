@@ -163,11 +163,11 @@ class _FailingImport:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ModuleNotFoundError(), r"not installed: pip install 'neurordl\[{package}\]'"),
+        (ModuleNotFoundError(), r"not installed: pip install {package}"),
         (ModuleNotFoundError("No module named 'huggingface_hub'", name="huggingface_hub"), "huggingface_hub"),
         (
             RuntimeError("operator torchvision::nms does not exist"),
-            r"does not load beside torch .*nms.*made for this",
+            r"cannot be loaded with torch .*nms.*for this torch",
         ),
     ],
 )

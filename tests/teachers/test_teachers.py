@@ -143,8 +143,31 @@ def test_reliability_weights_equal_a_loop(pool: Any, shrinkage: float) -> None:
     assert (shrinkage == 1.0) == np.allclose(expected[expected > 0], 1.0)
 
 
+@pytest.mark.parametrize("pool", ["mean", "zscore", "subjects"])
+@pytest.mark.parametrize("pair_weights", [None, "reliability"])
+def test_held_out_pairs_have_no_part_in_what_is_taught(pool: Any, pair_weights: Any) -> None:
+    rdms, train = brain(5, missing=0.1), IDS[: len(IDS) * 2 // 3]
+    changed, alone = copy.deepcopy(rdms), rdms.subset_pattern("stimulus", list(train))
+    names = list(rdms.pattern_descriptors["stimulus"])
+    i, j = np.triu_indices(len(names), 1)
+    trained = np.isin(names, train)
+    held_out = ~(trained[i] & trained[j])
+    changed.dissimilarities[:, held_out] = 5 * np.random.default_rng(1).random((5, held_out.sum())) ** 3
+    targets = []
+    for source in (rdms, changed, alone):
+        teacher = RDMTeacher(source, pool=pool, pair_weights=pair_weights)
+        control = teacher.permuted(train, seed=1)
+        teacher.prepare(train)
+        control.prepare(train[::-1])
+        both = [answer(teacher, train), answer(control, train)]
+        targets.append([values for target in both for values in (target.rdms, target.weights)])
+    for before, after, only in zip(*targets, strict=True):
+        np.testing.assert_array_equal(before, after)
+        np.testing.assert_allclose(before, only, rtol=1e-6, atol=1e-6)
+
+
 def test_reliability_weights_that_are_not_defined() -> None:
-    with pytest.raises(NeurordlError, match="two subjects or more; this is one"):
+    with pytest.raises(NeurordlError, match="at least two subjects, but there is one"):
         RDMTeacher(brain(1), pair_weights="reliability")
     same = brain(2)
     same.dissimilarities[1] = same.dissimilarities[0]
@@ -152,7 +175,7 @@ def test_reliability_weights_that_are_not_defined() -> None:
         RDMTeacher(same, pair_weights="reliability", shrinkage=0.0)
     apart = brain(2)
     apart.dissimilarities[0, :30], apart.dissimilarities[1, 30:] = np.nan, np.nan
-    with pytest.raises(NeurordlError, match="two subjects or more measured"):
+    with pytest.raises(NeurordlError, match="pairs that at least two subjects have"):
         RDMTeacher(apart, pair_weights="reliability")
     with pytest.raises(NeurordlError, match="shrinkage=2: expected a number of at least 0 and of at most 1"):
         RDMTeacher(brain(3), pair_weights="reliability", shrinkage=2)
@@ -190,7 +213,7 @@ def test_unknown_stimuli() -> None:
     teacher = RDMTeacher(brain(1))
     with pytest.raises(NeurordlError, match=r"1 of 4 ids .*'zzz'"):
         teacher.target(batch_of(["s1", "zzz", "s2", "s3"]), {})
-    with pytest.raises(NeurordlError, match="came without ids"):
+    with pytest.raises(NeurordlError, match="but the images have none"):
         teacher.target(batch_of(None, 4), {})
     lenient = RDMTeacher(brain(1), missing="ignore")
     ids = ["s1", "zzz", "s2", "yyy"]
@@ -318,6 +341,14 @@ def test_permuted_moves_rows_and_columns_together(teacher_name: str) -> None:
     assert control.describe()["control"]["permuted"] == 3
     assert again.describe() == control.describe() != teacher.permuted(train, seed=4).describe()
     assert teacher.describe()["control"] is None
+
+
+def test_a_teacher_prints_what_it_is() -> None:
+    teacher = RDMTeacher(brain(roi=["IT"] * 3, subject=["a", "b", "c"]), roi="IT")
+    assert repr(teacher) == "RDMTeacher(IT, 3 subjects, 12 stimuli)"
+    assert repr(teacher.permuted(IDS, 4)) == "RDMTeacher(IT, 3 subjects, 12 stimuli, permuted with seed 4)"
+    network = NetworkTeacher(small_cnn(), ["conv1", "conv2"])
+    assert repr(network["conv1"]) == "NetworkTeacher(Sequential, 'conv1', 'conv2')['conv1']"
 
 
 def test_permuted_within_categories() -> None:
@@ -477,7 +508,7 @@ def test_precision_by_subject() -> None:
         torch.testing.assert_close(target[k].double(), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(NeurordlError, match="precision: no matrix for p1"):
         PatternTeacher(by_subject, dissimilarity="mahalanobis", precision={"p0": np.eye(20)})
-    with pytest.raises(NeurordlError, match="needs precision="):
+    with pytest.raises(NeurordlError, match="needs a noise covariance"):
         PatternTeacher(by_subject, dissimilarity="mahalanobis")
     assert (
         teacher.describe()
@@ -703,7 +734,7 @@ def test_cache_runs_once_and_is_looked_up_by_id() -> None:
     assert len(calls) == 1
     with pytest.raises(NeurordlError, match="'zzz'"):
         cached["conv2"].match(["s1", "s2", "zzz"])
-    with pytest.raises(NeurordlError, match="came without ids"):
+    with pytest.raises(NeurordlError, match="but the images have none"):
         cached.features(Batch(images))
 
 

@@ -27,6 +27,8 @@ from neurordl import (
     SoftTargetLoss,
     StimulusSet,
     TaskRatio,
+    Teacher,
+    TransferLoss,
     load_run,
 )
 from neurordl.students import build
@@ -114,7 +116,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "no ids": (
         lambda: {"stimuli": None, "labelled": [(torch.rand(8, 1, 8, 8), torch.zeros(8, dtype=torch.long))]},
-        r"came without ids: pass stimuli=",
+        r"but the images have none",
     ),
     "a duplicate id among the stimuli": (
         lambda: {"stimuli": drawn(M, [*IDS[:-1], "s0"])},
@@ -150,7 +152,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a glob where a layer is meant": (
         lambda: {"objective": Objective(RDMLoss(RDMTeacher(brain()), "conv*"))},
-        r"'conv\*' stands for \d+ layers; give the name of one",
+        r"'conv\*' matches \d+ layers; choose one of conv1",
     ),
     "a teacher's layer that does not exist": (
         lambda: {"objective": Objective(RDMLoss(NetworkTeacher(student(), "layer3"), "conv2"))},
@@ -162,7 +164,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "one stream of batches of 2": (
         lambda: {"stimuli": None, "labelled": drawn(M, IDS, labels=np.arange(M) % 4), "batch_size": 2},
-        r"a batch holds 2 stimuli, too few for an RDM",
+        r"a batch of 2 stimuli is too small for an RDM",
     ),
     "batches of 2 stimuli": (
         lambda: {"stimuli_batch": 2},
@@ -188,7 +190,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "labels that are not whole": (
         lambda: {"labelled": loader(torch.rand(N))},
-        r"labels: expected whole numbers \(n,\), got torch.float32",
+        r"labels: expected whole numbers of shape \(n,\), got torch.float32",
     ),
     "images of other channels": (
         lambda: {"labelled": [(torch.rand(8, 3, 8, 8), torch.arange(8) % 4)]},
@@ -217,7 +219,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "a loader without a length": (lambda: {"labelled": iter(())}, r"has no len\(\); give a DataLoader"),
     "a loader without a batch": (
         lambda: {"labelled": DataLoader(TensorDataset(torch.rand(3, 1), torch.zeros(3)), 8, drop_last=True)},
-        r"the loader gave no batch; does drop_last drop the only one",
+        r"the loader gave no batch; is drop_last set",
     ),
     "a loader that does not start again": (lambda: {"labelled": Once()}, r"it must start again each time"),
     "no labelled images": (lambda: {"labelled": None}, r"pass labelled=\(images, labels\), or set task=None"),
@@ -258,17 +260,17 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "augmenting a loader": (
         lambda: {"labelled": loader(torch.arange(N) % 4), "augment": lambda images: images},
-        r"augment= works on a StimulusSet; a loader's data set brings its own",
+        r"augment= needs a StimulusSet; a loader's images",
     ),
     "a batch-norm stream that is none": (lambda: {"batchnorm": "mine"}, r"batchnorm='mine': expected one of"),
     "a schedule that is none": (lambda: {"scheduler": "step"}, r"scheduler='step': expected one of 'cosine'"),
     "a schedule that waits for a metric": (
         lambda: {"scheduler": lambda optimizer, _: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)},
-        r"ReduceLROnPlateau waits for a metric",
+        r"ReduceLROnPlateau needs a metric",
     ),
     "a learning rate that nobody takes": (
         lambda: {"lr": 0.1, "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.1)},
-        r"lr= and weight_decay= are to be set in your own optimizer=",
+        r"with your own optimizer=, set lr and weight_decay",
     ),
     "validation without transfer losses": (
         lambda: {"objective": Objective(), "validation": 0.25},
@@ -282,13 +284,31 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a loss that explodes": (
         lambda: {"lr": 1e30, "scheduler": "constant"},
-        r"the loss or its gradient was not finite in epoch 1; lower lr= or weight=",
+        r"the loss or its gradient was not finite in epoch 1 .undefined: task, rdm:conv2.; lower lr=",
     ),
 }
 
 
 def loader(labels: torch.Tensor) -> DataLoader[Any]:
     return DataLoader(TensorDataset(torch.rand(N, 1, 8, 8), labels), batch_size=8)
+
+
+class OfTensors(Teacher):
+    """A teacher of one's own that forgets `Target`."""
+
+    dissimilarity = "euclidean"
+
+    def target(self, batch: Any, features: Any) -> Any:
+        return torch.rand(1, 28)
+
+
+class Forgetful(TransferLoss):
+    """A loss that reads a layer that it does not name."""
+
+    layers = ("conv1",)
+
+    def __call__(self, student: Any, teacher: Any, batch: Any) -> torch.Tensor:
+        return student["conv2"].sum()
 
 
 class Once:
@@ -302,6 +322,70 @@ class Once:
 
     def __iter__(self) -> Any:
         return self.batches
+
+
+CASES |= {
+    "a loss in place of an objective": (
+        lambda: {"objective": RDMLoss(RDMTeacher(brain()), "conv2")},
+        r"objective: expected Objective, got RDMLoss; write Objective\(loss\)",
+    ),
+    "stimuli that are a batch": (
+        lambda: {"stimuli": (torch.rand(M, 1, 8, 8), IDS)},
+        r"stimuli: expected StimulusSet, got tuple; make one with StimulusSet.from_array",
+    ),
+    "RDMs in place of a teacher": (
+        lambda: {"objective": Objective(RDMLoss(brain(), "conv2"))},  # type: ignore[arg-type]
+        r"RDMLoss: RDMs is not a teacher; wrap it: RDMTeacher\(rdms\)",
+    ),
+    "a network in place of a teacher": (
+        lambda: {"objective": Objective(RDMLoss(student(), "conv2"))},  # type: ignore[arg-type]
+        r"is not a teacher; wrap it: NetworkTeacher\(network",
+    ),
+    "arguments in another order": (
+        lambda: {"objective": Objective(RDMLoss("conv2", RDMTeacher(brain())))},  # type: ignore[arg-type]
+        r"RDMLoss: str is not a teacher; make one, such as RDMTeacher\(rdms\)",
+    ),
+    "several layers": (
+        lambda: {"objective": Objective(RDMLoss(RDMTeacher(brain()), ["conv1", "conv2"]))},  # type: ignore[arg-type]
+        r"layer: expected str, got list; give one name, and make an RDMLoss for each layer",
+    ),
+    "a teacher that returns a tensor": (
+        lambda: {"objective": Objective(RDMLoss(OfTensors(), "conv2"))},
+        r"the teacher's target\(\): expected Target, got Tensor; return Target\(rdms, weights\)",
+    ),
+    "a loss that reads another layer": (
+        lambda: {"objective": Objective(Forgetful())},
+        r"forgetful fails: 'conv2'; if this is a layer of the student, add it to layers",
+    ),
+    "losses by name": (
+        lambda: {"objective": Objective({"rdm": RDMLoss(RDMTeacher(brain()), "conv2")})},  # type: ignore[arg-type]
+        r"losses: dict is not a TransferLoss",
+    ),
+    "a comparison of two arguments": (
+        lambda: {"objective": Objective(RDMLoss(RDMTeacher(brain()), "conv2", comparison=lambda a, b: a))},
+        r"a loss fails: .*takes 2 positional arguments but 3 were given",
+    ),
+    "an optimizer that is made": (
+        lambda: {"optimizer": torch.optim.SGD(student().parameters(), 0.1)},
+        r"optimizer: SGD is not a function; write a function, such as lambda parameters",
+    ),
+    "one batch in place of batches": (
+        lambda: {"labelled": (torch.rand(8, 1, 8, 8), torch.arange(8) % 4)},
+        r"but one is a Tensor; if this is a single batch, give \[\(images, labels\)\]",
+    ),
+    "one-hot labels": (
+        lambda: {"labelled": loader(torch.eye(N, dtype=torch.int64))},
+        r"use labels.argmax\(1\) for one-hot labels",
+    ),
+    "images in bytes": (
+        lambda: {"labelled": [(torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.arange(8) % 4)]},
+        r"they are torch.uint8, the parameters torch.float32; convert them, as in images.float\(\) / 255",
+    ),
+    "a small share for validation": (
+        lambda: {"validation": 0.01},
+        r"16 stimuli cannot be split into 16 for training and 0 held out",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", list(CASES))
@@ -325,7 +409,7 @@ def test_unreadable_image(tmp_path: Path) -> None:
 
 
 def test_single_subject_has_no_reliability() -> None:
-    with pytest.raises(NeurordlError, match="needs the RDMs of two subjects or more; this is one"):
+    with pytest.raises(NeurordlError, match="needs at least two subjects, but there is one"):
         RDMTeacher(brain(), pair_weights="reliability")
 
 
@@ -340,7 +424,7 @@ def test_folder_that_holds_another_run(tmp_path: Path) -> None:
     ):
         train(tmp_path / "run")
     with pytest.raises(
-        NeurordlError, match=r"holds another run, which differs in settings\.seed \(0 before, 1 now\); choose"
+        NeurordlError, match=r"holds another run, which differs in seed \(0 before, 1 now\); choose"
     ):
         train(tmp_path / "run", seed=1, resume=True)
     assert contents(tmp_path) == before

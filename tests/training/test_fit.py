@@ -99,9 +99,12 @@ def train(**changes: Any) -> Run:
 
 def test_too_few_stimuli_left_out_are_pointed_out(recwarn: pytest.WarningsRecorder) -> None:
     fitted = stimuli().split(held_out=5 / M)[0]
-    with pytest.warns(UserWarning, match=r"held-out stimuli: 5 stimuli make 10 pairs.*by ±0\.33"):
+    with pytest.warns(
+        UserWarning,
+        match=r"held-out stimuli: only 5 stimuli \(10 pairs\).*deviation of 0\.33 \(of a correlation\); use",
+    ):
         train(stimuli=fitted, epochs=1)
-    with pytest.warns(UserWarning, match=r"validation stimuli: 4 stimuli make 6 pairs"):
+    with pytest.warns(UserWarning, match=r"validation stimuli: only 4 stimuli .6 pairs"):
         train(validation=4 / M, epochs=1)
     recwarn.clear()
     train(stimuli=stimuli().split(held_out=10 / M)[0], epochs=1)
@@ -566,7 +569,10 @@ def test_augment_optimizer_scheduler_and_clipping() -> None:
         ({"checkpoint_every": 2}, "resume= and checkpoint_every= need the folder"),
         ({"checkpoint_every": 0, "out": "run"}, "checkpoint_every=0: expected a whole number of at least 1"),
         ({"clip_norm": 0.0}, "clip_norm=0.0: expected a number above 0"),
-        ({"fabric": Fabric(accelerator="cpu", devices=1), "precision": "bf16-mixed"}, "in your own fabric="),
+        (
+            {"fabric": Fabric(accelerator="cpu", devices=1), "precision": "bf16-mixed"},
+            "with your own fabric=",
+        ),
         ({"precision": "bf17"}, "precision='bf17' cannot be used on this machine"),
     ],
 )

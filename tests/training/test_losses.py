@@ -189,14 +189,17 @@ def test_measures_that_a_network_cannot_have() -> None:
             RDMLoss(of_rdms("correlation"), "conv2", wrong)
     unknown = RDMTeacher(rdms(None))
     with pytest.raises(
-        NeurordlError, match=r"the teacher's dissimilarity is unknown; give one: euclidean, .*cosine"
+        NeurordlError,
+        match=r"the teacher's dissimilarity is unknown; set dissimilarity= .euclidean, .*cosine",
     ):
         RDMLoss(unknown, "conv2")
     assert RDMLoss(unknown, "conv2", "cosine").dissimilarity.name == "cosine"
 
 
 def test_mse_needs_a_common_unit() -> None:
-    with pytest.raises(NeurordlError, match=r"of euclidean with the teacher's correlation RDM.*scale=True"):
+    with pytest.raises(
+        NeurordlError, match=r"student's RDM is euclidean and the teacher's correlation.*scale=True"
+    ):
         RDMLoss(of_rdms("correlation"), "conv2", "euclidean", "mse")
     with pytest.raises(NeurordlError, match="standardized or ranked"):
         RDMLoss(RDMTeacher(rdms("correlation"), pool="zscore"), "conv2", comparison="mse")
@@ -356,7 +359,9 @@ def test_weights_that_are_none() -> None:
 
 def test_a_network_of_several_layers_must_say_which() -> None:
     teacher = NetworkTeacher(small_cnn(4, 1), ["conv1", "conv2"])
-    with pytest.raises(NeurordlError, match=r"teacher\['conv1'\] \(of 'conv1', 'conv2'\)"):
+    with pytest.raises(
+        NeurordlError, match=r"several layers \('conv1', 'conv2'\); choose one, as in teacher\['conv1'\]"
+    ):
         RDMLoss(teacher, "conv2")
     assert RDMLoss(teacher["conv2"], "conv2").describe()["teacher"]["layer"] == "conv2"
 
@@ -396,11 +401,11 @@ def test_soft_targets_that_do_not_fit() -> None:
     teacher = of_network("correlation")
     with pytest.raises(NeurordlError, match="student has 7 outputs, the teacher 4"):
         SoftTargetLoss(teacher)({"": torch.randn(N, 7)}, {"": torch.randn(N, 4)}, batch())
-    with pytest.raises(NeurordlError, match="no tensor of class scores"):
+    with pytest.raises(NeurordlError, match="output is a tensor of class scores"):
         SoftTargetLoss(teacher)({"": torch.randn(N, 7)}, {}, batch())
     with pytest.raises(NeurordlError, match="temperature=0"):
         SoftTargetLoss(teacher, temperature=0)
-    with pytest.raises(NeurordlError, match="not a LayerTeacher"):
+    with pytest.raises(NeurordlError, match="not LayerTeacher"):
         SoftTargetLoss(teacher["conv3"])  # type: ignore[arg-type]
 
 

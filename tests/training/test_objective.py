@@ -357,9 +357,12 @@ def test_labels_only_reads_no_layer() -> None:
         (lambda o, m: Objective(task="accuracy"), "task='accuracy'"),  # type: ignore[arg-type]
         (lambda o, m: o(m), "pass labelled="),
         (lambda o, m: o(m, None, STIMULI), r"pass labelled=\(images, labels\), or set task=None"),
-        (lambda o, m: o(m, LABELLED[0], STIMULI), r"a batch is a tuple \(images, labels, ids\)"),
+        (
+            lambda o, m: o(m, LABELLED[0], STIMULI),
+            r"labelled: expected \(images, labels\) or \(images, labels, ids\), got Tensor",
+        ),
         (lambda o, m: o(m, (LABELLED[0],), STIMULI), "has no labels"),
-        (lambda o, m: o(m, LABELLED), "came without ids"),
+        (lambda o, m: o(m, LABELLED), "but the images have none"),
         (
             lambda o, m: o(m, (LABELLED[0], LABELS + 1), STIMULI),
             "labels run from 1 to 4, but the student has 4",
@@ -372,13 +375,16 @@ def test_labels_only_reads_no_layer() -> None:
         ),
         (lambda o, m: o(m, LABELLED, (STIMULI[0], ["x", *IDS[1:]])), "'x'"),
         (lambda o, m: Objective([RDMLoss(brain(), "conv9")])(m, LABELLED, STIMULI), "nearest: conv"),
-        (lambda o, m: Objective()(nn.Identity(), LABELLED), r"needs outputs \(stimuli, classes\)"),
+        (
+            lambda o, m: Objective()(nn.Identity(), LABELLED),
+            r"needs a tensor \(images, classes\), but the student returned one of shape",
+        ),
         (lambda o, m: o(m, LABELLED, (STIMULI[0], IDS[:-1])), "a batch of 12 images has 11 ids"),
         (lambda o, m: o(m, (LABELLED[0], LABELS[1:]), STIMULI), "a batch of 12 images has 11 labels"),
         (lambda o, m: o(m, (LABELLED[0], LABELS.tolist()), STIMULI), "labels: expected a tensor, got a list"),
         (
             lambda o, m: Objective(brain()),
-            "a RDMTeacher is no loss, for it lacks name, weight, .*; make one with RDMLoss",
+            "RDMTeacher is not a TransferLoss, because it has no name, weight, .*; use RDMLoss",
         ),
     ],
 )
@@ -461,7 +467,5 @@ def test_check_goes_through_one_step_without_training() -> None:
         check(model, objective, Batch(torch.zeros(N, 3, 8, 8), None, LABELS), stimuli)
     with pytest.raises(NeurordlError, match=r"are 3 x 8 x 8 \(.*, or make the student with in_channels=3$"):
         check(model, objective, Batch(torch.zeros(N, 3, 8, 8), None, LABELS), None)
-    with pytest.raises(
-        NeurordlError, match=r"give its torch.float64 parameters the dtype of the images, torch.float32"
-    ):
+    with pytest.raises(NeurordlError, match=r"parameters torch.float64; call student.float\(\)"):
         check(student().double(), objective, labelled, stimuli)

@@ -259,18 +259,18 @@ def test_a_run_that_is_not_finished_is_not_read_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change, named",
     [
-        ({"seed": 6}, "settings.seed"),
-        ({"lr": 0.1}, "optimizer.lr"),
-        ({"epochs": 4}, "settings.epochs"),
-        ({"stimuli_batch": 5}, "settings.batches.stimuli"),
+        ({"seed": 6}, "seed"),
+        ({"lr": 0.1}, "lr"),
+        ({"epochs": 4}, "epochs"),
+        ({"stimuli_batch": 5}, "batches.stimuli"),
         ({"student": build("small_cnn", 4, 1, width=8)}, "student.parameters"),
         ({"stimuli": StimulusSet.from_array(drawn(M, 3), IDS)}, "stimuli.sha256"),
         ({"validation": 0.4}, "stimuli.fitted"),
-        ({"augment": None}, "settings.batches.augment"),
-        ({"clip_norm": 1.0}, "settings.optimization.clip_norm"),
-        ({"scheduler": "constant"}, "settings.optimization.scheduler"),
-        ({"batchnorm": "both"}, "settings.optimization.batchnorm"),
-        ({"objective": Objective(), "validation": None}, "objective.losses"),
+        ({"augment": None}, "batches.augment"),
+        ({"clip_norm": 1.0}, "clip_norm"),
+        ({"scheduler": "constant"}, "scheduler"),
+        ({"batchnorm": "both"}, "batchnorm"),
+        ({"objective": Objective(), "validation": None}, "losses"),
     ],
 )
 def test_another_run_is_not_resumed(change: dict[str, Any], named: str, tmp_path: Path) -> None:

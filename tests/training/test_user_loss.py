@@ -271,7 +271,7 @@ def test_killed_and_resumed_to_the_bit(tmp_path: Path) -> None:
 
 def test_another_hint_is_another_run(tmp_path: Path) -> None:
     fit_with(**arguments(epochs=1), out=tmp_path / "run")
-    with pytest.raises(nrl.NeurordlError, match=r"differs in objective\.losses"):
+    with pytest.raises(nrl.NeurordlError, match=r"differs in (losses|hint\.)"):
         fit_with(**arguments(Hint(teacher(), 2.0), epochs=1), out=tmp_path / "run", resume=True)
 
 
@@ -287,7 +287,7 @@ def test_losses_in_another_order_are_another_run(tmp_path: Path) -> None:
 
     fit_with(**arguments(objective=objective("first", "second"), epochs=1), out=tmp_path / "run")
     again = arguments(objective=objective("second", "first"), epochs=1)
-    with pytest.raises(nrl.NeurordlError, match=r"differs in objective\.losses"):
+    with pytest.raises(nrl.NeurordlError, match=r"differs in (losses|hint\.)"):
         fit_with(**again, out=tmp_path / "run", resume=True)
 
 
@@ -300,14 +300,14 @@ def test_one_error_lists_all_that_an_object_lacks() -> None:
 
     with pytest.raises(
         nrl.NeurordlError,
-        match="a Nameless is no loss, for it lacks name, weight, teacher, network, describe, forward;",
+        match=r"Nameless is not a .*, because it has no name, weight, teacher, network, describe, forward;",
     ):
         nrl.Objective(Nameless())  # type: ignore[arg-type]
 
     class Silent(nrl.TransferLoss):
         pass
 
-    with pytest.raises(nrl.NeurordlError, match="a Silent is no loss, for it lacks __call__;"):
+    with pytest.raises(nrl.NeurordlError, match="Silent is not a TransferLoss, because it has no __call__;"):
         nrl.Objective(Silent())
 
 
@@ -328,7 +328,7 @@ def test_a_loss_that_is_no_scalar_is_named() -> None:
             return student["conv2"].flatten(1).mean(dim=1)
 
     assert Rows().describe()["layers"] == ["conv2"]
-    with pytest.raises(nrl.NeurordlError, match=r"rows: a loss returns a tensor of shape \(\), not"):
+    with pytest.raises(nrl.NeurordlError, match=r"rows: a loss must return a tensor of shape \(\), not one"):
         nrl.Objective(Rows(), task=None)(student(), stimuli=(images(4, 1).images(), IDS[:4]))
 
 

@@ -15,14 +15,18 @@ from rsatoolbox.rdm.rdms import RDMs
 from neurordl.errors import NeurordlError, explain
 from neurordl.ids import check_ids, possible_ids
 from neurordl.io import damage_named, write_bytes
+from neurordl.measures.condensed import unmeasured_stimuli
+from neurordl.measures.dissimilarities import dissimilarity_from_text
 from neurordl.rdms.files.arrays import NPY, NPZ
 from neurordl.rdms.files.content import (
+    Cells,
     Format,
     Interpretation,
     Layout,
     RDMContent,
     columns_fit,
     condense,
+    doubts,
 )
 from neurordl.rdms.files.hdf5 import HDF5
 from neurordl.rdms.files.matlab import MATLAB
@@ -54,9 +58,9 @@ def load_rdms(
     """Read RDMs from a file, in the format of its suffix.
 
     - ``.h5``, ``.hdf5``: rsatoolbox's layout (``rdms.save(path, file_type="hdf5")``), or `save_rdms`.
-    - ``.mat``, version 5 or 7.3: a matrix, a stack, or a struct array of the MATLAB RSA toolbox (fields RDM,
-      name) in MATLAB's order. Names such as "hIT | BE | Session: 1" give ROI, subject and session, with a
-      notice; fields with one text or number per RDM become RDM descriptors.
+    - ``.mat``, version 5 or 7.3: a matrix, a stack, a cell array, or a struct array of the MATLAB RSA toolbox
+      (fields RDM, name) in MATLAB's order. Names such as "hIT | BE | Session: 1" give ROI, subject and
+      session, with a notice; fields with one text or number per RDM become RDM descriptors.
     - ``.npz``: one of its arrays. The arrays stimulus (or ids), subject, roi and session become descriptors.
     - ``.npy``: an array.
     - ``.csv`` (also with semicolons and decimal commas), ``.tsv``: a square table with ids in its first row,
@@ -64,9 +68,9 @@ def load_rdms(
 
     Square matrices, stacks of them (along the first axes, or along the last as in MATLAB) and condensed RDMs
     (one per row) are recognized by shape and symmetry. If the two triangles differ by up to 1e-5 of the
-    largest value, which is rounding, they are averaged. NaN is a pair that was not measured; a diagonal of
-    NaN is read as zeros. Negative values, which cross-validated distances have, are kept. Whole numbers and
-    booleans become float64; float32 is kept.
+    largest value, which is rounding, they are averaged; if one of them is blank, the other is read. NaN is a
+    pair that was not measured; a diagonal of NaN is read as zeros. Negative values, which cross-validated
+    distances have, are kept. Whole numbers and booleans become float64; float32 is kept.
 
     Parameters
     ----------
@@ -86,11 +90,15 @@ def load_rdms(
     measure
         The dissimilarity, such as "correlation" or "crossnobis", if the file does not name it.
     layout
-        "square" or "condensed", if shape and symmetry leave this open.
+        "square", or "condensed" for upper triangles row by row, as in scipy and MATLAB's squareform;
+        "condensed-columns" for upper triangles column by column, as M(triu(true(n), 1)) in MATLAB; and
+        "condensed-diagonal" or "condensed-columns-diagonal" for triangles with the diagonal. By default shape
+        and symmetry decide, and condensed RDMs are read row by row without the diagonal.
     similarity
         "1-s": the file holds similarities s with ones on the diagonal, which are converted to 1 - s.
     diagonal
-        "ignore" leaves out a diagonal that is not zero, as in split-half RDMs.
+        "ignore" leaves out a diagonal that is not zero, as in split-half RDMs; with ``similarity``, that is
+        not one.
 
     Returns
     -------
@@ -102,7 +110,9 @@ def load_rdms(
     UserWarning
         The file has no stimulus ids (the message points out a descriptor that could hold them), or numbers as
         ids. ROI, subject and session were read from names. The rows were read as RDMs, but the columns could
-        be RDMs, too. Numbers have decimal commas.
+        be RDMs, too. Condensed RDMs fit another order better, or values fit similarities better; vectors of a
+        .mat file were read row by row. Values are NaN. Something else in the file is not read. Numbers have
+        decimal commas.
 
     Raises
     ------
@@ -142,7 +152,9 @@ def load_rdms(
     _complete(measures, "measure", None if measure is None else [measure], 1, source)
     rdms.dissimilarity_measure = measures.get("measure", [None])[0]
     _check_values(rdms, str(source))
-    for notice in [*content.notices, *_notice_about_ids(rdms, source)]:
+    layout = interpretation.layout or content.layout
+    about_values = _notices_about_values(rdms, content.values, layout or similarity, format)
+    for notice in [*content.notices, *about_values, *_notice_about_ids(rdms, source)]:
         warnings.warn(f"{source}: {notice}", UserWarning, stacklevel=2)
     return rdms
 
@@ -259,6 +271,30 @@ def _check_values(rdms: RDMs, label: str) -> None:
             names = ", ".join(f"{k} {v[number]}" for k, v in rdms.rdm_descriptors.items() if k != "index")
             first = f"RDM {number}{f' ({names})' if names else ''}"
             raise NeurordlError(f"{label}: {first} {problem}; leave it out or compute it anew")
+
+
+def _notices_about_values(rdms: RDMs, values: Any, declared: str | None, format: Format) -> list[str]:
+    """What was assumed about values: their order, and that they are dissimilarities; and what is NaN."""
+    vectors = np.asarray(rdms.dissimilarities)
+    notices = []
+    if declared is None:
+        size = sum(map(np.size, values)) if isinstance(values, list) else np.size(values)
+        measure = dissimilarity_from_text(rdms.dissimilarity_measure)
+        notices = doubts(vectors, size == vectors.size, measure is None or not measure.needs_runs)
+        in_structs = isinstance(values, list) and not isinstance(values, Cells)
+        if size == vectors.size and format is MATLAB and not (in_structs or notices or rdms.n_cond < 4):
+            notices.append(
+                "its vectors were read as upper triangles row by row, as squareform and pdist order them; if "
+                "they are M(triu(true(n), 1)), pass layout='condensed-columns', otherwise layout='condensed'"
+            )
+    if missing := int(np.isnan(vectors).sum()):
+        unmeasured = unmeasured_stimuli(~np.isnan(vectors).all(0))
+        ids = rdms.pattern_descriptors.get("stimulus", range(rdms.n_cond))
+        which = f", with all of {listed([ids[k] for k in unmeasured], quote=True)}" if unmeasured else ""
+        notices.append(
+            f"{missing:,} of {vectors.size:,} dissimilarities are NaN, pairs without a value{which}"
+        )
+    return notices
 
 
 def _notice_about_ids(rdms: RDMs, source: Path) -> list[str]:

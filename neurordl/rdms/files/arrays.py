@@ -17,6 +17,7 @@ from neurordl.rdms.files.content import (
     Format,
     RDMContent,
     Struct,
+    UnreadableError,
     Values,
     content_of_tree,
     content_of_variables,
@@ -24,6 +25,7 @@ from neurordl.rdms.files.content import (
     to_array,
     unstorable,
 )
+from neurordl.validate import listed
 
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _MAX_MEMBERS = 10_000
@@ -49,16 +51,30 @@ def _read_npz(source: Path, name: str | None) -> RDMContent:
             label = f"{key!r} in {source}"
             if key in arrays:
                 raise ValueError(f"it has the array {key!r} twice")
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise NeurordlError(f"{label} is packed in a way that numpy does not use; save it with numpy")
             if stored > source.stat().st_size or claimed > max(MAX_INFLATION * stored, 1 << 12):
                 raise ValueError(f"{key!r} claims {claimed} bytes, but only {stored} are stored")
-            with archive.open(member) as handle:
-                array = _read_array(handle, claimed, label)
-            arrays[key] = str(array) if array.ndim == 0 and array.dtype.kind == "U" else array
+            try:
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise UnreadableError(
+                        f"{label} is packed in a way that numpy does not use; save it with numpy"
+                    )
+                with archive.open(member) as handle:
+                    array = _read_array(handle, claimed, label)
+                arrays[key] = str(array) if array.ndim == 0 and array.dtype.kind == "U" else array
+            except UnreadableError as error:
+                arrays[key] = error
     if "rdm_descriptors/index" in arrays and name in (None, "dissimilarities"):  # save_rdms wrote it
-        return content_of_tree(_nest(arrays))
+        return _read_tree(arrays)
     return content_of_variables(arrays, name)
+
+
+def _read_tree(arrays: Struct) -> RDMContent:
+    unread = [error for error in arrays.values() if isinstance(error, UnreadableError)]
+    if isinstance(arrays["dissimilarities"], UnreadableError):
+        raise arrays["dissimilarities"]
+    content = content_of_tree(_nest({k: v for k, v in arrays.items() if not isinstance(v, UnreadableError)}))
+    content.notices += [f"{len(unread)} items in it are not read: {listed(unread)}"] if unread else []
+    return content
 
 
 def _nest(arrays: Struct) -> Struct:
@@ -76,7 +92,9 @@ def _refuse_pickle(handle: IO[bytes], label: str) -> None:
     start = handle.read(2)
     handle.seek(0)
     if start in _PICKLE:
-        raise NeurordlError(f"{label} is a pickle under another name, which can run any code; use save_rdms")
+        raise UnreadableError(
+            f"{label} is a pickle under another name, which can run any code; use save_rdms"
+        )
 
 
 def _read_array(handle: IO[bytes], size: int, label: str) -> Values:
@@ -84,12 +102,14 @@ def _read_array(handle: IO[bytes], size: int, label: str) -> Values:
     _refuse_pickle(handle, label)
     version = np.lib.format.read_magic(handle)
     if version not in ((1, 0), (2, 0)):  # 3.0 is for field names beyond ASCII, which no RDM has
-        raise NeurordlError(f"{label} is in version {version[0]}.{version[1]} of numpy's format, not 1 or 2")
+        raise UnreadableError(
+            f"{label} is in version {version[0]}.{version[1]} of numpy's format, not 1 or 2"
+        )
     read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
     shape, _, dtype = read_header(handle)
     if dtype.hasobject:
         problem = "holds Python objects, whose pickles can run any code"
-        raise NeurordlError(f"{label} {problem}; save it as numbers or text")
+        raise UnreadableError(f"{label} {problem}; save it as numbers or text")
     claimed, stored = math.prod(shape) * dtype.itemsize, size - handle.tell()
     if claimed != stored or (dtype.itemsize == 0 and math.prod(shape) > size):
         raise ValueError(f"{label} claims an array of {claimed} bytes, but has {max(0, stored)}")

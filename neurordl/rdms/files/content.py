@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeGuard
+from typing import Any, Literal, TypeAlias, TypeGuard, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +15,36 @@ from rsatoolbox.rdm.rdms import RDMs
 from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
+from neurordl.measures.condensed import pair_number
 from neurordl.validate import check_choice, listed
 
-Layout = Literal["square", "condensed"]
+Layout = Literal[
+    "square", "condensed", "condensed-columns", "condensed-diagonal", "condensed-columns-diagonal"
+]
 Values: TypeAlias = npt.NDArray[Any]
 Struct: TypeAlias = dict[str, Any]
 
+_LAYOUTS = (None, *get_args(Layout))
 DESCRIPTORS = ("descriptors", "rdm_descriptors", "pattern_descriptors")
 MAX_INFLATION = 1040
 """Deflate makes at most 1,032 bytes of one: a file that claims more is damaged."""
+
+
+class UnreadableError(NeurordlError):
+    """Why something in a file is not read; a reader keeps it in its place, so that the rest can be read."""
+
+
+class Cells(list[Any]):
+    """A cell array or struct array of MATLAB in the order of its RDMs(:), with its shape."""
+
+    def __init__(self, items: Iterable[Any], shape: Sequence[int] = ()) -> None:
+        super().__init__(items)
+        self.shape = tuple(shape)
+
+    @property
+    def n_axes(self) -> int:
+        """Number of axes along which it holds more than one item."""
+        return sum(length > 1 for length in self.shape)
 
 
 @dataclass
@@ -104,11 +125,11 @@ class Interpretation:
     Attributes
     ----------
     layout
-        "square" or "condensed".
+        "square", or one of the condensed layouts that `load_rdms` lists.
     similarity
         "1-s": the values are similarities.
     diagonal
-        "ignore": the diagonal of square RDMs is not zero and is left out.
+        "ignore": the diagonal is not zero (of similarities: not one) and is left out.
     """
 
     layout: Layout | None = None
@@ -116,9 +137,14 @@ class Interpretation:
     diagonal: Literal["ignore"] | None = None
 
     def __post_init__(self) -> None:
-        check_choice("layout", self.layout, (None, "square", "condensed"))
+        check_choice("layout", self.layout, _LAYOUTS)
         check_choice("similarity", self.similarity, (None, "1-s"))
         check_choice("diagonal", self.diagonal, (None, "ignore"))
+
+    @property
+    def is_condensed(self) -> bool:
+        """Whether the values are certainly condensed."""
+        return self.layout not in (None, "square")
 
 
 def unstorable(path: str, suffix: str, reason: str) -> NeurordlError:
@@ -199,6 +225,10 @@ def _to_list(value: Any) -> list[Any]:
 
 # Relative to the largest dissimilarity: triangles of float32 RDMs that were computed apart differ by less.
 _ROUNDING = 1e-5
+_ONE_AXIS = (
+    "make rsatoolbox RDMs of them with a descriptor for each axis, or store structs with the fields RDM, "
+    "subject and roi"
+)
 
 
 def condense(values: Any, source: str, interpretation: Interpretation | None = None) -> Values:
@@ -217,11 +247,16 @@ def condense(values: Any, source: str, interpretation: Interpretation | None = N
     ------
     NeurordlError
         The values are not numbers, no RDM has this shape, two readings are possible, the asymmetry exceeds
-        rounding, the values are similarities without being declared so, or the diagonal is not zero.
+        rounding, the values are similarities without being declared so, the diagonal is not zero, or
+        condensed RDMs seem to hold it.
     """
     wanted = interpretation or Interpretation()
     if isinstance(values, list):
         stacks = [condense(matrix, f"{source}, RDM {k}", wanted) for k, matrix in enumerate(values)]
+        if len(stacks) > 1 and (largest := max(map(len, stacks))) > 1:
+            raise NeurordlError(
+                f"{source} holds several items with up to {largest} RDMs in each; {_ONE_AXIS}"
+            )
         if len(sizes := sorted({stack.shape[1] for stack in stacks})) > 1:
             numbers = listed(map(_n_stimuli, sizes))
             raise NeurordlError(f"{source}: different numbers of stimuli ({numbers}); load RDMs one by one")
@@ -233,7 +268,7 @@ def condense(values: Any, source: str, interpretation: Interpretation | None = N
     array = array.astype(native if native in (np.float32, np.float64) else np.float64, copy=False)
     _check_axes(array, source)
     stacks, vectors = _as_squares(array), _as_vectors(array)
-    if wanted.layout != "condensed" and stacks:
+    if not wanted.is_condensed and stacks:
         fitting = [stack for stack in stacks if looks_square(stack)]
         unambiguous = len(fitting) == 1 or (vectors is None and len(stacks) == 1)
         if not unambiguous and wanted.layout != "square":
@@ -244,7 +279,7 @@ def condense(values: Any, source: str, interpretation: Interpretation | None = N
         each = [source] if len(stack) == 1 else [f"{source}, RDM {number}" for number in range(len(stack))]
         return np.stack([_from_square(*pair, wanted) for pair in zip(stack, each, strict=True)])
     if wanted.layout != "square" and vectors is not None:
-        return 1 - vectors if wanted.similarity else vectors
+        return _from_condensed(vectors, source, wanted)
     transposed = wanted.layout != "square" and columns_fit(array)
     layout = f"{wanted.layout} " if wanted.layout else ""
     advice = "; its columns are of that length: transpose it" if transposed else ""
@@ -262,8 +297,109 @@ def _check_axes(array: Values, source: str) -> None:
     stacked = shape[:-2] if shape[-1] == shape[-2] else shape[2:]
     if sum(length > 1 for length in stacked) > 1:
         problem = f"{source} has the shape {shape}: several axes beside the stimuli, whose meaning is unknown"
-        remedy = "make rsatoolbox RDMs of array.reshape(-1, n, n) with a descriptor for each axis"
-        raise NeurordlError(f"{problem}; {remedy}")
+        raise NeurordlError(f"{problem}; {_ONE_AXIS}")
+
+
+def _diagonals(n: int) -> dict[str, Values]:
+    """Where the diagonal of ``n`` stimuli lies in the triangle that holds it, by layout."""
+    k = np.arange(n)
+    return {
+        "condensed-diagonal": k * n - k * (k - 1) // 2,
+        "condensed-columns-diagonal": k * (k + 3) // 2,
+    }
+
+
+def _from_condensed(vectors: Values, source: str, wanted: Interpretation) -> Values:
+    """RDMs as upper triangles row by row, without the diagonal, of triangles in another order or with it."""
+    layout = wanted.layout or ""
+    if wanted.layout is None:
+        _check_for_diagonal(vectors, source)
+    if layout.endswith("diagonal"):
+        places = _diagonals((_n_stimuli(vectors.shape[1]) or 0) - 1)[layout]
+        diagonal, vectors = vectors[:, places], np.delete(vectors, places, axis=1)
+        expected = 1 if wanted.similarity else 0
+        wrong = diagonal[
+            ~np.isnan(diagonal) & (np.abs(diagonal - expected) > _ROUNDING * np.nanmax(abs(vectors)))
+        ]
+        if wrong.size and wanted.diagonal is None:
+            problem = f"with layout={layout!r} its diagonal is {wrong[0]:g} instead of {expected}"
+            raise NeurordlError(f"{source}: {problem}; choose another layout, or pass diagonal='ignore'")
+    if "columns" in layout:
+        columns, rows = np.tril_indices(_n_stimuli(vectors.shape[1]) or 0, -1)
+        vectors = vectors[:, np.lexsort((columns, rows))]
+    return 1 - vectors if wanted.similarity else vectors
+
+
+def _check_for_diagonal(vectors: Values, source: str) -> None:
+    """Refuse condensed RDMs that have zeros, ones or nothing just where the diagonal would be.
+
+    Triangles with the diagonal have as many values as those of one more stimulus without it.
+    """
+    n = _n_stimuli(vectors.shape[1]) or 0
+    for layout, places in _diagonals(n - 1).items() if n > 3 else ():
+        diagonal, rest = vectors[:, places], np.delete(vectors, places, axis=1)
+        for blank, name in ((0, "zeros"), (1, "ones"), (np.nan, "no values")):
+            on, off = (np.isnan(part) if np.isnan(blank) else part == blank for part in (diagonal, rest))
+            if on.all() and not off.any():
+                raise NeurordlError(
+                    f"{source} has {name} exactly where the diagonal of {n - 1} stimuli would be: pass "
+                    f"layout={layout!r}, or layout='condensed' if these are {n} stimuli without the diagonal"
+                )
+
+
+def doubts(vectors: Values, from_condensed: bool, may_be_similar: bool) -> list[str]:
+    """Say that condensed RDMs fit points in space much better in another order, or as similarities.
+
+    Dissimilarities such as 1 - r, and Euclidean distances, squared or not, are squared distances between
+    points, so that the matrix of inner products has no negative eigenvalues. The mean over the RDMs of the
+    first 200 stimuli is tested.
+
+    Parameters
+    ----------
+    vectors
+        RDMs as they were read, (RDMs, pairs).
+    from_condensed
+        Whether they were condensed in the file, in an order that was assumed.
+    may_be_similar
+        Whether they could be similarities: nothing says that they are cross-validated dissimilarities.
+    """
+    n = _n_stimuli(vectors.shape[1]) or 0
+    size = min(n, 200)
+    if size < 6:
+        return []
+    rows, columns = np.triu_indices(size, 1)
+    matrix, transposed = np.zeros((2, size, size))
+    matrix[rows, columns] = vectors[:, pair_number(rows, columns, n)].mean(0, dtype=np.float64)
+    transposed[np.tril_indices(size, -1)] = vectors[:, : len(rows)].mean(0, dtype=np.float64)
+    if not (np.isfinite(matrix).all() and np.isfinite(transposed).all()):
+        return []
+    share, is_reversed = _negative_share(matrix)
+    if share < 0.02:
+        return []
+    if from_condensed and _negative_share(transposed)[0] < 1e-3:
+        return [
+            "it was read as upper triangles row by row, but its values are distances between points only "
+            "column by column, as MATLAB's M(triu(true(n), 1)) orders them: pass layout='condensed-columns' "
+            "then, or layout='condensed' if the order is right"
+        ]
+    similar = np.triu(1 - matrix, 1)
+    if may_be_similar and is_reversed and np.abs(matrix).max() <= 1 and _negative_share(similar)[0] < 1e-3:
+        negative = f"{np.count_nonzero(vectors < 0):,} of {vectors.size:,} values are negative, and "
+        return [
+            f"{negative if (vectors < 0).any() else ''}its values fit similarities s better than "
+            "dissimilarities: if they are similarities, pass similarity='1-s' (and diagonal='ignore' if the "
+            "diagonal is blank); if they are cross-validated dissimilarities, name them by measure="
+        ]
+    return []
+
+
+def _negative_share(upper: Values) -> tuple[float, bool]:
+    """The share of negative eigenvalues of inner products of points, and whether the largest is negative."""
+    matrix = upper + upper.T
+    centered = matrix - matrix.mean(0) - matrix.mean(1, keepdims=True) + matrix.mean()
+    values = np.linalg.eigvalsh(-centered / 2)
+    total = np.abs(values).sum()
+    return float(-values[values < 0].sum() / total) if total else 0.0, bool(-values[0] > values[-1])
 
 
 def columns_fit(values: Any) -> bool:
@@ -304,6 +440,8 @@ class _Square:
     def __init__(self, matrix: Values) -> None:
         self.upper: Values = squareform(matrix, checks=False)
         self.lower: Values = squareform(matrix.T, checks=False)
+        if (empty := np.isnan(self.upper)).all() != np.isnan(self.lower).all():  # the other triangle is blank
+            self.upper = self.lower = self.lower if empty.all() else self.upper
         diagonal = np.diagonal(matrix)
         self.diagonal = diagonal[~np.isnan(diagonal)]
         finite = np.abs(matrix[np.isfinite(matrix)])
@@ -327,9 +465,13 @@ def _from_square(matrix: Values, source: str, wanted: Interpretation) -> Values:
     square = _Square(matrix)
     lowest, highest = square.diagonal.min(initial=np.inf), square.diagonal.max(initial=-np.inf)
     problem = ""
-    if wanted.similarity and not square.has_ones:
-        state = "is zero: these are dissimilarities already" if square.has_zeros else f"goes to {highest:g}"
-        problem = f"needs ones on its diagonal for similarity='1-s', which takes similarities, but it {state}"
+    ignored = wanted.diagonal == "ignore" or not square.diagonal.size
+    if wanted.similarity and not (square.has_ones or ignored):
+        state = "is zero, as of dissimilarities" if square.has_zeros else f"goes to {highest:g}"
+        problem = (
+            f"needs ones on its diagonal for similarity='1-s', which takes similarities, but it {state}; "
+        )
+        problem += "leave similarity out, or pass diagonal='ignore' if these are similarities all the same"
     elif square.has_ones and not wanted.similarity:
         problem = "has ones on its diagonal: these are similarities; convert them by similarity='1-s'"
     elif not (square.has_ones or square.has_zeros or wanted.diagonal == "ignore"):
@@ -367,14 +509,21 @@ def content_of_variables(variables: Mapping[str, Any], name: str | None) -> RDMC
     ----------
     variables
         By name: numpy arrays; text; a list for a cell or character array; a list of dicts for a struct array;
-        None for what is not read.
+        None or `UnreadableError` for what is not read.
     name
         The variable to read; None where only one can be RDMs.
     """
-    chosen = variables[_chosen_name(variables, name)]
+    chosen_name = _chosen_name(variables, name)
+    chosen = _plain_structs(variables[chosen_name])
     content = _from_structs(chosen) if _is_structs(chosen) else RDMContent(chosen)
-    unread = [key for key in _IDS if key in variables and variables[key] is None]
-    content.notices += [f"{key!r} {_NOT_READ}" for key in unread]
+    if isinstance(chosen, Cells) and chosen.n_axes > 1 and not content.rdm_descriptors:
+        shape = " x ".join(map(str, chosen.shape))
+        raise NeurordlError(
+            f"{chosen_name!r} has {shape} items, and the meaning of its axes is unknown; {_ONE_AXIS}"
+        )
+    content.notices += [
+        f"{key!r} {_why_unread(variables[key])}" for key in _IDS if _is_unread(variables.get(key, ""))
+    ]
     measure = variables.get("dissimilarity_measure")
     content.measure = measure if isinstance(measure, str) and measure else None
     if ids := next(filter(None, (_values(variables.get(key)) for key in _IDS)), None):
@@ -384,10 +533,31 @@ def content_of_variables(variables: Mapping[str, Any], name: str | None) -> RDMC
             content.rdm_descriptors.setdefault(descriptor, values)
     for group in DESCRIPTORS:
         _add_descriptors(content, group, variables)
+    endings = {_ending(key) for key in variables if key != chosen_name and _could_be_rdms(variables[key])}
     for key, value in variables.items():
-        if key not in _RESERVED and (texts := _texts(value)):
+        if key in _RESERVED or not (texts := _texts(value)):
+            continue
+        if _ending(key) == _ending(chosen_name) and key.partition("_")[0].lower() in _IDS:
+            content.pattern_descriptors.setdefault(
+                "stimulus", texts
+            )  # of one participant, as Meadows names them
+        elif _ending(key) == _ending(chosen_name) or _ending(key) not in endings:
             content.texts[key] = texts
     return content
+
+
+def _ending(name: str) -> str:
+    """What follows the first underscore: of several participants it is their name, as in rdmutv_able_fly."""
+    return name.partition("_")[2]
+
+
+def _is_unread(value: Any) -> bool:
+    unread = value is None or isinstance(value, UnreadableError)
+    return unread or (isinstance(value, list) and any(item is None for item in value))
+
+
+def _why_unread(value: Any) -> str:
+    return f"is not read: {value}" if isinstance(value, UnreadableError) else _NOT_READ
 
 
 def _chosen_name(variables: Mapping[str, Any], name: str | None) -> str:
@@ -395,12 +565,15 @@ def _chosen_name(variables: Mapping[str, Any], name: str | None) -> str:
     if name is not None:
         if name not in variables:
             raise NeurordlError(f"there is no variable {name!r}; it has: {contents}")
-        if variables[name] is None:
-            raise NeurordlError(f"{name!r} {_NOT_READ}")
+        if variables[name] is None or isinstance(variables[name], UnreadableError):
+            raise NeurordlError(f"{name!r} {_why_unread(variables[name])}")
         return name
     if "dissimilarities" in variables:
         return "dissimilarities"
-    candidates = [key for key, value in variables.items() if key not in _RESERVED and _could_be_rdms(value)]
+    free = {key: value for key, value in variables.items() if key not in _RESERVED}
+    candidates = [key for key, value in free.items() if _could_be_rdms(value)]
+    # a cell array is taken where nothing else is, for its cells may also be pictures of the stimuli
+    candidates = candidates or [key for key, value in free.items() if _are_cells_of_rdms(value)]
     if not candidates:
         expected = "square, condensed, structs with a field RDM"
         raise NeurordlError(f"no variable that can be RDMs ({expected}); it has: {contents}")
@@ -411,11 +584,15 @@ def _chosen_name(variables: Mapping[str, Any], name: str | None) -> str:
 
 
 def _could_be_rdms(value: Any) -> bool:
-    if _is_structs(value):
+    if _is_structs(value := _plain_structs(value)):
         return _rdm_field(value) is not None
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub" or value.size < 2:
         return False
     return bool(_as_squares(value)) or _as_vectors(value) is not None
+
+
+def _are_cells_of_rdms(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_could_be_rdms, value))
 
 
 def _shape(value: Any) -> str:
@@ -423,6 +600,8 @@ def _shape(value: Any) -> str:
         return " x ".join(map(str, value.shape)) or "a number"
     if _is_structs(value):
         return f"{len(value)} structs"
+    if isinstance(value, UnreadableError):
+        return f"not read: {value}"
     if value is None:
         return "not read: in it are strings or other objects of MATLAB, sparse or complex numbers"
     return f"{len(value)} items" if isinstance(value, list) else "text"
@@ -430,6 +609,14 @@ def _shape(value: Any) -> str:
 
 def _is_structs(value: Any) -> TypeGuard[list[Struct]]:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _plain_structs(value: Any) -> Any:
+    """The structs of a cell array whose cells hold one struct each, all with the same fields."""
+    if not isinstance(value, Cells) or not all(_is_structs(item) and len(item) == 1 for item in value):
+        return value
+    structs = [item[0] for item in value]
+    return Cells(structs, value.shape) if len({tuple(struct) for struct in structs}) == 1 else value
 
 
 def _rdm_field(structs: list[Struct]) -> str | None:
@@ -442,8 +629,12 @@ def _from_structs(structs: list[Struct]) -> RDMContent:
     if key is None:
         raise NeurordlError(f"its structs have no field RDM, but {', '.join(structs[0]) or 'none'}")
     content = RDMContent([struct[key] for struct in structs])
+    if _is_unread(content.values):
+        raise NeurordlError(f"the field {key!r} {_NOT_READ}")
     for name in structs[0]:
         column = [struct[name] for struct in structs]
+        if any(map(_is_unread, column)):
+            content.notices.append(f"the field {name!r} {_NOT_READ}")
         values = [_single(value) for value in column]
         texts = _texts(column[0])
         if name != key and None not in values and len({isinstance(value, str) for value in values}) == 1:

@@ -21,9 +21,11 @@ from neurordl.rdms.files.content import (
     Format,
     RDMContent,
     Struct,
+    UnreadableError,
     content_of_tree,
     flatten,
 )
+from neurordl.validate import listed
 
 MAX_DEPTH = 16
 _MAX_ITEMS = 100_000
@@ -66,19 +68,24 @@ class CheckedFile:
             raise ValueError(f"it claims a text of {words[references[0]]} bytes")
 
     def items(self, group: h5py.Group) -> list[tuple[str, Any]]:
-        """Return what a group holds; links to other files are refused."""
+        """Return what a group holds; a link to another file, or to nowhere, is `UnreadableError`."""
         if len(group) > _MAX_ITEMS:
             raise ValueError(f"{group.name} holds {len(group)} items, and RDM files never so many")
-        for name in group:
-            if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
-                raise NeurordlError(f"{name!r} is a link to another file; copy its content into this one")
-        return [(name, group[name]) for name in group]
+        return [(name, self._item(group, name)) for name in group]
+
+    def _item(self, group: h5py.Group, name: str) -> Any:
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            return UnreadableError(f"{name!r} is a link to another file; copy its content into this one")
+        if isinstance(link, h5py.SoftLink) and group.get(name) is None:
+            return UnreadableError(f"{name!r} is a link to {link.path!r}, which the file does not have")
+        return group[name]
 
     def values(self, dataset: h5py.Dataset) -> Any:
         """Read the values of a dataset, if the file can hold as many."""
         self._check_size(dataset.dtype, dataset.shape, dataset.name, MAX_INFLATION)
         if dataset.is_virtual or dataset.external:
-            raise NeurordlError(f"{dataset.name} keeps its data in another file; copy them into this one")
+            raise UnreadableError(f"{dataset.name} keeps its data in another file; copy them into this one")
         return dataset[()]
 
     def attributes(self, item: h5py.Group | h5py.Dataset, names: Iterable[str] | None = None) -> Struct:
@@ -94,7 +101,7 @@ class CheckedFile:
         # HDF5 crashes on some damaged types that RDM files never use.
         known = h5py.check_string_dtype(dtype) is not None or h5py.check_ref_dtype(dtype) is h5py.Reference
         if dtype.kind not in "fiubS" and not known:
-            raise ValueError(f"{label} is of a type that RDM files do not use ({dtype})")
+            raise UnreadableError(f"{label} is of a type that RDM files do not use ({dtype})")
         claimed = int(np.prod(shape or (), dtype=object)) * dtype.itemsize
         if claimed > max(inflation * self._size, 1 << 16):
             raise ValueError(f"{label} claims {claimed} bytes, and the file has {self._size}")
@@ -115,23 +122,38 @@ def to_python(value: Any) -> Any:
 def _read(source: Path, _: str | None) -> RDMContent:
     """Read RDMs that rsatoolbox (``RDMs.save(path, file_type="hdf5")``) or `save_rdms` wrote."""
     with h5py.File(source, "r") as file:
-        tree = _read_group(CheckedFile(file), file)
+        unread: list[str] = []
+        tree = _read_group(CheckedFile(file), file, unread)
     if "dissimilarities" not in tree:
         problem = f"it is not in rsatoolbox's layout (no 'dissimilarities', but {sorted(tree)})"
         raise NeurordlError(f"{problem}; use save_rdms")
-    return content_of_tree(tree)
+    content = content_of_tree(tree)
+    content.notices += [f"{len(unread)} items in it are not read: {listed(unread)}"] if unread else []
+    return content
 
 
-def _read_group(checked: CheckedFile, group: h5py.Group, depth: int = 0) -> Struct:
+def _read_group(checked: CheckedFile, group: h5py.Group, unread: list[str], depth: int = 0) -> Struct:
     if depth > MAX_DEPTH:
         raise ValueError(f"{group.name} is nested more than {MAX_DEPTH} deep, or holds itself")
     result: Struct = {}
     for name, item in checked.items(group):
-        if isinstance(item, h5py.Group):
-            result[name] = _read_group(checked, item, depth + 1)
-        elif isinstance(item, h5py.Dataset):
-            result[name] = None if item.shape is None else to_python(checked.values(item))
-    return result | {name: to_python(value) for name, value in checked.attributes(group).items()}
+        try:
+            if isinstance(item, UnreadableError):
+                raise item
+            if isinstance(item, h5py.Group):
+                result[name] = _read_group(checked, item, unread, depth + 1)
+            elif isinstance(item, h5py.Dataset):
+                result[name] = None if item.shape is None else to_python(checked.values(item))
+        except UnreadableError as error:
+            if depth == 0 and name == "dissimilarities":
+                raise
+            unread.append(str(error))
+    for name in group.attrs:
+        try:
+            result |= {key: to_python(value) for key, value in checked.attributes(group, [name]).items()}
+        except UnreadableError as error:
+            unread.append(str(error))
+    return result
 
 
 def _write(rdms: RDMs) -> bytes:

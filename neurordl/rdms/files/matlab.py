@@ -19,9 +19,11 @@ from scipy.spatial.distance import squareform
 from neurordl.errors import NeurordlError
 from neurordl.rdms.files.content import (
     MAX_INFLATION,
+    Cells,
     Format,
     RDMContent,
     Struct,
+    UnreadableError,
     Values,
     content_of_variables,
     to_array,
@@ -44,7 +46,13 @@ def _read(source: Path, name: str | None) -> RDMContent:
         raise NeurordlError(f"{problem}; save it again in MATLAB with -v7 or -v7.3")
     with h5py.File(source, "r") as file:
         checked = CheckedFile(file)
-        variables = {key: _value(checked, item) for key, item in checked.items(file) if key[0] != "#"}
+        variables: Struct = {}
+        for key, item in checked.items(file):
+            if key[0] != "#":
+                try:
+                    variables[key] = _value(checked, item)
+                except UnreadableError as error:
+                    variables[key] = error
     return content_of_variables(variables, name)
 
 
@@ -72,7 +80,7 @@ _NUMBERS = ("", "double", "single", "logical", *(np.dtype(dtype).name for dtype 
 def read_mat5(source: Path) -> Struct:
     """Read the variables of a file of version 5: arrays, text, lists (cells), lists of dicts (structs).
 
-    A variable with objects, MATLAB's strings, functions, sparse or complex numbers is None.
+    Objects, MATLAB's strings, functions, sparse and complex numbers are None.
 
     Raises
     ------
@@ -85,28 +93,20 @@ def read_mat5(source: Path) -> Struct:
     variables: Struct = {}
     while rest:
         element_type, data, following = elements.split(rest)
-        elements.readable = True
         name, value, _ = elements.matrix(elements.inflate(data) if element_type == _COMPRESSED else rest)
         rest = following
         if name in variables:
             raise ValueError(f"the variable {name!r} comes twice")
         if name:
-            variables[name] = value if elements.readable else None
+            variables[name] = value
     return variables
 
 
 class _Elements:
-    """Reads the elements of a file, none of them beyond the bytes that it has.
-
-    Attributes
-    ----------
-    readable
-        Whether nothing was met since this was set that is not read.
-    """
+    """Reads the elements of a file, none of them beyond the bytes that it has."""
 
     def __init__(self, order: str) -> None:
         self.order = order
-        self.readable = True
         self.count = 0
 
     def split(self, view: memoryview, expected: tuple[int, ...] = ()) -> tuple[int, memoryview, memoryview]:
@@ -152,7 +152,6 @@ class _Elements:
         word, _ = struct.unpack(self.order + "II", flags)
         array_class, is_complex, is_logical = word & 0xFF, bool(word & 0x800), bool(word & 0x200)
         if array_class not in (_CELL, _STRUCT, _CHAR, *_CLASSES):
-            self.readable = False
             name_type, name, data = self.split(data)
             if name_type == 5:  # only objects have no dimensions before their name
                 name = self.split(data)[1]
@@ -162,17 +161,16 @@ class _Elements:
             raise ValueError("an array has no dimensions")
         shape = struct.unpack(f"{self.order}{len(sizes) // 4}I", sizes)
         _, label, data = self.split(data, (1, 2, 16))
-        self.readable &= not is_complex
         if array_class == _CELL:
-            value: Any = self.cells(data, math.prod(shape), depth)
+            value: Any = Cells(self.cells(data, math.prod(shape), depth), shape)
         elif array_class == _STRUCT:
-            value = self.structs(data, math.prod(shape), depth)
+            value = Cells(self.structs(data, math.prod(shape), depth), shape)
         elif array_class == _CHAR:
             value = _to_text(self.characters(data, math.prod(shape)).reshape(shape, order="F"))
         else:
             stored_type, stored, _ = self.split(data, tuple(_STORED))
             array = self.array(stored, _STORED[stored_type], math.prod(shape)).reshape(shape, order="F")
-            value = array.astype(bool if is_logical else _CLASSES[array_class])
+            value = None if is_complex else array.astype(bool if is_logical else _CLASSES[array_class])
         return bytes(label).decode("latin-1"), value, rest
 
     def array(self, stored: memoryview, dtype: str, count: int) -> Values:
@@ -226,6 +224,8 @@ def _value(checked: CheckedFile, item: Any, depth: int = 0) -> Any:
         raise ValueError(f"{item.name} is nested more than {MAX_DEPTH} deep, or holds itself")
     if isinstance(item, h5py.Group):
         return _structs(checked, item, depth)
+    if isinstance(item, UnreadableError):
+        raise item
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         return None
     attributes = checked.attributes(item, ("MATLAB_class", "MATLAB_empty"))
@@ -235,7 +235,8 @@ def _value(checked: CheckedFile, item: Any, depth: int = 0) -> Any:
         return empty.get(matlab_class, np.empty((0, 0)))
     values = checked.values(item)
     if _is_references(item):  # a cell array
-        return [_referenced(checked, reference, depth) for reference in np.ravel(values)]
+        # MATLAB's columns come first, so that this is the order of its cells(:)
+        return Cells((_referenced(checked, cell, depth) for cell in np.ravel(values)), item.shape[::-1])
     if matlab_class == "char":
         return _to_text(np.atleast_2d(np.asarray(values, dtype="<u2").T))
     if not matlab_class and item.dtype.kind in "SO":
@@ -262,10 +263,11 @@ def _structs(checked: CheckedFile, group: h5py.Group, depth: int) -> list[Struct
     if not columns:
         return [{name: _value(checked, item, depth + 1) for name, item in fields.items()}]
     rows = zip(*columns.values(), strict=False)
-    return [
+    structs = (
         {name: _referenced(checked, reference, depth) for name, reference in zip(columns, row, strict=True)}
         for row in rows
-    ]
+    )
+    return Cells(structs, fields[next(iter(columns))].shape[::-1])
 
 
 def _is_references(item: Any) -> bool:

@@ -111,6 +111,8 @@ def _write(rdms: RDMs, delimiter: str) -> bytes:
         if text != text.strip() or not text:
             problem = f"the id {text!r} is blank or begins or ends with a blank"
             raise unstorable("pattern_descriptors/stimulus", ".csv", problem)
+        if delimiter == "\t" and "\t" in text:
+            raise unstorable("pattern_descriptors/stimulus", ".tsv", f"the id {text!r} has a tab")
     file = io.StringIO(newline="")
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
     writer.writerows([["stimulus", *ids]] if ids else [])
