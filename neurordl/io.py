@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from neurordl.errors import NeurordlError, explain
 
@@ -194,7 +194,9 @@ def read_text(path: str | os.PathLike[str]) -> str:
         return Path(path).read_bytes().decode("utf-8-sig")
 
 
-def read_cells(path: str | os.PathLike[str], *, pad: bool = False) -> tuple[list[list[str]], bool]:
+def read_cells(
+    path: str | os.PathLike[str], *, uneven: Literal["refuse", "pad", "keep"] = "refuse"
+) -> tuple[list[list[str]], bool]:
     """Read the cells of a CSV or TSV file as text, in UTF-8 with or without a byte order mark.
 
     Tabs separate the cells of ``.tsv`` and ``.tab`` files, commas those of ``.csv``; in a file with another
@@ -205,9 +207,9 @@ def read_cells(path: str | os.PathLike[str], *, pad: bool = False) -> tuple[list
     ----------
     path
         The file.
-    pad
-        Fill short rows with blank cells, and drop blank cells beyond the first row; otherwise all rows must
-        have the same length.
+    uneven
+        What to do about rows of other lengths than the first. "pad": fill short rows with blank cells, and
+        drop blank cells beyond the first row.
 
     Returns
     -------
@@ -236,10 +238,10 @@ def read_cells(path: str | os.PathLike[str], *, pad: bool = False) -> tuple[list
                     raise NeurordlError(
                         f"it is separated by {name}; use tabs in .tsv, commas in .csv (or {remedy})"
                     )
-        if pad:
+        if uneven == "pad":
             rows = [row + [""] * (width - len(row)) for row in rows]
             rows = [row[:width] if not any(map(str.strip, row[width:])) else row for row in rows]
-        for number, row in enumerate(rows):
+        for number, row in enumerate(rows if uneven != "keep" else ()):
             if len(row) != width:
                 raise NeurordlError(f"row {number} (from 0) has {len(row)} cells, but the first has {width}")
     return rows, by_semicolons is not None and any("," in cell for row in rows for cell in row)
@@ -315,7 +317,7 @@ def read_frame(path: str | os.PathLike[str], *, keep: Sequence[str] = ("id", "st
     """
     import pandas as pd
 
-    rows, decimal_commas = read_cells(path, pad=True)
+    rows, decimal_commas = read_cells(path, uneven="pad")
     names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows[0])]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise NeurordlError(f"{path} has two columns {repeated[0]!r}; leave one")

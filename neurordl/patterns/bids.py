@@ -20,10 +20,11 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
 from neurordl.io import read_json
 from neurordl.patterns.tables import Table
-from neurordl.validate import check_number
+from neurordl.validate import check_number, listed
 
 _RECORDING = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run")
 _LONGEST = 60.0  # seconds between volumes; larger numbers are milliseconds without their unit
+_T_R = "set it with model=GLM(t_r=2.0) or in another model (in the shell --t-r 2.0)"
 
 
 def parse_name(path: object) -> tuple[dict[str, str], str | None]:
@@ -107,7 +108,7 @@ def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
     for file in files:
         content = read_json(file)
         if not isinstance(content, dict):
-            raise NeurordlError(f"the sidecar {file} is not a JSON object; correct it, or pass t_r=")
+            raise NeurordlError(f"the sidecar {file} is not a JSON object; correct it, or remove it")
         metadata |= {key: (value, file) for key, value in content.items()}
     return metadata
 
@@ -139,7 +140,7 @@ def volume_times(
     recorded, source = metadata.get("RepetitionTime", (None, None)) if t_r is None else (t_r, None)
     if recorded is None and "VolumeTiming" in metadata:
         file = metadata["VolumeTiming"][1]
-        raise NeurordlError(f"{file} gives each volume of {name} its own time (VolumeTiming); pass t_r=")
+        raise NeurordlError(f"{file} gives each volume of {name} its own time (VolumeTiming); {_T_R}")
     try:
         unit = image.header.get_xyzt_units()[1]
     except KeyError:  # a code that NIfTI does not define
@@ -148,16 +149,16 @@ def volume_times(
     has_unit, header_step = unit in seconds_of, float(image.header.get_zooms()[3]) * seconds_of.get(unit, 1.0)
     step = header_step if recorded is None else recorded
     quantity = f"seconds between the volumes of {name}"
-    seconds = check_number(quantity, step, 0, _LONGEST, open_low=True, remedy="pass t_r=")
+    seconds = check_number(quantity, step, 0, _LONGEST, open_low=True, remedy=_T_R)
     notices = []
     if recorded is None and not has_unit:
         notice = f"the header gives {seconds:g} between volumes without a unit of time"
-        notices.append(f"{notice}; it is read as seconds: otherwise pass t_r=")
+        notices.append(f"{notice}; it is read as seconds: otherwise {_T_R}")
     if source is not None and has_unit and abs(header_step - seconds) > 0.01 * seconds:
         notice = (
             f"the sidecar {source.name} says {seconds:g} s between volumes and the header {header_step:g} s"
         )
-        notices.append(f"{notice}; the first is used: if it is wrong, pass t_r=")
+        notices.append(f"{notice}; the first is used: if it is wrong, {_T_R}")
     reference, notice = _slice_time(metadata.get("StartTime", (None,))[0], seconds, slice_time_ref)
     times = np.asarray(seconds * (np.arange(image.shape[3]) + reference), dtype=np.float64)
     return seconds, times, notices + [notice] * bool(notice)
@@ -209,17 +210,20 @@ def match_tables(images: Sequence[str], tables: Sequence[Table], name: str) -> l
     table_ids = ["_".join(f"{key}-{entities[key]}" for key in keys) for entities in of_tables]
     positions = list(range(len(images)))
     if keys and len(set(image_ids)) == len(images):
+        if absent := [image_id for image_id in image_ids if image_id not in table_ids]:
+            problem = f"there are no {name} of the image {absent[0]}: the {name} are of {listed(table_ids)}"
+            raise NeurordlError(f"{problem}; check the paths, pass the {name} of this image, or leave it out")
         positions = match_ids(image_ids, table_ids, names=("images", name)).index.tolist()
     elif len(tables) != len(images):
-        counts = f"{len(images)} images came with {len(tables)} {name}"
-        raise NeurordlError(f"{counts}; give one for each, in the same order, or BIDS names (run-01)")
+        counts = f"there are {len(images)} images, but the number of {name} files or tables is {len(tables)}"
+        raise NeurordlError(f"{counts}; pass one for each image, in the same order")
     else:
         _check_order(images, tables, name, confirmed=bool(keys))
     for image, entities, position in zip(images, of_images, positions, strict=True):
         other = of_tables[position]
         if different := [key for key in entities if other.get(key, entities[key]) != entities[key]]:
             pair = f"{image} would go with the {name} {tables[position]}, which are of another {different[0]}"
-            raise NeurordlError(f"{pair}; give both in one order, or with the same entities in all names")
+            raise NeurordlError(f"{pair}; pass both in one order, or use the same BIDS entities in all names")
     return positions
 
 

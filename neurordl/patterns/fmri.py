@@ -96,7 +96,7 @@ def read_patterns(
         4D NIfTI image of each run: files or nibabel images.
     mask
         A binary mask, or `Regions`: a mask with a name, or an atlas with names. A mask on another grid is
-        resampled, with a warning. All voxels by default.
+        resampled, with a warning. By default all voxels are used.
     events
         Events of each run: a BIDS ``events.tsv`` with ``onset`` and ``duration`` in seconds and the names of
         the stimuli (see ``condition``). Files are matched with images by their names (``run-01`` and so on),
@@ -113,21 +113,22 @@ def read_patterns(
         All but "average" convolve the events with a hemodynamic response. If the events are already shifted
         by the hemodynamic lag, as in some public data sets, use "average" or ``GLM(hrf_model=None)``.
     confounds
-        Regressors of no interest: `Confounds`, or for each image a table with one row per volume, matched
-        like events.
+        Regressors of no interest: `Confounds`, or for each image a table with one row per volume. Tables are
+        matched with images as events are.
     condition
         Column of the events with the names of the stimuli.
     leave_out
         Conditions that are modeled but for which no pattern is returned, such as "rest".
     subject
-        Name of the subject, by default the one in the names of the files (``sub-``).
+        Name of the subject. By default it is read from the names of the files (``sub-``).
     session
-        Name of the session, or of each image's session, by default those in the names of the files
-        (``ses-``).
+        Name of the session, or one name for each image. By default sessions are read from the names of the
+        files (``ses-``).
     runs
-        Name of each run, by default those in the names of the files (``run-``), else run-1, run-2 and so on.
+        Name of each run. By default runs are read from the names of the files (``run-``); without such names
+        they are called run-1, run-2 and so on.
     residuals
-        Return the residuals, too, which `compute_rdms` takes for noise normalization.
+        Whether to return the residuals, too. `compute_rdms` takes them for noise normalization.
 
     Returns
     -------
@@ -143,8 +144,8 @@ def read_patterns(
     UserWarning
         Tables were matched with images by order alone; a mask was resampled; voxels were dropped, because
         they have NaN or infinite values, or are constant in a run; sidecars and header disagree about times;
-        or a model with (without) a hemodynamic response explains the signal clearly better than the chosen
-        one without (with) it.
+        or the other type of model, with or without a hemodynamic response, explains the signal clearly
+        better (then events may be shifted already by the hemodynamic lag, or, with "average", not yet).
 
     Raises
     ------
@@ -160,12 +161,14 @@ def read_patterns(
     ... )  # doctest: +SKIP
     """
     if events is None:
-        raise NeurordlError("read_patterns needs events= for each image; read_betas (--table) reads betas")
+        raise NeurordlError(
+            "pass events=, a table for each image; if they are betas, use read_betas (--table)"
+        )
     model = find_model(model)
     confounds = confounds if isinstance(confounds, Confounds) else Confounds(confounds)
     leave_out = as_list(leave_out, (str,), "leave_out")
     if confounds != Confounds() and not model.takes_confounds:
-        raise NeurordlError(f"model={model.name!r} takes no confounds; regress them out first, or use 'glm'")
+        raise NeurordlError(f"model={model.name!r} takes no confounds; remove them first, or use model='glm'")
     scans = _open(images, mask, subject, session, runs)
     if repeated := [run for run in scans.runs if scans.runs.count(run) > 1]:
         raise NeurordlError(f"two images belong to {repeated[0]}; name the runs with runs=, or leave one out")
@@ -196,8 +199,9 @@ def read_patterns(
         notes.append(note)
     _warn_of_times(scans.files, of_times)
     rows = scans.rows([estimate.rows for estimate in estimates])
-    for name in leave_out:
-        check_choice("leave_out", name, list(conditions))
+    if unknown := [name for name in leave_out if name not in conditions]:
+        known = listed(conditions, quote=True)
+        raise NeurordlError(f"leave_out={unknown[0]!r} is not a condition of the events, which are {known}")
     wanted = ~rows["stimulus"].isin(leave_out).to_numpy()
     if not wanted.any():
         raise NeurordlError(f"leave_out= leaves no condition of {', '.join(leave_out)}")
@@ -284,7 +288,7 @@ def read_betas(
     check_columns(name, frame, (column,), "give it a column stimulus, or name another one with condition=")
     if "image" in frame:
         if len(values) != len(scans.files):
-            raise NeurordlError("a table with the column 'image' names 3D images, and some here are 4D")
+            raise NeurordlError("the column 'image' is for 3D images, but some are 4D; leave it out")
         rows_of, files = ([Path(str(file)).name for file in side] for side in (frame["image"], scans.files))
         match = match_ids(rows_of, files, names=("rows of the table", "images"))
         values, image_of_row = values[match.index], image_of_row[match.index]
@@ -295,7 +299,7 @@ def read_betas(
         counts_differ = f"{name} has {len(frame)} rows, and the images have {len(values)} volumes"
         raise NeurordlError(f"{counts_differ}; give a row per volume, or name 3D images in a column 'image'")
     if frame[column].isna().any():
-        raise NeurordlError(f"{name} has rows without a {column}; leave those volumes out")
+        raise NeurordlError(f"{name} has rows without a {column}; fill it in, or leave out their volumes")
     warn_of_names(frame[column], name)
     for key, argument in (("run", runs), ("session", session)):
         if argument is not None and key in frame:
@@ -355,7 +359,7 @@ class _Scans:
         dropped = f"dropped {(~kept).sum()} of {len(kept)} voxels {self.mask}: "
         dropped += f"{broken.sum()} with NaN or infinity, {constant.sum()} constant in a run"
         if not kept.any():
-            raise NeurordlError(f"{dropped}; none is left: check that mask and images belong together")
+            raise NeurordlError(f"{dropped}; no voxel is left: check that mask and images belong together")
         if not kept.all():
             warnings.warn(dropped, stacklevel=3)
         return [values[:, kept] for values in series], kept, counts
@@ -418,7 +422,7 @@ def _per_image(argument: str, names: Names, n_images: int) -> list[str] | None:
         return None
     values = [names] * n_images if isinstance(names, str) else list(map(str, as_list(names, (), argument)))
     if len(values) != n_images:
-        raise NeurordlError(f"{argument}= has {len(values)} names for {n_images} images; give one for each")
+        raise NeurordlError(f"{argument}= has {len(values)} names for {n_images} images; pass one for each")
     return values
 
 
@@ -447,21 +451,23 @@ def read_bids(
     Parameters
     ----------
     root
-        The folder with ``sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz``.
+        The folder with the folders ``sub-*/func`` or ``sub-*/ses-*/func``. Images whose names end in
+        ``_bold.nii.gz`` are read if they have the entity ``desc-preproc`` or no entity ``desc``.
     task, space
         BIDS entities of the images to read; ``space`` may name the resolution, too ("MNI152_res-2"). Without
         it, images without this entity are read, which are in the BOLD grid of each run.
     mask
-        A mask or `Regions` for all subjects, whose path may contain ``{subject}``; a mapping from subject to
-        mask; or "brain": the voxels that are in fMRIPrep's ``desc-brain_mask`` of every run of a subject.
+        A mask or `Regions` for all subjects; ``{subject}`` in its path is replaced by the subject, such as
+        sub-01. It can also be a mapping from subject to mask, or "brain": the voxels that are in fMRIPrep's
+        ``desc-brain_mask`` of every run of a subject.
     events_root
         The folder with the events, which has the same subfolders as ``root``; by default ``root`` itself, or
         the data set of which it is a ``derivatives`` folder. Runs inherit events from higher folders, such as
         ``task-x_events.tsv``, as in BIDS.
     subjects, sessions
-        Names with or without ``sub-`` and ``ses-``; all by default.
+        Names with or without ``sub-`` and ``ses-``. By default all are read.
     residuals
-        Return the residuals of each subject, too, as in `read_patterns`.
+        Whether to return the residuals of each subject, too, as in `read_patterns`.
     **options
         ``model``, ``confounds``, ``condition`` and ``leave_out`` of `read_patterns`.
 
@@ -487,10 +493,10 @@ def read_bids(
         raise NeurordlError(f"there is no folder {base}; check root=")
     images = _bids_images(base, task, space)
     patterns, residuals_of = {}, {}
-    for subject in _choose("sub", subjects, images):
+    for subject in _choose("subjects", subjects, images):
         files = [path for path in images if recording(path)["sub"] == subject]
         if sessions is not None:
-            kept = _choose("ses", sessions, files)
+            kept = _choose("sessions", sessions, files)
             files = [path for path in files if recording(path).get("ses", "none") in kept]
         recordings: dict[str, Path] = {}
         for path in files:
@@ -524,7 +530,7 @@ def _bids_images(base: Path, task: str, space: str | None) -> list[Path]:
         if "sub" in entities and in_space and wanted.items() <= entities.items():
             images.append(path)
     if not images:
-        pattern = f"sub-*/func/*_task-{task}{f'*_space-{space}' if space else ''}*_bold.nii.gz"
+        pattern = f"sub-*/[ses-*/]func/*_task-{task}{f'*_space-{space}' if space else ''}*_bold.nii.gz"
         known = f"; of this task there are space={listed(sorted(map(repr, spaces)))}" if spaces else ""
         raise NeurordlError(f"{base} has no image {pattern}{known}; check root=, task= and space=")
     return sorted(images, key=lambda path: natural_key(path.name))
@@ -535,13 +541,13 @@ def _space_of(entities: Mapping[str, str]) -> str | None:
     return "_res-".join(entities[key] for key in ("space", "res") if key in entities) or None
 
 
-def _choose(entity: str, wanted: Names, images: Iterable[Path]) -> list[str]:
-    """The wanted names of an entity, all by default; a name that no image has is an error."""
-    names = sorted({recording(path).get(entity, "none") for path in images}, key=natural_key)
+def _choose(argument: str, wanted: Names, images: Iterable[Path]) -> list[str]:
+    """The wanted names of the entity sub or ses, all by default; a name that no image has is an error."""
+    names = sorted({recording(path).get(argument[:3], "none") for path in images}, key=natural_key)
     if wanted is None:
         return names
-    chosen = [name.removeprefix(f"{entity}-") for name in as_list(wanted, (str,), entity)]
-    return [check_choice(entity, name, names) for name in chosen]
+    chosen = [name.removeprefix(f"{argument[:3]}-") for name in as_list(wanted, (str,), argument)]
+    return [check_choice(argument, name, names) for name in chosen]
 
 
 def _bids_events(image: Path, base: Path, events_root: Folder | None) -> Path:
@@ -564,7 +570,7 @@ def _bids_mask(mask: Masks, subject: str, images: Sequence[Path]) -> Region:
     if isinstance(mask, Mapping):
         masks = {str(name).removeprefix("sub-"): value for name, value in mask.items()}
         if subject not in masks:
-            raise NeurordlError(f"mask= has no mask for sub-{subject}")
+            raise NeurordlError(f"mask= has no mask for sub-{subject}; add it, or leave the subject out")
         return masks[subject]
     if mask is None:
         return None

@@ -37,19 +37,19 @@ _SPACE_REMEDY = "write the affine into the header of the image without a coordin
 class Regions:
     """A mask or an atlas, with the names of its regions.
 
-    Patterns that are read with named regions carry the channel descriptor ``roi``.
+    Patterns that are read with named regions have the channel descriptor ``roi``.
 
     Attributes
     ----------
     image
-        A binary mask, or an atlas of whole-number labels, as a NIfTI image.
+        A NIfTI image: a binary mask, or an atlas, whose voxels have the number of their region.
     labels
-        Number and name of each label of an atlas: a TSV or CSV file with the columns ``index`` and ``name``,
-        or a JSON file.
+        Names of the regions of an atlas: a TSV or CSV file with the columns ``index`` (the number of the
+        region) and ``name``, or a JSON file with numbers and names.
 
-        In Python, also a DataFrame or a mapping.
+        In Python, it can also be a DataFrame or a mapping.
     rois
-        Names of the regions of an atlas to keep (all by default), or the name of a binary mask.
+        Regions of an atlas to keep, by name (by default all), or the name that a binary mask is to have.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class Regions:
 
     def __post_init__(self) -> None:
         if self.image is None:
-            raise NeurordlError("labels= and rois= were given without an atlas; pass its image")
+            raise NeurordlError("labels= and rois= were given without an atlas; pass its image (--mask)")
         if self.rois is not None:
             object.__setattr__(self, "rois", tuple(as_list(self.rois, (str,), "rois")))
 
@@ -264,10 +264,13 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
     real = data.dtype.kind in "fiub"
     fractions = values[~np.isfinite(values) | (values != np.round(values))] if real else values
     if len(fractions):
-        raise NeurordlError(f"the mask {name} holds {fractions[0]!s:.6}; give 0 and 1, or whole numbers")
+        raise NeurordlError(f"the mask {name} has fractions such as {fractions[0]!s:.6}; threshold it first")
     numbers = values[values != 0].astype(int).tolist()
     if not numbers:
-        raise NeurordlError(f"the mask {name} is empty on the grid of the images: no voxel is above 0")
+        if np.asanyarray(image.dataobj).any():
+            problem = f"no voxel of the mask {name} lies within the images"
+            raise NeurordlError(f"{problem}; check that both are in the same space (for example MNI)")
+        raise NeurordlError(f"the mask {name} is empty: all its voxels are 0; take another")
     names, rois = None, regions.rois
     if regions.labels is not None:
         names = _label_names(regions.labels)

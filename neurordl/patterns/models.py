@@ -107,13 +107,13 @@ class Betas(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RunModel:
-    """Base class of the models of one run; a subclass has a ``name`` and its own ``fit``.
+    """Base class of the models of one run; a subclass has a ``name`` and a method ``fit``.
 
     Attributes
     ----------
     t_r
-        Seconds between volumes (repetition time). By default it is read from the JSON sidecars of the image,
-        also in higher BIDS folders, or else from its header.
+        Seconds between volumes (repetition time), in all models. By default it is read from the JSON sidecars
+        of the image, also in higher BIDS folders, or else from its header.
     slice_time_ref
         Time of a volume within the repetition time, from 0 (its start) to 1 (its end), as in nilearn. By
         default it is the ``StartTime`` of the sidecars, to which slices were corrected, or else 0.
@@ -151,7 +151,7 @@ class GLM(RunModel):
     Attributes
     ----------
     hrf_model
-        Model of the hemodynamic response, as in nilearn, such as "spm" or "glover"; or none, for events that
+        Model of the hemodynamic response, as in nilearn, such as "spm" or "glover". Use none if the events
         are already shifted by the hemodynamic lag, as in some public data sets.
 
         See nilearn's ``make_first_level_design_matrix``. If a model has derivatives, patterns are the betas
@@ -159,9 +159,9 @@ class GLM(RunModel):
     drift_model
         Model of slow drifts, as in nilearn: "cosine", "polynomial" or none.
     high_pass
-        Frequency in Hz below which "cosine" models drifts.
+        Highest frequency of "cosine" drifts, in Hz.
     drift_order
-        Order of the "polynomial" drifts.
+        Order of "polynomial" drifts.
     noise_model
         Model of the noise, as in nilearn: "ols" (independent), or autoregressive "ar1", "ar2" and so on.
 
@@ -179,9 +179,9 @@ class GLM(RunModel):
 
     name: ClassVar[str] = "glm"
     lag_notice: ClassVar[str] = (
-        "the events as they are explain {ratio:.1f} times as much of the signal as with hrf_model="
-        "{hrf_model!r}: if they are already shifted by the hemodynamic lag, use model='average', or "
-        "GLM(hrf_model=None)"
+        "the events explain {ratio:.1f} times as much of the signal without a hemodynamic response as with "
+        "hrf_model={hrf_model!r}; if they are already shifted by the hemodynamic lag, use model='average', "
+        "or GLM(hrf_model=None) (in the shell --hrf-model none)"
     )
 
     def __post_init__(self) -> None:
@@ -370,7 +370,7 @@ class Average(RunModel):
     Attributes
     ----------
     detrend
-        Whether the linear trend of each voxel, but not its mean, is removed from each run first.
+        Remove the linear trend of each voxel, but not its mean, from each run first.
     """
 
     detrend: bool = False
@@ -378,8 +378,8 @@ class Average(RunModel):
     name: ClassVar[str] = "average"
     takes_confounds: ClassVar[bool] = False
     lag_notice: ClassVar[str] = (
-        "a hemodynamic response to the events explains {ratio:.1f} times as much of the signal as the "
-        "events as they are, which block averages take: unless they are shifted by its lag, use model='glm'"
+        "the events explain {ratio:.1f} times as much of the signal with a hemodynamic response as without, "
+        "as block averages use them; unless they are already shifted by the hemodynamic lag, use model='glm'"
     )
 
     def fit(self, run: Run) -> Estimate:

@@ -34,7 +34,7 @@ def as_list(values: Any, single: tuple[type, ...] = _TABLES, name: str = "tables
 
 def table_name(table: object, number: int) -> str:
     """Return the file of a table, or the number of a DataFrame."""
-    return f"table {number + 1}" if isinstance(table, pd.DataFrame) else str(table)
+    return f"DataFrame {number + 1}" if isinstance(table, pd.DataFrame) else str(table)
 
 
 def read_table(table: Table, name: str) -> pd.DataFrame:
@@ -104,7 +104,7 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
     frame = frame.reset_index(drop=True)
     unnamed = frame[condition].isna()
     if unnamed.all():
-        raise NeurordlError(f"{name} has no event with a {condition}")
+        raise NeurordlError(f"{name} has no event with a {condition}; condition= names another column")
     if unnamed.any():
         notice = (
             f"{name}: {unnamed.sum()} of {len(frame)} events have no {condition} (blank or n/a) and are not "
@@ -119,16 +119,16 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
         events[column] = pd.to_numeric(frame[column], errors="coerce")
         if not (finite := np.isfinite(events[column])).all():
             row = events.index[~finite][0] + 1
-            raise NeurordlError(f"{name}: {column} is not a number in row {row} (from 1, below the header)")
+            raise NeurordlError(f"{name}: {column} is not a number in row {row}; fill in a number of seconds")
     onset, duration = events["onset"], events["duration"]
     # the last event may end a little after the scanner stopped, and a response begin before it started
     outside = (onset + duration <= -RESPONSE) | (onset >= length) | (duration < 0)
     outside |= onset + duration / 2 > length
     if outside.any():
         stimulus, start, seconds = events[outside].iloc[0]
-        problem = f"from {start:g} s to {start + seconds:g} s lies outside the run, which lasts {length:g} s"
-        remedy = "check that onsets and durations are in seconds, and t_r, or leave these rows out"
-        raise NeurordlError(f"{name}: the event {stimulus!r} {problem} ({outside.sum()} such); {remedy}")
+        problem = f"{outside.sum()} of {len(events)} events lie outside the run, which lasts {length:g} s"
+        first = f"{stimulus!r} from {start:g} s to {start + seconds:g} s"
+        raise NeurordlError(f"{name}: {problem}, such as {first}; check that times are in seconds, and t_r")
     _check_repeated(events, frame, name)
     return events.sort_values("onset", kind="stable", ignore_index=True)
 
@@ -164,10 +164,11 @@ class Confounds:
         A table can also be a DataFrame. A missing value in the first volume, as in the derivatives of
         fMRIPrep, becomes 0.
     columns
-        Columns of the confounds to use; by default all that hold a value.
+        Columns of the confounds to use. By default all that hold a value are used.
     fmriprep
-        Strategies of nilearn's ``load_confounds``, such as "motion", "wm_csf" or "scrub", for the confounds
-        that fMRIPrep writes beside each image. Volumes that they exclude are left out of the GLM.
+        Strategies of nilearn's ``load_confounds``, such as "motion", "wm_csf" or "scrub". The confounds are
+        read from the files that fMRIPrep writes beside each image. Volumes that a strategy excludes are left
+        out of the GLM.
 
     Raises
     ------
@@ -213,7 +214,8 @@ class Confounds:
 
         frames, kept = [], None
         if self.fmriprep is not None:
-            with explain(f"cannot load fMRIPrep's confounds of {image}"):
+            remedy = "images need the names that fMRIPrep gives them, and its confounds in the same folder"
+            with explain(f"cannot load fMRIPrep's confounds of {image}", remedy=remedy):
                 frame, kept = load_confounds(image, strategy=list(self.fmriprep))
             frames.append(frame.reset_index(drop=True))
         if position is not None:
@@ -239,5 +241,6 @@ class Confounds:
             frames.append(frame.reset_index(drop=True))
         for frame in frames:
             if len(frame) != n_volumes:
-                raise NeurordlError(f"confounds of {image}: {len(frame)} rows for {n_volumes} volumes")
+                counts = f"{len(frame)} rows for {n_volumes} volumes"
+                raise NeurordlError(f"confounds of {image} have {counts}; they need a row for each volume")
         return (pd.concat(frames, axis=1) if frames else None), None if kept is None else np.asarray(kept)

@@ -29,22 +29,26 @@ Rows = list[tuple[int, int, list[int]]]
 _NARROW = 6  # points for a mark; ceilings behind each mark would be slivers
 _COUNTS = {"n_stimuli": ("stimulus", "stimuli"), "n_subjects": ("subject", "subjects")}
 _OPTIONAL = ("ci_low", "ci_high", "ceiling_lower", "ceiling_upper", "p", "p_fdr", *_COUNTS)
-_OPTIONAL += ("generalizes_to", "comparison")
+_OPTIONAL += ("generalizes_to", "comparison", "fitted")
 _P_NAMES = {"p": "p", "p_fdr": "FDR-corrected p", "p_holm": "Holm-corrected p"}
 
 
 @dataclass(frozen=True)
 class _Table:
-    """Means over subjects and the scores of the subjects, and their ROIs and layers in order."""
+    """Means over subjects, scores of subjects, ROIs and layers in order, and the column of p values."""
 
     means: pd.DataFrame
     subjects: pd.DataFrame
     rois: list[str]
     layers: list[str]
+    p: str
 
     @classmethod
     def of(cls, scores: Evaluation | pd.DataFrame, roi: str | Sequence[str] | None, p: str | None) -> _Table:
-        """Read the scores of these ROIs, or of all. Optional columns that are missing become NaN."""
+        """Read the scores of these ROIs, or of all; optional columns that are missing become NaN.
+
+        By default p values are corrected (``p_fdr``) if the table has such a column.
+        """
         frame = scores.to_frame() if isinstance(scores, Evaluation) else scores
         required = ["layer", "roi", "subject", "score", *([] if p in (None, "p") else [str(p)])]
         check_columns("the table of scores", frame, required)
@@ -62,10 +66,11 @@ class _Table:
         frame = frame[frame["roi"].isin(rois) & (frame["subject"] != "group")]
         is_mean = frame["subject"] == "mean"
         means, subjects = frame[is_mean], frame[~is_mean]
+        p = p or ("p_fdr" if means["p_fdr"].notna().any() else "p")
         for layer in means["layer"][means.duplicated(["roi", "layer"])]:
             remedy = "choose one comparison and one set of pairs"
             raise NeurordlError(f"layer {layer!r} has several means in one ROI; {remedy}")
-        return cls(means, subjects, rois, list(dict.fromkeys(frame["layer"])))
+        return cls(means, subjects, rois, list(dict.fromkeys(frame["layer"])), p)
 
     @property
     def names(self) -> list[str]:
@@ -112,9 +117,10 @@ def plot_scores(
 ) -> Axes:
     """Draw the similarity of layers with the data: means with intervals, subjects, and the noise ceiling.
 
-    Subjects are dots, and the noise ceiling is a band. Markers are open if the mean is not significantly
-    above zero. Above the data, each layer that is significantly better than others has a row, with a dot at
-    the layer itself and a tick at each of the others.
+    The noise ceiling is a band. Small dots are subjects; those on whose RDMs the run was trained are open.
+    The marker of a mean is open if the mean is not significantly above zero. With ``differences``, each layer
+    that is significantly better than others has a line above the data: a dot marks this layer, and ticks mark
+    the layers than which it is better.
 
     Parameters
     ----------
@@ -123,14 +129,14 @@ def plot_scores(
     ax
         Axes to draw on; by default a new one.
     roi
-        ROIs to show, by default all. Each has a color, which its ceiling shares.
+        ROIs to show. By default all are shown. Each has a color, also for its noise ceiling.
     differences
-        Whether to show which layers differ, according to ``scores.differences``. It can also be a table with
-        a row for each ROI and pair of layers and the columns ``roi``, ``layer_a``, ``layer_b``,
-        ``difference`` (a minus b) and the one that ``p_differences`` names.
+        True shows which layers differ, according to ``scores.differences``. It can also be a table with a row
+        for each ROI and pair of layers and the columns ``roi``, ``layer_a``, ``layer_b``, ``difference`` (a
+        minus b) and the column that ``p_differences`` names.
     p
-        Column of the scores with the p values against zero; by default ``p_fdr``, or ``p`` if the table lacks
-        it.
+        Column of the scores with the p values against zero (one-sided). By default it is ``p_fdr``, or ``p``
+        if the table has no column ``p_fdr``.
     p_differences
         Column of the differences with the p values.
     alpha
@@ -147,7 +153,6 @@ def plot_scores(
         A ROI is unknown, a column is missing, or a layer of the differences has no score.
     """
     table = _Table.of(scores, roi, p)
-    p = p or ("p_fdr" if table.means["p_fdr"].notna().any() else "p")
     if differences is True:
         if not isinstance(scores, Evaluation):
             raise NeurordlError("differences=True needs an Evaluation; else pass a table of differences")
@@ -160,7 +165,7 @@ def plot_scores(
         ax = style.new_axes(width, 3.4 + rows_inches)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
     for k in range(len(table.rois)):
-        _draw_roi(ax, table, k, table.mean(p)[:, k] >= alpha)
+        _draw_roi(ax, table, k, table.mean(table.p)[:, k] >= alpha)
     ax.set_xlim(-0.6, len(table.layers) - 0.4)
     below = style.names_along_x(ax, table.names)
     if new and isinstance(ax.figure, Figure):
@@ -169,9 +174,12 @@ def plot_scores(
     if rows:
         _draw_rows(ax, rows, min(rows_inches / style.inches(ax)[1], 0.5 if new else 0.4))
     handles, labels = map(list, ax.get_legend_handles_labels())
-    if np.isfinite(table.mean(p)).any():
+    if _trained(table.subjects).any():
+        handles.append(_gray_mark("o", 3, "white"))
+        labels.append("training subjects")
+    if np.isfinite(table.mean(table.p)).any():
         handles.append(_gray_mark("o", 6, "white"))
-        labels.append(f"not above zero\n({_P_NAMES.get(p, p)} ≥ {alpha:g})")
+        labels.append(f"not significantly above zero\n({_P_NAMES.get(table.p, table.p)} ≥ {alpha:g})")
     if rows:
         handles.append((_gray_mark("o", 4), _gray_mark("|", 6)))
         name = _P_NAMES.get(p_differences, p_differences)
@@ -179,6 +187,11 @@ def plot_scores(
     title, beside = "\n".join(table.sample()) or None, {tuple: HandlerTuple(ndivide=None)}
     style.legend(ax, title, handles=handles, labels=labels, handler_map=beside)
     return style.hide_frame(ax)
+
+
+def _trained(subjects: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which scores are of subjects on whose RDMs the run was trained."""
+    return subjects["fitted"].astype(str).str.endswith("subjects: yes").to_numpy(bool)
 
 
 def _gray_mark(marker: str, size: float, face: str = "0.3") -> Line2D:
@@ -200,7 +213,10 @@ def _draw_roi(ax: Axes, table: _Table, k: int, hollow: Bools) -> None:
     spread = min(0.1, 0.25 * step) * (2 * rank / np.maximum(count - 1, 1) - (count > 1))
     x = places[[table.layers.index(layer) for layer in dots["layer"]]] + spread
     color = style.color_of(k)
-    style.dots(ax, k, x, dots["score"].to_numpy(float))  # all in one call, since many artists are slow
+    for trained in (False, True):  # all in one call, since many artists are slow
+        drawn = _trained(dots) == trained
+        if drawn.any():
+            style.dots(ax, k, x[drawn], dots["score"].to_numpy(float)[drawn], hollow=trained)
     reach = np.abs(np.stack([low, high]) - score)
     size = float(np.clip(0.35 * room, 2.5, style.scaled(7)))
     label = f"{name} mean".strip() + (", 95 % CI" if np.isfinite(reach).any() else "")
@@ -284,13 +300,13 @@ def plot_layer_roi(
     *,
     roi: str | Sequence[str] | None = None,
     relative_to: Literal["ceiling_lower", "ceiling_upper"] | None = None,
-    p: str = "p",
+    p: str | None = None,
     alpha: float = 0.05,
     cmap: str = "RdBu_r",
 ) -> Axes:
     """Draw the mean similarity of every layer with every ROI as a colored matrix with numbers.
 
-    Numbers in brackets do not differ significantly from zero. Zero is always white.
+    Numbers in brackets are not significantly above zero (one-sided). Zero is always white.
 
     Parameters
     ----------
@@ -304,7 +320,7 @@ def plot_layer_roi(
         Bound of the noise ceiling by which each mean is divided. If the bound is undefined or not positive,
         the cell is gray.
     p
-        Column of the scores with the p values against zero.
+        Column of the scores with the p values against zero, as in `plot_scores`.
     alpha
         Significance level.
     cmap
@@ -322,7 +338,7 @@ def plot_layer_roi(
     """
     table = _Table.of(scores, roi, p)
     check_choice("relative_to", relative_to, ("ceiling_lower", "ceiling_upper", None))
-    values, p_values = table.mean("score"), table.mean(p)
+    values, p_values = table.mean("score"), table.mean(table.p)
     if relative_to is not None:
         bounds = table.mean(relative_to)
         values = np.where(bounds > 0, values / np.where(bounds > 0, bounds, 1), np.nan)
@@ -337,7 +353,7 @@ def plot_layer_roi(
     style.names_along_x(ax, table.rois)
     lines = [ax.get_xlabel(), *table.sample()[:1]]  # no interval is drawn
     if np.isfinite(p_values).any():
-        lines.append(f"( ): {_P_NAMES.get(p, p)} ≥ {alpha:g} against zero")
+        lines.append(f"( ): not significantly above zero\n({_P_NAMES.get(table.p, table.p)} ≥ {alpha:g})")
     ax.set_xlabel("\n".join(filter(None, lines)), fontsize="small", color="black")
     bar = style.bar_beside(ax, ax.images[0])
     bar.ax.set_ylim(min(0.0, np.nanmin(values, initial=0)), max(0.0, np.nanmax(values, initial=0)) or 1)

@@ -49,9 +49,11 @@ def mark(ax: Axes, k: int, x: Any, y: Any, label: str, size: float, **errors: An
     ax.errorbar(x, y, fmt=marker_of(k), color=color_of(k), label=label, ms=size, zorder=3, **errors)
 
 
-def dots(ax: Axes, k: int, x: Any, y: Any) -> None:
+def dots(ax: Axes, k: int, x: Any, y: Any, hollow: bool = False) -> None:
     """Draw the single values behind the marks of series ``k``."""
-    ax.plot(x, y, ".", color=color_of(k), alpha=0.5, ms=scaled(6), mew=0, zorder=2)
+    color = color_of(k)
+    marker, size, face = ("o", 3, "none") if hollow else (".", 6, color)
+    ax.plot(x, y, marker, c=color, mfc=face, alpha=0.5, ms=scaled(size), mew=0.7 * hollow, zorder=2)
 
 
 def new_axes(width: float, height: float) -> Axes:
@@ -117,7 +119,7 @@ def names_along_x(ax: Axes, names: Sequence[str]) -> float:
     size = font_points(plt.rcParams["xtick.labelsize"])
     room = 72 * inches(ax)[0] / len(names)  # points
     longest = max(map(len, names))
-    if LETTER * size * longest < room:
+    if LETTER * size * (longest + 1) < room:
         return 0.0
     if 1.6 * size < room and longest <= _LONG and len(names) <= 20:
         plt.setp(ax.get_xticklabels(), **SLANTED)

@@ -111,11 +111,11 @@ def test_errors_are_one_line_and_leave_no_file(shell: Any, tmp_path: Path) -> No
     for arguments, message in (
         (
             ("--events", *events[:4], "--out", tmp_path / "x.h5"),
-            "2 of 6 ids of the images are not in the events",
+            "there are no events of the image sub-01_task-sim_run-05",
         ),
         (("--events", *events, "--out", tmp_path / "x.npz"), "expected a file named .h5"),
         (("--events", *events, "--out", tmp_path / "no" / "x.h5"), "in a folder that exists"),
-        (("--out", tmp_path / "x.h5"), "needs events="),
+        (("--out", tmp_path / "x.h5"), "pass events="),
         (
             (
                 "--events",
@@ -153,7 +153,7 @@ def test_notices_come_with_an_error_too(shell: Any, tmp_path: Path) -> None:
     )
     assert code == 1
     assert re.search(r"note: the mask .*far.nii.gz is on another grid", errors)
-    assert re.search(r"neurordl: the mask .*far.nii.gz is empty", errors)
+    assert re.search(r"neurordl: no voxel of the mask .*far.nii.gz lies within the images", errors)
 
 
 def test_stimuli_that_runs_lack(shell: Any, tmp_path: Path) -> None:

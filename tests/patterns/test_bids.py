@@ -50,7 +50,9 @@ def test_the_repetition_time_comes_from_the_closest_sidecar(tmp_path: Path, with
     root = tmp_path / "ds" / within
     func = root / "sub-01" / "ses-2" / "func"
     path = write_bold(func / "sub-01_ses-2_task-x_run-1_space-MNI_desc-preproc_bold.nii.gz", t_r=0.0)
-    with pytest.raises(NeurordlError, match="expected a number above 0 and of at most 60; pass t_r="):
+    with pytest.raises(
+        NeurordlError, match="expected a number above 0 and of at most 60; set it with model=GLM"
+    ):
         taken(path)
     # of others: another task, another subject, more than the image has, another suffix, another data set
     write(root / "task-y_bold.json", {"RepetitionTime": 9.1})
@@ -59,7 +61,9 @@ def test_the_repetition_time_comes_from_the_closest_sidecar(tmp_path: Path, with
     write(root / "task-x_sbref.json", {"RepetitionTime": 9.4})
     write(root.parent / "task-x_bold.json", {"RepetitionTime": 9.5})
     write(root / "notask_bold.json", {"RepetitionTime": 9.6})
-    with pytest.raises(NeurordlError, match="expected a number above 0 and of at most 60; pass t_r="):
+    with pytest.raises(
+        NeurordlError, match="expected a number above 0 and of at most 60; set it with model=GLM"
+    ):
         taken(path)
     for step, place in enumerate(
         (

@@ -149,11 +149,13 @@ def test_files_are_matched_by_run_not_by_order(study: Any) -> None:
     right = nrl.read_patterns(study["images"], study["mask"], study["events"], **options)
     turned = nrl.read_patterns(study["images"], study["mask"], study["events"][::-1], **options)
     np.testing.assert_array_equal(turned.measurements, right.measurements)
-    with pytest.raises(NeurordlError, match=r"1 of 3 ids of the images are not in the events: .*run-03"):
+    with pytest.raises(
+        NeurordlError, match=r"no events of the image .*run-03: the events are of .*run-02; check the paths"
+    ):
         nrl.read_patterns(study["images"], study["mask"], study["events"][:2], **options)
     padded = study["folder"] / "sub-07_task-x_run-3_events.tsv"
     study["events"][2].rename(padded)
-    with pytest.raises(NeurordlError, match="differ only by zero padding"):
+    with pytest.raises(NeurordlError, match=r"the events are of .*run-3;"):
         nrl.read_patterns(study["images"], study["mask"], [*study["events"][:2], padded], **options)
 
 
@@ -387,11 +389,15 @@ FAR[:3, 3] = 5000
 @pytest.mark.parametrize(
     "data, affine, told",
     [
-        (np.zeros(SHAPE, np.uint8), AFFINE, "is empty on the grid"),
-        (np.ones((9, 9, 9), np.uint8), FAR, "is empty on the grid"),
+        (np.zeros(SHAPE, np.uint8), AFFINE, "is empty: all its voxels are 0"),
+        (
+            np.ones((9, 9, 9), np.uint8),
+            FAR,
+            "no voxel of .* within the images; check that both are in the same",
+        ),
         (np.ones((5, 4), np.uint8), AFFINE, "expected one 3D volume"),
         (np.ones((*SHAPE, 2), np.uint8), AFFINE, "expected one 3D volume"),
-        (np.full(SHAPE, 0.4, np.float32), AFFINE, "holds 0.4.*; give 0 and 1"),
+        (np.full(SHAPE, 0.4, np.float32), AFFINE, "has fractions such as 0.4; threshold it"),
     ],
 )
 def test_bad_masks(study: Any, data: Any, affine: Any, told: str) -> None:
@@ -402,9 +408,12 @@ def test_bad_masks(study: Any, data: Any, affine: Any, told: str) -> None:
 @pytest.mark.parametrize(
     "change, told",
     [
-        ({"onset": 500.0}, r"'s10' from 500 s to 506 s lies outside the run, which lasts 160 s \(1 such"),
+        ({"onset": 500.0}, "which lasts 160 s, such as 's10' from 500 s to 506 s"),
         ({"onset": 158.0}, "outside the run"),
-        ({"onset": 4000.0, "duration": 6000.0}, "which lasts 160 s .*onsets and durations are in seconds"),
+        (
+            {"onset": 4000.0, "duration": 6000.0},
+            "which lasts 160 s, .*check that times are in seconds, and t_r",
+        ),
         ({"onset": -40.0}, "outside the run"),
         ({"onset": "soon"}, "onset is not a number in row 1"),
         ({"duration": -1.0}, "outside the run"),
@@ -419,14 +428,14 @@ def test_events_that_do_not_fit(study: Any, change: dict[str, Any], told: str) -
 @pytest.mark.parametrize(
     "change, told",
     [
-        ({"events": None}, "needs events="),
+        ({"events": None}, "pass events="),
         ({"events": [pd.DataFrame({"onset": [1.0]})] * 3}, "no column 'duration': its columns are onset"),
         ({"condition": "stim"}, "no column 'stim': its columns are onset, duration, trial_type"),
         ({"images": []}, "one image or more"),
         ({"model": "fir"}, "expected one of 'glm', 'lsa', 'lss', 'average'"),
         ({"runs": ["a", "a", "b"]}, "two images belong to a"),
         ({"runs": ["a"]}, "1 names for 3 images"),
-        ({"model": GLM(t_r=-1.0)}, "pass t_r="),
+        ({"model": GLM(t_r=-1.0)}, "model=GLM.t_r=2.0."),
         ({"model": GLM(hrf_model="gamma")}, "cannot make the design matrix"),
         ({"model": GLM(hrf_model="fir")}, "several regressors for each condition"),
         ({"confounds": Confounds(fmriprep=["motion"])}, "cannot load fMRIPrep's confounds"),
@@ -474,10 +483,10 @@ def test_read_bids(tmp_path: Path) -> None:
     assert list(some) == list(left) == ["sub-10", "sub-01"]
     for change, told in (
         ({"root": tmp_path / "no"}, "there is no folder"),
-        ({"task": "rest"}, r"no image sub-\*/func/\*_task-rest"),
+        ({"task": "rest"}, r"no image sub-\*/\[ses-\*/\]func/\*_task-rest"),
         ({"space": None}, "has no image"),
-        ({"subjects": ["03"]}, "sub='03': expected one of '01', '02', '10'"),
-        ({"sessions": ["1"]}, "ses='1': expected one of 'none'"),
+        ({"subjects": ["03"]}, "subjects='03': expected one of '01', '02', '10'"),
+        ({"sessions": ["1"]}, "sessions='1': expected one of 'none'"),
         ({"events_root": root}, "has no events"),
         ({"mask": {"01": None}}, "mask= has no mask for sub-02"),
         ({"mask": tmp_path / "{subject}_mask.nii"}, "there is no mask .*sub-01_mask.nii"),
@@ -614,9 +623,9 @@ def test_grids_that_drift_apart_are_not_the_same(study: Any) -> None:
     ("zoom", "unit", "given", "told"),
     [
         (0.0, "sec", None, "volumes of .*=0.0: expected a number above 0"),
-        (2000.0, "sec", None, "expected a number above 0 and of at most 60; pass t_r="),
-        (500.0, "unknown", None, "expected a number above 0 and of at most 60; pass t_r="),
-        (2.0, "sec", 2000, "expected a number above 0 and of at most 60; pass t_r="),
+        (2000.0, "sec", None, "expected a number above 0 and of at most 60; set it with model=GLM"),
+        (500.0, "unknown", None, "expected a number above 0 and of at most 60; set it with model=GLM"),
+        (2.0, "sec", 2000, "expected a number above 0 and of at most 60; set it with model=GLM"),
     ],
 )
 def test_implausible_repetition_times(study: Any, zoom: float, unit: str, given: Any, told: str) -> None:
@@ -658,7 +667,9 @@ def test_scaled_integers_are_read_in_their_units(study: Any, tmp_path: Path) -> 
 def test_conditions_left_out_must_exist(study: Any) -> None:
     call = (study["images"], study["mask"], study["events"])
     assert "face" not in nrl.read_patterns(*call, leave_out="face").obs_descriptors["stimulus"]
-    with pytest.raises(NeurordlError, match=r"leave_out='rset': expected one of .*'face'"):
+    with pytest.raises(
+        NeurordlError, match=r"leave_out='rset' is not a condition of the events, which are .*'face'"
+    ):
         nrl.read_patterns(*call, leave_out=["rset"])
 
 

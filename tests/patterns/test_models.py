@@ -105,7 +105,7 @@ def told(*args: Any, **options: Any) -> list[str]:
     with warnings.catch_warnings(record=True) as notices:
         warnings.simplefilter("always")
         nrl.read_patterns(*args, **options)
-    return [str(one.message) for one in notices if "as they are" in str(one.message)]
+    return [str(one.message) for one in notices if "hemodynamic" in str(one.message)]
 
 
 def test_shifted_events_are_noticed(data_root: Path) -> None:
@@ -121,7 +121,10 @@ def test_shifted_events_are_noticed(data_root: Path) -> None:
     back = [pd.read_csv(path, sep="\t") for path in call[2]]
     back = [events.assign(onset=events["onset"] - 5.0) for events in back]
     assert told(*call[:2], back) == []
-    assert "unless they are shifted by its lag, use model='glm'" in told(*call[:2], back, model="average")[0]
+    assert (
+        "unless they are already shifted by the hemodynamic lag, use model='glm'"
+        in told(*call[:2], back, model="average")[0]
+    )
 
 
 @pytest.mark.parametrize("model", ["glm", "lsa", "lss"])
@@ -184,9 +187,9 @@ def test_events_at_the_end_without_a_name_and_with_numbers_for_names() -> None:
     with pytest.warns(UserWarning, match="1 of 3 events have no trial_type"):
         found = nrl.read_patterns(data, None, events)
     assert found.obs_descriptors["stimulus"] == ["1", "2"]
-    with pytest.raises(NeurordlError, match="from 80 s to 80 s lies outside the run"):
+    with pytest.raises(NeurordlError, match=r"1 of 2 events lie outside the run, .*from 80 s to 80 s"):
         nrl.read_patterns(data, None, events.assign(onset=[4.0, 30.0, 80.0], duration=0.0))
-    with pytest.raises(NeurordlError, match="lies outside the run"):
+    with pytest.raises(NeurordlError, match="1 of 2 events lie outside the run"):
         nrl.read_patterns(data, None, events.assign(duration=18.1))
 
 

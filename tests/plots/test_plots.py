@@ -97,6 +97,28 @@ def test_scores_say_what_they_are_of(tmp_path):
     assert bare.get_title().get_text() == ""
 
 
+def test_training_subjects_are_open_dots_with_a_legend_entry():
+    """Those of the other subjects are filled, and so are all of them without a run."""
+    table = scores().to_frame()
+    trained = table["subject"].isin(["p0", "p1"])
+    table["fitted"] = np.where(trained, "stimuli: no, subjects: yes", "stimuli: no, subjects: no")
+    ax = plot_scores(table)
+    (hollow,) = (line for line in ax.lines if line.get_markerfacecolor() == "none")
+    (filled,) = (line for line in ax.lines if line.get_marker() == ".")
+    assert_allclose(hollow.get_ydata(), table["score"][trained])
+    assert_allclose(filled.get_ydata(), table["score"][~trained & (table["subject"] != "mean")])
+    assert "training subjects" in [text.get_text() for text in ax.get_legend().get_texts()]
+    labels = [text.get_text() for text in plot_scores(scores()).get_legend().get_texts()]
+    assert "training subjects" not in labels
+
+
+def test_scores_and_layers_by_rois_use_the_same_p():
+    table = scores().to_frame()
+    table.loc[table["subject"] == "mean", "p"], table.loc[table["subject"] == "mean", "p_fdr"] = 0.01, 0.2
+    assert all(text.get_text().startswith("(") for text in plot_layer_roi(table).texts)
+    assert not any(text.get_text().startswith("(") for text in plot_layer_roi(table, p="p").texts)
+
+
 def test_dots_of_subjects_stand_around_their_layer_in_order():
     found = scores(("EVC", "IT"))
     ax = plot_scores(found, roi="IT")
@@ -170,7 +192,9 @@ def test_marks_of_scores_not_above_zero_are_open():
         (marks,) = (line for line in ax.lines if line.get_markerfacecolor() == "white")
         assert_array_equal(marks.get_xdata(), expected)
         assert_allclose(marks.get_ydata(), found.loc[means, "score"].iloc[expected])
-    assert "not above zero\n(FDR-corrected p ≥ 0.05)" in [t.get_text() for t in ax.get_legend().get_texts()]
+    assert "not significantly above zero\n(FDR-corrected p ≥ 0.05)" in [
+        t.get_text() for t in ax.get_legend().get_texts()
+    ]
     found = found.drop(columns="p_holm")
     with pytest.raises(NeurordlError, match="the table of scores has no column 'p_holm'"):
         plot_scores(found, p="p_holm")
@@ -255,7 +279,7 @@ def test_layers_by_rois():
     found = scores(("EVC", "IT")).to_frame()
     means = found["subject"] == "mean"
     found.loc[means, "score"] = [0.1, -0.2, np.nan, 0.3, 0.4, 0.5]
-    found.loc[means, "p"] = [0.01, 0.99, np.nan, 0.05, 0.04, 0.001]
+    found.loc[means, "p_fdr"] = [0.01, 0.99, np.nan, 0.05, 0.04, 0.001]
     found.loc[means, "ceiling_lower"] = [0.2, 0.4, 0.4, 0.6, 0.0, np.nan]
     ax = plot_layer_roi(found)
     square = np.array([[0.1, 0.3], [-0.2, 0.4], [np.nan, 0.5]])

@@ -64,7 +64,8 @@ def load_rdms(
     - ``.npz``: one of its arrays. The arrays stimulus (or ids), subject, roi and session become descriptors.
     - ``.npy``: an array.
     - ``.csv`` (also with semicolons and decimal commas), ``.tsv``: a square table with ids in its first row,
-      its first column, both or neither; or condensed RDMs, one per row. Blank cells, NA and nan are missing.
+      its first column, both or neither, whole or one triangle of it; or condensed RDMs, one per row, after
+      columns such as subject or roi. Blank cells, NA and nan are missing.
 
     Square matrices, stacks of them (along the first axes, or along the last as in MATLAB) and condensed RDMs
     (one per row) are recognized by shape and symmetry. If the two triangles differ by up to 1e-5 of the

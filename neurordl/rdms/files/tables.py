@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from functools import partial
 from pathlib import Path
 
@@ -15,16 +16,29 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import id_column, possible_ids
 from neurordl.io import DECIMAL_COMMA, is_number, read_cells, read_frame, read_text
 from neurordl.rdms.files.content import Format, RDMContent, looks_square, unstorable
+from neurordl.validate import listed
 
 _MISSING = ("", "na", "nan", "n/a")
+_DESCRIPTORS = {
+    "subject": "subject",
+    "subjects": "subject",
+    "participant": "subject",
+    "participant_id": "subject",
+}
+_DESCRIPTORS |= {"roi": "roi", "session": "session"}
 Rows = list[list[str]]
 
 
 def _read(source: Path, _: str | None) -> RDMContent:
     """Read a square RDM with ids in its first row, its first column, both or neither; or condensed RDMs."""
-    cells, decimal_commas = read_cells(source)
+    cells, decimal_commas = read_cells(source, uneven="keep")
+    cells = _fill(cells)
     rows = [[cell.replace(",", ".") for cell in row] for row in cells] if decimal_commas else cells
     across, down = _has_ids(rows)
+    content = RDMContent(None, "square" if across and down else None)
+    if not (across or down):
+        start, n_columns = _describe(content, rows, cells)
+        rows = [row[n_columns:] for row in rows[start:]]
     # ids as they are written, with their commas
     columns = [cell.strip() for cell in cells[0][down:]] if across else []
     ids = [row[0].strip() for row in cells[across:]] if down else columns
@@ -32,12 +46,81 @@ def _read(source: Path, _: str | None) -> RDMContent:
     if across and down and ids != columns:
         rows = _reorder_columns(rows, columns, ids)
     values = [[_number(cell, i, j) for j, cell in enumerate(row)] for i, row in enumerate(rows)]
-    content = RDMContent(np.array(values), "square" if across and down else None)
+    content.values = np.array(values)
     if ids:
         content.pattern_descriptors["stimulus"] = ids
     if decimal_commas:
         content.notices.append("it was read with semicolons between cells and decimal commas")
     return content
+
+
+def _fill(rows: Rows) -> Rows:
+    """Rows of one length, of R's table without a cell above the row names, or of a lower triangle.
+
+    The rows of a lower triangle end at the diagonal, or before it if they begin with ids.
+    """
+    widths = [len(row) for row in rows]
+    if len(set(widths)) == 1:
+        return rows
+    if set(widths[1:]) == {widths[0] + 1}:
+        return [["", *rows[0]], *rows[1:]]
+    start = 0 if widths[1] == widths[0] + 1 else 1
+    header, body = rows[:start], rows[start:]
+    has_ids = all(_is_text(row[0]) for row in body)
+    width = len(body) + has_ids
+    header = [["", *row] if has_ids and len(row) == len(body) else row for row in header]
+    ends = {len(row) - number for number, row in enumerate(body)}
+    at_diagonal = ends == {1 + has_ids} and all(_is_diagonal(row[-1]) for row in body)
+    if (
+        len(body) > 2
+        and (at_diagonal or (has_ids and ends == {1}))
+        and {len(row) for row in header} <= {width}
+    ):
+        return [*header, *(row + [""] * (width - len(row)) for row in body)]
+    number = next(k for k, length in enumerate(widths) if length != widths[0])
+    lengths = f"row {number} (from 0) has {widths[number]} cells, but the first has {widths[0]}"
+    remedy = "write rows of one length, or a lower triangle whose rows end at a diagonal of zeros"
+    raise NeurordlError(f"{lengths}; {remedy}")
+
+
+def _is_diagonal(cell: str) -> bool:
+    return not _is_text(cell) and (math.isnan(value := _value(cell)) or value in (0, 1))
+
+
+def _describe(content: RDMContent, rows: Rows, cells: Rows) -> tuple[int, int]:
+    """Read what stands above and before condensed RDMs: how many rows, and how many columns."""
+    width, body = len(rows[0]), rows[1:]
+    if not body or _is_square(rows):
+        body = rows
+    counts = [[str(k + first) for k in range(max(width, len(rows)))] for first in (0, 1)]
+    # numbers that count the pairs, as pandas writes them, or a name for each of them
+    counted = any(rows[0][k:] == numbers[: width - k] for k in (0, 1) for numbers in counts if width - k >= 6)
+    named = _is_text(rows[0][-1]) and all(map(_is_text, rows[0][1:])) and not _is_text(body[0][-1])
+    header = body is not rows and (counted or named)
+    names = [cell.strip().lower() for cell in rows[0]] if header else [""] * width
+    body = body if header else rows
+    n_columns = 0
+    while n_columns < width - 1:
+        column = [row[n_columns].strip() for row in body]
+        is_count = header and not names[n_columns] and column in [numbers[: len(body)] for numbers in counts]
+        name = _DESCRIPTORS.get(names[n_columns], names[n_columns])
+        if not (is_count or name in _DESCRIPTORS or all(map(_is_text, column))):
+            break
+        if not is_count:
+            texts = [row[n_columns].strip() for row in cells[header:]]
+            content.rdm_descriptors[name or "subject"] = texts
+            if not name:
+                content.notices.append(
+                    f"its column {n_columns} (from 0) was read as subjects: {listed(texts)}"
+                )
+        n_columns += 1
+    if header:
+        pairs = rows[0][n_columns:]
+        content.notices.append(
+            f"its first row names {len(pairs)} pairs ({listed(pairs, 2)}) and is not read: pairs are taken "
+            "row by row, (0, 1), (0, 2), ..."
+        )
+    return int(header), n_columns
 
 
 def _reorder_columns(rows: Rows, columns: list[str], ids: list[str]) -> Rows:
@@ -68,7 +151,7 @@ def _has_ids(rows: Rows) -> tuple[bool, bool]:
 
 def _is_square(rows: Rows) -> bool:
     """Whether the rows are a square RDM, or similarities: what stands beside it can only be ids."""
-    if len(rows) < 2 or any(_is_text(cell) for row in rows for cell in row):
+    if len(rows) < 2 or len(rows) != len(rows[0]) or any(_is_text(cell) for row in rows for cell in row):
         return False
     return looks_square(np.array([[[_value(cell) for cell in row] for row in rows]]))
 
