@@ -731,8 +731,10 @@ def evaluate_fitted(
     """Fit models to some stimuli or subjects, and score them on the others, by cross-validation.
 
     The scores estimate the mean similarity, over the population that ``generalizes_to`` names, of a model
-    fitted to as much data as all folds but one contain. They equal those of rsatoolbox's ``crossval`` and
-    ``bootstrap_crossval``; stimuli are matched by id.
+    fitted to as much data as all folds but one contain. They are means over 100 random splits (see `Folds`),
+    so that less than 5 % of their variance is that of the splits. In a split they equal those of rsatoolbox's
+    ``crossval``; stimuli are matched by id. A fold in which all weights are 0, or in which the prediction is
+    constant, scores 0.
 
     Parameters
     ----------
@@ -750,24 +752,28 @@ def evaluate_fitted(
     roi, subjects, missing
         As in `evaluate`.
     bootstrap
-        What is resampled: "subjects", "stimuli", "both", or a `Bootstrap` or other `Resampling`.
+        What intervals and p-values generalize to: "subjects", "stimuli" or "both", by a `Jackknife`, which
+        leaves out each of them. Or a `Bootstrap` or other `Resampling`: with a bootstrap of few stimuli (12,
+        say) intervals are far too wide. None computes the scores only.
 
     Returns
     -------
     DataFrame
-        A row for each ROI and model: the score over the folds of all data, its 95 % interval and one-sided p
-        against zero (NaN without bootstrap), and the noise ceiling on the same folds.
+        A row for each ROI and model: the score over the folds of all splits, its 95 % interval and one-sided
+        p against zero (NaN for ``bootstrap=None``), and the noise ceiling on the same folds.
 
     Warns
     -----
     UserWarning
-        There are fewer than 100 resamples, or an interval has no width although the scores differ.
+        Folds score 0 since a model says nothing in them, with their number; there are fewer than 100
+        resamples; or an interval has no width although the scores differ, or a bootstrap no variance.
 
     Raises
     ------
     NeurordlError
-        Ids do not match, the models are of different stimuli, there are more folds than there can be, nothing
-        is held out from a fitted model, or a subject has several RDMs.
+        Ids do not match, the models are of different stimuli, there are more folds than there can be, also
+        without a subject or a stimulus; nothing is held out from a fitted model, or a subject has several
+        RDMs.
     """
     comparison, folds = find_similarity(comparison), folds or Folds()
     named = find_resampling(bootstrap)
