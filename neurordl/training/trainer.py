@@ -333,7 +333,8 @@ def _checked_stimuli(
 ) -> tuple[StimulusSet | None, StimulusSet | None]:
     """Training and validation stimuli, which share none, checked against the objective."""
     if validation is not None and (stimuli is None or not objective.losses):
-        raise NeurordlError("validation= chooses the epoch by transfer losses of stimuli; pass both, too")
+        lacking = "the objective has none" if stimuli is not None else "pass stimuli=, too"
+        raise NeurordlError(f"validation= chooses the epoch by transfer losses of stimuli: {lacking}")
     if stimuli is None or validation is None:
         validation = None
     elif not isinstance(validation, StimulusSet):
