@@ -126,7 +126,9 @@ def image_paths(folder: Path, labels: object = None) -> tuple[list[Path], list[s
     paths.sort(key=lambda path: (natural_key(path.stem), path.name))
     for path, following in itertools.pairwise(paths):
         if path.stem == following.stem:
-            raise NeurordlError(f"{path} and {following.name} would both have the id {path.stem!r}")
+            raise NeurordlError(
+                f"{path} and {following.name} would both have the id {path.stem!r}; rename one"
+            )
     table = Path(labels).resolve() if isinstance(labels, str | Path) else None
     rest = [p for p in visible if p.suffix.lower() not in _SUFFIXES and p.resolve() != table]
     return paths, sorted((f"{path.name}/" if path.is_dir() else path.name for path in rest), key=natural_key)

@@ -295,9 +295,9 @@ class StimulusSet:
         return [self._parts(order[fold::n]) for fold in range(n)]
 
     def draw(self, n: int, seed: int = 0) -> StimulusSet:
-        """Draw ``n`` stimuli, of each class as many to within one. The source of the set records the draw.
+        """Draw ``n`` stimuli, equally many of each class, or one more. ``source`` records ``n`` and the seed.
 
-        Where a class has too few stimuli, all of them are drawn, and more of the others.
+        If a class has too few stimuli, all of them are drawn, and more of the other classes.
 
         Parameters
         ----------
@@ -399,7 +399,8 @@ def read_table(table: StrPath | pd.DataFrame, id: str, *needed: str) -> pd.DataF
         name, frame = str(table), read_frame(table, keep=("id", "stimulus", id, *needed))
     if id == "id":
         id = id_column(frame.columns) or id
-    check_columns(name, frame.columns, (id, *needed))
+    remedy = "rename the column with the ids to 'id'" if id == "id" and id not in frame else ""
+    check_columns(name, frame.columns, (id, *needed), remedy)
     check_ids(frame[id], f"rows of {name}")
     frame = frame.set_index(id)
     if not isinstance(table, pd.DataFrame):
@@ -414,9 +415,9 @@ def _rows_of(table: StrPath | pd.DataFrame | None, ids: Sequence[str]) -> pd.Dat
     """The rows of a table for ``ids``, in their order; an id without a row is an error."""
     if table is None:
         return pd.DataFrame(index=list(ids))
-    name = "rows of the table" if isinstance(table, pd.DataFrame) else f"rows of {table}"
-    frame = read_table(table, "id")
-    return frame.iloc[match_ids(ids, frame.index, names=("stimuli", name)).index]
+    names = "stimuli", "rows of the table" if isinstance(table, pd.DataFrame) else f"rows of {table}"
+    frame, remedy = read_table(table, "id"), "add the rows, or remove the images"
+    return frame.iloc[match_ids(ids, frame.index, names=names, remedy=remedy).index]
 
 
 def _labels_of(

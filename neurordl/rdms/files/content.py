@@ -483,7 +483,7 @@ def _from_square(matrix: Values, source: str, wanted: Interpretation) -> Values:
     elif not square.is_symmetric:
         i, j = (int(index[square.difference.argmax()]) for index in np.triu_indices(len(matrix), 1))
         problem = f"is not symmetric: row {i}, column {j} (from 0) is {matrix[i, j]:g}, but row {j}, column "
-        problem += f"{i} is {matrix[j, i]:g}; fill both triangles alike, or give the upper one condensed"
+        problem += f"{i} is {matrix[j, i]:g}; make it symmetric, or save its upper triangle as a vector"
     if problem:
         raise NeurordlError(f"{source} {problem}")
     vector: Values = square.upper / 2 + square.lower / 2 if square.difference.any() else square.upper
