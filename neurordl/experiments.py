@@ -176,7 +176,9 @@ def subtract_reference(
     conditions = list(frame[condition].unique())
     check_choice("reference", reference, conditions)
     if frame.duplicated([condition, *pair]).any():
-        raise NeurordlError(f"a {condition} occurs twice with the same {', '.join(pair)}; add to pair=")
+        raise NeurordlError(
+            f"a {condition} occurs twice with the same {', '.join(pair)}; add columns to pair="
+        )
     table = frame.pivot(index=list(pair), columns=condition, values=value).astype(float)
     compared = [name for name in conditions if name != reference]
     return table[compared].sub(table[reference], axis=0)

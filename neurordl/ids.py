@@ -21,13 +21,15 @@ _UNREPEAT = "rename or drop the repeats, or average over them first"
 # Differences in writing between ids of the same stimulus. They are pointed out, and never matched.
 _DIFFERENCES: dict[str, Callable[[str], str]] = {
     "Unicode form": lambda text: unicodedata.normalize("NFC", text),
-    "blanks": str.strip,
+    "blanks": lambda text: " ".join(text.split()),
     "folder": lambda text: re.split(r"[/\\]", text)[-1],
     "extension": lambda text: _EXTENSION.sub("", text),
     "decimal point": lambda text: re.sub(r"^([0-9]+)\.0*$", r"\1", text),
     "letter case": str.casefold,
     "zero padding": lambda text: _DIGITS.sub(lambda digits: digits[0].lstrip("0") or "0", text),
 }
+# These are pointed out also where one side has both: files may well be named 1.png and 01.png.
+_ON_ONE_SIDE = ("Unicode form", "blanks", "letter case")
 
 
 def natural_key(text: str) -> tuple[Any, ...]:
@@ -212,16 +214,46 @@ def near_misses(match: Match) -> str:
     pairs = [(value, plain[_plain(value)]) for value in match.missing if _plain(value) in plain]
     if not pairs:
         return ""
-    value, near = pairs[0]
-    differences = [name for name in _DIFFERENCES if _plain(value, keep=name) != _plain(near, keep=name)]
-    ways = " and ".join(differences) or "letter case"
-    return f" ({len(pairs)} differ only by {ways}, such as {value!r} and {near!r})"
+    return f" ({len(pairs)} differ only by {_ways(*pairs[0], tuple(_DIFFERENCES))})"
 
 
-def _plain(text: str, keep: str = "") -> str:
-    """Remove the differences in writing that are pointed out, except the one to keep."""
-    for name, remove in _DIFFERENCES.items():
-        text = text if name == keep else remove(text)
+def similar_ids(ids: Iterable[object]) -> str:
+    """Describe ids of one side that differ only in letter case, blanks or Unicode form; empty if none do.
+
+    Examples
+    --------
+    >>> similar_ids(["face", "Face"])
+    "1 of 2 ids differs from another only by letter case, such as 'face' and 'Face': they are other stimuli"
+    """
+    texts = [value for value in ids if isinstance(value, str)]
+    firsts: dict[str, str] = {}
+    pairs = []
+    for text in texts:
+        first = firsts.setdefault(_plain(text, _ON_ONE_SIDE), text)
+        pairs += [(first, text)] if first != text else []
+    if not pairs:
+        return ""
+    differ = (
+        f"{len(pairs)} of {len(texts)} ids {'differs' if len(pairs) == 1 else 'differ'} from another only"
+    )
+    return f"{differ} by {_ways(*pairs[0], _ON_ONE_SIDE)}: they are other stimuli"
+
+
+def _ways(value: str, near: str, names: Sequence[str]) -> str:
+    """In which ways two texts differ, and the texts."""
+
+    def differ(name: str) -> bool:
+        rest = [other for other in names if other != name]
+        return _plain(value, rest) != _plain(near, rest)
+
+    ways = " and ".join(filter(differ, names)) or "letter case"
+    return f"{ways}, such as {value!r} and {near!r}"
+
+
+def _plain(text: str, names: Iterable[str] = _DIFFERENCES) -> str:
+    """Remove differences in writing that are pointed out."""
+    for name in names:
+        text = _DIFFERENCES[name](text)
     return text
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurordl.errors import NeurordlError
-from neurordl.ids import check_ids, match_ids, natural_key
+from neurordl.ids import check_ids, match_ids, natural_key, similar_ids
 
 ids = st.text(st.sampled_from("ab01.A_"), min_size=1, max_size=5)
 id_lists = st.lists(ids, min_size=1, max_size=12, unique=True)
@@ -136,6 +136,30 @@ def test_near_ids_are_pointed_out_and_not_matched(one: str, other: str, ways: st
         with pytest.raises(NeurordlError, match=rf"1 differ only by {ways}, such as '{one}' and '{other}'"):
             match_ids(wanted, available)
     assert match_ids([one, "x"], [other, "x"], missing="ignore").matched == ("x",)
+
+
+@pytest.mark.parametrize(
+    "ids, said",
+    [
+        (
+            ["face", "house", "Face"],
+            "1 of 3 ids differs from another only by letter case, such as 'face' and 'Face'",
+        ),
+        (["a", "a ", "A"], "2 of 3 ids differ from another only by blanks, such as 'a' and 'a '"),
+        (["two  words", "two words"], "1 of 2 ids differs from another only by blanks, such as"),
+        (["two\u00a0words", "two words"], "1 of 2 ids differs from another only by blanks, such as"),
+        (["Bär", "Ba\u0308r"], "1 of 2 ids differs from another only by Unicode form"),
+        (
+            ["Bär", "ba\u0308r "],
+            "1 of 2 ids differs from another only by Unicode form and blanks and letter case",
+        ),
+        (["s1", "s01", "s1.png", "x/s1", "1", "1.0", 1, None], ""),
+        ([], ""),
+    ],
+)
+def test_ids_of_one_side_that_are_alike(ids: list[Any], said: str) -> None:
+    assert similar_ids(ids).startswith(said)
+    assert bool(similar_ids(ids)) == bool(said)
 
 
 def test_ids_that_are_not_near_get_no_hint() -> None:

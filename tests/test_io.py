@@ -152,6 +152,12 @@ def test_json_refuses_what_it_cannot_say(value: object, tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_json_with_a_byte_order_mark(tmp_path: Path) -> None:
+    for encoding in ("utf-8-sig", "utf-16", "utf-8"):
+        (tmp_path / "it.json").write_bytes('{"naïve": 1}'.encode(encoding))
+        assert read_json(tmp_path / "it.json") == {"naïve": 1}
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
 def test_damaged_json(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "run.json"

@@ -64,7 +64,7 @@ def _definitions(module: str) -> dict[str, Definition | tuple[str, str]]:
     path = _PACKAGE.joinpath(*module.split("."))
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     definitions: dict[str, Definition | tuple[str, str]] = {}
-    body = ast.parse(path.read_text(encoding="utf-8")).body
+    body = ast.parse(path.read_text(encoding="utf-8-sig")).body
     for node in [*body, *(part for block in body if isinstance(block, ast.If) for part in block.body)]:
         match node:
             case ast.ImportFrom(module=str(source)) if source.startswith("neurordl"):
@@ -450,7 +450,7 @@ def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:
         if path is None:
             return None
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise typer.BadParameter(f"{path} cannot be read: {error}") from error
         known = {p.name: p.multiple or p.nargs == -1 for p in context.command.params if p.name != "config"}

@@ -12,6 +12,7 @@ zero. Half precision is computed in float32.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -131,6 +132,14 @@ class Comparison:
     def __post_init__(self) -> None:
         if self.function is None and self.similarity is None and self.kernel is None:
             raise NeurordlError(f"comparison {self.name!r} needs a function, a similarity or a kernel")
+        if self.function is not None:
+            try:
+                inspect.signature(self.function).bind(None, None, None)
+            except TypeError as error:
+                problem = f"comparison {self.name!r}: its function must take (a, b, weights)"
+                raise NeurordlError(f"{problem}: two RDMs, and the weights of their pairs") from error
+            except ValueError:  # a function in C has no signature
+                pass
         check_choice("undefined", self.undefined, ("constant", "zero", None))
         object.__setattr__(self, "differentiable", self.differentiable and self.function is not None)
 

@@ -83,9 +83,10 @@ class Dissimilarity:
     name
         Its name.
     function
-        Maps patterns (..., stimuli, channels), or (..., runs, stimuli, channels) if ``needs_runs``, to
-        condensed RDMs (..., pairs). It takes the argument ``precision``, (channels, channels), unless that is
-        "none", and the argument ``counts``, (runs, stimuli), if it is ``unbalanced``.
+        Maps patterns, a tensor (..., stimuli, channels), or (..., runs, stimuli, channels) if it
+        ``needs_runs``, to condensed RDMs (..., pairs). It takes the argument ``precision``, (channels,
+        channels), unless that is "none", and the argument ``counts``, (runs, stimuli), if it is
+        ``unbalanced``.
     aliases
         Other names that files and papers use for it. Letter case, blanks, punctuation and the word "distance"
         are ignored.
@@ -150,15 +151,16 @@ class Dissimilarity:
         Raises
         ------
         NeurordlError
-            The function returned something of another shape.
+            The function returned no tensor, or one of another shape.
         """
         rdms = self.function(patterns, *args, **kwargs)
         n = patterns.shape[-2]
         expected = (*patterns.shape[: -3 if self.needs_runs else -2], n * (n - 1) // 2)
-        if rdms.shape != expected:
-            shapes = f"{tuple(rdms.shape)} for patterns {tuple(patterns.shape)}"
-            problem = f"dissimilarity {self.name!r} gave values of the shape {shapes}"
-            raise NeurordlError(f"{problem}: it must return condensed RDMs {expected}")
+        if not isinstance(rdms, Tensor) or rdms.shape != expected:
+            is_tensor = isinstance(rdms, Tensor)
+            result = f"values of the shape {tuple(rdms.shape)}" if is_tensor else f"a {type(rdms).__name__}"
+            problem = f"dissimilarity {self.name!r} gave {result} for patterns {tuple(patterns.shape)}"
+            raise NeurordlError(f"{problem}: it must return a tensor with condensed RDMs {expected}")
         return rdms
 
     def __str__(self) -> str:
@@ -457,7 +459,7 @@ def find_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
         known = (measure for measure in DISSIMILARITIES.values() if measure.function is choice)
         return next(known, None) or Dissimilarity(_name_of(choice), choice)
     meant = dissimilarity_from_text(str(choice))
-    remedy = f"did you mean {meant.name!r}?" if meant else ""
+    remedy = f"did you mean {meant.name!r}?" if meant else "or give a Dissimilarity, or a function"
     return DISSIMILARITIES[check_choice("dissimilarity", choice, tuple(DISSIMILARITIES), remedy)]
 
 

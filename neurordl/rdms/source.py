@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -258,7 +258,7 @@ def coded(dataset: DatasetBase, descriptor: str, label: str) -> tuple[list[Any],
     except TypeError:  # some cannot be names, such as lists
         names = values
     for name in names:
-        if not isinstance(name, Hashable) or name is None or name != name:
+        if not _is_hashable(name) or name is None or name != name:
             row = next(row for row, value in enumerate(values) if value is name)
             problem = f"{label} has {name!r:.60} as {descriptor!r} of observation {row} (from 0)"
             raise NeurordlError(f"{problem}; give each a name or a number, or leave it out")
@@ -266,10 +266,18 @@ def coded(dataset: DatasetBase, descriptor: str, label: str) -> tuple[list[Any],
     return names, np.fromiter(map(numbers.__getitem__, values), np.intp, len(values))
 
 
+def _is_hashable(name: object) -> bool:
+    try:
+        hash(name)
+    except TypeError:  # a list, or a tuple that holds one
+        return False
+    return True
+
+
 def check_dtype(dtype: npt.DTypeLike) -> torch.dtype:
     """Return the torch dtype of float64 or float32, by any name that numpy has for it; others are refused."""
     try:
-        return _DTYPES[np.dtype(dtype)]
+        return _DTYPES[np.dtype(dtype).newbyteorder("=")]
     except (TypeError, ValueError, KeyError) as error:
         raise NeurordlError(f"dtype={dtype!r}: expected float64 or float32") from error
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError
-from neurordl.ids import check_ids, id_column, match_ids, natural_key
+from neurordl.ids import check_ids, id_column, match_ids, natural_key, similar_ids
 from neurordl.io import read_frame, sha256_array
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
 from neurordl.validate import check_columns, check_count, check_number, listed
@@ -132,6 +132,7 @@ class StimulusSet:
                 stacklevel=2,
             )
         ids = tuple(path.stem for path in paths)
+        _warn_of_similar(ids, str(folder))
         table = _rows_of(labels, ids)
         settings = {"size": size, "channels": channels, "mean": mean, "std": std}
         pixels, prepared = read_images(paths, Preprocessing.from_dict(settings))
@@ -173,6 +174,7 @@ class StimulusSet:
                 raise NeurordlError(f"stimulus {name!r} has no image path: {path!r} is {value!r}; fill it in")
         paths = [root / value for value in frame[path]]
         pixels, prepared = read_images(paths, Preprocessing.from_dict(preprocessing))
+        _warn_of_similar(frame.index, source or "the table")
         rest = frame.drop(columns=path)
         numbers, names = _labels_of(rest, label or "label", classes)
         return cls(tuple(frame.index), pixels, prepared, numbers, rest, source, classes=names)
@@ -208,6 +210,7 @@ class StimulusSet:
             array are kept; with 3, a single channel is repeated.
         """
         names = check_ids(ids, "stimuli")
+        _warn_of_similar(names, source or "the array")
         pixels, prepared = array_pixels(array, preprocessing)
         frame = _rows_of(table, names)
         if labels is not None:
@@ -351,6 +354,11 @@ class StimulusSet:
             labels=None if self.labels is None else self.labels[rows],
             table=self.table.iloc[index],
         )
+
+
+def _warn_of_similar(ids: Iterable[object], name: str) -> None:
+    if similar := similar_ids(ids):
+        warnings.warn(f"stimuli of {name}: {similar}", UserWarning, stacklevel=3)
 
 
 def _shuffle(ids: Sequence[str], seed: int, strata: Sequence[str] | None) -> tuple[Ints, np.random.Generator]:

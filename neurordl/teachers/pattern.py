@@ -77,7 +77,7 @@ class PatternTeacher(ById, Teacher):
             raise NeurordlError("patterns: expected a mapping from subject to patterns: {'s01': dataset}")
         self.center = check_choice("center", center, (None, *get_args(Center)))
         self.batches = check_choice("batches", batches, ("subject", "shared"))
-        self.pool, self.transformed = pool, pool == "zscore"
+        self.pool, self.transformed = check_choice("pool", pool, get_args(Pool)), pool == "zscore"
         self.dissimilarity: Dissimilarity = find_dissimilarity(dissimilarity)
         measure = self.dissimilarity
         measure.check_precision(precision is not None)

@@ -282,7 +282,7 @@ class RDMLoss(TransferLoss):
             self._check_same_unit()
 
     def _check_same_unit(self) -> None:
-        theirs = self.teacher.dissimilarity
+        theirs = getattr(self.teacher, "dissimilarity", None)
         if getattr(self.teacher, "transformed", False):
             difference = "the teacher's RDM is standardized or ranked and has no unit"
         elif theirs is None or find_dissimilarity(theirs) != self.dissimilarity:
@@ -381,7 +381,7 @@ class SoftTargetLoss(TransferLoss):
 
 def _single_layer(teacher: Teacher | NetworkTeacher) -> Teacher:
     if not isinstance(teacher, NetworkTeacher):
-        if not hasattr(teacher, "target") or not hasattr(teacher, "dissimilarity"):
+        if not hasattr(teacher, "target"):
             wrappers = {RDMs: "RDMTeacher(rdms)", nn.Module: "NetworkTeacher(network, layers='layer3')"}
             makers = [maker for type_, maker in wrappers.items() if isinstance(teacher, type_)]
             remedy = f"wrap it: {makers[0]}" if makers else "make one, such as RDMTeacher(rdms)"
@@ -395,12 +395,12 @@ def _single_layer(teacher: Teacher | NetworkTeacher) -> Teacher:
 
 def _dissimilarity_for_student(teacher: Teacher) -> Dissimilarity:
     """The teacher's own dissimilarity, or the one by which a network is measured in its place."""
-    if teacher.dissimilarity is None:
+    if (measured_by := getattr(teacher, "dissimilarity", None)) is None:
         usable = [name for name, measure in DISSIMILARITIES.items() if not measure.lacking_in_network]
         raise NeurordlError(
             f"the teacher's dissimilarity is unknown; set dissimilarity= ({', '.join(usable)})"
         )
-    theirs = find_dissimilarity(teacher.dissimilarity)
+    theirs = find_dissimilarity(measured_by)
     chosen = theirs.of_network()
     if chosen != theirs:
         warnings.warn(

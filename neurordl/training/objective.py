@@ -231,7 +231,9 @@ class Objective:
         labelled = _as_batch("labelled", labelled, ("images", "labels", "ids"))
         stimuli = _as_batch("stimuli", stimuli, ("images", "ids", "labels")) or labelled
         if stimuli is None or (self.task is not None and labelled is None):
-            raise NeurordlError("no batch: pass labelled=(images, labels), or set task=None with stimuli=")
+            raise NeurordlError(
+                "labelled= is missing: pass labelled images, or stimuli= and an objective with task=None"
+            )
         outputs, features = self._read(student, labelled, stimuli, batchnorm)
         total, terms = torch.zeros((), device=stimuli.images.device), dict[str, Tensor]()
         if self.task is not None and labelled is not None:

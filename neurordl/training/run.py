@@ -215,11 +215,13 @@ class RunFolder:
 
     def _check_same(self, earlier: Mapping[str, Any]) -> None:
         different: dict[str, str] = {}  # by name: a setting of the optimizer replaces that of `Optimization`
-        for part in _SAME:
-            now, before = (_settings(record.get(part) or {}) for record in (self.record, earlier))
-            prefix = "" if part in ("settings", "optimizer", "objective") else f"{part}."
-            texts = [prefix + text.removeprefix("optimization.") for text in io.differing(now, before)]
-            different |= {text.partition(" (")[0]: text for text in texts}
+        with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
+            for part in _SAME:
+                parts = [record.get(part) or {} for record in (self.record, earlier)]
+                texts = io.differing(*map(_settings, parts)) if all(parts) else [part] if any(parts) else []
+                prefix = "" if part in ("settings", "optimizer", "objective", *texts) else f"{part}."
+                texts = [prefix + text.removeprefix("optimization.") for text in texts]
+                different |= {text.partition(" (")[0]: text for text in texts}
         if different:
             problem = f"out: {self.path} holds another run, which differs in {listed(different.values())}"
             raise NeurordlError(f"{problem}; choose another folder, or repeat the arguments of that run")
@@ -281,10 +283,10 @@ class RunFolder:
 
 
 def _settings(part: Mapping[str, Any]) -> Record:
-    """A part of the record, with an entry for each setting of each loss."""
+    """A part of the record; names of losses come first, then each setting of each loss."""
     losses: Record = part.get("losses", {})
     flat = {f"{name}.{key}": value for name, loss in losses.items() for key, value in loss.items()}
-    return {**part, **flat, "losses": list(losses)}
+    return {"losses": list(losses), **{key: value for key, value in part.items() if key != "losses"}, **flat}
 
 
 def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:

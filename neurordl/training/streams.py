@@ -119,7 +119,7 @@ class SetStream:
         row = {stimulus: number for number, stimulus in enumerate(stimuli.ids)}
         usable = [group for group in ([stimuli.ids] if groups is None else groups) if len(group) >= fewest]
         if not usable:
-            raise NeurordlError(f"of {len(stimuli)} stimuli fewer than {fewest} share a batch; give more")
+            raise NeurordlError(f"{len(stimuli)} images or stimuli: a batch needs {fewest} or more of them")
         self._groups = [np.array([row[name] for name in sorted(group, key=natural_key)]) for group in usable]
         self._sizes = [min(batch_size, len(group)) // world * world for group in self._groups]
         # The two streams of a fit draw from different random numbers.
@@ -189,7 +189,7 @@ class LoaderStream:
             self._iterator = self._start(step)
             batch = next(self._iterator, None)
         if batch is None:
-            remedy = "is drop_last set? it must start again each time"
+            remedy = "check that it is not empty, that drop_last= leaves a batch, and that it can start again"
             raise NeurordlError(f"labelled: the loader gave no batch; {remedy}")
         return _loaded(batch)
 

@@ -114,7 +114,8 @@ def test_an_object_is_made_where_its_first_argument_is_given() -> None:
 def test_value_objects_in_a_file(shell: Any, tmp_path: Path) -> None:
     """A table of the file holds the fields of an object; the command line goes before."""
     (tmp_path / "it.h5").touch()
-    (tmp_path / "train.toml").write_text("epochs = 3\n[batches]\nlabelled = 16\n[optimization]\nlr = 0.1")
+    text = "epochs = 3\n[batches]\nlabelled = 16\n[optimization]\nlr = 0.1"
+    (tmp_path / "train.toml").write_text(text, encoding="utf-8-sig")  # as some editors of Windows save it
     command = COMMANDS["train"].with_options()
     context = command.make_context(
         "train",

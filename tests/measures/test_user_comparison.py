@@ -264,3 +264,9 @@ def test_a_loss_refuses_weights_that_the_comparison_cannot_take() -> None:
     weighted = nrl.Comparison("weighted", pearson, weighted=True)
     want = loss("corr", False, pair_weights="reliability")
     assert loss(weighted, False, pair_weights="reliability") == pytest.approx(want, abs=1e-6)
+
+
+def test_a_function_without_weights_is_refused() -> None:
+    with pytest.raises(nrl.NeurordlError, match=r"'c2': its function must take \(a, b, weights\)"):
+        nrl.Comparison("c2", lambda a, b: (a * b).sum(-1))
+    nrl.Comparison("c3", torch.lerp)  # a function in C

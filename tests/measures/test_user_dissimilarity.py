@@ -304,7 +304,9 @@ def test_a_teacher_refuses_patterns_that_are_no_rates() -> None:
 @pytest.mark.parametrize("shape", [(), (1, N * (N - 1) // 2), (N, N)])
 def test_rdms_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     wrong = nrl.Dissimilarity("wrong", lambda x: x.mean().expand(shape))
-    message = r"'wrong' gave values of the shape \(.*\) for patterns .*: it must return condensed RDMs"
+    message = (
+        r"'wrong' gave values of the shape \(.*\) for patterns .*: it must return a tensor with condensed"
+    )
     batch = nrl.Batch(torch.zeros(N, 1, 8, 8), ids=IDS)
     rdms = nrl.compute_rdms(patterns(), "correlation")
     for call in (
@@ -315,3 +317,9 @@ def test_rdms_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     ):
         with pytest.raises(nrl.NeurordlError, match=message):
             call()
+
+
+def test_a_function_of_arrays_is_refused() -> None:
+    measure = nrl.Dissimilarity("array", lambda patterns: pdist(patterns.numpy()[0]))
+    with pytest.raises(nrl.NeurordlError, match=r"gave a ndarray for patterns .*: it must return a tensor"):
+        measure(torch.rand(1, 4, 3))

@@ -149,6 +149,26 @@ def test_all_of_a_folder_is_read_or_named(tmp_path: Path) -> None:
         StimulusSet.from_folder(tmp_path)
 
 
+def test_names_that_are_alike_on_one_side_are_pointed_out(tmp_path: Path) -> None:
+    for name in ("Face", "face", "house"):
+        save(tmp_path / f"{name}.png")
+    said = r"1 of 3 ids differs from another only by letter case, such as 'Face' and 'face'"
+    with pytest.warns(UserWarning, match=said):
+        stimuli = StimulusSet.from_folder(tmp_path)
+    assert len(stimuli) == 3
+    table = pd.DataFrame({"id": stimuli.ids, "path": [f"{name}.png" for name in stimuli.ids]})
+    for make in (
+        lambda: StimulusSet.from_table(table, folder=tmp_path),
+        lambda: StimulusSet.from_array(stimuli.pixels, stimuli.ids),
+    ):
+        with pytest.warns(UserWarning, match=said) as caught:
+            made = make()
+        assert Path(caught[0].filename) == Path(__file__)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough
+        made.subset(["Face", "face"])
+
+
 @pytest.mark.parametrize("suffix", ["gif", "tif", "webp", "png"])
 def test_several_frames_are_refused(suffix: str, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "green")]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from rsatoolbox.rdm import RDMs
 from torch import Tensor
@@ -47,3 +48,21 @@ def test_a_user_teacher_trains_as_the_same_rdms_do(tmp_path: Path) -> None:
     np.testing.assert_array_equal(of_labels.history["rdm:conv3"], of_rdms.history["rdm:conv3"])
     record = json.loads((tmp_path / "own" / "run.json").read_text(encoding="utf-8"))
     assert record["objective"]["losses"]["rdm:conv3"]["teacher"]["teacher"] == "CategoryTeacher"
+
+
+def test_a_teacher_without_a_dissimilarity_needs_it_from_the_loss() -> None:
+    class Distances:
+        """Not derived from `Teacher`, and its dissimilarity is not known."""
+
+        transformed = False
+
+        def target(self, batch: nrl.Batch, features: Mapping[str, Tensor]) -> nrl.Target:
+            return CategoryTeacher().target(batch, features)
+
+    with pytest.raises(nrl.NeurordlError, match="dissimilarity is unknown; set dissimilarity="):
+        nrl.RDMLoss(Distances(), layer="conv3")  # type: ignore[arg-type]
+    loss = nrl.RDMLoss(Distances(), layer="conv3", dissimilarity="euclidean")  # type: ignore[arg-type]
+    images = torch.rand(6, 1, 8, 8)
+    batch = nrl.Batch(images, list(IDS[:6]), torch.tensor(LABELS[:6]))
+    value = loss({"conv3": torch.rand(6, 4)}, {}, batch)
+    assert value.isfinite()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -160,7 +161,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a stimulus set of 2": (
         lambda: {"stimuli": drawn(2, IDS[:2])},
-        r"of 2 stimuli fewer than 3 share a batch; give more",
+        r"2 images or stimuli: a batch needs 3 or more of them",
     ),
     "one stream of batches of 2": (
         lambda: {"stimuli": None, "labelled": drawn(M, IDS, labels=np.arange(M) % 4), "batch_size": 2},
@@ -219,10 +220,16 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "a loader without a length": (lambda: {"labelled": iter(())}, r"has no len\(\); give a DataLoader"),
     "a loader without a batch": (
         lambda: {"labelled": DataLoader(TensorDataset(torch.rand(3, 1), torch.zeros(3)), 8, drop_last=True)},
-        r"the loader gave no batch; is drop_last set",
+        r"the loader gave no batch; check that it is not empty, that drop_last= leaves a batch",
     ),
-    "a loader that does not start again": (lambda: {"labelled": Once()}, r"it must start again each time"),
-    "no labelled images": (lambda: {"labelled": None}, r"pass labelled=\(images, labels\), or set task=None"),
+    "a loader that does not start again": (
+        lambda: {"labelled": Once()},
+        r"the loader gave no batch; check .* that it can start again",
+    ),
+    "no labelled images": (
+        lambda: {"labelled": None},
+        r"labelled= is missing: pass labelled images, or stimuli=",
+    ),
     "labelled images that nobody needs": (
         lambda: {"objective": Objective(RDMLoss(RDMTeacher(brain()), "conv2"), task=None)},
         r"has no task, so labelled= would not be used; leave it out",
@@ -363,7 +370,7 @@ CASES |= {
     ),
     "a comparison of two arguments": (
         lambda: {"objective": Objective(RDMLoss(RDMTeacher(brain()), "conv2", comparison=lambda a, b: a))},
-        r"a loss fails: .*takes 2 positional arguments but 3 were given",
+        r"its function must take .a, b, weights.: two RDMs, and the weights of their pairs",
     ),
     "an optimizer that is made": (
         lambda: {"optimizer": torch.optim.SGD(student().parameters(), 0.1)},
@@ -428,6 +435,27 @@ def test_folder_that_holds_another_run(tmp_path: Path) -> None:
     ):
         train(tmp_path / "run", seed=1, resume=True)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"settings": "x"},
+        {"objective": ["x"]},
+        {"objective": {"losses": ["a"]}},
+        {"objective": {"losses": {"rdm:conv2": "x"}}},
+        {"labelled": "x"},
+        {"stimuli": 3},
+    ],
+    ids=str,
+)
+def test_a_damaged_record_is_not_resumed(part: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(out, epochs=1)
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    (out / "run.json").write_text(json.dumps({**record, **part}), encoding="utf-8")
+    with pytest.raises(NeurordlError, match=r"run\.json: it is damaged|holds another run"):
+        train(out, epochs=1, resume=True)
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -44,6 +44,7 @@ _KEPT = 1 << 27  # bytes of normalized patterns that are kept at once; more are 
 _BLOCK = 1 << 26  # most bytes of a block that is not kept; it has at most an eighth of all stimuli
 _SQUARE = 2048  # stimuli of a block whose patterns are kept
 _SLAB = 64  # rows that are finished at once, few enough for the cache
+_PIECE = 1 << 22  # bytes of patterns that are normalized at once
 _SAMPLE = 8  # stimuli whose mean shows whether patterns have a large one in common
 _COMMON = 16.0  # ratio of that mean's square to the variance up to which float64 loses no digits that matter
 
@@ -372,7 +373,7 @@ class _Blocks:
     def __init__(
         self, rows: Rows, shape: tuple[int, int], dtype: np.dtype[Any], normalize: Normalize, in_memory: bool
     ) -> None:
-        self.rows, self.normalize = rows, normalize
+        self.rows, self.shape, self.dtype, self.normalize = rows, shape, dtype, normalize
         n, row_bytes = shape[0], shape[1] * dtype.itemsize
         self.kept: tuple[Array, ...] | None = None
         fits = n * row_bytes <= _KEPT
@@ -393,7 +394,15 @@ class _Blocks:
         """Return patterns from one stimulus up to another."""
         if self.kept is not None:
             return tuple(side[start:stop] for side in self.kept)
-        return self._shifted(self._units(start, stop))
+        if self.normalize == "none":
+            return self._shifted(self._units(start, stop))
+        result = np.empty((stop - start, self.shape[1]), self.dtype)
+        piece = max(1, _PIECE // (self.shape[1] * self.dtype.itemsize))
+        for first in range(start, stop, piece):  # only a piece is in memory twice
+            (unit,) = self._units(first, min(stop, first + piece))
+            offset = 0 if self.offsets[0] is None else self.offsets[0]
+            np.subtract(unit, offset, out=result[first - start : first - start + len(unit)])
+        return (result,)
 
     def _units(self, start: int, stop: int) -> tuple[Array, ...]:
         sides = self.rows(start, stop)
@@ -406,11 +415,10 @@ class _Blocks:
         return tuple(side.numpy() for side in sides)
 
     def _shifted(self, sides: tuple[Array, ...]) -> tuple[Array, ...]:
-        shifted = []
-        for side, offset in zip(sides, self.offsets, strict=True):
-            target = None if self.normalize == "none" else side  # normalized patterns are copies
-            shifted.append(side if offset is None else np.subtract(side, offset, out=target))
-        return tuple(shifted)
+        return tuple(
+            side if offset is None else side - offset
+            for side, offset in zip(sides, self.offsets, strict=True)
+        )
 
     def block(self, start: int, sides: tuple[Array, ...], norms: Array | None = None) -> _Block:
         """Return patterns as a block; their norms may be given."""

@@ -13,7 +13,7 @@ import numpy as np
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError, explain
-from neurordl.ids import check_ids, possible_ids
+from neurordl.ids import check_ids, possible_ids, similar_ids
 from neurordl.io import damage_named, write_bytes
 from neurordl.measures.condensed import unmeasured_stimuli
 from neurordl.measures.dissimilarities import dissimilarity_from_text
@@ -311,4 +311,4 @@ def _notice_about_ids(rdms: RDMs, source: Path) -> list[str]:
             f"it has numbers as stimulus ids ({listed(ids, 3)}), and ids are text, '1' another than '001'; "
             f"{remedy} text"
         ]
-    return []
+    return [similar] if (similar := similar_ids(ids)) else []

@@ -475,7 +475,7 @@ class Resampling:
     @property
     def variance_method(self) -> Variance:
         """How variances are taken where stimuli are resampled."""
-        return VARIANCES[self.variance]
+        return VARIANCES[check_choice("variance", self.variance, list(VARIANCES))]
 
     @property
     def note(self) -> str:
@@ -487,9 +487,8 @@ class Resampling:
     def check(self, comparison: Comparison) -> None:
         """Refuse a comparison of complete RDMs where stimuli are resampled."""
         if "stimuli" in self.factors and comparison.complete:
-            raise NeurordlError(
-                f"{comparison.name} needs complete RDMs, and a resample of stimuli has none; draw subjects"
-            )
+            problem = f"{comparison.name} needs complete RDMs, and a resample of stimuli has none"
+            raise NeurordlError(f"{problem}; draw subjects, or compare by cosine_cov")
 
     def draw_subjects(self, subjects: Sequence[str], size: int, rng: np.random.Generator) -> Ints:
         """How often each subject is in each of some resamples, (size, subjects)."""

@@ -177,6 +177,15 @@ def test_pairs_without_a_value_are_counted(tmp_path: Path) -> None:
         assert said == ["9 of 36 dissimilarities are NaN, pairs without a value, with all of 's2'"]
 
 
+def test_ids_that_are_alike_are_pointed_out(tmp_path: Path) -> None:
+    rdms = RDMs(np.ones((1, 3)), pattern_descriptors={"stimulus": ["face", "face ", "house"]})
+    save_rdms(rdms, tmp_path / "it.h5")
+    with pytest.warns(
+        UserWarning, match="1 of 3 ids differs from another only by blanks, such as 'face' and"
+    ):
+        assert load_rdms(tmp_path / "it.h5").n_cond == 3
+
+
 # Cells and structs of MATLAB
 
 

@@ -144,6 +144,11 @@ def test_what_is_refused() -> None:
     class Single(HalfOfEach):
         n = 1
 
+    class Misspelled(HalfOfEach):
+        variance = "component"
+
+    with pytest.raises(nrl.NeurordlError, match="variance='component': expected one of 'bootstrap'"):
+        nrl.evaluate(models(), brain(), bootstrap=Misspelled())
     for factors in (("stimuli", "subjects"), "stimuli", ("subject",), ()):
         other = type("Other", (HalfOfEach,), {"factors": factors})
         with pytest.raises(nrl.NeurordlError, match=r"Other.factors=.*expected one of \('subjects',\)"):
