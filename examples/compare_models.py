@@ -3,7 +3,8 @@
 The simulated subjects distinguish three categories of stimuli, and stimuli within a category. Each of two
 models predicts one of these distinctions. The script prints their similarity with the subjects, with
 intervals that generalize to new subjects and new stimuli, beside the noise ceiling. It then fits a weighted
-sum of both models to some subjects and stimuli and scores it on others: the sum scores highest.
+sum of both models to half of the stimuli and scores it on the other half, in many random splits, and compares
+it with both models in the same splits.
 """
 
 import numpy as np
@@ -27,4 +28,4 @@ scores = nrl.evaluate(models, rdms, comparison="corr", bootstrap="both")
 print(scores)
 
 fitted = nrl.evaluate_fitted({**models, "weighted sum": concat(list(models.values()))}, rdms)
-print(fitted[["model", "score", "ceiling_lower", "ceiling_upper"]].round(3).to_string(index=False))
+print(fitted[["model", "score", "ci_low", "ci_high", "ceiling_lower"]].round(3).to_string(index=False))

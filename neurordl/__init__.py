@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from neurordl.rsa.inference.fitted import evaluate_fitted as evaluate_fitted
     from neurordl.rsa.inference.resampling import Bootstrap as Bootstrap
     from neurordl.rsa.inference.resampling import Draws as Draws
+    from neurordl.rsa.inference.resampling import Jackknife as Jackknife
     from neurordl.rsa.inference.resampling import Resampling as Resampling
     from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight

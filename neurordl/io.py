@@ -66,7 +66,7 @@ def make_folder(path: Path, remedy: str = "choose another") -> None:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file so that it appears whole or not at all.
+    """Write a file completely or not at all.
 
     Parameters
     ----------
@@ -191,7 +191,10 @@ def damage_named(path: str | os.PathLike[str], remedy: str = "write it again") -
 def read_text(path: str | os.PathLike[str]) -> str:
     """Read a text file in UTF-8, with or without a byte order mark; any failure is a `NeurordlError`."""
     with damage_named(path), explain("it is not text in UTF-8", UnicodeDecodeError):
-        return Path(path).read_bytes().decode("utf-8-sig")
+        content = Path(path).read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            raise NeurordlError(f"{path} is compressed; decompress it (gunzip)")
+        return content.decode("utf-8-sig")
 
 
 def read_cells(

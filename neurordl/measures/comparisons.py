@@ -103,6 +103,9 @@ class Comparison:
         if it is always defined. A kernel returns NaN for them itself.
     undefined_hint
         Other reasons for an undefined similarity, as the end of a message.
+    uninformative
+        Score of a fitted model whose prediction is constant: the similarity of unrelated RDMs, 0. NaN leaves
+        such folds out, where no value means that.
     kernel
         A fast way to compute stacks, ceilings and resamples.
 
@@ -127,6 +130,7 @@ class Comparison:
     pool: Pool | None = None
     undefined: Literal["constant", "zero"] | None = None
     undefined_hint: str = ""
+    uninformative: float = 0.0
     kernel: Kernel | None = None
 
     def __post_init__(self) -> None:
@@ -430,6 +434,7 @@ _BUILT_IN = (
         slow=True,
         undefined="zero",
         undefined_hint=": their points must span as many dimensions as there are stimuli minus one",
+        uninformative=math.nan,
     ),
 )
 COMPARISONS: dict[str, Comparison] = {entry.name: entry for entry in _BUILT_IN}

@@ -19,7 +19,7 @@ from rsatoolbox.data import Dataset
 
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
-from neurordl.ids import match_ids, natural_key
+from neurordl.ids import match_ids, natural_key, similar_ids
 from neurordl.patterns.bids import inherited_files, match_tables, parse_name, recording, volume_times
 from neurordl.patterns.images import Image, Mask, Regions, load_image, read_mask, values_in
 from neurordl.patterns.models import ModelName, Run, RunModel, find_model, warn_of_lag
@@ -198,6 +198,8 @@ def read_patterns(
             note["excluded"] = n_volumes - len(run.data)
         notes.append(note)
     _warn_of_times(scans.files, of_times)
+    if similar := similar_ids(conditions):
+        warnings.warn(f"conditions of the events: {similar}", stacklevel=2)
     rows = scans.rows([estimate.rows for estimate in estimates])
     if unknown := [name for name in leave_out if name not in conditions]:
         known = listed(conditions, quote=True)
@@ -298,9 +300,12 @@ def read_betas(
     elif len(frame) != len(values):
         counts_differ = f"{name} has {len(frame)} rows, and the images have {len(values)} volumes"
         raise NeurordlError(f"{counts_differ}; give a row per volume, or name 3D images in a column 'image'")
-    if frame[column].isna().any():
-        raise NeurordlError(f"{name} has rows without a {column}; fill it in, or leave out their volumes")
+    if (unnamed := frame[column].isna().to_numpy()).any():
+        count = f"{unnamed.sum()} rows without a {column} ({listed(np.flatnonzero(unnamed) + 1)}, from 1)"
+        raise NeurordlError(f"{name} has {count}; fill it in, or leave out their volumes")
     warn_of_names(frame[column], name)
+    if similar := similar_ids(frame[column].unique()):
+        warnings.warn(f"stimuli of {name}: {similar}", stacklevel=2)
     for key, argument in (("run", runs), ("session", session)):
         if argument is not None and key in frame:
             raise NeurordlError(f"{key} is a column of {name} and an argument; give one of them")

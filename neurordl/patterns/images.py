@@ -30,6 +30,12 @@ _ROUNDING = 1e-3  # a label that was stored with a slope differs by less from a 
 _SAME_PLACE = 1e-2  # mm, rounding of affines
 _HALF = 0.5 + 1e-4  # voxels from the center of a voxel to its side, and rounding
 _EXPANSIONS = {".gz": 1032.0, ".bz2": math.inf, ".zst": math.inf}  # the most that a file can expand
+_MARKS = {
+    ".gz": b"\x1f\x8b",
+    ".bz2": b"BZh",
+    ".zst": b"\x28\xb5\x2f\xfd",
+    ".xz": b"\xfd7zXZ\0",
+}  # first bytes
 _SPACE_REMEDY = "write the affine into the header of the image without a coordinate system"
 
 
@@ -119,8 +125,8 @@ def load_image(image: Image, role: str) -> tuple[nib.Nifti1Image, str]:
         with damage_named(f"the {role} {name}", _REMEDY):
             opened = _open(Path(image))
     with damage_named(name, _REMEDY):
-        if opened.ndim == 5 and opened.shape[3] == 1:  # AFNI has the volumes of a bucket on the fifth axis
-            opened = opened.slicer[:, :, :, 0]
+        if opened.ndim == 5 and 1 in opened.shape[3:]:  # AFNI has the volumes of a bucket on the fifth axis
+            opened = opened.slicer[:, :, :, 0] if opened.shape[3] == 1 else opened.slicer[..., 0]
         if not isinstance(opened, nib.Nifti1Image) or opened.affine is None:  # a pair of .hdr and .img
             opened = nib.Nifti1Image(opened.dataobj, opened.header.get_best_affine(), opened.header)
     return opened, name
@@ -128,6 +134,17 @@ def load_image(image: Image, role: str) -> tuple[nib.Nifti1Image, str]:
 
 def _open(path: Path) -> nib.Nifti1Pair:
     """Open a file, and compare its size with its header where the size tells something."""
+    with open(path, "rb") as stream:
+        start = stream.read(6)
+    packed = next((suffix for suffix, mark in _MARKS.items() if start.startswith(mark)), "")
+    suffix = path.suffix if path.suffix.lower() in _MARKS else ""
+    if suffix.lower() != packed:
+        stored = f"compressed ({packed})" if packed else "not compressed"
+        raise NeurordlError(f"{path} is {stored}, unlike its name; rename it to .nii{packed}")
+    if packed == ".xz" or suffix not in (packed, packed.upper()):
+        raise NeurordlError(
+            f"{path}: nibabel does not read this suffix; name it .nii.gz, after compressing it so"
+        )
     opened = nib.load(path)
     if not isinstance(opened, nib.Nifti1Pair):
         raise NeurordlError(f"{path} is a {type(opened).__name__} and not NIfTI; convert it to NIfTI")

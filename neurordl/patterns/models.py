@@ -307,8 +307,9 @@ class GLM(RunModel):
             confounds = (confounds - confounds.mean()) / confounds.std(ddof=0).replace(0.0, 1.0)
             confounds = confounds.set_axis([f"confound{k:06d}" for k in range(confounds.shape[1])], axis=1)
         with explain(f"{run.name}: nilearn cannot make the design matrix"), warnings.catch_warnings():
-            # nilearn warns of events of 0 s under the numbers of columns, and of regressors without response
-            warnings.filterwarnings("ignore", "(?s).*(null duration|singular at working|divide by zero)")
+            # nilearn warns of what the package says with names, and of events of 0 s
+            known = "(?s).*(null duration|singular at working|divide by zero|Duplicated events)"
+            warnings.filterwarnings("ignore", known)
             design: pd.DataFrame = make_first_level_design_matrix(
                 run.times,
                 events,

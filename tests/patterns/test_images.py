@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import itertools
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -147,14 +150,35 @@ def test_files_that_nibabel_reads_are_read(tmp_path: Path, name: str, slope: flo
     np.testing.assert_array_equal(patterns.measurements, slope * data[3:6, 3, 3].T)
 
 
-def test_volumes_on_the_fifth_axis_are_read(tmp_path: Path) -> None:
-    data = np.random.default_rng(0).integers(0, 99, (*SHAPE, 1, 2)).astype(np.int16)
+@pytest.mark.parametrize("last", [(1, 2), (2, 1)])
+def test_volumes_on_the_fifth_axis_are_read(tmp_path: Path, last: Any) -> None:
+    data = np.random.default_rng(0).integers(0, 99, (*SHAPE, *last)).astype(np.int16)
     image = nib.Nifti1Image(data, AFFINE)
     image.header.set_slope_inter(2, 1)
     nib.save(image, tmp_path / "bucket.nii")
     for bucket in (tmp_path / "bucket.nii", nib.Nifti1Image(2.0 * data + 1, AFFINE)):
         patterns = nrl.read_betas(bucket, TABLE)
         np.testing.assert_array_equal(patterns.measurements, 2.0 * data.reshape(-1, 2).T + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "packed", "said"),
+    [
+        ("m.nii", gzip.compress, "is compressed .*gz., unlike its name; rename it to .nii.gz"),
+        ("m.nii", bz2.compress, "is compressed .*bz2., unlike its name; rename it to .nii.bz2"),
+        ("m.nii.bz2", gzip.compress, "is compressed .*gz., unlike its name; rename it to .nii.gz"),
+        ("m.nii.gz", bytes, "is not compressed, unlike its name; rename it to .nii$"),
+        ("m.nii.xz", lzma.compress, "nibabel does not read this suffix; name it .nii.gz"),
+        ("m.nii.Gz", gzip.compress, "nibabel does not read this suffix; name it .nii.gz"),
+    ],
+)
+def test_the_compression_and_the_name_of_a_file_agree(
+    tmp_path: Path, name: str, packed: Any, said: str
+) -> None:
+    nib.save(nib.Nifti1Image(INSIDE.astype(np.uint8), AFFINE), tmp_path / "whole.nii")
+    (tmp_path / name).write_bytes(packed((tmp_path / "whole.nii").read_bytes()))
+    with pytest.raises(NeurordlError, match=said):
+        read_mask(tmp_path / name, GRID)
 
 
 def test_what_is_wrong_with_a_file_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import warnings
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,22 @@ def test_confounds_without_a_value_are_left_out_with_their_count() -> None:
             nrl.read_patterns(image, None, NAMED, model=model, confounds=nrl.Confounds(full, ["csf", "edge"]))
     with pytest.raises(NeurordlError, match="column 'text' are missing or not numbers"):
         nrl.read_patterns(image, None, NAMED, model=model, confounds=csf.assign(text="left"))
+
+
+def test_compressed_tables_and_rows_without_a_stimulus_are_named(tmp_path: Path) -> None:
+    (tmp_path / "events.tsv.gz").write_bytes(gzip.compress(b"onset\tduration\ttrial_type\n1\t1\ta\n"))
+    with pytest.raises(NeurordlError, match=r"events.tsv.gz is compressed; decompress it"):
+        betas_of(list("abababab"), tmp_path / "events.tsv.gz")
+    table = pd.DataFrame({"stimulus": ["a", "n/a", "b", None]})
+    with pytest.raises(NeurordlError, match=r"has 2 rows without a stimulus .2, 4, from 1."):
+        nrl.read_betas(nib.Nifti1Image(np.random.default_rng(0).random((2, 2, 1, 4)), np.eye(4)), table)
+
+
+@pytest.mark.parametrize(("name", "ways"), [("A", "letter case"), ("a ", "blanks")])
+def test_names_that_differ_only_in_writing_are_noticed(name: str, ways: str) -> None:
+    names = ["a", "b", name, *NAMED["trial_type"][3:]]
+    with pytest.warns(UserWarning, match=f"conditions of the events: 1 of 3 ids differs .* only by {ways}"):
+        betas_of(names, NAMED.assign(trial_type=names))
+    image = nib.Nifti1Image(np.random.default_rng(0).random((2, 2, 1, 3)), np.eye(4))
+    with pytest.warns(UserWarning, match=f"stimuli of .*: 1 of 3 ids differs from another only by {ways}"):
+        nrl.read_betas(image, pd.DataFrame({"stimulus": ["a", "b", name]}))

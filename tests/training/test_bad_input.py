@@ -145,7 +145,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "a ROI that is not there": (
         lambda: {"objective": rdm(brain(subject=["a"], roi=["IT"]), roi="V4")},
-        r"no RDM has roi 'V4'; the values there are: IT",
+        r"no RDM has roi 'V4'; roi can be: IT",
     ),
     "a layer that does not exist": (
         lambda: {"objective": Objective(RDMLoss(RDMTeacher(brain()), "conv4"))},

@@ -14,20 +14,35 @@ import torch
 from rsatoolbox.rdm.rdms import RDMs
 from scipy import optimize
 
-from neurordl.arrays import Floats, Ints, nan_mean
+from neurordl.arrays import Bools, Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
-from neurordl.measures.condensed import n_stimuli
-from neurordl.measures.kernels.similarities import InnerProducts
+from neurordl.measures.condensed import missing_groups, n_stimuli
+from neurordl.measures.kernels.similarities import InnerProducts, bounds, pooling_weights
 from neurordl.rdms.selection import rdms_by_roi, reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
 from neurordl.rsa.compare import shared_stimuli, similarity
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference
-from neurordl.rsa.inference.resampling import Draws, Resampling, covariances, expanded, find_resampling
+from neurordl.rsa.inference.resampling import (
+    Draws,
+    Jackknife,
+    Resampling,
+    Spread,
+    covariances,
+    expanded,
+    find_resampling,
+)
 from neurordl.validate import check_choice, check_count
 
 Combine = Literal["weighted", "select"]
+
+_SPLITS, _SPLITS_OF_A_RESAMPLE = 100, 2
+_TOGETHER = 1000  # folds at once
+_SINGULAR = 1e-10  # smallest eigenvalue of RDMs of unit length whose weights are unique
+_OPTIMAL = 1e-10  # rounding of a weight, relative to the greatest inner product
+_FLAT = 1e-12  # squared length of a weighted sum that is only rounding, relative to its terms
+_PIVOTS = 20
 
 
 @dataclass(frozen=True)
@@ -39,11 +54,12 @@ class Folds:
     subjects, stimuli
         Number of folds; 1 does not split. A fold takes three stimuli or more.
     splits
-        Number of random splits of each resample. The variance that splitting adds is estimated from their
-        differences, and subtracted.
+        Number of random splits, over all of which scores are averaged. By default 100, and 2 within each
+        resample of a `Bootstrap`, as in rsatoolbox: the variance that splitting adds to its resamples is
+        estimated from their differences, and subtracted.
     seed
-        Seed of the random splits; None splits in the order of the data. With a bootstrap, its seed is used
-        instead.
+        Seed of the random splits; None splits in the order of the data, once. Within the resamples of a
+        `Bootstrap` the seed of the bootstrap is used instead.
 
     Raises
     ------
@@ -53,13 +69,14 @@ class Folds:
 
     subjects: int = 1
     stimuli: int = 2
-    splits: int = 2
+    splits: int | None = None
     seed: int | None = 0
 
     def __post_init__(self) -> None:
         check_count("Folds.subjects", self.subjects)
         check_count("Folds.stimuli", self.stimuli)
-        check_count("Folds.splits", self.splits)
+        if self.splits is not None:
+            check_count("Folds.splits", self.splits)
         if self.seed is not None:
             check_count("Folds.seed", self.seed, least=0)
 
@@ -67,6 +84,13 @@ class Folds:
     def hold_out(self) -> bool:
         """Whether anything is held out."""
         return max(self.subjects, self.stimuli) > 1
+
+    def all_folds(self, n_subjects: int, n_stimuli: int) -> list[Fold]:
+        """Folds of all random splits; of a single split, in the order of the data, without a seed."""
+        rng = None if self.seed is None else np.random.default_rng(self.seed)
+        n_splits = (self.splits or _SPLITS) if self.hold_out and rng is not None else 1
+        everyone, everything = np.arange(n_subjects), np.arange(n_stimuli)
+        return [fold for _ in range(n_splits) for fold in self.split(everyone, everything, rng)]
 
     def split(self, subjects: Ints, stimuli: Ints, rng: np.random.Generator | None = None) -> list[Fold]:
         """Split subjects and stimuli, as rsatoolbox does: each fold of subjects with each of the stimuli.
@@ -147,6 +171,40 @@ class Model:
         return self.combine if len(self.rdms) > 1 else "fixed"
 
 
+class Side(NamedTuple):
+    """What many folds are fitted to, or scored on: how often each stimulus and each subject counts.
+
+    Attributes
+    ----------
+    stimuli
+        (folds, stimuli).
+    subjects
+        (folds, sets, subjects): several sets of subjects share the stimuli of a fold.
+    """
+
+    stimuli: Ints
+    subjects: Ints
+
+
+class _Moments(NamedTuple):
+    """Inner products on the pairs of each fold, in one unit for each RDM."""
+
+    models: Floats
+    """(folds, rdms, rdms)"""
+    cross: Floats
+    """(folds, subjects, rdms): with subjects' RDMs of unit length; NaN for one without a length."""
+
+
+def _moments(kernel: InnerProducts, rdms: Floats, data: Floats, measured: Bools, counts: Ints) -> _Moments:
+    """Inner products of a model's RDMs, and with subjects, where stimuli count so often, (folds, stimuli)."""
+    subjects, models = (torch.as_tensor(np.where(measured, x, 0)) for x in (data, rdms))
+    mask = None if measured.all() else torch.as_tensor(measured)
+    times = torch.as_tensor(counts, dtype=torch.float64)
+    grams = kernel.grams(subjects, models, times, mask, among=True)
+    lengths = torch.where(grams.models > 0, grams.models, torch.nan).sqrt()
+    return _Moments(grams.data.numpy(), (grams.cross / lengths[..., None]).numpy())
+
+
 def fit_model(model: Model, data: Floats, comparison: ComparisonLike) -> Floats:
     """Weights of a model's RDMs, (rdms,), that bring the model nearest to these subjects.
 
@@ -169,40 +227,255 @@ def fit_model(model: Model, data: Floats, comparison: ComparisonLike) -> Floats:
     NeurordlError
         No RDM of the model, or of the subjects, is informative on these pairs.
     """
-    comparison, rdms = find_similarity(comparison), model.rdms
-    if len(rdms) == 1:
-        return np.ones(1)
-    if model.combine == "select":
-        scores = nan_mean(similarity(rdms, data, comparison), 1)
-        if not np.isfinite(scores).any():
-            raise NeurordlError(f"no RDM of model {model.name!r} has a similarity with the training data")
-        return np.asarray(np.arange(len(rdms)) == np.nanargmax(scores), dtype=np.float64)
-    kernel = (
-        comparison.kernel if isinstance(comparison.kernel, InnerProducts) else InnerProducts(centered=True)
-    )
-    return _weights(model.name, rdms, data, kernel)
-
-
-def _weights(name: str, rdms: Floats, data: Floats, kernel: InnerProducts) -> Floats:
-    """Non-negative least squares against the pooled subjects, from inner products only."""
-    kept = np.isfinite(rdms).all(axis=0) & np.isfinite(data).all(axis=0)
-    stack = np.where(kept, np.concatenate([rdms, data]), 0)
-    units = np.abs(stack).max(axis=1, initial=0)  # removed here, since the kernel may change units
-    scaled = torch.as_tensor(stack / np.where(units > 0, units, 1)[:, None])
-    measured = None if kept.all() else torch.as_tensor(kept)
-    gram, k = kernel.grams(scaled[:0], scaled, measured=measured, among=True).data.numpy(), len(rdms)
-    lengths = np.sqrt(np.maximum(gram.diagonal(), 0))
-    usable = np.flatnonzero(lengths[k:] > 0) + k
-    values, vectors = np.linalg.eigh(gram[:k, :k])
-    positive = values > 1e-12 * values.max()
-    if not positive.any() or not len(usable):
-        raise NeurordlError(f"model {name!r} cannot be fitted: it or the data are constant on training pairs")
-    goal = (gram[:k, usable] / lengths[usable]).sum(axis=1)
-    root, basis = np.sqrt(values[positive]), vectors[:, positive].T
-    weights, _ = optimize.nnls(root[:, None] * basis, basis @ goal / root)
-    weights = weights / np.where(units[:k] > 0, units[:k], 1)
+    everyone = np.ones((1, len(data)), dtype=np.int64)
+    weights = _fit_to_pairs(model, model.rdms, data, everyone, find_similarity(comparison))[0]
+    if np.isnan(weights).any():
+        raise NeurordlError(
+            f"model {model.name!r} cannot be fitted: it or the data are constant on training pairs"
+        )
     length = float(np.linalg.norm(weights))
-    return weights / length if length > 0 else np.asarray(weights)
+    return np.asarray(weights / length if length > 0 else weights)
+
+
+def _fit_to_pairs(model: Model, rdms: Floats, data: Floats, subjects: Ints, comparison: Comparison) -> Floats:
+    """`_fit` to RDMs (rdms, pairs) and (subjects, pairs), on pairs that all subjects of a set have.
+
+    Returns (sets, rdms), NaN where the model cannot be fitted.
+    """
+    if len(rdms) == 1 or model.combine == "select":
+        return _selected(None if len(rdms) == 1 else similarity(rdms, data, comparison).T, subjects)
+    absent = ~np.isfinite(data)
+    kept = np.isfinite(rdms).all(axis=0) & ~((subjects > 0) @ absent)
+    weights = np.empty((len(subjects), len(rdms)))
+    once = np.ones((1, n_stimuli(rdms.shape[1])), dtype=np.int64)
+    for rows, missing in missing_groups(np.where(kept, 0, np.nan)):
+        complete = replace(model, rdms=np.where(missing, np.nan, rdms))
+        side = Side(once, subjects[None, rows])
+        weights[rows] = _fit_by_products(complete, np.where(absent, 0, data), comparison, side)[0]
+    return weights
+
+
+def _fit_by_products(model: Model, data: Floats, comparison: Comparison, train: Side) -> Floats:
+    """Weights (folds, sets, rdms) of a weighted sum, fitted to subjects who all have the same pairs."""
+    kernel = comparison.kernel
+    kernel = kernel if isinstance(kernel, InnerProducts) else InnerProducts(centered=True)
+    measured = np.isfinite(model.rdms).all(axis=0) & np.isfinite(data[0])
+    units = np.abs(np.where(measured, model.rdms, 0)).max(axis=1, initial=0)  # the kernel changes units
+    units = np.where(units > 0, units, 1)
+    counts, places = np.unique(train.stimuli, axis=0, return_inverse=True)
+    moments = _moments(kernel, model.rdms / units[:, None], data, measured, counts)
+    moments = _Moments(*(x[places.ravel()] for x in moments))
+    return np.asarray(_fit(model, moments, train.subjects) / units)
+
+
+def _fit(model: Model, moments: _Moments, subjects: Ints) -> Floats:
+    """Weights of each fold and set of subjects, (folds, sets, rdms); NaN where the model cannot be fitted."""
+    lengths = np.sqrt(np.maximum(np.einsum("fii->fi", moments.models), 0))
+    if moments.cross.shape[2] == 1:
+        return _selected(None, subjects)
+    if model.combine == "select":
+        return _selected(moments.cross / np.where(lengths > 0, lengths, np.nan)[:, None], subjects)
+    defined = np.isfinite(moments.cross)
+    goals = subjects.astype(np.float64) @ np.where(defined, moments.cross, 0)
+    usable = np.asarray((subjects @ defined).max(axis=2) * lengths.max(axis=1, keepdims=True) > 0)
+    return np.where(usable[..., None], _nonnegative(moments.models, goals), np.nan)
+
+
+def _selected(similarities: Floats | None, subjects: Ints) -> Floats:
+    """Weight 1 for the RDM of the greatest mean similarity (…, subjects, rdms); of None there is one RDM."""
+    if similarities is None:
+        return np.ones((*subjects.shape[:-1], 1))
+    means = _mean_over(similarities.swapaxes(-1, -2)[..., None, :, :], subjects[..., None, :])
+    best = np.where(np.isnan(means), -np.inf, means.round(12)).argmax(axis=-1)  # ties do not hang on rounding
+    chosen = np.eye(means.shape[-1])[best]
+    return np.where(np.isnan(means).all(axis=-1, keepdims=True), np.nan, chosen)
+
+
+def _mean_over(similarities: Floats, subjects: Ints) -> Floats:
+    """Mean over the last axis, each subject as often as it counts; NaN where no similarity is defined."""
+    defined = np.isfinite(similarities)
+    total = (np.where(defined, similarities, 0) * subjects).sum(axis=-1)
+    number = (defined * subjects).sum(axis=-1)
+    return np.asarray(np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0))
+
+
+def _nonnegative(grams: Floats, goals: Floats) -> Floats:
+    """Weights w of 0 or more that minimize ``w'Gw - 2 w'g``, of (folds, rdms, rdms) and (folds, sets, rdms).
+
+    All at once by block principal pivoting (Kim & Park 2011, SIAM J. Sci. Comput. 33:3261), each solution
+    checked by its optimality conditions; what does not converge, or is not unique, is left to SciPy.
+    """
+    diagonal = np.einsum("fii->fi", grams)
+    informative = diagonal > 0
+    units = np.sqrt(np.where(informative, diagonal, np.inf))
+    grams = grams / (units[:, :, None] * units[:, None])
+    np.einsum("fii->fi", grams)[:] = 1
+    goals = goals / units[:, None]
+    weights = np.full(goals.shape, np.nan)
+    regular = np.linalg.eigvalsh(grams)[:, 0] > _SINGULAR
+    if regular.any():
+        gram, goal = grams[regular], goals[regular]
+        inside = _pivoted(gram, goal[:, 0], np.ones(goal[:, 0].shape, dtype=bool)) > 0
+        solutions, wrong = _solved(gram, goal, inside)  # most sets have the same positive weights
+        fold, row = np.nonzero(wrong.any(axis=2))
+        solutions[fold, row] = _pivoted(gram[fold], goal[fold, row], inside[fold] ^ wrong[fold, row])
+        weights[regular] = solutions
+    for fold, row in np.argwhere(np.isnan(weights).any(axis=2)):
+        values, vectors = np.linalg.eigh(grams[fold])
+        kept = values > 1e-12 * values[-1]
+        root, basis = np.sqrt(values[kept]), vectors[:, kept].T
+        weights[fold, row] = optimize.nnls(root[:, None] * basis, basis @ goals[fold, row] / root)[0]
+    return np.asarray(weights / units[:, None])
+
+
+def _pivoted(grams: Floats, goals: Floats, inside: Bools) -> Floats:
+    """`_nonnegative` of a goal each, (goals, rdms), from a guess of which weights are positive.
+
+    A weight moves to the other side as long as it breaks a condition; NaN where this does not end.
+    """
+    weights = np.full(goals.shape, np.nan)
+    pending = np.arange(len(goals))
+    for _ in range(_PIVOTS):
+        solutions, wrong = _solved(grams[pending], goals[pending, None], inside)
+        solutions, wrong = solutions[:, 0], wrong[:, 0]
+        done = ~wrong.any(axis=1)
+        weights[pending[done]] = solutions[done]
+        pending, inside = pending[~done], (inside ^ wrong)[~done]
+        if not len(pending):
+            break
+    return weights
+
+
+def _solved(grams: Floats, goals: Floats, inside: Bools) -> tuple[Floats, Bools]:
+    """Least squares with weights inside (folds, rdms) only, and which weights are not optimal then."""
+    matrix = np.where(inside[:, :, None] & inside[:, None], grams, np.eye(goals.shape[2]))
+    inside = inside[:, None]
+    solutions = np.linalg.solve(matrix, np.where(inside, goals, 0).swapaxes(1, 2)).swapaxes(1, 2)
+    rounding = _OPTIMAL * np.abs(goals).max(axis=2, keepdims=True)
+    wrong = np.where(inside, solutions < -rounding, goals - solutions @ grams > rounding)
+    return np.maximum(solutions, 0), wrong
+
+
+def score_folds(
+    model: Model, data: Floats, comparison: Comparison, train: Side, test: Side
+) -> tuple[Floats, Bools]:
+    """Fit a model in many folds and sets of subjects, and score it on the other side.
+
+    Returns
+    -------
+    scores, empty
+        (folds, sets) each: the mean similarity over the test subjects, NaN where none has one; and whether
+        the prediction says nothing (no weight, or constant on the test pairs), which scores 0.
+    """
+    alike = len(missing_groups(data)) == 1
+    if alike and isinstance(comparison.kernel, InnerProducts):
+        similarities, empty = _similarities_by_products(model, data, comparison.kernel, train, test)
+    else:
+        similarities, empty = np.empty(test.subjects.shape), np.empty(test.subjects.shape[:2], dtype=bool)
+        weighted = alike and len(model.rdms) > 1 and model.combine == "weighted"
+        together = _fit_by_products(model, data, comparison, train) if weighted else None
+        for fold in range(len(empty)):
+            if together is None:
+                rdms, fit_to = (expanded(x, train.stimuli[fold]) for x in (model.rdms, data))
+                weights = _fit_to_pairs(model, rdms, fit_to, train.subjects[fold], comparison)
+            else:
+                weights = together[fold]
+            weights = np.nan_to_num(weights)
+            rdms, tested = (expanded(x, test.stimuli[fold]) for x in (model.rdms, data))
+            predicted = weights @ rdms
+            known = torch.as_tensor(predicted[:, np.isfinite(rdms).all(axis=0)])
+            empty[fold] = ~weights.any(axis=1) | comparison.is_undefined(known).numpy()
+            similarities[fold] = similarity(predicted, tested, comparison)
+    scores = _mean_over(similarities, test.subjects)
+    tested_at_all = (test.subjects > 0).any(axis=2)
+    return np.where(empty & tested_at_all, comparison.uninformative, scores), empty & tested_at_all
+
+
+def _similarities_by_products(
+    model: Model, data: Floats, kernel: InnerProducts, train: Side, test: Side
+) -> tuple[Floats, Bools]:
+    """Similarities (folds, sets, subjects), and which predictions are empty, of all folds at once."""
+    measured = np.isfinite(model.rdms).all(axis=0) & np.isfinite(data[0])
+    both = np.concatenate([train.stimuli, test.stimuli])
+    counts, places = np.unique(both, axis=0, return_inverse=True)
+    moments = _moments(kernel, model.rdms, data, measured, counts)
+    fitted, tested = (_Moments(*(x[rows] for x in moments)) for rows in np.split(places.ravel(), 2))
+    weights = np.nan_to_num(_fit(model, fitted, train.subjects))
+    squares = ((weights @ tested.models) * weights).sum(axis=-1)
+    reach = weights @ np.sqrt(np.maximum(np.einsum("fii->fi", tested.models), 0))[..., None]
+    empty = squares <= _FLAT * reach[..., 0] ** 2
+    lengths = np.sqrt(np.where(empty, np.nan, squares))
+    return weights @ tested.cross.swapaxes(1, 2) / lengths[..., None], empty
+
+
+def fold_ceilings(data: Floats, comparison: Comparison, train: Side, test: Side, whole: Side) -> Floats:
+    """Lower and upper noise ceiling on the test pairs of each fold, (2, folds).
+
+    The similarity of the test subjects with the pooled RDM of the training subjects (lower) and of everyone
+    (upper). Where subjects are not split, the lower ceiling leaves one out.
+    """
+    kernel = comparison.kernel
+    if isinstance(kernel, InnerProducts) and len(missing_groups(data)) == 1:
+        return _ceilings_by_products(kernel, data, (train, test, whole))
+    ceilings = np.full((2, len(test.stimuli)), np.nan)
+    for fold in range(len(test.stimuli)):
+        times, counts = whole.subjects[fold, 0], whole.stimuli[fold]
+        drawn = np.repeat(np.arange(len(counts)), counts)
+        i, j = np.triu_indices(len(drawn), 1)
+        inside = test.stimuli[fold, drawn] > 0
+        test_on = inside[i] & inside[j]
+        everything = expanded(data, counts)
+        everyone = pooled(scaled_to_pool(np.repeat(everything, times, axis=0), comparison), comparison)
+        tested, trained = test.subjects[fold, 0], train.subjects[fold, 0]
+        part = everything[:, test_on]
+        scored = np.repeat(part, tested, axis=0)
+        ceilings[1, fold] = nan_mean(similarity(everyone[:, test_on], scored, comparison)[0])
+        if not np.array_equal(tested, trained):
+            pool = pooled(scaled_to_pool(np.repeat(part, trained, axis=0), comparison), comparison)
+            ceilings[0, fold] = nan_mean(similarity(pool, scored, comparison)[0])
+        elif (times > 0).sum() > 1:
+            ceilings[0, fold] = ceiling(part[times > 0], comparison)[0]
+    return ceilings
+
+
+def _ceilings_by_products(kernel: InnerProducts, data: Floats, sides: tuple[Side, Side, Side]) -> Floats:
+    """`fold_ceilings` of all folds at once, from inner products of the subjects' RDMs."""
+    _, test, whole = sides
+    measured = np.isfinite(data[0])
+    counts, places = np.unique(np.concatenate([test.stimuli, whole.stimuli]), axis=0, return_inverse=True)
+    on_test, on_all = np.split(places.ravel(), 2)
+    vectors = torch.as_tensor(np.where(measured, data, 0))
+    mask = None if measured.all() else torch.as_tensor(measured)
+    grams = kernel.grams(vectors[:0], vectors, torch.as_tensor(counts, dtype=torch.float64), mask, among=True)
+    weights, products = pooling_weights(grams.lengths), grams.data[on_test]
+    trained, tested, everyone = (torch.tensor(side.subjects[:, 0]) for side in sides)
+    upper = bounds(products, everyone * weights[on_all])[1]
+    if bool((trained == tested).all()):
+        tested = (tested > 0).long()  # copies of a subject are left out together
+        lower = bounds(products, tested * weights[on_test])[0]
+    else:
+        pool = trained * weights[on_test]
+        with_pool = (products @ pool[..., None])[..., 0]
+        squares = products.diagonal(dim1=-2, dim2=-1) * (pool * with_pool).sum(-1, keepdim=True)
+        lower = with_pool / torch.where(squares > 0, squares, torch.nan).sqrt()
+    means = [_mean_over(lower.numpy(), tested.numpy()), _mean_over(upper.numpy(), test.subjects[:, 0])]
+    return np.stack(means)
+
+
+def _sides(folds: Sequence[Fold], subjects: Ints, stimuli: Ints) -> tuple[Side, Side, Side]:
+    """Training side and test side of folds, and their whole resamples (folds, subjects), (folds, stimuli)."""
+
+    def chosen(counts: Ints, parts: Sequence[Ints]) -> Ints:
+        inside = np.zeros(counts.shape, dtype=np.int64)
+        for row, part in zip(inside, parts, strict=True):
+            row[part] = 1
+        return counts * inside
+
+    train = [chosen(stimuli, [fold.train_stimuli for fold in folds])]
+    train += [chosen(subjects, [fold.train_subjects for fold in folds])[:, None]]
+    test = [chosen(stimuli, [fold.test_stimuli for fold in folds])]
+    test += [chosen(subjects, [fold.test_subjects for fold in folds])[:, None]]
+    return Side(*train), Side(*test), Side(stimuli, subjects[:, None])
 
 
 def cross_validate(
@@ -212,12 +485,12 @@ def cross_validate(
     folds: Sequence[Fold],
     subjects: Ints | None = None,
     stimuli: Ints | None = None,
-) -> tuple[Floats, Floats]:
+) -> tuple[Floats, Floats, Bools]:
     """Mean similarity over the test subjects of each fold, on its test stimuli, of models fitted to the rest.
 
-    Equal to rsatoolbox's ``crossval`` with ``fit_select`` and ``fit_regress_nn``. They estimate the
-    similarity, on new stimuli and with new subjects, of the model fitted to as much data as a fold has; no
-    variance is known from one cross-validation (`infer_fitted` resamples).
+    Equal to rsatoolbox's ``crossval`` with ``fit_select`` and ``fit_regress_nn``, but for predictions that
+    say nothing (no weight, or constant on the test pairs): they score 0 here. They estimate the similarity,
+    on new stimuli and with new subjects, of the model fitted to as much data as a fold has.
 
     Parameters
     ----------
@@ -230,69 +503,51 @@ def cross_validate(
     folds
         Folds of `Folds.split`.
     subjects, stimuli
-        How often each is in a resample, (subjects,) and (stimuli,); by default once.
+        How often each is in the resample of a fold, (subjects,) or (folds, subjects), and so with stimuli; by
+        default once.
 
     Returns
     -------
-    evaluations, ceilings
-        (models, folds), and (2, folds): similarity of the test subjects with the pooled RDM of the training
-        subjects (lower) and of everyone (upper). Where subjects are not split, the lower ceiling leaves one
-        out (rsatoolbox then takes subjects as their own prediction).
+    evaluations, ceilings, empty
+        (models, folds); (2, folds) as `fold_ceilings` has them; and (models, folds) whether the prediction
+        says nothing.
     """
     comparison = find_similarity(comparison)
-    counts = np.ones(n_stimuli(data.shape[1]), dtype=np.int64) if stimuli is None else stimuli
-    times = np.ones(len(data), dtype=np.int64) if subjects is None else subjects
-    subjects, stimuli = (np.repeat(np.arange(len(x)), x) for x in (times, counts))
-    models = [replace(model, rdms=expanded(model.rdms, counts)) for model in models]
-    data = expanded(data, counts)[subjects]
-    i, j = np.triu_indices(len(stimuli), 1)
-    everyone = pooled(scaled_to_pool(data, comparison), comparison)[0]
-    evaluations, ceilings = np.full((len(models), len(folds)), np.nan), np.full((2, len(folds)), np.nan)
-    for f, fold in enumerate(folds):
-        fitted, tested = (np.isin(stimuli, part) for part in (fold.train_stimuli, fold.test_stimuli))
-        fit_to, test_on = (chosen[i] & chosen[j] for chosen in (fitted, tested))
-        train = data[np.isin(subjects, fold.train_subjects)]
-        test = data[np.isin(subjects, fold.test_subjects)][:, test_on]
-        predicted = [
-            fit_model(replace(model, rdms=model.rdms[:, fit_to]), train[:, fit_to], comparison)
-            @ model.rdms[:, test_on]
-            for model in models
-        ]
-        evaluations[:, f] = nan_mean(similarity(np.stack(predicted), test, comparison), 1)
-        ceilings[1, f] = nan_mean(similarity(everyone[None, test_on], test, comparison)[0])
-        if not np.array_equal(fold.train_subjects, fold.test_subjects):
-            pooled_rdm = pooled(scaled_to_pool(train[:, test_on], comparison), comparison)
-            ceilings[0, f] = nan_mean(similarity(pooled_rdm, test, comparison)[0])
-        elif len(np.unique(subjects)) > 1:
-            rows = np.unique(subjects, return_index=True)[1]
-            ceilings[0, f] = ceiling(data[rows][:, test_on], comparison)[0]
-    return evaluations, ceilings
+    sizes = len(data), n_stimuli(data.shape[1])
+    times, counts = (
+        np.broadcast_to(np.ones(n, dtype=np.int64) if drawn is None else drawn, (len(folds), n))
+        for drawn, n in zip((subjects, stimuli), sizes, strict=True)
+    )
+    train, test, whole = _sides(folds, times, counts)
+    scored = [score_folds(model, data, comparison, train, test) for model in models]
+    evaluations, empty = (np.stack(parts)[..., 0] for parts in zip(*scored, strict=True))
+    return evaluations, fold_ceilings(data, comparison, train, test, whole), empty
 
 
 def infer_fitted(
     models: Sequence[Model],
     data: Floats,
     comparison: ComparisonLike,
-    bootstrap: str | Resampling | None = "both",
+    resampling: Resampling,
     folds: Folds | None = None,
     *,
     draws: Draws | None = None,
     names: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> Inference:
-    """Cross-validated models with the variance over subjects, stimuli or both, by bootstrap.
+    """Cross-validated models with the variance over subjects, stimuli or both.
 
-    Within each resample, every fold is fitted on what the others hold, in several random splits; what
-    splitting adds to the variance is taken off (Schütt et al. 2023, eLife 12:e82566). The means estimate
-    what those of `infer` do, for models fitted to as much data as a fold has. They equal rsatoolbox's
-    ``bootstrap_crossval`` and, for "both", its ``eval_dual_bootstrap``; a draw that is too small for the
-    folds is drawn again here.
+    The score is the mean over many random splits. A `Jackknife` leaves out subjects and stimuli, and fits and
+    scores again in the same splits. With a bootstrap, models are fitted and scored in several random splits
+    of each resample; what splitting adds to the variance is taken off (Schütt et al. 2023, eLife 12:e82566):
+    evaluations equal rsatoolbox's ``bootstrap_crossval`` and, for "both", its ``eval_dual_bootstrap``; a draw
+    that is too small for the folds is drawn again here.
 
     Parameters
     ----------
     models, data, comparison
         As in `cross_validate`.
-    bootstrap
-        As in `infer`; None cross-validates once, without a variance.
+    resampling
+        How the variance is estimated; `NoResampling` has none.
     folds
         How subjects and stimuli are split.
     draws
@@ -303,34 +558,40 @@ def infer_fitted(
     Returns
     -------
     Inference
-        ``scores`` are (models, folds) of a cross-validation of all data; ``evaluations`` (resamples, models,
-        folds, splits), followed by the three bootstraps for "both".
+        ``scores`` are (models, folds of all splits) of all data; ``evaluations`` the same in a leading
+        dimension, or those of resamples (resamples, models, folds, splits), followed by the three bootstraps
+        for "both". Differences from the noise ceiling have no variance with a jackknife.
+
+    Warns
+    -----
+    UserWarning
+        A model says nothing in some folds, which score 0; or splitting varies so much that the bootstrap has
+        no variance.
     """
-    comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
-    folds = folds or Folds()
-    resampling.check(comparison)
+    comparison, folds = find_similarity(comparison), folds or Folds()
     n, stimuli = len(data), n_stimuli(data.shape[1])
-    seed = resampling.seed if resampling.resamples else folds.seed
-    rng = None if folds.seed is None else np.random.default_rng(seed)
-    parts = folds.split(np.arange(n), np.arange(stimuli), rng)
-    scores, bounds = cross_validate(models, data, comparison, parts)
+    parts = folds.all_folds(n, stimuli)
+    scores, bounds, empty = cross_validate(models, data, comparison, parts)
+    for model, rows in zip(models, empty, strict=True):
+        if rows.any():
+            note = f"model {model.name!r}: all weights are 0, or its prediction is constant, in {rows.sum()}"
+            warnings.warn(f"{note} of {len(rows)} folds: score {comparison.uninformative:g}", stacklevel=3)
     evaluations, ceilings, variances = scores[None], bounds, None
-    if resampling.resamples:
-        if folds.hold_out and folds.splits < 2:
-            raise NeurordlError("the variance of splitting takes two splits or more: Folds(splits=2)")
-        if draws is None:
-            subjects, items = names or ([str(k) for k in range(size)] for size in (n, stimuli))
-            draws = resampling.draw(subjects, items, fewest=(folds.subjects, 3 * folds.stimuli), rng=rng)
-        assert draws is not None
-        bootstraps = [draws]
-        if len(draws.factors) > 1:
-            bootstraps += [Draws(draws.subjects, None), Draws(None, draws.stimuli)]
-        results = [_resampled_folds(models, data, comparison, part, folds, rng) for part in bootstraps]
-        evaluations, ceilings = (np.stack([result[k] for result in results], axis=-1) for k in range(2))
-        variances = _without_splitting(evaluations, ceilings)
-        if len(bootstraps) == 1:
-            evaluations, ceilings, variances = evaluations[..., 0], ceilings[..., 0], variances[0]
+    if isinstance(resampling, Jackknife):
+        resampling.check_folds(n, stimuli, folds.subjects, folds.stimuli)
+        variances = resampling.covariance_of(_without_each(models, data, comparison, parts, resampling))
+    elif resampling.resamples:
+        resampling.check(comparison)
+        drawn = _bootstrapped(models, data, comparison, resampling, folds, draws=draws, names=names)
+        evaluations, ceilings, variances = drawn
     spread = resampling.spread(variances, len(models), n, stimuli)
+    if spread.model_var is not None and (spread.model_var < 0).any():
+        spread = Spread(*(None if part is None else np.where(part < 0, np.nan, part) for part in spread))
+        warnings.warn(
+            "a variance without that of the splits is below 0, so that it has no interval: take more splits "
+            "in each resample, as Folds(splits=10), or Jackknife",
+            stacklevel=3,
+        )
     lower, upper = nan_mean(bounds, 1)
     cv_method = resampling.cv_method.replace("bootstrap_", "bootstrap_crossval_")
     return Inference(
@@ -349,6 +610,64 @@ def infer_fitted(
     )
 
 
+def _without_each(
+    models: Sequence[Model],
+    data: Floats,
+    comparison: Comparison,
+    folds: Sequence[Fold],
+    jackknife: Jackknife,
+) -> Floats:
+    """Scores over these folds, without each stimulus and subject: (1 + stimuli, 1 + subjects, models)."""
+    times, counts = jackknife.left_out(len(data), n_stimuli(data.shape[1]))
+    total, number = np.zeros((2, len(counts), len(times), len(models)))
+    step = max(1, _TOGETHER // len(counts))
+    for start in range(0, len(folds), step):
+        parts = folds[start : start + step]
+        whole = (np.broadcast_to(np.int64(1), (len(parts), x.shape[1])) for x in (times, counts))
+        train, test = (
+            Side(
+                (side.stimuli[:, None] * counts).reshape(-1, counts.shape[1]),
+                np.repeat(side.subjects * times, len(counts), axis=0),
+            )
+            for side in _sides(parts, *whole)[:2]
+        )
+        for k, model in enumerate(models):
+            scores = score_folds(model, data, comparison, train, test)[0].reshape(-1, *total.shape[:2])
+            total[..., k] += np.where(np.isfinite(scores), scores, 0).sum(axis=0)
+            number[..., k] += np.isfinite(scores).sum(axis=0)
+    return np.asarray(np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0))
+
+
+def _bootstrapped(
+    models: Sequence[Model],
+    data: Floats,
+    comparison: Comparison,
+    resampling: Resampling,
+    folds: Folds,
+    *,
+    draws: Draws | None,
+    names: tuple[Sequence[str], Sequence[str]] | None,
+) -> tuple[Floats, Floats, Floats]:
+    """Evaluations and ceilings in resamples, and their covariance without what splitting adds."""
+    if folds.hold_out and folds.splits == 1:
+        raise NeurordlError("the variance of splitting takes two splits or more: Folds(splits=2)")
+    rng = None if folds.seed is None else np.random.default_rng(resampling.seed)
+    if draws is None:
+        numbers = ([str(k) for k in range(size)] for size in (len(data), n_stimuli(data.shape[1])))
+        subjects, stimuli = names or numbers
+        draws = resampling.draw(subjects, stimuli, fewest=(folds.subjects, 3 * folds.stimuli), rng=rng)
+    assert draws is not None
+    bootstraps = [draws]
+    if len(draws.factors) > 1:
+        bootstraps += [Draws(draws.subjects, None), Draws(None, draws.stimuli)]
+    results = [_resampled_folds(models, data, comparison, part, folds, rng) for part in bootstraps]
+    evaluations, ceilings = (np.stack([result[k] for result in results], axis=-1) for k in range(2))
+    variances = _without_splitting(evaluations, ceilings)
+    if len(bootstraps) == 1:
+        return evaluations[..., 0], ceilings[..., 0], variances[0]
+    return evaluations, ceilings, variances
+
+
 def _resampled_folds(
     models: Sequence[Model],
     data: Floats,
@@ -359,19 +678,30 @@ def _resampled_folds(
 ) -> tuple[Floats, Floats]:
     """Evaluations (resamples, models, folds, splits) and ceilings (2, resamples, splits)."""
     size = max(len(counts) for counts in draws if counts is not None)
-    once = [np.ones((size, n), dtype=np.int64) for n in (len(data), n_stimuli(data.shape[1]))]
-    by_subject, by_stimulus = (
-        same if counts is None else counts for counts, same in zip(draws, once, strict=True)
-    )
-    splits = folds.splits if folds.hold_out else 1
-    evaluations = np.empty((size, len(models), folds.subjects * folds.stimuli, splits))
+    sizes = len(data), n_stimuli(data.shape[1])
+    drawn = [
+        np.ones((size, n), dtype=np.int64) if counts is None else counts
+        for counts, n in zip(draws, sizes, strict=True)
+    ]
+    splits = (folds.splits or _SPLITS_OF_A_RESAMPLE) if folds.hold_out else 1
+    n_folds = folds.subjects * folds.stimuli
+    evaluations = np.empty((size, len(models), n_folds, splits))
     ceilings = np.empty((2, size, splits))
-    for b, (times, counts) in enumerate(zip(by_subject, by_stimulus, strict=True)):
-        drawn = np.flatnonzero(times), np.flatnonzero(counts)
-        parts = [fold for _ in range(splits) for fold in folds.split(*drawn, rng)]
-        scores, bounds = cross_validate(models, data, comparison, parts, times, counts)
-        evaluations[b] = scores.reshape(len(models), splits, -1).swapaxes(1, 2)
-        ceilings[:, b] = nan_mean(bounds.reshape(2, splits, -1), 2)
+    step = max(1, _TOGETHER // (splits * n_folds))
+    for start in range(0, size, step):
+        rows = slice(start, start + step)
+        times, counts = (x[rows] for x in drawn)
+        parts = [
+            fold
+            for row in zip(times, counts, strict=True)
+            for _ in range(splits)
+            for fold in folds.split(np.flatnonzero(row[0]), np.flatnonzero(row[1]), rng)
+        ]
+        repeated = (np.repeat(x, splits * n_folds, axis=0) for x in (times, counts))
+        scores, bounds, _ = cross_validate(models, data, comparison, parts, *repeated)
+        by_split = scores.reshape(len(models), len(times), splits, n_folds)
+        evaluations[rows] = by_split.transpose(1, 0, 3, 2)
+        ceilings[:, rows] = nan_mean(bounds.reshape(2, len(times), splits, n_folds), 3)
     return evaluations, ceilings
 
 
@@ -395,14 +725,16 @@ def evaluate_fitted(
     folds: Folds | None = None,
     roi: str | Sequence[str] | None = None,
     subjects: str | Sequence[str] | None = None,
-    bootstrap: Literal["subjects", "stimuli", "both"] | Resampling | None = None,
+    bootstrap: Literal["subjects", "stimuli", "both"] | Resampling | None = "both",
     missing: Literal["error", "ignore"] = "error",
 ) -> pd.DataFrame:
     """Fit models to some stimuli or subjects, and score them on the others, by cross-validation.
 
     The scores estimate the mean similarity, over the population that ``generalizes_to`` names, of a model
-    fitted to as much data as all folds but one contain. They equal those of rsatoolbox's ``crossval`` and
-    ``bootstrap_crossval``; stimuli are matched by id.
+    fitted to as much data as all folds but one contain. They are means over 100 random splits (see `Folds`),
+    so that less than 5 % of their variance is that of the splits. In a split they equal those of rsatoolbox's
+    ``crossval``; stimuli are matched by id. A fold in which all weights are 0, or in which the prediction is
+    constant, scores 0.
 
     Parameters
     ----------
@@ -420,27 +752,32 @@ def evaluate_fitted(
     roi, subjects, missing
         As in `evaluate`.
     bootstrap
-        What is resampled: "subjects", "stimuli", "both", or a `Bootstrap` or other `Resampling`.
+        What intervals and p-values generalize to: "subjects", "stimuli" or "both", by a `Jackknife`, which
+        leaves out each of them. Or a `Bootstrap` or other `Resampling`: with a bootstrap of few stimuli (12,
+        say) intervals are far too wide. None computes the scores only.
 
     Returns
     -------
     DataFrame
-        A row for each ROI and model: the score over the folds of all data, its 95 % interval and one-sided p
-        against zero (NaN without bootstrap), and the noise ceiling on the same folds.
+        A row for each ROI and model: the score over the folds of all splits, its 95 % interval and one-sided
+        p against zero (NaN for ``bootstrap=None``), and the noise ceiling on the same folds.
 
     Warns
     -----
     UserWarning
-        There are fewer than 100 resamples, or an interval has no width although the scores differ.
+        Folds score 0 since a model says nothing in them, with their number; there are fewer than 100
+        resamples; or an interval has no width although the scores differ, or a bootstrap no variance.
 
     Raises
     ------
     NeurordlError
-        Ids do not match, the models are of different stimuli, there are more folds than there can be, nothing
-        is held out from a fitted model, or a subject has several RDMs.
+        Ids do not match, the models are of different stimuli, there are more folds than there can be, also
+        without a subject or a stimulus; nothing is held out from a fitted model, or a subject has several
+        RDMs.
     """
-    comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
-    folds = folds or Folds()
+    comparison, folds = find_similarity(comparison), folds or Folds()
+    named = find_resampling(bootstrap)
+    resampling = Jackknife(bootstrap) if isinstance(bootstrap, str) else named
     if not isinstance(models, Mapping) or not models:
         raise NeurordlError("models= must be a mapping from the name of each model to its RDMs")
     check_choice("combine", combine, ("weighted", "select"))
@@ -453,7 +790,7 @@ def evaluate_fitted(
     frames, notes = [], [resampling.note]
     for place, brain in rdms_by_roi(rdms, roi, subjects).items():
         names = subject_names(brain), ids
-        inference = infer_fitted(stack, reindex(brain, ids), comparison, bootstrap, folds, names=names)
+        inference = infer_fitted(stack, reindex(brain, ids), comparison, resampling, folds, names=names)
         columns = {
             "model": [model.name for model in stack],
             "fit": [model.fit for model in stack],

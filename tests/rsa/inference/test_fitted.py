@@ -15,14 +15,22 @@ from rsatoolbox.util.matrix import get_v
 from rsatoolbox.util.pooling import pool_rdm
 from scipy.optimize import minimize, nnls
 from scipy.spatial.distance import pdist
+from scipy.stats import rankdata
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.rsa.compare import similarity
-from neurordl.rsa.inference.fitted import Folds, Model, cross_validate, fit_model, infer_fitted
+from neurordl.rsa.inference.fitted import (
+    Folds,
+    Model,
+    _nonnegative,
+    cross_validate,
+    fit_model,
+    infer_fitted,
+)
 from neurordl.rsa.inference.infer import interval, p_values
-from neurordl.rsa.inference.resampling import Bootstrap, Draws, NoResampling
+from neurordl.rsa.inference.resampling import Bootstrap, Draws, Jackknife, NoResampling
 from neurordl.rsa.reliability import permutation_p
 
 METHODS = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
@@ -163,7 +171,7 @@ def test_cross_validation_equals_rsatoolbox(method, k_subjects, k_stimuli):
     train, test, ceil = sets_k_fold(RDMs(data), k_rdm=k_subjects, k_pattern=k_stimuli, random=False)
     want = crossval(theirs(rdms), RDMs(data), train, test, ceil, method=method, fitter=list(FITTERS))
     folds = Folds(k_subjects, k_stimuli).split(np.arange(SUBJECTS), np.arange(N))
-    evaluations, ceilings = cross_validate(models(rdms), data, method, folds)
+    evaluations, ceilings, _ = cross_validate(models(rdms), data, method, folds)
     assert_allclose(evaluations[:2], want.evaluations[0, :2], atol=1e-10)
     assert_allclose(evaluations[2], want.evaluations[0, 2], atol=1e-4 if method.endswith("cov") else 1e-10)
     means = ceilings.mean(axis=1)
@@ -202,7 +210,7 @@ def test_bootstrapped_cross_validation_equals_rsatoolbox(method, resample, monke
     draws = Draws.from_indices(
         None if resample == "stimuli" else subjects, None if resample == "subjects" else stimuli, SUBJECTS, N
     )
-    found = infer_fitted(models(rdms), data, method, resample, Folds(2, 2, seed=None), draws=draws)
+    found = infer_fitted(models(rdms), data, method, Bootstrap(resample), Folds(2, 2, seed=None), draws=draws)
     for name in ("evaluations", "noise_ceiling", "variances", "model_var", "diff_var", "noise_ceil_var"):
         assert_allclose(getattr(found, name), getattr(want, name), atol=1e-10, err_msg=name)
     assert (found.dof, found.cv_method) == (want.dof, want.cv_method)
@@ -216,7 +224,7 @@ def test_an_overfitted_model_gains_nothing_on_new_stimuli():
     model = Model("noise", noise, "weighted")
     fitted = similarity((fit_model(model, data, "corr") @ noise)[None], data, "corr").mean()
     folds = Folds(1, 3).split(np.arange(4), np.arange(N), rng)
-    held_out, _ = cross_validate([model], data, "corr", folds)
+    held_out, _, _ = cross_validate([model], data, "corr", folds)
     assert fitted > 0.2
     assert held_out.mean() < fitted / 2
 
@@ -225,11 +233,11 @@ def test_what_infer_fitted_refuses_and_gives():
     rdms, data = study()
     few = Bootstrap("both", n=4)
     once = infer_fitted(models(rdms), data, "corr", NoResampling())
-    assert_allclose(once.scores, infer_fitted(models(rdms), data, "corr", None).scores)
     with pytest.raises(NeurordlError, match=r"Folds.stimuli=0: expected a whole number of at least 1"):
         Folds(stimuli=0, subjects=2)
     assert once.model_var is None
-    assert once.evaluations.shape == (1, 3, 2)
+    assert once.evaluations.shape == (1, 3, 200)
+    assert infer_fitted(models(rdms), data, "corr", NoResampling(), Folds(splits=3)).scores.shape == (3, 6)
     found = infer_fitted(models(rdms), data, "rho-a", few, Folds(subjects=2))
     assert found.evaluations.shape == (4, 3, 4, 2, 3)
     assert np.isfinite(found.evaluations).all()
@@ -239,10 +247,196 @@ def test_what_infer_fitted_refuses_and_gives():
         infer_fitted(models(rdms), data, "corr", few, Folds(splits=1))
     with pytest.raises(NeurordlError, match="distinct stimuli"):
         infer_fitted(models(rdms), data, "corr", few, Folds(stimuli=4))
-    with pytest.raises(NeurordlError, match="bootstrap='rdm'"):
-        infer_fitted(models(rdms), data, "corr", "rdm")
     with pytest.raises(NeurordlError, match="complete RDMs"):
-        infer_fitted(models(rdms), data, "cka")
+        infer_fitted(models(rdms), data, "cka", few)
+
+
+# the jackknife, by plain loops
+
+
+def plain_similarity(a: np.ndarray, b: np.ndarray, method: str, used: np.ndarray, n: int) -> float:
+    """Similarity of two condensed RDMs of n stimuli on the pairs that are used and measured in both."""
+    used = used & np.isfinite(a) & np.isfinite(b)
+    a, b = a[used], b[used]
+    if method == "spearman":
+        a, b, method = rankdata(a), rankdata(b), "corr"
+    if method == "corr":
+        a, b = a - a.mean(), b - b.mean()
+    if method == "cosine_cov":
+        root = np.linalg.cholesky(get_v(n, None).toarray()[used][:, used])
+        a, b = np.linalg.solve(root, a), np.linalg.solve(root, b)
+    lengths = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / lengths) if lengths > 1e-12 else np.nan
+
+
+def plain_weights(rdms: np.ndarray, data: np.ndarray, method: str, used: np.ndarray, n: int) -> np.ndarray:
+    """SciPy's non-negative least squares against the sum of the subjects at unit length."""
+    used = used & np.isfinite(rdms).all(0) & np.isfinite(data).all(0)
+    x, y = rdms[:, used], data[:, used]
+    if method in ("corr", "spearman"):
+        x, y = (part - part.mean(1, keepdims=True) for part in (x, y))
+    if method == "cosine_cov":
+        root = np.linalg.cholesky(get_v(n, None).toarray()[used][:, used])
+        x, y = (np.linalg.solve(root, part.T).T for part in (x, y))
+    return nnls(x.T, (y / np.linalg.norm(y, axis=1, keepdims=True)).sum(0))[0]
+
+
+def plain_score(model: Model, data: np.ndarray, method: str, folds: list, keep: tuple) -> float:
+    """Mean over folds, of the subjects and stimuli that are kept only: rows are deleted."""
+    n = round((1 + np.sqrt(1 + 8 * data.shape[1])) / 2)
+    i, j = np.triu_indices(n, 1)
+    scores = []
+    for fold in folds:
+        subjects, stimuli = (
+            [[k for k in part if k in kept] for part in parts]
+            for parts, kept in (
+                ((fold.train_subjects, fold.test_subjects), keep[0]),
+                ((fold.train_stimuli, fold.test_stimuli), keep[1]),
+            )
+        )
+        fit_to, test_on = (np.isin(i, part) & np.isin(j, part) for part in stimuli)
+        train, test = (data[part] for part in subjects)
+        if not len(test):
+            continue
+        if len(model.rdms) == 1:
+            prediction = model.rdms[0]
+        elif model.combine == "select":
+            means = [
+                np.nanmean([plain_similarity(rdm, row, method, fit_to, n) for row in train])
+                for rdm in model.rdms
+            ]
+            prediction = model.rdms[int(np.argmax(np.round(means, 12)))]
+        else:
+            prediction = plain_weights(model.rdms, train, method, fit_to, n) @ model.rdms
+        known = prediction[test_on & np.isfinite(prediction)]
+        if np.ptp(known) <= 1e-12 * np.abs(known).max():
+            scores.append(0.0)
+        else:
+            scores.append(np.mean([plain_similarity(prediction, row, method, test_on, n) for row in test]))
+    return float(np.mean(scores))
+
+
+def plain_jackknife(model: Model, data: np.ndarray, method: str, folds: list) -> list[float]:
+    """Score, and variance of subjects, of stimuli and of their interaction."""
+    n, m = len(data), round((1 + np.sqrt(1 + 8 * data.shape[1])) / 2)
+    table = np.empty((n + 1, m + 1))
+    for a in range(n + 1):
+        for b in range(m + 1):
+            keep = set(range(n)) - {a - 1}, set(range(m)) - {b - 1}
+            table[a, b] = plain_score(model, data, method, folds, keep)
+    subjects = (n - 1) / n * sum((table[1:, 0] - table[1:, 0].mean()) ** 2)
+    stimuli = (m - 1) / m * sum((table[0, 1:] - table[0, 1:].mean()) ** 2)
+    effects = table[0, 0] - table[1:, :1] - table[:1, 1:] + table[1:, 1:]
+    effects = effects - effects.mean(0) - effects.mean(1)[:, None] + effects.mean()
+    interaction = (n - 1) / n * (m - 1) / m * (effects**2).sum()
+    return [table[0, 0], subjects, stimuli, interaction]
+
+
+JACKKNIVES = [
+    ("corr", Folds(1, 2, splits=2), "none"),
+    ("cosine", Folds(2, 2, splits=1), "none"),
+    ("cosine_cov", Folds(1, 2, splits=1, seed=4), "alike"),
+    ("corr", Folds(3, 1, splits=1), "alike"),
+    ("corr", Folds(1, 2, splits=1), "unlike"),
+    ("spearman", Folds(2, 2, splits=1), "none"),
+    ("spearman", Folds(1, 2, splits=1), "unlike"),
+]
+
+
+@pytest.mark.parametrize("method, folds, missing", JACKKNIVES)
+def test_the_jackknife_equals_plain_loops(method, folds, missing):
+    rdms, data = study(2, n=11)  # with fewer, weights of three RDMs are not unique in a fold
+    rdms, data = rdms * 1e3, data[:5]
+    if missing == "alike":
+        data[:, 7] = rdms[:, 11] = np.nan
+    if missing == "unlike":
+        data[0, 3] = data[1, [5, 20]] = np.nan
+    models = [Model("f", rdms[:1]), Model("s", rdms[1:], "select"), Model("w", rdms, "weighted")]
+    parts = folds.all_folds(5, 11)
+    found = infer_fitted(models, data, method, Jackknife("both"), folds)
+    assert found.dof == 4
+    for k, model in enumerate(models):
+        want = plain_jackknife(model, data, method, parts)
+        assert found.means[k] == pytest.approx(want[0], abs=1e-10)
+        assert_allclose(found.variances[:, k, k], want[1:], rtol=1e-7, atol=1e-12, err_msg=model.name)
+        both = max(want[1] + want[2] - want[3], want[1], want[2])
+        assert found.model_var[k] == pytest.approx(both, rel=1e-7)
+        assert infer_fitted([model], data, method, Jackknife("subjects"), folds).model_var == pytest.approx(
+            [want[1]], rel=1e-7
+        )
+        assert infer_fitted([model], data, method, Jackknife("stimuli"), folds).model_var == pytest.approx(
+            [want[2]], rel=1e-7
+        )
+    difference = found.variances[:, 0, 0] + found.variances[:, 2, 2] - 2 * found.variances[:, 0, 2]
+    s, t, both = difference
+    assert found.diff_var[1] == pytest.approx(max(s + t - both, s, t))
+    assert np.isnan(found.noise_ceil_var).all()
+
+
+@pytest.mark.parametrize("n_rdms", [2, 8, 12])
+def test_weights_equal_nnls_of_scipy(n_rdms):
+    rng = np.random.default_rng(n_rdms)
+    patterns = rng.normal(size=(6, 9, n_rdms)) + rng.normal(size=(6, 9, 1))
+    goals = rng.normal(size=(6, 5, 9)) + 0.3
+    grams = patterns.swapaxes(1, 2) @ patterns
+    grams[0, :, 0] = grams[0, 0] = 0  # a constant RDM
+    found = _nonnegative(grams, goals @ patterns * (grams[:, None].diagonal(axis1=-2, axis2=-1) > 0))
+    patterns[0, :, 0] = 0
+    for fold in range(6):
+        for row in range(5):
+            want, residual = nnls(patterns[fold], goals[fold, row])
+            theirs = np.linalg.norm(patterns[fold] @ found[fold, row] - goals[fold, row])
+            assert theirs == pytest.approx(residual, abs=1e-8)
+            if n_rdms < 9:
+                assert_allclose(found[fold, row], want, atol=1e-8)
+
+
+def test_splits_add_less_than_5_percent_of_the_variance():
+    rng = np.random.default_rng(3)
+    for signal in (True, False):
+        parts = rng.normal(size=(3, 20, 4))
+        rdms = np.stack([pdist(part, "sqeuclidean") for part in parts])
+        truth = parts.transpose(1, 0, 2).reshape(20, -1) if signal else rng.normal(size=(20, 12))
+        data = np.stack([pdist(truth + rng.normal(size=(20, 12)), "sqeuclidean") for _ in range(8)])
+        model = [Model("w", rdms, "weighted")]
+        folds = [Folds(seed=seed) for seed in range(12)]
+        scores = [cross_validate(model, data, "corr", x.all_folds(8, 20))[0].mean() for x in folds]
+        found = infer_fitted(model, data, "corr", Jackknife("both"), folds[0])
+        assert found.means[0] == pytest.approx(scores[0])
+        assert np.var(scores, ddof=1) < 0.05 * found.model_var[0]
+        again = infer_fitted(model, data, "corr", Jackknife("both"), folds[0])
+        assert (again.means, again.model_var) == (found.means, found.model_var)
+
+
+def test_zero_weights_score_zero_and_are_counted():
+    """A model whose RDMs are opposite to the data has no weight; it scored NaN, and vanished, before."""
+    _, data = study()
+    model = Model("opposite", 1 - data[:2] / data.max(), "weighted")
+    for comparison in ("corr", "spearman", "tau-a"):
+        with pytest.warns(UserWarning, match="model 'opposite': all weights are 0.* in 20 of 20 folds"):
+            found = infer_fitted([model], data, comparison, NoResampling(), Folds(splits=10))
+        assert_allclose(found.scores, 0)
+    halves = np.repeat([0, 1], 6)
+    groups = (halves[:, None] != halves)[np.triu_indices(12, 1)].astype(float)
+    with pytest.warns(UserWarning, match=r"model 'groups': .* in 2 of 2 folds: score 0"):
+        found = infer_fitted([Model("groups", groups[None])], data, "corr", NoResampling(), Folds(seed=None))
+    assert_allclose(found.scores, 0)  # each half holds a single group
+    with pytest.warns(UserWarning, match="score nan"):
+        infer_fitted([model], data, "neg_riem_dist", NoResampling(), Folds(splits=1))
+
+
+def test_a_jackknife_is_for_fitted_models():
+    named, brain = containers()
+    with pytest.raises(NeurordlError, match=r"a Jackknife is for evaluate_fitted.*Bootstrap\('stimuli'\)"):
+        nrl.evaluate(named["several"], brain, bootstrap=nrl.Jackknife("stimuli"))
+    with pytest.raises(NeurordlError, match="resample='rois'"):
+        nrl.Jackknife("rois")
+    frame = nrl.evaluate_fitted(named, brain)
+    pd.testing.assert_frame_equal(frame, nrl.evaluate_fitted(named, brain, bootstrap=nrl.Jackknife("both")))
+    assert set(frame["generalizes_to"]) == {"subjects and stimuli"}
+    assert frame[["score", "ci_low", "ci_high", "p"]].notna().to_numpy().all()
+    alone = nrl.evaluate_fitted(named, brain, subjects="p1", bootstrap="stimuli")
+    assert alone["p"].notna().all()
 
 
 # permutation
@@ -311,7 +505,7 @@ def test_evaluate_fitted_is_infer_fitted_matched_by_id(combine):
         pattern_descriptors={"stimulus": [f"s{k}" for k in order]},
     )
     pd.testing.assert_frame_equal(nrl.evaluate_fitted(named, turned, **options), frame)
-    once = nrl.evaluate_fitted(named, brain, combine=combine)
+    once = nrl.evaluate_fitted(named, brain, combine=combine, bootstrap=None)
     assert once[["ci_low", "ci_high", "p"]].isna().to_numpy().all()
 
 
@@ -322,7 +516,18 @@ def test_evaluate_fitted_is_infer_fitted_matched_by_id(combine):
         ({"folds": Folds(stimuli=20)}, "20 folds take 60, but there are 12"),
         ({"folds": Folds(subjects=7)}, "7 folds of subjects"),
         ({"folds": Folds(stimuli=1)}, "'several' is fitted, and nothing is held out"),
-        ({"folds": Folds(stimuli=3), "bootstrap": "both"}, "9 or more distinct stimuli each"),
+        ({"folds": Folds(stimuli=3), "bootstrap": Bootstrap("both")}, "9 or more distinct stimuli each"),
+        (
+            {"folds": Folds(stimuli=4)},
+            "a fold would have fewer than 3 of 12 stimuli in 4",
+        ),
+        ({"folds": Folds(subjects=6), "subjects": ["p1", "p2", "p3"]}, "6 folds of subjects"),
+        ({"subjects": "p1"}, r"without a subject, .* of 1 in 1 fold\(s\)"),
+        (
+            {"folds": Folds(subjects=2), "subjects": ["p0", "p1"]},
+            r"no subject would remain.* of 2 in 2 fold\(s\)",
+        ),
+        ({"bootstrap": "rdm"}, "bootstrap='rdm'"),
         ({"combine": "mean"}, "combine='mean'"),
         ({"comparison": "pearson"}, "comparison='pearson'"),
         ({"subjects": "p9"}, "p9"),
