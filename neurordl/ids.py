@@ -77,7 +77,7 @@ def _strings(ids: Iterable[object], name: str) -> tuple[str, ...]:
     for position, value in enumerate(values):
         if not isinstance(value, str) or not value.strip():
             problem = f"that at position {position} is {value!r:.60} ({type(value).__name__})"
-            remedy = "convert numbers to text ('7' is not '007')"
+            remedy = "convert numbers with str() (ids are compared exactly: '7' is not '007')"
             raise NeurordlError(f"the ids of the {name} must be non-empty strings, but {problem}; {remedy}")
     return tuple(str(value) for value in values)
 
@@ -147,6 +147,7 @@ def match_ids(
     *,
     names: tuple[str, str] = ("stimuli", "RDMs"),
     missing: Literal["error", "ignore"] | None = None,
+    remedy: str = "leave them out",
 ) -> Match:
     """Find each wanted id among the available ones, by exact equality.
 
@@ -160,6 +161,8 @@ def match_ids(
         "error": every wanted id must be available. "ignore": ids that are not available are listed in the
         match. None, for callers without such an argument: "error", whose message then does not advise
         "ignore".
+    remedy
+        What helps if ids are missing, for the message.
 
     Raises
     ------
@@ -190,8 +193,9 @@ def match_ids(
         names=names,
         duplicated=tuple(dict.fromkeys(_repeated(left) + _repeated(right))),
     )
-    problem, remedy = "", _UNREPEAT
+    problem = ""
     if match.duplicated:
+        remedy = _UNREPEAT
         sides = [name for name, ids in zip(names, (left, right), strict=True) if _repeated(ids)]
         problem = f"ids must be unique to be matched, but {_occur(match.duplicated)} in the "
         problem += " and the ".join(sides)
@@ -202,7 +206,7 @@ def match_ids(
         shown = listed(match.missing, quote=True)
         count = f"{len(match.missing)} of {len(left)} ids of the {names[0]}"
         problem = f"{count} are not in the {names[1]}: {shown}"
-        remedy = "leave them out" + (', or pass missing="ignore"' if missing == "error" else "")
+        remedy += ', or pass missing="ignore"' if missing == "error" else ""
     if problem:
         raise NeurordlError(f"{problem}{near_misses(match)}; {remedy}\n{match}")
     return match

@@ -66,7 +66,7 @@ def make_folder(path: Path, remedy: str = "choose another") -> None:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file so that it appears whole or not at all.
+    """Write a file completely or not at all.
 
     Parameters
     ----------

@@ -54,7 +54,7 @@ def list_data() -> None:
     typer.echo(f"in {data_root()}\n")
     for name, dataset in REGISTRY.items():
         size = f"{dataset.size / 1e6:.1f} MB" if dataset.size else ""
-        typer.echo(f"{name:<14}  {size:>9}  {status(name):<14}  {dataset.summary}")
+        typer.echo(f"{name:<14}  {size:>9}  {status(name):<31}  {dataset.summary}")
 
 
 @command(data)
@@ -143,7 +143,8 @@ def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Ca
         model = MODELS[call.read_patterns.values["model"]]
         for name in chosen:
             if name not in model.__dataclass_fields__:
-                raise NeurordlError(f"{name}= is not a setting of the model {model.name!r}; leave it out")
+                able = listed(key for key, known in MODELS.items() if name in known.__dataclass_fields__)
+                raise NeurordlError(f"{name}= is of --model {able}, not of {model.name}; leave it out")
         patterns, residuals = call.read_patterns(
             images,
             call.mask(),

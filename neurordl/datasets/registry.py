@@ -89,7 +89,8 @@ REGISTRY = _read_registry()
 
 def find_dataset(name: str) -> DataSet:
     """Return the data set with a name; a `NeurordlError` about an unknown name lists those that are known."""
-    return REGISTRY[check_choice("name", name, list(REGISTRY))]
+    by_hand = "load_cifar100_stretched says where it comes from" if name == "cifar100_stretched" else ""
+    return REGISTRY[check_choice("name", name, list(REGISTRY), by_hand)]
 
 
 def data_root() -> Path:
@@ -119,9 +120,9 @@ def require_file(name: str, file: str) -> Path:
     """Return the path of a file of a data set; if it does not exist, the error says how to get it."""
     path = folder_of(name) / file
     if not path.is_file():
-        remedy = "let the environment variable NEURORDL_DATA name the folder that has it"
+        remedy = f"set the environment variable NEURORDL_DATA to the folder that contains {path.parent.name}"
         if name in REGISTRY:
-            remedy = f"download it by 'neurordl data fetch {name}' or datasets.fetch({name!r}), or {remedy}"
+            remedy = f"download it with 'neurordl data fetch {name}' or datasets.fetch({name!r}), or {remedy}"
         raise NeurordlError(f"{name} is not on this machine: there is no {path}; {remedy}")
     return path
 
@@ -130,10 +131,10 @@ def status(name: str) -> str:
     """Say in words whether a data set is on this machine."""
     dataset = find_dataset(name)
     if dataset.fetcher != "download":
-        return "embedded" if dataset.fetcher == "embedded" else f"by {dataset.fetcher}"
+        return {"embedded": "comes with scikit-learn"}.get(dataset.fetcher, f"{dataset.fetcher} downloads it")
     folder = folder_of(name)
     if dataset.compact and all((folder / part).exists() for part in dataset.compact):
-        return "compact form"
+        return "on this machine (compact files)"
     n_files, n_present = len(dataset.files), sum((folder / file.name).is_file() for file in dataset.files)
     return {n_files: "downloaded", 0: "not downloaded"}.get(n_present, f"{n_present} of {n_files} files")
 

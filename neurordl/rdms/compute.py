@@ -63,19 +63,19 @@ class Noise:
         Estimator of the noise covariance, for noise normalization: "diagonal" (variances only),
         "shrinkage_eye" or "shrinkage_diag" (shrunk towards the identity or the diagonal), or "full".
 
-        "diagonal": variances only (univariate noise normalization). "shrinkage_eye": shrunk towards a
-        multiple of the identity (Ledoit & Wolf 2004, J. Multivar. Anal. 88:365). "shrinkage_diag": shrunk
-        towards the diagonal (Schäfer & Strimmer 2005, Stat. Appl. Genet. Mol. Biol. 4:32). "full": the sample
-        covariance. The estimates equal those of rsatoolbox.
+        "diagonal" is univariate noise normalization. Sources: Ledoit & Wolf 2004, J. Multivar. Anal. 88:365,
+        for "shrinkage_eye"; Schäfer & Strimmer 2005, Stat. Appl. Genet. Mol. Biol. 4:32, for
+        "shrinkage_diag". The estimates equal those of rsatoolbox.
     residuals
         Residuals of each Dataset, with the same channels, as `read_patterns` returns them; a mapping if the
-        patterns are a mapping. Their degrees of freedom come from the observation descriptor ``dof``, and are
-        the number of rows minus 1 without it. By default, the noise is estimated from the deviations of the
-        measurements from the mean of their stimulus.
+        patterns are a mapping. Their degrees of freedom are read from the observation descriptor ``dof``;
+        without it, they are the number of rows minus 1. By default, the noise is estimated from the
+        deviations of the measurements from the mean of their stimulus.
     by
-        "pooled": one covariance for all runs. "run": one for each run, for dissimilarities across runs.
+        "pooled": one covariance for all runs. "run": one for each run; only dissimilarities across runs can
+        use these.
 
-        With "run", the covariance of a pair of runs is the mean of the two, as in rsatoolbox with a list of
+        With "run", a pair of runs has the mean of their two covariances, as in rsatoolbox with a list of
         precisions.
 
     Raises
@@ -109,14 +109,16 @@ def compute_rdms(
     Rows of the same stimulus are averaged; stimuli keep the order of their first appearance (rsatoolbox sorts
     them). If a Dataset lacks a stimulus, or the distances of a stimulus are undefined, its pairs are NaN in
     that RDM. Patterns are read in blocks, also from a memory map, so that little memory is needed beside the
-    result, unless runs are unbalanced.
+    result. Only for cross-validated dissimilarities are all patterns read at once if some stimuli were
+    measured more often than others.
 
     Parameters
     ----------
     patterns
-        A Dataset, a list of Datasets, or a mapping from subject to Dataset. (If each name is the value of
-        another descriptor of its Dataset, such as ``layer``, it is not a subject.) With the channel
-        descriptor ``roi``, an RDM is computed for each ROI.
+        A Dataset, a list of Datasets, or a mapping from subject to Dataset. The keys of a mapping become the
+        RDM descriptor ``subject``, unless every key is already the value of another descriptor of its
+        Dataset, as the layers of `extract_patterns` are. If channels have the descriptor ``roi``, an RDM is
+        computed for each ROI.
 
         An array of measurements x channels becomes a Dataset with its stimulus ids:
         ``rsatoolbox.data.Dataset(array, obs_descriptors={"stimulus": ids})``.
@@ -128,29 +130,30 @@ def compute_rdms(
         RDMs. ``crossnobis`` and ``poisson_cv`` are cross-validated over runs: a difference between two
         patterns in one run is multiplied by that in another run, whose noise is independent, so that noise
         adds nothing to the expected distance. They therefore need the observation descriptor ``run``, with
-        two runs or more. If stimuli are not measured equally often in every run,
-        inner products are means over all pairs of measurements from different runs, as in rsatoolbox's
-        ``calc_rdm_unbalanced``; unlike balanced distances, these depend on the mean pattern of a run, which
+        two runs or more. Runs are balanced if every stimulus was measured equally often in every run. In
+        unbalanced runs, inner products are means over all pairs of measurements from different runs, as in
+        rsatoolbox's ``calc_rdm_unbalanced``. They then depend on the mean pattern of each run, which
         ``center="run"`` removes.
     descriptor
         The observation descriptor that holds the stimulus ids.
     center
         Mean pattern to subtract before anything else: "run" (the mean over the measurements of each run) or
         "all" (the mean over all measurements). By default none is subtracted. ``correlation`` and ``cosine``
-        depend on it; balanced distances do not.
+        depend on it. Euclidean distances, mahalanobis and crossnobis do not if every stimulus was measured
+        equally often in every run.
     precision
         Inverse of the noise covariance, (channels, channels), symmetric and positive semidefinite, for
         ``mahalanobis`` and ``crossnobis``. It is used for all Datasets.
     noise
         Noise normalization: a `Noise`, or the name of its estimator of the covariance ("diagonal",
         "shrinkage_diag", "shrinkage_eye" or "full"). ``mahalanobis`` and ``crossnobis`` use the inverse of
-        the covariance as the precision; for ``correlation`` and ``cosine``, patterns are multiplied by its
-        symmetric root (Walther et al. 2016, NeuroImage 137:188).
+        the covariance as the precision; for ``correlation`` and ``cosine``, patterns are multiplied by the
+        symmetric square root of the precision (Walther et al. 2016, NeuroImage 137:188).
     dtype
         float64, or float32, which halves memory and time.
     out
-        A .npy file to which the RDMs are written block by block; the returned RDMs are then a memory map of
-        it.
+        A .npy file to which the RDMs are written block by block. The returned RDMs are then a memory map of
+        this file.
 
     Returns
     -------
@@ -163,7 +166,8 @@ def compute_rdms(
     UserWarning
         A Dataset lacks stimuli that others have. A cross-validated dissimilarity is computed from stimuli
         that were measured in a single run, or from unbalanced runs with a mean pattern that was not removed.
-        The patterns of all stimuli are nearly the same, because they share a mean pattern.
+        The patterns of all stimuli are nearly the same, because they share a mean pattern. Measurements hold
+        NaN or infinity, or patterns are constant, so that pairs are undefined.
 
     Raises
     ------
@@ -221,6 +225,7 @@ def compute_rdms(
             vector[:] = np.nan
             vector[pair_number(np.minimum(row, column), np.maximum(row, column), len(stimuli))] = part
         _warn_of_averages(vectors, sources, measure)
+        _warn_of_nan(vectors, sources, measure)
         if aside is not None:
             vectors.flush()
     if out is not None:
@@ -300,14 +305,15 @@ def _datasets(patterns: Any) -> tuple[list[DatasetBase], list[dict[str, Any]]]:
         datasets = list(patterns.values())
     if not datasets or not all(isinstance(dataset, DatasetBase) for dataset in datasets):
         types = ", ".join(sorted({type(dataset).__name__ for dataset in datasets})) or "none"
-        raise NeurordlError(f"compute_rdms takes one or more rsatoolbox Datasets, not {types}")
+        remedy = "use Dataset(array, obs_descriptors={'stimulus': ids})"
+        raise NeurordlError(f"compute_rdms takes one or more rsatoolbox Datasets, not {types}; {remedy}")
     each = [dict(dataset.descriptors) for dataset in datasets]
     named = list(zip(patterns, each, strict=True)) if isinstance(patterns, Mapping) else []
     if not all(name in descriptors.values() for name, descriptors in named):
         for name, descriptors in named:
             if descriptors.setdefault("subject", name) != name:
-                problem = f"the Dataset under {name!r} says that it is of subject {descriptors['subject']!r}"
-                remedy = "use the subjects as names, or give each Dataset the names as a descriptor"
+                problem = f"the Dataset with the key {name!r} is of subject {descriptors['subject']!r}"
+                remedy = "use the subjects as keys, or give each Dataset its key as a descriptor"
                 raise NeurordlError(f"{problem}; {remedy}")
     return datasets, each
 
@@ -382,8 +388,25 @@ def _warn_of_averages(rdms: npt.NDArray[Any], sources: Sequence[Source], measure
     alike = [source for source, median in medians.items() if median < _ALIKE]
     if alike:
         notice = f"{labels_of(alike)}: the {measure} distances of block averages are tiny (median "
-        notice += f"{medians[alike[0]]:.2g}), since all share the mean signal, which "
-        warnings.warn(notice + 'center="run" (in the shell --center run) removes', stacklevel=3)
+        notice += f"{medians[alike[0]]:.2g}), because all averages contain the mean signal; "
+        warnings.warn(notice + 'subtract it with center="run" (in the shell --center run)', stacklevel=3)
+
+
+def _warn_of_nan(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dissimilarity) -> None:
+    """Warn of pairs that are undefined because of NaN in the measurements, or of constant patterns."""
+    for rdm, source in zip(rdms, sources, strict=True):
+        n_pairs = len(source.ids) * (len(source.ids) - 1) // 2
+        undefined = np.count_nonzero(~np.isfinite(rdm)) - (len(rdm) - n_pairs)
+        if not undefined:
+            continue
+        reason = "patterns are constant" if measure.normalized else ""
+        try:
+            source.check_finite(slice(None))
+        except NeurordlError as error:
+            reason = str(error)
+        if reason:
+            notice = f"{source.label}: {undefined} of {n_pairs} pairs are NaN, because {reason}"
+            warnings.warn(notice, stacklevel=3)
 
 
 # one RDM

@@ -43,10 +43,10 @@ def select_rdms(
     select
         Further descriptors, each with the value or the values to keep: ``{"session": 1}``.
     average
-        RDM descriptors to average over, such as "session": RDMs that differ in these only are replaced by
+        RDM descriptors to average over, such as "session": RDMs that differ in nothing else are replaced by
         their mean.
 
-        A pair that is missing in some of them is the mean of the others.
+        A pair that was not measured in all of these RDMs is averaged over those in which it was.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
         if "subject" not in rdms.rdm_descriptors:
             problem = f"the {len(subjects)} RDMs have no descriptor 'subject', so that subjects are unknown"
             advice = f". Or, if they are one subject's, {remedy}" if differing else ""
-            remedy = 'set rdms.rdm_descriptors["subject"] to the list of subjects'
+            remedy = 'set rdms.rdm_descriptors["subject"] to their list (in the shell --each-a-subject)'
             raise NeurordlError(f"{problem}; {remedy}{advice}")
         if not differing:
             remedy = "they have the same descriptors: drop the repeats, or add a descriptor such as 'session'"
@@ -282,7 +282,7 @@ def _choose(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
         choices[name] = [as_text(choice, digits) for choice in ((value,) if single else value)]
         if unknown := [choice for choice in choices[name] if choice not in columns[name]]:
             known = ", ".join(dict.fromkeys(columns[name]))
-            raise NeurordlError(f"no RDM has {name} {', '.join(unknown)!r}; the values there are: {known}")
+            raise NeurordlError(f"no RDM has {name} {', '.join(unknown)!r}; {name} can be: {known}")
         keep &= np.isin(columns[name], choices[name])
     rows = [int(row) for row in np.flatnonzero(keep)]
     for name, values in choices.items():
@@ -317,18 +317,18 @@ Alignable = RDMs | DatasetBase | StimulusSet | pd.DataFrame | str | os.PathLike[
 
 @dataclass(frozen=True, eq=False)
 class Alignment(Mapping[str, Any]):
-    """Aligned data by name, with the same stimuli in the same order; ``print`` shows what was matched.
+    """Data with the same stimuli in the same order; index it by name, and print it to see the matches.
 
     Attributes
     ----------
     ids
         Ids of the stimuli, in the order of the first data.
     things
-        The aligned copies by name.
+        Aligned copies of the data, by name.
     matches
-        For all data but the first, how the ids of the first were matched with theirs; see `Match`.
+        For each name but the first, how the ids of the first data were matched with these data; see `Match`.
     repeats
-        Names of patterns with repeated stimuli, each with the number of these stimuli.
+        For the names of patterns with repeated stimuli, the number of stimuli that are repeated.
     """
 
     ids: tuple[str, ...]
@@ -355,7 +355,7 @@ class Alignment(Mapping[str, Any]):
             rows[name] = (*counts, "yes" if match.reordered else "no")
         head = ["matched", "missing", "unused", "repeated", "reordered"]
         lines = [pd.DataFrame(list(rows.values()), index=list(rows), columns=head).to_string()]
-        lines.append(f"{len(self.ids)} of {wanted} stimuli of {first} are in all, in its order")
+        lines.append(f"{len(self.ids)} of the {wanted} ids of {first!r} are in all data, in its order")
         for name, match in self.matches.items():
             for label, ids in (("missing in", match.missing), ("unused in", match.unused)):
                 if ids:

@@ -137,8 +137,8 @@ class Source:
                 totals[number] += block[numbers == number].sum(axis=0)
         if not np.isfinite(totals).all():
             holes = int((~np.isfinite(totals)).any(axis=0).sum())
-            problem = f"the measurements of {self.label} hold NaN or infinity in {holes} channels"
-            raise NeurordlError(f"{problem}; leave those channels or observations out")
+            problem = f"the measurements of {self.label} hold NaN or infinity in {holes} of {self.n_channels}"
+            raise NeurordlError(f"{problem} channels; leave those channels or observations out")
         return np.asarray(totals / np.where(counts > 0, counts, np.nan)[:, None])
 
     def check_finite(self, stimuli: Stimuli) -> None:
@@ -363,4 +363,4 @@ def _gaps(source: Source) -> str:
     ]
     if not missing:
         return "its runs have some stimuli more often than others"
-    return f"runs are without some stimuli ({'; '.join(missing[:3])}{'; ...' if len(missing) > 3 else ''})"
+    return f"runs lack some stimuli ({'; '.join(missing[:3])}{'; ...' if len(missing) > 3 else ''})"

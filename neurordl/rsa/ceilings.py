@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -20,6 +21,7 @@ from neurordl.validate import check_count
 _ROUNDING = 1e-12  # a permuted similarity that is less by this only counts as one that is not less
 _TESTED = 500_000  # values up to which `agreement` takes a second or so
 _STACK = 64 << 20  # bytes of permuted RDMs at once
+_ALPHA = 0.05
 
 
 def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[float, float]:
@@ -28,7 +30,7 @@ def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[flo
     The bounds are means over subjects: of the similarity of each subject's RDM with the mean RDM of the other
     subjects (lower), and with that of all subjects (upper; Nili et al. 2014, PLoS Comput. Biol. 10:e1003553).
     RDMs are normalized before they are averaged, as in rsatoolbox, whose ``boot_noise_ceiling`` gives the
-    same bounds if no pair is missing. A missing pair is averaged over the subjects in whom it was measured.
+    same bounds if no pair is missing. Pairs are averaged over the subjects in whom they were measured.
 
     Parameters
     ----------
@@ -42,6 +44,12 @@ def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[flo
     lower, upper
         The two bounds; NaN if the similarity is undefined for all subjects.
 
+    Warns
+    -----
+    UserWarning
+        There is no evidence that the subjects agree: by a permutation test, the lower bound is not
+        significantly above chance. RDMs with very many pairs are not tested.
+
     Raises
     ------
     NeurordlError
@@ -49,12 +57,14 @@ def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[flo
 
     Examples
     --------
-    >>> rdms = RDMs(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 4.0]]), rdm_descriptors={"subject": ["a", "b"]})
-    >>> noise_ceiling(rdms, "spearman")
+    >>> distances = np.array([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [1, 2, 3, 4, 5, 6, 7, 8, 9, 20]])
+    >>> noise_ceiling(RDMs(distances, rdm_descriptors={"subject": ["a", "b"]}), "spearman")
     (1.0, 1.0)
     """
-    comparison = find_similarity(comparison)
-    return ceiling(check_one_per_subject(rdms).dissimilarities, comparison)
+    comparison, vectors = find_similarity(comparison), check_one_per_subject(rdms).dissimilarities
+    if note := chance_note(agreement(vectors, comparison, seed=0)):
+        warnings.warn(note, stacklevel=2)
+    return ceiling(vectors, comparison)
 
 
 def ceiling(vectors: Floats, comparison: ComparisonLike) -> tuple[float, float]:
@@ -226,6 +236,14 @@ def _permuted_ceilings(vectors: Floats, orders: Ints, comparison: Comparison) ->
     return np.array(
         [ceiling(squares[subjects, order[:, row], order[:, column]], comparison)[0] for order in orders]
     )
+
+
+def chance_note(p: float | None) -> str:
+    """What to say of a noise ceiling that is not significantly above chance; else an empty text."""
+    if p is None or p < _ALPHA:
+        return ""
+    test = f"permutation test of the lower noise ceiling, p = {p:.2f}"
+    return f"no evidence that the subjects agree ({test}): the noise ceiling may be chance"
 
 
 def agreement(vectors: Floats, comparison: Comparison, seed: int) -> float | None:

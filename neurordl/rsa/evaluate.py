@@ -113,8 +113,9 @@ def evaluate(
 
         It can also be a `Comparison`. See `compare` for all names.
     dissimilarity
-        Dissimilarity of the network's patterns. By default it is that of the data. With a warning, it is
-        "euclidean" if that of the data is crossnobis or Mahalanobis, and "correlation" if it is unknown.
+        Dissimilarity of the network's patterns. By default it is that of the data. A network cannot have
+        crossnobis or Mahalanobis distances: "euclidean" is then used. If the dissimilarity of the data is
+        unknown, "correlation" is used. In both cases there is a warning.
     roi
         ROIs to evaluate. By default all are.
     subjects
@@ -123,15 +124,15 @@ def evaluate(
         Pairs of stimuli of a run that are scored: "held-out" (the run used neither stimulus), "fitted" (it
         used both, for fitting or validation), "cross" (it used one of them) or "all".
 
-        By default "held-out" where the run used none of the stimuli, "fitted" where it used all, and "all"
-        without a run.
+        The default is "held-out" if the run used none of the stimuli, "fitted" if it used all of them, and
+        "all" without a run. If it used some of them, ``pairs`` must be chosen.
     bootstrap
         What is resampled for intervals and p-values, and what they therefore generalize to: "subjects",
         "stimuli", "both" (with the correction for two factors; Schütt et al. 2023, eLife 12:e82566), a
-        `Bootstrap`, or another `Resampling`. By default nothing is resampled: they are those of a t test over
-        the subjects' scores, and generalize to subjects.
+        `Bootstrap`, or another `Resampling`. By default nothing is resampled: intervals and p-values are
+        those of a t test over the subjects' scores, and generalize to new subjects only.
     missing
-        "ignore" leaves out stimuli that the RDMs do not have.
+        "error": the RDMs must have all stimuli. "ignore": stimuli that they do not have are left out.
     device
         Device on which the network is run and matrix products of resamples are computed, or a `Compute` with
         the batch size and a progress bar. By default all stimuli are in one batch if memory allows.
@@ -140,11 +141,14 @@ def evaluate(
     -------
     Evaluation
         The table of scores, with a row for each layer, ROI and subject, and rows with the subject "mean";
-        `Evaluation` describes its columns. Means and noise ceilings are over the chosen subjects. If no
-        subjects are chosen and a run was fitted to some of them, they are over the other subjects; a subject
-        that was fitted in one ROI counts as fitted in all. Intervals and tests are t tests as in rsatoolbox,
-        but they are centered on the score, not on the mean of the resamples. What is undefined is NaN, with a
-        reason.
+        `Evaluation` describes its columns.
+
+        - Means and noise ceilings are over the subjects that ``subjects`` names. By default they leave out
+          the subjects on whose RDMs the run was trained, unless it was trained on all of them. A subject that
+          was fitted in one ROI counts as fitted in all.
+        - Intervals and tests are t tests as in rsatoolbox, but they are centered on the score, not on the
+          mean of the resamples.
+        - What is undefined is NaN, and the column ``reason`` says why.
 
     Raises
     ------
@@ -251,8 +255,8 @@ def choose_pairs(ids: Sequence[str], run: RunLike | None, pairs: str | None) -> 
     n_used = sum(stimulus in used for stimulus in ids)
     if pairs is None and 0 < n_used < len(ids):
         raise NeurordlError(
-            f"the run used {n_used} of the {len(ids)} stimuli (fitted or validation): choose "
-            "pairs='held-out', 'fitted' or 'cross', or give stimuli= the held-out ones only"
+            f"the run used {n_used} of the {len(ids)} stimuli (fitted or for validation), not the others: "
+            "choose pairs='held-out', 'fitted', 'cross' or 'all', or pass only the held-out stimuli"
         )
     if pairs is None:
         pairs = "all" if run is None else "fitted" if n_used else "held-out"
@@ -324,7 +328,8 @@ def _network_dissimilarity(dissimilarity: DissimilarityLike | None, rdms: RDMs) 
         why = f"{measure} needs {measure.lacking_in_network}, which a network does not have"
         if chosen == measure:
             return measure
-    warnings.warn(f"{why}: the network is measured by {chosen}; dissimilarity= chooses another", stacklevel=3)
+    remedy = f"the network's RDMs are computed by {chosen}; choose another with dissimilarity="
+    warnings.warn(f"{why}: {remedy}", stacklevel=3)
     return chosen
 
 

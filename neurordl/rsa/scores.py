@@ -20,7 +20,7 @@ from neurordl.ids import Match
 from neurordl.io import make_folder, versions, write_bytes, write_json, write_text
 from neurordl.measures.comparisons import few_pairs
 from neurordl.measures.condensed import missing_groups, unmeasured_stimuli
-from neurordl.rsa.ceilings import agreement
+from neurordl.rsa.ceilings import agreement, chance_note
 from neurordl.rsa.compare import why_undefined
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference, corrected, infer_study, mean_interval, p_values
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
@@ -38,7 +38,6 @@ _PRINTED = (
     *("layer", "roi", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"),
     *("ceiling_lower", "ceiling_upper", "n_subjects", "fitted"),
 )
-_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,9 @@ class Subjects:
     names
         Their names.
     pooled
-        Which of them the mean is over.
+        Which of them are in the mean.
     fitted
-        What the column ``fitted`` says of each, followed by what it says of the mean.
+        Value of the column ``fitted`` for each subject, followed by that for the mean.
     """
 
     names: tuple[str, ...]
@@ -69,7 +68,7 @@ class Coverage:
     requested
         Number of pairs to compare.
     compared
-        Number of them that a layer and a subject of the mean have.
+        Number of these pairs that both a layer and a subject of the mean have.
     pairs, stimuli
         By subject, the number of pairs that were measured, and of stimuli without any such pair.
     """
@@ -96,7 +95,7 @@ class Coverage:
         for subject, pairs in self.pairs.items():
             if pairs < self.requested:
                 n = self.stimuli[subject]
-                stimuli = f" ({n:,} {'stimuli are' if n > 1 else 'stimulus is'} not)" if n else ""
+                stimuli = f" (no pair of {n:,} {'stimuli' if n > 1 else 'stimulus'})" if n else ""
                 notes.append(f"{subject}: {pairs:,} of {self.requested:,} pairs measured{stimuli}")
         return listed(notes, most=3, separator="; ")
 
@@ -170,11 +169,10 @@ class RoiScores:
 
     def _reasons_of_means(self, n_subjects: Floats, p: Floats, reasons: Any) -> Any:
         """Why the mean of a layer, its test or its noise ceiling is undefined or doubtful; else empty."""
-        several, usual = self.inference.n_subjects > 1, ""
+        several = self.inference.n_subjects > 1
         untested = several and self.inference.resampling.variance_method.why_undefined
         untested = untested or "one subject: no interval, no p" + ("" if several else ", no noise ceiling")
-        if self.agreement is not None and self.agreement >= _ALPHA:
-            usual = f"noise ceiling no better than chance: subjects do not agree (p = {self.agreement:.2f})"
+        usual = chance_note(self.agreement)
         undefined = reasons[np.arange(len(p)), np.isnan(self.study.scores).argmax(axis=1)]
         cases = [n_subjects == 0, np.isnan(p), self.inference.no_width]
         return np.select(cases, [undefined, untested, NO_WIDTH], usual)
@@ -268,13 +266,21 @@ class Evaluation:
     ----------
     frame
         Table with a row for each layer, ROI and subject, and for the mean over subjects (subject "mean").
-        Columns: ``layer``, ``roi``, ``subject``, ``comparison``, ``score``; of means the 95 % interval
-        ``ci_low`` and ``ci_high``, ``p`` against zero (one-sided), corrected over the layers of the ROI as
-        ``p_fdr`` (Benjamini & Hochberg) and ``p_holm``, the noise ceiling ``ceiling_lower`` and
-        ``ceiling_upper`` on the pairs that the layer has, ``p_ceiling`` against the lower one (two-sided),
-        and ``generalizes_to``; ``n_subjects``, ``n_stimuli``, ``pairs``, ``fitted`` (whether stimuli and
-        subjects were), ``reason`` (why a value is undefined, or that subjects agree no better than by chance)
-        and ``dissimilarity``.
+        Its columns are:
+
+        - ``layer``, ``roi``, ``subject``, ``comparison``: what was compared, and how.
+        - ``score``: the similarity of the RDMs of layer and subject, or its mean.
+        - ``ci_low``, ``ci_high``: 95 % interval of a mean.
+        - ``p``: p of a mean against zero (one-sided). ``p_fdr`` (Benjamini & Hochberg) and ``p_holm`` are
+          corrected over the layers of the ROI.
+        - ``ceiling_lower``, ``ceiling_upper``: noise ceiling on the pairs that the layer has.
+        - ``p_ceiling``: p of a mean against the lower noise ceiling (two-sided).
+        - ``generalizes_to``: the population that intervals and p of a mean are about.
+        - ``n_subjects``, ``n_stimuli``: how many of them were scored.
+        - ``pairs``: the pairs of stimuli that were scored, as chosen by ``pairs`` of `evaluate`.
+        - ``fitted``: whether the run was trained on these stimuli and subjects; "unknown" without a run.
+        - ``reason``: why a value is undefined or doubtful.
+        - ``dissimilarity``: the dissimilarity of the network's RDMs; "as given" for model RDMs.
     match
         Which stimuli were matched with the RDMs.
     settings
@@ -283,7 +289,7 @@ class Evaluation:
         Table with a row for each pair of layers of a ROI: the difference of their means, its 95 % interval,
         and two-sided p, also corrected over the pairs of layers of the ROI (``p_fdr`` and ``p_holm``).
     inferences
-        For each ROI, the scores, the evaluations of all resamples, and variances.
+        For each ROI, the scores, the scores of all resamples, and variances.
     models
         (layers, pairs) RDMs of the layers.
     means
@@ -364,8 +370,8 @@ class Evaluation:
     def to_rsatoolbox(self, roi: str | None = None) -> Result:
         """Convert the evaluation of one ROI to rsatoolbox's ``Result``, for its tests and plots.
 
-        Its variances are those of the resamples, as in rsatoolbox, also if the table has variances by
-        components.
+        Its variances are always those of the resamples, as in rsatoolbox. If the table has variances by
+        components (``Bootstrap(variance="components")``), p-values of the Result therefore differ from it.
 
         Raises
         ------
@@ -399,11 +405,13 @@ class Evaluation:
         settings, means = self.settings, self.frame[self.frame["subject"] == "mean"]
         comparison, pairs, n = (settings.get(name) for name in ("comparison", "pairs", "n_stimuli"))
         title = f"{comparison}, {pairs} pairs of {n} stimuli"
+        if n is not None and n < len(self.match.matched):
+            title += f" (of {len(self.match.matched)} that were matched)"
         if any(coverage.note for coverage in self._coverages.values()):
             title += ", as far as they were measured"
         for variance in {x.resampling.variance_method.title for x in self.inferences.values()} - {""}:
             title += f", {variance}"
-        population = next(iter(means["generalizes_to"]), "")
+        population = next(iter(means["generalizes_to"]), "") if means["ci_low"].notna().any() else ""
         generalizes = f"; 95 % intervals and p (one-sided, above zero) generalize to {population}"
         return title + (generalizes if population else "")
 

@@ -32,7 +32,7 @@ from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.source import Center, Source, check_rates, check_runs
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.evaluate import model_vectors
-from neurordl.validate import check_number
+from neurordl.validate import check_number, check_type
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -189,11 +189,13 @@ def searchlight(
     models
         Model RDMs, as in `evaluate`: they must have every stimulus of the patterns.
     radius
-        Radius in voxels, or in millimeters as text, "8 mm", if the grid of the images is known: a sphere has
-        the voxels that are nearer to its center (rsatoolbox's ``radius``, in voxels).
+        Radius in voxels, or in millimeters as text, "8 mm", if the grid of the images is known. A sphere has
+        all voxels whose distance from its center is less than the radius (rsatoolbox's ``radius``, in
+        voxels).
     threshold
-        Share of a sphere's voxels that must be among the patterns. Voxels outside the mask or the volume are
-        not (rsatoolbox ignores those outside the volume). RDMs are computed from the voxels that are.
+        Smallest share of a sphere's voxels that must have data. With 1.0, centers at the edge of the mask or
+        of the volume are left out; with less, their RDMs are computed from the voxels that have data.
+        (rsatoolbox does not count voxels outside the volume.)
     dissimilarity
         A dissimilarity that takes no precision; ``crossnobis`` and ``poisson_cv`` need the observation
         descriptor ``run``.
@@ -219,6 +221,7 @@ def searchlight(
         stimuli; the dissimilarity or the comparison is unknown; or the radius is so small that spheres have
         one voxel, and the dissimilarity is undefined.
     """
+    check_type("patterns", patterns, DatasetBase, "call searchlight once for the Dataset of each subject")
     comparison, measure = find_similarity(comparison), find_dissimilarity(dissimilarity)
     if measure.precision == "required":
         raise NeurordlError(f"{measure} needs a precision: whiten the patterns first, and choose euclidean")

@@ -51,15 +51,16 @@ class Measurement:
     Attributes
     ----------
     runs, repeats
-        Number of runs, and of measurements of a stimulus in each run. None is one run without a name.
+        Number of runs, and of measurements of a stimulus in each run. None simulates one run, without the
+        descriptor ``run``.
     smoothness
         If above 0, half of the noise's variance is smooth along the channels, which form a ring; this is the
         standard deviation of the normal kernel in channels. (All of it smooth would leave directions without
         noise.)
     missing
-        Share of the stimuli that a subject lacks, drawn for each subject, from 0 to below 1. With runs, this
-        is also the share of further cells of stimulus and run that are lost; a stimulus keeps two runs where
-        there are two.
+        Share of the stimuli that a subject lacks, drawn for each subject, from 0 to below 1. With ``runs``,
+        the same share of the other measurements (a stimulus in a run) is lost, too, but each stimulus keeps
+        at least two runs if there are two.
     """
 
     runs: int | None = None

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.ids import natural_key
 from neurordl.io import damage_named
 from neurordl.validate import check_choice, check_number, listed
@@ -126,7 +126,9 @@ def image_paths(folder: Path, labels: object = None) -> tuple[list[Path], list[s
     paths.sort(key=lambda path: (natural_key(path.stem), path.name))
     for path, following in itertools.pairwise(paths):
         if path.stem == following.stem:
-            raise NeurordlError(f"{path} and {following.name} would both have the id {path.stem!r}")
+            raise NeurordlError(
+                f"{path} and {following.name} would both have the id {path.stem!r}; rename one"
+            )
     table = Path(labels).resolve() if isinstance(labels, str | Path) else None
     rest = [p for p in visible if p.suffix.lower() not in _SUFFIXES and p.resolve() != table]
     return paths, sorted((f"{path.name}/" if path.is_dir() else path.name for path in rest), key=natural_key)
@@ -233,7 +235,9 @@ def array_pixels(
         The array has another shape, whole numbers outside 0 to 255 or floats that are not finite, or floats
         would have to be resized or turned to gray, which needs their scale.
     """
-    values = _channels_first(array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array))
+    with explain("the images are not an array", ValueError, "give all the same shape"):
+        array = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
+    values = _channels_first(array)
     floats = values.dtype.kind == "f"
     if values.dtype.kind in "iu":
         if values.min() < 0 or values.max() > 255:

@@ -172,7 +172,7 @@ def test_stimuli_that_runs_lack(shell: Any, tmp_path: Path) -> None:
     )
     assert code == 0, errors
     assert "11 of 66 pairs are not measured (face1 is in one run only)" in errors
-    assert re.search(r"without some stimuli \(face1 in run-02, run-03.*--center run", errors)
+    assert re.search(r"lack some stimuli \(face1 in run-02, run-03.*--center run", errors)
     assert errors.count("face1 is in one run only") == 1
     assert re.search(r"RDM +sub-01: distances \S+ to \S+, 11 of 66 pairs are not measured; reliability", told)
     assert told.rstrip().endswith("it.h5 holds 1 RDM")

@@ -207,7 +207,7 @@ def test_cifar_file_names_that_come_again(small_cifar: Path) -> None:
 def test_cifar_that_is_too_short_or_missing(small_cifar: Path) -> None:
     with pytest.raises(NeurordlError, match="lacks 4 images of 'train'"):
         load_cifar100_stretched("train", limit=20)
-    with pytest.raises(NeurordlError, match=r"is not on this machine: .*test\.npz; let"):
+    with pytest.raises(NeurordlError, match=r"is not on this machine: .*test\.npz; set"):
         load_cifar100_stretched("test", limit=2)
 
 
@@ -516,7 +516,7 @@ def test_images92_from_the_official_files(root: Path) -> None:
     both = load_brain("cichy2014", size=16)
     assert both.rdms.rdm_descriptors["roi"] == ["EVC"] * 15 + ["IT"] * 15
     assert both.rdms.rdm_descriptors["subject"][14:16] == ["cichy15", "cichy01"]
-    assert "92 of 92 stimuli" in str(both.report)
+    assert "92 of the 92 ids" in str(both.report)
     with pytest.raises(NeurordlError, match="name='haxby': expected one of 'images92'"):
         load_brain("haxby")
 

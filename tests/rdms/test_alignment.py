@@ -97,7 +97,7 @@ def test_unwanted_stimuli_are_left_out_with_a_notice(tmp_path: Path) -> None:
         ["patterns", "6", "0", "0", "6", "no"],
         ["labels", "6", "0", "2", "0", "yes"],
     ]
-    assert lines[5] == "6 of 6 stimuli of stimuli are in all, in its order"
+    assert lines[5] == "6 of the 6 ids of 'stimuli' are in all data, in its order"
     assert "unused in rdms: y, x" in lines
     assert list(kept) == ["stimuli", "rdms", "patterns", "labels"]
     assert len(kept) == 4
@@ -116,7 +116,7 @@ def test_missing_stimuli() -> None:
     assert "1 of 6 ids of the stimuli are not in the patterns: 's5'" in str(caught.value)  # all at once
     kept = nrl.align(**given_, missing="ignore")
     check(kept, IDS[1:-1])
-    assert "4 of 6 stimuli of stimuli are in all" in str(kept)
+    assert "4 of the 6 ids of 'stimuli' are in all data" in str(kept)
     assert "missing in rdms: s0" in str(kept)
     with pytest.raises(NeurordlError, match="no stimulus is in all of"):
         nrl.align(stimuli=stimuli(IDS), rdms=rdms(IDS[:3]), labels=labels(IDS[3:]), missing="ignore")

@@ -136,7 +136,7 @@ def test_datasets_by_name() -> None:
     found = compute_rdms(layers).rdm_descriptors
     assert found["layer"] == ["conv1", "conv2"]
     assert "subject" not in found
-    with pytest.raises(NeurordlError, match="'s01' says that it is of subject 's09'"):
+    with pytest.raises(NeurordlError, match="'s01' is of subject 's09'"):
         compute_rdms({"s01": dataset(subject="s09")})
 
 
@@ -388,3 +388,25 @@ def test_a_precision_that_is_not_finite_or_not_symmetric_is_refused(method: str)
         compute_rdms(data, method, precision=even / 2).dissimilarities,
         atol=1e-12,
     )
+
+
+def test_nan_in_measurements_is_a_notice_of_the_dataset_its_channels_and_pairs() -> None:
+    rng = np.random.default_rng(0)
+    complete, broken = (
+        Dataset(rng.random((4, 5)), obs_descriptors={"stimulus": list("abcd")}) for _ in range(2)
+    )
+    broken.measurements[1, 2] = np.nan
+    with pytest.warns(UserWarning, match="pairs are NaN") as notices:
+        rdms = compute_rdms({"s01": complete, "s02": broken}, "euclidean")
+    assert np.isnan(rdms.dissimilarities).sum(axis=1).tolist() == [0, 3]
+    (text,) = (str(notice.message) for notice in notices)
+    assert text.startswith("Dataset 1 (subject s02): 3 of 6 pairs are NaN, because the measurements of ")
+    assert "hold NaN or infinity in 1 of 5 channels; leave those channels or observations out" in text
+
+
+def test_constant_patterns_are_a_notice() -> None:
+    values = np.random.default_rng(0).random((4, 5))
+    values[2] = 0.5
+    patterns = Dataset(values, obs_descriptors={"stimulus": list("abcd")})
+    with pytest.warns(UserWarning, match="3 of 6 pairs are NaN, because patterns are constant"):
+        compute_rdms(patterns, "correlation")

@@ -534,5 +534,5 @@ def test_one_run_is_not_enough() -> None:
 def test_centring_with_holes_is_refused() -> None:
     data = measured()
     data.measurements[0, 0] = np.nan
-    with pytest.raises(NeurordlError, match="hold NaN or infinity in 1 channels"):
+    with pytest.raises(NeurordlError, match="hold NaN or infinity in 1 of"):
         compute_rdms(data, center="all")

@@ -107,7 +107,7 @@ def test_rounded_numbers_match_where_they_are_unambiguous():
         ({"roi": "IT"}, "'anna' has 2.*2 of 2 subjects.*'session'"),
         ({"select": {"session": 1}}, "'roi'"),
         ({"average": "session"}, "'roi'"),
-        ({"roi": "V4"}, "no RDM has roi 'V4'; the values there are: EVC, IT"),
+        ({"roi": "V4"}, "no RDM has roi 'V4'; roi can be: EVC, IT"),
         ({"subjects": ["anna", "carl"]}, "no RDM has subject 'carl'.*anna, ben"),
         ({"select": {"run": 1}}, "no descriptor 'run'.*session"),
         ({"average": "run"}, "cannot average over 'run'.*session"),
@@ -154,7 +154,7 @@ def test_an_rdm_that_is_nan_everywhere_names_its_subject():
 
 @pytest.mark.parametrize(
     "values, told",
-    [(None, "no stimulus ids"), (["a", "b", "a", "c"], "unique"), ([1, 2, 3, 4], "convert numbers to text")],
+    [(None, "no stimulus ids"), (["a", "b", "a", "c"], "unique"), ([1, 2, 3, 4], "convert numbers with str")],
 )
 def test_stimulus_ids_are_unique_text(values, told):
     rdms = RDMs(np.ones((1, 6)), pattern_descriptors={"stimulus": values} if values else None)

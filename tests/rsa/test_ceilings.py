@@ -17,7 +17,7 @@ from scipy.spatial.distance import pdist
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.measures.kernels.similarities import bounds
-from neurordl.rsa.ceilings import ceiling, ceiling_p, pooled, scaled_to_pool, subject_bounds
+from neurordl.rsa.ceilings import ceiling, ceiling_p, noise_ceiling, pooled, scaled_to_pool, subject_bounds
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.reliability import session_reliability, split_half
 
@@ -172,3 +172,16 @@ def test_reliabilities_take_rdms_as_well_as_arrays():
         assert_allclose(*values)
     with pytest.raises(NeurordlError, match="subject 'a' has 2"):
         ceiling_p(RDMs(data, rdm_descriptors=sessions), "corr", rng=np.random.default_rng(0))
+
+
+def test_a_ceiling_of_noise_is_a_notice() -> None:
+    rng = np.random.default_rng(0)
+    subjects = {"subject": [f"s{k}" for k in range(5)]}
+    noise, shared = rng.random((5, 45)), rng.random((1, 45))
+    with pytest.warns(
+        UserWarning, match=r"no evidence that the subjects agree \(permutation test.*may be chance"
+    ):
+        noise_ceiling(RDMs(noise, rdm_descriptors=subjects))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        noise_ceiling(RDMs(noise + 3 * shared, rdm_descriptors=subjects))

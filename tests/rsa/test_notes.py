@@ -52,8 +52,8 @@ def test_unmeasured_pairs_are_noted(tmp_path: Path) -> None:
     found = nrl.evaluate(models(), data, comparison="corr")
     (note,) = (note for note in found.notes if "measured" in note)
     assert note == (
-        "p1: 55 of 66 pairs measured (1 stimulus is not); p2: 65 of 66 pairs measured; "
-        "p4: 36 of 66 pairs measured (3 stimuli are not)"
+        "p1: 55 of 66 pairs measured (no pair of 1 stimulus); p2: 65 of 66 pairs measured; "
+        "p4: 36 of 66 pairs measured (no pair of 3 stimuli)"
     )
     assert "all pairs of 12 stimuli, as far as they were measured" in found.title
     assert note in str(found)
@@ -69,7 +69,7 @@ def test_notices_about_many_subjects_and_rois_are_short() -> None:
         without(data, row, 1)
     found = nrl.evaluate(models(), data, comparison="corr")
     (note,) = (note for note in found.notes if "measured" in note)
-    assert note.startswith("EVC: p0: 55 of 66 pairs measured (1 stimulus is not); p1: ")
+    assert note.startswith("EVC: p0: 55 of 66 pairs measured (no pair of 1 stimulus); p1: ")
     assert note.endswith("; and 2 more")
     for row in range(6, 11):
         without(data, row, 1)

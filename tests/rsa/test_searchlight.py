@@ -444,3 +444,10 @@ def test_odd_arguments_are_one_clear_error() -> None:
     ):
         with pytest.raises(NeurordlError, match=told):
             nrl.searchlight(data, **{"models": models(), "radius": 2, **wrong})
+
+
+def test_patterns_of_several_subjects_are_refused() -> None:
+    with pytest.raises(
+        NeurordlError, match="patterns: expected DatasetBase, got dict; call searchlight once"
+    ):
+        nrl.searchlight({"s01": None}, {})

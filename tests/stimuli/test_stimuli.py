@@ -169,6 +169,16 @@ def test_names_that_are_alike_on_one_side_are_pointed_out(tmp_path: Path) -> Non
         made.subset(["Face", "face"])
 
 
+def test_other_arguments_than_paths_and_arrays() -> None:
+    for value in (None, 3):
+        with pytest.raises(NeurordlError, match=r"folder=.*: expected a path, got"):
+            StimulusSet.from_folder(value)  # type: ignore[arg-type]
+        with pytest.raises(NeurordlError, match=r"table=.*: expected a path, got"):
+            StimulusSet.from_table(value)  # type: ignore[arg-type]
+    with pytest.raises(NeurordlError, match=r"the images are not an array: .*; give all the same shape"):
+        StimulusSet.from_array([[[1]], [[1, 2]]], ["a", "b"])
+
+
 @pytest.mark.parametrize("suffix", ["gif", "tif", "webp", "png"])
 def test_several_frames_are_refused(suffix: str, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "green")]

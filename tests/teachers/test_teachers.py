@@ -596,7 +596,7 @@ def test_patterns_that_do_not_fit(by_subject: Any, options: Any, message: str) -
 def test_patterns_with_holes_are_named_before_training() -> None:
     by_subject = patterns(2)
     by_subject["p1"][0][:, 3] = np.nan  # a voxel outside the measured volume
-    with pytest.raises(NeurordlError, match="measurements of subject p1 hold NaN or infinity in 1 channels"):
+    with pytest.raises(NeurordlError, match="measurements of subject p1 hold NaN or infinity in 1 of"):
         PatternTeacher(by_subject).prepare(IDS)
 
 

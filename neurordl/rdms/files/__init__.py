@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from neurordl.rdms.files.hdf5 import HDF5
 from neurordl.rdms.files.matlab import MATLAB
 from neurordl.rdms.files.tables import CSV, TSV, read_ids
 from neurordl.rdms.selection import as_text
-from neurordl.validate import listed
+from neurordl.validate import check_path, listed
 
 __all__ = ["FORMATS", "Format", "RDMContent", "load_rdms", "save_rdms"]
 
@@ -67,11 +67,15 @@ def load_rdms(
       its first column, both or neither, whole or one triangle of it; or condensed RDMs, one per row, after
       columns such as subject or roi. Blank cells, NA and nan are missing.
 
-    Square matrices, stacks of them (along the first axes, or along the last as in MATLAB) and condensed RDMs
-    (one per row) are recognized by shape and symmetry. If the two triangles differ by up to 1e-5 of the
-    largest value, which is rounding, they are averaged; if one of them is blank, the other is read. NaN is a
-    pair that was not measured; a diagonal of NaN is read as zeros. Negative values, which cross-validated
-    distances have, are kept. Whole numbers and booleans become float64; float32 is kept.
+    Values are read by these rules:
+
+    - Square matrices, stacks of them (along the first axes, or along the last as in MATLAB) and condensed
+      RDMs (one per row) are recognized by shape and symmetry.
+    - If the two triangles differ by up to 1e-5 of the largest value, which is rounding, they are averaged. If
+      one of them is blank, the other is read.
+    - NaN is a pair that was not measured. A diagonal of NaN is read as zeros.
+    - Negative values, which cross-validated distances have, are kept.
+    - Whole numbers and booleans become float64; float32 is kept.
 
     Parameters
     ----------
@@ -82,8 +86,8 @@ def load_rdms(
     ids
         Stimulus ids in the order of the rows, if the file has none.
     labels
-        File with the stimulus ids in the order of the rows, if the RDM file has none: .txt with one id per
-        line, or .csv or .tsv with a column ``id`` or ``stimulus``.
+        File with the stimulus ids in the order of the rows of the RDMs, if the file of the RDMs has no ids:
+        .txt with one id per line, or .csv or .tsv with a column ``id`` or ``stimulus``.
     subjects
         The subject of each RDM, if the file does not name them.
     roi
@@ -96,7 +100,7 @@ def load_rdms(
         "condensed-diagonal" or "condensed-columns-diagonal" for triangles with the diagonal. By default shape
         and symmetry decide, and condensed RDMs are read row by row without the diagonal.
     similarity
-        "1-s": the file holds similarities s with ones on the diagonal, which are converted to 1 - s.
+        "1-s" converts similarities s, with ones on the diagonal, to dissimilarities 1 - s.
     diagonal
         "ignore" leaves out a diagonal that is not zero, as in split-half RDMs; with ``similarity``, that is
         not one.
@@ -127,7 +131,7 @@ def load_rdms(
     --------
     >>> rdms = load_rdms("it.npy", ids=["face", "house", "cat"])  # doctest: +SKIP
     """
-    source = Path(path)
+    source = check_path("path", path)
     format = _find_format(source, "read")
     interpretation = Interpretation(layout, similarity, diagonal)
     if not source.is_file():
@@ -139,7 +143,7 @@ def load_rdms(
     with damage_named(source):
         content = format.read(source, name)
     rdms = _to_rdms(content, interpretation, source)
-    ids = ids if labels is None else read_ids(Path(labels))
+    ids = ids if labels is None else read_ids(check_path("labels", labels))
     if ids is not None:
         ids = check_ids(ids, f"RDMs in {source}")
         if _are_row_numbers(rdms, source):
@@ -185,15 +189,15 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
         The format is unknown or cannot store what the RDMs contain, an RDM is NaN everywhere, or the file
         cannot be written.
     """
-    target = Path(path)
+    target = check_path("path", path)
     format = _find_format(target, "write")
     if not isinstance(rdms, RDMs):
         raise NeurordlError(f"save_rdms takes rsatoolbox RDMs, not {type(rdms).__name__}")
     _check_values(rdms, "the RDMs to save")
+    if format.single and rdms.n_rdm > 1:
+        raise NeurordlError(f"a {target.suffix} file holds one RDM, and these are {rdms.n_rdm}; write .h5")
     if not lossy and (omitted := ", ".join(format.omits(rdms))):
         raise NeurordlError(f"{target.name} has no place for {omitted}; write .h5, or pass lossy=True")
-    if format.single and rdms.n_rdm > 1:
-        raise NeurordlError(f"{target.name} holds one RDM, and these are {rdms.n_rdm}; write .h5")
     write_bytes(target, format.write(rdms))
 
 
@@ -253,9 +257,11 @@ def _complete(
     """Set a descriptor to what the user names: one value for each, and not against the file."""
     if named is None:
         return
+    if isinstance(named, str) or not isinstance(named, Iterable):
+        raise NeurordlError(f"{source}: expected a value of {name!r} for each, got {named!r:.60}")
     texts, stored = list(map(as_text, named)), list(map(as_text, descriptors.get(name, ())))
     if len(texts) != count:
-        raise NeurordlError(f"{source} needs {count} values for {name!r}, but was given {len(texts)}")
+        raise NeurordlError(f"{len(texts)} values were passed for {name!r}, but {source} has {count}")
     if stored and stored != texts:
         both = [listed(values, 3, quote=True) for values in (stored, texts)]
         problem = f"{source} has its own {name} ({both[0]}), other than those given ({both[1]})"
@@ -264,7 +270,7 @@ def _complete(
 
 
 def _check_values(rdms: RDMs, label: str) -> None:
-    unmeasured = ~np.isfinite(rdms.dissimilarities).any(axis=1)
+    unmeasured = np.isnan(rdms.dissimilarities).all(axis=1)
     infinite = np.isinf(rdms.dissimilarities).any(axis=1)
     for wrong, problem in ((unmeasured, "is NaN everywhere"), (infinite, "holds infinite dissimilarities")):
         if wrong.any():
@@ -301,7 +307,7 @@ def _notices_about_values(rdms: RDMs, values: Any, declared: str | None, format:
 def _notice_about_ids(rdms: RDMs, source: Path) -> list[str]:
     """What keeps the stimuli from being matched by id, if anything does."""
     ids = rdms.pattern_descriptors.get("stimulus")
-    remedy = "before matching give ids= or labels=, or set rdms.pattern_descriptors['stimulus'] to their"
+    remedy = "name them by ids= or labels= (a file), or set rdms.pattern_descriptors['stimulus'] to their"
     if ids is None:
         use = "rdms.pattern_descriptors['stimulus'] = rdms.pattern_descriptors[{name!r}]"
         candidate = possible_ids(rdms.pattern_descriptors, use)

@@ -207,6 +207,9 @@ def flatten(values: Mapping[str, Any], suffix: str, path: str = "") -> Iterator[
 
 def content_of_tree(tree: Mapping[str, Any]) -> RDMContent:
     """The RDMs in nested values that are named as ``rdms.to_dict()`` names them."""
+    for group in DESCRIPTORS:
+        if not isinstance(tree.get(group) or {}, Mapping):
+            raise NeurordlError(f"its {group} are no descriptors with names")
     per_rdm, per_stimulus = (
         {name: _to_list(value) for name, value in (tree.get(group) or {}).items()}
         for group in ("rdm_descriptors", "pattern_descriptors")
@@ -480,7 +483,7 @@ def _from_square(matrix: Values, source: str, wanted: Interpretation) -> Values:
     elif not square.is_symmetric:
         i, j = (int(index[square.difference.argmax()]) for index in np.triu_indices(len(matrix), 1))
         problem = f"is not symmetric: row {i}, column {j} (from 0) is {matrix[i, j]:g}, but row {j}, column "
-        problem += f"{i} is {matrix[j, i]:g}; fill both triangles alike, or give the upper one condensed"
+        problem += f"{i} is {matrix[j, i]:g}; make it symmetric, or save its upper triangle as a vector"
     if problem:
         raise NeurordlError(f"{source} {problem}")
     vector: Values = square.upper / 2 + square.lower / 2 if square.difference.any() else square.upper

@@ -670,9 +670,9 @@ class Bootstrap(Resampling):
     seed
         Seed of the draws.
     variance
-        Estimator of the variances where stimuli are resampled: "bootstrap", as in rsatoolbox, whose intervals
-        are too wide; or "components", which counts the variance of pairs of stimuli once instead of three
-        times.
+        Estimator of the variances if stimuli are resampled. "bootstrap" reproduces rsatoolbox; its intervals
+        are too wide, because it counts the variance of pairs of stimuli three times. "components" counts it
+        once, and gives intervals of the right width.
 
     Raises
     ------
