@@ -243,7 +243,8 @@ class StimulusSet:
         """
         if index is not None and not isinstance(index, slice):
             index = torch.as_tensor(index, dtype=None if len(index) else torch.long)
-        images = (self.pixels if index is None else self.pixels[index]).to(torch.float32, copy=True)
+        view = index is None or isinstance(index, slice)  # positions and masks make a copy
+        images = (self.pixels if index is None else self.pixels[index]).to(torch.float32, copy=view)
         if self.pixels.dtype == torch.uint8:
             images.div_(255)
         if self.preprocessing.mean is not None:
