@@ -115,7 +115,7 @@ def evaluate(
     dissimilarity
         Dissimilarity of the network's patterns. By default it is that of the data. A network cannot have
         crossnobis or Mahalanobis distances: "euclidean" is then used. If the dissimilarity of the data is
-        unknown, "correlation" is used. In both cases there is a warning.
+        unknown, it is that of the run's losses, or "correlation". In both cases there is a warning.
     roi
         ROIs to evaluate. By default all are.
     subjects
@@ -167,7 +167,7 @@ def evaluate(
     brains = rdms_by_roi(rdms, roi, subjects)
     measured_by = "as given"
     if network is not None and stimuli is not None:
-        measure = _network_dissimilarity(dissimilarity, rdms)
+        measure = _network_dissimilarity(dissimilarity, rdms, run)
         measured_by = measure.name
         models = _network_vectors(network, stimuli.subset(chosen.ids), layers, measure, compute)
     elif dissimilarity is not None:
@@ -315,13 +315,15 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
     return stimuli.ids
 
 
-def _network_dissimilarity(dissimilarity: DissimilarityLike | None, rdms: RDMs) -> Dissimilarity:
+def _network_dissimilarity(
+    dissimilarity: DissimilarityLike | None, rdms: RDMs, run: RunLike | None
+) -> Dissimilarity:
     """The chosen dissimilarity of the network's patterns, or that of the data if a network can have it."""
     if dissimilarity is not None:
         return network_dissimilarity(dissimilarity)
     measure = dissimilarity_from_text(rdms.dissimilarity_measure)
     if measure is None:
-        chosen = find_dissimilarity("correlation")
+        chosen = _trained_by(run) or find_dissimilarity("correlation")
         why = f"the dissimilarity of the data's RDMs is unknown ({rdms.dissimilarity_measure!r})"
     else:
         chosen = measure.of_network()
@@ -331,6 +333,13 @@ def _network_dissimilarity(dissimilarity: DissimilarityLike | None, rdms: RDMs) 
     remedy = f"the network's RDMs are computed by {chosen}; choose another with dissimilarity="
     warnings.warn(f"{why}: {remedy}", stacklevel=3)
     return chosen
+
+
+def _trained_by(run: RunLike | None) -> Dissimilarity | None:
+    """The dissimilarity of the RDM losses of a run, if it is a single one that is known by its name."""
+    losses = getattr(run, "record", {}).get("objective", {}).get("losses", {})
+    names = {loss["dissimilarity"] for loss in losses.values() if "dissimilarity" in loss}
+    return dissimilarity_from_text(names.pop()) if len(names) == 1 else None
 
 
 def _network_vectors(

@@ -20,6 +20,7 @@ from rsatoolbox.rdm import compare as rsatoolbox_compare
 from scipy.stats import false_discovery_control
 from torch import nn
 
+from neurordl import Execution, Objective, RDMLoss, fit
 from neurordl.errors import NeurordlError
 from neurordl.io import sha256_state
 from neurordl.measures.kernels import distances
@@ -31,6 +32,7 @@ from neurordl.rsa.inference.infer import infer, interval, p_values
 from neurordl.rsa.inference.resampling import Bootstrap
 from neurordl.rsa.scores import COLUMNS, Evaluation
 from neurordl.stimuli import Preprocessing, StimulusSet
+from neurordl.students import small_cnn
 from neurordl.teachers import RDMTeacher
 
 module = sys.modules["neurordl.rsa.evaluate"]  # the package shows the function by this name
@@ -621,3 +623,23 @@ def test_layers_are_compared_on_the_pairs_that_both_have(method: str, bootstrap:
     )
     assert any("b has 66" in note and "pairs that both have" in note for note in scores.notes)
     assert not any("pairs that both have" in note for note in alone.notes)
+
+
+def test_a_run_is_measured_as_it_was_trained_where_the_data_do_not_say() -> None:
+    torch.manual_seed(0)
+    pixels = np.random.default_rng(0).random((12, 8, 8, 1), dtype=np.float32)
+    images = StimulusSet.from_array(
+        pixels, [f"s{k:02d}" for k in range(12)], labels=[k % 2 for k in range(12)]
+    )
+    brains = RDMs(
+        np.random.default_rng(1).random((3, 66)),
+        rdm_descriptors={"subject": ["a", "b", "c"]},
+        pattern_descriptors={"stimulus": list(images.ids)},
+    )
+    teacher = RDMTeacher(brains, subjects=["a"])
+    losses = [RDMLoss(teacher, layer="conv2", dissimilarity="euclidean")]
+    student = small_cnn(2, 1, width=4)
+    run = fit(student, Objective(losses), images, epochs=1, execution=Execution(progress=False))
+    with pytest.warns(UserWarning, match=r"unknown.*computed by euclidean"):
+        scores = evaluate(run, brains, stimuli=images, layers=["conv2"], comparison="corr")
+    assert set(scores.to_frame()["dissimilarity"]) == {"euclidean"}
