@@ -119,8 +119,7 @@ def fit_and_score(world: World, experiment: str, condition: str, seed: int) -> d
     labelled = train.split(N_LABELLED / len(train), seed=seed, stratify="label")[1]
     torch.manual_seed(seed)
     student = nrl.students.small_cnn(10, in_channels=1)
-    # As many steps with the same labelled batches: without stimuli, an epoch is one of these batches.
-    objective, stimuli, epochs = nrl.Objective(), None, setting.epochs * (len(train) // STIMULI_BATCH)
+    objective = nrl.Objective()
     if condition != "labels":
         teacher = world.teachers[experiment]
         if condition == "permuted":
@@ -128,9 +127,11 @@ def fit_and_score(world: World, experiment: str, condition: str, seed: int) -> d
         objective = nrl.Objective(
             [nrl.RDMLoss(teacher, setting.layer, comparison="corr", weight=setting.weight)]
         )
-        stimuli, epochs = train, setting.epochs
     batches = nrl.Batches(N_LABELLED, STIMULI_BATCH)
-    run = nrl.fit(student, objective, labelled, stimuli, epochs, seed=seed, batches=batches, execution=QUIET)
+    # Under "labels" the stimuli only set the length of an epoch: steps and labelled batches are the same.
+    run = nrl.fit(
+        student, objective, labelled, train, setting.epochs, seed=seed, batches=batches, execution=QUIET
+    )
     layer = nrl.compute_rdms(nrl.extract_patterns(run.student, world.test, setting.layer))
     lower, upper = world.ceilings[experiment]
     return {

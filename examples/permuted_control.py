@@ -29,9 +29,7 @@ similarities = {}
 for condition, objective in objectives.items():
     torch.manual_seed(0)  # the same initial weights in each condition
     student = nrl.students.small_cnn(in_channels=1)
-    nrl.fit(
-        student, objective, labelled, train if objective.losses else None, epochs=20, seed=0, execution=quiet
-    )
+    nrl.fit(student, objective, labelled, train, epochs=20, seed=0, execution=quiet)  # equal steps
     held_out_rdms = nrl.compute_rdms(nrl.extract_patterns(student, held_out, "conv3"))
     similarities[condition] = nrl.compare(held_out_rdms, rdms.subset_pattern("stimulus", held_out.ids)).mean()
     print(f"{condition:18}{similarities[condition]:.3f}")

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from neurordl.training.losses import TaskRatio as TaskRatio
     from neurordl.training.losses import TransferLoss as TransferLoss
     from neurordl.training.objective import Objective as Objective
+    from neurordl.training.objective import Processes as Processes
     from neurordl.training.objective import accuracy as accuracy
     from neurordl.training.run import Run as Run
     from neurordl.training.run import load_run as load_run

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TypeVar
 
 from neurordl.errors import NeurordlError
@@ -55,6 +57,19 @@ def check_type(name: str, value: object, expected: type, remedy: str = "") -> No
     if not isinstance(value, expected):
         types = f"expected {expected.__name__}, got {type(value).__name__}"
         raise NeurordlError(f"{name}: {types}{'; ' if remedy else ''}{remedy}")
+
+
+def check_path(name: str, value: object) -> Path:
+    """Return ``value`` as a path if it is text or a path.
+
+    Raises
+    ------
+    NeurordlError
+        It is neither.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise NeurordlError(f"{name}={value!r:.60}: expected a path, got {type(value).__name__}")
+    return Path(value)
 
 
 def check_columns(name: str, columns: Iterable[object], wanted: Iterable[object], remedy: str = "") -> None:

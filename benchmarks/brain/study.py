@@ -175,7 +175,7 @@ def fit(
         new_student(seed),
         nrl.Objective(losses),
         labelled=task("train"),
-        stimuli=train if losses else None,
+        stimuli=train,  # for labels only, they set the length of an epoch
         epochs=EPOCHS,
         seed=seed,
         batches=nrl.Batches(128, 64, augment=flips_and_shifts),

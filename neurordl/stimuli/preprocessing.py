@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.ids import natural_key
 from neurordl.io import damage_named
 from neurordl.validate import check_choice, check_number, listed
@@ -252,7 +252,9 @@ def array_pixels(
         The array has another shape, whole numbers outside 0 to 255 or floats that are not finite, or floats
         would have to be resized or turned to gray, which needs their scale.
     """
-    values = _channels_first(array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array))
+    with explain("the images are not an array", ValueError, "give all the same shape"):
+        array = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
+    values = _channels_first(array)
     floats = values.dtype.kind == "f"
     if values.dtype.kind in "iu":
         if values.min() < 0 or values.max() > 255:

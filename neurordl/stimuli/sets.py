@@ -24,7 +24,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids, id_column, match_ids, natural_key, similar_ids
 from neurordl.io import read_frame, sha256_array
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
-from neurordl.validate import check_columns, check_count, check_number, listed
+from neurordl.validate import check_columns, check_count, check_number, check_path, listed
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Statistics: TypeAlias = Sequence[float] | Literal["imagenet"] | None
@@ -123,7 +123,7 @@ class StimulusSet:
         UserWarning
             The folder holds files of other types or subfolders; images were turned.
         """
-        paths, passed_over = image_paths(Path(folder), labels)
+        paths, passed_over = image_paths(check_path("folder", folder), labels)
         if passed_over:
             warnings.warn(
                 f"{folder}: {len(passed_over)} items are not read, as they are subfolders or not named as "
@@ -243,7 +243,8 @@ class StimulusSet:
         """
         if index is not None and not isinstance(index, slice):
             index = torch.as_tensor(index, dtype=None if len(index) else torch.long)
-        images = (self.pixels if index is None else self.pixels[index]).to(torch.float32, copy=True)
+        view = index is None or isinstance(index, slice)  # positions and masks make a copy
+        images = (self.pixels if index is None else self.pixels[index]).to(torch.float32, copy=view)
         if self.pixels.dtype == torch.uint8:
             images.div_(255)
         if self.preprocessing.mean is not None:
@@ -395,6 +396,7 @@ def read_table(table: StrPath | pd.DataFrame, id: str, *needed: str) -> pd.DataF
         if id not in frame.columns and not pd.api.types.is_numeric_dtype(frame.index):
             frame = frame.rename_axis(id).reset_index()
     else:
+        check_path("table", table)
         name, frame = str(table), read_frame(table, keep=("id", "stimulus", id, *needed))
     if id == "id":
         id = id_column(frame.columns) or id

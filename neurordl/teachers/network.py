@@ -84,6 +84,11 @@ class NetworkTeacher:
         permuted = f", permuted with seed {control['permuted']}" if control else ""
         return f"NetworkTeacher({type(self._model).__name__}, {listed(self.layers, quote=True)}{permuted})"
 
+    @property
+    def cached(self) -> bool:
+        """Whether its features are those of cached stimuli, whatever images are in a batch."""
+        return self._ids is not None
+
     def features(self, batch: Batch) -> dict[str, Tensor]:
         """Features (n, ...) of its layers, and its output under ``""``, from one pass or the cache."""
         if self._ids is None:
@@ -135,7 +140,7 @@ class NetworkTeacher:
             "teacher": "NetworkTeacher",
             "model": type(self._model).__name__,
             "layers": self.layers,
-            "cached": self._ids is not None,
+            "cached": self.cached,
             "control": self._ids.control if self._ids is not None else None,
             "sha256": sha256_state(self._model.state_dict()),
         }

@@ -369,8 +369,10 @@ class SoftTargetLoss(TransferLoss):
             sizes = f"the student has {outputs.shape[1]} outputs, the teacher {goal.shape[1]}"
             raise NeurordlError(f"{sizes}: soft targets need the same classes; make num_classes= the same")
         logs, goal_logs = (functional.log_softmax(x / self.temperature, dim=1) for x in (outputs, goal))
-        divergence = functional.kl_div(logs, goal_logs, reduction="batchmean", log_target=True)
-        return divergence * self.temperature**2
+        probabilities = goal_logs.exp()
+        # A class that the teacher excludes (an output of -inf) adds nothing, as p log p goes to 0 with p.
+        parts = torch.where(probabilities == 0, 0.0, probabilities * (goal_logs - logs))
+        return parts.sum() / len(parts) * self.temperature**2
 
     def describe(self) -> Record:
         """What ``run.json`` records of the loss."""

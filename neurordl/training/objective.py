@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,10 +14,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from neurordl.errors import NeurordlError, explain
 from neurordl.ids import Match
 from neurordl.patterns.network import as_input, frozen_eval, read_layers
+from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
 from neurordl.teachers.base import Record, spelled
 from neurordl.training.losses import Features, TransferLoss, check_loss, layers_of, weight_at
-from neurordl.training.streams import Labelled, check_batch, check_labels, each_once
+from neurordl.training.run import TRAINED_CLASSES, Run
+from neurordl.training.streams import Labelled, as_trained, check_batch, check_labels, class_names, each_once
 from neurordl.validate import check_choice
 
 BatchNorm = Literal["labelled", "stimuli", "both"]
@@ -26,25 +27,49 @@ Task = Callable[[Tensor, Tensor], Tensor] | Literal["cross_entropy"]
 
 
 class Processes:
-    """The processes of a fabric, which share one batch.
+    """The processes of ``torch.distributed``, which share one batch. `fit` makes it itself.
+
+    In a loop of your own over several processes, pass ``processes=Processes()`` to the objective: its RDMs
+    are then of the stimuli of all processes, and not of those of each process. Call the objective in the
+    forward of the module that ``DistributedDataParallel`` wraps, which averages gradients over processes.
+    Every process must have as many stimuli.
 
     The gradient of a gathered tensor is the sum over processes of the gradients that they send back. Each
-    process computes the same loss of the same global batch, and Fabric averages the gradients of parameters
+    process computes the same loss of the same global batch, and the gradients of parameters are averaged
     over processes: together, this is the gradient of one process with the global batch.
+
+    Parameters
+    ----------
+    group : torch.distributed.ProcessGroup, optional
+        The processes; by default all of them.
+
+    Examples
+    --------
+    >>> class Loss(torch.nn.Module):
+    ...     def __init__(self, student, objective):
+    ...         super().__init__()
+    ...         self.student, self.objective = student, objective
+    ...
+    ...     def forward(self, labelled, stimuli):
+    ...         return self.objective(self.student, labelled, stimuli, processes=Processes())[0]
+    >>> parallel = DistributedDataParallel(Loss(student, objective))  # doctest: +SKIP
+    >>> parallel(labelled, stimuli).backward()  # doctest: +SKIP
     """
 
-    def __init__(self, fabric: Fabric) -> None:
-        self._fabric = fabric
+    def __init__(self, group: Any = None) -> None:
+        if not _world(group):
+            raise NeurordlError("Processes: call torch.distributed.init_process_group() first")
+        self._group = group
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The rows of all processes, in the order of their ranks, with gradient."""
-        rows = self._fabric.all_gather(tensor.contiguous(), sync_grads=tensor.requires_grad)
-        return rows.flatten(0, 1)  # type: ignore[union-attr]
+        rows: Tensor = _Gather.apply(tensor.contiguous(), self._group)  # type: ignore[no-untyped-call]
+        return rows
 
     def gather_list(self, items: Sequence[str]) -> list[str]:
         """The items of all processes, in the order of their ranks."""
-        parts: list[Any] = [None] * self._fabric.world_size
-        torch.distributed.all_gather_object(parts, list(items))
+        parts: list[Any] = [None] * _world(self._group)
+        torch.distributed.all_gather_object(parts, list(items), group=self._group)
         return [item for part in parts for item in part]
 
     def share_buffers(self, module: nn.Module) -> None:
@@ -54,8 +79,38 @@ class Processes:
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over processes, without gradient."""
-        copy = tensor.detach().clone()  # Fabric reduces in place
-        return self._fabric.all_reduce(copy, reduce_op="mean")  # type: ignore[return-value]
+        copy = tensor.detach().clone()  # it is reduced in place
+        torch.distributed.all_reduce(copy, group=self._group)
+        return copy / _world(self._group)
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all processes; its gradient is the sum of those that the processes send back."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor, group: Any) -> Tensor:
+        """All rows, in the order of the ranks."""
+        context.group = group
+        parts = [torch.empty_like(rows) for _ in range(_world(group))]
+        torch.distributed.all_gather(parts, rows, group=group)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient of this process's rows."""
+        total = gradient.contiguous().clone()
+        torch.distributed.all_reduce(total, group=context.group)
+        return total.chunk(_world(context.group))[torch.distributed.get_rank(context.group)], None
+
+
+def _world(group: Any = None) -> int:
+    """The number of processes of ``torch.distributed``; 0 where it has not been started."""
+    distributed = torch.distributed
+    return (
+        distributed.get_world_size(group)
+        if distributed.is_available() and distributed.is_initialized()
+        else 0
+    )
 
 
 class Objective:
@@ -137,7 +192,8 @@ class Objective:
             statistics of batch norm. The other stream is normalized by the running statistics, as in
             evaluation.
         processes : Processes, optional
-            Set by `fit` across processes.
+            The processes that share the batch. It is needed in your own loop over several processes, where
+            ``Processes()`` takes all of them.
 
         Returns
         -------
@@ -150,9 +206,28 @@ class Objective:
         Raises
         ------
         NeurordlError
-            If a stream is missing, labels are out of range, or ids are unknown.
+            If a stream is missing, labels are out of range, ids are unknown, or there are several processes
+            and no `processes`.
         """
         check_choice("batchnorm", batchnorm, get_args(BatchNorm))
+        if processes is None and self.losses and _world() > 1:
+            problem = (
+                f"torch.distributed has {_world()} processes: RDMs would be of the stimuli of each alone"
+            )
+            remedy = "pass processes=nrl.Processes() to the objective, for those of all processes"
+            raise NeurordlError(f"{problem}; {remedy}")
+        return self.compute(student, labelled, stimuli, step, batchnorm, processes)
+
+    def compute(
+        self,
+        student: nn.Module,
+        labelled: Batch | Sequence[Any] | None,
+        stimuli: Batch | Sequence[Any] | None,
+        step: int | None,
+        batchnorm: BatchNorm,
+        processes: Processes | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As a call of the objective, on the stimuli of this process alone without `processes`."""
         labelled = _as_batch("labelled", labelled, ("images", "labels", "ids"))
         stimuli = _as_batch("stimuli", stimuli, ("images", "ids", "labels")) or labelled
         if stimuli is None or (self.task is not None and labelled is None):
@@ -220,13 +295,22 @@ class Objective:
             raise NeurordlError("the labelled batch has no labels: pass labelled=(images, labels)")
         if callable(self.task):
             return self.task(outputs, labels)
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-            needed = "cross_entropy needs a tensor (images, classes)"
-            raise NeurordlError(f"{needed}, but the student returned {_shape(outputs)}; pass task=function")
+        outputs = class_scores(outputs, "cross_entropy", "pass task=function")
         if labels.device.type == "cpu":  # on a GPU a check would stall each step: `fit` checks before
             check_labels(labels, outputs.shape[1])
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         return functional.cross_entropy(outputs, labels)
+
+    def task_term(self, student: nn.Module, images: StimulusSet, batch_size: int) -> float:
+        """The task loss of images that are not trained on; in eval mode, no gradient."""
+        total = 0.0
+        with frozen_eval(student):
+            for batch in each_once(images, batch_size):
+                inputs = as_input(batch.images, student)
+                labels = None if batch.labels is None else batch.labels.to(inputs.device)
+                value = self.task_loss(student(inputs), labels)
+                total += float(value) * len(batch.images)
+        return total / len(images)
 
     def transfer_terms(self, student: nn.Module, batch: Batch) -> dict[str, float]:
         """Each transfer loss, unweighted, of stimuli that are not trained on; in eval mode, no gradient."""
@@ -266,6 +350,16 @@ class Objective:
         return {"task": spelled(self.task), "losses": losses}
 
 
+def class_scores(outputs: Any, user: str, remedy: str) -> Tensor:
+    """The tensor (images, classes) of a network's outputs: they themselves, or their ``logits``."""
+    named = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    scores = outputs if named is None else named
+    if isinstance(scores, Tensor) and scores.ndim == 2:
+        return scores
+    needed = f"{user} needs a tensor (images, classes)"
+    raise NeurordlError(f"{needed}, but the student returned {_shape(outputs)}; {remedy}")
+
+
 def _shape(value: object) -> str:
     return f"one of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
@@ -300,13 +394,16 @@ def _unique(names: list[str]) -> list[str]:
     ]
 
 
-def accuracy(student: nn.Module, labelled: Labelled, batch_size: int = 512) -> float:
+def accuracy(student: nn.Module | Run, labelled: Labelled, batch_size: int = 512) -> float:
     """Share of images whose largest output is their label, in eval mode.
+
+    A student that was fitted to labels with names keeps the names: labels of another set with names, which
+    may have fewer classes or another order, are matched by name. Otherwise label k is output k.
 
     Parameters
     ----------
-    student : torch.nn.Module
-        Network (n, channels, height, width) -> (n, classes).
+    student : torch.nn.Module or Run
+        Network (n, channels, height, width) -> (n, classes), or -> outputs with such ``logits``.
     labelled : StimulusSet with labels, DataLoader, Dataset, or sized iterable of batches
         Labelled images, as in `fit`.
     batch_size : int
@@ -320,15 +417,20 @@ def accuracy(student: nn.Module, labelled: Labelled, batch_size: int = 512) -> f
     Raises
     ------
     NeurordlError
-        If there are no labels, or they are out of the range of the outputs.
+        If there are no labels, they are out of the range of the outputs, the outputs have no scores of
+        classes, or a class is none of those in training.
     """
+    network = student.student if isinstance(student, Run) else student
+    names, trained = class_names(labelled), getattr(network, TRAINED_CLASSES, None)
     correct = total = 0
-    with frozen_eval(student):
+    with frozen_eval(network):
         for batch in each_once(labelled, batch_size):
             if batch.labels is None:
                 raise NeurordlError("labelled: the batches have no labels")
-            outputs = student(as_input(batch.images, student))
-            check_labels(batch.labels, outputs.shape[1])
-            correct += int((outputs.argmax(dim=1).cpu() == batch.labels).sum())
-            total += len(batch.labels)
+            outputs = network(as_input(batch.images, network))
+            scores = class_scores(outputs, "accuracy", "wrap it in a module that returns them")
+            labels = as_trained(batch.labels.cpu(), names, trained)
+            check_labels(labels, scores.shape[1])
+            correct += int((scores.argmax(dim=1).cpu() == labels).sum())
+            total += len(labels)
     return correct / total

@@ -27,6 +27,9 @@ History = Sequence[Mapping[str, float]]
 HISTORY = "history.csv"
 LAST, BEST, LOSSES = "student.safetensors", "best.safetensors", "losses.safetensors"
 
+TRAINED_CLASSES = "trained_classes"
+"""Attribute of a fitted student: names of its classes, in the order of its outputs, or None."""
+
 # Parts of the record that must agree when a run is resumed: the others say when and where it ran.
 _SAME = ("settings", "optimizer", "objective", "student", "stimuli", "labelled")
 
@@ -39,7 +42,7 @@ class Run:
     ----------
     student : torch.nn.Module
         Student with the weights of its best epoch on the validation stimuli, or, without validation, of its
-        last epoch.
+        last epoch. It knows the names of its classes, which `accuracy` reads.
     history : pandas.DataFrame
         A row per epoch: epoch, step, loss, each term, ``val_`` terms, lr (after the last step of the epoch)
         and seconds.
@@ -53,6 +56,10 @@ class Run:
     history: pd.DataFrame
     record: Record = field(repr=False)
     out: Path | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.student, nn.Module):
+            setattr(self.student, TRAINED_CLASSES, self.classes)
 
     def _ids(self, part: str) -> tuple[str, ...]:
         return tuple((self.record.get("stimuli") or {}).get(part, ()))
@@ -74,6 +81,12 @@ class Run:
     def held_out_ids(self) -> tuple[str, ...]:
         """Stimuli that the split left out."""
         return self._ids("held_out")
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes in the order of the student's outputs, if the labelled images had names."""
+        names = (self.record.get("labelled") or {}).get("classes")
+        return tuple(names) if names else None
 
     @property
     def fitted_subjects(self) -> tuple[str, ...]:

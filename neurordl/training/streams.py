@@ -20,7 +20,7 @@ from neurordl.errors import NeurordlError, explain
 from neurordl.ids import natural_key
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
-from neurordl.validate import check_count
+from neurordl.validate import check_count, listed
 
 FEWEST = 3
 """Stimuli in a batch: two have a single pair, and one pair cannot be compared."""
@@ -46,6 +46,8 @@ class Batches:
         Stimuli in a batch, over all processes.
     augment : callable, optional
         Function Tensor -> Tensor applied to the images of a labelled StimulusSet.
+    steps_per_epoch : int, optional
+        Steps of an epoch. By default an epoch is one pass through the longer of the two streams.
 
     Examples
     --------
@@ -56,18 +58,25 @@ class Batches:
     labelled: int = 128
     stimuli: int = 64
     augment: Augment | None = None
+    steps_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
         check_count("Batches.labelled", self.labelled)
         check_count("Batches.stimuli", self.stimuli, FEWEST, "an RDM needs three stimuli to be compared")
         if self.augment is not None and not callable(self.augment):
             raise NeurordlError(f"Batches.augment={self.augment!r}: expected a function Tensor -> Tensor")
+        if self.steps_per_epoch is not None:
+            check_count("Batches.steps_per_epoch", self.steps_per_epoch)
 
 
 def seed_all(*parts: int) -> None:
     """Seed torch, numpy and random from a tuple of numbers, such as (seed, step)."""
     state = np.random.SeedSequence(parts).generate_state(2)
-    torch.manual_seed(int(state[0]))
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if in_use or torch.backends.mps.is_available():
+        torch.manual_seed(int(state[0]))
+    else:  # torch.manual_seed would note the whole call stack, at each step, for a device that is not in use
+        torch.default_generator.manual_seed(int(state[0]))
     np.random.seed(int(state[1]))  # noqa: NPY002 - a user's augmentation may draw from it
     random.seed(int(state[1]))
 
@@ -115,6 +124,7 @@ class SetStream:
         self._sizes = [min(batch_size, len(group)) // world * world for group in self._groups]
         # The two streams of a fit draw from different random numbers.
         self._stimuli, self._seed, self._augment = stimuli, (seed, int(groups is not None)), augment
+        self._ids = np.array(stimuli.ids, dtype=object)
         self._share = slice(rank, None, world)
         self.labels = stimuli.labels
         self._pass: tuple[int, list[Ints]] = (-1, [])
@@ -128,10 +138,10 @@ class SetStream:
         if self._pass[0] != number:
             self._pass = (number, self._batches(np.random.default_rng([*self._seed, number])))
         rows = self._pass[1][place][self._share]
-        images = self._stimuli.images(rows.tolist())
+        images = self._stimuli.images(rows)
         return Batch(
             images if self._augment is None else self._augment(images),
-            [self._stimuli.ids[row] for row in rows],
+            self._ids[rows].tolist(),
             None if self.labels is None else self.labels[torch.from_numpy(rows)],
         )
 
@@ -215,10 +225,11 @@ class Streams:
         Labelled images.
     stimuli : StimulusSet, optional
         Stimuli of the teachers.
-    groups : sequence of sequences of ids
-        Stimuli that may share a batch.
+    groups : sequence of sequences of ids, or None
+        Stimuli that may share a batch. None: no loss needs the stimuli, so they are not drawn and only set
+        the length of an epoch.
     batches : Batches
-        Batch sizes and augmentation.
+        Batch sizes, augmentation and steps of an epoch.
     seed : int
         Seed of the order.
     fabric : Fabric
@@ -229,7 +240,7 @@ class Streams:
         self,
         labelled: Labelled | None,
         stimuli: StimulusSet | None,
-        groups: Sequence[Sequence[str]],
+        groups: Sequence[Sequence[str]] | None,
         batches: Batches,
         seed: int,
         fabric: Fabric,
@@ -251,13 +262,22 @@ class Streams:
                 _check_shareable(loader)
                 loader = fabric.setup_dataloaders(loader, move_to_device=False)
             self.labelled = LoaderStream(loader, seed, share)
+        if labelled is None and batches.augment is not None:
+            raise NeurordlError(
+                "augment= changes the labelled images only: leave it out, or pass labelled= too"
+            )
         self.stimuli = None
         if stimuli is not None:
-            self.stimuli = SetStream(stimuli, batches.stimuli, seed, groups=groups, share=share)
+            alike = [stimuli.ids] if groups is None else groups
+            self.stimuli = SetStream(stimuli, batches.stimuli, seed, groups=alike, share=share)
+        self._lengths = [len(stream) for stream in (self.labelled, self.stimuli) if stream is not None]
+        self._steps = batches.steps_per_epoch
+        if groups is None:
+            self.stimuli = None
         self.n_classes: int | None = None
 
     def __len__(self) -> int:
-        return max(len(stream) for stream in (self.labelled, self.stimuli) if stream is not None)
+        return self._steps or max(self._lengths)
 
     def begin(self, first: int, step: int) -> None:
         """Go to a step of the epoch that began at step `first`: a loader draws its earlier batches again."""
@@ -270,8 +290,9 @@ class Streams:
     def draw(self, step: int) -> tuple[Batch | None, Batch | None]:
         """The labelled batch and the stimulus batch of a step, on the device."""
         labelled = self.labelled.draw(step) if self.labelled is not None else None
-        if labelled is not None and labelled.labels is not None and self.n_classes is not None:
-            check_labels(labelled.labels, self.n_classes)
+        labels = labelled.labels if labelled is not None else None
+        if labels is not None and self.n_classes is not None and isinstance(self.labelled, LoaderStream):
+            check_labels(labels, self.n_classes)
         stimuli = self.stimuli.draw(step) if self.stimuli is not None else None
         return labelled and self.on_device(labelled), stimuli and self.on_device(stimuli)
 
@@ -327,6 +348,46 @@ def _loaded(parts: Any) -> Batch:
     if len(parts) == 3:
         ids = [str(name) for name in (parts[2].tolist() if isinstance(parts[2], Tensor) else parts[2])]
     return check_batch(Batch(parts[0], ids, torch.as_tensor(parts[1])))
+
+
+def class_names(labelled: Any) -> tuple[str, ...] | None:
+    """Names of the classes in the order of their numbers, of a set, or of the data set of a loader."""
+    while not hasattr(labelled, "classes") and hasattr(labelled, "dataset"):
+        labelled = labelled.dataset
+    names = getattr(labelled, "classes", None)
+    listed_names = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(names) if listed_names and names else None
+
+
+def as_trained(labels: Tensor, names: Sequence[str] | None, trained: Sequence[str] | None) -> Tensor:
+    """Labels numbered as in training, where both know the names of their classes; otherwise as they are.
+
+    Parameters
+    ----------
+    labels : Tensor, (n,)
+        Whole numbers.
+    names, trained : sequence of str, or None
+        Names of the classes of these labels, and of those in training, in the order of their numbers.
+
+    Returns
+    -------
+    Tensor, (n,)
+        The numbers of the same names in training.
+
+    Raises
+    ------
+    NeurordlError
+        If a label's class is none of those in training.
+    """
+    if names is None or trained is None or tuple(names) == tuple(trained):
+        return labels
+    check_labels(labels, len(names))
+    number = {name: place for place, name in enumerate(trained)}
+    numbers = torch.tensor([number.get(name, -1) for name in names], device=labels.device)
+    if unknown := [names[label] for label in sorted(set(labels.tolist())) if numbers[label] < 0]:
+        problem = f"labels: the student was not trained on {listed(unknown, quote=True)}"
+        raise NeurordlError(f"{problem}, but on {listed(trained, quote=True)}; leave these images out")
+    return numbers[labels]
 
 
 def check_batch(batch: Batch) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import sys
 import time
@@ -32,13 +33,14 @@ from neurordl.measures.comparisons import few_pairs
 from neurordl.patterns.network import frozen_eval, why_unfit
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
-from neurordl.teachers.base import Record, spelled
+from neurordl.teachers.base import ById, Record, spelled
 from neurordl.training.losses import RDMLoss
-from neurordl.training.objective import BatchNorm, Objective, Processes
+from neurordl.training.objective import BatchNorm, Objective, Processes, class_scores
 from neurordl.training.run import Run, RunFolder
-from neurordl.training.streams import FEWEST, Batches, Labelled, Streams, seed_all
+from neurordl.training.streams import FEWEST, Batches, Labelled, Streams, as_trained, class_names, seed_all
 from neurordl.validate import check_choice, check_count, check_number, check_type, listed
 
+_AT_ONCE = 256  # validation images in a pass
 Scheduler = Callable[[Optimizer, int], LRScheduler] | Literal["cosine", "constant"]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -131,6 +133,8 @@ class Execution:
     devices : int or list of int
         Number of devices, or a list of their indices. Each device has a process of its own, and an RDM loss
         is computed on the batch of all processes.
+    num_nodes : int
+        Number of machines, each with as many devices, for processes that a launcher such as torchrun starts.
     precision
         Numerical precision, as in ``lightning_fabric.Fabric``, such as "32-true", "bf16-mixed" or "64-true".
 
@@ -148,6 +152,7 @@ class Execution:
 
     accelerator: str = "auto"
     devices: int | list[int] = 1
+    num_nodes: int = 1
     precision: Any = "32-true"
     fabric: Fabric | None = None
     deterministic: bool | None = None
@@ -155,9 +160,11 @@ class Execution:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        chosen = (self.accelerator, self.devices, self.precision)
-        if self.fabric is not None and chosen != ("auto", 1, "32-true"):
-            raise NeurordlError("with your own fabric=, set accelerator, devices and precision in the fabric")
+        chosen = (self.accelerator, self.devices, self.num_nodes, self.precision)
+        check_count("num_nodes", self.num_nodes)
+        if self.fabric is not None and chosen != ("auto", 1, 1, "32-true"):
+            settings = "accelerator, devices, num_nodes and precision"
+            raise NeurordlError(f"with your own fabric=, set {settings} in the fabric")
         if self.checkpoint_every is not None:
             check_count("checkpoint_every", self.checkpoint_every)
 
@@ -165,15 +172,30 @@ class Execution:
         """The launched fabric: the user's own, or one with these settings."""
         fabric = self.fabric
         if fabric is None:
-            single = self.devices == 1 or (isinstance(self.devices, list) and len(self.devices) == 1)
+            single = self._check_world() == 1
             strategy: Any = "auto" if single else DDPStrategy(find_unused_parameters=objective.task is None)
-            chosen = {name: getattr(self, name) for name in ("accelerator", "devices", "precision")}
+            names = ("accelerator", "devices", "num_nodes", "precision")
+            chosen = {name: getattr(self, name) for name in names}
             settings = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
             with explain(f"{settings} cannot be used on this machine"):
                 fabric = Fabric(strategy=strategy, **chosen)
         if not getattr(fabric, "_launched", False):
             fabric.launch()
         return fabric
+
+    def _check_world(self) -> int:
+        """The number of processes, which must be that of a launcher (torchrun) if there is one."""
+        devices = len(self.devices) if isinstance(self.devices, list) else self.devices
+        world, started = devices * self.num_nodes, os.environ.get("WORLD_SIZE", "")
+        if isinstance(world, int) and world > 0 and started.isdigit() and int(started) not in (1, world):
+            local = os.environ.get("LOCAL_WORLD_SIZE", started)
+            nodes = max(1, int(started) // int(local)) if local.isdigit() and int(local) else 1
+            problem = (
+                f"a launcher started {started} processes (WORLD_SIZE), but {devices=} and {self.num_nodes=}"
+            )
+            remedy = f"pass execution=Execution(devices={int(started) // nodes}, num_nodes={nodes})"
+            raise NeurordlError(f"{problem.replace('self.', '')} would make {world} of them; {remedy}")
+        return world
 
 
 def fit(
@@ -196,6 +218,10 @@ def fit(
     Each step takes a batch of labelled images and a batch of stimuli. An epoch is one pass through the
     longer of the two streams, in full batches (see `Batches`); the shorter one starts again. Without
     `stimuli`, the labelled images are the stimuli.
+
+    For an objective without transfer losses, `stimuli` set the length of an epoch and are not shown to the
+    student: the control has the steps and labelled batches of the same call with losses. (A teacher whose
+    subjects have seen different stimuli can make batches of other numbers: set ``Batches.steps_per_epoch``.)
 
     With the same initial weights and the same seed, the result is the same, whatever the order of the images
     in their sets. The student and losses that have parameters are trained in place: make new ones for another
@@ -220,6 +246,9 @@ def fit(
     validation : StimulusSet, or share of the stimuli, optional
         Stimuli, or the share of the stimuli, that are not trained on. The best epoch is the one with the
         lowest unweighted sum of their transfer losses, and the run's student has its weights.
+
+        For an objective without transfer losses it is the epoch with the lowest task loss, so that they need
+        labels. Images that are among the labelled ones are then left out, with a notice.
 
         With `out`, the weights of the last epoch are saved too: ``load_run(out, weights="last")``.
     batches : Batches
@@ -267,16 +296,24 @@ def fit(
     fabric = execution.launch(objective)
     rank, world = fabric.global_rank, fabric.world_size
     stimuli, validation = _checked_stimuli(stimuli, validation, seed, objective)
+    if validation is not None and not objective.losses:
+        validation = _labelled_validation(validation, labelled)
+    if batches.augment is not None and stimuli is None:
+        _check_augmented(objective)
     shown = labelled if stimuli is None and isinstance(labelled, StimulusSet) else stimuli
     # Ids are matched once, before the first step.
     ids, validation_ids = (None if part is None else part.ids for part in (shown, validation))
     matches = objective.prepare(ids, validation_ids)
-    taught = stimuli if objective.losses else None
-    groups = objective.groups(taught.ids) if taught is not None else []
-    streams = Streams(labelled, taught, groups, batches, seed, fabric)
+    groups = objective.groups(stimuli.ids) if stimuli is not None and objective.losses else None
+    streams = Streams(labelled, stimuli, groups, batches, seed, fabric)
+    if stimuli is not None and groups is None and rank == 0:
+        text = (
+            f"stimuli: the objective has no transfer losses, so the {len(stimuli)} stimuli are not shown to"
+        )
+        warnings.warn(f"{text} the student; they only set the epoch, {len(streams)} steps", stacklevel=2)
     deterministic = execution.deterministic
     with _reproducible(fabric.device.type == "cpu" if deterministic is None else deterministic):
-        module = Step(student, objective, optimization.batchnorm, Processes(fabric) if world > 1 else None)
+        module = Step(student, objective, optimization.batchnorm, Processes() if world > 1 else None)
         module.check(streams)
         optimizer = optimization.make_optimizer(module)
         defaults = optimizer.defaults.items()
@@ -306,19 +343,22 @@ def fit(
             "matches": {name: str(match) for name, match in matches.items()},
             "versions": versions(),
         }
-        if shown is not None and (stimuli is not None or objective.losses):  # a loader brings its own
+        images = validation if shown is None else shown  # a loader brings its own
+        if images is not None and (stimuli is not None or validation is not None or objective.losses):
             record["stimuli"] = {
-                "fitted": list(shown.ids) if objective.losses else [],
+                "shown": bool(objective.losses),  # otherwise they only set the length of an epoch
+                "fitted": list(images.ids) if objective.losses else [],
                 "validation": list(validation_ids or ()),
-                "held_out": list(shown.held_out_ids),
-                **_describe_images(shown),
+                "held_out": list(images.held_out_ids),
+                **_describe_images(images),
             }
         # As it will be read from the file, so that a record in memory and one from disk are the same.
         record = json.loads(json.dumps(record, default=str))
         folder = RunFolder(out, record, resume, writes=rank == 0)
         if rank == 0:
             held_out_ids = () if stimuli is None else stimuli.held_out_ids
-            for name, scored in (("held-out", held_out_ids), ("validation", validation_ids)):
+            validated = validation_ids if objective.losses else None
+            for name, scored in (("held-out", held_out_ids), ("validation", validated)):
                 n_pairs = len(scored or ()) * (len(scored or ()) - 1) // 2
                 if scored and (message := few_pairs(len(scored), n_pairs, resampled=True)):  # no intervals
                     warnings.warn(f"{name} stimuli: {message}", stacklevel=2)
@@ -332,12 +372,11 @@ def _checked_stimuli(
     stimuli: StimulusSet | None, validation: StimulusSet | float | None, seed: int, objective: Objective
 ) -> tuple[StimulusSet | None, StimulusSet | None]:
     """Training and validation stimuli, which share none, checked against the objective."""
-    if validation is not None and (stimuli is None or not objective.losses):
-        lacking = "the objective has none" if stimuli is not None else "pass stimuli=, too"
-        raise NeurordlError(f"validation= chooses the epoch by transfer losses of stimuli: {lacking}")
-    if stimuli is None or validation is None:
-        validation = None
-    elif not isinstance(validation, StimulusSet):
+    if validation is None or stimuli is None:
+        if validation is None or (isinstance(validation, StimulusSet) and not objective.losses):
+            return stimuli, validation
+        raise NeurordlError("validation= is a part of the stimuli, or goes with them; pass stimuli= too")
+    if not isinstance(validation, StimulusSet):
         train, validation = stimuli.split(held_out=validation, seed=seed)
         stimuli = replace(train, held_out_ids=stimuli.held_out_ids)
     elif shared := sorted(set(stimuli.ids) & set(validation.ids), key=natural_key):
@@ -348,10 +387,51 @@ def _checked_stimuli(
     return stimuli, validation
 
 
+def _labelled_validation(validation: StimulusSet, labelled: Labelled | None) -> StimulusSet:
+    """Validation images for the task loss: with the labels of training, and none that is trained on."""
+    if validation.labels is None:
+        problem = (
+            "validation: without transfer losses the epoch is chosen by the task, but these have no labels"
+        )
+        raise NeurordlError(f"{problem}; give them labels, leave validation= out, or add a loss")
+    names = class_names(labelled)
+    numbers = as_trained(validation.labels, validation.classes, names)
+    validation = replace(validation, labels=numbers, classes=names or validation.classes)
+    trained = set(labelled.ids) if isinstance(labelled, StimulusSet) else set()
+    rest = [name for name in validation.ids if name not in trained]
+    if n := len(validation) - len(rest):
+        problem = f"validation: {n} of {len(validation)} images are among the labelled ones"
+        if not rest:
+            raise NeurordlError(f"{problem}, which are trained on; choose others, or leave validation= out")
+        warnings.warn(
+            f"{problem}; the epoch is chosen by the task loss of the {len(rest)} others", stacklevel=3
+        )
+    return validation.subset(rest)
+
+
+def _check_augmented(objective: Objective) -> None:
+    """Refuse or tell that teachers of stored stimuli do not see the augmented images of a single stream."""
+    for name, loss in zip(objective.names, objective.losses, strict=True):
+        if loss.network is not None and loss.network.cached:
+            problem = f"{name}: augment= changes the student's images, but the teacher answers from its cache"
+            remedy = "make it without cache=, or pass the images as stimuli= too, which are not augmented"
+            raise NeurordlError(f"{problem} for the originals; {remedy}")
+        if isinstance(loss.teacher, ById):
+            text = (
+                f"{name}: augment= changes the student's images, and the teacher's RDMs are of the originals"
+            )
+            warnings.warn(
+                f"{text}; pass the images as stimuli= too if they should not be changed", stacklevel=3
+            )
+
+
 def _describe_images(images: object) -> Record:
+    names = class_names(images)
+    classes = {"classes": list(names)} if names else {}
     if not isinstance(images, StimulusSet):
-        return {"source": type(images).__name__}
+        return {"source": type(images).__name__, **classes}
     return {
+        **classes,
         "source": images.source,
         "n": len(images),
         "sha256": images.sha256,
@@ -393,9 +473,7 @@ class Step(nn.Module):
         self, labelled: Batch | None, stimuli: Batch | None, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a step and all of its terms."""
-        return self.objective(
-            self.student, labelled, stimuli, step=step, batchnorm=self.batchnorm, processes=self.processes
-        )
+        return self.objective.compute(self.student, labelled, stimuli, step, self.batchnorm, self.processes)
 
     def check(self, streams: Streams) -> None:
         """Compute a first step without training, so that errors come before anything is written.
@@ -418,15 +496,16 @@ class Step(nn.Module):
                 outputs = [student(images) for images in batches]
             except (RuntimeError, ValueError, AssertionError) as error:  # timm and others check the size
                 raise NeurordlError(why_unfit(student, batches, error, "student")) from error
-            if objective.task == "cross_entropy" and labelled is not None and isinstance(outputs[0], Tensor):
+            if objective.task == "cross_entropy" and labelled is not None:
                 labels = labelled.labels  # checked on the CPU: a wrong one would break a GPU's context
-                objective.task_loss(outputs[0].cpu(), labels if labels is None else labels.cpu())
+                scores = class_scores(outputs[0], "cross_entropy", "pass task=function")
+                objective.task_loss(scores.cpu(), labels if labels is None else labels.cpu())
             seed_all(streams.seed, 0)
             errors = RuntimeError, TypeError, AttributeError, IndexError
             with explain("the teacher's network, the task or a loss fails", errors):
-                objective(student, labelled, stimuli, step=0, batchnorm=self.batchnorm)
+                objective.compute(student, labelled, stimuli, 0, self.batchnorm, None)
         if objective.task == "cross_entropy":
-            streams.set_classes(int(outputs[0].shape[1]))
+            streams.set_classes(class_scores(outputs[0], "cross_entropy", "pass task=function").shape[1])
 
 
 @dataclass
@@ -587,9 +666,10 @@ class Trainer:
             self.processes.share_buffers(self.module)
         if self.validation is not None:
             row |= self.fabric.broadcast(self._validate(self.validation))  # the first process decides
-            value = sum(row[f"val_{name}"] for name in self.objective.names)
-            if not math.isfinite(value):
-                raise NeurordlError("the losses of the validation stimuli are undefined; give more of them")
+            values = {name: row[f"val_{name}"] for name in self.objective.names or ["task"]}
+            if undefined := [name for name, value in values.items() if not math.isfinite(value)]:
+                raise NeurordlError(self._why_undefined(undefined))
+            value = sum(values.values())
             if value < state.best["value"]:
                 state.best = {"value": value, "epoch": epoch}
                 self.folder.save_best(self.student)
@@ -600,8 +680,17 @@ class Trainer:
         state.sums.zero_()
         self._save()
 
+    def _why_undefined(self, names: list[str]) -> str:
+        """The message for losses of the validation stimuli that are undefined."""
+        losses = dict(zip(self.objective.names, self.objective.losses, strict=True))
+        measured = all(isinstance(losses.get(name), RDMLoss) for name in names)
+        remedy = "give more of them, with more measured pairs" if measured else "they are NaN or infinity"
+        return f"the losses of the validation stimuli are undefined ({listed(names)}); {remedy}"
+
     def _validate(self, validation: StimulusSet) -> dict[str, float]:
-        """Transfer losses of the validation stimuli, with a batch for each group that may share one."""
+        """Transfer losses of the validation stimuli, with a batch for each group; without any, the task's."""
+        if not self.objective.losses:
+            return {"val_task": self.objective.task_term(self.student, validation, _AT_ONCE)}
         rows = []
         for group in self.objective.groups(sorted(validation.ids, key=natural_key)):
             part = validation.subset(group)

@@ -131,9 +131,7 @@ def test_images_are_turned_as_viewers_show_them(suffix: str, orientation: int, t
 def test_images_that_are_squashed_are_said(tmp_path: Path) -> None:
     for name, size in (("a", (100, 100)), ("b", (200, 100)), ("c", (101, 101)), ("d", (90, 120))):
         Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / f"{name}.png")
-    with pytest.warns(
-        UserWarning, match=r"2 of 4 images have other proportions .*: b\.png, d\.png;"
-    ):
+    with pytest.warns(UserWarning, match=r"2 of 4 images have other proportions .*: b\.png, d\.png;"):
         StimulusSet.from_folder(tmp_path, size=32)
     for name in "acd":
         (tmp_path / f"{name}.png").unlink()
@@ -181,6 +179,16 @@ def test_names_that_are_alike_on_one_side_are_pointed_out(tmp_path: Path) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # once is enough
         made.subset(["Face", "face"])
+
+
+def test_other_arguments_than_paths_and_arrays() -> None:
+    for value in (None, 3):
+        with pytest.raises(NeurordlError, match=r"folder=.*: expected a path, got"):
+            StimulusSet.from_folder(value)  # type: ignore[arg-type]
+        with pytest.raises(NeurordlError, match=r"table=.*: expected a path, got"):
+            StimulusSet.from_table(value)  # type: ignore[arg-type]
+    with pytest.raises(NeurordlError, match=r"the images are not an array: .*; give all the same shape"):
+        StimulusSet.from_array([[[1]], [[1, 2]]], ["a", "b"])
 
 
 @pytest.mark.parametrize("suffix", ["gif", "tif", "webp", "png"])

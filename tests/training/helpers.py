@@ -14,10 +14,12 @@ def fit_with(*streams: Any, **arguments: Any) -> Run:
     """`fit` without a progress bar, with the settings by name, so that a case can change a single one.
 
     ``lr=0.1`` goes into `Optimization`, ``checkpoint_every=2`` into `Execution`; ``batch_size=``,
-    ``stimuli_batch=`` and ``augment=`` go into `Batches`.
+    ``stimuli_batch=``, ``augment=`` and ``steps_per_epoch=`` go into `Batches`.
     """
     batches = {
-        _SIZES.get(name, name): arguments.pop(name) for name in (*_SIZES, "augment") if name in arguments
+        _SIZES.get(name, name): arguments.pop(name)
+        for name in (*_SIZES, "augment", "steps_per_epoch")
+        if name in arguments
     }
     settings: dict[str, Any] = {"batches": Batches(**batches)}
     for name, values in (("optimization", Optimization), ("execution", Execution)):

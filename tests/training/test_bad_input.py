@@ -281,13 +281,13 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "validation without transfer losses": (
         lambda: {"objective": Objective(), "validation": 0.25},
-        r"validation= chooses the epoch by transfer losses of stimuli: the objective has none",
+        r"validation: without transfer losses the epoch is chosen by the task, but these have no labels",
     ),
     "no epoch": (lambda: {"epochs": 0}, r"epochs=0: expected a whole number of at least 1"),
     "no batch": (lambda: {"batch_size": 0}, r"labelled=0: expected a whole number of at least 1"),
     "a device that is not there": (
         lambda: {"accelerator": "tpu"},
-        r"accelerator='tpu', devices=1, precision='32-true' cannot be used on this machine",
+        r"accelerator='tpu', devices=1, num_nodes=1, precision='32-true' cannot be used on this machine",
     ),
     "a loss that explodes": (
         lambda: {"lr": 1e30, "scheduler": "constant"},
@@ -370,7 +370,7 @@ CASES |= {
     ),
     "a comparison of two arguments": (
         lambda: {"objective": Objective(RDMLoss(RDMTeacher(brain()), "conv2", comparison=lambda a, b: a))},
-        r"a loss fails: .*takes 2 positional arguments but 3 were given",
+        r"its function must take .a, b, weights.: two RDMs, and the weights of their pairs",
     ),
     "an optimizer that is made": (
         lambda: {"optimizer": torch.optim.SGD(student().parameters(), 0.1)},

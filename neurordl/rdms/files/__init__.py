@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from neurordl.rdms.files.hdf5 import HDF5
 from neurordl.rdms.files.matlab import MATLAB
 from neurordl.rdms.files.tables import CSV, TSV, read_ids
 from neurordl.rdms.selection import as_text
-from neurordl.validate import listed
+from neurordl.validate import check_path, listed
 
 __all__ = ["FORMATS", "Format", "RDMContent", "load_rdms", "save_rdms"]
 
@@ -131,7 +131,7 @@ def load_rdms(
     --------
     >>> rdms = load_rdms("it.npy", ids=["face", "house", "cat"])  # doctest: +SKIP
     """
-    source = Path(path)
+    source = check_path("path", path)
     format = _find_format(source, "read")
     interpretation = Interpretation(layout, similarity, diagonal)
     if not source.is_file():
@@ -143,7 +143,7 @@ def load_rdms(
     with damage_named(source):
         content = format.read(source, name)
     rdms = _to_rdms(content, interpretation, source)
-    ids = ids if labels is None else read_ids(Path(labels))
+    ids = ids if labels is None else read_ids(check_path("labels", labels))
     if ids is not None:
         ids = check_ids(ids, f"RDMs in {source}")
         if _are_row_numbers(rdms, source):
@@ -189,7 +189,7 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
         The format is unknown or cannot store what the RDMs contain, an RDM is NaN everywhere, or the file
         cannot be written.
     """
-    target = Path(path)
+    target = check_path("path", path)
     format = _find_format(target, "write")
     if not isinstance(rdms, RDMs):
         raise NeurordlError(f"save_rdms takes rsatoolbox RDMs, not {type(rdms).__name__}")
@@ -257,6 +257,8 @@ def _complete(
     """Set a descriptor to what the user names: one value for each, and not against the file."""
     if named is None:
         return
+    if isinstance(named, str) or not isinstance(named, Iterable):
+        raise NeurordlError(f"{source}: expected a value of {name!r} for each, got {named!r:.60}")
     texts, stored = list(map(as_text, named)), list(map(as_text, descriptors.get(name, ())))
     if len(texts) != count:
         raise NeurordlError(f"{len(texts)} values were passed for {name!r}, but {source} has {count}")
@@ -268,7 +270,7 @@ def _complete(
 
 
 def _check_values(rdms: RDMs, label: str) -> None:
-    unmeasured = ~np.isfinite(rdms.dissimilarities).any(axis=1)
+    unmeasured = np.isnan(rdms.dissimilarities).all(axis=1)
     infinite = np.isinf(rdms.dissimilarities).any(axis=1)
     for wrong, problem in ((unmeasured, "is NaN everywhere"), (infinite, "holds infinite dissimilarities")):
         if wrong.any():

@@ -207,6 +207,9 @@ def flatten(values: Mapping[str, Any], suffix: str, path: str = "") -> Iterator[
 
 def content_of_tree(tree: Mapping[str, Any]) -> RDMContent:
     """The RDMs in nested values that are named as ``rdms.to_dict()`` names them."""
+    for group in DESCRIPTORS:
+        if not isinstance(tree.get(group) or {}, Mapping):
+            raise NeurordlError(f"its {group} are no descriptors with names")
     per_rdm, per_stimulus = (
         {name: _to_list(value) for name, value in (tree.get(group) or {}).items()}
         for group in ("rdm_descriptors", "pattern_descriptors")

@@ -96,6 +96,7 @@ def _describe(content: RDMContent, rows: Rows, cells: Rows) -> tuple[int, int]:
     # numbers that count the pairs, as pandas writes them, or a name for each of them
     counted = any(rows[0][k:] == numbers[: width - k] for k in (0, 1) for numbers in counts if width - k >= 6)
     named = _is_text(rows[0][-1]) and all(map(_is_text, rows[0][1:])) and not _is_text(body[0][-1])
+    named = named and not is_number(rows[0][0])
     header = body is not rows and (counted or named)
     names = [cell.strip().lower() for cell in rows[0]] if header else [""] * width
     body = body if header else rows
@@ -104,7 +105,7 @@ def _describe(content: RDMContent, rows: Rows, cells: Rows) -> tuple[int, int]:
         column = [row[n_columns].strip() for row in body]
         is_count = header and not names[n_columns] and column in [numbers[: len(body)] for numbers in counts]
         name = _DESCRIPTORS.get(names[n_columns], names[n_columns])
-        if not (is_count or name in _DESCRIPTORS or all(map(_is_text, column))):
+        if not (is_count or name in _DESCRIPTORS or all(map(_is_name, column))):
             break
         if not is_count:
             texts = [row[n_columns].strip() for row in cells[header:]]
@@ -162,6 +163,11 @@ def _value(cell: str) -> float:
 
 def _is_text(cell: str) -> bool:
     return cell.strip().lower() not in _MISSING and not is_number(cell)
+
+
+def _is_name(cell: str) -> bool:
+    """Whether a cell is text with a letter, and no number that is written in another way."""
+    return _is_text(cell) and any(map(str.isalpha, cell))
 
 
 def _number(cell: str, row: int, column: int) -> float:

@@ -195,14 +195,16 @@ class _Moments(NamedTuple):
     """(folds, subjects, rdms): with subjects' RDMs of unit length; NaN for one without a length."""
 
 
-def _moments(kernel: InnerProducts, rdms: Floats, data: Floats, measured: Bools, counts: Ints) -> _Moments:
+def _moments(kernel: InnerProducts, rdms: Floats, data: Floats, counts: Ints) -> _Moments:
     """Inner products of a model's RDMs, and with subjects, where stimuli count so often, (folds, stimuli)."""
+    measured = np.isfinite(rdms).all(axis=0) & np.isfinite(data[0])
     subjects, models = (torch.as_tensor(np.where(measured, x, 0)) for x in (data, rdms))
     mask = None if measured.all() else torch.as_tensor(measured)
-    times = torch.as_tensor(counts, dtype=torch.float64)
-    grams = kernel.grams(subjects, models, times, mask, among=True)
+    distinct, places = np.unique(counts, axis=0, return_inverse=True)
+    grams = kernel.grams(subjects, models, torch.as_tensor(distinct, dtype=torch.float64), mask, among=True)
     lengths = torch.where(grams.models > 0, grams.models, torch.nan).sqrt()
-    return _Moments(grams.data.numpy(), (grams.cross / lengths[..., None]).numpy())
+    parts = grams.data, grams.cross / lengths[..., None]
+    return _Moments(*(part.numpy()[places.ravel()] for part in parts))
 
 
 def fit_model(model: Model, data: Floats, comparison: ComparisonLike) -> Floats:
@@ -259,12 +261,9 @@ def _fit_by_products(model: Model, data: Floats, comparison: Comparison, train: 
     """Weights (folds, sets, rdms) of a weighted sum, fitted to subjects who all have the same pairs."""
     kernel = comparison.kernel
     kernel = kernel if isinstance(kernel, InnerProducts) else InnerProducts(centered=True)
-    measured = np.isfinite(model.rdms).all(axis=0) & np.isfinite(data[0])
-    units = np.abs(np.where(measured, model.rdms, 0)).max(axis=1, initial=0)  # the kernel changes units
+    units = np.abs(np.where(np.isfinite(model.rdms), model.rdms, 0)).max(axis=1)  # the kernel changes units
     units = np.where(units > 0, units, 1)
-    counts, places = np.unique(train.stimuli, axis=0, return_inverse=True)
-    moments = _moments(kernel, model.rdms / units[:, None], data, measured, counts)
-    moments = _Moments(*(x[places.ravel()] for x in moments))
+    moments = _moments(kernel, model.rdms / units[:, None], data, train.stimuli)
     return np.asarray(_fit(model, moments, train.subjects) / units)
 
 
@@ -395,11 +394,11 @@ def _similarities_by_products(
     model: Model, data: Floats, kernel: InnerProducts, train: Side, test: Side
 ) -> tuple[Floats, Bools]:
     """Similarities (folds, sets, subjects), and which predictions are empty, of all folds at once."""
-    measured = np.isfinite(model.rdms).all(axis=0) & np.isfinite(data[0])
-    both = np.concatenate([train.stimuli, test.stimuli])
-    counts, places = np.unique(both, axis=0, return_inverse=True)
-    moments = _moments(kernel, model.rdms, data, measured, counts)
-    fitted, tested = (_Moments(*(x[rows] for x in moments)) for rows in np.split(places.ravel(), 2))
+    moments = _moments(kernel, model.rdms, data, np.concatenate([train.stimuli, test.stimuli]))
+    n_folds = len(train.stimuli)
+    fitted, tested = (
+        _Moments(*(x[rows] for x in moments)) for rows in (slice(n_folds), slice(n_folds, None))
+    )
     weights = np.nan_to_num(_fit(model, fitted, train.subjects))
     squares = ((weights @ tested.models) * weights).sum(axis=-1)
     reach = weights @ np.sqrt(np.maximum(np.einsum("fii->fi", tested.models), 0))[..., None]

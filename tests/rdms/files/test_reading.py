@@ -174,6 +174,25 @@ def test_an_rdm_without_a_measured_pair_is_named(tmp_path: Path) -> None:
         save_rdms(rdms, tmp_path / "other.h5")
 
 
+def test_arguments_of_other_types(tmp_path: Path) -> None:
+    save_rdms(example(), tmp_path / "it.h5")
+    for value in (None, 3, ["it.h5"]):
+        with pytest.raises(NeurordlError, match=r"path=.*: expected a path, got "):
+            load_rdms(value)  # type: ignore[arg-type]
+        with pytest.raises(NeurordlError, match=r"path=.*: expected a path, got "):
+            save_rdms(example(), value)  # type: ignore[arg-type]
+    with pytest.raises(NeurordlError, match="labels=3: expected a path, got int"):
+        load_rdms(tmp_path / "it.h5", labels=3)  # type: ignore[arg-type]
+    with pytest.raises(NeurordlError, match="expected a value of 'subject' for each, got 3"):
+        load_rdms(tmp_path / "it.h5", subjects=3)  # type: ignore[arg-type]
+
+
+def test_infinite_values_are_not_missing_ones(tmp_path: Path) -> None:
+    (tmp_path / "it.csv").write_text(",a,b\na,0,1e400\nb,1e400,0\n")
+    with pytest.raises(NeurordlError, match="RDM 0 holds infinite dissimilarities"):
+        load_rdms(tmp_path / "it.csv")
+
+
 def test_missing_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(NeurordlError, match=r"no RDM file .*it\.h5"):
         load_rdms(tmp_path / "it.h5")
@@ -225,6 +244,10 @@ def test_other_layouts(tmp_path: Path) -> None:
         "subjects": (
             {"dissimilarities": np.ones((1, 3)), "rdm_descriptors/subject": np.array([b"a", b"b"])},
             "rdm_descriptors",
+        ),
+        "a number": (
+            {"dissimilarities": np.ones((1, 3)), "pattern_descriptors": 3.0},
+            "its pattern_descriptors are no descriptors with names",
         ),
         "not utf-8": (
             {"dissimilarities": np.ones((1, 3)), "pattern_descriptors/stimulus": np.array([b"\xff"] * 3)},

@@ -133,6 +133,14 @@ def test_numbers_of_rows_and_columns_are_no_rdms(index: bool, r: bool, tmp_path:
     assert [text[:30] for text in said] == ["its first row names 10 pairs ("]
 
 
+@pytest.mark.parametrize(
+    "text", ["0,\u22121\n\u22121,0\n", '"0,5",1,2,3\n"0,6",3,4,5\n', "0,x,2\nx,0,3\n2,3,0\n"]
+)
+def test_text_that_is_no_name_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(NeurordlError, match=r"it has the text .* where a dissimilarity should be"):
+        read(tmp_path / "it.csv", text)
+
+
 @pytest.mark.parametrize("name", ["", "rdm\n"])
 def test_an_rdm_as_a_column(name: str, tmp_path: Path) -> None:
     rdms, said = read(tmp_path / "it.csv", name + "\n".join(map(repr, VECTORS[0].tolist())) + "\n", ids=IDS)
