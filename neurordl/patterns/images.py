@@ -226,6 +226,8 @@ def _places(chosen: Bools, image: nib.Nifti1Image, other: nib.Nifti1Image) -> tu
     """Where voxels of an image lie, in voxels of another one, (3, voxels), and which lie outside of it."""
     transform = np.linalg.inv(other.affine) @ image.affine
     places = transform[:3, :3] @ np.array(np.nonzero(chosen)) + transform[:3, 3:]
+    if not np.isfinite(places).all():
+        raise ValueError("its affine does not say where its voxels lie")
     last = np.array(other.shape[:3])[:, None] - 1
     return places, ((places < -_HALF) | (places > last + _HALF)).any(axis=0)
 

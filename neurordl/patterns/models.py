@@ -448,7 +448,7 @@ def _usable(run: Run, rows: pd.DataFrame, fit: Betas, whole: Floats) -> Bools:
     Variances are compared for responses of one size, so that conditions with few or short events count as
     they are.
     """
-    unseen = fit.inside < _LEAST_SEEN * whole
+    unseen = fit.inside <= _LEAST_SEEN * whole
     unlike = ~unseen & ~np.isfinite(fit.variances)
     scaled = np.where(unseen | unlike, np.nan, fit.variances * whole)
     usable = ~(unseen | unlike)

@@ -124,6 +124,7 @@ class SetStream:
         self._sizes = [min(batch_size, len(group)) // world * world for group in self._groups]
         # The two streams of a fit draw from different random numbers.
         self._stimuli, self._seed, self._augment = stimuli, (seed, int(groups is not None)), augment
+        self._ids = np.array(stimuli.ids, dtype=object)
         self._share = slice(rank, None, world)
         self.labels = stimuli.labels
         self._pass: tuple[int, list[Ints]] = (-1, [])
@@ -137,10 +138,10 @@ class SetStream:
         if self._pass[0] != number:
             self._pass = (number, self._batches(np.random.default_rng([*self._seed, number])))
         rows = self._pass[1][place][self._share]
-        images = self._stimuli.images(rows.tolist())
+        images = self._stimuli.images(rows)
         return Batch(
             images if self._augment is None else self._augment(images),
-            [self._stimuli.ids[row] for row in rows],
+            self._ids[rows].tolist(),
             None if self.labels is None else self.labels[torch.from_numpy(rows)],
         )
 

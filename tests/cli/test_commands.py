@@ -231,7 +231,9 @@ def test_notes_and_remedies_are_those_of_the_shell(shell: Any, data: dict[str, P
     np.save(tmp_path / "brain.npy", rdms.get_matrices()[:3])
     _, _, errors = shell(*train_arguments(data, tmp_path / "run", rdms=tmp_path / "brain.npy"))
     notes = [
-        line for line in errors.splitlines() if line.startswith("note: ") and "give ids= or labels=" in line
+        line
+        for line in errors.splitlines()
+        if line.startswith("note: ") and "name them by ids= or labels=" in line
     ]
     assert len(notes) == 1
     (data["stimuli"] / "stimuli_0.png").rename(data["stimuli"] / "another.png")

@@ -216,6 +216,18 @@ def test_resolutions_are_chosen_in_the_space(tmp_path: Path) -> None:
             nrl.read_bids(tmp_path, "x", space)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".NII.GZ", ".nii.bz2"])
+def test_a_folder_may_have_images_of_any_suffix(tmp_path: Path, suffix: str) -> None:
+    func = tmp_path / "sub-01" / "func"
+    path = write_bold(func / f"sub-01_task-x_bold{suffix.lower()}", t_r=3.0, unit="sec")
+    path.rename(path.with_name(f"sub-01_task-x_bold{suffix}"))
+    write(func / "sub-01_task-x_bold.json", {"RepetitionTime": 2.0})
+    write(func / "sub-01_task-x_events.tsv", EVENTS)
+    with pytest.warns(UserWarning, match="says 2 s between volumes and the header 3 s"):
+        found = nrl.read_bids(tmp_path, "x", mask=None)["sub-01"]
+    assert json.loads(found.descriptors["provenance"])["runs"][0]["t_r"] == 2.0
+
+
 def test_braces_in_the_path_of_a_mask_are_its_own(tmp_path: Path) -> None:
     func = tmp_path / "sub-01" / "func"
     write_bold(func / "sub-01_task-x_bold.nii.gz", unit="sec")

@@ -181,6 +181,15 @@ def test_the_compression_and_the_name_of_a_file_agree(
         read_mask(tmp_path / name, GRID)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("size", [0.0, 1e-310, np.nan, np.inf])
+def test_affines_without_places_are_refused(size: float) -> None:
+    mask = nib.Nifti1Image(INSIDE.astype(np.uint8), AFFINE)
+    mask.affine[0, 0] = size
+    with pytest.raises(NeurordlError, match="cannot read the mask in memory: "):
+        read_mask(mask, GRID)
+
+
 def test_what_is_wrong_with_a_file_is_named(tmp_path: Path) -> None:
     nib.save(nib.Spm99AnalyzeImage(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "old.img")
     nib.save(nib.Nifti1Pair(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "new.img")

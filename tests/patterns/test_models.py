@@ -272,6 +272,14 @@ def test_events_of_which_enough_is_seen_give_patterns(model: Any) -> None:
         assert set(patterns.obs_descriptors["stimulus"]) == set(events["trial_type"])
 
 
+def test_an_event_between_volumes_says_so_without_a_response() -> None:
+    data = bold(np.random.default_rng(0).standard_normal((120, 4)))
+    events = with_event(20.5, 0.1)
+    with pytest.warns(UserWarning, match="of 'late' less than 10% of the response lies within the volumes"):
+        patterns = nrl.read_patterns(data, None, events, model=GLM(hrf_model=None))
+    assert patterns.obs_descriptors["stimulus"] == ["a", "b"]
+
+
 def test_an_event_whose_volumes_are_excluded_gives_no_pattern() -> None:
     data, kept = np.random.default_rng(0).standard_normal((120, 4)), np.delete(np.arange(120), range(35, 52))
     run = Run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import zipfile
 from pathlib import Path
 from typing import IO
@@ -114,7 +115,11 @@ def _read_array(handle: IO[bytes], size: int, label: str) -> Values:
     if claimed != stored or (dtype.itemsize == 0 and math.prod(shape) > size):
         raise ValueError(f"{label} claims an array of {claimed} bytes, but has {max(0, stored)}")
     handle.seek(0)
-    return np.lib.format.read_array(handle, allow_pickle=False)  # to its end, where a checksum may be
+    array = np.lib.format.read_array(handle, allow_pickle=False)  # to its end, where a checksum may be
+    codes = np.frombuffer(array.tobytes(), f"{dtype.byteorder}u4") if dtype.kind == "U" else np.zeros(0)
+    if codes.max(initial=0) > sys.maxunicode:
+        raise ValueError(f"{label} has text with characters that do not exist")
+    return array
 
 
 def _write_npy(rdms: RDMs) -> bytes:

@@ -310,6 +310,14 @@ def test_added_arrays_do_not_condemn_what_save_rdms_wrote(tmp_path: Path) -> Non
     assert said[0].startswith("1 items in it are not read: 'extra'")
 
 
+def test_text_of_characters_that_do_not_exist(tmp_path: Path) -> None:
+    broken = np.array(IDS)
+    broken.view(np.uint32)[3] = 0x7FFFFFFF
+    np.savez(tmp_path / "it.npz", rdm=matrices()[0], subjects=broken)
+    with pytest.raises(NeurordlError, match="text with characters that do not exist"):
+        load_rdms(tmp_path / "it.npz")
+
+
 # Several participants in a file
 
 
