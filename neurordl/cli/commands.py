@@ -450,6 +450,7 @@ def compare(
     if earlier and not overwrite:
         raise NeurordlError(f"--out {out} holds a comparison already ({earlier}); --overwrite replaces it")
     import pandas as pd
+    import torch
 
     import neurordl as nrl
 
@@ -466,6 +467,7 @@ def compare(
     elif stimuli is None:
         raise NeurordlError(f"a network is compared on images: pass --stimuli FOLDER for {source}")
     else:
+        torch.manual_seed(getattr(call.bootstrap(), "seed", 0))  # for networks with random weights
         model, images = call.network(source), call.read_images(stimuli)
         checkpoint, pretrained = (call.network.values.get(name) for name in ("checkpoint", "pretrained"))
         record = {"source": source, "checkpoint": checkpoint and checkpoint.name, "pretrained": pretrained}
@@ -474,6 +476,10 @@ def compare(
             weights = "the weights that it sets itself" if ":" in source and not named else "random weights"
             remedy = "; --pretrained takes the trained ones" if named else ""
             notes = [f"no checkpoint was given: {source} has {weights}{remedy}"]
+        unset = [name for name in ("size", "mean", "std") if call.read_images.values.get(name) is None]
+        if unset and source.startswith(("torchvision:", "timm:")):
+            unprepared = f"without --{' and --'.join(unset)} the images are not prepared as in its training"
+            notes.append(f"{source}: {unprepared}; most take --size 224 --mean imagenet --std imagenet")
     brain = call.select_rdms(call.read(call.load_rdms))
     compute, bootstrap = call.compute(progress=True), call.bootstrap()
     scores = call.evaluate(model, brain, stimuli=images, pairs=pairs, bootstrap=bootstrap, device=compute)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import math
+import sys
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,10 +29,42 @@ OUTPUT = ""
 """The name of a model's own output, as in ``named_modules()``."""
 
 _BATCH = 64
+_FEW_STAGES = 3
 _NEAR = 3  # names shown in an error: of numbered layers nearly all are alike
 
 # These containers are never called, so nothing can be read from them.
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+@dataclass
+class _Seen:
+    """What is known of a layer's output: its shape in a probe of n images (None: no tensor), its axis."""
+
+    n: int
+    shape: tuple[int, ...] | None = None
+    axis: int | None = None
+
+
+_LAYERS: WeakKeyDictionary[nn.Module, _Seen] = WeakKeyDictionary()  # so that a network is probed once
+
+# Where torch.compile, DataParallel, DistributedDataParallel and Fabric keep the network that they wrap.
+_WRAPPED = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "_FabricModule": "_original_module",
+}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network within ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` or Fabric.
+
+    Its layers have their plain names, without ``_orig_mod.`` or ``module.``. Other modules are returned as
+    they are.
+    """
+    while (attribute := _WRAPPED.get(type(model).__name__)) is not None:
+        model = getattr(model, attribute)
+    return model
 
 
 def layer_names(model: nn.Module) -> list[str]:
@@ -44,24 +81,70 @@ def layer_names(model: nn.Module) -> list[str]:
         Names in the order in which the modules were registered, without the model itself and without
         containers that are never called (``ModuleList`` and the like).
     """
-    return [name for name, module in model.named_modules() if name and not isinstance(module, _NEVER_CALLED)]
+    modules = unwrapped(model).named_modules()
+    return [name for name, module in modules if name and not isinstance(module, _NEVER_CALLED)]
 
 
 def top_layers(model: nn.Module) -> list[str]:
-    """Names of the layers that are not part of another layer: for most networks, their stages.
+    """Names of a network's stages.
 
-    Containers that are never called are replaced by their members, and a model that only wraps another one
-    by the layers of that one.
+    These are the layers that are not part of another layer. Where fewer than three of them have parts with
+    weights (SqueezeNet's ``features`` and ``classifier``, the one ``blocks`` of a vision transformer),
+    ``Sequential`` containers of at least three parts with weights are replaced by their stages: a part with
+    weights together with the norms, nonlinearities and pooling that follow it, named by the last of them.
+    Containers that are never called are replaced by their members, and a model that only wraps another one by
+    the layers of that one.
     """
+    model = unwrapped(model)
+    names = _children(model)
+    while sum(_has_parts(model.get_submodule(name)) for name in names) < _FEW_STAGES:
+        opened = [name for name in names if _holds_stages(model.get_submodule(name))]
+        if not opened:
+            break
+        names = [inner for name in names for inner in (_inside(model, name) if name in opened else [name])]
+    return names
+
+
+def _children(model: nn.Module) -> list[str]:
     names: list[str] = []
     for name, module in model.named_children():
         if isinstance(module, _NEVER_CALLED):
-            names += [f"{name}.{inner}" for inner in top_layers(module)]
+            names += [f"{name}.{inner}" for inner in _children(module)]
         else:
             names.append(name)
-    if len(names) == 1 and (inner := top_layers(model.get_submodule(names[0]))):
+    if len(names) == 1 and (inner := _children(model.get_submodule(names[0]))):
         return [f"{names[0]}.{name}" for name in inner]
     return names
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _has_parts(module: nn.Module) -> bool:
+    return any(map(_has_weights, module.children()))
+
+
+def _holds_stages(module: nn.Module) -> bool:
+    """Whether a layer is a sequence of at least three parts with weights, or has one among its layers."""
+    weighty = sum(map(_has_weights, module.children()))
+    listing = isinstance(module, nn.Sequential | nn.ModuleList)
+    return (listing and weighty >= _FEW_STAGES) or any(map(_holds_stages, module.children()))
+
+
+def _inside(model: nn.Module, name: str) -> list[str]:
+    """The layers in a layer; of a Sequential, the last one of each stage."""
+    module = model.get_submodule(name)
+    if not isinstance(module, nn.Sequential):
+        return [f"{name}.{inner}" for inner in _children(module)]
+    stages: list[str] = []
+    for inner, part in module.named_children():
+        if "Dropout" in type(part).__name__ or isinstance(part, nn.Identity):
+            continue  # it changes nothing in eval mode
+        if stages and (not _has_weights(part) or "Norm" in type(part).__name__):
+            stages.pop()
+        stages.append(f"{name}.{inner}")
+    return stages
 
 
 def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
@@ -73,7 +156,7 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
         Network.
     layers : str or sequence of str
         Names from ``model.named_modules()``, globs over them (``"features.*"``), ``"all"``, ``"top"``
-        (the layers that are not part of another layer), or ``""`` for the model's own output.
+        (the stages, see `top_layers`), or ``""`` for the model's own output.
 
     Returns
     -------
@@ -85,6 +168,7 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
     NeurordlError
         If a name or glob matches no layer; the message lists the nearest names.
     """
+    model = unwrapped(model)
     known = layer_names(model)
     requested = layers.split(",") if isinstance(layers, str) else list(layers)
     if not requested:
@@ -106,10 +190,6 @@ def resolve_layers(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-class _AmbiguousError(NeurordlError):
-    """The stimulus axis of a layer is ambiguous, which is never a reason to leave the layer out silently."""
-
-
 def read_layers(
     model: nn.Module,
     images: Tensor,
@@ -124,6 +204,10 @@ def read_layers(
     so that a loss on them trains the model. Hooks are always removed. If a module runs several times in one
     pass, its last output is kept; if its output is a tuple, list or mapping, the first tensor of it.
 
+    The axis of the stimuli is never taken by its length alone: when a layer is read for the first time, the
+    model also runs on two of the images (three of two), in eval mode and without gradients, and the axis is
+    the one whose length follows the number of images while no other length changes.
+
     Parameters
     ----------
     model : torch.nn.Module
@@ -133,8 +217,8 @@ def read_layers(
     layers : sequence of str
         Names (see `resolve_layers`); ``""`` is the model's output.
     missing : bool
-        Leave out layers that did not run or whose output holds no real numbers of these stimuli, instead of
-        raising an error.
+        Leave out layers that did not run or whose output holds no real numbers of these stimuli, with a
+        notice, instead of raising an error.
     reduce : callable
         Function of a layer's output (n, ...), called before later layers can change it; its result is kept
         in place of a clone. The RDM of a layer takes less memory than its patterns.
@@ -150,44 +234,99 @@ def read_layers(
     Raises
     ------
     NeurordlError
-        If a layer did not run, or its output has no stimulus axis or (always raised) an ambiguous one.
+        If a layer did not run, or its output does not have one row for each stimulus.
+
+    Warns
+    -----
+    UserWarning
+        A layer runs several times in a pass, or layers are left out; once for each network.
     """
-    modules = dict(model.named_modules())
+    plain = unwrapped(model)
+    modules = dict(plain.named_modules())
     for name in layers:
         if name not in modules:
             names = resolve_layers(model, name)  # raises an error if no layer matches
             raise NeurordlError(f"{name!r} matches {len(names)} layers; choose one of {listed(names)}")
+    wanted = {name: modules[name] for name in layers}
+    if any(isinstance(module, torch.jit.ScriptModule) for name, module in wanted.items() if name != OUTPUT):
+        raise NeurordlError("layers of TorchScript cannot be read; pass the module that it was made from")
+    n = len(images)
+    unseen = {name: module for name, module in wanted.items() if _unknown(module, n)}
+    if unseen:
+        _probe(model, images, unseen)
     features: dict[str, Tensor] = {}
     failures: dict[str, NeurordlError] = {}
 
     def keep(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         try:
-            tensor = _stimuli_first(output, len(images), name, model)
+            tensor = _stimuli_first(_tensor(output, name), n, name, _LAYERS.get(wanted[name]))
         except NeurordlError as error:
             failures[name] = error
             return
         features[name] = reduce(tensor)  # an error here is no reason to leave the layer out
 
-    with ExitStack() as hooks:
-        for name in layers:
-            if name != OUTPUT:
-                hooks.callback(modules[name].register_forward_hook(partial(keep, name)).remove)
-        output = model(images)
-    if OUTPUT in layers:
-        keep(OUTPUT, model, images, output)
+    output = _run_with_hooks(model, images, wanted, keep)
     for name, error in failures.items():
         # A teacher always reads its network's output, which may be of any form if no loss needs it.
-        ambiguous = isinstance(error, _AmbiguousError) and name != OUTPUT
-        if name not in features and (ambiguous or not missing):
+        if name not in features and not missing:
             raise error
     absent = [name for name in layers if name not in features]
     if absent and not missing:
         raise NeurordlError(f"layer {absent[0]!r} did not run in the model's forward pass; choose another")
+    if out := [name for name in absent if name != OUTPUT]:
+        reasons = [str(failures.get(name, f"layer {name!r} did not run")) for name in out]
+        text = f"{len(out)} of {len(layers)} layers are left out: {listed(reasons, 3)}"
+        warnings.warn(text, stacklevel=4)
     return output, {name: features[name] for name in layers if name in features}
 
 
-def _stimuli_first(output: Any, n: int, name: str, model: nn.Module) -> Tensor:
-    """The real-valued tensor of a layer's output with its n stimuli on the first of at least two axes."""
+def _run_with_hooks(
+    model: nn.Module,
+    images: Tensor,
+    wanted: Mapping[str, nn.Module],
+    keep: Callable[[str, nn.Module, Any, Any], None],
+) -> Any:
+    """The output of a pass, in which `keep` gets the output of each layer that is wanted."""
+    with ExitStack() as hooks:
+        inner = [name for name in wanted if name != OUTPUT]
+        if inner and "torch._dynamo" in sys.modules:  # compiled code would not call the hooks
+            hooks.enter_context(torch.compiler.set_stance("force_eager"))
+        for name in inner:
+            hooks.callback(wanted[name].register_forward_hook(partial(keep, name)).remove)
+        output = model(images)
+    if OUTPUT in wanted:
+        keep(OUTPUT, model, images, output)
+    return output
+
+
+def _unknown(module: nn.Module, n: int) -> bool:
+    seen = _LAYERS.get(module)
+    return seen is None or (seen.axis is None and seen.n == n)
+
+
+def _probe(model: nn.Module, images: Tensor, wanted: Mapping[str, nn.Module]) -> None:
+    """Note the shapes of layers for another number of images, unless the model does not take another."""
+    rows = [0, 0] if len(images) == 1 else [0, 1, 0] if len(images) == 2 else [0, 1]
+    noted = {name: _Seen(len(rows)) for name in wanted}
+    calls: Counter[str] = Counter()
+
+    def keep(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        calls[name] += 1
+        noted[name].shape = None
+        with suppress(NeurordlError):  # the pass itself raises it
+            noted[name].shape = tuple(_tensor(output, name).shape)
+
+    devices = [images.device] if images.device.type == "cuda" else []
+    with suppress(Exception), torch.random.fork_rng(devices), frozen_eval(model):  # the pass has the reason
+        _run_with_hooks(model, images[rows], wanted, keep)
+        _LAYERS.update({wanted[name]: seen for name, seen in noted.items()})
+    if several := [f"{name} ({count} times)" for name, count in calls.items() if count > 1]:
+        text = "layers run several times in a pass, and only their last output is read"
+        warnings.warn(f"{len(several)} {text}: {listed(several)}", stacklevel=5)
+
+
+def _tensor(output: Any, name: str) -> Tensor:
+    """The tensor of real numbers in a layer's output."""
     parts = output.values() if isinstance(output, Mapping) else output
     if isinstance(output, Tensor) or not isinstance(output, Mapping | Sequence):
         parts = [output]
@@ -196,30 +335,32 @@ def _stimuli_first(output: Any, n: int, name: str, model: nn.Module) -> Tensor:
         raise NeurordlError(f"the output of layer {name!r} is {type(output).__name__} without a tensor")
     if not tensor.is_floating_point():
         raise NeurordlError(f"the output of layer {name!r} is {tensor.dtype}, not real numbers")
+    return tensor
+
+
+def _stimuli_first(tensor: Tensor, n: int, name: str, seen: _Seen | None) -> Tensor:
+    """A layer's output with its n stimuli on the first of at least two axes."""
     shape = tuple(tensor.shape)
-    first = tensor.ndim > 0 and shape[0] == n
-    second = tensor.ndim > 2 and shape[1] == n
-    batch_first = _batch_first(model, name) if first and second else None
-    if first and second and tensor.ndim == 3 and n > 1 and batch_first is None:
-        # Batches of tokens: (stimuli, tokens, d) and (tokens, stimuli, d) look alike here.
-        problem = "as many tokens as stimuli, so that their axis is ambiguous; use another batch size"
-        raise _AmbiguousError(f"the output of layer {name!r} has shape {shape} for {n} stimuli: {problem}")
-    if second and (not first or batch_first is False):
-        return tensor.transpose(0, 1)
-    if not first:
-        raise NeurordlError(f"the output of layer {name!r} has shape {shape}, and no axis for {n} stimuli")
+    axis = seen.axis if seen is not None else None
+    if axis is None:
+        follows = [k for k, length in enumerate(shape) if length == n]
+        before = ""
+        if seen is not None and seen.shape is not None:
+            before = f" and {seen.shape} for {seen.n}"
+            pairs = list(zip(seen.shape, shape, strict=False)) if len(seen.shape) == len(shape) else []
+            changed = [k for k, (old, new) in enumerate(pairs) if old != new]
+            follows = [k for k in follows if changed == [k] and pairs[k][0] == seen.n]
+        if len(follows) != 1:
+            problem = f"the output of layer {name!r} has shape {shape} for {n} stimuli{before}"
+            raise NeurordlError(f"{problem}, and no axis for one row a stimulus; choose another layer")
+        (axis,) = follows
+        if seen is not None and before:
+            seen.axis = axis
+    if axis >= len(shape) or shape[axis] != n:
+        problem = f"the output of layer {name!r} has shape {shape}, and no axis for {n} stimuli"
+        raise NeurordlError(f"{problem}; take another batch size")
+    tensor = tensor.movedim(axis, 0)
     return tensor if tensor.ndim > 1 else tensor.unsqueeze(1)
-
-
-def _batch_first(model: nn.Module, name: str) -> bool | None:
-    """``batch_first`` of the innermost module around a layer that has this attribute; None if none has."""
-    module: Any = model
-    modes = [getattr(model, "batch_first", None)]
-    for part in name.split("."):
-        module = getattr(module, part, None)
-        modes.append(getattr(module, "batch_first", None))
-    known = [mode for mode in modes if isinstance(mode, bool)]
-    return known[-1] if known else None
 
 
 @contextmanager
@@ -263,7 +404,7 @@ def as_input(images: Tensor, model: nn.Module) -> Tensor:
     return images
 
 
-def why_unfit(network: nn.Module, batches: Sequence[Tensor], error: RuntimeError, role: str) -> str:
+def why_unfit(network: nn.Module, batches: Sequence[Tensor], error: Exception, role: str) -> str:
     """The message for a network that fails on batches of images: their shapes, and what to change."""
     shapes = list(dict.fromkeys(tuple(images.shape[1:]) for images in batches))
     text = " and ".join(" x ".join(map(str, shape)) for shape in shapes) + " (channels x height x width)"
@@ -324,6 +465,14 @@ class Compute:
         return device if isinstance(device, Compute) else cls(device)
 
 
+def batches(n: int, size: int) -> list[tuple[int, int]]:
+    """First row and end of each batch; a single stimulus left over joins the batch before it."""
+    starts = list(range(0, n, size))
+    if size > 1 and len(starts) > 1 and n - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], n], strict=True))
+
+
 def read_batches(
     model: nn.Module,
     stimuli: StimulusSet,
@@ -332,31 +481,48 @@ def read_batches(
     reduce: Callable[[Tensor], Tensor] = Tensor.clone,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """The first row of each batch of stimuli, and the features that `read_layers` gives for the batch."""
+    model = unwrapped(model)
     names = resolve_layers(model, layers)
     required = {layers} if isinstance(layers, str) else set(layers)
     home = as_input(torch.empty(0), model).device
     device = torch.device(compute.device) if compute.device is not None else home
     batch_size = compute.batch_size or _BATCH
-    starts = range(0, len(stimuli), batch_size)
     try:
         model.to(device)
-        for start in track(starts, "patterns", disable=not compute.progress, transient=True):
+        steps = batches(len(stimuli), batch_size)
+        for start, end in track(steps, "patterns", disable=not compute.progress, transient=True):
             with frozen_eval(model):
-                images = stimuli.images(range(start, min(start + batch_size, len(stimuli))))
-                images = as_input(images.to(device), model)
+                images = as_input(stimuli.images(range(start, end)).to(device), model)
+                if end - start == 1:  # a network that squeezes would lose the axis
+                    images = torch.cat([images, images])
                 # A layer that a glob matches need not run; a named layer, or one that ran before, must.
                 try:
                     _, features = read_layers(model, images, names, missing=start == 0, reduce=reduce)
                 except torch.OutOfMemoryError:
                     raise
-                except RuntimeError as error:
+                except NeurordlError:
+                    raise
+                except (RuntimeError, ValueError, AssertionError) as error:  # timm and others check the size
                     raise NeurordlError(why_unfit(model, [images], error, "network")) from error
                 if absent := [name for name in names if name in required and name not in features]:
                     read_layers(model, images, absent)  # raises an error with the reason
             names = list(features)
+            if end - start == 1:
+                features = {name: values[:1] for name, values in features.items()}
             yield start, features
     finally:
         model.to(home)
+
+
+def layer_bytes(model: nn.Module, stimuli: StimulusSet, layers: str | Sequence[str]) -> dict[str, int]:
+    """Bytes in float32 of a stimulus's pattern in each layer, from a pass of two images if none was yet."""
+    plain = unwrapped(model)
+    modules = dict(plain.named_modules())
+    wanted = {name: modules[name] for name in resolve_layers(model, layers)}
+    if any(module not in _LAYERS for module in wanted.values()):
+        _probe(model, as_input(stimuli.images(range(min(len(stimuli), 3))), model), wanted)
+    seen = {name: _LAYERS[module] for name, module in wanted.items() if module in _LAYERS}
+    return {name: 4 * math.prod(layer.shape) // layer.n for name, layer in seen.items() if layer.shape}
 
 
 def extract_patterns(
@@ -375,9 +541,9 @@ def extract_patterns(
     stimuli : StimulusSet
         Images and their ids.
     layers : str or sequence of str
-        Names, globs, ``"all"`` or ``"top"`` (the layers that are not part of another layer). A layer that is
-        named must run; layers that the others match are left out if they do not run or have no output of
-        real numbers.
+        Names, globs, ``"all"`` or ``"top"`` (the stages, see `top_layers`). A layer that is named must run;
+        layers that the others match are left out, with a notice, if they do not run or their output does not
+        have one row of real numbers for each stimulus.
     device : str, torch.device or Compute, optional
         Device on which the network is run, by default its own; or ``Compute(device, batch_size, progress)``.
 

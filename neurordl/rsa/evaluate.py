@@ -28,7 +28,7 @@ from neurordl.measures.dissimilarities import (
     network_dissimilarity,
 )
 from neurordl.measures.kernels.distances import WIDE
-from neurordl.patterns.network import Compute, extract_patterns, read_batches
+from neurordl.patterns.network import Compute, extract_patterns, layer_bytes, read_batches, unwrapped
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.selection import descriptor_values, rdms_by_roi, reindex, stimulus_ids, subject_names
 from neurordl.rsa.compare import shared_stimuli
@@ -162,6 +162,7 @@ def evaluate(
     compute = Compute.of(device)
     run = source if isinstance(source, RunLike) else None
     network = run.student if run is not None else source if isinstance(source, nn.Module) else None
+    network = unwrapped(network) if network is not None else None
     match = match_ids(_model_stimuli(source, stimuli), stimulus_ids(rdms), missing=missing)
     chosen = choose_pairs(match.matched, run, pairs)
     brains = rdms_by_roi(rdms, roi, subjects)
@@ -355,9 +356,8 @@ def _network_vectors(
     large, and of each layer only its RDM is kept.
     """
     ids = stimuli.ids
-    probe = extract_patterns(network, stimuli.subset(ids[:1]), layers, device=compute.device)
-    sizes = {name: len(ids) * patterns.measurements.nbytes for name, patterns in probe.items()}
-    if compute.batch_size is None and max(sizes.values()) <= _AT_ONCE_BYTES:
+    sizes = {name: len(ids) * size for name, size in layer_bytes(network, stimuli, layers).items()}
+    if compute.batch_size is None and max(sizes.values(), default=0) <= _AT_ONCE_BYTES:
 
         def rdm(features: Tensor) -> Tensor:
             patterns = features.flatten(1)
@@ -370,7 +370,8 @@ def _network_vectors(
         ((_, rdms),) = read_batches(network, stimuli, layers, whole, reduce=rdm)
         return {name: values.double().cpu().numpy() for name, values in rdms.items()}
     vectors = {}
-    for group in _groups(sizes):
+    readable = extract_patterns(network, stimuli.subset(ids[:3]), layers, device=compute.device)
+    for group in _groups({name: sizes.get(name, 0) for name in readable}):
         for name, patterns in extract_patterns(network, stimuli, group, device=compute).items():
             vectors[name] = reindex(compute_rdms(patterns, measure), ids)[0]
     return vectors

@@ -40,6 +40,7 @@ _SUFFIXES: tuple[str, ...] = (
 )
 _SUFFIXES += (".ppm", ".pgm", ".pbm", ".pnm")
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_ROUNDING = 1.5  # pixels
 _ORIENTATION = 274  # the tag of EXIF
 _MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "PA", "RGBA")
 
@@ -152,7 +153,8 @@ def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor,
     Warns
     -----
     UserWarning
-        Images were turned as their EXIF orientation says; at the caller of the caller.
+        Images were turned as their EXIF orientation says, or have other proportions than the size; at the
+        caller of the caller.
 
     Raises
     ------
@@ -160,11 +162,12 @@ def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor,
         A file is missing, damaged, transparent, deeper than 8 bits or in another format, it has several
         frames, or sizes differ and no size was given.
     """
-    first, turned = _read(paths[0], prepared)
+    squashed: list[str] = []
+    first, turned = _read(paths[0], prepared, squashed)
     pixels = np.empty((len(paths), *first.shape), dtype=np.uint8)
     names = [paths[0].name] if turned else []
     for position, path in enumerate(paths):
-        image, turned = (first, False) if position == 0 else _read(path, prepared)
+        image, turned = (first, False) if position == 0 else _read(path, prepared, squashed)
         names += [path.name] if turned else []
         if image.shape != first.shape:
             sizes = [f"{height} x {width}" for _, height, width in (first.shape, image.shape)]
@@ -178,11 +181,21 @@ def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor,
             UserWarning,
             stacklevel=3,
         )
+    if squashed:
+        warnings.warn(
+            f"{len(squashed)} of {len(paths)} images have other proportions than size= and were squashed or "
+            f"stretched to it: {listed(squashed)}; crop them first if they were shown cropped",
+            UserWarning,
+            stacklevel=3,
+        )
     return torch.from_numpy(pixels), replace(prepared, size=first.shape[1:])
 
 
-def _read(path: Path, prepared: Preprocessing) -> tuple[npt.NDArray[np.uint8], bool]:
-    """The pixels of a file as viewers show it, and whether it was turned for that."""
+def _read(path: Path, prepared: Preprocessing, squashed: list[str]) -> tuple[npt.NDArray[np.uint8], bool]:
+    """The pixels of a file as viewers show it, and whether it was turned for that.
+
+    Its name is added to `squashed` if its proportions change by more than rounding to whole pixels.
+    """
     with damage_named(path, "save it again"), Image.open(path) as image:
         if image.format not in _FORMATS:
             raise NeurordlError(f"the image {path} is in the format {image.format}: save it as PNG")
@@ -198,6 +211,10 @@ def _read(path: Path, prepared: Preprocessing) -> tuple[npt.NDArray[np.uint8], b
         raise NeurordlError(f"the image {path} has pixels of type {picture.mode!r}: save it as 8-bit RGB")
     if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise NeurordlError(f"{path} is partly transparent; save it on the background that was shown")
+    if prepared.size is not None:
+        scales = [new / old for new, old in zip(prepared.size[::-1], picture.size, strict=True)]
+        if max(prepared.size) * (1 - min(scales) / max(scales)) > _ROUNDING:
+            squashed.append(path.name)
     return _convert(picture, prepared), is_turned
 
 

@@ -14,7 +14,15 @@ from neurordl.ids import Match
 from neurordl.io import sha256_state
 from neurordl.measures.condensed import condensed_index
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, network_dissimilarity
-from neurordl.patterns.network import OUTPUT, as_input, frozen_eval, read_layers, resolve_layers
+from neurordl.patterns.network import (
+    OUTPUT,
+    as_input,
+    batches,
+    frozen_eval,
+    read_layers,
+    resolve_layers,
+    unwrapped,
+)
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers.base import Batch, ById, Record, Target, Teacher
 from neurordl.validate import check_choice, listed
@@ -59,6 +67,7 @@ class NetworkTeacher:
         cache: StimulusSet | None = None,
         dissimilarity: DissimilarityLike = "correlation",
     ) -> None:
+        model = unwrapped(model)
         self.layers = resolve_layers(model, layers)
         self.dissimilarity = network_dissimilarity(dissimilarity)
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -103,10 +112,12 @@ class NetworkTeacher:
         if not self._table and self._cached is not None and self._ids is not None:
             stimuli = self._cached.subset(self._ids.ids)
             parts: dict[str, list[Tensor]] = {}
-            for start in range(0, len(stimuli), _AT_ONCE):
-                images = stimuli.images(slice(start, start + _AT_ONCE)).to(device)
+            for start, end in batches(len(stimuli), _AT_ONCE):
+                images = stimuli.images(slice(start, end)).to(device)
+                if end - start == 1:
+                    images = torch.cat([images, images])
                 for name, values in self._run(images).items():
-                    parts.setdefault(name, []).append(values.cpu())
+                    parts.setdefault(name, []).append(values[: end - start].cpu())
             self._table.update({name: torch.cat(values) for name, values in parts.items()})
         return self._table
 

@@ -494,7 +494,7 @@ class Step(nn.Module):
         with frozen_eval(student, self.losses):
             try:
                 outputs = [student(images) for images in batches]
-            except RuntimeError as error:
+            except (RuntimeError, ValueError, AssertionError) as error:  # timm and others check the size
                 raise NeurordlError(why_unfit(student, batches, error, "student")) from error
             if objective.task == "cross_entropy" and labelled is not None:
                 labels = labelled.labels  # checked on the CPU: a wrong one would break a GPU's context

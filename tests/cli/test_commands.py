@@ -409,6 +409,12 @@ def test_compare_a_network_of_ones_own(
     assert code == 0, errors
     told = "note: no checkpoint was given: factory_of_mine:tiny has the weights that it sets itself"
     assert told in printed
+    code, _, errors = shell(
+        "compare", "factory_of_mine:tiny", "--stimuli", data["stimuli"], "--rdms", data["brain.h5"],
+        "--average", "session", "--out", tmp_path / "again",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert Path("again/scores.csv").read_text() == Path("fresh/scores.csv").read_text()
     assert json.loads(Path("fresh/evaluation.json").read_text())["settings"]["checkpoint"] is None
     for changes, message in (
         (("--checkpoint", data["brain.h5"]), "is not a checkpoint"),

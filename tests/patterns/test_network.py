@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from neurordl import NeurordlError, StimulusSet
@@ -21,6 +22,8 @@ from neurordl.patterns.network import (
     resolve_layers,
 )
 from neurordl.students import resnet18, small_cnn
+from neurordl.teachers import Batch, NetworkTeacher
+from tests.squeezenet import squeezenet1_1
 
 
 def stimuli(n: int = 10) -> StimulusSet:
@@ -66,6 +69,39 @@ def test_top_layers_stand_in_no_other() -> None:
     assert resolve_layers(nn.Sequential(OrderedDict(top=nn.Linear(2, 2))), "top") == ["top"]  # a name first
 
 
+def test_top_layers_are_the_stages_that_a_person_would_choose() -> None:
+    stages = [*(f"features.{k}" for k in (2, 3, 5, 6, 8, 9, 10, 11, 12)), "classifier"]
+    assert resolve_layers(squeezenet1_1(), "top") == stages
+
+    def vgg_part(inputs: int, maps: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, maps, 3), nn.BatchNorm2d(maps), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+
+    classifier = [nn.Linear(8, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 8), nn.ReLU(), nn.Dropout()]
+    vgg = nn.Sequential(
+        OrderedDict(
+            features=nn.Sequential(*vgg_part(3, 4), *vgg_part(4, 8)),
+            avgpool=nn.AdaptiveAvgPool2d(1),
+            classifier=nn.Sequential(*classifier, nn.Linear(8, 2)),
+        )
+    )
+    stages = ["features.3", "features.7", "avgpool", "classifier.1", "classifier.4", "classifier.6"]
+    assert resolve_layers(vgg, "top") == stages
+
+    def block() -> nn.Module:
+        return nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+
+    vit = nn.Module()  # as in timm
+    vit.patch_embed, vit.blocks = nn.Sequential(nn.Conv2d(3, 8, 2)), nn.Sequential(block(), block(), block())
+    vit.norm, vit.head = nn.LayerNorm(8), nn.Linear(8, 2)
+    blocks = ["blocks.0", "blocks.1", "blocks.2"]
+    assert resolve_layers(vit, "top") == ["patch_embed", *blocks, "norm", "head"]
+    vit.encoder = nn.Module()  # as in torchvision: the blocks are one level deeper
+    vit.encoder.layers, vit.encoder.ln, vit.blocks = vit.blocks, nn.LayerNorm(8), nn.Identity()
+    assert resolve_layers(vit, "top")[-4:] == [*(f"encoder.layers.{k}" for k in range(3)), "encoder.ln"]
+    stages = ["conv1", "layer1", "layer2", "layer3", "layer4"]
+    assert [name for name in resolve_layers(resnet18(width=4), "top") if name in stages] == stages
+
+
 def test_unknown_layer_lists_near_matches() -> None:
     with pytest.raises(
         NeurordlError, match=r"no layer 'conv4'; nearest: .*conv3.* The top ones of its 20 layers are conv1, "
@@ -104,9 +140,12 @@ def test_captured_layers_stay_in_the_graph() -> None:
 
 def test_output_and_layers_come_from_one_pass() -> None:
     model, calls = small_cnn(10, 1), []
-    model.register_forward_pre_hook(lambda *_: calls.append(1))
-    output, kept = read_layers(model, torch.rand(4, 1, 8, 8), ["conv1", "fc2", ""])
-    assert len(calls) == 1
+    model.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+    images = torch.rand(4, 1, 8, 8)
+    output, kept = read_layers(model, images, ["conv1", "fc2", ""])
+    assert calls == [2, 4]  # probed with two images, once
+    read_layers(model, images, ["conv1", "fc2", ""])
+    assert calls == [2, 4, 4]
     assert {name: value.shape[0] for name, value in kept.items()} == {"conv1": 4, "fc2": 4, "": 4}
     torch.testing.assert_close(kept[""], output)
     torch.testing.assert_close(kept[""], kept["fc2"])
@@ -228,12 +267,118 @@ def test_as_many_tokens_as_stimuli() -> None:
     images = torch.rand(8, 1, 8, 8)  # 8 stimuli, 8 tokens
     for batch_first in (True, False):
         model = transformer(batch_first)
-        # The attention says which axis is which, the encoder layer does not.
-        kept = read_layers(model, images, ["attention"])[1]["attention"]
-        torch.testing.assert_close(kept[:3], read_layers(model, images[:3], ["attention"])[1]["attention"])
-        for missing in (False, True):  # never left out in silence
-            with pytest.raises(NeurordlError, match=r"'encoder' .*\(8, 8, 16\).*another batch size"):
-                read_layers(model, images, ["encoder"], missing=missing)
+        for layer in ("attention", "encoder"):
+            kept = read_layers(model, images, [layer])[1][layer]
+            torch.testing.assert_close(kept[:3], read_layers(model, images[:3], [layer])[1][layer])
+
+
+class Windows(nn.Module):
+    """An inner layer has windows x images rows, of as many tokens as there are images, or no row an image."""
+
+    def __init__(self, tokens: int, order: str) -> None:
+        super().__init__()
+        self.tokens, self.order = tokens, order
+        self.inner, self.head = nn.Identity(), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(1)
+        windows = {
+            "windows x images": lambda: self.inner(rows.reshape(-1, self.tokens, 4)),
+            "no images": lambda: self.inner(rows[:1].reshape(-1, 1).expand(-1, 4)[: self.tokens]),
+            "images x images": lambda: self.inner(rows @ rows.T),
+            "summed": lambda: self.inner(rows.sum(0)),
+        }[self.order]()
+        return self.head(rows) + windows.mean()
+
+
+@pytest.mark.parametrize("order", ["windows x images", "no images", "images x images", "summed"])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 16, 64])
+def test_a_layer_without_one_row_a_stimulus_is_refused(n: int, order: str) -> None:
+    for tokens in (4, 8):
+        images = torch.rand(n, 1, 8, 8)
+        with pytest.raises(NeurordlError, match=r"'inner' has shape .* no axis for one row a stimulus"):
+            read_layers(Windows(tokens, order), images, ["inner"])
+        with pytest.warns(UserWarning, match="1 of 2 layers are left out: the output of layer 'inner'"):
+            kept = read_layers(Windows(tokens, order), images, ["inner", "head"], missing=True)[1]
+        assert list(kept) == ["head"]
+
+
+class Squeezes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.squeeze, self.fc = nn.AdaptiveAvgPool2d(1), Told(Tensor.squeeze), nn.Linear(3, 4)
+        self.conv = nn.Conv2d(1, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.squeeze(self.pool(self.conv(x))))
+
+
+@pytest.mark.parametrize("n, batch_size", [(9, 1), (9, 8), (9, 4), (1, None), (65, None)])
+def test_a_network_that_squeezes_loses_no_layer(n: int, batch_size: int | None) -> None:
+    model, shown = Squeezes(), stimuli(n)
+    got = extract_patterns(model, shown, "all", device=Compute(batch_size=batch_size))
+    assert list(got) == ["pool", "squeeze", "fc", "conv"]
+    with torch.no_grad():
+        right = model(torch.cat([shown.images(), shown.images()]))[:n]
+    np.testing.assert_allclose(got["fc"].measurements, right.numpy(), atol=1e-6)
+    cached = NetworkTeacher(model, "fc", cache=shown)
+    features = cached.features(Batch(shown.images(), list(shown.ids)))
+    torch.testing.assert_close(features["fc"], right)
+
+
+def test_a_module_that_runs_twice_is_said() -> None:
+    with pytest.warns(UserWarning, match=r"1 layers run several times .* is read: 1\.used \(2 times"):
+        extract_patterns(nn.Sequential(nn.Flatten(), Repeats()), stimuli(), "all")
+
+
+class Repeats(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(self.used(x))
+
+
+def wrappers() -> dict[str, Any]:
+    fabric = Fabric(accelerator="cpu", devices=1)
+    return {
+        "compile": lambda net: torch.compile(net, backend="eager"),
+        "DataParallel": nn.DataParallel,
+        "Fabric": fabric.setup_module,
+        "both": lambda net: fabric.setup_module(torch.compile(net, backend="eager")),
+    }
+
+
+@pytest.mark.parametrize("wrapper", ["compile", "DataParallel", "Fabric", "both"])
+def test_wrapped_networks_have_the_plain_names_and_numbers(wrapper: str) -> None:
+    torch.manual_seed(0)
+    plain, shown = small_cnn(10, 1), stimuli()
+    wrapped = wrappers()[wrapper](plain)
+    assert layer_names(wrapped) == layer_names(plain)
+    assert resolve_layers(wrapped, "top") == resolve_layers(plain, "top")
+    one, two = (extract_patterns(net, shown, ["conv2", "fc2"]) for net in (plain, wrapped))
+    for layer in one:
+        np.testing.assert_array_equal(one[layer].measurements, two[layer].measurements)
+    assert NetworkTeacher(wrapped, "conv2").describe()["sha256"] == NetworkTeacher(plain).describe()["sha256"]
+    _, kept = read_layers(wrapped, shown.images(), ["conv2", ""])  # as a student
+    np.testing.assert_allclose(kept["conv2"].detach().flatten(1), one["conv2"].measurements, atol=1e-6)
+
+
+def test_torchscript_is_refused_by_its_name() -> None:
+    script = torch.jit.trace(small_cnn(10, 1), torch.rand(2, 1, 8, 8))
+    with pytest.raises(NeurordlError, match="TorchScript cannot be read; pass the module"):
+        extract_patterns(script, stimuli(), "fc2")
+
+
+@pytest.mark.parametrize("error", [AssertionError, ValueError, RuntimeError])
+def test_networks_that_check_the_size_of_images_themselves(error: type[Exception]) -> None:
+    class Checks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise error("Input height (8) doesn't match model (224).")
+
+    with pytest.raises(NeurordlError, match=r"1 x 8 x 8 .*doesn't match model \(224\).*size="):
+        extract_patterns(Checks(), stimuli(), "")
 
 
 def test_convolution_with_as_many_maps_as_stimuli_is_not_ambiguous() -> None:

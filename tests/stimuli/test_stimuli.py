@@ -128,6 +128,18 @@ def test_images_are_turned_as_viewers_show_them(suffix: str, orientation: int, t
     assert all(Path(warning.filename) == Path(__file__) for warning in caught)
 
 
+def test_images_that_are_squashed_are_said(tmp_path: Path) -> None:
+    for name, size in (("a", (100, 100)), ("b", (200, 100)), ("c", (101, 101)), ("d", (90, 120))):
+        Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / f"{name}.png")
+    with pytest.warns(UserWarning, match=r"2 of 4 images have other proportions .*: b\.png, d\.png;"):
+        StimulusSet.from_folder(tmp_path, size=32)
+    for name in "acd":
+        (tmp_path / f"{name}.png").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert StimulusSet.from_folder(tmp_path, size=(67, 33)).pixels.shape[2:] == (67, 33)
+
+
 def test_all_of_a_folder_is_read_or_named(tmp_path: Path) -> None:
     names = ["s1.png", "s2.GIF", "s3.jfif", "s4.ppm", "s5.pgm", "s6.webp", "s7.bmp", "s8.jpe", "s9.tiff"]
     kinds = ["PNG", "GIF", "JPEG", "PPM", "PPM", "WEBP", "BMP", "JPEG", "TIFF"]

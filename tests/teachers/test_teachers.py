@@ -722,7 +722,7 @@ def test_cache_runs_once_and_is_looked_up_by_id() -> None:
     shuffled = shown().subset(np.random.default_rng(0).permutation(shown().ids).tolist())
     live, cached = NetworkTeacher(model, "conv2"), NetworkTeacher(model, "conv2", cache=shuffled)
     calls: list[int] = []
-    cached._model.register_forward_pre_hook(lambda *_: calls.append(1))
+    cached._model.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
     place = {name: row for row, name in enumerate(IDS)}
     for _ in range(3):
         ids = list(RNG.permutation(IDS)[:7])
@@ -731,7 +731,7 @@ def test_cache_runs_once_and_is_looked_up_by_id() -> None:
         got = cached.features(Batch(torch.zeros_like(images), ids))  # the images are not looked at
         for name in ("conv2", ""):
             torch.testing.assert_close(got[name], want[name])
-    assert len(calls) == 1
+    assert calls == [2, len(IDS)]  # a probe for the axes of the stimuli, and all
     with pytest.raises(NeurordlError, match="'zzz'"):
         cached["conv2"].match(["s1", "s2", "zzz"])
     with pytest.raises(NeurordlError, match="but the images have none"):
@@ -782,18 +782,19 @@ def test_network_whose_output_nobody_asks_for_may_put_out_anything() -> None:
         assert list(features) == ["body"]
 
 
-def test_network_whose_output_is_ambiguous_may_be_read_elsewhere() -> None:
+def test_network_whose_output_has_no_row_for_a_stimulus_may_be_read_elsewhere() -> None:
     class Tokens(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.body = nn.Linear(64, 5)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.body(x.flatten(1))[:, None].expand(-1, 12, -1)  # 12 stimuli, 12 tokens
+            rows = self.body(x.flatten(1))
+            return rows @ rows.T  # 12 x 12 for 12 stimuli
 
     teacher = NetworkTeacher(Tokens(), "body")
     assert list(teacher.features(Batch(shown().images()))) == ["body"]
-    with pytest.raises(NeurordlError, match="as many tokens as stimuli"):
+    with pytest.raises(NeurordlError, match=r"shape \(12, 12\) for 12 stimuli and \(2, 2\) for 2"):
         NetworkTeacher(Tokens()).features(Batch(shown().images()))
 
 

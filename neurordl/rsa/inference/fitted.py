@@ -731,7 +731,7 @@ def evaluate_fitted(
 
     The scores estimate the mean similarity, over the population that ``generalizes_to`` names, of a model
     fitted to as much data as all folds but one contain. They are means over 100 random splits (see `Folds`),
-    so that less than 5 % of their variance is that of the splits. In a split they equal those of rsatoolbox's
+    which add at most about 5 % to their variance in simulations. In a split they equal those of rsatoolbox's
     ``crossval``; stimuli are matched by id. A fold in which all weights are 0, or in which the prediction is
     constant, scores 0.
 
