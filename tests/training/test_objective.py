@@ -358,8 +358,11 @@ def test_labels_only_reads_no_layer() -> None:
     [
         (lambda o, m: Objective([], task=None), "needs a task, or at least one"),
         (lambda o, m: Objective(task="accuracy"), "task='accuracy'"),  # type: ignore[arg-type]
-        (lambda o, m: o(m), "pass labelled="),
-        (lambda o, m: o(m, None, STIMULI), r"pass labelled=\(images, labels\), or set task=None"),
+        (lambda o, m: o(m), "labelled= is missing"),
+        (
+            lambda o, m: o(m, None, STIMULI),
+            r"labelled= is missing: pass labelled images, or stimuli= and an objective with task=None",
+        ),
         (
             lambda o, m: o(m, LABELLED[0], STIMULI),
             r"labelled: expected \(images, labels\) or \(images, labels, ids\), got Tensor",
