@@ -386,10 +386,12 @@ def sha256_array(array: np.ndarray[Any, Any] | torch.Tensor) -> str:
     return digest.hexdigest()
 
 
-def sha256_state(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of the names and values of a network's ``state_dict()``, in hexadecimal."""
-    lines = "".join(f"{name} {sha256_array(tensor)}\n" for name, tensor in state.items())
-    return hashlib.sha256(lines.encode()).hexdigest()
+def sha256_state(state: Mapping[str, torch.Tensor]) -> str | None:
+    """SHA-256 of a network's ``state_dict()``, in hexadecimal; None of a quantized network."""
+    with suppress(AttributeError, TypeError, RuntimeError):
+        lines = "".join(f"{name} {sha256_array(tensor)}\n" for name, tensor in state.items())
+        return hashlib.sha256(lines.encode()).hexdigest()
+    return None
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -209,7 +208,7 @@ def evaluate(
         "sha256": {
             "rdms": sha256_array(np.asarray(rdms.dissimilarities)),
             "stimuli": stimuli.sha256 if stimuli else None,
-            "weights": weights_sha256(network),
+            "weights": sha256_state(network.state_dict()) if network is not None else None,
         },
     }
     frame = pd.concat({name: result.frame(names) for name, result in results.items()}, names=["roi"])
@@ -386,14 +385,6 @@ def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
             group = []
         group.append(name)
     yield group
-
-
-def weights_sha256(network: nn.Module | None) -> str | None:
-    """Checksum of a network's weights; None without a network, or where it has none, as a quantized one."""
-    if network is not None and all(isinstance(value, Tensor) for value in network.state_dict().values()):
-        with suppress(TypeError, RuntimeError):  # numpy has no numbers of this type
-            return sha256_state(network.state_dict())
-    return None
 
 
 def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str]) -> dict[str, Floats]:

@@ -580,10 +580,10 @@ def test_the_record_has_a_checksum_of_the_weights() -> None:
     with torch.no_grad():
         changed[3].bias[0] += 1e-6
     assert recorded(changed, stimuli=images()) != first
-    assert module.weights_sha256(network().to(torch.bfloat16)) not in (None, first)
+    assert sha256_state(network().to(torch.bfloat16).state_dict()) not in (None, first)
     odd = network()
     odd.register_buffer("eight", torch.zeros(3).to(torch.float8_e4m3fn))
-    assert module.weights_sha256(odd) is None
+    assert sha256_state(odd.state_dict()) is None
 
 
 def layers_with_different_pairs() -> tuple[RDMs, RDMs]:

@@ -820,3 +820,16 @@ def test_a_dataset_of_one_subject_teaches_as_it_is() -> None:
     assert PatternTeacher(Dataset(values, obs_descriptors={"stimulus": list("abcd")})).subjects == (
         "unnamed",
     )
+
+
+@pytest.mark.skipif("none" in torch.backends.quantized.engine, reason="torch has no engine for int8 here")
+def test_a_quantized_network_teaches() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's advice on its newer package
+        quantized = torch.ao.quantization.quantize_dynamic(network, {nn.Linear}, dtype=torch.qint8)
+    teacher = NetworkTeacher(quantized, "1")
+    assert teacher.describe()["sha256"] is None
+    target = teacher["1"].target(batch_of(IDS), teacher.features(batch_of(IDS)))
+    assert target.rdms.isfinite().all()
