@@ -1,6 +1,6 @@
 """A network teaches another one: by the geometry of its layers, and by its soft targets.
 
-A larger network learns to recognize digits from 400 labels. It then teaches a small student that has 50
+A larger network learns to recognize digits from 400 labels. It then teaches a small student that has 20
 labels: two of its layers teach two layers of the student by their RDMs, and its outputs teach by soft
 targets (knowledge distillation). The teacher runs once per batch, however many of its layers are used. The
 script prints the accuracy of a student without a teacher and of the student with the teacher.
@@ -14,7 +14,7 @@ quiet = nrl.Execution(progress=False)
 digits = nrl.datasets.load_digits()
 train, test = digits.split(held_out=0.5, seed=0, stratify="label")
 train = train.subset(train.ids[:400])
-labelled = train.subset(train.ids[:50])
+labelled = train.subset(train.ids[:20])
 
 torch.manual_seed(1)
 network = nrl.students.small_cnn(in_channels=1, batchnorm=True)

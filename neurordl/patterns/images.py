@@ -208,9 +208,8 @@ def _on_grid(
     if not exact or outside.any() or lost.any():
         text = "it is read without resampling" if exact else f"it is resampled ({interpolation})"
         text += f"; {outside.sum()} of {len(outside)} voxels lie outside of it" if outside.any() else ""
-        text += f"; {lost.sum()} of its {len(lost)} voxels above 0 lie outside of the images" * bool(
-            lost.any()
-        )
+        if lost.any():
+            text += f"; {lost.sum()} of its {len(lost)} voxels above 0 lie outside of the images"
         warnings.warn(f"{grids}: {text}", stacklevel=4)
     if exact or interpolation == "nearest":
         values = data[tuple(voxels.astype(int))]

@@ -266,6 +266,8 @@ def read_layers(
         features[name] = reduce(tensor)  # an error here is no reason to leave the layer out
 
     output = _run_with_hooks(model, images, wanted, keep)
+    for module in unseen.values():  # a network that takes no other number of images is not tried at each step
+        _LAYERS.setdefault(module, _Seen(0))
     for name, error in failures.items():
         # A teacher always reads its network's output, which may be of any form if no loss needs it.
         if name not in features and not missing:

@@ -284,10 +284,11 @@ def _fitted_subjects(brain: RDMs, run: RunLike | None, chosen: PairChoice, *, by
     known = {str(subject) for subject in run.fitted_subjects}
     # An RDM without a subject, such as a group mean, may be of anyone.
     other = "unknown" if "unnamed" in known else "no"
-    vectors = reindex(brain, sorted(stimulus_ids(brain), key=natural_key))
-    vectors[~np.isfinite(vectors)] = np.nan
-    # the same RDM under another name is fitted all the same
-    again = [sha256_array(vector) in run.fitted_rdms for vector in vectors]
+    again = [False] * len(names)
+    if run.fitted_rdms:  # the same RDM under another name is fitted all the same
+        vectors = reindex(brain, sorted(stimulus_ids(brain), key=natural_key))
+        vectors[~np.isfinite(vectors)] = np.nan
+        again = [sha256_array(vector) in run.fitted_rdms for vector in vectors]
     fitted = ["yes" if name in known or same else other for name, same in zip(names, again, strict=True)]
     if "subject" not in brain.rdm_descriptors and (run.fitted_ids or known):
         fitted = ["unknown"] * len(names)

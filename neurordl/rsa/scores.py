@@ -287,7 +287,10 @@ class Evaluation:
         The choices made, the checksums of the inputs and the seeds, as saved.
     differences
         Table with a row for each pair of layers of a ROI: the difference of their means, its 95 % interval,
-        and two-sided p, also corrected over the pairs of layers of the ROI (``p_fdr`` and ``p_holm``).
+        and two-sided p, also corrected over the pairs of layers of the ROI (``p_fdr`` and ``p_holm``). Two
+        layers are compared on the ``n_pairs`` pairs of stimuli that both have. Layers that lack different
+        pairs are scored anew, each such group of layers with each other one: with 1,000 resamples of 92
+        stimuli and 8 subjects, this takes about .1 s for each two groups.
     inferences
         For each ROI, the scores, the scores of all resamples, and variances.
     models

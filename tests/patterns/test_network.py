@@ -462,3 +462,22 @@ def test_errors_of_a_network_are_quoted() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):  # nothing is wrong with the images
         extract_patterns(Full(), stimuli())
+
+
+def test_a_network_of_a_fixed_batch_is_run_once_for_each_batch() -> None:
+    """It cannot be probed by another number of images, and is not tried again."""
+
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.passes = nn.Conv2d(1, 4, 3), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.passes += 1
+            return self.conv(x).view(6, 196)
+
+    network = Fixed()
+    for _ in range(3):
+        _, features = read_layers(network, torch.rand(6, 1, 9, 9), ["conv"])
+        assert features["conv"].shape == (6, 4, 7, 7)
+    assert network.passes == 4  # the probe, and three batches
