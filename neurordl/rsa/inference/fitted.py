@@ -578,7 +578,15 @@ def infer_fitted(
     evaluations, ceilings, variances = scores[None], bounds, None
     if isinstance(resampling, Jackknife):
         resampling.check_folds(n, stimuli, folds.subjects, folds.stimuli)
-        variances = resampling.covariance_of(_without_each(models, data, comparison, parts, resampling))
+        times, counts = resampling.left_out(n, stimuli)
+        pairs = resampling.pairs(stimuli, folds.stimuli)
+        without = np.ones((len(pairs), stimuli), dtype=np.int64)
+        np.put_along_axis(without, pairs, 0, axis=1)
+        without_each, without_pairs = (
+            _scores_without(models, data, comparison, parts, *left)
+            for left in ((times, counts), (times[:1], without))
+        )
+        variances = resampling.covariance_of(without_each, pairs, without_pairs[:, 0])
     elif resampling.resamples:
         resampling.check(comparison)
         drawn = _bootstrapped(models, data, comparison, resampling, folds, draws=draws, names=names)
@@ -609,17 +617,17 @@ def infer_fitted(
     )
 
 
-def _without_each(
+def _scores_without(
     models: Sequence[Model],
     data: Floats,
     comparison: Comparison,
     folds: Sequence[Fold],
-    jackknife: Jackknife,
+    times: Ints,
+    counts: Ints,
 ) -> Floats:
-    """Scores over these folds, without each stimulus and subject: (1 + stimuli, 1 + subjects, models)."""
-    times, counts = jackknife.left_out(len(data), n_stimuli(data.shape[1]))
+    """Scores over these folds where subjects and stimuli count so often: (counts, times, models)."""
     total, number = np.zeros((2, len(counts), len(times), len(models)))
-    step = max(1, _TOGETHER // len(counts))
+    step = max(1, _TOGETHER // max(len(counts), 1))
     for start in range(0, len(folds), step):
         parts = folds[start : start + step]
         whole = (np.broadcast_to(np.int64(1), (len(parts), x.shape[1])) for x in (times, counts))
@@ -631,7 +639,9 @@ def _without_each(
             for side in _sides(parts, *whole)[:2]
         )
         for k, model in enumerate(models):
-            scores = score_folds(model, data, comparison, train, test)[0].reshape(-1, *total.shape[:2])
+            scores = score_folds(model, data, comparison, train, test)[0].reshape(
+                len(parts), *total.shape[:2]
+            )
             total[..., k] += np.where(np.isfinite(scores), scores, 0).sum(axis=0)
             number[..., k] += np.isfinite(scores).sum(axis=0)
     return np.asarray(np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0))

@@ -26,6 +26,8 @@ from neurordl.validate import check_choice, check_count
 
 _SPARE = 100  # resamples beyond one per stimulus: the variance that pairs add is then known to 14 %
 _ATTEMPTS = 1000  # draws of a resample until it holds enough distinct subjects and stimuli
+_COUPLES = 100  # pairs of stimuli that a jackknife leaves out together
+_FOUR_STIMULI = 0.4  # 1 / (1 + second / first) of variance that belongs to four stimuli together
 _ENOUGH = 100  # resamples: a standard error is then known to 7 %
 
 
@@ -729,13 +731,21 @@ class Jackknife(Resampling):
     It is what `evaluate_fitted` takes by default. A resample with copies has fewer distinct stimuli, to which
     models are fitted worse: with 12 stimuli a bootstrap has a variance several times too large.
 
-    For "both", the variance is the sum of that of subjects and that of stimuli, less that of their
-    interaction, which both contain, and at least as large as either::
+    A jackknife counts variance that belongs to k stimuli together k times, and a fitted score has such
+    variance: it multiplies pairs of stimuli that it was fitted to with pairs that it was scored on. So the
+    variance of stimuli is divided by 1 + second / first, but by 2.5 at most, its value for four stimuli
+    together. That of two stimuli together is then counted 1.33 times, of four 1.6 times (Efron & Stein 1981,
+    Ann. Stat. 9:586). For "both", the variance is the sum of that of subjects and that of stimuli, less that
+    of their interaction, which both contain, and at least as large as either::
 
         subjects      (n - 1) / n Σ (score without a subject - mean of these)²
-        stimuli       (m - 1) / m Σ (score without a stimulus - mean of these)²
+        first         (m - 1) / m Σ (score without a stimulus - mean of these)²
+        second        Σ (score - without a stimulus - without another + without both)², over pairs of stimuli
         interaction   (n - 1) (m - 1) / (n m) Σ (score - without the subject - without the stimulus
                       + without both, less the means of its rows and columns)²
+
+    The interaction is divided as the stimuli are. ``second`` is estimated from 100 random pairs of stimuli;
+    where a fold has fewer than five stimuli, nothing is divided, and intervals are too wide.
 
     Parameters
     ----------
@@ -792,27 +802,52 @@ class Jackknife(Resampling):
             np.fill_diagonal(counts[1:], 0)
         return subjects, stimuli
 
-    def covariance_of(self, scores: Floats) -> Floats:
+    def pairs(self, n_stimuli: int, k_stimuli: int) -> Ints:
+        """Pairs of stimuli that are left out together, (pairs, 2): all, or 100 random pairs.
+
+        None without resampled stimuli, or if a fold would have fewer than three.
+        """
+        if "stimuli" not in self.factors or n_stimuli // k_stimuli < 5:
+            return np.empty((0, 2), dtype=np.int64)
+        pairs = np.stack(np.triu_indices(n_stimuli, 1), axis=1)
+        size = min(_COUPLES, len(pairs))
+        return np.asarray(pairs[np.random.default_rng(0).choice(len(pairs), size, replace=False)])
+
+    def covariance_of(self, scores: Floats, pairs: Ints, without_pairs: Floats) -> Floats:
         """Covariance of models, followed by ceilings (NaN), for each part of the variance.
+
+        The parts are those of the factors, their interaction for "both", and with stimuli that of `pairs`.
 
         Parameters
         ----------
         scores
             (1 + stimuli, 1 + subjects, models): without each of them, and all at first.
+        pairs, without_pairs
+            Pairs of stimuli, as of `pairs`, and scores without them, (pairs, models).
         """
         whole, by_subject, by_stimulus = scores[0, 0], scores[0, 1:], scores[1:, 0]
         parts = {"subjects": by_subject, "stimuli": by_stimulus}
         covariance = [_jackknifed(parts[factor][None]) for factor in self.factors]
         if len(covariance) > 1:
             covariance.append(_jackknifed(whole - by_subject - by_stimulus[:, None] + scores[1:, 1:]))
-        stack = np.pad(np.stack(covariance), ((0, 0), (0, 2), (0, 2)), constant_values=np.nan)
-        return stack if len(stack) > 1 else stack[0]
+        if "stimuli" in self.factors:
+            second = whole - by_stimulus[pairs].sum(axis=1) + without_pairs
+            n = len(by_stimulus)
+            covariance.append(n * (n - 1) / 2 * second.T @ second / max(len(pairs), 1))
+        return np.pad(np.stack(covariance), ((0, 0), (0, 2), (0, 2)), constant_values=np.nan)
 
     def correct(self, parts: Floats, sizes: Sequence[int]) -> Floats:
         """The variance of a factor, or of both without that of their interaction."""
-        if len(parts) == 1:
+        if "stimuli" not in self.factors:
             return np.asarray(parts[0])
-        subjects, stimuli, interaction = parts
+        *others, second = parts
+        first = others[len(self.factors) - 1]
+        share = np.divide(first, first + second, out=np.ones_like(first), where=first + second > 0)
+        share = np.maximum(share, _FOUR_STIMULI)
+        if len(others) == 1:
+            return np.asarray(share * first)
+        subjects, stimuli, interaction = others
+        stimuli, interaction = share * stimuli, share * interaction
         return np.asarray(np.maximum(subjects + stimuli - interaction, np.maximum(subjects, stimuli)))
 
 
