@@ -20,7 +20,7 @@ from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import missing_groups, n_stimuli
 from neurordl.measures.kernels.similarities import InnerProducts, bounds, pooling_weights
-from neurordl.rdms.selection import rdms_by_roi, reindex, stimulus_ids, subject_names
+from neurordl.rdms.selection import rdms_by_roi, reindex, stimulus_ids, stimulus_properties, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
 from neurordl.rsa.compare import shared_stimuli, similarity
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference
@@ -586,10 +586,10 @@ def infer_fitted(
     evaluations, ceilings, variances = scores[None], bounds, None
     if isinstance(resampling, Jackknife):
         resampling.check_folds(n, stimuli, folds.subjects, folds.stimuli)
-        times, counts = resampling.left_out(n, stimuli)
-        pairs = resampling.pairs(stimuli, folds.stimuli)
-        without = np.ones((len(pairs), stimuli), dtype=np.int64)
-        np.put_along_axis(without, pairs, 0, axis=1)
+        units = resampling.units(names[1] if names else [str(k) for k in range(stimuli)])[1]
+        times, counts = resampling.left_out(n, units)
+        pairs = resampling.pairs(units, folds.stimuli)
+        without = (pairs[:, :, None] != units).all(axis=1).astype(np.int64)
         without_each, without_pairs = (
             _scores_without(models, data, comparison, parts, *left)
             for left in ((times, counts), (times[:1], without))
@@ -803,6 +803,7 @@ def evaluate_fitted(
         raise NeurordlError(f"model {fitted[0]!r} is fitted, and nothing is held out: take Folds(stimuli=2)")
     match = match_ids(shared_stimuli(models), stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
     ids = tuple(sorted(match.matched, key=natural_key))
+    resampling = resampling.for_stimuli(ids, stimulus_properties(rdms, ids))
     stack = [Model(str(name), reindex(group, ids), combine) for name, group in models.items()]
     frames, notes = [], [resampling.note]
     for place, brain in rdms_by_roi(rdms, roi, subjects).items():

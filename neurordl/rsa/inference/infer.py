@@ -154,7 +154,9 @@ def infer(
     a, b = (np.asarray(rdms, dtype=np.float64) for rdms in (models, data))
     study = Study(a, b, comparison, device=device)
     if draws is None:
-        draws = resampling.draw(*([str(k) for k in range(n)] for n in (len(study.data), study.n_stimuli)))
+        subjects, stimuli = ([str(k) for k in range(n)] for n in (len(study.data), study.n_stimuli))
+        resampling = resampling.for_stimuli(stimuli, {})
+        draws = resampling.draw(subjects, stimuli)
     return infer_study(study, resampling, draws)
 
 

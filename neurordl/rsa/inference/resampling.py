@@ -6,13 +6,15 @@ its copies, and its ceilings are means over the subjects in it, copies pooled bu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 
 from neurordl.arrays import Bools, Floats, Ints
@@ -22,7 +24,7 @@ from neurordl.measures.condensed import n_stimuli, square
 from neurordl.measures.kernels.similarities import Drawn, Resampled
 from neurordl.rsa.ceilings import ceiling, drawn_ceiling
 from neurordl.rsa.compare import check_stacks, similarity
-from neurordl.validate import check_choice, check_count
+from neurordl.validate import check_choice, check_count, listed
 
 _SPARE = 100  # resamples beyond one per stimulus: the variance that pairs add is then known to 14 %
 _ATTEMPTS = 1000  # draws of a resample until it holds enough distinct subjects and stimuli
@@ -171,11 +173,10 @@ class Study:
                 ceilings[k, b] = drawn_ceiling(sample, drawn, comparison)
         return Resampled(scores, ceilings)
 
-    def without_each_stimulus(self) -> Floats:
-        """Similarities with each stimulus left out: (stimuli, models, subjects)."""
-        n = self.n_stimuli
-        without = 1 - np.eye(n, dtype=np.int64)
-        return self.resample(without, np.ones((0, n, len(self.data)), dtype=np.int64)).scores
+    def without_each(self, groups: Ints) -> Floats:
+        """Similarities without the stimuli of each group, by its number: (groups, models, subjects)."""
+        without = (np.arange(groups.max() + 1)[:, None] != groups).astype(np.int64)
+        return self.resample(without, np.ones((0, len(without), len(self.data)), dtype=np.int64)).scores
 
 
 def expanded(vectors: Floats, counts: Ints) -> Floats:
@@ -302,7 +303,14 @@ class ComponentVariance(Variance):
 
     This is the variance of crossed and of dyadic clusters (Cameron, Gelbach & Miller 2011, J. Bus. Econ.
     Stat. 29:238; Aronow, Samii & Assenova 2015, Polit. Anal. 23:564), its parts bounded below by 0.
+
+    Parameters
+    ----------
+    groups
+        (stimuli,) number of each stimulus's group, if groups are drawn: they stand for stimuli everywhere.
     """
+
+    groups: Ints | None = None
 
     name = "components"
     title = "variances by components"
@@ -333,20 +341,24 @@ class ComponentVariance(Variance):
         """
         scores, counts, over_subjects = study.scores, draws.stimuli, draws.subjects is not None
         assert counts is not None
+        groups, units = np.arange(counts.shape[1]), "stimuli"
+        if self.groups is not None:
+            groups, units = self.groups, "groups of stimuli"
+        counts = counts[:, np.unique(groups, return_index=True)[1]]
         n, n_models = counts.shape[1], len(scores)
         if n < 4:
-            raise NeurordlError(f"variance='components' needs 4 stimuli or more, not {n}")
+            raise NeurordlError(f"variance='components' needs 4 {units} or more, not {n}")
         by_model = np.full((3, n_models, n_models), np.nan)
         known = np.isfinite(scores).any(axis=0)
         if known.any():
-            resampled, without = (x[:, :, known] for x in (by_subject, study.without_each_stimulus()))
+            resampled, without = (x[:, :, known] for x in (by_subject, study.without_each(groups)))
             scores = scores[:, known]
             alive = np.isfinite(scores).all(axis=1) & np.isfinite(without).all(axis=(0, 2))
             alive &= np.isfinite(resampled).any(axis=(0, 2))
             whole = np.isfinite(resampled[:, alive]).all(axis=(1, 2))
             if (spare := int(whole.sum()) - n) < _SPARE:
                 raise NeurordlError(
-                    f"variance='components' needs {n + _SPARE} or more defined resamples of {n} stimuli, but "
+                    f"variance='components' needs {n + _SPARE} or more defined resamples of {n} {units}, but "
                     f"there are {n + spare}; give Bootstrap a larger n"
                 )
             kept = resampled[whole][:, alive]
@@ -430,6 +442,8 @@ class Resampling:
         Seed of the draws.
     variance
         Estimator of the variances where stimuli are resampled: see `Bootstrap`.
+    groups
+        Group of each stimulus, if groups are resampled: see `Bootstrap`.
     name
         Name of the scheme in records.
 
@@ -451,6 +465,7 @@ class Resampling:
     n: int = 1000
     seed: int = 0
     variance: str = "bootstrap"
+    groups: Mapping[str, object] | str | None = None
     resamples = True
 
     @property
@@ -461,7 +476,8 @@ class Resampling:
     @property
     def generalizes_to(self) -> str:
         """What the means generalize to, for tables."""
-        return " and ".join(self.factors)
+        text = " and ".join(self.factors)
+        return text if self.groups is None else text.replace("stimuli", "groups of stimuli")
 
     @property
     def estimand(self) -> str:
@@ -488,6 +504,84 @@ class Resampling:
         if not self.resamples or self.n >= _ENOUGH:
             return ""
         return f"there are only {self.n} resamples: intervals and p depend on their seed; take n=1000"
+
+    def _check_groups(self) -> None:
+        """Refuse groups of what is not resampled, or that are neither a mapping nor a name."""
+        if self.groups is None:
+            return
+        if not (isinstance(self.groups, Mapping | str) and self.groups):
+            got = type(self.groups).__name__
+            raise NeurordlError(f"groups= takes a mapping from stimulus to group, or a name, not {got}")
+        if "stimuli" not in self.factors:
+            raise NeurordlError("groups= are of stimuli, and none are resampled: take 'stimuli' or 'both'")
+
+    @property
+    def _grouping(self) -> str:
+        if self.groups is None:
+            return ""
+        text = f"{self.groups!r}" if isinstance(self.groups, str) else f"<{len(self._grouped()[0])} groups>"
+        return f", groups={text}"
+
+    def _grouped(self) -> tuple[list[str], Ints]:
+        """Groups, in the order of their first stimulus, and the number of the group of each stimulus."""
+        assert isinstance(self.groups, Mapping)
+        numbers, names = pd.factorize(np.array([str(group) for group in self.groups.values()], dtype=object))
+        return list(names), numbers
+
+    def for_stimuli(self, stimuli: Sequence[str], known: Mapping[str, Sequence[object]]) -> Self:
+        """The scheme with the groups of these stimuli only, in their order.
+
+        Parameters
+        ----------
+        stimuli
+            Their ids.
+        known
+            What may group them: names of properties, such as "category", and a value for each stimulus.
+
+        Warns
+        -----
+        UserWarning
+            Stimuli are resampled one by one, although groups of them are known.
+
+        Raises
+        ------
+        NeurordlError
+            A stimulus has no group, or ``groups`` is none of the known names.
+        """
+        if "stimuli" not in self.factors:
+            return self
+        if self.groups is None:
+            for name, values in known.items():
+                if 1 < (n := len(set(map(str, values)))) <= len(stimuli) / 2:
+                    warnings.warn(
+                        f"the {len(stimuli)} stimuli come in {n} groups by {name!r}, but each is resampled, "
+                        f"as if independent; for new groups pass groups={name!r} to {type(self).__name__}",
+                        stacklevel=3,
+                    )
+            return self
+        groups = self.groups
+        if isinstance(groups, str):
+            if groups not in known:
+                raise NeurordlError(
+                    f"groups={groups!r}, but what is known of the stimuli is: {listed(known) or 'nothing'}"
+                )
+            groups = dict(zip(stimuli, known[groups], strict=True))
+        if absent := [stimulus for stimulus in stimuli if stimulus not in groups]:
+            raise NeurordlError(f"groups= has no group for {len(absent)} stimuli: {listed(absent)}")
+        return replace(self, groups={stimulus: groups[stimulus] for stimulus in stimuli})  # type: ignore[type-var]
+
+    def group_names(self, stimuli: Sequence[str]) -> list[str] | None:
+        """Group of each stimulus, for records; None without groups."""
+        if self.groups is None:
+            return None
+        names, numbers = self.units(stimuli)
+        return [names[number] for number in numbers]
+
+    def units(self, stimuli: Sequence[str]) -> tuple[Sequence[str], Ints]:
+        """Units that are drawn, stimuli or groups of them, and the number of the unit of each stimulus."""
+        if self.groups is None:
+            return stimuli, np.arange(len(stimuli))
+        return self.for_stimuli(stimuli, {})._grouped()
 
     def check(self, comparison: Comparison) -> None:
         """Refuse a comparison of complete RDMs where stimuli are resampled."""
@@ -539,8 +633,9 @@ class Resampling:
         counts: dict[str, Ints] = {}
         for factor, names, n_distinct in zip(Draws._fields, (subjects, stimuli), fewest, strict=True):
             if factor in self.factors:
-                self.check_size(factor, len(names), n_distinct)
-                counts[factor] = self._enough(factor, names, n_distinct, rng)
+                units, parts = self.units(names) if factor == "stimuli" else (names, np.arange(len(names)))
+                self.check_size(factor, len(units), n_distinct)
+                counts[factor] = self._enough(factor, units, n_distinct, rng)[:, parts]
         return Draws(**counts)
 
     def _enough(self, factor: str, names: Sequence[str], fewest: int, rng: np.random.Generator) -> Ints:
@@ -588,7 +683,8 @@ class Resampling:
         return covariances(models[:, :, 0, 0], ceilings[:, :, 0])
 
     def sizes(self, n_subjects: int, n_stimuli: int) -> list[int]:
-        """Number of subjects, of stimuli, or of both, as far as the results generalize to them."""
+        """Number of subjects, of stimuli (or their groups), or of both, to which the results generalize."""
+        n_stimuli = len(self._grouped()[0]) if isinstance(self.groups, Mapping) else n_stimuli
         numbers = {"subjects": n_subjects, "stimuli": n_stimuli}
         return [numbers[factor] for factor in self.factors]
 
@@ -675,11 +771,17 @@ class Bootstrap(Resampling):
         Estimator of the variances if stimuli are resampled. "bootstrap" reproduces rsatoolbox; its intervals
         are too wide, because it counts the variance of pairs of stimuli three times. "components" counts it
         once, and gives intervals of the right width.
+    groups
+        Group of each stimulus, such as its category: a mapping from id to group, or the name of a pattern
+        descriptor of the RDMs ("label": the labels of the images). Groups are drawn as a whole, as rsatoolbox
+        does with ``pattern_descriptor``, and results generalize to new groups. Degrees of freedom and
+        corrections are those of the number of groups (in rsatoolbox, of the number of stimuli).
 
     Raises
     ------
     NeurordlError
-        An argument is out of its range, or variances by components are asked for without resampled stimuli.
+        An argument is out of its range; variances by components or groups are asked for without resampled
+        stimuli; or, when it is used, a stimulus has no group.
 
     Examples
     --------
@@ -691,6 +793,7 @@ class Bootstrap(Resampling):
     n: int = 1000
     seed: int = 0
     variance: Literal["bootstrap", "components"] = "bootstrap"
+    groups: Mapping[str, object] | str | None = None
 
     def __post_init__(self) -> None:
         check_choice("resample", self.resample, ("subjects", "stimuli", "both"))
@@ -700,15 +803,29 @@ class Bootstrap(Resampling):
         factors = ("subjects", "stimuli") if self.resample == "both" else (self.resample,)
         object.__setattr__(self, "factors", factors)
         self.variance_method.check(factors)
+        self._check_groups()
+
+    def __repr__(self) -> str:
+        parts = f"{self.resample!r}, n={self.n}, seed={self.seed}, variance={self.variance!r}"
+        return f"Bootstrap({parts}{self._grouping})"
 
     @property
     def name(self) -> str:
         """Name of the scheme in records."""
         return self.resample
 
+    @property
+    def variance_method(self) -> Variance:
+        """How variances are taken where stimuli are resampled."""
+        method = super().variance_method
+        grouped = isinstance(self.groups, Mapping) and isinstance(method, ComponentVariance)
+        return ComponentVariance(self._grouped()[1]) if grouped else method
+
     def check_size(self, factor: str, n: int, fewest: int) -> None:
         """Refuse so few that half of the draws would be repeated: the rest would be too similar."""
         super().check_size(factor, n, fewest)
+        if factor == "stimuli" and self.groups is not None:
+            factor = "groups of stimuli"
         if (chance := _chance_of_distinct(n, fewest)) <= 0.5:
             raise NeurordlError(
                 f"resamples need {fewest} or more distinct {factor} each, which draws of {n} {factor} give "
@@ -751,11 +868,13 @@ class Jackknife(Resampling):
     ----------
     resample
         What is left out, and so what intervals and p-values generalize to: "subjects", "stimuli" or "both".
+    groups
+        Group of each stimulus, as in `Bootstrap`: groups are left out as a whole.
 
     Raises
     ------
     NeurordlError
-        ``resample`` is none of these.
+        ``resample`` is none of these, or groups are given where no stimuli are left out.
 
     Examples
     --------
@@ -764,12 +883,17 @@ class Jackknife(Resampling):
     """
 
     resample: Literal["subjects", "stimuli", "both"] = "both"
+    groups: Mapping[str, object] | str | None = None
     cv_method = "jackknife"
 
     def __post_init__(self) -> None:
         check_choice("resample", self.resample, ("subjects", "stimuli", "both"))
         factors = ("subjects", "stimuli") if self.resample == "both" else (self.resample,)
         object.__setattr__(self, "factors", factors)
+        self._check_groups()
+
+    def __repr__(self) -> str:
+        return f"Jackknife({self.resample!r}{self._grouping})"
 
     def check(self, comparison: Comparison) -> None:
         """Refuse models that are not fitted."""
@@ -792,24 +916,28 @@ class Jackknife(Resampling):
                 "fold(s); take fewer folds, or bootstrap='subjects'"
             )
 
-    def left_out(self, n_subjects: int, n_stimuli: int) -> tuple[Ints, Ints]:
-        """How often each counts: all of them, then without each; (1 + subjects, subjects), and stimuli so."""
-        sizes = {"subjects": n_subjects, "stimuli": n_stimuli}
-        subjects, stimuli = (
-            np.ones((1 + n * (factor in self.factors), n), dtype=np.int64) for factor, n in sizes.items()
-        )
-        for counts in (subjects, stimuli):
-            np.fill_diagonal(counts[1:], 0)
-        return subjects, stimuli
+    def left_out(self, n_subjects: int, stimuli: Ints) -> tuple[Ints, Ints]:
+        """How often each counts: all of them, then without each; (1 + subjects, subjects), and stimuli so.
 
-    def pairs(self, n_stimuli: int, k_stimuli: int) -> Ints:
-        """Pairs of stimuli that are left out together, (pairs, 2): all, or 100 random pairs.
+        ``stimuli`` are the numbers of their units: of the stimuli themselves, or of their groups.
+        """
+        counts = []
+        for factor, units in (("subjects", np.arange(n_subjects)), ("stimuli", stimuli)):
+            n = units.max() + 1 if factor in self.factors else 0
+            counts.append(
+                np.concatenate([np.ones((1, len(units)), dtype=bool), np.arange(n)[:, None] != units])
+            )
+        subjects, without = (rows.astype(np.int64) for rows in counts)
+        return subjects, without
+
+    def pairs(self, stimuli: Ints, k_stimuli: int) -> Ints:
+        """Pairs of units of stimuli that are left out together, (pairs, 2): all, or 100 random pairs.
 
         None without resampled stimuli, or if a fold would have fewer than three.
         """
-        if "stimuli" not in self.factors or n_stimuli // k_stimuli < 5:
+        if "stimuli" not in self.factors or len(stimuli) // k_stimuli < 5:
             return np.empty((0, 2), dtype=np.int64)
-        pairs = np.stack(np.triu_indices(n_stimuli, 1), axis=1)
+        pairs = np.stack(np.triu_indices(stimuli.max() + 1, 1), axis=1)
         size = min(_COUPLES, len(pairs))
         return np.asarray(pairs[np.random.default_rng(0).choice(len(pairs), size, replace=False)])
 

@@ -360,7 +360,7 @@ JACKKNIVES = [
 @pytest.mark.parametrize("method, folds, missing", JACKKNIVES)
 def test_the_jackknife_equals_plain_loops(method, folds, missing, monkeypatch):
     monkeypatch.setattr(resampling, "_COUPLES", 8)
-    pairs = Jackknife("both").pairs(13, folds.stimuli).tolist()
+    pairs = Jackknife("both").pairs(np.arange(13), folds.stimuli).tolist()
     assert len({tuple(pair) for pair in pairs if pair[0] < pair[1]}) == 8
     rdms, data = study(2, n=13)  # with fewer, weights of three RDMs are not unique in a fold
     rdms, data = rdms * 1e3, data[:5]
