@@ -459,7 +459,7 @@ def _variances(factor: Floats, unique: Bools) -> Floats:
     differences = squareform(pdist(factor.T, "sqeuclidean"))
     differences[~unique], differences[:, ~unique] = np.inf, np.inf
     np.fill_diagonal(differences, np.inf)
-    return np.minimum(own, differences.min(axis=0, initial=np.inf))
+    return np.asarray(np.minimum(own, differences.min(axis=0, initial=np.inf)))
 
 
 def _usable(run: Run, rows: pd.DataFrame, fit: Betas, whole: Floats) -> Bools:
