@@ -477,11 +477,11 @@ def _usable(run: Run, rows: pd.DataFrame, fit: Betas, whole: Floats) -> Bools:
     usual = (np.nanmedian if are_trials else np.nanmin)(scaled) if usable.any() else 1.0
     noisy = usable & (scaled > _NOISIEST**2 * usual)
     usable &= ~noisy
-    others = "median" if are_trials else "best condition"
+    reference = "median" if are_trials else "best condition"
     reasons = {
         f"of {{}} less than {_LEAST_SEEN:.0%} of the response lies within the volumes of the run": unseen,
         "{} cannot be separated from other regressors": unlike,
-        f"of {{}} the noise is more than {_NOISIEST:g} times that of the {others}": noisy,
+        f"of {{}} the noise is more than {_NOISIEST:g} times that of the {reference}": noisy,
     }
     names = [f"{name!r}" for name in rows["condition"]]
     if are_trials:
