@@ -455,11 +455,11 @@ def _variances(factor: Floats, unique: Bools) -> Floats:
     """
     from scipy.spatial.distance import pdist, squareform
 
-    own = np.where(unique, (factor**2).sum(axis=0), np.inf)
+    variances = np.where(unique, (factor**2).sum(axis=0), np.inf)
     differences = squareform(pdist(factor.T, "sqeuclidean"))
     differences[~unique], differences[:, ~unique] = np.inf, np.inf
     np.fill_diagonal(differences, np.inf)
-    return np.asarray(np.minimum(own, differences.min(axis=0, initial=np.inf)))
+    return np.asarray(np.minimum(variances, differences.min(axis=0, initial=np.inf)))
 
 
 def _usable(run: Run, rows: pd.DataFrame, fit: Betas, whole: Floats) -> Bools:
