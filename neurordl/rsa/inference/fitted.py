@@ -668,6 +668,8 @@ def _bootstrapped(
     """Evaluations and ceilings in resamples, and their covariance without what splitting adds."""
     if folds.hold_out and folds.splits == 1:
         raise NeurordlError("the variance of splitting takes two splits or more: Folds(splits=2)")
+    if getattr(resampling, "variance", None) == "components":
+        raise NeurordlError("variance='components' is for models that are not fitted; take a Jackknife")
     rng = None if folds.seed is None else np.random.default_rng(resampling.seed)
     if draws is None:
         numbers = ([str(k) for k in range(size)] for size in (len(data), n_stimuli(data.shape[1])))

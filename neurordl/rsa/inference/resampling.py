@@ -26,6 +26,7 @@ from neurordl.rsa.ceilings import ceiling, drawn_ceiling
 from neurordl.rsa.compare import check_stacks, similarity
 from neurordl.validate import check_choice, check_count, listed
 
+_FEWEST_UNITS = 4  # stimuli, or groups of them, of which components of variance can be taken
 _SPARE = 100  # resamples beyond one per stimulus: the variance that pairs add is then known to 14 %
 _ATTEMPTS = 1000  # draws of a resample until it holds enough distinct subjects and stimuli
 _COUPLES = 100  # pairs of stimuli that a jackknife leaves out together
@@ -346,8 +347,8 @@ class ComponentVariance(Variance):
             groups, units = self.groups, "groups of stimuli"
         counts = counts[:, np.unique(groups, return_index=True)[1]]
         n, n_models = counts.shape[1], len(scores)
-        if n < 4:
-            raise NeurordlError(f"variance='components' needs 4 {units} or more, not {n}")
+        if n < _FEWEST_UNITS:
+            raise NeurordlError(f"variance='components' needs {_FEWEST_UNITS} {units} or more, not {n}")
         by_model = np.full((3, n_models, n_models), np.nan)
         known = np.isfinite(scores).any(axis=0)
         if known.any():
@@ -359,7 +360,7 @@ class ComponentVariance(Variance):
             if (spare := int(whole.sum()) - n) < _SPARE:
                 raise NeurordlError(
                     f"variance='components' needs {n + _SPARE} or more defined resamples of {n} {units}, but "
-                    f"there are {n + spare}; give Bootstrap a larger n"
+                    f"there are {n + spare}; give Bootstrap a larger n, or variance='bootstrap'"
                 )
             kept = resampled[whole][:, alive]
             basis = np.linalg.qr(np.column_stack([np.ones(len(kept)), counts[whole, 1:]]))[0]
@@ -464,7 +465,7 @@ class Resampling:
     factors: tuple[str, ...] = ()
     n: int = 1000
     seed: int = 0
-    variance: str = "bootstrap"
+    variance: str | None = "bootstrap"
     groups: Mapping[str, object] | str | None = None
     resamples = True
 
@@ -496,7 +497,7 @@ class Resampling:
     @property
     def variance_method(self) -> Variance:
         """How variances are taken where stimuli are resampled."""
-        return VARIANCES[check_choice("variance", self.variance, list(VARIANCES))]
+        return VARIANCES[check_choice("variance", self.variance or "bootstrap", list(VARIANCES))]
 
     @property
     def note(self) -> str:
@@ -523,12 +524,12 @@ class Resampling:
         return f", groups={text}"
 
     def _grouped(self) -> tuple[list[str], Ints]:
-        """Groups, in the order of their first stimulus, and the number of the group of each stimulus."""
         assert isinstance(self.groups, Mapping)
-        numbers, names = pd.factorize(np.array([str(group) for group in self.groups.values()], dtype=object))
-        return list(names), numbers
+        return _numbered(self.groups)
 
-    def for_stimuli(self, stimuli: Sequence[str], known: Mapping[str, Sequence[object]]) -> Self:
+    def for_stimuli(
+        self, stimuli: Sequence[str], known: Mapping[str, Sequence[object]], n: int | None = None
+    ) -> Self:
         """The scheme with the groups of these stimuli only, in their order.
 
         Parameters
@@ -537,6 +538,8 @@ class Resampling:
             Their ids.
         known
             What may group them: names of properties, such as "category", and a value for each stimulus.
+        n
+            Number of resamples, if they were drawn before.
 
         Warns
         -----
@@ -559,16 +562,19 @@ class Resampling:
                         stacklevel=3,
                     )
             return self
+        return replace(self, groups=self._groups_of(stimuli, known))  # type: ignore[type-var]
+
+    def _groups_of(self, stimuli: Sequence[str], known: Mapping[str, Sequence[object]]) -> dict[str, object]:
         groups = self.groups
         if isinstance(groups, str):
             if groups not in known:
-                raise NeurordlError(
-                    f"groups={groups!r}, but what is known of the stimuli is: {listed(known) or 'nothing'}"
-                )
-            groups = dict(zip(stimuli, known[groups], strict=True))
+                properties = listed(known) or "nothing"
+                raise NeurordlError(f"groups={groups!r}, but what is known of the stimuli is: {properties}")
+            return dict(zip(stimuli, known[groups], strict=True))
+        assert groups is not None
         if absent := [stimulus for stimulus in stimuli if stimulus not in groups]:
             raise NeurordlError(f"groups= has no group for {len(absent)} stimuli: {listed(absent)}")
-        return replace(self, groups={stimulus: groups[stimulus] for stimulus in stimuli})  # type: ignore[type-var]
+        return {stimulus: groups[stimulus] for stimulus in stimuli}
 
     def group_names(self, stimuli: Sequence[str]) -> list[str] | None:
         """Group of each stimulus, for records; None without groups."""
@@ -581,7 +587,7 @@ class Resampling:
         """Units that are drawn, stimuli or groups of them, and the number of the unit of each stimulus."""
         if self.groups is None:
             return stimuli, np.arange(len(stimuli))
-        return self.for_stimuli(stimuli, {})._grouped()
+        return _numbered(self._groups_of(stimuli, {}))
 
     def check(self, comparison: Comparison) -> None:
         """Refuse a comparison of complete RDMs where stimuli are resampled."""
@@ -768,9 +774,11 @@ class Bootstrap(Resampling):
     seed
         Seed of the draws.
     variance
-        Estimator of the variances if stimuli are resampled. "bootstrap" reproduces rsatoolbox; its intervals
-        are too wide, because it counts the variance of pairs of stimuli three times. "components" counts it
-        once, and gives intervals of the right width.
+        Estimator of the variances if stimuli are resampled. "components" counts the variance of pairs of
+        stimuli once (`ComponentVariance`), and takes 100 resamples more than there are stimuli, or groups.
+        "bootstrap" reproduces rsatoolbox; it counts the variance of pairs three times, so that its intervals
+        are too wide for independent stimuli. The default is "components", or, with a warning, "bootstrap" if
+        there are too few resamples or stimuli for it.
     groups
         Group of each stimulus, such as its category: a mapping from id to group, or the name of a pattern
         descriptor of the RDMs ("label": the labels of the images). Groups are drawn as a whole, as rsatoolbox
@@ -792,22 +800,22 @@ class Bootstrap(Resampling):
     resample: Literal["subjects", "stimuli", "both"]
     n: int = 1000
     seed: int = 0
-    variance: Literal["bootstrap", "components"] = "bootstrap"
+    variance: Literal["bootstrap", "components"] | None = None
     groups: Mapping[str, object] | str | None = None
 
     def __post_init__(self) -> None:
         check_choice("resample", self.resample, ("subjects", "stimuli", "both"))
         check_count("n", self.n, least=2)
         check_count("seed", self.seed, least=0)
-        check_choice("variance", self.variance, tuple(VARIANCES))
+        check_choice("variance", self.variance, (*VARIANCES, None))
         factors = ("subjects", "stimuli") if self.resample == "both" else (self.resample,)
         object.__setattr__(self, "factors", factors)
         self.variance_method.check(factors)
         self._check_groups()
 
     def __repr__(self) -> str:
-        parts = f"{self.resample!r}, n={self.n}, seed={self.seed}, variance={self.variance!r}"
-        return f"Bootstrap({parts}{self._grouping})"
+        variance = f", variance={self.variance!r}" if self.variance else ""
+        return f"Bootstrap({self.resample!r}, n={self.n}, seed={self.seed}{variance}{self._grouping})"
 
     @property
     def name(self) -> str:
@@ -817,9 +825,26 @@ class Bootstrap(Resampling):
     @property
     def variance_method(self) -> Variance:
         """How variances are taken where stimuli are resampled."""
-        method = super().variance_method
-        grouped = isinstance(self.groups, Mapping) and isinstance(method, ComponentVariance)
-        return ComponentVariance(self._grouped()[1]) if grouped else method
+        if self.variance != "components":
+            return VARIANCES["bootstrap"]
+        return ComponentVariance(self._grouped()[1] if isinstance(self.groups, Mapping) else None)
+
+    def for_stimuli(
+        self, stimuli: Sequence[str], known: Mapping[str, Sequence[object]], n: int | None = None
+    ) -> Self:
+        """The scheme with the groups of these stimuli, and with the estimator of their variances."""
+        scheme = super().for_stimuli(stimuli, known)
+        if self.variance is not None or "stimuli" not in self.factors:
+            return scheme
+        units, n = len(scheme.units(stimuli)[0]), n or self.n
+        enough = units >= _FEWEST_UNITS and n >= units + _SPARE
+        if not enough:
+            warnings.warn(
+                f"variances are those of the resamples, which are too wide, because {n} resamples of {units} "
+                f"stimuli or groups are too few to separate components: take n={units + _SPARE} or more",
+                stacklevel=3,
+            )
+        return replace(scheme, variance="components" if enough else "bootstrap")
 
     def check_size(self, factor: str, n: int, fewest: int) -> None:
         """Refuse so few that half of the draws would be repeated: the rest would be too similar."""
@@ -977,6 +1002,12 @@ class Jackknife(Resampling):
         subjects, stimuli, interaction = others
         stimuli, interaction = share * stimuli, share * interaction
         return np.asarray(np.maximum(subjects + stimuli - interaction, np.maximum(subjects, stimuli)))
+
+
+def _numbered(groups: Mapping[str, object]) -> tuple[list[str], Ints]:
+    """Groups, in the order of their first stimulus, and the number of the group of each stimulus."""
+    numbers, names = pd.factorize(np.array([str(group) for group in groups.values()], dtype=object))
+    return list(names), numbers
 
 
 def _jackknifed(effects: Floats) -> Floats:
