@@ -191,7 +191,7 @@ def ceiling_p(
     observed, n = np.array(ceiling(vectors, comparison)[0]), n_stimuli(vectors.shape[1])
 
     def permuted(size: int) -> Floats:
-        orders = np.array([[rng.permutation(n) for _ in vectors] for _ in range(size)])
+        orders = rng.permuted(np.broadcast_to(np.arange(n), (size, len(vectors), n)), axis=2)
         return _permuted_ceilings(vectors, orders, comparison)
 
     return float(p_by_permutation(observed, permuted, n_permutations, len(vectors) * n * n))

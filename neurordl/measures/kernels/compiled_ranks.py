@@ -17,7 +17,7 @@ from neurordl.arrays import Bools, Floats
 from neurordl.arrays import Ints as Longs
 
 Ints = npt.NDArray[np.int32]
-Keys = npt.NDArray[np.uint64]
+Keys = Places = npt.NDArray[np.uint64]
 Layout = tuple[int, bool, bool]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -389,7 +389,31 @@ def bounds(
 
 
 @compiled
-def permuted_bounds(squares: Floats, orders: Longs, normalized: bool, out: Floats) -> None:
+def permuted(squares: Floats, orders: Places, out: Floats) -> None:
+    """Condensed RDMs of permuted stimuli; indices are unsigned, so that none is checked for being negative.
+
+    Parameters
+    ----------
+    squares
+        (subjects, stimuli, stimuli) a value for each two stimuli.
+    orders
+        (permutations, subjects, stimuli): the stimulus that takes the place of each.
+    out
+        (permutations, subjects, pairs) filled in.
+    """
+    unit, n = np.uint64(1), np.uint64(squares.shape[1])
+    for subject in range(len(squares)):  # whose matrix stays in the cache
+        for permutation in range(len(orders)):
+            order, to, pair = orders[permutation, subject], out[permutation, subject], np.uint64(0)
+            for i in range(n - unit):
+                row = squares[subject, order[i]]
+                for j in range(i + unit, n):
+                    to[pair] = row[order[j]]
+                    pair += unit
+
+
+@compiled
+def permuted_bounds(squares: Floats, orders: Places, normalized: bool, out: Floats) -> None:
     """Lower bounds of rho-a or rho (normalized) of permuted stimuli.
 
     Parameters
@@ -397,18 +421,12 @@ def permuted_bounds(squares: Floats, orders: Longs, normalized: bool, out: Float
     squares
         (subjects, stimuli, stimuli) centered mean ranks of each subject.
     orders
-        (subjects, stimuli): the stimulus that takes the place of each.
+        (1, subjects, stimuli): the stimulus that takes the place of each.
     out
         (1, 1, subjects) filled in.
     """
-    n_subjects, n = orders.shape
-    means = np.empty((n_subjects, n * (n - 1) // 2))
-    for subject in range(n_subjects):
-        order, pair = orders[subject], 0
-        for i in range(n):
-            for j in range(i + 1, n):
-                means[subject, pair] = squares[subject, order[i], order[j]]
-                pair += 1
-    unused = np.empty((n_subjects, 0), np.int32)
+    means = np.empty((len(squares), squares.shape[1] * (squares.shape[1] - 1) // 2))
+    permuted(squares, orders, means.reshape((1, *means.shape)))
+    unused = np.empty((len(means), 0), np.int32)
     once = np.ones(means.shape[1], np.int32)
-    bounds(once, unused, unused, means, (0, True, normalized), np.ones((1, n_subjects), np.int64), out)
+    bounds(once, unused, unused, means, (0, True, normalized), np.ones((1, len(means)), np.int64), out)
