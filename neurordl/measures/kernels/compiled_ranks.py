@@ -17,7 +17,7 @@ from neurordl.arrays import Bools, Floats
 from neurordl.arrays import Ints as Longs
 
 Ints = npt.NDArray[np.int32]
-Keys = Places = npt.NDArray[np.uint64]
+Keys = npt.NDArray[np.uint64]
 Layout = tuple[int, bool, bool]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -389,7 +389,52 @@ def bounds(
 
 
 @compiled
-def permuted(squares: Floats, orders: Places, out: Floats) -> None:
+def tournament(ranks: Floats, known: Ints, first: int, last: int, out: Longs) -> None:
+    """How each pair stands against all others in the mean of the subjects who have both.
+
+    Parameters
+    ----------
+    ranks, known
+        (subjects, pairs) centered mean ranks of each subject among the subject's pairs, and which these are,
+        1 or 0; ranks of others mean nothing.
+    first, last
+        The pairs to take, the last not included.
+    out
+        (4, pairs, subjects) filled in for these pairs, against the others of each subject: how many are below
+        less how many are above in the mean; how many stand alike in mean and subject less how many stand
+        otherwise; and how many are not tied in the mean, and not tied in the subject.
+    """
+    size = ranks.shape[1]
+    sizes = known.sum(axis=1).astype(np.float64)
+    units = 12 / np.maximum(sizes**3 - sizes, 1)  # an RDM of few pairs has as large a part in the mean
+    rounding = 1e-13 * (units * sizes).sum()
+    total, sign = np.empty(size), np.empty(size, np.int32)
+    for pair in range(first, last):
+        total[:] = 0
+        for subject in range(len(ranks)):
+            if known[subject, pair]:
+                rank, both, row, unit = ranks[subject, pair], known[subject], ranks[subject], units[subject]
+                for other in range(size):
+                    total[other] += both[other] * unit * (rank - row[other])
+        for other in range(size):
+            sign[other] = np.int32(total[other] > rounding) - np.int32(total[other] < -rounding)
+        for subject in range(len(ranks)):
+            standing, alike, decided, untied = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
+            if known[subject, pair]:
+                rank, both, row = ranks[subject, pair], known[subject], ranks[subject]
+                for other in range(size):
+                    mean = both[other] * sign[other]
+                    single = np.int32(rank > row[other]) - np.int32(rank < row[other])
+                    standing += mean
+                    alike += mean * single
+                    decided += mean * mean
+                    untied += both[other] * single * single
+            out[0, pair, subject], out[1, pair, subject] = standing, alike
+            out[2, pair, subject], out[3, pair, subject] = decided, untied
+
+
+@compiled
+def permuted(squares: Floats, orders: Keys, out: Floats) -> None:
     """Condensed RDMs of permuted stimuli; indices are unsigned, so that none is checked for being negative.
 
     Parameters
@@ -413,7 +458,7 @@ def permuted(squares: Floats, orders: Places, out: Floats) -> None:
 
 
 @compiled
-def permuted_bounds(squares: Floats, orders: Places, normalized: bool, out: Floats) -> None:
+def permuted_bounds(squares: Floats, orders: Keys, normalized: bool, out: Floats) -> None:
     """Lower bounds of rho-a or rho (normalized) of permuted stimuli.
 
     Parameters

@@ -32,6 +32,7 @@ from neurordl.measures.condensed import missing_groups, n_stimuli, square, stimu
 _ROUNDING = 1e-13  # of a squared length, relative to the numbers that it is the difference of
 _CONSTANT = 1e-12  # of the mean
 _BYTES, _CACHE = 64 << 20, 2 << 20
+_COUPLES = 10_000_000_000  # comparisons of two pairs in a subject, which take some seconds
 
 
 class Resampled(NamedTuple):
@@ -82,6 +83,10 @@ class Kernel(ABC):
 
     def bounds(self, rdms: Tensor, measured: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
         """Lower and upper noise ceiling of each subject, from RDMs (subjects, pairs) as in `similarity`."""
+        return None
+
+    def fitted_upper(self, rdms: Floats) -> Floats | None:
+        """Upper noise ceiling of each subject where subjects miss different pairs (NaN); None without one."""
         return None
 
     def permuted_bounds(self, rdms: Tensor, orders: Ints) -> Tensor | None:
@@ -564,6 +569,29 @@ class Ranks(Kernel):
         layout = 0, self.products, self.normalized
         compiled_ranks.bounds(once, dense, order, means, layout, everyone, out)
         return torch.as_tensor(out[0, 0]), torch.as_tensor(out[0, 1])
+
+    def fitted_upper(self, rdms: Floats) -> Floats | None:
+        """See `Kernel.fitted_upper`; None of so many pairs that each two of them would take too long."""
+        from neurordl.measures.kernels import compiled_ranks
+
+        if rdms.shape[1] * rdms.size > _COUPLES:
+            return None
+        known, ranks = np.isfinite(rdms), np.zeros(rdms.shape)
+        for row, vector, measured in zip(ranks, rdms, known, strict=True):
+            row[measured] = mean_ranks(vector[None, measured])[0] - (measured.sum() + 1) / 2
+        counts, out = known.astype(np.int32), np.empty((4, *rdms.T.shape), dtype=np.int64)
+        work = partial(compiled_ranks.tournament, ranks, counts)
+        in_threads(lambda part: work(part.start, part.stop, out), rdms.shape[1])
+        standing, alike, decided, untied = out / 2
+        size = known.sum(axis=1)
+        if self.products:
+            products = (standing * ranks.T).sum(axis=0)
+            squares = (standing**2).sum(axis=0) * (ranks**2).sum(axis=1)
+            lengths = np.sqrt(squares) if self.normalized else (size**3 - size) / 12
+        else:
+            products, pairs = alike.sum(axis=0), size * (size - 1) / 2
+            lengths = np.sqrt(decided.sum(axis=0) * untied.sum(axis=0)) if self.normalized else pairs
+        return np.asarray(np.divide(products, lengths, out=np.full(len(rdms), np.nan), where=lengths > 0))
 
     def permuted_bounds(self, rdms: Tensor, orders: Ints) -> Tensor | None:
         """See `Kernel.permuted_bounds`; None for Kendall's tau."""
