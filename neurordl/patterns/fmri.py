@@ -19,7 +19,7 @@ from rsatoolbox.data import Dataset
 
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
-from neurordl.ids import match_ids, natural_key, similar_ids
+from neurordl.ids import match_ids, natural_key, similar_ids, warn_of_names
 from neurordl.patterns.bids import inherited_files, match_tables, parse_name, recording, volume_times
 from neurordl.patterns.images import Image, Mask, Regions, load_image, read_mask, values_in
 from neurordl.patterns.models import ModelName, Run, RunModel, find_model, warn_of_lag
@@ -30,7 +30,6 @@ from neurordl.patterns.tables import (
     read_events,
     read_table,
     table_name,
-    warn_of_names,
 )
 from neurordl.validate import check_choice, check_columns, listed
 
@@ -303,7 +302,7 @@ def read_betas(
     if (unnamed := frame[column].isna().to_numpy()).any():
         count = f"{unnamed.sum()} rows without a {column} ({listed(np.flatnonzero(unnamed) + 1)}, from 1)"
         raise NeurordlError(f"{name} has {count}; fill it in, or leave out their volumes")
-    warn_of_names(frame[column], name)
+    warn_of_names(frame[column], f"{name}, column {column!r}")
     if similar := similar_ids(frame[column].unique()):
         warnings.warn(f"stimuli of {name}: {similar}", stacklevel=2)
     for key, argument in (("run", runs), ("session", session)):

@@ -323,6 +323,10 @@ def _label_names(labels: Labels) -> dict[int, str]:
         problem = f"{wrong.iloc[0]!r} is not a whole number"
         raise NeurordlError(f"labels= needs whole numbers with names ({{1: 'V1'}}): {problem}")
     for label, name in zip(numbers.astype(int), table["name"], strict=True):
+        if not pd.api.types.is_scalar(name):
+            raise NeurordlError(
+                f"labels= needs names of one text each: label {label} has the name {name!r:.40}"
+            )
         # n/a is refused only where the atlas has this label
         if not pd.isna(name) and names.setdefault(label, str(name)) != str(name):
             raise NeurordlError(f"label {label} has two names, {names[label]!r} and {str(name)!r}; give one")

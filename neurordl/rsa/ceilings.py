@@ -66,7 +66,7 @@ def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[flo
     >>> noise_ceiling(RDMs(distances, rdm_descriptors={"subject": ["a", "b"]}), "spearman")
     (1.0, 1.0)
     """
-    comparison, vectors = find_similarity(comparison), check_one_per_subject(rdms).dissimilarities
+    comparison, vectors = find_similarity(comparison), subject_vectors(check_one_per_subject(rdms))
     if note := chance_note(agreement(vectors, comparison, seed=0)):
         warnings.warn(note, stacklevel=2)
     return ceiling(vectors, comparison)

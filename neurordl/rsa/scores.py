@@ -21,7 +21,7 @@ from neurordl.io import make_folder, versions, write_bytes, write_json, write_te
 from neurordl.measures.comparisons import few_pairs
 from neurordl.measures.condensed import missing_groups, unmeasured_stimuli
 from neurordl.rsa.ceilings import agreement, chance_note
-from neurordl.rsa.compare import why_undefined
+from neurordl.rsa.compare import repeated_subjects, why_undefined
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference, corrected, infer_study, mean_interval, p_values
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
 from neurordl.validate import listed
@@ -120,6 +120,8 @@ class RoiScores:
         Columns of a table with a row for each two layers, on the pairs of stimuli that both have.
     agreement
         p of the noise ceiling against chance; None where it was not tested.
+    repeated
+        A note on subjects in the mean with the same RDM; empty if there are none.
     """
 
     study: Study
@@ -129,6 +131,7 @@ class RoiScores:
     p_ceiling: Floats
     differences: Mapping[str, Floats]
     agreement: float | None
+    repeated: str
 
     @property
     def mean_rdm(self) -> Floats:
@@ -172,7 +175,7 @@ class RoiScores:
         several = self.inference.n_subjects > 1
         untested = several and self.inference.resampling.variance_method.why_undefined
         untested = untested or "one subject: no interval, no p" + ("" if several else ", no noise ceiling")
-        usual = chance_note(self.agreement)
+        usual = "; ".join(filter(None, [chance_note(self.agreement), self.repeated]))
         undefined = reasons[np.arange(len(p)), np.isnan(self.study.scores).argmax(axis=1)]
         cases = [n_subjects == 0, np.isnan(p), self.inference.no_width]
         return np.select(cases, [undefined, untested, NO_WIDTH], usual)
@@ -212,7 +215,8 @@ def score_roi(study: Study, subjects: Subjects, resampling: Resampling, stimuli:
             p_ceiling[rows] = p_values(group, center="data").ceiling
     differences = _differences(part, inference, draws, groups)
     chance = agreement(part.data, study.comparison, resampling.seed)
-    return RoiScores(study, subjects, inference, ceilings, p_ceiling, differences, chance)
+    repeated = repeated_subjects(np.array(subjects.names)[pooled], part.data)
+    return RoiScores(study, subjects, inference, ceilings, p_ceiling, differences, chance, repeated)
 
 
 def _differences(
@@ -279,7 +283,7 @@ class Evaluation:
         - ``n_subjects``, ``n_stimuli``: how many of them were scored.
         - ``pairs``: the pairs of stimuli that were scored, as chosen by ``pairs`` of `evaluate`.
         - ``fitted``: whether the run was trained on these stimuli and subjects; "unknown" without a run.
-        - ``reason``: why a value is undefined or doubtful.
+        - ``reason``: why a value is undefined or doubtful, such as subjects with the same RDM.
         - ``dissimilarity``: the dissimilarity of the network's RDMs; "as given" for model RDMs.
     match
         Which stimuli were matched with the RDMs.

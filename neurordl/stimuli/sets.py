@@ -21,7 +21,7 @@ from torch import Tensor
 
 from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError
-from neurordl.ids import check_ids, id_column, match_ids, natural_key, similar_ids
+from neurordl.ids import check_ids, id_column, is_missing, match_ids, natural_key, similar_ids, warn_of_names
 from neurordl.io import read_frame, sha256_array
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
 from neurordl.validate import check_columns, check_count, check_number, check_path, listed
@@ -377,7 +377,8 @@ def read_table(table: StrPath | pd.DataFrame, id: str, *needed: str) -> pd.DataF
     """Read a CSV or TSV file, or copy a DataFrame, and index it by the column ``id``.
 
     Where ``id`` is "id" the column may also be called stimulus; in a DataFrame the ids may be its index. Ids
-    stay text ("007", "NA"). In other columns of a file blanks are missing values and numbers become numbers.
+    stay text ("007", "NA"). In other columns of a file blanks, "n/a" and "nan" are missing values (see
+    `is_missing`), and numbers become numbers.
 
     Parameters
     ----------
@@ -405,7 +406,7 @@ def read_table(table: StrPath | pd.DataFrame, id: str, *needed: str) -> pd.DataF
     check_ids(frame[id], f"rows of {name}")
     frame = frame.set_index(id)
     if not isinstance(table, pd.DataFrame):
-        frame = frame.mask(frame == "", np.nan)
+        frame = frame.mask(frame.map(is_missing), np.nan)
         for column in frame.columns:
             with suppress(ValueError, TypeError):
                 frame[column] = pd.to_numeric(frame[column])
@@ -431,8 +432,10 @@ def _labels_of(
     if column not in table.columns:
         return None, None
     values = table[column]
-    if missing := table.index[values.isna() | (values.astype(str) == "")].tolist():
-        raise NeurordlError(f"{len(missing)} stimuli have no label, such as {missing[0]!r}")
+    if missing := table.index[values.isna() | values.map(is_missing)].tolist():
+        absent = f"{len(missing)} of {len(table)} stimuli have no {column} (blank or n/a): {listed(missing)}"
+        raise NeurordlError(f"{absent}; fill it in, or leave them out")
+    warn_of_names(values, f"labels in the column {column!r}", stacklevel=5)
     if pd.api.types.is_numeric_dtype(values):
         numbers = values.to_numpy(dtype=np.float64)
         if (fractions := numbers[numbers % 1 != 0]).size:

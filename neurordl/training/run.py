@@ -166,19 +166,27 @@ def load_run(
     folder = Path(out)
     if not (folder / io.RUN_RECORD).is_file():
         raise NeurordlError(f"{folder} holds no run ({io.RUN_RECORD} is missing)")
-    record = io.read_json(folder / io.RUN_RECORD)
-    if record.get("status") != "finished":
+    record, remedy = io.read_json(folder / io.RUN_RECORD), "fit the run again"
+    with io.damage_named(folder / io.RUN_RECORD, remedy):
+        unfinished, spec = record.get("status") != "finished", record["student"].get("spec")
+        name = record["student"]["class"]
+    if unfinished:
         raise NeurordlError(f"the run in {folder} has not finished; call fit(..., resume=True), or --resume")
-    if student is None:
-        spec = record["student"].get("spec")
-        if not spec:
-            reason = f"how its student ({record['student']['class']}) is made is not recorded"
-            raise NeurordlError(f"{folder}: {reason}; pass load_run(out, student=...)")
-        student = students.build(**spec)
+    if student is None and not spec:
+        reason = f"how its student ({name}) is made is not recorded"
+        raise NeurordlError(f"{folder}: {reason}; pass load_run(out, student=...)")
+    with io.damage_named(folder / io.RUN_RECORD, remedy):
+        student = students.build(**spec) if student is None else student
+        run = Run(student.eval(), pd.DataFrame(), record, folder)
+        for part in ("fitted_ids", "validation_ids", "fitted_subjects", "fitted_rdms", "preprocessing"):
+            getattr(run, part)
     load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
-    with io.damage_named(folder / HISTORY, "fit the run again"):
-        history = pd.read_csv(folder / HISTORY)
-    return Run(student.eval(), history, record, folder)
+    with io.damage_named(folder / HISTORY, remedy):
+        run.history = pd.read_csv(folder / HISTORY)
+        numbers = run.history.select_dtypes("number")
+        if list(run.history) != list(numbers) or not np.isfinite(numbers[["epoch", "step"]]).all(axis=None):
+            raise ValueError("its columns must be numbers, of epochs and steps")
+    return run
 
 
 class RunFolder:

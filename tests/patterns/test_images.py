@@ -234,6 +234,7 @@ def test_masks_and_atlases_may_be_stored_with_a_slope(tmp_path: Path) -> None:
         (pd.DataFrame({"index": [1], "name": [np.nan]}), "the labels 1 without names"),
         ({1.5: "V1"}, "1.5 is not a whole number"),
         ({float("inf"): "V1"}, "needs whole numbers with names"),
+        ({1: ["V1"]}, r"label 1 has the name \['V1'\]"),
         (["V1"], "labels= is a list"),
         (5, "labels= is a int"),
     ],

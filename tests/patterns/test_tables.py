@@ -245,9 +245,7 @@ def test_names_that_other_software_takes_for_missing_are_names(
 ) -> None:
     names = [name, "b", name, *NAMED["trial_type"][3:]]
     table = NAMED.assign(trial_type=names)
-    with pytest.warns(
-        UserWarning, match=rf"'{name}' in the column 'trial_type' is taken for a name .2 of 8 rows"
-    ):
+    with pytest.warns(UserWarning, match=rf"column 'trial_type': '{name}' is taken for a name .2 of 8 rows"):
         betas = betas_of(names, table if in_memory else as_file(tmp_path, table))
     np.testing.assert_allclose([betas["a"], betas["b"], betas[name]], [3, 1, 2], atol=1e-6)
 
