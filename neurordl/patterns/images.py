@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,8 @@ def load_image(image: Image, role: str) -> tuple[nib.Nifti1Image, str]:
 
 def _open(path: Path) -> nib.Nifti1Pair:
     """Open a file, and compare its size with its header where the size tells something."""
+    if not re.search(r"(?i)\.(nii|img|hdr)(\.\w+)?$", path.name):
+        raise NeurordlError("its name is none of NIfTI (.nii, .nii.gz, .img, .hdr); convert it to NIfTI")
     with open(path, "rb") as stream:
         start = stream.read(6)
     packed = next((suffix for suffix, mark in _MARKS.items() if start.startswith(mark)), "")

@@ -446,19 +446,20 @@ class Evaluation:
 
     @property
     def _note_on_layers(self) -> str:
-        """Which layers lack pairs of stimuli that other layers have; empty if none does."""
+        """Which layers lack pairs of stimuli that are to be compared; empty if none does."""
         if self.models is None:
             return ""
         counts = np.isfinite(self.models).sum(axis=1)
+        n_pairs = max([coverage.requested for coverage in self._coverages.values()], default=counts.max())
         lacking = [
             f"{layer or 'output'} has {count:,}"
             for layer, count in zip(self.settings["layers"], counts, strict=True)
-            if 0 < count < counts.max()
+            if 0 < count < n_pairs
         ]
         if not lacking:
             return ""
         return (
-            f"not all layers have all {counts.max():,} pairs of stimuli ({listed(lacking, most=3)}): each is "
+            f"not all layers have all {n_pairs:,} pairs of stimuli ({listed(lacking, most=3)}): each is "
             "scored on its own pairs, and two layers are compared on the pairs that both have"
         )
 

@@ -238,6 +238,13 @@ def load_run(
     return run
 
 
+def recorded_setting(out: str | Path, name: str) -> Any:
+    """A setting of the run in a folder; None if the folder holds no run, or none with this setting."""
+    path = Path(out) / io.RUN_RECORD
+    with io.damage_named(path, "choose another folder"):
+        return io.read_json(path)["settings"].get(name) if path.is_file() else None
+
+
 class RunFolder:
     """Writes the files of a run, each of them whole or not at all.
 

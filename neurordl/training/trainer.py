@@ -37,8 +37,8 @@ from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
 from neurordl.training.losses import RDMLoss
-from neurordl.training.objective import BatchNorm, Objective, Processes, class_scores
-from neurordl.training.run import Run, RunFolder, exposures
+from neurordl.training.objective import BatchNorm, Objective, Processes, class_scores, has_batchnorm
+from neurordl.training.run import Run, RunFolder, exposures, recorded_setting
 from neurordl.training.streams import (
     FEWEST,
     Batches,
@@ -75,13 +75,16 @@ class Optimization:
         A callable is a function (optimizer, number of steps) -> scheduler, which must not need a metric.
     clip_norm : float, optional
         Norm to which gradients are clipped.
-    batchnorm : {"labelled", "stimuli", "both"}
-        The stream that is normalized by the statistics of its own batches and updates the running statistics
-        of batch norm. The other stream is normalized by the running statistics.
+    batchnorm : {"labelled", "stimuli", "both", "joint"}, optional
+        The images whose statistics batch norm uses, where a step has labelled images and stimuli. "labelled",
+        "stimuli": the batches of that stream; the other one is normalized by the running statistics, as in
+        evaluation. "both": each stream by its own batch. "joint": both streams pass as one batch.
 
-        Batches of stimuli are small, and their images differ from the labelled ones. With "labelled", stimuli
-        are normalized in training as they are in evaluation: by the running statistics of the labelled
-        images.
+        By default "joint" if all teachers are measured (`RDMTeacher`, `PatternTeacher`) and the images of
+        both streams have one shape, otherwise "both": what a study of such students found best for each kind
+        of teacher. Without losses the student sees, and has the statistics of, the labelled images only; the
+        control with the statistics of a run with losses has the same losses with ``weight=0``, or a permuted
+        teacher. The choice is in the run's record.
 
     Examples
     --------
@@ -94,10 +97,10 @@ class Optimization:
     weight_decay: float | None = None
     scheduler: Scheduler = "cosine"
     clip_norm: float | None = None
-    batchnorm: BatchNorm = "labelled"
+    batchnorm: BatchNorm | None = None
 
     def __post_init__(self) -> None:
-        check_choice("batchnorm", self.batchnorm, get_args(BatchNorm))
+        check_choice("batchnorm", self.batchnorm, (None, *get_args(BatchNorm)))
         if not callable(self.optimizer or torch.optim.AdamW):
             remedy = "write a function, such as lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
             raise NeurordlError(f"optimizer: {type(self.optimizer).__name__} is not a function; {remedy}")
@@ -302,6 +305,9 @@ def fit(
         check_run_folder(out, resume)  # again when the record is known; now, before anything takes time
     elif resume or execution.checkpoint_every is not None:
         raise NeurordlError("resume= and checkpoint_every= need the folder of the run: pass out= too")
+    if out is not None and resume and optimization.batchnorm is None:  # by an earlier version's default
+        earlier = recorded_setting(out, "optimization.batchnorm")
+        optimization = replace(optimization, batchnorm=earlier)
     if labelled is not None and objective.task is None and stimuli is not None:
         raise NeurordlError("fit: the objective has no task, so labelled= would not be used; leave it out")
     fabric = execution.launch(objective)
@@ -321,7 +327,10 @@ def fit(
         text = (
             f"stimuli: the objective has no transfer losses, so the {len(stimuli)} stimuli are not shown to"
         )
-        warnings.warn(f"{text} the student; they only set the epoch, {len(streams)} steps", stacklevel=2)
+        text += f" the student; they only set the epoch, {len(streams)} steps"
+        if has_batchnorm(student):
+            text += ", and batch norm has the statistics of the labelled images alone"
+        warnings.warn(text, stacklevel=2)
     used = [shown if objective.losses else None, validation]  # otherwise they only set the epoch
     if rank == 0:
         _warn_of_exposure(None if resume else student, stimuli, labelled)
@@ -329,6 +338,7 @@ def fit(
     with _reproducible(fabric.device.type == "cpu" if deterministic is None else deterministic):
         module = Step(student, objective, optimization.batchnorm, Processes() if world > 1 else None)
         module.check(streams)
+        optimization = replace(optimization, batchnorm=module.batchnorm)
         optimizer = optimization.make_optimizer(module)
         defaults = optimizer.defaults.items()
         record: Record = {
@@ -507,7 +517,11 @@ class Step(nn.Module):
     """
 
     def __init__(
-        self, student: nn.Module, objective: Objective, batchnorm: BatchNorm, processes: Processes | None
+        self,
+        student: nn.Module,
+        objective: Objective,
+        batchnorm: BatchNorm | None,
+        processes: Processes | None,
     ) -> None:
         super().__init__()
         self.student, self.losses = student, objective.loss_modules
@@ -530,6 +544,7 @@ class Step(nn.Module):
         self.to(streams.device)
         seed_all(streams.seed, 0)
         labelled, stimuli = streams.draw(0)
+        self.batchnorm = self.batchnorm or objective.choose_batchnorm(student, labelled, stimuli)
         shown = stimuli or labelled
         if objective.losses and shown and len(shown.images) * streams.world < FEWEST:
             n = len(shown.images)
