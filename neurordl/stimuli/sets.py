@@ -23,6 +23,7 @@ from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids, id_column, is_missing, match_ids, natural_key, similar_ids, warn_of_names
 from neurordl.io import read_frame, sha256_array
+from neurordl.stimuli.fingerprints import Bytes, fingerprints
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
 from neurordl.validate import check_columns, check_count, check_number, check_path, listed
 
@@ -234,6 +235,11 @@ class StimulusSet:
         """SHA-256 of ids, pixels and labels, in their order."""
         labels = None if self.labels is None else sha256_array(self.labels)
         return hashlib.sha256(json.dumps([self.ids, sha256_array(self.pixels), labels]).encode()).hexdigest()
+
+    @cached_property
+    def fingerprints(self) -> Bytes:
+        """By what each image is known again under another id; see `neurordl.stimuli.fingerprints`."""
+        return fingerprints(self.pixels)
 
     def images(self, index: Sequence[int] | npt.NDArray[Any] | Tensor | slice | None = None) -> Tensor:
         """Return images as a network takes them: (n, channels, height, width), float32.
