@@ -5,7 +5,7 @@ studies (another seed) are simulated, and each is evaluated by `neurordl.evaluat
 the true model is significantly similar, or more similar than its rival, which has half of its dimensions.
 Each study draws its 20 stimuli from 60.
 
-    python benchmarks/simulated_power.py       # two minutes -> results/
+    python benchmarks/simulated_power.py       # seven minutes -> results/
 """
 
 from __future__ import annotations

@@ -299,8 +299,8 @@ def plan_study(
 
     Each simulated study draws its stimuli anew from all stimuli, and is tested as `neurordl.evaluate` tests
     it with the same ``comparison`` and ``bootstrap``: plan with those that you will use. The default, a t
-    test over subjects, is about new subjects and the same stimuli. Inference about new stimuli, too, detects
-    less, and with the variance "bootstrap" less than with "components".
+    test over subjects, is about new subjects and the same stimuli. Inference about new subjects and new
+    stimuli ("both") detects less, and with the variance "bootstrap" less than with "components".
 
     Parameters
     ----------
