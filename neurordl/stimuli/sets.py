@@ -444,11 +444,13 @@ def _labels_of(
     warn_of_names(values, f"labels in the column {column!r}", stacklevel=5)
     if pd.api.types.is_numeric_dtype(values):
         numbers = values.to_numpy(dtype=np.float64)
-        if (fractions := numbers[numbers % 1 != 0]).size:
+        if (fractions := numbers[(numbers % 1 != 0) | (np.abs(numbers) > 2**53)]).size:
             raise NeurordlError(f"labels must be whole numbers or names, but one is {fractions[0]}")
         return torch.from_numpy(numbers.astype(np.int64)), None
     names = values.astype(str)
     known = tuple(sorted(set(names), key=natural_key) if classes is None else classes)
+    if similar := similar_ids(known, "classes"):
+        warnings.warn(f"labels in the column {column!r}: {similar}", stacklevel=4)
     if unknown := sorted(set(names) - set(known), key=natural_key):
         raise NeurordlError(f"label {unknown[0]!r} is not among the classes ({listed(known, most=10)})")
     number = {name: position for position, name in enumerate(known)}
