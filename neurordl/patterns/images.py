@@ -18,6 +18,7 @@ import pandas as pd
 
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
+from neurordl.ids import similar_ids
 from neurordl.io import damage_named, read_json
 from neurordl.patterns.tables import as_list, read_table
 from neurordl.validate import check_columns, listed
@@ -300,6 +301,8 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
         present = {names[number] for number in numbers}
         if unknown := [roi for roi in rois or () if roi not in present]:
             raise NeurordlError(f"the atlas {name} has no ROI {unknown[0]}; it has {listed(sorted(present))}")
+        if similar := similar_ids(sorted(present), "regions"):
+            warnings.warn(f"the atlas {name}: {similar}", stacklevel=5)
         numbers = [number for number in numbers if not rois or names[number] in rois]
     elif len(numbers) > 1:
         raise NeurordlError(f"the atlas {name} has {len(numbers)} labels without names; pass labels=")
