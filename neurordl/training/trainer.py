@@ -414,8 +414,10 @@ def _warn_of_exposure(
 
 def _own_copy(student: nn.Module) -> nn.Module:
     """A copy for the run, which training the student further does not change."""
-    try:
-        return copy.deepcopy(student)
+    values = (value for module in student.modules() for value in vars(module).values())
+    computed = [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
+    try:  # tensors of the last step, such as a weight that is normalized, have a history and no copy
+        return copy.deepcopy(student, {id(value): value.detach().clone() for value in computed})
     except Exception as error:  # a module of any sort
         text = f"the student cannot be copied ({error}), so that the run shares its weights"
         warnings.warn(f"{text}: training it further changes the run", stacklevel=3)

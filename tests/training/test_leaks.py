@@ -210,9 +210,24 @@ def test_the_network_of_a_run_knows_what_it_was_trained_on() -> None:
     assert "on 12 of the 24" in notes
 
 
-@pytest.mark.parametrize("validation", [None, 0.3])
-def test_a_later_fit_does_not_change_an_earlier_run(validation: float | None) -> None:
+def keeping_features() -> nn.Module:
     student = network()
+    student.register_forward_hook(lambda module, inputs, output: vars(module).update(kept=output))
+    return student
+
+
+def with_weight_norm() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.Sequential(nn.utils.weight_norm(network()[0]), *network()[1:])
+
+
+@pytest.mark.parametrize("validation", [None, 0.3])
+@pytest.mark.parametrize("make", [network, keeping_features, with_weight_norm])
+def test_a_later_fit_does_not_change_an_earlier_run(
+    make: Callable[[], nn.Module], validation: float | None
+) -> None:
+    student = make()
     first = fit(student=student, validation=validation)
     before = {name: values.clone() for name, values in first.student.state_dict().items()}
     record = json.dumps(first.record)
