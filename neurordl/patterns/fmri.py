@@ -338,6 +338,19 @@ def _bare(value: object, key: str) -> str:
     return re.sub(r"\.0$", "", text.removeprefix(f"{key}-")).lstrip("0")
 
 
+def _check_volumes(series: Sequence[Floats], files: Sequence[str]) -> None:
+    """Refuse a volume without any number, which would leave no voxel; a notice of one of a single number."""
+    numbers = [np.isfinite(values).any(axis=1) for values in series]
+    for file, values, finite in zip(files, series, numbers, strict=True):
+        if not finite.all() and np.concatenate(numbers).any():
+            empty = f"{file}: volumes {listed(np.flatnonzero(~finite) + 1)} (from 1) are NaN or infinite"
+            raise NeurordlError(f"{empty} in all voxels; leave them out, or repair them")
+        alike = (values == values[:, :1]).all(axis=1) & (values.shape[1] > 1)
+        if alike.any():
+            blank = f"{alike.sum()} of {len(values)} volumes have the same number in all voxels"
+            warnings.warn(f"{file}: {blank}: {listed(np.flatnonzero(alike) + 1)} (from 1)", stacklevel=4)
+
+
 @dataclass(frozen=True)
 class _Scans:
     """Images of one subject with their files, the mask, and the names of subject, sessions and runs."""
@@ -354,6 +367,7 @@ class _Scans:
         grid = self.images[0]
         images = zip(self.images, self.files, strict=True)
         series = [values_in(image, self.mask.inside, grid, file) for image, file in images]
+        _check_volumes(series, self.files)
         broken = ~np.all([np.isfinite(values).all(axis=0) for values in series], axis=0)
         runs = series if len(series[0]) > 1 else [np.concatenate(series)]  # 3D images are one run
         constant = [(values == values[0]).all(axis=0) for values in runs if len(values) > 1]
