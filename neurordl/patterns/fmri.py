@@ -341,14 +341,15 @@ def _bare(value: object, key: str) -> str:
 def _check_volumes(series: Sequence[Floats], files: Sequence[str]) -> None:
     """Refuse a volume without any number, which would leave no voxel; a notice of one of a single number."""
     numbers = [np.isfinite(values).any(axis=1) for values in series]
-    for file, values, finite in zip(files, series, numbers, strict=True):
+    alike = [(values == values[:, :1]).all(axis=1) for values in series]
+    doubtful = not np.concatenate(alike).all()  # else voxels are copies of each other
+    for file, finite, same in zip(files, numbers, alike, strict=True):
         if not finite.all() and np.concatenate(numbers).any():
             empty = f"{file}: volumes {listed(np.flatnonzero(~finite) + 1)} (from 1) are NaN or infinite"
             raise NeurordlError(f"{empty} in all voxels; leave them out, or repair them")
-        alike = (values == values[:, :1]).all(axis=1) & (values.shape[1] > 1)
-        if alike.any():
-            blank = f"{alike.sum()} of {len(values)} volumes have the same number in all voxels"
-            warnings.warn(f"{file}: {blank}: {listed(np.flatnonzero(alike) + 1)} (from 1)", stacklevel=4)
+        if same.any() and doubtful:
+            blank = f"{same.sum()} of {len(same)} volumes have the same number in all voxels"
+            warnings.warn(f"{file}: {blank}: {listed(np.flatnonzero(same) + 1)} (from 1)", stacklevel=4)
 
 
 @dataclass(frozen=True)
