@@ -9,6 +9,7 @@ shallow and a deep network. Conditions are paired by seed: initial weights and i
 
     python benchmarks/batchnorm.py --workers 2     # finished fits are kept in benchmarks/results/batchnorm
     python benchmarks/batchnorm.py --report        # the table only
+    python benchmarks/batchnorm.py --controls      # the same fits without losses, and with losses of weight 0
 """
 
 from __future__ import annotations
@@ -27,27 +28,16 @@ import neurordl as nrl
 from neurordl import datasets
 from neurordl.experiments import run_grid
 from neurordl.io import write_text
-from neurordl.patterns.network import read_layers
-from neurordl.training.streams import Batch
 
 RUNS = Path(__file__).parent / "runs" / "batchnorm"
 RESULTS = Path(__file__).parent / "results"
 MODES = ("labelled", "stimuli", "both", "joint")
+CONTROLS = ("labels, no stimuli=", "labels", "weight 0")
 TEACHERS = ("network", "network, soft targets", "EVC", "IT")
 STUDENTS = ("shallow", "deep")
 SEEDS = (0, 1, 2)
 STEPS = 300
 QUIET = nrl.Execution(progress=False)
-
-
-class JointObjective(nrl.Objective):
-    """Both streams pass the student as one batch."""
-
-    def _read(self, student: nn.Module, labelled: Batch, stimuli: Batch, batchnorm: str) -> tuple[Any, Any]:
-        together = torch.cat([labelled.images, stimuli.images])
-        outputs, features = read_layers(student, together, self._layers)
-        count = len(labelled.images)
-        return outputs[:count], {name: tensor[count:] for name, tensor in features.items()}
 
 
 def new_student(student: str, seed: int, classes: int, channels: int) -> nn.Module:
@@ -121,13 +111,14 @@ def _fit(
     batches: nrl.Batches,
 ) -> None:
     epochs = round(STEPS / max(len(labelled) // batches.labelled, len(stimuli) // batches.stimuli))
-    objective = JointObjective(losses) if mode == "joint" else nrl.Objective(losses)
-    optimization = nrl.Optimization(lr=2e-3, batchnorm="both" if mode == "joint" else mode)
+    for loss in losses:
+        loss.weight = 0.0 if mode == "weight 0" else loss.weight
+    optimization = nrl.Optimization(lr=2e-3, batchnorm=mode if mode in MODES else None)
     nrl.fit(
         student,
-        objective,
+        nrl.Objective([] if mode.startswith("labels") else losses),
         labelled,
-        stimuli,
+        None if mode == "labels, no stimuli=" else stimuli,
         epochs,
         seed=seed,
         batches=batches,
@@ -142,35 +133,39 @@ def job(teacher: str, student: str, mode: str, seed: int) -> dict[str, float]:
     return function(teacher, student, mode, seed)
 
 
-def jobs() -> list[dict[str, Any]]:
+def jobs(controls: bool) -> list[dict[str, Any]]:
     """All fits, seed by seed, so that a study that is cut short is balanced."""
+    teachers, modes = (("network", "IT"), CONTROLS) if controls else (TEACHERS, MODES)
     return [
         {"teacher": teacher, "student": student, "mode": mode, "seed": seed}
-        for seed, teacher, student, mode in product(SEEDS, TEACHERS, STUDENTS, MODES)
+        for seed, teacher, student, mode in product(SEEDS, teachers, STUDENTS, modes)
     ]
 
 
-def part(number: int, workers: int) -> None:
+def part(number: int, workers: int, controls: bool) -> None:
     """Every ``workers``-th fit."""
     torch.set_num_threads(1)
-    run_grid(jobs()[number::workers], job, RUNS, fingerprint={"steps": STEPS}, progress=number == 0)
+    mine = jobs(controls)[number::workers]
+    run_grid(mine, job, RUNS, fingerprint={"steps": STEPS}, progress=number == 0)
 
 
-def report() -> None:
-    """Gather the fits: mean over seeds, and paired differences from "labelled" with their standard error."""
-    rows = run_grid(jobs(), job, RUNS, fingerprint={"steps": STEPS}, progress=False)
-    write_text(RESULTS / "batchnorm.csv", rows.to_csv(index=False, float_format="%.4f"))
+def report(controls: bool) -> None:
+    """Gather the fits: mean over seeds, and paired differences from the first mode with their error."""
+    modes = CONTROLS[::-1] if controls else MODES
+    rows = run_grid(jobs(controls), job, RUNS, fingerprint={"steps": STEPS}, progress=False)
+    name = "labels_only.csv" if controls else "batchnorm.csv"
+    write_text(RESULTS / name, rows.to_csv(index=False, float_format="%.4f"))
     by = ["teacher", "student", "mode"]
     values = rows.set_index([*by, "seed"])[["accuracy", "similarity"]].unstack("mode")
     for measure in ("accuracy", "similarity"):
         table = values[measure]
-        means = table.groupby(["teacher", "student"]).mean()[list(MODES)]
-        differences = table.sub(table["labelled"], axis=0).groupby(["teacher", "student"])
-        error = differences.sem()[list(MODES)]
-        print(f"\n{measure}: mean over seeds (standard error of the difference from 'labelled')\n")
-        print("| teacher | student |", " | ".join(MODES), "|\n" + "|---" * (2 + len(MODES)) + "|")
+        means = table.groupby(["teacher", "student"]).mean()[list(modes)]
+        differences = table.sub(table[modes[0]], axis=0).groupby(["teacher", "student"])
+        error = differences.sem()[list(modes)]
+        print(f"\n{measure}: mean over seeds (standard error of the difference from '{modes[0]}')\n")
+        print("| teacher | student |", " | ".join(modes), "|\n" + "|---" * (2 + len(modes)) + "|")
         for names, row in means.iterrows():
-            cells = [f"{row[mode]:.3f} ({error.loc[names, mode]:.3f})" for mode in MODES]
+            cells = [f"{row[mode]:.3f} ({error.loc[names, mode]:.3f})" for mode in modes]
             print("|", " | ".join([*names, *cells]), "|")
 
 
@@ -179,11 +174,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread (2)")
     parser.add_argument("--report", action="store_true", help="only gather finished fits")
+    parser.add_argument("--controls", action="store_true", help="fits without losses, and of weight 0")
     options = parser.parse_args()
     if not options.report:
-        with ProcessPoolExecutor(options.workers) as pool:
-            list(pool.map(part, range(options.workers), [options.workers] * options.workers))
-    report()
+        workers, controls = options.workers, options.controls
+        with ProcessPoolExecutor(workers) as pool:
+            list(pool.map(part, range(workers), [workers] * workers, [controls] * workers))
+    report(options.controls)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python benchmarks/fuzz_readers.py --files 20000 --seed 0
 
 Each file is a valid one of some format with a few bytes changed, cut out, doubled or replaced by large
-numbers; for .npz and .nii.gz also with the change made before packing, so that its checksum is right. Files
+numbers; for packed files (.npz, .ckpt, .pth, .nii.gz) also with the change made before packing, and for .png,
+so that its checksum is right; and for text, JSON and TOML with cells and values replaced by odd ones. Files
 are read in child processes, which report where they are: a crash or a hang is found, counted and passed over.
 In a child, running a program, looking up a class to unpickle, opening a connection or writing a file is a
 fault, and memory is limited.
@@ -17,28 +18,46 @@ import argparse
 import ast
 import collections
 import contextlib
+import copy
 import faulthandler
 import gzip
 import io
+import json
 import os
+import re
 import resource
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import torch
+from rsatoolbox.rdm import RDMs
+from typer.exceptions import TyperException
 
 import neurordl as nrl
+from neurordl.cli import app
 from neurordl.errors import NeurordlError
+from neurordl.experiments import run_grid
+from neurordl.plots import plot_training
 from neurordl.rdms import load_rdms
+from neurordl.students.loading import load_weights
+
+matplotlib.use("Agg")
+torch.set_num_threads(1)
 
 SECONDS = 20  # more for one small file is a hang
 MEMORY = 2 << 30  # beyond what the process has before it reads
@@ -57,6 +76,44 @@ INTERESTING = [
     (1 << 64) - 1,
 ]
 
+ODD = [
+    "",
+    "n/a",
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1e400",
+    '"',
+    "'",
+    "\t",
+    ",",
+    "1,5",
+    "0x10",
+    "1_0",
+    "9" * 20,
+    "\u00e9",
+    "\0",
+]
+ODD_VALUES = [
+    None,
+    [],
+    {},
+    [[]],
+    "",
+    "x",
+    "nan",
+    -1,
+    0,
+    10**20,
+    1e300,
+    True,
+    float("nan"),
+    float("inf"),
+    [None],
+    {"a": None},
+]
+IDS = ["s1", "s10", "s2", "s3", "s4", "s5", "s6", "s7"]
 SHAPE, VOLUMES, AFFINE = (3, 3, 2), 12, np.diag([3.0, 3.0, 3.0, 1.0])
 
 
@@ -86,23 +143,124 @@ def read_image(path: Path) -> object:
     return nrl.read_patterns(path, None, events(), model=nrl.Average(t_r=2.0))
 
 
-def read_events(path: Path) -> object:
-    """Events, and the same file as confounds and as the table of betas."""
+def read_sidecar(path: Path) -> object:
+    """The sidecar of an image."""
+    image = path.with_name("it_bold.nii")
+    if not image.exists():
+        nib.save(bold(), image)
+    return nrl.read_patterns(image, None, events())
+
+
+def read_pair(path: Path) -> object:
+    """The header of an image that is stored in two files."""
+    path.with_suffix(".img").write_bytes(bold().get_fdata().astype(np.int16).tobytes(order="F"))
+    return nrl.read_patterns(path, None, events(), model=nrl.Average(t_r=2.0))
+
+
+def stimuli() -> nrl.StimulusSet:
+    """Eight images."""
+    pixels = np.random.default_rng(0).integers(0, 256, (len(IDS), 6, 6), dtype=np.uint8)
+    return nrl.StimulusSet.from_array(pixels, IDS, labels=[0, 1, 2, 0, 1, 2, 0, 1])
+
+
+def student() -> torch.nn.Module:
+    """A small network."""
+    return nrl.students.build("mlp", 3, 1, image_size=6, hidden=(4,))
+
+
+def fit(out: Path) -> nrl.Run:
+    """A run of two epochs, begun anew or resumed."""
+    rdms = RDMs(np.random.default_rng(0).random((1, 28)), pattern_descriptors={"stimulus": IDS})
+    torch.manual_seed(0)
+    return nrl.fit(
+        student(),
+        nrl.Objective([nrl.RDMLoss(nrl.RDMTeacher(rdms), "fc1", dissimilarity="euclidean")]),
+        labelled=stimuli(),
+        stimuli=stimuli(),
+        epochs=2,
+        validation=0.5,
+        execution=nrl.Execution(progress=False),
+        out=out,
+        resume=out.exists(),
+    )
+
+
+def read_run(path: Path) -> object:
+    """A file of the folder of a run, which is read, shown and resumed."""
+    folder = path.with_name("run")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(path.parent / "seeds" / "run", folder)
+    name = path.name.removeprefix("it_")
+    shutil.copyfile(path, folder / name)
     with contextlib.suppress(NeurordlError):
-        nrl.read_patterns(bold(), None, events(), confounds=path)
+        plot_training(nrl.load_run(folder))
+        matplotlib.pyplot.close("all")
     with contextlib.suppress(NeurordlError):
-        nrl.read_betas(bold(), path)
-    return nrl.read_patterns(bold(), None, path)
+        nrl.load_run(folder, weights="last")
+    record = folder / "run.json"
+    record.write_bytes(record.read_bytes().replace(b'"finished"', b'"started"'))
+    return fit(folder)
+
+
+def read_row(path: Path) -> object:
+    """A row of a grid, and the same file as its settings."""
+    folder = path.with_name("grid")
+    shutil.rmtree(folder, ignore_errors=True)
+    arguments: Any = ([{"seed": 1}], lambda **_: {"score": 1.0}, folder)
+    run_grid(*arguments, progress=False)
+    settings = (folder / "settings.json").read_bytes()
+    with contextlib.suppress(NeurordlError):
+        shutil.copyfile(path, folder / "settings.json")
+        run_grid(*arguments, progress=False)
+    (folder / "settings.json").write_bytes(settings)
+    shutil.copyfile(path, next((folder / "rows").iterdir()))
+    return run_grid(*arguments, progress=False)
+
+
+def read_config(path: Path) -> object:
+    """Options of the shell; a usage error of the shell is a refusal."""
+    image, table = path.with_name("it_bold.nii"), path.with_name("it.tsv")
+    if not image.exists():
+        nib.save(bold(), image)
+    events().to_csv(table, sep="\t", index=False)
+    out = str(path.with_name("it.h5"))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with contextlib.suppress(TyperException, NeurordlError):
+                app(["train", "--config", str(path)], standalone_mode=False)
+            app(
+                ["rdm", str(image), "--events", str(table), "--out", out, "--config", str(path)],
+                standalone_mode=False,
+            )
+    except TyperException as error:
+        raise NeurordlError(str(error)) from error
+    return None
+
+
+def read_labels(path: Path) -> object:
+    """The names of the regions of an atlas."""
+    return nrl.read_patterns(bold(), nrl.Regions(atlas(), path), events(), model="average")
 
 
 READERS: dict[str, Callable[[Path], object]] = {
     **dict.fromkeys((".h5", ".mat", ".npz", ".npy", ".csv", ".tsv"), load_rdms),
-    **dict.fromkeys((".nii", ".nii.gz"), read_image),
-    **dict.fromkeys(("_events.tsv", "_events.csv"), read_events),
+    **dict.fromkeys((".nii", ".nii.gz", ".nii.bz2"), read_image),
+    ".hdr": read_pair,
+    **dict.fromkeys(("_events.tsv", "_events.csv"), lambda path: nrl.read_patterns(bold(), None, path)),
+    "_bold.json": read_sidecar,
+    "_confounds.tsv": lambda path: nrl.read_patterns(bold(), None, events(), confounds=path),
+    "_betas.tsv": lambda path: nrl.read_betas(bold(), path),
+    **dict.fromkeys(("_labels.tsv", "_labels.json"), read_labels),
+    "_ids.txt": lambda path: load_rdms(path.parent / "seeds" / "square.npy", labels=path),
+    "_stimuli.csv": lambda path: nrl.StimulusSet.from_array(stimuli().pixels, IDS, table=path),
     **dict.fromkeys(
-        ("_labels.tsv", "_labels.json"),
-        lambda path: nrl.read_patterns(bold(), nrl.Regions(atlas(), path), events(), model="average"),
+        (".png", ".jpg", ".webp", ".bmp", ".tif", ".gif", ".ppm"),
+        lambda path: nrl.StimulusSet.from_table(pd.DataFrame({"id": ["a"], "path": [str(path)]}), size=6),
     ),
+    **dict.fromkeys((".safetensors", ".pth", "_weights.npz"), lambda path: load_weights(student(), path)),
+    **dict.fromkeys(("_run.json", "_history.csv", "_last.ckpt", "_student.safetensors"), read_run),
+    "_row.json": read_row,
+    ".toml": read_config,
 }
 
 
@@ -110,7 +268,6 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
     """Valid files of each format, by suffix."""
     import h5py
     import scipy.io
-    from rsatoolbox.rdm import RDMs
     from scipy.spatial.distance import squareform
 
     from neurordl.rdms import save_rdms
@@ -155,14 +312,56 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
     events().to_csv(folder / "x_events.tsv", sep="\t", index=False)
     events().to_csv(folder / "x_events.csv", index=False)
     betas = pd.DataFrame({"stimulus": [f"s{k}" for k in range(VOLUMES)], "run": np.arange(VOLUMES) % 2})
-    betas.to_csv(folder / "betas_events.tsv", sep="\t", index=False)
+    betas.to_csv(folder / "x_betas.tsv", sep="\t", index=False)
+    nib.save(bold(), folder / "bold.nii.bz2")
+    nib.save(nib.Nifti1Pair(bold().dataobj, AFFINE, bold().header), folder / "bold.hdr")
+    motion = pd.DataFrame(np.random.default_rng(1).normal(size=(VOLUMES, 2)), columns=["x", "y"])
+    motion.to_csv(folder / "x_confounds.tsv", sep="\t", index=False)
+    (folder / "x_bold.json").write_text('{"RepetitionTime": 2.0, "StartTime": 1.0, "SliceTiming": [0, 1]}')
+    (folder / "x_ids.txt").write_text("\n".join(IDS[:4]))
+    table = pd.DataFrame({"id": IDS, "label": list("abcabcab"), "size": range(len(IDS))})
+    table.to_csv(folder / "x_stimuli.csv", index=False)
+    save_stimuli_and_runs(folder)
     named = pd.DataFrame({"index": [1, 2], "name": ["V1", "IT"]})
     named.to_csv(folder / "x_labels.tsv", sep="\t", index=False)
     (folder / "x_labels.json").write_text('{"1": "V1", "2": "IT"}')
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        if not any(path.name.endswith(ending) for ending in READERS):
+            continue
         suffix = max((ending for ending in READERS if path.name.endswith(ending)), key=len)
         seeds[suffix].append(path.read_bytes())
     return seeds
+
+
+def save_stimuli_and_runs(folder: Path) -> None:
+    """Valid images, weights, the files of a run, a row of a grid and options of the shell."""
+    import safetensors.torch
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    for suffix in (".png", ".jpg", ".webp", ".bmp", ".tif", ".gif", ".ppm"):
+        exif = Image.Exif()
+        exif[274] = 6
+        tagged = {"exif": exif} if suffix in (".png", ".jpg", ".webp", ".tif") else {}
+        Image.fromarray(pixels).save(folder / f"color{suffix}", **tagged)
+        Image.fromarray(pixels[..., 0]).save(folder / f"gray{suffix}")
+    weights = student().state_dict()
+    safetensors.torch.save_file(weights, folder / "x.safetensors")
+    torch.save(weights, folder / "x.pth")
+    torch.save({"state_dict": weights, "epoch": 3}, folder / "y.pth")
+    np.savez(folder / "x_weights.npz", **{name: value.numpy() for name, value in weights.items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(folder / "run")
+    for name in ("run.json", "history.csv", "last.ckpt", "student.safetensors"):
+        shutil.copyfile(folder / "run" / name, folder / f"x_{name}")
+    (folder / "x_row.json").write_text('{"job": {"seed": 1}, "values": {"score": 1.0}}')
+    (folder / "rdm.toml").write_text(
+        'model = "lsa"\nt-r = 2.0\nhigh_pass = 0.01\nruns = ["run-1"]\ndissimilarity = "euclidean"\n'
+    )
+    (folder / "train.toml").write_text(
+        'epochs = 2\nheld-out = 0.2\nroi = "IT"\n[optimization]\nlr = 0.01\nbatchnorm = "both"\n'
+    )
 
 
 def mutate(content: bytes, rng: np.random.Generator) -> bytes:
@@ -209,17 +408,80 @@ def regzipped(content: bytes, rng: np.random.Generator) -> bytes:
     return gzip.compress(mutate(gzip.decompress(content), rng))
 
 
+def rechecked(content: bytes, rng: np.random.Generator) -> bytes:
+    """A .png with one of its chunks mutated before its checksum is taken."""
+    start, chunks = 8, []
+    while start + 8 <= len(content):
+        length = struct.unpack(">I", content[start : start + 4])[0]
+        chunks.append((content[start + 4 : start + 8], content[start + 8 : start + 8 + length]))
+        start += 12 + length
+    k = int(rng.integers(len(chunks)))
+    chunks[k] = (chunks[k][0], mutate(chunks[k][1], rng))
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return content[:8] + b"".join(parts)
+
+
+def restructured(content: bytes, rng: np.random.Generator) -> bytes:
+    """JSON with one or two of its values replaced by others, or left out."""
+    tree: Any = json.loads(content)
+    for _ in range(int(rng.integers(1, 3))):
+        places: list[tuple[Any, Any]] = []
+        todo = [tree]
+        while todo:
+            node = todo.pop()
+            keys = (
+                list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+            )
+            places += [(node, key) for key in keys]
+            todo += [node[key] for key in keys]
+        if not places or rng.random() < 0.03:
+            return json.dumps(ODD_VALUES[int(rng.integers(len(ODD_VALUES)))]).encode()
+        node, key = places[int(rng.integers(len(places)))]
+        if rng.random() < 0.2:
+            del node[key]
+        else:
+            node[key] = copy.deepcopy(ODD_VALUES[int(rng.integers(len(ODD_VALUES)))])
+    return json.dumps(tree).encode()
+
+
+def reworded(content: bytes, rng: np.random.Generator) -> bytes:
+    """Text with a few of its cells, or of the values of TOML, replaced by odd ones."""
+    parts = re.split(r"([\t,\n=])", content.decode())
+    for _ in range(int(rng.choice([1, 1, 2, 4]))):
+        parts[2 * int(rng.integers(len(parts) // 2 + 1))] = ODD[int(rng.integers(len(ODD)))]
+    return "".join(parts).encode()
+
+
+def rewritten(content: bytes, rng: np.random.Generator) -> bytes:
+    """A .safetensors with values of its header replaced, and the length of the header right."""
+    length = int.from_bytes(content[:8], "little")
+    header = restructured(content[8 : 8 + length], rng)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+
+
+INSIDE: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
+    **dict.fromkeys((".npz", ".pth", ".ckpt"), repacked),
+    **dict.fromkeys((".csv", ".tsv", ".txt", ".toml"), reworded),
+    ".gz": regzipped,
+    ".png": rechecked,
+    ".json": restructured,
+    ".safetensors": rewritten,
+}
+
+
 def cases(seed: int, start: int, stop: int, folder: Path) -> Iterator[tuple[int, str, bytes]]:
-    """Number, suffix and content of each mutated file: a function of the seed and the number alone."""
+    """Number, suffix and content of each mutated file, a function of seed and number (not so times)."""
     valid = seeds(folder)
     suffixes = list(valid)
     for number in range(start, stop):
         rng = np.random.default_rng([seed, number])
         suffix = suffixes[number % len(suffixes)]
         content = valid[suffix][int(rng.integers(len(valid[suffix])))]
-        inside = suffix in (".npz", ".nii.gz") and rng.random() < 0.7
-        change = mutate if not inside else repacked if suffix == ".npz" else regzipped
-        yield number, suffix, change(content, rng)
+        inside = INSIDE.get(Path(suffix).suffix or suffix)
+        yield number, suffix, (inside if inside is not None and rng.random() < 0.7 else mutate)(content, rng)
 
 
 def try_one(suffix: str, path: Path) -> str:

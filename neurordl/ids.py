@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,33 @@ _DIFFERENCES: dict[str, Callable[[str], str]] = {
 }
 # These are pointed out also where one side has both: files may well be named 1.png and 01.png.
 _ON_ONE_SIDE = ("Unicode form", "blanks", "letter case")
+_MISSING = ("", "n/a", "N/A", "nan", "NaN")  # without blanks around
+_LIKE_MISSING = ("NA", "<NA>", "#N/A", "null", "NULL", "None")  # names, although other software means none
+
+
+def is_missing(cell: object) -> bool:
+    """Whether a cell of a table stands for no value: it is blank, "n/a", "N/A", "nan" or "NaN".
+
+    All other text is text, also "NA", "null" and "None"; see `warn_of_names`.
+    """
+    return isinstance(cell, str) and cell.strip() in _MISSING
+
+
+def warn_of_names(names: Iterable[object], source: str, stacklevel: int = 4) -> None:
+    """Give a notice of names that other software writes for missing values.
+
+    Parameters
+    ----------
+    names, source
+        The names, and the table and column that the notice says they are in.
+    stacklevel
+        As in `warnings.warn`, from here.
+    """
+    values = list(names)
+    if doubtful := [value for value in values if isinstance(value, str) and value in _LIKE_MISSING]:
+        notice = f"{source}: {listed(dict.fromkeys(doubtful), quote=True)} is taken for a name "
+        notice += f"({len(doubtful)} of {len(values)} rows); if nothing was meant, write n/a"
+        warnings.warn(notice, stacklevel=stacklevel)
 
 
 def natural_key(text: str) -> tuple[Any, ...]:
@@ -221,7 +249,7 @@ def near_misses(match: Match) -> str:
     return f" ({len(pairs)} differ only by {_ways(*pairs[0], tuple(_DIFFERENCES))})"
 
 
-def similar_ids(ids: Iterable[object]) -> str:
+def similar_ids(ids: Iterable[object], noun: str = "stimuli") -> str:
     """Describe ids of one side that differ only in letter case, blanks or Unicode form; empty if none do.
 
     Examples
@@ -240,7 +268,7 @@ def similar_ids(ids: Iterable[object]) -> str:
     differ = (
         f"{len(pairs)} of {len(texts)} ids {'differs' if len(pairs) == 1 else 'differ'} from another only"
     )
-    return f"{differ} by {_ways(*pairs[0], _ON_ONE_SIDE)}: they are other stimuli"
+    return f"{differ} by {_ways(*pairs[0], _ON_ONE_SIDE)}: they are other {noun}"
 
 
 def _ways(value: str, near: str, names: Sequence[str]) -> str:

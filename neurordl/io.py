@@ -321,6 +321,8 @@ def read_frame(path: str | os.PathLike[str], *, keep: Sequence[str] = ("id", "st
     import pandas as pd
 
     rows, decimal_commas = read_cells(path, uneven="pad")
+    while len(rows[0]) > 1 and not any(row[-1].strip() for row in rows):  # separators at the ends of lines
+        rows = [row[:-1] for row in rows]
     names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows[0])]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise NeurordlError(f"{path} has two columns {repeated[0]!r}; leave one")

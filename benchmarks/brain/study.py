@@ -179,7 +179,7 @@ def fit(
         epochs=EPOCHS,
         seed=seed,
         batches=nrl.Batches(128, 64, augment=flips_and_shifts),
-        optimization=nrl.Optimization(lr=2e-3),
+        optimization=nrl.Optimization(lr=2e-3, batchnorm="labelled"),
         # half the time on a CPU that has it; RDMs are in float32 all the same
         execution=nrl.Execution(precision="bf16-mixed", progress=False),
     )

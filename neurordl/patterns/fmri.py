@@ -19,7 +19,7 @@ from rsatoolbox.data import Dataset
 
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
-from neurordl.ids import match_ids, natural_key, similar_ids
+from neurordl.ids import match_ids, natural_key, similar_ids, warn_of_names
 from neurordl.patterns.bids import inherited_files, match_tables, parse_name, recording, volume_times
 from neurordl.patterns.images import Image, Mask, Regions, load_image, read_mask, values_in
 from neurordl.patterns.models import ModelName, Run, RunModel, find_model, warn_of_lag
@@ -27,10 +27,10 @@ from neurordl.patterns.tables import (
     Confounds,
     Table,
     as_list,
+    name_of,
     read_events,
     read_table,
     table_name,
-    warn_of_names,
 )
 from neurordl.validate import check_choice, check_columns, listed
 
@@ -303,14 +303,14 @@ def read_betas(
     if (unnamed := frame[column].isna().to_numpy()).any():
         count = f"{unnamed.sum()} rows without a {column} ({listed(np.flatnonzero(unnamed) + 1)}, from 1)"
         raise NeurordlError(f"{name} has {count}; fill it in, or leave out their volumes")
-    warn_of_names(frame[column], name)
+    warn_of_names(frame[column], f"{name}, column {column!r}")
     if similar := similar_ids(frame[column].unique()):
         warnings.warn(f"stimuli of {name}: {similar}", stacklevel=2)
     for key, argument in (("run", runs), ("session", session)):
         if argument is not None and key in frame:
             raise NeurordlError(f"{key} is a column of {name} and an argument; give one of them")
     _check_rows(frame, name, [scans.files[k] for k in image_of_row])
-    rows = frame.drop(columns=column).assign(stimulus=frame[column].map(str))
+    rows = frame.drop(columns=column).assign(stimulus=frame[column].map(name_of))
     # images of one volume each are no runs, unless their names or runs= say so
     named = runs is not None or all("run" in recording(file) for file in scans.files)
     if "run" not in frame and (named or len(values) > len(series) > 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pandas as pd
 
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
+from neurordl.ids import similar_ids
 from neurordl.io import damage_named, read_json
 from neurordl.patterns.tables import as_list, read_table
 from neurordl.validate import check_columns, listed
@@ -134,6 +136,8 @@ def load_image(image: Image, role: str) -> tuple[nib.Nifti1Image, str]:
 
 def _open(path: Path) -> nib.Nifti1Pair:
     """Open a file, and compare its size with its header where the size tells something."""
+    if not re.search(r"(?i)\.(nii|img|hdr)(\.\w+)?$", path.name):
+        raise NeurordlError("its name is none of NIfTI (.nii, .nii.gz, .img, .hdr); convert it to NIfTI")
     with open(path, "rb") as stream:
         start = stream.read(6)
     packed = next((suffix for suffix, mark in _MARKS.items() if start.startswith(mark)), "")
@@ -297,6 +301,8 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
         present = {names[number] for number in numbers}
         if unknown := [roi for roi in rois or () if roi not in present]:
             raise NeurordlError(f"the atlas {name} has no ROI {unknown[0]}; it has {listed(sorted(present))}")
+        if similar := similar_ids(sorted(present), "regions"):
+            warnings.warn(f"the atlas {name}: {similar}", stacklevel=5)
         numbers = [number for number in numbers if not rois or names[number] in rois]
     elif len(numbers) > 1:
         raise NeurordlError(f"the atlas {name} has {len(numbers)} labels without names; pass labels=")
@@ -323,6 +329,10 @@ def _label_names(labels: Labels) -> dict[int, str]:
         problem = f"{wrong.iloc[0]!r} is not a whole number"
         raise NeurordlError(f"labels= needs whole numbers with names ({{1: 'V1'}}): {problem}")
     for label, name in zip(numbers.astype(int), table["name"], strict=True):
+        if not pd.api.types.is_scalar(name):
+            raise NeurordlError(
+                f"labels= needs names of one text each: label {label} has the name {name!r:.40}"
+            )
         # n/a is refused only where the atlas has this label
         if not pd.isna(name) and names.setdefault(label, str(name)) != str(name):
             raise NeurordlError(f"label {label} has two names, {names[label]!r} and {str(name)!r}; give one")

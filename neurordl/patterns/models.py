@@ -26,7 +26,7 @@ Share: TypeAlias = tuple[float, float]
 _MORE_THAN_MODEL, _MORE_THAN_CHANCE = 1.25, 1.15
 RESPONSE = 32.0  # seconds after an event in which it is responded to
 _LEAST_SEEN = 0.1  # share of a response, as a sum of squares, that volumes must show
-_NOISIEST = 10.0  # standard deviations of a beta over the median of its run
+_NOISIEST = 10.0  # standard deviations of a beta over that of others of its run, or of a single event
 _N_SHIFTS = 4  # other times of the run by which chance is estimated
 
 
@@ -93,7 +93,8 @@ class Betas(NamedTuple):
     values, residuals, dof
         (regressors, voxels), (volumes, voxels), and the degrees of freedom of the residuals.
     variances
-        Variance that noise of variance 1 gives each beta; infinite if the beta is not unique.
+        Variance that noise of variance 1 gives each beta, or its difference from another beta where that is
+        smaller, because RDMs are made of differences; infinite if the beta is not unique.
     inside
         Sum of squares of each regressor within the run.
     """
@@ -247,15 +248,15 @@ class GLM(RunModel):
         if rank < (inside > 0).sum():
             notice = f"{run.name}: the design matrix has rank {rank} for {X.shape[1]} regressors; "
             warnings.warn(notice + "the betas of dependent regressors are not unique", stacklevel=4)
-        variances = ((axes[:rank] / spread[:rank, None]) ** 2).sum(axis=0) / lengths**2
-        variances[(axes[:rank] ** 2).sum(axis=0) < 1 - 1e-6] = np.inf
+        unique = (axes[:rank] ** 2).sum(axis=0)[indices] >= 1 - 1e-6
+        variances = _variances((axes[:rank] / spread[:rank, None] / lengths)[:, indices], unique)
         labels, results = run_glm(run.data, X, noise_model=self.noise_model)
         betas, residuals = np.empty((len(indices), run.data.shape[1])), np.empty_like(run.data)
         for label, result in results.items():
             voxels = labels == label
             betas[:, voxels] = result.theta[indices]
             residuals[:, voxels] = result.residuals
-        return Betas(betas, residuals, len(X) - rank, variances[indices], inside[indices])
+        return Betas(betas, residuals, len(X) - rank, variances, inside[indices])
 
     def explained(self, run: Run) -> tuple[Share, Share] | None:
         """Return the shares of the variance that conditions explain with this HRF and without one.
@@ -442,25 +443,48 @@ def _trial_rows(run: Run) -> pd.DataFrame:
     return rows
 
 
+def _variances(factor: Floats, unique: Bools) -> Floats:
+    """Variances of betas, or of their smallest difference from another; see `Betas`.
+
+    Parameters
+    ----------
+    factor
+        (rank, betas), whose inner products are the covariances of the betas.
+    unique
+        Which betas are unique.
+    """
+    from scipy.spatial.distance import pdist, squareform
+
+    variances = np.where(unique, (factor**2).sum(axis=0), np.inf)
+    differences = squareform(pdist(factor.T, "sqeuclidean"))
+    differences[~unique], differences[:, ~unique] = np.inf, np.inf
+    np.fill_diagonal(differences, np.inf)
+    return np.asarray(np.minimum(variances, differences.min(axis=0, initial=np.inf)))
+
+
 def _usable(run: Run, rows: pd.DataFrame, fit: Betas, whole: Floats) -> Bools:
     """Which betas say something about their event, with a notice of the others, which are mostly noise.
 
     Variances are compared for responses of one size, so that conditions with few or short events count as
-    they are.
+    they are: those of trials with the median of the run, those of conditions with the smallest, because half
+    of a few conditions may be as bad.
     """
     unseen = fit.inside <= _LEAST_SEEN * whole
     unlike = ~unseen & ~np.isfinite(fit.variances)
     scaled = np.where(unseen | unlike, np.nan, fit.variances * whole)
     usable = ~(unseen | unlike)
-    noisy = usable & (scaled > _NOISIEST**2 * (np.nanmedian(scaled) if usable.any() else 1.0))
+    are_trials = "onset" in rows
+    usual = (np.nanmedian if are_trials else np.nanmin)(scaled) if usable.any() else 1.0
+    noisy = usable & (scaled > _NOISIEST**2 * usual)
     usable &= ~noisy
+    reference = "median" if are_trials else "best condition"
     reasons = {
         f"of {{}} less than {_LEAST_SEEN:.0%} of the response lies within the volumes of the run": unseen,
         "{} cannot be separated from other regressors": unlike,
-        f"of {{}} the noise is more than {_NOISIEST:g} times the median": noisy,
+        f"of {{}} the noise is more than {_NOISIEST:g} times that of the {reference}": noisy,
     }
     names = [f"{name!r}" for name in rows["condition"]]
-    if "onset" in rows:
+    if are_trials:
         names = [f"{name} at {onset:g} s" for name, onset in zip(names, rows["onset"], strict=True)]
     for reason, chosen in reasons.items():
         if chosen.any():
@@ -469,6 +493,11 @@ def _usable(run: Run, rows: pd.DataFrame, fit: Betas, whole: Floats) -> Bools:
             if not usable.any():
                 raise NeurordlError(f"{problem} ({count}), and no pattern is left; check events and t_r")
             warnings.warn(f"{problem}: {count} left out", stacklevel=5)
+    if usual > _NOISIEST**2:
+        notice = (
+            f"{run.name}: the noise of the patterns is {np.sqrt(usual):.0f} times that of events alone in a"
+        )
+        warnings.warn(f"{notice} run, because they overlap with others or with regressors", stacklevel=5)
     return usable
 
 

@@ -560,6 +560,11 @@ def extract_patterns(
     ------
     NeurordlError
         If a layer does not exist or did not run, or the network does not take the images.
+
+    Warns
+    -----
+    UserWarning
+        A layer runs several times, is left out, or gives NaN or infinity.
     """
     patterns: dict[str, Dataset] = {}
     for start, features in read_batches(model, stimuli, layers, Compute.of(device)):
@@ -572,4 +577,9 @@ def extract_patterns(
                     obs_descriptors={"stimulus": list(stimuli.ids)},
                 )
             patterns[name].measurements[start : start + len(values)] = values
+    for name, dataset in patterns.items():
+        if broken := (~np.isfinite(dataset.measurements)).any(axis=1).nonzero()[0].tolist():
+            affected = listed([stimuli.ids[row] for row in broken], quote=True)
+            text = f"layer {name!r} gives NaN or infinity for {len(broken)} of {len(stimuli)} stimuli"
+            warnings.warn(f"{text}: {affected}", stacklevel=2)
     return patterns

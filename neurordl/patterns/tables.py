@@ -13,14 +13,13 @@ import pandas as pd
 
 from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError, explain
+from neurordl.ids import is_missing, warn_of_names
 from neurordl.io import read_frame
 from neurordl.patterns.models import RESPONSE
 from neurordl.validate import check_columns, listed
 
 Table: TypeAlias = str | os.PathLike[str] | pd.DataFrame
 _TABLES = (str, os.PathLike, pd.DataFrame)
-_MISSING = ("", "n/a", "N/A", "nan", "NaN")  # without blanks around
-_LIKE_MISSING = ("NA", "<NA>", "#N/A", "null", "NULL", "None")  # names, although other software means none
 
 
 def as_list(values: Any, single: tuple[type, ...] = _TABLES, name: str = "tables") -> list[Any]:
@@ -54,23 +53,7 @@ def read_table(table: Table, name: str) -> pd.DataFrame:
         table = read_frame(table)
     if repeated := table.columns[table.columns.duplicated()].tolist():
         raise NeurordlError(f"{name} has two columns {repeated[0]!r}; leave one")
-    return table.mask(table.map(lambda cell: isinstance(cell, str) and cell.strip() in _MISSING))
-
-
-def warn_of_names(names: pd.Series, name: str) -> None:
-    """Give a notice of names that other software writes for missing values.
-
-    Parameters
-    ----------
-    names, name
-        A column of names, and the table that messages call.
-    """
-    if (doubtful := names[names.isin(_LIKE_MISSING)]).size:
-        notice = (
-            f"{name}: {listed(doubtful.unique(), quote=True)} in the column {names.name!r} is taken for a "
-        )
-        notice += f"name ({len(doubtful)} of {len(names)} rows); if nothing was meant, write n/a"
-        warnings.warn(notice, stacklevel=4)
+    return table.mask(table.map(is_missing))
 
 
 def read_events(table: Table, name: str, condition: str, length: float) -> pd.DataFrame:
@@ -113,8 +96,8 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
         remedy = "give them a name to model them, and leave_out= it if you need no pattern"
         warnings.warn(f"{notice}; {remedy}", stacklevel=3)
     frame = frame[~unnamed]
-    warn_of_names(frame[condition], name)
-    events = pd.DataFrame({"condition": frame[condition].map(_text)})
+    warn_of_names(frame[condition], f"{name}, column {condition!r}")
+    events = pd.DataFrame({"condition": frame[condition].map(name_of)})
     for column in ("onset", "duration"):
         events[column] = pd.to_numeric(frame[column], errors="coerce")
         if not (finite := np.isfinite(events[column])).all():
@@ -147,7 +130,8 @@ def _check_repeated(events: pd.DataFrame, frame: pd.DataFrame, name: str) -> Non
             warnings.warn(f"{notice}, which is modeled twice ({len(again)} such)", stacklevel=4)
 
 
-def _text(value: object) -> str:
+def name_of(value: object) -> str:
+    """Return a name as text; numbers that are whole have no fraction."""
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value)) if whole else str(value)  # type: ignore[call-overload]
 

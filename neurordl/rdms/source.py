@@ -138,7 +138,12 @@ class Source:
         if not np.isfinite(totals).all():
             holes = int((~np.isfinite(totals)).any(axis=0).sum())
             problem = f"the measurements of {self.label} hold NaN or infinity in {holes} of {self.n_channels}"
-            raise NeurordlError(f"{problem} channels; leave those channels or observations out")
+            blocks = [~np.isfinite(self._read(rows[k : k + step])) for k in range(0, len(rows), step)]
+            channels = np.flatnonzero(np.any([block.any(axis=0) for block in blocks], axis=0))
+            broken = np.concatenate([block.any(axis=1) for block in blocks])
+            affected = dict.fromkeys(self.ids[number] for number in self.stimulus[rows[broken]])
+            where = f"stimuli {listed(affected, quote=True)}, channels {listed(channels)} from 0"
+            raise NeurordlError(f"{problem} channels; leave those channels or observations out ({where})")
         return np.asarray(totals / np.where(counts > 0, counts, np.nan)[:, None])
 
     def check_finite(self, stimuli: Stimuli) -> None:

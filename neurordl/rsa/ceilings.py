@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rsatoolbox.rdm.rdms import RDMs
+from scipy import optimize
 
 from neurordl.arrays import Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
@@ -22,6 +23,7 @@ _ROUNDING = 1e-12  # a permuted similarity that is less by this only counts as o
 _TESTED = 500_000  # values up to which `agreement` takes a second or so
 _STACK = 64 << 20  # bytes of permuted RDMs at once
 _ALPHA = 0.05
+_CLIMB = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-9}
 
 
 def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[float, float]:
@@ -30,7 +32,9 @@ def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[flo
     The bounds are means over subjects: of the similarity of each subject's RDM with the mean RDM of the other
     subjects (lower), and with that of all subjects (upper; Nili et al. 2014, PLoS Comput. Biol. 10:e1003553).
     RDMs are normalized before they are averaged, as in rsatoolbox, whose ``boot_noise_ceiling`` gives the
-    same bounds if no pair is missing. Pairs are averaged over the subjects in whom they were measured.
+    same bounds if no pair is missing. Pairs are averaged over the subjects in whom they were measured; where
+    subjects miss different pairs, the upper bound takes the RDM that fits all subjects best instead, since a
+    model may be nearer to them than their mean RDM is.
 
     Parameters
     ----------
@@ -48,7 +52,8 @@ def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[flo
     -----
     UserWarning
         There is no evidence that the subjects agree: by a permutation test, the lower bound is not
-        significantly above chance. RDMs with very many pairs are not tested.
+        significantly above chance. RDMs with very many pairs are not tested. Or the upper bound is none:
+        subjects miss different pairs, and there are too many for ranks, or the comparison has no gradient.
 
     Raises
     ------
@@ -61,7 +66,7 @@ def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[flo
     >>> noise_ceiling(RDMs(distances, rdm_descriptors={"subject": ["a", "b"]}), "spearman")
     (1.0, 1.0)
     """
-    comparison, vectors = find_similarity(comparison), check_one_per_subject(rdms).dissimilarities
+    comparison, vectors = find_similarity(comparison), subject_vectors(check_one_per_subject(rdms))
     if note := chance_note(agreement(vectors, comparison, seed=0)):
         warnings.warn(note, stacklevel=2)
     return ceiling(vectors, comparison)
@@ -104,7 +109,8 @@ def subject_bounds(vectors: Floats, comparison: ComparisonLike) -> tuple[Floats,
         bounds = comparison.kernel.bounds(torch.as_tensor(vectors), measured)
         if bounds is not None:
             return bounds[0].numpy(), bounds[1].numpy()
-    return _pooled_bounds(vectors, np.ones(len(vectors), dtype=np.int64), comparison)
+    lower, upper = _pooled_bounds(vectors, np.ones(len(vectors), dtype=np.int64), comparison)
+    return lower, _fitted_upper(vectors, upper, comparison) if len(groups) > 1 else upper
 
 
 def drawn_ceiling(vectors: Floats, drawn: Ints, comparison: Comparison) -> tuple[float, float]:
@@ -131,6 +137,42 @@ def _pooled_bounds(vectors: Floats, times: Ints, comparison: Comparison) -> tupl
     subjects = np.arange(len(vectors))
     lower = [with_pool(slice(k, k + 1), np.where(subjects == k, 0, times))[0] for k in subjects]
     return np.array(lower), upper
+
+
+def _fitted_upper(vectors: Floats, upper: Floats, comparison: Comparison) -> Floats:
+    """Similarity of each subject with the RDM that fits all best, where they miss different pairs.
+
+    The mean of their RDMs is not that one: a subject's unit is taken on the pairs that the subject has, and
+    differs with these. So that no model can be above the ceiling, ranks take what each two pairs are in the
+    mean of the subjects who have both, and other comparisons climb from the mean RDM.
+
+    Parameters
+    ----------
+    vectors, upper
+        Condensed RDMs (subjects, pairs), and their similarities with the mean RDM.
+    comparison
+        The similarity.
+    """
+    fitted = comparison.kernel.fitted_upper(vectors) if comparison.kernel is not None else None
+    if fitted is None and (function := comparison.function) is not None and comparison.differentiable:
+        data, measured = torch.as_tensor(vectors), torch.as_tensor(np.isfinite(vectors)).double()
+        start = np.nan_to_num(pooled(scaled_to_pool(vectors, comparison), comparison)[0])
+
+        def loss(rdm: Floats) -> tuple[float, Floats]:
+            model = torch.tensor(rdm, requires_grad=True)
+            with torch.enable_grad():
+                value = -function(model, data, measured).nanmean()
+            (gradient,) = torch.autograd.grad(value, model)
+            return value.item(), gradient.numpy()
+
+        best = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=_CLIMB).x
+        fitted = np.asarray(similarity(best[None], vectors, comparison)[0])
+    if fitted is None:
+        problem = f"subjects miss different pairs, and no RDM can be fitted to them by {comparison.name}"
+        warnings.warn(
+            f"{problem}: the upper noise ceiling is that of their mean RDM, and no bound", stacklevel=2
+        )
+    return upper if fitted is None or not nan_mean(fitted) > nan_mean(upper) else fitted
 
 
 def pooled(scaled: Floats, comparison: Comparison) -> Floats:
@@ -191,7 +233,7 @@ def ceiling_p(
     observed, n = np.array(ceiling(vectors, comparison)[0]), n_stimuli(vectors.shape[1])
 
     def permuted(size: int) -> Floats:
-        orders = np.array([[rng.permutation(n) for _ in vectors] for _ in range(size)])
+        orders = rng.permuted(np.broadcast_to(np.arange(n), (size, len(vectors), n)), axis=2)
         return _permuted_ceilings(vectors, orders, comparison)
 
     return float(p_by_permutation(observed, permuted, n_permutations, len(vectors) * n * n))

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from rsatoolbox.rdm.rdms import RDMs
+from scipy import stats
 from torch import Tensor
 
-from neurordl.arrays import Floats
+from neurordl.arrays import Bools, Floats, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import missing_groups, n_stimuli
-from neurordl.rdms.selection import check_one_per_subject, reindex, stimulus_ids
+from neurordl.rdms.selection import check_one_per_subject, reindex, stimulus_ids, subject_names
+from neurordl.validate import listed
+
+_SAME, _SAME_RANKS = 0.999, 0.99  # correlations above which two measured RDMs are those of the same data
+_FEWEST_PAIRS, _ENOUGH_PAIRS = 20, 2000  # to compare them on
 
 
 def compare(
@@ -78,12 +84,74 @@ def shared_stimuli(models: Mapping[str, RDMs]) -> tuple[str, ...]:
 
 
 def subject_vectors(rdms: RDMs | npt.ArrayLike) -> Floats:
-    """Condensed RDMs (subjects, pairs) of RDMs with one RDM per subject, or of an array of them."""
+    """Condensed RDMs (subjects, pairs) of RDMs with one RDM per subject, or of an array of them.
+
+    A person who is in the RDMs under several names is named in a warning.
+    """
     if isinstance(rdms, RDMs):
-        rdms = check_one_per_subject(rdms).dissimilarities
+        names, rdms = subject_names(rdms), check_one_per_subject(rdms).dissimilarities
+        if note := repeated_subjects(names, rdms):
+            warnings.warn(note, stacklevel=3)
     vectors = np.asarray(rdms, dtype=np.float64)
     check_stacks(vectors, vectors)
     return vectors
+
+
+def same_rdms(first: Floats, second: Floats | None = None) -> Bools:
+    """Whether RDMs are those of the same data: renamed, rounded, converted, scaled or cut.
+
+    Two are where their correlation exceeds .999 on the pairs that both have, at least 20. Their ranks must
+    correlate too, since a single large distance that they share would make any two RDMs correlate.
+
+    Parameters
+    ----------
+    first, second
+        Condensed RDMs (first, pairs) and (second, pairs); of many pairs some 2,000 are compared. Without the
+        second, each RDM is compared with those after it.
+
+    Returns
+    -------
+    array of bool, (first, second)
+    """
+    step = max(1, first.shape[1] // _ENOUGH_PAIRS)
+    (a, known), (b, known_too) = (
+        _centered(x[:, ::step]) for x in (first, first if second is None else second)
+    )
+    n, sums, sums_too = known @ known_too.T, a @ known_too.T, known @ b.T
+    spread = (n * (a**2 @ known_too.T) - sums**2) * (n * (known @ (b**2).T) - sums_too**2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        same = (n * (a @ b.T) - sums * sums_too) / np.sqrt(np.maximum(spread, 0)) > _SAME
+        same &= n >= _FEWEST_PAIRS
+        same = np.triu(same, 1) if second is None else same
+        for i, j in np.argwhere(same):
+            pairs = (known[i] > 0) & (known_too[j] > 0)
+            ranks = stats.rankdata([a[i, pairs], b[j, pairs]], axis=1)
+            same[i, j] = np.corrcoef(ranks)[0, 1] > _SAME_RANKS
+    return same
+
+
+def _centered(rdms: Floats) -> tuple[Floats, Floats]:
+    """RDMs scaled to 1 and centered, 0 where missing; and where they are not, as 1 and 0."""
+    known = np.isfinite(rdms)
+    size = np.where(known, np.abs(rdms), 0).max(axis=1, initial=0)
+    scaled = np.where(known, rdms, np.nan) / np.where(size > 0, size, 1)[:, None]
+    return np.nan_to_num(scaled - nan_mean(scaled, 1)[:, None]), known.astype(np.float64)
+
+
+def repeated_subjects(names: Sequence[str], vectors: npt.ArrayLike) -> str:
+    """A note on subjects with the RDM of another subject, from condensed RDMs; empty if there are none."""
+    same = same_rdms(np.asarray(vectors, dtype=np.float64))
+    groups: dict[int, list[str]] = {}
+    for j in np.flatnonzero(same.any(axis=0)).tolist():
+        first = int(same[:, j].argmax())
+        groups.setdefault(first, [names[first]]).append(names[j])
+    if not groups:
+        return ""
+    alike = listed((" = ".join(group) for group in groups.values()), most=3)
+    return (
+        f"subjects with the same RDM (correlation above {_SAME:g}): {alike}; if they are one person, leave "
+        "the repeats out: intervals, tests and noise ceilings take them as different people"
+    )
 
 
 def check_stacks(models: Tensor | Floats, data: Tensor | Floats) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from neurordl.measures.comparisons import ComparisonLike, find_similarity
 from neurordl.measures.condensed import square
 from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import p_by_permutation, pooled, scaled_to_pool
-from neurordl.rsa.compare import check_stacks, similarity, subject_vectors
+from neurordl.rsa.compare import check_stacks, repeated_subjects, similarity, subject_vectors
 from neurordl.validate import check_count
 
 
@@ -193,6 +194,9 @@ def session_reliability(
         )
     if len(set(sessions)) < 2:
         raise NeurordlError("session reliability takes RDMs of two sessions or more, but there is one")
+    labels = [f"{subject} in session {session}" for subject, session in zip(subjects, sessions, strict=True)]
+    if note := repeated_subjects(labels, vectors):
+        warnings.warn(note, stacklevel=2)
     scores = similarity(vectors, vectors, comparison)
     by_subject, by_session = np.array(subjects), np.array(sessions)
     names = tuple(dict.fromkeys(subjects))

@@ -21,7 +21,7 @@ from neurordl.io import make_folder, versions, write_bytes, write_json, write_te
 from neurordl.measures.comparisons import few_pairs
 from neurordl.measures.condensed import missing_groups, unmeasured_stimuli
 from neurordl.rsa.ceilings import agreement, chance_note
-from neurordl.rsa.compare import why_undefined
+from neurordl.rsa.compare import repeated_subjects, why_undefined
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference, correct, infer_study, mean_interval, p_values
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
 from neurordl.validate import check_choice, listed
@@ -132,6 +132,8 @@ class RoiScores:
         Columns of a table with a row for each two layers, on the pairs of stimuli that both have.
     agreement
         p of the noise ceiling against chance; None where it was not tested.
+    repeated
+        A note on subjects in the mean with the same RDM; empty if there are none.
     """
 
     study: Study
@@ -141,6 +143,7 @@ class RoiScores:
     p_ceiling: Floats
     differences: Mapping[str, Floats]
     agreement: float | None
+    repeated: str
 
     @property
     def mean_rdm(self) -> Floats:
@@ -183,7 +186,7 @@ class RoiScores:
         several = self.inference.n_subjects > 1
         untested = several and self.inference.resampling.variance_method.why_undefined
         untested = untested or "one subject: no interval, no p" + ("" if several else ", no noise ceiling")
-        usual = chance_note(self.agreement)
+        usual = "; ".join(filter(None, [chance_note(self.agreement), self.repeated]))
         undefined = reasons[np.arange(len(p)), np.isnan(self.study.scores).argmax(axis=1)]
         cases = [n_subjects == 0, np.isnan(p), self.inference.no_width]
         return np.select(cases, [undefined, untested, NO_WIDTH], usual)
@@ -223,7 +226,8 @@ def score_roi(study: Study, subjects: Subjects, resampling: Resampling, stimuli:
             p_ceiling[rows] = p_values(group, center="data").ceiling
     differences = _differences(part, inference, draws, groups)
     chance = agreement(part.data, study.comparison, resampling.seed)
-    return RoiScores(study, subjects, inference, ceilings, p_ceiling, differences, chance)
+    repeated = repeated_subjects(np.array(subjects.names)[pooled], part.data)
+    return RoiScores(study, subjects, inference, ceilings, p_ceiling, differences, chance, repeated)
 
 
 def _differences(
@@ -303,8 +307,10 @@ class Evaluation:
         - ``generalizes_to``: the population that intervals and p of a mean are about.
         - ``n_subjects``, ``n_stimuli``: how many of them were scored.
         - ``pairs``: the pairs of stimuli that were scored, as chosen by ``pairs`` of `evaluate`.
-        - ``fitted``: whether the run was trained on these stimuli and subjects; "unknown" without a run.
-        - ``reason``: why a value is undefined or doubtful.
+        - ``fitted``: whether the run was trained on these stimuli and subjects; "unknown" without a run. In
+          brackets, how many held-out stimuli leaked into training: by their labels, as copies of fitted
+          images, or by an earlier run.
+        - ``reason``: why a value is undefined or doubtful, such as subjects with the same RDM.
         - ``dissimilarity``: the dissimilarity of the network's RDMs; "as given" for model RDMs.
     match
         Which stimuli were matched with the RDMs.
@@ -473,10 +479,11 @@ class Evaluation:
 
     @property
     def notes(self) -> list[str]:
-        """Why something in the table of means is undefined or doubtful."""
+        """What leaks from training into the scores, and why a mean is undefined or doubtful."""
         means = self.frame[self.frame["subject"] == "mean"]
         n_layers = means["layer"].nunique()
-        notes = [self._note_on_families, *self._notes_on_pairs(), self._note_on_layers]
+        notes = [*self.settings.get("leaks", ()), self._note_on_families]
+        notes += [*self._notes_on_pairs(), self._note_on_layers]
         notes += dict.fromkeys(inference.resampling.note for inference in self.inferences.values())
         if self.models is not None:
             notes.append(repeated_layers(self.settings["layers"], self.models))
@@ -504,19 +511,20 @@ class Evaluation:
 
     @property
     def _note_on_layers(self) -> str:
-        """Which layers lack pairs of stimuli that other layers have; empty if none does."""
+        """Which layers lack pairs of stimuli that are to be compared; empty if none does."""
         if self.models is None:
             return ""
         counts = np.isfinite(self.models).sum(axis=1)
+        n_pairs = max([coverage.requested for coverage in self._coverages.values()], default=counts.max())
         lacking = [
             f"{layer or 'output'} has {count:,}"
             for layer, count in zip(self.settings["layers"], counts, strict=True)
-            if 0 < count < counts.max()
+            if 0 < count < n_pairs
         ]
         if not lacking:
             return ""
         return (
-            f"not all layers have all {counts.max():,} pairs of stimuli ({listed(lacking, most=3)}): each is "
+            f"not all layers have all {n_pairs:,} pairs of stimuli ({listed(lacking, most=3)}): each is "
             "scored on its own pairs, and two layers are compared on the pairs that both have"
         )
 

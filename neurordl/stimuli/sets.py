@@ -21,8 +21,9 @@ from torch import Tensor
 
 from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError
-from neurordl.ids import check_ids, id_column, match_ids, natural_key, similar_ids
+from neurordl.ids import check_ids, id_column, is_missing, match_ids, natural_key, similar_ids, warn_of_names
 from neurordl.io import read_frame, sha256_array
+from neurordl.stimuli.fingerprints import Bytes, fingerprints
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
 from neurordl.validate import check_columns, check_count, check_number, check_path, listed
 
@@ -235,6 +236,11 @@ class StimulusSet:
         labels = None if self.labels is None else sha256_array(self.labels)
         return hashlib.sha256(json.dumps([self.ids, sha256_array(self.pixels), labels]).encode()).hexdigest()
 
+    @cached_property
+    def fingerprints(self) -> Bytes:
+        """By what each image is known again under another id; see `neurordl.stimuli.fingerprints`."""
+        return fingerprints(self.pixels)
+
     def images(self, index: Sequence[int] | npt.NDArray[Any] | Tensor | slice | None = None) -> Tensor:
         """Return images as a network takes them: (n, channels, height, width), float32.
 
@@ -377,7 +383,8 @@ def read_table(table: StrPath | pd.DataFrame, id: str, *needed: str) -> pd.DataF
     """Read a CSV or TSV file, or copy a DataFrame, and index it by the column ``id``.
 
     Where ``id`` is "id" the column may also be called stimulus; in a DataFrame the ids may be its index. Ids
-    stay text ("007", "NA"). In other columns of a file blanks are missing values and numbers become numbers.
+    stay text ("007", "NA"). In other columns of a file blanks, "n/a" and "nan" are missing values (see
+    `is_missing`), and numbers become numbers.
 
     Parameters
     ----------
@@ -405,7 +412,7 @@ def read_table(table: StrPath | pd.DataFrame, id: str, *needed: str) -> pd.DataF
     check_ids(frame[id], f"rows of {name}")
     frame = frame.set_index(id)
     if not isinstance(table, pd.DataFrame):
-        frame = frame.mask(frame == "", np.nan)
+        frame = frame.mask(frame.map(is_missing), np.nan)
         for column in frame.columns:
             with suppress(ValueError, TypeError):
                 frame[column] = pd.to_numeric(frame[column])
@@ -431,15 +438,19 @@ def _labels_of(
     if column not in table.columns:
         return None, None
     values = table[column]
-    if missing := table.index[values.isna() | (values.astype(str) == "")].tolist():
-        raise NeurordlError(f"{len(missing)} stimuli have no label, such as {missing[0]!r}")
+    if missing := table.index[values.isna() | values.map(is_missing)].tolist():
+        absent = f"{len(missing)} of {len(table)} stimuli have no {column} (blank or n/a): {listed(missing)}"
+        raise NeurordlError(f"{absent}; fill it in, or leave them out")
+    warn_of_names(values, f"labels in the column {column!r}", stacklevel=5)
     if pd.api.types.is_numeric_dtype(values):
         numbers = values.to_numpy(dtype=np.float64)
-        if (fractions := numbers[numbers % 1 != 0]).size:
+        if (fractions := numbers[(numbers % 1 != 0) | (np.abs(numbers) > 2**53)]).size:
             raise NeurordlError(f"labels must be whole numbers or names, but one is {fractions[0]}")
         return torch.from_numpy(numbers.astype(np.int64)), None
     names = values.astype(str)
     known = tuple(sorted(set(names), key=natural_key) if classes is None else classes)
+    if similar := similar_ids(known, "classes"):
+        warnings.warn(f"labels in the column {column!r}: {similar}", stacklevel=4)
     if unknown := sorted(set(names) - set(known), key=natural_key):
         raise NeurordlError(f"label {unknown[0]!r} is not among the classes ({listed(known, most=10)})")
     number = {name: position for position, name in enumerate(known)}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,13 +17,13 @@ from neurordl.ids import Match
 from neurordl.patterns.network import as_input, frozen_eval, read_layers
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
-from neurordl.teachers.base import Record, spelled
+from neurordl.teachers.base import ById, Record, spelled
 from neurordl.training.losses import Features, TransferLoss, check_loss, layers_of, weight_at
 from neurordl.training.run import TRAINED_CLASSES, Run
 from neurordl.training.streams import Labelled, as_trained, check_batch, check_labels, class_names, each_once
 from neurordl.validate import check_choice
 
-BatchNorm = Literal["labelled", "stimuli", "both"]
+BatchNorm = Literal["labelled", "stimuli", "both", "joint"]
 Task = Callable[[Tensor, Tensor], Tensor] | Literal["cross_entropy"]
 
 
@@ -172,7 +173,7 @@ class Objective:
         stimuli: Batch | Sequence[Any] | None = None,
         *,
         step: int | None = None,
-        batchnorm: BatchNorm = "labelled",
+        batchnorm: BatchNorm | None = None,
         processes: Processes | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one step and all of its terms.
@@ -187,10 +188,9 @@ class Objective:
             Stimuli; by default the labelled images.
         step : int, optional
             Number of the step, for weights that are functions of it.
-        batchnorm : {"labelled", "stimuli", "both"}
-            The stream that is normalized by the statistics of its own batch and updates the running
-            statistics of batch norm. The other stream is normalized by the running statistics, as in
-            evaluation.
+        batchnorm : {"labelled", "stimuli", "both", "joint"}, optional
+            The images whose statistics batch norm uses, as in `Optimization`; by default chosen by the kind
+            of teacher (`choose_batchnorm`).
         processes : Processes, optional
             The processes that share the batch. It is needed in your own loop over several processes, where
             ``Processes()`` takes all of them.
@@ -209,14 +209,46 @@ class Objective:
             If a stream is missing, labels are out of range, ids are unknown, or there are several processes
             and no `processes`.
         """
-        check_choice("batchnorm", batchnorm, get_args(BatchNorm))
+        check_choice("batchnorm", batchnorm, (None, *get_args(BatchNorm)))
         if processes is None and self.losses and _world() > 1:
             problem = (
                 f"torch.distributed has {_world()} processes: RDMs would be of the stimuli of each alone"
             )
             remedy = "pass processes=nrl.Processes() to the objective, for those of all processes"
             raise NeurordlError(f"{problem}; {remedy}")
+        labelled = _as_batch("labelled", labelled, ("images", "labels", "ids"))
+        stimuli = _as_batch("stimuli", stimuli, ("images", "ids", "labels"))
+        batchnorm = batchnorm or self.choose_batchnorm(student, labelled, stimuli)
         return self.compute(student, labelled, stimuli, step, batchnorm, processes)
+
+    def choose_batchnorm(
+        self, student: nn.Module, labelled: Batch | None, stimuli: Batch | None
+    ) -> BatchNorm | None:
+        """The images whose statistics batch norm should use, by the kind of teacher.
+
+        Parameters
+        ----------
+        student : torch.nn.Module
+            Network that is trained.
+        labelled, stimuli : Batch or None
+            A batch of each stream.
+
+        Returns
+        -------
+        {"labelled", "stimuli", "both", "joint"}, or None
+            "joint" if all teachers are measured (`RDMTeacher`, `PatternTeacher`) and both streams have images
+            of one shape, otherwise "both": a network, or a loss or teacher of your own, is among them. Where
+            the student sees one stream only, that stream. None without batch norm: nothing is to be chosen.
+        """
+        if not has_batchnorm(student):
+            return None
+        if self.task is None or labelled is None:
+            return "stimuli"
+        if not self._layers or stimuli is None or stimuli is labelled:
+            return "labelled"
+        measured = all(isinstance(loss.teacher, ById) for loss in self.losses)
+        alike = labelled.images.shape[1:] == stimuli.images.shape[1:]
+        return "joint" if measured and alike else "both"
 
     def compute(
         self,
@@ -224,10 +256,13 @@ class Objective:
         labelled: Batch | Sequence[Any] | None,
         stimuli: Batch | Sequence[Any] | None,
         step: int | None,
-        batchnorm: BatchNorm,
+        batchnorm: BatchNorm | None,
         processes: Processes | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """As a call of the objective, on the stimuli of this process alone without `processes`."""
+        """As a call of the objective, on the stimuli of this process alone without `processes`.
+
+        Without `batchnorm`, the student has no batch norm, or takes the statistics of each batch.
+        """
         labelled = _as_batch("labelled", labelled, ("images", "labels", "ids"))
         stimuli = _as_batch("stimuli", stimuli, ("images", "ids", "labels")) or labelled
         if stimuli is None or (self.task is not None and labelled is None):
@@ -251,21 +286,41 @@ class Objective:
         return total, {name: value.detach() for name, value in terms.items()}
 
     def _read(
-        self, student: nn.Module, labelled: Batch | None, stimuli: Batch, batchnorm: BatchNorm
+        self, student: nn.Module, labelled: Batch | None, stimuli: Batch, batchnorm: BatchNorm | None
     ) -> tuple[Any, Features]:
-        """The student's outputs for the labelled batch and its features for the stimuli, a pass for each."""
+        """The student's outputs for the labelled batch and its features for the stimuli."""
         if self.task is None or labelled is None:
             return None, read_layers(student, stimuli.images, self._layers)[1]
         if stimuli is labelled or not self._layers:
             return read_layers(student, labelled.images, self._layers)
+        if batchnorm == "joint":
+            return self._read_jointly(student, labelled.images, stimuli.images)
         passes = {"labelled": (labelled.images, list[str]()), "stimuli": (stimuli.images, self._layers)}
         results = {}
         # The stream that updates the running statistics goes first: the gradient of the other one is
         # computed with the statistics that it was normalized by.
         for stream in sorted(passes, key=lambda stream: stream != batchnorm):
-            with _fixed_batchnorm(student, batchnorm not in (stream, "both")):
+            own_statistics = batchnorm in (stream, "both", None)
+            with nullcontext() if own_statistics else _fixed_batchnorm(student):
                 results[stream] = read_layers(student, *passes[stream])
         return results["labelled"][0], results["stimuli"][1]
+
+    def _read_jointly(self, student: nn.Module, labelled: Tensor, stimuli: Tensor) -> tuple[Any, Features]:
+        """The same from one pass of all images as one batch."""
+        remedy = "choose batchnorm='both'"
+        shapes = tuple(labelled.shape[1:]), tuple(stimuli.shape[1:])
+        if shapes[0] != shapes[1]:
+            problem = "batchnorm='joint' makes one batch of labelled images and stimuli, but their shapes are"
+            raise NeurordlError(f"{problem} {shapes[0]} and {shapes[1]}; {remedy}")
+        n, images = len(labelled), torch.cat([labelled, stimuli])
+        outputs, features = read_layers(student, images, self._layers)
+        of_labelled = apply_to_collection(
+            outputs, Tensor, lambda part: part[:n] if len(part.shape) and len(part) == len(images) else part
+        )
+        if of_labelled is outputs:
+            problem = f"batchnorm='joint' cannot divide outputs of type {type(outputs).__name__}"
+            raise NeurordlError(f"{problem} between labelled images and stimuli; {remedy}")
+        return of_labelled, {name: values[n:] for name, values in features.items()}
 
     def _transfer(self, features: Features, batch: Batch, processes: Processes | None) -> dict[str, Tensor]:
         """The value of each transfer loss on the batch of all processes."""
@@ -373,12 +428,17 @@ def _as_batch(stream: str, batch: Batch | Sequence[Any] | None, names: tuple[str
     return check_batch(Batch(**dict(zip(names, batch, strict=False))))
 
 
+def has_batchnorm(student: nn.Module) -> bool:
+    """Whether a network has a layer of batch norm."""
+    return any(isinstance(module, _BatchNorm) for module in student.modules())
+
+
 @contextmanager
-def _fixed_batchnorm(student: nn.Module, fixed: bool) -> Iterator[None]:
-    """While `fixed`, batch norm uses its running statistics and does not update them."""
+def _fixed_batchnorm(student: nn.Module) -> Iterator[None]:
+    """Batch norm uses its running statistics and does not update them."""
     norms = [module for module in student.modules() if isinstance(module, _BatchNorm) and module.training]
     for module in norms:
-        module.training = not fixed
+        module.training = False
     try:
         yield
     finally:

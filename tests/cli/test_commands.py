@@ -492,8 +492,10 @@ def test_compare_model_rdms(shell: Any, data: dict[str, Path], tmp_path: Path) -
     assert "p_fdr and p_holm are corrected over 2 tests of the ROI" in printed
     assert "<svg" in (tmp_path / "paper.svg").read_text()[:600]
     assert not (tmp_path / "more" / "scores.png").exists()
-    code, _, errors = shell("compare", tmp_path / "models.h5", "--rdms", data["brain.h5"], "--out", tmp_path / "x",
-                            "--figure", tmp_path / "paper.gif")  # fmt: skip
+    code, _, errors = shell(
+        "compare", tmp_path / "models.h5", "--rdms", data["brain.h5"], "--out", tmp_path / "x",
+        "--figure", tmp_path / "paper.gif",
+    )  # fmt: skip
     assert code == 1
     assert "expected .png, .pdf or .svg" in errors
 

@@ -194,7 +194,12 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path: Path) -> None:
     nib.save(nib.Spm99AnalyzeImage(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "old.img")
     nib.save(nib.Nifti1Pair(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "new.img")
     (tmp_path / "new.img").unlink()
+    nib.save(nib.MGHImage(np.zeros(SHAPE, np.float32), np.eye(4)), tmp_path / "brain.mgz")
+    for name in ("brik+orig.HEAD", "series.dcm", "surface.func.gii", "no_suffix"):
+        (tmp_path / name).write_bytes(b"\0" * 8)
+    named = ("brain.mgz", "brik+orig.HEAD", "series.dcm", "surface.func.gii", "no_suffix")
     for mask, said in (
+        *((tmp_path / name, r"its name is none of NIfTI .* convert it to NIfTI") for name in named),
         (tmp_path / "old.img", "is a Spm2AnalyzeImage and not NIfTI; convert it"),
         (tmp_path / "new.hdr", "has no new.img beside it"),
     ):
@@ -234,6 +239,7 @@ def test_masks_and_atlases_may_be_stored_with_a_slope(tmp_path: Path) -> None:
         (pd.DataFrame({"index": [1], "name": [np.nan]}), "the labels 1 without names"),
         ({1.5: "V1"}, "1.5 is not a whole number"),
         ({float("inf"): "V1"}, "needs whole numbers with names"),
+        ({1: ["V1"]}, r"label 1 has the name \['V1'\]"),
         (["V1"], "labels= is a list"),
         (5, "labels= is a int"),
     ],

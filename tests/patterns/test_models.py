@@ -309,12 +309,52 @@ def test_patterns_that_regressors_cannot_tell_apart_are_left_out() -> None:
     )
     near = design[columns["b"]].to_numpy() + 1e-3 * data[:, 0]  # nearly what b evokes
     with pytest.warns(
-        UserWarning, match="of 'b' the noise is more than 10 times the median: 1 of 3 patterns"
+        UserWarning,
+        match="of 'b' the noise is more than 10 times that of the best condition: 1 of 3 patterns",
     ):
         patterns = nrl.read_patterns(
             bold(data), None, with_event(20.0), confounds=confounds.assign(near=near)
         )
     assert patterns.obs_descriptors["stimulus"] == ["a", "late"]
+
+
+@pytest.mark.parametrize("twin", ["condition", "confound", "trials"])
+def test_patterns_are_judged_by_the_best_where_half_of_them_are_bad(twin: str) -> None:
+    """The median of two or three conditions was as bad as they are, and nothing was said."""
+    data = np.random.default_rng(0).standard_normal((120, 400))
+    events, confounds = REGULAR, None
+    if twin == "confound":
+        run = Run("run", data, events.rename(columns={"trial_type": "condition"}), 2.0 * np.arange(120))
+        design, columns = GLM().design(run, events["trial_type"].tolist())
+        noise = 1e-3 * np.random.default_rng(1).standard_normal(120)
+        confounds = pd.DataFrame({"x": design[columns["a"]].to_numpy() + noise})
+    else:
+        again = events[events["trial_type"] == "a"]
+        again = again.assign(trial_type="c", onset=again["onset"] + 0.05)
+        events = pd.concat([events, again])
+    if twin == "trials":  # most of them, and the median
+        with pytest.warns(UserWarning, match=r"the noise of the patterns is \d+ times that of events alo"):
+            nrl.read_patterns(bold(data), None, events, model="lsa")
+        return
+    count = "1 of 2" if twin == "confound" else "2 of 3"
+    with pytest.warns(UserWarning, match=f"10 times that of the best condition: {count} patterns left out"):
+        patterns = nrl.read_patterns(bold(data), None, events, confounds=confounds)
+    assert patterns.obs_descriptors["stimulus"] == ["b"]
+    assert patterns.measurements.std() < 1
+
+
+def test_conditions_are_judged_by_their_differences() -> None:
+    """Blocks that fill a run say little about each condition, and much about how they differ."""
+    data = np.random.default_rng(0).standard_normal((120, 400))
+    onsets = np.arange(0.0, 240.0, 20.0)
+    blocks = pd.DataFrame({"onset": onsets, "duration": 20.0, "trial_type": list("ab") * 6})
+    buttons = pd.DataFrame({"onset": onsets[:10] + 7.0, "duration": 0.5, "trial_type": "button"})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*(left out|the noise)")
+        patterns = nrl.read_patterns(bold(data), None, pd.concat([blocks, buttons]))
+    assert sorted(patterns.obs_descriptors["stimulus"]) == ["a", "b", "button"]
+    a, b = (patterns.measurements[patterns.obs_descriptors["stimulus"].index(name)] for name in "ab")
+    assert (a - b).std() < a.std()
 
 
 def test_a_condition_without_a_pattern_can_be_left_out() -> None:

@@ -401,7 +401,8 @@ def test_nan_in_measurements_is_a_notice_of_the_dataset_its_channels_and_pairs()
     assert np.isnan(rdms.dissimilarities).sum(axis=1).tolist() == [0, 3]
     (text,) = (str(notice.message) for notice in notices)
     assert text.startswith("Dataset 1 (subject s02): 3 of 6 pairs are NaN, because the measurements of ")
-    assert "hold NaN or infinity in 1 of 5 channels; leave those channels or observations out" in text
+    remedy = "leave those channels or observations out (stimuli 'b', channels 2 from 0)"
+    assert f"hold NaN or infinity in 1 of 5 channels; {remedy}" in text
 
 
 def test_constant_patterns_are_a_notice() -> None:

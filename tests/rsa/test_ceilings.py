@@ -185,3 +185,47 @@ def test_a_ceiling_of_noise_is_a_notice() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         noise_ceiling(RDMs(noise + 3 * shared, rdm_descriptors=subjects))
+
+
+def partly_measured(pattern: str, noise: float, seed: int, n: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """A true RDM of two unlike halves of stimuli, and subjects with units of their own who miss pairs."""
+    rng = np.random.default_rng(seed)
+    i, j = np.triu_indices(n, 1)
+    second = np.arange(n) >= n // 2
+    patterns = rng.normal(size=(n, 5)) * np.where(second, 1, 0.3)[:, None] + 3 * second[:, None]
+    true = pdist(patterns, "sqeuclidean")
+    data = true + noise * true.std() * rng.normal(size=(8, len(true)))
+    data *= rng.uniform(0.2, 5, size=(8, 1))
+    for k, row in enumerate(data):
+        seen = {
+            "one stimulus each": np.arange(n) != k,
+            "halves": (np.arange(n) < n // 2 + 3) ^ ((k % 2) * (np.arange(n) % (n // 2) > 2)).astype(bool),
+            "a third of the stimuli": rng.random(n) > 0.33,
+            "pairs": np.ones(n, dtype=bool),
+            "nearly nothing": np.arange(n) < (3 if k == 0 else n),
+        }[pattern]
+        missing = ~(seen[i] & seen[j])
+        row[missing | (rng.random(len(i)) < 0.4) if pattern == "pairs" else missing] = np.nan
+    return true, data
+
+
+@pytest.mark.parametrize("noise", [0, 0.05, 0.1, 0.2])
+@pytest.mark.parametrize(
+    "pattern", ["one stimulus each", "halves", "a third of the stimuli", "pairs", "nearly nothing"]
+)
+@pytest.mark.parametrize("method", ["corr", "cosine", "spearman", "rho-a", "tau-a", "tau-b", "corr_cov"])
+def test_the_true_model_is_never_above_the_upper_ceiling(method, pattern, noise):
+    for seed in range(2):
+        true, data = partly_measured(pattern, noise, seed)
+        reached = np.nanmean(similarity(true[None], data, method))
+        lower, upper = ceiling(data, method)
+        assert lower <= upper
+        assert reached <= upper + 1e-8
+
+
+@pytest.mark.parametrize("kind", ["", "tied"])
+@pytest.mark.parametrize("method", ["spearman", "rho-a", "tau-a", "tau-b"])
+def test_the_fitted_upper_ceiling_of_complete_rdms_is_that_of_their_mean_ranks(method, kind):
+    data = subjects(5, 3, kind=kind)
+    kernel = COMPARISONS[method].kernel
+    assert_allclose(kernel.fitted_upper(data), subject_bounds(data, method)[1], atol=1e-12)

@@ -179,3 +179,25 @@ def test_an_interval_without_width_is_said() -> None:
     alike.dissimilarities[:] = alike.dissimilarities[0]
     reasons = nrl.evaluate(models(), alike, comparison="corr", bootstrap=Same()).frame["reason"]
     assert told not in set(reasons)
+
+
+class Dark(nn.Module):
+    """A network that gives NaN for a black image."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        flat = images.flatten(1)
+        return torch.where(flat.amax(1, keepdim=True) == 0, torch.nan, flat)
+
+
+def test_a_network_that_is_undefined_for_a_stimulus_says_so() -> None:
+    pixels = np.random.default_rng(0).integers(1, 256, (N, 4, 4), dtype=np.uint8)
+    pixels[3] = 0
+    stimuli = nrl.StimulusSet.from_array(pixels, IDS)
+    scores = nrl.evaluate(Dark(), brain(), stimuli=stimuli, layers=[""])
+    assert scores.notes[0].startswith("not all layers have all 66 pairs of stimuli (output has 55): each is")
+    with pytest.warns(UserWarning, match=r"layer '' gives NaN or infinity for 1 of 12 stimuli: 's3'"):
+        patterns = nrl.extract_patterns(Dark(), stimuli, [""])
+    with pytest.warns(
+        UserWarning, match=r"11 of 66 pairs are NaN, because .* \(stimuli 's3', channels 0, 1,"
+    ):
+        nrl.compute_rdms(patterns[""])

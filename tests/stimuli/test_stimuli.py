@@ -274,8 +274,39 @@ def test_labels_missing_for_an_id(folder: Path) -> None:
     ):
         StimulusSet.from_folder(folder, labels=folder / "labels.csv")
     (folder / "labels.csv").write_text("id,label\ns1,0\ns10,1\ns2,\n")
-    with pytest.raises(NeurordlError, match="1 stimuli have no label, such as 's2'"):
+    with pytest.raises(NeurordlError, match=r"stimuli have no label .blank or n/a.: s2;"):
         StimulusSet.from_folder(folder, labels=folder / "labels.csv")
+
+
+@pytest.mark.parametrize("missing", ["n/a", "N/A", "nan", " NaN ", ""])
+@pytest.mark.parametrize("label", ["1", "face"])
+def test_labels_that_stand_for_none(folder: Path, missing: str, label: str) -> None:
+    """As events, labels of one stimulus made all others text, and "n/a" was a class."""
+    rows = [("s1", label), ("s10", missing), ("s2", label)]
+    (folder / "labels.csv").write_text(
+        "id,label\n" + "".join(f"{stimulus},{name}\n" for stimulus, name in rows)
+    )
+    for table in (folder / "labels.csv", pd.DataFrame(rows, columns=["id", "label"])):
+        with pytest.raises(NeurordlError, match=r"1 of 3 stimuli have no label .blank or n/a.: s10;"):
+            StimulusSet.from_folder(folder, labels=table)
+    with pytest.raises(NeurordlError, match=r"1 of 3 stimuli have no label .blank or n/a.: s10;"):
+        StimulusSet.from_array(np.zeros((3, 2, 2)), *zip(*rows, strict=True))
+
+
+@pytest.mark.parametrize("name", ["NA", "null", "None", "<NA>"])
+def test_labels_that_other_software_writes_for_none(folder: Path, name: str) -> None:
+    (folder / "labels.csv").write_text(f"id,label\ns1,a\ns10,{name}\ns2,b\n")
+    with pytest.warns(UserWarning, match=f"'label': '{name}' is taken for a name .1 of 3 rows"):
+        stimuli = StimulusSet.from_folder(folder, labels=folder / "labels.csv")
+    assert stimuli.classes is not None
+    assert name in stimuli.classes
+
+
+def test_other_columns_that_stand_for_none(folder: Path) -> None:
+    (folder / "labels.csv").write_text("id,size\ns1,1.5\ns10,n/a\ns2,2\n")
+    table = StimulusSet.from_folder(folder, labels=folder / "labels.csv").table
+    assert table["size"].isna().tolist() == [False, False, True]
+    assert table["size"].sum() == 3.5
 
 
 @pytest.mark.parametrize(
@@ -390,7 +421,7 @@ def test_wrong_ids_and_labels_of_arrays() -> None:
         StimulusSet.from_array(array, ["a", "b"])
     with pytest.raises(NeurordlError, match="3 ids but 2 labels"):
         StimulusSet.from_array(array, ["a", "b", "c"], labels=[0, 1])
-    with pytest.raises(NeurordlError, match="1 stimuli have no label, such as 'b'"):
+    with pytest.raises(NeurordlError, match=r"stimuli have no label .blank or n/a.: b;"):
         StimulusSet.from_array(array, ["a", "b", "c"], labels=np.array([0, None, 1]))
     with pytest.raises(NeurordlError, match="indexed by their ids"):
         StimulusSet(("a", "b"), torch.zeros(2, 1, 2, 2), Preprocessing(), table=pd.DataFrame({"x": [1, 2]}))

@@ -493,6 +493,33 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
             load_run(copy)
 
 
+def test_altered_files_of_a_run_are_named(tmp_path: Path) -> None:
+    """JSON and CSV of the right form with values that are not those of a run."""
+    train(tmp_path / "run")
+    text = (tmp_path / "run" / "run.json").read_text()
+    record = json.loads(text)
+    texts = [("run.json", json.dumps(value)) for value in ([], None, "x", 3)]
+    for key, value in (
+        ("student", None),
+        ("student", "x"),
+        ("student", {"class": "MLP", "spec": 1.0}),
+        ("student", {"class": "MLP", "spec": {"name": 1.0, "num_classes": 3}}),
+        ("stimuli", "x"),
+        ("labelled", [1]),
+        ("objective", None),
+        ("objective", {"losses": [1]}),
+    ):
+        texts.append(("run.json", json.dumps({**record, key: value})))
+    history = (tmp_path / "run" / "history.csv").read_text()
+    texts += [("history.csv", history.replace("\n1,", f"\n{value},", 1)) for value in ("x", "inf", "", "\t")]
+    texts.append(("history.csv", history.replace("step", "stop", 1)))
+    for name, changed in texts:
+        (tmp_path / "run" / "run.json").write_text(text)
+        (tmp_path / "run" / name).write_text(changed)
+        with pytest.raises(NeurordlError, match=rf"cannot read .*run.{name}"):
+            load_run(tmp_path / "run")
+
+
 # Checkpoints
 
 

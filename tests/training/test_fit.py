@@ -593,7 +593,7 @@ def test_precisions(precision: str) -> None:
         assert all(one.dtype == torch.float32 for one in other.student.parameters())
 
 
-@pytest.mark.parametrize("batchnorm", ["labelled", "stimuli", "both"])
+@pytest.mark.parametrize("batchnorm", ["labelled", "stimuli", "both", "joint"])
 def test_running_statistics_are_those_of_the_stream_asked_for(batchnorm: Any) -> None:
     """Stimuli far brighter than the labelled images show which ones were averaged."""
     bright = StimulusSet.from_array(np.full((M, 1, 8, 8), 50.0) + RNG.normal(size=(M, 1, 8, 8)), IDS)
@@ -601,6 +601,30 @@ def test_running_statistics_are_those_of_the_stream_asked_for(batchnorm: Any) ->
     largest = float(run.student.conv1[1].running_mean.abs().max())
     assert (largest > 5) == (batchnorm != "labelled")
     assert run.record["settings"]["optimization.batchnorm"] == batchnorm
+
+
+def test_the_choice_for_batch_norm_is_recorded() -> None:
+    network = NetworkTeacher(student(9), "conv3")
+    for objective, right in (
+        (Objective(RDMLoss(RDMTeacher(brain()), "conv2")), "joint"),
+        (Objective(RDMLoss(network, "conv2")), "both"),
+        (Objective(), "labelled"),
+    ):
+        runs = [
+            train(student=student(batchnorm=True), objective=objective, epochs=1, batchnorm=batchnorm)
+            for batchnorm in (None, right)
+        ]
+        assert runs[0].record == runs[1].record
+        assert runs[0].record["settings"]["optimization.batchnorm"] == right
+        assert same(*map(weights, runs))
+
+
+def test_a_student_without_batch_norm_is_trained_as_before() -> None:
+    """No pass is joined: dropout draws the same numbers, and each stream keeps its own batch."""
+    runs = [train(student=student(dropout=0.5), batchnorm=choice) for choice in (None, "labelled", "both")]
+    assert same(weights(runs[0]), weights(runs[1]))
+    assert same(weights(runs[0]), weights(runs[2]))
+    assert runs[0].record["settings"]["optimization.batchnorm"] is None
 
 
 def test_a_term_that_is_undefined_all_along_is_pointed_out() -> None:

@@ -23,6 +23,7 @@ from neurordl import (
     RDMTeacher,
     SoftTargetLoss,
     TaskRatio,
+    TransferLoss,
 )
 from neurordl.students import small_cnn
 from neurordl.training.trainer import Step
@@ -250,11 +251,12 @@ def moved_by(model: nn.Module, *streams: Tensor) -> list[Tensor]:
     return running(model)
 
 
-@pytest.mark.parametrize("batchnorm", ["labelled", "stimuli", "both"])
+@pytest.mark.parametrize("batchnorm", ["labelled", "stimuli", "both", "joint"])
 def test_which_stream_moves_the_running_statistics(batchnorm: Any) -> None:
     model = student(batchnorm=True).train()
     moved_by(model, LABELLED[0])
     streams = {"labelled": [LABELLED[0]], "stimuli": [STIMULI[0]], "both": [LABELLED[0], STIMULI[0]]}
+    streams["joint"] = [torch.cat([LABELLED[0], STIMULI[0]])]
     expected = moved_by(model, *streams[batchnorm])
     modes = [module.training for module in model.modules()]
     Objective([RDMLoss(brain(), "conv2")])(model, LABELLED, STIMULI, batchnorm=batchnorm)
@@ -310,6 +312,110 @@ def test_gradient_of_the_other_stream_is_of_the_statistics_it_was_given(batchnor
 def read(model: nn.Module, given: Tensor) -> tuple[Tensor, Tensor]:
     hidden = model.conv2(model.conv1(given.double()))
     return model.fc2(model.fc1(model.conv3(hidden))), hidden.flatten(1)
+
+
+class Own(TransferLoss):
+    """A loss without a teacher."""
+
+    layers = ("conv2",)
+
+    def __call__(self, features: Any, teacher: Any, batch: Batch) -> Tensor:
+        return features["conv2"].square().mean()
+
+
+def patterns() -> PatternTeacher:
+    return PatternTeacher({"a": (np.random.default_rng(0).normal(size=(N, 9)), IDS)})
+
+
+def losses_of(*teachers: Any) -> Objective:
+    return Objective([RDMLoss(teacher, "conv2", comparison="corr") for teacher in teachers])
+
+
+CHOICES: dict[str, tuple[Any, Any]] = {
+    "RDMs": (lambda: losses_of(brain()), "joint"),
+    "permuted RDMs": (lambda: losses_of(brain().permuted(IDS, 0)), "joint"),
+    "weight 0": (lambda: Objective(RDMLoss(brain(), "conv2", weight=0.0)), "joint"),
+    "patterns and RDMs": (lambda: losses_of(patterns(), brain()), "joint"),
+    "network": (lambda: losses_of(network()), "both"),
+    "soft targets": (lambda: Objective(SoftTargetLoss(network())), "both"),
+    "network and RDMs": (lambda: losses_of(network(), brain()), "both"),
+    "a loss of one's own": (lambda: Objective([Own(), RDMLoss(brain(), "conv2")]), "both"),
+    "labels only": (lambda: Objective(), "labelled"),
+    "no task": (lambda: Objective(RDMLoss(brain(), "conv2"), task=None), "stimuli"),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_batch_norm_by_the_kind_of_teacher(name: str) -> None:
+    make, right = CHOICES[name]
+    labelled, stimuli = Batch(LABELLED[0], None, LABELS), Batch(*STIMULI)
+    assert make().choose_batchnorm(student(batchnorm=True), labelled, stimuli) == right
+    assert make().choose_batchnorm(student(), labelled, stimuli) is None
+    larger = Batch(torch.rand(N, 1, 10, 10), IDS)
+    expected = "both" if right == "joint" else right
+    assert make().choose_batchnorm(student(batchnorm=True), labelled, larger) == expected
+    if right != "stimuli":
+        assert make().choose_batchnorm(student(batchnorm=True), labelled, None) == "labelled"
+    models = [student(batchnorm=True), student(batchnorm=True)]  # a call without a choice makes this choice
+    values = [
+        make()(model, LABELLED, STIMULI, batchnorm=batchnorm)[0]
+        for model, batchnorm in zip(models, (None, right), strict=True)
+    ]
+    assert torch.equal(*values)
+    assert all(torch.equal(*pair) for pair in zip(*map(running, models), strict=True))
+
+
+class Named(nn.Module):
+    """A network whose outputs are a mapping, as those of Hugging Face."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        return {"aux": [images.mean(dim=1)], "logits": self.network(images), "scale": torch.ones(())}
+
+
+@pytest.mark.parametrize("wrap", [lambda network: network, Named], ids=["tensor", "mapping"])
+def test_a_joint_pass_is_a_loop_written_by_hand(wrap: Any) -> None:
+    loss = RDMLoss(brain(), "conv2" if wrap is not Named else "network.conv2", weight=3.0)
+    trained, by_hand = wrap(student(batchnorm=True)).train(), student(batchnorm=True).train()
+    descents = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (trained, by_hand)]
+    kept: list[Tensor] = []
+    by_hand.conv2.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    for _ in range(3):
+        total, terms = Objective(loss)(trained, LABELLED, STIMULI, batchnorm="joint")
+        total.backward()
+        outputs = by_hand(torch.cat([LABELLED[0], STIMULI[0]]))[:N]
+        task = functional.cross_entropy(outputs, LABELS)
+        term = loss({loss.layer: kept[-1][N:]}, {}, Batch(STIMULI[0], IDS))
+        (task + 3 * term).backward()
+        for descent in descents:
+            descent.step()
+            descent.zero_grad()
+        torch.testing.assert_close(list(terms.values()), [task.detach(), term.detach()], rtol=0, atol=1e-6)
+    states = trained.state_dict().values(), by_hand.state_dict().values()
+    for got, right in zip(*states, strict=True):
+        torch.testing.assert_close(got, right, rtol=0, atol=1e-6)
+
+
+def test_what_a_joint_pass_cannot_do() -> None:
+    objective = losses_of(brain())
+    with pytest.raises(
+        NeurordlError, match=r"shapes are \(1, 8, 8\) and \(1, 10, 10\); choose batchnorm='both'"
+    ):
+        objective(student(), LABELLED, (torch.rand(N, 1, 10, 10), IDS), batchnorm="joint")
+
+    class Wrapped(Named):
+        def forward(self, images: Tensor) -> Any:
+            return SimpleNamespace(logits=self.network(images))
+
+    objective = Objective(RDMLoss(brain(), "network.conv2"))
+    with pytest.raises(
+        NeurordlError, match=r"cannot divide outputs of type SimpleNamespace .* choose batchnorm"
+    ):
+        objective(Wrapped(student()), LABELLED, STIMULI, batchnorm="joint")
+    assert objective(Wrapped(student()), LABELLED, STIMULI)[0].isfinite()
 
 
 # The task
@@ -377,7 +483,7 @@ def test_labels_only_reads_no_layer() -> None:
         (lambda o, m: o(m, (LABELLED[0], LABELS.float()), STIMULI), "expected whole numbers"),
         (
             lambda o, m: o(m, LABELLED, STIMULI, batchnorm="none"),
-            "batchnorm='none': expected one of 'labelled'",
+            "batchnorm='none': expected one of None, 'labelled'",
         ),
         (lambda o, m: o(m, LABELLED, (STIMULI[0], ["x", *IDS[1:]])), "'x'"),
         (lambda o, m: Objective([RDMLoss(brain(), "conv9")])(m, LABELLED, STIMULI), "nearest: conv"),

@@ -148,9 +148,10 @@ def shared(folder: Path) -> None:
     stimuli = drawn(M, 4, IDS)
     objective = Objective(RDMLoss(brain(), "conv2"))
     variants = {"labelled": drawn(N, 3), "stimuli": stimuli, "validation": 0.3, "batch_size": 8, "epochs": 3}
-    run = fit_with(student(batchnorm=True), objective, **variants, fabric=fabric, batchnorm="both")
-    safetensors.torch.save_file(weights(run), folder / f"batch norm {fabric.global_rank}.safetensors")
-    run.history.to_csv(folder / f"batch norm {fabric.global_rank}.csv", index=False)
+    for mode in ("both", "joint"):
+        run = fit_with(student(batchnorm=True), objective, **variants, fabric=fabric, batchnorm=mode)
+        safetensors.torch.save_file(weights(run), folder / f"{mode} {fabric.global_rank}.safetensors")
+        run.history.to_csv(folder / f"{mode} {fabric.global_rank}.csv", index=False)
     report: dict[str, Any] = {"set noise": list[float]()}
 
     def augment(images: Tensor) -> Tensor:
@@ -272,14 +273,15 @@ def test_a_loader_is_shared_out_and_resumed(results: Path) -> None:
         assert "no layer 'conv9'" in one["layer"]
 
 
-def test_students_of_all_processes_are_the_same_with_batch_norm(results: Path) -> None:
+@pytest.mark.parametrize("mode", ["both", "joint"])
+def test_students_of_all_processes_are_the_same_with_batch_norm(mode: str, results: Path) -> None:
     """Running statistics are of each process's own images: those of the first are kept, and validated."""
     one, other = (
-        safetensors.torch.load_file(results / "shared" / f"batch norm {rank}.safetensors") for rank in (0, 1)
+        safetensors.torch.load_file(results / "shared" / f"{mode} {rank}.safetensors") for rank in (0, 1)
     )
     for name, value in one.items():
         assert torch.equal(value, other[name]), name
-    first, second = (pd.read_csv(results / "shared" / f"batch norm {rank}.csv") for rank in (0, 1))
+    first, second = (pd.read_csv(results / "shared" / f"{mode} {rank}.csv") for rank in (0, 1))
     pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
 
 

@@ -218,6 +218,17 @@ def test_stimuli_seen_before_the_interruption_are_fitted_ones(tmp_path: Path) ->
     assert sorted(train(None).fitted_ids) == sorted(IDS[:20])
 
 
+def test_a_run_keeps_its_batch_norm_when_it_is_resumed(tmp_path: Path) -> None:
+    """Also one that was started when "labelled" was the default."""
+    whole = fit_with(**arguments("set", nothing), batchnorm="labelled")
+    with pytest.raises(StopError):
+        fit_with(**arguments("set", counted("set", 5, stop)), batchnorm="labelled", out=tmp_path / "run")
+    for _ in range(2):  # continued, then finished
+        assert_same(fit_with(**arguments("set", nothing), out=tmp_path / "run", resume=True), whole)
+    new = fit_with(**arguments("set", nothing), out=tmp_path / "new", resume=True)
+    assert new.record["settings"]["optimization.batchnorm"] == "joint"
+
+
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     out = tmp_path / "run"
     whole = fit_with(**arguments("set", nothing), out=out)

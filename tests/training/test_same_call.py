@@ -87,6 +87,8 @@ def test_labels_only_says_that_stimuli_are_not_shown() -> None:
         UserWarning, match="48 stimuli are not shown to the student; they only set the epoch, 6 steps"
     ):
         fit_with(student(), Objective(), labelled(), stimuli(), epochs=1, **SIZES)
+    with pytest.warns(UserWarning, match="batch norm has the statistics of the labelled images alone"):
+        fit_with(student(batchnorm=True), Objective(), labelled(), stimuli(), epochs=1, **SIZES)
 
 
 def test_steps_per_epoch_must_be_a_count() -> None:

@@ -389,7 +389,76 @@ def bounds(
 
 
 @compiled
-def permuted_bounds(squares: Floats, orders: Longs, normalized: bool, out: Floats) -> None:
+def tournament(ranks: Floats, known: Ints, first: int, last: int, out: Longs) -> None:
+    """How each pair stands against all others in the mean of the subjects who have both.
+
+    Parameters
+    ----------
+    ranks, known
+        (subjects, pairs) centered mean ranks of each subject among the subject's pairs, and which these are,
+        1 or 0; ranks of others mean nothing.
+    first, last
+        The pairs to take, the last not included.
+    out
+        (4, pairs, subjects) filled in for these pairs, against the others of each subject: how many are below
+        less how many are above in the mean; how many stand alike in mean and subject less how many stand
+        otherwise; and how many are not tied in the mean, and not tied in the subject.
+    """
+    size = ranks.shape[1]
+    sizes = known.sum(axis=1).astype(np.float64)
+    units = 12 / np.maximum(sizes**3 - sizes, 1)  # an RDM of few pairs has as large a part in the mean
+    rounding = 1e-13 * (units * sizes).sum()
+    total, sign = np.empty(size), np.empty(size, np.int32)
+    for pair in range(first, last):
+        total[:] = 0
+        for subject in range(len(ranks)):
+            if known[subject, pair]:
+                rank, both, row, unit = ranks[subject, pair], known[subject], ranks[subject], units[subject]
+                for other in range(size):
+                    total[other] += both[other] * unit * (rank - row[other])
+        for other in range(size):
+            sign[other] = np.int32(total[other] > rounding) - np.int32(total[other] < -rounding)
+        for subject in range(len(ranks)):
+            standing, alike, decided, untied = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
+            if known[subject, pair]:
+                rank, both, row = ranks[subject, pair], known[subject], ranks[subject]
+                for other in range(size):
+                    mean = both[other] * sign[other]
+                    single = np.int32(rank > row[other]) - np.int32(rank < row[other])
+                    standing += mean
+                    alike += mean * single
+                    decided += mean * mean
+                    untied += both[other] * single * single
+            out[0, pair, subject], out[1, pair, subject] = standing, alike
+            out[2, pair, subject], out[3, pair, subject] = decided, untied
+
+
+@compiled
+def permuted(squares: Floats, orders: Keys, out: Floats) -> None:
+    """Condensed RDMs of permuted stimuli; indices are unsigned, so that none is checked for being negative.
+
+    Parameters
+    ----------
+    squares
+        (subjects, stimuli, stimuli) a value for each two stimuli.
+    orders
+        (permutations, subjects, stimuli): the stimulus that takes the place of each.
+    out
+        (permutations, subjects, pairs) filled in.
+    """
+    unit, n = np.uint64(1), np.uint64(squares.shape[1])
+    for subject in range(len(squares)):  # whose matrix stays in the cache
+        for permutation in range(len(orders)):
+            order, to, pair = orders[permutation, subject], out[permutation, subject], np.uint64(0)
+            for i in range(n - unit):
+                row = squares[subject, order[i]]
+                for j in range(i + unit, n):
+                    to[pair] = row[order[j]]
+                    pair += unit
+
+
+@compiled
+def permuted_bounds(squares: Floats, orders: Keys, normalized: bool, out: Floats) -> None:
     """Lower bounds of rho-a or rho (normalized) of permuted stimuli.
 
     Parameters
@@ -397,18 +466,12 @@ def permuted_bounds(squares: Floats, orders: Longs, normalized: bool, out: Float
     squares
         (subjects, stimuli, stimuli) centered mean ranks of each subject.
     orders
-        (subjects, stimuli): the stimulus that takes the place of each.
+        (1, subjects, stimuli): the stimulus that takes the place of each.
     out
         (1, 1, subjects) filled in.
     """
-    n_subjects, n = orders.shape
-    means = np.empty((n_subjects, n * (n - 1) // 2))
-    for subject in range(n_subjects):
-        order, pair = orders[subject], 0
-        for i in range(n):
-            for j in range(i + 1, n):
-                means[subject, pair] = squares[subject, order[i], order[j]]
-                pair += 1
-    unused = np.empty((n_subjects, 0), np.int32)
+    means = np.empty((len(squares), squares.shape[1] * (squares.shape[1] - 1) // 2))
+    permuted(squares, orders, means.reshape((1, *means.shape)))
+    unused = np.empty((len(means), 0), np.int32)
     once = np.ones(means.shape[1], np.int32)
-    bounds(once, unused, unused, means, (0, True, normalized), np.ones((1, n_subjects), np.int64), out)
+    bounds(once, unused, unused, means, (0, True, normalized), np.ones((1, len(means)), np.int64), out)

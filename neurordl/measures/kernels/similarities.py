@@ -27,11 +27,12 @@ import torch
 from torch import Tensor
 
 from neurordl.arrays import Bools, Floats, Ints, nan_mean
-from neurordl.measures.condensed import condensed_index, missing_groups, n_stimuli, square, stimulus_sums
+from neurordl.measures.condensed import missing_groups, n_stimuli, square, stimulus_sums
 
 _ROUNDING = 1e-13  # of a squared length, relative to the numbers that it is the difference of
 _CONSTANT = 1e-12  # of the mean
 _BYTES, _CACHE = 64 << 20, 2 << 20
+_COUPLES = 10_000_000_000  # comparisons of two pairs in a subject, which take some seconds
 
 
 class Resampled(NamedTuple):
@@ -82,6 +83,10 @@ class Kernel(ABC):
 
     def bounds(self, rdms: Tensor, measured: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
         """Lower and upper noise ceiling of each subject, from RDMs (subjects, pairs) as in `similarity`."""
+        return None
+
+    def fitted_upper(self, rdms: Floats) -> Floats | None:
+        """Upper noise ceiling of each subject where subjects miss different pairs (NaN); None without one."""
         return None
 
     def permuted_bounds(self, rdms: Tensor, orders: Ints) -> Tensor | None:
@@ -258,22 +263,24 @@ class InnerProducts(Kernel):
 
     def permuted_bounds(self, rdms: Tensor, orders: Ints) -> Tensor:
         """See `Kernel.permuted_bounds`."""
+        from neurordl.measures.kernels.compiled_ranks import permuted
+
         scaled = rdms / rdms.abs().amax(-1, keepdim=True).clamp(min=1e-300)
         grams = self.grams(scaled[:0], scaled, among=True)
         weights = pooling_weights(grams.lengths)
         centered = scaled - scaled.mean(-1, keepdim=True) if self.centered else scaled
         scaled = centered * weights[:, None]
-        n_permutations, n_subjects, n = orders.shape
-        moved = scaled.new_empty(n_permutations, n_subjects, n * n)
-        places = torch.as_tensor(orders)
-        for subject, matrix in enumerate(square(scaled)):
-            order = places[:, subject]
-            rows = matrix[order]
-            moved[:, subject] = rows.gather(2, order[:, None].expand(-1, n, -1)).flatten(1)
-        products = moved @ moved.mT / 2  # each pair occurs twice in a square
+        squares_of, parts = square(scaled).numpy(), []
+        step = min(len(orders), max(1, _CACHE // (8 * rdms.numel())))
+        moved = rdms.new_empty(step, *rdms.shape)
+        for start in range(0, len(orders), step):
+            part = orders[start : start + step].astype(np.uint64)
+            permuted(squares_of, part, moved.numpy())
+            parts.append(moved[: len(part)] @ moved[: len(part)].mT)
+        products = torch.cat(parts)
         squares = grams.data.diagonal() * weights.square()
         if self.whitened:
-            sums = stimulus_sums(scaled)[torch.arange(n_subjects)[:, None], places]
+            sums = stimulus_sums(scaled)[torch.arange(len(rdms))[:, None], torch.as_tensor(orders)]
             products = products - sums @ solve_whitening(sums).mT
         products.diagonal(dim1=-2, dim2=-1)[:] = squares
         return bounds(products, (weights > 0).to(products))[0]
@@ -331,8 +338,8 @@ class InnerProducts(Kernel):
         if self.centered:
             ones = torch.ones_like(stack[:1]) if measured is None else measured.to(stack)[None]
             stack = torch.cat([stack, ones])
-        step = max(1, min(256, _BYTES // (8 * len(stack) * counts.shape[1])))
-        parts = [self._resampled(stack, split, part, measured) for part in torch.split(counts, step)]
+        step = max(1, min(1024, _BYTES // (8 * len(stack) * counts.shape[1])))
+        parts = [self._resampled(stack, split, part, measured, among) for part in torch.split(counts, step)]
         return Grams(*(torch.cat([getattr(part, name) for part in parts]) for name in Grams.__annotations__))
 
     def _complete(self, models: Tensor, data: Tensor, among: bool, measured: Tensor | None = None) -> Grams:
@@ -380,45 +387,52 @@ class InnerProducts(Kernel):
             stack = torch.where(measured, stack.sub_(mean), 0)
         return stack
 
-    def _resampled(self, stack: Tensor, split: int, counts: Tensor, measured: Tensor | None) -> Grams:
+    def _resampled(
+        self, stack: Tensor, split: int, counts: Tensor, measured: Tensor | None, among: bool
+    ) -> Grams:
         """`grams` of some resamples; the last row of a centered stack is ones."""
         n_rows, device = len(stack) - self.centered, stack.device
         n_data = n_rows - split
-        upper = torch.triu_indices(n_data, n_data, device=device) + split
-        models = torch.arange(split, device=device)
-        rows = torch.arange(n_rows + 1 if self.centered else 0, device=device)
-        last = torch.full_like(rows, n_rows)
-        first = [models.repeat_interleave(n_data), models, upper[0], rows]
-        second = [torch.arange(split, n_rows, device=device).repeat(split), models, upper[1], last]
-        i, j = torch.cat(first), torch.cat(second)
+        index = partial(torch.arange, device=device)
+        models, data = index(split), index(split, n_rows)
+        upper = torch.triu_indices(n_data, n_data, device=device) + split if among else data.expand(2, -1)
+        rows = index(n_rows + 1 if self.centered else 0)
+        i = torch.cat([models.repeat_interleave(n_data), models, upper[0], rows])
+        j = torch.cat([data.repeat(split), models, upper[1], torch.full_like(rows, n_rows)])
+        sizes = [split * n_data, split, upper.shape[1]]
+        couples = sum(sizes)
         plain = _products(stack, i, j, counts)
         inner = plain
         if self.whitened:
             sums, solved = _sums(stack, counts, measured)
             a, b = sums[:, :split], solved[:, split:n_rows]
-            among = sums[:, split:n_rows] @ b.mT
+            products = sums[:, split:n_rows] @ b.mT
             parts = [(a @ b.mT).flatten(1), (a * solved[:, :split]).sum(-1)]
-            parts.append(among[:, upper[0] - split, upper[1] - split])
+            parts.append(products[:, upper[0] - split, upper[1] - split])
             if self.centered:
                 parts.append((sums @ solved[:, -1, :, None])[..., 0])
-            inner = plain - torch.cat(parts, dim=1)
-        sizes = [len(part) for part in first]
-        if self.centered:  # subtract the weighted mean of each, whatever the inner product
-            total = plain[:, -1:]
-            mean = plain[:, -sizes[3] :] / total
-            with_ones, ones = inner[:, -sizes[3] :], inner[:, -1:]
-            a, b = mean[:, i], mean[:, j]
-            shift = a * with_ones[:, j] + b * with_ones[:, i] - a * b * ones
-            difference = inner - shift
-            certain = difference.abs() > _ROUNDING * (inner.abs() + shift.abs())
-            inner = torch.where(certain, difference, 0)
-            plain = plain - a * b * total
-        cross, squares, data, _ = torch.split(inner, sizes, dim=1)
-        full = torch.empty(len(counts), n_data, n_data, dtype=stack.dtype, device=device)
+            inner = plain - torch.cat(parts, dim=1).T
         k, m = upper - split
-        full[:, k, m] = full[:, m, k] = data
-        lengths = torch.split(plain, sizes, dim=1)[2][:, k == m].clamp(min=0).sqrt()
-        return Grams(cross.reshape(len(counts), split, n_data), squares, full, lengths)
+        lengths = plain[couples - sizes[2] : couples][k == m]
+        if self.centered:  # subtract the weighted mean of each, whatever the inner product
+            mean, total = plain[couples:] / plain[-1], plain[-1]
+            with_ones, ones = inner[couples:], inner[-1]
+            i, j = i[:couples], j[:couples]
+            a, b = mean[i], mean[j]
+            shift = (a * with_ones[j]).addcmul_(b, with_ones[i]).addcmul_(a * b, ones, value=-1)
+            inner = inner[:couples]
+            difference = inner - shift
+            certain = difference.abs() > _ROUNDING * inner.abs().add_(shift.abs_())
+            inner = torch.where(certain, difference, 0)
+            lengths = lengths - mean[data].square() * total
+        cross, squares, products = torch.split(inner.T.contiguous(), sizes, dim=1)
+        if among:
+            full = torch.empty(len(counts), n_data, n_data, dtype=stack.dtype, device=device)
+            full[:, k, m] = full[:, m, k] = products
+            products = full
+        return Grams(
+            cross.reshape(len(counts), split, n_data), squares, products, lengths.clamp(min=0).sqrt().T
+        )
 
 
 def solve_whitening(sums: Tensor, measured: Tensor | None = None) -> Tensor:
@@ -432,17 +446,22 @@ def solve_whitening(sums: Tensor, measured: Tensor | None = None) -> Tensor:
 
 
 def _products(stack: Tensor, i: Tensor, j: Tensor, counts: Tensor) -> Tensor:
-    """Sums over pairs of ``stack[i] stack[j]``, each pair as often as it was drawn: (resamples, len(i))."""
-    s, t = condensed_index(counts.shape[1])
-    s, t = s.to(stack.device), t.to(stack.device)
+    """Sums over pairs of ``stack[i] stack[j]``, each pair as often as it was drawn: (len(i), resamples)."""
+    n = counts.shape[1]
     by_stimulus = counts.T.contiguous()
     products = torch.zeros(len(i), len(counts), dtype=stack.dtype, device=stack.device)
-    step = max(1, 2 * _CACHE // (8 * (len(i) + len(counts))))
-    for start in range(0, stack.shape[1], step):
-        part = stack[:, start : start + step]
-        weights = by_stimulus[s[start : start + step]] * by_stimulus[t[start : start + step]]
-        products.addmm_(part[i] * part[j], weights)
-    return products.T.contiguous()
+    step = max(n - 1, _CACHE // (8 * (len(i) + len(counts))))
+    weights = by_stimulus.new_empty(step, len(counts))
+    start = filled = 0
+    for s in range(n - 1):  # the pairs of a stimulus with those after it are neighbors
+        more = n - 1 - s
+        torch.mul(by_stimulus[s], by_stimulus[s + 1 :], out=weights[filled : filled + more])
+        filled += more
+        if filled + more - 1 > step or more == 1:
+            part = stack[:, start : start + filled]
+            products.addmm_(part[i] * part[j], weights[:filled])
+            start, filled = start + filled, 0
+    return products
 
 
 def _sums(stack: Tensor, counts: Tensor, measured: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -551,6 +570,29 @@ class Ranks(Kernel):
         compiled_ranks.bounds(once, dense, order, means, layout, everyone, out)
         return torch.as_tensor(out[0, 0]), torch.as_tensor(out[0, 1])
 
+    def fitted_upper(self, rdms: Floats) -> Floats | None:
+        """See `Kernel.fitted_upper`; None of so many pairs that each two of them would take too long."""
+        from neurordl.measures.kernels import compiled_ranks
+
+        if rdms.shape[1] * rdms.size > _COUPLES:
+            return None
+        known, ranks = np.isfinite(rdms), np.zeros(rdms.shape)
+        for row, vector, measured in zip(ranks, rdms, known, strict=True):
+            row[measured] = mean_ranks(vector[None, measured])[0] - (measured.sum() + 1) / 2
+        counts, out = known.astype(np.int32), np.empty((4, *rdms.T.shape), dtype=np.int64)
+        work = partial(compiled_ranks.tournament, ranks, counts)
+        in_threads(lambda part: work(part.start, part.stop, out), rdms.shape[1])
+        standing, alike, decided, untied = out / 2
+        size = known.sum(axis=1)
+        if self.products:
+            products = (standing * ranks.T).sum(axis=0)
+            squares = (standing**2).sum(axis=0) * (ranks**2).sum(axis=1)
+            lengths = np.sqrt(squares) if self.normalized else (size**3 - size) / 12
+        else:
+            products, pairs = alike.sum(axis=0), size * (size - 1) / 2
+            lengths = np.sqrt(decided.sum(axis=0) * untied.sum(axis=0)) if self.normalized else pairs
+        return np.asarray(np.divide(products, lengths, out=np.full(len(rdms), np.nan), where=lengths > 0))
+
     def permuted_bounds(self, rdms: Tensor, orders: Ints) -> Tensor | None:
         """See `Kernel.permuted_bounds`; None for Kendall's tau."""
         if not self.products:
@@ -563,7 +605,7 @@ class Ranks(Kernel):
 
         def work(part: slice) -> None:
             for row in range(len(orders))[part]:
-                permuted_bounds(squares, orders[row], self.normalized, lower[row])
+                permuted_bounds(squares, orders[row : row + 1].astype(np.uint64), self.normalized, lower[row])
 
         in_threads(work, len(orders))
         return torch.as_tensor(lower[:, 0, 0])

@@ -13,7 +13,7 @@ import numpy as np
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError, explain
-from neurordl.ids import check_ids, possible_ids, similar_ids
+from neurordl.ids import check_ids, is_missing, possible_ids, similar_ids
 from neurordl.io import damage_named, write_bytes
 from neurordl.measures.condensed import unmeasured_stimuli
 from neurordl.measures.dissimilarities import dissimilarity_from_text
@@ -157,8 +157,10 @@ def load_rdms(
     _complete(measures, "measure", None if measure is None else [measure], 1, source)
     rdms.dissimilarity_measure = measures.get("measure", [None])[0]
     _check_values(rdms, str(source))
-    layout = interpretation.layout or content.layout
-    about_values = _notices_about_values(rdms, content.values, layout or similarity, format)
+    # a table is square for certain, and may still hold similarities
+    declared = layout is not None or similarity is not None or content.layout == "condensed"
+    about_values = [] if declared else _doubts_about_values(rdms, content.values, format)
+    about_values += [*_notice_about_missing(rdms), *_notices_about_names(rdms)]
     for notice in [*content.notices, *about_values, *_notice_about_ids(rdms, source)]:
         warnings.warn(f"{source}: {notice}", UserWarning, stacklevel=2)
     return rdms
@@ -280,27 +282,42 @@ def _check_values(rdms: RDMs, label: str) -> None:
             raise NeurordlError(f"{label}: {first} {problem}; leave it out or compute it anew")
 
 
-def _notices_about_values(rdms: RDMs, values: Any, declared: str | None, format: Format) -> list[str]:
-    """What was assumed about values: their order, and that they are dissimilarities; and what is NaN."""
+def _doubts_about_values(rdms: RDMs, values: Any, format: Format) -> list[str]:
+    """What was assumed about values: their order, and that they are dissimilarities."""
     vectors = np.asarray(rdms.dissimilarities)
-    notices = []
-    if declared is None:
-        size = sum(map(np.size, values)) if isinstance(values, list) else np.size(values)
-        measure = dissimilarity_from_text(rdms.dissimilarity_measure)
-        notices = doubts(vectors, size == vectors.size, measure is None or not measure.needs_runs)
-        in_structs = isinstance(values, list) and not isinstance(values, Cells)
-        if size == vectors.size and format is MATLAB and not (in_structs or notices or rdms.n_cond < 4):
-            notices.append(
-                "its vectors were read as upper triangles row by row, as squareform and pdist order them; if "
-                "they are M(triu(true(n), 1)), pass layout='condensed-columns', otherwise layout='condensed'"
-            )
-    if missing := int(np.isnan(vectors).sum()):
-        unmeasured = unmeasured_stimuli(~np.isnan(vectors).all(0))
-        ids = rdms.pattern_descriptors.get("stimulus", range(rdms.n_cond))
-        which = f", with all of {listed([ids[k] for k in unmeasured], quote=True)}" if unmeasured else ""
+    size = sum(map(np.size, values)) if isinstance(values, list) else np.size(values)
+    measure = dissimilarity_from_text(rdms.dissimilarity_measure)
+    notices = doubts(vectors, size == vectors.size, measure is None or not measure.needs_runs)
+    in_structs = isinstance(values, list) and not isinstance(values, Cells)
+    if size == vectors.size and format is MATLAB and not (in_structs or notices or rdms.n_cond < 4):
         notices.append(
-            f"{missing:,} of {vectors.size:,} dissimilarities are NaN, pairs without a value{which}"
+            "its vectors were read as upper triangles row by row, as squareform and pdist order them; if "
+            "they are M(triu(true(n), 1)), pass layout='condensed-columns', otherwise layout='condensed'"
         )
+    return notices
+
+
+def _notice_about_missing(rdms: RDMs) -> list[str]:
+    """How many pairs have no value, and which stimuli have none at all."""
+    vectors = np.asarray(rdms.dissimilarities)
+    if not (missing := int(np.isnan(vectors).sum())):
+        return []
+    unmeasured = unmeasured_stimuli(~np.isnan(vectors).all(0))
+    ids = rdms.pattern_descriptors.get("stimulus", range(rdms.n_cond))
+    which = f", with all of {listed([ids[k] for k in unmeasured], quote=True)}" if unmeasured else ""
+    return [f"{missing:,} of {vectors.size:,} dissimilarities are NaN, pairs without a value{which}"]
+
+
+def _notices_about_names(rdms: RDMs) -> list[str]:
+    """RDMs without a subject, ROI or session where others have it, and names that are alike."""
+    notices = []
+    for name in ("subject", "roi", "session"):
+        values = rdms.rdm_descriptors.get(name, ())
+        if missing := [number for number, value in enumerate(values) if is_missing(value)]:
+            numbers = f"number {listed(missing)} from 0"
+            notices.append(f"{len(missing)} of {len(values)} RDMs have no {name} (blank or n/a), {numbers}")
+        if similar := similar_ids(dict.fromkeys(values), f"{name}s"):
+            notices.append(f"{name}: {similar}")
     return notices
 
 

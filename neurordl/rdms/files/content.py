@@ -261,7 +261,7 @@ def condense(values: Any, source: str, interpretation: Interpretation | None = N
                 f"{source} holds several items with up to {largest} RDMs in each; {_ONE_AXIS}"
             )
         if len(sizes := sorted({stack.shape[1] for stack in stacks})) > 1:
-            numbers = listed(map(_n_stimuli, sizes))
+            numbers = listed(map(n_stimuli, sizes))
             raise NeurordlError(f"{source}: different numbers of stimuli ({numbers}); load RDMs one by one")
         return np.concatenate(stacks)
     array = np.asarray(values)
@@ -318,7 +318,7 @@ def _from_condensed(vectors: Values, source: str, wanted: Interpretation) -> Val
     if wanted.layout is None:
         _check_for_diagonal(vectors, source)
     if layout.endswith("diagonal"):
-        places = _diagonals((_n_stimuli(vectors.shape[1]) or 0) - 1)[layout]
+        places = _diagonals((n_stimuli(vectors.shape[1]) or 0) - 1)[layout]
         diagonal, vectors = vectors[:, places], np.delete(vectors, places, axis=1)
         expected = 1 if wanted.similarity else 0
         wrong = diagonal[
@@ -328,7 +328,7 @@ def _from_condensed(vectors: Values, source: str, wanted: Interpretation) -> Val
             problem = f"with layout={layout!r} its diagonal is {wrong[0]:g} instead of {expected}"
             raise NeurordlError(f"{source}: {problem}; choose another layout, or pass diagonal='ignore'")
     if "columns" in layout:
-        columns, rows = np.tril_indices(_n_stimuli(vectors.shape[1]) or 0, -1)
+        columns, rows = np.tril_indices(n_stimuli(vectors.shape[1]) or 0, -1)
         vectors = vectors[:, np.lexsort((columns, rows))]
     return 1 - vectors if wanted.similarity else vectors
 
@@ -338,7 +338,7 @@ def _check_for_diagonal(vectors: Values, source: str) -> None:
 
     Triangles with the diagonal have as many values as those of one more stimulus without it.
     """
-    n = _n_stimuli(vectors.shape[1]) or 0
+    n = n_stimuli(vectors.shape[1]) or 0
     for layout, places in _diagonals(n - 1).items() if n > 3 else ():
         diagonal, rest = vectors[:, places], np.delete(vectors, places, axis=1)
         for blank, name in ((0, "zeros"), (1, "ones"), (np.nan, "no values")):
@@ -366,7 +366,7 @@ def doubts(vectors: Values, from_condensed: bool, may_be_similar: bool) -> list[
     may_be_similar
         Whether they could be similarities: nothing says that they are cross-validated dissimilarities.
     """
-    n = _n_stimuli(vectors.shape[1]) or 0
+    n = n_stimuli(vectors.shape[1]) or 0
     size = min(n, 200)
     if size < 6:
         return []
@@ -408,10 +408,11 @@ def _negative_share(upper: Values) -> tuple[float, bool]:
 def columns_fit(values: Any) -> bool:
     """Whether an array is longer than wide, and its columns can be condensed RDMs."""
     tall = isinstance(values, np.ndarray) and values.ndim == 2 and 1 < values.shape[1] < values.shape[0]
-    return tall and _n_stimuli(values.shape[0]) is not None
+    return tall and n_stimuli(values.shape[0]) is not None
 
 
-def _n_stimuli(n_pairs: int) -> int | None:
+def n_stimuli(n_pairs: int) -> int | None:
+    """Number of stimuli that have as many pairs, or None."""
     n = (1 + math.isqrt(1 + 8 * n_pairs)) // 2
     return n if n_pairs and n * (n - 1) // 2 == n_pairs else None
 
@@ -423,7 +424,7 @@ def _as_vectors(array: Values) -> Values | None:
     if array.ndim == 3 and array.shape[0] == 1:
         array = array[0].T  # 1 x pairs x RDMs, as the MATLAB toolbox stacks them
     array = np.atleast_2d(array) if array.ndim else array
-    fits = array.ndim == 2 and _n_stimuli(array.shape[1]) is not None
+    fits = array.ndim == 2 and n_stimuli(array.shape[1]) is not None
     return array if fits else None
 
 
@@ -565,14 +566,14 @@ def _why_unread(value: Any) -> str:
 
 def _chosen_name(variables: Mapping[str, Any], name: str | None) -> str:
     contents = ", ".join(f"{key} ({_shape(value)})" for key, value in variables.items()) or "none"
+    if name is None and "dissimilarities" in variables:
+        name = "dissimilarities"
     if name is not None:
         if name not in variables:
             raise NeurordlError(f"there is no variable {name!r}; it has: {contents}")
         if variables[name] is None or isinstance(variables[name], UnreadableError):
             raise NeurordlError(f"{name!r} {_why_unread(variables[name])}")
         return name
-    if "dissimilarities" in variables:
-        return "dissimilarities"
     free = {key: value for key, value in variables.items() if key not in _RESERVED}
     candidates = [key for key, value in free.items() if _could_be_rdms(value)]
     # a cell array is taken where nothing else is, for its cells may also be pictures of the stimuli

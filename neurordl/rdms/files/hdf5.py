@@ -104,7 +104,8 @@ class CheckedFile:
             raise UnreadableError(f"{label} is of a type that RDM files do not use ({dtype})")
         claimed = int(np.prod(shape or (), dtype=object)) * dtype.itemsize
         if claimed > max(inflation * self._size, 1 << 16):
-            raise ValueError(f"{label} claims {claimed} bytes, and the file has {self._size}")
+            problem = f"{label} is damaged, or empty in most places: it claims {claimed} bytes"
+            raise UnreadableError(f"{problem}, and the file has {self._size}")
 
 
 def to_python(value: Any) -> Any:

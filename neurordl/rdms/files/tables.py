@@ -15,7 +15,7 @@ from scipy.spatial.distance import squareform
 from neurordl.errors import NeurordlError
 from neurordl.ids import id_column, possible_ids
 from neurordl.io import DECIMAL_COMMA, is_number, read_cells, read_frame, read_text
-from neurordl.rdms.files.content import Format, RDMContent, looks_square, unstorable
+from neurordl.rdms.files.content import Format, RDMContent, looks_square, n_stimuli, unstorable
 from neurordl.validate import listed
 
 _MISSING = ("", "na", "nan", "n/a")
@@ -32,13 +32,16 @@ Rows = list[list[str]]
 def _read(source: Path, _: str | None) -> RDMContent:
     """Read a square RDM with ids in its first row, its first column, both or neither; or condensed RDMs."""
     cells, decimal_commas = read_cells(source, uneven="keep")
-    cells = _fill(cells)
+    cells = _fill(_without_last_comma(cells))
     rows = [[cell.replace(",", ".") for cell in row] for row in cells] if decimal_commas else cells
     across, down = _has_ids(rows)
     content = RDMContent(None, "square" if across and down else None)
     if not (across or down):
         start, n_columns = _describe(content, rows, cells)
         rows = [row[n_columns:] for row in rows[start:]]
+        if n_columns and len(rows) > 1 and len(rows[0]) == 1:
+            names = f"{n_columns} columns of names and one of values, as with a row for each pair"
+            raise NeurordlError(f"it has {names}; write a square table with ids instead")
     # ids as they are written, with their commas
     columns = [cell.strip() for cell in cells[0][down:]] if across else []
     ids = [row[0].strip() for row in cells[across:]] if down else columns
@@ -52,6 +55,19 @@ def _read(source: Path, _: str | None) -> RDMContent:
     if decimal_commas:
         content.notices.append("it was read with semicolons between cells and decimal commas")
     return content
+
+
+def _without_last_comma(rows: Rows) -> Rows:
+    """Rows without a last column of blanks, if only separators at the ends of the lines can have made it."""
+    width = len(rows[0])
+    if width < 3 or any(len(row) != width or row[-1].strip() for row in rows):
+        return rows
+    has_ids = all(_is_text(row[0]) for row in rows)
+    is_condensed = n_stimuli(width - has_ids) is not None and not _is_square(
+        [row[has_ids:-1] for row in rows]
+    )
+    fits = width == len(rows) + has_ids or is_condensed
+    return rows if fits and not any(map(_is_text, rows[0][1:])) else [row[:-1] for row in rows]
 
 
 def _fill(rows: Rows) -> Rows:
@@ -129,6 +145,9 @@ def _reorder_columns(rows: Rows, columns: list[str], ids: list[str]) -> Rows:
     if set(columns) == set(ids) and len(set(ids)) == len(ids) == len(columns):
         position = {name: k for k, name in enumerate(columns)}
         return [[row[position[name]] for name in ids] for row in rows]
+    if columns[1:] == ids[:-1]:
+        problem = f"its columns begin with {columns[0]!r} and its rows with {ids[0]!r}, as R prints a dist"
+        raise NeurordlError(f"{problem}; write as.matrix(d), with all stimuli both ways")
     k = next(k for k, pair in enumerate(zip(ids, columns, strict=False)) if pair[0] != pair[1])
     pair = f"number {k} (from 0) is {ids[k]!r} before its row and {columns[k]!r} above its column"
     remedy = "an RDM has the same stimuli both ways, each once (in any order)"

@@ -22,7 +22,7 @@ from neurordl.measures.condensed import missing_groups, n_stimuli
 from neurordl.measures.kernels.similarities import InnerProducts, bounds, pooling_weights
 from neurordl.rdms.selection import rdms_by_roi, reindex, stimulus_ids, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
-from neurordl.rsa.compare import shared_stimuli, similarity
+from neurordl.rsa.compare import repeated_subjects, shared_stimuli, similarity
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference
 from neurordl.rsa.inference.resampling import (
     Draws,
@@ -805,7 +805,8 @@ def evaluate_fitted(
             "k_stimuli": folds.stimuli,
         }
         frames.append(pd.DataFrame(columns))
+        notes.append(repeated_subjects(names[0], reindex(brain, ids)))
         notes += [f"model {model.name!r}: {NO_WIDTH}" for model in compress(stack, inference.no_width)]
-    for note in filter(None, notes):
+    for note in dict.fromkeys(filter(None, notes)):
         warnings.warn(note, stacklevel=2)
     return pd.concat(frames, ignore_index=True)

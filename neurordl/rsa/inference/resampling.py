@@ -18,7 +18,7 @@ import torch
 from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison
-from neurordl.measures.condensed import n_stimuli, square
+from neurordl.measures.condensed import missing_groups, n_stimuli, square
 from neurordl.measures.kernels.similarities import Drawn, Resampled
 from neurordl.rsa.ceilings import ceiling, drawn_ceiling
 from neurordl.rsa.compare import check_stacks, similarity
@@ -138,8 +138,20 @@ class Study:
         """Lower and upper noise ceiling; NaN of one subject."""
         return ceiling(self.shared_data, self.comparison) if len(self.data) > 1 else (np.nan, np.nan)
 
+    @cached_property
+    def fitted_gain(self) -> float:
+        """By how much the upper ceiling exceeds that of the mean RDM, where subjects miss different pairs."""
+        if len(self.data) < 2 or len(missing_groups(self.shared_data)) < 2:
+            return 0.0
+        once = np.ones(len(self.data), dtype=np.int64)
+        gain = self.ceiling[1] - drawn_ceiling(self.shared_data, once, self.comparison)[1]
+        return gain if np.isfinite(gain) else 0.0
+
     def resample(self, stimuli: Ints | None, sets: Ints) -> Resampled:
         """Similarities and ceilings in each resample.
+
+        Where subjects miss different pairs, the upper ceilings are those of mean RDMs, raised by what the RDM
+        that fits best gains over the mean RDM in the data as they are.
 
         Parameters
         ----------
@@ -156,7 +168,7 @@ class Study:
             drawn = Drawn(stimuli, sets, self.device)
             resamples = comparison.kernel.resample(models, data, self.shared, drawn)
             if resamples is not None:
-                return resamples
+                return self._raised(resamples)
         ceilings = np.full((*sets.shape[:2], 2), np.nan)
         scores = np.empty((0 if stimuli is None else len(stimuli), len(models), len(data)))
         for b in range(sets.shape[1]):
@@ -167,7 +179,12 @@ class Study:
                 sample = expanded(sample, stimuli[b])
             for k, drawn in enumerate(sets[:, b]):
                 ceilings[k, b] = drawn_ceiling(sample, drawn, comparison)
-        return Resampled(scores, ceilings)
+        return self._raised(Resampled(scores, ceilings))
+
+    def _raised(self, resampled: Resampled) -> Resampled:
+        if resampled.ceilings.size and self.fitted_gain:
+            resampled.ceilings[..., 1] += self.fitted_gain
+        return resampled
 
     def without_each_stimulus(self) -> Floats:
         """Similarities with each stimulus left out: (stimuli, models, subjects)."""

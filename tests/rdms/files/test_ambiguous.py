@@ -8,6 +8,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 from rsatoolbox.rdm import RDMs
@@ -142,6 +143,8 @@ def test_similarities_with_a_blank_diagonal_are_pointed_out(blank: float, form: 
     assert said[0].startswith(
         f"{negative} of 36 values are negative, and its values fit similarities s better"
     )
+    pd.DataFrame(similar, IDS, IDS).to_csv(tmp_path / "it.csv")  # square beyond doubt
+    assert notices(tmp_path / "it.csv")[1] == said
     rdms, said = notices(tmp_path / "it.npy", similarity="1-s", diagonal="ignore")
     np.testing.assert_allclose(rdms.dissimilarities[0], pdist(patterns, "correlation"), atol=1e-14)
     assert said == []
@@ -184,6 +187,15 @@ def test_ids_that_are_alike_are_pointed_out(tmp_path: Path) -> None:
         UserWarning, match="1 of 3 ids differs from another only by blanks, such as 'face' and"
     ):
         assert load_rdms(tmp_path / "it.h5").n_cond == 3
+
+
+@pytest.mark.parametrize("name", ["subject", "roi", "session"])
+def test_rdms_without_a_name_and_names_that_are_alike_are_pointed_out(name: str, tmp_path: Path) -> None:
+    vectors = np.stack([squareform(matrix) for matrix in matrices(4)])
+    save_rdms(RDMs(vectors, rdm_descriptors={name: ["a", "A", "", "n/a"]}), tmp_path / "it.h5")
+    _, said = notices(tmp_path / "it.h5")
+    assert said[0] == f"2 of 4 RDMs have no {name} (blank or n/a), number 2, 3 from 0"
+    assert said[1].startswith(f"{name}: 1 of 4 ids differs from another only by letter case, such as 'a'")
 
 
 # Cells and structs of MATLAB
@@ -274,12 +286,13 @@ def test_what_is_odd_in_a_file_does_not_condemn_it(tmp_path: Path) -> None:
             file["nowhere"] = h5py.SoftLink("/gone")
             layout = h5py.VirtualLayout((1, 10), "f8")
             file.create_virtual_dataset("virtual", layout)
+            file.create_dataset("sparse", (10**6, 10**4), "f8", chunks=(100, 100))  # nothing is written
         np.testing.assert_array_equal(notices(path)[0].get_matrices()[0], matrix)
-    for name in ("spectrum", "elsewhere", "nowhere"):
+    for name in ("spectrum", "elsewhere", "nowhere", "sparse"):
         with pytest.raises(NeurordlError, match=f"'{name}' is not read: "):
             load_rdms(tmp_path / "it.mat", name=name)
     said = notices(tmp_path / "it.h5")[1]
-    assert said[0].startswith("4 items in it are not read: 'elsewhere' is a link to another file")
+    assert said[0].startswith("5 items in it are not read: 'elsewhere' is a link to another file")
     objects = np.array([{}, None], dtype=object)
     np.savez(tmp_path / "it.npz", rdm=matrix, options=objects)
     np.testing.assert_array_equal(notices(tmp_path / "it.npz")[0].get_matrices()[0], matrix)

@@ -86,6 +86,44 @@ def test_ragged_triangles_without_ids(tmp_path: Path) -> None:
             read(tmp_path / "it.csv", "\n".join(wrong))
 
 
+@pytest.mark.parametrize("n", [4, 5, 6, 10])
+@pytest.mark.parametrize("form", ["square", "named", "with ids in front", "condensed"])
+def test_separators_at_the_ends_of_lines(form: str, n: int, tmp_path: Path) -> None:
+    """A square of 5 stimuli became 5 RDMs of 4 stimuli that lack their last pair."""
+    vector = pdist(np.random.default_rng(0).normal(size=(n, 3)))
+    names = [f"s{k}" for k in range(n)]
+    table = pd.DataFrame(vector[None] if form == "condensed" else squareform(vector))
+    if form in ("named", "with ids in front"):
+        table.index, table.columns = names, names
+    text = table.to_csv(header=form == "named", index=form not in ("square", "condensed"))
+    given = {} if form in ("named", "with ids in front") else {"ids": names}
+    rdms, _ = read(tmp_path / "it.csv", text.replace("\n", ",\n"), **given)
+    np.testing.assert_array_equal(rdms.dissimilarities, vector[None])
+    assert rdms.pattern_descriptors["stimulus"] == names
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (
+            ",a,b\nb,1,\nc,2,3\n",
+            "its columns begin with 'a' and its rows with 'b', as R prints a dist;",
+        ),
+        (
+            "x,y,value\na,b,1\na,c,2\na,d,3\nb,c,4\nb,d,5\nc,d,6\n",
+            "2 columns of names and one of values, as with a row",
+        ),
+        (
+            "a_b,1\na_c,2\na_d,3\nb_c,4\nb_d,5\nc_d,6\n",
+            "1 columns of names and one of values, as with a row",
+        ),
+    ],
+)
+def test_layouts_that_are_not_read_are_named(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(NeurordlError, match=said):
+        read(tmp_path / "it.csv", text)
+
+
 @pytest.mark.parametrize("header", ["subject", "Subject", "participant_id", "", None])
 @pytest.mark.parametrize("people", [["sub-01", "sub-02", "sub-03"], ["1", "2", "7"]])
 def test_a_column_of_subjects(header: str | None, people: list[str], tmp_path: Path) -> None:
