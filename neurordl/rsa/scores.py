@@ -482,8 +482,8 @@ class Evaluation:
         """What leaks from training into the scores, and why a mean is undefined or doubtful."""
         means = self.frame[self.frame["subject"] == "mean"]
         n_layers = means["layer"].nunique()
-        notes = [*self.settings.get("leaks", ()), self._note_on_families]
-        notes += [*self._notes_on_pairs(), self._note_on_layers]
+        notes = [*self.settings.get("leaks", ()), *self._notes_on_pairs(), self._note_on_layers]
+        notes.append(self._note_on_families)
         notes += dict.fromkeys(inference.resampling.note for inference in self.inferences.values())
         if self.models is not None:
             notes.append(repeated_layers(self.settings["layers"], self.models))
