@@ -474,8 +474,11 @@ class Evaluation:
         for variance in {x.resampling.variance_method.title for x in self.inferences.values()} - {""}:
             title += f", {variance}"
         population = next(iter(means["generalizes_to"]), "") if means["ci_low"].notna().any() else ""
-        generalizes = f"; 95 % intervals and p (one-sided, above zero) generalize to {population}"
-        return title + (generalizes if population else "")
+        title += (
+            f"; 95 % intervals and p (one-sided, above zero) generalize to {population}" if population else ""
+        )
+        families = [name for name in means.get("family", pd.Series(dtype=object)).unique() if name]
+        return title + (f"; p_fdr and p_holm are over {' or '.join(families)}" if families else "")
 
     @property
     def notes(self) -> list[str]:
@@ -483,7 +486,6 @@ class Evaluation:
         means = self.frame[self.frame["subject"] == "mean"]
         n_layers = means["layer"].nunique()
         notes = [*self.settings.get("leaks", ()), *self._notes_on_pairs(), self._note_on_layers]
-        notes.append(self._note_on_families)
         notes += dict.fromkeys(inference.resampling.note for inference in self.inferences.values())
         if self.models is not None:
             notes.append(repeated_layers(self.settings["layers"], self.models))
@@ -493,17 +495,6 @@ class Evaluation:
             where = ", ".join(filter(None, [str(roi), *named]))
             notes.append(f"{where}: {reason}" if where else str(reason))
         return [note for note in notes if note]
-
-    @property
-    def _note_on_families(self) -> str:
-        """Over which tests p-values were corrected; empty without tests."""
-        tables = {"p_fdr and p_holm are": self.frame, "those of differences": self.differences}
-        families = [
-            f"{subject} corrected over {listed(sizes, most=3)}"
-            for subject, table in tables.items()
-            if "family" in table and (sizes := [name for name in table["family"].unique() if name])
-        ]
-        return "; ".join(families)
 
     @property
     def _coverages(self) -> dict[str, Coverage]:

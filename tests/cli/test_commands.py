@@ -489,7 +489,7 @@ def test_compare_model_rdms(shell: Any, data: dict[str, Path], tmp_path: Path) -
     )  # fmt: skip
     assert code == 0, errors
     assert "variances by components" in printed
-    assert "p_fdr and p_holm are corrected over 2 tests of the ROI" in printed
+    assert "p_fdr and p_holm are over 2 tests of the ROI" in printed
     assert "<svg" in (tmp_path / "paper.svg").read_text()[:600]
     assert not (tmp_path / "more" / "scores.png").exists()
     code, _, errors = shell(

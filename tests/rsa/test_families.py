@@ -61,8 +61,7 @@ def test_the_default_is_the_whole_table() -> None:
     assert found.frame.loc[rows, "p_fdr"].isna().all()
     assert set(found.frame.loc[rows, "family"]) == {""}
     assert set(found.group_rows()["family"]) == {""}
-    note = "p_fdr and p_holm are corrected over 12 tests of the table; those of differences "
-    assert found.notes[0] == note + "corrected over 12 tests of the table"
+    assert found.title.endswith("; p_fdr and p_holm are over 12 tests of the table")
     with pytest.raises(nrl.NeurordlError, match="family='layer': expected one of 'table', 'roi'"):
         found.correct("layer")  # type: ignore[arg-type]
 
@@ -75,7 +74,7 @@ def test_one_layer_at_several_times_is_corrected_over_the_times() -> None:
     within = found.correct("roi")
     mean = within.frame[within.frame["subject"] == "mean"]
     assert_allclose(mean["p_holm"], mean["p"])
-    assert "corrected over 1 test of the ROI" in within.notes[0]
+    assert "p_fdr and p_holm are over 1 test of the ROI" in str(within)
 
 
 def test_undefined_tests_are_not_counted() -> None:
