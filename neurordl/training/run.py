@@ -227,6 +227,7 @@ def load_run(
         run = Run(student.eval(), pd.DataFrame(), record, folder)
         for part in ("fitted_ids", "validation_ids", "fitted_subjects", "fitted_rdms", "preprocessing"):
             getattr(run, part)
+        int(record["best"]["epoch"] if "best" in record else 0)
         check_exposures(run.trained_on)
     load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
     setattr(student, TRAINED_ON, run.trained_on)
