@@ -284,6 +284,8 @@ class RunFolder:
                 earlier = io.read_json(self.path / io.RUN_RECORD)
                 self._check_same(earlier)
                 if TRAINED_ON in earlier:  # the student is made anew, and knows of no run before
+                    with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
+                        check_exposures(earlier[TRAINED_ON])
                     record[TRAINED_ON] = earlier[TRAINED_ON]
 
     def _check_same(self, earlier: Mapping[str, Any]) -> None:
