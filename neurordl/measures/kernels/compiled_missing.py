@@ -17,6 +17,7 @@ from neurordl.arrays import Bools, Floats
 from neurordl.arrays import Ints as Longs
 from neurordl.measures.kernels.compiled_ranks import (
     Ints,
+    Keys,
     Layout,
     _product,
     compiled,
@@ -27,6 +28,8 @@ from neurordl.measures.kernels.compiled_ranks import (
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
+InnerLayout = tuple[int, bool]
+Sums = tuple[float, float, float]
 _ROUNDING = 1e-13  # of a squared length, relative to the numbers that it is the difference of
 
 
@@ -36,10 +39,10 @@ def summing(function: F) -> F:
 
 
 @compiled
-def drawn_pairs(counts: Longs) -> tuple[Longs, Floats]:
+def drawn_pairs(counts: Longs) -> tuple[Keys, Floats]:
     """Which pairs were drawn, and how often."""
     n = len(counts)
-    places, weights = np.empty(n * (n - 1) // 2, np.int64), np.empty(n * (n - 1) // 2)
+    places, weights = np.empty(n * (n - 1) // 2, np.uint64), np.empty(n * (n - 1) // 2)
     size, pair = 0, 0
     for i in range(n):
         for j in range(i + 1, n):
@@ -51,37 +54,82 @@ def drawn_pairs(counts: Longs) -> tuple[Longs, Floats]:
 
 
 @compiled
-def _columns(values: Floats, places: Longs) -> Floats:
-    out = np.empty((len(values), len(places)))
+def _columns(values: Floats, places: Keys) -> tuple[Floats, Floats]:
+    """Some columns of values, 0 for NaN, and 1 or 0 for whether they are numbers."""
+    out, known = np.empty((len(values), len(places))), np.empty((len(values), len(places)))
     for row in range(len(values)):
+        source, target, mask = values[row], out[row], known[row]
         for k in range(len(places)):
-            out[row, k] = values[row, places[k]]
-    return out
+            value = source[places[k]]
+            mask[k] = 1.0 if value == value else 0.0
+            target[k] = value if value == value else 0.0
+    return out, known
+
+
+@summing
+def _sums(a: Floats, b: Floats, weights: Floats) -> tuple[float, float, float]:
+    """Weighted sums of a, of its squares, and of its products with b."""
+    total, square, product = 0.0, 0.0, 0.0
+    for k in range(len(weights)):
+        weighted = weights[k] * a[k]
+        total += weighted
+        square += weighted * a[k]
+        product += weighted * b[k]
+    return total, square, product
+
+
+@summing
+def _sums_of_rest(pooled: Floats, b: Floats, weights: Floats, share: Floats, times: float) -> Sums:
+    """`_sums` of the mean of the other subjects: what is pooled without b, by the share of each."""
+    total, square, product = 0.0, 0.0, 0.0
+    for k in range(len(weights)):
+        a = (pooled[k] - times * b[k]) * share[k]
+        weighted = weights[k] * a
+        total += weighted
+        square += weighted * a
+        product += weighted * b[k]
+    return total, square, product
+
+
+@summing
+def _add(to: Floats, values: Floats, times: float) -> None:
+    for k in range(len(to)):
+        to[k] += times * values[k]
+
+
+@summing
+def _shares(number: Floats, omitted: float, share: Floats) -> bool:
+    """One over the number of the others, 0 without others; whether there are pairs without others."""
+    fewest = np.inf
+    for k in range(len(number)):
+        rest = number[k] - omitted
+        share[k] = 1 / max(rest, 0.5) if rest > 0 else 0.0
+        fewest = min(fewest, rest if number[k] > 0 else np.inf)
+    return fewest <= 0
+
+
+@compiled
+def _itself(values: Floats, known: Floats, weights: Floats) -> Sums:
+    """The sum of the weights of known values, of these values, and of their squares."""
+    total, square, _ = _sums(values, values, weights)
+    return _sums(known, values, weights)[0], total, square
 
 
 @compiled
 def _squared_length(square: float, total: float, size: float, centered: bool) -> float:
     """Sum of squares, less that of the mean if centered; 0 where only rounding remains."""
-    if not centered:
+    if not centered or size <= 0:
         return square
     of_mean = total * total / size
     length = square - of_mean
     return length if length > _ROUNDING * (square + of_mean) else 0.0
 
 
-@summing
-def _cosine(a: Floats, b: Floats, weights: Floats, known: Floats, centered: bool) -> float:
-    """Cosine, or correlation, of two RDMs that are 0 where unknown, on the pairs that count and are known."""
-    size, sum_a, sum_b, square_a, square_b, product = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for k in range(len(weights)):
-        weight = weights[k] * known[k]
-        weighted_a, weighted_b = weight * a[k], weight * b[k]
-        size += weight
-        sum_a += weighted_a
-        sum_b += weighted_b
-        square_a += weighted_a * a[k]
-        square_b += weighted_b * b[k]
-        product += weighted_a * b[k]
+@compiled
+def _cosine(sums: Sums, sums_b: Sums, centered: bool) -> float:
+    """Cosine, or correlation, of a and b from `_sums` and `_itself` of b."""
+    sum_a, square_a, product = sums
+    size, sum_b, square_b = sums_b
     if size < 2:
         return np.nan
     squares = _squared_length(square_a, sum_a, size, centered) * _squared_length(
@@ -95,10 +143,9 @@ def _cosine(a: Floats, b: Floats, weights: Floats, known: Floats, centered: bool
 @compiled
 def inner_sample(
     values: Floats,
-    known: Floats,
     shared: Floats,
     counts: Longs,
-    layout: tuple[int, bool],
+    layout: InnerLayout,
     sets: Longs,
     scores: Floats,
     out: Floats,
@@ -107,8 +154,8 @@ def inner_sample(
 
     Parameters
     ----------
-    values, known
-        (models and subjects, pairs) RDMs that are 0 where unknown, and 1 or 0 for known or not.
+    values
+        (models and subjects, pairs) RDMs; NaN marks a missing pair.
     shared
         (pairs,) 1 for those that ceilings are taken on, else 0.
     counts
@@ -122,14 +169,22 @@ def inner_sample(
     """
     split, centered = layout
     places, weights = drawn_pairs(counts)
-    x, measured = _columns(values, places), _columns(known, places)
+    x, known = _columns(values, places)
+    complete = [_itself(known[row], known[row], known[row])[0] == len(places) for row in range(split)]
     for column in range(scores.shape[1] if split else 0):
-        own_weights = weights * measured[split + column]
+        subject = x[split + column]
+        every = weights * known[split + column]
+        usual = _itself(subject, known[split + column], every)
         for row in range(split):
-            scores[row, column] = _cosine(x[row], x[split + column], own_weights, measured[row], centered)
+            own, sums_b = every, usual
+            if not complete[row]:
+                own = every * known[row]
+                sums_b = _itself(subject, known[row], own)
+            scores[row, column] = _cosine(_sums(x[row], subject, own), sums_b, centered)
     if len(sets):
-        weights *= shared[places]
-        _inner_bounds(x[split:], measured[split:], weights, centered, sets, out)
+        for k in range(len(places)):
+            weights[k] *= shared[places[k]]
+        _inner_bounds(x[split:], known[split:], weights, centered, sets, out)
 
 
 @summing
@@ -137,21 +192,17 @@ def _inner_bounds(
     x: Floats, known: Floats, weights: Floats, centered: bool, sets: Longs, out: Floats
 ) -> None:
     size = len(weights)
-    units = np.zeros(len(x))  # of each subject, 0 of one without a length
+    own, units = np.zeros(x.shape), np.zeros(len(x))  # a unit of 0: without a length
+    sizes = np.zeros(len(x))
     for subject in range(len(x)):
-        own, times, total, square = weights * known[subject], 0.0, 0.0, 0.0
+        _add(own[subject], known[subject] * weights, 1.0)
+        sizes[subject], total, square = _itself(x[subject], known[subject], own[subject])
+        length = _squared_length(square, total, sizes[subject], centered)
+        units[subject] = np.sqrt(sizes[subject] / length) if length > 0 else 0.0
+        mean = total / sizes[subject] if centered and length > 0 else 0.0
         for k in range(size):
-            times += own[k]
-            total += own[k] * x[subject, k]
-            square += own[k] * x[subject, k] * x[subject, k]
-        if times > 0:
-            length = _squared_length(square, total, times, centered)
-            units[subject] = np.sqrt(times / length) if length > 0 else 0.0
-            mean = total / times if centered else 0.0
-            for k in range(size):
-                x[subject, k] = (x[subject, k] - mean) * units[subject] * known[subject, k]
-    pooled, number, share, enough = np.empty(size), np.empty(size), np.empty(size), np.empty(size)
-    rest = np.empty(size)
+            x[subject, k] = (x[subject, k] - mean) * units[subject] * known[subject, k]
+    pooled, number, share = np.empty(size), np.empty(size), np.empty(size)
     for chosen in range(len(sets)):
         drawn = sets[chosen]
         if (drawn > 0).sum() < 2:
@@ -159,24 +210,22 @@ def _inner_bounds(
         pooled[:], number[:] = 0, 0
         for subject in range(len(x)):
             if drawn[subject] and units[subject]:
-                for k in range(size):
-                    pooled[k] += drawn[subject] * x[subject, k]
-                    number[k] += drawn[subject] * known[subject, k]
-        for omitted in range(
-            drawn.max() + 1
-        ):  # how many copies are left out, of subjects with so many; 0: none
-            if omitted and not (drawn == omitted).any():
+                _add(pooled, x[subject], float(drawn[subject]))
+                _add(number, known[subject], float(drawn[subject]))
+        for copies in range(drawn.max() + 1):  # left out, of the subjects with so many; 0: nobody is
+            if copies and not (drawn == copies).any():
                 continue
-            for k in range(size):
-                enough[k] = 1.0 if number[k] > omitted else 0.0
-                share[k] = enough[k] / max(number[k] - omitted, 1.0)
+            alone = _shares(number, float(copies), share)
             for subject in range(len(x)):
-                if drawn[subject] and units[subject] and omitted in (0, drawn[subject]):
-                    for k in range(size):
-                        rest[k] = (pooled[k] - omitted * x[subject, k]) * share[k] * known[subject, k]
-                    own = weights * known[subject]
-                    value = _cosine(rest, x[subject], own, enough, centered)
-                    out[chosen, 0 if omitted else 1, subject] = value
+                if not (drawn[subject] and units[subject]) or copies not in (0, drawn[subject]):
+                    continue
+                values, used = x[subject], own[subject]
+                sums_b = sizes[subject], 0.0, sizes[subject]  # the sum is used if centered only
+                if alone:  # pairs that no other subject has
+                    used = used * (share > 0)
+                    sums_b = _itself(values, known[subject], used)
+                sums = _sums_of_rest(pooled, values, used, share, float(copies))
+                out[chosen, 0 if copies else 1, subject] = _cosine(sums, sums_b, centered)
 
 
 @compiled

@@ -343,21 +343,17 @@ class InnerProducts(Kernel):
 
         if self.whitened:
             return None
-        stack = np.concatenate([models, data])
-        known = np.isfinite(stack)
-        values = np.where(known, stack, 0)
-        largest = np.abs(values).max(axis=1, keepdims=True)
+        values = np.concatenate([models, data])
+        values[~np.isfinite(values)] = np.nan
+        largest = np.nan_to_num(np.abs(values)).max(axis=1, keepdims=True)
         values /= np.where(largest > 0, largest, 1)
         if self.centered:
-            mean = values.sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
-            values = np.where(
-                known & (np.abs(values - mean).max(axis=1, keepdims=True) > _CONSTANT), values - mean, 0
-            )
-        arrays = values, known.astype(np.float64), shared.astype(np.float64)
-        layout, once = (len(models), self.centered), _once(data)
+            values -= nan_mean(values, 1)[:, None]
+            values[np.abs(values) <= _CONSTANT] = 0
+        alike, layout, once = shared.astype(np.float64), (len(models), self.centered), _once(data)
 
         def sampler(counts: Ints | None, sets: Ints, scores: Floats, bounds: Floats) -> None:
-            inner_sample(*arrays, once if counts is None else counts, layout, sets, scores, bounds)
+            inner_sample(values, alike, once if counts is None else counts, layout, sets, scores, bounds)
 
         return sampler
 
