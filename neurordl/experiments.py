@@ -188,8 +188,10 @@ def crossed_interval(values: Floats, confidence: float = 0.95) -> tuple[float, f
     """Mean over crossed factors (folds, seeds, people), and a t interval for new levels of every factor.
 
     The variance of the mean is taken as the sum of the variances over each factor's own means. Variance that
-    factors share is counted more than once, so that the interval is conservative. It is wide if a factor has
-    few levels. Degrees of freedom: Satterthwaite (1946, Biometrics Bulletin 2:110).
+    factors share is counted more than once. The interval is wide if a factor has few levels. It assumes that
+    effects are about normal: of normal effects, 95 % intervals covered the truth in 95 % of simulations, and
+    of skewed (exponential) effects of 5 seeds and 12 or 30 subjects in 91 to 92 %. Degrees of freedom:
+    Satterthwaite (1946, Biometrics Bulletin 2:110).
 
     Parameters
     ----------

@@ -249,7 +249,7 @@ def near_misses(match: Match) -> str:
     return f" ({len(pairs)} differ only by {_ways(*pairs[0], tuple(_DIFFERENCES))})"
 
 
-def similar_ids(ids: Iterable[object]) -> str:
+def similar_ids(ids: Iterable[object], noun: str = "stimuli") -> str:
     """Describe ids of one side that differ only in letter case, blanks or Unicode form; empty if none do.
 
     Examples
@@ -268,7 +268,7 @@ def similar_ids(ids: Iterable[object]) -> str:
     differ = (
         f"{len(pairs)} of {len(texts)} ids {'differs' if len(pairs) == 1 else 'differ'} from another only"
     )
-    return f"{differ} by {_ways(*pairs[0], _ON_ONE_SIDE)}: they are other stimuli"
+    return f"{differ} by {_ways(*pairs[0], _ON_ONE_SIDE)}: they are other {noun}"
 
 
 def _ways(value: str, near: str, names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 Similarity is that of the layer chosen for the fold, with people who did not teach, on stimuli that were not
 fitted: the mean over folds, seeds and people. Brackets are 95 % intervals that generalize to other folds,
-seeds and people at once (`neurordl.experiments.crossed_interval`, wide on purpose); differences are paired.
+seeds and people at once (`neurordl.experiments.crossed_interval`); differences are paired.
 """
 
 from __future__ import annotations

@@ -74,7 +74,9 @@ def inherited_files(image: Path, folders: Iterable[Path], suffix: str, extension
     applicable: list[Path] = []
     for folder in folders:
         by_size: dict[int, Path] = {}
-        for path in sorted(folder.glob(f"*{glob.escape(suffix)}{extension}")):
+        for path in sorted(folder.glob(f"*{glob.escape(suffix)}.*")):
+            if not re.fullmatch(rf"(?i).*{re.escape(extension)}(\.gz)?", path.name):
+                continue  # what is compressed is refused when it is read
             candidate, candidate_suffix = parse_name(path)
             size = len(candidate)
             if candidate_suffix != suffix or candidate.items() - entities.items():
@@ -101,9 +103,9 @@ def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
     levels = (level for level, folder in enumerate(path.parents) if folder.name.startswith("sub-"))
     folders = reversed(path.parents[: next(levels, -1) + 2])
     files = inherited_files(path, folders, base.split("_")[-1], ".json")
-    beside = path.with_name(f"{base}.json")
-    if beside not in files and beside.is_file():  # also of names that are not those of BIDS
-        files.append(beside)
+    # also of names that are not those of BIDS
+    beside = [path.with_name(f"{base}{extension}") for extension in (".json", ".JSON")]
+    files += [file for file in beside if file not in files and file.is_file()][:1]
     metadata: dict[str, tuple[Any, Path]] = {}
     for file in files:
         content = read_json(file)

@@ -27,6 +27,7 @@ from neurordl.patterns.tables import (
     Confounds,
     Table,
     as_list,
+    name_of,
     read_events,
     read_table,
     table_name,
@@ -309,7 +310,7 @@ def read_betas(
         if argument is not None and key in frame:
             raise NeurordlError(f"{key} is a column of {name} and an argument; give one of them")
     _check_rows(frame, name, [scans.files[k] for k in image_of_row])
-    rows = frame.drop(columns=column).assign(stimulus=frame[column].map(str))
+    rows = frame.drop(columns=column).assign(stimulus=frame[column].map(name_of))
     # images of one volume each are no runs, unless their names or runs= say so
     named = runs is not None or all("run" in recording(file) for file in scans.files)
     if "run" not in frame and (named or len(values) > len(series) > 1):

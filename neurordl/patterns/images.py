@@ -18,6 +18,7 @@ import pandas as pd
 
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
+from neurordl.ids import similar_ids
 from neurordl.io import damage_named, read_json
 from neurordl.patterns.tables import as_list, read_table
 from neurordl.validate import check_columns, listed
@@ -148,9 +149,7 @@ def _open(path: Path) -> nib.Nifti1Pair:
         raise NeurordlError(
             f"{path}: nibabel does not read this suffix; name it .nii.gz, after compressing it so"
         )
-    opened = nib.load(path)
-    if not isinstance(opened, nib.Nifti1Pair):
-        raise NeurordlError(f"{path} is a {type(opened).__name__} and not NIfTI; convert it to NIfTI")
+    opened = _image_class(path).from_filename(path)
     sizes = [int(size) for size in opened.shape]
     n_bytes = math.prod(sizes) * opened.get_data_dtype().itemsize
     file = Path(str(opened.file_map["image"].filename))  # of a pair, the .img
@@ -160,6 +159,21 @@ def _open(path: Path) -> nib.Nifti1Pair:
     if n_bytes > available * expansion or min(sizes, default=0) < 1:
         raise ValueError(f"its header says {sizes}, {n_bytes} bytes, and the file has {available}")
     return opened
+
+
+def _image_class(path: Path) -> type[nib.Nifti1Pair]:
+    """The class of an image by its first bytes; nothing else is opened.
+
+    ``nibabel.load`` reads the ``.mat`` beside an image of Analyze by scipy, which a damaged one can crash.
+    """
+    sniff = None
+    for image_class in nib.imageclasses.all_image_classes:
+        fits, sniff = image_class.path_maybe_image(path, sniff)
+        if fits and issubclass(image_class, nib.Nifti1Pair):
+            return image_class
+        if fits:
+            raise NeurordlError(f"{path} is a {image_class.__name__} and not NIfTI; convert it to NIfTI")
+    raise ValueError("nibabel knows no such image")
 
 
 def values_in(image: nib.Nifti1Image, inside: Bools, grid: nib.Nifti1Image, name: str) -> Floats:
@@ -300,6 +314,8 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
         present = {names[number] for number in numbers}
         if unknown := [roi for roi in rois or () if roi not in present]:
             raise NeurordlError(f"the atlas {name} has no ROI {unknown[0]}; it has {listed(sorted(present))}")
+        if similar := similar_ids(sorted(present), "regions"):
+            warnings.warn(f"the atlas {name}: {similar}", stacklevel=5)
         numbers = [number for number in numbers if not rois or names[number] in rois]
     elif len(numbers) > 1:
         raise NeurordlError(f"the atlas {name} has {len(numbers)} labels without names; pass labels=")

@@ -97,7 +97,7 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
         warnings.warn(f"{notice}; {remedy}", stacklevel=3)
     frame = frame[~unnamed]
     warn_of_names(frame[condition], f"{name}, column {condition!r}")
-    events = pd.DataFrame({"condition": frame[condition].map(_text)})
+    events = pd.DataFrame({"condition": frame[condition].map(name_of)})
     for column in ("onset", "duration"):
         events[column] = pd.to_numeric(frame[column], errors="coerce")
         if not (finite := np.isfinite(events[column])).all():
@@ -130,7 +130,8 @@ def _check_repeated(events: pd.DataFrame, frame: pd.DataFrame, name: str) -> Non
             warnings.warn(f"{notice}, which is modeled twice ({len(again)} such)", stacklevel=4)
 
 
-def _text(value: object) -> str:
+def name_of(value: object) -> str:
+    """Return a name as text; numbers that are whole have no fraction."""
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value)) if whole else str(value)  # type: ignore[call-overload]
 

@@ -22,6 +22,9 @@ from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
 from neurordl.validate import check_choice, listed
 
+AVERAGED = "averaged_subjects"
+"""RDM descriptor of a mean over subjects: their names, separated by commas."""
+
 
 def select_rdms(
     rdms: RDMs,
@@ -46,7 +49,9 @@ def select_rdms(
         RDM descriptors to average over, such as "session": RDMs that differ in nothing else are replaced by
         their mean.
 
-        A pair that was not measured in all of these RDMs is averaged over those in which it was.
+        A pair that was not measured in all of these RDMs is averaged over those in which it was. A mean over
+        "subject" has the names of the subjects in the descriptor ``averaged_subjects``, so that a run that it
+        taught knows them. If you average RDMs yourself, write this descriptor too.
 
     Returns
     -------
@@ -56,8 +61,7 @@ def select_rdms(
     Raises
     ------
     NeurordlError
-        The RDMs have no such descriptor, or no such value (the message lists those they have); or the subject
-        would be averaged over.
+        The RDMs have no such descriptor, or no such value (the message lists those they have).
 
     Examples
     --------
@@ -152,6 +156,13 @@ def subject_names(rdms: RDMs) -> tuple[str, ...]:
     if "subject" not in rdms.rdm_descriptors:
         return ("unnamed",) * int(rdms.n_rdm)
     return tuple(descriptor_values(rdms, "subject"))
+
+
+def averaged_subjects(rdms: RDMs) -> list[tuple[str, ...]]:
+    """For each RDM, the subjects it is the mean of, by the descriptor of `select_rdms`; () without it."""
+    if AVERAGED not in rdms.rdm_descriptors:
+        return [()] * int(rdms.n_rdm)
+    return [tuple(text.split(", ")) if text else () for text in descriptor_values(rdms, AVERAGED)]
 
 
 def stimulus_ids(rdms: RDMs) -> tuple[str, ...]:
@@ -298,8 +309,6 @@ def _average(
     vectors: npt.NDArray[Any], described: dict[str, list[Any]], names: Sequence[str]
 ) -> tuple[npt.NDArray[Any], dict[str, list[Any]]]:
     for name in names:
-        if name == "subject":
-            raise NeurordlError("RDMs are not averaged over subjects here: leave 'subject' out of average=")
         if name not in described:
             known = ", ".join(sorted(described)) or "none"
             raise NeurordlError(f"cannot average over {name!r}; the RDM descriptors are: {known}")
@@ -307,7 +316,11 @@ def _average(
     texts = [_as_texts(values) for values in kept.values()]
     groups = list(_rows_of(zip(*texts, strict=True) if texts else [()] * len(vectors)).values())
     means = np.stack([nan_mean(vectors[rows].astype(np.float64), axis=0) for rows in groups])
-    return means, {name: [values[rows[0]] for rows in groups] for name, values in kept.items()}
+    means_of = {name: [values[rows[0]] for rows in groups] for name, values in kept.items()}
+    if "subject" in names:  # who they are is known from their names only
+        people = _as_texts(described["subject"])
+        means_of[AVERAGED] = [", ".join(dict.fromkeys(people[row] for row in rows)) for rows in groups]
+    return means, means_of
 
 
 # alignment

@@ -15,7 +15,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor, nn
 
 from neurordl.arrays import Bools, Floats
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.ids import match_ids, natural_key
 from neurordl.io import sha256_array, sha256_state
 from neurordl.measures.comparisons import ComparisonLike, find_similarity
@@ -29,11 +29,20 @@ from neurordl.measures.dissimilarities import (
 from neurordl.measures.kernels.distances import WIDE
 from neurordl.patterns.network import Compute, extract_patterns, layer_bytes, read_batches, unwrapped
 from neurordl.rdms.compute import compute_rdms
-from neurordl.rdms.selection import descriptor_values, rdms_by_roi, reindex, stimulus_ids, subject_names
+from neurordl.rdms.selection import (
+    averaged_subjects,
+    descriptor_values,
+    rdms_by_roi,
+    reindex,
+    stimulus_ids,
+    subject_names,
+)
 from neurordl.rsa.compare import shared_stimuli
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
+from neurordl.rsa.leaks import Exposure, Leaks, People, check_exposures, plain_name
 from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
 from neurordl.stimuli import Preprocessing, StimulusSet
+from neurordl.students.loading import TRAINED_ON
 from neurordl.validate import check_choice
 
 _PAIRS = ("held-out", "fitted", "cross", "all")
@@ -145,6 +154,11 @@ def evaluate(
         - Means and noise ceilings are over the subjects that ``subjects`` names. By default they leave out
           the subjects on whose RDMs the run was trained, unless it was trained on all of them. A subject that
           was fitted in one ROI counts as fitted in all.
+        - What leaks from training into the scores is counted in the column ``fitted`` and named in the notes:
+          held-out stimuli whose labels were trained on, whose images are copies of fitted ones, or that an
+          earlier run used with the same weights, and subjects who taught under another name or within a mean.
+          It is known from ids and subjects' names, images and RDMs; labelled images from a loader without ids
+          cannot be compared.
         - Intervals and tests are t tests as in rsatoolbox, but they are centered on the score, not on the
           mean of the resamples.
         - What is undefined is NaN, and the column ``reason`` says why.
@@ -176,11 +190,18 @@ def evaluate(
         models = model_vectors(source, chosen.ids, layers)
     device = "cpu" if str(compute.device).startswith("mps") else compute.device  # products are in float64
     stack = np.where(chosen.keep, np.stack(list(models.values())), np.nan)
-    results, coverages = {}, {}
+    exposures = getattr(run or network, TRAINED_ON, None) or []
+    if exposures:
+        with explain("the record of what the network was trained on is damaged", remedy="fit it again"):
+            check_exposures(exposures)
+    leaks = _leaks(run, exposures, stimuli, chosen)
+    results, coverages, leaking = {}, {}, leaks.notes if leaks is not None else []
     for name, brain in brains.items():
         data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
         study = Study(stack, data, comparison, device=device)
-        fitted = _fitted_subjects(brain, run, chosen, by_name=subjects is not None)
+        people = People.of(exposures, subject_names(brain), brain) if exposures else None
+        leaking += people.notes if people is not None else []
+        fitted = _fitted_subjects(brain, run, (chosen, leaks, people), by_name=subjects is not None)
         results[name] = score_roi(study, fitted, resampling, chosen.ids)
         coverages[name] = asdict(Coverage.of(stack, data, fitted, chosen.keep))
     names = list(models)
@@ -196,6 +217,7 @@ def evaluate(
         "layers": names,
         "subjects": {name: list(result.subjects.names) for name, result in results.items()},
         "measured": coverages,
+        "leaks": list(dict.fromkeys(leaking)),
         "subjects_agree_p": {name: result.agreement for name, result in results.items()},
         "bootstrap": resampling.name if resampling.resamples else None,
         "n_bootstrap": resampling.n if resampling.resamples else None,
@@ -274,30 +296,51 @@ def choose_pairs(ids: Sequence[str], run: RunLike | None, pairs: str | None) -> 
     return PairChoice(pairs, chosen, keep, int(is_used.sum()))
 
 
-def _fitted_subjects(brain: RDMs, run: RunLike | None, chosen: PairChoice, *, by_name: bool) -> Subjects:
+def _leaks(
+    run: RunLike | None, exposures: Sequence[Exposure], stimuli: StimulusSet | None, chosen: PairChoice
+) -> Leaks | None:
+    """What the network has met of the stimuli that its run did not use; of all without the run."""
+    used = {*run.fitted_ids, *run.validation_ids} if run is not None else set()
+    rest = [stimulus for stimulus in chosen.ids if stimulus not in used]
+    if not exposures or stimuli is None or not rest:
+        return None
+    now, before = (exposures[0], exposures[1:]) if run is not None else (None, exposures)
+    return Leaks.of(now, before, stimuli.subset(rest))
+
+
+def _fitted_subjects(
+    brain: RDMs,
+    run: RunLike | None,
+    used: tuple[PairChoice, Leaks | None, People | None],
+    *,
+    by_name: bool,
+) -> Subjects:
     """Who is in the mean of a ROI, and what ``fitted`` says of each subject and of the mean."""
-    names = subject_names(brain)
+    names, (chosen, leaks, people) = subject_names(brain), used
     if reserved := {"mean", "group"} & set(names):
         raise NeurordlError(f"a subject is called {reserved.pop()!r}, a word that the table needs; rename it")
+    leak = leaks.brief if leaks is not None else ""
     if run is None:
-        return Subjects(names, (True,) * len(names), ("unknown",) * (len(names) + 1))
-    known = {str(subject) for subject in run.fitted_subjects}
+        return Subjects(names, (True,) * len(names), (f"unknown{leak}",) * (len(names) + 1))
+    known = {plain_name(subject) for subject in run.fitted_subjects}
     # An RDM without a subject, such as a group mean, may be of anyone.
     other = "unknown" if "unnamed" in known else "no"
-    again = [False] * len(names)
+    again = [plain_name(name) in known for name in names]
+    again = again if people is None else (people.fitted | again).tolist()
     if run.fitted_rdms:  # the same RDM under another name is fitted all the same
         vectors = reindex(brain, sorted(stimulus_ids(brain), key=natural_key))
         vectors[~np.isfinite(vectors)] = np.nan
-        again = [sha256_array(vector) in run.fitted_rdms for vector in vectors]
-    fitted = ["yes" if name in known or same else other for name, same in zip(names, again, strict=True)]
+        again = [same or sha256_array(v) in run.fitted_rdms for same, v in zip(again, vectors, strict=True)]
+    fitted = ["yes" if same else other for same in again]
     if "subject" not in brain.rdm_descriptors and (run.fitted_ids or known):
-        fitted = ["unknown"] * len(names)
+        members = [plain_name(name) in known for name in averaged_subjects(brain)[0]]
+        fitted = ["unknown" if not members else {0: "no", len(members): "yes"}.get(sum(members), "some")]
     mixed = len(set(fitted)) > 1
     pooled = tuple(by_name or not mixed or value != "yes" for value in fitted)
     fitted.append(fitted[0] if not mixed else "some" if by_name else other)
     stimuli = {0: "no", len(chosen.ids): "yes"}.get(chosen.n_used, "some")
     stimuli = "one of each pair" if chosen.name == "cross" else stimuli
-    return Subjects(names, pooled, tuple(f"stimuli: {stimuli}, subjects: {value}" for value in fitted))
+    return Subjects(names, pooled, tuple(f"stimuli: {stimuli}{leak}, subjects: {value}" for value in fitted))
 
 
 def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ...]:

@@ -282,7 +282,9 @@ class Evaluation:
         - ``generalizes_to``: the population that intervals and p of a mean are about.
         - ``n_subjects``, ``n_stimuli``: how many of them were scored.
         - ``pairs``: the pairs of stimuli that were scored, as chosen by ``pairs`` of `evaluate`.
-        - ``fitted``: whether the run was trained on these stimuli and subjects; "unknown" without a run.
+        - ``fitted``: whether the run was trained on these stimuli and subjects; "unknown" without a run. In
+          brackets, how many held-out stimuli leaked into training: by their labels, as copies of fitted
+          images, or by an earlier run.
         - ``reason``: why a value is undefined or doubtful, such as subjects with the same RDM.
         - ``dissimilarity``: the dissimilarity of the network's RDMs; "as given" for model RDMs.
     match
@@ -424,10 +426,10 @@ class Evaluation:
 
     @property
     def notes(self) -> list[str]:
-        """Why something in the table of means is undefined or doubtful."""
+        """What leaks from training into the scores, and why a mean is undefined or doubtful."""
         means = self.frame[self.frame["subject"] == "mean"]
         n_layers = means["layer"].nunique()
-        notes = [*self._notes_on_pairs(), self._note_on_layers]
+        notes = [*self.settings.get("leaks", ()), *self._notes_on_pairs(), self._note_on_layers]
         notes += dict.fromkeys(inference.resampling.note for inference in self.inferences.values())
         if self.models is not None:
             notes.append(repeated_layers(self.settings["layers"], self.models))

@@ -22,23 +22,23 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from rsatoolbox.data import Dataset
 from rsatoolbox.rdm.rdms import RDMs
-from scipy import stats
 
 from neurordl.arrays import Floats, Ints
 from neurordl.errors import NeurordlError, explain
-from neurordl.ids import check_ids
+from neurordl.ids import check_ids, natural_key
+from neurordl.measures.comparisons import ComparisonLike, find_similarity
 from neurordl.measures.dissimilarities import Dissimilarity, dissimilarity_from_text, find_dissimilarity
 from neurordl.rdms.compute import compute_rdms
-from neurordl.rdms.selection import stimulus_ids
-from neurordl.rsa.ceilings import ceiling
-from neurordl.rsa.compare import compare
+from neurordl.rdms.selection import reindex, stimulus_ids
+from neurordl.rsa.inference.infer import infer_study
+from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.validate import check_count, check_number
 
 _DIMENSIONS = 5  # of the geometry of one subject alone
@@ -288,6 +288,8 @@ def plan_study(
     runs: Sequence[int] = (2, 4, 8),
     rival: npt.ArrayLike | None = None,
     dissimilarity: str | Dissimilarity = "crossnobis",
+    comparison: ComparisonLike = "corr",
+    bootstrap: Literal["subjects", "stimuli", "both"] | Resampling | None = None,
     n_simulations: int = 50,
     alpha: float = 0.05,
     seed: int = 0,
@@ -295,8 +297,10 @@ def plan_study(
 ) -> pd.DataFrame:
     """Simulate studies of several sizes to see how similar the true model is and how often it is detected.
 
-    Similarity is Pearson's correlation of RDMs. Each simulated study draws its stimuli anew from all stimuli.
-    Tests are one-sided t tests over subjects.
+    Each simulated study draws its stimuli anew from all stimuli, and is tested as `neurordl.evaluate` tests
+    it with the same ``comparison`` and ``bootstrap``: plan with those that you will use. The default, a t
+    test over subjects, is about new subjects and the same stimuli. Inference about new subjects and new
+    stimuli ("both") detects less, and with the variance "bootstrap" less than with "components".
 
     Parameters
     ----------
@@ -310,6 +314,8 @@ def plan_study(
     dissimilarity
         As in `neurordl.compute_rdms`. Models are measured by it if it normalizes patterns (correlation,
         cosine), else by Euclidean distances.
+    comparison, bootstrap
+        As in `neurordl.evaluate`.
     n_simulations
         Number of studies for each combination.
     alpha
@@ -323,10 +329,16 @@ def plan_study(
     Returns
     -------
     DataFrame
-        One row per combination with means over studies: ``similarity`` of the true model to a subject;
-        ``ceiling_lower`` and ``ceiling_upper``, the similarity of a subject to the mean of the others and
-        of all; ``power``, the share of studies in which the true model is significantly similar; with a
-        rival also ``power_rival``, the share in which it is significantly more similar than the rival.
+        One row per combination, with the ``comparison``, the name of the ``inference`` and means over
+        studies: ``similarity`` of the true model to a subject; ``ceiling_lower`` and ``ceiling_upper``, the
+        similarity of a subject to the mean of the others and of all; ``power``, the share of studies in which
+        the true model is significantly similar (one-sided); with a rival also ``power_rival``, the share in
+        which it is significantly more similar than the rival (two-sided, as `Evaluation.differences`).
+
+    Warns
+    -----
+    UserWarning
+        The test of some studies is undefined; they count as not significant.
 
     Raises
     ------
@@ -348,17 +360,34 @@ def plan_study(
     models = [_standardize(patterns, len(names))]
     if rival is not None:
         models.append(_standardize(rival, len(names), "patterns of the rival"))
+    comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
+    resampling.check(comparison)
     measurement = options.pop("measurement", Measurement())
     studies = []
     for n_stimuli, n_runs, k in product(stimuli, runs, range(n_simulations)):
         options["measurement"] = replace(measurement, runs=n_runs)
-        similarities, rdms = _simulate_study(
+        true, measured = _simulate_study(
             models, names, n_stimuli, max(subjects), dissimilarity, [seed, k], options
         )
+        shown = sorted(stimulus_ids(measured), key=natural_key)
+        study = Study(reindex(true, shown), reindex(measured, shown), comparison)
+        if not np.isfinite(study.scores).all():
+            problem = "a subject has too few pairs, or equal distances"
+            raise NeurordlError(f"with {n_stimuli} stimuli {problem}; try more stimuli, or less missing=")
         for n in subjects:  # the first subjects of each study
             size = {"n_subjects": n, "n_stimuli": n_stimuli, "n_runs": n_runs}
-            studies.append(size | _score(similarities[:, :n], rdms[:n], alpha))
-    return pd.DataFrame(studies).groupby(list(size), sort=False, as_index=False).mean()
+            some = study.of_subjects(np.arange(max(subjects)) < n)
+            studies.append(size | _score(some, shown, resampling, alpha))
+    table = pd.DataFrame(studies)
+    powers = table.filter(like="power")
+    if untested := int(powers.isna().any(axis=1).sum()):
+        share = f"{untested} of {len(table)} simulated studies"
+        warnings.warn(f"the test of {share} is undefined: they count as not significant", stacklevel=2)
+    table[powers.columns] = powers.fillna(0.0)
+    table = table.groupby(list(size), sort=False, as_index=False).mean()
+    table.insert(len(size), "comparison", comparison.name)
+    table.insert(len(size) + 1, "inference", resampling.title)
+    return table
 
 
 def _simulate_study(
@@ -369,8 +398,8 @@ def _simulate_study(
     dissimilarity: str | Dissimilarity,
     seed: Sequence[int],
     options: dict[str, Any],
-) -> tuple[Floats, Floats]:
-    """Similarity of each model to each subject, and the subjects' RDMs, of one simulated study."""
+) -> tuple[RDMs, RDMs]:
+    """RDMs of the models and of the subjects of one simulated study."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(names))[:n_stimuli])
     shown = [names[k] for k in chosen]
     entropy = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -381,22 +410,18 @@ def _simulate_study(
     measure = find_dissimilarity(dissimilarity)
     datasets = [Dataset(model[chosen], obs_descriptors={"stimulus": shown}) for model in models]
     true = compute_rdms(datasets, measure if measure.normalized else "euclidean")
-    similarities = compare(true, measured, "corr", missing="ignore")
-    if not np.isfinite(similarities).all():
-        problem = "a subject has too few pairs, or equal distances"
-        raise NeurordlError(f"with {n_stimuli} stimuli {problem}; try more stimuli, or less missing=")
-    return similarities, np.asarray(measured.dissimilarities)
+    return true, measured
 
 
-def _score(similarities: Floats, rdms: Floats, alpha: float) -> dict[str, float]:
-    """Similarity, noise ceiling and tests of one study; similarities are (models, subjects)."""
-    lower, upper = ceiling(rdms, "corr")
-    scores = {"similarity": float(similarities[0].mean()), "ceiling_lower": lower, "ceiling_upper": upper}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # subjects without noise have no variance
-        test = stats.ttest_1samp(similarities[0], 0, alternative="greater")
-        scores["power"] = float(test.pvalue < alpha)
-        if len(similarities) > 1:
-            test = stats.ttest_rel(*similarities, alternative="greater")
-            scores["power_rival"] = float(test.pvalue < alpha)
+def _score(study: Study, stimuli: Sequence[str], resampling: Resampling, alpha: float) -> dict[str, float]:
+    """Similarity, noise ceiling and tests of one study, the true model first; NaN where undefined."""
+    draws = resampling.draw([str(k) for k in range(len(study.data))], stimuli)
+    inference = infer_study(study, resampling, draws)
+    lower, upper = inference.ceiling
+    scores = {"similarity": float(study.scores[0].mean()), "ceiling_lower": lower, "ceiling_upper": upper}
+    p = inference.estimates()["p"][0]
+    scores["power"] = float(p < alpha) if np.isfinite(p) else np.nan
+    if len(study.models) > 1:
+        better, p = (inference.differences()[name][0] for name in ("difference", "p"))
+        scores["power_rival"] = float(p < alpha and better > 0) if np.isfinite(p) else np.nan
     return scores

@@ -23,6 +23,7 @@ from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids, id_column, is_missing, match_ids, natural_key, similar_ids, warn_of_names
 from neurordl.io import read_frame, sha256_array
+from neurordl.stimuli.fingerprints import Bytes, fingerprints
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
 from neurordl.validate import check_columns, check_count, check_number, check_path, listed
 
@@ -235,6 +236,11 @@ class StimulusSet:
         labels = None if self.labels is None else sha256_array(self.labels)
         return hashlib.sha256(json.dumps([self.ids, sha256_array(self.pixels), labels]).encode()).hexdigest()
 
+    @cached_property
+    def fingerprints(self) -> Bytes:
+        """By what each image is known again under another id; see `neurordl.stimuli.fingerprints`."""
+        return fingerprints(self.pixels)
+
     def images(self, index: Sequence[int] | npt.NDArray[Any] | Tensor | slice | None = None) -> Tensor:
         """Return images as a network takes them: (n, channels, height, width), float32.
 
@@ -438,11 +444,13 @@ def _labels_of(
     warn_of_names(values, f"labels in the column {column!r}", stacklevel=5)
     if pd.api.types.is_numeric_dtype(values):
         numbers = values.to_numpy(dtype=np.float64)
-        if (fractions := numbers[numbers % 1 != 0]).size:
+        if (fractions := numbers[(numbers % 1 != 0) | (np.abs(numbers) > 2**53)]).size:
             raise NeurordlError(f"labels must be whole numbers or names, but one is {fractions[0]}")
         return torch.from_numpy(numbers.astype(np.int64)), None
     names = values.astype(str)
     known = tuple(sorted(set(names), key=natural_key) if classes is None else classes)
+    if similar := similar_ids(known, "classes"):
+        warnings.warn(f"labels in the column {column!r}: {similar}", stacklevel=4)
     if unknown := sorted(set(names) - set(known), key=natural_key):
         raise NeurordlError(f"label {unknown[0]!r} is not among the classes ({listed(known, most=10)})")
     number = {name: position for position, name in enumerate(known)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import json
 import os
 import re
 import sys
@@ -16,12 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from neurordl.errors import NeurordlError, explain
 from neurordl.students.networks import mlp, nin, resnet18, small_cnn, with_spec
 from neurordl.validate import check_count, listed
+
+TRAINED_ON = "trained_on"
+"""Attribute of a trained network, and entry of files with its weights: what `fit` has shown to it."""
 
 STUDENTS: dict[str, Callable[..., nn.Module]] = {net.__name__: net for net in (small_cnn, nin, resnet18, mlp)}
 _PACKAGES = ("torchvision", "timm")
@@ -234,6 +239,15 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
         )
     with explain(f"the weights in {source} do not fit", RuntimeError):
         network.load_state_dict(state, strict=False)
+    setattr(network, TRAINED_ON, _trained_on(source))
+
+
+def _trained_on(source: Path) -> list[Any]:
+    """What the weights of a file were trained on, if `fit` wrote it."""
+    if source.suffix.lower() != ".safetensors":
+        return []
+    with explain(f"{source} is damaged", remedy="download it again"), safe_open(source, "pt") as file:
+        return list(json.loads((file.metadata() or {}).get(TRAINED_ON, "[]")))
 
 
 def _read_state(source: Path) -> dict[str, Tensor]:

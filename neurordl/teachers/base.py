@@ -93,6 +93,10 @@ class Teacher(Protocol):
         """What ``run.json`` records of the teacher."""
         return {"teacher": type(self).__name__}
 
+    def exposure(self) -> Record:
+        """Whom a student meets by it: ``subjects``, and ``rdms`` to know them by (`neurordl.rsa.leaks`)."""
+        return {}
+
 
 def spelled(choice: Any) -> Any:
     """How a record spells a choice: the same in every process, so without addresses in memory."""

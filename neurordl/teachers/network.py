@@ -24,6 +24,7 @@ from neurordl.patterns.network import (
     unwrapped,
 )
 from neurordl.stimuli import StimulusSet
+from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers.base import Batch, ById, Record, Target, Teacher
 from neurordl.validate import check_choice, listed
 
@@ -145,6 +146,10 @@ class NetworkTeacher:
             "sha256": sha256_state(self._model.state_dict()),
         }
 
+    def exposure(self) -> Record:
+        """What the network was trained on before, if it was a student of `fit`."""
+        return {"before": getattr(self._model, TRAINED_ON, [])}
+
 
 class LayerTeacher(Teacher):
     """One layer of a `NetworkTeacher`: the RDM of a batch, from the features that were computed for it."""
@@ -180,3 +185,7 @@ class LayerTeacher(Teacher):
     def describe(self) -> Record:
         """What ``run.json`` records of the network, with this layer and its dissimilarity."""
         return {**self.network.describe(), "layer": self.layer, "dissimilarity": self.dissimilarity.name}
+
+    def exposure(self) -> Record:
+        """What the network was trained on before."""
+        return self.network.exposure()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ from neurordl.io import sha256_array
 from neurordl.measures.condensed import pair_number
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.rdms.source import Center, Source, check_rates
+from neurordl.rsa.leaks import sketch, sketched
 from neurordl.teachers.base import Batch, ById, Missing, Target, Teacher
 from neurordl.teachers.rdm import Pool, pool_subjects
 from neurordl.validate import check_choice
@@ -191,6 +193,15 @@ class PatternTeacher(ById, Teacher):
             "sha256": dict(self._sha256),
             "precision": self._precision_sha256,
         }
+
+    def exposure(self) -> dict[str, Any]:
+        """The subjects, and a part of their RDMs, as far as these are defined for stimuli of all runs."""
+        ids, names, rdms = sketched(self.ids), [], []
+        for name, source in (self._centered or {}).items():
+            with suppress(NeurordlError):
+                rdms.append(self._rdm(name, source, ids, torch.device("cpu")))
+                names.append(name)
+        return {"subjects": list(self.subjects), "rdms": [sketch(ids, np.stack(rdms), names)] if rdms else []}
 
 
 def _dataset(name: str, patterns: Patterns) -> DatasetBase:

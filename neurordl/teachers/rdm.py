@@ -17,9 +17,17 @@ from neurordl.ids import Match, natural_key
 from neurordl.io import sha256_array
 from neurordl.measures.condensed import condensed_index, pair_number, unmeasured_stimuli
 from neurordl.measures.dissimilarities import Dissimilarity, dissimilarity_from_text
-from neurordl.rdms.selection import check_one_per_subject, reindex, select_rdms, stimulus_ids, subject_names
+from neurordl.rdms.selection import (
+    averaged_subjects,
+    check_one_per_subject,
+    reindex,
+    select_rdms,
+    stimulus_ids,
+    subject_names,
+)
+from neurordl.rsa.leaks import sketch
 from neurordl.teachers.base import Batch, ById, Missing, Record, Target, Teacher
-from neurordl.validate import check_choice, check_number
+from neurordl.validate import check_choice, check_number, listed
 
 Pool = Literal["mean", "zscore", "subjects"]
 
@@ -88,6 +96,11 @@ class RDMTeacher(ById, Teacher):
         self.rdm_sha256 = [sha256_array(vector) for vector in vectors]
         unseen = (set(unmeasured_stimuli(of_subject)) for of_subject in np.isfinite(vectors))
         self._unseen = dict(zip(self.subjects, unseen, strict=True))
+        members = [averaged_subjects(rdms)[row] for row in order]
+        named = list(zip(members, self.subjects, strict=True))
+        self._people = [people or (name,) for people, name in named]
+        titles = [f"the mean of {listed(people)}" if people else name for people, name in named]
+        self._sketch = sketch(self.ids, vectors, titles)
         self._pooled = self._pool(vectors, np.ones(vectors.shape[1], dtype=bool))
         # what is estimated from all pairs is estimated again from those of the training stimuli
         self._vectors = vectors if pool == "zscore" or pair_weights is not None else None
@@ -142,6 +155,11 @@ class RDMTeacher(ById, Teacher):
             "sha256": self.sha256,
             "rdm_sha256": self.rdm_sha256,  # by which RDMs are recognized if subjects are renamed
         }
+
+    def exposure(self) -> Record:
+        """The subjects, also those within a mean, and a part of their RDMs."""
+        people = dict.fromkeys(name for names in self._people for name in names)
+        return {"subjects": list(people), "rdms": [self._sketch]}
 
 
 def _standardize(vectors: Floats, training: Bools) -> Floats:

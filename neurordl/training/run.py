@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +20,9 @@ from torch import Tensor, nn
 
 from neurordl import io, students
 from neurordl.errors import NeurordlError
+from neurordl.rsa.leaks import Exposure, check_exposures, shown_images
 from neurordl.stimuli import Preprocessing, StimulusSet
-from neurordl.students.loading import load_weights
+from neurordl.students.loading import TRAINED_ON, load_weights
 from neurordl.teachers.base import Record
 from neurordl.validate import check_choice, listed
 
@@ -60,6 +63,7 @@ class Run:
     def __post_init__(self) -> None:
         if isinstance(self.student, nn.Module):
             setattr(self.student, TRAINED_CLASSES, self.classes)
+            setattr(self.student, TRAINED_ON, self.trained_on)
 
     def _ids(self, part: str) -> tuple[str, ...]:
         return tuple((self.record.get("stimuli") or {}).get(part, ()))
@@ -92,7 +96,15 @@ class Run:
     def fitted_subjects(self) -> tuple[str, ...]:
         """Subjects whose RDMs or patterns were fitted."""
         names = [name for teacher in self._teachers() for name in teacher.get("subjects", ())]
-        return tuple(dict.fromkeys(names))
+        known = self.record.get(TRAINED_ON)  # also the members of a mean; old records lack it
+        return tuple(dict.fromkeys(known[0]["subjects"] if known else names))
+
+    @property
+    def trained_on(self) -> list[Record]:
+        """What the run has shown to its student, then what earlier runs had, to it or to its teachers."""
+        ids, names = [*self.fitted_ids, *self.validation_ids], list(self.fitted_subjects)
+        old = {"stimuli": [{"ids": ids, "images": None}], "labelled": [], "subjects": names, "rdms": []}
+        return list(self.record.get(TRAINED_ON) or [old])
 
     @property
     def fitted_rdms(self) -> frozenset[str]:
@@ -135,6 +147,41 @@ class Run:
             problem = f"the images in {folder} are not those that the run was fitted on, but have their names"
             raise NeurordlError(f"{problem}; give the folder of the original ones")
         return stimuli
+
+
+def exposures(
+    student: nn.Module,
+    teachers: Iterable[object],
+    stimuli: Sequence[StimulusSet | None],
+    labelled: object,
+) -> list[Exposure]:
+    """What a run is about to show to a student, then what earlier runs have shown to it or to its teachers.
+
+    Parameters
+    ----------
+    student
+        The network.
+    teachers
+        Those of the transfer losses, who name their subjects.
+    stimuli
+        Those that are fitted, and those by which the epoch is chosen.
+    labelled
+        The labelled images.
+    """
+    labels = [labelled] if isinstance(labelled, StimulusSet) else []
+    each_once = {id(teacher): teacher for teacher in teachers}.values()
+    taught: list[Exposure] = [getattr(teacher, "exposure", dict)() for teacher in each_once]
+    now = {
+        "stimuli": [shown_images(part) for part in stimuli if part is not None],
+        "labelled": [shown_images(part) for part in labels if all(part is not shown for shown in stimuli)],
+        "subjects": list(dict.fromkeys(name for part in taught for name in part.get("subjects", ()))),
+        "rdms": [sketch for part in taught for sketch in part.get("rdms", ())],
+    }
+    before = [getattr(student, TRAINED_ON, []), *(part.get("before", ()) for part in taught)]
+    earlier: list[Exposure] = []
+    for exposure in chain(*before):
+        earlier += [exposure] if exposure not in earlier else []
+    return [now, *earlier]
 
 
 def load_run(
@@ -180,7 +227,10 @@ def load_run(
         run = Run(student.eval(), pd.DataFrame(), record, folder)
         for part in ("fitted_ids", "validation_ids", "fitted_subjects", "fitted_rdms", "preprocessing"):
             getattr(run, part)
+        int(record["best"]["epoch"] if "best" in record else 0)
+        check_exposures(run.trained_on)
     load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
+    setattr(student, TRAINED_ON, run.trained_on)
     with io.damage_named(folder / HISTORY, remedy):
         run.history = pd.read_csv(folder / HISTORY)
         numbers = run.history.select_dtypes("number")
@@ -226,7 +276,10 @@ class RunFolder:
         if out is not None:
             io.check_run_folder(out, resume)
             if (self.path / io.RUN_RECORD).is_file():
-                self._check_same(io.read_json(self.path / io.RUN_RECORD))
+                earlier = io.read_json(self.path / io.RUN_RECORD)
+                self._check_same(earlier)
+                if TRAINED_ON in earlier:  # the student is made anew, and knows of no run before
+                    record[TRAINED_ON] = earlier[TRAINED_ON]
 
     def _check_same(self, earlier: Mapping[str, Any]) -> None:
         different: dict[str, str] = {}  # by name: a setting of the optimizer replaces that of `Optimization`
@@ -278,7 +331,7 @@ class RunFolder:
         if self._in_memory:
             self._best = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
         elif self._writes:
-            _save_weights(student.state_dict(), self.path / BEST)
+            _save_weights(student.state_dict(), self.path / BEST, self.record)
 
     def load_best(self, student: nn.Module) -> None:
         """Read the weights of the best epoch into the student."""
@@ -291,9 +344,9 @@ class RunFolder:
         """Write the history, the last weights of student and losses, and the record of the finished run."""
         if self._writes:
             self._save_history(history)  # again: the run may have been killed after a checkpoint
-            _save_weights(student.state_dict(), self.path / LAST)
+            _save_weights(student.state_dict(), self.path / LAST, self.record)
             if losses:
-                _save_weights(losses, self.path / LOSSES)
+                _save_weights(losses, self.path / LOSSES, self.record)
             io.write_json(self.path / io.RUN_RECORD, self.record)
 
 
@@ -304,9 +357,10 @@ def _settings(part: Mapping[str, Any]) -> Record:
     return {"losses": list(losses), **{key: value for key, value in part.items() if key != "losses"}, **flat}
 
 
-def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+def _save_weights(weights: Mapping[str, Tensor], path: Path, record: Record) -> None:
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-    io.write_bytes(path, safetensors.torch.save(state))
+    shown = {TRAINED_ON: json.dumps(record.get(TRAINED_ON, []))}  # which stays with copies of the file
+    io.write_bytes(path, safetensors.torch.save(state, shown))
 
 
 def _without_numpy(state: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -32,12 +33,22 @@ from neurordl.io import check_run_folder, sha256_array, versions
 from neurordl.measures.comparisons import few_pairs
 from neurordl.patterns.network import frozen_eval, why_unfit
 from neurordl.stimuli import StimulusSet
+from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
 from neurordl.training.losses import RDMLoss
 from neurordl.training.objective import BatchNorm, Objective, Processes, class_scores, has_batchnorm
-from neurordl.training.run import Run, RunFolder, recorded_setting
-from neurordl.training.streams import FEWEST, Batches, Labelled, Streams, as_trained, class_names, seed_all
+from neurordl.training.run import Run, RunFolder, exposures, recorded_setting
+from neurordl.training.streams import (
+    FEWEST,
+    Batches,
+    Labelled,
+    LoaderStream,
+    Streams,
+    as_trained,
+    class_names,
+    seed_all,
+)
 from neurordl.validate import check_choice, check_count, check_number, check_type, listed
 
 _AT_ONCE = 256  # validation images in a pass
@@ -320,6 +331,9 @@ def fit(
         if has_batchnorm(student):
             text += ", and batch norm has the statistics of the labelled images alone"
         warnings.warn(text, stacklevel=2)
+    used = [shown if objective.losses else None, validation]  # otherwise they only set the epoch
+    if rank == 0:
+        _warn_of_exposure(None if resume else student, stimuli, labelled)
     deterministic = execution.deterministic
     with _reproducible(fabric.device.type == "cpu" if deterministic is None else deterministic):
         module = Step(student, objective, optimization.batchnorm, Processes() if world > 1 else None)
@@ -351,6 +365,7 @@ def fit(
             "stimuli": None,
             "labelled": _describe_images(labelled),
             "matches": {name: str(match) for name, match in matches.items()},
+            TRAINED_ON: exposures(student, (loss.teacher for loss in objective.losses), used, labelled),
             "versions": versions(),
         }
         images = validation if shown is None else shown  # a loader brings its own
@@ -373,9 +388,40 @@ def fit(
                 if scored and (message := few_pairs(len(scored), n_pairs, resampled=True)):  # no intervals
                     warnings.warn(f"{name} stimuli: {message}", stacklevel=2)
         trainer = Trainer(fabric, module, optimizer, streams, validation, folder, optimization, epochs)
+        setattr(student, TRAINED_ON, record[TRAINED_ON])  # also if the run is interrupted
         trainer.run(execution.checkpoint_every or len(streams), execution.progress and rank == 0)
     history = pd.DataFrame(trainer.state.history)
-    return Run(student.eval(), history, record, Path(out) if out is not None else None)
+    run = Run(student.eval(), history, record, Path(out) if out is not None else None)
+    run.student = _own_copy(student)
+    return run
+
+
+def _warn_of_exposure(
+    student: nn.Module | None, stimuli: StimulusSet | None, labelled: Labelled | None
+) -> None:
+    """Say that held-out stimuli are among the labelled images, or that the student was fitted before."""
+    if stimuli is not None and isinstance(labelled, StimulusSet):
+        trained = set(labelled.ids)
+        if labels := [stimulus for stimulus in stimuli.held_out_ids if stimulus in trained]:
+            part = f"{len(labels)} of the {len(stimuli.held_out_ids)} held-out stimuli"
+            text = f"labelled: {part} are among the labelled images, by their ids ({listed(labels)})"
+            warnings.warn(f"{text}; leave them out, or scores on them are not held out", stacklevel=3)
+    if earlier := getattr(student, TRAINED_ON, None):
+        shown = sum(len(part["ids"]) for part in (*earlier[0]["stimuli"], *earlier[0]["labelled"]))
+        text = f"student: it was fitted before, to {shown} images, and is trained further"
+        warnings.warn(f"{text}; make a new one for an independent run", stacklevel=3)
+
+
+def _own_copy(student: nn.Module) -> nn.Module:
+    """A copy for the run, which training the student further does not change."""
+    values = (value for module in student.modules() for value in vars(module).values())
+    computed = [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
+    try:  # tensors of the last step, such as a weight that is normalized, have a history and no copy
+        return copy.deepcopy(student, {id(value): value.detach().clone() for value in computed})
+    except Exception as error:  # a module of any sort
+        text = f"the student cannot be copied ({error}), so that the run shares its weights"
+        warnings.warn(f"{text}: training it further changes the run", stacklevel=3)
+        return student
 
 
 def _checked_stimuli(
@@ -539,6 +585,8 @@ class State:
         Lowest validation loss and its epoch.
     seen : set of str
         Ids of the stimuli shown.
+    labelled : set of str
+        Ids that came with the batches of a loader of labelled images, if these are not the stimuli.
     """
 
     sums: Tensor
@@ -546,6 +594,7 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=lambda: {"value": math.inf, "epoch": -1})
     seen: set[str] = field(default_factory=set)
+    labelled: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -640,6 +689,8 @@ class Trainer:
         labelled, stimuli = self.streams.draw(state.step)
         if self.objective.losses and (shown := stimuli or labelled) and shown.ids is not None:
             state.seen.update(shown.ids)
+        if labelled and labelled.ids is not None and isinstance(self.streams.labelled, LoaderStream):
+            state.labelled.update(labelled.ids)
         loss, terms = self.wrapped(labelled, stimuli, state.step)
         self.fabric.backward(loss)
         if self.optimization.clip_norm is not None:
@@ -718,9 +769,10 @@ class Trainer:
         state = self.state
         if self.processes is not None:
             state.seen = set(self.processes.gather_list(sorted(state.seen)))
+            state.labelled = set(self.processes.gather_list(sorted(state.labelled)))
         parts = {name: part.state_dict() for name, part in self._parts.items()}
-        seen = sorted(state.seen, key=natural_key)
-        self.folder.save({**parts, **vars(state), "seen": seen}, state.history)
+        ids = {name: sorted(getattr(state, name), key=natural_key) for name in ("seen", "labelled")}
+        self.folder.save({**parts, **vars(state), **ids}, state.history)
 
     def _restore(self) -> None:
         self.fabric.barrier()  # every process has looked at the folder before one of them writes to it
@@ -732,16 +784,22 @@ class Trainer:
         with explain(problem, remedy="choose another folder"):
             for name, part in self._parts.items():
                 part.load_state_dict(checkpoint[name])
+            checkpoint.setdefault("labelled", [])  # one of an earlier version lacks them
             values = {entry.name: checkpoint[entry.name] for entry in fields(State)}
-            values["sums"], values["seen"] = values["sums"].to(self.fabric.device), set(values["seen"])
+            values |= {name: set(values[name]) for name in ("seen", "labelled")}
+            values["sums"] = values["sums"].to(self.fabric.device)
             self.state = State(**values)
 
     def _finish(self) -> None:
         """Write the last weights; then give the student the best ones, if there was a validation."""
         state, record = self.state, self.folder.record
         record["status"] = "finished"
-        if record["stimuli"] is None and state.seen:
-            record["seen"] = sorted(state.seen, key=natural_key)
+        seen, labels = (sorted(ids, key=natural_key) for ids in (state.seen, state.labelled))
+        if record["stimuli"] is None and seen:
+            record["seen"] = seen
+            record[TRAINED_ON][0]["stimuli"] = [{"ids": seen, "images": None}]
+        if labels:
+            record[TRAINED_ON][0]["labelled"] = [{"ids": labels, "images": None}]
         chosen = state.best["epoch"] > 0
         if chosen:
             record["best"] = dict(state.best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import warnings
 from pathlib import Path
@@ -226,6 +227,26 @@ def test_a_folder_may_have_images_of_any_suffix(tmp_path: Path, suffix: str) -> 
     with pytest.warns(UserWarning, match="says 2 s between volumes and the header 3 s"):
         found = nrl.read_bids(tmp_path, "x", mask=None)["sub-01"]
     assert json.loads(found.descriptors["provenance"])["runs"][0]["t_r"] == 2.0
+
+
+@pytest.mark.parametrize("stem", ["sub-01_task-x_bold", "sub-01_bold", "s1"])
+def test_tables_and_sidecars_may_have_suffixes_in_capitals(tmp_path: Path, stem: str) -> None:
+    """A sidecar named .JSON was passed over, and the time of the header taken."""
+    func = tmp_path / "sub-01" / "func"
+    path = write_bold(func / f"{stem}.nii.gz", t_r=3.0, unit="sec")
+    write(func / f"{stem}.JSON", {"RepetitionTime": 2.0})
+    assert taken(path) == 2.0
+    if "task" in stem:
+        table = write(func / "sub-01_task-x_events.TSV", EVENTS)
+        assert set(nrl.read_bids(tmp_path, "x", mask=None)["sub-01"].obs_descriptors["stimulus"]) == {
+            "a",
+            "b",
+        }
+        packed = table.with_name("sub-01_task-x_events.tsv.gz")
+        packed.write_bytes(gzip.compress(table.read_bytes()))
+        table.unlink()
+        with pytest.raises(NeurordlError, match=r"sub-01_task-x_events.tsv.gz is compressed; decompress it"):
+            nrl.read_bids(tmp_path, "x", mask=None)
 
 
 def test_braces_in_the_path_of_a_mask_are_its_own(tmp_path: Path) -> None:

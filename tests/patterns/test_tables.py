@@ -334,3 +334,17 @@ def test_names_that_differ_only_in_writing_are_noticed(name: str, ways: str) -> 
     image = nib.Nifti1Image(np.random.default_rng(0).random((2, 2, 1, 3)), np.eye(4))
     with pytest.warns(UserWarning, match=f"stimuli of .*: 1 of 3 ids differs from another only by {ways}"):
         nrl.read_betas(image, pd.DataFrame({"stimulus": ["a", "b", name]}))
+    atlas = nib.Nifti1Image(np.array([[[1], [2]], [[3], [3]]], np.uint8), np.eye(4))
+    regions = nrl.Regions(atlas, {1: "a", 2: "b", 3: name})
+    with pytest.warns(UserWarning, match=f"atlas .* 1 of 3 ids .* only by {ways}.* they are other regions"):
+        nrl.read_betas(image, pd.DataFrame({"stimulus": ["x", "y", "z"]}), regions)
+    pixels = np.zeros((3, 2, 2), np.uint8)
+    with pytest.warns(UserWarning, match=f"'label': 1 of 3 ids .* only by {ways}.* they are other classes"):
+        nrl.StimulusSet.from_array(pixels, ["x", "y", "z"], labels=["a", "b", name])
+
+
+@pytest.mark.parametrize("names", [[1.0, 2.0, 3.0], [1, 2, 3], ["1", "2", "3"]])
+def test_numbers_as_names_are_written_alike(names: list[Any]) -> None:
+    image = nib.Nifti1Image(np.random.default_rng(0).random((2, 2, 1, 3)), np.eye(4))
+    patterns = nrl.read_betas(image, pd.DataFrame({"stimulus": names}))
+    assert patterns.obs_descriptors["stimulus"] == ["1", "2", "3"]

@@ -100,6 +100,16 @@ def test_rounded_numbers_match_where_they_are_unambiguous():
     assert descriptor_values(rdms, "time") == ["nan", "0.1", "nan"]
 
 
+def test_a_mean_over_subjects_has_their_names():
+    rdms = study()
+    mean = select_rdms(rdms, select={"session": 1}, average="subject")
+    assert mean.rdm_descriptors["averaged_subjects"] == ["anna, ben"] * len(mean)
+    assert "subject" not in mean.rdm_descriptors
+    for roi in ("EVC", "IT"):
+        expected = np.nanmean(select_rdms(rdms, roi=roi, select={"session": 1}).dissimilarities, axis=0)
+        assert_allclose(select_rdms(mean, roi=roi).dissimilarities[0], expected)
+
+
 @pytest.mark.parametrize(
     "choice, told",
     [
@@ -111,7 +121,7 @@ def test_rounded_numbers_match_where_they_are_unambiguous():
         ({"subjects": ["anna", "carl"]}, "no RDM has subject 'carl'.*anna, ben"),
         ({"select": {"run": 1}}, "no descriptor 'run'.*session"),
         ({"average": "run"}, "cannot average over 'run'.*session"),
-        ({"average": "subject"}, "not averaged over subjects"),
+        ({"average": "subject"}, "the 4 RDMs have no descriptor 'subject'"),
         ({"roi": "IT", "select": {"roi": "EVC"}}, "'roi' is chosen twice"),
         ({"subjects": []}, "empty list"),
     ],

@@ -353,13 +353,65 @@ def test_planning_equals_a_loop_of_its_own() -> None:
         lower = [np.corrcoef(vectors[k], np.delete(scaled, k, 0).mean(0))[0, 1] for k in range(5)]
         upper = [np.corrcoef(vectors[k], scaled.mean(0))[0, 1] for k in range(5)]
         above = ttest_1samp(similar[0], 0, alternative="greater").pvalue < 0.05
-        better = ttest_rel(*similar, alternative="greater").pvalue < 0.05
+        step = ttest_rel(*similar)
+        better = step.pvalue < 0.05 and step.statistic > 0
         rows.append([similar[0].mean(), np.mean(lower), np.mean(upper), above, better])
     names = ["similarity", "ceiling_lower", "ceiling_upper", "power", "power_rival"]
     mean, error = np.mean(rows, axis=0), np.std(rows, axis=0) / np.sqrt(400)
     z = (found[names].to_numpy(float) - mean) / (error * np.sqrt(2))
     assert abs(z).max() < 3.5, dict(zip(names, z, strict=True))
     assert 0.1 < mean[3] < 0.9  # else nothing could be told
+
+
+@pytest.mark.parametrize(
+    ("comparison", "bootstrap", "inference"),
+    [
+        ("corr", None, "t over subjects"),
+        ("cosine", None, "t over subjects"),
+        ("corr", "subjects", "Bootstrap of subjects"),
+        ("corr", nrl.Bootstrap("stimuli", n=200, seed=1, variance="bootstrap"), "Bootstrap of stimuli"),
+        (
+            "corr",
+            nrl.Bootstrap("both", n=200, variance="bootstrap"),
+            "Bootstrap of subjects and stimuli",
+        ),
+        (
+            "cosine",
+            nrl.Bootstrap("both", n=200, variance="components"),
+            "Bootstrap of subjects and stimuli, variances by components",
+        ),
+    ],
+)
+def test_power_is_that_of_the_evaluation_that_will_be_used(
+    comparison: str, bootstrap: Any, inference: str
+) -> None:
+    rival = TRUE + np.random.default_rng(5).standard_normal(TRUE.shape)
+    numbers = {"snr": 0.06, "n_channels": 20, "measurement": Measurement(runs=2)}
+    plan = plan_study(
+        *(TRUE, IDS),
+        **{"subjects": (3, 5), "runs": (2,), "rival": rival, "n_simulations": 6, "seed": 3, **numbers},
+        **{"comparison": comparison, "bootstrap": bootstrap},
+    )
+    assert plan[["comparison", "inference"]].to_numpy().tolist() == [[comparison, inference]] * 2
+    centred = np.stack([model - model.mean(1, keepdims=True) for model in (TRUE, rival)])
+    vectors = np.stack([pdist(model, "sqeuclidean") for model in centred])
+    models = RDMs(vectors, pattern_descriptors={"stimulus": IDS}, rdm_descriptors={"name": ["a", "b"]})
+    columns = ["similarity", "ceiling_lower", "ceiling_upper", "power", "power_rival"]
+    for _, row in plan.iterrows():
+        seen = []
+        for k in range(6):
+            drawn = int(np.random.SeedSequence([3, k]).generate_state(1)[0])
+            rdms = simulate_subjects(TRUE, IDS, 5, dissimilarity="crossnobis", seed=drawn, **numbers)
+            some = [f"s{n + 1:02d}" for n in range(row["n_subjects"])]
+            scores = nrl.evaluate(models, rdms, comparison=comparison, bootstrap=bootstrap, subjects=some)
+            mean = scores.frame[scores.frame["subject"] == "mean"].iloc[0]
+            step = scores.differences.iloc[0]
+            better = step["p"] < 0.05 and step["difference"] > 0
+            seen.append(
+                [mean["score"], mean["ceiling_lower"], mean["ceiling_upper"], mean["p"] < 0.05, better]
+            )
+        np.testing.assert_allclose(row[columns].astype(float), np.mean(seen, axis=0), rtol=1e-9)
+    assert 0 < plan["power"].sum() < 2  # else nothing was tested
 
 
 def test_a_mean_over_channels_is_no_part_of_the_geometry() -> None:

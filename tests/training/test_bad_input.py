@@ -508,6 +508,8 @@ def test_altered_files_of_a_run_are_named(tmp_path: Path) -> None:
         ("labelled", [1]),
         ("objective", None),
         ("objective", {"losses": [1]}),
+        ("best", {"value": 1.0, "epoch": {}}),
+        ("best", [1]),
     ):
         texts.append(("run.json", json.dumps({**record, key: value})))
     history = (tmp_path / "run" / "history.csv").read_text()

@@ -13,7 +13,7 @@ import numpy as np
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError, explain
-from neurordl.ids import check_ids, possible_ids, similar_ids
+from neurordl.ids import check_ids, is_missing, possible_ids, similar_ids
 from neurordl.io import damage_named, write_bytes
 from neurordl.measures.condensed import unmeasured_stimuli
 from neurordl.measures.dissimilarities import dissimilarity_from_text
@@ -160,7 +160,7 @@ def load_rdms(
     # a table is square for certain, and may still hold similarities
     declared = layout is not None or similarity is not None or content.layout == "condensed"
     about_values = [] if declared else _doubts_about_values(rdms, content.values, format)
-    about_values += _notice_about_missing(rdms)
+    about_values += [*_notice_about_missing(rdms), *_notices_about_names(rdms)]
     for notice in [*content.notices, *about_values, *_notice_about_ids(rdms, source)]:
         warnings.warn(f"{source}: {notice}", UserWarning, stacklevel=2)
     return rdms
@@ -306,6 +306,19 @@ def _notice_about_missing(rdms: RDMs) -> list[str]:
     ids = rdms.pattern_descriptors.get("stimulus", range(rdms.n_cond))
     which = f", with all of {listed([ids[k] for k in unmeasured], quote=True)}" if unmeasured else ""
     return [f"{missing:,} of {vectors.size:,} dissimilarities are NaN, pairs without a value{which}"]
+
+
+def _notices_about_names(rdms: RDMs) -> list[str]:
+    """RDMs without a subject, ROI or session where others have it, and names that are alike."""
+    notices = []
+    for name in ("subject", "roi", "session"):
+        values = rdms.rdm_descriptors.get(name, ())
+        if missing := [number for number, value in enumerate(values) if is_missing(value)]:
+            numbers = f"number {listed(missing)} from 0"
+            notices.append(f"{len(missing)} of {len(values)} RDMs have no {name} (blank or n/a), {numbers}")
+        if similar := similar_ids(dict.fromkeys(values), f"{name}s"):
+            notices.append(f"{name}: {similar}")
+    return notices
 
 
 def _notice_about_ids(rdms: RDMs, source: Path) -> list[str]:

@@ -40,8 +40,8 @@ def _read(source: Path, _: str | None) -> RDMContent:
         start, n_columns = _describe(content, rows, cells)
         rows = [row[n_columns:] for row in rows[start:]]
         if n_columns and len(rows) > 1 and len(rows[0]) == 1:
-            names = f"{n_columns} columns of names and one of values"
-            raise NeurordlError(f"it has {names}, a row for each pair; write a square table with ids instead")
+            names = f"{n_columns} columns of names and one of values, as with a row for each pair"
+            raise NeurordlError(f"it has {names}; write a square table with ids instead")
     # ids as they are written, with their commas
     columns = [cell.strip() for cell in cells[0][down:]] if across else []
     ids = [row[0].strip() for row in cells[across:]] if down else columns

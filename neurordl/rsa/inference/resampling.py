@@ -479,6 +479,12 @@ class Resampling:
         return " and ".join(self.factors)
 
     @property
+    def title(self) -> str:
+        """The inference in words, for tables."""
+        variance = self.variance_method.title if "stimuli" in self.factors else ""
+        return ", ".join(filter(None, [f"{type(self).__name__} of {self.generalizes_to}", variance]))
+
+    @property
     def estimand(self) -> str:
         """What the means estimate the similarity for."""
         if len(self.factors) == 2:
@@ -656,6 +662,7 @@ class NoResampling(Resampling):
     factors = ("subjects",)
     resamples = False
     name = "none"
+    title = "t over subjects"
     cv_method = "fixed"
 
     def evaluate(self, study: Study, draws: Draws | None) -> Evaluations:

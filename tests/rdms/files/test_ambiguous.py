@@ -189,6 +189,15 @@ def test_ids_that_are_alike_are_pointed_out(tmp_path: Path) -> None:
         assert load_rdms(tmp_path / "it.h5").n_cond == 3
 
 
+@pytest.mark.parametrize("name", ["subject", "roi", "session"])
+def test_rdms_without_a_name_and_names_that_are_alike_are_pointed_out(name: str, tmp_path: Path) -> None:
+    vectors = np.stack([squareform(matrix) for matrix in matrices(4)])
+    save_rdms(RDMs(vectors, rdm_descriptors={name: ["a", "A", "", "n/a"]}), tmp_path / "it.h5")
+    _, said = notices(tmp_path / "it.h5")
+    assert said[0] == f"2 of 4 RDMs have no {name} (blank or n/a), number 2, 3 from 0"
+    assert said[1].startswith(f"{name}: 1 of 4 ids differs from another only by letter case, such as 'a'")
+
+
 # Cells and structs of MATLAB
 
 

@@ -111,11 +111,11 @@ def test_separators_at_the_ends_of_lines(form: str, n: int, tmp_path: Path) -> N
         ),
         (
             "x,y,value\na,b,1\na,c,2\na,d,3\nb,c,4\nb,d,5\nc,d,6\n",
-            "2 columns of names and one of values, a row for",
+            "2 columns of names and one of values, as with a row",
         ),
         (
             "a_b,1\na_c,2\na_d,3\nb_c,4\nb_d,5\nc_d,6\n",
-            "1 columns of names and one of values, a row for",
+            "1 columns of names and one of values, as with a row",
         ),
     ],
 )
