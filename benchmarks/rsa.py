@@ -68,7 +68,7 @@ REACH = {
 class Work:
     """One row: what is done, by which method, of what size."""
 
-    task: str  # "compare", "ceiling", "bootstrap" (two-factor), "evaluate" (the same at the public call) or "missing"
+    task: str  # compare, ceiling, bootstrap (two-factor), evaluate (the public call) or missing (pairs)
     method: str
     conditions: int
     subjects: int
