@@ -15,7 +15,6 @@ from neurordl.arrays import Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity, mean_ranks
 from neurordl.measures.condensed import missing_groups, n_stimuli, square
-from neurordl.rdms.selection import check_one_per_subject
 from neurordl.rsa.compare import similarity, subject_vectors
 from neurordl.validate import check_count
 
@@ -26,7 +25,7 @@ _ALPHA = 0.05
 _CLIMB = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-9}
 
 
-def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[float, float]:
+def noise_ceiling(rdms: RDMs | npt.ArrayLike, comparison: ComparisonLike = "rho-a") -> tuple[float, float]:
     """Estimate the similarity that the true model would reach, given the differences between subjects.
 
     The bounds are means over subjects: of the similarity of each subject's RDM with the mean RDM of the other
@@ -39,7 +38,8 @@ def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[flo
     Parameters
     ----------
     rdms
-        RDMs, one per subject; use `select_rdms` to choose or average.
+        RDMs with one RDM per subject (use `select_rdms` to choose or average), or condensed RDMs (subjects,
+        pairs).
     comparison
         As in `compare`.
 
@@ -66,7 +66,7 @@ def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[flo
     >>> noise_ceiling(RDMs(distances, rdm_descriptors={"subject": ["a", "b"]}), "spearman")
     (1.0, 1.0)
     """
-    comparison, vectors = find_similarity(comparison), subject_vectors(check_one_per_subject(rdms))
+    comparison, vectors = find_similarity(comparison), subject_vectors(rdms)
     if note := chance_note(agreement(vectors, comparison, seed=0)):
         warnings.warn(note, stacklevel=2)
     return ceiling(vectors, comparison)
@@ -197,10 +197,10 @@ def scaled_to_pool(vectors: Floats, comparison: Comparison) -> Floats:
 
 def ceiling_p(
     rdms: RDMs | npt.ArrayLike,
-    comparison: ComparisonLike,
+    comparison: ComparisonLike = "rho-a",
     *,
     n_permutations: int = 1000,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None = None,
 ) -> float:
     """Test by permutation whether subjects agree better than by chance: p of the lower noise ceiling.
 
@@ -217,7 +217,7 @@ def ceiling_p(
     n_permutations
         Number of permutations; the smallest p is one divided by this number plus one.
     rng
-        Generator of the permutations.
+        Generator of the permutations; by default one with the seed 0.
 
     Returns
     -------
@@ -230,6 +230,7 @@ def ceiling_p(
         There are fewer than two subjects, or no permutations.
     """
     comparison, vectors = find_similarity(comparison), subject_vectors(rdms)
+    rng = np.random.default_rng(0) if rng is None else rng
     observed, n = np.array(ceiling(vectors, comparison)[0]), n_stimuli(vectors.shape[1])
 
     def permuted(size: int) -> Floats:

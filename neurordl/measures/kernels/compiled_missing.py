@@ -176,11 +176,11 @@ def inner_sample(
         every = weights * known[split + column]
         usual = _itself(subject, known[split + column], every)
         for row in range(split):
-            own, sums_b = every, usual
+            used, sums_b = every, usual
             if not complete[row]:
-                own = every * known[row]
-                sums_b = _itself(subject, known[row], own)
-            scores[row, column] = _cosine(_sums(x[row], subject, own), sums_b, centered)
+                used = every * known[row]
+                sums_b = _itself(subject, known[row], used)
+            scores[row, column] = _cosine(_sums(x[row], subject, used), sums_b, centered)
     if len(sets):
         for k in range(len(places)):
             weights[k] *= shared[places[k]]
@@ -192,11 +192,11 @@ def _inner_bounds(
     x: Floats, known: Floats, weights: Floats, centered: bool, sets: Longs, out: Floats
 ) -> None:
     size = len(weights)
-    own, units = np.zeros(x.shape), np.zeros(len(x))  # a unit of 0: without a length
+    used, units = np.zeros(x.shape), np.zeros(len(x))  # a unit of 0: without a length
     sizes = np.zeros(len(x))
     for subject in range(len(x)):
-        _add(own[subject], known[subject] * weights, 1.0)
-        sizes[subject], total, square = _itself(x[subject], known[subject], own[subject])
+        _add(used[subject], known[subject] * weights, 1.0)
+        sizes[subject], total, square = _itself(x[subject], known[subject], used[subject])
         length = _squared_length(square, total, sizes[subject], centered)
         units[subject] = np.sqrt(sizes[subject] / length) if length > 0 else 0.0
         mean = total / sizes[subject] if centered and length > 0 else 0.0
@@ -219,12 +219,12 @@ def _inner_bounds(
             for subject in range(len(x)):
                 if not (drawn[subject] and units[subject]) or copies not in (0, drawn[subject]):
                     continue
-                values, used = x[subject], own[subject]
+                values, weighted = x[subject], used[subject]
                 sums_b = sizes[subject], 0.0, sizes[subject]  # the sum is used if centered only
                 if alone:  # pairs that no other subject has
-                    used = used * (share > 0)
-                    sums_b = _itself(values, known[subject], used)
-                sums = _sums_of_rest(pooled, values, used, share, float(copies))
+                    weighted = weighted * (share > 0)
+                    sums_b = _itself(values, known[subject], weighted)
+                sums = _sums_of_rest(pooled, values, weighted, share, float(copies))
                 out[chosen, 0 if copies else 1, subject] = _cosine(sums, sums_b, centered)
 
 
@@ -254,18 +254,18 @@ def rank_sample(
     everywhere = np.ones(ranks.shape[1], np.bool_)
     weights, dense, sorts, _ = resample(ranks, order, counts, everywhere)
     places = drawn_pairs(counts)[0]
-    own, both = np.empty(len(weights), np.int32), np.empty(len(weights), np.int32)
+    used, both = np.empty(len(weights), np.int32), np.empty(len(weights), np.int32)
     for column in range(split, len(ranks) if split else 0):
         total = 0
         for k in range(len(places)):
-            own[k] = weights[k] if known[column, places[k]] else 0
-            total += own[k]
+            used[k] = weights[k] if known[column, places[k]] else 0
+            total += used[k]
         first = np.empty(len(weights))
-        _centered_ranks(dense[column], sorts[column], own, first)
+        _centered_ranks(dense[column], sorts[column], used, first)
         for row in range(split):
             common = 0
             for k in range(len(places)):
-                both[k] = own[k] if known[row, places[k]] else 0
+                both[k] = used[k] if known[row, places[k]] else 0
                 common += both[k]
             pair = dense[row], sorts[row], dense[column], sorts[column]
             scores[row, column - split] = _rank_similarity(pair, both, first, common == total, layout)
@@ -306,10 +306,10 @@ def _rank_similarity(
 @compiled
 def _rank_bounds(masks: Ints, dense: Ints, sorts: Ints, layout: Layout, sets: Longs, out: Floats) -> None:
     n, size = masks.shape
-    means, own, totals = np.empty((n, size)), np.empty((n, size)), np.zeros(n, np.int64)
+    means, used, totals = np.empty((n, size)), np.empty((n, size)), np.zeros(n, np.int64)
     for subject in range(n):
         totals[subject] = weighted_mean_ranks(dense[subject], sorts[subject], masks[subject], means[subject])
-        own[subject] = means[subject] - (totals[subject] + 1) / 2
+        used[subject] = means[subject] - (totals[subject] + 1) / 2
     pooled, number, values = np.empty(size), np.empty(size, np.int64), np.empty(size, np.int64)
     ranks, sort, weights = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.int32)
     for chosen in range(len(sets)):
@@ -344,5 +344,5 @@ def _rank_bounds(masks: Ints, dense: Ints, sorts: Ints, layout: Layout, sets: Lo
                     both = masks[subject] * weights
                     pair = ranks, sort, dense[subject], sorts[subject]
                     usual = both.sum() == totals[subject]
-                    value = _rank_similarity(pair, both, own[subject], usual, layout)
+                    value = _rank_similarity(pair, both, used[subject], usual, layout)
                     out[chosen, omitted // n, subject] = value
