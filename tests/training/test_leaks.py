@@ -368,7 +368,31 @@ def test_a_mean_that_taught_holds_its_members(source: str, names: list[str], tmp
 def test_a_mean_of_the_scored_people_is_known_without_their_names() -> None:
     fitted, notes = score(fit(nrl.RDMTeacher(own_mean())), rdms(VECTORS[:3], "xyz"))
     assert [value[-3:] for value in fitted.values()] == ["yes"] * 4
-    assert notes == "the mean RDM of the 3 subjects taught, as group_mean"
+    assert notes == "the mean RDM of 3 of the 3 subjects taught, as group_mean"
+
+
+@pytest.mark.parametrize("noise", [1.0, 0.05])  # with little noise, means of others correlate above .999 too
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_mean_of_all_but_one_of_the_scored_people(noise: float, missing: bool) -> None:
+    rng = np.random.default_rng(4)
+    vectors = rng.random(PAIRS) + noise * rng.random((6, PAIRS))
+    if missing:
+        vectors[:, ::7] = np.nan
+    mean = rdms(vectors[[0, 1, 2, 4, 5]].mean(0, keepdims=True), ["others"])
+    fitted, notes = score(fit(nrl.RDMTeacher(mean)), rdms(vectors, "uvwxyz"))
+    assert [value[-3:] for value in fitted.values()] == ["yes", "yes", "yes", " no", "yes", "yes", " no"]
+    assert notes == "the mean RDM of 5 of the 6 subjects taught, as others"
+
+
+def test_the_mean_of_other_people_is_not_that_of_the_scored() -> None:
+    rng = np.random.default_rng(4)
+    vectors = rng.random(PAIRS) + 0.05 * rng.random((40, PAIRS))
+    run = fit(nrl.RDMTeacher(rdms(vectors[:20].mean(0, keepdims=True), ["others"])))
+    names = [f"n{k}" for k in range(20)]
+    fitted, notes = score(run, rdms(vectors[20:], names))
+    assert np.corrcoef(vectors[:20].mean(0), vectors[20:].mean(0))[0, 1] > 0.999
+    assert {value[-3:] for value in fitted.values()} == {" no"}
+    assert notes == ""
 
 
 def test_a_mean_is_scored_by_its_members() -> None:
