@@ -15,6 +15,7 @@ from neurordl.arrays import Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity, mean_ranks
 from neurordl.measures.condensed import missing_groups, n_stimuli, square
+from neurordl.rdms.selection import check_one_per_subject
 from neurordl.rsa.compare import similarity, subject_vectors
 from neurordl.validate import check_count
 
@@ -25,7 +26,7 @@ _ALPHA = 0.05
 _CLIMB = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-9}
 
 
-def noise_ceiling(rdms: RDMs | npt.ArrayLike, comparison: ComparisonLike = "rho-a") -> tuple[float, float]:
+def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[float, float]:
     """Estimate the similarity that the true model would reach, given the differences between subjects.
 
     The bounds are means over subjects: of the similarity of each subject's RDM with the mean RDM of the other
@@ -38,8 +39,7 @@ def noise_ceiling(rdms: RDMs | npt.ArrayLike, comparison: ComparisonLike = "rho-
     Parameters
     ----------
     rdms
-        RDMs with one RDM per subject (use `select_rdms` to choose or average), or condensed RDMs (subjects,
-        pairs).
+        RDMs, one per subject; use `select_rdms` to choose or average.
     comparison
         As in `compare`.
 
@@ -66,7 +66,7 @@ def noise_ceiling(rdms: RDMs | npt.ArrayLike, comparison: ComparisonLike = "rho-
     >>> noise_ceiling(RDMs(distances, rdm_descriptors={"subject": ["a", "b"]}), "spearman")
     (1.0, 1.0)
     """
-    comparison, vectors = find_similarity(comparison), subject_vectors(rdms)
+    comparison, vectors = find_similarity(comparison), subject_vectors(check_one_per_subject(rdms))
     if note := chance_note(agreement(vectors, comparison, seed=0)):
         warnings.warn(note, stacklevel=2)
     return ceiling(vectors, comparison)

@@ -9,7 +9,6 @@ import pytest
 from numpy.testing import assert_allclose
 from rsatoolbox.rdm import RDMs
 
-import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.rsa.ceilings import ceiling_p
 from neurordl.rsa.inference.infer import infer
@@ -24,7 +23,6 @@ BETWEEN: dict[str, Callable] = {
 }
 OF_SUBJECTS: dict[str, Callable] = {
     "ceiling_p": lambda data: ceiling_p(data, n_permutations=20),
-    "noise_ceiling": nrl.noise_ceiling,
     "split_half": lambda data: split_half(data, n_splits=5),
 }
 
