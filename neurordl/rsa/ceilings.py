@@ -23,7 +23,8 @@ _ROUNDING = 1e-12  # a permuted similarity that is less by this only counts as o
 _TESTED = 500_000  # values up to which `agreement` takes a second or so
 _STACK = 64 << 20  # bytes of permuted RDMs at once
 _ALPHA = 0.05
-_CLIMB = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-9}
+_CLIMB = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-7}
+_KEYS = 256  # pairs by which subjects are sorted
 
 
 def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[float, float]:
@@ -155,8 +156,11 @@ def _fitted_upper(vectors: Floats, upper: Floats, comparison: Comparison) -> Flo
     """
     fitted = comparison.kernel.fitted_upper(vectors) if comparison.kernel is not None else None
     if fitted is None and (function := comparison.function) is not None and comparison.differentiable:
-        data, measured = torch.as_tensor(vectors), torch.as_tensor(np.isfinite(vectors)).double()
-        start = np.nan_to_num(pooled(scaled_to_pool(vectors, comparison), comparison)[0])
+        ordered = vectors[
+            np.lexsort(vectors[:, :_KEYS].T)
+        ]  # the same climb in whatever order the subjects come
+        data, measured = torch.as_tensor(ordered), torch.as_tensor(np.isfinite(ordered)).double()
+        start = np.nan_to_num(pooled(scaled_to_pool(ordered, comparison), comparison)[0])
 
         def loss(rdm: Floats) -> tuple[float, Floats]:
             model = torch.tensor(rdm, requires_grad=True)
