@@ -24,7 +24,7 @@ from neurordl.rsa.leaks import Exposure, check_exposures, shown_images
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import TRAINED_ON, load_weights
 from neurordl.teachers.base import Record
-from neurordl.validate import check_choice, listed
+from neurordl.validate import brief, check_choice, listed
 
 History = Sequence[Mapping[str, float]]
 HISTORY = "history.csv"
@@ -55,6 +55,8 @@ class Run:
         Folder of the run.
     """
 
+    __repr__ = brief
+
     student: nn.Module
     history: pd.DataFrame
     record: Record = field(repr=False)
@@ -64,6 +66,9 @@ class Run:
         if isinstance(self.student, nn.Module):
             setattr(self.student, TRAINED_CLASSES, self.classes)
             setattr(self.student, TRAINED_ON, self.trained_on)
+
+    def _repr_html_(self) -> str:
+        return str(self.history.tail(10).to_html(index=False))
 
     def _ids(self, part: str) -> tuple[str, ...]:
         return tuple((self.record.get("stimuli") or {}).get(part, ()))
@@ -279,6 +284,8 @@ class RunFolder:
                 earlier = io.read_json(self.path / io.RUN_RECORD)
                 self._check_same(earlier)
                 if TRAINED_ON in earlier:  # the student is made anew, and knows of no run before
+                    with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
+                        check_exposures(earlier[TRAINED_ON])
                     record[TRAINED_ON] = earlier[TRAINED_ON]
 
     def _check_same(self, earlier: Mapping[str, Any]) -> None:

@@ -123,6 +123,18 @@ def test_labels_of_a_control_without_losses() -> None:
     assert notes.endswith(f"trained on: {', '.join(HELD_OUT.ids[:5])}, and 7 more")
 
 
+@pytest.mark.parametrize(
+    ("pairs", "stimuli"),
+    [("held-out", "no"), ("all", "some"), ("cross", "one of each pair"), ("fitted", "yes")],
+)
+def test_leaks_are_those_of_held_out_stimuli_in_whatever_pairs(pairs: Any, stimuli: str) -> None:
+    run = fit(labelled=LABELLED["the same ids"]())
+    scores = nrl.evaluate(run, rdms(), stimuli=images(), layers=["0"], comparison="corr", pairs=pairs)
+    leak = "" if pairs == "fitted" else " (labels of 5)"
+    assert set(scores.frame["fitted"].str.split(", subjects").str[0]) == {f"stimuli: {stimuli}{leak}"}
+    assert all("5 of the 12 held-out" in note for note in scores.settings["leaks"])
+
+
 # copies
 
 ROWS = [IDS.index(stimulus) for stimulus in HELD_OUT.ids[:4]]
@@ -247,6 +259,18 @@ def test_a_resumed_run_keeps_what_came_before_it(tmp_path: Path) -> None:
         warnings.filterwarnings("error", message="student:")
         again = fit(student=network(), out=tmp_path / "run", epochs=2, resume=True)
     assert "(by an earlier run: 5)" in score(again)[0]["c"]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    fit(out=path, epochs=2, labelled=LABELLED["batches with ids"]())
+    record, state = json.loads((path / "run.json").read_text()), torch.load(path / "last.ckpt")
+    del record["trained_on"], state["labelled"]
+    (path / "run.json").write_text(json.dumps(record))
+    torch.save(state, path / "last.ckpt")
+    again = fit(out=path, epochs=2, labelled=LABELLED["batches with ids"](), resume=True)
+    assert len(again.history) == 2
+    assert score(again)[0]["c"] == "stimuli: no, subjects: no"  # the ids of its batches were not kept
 
 
 def test_a_student_that_cannot_be_copied_is_shared_with_a_notice() -> None:
