@@ -241,6 +241,8 @@ def read_layers(
     UserWarning
         A layer runs several times in a pass, or layers are left out; once for each network.
     """
+    if not layers:
+        return model(images), {}
     plain = unwrapped(model)
     modules = dict(plain.named_modules())
     for name in layers:

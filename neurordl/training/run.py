@@ -269,7 +269,7 @@ class RunFolder:
 
     def __init__(self, out: str | Path | None, record: Record, resume: bool, writes: bool) -> None:
         self.path, self.record, self.resume = Path(out or ""), record, resume
-        self._in_memory, self._writes = out is None, writes and out is not None
+        self._in_memory, self.writes = out is None, writes and out is not None
         self._new: list[Path] = []  # what a run that fails before its first checkpoint leaves behind
         self._best: dict[str, Tensor] = {}
         if out is not None:
@@ -295,7 +295,7 @@ class RunFolder:
 
     def start(self) -> None:
         """Make the folder and write the record of a run that has started."""
-        if self._writes:
+        if self.writes:
             if not (self.path / io.RUN_RECORD).is_file():
                 self._new = [self.path / name for name in (io.RUN_RECORD, HISTORY, BEST)]
                 self._new += [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
@@ -315,7 +315,7 @@ class RunFolder:
 
     def save(self, state: Mapping[str, Any], history: History) -> None:
         """Write the checkpoint and the history."""
-        if self._writes:
+        if self.writes:
             buffer = BytesIO()
             torch.save(_without_numpy(state), buffer)
             io.write_bytes(self.path / io.CHECKPOINT, buffer.getbuffer())
@@ -329,7 +329,7 @@ class RunFolder:
         """Keep the weights of the best epoch so far."""
         if self._in_memory:
             self._best = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
-        elif self._writes:
+        elif self.writes:
             _save_weights(student.state_dict(), self.path / BEST, self.record)
 
     def load_best(self, student: nn.Module) -> None:
@@ -341,7 +341,7 @@ class RunFolder:
 
     def finish(self, student: nn.Module, losses: Mapping[str, Tensor], history: History) -> None:
         """Write the history, the last weights of student and losses, and the record of the finished run."""
-        if self._writes:
+        if self.writes:
             self._save_history(history)  # again: the run may have been killed after a checkpoint
             _save_weights(student.state_dict(), self.path / LAST, self.record)
             if losses:
