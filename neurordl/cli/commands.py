@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, cycle
 from pathlib import Path
@@ -30,6 +30,7 @@ _LABELLED = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "cifar10
 _TABLE = "or give a CSV or TSV file with the columns path, id and label"
 _RDM_FILES = (".h5", ".hdf5", ".mat", ".npz", ".npy", ".csv", ".tsv")
 _RESULTS = ("scores.csv", "evaluation.json")  # the files by which a folder holds a comparison
+_FIGURES = (".png", ".pdf", ".svg")
 _FEW_LAYERS = 12  # up to so many, the figure shows which layers differ
 
 _READ = Takes("cli.commands:read_rdms", panel="RDMs")
@@ -402,6 +403,7 @@ def _has_finished(out: Path) -> bool:
         panel="Bootstrap",
         optional=True,
     ),
+    correct=Takes("rsa.scores:Evaluation.correct", panel="Comparison"),
     network=Takes("students.loading:load_network", "checkpoint pretrained", panel="Network"),
     read_images=Takes("StimulusSet.from_folder", "size channels mean std", panel="Network"),
     compute=Takes("Compute", "device batch_size", panel="Network"),
@@ -411,6 +413,7 @@ def compare(
     /,
     out: Path,
     stimuli: Path | None = None,
+    figure: Path | None = None,
     group: bool = False,
     overwrite: bool = False,
     *,
@@ -427,6 +430,8 @@ def compare(
         timm:NAME, small_cnn, nin, resnet18 or mlp.
     out
         Folder for the tables and the figure.
+    figure
+        File of the figure: .png, .pdf or .svg. By default it is scores.png in the folder --out.
     stimuli
         Folder with the images of the stimuli. By default it is the folder that the run was trained on.
     group
@@ -446,6 +451,9 @@ def compare(
     is_path = Path(source).suffix in _RDM_FILES or "/" in source  # the name of a network has neither
     check_files({"source": Path(source) if is_path else None}, unnamed=["source"])
     check_folder(out)
+    figure = figure or out / "scores.png"
+    if figure.suffix.lower() not in _FIGURES or not (figure.parent.is_dir() or figure.parent == out):
+        raise NeurordlError(f"--figure {figure}: expected .png, .pdf or .svg, in a folder that exists")
     earlier = " and ".join(name for name in _RESULTS if (out / name).exists())
     if earlier and not overwrite:
         raise NeurordlError(f"--out {out} holds a comparison already ({earlier}); --overwrite replaces it")
@@ -483,10 +491,17 @@ def compare(
     brain = call.select_rdms(call.read(call.load_rdms))
     compute, bootstrap = call.compute(progress=True), call.bootstrap()
     scores = call.evaluate(model, brain, stimuli=images, pairs=pairs, bootstrap=bootstrap, device=compute)
+    scores = call.correct(scores)
     scores.settings.update(record)
     if group:
         scores = replace(scores, frame=pd.concat([scores.frame, scores.group_rows()], ignore_index=True))
-    _write_scores(scores, out, notes)
+    scores.save(out)
+    _draw_scores(scores, figure)
+    typer.echo(f"{scores}\n")
+    for note in notes:
+        typer.echo(f"note: {note}")
+    written = " and scores.png" if figure == out / "scores.png" else f"; the figure is {figure}"
+    typer.echo(f"{out} holds scores.csv, differences.csv, evaluation.h5, evaluation.json{written}")
 
 
 def _model_rdms(source: str, labels: Path | None) -> RDMs:
@@ -505,21 +520,16 @@ def _model_rdms(source: str, labels: Path | None) -> RDMs:
     return rdms
 
 
-def _write_scores(scores: Evaluation, out: Path, notes: Iterable[str]) -> None:
-    """Write the tables and the figure, and print the means."""
+def _draw_scores(scores: Evaluation, path: Path) -> None:
+    """Write the figure, in the format of its suffix."""
     import matplotlib.pyplot as plt
 
     import neurordl as nrl
 
-    scores.save(out)
     plt.switch_backend("agg")  # there may be no screen
     few = len(scores.settings["layers"]) <= _FEW_LAYERS
     figure = nrl.plot_scores(scores, differences=few, p="p_fdr").get_figure(root=True)
     assert figure is not None
-    with atomic_write(out / "scores.png") as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, dpi=150)
     plt.close(figure)
-    typer.echo(f"{scores}\n")
-    for note in notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"{out} holds scores.csv, differences.csv, evaluation.h5, evaluation.json and scores.png")

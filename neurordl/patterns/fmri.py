@@ -338,6 +338,20 @@ def _bare(value: object, key: str) -> str:
     return re.sub(r"\.0$", "", text.removeprefix(f"{key}-")).lstrip("0")
 
 
+def _check_volumes(series: Sequence[Floats], files: Sequence[str]) -> None:
+    """Refuse a volume without any number, which would leave no voxel; a notice of one of a single number."""
+    numbers = [np.isfinite(values).any(axis=1) for values in series]
+    alike = [(values == values[:, :1]).all(axis=1) for values in series]
+    doubtful = not np.concatenate(alike).all()  # else voxels are copies of each other
+    for file, finite, same in zip(files, numbers, alike, strict=True):
+        if not finite.all() and np.concatenate(numbers).any():
+            empty = f"{file}: volumes {listed(np.flatnonzero(~finite) + 1)} (from 1) are NaN or infinite"
+            raise NeurordlError(f"{empty} in all voxels; leave them out, or repair them")
+        if same.any() and doubtful:
+            blank = f"{same.sum()} of {len(same)} volumes have the same number in all voxels"
+            warnings.warn(f"{file}: {blank}: {listed(np.flatnonzero(same) + 1)} (from 1)", stacklevel=4)
+
+
 @dataclass(frozen=True)
 class _Scans:
     """Images of one subject with their files, the mask, and the names of subject, sessions and runs."""
@@ -354,6 +368,7 @@ class _Scans:
         grid = self.images[0]
         images = zip(self.images, self.files, strict=True)
         series = [values_in(image, self.mask.inside, grid, file) for image, file in images]
+        _check_volumes(series, self.files)
         broken = ~np.all([np.isfinite(values).all(axis=0) for values in series], axis=0)
         runs = series if len(series[0]) > 1 else [np.concatenate(series)]  # 3D images are one run
         constant = [(values == values[0]).all(axis=0) for values in runs if len(values) > 1]

@@ -149,9 +149,7 @@ def _open(path: Path) -> nib.Nifti1Pair:
         raise NeurordlError(
             f"{path}: nibabel does not read this suffix; name it .nii.gz, after compressing it so"
         )
-    opened = nib.load(path)
-    if not isinstance(opened, nib.Nifti1Pair):
-        raise NeurordlError(f"{path} is a {type(opened).__name__} and not NIfTI; convert it to NIfTI")
+    opened = _image_class(path).from_filename(path)
     sizes = [int(size) for size in opened.shape]
     n_bytes = math.prod(sizes) * opened.get_data_dtype().itemsize
     file = Path(str(opened.file_map["image"].filename))  # of a pair, the .img
@@ -161,6 +159,21 @@ def _open(path: Path) -> nib.Nifti1Pair:
     if n_bytes > available * expansion or min(sizes, default=0) < 1:
         raise ValueError(f"its header says {sizes}, {n_bytes} bytes, and the file has {available}")
     return opened
+
+
+def _image_class(path: Path) -> type[nib.Nifti1Pair]:
+    """The class of an image by its first bytes; nothing else is opened.
+
+    ``nibabel.load`` reads the ``.mat`` beside an image of Analyze by scipy, which a damaged one can crash.
+    """
+    sniff = None
+    for image_class in nib.imageclasses.all_image_classes:
+        fits, sniff = image_class.path_maybe_image(path, sniff)
+        if fits and issubclass(image_class, nib.Nifti1Pair):
+            return image_class
+        if fits:
+            raise NeurordlError(f"{path} is a {image_class.__name__} and not NIfTI; convert it to NIfTI")
+    raise ValueError("nibabel knows no such image")
 
 
 def values_in(image: nib.Nifti1Image, inside: Bools, grid: nib.Nifti1Image, name: str) -> Floats:

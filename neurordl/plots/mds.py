@@ -35,6 +35,7 @@ def plot_mds(
     stimuli: StimulusSet | None = None,
     categories: Mapping[str, str] | str | None = None,
     seed: int = 0,
+    legend: bool = True,
 ) -> Axes:
     """Draw the stimuli of one RDM in a plane, by metric multidimensional scaling (SMACOF, best of 8 starts).
 
@@ -52,6 +53,8 @@ def plot_mds(
         in the table of ``stimuli``. Each category has a color and, without images, a marker.
     seed
         Seed of the random starts.
+    legend
+        Draw the legend, as in `plot_scores`.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def plot_mds(
         shown = places[codes == k] if stimuli is None else np.full((1, 2), np.nan)
         marker = style.marker_of(k) if stimuli is None else "s"
         ax.plot(*shown.T, marker, color=style.color_of(k), markersize=style.scaled(6), label=name)
-    style.legend(ax)
+    style.legend(ax, show=legend)
     style.settle(ax)  # with the legend: the room that remains decides on the size of the images
     if stimuli is not None:
         size = float(np.clip(72 * min(style.inches(ax)) * 0.6 / np.sqrt(n), 6, 40))
@@ -103,6 +106,7 @@ def plot_rdm_mds(
     label: str | None = None,
     missing: Literal["error", "ignore"] = "error",
     seed: int = 0,
+    legend: bool = True,
 ) -> Axes:
     """Draw whole RDMs in a plane, such as layers and subjects, at distances of 1 - their similarity.
 
@@ -122,6 +126,8 @@ def plot_rdm_mds(
         "ignore" compares the stimuli that all groups share.
     seed
         Seed of the random starts.
+    legend
+        Draw the legend, as in `plot_scores`.
 
     Returns
     -------
@@ -165,7 +171,7 @@ def plot_rdm_mds(
         color, size = style.color_of(k), style.scaled(6)
         ax.plot(*shown.T, style.marker_of(k), label=title, color=color, ms=size, alpha=0.85, mew=0)
         texts += [(word, place, color) for word, place in zip(words, shown, strict=False)]
-    style.legend(ax)
+    style.legend(ax, show=legend)
     _place_labels(ax, texts, places)
     return ax
 

@@ -41,6 +41,7 @@ def plot_rdm(
     vmax: float | None = None,
     colorbar: bool = True,
     cmap: str = "viridis",
+    legend: bool = True,
 ) -> Axes:
     """Draw one RDM as a matrix. Its stimuli are sorted by category where categories are given.
 
@@ -66,6 +67,8 @@ def plot_rdm(
         Draw a color bar.
     cmap
         Name of a color map of matplotlib.
+    legend
+        Draw the legend above the matrix, where pairs are missing.
 
     Returns
     -------
@@ -92,7 +95,7 @@ def plot_rdm(
     np.fill_diagonal(matrix, np.nan)
     ax = ax or (style.new_axes(4.6, 3.8) if images is None else style.new_axes(6.2, 5.2))
     picture = ax.imshow(matrix, cmap=cmap, vmin=vmin, vmax=vmax, interpolation="nearest")
-    _mark_missing(ax, matrix)
+    _mark_missing(ax, matrix, legend)
     ax.tick_params(length=0)
     names = [names[k] for k in order]
     edges = [k for k in range(1, n) if names[k] != names[k - 1]]
@@ -110,7 +113,7 @@ def plot_rdm(
         ax.set(xlabel="stimulus", ylabel="stimulus")
         if images is not None:
             ax.set(xticks=[], yticks=[])
-    style.settle(ax)
+    style.wrap_labels(bar.ax if colorbar else ax)
     return ax
 
 
@@ -157,14 +160,14 @@ def _percentiles(matrix: Floats) -> Floats:
     return np.asarray(squareform(100 * (ranks - 1) / max(int(finite.sum()) - 1, 1)))
 
 
-def _mark_missing(ax: Axes, matrix: Floats) -> None:
+def _mark_missing(ax: Axes, matrix: Floats, legend: bool) -> None:
     missing = ~np.isfinite(matrix) & ~np.eye(len(matrix), dtype=bool)
     if missing.any():
         shade = np.ma.masked_array(np.ones(matrix.shape), ~missing)
         ax.imshow(shade, cmap=ListedColormap([_NOT_MEASURED]), interpolation="nearest")
         patch = Patch(color=_NOT_MEASURED, label="not measured")
         place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
-        style.legend(ax, None, handles=[patch], handlelength=1, **place)
+        style.legend(ax, None, legend, handles=[patch], handlelength=1, **place)
 
 
 def _draw_images(ax: Axes, images: Pixels, blocks: Blocks) -> float:

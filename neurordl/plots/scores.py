@@ -29,8 +29,8 @@ Rows = list[tuple[int, int, list[int]]]
 _NARROW = 6  # points for a mark; ceilings behind each mark would be slivers
 _COUNTS = {"n_stimuli": ("stimulus", "stimuli"), "n_subjects": ("subject", "subjects")}
 _OPTIONAL = ("ci_low", "ci_high", "ceiling_lower", "ceiling_upper", "p", "p_fdr", *_COUNTS)
-_OPTIONAL += ("generalizes_to", "comparison", "fitted")
-_P_NAMES = {"p": "p", "p_fdr": "FDR-corrected p", "p_holm": "Holm-corrected p"}
+_OPTIONAL += ("generalizes_to", "comparison", "fitted", "family")
+_CORRECTIONS = {"p": "uncorrected", "p_fdr": "FDR-corrected", "p_holm": "Holm-corrected"}
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,17 @@ class _Table:
         table = self.means.pivot(index="layer", columns="roi", values=column)
         return table.reindex(index=self.layers, columns=self.rois).to_numpy(float)
 
-    def sample(self) -> list[str]:
-        """What the means were measured on, stimuli and subjects, and what their intervals are over."""
+    def test(self, alpha: float) -> str:
+        """How means were tested against zero, for a legend."""
+        return _test(self.means, self.p, f"one-sided p ≥ {alpha:g}")
+
+    def sample(self, dots: bool = False) -> list[str]:
+        """What the means were measured on, stimuli and subjects (drawn as dots?), and their intervals."""
         counts = []
         for name, (single, several) in _COUNTS.items():
             count = style.extent(self.means[name].dropna())
             counts += [f"{count} {single if count == '1' else several}"] if count else []
+        counts[-1:] = [f"{counts[-1]} (dots)"] if counts and dots and len(self.subjects) else counts[-1:]
         lines = [", ".join(counts)] if counts else []
         over = [str(name) for name in self.means["generalizes_to"].dropna().unique() if name]
         if over and self.means["ci_low"].notna().any():
@@ -105,6 +110,14 @@ def _named(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return frame.fillna(dict.fromkeys(columns, "")).astype(dict.fromkeys(columns, str))
 
 
+def _test(table: pd.DataFrame, p: str, criterion: str) -> str:
+    """What was tested, and the family of a correction, for a legend."""
+    families = table.get("family", pd.Series(dtype=object)).dropna().unique().tolist()
+    over = " or ".join(filter(None, families)) if p in ("p_fdr", "p_holm") else ""
+    correction = f"{_CORRECTIONS.get(p, p)}{' over' if over else ''}"
+    return "\n".join(filter(None, [f"({criterion},", correction, over])) + ")"
+
+
 def plot_scores(
     scores: Evaluation | pd.DataFrame,
     ax: Axes | None = None,
@@ -114,6 +127,7 @@ def plot_scores(
     p: str | None = None,
     p_differences: str = "p_fdr",
     alpha: float = 0.05,
+    legend: bool = True,
 ) -> Axes:
     """Draw the similarity of layers with the data: means with intervals, subjects, and the noise ceiling.
 
@@ -141,6 +155,8 @@ def plot_scores(
         Column of the differences with the p values.
     alpha
         Significance level.
+    legend
+        Draw the legend: beside the data, or below where the figure is narrow, such as a column of a journal.
 
     Returns
     -------
@@ -157,7 +173,8 @@ def plot_scores(
         if not isinstance(scores, Evaluation):
             raise NeurordlError("differences=True needs an Evaluation; else pass a table of differences")
         differences = scores.differences
-    rows = [] if differences is False else _significant_rows(differences, table, p_differences, alpha)
+    compared = pd.DataFrame() if differences is False else differences
+    rows = [] if differences is False else _significant_rows(compared, table, p_differences, alpha)
     rows_inches = style.scaled(0.085) * _n_slots(rows)
     new = ax is None
     if ax is None:
@@ -179,13 +196,14 @@ def plot_scores(
         labels.append("training subjects")
     if np.isfinite(table.mean(table.p)).any():
         handles.append(_gray_mark("o", 6, "white"))
-        labels.append(f"not significantly above zero\n({_P_NAMES.get(table.p, table.p)} ≥ {alpha:g})")
+        labels.append(f"not significantly above zero\n{table.test(alpha)}")
     if rows:
         handles.append((_gray_mark("o", 4), _gray_mark("|", 6)))
-        name = _P_NAMES.get(p_differences, p_differences)
-        labels.append(f"layer (dot) better than\nother layers (ticks)\n({name} < {alpha:g})")
-    title, beside = "\n".join(table.sample()) or None, {tuple: HandlerTuple(ndivide=None)}
-    style.legend(ax, title, handles=handles, labels=labels, handler_map=beside)
+        tested = _test(compared, p_differences, f"two-sided p < {alpha:g}")
+        labels.append(f"layer (dot) better than\nother layers (ticks)\n{tested}")
+    title, pairs = "\n".join(table.sample(dots=True)) or None, {tuple: HandlerTuple(ndivide=None)}
+    style.legend(ax, title, legend, handles=handles, labels=labels, handler_map=pairs)
+    style.wrap_labels(ax)
     return style.hide_frame(ax)
 
 
@@ -303,6 +321,7 @@ def plot_layer_roi(
     p: str | None = None,
     alpha: float = 0.05,
     cmap: str = "RdBu_r",
+    legend: bool = True,
 ) -> Axes:
     """Draw the mean similarity of every layer with every ROI as a colored matrix with numbers.
 
@@ -325,6 +344,8 @@ def plot_layer_roi(
         Significance level.
     cmap
         Name of a diverging color map of matplotlib.
+    legend
+        Write below the matrix what was measured, and what the brackets say.
 
     Returns
     -------
@@ -351,15 +372,16 @@ def plot_layer_roi(
     size = style.font_points(plt.rcParams["ytick.labelsize"])
     ax.set_yticks(range(n_layers), table.names, fontsize=float(np.clip(room, 4.5, size)))
     style.names_along_x(ax, table.rois)
-    lines = [ax.get_xlabel(), *table.sample()[:1]]  # no interval is drawn
-    if np.isfinite(p_values).any():
-        lines.append(f"( ): not significantly above zero\n({_P_NAMES.get(table.p, table.p)} ≥ {alpha:g})")
+    lines = [ax.get_xlabel(), *table.sample()[: 1 if legend else 0]]  # no interval is drawn
+    if np.isfinite(p_values).any() and legend:
+        lines.append(f"( ): not significantly above zero\n{table.test(alpha)}")
     ax.set_xlabel("\n".join(filter(None, lines)), fontsize="small", color="black")
     bar = style.bar_beside(ax, ax.images[0])
     bar.ax.set_ylim(min(0.0, np.nanmin(values, initial=0)), max(0.0, np.nanmax(values, initial=0)) or 1)
     unit = f"share of {relative_to.replace('ceiling_', '')} ceiling" if relative_to else ""
     note = ", ".join(part for part in (unit, table.comparison) if part)
     bar.set_label(f"RDM similarity\n({note})" if note else "RDM similarity")
+    style.wrap_labels(bar.ax)
     return ax
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
+from textwrap import wrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,6 +13,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
+from matplotlib.transforms import ScaledTranslation
 
 # Okabe and Ito's colors without the yellow, which is invisible on paper; black is the last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -20,6 +22,8 @@ SLANTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anch
 LETTER = 0.6  # mean width of a letter, in heights of the font
 _MARKERS = "osD^vPp"
 _LONG = 24  # longer names are shortened below an axis
+_NARROWEST = 1.8  # inches that a legend leaves to the Axes; a wider one stands below them
+_LEAST = 16  # letters in a line of a label
 _MANY = 12  # more names than these are shortened beside points
 
 
@@ -92,12 +96,50 @@ def bar_beside(ax: Axes, picture: AxesImage, share: float = 1.0) -> Colorbar:
     return bar
 
 
-def legend(ax: Axes, title: str | None = None, **options: Any) -> None:
-    """A legend, by default beside the data and never over them; none where nothing has a label."""
-    if ax.get_legend_handles_labels()[1] or "handles" in options:
-        options = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0, **options}
-        options |= {"title": title, "fontsize": "small", "title_fontsize": "small"}
-        ax.legend(frameon=False, alignment="left", **options)
+def legend(ax: Axes, title: str | None = None, show: bool = True, **options: Any) -> None:
+    """A legend that never covers the data: beside the Axes, or below its labels where these are narrow.
+
+    None where nothing has a label, or without ``show``. Labels of the x axis are set before.
+    """
+    if not show or not (ax.get_legend_handles_labels()[1] or "handles" in options):
+        return
+    options |= {"title": title, "fontsize": "small", "title_fontsize": "small"}
+    options |= {"frameon": False, "alignment": "left"}
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0}
+    drawn, dpi = ax.legend(**{**beside, **options}), ax.figure.dpi
+    if "loc" in options or drawn.get_window_extent().width / dpi < inches(ax)[0] - _NARROWEST:
+        return
+    drawn.remove()
+    settle(ax)
+    room, labels = (ax.get_tightbbox() or ax.bbox).width, ax.xaxis.get_tightbbox()
+    depth = (ax.get_window_extent().y0 - labels.y0) / dpi if labels is not None else 0
+    below = ax.transAxes + ScaledTranslation(0, -depth - 0.06, ax.figure.dpi_scale_trans)
+    options |= {"fontsize": "x-small", "title_fontsize": "x-small", "labelspacing": 0.3, "handlelength": 1.5}
+    options |= {"loc": "upper right", "bbox_to_anchor": (1, 0), "bbox_transform": below, "borderaxespad": 0}
+    for columns in (2, 1):
+        if ax.legend(**options, ncols=columns).get_window_extent().width <= room:
+            break
+
+
+def wrap_labels(ax: Axes) -> None:
+    """Break the lines of the labels of Axes, once all else is drawn, so that they stay in the figure."""
+    settle(ax)
+    box, end, dpi = ax.get_window_extent(), ax.figure.bbox.max, ax.figure.dpi
+    rooms = [min(a + b, 2 * c - a - b) for (a, b), c in zip(box.get_points().T, end, strict=True)]
+    rooms[0] = min(rooms[0], 1.5 * box.width)  # there may be other Axes at the sides
+    if ax.xaxis.label.get_horizontalalignment() == "right":  # below the names of the y axis, too
+        rooms[0] = box.x1 - (ax.yaxis.get_tightbbox() or box).x0
+    for label, room in zip((ax.xaxis.label, ax.yaxis.label), rooms, strict=True):
+        size = font_points(label.get_fontsize())
+        text = wrapped(label.get_text(), room / dpi, size)
+        needed = LETTER * size / 72 * max(map(len, text.split("\n")))
+        label.set(text=text, fontsize=size * min(1, max(room / dpi / needed, 0.7)) if text else size)
+
+
+def wrapped(text: str, room: float, size: float) -> str:
+    """Text of a font size with its lines broken to the room, in inches."""
+    letters = max(int(72 * room / (LETTER * size)), _LEAST)
+    return "\n".join(part for line in text.split("\n") for part in wrap(line, letters) or [""])
 
 
 def legend_inches(names: Sequence[str]) -> float:

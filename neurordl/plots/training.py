@@ -18,6 +18,7 @@ from neurordl.rsa.inference.infer import mean_interval
 from neurordl.training.run import Run
 from neurordl.validate import check_choice, check_columns
 
+_LONG = 10  # names of this many letters leave little room for the label below
 _NO_TERMS = ("epoch", "step", "lr", "seconds")
 _NAMES = {"heldout_rdm_similarity": "RDM similarity, held-out stimuli", "test_accuracy": "test accuracy"}
 
@@ -28,6 +29,7 @@ def plot_training(
     *,
     terms: Sequence[str] | None = None,
     similarity: bool = False,
+    legend: bool = True,
 ) -> Axes:
     """Draw the loss terms of a run by epoch; those of the validation stimuli are dashed.
 
@@ -44,6 +46,8 @@ def plot_training(
     similarity
         Show similarities of RDMs (1 - loss) instead of losses, for the terms whose comparison is a
         similarity. This needs a run, not only its history.
+    legend
+        Draw the legend, as in `plot_scores`.
 
     Returns
     -------
@@ -87,11 +91,14 @@ def plot_training(
     ax.set(xlabel="epoch", ylabel="RDM similarity" if similarity else "loss")
     ax.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    style.legend(ax)
+    style.legend(ax, show=legend)
+    style.wrap_labels(ax)
     return style.hide_frame(ax)
 
 
-def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str | None = None) -> Axes:
+def plot_transfer(
+    frame: pd.DataFrame, ax: Axes | None = None, *, reference: str | None = None, legend: bool = True
+) -> Axes:
     """Draw the test accuracy of each condition against its held-out similarity with the teacher.
 
     Small dots are rows. Large marks are the means of conditions with 95 % t intervals in both directions, and
@@ -107,6 +114,8 @@ def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str
     reference
         Condition through whose mean dotted lines run. Conditions to the right of it came nearer to the
         geometry, and conditions below it lost accuracy.
+    legend
+        Draw the legend, as in `plot_scores`.
 
     Returns
     -------
@@ -136,7 +145,8 @@ def plot_transfer(frame: pd.DataFrame, ax: Axes | None = None, *, reference: str
     ax.set(xlabel=_NAMES["heldout_rdm_similarity"], ylabel=_NAMES["test_accuracy"])
     unit = "seeds" if "seed" in frame and not frame.duplicated(["condition", "seed"]).any() else "runs"
     number = style.extent(frame["condition"].value_counts())
-    style.legend(ax, title=f"mean, 95 % CI (t)\nover {number} {unit}")
+    style.legend(ax, f"mean, 95 % CI (t)\nover {number} {unit} (dots)", legend)
+    style.wrap_labels(ax)
     return style.hide_frame(ax)
 
 
@@ -147,6 +157,7 @@ def plot_paired(
     value: str = "heldout_rdm_similarity",
     reference: str = "labels",
     pair: Sequence[str] = ("seed",),
+    legend: bool = True,
 ) -> Axes:
     """Draw paired differences of each condition from a reference, with their means and 95 % t intervals.
 
@@ -163,6 +174,8 @@ def plot_paired(
         Condition that is subtracted from each of the others.
     pair
         Columns that say which rows belong together, such as seed and fold.
+    legend
+        Write below the axis what means, intervals and dots are of.
 
     Returns
     -------
@@ -188,8 +201,10 @@ def plot_paired(
         style.mark(ax, k, mean, place, name, style.scaled(6), xerr=reach)
     ax.set_yticks(range(len(compared)), compared)
     ax.set_ylim(len(compared) - 0.4, -0.6)
-    note = f"mean, 95 % CI (t) over {style.extent(counts) or 0} pairs ({', '.join(pair)})"
-    ax.set_xlabel(f"{_NAMES.get(value, value)}: difference from {reference}\n{note}")
+    note = f"\nmean, 95 % CI (t) over {style.extent(counts) or 0} pairs (dots: each {', '.join(pair)})"
+    text = f"{_NAMES.get(value, value)}: difference from {reference}{note if legend else ''}"
+    ax.set_xlabel(text, loc="right" if max(map(len, compared)) > _LONG else "center")
+    style.wrap_labels(ax)
     return style.hide_frame(ax)
 
 

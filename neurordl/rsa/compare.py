@@ -21,7 +21,10 @@ from neurordl.measures.condensed import missing_groups, n_stimuli
 from neurordl.rdms.selection import check_one_per_subject, reindex, stimulus_ids, subject_names
 from neurordl.validate import listed
 
+Centered = tuple[Floats, Floats]
+
 _SAME, _SAME_RANKS = 0.999, 0.99  # correlations above which two measured RDMs are those of the same data
+_SAME_MEAN = 0.99999
 _FEWEST_PAIRS, _ENOUGH_PAIRS = 20, 2000  # to compare them on
 
 
@@ -113,21 +116,56 @@ def same_rdms(first: Floats, second: Floats | None = None) -> Bools:
     -------
     array of bool, (first, second)
     """
+    r, (a, known), (b, known_too) = _correlations(first, first if second is None else second)
+    same = r > _SAME
+    same = np.triu(same, 1) if second is None else same
+    for i, j in np.argwhere(same):
+        pairs = (known[i] > 0) & (known_too[j] > 0)
+        ranks = stats.rankdata([a[i, pairs], b[j, pairs]], axis=1)
+        with np.errstate(invalid="ignore"):
+            same[i, j] = np.corrcoef(ranks)[0, 1] > _SAME_RANKS
+    return same
+
+
+def same_means(rdms: Floats, subjects: Floats) -> Bools:
+    """Which subjects' mean each RDM is, that of all or of all but one; of none if a subject is as similar.
+
+    Parameters
+    ----------
+    rdms, subjects
+        Condensed RDMs (rdms, pairs) and (subjects, pairs).
+
+    Returns
+    -------
+    array of bool, (rdms, subjects)
+        Those within the mean.
+    """
+    n, measured = len(subjects), np.isfinite(subjects)
+    if n < 2:
+        return np.zeros((len(rdms), n), dtype=bool)
+    everyone = np.vstack([np.ones((1, n)), 1 - np.eye(n)])[: n + 1 if n > 2 else 1]
+    count = everyone @ measured
+    means = np.where(count > 0, everyone @ np.where(measured, subjects, 0) / np.maximum(count, 1), np.nan)
+    r, of_subjects = (np.nan_to_num(_correlations(rdms, x)[0]) for x in (means, subjects))
+    # similar subjects correlate above .999 with their mean, and so do the means of most and of all of them
+    nearest = r.argmax(axis=1)
+    same = r.max(axis=1) > np.maximum(_SAME_MEAN, of_subjects.max(axis=1))
+    for k in np.flatnonzero(same):  # also by ranks
+        same[k] = same_rdms(rdms[[k]], means[[nearest[k]]])[0, 0]
+    return np.asarray((everyone[nearest] > 0) & same[:, None])
+
+
+def _correlations(
+    first: Floats, second: Floats
+) -> tuple[Floats, tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """Correlations (first, second), NaN on too few pairs; and what `_centered` makes of both."""
     step = max(1, first.shape[1] // _ENOUGH_PAIRS)
-    (a, known), (b, known_too) = (
-        _centered(x[:, ::step]) for x in (first, first if second is None else second)
-    )
+    (a, known), (b, known_too) = (_centered(rdms[:, ::step]) for rdms in (first, second))
     n, sums, sums_too = known @ known_too.T, a @ known_too.T, known @ b.T
     spread = (n * (a**2 @ known_too.T) - sums**2) * (n * (known @ (b**2).T) - sums_too**2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        same = (n * (a @ b.T) - sums * sums_too) / np.sqrt(np.maximum(spread, 0)) > _SAME
-        same &= n >= _FEWEST_PAIRS
-        same = np.triu(same, 1) if second is None else same
-        for i, j in np.argwhere(same):
-            pairs = (known[i] > 0) & (known_too[j] > 0)
-            ranks = stats.rankdata([a[i, pairs], b[j, pairs]], axis=1)
-            same[i, j] = np.corrcoef(ranks)[0, 1] > _SAME_RANKS
-    return same
+        r = (n * (a @ b.T) - sums * sums_too) / np.sqrt(np.maximum(spread, 0))
+    return np.where(n >= _FEWEST_PAIRS, r, np.nan), (a, known), (b, known_too)
 
 
 def _centered(rdms: Floats) -> tuple[Floats, Floats]:

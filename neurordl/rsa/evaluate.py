@@ -235,8 +235,8 @@ def evaluate(
     }
     frame = pd.concat({name: result.frame(names) for name, result in results.items()}, names=["roi"])
     between = pd.concat({name: result.between(names) for name, result in results.items()}, names=["roi"])
-    return Evaluation(
-        frame=frame.reset_index("roi").assign(**common)[list(COLUMNS)].reset_index(drop=True),
+    scores = Evaluation(
+        frame=frame.reset_index("roi").assign(**common).reindex(columns=COLUMNS).reset_index(drop=True),
         match=match,
         settings=settings,
         differences=between.reset_index("roi").reset_index(drop=True),
@@ -244,6 +244,7 @@ def evaluate(
         models=stack,
         means={name: result.mean_rdm for name, result in results.items()},
     )
+    return scores.correct()
 
 
 @dataclass(frozen=True, eq=False)

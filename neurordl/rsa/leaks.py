@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from rsatoolbox.rdm.rdms import RDMs
 
-from neurordl.arrays import Bools, Floats, nan_mean
+from neurordl.arrays import Bools, Floats
 from neurordl.measures.condensed import pair_number
 from neurordl.rdms.selection import reindex, stimulus_ids
-from neurordl.rsa.compare import same_rdms
+from neurordl.rsa.compare import same_means, same_rdms
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.fingerprints import decoded, differ, encoded, find_copies
 from neurordl.validate import listed
@@ -164,30 +164,31 @@ class People:
     renamed
         Those who taught under another name, with that name.
     means
-        Names under which the mean RDM of these subjects taught.
+        Names under which the mean RDM of subjects taught, with how many they are.
     """
 
     fitted: Bools
     renamed: Mapping[str, str]
-    means: tuple[str, ...]
+    means: Mapping[str, int]
 
     @classmethod
     def of(cls, exposures: Sequence[Exposure], names: Sequence[str], brain: RDMs) -> People:
-        """Look for subjects by name, by their RDMs, and for the mean of their RDMs."""
+        """Look for subjects by name, by their RDMs, and for means of their RDMs."""
         taught = {plain_name(name) for exposure in exposures for name in exposure["subjects"]}
         fitted = np.array([plain_name(name) in taught for name in names])
         renamed: dict[str, str] = {}
-        means: list[str] = []
-        available = set(stimulus_ids(brain))
+        means: dict[str, int] = {}
         for part in (part for exposure in exposures for part in exposure["rdms"]):
-            same = _same_as_sketch(part, available, brain)
-            for k, j in np.argwhere(same):
-                if j == len(names):
-                    means += [part["subjects"][k]] if len(names) > 1 else []
-                elif not fitted[j]:
-                    renamed.setdefault(names[j], part["subjects"][k])
-        fitted |= np.array([bool(means) or name in renamed for name in names])
-        return cls(fitted, renamed, tuple(dict.fromkeys(means)))
+            stored, vectors = _shared_pairs(part, brain)
+            same, within = same_rdms(stored, vectors), same_means(stored, vectors)
+            for k, title in enumerate(part["subjects"]):
+                if within[k].any():
+                    means[title] = int(within[k].sum())
+                    same[k] = within[k]
+                else:
+                    renamed |= {names[j]: title for j in np.flatnonzero(same[k] & ~fitted).tolist()}
+                fitted = fitted | same[k]
+        return cls(fitted, renamed, means)
 
     @property
     def notes(self) -> list[str]:
@@ -196,8 +197,8 @@ class People:
         if self.renamed:
             pairs = listed(f"{name} = {taught}" for name, taught in self.renamed.items())
             notes.append(f"subjects who taught under another name, by their RDMs: {pairs}")
-        if self.means:
-            notes.append(f"the mean RDM of the {len(self.fitted)} subjects taught, as {listed(self.means)}")
+        for title, n in self.means.items():
+            notes.append(f"the mean RDM of {n} of the {len(self.fitted)} subjects taught, as {title}")
         return notes
 
 
@@ -212,14 +213,11 @@ def plain_name(name: object) -> str:
     return _PREFIX.sub("", str(name))
 
 
-def _same_as_sketch(part: Exposure, available: set[str], brain: RDMs) -> Bools:
-    """(taught, subjects and their mean) whether RDMs are the same, on the stimuli that both have."""
-    ids, texts = part["stimuli"], part["rdms"]
+def _shared_pairs(part: Exposure, brain: RDMs) -> tuple[Floats, Floats]:
+    """Recorded RDMs and those of subjects, on the pairs of stimuli that both have."""
+    available, ids = set(stimulus_ids(brain)), part["stimuli"]
     rows = np.array([k for k, stimulus in enumerate(ids) if stimulus in available], dtype=np.int64)
     i, j = np.triu_indices(len(rows), 1)
-    if len(i) == 0:
-        return np.zeros((len(texts), brain.n_rdm + 1), dtype=bool)
-    stored = np.array([np.frombuffer(base64.b64decode(text), "<f2") for text in texts], dtype=np.float64)
-    vectors = reindex(brain, [ids[row] for row in rows])
-    mean = nan_mean(np.where(np.isfinite(vectors), vectors, np.nan), 0)
-    return same_rdms(stored[:, pair_number(rows[i], rows[j], len(ids))], np.vstack([vectors, mean]))
+    texts = [np.frombuffer(base64.b64decode(text), "<f2") for text in part["rdms"]]
+    stored = np.array(texts, dtype=np.float64)[:, pair_number(rows[i], rows[j], len(ids))]
+    return stored, reindex(brain, [ids[row] for row in rows]) if len(i) else np.empty((brain.n_rdm, 0))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
 import numpy as np
@@ -22,15 +22,27 @@ from neurordl.measures.comparisons import few_pairs
 from neurordl.measures.condensed import missing_groups, unmeasured_stimuli
 from neurordl.rsa.ceilings import agreement, chance_note
 from neurordl.rsa.compare import repeated_subjects, why_undefined
-from neurordl.rsa.inference.infer import NO_WIDTH, Inference, corrected, infer_study, mean_interval, p_values
+from neurordl.rsa.inference.infer import NO_WIDTH, Inference, correct, infer_study, mean_interval, p_values
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
-from neurordl.validate import listed
+from neurordl.validate import check_choice, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.inference import Result
 
 COLUMNS = (
-    *("layer", "roi", "subject", "comparison", "score", "ci_low", "ci_high", "p", "p_fdr", "p_holm"),
+    *(
+        "layer",
+        "roi",
+        "subject",
+        "comparison",
+        "score",
+        "ci_low",
+        "ci_high",
+        "p",
+        "p_fdr",
+        "p_holm",
+        "family",
+    ),
     *("ceiling_lower", "ceiling_upper", "p_ceiling", "generalizes_to"),
     *("n_subjects", "n_stimuli", "pairs", "fitted", "reason", "dissimilarity"),
 )
@@ -158,7 +170,6 @@ class RoiScores:
         of_means = {
             "subject": "mean",
             **means,
-            **corrected(means["p"]),
             "p_ceiling": self.p_ceiling,
             "generalizes_to": inference.resampling.generalizes_to,
             "fitted": self.subjects.fitted[-1],
@@ -183,8 +194,8 @@ class RoiScores:
     def between(self, layers: Sequence[str]) -> pd.DataFrame:
         """Each two layers: the difference of their means, its interval, and p (two-sided)."""
         i, j = np.triu_indices(len(layers), 1)
-        names, p = np.array(layers, dtype=object), self.differences["p"]
-        return pd.DataFrame({"layer_a": names[i], "layer_b": names[j], **self.differences, **corrected(p)})
+        names = np.array(layers, dtype=object)
+        return pd.DataFrame({"layer_a": names[i], "layer_b": names[j], **self.differences})
 
 
 def _reasons(study: Study, layers: Sequence[str], subjects: Sequence[str], note: str) -> Any:
@@ -243,6 +254,19 @@ def _differences(
     }
 
 
+def _corrected(table: pd.DataFrame, tested: Bools, family: str) -> pd.DataFrame:
+    """A copy of a table whose tested rows have p-values corrected over each family, and its size and name."""
+    p = table["p"].astype(float).where(tested)
+    families = p.groupby(table["roi"] if family == "roi" else np.zeros(len(p)))
+    sizes = families.transform("count").where(p.notna(), 0).astype(int)
+    unit = " of the ROI" if family == "roi" else " of the table"
+    return table.assign(
+        p_fdr=families.transform(lambda part: correct(part.to_numpy(), "fdr")),
+        p_holm=families.transform(lambda part: correct(part.to_numpy(), "holm")),
+        family=[f"{n} test{'s' if n > 1 else ''}{unit}" if n else "" for n in sizes],
+    )
+
+
 def repeated_layers(layers: Sequence[str], models: Floats) -> str:
     """A note on layers that have the RDM of another layer, value by value; empty if there are none.
 
@@ -276,7 +300,8 @@ class Evaluation:
         - ``score``: the similarity of the RDMs of layer and subject, or its mean.
         - ``ci_low``, ``ci_high``: 95 % interval of a mean.
         - ``p``: p of a mean against zero (one-sided). ``p_fdr`` (Benjamini & Hochberg) and ``p_holm`` are
-          corrected over the layers of the ROI.
+          corrected over the tests that ``family`` names, such as "24 tests of the table": by default all
+          layers in all ROIs. `correct` chooses another family.
         - ``ceiling_lower``, ``ceiling_upper``: noise ceiling on the pairs that the layer has.
         - ``p_ceiling``: p of a mean against the lower noise ceiling (two-sided).
         - ``generalizes_to``: the population that intervals and p of a mean are about.
@@ -293,7 +318,7 @@ class Evaluation:
         The choices made, the checksums of the inputs and the seeds, as saved.
     differences
         Table with a row for each pair of layers of a ROI: the difference of their means, its 95 % interval,
-        and two-sided p, also corrected over the pairs of layers of the ROI (``p_fdr`` and ``p_holm``). Two
+        and two-sided p, also corrected over the tests that ``family`` names (``p_fdr`` and ``p_holm``). Two
         layers are compared on the ``n_pairs`` pairs of stimuli that both have. Layers that lack different
         pairs are scored anew, each such group of layers with each other one: with 1,000 resamples of 92
         stimuli and 8 subjects, this takes about .1 s for each two groups.
@@ -317,6 +342,34 @@ class Evaluation:
         """The table, as a copy."""
         return self.frame.copy()
 
+    def correct(self, family: Literal["table", "roi"] = "table") -> Evaluation:
+        """Correct p-values for many tests over a family of your choice; `evaluate` does so over the table.
+
+        Parameters
+        ----------
+        family
+            The tests to correct for together: all of the "table", or those of each "roi".
+
+            A table that is searched as a whole is one family: of one layer at 40 time points, with a ROI for
+            each, "roi" would correct nothing. Take "roi" where each ROI is a question of its own. Differences
+            of two layers are families apart from the tests of layers.
+
+        Returns
+        -------
+        Evaluation
+            The same scores with the columns ``p_fdr``, ``p_holm`` and ``family`` of both tables written anew.
+
+        Raises
+        ------
+        NeurordlError
+            The family is unknown.
+        """
+        check_choice("family", family, ("table", "roi"))
+        frame = _corrected(self.frame, (self.frame["subject"] == "mean").to_numpy(), family)
+        differences = _corrected(self.differences, np.full(len(self.differences), True), family)
+        settings = {**self.settings, "family": family}
+        return replace(self, frame=frame, differences=differences, settings=settings)
+
     def group_rows(self) -> pd.DataFrame:
         """Score the mean RDM of the subjects: a row for each layer and ROI, with the subject "group".
 
@@ -334,7 +387,7 @@ class Evaluation:
         table = pd.concat(tables, ignore_index=True)
         undefined = [name for name in COLUMNS if name.startswith(("ci_", "p_", "ceiling_"))]
         table[["p", *undefined]] = np.nan
-        return table
+        return table.assign(family="")
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the evaluation into a folder.
@@ -421,8 +474,11 @@ class Evaluation:
         for variance in {x.resampling.variance_method.title for x in self.inferences.values()} - {""}:
             title += f", {variance}"
         population = next(iter(means["generalizes_to"]), "") if means["ci_low"].notna().any() else ""
-        generalizes = f"; 95 % intervals and p (one-sided, above zero) generalize to {population}"
-        return title + (generalizes if population else "")
+        title += (
+            f"; 95 % intervals and p (one-sided, above zero) generalize to {population}" if population else ""
+        )
+        families = [name for name in means.get("family", pd.Series(dtype=object)).unique() if name]
+        return title + (f"; p_fdr and p_holm are over {' or '.join(families)}" if families else "")
 
     @property
     def notes(self) -> list[str]:

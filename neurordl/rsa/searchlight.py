@@ -232,6 +232,11 @@ def searchlight(
     if not isinstance(models, RDMs) and not len(models):
         raise NeurordlError("models= is empty; give model RDMs")
     check_runs([source], measure)
+    try:
+        source.check_finite(slice(None))
+    except NeurordlError as error:
+        text = f"{error}; spheres with such channels are compared on the pairs that remain"
+        warnings.warn(text, UserWarning, stacklevel=2)
     first = models if isinstance(models, RDMs) else next(iter(models.values()))
     match = match_ids(source.ids, stimulus_ids(first), names=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")

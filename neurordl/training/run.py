@@ -227,6 +227,7 @@ def load_run(
         run = Run(student.eval(), pd.DataFrame(), record, folder)
         for part in ("fitted_ids", "validation_ids", "fitted_subjects", "fitted_rdms", "preprocessing"):
             getattr(run, part)
+        int(record["best"]["epoch"] if "best" in record else 0)
         check_exposures(run.trained_on)
     load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
     setattr(student, TRAINED_ON, run.trained_on)
@@ -278,6 +279,8 @@ class RunFolder:
                 earlier = io.read_json(self.path / io.RUN_RECORD)
                 self._check_same(earlier)
                 if TRAINED_ON in earlier:  # the student is made anew, and knows of no run before
+                    with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
+                        check_exposures(earlier[TRAINED_ON])
                     record[TRAINED_ON] = earlier[TRAINED_ON]
 
     def _check_same(self, earlier: Mapping[str, Any]) -> None:

@@ -485,9 +485,19 @@ def test_compare_model_rdms(shell: Any, data: dict[str, Path], tmp_path: Path) -
     code, printed, errors = shell(
         "compare", tmp_path / "models.h5", "--rdms", data["brain.h5"], "--average", "session",
         "--bootstrap", "stimuli", "--bootstrap-variance", "components", "--out", tmp_path / "more",
+        "--family", "roi", "--figure", tmp_path / "paper.svg",
     )  # fmt: skip
     assert code == 0, errors
     assert "variances by components" in printed
+    assert "p_fdr and p_holm are over 2 tests of the ROI" in printed
+    assert "<svg" in (tmp_path / "paper.svg").read_text()[:600]
+    assert not (tmp_path / "more" / "scores.png").exists()
+    code, _, errors = shell(
+        "compare", tmp_path / "models.h5", "--rdms", data["brain.h5"], "--out", tmp_path / "x",
+        "--figure", tmp_path / "paper.gif",
+    )  # fmt: skip
+    assert code == 1
+    assert "expected .png, .pdf or .svg" in errors
 
 
 def test_an_earlier_comparison_is_not_overwritten_unasked(

@@ -268,6 +268,34 @@ def test_voxels_that_cannot_be_used_are_dropped_and_counted(study: Any) -> None:
     assert np.isfinite(found.measurements).all()
 
 
+@pytest.mark.parametrize("value", [0.0, 7.0, np.nan, np.inf])
+@pytest.mark.parametrize("kind_of_images", ["bold", "betas", "single"])
+def test_volumes_without_data_are_named(value: float, kind_of_images: str) -> None:
+    data = np.random.default_rng(0).standard_normal((2, 2, 1, 40)) + 100
+    data[..., 20] = value
+    image = nib.Nifti1Image(data, np.eye(4))
+    events = pd.DataFrame({"onset": [4.0, 16.0], "duration": 4.0, "trial_type": ["a", "b"]})
+    table = pd.DataFrame({"stimulus": [f"s{k}" for k in range(40)]})
+    images: Any = [image.slicer[..., k] for k in range(40)] if kind_of_images == "single" else image
+
+    def read() -> Any:
+        if kind_of_images == "bold":
+            return nrl.read_patterns(image, None, events, model=nrl.GLM(t_r=1.0))
+        return nrl.read_betas(images, table)
+
+    number = 1 if kind_of_images == "single" else 21
+    if np.isfinite(value):
+        with pytest.warns(
+            UserWarning, match=rf"volumes have the same number in all voxels: {number} .from 1"
+        ):
+            assert read().n_channel == 4
+    else:
+        with pytest.raises(
+            NeurordlError, match=rf"volumes {number} .from 1. are NaN or infinite in all voxels"
+        ):
+            read()
+
+
 def test_betas_with_a_table(study: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     betas = rng.standard_normal((*SHAPE, 8)).astype(np.float32)

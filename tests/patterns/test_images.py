@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.io
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
@@ -190,10 +191,13 @@ def test_affines_without_places_are_refused(size: float) -> None:
         read_mask(mask, GRID)
 
 
-def test_what_is_wrong_with_a_file_is_named(tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The .mat beside an image of Analyze is never read: scipy, by which nibabel reads it, can crash."""
     nib.save(nib.Spm99AnalyzeImage(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "old.img")
     nib.save(nib.Nifti1Pair(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "new.img")
     (tmp_path / "new.img").unlink()
+    (tmp_path / "old.mat").write_bytes(b"damaged")
+    monkeypatch.setattr(scipy.io, "loadmat", lambda *_, **__: pytest.fail("it was read"))
     nib.save(nib.MGHImage(np.zeros(SHAPE, np.float32), np.eye(4)), tmp_path / "brain.mgz")
     for name in ("brik+orig.HEAD", "series.dcm", "surface.func.gii", "no_suffix"):
         (tmp_path / name).write_bytes(b"\0" * 8)

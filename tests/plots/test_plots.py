@@ -82,16 +82,16 @@ def test_scores_say_what_they_are_of(tmp_path):
     read = pd.read_csv(found.save(tmp_path) / "scores.csv")
     for one in (found, read):
         assert plot_scores(one).get_legend().get_title().get_text() == (
-            "6 stimuli, 4 subjects\n95 % CI over subjects"
+            "6 stimuli, 4 subjects (dots)\n95 % CI over subjects"
         )
     read.loc[read["subject"] == "mean", "generalizes_to"] = "subjects and stimuli"
     read.loc[(read["subject"] == "mean") & (read["roi"] == "IT"), "n_subjects"] = 3
     assert plot_scores(read).get_legend().get_title().get_text() == (
-        "6 stimuli, 3 to 4 subjects\n95 % CI over subjects and stimuli"
+        "6 stimuli, 3 to 4 subjects (dots)\n95 % CI over subjects and stimuli"
     )
     assert plot_layer_roi(read).get_xlabel().splitlines()[0] == "6 stimuli, 3 to 4 subjects"
     alone = plot_scores(scores(subjects=1)).get_legend()
-    assert alone.get_title().get_text() == "6 stimuli, 1 subject"
+    assert alone.get_title().get_text() == "6 stimuli, 1 subject (dots)"
     assert [text.get_text() for text in alone.get_texts()] == ["IT mean"]
     bare = plot_scores(read[["layer", "roi", "subject", "score"]]).get_legend()
     assert bare.get_title().get_text() == ""
@@ -192,9 +192,10 @@ def test_marks_of_scores_not_above_zero_are_open():
         (marks,) = (line for line in ax.lines if line.get_markerfacecolor() == "white")
         assert_array_equal(marks.get_xdata(), expected)
         assert_allclose(marks.get_ydata(), found.loc[means, "score"].iloc[expected])
-    assert "not significantly above zero\n(FDR-corrected p ≥ 0.05)" in [
-        t.get_text() for t in ax.get_legend().get_texts()
-    ]
+    assert (
+        "not significantly above zero\n(one-sided p ≥ 0.05,\nFDR-corrected over\n3 tests of the table)"
+        in [t.get_text() for t in ax.get_legend().get_texts()]
+    )
     found = found.drop(columns="p_holm")
     with pytest.raises(NeurordlError, match="the table of scores has no column 'p_holm'"):
         plot_scores(found, p="p_holm")

@@ -142,12 +142,12 @@ def test_order_of_rows_and_subjects_changes_nothing():
 
 def test_rois_are_evaluated_separately():
     data = brain(rois=("EVC", "IT"))
-    frame = evaluate(models(), data).to_frame()
+    frame = evaluate(models(), data).correct("roi").to_frame()
     for name in ("EVC", "IT"):
-        alone = evaluate(models(), data, roi=name).to_frame()
+        alone = evaluate(models(), data, roi=name).correct("roi").to_frame()
         pd.testing.assert_frame_equal(frame[frame["roi"] == name].reset_index(drop=True), alone)
         assert_allclose(alone["ceiling_lower"].iloc[0], noise_ceiling(select_rdms(data, roi=name))[0])
-        chosen = evaluate(models(), select_rdms(data, roi=name)).to_frame()
+        chosen = evaluate(models(), select_rdms(data, roi=name)).correct("roi").to_frame()
         pd.testing.assert_frame_equal(chosen, alone)
     assert set(evaluate(models(), select_rdms(data, average="roi")).frame["roi"]) == {""}
     with pytest.raises(NeurordlError, match=r"V4.*EVC, IT"):
@@ -472,7 +472,9 @@ def test_bootstraps_are_those_of_infer_and_go_to_rsatoolbox(bootstrap):
     assert_allclose(mean["ci_high"], high)
     assert_allclose(mean["p"], p.zero)
     assert_allclose(mean["p_ceiling"], p.ceiling)
-    assert_allclose(mean["p_fdr"], false_discovery_control(p.zero))
+    corrected = scores.correct("roi")
+    in_roi = means(corrected)[means(corrected)["roi"] == "IT"]
+    assert_allclose(in_roi["p_fdr"], false_discovery_control(p.zero))
     assert set(mean["generalizes_to"]) == {
         {None: "subjects", "both": "subjects and stimuli"}.get(bootstrap, bootstrap)
     }

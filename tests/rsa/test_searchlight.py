@@ -128,7 +128,8 @@ def test_undefined_distances_are_missing_only_where_they_are_undefined() -> None
     data.measurements[:, near] = 0.7
     assert np.isnan(nrl.searchlight(data, models(), radius=2).scores[:, whole]).all()
     data.measurements[4, near] = np.nan
-    lost = nrl.searchlight(data, models(), radius=2, dissimilarity="euclidean")
+    with pytest.warns(UserWarning, match=r"stimuli 's4', channels .* are compared on the pairs that remain"):
+        lost = nrl.searchlight(data, models(), radius=2, dissimilarity="euclidean")
     assert np.isfinite(lost.scores[:, np.square(lost.centers - [2, 2, 3]).sum(1) > 16]).all()
 
 

@@ -508,6 +508,8 @@ def test_altered_files_of_a_run_are_named(tmp_path: Path) -> None:
         ("labelled", [1]),
         ("objective", None),
         ("objective", {"losses": [1]}),
+        ("best", {"value": 1.0, "epoch": {}}),
+        ("best", [1]),
     ):
         texts.append(("run.json", json.dumps({**record, key: value})))
     history = (tmp_path / "run" / "history.csv").read_text()
@@ -518,6 +520,9 @@ def test_altered_files_of_a_run_are_named(tmp_path: Path) -> None:
         (tmp_path / "run" / name).write_text(changed)
         with pytest.raises(NeurordlError, match=rf"cannot read .*run.{name}"):
             load_run(tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**record, "trained_on": ["nan"]}))
+    with pytest.raises(NeurordlError, match=r"cannot read .*run.json"):
+        train(tmp_path / "run", resume=True)
 
 
 # Checkpoints

@@ -123,6 +123,18 @@ def test_labels_of_a_control_without_losses() -> None:
     assert notes.endswith(f"trained on: {', '.join(HELD_OUT.ids[:5])}, and 7 more")
 
 
+@pytest.mark.parametrize(
+    ("pairs", "stimuli"),
+    [("held-out", "no"), ("all", "some"), ("cross", "one of each pair"), ("fitted", "yes")],
+)
+def test_leaks_are_those_of_held_out_stimuli_in_whatever_pairs(pairs: Any, stimuli: str) -> None:
+    run = fit(labelled=LABELLED["the same ids"]())
+    scores = nrl.evaluate(run, rdms(), stimuli=images(), layers=["0"], comparison="corr", pairs=pairs)
+    leak = "" if pairs == "fitted" else " (labels of 5)"
+    assert set(scores.frame["fitted"].str.split(", subjects").str[0]) == {f"stimuli: {stimuli}{leak}"}
+    assert all("5 of the 12 held-out" in note for note in scores.settings["leaks"])
+
+
 # copies
 
 ROWS = [IDS.index(stimulus) for stimulus in HELD_OUT.ids[:4]]
@@ -249,6 +261,18 @@ def test_a_resumed_run_keeps_what_came_before_it(tmp_path: Path) -> None:
     assert "(by an earlier run: 5)" in score(again)[0]["c"]
 
 
+def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    fit(out=path, epochs=2, labelled=LABELLED["batches with ids"]())
+    record, state = json.loads((path / "run.json").read_text()), torch.load(path / "last.ckpt")
+    del record["trained_on"], state["labelled"]
+    (path / "run.json").write_text(json.dumps(record))
+    torch.save(state, path / "last.ckpt")
+    again = fit(out=path, epochs=2, labelled=LABELLED["batches with ids"](), resume=True)
+    assert len(again.history) == 2
+    assert score(again)[0]["c"] == "stimuli: no, subjects: no"  # the ids of its batches were not kept
+
+
 def test_a_student_that_cannot_be_copied_is_shared_with_a_notice() -> None:
     class Alone(nn.Sequential):
         def __deepcopy__(self, memo: object) -> None:
@@ -368,7 +392,31 @@ def test_a_mean_that_taught_holds_its_members(source: str, names: list[str], tmp
 def test_a_mean_of_the_scored_people_is_known_without_their_names() -> None:
     fitted, notes = score(fit(nrl.RDMTeacher(own_mean())), rdms(VECTORS[:3], "xyz"))
     assert [value[-3:] for value in fitted.values()] == ["yes"] * 4
-    assert notes == "the mean RDM of the 3 subjects taught, as group_mean"
+    assert notes == "the mean RDM of 3 of the 3 subjects taught, as group_mean"
+
+
+@pytest.mark.parametrize("noise", [1.0, 0.05])  # with little noise, means of others correlate above .999 too
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_mean_of_all_but_one_of_the_scored_people(noise: float, missing: bool) -> None:
+    rng = np.random.default_rng(4)
+    vectors = rng.random(PAIRS) + noise * rng.random((6, PAIRS))
+    if missing:
+        vectors[:, ::7] = np.nan
+    mean = rdms(vectors[[0, 1, 2, 4, 5]].mean(0, keepdims=True), ["others"])
+    fitted, notes = score(fit(nrl.RDMTeacher(mean)), rdms(vectors, "uvwxyz"))
+    assert [value[-3:] for value in fitted.values()] == ["yes", "yes", "yes", " no", "yes", "yes", " no"]
+    assert notes == "the mean RDM of 5 of the 6 subjects taught, as others"
+
+
+def test_the_mean_of_other_people_is_not_that_of_the_scored() -> None:
+    rng = np.random.default_rng(4)
+    vectors = rng.random(PAIRS) + 0.05 * rng.random((40, PAIRS))
+    run = fit(nrl.RDMTeacher(rdms(vectors[:20].mean(0, keepdims=True), ["others"])))
+    names = [f"n{k}" for k in range(20)]
+    fitted, notes = score(run, rdms(vectors[20:], names))
+    assert np.corrcoef(vectors[:20].mean(0), vectors[20:].mean(0))[0, 1] > 0.999
+    assert {value[-3:] for value in fitted.values()} == {" no"}
+    assert notes == ""
 
 
 def test_a_mean_is_scored_by_its_members() -> None:

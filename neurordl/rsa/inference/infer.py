@@ -304,8 +304,3 @@ def correct(p: Floats, correction: Correction) -> Floats:
         steps = np.maximum.accumulate(corrected[order] * np.arange(len(tests), 0, -1))
         corrected[order] = np.minimum(1, steps)
     return corrected
-
-
-def corrected(p: Floats) -> dict[str, Floats]:
-    """Columns of a table: the p-values of one family, corrected in two ways."""
-    return {"p_fdr": correct(p, "fdr"), "p_holm": correct(p, "holm")}
