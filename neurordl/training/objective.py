@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from neurordl.errors import NeurordlError, explain
 from neurordl.ids import Match
-from neurordl.patterns.network import as_input, frozen_eval, read_layers
+from neurordl.patterns.network import as_input, explain_unfit, frozen_eval, read_layers, unwrapped
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
@@ -366,7 +366,8 @@ class Objective:
             for batch in each_once(images, batch_size):
                 inputs = as_input(batch.images, student)
                 labels = None if batch.labels is None else batch.labels.to(inputs.device)
-                value = self.task_loss(student(inputs), labels)
+                with explain_unfit(student, [inputs], "student"):
+                    value = self.task_loss(student(inputs), labels)
                 total += float(value) * len(batch.images)
         return total / len(images)
 
@@ -486,13 +487,15 @@ def accuracy(student: nn.Module | Run, labelled: Labelled, batch_size: int = 512
         classes, or a class is none of those in training.
     """
     network = student.student if isinstance(student, Run) else student
-    names, trained = class_names(labelled), getattr(network, TRAINED_CLASSES, None)
+    names, trained = class_names(labelled), getattr(unwrapped(network), TRAINED_CLASSES, None)
     correct = total = 0
     with frozen_eval(network):
         for batch in each_once(labelled, batch_size):
             if batch.labels is None:
                 raise NeurordlError("labelled: the batches have no labels")
-            outputs = network(as_input(batch.images, network))
+            images = as_input(batch.images, network)
+            with explain_unfit(network, [images], "student"):
+                outputs = network(images)
             scores = class_scores(outputs, "accuracy", "wrap it in a module that returns them")
             labels = as_trained(batch.labels.cpu(), names, trained)
             check_labels(labels, scores.shape[1])

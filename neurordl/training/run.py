@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from neurordl import io, students
 from neurordl.errors import NeurordlError
+from neurordl.patterns.network import unwrapped
 from neurordl.rsa.leaks import Exposure, check_exposures, shown_images
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import TRAINED_ON, load_weights
@@ -62,7 +63,7 @@ class Run:
 
     def __post_init__(self) -> None:
         if isinstance(self.student, nn.Module):
-            setattr(self.student, TRAINED_CLASSES, self.classes)
+            setattr(unwrapped(self.student), TRAINED_CLASSES, self.classes)
             setattr(self.student, TRAINED_ON, self.trained_on)
 
     def _ids(self, part: str) -> tuple[str, ...]:
@@ -229,7 +230,7 @@ def load_run(
             getattr(run, part)
         int(record["best"]["epoch"] if "best" in record else 0)
         check_exposures(run.trained_on)
-    load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
+    load_weights(unwrapped(student), folder / (BEST if weights == "best" and "best" in record else LAST))
     setattr(student, TRAINED_ON, run.trained_on)
     with io.damage_named(folder / HISTORY, remedy):
         run.history = pd.read_csv(folder / HISTORY)

@@ -33,7 +33,7 @@ from neurordl.errors import NeurordlError, explain
 from neurordl.ids import natural_key
 from neurordl.io import check_run_folder, sha256_array, versions
 from neurordl.measures.comparisons import few_pairs
-from neurordl.patterns.network import frozen_eval, why_unfit
+from neurordl.patterns.network import explain_unfit, frozen_eval, unwrapped
 from neurordl.stimuli import StimulusSet
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
@@ -362,7 +362,7 @@ def fit(
             },
             "objective": objective.describe(),
             "student": {
-                "class": type(student).__name__,
+                "class": type(unwrapped(student)).__name__,
                 "parameters": sum(parameter.numel() for parameter in student.parameters()),
                 "spec": getattr(student, "build_spec", None),
             },
@@ -561,10 +561,8 @@ class Step(nn.Module):
             raise NeurordlError(f"a batch of {n} stimuli is too small for an RDM; {FEWEST} are needed")
         batches = [batch.images for batch in (labelled, stimuli) if batch is not None]
         with frozen_eval(student, self.losses):
-            try:
+            with explain_unfit(student, batches, "student"):
                 outputs = [student(images) for images in batches]
-            except (RuntimeError, ValueError, AssertionError) as error:  # timm and others check the size
-                raise NeurordlError(why_unfit(student, batches, error, "student")) from error
             if objective.task == "cross_entropy" and labelled is not None:
                 labels = labelled.labels  # checked on the CPU: a wrong one would break a GPU's context
                 scores = class_scores(outputs[0], "cross_entropy", "pass task=function")
@@ -640,7 +638,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         module, self.steps = self.module, len(self.streams)
-        self.student, self.objective, self.processes = module.student, module.objective, module.processes
+        self.student = unwrapped(module.student)  # its weights are saved under the plain names
+        self.objective, self.processes = module.objective, module.processes
         self.scheduler = self.optimization.make_scheduler(self.optimizer, self.steps * self.epochs)
         self.wrapped: nn.Module = module
         self.backward: Callable[[Tensor], None] = Tensor.backward
