@@ -59,7 +59,7 @@ from neurordl.students.loading import load_weights
 matplotlib.use("Agg")
 torch.set_num_threads(1)
 
-SECONDS = 20  # more for one small file is a hang
+SECONDS = 20  # of CPU time: more for a small file is a hang
 MEMORY = 2 << 30  # beyond what the process has before it reads
 BLOCK = 2500
 INTERESTING = [
@@ -490,9 +490,9 @@ def try_one(suffix: str, path: Path) -> str:
     def late(*_: object) -> None:
         raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(SECONDS)
-    faulthandler.dump_traceback_later(3 * SECONDS, exit=True)  # C code does not let the timer's error in
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    faulthandler.dump_traceback_later(15 * SECONDS, exit=True)  # C code does not let the timer's error in
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -507,8 +507,8 @@ def try_one(suffix: str, path: Path) -> str:
         return f"fault: {type(error).__name__}: {error}"
     finally:
         faulthandler.cancel_dump_traceback_later()
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def guard(folder: Path, faults: list[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError
-from neurordl.validate import check_choice, listed
+from neurordl.validate import brief, check_choice, listed
 
 _EXTENSION = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|npy|npz|mat|nii(\.gz)?)$", re.IGNORECASE)
 _DIGITS = re.compile(r"([0-9]+)")
@@ -141,6 +141,8 @@ class Match:
     lacking
         For each subject without measurements of some matched ids, the number of these ids.
     """
+
+    __repr__ = brief
 
     wanted: tuple[str, ...]
     index: Ints

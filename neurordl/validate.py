@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,8 @@ from typing import TypeVar
 from neurordl.errors import NeurordlError
 
 T = TypeVar("T")
+
+_FEW, _LONG = 3, 80  # elements, and letters, that a short representation shows
 
 
 def listed(names: Iterable[object], most: int = 5, quote: bool = False, separator: str = ", ") -> str:
@@ -25,6 +28,36 @@ def listed(names: Iterable[object], most: int = 5, quote: bool = False, separato
     texts = [repr(name) if quote else str(name) for name in names]
     more = [f"and {len(texts) - most:,} more"] if len(texts) > most else []
     return separator.join([*texts[:most], *more])
+
+
+def brief(value: object) -> str:
+    """A ``__repr__`` of dataclasses and named tuples in a line: of arrays the shape, of long lists the start.
+
+    Examples
+    --------
+    >>> brief(dataclasses.make_dataclass("Ids", ["names"])(list("abcdefg")))
+    "Ids(names=['a', 'b', 'c', and 4 more])"
+    """
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        names = value._fields
+    else:
+        names = tuple(field.name for field in dataclasses.fields(value) if field.repr)  # type: ignore[arg-type]
+    shown = ", ".join(f"{name}={_shortened(getattr(value, name))}" for name in names)
+    return f"{type(value).__name__}({shown})"
+
+
+def _shortened(value: object) -> str:
+    if shape := getattr(value, "shape", None):  # of arrays, tensors and tables
+        return f"{type(value).__name__} {' x '.join(map(str, shape))}"
+    if isinstance(value, Collection) and not isinstance(value, str | bytes) and len(value) > _FEW:
+        brackets = (
+            "{}" if isinstance(value, Mapping | set | frozenset) else "()" if type(value) is tuple else "[]"
+        )
+        return f"{brackets[0]}{listed(map(_shortened, value), most=_FEW)}{brackets[1]}"
+    text = repr(value)
+    if "\n" in text:
+        return type(value).__name__
+    return text if len(text) <= _LONG else f"{text[:_LONG]}…"
 
 
 def check_choice(name: str, value: T, choices: Sequence[object], remedy: str = "") -> T:

@@ -30,7 +30,7 @@ from neurordl.rdms.files.matlab import read_mat5
 from neurordl.rdms.selection import Alignment, align
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
-from neurordl.validate import check_choice, check_count
+from neurordl.validate import brief, check_choice, check_count
 
 CIFAR100_MEAN = (0.5102, 0.4888, 0.4381)
 CIFAR100_STD = (0.2823, 0.2703, 0.2907)
@@ -417,6 +417,9 @@ class BrainData(NamedTuple):
     labels: pd.DataFrame
     report: Alignment
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 def load_brain(name: str, **preprocessing: Any) -> BrainData:
     """Load stimuli, RDMs and labels of "images92" (human IT) or "cichy2014" (EVC and IT), matched by id.
@@ -445,6 +448,9 @@ class HaxbySlice(NamedTuple):
     mask: Path
     tr: float
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 def load_haxby2001_slice() -> HaxbySlice:
     """Find one axial slice of one subject of Haxby et al. (2001) in ``haxby2001_slice`` of `data_root`.
@@ -465,6 +471,9 @@ class Haxby(NamedTuple):
     labels: pd.DataFrame
     masks: dict[str, Path]
     tr: float
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 def load_haxby2001(subject: int = 2) -> Haxby:

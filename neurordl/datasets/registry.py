@@ -13,7 +13,7 @@ from typing import Any
 
 from neurordl.errors import NeurordlError, explain
 from neurordl.io import make_folder, sha256_file, write_problem
-from neurordl.validate import check_choice
+from neurordl.validate import brief, check_choice
 
 _ATTEMPTS = 3
 _BLOCK_BYTES = 1 << 18
@@ -57,6 +57,8 @@ class DataSet:
     classes
         The names of the classes, where its files do not hold them.
     """
+
+    __repr__ = brief
 
     summary: str
     license: str

@@ -21,7 +21,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import similar_ids
 from neurordl.io import damage_named, read_json
 from neurordl.patterns.tables import as_list, read_table
-from neurordl.validate import check_columns, listed
+from neurordl.validate import brief, check_columns, listed
 
 Image: TypeAlias = str | os.PathLike[str] | nib.Nifti1Image
 Labels: TypeAlias = Mapping[int, str] | pd.DataFrame | str | os.PathLike[str]
@@ -64,6 +64,8 @@ class Regions:
     >>> Regions("it.nii.gz", rois="IT").rois
     ('IT',)
     """
+
+    __repr__ = brief
 
     image: Image
     labels: Labels | None = None

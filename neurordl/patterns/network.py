@@ -30,6 +30,7 @@ OUTPUT = ""
 
 _BATCH = 64
 _FEW_STAGES = 3
+_MOST = 0.8  # of all modules with weights: a layer that holds more is opened
 _NEAR = 3  # names shown in an error: of numbered layers nearly all are alike
 
 # These containers are never called, so nothing can be read from them.
@@ -88,21 +89,24 @@ def layer_names(model: nn.Module) -> list[str]:
 def top_layers(model: nn.Module) -> list[str]:
     """Names of a network's stages.
 
-    These are the layers that are not part of another layer. Where fewer than three of them have parts with
-    weights (SqueezeNet's ``features`` and ``classifier``, the one ``blocks`` of a vision transformer),
-    ``Sequential`` containers of at least three parts with weights are replaced by their stages: a part with
-    weights together with the norms, nonlinearities and pooling that follow it, named by the last of them.
-    Containers that are never called are replaced by their members, and a model that only wraps another one by
-    the layers of that one.
+    These are the layers that are not part of another layer, without dropout and identities, which change
+    nothing in eval mode. Where fewer than three of them have parts with weights (SqueezeNet's ``features``
+    and ``classifier``, the one ``blocks`` of a vision transformer), or one of them holds more than four
+    fifths of all modules with weights (``stages`` of timm's ConvNeXt), ``Sequential`` containers of at least
+    three parts with weights are replaced by their stages: a part with weights together with the norms,
+    nonlinearities and pooling that follow it, named by the last of them. Containers that are never called are
+    replaced by their members, and a model that only wraps another one by the layers of that one.
     """
     model = unwrapped(model)
     names = _children(model)
-    while sum(_has_parts(model.get_submodule(name)) for name in names) < _FEW_STAGES:
-        opened = [name for name in names if _holds_stages(model.get_submodule(name))]
+    while True:
+        parts = {name: model.get_submodule(name) for name in names}
+        few = sum(map(_has_parts, parts.values())) < _FEW_STAGES
+        most = _MOST * _n_weighty(model)
+        opened = {k for k, part in parts.items() if _holds_stages(part) and (few or _n_weighty(part) > most)}
         if not opened:
-            break
+            return [name for name, part in parts.items() if not _passes_on(part)] or names
         names = [inner for name in names for inner in (_inside(model, name) if name in opened else [name])]
-    return names
 
 
 def _children(model: nn.Module) -> list[str]:
@@ -119,6 +123,16 @@ def _children(model: nn.Module) -> list[str]:
 
 def _has_weights(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
+
+
+def _n_weighty(module: nn.Module) -> int:
+    """Number of modules with weights of their own."""
+    return sum(next(part.parameters(recurse=False), None) is not None for part in module.modules())
+
+
+def _passes_on(module: nn.Module) -> bool:
+    """Whether a layer changes nothing in eval mode."""
+    return "Dropout" in type(module).__name__ or isinstance(module, nn.Identity)
 
 
 def _has_parts(module: nn.Module) -> bool:
@@ -139,8 +153,8 @@ def _inside(model: nn.Module, name: str) -> list[str]:
         return [f"{name}.{inner}" for inner in _children(module)]
     stages: list[str] = []
     for inner, part in module.named_children():
-        if "Dropout" in type(part).__name__ or isinstance(part, nn.Identity):
-            continue  # it changes nothing in eval mode
+        if _passes_on(part):
+            continue
         if stages and (not _has_weights(part) or "Norm" in type(part).__name__):
             stages.pop()
         stages.append(f"{name}.{inner}")

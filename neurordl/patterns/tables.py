@@ -16,7 +16,7 @@ from neurordl.errors import NeurordlError, explain
 from neurordl.ids import is_missing, warn_of_names
 from neurordl.io import read_frame
 from neurordl.patterns.models import RESPONSE
-from neurordl.validate import check_columns, listed
+from neurordl.validate import brief, check_columns, listed
 
 Table: TypeAlias = str | os.PathLike[str] | pd.DataFrame
 _TABLES = (str, os.PathLike, pd.DataFrame)
@@ -159,6 +159,8 @@ class Confounds:
     NeurordlError
         ``columns`` without ``tables``.
     """
+
+    __repr__ = brief
 
     tables: Table | Sequence[Table] | None = None
     columns: str | Sequence[str] | None = None

@@ -41,7 +41,7 @@ from neurordl.rdms.source import (
     labels_of,
     parsed_record,
 )
-from neurordl.validate import check_choice, listed
+from neurordl.validate import brief, check_choice, listed
 
 Datasets = DatasetBase | Sequence[DatasetBase] | Mapping[str, DatasetBase]
 Estimator = Literal["diagonal", "shrinkage_eye", "shrinkage_diag", "full"]
@@ -83,6 +83,8 @@ class Noise:
     NeurordlError
         The estimator or ``by`` is unknown.
     """
+
+    __repr__ = brief
 
     estimator: Estimator
     residuals: Datasets | None = None

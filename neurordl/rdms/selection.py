@@ -20,7 +20,7 @@ from neurordl.ids import Match, check_ids, match_ids, near_misses, possible_ids
 from neurordl.measures.condensed import pair_number
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
-from neurordl.validate import check_choice, listed
+from neurordl.validate import brief, check_choice, listed
 
 AVERAGED = "averaged_subjects"
 """RDM descriptor of a mean over subjects: their names, separated by commas."""
@@ -343,6 +343,8 @@ class Alignment(Mapping[str, Any]):
     repeats
         For the names of patterns with repeated stimuli, the number of stimuli that are repeated.
     """
+
+    __repr__ = brief
 
     ids: tuple[str, ...]
     things: dict[str, Any]

@@ -533,6 +533,12 @@ class Evaluation:
             for note, names in rois.items()
         ]
 
+    def __repr__(self) -> str:
+        people = self.frame[~self.frame["subject"].isin(["mean", "group"])]
+        counts = {"layer": people["layer"], "ROI": people["roi"], "subject": people["subject"]}
+        sizes = [f"{n} {name}{'' if n == 1 else 's'}" for name, x in counts.items() for n in [x.nunique()]]
+        return f"Evaluation({', '.join(sizes)}: {self.title}; print it for the table)"
+
     def __str__(self) -> str:
         means = self.frame[self.frame["subject"].isin(["mean", "group"])]
         table = means[list(_PRINTED)].to_string(index=False, float_format="{:.3f}".format, na_rep="")

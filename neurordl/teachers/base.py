@@ -20,7 +20,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import Match, match_ids, natural_key
 from neurordl.io import sha256_array
 from neurordl.measures.dissimilarities import DissimilarityLike
-from neurordl.validate import check_choice
+from neurordl.validate import brief, check_choice
 
 Missing = Literal["error", "ignore"]
 Record = dict[str, Any]
@@ -44,6 +44,9 @@ class Batch(NamedTuple):
     ids: Sequence[str] | None = None
     labels: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -56,6 +59,8 @@ class Target:
     weights : Tensor, the same shape
         Weight of each pair; 0 where it was not measured.
     """
+
+    __repr__ = brief
 
     rdms: Tensor
     weights: Tensor

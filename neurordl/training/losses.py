@@ -169,6 +169,12 @@ class TransferLoss:
         """The network that is run on each batch for the teacher's features, if the teacher is one."""
         return self.teacher.network if isinstance(self.teacher, LayerTeacher) else None
 
+    def __repr__(self) -> str:
+        layers = ", ".join(layer or "output" for layer in layers_of(self))
+        return (
+            f"{type(self).__name__}({self.teacher!r:.300}, {layers}, weight={_describe_weight(self.weight)})"
+        )
+
     def describe(self) -> Record:
         """What ``run.json`` records of the loss."""
         return {

@@ -22,7 +22,7 @@ from neurordl.teachers.base import ById, Record, spelled
 from neurordl.training.losses import Features, TransferLoss, check_loss, layers_of, weight_at
 from neurordl.training.run import TRAINED_CLASSES, Run
 from neurordl.training.streams import Labelled, as_trained, check_batch, check_labels, class_names, each_once
-from neurordl.validate import check_choice
+from neurordl.validate import check_choice, listed
 
 BatchNorm = Literal["labelled", "stimuli", "both", "joint"]
 Task = Callable[[Tensor, Tensor], Tensor] | Literal["cross_entropy"]
@@ -397,6 +397,9 @@ class Objective:
             if loss.teacher is not None:
                 groups = [part for group in groups for part in loss.teacher.groups(group) if part]
         return groups
+
+    def __repr__(self) -> str:
+        return f"Objective({spelled(self.task)} + [{listed(map(repr, self.losses), most=3)}])"
 
     def describe(self) -> Record:
         """What ``run.json`` records: the task and each loss, with its class and its number of parameters."""

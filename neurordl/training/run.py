@@ -25,7 +25,7 @@ from neurordl.rsa.leaks import Exposure, check_exposures, shown_images
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import TRAINED_ON, load_weights
 from neurordl.teachers.base import Record
-from neurordl.validate import check_choice, listed
+from neurordl.validate import brief, check_choice, listed
 
 History = Sequence[Mapping[str, float]]
 HISTORY = "history.csv"
@@ -56,6 +56,8 @@ class Run:
         Folder of the run.
     """
 
+    __repr__ = brief
+
     student: nn.Module
     history: pd.DataFrame
     record: Record = field(repr=False)
@@ -65,6 +67,9 @@ class Run:
         if isinstance(self.student, nn.Module):
             setattr(unwrapped(self.student), TRAINED_CLASSES, self.classes)
             setattr(self.student, TRAINED_ON, self.trained_on)
+
+    def _repr_html_(self) -> str:
+        return str(self.history.tail(10).to_html(index=False))
 
     def _ids(self, part: str) -> tuple[str, ...]:
         return tuple((self.record.get("stimuli") or {}).get(part, ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from typing import Any
 
@@ -67,6 +68,93 @@ def test_top_layers_stand_in_no_other() -> None:
     assert resolve_layers(listed, "top") == ["blocks.0", "blocks.1", "head"]
     assert resolve_layers(nn.Sequential(nn.Linear(2, 2)), "top") == ["0"]
     assert resolve_layers(nn.Sequential(OrderedDict(top=nn.Linear(2, 2))), "top") == ["top"]  # a name first
+
+
+def parts(**modules: nn.Module) -> nn.Module:
+    """A network that only holds parts; its names are all that is read."""
+    network = nn.Module()
+    for name, module in modules.items():
+        network.add_module(name, module)
+    return network
+
+
+def in_order(*modules: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*modules)
+
+
+def conv() -> nn.Module:
+    return nn.Conv2d(1, 1, 1)
+
+
+def blocks(n: int) -> nn.Sequential:
+    return in_order(*(parts(conv1=conv(), bn1=nn.BatchNorm2d(1), conv2=conv(), mlp=conv()) for _ in range(n)))
+
+
+def linear() -> nn.Module:
+    return nn.Linear(2, 2)
+
+
+def convs(*pooled: bool) -> nn.Sequential:
+    ends = {True: [nn.MaxPool2d(2)], False: []}
+    return in_order(*(part for pool in pooled for part in (conv(), nn.ReLU(), *copy.deepcopy(ends[pool]))))
+
+
+TREES = {
+    "AlexNet": (
+        parts(
+            features=convs(True, True, False, False, True),
+            avgpool=nn.AdaptiveAvgPool2d(6),
+            classifier=in_order(
+                nn.Dropout(), linear(), nn.ReLU(), nn.Dropout(), linear(), nn.ReLU(), linear()
+            ),
+        ),
+        " ".join(f"features.{k}" for k in (2, 5, 7, 9, 12))
+        + " avgpool classifier.2 classifier.5 classifier.6",
+    ),
+    "MobileNet": (
+        parts(features=blocks(5), classifier=in_order(nn.Dropout(), linear())),
+        "features.0 features.1 features.2 features.3 features.4 classifier",
+    ),
+    "ResNet-50": (
+        parts(
+            conv1=conv(), layer1=blocks(3), layer2=blocks(4), layer3=blocks(6), layer4=blocks(3), fc=linear()
+        ),
+        "conv1 layer1 layer2 layer3 layer4 fc",
+    ),
+    "ConvNeXt of timm": (
+        parts(
+            stem=in_order(conv(), nn.BatchNorm2d(1)),
+            stages=in_order(*(parts(downsample=in_order(conv()), blocks=blocks(n)) for n in (3, 3, 9, 3))),
+            head=parts(norm=nn.LayerNorm(2), fc=linear()),
+        ),
+        "stem stages.0 stages.1 stages.2 stages.3 head",
+    ),
+    "ViT of torchvision": (
+        parts(
+            conv_proj=conv(),
+            encoder=parts(dropout=nn.Dropout(), layers=blocks(4), ln=nn.LayerNorm(2)),
+            heads=in_order(linear()),
+        ),
+        "conv_proj encoder.layers.0 encoder.layers.1 encoder.layers.2 encoder.layers.3 encoder.ln heads",
+    ),
+    "ViT of Hugging Face": (
+        parts(
+            vit=parts(
+                embeddings=parts(projection=conv(), dropout=nn.Dropout()),
+                encoder=parts(layer=nn.ModuleList(blocks(3))),
+                layernorm=nn.LayerNorm(2),
+            ),
+            classifier=linear(),
+        ),
+        "vit.embeddings vit.encoder.layer.0 vit.encoder.layer.1 vit.encoder.layer.2 vit.layernorm classifier",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_top_layers_of_known_architectures(name: str) -> None:
+    network, expected = TREES[name]
+    assert resolve_layers(network, "top") == expected.split()
 
 
 def test_top_layers_are_the_stages_that_a_person_would_choose() -> None:

@@ -33,7 +33,7 @@ from neurordl.rsa.inference.resampling import (
     expanded,
     find_resampling,
 )
-from neurordl.validate import check_choice, check_count
+from neurordl.validate import brief, check_choice, check_count
 
 Combine = Literal["weighted", "select"]
 
@@ -155,6 +155,8 @@ class Model:
     combine
         What several RDMs become: a sum with weights of 0 or more ("weighted"), or one of them ("select").
     """
+
+    __repr__ = brief
 
     name: str
     rdms: Floats

@@ -14,7 +14,7 @@ from neurordl.arrays import Bools, Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.rsa.inference.resampling import Draws, Resampling, Spread, Study, find_resampling
-from neurordl.validate import check_choice
+from neurordl.validate import brief, check_choice
 
 Center = Literal["resamples", "data"]
 Correction = Literal["none", "fdr", "holm", "bonferroni"]
@@ -58,6 +58,8 @@ class Inference:
     n_subjects, n_stimuli
         Numbers of subjects and stimuli.
     """
+
+    __repr__ = brief
 
     comparison: Comparison
     resampling: Resampling
@@ -201,6 +203,8 @@ class PValues:
     ceiling
         (models,) two-sided: the model differs from the lower noise ceiling.
     """
+
+    __repr__ = brief
 
     zero: Floats
     pairs: Floats

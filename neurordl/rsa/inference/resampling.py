@@ -22,7 +22,7 @@ from neurordl.measures.condensed import missing_groups, n_stimuli, square
 from neurordl.measures.kernels.similarities import Drawn, Resampled
 from neurordl.rsa.ceilings import ceiling, drawn_ceiling
 from neurordl.rsa.compare import check_stacks, similarity
-from neurordl.validate import check_choice, check_count
+from neurordl.validate import brief, check_choice, check_count
 
 _SPARE = 100  # resamples beyond one per stimulus: the variance that pairs add is then known to 14 %
 _ATTEMPTS = 1000  # draws of a resample until it holds enough distinct subjects and stimuli
@@ -67,6 +67,9 @@ class Draws(NamedTuple):
         if "stimuli" in counts and (few := np.flatnonzero((counts["stimuli"] > 0).sum(axis=1) < 3)).size:
             raise NeurordlError(f"resample {few[0]} holds fewer than three distinct stimuli; draw it again")
         return cls(**counts)
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 def _counted(indices: npt.NDArray[np.integer], n: int) -> Ints:
