@@ -299,9 +299,9 @@ def test_augmented_images_of_a_cached_teacher_are_refused() -> None:
     ):
         with pytest.warns(UserWarning, match="RDMs are of the originals"):
             fit_with(student(), Objective(measured), images, **arguments)
+    control = RDMLoss(cached.permuted(IDS[:12], 0)["conv2"], "conv2")
     with pytest.raises(NeurordlError, match=r"augment= changes .* from its cache"):
-        control = cached.permuted(IDS[:12], 0)["conv2"]
-        fit_with(student(), Objective([rdm_loss(), RDMLoss(control, "conv2")]), images, **arguments)
+        fit_with(student(), Objective([rdm_loss(), control]), images, **arguments)
     with pytest.raises(NeurordlError, match="augment= changes the labelled images only"):
         fit_with(student(), Objective(rdm_loss(), task=None), stimuli=stimuli(), **arguments)
 
