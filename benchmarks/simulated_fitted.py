@@ -40,7 +40,7 @@ from neurordl.rsa.inference.fitted import Folds, Model, cross_validate, infer_fi
 from neurordl.rsa.inference.infer import interval, p_values
 from neurordl.rsa.inference.resampling import Jackknife
 
-SUBJECTS, STIMULI, LAYERS, WORLDS = (6, 12), (12, 20, 40), (2, 8), ("related", "unrelated")
+SUBJECTS, STIMULI, LAYERS, WORLDS = (6, 12), (12, 40), (2, 8), ("related", "unrelated")
 CELLS = list(itertools.product(SUBJECTS, STIMULI, LAYERS, WORLDS))
 CELL = ["subjects", "stimuli", "layers", "world"]
 SEEN = 3  # features of a layer
@@ -81,7 +81,7 @@ def part(cell: Cell, number: int, out: Path) -> None:
         extra = study(cell, np.random.default_rng([*seed, 1]))
         row = {"score": result.means[0], "again": score(model, data, 1), "extra": score(*extra, 0)}
         row |= {"variance": result.model_var[0], "low": low[0], "high": high[0], "dof": result.dof}
-        names = ("v_subjects", "v_stimuli", "v_interaction")
+        names = ("v_subjects", "v_stimuli", "v_interaction", "v_pairs")
         row |= dict(zip(names, result.variances[:, 0, 0], strict=True))
         rows.append({**row, "p": p_values(result).zero[0]})
     write_text(path, pd.DataFrame(rows).to_csv(index=False))

@@ -399,7 +399,8 @@ def _has_finished(out: Path) -> bool:
     ),
     bootstrap=Takes(
         "Bootstrap",
-        "resample:bootstrap n:bootstrap_n seed:bootstrap_seed variance:bootstrap_variance",
+        "resample:bootstrap n:bootstrap_n seed:bootstrap_seed variance:bootstrap_variance "
+        "groups:bootstrap_groups",
         panel="Bootstrap",
         optional=True,
     ),

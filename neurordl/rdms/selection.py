@@ -182,6 +182,16 @@ def stimulus_ids(rdms: RDMs) -> tuple[str, ...]:
     return check_ids((v.decode() if isinstance(v, bytes) else v for v in values), "RDMs")
 
 
+def stimulus_properties(rdms: RDMs, ids: Sequence[str]) -> dict[str, list[object]]:
+    """Pattern descriptors beside the ids, such as "category": a value for each of these stimuli."""
+    rows = {stimulus: row for row, stimulus in enumerate(stimulus_ids(rdms))}
+    return {
+        name: [values[rows[stimulus]] for stimulus in ids]
+        for name, values in rdms.pattern_descriptors.items()
+        if name not in ("index", "stimulus")
+    }
+
+
 def _check_rdms(rdms: object) -> None:
     if not isinstance(rdms, RDMs):
         array = 'rsatoolbox.rdm.RDMs(array, pattern_descriptors={"stimulus": ids})'

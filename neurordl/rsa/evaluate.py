@@ -35,6 +35,7 @@ from neurordl.rdms.selection import (
     rdms_by_roi,
     reindex,
     stimulus_ids,
+    stimulus_properties,
     subject_names,
 )
 from neurordl.rsa.compare import shared_stimuli
@@ -178,6 +179,10 @@ def evaluate(
     network = unwrapped(network) if network is not None else None
     match = match_ids(_model_stimuli(source, stimuli), stimulus_ids(rdms), missing=missing)
     chosen = choose_pairs(match.matched, run, pairs)
+    known = stimulus_properties(rdms, chosen.ids)
+    if stimuli is not None and (labels := stimuli.subset(chosen.ids).labels) is not None:
+        known["label"] = labels.tolist()
+    resampling = resampling.for_stimuli(chosen.ids, known)
     brains = rdms_by_roi(rdms, roi, subjects)
     measured_by = "as given"
     if network is not None and stimuli is not None:
@@ -222,6 +227,7 @@ def evaluate(
         "bootstrap": resampling.name if resampling.resamples else None,
         "n_bootstrap": resampling.n if resampling.resamples else None,
         "variance": resampling.variance_method.name if "stimuli" in resampling.factors else None,
+        "groups": resampling.group_names(chosen.ids),
         "preprocessing": stimuli.preprocessing.as_dict() if stimuli else None,
         "seeds": {
             "run": getattr(run, "record", {}).get("settings", {}).get("seed"),

@@ -377,16 +377,16 @@ def plan_study(
         for n in subjects:  # the first subjects of each study
             size = {"n_subjects": n, "n_stimuli": n_stimuli, "n_runs": n_runs}
             some = study.of_subjects(np.arange(max(subjects)) < n)
-            studies.append(size | _score(some, shown, resampling, alpha))
+            scheme = resampling.for_stimuli(shown, {})
+            studies.append(size | {"inference": scheme.title} | _score(some, shown, scheme, alpha))
     table = pd.DataFrame(studies)
     powers = table.filter(like="power")
     if untested := int(powers.isna().any(axis=1).sum()):
         share = f"{untested} of {len(table)} simulated studies"
         warnings.warn(f"the test of {share} is undefined: they count as not significant", stacklevel=2)
     table[powers.columns] = powers.fillna(0.0)
-    table = table.groupby(list(size), sort=False, as_index=False).mean()
+    table = table.groupby([*size, "inference"], sort=False, as_index=False).mean()
     table.insert(len(size), "comparison", comparison.name)
-    table.insert(len(size) + 1, "inference", resampling.title)
     return table
 
 

@@ -20,7 +20,7 @@ from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import missing_groups, n_stimuli
 from neurordl.measures.kernels.similarities import InnerProducts, bounds, pooling_weights
-from neurordl.rdms.selection import rdms_by_roi, reindex, stimulus_ids, subject_names
+from neurordl.rdms.selection import rdms_by_roi, reindex, stimulus_ids, stimulus_properties, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
 from neurordl.rsa.compare import repeated_subjects, shared_stimuli, similarity
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference
@@ -202,11 +202,19 @@ def _moments(kernel: InnerProducts, rdms: Floats, data: Floats, counts: Ints) ->
     measured = np.isfinite(rdms).all(axis=0) & np.isfinite(data[0])
     subjects, models = (torch.as_tensor(np.where(measured, x, 0)) for x in (data, rdms))
     mask = None if measured.all() else torch.as_tensor(measured)
-    distinct, places = np.unique(counts, axis=0, return_inverse=True)
+    distinct, places = _distinct(counts)
     grams = kernel.grams(subjects, models, torch.as_tensor(distinct, dtype=torch.float64), mask, among=True)
     lengths = torch.where(grams.models > 0, grams.models, torch.nan).sqrt()
     parts = grams.data, grams.cross / lengths[..., None]
-    return _Moments(*(part.numpy()[places.ravel()] for part in parts))
+    return _Moments(*(part.numpy()[places] for part in parts))
+
+
+def _distinct(counts: Ints) -> tuple[Ints, Ints]:
+    """Distinct rows, and which of them each row is; rows are compared as bytes, which is fast."""
+    rows = np.ascontiguousarray(counts)
+    keys = rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel()
+    _, first, places = np.unique(keys, return_index=True, return_inverse=True)
+    return counts[first], places
 
 
 def fit_model(model: Model, data: Floats, comparison: ComparisonLike) -> Floats:
@@ -443,8 +451,8 @@ def _ceilings_by_products(kernel: InnerProducts, data: Floats, sides: tuple[Side
     """`fold_ceilings` of all folds at once, from inner products of the subjects' RDMs."""
     _, test, whole = sides
     measured = np.isfinite(data[0])
-    counts, places = np.unique(np.concatenate([test.stimuli, whole.stimuli]), axis=0, return_inverse=True)
-    on_test, on_all = np.split(places.ravel(), 2)
+    counts, places = _distinct(np.concatenate([test.stimuli, whole.stimuli]))
+    on_test, on_all = np.split(places, 2)
     vectors = torch.as_tensor(np.where(measured, data, 0))
     mask = None if measured.all() else torch.as_tensor(measured)
     grams = kernel.grams(vectors[:0], vectors, torch.as_tensor(counts, dtype=torch.float64), mask, among=True)
@@ -580,7 +588,15 @@ def infer_fitted(
     evaluations, ceilings, variances = scores[None], bounds, None
     if isinstance(resampling, Jackknife):
         resampling.check_folds(n, stimuli, folds.subjects, folds.stimuli)
-        variances = resampling.covariance_of(_without_each(models, data, comparison, parts, resampling))
+        units = resampling.units(names[1] if names else [str(k) for k in range(stimuli)])[1]
+        times, counts = resampling.left_out(n, units)
+        pairs = resampling.pairs(units, folds.stimuli)
+        without = (pairs[:, :, None] != units).all(axis=1).astype(np.int64)
+        without_each, without_pairs = (
+            _scores_without(models, data, comparison, parts, *left)
+            for left in ((times, counts), (times[:1], without))
+        )
+        variances = resampling.covariance_of(without_each, pairs, without_pairs[:, 0])
     elif resampling.resamples:
         resampling.check(comparison)
         drawn = _bootstrapped(models, data, comparison, resampling, folds, draws=draws, names=names)
@@ -611,17 +627,17 @@ def infer_fitted(
     )
 
 
-def _without_each(
+def _scores_without(
     models: Sequence[Model],
     data: Floats,
     comparison: Comparison,
     folds: Sequence[Fold],
-    jackknife: Jackknife,
+    times: Ints,
+    counts: Ints,
 ) -> Floats:
-    """Scores over these folds, without each stimulus and subject: (1 + stimuli, 1 + subjects, models)."""
-    times, counts = jackknife.left_out(len(data), n_stimuli(data.shape[1]))
+    """Scores over these folds where subjects and stimuli count so often: (counts, times, models)."""
     total, number = np.zeros((2, len(counts), len(times), len(models)))
-    step = max(1, _TOGETHER // len(counts))
+    step = max(1, _TOGETHER // max(len(counts), 1))
     for start in range(0, len(folds), step):
         parts = folds[start : start + step]
         whole = (np.broadcast_to(np.int64(1), (len(parts), x.shape[1])) for x in (times, counts))
@@ -633,7 +649,9 @@ def _without_each(
             for side in _sides(parts, *whole)[:2]
         )
         for k, model in enumerate(models):
-            scores = score_folds(model, data, comparison, train, test)[0].reshape(-1, *total.shape[:2])
+            scores = score_folds(model, data, comparison, train, test)[0].reshape(
+                len(parts), *total.shape[:2]
+            )
             total[..., k] += np.where(np.isfinite(scores), scores, 0).sum(axis=0)
             number[..., k] += np.isfinite(scores).sum(axis=0)
     return np.asarray(np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0))
@@ -652,6 +670,8 @@ def _bootstrapped(
     """Evaluations and ceilings in resamples, and their covariance without what splitting adds."""
     if folds.hold_out and folds.splits == 1:
         raise NeurordlError("the variance of splitting takes two splits or more: Folds(splits=2)")
+    if getattr(resampling, "variance", None) == "components":
+        raise NeurordlError("variance='components' is for models that are not fitted; take a Jackknife")
     rng = None if folds.seed is None else np.random.default_rng(resampling.seed)
     if draws is None:
         numbers = ([str(k) for k in range(size)] for size in (len(data), n_stimuli(data.shape[1])))
@@ -787,6 +807,7 @@ def evaluate_fitted(
         raise NeurordlError(f"model {fitted[0]!r} is fitted, and nothing is held out: take Folds(stimuli=2)")
     match = match_ids(shared_stimuli(models), stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
     ids = tuple(sorted(match.matched, key=natural_key))
+    resampling = resampling.for_stimuli(ids, stimulus_properties(rdms, ids))
     stack = [Model(str(name), reindex(group, ids), combine) for name, group in models.items()]
     frames, notes = [], [resampling.note]
     for place, brain in rdms_by_roi(rdms, roi, subjects).items():

@@ -155,8 +155,10 @@ def infer(
     resampling.check(comparison)
     a, b = (np.asarray(rdms, dtype=np.float64) for rdms in (models, data))
     study = Study(a, b, comparison, device=device)
-    if draws is None:
-        draws = resampling.draw(*([str(k) for k in range(n)] for n in (len(study.data), study.n_stimuli)))
+    subjects, stimuli = ([str(k) for k in range(n)] for n in (len(study.data), study.n_stimuli))
+    n_drawn = None if draws is None else max(len(counts) for counts in draws if counts is not None)
+    resampling = resampling.for_stimuli(stimuli, {}, n_drawn)
+    draws = resampling.draw(subjects, stimuli) if draws is None else draws
     return infer_study(study, resampling, draws)
 
 

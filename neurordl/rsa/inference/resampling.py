@@ -6,13 +6,15 @@ its copies, and its ceilings are means over the subjects in it, copies pooled bu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 
 from neurordl.arrays import Bools, Floats, Ints
@@ -22,10 +24,13 @@ from neurordl.measures.condensed import missing_groups, n_stimuli, square
 from neurordl.measures.kernels.similarities import Drawn, Resampled
 from neurordl.rsa.ceilings import ceiling, drawn_ceiling
 from neurordl.rsa.compare import check_stacks, similarity
-from neurordl.validate import brief, check_choice, check_count
+from neurordl.validate import brief, check_choice, check_count, listed
 
+_FEWEST_UNITS = 4  # stimuli, or groups of them, of which components of variance can be taken
 _SPARE = 100  # resamples beyond one per stimulus: the variance that pairs add is then known to 14 %
 _ATTEMPTS = 1000  # draws of a resample until it holds enough distinct subjects and stimuli
+_COUPLES = 100  # pairs of stimuli that a jackknife leaves out together
+_FOUR_STIMULI = 0.4  # 1 / (1 + second / first) of variance that belongs to four stimuli together
 _ENOUGH = 100  # resamples: a standard error is then known to 7 %
 
 
@@ -189,11 +194,10 @@ class Study:
             resampled.ceilings[..., 1] += self.fitted_gain
         return resampled
 
-    def without_each_stimulus(self) -> Floats:
-        """Similarities with each stimulus left out: (stimuli, models, subjects)."""
-        n = self.n_stimuli
-        without = 1 - np.eye(n, dtype=np.int64)
-        return self.resample(without, np.ones((0, n, len(self.data)), dtype=np.int64)).scores
+    def without_each(self, groups: Ints) -> Floats:
+        """Similarities without the stimuli of each group, by its number: (groups, models, subjects)."""
+        without = (np.arange(groups.max() + 1)[:, None] != groups).astype(np.int64)
+        return self.resample(without, np.ones((0, len(without), len(self.data)), dtype=np.int64)).scores
 
 
 def expanded(vectors: Floats, counts: Ints) -> Floats:
@@ -320,7 +324,14 @@ class ComponentVariance(Variance):
 
     This is the variance of crossed and of dyadic clusters (Cameron, Gelbach & Miller 2011, J. Bus. Econ.
     Stat. 29:238; Aronow, Samii & Assenova 2015, Polit. Anal. 23:564), its parts bounded below by 0.
+
+    Parameters
+    ----------
+    groups
+        (stimuli,) number of each stimulus's group, if groups are drawn: they stand for stimuli everywhere.
     """
+
+    groups: Ints | None = None
 
     name = "components"
     title = "variances by components"
@@ -351,21 +362,25 @@ class ComponentVariance(Variance):
         """
         scores, counts, over_subjects = study.scores, draws.stimuli, draws.subjects is not None
         assert counts is not None
+        groups, units = np.arange(counts.shape[1]), "stimuli"
+        if self.groups is not None:
+            groups, units = self.groups, "groups of stimuli"
+        counts = counts[:, np.unique(groups, return_index=True)[1]]
         n, n_models = counts.shape[1], len(scores)
-        if n < 4:
-            raise NeurordlError(f"variance='components' needs 4 stimuli or more, not {n}")
+        if n < _FEWEST_UNITS:
+            raise NeurordlError(f"variance='components' needs {_FEWEST_UNITS} {units} or more, not {n}")
         by_model = np.full((3, n_models, n_models), np.nan)
         known = np.isfinite(scores).any(axis=0)
         if known.any():
-            resampled, without = (x[:, :, known] for x in (by_subject, study.without_each_stimulus()))
+            resampled, without = (x[:, :, known] for x in (by_subject, study.without_each(groups)))
             scores = scores[:, known]
             alive = np.isfinite(scores).all(axis=1) & np.isfinite(without).all(axis=(0, 2))
             alive &= np.isfinite(resampled).any(axis=(0, 2))
             whole = np.isfinite(resampled[:, alive]).all(axis=(1, 2))
             if (spare := int(whole.sum()) - n) < _SPARE:
                 raise NeurordlError(
-                    f"variance='components' needs {n + _SPARE} or more defined resamples of {n} stimuli, but "
-                    f"there are {n + spare}; give Bootstrap a larger n"
+                    f"variance='components' needs {n + _SPARE} or more defined resamples of {n} {units}, but "
+                    f"there are {n + spare}; give Bootstrap a larger n, or variance='bootstrap'"
                 )
             kept = resampled[whole][:, alive]
             basis = np.linalg.qr(np.column_stack([np.ones(len(kept)), counts[whole, 1:]]))[0]
@@ -448,6 +463,8 @@ class Resampling:
         Seed of the draws.
     variance
         Estimator of the variances where stimuli are resampled: see `Bootstrap`.
+    groups
+        Group of each stimulus, if groups are resampled: see `Bootstrap`.
     name
         Name of the scheme in records.
 
@@ -468,7 +485,8 @@ class Resampling:
     factors: tuple[str, ...] = ()
     n: int = 1000
     seed: int = 0
-    variance: str = "bootstrap"
+    variance: str | None = "bootstrap"
+    groups: Mapping[str, object] | str | None = None
     resamples = True
 
     @property
@@ -479,7 +497,8 @@ class Resampling:
     @property
     def generalizes_to(self) -> str:
         """What the means generalize to, for tables."""
-        return " and ".join(self.factors)
+        text = " and ".join(self.factors)
+        return text if self.groups is None else text.replace("stimuli", "groups of stimuli")
 
     @property
     def title(self) -> str:
@@ -504,7 +523,7 @@ class Resampling:
     @property
     def variance_method(self) -> Variance:
         """How variances are taken where stimuli are resampled."""
-        return VARIANCES[check_choice("variance", self.variance, list(VARIANCES))]
+        return VARIANCES[check_choice("variance", self.variance or "bootstrap", list(VARIANCES))]
 
     @property
     def note(self) -> str:
@@ -512,6 +531,89 @@ class Resampling:
         if not self.resamples or self.n >= _ENOUGH:
             return ""
         return f"there are only {self.n} resamples: intervals and p depend on their seed; take n=1000"
+
+    def _check_groups(self) -> None:
+        """Refuse groups of what is not resampled, or that are neither a mapping nor a name."""
+        if self.groups is None:
+            return
+        if not (isinstance(self.groups, Mapping | str) and self.groups):
+            got = type(self.groups).__name__
+            raise NeurordlError(f"groups= takes a mapping from stimulus to group, or a name, not {got}")
+        if "stimuli" not in self.factors:
+            raise NeurordlError("groups= are of stimuli, and none are resampled: take 'stimuli' or 'both'")
+
+    @property
+    def _grouping(self) -> str:
+        if self.groups is None:
+            return ""
+        text = f"{self.groups!r}" if isinstance(self.groups, str) else f"<{len(self._grouped()[0])} groups>"
+        return f", groups={text}"
+
+    def _grouped(self) -> tuple[list[str], Ints]:
+        assert isinstance(self.groups, Mapping)
+        return _numbered(self.groups)
+
+    def for_stimuli(
+        self, stimuli: Sequence[str], known: Mapping[str, Sequence[object]], n: int | None = None
+    ) -> Self:
+        """The scheme with the groups of these stimuli only, in their order.
+
+        Parameters
+        ----------
+        stimuli
+            Their ids.
+        known
+            What may group them: names of properties, such as "category", and a value for each stimulus.
+        n
+            Number of resamples, if they were drawn before.
+
+        Warns
+        -----
+        UserWarning
+            Stimuli are resampled one by one, although groups of them are known.
+
+        Raises
+        ------
+        NeurordlError
+            A stimulus has no group, or ``groups`` is none of the known names.
+        """
+        if "stimuli" not in self.factors:
+            return self
+        if self.groups is None:
+            for name, values in known.items():
+                if 1 < (n := len(set(map(str, values)))) <= len(stimuli) / 2:
+                    warnings.warn(
+                        f"the {len(stimuli)} stimuli come in {n} groups by {name!r}, but each is resampled, "
+                        f"as if independent; for new groups pass groups={name!r} to {type(self).__name__}",
+                        stacklevel=3,
+                    )
+            return self
+        return replace(self, groups=self._groups_of(stimuli, known))  # type: ignore[type-var]
+
+    def _groups_of(self, stimuli: Sequence[str], known: Mapping[str, Sequence[object]]) -> dict[str, object]:
+        groups = self.groups
+        if isinstance(groups, str):
+            if groups not in known:
+                properties = listed(known) or "nothing"
+                raise NeurordlError(f"groups={groups!r}, but what is known of the stimuli is: {properties}")
+            return dict(zip(stimuli, known[groups], strict=True))
+        assert groups is not None
+        if absent := [stimulus for stimulus in stimuli if stimulus not in groups]:
+            raise NeurordlError(f"groups= has no group for {len(absent)} stimuli: {listed(absent)}")
+        return {stimulus: groups[stimulus] for stimulus in stimuli}
+
+    def group_names(self, stimuli: Sequence[str]) -> list[str] | None:
+        """Group of each stimulus, for records; None without groups."""
+        if self.groups is None:
+            return None
+        names, numbers = self.units(stimuli)
+        return [names[number] for number in numbers]
+
+    def units(self, stimuli: Sequence[str]) -> tuple[Sequence[str], Ints]:
+        """Units that are drawn, stimuli or groups of them, and the number of the unit of each stimulus."""
+        if self.groups is None:
+            return stimuli, np.arange(len(stimuli))
+        return _numbered(self._groups_of(stimuli, {}))
 
     def check(self, comparison: Comparison) -> None:
         """Refuse a comparison of complete RDMs where stimuli are resampled."""
@@ -563,8 +665,9 @@ class Resampling:
         counts: dict[str, Ints] = {}
         for factor, names, n_distinct in zip(Draws._fields, (subjects, stimuli), fewest, strict=True):
             if factor in self.factors:
-                self.check_size(factor, len(names), n_distinct)
-                counts[factor] = self._enough(factor, names, n_distinct, rng)
+                units, parts = self.units(names) if factor == "stimuli" else (names, np.arange(len(names)))
+                self.check_size(factor, len(units), n_distinct)
+                counts[factor] = self._enough(factor, units, n_distinct, rng)[:, parts]
         return Draws(**counts)
 
     def _enough(self, factor: str, names: Sequence[str], fewest: int, rng: np.random.Generator) -> Ints:
@@ -612,7 +715,8 @@ class Resampling:
         return covariances(models[:, :, 0, 0], ceilings[:, :, 0])
 
     def sizes(self, n_subjects: int, n_stimuli: int) -> list[int]:
-        """Number of subjects, of stimuli, or of both, as far as the results generalize to them."""
+        """Number of subjects, of stimuli (or their groups), or of both, to which the results generalize."""
+        n_stimuli = len(self._grouped()[0]) if isinstance(self.groups, Mapping) else n_stimuli
         numbers = {"subjects": n_subjects, "stimuli": n_stimuli}
         return [numbers[factor] for factor in self.factors]
 
@@ -697,14 +801,22 @@ class Bootstrap(Resampling):
     seed
         Seed of the draws.
     variance
-        Estimator of the variances if stimuli are resampled. "bootstrap" reproduces rsatoolbox; its intervals
-        are too wide, because it counts the variance of pairs of stimuli three times. "components" counts it
-        once, and gives intervals of the right width.
+        Estimator of the variances if stimuli are resampled. "components" counts the variance of pairs of
+        stimuli once (`ComponentVariance`), and takes 100 resamples more than there are stimuli, or groups.
+        "bootstrap" reproduces rsatoolbox; it counts the variance of pairs three times, so that its intervals
+        are too wide for independent stimuli. The default is "components", or, with a warning, "bootstrap" if
+        there are too few resamples or stimuli for it.
+    groups
+        Group of each stimulus, such as its category: a mapping from id to group, or the name of a pattern
+        descriptor of the RDMs ("label": the labels of the images). Groups are drawn as a whole, as rsatoolbox
+        does with ``pattern_descriptor``, and results generalize to new groups. Degrees of freedom and
+        corrections are those of the number of groups (in rsatoolbox, of the number of stimuli).
 
     Raises
     ------
     NeurordlError
-        An argument is out of its range, or variances by components are asked for without resampled stimuli.
+        An argument is out of its range; variances by components or groups are asked for without resampled
+        stimuli; or, when it is used, a stimulus has no group.
 
     Examples
     --------
@@ -715,25 +827,57 @@ class Bootstrap(Resampling):
     resample: Literal["subjects", "stimuli", "both"]
     n: int = 1000
     seed: int = 0
-    variance: Literal["bootstrap", "components"] = "bootstrap"
+    variance: Literal["bootstrap", "components"] | None = None
+    groups: Mapping[str, object] | str | None = None
 
     def __post_init__(self) -> None:
         check_choice("resample", self.resample, ("subjects", "stimuli", "both"))
         check_count("n", self.n, least=2)
         check_count("seed", self.seed, least=0)
-        check_choice("variance", self.variance, tuple(VARIANCES))
+        check_choice("variance", self.variance, (*VARIANCES, None))
         factors = ("subjects", "stimuli") if self.resample == "both" else (self.resample,)
         object.__setattr__(self, "factors", factors)
         self.variance_method.check(factors)
+        self._check_groups()
+
+    def __repr__(self) -> str:
+        variance = f", variance={self.variance!r}" if self.variance else ""
+        return f"Bootstrap({self.resample!r}, n={self.n}, seed={self.seed}{variance}{self._grouping})"
 
     @property
     def name(self) -> str:
         """Name of the scheme in records."""
         return self.resample
 
+    @property
+    def variance_method(self) -> Variance:
+        """How variances are taken where stimuli are resampled."""
+        if self.variance != "components":
+            return VARIANCES["bootstrap"]
+        return ComponentVariance(self._grouped()[1] if isinstance(self.groups, Mapping) else None)
+
+    def for_stimuli(
+        self, stimuli: Sequence[str], known: Mapping[str, Sequence[object]], n: int | None = None
+    ) -> Self:
+        """The scheme with the groups of these stimuli, and with the estimator of their variances."""
+        scheme = super().for_stimuli(stimuli, known)
+        if self.variance is not None or "stimuli" not in self.factors:
+            return scheme
+        units, n = len(scheme.units(stimuli)[0]), n or self.n
+        enough = units >= _FEWEST_UNITS and n >= units + _SPARE
+        if not enough:
+            warnings.warn(
+                f"variances are those of the resamples, which are too wide, because {n} resamples of {units} "
+                f"stimuli or groups are too few to separate components: take n={units + _SPARE} or more",
+                stacklevel=3,
+            )
+        return replace(scheme, variance="components" if enough else "bootstrap")
+
     def check_size(self, factor: str, n: int, fewest: int) -> None:
         """Refuse so few that half of the draws would be repeated: the rest would be too similar."""
         super().check_size(factor, n, fewest)
+        if factor == "stimuli" and self.groups is not None:
+            factor = "groups of stimuli"
         if (chance := _chance_of_distinct(n, fewest)) <= 0.5:
             raise NeurordlError(
                 f"resamples need {fewest} or more distinct {factor} each, which draws of {n} {factor} give "
@@ -756,23 +900,33 @@ class Jackknife(Resampling):
     It is what `evaluate_fitted` takes by default. A resample with copies has fewer distinct stimuli, to which
     models are fitted worse: with 12 stimuli a bootstrap has a variance several times too large.
 
-    For "both", the variance is the sum of that of subjects and that of stimuli, less that of their
-    interaction, which both contain, and at least as large as either::
+    A jackknife counts variance that belongs to k stimuli together k times, and a fitted score has such
+    variance: it multiplies pairs of stimuli that it was fitted to with pairs that it was scored on. So the
+    variance of stimuli is divided by 1 + second / first, but by 2.5 at most, its value for four stimuli
+    together. That of two stimuli together is then counted 1.33 times, of four 1.6 times (Efron & Stein 1981,
+    Ann. Stat. 9:586). For "both", the variance is the sum of that of subjects and that of stimuli, less that
+    of their interaction, which both contain, and at least as large as either::
 
         subjects      (n - 1) / n Σ (score without a subject - mean of these)²
-        stimuli       (m - 1) / m Σ (score without a stimulus - mean of these)²
+        first         (m - 1) / m Σ (score without a stimulus - mean of these)²
+        second        Σ (score - without a stimulus - without another + without both)², over pairs of stimuli
         interaction   (n - 1) (m - 1) / (n m) Σ (score - without the subject - without the stimulus
                       + without both, less the means of its rows and columns)²
+
+    The interaction is divided as the stimuli are. ``second`` is estimated from 100 random pairs of stimuli;
+    where a fold has fewer than five stimuli, nothing is divided, and intervals are too wide.
 
     Parameters
     ----------
     resample
         What is left out, and so what intervals and p-values generalize to: "subjects", "stimuli" or "both".
+    groups
+        Group of each stimulus, as in `Bootstrap`: groups are left out as a whole.
 
     Raises
     ------
     NeurordlError
-        ``resample`` is none of these.
+        ``resample`` is none of these, or groups are given where no stimuli are left out.
 
     Examples
     --------
@@ -781,12 +935,17 @@ class Jackknife(Resampling):
     """
 
     resample: Literal["subjects", "stimuli", "both"] = "both"
+    groups: Mapping[str, object] | str | None = None
     cv_method = "jackknife"
 
     def __post_init__(self) -> None:
         check_choice("resample", self.resample, ("subjects", "stimuli", "both"))
         factors = ("subjects", "stimuli") if self.resample == "both" else (self.resample,)
         object.__setattr__(self, "factors", factors)
+        self._check_groups()
+
+    def __repr__(self) -> str:
+        return f"Jackknife({self.resample!r}{self._grouping})"
 
     def check(self, comparison: Comparison) -> None:
         """Refuse models that are not fitted."""
@@ -809,38 +968,73 @@ class Jackknife(Resampling):
                 "fold(s); take fewer folds, or bootstrap='subjects'"
             )
 
-    def left_out(self, n_subjects: int, n_stimuli: int) -> tuple[Ints, Ints]:
-        """How often each counts: all of them, then without each; (1 + subjects, subjects), and stimuli so."""
-        sizes = {"subjects": n_subjects, "stimuli": n_stimuli}
-        subjects, stimuli = (
-            np.ones((1 + n * (factor in self.factors), n), dtype=np.int64) for factor, n in sizes.items()
-        )
-        for counts in (subjects, stimuli):
-            np.fill_diagonal(counts[1:], 0)
-        return subjects, stimuli
+    def left_out(self, n_subjects: int, stimuli: Ints) -> tuple[Ints, Ints]:
+        """How often each counts: all of them, then without each; (1 + subjects, subjects), and stimuli so.
 
-    def covariance_of(self, scores: Floats) -> Floats:
+        ``stimuli`` are the numbers of their units: of the stimuli themselves, or of their groups.
+        """
+        counts = []
+        for factor, units in (("subjects", np.arange(n_subjects)), ("stimuli", stimuli)):
+            n = units.max() + 1 if factor in self.factors else 0
+            counts.append(
+                np.concatenate([np.ones((1, len(units)), dtype=bool), np.arange(n)[:, None] != units])
+            )
+        subjects, without = (rows.astype(np.int64) for rows in counts)
+        return subjects, without
+
+    def pairs(self, stimuli: Ints, k_stimuli: int) -> Ints:
+        """Pairs of units of stimuli that are left out together, (pairs, 2): all, or 100 random pairs.
+
+        None without resampled stimuli, or if a fold would have fewer than three.
+        """
+        if "stimuli" not in self.factors or len(stimuli) // k_stimuli < 5:
+            return np.empty((0, 2), dtype=np.int64)
+        pairs = np.stack(np.triu_indices(stimuli.max() + 1, 1), axis=1)
+        size = min(_COUPLES, len(pairs))
+        return np.asarray(pairs[np.random.default_rng(0).choice(len(pairs), size, replace=False)])
+
+    def covariance_of(self, scores: Floats, pairs: Ints, without_pairs: Floats) -> Floats:
         """Covariance of models, followed by ceilings (NaN), for each part of the variance.
+
+        The parts are those of the factors, their interaction for "both", and with stimuli that of `pairs`.
 
         Parameters
         ----------
         scores
             (1 + stimuli, 1 + subjects, models): without each of them, and all at first.
+        pairs, without_pairs
+            Pairs of stimuli, as of `pairs`, and scores without them, (pairs, models).
         """
         whole, by_subject, by_stimulus = scores[0, 0], scores[0, 1:], scores[1:, 0]
         parts = {"subjects": by_subject, "stimuli": by_stimulus}
         covariance = [_jackknifed(parts[factor][None]) for factor in self.factors]
         if len(covariance) > 1:
             covariance.append(_jackknifed(whole - by_subject - by_stimulus[:, None] + scores[1:, 1:]))
-        stack = np.pad(np.stack(covariance), ((0, 0), (0, 2), (0, 2)), constant_values=np.nan)
-        return stack if len(stack) > 1 else stack[0]
+        if "stimuli" in self.factors:
+            second = whole - by_stimulus[pairs].sum(axis=1) + without_pairs
+            n = len(by_stimulus)
+            covariance.append(n * (n - 1) / 2 * second.T @ second / max(len(pairs), 1))
+        return np.pad(np.stack(covariance), ((0, 0), (0, 2), (0, 2)), constant_values=np.nan)
 
     def correct(self, parts: Floats, sizes: Sequence[int]) -> Floats:
         """The variance of a factor, or of both without that of their interaction."""
-        if len(parts) == 1:
+        if "stimuli" not in self.factors:
             return np.asarray(parts[0])
-        subjects, stimuli, interaction = parts
+        *others, second = parts
+        first = others[len(self.factors) - 1]
+        share = np.divide(first, first + second, out=np.ones_like(first), where=first + second > 0)
+        share = np.maximum(share, _FOUR_STIMULI)
+        if len(others) == 1:
+            return np.asarray(share * first)
+        subjects, stimuli, interaction = others
+        stimuli, interaction = share * stimuli, share * interaction
         return np.asarray(np.maximum(subjects + stimuli - interaction, np.maximum(subjects, stimuli)))
+
+
+def _numbered(groups: Mapping[str, object]) -> tuple[list[str], Ints]:
+    """Groups, in the order of their first stimulus, and the number of the group of each stimulus."""
+    numbers, names = pd.factorize(np.array([str(group) for group in groups.values()], dtype=object))
+    return list(names), numbers
 
 
 def _jackknifed(effects: Floats) -> Floats:

@@ -100,7 +100,7 @@ def test_a_plain_loop_finds_the_same(method, resample, holed):
     of_models, differences = plain(models, data, method, draws.stimuli, resample)
     assert_allclose(found.model_var, of_models, rtol=1e-9)
     assert_allclose(found.diff_var, differences, rtol=1e-9)
-    usual = infer(models, data, method, resample, draws=draws)
+    usual = infer(models, data, method, Bootstrap(resample, variance="bootstrap"), draws=draws)
     for name in ("scores", "evaluations", "noise_ceiling", "variances", "noise_ceil_var"):
         assert_array_equal(getattr(found, name), getattr(usual, name))
     assert (found.dof, found.resampling.variance) == (usual.dof, "components")
@@ -202,7 +202,8 @@ def test_evaluate_takes_and_records_it():
     brains = RDMs(data, pattern_descriptors=ids, rdm_descriptors={"subject": list("wxyz")})
     bootstrap = Bootstrap("both", n=150, variance="components")
     found = nrl.evaluate(teachers, brains, comparison="corr", bootstrap=bootstrap)
-    usual = nrl.evaluate(teachers, brains, comparison="corr", bootstrap=Bootstrap("both", n=150))
+    rsatoolbox = Bootstrap("both", n=150, variance="bootstrap")
+    usual = nrl.evaluate(teachers, brains, comparison="corr", bootstrap=rsatoolbox)
     want = infer(models, data, "corr", bootstrap)
     low, high = interval(want, center="data")
     means, before = (one.to_frame().query("subject == 'mean'") for one in (found, usual))

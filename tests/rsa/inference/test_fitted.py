@@ -21,6 +21,7 @@ import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.rsa.compare import similarity
+from neurordl.rsa.inference import resampling
 from neurordl.rsa.inference.fitted import (
     Folds,
     Model,
@@ -316,8 +317,8 @@ def plain_score(model: Model, data: np.ndarray, method: str, folds: list, keep: 
     return float(np.mean(scores))
 
 
-def plain_jackknife(model: Model, data: np.ndarray, method: str, folds: list) -> list[float]:
-    """Score, and variance of subjects, of stimuli and of their interaction."""
+def plain_jackknife(model: Model, data: np.ndarray, method: str, folds: list, pairs: list) -> list[float]:
+    """Score, and variance of subjects, of stimuli, of their interaction and of pairs of stimuli."""
     n, m = len(data), round((1 + np.sqrt(1 + 8 * data.shape[1])) / 2)
     table = np.empty((n + 1, m + 1))
     for a in range(n + 1):
@@ -329,7 +330,20 @@ def plain_jackknife(model: Model, data: np.ndarray, method: str, folds: list) ->
     effects = table[0, 0] - table[1:, :1] - table[:1, 1:] + table[1:, 1:]
     effects = effects - effects.mean(0) - effects.mean(1)[:, None] + effects.mean()
     interaction = (n - 1) / n * (m - 1) / m * (effects**2).sum()
-    return [table[0, 0], subjects, stimuli, interaction]
+    second = []
+    for i, j in pairs:
+        without = plain_score(model, data, method, folds, (set(range(n)), set(range(m)) - {i, j}))
+        second.append((table[0, 0] - table[0, 1 + i] - table[0, 1 + j] + without) ** 2)
+    second = m * (m - 1) / 2 * np.mean(second)
+    return [table[0, 0], subjects, stimuli, interaction, second]
+
+
+def plain_variances(
+    subjects: float, stimuli: float, interaction: float, second: float
+) -> tuple[float, float]:
+    """Variance of stimuli, and of subjects and stimuli, with that of several stimuli counted less often."""
+    share = max(1 / (1 + second / stimuli), 0.4) if stimuli > 0 else 1
+    return share * stimuli, max(subjects + share * (stimuli - interaction), subjects, share * stimuli)
 
 
 JACKKNIVES = [
@@ -344,32 +358,34 @@ JACKKNIVES = [
 
 
 @pytest.mark.parametrize("method, folds, missing", JACKKNIVES)
-def test_the_jackknife_equals_plain_loops(method, folds, missing):
-    rdms, data = study(2, n=11)  # with fewer, weights of three RDMs are not unique in a fold
+def test_the_jackknife_equals_plain_loops(method, folds, missing, monkeypatch):
+    monkeypatch.setattr(resampling, "_COUPLES", 8)
+    pairs = Jackknife("both").pairs(np.arange(13), folds.stimuli).tolist()
+    assert len({tuple(pair) for pair in pairs if pair[0] < pair[1]}) == 8
+    rdms, data = study(2, n=13)  # with fewer, weights of three RDMs are not unique in a fold
     rdms, data = rdms * 1e3, data[:5]
     if missing == "alike":
         data[:, 7] = rdms[:, 11] = np.nan
     if missing == "unlike":
         data[0, 3] = data[1, [5, 20]] = np.nan
     models = [Model("f", rdms[:1]), Model("s", rdms[1:], "select"), Model("w", rdms, "weighted")]
-    parts = folds.all_folds(5, 11)
+    parts = folds.all_folds(5, 13)
     found = infer_fitted(models, data, method, Jackknife("both"), folds)
     assert found.dof == 4
     for k, model in enumerate(models):
-        want = plain_jackknife(model, data, method, parts)
+        want = plain_jackknife(model, data, method, parts, pairs)
         assert found.means[k] == pytest.approx(want[0], abs=1e-10)
         assert_allclose(found.variances[:, k, k], want[1:], rtol=1e-7, atol=1e-12, err_msg=model.name)
-        both = max(want[1] + want[2] - want[3], want[1], want[2])
+        alone, both = plain_variances(*want[1:])
         assert found.model_var[k] == pytest.approx(both, rel=1e-7)
         assert infer_fitted([model], data, method, Jackknife("subjects"), folds).model_var == pytest.approx(
             [want[1]], rel=1e-7
         )
         assert infer_fitted([model], data, method, Jackknife("stimuli"), folds).model_var == pytest.approx(
-            [want[2]], rel=1e-7
+            [alone], rel=1e-7
         )
     difference = found.variances[:, 0, 0] + found.variances[:, 2, 2] - 2 * found.variances[:, 0, 2]
-    s, t, both = difference
-    assert found.diff_var[1] == pytest.approx(max(s + t - both, s, t))
+    assert found.diff_var[1] == pytest.approx(plain_variances(*difference)[1])
     assert np.isnan(found.noise_ceil_var).all()
 
 

@@ -1,0 +1,188 @@
+"""Do intervals hold what they promise where stimuli come in groups, and what does counting groups cost?
+
+Stimuli, subjects and models are those of `simulated_studies`, but the features of stimuli of a category have
+most of their variance (70 %) in common, and every study has new subjects and new categories (in designs
+without categories: new stimuli). Models: the features that subjects share; their first and their second half,
+which are equally similar to subjects in the mean; and the same features with their stimuli permuted, which
+have nothing to do with the brain. Similarities are correlations of RDMs.
+
+Each study takes 95 % intervals and p from t over subjects ("none") and from `Bootstrap("both")`, by both
+variances, of single stimuli and of categories. The truth is the mean score over all studies of a design, and
+four times as many others. Studies are kept in parts, so that an interrupted run goes on where it stopped.
+
+A second table has `crossed_interval`, over seeds and subjects, for normal and for skewed effects.
+
+    python benchmarks/simulated_groups.py            # -> results/
+    python benchmarks/simulated_groups.py --quick    # a look, nothing written
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from rich.progress import track
+from simulated_studies import RESULTS, SHARED, USUAL, People, Stimuli
+
+from neurordl.experiments import crossed_interval
+from neurordl.io import versions, write_json, write_text
+from neurordl.measures.dissimilarities import correlation
+from neurordl.rsa.compare import similarity
+from neurordl.rsa.inference.infer import infer, interval, p_values
+from neurordl.rsa.inference.resampling import Bootstrap
+
+COMMON = 0.7  # share of a category in the variance of features
+DESIGNS = ((12, 10, 4), (12, 20, 4), (12, 40, 1), (12, 80, 1), (6, 20, 1))  # subjects, categories, of each
+MODELS = ("all features", "first half", "second half", "permuted")
+CROSSED = ((5, 12), (10, 12), (5, 30))  # seeds, subjects
+EACH = 20  # studies of a part
+Design = tuple[int, int, int]
+Floats = npt.NDArray[np.float64]
+
+
+class Categories(Stimuli):
+    """Stimuli of some categories: features around the mean of the category."""
+
+    def __init__(self, n: int, each: int, rng: np.random.Generator) -> None:
+        centers, single = Stimuli(n, rng), Stimuli(n * each, rng)
+        common = COMMON if each > 1 else 0.0
+        for name in ("shared", "own_features"):
+            of_category = np.repeat(getattr(centers, name), each, axis=0)
+            setattr(self, name, np.sqrt(common) * of_category + np.sqrt(1 - common) * getattr(single, name))
+        self.permuted = rng.permutation(self.shared)
+
+    def models(self) -> Floats:
+        """RDMs of the models: (models, pairs)."""
+        features = self.shared, self.shared[:, : SHARED // 2], self.shared[:, SHARED // 2 :], self.permuted
+        return np.stack([correlation(torch.from_numpy(rows)).numpy() for rows in features])
+
+
+def study(design: Design, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """RDMs of models and subjects."""
+    n_subjects, n, each = design
+    stimuli = Categories(n, each, rng)
+    return stimuli.models(), People(n_subjects, rng).rdms(stimuli, USUAL, rng)
+
+
+def schemes(design: Design, n: int) -> dict[str, Bootstrap | None]:
+    """Ways of inference by name."""
+    _, n_groups, each = design
+    groups = {str(k): str(k // each) for k in range(n_groups * each)}
+    named: dict[str, Bootstrap | None] = {"none": None}
+    for variance in ("bootstrap", "components"):
+        named[f"both, {variance}"] = Bootstrap("both", n=n, variance=variance)
+        if each > 1:
+            named[f"both, {variance}, groups"] = Bootstrap("both", n=n, variance=variance, groups=groups)
+    return named
+
+
+def part(design: Design, number: int, out: Path, n: int) -> None:
+    """Some studies of a design, unless they are there."""
+    path = out / f"{'_'.join(map(str, design))}_{number}.csv"
+    if path.exists():
+        return
+    rows = []
+    for k in range(EACH):
+        seed = [DESIGNS.index(design), number, k]
+        models, data = study(design, np.random.default_rng(seed))
+        others = [study(design, np.random.default_rng([*seed, other])) for other in range(1, 5)]
+        extra = np.mean([similarity(*other, "corr").mean(1) for other in others], axis=0)
+        for name, scheme in schemes(design, n).items():
+            result = infer(models, data, "corr", scheme)
+            low, high = interval(result, center="data")
+            p = p_values(result, center="data")
+            assert result.model_var is not None
+            for m, model in enumerate(MODELS):
+                row = {"inference": name, "model": model, "score": result.scores[m].mean(), "extra": extra[m]}
+                row |= {"variance": result.model_var[m], "low": low[m], "high": high[m], "p": p.zero[m]}
+                rows.append(row | {"p_halves": p.pairs[1, 2], "p_all": p.pairs[0, 1]})
+    write_text(path, pd.DataFrame(rows).to_csv(index=False))
+
+
+def summary(design: Design, frame: pd.DataFrame) -> pd.DataFrame:
+    """Coverage, false positives and power of each inference."""
+    rows = []
+    for name, part in frame.groupby("inference", sort=False):
+        models = dict(list(part.groupby("model", sort=False)))
+        row = {"subjects": design[0], "categories": design[1], "each": design[2], "inference": name}
+        row["studies"] = len(models["permuted"])
+        covered, ratio = {}, {}
+        for model, scores in models.items():
+            truth = 0.2 * scores["score"].mean() + 0.8 * scores["extra"].mean()
+            covered[model] = ((scores["low"] <= truth) & (truth <= scores["high"])).mean()
+            ratio[model] = scores["variance"].mean() / ((scores["score"] - truth) ** 2).mean()
+        row["coverage"] = np.mean([covered[model] for model in MODELS[:3]])
+        row["coverage_permuted"] = covered["permuted"]
+        row["variance_ratio"] = np.mean([ratio[model] for model in MODELS[:3]])
+        row["false_positives"] = (models["permuted"]["p"] < 0.05).mean()
+        row["halves_differ"] = (models["permuted"]["p_halves"] < 0.05).mean()
+        row["all_and_half_differ"] = (models["permuted"]["p_all"] < 0.05).mean()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def crossed(studies: int) -> pd.DataFrame:
+    """Coverage of `crossed_interval`: a mean of 0 of effects of seeds, of subjects and of both."""
+    rows = []
+    for n_seeds, n_subjects in CROSSED:
+        for effects in ("normal", "skewed"):
+            rng = np.random.default_rng([n_seeds, n_subjects])
+
+            def draw(*shape: int, rng=rng, effects=effects) -> Floats:
+                return rng.standard_normal(shape) if effects == "normal" else rng.exponential(size=shape) - 1
+
+            inside = 0
+            for _ in range(studies):
+                values = draw(n_seeds, 1) + draw(1, n_subjects) + draw(n_seeds, n_subjects)
+                _, low, high = crossed_interval(values)
+                inside += low <= 0 <= high
+            rows.append({"seeds": n_seeds, "subjects": n_subjects, "effects": effects, "studies": studies})
+            rows[-1]["coverage"] = inside / studies
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Coverage of intervals where stimuli come in groups.")
+    parser.add_argument("--quick", action="store_true", help="20 studies a design, nothing written")
+    parser.add_argument("--studies", type=int, default=400, help="studies of each design (400)")
+    parser.add_argument("--resamples", type=int, default=1000, help="of each bootstrap (1000)")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread (2)")
+    parser.add_argument("--parts", type=Path, default=Path("build/simulated_groups"), help="where parts lie")
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with TemporaryDirectory() as scratch:
+        out = Path(scratch) if options.quick else options.parts
+        out.mkdir(parents=True, exist_ok=True)
+        numbers = range(1 if options.quick else -(-options.studies // EACH))
+        with ProcessPoolExecutor(options.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            jobs = [
+                pool.submit(part, design, number, out, options.resamples)
+                for number in numbers
+                for design in DESIGNS
+            ]
+            for job in track(jobs, "parts"):
+                job.result()
+        tables = []
+        for design in DESIGNS:
+            paths = [out / f"{'_'.join(map(str, design))}_{number}.csv" for number in numbers]
+            tables.append(summary(design, pd.concat([pd.read_csv(path) for path in paths])))
+    tables = {"simulated_groups": pd.concat(tables), "simulated_groups_crossed": crossed(5 * options.studies)}
+    for name, table in tables.items():
+        print(table.to_string(index=False, float_format="%.3f"))
+        if not options.quick:
+            write_text(RESULTS / f"{name}.csv", table.to_csv(index=False, float_format="%.4f"))
+    if not options.quick:
+        settings = {"studies": options.studies, "resamples": options.resamples}
+        record = {"command": "python benchmarks/simulated_groups.py", "settings": settings}
+        write_json(RESULTS / "simulated_groups.json", {**record, "versions": versions()})
+
+
+if __name__ == "__main__":
+    main()
