@@ -111,7 +111,7 @@ def our_work(work: Work, models: np.ndarray, data: np.ndarray) -> Any:
         return similarity(models, data, work.method)
     if work.task == "ceiling":
         return ceiling(data, work.method)
-    return infer(models, data, work.method, Bootstrap("both", n=work.resamples))
+    return infer(models, data, work.method, Bootstrap("both", n=work.resamples, variance="bootstrap"))
 
 
 def their_work(work: Work, models: np.ndarray, data: np.ndarray) -> Callable[[], Any]:

@@ -108,7 +108,7 @@ def inferences(
     """Each kind of variance, those by components and by rsatoolbox's formula from the same resamples."""
     results = {"none": infer(models, data, method)}
     for resample in RESAMPLES[1:]:
-        bootstrap = Bootstrap(resample, n=n_bootstrap)
+        bootstrap = Bootstrap(resample, n=n_bootstrap, variance="bootstrap")
         rng = np.random.default_rng(seed)
         draws = bootstrap.draw(
             *(list(map(str, range(n))) for n in (len(data), n_stimuli(data.shape[1]))), rng=rng
