@@ -31,6 +31,7 @@ _TABLE = "or give a CSV or TSV file with the columns path, id and label"
 _RDM_FILES = (".h5", ".hdf5", ".mat", ".npz", ".npy", ".csv", ".tsv")
 _RESULTS = ("scores.csv", "evaluation.json")  # the files by which a folder holds a comparison
 _FIGURES = (".png", ".pdf", ".svg")
+_COARSE = 16  # pixels: photographs of this size or above can be told apart
 _FEW_LAYERS = 12  # up to so many, the figure shows which layers differ
 
 _READ = Takes("cli.commands:read_rdms", panel="RDMs")
@@ -353,6 +354,9 @@ def train(
     if speaks:
         color = "gray" if shape[0] == 1 else "RGB"
         typer.echo(f"stimuli prepared like the labelled images: {shape[1]} x {shape[2]} pixels, {color}")
+        if min(shape[1:]) < _COARSE:
+            loss = f"at {shape[1]} x {shape[2]} pixels most of what stimuli show is lost"
+            typer.echo(f"note: {loss}, and little geometry can be learned; take larger labelled images")
         typer.echo(f"{match}\n")
     if permuted:
         brain = brain.permuted(fitted.ids, seed)

@@ -298,7 +298,8 @@ class Evaluation:
 
         - ``layer``, ``roi``, ``subject``, ``comparison``: what was compared, and how.
         - ``score``: the similarity of the RDMs of layer and subject, or its mean.
-        - ``ci_low``, ``ci_high``: 95 % interval of a mean.
+        - ``ci_low``, ``ci_high``: 95 % interval of a mean. It is symmetric, and may reach beyond -1 or 1 of
+          few subjects; a note counts such intervals. They are not cut, which would hide how little is known.
         - ``p``: p of a mean against zero (one-sided). ``p_fdr`` (Benjamini & Hochberg) and ``p_holm`` are
           corrected over the tests that ``family`` names, such as "24 tests of the table": by default all
           layers in all ROIs. `correct` chooses another family.
@@ -486,6 +487,7 @@ class Evaluation:
         means = self.frame[self.frame["subject"] == "mean"]
         n_layers = means["layer"].nunique()
         notes = [*self.settings.get("leaks", ()), *self._notes_on_pairs(), self._note_on_layers]
+        notes.append(self._note_on_bounds)
         notes += dict.fromkeys(inference.resampling.note for inference in self.inferences.values())
         if self.models is not None:
             notes.append(repeated_layers(self.settings["layers"], self.models))
@@ -495,6 +497,20 @@ class Evaluation:
             where = ", ".join(filter(None, [str(roi), *named]))
             notes.append(f"{where}: {reason}" if where else str(reason))
         return [note for note in notes if note]
+
+    @property
+    def _note_on_bounds(self) -> str:
+        """How many intervals reach beyond what a similarity can be; empty if none does."""
+        if any(x.comparison.kernel is None for x in self.inferences.values()):
+            return ""  # its values may have other bounds
+        low, high = (self.frame[name].to_numpy(float) for name in ("ci_low", "ci_high"))
+        n = int(((low < -1) | (high > 1)).sum())
+        if not n or not self.inferences:
+            return ""
+        reach = (
+            f"{n} interval{' reaches' if n == 1 else 's reach'} beyond -1 or 1, where no similarity can be"
+        )
+        return f"{reach}: t intervals of few subjects are symmetric; take more subjects, or read them cut off"
 
     @property
     def _coverages(self) -> dict[str, Coverage]:

@@ -73,6 +73,7 @@ def test_train_then_compare(shell: Any, data: dict[str, Path], tmp_path: Path) -
     assert code == 0, errors
     assert re.search(r"stimuli matched with RDMs +16 ", told)
     assert "rdm:conv3" in told
+    assert "note: at 8 x 8 pixels most of what stimuli show is lost" in told
     assert f"neurordl compare {out} --rdms {data['brain.h5']}" in told
     run = load_run(out)
     assert run.fitted_subjects == ("p0", "p2")

@@ -201,3 +201,19 @@ def test_a_network_that_is_undefined_for_a_stimulus_says_so() -> None:
         UserWarning, match=r"11 of 66 pairs are NaN, because .* \(stimuli 's3', channels 0, 1,"
     ):
         nrl.compute_rdms(patterns[""])
+
+
+@pytest.mark.parametrize("comparison", ["corr", "rho-a"])
+def test_intervals_beyond_what_a_similarity_can_be_are_counted(comparison: str) -> None:
+    """Two subjects: one is the model, the other its contrary."""
+    model = models().subset("name", "a")
+    values = np.concatenate([model.dissimilarities, 1 - model.dissimilarities])
+    data = RDMs(
+        values, rdm_descriptors={"subject": ["p0", "p1"]}, pattern_descriptors={"stimulus": list(IDS)}
+    )
+    found = nrl.evaluate(model, data, comparison=comparison)  # type: ignore[arg-type]
+    mean = found.frame[found.frame["subject"] == "mean"]
+    assert mean["ci_high"].item() > 1
+    assert any(note.startswith("1 interval reaches beyond -1 or 1") for note in found.notes)
+    many = nrl.evaluate(models(), brain(), comparison=comparison)  # type: ignore[arg-type]
+    assert not any("beyond -1 or 1" in note for note in many.notes)

@@ -270,6 +270,7 @@ def condense(values: Any, source: str, interpretation: Interpretation | None = N
     native = array.dtype.newbyteorder("=")
     array = array.astype(native if native in (np.float32, np.float64) else np.float64, copy=False)
     _check_axes(array, source)
+    array = array if wanted.is_condensed else _unstacked(array)
     stacks, vectors = _as_squares(array), _as_vectors(array)
     if not wanted.is_condensed and stacks:
         fitting = [stack for stack in stacks if looks_square(stack)]
@@ -290,6 +291,14 @@ def condense(values: Any, source: str, interpretation: Interpretation | None = N
         f"{source} has the shape {array.shape}, which no {layout}RDM has: expected a square matrix (n, n), a "
         f"stack (RDMs, n, n), or upper triangles row by row, one RDM per row: (RDMs, n(n-1)/2){advice}"
     )
+
+
+def _unstacked(array: Values) -> Values:
+    """Square RDMs that stand one below another in a matrix as a stack; else the array as it is."""
+    height, n = array.shape if array.ndim == 2 else (1, 1)
+    if n < 3 or height == n or height % n or not looks_square(blocks := array.reshape(-1, n, n)):
+        return array
+    return blocks
 
 
 def _check_axes(array: Values, source: str) -> None:

@@ -32,7 +32,7 @@ Rows = list[list[str]]
 def _read(source: Path, _: str | None) -> RDMContent:
     """Read a square RDM with ids in its first row, its first column, both or neither; or condensed RDMs."""
     cells, decimal_commas = read_cells(source, uneven="keep")
-    cells = _fill(_without_last_comma(cells))
+    cells = _fill(_without_last_commas(cells))
     rows = [[cell.replace(",", ".") for cell in row] for row in cells] if decimal_commas else cells
     across, down = _has_ids(rows)
     content = RDMContent(None, "square" if across and down else None)
@@ -57,17 +57,17 @@ def _read(source: Path, _: str | None) -> RDMContent:
     return content
 
 
-def _without_last_comma(rows: Rows) -> Rows:
-    """Rows without a last column of blanks, if only separators at the ends of the lines can have made it."""
-    width = len(rows[0])
-    if width < 3 or any(len(row) != width or row[-1].strip() for row in rows):
+def _without_last_commas(rows: Rows) -> Rows:
+    """Rows without last columns of blanks, if only separators at the ends of the lines can have made them."""
+    width = used = len(rows[0])
+    if any(len(row) != width for row in rows):
         return rows
+    while used > 2 and not any(row[used - 1].strip() for row in rows):
+        used -= 1
     has_ids = all(_is_text(row[0]) for row in rows)
-    is_condensed = n_stimuli(width - has_ids) is not None and not _is_square(
-        [row[has_ids:-1] for row in rows]
-    )
-    fits = width == len(rows) + has_ids or is_condensed
-    return rows if fits and not any(map(_is_text, rows[0][1:])) else [row[:-1] for row in rows]
+    is_square = any(_is_square([row[has_ids:k] for row in rows]) for k in range(used, width))
+    fits = width == len(rows) + has_ids or (n_stimuli(width - has_ids) is not None and not is_square)
+    return rows if fits and not any(map(_is_text, rows[0][1:])) else [row[:used] for row in rows]
 
 
 def _fill(rows: Rows) -> Rows:

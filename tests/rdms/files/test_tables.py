@@ -97,9 +97,31 @@ def test_separators_at_the_ends_of_lines(form: str, n: int, tmp_path: Path) -> N
         table.index, table.columns = names, names
     text = table.to_csv(header=form == "named", index=form not in ("square", "condensed"))
     given = {} if form in ("named", "with ids in front") else {"ids": names}
-    rdms, _ = read(tmp_path / "it.csv", text.replace("\n", ",\n"), **given)
-    np.testing.assert_array_equal(rdms.dissimilarities, vector[None])
-    assert rdms.pattern_descriptors["stimulus"] == names
+    for marks in (",", ",,"):
+        rdms, _ = read(tmp_path / "it.csv", text.replace("\n", f"{marks}\n"), **given)
+        np.testing.assert_array_equal(rdms.dissimilarities, vector[None])
+        assert rdms.pattern_descriptors["stimulus"] == names
+
+
+@pytest.mark.parametrize("n", [3, 5, 6, 10])
+@pytest.mark.parametrize("suffix", [".csv", ".npy"])
+def test_squares_one_below_another(suffix: str, n: int, tmp_path: Path) -> None:
+    """Two squares of 6 stimuli became 12 RDMs of 4."""
+    vectors = np.stack([pdist(np.random.default_rng(k).normal(size=(n, 3))) for k in range(2)])
+    squares = np.concatenate([squareform(vector) for vector in vectors])
+    path = tmp_path / f"it{suffix}"
+    if suffix == ".csv":
+        np.savetxt(path, squares, "%.17g", ",")
+    else:
+        np.save(path, squares)
+    names = [f"s{k}" for k in range(n)]
+    np.testing.assert_array_equal(load_rdms(path, ids=names).dissimilarities, vectors)
+    rows = np.random.default_rng(0).random((2 * n, n))  # no squares
+    np.save(tmp_path / "rows.npy", rows)
+    if n in (3, 6, 10):
+        np.testing.assert_array_equal(
+            load_rdms(tmp_path / "rows.npy", layout="condensed").dissimilarities, rows
+        )
 
 
 @pytest.mark.parametrize(
