@@ -45,6 +45,6 @@ loss = nrl.RDMLoss(
     teacher, layer="conv3", comparison="overlap", weight=10
 )  # the dissimilarity is the teacher's
 run = nrl.fit(student, nrl.Objective([loss]), labelled, stimuli, epochs=5, seed=0)
-bootstrap = nrl.Bootstrap("both", n=130)
+bootstrap = nrl.Bootstrap("both", n=200)
 scores = nrl.evaluate(run, rdms, stimuli=stimuli, layers="conv3", comparison="overlap", bootstrap=bootstrap)
 print(scores)

@@ -25,6 +25,7 @@ from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
 from neurordl.rsa.compare import repeated_subjects, shared_stimuli, similarity
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference
 from neurordl.rsa.inference.resampling import (
+    Bootstrap,
     Draws,
     Jackknife,
     Resampling,
@@ -807,6 +808,8 @@ def evaluate_fitted(
         raise NeurordlError(f"model {fitted[0]!r} is fitted, and nothing is held out: take Folds(stimuli=2)")
     match = match_ids(shared_stimuli(models), stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
     ids = tuple(sorted(match.matched, key=natural_key))
+    if isinstance(resampling, Bootstrap) and resampling.variance is None:
+        resampling = replace(resampling, variance="bootstrap")
     resampling = resampling.for_stimuli(ids, stimulus_properties(rdms, ids))
     stack = [Model(str(name), reindex(group, ids), combine) for name, group in models.items()]
     frames, notes = [], [resampling.note]
