@@ -1021,13 +1021,13 @@ class Jackknife(Resampling):
         """The variance of a factor, or of both without that of their interaction."""
         if "stimuli" not in self.factors:
             return np.asarray(parts[0])
-        *others, second = parts
-        first = others[len(self.factors) - 1]
+        *first_order, second = parts
+        first = first_order[len(self.factors) - 1]
         share = np.divide(first, first + second, out=np.ones_like(first), where=first + second > 0)
         share = np.maximum(share, _FOUR_STIMULI)
-        if len(others) == 1:
+        if len(first_order) == 1:
             return np.asarray(share * first)
-        subjects, stimuli, interaction = others
+        subjects, stimuli, interaction = first_order
         stimuli, interaction = share * stimuli, share * interaction
         return np.asarray(np.maximum(subjects + stimuli - interaction, np.maximum(subjects, stimuli)))
 
