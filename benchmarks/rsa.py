@@ -8,6 +8,7 @@ what it held before the work.
 
     python benchmarks/rsa.py                          # every row; 27 minutes on two free cores
     python benchmarks/rsa.py --sizes small --out ""   # a minute, nothing written
+    python benchmarks/rsa.py --sizes call --no-memory # at the public call, and where subjects miss pairs
     python benchmarks/rsa.py --sizes growth           # how time grows with conditions and resamples
 """
 
@@ -31,11 +32,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from rsatoolbox.rdm import RDMs
 from threadpoolctl import threadpool_limits
 
 from neurordl.io import versions, write_json, write_text
+from neurordl.measures.condensed import n_stimuli
 from neurordl.rsa.ceilings import ceiling
 from neurordl.rsa.compare import similarity
+from neurordl.rsa.evaluate import evaluate
 from neurordl.rsa.inference.infer import infer
 from neurordl.rsa.inference.resampling import Bootstrap
 
@@ -64,7 +68,7 @@ REACH = {
 class Work:
     """One row: what is done, by which method, of what size."""
 
-    task: str  # "compare", "ceiling" or "bootstrap" (two-factor)
+    task: str  # compare, ceiling, bootstrap (two-factor), evaluate (the public call) or missing (pairs)
     method: str
     conditions: int
     subjects: int
@@ -77,6 +81,13 @@ def plan(sizes: str) -> list[Work]:
     """Rows of a size."""
     fast = ("cosine", "corr", "cosine_cov", "corr_cov")
     slow = ("spearman", "rho-a", "tau-a", "tau-b")
+    if sizes == "call":  # without and with a two-factor bootstrap; subjects who lack a stimulus each
+        rows = [
+            Work("evaluate", m, 92, 10, 8, b, 5 if b else 0) for m in ("corr", "rho-a") for b in (0, 1000)
+        ]
+        return rows + [
+            Work("missing", m, 92, 10, 8, 1000) for m in ("cosine", "corr", "spearman", "rho-a", "tau-a")
+        ]
     if sizes == "small":
         rows = [Work("compare", method, 100, 10, 20) for method in (*fast, *slow)]
         rows += [Work("ceiling", method, 200, 8) for method in ("cosine", "corr", "spearman")]
@@ -100,6 +111,20 @@ def make_data(work: Work, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.random((work.models, pairs)), rng.random((work.subjects, pairs))
 
 
+def as_rdms(vectors: np.ndarray, kind: str) -> RDMs:
+    """Containers for the public call."""
+    names = [f"{kind}{k}" for k in range(len(vectors))]
+    ids = [f"s{k}" for k in range(n_stimuli(vectors.shape[1]))]
+    return RDMs(vectors, rdm_descriptors={kind: names}, pattern_descriptors={"stimulus": ids})
+
+
+def without_a_stimulus_each(data: np.ndarray) -> np.ndarray:
+    """RDMs in which each subject lacks the pairs of another stimulus."""
+    i, j = np.triu_indices(n_stimuli(data.shape[1]), 1)
+    subjects = np.arange(len(data))[:, None]
+    return np.where((i == subjects) | (j == subjects), np.nan, data)
+
+
 def set_threads(threads: int) -> None:
     """Of torch, of numpy's BLAS and of our compiled functions, which take as many as torch."""
     torch.set_num_threads(threads)
@@ -111,15 +136,21 @@ def our_work(work: Work, models: np.ndarray, data: np.ndarray) -> Any:
         return similarity(models, data, work.method)
     if work.task == "ceiling":
         return ceiling(data, work.method)
+    if work.task == "evaluate":
+        bootstrap = Bootstrap("both", n=work.resamples) if work.resamples else None
+        return evaluate(models, data, comparison=work.method, bootstrap=bootstrap)
+    data = without_a_stimulus_each(data) if work.task == "missing" else data
     return infer(models, data, work.method, Bootstrap("both", n=work.resamples, variance="bootstrap"))
 
 
 def their_work(work: Work, models: np.ndarray, data: np.ndarray) -> Callable[[], Any]:
-    """rsatoolbox's function, with its containers made beforehand."""
-    from rsatoolbox.inference import boot_noise_ceiling, eval_dual_bootstrap
+    """rsatoolbox's function, with its containers made beforehand; of missing pairs ours of complete RDMs."""
+    from rsatoolbox.inference import boot_noise_ceiling, eval_dual_bootstrap, eval_fixed
     from rsatoolbox.model import ModelFixed
-    from rsatoolbox.rdm import RDMs, compare
+    from rsatoolbox.rdm import compare
 
+    if work.task == "missing":
+        return lambda: infer(models, data, work.method, Bootstrap("both", n=work.resamples))
     measured = RDMs(data)
     if work.task == "compare":
         predicted = RDMs(models)
@@ -127,6 +158,8 @@ def their_work(work: Work, models: np.ndarray, data: np.ndarray) -> Callable[[],
     if work.task == "ceiling":
         return lambda: boot_noise_ceiling(measured, work.method)
     fixed = [ModelFixed(f"model{k}", RDMs(model[None])) for k, model in enumerate(models)]
+    if not work.resamples:
+        return lambda: eval_fixed(fixed, measured, method=work.method)
     return lambda: eval_dual_bootstrap(fixed, measured, method=work.method, N=work.their_resamples)
 
 
@@ -148,6 +181,8 @@ def race(work: Work, repeats: int, seed: int) -> dict[str, Any]:
     """Median seconds of both, taken in turn, and their ratio."""
     models, data = make_data(work, seed)
     theirs, taken = their_work(work, models, data), ([], [])
+    if work.task == "evaluate":
+        models, data = as_rdms(models, "layer"), as_rdms(data, "subject")
     our_work(work, models, data)  # compiles
     for _ in range(repeats):
         taken[0].append(seconds(lambda: our_work(work, models, data)))
@@ -220,8 +255,10 @@ def merged(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="RSA beside rsatoolbox.")
-    parser.add_argument("--sizes", choices=("small", "full", "growth"), default="full")
-    parser.add_argument("--kinds", nargs="+", default=("compare", "ceiling", "bootstrap"))
+    parser.add_argument("--sizes", choices=("small", "full", "growth", "call"), default="full")
+    parser.add_argument(
+        "--kinds", nargs="+", default=("compare", "ceiling", "bootstrap", "evaluate", "missing")
+    )
     parser.add_argument("--methods", nargs="+", help="all by default; rows of others stay in the table")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each (3)")
     parser.add_argument("--threads", type=int, default=2)

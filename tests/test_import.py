@@ -51,6 +51,8 @@ TRAIN = ["train", "--labelled", "digits", "--rdms", "brain.h5", "--stimuli", "im
         (["train", "--help"], 0),
         (["compare", "--help"], 0),
         (["rdm", "--help"], 0),
+        (["data", "list"], 0),
+        (["data", "info", "mnist"], 0),
         (COMPARE, 1),  # files that are not there
         (TRAIN, 1),
         (["rdm", "run-1_bold.nii.gz", "--out", "it.h5"], 1),

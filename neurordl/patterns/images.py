@@ -302,6 +302,10 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
     fractions = values[~np.isfinite(values) | (values != np.round(values))] if real else values
     if len(fractions):
         raise NeurordlError(f"the mask {name} has fractions such as {fractions[0]!s:.6}; threshold it first")
+    if (huge := values[np.abs(values.astype(np.float64)) > 2**53]).size:
+        raise NeurordlError(
+            f"the mask {name} has labels such as {huge[0]:g}, beyond 2**53; threshold it first"
+        )
     numbers = values[values != 0].astype(int).tolist()
     if not numbers:
         if np.asanyarray(image.dataobj).any():

@@ -23,7 +23,8 @@ _ROUNDING = 1e-12  # a permuted similarity that is less by this only counts as o
 _TESTED = 500_000  # values up to which `agreement` takes a second or so
 _STACK = 64 << 20  # bytes of permuted RDMs at once
 _ALPHA = 0.05
-_CLIMB = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-9}
+_CLIMB = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-7}
+_KEYS = 256  # pairs by which subjects are sorted
 
 
 def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[float, float]:
@@ -155,8 +156,11 @@ def _fitted_upper(vectors: Floats, upper: Floats, comparison: Comparison) -> Flo
     """
     fitted = comparison.kernel.fitted_upper(vectors) if comparison.kernel is not None else None
     if fitted is None and (function := comparison.function) is not None and comparison.differentiable:
-        data, measured = torch.as_tensor(vectors), torch.as_tensor(np.isfinite(vectors)).double()
-        start = np.nan_to_num(pooled(scaled_to_pool(vectors, comparison), comparison)[0])
+        ordered = vectors[
+            np.lexsort(vectors[:, :_KEYS].T)
+        ]  # the same climb in whatever order the subjects come
+        data, measured = torch.as_tensor(ordered), torch.as_tensor(np.isfinite(ordered)).double()
+        start = np.nan_to_num(pooled(scaled_to_pool(ordered, comparison), comparison)[0])
 
         def loss(rdm: Floats) -> tuple[float, Floats]:
             model = torch.tensor(rdm, requires_grad=True)
@@ -197,10 +201,10 @@ def scaled_to_pool(vectors: Floats, comparison: Comparison) -> Floats:
 
 def ceiling_p(
     rdms: RDMs | npt.ArrayLike,
-    comparison: ComparisonLike,
+    comparison: ComparisonLike = "rho-a",
     *,
     n_permutations: int = 1000,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None = None,
 ) -> float:
     """Test by permutation whether subjects agree better than by chance: p of the lower noise ceiling.
 
@@ -217,7 +221,7 @@ def ceiling_p(
     n_permutations
         Number of permutations; the smallest p is one divided by this number plus one.
     rng
-        Generator of the permutations.
+        Generator of the permutations; by default one with the seed 0.
 
     Returns
     -------
@@ -230,6 +234,7 @@ def ceiling_p(
         There are fewer than two subjects, or no permutations.
     """
     comparison, vectors = find_similarity(comparison), subject_vectors(rdms)
+    rng = np.random.default_rng(0) if rng is None else rng
     observed, n = np.array(ceiling(vectors, comparison)[0]), n_stimuli(vectors.shape[1])
 
     def permuted(size: int) -> Floats:

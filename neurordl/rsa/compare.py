@@ -100,6 +100,26 @@ def subject_vectors(rdms: RDMs | npt.ArrayLike) -> Floats:
     return vectors
 
 
+def matched_vectors(models: RDMs | npt.ArrayLike, data: RDMs | npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Condensed RDMs of models and of subjects, one each: RDMs matched by stimulus id, arrays as they are.
+
+    Raises
+    ------
+    NeurordlError
+        Some are RDMs and others an array, which has no ids; or they are over different stimuli.
+    """
+    if isinstance(models, RDMs) and isinstance(data, RDMs):
+        subject_vectors(data)
+        match = match_ids(stimulus_ids(models), stimulus_ids(data), names=("models", "data"), missing="error")
+        ids = sorted(match.matched, key=natural_key)
+        models, data = reindex(models, ids), reindex(data, ids)
+    elif isinstance(models, RDMs) or isinstance(data, RDMs):
+        raise NeurordlError("models and data must both be RDMs, or both condensed arrays over the same pairs")
+    a, b = (np.array(rdms, dtype=np.float64) for rdms in (models, data))
+    check_stacks(a, b)
+    return a, b
+
+
 def same_rdms(first: Floats, second: Floats | None = None) -> Bools:
     """Whether RDMs are those of the same data: renamed, rounded, converted, scaled or cut.
 

@@ -15,20 +15,20 @@ from torch import Tensor
 from neurordl.arrays import Bools, Floats, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import ComparisonLike, find_similarity
-from neurordl.measures.condensed import square
-from neurordl.rdms.selection import descriptor_values, reindex, stimulus_ids, subject_names
+from neurordl.measures.condensed import n_stimuli, square
+from neurordl.rdms.selection import descriptor_values, subject_names
 from neurordl.rsa.ceilings import p_by_permutation, pooled, scaled_to_pool
-from neurordl.rsa.compare import check_stacks, repeated_subjects, similarity, subject_vectors
+from neurordl.rsa.compare import matched_vectors, repeated_subjects, similarity, subject_vectors
 from neurordl.validate import check_count
 
 
 def permutation_p(
     models: RDMs | npt.ArrayLike,
     data: RDMs | npt.ArrayLike,
-    comparison: ComparisonLike,
+    comparison: ComparisonLike = "rho-a",
     *,
     n_permutations: int = 1000,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None = None,
 ) -> Floats:
     """Test each model's mean similarity by permuting its stimuli (rows and columns together).
 
@@ -48,7 +48,7 @@ def permutation_p(
     n_permutations
         Number of permutations; the smallest p is one divided by this number plus one.
     rng
-        Generator of the permutations.
+        Generator of the permutations; by default one with the seed 0.
 
     Returns
     -------
@@ -60,13 +60,9 @@ def permutation_p(
     NeurordlError
         The RDMs are over different pairs, the comparison is unknown, or there is no permutation or no model.
     """
-    comparison = find_similarity(comparison)
-    if isinstance(models, RDMs) and isinstance(data, RDMs):
-        subject_vectors(data)
-        ids = stimulus_ids(models)
-        models, data = reindex(models, ids), reindex(data, ids)
-    a, b = (torch.as_tensor(np.array(rdms, dtype=np.float64)) for rdms in (models, data))
-    n = check_stacks(a, b)
+    comparison, rng = find_similarity(comparison), np.random.default_rng(0) if rng is None else rng
+    a, b = map(torch.as_tensor, matched_vectors(models, data))
+    n = n_stimuli(a.shape[1])
     if not len(a):
         raise NeurordlError("there are 0 models to compare; give one or more")
     kernel = None
@@ -90,10 +86,10 @@ def permutation_p(
 
 def split_half(
     rdms: RDMs | npt.ArrayLike,
-    comparison: ComparisonLike,
+    comparison: ComparisonLike = "rho-a",
     *,
     n_splits: int = 100,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None = None,
     spearman_brown: bool = False,
 ) -> Floats:
     """Similarity of the pooled RDMs of random halves of the subjects, one value for each split.
@@ -112,7 +108,7 @@ def split_half(
     n_splits
         Number of random splits.
     rng
-        Generator of the splits.
+        Generator of the splits; by default one with the seed 0.
     spearman_brown
         Whether to extrapolate to the reliability of all subjects with the Spearman-Brown formula.
 
@@ -126,6 +122,7 @@ def split_half(
         There are fewer than two subjects, or no splits.
     """
     comparison, vectors = find_similarity(comparison), subject_vectors(rdms)
+    rng = np.random.default_rng(0) if rng is None else rng
     half = len(vectors) // 2
     if half < 1:
         raise NeurordlError("split-half reliability takes the RDMs of two subjects or more, but there is one")

@@ -182,6 +182,13 @@ def test_the_compression_and_the_name_of_a_file_agree(
         read_mask(tmp_path / name, GRID)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint64])
+def test_labels_that_no_whole_number_holds_are_refused(dtype: Any) -> None:
+    mask = nib.Nifti1Image(INSIDE.astype(dtype) * dtype(2**63), AFFINE, dtype=dtype)
+    with pytest.raises(NeurordlError, match=r"has labels such as 9.22337e\+18, beyond 2\*\*53; threshold"):
+        read_mask(mask, GRID)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("size", [0.0, 1e-310, np.nan, np.inf])
 def test_affines_without_places_are_refused(size: float) -> None:

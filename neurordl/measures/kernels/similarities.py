@@ -59,6 +59,11 @@ class Drawn(NamedTuple):
     """Device of matrix products."""
 
 
+Sampler = Callable[[Ints | None, Ints, Floats, Floats], None]
+"""Function of how often each stimulus was drawn (None: each once) and of sets of subjects, (sets, subjects),
+that fills in scores (models, subjects) and bounds (sets, 2, subjects), which are NaN before."""
+
+
 class Kernel(ABC):
     """A fast way to compute a comparison for stacks of RDMs, their noise ceilings and their resamples.
 
@@ -108,8 +113,8 @@ class Kernel(ABC):
     def resample(self, models: Floats, data: Floats, shared: Bools, drawn: Drawn) -> Resampled | None:
         """Similarities and ceilings in many resamples.
 
-        None where the kernel has no `resample_measured`, or where subjects miss different ones of the shared
-        pairs.
+        None where the kernel has no `resample_measured`, or no `sampler` and subjects miss different ones of
+        the shared pairs.
 
         Parameters
         ----------
@@ -121,7 +126,10 @@ class Kernel(ABC):
             The resamples.
         """
         if len(missing_groups(np.where(shared, data, np.nan))) > 1:
-            return None
+            sampler = self.sampler(models, data, shared)
+            if sampler is None:
+                return None
+            return _pooled(drawn, *_sampled(sampler, len(models), len(data), drawn))
         models_of, subjects_of = missing_groups(models), missing_groups(data)
         size = 1 if drawn.counts is None else len(drawn.counts)
         scores = np.full((size, len(models), len(data)), np.nan)
@@ -140,8 +148,11 @@ class Kernel(ABC):
             if part is None:
                 return None
             bounds = part[1]
-        several = (drawn.sets > 0).sum(axis=-1) > 1
-        return Resampled(scores, np.where(several[..., None], nan_mean(bounds, -1), np.nan))
+        return _pooled(drawn, scores, bounds)
+
+    def sampler(self, models: Floats, data: Floats, shared: Bools) -> Sampler | None:
+        """What fills in a resample where RDMs miss different pairs; None without a fast way."""
+        return None
 
     def resample_measured(
         self, models: Floats, data: Floats, measured: Bools, drawn: Drawn
@@ -164,6 +175,32 @@ class Kernel(ABC):
             drawn.
         """
         return None
+
+
+def _pooled(drawn: Drawn, scores: Floats, bounds: Floats) -> Resampled:
+    """Ceilings as means over the subjects."""
+    several = (drawn.sets > 0).sum(axis=-1) > 1
+    return Resampled(scores, np.where(several[..., None], nan_mean(bounds, -1), np.nan))
+
+
+def _sampled(sampler: Sampler, n_models: int, n_data: int, drawn: Drawn) -> tuple[Floats, Floats]:
+    """Scores, and each subject's bounds in the sets, of all resamples: see `Kernel.resample_measured`."""
+    size = 1 if drawn.counts is None else len(drawn.counts)
+    scores = np.full((size, n_models, n_data), np.nan)
+    sets = np.ascontiguousarray(drawn.sets.swapaxes(0, 1))
+    bounds = np.full((*sets.shape[:2], 2, n_data), np.nan)
+    if drawn.counts is None:  # one sample of the stimuli for all sets
+        every_set, every_bound = sets.reshape(-1, n_data), bounds.reshape(-1, 2, n_data)
+        in_threads(lambda part: sampler(None, every_set[part], scores[0], every_bound[part]), len(every_set))
+        return scores, bounds.swapaxes(0, 1)
+    counts = drawn.counts
+
+    def work(part: slice) -> None:
+        for b in range(size)[part]:
+            sampler(counts[b], sets[b], scores[b], bounds[b])
+
+    in_threads(work, size)
+    return scores, bounds.swapaxes(0, 1)
 
 
 # inner products
@@ -299,6 +336,26 @@ class InnerProducts(Kernel):
             return scores, np.empty((*sets.shape[:2], 2, len(data)))
         each = bounds(grams.data.expand(*sets.shape[:2], -1, -1), sets * pooling_weights(grams.lengths))
         return scores, torch.where(sets[..., None, :] > 0, torch.stack(each, -2), torch.nan).cpu().numpy()
+
+    def sampler(self, models: Floats, data: Floats, shared: Bools) -> Sampler | None:
+        """See `Kernel.sampler`; it runs on the CPU. None of whitened comparisons."""
+        from neurordl.measures.kernels.compiled_missing import inner_sample
+
+        if self.whitened:
+            return None
+        values = np.concatenate([models, data])
+        values[~np.isfinite(values)] = np.nan
+        largest = np.nan_to_num(np.abs(values)).max(axis=1, keepdims=True)
+        values /= np.where(largest > 0, largest, 1)
+        if self.centered:
+            values -= nan_mean(values, 1)[:, None]
+            values[np.abs(values) <= _CONSTANT] = 0
+        alike, layout, once = shared.astype(np.float64), (len(models), self.centered), _once(data)
+
+        def sampler(counts: Ints | None, sets: Ints, scores: Floats, bounds: Floats) -> None:
+            inner_sample(values, alike, once if counts is None else counts, layout, sets, scores, bounds)
+
+        return sampler
 
     def grams(
         self,
@@ -623,31 +680,34 @@ class Ranks(Kernel):
         """See `Kernel.resample_measured`; it runs on the CPU."""
         from neurordl.measures.kernels import compiled_ranks
 
-        n, n_data = len(models), len(data)
         ranks, order = dense_ranks(np.where(measured, np.concatenate([models, data]), 0))
-        layout = n, self.products, self.normalized
-        bounds = np.full((*drawn.sets.shape[:2], 2, n_data), np.nan)
-        if drawn.counts is None:  # one sample of the stimuli for all sets
-            once = np.ones(n_stimuli(data.shape[1]), dtype=np.int64)
-            whole = compiled_ranks.resample(ranks, order, once, measured)
-            every_set, every_bound = drawn.sets.reshape(-1, n_data), bounds.reshape(-1, 2, n_data)
+        layout, once = (len(models), self.products, self.normalized), _once(data)
 
-            def work_on_sets(part: slice) -> None:
-                compiled_ranks.bounds(*whole, layout, every_set[part], every_bound[part])
+        def sampler(counts: Ints | None, sets: Ints, scores: Floats, bounds: Floats) -> None:
+            sample = compiled_ranks.resample(ranks, order, once if counts is None else counts, measured)
+            scores[:] = compiled_ranks.scores(*sample, layout)
+            compiled_ranks.bounds(*sample, layout, sets, bounds)
 
-            in_threads(work_on_sets, len(every_set))
-            return compiled_ranks.scores(*whole, layout)[None], bounds
-        counts, scores = drawn.counts, np.empty((len(drawn.counts), n, n_data))
-        sets, bounds = (np.ascontiguousarray(values.swapaxes(0, 1)) for values in (drawn.sets, bounds))
+        return _sampled(sampler, len(models), len(data), drawn)
 
-        def work(part: slice) -> None:
-            for b in range(len(scores))[part]:
-                sample = compiled_ranks.resample(ranks, order, counts[b], measured)
-                scores[b] = compiled_ranks.scores(*sample, layout)
-                compiled_ranks.bounds(*sample, layout, sets[b], bounds[b])
+    def sampler(self, models: Floats, data: Floats, shared: Bools) -> Sampler:
+        """See `Kernel.sampler`."""
+        from neurordl.measures.kernels.compiled_missing import rank_sample
 
-        in_threads(work, len(scores))
-        return scores, bounds.swapaxes(0, 1)
+        stack = np.concatenate([models, data])
+        known = np.isfinite(stack)
+        ranks, order = dense_ranks(np.where(known, stack, 0))
+        layout, once = (len(models), self.products, self.normalized), _once(data)
+
+        def sampler(counts: Ints | None, sets: Ints, scores: Floats, bounds: Floats) -> None:
+            drawn = once if counts is None else counts
+            rank_sample(ranks, order, known, shared, drawn, layout, sets, scores, bounds)
+
+        return sampler
+
+
+def _once(data: Floats) -> Ints:
+    return np.ones(n_stimuli(data.shape[1]), dtype=np.int64)
 
 
 def _on_cpu(rdms: Tensor, measured: Tensor | None) -> Floats:

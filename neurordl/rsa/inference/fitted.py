@@ -594,8 +594,8 @@ def infer_fitted(
         pairs = resampling.pairs(units, folds.stimuli)
         without = (pairs[:, :, None] != units).all(axis=1).astype(np.int64)
         without_each, without_pairs = (
-            _scores_without(models, data, comparison, parts, *left)
-            for left in ((times, counts), (times[:1], without))
+            _scores_without(models, data, comparison, parts, *remaining)
+            for remaining in ((times, counts), (times[:1], without))
         )
         variances = resampling.covariance_of(without_each, pairs, without_pairs[:, 0])
     elif resampling.resamples:

@@ -8,11 +8,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from rsatoolbox.rdm.rdms import RDMs
 from scipy import stats
 
 from neurordl.arrays import Bools, Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
+from neurordl.rsa.compare import matched_vectors
 from neurordl.rsa.inference.resampling import Draws, Resampling, Spread, Study, find_resampling
 from neurordl.validate import brief, check_choice
 
@@ -114,9 +116,9 @@ class Inference:
 
 
 def infer(
-    models: npt.ArrayLike,
-    data: npt.ArrayLike,
-    comparison: ComparisonLike,
+    models: RDMs | npt.ArrayLike,
+    data: RDMs | npt.ArrayLike,
+    comparison: ComparisonLike = "rho-a",
     bootstrap: str | Resampling | None = None,
     *,
     draws: Draws | None = None,
@@ -136,7 +138,8 @@ def infer(
     Parameters
     ----------
     models, data
-        Condensed RDMs (models, pairs) and (subjects, pairs), one per subject; NaN marks a missing pair.
+        RDMs, matched by their stimulus ids, the data with one RDM per subject; or condensed arrays (models,
+        pairs) and (subjects, pairs), where NaN marks a missing pair.
     comparison
         As in `compare`.
     bootstrap
@@ -154,8 +157,7 @@ def infer(
     """
     comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
     resampling.check(comparison)
-    a, b = (np.asarray(rdms, dtype=np.float64) for rdms in (models, data))
-    study = Study(a, b, comparison, device=device)
+    study = Study(*matched_vectors(models, data), comparison, device=device)
     subjects, stimuli = ([str(k) for k in range(n)] for n in (len(study.data), study.n_stimuli))
     n_drawn = None if draws is None else max(len(counts) for counts in draws if counts is not None)
     resampling = resampling.for_stimuli(stimuli, {}, n_drawn)

@@ -183,6 +183,42 @@ def test_the_fast_ways_are_those_of_resamples_built_one_by_one(seed, method, tie
             assert_allclose(found.ceilings[k, b], bounds, atol=1e-9)
 
 
+@pytest.mark.parametrize("holed", ["a stimulus each", "pairs", "nearly nothing", "a model of NaN", "layers"])
+@pytest.mark.parametrize("method", RESAMPLED)
+def test_subjects_who_miss_different_pairs_are_resampled_as_one_by_one(method, holed, monkeypatch):
+    n = 11
+    models, data = study(3, 5, n, 1)
+    rng = np.random.default_rng(0)
+    i, j = np.triu_indices(n, 1)
+    if holed == "a stimulus each":
+        for k, row in enumerate(data):
+            row[(i == k) | (j == k)] = np.nan
+    else:
+        data[rng.random(data.shape) < 0.15] = np.nan
+    if holed == "nearly nothing":
+        data[0, 3:] = np.nan
+    if holed == "a model of NaN":
+        models[0] = np.nan
+    if holed == "layers":
+        models[rng.random(models.shape) < 0.1] = np.nan
+    drawn = draw(5, n, "both", 5, rng, fewest=(1, 5))
+    sets = np.stack([drawn.subjects, np.ones_like(drawn.subjects)])
+    whole = Study(models, data, COMPARISONS[method])
+    calls = (drawn.stimuli, sets), (None, sets[:1])
+    with monkeypatch.context() as patch:
+        if "cov" not in method:  # whitened ones are resampled one by one
+            assert whole.fitted_gain >= 0
+            patch.setattr(resampling, "drawn_ceiling", None)
+            patch.setattr(resampling, "expanded", None)
+        found = [whole.resample(*call) for call in calls]
+    monkeypatch.setattr(type(COMPARISONS[method].kernel), "resample", lambda *args: None)
+    for fast, call in zip(found, calls, strict=True):
+        slow = whole.resample(*call)
+        if call[0] is not None:
+            assert_allclose(fast.scores, slow.scores, atol=1e-10)
+        assert_allclose(fast.ceilings, slow.ceilings, atol=1e-10)
+
+
 @pytest.mark.parametrize("method", RESAMPLED)
 def test_a_layer_that_misses_pairs_does_not_slow_the_others_down(method, monkeypatch):
     """A dead stimulus in one layer, one that no subject saw: no resample is built by itself."""
