@@ -255,6 +255,8 @@ def read_layers(
     UserWarning
         A layer runs several times in a pass, or layers are left out; once for each network.
     """
+    if not layers:
+        return model(images), {}
     plain = unwrapped(model)
     modules = dict(plain.named_modules())
     for name in layers:
@@ -420,7 +422,18 @@ def as_input(images: Tensor, model: nn.Module) -> Tensor:
     return images
 
 
-def why_unfit(network: nn.Module, batches: Sequence[Tensor], error: Exception, role: str) -> str:
+@contextmanager
+def explain_unfit(network: nn.Module, batches: Sequence[Tensor], role: str) -> Iterator[None]:
+    """An error of a network that runs on batches of images names their shapes, and what to change."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, NeurordlError):
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:  # timm and others check the size
+        raise NeurordlError(_why_unfit(network, batches, error, role)) from error
+
+
+def _why_unfit(network: nn.Module, batches: Sequence[Tensor], error: Exception, role: str) -> str:
     """The message for a network that fails on batches of images: their shapes, and what to change."""
     shapes = list(dict.fromkeys(tuple(images.shape[1:]) for images in batches))
     text = " and ".join(" x ".join(map(str, shape)) for shape in shapes) + " (channels x height x width)"
@@ -512,14 +525,8 @@ def read_batches(
                 if end - start == 1:  # a network that squeezes would lose the axis
                     images = torch.cat([images, images])
                 # A layer that a glob matches need not run; a named layer, or one that ran before, must.
-                try:
+                with explain_unfit(model, [images], "network"):
                     _, features = read_layers(model, images, names, missing=start == 0, reduce=reduce)
-                except torch.OutOfMemoryError:
-                    raise
-                except NeurordlError:
-                    raise
-                except (RuntimeError, ValueError, AssertionError) as error:  # timm and others check the size
-                    raise NeurordlError(why_unfit(model, [images], error, "network")) from error
                 if absent := [name for name in names if name in required and name not in features]:
                     read_layers(model, images, absent)  # raises an error with the reason
             names = list(features)

@@ -247,7 +247,7 @@ class StimulusSet:
         They are (pixels / 255 - mean) / std; pixels of a float array are not divided by 255. ``index`` holds
         positions or is a mask; None takes all images.
         """
-        if index is not None and not isinstance(index, slice):
+        if index is not None and not isinstance(index, slice | Tensor):
             index = torch.as_tensor(index, dtype=None if len(index) else torch.long)
         view = index is None or isinstance(index, slice)  # positions and masks make a copy
         images = (self.pixels if index is None else self.pixels[index]).to(torch.float32, copy=view)

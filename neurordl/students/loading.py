@@ -113,8 +113,14 @@ def _from_package(
     if name.partition(".")[0] not in known:  # timm names trained weights as network.weights
         raise NeurordlError(f"{package} has no classification network {name!r}{_near(name, known)}")
     options = {"num_classes": classes, **options}
-    with explain(f"{package}:{name} could not be built with {options}"):
+    try:
         network: nn.Module = make(name, **options)
+    except OSError as error:  # those of urllib and of huggingface_hub are of this type
+        problem = f"{package}:{name}: its trained weights could not be downloaded ({error})"
+        remedy = "connect to the internet once, or give a file with the weights as checkpoint"
+        raise NeurordlError(f"{problem}; {remedy}") from error
+    except Exception as error:
+        raise NeurordlError(f"{package}:{name} could not be built with {options}: {error}") from error
     return network
 
 

@@ -18,6 +18,7 @@ from neurordl.patterns.network import (
     OUTPUT,
     as_input,
     batches,
+    explain_unfit,
     frozen_eval,
     read_layers,
     resolve_layers,
@@ -103,7 +104,8 @@ class NetworkTeacher:
         with frozen_eval(self._model), torch.autocast(images.device.type, enabled=False):
             # Soft targets need the output, which may be of any form for other losses.
             names = list(dict.fromkeys([*self.layers, OUTPUT]))
-            features = read_layers(self._model, images, names, missing=True)[1]
+            with explain_unfit(self._model, [images], "teacher"):
+                features = read_layers(self._model, images, names, missing=True)[1]
             if absent := [layer for layer in self.layers if layer not in features]:
                 read_layers(self._model, images, absent)  # raises an error with the reason
         return features

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import reduce
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from neurordl.errors import NeurordlError, explain
 from neurordl.ids import Match
-from neurordl.patterns.network import as_input, frozen_eval, read_layers
+from neurordl.patterns.network import as_input, explain_unfit, frozen_eval, read_layers, unwrapped
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
@@ -219,7 +220,7 @@ class Objective:
         labelled = _as_batch("labelled", labelled, ("images", "labels", "ids"))
         stimuli = _as_batch("stimuli", stimuli, ("images", "ids", "labels"))
         batchnorm = batchnorm or self.choose_batchnorm(student, labelled, stimuli)
-        return self.compute(student, labelled, stimuli, step, batchnorm, processes)
+        return self.compute(student, labelled, stimuli, step, batchnorm, processes, checked=False)
 
     def choose_batchnorm(
         self, student: nn.Module, labelled: Batch | None, stimuli: Batch | None
@@ -258,10 +259,12 @@ class Objective:
         step: int | None,
         batchnorm: BatchNorm | None,
         processes: Processes | None,
+        checked: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As a call of the objective, on the stimuli of this process alone without `processes`.
 
-        Without `batchnorm`, the student has no batch norm, or takes the statistics of each batch.
+        Without `batchnorm`, the student has no batch norm, or takes the statistics of each batch. Labels that
+        are `checked` are not checked again.
         """
         labelled = _as_batch("labelled", labelled, ("images", "labels", "ids"))
         stimuli = _as_batch("stimuli", stimuli, ("images", "ids", "labels")) or labelled
@@ -270,10 +273,10 @@ class Objective:
                 "labelled= is missing: pass labelled images, or stimuli= and an objective with task=None"
             )
         outputs, features = self._read(student, labelled, stimuli, batchnorm)
-        total, terms = torch.zeros((), device=stimuli.images.device), dict[str, Tensor]()
+        parts, terms = list[Tensor](), dict[str, Tensor]()
         if self.task is not None and labelled is not None:
-            terms["task"] = self.task_loss(outputs, labelled.labels)
-            total = total + terms["task"]
+            terms["task"] = self.task_loss(outputs, labelled.labels, checked)
+            parts.append(terms["task"])
         values = self._transfer(features, stimuli, processes)
         level = terms.get("task")
         if processes is not None and level is not None:
@@ -281,9 +284,9 @@ class Objective:
         for loss, (name, value) in zip(self.losses, values.items(), strict=True):
             weight = weight_at(step, loss, value, level)
             # An undefined term must not spoil the sum: it has no gradient and counts as 0.
-            total = total + weight * torch.where(torch.isfinite(value), value, 0.0)
+            parts.append(weight * torch.where(torch.isfinite(value), value, 0.0))
             terms[name] = value
-        return total, {name: value.detach() for name, value in terms.items()}
+        return reduce(torch.add, parts), {name: value.detach() for name, value in terms.items()}
 
     def _read(
         self, student: nn.Module, labelled: Batch | None, stimuli: Batch, batchnorm: BatchNorm | None
@@ -344,14 +347,14 @@ class Objective:
                 raise NeurordlError(f"{name}: a loss must return a tensor of shape (), not {_shape(value)}")
         return values
 
-    def task_loss(self, outputs: Any, labels: Tensor | None) -> Tensor:
+    def task_loss(self, outputs: Any, labels: Tensor | None, checked: bool = False) -> Tensor:
         """The task loss of the outputs for a labelled batch."""
         if labels is None:
             raise NeurordlError("the labelled batch has no labels: pass labelled=(images, labels)")
         if callable(self.task):
             return self.task(outputs, labels)
         outputs = class_scores(outputs, "cross_entropy", "pass task=function")
-        if labels.device.type == "cpu":  # on a GPU a check would stall each step: `fit` checks before
+        if labels.device.type == "cpu" and not checked:  # on a GPU a check would stall each step
             check_labels(labels, outputs.shape[1])
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         return functional.cross_entropy(outputs, labels)
@@ -363,7 +366,8 @@ class Objective:
             for batch in each_once(images, batch_size):
                 inputs = as_input(batch.images, student)
                 labels = None if batch.labels is None else batch.labels.to(inputs.device)
-                value = self.task_loss(student(inputs), labels)
+                with explain_unfit(student, [inputs], "student"):
+                    value = self.task_loss(student(inputs), labels)
                 total += float(value) * len(batch.images)
         return total / len(images)
 
@@ -410,8 +414,10 @@ class Objective:
 
 def class_scores(outputs: Any, user: str, remedy: str) -> Tensor:
     """The tensor (images, classes) of a network's outputs: they themselves, or their ``logits``."""
-    named = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
-    scores = outputs if named is None else named
+    scores = outputs
+    if not isinstance(outputs, Tensor):
+        named = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+        scores = outputs if named is None else named
     if isinstance(scores, Tensor) and scores.ndim == 2:
         return scores
     needed = f"{user} needs a tensor (images, classes)"
@@ -484,13 +490,15 @@ def accuracy(student: nn.Module | Run, labelled: Labelled, batch_size: int = 512
         classes, or a class is none of those in training.
     """
     network = student.student if isinstance(student, Run) else student
-    names, trained = class_names(labelled), getattr(network, TRAINED_CLASSES, None)
+    names, trained = class_names(labelled), getattr(unwrapped(network), TRAINED_CLASSES, None)
     correct = total = 0
     with frozen_eval(network):
         for batch in each_once(labelled, batch_size):
             if batch.labels is None:
                 raise NeurordlError("labelled: the batches have no labels")
-            outputs = network(as_input(batch.images, network))
+            images = as_input(batch.images, network)
+            with explain_unfit(network, [images], "student"):
+                outputs = network(images)
             scores = class_scores(outputs, "accuracy", "wrap it in a module that returns them")
             labels = as_trained(batch.labels.cpu(), names, trained)
             check_labels(labels, scores.shape[1])

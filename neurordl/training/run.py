@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from neurordl import io, students
 from neurordl.errors import NeurordlError
+from neurordl.patterns.network import unwrapped
 from neurordl.rsa.leaks import Exposure, check_exposures, shown_images
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import TRAINED_ON, load_weights
@@ -64,7 +65,7 @@ class Run:
 
     def __post_init__(self) -> None:
         if isinstance(self.student, nn.Module):
-            setattr(self.student, TRAINED_CLASSES, self.classes)
+            setattr(unwrapped(self.student), TRAINED_CLASSES, self.classes)
             setattr(self.student, TRAINED_ON, self.trained_on)
 
     def _repr_html_(self) -> str:
@@ -234,7 +235,7 @@ def load_run(
             getattr(run, part)
         int(record["best"]["epoch"] if "best" in record else 0)
         check_exposures(run.trained_on)
-    load_weights(student, folder / (BEST if weights == "best" and "best" in record else LAST))
+    load_weights(unwrapped(student), folder / (BEST if weights == "best" and "best" in record else LAST))
     setattr(student, TRAINED_ON, run.trained_on)
     with io.damage_named(folder / HISTORY, remedy):
         run.history = pd.read_csv(folder / HISTORY)
@@ -275,7 +276,7 @@ class RunFolder:
 
     def __init__(self, out: str | Path | None, record: Record, resume: bool, writes: bool) -> None:
         self.path, self.record, self.resume = Path(out or ""), record, resume
-        self._in_memory, self._writes = out is None, writes and out is not None
+        self._in_memory, self.writes = out is None, writes and out is not None
         self._new: list[Path] = []  # what a run that fails before its first checkpoint leaves behind
         self._best: dict[str, Tensor] = {}
         if out is not None:
@@ -303,7 +304,7 @@ class RunFolder:
 
     def start(self) -> None:
         """Make the folder and write the record of a run that has started."""
-        if self._writes:
+        if self.writes:
             if not (self.path / io.RUN_RECORD).is_file():
                 self._new = [self.path / name for name in (io.RUN_RECORD, HISTORY, BEST)]
                 self._new += [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
@@ -323,7 +324,7 @@ class RunFolder:
 
     def save(self, state: Mapping[str, Any], history: History) -> None:
         """Write the checkpoint and the history."""
-        if self._writes:
+        if self.writes:
             buffer = BytesIO()
             torch.save(_without_numpy(state), buffer)
             io.write_bytes(self.path / io.CHECKPOINT, buffer.getbuffer())
@@ -337,7 +338,7 @@ class RunFolder:
         """Keep the weights of the best epoch so far."""
         if self._in_memory:
             self._best = {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
-        elif self._writes:
+        elif self.writes:
             _save_weights(student.state_dict(), self.path / BEST, self.record)
 
     def load_best(self, student: nn.Module) -> None:
@@ -349,7 +350,7 @@ class RunFolder:
 
     def finish(self, student: nn.Module, losses: Mapping[str, Tensor], history: History) -> None:
         """Write the history, the last weights of student and losses, and the record of the finished run."""
-        if self._writes:
+        if self.writes:
             self._save_history(history)  # again: the run may have been killed after a checkpoint
             _save_weights(student.state_dict(), self.path / LAST, self.record)
             if losses:

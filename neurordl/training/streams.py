@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from neurordl.validate import check_count, listed
 
 FEWEST = 3
 """Stimuli in a batch: two have a single pair, and one pair cannot be compared."""
+
+_BLOCK = 64  # steps
 
 Augment = Callable[[Tensor], Tensor]
 Labelled = StimulusSet | DataLoader[Any] | Dataset[Any] | Iterable[Any]
@@ -69,16 +72,23 @@ class Batches:
             check_count("Batches.steps_per_epoch", self.steps_per_epoch)
 
 
-def seed_all(*parts: int) -> None:
-    """Seed torch, numpy and random from a tuple of numbers, such as (seed, step)."""
-    state = np.random.SeedSequence(parts).generate_state(2)
+@lru_cache(maxsize=8)
+def _states(seed: int, block: int, rank: tuple[int, ...]) -> list[list[int]]:
+    """The states of a block of steps: one by one, between steps of training, they take ten times as long."""
+    steps = range(block * _BLOCK, (block + 1) * _BLOCK)
+    return [np.random.SeedSequence((seed, step, *rank)).generate_state(2).tolist() for step in steps]
+
+
+def seed_all(seed: int, step: int, *rank: int) -> None:
+    """Seed torch, numpy and random for a step, and for a process if they are to differ."""
+    state = _states(seed, step // _BLOCK, rank)[step % _BLOCK]
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     if in_use or torch.backends.mps.is_available():
-        torch.manual_seed(int(state[0]))
+        torch.manual_seed(state[0])
     else:  # torch.manual_seed would note the whole call stack, at each step, for a device that is not in use
-        torch.default_generator.manual_seed(int(state[0]))
-    np.random.seed(int(state[1]))  # noqa: NPY002 - a user's augmentation may draw from it
-    random.seed(int(state[1]))
+        torch.default_generator.manual_seed(state[0])
+    np.random.seed(state[1])  # noqa: NPY002 - a user's augmentation may draw from it
+    random.seed(state[1])
 
 
 class SetStream:
@@ -138,11 +148,12 @@ class SetStream:
         if self._pass[0] != number:
             self._pass = (number, self._batches(np.random.default_rng([*self._seed, number])))
         rows = self._pass[1][place][self._share]
-        images = self._stimuli.images(rows)
+        index = torch.from_numpy(rows)
+        images = self._stimuli.images(index)
         return Batch(
             images if self._augment is None else self._augment(images),
             self._ids[rows].tolist(),
-            None if self.labels is None else self.labels[torch.from_numpy(rows)],
+            None if self.labels is None else self.labels.index_select(0, index),
         )
 
     def _batches(self, rng: np.random.Generator) -> list[Ints]:

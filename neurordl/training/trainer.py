@@ -20,7 +20,9 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -31,7 +33,7 @@ from neurordl.errors import NeurordlError, explain
 from neurordl.ids import natural_key
 from neurordl.io import check_run_folder, sha256_array, versions
 from neurordl.measures.comparisons import few_pairs
-from neurordl.patterns.network import frozen_eval, why_unfit
+from neurordl.patterns.network import explain_unfit, frozen_eval, unwrapped
 from neurordl.stimuli import StimulusSet
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
@@ -52,6 +54,8 @@ from neurordl.training.streams import (
 from neurordl.validate import check_choice, check_count, check_number, check_type, listed
 
 _AT_ONCE = 256  # validation images in a pass
+_ADDED_AT_ONCE = 64  # steps whose terms are added up together
+_REFRESH = 0.1  # seconds between two states of the progress bar
 Scheduler = Callable[[Optimizer, int], LRScheduler] | Literal["cosine", "constant"]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -358,7 +362,7 @@ def fit(
             },
             "objective": objective.describe(),
             "student": {
-                "class": type(student).__name__,
+                "class": type(unwrapped(student)).__name__,
                 "parameters": sum(parameter.numel() for parameter in student.parameters()),
                 "spec": getattr(student, "build_spec", None),
             },
@@ -502,12 +506,16 @@ def _reproducible(deterministic: bool) -> Iterator[None]:
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:
         with torch.random.fork_rng():
             torch.use_deterministic_algorithms(deterministic or before, warn_only=warn_only)
+            # Memory is filled to find errors only, at a cost in each step.
+            torch.utils.deterministic.fill_uninitialized_memory = before and fills  # type: ignore[attr-defined]
             yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
 
@@ -553,10 +561,8 @@ class Step(nn.Module):
             raise NeurordlError(f"a batch of {n} stimuli is too small for an RDM; {FEWEST} are needed")
         batches = [batch.images for batch in (labelled, stimuli) if batch is not None]
         with frozen_eval(student, self.losses):
-            try:
+            with explain_unfit(student, batches, "student"):
                 outputs = [student(images) for images in batches]
-            except (RuntimeError, ValueError, AssertionError) as error:  # timm and others check the size
-                raise NeurordlError(why_unfit(student, batches, error, "student")) from error
             if objective.task == "cross_entropy" and labelled is not None:
                 labels = labelled.labels  # checked on the CPU: a wrong one would break a GPU's context
                 scores = class_scores(outputs[0], "cross_entropy", "pass task=function")
@@ -632,9 +638,18 @@ class Trainer:
 
     def __post_init__(self) -> None:
         module, self.steps = self.module, len(self.streams)
-        self.student, self.objective, self.processes = module.student, module.objective, module.processes
+        self.student = unwrapped(module.student)  # its weights are saved under the plain names
+        self.objective, self.processes = module.objective, module.processes
         self.scheduler = self.optimization.make_scheduler(self.optimizer, self.steps * self.epochs)
-        self.wrapped, self.optimizer = self.fabric.setup(module, self.optimizer)
+        self.wrapped: nn.Module = module
+        self.backward: Callable[[Tensor], None] = Tensor.backward
+        strategy = self.fabric.strategy
+        single = type(strategy) is SingleDeviceStrategy and type(strategy.precision) is Precision
+        if (
+            not single or self.fabric._callbacks
+        ):  # with nothing to do, Fabric would only cost time at each step
+            self.wrapped, self.optimizer = self.fabric.setup(module, self.optimizer)
+            self.backward = self.fabric.backward
         self._parts: Record = {  # what has a state in a checkpoint
             "student": self.student,
             "losses": module.losses,
@@ -645,6 +660,7 @@ class Trainer:
         task = ["task"] if self.objective.task is not None else []
         self.terms = ["loss", *task, *self.objective.names]
         self.state = State(torch.zeros(2, len(self.terms), device=self.fabric.device))
+        self._values: list[Tensor] = []  # terms of the steps that are not in the sums yet
         self.epoch_start = time.perf_counter()
 
     def run(self, checkpoint_every: int, progress: bool) -> None:
@@ -662,17 +678,19 @@ class Trainer:
         lines = progress and not sys.stdout.isatty()  # a bar shows nothing in a file
         counts = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         columns = TextColumn("{task.description}"), *counts, TextColumn("{task.fields[terms]}")
-        with Progress(*columns, disable=not progress or lines, transient=True) as bar:
-            task = bar.add_task("", total=total, completed=state.step, terms="")
+        shown = progress and not lines
+        with Progress(*columns, disable=not shown, transient=True) as bar:
+            task, refreshed = bar.add_task("", total=total, completed=state.step, terms=""), 0.0
             while state.step < total:
                 epoch, done = divmod(state.step, self.steps)
                 self.module.train()
                 self.streams.begin(state.step - done, state.step)
                 for _ in range(done, self.steps):
                     self._one_step()
-                    bar.update(task, completed=state.step, description=f"epoch {epoch + 1}/{self.epochs}")
-                    if progress and state.step % 10 == 0:  # reading the terms waits for the device
-                        bar.update(task, terms=_shown(self._means(), 3))
+                    if shown and time.perf_counter() - refreshed > _REFRESH:  # reading terms waits for a GPU
+                        text, terms = f"epoch {epoch + 1}/{self.epochs}", _shown(self._means(), 3)
+                        bar.update(task, completed=state.step, description=text, terms=terms)
+                        refreshed = time.perf_counter()
                     if state.step % checkpoint_every == 0 and state.step % self.steps:
                         self._check_finite()
                         self._save()
@@ -692,24 +710,35 @@ class Trainer:
         if labelled and labelled.ids is not None and isinstance(self.streams.labelled, LoaderStream):
             state.labelled.update(labelled.ids)
         loss, terms = self.wrapped(labelled, stimuli, state.step)
-        self.fabric.backward(loss)
+        self.backward(loss)
         if self.optimization.clip_norm is not None:
             self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.optimization.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
         values = torch.stack([loss.detach(), *(terms[name] for name in self.terms[1:])]).float()
-        values = values if self.processes is None else self.processes.mean(values)
-        finite = torch.isfinite(values)
-        state.sums += torch.stack([torch.where(finite, values, 0.0), finite.float()])
+        self._values.append(values if self.processes is None else self.processes.mean(values))
+        if len(self._values) == _ADDED_AT_ONCE:
+            self._add_up()
         state.step += 1
 
+    def _add_up(self) -> None:
+        """Add the terms of the latest steps to the sums, in their order: it may be done at any time."""
+        if self._values:
+            values = torch.stack(self._values)
+            finite = torch.isfinite(values)
+            for row in torch.stack([torch.where(finite, values, 0.0), finite.float()], dim=1):
+                self.state.sums += row
+            self._values = []
+
     def _means(self) -> dict[str, float]:
+        self._add_up()
         total, count = self.state.sums.cpu().double()
         return {name: float(value) for name, value in zip(self.terms, total / count, strict=True)}
 
     def _check_finite(self) -> None:
         """Stop before a checkpoint is written whose weights are not finite."""
+        self._add_up()
         epoch, before = divmod(self.state.step - 1, self.steps)
         finite = all(bool(torch.isfinite(parameter).all()) for parameter in self.module.parameters())
         if not finite or float(self.state.sums[1, 0]) <= before:
@@ -769,6 +798,8 @@ class Trainer:
         state = self.state
         if self.processes is not None:
             state.seen = set(self.processes.gather_list(sorted(state.seen)))
+        if not self.folder.writes:
+            return
             state.labelled = set(self.processes.gather_list(sorted(state.labelled)))
         parts = {name: part.state_dict() for name, part in self._parts.items()}
         ids = {name: sorted(getattr(state, name), key=natural_key) for name in ("seen", "labelled")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+import urllib.error
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from neurordl import students
 from neurordl.errors import NeurordlError
 from neurordl.students import networks
+from neurordl.students.loading import load_network
 
 CHEAP: dict[str, dict[str, Any]] = {"resnet18": {"width": 8}}
 
@@ -206,6 +208,27 @@ def test_torchvision_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         students.build("torchvision:resnet18", in_channels=1)
     with pytest.raises(NeurordlError, match=r"resnet18 could not be built with .*value 1000"):
         students.build("torchvision:resnet18", weights="DEFAULT")
+
+
+@pytest.mark.parametrize("error", [urllib.error.URLError("no network"), FileNotFoundError("not on the Hub")])
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet18"])
+def test_trained_weights_without_a_network(
+    name: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The errors of torch.hub and of huggingface_hub name the remedy."""
+
+    def offline(*_arguments: Any, **_options: Any) -> nn.Module:
+        raise error
+
+    module = fake_torchvision()
+    module.models.get_model = module.create_model = offline
+    module.list_models = lambda: ["resnet18"]
+    monkeypatch.setitem(sys.modules, name.partition(":")[0], module)
+    with pytest.raises(
+        NeurordlError, match=rf"{name}: its trained weights could not be .* as checkpoint"
+    ) as raised:
+        load_network(name, pretrained=True)
+    assert str(error) in str(raised.value)
 
 
 def test_timm_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,7 +203,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     ),
     "images that the teacher's network does not take": (
         lambda: {"objective": Objective(RDMLoss(NetworkTeacher(build("small_cnn", 4, 3), "conv2"), "conv2"))},
-        r"teacher's network, the task or a loss fails: .*to have 3 channels, but got 1",
+        r"the teacher takes 3 channels, but the images are 1 x 8 x 8",
     ),
     "an augmentation that is no function": (
         lambda: {"augment": "flip"},

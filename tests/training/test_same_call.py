@@ -20,6 +20,7 @@ from neurordl import (
     NetworkTeacher,
     NeurordlError,
     Objective,
+    PatternTeacher,
     RDMLoss,
     RDMTeacher,
     Run,
@@ -222,6 +223,58 @@ def test_accuracy_of_outputs_without_logits() -> None:
         accuracy(Wrapped(), bars("abcd"))
 
 
+# Networks that check the size of images, and wrapped ones
+
+
+class Choosy(nn.Module):
+    """Like a ViT of timm or Hugging Face: images of another size are an error of its own."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        super().__init__()
+        self.conv1, self.error = nn.Conv2d(1, 4, 3), error
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-1] != 16:
+            raise self.error(f"input size {images.shape[-1]} doesn't match 16")
+        return self.conv1(images).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("error", [AssertionError, ValueError, RuntimeError])
+def test_images_of_another_size_are_an_error_of_the_package(error: type[Exception]) -> None:
+    images = labelled()
+    network = NetworkTeacher(Choosy(error), "conv1")
+    cached = NetworkTeacher(Choosy(error), "conv1", cache=images)
+    uses = {
+        "student": [
+            lambda: fit_with(Choosy(error), Objective(), images),
+            lambda: accuracy(Choosy(error), images),
+        ],
+        "teacher": [
+            lambda loss=loss: fit_with(student(), Objective(loss), images)
+            for loss in (RDMLoss(network, "conv2"), RDMLoss(cached, "conv2"), SoftTargetLoss(network))
+        ],
+    }
+    for role, calls in uses.items():
+        for call in calls:
+            with pytest.raises(
+                NeurordlError, match=f"the {role} does not take images of 1 x 8 x 8 .* size 8"
+            ):
+                call()
+
+
+def test_a_compiled_student_is_saved_under_plain_names(tmp_path: Path) -> None:
+    compiled = torch.compile(student(), backend="eager")
+    arguments: dict[str, Any] = {"epochs": 1, "validation": 0.25, **SIZES}
+    run = fit_with(compiled, Objective(rdm_loss()), labelled(), stimuli(), out=tmp_path / "run", **arguments)
+    checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert list(checkpoint["student"]) == list(student().state_dict())
+    assert run.record["student"]["class"] == "Sequential"
+    for network in (None, student(3), torch.compile(student(4), backend="eager")):
+        loaded = load_run(tmp_path / "run", network)
+        pairs = zip(compiled.parameters(), loaded.student.parameters(), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
+
+
 # Augmented images
 
 
@@ -238,8 +291,17 @@ def test_augmented_images_of_a_cached_teacher_are_refused() -> None:
     live = NetworkTeacher(student(), "conv2")
     run = fit_with(student(), Objective(RDMLoss(live, "conv2")), images, lr=0.0, **arguments)
     assert run.history["rdm:conv2"][0] == pytest.approx(0, abs=1e-6)  # the same network sees the same images
-    with pytest.warns(UserWarning, match="RDMs are of the originals"):
-        fit_with(student(), Objective(rdm_loss()), images, **arguments)
+    patterns = PatternTeacher({"a": (np.random.default_rng(0).normal(size=(12, 9)), IDS[:12])})
+    for measured in (
+        rdm_loss(),
+        RDMLoss(patterns, "conv2"),
+        RDMLoss(patterns.permuted(IDS[:12], 0), "conv2"),
+    ):
+        with pytest.warns(UserWarning, match="RDMs are of the originals"):
+            fit_with(student(), Objective(measured), images, **arguments)
+    control = RDMLoss(cached.permuted(IDS[:12], 0)["conv2"], "conv2")
+    with pytest.raises(NeurordlError, match=r"augment= changes .* from its cache"):
+        fit_with(student(), Objective([rdm_loss(), control]), images, **arguments)
     with pytest.raises(NeurordlError, match="augment= changes the labelled images only"):
         fit_with(student(), Objective(rdm_loss(), task=None), stimuli=stimuli(), **arguments)
 
