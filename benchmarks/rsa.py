@@ -137,10 +137,10 @@ def our_work(work: Work, models: np.ndarray, data: np.ndarray) -> Any:
     if work.task == "ceiling":
         return ceiling(data, work.method)
     if work.task == "evaluate":
-        bootstrap = Bootstrap("both", n=work.resamples) if work.resamples else None
+        bootstrap = Bootstrap("both", n=work.resamples, variance="bootstrap") if work.resamples else None
         return evaluate(models, data, comparison=work.method, bootstrap=bootstrap)
     data = without_a_stimulus_each(data) if work.task == "missing" else data
-    return infer(models, data, work.method, Bootstrap("both", n=work.resamples))
+    return infer(models, data, work.method, Bootstrap("both", n=work.resamples, variance="bootstrap"))
 
 
 def their_work(work: Work, models: np.ndarray, data: np.ndarray) -> Callable[[], Any]:

@@ -137,9 +137,10 @@ def evaluate(
         "all" without a run. If it used some of them, ``pairs`` must be chosen.
     bootstrap
         What is resampled for intervals and p-values, and what they therefore generalize to: "subjects",
-        "stimuli", "both" (with the correction for two factors; Schütt et al. 2023, eLife 12:e82566), a
-        `Bootstrap`, or another `Resampling`. By default nothing is resampled: intervals and p-values are
-        those of a t test over the subjects' scores, and generalize to new subjects only.
+        "stimuli", "both", a `Bootstrap`, or another `Resampling`. Variances are those of `Bootstrap`'s
+        default, by components. If stimuli come in groups, such as categories, and results are to hold for new
+        ones, pass ``Bootstrap("both", groups=...)``. By default nothing is resampled: intervals and p-values
+        are those of a t test over the subjects' scores, and generalize to new subjects only.
     missing
         "error": the RDMs must have all stimuli. "ignore": stimuli that they do not have are left out.
     device

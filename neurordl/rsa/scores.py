@@ -434,7 +434,7 @@ class Evaluation:
         """Convert the evaluation of one ROI to rsatoolbox's ``Result``, for its tests and plots.
 
         Its variances are always those of the resamples, as in rsatoolbox. If the table has variances by
-        components (``Bootstrap(variance="components")``), p-values of the Result therefore differ from it.
+        components, the default of a bootstrap, p-values of the Result therefore differ from it.
 
         Raises
         ------

@@ -377,8 +377,15 @@ def test_planning_equals_a_loop_of_its_own() -> None:
         ),
         (
             "cosine",
-            nrl.Bootstrap("both", n=200, variance="components"),
+            nrl.Bootstrap("both", n=200),
             "Bootstrap of subjects and stimuli, variances by components",
+        ),
+        (
+            "corr",
+            nrl.Bootstrap(
+                "stimuli", n=200, groups={stimulus: k // 2 for k, stimulus in enumerate(reversed(IDS))}
+            ),
+            "Bootstrap of groups of stimuli, variances by components",
         ),
     ],
 )

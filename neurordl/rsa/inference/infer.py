@@ -130,11 +130,12 @@ def infer(
 
     The means estimate the mean similarity over the population of subjects for these stimuli (without a
     bootstrap, from the subjects' scores; and "subjects"), over the population of stimuli for these subjects
-    ("stimuli"), or over both ("both", the two-factor bootstrap of Schütt et al. 2023, eLife 12:e82566).
+    ("stimuli"), or over both ("both"; Schütt et al. 2023, eLife 12:e82566).
 
-    The results equal those of rsatoolbox's ``eval_fixed``, ``eval_bootstrap_rdm``, ``eval_bootstrap_pattern``
-    and ``eval_dual_bootstrap`` with the same draws, except for draws of a single subject, whose ceiling is
-    NaN here and 1 there, and of fewer than three distinct stimuli, which are drawn again here.
+    With the variance "bootstrap" the results equal those of rsatoolbox's ``eval_fixed``,
+    ``eval_bootstrap_rdm``, ``eval_bootstrap_pattern`` and ``eval_dual_bootstrap`` with the same draws, except
+    for draws of a single subject, whose ceiling is NaN here and 1 there, and of fewer than three distinct
+    stimuli, which are drawn again here. `Bootstrap` says which variance is the default.
 
     Parameters
     ----------

@@ -264,8 +264,8 @@ class Spread(NamedTuple):
 class Variance:
     """The variance of the resamples, as rsatoolbox takes it.
 
-    Where stimuli are resampled its intervals are too wide: two numbers of draws multiply in each pair, so
-    that the variance of single pairs is counted three times.
+    Where stimuli are resampled, two numbers of draws multiply in each pair, so that the variance of single
+    pairs is counted three times: intervals are too wide if stimuli are independent of each other.
 
     Attributes
     ----------
@@ -808,7 +808,8 @@ class Bootstrap(Resampling):
     resample
         What is resampled, and so what intervals and p-values generalize to: "subjects", "stimuli" or "both".
 
-        For "both" variances are corrected for two factors (Schütt et al. 2023, eLife 12:e82566).
+        For "both" variances are corrected for two factors (Schütt et al. 2023, eLife 12:e82566) if they are
+        those of the bootstrap.
     n
         Number of resamples.
     seed
