@@ -17,6 +17,7 @@ from scipy.spatial.distance import pdist
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.measures.kernels.similarities import bounds
+from neurordl.rsa import ceilings
 from neurordl.rsa.ceilings import ceiling, ceiling_p, noise_ceiling, pooled, scaled_to_pool, subject_bounds
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.reliability import session_reliability, split_half
@@ -229,3 +230,14 @@ def test_the_fitted_upper_ceiling_of_complete_rdms_is_that_of_their_mean_ranks(m
     data = subjects(5, 3, kind=kind)
     kernel = COMPARISONS[method].kernel
     assert_allclose(kernel.fitted_upper(data), subject_bounds(data, method)[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["corr", "rho-a"])
+def test_permutations_fit_no_upper_ceiling(method, monkeypatch):
+    """It took 99 fits in each table of subjects who miss different pairs, for bounds that nobody read."""
+    vectors = np.random.default_rng(0).random((3, 15))
+    vectors[np.arange(3), np.arange(3)] = np.nan
+    monkeypatch.setattr(ceilings, "_fitted_upper", None)
+    with pytest.raises(TypeError):
+        ceilings.subject_bounds(vectors, method)
+    assert 0 < ceilings.ceiling_p(vectors, method, n_permutations=20) <= 1

@@ -182,12 +182,14 @@ def test_the_notice_of_groups_advises_what_can_be_done():
     models, data = study()
     layers = RDMs(models, pattern_descriptors={"stimulus": IDS})
     halves = brain(data, half=["a", "b"] * 6, none=["n/a", *CATEGORY[1:]])
-    with pytest.warns(UserWarning, match="'half'.*these groups, which are too few to be resampled") as notices:
+    with pytest.warns(UserWarning, match="'half'.*which are too few to be resampled") as notices:
         nrl.evaluate(layers, halves, bootstrap=Bootstrap("stimuli", n=120))
     assert [notice.filename for notice in notices] == [__file__]
-    with warnings.catch_warnings(), pytest.raises(NeurordlError, match="draws of 2 groups"):
+    by_halves = Bootstrap("stimuli", groups="half")
+    with warnings.catch_warnings():
         warnings.simplefilter("error")  # more resamples would not help
-        nrl.evaluate(layers, halves, bootstrap=Bootstrap("stimuli", groups="half"))
+        with pytest.raises(NeurordlError, match="draws of 2 groups"):
+            nrl.evaluate(layers, halves, bootstrap=by_halves)
 
 
 def test_the_repr_of_groups_is_short():
