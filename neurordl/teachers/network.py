@@ -150,7 +150,7 @@ class NetworkTeacher:
 
     def exposure(self) -> Record:
         """What the network was trained on before, if it was a student of `fit`."""
-        return {"before": getattr(self._model, TRAINED_ON, [])}
+        return {"before": getattr(unwrapped(self._model), TRAINED_ON, [])}
 
 
 class LayerTeacher(Teacher):

@@ -317,10 +317,8 @@ class Objective:
             raise NeurordlError(f"{problem} {shapes[0]} and {shapes[1]}; {remedy}")
         n, images = len(labelled), torch.cat([labelled, stimuli])
         outputs, features = read_layers(student, images, self._layers)
-        of_labelled = apply_to_collection(
-            outputs, Tensor, lambda part: part[:n] if len(part.shape) and len(part) == len(images) else part
-        )
-        if of_labelled is outputs:
+        of_labelled = first_rows(outputs, n, len(images))
+        if of_labelled is None:
             problem = f"batchnorm='joint' cannot divide outputs of type {type(outputs).__name__}"
             raise NeurordlError(f"{problem} between labelled images and stimuli; {remedy}")
         return of_labelled, {name: values[n:] for name, values in features.items()}
@@ -435,6 +433,17 @@ def _as_batch(stream: str, batch: Batch | Sequence[Any] | None, names: tuple[str
         expected = f"({', '.join(names[:2])}) or ({', '.join(names)})"
         raise NeurordlError(f"{stream}: expected {expected}, got {type(batch).__name__}")
     return check_batch(Batch(**dict(zip(names, batch, strict=False))))
+
+
+def first_rows(outputs: Any, n: int, total: int) -> Any:
+    """A network's outputs for the first n of all images; None where they cannot be divided."""
+    try:
+        part = apply_to_collection(
+            outputs, Tensor, lambda part: part[:n] if len(part.shape) and len(part) == total else part
+        )
+    except ValueError:  # a frozen dataclass
+        return None
+    return None if part is outputs else part
 
 
 def has_batchnorm(student: nn.Module) -> bool:

@@ -66,7 +66,7 @@ class Run:
     def __post_init__(self) -> None:
         if isinstance(self.student, nn.Module):
             setattr(unwrapped(self.student), TRAINED_CLASSES, self.classes)
-            setattr(self.student, TRAINED_ON, self.trained_on)
+            setattr(unwrapped(self.student), TRAINED_ON, self.trained_on)
 
     def _repr_html_(self) -> str:
         return str(self.history.tail(10).to_html(index=False))
@@ -183,7 +183,7 @@ def exposures(
         "subjects": list(dict.fromkeys(name for part in taught for name in part.get("subjects", ()))),
         "rdms": [sketch for part in taught for sketch in part.get("rdms", ())],
     }
-    before = [getattr(student, TRAINED_ON, []), *(part.get("before", ()) for part in taught)]
+    before = [getattr(unwrapped(student), TRAINED_ON, []), *(part.get("before", ()) for part in taught)]
     earlier: list[Exposure] = []
     for exposure in chain(*before):
         earlier += [exposure] if exposure not in earlier else []
@@ -236,7 +236,7 @@ def load_run(
         int(record["best"]["epoch"] if "best" in record else 0)
         check_exposures(run.trained_on)
     load_weights(unwrapped(student), folder / (BEST if weights == "best" and "best" in record else LAST))
-    setattr(student, TRAINED_ON, run.trained_on)
+    setattr(unwrapped(student), TRAINED_ON, run.trained_on)
     with io.damage_named(folder / HISTORY, remedy):
         run.history = pd.read_csv(folder / HISTORY)
         numbers = run.history.select_dtypes("number")

@@ -39,7 +39,14 @@ from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
 from neurordl.training.losses import RDMLoss
-from neurordl.training.objective import BatchNorm, Objective, Processes, class_scores, has_batchnorm
+from neurordl.training.objective import (
+    BatchNorm,
+    Objective,
+    Processes,
+    class_scores,
+    first_rows,
+    has_batchnorm,
+)
 from neurordl.training.run import Run, RunFolder, exposures, recorded_setting
 from neurordl.training.streams import (
     FEWEST,
@@ -392,7 +399,7 @@ def fit(
                 if scored and (message := few_pairs(len(scored), n_pairs, resampled=True)):  # no intervals
                     warnings.warn(f"{name} stimuli: {message}", stacklevel=2)
         trainer = Trainer(fabric, module, optimizer, streams, validation, folder, optimization, epochs)
-        setattr(student, TRAINED_ON, record[TRAINED_ON])  # also if the run is interrupted
+        setattr(unwrapped(student), TRAINED_ON, record[TRAINED_ON])  # also if the run is interrupted
         trainer.run(execution.checkpoint_every or len(streams), execution.progress and rank == 0)
     history = pd.DataFrame(trainer.state.history)
     run = Run(student.eval(), history, record, Path(out) if out is not None else None)
@@ -410,7 +417,7 @@ def _warn_of_exposure(
             part = f"{len(labels)} of the {len(stimuli.held_out_ids)} held-out stimuli"
             text = f"labelled: {part} are among the labelled images, by their ids ({listed(labels)})"
             warnings.warn(f"{text}; leave them out, or scores on them are not held out", stacklevel=3)
-    if earlier := getattr(student, TRAINED_ON, None):
+    if earlier := getattr(student and unwrapped(student), TRAINED_ON, None):
         shown = sum(len(part["ids"]) for part in (*earlier[0]["stimuli"], *earlier[0]["labelled"]))
         text = f"student: it was fitted before, to {shown} images, and is trained further"
         warnings.warn(f"{text}; make a new one for an independent run", stacklevel=3)
@@ -554,7 +561,6 @@ class Step(nn.Module):
         self.to(streams.device)
         seed_all(streams.seed, 0)
         labelled, stimuli = streams.draw(0)
-        self.batchnorm = self.batchnorm or objective.choose_batchnorm(student, labelled, stimuli)
         shown = stimuli or labelled
         if objective.losses and shown and len(shown.images) * streams.world < FEWEST:
             n = len(shown.images)
@@ -563,6 +569,10 @@ class Step(nn.Module):
         with frozen_eval(student, self.losses):
             with explain_unfit(student, batches, "student"):
                 outputs = [student(images) for images in batches]
+            chosen = objective.choose_batchnorm(student, labelled, stimuli)
+            if chosen == "joint" and first_rows(outputs[0], 1, len(batches[0])) is None:
+                chosen = "both"  # outputs of one batch could not be divided between the streams
+            self.batchnorm = self.batchnorm or chosen
             if objective.task == "cross_entropy" and labelled is not None:
                 labels = labelled.labels  # checked on the CPU: a wrong one would break a GPU's context
                 scores = class_scores(outputs[0], "cross_entropy", "pass task=function")

@@ -1045,7 +1045,7 @@ class Jackknife(Resampling):
 
 def _is_none(group: object) -> bool:
     """Whether a group is none: None, NaN, blank or n/a."""
-    return is_missing(group) or (pd.api.types.is_scalar(group) and bool(pd.isna(group)))
+    return is_missing(group) or (pd.api.types.is_scalar(group) and bool(pd.isna(group)))  # type: ignore[call-overload]
 
 
 def _numbered(groups: Mapping[str, object]) -> tuple[list[str], Ints]:
