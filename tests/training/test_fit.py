@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -617,6 +619,28 @@ def test_the_choice_for_batch_norm_is_recorded() -> None:
         assert runs[0].record == runs[1].record
         assert runs[0].record["settings"]["optimization.batchnorm"] == right
         assert same(*map(weights, runs))
+
+
+@dataclass(frozen=True)
+class Frozen:
+    logits: Tensor
+
+
+@pytest.mark.parametrize("outputs", [Frozen, lambda logits: SimpleNamespace(logits=logits)])
+def test_both_is_chosen_where_outputs_cannot_be_divided(outputs: Any) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = student(batchnorm=True)
+
+        def forward(self, images: Tensor) -> Any:
+            return outputs(self.network(images))
+
+    objective = Objective(RDMLoss(RDMTeacher(brain()), "network.conv2"))
+    run = train(student=Wrapped(), objective=objective, epochs=1)
+    assert run.record["settings"]["optimization.batchnorm"] == "both"
+    with pytest.raises(NeurordlError, match="cannot divide outputs of type"):
+        train(student=Wrapped(), objective=objective, epochs=1, batchnorm="joint")
 
 
 def test_a_student_without_batch_norm_is_trained_as_before() -> None:

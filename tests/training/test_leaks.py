@@ -252,6 +252,16 @@ def test_a_later_fit_does_not_change_an_earlier_run(
     assert nrl.accuracy(student, images()) >= 0
 
 
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda network: torch.compile(network, backend="eager")])
+def test_a_wrapper_does_not_hide_what_its_network_was_trained_on(wrap: Any) -> None:
+    student = network()
+    fit(student=wrap(student), stimuli=images().subset(SOME))
+    for trained in (student, wrap(student)):
+        assert score(trained)[0]["c"] == "unknown (by an earlier run: 5)"
+    with pytest.warns(UserWarning, match="it was fitted before, to 5 images"):
+        assert len(fit(student=wrap(student)).trained_on) == 2
+
+
 def test_a_resumed_run_keeps_what_came_before_it(tmp_path: Path) -> None:
     student = fit(stimuli=images().subset(SOME)).student
     fit(student=student, out=tmp_path / "run", epochs=2)
