@@ -585,7 +585,7 @@ class Resampling:
                     warnings.warn(
                         f"the {len(stimuli)} stimuli come in {n} groups by {name!r}, but each is resampled, "
                         f"as if independent; for new groups pass groups={name!r} to {type(self).__name__}",
-                        stacklevel=3,
+                        stacklevel=3 + (type(self).for_stimuli is not Resampling.for_stimuli),
                     )
             return self
         return replace(self, groups=self._groups_of(stimuli, known))  # type: ignore[type-var]
