@@ -79,7 +79,12 @@ def ceiling(vectors: Floats, comparison: ComparisonLike) -> tuple[float, float]:
     return float(nan_mean(lower)), float(nan_mean(upper))
 
 
-def subject_bounds(vectors: Floats, comparison: ComparisonLike) -> tuple[Floats, Floats]:
+def _lower_ceiling(vectors: Floats, comparison: ComparisonLike) -> float:
+    """The lower bound of `ceiling` alone, which is fast where subjects miss different pairs."""
+    return float(nan_mean(subject_bounds(vectors, comparison, fit=False)[0]))
+
+
+def subject_bounds(vectors: Floats, comparison: ComparisonLike, fit: bool = True) -> tuple[Floats, Floats]:
     """Similarity of each subject's RDM with the others' pooled RDM (lower), and with all pooled (upper).
 
     Parameters
@@ -88,6 +93,9 @@ def subject_bounds(vectors: Floats, comparison: ComparisonLike) -> tuple[Floats,
         Condensed RDMs (subjects, pairs); NaN marks a missing pair.
     comparison
         As in `compare`. Kernels of inner products have a closed form; those of ranks sort each subject once.
+    fit
+        Whether the upper bound is that of the RDM that fits best where subjects miss different pairs, which
+        takes long, or that of their mean RDM.
 
     Returns
     -------
@@ -111,7 +119,7 @@ def subject_bounds(vectors: Floats, comparison: ComparisonLike) -> tuple[Floats,
         if bounds is not None:
             return bounds[0].numpy(), bounds[1].numpy()
     lower, upper = _pooled_bounds(vectors, np.ones(len(vectors), dtype=np.int64), comparison)
-    return lower, _fitted_upper(vectors, upper, comparison) if len(groups) > 1 else upper
+    return lower, _fitted_upper(vectors, upper, comparison) if fit and len(groups) > 1 else upper
 
 
 def drawn_ceiling(vectors: Floats, drawn: Ints, comparison: Comparison) -> tuple[float, float]:
@@ -235,7 +243,7 @@ def ceiling_p(
     """
     comparison, vectors = find_similarity(comparison), subject_vectors(rdms)
     rng = np.random.default_rng(0) if rng is None else rng
-    observed, n = np.array(ceiling(vectors, comparison)[0]), n_stimuli(vectors.shape[1])
+    observed, n = np.array(_lower_ceiling(vectors, comparison)), n_stimuli(vectors.shape[1])
 
     def permuted(size: int) -> Floats:
         orders = rng.permuted(np.broadcast_to(np.arange(n), (size, len(vectors), n)), axis=2)
@@ -280,9 +288,7 @@ def _permuted_ceilings(vectors: Floats, orders: Ints, comparison: Comparison) ->
     row, column = np.triu_indices(orders.shape[2], 1)
     squares = square(torch.as_tensor(vectors)).numpy()
     subjects = np.arange(len(vectors))[:, None]
-    return np.array(
-        [ceiling(squares[subjects, order[:, row], order[:, column]], comparison)[0] for order in orders]
-    )
+    return np.array([_lower_ceiling(squares[subjects, x[:, row], x[:, column]], comparison) for x in orders])
 
 
 def chance_note(p: float | None) -> str:

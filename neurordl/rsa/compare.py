@@ -100,8 +100,12 @@ def subject_vectors(rdms: RDMs | npt.ArrayLike) -> Floats:
     return vectors
 
 
-def matched_vectors(models: RDMs | npt.ArrayLike, data: RDMs | npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Condensed RDMs of models and of subjects, one each: RDMs matched by stimulus id, arrays as they are.
+def matched_vectors(
+    models: RDMs | npt.ArrayLike, data: RDMs | npt.ArrayLike
+) -> tuple[Floats, Floats, Sequence[str]]:
+    """Condensed RDMs of models and of subjects, and the ids of their stimuli, which of arrays are numbers.
+
+    RDMs are matched by stimulus id, and arrays are taken as they are.
 
     Raises
     ------
@@ -112,12 +116,11 @@ def matched_vectors(models: RDMs | npt.ArrayLike, data: RDMs | npt.ArrayLike) ->
         subject_vectors(data)
         match = match_ids(stimulus_ids(models), stimulus_ids(data), names=("models", "data"), missing="error")
         ids = sorted(match.matched, key=natural_key)
-        models, data = reindex(models, ids), reindex(data, ids)
-    elif isinstance(models, RDMs) or isinstance(data, RDMs):
+        return reindex(models, ids), reindex(data, ids), ids
+    if isinstance(models, RDMs) or isinstance(data, RDMs):
         raise NeurordlError("models and data must both be RDMs, or both condensed arrays over the same pairs")
     a, b = (np.array(rdms, dtype=np.float64) for rdms in (models, data))
-    check_stacks(a, b)
-    return a, b
+    return a, b, [str(number) for number in range(check_stacks(a, b))]
 
 
 def same_rdms(first: Floats, second: Floats | None = None) -> Bools:

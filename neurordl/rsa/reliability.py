@@ -61,7 +61,7 @@ def permutation_p(
         The RDMs are over different pairs, the comparison is unknown, or there is no permutation or no model.
     """
     comparison, rng = find_similarity(comparison), np.random.default_rng(0) if rng is None else rng
-    a, b = map(torch.as_tensor, matched_vectors(models, data))
+    a, b = map(torch.as_tensor, matched_vectors(models, data)[:2])
     n = n_stimuli(a.shape[1])
     if not len(a):
         raise NeurordlError("there are 0 models to compare; give one or more")

@@ -798,9 +798,9 @@ class Trainer:
         state = self.state
         if self.processes is not None:
             state.seen = set(self.processes.gather_list(sorted(state.seen)))
+            state.labelled = set(self.processes.gather_list(sorted(state.labelled)))
         if not self.folder.writes:
             return
-            state.labelled = set(self.processes.gather_list(sorted(state.labelled)))
         parts = {name: part.state_dict() for name, part in self._parts.items()}
         ids = {name: sorted(getattr(state, name), key=natural_key) for name in ("seen", "labelled")}
         self.folder.save({**parts, **vars(state), **ids}, state.history)

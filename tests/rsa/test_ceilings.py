@@ -18,6 +18,7 @@ from scipy.spatial.distance import pdist
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.measures.kernels.similarities import bounds
+from neurordl.rsa import ceilings
 from neurordl.rsa.ceilings import ceiling, ceiling_p, noise_ceiling, pooled, scaled_to_pool, subject_bounds
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.reliability import session_reliability, split_half
@@ -251,3 +252,14 @@ def test_no_rdm_is_nearer_than_the_upper_ceiling(method: str, noise: float) -> N
 
     best = max(-minimize(distance, rng.random(15)).fun for _ in range(4))
     assert subject_bounds(data, COMPARISONS[method])[1].mean() == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["corr", "rho-a"])
+def test_permutations_fit_no_upper_ceiling(method, monkeypatch):
+    """It took 99 fits in each table of subjects who miss different pairs, for bounds that nobody read."""
+    vectors = np.random.default_rng(0).random((3, 15))
+    vectors[np.arange(3), np.arange(3)] = np.nan
+    monkeypatch.setattr(ceilings, "_fitted_upper", None)
+    with pytest.raises(TypeError):
+        ceilings.subject_bounds(vectors, method)
+    assert 0 < ceilings.ceiling_p(vectors, method, n_permutations=20) <= 1

@@ -311,6 +311,7 @@ def test_fit_launches_processes_and_writes_once(results: Path) -> None:
     assert run.record["settings"]["processes"] == 2
     assert len(run.validation_ids) == 6
     assert run.history["val_rdm:conv2"].notna().all()
+    assert run.trained_on[0]["labelled"] == [{"ids": IDS, "images": None}]  # those of both processes
     assert sorted(path.name for path in (folder / "out").iterdir()) == [
         "best.safetensors",
         "history.csv",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ from scipy import stats
 from neurordl.arrays import Bools, Floats, Ints, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
+from neurordl.rdms.selection import stimulus_properties, subject_names
 from neurordl.rsa.compare import matched_vectors
 from neurordl.rsa.inference.resampling import Draws, Resampling, Spread, Study, find_resampling
 from neurordl.validate import brief, check_choice
@@ -157,10 +159,13 @@ def infer(
     """
     comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
     resampling.check(comparison)
-    study = Study(*matched_vectors(models, data), comparison, device=device)
-    subjects, stimuli = ([str(k) for k in range(n)] for n in (len(study.data), study.n_stimuli))
-    n_drawn = None if draws is None else max(len(counts) for counts in draws if counts is not None)
-    resampling = resampling.for_stimuli(stimuli, {}, n_drawn)
+    vectors, rdms, stimuli = matched_vectors(models, data)
+    study, known = Study(vectors, rdms, comparison, device=device), dict[str, list[object]]()
+    subjects: Sequence[str] = [str(k) for k in range(len(rdms))]
+    if isinstance(data, RDMs):
+        subjects, known = subject_names(data), stimulus_properties(data, stimuli)
+    n_drawn = max((len(counts) for counts in draws or () if counts is not None), default=None)
+    resampling = resampling.for_stimuli(stimuli, known, n_drawn)
     draws = resampling.draw(subjects, stimuli) if draws is None else draws
     return infer_study(study, resampling, draws)
 

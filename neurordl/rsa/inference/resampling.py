@@ -19,6 +19,7 @@ import torch
 
 from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError
+from neurordl.ids import is_missing
 from neurordl.measures.comparisons import Comparison
 from neurordl.measures.condensed import missing_groups, n_stimuli, square
 from neurordl.measures.kernels.similarities import Drawn, Resampled
@@ -580,15 +581,26 @@ class Resampling:
         if "stimuli" not in self.factors:
             return self
         if self.groups is None:
-            for name, values in known.items():
-                if 1 < (n := len(set(map(str, values)))) <= len(stimuli) / 2:
-                    warnings.warn(
-                        f"the {len(stimuli)} stimuli come in {n} groups by {name!r}, but each is resampled, "
-                        f"as if independent; for new groups pass groups={name!r} to {type(self).__name__}",
-                        stacklevel=3 + (type(self).for_stimuli is not Resampling.for_stimuli),
-                    )
-            return self
-        return replace(self, groups=self._groups_of(stimuli, known))  # type: ignore[type-var]
+            self._warn_of_groups(known)
+            return self._with_variance(len(stimuli), n)
+        scheme = replace(self, groups=self._groups_of(stimuli, known))  # type: ignore[type-var]
+        return scheme._with_variance(len(scheme._grouped()[0]), n)
+
+    def _with_variance(self, n_units: int, n: int | None) -> Self:
+        """The scheme with an estimator of variances for so many stimuli, or groups, and resamples."""
+        return self
+
+    def _warn_of_groups(self, known: Mapping[str, Sequence[object]]) -> None:
+        for name, values in known.items():
+            n = len(set(map(str, values)))
+            if n < 2 or n > len(values) / 2 or any(map(_is_none, values)):
+                continue
+            text = f"the {len(values)} stimuli come in {n} groups by {name!r}, but each is resampled"
+            if n < _FEWEST_UNITS:
+                text += ": results are for new stimuli of these groups, which are too few to be resampled"
+            else:
+                text += f", as if independent; for new groups pass groups={name!r} to {type(self).__name__}"
+            warnings.warn(text, stacklevel=4)
 
     def _groups_of(self, stimuli: Sequence[str], known: Mapping[str, Sequence[object]]) -> dict[str, object]:
         groups = self.groups
@@ -596,10 +608,11 @@ class Resampling:
             if groups not in known:
                 properties = listed(known) or "nothing"
                 raise NeurordlError(f"groups={groups!r}, but what is known of the stimuli is: {properties}")
-            return dict(zip(stimuli, known[groups], strict=True))
+            groups = dict(zip(stimuli, known[groups], strict=True))
         assert groups is not None
-        if absent := [stimulus for stimulus in stimuli if stimulus not in groups]:
-            raise NeurordlError(f"groups= has no group for {len(absent)} stimuli: {listed(absent)}")
+        if absent := [stimulus for stimulus in stimuli if _is_none(groups.get(stimulus))]:
+            name = f"groups={self.groups!r}" if isinstance(self.groups, str) else "groups="
+            raise NeurordlError(f"{name} has no group for {len(absent)} stimuli: {listed(absent)}")
         return {stimulus: groups[stimulus] for stimulus in stimuli}
 
     def group_names(self, stimuli: Sequence[str]) -> list[str] | None:
@@ -857,22 +870,20 @@ class Bootstrap(Resampling):
             return VARIANCES["bootstrap"]
         return ComponentVariance(self._grouped()[1] if isinstance(self.groups, Mapping) else None)
 
-    def for_stimuli(
-        self, stimuli: Sequence[str], known: Mapping[str, Sequence[object]], n: int | None = None
-    ) -> Self:
-        """The scheme with the groups of these stimuli, and with the estimator of their variances."""
-        scheme = super().for_stimuli(stimuli, known)
-        if self.variance is not None or "stimuli" not in self.factors:
-            return scheme
-        units, n = len(scheme.units(stimuli)[0]), n or self.n
-        enough = units >= _FEWEST_UNITS and n >= units + _SPARE
-        if not enough:
+    def _with_variance(self, n_units: int, n: int | None) -> Self:
+        if self.variance is not None:
+            return self
+        n = n or self.n
+        if n_units >= _FEWEST_UNITS and n >= n_units + _SPARE:
+            return replace(self, variance="components")
+        if n_units >= _FEWEST_UNITS:  # of fewer nothing can be drawn
             warnings.warn(
-                f"variances are those of the resamples, which are too wide, because {n} resamples of {units} "
-                f"stimuli or groups are too few to separate components: take n={units + _SPARE} or more",
-                stacklevel=3,
+                f"variances are those of the resamples, which are too wide, because {n} resamples of "
+                f"{n_units} stimuli or groups are too few to separate components: take n={n_units + _SPARE} "
+                "or more",
+                stacklevel=4,
             )
-        return replace(scheme, variance="components" if enough else "bootstrap")
+        return replace(self, variance="bootstrap")
 
     def check_size(self, factor: str, n: int, fewest: int) -> None:
         """Refuse so few that half of the draws would be repeated: the rest would be too similar."""
@@ -1030,6 +1041,11 @@ class Jackknife(Resampling):
         subjects, stimuli, interaction = first_order
         stimuli, interaction = share * stimuli, share * interaction
         return np.asarray(np.maximum(subjects + stimuli - interaction, np.maximum(subjects, stimuli)))
+
+
+def _is_none(group: object) -> bool:
+    """Whether a group is none: None, NaN, blank or n/a."""
+    return is_missing(group) or (pd.api.types.is_scalar(group) and bool(pd.isna(group)))
 
 
 def _numbered(groups: Mapping[str, object]) -> tuple[list[str], Ints]:

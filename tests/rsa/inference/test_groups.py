@@ -1,5 +1,7 @@
 """Stimuli that come in groups: resamples and variances of whole groups."""
 
+import warnings
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -11,7 +13,7 @@ from neurordl.errors import NeurordlError
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.inference.fitted import Folds, Model, cross_validate, infer_fitted
 from neurordl.rsa.inference.infer import infer
-from neurordl.rsa.inference.resampling import Bootstrap, Jackknife
+from neurordl.rsa.inference.resampling import Bootstrap, Draws, Jackknife
 
 N, GROUPS = 12, 4
 IDS = [str(k) for k in range(N)]
@@ -145,6 +147,49 @@ def test_stimuli_without_enough_groups(groups, message):
     layers = RDMs(models, rdm_descriptors={"layer": list("abc")}, pattern_descriptors={"stimulus": IDS})
     with pytest.raises(NeurordlError, match=message):
         nrl.evaluate(layers, rdms, bootstrap=Bootstrap("stimuli", n=100, groups=groups))
+
+
+def test_infer_takes_groups_by_the_ids_of_rdms():
+    """Ids that are numbers, of which some are left out, are not mistaken for places."""
+    models, data = study()
+    ids = [str(2 * k) for k in range(N)]
+    names = {"subject": list("abcde")}
+    rdms = RDMs(data, rdm_descriptors=names, pattern_descriptors={"stimulus": ids, "kind": CATEGORY})
+    layers = RDMs(models, pattern_descriptors={"stimulus": ids})
+    groups = {str(k): "other" for k in range(2 * N)} | dict(zip(ids, CATEGORY, strict=True))
+    wanted = infer(models, data, "corr", Bootstrap("both", n=150, groups=OF))
+    for named in (groups, "kind"):
+        result = infer(layers, rdms, "corr", Bootstrap("both", n=150, groups=named))
+        assert_array_equal(result.model_var, wanted.model_var)
+    with pytest.raises(NeurordlError, match="the draws do not fit 'both'"):
+        infer(models, data, "corr", "both", draws=Draws())
+
+
+@pytest.mark.parametrize("scheme", [Bootstrap, Jackknife])
+@pytest.mark.parametrize("none", [None, float("nan"), "n/a", " "])
+def test_stimuli_without_a_group_are_no_group(scheme, none):
+    models, data = study()
+    category = [*CATEGORY[:-2], none, none]
+    layers = RDMs(models, pattern_descriptors={"stimulus": IDS})
+    for groups in ("category", dict(zip(IDS, category, strict=True))):
+        with pytest.raises(NeurordlError, match="no group for 2 stimuli: 10, 11"):
+            nrl.evaluate_fitted(
+                {"w": layers}, brain(data, category=category), bootstrap=scheme("both", groups=groups)
+            )
+
+
+def test_the_notice_of_groups_advises_what_can_be_done():
+    models, data = study()
+    layers = RDMs(models, pattern_descriptors={"stimulus": IDS})
+    halves = brain(data, half=["a", "b"] * 6, none=["n/a", *CATEGORY[1:]])
+    with pytest.warns(UserWarning, match="'half'.*which are too few to be resampled") as notices:
+        nrl.evaluate(layers, halves, bootstrap=Bootstrap("stimuli", n=120))
+    assert [notice.filename for notice in notices] == [__file__]
+    by_halves = Bootstrap("stimuli", groups="half")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # more resamples would not help
+        with pytest.raises(NeurordlError, match="draws of 2 groups"):
+            nrl.evaluate(layers, halves, bootstrap=by_halves)
 
 
 def test_the_repr_of_groups_is_short():
