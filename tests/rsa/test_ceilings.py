@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from rsatoolbox.inference import boot_noise_ceiling
 from rsatoolbox.rdm import RDMs
+from scipy.optimize import minimize
 from scipy.spatial.distance import pdist
 
 from neurordl.errors import NeurordlError
@@ -230,6 +231,27 @@ def test_the_fitted_upper_ceiling_of_complete_rdms_is_that_of_their_mean_ranks(m
     data = subjects(5, 3, kind=kind)
     kernel = COMPARISONS[method].kernel
     assert_allclose(kernel.fitted_upper(data), subject_bounds(data, method)[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["corr", "cosine"])
+@pytest.mark.parametrize("noise", [0.2, 1.0])
+def test_no_rdm_is_nearer_than_the_upper_ceiling(method: str, noise: float) -> None:
+    rng = np.random.default_rng(1)
+    data = rng.random(15) + noise * rng.random((4, 15))
+    for k, row in enumerate(data):
+        row[rng.permutation(15)[: 2 + k]] = np.nan
+
+    def distance(rdm: np.ndarray) -> float:
+        scores = []
+        for row in data:
+            x, y = (values[~np.isnan(row)] for values in (rdm, row))
+            if method == "corr":
+                x, y = x - x.mean(), y - y.mean()
+            scores.append(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+        return -float(np.mean(scores))
+
+    best = max(-minimize(distance, rng.random(15)).fun for _ in range(4))
+    assert subject_bounds(data, COMPARISONS[method])[1].mean() == pytest.approx(best, abs=1e-6)
 
 
 @pytest.mark.parametrize("method", ["corr", "rho-a"])

@@ -191,7 +191,10 @@ def test_the_ceiling_with_missing_pairs_is_that_of_a_plain_loop(method, scale):
         for pooled in (np.nanmean(np.delete(scaled, k, axis=0), axis=0), np.nanmean(scaled, axis=0)):
             both = np.where(np.isnan(pooled) | np.isnan(row), np.nan, [pooled, row])
             bounds.append(rsatoolbox_compare(RDMs(both[:1]), RDMs(both[1:]), method)[0, 0])
-    assert_allclose(noise_ceiling(data, method), (np.mean(bounds[::2]), np.mean(bounds[1::2])), atol=1e-12)
+    lower, upper = noise_ceiling(data, method)
+    assert lower == pytest.approx(np.mean(bounds[::2]), abs=1e-12)
+    # no mean RDM is nearest to subjects who miss different pairs: see test_ceilings
+    assert upper > np.mean(bounds[1::2])
 
 
 def test_the_ceiling_is_refused_where_it_means_nothing():
