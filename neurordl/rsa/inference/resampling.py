@@ -610,6 +610,7 @@ class Resampling:
                 raise NeurordlError(f"groups={groups!r}, but what is known of the stimuli is: {properties}")
             groups = dict(zip(stimuli, known[groups], strict=True))
         assert groups is not None
+        groups = {str(stimulus): group for stimulus, group in groups.items()}  # ids are text
         if absent := [stimulus for stimulus in stimuli if _is_none(groups.get(stimulus))]:
             name = f"groups={self.groups!r}" if isinstance(self.groups, str) else "groups="
             raise NeurordlError(f"{name} has no group for {len(absent)} stimuli: {listed(absent)}")
@@ -933,7 +934,8 @@ class Jackknife(Resampling):
     resample
         What is left out, and so what intervals and p-values generalize to: "subjects", "stimuli" or "both".
     groups
-        Group of each stimulus, as in `Bootstrap`: groups are left out as a whole.
+        Group of each stimulus, as in `Bootstrap`: groups are left out as a whole. Folds divide stimuli, and not
+        groups: the score is that of models fitted to other stimuli of the same groups.
 
     Raises
     ------

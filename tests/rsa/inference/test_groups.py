@@ -158,7 +158,8 @@ def test_infer_takes_groups_by_the_ids_of_rdms():
     layers = RDMs(models, pattern_descriptors={"stimulus": ids})
     groups = {str(k): "other" for k in range(2 * N)} | dict(zip(ids, CATEGORY, strict=True))
     wanted = infer(models, data, "corr", Bootstrap("both", n=150, groups=OF))
-    for named in (groups, "kind"):
+    numbers = {int(stimulus): group for stimulus, group in groups.items()}
+    for named in (groups, numbers, "kind"):
         result = infer(layers, rdms, "corr", Bootstrap("both", n=150, groups=named))
         assert_array_equal(result.model_var, wanted.model_var)
     with pytest.raises(NeurordlError, match="the draws do not fit 'both'"):
