@@ -34,6 +34,7 @@ from neurordl.ids import natural_key
 from neurordl.io import check_run_folder, sha256_array, versions
 from neurordl.measures.comparisons import few_pairs
 from neurordl.patterns.network import explain_unfit, frozen_eval, unwrapped
+from neurordl.rsa.leaks import check_exposures
 from neurordl.stimuli import StimulusSet
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
@@ -418,6 +419,8 @@ def _warn_of_exposure(
             text = f"labelled: {part} are among the labelled images, by their ids ({listed(labels)})"
             warnings.warn(f"{text}; leave them out, or scores on them are not held out", stacklevel=3)
     if earlier := getattr(student and unwrapped(student), TRAINED_ON, None):
+        with explain("student: the record of what it was trained on is damaged", remedy="fit it again"):
+            check_exposures(earlier)
         shown = sum(len(part["ids"]) for part in (*earlier[0]["stimuli"], *earlier[0]["labelled"]))
         text = f"student: it was fitted before, to {shown} images, and is trained further"
         warnings.warn(f"{text}; make a new one for an independent run", stacklevel=3)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from rsatoolbox.data import Dataset
 from rsatoolbox.rdm import RDMs
@@ -455,3 +456,13 @@ def test_a_damaged_record_is_named(damage: Callable[[Any], Any], tmp_path: Path)
     path.write_text(json.dumps(record))
     with pytest.raises(nrl.NeurordlError, match=r"run\.json"):
         load_run(tmp_path / "run", network())
+
+
+@pytest.mark.parametrize("record", ["[1]", '[{"stimuli": []}]'])
+def test_weights_with_a_damaged_record_are_not_trained(record: str, tmp_path: Path) -> None:
+    student, path = network(), tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(student.state_dict(), path, {"trained_on": record})
+    load_weights(student, path)
+    for use in (lambda: fit(student=student), lambda: score(student)):
+        with pytest.raises(nrl.NeurordlError, match="of what .* trained on is damaged"):
+            use()

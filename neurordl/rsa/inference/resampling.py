@@ -934,7 +934,7 @@ class Jackknife(Resampling):
     resample
         What is left out, and so what intervals and p-values generalize to: "subjects", "stimuli" or "both".
     groups
-        Group of each stimulus, as in `Bootstrap`: groups are left out as a whole. Folds divide stimuli, and not
+        Group of each stimulus, as in `Bootstrap`: groups are left out as a whole. Folds divide stimuli, not
         groups: the score is that of models fitted to other stimuli of the same groups.
 
     Raises
