@@ -464,5 +464,5 @@ def test_weights_with_a_damaged_record_are_not_trained(record: str, tmp_path: Pa
     safetensors.torch.save_file(student.state_dict(), path, {"trained_on": record})
     load_weights(student, path)
     for use in (lambda: fit(student=student), lambda: score(student)):
-        with pytest.raises(nrl.NeurordlError, match="of what .* trained on is damaged"):
+        with pytest.raises(nrl.NeurordlError, match=r"of what .* trained on is damaged"):
             use()
