@@ -927,7 +927,8 @@ class Jackknife(Resampling):
                       + without both, less the means of its rows and columns)²
 
     The interaction is divided as the stimuli are. ``second`` is estimated from 100 random pairs of stimuli;
-    where a fold has fewer than five stimuli, nothing is divided, and intervals are too wide.
+    where a fold has fewer than five stimuli, or three more than the two largest groups, nothing is divided,
+    and intervals are too wide.
 
     Parameters
     ----------
@@ -999,9 +1000,11 @@ class Jackknife(Resampling):
     def pairs(self, stimuli: Ints, k_stimuli: int) -> Ints:
         """Pairs of units of stimuli that are left out together, (pairs, 2): all, or 100 random pairs.
 
-        None without resampled stimuli, or if a fold would have fewer than three.
+        None without resampled stimuli, or if a fold could have fewer than three: it would count without some
+        pairs only, and what it adds to the score would be taken for their variance.
         """
-        if "stimuli" not in self.factors or len(stimuli) // k_stimuli < 5:
+        largest = np.sort(np.bincount(stimuli))[-2:].sum()
+        if "stimuli" not in self.factors or len(stimuli) // k_stimuli < 3 + largest:
             return np.empty((0, 2), dtype=np.int64)
         pairs = np.stack(np.triu_indices(stimuli.max() + 1, 1), axis=1)
         size = min(_COUPLES, len(pairs))

@@ -98,6 +98,13 @@ def test_a_jackknife_leaves_out_groups():
     assert_array_equal(each.variances, single.variances)
 
 
+@pytest.mark.parametrize(
+    "each, groups, folds, n", [(1, 10, 2, 45), (1, 9, 2, 0), (3, 4, 2, 0), (4, 10, 2, 45), (4, 10, 4, 0)]
+)
+def test_pairs_of_groups_are_left_out_only_where_each_fold_keeps_three_stimuli(each, groups, folds, n):
+    assert len(Jackknife("stimuli").pairs(np.arange(groups * each) % groups, folds)) == n
+
+
 def test_evaluate_takes_groups_by_name_and_says_what_results_hold_for():
     models, data = study()
     rdms = brain(data, category=CATEGORY)
