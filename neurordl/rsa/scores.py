@@ -510,7 +510,8 @@ class Evaluation:
         reach = (
             f"{n} interval{' reaches' if n == 1 else 's reach'} beyond -1 or 1, where no similarity can be"
         )
-        return f"{reach}: t intervals of few subjects are symmetric; take more subjects, or read them cut off"
+        few = next(iter(self.inferences.values())).resampling.generalizes_to
+        return f"{reach}: t intervals of few {few} are symmetric; take more {few}, or read them cut off"
 
     @property
     def _coverages(self) -> dict[str, Coverage]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,5 +216,10 @@ def test_intervals_beyond_what_a_similarity_can_be_are_counted(comparison: str) 
     mean = found.frame[found.frame["subject"] == "mean"]
     assert mean["ci_high"].item() > 1
     assert any(note.startswith("1 interval reaches beyond -1 or 1") for note in found.notes)
+    assert any("take more subjects, or" in note for note in found.notes)
+    stimuli = nrl.Bootstrap("stimuli", n=150)
+    found = nrl.evaluate(models(), data, comparison="corr", bootstrap=stimuli)
+    found = replace(found, frame=found.frame.assign(ci_high=2.0))
+    assert any("t intervals of few stimuli are symmetric" in note for note in found.notes)
     many = nrl.evaluate(models(), brain(), comparison=comparison)  # type: ignore[arg-type]
     assert not any("beyond -1 or 1" in note for note in many.notes)
