@@ -31,7 +31,7 @@ _FEWEST_UNITS = 4  # stimuli, or groups of them, of which components of variance
 _SPARE = 100  # resamples beyond one per stimulus: the variance that pairs add is then known to 14 %
 _ATTEMPTS = 1000  # draws of a resample until it holds enough distinct subjects and stimuli
 _COUPLES = 100  # pairs of stimuli that a jackknife leaves out together
-_FOUR_STIMULI = 0.4  # 1 / (1 + second / first) of variance that belongs to four stimuli together
+_LEAST_SHARE = 0.5  # 1 / (1 + second / first) of variance that belongs to three stimuli together
 _ENOUGH = 100  # resamples: a standard error is then known to 7 %
 
 
@@ -915,10 +915,10 @@ class Jackknife(Resampling):
 
     A jackknife counts variance that belongs to k stimuli together k times, and a fitted score has such
     variance: it multiplies pairs of stimuli that it was fitted to with pairs that it was scored on. So the
-    variance of stimuli is divided by 1 + second / first, but by 2.5 at most, its value for four stimuli
-    together. That of two stimuli together is then counted 1.33 times, of four 1.6 times (Efron & Stein 1981,
-    Ann. Stat. 9:586). For "both", the variance is the sum of that of subjects and that of stimuli, less that
-    of their interaction, which both contain, and at least as large as either::
+    variance of stimuli is divided by 1 + second / first, but by 2 at most, its value for three stimuli
+    together. That of two stimuli together is then counted 1.33 times, of three 1.5 times, of four twice
+    (Efron & Stein 1981, Ann. Stat. 9:586). For "both", the variance is the sum of that of subjects and that
+    of stimuli, less that of their interaction, which both contain, and at least as large as either::
 
         subjects      (n - 1) / n Σ (score without a subject - mean of these)²
         first         (m - 1) / m Σ (score without a stimulus - mean of these)²
@@ -1040,7 +1040,7 @@ class Jackknife(Resampling):
         *first_order, second = parts
         first = first_order[len(self.factors) - 1]
         share = np.divide(first, first + second, out=np.ones_like(first), where=first + second > 0)
-        share = np.maximum(share, _FOUR_STIMULI)
+        share = np.maximum(share, _LEAST_SHARE)
         if len(first_order) == 1:
             return np.asarray(share * first)
         subjects, stimuli, interaction = first_order

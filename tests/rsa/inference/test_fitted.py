@@ -342,7 +342,7 @@ def plain_variances(
     subjects: float, stimuli: float, interaction: float, second: float
 ) -> tuple[float, float]:
     """Variance of stimuli, and of subjects and stimuli, with that of several stimuli counted less often."""
-    share = max(1 / (1 + second / stimuli), 0.4) if stimuli > 0 else 1
+    share = max(1 / (1 + second / stimuli), 0.5) if stimuli > 0 else 1
     return share * stimuli, max(subjects + share * (stimuli - interaction), subjects, share * stimuli)
 
 
