@@ -152,8 +152,8 @@ def _fitted_upper(vectors: Floats, upper: Floats, comparison: Comparison) -> Flo
     """Similarity of each subject with the RDM that fits all best, where they miss different pairs.
 
     The mean of their RDMs is not that one: a subject's unit is taken on the pairs that the subject has, and
-    differs with these. So that no model can be above the ceiling, ranks take what each two pairs are in the
-    mean of the subjects who have both, and other comparisons climb from the mean RDM.
+    differs with these. So ranks take what each two pairs are in the mean of the subjects who have both, which
+    no model can exceed by rho-a, and other comparisons climb from the mean RDM, to a local optimum.
 
     Parameters
     ----------
