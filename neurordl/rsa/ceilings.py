@@ -164,10 +164,10 @@ def _fitted_upper(vectors: Floats, upper: Floats, comparison: Comparison) -> Flo
     """
     fitted = comparison.kernel.fitted_upper(vectors) if comparison.kernel is not None else None
     if fitted is None and (function := comparison.function) is not None and comparison.differentiable:
-        ordered = vectors[
-            np.lexsort(vectors[:, :_KEYS].T)
-        ]  # the same climb in whatever order the subjects come
-        data, measured = torch.as_tensor(ordered), torch.as_tensor(np.isfinite(ordered)).double()
+        # the climb is the same in whatever order the subjects come
+        ordered = vectors[np.lexsort(vectors[:, :_KEYS].T)]
+        data = torch.as_tensor(np.nan_to_num(ordered))  # functions never see NaN, which has no weight
+        measured = torch.as_tensor(np.isfinite(ordered)).double()
         start = np.nan_to_num(pooled(scaled_to_pool(ordered, comparison), comparison)[0])
 
         def loss(rdm: Floats) -> tuple[float, Floats]:
