@@ -16,21 +16,25 @@ run goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import os
-import warnings
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from rich.progress import track
 from scipy import stats
-from simulated_studies import RESULTS, SHARED, USUAL, People, Stimuli
+from simulated_studies import (
+    EACH,
+    RESULTS,
+    SHARED,
+    USUAL,
+    People,
+    Stimuli,
+    part_options,
+    part_path,
+    run_parts,
+)
 
 from neurordl.io import versions, write_json, write_text
 from neurordl.measures.comparisons import find_similarity
@@ -44,7 +48,6 @@ SUBJECTS, STIMULI, LAYERS, WORLDS = (6, 12), (12, 40), (2, 8), ("related", "unre
 CELLS = list(itertools.product(SUBJECTS, STIMULI, LAYERS, WORLDS))
 CELL = ["subjects", "stimuli", "layers", "world"]
 SEEN = 3  # features of a layer
-EACH = 20  # studies of a part
 Cell = tuple[int, int, int, str]
 Floats = npt.NDArray[np.float64]
 
@@ -67,7 +70,7 @@ def score(model: Model, data: Floats, seed: int) -> float:
 
 def part(cell: Cell, number: int, out: Path) -> None:
     """Some studies of a cell, unless they are there."""
-    path = out / f"{'_'.join(map(str, cell))}_{number}.csv"
+    path = part_path(out, cell, number)
     if path.exists():
         return
     rows = []
@@ -106,32 +109,10 @@ def summary(cell: Cell, frame: pd.DataFrame) -> dict[str, object]:
     }
 
 
-def start() -> None:
-    """One thread, and no notices of folds that score 0."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Coverage of intervals of fitted models.")
-    parser.add_argument("--quick", action="store_true", help="20 studies a cell, nothing written")
-    parser.add_argument("--studies", type=int, default=400, help="studies of each cell (400)")
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread (2)")
-    parser.add_argument("--parts", type=Path, default=Path("build/simulated_fitted"), help="where parts lie")
-    options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with TemporaryDirectory() as scratch:
-        out = Path(scratch) if options.quick else options.parts
-        out.mkdir(parents=True, exist_ok=True)
-        numbers = range(1 if options.quick else -(-options.studies // EACH))
-        with ProcessPoolExecutor(options.workers, initializer=start) as pool:
-            jobs = [pool.submit(part, cell, number, out) for number in numbers for cell in CELLS]
-            for job in track(jobs, "parts"):
-                job.result()
-        rows = []
-        for cell in CELLS:
-            paths = [out / f"{'_'.join(map(str, cell))}_{number}.csv" for number in numbers]
-            rows.append(summary(cell, pd.concat([pd.read_csv(path) for path in paths])))
+    options = part_options("simulated_fitted", "Coverage of intervals of fitted models.").parse_args()
+    frames = run_parts(part, CELLS, options)
+    rows = [summary(cell, frame) for cell, frame in zip(CELLS, frames, strict=True)]
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format="%.3f"))
     if options.quick:

@@ -18,18 +18,23 @@ A second table has `crossed_interval`, over seeds and subjects, for normal and f
 
 from __future__ import annotations
 
-import argparse
-import os
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from rich.progress import track
-from simulated_studies import RESULTS, SHARED, USUAL, People, Stimuli
+from simulated_studies import (
+    EACH,
+    RESULTS,
+    SHARED,
+    USUAL,
+    People,
+    Stimuli,
+    part_options,
+    part_path,
+    run_parts,
+)
 
 from neurordl.experiments import crossed_interval
 from neurordl.io import versions, write_json, write_text
@@ -42,7 +47,6 @@ COMMON = 0.7  # share of a category in the variance of features
 DESIGNS = ((12, 10, 4), (12, 20, 4), (12, 40, 1), (12, 80, 1), (6, 20, 1))  # subjects, categories, of each
 MODELS = ("all features", "first half", "second half", "permuted")
 CROSSED = ((5, 12), (10, 12), (5, 30))  # seeds, subjects
-EACH = 20  # studies of a part
 Design = tuple[int, int, int]
 Floats = npt.NDArray[np.float64]
 
@@ -85,7 +89,7 @@ def schemes(design: Design, n: int) -> dict[str, Bootstrap | None]:
 
 def part(design: Design, number: int, out: Path, n: int) -> None:
     """Some studies of a design, unless they are there."""
-    path = out / f"{'_'.join(map(str, design))}_{number}.csv"
+    path = part_path(out, design, number)
     if path.exists():
         return
     rows = []
@@ -149,30 +153,11 @@ def crossed(studies: int) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Coverage of intervals where stimuli come in groups.")
-    parser.add_argument("--quick", action="store_true", help="20 studies a design, nothing written")
-    parser.add_argument("--studies", type=int, default=400, help="studies of each design (400)")
+    parser = part_options("simulated_groups", "Coverage of intervals where stimuli come in groups.")
     parser.add_argument("--resamples", type=int, default=1000, help="of each bootstrap (1000)")
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread (2)")
-    parser.add_argument("--parts", type=Path, default=Path("build/simulated_groups"), help="where parts lie")
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with TemporaryDirectory() as scratch:
-        out = Path(scratch) if options.quick else options.parts
-        out.mkdir(parents=True, exist_ok=True)
-        numbers = range(1 if options.quick else -(-options.studies // EACH))
-        with ProcessPoolExecutor(options.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            jobs = [
-                pool.submit(part, design, number, out, options.resamples)
-                for number in numbers
-                for design in DESIGNS
-            ]
-            for job in track(jobs, "parts"):
-                job.result()
-        tables = []
-        for design in DESIGNS:
-            paths = [out / f"{'_'.join(map(str, design))}_{number}.csv" for number in numbers]
-            tables.append(summary(design, pd.concat([pd.read_csv(path) for path in paths])))
+    frames = run_parts(part, DESIGNS, options, options.resamples)
+    tables = [summary(design, frame) for design, frame in zip(DESIGNS, frames, strict=True)]
     tables = {"simulated_groups": pd.concat(tables), "simulated_groups_crossed": crossed(5 * options.studies)}
     for name, table in tables.items():
         print(table.to_string(index=False, float_format="%.3f"))

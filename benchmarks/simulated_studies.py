@@ -21,9 +21,14 @@ comes from is told by studies that share subjects, all stimuli or half of them (
 from __future__ import annotations
 
 import argparse
+import os
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +55,9 @@ SIZES = ((8, 20), (20, 40), (20, 92))
 # rank measures take a hundred times as long: one size
 CASES = (*((size, "corr") for size in SIZES), (SIZES[1], "rho-a"))
 LEVELS = {"both": NOISES, "subjects": (USUAL,), "stimuli": (USUAL,)}
+EACH = 20  # studies of a part
 Floats = npt.NDArray[np.float64]
+Cell = tuple[int | str, ...]
 
 
 class People:
@@ -217,6 +224,42 @@ def sources(size: tuple[int, int], noise: float, repeats: int) -> pd.DataFrame:
     shares |= {"subjects_x_stimuli": by_subject - pairs_by_subject, "subjects_x_pairs": pairs_by_subject}
     at = {"n_subjects": n_subjects, "n_stimuli": n, "noise": noise, "model": MODELS, "sd": np.sqrt(total)}
     return pd.DataFrame({**at, **{name: share / total for name, share in shares.items()}})
+
+
+def part_options(name: str, description: str) -> argparse.ArgumentParser:
+    """Options of a simulation whose studies are kept in parts."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help=f"{EACH} studies a cell, nothing written")
+    parser.add_argument("--studies", type=int, default=400, help="studies of each cell (400)")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread (2)")
+    parser.add_argument("--parts", type=Path, default=Path(f"build/{name}"), help="where parts lie")
+    return parser
+
+
+def part_path(folder: Path, cell: Cell, number: int) -> Path:
+    """Where a part of a cell lies."""
+    return folder / f"{'_'.join(map(str, cell))}_{number}.csv"
+
+
+def run_parts(
+    part: Callable[..., None], cells: Sequence[Any], options: argparse.Namespace, *settings: object
+) -> list[pd.DataFrame]:
+    """All studies of each cell, of which ``part(cell, number, folder, *settings)`` writes `EACH`."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with TemporaryDirectory() as scratch:
+        out = Path(scratch) if options.quick else options.parts
+        out.mkdir(parents=True, exist_ok=True)
+        numbers = range(1 if options.quick else -(-options.studies // EACH))
+        with ProcessPoolExecutor(options.workers, initializer=_one_quiet_thread) as pool:
+            jobs = [pool.submit(part, cell, k, out, *settings) for k in numbers for cell in cells]
+            for job in track(jobs, "parts"):
+                job.result()
+        return [pd.concat([pd.read_csv(part_path(out, cell, k)) for k in numbers]) for cell in cells]
+
+
+def _one_quiet_thread() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
 
 
 def draw(frame: pd.DataFrame) -> Figure:

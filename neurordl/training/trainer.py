@@ -658,9 +658,8 @@ class Trainer:
         self.backward: Callable[[Tensor], None] = Tensor.backward
         strategy = self.fabric.strategy
         single = type(strategy) is SingleDeviceStrategy and type(strategy.precision) is Precision
-        if (
-            not single or self.fabric._callbacks
-        ):  # with nothing to do, Fabric would only cost time at each step
+        # with nothing to do, Fabric would only cost time at each step
+        if not single or self.fabric._callbacks:
             self.wrapped, self.optimizer = self.fabric.setup(module, self.optimizer)
             self.backward = self.fabric.backward
         self._parts: Record = {  # what has a state in a checkpoint
