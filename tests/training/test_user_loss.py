@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 import neurordl as nrl
-import neurordl.training.losses
+import neurordl.training.losses.base
 from tests.helpers import random_stimuli, student
 from tests.training.helpers import fit_with
 
@@ -334,7 +334,7 @@ def test_a_loss_that_is_no_scalar_is_named() -> None:
 
 def test_the_example_of_the_base_class_runs() -> None:
     examples = doctest.DocTestFinder().find(
-        nrl.TransferLoss, globs={"torch": torch}, module=neurordl.training.losses
+        nrl.TransferLoss, globs={"torch": torch}, module=neurordl.training.losses.base
     )
     runner = doctest.DocTestRunner()
     for example in examples:

@@ -1,0 +1,27 @@
+"""Transfer losses: what pulls a student towards its teacher, and how each is weighted."""
+
+from neurordl.training.losses.base import (
+    Features,
+    TaskRatio,
+    TransferLoss,
+    Weight,
+    check_loss,
+    check_weight,
+    layers_of,
+    weight_at,
+)
+from neurordl.training.losses.outputs import SoftTargetLoss
+from neurordl.training.losses.rdm import RDMLoss
+
+__all__ = [
+    "Features",
+    "RDMLoss",
+    "SoftTargetLoss",
+    "TaskRatio",
+    "TransferLoss",
+    "Weight",
+    "check_loss",
+    "check_weight",
+    "layers_of",
+    "weight_at",
+]

@@ -1,0 +1,191 @@
+"""Representational distance learning: the RDM of a layer is pulled towards a teacher's."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import torch
+from rsatoolbox.rdm import RDMs
+from torch import Tensor, nn
+
+from neurordl.errors import NeurordlError
+from neurordl.measures.comparisons import ComparisonLike, find_comparison
+from neurordl.measures.condensed import condensed_index
+from neurordl.measures.dissimilarities import (
+    DISSIMILARITIES,
+    Dissimilarity,
+    DissimilarityLike,
+    find_dissimilarity,
+    network_dissimilarity,
+)
+from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Target, Teacher
+from neurordl.teachers.base import Record
+from neurordl.training.losses.base import Features, TransferLoss, Weight, check_weight
+from neurordl.validate import check_choice, check_type, listed
+
+
+class RDMLoss(TransferLoss):
+    """Pull the RDM of one of the student's layers towards a teacher's (RDL, McClure & Kriegeskorte 2016).
+
+    The student's RDM is computed with a dissimilarity and compared with the teacher's RDM. RDL, the distance
+    term of relational knowledge distillation (``"euclidean_root"`` with ``"huber"``; Park et al. 2019) and
+    CKA (``"euclidean"`` with ``"cka"``; Kornblith et al. 2019) are choices of these two.
+
+    Parameters
+    ----------
+    teacher : Teacher
+        Teacher, or a `NetworkTeacher` with a single layer.
+    layer : str
+        Layer of the student whose RDM is fitted, as in its ``named_modules()``.
+
+        The output of the layer is flattened: each of its units is a channel.
+    dissimilarity : str, Dissimilarity or callable, optional
+        Dissimilarity of the student's patterns, such as "correlation", "cosine" or "euclidean". By default
+        the teacher's own, or "euclidean" where the teacher's needs repeated measurements or a noise model
+        (crossnobis, mahalanobis).
+
+        It can also be a `Dissimilarity`, or a differentiable function (n, channels) -> (n_pairs,).
+    comparison : str, Comparison or callable, optional
+        Comparison of the two RDMs: "corr", "cosine", "corr_cov", "cosine_cov", "cka", "mse" or "huber". The
+        default is "corr" for measured RDMs.
+
+        If the teacher is a network, the default is "mse", because both RDMs then have the same unit. It can
+        also be a differentiable `Comparison`, or a function (a, b, weights) -> loss. The loss of a similarity
+        s is 1 - s.
+    pairs : {"all", "within", "between"}
+        Pairs of stimuli that count: all of them, those with the same label, or those with different labels.
+        The last two need labels in the batch.
+    weight : float, callable of the step, or TaskRatio
+        Factor of the loss in the sum of all losses.
+    scale : bool
+        Rescale the student's RDM before the comparison, so that ``"mse"`` can be used with RDMs in different
+        units. The factor is fitted by least squares, is not negative, and has no gradient.
+
+    Raises
+    ------
+    NeurordlError
+        If a name is unknown, the dissimilarity needs what a network does not have, the comparison has no
+        gradient, or ``mse`` would compare RDMs in different units.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher | NetworkTeacher,
+        layer: str,
+        dissimilarity: DissimilarityLike | None = None,
+        comparison: ComparisonLike | None = None,
+        pairs: Literal["all", "within", "between"] = "all",
+        weight: Weight = 1.0,
+        scale: bool = False,
+    ) -> None:
+        self.teacher: Teacher = _single_layer(teacher)
+        if isinstance(self.teacher, LayerTeacher) and dissimilarity is not None:
+            self.teacher = LayerTeacher(self.teacher.network, self.teacher.layer, dissimilarity)
+        check_type("layer", layer, str, "give one name, and make an RDMLoss for each layer")
+        self.layer, self.layers, self.name = layer, (layer,), f"rdm:{layer}"
+        self.pairs = check_choice("pairs", pairs, ("all", "within", "between"))
+        self.weight, self.scale = check_weight(weight), scale
+        if dissimilarity is None:
+            self.dissimilarity = _dissimilarity_for_student(self.teacher)
+        else:
+            self.dissimilarity = network_dissimilarity(dissimilarity)
+        if not self.dissimilarity.differentiable:
+            raise NeurordlError(f"dissimilarity={self.dissimilarity.name!r} has no gradient; take another")
+        if comparison is None:
+            comparison = "corr" if self.network is None else "mse"
+        chosen = find_comparison(comparison, higher_is_better=False)
+        self._compare, self.comparison = chosen.loss, chosen.name
+        if chosen.same_unit and not scale:
+            self._check_same_unit()
+
+    def _check_same_unit(self) -> None:
+        theirs = getattr(self.teacher, "dissimilarity", None)
+        if getattr(self.teacher, "transformed", False):
+            difference = "the teacher's RDM is standardized or ranked and has no unit"
+        elif theirs is None or find_dissimilarity(theirs) != self.dissimilarity:
+            difference = f"the student's RDM is {self.dissimilarity} and the teacher's {theirs}"
+        else:
+            return
+        remedy = "use 'corr', the same dissimilarity for both, or scale=True"
+        raise NeurordlError(f"{self.comparison!r} compares absolute values, but {difference}; {remedy}")
+
+    def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        """The mean loss over the teacher's RDMs for which it is defined."""
+        patterns = student[self.layer].flatten(1)
+        # Distances in bfloat16 are off by 4e-3, so they are computed in float32 whatever the network's.
+        with torch.autocast(patterns.device.type, enabled=False):
+            rdm = self.dissimilarity(patterns if patterns.dtype == torch.float64 else patterns.float())
+            target = self.teacher.target(batch, teacher)
+            check_type("the teacher's target()", target, Target, "return Target(rdms, weights)")
+            rdm, weights = self._measured_pairs(rdm, target, batch)
+            goal = target.rdms.to(rdm.dtype)
+            if self.scale:
+                rdm = rdm * _best_scale(rdm.detach(), goal, weights)
+            values = self._compare(rdm.expand_as(goal), goal, weights)
+        if values.shape not in ((), goal.shape[:1]):
+            shape = f"{tuple(values.shape)} for {len(goal)} RDMs; return one value for each RDM"
+            raise NeurordlError(f"comparison {self.comparison!r} returned values of shape {shape}")
+        defined = torch.isfinite(values)
+        mean = torch.where(defined, values, 0.0).sum() / defined.sum().clamp(min=1)
+        return torch.where(defined.any(), mean, torch.nan)
+
+    def _measured_pairs(self, rdm: Tensor, target: Target, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The student's RDM (1, n_pairs) with 0 at undefined pairs, and the weight of each pair."""
+        defined = torch.isfinite(rdm)
+        weights = target.weights.to(rdm.dtype) * defined
+        if self.pairs != "all":
+            if batch.labels is None:
+                raise NeurordlError(f"pairs={self.pairs!r} needs the labels of the stimuli; give labels=")
+            i, j = condensed_index(len(batch.labels), batch.labels.device)
+            same = (batch.labels[i] == batch.labels[j]).to(rdm.device)
+            weights = weights * (same if self.pairs == "within" else ~same)
+        return torch.where(defined, rdm, 0.0)[None], weights
+
+    def describe(self) -> Record:
+        """What ``run.json`` records of the loss."""
+        return {
+            **super().describe(),
+            "dissimilarity": self.dissimilarity.name,
+            "comparison": self.comparison,
+            "pairs": self.pairs,
+            "scale": self.scale,
+        }
+
+
+def _single_layer(teacher: Teacher | NetworkTeacher) -> Teacher:
+    if not isinstance(teacher, NetworkTeacher):
+        if not hasattr(teacher, "target"):
+            wrappers = {RDMs: "RDMTeacher(rdms)", nn.Module: "NetworkTeacher(network, layers='layer3')"}
+            makers = [maker for type_, maker in wrappers.items() if isinstance(teacher, type_)]
+            remedy = f"wrap it: {makers[0]}" if makers else "make one, such as RDMTeacher(rdms)"
+            raise NeurordlError(f"RDMLoss: {type(teacher).__name__} is not a teacher; {remedy}")
+        return teacher
+    if len(teacher.layers) != 1:
+        example, names = f"teacher[{teacher.layers[0]!r}]", listed(teacher.layers, quote=True)
+        raise NeurordlError(f"the teacher has several layers ({names}); choose one, as in {example}")
+    return teacher[teacher.layers[0]]
+
+
+def _dissimilarity_for_student(teacher: Teacher) -> Dissimilarity:
+    """The teacher's own dissimilarity, or the one by which a network is measured in its place."""
+    if (measured_by := getattr(teacher, "dissimilarity", None)) is None:
+        usable = [name for name, measure in DISSIMILARITIES.items() if not measure.lacking_in_network]
+        raise NeurordlError(
+            f"the teacher's dissimilarity is unknown; set dissimilarity= ({', '.join(usable)})"
+        )
+    theirs = find_dissimilarity(measured_by)
+    chosen = theirs.of_network()
+    if chosen != theirs:
+        warnings.warn(
+            f"the teacher's RDMs are {theirs}, which needs {theirs.lacking_in_network or 'measured data'}. A "
+            f"network has none: the student's RDMs are {chosen}; choose another with dissimilarity=",
+            stacklevel=3,
+        )
+    return chosen
+
+
+def _best_scale(rdm: Tensor, goal: Tensor, weights: Tensor) -> Tensor:
+    """The non-negative least-squares factor of each target, (n_rdms, 1)."""
+    product = (weights * rdm * goal).sum(-1, keepdim=True)
+    return (product / (weights * rdm * rdm).sum(-1, keepdim=True).clamp(min=1e-30)).clamp(min=0)
