@@ -309,7 +309,7 @@ def train(
     out
         Folder for the run. It must be new or empty, unless --resume continues the run in it.
     student
-        Network to train: small_cnn, nin, resnet18, mlp, torchvision:NAME or timm:NAME.
+        Network to train: small_cnn, nin, cifar_resnet, resnet18, mlp, torchvision:NAME or timm:NAME.
     held_out
         Share of the stimuli that is held out from training; 0 holds out none.
     permuted
@@ -432,7 +432,7 @@ def compare(
     ----------
     source
         Folder of a run; file of model RDMs; or name of a network: package.module:factory, torchvision:NAME,
-        timm:NAME, small_cnn, nin, resnet18 or mlp.
+        timm:NAME, small_cnn, nin, cifar_resnet, resnet18 or mlp.
     out
         Folder for the tables and the figure.
     figure

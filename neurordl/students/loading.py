@@ -22,13 +22,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from neurordl.errors import NeurordlError, explain
-from neurordl.students.networks import mlp, nin, resnet18, small_cnn, with_spec
+from neurordl.students.networks import cifar_resnet, mlp, nin, resnet18, small_cnn, with_spec
 from neurordl.validate import check_count, listed
 
 TRAINED_ON = "trained_on"
 """Attribute of a trained network, and entry of files with its weights: what `fit` has shown to it."""
 
-STUDENTS: dict[str, Callable[..., nn.Module]] = {net.__name__: net for net in (small_cnn, nin, resnet18, mlp)}
+STUDENTS: dict[str, Callable[..., nn.Module]] = {net.__name__: net for net in (small_cnn, nin, cifar_resnet, resnet18, mlp)}
 _PACKAGES = ("torchvision", "timm")
 
 # Where training code keeps the weights within a checkpoint, and the prefixes that wrappers add to names.

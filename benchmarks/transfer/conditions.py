@@ -1,0 +1,177 @@
+"""The conditions of the transfer study: which losses each has, and the cells in which they are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+import neurordl as nrl
+
+Losses = Sequence[tuple[nrl.TransferLoss, float]]
+"""Losses, each with its share of the sum of them all."""
+
+RATIOS = (0.125, 0.5, 2.0, 8.0, 32.0)
+"""The candidates of a condition's weight: transfer losses by task loss, at the first step."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Layers of a student beside layers of the teacher.
+
+    Attributes
+    ----------
+    last : (str, str)
+        The last layer before the outputs.
+    several : tuple of (str, str)
+        An early, a middle and the last one.
+    maps : (str, str)
+        Layers whose maps have one size.
+    auxiliary : tuple of str
+        Layers of the student that get classifiers of their own.
+    """
+
+    last: tuple[str, str]
+    several: tuple[tuple[str, str], ...] = ()
+    maps: tuple[str, str] = ("", "")
+    auxiliary: tuple[str, ...] = ()
+
+
+TEACHER_LAYERS = ("layer2", "layer3", "avgpool")
+PAIRS = {
+    "small_cnn": Pair(
+        ("fc1", "avgpool"),
+        (("conv2", "layer2"), ("conv3", "layer3"), ("fc1", "avgpool")),
+        ("conv2", "layer3"),
+        ("conv2", "conv3"),
+    ),
+    "mlp": Pair(("fc2", "avgpool")),
+    "cifar_resnet": Pair(("avgpool", "avgpool")),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One comparison: a data set, a student, a number of labels.
+
+    Attributes
+    ----------
+    source : str
+        Data set.
+    student : str
+        Kind of network, a key of `PAIRS`.
+    options : mapping
+        Arguments of the network.
+    labels : int or None
+        Labelled images a class; None: all training images.
+    stimuli : int
+        Images that are shown without labels.
+    seeds : int
+        Repetitions.
+    steps : int
+        Steps of training.
+    conditions : tuple of str
+        Conditions, of `CONDITIONS`.
+    """
+
+    source: str
+    student: str
+    labels: int | None
+    stimuli: int
+    seeds: int
+    steps: int
+    conditions: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def new_student(self, classes: int, channels: int) -> nn.Module:
+        """A new student with random weights."""
+        make = getattr(nrl.students, self.student)
+        network: nn.Module = make(classes, channels, **self.options)
+        return network
+
+
+Make = Callable[[nrl.NetworkTeacher, Pair, Sequence[str]], Losses]
+
+
+def _rdm(layers: tuple[tuple[str, str], ...], teacher: nrl.NetworkTeacher, **choices: Any) -> Losses:
+    return [(nrl.RDMLoss(teacher[theirs], layer, **choices), 1.0) for layer, theirs in layers]
+
+
+def _last(loss: Any, **options: Any) -> Make:
+    """One loss on the last layer before the outputs."""
+    return lambda teacher, pair, _ids: [(loss(teacher[pair.last[1]], pair.last[0], **options), 1.0)]
+
+
+def _on_maps(loss: Any) -> Make:
+    return lambda teacher, pair, _ids: [(loss(teacher[pair.maps[1]], pair.maps[0]), 1.0)]
+
+
+def _rkd(teacher: nrl.NetworkTeacher, pair: Pair, _ids: Sequence[str]) -> Losses:
+    layer, theirs = pair.last
+    distance = nrl.RDMLoss(teacher[theirs], layer, "euclidean_root", "huber")
+    # the paper weighs the angles twice
+    return [(distance, 1.0), (nrl.AngleLoss(teacher[theirs], layer), 2.0)]
+
+
+def _deep(_teacher: nrl.NetworkTeacher, pair: Pair, _ids: Sequence[str]) -> Losses:
+    return [(nrl.DeepSupervisionLoss(layer), 1.0) for layer in pair.auxiliary]
+
+
+def _contrastive(teacher: nrl.NetworkTeacher, pair: Pair, ids: Sequence[str]) -> Losses:
+    layer, theirs = pair.last
+    return [(nrl.ContrastiveLoss(teacher[theirs], layer, ids, negatives=4096), 1.0)]
+
+
+CONDITIONS: dict[str, Make] = {
+    "labels": lambda *_: [],
+    "deep supervision": _deep,
+    "RDL": _last(nrl.RDMLoss, comparison="corr"),
+    "RDL, several layers": lambda teacher, pair, _: _rdm(pair.several, teacher, comparison="corr"),
+    "RDL, mse": _last(nrl.RDMLoss, comparison="mse"),
+    "RDL, mse, several layers": lambda teacher, pair, _: _rdm(pair.several, teacher, comparison="mse"),
+    "RKD, distance": _last(nrl.RDMLoss, dissimilarity="euclidean_root", comparison="huber"),
+    "RKD": _rkd,
+    "SP": _last(nrl.SimilarityPreservingLoss),
+    "CC": _last(nrl.CorrelationCongruenceLoss),
+    "PKT": _last(nrl.ProbabilisticTransferLoss),
+    "CKA": _last(nrl.RDMLoss, dissimilarity="euclidean", comparison="cka"),
+    "AT": _on_maps(nrl.AttentionLoss),
+    "hints": _on_maps(nrl.HintLoss),
+    "CRD": _contrastive,
+    "soft targets": lambda teacher, *_: [(nrl.SoftTargetLoss(teacher), 1.0)],
+    "RDL + soft targets": lambda teacher, pair, _: [
+        (nrl.RDMLoss(teacher[pair.last[1]], pair.last[0], comparison="corr"), 1.0),
+        (nrl.SoftTargetLoss(teacher), 1.0),
+    ],
+    "RDL, permuted": _last(nrl.RDMLoss, comparison="corr"),
+    "RDL, permuted within classes": _last(nrl.RDMLoss, comparison="corr"),
+}
+WEIGHT_OF = {"RDL, permuted": "RDL", "RDL, permuted within classes": "RDL"}
+"""Conditions that take the weight of another one."""
+
+EQUAL_PARTS = ("RDL + soft targets",)
+"""Conditions in which each loss makes as large a part of the sum at the first step."""
+
+ALL = tuple(CONDITIONS)
+MOST = ("labels", "RDL", "RKD", "SP", "soft targets", "RDL + soft targets", "RDL, permuted")
+FEW = ("labels", "RDL", "soft targets", "RDL, permuted")
+
+CELLS = {
+    "mnist": Cell("mnist", "small_cnn", 10, 10_000, 10, 1560, ALL, {"width": 16}),
+    "mnist, mlp": Cell("mnist", "mlp", 10, 10_000, 5, 1560, MOST, {"image_size": 28}),
+    "mnist, 60 labels": Cell("mnist", "small_cnn", 60, 10_000, 5, 1560, MOST, {"width": 16}),
+    "mnist, all labels": Cell("mnist", "small_cnn", None, 10_000, 5, 1560, MOST, {"width": 16}),
+    "cifar100": Cell("cifar100", "small_cnn", 50, 20_000, 5, 3120, ALL, {"width": 16}),
+    "cifar100, all labels": Cell("cifar100", "small_cnn", None, 20_000, 3, 6240, MOST, {"width": 16}),
+    "cifar100, resnet8": Cell("cifar100", "cifar_resnet", 50, 20_000, 3, 3120, FEW, {"depth": 8}),
+}
+
+
+def weights(shares: Sequence[float], values: Sequence[float], task: float, ratio: float, equal: bool) -> Any:
+    """The weights with which losses of these first values have a sum of ``ratio`` times the task loss."""
+    if equal:
+        return [ratio * task / (len(values) * value) for value in values]
+    total = sum(share * value for share, value in zip(shares, values, strict=True))
+    return [ratio * task * share / total for share in shares]
