@@ -21,8 +21,15 @@ from neurordl.measures.dissimilarities import (
 )
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Target, Teacher
 from neurordl.teachers.base import Record
-from neurordl.training.losses.base import Features, TransferLoss, Weight, check_weight
-from neurordl.validate import check_choice, check_type, listed
+from neurordl.training.losses.base import (
+    Features,
+    TransferLoss,
+    Weight,
+    check_weight,
+    full_precision,
+    network_layer,
+)
+from neurordl.validate import check_choice, check_type
 
 
 class RDMLoss(TransferLoss):
@@ -115,7 +122,7 @@ class RDMLoss(TransferLoss):
         patterns = student[self.layer].flatten(1)
         # Distances in bfloat16 are off by 4e-3, so they are computed in float32 whatever the network's.
         with torch.autocast(patterns.device.type, enabled=False):
-            rdm = self.dissimilarity(patterns if patterns.dtype == torch.float64 else patterns.float())
+            rdm = self.dissimilarity(full_precision(patterns))
             target = self.teacher.target(batch, teacher)
             check_type("the teacher's target()", target, Target, "return Target(rdms, weights)")
             rdm, weights = self._measured_pairs(rdm, target, batch)
@@ -161,10 +168,7 @@ def _single_layer(teacher: Teacher | NetworkTeacher) -> Teacher:
             remedy = f"wrap it: {wrapper}" if wrapper else "make one, such as RDMTeacher(rdms)"
             raise NeurordlError(f"RDMLoss: {type(teacher).__name__} is not a teacher; {remedy}")
         return teacher
-    if len(teacher.layers) != 1:
-        example, names = f"teacher[{teacher.layers[0]!r}]", listed(teacher.layers, quote=True)
-        raise NeurordlError(f"the teacher has several layers ({names}); choose one, as in {example}")
-    return teacher[teacher.layers[0]]
+    return network_layer("RDMLoss", teacher)
 
 
 def _dissimilarity_for_student(teacher: Teacher) -> Dissimilarity:
