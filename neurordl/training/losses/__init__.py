@@ -10,10 +10,12 @@ from neurordl.training.losses.base import (
     layers_of,
     weight_at,
 )
+from neurordl.training.losses.contrastive import ContrastiveLoss
 from neurordl.training.losses.outputs import SoftTargetLoss
 from neurordl.training.losses.rdm import RDMLoss
 
 __all__ = [
+    "ContrastiveLoss",
     "Features",
     "RDMLoss",
     "SoftTargetLoss",
