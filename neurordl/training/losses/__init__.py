@@ -10,11 +10,15 @@ from neurordl.training.losses.base import (
     layers_of,
     weight_at,
 )
-from neurordl.training.losses.outputs import SoftTargetLoss
+from neurordl.training.losses.features import AttentionLoss, HintLoss
+from neurordl.training.losses.outputs import DecoupledLoss, SoftTargetLoss
 from neurordl.training.losses.rdm import RDMLoss
 
 __all__ = [
+    "AttentionLoss",
+    "DecoupledLoss",
     "Features",
+    "HintLoss",
     "RDMLoss",
     "SoftTargetLoss",
     "TaskRatio",
