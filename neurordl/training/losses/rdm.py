@@ -6,9 +6,9 @@ import warnings
 from typing import Literal
 
 import torch
-from rsatoolbox.rdm import RDMs
 from torch import Tensor, nn
 
+from neurordl.arrays import is_rdms
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import ComparisonLike, find_comparison
 from neurordl.measures.condensed import condensed_index
@@ -164,9 +164,9 @@ class RDMLoss(TransferLoss):
 def _single_layer(teacher: Teacher | NetworkTeacher) -> Teacher:
     if not isinstance(teacher, NetworkTeacher):
         if not hasattr(teacher, "target"):
-            wrappers = {RDMs: "RDMTeacher(rdms)", nn.Module: "NetworkTeacher(network, layers='layer3')"}
-            makers = [maker for type_, maker in wrappers.items() if isinstance(teacher, type_)]
-            remedy = f"wrap it: {makers[0]}" if makers else "make one, such as RDMTeacher(rdms)"
+            wrapped = isinstance(teacher, nn.Module) and "NetworkTeacher(network, layers='layer3')"
+            wrapper = "RDMTeacher(rdms)" if is_rdms(teacher) else wrapped
+            remedy = f"wrap it: {wrapper}" if wrapper else "make one, such as RDMTeacher(rdms)"
             raise NeurordlError(f"RDMLoss: {type(teacher).__name__} is not a teacher; {remedy}")
         return teacher
     return network_layer("RDMLoss", teacher)
