@@ -11,12 +11,16 @@ from neurordl.training.losses.base import (
     weight_at,
 )
 from neurordl.training.losses.contrastive import ContrastiveLoss
-from neurordl.training.losses.outputs import SoftTargetLoss
+from neurordl.training.losses.features import AttentionLoss, HintLoss
+from neurordl.training.losses.outputs import DecoupledLoss, SoftTargetLoss
 from neurordl.training.losses.rdm import RDMLoss
 
 __all__ = [
+    "AttentionLoss",
     "ContrastiveLoss",
+    "DecoupledLoss",
     "Features",
+    "HintLoss",
     "RDMLoss",
     "SoftTargetLoss",
     "TaskRatio",

@@ -25,6 +25,7 @@ from neurordl.training.losses.base import (
     Features,
     TransferLoss,
     Weight,
+    autocast_off,
     check_weight,
     full_precision,
     network_layer,
@@ -121,7 +122,7 @@ class RDMLoss(TransferLoss):
         """The mean loss over the teacher's RDMs for which it is defined."""
         patterns = student[self.layer].flatten(1)
         # Distances in bfloat16 are off by 4e-3, so they are computed in float32 whatever the network's.
-        with torch.autocast(patterns.device.type, enabled=False):
+        with autocast_off(patterns):
             rdm = self.dissimilarity(full_precision(patterns))
             target = self.teacher.target(batch, teacher)
             check_type("the teacher's target()", target, Target, "return Target(rdms, weights)")
