@@ -36,6 +36,10 @@ def losses() -> list[nrl.TransferLoss]:
         nrl.HintLoss(teacher["conv3"], "conv2"),
         nrl.AttentionLoss(teacher["conv3"], "conv2", weight=10.0),
         nrl.DecoupledLoss(teacher),
+        nrl.AngleLoss(teacher["conv3"], "conv2"),
+        nrl.SimilarityPreservingLoss(teacher["conv3"], "conv2"),
+        nrl.CorrelationCongruenceLoss(teacher["conv3"], "conv2"),
+        nrl.ProbabilisticTransferLoss(teacher["conv3"], "conv2", weight=30.0),
     ]
 
 

@@ -13,13 +13,23 @@ from neurordl.training.losses.base import (
 from neurordl.training.losses.features import AttentionLoss, HintLoss
 from neurordl.training.losses.outputs import DecoupledLoss, SoftTargetLoss
 from neurordl.training.losses.rdm import RDMLoss
+from neurordl.training.losses.relations import (
+    AngleLoss,
+    CorrelationCongruenceLoss,
+    ProbabilisticTransferLoss,
+    SimilarityPreservingLoss,
+)
 
 __all__ = [
+    "AngleLoss",
     "AttentionLoss",
+    "CorrelationCongruenceLoss",
     "DecoupledLoss",
     "Features",
     "HintLoss",
+    "ProbabilisticTransferLoss",
     "RDMLoss",
+    "SimilarityPreservingLoss",
     "SoftTargetLoss",
     "TaskRatio",
     "TransferLoss",
