@@ -168,9 +168,9 @@ def _log_probabilities(
 
 def _decoupled(logs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of (the label, all others), and of each of the others among them, (n, classes)."""
-    others = logs.scatter(1, labels, -torch.inf)
-    total = others.logsumexp(dim=1, keepdim=True)
-    return torch.cat([logs.gather(1, labels), total], dim=1), others - total
+    rest = logs.scatter(1, labels, -torch.inf)
+    total = rest.logsumexp(dim=1, keepdim=True)
+    return torch.cat([logs.gather(1, labels), total], dim=1), rest - total
 
 
 def _divergence(logs: Tensor, goal: Tensor) -> Tensor:
