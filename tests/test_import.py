@@ -40,6 +40,24 @@ def test_import_loads_nothing_heavy() -> None:
     assert loaded_after("import neurordl; dir(neurordl); neurordl.NeurordlError") == []
 
 
+TRAINING = """
+import torch
+import neurordl as nrl
+images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+teacher = nrl.NetworkTeacher(nrl.students.small_cnn(width=2), layers="conv3")
+transfer = [nrl.SoftTargetLoss(teacher), nrl.RDMLoss(teacher, "conv3")]
+objective = nrl.Objective(transfer)
+stream = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=4)
+run = nrl.fit(nrl.students.small_cnn(width=2), objective, stream, epochs=1)
+assert len(run.history) == 1
+"""
+
+
+def test_training_with_a_network_loads_no_statistics_of_rdms() -> None:
+    loaded = {"rsatoolbox", "matplotlib", "sklearn", "nilearn", "numba"} & set(loaded_after(TRAINING))
+    assert not loaded
+
+
 COMPARE = ["compare", "run", "--rdms", "brain.h5", "--out", "out"]
 TRAIN = ["train", "--labelled", "digits", "--rdms", "brain.h5", "--stimuli", "images", "--out", "out"]
 

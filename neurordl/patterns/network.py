@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from rich.progress import track
-from rsatoolbox.data import Dataset
 from torch import Tensor, nn
 
 from neurordl.errors import NeurordlError
 from neurordl.stimuli import StimulusSet
 from neurordl.validate import check_count, listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.data import Dataset
 
 OUTPUT = ""
 """The name of a model's own output, as in ``named_modules()``."""
@@ -587,6 +589,8 @@ def extract_patterns(
     UserWarning
         A layer runs several times, is left out, or gives NaN or infinity.
     """
+    from rsatoolbox.data import Dataset
+
     patterns: dict[str, Dataset] = {}
     for start, features in read_batches(model, stimuli, layers, Compute.of(device)):
         for name, tensor in features.items():

@@ -9,17 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from numpy.lib.format import open_memmap
-from rsatoolbox.data.base import DatasetBase
-from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
 
-from neurordl.arrays import Floats
+from neurordl.arrays import Floats, is_dataset
 from neurordl.errors import NeurordlError, explain
 from neurordl.io import atomic_write
 from neurordl.measures.condensed import condensed_index, pair_number
@@ -43,7 +41,11 @@ from neurordl.rdms.source import (
 )
 from neurordl.validate import brief, check_choice, listed
 
-Datasets = DatasetBase | Sequence[DatasetBase] | Mapping[str, DatasetBase]
+if TYPE_CHECKING:
+    from rsatoolbox.data.base import DatasetBase
+    from rsatoolbox.rdm.rdms import RDMs
+
+Datasets: TypeAlias = "DatasetBase | Sequence[DatasetBase] | Mapping[str, DatasetBase]"
 Estimator = Literal["diagonal", "shrinkage_eye", "shrinkage_diag", "full"]
 
 PROVENANCE = "provenance"
@@ -244,6 +246,8 @@ def compute_rdms(
     provenance = json.dumps({**record, "patterns": records}, ensure_ascii=False)
     if len(provenance.encode()) > _TEXT:
         provenance = json.dumps({**record, "patterns": f"{len(records)}, too long"})
+    from rsatoolbox.rdm.rdms import RDMs
+
     return RDMs(
         vectors,
         dissimilarity_measure=measure.written,
@@ -301,11 +305,11 @@ def odd_even_reliability(
 
 def _datasets(patterns: Any) -> tuple[list[DatasetBase], list[dict[str, Any]]]:
     """Return the Datasets, and the descriptors of each; names of a mapping are subjects."""
-    single = isinstance(patterns, DatasetBase) or not isinstance(patterns, Iterable)
+    single = is_dataset(patterns) or not isinstance(patterns, Iterable)
     datasets = [patterns] if single else list(patterns)
     if isinstance(patterns, Mapping):
         datasets = list(patterns.values())
-    if not datasets or not all(isinstance(dataset, DatasetBase) for dataset in datasets):
+    if not datasets or not all(is_dataset(dataset) for dataset in datasets):
         types = ", ".join(sorted({type(dataset).__name__ for dataset in datasets})) or "none"
         remedy = "use Dataset(array, obs_descriptors={'stimulus': ids})"
         raise NeurordlError(f"compute_rdms takes one or more rsatoolbox Datasets, not {types}; {remedy}")
@@ -349,8 +353,8 @@ def _residuals(noise: Noise | None, patterns: Datasets, n: int) -> list[DatasetB
         if absent := [name for name in patterns if name not in residuals]:
             raise NeurordlError(f"residuals= has no Dataset for {absent[0]!r}; it has {', '.join(residuals)}")
         return [residuals[name] for name in patterns]
-    rows: list[Any] = [residuals] if isinstance(residuals, DatasetBase) else list(residuals)
-    if len(rows) != n or not all(isinstance(dataset, DatasetBase) for dataset in rows):
+    rows: list[Any] = [residuals] if is_dataset(residuals) else list(residuals)
+    if len(rows) != n or not all(is_dataset(dataset) for dataset in rows):
         raise NeurordlError(f"residuals= has {len(rows)} entries for {n} Datasets; give a Dataset for each")
     return rows
 

@@ -6,21 +6,23 @@ import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from rsatoolbox.data.base import DatasetBase
-from rsatoolbox.rdm.rdms import RDMs
 
-from neurordl.arrays import Floats, Ints, nan_mean
+from neurordl.arrays import Floats, Ints, is_dataset, is_rdms, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match, check_ids, match_ids, near_misses, possible_ids
 from neurordl.measures.condensed import pair_number
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
 from neurordl.validate import brief, check_choice, listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.data.base import DatasetBase
+    from rsatoolbox.rdm.rdms import RDMs
 
 AVERAGED = "averaged_subjects"
 """RDM descriptor of a mean over subjects: their names, separated by commas."""
@@ -193,7 +195,7 @@ def stimulus_properties(rdms: RDMs, ids: Sequence[str]) -> dict[str, list[object
 
 
 def _check_rdms(rdms: object) -> None:
-    if not isinstance(rdms, RDMs):
+    if not is_rdms(rdms):
         array = 'rsatoolbox.rdm.RDMs(array, pattern_descriptors={"stimulus": ids})'
         remedy = f"read a file with nrl.load_rdms, or wrap an array: {array}"
         raise NeurordlError(f"expected rsatoolbox RDMs, but got {type(rdms).__name__}; {remedy}")
@@ -283,6 +285,8 @@ def _like(
     stimuli = {name: list(values) for name, values in rdms.pattern_descriptors.items()}
     if order is not None:
         stimuli = {name: [values[k] for k in order] for name, values in stimuli.items() if name != "index"}
+    from rsatoolbox.rdm.rdms import RDMs
+
     return RDMs(
         vectors,
         dissimilarity_measure=rdms.dissimilarity_measure,
@@ -335,7 +339,7 @@ def _average(
 
 # alignment
 
-Alignable = RDMs | DatasetBase | StimulusSet | pd.DataFrame | str | os.PathLike[str]
+Alignable: TypeAlias = "RDMs | DatasetBase | StimulusSet | pd.DataFrame | str | os.PathLike[str]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -456,7 +460,7 @@ def align(
 
 
 def _opened(thing: Any, name: str) -> Any:
-    if isinstance(thing, RDMs | DatasetBase | StimulusSet):
+    if is_rdms(thing) or is_dataset(thing) or isinstance(thing, StimulusSet):
         return thing
     if isinstance(thing, pd.DataFrame | str | os.PathLike):
         return read_table(thing, "id")
@@ -471,7 +475,7 @@ def _ids(thing: Any, name: str) -> tuple[str, ...]:
         return thing.ids
     if isinstance(thing, pd.DataFrame):
         return tuple(thing.index)
-    if isinstance(thing, RDMs):
+    if is_rdms(thing):
         return stimulus_ids(thing)
     if "stimulus" not in thing.obs_descriptors:
         problem = f"the patterns {name} lack the observation descriptor 'stimulus'"
@@ -489,7 +493,7 @@ def _in_order(thing: Any, rows: Mapping[str, Sequence[int]], ids: Sequence[str])
     if isinstance(thing, pd.DataFrame):
         return thing.loc[list(ids)]
     order = [row for stimulus in ids for row in rows[stimulus]]
-    if isinstance(thing, RDMs):
+    if is_rdms(thing):
         vectors = reindex(thing, ids).astype(np.asarray(thing.dissimilarities).dtype, copy=False)
         return _like(thing, vectors, thing.rdm_descriptors, order)
     return take_rows(thing, order)

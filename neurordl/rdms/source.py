@@ -6,18 +6,20 @@ import copy
 import json
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from rsatoolbox.data.base import DatasetBase
 from torch import Tensor
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
 from neurordl.measures.dissimilarities import Dissimilarity
 from neurordl.validate import check_choice, listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.data.base import DatasetBase
 
 Center = Literal["run", "all"]
 Stimuli = slice | npt.NDArray[np.integer]

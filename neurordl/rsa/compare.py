@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from rsatoolbox.rdm.rdms import RDMs
 from scipy import stats
 from torch import Tensor
 
-from neurordl.arrays import Bools, Floats, nan_mean
+from neurordl.arrays import Bools, Floats, is_rdms, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import missing_groups, n_stimuli
 from neurordl.rdms.selection import check_one_per_subject, reindex, stimulus_ids, subject_names
 from neurordl.validate import listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.rdm.rdms import RDMs
 
 Centered = tuple[Floats, Floats]
 
@@ -91,7 +93,7 @@ def subject_vectors(rdms: RDMs | npt.ArrayLike) -> Floats:
 
     A person who is in the RDMs under several names is named in a warning.
     """
-    if isinstance(rdms, RDMs):
+    if is_rdms(rdms):
         names, rdms = subject_names(rdms), check_one_per_subject(rdms).dissimilarities
         if note := repeated_subjects(names, rdms):
             warnings.warn(note, stacklevel=3)
@@ -112,12 +114,12 @@ def matched_vectors(
     NeurordlError
         Some are RDMs and others an array, which has no ids; or they are over different stimuli.
     """
-    if isinstance(models, RDMs) and isinstance(data, RDMs):
+    if is_rdms(models) and is_rdms(data):
         subject_vectors(data)
         match = match_ids(stimulus_ids(models), stimulus_ids(data), names=("models", "data"), missing="error")
         ids = sorted(match.matched, key=natural_key)
         return reindex(models, ids), reindex(data, ids), ids
-    if isinstance(models, RDMs) or isinstance(data, RDMs):
+    if is_rdms(models) or is_rdms(data):
         raise NeurordlError("models and data must both be RDMs, or both condensed arrays over the same pairs")
     a, b = (np.array(rdms, dtype=np.float64) for rdms in (models, data))
     return a, b, [str(number) for number in range(check_stacks(a, b))]

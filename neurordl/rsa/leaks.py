@@ -13,10 +13,9 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.arrays import Bools, Floats
 from neurordl.measures.condensed import pair_number
@@ -25,6 +24,9 @@ from neurordl.rsa.compare import same_means, same_rdms
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.fingerprints import decoded, differ, encoded, find_copies
 from neurordl.validate import listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.rdm.rdms import RDMs
 
 Exposure = Mapping[str, Any]
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from rsatoolbox.data import Dataset
-from rsatoolbox.data.base import DatasetBase
 from torch import Tensor
 
-from neurordl.arrays import Floats, Ints
+from neurordl.arrays import Floats, Ints, is_dataset
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match, check_ids, natural_key
 from neurordl.io import sha256_array
@@ -25,7 +23,10 @@ from neurordl.teachers.base import Batch, ById, Missing, Target, Teacher
 from neurordl.teachers.rdm import Pool, pool_subjects
 from neurordl.validate import check_choice
 
-Patterns = DatasetBase | tuple[npt.ArrayLike, Sequence[str]]
+if TYPE_CHECKING:
+    from rsatoolbox.data.base import DatasetBase
+
+Patterns: TypeAlias = "DatasetBase | tuple[npt.ArrayLike, Sequence[str]]"
 
 
 class PatternTeacher(ById, Teacher):
@@ -73,7 +74,7 @@ class PatternTeacher(ById, Teacher):
         batches: Literal["subject", "shared"] = "subject",
         missing: Missing = "error",
     ) -> None:
-        if isinstance(patterns, DatasetBase):
+        if is_dataset(patterns):
             patterns = {str(patterns.descriptors.get("subject", "unnamed")): patterns}
         if not isinstance(patterns, Mapping) or not patterns:
             raise NeurordlError("patterns: expected a mapping from subject to patterns: {'s01': dataset}")
@@ -206,10 +207,12 @@ class PatternTeacher(ById, Teacher):
 
 def _dataset(name: str, patterns: Patterns) -> DatasetBase:
     """Return patterns as a Dataset; an array and its ids are not copied."""
-    if isinstance(patterns, DatasetBase):
+    if is_dataset(patterns):
         return patterns
     values, ids = patterns
     values, ids = np.asanyarray(values), check_ids(ids, f"patterns of {name}")
     if values.ndim != 2 or len(values) != len(ids):
         raise NeurordlError(f"patterns of {name} have shape {values.shape}: expected ({len(ids)}, channels)")
+    from rsatoolbox.data import Dataset
+
     return Dataset(values, obs_descriptors={"stimulus": list(ids)})

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
-from rsatoolbox.rdm import RDMs
 from torch import Tensor
 
 from neurordl.arrays import Bools, Floats, nan_mean
@@ -28,6 +27,9 @@ from neurordl.rdms.selection import (
 from neurordl.rsa.leaks import sketch
 from neurordl.teachers.base import Batch, ById, Missing, Record, Target, Teacher
 from neurordl.validate import check_choice, check_number, listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.rdm.rdms import RDMs
 
 Pool = Literal["mean", "zscore", "subjects"]
 

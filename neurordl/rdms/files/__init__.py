@@ -7,11 +7,11 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from rsatoolbox.rdm.rdms import RDMs
 
+from neurordl.arrays import is_rdms
 from neurordl.errors import NeurordlError, explain
 from neurordl.ids import check_ids, is_missing, possible_ids, similar_ids
 from neurordl.io import damage_named, write_bytes
@@ -33,6 +33,9 @@ from neurordl.rdms.files.matlab import MATLAB
 from neurordl.rdms.files.tables import CSV, TSV, read_ids
 from neurordl.rdms.selection import as_text
 from neurordl.validate import check_path, listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.rdm.rdms import RDMs
 
 __all__ = ["FORMATS", "Format", "RDMContent", "load_rdms", "save_rdms"]
 
@@ -193,7 +196,7 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
     """
     target = check_path("path", path)
     format = _find_format(target, "write")
-    if not isinstance(rdms, RDMs):
+    if not is_rdms(rdms):
         raise NeurordlError(f"save_rdms takes rsatoolbox RDMs, not {type(rdms).__name__}")
     _check_values(rdms, "the RDMs to save")
     if format.single and rdms.n_rdm > 1:
@@ -215,6 +218,8 @@ def _find_format(path: Path, verb: str) -> Format:
 
 def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) -> RDMs:
     """Make RDMs of the content of a file; rsatoolbox does not check numbers of pairs and descriptors."""
+    from rsatoolbox.rdm.rdms import RDMs
+
     values = content.values
     if content.layout == "condensed" and np.ndim(values) == 2 and values.shape[1] == 1:
         values = list(values)  # RDMs of two stimuli, not one RDM as a column

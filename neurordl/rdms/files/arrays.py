@@ -7,10 +7,9 @@ import math
 import sys
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms.files.content import (
@@ -27,6 +26,9 @@ from neurordl.rdms.files.content import (
     unstorable,
 )
 from neurordl.validate import listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.rdm.rdms import RDMs
 
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _MAX_MEMBERS = 10_000

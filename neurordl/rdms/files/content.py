@@ -7,16 +7,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeGuard, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, get_args
 
 import numpy as np
 import numpy.typing as npt
-from rsatoolbox.rdm.rdms import RDMs
 from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.condensed import pair_number
 from neurordl.validate import check_choice, listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.rdm.rdms import RDMs
 
 Layout = Literal[
     "square", "condensed", "condensed-columns", "condensed-diagonal", "condensed-columns-diagonal"

@@ -8,11 +8,10 @@ import struct
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms.files.content import (
@@ -26,6 +25,9 @@ from neurordl.rdms.files.content import (
     flatten,
 )
 from neurordl.validate import listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.rdm.rdms import RDMs
 
 MAX_DEPTH = 16
 _MAX_ITEMS = 100_000

@@ -9,11 +9,10 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-from rsatoolbox.rdm.rdms import RDMs
 from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
@@ -30,6 +29,9 @@ from neurordl.rdms.files.content import (
     unstorable,
 )
 from neurordl.rdms.files.hdf5 import MAX_DEPTH, CheckedFile, to_python
+
+if TYPE_CHECKING:
+    from rsatoolbox.rdm.rdms import RDMs
 
 _MAX_BYTES = 1 << 31  # of a variable, by the definition of version 5
 _MAX_ELEMENTS = 1_000_000

@@ -7,9 +7,9 @@ import io
 import math
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from rsatoolbox.rdm.rdms import RDMs
 from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
@@ -17,6 +17,9 @@ from neurordl.ids import id_column, possible_ids
 from neurordl.io import DECIMAL_COMMA, is_number, read_cells, read_frame, read_text
 from neurordl.rdms.files.content import Format, RDMContent, looks_square, n_stimuli, unstorable
 from neurordl.validate import listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.rdm.rdms import RDMs
 
 _MISSING = ("", "na", "nan", "n/a")
 _DESCRIPTORS = {

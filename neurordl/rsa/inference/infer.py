@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from rsatoolbox.rdm.rdms import RDMs
 from scipy import stats
 
-from neurordl.arrays import Bools, Floats, Ints, nan_mean
+from neurordl.arrays import Bools, Floats, Ints, is_rdms, nan_mean
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.rdms.selection import stimulus_properties, subject_names
 from neurordl.rsa.compare import matched_vectors
 from neurordl.rsa.inference.resampling import Draws, Resampling, Spread, Study, find_resampling
 from neurordl.validate import brief, check_choice
+
+if TYPE_CHECKING:
+    from rsatoolbox.rdm.rdms import RDMs
 
 Center = Literal["resamples", "data"]
 Correction = Literal["none", "fdr", "holm", "bonferroni"]
@@ -162,7 +164,7 @@ def infer(
     vectors, rdms, stimuli = matched_vectors(models, data)
     study, known = Study(vectors, rdms, comparison, device=device), dict[str, list[object]]()
     subjects: Sequence[str] = [str(k) for k in range(len(rdms))]
-    if isinstance(data, RDMs):
+    if is_rdms(data):
         subjects, known = subject_names(data), stimulus_properties(data, stimuli)
     n_drawn = max((len(counts) for counts in draws or () if counts is not None), default=None)
     resampling = resampling.for_stimuli(stimuli, known, n_drawn)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from neurordl.errors import NeurordlError
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Teacher
 from neurordl.teachers.base import Record, spelled
-from neurordl.validate import check_number
+from neurordl.validate import check_number, listed
 
 Features = Mapping[str, Tensor]
 
@@ -170,6 +170,43 @@ class TransferLoss:
             "weight": _describe_weight(self.weight),
             "teacher": self.teacher.describe() if self.teacher is not None else None,
         }
+
+
+def network_layer(loss: str, teacher: object) -> LayerTeacher:
+    """The layer of a network that teaches: the chosen one, or the only one of a `NetworkTeacher`.
+
+    Raises
+    ------
+    NeurordlError
+        If the teacher is not a network, or has several layers; the message names the loss.
+    """
+    if isinstance(teacher, NetworkTeacher):
+        if len(teacher.layers) != 1:
+            example, names = f"teacher[{teacher.layers[0]!r}]", listed(teacher.layers, quote=True)
+            problem = f"{loss}: the teacher has several layers ({names})"
+            raise NeurordlError(f"{problem}; choose one, as in {example}")
+        return teacher[teacher.layers[0]]
+    if not isinstance(teacher, LayerTeacher):
+        problem = f"{loss} reads the features of a network, and {type(teacher).__name__} is no NetworkTeacher"
+        raise NeurordlError(f"{problem}; make one with NetworkTeacher(network, layers='layer3')")
+    return teacher
+
+
+def full_precision(features: Tensor) -> Tensor:
+    """Features in float32, or in float64 if they are so already: half precision is too coarse for a loss."""
+    return features if features.dtype == torch.float64 else features.float()
+
+
+def autocast_off(features: Tensor) -> torch.autocast:
+    """A context in which mixed precision is off on the device of these features."""
+    return torch.autocast(features.device.type, enabled=False)
+
+
+def shape_by_features(linear: nn.Module, features: Tensor, outputs: int) -> None:
+    """Shape a ``LazyLinear(0)``, once, by features (n, ..., channels) and the number of its outputs."""
+    if isinstance(linear, nn.LazyLinear):
+        linear.out_features = outputs
+        linear.to(features.device, features.dtype)(features[:1])
 
 
 def layers_of(loss: TransferLoss) -> list[str]:

@@ -6,9 +6,9 @@ import warnings
 from typing import Literal
 
 import torch
-from rsatoolbox.rdm import RDMs
 from torch import Tensor, nn
 
+from neurordl.arrays import is_rdms
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import ComparisonLike, find_comparison
 from neurordl.measures.condensed import condensed_index
@@ -21,8 +21,16 @@ from neurordl.measures.dissimilarities import (
 )
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Target, Teacher
 from neurordl.teachers.base import Record
-from neurordl.training.losses.base import Features, TransferLoss, Weight, check_weight
-from neurordl.validate import check_choice, check_type, listed
+from neurordl.training.losses.base import (
+    Features,
+    TransferLoss,
+    Weight,
+    autocast_off,
+    check_weight,
+    full_precision,
+    network_layer,
+)
+from neurordl.validate import check_choice, check_type
 
 
 class RDMLoss(TransferLoss):
@@ -114,8 +122,8 @@ class RDMLoss(TransferLoss):
         """The mean loss over the teacher's RDMs for which it is defined."""
         patterns = student[self.layer].flatten(1)
         # Distances in bfloat16 are off by 4e-3, so they are computed in float32 whatever the network's.
-        with torch.autocast(patterns.device.type, enabled=False):
-            rdm = self.dissimilarity(patterns if patterns.dtype == torch.float64 else patterns.float())
+        with autocast_off(patterns):
+            rdm = self.dissimilarity(full_precision(patterns))
             target = self.teacher.target(batch, teacher)
             check_type("the teacher's target()", target, Target, "return Target(rdms, weights)")
             rdm, weights = self._measured_pairs(rdm, target, batch)
@@ -156,15 +164,12 @@ class RDMLoss(TransferLoss):
 def _single_layer(teacher: Teacher | NetworkTeacher) -> Teacher:
     if not isinstance(teacher, NetworkTeacher):
         if not hasattr(teacher, "target"):
-            wrappers = {RDMs: "RDMTeacher(rdms)", nn.Module: "NetworkTeacher(network, layers='layer3')"}
-            makers = [maker for type_, maker in wrappers.items() if isinstance(teacher, type_)]
-            remedy = f"wrap it: {makers[0]}" if makers else "make one, such as RDMTeacher(rdms)"
+            wrapped = isinstance(teacher, nn.Module) and "NetworkTeacher(network, layers='layer3')"
+            wrapper = "RDMTeacher(rdms)" if is_rdms(teacher) else wrapped
+            remedy = f"wrap it: {wrapper}" if wrapper else "make one, such as RDMTeacher(rdms)"
             raise NeurordlError(f"RDMLoss: {type(teacher).__name__} is not a teacher; {remedy}")
         return teacher
-    if len(teacher.layers) != 1:
-        example, names = f"teacher[{teacher.layers[0]!r}]", listed(teacher.layers, quote=True)
-        raise NeurordlError(f"the teacher has several layers ({names}); choose one, as in {example}")
-    return teacher[teacher.layers[0]]
+    return network_layer("RDMLoss", teacher)
 
 
 def _dissimilarity_for_student(teacher: Teacher) -> Dissimilarity:
