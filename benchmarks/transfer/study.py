@@ -229,6 +229,8 @@ def choose(cell: str) -> dict[str, Any]:
     """The ratio of each condition: the best of its pilots; the first values make it a weight."""
     scores: dict[str, dict[float, list[float]]] = {}
     for job in pilots(cell):
+        if not job.file.exists():
+            continue
         scores.setdefault(job.condition, {}).setdefault(job.ratio, []).append(score(job))
     choices = {}
     for condition, values in scores.items():

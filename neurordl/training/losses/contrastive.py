@@ -163,9 +163,12 @@ class ContrastiveLoss(TransferLoss, nn.Module):
             parts = [slice(None)]
             if not self.training:
                 parts = [slice(start, start + _AT_ONCE) for start in range(0, len(rows), _AT_ONCE)]
-            values = [self._compare(embedded[:, part], copies, rows[part]) for part in parts]
+            values = [
+                self._compare(embedded[:, part], copies, *self._places(rows[part], embedded.device)[:3])
+                for part in parts
+            ]
             if self.training:
-                self._remember(embedded.detach(), rows)
+                self._remember(embedded.detach(), *self._places(rows, embedded.device)[1::2])
             return torch.cat(values).mean()
 
     def _rows(self, ids: Sequence[str] | None) -> Ints:
@@ -192,10 +195,18 @@ class ContrastiveLoss(TransferLoss, nn.Module):
         ]
         return functional.normalize(torch.stack(vectors), dim=2, eps=_SHORTEST)
 
-    def _compare(self, embedded: Tensor, memories: Sequence[Tensor], rows: Ints) -> Tensor:
+    def _places(self, rows: Ints, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The rows, each once, the place of every row among these, and the first place of each."""
+        unique, first, places = np.unique(rows, return_index=True, return_inverse=True)
+        at, each, place, start = (
+            torch.from_numpy(array).to(device) for array in (rows, unique, places, first)
+        )
+        return at, each, place, start
+
+    def _compare(
+        self, embedded: Tensor, memories: Sequence[Tensor], at: Tensor, unique: Tensor, places: Tensor
+    ) -> Tensor:
         """The loss of each stimulus, (n,)."""
-        arrays = rows, *np.unique(rows, return_inverse=True)
-        at, unique, places = (torch.from_numpy(array).to(embedded.device) for array in arrays)
         drawn = self._draw(unique)[places]  # by stimulus, whatever their order in the batch
         near, far = [], []
         for side, memory in enumerate(reversed(memories)):
@@ -234,10 +245,8 @@ class ContrastiveLoss(TransferLoss, nn.Module):
         return log_constants
 
     @torch.no_grad()
-    def _remember(self, embedded: Tensor, rows: Ints) -> None:
+    def _remember(self, embedded: Tensor, unique: Tensor, first: Tensor) -> None:
         """Move the rows of a batch; where an id occurs more than once, by its first image."""
-        arrays = np.unique(rows, return_index=True)
-        unique, first = (torch.from_numpy(array).to(embedded.device) for array in arrays)
         for memory, new in zip((self.student_memory, self.teacher_memory), embedded[:, first], strict=True):
             moved = self.momentum * memory[unique] + (1 - self.momentum) * new
             memory.index_copy_(0, unique, functional.normalize(moved, eps=_SHORTEST).to(memory.dtype))
