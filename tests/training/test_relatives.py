@@ -36,6 +36,11 @@ def losses() -> list[nrl.TransferLoss]:
         nrl.HintLoss(teacher["conv3"], "conv2"),
         nrl.AttentionLoss(teacher["conv3"], "conv2", weight=10.0),
         nrl.DecoupledLoss(teacher),
+        nrl.ContrastiveLoss(teacher["conv3"], "conv2", IDS, channels=6, negatives=7, weight=0.01),
+        nrl.AngleLoss(teacher["conv3"], "conv2"),
+        nrl.SimilarityPreservingLoss(teacher["conv3"], "conv2"),
+        nrl.CorrelationCongruenceLoss(teacher["conv3"], "conv2"),
+        nrl.ProbabilisticTransferLoss(teacher["conv3"], "conv2", weight=30.0),
     ]
 
 
