@@ -228,12 +228,13 @@ class CorrelationCongruenceLoss(_RelationLoss):
     def _correlations(self, patterns: Tensor) -> Tensor:
         if self.kernel == "bilinear":
             return patterns @ patterns.mT
-        units = _unit_rows(patterns)
-        products = 2 * self.gamma * (units @ units.mT)
+        products = 2 * self.gamma * _cosines(patterns)
         if self.order is None:
             return (products - 2 * self.gamma).exp()
-        terms = [products**power / math.factorial(power) for power in range(self.order + 1)]
-        return math.exp(-2 * self.gamma) * torch.stack(terms).sum(0)
+        series = torch.ones_like(products)
+        for power in range(self.order, 0, -1):
+            series = 1 + products * series / power
+        return math.exp(-2 * self.gamma) * series
 
     def describe(self) -> Record:
         """What ``run.json`` records of the loss."""
@@ -289,16 +290,25 @@ class ProbabilisticTransferLoss(_RelationLoss):
         return (divergence + (picked - goal)).mean()  # rows sum to 1, but for rounding, which is taken out
 
 
+def _cosines(patterns: Tensor) -> Tensor:
+    """Cosines (n, n) of patterns; 0, without gradient, for a pattern of zeros.
+
+    Dividing products costs less than dividing patterns, which may have many channels.
+    """
+    products = patterns @ patterns.mT
+    squares = products.diagonal()
+    inverse = squares.masked_fill(squares == 0, torch.inf).rsqrt()
+    return products * inverse[:, None] * inverse
+
+
 def _unit_rows(rows: Tensor) -> Tensor:
-    """Rows divided by their lengths; a row of zeros stays and has no gradient."""
-    largest = rows.detach().abs().amax(1, keepdim=True)
-    rows = rows / torch.where(largest == 0, 1, largest)  # whose squares neither overflow nor vanish
-    return rows * (largest != 0) / rows.square().sum(1, keepdim=True).clamp(min=1).sqrt()
+    """Rows divided by their lengths; a row of zeros stays, and has no gradient."""
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / lengths.masked_fill(lengths == 0, torch.inf)
 
 
 def _probabilities(patterns: Tensor) -> Tensor:
-    units = _unit_rows(patterns)
-    affinities = (1 + units @ units.mT) / 2
+    affinities = 1 + _cosines(patterns)
     return affinities / affinities.sum(1, keepdim=True)
 
 
@@ -308,8 +318,7 @@ def _angles(patterns: Tensor) -> Tensor:
     By the law of cosines: its error is that of the squared distances times the ratio of two distances.
     """
     squared = _squared_distances(patterns)
-    equal = squared == 0
-    inverse = torch.where(equal, 0, torch.where(equal, 1, squared).rsqrt())
+    inverse = squared.masked_fill(squared == 0, torch.inf).rsqrt()
     sides = squared[:, :, None] + squared[:, None, :] - squared
     return sides * (inverse[:, :, None] * (inverse[:, None, :] / 2))
 
@@ -324,6 +333,6 @@ def _squared_distances(patterns: Tensor) -> Tensor:
     products = exact @ exact.mT
     norms = products.diagonal()
     norms = norms[:, None] + norms
-    squared = norms - 2 * products
+    squared = torch.sub(norms, products, alpha=2)
     rounding = 256 * torch.finfo(exact.dtype).eps * norms.detach()
-    return torch.where(squared <= rounding, 0, squared).to(patterns.dtype)
+    return squared.masked_fill(squared <= rounding, 0).to(patterns.dtype)
