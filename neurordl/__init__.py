@@ -69,7 +69,15 @@ if TYPE_CHECKING:
     from neurordl.teachers import RDMTeacher as RDMTeacher
     from neurordl.teachers import Target as Target
     from neurordl.teachers import Teacher as Teacher
+    from neurordl.training.losses import AngleLoss as AngleLoss
+    from neurordl.training.losses import AttentionLoss as AttentionLoss
+    from neurordl.training.losses import ContrastiveLoss as ContrastiveLoss
+    from neurordl.training.losses import CorrelationCongruenceLoss as CorrelationCongruenceLoss
+    from neurordl.training.losses import DecoupledLoss as DecoupledLoss
+    from neurordl.training.losses import HintLoss as HintLoss
+    from neurordl.training.losses import ProbabilisticTransferLoss as ProbabilisticTransferLoss
     from neurordl.training.losses import RDMLoss as RDMLoss
+    from neurordl.training.losses import SimilarityPreservingLoss as SimilarityPreservingLoss
     from neurordl.training.losses import SoftTargetLoss as SoftTargetLoss
     from neurordl.training.losses import TaskRatio as TaskRatio
     from neurordl.training.losses import TransferLoss as TransferLoss

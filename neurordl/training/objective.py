@@ -74,6 +74,22 @@ class Processes:
         torch.distributed.all_gather_object(parts, list(items), group=self._group)
         return [item for part in parts for item in part]
 
+    @contextmanager
+    def same_random(self, device: torch.device) -> Iterator[None]:
+        """Random numbers are those of the first process; afterwards each process has its own again."""
+        devices = [device] if device.type == "cuda" else []
+        states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+        parts: list[Any] = [None] * _world(self._group)
+        torch.distributed.all_gather_object(parts, states, group=self._group)
+        if torch.distributed.get_rank(self._group) == 0:
+            yield
+            return
+        with torch.random.fork_rng(devices):
+            torch.set_rng_state(parts[0][0])
+            for state in parts[0][1:]:
+                torch.cuda.set_rng_state(state, device)
+            yield
+
     def share_buffers(self, module: nn.Module) -> None:
         """Give all processes the buffers of the first one, where batch norm has made them different."""
         for buffer in module.buffers():
@@ -338,11 +354,17 @@ class Objective:
                 processes.gather(batch.labels) if batch.labels is not None else None,
             )
         values = {}
-        for name, loss in zip(self.names, self.losses, strict=True):
-            with explain(f"{name} fails", KeyError, "if this is a layer of the student, add it to layers"):
-                value = values[name] = loss(features, by_network.get(loss.network, {}), batch)
-            if not isinstance(value, Tensor) or value.ndim:
-                raise NeurordlError(f"{name}: a loss must return a tensor of shape (), not {_shape(value)}")
+        # A loss that draws random numbers is the same in every process.
+        with nullcontext() if processes is None else processes.same_random(batch.images.device):
+            for name, loss in zip(self.names, self.losses, strict=True):
+                with explain(
+                    f"{name} fails", KeyError, "if this is a layer of the student, add it to layers"
+                ):
+                    value = values[name] = loss(features, by_network.get(loss.network, {}), batch)
+                if not isinstance(value, Tensor) or value.ndim:
+                    raise NeurordlError(
+                        f"{name}: a loss must return a tensor of shape (), not {_shape(value)}"
+                    )
         return values
 
     def task_loss(self, outputs: Any, labels: Tensor | None, checked: bool = False) -> Tensor:

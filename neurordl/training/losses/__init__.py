@@ -10,12 +10,28 @@ from neurordl.training.losses.base import (
     layers_of,
     weight_at,
 )
-from neurordl.training.losses.outputs import SoftTargetLoss
+from neurordl.training.losses.contrastive import ContrastiveLoss
+from neurordl.training.losses.features import AttentionLoss, HintLoss
+from neurordl.training.losses.outputs import DecoupledLoss, SoftTargetLoss
 from neurordl.training.losses.rdm import RDMLoss
+from neurordl.training.losses.relations import (
+    AngleLoss,
+    CorrelationCongruenceLoss,
+    ProbabilisticTransferLoss,
+    SimilarityPreservingLoss,
+)
 
 __all__ = [
+    "AngleLoss",
+    "AttentionLoss",
+    "ContrastiveLoss",
+    "CorrelationCongruenceLoss",
+    "DecoupledLoss",
     "Features",
+    "HintLoss",
+    "ProbabilisticTransferLoss",
     "RDMLoss",
+    "SimilarityPreservingLoss",
     "SoftTargetLoss",
     "TaskRatio",
     "TransferLoss",

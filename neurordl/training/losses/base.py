@@ -197,6 +197,18 @@ def full_precision(features: Tensor) -> Tensor:
     return features if features.dtype == torch.float64 else features.float()
 
 
+def autocast_off(features: Tensor) -> torch.autocast:
+    """A context in which mixed precision is off on the device of these features."""
+    return torch.autocast(features.device.type, enabled=False)
+
+
+def shape_by_features(linear: nn.Module, features: Tensor, outputs: int) -> None:
+    """Shape a ``LazyLinear(0)``, once, by features (n, ..., channels) and the number of its outputs."""
+    if isinstance(linear, nn.LazyLinear):
+        linear.out_features = outputs
+        linear.to(features.device, features.dtype)(features[:1])
+
+
 def layers_of(loss: TransferLoss) -> list[str]:
     """The layers of the student that a loss reads; a single name may be a text."""
     return [loss.layers] if isinstance(loss.layers, str) else list(loss.layers)

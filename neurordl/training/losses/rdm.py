@@ -25,6 +25,7 @@ from neurordl.training.losses.base import (
     Features,
     TransferLoss,
     Weight,
+    autocast_off,
     check_weight,
     full_precision,
     network_layer,
@@ -37,7 +38,9 @@ class RDMLoss(TransferLoss):
 
     The student's RDM is computed with a dissimilarity and compared with the teacher's RDM. RDL, the distance
     term of relational knowledge distillation (``"euclidean_root"`` with ``"huber"``; Park et al. 2019) and
-    CKA (``"euclidean"`` with ``"cka"``; Kornblith et al. 2019) are choices of these two.
+    CKA (``"euclidean"`` with ``"cka"``; Kornblith et al. 2019) are choices of these two. In published code,
+    relational distillation's mean runs over all n² entries of the matrices, with their diagonals: its weight
+    w, such as 25 in RepDistiller, is w (1 - 1/n) here.
 
     Parameters
     ----------
@@ -121,7 +124,7 @@ class RDMLoss(TransferLoss):
         """The mean loss over the teacher's RDMs for which it is defined."""
         patterns = student[self.layer].flatten(1)
         # Distances in bfloat16 are off by 4e-3, so they are computed in float32 whatever the network's.
-        with torch.autocast(patterns.device.type, enabled=False):
+        with autocast_off(patterns):
             rdm = self.dissimilarity(full_precision(patterns))
             target = self.teacher.target(batch, teacher)
             check_type("the teacher's target()", target, Target, "return Target(rdms, weights)")

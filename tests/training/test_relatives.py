@@ -1,0 +1,142 @@
+"""Every loss of the package in one objective: two processes are one, and a killed run resumes to the bit.
+
+A new loss is a line in `losses`. Run as a module it is what two processes run, or the run that is killed:
+``python -m tests.training.test_relatives processes|killed FOLDER``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import safetensors.torch
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+import neurordl as nrl
+from tests.helpers import student
+from tests.training.helpers import fit_with
+from tests.training.test_user_loss import IDS, STEPS, M, N, at_step, images, moved, same
+
+ROOT = Path(__file__).parents[2]
+
+
+def losses() -> list[nrl.TransferLoss]:
+    """One of each, with weights by which their gradients are of one size."""
+    teacher = nrl.NetworkTeacher(student(9), ["conv3", ""])
+    return [
+        nrl.RDMLoss(teacher["conv3"], "conv3"),
+        nrl.SoftTargetLoss(teacher),
+        nrl.HintLoss(teacher["conv3"], "conv2"),
+        nrl.AttentionLoss(teacher["conv3"], "conv2", weight=10.0),
+        nrl.DecoupledLoss(teacher),
+        nrl.ContrastiveLoss(teacher["conv3"], "conv2", IDS, channels=6, negatives=7, weight=0.01),
+        nrl.AngleLoss(teacher["conv3"], "conv2"),
+        nrl.SimilarityPreservingLoss(teacher["conv3"], "conv2"),
+        nrl.CorrelationCongruenceLoss(teacher["conv3"], "conv2"),
+        nrl.ProbabilisticTransferLoss(teacher["conv3"], "conv2", weight=30.0),
+    ]
+
+
+def arguments(**changes: Any) -> dict[str, Any]:
+    return {
+        "student": student(),
+        "objective": nrl.Objective(losses()),
+        "labelled": images(N, 1),
+        "stimuli": images(M, 2, IDS),
+        "epochs": 3,
+        "batch_size": 8,
+        "stimuli_batch": 5,
+        "augment": lambda x: x + 0.1 * torch.randn_like(x),
+        "validation": 0.25,
+        "seed": 3,
+        **changes,
+    }
+
+
+def weights(run: nrl.Run, objective: nrl.Objective) -> dict[str, Tensor]:
+    return {**run.student.state_dict(), **objective.state_dict()}
+
+
+# Processes
+
+
+def step_of_size_one(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1.0)  # after one step the weights have moved by the gradient
+
+
+def single_step() -> tuple[nrl.Objective, dict[str, Any]]:
+    """One step on all of the data."""
+    changes = {"batch_size": N, "stimuli_batch": M, "epochs": 1, "augment": None, "validation": None}
+    settings = arguments(**changes, optimizer=step_of_size_one, scheduler="constant")
+    return settings["objective"], settings
+
+
+def processes(folder: Path) -> None:
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    fabric.launch()
+    objective, settings = single_step()
+    run = fit_with(**settings, fabric=fabric)
+    safetensors.torch.save_file(weights(run, objective), folder / f"{fabric.global_rank}.safetensors")
+    run.history.to_csv(folder / f"{fabric.global_rank}.csv", index=False)
+
+
+def launch(role: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.training.test_relatives", role, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    started = launch("processes", tmp_path)
+    objective, settings = single_step()
+    run = fit_with(**settings)
+    output, _ = started.communicate(timeout=300)
+    assert started.returncode == 0, output
+    assert moved(student().state_dict(), run.student.state_dict())
+    expected = weights(run, objective)
+    for rank in range(2):
+        other = safetensors.torch.load_file(tmp_path / f"{rank}.safetensors")
+        assert set(other) == set(expected)
+        for name, value in expected.items():
+            torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5)
+        history = pd.read_csv(tmp_path / f"{rank}.csv").drop(columns="seconds")
+        pd.testing.assert_frame_equal(history, run.history.drop(columns="seconds"), rtol=0, atol=1e-5)
+
+
+# Killed and resumed
+
+
+def killed(folder: Path) -> None:
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    fit_with(**arguments(), scheduler=at_step(2 * STEPS - 1, kill), out=folder, checkpoint_every=2)
+
+
+def test_killed_and_resumed_to_the_bit(tmp_path: Path) -> None:
+    started = launch("killed", tmp_path / "run")
+    schedule, settings = at_step(-1, lambda: None), arguments()
+    whole = fit_with(**settings, scheduler=schedule, out=tmp_path / "whole")
+    output, _ = started.communicate(timeout=300)
+    assert started.returncode == -signal.SIGKILL, output
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["step"] == 2 * STEPS - 2
+    again = arguments()
+    resumed = fit_with(**again, scheduler=schedule, out=tmp_path / "run", checkpoint_every=2, resume=True)
+    assert same(weights(resumed, again["objective"]), weights(whole, settings["objective"]))
+    assert resumed.record == whole.record
+    pd.testing.assert_frame_equal(
+        resumed.history.drop(columns="seconds"), whole.history.drop(columns="seconds"), check_exact=True
+    )
+    for file in ("student.safetensors", "best.safetensors", "losses.safetensors", "run.json"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"processes": processes, "killed": killed}[sys.argv[1]](Path(sys.argv[2]))
