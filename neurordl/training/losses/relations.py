@@ -58,7 +58,8 @@ class AngleLoss(_RelationLoss):
         \quad c_{ijk} = \frac{(x_i - x_j) \cdot (x_k - x_j)}{\|x_i - x_j\| \|x_k - x_j\|}
 
     where :math:`h` is the smooth L1 loss (beta 1) and :math:`c` the cosine of the angle at stimulus j. The
-    distance term is ``RDMLoss(teacher, layer, "euclidean_root", "huber")``.
+    distance term is ``RDMLoss(teacher, layer, "euclidean_root", "huber")``, whose mean runs over pairs: for
+    a published weight w give it w (1 - 1/n).
 
     Parameters
     ----------
@@ -91,7 +92,8 @@ class AngleLoss(_RelationLoss):
     --------
     >>> import torch, neurordl as nrl
     >>> teacher = nrl.NetworkTeacher(nrl.students.small_cnn(), "conv3")
-    >>> distances = nrl.RDMLoss(teacher, "conv3", "euclidean_root", "huber", weight=25.0)
+    >>> weight = 25 * (1 - 1 / 4)  # for batches of 4
+    >>> distances = nrl.RDMLoss(teacher, "conv3", "euclidean_root", "huber", weight=weight)
     >>> objective = nrl.Objective([distances, nrl.AngleLoss(teacher, "conv3", weight=50.0)])
     >>> images, labels = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
     >>> loss, terms = objective(nrl.students.small_cnn(width=8), (images, labels))
