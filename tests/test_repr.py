@@ -56,6 +56,7 @@ def objects() -> dict[str, object]:
         nrl.SimilarityPreservingLoss(network["conv1"], "conv3"),
         nrl.CorrelationCongruenceLoss(network["conv1"], "conv3"),
         nrl.ProbabilisticTransferLoss(network["conv1"], "conv3"),
+        nrl.ContrastiveLoss(network["conv1"], "conv3", ["a", "b"]),
         nrl.evaluate(models, data, comparison="corr"),
         nrl.Run(student, history, {"objective": {"losses": {}}}),
         nrl.Batch(torch.zeros(60, 3, 8, 8), tuple(IDS), torch.zeros(60)),

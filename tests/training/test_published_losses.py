@@ -289,6 +289,14 @@ def test_decoupled_distillation_is_finite(case: str) -> None:
         )
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_teachers_nan_is_not_hidden(place: int) -> None:
+    theirs = torch.tensor([[1.0, 2.0, 0.0]])
+    theirs[0, place] = math.nan
+    value = decoupled()({"": torch.zeros(1, 3)}, {"": theirs}, batch(torch.tensor([0])))
+    assert bool(value.isnan())
+
+
 # All of them
 
 LOSSES = {

@@ -138,11 +138,11 @@ class ContrastiveLoss(TransferLoss, nn.Module):
         self.other_classes = isinstance(ids, Mapping)
         if isinstance(ids, Mapping):
             classes = np.unique([ids[stimulus] for stimulus in self.ids], return_inverse=True)[1]
-        others = len(classes) - int(np.bincount(classes).max())
-        if others < 1:
+        most = len(classes) - int(np.bincount(classes).max())
+        if most < 1:
             least = "classes" if self.other_classes else "ids"
             raise NeurordlError(f"ContrastiveLoss: there are no negatives; give ids= of two {least} or more")
-        self.negatives = min(check_count("negatives", negatives), others)
+        self.negatives = min(check_count("negatives", negatives), most)
         self.student_embedding, self.teacher_embedding = (nn.LazyLinear(channels) for _ in range(2))
         for network in ("student", "teacher"):
             self.register_buffer(f"{network}_memory", torch.zeros(len(self.ids), channels))

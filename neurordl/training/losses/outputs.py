@@ -170,15 +170,16 @@ def _decoupled(logs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of (the label, all others), and of each of the others among them, (n, classes)."""
     rest = logs.scatter(1, labels, -torch.inf)
     total = rest.logsumexp(dim=1, keepdim=True)
-    return torch.cat([logs.gather(1, labels), total], dim=1), rest - total
+    binary = torch.cat([logs.gather(1, labels), total], dim=1)
+    # Where a teacher excludes all others, each of them keeps its probability of 0.
+    return binary, rest - total.masked_fill(total == -torch.inf, 0.0)
 
 
 def _divergence(logs: Tensor, goal: Tensor) -> Tensor:
     """The Kullback-Leibler divergence of the student's probabilities from the teacher's, averaged over rows.
 
-    A class that the teacher excludes (an output of -inf) adds nothing, as p log p goes to 0 with p; nor do
-    the other classes where it excludes all of them, and their probabilities are undefined.
+    A class that the teacher excludes (an output of -inf) adds nothing, as p log p goes to 0 with p.
     """
-    probabilities = goal.exp().nan_to_num(0.0)
+    probabilities = goal.exp()
     parts = torch.where(probabilities == 0, 0.0, probabilities * (goal - logs))
     return parts.sum() / len(parts)
