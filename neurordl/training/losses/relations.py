@@ -79,8 +79,8 @@ class AngleLoss(_RelationLoss):
     this loss.
 
     The angles are computed from squared distances, without a tensor of n² differences, and are not kept for
-    the gradient. Memory and time grow with n³: a step holds three tensors of all angles at once, each of 1 MB
-    for 64 stimuli, 67 MB for 256 and 537 MB for 512.
+    the gradient. Memory and time grow with n³: a step holds up to four tensors of all angles at once, each of
+    1 MB for 64 stimuli, 67 MB for 256 and 537 MB for 512.
 
     The direction between equal patterns is 0 and has no gradient; in published code the gradient is then of
     the order of 1e10. With fewer than three stimuli the loss is NaN.
