@@ -269,11 +269,8 @@ def _whitened_scores(
         used, sums_b, chosen, b = every, usual, whitening, right
         if not complete[k]:
             used = every * known[k]
-            sums_b, chosen, b = (
-                _itself(subject, known[k], used),
-                _whitening(used, whitening[0]),
-                right_of_part,
-            )
+            sums_b, b = _itself(subject, known[k], used), right_of_part
+            chosen = _whitening(used, whitening[0])
             _whitened(subject, subject, used, share, 0.0, chosen, sums_b[0] * centered, b)
         sums = _whitened(x[k], subject, used, share, 0.0, chosen, sums_b[0] * centered, left)
         out[k] = _whitened_cosine(sums, left, sums_b, b, chosen[2], centered)
@@ -346,7 +343,7 @@ def _inner_bounds(
 ) -> None:
     """Ceilings of a resample, whitened if there are whitenings."""
     size, n_sums = len(weights), len(whitenings[0][0]) + 1 if len(whitenings) else 0
-    solved, left = np.empty((len(whitenings), n_sums)), np.empty(n_sums)
+    solved, of_pool = np.empty((len(whitenings), n_sums)), np.empty(n_sums)
     once = np.ones(size)
     used, units = np.zeros(x.shape), np.zeros(len(x))  # a unit of 0: without a length
     sizes = np.zeros(len(x))
@@ -392,8 +389,10 @@ def _inner_bounds(
                 if alone:
                     whitening, b = _whitening(weighted, whitening[0]), np.empty(n_sums)
                     _whitened(values, values, weighted, once, 0.0, whitening, unit, b)
-                sums = _whitened(pooled, values, weighted, share, float(copies), whitening, unit, left)
-                out[chosen, bound, subject] = _whitened_cosine(sums, left, sums_b, b, whitening[2], centered)
+                sums = _whitened(pooled, values, weighted, share, float(copies), whitening, unit, of_pool)
+                out[chosen, bound, subject] = _whitened_cosine(
+                    sums, of_pool, sums_b, b, whitening[2], centered
+                )
 
 
 @compiled
