@@ -58,10 +58,12 @@ from neurordl.measures.dissimilarities import DISSIMILARITIES
 
 LAYERS = ("layer2", "layer3", "layer4")
 STEPS = ("labels", "ours", "theirs")
-IMAGES, CLASSES = 1024, 100
+IMAGES, CLASSES = 1024, 100  # images of which batches are drawn
 RESULTS = Path(__file__).parent / "results"
 Features = dict[str, Tensor]
-Loss = Callable[[Features, Features, nrl.Batch], Tensor]
+Loss = Callable[[Features, Features], Tensor]
+OurLosses = Callable[["Setting"], list[nrl.TransferLoss]]
+TheirLoss = Callable[["Setting"], "Rival"]
 
 
 class Ready(nrl.NetworkTeacher):
@@ -82,7 +84,7 @@ class Setting:
     measured: Mapping[str, nrl.RDMTeacher]
     ids: Sequence[str]
     shapes: Mapping[str, torch.Size]
-    device: torch.device
+    negatives: int
     published: SimpleNamespace | None
 
 
@@ -94,43 +96,132 @@ def load_published(path: str | None, device: torch.device) -> SimpleNamespace | 
         raise SystemExit(f"--repdistiller: {path} is no checkout of HobbitLong/RepDistiller")
     sys.path.insert(0, str(Path(path).resolve()))
     warnings.filterwarnings("ignore", "size_average and reduce args")  # an old argument of their kl_div
-    zoo, util = (importlib.import_module(name) for name in ("distiller_zoo", "models.util"))
-    return SimpleNamespace(zoo=zoo, util=util)
+    names = "distiller_zoo", "models.util", "crd.criterion", "crd.memory"
+    zoo, util, contrast, memory = (importlib.import_module(name) for name in names)
+    if device.type == "cpu":  # otherwise their memory needs a GPU
+        memory.AliasMethod.cuda = lambda _: None
+    return SimpleNamespace(zoo=zoo, util=util, CRDLoss=contrast.CRDLoss)
+
+
+class Rival(nn.Module):
+    """A published loss: a function of the features of student and teacher, and the modules that it trains."""
+
+    def __init__(self, loss: Loss, *trained: nn.Module) -> None:
+        super().__init__()
+        self.compute, self.trained = loss, nn.ModuleList(trained)
+
+    def forward(self, student: Features, teacher: Features) -> Tensor:
+        return self.compute(student, teacher)
 
 
 # Each loss in our code, and in theirs: functions of the setting.
 
 
-def rdl(s: Setting) -> list[nrl.TransferLoss]:
-    return [nrl.RDMLoss(teacher, layer) for layer, teacher in s.measured.items()]
+def on_vectors(loss: Callable[..., nrl.TransferLoss], **options: Any) -> OurLosses:
+    """One of our losses on the last features, which RepDistiller reads in most losses."""
+    return lambda s: [loss(s.teacher["avgpool"], "avgpool", **options)]
 
 
-def rkd_of_layers(s: Setting) -> Loss:
-    def loss(student: Features, teacher: Features, _: nrl.Batch) -> Tensor:
-        return sum(rkd_distance(student[layer].flatten(1), teacher[layer].flatten(1)) for layer in LAYERS)
+def in_zoo(name: str, layer: str, *options: Any) -> TheirLoss:
+    """A loss of RepDistiller that has no parameters, on one layer."""
 
-    return loss
+    def make(s: Setting) -> Rival:
+        loss = getattr(s.published.zoo, name)(*options)
+        return Rival(lambda student, teacher: loss(student[layer], teacher[layer]))
+
+    return make
 
 
-def soft_targets(s: Setting) -> Loss:
-    kl = s.published.zoo.DistillKL(4.0)
-    return lambda student, teacher, _: kl(student[""], teacher[""])
+def lists_in_zoo(name: str, layers: Sequence[str]) -> TheirLoss:
+    """A loss of RepDistiller that takes lists of features and gives one of terms."""
+
+    def make(s: Setting) -> Rival:
+        loss = getattr(s.published.zoo, name)()
+        return Rival(
+            lambda student, teacher: sum(loss([student[x] for x in layers], [teacher[x] for x in layers]))
+        )
+
+    return make
+
+
+def rkd(s: Setting) -> list[nrl.TransferLoss]:
+    layer, vectors = "avgpool", s.teacher["avgpool"]
+    distance = nrl.RDMLoss(vectors, layer, "euclidean_root", "huber", weight=25.0)
+    return [distance, nrl.AngleLoss(vectors, layer, weight=50.0)]
+
+
+def rkd_of_layers(s: Setting) -> Rival:
+    return Rival(
+        lambda student, teacher: sum(
+            rkd_distance(student[layer].flatten(1), teacher[layer].flatten(1)) for layer in LAYERS
+        )
+    )
+
+
+def hints(s: Setting) -> list[nrl.TransferLoss]:
+    """With a regressor like theirs."""
+    channels = s.shapes["layer2"][1]
+    regressor = nn.Sequential(nn.LazyConv2d(channels, 1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+    return [nrl.HintLoss(s.teacher["layer2"], "layer2", regressor, weight=100.0)]
+
+
+def their_hints(s: Setting) -> Rival:
+    regressor, loss = s.published.util.ConvReg(*[s.shapes["layer2"]] * 2), s.published.zoo.HintLoss()
+    return Rival(lambda student, teacher: loss(regressor(student["layer2"]), teacher["layer2"]), regressor)
+
+
+def their_congruence(s: Setting) -> Rival:
+    """With linear embeddings, which ours does not have; their formula is another, too."""
+    loss, width = s.published.zoo.Correlation(), s.shapes["avgpool"][1]
+    mine, theirs = (s.published.util.LinearEmbed(width, 128) for _ in range(2))
+    return Rival(lambda x, y: loss(mine(x["avgpool"]), theirs(y["avgpool"])), mine, theirs)
+
+
+def their_contrast(s: Setting) -> Rival:
+    """It draws its negatives itself, on the device."""
+    width = s.shapes["avgpool"][1]
+    sizes = {"s_dim": width, "t_dim": width, "feat_dim": 128, "n_data": len(s.ids)}
+    loss = s.published.CRDLoss(SimpleNamespace(**sizes, nce_k=s.negatives, nce_t=0.07, nce_m=0.5))
+    return Rival(lambda x, y: loss(x["avgpool"], y["avgpool"], y["rows"]), loss)
 
 
 @dataclass(frozen=True)
 class Row:
     """A loss: how we make it, and how a rival does, which may need a checkout of theirs."""
 
-    ours: Callable[[Setting], list[nrl.TransferLoss]]
-    theirs: Callable[[Setting], Loss] | None = None
+    ours: OurLosses
+    theirs: TheirLoss | None = None
     checkout: bool = True
 
 
+STAGES = ("layer1", *LAYERS)
 ROWS = {
-    "rdl": Row(rdl, rkd_of_layers, checkout=False),
-    "rdl, network": Row(lambda s: [nrl.RDMLoss(s.teacher["layer4"], "layer4")]),
-    "cka": Row(lambda s: [nrl.RDMLoss(s.teacher["avgpool"], "avgpool", "euclidean", "cka")]),
-    "soft targets": Row(lambda s: [nrl.SoftTargetLoss(s.teacher)], soft_targets),
+    "rdl": Row(
+        lambda s: [nrl.RDMLoss(teacher, layer) for layer, teacher in s.measured.items()],
+        rkd_of_layers,
+        checkout=False,
+    ),
+    "rdl, network": Row(on_vectors(nrl.RDMLoss)),
+    "rkd": Row(rkd, in_zoo("RKDLoss", "avgpool")),
+    "sp": Row(
+        lambda s: [nrl.SimilarityPreservingLoss(s.teacher["layer4"], "layer4")],
+        lists_in_zoo("Similarity", ["layer4"]),
+    ),
+    "cc": Row(on_vectors(nrl.CorrelationCongruenceLoss), their_congruence),
+    "pkt": Row(on_vectors(nrl.ProbabilisticTransferLoss), in_zoo("PKT", "avgpool")),
+    "cka": Row(on_vectors(nrl.RDMLoss, dissimilarity="euclidean", comparison="cka")),
+    "at": Row(
+        lambda s: [nrl.AttentionLoss(s.teacher[layer], layer) for layer in STAGES],
+        lists_in_zoo("Attention", STAGES),
+    ),
+    "hints": Row(hints, their_hints),
+    "crd": Row(
+        lambda s: [nrl.ContrastiveLoss(s.teacher["avgpool"], "avgpool", s.ids, negatives=s.negatives)],
+        their_contrast,
+    ),
+    "soft targets": Row(lambda s: [nrl.SoftTargetLoss(s.teacher)], in_zoo("DistillKL", "", 4.0)),
+    "decoupled": Row(lambda s: [nrl.DecoupledLoss(s.teacher)]),
+    "deep supervision": Row(lambda s: [nrl.DeepSupervisionLoss(layer, weight=0.3) for layer in LAYERS]),
 }
 
 
@@ -216,20 +307,20 @@ class Ours(Contestant):
 
 
 class Theirs(Contestant):
-    def __init__(self, student: nn.Module, bf16: bool, transfer: Loss) -> None:
+    def __init__(self, student: nn.Module, bf16: bool, rival: Rival) -> None:
         super().__init__(student, bf16)
-        self.transfer = transfer
+        self.rival = rival.to(self.device)
 
     def loss(self, batch: nrl.Batch, ready: Features) -> Tensor:
         with self.autocast():
             features = read_features(self.student, batch.images)
         if self.bf16:
             features = {name: values.float() for name, values in features.items()}
-        transfer = self.transfer(features, ready, batch)
+        transfer = self.rival(features, ready)
         return F.cross_entropy(features[""], batch.labels) + transfer.sum()
 
     def parameters(self) -> list[nn.Parameter]:
-        return list(self.transfer.parameters()) if isinstance(self.transfer, nn.Module) else []
+        return list(self.rival.parameters())
 
 
 def make_contestants(
@@ -258,21 +349,23 @@ def seconds(work: Callable[[], Any], device: torch.device) -> tuple[float, float
     return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
-def draw(setting: Setting, rng: np.random.Generator, n: int) -> tuple[nrl.Batch, Features]:
-    """A batch, and a teacher's features of it."""
-    device = setting.device
-    ids = [setting.ids[number] for number in rng.choice(IMAGES, n, replace=False)]
+def draw(
+    setting: Setting, rng: np.random.Generator, n: int, device: torch.device
+) -> tuple[nrl.Batch, Features]:
+    """A batch, and a teacher's features of it, with the rows of its ids."""
+    rows = rng.choice(IMAGES, n, replace=False)
     images, labels = torch.randn(n, 3, 32, 32, device=device), torch.randint(CLASSES, (n,), device=device)
     ready = {name: torch.rand(n, *shape[1:], device=device) for name, shape in setting.shapes.items()}
-    return nrl.Batch(images, ids, labels), ready
+    ready["rows"] = torch.from_numpy(rows).to(device)
+    return nrl.Batch(images, [setting.ids[row] for row in rows], labels), ready
 
 
 def race(args: argparse.Namespace, student: nn.Module, setting: Setting) -> pd.DataFrame:
     """Wall and CPU seconds of each step of each row in each round; the file is written after every round."""
-    rng = np.random.default_rng(args.seed)
+    rng, device = np.random.default_rng(args.seed), torch.device(args.device)
     contestants = make_contestants(student, setting, args)
     for contestant in dict.fromkeys(step for steps in contestants.values() for step in steps.values()):
-        contestant.train(*draw(setting, rng, args.batch))
+        contestant.train(*draw(setting, rng, args.batch, device))
     orders, names = list(itertools.permutations(STEPS)), list(contestants)
     rows: list[dict[str, Any]] = []
     end = time.perf_counter() + 60 * args.minutes
@@ -284,11 +377,11 @@ def race(args: argparse.Namespace, student: nn.Module, setting: Setting) -> pd.D
         rng.shuffle(names)
         for place, name in enumerate(names):
             order = [step for step in orders[(number + place) % len(orders)] if step in contestants[name]]
-            batch, ready = draw(setting, rng, args.batch)
+            batch, ready = draw(setting, rng, args.batch, device)
             row: dict[str, Any] = {"round": number + 1, "loss": name, "order": " ".join(order)}
             for step in order:
                 work = partial(contestants[name][step].step, batch, ready)
-                row[f"{step}_seconds"], row[f"{step}_cpu_seconds"], _ = seconds(work, setting.device)
+                row[f"{step}_seconds"], row[f"{step}_cpu_seconds"], _ = seconds(work, device)
             if number >= 0:
                 rows.append(row)
         print(f"round {number + 1}", end=" ", flush=True)
@@ -325,7 +418,8 @@ def summarise(times: pd.DataFrame) -> pd.DataFrame:
 
 def time_parts(args: argparse.Namespace, student: nn.Module, setting: Setting) -> pd.DataFrame:
     """Median seconds of each part of RDL's losses, and of RKD's as a whole, on features of the student."""
-    batch, _ = draw(setting, np.random.default_rng(args.seed), args.batch)
+    rng = np.random.default_rng(args.seed)
+    batch, _ = draw(setting, rng, args.batch, torch.device(args.device))
     features, rows = student_features(student, batch.images), []
     for layer in LAYERS:
         kept = features[layer].flatten(1)
@@ -414,6 +508,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60, help="no round starts later than this (60)")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--width", type=int, default=64, help="maps of the student's stem (64)")
+    parser.add_argument("--memory", type=int, default=50_000, help="stimuli that crd remembers (50000)")
+    parser.add_argument("--negatives", type=int, default=16_384, help="of crd, for each image (16384)")
     parser.add_argument("--bf16", action="store_true", help="the student runs in bfloat16")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -432,9 +528,10 @@ def prepare(args: argparse.Namespace) -> tuple[nn.Module, Setting]:
     names = [name for name, _ in student.named_children()]
     examples = student_features(student, torch.randn(2, 3, 32, 32, device=device))
     shapes = {name: examples[name].shape for name in (*names, "")}
-    ids = [f"image{number}" for number in range(IMAGES)]
+    ids = [f"image{number}" for number in range(args.memory)]
     published = load_published(args.repdistiller, device)
-    return student, Setting(Ready(student, names), make_teachers(ids), ids, shapes, device, published)
+    teacher, measured = Ready(student, names), make_teachers(ids[:IMAGES])
+    return student, Setting(teacher, measured, ids, shapes, args.negatives, published)
 
 
 def main() -> None:

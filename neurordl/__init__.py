@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from neurordl.training.losses import ContrastiveLoss as ContrastiveLoss
     from neurordl.training.losses import CorrelationCongruenceLoss as CorrelationCongruenceLoss
     from neurordl.training.losses import DecoupledLoss as DecoupledLoss
+    from neurordl.training.losses import DeepSupervisionLoss as DeepSupervisionLoss
     from neurordl.training.losses import HintLoss as HintLoss
     from neurordl.training.losses import ProbabilisticTransferLoss as ProbabilisticTransferLoss
     from neurordl.training.losses import RDMLoss as RDMLoss

@@ -235,7 +235,8 @@ def cka(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
 def huber(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     """Weighted mean of the smooth L1 loss (beta 1) between RDMs divided by their weighted means.
 
-    The distance term of relational knowledge distillation: Park et al. 2019, arXiv:1904.05068.
+    The distance term of relational knowledge distillation: Park et al. 2019, arXiv:1904.05068. The mean of
+    their code takes in the diagonals of the RDMs too, where the loss is 0.
     """
     a, b, weights = _compared(a, b, weights)
     mean_a, mean_b = _mean(a, weights), _mean(b, weights)

@@ -19,7 +19,15 @@ from neurordl.patterns.network import as_input, explain_unfit, frozen_eval, read
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
-from neurordl.training.losses import Features, TransferLoss, check_loss, layers_of, weight_at
+from neurordl.training.losses import (
+    Features,
+    Stream,
+    TransferLoss,
+    check_loss,
+    layers_of,
+    stream_of,
+    weight_at,
+)
 from neurordl.training.run import TRAINED_CLASSES, Run
 from neurordl.training.streams import Labelled, as_trained, check_batch, check_labels, class_names, each_once
 from neurordl.validate import check_choice, listed
@@ -135,12 +143,14 @@ class Objective:
     """The sum of a task loss and weighted transfer losses.
 
     The student is run once on each stream, and each teacher once on the stimuli; all losses share these
-    features. Without a stimulus stream, the labelled images are the stimuli.
+    features. Without a stimulus stream, the labelled images are the stimuli. The task, and losses such as
+    `DeepSupervisionLoss`, read the labelled images; without other losses, the stimuli are not shown.
 
     Parameters
     ----------
     losses : TransferLoss, or several
-        Transfer losses: `RDMLoss`, `SoftTargetLoss`, or your own (see `TransferLoss`). None: labels only.
+        Transfer losses, such as `RDMLoss` and `SoftTargetLoss`, or your own (see `TransferLoss`). None:
+        labels only.
     task : "cross_entropy", callable (outputs, labels) -> loss, or None
         Task loss. None trains on the transfer losses alone.
 
@@ -170,8 +180,16 @@ class Objective:
         self.task = task
         self.names = _unique([loss.name for loss in self.losses])
         self.loss_modules = nn.ModuleList(loss for loss in self.losses if isinstance(loss, nn.Module))
-        self._layers = list(dict.fromkeys(layer for loss in self.losses for layer in layers_of(loss)))
-        self._networks = dict.fromkeys(loss.network for loss in self.losses if loss.network is not None)
+        named: dict[Stream, dict[str, TransferLoss]] = {"stimuli": {}, "labelled": {}}
+        for name, loss in zip(self.names, self.losses, strict=True):
+            named[stream_of(loss)][name] = loss
+        self.of_stimuli, self.of_labelled = named["stimuli"], named["labelled"]
+        self._layers = {stream: _layers(losses.values()) for stream, losses in named.items()}
+
+    @property
+    def reads_labelled(self) -> bool:
+        """Whether the task or a loss reads the labelled images, beside stimuli."""
+        return self.task is not None or bool(self.of_labelled)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the losses that have some, for the optimizer of your own training loop."""
@@ -254,16 +272,17 @@ class Objective:
         -------
         {"labelled", "stimuli", "both", "joint"}, or None
             "joint" if all teachers are measured (`RDMTeacher`, `PatternTeacher`) and both streams have images
-            of one shape, otherwise "both": a network, or a loss or teacher of your own, is among them. Where
-            the student sees one stream only, that stream. None without batch norm: nothing is to be chosen.
+            of one shape, otherwise "both": a network, or a loss or teacher of your own, is among them. Losses
+            of the labelled images do not count. Where the student sees one stream only, that stream. None
+            without batch norm: nothing is to be chosen.
         """
         if not has_batchnorm(student):
             return None
-        if self.task is None or labelled is None:
+        if not self.reads_labelled or labelled is None:
             return "stimuli"
-        if not self._layers or stimuli is None or stimuli is labelled:
+        if not self._layers["stimuli"] or stimuli is None or stimuli is labelled:
             return "labelled"
-        measured = all(isinstance(loss.teacher, ById) for loss in self.losses)
+        measured = all(isinstance(loss.teacher, ById) for loss in self.of_stimuli.values())
         alike = labelled.images.shape[1:] == stimuli.images.shape[1:]
         return "joint" if measured and alike else "both"
 
@@ -284,20 +303,25 @@ class Objective:
         """
         labelled = _as_batch("labelled", labelled, ("images", "labels", "ids"))
         stimuli = _as_batch("stimuli", stimuli, ("images", "ids", "labels")) or labelled
-        if stimuli is None or (self.task is not None and labelled is None):
+        if stimuli is None or (self.reads_labelled and labelled is None):
+            remedy = f"without {listed(self.of_labelled)}" if self.of_labelled else "with task=None"
             raise NeurordlError(
-                "labelled= is missing: pass labelled images, or stimuli= and an objective with task=None"
+                f"labelled= is missing: pass labelled images, or stimuli= and an objective {remedy}"
             )
         outputs, features = self._read(student, labelled, stimuli, batchnorm)
         parts, terms = list[Tensor](), dict[str, Tensor]()
         if self.task is not None and labelled is not None:
             terms["task"] = self.task_loss(outputs, labelled.labels, checked)
             parts.append(terms["task"])
-        values = self._transfer(features, stimuli, processes)
+        batches = {"stimuli": stimuli, "labelled": labelled or stimuli}
+        values: dict[str, Tensor] = {}
+        for stream, losses in (("stimuli", self.of_stimuli), ("labelled", self.of_labelled)):
+            values |= _transfer(losses, features[stream], batches[stream], processes)
         level = terms.get("task")
         if processes is not None and level is not None:
             level = processes.mean(level)
-        for loss, (name, value) in zip(self.losses, values.items(), strict=True):
+        for name, loss in zip(self.names, self.losses, strict=True):
+            value = values[name]
             weight = weight_at(step, loss, value, level)
             # An undefined term must not spoil the sum: it has no gradient and counts as 0.
             parts.append(weight * torch.where(torch.isfinite(value), value, 0.0))
@@ -306,15 +330,20 @@ class Objective:
 
     def _read(
         self, student: nn.Module, labelled: Batch | None, stimuli: Batch, batchnorm: BatchNorm | None
-    ) -> tuple[Any, Features]:
-        """The student's outputs for the labelled batch and its features for the stimuli."""
-        if self.task is None or labelled is None:
-            return None, read_layers(student, stimuli.images, self._layers)[1]
-        if stimuli is labelled or not self._layers:
-            return read_layers(student, labelled.images, self._layers)
+    ) -> tuple[Any, dict[str, Features]]:
+        """The student's outputs for the labelled batch, and its features for each stream."""
+        layers, every = self._layers, _layers(self.losses)
+        if not self.reads_labelled or labelled is None:
+            return None, {"stimuli": read_layers(student, stimuli.images, every)[1], "labelled": {}}
+        if stimuli is labelled or not layers["stimuli"]:
+            outputs, features = read_layers(student, labelled.images, every)
+            return outputs, {"stimuli": features, "labelled": features}
         if batchnorm == "joint":
             return self._read_jointly(student, labelled.images, stimuli.images)
-        passes = {"labelled": (labelled.images, list[str]()), "stimuli": (stimuli.images, self._layers)}
+        passes = {
+            "labelled": (labelled.images, layers["labelled"]),
+            "stimuli": (stimuli.images, layers["stimuli"]),
+        }
         results = {}
         # The stream that updates the running statistics goes first: the gradient of the other one is
         # computed with the statistics that it was normalized by.
@@ -322,9 +351,11 @@ class Objective:
             own_statistics = batchnorm in (stream, "both", None)
             with nullcontext() if own_statistics else _fixed_batchnorm(student):
                 results[stream] = read_layers(student, *passes[stream])
-        return results["labelled"][0], results["stimuli"][1]
+        return results["labelled"][0], {stream: features for stream, (_, features) in results.items()}
 
-    def _read_jointly(self, student: nn.Module, labelled: Tensor, stimuli: Tensor) -> tuple[Any, Features]:
+    def _read_jointly(
+        self, student: nn.Module, labelled: Tensor, stimuli: Tensor
+    ) -> tuple[Any, dict[str, Features]]:
         """The same from one pass of all images as one batch."""
         remedy = "choose batchnorm='both'"
         shapes = tuple(labelled.shape[1:]), tuple(stimuli.shape[1:])
@@ -332,40 +363,14 @@ class Objective:
             problem = "batchnorm='joint' makes one batch of labelled images and stimuli, but their shapes are"
             raise NeurordlError(f"{problem} {shapes[0]} and {shapes[1]}; {remedy}")
         n, images = len(labelled), torch.cat([labelled, stimuli])
-        outputs, features = read_layers(student, images, self._layers)
+        outputs, features = read_layers(student, images, _layers(self.losses))
         of_labelled = first_rows(outputs, n, len(images))
         if of_labelled is None:
             problem = f"batchnorm='joint' cannot divide outputs of type {type(outputs).__name__}"
             raise NeurordlError(f"{problem} between labelled images and stimuli; {remedy}")
-        return of_labelled, {name: values[n:] for name, values in features.items()}
-
-    def _transfer(self, features: Features, batch: Batch, processes: Processes | None) -> dict[str, Tensor]:
-        """The value of each transfer loss on the batch of all processes."""
-        by_network: dict[Any, Features] = {network: network.features(batch) for network in self._networks}
-        if processes is not None and self.losses:
-            features, *of_networks = (
-                {name: processes.gather(tensor) for name, tensor in part.items()}
-                for part in (features, *by_network.values())
-            )
-            by_network = dict(zip(by_network, of_networks, strict=True))
-            batch = Batch(
-                batch.images,  # of this process only: losses read features, and the device
-                processes.gather_list(batch.ids) if batch.ids is not None else None,
-                processes.gather(batch.labels) if batch.labels is not None else None,
-            )
-        values = {}
-        # A loss that draws random numbers is the same in every process.
-        with nullcontext() if processes is None else processes.same_random(batch.images.device):
-            for name, loss in zip(self.names, self.losses, strict=True):
-                with explain(
-                    f"{name} fails", KeyError, "if this is a layer of the student, add it to layers"
-                ):
-                    value = values[name] = loss(features, by_network.get(loss.network, {}), batch)
-                if not isinstance(value, Tensor) or value.ndim:
-                    raise NeurordlError(
-                        f"{name}: a loss must return a tensor of shape (), not {_shape(value)}"
-                    )
-        return values
+        first = {name: features[name][:n] for name in self._layers["labelled"]}
+        second = {name: features[name][n:] for name in self._layers["stimuli"]}
+        return of_labelled, {"labelled": first, "stimuli": second}
 
     def task_loss(self, outputs: Any, labels: Tensor | None, checked: bool = False) -> Tensor:
         """The task loss of the outputs for a labelled batch."""
@@ -392,12 +397,13 @@ class Objective:
         return total / len(images)
 
     def transfer_terms(self, student: nn.Module, batch: Batch) -> dict[str, float]:
-        """Each transfer loss, unweighted, of stimuli that are not trained on; in eval mode, no gradient."""
-        if not self.losses:
+        """Each loss of the stimuli, unweighted, of some not trained on; in eval mode, no gradient."""
+        if not self.of_stimuli:
             return {}
         with frozen_eval(student, self.loss_modules):
-            features = read_layers(student, as_input(batch.images, student), self._layers)[1]
-            return {name: float(value) for name, value in self._transfer(features, batch, None).items()}
+            features = read_layers(student, as_input(batch.images, student), self._layers["stimuli"])[1]
+            values = _transfer(self.of_stimuli, features, batch, None)
+            return {name: float(value) for name, value in values.items()}
 
     def prepare(self, ids: Sequence[str] | None, validation: Sequence[str] | None = None) -> dict[str, Match]:
         """Match the ids of training and validation stimuli with each teacher, once, before the first step."""
@@ -430,6 +436,41 @@ class Objective:
                 count = sum(parameter.numel() for parameter in loss.parameters())
                 losses[name] |= {"class": type(loss).__name__, "parameters": count}
         return {"task": spelled(self.task), "losses": losses}
+
+
+def _layers(losses: Iterable[TransferLoss]) -> list[str]:
+    """The layers of the student that losses read, each named once."""
+    return list(dict.fromkeys(layer for loss in losses for layer in layers_of(loss)))
+
+
+def _transfer(
+    losses: Mapping[str, TransferLoss], features: Features, batch: Batch, processes: Processes | None
+) -> dict[str, Tensor]:
+    """The value of each loss of one stream on the batch of all processes."""
+    if not losses:
+        return {}
+    networks = dict.fromkeys(loss.network for loss in losses.values() if loss.network is not None)
+    by_network: dict[Any, Features] = {network: network.features(batch) for network in networks}
+    if processes is not None:
+        features, *of_networks = (
+            {name: processes.gather(tensor) for name, tensor in part.items()}
+            for part in (features, *by_network.values())
+        )
+        by_network = dict(zip(by_network, of_networks, strict=True))
+        batch = Batch(
+            batch.images,  # of this process only: losses read features, and the device
+            processes.gather_list(batch.ids) if batch.ids is not None else None,
+            processes.gather(batch.labels) if batch.labels is not None else None,
+        )
+    values = {}
+    # A loss that draws random numbers is the same in every process.
+    with nullcontext() if processes is None else processes.same_random(batch.images.device):
+        for name, loss in losses.items():
+            with explain(f"{name} fails", KeyError, "if this is a layer of the student, add it to layers"):
+                value = values[name] = loss(features, by_network.get(loss.network, {}), batch)
+            if not isinstance(value, Tensor) or value.ndim:
+                raise NeurordlError(f"{name}: a loss must return a tensor of shape (), not {_shape(value)}")
+    return values
 
 
 def class_scores(outputs: Any, user: str, remedy: str) -> Tensor:

@@ -39,7 +39,7 @@ from neurordl.stimuli import StimulusSet
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
-from neurordl.training.losses import RDMLoss
+from neurordl.training.losses import DecoupledLoss, RDMLoss
 from neurordl.training.objective import (
     BatchNorm,
     Objective,
@@ -245,9 +245,10 @@ def fit(
     longer of the two streams, in full batches (see `Batches`); the shorter one starts again. Without
     `stimuli`, the labelled images are the stimuli.
 
-    For an objective without transfer losses, `stimuli` set the length of an epoch and are not shown to the
-    student: the control has the steps and labelled batches of the same call with losses. (A teacher whose
-    subjects have seen different stimuli can make batches of other numbers: set ``Batches.steps_per_epoch``.)
+    For an objective without transfer losses, or with losses of the labelled images only
+    (`DeepSupervisionLoss`), `stimuli` set the length of an epoch and are not shown to the student: the
+    control has the steps and labelled batches of the same call with losses. (A teacher whose subjects have
+    seen different stimuli can make batches of other numbers: set ``Batches.steps_per_epoch``.)
 
     With the same initial weights and the same seed, the result is the same, whatever the order of the images
     in their sets. The student and losses that have parameters are trained in place: make new ones for another
@@ -273,8 +274,8 @@ def fit(
         Stimuli, or the share of the stimuli, that are not trained on. The best epoch is the one with the
         lowest unweighted sum of their transfer losses, and the run's student has its weights.
 
-        For an objective without transfer losses it is the epoch with the lowest task loss, so that they need
-        labels. Images that are among the labelled ones are then left out, with a notice.
+        For an objective without transfer losses of stimuli it is the epoch with the lowest task loss, so that
+        they need labels. Images that are among the labelled ones are then left out, with a notice.
 
         With `out`, the weights of the last epoch are saved too: ``load_run(out, weights="last")``.
     batches : Batches
@@ -320,30 +321,30 @@ def fit(
     if out is not None and resume and optimization.batchnorm is None:  # by an earlier version's default
         earlier = recorded_setting(out, "optimization.batchnorm")
         optimization = replace(optimization, batchnorm=earlier)
-    if labelled is not None and objective.task is None and stimuli is not None:
+    if labelled is not None and not objective.reads_labelled and stimuli is not None:
         raise NeurordlError("fit: the objective has no task, so labelled= would not be used; leave it out")
     fabric = execution.launch(objective)
     rank, world = fabric.global_rank, fabric.world_size
     stimuli, validation = _checked_stimuli(stimuli, validation, seed, objective)
-    if validation is not None and not objective.losses:
-        validation = _labelled_validation(validation, labelled)
+    if any(isinstance(loss, DecoupledLoss) for loss in objective.losses):
+        stimuli, validation = (part and _numbered(part, labelled) for part in (stimuli, validation))
+    if validation is not None and not objective.of_stimuli:
+        validation = _labelled_validation(validation, labelled, objective)
     if batches.augment is not None and stimuli is None:
         _check_augmented(objective)
     shown = labelled if stimuli is None and isinstance(labelled, StimulusSet) else stimuli
     # Ids are matched once, before the first step.
     ids, validation_ids = (None if part is None else part.ids for part in (shown, validation))
     matches = objective.prepare(ids, validation_ids)
-    groups = objective.groups(stimuli.ids) if stimuli is not None and objective.losses else None
+    groups = objective.groups(stimuli.ids) if stimuli is not None and objective.of_stimuli else None
     streams = Streams(labelled, stimuli, groups, batches, seed, fabric)
     if stimuli is not None and groups is None and rank == 0:
-        text = (
-            f"stimuli: the objective has no transfer losses, so the {len(stimuli)} stimuli are not shown to"
-        )
+        text = f"stimuli: no transfer loss reads stimuli, so the {len(stimuli)} stimuli are not shown to"
         text += f" the student; they only set the epoch, {len(streams)} steps"
         if has_batchnorm(student):
             text += ", and batch norm has the statistics of the labelled images alone"
         warnings.warn(text, stacklevel=2)
-    used = [shown if objective.losses else None, validation]  # otherwise they only set the epoch
+    used = [shown if objective.of_stimuli else None, validation]  # otherwise they only set the epoch
     if rank == 0:
         _warn_of_exposure(None if resume else student, stimuli, labelled)
     deterministic = execution.deterministic
@@ -381,10 +382,10 @@ def fit(
             "versions": versions(),
         }
         images = validation if shown is None else shown  # a loader brings its own
-        if images is not None and (stimuli is not None or validation is not None or objective.losses):
+        if images is not None and (stimuli is not None or validation is not None or objective.of_stimuli):
             record["stimuli"] = {
-                "shown": bool(objective.losses),  # otherwise they only set the length of an epoch
-                "fitted": list(images.ids) if objective.losses else [],
+                "shown": bool(objective.of_stimuli),  # otherwise they only set the length of an epoch
+                "fitted": list(images.ids) if objective.of_stimuli else [],
                 "validation": list(validation_ids or ()),
                 "held_out": list(images.held_out_ids),
                 **_describe_images(images),
@@ -394,7 +395,7 @@ def fit(
         folder = RunFolder(out, record, resume, writes=rank == 0)
         if rank == 0:
             held_out_ids = () if stimuli is None else stimuli.held_out_ids
-            validated = validation_ids if objective.losses else None
+            validated = validation_ids if objective.of_stimuli else None
             for name, scored in (("held-out", held_out_ids), ("validation", validated)):
                 n_pairs = len(scored or ()) * (len(scored or ()) - 1) // 2
                 if scored and (message := few_pairs(len(scored), n_pairs, resampled=True)):  # no intervals
@@ -443,7 +444,7 @@ def _checked_stimuli(
 ) -> tuple[StimulusSet | None, StimulusSet | None]:
     """Training and validation stimuli, which share none, checked against the objective."""
     if validation is None or stimuli is None:
-        if validation is None or (isinstance(validation, StimulusSet) and not objective.losses):
+        if validation is None or (isinstance(validation, StimulusSet) and not objective.of_stimuli):
             return stimuli, validation
         raise NeurordlError("validation= is a part of the stimuli, or goes with them; pass stimuli= too")
     if not isinstance(validation, StimulusSet):
@@ -457,16 +458,19 @@ def _checked_stimuli(
     return stimuli, validation
 
 
-def _labelled_validation(validation: StimulusSet, labelled: Labelled | None) -> StimulusSet:
+def _labelled_validation(
+    validation: StimulusSet, labelled: Labelled | None, objective: Objective
+) -> StimulusSet:
     """Validation images for the task loss: with the labels of training, and none that is trained on."""
+    if objective.task is None:
+        problem = "validation: the objective has no task, and no transfer loss reads stimuli"
+        raise NeurordlError(f"{problem}, so that nothing chooses the epoch; leave validation= out")
     if validation.labels is None:
         problem = (
             "validation: without transfer losses the epoch is chosen by the task, but these have no labels"
         )
         raise NeurordlError(f"{problem}; give them labels, leave validation= out, or add a loss")
-    names = class_names(labelled)
-    numbers = as_trained(validation.labels, validation.classes, names)
-    validation = replace(validation, labels=numbers, classes=names or validation.classes)
+    validation = _numbered(validation, labelled)
     trained = set(labelled.ids) if isinstance(labelled, StimulusSet) else set()
     rest = [name for name in validation.ids if name not in trained]
     if n := len(validation) - len(rest):
@@ -477,6 +481,16 @@ def _labelled_validation(validation: StimulusSet, labelled: Labelled | None) -> 
             f"{problem}; the epoch is chosen by the task loss of the {len(rest)} others", stacklevel=3
         )
     return validation.subset(rest)
+
+
+def _numbered(images: StimulusSet, labelled: Labelled | None) -> StimulusSet:
+    """Images whose labels have the numbers of training, where both know the names of their classes."""
+    if images.labels is None:
+        problem = f"decoupled: {len(images)} stimuli or validation images have no labels"
+        raise NeurordlError(f"{problem}; give them labels, or use SoftTargetLoss")
+    names = class_names(labelled)
+    numbers = as_trained(images.labels, images.classes, names)
+    return replace(images, labels=numbers, classes=names or images.classes)
 
 
 def _check_augmented(objective: Objective) -> None:
@@ -565,7 +579,7 @@ class Step(nn.Module):
         seed_all(streams.seed, 0)
         labelled, stimuli = streams.draw(0)
         shown = stimuli or labelled
-        if objective.losses and shown and len(shown.images) * streams.world < FEWEST:
+        if objective.of_stimuli and shown and len(shown.images) * streams.world < FEWEST:
             n = len(shown.images)
             raise NeurordlError(f"a batch of {n} stimuli is too small for an RDM; {FEWEST} are needed")
         batches = [batch.images for batch in (labelled, stimuli) if batch is not None]
@@ -717,7 +731,7 @@ class Trainer:
         # Seeded by step, so that a resumed run needs no generator's state.
         seed_all(self.streams.seed, state.step, self.streams.rank)
         labelled, stimuli = self.streams.draw(state.step)
-        if self.objective.losses and (shown := stimuli or labelled) and shown.ids is not None:
+        if self.objective.of_stimuli and (shown := stimuli or labelled) and shown.ids is not None:
             state.seen.update(shown.ids)
         if labelled and labelled.ids is not None and isinstance(self.streams.labelled, LoaderStream):
             state.labelled.update(labelled.ids)
@@ -773,7 +787,7 @@ class Trainer:
             self.processes.share_buffers(self.module)
         if self.validation is not None:
             row |= self.fabric.broadcast(self._validate(self.validation))  # the first process decides
-            values = {name: row[f"val_{name}"] for name in self.objective.names or ["task"]}
+            values = {name: row[f"val_{name}"] for name in self.objective.of_stimuli or ["task"]}
             if undefined := [name for name, value in values.items() if not math.isfinite(value)]:
                 raise NeurordlError(self._why_undefined(undefined))
             value = sum(values.values())
@@ -789,21 +803,20 @@ class Trainer:
 
     def _why_undefined(self, names: list[str]) -> str:
         """The message for losses of the validation stimuli that are undefined."""
-        losses = dict(zip(self.objective.names, self.objective.losses, strict=True))
-        measured = all(isinstance(losses.get(name), RDMLoss) for name in names)
+        measured = all(isinstance(self.objective.of_stimuli.get(name), RDMLoss) for name in names)
         remedy = "give more of them, with more measured pairs" if measured else "they are NaN or infinity"
         return f"the losses of the validation stimuli are undefined ({listed(names)}); {remedy}"
 
     def _validate(self, validation: StimulusSet) -> dict[str, float]:
         """Transfer losses of the validation stimuli, with a batch for each group; without any, the task's."""
-        if not self.objective.losses:
+        if not self.objective.of_stimuli:
             return {"val_task": self.objective.task_term(self.student, validation, _AT_ONCE)}
         rows = []
         for group in self.objective.groups(sorted(validation.ids, key=natural_key)):
             part = validation.subset(group)
             batch = self.streams.on_device(Batch(part.images(), part.ids, part.labels))
             rows.append(self.objective.transfer_terms(self.student, batch))
-        values = {name: np.array([row[name] for row in rows]) for name in self.objective.names}
+        values = {name: np.array([row[name] for row in rows]) for name in self.objective.of_stimuli}
         return {f"val_{name}": float(nan_mean(losses)) for name, losses in values.items()}
 
     def _save(self) -> None:

@@ -36,6 +36,7 @@ def losses() -> list[nrl.TransferLoss]:
         nrl.HintLoss(teacher["conv3"], "conv2"),
         nrl.AttentionLoss(teacher["conv3"], "conv2", weight=10.0),
         nrl.DecoupledLoss(teacher),
+        nrl.DeepSupervisionLoss("conv1"),
         nrl.ContrastiveLoss(teacher["conv3"], "conv2", IDS, channels=6, negatives=7, weight=0.01),
         nrl.AngleLoss(teacher["conv3"], "conv2"),
         nrl.SimilarityPreservingLoss(teacher["conv3"], "conv2"),

@@ -28,7 +28,8 @@ from neurordl.measures.kernels.compiled_ranks import (
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
-InnerLayout = tuple[int, bool]
+InnerLayout = tuple[int, bool, bool]
+Whitening = tuple[Floats, Floats, Floats, Floats]
 Sums = tuple[float, float, float]
 _ROUNDING = 1e-13  # of a squared length, relative to the numbers that it is the difference of
 
@@ -140,6 +141,141 @@ def _cosine(sums: Sums, sums_b: Sums, centered: bool) -> float:
     return float(product / np.sqrt(squares)) if squares > 0 else np.nan
 
 
+@summing
+def _dot(a: Floats, b: Floats) -> float:
+    total = 0.0
+    for k in range(len(a)):
+        total += a[k] * b[k]
+    return total
+
+
+@summing
+def _stimulus_sums(values: Floats, out: Floats) -> None:
+    """Sum of the pairs of each stimulus."""
+    n, start = len(out), 0
+    out[:] = 0
+    for i in range(n):
+        row, after, total = values[start : start + n - 1 - i], out[i + 1 :], 0.0
+        for j in range(len(row)):
+            total += row[j]
+            after[j] += row[j]
+        out[i] += total
+        start += n - 1 - i
+
+
+@summing
+def _whitening(used: Floats, counts: Floats) -> Whitening:
+    """The whitening by `similarities`' K of drawn stimuli, which `_whitened` takes.
+
+    Times how often each stimulus was drawn, K is symmetric: it has Cholesky's factor, or is diagonal plus
+    rank one if the pairs used are all pairs of some of the stimuli.
+
+    Returns
+    -------
+    counts, ones, metric, factor
+        How often each was drawn, the sums of an RDM of ones, the weights (stimuli + 1) that make the products
+        of whitened sums, and the factor, with its diagonal inverted; it is empty if it is not needed.
+    """
+    n, ones = len(counts), np.empty_like(counts)
+    _stimulus_sums(used, ones)
+    known = (used > 0).sum()
+    metric, inside = np.zeros(n + 1), (ones > 0).sum()
+    total = (counts * (ones > 0)).sum()
+    diagonal = total + 2 - 2 * counts
+    if 2 * known == inside * (inside - 1) and (diagonal != 0).all():
+        metric[:n] = -1 / (counts * diagonal)
+        metric[n] = 1 / (1 + (counts * (ones > 0) / diagonal).sum())
+        return counts, ones, metric, np.empty((0, 0))
+    metric[:n], factor, start = -1, np.empty((n, n)), 0
+    for i in range(n):
+        factor[i, i] = ones[i] + 2 * counts[i]
+        factor[i + 1 :, i] = used[start : start + n - 1 - i]
+        start += n - 1 - i
+    for i in range(n):
+        for j in range(i):
+            factor[i, j] = (factor[i, j] - _dot(factor[i, :j], factor[j, :j])) * factor[j, j]
+        factor[i, i] = 1 / np.sqrt(factor[i, i] - _dot(factor[i, :i], factor[i, :i]))
+    return counts, ones, metric, factor
+
+
+@summing
+def _whitened(
+    pooled: Floats,
+    b: Floats,
+    used: Floats,
+    share: Floats,
+    times: float,
+    whitening: Whitening,
+    size: float,
+    sums: Floats,
+) -> Sums:
+    """`_sums_of_rest`, and fill in the whitened sums of each stimulus, less the mean if there is a size."""
+    counts, ones, metric, factor = whitening
+    n, total, square, product = len(counts), 0.0, 0.0, 0.0
+    weighted = np.empty(len(used))
+    for k in range(len(used)):
+        a = (pooled[k] - times * b[k]) * share[k]
+        weighted[k] = used[k] * a
+        total += weighted[k]
+        square += weighted[k] * a
+        product += weighted[k] * b[k]
+    _stimulus_sums(weighted, sums[:n])
+    sums[n] = 0
+    if size > 0:
+        _add(sums[:n], ones, -total / size)
+    if len(factor):
+        for i in range(n):
+            sums[i] = (sums[i] - _dot(factor[i, :i], sums[:i])) * factor[i, i]
+    else:
+        for i in range(n):  # divided by the diagonal
+            sums[n] -= sums[i] * counts[i] * metric[i]
+    return total, square, product
+
+
+@compiled
+def _whitened_cosine(sums: Sums, a: Floats, sums_b: Sums, b: Floats, metric: Floats, centered: bool) -> float:
+    """`_cosine` with the products of the whitened sums a and b."""
+    sum_a, square_a, product = sums
+    size, sum_b, square_b = sums_b
+    square_a = _squared_length(square_a, sum_a, size, centered)
+    square_b = _squared_length(square_b, sum_b, size, centered)
+    if size < 2 or not square_a * square_b > 0:
+        return np.nan
+    if centered:
+        product -= sum_a * sum_b / size
+    product += _sums(a, b, metric)[2]
+    return float(product / np.sqrt((square_a + _sums(a, a, metric)[1]) * (square_b + _sums(b, b, metric)[1])))
+
+
+@compiled
+def _whitened_scores(
+    x: Floats,
+    known: Floats,
+    complete: list[bool],
+    row: int,
+    weights: Floats,
+    whitening: Whitening,
+    centered: bool,
+    out: Floats,
+) -> None:
+    """Scores of the models, which are the first rows, with the subject of another row."""
+    subject, share = x[row], np.ones(len(weights))
+    every = weights * known[row]
+    usual = _itself(subject, known[row], every)
+    length = len(whitening[0]) + 1
+    left, right, right_of_part = np.empty(length), np.empty(length), np.empty(length)
+    _whitened(subject, subject, every, share, 0.0, whitening, usual[0] * centered, right)
+    for k in range(len(out)):
+        used, sums_b, chosen, b = every, usual, whitening, right
+        if not complete[k]:
+            used = every * known[k]
+            sums_b, b = _itself(subject, known[k], used), right_of_part
+            chosen = _whitening(used, whitening[0])
+            _whitened(subject, subject, used, share, 0.0, chosen, sums_b[0] * centered, b)
+        sums = _whitened(x[k], subject, used, share, 0.0, chosen, sums_b[0] * centered, left)
+        out[k] = _whitened_cosine(sums, left, sums_b, b, chosen[2], centered)
+
+
 @compiled
 def inner_sample(
     values: Floats,
@@ -150,7 +286,7 @@ def inner_sample(
     scores: Floats,
     out: Floats,
 ) -> None:
-    """Scores and ceilings of a resample under the cosine or, centered, the correlation.
+    """Scores and ceilings of a resample under the cosine or the correlation, whitened or not.
 
     Parameters
     ----------
@@ -161,17 +297,23 @@ def inner_sample(
     counts
         (stimuli,) how often each was drawn.
     layout
-        How many RDMs are models, and whether they are centered.
+        How many RDMs are models, and whether they are centered and whitened.
     sets
         (sets, subjects) how often each is in the ceilings.
     scores, out
         (models, subjects) and (sets, 2, subjects) filled in; unknown values are NaN already.
     """
-    split, centered = layout
+    split, centered, whitened = layout
     places, weights = drawn_pairs(counts)
     x, known = _columns(values, places)
     complete = [_itself(known[row], known[row], known[row])[0] == len(places) for row in range(split)]
-    for column in range(scores.shape[1] if split else 0):
+    drawn = counts[counts > 0].astype(np.float64)
+    n_whitened = scores.shape[1] if whitened else 0
+    whitenings = [_whitening(weights * known[split + k], drawn) for k in range(n_whitened)]
+    for column in range(n_whitened if split else 0):
+        whitening, out_of = whitenings[column], scores[:, column]
+        _whitened_scores(x, known, complete, split + column, weights, whitening, centered, out_of)
+    for column in range(scores.shape[1] if split and not whitened else 0):
         subject = x[split + column]
         every = weights * known[split + column]
         usual = _itself(subject, known[split + column], every)
@@ -184,14 +326,25 @@ def inner_sample(
     if len(sets):
         for k in range(len(places)):
             weights[k] *= shared[places[k]]
-        _inner_bounds(x[split:], known[split:], weights, centered, sets, out)
+        if shared.min() < 1:
+            whitenings = [_whitening(weights * known[split + k], drawn) for k in range(n_whitened)]
+        _inner_bounds(x[split:], known[split:], weights, whitenings, centered, sets, out)
 
 
 @summing
 def _inner_bounds(
-    x: Floats, known: Floats, weights: Floats, centered: bool, sets: Longs, out: Floats
+    x: Floats,
+    known: Floats,
+    weights: Floats,
+    whitenings: list[Whitening],
+    centered: bool,
+    sets: Longs,
+    out: Floats,
 ) -> None:
-    size = len(weights)
+    """Ceilings of a resample, whitened if there are whitenings."""
+    size, n_sums = len(weights), len(whitenings[0][0]) + 1 if len(whitenings) else 0
+    solved, of_pool = np.empty((len(whitenings), n_sums)), np.empty(n_sums)
+    once = np.ones(size)
     used, units = np.zeros(x.shape), np.zeros(len(x))  # a unit of 0: without a length
     sizes = np.zeros(len(x))
     for subject in range(len(x)):
@@ -202,6 +355,9 @@ def _inner_bounds(
         mean = total / sizes[subject] if centered and length > 0 else 0.0
         for k in range(size):
             x[subject, k] = (x[subject, k] - mean) * units[subject] * known[subject, k]
+        if n_sums:
+            values, unit = x[subject], sizes[subject] * centered
+            _whitened(values, values, used[subject], once, 0.0, whitenings[subject], unit, solved[subject])
     pooled, number, share = np.empty(size), np.empty(size), np.empty(size)
     for chosen in range(len(sets)):
         drawn = sets[chosen]
@@ -224,8 +380,19 @@ def _inner_bounds(
                 if alone:  # pairs that no other subject has
                     weighted = weighted * (share > 0)
                     sums_b = _itself(values, known[subject], weighted)
-                sums = _sums_of_rest(pooled, values, weighted, share, float(copies))
-                out[chosen, 0 if copies else 1, subject] = _cosine(sums, sums_b, centered)
+                bound = 0 if copies else 1
+                if n_sums == 0:
+                    sums = _sums_of_rest(pooled, values, weighted, share, float(copies))
+                    out[chosen, bound, subject] = _cosine(sums, sums_b, centered)
+                    continue
+                whitening, b, unit = whitenings[subject], solved[subject], sums_b[0] * centered
+                if alone:
+                    whitening, b = _whitening(weighted, whitening[0]), np.empty(n_sums)
+                    _whitened(values, values, weighted, once, 0.0, whitening, unit, b)
+                sums = _whitened(pooled, values, weighted, share, float(copies), whitening, unit, of_pool)
+                out[chosen, bound, subject] = _whitened_cosine(
+                    sums, of_pool, sums_b, b, whitening[2], centered
+                )
 
 
 @compiled

@@ -337,12 +337,10 @@ class InnerProducts(Kernel):
         each = bounds(grams.data.expand(*sets.shape[:2], -1, -1), sets * pooling_weights(grams.lengths))
         return scores, torch.where(sets[..., None, :] > 0, torch.stack(each, -2), torch.nan).cpu().numpy()
 
-    def sampler(self, models: Floats, data: Floats, shared: Bools) -> Sampler | None:
-        """See `Kernel.sampler`; it runs on the CPU. None of whitened comparisons."""
+    def sampler(self, models: Floats, data: Floats, shared: Bools) -> Sampler:
+        """See `Kernel.sampler`; it runs on the CPU."""
         from neurordl.measures.kernels.compiled_missing import inner_sample
 
-        if self.whitened:
-            return None
         values = np.concatenate([models, data])
         values[~np.isfinite(values)] = np.nan
         largest = np.nan_to_num(np.abs(values)).max(axis=1, keepdims=True)
@@ -350,7 +348,11 @@ class InnerProducts(Kernel):
         if self.centered:
             values -= nan_mean(values, 1)[:, None]
             values[np.abs(values) <= _CONSTANT] = 0
-        alike, layout, once = shared.astype(np.float64), (len(models), self.centered), _once(data)
+        alike, layout, once = (
+            shared.astype(np.float64),
+            (len(models), self.centered, self.whitened),
+            _once(data),
+        )
 
         def sampler(counts: Ints | None, sets: Ints, scores: Floats, bounds: Floats) -> None:
             inner_sample(values, alike, once if counts is None else counts, layout, sets, scores, bounds)

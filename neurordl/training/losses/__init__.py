@@ -1,13 +1,16 @@
 """Transfer losses: what pulls a student towards its teacher, and how each is weighted."""
 
+from neurordl.training.losses.auxiliary import DeepSupervisionLoss
 from neurordl.training.losses.base import (
     Features,
+    Stream,
     TaskRatio,
     TransferLoss,
     Weight,
     check_loss,
     check_weight,
     layers_of,
+    stream_of,
     weight_at,
 )
 from neurordl.training.losses.contrastive import ContrastiveLoss
@@ -27,17 +30,20 @@ __all__ = [
     "ContrastiveLoss",
     "CorrelationCongruenceLoss",
     "DecoupledLoss",
+    "DeepSupervisionLoss",
     "Features",
     "HintLoss",
     "ProbabilisticTransferLoss",
     "RDMLoss",
     "SimilarityPreservingLoss",
     "SoftTargetLoss",
+    "Stream",
     "TaskRatio",
     "TransferLoss",
     "Weight",
     "check_loss",
     "check_weight",
     "layers_of",
+    "stream_of",
     "weight_at",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from neurordl.errors import NeurordlError
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Teacher
 from neurordl.teachers.base import Record, spelled
-from neurordl.validate import check_number, listed
+from neurordl.validate import check_choice, check_number, listed
 
 Features = Mapping[str, Tensor]
+Stream = Literal["stimuli", "labelled"]
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,17 @@ class TransferLoss:
     teacher : Teacher, optional
         Teacher, whose ids are matched with those of the stimuli. For a `NetworkTeacher`, pass one of its
         layers: ``teacher["layer3"]``.
+    stream : {"stimuli", "labelled"}
+        Images that it reads where there are two streams: the stimuli, or the labelled images. A loss of the
+        labelled images has no teacher, or a network without a cache. It has no validation term: validation
+        images are stimuli.
 
     Notes
     -----
     The loss is called with three arguments and returns a scalar tensor. ``student`` and ``teacher`` map the
     names of layers to features in their own shape, such as (n, channels, height, width); ``teacher`` is empty
-    unless the teacher is a network. ``batch`` is the `Batch` of the same n stimuli: the stimulus batch where
-    there are two streams, otherwise the labelled batch.
+    unless the teacher is a network. ``batch`` is the `Batch` of the same n stimuli: the batch of its stream
+    where there are two, otherwise the labelled batch.
 
     If the loss is undefined on a batch, return ``torch.tensor(torch.nan)``: the loss is then left out of the
     sum. A NaN that is computed from the features makes gradients NaN and stops the run.
@@ -141,6 +146,7 @@ class TransferLoss:
     weight: Weight = 1.0
     layers: tuple[str, ...] = ()
     teacher: Teacher | None = None
+    stream: Stream = "stimuli"
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -214,6 +220,11 @@ def layers_of(loss: TransferLoss) -> list[str]:
     return [loss.layers] if isinstance(loss.layers, str) else list(loss.layers)
 
 
+def stream_of(loss: TransferLoss) -> Stream:
+    """The stream that a loss reads: the stimuli, unless it says otherwise."""
+    return getattr(loss, "stream", "stimuli")
+
+
 def check_loss(loss: Any) -> TransferLoss:
     """Return an object if it has all that `Objective` needs of a loss; the error lists what it lacks."""
     needed = ("name", "weight", "layers", "teacher", "network", "describe")
@@ -232,6 +243,11 @@ def check_loss(loss: Any) -> TransferLoss:
     if isinstance(loss.teacher, NetworkTeacher):
         example = f"teacher[{loss.teacher.layers[0]!r}]"
         raise NeurordlError(f"{loss.name}: its teacher is a network; give one of its layers, as in {example}")
+    stream = check_choice(f"{loss.name}: stream", stream_of(loss), get_args(Stream))
+    by_id = loss.teacher is not None and (loss.network is None or loss.network.cached)
+    if stream == "labelled" and by_id:
+        problem = f"{loss.name} reads the labelled images, and its teacher knows stimuli by their ids"
+        raise NeurordlError(f"{problem}; give it a NetworkTeacher without cache=, or let it read the stimuli")
     check_weight(loss.weight)
     checked: TransferLoss = loss
     return checked

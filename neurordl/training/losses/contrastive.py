@@ -87,8 +87,8 @@ class ContrastiveLoss(TransferLoss, nn.Module):
 
     Like parameters, memories are made at the first call, from torch's random numbers. They are buffers, in
     each checkpoint: 51 MB for 50,000 ids and 128 channels. In eval mode nothing is changed, and negatives are
-    the same at each call; a stimulus without a row in the memories, as in validation, has the other network's
-    embedding of the same image in its place.
+    the same at each call (before any training, constants are those of the call); a stimulus without a row in
+    the memories, as in validation, has the other network's embedding of the same image in its place.
 
     References
     ----------
@@ -236,8 +236,7 @@ class ContrastiveLoss(TransferLoss, nn.Module):
     @torch.no_grad()
     def _remember(self, embedded: Tensor, rows: Ints) -> None:
         """Move the rows of a batch; where an id occurs more than once, by its first image."""
-        arrays = np.unique(rows, return_index=True)
-        unique, first = (sent(torch.from_numpy(array), embedded.device) for array in arrays)
+        unique, first = (sent(torch.from_numpy(array), embedded.device) for array in np.unique(rows, return_index=True))
         for memory, new in zip((self.student_memory, self.teacher_memory), embedded[:, first], strict=True):
             moved = self.momentum * memory[unique] + (1 - self.momentum) * new
             memory.index_copy_(0, unique, functional.normalize(moved, eps=_SHORTEST).to(memory.dtype))

@@ -170,10 +170,9 @@ def _decoupled(logs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of (the label, all others), and of each of the others among them, (n, classes)."""
     rest = logs.scatter(1, labels, -torch.inf)
     total = rest.logsumexp(dim=1, keepdim=True)
+    binary = torch.cat([logs.gather(1, labels), total], dim=1)
     # Where a teacher excludes all others, each of them keeps its probability of 0.
-    return torch.cat([logs.gather(1, labels), total], dim=1), rest - total.masked_fill(
-        total == -torch.inf, 0.0
-    )
+    return binary, rest - total.masked_fill(total == -torch.inf, 0.0)
 
 
 def _divergence(logs: Tensor, goal: Tensor) -> Tensor:

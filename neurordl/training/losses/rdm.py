@@ -38,7 +38,9 @@ class RDMLoss(TransferLoss):
 
     The student's RDM is computed with a dissimilarity and compared with the teacher's RDM. RDL, the distance
     term of relational knowledge distillation (``"euclidean_root"`` with ``"huber"``; Park et al. 2019) and
-    CKA (``"euclidean"`` with ``"cka"``; Kornblith et al. 2019) are choices of these two.
+    CKA (``"euclidean"`` with ``"cka"``; Kornblith et al. 2019) are choices of these two. In published code,
+    relational distillation's mean runs over all n² entries of the matrices, with their diagonals: its weight
+    w, such as 25 in RepDistiller, is w (1 - 1/n) here.
 
     Parameters
     ----------
