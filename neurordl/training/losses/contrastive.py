@@ -236,7 +236,8 @@ class ContrastiveLoss(TransferLoss, nn.Module):
     @torch.no_grad()
     def _remember(self, embedded: Tensor, rows: Ints) -> None:
         """Move the rows of a batch; where an id occurs more than once, by its first image."""
-        unique, first = (sent(torch.from_numpy(array), embedded.device) for array in np.unique(rows, return_index=True))
+        arrays = np.unique(rows, return_index=True)
+        unique, first = (sent(torch.from_numpy(array), embedded.device) for array in arrays)
         for memory, new in zip((self.student_memory, self.teacher_memory), embedded[:, first], strict=True):
             moved = self.momentum * memory[unique] + (1 - self.momentum) * new
             memory.index_copy_(0, unique, functional.normalize(moved, eps=_SHORTEST).to(memory.dtype))
