@@ -152,7 +152,7 @@ def contestant(job: Job, group: Group, lr: Tensor) -> Contestant:
     return Contestant(str(job), student, loss, make, list(objective.loss_modules))
 
 
-def run(jobs: Sequence[Job], steps: int, device: torch.device) -> dict[Job, Contestant]:
+def run(jobs: Sequence[Job], steps: int, device: torch.device, limit: float) -> dict[Job, Contestant]:
     """Train the students of some jobs of one cell side by side."""
     start = time.time()
     groups = {
@@ -176,15 +176,19 @@ def run(jobs: Sequence[Job], steps: int, device: torch.device) -> dict[Job, Cont
                 contestants = {job: each for job, each in contestants.items() if job.condition != condition}
     step = Step(list(contestants.values()), [group.prepare for group in groups.values()], device)
     print(f"{len(contestants)} students ready after {time.time() - start:.0f} s", flush=True)
+    times: list[float] = []
     for number in range(steps):
         for group in groups.values():
             group.draw()
         lr.fill_(LR * cosine(number, steps))
         step()
-        if number in (0, 20, steps - 1):
+        if number in (0, 20, 40, steps - 1):
             if device.type == "cuda":
                 torch.cuda.synchronize()
             print(f"step {number}: {time.time() - start:.1f} s", flush=True)
+            times.append(time.time())
+        if number == 40 and (expected := (times[2] - times[1]) / 20 * steps) > limit:
+            raise SystemExit(f"it would take {expected:.0f} s, more than the limit of {limit:.0f} s")
     bad = [job for job, each in contestants.items() if not torch.isfinite(each.value)]
     print("not finite:", bad, flush=True)
     return contestants
@@ -223,6 +227,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--steps", type=int, help="fewer steps, for a trial")
     parser.add_argument("--only", help="one condition, for a trial")
+    parser.add_argument("--limit", type=float, default=1e9, help="seconds that training may take")
     parser.add_argument("--weights", type=int, default=5, help="weights are kept of the first seeds")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -234,7 +239,7 @@ def main() -> None:
         jobs = pilots(name) if part == "pilots" else fits(name)
         if options.only:
             jobs = [job for job in jobs if job.condition == options.only]
-        results = run(jobs, options.steps or CELLS[name].steps, device)
+        results = run(jobs, options.steps or CELLS[name].steps, device, options.limit)
         bundle(results, options.out, work, device, 0 if part == "pilots" else options.weights)
         if part == "pilots":
             write_choices()
