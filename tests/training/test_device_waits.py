@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import neurordl as nrl
+from neurordl.measures import comparisons
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.measures.dissimilarities import DISSIMILARITIES
 from neurordl.measures.kernels import distances
@@ -42,13 +43,16 @@ def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class NoWaits(TorchDispatchMode):
-    """Refuses operations whose result the program, or a copy that blocks, waits for."""
+    """Refuses operations whose result the program, or a copy that blocks, waits for; counts kernels."""
+
+    launched = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, options = func.overloadpacket.__name__, kwargs or {}
         tensors = [part for part in args if isinstance(part, Tensor)]
         on_device = any(tensor.device.type == "meta" for tensor in tensors)
         result = func(*args, **options)
+        self.launched += on_device and not func.is_view and name not in ("detach", "_unsafe_view")
         assert not (name in LOOKS and on_device), f"{func} waits for the device"
         if name.startswith("index") and on_device and isinstance(args[1], list | tuple):
             masks = (part is not None and part.dtype in (torch.bool, torch.uint8) for part in args[1])
@@ -185,6 +189,52 @@ def test_an_undefined_pattern_in_doubles(name: str, value: float, monkeypatch: p
     rdm, gradient = with_gradient(name, patterns, weights)
     torch.testing.assert_close(rdm, expected, equal_nan=True)
     torch.testing.assert_close(gradient, pull)
+
+
+def some_rdms() -> tuple[Tensor, Tensor, Tensor]:
+    """Three RDMs, of which the last is constant but for rounding, beside two; pairs are missing in all."""
+    a, b, weights = torch.rand(3, 1, 120) + 5, torch.rand(2, 120), torch.rand(2, 120)
+    a[2] = 1e6 / 3 + torch.rand(120).round() / 32
+    a[0, 0, 3], b[1, 5], weights[0, 8] = torch.nan, torch.inf, 0.0
+    return a, b, weights
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("name", ["corr", "cosine"])
+def test_cosines_in_doubles(name: str, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    *rdms, weights = some_rdms()
+    compared = COMPARISONS[name].loss
+
+    def with_gradients(*rdms: Tensor) -> list[Tensor]:
+        leaves = [rdm.clone().requires_grad_() for rdm in rdms]
+        value = compared(*leaves, weights if weighted else None)
+        pulls = torch.autograd.grad(value, leaves, torch.arange(6.0).view(3, 2).to(value.dtype))
+        return [value.detach(), *pulls]
+
+    expected = with_gradients(*(rdm.double() for rdm in rdms))
+    flat = with_gradients(*rdms)[0].isnan()  # what is constant up to the rounding of float32
+    monkeypatch.setattr(comparisons, "_fit_for_doubles", lambda a, b: a.dtype == torch.float32)
+    value, *pulls = with_gradients(*rdms)
+    assert value.dtype == pulls[0].dtype == torch.float32
+    assert torch.equal(value.isnan(), flat)
+    assert bool(flat[2].all()) is (name == "corr")
+    torch.testing.assert_close(value.double()[~flat], expected[0][~flat], rtol=1e-6, atol=0)
+    torch.testing.assert_close(pulls[0].double()[:2], expected[1][:2], rtol=1e-5, atol=1e-9)
+    if name == "corr":
+        assert (pulls[0][2] == 0).all()
+    else:
+        torch.testing.assert_close(pulls[1].double(), expected[2], rtol=1e-5, atol=1e-9)
+
+
+def test_few_operations() -> None:
+    """The launch of each takes time: a loss of three layers once had over 800."""
+    teacher, stimuli = measured(), batch()
+    loss = nrl.RDMLoss(teacher, "conv3", "correlation", "corr")
+    patterns = torch.rand(N, 64, device="meta", requires_grad=True)
+    for counter in (NoWaits(), NoWaits()):
+        with counter:
+            loss({"conv3": patterns}, {}, stimuli).backward()
+    assert counter.launched <= 76, counter.launched
 
 
 def test_the_mode_sees_what_waits() -> None:

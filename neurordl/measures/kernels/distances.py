@@ -214,15 +214,18 @@ class _InDoubles(torch.autograd.Function):
         rows.masked_fill_(distances.diagonal(dim1=-2, dim2=-1)[..., None].isnan(), 0)
         if inverse is None:
             weights.diagonal(dim1=-2, dim2=-1).sub_(weights.sum(-1))
-            return (weights @ rows).mul_(-2).to(patterns.dtype), None
+            return (weights.mul_(-2) @ rows).to(patterns.dtype), None
         inverse = inverse.nan_to_num(0.0)
         # |zi - zj|² = 2 - 2 zi zj, so the part along zi is the sum over j of wij (1 - |zi - zj|² / 2)
         along = torch.addcmul(weights, weights, distances, value=-0.5).nansum(-1, keepdim=True)
         weights.mul_(inverse.mT).diagonal(dim1=-2, dim2=-1).sub_((along * inverse)[..., 0])
-        weights.mul_(inverse)
-        common = torch.zeros_like(inverse) if sums is None else weights @ rows.sum(-1, keepdim=True)
-        result = torch.baddbmm(common, weights, rows, beta=2 / patterns.shape[-1], alpha=-2)
-        return result.to(patterns.dtype), None
+        weights.mul_(-2 * inverse)
+        result = weights @ rows
+        if sums is None:
+            return result.to(patterns.dtype), None
+        common = weights @ sums.nan_to_num(0.0, 0.0, 0.0)
+        out = torch.empty_like(patterns, memory_format=torch.contiguous_format)
+        return torch.sub(result, common, alpha=1 / patterns.shape[-1], out=out), None
 
 
 def _fit_for_doubles(batch: Tensor) -> bool:
