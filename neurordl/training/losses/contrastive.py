@@ -17,7 +17,7 @@ from neurordl.ids import check_ids, natural_key
 from neurordl.io import sha256_array
 from neurordl.measures.kernels import distances
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher
-from neurordl.teachers.base import Record
+from neurordl.teachers.base import Record, sent
 from neurordl.training.losses.base import (
     Features,
     TransferLoss,
@@ -195,7 +195,7 @@ class ContrastiveLoss(TransferLoss, nn.Module):
     def _compare(self, embedded: Tensor, memories: Sequence[Tensor], rows: Ints) -> Tensor:
         """The loss of each stimulus, (n,)."""
         arrays = rows, *np.unique(rows, return_inverse=True)
-        at, unique, places = (_on_device(array, embedded) for array in arrays)
+        at, unique, places = (sent(torch.from_numpy(array), embedded.device) for array in arrays)
         drawn = self._draw(unique)[places]  # by stimulus, whatever their order in the batch
         near, far = [], []
         for side, memory in enumerate(reversed(memories)):
@@ -236,7 +236,8 @@ class ContrastiveLoss(TransferLoss, nn.Module):
     @torch.no_grad()
     def _remember(self, embedded: Tensor, rows: Ints) -> None:
         """Move the rows of a batch; where an id occurs more than once, by its first image."""
-        unique, first = (_on_device(array, embedded) for array in np.unique(rows, return_index=True))
+        arrays = np.unique(rows, return_index=True)
+        unique, first = (sent(torch.from_numpy(array), embedded.device) for array in arrays)
         for memory, new in zip((self.student_memory, self.teacher_memory), embedded[:, first], strict=True):
             moved = self.momentum * memory[unique] + (1 - self.momentum) * new
             memory.index_copy_(0, unique, functional.normalize(moved, eps=_SHORTEST).to(memory.dtype))
@@ -247,11 +248,6 @@ class ContrastiveLoss(TransferLoss, nn.Module):
         knobs = {name: getattr(self, name) for name in names}
         checksums = [sha256_array(np.array(self.ids)), sha256_array(self.classes)]
         return {**super().describe(), **knobs, "ids": len(self.ids), "sha256_ids": checksums}
-
-
-def _on_device(rows: Ints, beside: Tensor) -> Tensor:
-    """Rows on the device of a tensor, without waiting for it."""
-    return torch.from_numpy(rows).to(beside.device, non_blocking=True)
 
 
 def _vectors(features: Tensor) -> Tensor:
