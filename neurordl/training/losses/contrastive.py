@@ -17,7 +17,7 @@ from neurordl.ids import check_ids, natural_key
 from neurordl.io import sha256_array
 from neurordl.measures.kernels import distances
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher
-from neurordl.teachers.base import Record
+from neurordl.teachers.base import Record, sent
 from neurordl.training.losses.base import (
     Features,
     TransferLoss,
@@ -87,8 +87,8 @@ class ContrastiveLoss(TransferLoss, nn.Module):
 
     Like parameters, memories are made at the first call, from torch's random numbers. They are buffers, in
     each checkpoint: 51 MB for 50,000 ids and 128 channels. In eval mode nothing is changed, and negatives are
-    the same at each call; a stimulus without a row in the memories, as in validation, has the other network's
-    embedding of the same image in its place.
+    the same at each call (before any training, constants are those of the call); a stimulus without a row in
+    the memories, as in validation, has the other network's embedding of the same image in its place.
 
     References
     ----------
@@ -195,7 +195,7 @@ class ContrastiveLoss(TransferLoss, nn.Module):
     def _compare(self, embedded: Tensor, memories: Sequence[Tensor], rows: Ints) -> Tensor:
         """The loss of each stimulus, (n,)."""
         arrays = rows, *np.unique(rows, return_inverse=True)
-        at, unique, places = (torch.from_numpy(array).to(embedded.device) for array in arrays)
+        at, unique, places = (sent(torch.from_numpy(array), embedded.device) for array in arrays)
         drawn = self._draw(unique)[places]  # by stimulus, whatever their order in the batch
         near, far = [], []
         for side, memory in enumerate(reversed(memories)):
@@ -237,7 +237,7 @@ class ContrastiveLoss(TransferLoss, nn.Module):
     def _remember(self, embedded: Tensor, rows: Ints) -> None:
         """Move the rows of a batch; where an id occurs more than once, by its first image."""
         arrays = np.unique(rows, return_index=True)
-        unique, first = (torch.from_numpy(array).to(embedded.device) for array in arrays)
+        unique, first = (sent(torch.from_numpy(array), embedded.device) for array in arrays)
         for memory, new in zip((self.student_memory, self.teacher_memory), embedded[:, first], strict=True):
             moved = self.momentum * memory[unique] + (1 - self.momentum) * new
             memory.index_copy_(0, unique, functional.normalize(moved, eps=_SHORTEST).to(memory.dtype))

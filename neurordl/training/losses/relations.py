@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -77,9 +78,9 @@ class AngleLoss(_RelationLoss):
     mdistiller take the mean over all n³, with those where two are the same stimulus, which add 0. So does
     this loss.
 
-    The angles are computed from squared distances, so that no tensor of n² differences is needed. Memory and
-    time grow with n³: a tensor of all angles takes 1 MB for 64 stimuli, 67 MB for 256 and 537 MB for 512, and
-    a training step holds about six of them.
+    The angles are computed from squared distances, without a tensor of n² differences, and are not kept for
+    the gradient. Memory and time grow with n³: a step holds up to four tensors of all angles at once, each of
+    1 MB for 64 stimuli, 67 MB for 256 and 537 MB for 512.
 
     The direction between equal patterns is 0 and has no gradient; in published code the gradient is then of
     the order of 1e10. With fewer than three stimuli the loss is NaN.
@@ -105,7 +106,8 @@ class AngleLoss(_RelationLoss):
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The mean over all triplets."""
-        return torch.nn.functional.smooth_l1_loss(_angles(student), _angles(teacher))
+        squared, goal = (_squared_distances(patterns) for patterns in (student, teacher))
+        return cast("Callable[[Tensor, Tensor], Tensor]", _AngleTerm.apply)(squared, goal)
 
 
 class SimilarityPreservingLoss(_RelationLoss):
@@ -228,12 +230,13 @@ class CorrelationCongruenceLoss(_RelationLoss):
     def _correlations(self, patterns: Tensor) -> Tensor:
         if self.kernel == "bilinear":
             return patterns @ patterns.mT
-        units = _unit_rows(patterns)
-        products = 2 * self.gamma * (units @ units.mT)
+        products = 2 * self.gamma * _cosines(patterns)
         if self.order is None:
             return (products - 2 * self.gamma).exp()
-        terms = [products**power / math.factorial(power) for power in range(self.order + 1)]
-        return math.exp(-2 * self.gamma) * torch.stack(terms).sum(0)
+        series = torch.ones_like(products)
+        for power in range(self.order, 0, -1):
+            series = 1 + products * series / power
+        return math.exp(-2 * self.gamma) * series
 
     def describe(self) -> Record:
         """What ``run.json`` records of the loss."""
@@ -262,8 +265,10 @@ class ProbabilisticTransferLoss(_RelationLoss):
     -----
     In the paper a stimulus does not pick itself, and the divergence is a sum. The authors' code,
     RepDistiller, torchdistill and mdistiller let it pick itself, take the mean over all n² entries and add
-    1e-7 to probabilities in the logarithm. So does this loss. A pattern of zeros has the cosine 0 with all,
-    without gradient; the gradient of their code is NaN.
+    1e-7 to probabilities in the logarithm. So does this loss. The difference of both probabilities is added
+    to the terms of the sum: it adds up to 0 but for rounding, which is taken out so (in published code, it
+    was up to 1e-3 of the loss of similar features). A pattern of zeros has the cosine 0 with all, without
+    gradient; the gradient of their code is NaN.
 
     References
     ----------
@@ -286,32 +291,64 @@ class ProbabilisticTransferLoss(_RelationLoss):
         """The mean over all entries of the two matrices."""
         picked, goal = (_probabilities(patterns) for patterns in (student, teacher))
         divergence = goal * ((goal + _SMALL) / (picked + _SMALL)).log()
-        return (divergence + (picked - goal)).mean()  # rows sum to 1, but for rounding, which is taken out
+        return (divergence + (picked - goal)).mean()  # rows sum to 1 but for rounding, which is taken out
+
+
+def _cosines(patterns: Tensor) -> Tensor:
+    """Cosines (n, n) of patterns; 0, without gradient, for a pattern of zeros.
+
+    Dividing products costs less than dividing patterns, which may have many channels.
+    """
+    products = patterns @ patterns.mT
+    squares = products.diagonal()
+    inverse = squares.masked_fill(squares == 0, torch.inf).rsqrt()
+    return products * inverse[:, None] * inverse
 
 
 def _unit_rows(rows: Tensor) -> Tensor:
-    """Rows divided by their lengths; a row of zeros stays and has no gradient."""
-    largest = rows.detach().abs().amax(1, keepdim=True)
-    rows = rows / torch.where(largest == 0, 1, largest)  # whose squares neither overflow nor vanish
-    return rows * (largest != 0) / rows.square().sum(1, keepdim=True).clamp(min=1).sqrt()
+    """Rows divided by their lengths; a row of zeros stays, and has no gradient."""
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    unit: Tensor = rows / lengths.masked_fill(lengths == 0, torch.inf)
+    return unit
 
 
 def _probabilities(patterns: Tensor) -> Tensor:
-    units = _unit_rows(patterns)
-    affinities = (1 + units @ units.mT) / 2
+    affinities = 1 + _cosines(patterns)
     return affinities / affinities.sum(1, keepdim=True)
 
 
-def _angles(patterns: Tensor) -> Tensor:
-    """Cosine of the angle at stimulus j between i and k, (j, i, k); 0 where it is equal to either.
+class _AngleTerm(torch.autograd.Function):
+    """The angle term of squared distances (n, n); its gradient is computed at once, and no angle is kept."""
 
-    By the law of cosines: its error is that of the squared distances times the ratio of two distances.
+    @staticmethod
+    def forward(ctx: Any, squared: Tensor, goal: Tensor) -> Tensor:
+        """The mean over all triplets."""
+        (cosines, inverse), (wanted, _) = _angles(squared), _angles(goal)
+        loss = torch.nn.functional.smooth_l1_loss(cosines, wanted)
+        if ctx.needs_input_grad[0]:
+            pull = torch.sub(cosines, wanted, out=wanted).clamp_(-1, 1)
+            turning = cosines.mul_(pull).sum(2) * inverse.square()  # by the lengths of the two sides at j
+            pull.mul_(inverse[:, :, None]).mul_(inverse[:, None, :])
+            gradient = pull.sum(2) - turning - pull.sum(0) / 2
+            ctx.save_for_backward(gradient / cosines.numel())
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient of the student's squared distances."""
+        return gradient * ctx.saved_tensors[0], None
+
+
+def _angles(squared: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines of the angles at j between i and k, (j, i, k), and 1 / distances, from squared distances.
+
+    Both are 0 where stimuli are equal. By the law of cosines: the error is that of the squared distances
+    times the ratio of two distances.
     """
-    squared = _squared_distances(patterns)
-    equal = squared == 0
-    inverse = torch.where(equal, 0, torch.where(equal, 1, squared).rsqrt())
-    sides = squared[:, :, None] + squared[:, None, :] - squared
-    return sides * (inverse[:, :, None] * (inverse[:, None, :] / 2))
+    inverse = squared.masked_fill(squared == 0, torch.inf).rsqrt()
+    sides = squared[:, :, None] + squared[:, None, :]
+    return sides.sub_(squared).mul_(inverse[:, :, None]).mul_(inverse[:, None, :] / 2), inverse
 
 
 def _squared_distances(patterns: Tensor) -> Tensor:
@@ -324,6 +361,6 @@ def _squared_distances(patterns: Tensor) -> Tensor:
     products = exact @ exact.mT
     norms = products.diagonal()
     norms = norms[:, None] + norms
-    squared = norms - 2 * products
+    squared = torch.sub(norms, products, alpha=2)
     rounding = 256 * torch.finfo(exact.dtype).eps * norms.detach()
-    return torch.where(squared <= rounding, 0, squared).to(patterns.dtype)
+    return squared.masked_fill(squared <= rounding, 0).to(patterns.dtype)
