@@ -32,6 +32,7 @@ from neurordl.patterns.tables import (
     read_table,
     table_name,
 )
+from neurordl.progress import tracked
 from neurordl.validate import check_choice, check_columns, listed
 
 Folder: TypeAlias = str | os.PathLike[str]
@@ -50,6 +51,7 @@ class _Options(TypedDict, total=False):
     subject: str | None
     session: Names
     runs: Names
+    progress: bool | None
 
 
 class _WithResiduals(_Options):
@@ -87,6 +89,7 @@ def read_patterns(
     session: Names = None,
     runs: Names = None,
     residuals: bool = False,
+    progress: bool | None = None,
 ) -> Dataset | tuple[Dataset, Dataset]:
     """Estimate the patterns of one subject from BOLD series and events.
 
@@ -129,6 +132,8 @@ def read_patterns(
         they are called run-1, run-2 and so on.
     residuals
         Whether to return the residuals, too. `compute_rdms` takes them for noise normalization.
+    progress
+        Show a progress bar; by default on a terminal.
 
     Returns
     -------
@@ -179,7 +184,8 @@ def read_patterns(
         of_confounds = match_tables(scans.files, as_list(confounds.tables), "confounds")
     series, kept, counts = scans.read()
     estimates, notes, conditions, of_times = [], [], dict[str, None](), list[list[str]]()
-    for k, (image, file, data) in enumerate(zip(scans.images, scans.files, series, strict=True)):
+    opened = list(zip(scans.images, scans.files, series, strict=True))
+    for k, (image, file, data) in enumerate(tracked(opened, "runs", progress)):
         if image.ndim != 4:
             raise NeurordlError(f"{file} has shape {image.shape}; expected 4D BOLD (read_betas reads betas)")
         n_volumes, name = len(data), table_name(event_tables[of_events[k]], of_events[k])
@@ -489,7 +495,7 @@ def read_bids(
     residuals
         Whether to return the residuals of each subject, too, as in `read_patterns`.
     **options
-        ``model``, ``confounds``, ``condition`` and ``leave_out`` of `read_patterns`.
+        ``model``, ``confounds``, ``condition``, ``leave_out`` and ``progress`` of `read_patterns`.
 
     Returns
     -------
@@ -513,7 +519,8 @@ def read_bids(
         raise NeurordlError(f"there is no folder {base}; check root=")
     images = _bids_images(base, task, space)
     patterns, residuals_of = {}, {}
-    for subject in _choose("subjects", subjects, images):
+    chosen = _choose("subjects", subjects, images)
+    for subject in tracked(chosen, "subjects", options.get("progress")):
         files = [path for path in images if recording(path)["sub"] == subject]
         if sessions is not None:
             kept = _choose("sessions", sessions, files)
@@ -522,9 +529,9 @@ def read_bids(
         for path in files:
             first = recordings.setdefault("_".join(recording(path).values()), path)
             if first is not path:  # of two resolutions or echoes, say
-                chosen = _space_of(parse_name(first)[0])
-                ambiguous = chosen is not None and "_res-" in chosen
-                remedy = f"choose one in space={chosen!r}" if ambiguous else "keep one of them"
+                its_space = _space_of(parse_name(first)[0])
+                ambiguous = its_space is not None and "_res-" in its_space
+                remedy = f"choose one in space={its_space!r}" if ambiguous else "keep one of them"
                 raise NeurordlError(f"{first.name} and {path.name} belong to one run; {remedy}")
         events = [_bids_events(path, base, events_root) for path in files]
         region = _bids_mask(mask, subject, files)

@@ -17,10 +17,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from neurordl.errors import NeurordlError
+from neurordl.progress import tracked
 from neurordl.stimuli import StimulusSet
 from neurordl.validate import check_count, listed
 
@@ -468,8 +468,8 @@ class Compute:
     batch_size : int, optional
         Stimuli in a forward pass. By default `extract_patterns` takes 64, and `evaluate` takes all stimuli at
         once if memory allows.
-    progress : bool
-        Show a progress bar.
+    progress : bool, optional
+        Show a progress bar; by default on a terminal.
 
     Raises
     ------
@@ -484,7 +484,7 @@ class Compute:
 
     device: str | torch.device | None = None
     batch_size: int | None = None
-    progress: bool = False
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         if self.device is not None:
@@ -523,7 +523,7 @@ def read_batches(
     try:
         model.to(device)
         steps = batches(len(stimuli), batch_size)
-        for start, end in track(steps, "patterns", disable=not compute.progress, transient=True):
+        for start, end in tracked(steps, "patterns", compute.progress):
             with frozen_eval(model):
                 images = as_input(stimuli.images(range(start, end)).to(device), model)
                 if end - start == 1:  # a network that squeezes would lose the axis

@@ -29,6 +29,7 @@ from neurordl.measures.dissimilarities import (
     find_dissimilarity,
 )
 from neurordl.measures.kernels.distances import Sides, add_distances, checked_precision
+from neurordl.progress import tracked
 from neurordl.rdms.selection import reindex, stimulus_ids, take_rows
 from neurordl.rdms.source import (
     Center,
@@ -107,6 +108,7 @@ def compute_rdms(
     noise: Estimator | Noise | None = None,
     dtype: npt.DTypeLike = np.float64,
     out: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> RDMs:
     """Compute RDMs of measured patterns, one per Dataset, or one per Dataset and ROI.
 
@@ -158,6 +160,8 @@ def compute_rdms(
     out
         A .npy file to which the RDMs are written block by block. The returned RDMs are then a memory map of
         this file.
+    progress
+        Show a progress bar; by default on a terminal.
 
     Returns
     -------
@@ -217,7 +221,8 @@ def compute_rdms(
     shape = (len(sources), len(stimuli) * (len(stimuli) - 1) // 2)
     with nullcontext() if out is None else atomic_write(out) as aside:
         vectors: Any = np.empty(shape, dtype) if aside is None else open_memmap(aside, "w+", dtype, shape)
-        for source, whitening, vector in zip(sources, whitenings, vectors, strict=True):
+        each_rdm = list(zip(sources, whitenings, vectors, strict=True))
+        for source, whitening, vector in tracked(each_rdm, "RDMs", progress):
             if source.ids == stimuli:
                 _write(vector, measure, source, whitening)
                 continue

@@ -421,10 +421,11 @@ def _network_vectors(
         ((_, rdms),) = read_batches(network, stimuli, layers, whole, reduce=rdm)
         return {name: values.double().cpu().numpy() for name, values in rdms.items()}
     vectors = {}
-    readable = extract_patterns(network, stimuli.subset(ids[:3]), layers, device=compute.device)
+    quiet = replace(compute, progress=False)
+    readable = extract_patterns(network, stimuli.subset(ids[:3]), layers, device=quiet)
     for group in _groups({name: sizes.get(name, 0) for name in readable}):
         for name, patterns in extract_patterns(network, stimuli, group, device=compute).items():
-            vectors[name] = reindex(compute_rdms(patterns, measure), ids)[0]
+            vectors[name] = reindex(compute_rdms(patterns, measure, progress=False), ids)[0]
     return vectors
 
 

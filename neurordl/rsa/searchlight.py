@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import Progress
 from rsatoolbox.data.base import DatasetBase
 from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
@@ -28,6 +27,7 @@ from neurordl.measures.condensed import square
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.measures.kernels.distances import distance_matrices
 from neurordl.measures.kernels.similarities import InnerProducts
+from neurordl.progress import progress_bar
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.source import Center, Source, check_rates, check_runs
 from neurordl.rsa.compare import similarity
@@ -173,7 +173,7 @@ def searchlight(
     descriptor: str = "stimulus",
     center: Center | None = None,
     dtype: npt.DTypeLike = np.float64,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Searchlight:
     """Compare models with the RDM of the voxels in a sphere around each voxel.
 
@@ -206,7 +206,7 @@ def searchlight(
     dtype
         float64, or float32, which takes half the time.
     progress
-        Show a progress bar.
+        Show a progress bar; by default on a terminal.
 
     Warns
     -----
@@ -257,12 +257,11 @@ def searchlight(
 
     compare = _by_products(by_voxel, measure, comparison, stack, general)
     scores = np.empty((len(stack), len(spheres.centers)))
-    with Progress(transient=True, disable=not progress) as bar, torch.no_grad():
-        task = bar.add_task("searchlight", total=len(spheres.centers))
+    with progress_bar("searchlight", len(spheres.centers), progress) as advance, torch.no_grad():
         room = _BYTES // source.dtype.itemsize
         for part, voxels in spheres.batches(room, by_voxel[0].numel(), 2 * len(stack[0])):
             scores[:, part] = compare(torch.from_numpy(voxels)).numpy()
-            bar.advance(task, len(part))
+            advance(len(part))
     if np.isnan(scores).all():
         _, voxels = next(spheres.batches(1, 1, 1))
         reason = _why_undefined(rdms_of(torch.from_numpy(voxels)))
