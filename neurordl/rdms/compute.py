@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from neurordl.arrays import Floats, is_dataset
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.io import atomic_write
 from neurordl.measures.condensed import condensed_index, pair_number
 from neurordl.measures.dissimilarities import (
@@ -384,7 +383,7 @@ def _warn_of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:
         if len(source.ids) < len(stimuli):
             lacking = listed((stimulus for stimulus in stimuli if stimulus not in source.numbers), 3)
             notice = f"{source.label} has {len(source.ids)} of {len(stimuli)} stimuli"
-            warnings.warn(f"{notice}; the pairs of the others ({lacking}) are NaN in its RDM", stacklevel=3)
+            notify(f"{notice}; the pairs of the others ({lacking}) are NaN in its RDM")
 
 
 def _warn_of_averages(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dissimilarity) -> None:
@@ -400,7 +399,7 @@ def _warn_of_averages(rdms: npt.NDArray[Any], sources: Sequence[Source], measure
     if alike:
         notice = f"{labels_of(alike)}: the {measure} distances of block averages are tiny (median "
         notice += f"{medians[alike[0]]:.2g}), because all averages contain the mean signal; "
-        warnings.warn(notice + 'subtract it with center="run" (in the shell --center run)', stacklevel=3)
+        notify(notice + 'subtract it with center="run" (in the shell --center run)')
 
 
 def _warn_of_nan(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dissimilarity) -> None:
@@ -417,7 +416,7 @@ def _warn_of_nan(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dis
             reason = str(error)
         if reason:
             notice = f"{source.label}: {undefined} of {n_pairs} pairs are NaN, because {reason}"
-            warnings.warn(notice, stacklevel=3)
+            notify(notice)
 
 
 # one RDM

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -15,7 +14,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor, nn
 
 from neurordl.arrays import Bools, Floats
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import match_ids, natural_key
 from neurordl.io import sha256_array, sha256_state
 from neurordl.measures.comparisons import ComparisonLike, find_similarity
@@ -383,7 +382,7 @@ def _network_dissimilarity(
         if chosen == measure:
             return measure
     remedy = f"the network's RDMs are computed by {chosen}; choose another with dissimilarity="
-    warnings.warn(f"{why}: {remedy}", stacklevel=3)
+    notify(f"{why}: {remedy}")
     return chosen
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -20,7 +19,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import Match, match_ids
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import square
@@ -236,7 +235,7 @@ def searchlight(
         source.check_finite(slice(None))
     except NeurordlError as error:
         text = f"{error}; spheres with such channels are compared on the pairs that remain"
-        warnings.warn(text, UserWarning, stacklevel=2)
+        notify(text)
     first = models if isinstance(models, RDMs) else next(iter(models.values()))
     match = match_ids(source.ids, stimulus_ids(first), names=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")
@@ -265,7 +264,7 @@ def searchlight(
     if np.isnan(scores).all():
         _, voxels = next(spheres.batches(1, 1, 1))
         reason = _why_undefined(rdms_of(torch.from_numpy(voxels)))
-        warnings.warn(f"all scores are NaN: {reason}", UserWarning, stacklevel=2)
+        notify(f"all scores are NaN: {reason}")
     names = {"dissimilarity": measure.name, "comparison": comparison.name}
     settings = {"radius": radius, "threshold": threshold, **names, "center": center}
     return Searchlight(tuple(named), scores, spheres.places, spheres.n_voxels, match, settings, grid)
@@ -295,7 +294,7 @@ def _extent(radius: float | str, grid: Grid | None) -> tuple[float, Floats]:
             size, reach = (" x ".join(f"{x:.3g}" for x in sides) for sides in (sizes, voxels * sizes))
             notice = f"radius={voxels:g} voxels of {size} mm is a radius of {reach} mm along x, y and z"
             sphere = f"{voxels * np.cbrt(sizes.prod()):.3g} mm"
-            warnings.warn(f"{notice}; for spheres take radius={sphere!r}", UserWarning, stacklevel=3)
+            notify(f"{notice}; for spheres take radius={sphere!r}")
         return voxels, np.eye(3)
     number = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*mm\s*", radius)
     if number is None or float(number[1]) == 0:

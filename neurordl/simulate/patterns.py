@@ -31,7 +31,7 @@ from rsatoolbox.data import Dataset
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.arrays import Floats, Ints
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import check_ids, natural_key
 from neurordl.measures.comparisons import ComparisonLike, find_similarity
 from neurordl.measures.dissimilarities import Dissimilarity, dissimilarity_from_text, find_dissimilarity
@@ -385,7 +385,7 @@ def plan_study(
     powers = table.filter(like="power")
     if untested := int(powers.isna().any(axis=1).sum()):
         share = f"{untested} of {len(table)} simulated studies"
-        warnings.warn(f"the test of {share} is undefined: they count as not significant", stacklevel=2)
+        notify(f"the test of {share} is undefined: they count as not significant")
     table[powers.columns] = powers.fillna(0.0)
     table = table.groupby([*size, "inference"], sort=False, as_index=False).mean()
     table.insert(len(size), "comparison", comparison.name)

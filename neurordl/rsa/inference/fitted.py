@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -15,7 +14,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from scipy import optimize
 
 from neurordl.arrays import Bools, Floats, Ints, nan_mean
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import missing_groups, n_stimuli
@@ -26,7 +25,6 @@ from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
 from neurordl.rsa.compare import repeated_subjects, shared_stimuli, similarity
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference
 from neurordl.rsa.inference.resampling import (
-    Bootstrap,
     Draws,
     Jackknife,
     Resampling,
@@ -589,7 +587,7 @@ def infer_fitted(
     for model, rows in zip(models, empty, strict=True):
         if rows.any():
             note = f"model {model.name!r}: all weights are 0, or its prediction is constant, in {rows.sum()}"
-            warnings.warn(f"{note} of {len(rows)} folds: score {comparison.uninformative:g}", stacklevel=3)
+            notify(f"{note} of {len(rows)} folds: score {comparison.uninformative:g}")
     evaluations, ceilings, variances = scores[None], bounds, None
     if isinstance(resampling, Jackknife):
         resampling.check_folds(n, stimuli, folds.subjects, folds.stimuli)
@@ -609,10 +607,9 @@ def infer_fitted(
     spread = resampling.spread(variances, len(models), n, stimuli)
     if spread.model_var is not None and (spread.model_var < 0).any():
         spread = Spread(*(None if part is None else np.where(part < 0, np.nan, part) for part in spread))
-        warnings.warn(
+        notify(
             "a variance without that of the splits is below 0, so that it has no interval: take more splits "
             "in each resample, as Folds(splits=10), or Jackknife",
-            stacklevel=3,
         )
     lower, upper = nan_mean(bounds, 1)
     cv_method = resampling.cv_method.replace("bootstrap_", "bootstrap_crossval_")
@@ -817,9 +814,7 @@ def evaluate_fitted(
         raise NeurordlError(f"model {fitted[0]!r} is fitted, and nothing is held out: take Folds(stimuli=2)")
     match = match_ids(shared_stimuli(models), stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
     ids = tuple(sorted(match.matched, key=natural_key))
-    if isinstance(resampling, Bootstrap) and resampling.variance is None:
-        resampling = replace(resampling, variance="bootstrap")
-    resampling = resampling.for_stimuli(ids, stimulus_properties(rdms, ids))
+    resampling = resampling.for_stimuli(ids, stimulus_properties(rdms, ids), fitted=True)
     stack = [Model(str(name), reindex(group, ids), combine) for name, group in models.items()]
     frames, notes = [], [resampling.note]
     parts = list(rdms_by_roi(rdms, roi, subjects).items())
@@ -846,5 +841,5 @@ def evaluate_fitted(
         notes.append(repeated_subjects(names[0], reindex(brain, ids)))
         notes += [f"model {model.name!r}: {NO_WIDTH}" for model in compress(stack, inference.no_width)]
     for note in dict.fromkeys(filter(None, notes)):
-        warnings.warn(note, stacklevel=2)
+        notify(note)
     return pd.concat(frames, ignore_index=True)
