@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from neurordl.arrays import is_rdms
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.measures.comparisons import ComparisonLike, find_comparison
 from neurordl.measures.condensed import condensed_index
 from neurordl.measures.dissimilarities import (
@@ -191,10 +190,9 @@ def _dissimilarity_for_student(teacher: Teacher) -> Dissimilarity:
     theirs = find_dissimilarity(measured_by)
     chosen = theirs.of_network()
     if chosen != theirs:
-        warnings.warn(
+        notify(
             f"the teacher's RDMs are {theirs}, which needs {theirs.lacking_in_network or 'measured data'}. A "
             f"network has none: the student's RDMs are {chosen}; choose another with dissimilarity=",
-            stacklevel=3,
         )
     return chosen
 
