@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from neurordl.measures import comparisons
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.measures.dissimilarities import DISSIMILARITIES
 from neurordl.measures.kernels import distances
+from neurordl.training.streams import Streams
 from tests.helpers import random_images, random_rdms, random_stimuli, student
 from tests.training.test_relatives import losses
 from tests.training.test_user_loss import IDS
@@ -145,6 +147,13 @@ TEACHERS: dict[str, Callable[[], nrl.Teacher]] = {
 def test_teachers(make: Callable[[], nrl.Teacher]) -> None:
     """With a stimulus that comes twice."""
     train(nrl.RDMLoss(make(), "conv3", "correlation", "corr"), stimuli=batch(ids=[*IDS[:-1], IDS[0]]))
+
+
+def test_batches_of_fit() -> None:
+    streams: Any = SimpleNamespace(device=torch.device("meta"))
+    with NoWaits():
+        sent = Streams.on_device(streams, batch("cpu"))
+    assert sent.images.device == streams.device
 
 
 # Values: what a GPU computes, on the CPU
