@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import neurordl as nrl
 from neurordl.measures import comparisons
 from neurordl.measures.comparisons import COMPARISONS
-from neurordl.measures.dissimilarities import DISSIMILARITIES
+from neurordl.measures.dissimilarities import DISSIMILARITIES, mahalanobis
 from neurordl.measures.kernels import distances
 from neurordl.training.streams import Streams
 from tests.helpers import random_images, random_rdms, random_stimuli, student
@@ -109,6 +109,7 @@ def test_knobs() -> None:
         {"scale": True},
         {"weight": nrl.TaskRatio(0.5)},
         {"weight": lambda step: 0.1},
+        {"dissimilarity": partial(mahalanobis, precision=torch.eye(64))},
     ]
     teacher = network_teacher()["conv3"]
     train(*(nrl.RDMLoss(teacher, "conv3", **options) for options in knobs))
@@ -198,6 +199,16 @@ def test_an_undefined_pattern_in_doubles(name: str, value: float, monkeypatch: p
     rdm, gradient = with_gradient(name, patterns, weights)
     torch.testing.assert_close(rdm, expected, equal_nan=True)
     torch.testing.assert_close(gradient, pull)
+
+
+def test_a_precision_is_factored_once_and_again_if_it_changes() -> None:
+    precision, patterns = torch.eye(3) + 0.5, torch.rand(4, 3)
+    first = distances._factor_once(precision, patterns)
+    torch.testing.assert_close(first @ first.mT, precision)
+    assert distances._factor_once(precision, patterns) is first
+    precision += torch.eye(3)
+    again = distances._factor_once(precision, patterns)
+    torch.testing.assert_close(again @ again.mT, precision)
 
 
 def some_rdms() -> tuple[Tensor, Tensor, Tensor]:
