@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import neurordl as nrl
 from neurordl.measures import comparisons
 from neurordl.measures.comparisons import COMPARISONS
-from neurordl.measures.dissimilarities import DISSIMILARITIES
+from neurordl.measures.dissimilarities import DISSIMILARITIES, mahalanobis
 from neurordl.measures.kernels import distances
+from neurordl.training.streams import Streams
 from tests.helpers import random_images, random_rdms, random_stimuli, student
 from tests.training.test_relatives import losses
 from tests.training.test_user_loss import IDS
@@ -107,6 +109,7 @@ def test_knobs() -> None:
         {"scale": True},
         {"weight": nrl.TaskRatio(0.5)},
         {"weight": lambda step: 0.1},
+        {"dissimilarity": partial(mahalanobis, precision=torch.eye(64))},
     ]
     teacher = network_teacher()["conv3"]
     train(*(nrl.RDMLoss(teacher, "conv3", **options) for options in knobs))
@@ -145,6 +148,13 @@ TEACHERS: dict[str, Callable[[], nrl.Teacher]] = {
 def test_teachers(make: Callable[[], nrl.Teacher]) -> None:
     """With a stimulus that comes twice."""
     train(nrl.RDMLoss(make(), "conv3", "correlation", "corr"), stimuli=batch(ids=[*IDS[:-1], IDS[0]]))
+
+
+def test_batches_of_fit() -> None:
+    streams: Any = SimpleNamespace(device=torch.device("meta"))
+    with NoWaits():
+        sent = Streams.on_device(streams, batch("cpu"))
+    assert sent.images.device == streams.device
 
 
 # Values: what a GPU computes, on the CPU
@@ -189,6 +199,16 @@ def test_an_undefined_pattern_in_doubles(name: str, value: float, monkeypatch: p
     rdm, gradient = with_gradient(name, patterns, weights)
     torch.testing.assert_close(rdm, expected, equal_nan=True)
     torch.testing.assert_close(gradient, pull)
+
+
+def test_a_precision_is_factored_once_and_again_if_it_changes() -> None:
+    precision, patterns = torch.eye(3) + 0.5, torch.rand(4, 3)
+    first = distances._factor_once(precision, patterns)
+    torch.testing.assert_close(first @ first.mT, precision)
+    assert distances._factor_once(precision, patterns) is first
+    precision += torch.eye(3)
+    again = distances._factor_once(precision, patterns)
+    torch.testing.assert_close(again @ again.mT, precision)
 
 
 def some_rdms() -> tuple[Tensor, Tensor, Tensor]:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.condensed import condensed_index, pair_number, square, square_index
@@ -37,6 +38,7 @@ _NEAR = {torch.float32: 1e-3, torch.float64: 1e-5}
 # on GPUs, in float64: the share of squared norms that is only rounding; products that any GPU does in time
 _EPS, _ZERO = torch.finfo(torch.float32).eps, 32 * torch.finfo(torch.float64).eps
 _FEW_PRODUCTS, _PARTS = 1 << 29, 32
+_FACTORS = WeakTensorKeyDictionary()
 _MANY = 128  # stimuli from which on an RDM without gradient is worth a product of its own
 _NORM_CHANNELS = 2048  # channels whose squares are added up at once in float32
 _WIDE_CHANNELS = 2048  # channels of fewer than 128 stimuli in float64 that stay in the cache
@@ -285,7 +287,7 @@ def _inverse_lengths(patterns: Tensor, normalize: Normalize) -> tuple[Tensor, Te
         floor = (8 * limits.eps * offset).clamp_min(limits.tiny)
     else:
         lengths = _row_lengths(rows)
-        floor = lengths.new_tensor(limits.tiny)
+        floor = lengths.new_full((), limits.tiny)
     undefined = ~((lengths > floor) & lengths.isfinite())
     inverse = (1 / lengths).masked_fill_(undefined, 0)
     if not bool(undefined.any()):
@@ -626,7 +628,21 @@ def whiten(patterns: Tensor, precision: Tensor) -> Tensor:
         The precision is not a finite, symmetric, positive semidefinite (channels, channels) matrix.
     """
     patterns = floating(patterns)
+    if patterns.device.type != "cpu":
+        return whiten_by(patterns, _factor_once(precision, patterns))
     return whiten_by(patterns, factor_of(precision.detach(), patterns.shape[-1]).to(patterns))
+
+
+def _factor_once(precision: Tensor, patterns: Tensor) -> Tensor:
+    """`factor_of` for patterns on a GPU, whose checks would stall each step: kept until torch changes it."""
+    version = 0 if precision.is_inference() else precision._version
+    state = version, patterns.shape[-1], patterns.device, patterns.dtype
+    known = _FACTORS.get(precision)  # type: ignore[no-untyped-call]
+    if known is None or known[0] != state:
+        known = state, factor_of(precision.detach(), patterns.shape[-1]).to(patterns)
+        _FACTORS[precision] = known
+    factor: Tensor = known[1]
+    return factor
 
 
 def whiten_by(patterns: Tensor, factor: Tensor) -> Tensor:
