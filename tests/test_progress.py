@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -33,12 +35,23 @@ BRAIN = RDMs(
 )
 
 
+BOLD = Nifti1Image(RNG.normal(size=(2, 2, 2, 30)), np.eye(4))
+BOLD.header.set_zooms((1, 1, 1, 2))
+BOLD.header.set_xyzt_units("mm", "sec")
+EVENTS = DataFrame({"onset": [4, 20, 30], "duration": 2, "trial_type": list("aba")})
+
+
 def read(**options: Any) -> object:
-    bold = Nifti1Image(RNG.normal(size=(2, 2, 2, 30)), np.eye(4))
-    bold.header.set_zooms((1, 1, 1, 2))
-    bold.header.set_xyzt_units("mm", "sec")
-    events = DataFrame({"onset": [4, 20, 30], "duration": 2, "trial_type": list("aba")})
-    return nrl.read_patterns(bold, events=events, model="average", **options)
+    return nrl.read_patterns(BOLD, events=EVENTS, model="average", **options)
+
+
+def read_folder(**options: Any) -> object:
+    with TemporaryDirectory() as root:
+        func = Path(root, "sub-1", "func")
+        func.mkdir(parents=True)
+        BOLD.to_filename(func / "sub-1_task-x_bold.nii.gz")
+        EVENTS.to_csv(func / "sub-1_task-x_events.tsv", sep="\t", index=False)
+        return nrl.read_bids(root, "x", mask=None, model="average", **options)
 
 
 def extract(**options: Any) -> object:
@@ -48,6 +61,7 @@ def extract(**options: Any) -> object:
 
 CALLS = {
     "runs": read,
+    "subjects": read_folder,
     "RDMs": lambda **options: nrl.compute_rdms(PATTERNS, **options),
     "ROIs": lambda **options: nrl.evaluate_fitted({"m": MODEL}, BRAIN, **options),
     "searchlight": lambda **options: nrl.searchlight(PATTERNS, MODEL, radius=1.5, **options),
