@@ -187,6 +187,16 @@ def test_near_patterns_in_doubles(name: str, monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(gradient.double(), pull, rtol=1e-4, atol=1e-6 * float(pull.abs().max()))
 
 
+@pytest.mark.parametrize("channels", [4096, 4097])  # with products in parts, and at once
+def test_columns_in_memory_in_doubles(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    patterns, weights = torch.rand(channels, 6).mT, torch.rand(15)
+    expected, pull = with_gradient("correlation", patterns, weights)
+    monkeypatch.setattr(distances, "_fit_for_doubles", lambda batch: batch.dtype == torch.float32)
+    rdm, gradient = with_gradient("correlation", patterns, weights)
+    torch.testing.assert_close(rdm, expected)
+    torch.testing.assert_close(gradient, pull)
+
+
 @pytest.mark.parametrize("name", OF_NETWORKS)
 @pytest.mark.parametrize("value", [0.3, torch.nan, torch.inf])
 def test_an_undefined_pattern_in_doubles(name: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
