@@ -1,4 +1,4 @@
-"""A training step never waits for a GPU, nor does the GPU for it: no look at values, no copy that blocks.
+"""A training step never waits for a GPU: no look at values, no copy that blocks.
 
 Steps run on torch's "meta" device, which takes the paths of a GPU without having one, under a mode that
 refuses every operation that would wait. The first step may wait, as it shapes layers and fills caches.
@@ -257,7 +257,7 @@ def test_cosines_in_doubles(name: str, weighted: bool, monkeypatch: pytest.Monke
 
 
 def test_few_operations() -> None:
-    """The launch of each takes time: a loss of three layers once had over 800."""
+    """The launch of each takes time: a loss of three layers once had nearly 800."""
     teacher, stimuli = measured(), batch()
     loss = nrl.RDMLoss(teacher, "conv3", "correlation", "corr")
     patterns = torch.rand(N, 64, device="meta", requires_grad=True)
