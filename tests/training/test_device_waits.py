@@ -1,4 +1,4 @@
-"""A training step never waits for a GPU, nor does the GPU for it: no look at values, no copy that blocks.
+"""A training step never waits for a GPU: no look at values, no copy that blocks.
 
 Steps run on torch's "meta" device, which takes the paths of a GPU without having one, under a mode that
 refuses every operation that would wait. The first step may wait, as it shapes layers and fills caches.
@@ -187,6 +187,16 @@ def test_near_patterns_in_doubles(name: str, monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(gradient.double(), pull, rtol=1e-4, atol=1e-6 * float(pull.abs().max()))
 
 
+@pytest.mark.parametrize("channels", [4096, 4097])  # with products in parts, and at once
+def test_columns_in_memory_in_doubles(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    patterns, weights = torch.rand(channels, 6).mT, torch.rand(15)
+    expected, pull = with_gradient("correlation", patterns, weights)
+    monkeypatch.setattr(distances, "_fit_for_doubles", lambda batch: batch.dtype == torch.float32)
+    rdm, gradient = with_gradient("correlation", patterns, weights)
+    torch.testing.assert_close(rdm, expected)
+    torch.testing.assert_close(gradient, pull)
+
+
 @pytest.mark.parametrize("name", OF_NETWORKS)
 @pytest.mark.parametrize("value", [0.3, torch.nan, torch.inf])
 def test_an_undefined_pattern_in_doubles(name: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +257,7 @@ def test_cosines_in_doubles(name: str, weighted: bool, monkeypatch: pytest.Monke
 
 
 def test_few_operations() -> None:
-    """The launch of each takes time: a loss of three layers once had over 800."""
+    """The launch of each takes time: a loss of three layers once had nearly 800."""
     teacher, stimuli = measured(), batch()
     loss = nrl.RDMLoss(teacher, "conv3", "correlation", "corr")
     patterns = torch.rand(N, 64, device="meta", requires_grad=True)
