@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from math import comb
 from pathlib import Path
@@ -16,16 +17,21 @@ FOLDER = Path(__file__).parents[1] / "benchmarks" / "transfer"
 
 @pytest.fixture(scope="module")
 def report():
-    """The script's functions; its neighbours are imported by their file names, as when it is run."""
+    """The script; its neighbours are imported by their file names, as when it is run."""
     sys.path.insert(0, str(FOLDER))
+    before = set(sys.modules)
     try:
-        import report
-
-        yield report
+        yield importlib.import_module("report")
     finally:
         sys.path.remove(str(FOLDER))
-        for name in ("report", "compared", "figures", "measured", "sections", "study", "conditions", "setting"):
+        for name in {path.stem for path in FOLDER.glob("*.py")} - before:
             sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def compared(report):
+    """The script's statistics."""
+    return sys.modules["compared"]
 
 
 def outcomes(both: int, first: int, second: int, neither: int):
@@ -43,27 +49,27 @@ def two_sided(wins: int, losses: int) -> float:
 @pytest.mark.parametrize(
     "counts", [(5, 9, 2, 4), (0, 1, 8, 0), (3, 4, 4, 1), (900, 40, 15, 45), (7, 0, 6, 0)]
 )
-def test_mcnemar_is_a_sum_over_discordant_images(report, counts):
-    assert report.mcnemar(*outcomes(*counts)) == pytest.approx(two_sided(counts[1], counts[2]), rel=1e-9)
+def test_mcnemar_is_a_sum_over_discordant_images(compared, counts):
+    assert compared.mcnemar(*outcomes(*counts)) == pytest.approx(two_sided(counts[1], counts[2]), rel=1e-9)
 
 
-def test_mcnemar_without_discordant_images_is_1(report):
-    assert report.mcnemar(*outcomes(8, 0, 0, 3)) == 1.0
+def test_mcnemar_without_discordant_images_is_1(compared):
+    assert compared.mcnemar(*outcomes(8, 0, 0, 3)) == 1.0
 
 
-def test_p_over_seeds_is_twice_the_median_and_at_most_1(report):
-    assert report.over_seeds([0.001, 0.3, 0.02]) == 0.04
-    assert report.over_seeds([0.01, 0.02, 0.03, 0.9]) == pytest.approx(0.05)
-    assert report.over_seeds([0.9, 0.8]) == 1.0
+def test_p_over_seeds_is_twice_the_median_and_at_most_1(compared):
+    assert compared.over_seeds([0.001, 0.3, 0.02]) == 0.04
+    assert compared.over_seeds([0.01, 0.02, 0.03, 0.9]) == pytest.approx(0.05)
+    assert compared.over_seeds([0.9, 0.8]) == 1.0
 
 
-def test_p_over_seeds_that_share_their_images_is_not_below_the_level_too_often(report):
+def test_p_over_seeds_that_share_their_images_is_not_below_the_level_too_often(compared):
     """Under the null, pooled discordant pairs of seeds that share images would be rejected far too often."""
     rng = np.random.default_rng(0)
     p_values = []
     for _ in range(300):
         wins = rng.binomial(60, 0.5)  # hard images, the same for all seeds
-        p_values.append(report.over_seeds([two_sided(wins, 60 - wins)] * 5))
+        p_values.append(compared.over_seeds([two_sided(wins, 60 - wins)] * 5))
     assert np.mean(np.array(p_values) < 0.05) <= 0.05
 
 
@@ -78,8 +84,8 @@ def test_p_over_seeds_that_share_their_images_is_not_below_the_level_too_often(r
         (np.nan, np.nan, "undecided"),
     ],
 )
-def test_competitive_is_above_the_margin(report, low, high, expected):
-    assert report.decision(low, high) == expected
+def test_competitive_is_above_the_margin(compared, low, high, expected):
+    assert compared.decision(low, high) == expected
 
 
 def study(accuracy: dict[str, list[float]], n: int = 1000):
@@ -103,9 +109,9 @@ ACCURACY = {
 }
 
 
-def test_differences_are_paired_and_have_t_intervals(report):
+def test_differences_are_paired_and_have_t_intervals(compared):
     table, right = study(ACCURACY)
-    steps = report.comparisons(table, right, "RDL").set_index(["first", "second"])
+    steps = compared.comparisons(table, right, "RDL").set_index(["first", "second"])
     expected = np.subtract(ACCURACY["RDL"], ACCURACY["labels"])
     low, high = stats.ttest_1samp(expected, 0).confidence_interval()
     row = steps.loc[("RDL", "labels")]
@@ -117,9 +123,9 @@ def test_differences_are_paired_and_have_t_intervals(report):
     assert steps.loc[("RDL", "SP"), "competitive"] == "yes"
 
 
-def test_holm_is_over_all_comparisons_of_a_cell(report):
+def test_holm_is_over_all_comparisons_of_a_cell(compared):
     table, right = study(ACCURACY)
-    steps = report.comparisons(table, right, "RDL, mse")
+    steps = compared.comparisons(table, right, "RDL, mse")
     assert len(steps) == 5 + 4 + 3  # less labels; RDL less the others; its variant less the rest
     assert not steps.duplicated(["first", "second"]).any()
     order = steps["p"].sort_values()
@@ -129,16 +135,16 @@ def test_holm_is_over_all_comparisons_of_a_cell(report):
         assert steps.loc[row, "p_holm"] == pytest.approx(running)
 
 
-def test_the_variant_is_chosen_on_validation_images(report):
+def test_the_variant_is_chosen_on_validation_images(compared):
     scores = {"RDL": 0.80, "RDL, mse": 0.83, "RDL + soft targets": 0.95, "SP": 0.9}
     validation = {name: {"validation accuracy": {"0.5": 0.1, "2": value}} for name, value in scores.items()}
-    assert report.best_variant(validation, [*scores, "RDL, permuted"]) == "RDL, mse"
-    assert report.best_variant(validation, ["labels", "RDL", "SP"]) == "RDL"
+    assert compared.best_variant(validation, [*scores, "RDL, permuted"]) == "RDL, mse"
+    assert compared.best_variant(validation, ["labels", "RDL", "SP"]) == "RDL"
 
 
-def test_sentences_say_what_the_numbers_say(report):
+def test_sentences_say_what_the_numbers_say(report, compared):
     table, right = study(ACCURACY)
-    steps = report.comparisons(table, right, "RDL")
+    steps = compared.comparisons(table, right, "RDL")
     assert report.improvement(steps, "RDL")[0] == "confirmed"
     assert report.improvement(steps, "RDL, permuted")[0] == "not confirmed"
     word, text = report.competitiveness(steps, "RDL")

@@ -93,7 +93,7 @@ def accuracies(cell: str, table: pd.DataFrame) -> None:
     ax.set_yticks(range(len(order)), [shown(name) for name in order])
     ax.set_ylim(-0.7, len(order) - 0.4)
     ax.grid(axis="x", color="0.92", zorder=0)
-    ax.set_xlabel("accuracy on test images, %: mean and 95 % interval; dots: seeds")
+    ax.set_xlabel("accuracy, % (mean, 95 % CI; dots: seeds)")
     ax.set_title(title(cell), fontsize="medium", loc="right")
     legend_of_groups(figure, [group_of(name) for name in order])
     save(figure, f"accuracy_{slug(cell)}.png")
