@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from compared import BASELINE, METHOD, NO_TRANSFER, TITLES, is_variant, shown, slug, title
+from compared import BASELINE, MARGIN, METHOD, NO_TRANSFER, TITLES, is_rival, is_variant, shown, slug, title
 from conditions import CELLS, MOST, PAIRS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -41,6 +41,8 @@ LINES = {
 
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100}
 N_PLANE, PLANE_CLASSES = 200, 10
+MANY = 5
+"""A figure shows the differences from more rivals than this."""
 
 
 def group_of(condition: str) -> str:
@@ -97,6 +99,33 @@ def accuracies(cell: str, table: pd.DataFrame) -> None:
     ax.set_title(title(cell), fontsize="medium", loc="right")
     legend_of_groups(figure, [group_of(name) for name in order])
     save(figure, f"accuracy_{slug(cell)}.png")
+
+
+@plt.rc_context(STYLE)
+def margins(cell: str, steps: pd.DataFrame, best: str) -> None:
+    """RDL and its best variant less each rival, beside the margin of what is competitive."""
+    methods = list(dict.fromkeys((METHOD, best)))
+    rivals = steps[steps["second"].map(is_rival)].set_index("first")
+    order = list(rivals.loc[[METHOD]].sort_values("difference")["second"])
+    figure, ax = plt.subplots(figsize=(5.2, 1.2 + 0.26 * len(order)), layout="constrained")
+    ax.axvline(0, color="0.5", lw=1, zorder=1)
+    for shift, method in zip((0.13, -0.13) if len(methods) > 1 else (0,), methods, strict=True):
+        rows = rivals.loc[[method]].set_index("second").loc[order]
+        color, marker = ("#0072B2", "o") if method == METHOD else ("#D55E00", "D")
+        half = (rows["high"] - rows["difference"]).to_numpy()
+        places = np.arange(len(order)) + shift
+        style = {"fmt": marker, "color": color, "ms": 4.5, "capsize": 2.5, "lw": 1.2, "zorder": 3}
+        ax.errorbar(rows["difference"], places, xerr=half, label=shown(method), **style)
+    low, high = ax.get_xlim()
+    low = min(low, MARGIN - 1)
+    ax.axvspan(low, MARGIN, color="0.9", lw=0, zorder=0)
+    ax.set_xlim(low, high)
+    ax.set_yticks(range(len(order)), [shown(name) for name in order])
+    ax.set_xlabel("accuracy less that of the rival, points (mean, 95 % CI)\ngray: worse by more than a point")
+    ax.set_title(title(cell), fontsize="medium", loc="right")
+    if len(methods) > 1:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    save(figure, f"rivals_{slug(cell)}.png")
 
 
 @plt.rc_context(STYLE)
@@ -161,7 +190,7 @@ def similarity(cell: str, rows: pd.DataFrame, table: pd.DataFrame) -> None:
         color, marker = GROUPS[group_of(str(name))]
         x, x_half = reach(part[similarity_name(cell)])
         y, y_half = reach(part["accuracy"])
-        ax.errorbar(x, y, y_half, x_half, fmt=marker, color=color, ms=5, elinewidth=0.8, alpha=0.9, zorder=3)
+        ax.errorbar(x, y, y_half, x_half, fmt=marker, color=color, ms=5, elinewidth=0.8, zorder=3)
         points.append((x, y))
         texts.append((shown(str(name)), np.array([x, y]), color))
         groups.append(group_of(str(name)))
@@ -209,6 +238,8 @@ def planes(cell: str, jobs: Sequence[Mapping[str, Any]]) -> None:
             rdms = nrl.compute_rdms(nrl.extract_patterns(network, images, name), "correlation")
             nrl.plot_mds(rdms, ax, categories=categories, legend=False)
             ax.set_title(f"{word}, {name}", fontsize=9)
+            ax.set_aspect("equal", adjustable="datalim")
+            ax.spines[:].set_visible(True)
             for mark in ax.lines:
                 mark.set(markersize=3.2, alpha=0.8, markeredgewidth=0)
     figure.suptitle(f"{title(cell)}: {N_PLANE} test images of {len(classes)} classes", fontsize=9)
@@ -252,6 +283,8 @@ def robustness(cell: str, rows: pd.DataFrame) -> None:
 
 def draw(cells: Mapping[str, tuple[Any, ...]]) -> None:
     """The figures that need accuracies only."""
-    for cell, (table, _, _) in cells.items():
+    for cell, (table, steps, best) in cells.items():
         accuracies(cell, table)
+        if steps["second"].map(is_rival).sum() > MANY:
+            margins(cell, steps, best)
     label_counts(cells)

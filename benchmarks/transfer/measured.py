@@ -24,7 +24,9 @@ import neurordl as nrl
 from neurordl.experiments import run_grid
 from neurordl.io import write_text
 
-N_SHOWN = 1_000
+N_SHOWN, N_WORSE = 1_000, 5_000
+"""Test images whose RDMs are compared, and those that are made worse; equally many of each class."""
+
 UNTRAINED = "untrained"
 OUTPUTS = "fc"
 """The teacher's last layer."""
@@ -109,9 +111,9 @@ def jobs_of(predictions: Mapping[Job, npt.NDArray[np.uint8]]) -> list[dict[str, 
 
 
 @cache
-def images_of(source: str) -> nrl.StimulusSet:
-    """Test images, equally many of each class."""
-    return load(source).test.draw(N_SHOWN, 0)
+def images_of(source: str, number: int = N_SHOWN) -> nrl.StimulusSet:
+    """Some test images."""
+    return load(source).test.draw(number, 0)
 
 
 def rdms_of(network: nn.Module, images: nrl.StimulusSet) -> Any:
@@ -156,8 +158,8 @@ def similarity_name(cell: str, comparison: str = "corr") -> str:
 
 @cache
 def worse(source: str, corruption: str, strength: float) -> Tensor:
-    """The test images, normalized, with noise or less sharp or of less contrast; 8 bits as in a file."""
-    pixels = load(source).test.pixels.numpy() / np.float32(255)
+    """Test images with noise, or less sharp, or of less contrast; 8 bits as in a file."""
+    pixels = images_of(source, N_WORSE).pixels.numpy() / np.float32(255)
     if corruption == "noise":
         noise = np.random.default_rng(0).standard_normal(pixels.shape, dtype=np.float32)
         pixels = pixels + np.float32(strength) * noise
@@ -174,7 +176,7 @@ def share_right(student: nn.Module, source: str, pixels: Tensor) -> float:
     """Accuracy in percent."""
     mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (SOURCES[source].mean, SOURCES[source].std))
     classes = [student((part.float() / 255 - mean) / std).argmax(1) for part in pixels.split(500)]
-    return 100 * float((torch.cat(classes) == load(source).test.labels).float().mean())
+    return 100 * float((torch.cat(classes) == images_of(source, N_WORSE).labels).float().mean())
 
 
 def robustness(cell: str, condition: str, ratio: float, seed: int, crc: int) -> dict[str, float]:

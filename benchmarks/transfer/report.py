@@ -336,9 +336,12 @@ def write(cells: Mapping[str, tuple[Any, ...]], sections: Sequence[str]) -> None
         note += f"; not run: {listing(absent)}" if absent else ""
         stimuli = f"{cell.stimuli:,} stimuli, {cell.steps:,} steps, {part_of}{cell.seeds} seeds{note}."
         text += [f"## {title(name)}\n", stimuli + "\n", sentences(name, each, best) + "\n"]
-        figure = RESULTS / f"accuracy_{slug(name)}.png"
-        text += [f"![accuracies]({figure.name})\n"] if figure.exists() else []
+        pictures = [f"{kind}_{slug(name)}.png" for kind in ("accuracy", "rivals")]
+        text += [f"![{file}]({file})\n" for file in pictures if (RESULTS / file).exists()]
         text += [cell_table(table, each, best), ""]
+    counts_figure = "label_counts.png"
+    if (RESULTS / counts_figure).exists():
+        text += ["## Errors by the number of labels\n", f"![{counts_figure}]({counts_figure})\n"]
     text += [*sections, "## Choice of weights\n", "Accuracy on 5,000 validation images, mean of two seeds.\n"]
     write_text(RESULTS / "README.md", "\n".join([*text, choices_table(), ""]))
 

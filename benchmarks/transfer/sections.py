@@ -35,7 +35,7 @@ Metric multidimensional scaling of 200 test images of 10 classes at the last lay
 """
 ROBUSTNESS = """## Robustness
 
-Does geometry buy robustness? Accuracy on the 10,000 test images with Gaussian noise, blur and less
+Does geometry buy robustness? Accuracy on 5,000 test images with Gaussian noise, blur and less
 contrast, mean of five strengths each; differences are paired over seeds, with 95 % t intervals. A student
 that is better on clean images is often better on worse ones, too; the last column is the difference beyond
 that on clean images, and the verdict is about its interval. All strengths are in
@@ -66,7 +66,9 @@ def sections(predictions: Mapping[Job, Any], cells: Mapping[str, tuple[Any, ...]
         if job["cell"] in MAIN
         and job["condition"] in (BASELINE, "soft targets", METHOD, "RDL + soft targets", best[job["cell"]])
     ]
-    rows = measured.table_of("robustness", jobs, measured.robustness, {"strengths": STRENGTHS})
+    rows = measured.table_of(
+        "robustness", jobs, measured.robustness, {"strengths": STRENGTHS, "images": measured.N_WORSE}
+    )
     text += [ROBUSTNESS] if len(rows) else []
     for cell in [cell for cell in MAIN if len(rows) and (rows["cell"] == cell).any()]:
         part = rows[rows["cell"] == cell]
