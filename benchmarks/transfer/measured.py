@@ -6,7 +6,9 @@ Each fit is measured once; rows are kept beside the fits, and the tables in resu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from multiprocessing import get_context
 from typing import Any
 from zlib import crc32
 
@@ -68,14 +70,25 @@ def student_of(cell: str, condition: str, ratio: float, seed: int) -> nn.Module:
 
 
 def table_of(
-    name: str, jobs: Sequence[Mapping[str, Any]], function: Callable[..., Mapping[str, float]], settings: Any
+    name: str,
+    jobs: Sequence[Mapping[str, Any]],
+    function: Callable[..., Mapping[str, float]],
+    settings: Any,
+    workers: int,
 ) -> pd.DataFrame:
     """A row per fit: measured now, or before and kept in results/, if its predictions are still the same."""
     table, file = pd.DataFrame(columns=KEYS), RESULTS / f"{name}.csv"
     present = [job for job in jobs if job["present"]]
     plain = [{key: job[key] for key in KEYS} for job in present]
     if plain:
-        table = run_grid(plain, function, RUNS / "measured" / name, fingerprint=settings)
+        folder = RUNS / "measured" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        measure = partial(run_grid, function=function, out=folder, fingerprint=settings, progress=False)
+        if workers > 1 and len(list(folder.glob("rows/*"))) < len(plain):
+            shares = [plain[start::workers] for start in range(min(workers, len(plain)))]
+            with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+                list(pool.map(measure, shares))
+        table = measure(plain)
     if file.exists():
         kept = pd.read_csv(file)
         wanted = {tuple(job[key] for key in KEYS) for job in jobs} - set(table[KEYS].itertuples(False, None))
@@ -168,14 +181,16 @@ def worse(source: str, corruption: str, strength: float) -> Tensor:
     elif corruption == "contrast":
         means = pixels.mean(axis=(1, 2, 3), keepdims=True)
         pixels = means + np.float32(strength) * (pixels - means)
-    return torch.from_numpy((255 * pixels.clip(0, 1)).round().astype(np.uint8))
+    result = torch.from_numpy((255 * pixels.clip(0, 1)).round().astype(np.uint8))
+    return result.to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def share_right(student: nn.Module, source: str, pixels: Tensor) -> float:
     """Accuracy in percent."""
     mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (SOURCES[source].mean, SOURCES[source].std))
-    classes = [student((part.float() / 255 - mean) / std).argmax(1) for part in pixels.split(500)]
+    student = student.to(memory_format=torch.channels_last)  # half the time on a CPU
+    classes = [student((part.float() / 255 - mean) / std).argmax(1) for part in pixels.split(100)]
     return 100 * float((torch.cat(classes) == images_of(source, N_WORSE).labels).float().mean())
 
 

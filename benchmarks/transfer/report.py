@@ -346,7 +346,7 @@ def write(cells: Mapping[str, tuple[Any, ...]], sections: Sequence[str]) -> None
     write_text(RESULTS / "README.md", "\n".join([*text, choices_table(), ""]))
 
 
-def report(tables_only: bool = False) -> None:
+def report(tables_only: bool = False, workers: int = 2) -> None:
     """Write all results."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     predictions, labels = gather()
@@ -355,9 +355,7 @@ def report(tables_only: bool = False) -> None:
         print("no cell has finished fits of both labels and RDL")
         return
     figures.draw(cells)
-    sections = []
-    if not tables_only:
-        sections = further_sections(predictions, cells)
+    sections = [] if tables_only else further_sections(predictions, cells, workers)
     write(cells, sections)
     print(f"{len(predictions)} fits of {len(planned())}: see {RESULTS / 'README.md'}")
 
@@ -366,7 +364,9 @@ def main() -> None:
     """Write the report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tables", action="store_true", help="only statistics and tables")
-    report(parser.parse_args().tables)
+    parser.add_argument("--workers", type=int, default=2, help="processes that measure students")
+    options = parser.parse_args()
+    report(options.tables, options.workers)
 
 
 if __name__ == "__main__":

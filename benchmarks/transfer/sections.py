@@ -43,12 +43,11 @@ that on clean images, and the verdict is about its interval. All strengths are i
 """
 
 
-def sections(predictions: Mapping[Job, Any], cells: Mapping[str, tuple[Any, ...]]) -> list[str]:
+def sections(predictions: Mapping[Job, Any], cells: Mapping[str, tuple[Any, ...]], workers: int) -> list[str]:
     """Measure what is not yet measured, draw, and write the sections of the report."""
     jobs = [job for job in measured.jobs_of(predictions) if job["cell"] in cells]
-    rows = measured.table_of(
-        "geometry", jobs, measured.geometry, {"images": measured.N_SHOWN, "dissimilarity": "correlation"}
-    )
+    settings: dict[str, Any] = {"images": measured.N_SHOWN, "dissimilarity": "correlation"}
+    rows = measured.table_of("geometry", jobs, measured.geometry, settings, workers)
     text = [GEOMETRY] if len(rows) else []
     for cell, (table, _, _) in cells.items():
         part = rows[rows["cell"] == cell]
@@ -66,9 +65,8 @@ def sections(predictions: Mapping[Job, Any], cells: Mapping[str, tuple[Any, ...]
         if job["cell"] in MAIN
         and job["condition"] in (BASELINE, "soft targets", METHOD, "RDL + soft targets", best[job["cell"]])
     ]
-    rows = measured.table_of(
-        "robustness", jobs, measured.robustness, {"strengths": STRENGTHS, "images": measured.N_WORSE}
-    )
+    settings = {"strengths": STRENGTHS, "images": measured.N_WORSE}
+    rows = measured.table_of("robustness", jobs, measured.robustness, settings, workers)
     text += [ROBUSTNESS] if len(rows) else []
     for cell in [cell for cell in MAIN if len(rows) and (rows["cell"] == cell).any()]:
         part = rows[rows["cell"] == cell]
