@@ -221,6 +221,7 @@ ROWS = {
     ),
     "soft targets": Row(lambda s: [nrl.SoftTargetLoss(s.teacher)], in_zoo("DistillKL", "", 4.0)),
     "decoupled": Row(lambda s: [nrl.DecoupledLoss(s.teacher)]),
+    "deep supervision": Row(lambda s: [nrl.DeepSupervisionLoss(layer, weight=0.3) for layer in LAYERS]),
 }
 
 

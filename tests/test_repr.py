@@ -51,7 +51,7 @@ def objects() -> dict[str, object]:
             bootstrap,
         ),
         *(nrl.SoftTargetLoss(network), nrl.PatternTeacher(patterns, dissimilarity="correlation")),
-        nrl.DecoupledLoss(network),
+        *(nrl.DecoupledLoss(network), nrl.DeepSupervisionLoss("conv3")),
         *(make(network["conv1"], "conv3") for make in (nrl.HintLoss, nrl.AttentionLoss, nrl.AngleLoss)),
         nrl.SimilarityPreservingLoss(network["conv1"], "conv3"),
         nrl.CorrelationCongruenceLoss(network["conv1"], "conv3"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -39,7 +39,10 @@ class Pair:
     auxiliary: tuple[str, ...] = ()
 
 
-TEACHER_LAYERS = ("layer2", "layer3", "avgpool")
+TEACHER_LAYERS = ("layer2", "layer3", "avgpool", "")
+"""The last one is the output."""
+
+OUTPUTS = ("", "")
 PAIRS = {
     "small_cnn": Pair(
         ("fc1", "avgpool"),
@@ -62,8 +65,6 @@ class Cell:
         Data set.
     student : str
         Kind of network, a key of `PAIRS`.
-    options : mapping
-        Arguments of the network.
     labels : int or None
         Labelled images a class; None: all training images.
     stimuli : int
@@ -74,6 +75,10 @@ class Cell:
         Steps of training.
     conditions : tuple of str
         Conditions, of `CONDITIONS`.
+    options : mapping
+        Arguments of the network.
+    batch : int
+        Stimuli in a batch.
     """
 
     source: str
@@ -84,6 +89,7 @@ class Cell:
     steps: int
     conditions: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    batch: int = 128
 
     def new_student(self, classes: int, channels: int) -> nn.Module:
         """A new student with random weights."""
@@ -147,6 +153,17 @@ CONDITIONS: dict[str, Make] = {
     ],
     "RDL, permuted": _last(nrl.RDMLoss, comparison="corr"),
     "RDL, permuted within classes": _last(nrl.RDMLoss, comparison="corr"),
+    # variants of RDL, compared on validation images
+    "RDL, outputs": lambda teacher, *_: _rdm((OUTPUTS,), teacher, comparison="corr"),
+    "RDL, last and outputs": lambda teacher, pair, _: _rdm((pair.last, OUTPUTS), teacher, comparison="corr"),
+    "RDL, several and outputs": lambda teacher, pair, _: _rdm(
+        (*pair.several, OUTPUTS), teacher, comparison="corr"
+    ),
+    "RDL, early": lambda teacher, pair, _: _rdm(pair.several[:1], teacher, comparison="corr"),
+    "RDL, middle": lambda teacher, pair, _: _rdm(pair.several[1:2], teacher, comparison="corr"),
+    "RDL, cosine distances": _last(nrl.RDMLoss, dissimilarity="cosine", comparison="corr"),
+    "RDL, euclidean": _last(nrl.RDMLoss, dissimilarity="euclidean", comparison="corr"),
+    "RDL, compared by cosine": _last(nrl.RDMLoss, comparison="cosine"),
 }
 WEIGHT_OF = {"RDL, permuted": "RDL", "RDL, permuted within classes": "RDL"}
 """Conditions that take the weight of another one."""
@@ -154,7 +171,8 @@ WEIGHT_OF = {"RDL, permuted": "RDL", "RDL, permuted within classes": "RDL"}
 EQUAL_PARTS = ("RDL + soft targets",)
 """Conditions in which each loss makes as large a part of the sum at the first step."""
 
-ALL = tuple(CONDITIONS)
+VARIANTS = tuple(CONDITIONS)[tuple(CONDITIONS).index("RDL, outputs") :]
+ALL = tuple(name for name in CONDITIONS if name not in VARIANTS)
 MOST = ("labels", "RDL", "RKD", "SP", "soft targets", "RDL + soft targets", "RDL, permuted")
 FEW = ("labels", "RDL", "soft targets", "RDL, permuted")
 
@@ -167,6 +185,11 @@ CELLS = {
     "cifar100, all labels": Cell("cifar100", "small_cnn", None, 20_000, 3, 6240, MOST, {"width": 16}),
     "cifar100, resnet8": Cell("cifar100", "cifar_resnet", 50, 20_000, 3, 3120, FEW, {"depth": 8}),
 }
+for _source, _main in (("mnist", CELLS["mnist"]), ("cifar100", CELLS["cifar100"])):
+    CELLS[f"{_source}, variants"] = replace(_main, conditions=VARIANTS)
+    for _batch in (32, 64, 256):
+        _few = ("RDL", "RDL, outputs", "soft targets")
+        CELLS[f"{_source}, batch of {_batch}"] = replace(_main, conditions=_few, batch=_batch)
 
 
 def weights(shares: Sequence[float], values: Sequence[float], task: float, ratio: float, equal: bool) -> Any:

@@ -25,7 +25,6 @@ from setting import load
 from study import (
     LABELLED,
     LR,
-    STIMULI,
     Job,
     fits,
     make_losses,
@@ -41,7 +40,6 @@ from teachers import on_device
 from torch import Tensor, nn
 
 import neurordl as nrl
-
 
 
 class Taught(nrl.NetworkTeacher):
@@ -76,7 +74,7 @@ class Group:
         }
         self.x = self.labelled.plain(slice(0, LABELLED)).clone()
         self.y = self.labelled.labels[:LABELLED].clone()
-        self.rows = torch.arange(STIMULI, device=device)
+        self.rows = torch.arange(cell.batch, device=device)
         self.shown = self.stimuli.plain(self.rows)
         self.generator = torch.Generator(device).manual_seed(seed)
         self.device = device
@@ -93,7 +91,7 @@ class Group:
         rows = self._next("labelled", len(self.labelled), LABELLED)
         self.x.copy_(self.labelled.draw(rows, self.generator))
         self.y.copy_(self.labelled.labels[rows])
-        self.rows.copy_(self._next("stimuli", len(self.stimuli), STIMULI))
+        self.rows.copy_(self._next("stimuli", len(self.stimuli), len(self.rows)))
 
     def _next(self, stream: str, n: int, size: int) -> Tensor:
         order, place = self.passes.get(stream, (None, n))
@@ -111,7 +109,7 @@ class OnDevice(nrl.ContrastiveLoss):
     table: Tensor
 
     def _rows(self, ids: Any) -> Any:
-        return np.zeros(STIMULI, dtype=np.int64) if ids is None else super()._rows(ids)
+        return np.zeros(len(self.group.rows), dtype=np.int64) if ids is None else super()._rows(ids)
 
     def _places(self, rows: Any, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         at, places = self.table[self.group.rows], torch.arange(len(self.group.rows), device=device)
@@ -154,7 +152,7 @@ def contestant(job: Job, group: Group, lr: Tensor) -> Contestant:
     return Contestant(str(job), student, loss, make, list(objective.loss_modules))
 
 
-def run(jobs: Sequence[Job], steps: int, device: torch.device) -> dict[Job, Contestant]:
+def run(jobs: Sequence[Job], steps: int, device: torch.device, limit: float) -> dict[Job, Contestant]:
     """Train the students of some jobs of one cell side by side."""
     start = time.time()
     groups = {
@@ -166,19 +164,31 @@ def run(jobs: Sequence[Job], steps: int, device: torch.device) -> dict[Job, Cont
     for job in jobs:
         try:
             contestants[job] = contestant(job, groups[job.seed], lr)
-        except Exception as error:  # noqa: BLE001 - minutes of a GPU are not lost for one condition
+        except Exception as error:
             print("LEFT OUT", job, repr(error)[:300], flush=True)
+    if device.type == "cuda":
+        for condition in {job.condition for job in contestants}:
+            tried = next(job for job in contestants if job.condition == condition)
+            try:
+                Step([contestants[tried]], [groups[tried.seed].prepare], device).capture()
+            except Exception as error:
+                print("CANNOT BE RECORDED", condition, repr(error)[:300], flush=True)
+                contestants = {job: each for job, each in contestants.items() if job.condition != condition}
     step = Step(list(contestants.values()), [group.prepare for group in groups.values()], device)
     print(f"{len(contestants)} students ready after {time.time() - start:.0f} s", flush=True)
+    times: list[float] = []
     for number in range(steps):
         for group in groups.values():
             group.draw()
         lr.fill_(LR * cosine(number, steps))
         step()
-        if number in (0, 20, steps - 1):
+        if number in (0, 20, 40, steps - 1):
             if device.type == "cuda":
                 torch.cuda.synchronize()
             print(f"step {number}: {time.time() - start:.1f} s", flush=True)
+            times.append(time.time())
+        if number == 40 and (expected := (times[2] - times[1]) / 20 * steps) > limit:
+            raise SystemExit(f"it would take {expected:.0f} s, more than the limit of {limit:.0f} s")
     bad = [job for job, each in contestants.items() if not torch.isfinite(each.value)]
     print("not finite:", bad, flush=True)
     return contestants
@@ -188,13 +198,15 @@ def bundle(results: dict[Job, Contestant], out: Path, name: str, device: torch.d
     """Write predictions of all students, and the weights (float16) of those of the first seeds."""
     jobs = list(results)
     images = load(CELLS[jobs[0].cell].source)
-    shown = on_device(
-        images.validation if jobs[0].pilot else images.test, CELLS[jobs[0].cell].source, device
-    )
-    classes = {job: predictions(each.student, shown).cpu().numpy().astype(np.uint8) for job, each in results.items()}
+    shown = on_device(images.validation if jobs[0].pilot else images.test, CELLS[jobs[0].cell].source, device)
+    classes = {
+        job: predictions(each.student, shown).cpu().numpy().astype(np.uint8) for job, each in results.items()
+    }
     truth = shown.labels.cpu().numpy()
     for job in jobs:
-        print(job.cell, job.condition, job.ratio, job.seed, f"{(classes[job] == truth).mean():.4f}", flush=True)
+        print(
+            job.cell, job.condition, job.ratio, job.seed, f"{(classes[job] == truth).mean():.4f}", flush=True
+        )
     arrays = {
         "jobs": np.array([f"{job.cell}|{job.condition}|{job.ratio!r}|{job.seed}" for job in jobs]),
         "predictions": np.stack([classes[job] for job in jobs]),
@@ -215,6 +227,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--steps", type=int, help="fewer steps, for a trial")
     parser.add_argument("--only", help="one condition, for a trial")
+    parser.add_argument("--limit", type=float, default=1e9, help="seconds that training may take")
     parser.add_argument("--weights", type=int, default=5, help="weights are kept of the first seeds")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -226,7 +239,7 @@ def main() -> None:
         jobs = pilots(name) if part == "pilots" else fits(name)
         if options.only:
             jobs = [job for job in jobs if job.condition == options.only]
-        results = run(jobs, options.steps or CELLS[name].steps, device)
+        results = run(jobs, options.steps or CELLS[name].steps, device, options.limit)
         bundle(results, options.out, work, device, 0 if part == "pilots" else options.weights)
         if part == "pilots":
             write_choices()

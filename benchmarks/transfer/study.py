@@ -7,7 +7,7 @@ augmentation and initial weights; its weight is chosen among five by the accurac
 pilots with other seeds. The weights of the last step are tested; nothing else is selected.
 
     python benchmarks/transfer/study.py --quick            # a small honest version, minutes on two cores
-    python benchmarks/transfer/study.py pilots --workers 2 # finished fits are kept in benchmarks/runs/transfer
+    python benchmarks/transfer/study.py pilots --workers 2 # finished fits are kept
     python benchmarks/transfer/study.py cells --workers 2
     python benchmarks/transfer/study.py report             # tables and figures from finished fits
     python benchmarks/transfer/on_gpu.py OUT               # pilots and cells on a GPU, side by side
@@ -15,14 +15,18 @@ pilots with other seeds. The weights of the last step are tested; nothing else i
 
 from __future__ import annotations
 
+import argparse
 import re
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from conditions import (
     CELLS,
@@ -35,14 +39,16 @@ from conditions import (
     Cell,
     weights,
 )
+from rich.progress import track
 from setting import RESULTS, RUNS, SOURCES, load, trained_network
 from torch import Tensor, nn
 
 import neurordl as nrl
+from neurordl.experiments import paired_differences
 from neurordl.io import read_json, write_json
 
-LABELLED, STIMULI = 64, 128
-"""Images in a batch of each stream."""
+LABELLED = 64
+"""Labelled images in a batch."""
 
 LR = 2e-3
 PILOT_SEEDS = (1000, 1001)
@@ -51,7 +57,7 @@ CHOICES = RESULTS / "choices.json"
 
 @dataclass(frozen=True)
 class Job:
-    """A fit: a cell, a condition, the ratio of its weight, and a seed; pilots are tested by validation images."""
+    """A fit: a cell, a condition, the ratio of its weight, and a seed."""
 
     cell: str
     condition: str
@@ -72,13 +78,20 @@ class Job:
 
 def parts(cell: Cell, seed: int) -> tuple[nrl.StimulusSet, nrl.StimulusSet]:
     """The labelled images and the stimuli of a seed. With few labels no image is both."""
-    train = load(cell.source).train
-    if cell.labels is None:
-        return train, train.draw(cell.stimuli, seed)
-    labelled = train.draw(cell.labels * SOURCES[cell.source].classes, seed)
+    return _parts(cell.source, cell.labels, cell.stimuli, seed)
+
+
+@cache
+def _parts(
+    source: str, labels: int | None, n_stimuli: int, seed: int
+) -> tuple[nrl.StimulusSet, nrl.StimulusSet]:
+    train = load(source).train
+    if labels is None:
+        return train, train.draw(n_stimuli, seed)
+    labelled = train.draw(labels * SOURCES[source].classes, seed)
     known = set(labelled.ids)
     others = train.subset([name for name in train.ids if name not in known])
-    return labelled, others.draw(cell.stimuli, seed)
+    return labelled, others.draw(n_stimuli, seed)
 
 
 def make_teacher(source: str, stimuli: nrl.StimulusSet) -> nrl.NetworkTeacher:
@@ -118,7 +131,7 @@ def first_values(cell: str, condition: str) -> dict[str, Any]:
     """The task loss and the transfer losses before the first step, for a seed of the pilots."""
     spec, source = CELLS[cell], SOURCES[CELLS[cell].source]
     labelled, stimuli = parts(spec, PILOT_SEEDS[0])
-    shown = stimuli.draw(STIMULI, 0)
+    shown = stimuli.draw(max(spec.batch, source.classes), 0)
     torch.manual_seed(PILOT_SEEDS[0])
     student = spec.new_student(source.classes, source.channels)
     teacher = make_teacher(spec.source, shown)
@@ -183,7 +196,9 @@ def run(job: Job) -> None:
         stimuli,
         epochs=20,
         seed=job.seed,
-        batches=nrl.Batches(LABELLED, STIMULI, augmentation(cell.source), steps_per_epoch=cell.steps // 20),
+        batches=nrl.Batches(
+            LABELLED, cell.batch, augmentation(cell.source), steps_per_epoch=cell.steps // 20
+        ),
         optimization=nrl.Optimization(lr=LR),
         execution=nrl.Execution(accelerator="cpu", progress=False),
     )
@@ -265,3 +280,82 @@ def write_choices() -> None:
     """Keep the choices of the data sets whose pilots are finished."""
     done = [name for name in ("mnist", "cifar100") if all(job.file.exists() for job in pilots(name))]
     write_json(CHOICES, {name: choose(name) for name in done})
+
+
+def unpack(bundle: Path) -> int:
+    """Write each result of a bundle of `on_gpu.py` in its place; the number of results."""
+    with np.load(bundle) as arrays:
+        for place, text in enumerate(arrays["jobs"]):
+            cell, condition, ratio, seed = str(text).split("|")
+            own = f"{place}/"
+            state = {
+                key.removeprefix(own): torch.from_numpy(arrays[key]).float()
+                for key in arrays.files
+                if key.startswith(own)
+            }
+            save(Job(cell, condition, float(ratio), int(seed)), arrays["predictions"][place], state)
+        return len(arrays["jobs"])
+
+
+def run_all(jobs: Sequence[Job], workers: int) -> None:
+    """Run the fits that are not finished, in processes of one thread."""
+    missing = [job for job in jobs if not job.file.exists()]
+    print(f"{len(jobs) - len(missing)} of {len(jobs)} fits are finished")
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for _ in track(pool.map(run, missing), "fits", total=len(missing)):
+            pass
+
+
+QUICK = ("labels", "RDL", "soft targets", "RDL + soft targets", "RDL, permuted")
+
+
+def quick(workers: int, seeds: int = 3) -> pd.DataFrame:
+    """A small version: MNIST with 10 labels a class and 2,000 other images, 300 steps, on test images."""
+    CELLS["quick"] = replace(CELLS["mnist"], stimuli=2_000, steps=300, seeds=seeds, conditions=QUICK)
+    start, jobs = time.time(), fits("quick")
+    with ProcessPoolExecutor(workers, initializer=_quick_worker, initargs=(CELLS["quick"],)) as pool:
+        list(track(pool.map(run, jobs), "fits", total=len(jobs)))
+    rows = pd.DataFrame(
+        [{"condition": job.condition, "seed": job.seed, "accuracy": score(job)} for job in jobs]
+    )
+    print(f"{len(jobs)} fits in {time.time() - start:.0f} s")
+    return rows
+
+
+def _quick_worker(cell: Cell) -> None:
+    torch.set_num_threads(1)
+    CELLS["quick"] = cell
+
+
+def main() -> None:
+    """Run a part of the study."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("part", nargs="?", choices=["pilots", "cells", "report", "import"])
+    parser.add_argument("bundles", nargs="*", type=Path, help="files of on_gpu.py, for import")
+    parser.add_argument("--cell", choices=list(CELLS), action="append", help="only these cells")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread (2)")
+    parser.add_argument("--quick", action="store_true", help="a small version in minutes")
+    options = parser.parse_args()
+    names = options.cell or list(CELLS)
+    if options.quick:
+        rows = quick(options.workers)
+        print(rows.groupby("condition", sort=False)["accuracy"].agg(["mean", "std"]).round(4))
+        print(paired_differences(rows, "accuracy", reference="labels"))
+    elif options.part == "pilots":
+        run_all([job for name in names if name in SOURCES for job in pilots(name)], options.workers)
+        write_choices()
+    elif options.part == "cells":
+        run_all([job for name in names for job in fits(name)], options.workers)
+    elif options.part == "import":
+        print(sum(map(unpack, options.bundles)), "results")
+        write_choices()
+    elif options.part == "report":
+        from report import main as report
+
+        report()
+    else:
+        parser.error("name a part, or --quick")
+
+
+if __name__ == "__main__":
+    main()

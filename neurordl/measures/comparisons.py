@@ -165,9 +165,9 @@ class Comparison:
             return function
 
         def loss(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
-            if weights is not None and not takes_all:
-                _check_weights(weights, self.name, self.complete)
             value: Tensor = function(a, b, weights)
+            if weights is not None and not takes_all:
+                value = torch.where(_accepted(weights, self.name, self.complete), value, math.nan)
             return 1 - value if self.higher_is_better else value
 
         return loss
@@ -227,9 +227,9 @@ def cka(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
         A missing pair, or weights other than 1.
     """
     a, b, weights = _compared(a, b, weights)
-    _check_weights(weights, "cka", complete=True)
+    accepted = _accepted(weights, "cka", complete=True)
     left, right = (centered_kernels(x).flatten(-2) for x in (a, b))
-    return _cosine(left, right, torch.ones_like(left))
+    return torch.where(accepted, _cosine(left, right, torch.ones_like(left)), math.nan)
 
 
 def huber(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -259,7 +259,8 @@ def _measured(a: Tensor, b: Tensor, weights: Tensor | None) -> tuple[Tensor, Ten
         weights = measured.to(dtype)
     else:
         weights = weights.detach().to(dtype)
-        if bool((~(weights >= 0) | weights.isinf()).any()):
+        on_cpu = weights.device.type == "cpu"  # a look at values on a GPU would stall each step
+        if on_cpu and bool((~(weights >= 0) | weights.isinf()).any()):
             raise NeurordlError("pair weights must be finite and not negative; a missing pair has 0")
         measured = measured & (weights > 0)
         weights = torch.where(measured, weights, 0)
@@ -305,14 +306,19 @@ def _cosine(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     return torch.where(defined, (a * b * weights).sum(-1) / lengths, math.nan)
 
 
-def _check_weights(weights: Tensor, name: str, complete: bool = False) -> None:
-    """Raise an error if pairs are missing where RDMs must be complete, or have fractional weights."""
-    if complete and bool((weights != 1).any()):
+def _accepted(weights: Tensor, name: str, complete: bool = False) -> Tensor:
+    """Which RDMs have no missing pairs, where they must be complete, and no fractional weights.
+
+    Others are an error on the CPU; on a GPU a look at values would stall each step, and their value is NaN.
+    """
+    accepted = ((weights == 1) if complete else (weights == 0) | (weights == 1)).all(-1)
+    if weights.device.type != "cpu" or bool(accepted.all()):
+        return accepted
+    if complete:
         remedy = "choose stimuli that all have, or take corr"
         raise NeurordlError(f"{name} needs complete RDMs without pair weights; {remedy}")
-    if bool(((weights != 0) & (weights != 1)).any()):
-        remedy = "for others take corr, cosine, mse or huber"
-        raise NeurordlError(f"{name} takes pairs as measured (1) or missing (0); {remedy}")
+    remedy = "for others take corr, cosine, mse or huber"
+    raise NeurordlError(f"{name} takes pairs as measured (1) or missing (0); {remedy}")
 
 
 def _whitened(a: Tensor, b: Tensor, weights: Tensor, name: str) -> Tensor:
@@ -321,14 +327,14 @@ def _whitened(a: Tensor, b: Tensor, weights: Tensor, name: str) -> Tensor:
     Woodbury: with K = 2 I + B'B (stimuli x stimuli) and x_a = K⁻¹ B'a,
     2 a' V⁻¹ b = (a - B x_a)'(b - B x_b) + 2 x_a'x_b, a plain inner product in which nothing cancels.
     """
-    _check_weights(weights, name)
-    complete = bool((weights == 1).all())
+    accepted = _accepted(weights, name)
+    complete = weights.device.type == "cpu" and bool((weights == 1).all())
     matrices = square(torch.stack([a, b], -2))
     sums = matrices.sum(-1)
     x = solve_whitening(sums, None if complete else weights)
     rest = matrices - square(weights)[..., None, :, :] * (x[..., :, None] + x[..., None, :])
     left, right = torch.cat([rest.flatten(-2), 2 * x], -1).unbind(-2)  # each pair occurs twice
-    return _cosine(left, right, torch.ones_like(left))
+    return torch.where(accepted, _cosine(left, right, torch.ones_like(left)), math.nan)
 
 
 def centered_kernels(rdms: Tensor) -> Tensor:

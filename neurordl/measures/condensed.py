@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +23,25 @@ def condensed_index(n: int, device: torch.device | str | None = None) -> tuple[T
     """Rows and columns of the pairs of ``n`` stimuli in condensed order: (0, 1), (0, 2), ..., (n-2, n-1)."""
     row, column = torch.triu_indices(n, n, offset=1, device=device or "cpu")
     return row, column
+
+
+def square_index(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Places in a flat (n, n) matrix of the condensed pairs, and the pair at each place (0 on the diagonal).
+
+    They are kept for the next batch of as many stimuli, so they must not be changed.
+    """
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    # what is captured holds nothing before the graph runs, so it is of no use to others
+    return _square_index.__wrapped__(n, device) if capturing else _square_index(n, device)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _square_index(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    row, column = condensed_index(n, device)
+    number = torch.arange(n, device=device)
+    low, high = torch.minimum(number[:, None], number), torch.maximum(number[:, None], number)
+    return row * n + column, pair_number(low, high, n).fill_diagonal_(0).flatten()
 
 
 def pair_number(low: Numbers, high: Numbers, n: int) -> Numbers:

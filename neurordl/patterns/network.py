@@ -260,12 +260,14 @@ def read_layers(
     if not layers:
         return model(images), {}
     plain = unwrapped(model)
-    modules = dict(plain.named_modules())
+    wanted = {}
     for name in layers:
-        if name not in modules:
+        try:
+            wanted[name] = plain.get_submodule(name)
+        except AttributeError:
             names = resolve_layers(model, name)  # raises an error if no layer matches
-            raise NeurordlError(f"{name!r} matches {len(names)} layers; choose one of {listed(names)}")
-    wanted = {name: modules[name] for name in layers}
+            text = f"{name!r} matches {len(names)} layers; choose one of {listed(names)}"
+            raise NeurordlError(text) from None
     if any(isinstance(module, torch.jit.ScriptModule) for name, module in wanted.items() if name != OUTPUT):
         raise NeurordlError("layers of TorchScript cannot be read; pass the module that it was made from")
     n = len(images)

@@ -28,7 +28,9 @@ from neurordl.validate import check_count, listed
 TRAINED_ON = "trained_on"
 """Attribute of a trained network, and entry of files with its weights: what `fit` has shown to it."""
 
-STUDENTS: dict[str, Callable[..., nn.Module]] = {net.__name__: net for net in (small_cnn, nin, cifar_resnet, resnet18, mlp)}
+STUDENTS: dict[str, Callable[..., nn.Module]] = {
+    net.__name__: net for net in (small_cnn, nin, cifar_resnet, resnet18, mlp)
+}
 _PACKAGES = ("torchvision", "timm")
 
 # Where training code keeps the weights within a checkpoint, and the prefixes that wrappers add to names.

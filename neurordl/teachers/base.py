@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from neurordl.arrays import Ints
@@ -108,6 +109,13 @@ def spelled(choice: Any) -> Any:
     if choice is None or isinstance(choice, str | int | float):
         return choice
     return getattr(choice, "__qualname__", None) or re.sub(r" at 0x[0-9a-f]+", "", repr(choice))
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, to which it is copied without waiting for what the device does."""
+    if device.type in ("cpu", "mps"):
+        return tensor.to(device)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 class ById:

@@ -26,7 +26,7 @@ from neurordl.patterns.network import (
 )
 from neurordl.stimuli import StimulusSet
 from neurordl.students.loading import TRAINED_ON
-from neurordl.teachers.base import Batch, ById, Record, Target, Teacher
+from neurordl.teachers.base import Batch, ById, Record, Target, Teacher, sent
 from neurordl.validate import check_choice, listed
 
 _AT_ONCE = 64
@@ -96,7 +96,7 @@ class NetworkTeacher:
         if self._ids is None:
             return self._run(batch.images)
         rows, device = torch.from_numpy(self._ids.rows(batch.ids)), batch.images.device
-        return {name: table[rows].to(device) for name, table in self._cache(device).items()}
+        return {name: sent(table[rows], device) for name, table in self._cache(device).items()}
 
     def _run(self, images: Tensor) -> dict[str, Tensor]:
         images = as_input(images, self._model.to(images.device))
@@ -175,9 +175,9 @@ class LayerTeacher(Teacher):
         measured = torch.isfinite(rdm)
         if batch.ids is not None and len(set(batch.ids)) < len(batch.ids):
             first = {stimulus: row for row, stimulus in reversed(list(enumerate(batch.ids)))}
-            rows = torch.tensor([first[stimulus] for stimulus in batch.ids], device=rdm.device)
-            i, j = condensed_index(len(rows), rdm.device)
-            measured &= rows[i] != rows[j]
+            rows = torch.tensor([first[stimulus] for stimulus in batch.ids])
+            i, j = condensed_index(len(rows))
+            measured &= sent(rows[i] != rows[j], rdm.device)
         return Target(rdm.nan_to_num(nan=0.0), measured.to(rdm.dtype))
 
     def match(self, ids: Sequence[str]) -> Match | None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from neurordl.arrays import Floats, Ints, is_dataset
+from neurordl.arrays import Ints, is_dataset
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match, check_ids, natural_key
 from neurordl.io import sha256_array
@@ -19,7 +19,7 @@ from neurordl.measures.condensed import pair_number
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.rdms.source import Center, Source, check_rates
 from neurordl.rsa.leaks import sketch, sketched
-from neurordl.teachers.base import Batch, ById, Missing, Target, Teacher
+from neurordl.teachers.base import Batch, ById, Missing, Target, Teacher, sent
 from neurordl.teachers.rdm import Pool, pool_subjects
 from neurordl.validate import check_choice
 
@@ -131,21 +131,26 @@ class PatternTeacher(ById, Teacher):
         names = [self.ids[row] if row >= 0 else "" for row in self.rows(batch.ids)]
         device = batch.images.device
         rdms = [self._rdm(name, source, names, device) for name, source in self._centered.items()]
-        vectors = np.stack(rdms)
-        pooled = pool_subjects(vectors, np.isfinite(vectors).astype(np.float64), self.pool)
-        return Target(pooled.rdms.to(device), pooled.weights.to(device))
+        vectors = torch.stack(rdms)
+        vectors = vectors.masked_fill(vectors.isinf(), torch.nan)
+        return pool_subjects(self.pool, vectors, vectors.isfinite().to(vectors.dtype))
 
-    def _rdm(self, subject: str, source: Source, names: Sequence[str], device: torch.device) -> Floats:
-        """Condensed RDM of one subject; NaN for stimuli that it did not see."""
-        vector = np.full(len(names) * (len(names) - 1) // 2, np.nan)
+    def _rdm(self, subject: str, source: Source, names: Sequence[str], device: torch.device) -> Tensor:
+        """Condensed RDM of one subject, on the device; NaN for stimuli that it did not see."""
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        vector = torch.full((len(names) * (len(names) - 1) // 2,), torch.nan, dtype=dtype, device=device)
         seen = np.array([place for place, name in enumerate(names) if name in source.numbers], dtype=np.int64)
         if len(seen) > 1:
             numbers = np.array([source.numbers[names[place]] for place in seen])
             patterns = check_rates(self._patterns(source, numbers), self.dissimilarity, source.label)
-            values = self._functions[subject](patterns.to(device)).cpu().numpy()
+            values = self._functions[subject](sent(patterns, device)).to(dtype)
             row, column = np.triu_indices(len(seen), 1)
-            values[numbers[row] == numbers[column]] = np.nan  # a stimulus makes no pair with itself
-            vector[pair_number(seen[row], seen[column], len(names))] = values
+            pairs = np.flatnonzero(numbers[row] != numbers[column])  # a stimulus makes no pair with itself
+            places = pair_number(seen[row], seen[column], len(names))[pairs]
+            if len(pairs) == len(vector):
+                return values
+            from_pairs, to_places = (sent(torch.from_numpy(part), device) for part in (pairs, places))
+            vector.index_copy_(0, to_places, values.index_select(0, from_pairs))
         return vector
 
     def _patterns(self, source: Source, numbers: Ints) -> Tensor:
@@ -200,7 +205,7 @@ class PatternTeacher(ById, Teacher):
         ids, names, rdms = sketched(self.ids), [], []
         for name, source in (self._centered or {}).items():
             with suppress(NeurordlError):
-                rdms.append(self._rdm(name, source, ids, torch.device("cpu")))
+                rdms.append(self._rdm(name, source, ids, torch.device("cpu")).numpy())
                 names.append(name)
         return {"subjects": list(self.subjects), "rdms": [sketch(ids, np.stack(rdms), names)] if rdms else []}
 

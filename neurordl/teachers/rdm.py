@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from neurordl.arrays import Bools, Floats, nan_mean
+from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
 from neurordl.ids import Match, natural_key
 from neurordl.io import sha256_array
@@ -25,7 +25,7 @@ from neurordl.rdms.selection import (
     subject_names,
 )
 from neurordl.rsa.leaks import sketch
-from neurordl.teachers.base import Batch, ById, Missing, Record, Target, Teacher
+from neurordl.teachers.base import Batch, ById, Missing, Record, Target, Teacher, sent
 from neurordl.validate import check_choice, check_number, listed
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ class RDMTeacher(ById, Teacher):
         weights = np.isfinite(vectors).astype(np.float64)
         if self.shrinkage is not None:
             weights = weights * _reliability(vectors, training, self.shrinkage)
-        return pool_subjects(vectors, weights, self.pool, training)
+        arrays = (torch.from_numpy(array) for array in (vectors, weights, training))
+        return pool_subjects(self.pool, *arrays)
 
     def prepare(self, ids: Sequence[str]) -> Match:
         """Match the training stimuli; only their pairs standardize RDMs and weigh pairs from now on."""
@@ -135,7 +136,7 @@ class RDMTeacher(ById, Teacher):
         pairs = pairs.masked_fill(unknown, 0)
         device = batch.images.device
         weights = self._pooled.weights.index_select(1, pairs).masked_fill(unknown, 0.0)
-        return Target(self._pooled.rdms.index_select(1, pairs).to(device), weights.to(device))
+        return Target(sent(self._pooled.rdms.index_select(1, pairs), device), sent(weights, device))
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
         """Ids that may share a batch: all that are known."""
@@ -164,14 +165,14 @@ class RDMTeacher(ById, Teacher):
         return {"subjects": list(people), "rdms": [self._sketch]}
 
 
-def _standardize(vectors: Floats, training: Bools) -> Floats:
+def _standardize(vectors: Tensor, training: Tensor) -> Tensor:
     """Each RDM minus its mean, divided by its standard deviation over training pairs; a constant one is 0."""
-    known = np.where(training, vectors, np.nan)
-    mean = nan_mean(known, axis=1)[:, None]
+    known = torch.where(training, vectors, torch.nan)
+    mean = known.nanmean(1, keepdim=True)
     centered = vectors - mean
-    spread = np.sqrt(nan_mean((known - mean) ** 2, axis=1))[:, None]
-    constant = spread <= 1e-12 * np.abs(mean)
-    return np.asarray(np.where(constant, 0.0 * centered, centered / np.where(constant, 1.0, spread)))
+    spread = (known - mean).square().nanmean(1, keepdim=True).sqrt()
+    constant = spread <= 1e-12 * mean.abs()
+    return torch.where(constant, 0.0 * centered, centered / torch.where(constant, 1.0, spread))
 
 
 def _reliability(vectors: Floats, training: Bools, shrinkage: float) -> Floats:
@@ -179,7 +180,8 @@ def _reliability(vectors: Floats, training: Bools, shrinkage: float) -> Floats:
     check_number("shrinkage", shrinkage, 0, 1)
     if len(vectors) < 2:
         raise NeurordlError("pair_weights='reliability' needs at least two subjects, but there is one")
-    variance = pd.DataFrame(_standardize(vectors, training)).var().to_numpy()  # NaN of a single subject
+    standardized = _standardize(torch.from_numpy(vectors), torch.from_numpy(training))
+    variance = pd.DataFrame(standardized.numpy()).var().to_numpy()  # NaN of a single subject
     if np.isnan(variance[training]).all():
         raise NeurordlError("pair_weights='reliability' needs pairs that at least two subjects have")
     mean = np.nanmean(variance[training])
@@ -190,16 +192,16 @@ def _reliability(vectors: Floats, training: Bools, shrinkage: float) -> Floats:
     return np.asarray(weights / weights[training & np.isfinite(vectors).any(axis=0)].mean())
 
 
-def pool_subjects(vectors: Floats, weights: Floats, pool: str, training: Bools | None = None) -> Target:
+def pool_subjects(pool: str, vectors: Tensor, weights: Tensor, training: Tensor | None = None) -> Target:
     """One RDM for all subjects, or one for each, with the weight of each pair.
 
     Parameters
     ----------
-    vectors, weights : array, (n_subjects, n_pairs)
-        RDMs, NaN where a pair was not measured, and weights, 0 there.
     pool : {"mean", "zscore", "subjects"}
         How subjects are pooled, see `RDMTeacher`.
-    training : array of bool, (n_pairs,), optional
+    vectors, weights : Tensor, (n_subjects, n_pairs)
+        RDMs, NaN where a pair was not measured, and weights, 0 there.
+    training : Tensor of bool, (n_pairs,), optional
         Pairs by which RDMs are standardized; by default all.
 
     Returns
@@ -209,8 +211,9 @@ def pool_subjects(vectors: Floats, weights: Floats, pool: str, training: Bools |
         weight is the mean weight over the subjects who measured it.
     """
     if check_choice("pool", pool, get_args(Pool)) != "subjects":
-        weights = nan_mean(np.where(np.isfinite(vectors), weights, np.nan), axis=0)[None]
+        weights = torch.where(vectors.isnan(), torch.nan, weights).nanmean(0, keepdim=True)
         if pool == "zscore":
-            vectors = _standardize(vectors, np.asarray(True) if training is None else training)
-        vectors = nan_mean(vectors, axis=0)[None]
-    return Target(*(torch.from_numpy(np.nan_to_num(values)).float() for values in (vectors, weights)))
+            training = torch.ones_like(vectors[0], dtype=torch.bool) if training is None else training
+            vectors = _standardize(vectors, training)
+        vectors = vectors.nanmean(0, keepdim=True)
+    return Target(vectors.nan_to_num().float(), weights.nan_to_num().float())

@@ -224,6 +224,7 @@ def others() -> dict[str, nrl.TransferLoss]:
         "ContrastiveLoss": nrl.ContrastiveLoss(teacher, "x", ids, channels=6, negatives=5),
         "SoftTargetLoss": nrl.SoftTargetLoss(teacher),
         "DecoupledLoss": nrl.DecoupledLoss(teacher),
+        "DeepSupervisionLoss": nrl.DeepSupervisionLoss("x"),
     }
 
 

@@ -277,6 +277,15 @@ def test_angles_of_near_stimuli_are_exact() -> None:
     assert of_x(nrl.AngleLoss(network(), "x"), student, teacher) == pytest.approx(expected, rel=1e-5)
 
 
+def test_probabilities_of_similar_features_keep_their_digits() -> None:
+    """A plain sum is off by 1e-3: what is left of it is small beside its terms."""
+    student = features(64, 512).relu()
+    teacher = (student + 0.1 * features(64, 512, seed=3)).relu()
+    loss = nrl.ProbabilisticTransferLoss(network(), "x")
+    expected = of_x(loss, student, teacher)
+    assert of_x(loss, student.float(), teacher.float()) == pytest.approx(expected, rel=1e-4)
+
+
 def test_angles_need_three_stimuli() -> None:
     loss = nrl.AngleLoss(network(), "x")
     assert math.isnan(of_x(loss, features(2, 4), features(2, 5)))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from neurordl.errors import NeurordlError
-from neurordl.measures.condensed import condensed_index, pair_number, square
+from neurordl.measures.condensed import condensed_index, pair_number, square, square_index
 
 Normalize = Literal["none", "length", "centered length"]
 Array = npt.NDArray[np.floating]
@@ -34,6 +34,9 @@ WIDE = 1 << 15
 # a pair is computed again by difference when its squared distance is below this share of its squared norms:
 # the product form is off by some 10 eps of the norms, so what stays is good to about 3 digits (float64: 10)
 _NEAR = {torch.float32: 1e-3, torch.float64: 1e-5}
+# on GPUs, in float64: the share of squared norms that is only rounding; products that any GPU does in time
+_EPS, _ZERO = torch.finfo(torch.float32).eps, 32 * torch.finfo(torch.float64).eps
+_FEW_PRODUCTS, _PARTS = 1 << 29, 32
 _MANY = 128  # stimuli from which on an RDM without gradient is worth a product of its own
 _NORM_CHANNELS = 2048  # channels whose squares are added up at once in float32
 _WIDE_CHANNELS = 2048  # channels of fewer than 128 stimuli in float64 that stay in the cache
@@ -106,8 +109,9 @@ def squared_distances(patterns: Tensor, normalize: Normalize = "none") -> Tensor
             return condensed.reshape(*lead, condensed.shape[-1])
         if n < _MANY and channels >= WIDE and not lead:
             return _wide_distances(batch[0], normalize).to(patterns.dtype)
+    engine = _InDoubles if _fit_for_doubles(batch) else _SquaredDistances
     with full_precision(patterns.device):
-        condensed = cast("Callable[[Tensor, Normalize], Tensor]", _SquaredDistances.apply)(batch, normalize)
+        condensed = cast("Callable[[Tensor, Normalize], Tensor]", engine.apply)(batch, normalize)
     return condensed.reshape(*lead, condensed.shape[-1])
 
 
@@ -169,6 +173,77 @@ class _SquaredDistances(torch.autograd.Function):
                 target[:, channels].index_add_(0, first, pull * norms.flatten()[first, None])
                 target[:, channels].index_add_(0, second, pull.mul_(-norms.flatten()[second, None]))
         return result, None
+
+
+class _InDoubles(torch.autograd.Function):
+    """The same for float32 on a GPU: products in float64 spoil no near pair, so no value is looked at.
+
+    A look would make the program wait for the device, and a graph of a training step could not be captured.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, patterns: Tensor, normalize: Normalize) -> Tensor:
+        channels = patterns.shape[-1]
+        gram, sums = _inner_products(patterns.double()), None
+        if normalize == "centered length":
+            sums = patterns.sum(-1, dtype=torch.float64)[..., None]
+            gram = torch.baddbmm(gram, sums, sums.mT, alpha=-1 / channels)
+        norms, inverse = gram.diagonal(dim1=-2, dim2=-1)[..., None], None
+        if normalize == "none":
+            norms = norms + (norms - norms)  # NaN if it is infinite
+            distances = torch.sub(norms + norms.mT, gram, alpha=2)
+            distances.masked_fill_(distances < _ZERO * (norms + norms.mT), 0)
+        else:
+            floor = 0.0 if sums is None else sums.square() * ((8 * _EPS) ** 2 / channels)
+            inverse = norms.masked_fill(norms <= floor, math.nan).rsqrt()
+            gram = gram.mul_(inverse).mul_(inverse.mT)
+            distances = torch.nn.functional.threshold(torch.rsub(gram, 2, alpha=2), _ZERO, 0.0)
+        places, pairs = square_index(patterns.shape[-2], patterns.device)
+        ctx.save_for_backward(patterns, distances, sums, inverse, pairs)
+        return distances.flatten(-2).index_select(-1, places).to(patterns.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # as in `_SquaredDistances`, with the sum of a row less what of it is along this row's own pattern
+        patterns, distances, sums, inverse, pairs = ctx.saved_tensors
+        weights = gradient.double().index_select(-1, pairs).view(distances.shape)
+        # undefined pairs, and equal patterns, exert no pull
+        weights.masked_fill_(distances.gt(0).logical_not_(), 0)
+        rows = patterns.double()
+        rows.masked_fill_(distances.diagonal(dim1=-2, dim2=-1)[..., None].isnan(), 0)
+        if inverse is None:
+            weights.diagonal(dim1=-2, dim2=-1).sub_(weights.sum(-1))
+            return (weights @ rows).mul_(-2).to(patterns.dtype), None
+        inverse = inverse.nan_to_num(0.0)
+        # |zi - zj|² = 2 - 2 zi zj, so the part along zi is the sum over j of wij (1 - |zi - zj|² / 2)
+        along = torch.addcmul(weights, weights, distances, value=-0.5).nansum(-1, keepdim=True)
+        weights.mul_(inverse.mT).diagonal(dim1=-2, dim2=-1).sub_((along * inverse)[..., 0])
+        weights.mul_(inverse)
+        common = torch.zeros_like(inverse) if sums is None else weights @ rows.sum(-1, keepdim=True)
+        result = torch.baddbmm(common, weights, rows, beta=2 / patterns.shape[-1], alpha=-2)
+        return result.to(patterns.dtype), None
+
+
+def _fit_for_doubles(batch: Tensor) -> bool:
+    """Whether patterns are float32 on a device with fast float64, or are few enough for any GPU."""
+    if batch.dtype != torch.float32 or batch.device.type in ("cpu", "mps"):
+        return False
+    if batch.device.type != "cuda" or batch.shape[-2] * batch.numel() <= _FEW_PRODUCTS:
+        return True
+    major, minor = torch.cuda.get_device_capability(batch.device)
+    return major in range(6, 11) and minor == 0  # data-center GPUs; others have 1/64 of their float32 speed
+
+
+def _inner_products(rows: Tensor) -> Tensor:
+    """Inner products of the rows of each (n, channels)."""
+    batch, n, channels = rows.shape
+    parts = math.gcd(channels, _PARTS)
+    if batch > 1 or channels < _NORM_CHANNELS or parts == 1:
+        return rows @ rows.mT
+    # a product of few rows with many channels keeps few processors of a GPU busy
+    split = rows[0].view(n, parts, channels // parts).transpose(0, 1)
+    return (split @ split.mT).sum(0, keepdim=True)
 
 
 def _centered(patterns: Tensor, normalize: Normalize) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:

@@ -500,7 +500,8 @@ def solve_whitening(sums: Tensor, measured: Tensor | None = None) -> Tensor:
         n = sums.shape[-1]
         return (sums - sums.sum(-1, keepdim=True) / (2 * n)) / n
     adjacent = square(measured.to(sums))
-    factor = torch.linalg.cholesky(adjacent + torch.diag_embed(2 + adjacent.sum(-1)))
+    # K is positive definite; a check of it would stall a GPU
+    factor, _ = torch.linalg.cholesky_ex(adjacent + torch.diag_embed(2 + adjacent.sum(-1)))
     return torch.cholesky_solve(sums.mT, factor).mT
 
 

@@ -17,7 +17,7 @@ from neurordl.ids import check_ids, natural_key
 from neurordl.io import sha256_array
 from neurordl.measures.kernels import distances
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher
-from neurordl.teachers.base import Record
+from neurordl.teachers.base import Record, sent
 from neurordl.training.losses.base import (
     Features,
     TransferLoss,
@@ -87,8 +87,8 @@ class ContrastiveLoss(TransferLoss, nn.Module):
 
     Like parameters, memories are made at the first call, from torch's random numbers. They are buffers, in
     each checkpoint: 51 MB for 50,000 ids and 128 channels. In eval mode nothing is changed, and negatives are
-    the same at each call; a stimulus without a row in the memories, as in validation, has the other network's
-    embedding of the same image in its place.
+    the same at each call (before any training, constants are those of the call); a stimulus without a row in
+    the memories, as in validation, has the other network's embedding of the same image in its place.
 
     References
     ----------
@@ -198,9 +198,8 @@ class ContrastiveLoss(TransferLoss, nn.Module):
     def _places(self, rows: Ints, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The rows, each once, the place of every row among these, and the first place of each."""
         unique, first, places = np.unique(rows, return_index=True, return_inverse=True)
-        at, each, place, start = (
-            torch.from_numpy(array).to(device) for array in (rows, unique, places, first)
-        )
+        arrays = (rows, unique, places, first)
+        at, each, place, start = (sent(torch.from_numpy(array), device) for array in arrays)
         return at, each, place, start
 
     def _compare(

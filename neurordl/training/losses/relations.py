@@ -79,8 +79,8 @@ class AngleLoss(_RelationLoss):
     this loss.
 
     The angles are computed from squared distances, without a tensor of n² differences, and are not kept for
-    the gradient. Memory and time grow with n³: a step holds three tensors of all angles at once, each of 1 MB
-    for 64 stimuli, 67 MB for 256 and 537 MB for 512.
+    the gradient. Memory and time grow with n³: a step holds up to four tensors of all angles at once, each of
+    1 MB for 64 stimuli, 67 MB for 256 and 537 MB for 512.
 
     The direction between equal patterns is 0 and has no gradient; in published code the gradient is then of
     the order of 1e10. With fewer than three stimuli the loss is NaN.
@@ -265,8 +265,10 @@ class ProbabilisticTransferLoss(_RelationLoss):
     -----
     In the paper a stimulus does not pick itself, and the divergence is a sum. The authors' code,
     RepDistiller, torchdistill and mdistiller let it pick itself, take the mean over all n² entries and add
-    1e-7 to probabilities in the logarithm. So does this loss. A pattern of zeros has the cosine 0 with all,
-    without gradient; the gradient of their code is NaN.
+    1e-7 to probabilities in the logarithm. So does this loss. The difference of both probabilities is added
+    to the terms of the sum: it adds up to 0 but for rounding, which is taken out so (in published code, it
+    was up to 1e-3 of the loss of similar features). A pattern of zeros has the cosine 0 with all, without
+    gradient; the gradient of their code is NaN.
 
     References
     ----------
@@ -289,7 +291,7 @@ class ProbabilisticTransferLoss(_RelationLoss):
         """The mean over all entries of the two matrices."""
         picked, goal = (_probabilities(patterns) for patterns in (student, teacher))
         divergence = goal * ((goal + _SMALL) / (picked + _SMALL)).log()
-        return (divergence + (picked - goal)).mean()  # rows sum to 1, but for rounding, which is taken out
+        return (divergence + (picked - goal)).mean()  # rows sum to 1 but for rounding, which is taken out
 
 
 def _cosines(patterns: Tensor) -> Tensor:
