@@ -10,6 +10,7 @@ statistics can be computed again without the fits, without images and without a 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -22,7 +23,6 @@ from compared import (
     BASELINE,
     METHOD,
     NO_TRANSFER,
-    TITLES,
     best_variant,
     comparisons,
     equals,
@@ -36,10 +36,10 @@ from compared import (
     title,
     verdict,
 )
-from conditions import CELLS, CONDITIONS, WEIGHT_OF
+from conditions import CELLS, WEIGHT_OF
 from sections import sections as further_sections
 from setting import RESULTS, SOURCES, load
-from study import CHOICES, Job, chosen_ratio
+from study import CHOICES, Job, chosen_ratio, pilots, score
 
 from neurordl.io import atomic_write, read_json, write_text
 
@@ -55,6 +55,7 @@ def planned() -> list[Job]:
         for name, cell in CELLS.items()
         for condition in cell.conditions
         if cell.source in chosen
+        and BASELINE in cell.conditions
         and (condition == BASELINE or WEIGHT_OF.get(condition, condition) in chosen[cell.source])
         for seed in range(cell.seeds)
     ]
@@ -281,22 +282,68 @@ def summary_table(cells: Mapping[str, tuple[Any, ...]]) -> str:
     return markdown(rows, header)
 
 
-def choices_table() -> str:
-    """Validation accuracies of the pilots."""
-    chosen = read_json(CHOICES)
-    ratios = sorted(
-        {float(r) for part in chosen.values() for c in part.values() for r in c["validation accuracy"]}
-    )
+def pilot_scores() -> pd.DataFrame:
+    """Accuracies on validation images, in percent, of the finished pilots and of those kept in results/."""
+    keys, file = ["cell", "condition", "ratio", "seed"], RESULTS / "pilots.csv"
+    rows = [
+        {
+            "cell": job.cell,
+            "condition": job.condition,
+            "ratio": job.ratio,
+            "seed": job.seed,
+            "accuracy": 100 * score(job),
+        }
+        for name in CELLS
+        for job in pilots(name)
+        if job.file.exists()
+    ]
+    tables = [pd.DataFrame(rows)] if rows else []
+    tables += [pd.read_csv(file)] if file.exists() else []
+    if not tables:
+        return pd.DataFrame(columns=[*keys, "accuracy"])
+    table = pd.concat(tables, ignore_index=True).drop_duplicates(keys)
+    write_text(file, table.to_csv(index=False, float_format="%.6g"))
+    return table
+
+
+def pilots_table(table: pd.DataFrame) -> str:
+    """Validation accuracies by weight, the best one bold; means of the seeds."""
+    ratios = sorted(table["ratio"].unique())
     rows = []
-    for source, part in chosen.items():
-        for name in [name for name in CONDITIONS if name in part]:
-            scores = part[name]["validation accuracy"]
-            texts = {float(ratio): f"{100 * score:.2f}" for ratio, score in scores.items()}
-            texts[part[name]["ratio"]] = f"**{texts[part[name]['ratio']]}**"
-            rows.append([TITLES[source], name, *(texts.get(ratio, "") for ratio in ratios)])
-    return markdown(rows, ["data", "condition", *(f"{ratio:g}" for ratio in ratios)])
+    for (cell, name), part in table.groupby(["cell", "condition"], sort=False):
+        means = part.groupby("ratio")["accuracy"].mean()
+        texts = {ratio: f"{mean:.2f}" for ratio, mean in means.items()}
+        texts[means.idxmax()] = f"**{means.max():.2f}**"
+        rows.append([str(cell), str(name), *(texts.get(ratio, "") for ratio in ratios)])
+    return markdown(rows, ["cell", "condition", *(f"{ratio:g}" for ratio in ratios)])
 
 
+def pilots_section() -> list[str]:
+    """What validation images say of weights, of variants of RDL, and of the number of stimuli in a batch."""
+    table = pilot_scores()
+    if table.empty:
+        return []
+    main = table["cell"].isin(read_json(CHOICES))
+    chosen = read_json(CHOICES)
+    edges = {
+        ratio: [
+            f"{shown(name)} ({TITLES[source]})"
+            for source, part in chosen.items()
+            for name, each in part.items()
+            if each["ratio"] == ratio
+        ]
+        for ratio in (min(RATIOS), max(RATIOS))
+    }
+    note = "; ".join(f"{ratio:g} for {', '.join(names)}" for ratio, names in edges.items() if names)
+    text = ["## Choice of weights\n", f"{PILOTS} At the edge of the candidates: {note or 'none'}.\n"]
+    text += [pilots_table(table[main]), ""]
+    if not main.all():
+        text += ["## Variants of RDL\n", f"{VARIANTS}\n", pilots_table(table[~main]), ""]
+    return text
+
+
+PILOTS = "Accuracy on 5,000 validation images by the weight: mean of two seeds that are not tested."
+VARIANTS = "The same for more variants of RDL, and for other numbers of stimuli in a batch (128 elsewhere)."
 INTRODUCTION = """# Representational distance learning beside other ways to transfer knowledge: results
 
 Written by `python benchmarks/transfer/report.py` from the predictions in `predictions.npz`; all sentences
@@ -342,8 +389,8 @@ def write(cells: Mapping[str, tuple[Any, ...]], sections: Sequence[str]) -> None
     counts_figure = "label_counts.png"
     if (RESULTS / counts_figure).exists():
         text += ["## Errors by the number of labels\n", f"![{counts_figure}]({counts_figure})\n"]
-    text += [*sections, "## Choice of weights\n", "Accuracy on 5,000 validation images, mean of two seeds.\n"]
-    write_text(RESULTS / "README.md", "\n".join([*text, choices_table(), ""]))
+    text += [*sections, *pilots_section()]
+    write_text(RESULTS / "README.md", "\n".join(text).rstrip() + "\n")
 
 
 def report(tables_only: bool = False, workers: int = 2) -> None:
@@ -360,14 +407,14 @@ def report(tables_only: bool = False, workers: int = 2) -> None:
     print(f"{len(predictions)} fits of {len(planned())}: see {RESULTS / 'README.md'}")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Write the report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tables", action="store_true", help="only statistics and tables")
     parser.add_argument("--workers", type=int, default=2, help="processes that measure students")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     report(options.tables, options.workers)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -38,7 +38,7 @@ ROBUSTNESS = """## Robustness
 Does geometry buy robustness? Accuracy on 5,000 test images with Gaussian noise, blur and less
 contrast, mean of five strengths each; differences are paired over seeds, with 95 % t intervals. A student
 that is better on clean images is often better on worse ones, too; the last column is the difference beyond
-that on clean images, and the verdict is about its interval. All strengths are in
+that on clean images, and robustness is bought only if that is above 0. All strengths are in
 [robustness.csv](robustness.csv).
 """
 
@@ -147,12 +147,17 @@ def robustness_section(cell: str, rows: pd.DataFrame, best: str) -> list[str]:
         row += [interval(_step(means, name, first, second)) for name in columns]
         step = _step(drops, "all", first, second)
         body.append([*row, interval(step)])
-        word = "yes" if step["low"] > 0 else "no, it is less robust" if step["high"] < 0 else "not shown"
-        lines.append(f"- {shown(first)} beside {shown(second)}, beyond clean images: **{word}**.")
+        words = [_word(_step(means, "all", first, second)), _word(step)]
+        text_of = f"- {shown(first)} beside {shown(second)}: accuracy on worse images **{words[0]}**"
+        lines.append(f"{text_of}; beyond the difference on clean images: **{words[1]}**.")
     header = ["difference, points", *columns, "all, less that on clean images"]
     figure = f"robustness_{slug(cell)}.png"
     text += [f"![{figure}]({figure})\n"] if (RESULTS / figure).exists() else []
     return [*text, markdown(body, header), "", *lines, ""]
+
+
+def _word(step: pd.Series) -> str:
+    return "higher" if step["low"] > 0 else "lower" if step["high"] < 0 else "no difference shown"
 
 
 def _step(table: pd.DataFrame, value: str, first: str, second: str) -> pd.Series:
