@@ -23,6 +23,7 @@ from compared import (
     BASELINE,
     METHOD,
     NO_TRANSFER,
+    TITLES,
     best_variant,
     comparisons,
     equals,
@@ -36,7 +37,7 @@ from compared import (
     title,
     verdict,
 )
-from conditions import CELLS, WEIGHT_OF
+from conditions import CELLS, RATIOS, WEIGHT_OF
 from sections import sections as further_sections
 from setting import RESULTS, SOURCES, load
 from study import CHOICES, Job, chosen_ratio, pilots, score
