@@ -1,9 +1,14 @@
-"""The one error of the package, and how the errors of others become it."""
+"""The one error of the package, how the errors of others become it, and notices at the user's line."""
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# Code on the way from the user's line to a notice; a call that goes through none of these is the user's.
+_BETWEEN = {"neurordl", "torch", "lightning_fabric", *sys.stdlib_module_names} - {"__main__"}
 
 
 class NeurordlError(ValueError):
@@ -42,3 +47,11 @@ def explain(
     except errors as error:
         reason = str(error) or repr(error)
         raise NeurordlError(f"{problem}: {reason}{'; ' if remedy else ''}{remedy}") from error
+
+
+def notify(text: str) -> None:
+    """Give a notice, a UserWarning, at the line of the user's code that led to it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, UserWarning, stacklevel=level)

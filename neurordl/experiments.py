@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 from scipy import stats
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError, explain
 from neurordl.io import differing, make_folder, read_json, write_json
+from neurordl.progress import tracked
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.validate import check_choice, check_columns, check_type
 
@@ -31,7 +30,7 @@ def run_grid(
     out: str | Path | None = None,
     *,
     fingerprint: Mapping[str, Any] | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> pd.DataFrame:
     """Run a function on every job and collect the rows; finished jobs are not run again.
 
@@ -49,7 +48,7 @@ def run_grid(
         Whatever else determines the rows (settings, versions, checksums), as JSON. It is saved with the rows,
         so that rows of different settings are never mixed.
     progress
-        Show a progress bar.
+        Show a progress bar; by default on a terminal.
 
     Returns
     -------
@@ -71,9 +70,8 @@ def run_grid(
     if out is not None:
         _open_folder(out, json.loads(json.dumps(fingerprint or {}, default=str)))
     rows = []
-    console = Console(stderr=True)  # standard output is the caller's
     named = list(zip(jobs, names, strict=True))
-    for job, name in track(named, "jobs", console=console, disable=not progress, transient=True):
+    for job, name in tracked(named, "jobs", progress):
         file = out / ROWS / name if out is not None else None
         if file is None or not file.is_file():
             result = function(**job)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from neurordl.arrays import Ints
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.validate import brief, check_choice, listed
 
 _EXTENSION = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|npy|npz|mat|nii(\.gz)?)$", re.IGNORECASE)
@@ -43,21 +42,19 @@ def is_missing(cell: object) -> bool:
     return isinstance(cell, str) and cell.strip() in _MISSING
 
 
-def warn_of_names(names: Iterable[object], source: str, stacklevel: int = 4) -> None:
+def warn_of_names(names: Iterable[object], source: str) -> None:
     """Give a notice of names that other software writes for missing values.
 
     Parameters
     ----------
     names, source
         The names, and the table and column that the notice says they are in.
-    stacklevel
-        As in `warnings.warn`, from here.
     """
     values = list(names)
     if doubtful := [value for value in values if isinstance(value, str) and value in _LIKE_MISSING]:
         notice = f"{source}: {listed(dict.fromkeys(doubtful), quote=True)} is taken for a name "
         notice += f"({len(doubtful)} of {len(values)} rows); if nothing was meant, write n/a"
-        warnings.warn(notice, stacklevel=stacklevel)
+        notify(notice)
 
 
 def natural_key(text: str) -> tuple[Any, ...]:

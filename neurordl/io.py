@@ -12,13 +12,12 @@ import os
 import platform
 import re
 import secrets
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 
 if TYPE_CHECKING:
     import numpy as np
@@ -328,9 +327,7 @@ def read_frame(path: str | os.PathLike[str], *, keep: Sequence[str] = ("id", "st
         raise NeurordlError(f"{path} has two columns {repeated[0]!r}; leave one")
     frame = pd.DataFrame(rows[1:], columns=names, dtype=str)
     if decimal_commas:
-        warnings.warn(
-            f"{path} was read with semicolons between cells and decimal commas", UserWarning, stacklevel=2
-        )
+        notify(f"{path} was read with semicolons between cells and decimal commas")
         numbers = frame.columns.difference(list(keep))
         frame[numbers] = frame[numbers].replace(",", ".", regex=True)
     return frame

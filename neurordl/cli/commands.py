@@ -494,7 +494,7 @@ def compare(
             unprepared = f"without --{' and --'.join(unset)} the images are not prepared as in its training"
             notes.append(f"{source}: {unprepared}; most take --size 224 --mean imagenet --std imagenet")
     brain = call.select_rdms(call.read(call.load_rdms))
-    compute, bootstrap = call.compute(progress=True), call.bootstrap()
+    compute, bootstrap = call.compute(), call.bootstrap()
     scores = call.evaluate(model, brain, stimuli=images, pairs=pairs, bootstrap=bootstrap, device=compute)
     scores = call.correct(scores)
     scores.settings.update(record)

@@ -16,7 +16,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -90,6 +90,9 @@ class Comparison:
         Whether pairs may have fractional weights. By default a pair is measured (1) or missing (0), and a
         loss refuses other weights, such as those of ``pair_weights="reliability"``. Set it to True if the
         function handles fractional weights.
+    masks
+        Whether the function itself leaves out pairs where the weight is 0 or an RDM is not finite. By default
+        a loss sets such a pair of the student's RDM to 0, and its weight too, before it calls the function.
     same_unit
         Whether the two RDMs must have the same unit.
     slow
@@ -125,6 +128,7 @@ class Comparison:
     higher_is_better: bool = True
     complete: bool = False
     weighted: bool = False
+    masks: bool = False
     same_unit: bool = False
     slow: bool = False
     pool: Pool | None = None
@@ -189,11 +193,15 @@ def mse(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
 
 def corr(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     """Pearson correlation, weighted."""
+    if _fit_for_doubles(a, b):
+        return _cosine_in_doubles(a, b, weights, center=True)
     return _cosine(*_compared(a, b, weights, center=True))
 
 
 def cosine(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cosine, weighted."""
+    if _fit_for_doubles(a, b):
+        return _cosine_in_doubles(a, b, weights)
     return _cosine(*_compared(a, b, weights))
 
 
@@ -249,12 +257,12 @@ def huber(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
 
 def _measured(a: Tensor, b: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """RDMs and weights in float32 or float64, both 0 where a pair is missing."""
-    shapes = [tuple(x.shape) for x in (a, b, weights) if x is not None]
-    if () in shapes or len({shape[-1] for shape in shapes}) != 1:
-        raise NeurordlError(f"RDMs and weights must be condensed over the same pairs; shapes are {shapes}")
+    _check_shapes(a, b, weights)
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     a, b = a.to(dtype), b.to(dtype)
-    measured = a.isfinite() & b.isfinite()
+    with torch.no_grad():
+        measured = (a - a) + (b - b) == 0  # both are finite, in fewer operations
+    zero = a.new_zeros(())
     if weights is None:
         weights = measured.to(dtype)
     else:
@@ -263,8 +271,14 @@ def _measured(a: Tensor, b: Tensor, weights: Tensor | None) -> tuple[Tensor, Ten
         if on_cpu and bool((~(weights >= 0) | weights.isinf()).any()):
             raise NeurordlError("pair weights must be finite and not negative; a missing pair has 0")
         measured = measured & (weights > 0)
-        weights = torch.where(measured, weights, 0)
-    return torch.where(measured, a, 0), torch.where(measured, b, 0), weights
+        weights = torch.where(measured, weights, zero)
+    return torch.where(measured, a, zero), torch.where(measured, b, zero), weights
+
+
+def _check_shapes(*tensors: Tensor | None) -> None:
+    shapes = [tuple(x.shape) for x in tensors if x is not None]
+    if () in shapes or len({shape[-1] for shape in shapes}) != 1:
+        raise NeurordlError(f"RDMs and weights must be condensed over the same pairs; shapes are {shapes}")
 
 
 def _compared(
@@ -299,11 +313,68 @@ def _centered(rdms: Tensor, weights: Tensor) -> Tensor:
 
 def _cosine(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     """Weighted cosine; NaN, with a gradient of zero, where either has no length."""
+    if _fit_for_doubles(a, b):
+        return _cosine_in_doubles(a, b, weights)
     a, b, weights = _scaled(a), _scaled(b), _scaled(weights)  # their squares neither overflow nor vanish
     length_a, length_b = ((x.square() * weights).sum(-1) for x in (a, b))
     defined = (length_a > 0) & (length_b > 0)
     lengths = torch.where(defined, length_a, 1).sqrt() * torch.where(defined, length_b, 1).sqrt()
     return torch.where(defined, (a * b * weights).sum(-1) / lengths, math.nan)
+
+
+def _fit_for_doubles(a: Tensor, b: Tensor) -> bool:
+    """Whether float32 RDMs are on a GPU, where float64 takes fewer kernels than guards against rounding."""
+    in_float32 = torch.float64 not in (a.dtype, b.dtype)
+    return in_float32 and a.device.type not in ("cpu", "mps") and 0 not in a.shape
+
+
+def _cosine_in_doubles(a: Tensor, b: Tensor, weights: Tensor | None, center: bool = False) -> Tensor:
+    _check_shapes(a, b, weights)
+    cosine: Tensor = _CosineInDoubles.apply(a, b, weights, center)  # type: ignore[no-untyped-call]
+    return cosine
+
+
+class _CosineInDoubles(torch.autograd.Function):
+    """Weighted cosine of RDMs, centered or not, with its gradient in closed form."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, weights: Tensor | None, center: bool) -> Tensor:
+        """Their cosine, in the precision of the RDMs."""
+        pair = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
+        both = torch.stack(pair).double()
+        total = both.sum(0)
+        # NaN where either is not finite, then 0
+        weights = torch.add(total.new_ones(()) if weights is None else weights, total - total)
+        weights.nan_to_num_(0.0).clamp_min_(0)
+        both.nan_to_num_(0.0, 0.0, 0.0)
+        weighted = both * weights
+        if center:
+            sums = weighted.sum(-1, keepdim=True)
+            means = sums / weights.sum(-1, keepdim=True)
+            both = both - means
+            weighted = both * weights
+        squares = spread = (weighted * both).sum(-1, keepdim=True)
+        if center:  # more than the rounding of the mean
+            spread = torch.addcmul(squares, sums, means, value=-((8 * torch.finfo(torch.float32).eps) ** 2))
+        inverse = squares.masked_fill_(spread <= 0, math.nan).rsqrt_()
+        weighted = weighted * inverse
+        cosine = (weighted[0] * (both[1] * inverse[1])).sum(-1, keepdim=True)
+        ctx.save_for_backward(weighted, inverse, cosine)
+        ctx.shapes, ctx.dtypes = (a.shape, b.shape), (a.dtype, b.dtype)
+        return cosine[..., 0].to(torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of either RDM, 0 where the cosine is undefined."""
+        weighted, inverse, cosine = ctx.saved_tensors
+        pulls: list[Tensor | None] = [None, None]
+        for side in (0, 1):
+            if ctx.needs_input_grad[side]:
+                pull = torch.addcmul(weighted[1 - side], cosine, weighted[side], value=-1)
+                pull.mul_(gradient[..., None] * inverse[side]).masked_fill_(cosine.isnan(), 0)
+                pulls[side] = pull.sum_to_size(ctx.shapes[side]).to(ctx.dtypes[side])
+        return *pulls, None, None
 
 
 def _accepted(weights: Tensor, name: str, complete: bool = False) -> Tensor:
@@ -420,14 +491,20 @@ _PLAIN, _CENTERED = InnerProducts(centered=False), InnerProducts(centered=True)
 _WHITENED = InnerProducts(centered=False, whitened=True)
 _CENTERED_WHITENED = InnerProducts(centered=True, whitened=True)
 _BUILT_IN = (
-    Comparison("mse", mse, higher_is_better=False, weighted=True, same_unit=True),
-    Comparison("corr", corr, weighted=True, pool=standardize, undefined="constant", kernel=_CENTERED),
-    Comparison("cosine", cosine, weighted=True, pool=unit_length, undefined="zero", kernel=_PLAIN),
-    Comparison("cosine_cov", cosine_cov, pool=unit_length, undefined="zero", kernel=_WHITENED),
-    Comparison("corr_cov", corr_cov, pool=standardize, undefined="constant", kernel=_CENTERED_WHITENED),
+    Comparison("mse", mse, higher_is_better=False, weighted=True, masks=True, same_unit=True),
+    Comparison(
+        "corr", corr, weighted=True, masks=True, pool=standardize, undefined="constant", kernel=_CENTERED
+    ),
+    Comparison(
+        "cosine", cosine, weighted=True, masks=True, pool=unit_length, undefined="zero", kernel=_PLAIN
+    ),
+    Comparison("cosine_cov", cosine_cov, masks=True, pool=unit_length, undefined="zero", kernel=_WHITENED),
+    Comparison(
+        "corr_cov", corr_cov, masks=True, pool=standardize, undefined="constant", kernel=_CENTERED_WHITENED
+    ),
     # rsatoolbox does not pool for cka and bures
-    Comparison("cka", cka, _cka_of_stacks, complete=True, pool=unit_length, undefined="zero"),
-    Comparison("huber", huber, higher_is_better=False, weighted=True),
+    Comparison("cka", cka, _cka_of_stacks, masks=True, complete=True, pool=unit_length, undefined="zero"),
+    Comparison("huber", huber, higher_is_better=False, weighted=True, masks=True),
     _rank("spearman", products=True, normalized=True),
     _rank("rho-a", products=True, normalized=False),
     _rank("tau-a", products=False, normalized=False),

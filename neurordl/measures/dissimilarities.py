@@ -250,7 +250,7 @@ def mahalanobis(patterns: Tensor, precision: Tensor) -> Tensor:
         (..., n, channels).
     precision
         (channels, channels), the inverse of the noise covariance (rsatoolbox's ``noise``), which has no
-        gradient. It is factored at each call.
+        gradient. It is factored at each call; on a GPU once, and again if torch changes it.
 
     Raises
     ------

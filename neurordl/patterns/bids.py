@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from numbers import Real
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids
 from neurordl.io import read_json
 from neurordl.patterns.tables import Table
@@ -249,4 +248,4 @@ def _check_order(images: Sequence[str], tables: Sequence[Table], name: str, conf
     if not confirmed and len(images) > 1 and not all(map(set.intersection, *distinctive)):
         first = f"{sides[0][0]} with {sides[1][0]}"
         notice = f"the names do not show which {name} belong to which image; they were matched by order"
-        warnings.warn(f"{notice}: {first}, and so on", stacklevel=4)
+        notify(f"{notice}: {first}, and so on")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import compress
@@ -18,10 +17,10 @@ import pandas as pd
 from rsatoolbox.data import Dataset
 
 from neurordl.arrays import Bools, Floats
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids, natural_key, similar_ids, warn_of_names
 from neurordl.patterns.bids import inherited_files, match_tables, parse_name, recording, volume_times
-from neurordl.patterns.images import Image, Mask, Regions, load_image, read_mask, values_in
+from neurordl.patterns.images import Image, Mask, Regions, load_image, read_mask, values_in, warn_of_forms
 from neurordl.patterns.models import ModelName, Run, RunModel, find_model, warn_of_lag
 from neurordl.patterns.tables import (
     Confounds,
@@ -32,6 +31,7 @@ from neurordl.patterns.tables import (
     read_table,
     table_name,
 )
+from neurordl.progress import tracked
 from neurordl.validate import check_choice, check_columns, listed
 
 Folder: TypeAlias = str | os.PathLike[str]
@@ -50,6 +50,7 @@ class _Options(TypedDict, total=False):
     subject: str | None
     session: Names
     runs: Names
+    progress: bool | None
 
 
 class _WithResiduals(_Options):
@@ -87,6 +88,7 @@ def read_patterns(
     session: Names = None,
     runs: Names = None,
     residuals: bool = False,
+    progress: bool | None = None,
 ) -> Dataset | tuple[Dataset, Dataset]:
     """Estimate the patterns of one subject from BOLD series and events.
 
@@ -129,6 +131,8 @@ def read_patterns(
         they are called run-1, run-2 and so on.
     residuals
         Whether to return the residuals, too. `compute_rdms` takes them for noise normalization.
+    progress
+        Show a progress bar; by default on a terminal.
 
     Returns
     -------
@@ -179,7 +183,8 @@ def read_patterns(
         of_confounds = match_tables(scans.files, as_list(confounds.tables), "confounds")
     series, kept, counts = scans.read()
     estimates, notes, conditions, of_times = [], [], dict[str, None](), list[list[str]]()
-    for k, (image, file, data) in enumerate(zip(scans.images, scans.files, series, strict=True)):
+    opened = list(zip(scans.images, scans.files, series, strict=True))
+    for k, (image, file, data) in enumerate(tracked(opened, "runs", progress)):
         if image.ndim != 4:
             raise NeurordlError(f"{file} has shape {image.shape}; expected 4D BOLD (read_betas reads betas)")
         n_volumes, name = len(data), table_name(event_tables[of_events[k]], of_events[k])
@@ -199,7 +204,7 @@ def read_patterns(
         notes.append(note)
     _warn_of_times(scans.files, of_times)
     if similar := similar_ids(conditions):
-        warnings.warn(f"conditions of the events: {similar}", stacklevel=2)
+        notify(f"conditions of the events: {similar}")
     rows = scans.rows([estimate.rows for estimate in estimates])
     if unknown := [name for name in leave_out if name not in conditions]:
         known = listed(conditions, quote=True)
@@ -226,7 +231,7 @@ def _warn_of_times(files: Sequence[str], of_files: Sequence[Sequence[str]]) -> N
         named = [file for file, of_file in zip(files, of_files, strict=True) if notice in of_file]
         # alike for all subjects where it is of all images, so that Python shows it once
         images = "all images" if len(named) == len(files) else f"images such as {named[0]}"
-        warnings.warn(f"{images} ({len(named)}): {notice}", stacklevel=3)
+        notify(f"{images} ({len(named)}): {notice}")
 
 
 def read_betas(
@@ -296,7 +301,7 @@ def read_betas(
         values, image_of_row = values[match.index], image_of_row[match.index]
         if match.unused:
             unused = f"{len(match.unused)} images are in no row of {name} and were left out, such as "
-            warnings.warn(unused + match.unused[0], stacklevel=2)
+            notify(unused + match.unused[0])
     elif len(frame) != len(values):
         counts_differ = f"{name} has {len(frame)} rows, and the images have {len(values)} volumes"
         raise NeurordlError(f"{counts_differ}; give a row per volume, or name 3D images in a column 'image'")
@@ -305,7 +310,7 @@ def read_betas(
         raise NeurordlError(f"{name} has {count}; fill it in, or leave out their volumes")
     warn_of_names(frame[column], f"{name}, column {column!r}")
     if similar := similar_ids(frame[column].unique()):
-        warnings.warn(f"stimuli of {name}: {similar}", stacklevel=2)
+        notify(f"stimuli of {name}: {similar}")
     for key, argument in (("run", runs), ("session", session)):
         if argument is not None and key in frame:
             raise NeurordlError(f"{key} is a column of {name} and an argument; give one of them")
@@ -349,7 +354,7 @@ def _check_volumes(series: Sequence[Floats], files: Sequence[str]) -> None:
             raise NeurordlError(f"{empty} in all voxels; leave them out, or repair them")
         if same.any() and doubtful:
             blank = f"{same.sum()} of {len(same)} volumes have the same number in all voxels"
-            warnings.warn(f"{file}: {blank}: {listed(np.flatnonzero(same) + 1)} (from 1)", stacklevel=4)
+            notify(f"{file}: {blank}: {listed(np.flatnonzero(same) + 1)} (from 1)")
 
 
 @dataclass(frozen=True)
@@ -381,7 +386,7 @@ class _Scans:
         if not kept.any():
             raise NeurordlError(f"{dropped}; no voxel is left: check that mask and images belong together")
         if not kept.all():
-            warnings.warn(dropped, stacklevel=3)
+            notify(dropped)
         return [values[:, kept] for values in series], kept, counts
 
     def rows(self, frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -419,6 +424,7 @@ def _open(images: Images, mask: Region, subject: str | None, session: Names, run
         raise NeurordlError("images= is empty; give one image or more")
     opened = [load_image(image, "image") for image in images]
     files = [file for _, file in opened]
+    warn_of_forms([image for image, _ in opened], files)
     entities = [recording(file) for file in files]
     if subject is None:
         subjects = listed(dict.fromkeys(names.get("sub", "unknown") for names in entities))
@@ -489,7 +495,7 @@ def read_bids(
     residuals
         Whether to return the residuals of each subject, too, as in `read_patterns`.
     **options
-        ``model``, ``confounds``, ``condition`` and ``leave_out`` of `read_patterns`.
+        ``model``, ``confounds``, ``condition``, ``leave_out`` and ``progress`` of `read_patterns`.
 
     Returns
     -------
@@ -513,7 +519,8 @@ def read_bids(
         raise NeurordlError(f"there is no folder {base}; check root=")
     images = _bids_images(base, task, space)
     patterns, residuals_of = {}, {}
-    for subject in _choose("subjects", subjects, images):
+    chosen = _choose("subjects", subjects, images)
+    for subject in tracked(chosen, "subjects", options.get("progress")):
         files = [path for path in images if recording(path)["sub"] == subject]
         if sessions is not None:
             kept = _choose("sessions", sessions, files)
@@ -522,9 +529,9 @@ def read_bids(
         for path in files:
             first = recordings.setdefault("_".join(recording(path).values()), path)
             if first is not path:  # of two resolutions or echoes, say
-                chosen = _space_of(parse_name(first)[0])
-                ambiguous = chosen is not None and "_res-" in chosen
-                remedy = f"choose one in space={chosen!r}" if ambiguous else "keep one of them"
+                its_space = _space_of(parse_name(first)[0])
+                ambiguous = its_space is not None and "_res-" in its_space
+                remedy = f"choose one in space={its_space!r}" if ambiguous else "keep one of them"
                 raise NeurordlError(f"{first.name} and {path.name} belong to one run; {remedy}")
         events = [_bids_events(path, base, events_root) for path in files]
         region = _bids_mask(mask, subject, files)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from neurordl.arrays import Bools, Floats
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.ids import similar_ids
 from neurordl.io import damage_named, read_json
 from neurordl.patterns.tables import as_list, read_table
@@ -30,6 +30,7 @@ _REMEDY = "give a NIfTI image that can be read whole"
 _NO_MASK = "none: all voxels"
 _ROUNDING = 1e-3  # a label that was stored with a slope differs by less from a whole number
 _SAME_PLACE = 1e-2  # mm, rounding of affines
+_APART = 0.1  # voxels between the places of qform and sform: a qform cannot shear
 _HALF = 0.5 + 1e-4  # voxels from the center of a voxel to its side, and rounding
 _EXPANSIONS = {".gz": 1032.0, ".bz2": math.inf, ".zst": math.inf}  # the most that a file can expand
 _MARKS = {
@@ -216,7 +217,7 @@ def _on_grid(
             if image.shape[:3] != grid.shape[:3]:
                 raise NeurordlError(f"{grids}: without coordinates they cannot be matched; {_SPACE_REMEDY}")
             order = "voxels are matched by their order in the files"
-            warnings.warn(f"{grids}: {order}; if that is wrong, {_SPACE_REMEDY}", stacklevel=4)
+            notify(f"{grids}: {order}; if that is wrong, {_SPACE_REMEDY}")
             return data[inside], False
         places, outside = _places(inside, grid, image)
         lost = _places(data != 0, image, grid)[1] if interpolation == "nearest" else outside[:0]
@@ -229,7 +230,7 @@ def _on_grid(
         text += f"; {outside.sum()} of {len(outside)} voxels lie outside of it" if outside.any() else ""
         if lost.any():
             text += f"; {lost.sum()} of its {len(lost)} voxels above 0 lie outside of the images"
-        warnings.warn(f"{grids}: {text}", stacklevel=4)
+        notify(f"{grids}: {text}")
     if exact or interpolation == "nearest":
         values = data[tuple(voxels.astype(int))]
     else:
@@ -268,9 +269,33 @@ def same_grid(first: nib.Nifti1Image, second: nib.Nifti1Image) -> bool:
     """Return whether the voxels of two images lie in the same places, to a hundredth of a millimeter."""
     if first.shape[:3] != second.shape[:3]:
         return False
-    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(first.shape[:3]) - 1)[:, None]
-    distances = (first.affine - second.affine) @ np.vstack([corners, np.ones(8)])
-    return bool((np.abs(distances) <= _SAME_PLACE).all())
+    return bool((np.abs(_moved(first, first.affine - second.affine)) <= _SAME_PLACE).all())
+
+
+def _moved(image: nib.Nifti1Image, affine: Floats) -> Floats:
+    """Where an affine puts the corners of an image, (3, 8)."""
+    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(image.shape[:3]) - 1)[:, None]
+    return np.asarray((affine @ np.vstack([corners, np.ones(8)]))[:3])
+
+
+def warn_of_forms(images: Sequence[nib.Nifti1Image], files: Sequence[str]) -> None:
+    """Give a notice of images whose two coordinate systems, qform and sform, are not the same one."""
+    apart: list[tuple[str, float]] = []
+    for image, file in zip(images, files, strict=True):
+        header = image.header
+        with suppress(nib.spatialimages.HeaderDataError, ValueError):  # a qform that nothing reads
+            if header["qform_code"] and header["sform_code"]:
+                moved = _moved(image, header.get_qform() - header.get_sform())
+                distance = float(np.linalg.norm(moved, axis=0).max())
+                if distance > _APART * min(header.get_zooms()[:3]):
+                    apart.append((file, distance))
+    if apart:
+        most = max(distance for _, distance in apart)
+        notify(
+            f"qform and sform of {len(apart)} of {len(images)} images, such as {apart[0][0]}, put voxels in "
+            f"places up to {most:.3g} mm apart: the sform is taken, as nibabel does; if it is wrong, set its "
+            "code to 0"
+        )
 
 
 def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
@@ -286,6 +311,7 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
         return Mask(np.ones(grid.shape[:3], dtype=bool), None, _NO_MASK)
     regions = mask if isinstance(mask, Regions) else Regions(mask)
     image, name = load_image(regions.image, "mask")
+    warn_of_forms([image], [name])
     name = "in memory" if name == "the mask" else name
     if image.ndim == 4 and image.shape[3] == 1:
         image = image.slicer[..., 0]
@@ -321,7 +347,7 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
         if unknown := [roi for roi in rois or () if roi not in present]:
             raise NeurordlError(f"the atlas {name} has no ROI {unknown[0]}; it has {listed(sorted(present))}")
         if similar := similar_ids(sorted(present), "regions"):
-            warnings.warn(f"the atlas {name}: {similar}", stacklevel=5)
+            notify(f"the atlas {name}: {similar}")
         numbers = [number for number in numbers if not rois or names[number] in rois]
     elif len(numbers) > 1:
         raise NeurordlError(f"the atlas {name} has {len(numbers)} labels without names; pass labels=")

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from neurordl.arrays import Bools, Floats, Ints
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.validate import check_choice, check_number, listed
 
 ModelName: TypeAlias = Literal["glm", "lsa", "lss", "average"]
@@ -247,7 +247,7 @@ class GLM(RunModel):
             raise NeurordlError(f"{run.name}: {problem}; check events, t_r and confounds, or leave some out")
         if rank < (inside > 0).sum():
             notice = f"{run.name}: the design matrix has rank {rank} for {X.shape[1]} regressors; "
-            warnings.warn(notice + "the betas of dependent regressors are not unique", stacklevel=4)
+            notify(notice + "the betas of dependent regressors are not unique")
         unique = (axes[:rank] ** 2).sum(axis=0)[indices] >= 1 - 1e-6
         variances = _variances((axes[:rank] / spread[:rank, None] / lengths)[:, indices], unique)
         labels, results = run_glm(run.data, X, noise_model=self.noise_model)
@@ -434,7 +434,7 @@ def warn_of_lag(model: RunModel, estimates: Sequence[Estimate]) -> None:
     more = other >= _MORE_THAN_MODEL * share and other >= _MORE_THAN_CHANCE * other_chance
     if more and other - other_chance >= _MORE_THAN_MODEL * (share - chance):
         notice = model.lag_notice.format(ratio=other / max(share, 1e-12), **asdict(model))
-        warnings.warn(notice, stacklevel=3)
+        notify(notice)
 
 
 def _trial_rows(run: Run) -> pd.DataFrame:
@@ -492,12 +492,12 @@ def _usable(run: Run, rows: pd.DataFrame, fit: Betas, whole: Floats) -> Bools:
             count = f"{chosen.sum()} of {len(rows)} patterns"
             if not usable.any():
                 raise NeurordlError(f"{problem} ({count}), and no pattern is left; check events and t_r")
-            warnings.warn(f"{problem}: {count} left out", stacklevel=5)
+            notify(f"{problem}: {count} left out")
     if usual > _NOISIEST**2:
         notice = (
             f"{run.name}: the noise of the patterns is {np.sqrt(usual):.0f} times that of events alone in a"
         )
-        warnings.warn(f"{notice} run, because they overlap with others or with regressors", stacklevel=5)
+        notify(f"{notice} run, because they overlap with others or with regressors")
     return usable
 
 

@@ -6,7 +6,6 @@ import difflib
 import fnmatch
 import math
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,10 +16,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
+from neurordl.progress import tracked
 from neurordl.stimuli import StimulusSet
 from neurordl.validate import check_count, listed
 
@@ -298,7 +297,7 @@ def read_layers(
     if out := [name for name in absent if name != OUTPUT]:
         reasons = [str(failures.get(name, f"layer {name!r} did not run")) for name in out]
         text = f"{len(out)} of {len(layers)} layers are left out: {listed(reasons, 3)}"
-        warnings.warn(text, stacklevel=4)
+        notify(text)
     return output, {name: features[name] for name in layers if name in features}
 
 
@@ -344,7 +343,7 @@ def _probe(model: nn.Module, images: Tensor, wanted: Mapping[str, nn.Module]) ->
         _LAYERS.update({wanted[name]: seen for name, seen in noted.items()})
     if several := [f"{name} ({count} times)" for name, count in calls.items() if count > 1]:
         text = "layers run several times in a pass, and only their last output is read"
-        warnings.warn(f"{len(several)} {text}: {listed(several)}", stacklevel=5)
+        notify(f"{len(several)} {text}: {listed(several)}")
 
 
 def _tensor(output: Any, name: str) -> Tensor:
@@ -468,8 +467,8 @@ class Compute:
     batch_size : int, optional
         Stimuli in a forward pass. By default `extract_patterns` takes 64, and `evaluate` takes all stimuli at
         once if memory allows.
-    progress : bool
-        Show a progress bar.
+    progress : bool, optional
+        Show a progress bar; by default on a terminal.
 
     Raises
     ------
@@ -484,7 +483,7 @@ class Compute:
 
     device: str | torch.device | None = None
     batch_size: int | None = None
-    progress: bool = False
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         if self.device is not None:
@@ -523,7 +522,7 @@ def read_batches(
     try:
         model.to(device)
         steps = batches(len(stimuli), batch_size)
-        for start, end in track(steps, "patterns", disable=not compute.progress, transient=True):
+        for start, end in tracked(steps, "patterns", compute.progress):
             with frozen_eval(model):
                 images = as_input(stimuli.images(range(start, end)).to(device), model)
                 if end - start == 1:  # a network that squeezes would lose the axis
@@ -608,5 +607,5 @@ def extract_patterns(
         if broken := (~np.isfinite(dataset.measurements)).any(axis=1).nonzero()[0].tolist():
             affected = listed([stimuli.ids[row] for row in broken], quote=True)
             text = f"layer {name!r} gives NaN or infinity for {len(broken)} of {len(stimuli)} stimuli"
-            warnings.warn(f"{text}: {affected}", stacklevel=2)
+            notify(f"{text}: {affected}")
     return patterns

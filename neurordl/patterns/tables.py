@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -12,13 +11,14 @@ import numpy as np
 import pandas as pd
 
 from neurordl.arrays import Ints
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import is_missing, warn_of_names
 from neurordl.io import read_frame
 from neurordl.patterns.models import RESPONSE
 from neurordl.validate import brief, check_columns, listed
 
 Table: TypeAlias = str | os.PathLike[str] | pd.DataFrame
+_ROUNDED = 0.01  # seconds, of onsets and durations
 _TABLES = (str, os.PathLike, pd.DataFrame)
 
 
@@ -73,7 +73,8 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
     Warns
     -----
     UserWarning
-        Rows have no name, or one that other software writes for none; or a condition has two events at once.
+        Rows have no name, or one that other software writes for none; or a condition has two events at once,
+        or one that begins before another has ended.
 
     Raises
     ------
@@ -94,7 +95,7 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
         )
         notice += f"modeled, rows {listed(frame.index[unnamed] + 1)} (from 1, below the header)"
         remedy = "give them a name to model them, and leave_out= it if you need no pattern"
-        warnings.warn(f"{notice}; {remedy}", stacklevel=3)
+        notify(f"{notice}; {remedy}")
     frame = frame[~unnamed]
     warn_of_names(frame[condition], f"{name}, column {condition!r}")
     events = pd.DataFrame({"condition": frame[condition].map(name_of)})
@@ -113,7 +114,24 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
         first = f"{stimulus!r} from {start:g} s to {start + seconds:g} s"
         raise NeurordlError(f"{name}: {problem}, such as {first}; check that times are in seconds, and t_r")
     _check_repeated(events, frame, name)
-    return events.sort_values("onset", kind="stable", ignore_index=True)
+    events = events.sort_values("onset", kind="stable", ignore_index=True)
+    _warn_of_overlaps(events, name)
+    return events
+
+
+def _warn_of_overlaps(events: pd.DataFrame, name: str) -> None:
+    """Give a notice of events that begin before an earlier one of the same condition has ended."""
+    ends = events["onset"] + events["duration"]
+    before = ends.groupby(events["condition"]).transform(lambda times: times.cummax().shift())
+    same = events.duplicated(["condition", "onset"])  # has its own notice
+    overlapping = events[(before - events["onset"] > _ROUNDED) & ~same]
+    if len(overlapping):
+        row = overlapping.index[0]
+        event = f"{events['condition'][row]!r} at {events['onset'][row]:g} s, until {before[row]:g} s"
+        notify(
+            f"{name}: {len(overlapping)} of {len(events)} events begin before an earlier one of the same "
+            f"condition has ended, such as {event}: a GLM adds their responses; check the durations"
+        )
 
 
 def _check_repeated(events: pd.DataFrame, frame: pd.DataFrame, name: str) -> None:
@@ -127,7 +145,7 @@ def _check_repeated(events: pd.DataFrame, frame: pd.DataFrame, name: str) -> Non
             )
             if exact:
                 raise NeurordlError(f"{notice} ({len(again)} such); leave one of each")
-            warnings.warn(f"{notice}, which is modeled twice ({len(again)} such)", stacklevel=4)
+            notify(f"{notice}, which is modeled twice ({len(again)} such)")
 
 
 def name_of(value: object) -> str:
@@ -213,7 +231,7 @@ class Confounds:
                 frame = frame[self.columns]
             if (empty := frame.columns[frame.isna().all()].tolist()) and self.columns is None:
                 notice = f"{name}: {len(empty)} of {frame.shape[1]} confounds hold no value and are left out"
-                warnings.warn(f"{notice}: {listed(empty)}", stacklevel=3)
+                notify(f"{notice}: {listed(empty)}")
                 frame = frame.drop(columns=empty)
             elif empty:
                 raise NeurordlError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from neurordl.arrays import Floats, is_dataset
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.io import atomic_write
 from neurordl.measures.condensed import condensed_index, pair_number
 from neurordl.measures.dissimilarities import (
@@ -29,6 +28,7 @@ from neurordl.measures.dissimilarities import (
     find_dissimilarity,
 )
 from neurordl.measures.kernels.distances import Sides, add_distances, checked_precision
+from neurordl.progress import tracked
 from neurordl.rdms.selection import reindex, stimulus_ids, take_rows
 from neurordl.rdms.source import (
     Center,
@@ -107,6 +107,7 @@ def compute_rdms(
     noise: Estimator | Noise | None = None,
     dtype: npt.DTypeLike = np.float64,
     out: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> RDMs:
     """Compute RDMs of measured patterns, one per Dataset, or one per Dataset and ROI.
 
@@ -158,6 +159,8 @@ def compute_rdms(
     out
         A .npy file to which the RDMs are written block by block. The returned RDMs are then a memory map of
         this file.
+    progress
+        Show a progress bar; by default on a terminal.
 
     Returns
     -------
@@ -217,7 +220,8 @@ def compute_rdms(
     shape = (len(sources), len(stimuli) * (len(stimuli) - 1) // 2)
     with nullcontext() if out is None else atomic_write(out) as aside:
         vectors: Any = np.empty(shape, dtype) if aside is None else open_memmap(aside, "w+", dtype, shape)
-        for source, whitening, vector in zip(sources, whitenings, vectors, strict=True):
+        each_rdm = list(zip(sources, whitenings, vectors, strict=True))
+        for source, whitening, vector in tracked(each_rdm, "RDMs", progress):
             if source.ids == stimuli:
                 _write(vector, measure, source, whitening)
                 continue
@@ -379,7 +383,7 @@ def _warn_of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:
         if len(source.ids) < len(stimuli):
             lacking = listed((stimulus for stimulus in stimuli if stimulus not in source.numbers), 3)
             notice = f"{source.label} has {len(source.ids)} of {len(stimuli)} stimuli"
-            warnings.warn(f"{notice}; the pairs of the others ({lacking}) are NaN in its RDM", stacklevel=3)
+            notify(f"{notice}; the pairs of the others ({lacking}) are NaN in its RDM")
 
 
 def _warn_of_averages(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dissimilarity) -> None:
@@ -395,7 +399,7 @@ def _warn_of_averages(rdms: npt.NDArray[Any], sources: Sequence[Source], measure
     if alike:
         notice = f"{labels_of(alike)}: the {measure} distances of block averages are tiny (median "
         notice += f"{medians[alike[0]]:.2g}), because all averages contain the mean signal; "
-        warnings.warn(notice + 'subtract it with center="run" (in the shell --center run)', stacklevel=3)
+        notify(notice + 'subtract it with center="run" (in the shell --center run)')
 
 
 def _warn_of_nan(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dissimilarity) -> None:
@@ -412,7 +416,7 @@ def _warn_of_nan(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dis
             reason = str(error)
         if reason:
             notice = f"{source.label}: {undefined} of {n_pairs} pairs are NaN, because {reason}"
-            warnings.warn(notice, stacklevel=3)
+            notify(notice)
 
 
 # one RDM

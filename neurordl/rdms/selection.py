@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import copy
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from neurordl.arrays import Floats, Ints, is_dataset, is_rdms, nan_mean
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, explain
 from neurordl.ids import Match, check_ids, match_ids, near_misses, possible_ids
 from neurordl.measures.condensed import pair_number
 from neurordl.stimuli import StimulusSet
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
 
 AVERAGED = "averaged_subjects"
-"""RDM descriptor of a mean over subjects: their names, separated by commas."""
+"""RDM descriptor of a mean over subjects: their names, a list in JSON."""
 
 
 def select_rdms(
@@ -52,8 +53,8 @@ def select_rdms(
         their mean.
 
         A pair that was not measured in all of these RDMs is averaged over those in which it was. A mean over
-        "subject" has the names of the subjects in the descriptor ``averaged_subjects``, so that a run that it
-        taught knows them. If you average RDMs yourself, write this descriptor too.
+        "subject" has the names of the subjects in the descriptor ``averaged_subjects``, a list in JSON, so
+        that a run that it taught knows them. If you average RDMs yourself, write this descriptor too.
 
     Returns
     -------
@@ -164,7 +165,15 @@ def averaged_subjects(rdms: RDMs) -> list[tuple[str, ...]]:
     """For each RDM, the subjects it is the mean of, by the descriptor of `select_rdms`; () without it."""
     if AVERAGED not in rdms.rdm_descriptors:
         return [()] * int(rdms.n_rdm)
-    return [tuple(text.split(", ")) if text else () for text in descriptor_values(rdms, AVERAGED)]
+    return [_names_in(text) for text in descriptor_values(rdms, AVERAGED)]
+
+
+def _names_in(text: str) -> tuple[str, ...]:
+    """Names in a list in JSON, or, as earlier versions wrote them, separated by commas."""
+    if not text.startswith("["):
+        return tuple(text.split(", ")) if text else ()
+    with explain(f"the descriptor {AVERAGED} is no list in JSON: {text!r:.60}", ValueError):
+        return tuple(map(str, json.loads(text)))
 
 
 def stimulus_ids(rdms: RDMs) -> tuple[str, ...]:
@@ -333,7 +342,8 @@ def _average(
     means_of = {name: [values[rows[0]] for rows in groups] for name, values in kept.items()}
     if "subject" in names:  # who they are is known from their names only
         people = _as_texts(described["subject"])
-        means_of[AVERAGED] = [", ".join(dict.fromkeys(people[row] for row in rows)) for rows in groups]
+        names_of = [list(dict.fromkeys(people[row] for row in rows)) for rows in groups]
+        means_of[AVERAGED] = [json.dumps(group, ensure_ascii=False) for group in names_of]
     return means, means_of
 
 

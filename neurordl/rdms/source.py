@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.measures.dissimilarities import Dissimilarity
 from neurordl.validate import check_choice, listed
 
@@ -331,7 +330,7 @@ def check_runs(sources: Sequence[Source], measure: Dissimilarity) -> None:
         message = f"{_gaps(shifted[0])}, so that {measure} distances contain the mean pattern of each run"
         messages[f"{message}; {remedy}"] = shifted
     for message, alike in messages.items():
-        warnings.warn(f"{labels_of(alike)}: {message}", UserWarning, stacklevel=3)
+        notify(f"{labels_of(alike)}: {message}")
 
 
 def parsed_record(text: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +11,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from scipy import optimize
 
 from neurordl.arrays import Floats, Ints, nan_mean
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity, mean_ranks
 from neurordl.measures.condensed import missing_groups, n_stimuli, square
 from neurordl.rdms.selection import check_one_per_subject
@@ -69,7 +68,7 @@ def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[flo
     """
     comparison, vectors = find_similarity(comparison), subject_vectors(check_one_per_subject(rdms))
     if note := chance_note(agreement(vectors, comparison, seed=0)):
-        warnings.warn(note, stacklevel=2)
+        notify(note)
     return ceiling(vectors, comparison)
 
 
@@ -181,9 +180,7 @@ def _fitted_upper(vectors: Floats, upper: Floats, comparison: Comparison) -> Flo
         fitted = np.asarray(similarity(best[None], vectors, comparison)[0])
     if fitted is None:
         problem = f"subjects miss different pairs, and no RDM can be fitted to them by {comparison.name}"
-        warnings.warn(
-            f"{problem}: the upper noise ceiling is that of their mean RDM, and no bound", stacklevel=2
-        )
+        notify(f"{problem}: the upper noise ceiling is that of their mean RDM, and no bound")
     return upper if fitted is None or not nan_mean(fitted) > nan_mean(upper) else fitted
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -13,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from neurordl.arrays import Bools, Floats, is_rdms, nan_mean
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import missing_groups, n_stimuli
@@ -96,7 +95,7 @@ def subject_vectors(rdms: RDMs | npt.ArrayLike) -> Floats:
     if is_rdms(rdms):
         names, rdms = subject_names(rdms), check_one_per_subject(rdms).dissimilarities
         if note := repeated_subjects(names, rdms):
-            warnings.warn(note, stacklevel=3)
+            notify(note)
     vectors = np.asarray(rdms, dtype=np.float64)
     check_stacks(vectors, vectors)
     return vectors

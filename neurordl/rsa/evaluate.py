@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -15,7 +14,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor, nn
 
 from neurordl.arrays import Bools, Floats
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import match_ids, natural_key
 from neurordl.io import sha256_array, sha256_state
 from neurordl.measures.comparisons import ComparisonLike, find_similarity
@@ -383,7 +382,7 @@ def _network_dissimilarity(
         if chosen == measure:
             return measure
     remedy = f"the network's RDMs are computed by {chosen}; choose another with dissimilarity="
-    warnings.warn(f"{why}: {remedy}", stacklevel=3)
+    notify(f"{why}: {remedy}")
     return chosen
 
 
@@ -421,10 +420,11 @@ def _network_vectors(
         ((_, rdms),) = read_batches(network, stimuli, layers, whole, reduce=rdm)
         return {name: values.double().cpu().numpy() for name, values in rdms.items()}
     vectors = {}
-    readable = extract_patterns(network, stimuli.subset(ids[:3]), layers, device=compute.device)
+    quiet = replace(compute, progress=False)
+    readable = extract_patterns(network, stimuli.subset(ids[:3]), layers, device=quiet)
     for group in _groups({name: sizes.get(name, 0) for name in readable}):
         for name, patterns in extract_patterns(network, stimuli, group, device=compute).items():
-            vectors[name] = reindex(compute_rdms(patterns, measure), ids)[0]
+            vectors[name] = reindex(compute_rdms(patterns, measure, progress=False), ids)[0]
     return vectors
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
 
 from neurordl.arrays import Bools, Floats, nan_mean
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.measures.comparisons import ComparisonLike, find_similarity
 from neurordl.measures.condensed import n_stimuli, square
 from neurordl.rdms.selection import descriptor_values, subject_names
@@ -193,7 +192,7 @@ def session_reliability(
         raise NeurordlError("session reliability takes RDMs of two sessions or more, but there is one")
     labels = [f"{subject} in session {session}" for subject, session in zip(subjects, sessions, strict=True)]
     if note := repeated_subjects(labels, vectors):
-        warnings.warn(note, stacklevel=2)
+        notify(note)
     scores = similarity(vectors, vectors, comparison)
     by_subject, by_session = np.array(subjects), np.array(sessions)
     names = tuple(dict.fromkeys(subjects))

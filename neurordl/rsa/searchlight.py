@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -15,19 +14,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import Progress
 from rsatoolbox.data.base import DatasetBase
 from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import Match, match_ids
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import square
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.measures.kernels.distances import distance_matrices
 from neurordl.measures.kernels.similarities import InnerProducts
+from neurordl.progress import progress_bar
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.source import Center, Source, check_rates, check_runs
 from neurordl.rsa.compare import similarity
@@ -173,7 +172,7 @@ def searchlight(
     descriptor: str = "stimulus",
     center: Center | None = None,
     dtype: npt.DTypeLike = np.float64,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Searchlight:
     """Compare models with the RDM of the voxels in a sphere around each voxel.
 
@@ -206,7 +205,7 @@ def searchlight(
     dtype
         float64, or float32, which takes half the time.
     progress
-        Show a progress bar.
+        Show a progress bar; by default on a terminal.
 
     Warns
     -----
@@ -236,7 +235,7 @@ def searchlight(
         source.check_finite(slice(None))
     except NeurordlError as error:
         text = f"{error}; spheres with such channels are compared on the pairs that remain"
-        warnings.warn(text, UserWarning, stacklevel=2)
+        notify(text)
     first = models if isinstance(models, RDMs) else next(iter(models.values()))
     match = match_ids(source.ids, stimulus_ids(first), names=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")
@@ -257,16 +256,15 @@ def searchlight(
 
     compare = _by_products(by_voxel, measure, comparison, stack, general)
     scores = np.empty((len(stack), len(spheres.centers)))
-    with Progress(transient=True, disable=not progress) as bar, torch.no_grad():
-        task = bar.add_task("searchlight", total=len(spheres.centers))
+    with progress_bar("searchlight", len(spheres.centers), progress) as advance, torch.no_grad():
         room = _BYTES // source.dtype.itemsize
         for part, voxels in spheres.batches(room, by_voxel[0].numel(), 2 * len(stack[0])):
             scores[:, part] = compare(torch.from_numpy(voxels)).numpy()
-            bar.advance(task, len(part))
+            advance(len(part))
     if np.isnan(scores).all():
         _, voxels = next(spheres.batches(1, 1, 1))
         reason = _why_undefined(rdms_of(torch.from_numpy(voxels)))
-        warnings.warn(f"all scores are NaN: {reason}", UserWarning, stacklevel=2)
+        notify(f"all scores are NaN: {reason}")
     names = {"dissimilarity": measure.name, "comparison": comparison.name}
     settings = {"radius": radius, "threshold": threshold, **names, "center": center}
     return Searchlight(tuple(named), scores, spheres.places, spheres.n_voxels, match, settings, grid)
@@ -296,7 +294,7 @@ def _extent(radius: float | str, grid: Grid | None) -> tuple[float, Floats]:
             size, reach = (" x ".join(f"{x:.3g}" for x in sides) for sides in (sizes, voxels * sizes))
             notice = f"radius={voxels:g} voxels of {size} mm is a radius of {reach} mm along x, y and z"
             sphere = f"{voxels * np.cbrt(sizes.prod()):.3g} mm"
-            warnings.warn(f"{notice}; for spheres take radius={sphere!r}", UserWarning, stacklevel=3)
+            notify(f"{notice}; for spheres take radius={sphere!r}")
         return voxels, np.eye(3)
     number = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*mm\s*", radius)
     if number is None or float(number[1]) == 0:

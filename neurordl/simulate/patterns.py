@@ -31,10 +31,11 @@ from rsatoolbox.data import Dataset
 from rsatoolbox.rdm.rdms import RDMs
 
 from neurordl.arrays import Floats, Ints
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import check_ids, natural_key
 from neurordl.measures.comparisons import ComparisonLike, find_similarity
 from neurordl.measures.dissimilarities import Dissimilarity, dissimilarity_from_text, find_dissimilarity
+from neurordl.progress import tracked
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.selection import reindex, stimulus_ids
 from neurordl.rsa.inference.infer import infer_study
@@ -324,7 +325,7 @@ def plan_study(
         Seed of all random draws.
     **options
         ``snr`` (take it from a pilot study), ``idiosyncrasy``, ``n_channels`` and ``measurement`` of
-        `simulate_patterns`.
+        `simulate_patterns`, and ``progress``: whether a progress bar is shown, by default on a terminal.
 
     Returns
     -------
@@ -363,8 +364,9 @@ def plan_study(
     comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
     resampling.check(comparison)
     measurement = options.pop("measurement", Measurement())
-    studies = []
-    for n_stimuli, n_runs, k in product(stimuli, runs, range(n_simulations)):
+    studies, progress = [], options.pop("progress", None)
+    planned = list(product(stimuli, runs, range(n_simulations)))
+    for n_stimuli, n_runs, k in tracked(planned, "studies", progress):
         options["measurement"] = replace(measurement, runs=n_runs)
         true, measured = _simulate_study(
             models, names, n_stimuli, max(subjects), dissimilarity, [seed, k], options
@@ -383,7 +385,7 @@ def plan_study(
     powers = table.filter(like="power")
     if untested := int(powers.isna().any(axis=1).sum()):
         share = f"{untested} of {len(table)} simulated studies"
-        warnings.warn(f"the test of {share} is undefined: they count as not significant", stacklevel=2)
+        notify(f"the test of {share} is undefined: they count as not significant")
     table[powers.columns] = powers.fillna(0.0)
     table = table.groupby([*size, "inference"], sort=False, as_index=False).mean()
     table.insert(len(size), "comparison", comparison.name)
@@ -406,10 +408,10 @@ def _simulate_study(
     data = simulate_patterns(models[0][chosen], shown, n_subjects, seed=entropy, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about the stimuli that are missing on purpose
-        measured = compute_rdms(data, dissimilarity)
+        measured = compute_rdms(data, dissimilarity, progress=False)
     measure = find_dissimilarity(dissimilarity)
     datasets = [Dataset(model[chosen], obs_descriptors={"stimulus": shown}) for model in models]
-    true = compute_rdms(datasets, measure if measure.normalized else "euclidean")
+    true = compute_rdms(datasets, measure if measure.normalized else "euclidean", progress=False)
     return true, measured
 
 

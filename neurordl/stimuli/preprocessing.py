@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral
@@ -18,7 +17,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import natural_key
 from neurordl.io import damage_named
 from neurordl.validate import check_choice, check_number, listed
@@ -175,18 +174,14 @@ def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor,
             raise NeurordlError(f"images differ in size: {both}; give size=, which resizes them all")
         pixels[position] = image
     if names:
-        warnings.warn(
+        notify(
             f"{len(names)} of {len(paths)} images were turned or mirrored as their EXIF orientation says: "
             f"{listed(names)}; if they were shown as they are stored, remove the tag",
-            UserWarning,
-            stacklevel=3,
         )
     if squashed:
-        warnings.warn(
+        notify(
             f"{len(squashed)} of {len(paths)} images have other proportions than size= and were squashed or "
             f"stretched to it: {listed(squashed)}; crop them first if they were shown cropped",
-            UserWarning,
-            stacklevel=3,
         )
     return torch.from_numpy(pixels), replace(prepared, size=first.shape[1:])
 

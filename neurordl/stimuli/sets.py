@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from neurordl.arrays import Ints
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.ids import check_ids, id_column, is_missing, match_ids, natural_key, similar_ids, warn_of_names
 from neurordl.io import read_frame, sha256_array
 from neurordl.stimuli.fingerprints import Bytes, fingerprints
@@ -126,11 +125,9 @@ class StimulusSet:
         """
         paths, passed_over = image_paths(check_path("folder", folder), labels)
         if passed_over:
-            warnings.warn(
+            notify(
                 f"{folder}: {len(passed_over)} items are not read, as they are subfolders or not named as "
                 f"images: {listed(passed_over)}",
-                UserWarning,
-                stacklevel=2,
             )
         ids = tuple(path.stem for path in paths)
         _warn_of_similar(ids, str(folder))
@@ -364,7 +361,7 @@ class StimulusSet:
 
 def _warn_of_similar(ids: Iterable[object], name: str) -> None:
     if similar := similar_ids(ids):
-        warnings.warn(f"stimuli of {name}: {similar}", UserWarning, stacklevel=3)
+        notify(f"stimuli of {name}: {similar}")
 
 
 def _shuffle(ids: Sequence[str], seed: int, strata: Sequence[str] | None) -> tuple[Ints, np.random.Generator]:
@@ -441,7 +438,7 @@ def _labels_of(
     if missing := table.index[values.isna() | values.map(is_missing)].tolist():
         absent = f"{len(missing)} of {len(table)} stimuli have no {column} (blank or n/a): {listed(missing)}"
         raise NeurordlError(f"{absent}; fill it in, or leave them out")
-    warn_of_names(values, f"labels in the column {column!r}", stacklevel=5)
+    warn_of_names(values, f"labels in the column {column!r}")
     if pd.api.types.is_numeric_dtype(values):
         numbers = values.to_numpy(dtype=np.float64)
         if (fractions := numbers[(numbers % 1 != 0) | (np.abs(numbers) > 2**53)]).size:
@@ -450,7 +447,7 @@ def _labels_of(
     names = values.astype(str)
     known = tuple(sorted(set(names), key=natural_key) if classes is None else classes)
     if similar := similar_ids(known, "classes"):
-        warnings.warn(f"labels in the column {column!r}: {similar}", stacklevel=4)
+        notify(f"labels in the column {column!r}: {similar}")
     if unknown := sorted(set(names) - set(known), key=natural_key):
         raise NeurordlError(f"label {unknown[0]!r} is not among the classes ({listed(known, most=10)})")
     number = {name: position for position, name in enumerate(known)}

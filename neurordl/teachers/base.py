@@ -112,8 +112,8 @@ def spelled(choice: Any) -> Any:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device, to which it is copied without waiting for what the device does."""
-    if device.type in ("cpu", "mps"):
+    """A tensor on a device, to which it is copied from the CPU without waiting for what the device does."""
+    if device.type in ("cpu", "mps") or tensor.device.type != "cpu":
         return tensor.to(device)
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 

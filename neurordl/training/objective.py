@@ -324,7 +324,8 @@ class Objective:
             value = values[name]
             weight = weight_at(step, loss, value, level)
             # An undefined term must not spoil the sum: it has no gradient and counts as 0.
-            parts.append(weight * torch.where(torch.isfinite(value), value, 0.0))
+            defined = value.nan_to_num(0.0, 0.0, 0.0)
+            parts.append(defined if isinstance(weight, float) and weight == 1 else weight * defined)
             terms[name] = value
         return reduce(torch.add, parts), {name: value.detach() for name, value in terms.items()}
 

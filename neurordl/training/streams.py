@@ -21,6 +21,7 @@ from neurordl.errors import NeurordlError, explain
 from neurordl.ids import natural_key
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
+from neurordl.teachers.base import sent
 from neurordl.validate import check_count, listed
 
 FEWEST = 3
@@ -309,8 +310,8 @@ class Streams:
 
     def on_device(self, batch: Batch) -> Batch:
         """The batch, moved to the device."""
-        labels = batch.labels if batch.labels is None else batch.labels.to(self.device)
-        return Batch(batch.images.to(self.device), batch.ids, labels)
+        labels = batch.labels if batch.labels is None else sent(batch.labels, self.device)
+        return Batch(sent(batch.images, self.device), batch.ids, labels)
 
     def set_classes(self, n_classes: int) -> None:
         """Check all labels of a set now, and those of a loader batch by batch."""

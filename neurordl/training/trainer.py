@@ -9,7 +9,6 @@ import os
 import random
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -29,7 +28,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from neurordl.arrays import nan_mean
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import natural_key
 from neurordl.io import check_run_folder, sha256_array, versions
 from neurordl.measures.comparisons import few_pairs
@@ -343,7 +342,7 @@ def fit(
         text += f" the student; they only set the epoch, {len(streams)} steps"
         if has_batchnorm(student):
             text += ", and batch norm has the statistics of the labelled images alone"
-        warnings.warn(text, stacklevel=2)
+        notify(text)
     used = [shown if objective.of_stimuli else None, validation]  # otherwise they only set the epoch
     if rank == 0:
         _warn_of_exposure(None if resume else student, stimuli, labelled)
@@ -399,7 +398,7 @@ def fit(
             for name, scored in (("held-out", held_out_ids), ("validation", validated)):
                 n_pairs = len(scored or ()) * (len(scored or ()) - 1) // 2
                 if scored and (message := few_pairs(len(scored), n_pairs, resampled=True)):  # no intervals
-                    warnings.warn(f"{name} stimuli: {message}", stacklevel=2)
+                    notify(f"{name} stimuli: {message}")
         trainer = Trainer(fabric, module, optimizer, streams, validation, folder, optimization, epochs)
         setattr(unwrapped(student), TRAINED_ON, record[TRAINED_ON])  # also if the run is interrupted
         trainer.run(execution.checkpoint_every or len(streams), execution.progress and rank == 0)
@@ -418,13 +417,13 @@ def _warn_of_exposure(
         if labels := [stimulus for stimulus in stimuli.held_out_ids if stimulus in trained]:
             part = f"{len(labels)} of the {len(stimuli.held_out_ids)} held-out stimuli"
             text = f"labelled: {part} are among the labelled images, by their ids ({listed(labels)})"
-            warnings.warn(f"{text}; leave them out, or scores on them are not held out", stacklevel=3)
+            notify(f"{text}; leave them out, or scores on them are not held out")
     if earlier := getattr(student and unwrapped(student), TRAINED_ON, None):
         with explain("student: the record of what it was trained on is damaged", remedy="fit it again"):
             check_exposures(earlier)
         shown = sum(len(part["ids"]) for part in (*earlier[0]["stimuli"], *earlier[0]["labelled"]))
         text = f"student: it was fitted before, to {shown} images, and is trained further"
-        warnings.warn(f"{text}; make a new one for an independent run", stacklevel=3)
+        notify(f"{text}; make a new one for an independent run")
 
 
 def _own_copy(student: nn.Module) -> nn.Module:
@@ -435,7 +434,7 @@ def _own_copy(student: nn.Module) -> nn.Module:
         return copy.deepcopy(student, {id(value): value.detach().clone() for value in computed})
     except Exception as error:  # a module of any sort
         text = f"the student cannot be copied ({error}), so that the run shares its weights"
-        warnings.warn(f"{text}: training it further changes the run", stacklevel=3)
+        notify(f"{text}: training it further changes the run")
         return student
 
 
@@ -477,9 +476,7 @@ def _labelled_validation(
         problem = f"validation: {n} of {len(validation)} images are among the labelled ones"
         if not rest:
             raise NeurordlError(f"{problem}, which are trained on; choose others, or leave validation= out")
-        warnings.warn(
-            f"{problem}; the epoch is chosen by the task loss of the {len(rest)} others", stacklevel=3
-        )
+        notify(f"{problem}; the epoch is chosen by the task loss of the {len(rest)} others")
     return validation.subset(rest)
 
 
@@ -504,9 +501,7 @@ def _check_augmented(objective: Objective) -> None:
             text = (
                 f"{name}: augment= changes the student's images, and the teacher's RDMs are of the originals"
             )
-            warnings.warn(
-                f"{text}; pass the images as stimuli= too if they should not be changed", stacklevel=3
-            )
+            notify(f"{text}; pass the images as stimuli= too if they should not be changed")
 
 
 def _describe_images(images: object) -> Record:
@@ -782,7 +777,7 @@ class Trainer:
             if math.isnan(row[name]):
                 reason = "its batches have too few measured pairs, or the layer no longer responds"
                 reason = reason if isinstance(loss, RDMLoss) else "it returned NaN or infinity"
-                warnings.warn(f"{name} was undefined on every batch of epoch {epoch}: {reason}", stacklevel=5)
+                notify(f"{name} was undefined on every batch of epoch {epoch}: {reason}")
         if self.processes is not None:
             self.processes.share_buffers(self.module)
         if self.validation is not None:

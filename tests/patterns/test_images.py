@@ -6,6 +6,7 @@ import bz2
 import gzip
 import itertools
 import lzma
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -304,3 +305,25 @@ def test_voxels_without_a_mask_are_labelled_as_such() -> None:
         nrl.read_betas(image, table)
     with pytest.warns(UserWarning, match="dropped 1 of 18 voxels in the mask in memory: 1 with NaN"):
         nrl.read_betas(image, table, nib.Nifti1Image(np.ones((3, 3, 2), np.uint8), np.eye(4)))
+
+
+def test_images_whose_two_coordinate_systems_differ_are_counted() -> None:
+    moved = AFFINE.copy()
+    moved[1, 3] = 2.0
+    images = []
+    for qform in (AFFINE, moved, moved):
+        image = nib.Nifti1Image(np.random.default_rng(0).normal(size=(*SHAPE, 2)), AFFINE)
+        image.set_qform(qform, 1)
+        image.set_sform(AFFINE, 1)
+        images.append(image)
+    with pytest.warns(UserWarning, match=r"qform and sform of 2 of 3 images, .* up to 2 mm apart"):
+        nrl.read_betas(images, pd.DataFrame({"stimulus": list("ababab")}), condition="stimulus")
+    mask = nib.Nifti1Image(INSIDE.astype(np.uint8), AFFINE)
+    mask.set_qform(moved, 1)
+    mask.set_sform(AFFINE, 1)
+    with pytest.warns(UserWarning, match=r"qform and sform of 1 of 1 images, such as the mask"):
+        read_mask(mask, GRID)
+    mask.set_qform(AFFINE @ np.diag([1, 1, 1.0001, 1]), 1)  # rounding
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_mask(mask, GRID)

@@ -348,3 +348,19 @@ def test_numbers_as_names_are_written_alike(names: list[Any]) -> None:
     image = nib.Nifti1Image(np.random.default_rng(0).random((2, 2, 1, 3)), np.eye(4))
     patterns = nrl.read_betas(image, pd.DataFrame({"stimulus": names}))
     assert patterns.obs_descriptors["stimulus"] == ["1", "2", "3"]
+
+
+def test_events_that_overlap_with_their_own_condition_are_counted() -> None:
+    events = pd.DataFrame(
+        {
+            "onset": [0.0, 5.0, 20.0, 26.0, 28.0],
+            "duration": [10.0, 2, 6.005, 5, 1],
+            "trial_type": list("aabba"),
+        }
+    )
+    with pytest.warns(UserWarning, match=r"1 of 5 events begin before .*'a' at 5 s, until 10 s"):
+        nrl.read_patterns(bold(), events=events, model="average")
+    events.loc[0, "duration"] = 4.0  # 6.005 s is rounded, and another condition may overlap
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nrl.read_patterns(bold(), events=events, model="average")

@@ -12,6 +12,7 @@ from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms.selection import (
+    averaged_subjects,
     check_one_per_subject,
     descriptor_values,
     reindex,
@@ -103,8 +104,18 @@ def test_rounded_numbers_match_where_they_are_unambiguous():
 def test_a_mean_over_subjects_has_their_names():
     rdms = study()
     mean = select_rdms(rdms, select={"session": 1}, average="subject")
-    assert mean.rdm_descriptors["averaged_subjects"] == ["anna, ben"] * len(mean)
+    assert mean.rdm_descriptors["averaged_subjects"] == ['["anna", "ben"]'] * len(mean)
+    assert averaged_subjects(mean) == [("anna", "ben")] * len(mean)
     assert "subject" not in mean.rdm_descriptors
+    rdms.rdm_descriptors["subject"] = [f"{name}, Müller" for name in rdms.rdm_descriptors["subject"]]
+    with_comma = select_rdms(rdms, select={"session": 1}, average="subject")
+    assert averaged_subjects(with_comma) == [("anna, Müller", "ben, Müller")] * len(mean)
+    mean.rdm_descriptors["averaged_subjects"] = ["anna, ben", ""]  # of earlier versions
+    assert averaged_subjects(mean) == [("anna", "ben"), ()]
+    mean.rdm_descriptors["averaged_subjects"] = ["[anna", ""]
+    with pytest.raises(NeurordlError, match="averaged_subjects is no list"):
+        averaged_subjects(mean)
+    rdms = study()
     for roi in ("EVC", "IT"):
         expected = np.nanmean(select_rdms(rdms, roi=roi, select={"session": 1}).dissimilarities, axis=0)
         assert_allclose(select_rdms(mean, roi=roi).dissimilarities[0], expected)

@@ -17,7 +17,7 @@ from tests.helpers import random_stimuli, student
 from tests.training.helpers import fit_with
 
 PUBLISHED = np.load(Path(__file__).parent / "parity" / "contrastive.npz")
-N, K, CHANNELS, WIDTHS, BATCH = 40, 12, 4, (5, 7), 6  # as tests/training/parity/README.md says
+N, K, CHANNELS, WIDTHS, BATCH = 40, 12, 4, (5, 7), 6  # see tests/training/parity/README.md
 IDS = [f"s{number:02}" for number in range(N)]
 
 

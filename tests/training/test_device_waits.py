@@ -1,4 +1,4 @@
-"""A training step never waits for a GPU, nor does the GPU for it: no look at values, no copy that blocks.
+"""A training step never waits for a GPU: no look at values, no copy that blocks.
 
 Steps run on torch's "meta" device, which takes the paths of a GPU without having one, under a mode that
 refuses every operation that would wait. The first step may wait, as it shapes layers and fills caches.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import neurordl as nrl
+from neurordl.measures import comparisons
 from neurordl.measures.comparisons import COMPARISONS
-from neurordl.measures.dissimilarities import DISSIMILARITIES
+from neurordl.measures.dissimilarities import DISSIMILARITIES, mahalanobis
 from neurordl.measures.kernels import distances
+from neurordl.training.streams import Streams
 from tests.helpers import random_images, random_rdms, random_stimuli, student
 from tests.training.test_relatives import losses
 from tests.training.test_user_loss import IDS
@@ -42,13 +45,16 @@ def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class NoWaits(TorchDispatchMode):
-    """Refuses operations whose result the program, or a copy that blocks, waits for."""
+    """Refuses operations whose result the program, or a copy that blocks, waits for; counts kernels."""
+
+    launched = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, options = func.overloadpacket.__name__, kwargs or {}
         tensors = [part for part in args if isinstance(part, Tensor)]
         on_device = any(tensor.device.type == "meta" for tensor in tensors)
         result = func(*args, **options)
+        self.launched += on_device and not func.is_view and name not in ("detach", "_unsafe_view")
         assert not (name in LOOKS and on_device), f"{func} waits for the device"
         if name.startswith("index") and on_device and isinstance(args[1], list | tuple):
             masks = (part is not None and part.dtype in (torch.bool, torch.uint8) for part in args[1])
@@ -103,6 +109,7 @@ def test_knobs() -> None:
         {"scale": True},
         {"weight": nrl.TaskRatio(0.5)},
         {"weight": lambda step: 0.1},
+        {"dissimilarity": partial(mahalanobis, precision=torch.eye(64))},
     ]
     teacher = network_teacher()["conv3"]
     train(*(nrl.RDMLoss(teacher, "conv3", **options) for options in knobs))
@@ -143,6 +150,13 @@ def test_teachers(make: Callable[[], nrl.Teacher]) -> None:
     train(nrl.RDMLoss(make(), "conv3", "correlation", "corr"), stimuli=batch(ids=[*IDS[:-1], IDS[0]]))
 
 
+def test_batches_of_fit() -> None:
+    streams: Any = SimpleNamespace(device=torch.device("meta"))
+    with NoWaits():
+        sent = Streams.on_device(streams, batch("cpu"))
+    assert sent.images.device == streams.device
+
+
 # Values: what a GPU computes, on the CPU
 
 
@@ -173,6 +187,16 @@ def test_near_patterns_in_doubles(name: str, monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(gradient.double(), pull, rtol=1e-4, atol=1e-6 * float(pull.abs().max()))
 
 
+@pytest.mark.parametrize("channels", [4096, 4097])  # with products in parts, and at once
+def test_columns_in_memory_in_doubles(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    patterns, weights = torch.rand(channels, 6).mT, torch.rand(15)
+    expected, pull = with_gradient("correlation", patterns, weights)
+    monkeypatch.setattr(distances, "_fit_for_doubles", lambda batch: batch.dtype == torch.float32)
+    rdm, gradient = with_gradient("correlation", patterns, weights)
+    torch.testing.assert_close(rdm, expected)
+    torch.testing.assert_close(gradient, pull)
+
+
 @pytest.mark.parametrize("name", OF_NETWORKS)
 @pytest.mark.parametrize("value", [0.3, torch.nan, torch.inf])
 def test_an_undefined_pattern_in_doubles(name: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,6 +209,62 @@ def test_an_undefined_pattern_in_doubles(name: str, value: float, monkeypatch: p
     rdm, gradient = with_gradient(name, patterns, weights)
     torch.testing.assert_close(rdm, expected, equal_nan=True)
     torch.testing.assert_close(gradient, pull)
+
+
+def test_a_precision_is_factored_once_and_again_if_it_changes() -> None:
+    precision, patterns = torch.eye(3) + 0.5, torch.rand(4, 3)
+    first = distances._factor_once(precision, patterns)
+    torch.testing.assert_close(first @ first.mT, precision)
+    assert distances._factor_once(precision, patterns) is first
+    precision += torch.eye(3)
+    again = distances._factor_once(precision, patterns)
+    torch.testing.assert_close(again @ again.mT, precision)
+
+
+def some_rdms() -> tuple[Tensor, Tensor, Tensor]:
+    """Three RDMs, of which the last is constant but for rounding, beside two; pairs are missing in all."""
+    a, b, weights = torch.rand(3, 1, 120) + 5, torch.rand(2, 120), torch.rand(2, 120)
+    a[2] = 1e6 / 3 + torch.rand(120).round() / 32
+    a[0, 0, 3], b[1, 5], weights[0, 8] = torch.nan, torch.inf, 0.0
+    return a, b, weights
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("name", ["corr", "cosine"])
+def test_cosines_in_doubles(name: str, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    *rdms, weights = some_rdms()
+    compared = COMPARISONS[name].loss
+
+    def with_gradients(*rdms: Tensor) -> list[Tensor]:
+        leaves = [rdm.clone().requires_grad_() for rdm in rdms]
+        value = compared(*leaves, weights if weighted else None)
+        pulls = torch.autograd.grad(value, leaves, torch.arange(6.0).view(3, 2).to(value.dtype))
+        return [value.detach(), *pulls]
+
+    expected = with_gradients(*(rdm.double() for rdm in rdms))
+    flat = with_gradients(*rdms)[0].isnan()  # what is constant up to the rounding of float32
+    monkeypatch.setattr(comparisons, "_fit_for_doubles", lambda a, b: a.dtype == torch.float32)
+    value, *pulls = with_gradients(*rdms)
+    assert value.dtype == pulls[0].dtype == torch.float32
+    assert torch.equal(value.isnan(), flat)
+    assert bool(flat[2].all()) is (name == "corr")
+    torch.testing.assert_close(value.double()[~flat], expected[0][~flat], rtol=1e-6, atol=0)
+    torch.testing.assert_close(pulls[0].double()[:2], expected[1][:2], rtol=1e-5, atol=1e-9)
+    if name == "corr":
+        assert (pulls[0][2] == 0).all()
+    else:
+        torch.testing.assert_close(pulls[1].double(), expected[2], rtol=1e-5, atol=1e-9)
+
+
+def test_few_operations() -> None:
+    """The launch of each takes time: a loss of three layers once had nearly 800."""
+    teacher, stimuli = measured(), batch()
+    loss = nrl.RDMLoss(teacher, "conv3", "correlation", "corr")
+    patterns = torch.rand(N, 64, device="meta", requires_grad=True)
+    for counter in (NoWaits(), NoWaits()):
+        with counter:
+            loss({"conv3": patterns}, {}, stimuli).backward()
+    assert counter.launched <= 76, counter.launched
 
 
 def test_the_mode_sees_what_waits() -> None:

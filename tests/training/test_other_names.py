@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rsatoolbox.data import Dataset
 from torch import Tensor
 from torch.nn import functional
 
@@ -188,6 +189,20 @@ def test_relative_is_an_rdm_loss(row: str, seed: int, maps: bool) -> None:
     largest = float(slope.abs().max())
     torch.testing.assert_close(gradient, slope, rtol=0, atol=1e-5 * largest)
     assert largest > 1e-6
+
+
+@pytest.mark.parametrize(
+    "dissimilarity, comparison, relative",
+    [("euclidean", "angles", ANGLE), ("cosine", "neighbors", PROBABILITIES)],
+)
+def test_measured_rdms_teach_the_same(dissimilarity: str, comparison: str, relative: Loss) -> None:
+    student, teacher = drawn(4, maps=False)
+    ids = [f"s{k}" for k in range(len(teacher))]
+    measured = Dataset(teacher.double().numpy(), obs_descriptors={"stimulus": ids})
+    rdms = nrl.compute_rdms(measured, dissimilarity=dissimilarity)
+    loss = nrl.RDMLoss(nrl.RDMTeacher(rdms), "x", comparison=CODE[comparison])
+    value = loss({"x": student}, {}, nrl.Batch(student, ids))
+    assert float(value) == pytest.approx(float(relative(student, teacher)), rel=1e-5)
 
 
 def test_the_table_has_these_rows() -> None:

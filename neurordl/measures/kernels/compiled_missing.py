@@ -28,7 +28,7 @@ from neurordl.measures.kernels.compiled_ranks import (
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
-InnerLayout = tuple[int, bool, bool]
+InnerLayout = tuple[int, bool]
 Whitening = tuple[Floats, Floats, Floats, Floats]
 Sums = tuple[float, float, float]
 _ROUNDING = 1e-13  # of a squared length, relative to the numbers that it is the difference of
@@ -176,21 +176,30 @@ def _whitening(used: Floats, counts: Floats) -> Whitening:
         How often each was drawn, the sums of an RDM of ones, the weights (stimuli + 1) that make the products
         of whitened sums, and the factor, with its diagonal inverted; it is empty if it is not needed.
     """
-    n, ones = len(counts), np.empty_like(counts)
+    n, ones, metric = len(counts), np.empty_like(counts), np.empty(len(counts) + 1)
     _stimulus_sums(used, ones)
-    known = (used > 0).sum()
-    metric, inside = np.zeros(n + 1), (ones > 0).sum()
-    total = (counts * (ones > 0)).sum()
-    diagonal = total + 2 - 2 * counts
-    if 2 * known == inside * (inside - 1) and (diagonal != 0).all():
-        metric[:n] = -1 / (counts * diagonal)
-        metric[n] = 1 / (1 + (counts * (ones > 0) / diagonal).sum())
+    known, inside, total = 0, 0, 0.0
+    for k in range(len(used)):
+        known += used[k] > 0
+    for i in range(n):
+        if ones[i] > 0:
+            inside, total = inside + 1, total + counts[i]
+    simple, spread = 2 * known == inside * (inside - 1), 1.0
+    for i in range(n):
+        diagonal = total + 2 - 2 * counts[i]
+        simple = simple and diagonal != 0
+        metric[i] = -1 / (counts[i] * diagonal) if diagonal != 0 else 0.0
+        spread += counts[i] / diagonal if ones[i] > 0 and diagonal != 0 else 0.0
+    if simple:
+        metric[n] = 1 / spread
         return counts, ones, metric, np.empty((0, 0))
-    metric[:n], factor, start = -1, np.empty((n, n)), 0
+    metric[:n], metric[n] = -1, 0
+    factor, pair = np.empty((n, n)), 0
     for i in range(n):
         factor[i, i] = ones[i] + 2 * counts[i]
-        factor[i + 1 :, i] = used[start : start + n - 1 - i]
-        start += n - 1 - i
+        for j in range(i + 1, n):
+            factor[j, i] = used[pair]
+            pair += 1
     for i in range(n):
         for j in range(i):
             factor[i, j] = (factor[i, j] - _dot(factor[i, :j], factor[j, :j])) * factor[j, j]
@@ -258,7 +267,7 @@ def _whitened_scores(
     centered: bool,
     out: Floats,
 ) -> None:
-    """Scores of the models, which are the first rows, with the subject of another row."""
+    """`_inner_scores` of whitened RDMs."""
     subject, share = x[row], np.ones(len(weights))
     every = weights * known[row]
     usual = _itself(subject, known[row], every)
@@ -277,10 +286,32 @@ def _whitened_scores(
 
 
 @compiled
+def _inner_scores(
+    x: Floats,
+    known: Floats,
+    complete: list[bool],
+    row: int,
+    weights: Floats,
+    centered: bool,
+    out: Floats,
+) -> None:
+    """Scores of the models, which are the first rows, with the subject of another row."""
+    subject, every = x[row], weights * known[row]
+    usual = _itself(subject, known[row], every)
+    for k in range(len(out)):
+        used, sums_b = every, usual
+        if not complete[k]:
+            used = every * known[k]
+            sums_b = _itself(subject, known[k], used)
+        out[k] = _cosine(_sums(x[k], subject, used), sums_b, centered)
+
+
+@compiled
 def inner_sample(
     values: Floats,
     shared: Floats,
     counts: Longs,
+    drawn: Floats | None,
     layout: InnerLayout,
     sets: Longs,
     scores: Floats,
@@ -296,39 +327,38 @@ def inner_sample(
         (pairs,) 1 for those that ceilings are taken on, else 0.
     counts
         (stimuli,) how often each was drawn.
+    drawn
+        The counts above 0, if RDMs are whitened. None, which is a type of its own, leaves the code for
+        whitening out: it takes long to compile.
     layout
-        How many RDMs are models, and whether they are centered and whitened.
+        How many RDMs are models, and whether they are centered.
     sets
         (sets, subjects) how often each is in the ceilings.
     scores, out
         (models, subjects) and (sets, 2, subjects) filled in; unknown values are NaN already.
     """
-    split, centered, whitened = layout
+    split, centered = layout
     places, weights = drawn_pairs(counts)
     x, known = _columns(values, places)
     complete = [_itself(known[row], known[row], known[row])[0] == len(places) for row in range(split)]
-    drawn = counts[counts > 0].astype(np.float64)
-    n_whitened = scores.shape[1] if whitened else 0
-    whitenings = [_whitening(weights * known[split + k], drawn) for k in range(n_whitened)]
-    for column in range(n_whitened if split else 0):
-        whitening, out_of = whitenings[column], scores[:, column]
-        _whitened_scores(x, known, complete, split + column, weights, whitening, centered, out_of)
-    for column in range(scores.shape[1] if split and not whitened else 0):
-        subject = x[split + column]
-        every = weights * known[split + column]
-        usual = _itself(subject, known[split + column], every)
-        for row in range(split):
-            used, sums_b = every, usual
-            if not complete[row]:
-                used = every * known[row]
-                sums_b = _itself(subject, known[row], used)
-            scores[row, column] = _cosine(_sums(x[row], subject, used), sums_b, centered)
-    if len(sets):
-        for k in range(len(places)):
-            weights[k] *= shared[places[k]]
-        if shared.min() < 1:
-            whitenings = [_whitening(weights * known[split + k], drawn) for k in range(n_whitened)]
-        _inner_bounds(x[split:], known[split:], weights, whitenings, centered, sets, out)
+    columns = range(len(x) - split)
+    alike = weights.copy()
+    for k in range(len(places)):
+        alike[k] *= shared[places[k]]
+    if drawn is None:
+        for column in columns if split else range(0):
+            _inner_scores(x, known, complete, split + column, weights, centered, scores[:, column])
+        if len(sets):
+            _inner_bounds(x[split:], known[split:], alike, None, centered, sets, out)
+    else:
+        whitenings = [_whitening(weights * known[split + column], drawn) for column in columns]
+        for column in columns if split else range(0):
+            whitening, out_of = whitenings[column], scores[:, column]
+            _whitened_scores(x, known, complete, split + column, weights, whitening, centered, out_of)
+        if len(sets):
+            if shared.min() < 1:
+                whitenings = [_whitening(alike * known[split + column], drawn) for column in columns]
+            _inner_bounds(x[split:], known[split:], alike, whitenings, centered, sets, out)
 
 
 @summing
@@ -336,15 +366,15 @@ def _inner_bounds(
     x: Floats,
     known: Floats,
     weights: Floats,
-    whitenings: list[Whitening],
+    whitenings: list[Whitening] | None,
     centered: bool,
     sets: Longs,
     out: Floats,
 ) -> None:
     """Ceilings of a resample, whitened if there are whitenings."""
-    size, n_sums = len(weights), len(whitenings[0][0]) + 1 if len(whitenings) else 0
-    solved, of_pool = np.empty((len(whitenings), n_sums)), np.empty(n_sums)
-    once = np.ones(size)
+    size, once = len(weights), np.ones(len(weights))
+    n_sums = 0 if whitenings is None else len(whitenings[0][0]) + 1
+    solved, of_pool = np.empty((len(x), n_sums)), np.empty(n_sums)
     used, units = np.zeros(x.shape), np.zeros(len(x))  # a unit of 0: without a length
     sizes = np.zeros(len(x))
     for subject in range(len(x)):
@@ -355,7 +385,7 @@ def _inner_bounds(
         mean = total / sizes[subject] if centered and length > 0 else 0.0
         for k in range(size):
             x[subject, k] = (x[subject, k] - mean) * units[subject] * known[subject, k]
-        if n_sums:
+        if whitenings is not None:
             values, unit = x[subject], sizes[subject] * centered
             _whitened(values, values, used[subject], once, 0.0, whitenings[subject], unit, solved[subject])
     pooled, number, share = np.empty(size), np.empty(size), np.empty(size)
@@ -381,18 +411,17 @@ def _inner_bounds(
                     weighted = weighted * (share > 0)
                     sums_b = _itself(values, known[subject], weighted)
                 bound = 0 if copies else 1
-                if n_sums == 0:
+                if whitenings is None:
                     sums = _sums_of_rest(pooled, values, weighted, share, float(copies))
                     out[chosen, bound, subject] = _cosine(sums, sums_b, centered)
-                    continue
-                whitening, b, unit = whitenings[subject], solved[subject], sums_b[0] * centered
-                if alone:
-                    whitening, b = _whitening(weighted, whitening[0]), np.empty(n_sums)
-                    _whitened(values, values, weighted, once, 0.0, whitening, unit, b)
-                sums = _whitened(pooled, values, weighted, share, float(copies), whitening, unit, of_pool)
-                out[chosen, bound, subject] = _whitened_cosine(
-                    sums, of_pool, sums_b, b, whitening[2], centered
-                )
+                else:
+                    whitening, b, unit = whitenings[subject], solved[subject], sums_b[0] * centered
+                    if alone:
+                        whitening, b = _whitening(weighted, whitening[0]), np.empty(n_sums)
+                        _whitened(values, values, weighted, once, 0.0, whitening, unit, b)
+                    sums = _whitened(pooled, values, weighted, share, float(copies), whitening, unit, of_pool)
+                    score = _whitened_cosine(sums, of_pool, sums_b, b, whitening[2], centered)
+                    out[chosen, bound, subject] = score
 
 
 @compiled

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.condensed import condensed_index, pair_number, square, square_index
@@ -37,6 +38,7 @@ _NEAR = {torch.float32: 1e-3, torch.float64: 1e-5}
 # on GPUs, in float64: the share of squared norms that is only rounding; products that any GPU does in time
 _EPS, _ZERO = torch.finfo(torch.float32).eps, 32 * torch.finfo(torch.float64).eps
 _FEW_PRODUCTS, _PARTS = 1 << 29, 32
+_FACTORS = WeakTensorKeyDictionary()
 _MANY = 128  # stimuli from which on an RDM without gradient is worth a product of its own
 _NORM_CHANNELS = 2048  # channels whose squares are added up at once in float32
 _WIDE_CHANNELS = 2048  # channels of fewer than 128 stimuli in float64 that stay in the cache
@@ -214,15 +216,18 @@ class _InDoubles(torch.autograd.Function):
         rows.masked_fill_(distances.diagonal(dim1=-2, dim2=-1)[..., None].isnan(), 0)
         if inverse is None:
             weights.diagonal(dim1=-2, dim2=-1).sub_(weights.sum(-1))
-            return (weights @ rows).mul_(-2).to(patterns.dtype), None
+            return (weights.mul_(-2) @ rows).to(patterns.dtype), None
         inverse = inverse.nan_to_num(0.0)
         # |zi - zj|² = 2 - 2 zi zj, so the part along zi is the sum over j of wij (1 - |zi - zj|² / 2)
         along = torch.addcmul(weights, weights, distances, value=-0.5).nansum(-1, keepdim=True)
         weights.mul_(inverse.mT).diagonal(dim1=-2, dim2=-1).sub_((along * inverse)[..., 0])
-        weights.mul_(inverse)
-        common = torch.zeros_like(inverse) if sums is None else weights @ rows.sum(-1, keepdim=True)
-        result = torch.baddbmm(common, weights, rows, beta=2 / patterns.shape[-1], alpha=-2)
-        return result.to(patterns.dtype), None
+        weights.mul_(-2 * inverse)
+        result = weights @ rows
+        if sums is None:
+            return result.to(patterns.dtype), None
+        common = weights @ sums.nan_to_num(0.0, 0.0, 0.0)
+        out = torch.empty_like(patterns, memory_format=torch.contiguous_format)
+        return torch.sub(result, common, alpha=1 / patterns.shape[-1], out=out), None
 
 
 def _fit_for_doubles(batch: Tensor) -> bool:
@@ -282,7 +287,7 @@ def _inverse_lengths(patterns: Tensor, normalize: Normalize) -> tuple[Tensor, Te
         floor = (8 * limits.eps * offset).clamp_min(limits.tiny)
     else:
         lengths = _row_lengths(rows)
-        floor = lengths.new_tensor(limits.tiny)
+        floor = lengths.new_full((), limits.tiny)
     undefined = ~((lengths > floor) & lengths.isfinite())
     inverse = (1 / lengths).masked_fill_(undefined, 0)
     if not bool(undefined.any()):
@@ -623,7 +628,21 @@ def whiten(patterns: Tensor, precision: Tensor) -> Tensor:
         The precision is not a finite, symmetric, positive semidefinite (channels, channels) matrix.
     """
     patterns = floating(patterns)
+    if patterns.device.type != "cpu":
+        return whiten_by(patterns, _factor_once(precision, patterns))
     return whiten_by(patterns, factor_of(precision.detach(), patterns.shape[-1]).to(patterns))
+
+
+def _factor_once(precision: Tensor, patterns: Tensor) -> Tensor:
+    """`factor_of` for patterns on a GPU, whose checks would stall each step: kept until torch changes it."""
+    version = 0 if precision.is_inference() else precision._version
+    state = version, patterns.shape[-1], patterns.device, patterns.dtype
+    known = _FACTORS.get(precision)  # type: ignore[no-untyped-call]
+    if known is None or known[0] != state:
+        known = state, factor_of(precision.detach(), patterns.shape[-1]).to(patterns)
+        _FACTORS[precision] = known
+    factor: Tensor = known[1]
+    return factor
 
 
 def whiten_by(patterns: Tensor, factor: Tensor) -> Tensor:

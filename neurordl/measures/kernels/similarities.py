@@ -348,14 +348,12 @@ class InnerProducts(Kernel):
         if self.centered:
             values -= nan_mean(values, 1)[:, None]
             values[np.abs(values) <= _CONSTANT] = 0
-        alike, layout, once = (
-            shared.astype(np.float64),
-            (len(models), self.centered, self.whitened),
-            _once(data),
-        )
+        alike, layout, once = shared.astype(np.float64), (len(models), self.centered), _once(data)
 
         def sampler(counts: Ints | None, sets: Ints, scores: Floats, bounds: Floats) -> None:
-            inner_sample(values, alike, once if counts is None else counts, layout, sets, scores, bounds)
+            counts = once if counts is None else counts
+            drawn = counts[counts > 0].astype(np.float64) if self.whitened else None
+            inner_sample(values, alike, counts, drawn, layout, sets, scores, bounds)
 
         return sampler
 

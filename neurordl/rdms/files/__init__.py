@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neurordl.arrays import is_rdms
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import check_ids, is_missing, possible_ids, similar_ids
 from neurordl.io import damage_named, write_bytes
 from neurordl.measures.condensed import unmeasured_stimuli
@@ -165,7 +164,7 @@ def load_rdms(
     about_values = [] if declared else _doubts_about_values(rdms, content.values, format)
     about_values += [*_notice_about_missing(rdms), *_notices_about_names(rdms)]
     for notice in [*content.notices, *about_values, *_notice_about_ids(rdms, source)]:
-        warnings.warn(f"{source}: {notice}", UserWarning, stacklevel=2)
+        notify(f"{source}: {notice}")
     return rdms
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -15,17 +14,17 @@ from rsatoolbox.rdm.rdms import RDMs
 from scipy import optimize
 
 from neurordl.arrays import Bools, Floats, Ints, nan_mean
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import missing_groups, n_stimuli
 from neurordl.measures.kernels.similarities import InnerProducts, bounds, pooling_weights
+from neurordl.progress import tracked
 from neurordl.rdms.selection import rdms_by_roi, reindex, stimulus_ids, stimulus_properties, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
 from neurordl.rsa.compare import repeated_subjects, shared_stimuli, similarity
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference
 from neurordl.rsa.inference.resampling import (
-    Bootstrap,
     Draws,
     Jackknife,
     Resampling,
@@ -543,6 +542,7 @@ def infer_fitted(
     *,
     draws: Draws | None = None,
     names: tuple[Sequence[str], Sequence[str]] | None = None,
+    progress: bool | None = False,
 ) -> Inference:
     """Cross-validated models with the variance over subjects, stimuli or both.
 
@@ -564,6 +564,8 @@ def infer_fitted(
         Resamples that were drawn before.
     names
         Names of the subjects and of the stimuli, for a scheme that draws by name; by default their numbers.
+    progress
+        Show a progress bar.
 
     Returns
     -------
@@ -585,7 +587,7 @@ def infer_fitted(
     for model, rows in zip(models, empty, strict=True):
         if rows.any():
             note = f"model {model.name!r}: all weights are 0, or its prediction is constant, in {rows.sum()}"
-            warnings.warn(f"{note} of {len(rows)} folds: score {comparison.uninformative:g}", stacklevel=3)
+            notify(f"{note} of {len(rows)} folds: score {comparison.uninformative:g}")
     evaluations, ceilings, variances = scores[None], bounds, None
     if isinstance(resampling, Jackknife):
         resampling.check_folds(n, stimuli, folds.subjects, folds.stimuli)
@@ -594,21 +596,20 @@ def infer_fitted(
         pairs = resampling.pairs(units, folds.stimuli)
         without = (pairs[:, :, None] != units).all(axis=1).astype(np.int64)
         without_each, without_pairs = (
-            _scores_without(models, data, comparison, parts, *remaining)
-            for remaining in ((times, counts), (times[:1], without))
+            _scores_without(models, data, comparison, parts, subjects, kept, progress)
+            for subjects, kept in ((times, counts), (times[:1], without))
         )
         variances = resampling.covariance_of(without_each, pairs, without_pairs[:, 0])
     elif resampling.resamples:
         resampling.check(comparison)
-        drawn = _bootstrapped(models, data, comparison, resampling, folds, draws=draws, names=names)
+        drawn = _bootstrapped(models, data, comparison, resampling, folds, draws, names, progress)
         evaluations, ceilings, variances = drawn
     spread = resampling.spread(variances, len(models), n, stimuli)
     if spread.model_var is not None and (spread.model_var < 0).any():
         spread = Spread(*(None if part is None else np.where(part < 0, np.nan, part) for part in spread))
-        warnings.warn(
+        notify(
             "a variance without that of the splits is below 0, so that it has no interval: take more splits "
             "in each resample, as Folds(splits=10), or Jackknife",
-            stacklevel=3,
         )
     lower, upper = nan_mean(bounds, 1)
     cv_method = resampling.cv_method.replace("bootstrap_", "bootstrap_crossval_")
@@ -635,11 +636,12 @@ def _scores_without(
     folds: Sequence[Fold],
     times: Ints,
     counts: Ints,
+    progress: bool | None,
 ) -> Floats:
     """Scores over these folds where subjects and stimuli count so often: (counts, times, models)."""
     total, number = np.zeros((2, len(counts), len(times), len(models)))
     step = max(1, _TOGETHER // max(len(counts), 1))
-    for start in range(0, len(folds), step):
+    for start in tracked(range(0, len(folds), step), "left out", progress):
         parts = folds[start : start + step]
         whole = (np.broadcast_to(np.int64(1), (len(parts), x.shape[1])) for x in (times, counts))
         train, test = (
@@ -664,9 +666,9 @@ def _bootstrapped(
     comparison: Comparison,
     resampling: Resampling,
     folds: Folds,
-    *,
     draws: Draws | None,
     names: tuple[Sequence[str], Sequence[str]] | None,
+    progress: bool | None,
 ) -> tuple[Floats, Floats, Floats]:
     """Evaluations and ceilings in resamples, and their covariance without what splitting adds."""
     if folds.hold_out and folds.splits == 1:
@@ -682,7 +684,7 @@ def _bootstrapped(
     bootstraps = [draws]
     if len(draws.factors) > 1:
         bootstraps += [Draws(draws.subjects, None), Draws(None, draws.stimuli)]
-    results = [_resampled_folds(models, data, comparison, part, folds, rng) for part in bootstraps]
+    results = [_resampled_folds(models, data, comparison, part, folds, rng, progress) for part in bootstraps]
     evaluations, ceilings = (np.stack([result[k] for result in results], axis=-1) for k in range(2))
     variances = _without_splitting(evaluations, ceilings)
     if len(bootstraps) == 1:
@@ -697,6 +699,7 @@ def _resampled_folds(
     draws: Draws,
     folds: Folds,
     rng: np.random.Generator | None,
+    progress: bool | None,
 ) -> tuple[Floats, Floats]:
     """Evaluations (resamples, models, folds, splits) and ceilings (2, resamples, splits)."""
     size = max(len(counts) for counts in draws if counts is not None)
@@ -710,7 +713,7 @@ def _resampled_folds(
     evaluations = np.empty((size, len(models), n_folds, splits))
     ceilings = np.empty((2, size, splits))
     step = max(1, _TOGETHER // (splits * n_folds))
-    for start in range(0, size, step):
+    for start in tracked(range(0, size, step), "resamples", progress):
         rows = slice(start, start + step)
         times, counts = (x[rows] for x in drawn)
         parts = [
@@ -749,6 +752,7 @@ def evaluate_fitted(
     subjects: str | Sequence[str] | None = None,
     bootstrap: Literal["subjects", "stimuli", "both"] | Resampling | None = "both",
     missing: Literal["error", "ignore"] = "error",
+    progress: bool | None = None,
 ) -> pd.DataFrame:
     """Fit models to some stimuli or subjects, and score them on the others, by cross-validation.
 
@@ -777,6 +781,8 @@ def evaluate_fitted(
         What intervals and p-values generalize to: "subjects", "stimuli" or "both", by a `Jackknife`, which
         leaves out each of them. Or a `Bootstrap` or other `Resampling`: with a bootstrap of few stimuli (12,
         say) intervals are far too wide. None computes the scores only.
+    progress
+        Show a progress bar; by default on a terminal.
 
     Returns
     -------
@@ -808,14 +814,15 @@ def evaluate_fitted(
         raise NeurordlError(f"model {fitted[0]!r} is fitted, and nothing is held out: take Folds(stimuli=2)")
     match = match_ids(shared_stimuli(models), stimulus_ids(rdms), names=("models", "RDMs"), missing=missing)
     ids = tuple(sorted(match.matched, key=natural_key))
-    if isinstance(resampling, Bootstrap) and resampling.variance is None:
-        resampling = replace(resampling, variance="bootstrap")
-    resampling = resampling.for_stimuli(ids, stimulus_properties(rdms, ids))
+    resampling = resampling.for_stimuli(ids, stimulus_properties(rdms, ids), fitted=True)
     stack = [Model(str(name), reindex(group, ids), combine) for name, group in models.items()]
     frames, notes = [], [resampling.note]
-    for place, brain in rdms_by_roi(rdms, roi, subjects).items():
+    parts = list(rdms_by_roi(rdms, roi, subjects).items())
+    for place, brain in tracked(parts, "ROIs", progress):
         names = subject_names(brain), ids
-        inference = infer_fitted(stack, reindex(brain, ids), comparison, resampling, folds, names=names)
+        inference = infer_fitted(
+            stack, reindex(brain, ids), comparison, resampling, folds, names=names, progress=progress
+        )
         columns = {
             "model": [model.name for model in stack],
             "fit": [model.fit for model in stack],
@@ -834,5 +841,5 @@ def evaluate_fitted(
         notes.append(repeated_subjects(names[0], reindex(brain, ids)))
         notes += [f"model {model.name!r}: {NO_WIDTH}" for model in compress(stack, inference.no_width)]
     for note in dict.fromkeys(filter(None, notes)):
-        warnings.warn(note, stacklevel=2)
+        notify(note)
     return pd.concat(frames, ignore_index=True)

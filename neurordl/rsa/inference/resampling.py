@@ -6,7 +6,6 @@ its copies, and its ceilings are means over the subjects in it, copies pooled bu
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ import pandas as pd
 import torch
 
 from neurordl.arrays import Bools, Floats, Ints
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.ids import is_missing
 from neurordl.measures.comparisons import Comparison
 from neurordl.measures.condensed import missing_groups, n_stimuli, square
@@ -555,7 +554,12 @@ class Resampling:
         return _numbered(self.groups)
 
     def for_stimuli(
-        self, stimuli: Sequence[str], known: Mapping[str, Sequence[object]], n: int | None = None
+        self,
+        stimuli: Sequence[str],
+        known: Mapping[str, Sequence[object]],
+        n: int | None = None,
+        *,
+        fitted: bool = False,
     ) -> Self:
         """The scheme with the groups of these stimuli only, in their order.
 
@@ -567,6 +571,8 @@ class Resampling:
             What may group them: names of properties, such as "category", and a value for each stimulus.
         n
             Number of resamples, if they were drawn before.
+        fitted
+            Whether models are fitted in each resample: their variances have no components.
 
         Warns
         -----
@@ -582,11 +588,11 @@ class Resampling:
             return self
         if self.groups is None:
             self._warn_of_groups(known)
-            return self._with_variance(len(stimuli), n)
+            return self._with_variance(len(stimuli), n, fitted)
         scheme = replace(self, groups=self._groups_of(stimuli, known))  # type: ignore[type-var]
-        return scheme._with_variance(len(scheme._grouped()[0]), n)
+        return scheme._with_variance(len(scheme._grouped()[0]), n, fitted)
 
-    def _with_variance(self, n_units: int, n: int | None) -> Self:
+    def _with_variance(self, n_units: int, n: int | None, fitted: bool) -> Self:
         """The scheme with an estimator of variances for so many stimuli, or groups, and resamples."""
         return self
 
@@ -600,7 +606,7 @@ class Resampling:
                 text += ": results are for new stimuli of these groups, which are too few to be resampled"
             else:
                 text += f", as if independent; for new groups pass groups={name!r} to {type(self).__name__}"
-            warnings.warn(text, stacklevel=4)
+            notify(text)
 
     def _groups_of(self, stimuli: Sequence[str], known: Mapping[str, Sequence[object]]) -> dict[str, object]:
         groups = self.groups
@@ -820,7 +826,8 @@ class Bootstrap(Resampling):
         stimuli once (`ComponentVariance`), and takes 100 resamples more than there are stimuli, or groups.
         "bootstrap" reproduces rsatoolbox; it counts the variance of pairs three times, so that its intervals
         are too wide for independent stimuli. The default is "components", or, with a warning, "bootstrap" if
-        there are too few resamples or stimuli for it.
+        there are too few resamples or stimuli for it; "bootstrap" also for fitted models, which have no
+        components (see `evaluate_fitted`).
     groups
         Group of each stimulus, such as its category: a mapping from id to group, or the name of a pattern
         descriptor of the RDMs ("label": the labels of the images). Groups are drawn as a whole, as rsatoolbox
@@ -871,18 +878,17 @@ class Bootstrap(Resampling):
             return VARIANCES["bootstrap"]
         return ComponentVariance(self._grouped()[1] if isinstance(self.groups, Mapping) else None)
 
-    def _with_variance(self, n_units: int, n: int | None) -> Self:
+    def _with_variance(self, n_units: int, n: int | None, fitted: bool) -> Self:
         if self.variance is not None:
             return self
-        n = n or self.n
-        if n_units >= _FEWEST_UNITS and n >= n_units + _SPARE:
+        n, enough = n or self.n, n_units >= _FEWEST_UNITS  # of fewer nothing can be drawn
+        if enough and not fitted and n >= n_units + _SPARE:
             return replace(self, variance="components")
-        if n_units >= _FEWEST_UNITS:  # of fewer nothing can be drawn
-            warnings.warn(
+        if enough and not fitted:
+            notify(
                 f"variances are those of the resamples, which are too wide, because {n} resamples of "
                 f"{n_units} stimuli or groups are too few to separate components: take n={n_units + _SPARE} "
                 "or more",
-                stacklevel=4,
             )
         return replace(self, variance="bootstrap")
 

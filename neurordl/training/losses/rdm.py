@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from neurordl.arrays import is_rdms
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.measures.comparisons import ComparisonLike, find_comparison
 from neurordl.measures.condensed import condensed_index
 from neurordl.measures.dissimilarities import (
@@ -105,7 +104,7 @@ class RDMLoss(TransferLoss):
         if comparison is None:
             comparison = "corr" if self.network is None else "mse"
         chosen = find_comparison(comparison, higher_is_better=False)
-        self._compare, self.comparison = chosen.loss, chosen.name
+        self._compare, self.comparison, self._masks = chosen.loss, chosen.name, chosen.masks
         if chosen.same_unit and not scale:
             self._check_same_unit()
 
@@ -136,21 +135,28 @@ class RDMLoss(TransferLoss):
         if values.shape not in ((), goal.shape[:1]):
             shape = f"{tuple(values.shape)} for {len(goal)} RDMs; return one value for each RDM"
             raise NeurordlError(f"comparison {self.comparison!r} returned values of shape {shape}")
+        if values.numel() == 1:
+            return values.reshape(())
         defined = torch.isfinite(values)
         mean = torch.where(defined, values, 0.0).sum() / defined.sum().clamp(min=1)
         return torch.where(defined.any(), mean, torch.nan)
 
     def _measured_pairs(self, rdm: Tensor, target: Target, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The student's RDM (1, n_pairs) with 0 at undefined pairs, and the weight of each pair."""
-        defined = torch.isfinite(rdm)
-        weights = target.weights.to(rdm.dtype) * defined
+        """The student's RDM (1, n_pairs), and the weight of each pair; both 0 where it is undefined.
+
+        Comparisons that leave out undefined pairs do so themselves.
+        """
+        weights = target.weights.to(rdm.dtype)
+        if self.scale or not self._masks:
+            defined = torch.isfinite(rdm)
+            rdm, weights = torch.where(defined, rdm, 0.0), weights * defined
         if self.pairs != "all":
             if batch.labels is None:
                 raise NeurordlError(f"pairs={self.pairs!r} needs the labels of the stimuli; give labels=")
             i, j = condensed_index(len(batch.labels), batch.labels.device)
             same = (batch.labels[i] == batch.labels[j]).to(rdm.device)
             weights = weights * (same if self.pairs == "within" else ~same)
-        return torch.where(defined, rdm, 0.0)[None], weights
+        return rdm[None], weights
 
     def describe(self) -> Record:
         """What ``run.json`` records of the loss."""
@@ -184,10 +190,9 @@ def _dissimilarity_for_student(teacher: Teacher) -> Dissimilarity:
     theirs = find_dissimilarity(measured_by)
     chosen = theirs.of_network()
     if chosen != theirs:
-        warnings.warn(
+        notify(
             f"the teacher's RDMs are {theirs}, which needs {theirs.lacking_in_network or 'measured data'}. A "
             f"network has none: the student's RDMs are {chosen}; choose another with dissimilarity=",
-            stacklevel=3,
         )
     return chosen
 

@@ -564,3 +564,11 @@ def test_evaluate_fitted_refuses_models_of_other_stimuli():
         nrl.evaluate_fitted({"one": named["one"]}, brain)
     with pytest.raises(NeurordlError, match="mapping from the name"):
         nrl.evaluate_fitted(brain, brain)
+
+
+def test_the_default_variance_of_a_bootstrap_is_chosen_in_one_place():
+    ids = [f"s{k}" for k in range(12)]
+    assert Bootstrap("both").for_stimuli(ids, {}).variance == "components"
+    assert Bootstrap("both").for_stimuli(ids, {}, fitted=True).variance == "bootstrap"
+    assert Bootstrap("both", variance="components").for_stimuli(ids, {}, fitted=True).variance == "components"
+    assert Bootstrap("subjects").for_stimuli(ids, {}, fitted=True).variance is None
