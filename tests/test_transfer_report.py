@@ -152,5 +152,6 @@ def test_sentences_say_what_the_numbers_say(report, compared):
     assert "competitive with 1 of 2 rivals (SP), not with soft targets" in text
     assert "worse than soft targets" in text
     assert "the teacher's geometry of the images matters" in " ".join(report.controls(steps))
+    assert "The margin is 6 % of the errors of RDL." in report.sentences("mnist", table, steps, "RDL")
     rows = report.cell_table(table, steps, "RDL").splitlines()
     assert rows[2].startswith("| soft targets | 2 | 91.83 |")

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from compared import BASELINE, MARGIN, METHOD, NO_TRANSFER, TITLES, is_rival, is_variant, shown, slug, title
 from conditions import CELLS, MOST, PAIRS
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 from measured import STRENGTHS, similarity_name, student_of
 from setting import RESULTS, load, trained_network
 
@@ -41,6 +41,9 @@ LINES = {
 
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100}
 N_PLANE, PLANE_CLASSES = 200, 10
+NEARLY_ALL = 95
+"""Where students are better than this, in percent, errors are drawn, on a logarithmic axis."""
+
 MANY = 5
 """A figure shows the differences from more rivals than this."""
 
@@ -81,21 +84,26 @@ def reach(values: Any) -> tuple[float, float]:
 
 @plt.rc_context(STYLE)
 def accuracies(cell: str, table: pd.DataFrame) -> None:
-    """The conditions of a cell by accuracy; dots are seeds, and a line goes through labels only."""
-    groups = table.groupby("condition")["accuracy"]
-    order = list(groups.mean().sort_values().index)
+    """The conditions of a cell, the best on top; dots are seeds, and a line goes through labels only."""
+    errors = table["accuracy"].max() > NEARLY_ALL
+    values = 100 - table["accuracy"] if errors else table["accuracy"]
+    groups = values.groupby(table["condition"])
+    order = list(groups.mean().sort_values(ascending=not errors).index)
     figure, ax = plt.subplots(figsize=(5.2, 1.3 + 0.21 * len(order)), layout="constrained")
     ax.axvline(groups.mean()[BASELINE], color="0.5", lw=1, ls="--", zorder=1)
     for place, name in enumerate(order):
         color, marker = GROUPS[group_of(name)]
-        values = groups.get_group(name).to_numpy()
-        mean, half = reach(values)
-        ax.plot(values, np.full(len(values), place - 0.22), ".", color=color, alpha=0.45, ms=4, mew=0)
+        part = groups.get_group(name).to_numpy()
+        mean, half = reach(part)
+        ax.plot(part, np.full(len(part), place - 0.22), ".", color=color, alpha=0.45, ms=4, mew=0)
         ax.errorbar(mean, place + 0.08, xerr=half, fmt=marker, color=color, ms=5, capsize=2.5, zorder=3)
     ax.set_yticks(range(len(order)), [shown(name) for name in order])
     ax.set_ylim(-0.7, len(order) - 0.4)
     ax.grid(axis="x", color="0.92", zorder=0)
-    ax.set_xlabel("accuracy, % (mean, 95 % CI; dots: seeds)")
+    if errors:
+        plain_log(ax.xaxis)
+        ax.invert_xaxis()
+    ax.set_xlabel(f"{'errors' if errors else 'accuracy'}, % (mean, 95 % CI; dots: seeds)")
     ax.set_title(title(cell), fontsize="medium", loc="right")
     legend_of_groups(figure, [group_of(name) for name in order])
     save(figure, f"accuracy_{slug(cell)}.png")
@@ -155,7 +163,8 @@ def label_counts(cells: Mapping[str, tuple[Any, ...]]) -> None:
                 ax.errorbar(x + 0.03 * (k - 3), mean, half, label=shown(name), **style)
         ax.set_xticks(range(len(names)), map(str, counts))
         ax.set_xlim(-0.3, len(names) - 0.7)
-        decimals(ax)
+        plain_log(ax.yaxis)
+        ax.grid(axis="y", color="0.92", zorder=0)
         ax.set(xlabel="labels a class", title=TITLES[source])
     axes[0, 0].set_ylabel("errors on test images, %")
     figure.legend(
@@ -168,16 +177,19 @@ def label_counts(cells: Mapping[str, tuple[Any, ...]]) -> None:
     save(figure, "label_counts.png")
 
 
-def decimals(ax: Axes) -> None:
-    """A logarithmic axis of plain numbers."""
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    steps = [1, 2, 5] if high / low > 5 else [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9]
+def plain_log(axis: Any) -> None:
+    """A logarithmic axis of plain numbers, if its largest number is much larger than its smallest."""
+    low, high = axis.get_view_interval()
+    low = max(low, axis.get_data_interval()[0] * 0.9)
+    if high / low < 3:
+        return
+    name = axis.axis_name
+    axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
+    steps = [1, 2, 5] if high / low > 5 else [1, 1.5, 2, 3, 4, 5, 7]
     ticks = [step * 10.0**power for power in range(-2, 3) for step in steps]
-    ax.set_yticks([tick for tick in ticks if low <= tick <= high])
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.minorticks_off()
-    ax.grid(axis="y", color="0.92", zorder=0)
+    axis.set_ticks([tick for tick in ticks if low <= tick <= high])
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 @plt.rc_context(STYLE)
