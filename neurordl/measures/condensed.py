@@ -16,6 +16,7 @@ from neurordl.errors import NeurordlError
 Numbers = TypeVar("Numbers", int, Tensor, Ints)
 
 _BYTES = 64 << 20  # of square matrices at once
+_KEPT = 1024  # stimuli up to which places in matrices are kept: 12 MB
 _ROWS = 3_000  # sums of all RDMs from which a step for each stimulus is quicker than square matrices
 
 
@@ -28,11 +29,12 @@ def condensed_index(n: int, device: torch.device | str | None = None) -> tuple[T
 def square_index(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Places in a flat (n, n) matrix of the condensed pairs, and the pair at each place (0 on the diagonal).
 
-    They are kept for the next batch of as many stimuli, so they must not be changed.
+    Those of a batch are kept for the next one of as many stimuli, so they must not be changed.
     """
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     # what is captured holds nothing before the graph runs, so it is of no use to others
-    return _square_index.__wrapped__(n, device) if capturing else _square_index(n, device)
+    passing = capturing or n > _KEPT
+    return _square_index.__wrapped__(n, device) if passing else _square_index(n, device)
 
 
 @lru_cache(maxsize=8)

@@ -38,7 +38,7 @@ from neurordl.stimuli import StimulusSet
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
-from neurordl.training.losses import DecoupledLoss, RDMLoss
+from neurordl.training.losses import ContrastiveLoss, DecoupledLoss, RDMLoss
 from neurordl.training.objective import (
     BatchNorm,
     Objective,
@@ -336,6 +336,9 @@ def fit(
     ids, validation_ids = (None if part is None else part.ids for part in (shown, validation))
     matches = objective.prepare(ids, validation_ids)
     groups = objective.groups(stimuli.ids) if stimuli is not None and objective.of_stimuli else None
+    for loss in objective.losses:
+        if isinstance(loss, ContrastiveLoss) and ids is not None:
+            loss.check_known(ids if groups is None else sorted(set().union(*groups), key=natural_key))
     streams = Streams(labelled, stimuli, groups, batches, seed, fabric)
     if stimuli is not None and groups is None and rank == 0:
         text = f"stimuli: no transfer loss reads stimuli, so the {len(stimuli)} stimuli are not shown to"

@@ -365,6 +365,37 @@ def test_fit_remembers_training_stimuli_alone() -> None:
         assert not torch.isclose(lengths[~shown], torch.tensor(1.0)).any()
 
 
+def test_validation_does_not_read_rows_that_were_never_trained() -> None:
+    """A share of the stimuli is taken for validation after the loss was made with the ids of all."""
+    stimuli = random_stimuli(20, 2, IDS[:20])
+    loss = make(stimuli.ids)
+    fit_with(
+        student(), nrl.Objective(loss, task=None), stimuli=stimuli, stimuli_batch=5, epochs=1, validation=0.25
+    )
+    loss.eval()
+    shown = loss.shown
+    assert int(shown.sum()) == 15
+    nn.init.normal_(loss.student_memory[~shown])
+    unseen = [stimulus for stimulus, known in zip(loss.ids, shown, strict=True) if not known]
+    both = torch.randn(5, 16), torch.randn(5, 16)
+    loss._draw = lambda rows: torch.arange(K).expand(len(rows), -1)  # type: ignore[method-assign]
+    expected = value(loss, both, [f"new{number}" for number in range(5)])
+    assert torch.equal(value(loss, both, unseen), expected)
+
+
+def test_ids_are_checked_before_the_first_step(tmp_path: Path) -> None:
+    stimuli = random_stimuli(20, 2, IDS[:20])
+    with pytest.raises(nrl.NeurordlError, match="1 of 20 images have an id that is not in ids= \\(s07\\)"):
+        fit_with(
+            student(),
+            nrl.Objective(make([stimulus for stimulus in IDS if stimulus != "s07"])),
+            stimuli=stimuli,
+            stimuli_batch=5,
+            out=tmp_path / "run",
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_start_follows_the_seed_of_fit() -> None:
     def memories(seed: int, before: int) -> Tensor:
         loss = make(IDS, momentum=0.999999)

@@ -387,7 +387,11 @@ ERRORS = {
     "a power": (lambda: attention(0.5), "power=0.5"),
     "a layer of outputs": (
         lambda: nrl.DecoupledLoss(teacher()[LAYER]),
-        "DecoupledLoss needs a NetworkTeacher",
+        "DecoupledLoss needs a NetworkTeacher, not LayerTeacher; give the network, without",
+    ),
+    "outputs of a module": (
+        lambda: nrl.SoftTargetLoss(student()),
+        r"SoftTargetLoss needs a NetworkTeacher, not Sequential; make one with NetworkTeacher\(network\)",
     ),
     "beta": (lambda: decoupled(1.0, -1.0), "beta=-1"),
     "no labels": (
@@ -409,6 +413,10 @@ ERRORS = {
     "a single place": (
         lambda: attention()({LAYER: torch.zeros(2, 5, 1, 1)}, {LAYER: torch.zeros(2, 3, 4, 4)}, batch()),
         "attention:conv2: .* 5 x 1 x 1, .*; attention needs several places",
+    ),
+    "tokens": (
+        lambda: LOSSES["hint"]()({LAYER: torch.zeros(2, 7, 5)}, {LAYER: torch.zeros(2, 7, 5)}, batch()),
+        "gives 7 x 5, .* for each image; a hint of neither vectors nor maps needs regressor=",
     ),
     "maps and vectors": (
         lambda: LOSSES["hint"]()({LAYER: torch.zeros(2, 5)}, {LAYER: torch.zeros(2, 3, 4, 4)}, batch()),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import neurordl as nrl
+from neurordl.training.losses import relations
 from tests.helpers import random_rdms, student
 from tests.training.test_user_loss import IDS, M, images
 
@@ -284,6 +285,20 @@ def test_probabilities_of_similar_features_keep_their_digits() -> None:
     loss = nrl.ProbabilisticTransferLoss(network(), "x")
     expected = of_x(loss, student, teacher)
     assert of_x(loss, student.float(), teacher.float()) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_angles_of_some_stimuli_at_a_time_add_up(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    patterns, goal, loss = features(8, 5).requires_grad_(), features(8, 4, seed=1), seeded("angle")
+
+    def with_gradient() -> tuple[Tensor, Tensor]:
+        total = value(loss, patterns, goal)
+        return total.detach(), *torch.autograd.grad(total, patterns)
+
+    expected = with_gradient()
+    monkeypatch.setattr(relations, "_ANGLES", step * 8**2)
+    for part, whole in zip(with_gradient(), expected, strict=True):
+        torch.testing.assert_close(part, whole)
 
 
 def test_angles_need_three_stimuli() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 import safetensors.torch
 import torch
 from lightning_fabric import Fabric
@@ -63,6 +64,14 @@ def arguments(**changes: Any) -> dict[str, Any]:
 
 def weights(run: nrl.Run, objective: nrl.Objective) -> dict[str, Tensor]:
     return {**run.student.state_dict(), **objective.state_dict()}
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_all_in_another_precision(precision: str) -> None:
+    """Fabric converts the modules of losses too, after a first look in float32."""
+    history = fit_with(**arguments(epochs=1), precision=precision).history
+    assert history.notna().all(axis=None)
+    assert {f"val_{name}" for name in nrl.Objective(losses()).of_stimuli} < set(history)
 
 
 # Processes

@@ -17,6 +17,7 @@ from neurordl.training.losses.base import (
     autocast_off,
     check_weight,
     full_precision,
+    passed,
     shape_by_features,
 )
 from neurordl.training.streams import check_labels
@@ -101,7 +102,7 @@ class DeepSupervisionLoss(TransferLoss, nn.Module):
                     raise NeurordlError(f"{problem}; give classifier=")
                 features = features.mean(dim=(2, 3)) if features.ndim == 4 else features
                 shape_by_features(self.classifier, features, student[OUTPUT].flatten(1).shape[1])
-            scores = self.classifier(features)
+            scores = passed(self.classifier, features)
             if scores.ndim != 2 or len(scores) != len(features):
                 shape = f"{tuple(scores.shape)} for {len(features)} images"
                 raise NeurordlError(

@@ -215,6 +215,13 @@ def shape_by_features(linear: nn.Module, features: Tensor, outputs: int) -> None
         linear.to(features.device, features.dtype)(features[:1])
 
 
+def passed(module: nn.Module, features: Tensor) -> Tensor:
+    """The output of a loss's module, in full precision; "bf16-true" has made the module one of bfloat16."""
+    dtypes = (x.dtype for x in module.parameters() if x.dtype.is_floating_point)
+    output: Tensor = module(features.to(next(dtypes, features.dtype)))
+    return full_precision(output)
+
+
 def layers_of(loss: TransferLoss) -> list[str]:
     """The layers of the student that a loss reads; a single name may be a text."""
     return [loss.layers] if isinstance(loss.layers, str) else list(loss.layers)

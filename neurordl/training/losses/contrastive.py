@@ -25,6 +25,7 @@ from neurordl.training.losses.base import (
     check_weight,
     full_precision,
     network_layer,
+    passed,
 )
 from neurordl.validate import check_count, check_number, check_type, listed
 
@@ -58,8 +59,9 @@ class ContrastiveLoss(TransferLoss, nn.Module):
         over places; other features are flattened.
     ids : sequence of str, or mapping of str to int
         Ids of all training stimuli: ``stimuli.ids``, or those of the labelled images where they are the only
-        stream. From a mapping of ids to classes, such as ``dict(zip(stimuli.ids, stimuli.labels.tolist()))``,
-        negatives are of other classes than the image.
+        stream. Ids that are never shown, such as those of a validation share, do no harm. From a mapping of
+        ids to classes, such as ``dict(zip(stimuli.ids, stimuli.labels.tolist()))``, negatives are of other
+        classes than the image.
     channels : int
         Dimensions of the embeddings.
     temperature : float
@@ -87,8 +89,8 @@ class ContrastiveLoss(TransferLoss, nn.Module):
 
     Like parameters, memories are made at the first call, from torch's random numbers. They are buffers, in
     each checkpoint: 51 MB for 50,000 ids and 128 channels. In eval mode nothing is changed, and negatives are
-    the same at each call (before any training, constants are those of the call); a stimulus without a row in
-    the memories, as in validation, has the other network's embedding of the same image in its place.
+    the same at each call (before any training, constants are those of the call); a stimulus that was never
+    trained on, as in validation, has the other network's embedding of the same image in place of its row.
 
     References
     ----------
@@ -111,6 +113,7 @@ class ContrastiveLoss(TransferLoss, nn.Module):
     student_memory: Tensor
     teacher_memory: Tensor
     log_constants: Tensor
+    shown: Tensor
     classes: Tensor
 
     def __init__(
@@ -147,6 +150,7 @@ class ContrastiveLoss(TransferLoss, nn.Module):
         for network in ("student", "teacher"):
             self.register_buffer(f"{network}_memory", torch.zeros(len(self.ids), channels))
         self.register_buffer("log_constants", torch.full((2,), -math.inf))
+        self.register_buffer("shown", torch.zeros(len(self.ids), dtype=torch.bool))
         self.register_buffer("classes", torch.from_numpy(classes), persistent=False)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
@@ -172,16 +176,19 @@ class ContrastiveLoss(TransferLoss, nn.Module):
             return torch.cat(values).mean()
 
     def _rows(self, ids: Sequence[str] | None) -> Ints:
-        """The row of each id in the memories; -1 for those without one, which only eval mode may have."""
+        """The row of each id in the memories; -1 for those without one."""
         if ids is None:
             remedy = "in fit pass a StimulusSet, in your own loop (images, labels, ids) or (images, ids)"
             raise NeurordlError(f"{self.name}: memories are read by id, but the images have none; {remedy}")
-        rows = np.array([self._row.get(stimulus, -1) for stimulus in ids], dtype=np.int64)
-        if self.training and (rows < 0).any():
-            names = [stimulus for stimulus, row in zip(ids, rows, strict=True) if row < 0]
+        if self.training:
+            self.check_known(ids)
+        return np.array([self._row.get(stimulus, -1) for stimulus in ids], dtype=np.int64)
+
+    def check_known(self, ids: Sequence[str]) -> None:
+        """Raise an error if training stimuli have no row in the memories."""
+        if names := [stimulus for stimulus in ids if stimulus not in self._row]:
             problem = f"{len(names)} of {len(ids)} images have an id that is not in ids= ({listed(names)})"
             raise NeurordlError(f"{self.name}: {problem}; give ids= those of all training stimuli")
-        return rows
 
     def _embed(self, features: Sequence[Tensor]) -> Tensor:
         """Embeddings of the student's and the teacher's features, (2, n, channels), of length 1."""
@@ -189,10 +196,7 @@ class ContrastiveLoss(TransferLoss, nn.Module):
         if is_lazy(self.student_embedding.weight):
             for memory in (self.student_memory, self.teacher_memory):
                 memory.uniform_(-1, 1).mul_(math.sqrt(3 / self.channels))
-        vectors = [
-            full_precision(module(values.to(module.weight.dtype)))
-            for module, values in zip(modules, features, strict=True)
-        ]
+        vectors = [passed(module, values) for module, values in zip(modules, features, strict=True)]
         return functional.normalize(torch.stack(vectors), dim=2, eps=_SHORTEST)
 
     def _places(self, rows: Ints, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -207,10 +211,11 @@ class ContrastiveLoss(TransferLoss, nn.Module):
     ) -> Tensor:
         """The loss of each stimulus, (n,)."""
         drawn = self._draw(unique)[places]  # by stimulus, whatever their order in the batch
+        known = (at >= 0) if self.training else (at >= 0) & self.shown[at.clamp(min=0)]
         near, far = [], []
         for side, memory in enumerate(reversed(memories)):
-            known = memory[at.clamp(min=0)]
-            positive = torch.where(at[:, None] < 0, embedded[1 - side].detach(), known)
+            positive = memory[at.clamp(min=0)]
+            positive = torch.where(known[:, None], positive, embedded[1 - side].detach())
             near.append((embedded[side] * positive).sum(1))
             far.append((embedded[side] @ memory.T).gather(1, drawn))
         scores = torch.stack(near) / self.temperature, torch.stack(far) / self.temperature
@@ -246,6 +251,7 @@ class ContrastiveLoss(TransferLoss, nn.Module):
     @torch.no_grad()
     def _remember(self, embedded: Tensor, unique: Tensor, first: Tensor) -> None:
         """Move the rows of a batch; where an id occurs more than once, by its first image."""
+        self.shown.index_fill_(0, unique, True)
         for memory, new in zip((self.student_memory, self.teacher_memory), embedded[:, first], strict=True):
             moved = self.momentum * memory[unique] + (1 - self.momentum) * new
             memory.index_copy_(0, unique, functional.normalize(moved, eps=_SHORTEST).to(memory.dtype))

@@ -16,6 +16,7 @@ from neurordl.training.losses.base import (
     check_weight,
     full_precision,
     network_layer,
+    passed,
     shape_by_features,
 )
 from neurordl.validate import check_number, check_type
@@ -61,7 +62,8 @@ class HintLoss(_FeatureLoss, nn.Module):
     layer : str
         Layer of the student, as in its ``named_modules()``.
     regressor : torch.nn.Module, optional
-        A module of your own, from the student's features (n, ...) to the teacher's, in float32.
+        A module of your own, from the student's features (n, ...) to the teacher's, in float32. Needed for
+        layers of neither vectors nor maps, such as the tokens of a transformer.
     weight : float, callable of the step, or TaskRatio
         Factor of the loss in the sum of all losses. RepDistiller and mdistiller use 100.
 
@@ -122,8 +124,10 @@ class HintLoss(_FeatureLoss, nn.Module):
         features, goal = self._read(student, teacher)
         with autocast_off(features):
             if isinstance(self.regressor, _ChannelMap):
+                if features.ndim not in (2, 4):
+                    raise self._unfit(features, goal, "a hint of neither vectors nor maps needs regressor=")
                 shape_by_features(self.regressor.linear, features.movedim(1, -1), goal.shape[1])
-            prediction = self.regressor(features)
+            prediction = passed(self.regressor, features)
             if prediction.ndim == goal.ndim == 4:
                 prediction, goal = _of_one_size(prediction, goal)
             if prediction.shape != goal.shape:
@@ -232,10 +236,10 @@ class _ChannelMap(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features with the teacher's channels."""
-        if features.ndim == 4:  # the same, but faster
+        if features.ndim == 4:
             return functional.conv2d(features, self.linear.weight[:, :, None, None], self.linear.bias)
-        mapped: Tensor = self.linear(features.movedim(1, -1))
-        return mapped.movedim(-1, 1)
+        mapped: Tensor = self.linear(features)
+        return mapped
 
 
 def _of_one_size(*maps: Tensor) -> list[Tensor]:

@@ -146,7 +146,9 @@ class DecoupledLoss(TransferLoss):
 
 def _output(loss: str, teacher: object) -> LayerTeacher:
     if not isinstance(teacher, NetworkTeacher):
-        raise NeurordlError(f"{loss} needs a NetworkTeacher, not {type(teacher).__name__}")
+        layer = isinstance(teacher, LayerTeacher)
+        remedy = "give the network, without [layer]" if layer else "make one with NetworkTeacher(network)"
+        raise NeurordlError(f"{loss} needs a NetworkTeacher, not {type(teacher).__name__}; {remedy}")
     return LayerTeacher(teacher, OUTPUT, teacher.dissimilarity)
 
 

@@ -22,6 +22,7 @@ from neurordl.training.losses.base import (
 )
 from neurordl.validate import check_choice, check_count, check_number, check_type
 
+_ANGLES = 1 << 22  # angles that are computed at once
 _SMALL = 1e-7  # what PKT adds to probabilities before it takes logarithms
 
 
@@ -78,9 +79,8 @@ class AngleLoss(_RelationLoss):
     mdistiller take the mean over all n³, with those where two are the same stimulus, which add 0. So does
     this loss.
 
-    The angles are computed from squared distances, without a tensor of n² differences, and are not kept for
-    the gradient. Memory and time grow with n³: a step holds up to four tensors of all angles at once, each of
-    1 MB for 64 stimuli, 67 MB for 256 and 537 MB for 512.
+    The angles are computed from squared distances, without a tensor of n² differences, for some stimuli j
+    at a time, and are not kept for the gradient: time grows with n³, but memory with n².
 
     The direction between equal patterns is 0 and has no gradient; in published code the gradient is then of
     the order of 1e10. With fewer than three stimuli the loss is NaN.
@@ -323,15 +323,20 @@ class _AngleTerm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, squared: Tensor, goal: Tensor) -> Tensor:
         """The mean over all triplets."""
-        (cosines, inverse), (wanted, _) = _angles(squared), _angles(goal)
-        loss = torch.nn.functional.smooth_l1_loss(cosines, wanted)
-        if ctx.needs_input_grad[0]:
-            pull = torch.sub(cosines, wanted, out=wanted).clamp_(-1, 1)
-            turning = cosines.mul_(pull).sum(2) * inverse.square()  # by the lengths of the two sides at j
-            pull.mul_(inverse[:, :, None]).mul_(inverse[:, None, :])
-            gradient = pull.sum(2) - turning - pull.sum(0) / 2
-            ctx.save_for_backward(gradient / cosines.numel())
-        return loss
+        n, loss, gradient = len(squared), squared.new_zeros(()), torch.zeros_like(squared)
+        step = max(1, _ANGLES // n**2)
+        for start in range(0, n, step):
+            part = slice(start, start + step)
+            (cosines, inverse), (wanted, _) = _angles(squared, part), _angles(goal, part)
+            loss += torch.nn.functional.smooth_l1_loss(cosines, wanted, reduction="sum")
+            if ctx.needs_input_grad[0]:
+                pull = torch.sub(cosines, wanted, out=wanted).clamp_(-1, 1)
+                turning = cosines.mul_(pull).sum(2) * inverse.square()  # by the lengths of the two sides at j
+                pull.mul_(inverse[:, :, None]).mul_(inverse[:, None, :])
+                gradient[part] += pull.sum(2) - turning
+                gradient -= pull.sum(0) / 2
+        ctx.save_for_backward(gradient / n**3)
+        return loss / n**3
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -340,14 +345,15 @@ class _AngleTerm(torch.autograd.Function):
         return gradient * ctx.saved_tensors[0], None
 
 
-def _angles(squared: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines of the angles at j between i and k, (j, i, k), and 1 / distances, from squared distances.
+def _angles(squared: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+    """Cosines of the angles at some j between i and k, (j, i, k), and 1 / distances, from squared ones.
 
     Both are 0 where stimuli are equal. By the law of cosines: the error is that of the squared distances
     times the ratio of two distances.
     """
-    inverse = squared.masked_fill(squared == 0, torch.inf).rsqrt()
-    sides = squared[:, :, None] + squared[:, None, :]
+    at = squared[part]
+    inverse = at.masked_fill(at == 0, torch.inf).rsqrt()
+    sides = at[:, :, None] + at[:, None, :]
     return sides.sub_(squared).mul_(inverse[:, :, None]).mul_(inverse[:, None, :] / 2), inverse
 
 
