@@ -142,6 +142,24 @@ def test_the_variant_is_chosen_on_validation_images(compared):
     assert compared.best_variant(validation, ["labels", "RDL", "SP"]) == "RDL"
 
 
+@pytest.mark.parametrize(
+    "rivals, expected",
+    [
+        ([84.0, 83.0], "confirmed"),
+        ([84.0, 90.0], "qualified"),
+        ([90.0, 91.0], "contradicted"),
+        ([90.0, 85.0], "not confirmed"),
+    ],
+)
+def test_the_verdict_on_rivals(report, compared, rivals, expected):
+    """RDL has 84 ± 0.5; its difference from a rival of 85 varies around the margin."""
+    accuracy = {"labels": [80.0, 80.5, 79.5], "RDL": [84.0, 84.5, 83.5]}
+    for name, mean in zip(("SP", "CC"), rivals, strict=True):
+        accuracy[name] = [mean, mean + 0.3, mean - 0.4]
+    table, right = study(accuracy)
+    assert report.competitiveness(compared.comparisons(table, right, "RDL"), "RDL")[0] == expected
+
+
 def test_sentences_say_what_the_numbers_say(report, compared):
     table, right = study(ACCURACY)
     steps = compared.comparisons(table, right, "RDL")

@@ -177,7 +177,8 @@ def competitiveness(steps: pd.DataFrame, method: str) -> tuple[str, str]:
     verdicts = rivals.apply(verdict, axis=1)
     ahead, behind = (list(rivals.loc[verdicts == word, "second"]) for word in ("better", "worse"))
     n_yes, n = len(names["yes"]), len(rivals)
-    word = "confirmed" if n_yes == n else "contradicted" if len(names["no"]) == n else "qualified"
+    word = "confirmed" if n_yes == n else "qualified" if n_yes else "not confirmed"
+    word = "contradicted" if len(names["no"]) == n else word
     text = f"{shown(method)} is competitive with {n_yes} of {n} rivals"
     text += f" ({listing(names['yes'])})" if names["yes"] else ""
     text += f", not with {listing(names['no'])}" if names["no"] else ""
@@ -280,7 +281,8 @@ def summary_table(cells: Mapping[str, tuple[Any, ...]]) -> str:
                 if (number := (rivals == word).sum())
             )
             row += [] if method == METHOD else [shown(method)]
-            row += [f"{interval(step)} ({improvement(steps, method)[0]})", tally]
+            word = competitiveness(steps, method)[0]
+            row += [f"{interval(step)} ({improvement(steps, method)[0]})", f"{tally} ({word})"]
         rows.append([*row, *[""] * (7 - len(row))])
     header = ["cell", "seeds", "RDL - labels", "competitive with rivals"]
     header += ["other variant by validation", "it - labels", "competitive with rivals"]
@@ -321,6 +323,25 @@ def pilots_table(table: pd.DataFrame) -> str:
         texts[means.idxmax()] = f"**{means.max():.2f}**"
         rows.append([str(cell), str(name), *(texts.get(ratio, "") for ratio in ratios)])
     return markdown(rows, ["cell", "condition", *(f"{ratio:g}" for ratio in ratios)])
+
+
+def overview(cells: Mapping[str, tuple[Any, ...]]) -> str:
+    """The verdicts of all cells in sentences."""
+    gains = [improvement(steps, METHOD)[0] for _, steps, _ in cells.values()]
+    ranks = [competitiveness(steps, METHOD)[0] for _, steps, _ in cells.values()]
+
+    def tally(words: Sequence[str]) -> str:
+        order = [
+            word for word in ("confirmed", "qualified", "not confirmed", "contradicted") if word in words
+        ]
+        return ", ".join(f"{word} in {words.count(word)}" for word in order)
+
+    return (
+        f'With RDL on one layer, in {len(cells)} cells: "significantly improved visual classification '
+        'performance when compared to baseline networks that did not use transfer learning" is '
+        f'{tally(gains)}; "competitive with other transfer learning techniques" is {tally(ranks)}. A cell is '
+        "a data set, a number of labels and a student of another architecture or depth than the teacher."
+    )
 
 
 def variants_table(table: pd.DataFrame) -> str:
@@ -399,7 +420,7 @@ def write(cells: Mapping[str, tuple[Any, ...]], sections: Sequence[str]) -> None
     write_text(RESULTS / "fits.csv", tables.to_csv(index=False, float_format="%.6g"))
     columns = ["cell", *(column for column in steps.columns if column != "cell")]
     write_text(RESULTS / "comparisons.csv", steps[columns].to_csv(index=False, float_format="%.5g"))
-    text = [INTRODUCTION, "## In short\n", summary_table(cells), ""]
+    text = [INTRODUCTION, "## In short\n", overview(cells) + "\n", summary_table(cells), ""]
     for name, (table, each, best) in cells.items():
         counts = table.groupby("condition")["seed"].count()
         cell = CELLS[name]
