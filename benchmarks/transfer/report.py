@@ -4,7 +4,7 @@ The classes that each student gave to the test images are kept in results/predic
 statistics can be computed again without the fits, without images and without a GPU.
 
     python benchmarks/transfer/report.py              # all that can be said of the fits that are finished
-    python benchmarks/transfer/report.py --tables     # without geometry and robustness, which need weights
+    python benchmarks/transfer/report.py --tables     # measures no student: as kept in results/
 """
 
 from __future__ import annotations
@@ -441,8 +441,8 @@ def write(cells: Mapping[str, tuple[Any, ...]], sections: Sequence[str]) -> None
     write_text(RESULTS / "README.md", "\n".join(text).rstrip() + "\n")
 
 
-def report(tables_only: bool = False, workers: int = 2) -> None:
-    """Write all results."""
+def report(workers: int = 2) -> None:
+    """Write all results; without workers only from what was measured before."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     predictions, labels = gather()
     cells = compare_cells(predictions, labels)
@@ -450,18 +450,17 @@ def report(tables_only: bool = False, workers: int = 2) -> None:
         print("no cell has finished fits of both labels and RDL")
         return
     figures.draw(cells)
-    sections = [] if tables_only else further_sections(predictions, cells, workers)
-    write(cells, sections)
+    write(cells, further_sections(predictions, cells, workers))
     print(f"{len(predictions)} fits of {len(planned())}: see {RESULTS / 'README.md'}")
 
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Write the report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tables", action="store_true", help="only statistics and tables")
+    parser.add_argument("--tables", action="store_true", help="measure no student")
     parser.add_argument("--workers", type=int, default=2, help="processes that measure students")
     options = parser.parse_args(arguments)
-    report(options.tables, options.workers)
+    report(0 if options.tables else options.workers)
 
 
 if __name__ == "__main__":

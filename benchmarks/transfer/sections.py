@@ -44,8 +44,8 @@ that on clean images, and robustness is bought only if that is above 0. All stre
 
 
 def sections(predictions: Mapping[Job, Any], cells: Mapping[str, tuple[Any, ...]], workers: int) -> list[str]:
-    """Measure what is not yet measured, draw, and write the sections of the report."""
-    jobs = [job for job in measured.jobs_of(predictions) if job["cell"] in cells]
+    """Measure what is not yet measured (0 workers: nothing), draw, and write the sections of the report."""
+    jobs = [job for job in measured.jobs_of(predictions, workers > 0) if job["cell"] in cells]
     settings: dict[str, Any] = {"images": measured.N_SHOWN, "dissimilarity": "correlation"}
     rows = measured.table_of("geometry", jobs, measured.geometry, settings, workers)
     text = [GEOMETRY] if len(rows) else []
