@@ -114,6 +114,10 @@ def _on_maps(loss: Any) -> Make:
     return lambda teacher, pair, _ids: [(loss(teacher[pair.maps[1]], pair.maps[0]), 1.0)]
 
 
+def _at_maps(loss: Any, teacher: nrl.NetworkTeacher, pair: Pair) -> Losses:
+    return [(loss(teacher[theirs], layer), 1.0) for layer, theirs in (("conv1", "layer2"), pair.maps)]
+
+
 def _rkd(teacher: nrl.NetworkTeacher, pair: Pair, _ids: Sequence[str]) -> Losses:
     layer, theirs = pair.last
     distance = nrl.RDMLoss(teacher[theirs], layer, "euclidean_root", "huber")
@@ -164,15 +168,28 @@ CONDITIONS: dict[str, Make] = {
     "RDL, cosine distances": _last(nrl.RDMLoss, dissimilarity="cosine", comparison="corr"),
     "RDL, euclidean": _last(nrl.RDMLoss, dissimilarity="euclidean", comparison="corr"),
     "RDL, compared by cosine": _last(nrl.RDMLoss, comparison="cosine"),
+    # further trials, by `neurordl.fit` only
+    "AT, several maps": lambda teacher, pair, _: _at_maps(nrl.AttentionLoss, teacher, pair),
+    "hints, several maps": lambda teacher, pair, _: _at_maps(nrl.HintLoss, teacher, pair),
+    "RDL, falling weight": _last(nrl.RDMLoss, comparison="corr"),
+    "RDL, first half only": _last(nrl.RDMLoss, comparison="corr"),
 }
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "RDL, falling weight": lambda share: 1 - share,
+    "RDL, first half only": lambda share: float(share < 0.5),
+}
+"""The factor of a condition's weight after a share of the steps."""
+
 WEIGHT_OF = {"RDL, permuted": "RDL", "RDL, permuted within classes": "RDL"}
 """Conditions that take the weight of another one."""
 
 EQUAL_PARTS = ("RDL + soft targets",)
 """Conditions in which each loss makes as large a part of the sum at the first step."""
 
-VARIANTS = tuple(CONDITIONS)[tuple(CONDITIONS).index("RDL, outputs") :]
-ALL = tuple(name for name in CONDITIONS if name not in VARIANTS)
+_NAMES = list(CONDITIONS)
+TRIALS = tuple(_NAMES[_NAMES.index("AT, several maps") :])
+VARIANTS = tuple(_NAMES[_NAMES.index("RDL, outputs") : -len(TRIALS)])
+ALL = tuple(_NAMES[: _NAMES.index("RDL, outputs")])
 MOST = ("labels", "RDL", "RKD", "SP", "soft targets", "RDL + soft targets", "RDL, permuted")
 FEW = ("labels", "RDL", "soft targets", "RDL, permuted")
 
@@ -187,6 +204,7 @@ CELLS = {
 }
 for _source, _main in (("mnist", CELLS["mnist"]), ("cifar100", CELLS["cifar100"])):
     CELLS[f"{_source}, variants"] = replace(_main, conditions=VARIANTS)
+    CELLS[f"{_source}, trials"] = replace(_main, conditions=TRIALS)
     for _batch in (32, 64, 256):
         _few = ("RDL", "RDL, outputs", "soft targets")
         CELLS[f"{_source}, batch of {_batch}"] = replace(_main, conditions=_few, batch=_batch)

@@ -18,10 +18,10 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from conditions import (
     EQUAL_PARTS,
     PAIRS,
     RATIOS,
+    SCHEDULES,
     TEACHER_LAYERS,
     WEIGHT_OF,
     Cell,
@@ -121,9 +122,16 @@ def make_losses(
     if losses:
         first = first_values(cell, WEIGHT_OF.get(condition, condition))
         chosen = weights(shares, first["losses"], first["task"], ratio, condition in EQUAL_PARTS)
+        schedule, steps = SCHEDULES.get(condition), CELLS[cell].steps
         for loss, weight in zip(losses, chosen, strict=True):
             loss.weight = weight
+            if schedule is not None:
+                loss.weight = partial(_scheduled, weight, schedule, steps)
     return losses
+
+
+def _scheduled(weight: float, schedule: Callable[[float], float], steps: int, step: int) -> float:
+    return weight * schedule(step / steps)
 
 
 @cache
@@ -342,7 +350,10 @@ def main() -> None:
         print(rows.groupby("condition", sort=False)["accuracy"].agg(["mean", "std"]).round(4))
         print(paired_differences(rows, "accuracy", reference="labels"))
     elif options.part == "pilots":
-        run_all([job for name in names if name in SOURCES for job in pilots(name)], options.workers)
+        run_all(
+            [job for name in names if options.cell or name in SOURCES for job in pilots(name)],
+            options.workers,
+        )
         write_choices()
     elif options.part == "cells":
         run_all([job for name in names for job in fits(name)], options.workers)

@@ -167,8 +167,8 @@ def cifar_resnet(
         raise NeurordlError(f"depth={depth}: expected 6 n + 2, such as 8, 14, 20, 32 or 56")
 
     def layer(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-        others = [_Residual(outputs, outputs, 1) for _ in range((depth - 2) // 6 - 1)]
-        return [_Residual(inputs, outputs, stride), *others]
+        more = [_Residual(outputs, outputs, 1) for _ in range((depth - 2) // 6 - 1)]
+        return [_Residual(inputs, outputs, stride), *more]
 
     return _named(
         conv1=_conv(in_channels, width, 3, batchnorm=True),

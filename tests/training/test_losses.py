@@ -166,7 +166,7 @@ def test_defaults() -> None:
         "teacher": None,
     }
     network = RDMLoss(of_network("correlation"), "conv2")
-    assert (network.comparison, network.dissimilarity.name) == ("mse", "correlation")
+    assert (network.comparison, network.dissimilarity.name) == ("corr", "correlation")
     # A network is measured as the student is, whatever is chosen for the student.
     chosen = RDMLoss(of_network("correlation"), "conv2", "euclidean")
     assert chosen.teacher.dissimilarity.name == "euclidean"

@@ -101,13 +101,21 @@ def test_published_code_gives_the_same(file: str, implementation: str, shape: st
 
 def of_the_page() -> dict[str, Any]:
     """The comparisons and the dissimilarity that the page defines."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     names: dict[str, Any] = {}
-    exec(code, names)
+    exec(BLOCKS[1], names)
     return names
 
 
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 CODE = of_the_page()
+
+
+def test_weights_of_the_page_make_the_losses_twice_the_task_loss() -> None:
+    names: dict[str, Any] = {}
+    exec(BLOCKS[0], names)
+    first = names["first"]
+    total = sum(loss.weight * float(first[loss.name]) for loss in names["losses"])
+    assert total == pytest.approx(2 * float(first["task"]), rel=1e-5)
 
 
 def of_unit_length(loss: Loss) -> Loss:

@@ -55,13 +55,11 @@ class RDMLoss(TransferLoss):
         (crossnobis, mahalanobis).
 
         It can also be a `Dissimilarity`, or a differentiable function (n, channels) -> (n_pairs,).
-    comparison : str, Comparison or callable, optional
-        Comparison of the two RDMs: "corr", "cosine", "corr_cov", "cosine_cov", "cka", "mse" or "huber". The
-        default is "corr" for measured RDMs.
+    comparison : str, Comparison or callable
+        Comparison of the two RDMs: "corr", "cosine", "corr_cov", "cosine_cov", "cka", "mse" or "huber".
 
-        If the teacher is a network, the default is "mse", because both RDMs then have the same unit. It can
-        also be a differentiable `Comparison`, or a function (a, b, weights) -> loss. The loss of a similarity
-        s is 1 - s.
+        It can also be a differentiable `Comparison`, or a function (a, b, weights) -> loss. The loss of a
+        similarity s is 1 - s.
     pairs : {"all", "within", "between"}
         Pairs of stimuli that count: all of them, those with the same label, or those with different labels.
         The last two need labels in the batch.
@@ -83,7 +81,7 @@ class RDMLoss(TransferLoss):
         teacher: Teacher | NetworkTeacher,
         layer: str,
         dissimilarity: DissimilarityLike | None = None,
-        comparison: ComparisonLike | None = None,
+        comparison: ComparisonLike = "corr",
         pairs: Literal["all", "within", "between"] = "all",
         weight: Weight = 1.0,
         scale: bool = False,
@@ -101,8 +99,6 @@ class RDMLoss(TransferLoss):
             self.dissimilarity = network_dissimilarity(dissimilarity)
         if not self.dissimilarity.differentiable:
             raise NeurordlError(f"dissimilarity={self.dissimilarity.name!r} has no gradient; take another")
-        if comparison is None:
-            comparison = "corr" if self.network is None else "mse"
         chosen = find_comparison(comparison, higher_is_better=False)
         self._compare, self.comparison, self._masks = chosen.loss, chosen.name, chosen.masks
         if chosen.same_unit and not scale:
