@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 from compared import (
     BASELINE,
+    BOTH,
     MARGIN,
     METHOD,
     NO_TRANSFER,
@@ -198,18 +199,26 @@ MEANINGS = {
         "no": "no effect of the geometry within classes is shown",
         "worse": "the geometry within classes does harm",
     },
+    BOTH[0]: {
+        "better": "RDL adds to soft targets",
+        "no": "it is not shown that RDL adds to soft targets, or takes away",
+        "worse": "RDL takes away from soft targets",
+    },
 }
-"""What it means that RDL is better than with a permuted teacher, or worse, or neither."""
+"""What it means that RDL is better than with a permuted teacher, or worse, or neither; and what it adds."""
 
 
 def controls(steps: pd.DataFrame) -> list[str]:
-    """What the permuted teachers say of the gain."""
-    rows = steps[(steps["first"] == METHOD) & steps["second"].isin(MEANINGS)]
-    return [
-        f"RDL - {shown(row['second'])}: {interval(row)} points, p {equals(row['p_holm'])}: "
-        f"{MEANINGS[row['second']][verdict(row)]}."
-        for _, row in rows.iterrows()
-    ]
+    """What the permuted teachers say of the gain, and what RDL adds to soft targets."""
+    pairs = [*((METHOD, name) for name in MEANINGS if name != BOTH[0]), BOTH]
+    indexed, lines = steps.set_index(["first", "second"]), []
+    for pair in pairs:
+        if pair in indexed.index:
+            step = indexed.loc[pair]
+            meaning = MEANINGS[pair[0] if pair == BOTH else pair[1]][verdict(step)]
+            names = f"{shown(pair[0])} - {shown(pair[1])}"
+            lines.append(f"{names}: {interval(step)} points, p {equals(step['p_holm'])}: {meaning}.")
+    return lines
 
 
 def sentences(name: str, table: pd.DataFrame, steps: pd.DataFrame, best: str) -> str:
