@@ -142,6 +142,32 @@ def test_the_variant_is_chosen_on_validation_images(compared):
     assert compared.best_variant(validation, ["labels", "RDL", "SP"]) == "RDL"
 
 
+def test_what_rdl_adds_to_soft_targets_is_a_comparison(report, compared):
+    table, right = study({**ACCURACY, "RDL + soft targets": [90.0, 90.3, 89.2]})
+    steps = compared.comparisons(table, right, "RDL")
+    row = steps.set_index(["first", "second"]).loc[("RDL + soft targets", "soft targets")]
+    assert row["difference"] == pytest.approx(-2.0)
+    assert "RDL takes away from soft targets" in report.controls(steps)[-1]
+
+
+@pytest.mark.parametrize(
+    "rivals, expected",
+    [
+        ([84.0, 83.0], "confirmed"),
+        ([84.0, 90.0], "qualified"),
+        ([90.0, 91.0], "contradicted"),
+        ([90.0, 85.0], "not confirmed"),
+    ],
+)
+def test_the_verdict_on_rivals(report, compared, rivals, expected):
+    """RDL has 84 ± 0.5; its difference from a rival of 85 varies around the margin."""
+    accuracy = {"labels": [80.0, 80.5, 79.5], "RDL": [84.0, 84.5, 83.5]}
+    for name, mean in zip(("SP", "CC"), rivals, strict=True):
+        accuracy[name] = [mean, mean + 0.3, mean - 0.4]
+    table, right = study(accuracy)
+    assert report.competitiveness(compared.comparisons(table, right, "RDL"), "RDL")[0] == expected
+
+
 def test_sentences_say_what_the_numbers_say(report, compared):
     table, right = study(ACCURACY)
     steps = compared.comparisons(table, right, "RDL")
@@ -155,3 +181,17 @@ def test_sentences_say_what_the_numbers_say(report, compared):
     assert "The margin is 6 % of the errors of RDL." in report.sentences("mnist", table, steps, "RDL")
     rows = report.cell_table(table, steps, "RDL").splitlines()
     assert rows[2].startswith("| soft targets | 2 | 91.83 |")
+
+
+@pytest.mark.parametrize(
+    "accuracy, kept, expected",
+    [
+        ((1, 3), (2, 4), "more robust"),
+        ((1, 3), (-1, 4), "not shown to be more robust"),
+        ((-1, 3), (2, 4), "not shown to be more robust"),
+        ((1, 3), (-4, -2), "less robust"),
+    ],
+)
+def test_robust_is_better_on_worse_images_by_more_than_on_clean_ones(report, accuracy, kept, expected):
+    steps = [pd.Series(bounds, ["low", "high"]) for bounds in (accuracy, kept)]
+    assert sys.modules["sections"].robust(*steps) == expected

@@ -32,6 +32,9 @@ MARGIN, ALPHA = -1.0, 0.05
 """Difference in percentage points above which a method is competitive; and the level of tests."""
 
 BASELINE, METHOD = "labels", "RDL"
+BOTH = ("RDL + soft targets", "soft targets")
+"""What RDL adds to soft targets."""
+
 NO_TRANSFER = (BASELINE, "deep supervision")
 TITLES = {"mnist": "MNIST", "cifar100": "CIFAR-100"}
 
@@ -78,7 +81,7 @@ def best_variant(validation: Mapping[str, Mapping[str, Any]], conditions: Sequen
 
 
 def comparisons(table: pd.DataFrame, right: Right, best: str) -> pd.DataFrame:
-    """Each condition less labels, and RDL and its best variant less each other condition.
+    """Each condition less labels, RDL and its best variant less each other one, and what RDL adds.
 
     Parameters
     ----------
@@ -100,6 +103,7 @@ def comparisons(table: pd.DataFrame, right: Right, best: str) -> pd.DataFrame:
     for method in dict.fromkeys((METHOD, best)):
         known = {BASELINE, METHOD, method}
         pairs += [(method, name) for name in conditions if name not in known and method in conditions]
+    pairs += [BOTH] if set(BOTH) <= set(conditions) else []
     rows = []
     for first, second in pairs:
         both = table[table["condition"].isin((first, second))]

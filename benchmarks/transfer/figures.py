@@ -12,6 +12,7 @@ from compared import BASELINE, MARGIN, METHOD, NO_TRANSFER, TITLES, is_rival, is
 from conditions import CELLS, MOST, PAIRS
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 from measured import STRENGTHS, similarity_name, student_of
 from setting import RESULTS, load, trained_network
@@ -197,11 +198,12 @@ def similarity(cell: str, rows: pd.DataFrame, table: pd.DataFrame) -> None:
     """Accuracy against similarity with the teacher at the last layer before the outputs."""
     figure, ax = plt.subplots(figsize=(5.2, 4.3), layout="constrained")
     texts, points, groups = [], [], []
+    errors = table["accuracy"].max() > NEARLY_ALL
     both = table.merge(rows, on=["cell", "condition", "seed"], suffixes=("", "_"))
     for name, part in both.groupby("condition", sort=False):
         color, marker = GROUPS[group_of(str(name))]
         x, x_half = reach(part[similarity_name(cell)])
-        y, y_half = reach(part["accuracy"])
+        y, y_half = reach(100 - part["accuracy"] if errors else part["accuracy"])
         ax.errorbar(x, y, y_half, x_half, fmt=marker, color=color, ms=5, elinewidth=0.8, zorder=3)
         points.append((x, y))
         texts.append((shown(str(name)), np.array([x, y]), color))
@@ -215,11 +217,18 @@ def similarity(cell: str, rows: pd.DataFrame, table: pd.DataFrame) -> None:
         )  # fmt: skip
     layers = PAIRS[CELLS[cell].student].last
     ax.set_xlabel(f"similarity of RDMs, student's {layers[0]} and teacher's {layers[1]} (Pearson)")
-    ax.set_ylabel("accuracy on test images, %")
+    ax.set_ylabel(f"{'errors' if errors else 'accuracy'} on test images, %")
     ax.set_title(title(cell), fontsize="medium", loc="right")
     legend_of_groups(figure, groups)
+    if errors:
+        plain_log(ax.yaxis)
+        ax.invert_yaxis()
+        ax.set_xscale("function", functions=(np.arctanh, np.tanh))  # Fisher's z
+        ax.set_xticks([0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98])
     with plt.rc_context({"font.size": 8}):
         _place_labels(ax, texts, np.array(points))
+    for text in ax.texts:
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
     save(figure, f"similarity_{slug(cell)}.png")
 
 

@@ -99,11 +99,11 @@ def table_of(
     return table
 
 
-def jobs_of(predictions: Mapping[Job, npt.NDArray[np.uint8]]) -> list[dict[str, Any]]:
-    """The finished fits, and whether their weights are present."""
+def jobs_of(predictions: Mapping[Job, npt.NDArray[np.uint8]], measure: bool) -> list[dict[str, Any]]:
+    """The finished fits, and whether to measure them: their weights may be absent."""
     result, seeds = [], {}
     for job, classes in predictions.items():
-        present = bool(state_of(job))
+        present = measure and bool(state_of(job))
         values = (
             job.cell,
             job.condition,
