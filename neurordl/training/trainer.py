@@ -271,7 +271,8 @@ def fit(
         It does not set the student's initial weights: call ``torch.manual_seed`` before you make the student.
     validation : StimulusSet, or share of the stimuli, optional
         Stimuli, or the share of the stimuli, that are not trained on. The best epoch is the one with the
-        lowest unweighted sum of their transfer losses, and the run's student has its weights.
+        lowest unweighted sum of their transfer losses, and the run's student has its weights. Losses of large
+        values, such as `ContrastiveLoss`, decide most of it.
 
         For an objective without transfer losses of stimuli it is the epoch with the lowest task loss, so that
         they need labels. Images that are among the labelled ones are then left out, with a notice.

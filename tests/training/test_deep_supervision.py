@@ -94,6 +94,18 @@ def test_a_classifier_of_ones_own_needs_no_output() -> None:
     assert "LazyLinear" not in loss.describe()["classifier"]
 
 
+def test_its_record_is_the_same_in_another_process_and_its_repr_names_no_teacher() -> None:
+    """Addresses in memory would make a resumed run another one."""
+
+    class Head(nn.Linear):
+        def extra_repr(self) -> str:
+            return f"activation=<function relu at {id(self):#x}>"
+
+    loss = deep(classifier=Head(5, 4))
+    assert loss.describe() == deep(classifier=Head(5, 4)).describe()
+    assert repr(loss) == f"DeepSupervisionLoss({LAYER}, weight=1.0)"
+
+
 # The stream
 
 

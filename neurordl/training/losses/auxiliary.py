@@ -8,7 +8,7 @@ from torch.nn import functional
 from neurordl.errors import NeurordlError
 from neurordl.patterns.network import OUTPUT
 from neurordl.teachers import Batch
-from neurordl.teachers.base import Record
+from neurordl.teachers.base import Record, spelled
 from neurordl.training.losses.base import (
     Features,
     Stream,
@@ -114,4 +114,4 @@ class DeepSupervisionLoss(TransferLoss, nn.Module):
 
     def describe(self) -> Record:
         """What ``run.json`` records of the loss."""
-        return {**super().describe(), "classifier": str(self.classifier)}
+        return {**super().describe(), "classifier": spelled(self.classifier)}

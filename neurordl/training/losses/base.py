@@ -163,10 +163,9 @@ class TransferLoss:
         return self.teacher.network if isinstance(self.teacher, LayerTeacher) else None
 
     def __repr__(self) -> str:
-        layers = ", ".join(layer or "output" for layer in layers_of(self))
-        return (
-            f"{type(self).__name__}({self.teacher!r:.300}, {layers}, weight={_describe_weight(self.weight)})"
-        )
+        teacher = [] if self.teacher is None else [f"{self.teacher!r:.300}"]
+        parts = [*teacher, *(layer or "output" for layer in layers_of(self))]
+        return f"{type(self).__name__}({', '.join(parts)}, weight={_describe_weight(self.weight)})"
 
     def describe(self) -> Record:
         """What ``run.json`` records of the loss."""

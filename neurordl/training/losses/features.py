@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from neurordl.errors import NeurordlError
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher
-from neurordl.teachers.base import Record
+from neurordl.teachers.base import Record, spelled
 from neurordl.training.losses.base import (
     Features,
     TransferLoss,
@@ -137,7 +137,7 @@ class HintLoss(_FeatureLoss, nn.Module):
 
     def describe(self) -> Record:
         """What ``run.json`` records of the loss."""
-        return {**super().describe(), "regressor": str(self.regressor)}
+        return {**super().describe(), "regressor": spelled(self.regressor)}
 
 
 class AttentionLoss(_FeatureLoss):
