@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -27,15 +28,16 @@ def progress_bar(
     progress
         Whether to show the bar; by default if standard error is a terminal.
     """
+    # rich takes a file for a terminal where FORCE_COLOR is set, as in many logs of tests
+    if not (getattr(sys.stderr, "isatty", bool)() if progress is None else progress):
+        yield lambda steps: None
+        return
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)  # standard output is the caller's
-    if not (console.is_terminal if progress is None else progress):
-        yield lambda steps: None
-        return
     with ExitStack() as stack:
         if not _OPEN:
+            console = Console(stderr=True)  # standard output is the caller's
             _OPEN.append(stack.enter_context(Progress(console=console, transient=True)))
             stack.callback(_OPEN.clear)
         bar = _OPEN[0]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
-import rich.console
 from nibabel import Nifti1Image
 from pandas import DataFrame
 from rsatoolbox.data import Dataset
@@ -76,10 +76,11 @@ CALLS = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("description", CALLS)
 def test_long_calls_show_a_bar_on_a_terminal_unless_it_is_not_wanted(description, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
     CALLS[description]()
     CALLS[description](progress=False)
     assert "%" not in capsys.readouterr().err
-    monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     CALLS[description](progress=False)
     assert "%" not in capsys.readouterr().err
     CALLS[description]()
@@ -91,7 +92,7 @@ def test_long_calls_show_a_bar_on_a_terminal_unless_it_is_not_wanted(description
 
 
 def test_a_call_within_a_call_adds_a_line(capsys, monkeypatch):
-    monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     for _ in progress.tracked("ab", "outer"):
         assert list(progress.tracked(range(3), "inner")) == [0, 1, 2]
     stopped = progress.tracked("ab", "outer")
