@@ -338,7 +338,7 @@ def fit(
     ids, validation_ids = (None if part is None else part.ids for part in (shown, validation))
     matches = objective.prepare(ids, validation_ids)
     groups = objective.groups(stimuli.ids) if stimuli is not None and objective.of_stimuli else None
-    for loss in objective.losses:
+    for loss in objective.of_stimuli.values():
         if isinstance(loss, ContrastiveLoss) and ids is not None:
             loss.check_known(ids if groups is None else sorted(set().union(*groups), key=natural_key))
     streams = Streams(labelled, stimuli, groups, batches, seed, fabric)
