@@ -420,8 +420,8 @@ of which no more could be read.
   [the study](../README.md).
 - *Verdicts*: an improvement is confirmed if it is significant, contradicted if the opposite is, and not
   confirmed otherwise. "Competitive" is confirmed if RDL is competitive with all rivals, qualified if with
-  some of them, contradicted if it is worse than all by more than the margin, and not confirmed otherwise. "Allowing
-  for architectural differences" has the verdict of the improvement, for that pair of networks.
+  some of them, contradicted if it is worse than all by more than the margin, and not confirmed otherwise.
+  "Allowing for architectural differences" has the verdict of the improvement, for that pair of networks.
 - *Competitive*: the interval of the difference lies above -1 point (no: below; undecided: around it).
   Rivals are other ways to learn from the teacher; deep supervision, which has none, is not counted.
 - *Weight*: transfer losses by task loss at the first step, the best of five on validation images with two

@@ -446,6 +446,7 @@ def _warn_of_trained_losses(objective: Objective) -> None:
         text = f"{listed(names)}: parameters of the loss were fitted before, and are trained further"
         notify(f"{text}; make new losses for an independent run")
 
+
 def _own_copy(student: nn.Module) -> nn.Module:
     """A copy for the run, which training the student further does not change."""
     values = (value for module in student.modules() for value in vars(module).values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -430,3 +431,28 @@ def test_what_does_not_fit_is_named(case: str) -> None:
     call, message = ERRORS[case]
     with pytest.raises(nrl.NeurordlError, match=message):
         call()
+
+
+def test_what_cannot_be_trained_with_is_named() -> None:
+    network = nrl.students.small_cnn(width=4)
+    with torch.no_grad():
+        network.fc1[2].weight[0, 0] = torch.nan
+    with pytest.raises(nrl.NeurordlError, match=r"teacher's weights hold NaN \(fc1\.2\.weight\)"):
+        nrl.NetworkTeacher(network, "fc1")
+    objective = nrl.Objective(nrl.HintLoss(nrl.NetworkTeacher(nrl.students.small_cnn(), "conv2"), "conv2"))
+    arrays = np.zeros((4, 3, 16, 16), np.float32)
+    for streams in ({"labelled": (arrays, torch.zeros(4).long())}, {"stimuli": (arrays,)}):
+        with pytest.raises(nrl.NeurordlError, match=r"images: expected a tensor, got a ndarray; use torch"):
+            objective(nrl.students.small_cnn(width=4), **streams)
+
+
+def test_losses_that_were_fitted_before_are_named() -> None:
+    images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
+    stimuli = nrl.StimulusSet.from_array(images, [f"s{k}" for k in range(8)], labels=torch.arange(8))
+    objective = nrl.Objective(nrl.HintLoss(nrl.NetworkTeacher(nrl.students.small_cnn(), "conv2"), "conv2"))
+    settings = {"labelled": stimuli, "epochs": 1, "execution": nrl.Execution(progress=False)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nrl.fit(nrl.students.small_cnn(width=4), objective, **settings)
+    with pytest.warns(UserWarning, match=r"hint:conv2: parameters of the loss were fitted before"):
+        nrl.fit(nrl.students.small_cnn(width=4), objective, **settings)
