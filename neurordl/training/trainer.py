@@ -408,8 +408,8 @@ def fit(
                     notify(f"{name} stimuli: {message}")
         trainer = Trainer(fabric, module, optimizer, streams, validation, folder, optimization, epochs)
         setattr(unwrapped(student), TRAINED_ON, record[TRAINED_ON])  # also if the run is interrupted
-        for loss in objective.loss_modules:
-            setattr(loss, _FITTED, True)
+        for module_of_loss in objective.loss_modules:
+            setattr(module_of_loss, _FITTED, True)
         trainer.run(execution.checkpoint_every or len(streams), execution.progress and rank == 0)
     history = pd.DataFrame(trainer.state.history)
     run = Run(student.eval(), history, record, Path(out) if out is not None else None)
