@@ -217,6 +217,21 @@ def test_attention_is_a_loop_over_images_and_places(sizes: Any, power: float) ->
     assert math.isclose(float(value), np.mean(errors), rel_tol=1e-12)
 
 
+# Soft targets
+
+
+@pytest.mark.parametrize("library", ["repdistiller", "mdistiller", "torchdistill"])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("name, scale", [("plain", 3.0), ("sharp", 30.0)])
+def test_soft_targets_are_the_published_ones(
+    name: str, scale: float, temperature: float, library: str
+) -> None:
+    ours, theirs = drawn(1, 8, 10, scale=scale).requires_grad_(), drawn(2, 8, 10, scale=scale)
+    value = nrl.SoftTargetLoss(teacher(), temperature)({"": ours}, {"": theirs}, batch())
+    factor = temperature**2 if library == "torchdistill" else 1.0  # which multiplies only a sum with the task
+    assert_published("soft_targets", f"{library}/{name}_{temperature}", value, ours, factor=factor)
+
+
 # Decoupled distillation
 
 KNOBS = [(1.0, 8.0, 4.0), (0.5, 2.0, 1.0)]
