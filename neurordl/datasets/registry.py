@@ -106,7 +106,7 @@ def data_root() -> Path:
     """
     named = os.environ.get("NEURORDL_DATA", "")
     if not named:
-        with warnings.catch_warnings(action="ignore"):  # in a notebook tqdm, which it imports, asks for widgets
+        with warnings.catch_warnings(action="ignore"):  # tqdm asks for widgets in notebooks
             import pooch
 
         return Path(pooch.os_cache("neurordl"))
