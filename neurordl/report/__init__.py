@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -18,18 +19,17 @@ import pandas as pd
 
 from neurordl import io
 from neurordl.errors import NeurordlError
-from neurordl.experiments import ROWS, SETTINGS, paired_differences
+from neurordl.experiments import ROWS, SETTINGS
 from neurordl.report.content import (
     Entry,
     Grid,
     Scores,
     citations,
     entry_sections,
-    grid_methods,
     grid_sections,
     side_by_side,
 )
-from neurordl.report.page import Section, Text, render
+from neurordl.report.page import render
 from neurordl.rsa.scores import COLUMNS, Evaluation
 from neurordl.training.run import Run, read_run
 from neurordl.validate import check_choice, check_columns, listed
@@ -92,8 +92,7 @@ def write_report(
 
 def _page(title: str, entries: Sequence[Entry], grids: Sequence[Grid]) -> str:
     several = len(entries) > 1
-    sections = [Section("Study", [Text(grid_methods(grid))]) for grid in grids]
-    sections += chain.from_iterable(map(grid_sections, grids))
+    sections = list(chain.from_iterable(map(grid_sections, grids)))
     sections += [side_by_side(entries)] if several else []
     for entry in entries:
         sections += entry_sections(entry, several)
@@ -103,7 +102,7 @@ def _page(title: str, entries: Sequence[Entry], grids: Sequence[Grid]) -> str:
     counts = {"run": runs, "evaluation": scores, "study": len(grids)}
     plurals = {"study": "studies"}
     parts = [f"{n} {name if n == 1 else plurals.get(name, name + 's')}" for name, n in counts.items() if n]
-    lead = f"{' and '.join(parts)}. Every number on this page is read from their records and tables."
+    lead = f"{' and '.join(parts)}. Every number on this page comes from the records and tables."
     return render(title, lead, [section for section in sections if section.blocks])
 
 
@@ -111,7 +110,7 @@ def _prepared(name: str, content: object, reference: str | None) -> Entry | Grid
     """A part of the report, checked."""
     if isinstance(content, pd.DataFrame):
         measures = [str(column) for column in content if pd.api.types.is_float_dtype(content[column])]
-        content = Grid(name, content, [x for x in measures if not x.startswith("ceiling_")], reference or "")
+        content = Grid(name, content, [x for x in measures if not x.startswith("ceiling_")])
     if isinstance(content, Grid):
         return _checked(content, reference)
     if isinstance(content, Entry):
@@ -135,9 +134,10 @@ def _checked(grid: Grid, reference: str | None) -> Grid:
     if reference is None:
         reference = "labels" if "labels" in conditions else conditions[0]
     check_choice("reference", reference, conditions)
-    checked = Grid(grid.name, frame, grid.measures, reference)
-    if len(conditions) > 1 and checked.keys:  # a pair that occurs twice is an error, before anything is drawn
-        paired_differences(frame, grid.measures[0], reference=reference, pair=checked.keys)
+    checked = replace(grid, frame=frame, reference=reference)
+    if checked.keys and frame.duplicated(["condition", *checked.keys]).any():
+        keys = f"{listed(checked.keys)}: give it columns of text or whole numbers that tell its rows apart"
+        raise NeurordlError(f"the table {grid.name} has a condition twice with the same {keys}")
     return checked
 
 
@@ -213,4 +213,5 @@ def _read_grid(folder: Path) -> Grid:
     names = [name for name in measures if not name.startswith("ceiling_")]
     frame = pd.DataFrame(rows)
     by = [str(name) for name in frame if name not in measures]
-    return Grid(folder.name, frame.sort_values(by, kind="stable", ignore_index=True), names, "")
+    frame = frame.sort_values(by, kind="stable", ignore_index=True)
+    return Grid(folder.resolve().name, frame, names, settings=io.read_json(folder / SETTINGS))

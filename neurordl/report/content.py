@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -20,7 +20,7 @@ from neurordl.teachers.base import Record
 from neurordl.training.run import BEST, LAST, Run
 from neurordl.validate import listed
 
-_MOST_ROIS, _MOST_CELLS, _MOST_GROUPS = 12, 600, 6  # that figures have room for
+_MOST_ROIS, _MOST_CELLS, _MOST_GROUPS, _MOST_MEASURES = 12, 600, 6, 4  # that figures have room for
 _FEW = 12  # values that the description of a figure reads out
 _SCORED = ("test_accuracy", "heldout_rdm_similarity")
 _CITED = {
@@ -72,7 +72,8 @@ class Grid:
     name: str
     frame: pd.DataFrame
     measures: Sequence[str]
-    reference: str
+    reference: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def keys(self) -> list[str]:
@@ -212,7 +213,7 @@ def _scoring_sentences(scores: Scores) -> Iterator[str]:
         f"{subjects}{where} by {settings.get('comparison')} on {settings.get('pairs')} pairs of "
         f"{number(settings.get('n_stimuli'))} stimuli."
     )
-    pooled = sorted({int(n) for n in means["n_subjects"].dropna()})
+    pooled = sorted({int(n) for n in means["n_subjects"].dropna() if n})
     if pooled and pooled != [people]:
         yield f"Means are over {' to '.join(map(str, dict.fromkeys([pooled[0], pooled[-1]])))} of them."
     over = next((name for name in means["generalizes_to"] if name), "")
@@ -251,8 +252,8 @@ def _matched(run: Run | None, scores: Sequence[Scores]) -> Iterator[Block]:
         rows += [["scored", number(part.settings.get("n_stimuli"))]]
         rows += [["in another order in the RDMs", number(match.get("reordered"))]]
         yield Table(f"{_capital(part.name)}: stimuli and RDMs, matched by id", ("stimuli", "number"), rows)
-        for name, text in names.items():
-            yield from _folded_ids(f"{_capital(part.name)}: ids {text}", match.get(name, ()))
+        for name in ("missing", "unused"):
+            yield from _folded_ids(f"{_capital(part.name)}: ids {names[name]}", match.get(name, ()))
 
 
 def _folded_ids(title: str, ids: Sequence[str]) -> Iterator[Block]:
@@ -490,19 +491,27 @@ def _unequal(means: pd.DataFrame) -> Iterator[Block]:
 
 
 def grid_sections(grid: Grid) -> Iterator[Section]:
-    """The sections of a study: means and paired differences of its conditions."""
-    for group, frame in grid.groups():
-        part = Grid(grid.name, frame, grid.measures, grid.reference)
+    """The sections of a study: what was compared, means and paired differences, and the settings."""
+    conditions = dict.fromkeys(grid.frame["condition"])
+    seeds = f" with {_count(grid.frame['seed'].nunique(), 'seed')}" if "seed" in grid.frame else ""
+    text = f"{_count(len(grid.frame), 'run')} of {_count(len(conditions), 'condition')} "
+    text += f"({listed(conditions, most=8)}){seeds}. Intervals are 95 % t intervals."
+    yield Section(f"Study: {grid.name}", [Text(text)])
+    for k, (group, frame) in enumerate(grid.groups()):
+        part = replace(grid, frame=frame)
         title = f"Conditions side by side{f': {group}' if group else ''}"
-        yield Section(title, [*_grid_figures(part), *_grid_tables(part)])
+        figures = list(_grid_figures(part)) if k < _MOST_GROUPS else []
+        yield Section(title, [*figures, *_grid_tables(part)])
+    if rows := [list(row) for row in flattened(grid.settings)]:
+        yield Section("Settings of the study", [Table("As recorded", ("setting", "value"), rows)])
 
 
 def _grid_tables(grid: Grid) -> Iterator[Block]:
     frame = grid.frame
-    conditions = list(dict.fromkeys(frame["condition"].astype(str)))
+    conditions = list(dict.fromkeys(frame["condition"]))
     rows = []
     for name in conditions:
-        part = frame[frame["condition"].astype(str) == name]
+        part = frame[frame["condition"] == name]
         cells = [_mean(part[measure]) for measure in grid.measures]
         rows.append([name, number(len(part)), *cells])
     caption = f"Means over {', '.join(grid.keys) or 'rows'}, with 95 % t intervals"
@@ -527,7 +536,7 @@ def _mean(values: pd.Series) -> str:
 
 
 def _grid_figures(grid: Grid) -> Iterator[Figure]:
-    frame, reference = grid.frame.astype({"condition": str}), grid.reference
+    frame, reference = grid.frame, grid.reference
     if set(_SCORED) <= set(frame) and frame[list(_SCORED)].notna().any(axis=None):
         means = frame.groupby("condition", sort=False)[list(_SCORED)].mean()
         spoken = "; ".join(f"{name} {number(x)} and {number(y)}" for name, y, x in means.itertuples())
@@ -535,7 +544,7 @@ def _grid_figures(grid: Grid) -> Iterator[Figure]:
         yield draw(partial(plot_transfer, frame, reference=reference), "Accuracy and similarity", text)
     if frame["condition"].nunique() < 2 or not grid.keys:
         return
-    for measure in grid.measures:
+    for measure in grid.measures[:_MOST_MEASURES]:
         differences = paired_differences(frame, measure, reference=reference, pair=grid.keys)
         if not (differences["n"] > 0).all():
             continue
@@ -544,15 +553,6 @@ def _grid_figures(grid: Grid) -> Iterator[Figure]:
         text = f"Differences of {measure} from {reference}, paired by {', '.join(grid.keys)}. {spoken}."
         plot = partial(plot_paired, frame, value=measure, reference=reference, pair=grid.keys)
         yield draw(plot, f"Paired differences: {measure}", text)
-
-
-def grid_methods(grid: Grid) -> str:
-    """What a study compared, in a sentence."""
-    conditions = dict.fromkeys(grid.frame["condition"].astype(str))
-    seeds = grid.frame["seed"].nunique() if "seed" in grid.frame else 0
-    text = f"{number(len(grid.frame))} runs of {len(conditions)} conditions ({listed(conditions, most=8)})"
-    over = f" with {seeds} seeds" if seeds else ""
-    return f"{text}{over}; intervals are t intervals, and differences are paired with {grid.reference}."
 
 
 def citations(entries: Sequence[Entry], grids: Sequence[Grid], version: str) -> Section:
