@@ -71,9 +71,14 @@ html_static_path = ["_static"]
 html_extra_path = ["_extra"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+# Pages without pages below them have no navigation at their side.
+html_sidebars = {
+    f"docs/{page}": [] for page in ("index", "install", "quickstart", "concepts", "glossary", "coming_from")
+}
 html_theme_options = {
     "logo": {"text": "neurordl"},
     "show_toc_level": 2,
+    "header_links_before_dropdown": 7,
     "navigation_with_keys": False,
     "footer_start": ["copyright"],
     "footer_end": [],
@@ -118,6 +123,13 @@ def name_role(_name, rawtext, text, lineno, inliner, options=None, content=()): 
     return PyXRefRole()("py:obj", rawtext, f"{text} <{target}>", lineno, inliner, options or {}, content)
 
 
+def link_name(code: re.Match[str]) -> str:
+    """Markdown code as a link, if it is a public name; words such as `accuracy` only as `nrl.accuracy`."""
+    text, name = code[1], code[2]
+    is_word = name.islower() and "_" not in name and name not in ("compare", "evaluate", "fit", "searchlight")
+    return code[0] if name not in API or (is_word and text == name) else f"{{py:obj}}`{text} <{API[name]}>`"
+
+
 def adapt_page(_app: Sphinx, docname: str, source: list[str]) -> None:
     """Point links at the pages of the site, and add tables of contents that GitHub does not need."""
     page = ROOT / docname
@@ -132,6 +144,8 @@ def adapt_page(_app: Sphinx, docname: str, source: list[str]) -> None:
 
     parts = re.split(r"(```.*?```)", source[0], flags=re.DOTALL)
     parts[::2] = [re.sub(r"\]\((?![\w+]+:|#)([^)\s]+)\)", adapt, part) for part in parts[::2]]
+    if (page.parent / f"{page.name}.md").exists():
+        parts[::2] = [re.sub(r"(?<!\[)`((?:nrl\.)?(\w+))`(?!\])", link_name, part) for part in parts[::2]]
     source[0] = "".join(parts)
     if docname in SUBPAGES:
         source[0] += f"\n\n```{{toctree}}\n:hidden:\n:glob:\n\n{SUBPAGES[docname]}\n```\n"
@@ -141,22 +155,24 @@ def write_gallery(_app: Sphinx) -> None:
     """A page for each example: its docstring as text, then its code."""
     folder = ROOT / "docs" / "gallery"
     folder.mkdir(exist_ok=True)
-    scripts, cards = sorted((ROOT / "examples").glob("*.py")), []
-    for script in scripts:
-        module = ast.parse(script.read_text(encoding="utf-8"))
+    table = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    jobs = dict(re.findall(r"^\| \[(\w+)\.py\]\(\w+\.py\) \| (.*) \|$", table, re.MULTILINE))
+    cards = []
+    for name, job in jobs.items():
+        module = ast.parse((ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8"))
         summary, _, text = (ast.get_docstring(module) or "").partition("\n\n")
         title = summary.replace("\n", " ").removesuffix(".")
-        first_line = module.body[0].end_lineno + 1
-        code = f"```{{literalinclude}} ../../examples/{script.name}\n:lines: {first_line}-\n```"
-        command = f"```sh\npython examples/{script.name}\n```"
-        write(folder / f"{script.stem}.md", f"# {title}\n\n{text}\n\n{command}\n\n{code}\n")
-        cards.append(f":::{{grid-item-card}} {title}\n:link: {script.stem}\n:link-type: doc\n:::\n")
+        command = f"```sh\npython examples/{name}.py\n```"
+        first_line = module.body[1].lineno
+        code = f"```{{literalinclude}} ../../examples/{name}.py\n:lines: {first_line}-\n```"
+        write(folder / f"{name}.md", f"# {title}\n\n{text}\n\n{command}\n\n{code}\n")
+        cards.append(f":::{{grid-item-card}} {title}\n:link: {name}\n:link-type: doc\n\n{job}\n:::\n")
     intro = (
         "Each script does one job in a few seconds (the demo: 2 minutes), on simulated data or on data that\n"
         "come with the package. Nothing is downloaded. Copy a page's code, or run the script in the folder\n"
         "`examples/`; the tests run all of them."
     )
-    names = "\n".join(script.stem for script in scripts)
+    names = "\n".join(jobs)
     toctree = f"```{{toctree}}\n:hidden:\n\n{names}\n```"
     grid = "::::{grid} 1 2 2 2\n:gutter: 2\n\n" + "\n".join(cards) + "::::"
     write(folder / "index.md", f"# Gallery\n\n{intro}\n\n{grid}\n\n{toctree}\n")
