@@ -66,7 +66,7 @@ def fit_mnist(teacher: str, student: str, mode: str, seed: int) -> dict[str, flo
     labelled, unlabelled, test, network = mnist()
     layers = {"shallow": "fc1", "deep": "avgpool"}
     taught = nrl.NetworkTeacher(network, layers="fc1")
-    losses: list[Any] = [nrl.RDMLoss(taught["fc1"], layer=layers[student], weight=10.0)]
+    losses: list[Any] = [nrl.RDMLoss(taught["fc1"], layers[student], comparison="mse", weight=10.0)]
     if "soft" in teacher:
         losses.append(nrl.SoftTargetLoss(taught))
     network_student = new_student(student, seed, 10, 1)

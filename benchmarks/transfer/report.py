@@ -24,7 +24,6 @@ from compared import (
     BOTH,
     MARGIN,
     METHOD,
-    NO_TRANSFER,
     TITLES,
     best_variant,
     comparisons,
@@ -155,7 +154,7 @@ def cell_table(table: pd.DataFrame, steps: pd.DataFrame, best: str) -> str:
             step = indexed.loc[pair] if known else None
             row += ["", ""] if step is None else [interval(step), p_text(step["p_holm"])]
             if place:
-                judged = step is not None and (is_rival(name) or name in NO_TRANSFER)
+                judged = step is not None and is_rival(name)
                 row.append(str(step["competitive"]) if judged else "")
         rows.append(row)
     return markdown(rows, header)
@@ -234,6 +233,8 @@ def sentences(name: str, table: pd.DataFrame, steps: pd.DataFrame, best: str) ->
 
     errors = 100 - table.loc[table["condition"] == METHOD, "accuracy"].mean()
     margin = f"The margin is {-100 * MARGIN / errors:.0f} % of the errors of {METHOD}."
+    if errors <= -100 * MARGIN:
+        margin += " It is as large as all of its errors: hardly any rival could fail this test."
     depth = f"cifar_resnet of {SOURCES[cell.source].depth} layers"
     other = f"cifar_resnet of {cell.options['depth']} layers" if "depth" in cell.options else cell.student
     lines = [
@@ -414,6 +415,13 @@ of which no more could be read.
   images are not pooled: p is twice the median over seeds, which is valid for any dependence (Rüger 1978),
   with Holm's correction over all tests of a cell.
 - *Significant*: the interval leaves out 0, and p < .05.
+- *Columns*: "- labels" is the condition less labels only; "RDL - it" is RDL less the condition.
+- *Conditions* are explained in [which transfer loss?](../../../docs/transfer_losses.md) and in
+  [the study](../README.md).
+- *Verdicts*: an improvement is confirmed if it is significant, contradicted if the opposite is, and not
+  confirmed otherwise. "Competitive" is confirmed if RDL is competitive with all rivals, qualified if with
+  some of them, contradicted if it is worse than all by more than the margin, and not confirmed otherwise.
+  "Allowing for architectural differences" has the verdict of the improvement, for that pair of networks.
 - *Competitive*: the interval of the difference lies above -1 point (no: below; undecided: around it).
   Rivals are other ways to learn from the teacher; deep supervision, which has none, is not counted.
 - *Weight*: transfer losses by task loss at the first step, the best of five on validation images with two

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tomllib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,8 @@ def data_root() -> Path:
     """
     named = os.environ.get("NEURORDL_DATA", "")
     if not named:
-        import pooch
+        with warnings.catch_warnings(action="ignore"):  # tqdm asks for widgets in notebooks
+            import pooch
 
         return Path(pooch.os_cache("neurordl"))
     if not Path(named).is_dir():

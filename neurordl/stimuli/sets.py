@@ -116,7 +116,8 @@ class StimulusSet:
             ``label`` gives the labels: whole numbers or text. All columns go into the table; rows without an
             image are left out, and images without a row are an error.
         classes
-            Names of text labels in the order of their numbers; by default all names in natural order.
+            Names of the classes in the order of their numbers; by default all names of text labels in natural
+            order.
 
         Warns
         -----
@@ -428,9 +429,10 @@ def _rows_of(table: StrPath | pd.DataFrame | None, ids: Sequence[str]) -> pd.Dat
 def _labels_of(
     table: pd.DataFrame, column: str, classes: Sequence[str] | None
 ) -> tuple[Tensor | None, tuple[str, ...] | None]:
-    """A column as labels, int64, and the names of the classes if it holds text; None without the column.
+    """A column as labels, int64, and the names of the classes, if known; None without the column.
 
-    Text is numbered in the order of ``classes``, by default in natural order of the names.
+    Text is numbered in the order of ``classes``, by default in natural order of the names; whole numbers are
+    places in ``classes``.
     """
     if column not in table.columns:
         return None, None
@@ -443,7 +445,10 @@ def _labels_of(
         numbers = values.to_numpy(dtype=np.float64)
         if (fractions := numbers[(numbers % 1 != 0) | (np.abs(numbers) > 2**53)]).size:
             raise NeurordlError(f"labels must be whole numbers or names, but one is {fractions[0]}")
-        return torch.from_numpy(numbers.astype(np.int64)), None
+        if classes is not None and ((numbers < 0) | (numbers >= len(classes))).any():
+            problem = f"labels run from {numbers.min():.0f} to {numbers.max():.0f}"
+            raise NeurordlError(f"{problem}, but classes= has {len(classes)} names; name each from 0 on")
+        return torch.from_numpy(numbers.astype(np.int64)), None if classes is None else tuple(classes)
     names = values.astype(str)
     known = tuple(sorted(set(names), key=natural_key) if classes is None else classes)
     if similar := similar_ids(known, "classes"):

@@ -254,7 +254,10 @@ def _trained_on(source: Path) -> list[Any]:
     """What the weights of a file were trained on, if `fit` wrote it."""
     if source.suffix.lower() != ".safetensors":
         return []
-    with explain(f"{source} is damaged", remedy="download it again"), safe_open(source, "pt") as file:
+    with (
+        explain(f"{source} is damaged", remedy="get a good copy"),
+        safe_open(source, "pt") as file,
+    ):
         return list(json.loads((file.metadata() or {}).get(TRAINED_ON, "[]")))
 
 
@@ -280,7 +283,7 @@ def _read_state(source: Path) -> dict[str, Tensor]:
             raise NeurordlError(f"{source} contains pickled objects, which are not read; {remedy}") from error
         # The messages of torch and numpy about such bytes recommend unpickling them.
         detail = "" if refused or "pickle" in message else f" ({message.splitlines()[0]})"
-        raise NeurordlError(f"cannot read {source}: it is damaged{detail}; download it again") from error
+        raise NeurordlError(f"cannot read {source}: it is damaged{detail}; get a good copy") from error
     for key in _WITHIN:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

@@ -73,6 +73,10 @@ class NetworkTeacher:
         self.layers = resolve_layers(model, layers)
         self.dissimilarity = network_dissimilarity(dissimilarity)
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
+        undefined = [name for name, weights in model.named_parameters() if weights.isnan().any()]
+        if undefined:
+            problem = f"the teacher's weights hold NaN ({listed(undefined)}): its training has failed"
+            raise NeurordlError(f"{problem}; give a network without NaN")
         self._cached = cache
         self._table: dict[str, Tensor] = {}
         self._ids = ById(cache.ids, "error", "cached stimuli") if cache is not None else None

@@ -404,6 +404,9 @@ def as_trained(labels: Tensor, names: Sequence[str] | None, trained: Sequence[st
 
 def check_batch(batch: Batch) -> Batch:
     """Return the batch if it has an id and a label for each image, as far as it has any."""
+    if not isinstance(batch.images, Tensor):
+        content = type(batch.images).__name__
+        raise NeurordlError(f"images: expected a tensor, got a {content}; use torch.as_tensor(images)")
     n = len(batch.images)
     for name, part in (("ids", batch.ids), ("labels", batch.labels)):
         if part is not None and len(part) != n:

@@ -61,6 +61,7 @@ from neurordl.training.streams import (
 from neurordl.validate import check_choice, check_count, check_number, check_type, listed
 
 _AT_ONCE = 256  # validation images in a pass
+_FITTED = "fitted_before"  # attribute of a loss whose parameters were trained
 _ADDED_AT_ONCE = 64  # steps whose terms are added up together
 _REFRESH = 0.1  # seconds between two states of the progress bar
 Scheduler = Callable[[Optimizer, int], LRScheduler] | Literal["cosine", "constant"]
@@ -337,7 +338,7 @@ def fit(
     ids, validation_ids = (None if part is None else part.ids for part in (shown, validation))
     matches = objective.prepare(ids, validation_ids)
     groups = objective.groups(stimuli.ids) if stimuli is not None and objective.of_stimuli else None
-    for loss in objective.losses:
+    for loss in objective.of_stimuli.values():
         if isinstance(loss, ContrastiveLoss) and ids is not None:
             loss.check_known(ids if groups is None else sorted(set().union(*groups), key=natural_key))
     streams = Streams(labelled, stimuli, groups, batches, seed, fabric)
@@ -350,6 +351,8 @@ def fit(
     used = [shown if objective.of_stimuli else None, validation]  # otherwise they only set the epoch
     if rank == 0:
         _warn_of_exposure(None if resume else student, stimuli, labelled)
+        if not resume:
+            _warn_of_trained_losses(objective)
     deterministic = execution.deterministic
     with _reproducible(fabric.device.type == "cpu" if deterministic is None else deterministic):
         module = Step(student, objective, optimization.batchnorm, Processes() if world > 1 else None)
@@ -405,6 +408,8 @@ def fit(
                     notify(f"{name} stimuli: {message}")
         trainer = Trainer(fabric, module, optimizer, streams, validation, folder, optimization, epochs)
         setattr(unwrapped(student), TRAINED_ON, record[TRAINED_ON])  # also if the run is interrupted
+        for module_of_loss in objective.loss_modules:
+            setattr(module_of_loss, _FITTED, True)
         trainer.run(execution.checkpoint_every or len(streams), execution.progress and rank == 0)
     history = pd.DataFrame(trainer.state.history)
     run = Run(student.eval(), history, record, Path(out) if out is not None else None)
@@ -428,6 +433,18 @@ def _warn_of_exposure(
         shown = sum(len(part["ids"]) for part in (*earlier[0]["stimuli"], *earlier[0]["labelled"]))
         text = f"student: it was fitted before, to {shown} images, and is trained further"
         notify(f"{text}; make a new one for an independent run")
+
+
+def _warn_of_trained_losses(objective: Objective) -> None:
+    """Say that parameters of losses were trained by an earlier fit."""
+    names = [
+        name
+        for name, loss in zip(objective.names, objective.losses, strict=True)
+        if isinstance(loss, nn.Module) and getattr(loss, _FITTED, False)
+    ]
+    if names:
+        text = f"{listed(names)}: parameters of the loss were fitted before, and are trained further"
+        notify(f"{text}; make new losses for an independent run")
 
 
 def _own_copy(student: nn.Module) -> nn.Module:

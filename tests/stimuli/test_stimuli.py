@@ -652,6 +652,12 @@ def test_classes_give_another_set_the_same_numbers() -> None:
     with pytest.raises(NeurordlError, match="label 'yak' is not among the classes"):
         StimulusSet.from_array(pixels[:1], ["f"], labels=["yak"], classes=train.classes)
     assert StimulusSet.from_array(pixels, ["a", "b", "c"], labels=[0, 5, 1]).classes is None
+    named = StimulusSet.from_array(pixels, ["a", "b", "c"], labels=[2, 0, 2], classes=train.classes)
+    assert named.labels.tolist() == [2, 0, 2]
+    assert named.classes == train.classes
+    for label in (-1, 3):
+        with pytest.raises(NeurordlError, match=rf"labels run from .*{label}.* but classes= has 3 names"):
+            StimulusSet.from_array(pixels, ["a", "b", "c"], labels=[label, 1, 1], classes=train.classes)
 
 
 def test_draw_takes_classes_alike() -> None:

@@ -396,6 +396,17 @@ def test_ids_are_checked_before_the_first_step(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_it_can_read_the_labelled_images() -> None:
+    class OfLabelled(nrl.ContrastiveLoss):
+        stream = "labelled"
+
+    images = random_stimuli(8, 3, IDS[20:28], labels=np.arange(8) % 4)
+    loss = OfLabelled(nrl.NetworkTeacher(student(9), "conv3"), "conv3", images.ids, channels=4)
+    rdm = nrl.RDMLoss(loss.teacher, "conv3")
+    fit_with(student(), nrl.Objective([loss, rdm]), images, random_stimuli(20, 2, IDS[:20]), epochs=1)
+    assert bool(loss.shown.all())
+
+
 def test_the_start_follows_the_seed_of_fit() -> None:
     def memories(seed: int, before: int) -> Tensor:
         loss = make(IDS, momentum=0.999999)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,21 @@ def test_attention_is_a_loop_over_images_and_places(sizes: Any, power: float) ->
         errors += list((maps[0] - maps[1]) ** 2)
     value = attention(power)({LAYER: ours}, {LAYER: theirs}, batch())
     assert math.isclose(float(value), np.mean(errors), rel_tol=1e-12)
+
+
+# Soft targets
+
+
+@pytest.mark.parametrize("library", ["repdistiller", "mdistiller", "torchdistill"])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("name, scale", [("plain", 3.0), ("sharp", 30.0)])
+def test_soft_targets_are_the_published_ones(
+    name: str, scale: float, temperature: float, library: str
+) -> None:
+    ours, theirs = drawn(1, 8, 10, scale=scale).requires_grad_(), drawn(2, 8, 10, scale=scale)
+    value = nrl.SoftTargetLoss(teacher(), temperature)({"": ours}, {"": theirs}, batch())
+    factor = temperature**2 if library == "torchdistill" else 1.0  # which multiplies only a sum with the task
+    assert_published("soft_targets", f"{library}/{name}_{temperature}", value, ours, factor=factor)
 
 
 # Decoupled distillation
@@ -430,3 +446,28 @@ def test_what_does_not_fit_is_named(case: str) -> None:
     call, message = ERRORS[case]
     with pytest.raises(nrl.NeurordlError, match=message):
         call()
+
+
+def test_what_cannot_be_trained_with_is_named() -> None:
+    network = nrl.students.small_cnn(width=4)
+    with torch.no_grad():
+        network.fc1[2].weight[0, 0] = torch.nan
+    with pytest.raises(nrl.NeurordlError, match=r"teacher's weights hold NaN \(fc1\.2\.weight\)"):
+        nrl.NetworkTeacher(network, "fc1")
+    objective = nrl.Objective(nrl.HintLoss(nrl.NetworkTeacher(nrl.students.small_cnn(), "conv2"), "conv2"))
+    arrays = np.zeros((4, 3, 16, 16), np.float32)
+    for streams in ({"labelled": (arrays, torch.zeros(4).long())}, {"stimuli": (arrays,)}):
+        with pytest.raises(nrl.NeurordlError, match=r"images: expected a tensor, got a ndarray; use torch"):
+            objective(nrl.students.small_cnn(width=4), **streams)
+
+
+def test_losses_that_were_fitted_before_are_named() -> None:
+    images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
+    stimuli = nrl.StimulusSet.from_array(images, [f"s{k}" for k in range(8)], labels=torch.arange(8))
+    objective = nrl.Objective(nrl.HintLoss(nrl.NetworkTeacher(nrl.students.small_cnn(), "conv2"), "conv2"))
+    settings = {"labelled": stimuli, "epochs": 1, "execution": nrl.Execution(progress=False)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nrl.fit(nrl.students.small_cnn(width=4), objective, **settings)
+    with pytest.warns(UserWarning, match=r"hint:conv2: parameters of the loss were fitted before"):
+        nrl.fit(nrl.students.small_cnn(width=4), objective, **settings)

@@ -31,7 +31,7 @@ from neurordl.rdms.files.hdf5 import HDF5
 from neurordl.rdms.files.matlab import MATLAB
 from neurordl.rdms.files.tables import CSV, TSV, read_ids
 from neurordl.rdms.selection import as_text
-from neurordl.validate import check_path, listed
+from neurordl.validate import check_path, check_type, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
@@ -138,6 +138,8 @@ def load_rdms(
     interpretation = Interpretation(layout, similarity, diagonal)
     if not source.is_file():
         raise NeurordlError(f"there is no RDM file {source}; check the path")
+    if name is not None:
+        check_type("name", name, str, "give the name of one variable")
     if name is not None and not format.has_variables:
         raise NeurordlError(f"{source} has no variables to choose from: leave out name={name!r}")
     if ids is not None and labels is not None:

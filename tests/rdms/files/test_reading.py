@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rsatoolbox.rdm import RDMs, load_rdm
+from scipy.io import savemat
 
 from neurordl.errors import NeurordlError
 from neurordl.rdms import load_rdms, save_rdms
@@ -323,3 +324,9 @@ def test_a_file_that_the_system_cuts_short(tmp_path: Path, limit: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_name_of_a_variable_is_a_text(tmp_path: Path) -> None:
+    savemat(tmp_path / "rdms.mat", {"EVC": np.zeros((3, 3)), "IT": np.zeros((3, 3))})
+    with pytest.raises(NeurordlError, match=r"name.*list.*give the name of one variable"):
+        load_rdms(tmp_path / "rdms.mat", name=["EVC", "IT"])  # type: ignore[arg-type]
