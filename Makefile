@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN = .venv/bin
 INSTALLED = .venv/.installed
 
-.PHONY: help demo test check format size bench clean
+.PHONY: help demo test check format size bench docs clean
 
 help:
 	@echo "make demo     run the demo on embedded data, in about 2 minutes; results are in demo_results/"
@@ -14,6 +14,7 @@ help:
 	@echo "make format   let ruff format the code and fix what it can"
 	@echo "make size     count lines of code per folder, and everything that has a limit"
 	@echo "make bench    run the benchmarks, which compare with other software"
+	@echo "make docs     build the site in docs/_build/html; a warning is an error"
 	@echo "make clean    remove caches and demo_results/, but not .venv"
 	@echo
 	@echo "Each command first creates .venv if it is missing, with PYTHON=$(PYTHON) (3.11 or newer)."
@@ -49,6 +50,15 @@ size: $(INSTALLED)
 bench: $(INSTALLED)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
+.venv/.docs: $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@touch $@
+
+docs: .venv/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d docs/_build/doctrees . docs/_build/html
+	@echo "The site is in docs/_build/html: open index.html"
+
 clean:
+	rm -rf docs/_build docs/api docs/gallery
 	rm -rf demo_results build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./.venv -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import neurordl
+from tests.docs_files import FILES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -35,6 +39,9 @@ def test_links_lead_somewhere(page: Path) -> None:
         if re.match(r"\w+:", link):  # on the web
             continue
         path, _, anchor = link.partition("#")
+        if "gallery/" in path:  # the site's build makes these pages
+            assert (ROOT / "examples" / f"{Path(path).stem}.py").exists(), f"{page.name}: {link}"
+            continue
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{page.name}: {link}"
         assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
@@ -63,3 +70,52 @@ def test_every_decision_is_in_the_index() -> None:
     index = (folder / "README.md").read_text(encoding="utf-8")
     for page in folder.glob("0*.md"):
         assert f"({page.name})" in index, page.name
+
+
+RUN = [ROOT / "docs" / "install.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
+CODE = {
+    page.stem: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in RUN
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("page", [page for page, blocks in CODE.items() if blocks])
+def test_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page run one after the other, with the files and names that they take as present."""
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": page, **FILES.get(page, dict)()}
+    for number, block in enumerate(CODE[page]):
+        exec(compile(block.replace("epochs=20", "epochs=1"), f"{page}.md, block {number + 1}", "exec"), names)
+
+
+def test_a_script_for_several_processes_runs(tmp_path: Path) -> None:
+    script = next(block for block in CODE["several_gpus"] if block.startswith("# train.py"))
+    (tmp_path / "train.py").write_text(script, encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "train.py",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "2 epochs" in done.stdout
+
+
+def test_the_api_has_every_public_name() -> None:
+    listed = re.findall(r"^   (\w+)$", (ROOT / "docs" / "api.rst").read_text(encoding="utf-8"), re.MULTILINE)
+    modules = {"datasets", "simulate", "students"}
+    assert set(neurordl.__all__) - modules - {"__version__"} <= set(listed)
+    assert len(set(listed)) == len(listed)
+
+
+def test_how_tos_are_listed() -> None:
+    folder = ROOT / "docs" / "howto"
+    index = (folder / "index.md").read_text(encoding="utf-8")
+    assert [
+        page.name for page in folder.glob("*.md") if page.stem != "index" and f"]({page.name})" not in index
+    ] == []

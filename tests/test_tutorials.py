@@ -11,8 +11,10 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-FOLDER = Path(__file__).parents[1] / "tutorials"
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "tutorials"
+TUTORIALS = sorted(FOLDER.glob("*.ipynb"))
+NOTEBOOKS = [*TUTORIALS, *sorted((ROOT / "docs").glob("*.ipynb"))]
 FAST = "NEURORDL_TUTORIAL_FAST"
 
 # Folders in which people and programs work: absolute paths of Linux, macOS, Windows.
@@ -42,9 +44,9 @@ def path(request: pytest.FixtureRequest) -> Path:
 
 
 def test_there_are_tutorials_and_the_readme_lists_them() -> None:
-    assert NOTEBOOKS
+    assert TUTORIALS
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert [path.name for path in NOTEBOOKS if f"]({path.name})" not in readme] == []
+    assert [path.name for path in TUTORIALS if f"]({path.name})" not in readme] == []
 
 
 def test_it_is_committed_as_it_ran(path: Path) -> None:
@@ -67,7 +69,7 @@ def test_it_holds_no_path_of_a_machine(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     found = ABSOLUTE.search(text)
     assert found is None, text[max(found.start() - 80, 0) : found.end() + 80]
-    for folder in (FOLDER.parent, Path.home(), Path(sys.prefix)):
+    for folder in (ROOT, Path.home(), Path(sys.prefix)):
         # a root directory that is "/" itself says nothing
         assert folder == Path(folder.anchor) or str(folder) not in text
 
@@ -86,6 +88,7 @@ def test_what_counts_as_a_path(text: str, is_path: bool) -> None:
     assert (ABSOLUTE.search(text) is not None) == is_path
 
 
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_one_visible_cell_reads_the_setting(path: Path) -> None:
     reading = [cell for cell in code_cells(read(path)) if FAST in cell.source]
     assert len(reading) == 1

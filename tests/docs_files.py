@@ -1,0 +1,130 @@
+"""Files and names that the code of the how-to pages takes as present, by page; made in the current folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import rsatoolbox
+import scipy.io
+import torch
+from PIL import Image
+
+import neurordl as nrl
+
+STUDY = Path(__file__).parents[1] / "data" / "simulated_fmri" / "study"
+IDS = [f"{kind}-{number}" for kind in ("cat", "dog", "cup", "pen") for number in range(6)]
+
+
+def people(n_subjects: int = 4, **options: Any) -> Any:
+    patterns = np.random.default_rng(0).normal(size=(len(IDS), 8))
+    return nrl.simulate.simulate_subjects(patterns, IDS, n_subjects=n_subjects, seed=0, **options)
+
+
+def brain_files() -> None:
+    """it.h5 with six subjects, and the images in stimuli/."""
+    measurement = nrl.simulate.Measurement(runs=4)
+    rdms = people(6, dissimilarity="crossnobis", measurement=measurement)
+    rdms.rdm_descriptors["roi"] = ["IT"] * rdms.n_rdm
+    nrl.save_rdms(rdms, "it.h5")
+    Path("stimuli").mkdir()
+    rng = np.random.default_rng(0)
+    for id in IDS:
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(f"stimuli/{id}.png")
+
+
+def fit() -> dict[str, Any]:
+    brain_files()
+    images, labels = torch.rand(128, 3, 32, 32), torch.arange(128) % 10
+    dataset = torch.utils.data.TensorDataset(images, labels)
+    return {"labelled": torch.utils.data.DataLoader(dataset, batch_size=64)}
+
+
+def fmriprep(root: Path) -> None:
+    """The simulated study in fMRIPrep's layout, with confounds; two subjects."""
+    rng = np.random.default_rng(0)
+    for bold in sorted(STUDY.glob("sub-0[12]/func/*_bold.nii.gz")):
+        run = bold.name.removesuffix("_bold.nii.gz")
+        prepared = root / "derivatives" / "fmriprep" / bold.parent.relative_to(STUDY)
+        raw = root / bold.parent.relative_to(STUDY)
+        prepared.mkdir(parents=True, exist_ok=True)
+        raw.mkdir(parents=True, exist_ok=True)
+        (prepared / f"{run}_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz").symlink_to(bold)
+        (raw / f"{run}_events.tsv").symlink_to(bold.with_name(f"{run}_events.tsv"))
+        kinds = ("", "_derivative1", "_power2", "_derivative1_power2")
+        names = [f"{part}_{axis}{kind}" for part in ("trans", "rot") for axis in "xyz" for kind in kinds]
+        table = pd.DataFrame(rng.normal(size=(nib.load(bold).shape[3], 24)), columns=names)
+        table.to_csv(prepared / f"{run}_desc-confounds_timeseries.tsv", sep="\t", index=False)
+
+
+def bring_rdms() -> dict[str, Any]:
+    brain_files()
+    rng = np.random.default_rng(0)
+    Path("stimuli.txt").write_text("\n".join(IDS))
+    rdms = people(3)
+    squares = rdms.get_matrices()
+    scipy.io.savemat("rdms.mat", {"it": np.moveaxis(squares, 0, 2), "other": squares[0]})
+    np.save("rdms.npy", squares)
+    pd.DataFrame(squares[0], index=IDS, columns=IDS).to_csv("rdm.csv")
+    theirs = rsatoolbox.rdm.RDMs(rdms.dissimilarities, pattern_descriptors={"conds": IDS})
+    theirs.save("theirs.h5", file_type="hdf5")
+    names = np.array([f"{id}.png" for id in IDS])
+    judged = {"stimuli": names, "rdmutv": rdms.dissimilarities[:1]}
+    scipy.io.savemat("Meadows_objects_v_v1_kind-cat_1_tree.mat", judged)
+    fmriprep(Path("study"))
+    for name in ("atlas.nii.gz", "atlas.tsv"):
+        Path(name).symlink_to(STUDY / name)
+
+    runs, stimuli = np.repeat(range(4), len(IDS)), IDS * 4
+    betas = rng.normal(size=(5, 5, 4, len(stimuli)))
+    mask = np.zeros((5, 5, 4))
+    mask[1:4, 1:4] = 1
+    np.save("betasmd.npy", betas)
+    np.save("it_mask.npy", mask)
+    nib.save(nib.Nifti1Image(betas, np.eye(4)), "betas.nii.gz")
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), "it.nii.gz")
+    pd.DataFrame({"stimulus": stimuli, "run": runs}).to_csv("trials.csv", index=False)
+
+    codes = {id: code for code, id in enumerate(IDS, start=1)}
+    events = np.array([[0, 0, codes[id]] for id in stimuli])
+    data, times = rng.normal(size=(len(events), 12, 31)), np.linspace(0, 0.3, 31)
+    epochs = SimpleNamespace(get_data=lambda: data, times=times, event_id=codes, events=events)
+    return {"epochs": epochs}
+
+
+def choose() -> dict[str, Any]:
+    patterns = np.random.default_rng(1).normal(size=(len(IDS), 8))
+    measurement = nrl.simulate.Measurement(runs=4)
+    measured = nrl.simulate.simulate_patterns(
+        patterns, IDS, n_subjects=2, n_channels=20, measurement=measurement, seed=0
+    )
+    return {"patterns": measured, **report()}
+
+
+def report() -> dict[str, Any]:
+    models = people(2, snr=0.5)
+    models.rdm_descriptors = {"name": ["first", "second"]}
+    return {"models": models, "people": people()}
+
+
+def several_gpus() -> dict[str, Any]:
+    digits = nrl.datasets.load_digits()
+    stimuli, labelled = digits.subset(digits.ids[:64]), digits.subset(digits.ids[64:192])
+    rdms = nrl.simulate.simulate_subjects(stimuli.images().flatten(1), stimuli.ids, n_subjects=3, seed=0)
+    objective = nrl.Objective([nrl.RDMLoss(nrl.RDMTeacher(rdms), layer="conv3")])
+    names = {"student": nrl.students.small_cnn(in_channels=1), "quiet": nrl.Execution(progress=False)}
+    return {"stimuli": stimuli, "labelled": labelled, "objective": objective, **names}
+
+
+FILES: dict[str, Callable[[], dict[str, Any]]] = {
+    "bring_rdms": bring_rdms,
+    "choose": choose,
+    "fit": fit,
+    "report": report,
+    "several_gpus": several_gpus,
+}
