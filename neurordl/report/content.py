@@ -172,25 +172,28 @@ def _training_sentences(run: Run) -> Iterator[str]:
 
 
 def _loss_sentence(loss: Record) -> str:
-    teacher, layers = loss.get("teacher") or {}, " and ".join(map(str, loss.get("layers") or ()))
-    subjects, roi = teacher.get("subjects") or (), teacher.get("roi")
-    source = str(teacher.get("model") or teacher.get("teacher") or "no teacher")
+    teacher = loss.get("teacher") or {}
+    layers = " and ".join(str(name) or "output" for name in loss.get("layers") or ())
+    subjects, pooled = teacher.get("subjects") or (), teacher.get("pool") == "mean"
+    source = [str(teacher.get("model") or teacher.get("teacher"))]
     if subjects:
-        pooled = ", averaged" if teacher.get("pool") == "mean" and len(subjects) > 1 else ""
-        source = f"{_count(len(subjects), 'subject')}{pooled}"
-    source += f", ROI {roi}" if roi else ""
-    source += f", layer {teacher['layer']}" if teacher.get("layer") else ""
-    measured = f", {teacher['dissimilarity']} dissimilarities" if teacher.get("dissimilarity") else ""
+        averaged = ", averaged" if pooled and len(subjects) > 1 else ""
+        source = [f"{_count(len(subjects), 'subject')}{averaged}"]
+    source += [
+        f"{name} {teacher[key]}" for name, key in (("ROI", "roi"), ("layer", "layer")) if teacher.get(key)
+    ]
     weight = loss.get("weight")
-    weighted = f" with weight {weight:g}" if isinstance(weight, int | float) else ""
+    weighted = f"with weight {f'{weight:g}' if isinstance(weight, int | float) else weight}"
     if "comparison" in loss:
-        text = f"The RDM of layer {layers} ({loss.get('dissimilarity')}) was fitted to that of the teacher "
-        text += f"({source}{measured}), compared by {loss['comparison']},{weighted}"
+        source += [f"{teacher['dissimilarity']} dissimilarities"] if teacher.get("dissimilarity") else []
+        text = (
+            f"The RDM of layer {layers} ({loss.get('dissimilarity')} dissimilarities) was fitted to that of "
+        )
+        text += f"the teacher ({', '.join(source)}), compared by {loss['comparison']}, {weighted}"
     else:
-        on = f" on layer {layers}" if layers else ""
-        text = f"{loss.get('loss')}{on} transferred from the teacher ({source}){weighted}"
-    text += f"; as a control, {control}" if (control := _control(loss)) else ""
-    return f"{text.replace(',  with', ' with')}."
+        text = f"{loss.get('loss')}{f' on layer {layers}' if layers else ''} was added {weighted}"
+        text += f" (teacher: {', '.join(source)})" if teacher else ""
+    return text + (f"; as a control, {control}." if (control := _control(loss)) else ".")
 
 
 def _control(loss: Record) -> str:

@@ -139,8 +139,11 @@ def test_a_run_with_its_evaluations(folder: Path, tmp_path: Path) -> None:
     assert "trained for 2 epochs of 1 step with AdamW (learning rate 0.001" in shown.text
     assert "seed 7" in shown.text
     assert "Its task (cross_entropy) had 24 labelled images" in shown.text
-    text = "The RDM of layer conv3 (correlation) was fitted to that of the teacher (2 subjects, averaged, "
-    assert f"{text}correlation dissimilarities), compared by corr, with weight 2.5." in shown.text
+    text = "The RDM of layer conv3 (correlation dissimilarities) was fitted to that of the teacher "
+    assert (
+        f"{text}(2 subjects, averaged, correlation dissimilarities), compared by corr, with weight 2.5."
+        in shown.text
+    )
     counts = [len(record["stimuli"][name]) for name in ("fitted", "validation", "held_out")]
     assert "Of the stimuli, {} were fitted, {} were used to choose the epoch, {} were held out.".format(
         *counts
@@ -205,6 +208,28 @@ def test_a_run_in_memory_without_stimuli(tmp_path: Path) -> None:
     assert "The weights are those of epoch" not in shown.text
     assert "the student's weights" in shown.texts("th")
     assert "There were no notices." in shown.text
+
+
+def test_each_loss_is_told_by_its_record() -> None:
+    network = nrl.NetworkTeacher(student(), ["conv2"])
+    brain = nrl.RDMTeacher(random_rdms(["a", "b", "c", "d"], subject=["x"], roi=["IT"]))
+    losses = {
+        nrl.SoftTargetLoss(
+            network, weight=0.5
+        ): "SoftTargetLoss on layer output was added with weight 0.5 (teacher: Sequential).",
+        nrl.DeepSupervisionLoss(
+            "conv1"
+        ): "DeepSupervisionLoss on layer conv1 and output was added with weight 1.",
+        nrl.HintLoss(
+            network, "conv2"
+        ): "HintLoss on layer conv2 was added with weight 1 (teacher: Sequential, layer conv2).",
+        nrl.RDMLoss(brain.permuted(["a", "b", "c"], seed=4), "fc1", weight=nrl.TaskRatio(0.1)): "The RDM of "
+        "layer fc1 (correlation dissimilarities) was fitted to that of the teacher (1 subject, correlation "
+        "dissimilarities), compared by corr, with weight TaskRatio(ratio=0.1); as a control, the ids of the "
+        "teacher were permuted (seed 4).",
+    }
+    for loss, sentence in losses.items():
+        assert content._loss_sentence(loss.describe()) == sentence
 
 
 def evaluation(**changes: Any) -> nrl.Evaluation:
