@@ -359,6 +359,17 @@ def plan_study(
     ------
     NeurordlError
         A number is out of range, or as in `simulate_patterns`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> ids = [f"s{number}" for number in range(12)]
+    >>> geometry = np.random.default_rng(0).normal(size=(12, 6))
+    >>> sizes = {"subjects": (4, 8), "runs": (2,), "n_simulations": 2}
+    >>> table = nrl.simulate.plan_study(geometry, ids, snr=0.2, **sizes)
+    >>> len(table)
+    2
     """
     names = check_ids(ids, "simulated patterns")
     stimuli = [len(names)] if stimuli is None else stimuli
