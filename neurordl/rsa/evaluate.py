@@ -14,7 +14,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor, nn
 
 from neurordl.arrays import Bools, Floats
-from neurordl.errors import NeurordlError, explain, notify
+from neurordl.errors import NeurordlError, collect_notices, explain, notices, notify
 from neurordl.ids import match_ids, natural_key
 from neurordl.io import sha256_array, sha256_state
 from neurordl.measures.comparisons import ComparisonLike, find_similarity
@@ -85,6 +85,7 @@ class RunLike(Protocol):
         """How the run's stimuli were prepared; None without stimuli."""
 
 
+@collect_notices()
 def evaluate(
     source: RunLike | nn.Module | RDMs | Mapping[str, RDMs],
     rdms: RDMs,
@@ -237,6 +238,7 @@ def evaluate(
         "subjects": {name: list(result.subjects.names) for name, result in results.items()},
         "measured": coverages,
         "leaks": list(dict.fromkeys(leaking)),
+        "notices": notices(),
         "subjects_agree_p": {name: result.agreement for name, result in results.items()},
         "bootstrap": resampling.name if resampling.resamples else None,
         "n_bootstrap": resampling.n if resampling.resamples else None,

@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from neurordl.arrays import nan_mean
-from neurordl.errors import NeurordlError, explain, notify
+from neurordl.errors import NeurordlError, collect_notices, explain, notices, notify
 from neurordl.ids import natural_key
 from neurordl.io import check_run_folder, sha256_array, versions
 from neurordl.measures.comparisons import few_pairs
@@ -230,6 +230,7 @@ class Execution:
         return world
 
 
+@collect_notices()
 def fit(
     student: nn.Module,
     objective: Objective,
@@ -403,8 +404,10 @@ def fit(
             "stimuli": None,
             "labelled": _describe_images(labelled),
             "matches": {name: str(match) for name, match in matches.items()},
+            "unmatched": {name: {"missing": x.missing, "unused": x.unused} for name, x in matches.items()},
             TRAINED_ON: exposures(student, (loss.teacher for loss in objective.losses), used, labelled),
             "versions": versions(),
+            "notices": notices(),
         }
         images = validation if shown is None else shown  # a loader brings its own
         if images is not None and (stimuli is not None or validation is not None or objective.of_stimuli):
@@ -885,6 +888,7 @@ class Trainer:
         """Write the last weights; then give the student the best ones, if there was a validation."""
         state, record = self.state, self.folder.record
         record["status"] = "finished"
+        record["notices"] = list(dict.fromkeys([*record["notices"], *notices()]))
         seen, labels = (sorted(ids, key=natural_key) for ids in (state.seen, state.labelled))
         if record["stimuli"] is None and seen:
             record["seen"] = seen
