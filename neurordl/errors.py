@@ -18,6 +18,17 @@ class NeurordlError(ValueError):
 
     The message says what was expected, what was given, and what to do. An error that caused it is kept as
     ``__cause__``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rdms = nrl.simulate.simulate_subjects(np.eye(4), list("abcd"), n_subjects=2)
+    >>> try:
+    ...     nrl.select_rdms(rdms, subjects="s09")
+    ... except nrl.NeurordlError as error:
+    ...     print("s09" in str(error))
+    True
     """
 
 

@@ -171,6 +171,20 @@ def evaluate(
         Ids do not match; there are fewer than three stimuli, or several RDMs of a subject; a layer, a
         comparison or a dissimilarity is unknown; the stimuli are not prepared like those of the run; or they
         include fitted and held-out ones and ``pairs`` is not given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rng = np.random.default_rng(0)
+    >>> ids = [f"s{number}" for number in range(12)]
+    >>> people = nrl.simulate.simulate_subjects(rng.normal(size=(12, 5)), ids, n_subjects=5)
+    >>> models = people.subset("subject", ["s01", "s02"])
+    >>> models.rdm_descriptors = {"name": ["first", "second"]}
+    >>> scores = nrl.evaluate(models, people, subjects=["s03", "s04", "s05"], comparison="corr")
+    >>> table = scores.to_frame()
+    >>> table.loc[table["subject"] == "mean", "layer"].tolist()
+    ['first', 'second']
     """
     comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
     resampling.check(comparison)

@@ -329,6 +329,18 @@ class Evaluation:
         (layers, pairs) RDMs of the layers.
     means
         For each ROI, (pairs,) mean RDM of the subjects in the mean.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> ids = [f"s{number}" for number in range(12)]
+    >>> patterns = np.random.default_rng(0).normal(size=(12, 5))
+    >>> people = nrl.simulate.simulate_subjects(patterns, ids, n_subjects=5)
+    >>> scores = nrl.evaluate({"first": people.subset("subject", "s01")}, people)
+    >>> table = scores.to_frame()
+    >>> len(table[table["subject"] != "mean"])
+    5
     """
 
     frame: pd.DataFrame

@@ -58,6 +58,15 @@ class Run:
         The content of ``run.json``: settings, objective, ids, subjects, versions, checksums.
     out : Path or None
         Folder of the run.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> digits = nrl.datasets.load_digits()
+    >>> student, quiet = nrl.students.small_cnn(in_channels=1), nrl.Execution(progress=False)
+    >>> run = nrl.fit(student, nrl.Objective(), digits.subset(digits.ids[:50]), epochs=2, execution=quiet)
+    >>> len(run.history)
+    2
     """
 
     __repr__ = brief
@@ -247,6 +256,19 @@ def load_run(
     ------
     NeurordlError
         If the folder holds no finished run, or its weights do not fit.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import neurordl as nrl
+    >>> digits = nrl.datasets.load_digits()
+    >>> labelled = digits.subset(digits.ids[:50])
+    >>> student, quiet = nrl.students.small_cnn(in_channels=1), nrl.Execution(progress=False)
+    >>> with TemporaryDirectory() as folder:
+    ...     run = nrl.fit(student, nrl.Objective(), labelled, epochs=1, execution=quiet, out=folder)
+    ...     again = nrl.load_run(folder)
+    >>> len(again.history)
+    1
     """
     check_choice("weights", weights, ("best", "last"))
     run, folder, remedy = read_run(out), Path(out), "fit the run again"

@@ -174,6 +174,12 @@ class Execution:
         Steps between checkpoints. One is always written at the end of each epoch.
     progress : bool
         Show a progress bar with the terms of the loss.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> nrl.Execution(accelerator="cpu", devices=2, progress=False).devices
+    2
     """
 
     accelerator: str = "auto"
@@ -307,6 +313,19 @@ def fit(
     NeurordlError
         If ids, labels, layers or image sizes do not fit, the folder holds another run, or the loss is not
         finite. A run that fails before its first checkpoint leaves nothing in the folder.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> digits = nrl.datasets.load_digits()
+    >>> stimuli, labelled = digits.subset(digits.ids[:30]), digits.subset(digits.ids[30:80])
+    >>> rdms = nrl.simulate.simulate_subjects(stimuli.images().flatten(1), stimuli.ids, n_subjects=3)
+    >>> objective = nrl.Objective([nrl.RDMLoss(nrl.RDMTeacher(rdms), layer="conv3")])
+    >>> student = nrl.students.small_cnn(in_channels=1)
+    >>> quiet = nrl.Execution(progress=False)
+    >>> run = nrl.fit(student, objective, labelled, stimuli, epochs=2, seed=0, execution=quiet)
+    >>> list(run.history[["epoch", "step"]].iloc[-1])
+    [2, 2]
     """
     check_type("student", student, nn.Module)
     check_type("objective", objective, Objective, "write Objective(loss)")
