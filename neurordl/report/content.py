@@ -31,6 +31,8 @@ _CITED = {
     "https://doi.org/10.3389/neuro.06.004.2008",
     "ceiling": "Nili, H. et al. (2014). A toolbox for representational similarity analysis. PLoS "
     "Computational Biology 10:e1003553. https://doi.org/10.1371/journal.pcbi.1003553 (noise ceilings)",
+    "bootstrap": "Schütt, H. H. et al. (2023). Statistical inference on representational geometries. eLife "
+    "12:e82566. https://doi.org/10.7554/eLife.82566",
     "fdr": "Benjamini, Y. & Hochberg, Y. (1995). Controlling the false discovery rate. Journal of the Royal "
     "Statistical Society B 57:289–300.",
 }
@@ -560,13 +562,14 @@ def _grid_figures(grid: Grid) -> Iterator[Figure]:
 
 def citations(entries: Sequence[Entry], grids: Sequence[Grid], version: str) -> Section:
     """What to cite, according to what was used."""
-    used = {"rdl": bool(grids)} | dict.fromkeys(("rsa", "ceiling", "fdr"), False)
+    used = {"rdl": bool(grids)} | dict.fromkeys(("rsa", "ceiling", "bootstrap", "fdr"), False)
     for entry in entries:
         losses = (entry.run.record.get("objective") or {}).get("losses") or {} if entry.run else {}
         used["rdl"] |= any("comparison" in loss for loss in losses.values())
         for part in entry.scores:
             used["rsa"] = True
             used["ceiling"] |= bool(part.means["ceiling_lower"].notna().any())
+            used["bootstrap"] |= bool(part.settings.get("bootstrap"))
             used["fdr"] |= bool(part.means["p_fdr"].notna().any())
     software = f"neurordl (version {version}), the neurordl developers. Its file CITATION.cff has the entry."
     return Section("How to cite", [Notes([software, *(text for name, text in _CITED.items() if used[name])])])

@@ -263,6 +263,7 @@ def test_an_evaluation_of_model_rdms_some_undefined(tmp_path: Path, bootstrap: A
         "a t test over subjects" if bootstrap is None else "150 resamples of subjects and stimuli (seed 5)"
     )
     assert f"one-sided p-values come from {method} and generalize to" in shown.text
+    assert ("eLife.82566" in shown.text) == (bootstrap is not None)
     for note in scores.notes:
         assert f"Evaluation of all pairs: {note}" in shown.texts("li")
     assert "yes" in shown.texts("td")  # reordered
