@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_COLLECTED: list[list[str]] = []  # notices of the calls that collect them, the innermost last
+
 # Code on the way from the user's line to a notice; a call that goes through none of these is the user's.
 _BETWEEN = {"neurordl", "torch", "lightning_fabric", *sys.stdlib_module_names} - {"__main__"}
 
@@ -16,6 +18,17 @@ class NeurordlError(ValueError):
 
     The message says what was expected, what was given, and what to do. An error that caused it is kept as
     ``__cause__``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rdms = nrl.simulate.simulate_subjects(np.eye(4), list("abcd"), n_subjects=2)
+    >>> try:
+    ...     nrl.select_rdms(rdms, subjects="s09")
+    ... except nrl.NeurordlError as error:
+    ...     print("s09" in str(error))
+    True
     """
 
 
@@ -49,8 +62,27 @@ def explain(
         raise NeurordlError(f"{problem}: {reason}{'; ' if remedy else ''}{remedy}") from error
 
 
+@contextmanager
+def collect_notices() -> Iterator[None]:
+    """Collect notices while a function runs, for its record; they are given all the same."""
+    _COLLECTED.append([])
+    try:
+        yield
+    finally:
+        texts = _COLLECTED.pop()
+        if _COLLECTED:
+            _COLLECTED[-1].extend(texts)
+
+
+def notices() -> list[str]:
+    """The notices that the function which collects them has given so far, each once."""
+    return list(dict.fromkeys(_COLLECTED[-1])) if _COLLECTED else []
+
+
 def notify(text: str) -> None:
     """Give a notice, a UserWarning, at the line of the user's code that led to it."""
+    if _COLLECTED:
+        _COLLECTED[-1].append(text)
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _BETWEEN:
         frame, level = frame.f_back, level + 1

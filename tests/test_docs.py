@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -106,11 +109,34 @@ def test_a_script_for_several_processes_runs(tmp_path: Path) -> None:
     assert "2 epochs" in done.stdout
 
 
+def documented() -> dict[str, str]:
+    """Names that have a page in the API, with the module from which users take them."""
+    module, names = "", {}
+    for line in (ROOT / "docs" / "api.rst").read_text(encoding="utf-8").splitlines():
+        if line.startswith(".. currentmodule::"):
+            module = line.split()[-1]
+        elif re.fullmatch(r"   \w+", line):
+            assert line.strip() not in names, line
+            names[line.strip()] = module
+    return names
+
+
 def test_the_api_has_every_public_name() -> None:
-    listed = re.findall(r"^   (\w+)$", (ROOT / "docs" / "api.rst").read_text(encoding="utf-8"), re.MULTILINE)
     modules = {"datasets", "simulate", "students"}
-    assert set(neurordl.__all__) - modules - {"__version__"} <= set(listed)
-    assert len(set(listed)) == len(listed)
+    assert set(neurordl.__all__) - modules - {"__version__"} <= set(documented())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("name", "module"), documented().items())
+def test_examples_of_docstrings_run(name: str, module: str) -> None:
+    """Each name has an example. Those that take a user's files or a download are marked, and not run."""
+    thing = getattr(importlib.import_module(module), name)
+    tests = doctest.DocTestFinder(recurse=False).find(thing, name, globs=dict(vars(inspect.getmodule(thing))))
+    assert sum(len(test.examples) for test in tests) > 0
+    runner, report = doctest.DocTestRunner(), list[str]()
+    for test in tests:
+        runner.run(test, out=report.append)
+    assert runner.failures == 0, "".join(report)
 
 
 def test_how_tos_are_listed() -> None:

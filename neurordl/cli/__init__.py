@@ -1,4 +1,4 @@
-"""The shell: ``neurordl data``, ``rdm``, ``train`` and ``compare``. It imports nothing heavy."""
+"""The shell: ``neurordl data``, ``rdm``, ``train``, ``compare``, ``report``. It imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -83,6 +83,11 @@ def load_mnist(split: Split = "train", limit: int | None = None) -> StimulusSet:
     ------
     NeurordlError
         A file is missing, damaged, or not the standard one in type, shape or length.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> train = nrl.datasets.load_mnist("train", limit=1000)  # doctest: +SKIP
     """
     return _load_mnist("mnist", split, limit)
 
@@ -91,6 +96,11 @@ def load_fashion_mnist(split: Split = "train", limit: int | None = None) -> Stim
     """Load Fashion-MNIST: clothes, in the form of `load_mnist`; the table has the ``name`` of each class.
 
     Source: Xiao, Rasul and Vollgraf (2017).
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> test = nrl.datasets.load_fashion_mnist("test")  # doctest: +SKIP
     """
     return _load_mnist("fashion_mnist", split, limit)
 
@@ -146,6 +156,11 @@ def load_cifar10(split: Split = "train", limit: int | None = None) -> StimulusSe
     ------
     NeurordlError
         The archive is missing or damaged, or its content is not what it should be.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> train = nrl.datasets.load_cifar10("train")  # doctest: +SKIP
     """
     train = [f"data_batch_{number}.bin" for number in range(1, 6)]
     batches = {"train": train, "test": ["test_batch.bin"]}
@@ -157,6 +172,11 @@ def load_cifar100(split: Split = "train", labels: Labels = "fine", limit: int | 
     """Load CIFAR-100 with 100 fine or 20 coarse classes, like `load_cifar10`; the table has both names.
 
     The images are read from the official ``cifar-100-binary.tar.gz`` under ``cifar100`` in `data_root`.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> train = nrl.datasets.load_cifar100("train", labels="coarse")  # doctest: +SKIP
     """
     check_choice("labels", labels, ("coarse", "fine"))
     batches = {"train": ["train.bin"], "test": ["test.bin"]}
@@ -236,6 +256,11 @@ def load_cifar100_stretched(
     ------
     NeurordlError
         A file is missing or damaged, or its content is not what its description says.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> train = nrl.datasets.load_cifar100_stretched("train", limit=1000)  # doctest: +SKIP
     """
     check_choice("split", split, list(_CIFAR_COUNTS))
     check_choice("labels", labels, ("coarse", "fine"))
@@ -314,6 +339,11 @@ def load_images92(
     exists, or else from the paper's supplement, whose images are the same. Ids are `IMAGES92_IDS`; the table
     has ``category`` and binary category columns (from the folder also ``name_by_eye``). There are no labels.
     The parameters are those of `Preprocessing`.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> stimuli = nrl.datasets.load_images92(size=64)  # doctest: +SKIP
     """
     options: Any = {"size": size, "channels": channels, "mean": mean, "std": std}
     folder = folder_of("images92")
@@ -350,6 +380,11 @@ def load_images92_rdms(name: str) -> RDMs:
     RDMs
         With the RDM descriptors ``subject`` and ``roi`` (and ``session`` for "human_it"), and the pattern
         descriptor ``stimulus``.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> rdms = nrl.datasets.load_images92_rdms("cichy_it")  # doctest: +SKIP
     """
     file, key, roi = IMAGES92_RDMS[check_choice("name", name, list(IMAGES92_RDMS))]
     path = folder_of("images92") / file
@@ -425,6 +460,11 @@ def load_brain(name: str, **preprocessing: Any) -> BrainData:
     """Load stimuli, RDMs and labels of "images92" (human IT) or "cichy2014" (EVC and IT), matched by id.
 
     The other keyword arguments (``size``, ``channels``, ``mean``, ``std``) are those of `load_images92`.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> brain = nrl.datasets.load_brain("cichy2014", size=64)  # doctest: +SKIP
     """
     check_choice("name", name, ("images92", "cichy2014"))
     names = ("human_it",) if name == "images92" else ("cichy_evc", "cichy_it")
@@ -457,6 +497,11 @@ def load_haxby2001_slice() -> HaxbySlice:
 
     There are 12 runs of 121 volumes and 8 categories, with one block of each per run; the events are shifted
     by the hemodynamic lag already. Source: the git repository PyMVPA/PyMVPA at 20f0335f, mvpa2/data (MIT).
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> haxby = nrl.datasets.load_haxby2001_slice()  # doctest: +SKIP
     """
     stems = [f"sub-001_task-objectviewing_run-{run:02d}_" for run in range(1, 13)]
     bold = [require_file("haxby2001_slice", f"{stem}slice_bold.nii.gz") for stem in stems]
@@ -498,6 +543,11 @@ def load_haxby2001(subject: int = 2) -> Haxby:
     ------
     NeurordlError
         The subject is unknown, the download fails, or the numbers of labels and of volumes differ.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> haxby = nrl.datasets.load_haxby2001(subject=2)  # doctest: +SKIP
     """
     check_choice("subject", subject, range(1, 7))
     import nibabel

@@ -166,6 +166,11 @@ def fetch(name: str, *, say: Callable[[str], Any] = lambda _: None) -> Path:
     NeurordlError
         The name is unknown, the connection fails, a checksum is wrong, the disk is full, or a file with this
         name is not the official one.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> paths = nrl.datasets.fetch("mnist")  # doctest: +SKIP
     """
     dataset = find_dataset(name)
     if dataset.fetcher == "embedded":

@@ -329,7 +329,14 @@ class GLM(RunModel):
 
 @dataclass(frozen=True, kw_only=True)
 class LSA(GLM):
-    """Least squares all: one GLM with one regressor for each trial (Rissman et al., 2004)."""
+    """Least squares all: one GLM with one regressor for each trial (Rissman et al., 2004).
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> nrl.LSA(noise_model="ar1").name
+    'lsa'
+    """
 
     name: ClassVar[str] = "lsa"
 
@@ -345,6 +352,12 @@ class LSS(GLM):
 
     The other trials share one regressor for each condition. See Mumford et al. (2012, NeuroImage 59:2636) and
     Turner et al. (2012). The residuals are those of the GLM with one regressor for each condition.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> nrl.LSS(hrf_model="spm").name
+    'lss'
     """
 
     name: ClassVar[str] = "lss"
@@ -373,6 +386,12 @@ class Average(RunModel):
     ----------
     detrend
         Remove the linear trend of each voxel, but not its mean, from each run first.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> nrl.Average(detrend=False).takes_confounds
+    False
     """
 
     detrend: bool = False

@@ -589,6 +589,15 @@ def extract_patterns(
     -----
     UserWarning
         A layer runs several times, is left out, or gives NaN or infinity.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> digits = nrl.datasets.load_digits()
+    >>> network = nrl.students.small_cnn(in_channels=1)
+    >>> patterns = nrl.extract_patterns(network, digits.subset(digits.ids[:5]), ["conv3", "fc1"])
+    >>> patterns["fc1"].measurements.shape
+    (5, 128)
     """
     from rsatoolbox.data import Dataset
 

@@ -176,6 +176,12 @@ class Confounds:
     ------
     NeurordlError
         ``columns`` without ``tables``.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> nrl.Confounds(fmriprep=["motion", "wm_csf"]).fmriprep
+    ['motion', 'wm_csf']
     """
 
     __repr__ = brief

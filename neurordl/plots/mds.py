@@ -68,6 +68,13 @@ def plot_mds(
     NeurordlError
         There are several RDMs, missing pairs, fewer than three stimuli, or a stimulus without a category or
         an image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rdms = nrl.simulate.simulate_subjects(np.eye(4), list("abcd"), n_subjects=1)
+    >>> axes = nrl.plot_mds(rdms)
     """
     matrix = single_matrix(rdms)
     n = len(matrix)

@@ -167,6 +167,17 @@ def plot_scores(
     ------
     NeurordlError
         A ROI is unknown, a column is missing, or a layer of the differences has no score.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> ids = [f"s{number}" for number in range(12)]
+    >>> patterns = np.random.default_rng(0).normal(size=(12, 5))
+    >>> people = nrl.simulate.simulate_subjects(patterns, ids, n_subjects=5)
+    >>> scores = nrl.evaluate({"first": people.subset("subject", "s01")}, people)
+    >>> nrl.plot_scores(scores).get_ylabel()
+    'RDM similarity (rho-a)'
     """
     table = _Table.of(scores, roi, p)
     if differences is True:
@@ -356,6 +367,17 @@ def plot_layer_roi(
     ------
     NeurordlError
         A ROI or a bound is unknown, or a column is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> ids = [f"s{number}" for number in range(12)]
+    >>> patterns = np.random.default_rng(0).normal(size=(12, 5))
+    >>> people = nrl.simulate.simulate_subjects(patterns, ids, n_subjects=5)
+    >>> people.rdm_descriptors["roi"] = ["IT"] * 5
+    >>> scores = nrl.evaluate({"first": people.subset("subject", "s01")}, people)
+    >>> axes = nrl.plot_layer_roi(scores)
     """
     table = _Table.of(scores, roi, p)
     check_choice("relative_to", relative_to, ("ceiling_lower", "ceiling_upper", None))

@@ -84,6 +84,13 @@ class Noise:
     ------
     NeurordlError
         The estimator or ``by`` is unknown.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> noise = nrl.Noise("shrinkage_diag")
+    >>> noise.estimator, noise.by
+    ('shrinkage_diag', 'pooled')
     """
 
     __repr__ = brief

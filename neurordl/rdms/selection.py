@@ -68,6 +68,7 @@ def select_rdms(
 
     Examples
     --------
+    >>> from rsatoolbox.rdm import RDMs
     >>> rdms = RDMs(np.ones((4, 3)), rdm_descriptors={"subject": list("aabb"), "session": [1, 2, 1, 2]})
     >>> len(select_rdms(rdms, subjects="a")), len(select_rdms(rdms, average="session"))
     (2, 2)
@@ -366,6 +367,16 @@ class Alignment(Mapping[str, Any]):
         For each name but the first, how the ids of the first data were matched with these data; see `Match`.
     repeats
         For the names of patterns with repeated stimuli, the number of stimuli that are repeated.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rdms = nrl.simulate.simulate_subjects(np.eye(4), list("abcd"), n_subjects=2)
+    >>> model = rdms.subset_pattern("stimulus", ["d", "b", "a"])
+    >>> aligned = nrl.align({"brain": rdms, "model": model}, missing="ignore")
+    >>> aligned.ids
+    ('a', 'b', 'd')
     """
 
     __repr__ = brief
@@ -440,6 +451,14 @@ def align(
     >>> aligned = align(stimuli=stimuli, rdms=rdms, labels="labels.csv")  # doctest: +SKIP
     >>> print(aligned)  # doctest: +SKIP
     >>> aligned["rdms"]  # doctest: +SKIP
+
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> model = nrl.simulate.simulate_subjects(np.eye(4), list("abcd"), n_subjects=1)
+    >>> brain = model.subset_pattern("stimulus", ["d", "b", "a"])
+    >>> aligned = nrl.align({"brain": brain, "model": model}, missing="ignore")
+    >>> aligned["model"].pattern_descriptors["stimulus"]
+    ['a', 'b', 'd']
     """
     if isinstance(things, Mapping):
         named = {**things, **named}

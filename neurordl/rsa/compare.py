@@ -64,6 +64,7 @@ def compare(
 
     Examples
     --------
+    >>> from rsatoolbox.rdm import RDMs
     >>> ids = {"stimulus": ["a", "b", "c"]}
     >>> models = RDMs(np.array([[1.0, 2.0, 3.0]]), pattern_descriptors=ids)
     >>> compare(models, models, "corr")

@@ -14,7 +14,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor, nn
 
 from neurordl.arrays import Bools, Floats
-from neurordl.errors import NeurordlError, explain, notify
+from neurordl.errors import NeurordlError, collect_notices, explain, notices, notify
 from neurordl.ids import match_ids, natural_key
 from neurordl.io import sha256_array, sha256_state
 from neurordl.measures.comparisons import ComparisonLike, find_similarity
@@ -85,6 +85,7 @@ class RunLike(Protocol):
         """How the run's stimuli were prepared; None without stimuli."""
 
 
+@collect_notices()
 def evaluate(
     source: RunLike | nn.Module | RDMs | Mapping[str, RDMs],
     rdms: RDMs,
@@ -170,6 +171,20 @@ def evaluate(
         Ids do not match; there are fewer than three stimuli, or several RDMs of a subject; a layer, a
         comparison or a dissimilarity is unknown; the stimuli are not prepared like those of the run; or they
         include fitted and held-out ones and ``pairs`` is not given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rng = np.random.default_rng(0)
+    >>> ids = [f"s{number}" for number in range(12)]
+    >>> people = nrl.simulate.simulate_subjects(rng.normal(size=(12, 5)), ids, n_subjects=5)
+    >>> models = people.subset("subject", ["s01", "s02"])
+    >>> models.rdm_descriptors = {"name": ["first", "second"]}
+    >>> scores = nrl.evaluate(models, people, subjects=["s03", "s04", "s05"], comparison="corr")
+    >>> table = scores.to_frame()
+    >>> table.loc[table["subject"] == "mean", "layer"].tolist()
+    ['first', 'second']
     """
     comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
     resampling.check(comparison)
@@ -223,6 +238,7 @@ def evaluate(
         "subjects": {name: list(result.subjects.names) for name, result in results.items()},
         "measured": coverages,
         "leaks": list(dict.fromkeys(leaking)),
+        "notices": notices(),
         "subjects_agree_p": {name: result.agreement for name, result in results.items()},
         "bootstrap": resampling.name if resampling.resamples else None,
         "n_bootstrap": resampling.n if resampling.resamples else None,

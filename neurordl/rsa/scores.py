@@ -329,6 +329,18 @@ class Evaluation:
         (layers, pairs) RDMs of the layers.
     means
         For each ROI, (pairs,) mean RDM of the subjects in the mean.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> ids = [f"s{number}" for number in range(12)]
+    >>> patterns = np.random.default_rng(0).normal(size=(12, 5))
+    >>> people = nrl.simulate.simulate_subjects(patterns, ids, n_subjects=5)
+    >>> scores = nrl.evaluate({"first": people.subset("subject", "s01")}, people)
+    >>> table = scores.to_frame()
+    >>> len(table[table["subject"] != "mean"])
+    5
     """
 
     frame: pd.DataFrame
@@ -390,12 +402,43 @@ class Evaluation:
         table[["p", *undefined]] = np.nan
         return table.assign(family="")
 
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What ``evaluation.json`` holds: settings, the match, versions, the title and the notes."""
+        match = {name: getattr(self.match, name) for name in ("matched", "missing", "unused", "reordered")}
+        parts = {"settings": self.settings, "match": match, "versions": versions()}
+        return {**parts, "title": self.title, "notes": self.notes}
+
+    def to_html(self, path: str | os.PathLike[str], title: str = "Evaluation") -> Path:
+        """Write a report of the evaluation as one HTML file; see `neurordl.report.write_report`.
+
+        Parameters
+        ----------
+        path
+            The file to write, named ``.html``.
+        title
+            Heading of the page.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        NeurordlError
+            The file cannot be written.
+        """
+        from neurordl.report import write_report
+
+        return write_report(path, {title: self})
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the evaluation into a folder.
 
-        ``scores.csv`` and ``differences.csv`` are the tables, ``evaluation.json`` has settings, versions and
-        the match, and ``evaluation.h5`` the inferences: a group for each ROI, with rsatoolbox's names and
-        shapes.
+        ``scores.csv`` and ``differences.csv`` are the tables, ``evaluation.json`` has settings, versions, the
+        match and the notes, and ``evaluation.h5`` the inferences: a group for each ROI, with rsatoolbox's
+        names and shapes.
 
         Raises
         ------
@@ -404,12 +447,10 @@ class Evaluation:
         """
         out = Path(folder)
         make_folder(out)
-        match = {name: getattr(self.match, name) for name in ("matched", "missing", "unused", "reordered")}
-        record = {"settings": self.settings, "match": match, "versions": versions()}
         write_text(out / "scores.csv", self.frame.to_csv(index=False))
         write_text(out / "differences.csv", self.differences.to_csv(index=False))
         self._save_arrays(out / "evaluation.h5")
-        write_json(out / "evaluation.json", record)
+        write_json(out / "evaluation.json", self.record)
         return out
 
     def _save_arrays(self, path: Path) -> None:

@@ -219,6 +219,20 @@ def searchlight(
         There are no voxel indices, or two voxels have the same; no sphere has enough voxels; the models lack
         stimuli; the dissimilarity or the comparison is unknown; or the radius is so small that spheres have
         one voxel, and the dissimilarity is undefined.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rsatoolbox.data import Dataset
+    >>> import neurordl as nrl
+    >>> whole = np.random.default_rng(0).normal(size=(6, 27))
+    >>> grid = dict(zip("xyz", np.indices((3, 3, 3)).reshape(3, -1), strict=True))
+    >>> names = {"stimulus": list("abcdef")}
+    >>> brain = Dataset(whole, obs_descriptors=names, channel_descriptors=grid)
+    >>> model = nrl.compute_rdms(Dataset(np.eye(6)[:, :3], obs_descriptors=names), "euclidean")
+    >>> maps = nrl.searchlight(brain, model, radius=2, comparison="corr")
+    >>> maps.scores.shape
+    (1, 1)
     """
     check_type("patterns", patterns, DatasetBase, "call searchlight once for the Dataset of each subject")
     comparison, measure = find_similarity(comparison), find_dissimilarity(dissimilarity)

@@ -53,6 +53,12 @@ class Scan:
         Hemodynamic response, as in nilearn.
     task
         The BIDS entity.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> nrl.simulate.Scan(runs=2).runs
+    2
     """
 
     shape: tuple[int, int, int] = (8, 8, 4)
@@ -170,6 +176,19 @@ def simulate_fmri(
     ------
     NeurordlError
         The folder is not empty, a number is out of range, or as in `simulate_patterns`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:
+    ...     study, scan = Path(folder) / "study", nrl.simulate.Scan(runs=2)
+    ...     study = nrl.simulate.simulate_fmri(study, np.eye(4), list("abcd"), n_subjects=1, scan=scan)
+    ...     patterns = nrl.read_bids(study, "sim", mask=None)
+    >>> patterns["sub-01"].n_obs
+    8
     """
     names = check_ids(ids, "simulated patterns")
     geometries = dict(patterns) if isinstance(patterns, Mapping) else {"roi": patterns}

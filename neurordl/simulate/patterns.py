@@ -62,6 +62,12 @@ class Measurement:
         Share of the stimuli that a subject lacks, drawn for each subject, from 0 to below 1. With ``runs``,
         the same share of the other measurements (a stimulus in a run) is lost, too, but each stimulus keeps
         at least two runs if there are two.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> nrl.simulate.Measurement(runs=4).runs
+    4
     """
 
     runs: int | None = None
@@ -262,6 +268,14 @@ def patterns_of(rdms: RDMs, number: int = 0) -> Floats:
     ------
     NeurordlError
         A pair is missing, or all dissimilarities are 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rdms = nrl.simulate.simulate_subjects(np.eye(4), list("abcd"), n_subjects=1)
+    >>> nrl.simulate.patterns_of(rdms).shape
+    (4, 5)
     """
     matrix = rdms.get_matrices()[number]
     if not np.isfinite(matrix).all():
@@ -345,6 +359,17 @@ def plan_study(
     ------
     NeurordlError
         A number is out of range, or as in `simulate_patterns`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> ids = [f"s{number}" for number in range(12)]
+    >>> geometry = np.random.default_rng(0).normal(size=(12, 6))
+    >>> sizes = {"subjects": (4, 8), "runs": (2,), "n_simulations": 2}
+    >>> table = nrl.simulate.plan_study(geometry, ids, snr=0.2, **sizes)
+    >>> len(table)
+    2
     """
     names = check_ids(ids, "simulated patterns")
     stimuli = [len(names)] if stimuli is None else stimuli

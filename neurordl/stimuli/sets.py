@@ -62,6 +62,16 @@ class StimulusSet:
     classes
         Names of the classes if labels were text: label k is ``classes[k]``. Pass them to another set, such as
         the test set, so that its labels have the same numbers.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> digits = nrl.datasets.load_digits()
+    >>> digits.ids[:2], digits.images([0, 1]).shape
+    (('digits-0000', 'digits-0001'), torch.Size([2, 1, 8, 8]))
+    >>> train, held_out = digits.split(held_out=0.25, seed=0)
+    >>> len(train), len(held_out)
+    (1348, 449)
     """
 
     ids: tuple[str, ...]

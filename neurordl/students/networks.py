@@ -66,6 +66,13 @@ def small_cnn(
         Batch norm after each convolution.
     dropout : float
         Probability with which the inputs of ``fc1`` and ``fc2`` are dropped in training.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import neurordl as nrl
+    >>> nrl.students.small_cnn(num_classes=10, in_channels=1)(torch.rand(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
     return _named(
         conv1=[*_conv(in_channels, width, 3, batchnorm), nn.MaxPool2d(2)],
@@ -95,6 +102,13 @@ def nin(
         Batch norm after each convolution but the last (not in the paper; trains faster).
     dropout : float
         Probability with which the inputs of ``mlpconv2`` and ``mlpconv3`` are dropped in training.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import neurordl as nrl
+    >>> nrl.students.nin(num_classes=10)(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
 
     def mlpconv(kernel: int, *widths: int) -> list[nn.Module]:
@@ -123,6 +137,13 @@ def resnet18(num_classes: int = 10, in_channels: int = 3, *, width: int = 64) ->
         Number of classes, and of the images' channels.
     width : int
         Maps of the stem: 64 gives 11 million weights, 16 gives 0.7 million.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import neurordl as nrl
+    >>> nrl.students.resnet18(num_classes=100, width=8)(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 100])
     """
 
     def layer(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
@@ -162,6 +183,13 @@ def cifar_resnet(
     ------
     NeurordlError
         If the depth is not 6 n + 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import neurordl as nrl
+    >>> nrl.students.cifar_resnet(depth=8)(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
     if depth < 8 or (depth - 2) % 6:
         raise NeurordlError(f"depth={depth}: expected 6 n + 2, such as 8, 14, 20, 32 or 56")
@@ -203,6 +231,13 @@ def mlp(
         Units of each hidden layer.
     dropout : float
         Probability with which hidden units are dropped in training.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import neurordl as nrl
+    >>> nrl.students.mlp(num_classes=10, in_channels=1, image_size=8)(torch.rand(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     widths = [in_channels * height * width, *hidden]

@@ -39,6 +39,14 @@ class Batch(NamedTuple):
         Stimulus ids of the images, where they have any.
     labels : Tensor, (n,), or None
         Class of each image, int64.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import neurordl as nrl
+    >>> batch = nrl.Batch(torch.rand(3, 1, 8, 8), ids=("a", "b", "c"))
+    >>> len(batch.ids)
+    3
     """
 
     images: Tensor
@@ -59,6 +67,14 @@ class Target:
         Condensed RDMs (row-major upper triangle), float32 and finite.
     weights : Tensor, the same shape
         Weight of each pair; 0 where it was not measured.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import neurordl as nrl
+    >>> target = nrl.Target(torch.rand(2, 6), torch.ones(2, 6))
+    >>> target.rdms.shape
+    torch.Size([2, 6])
     """
 
     __repr__ = brief
@@ -72,6 +88,19 @@ class Teacher(Protocol):
 
     To write your own, derive a class from this one and define `target`. By default a teacher accepts every
     stimulus; define `match` and `groups` too if yours has only some.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import neurordl as nrl
+    >>> class LabelTeacher(nrl.Teacher):
+    ...     dissimilarity = "correlation"
+    ...
+    ...     def target(self, batch, features):
+    ...         rows, columns = torch.triu_indices(len(batch.labels), len(batch.labels), offset=1)
+    ...         rdm = (batch.labels[rows] != batch.labels[columns]).float()[None]
+    ...         return nrl.Target(rdm, torch.ones_like(rdm))
+    >>> loss = nrl.RDMLoss(LabelTeacher(), layer="conv3")
     """
 
     transformed: bool = False

@@ -59,6 +59,12 @@ class NetworkTeacher:
     ------
     NeurordlError
         If a layer does not exist.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> teacher = nrl.NetworkTeacher(nrl.students.small_cnn(), layers=["conv2", "conv3"])
+    >>> loss = nrl.RDMLoss(teacher["conv3"], layer="conv3")
     """
 
     def __init__(

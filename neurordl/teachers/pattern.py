@@ -61,6 +61,15 @@ class PatternTeacher(ById, Teacher):
     ------
     NeurordlError
         If ids, shapes or runs do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> patterns = np.random.default_rng(0).normal(size=(4, 20))
+    >>> teacher = nrl.PatternTeacher({"s01": (patterns, list("abcd"))}, center="all")
+    >>> teacher.match(["d", "a", "b"]).matched
+    ('d', 'a', 'b')
     """
 
     def __init__(

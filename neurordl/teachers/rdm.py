@@ -69,6 +69,15 @@ class RDMTeacher(ById, Teacher):
     ------
     NeurordlError
         If ids or subjects do not match, a subject has several RDMs, or an RDM is all NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rdms = nrl.simulate.simulate_subjects(np.eye(4), list("abcd"), n_subjects=3)
+    >>> teacher = nrl.RDMTeacher(rdms, subjects=["s01", "s02"])
+    >>> teacher.match(["d", "a", "b"]).matched
+    ('d', 'a', 'b')
     """
 
     def __init__(

@@ -164,6 +164,19 @@ class Objective:
 
     >>> objective.loss_modules.to(device)  # doctest: +SKIP
     >>> torch.optim.AdamW([*student.parameters(), *objective.parameters()])  # doctest: +SKIP
+
+    >>> import torch
+    >>> import neurordl as nrl
+    >>> digits = nrl.datasets.load_digits()
+    >>> stimuli, labelled = digits.subset(digits.ids[:20]), digits.subset(digits.ids[20:40])
+    >>> rdms = nrl.simulate.simulate_subjects(stimuli.images().flatten(1), stimuli.ids, n_subjects=3)
+    >>> objective = nrl.Objective([nrl.RDMLoss(nrl.RDMTeacher(rdms), layer="conv3")])
+    >>> matches = objective.prepare(stimuli.ids)
+    >>> student = nrl.students.small_cnn(in_channels=1)
+    >>> batches = (labelled.images(), labelled.labels), (stimuli.images(), stimuli.ids)
+    >>> loss, terms = objective(student, labelled=batches[0], stimuli=batches[1])
+    >>> sorted(terms)
+    ['rdm:conv3', 'task']
     """
 
     def __init__(
@@ -561,6 +574,13 @@ def accuracy(student: nn.Module | Run, labelled: Labelled, batch_size: int = 512
     NeurordlError
         If there are no labels, they are out of the range of the outputs, the outputs have no scores of
         classes, or a class is none of those in training.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> digits = nrl.datasets.load_digits()
+    >>> 0 <= nrl.accuracy(nrl.students.small_cnn(in_channels=1), digits) <= 1
+    True
     """
     network = student.student if isinstance(student, Run) else student
     names, trained = class_names(labelled), getattr(unwrapped(network), TRAINED_CLASSES, None)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,9 @@ from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import TRAINED_ON, load_weights
 from neurordl.teachers.base import Record
 from neurordl.validate import brief, check_choice, listed
+
+if TYPE_CHECKING:
+    from neurordl.rsa.scores import Evaluation
 
 History = Sequence[Mapping[str, float]]
 HISTORY = "history.csv"
@@ -54,6 +58,15 @@ class Run:
         The content of ``run.json``: settings, objective, ids, subjects, versions, checksums.
     out : Path or None
         Folder of the run.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> digits = nrl.datasets.load_digits()
+    >>> student, quiet = nrl.students.small_cnn(in_channels=1), nrl.Execution(progress=False)
+    >>> run = nrl.fit(student, nrl.Objective(), digits.subset(digits.ids[:50]), epochs=2, execution=quiet)
+    >>> len(run.history)
+    2
     """
 
     __repr__ = brief
@@ -123,6 +136,35 @@ class Run:
         images = self.record.get("stimuli") or self.record.get("labelled") or {}
         settings = images.get("preprocessing")
         return Preprocessing.from_dict(settings) if settings else None
+
+    def to_html(
+        self, path: str | os.PathLike[str], scores: Evaluation | Sequence[Evaluation] = (), title: str = ""
+    ) -> Path:
+        """Write a report of the run as one HTML file; see `neurordl.report.write_report`.
+
+        Parameters
+        ----------
+        path
+            The file to write, named ``.html``.
+        scores
+            Evaluations of the run to report with it, such as those of held-out and of fitted pairs.
+        title
+            Heading of the page; by default the name of the run's folder.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        NeurordlError
+            The file cannot be written.
+        """
+        from neurordl.report import write_report
+
+        name = title or (self.out.resolve().name if self.out else "Run")
+        return write_report(path, {name: [self, *(scores if isinstance(scores, Sequence) else [scores])]})
 
     def load_stimuli(self, folder: str | Path | None = None) -> StimulusSet:
         """Read the images of the stimuli, prepared as they were for the run.
@@ -214,29 +256,51 @@ def load_run(
     ------
     NeurordlError
         If the folder holds no finished run, or its weights do not fit.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import neurordl as nrl
+    >>> digits = nrl.datasets.load_digits()
+    >>> labelled = digits.subset(digits.ids[:50])
+    >>> student, quiet = nrl.students.small_cnn(in_channels=1), nrl.Execution(progress=False)
+    >>> with TemporaryDirectory() as folder:
+    ...     run = nrl.fit(student, nrl.Objective(), labelled, epochs=1, execution=quiet, out=folder)
+    ...     again = nrl.load_run(folder)
+    >>> len(again.history)
+    1
     """
     check_choice("weights", weights, ("best", "last"))
-    folder = Path(out)
-    if not (folder / io.RUN_RECORD).is_file():
-        raise NeurordlError(f"{folder} holds no run ({io.RUN_RECORD} is missing)")
-    record, remedy = io.read_json(folder / io.RUN_RECORD), "fit the run again"
+    run, folder, remedy = read_run(out), Path(out), "fit the run again"
     with io.damage_named(folder / io.RUN_RECORD, remedy):
-        unfinished, spec = record.get("status") != "finished", record["student"].get("spec")
-        name = record["student"]["class"]
-    if unfinished:
-        raise NeurordlError(f"the run in {folder} has not finished; call fit(..., resume=True), or --resume")
+        spec, name = run.record["student"].get("spec"), run.record["student"]["class"]
     if student is None and not spec:
         reason = f"how its student ({name}) is made is not recorded"
         raise NeurordlError(f"{folder}: {reason}; pass load_run(out, student=...)")
     with io.damage_named(folder / io.RUN_RECORD, remedy):
-        student = students.build(**spec) if student is None else student
-        run = Run(student.eval(), pd.DataFrame(), record, folder)
+        run = replace(run, student=(students.build(**spec) if student is None else student).eval())
+    best = weights == "best" and "best" in run.record
+    load_weights(unwrapped(run.student), folder / (BEST if best else LAST))
+    setattr(unwrapped(run.student), TRAINED_ON, run.trained_on)
+    return run
+
+
+def read_run(out: str | Path) -> Run:
+    """The record and the history of a finished run; its student is an empty network."""
+    folder, remedy = Path(out), "fit the run again"
+    if not (folder / io.RUN_RECORD).is_file():
+        raise NeurordlError(f"{folder} holds no run ({io.RUN_RECORD} is missing)")
+    record = io.read_json(folder / io.RUN_RECORD)
+    with io.damage_named(folder / io.RUN_RECORD, remedy):
+        unfinished = record.get("status") != "finished"
+    if unfinished:
+        raise NeurordlError(f"the run in {folder} has not finished; call fit(..., resume=True), or --resume")
+    with io.damage_named(folder / io.RUN_RECORD, remedy):
+        run = Run(nn.Identity(), pd.DataFrame(), record, folder)
         for part in ("fitted_ids", "validation_ids", "fitted_subjects", "fitted_rdms", "preprocessing"):
             getattr(run, part)
         int(record["best"]["epoch"] if "best" in record else 0)
         check_exposures(run.trained_on)
-    load_weights(unwrapped(student), folder / (BEST if weights == "best" and "best" in record else LAST))
-    setattr(unwrapped(student), TRAINED_ON, run.trained_on)
     with io.damage_named(folder / HISTORY, remedy):
         run.history = pd.read_csv(folder / HISTORY)
         numbers = run.history.select_dtypes("number")
@@ -288,6 +352,7 @@ class RunFolder:
                     with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
                         check_exposures(earlier[TRAINED_ON])
                     record[TRAINED_ON] = earlier[TRAINED_ON]
+                record["notices"] = list(dict.fromkeys([*earlier.get("notices", ()), *record["notices"]]))
 
     def _check_same(self, earlier: Mapping[str, Any]) -> None:
         different: dict[str, str] = {}  # by name: a setting of the optimizer replaces that of `Optimization`

@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from neurordl.arrays import nan_mean
-from neurordl.errors import NeurordlError, explain, notify
+from neurordl.errors import NeurordlError, collect_notices, explain, notices, notify
 from neurordl.ids import natural_key
 from neurordl.io import check_run_folder, sha256_array, versions
 from neurordl.measures.comparisons import few_pairs
@@ -174,6 +174,12 @@ class Execution:
         Steps between checkpoints. One is always written at the end of each epoch.
     progress : bool
         Show a progress bar with the terms of the loss.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> nrl.Execution(accelerator="cpu", devices=2, progress=False).devices
+    2
     """
 
     accelerator: str = "auto"
@@ -224,6 +230,7 @@ class Execution:
         return world
 
 
+@collect_notices()
 def fit(
     student: nn.Module,
     objective: Objective,
@@ -306,6 +313,19 @@ def fit(
     NeurordlError
         If ids, labels, layers or image sizes do not fit, the folder holds another run, or the loss is not
         finite. A run that fails before its first checkpoint leaves nothing in the folder.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> digits = nrl.datasets.load_digits()
+    >>> stimuli, labelled = digits.subset(digits.ids[:30]), digits.subset(digits.ids[30:80])
+    >>> rdms = nrl.simulate.simulate_subjects(stimuli.images().flatten(1), stimuli.ids, n_subjects=3)
+    >>> objective = nrl.Objective([nrl.RDMLoss(nrl.RDMTeacher(rdms), layer="conv3")])
+    >>> student = nrl.students.small_cnn(in_channels=1)
+    >>> quiet = nrl.Execution(progress=False)
+    >>> run = nrl.fit(student, objective, labelled, stimuli, epochs=2, seed=0, execution=quiet)
+    >>> list(run.history[["epoch", "step"]].iloc[-1])
+    [2, 2]
     """
     check_type("student", student, nn.Module)
     check_type("objective", objective, Objective, "write Objective(loss)")
@@ -384,8 +404,10 @@ def fit(
             "stimuli": None,
             "labelled": _describe_images(labelled),
             "matches": {name: str(match) for name, match in matches.items()},
+            "unmatched": {name: {"missing": x.missing, "unused": x.unused} for name, x in matches.items()},
             TRAINED_ON: exposures(student, (loss.teacher for loss in objective.losses), used, labelled),
             "versions": versions(),
+            "notices": notices(),
         }
         images = validation if shown is None else shown  # a loader brings its own
         if images is not None and (stimuli is not None or validation is not None or objective.of_stimuli):
@@ -866,6 +888,7 @@ class Trainer:
         """Write the last weights; then give the student the best ones, if there was a validation."""
         state, record = self.state, self.folder.record
         record["status"] = "finished"
+        record["notices"] = list(dict.fromkeys([*record["notices"], *notices()]))
         seen, labels = (sorted(ids, key=natural_key) for ids in (state.seen, state.labelled))
         if record["stimuli"] is None and seen:
             record["seen"] = seen

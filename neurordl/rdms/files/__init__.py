@@ -194,6 +194,19 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
     NeurordlError
         The format is unknown or cannot store what the RDMs contain, an RDM is NaN everywhere, or the file
         cannot be written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rdms = nrl.simulate.simulate_subjects(np.eye(4), list("abcd"), n_subjects=2)
+    >>> with TemporaryDirectory() as folder:
+    ...     nrl.save_rdms(rdms, Path(folder) / "it.h5")
+    ...     again = nrl.load_rdms(Path(folder) / "it.h5")
+    >>> again.rdm_descriptors["subject"]
+    ['s01', 's02']
     """
     target = check_path("path", path)
     format = _find_format(target, "write")

@@ -65,6 +65,12 @@ class Folds:
     ------
     NeurordlError
         A number is less than 1.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> nrl.Folds(splits=20).splits
+    20
     """
 
     subjects: int = 1
@@ -802,6 +808,18 @@ def evaluate_fitted(
         Ids do not match, the models are of different stimuli, there are more folds than there can be, also
         without a subject or a stimulus; nothing is held out from a fitted model, or a subject has several
         RDMs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> ids = [f"s{number}" for number in range(16)]
+    >>> patterns = np.random.default_rng(0).normal(size=(16, 6))
+    >>> people = nrl.simulate.simulate_subjects(patterns, ids, n_subjects=5)
+    >>> layers = nrl.simulate.simulate_subjects(patterns, ids, n_subjects=2, seed=1)
+    >>> table = nrl.evaluate_fitted({"two layers": layers}, people, bootstrap=None)
+    >>> table["model"].tolist()
+    ['two layers']
     """
     comparison, folds = find_similarity(comparison), folds or Folds()
     named = find_resampling(bootstrap)

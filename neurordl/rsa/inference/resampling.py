@@ -41,6 +41,13 @@ class Draws(NamedTuple):
     ----------
     subjects, stimuli
         (resamples, subjects) and (resamples, stimuli).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> nrl.Draws(subjects=np.array([[2, 0, 1]])).subjects.shape
+    (1, 3)
     """
 
     subjects: Ints | None = None

@@ -36,6 +36,13 @@ class SoftTargetLoss(TransferLoss):
         Divisor of the outputs.
     weight : float, callable of the step, or TaskRatio
         Factor of the loss in the sum of all losses.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> teacher = nrl.NetworkTeacher(nrl.students.small_cnn(), layers="conv3")
+    >>> nrl.SoftTargetLoss(teacher, temperature=4.0, weight=0.5).name
+    'soft_targets'
     """
 
     name, layers = "soft_targets", (OUTPUT,)

@@ -74,6 +74,15 @@ class RDMLoss(TransferLoss):
     NeurordlError
         If a name is unknown, the dissimilarity needs what a network does not have, the comparison has no
         gradient, or ``mse`` would compare RDMs in different units.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rdms = nrl.simulate.simulate_subjects(np.eye(4), list("abcd"), n_subjects=3)
+    >>> loss = nrl.RDMLoss(nrl.RDMTeacher(rdms), layer="conv3", weight=2.0)
+    >>> loss.name, loss.layers
+    ('rdm:conv3', ('conv3',))
     """
 
     def __init__(

@@ -1,0 +1,217 @@
+"""Reports: what a run, its evaluations, several runs or a study found, as one HTML file to send.
+
+The file needs no other file and no network. It has no absolute path of the machine that wrote it, prints, and
+follows the dark mode of the reader.
+
+>>> from neurordl.report import write_report
+>>> write_report("study.html", {"labels": run_a, "rdl": run_b})  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import pandas as pd
+
+from neurordl import io
+from neurordl.errors import NeurordlError
+from neurordl.experiments import ROWS, SETTINGS
+from neurordl.report.content import (
+    Entry,
+    Grid,
+    Scores,
+    citations,
+    entry_sections,
+    grid_sections,
+    side_by_side,
+)
+from neurordl.report.page import render
+from neurordl.rsa.scores import COLUMNS, Evaluation
+from neurordl.training.run import Run, read_run
+from neurordl.validate import check_choice, check_columns, listed
+
+__all__ = ["read_contents", "write_report"]
+
+EVALUATION, TABLE = "evaluation.json", "scores.csv"
+_TEXT = {"layer", "roi", "subject", "comparison", "family", "generalizes_to"}
+_TEXT |= {"pairs", "fitted", "reason", "dissimilarity"}
+
+Content = Run | Evaluation | Entry | Grid | pd.DataFrame
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    contents: Mapping[str, Content | Sequence[Content]],
+    *,
+    reference: str | None = None,
+    title: str | None = None,
+) -> Path:
+    """Write a report of runs, evaluations and studies as one HTML file.
+
+    Parameters
+    ----------
+    path
+        The file to write, named ``.html``. An earlier one is replaced.
+    contents
+        What to report, by name: a run, an evaluation, a sequence of a run and its evaluations, or the table
+        of a study (`run_grid`) with the column ``condition``. Its columns of decimal numbers are its
+        measures, and the others say which rows are paired. Several runs or evaluations are also set side by
+        side.
+    reference
+        Condition of a study that is subtracted from the others. By default it is "labels", or the first
+        condition if there is none of this name.
+    title
+        Heading of the page; by default the names.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    NeurordlError
+        There is nothing to report, the contents are of another type, a table has no condition or no measure,
+        the reference is unknown, or the file cannot be written.
+    """
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise NeurordlError(f"cannot write {path}: a report is one HTML file; name it .html")
+    parts = [_prepared(str(name), content, reference) for name, content in contents.items()]
+    entries = [part for part in parts if isinstance(part, Entry)]
+    grids = [part for part in parts if isinstance(part, Grid)]
+    if not contents:
+        raise NeurordlError("there is nothing to report: contents= is empty; give a run, or an evaluation")
+    title = title or listed(contents, most=6)
+    io.write_text(path, _page(title, entries, grids))
+    return Path(path)
+
+
+def _page(title: str, entries: Sequence[Entry], grids: Sequence[Grid]) -> str:
+    several = len(entries) > 1
+    sections = list(chain.from_iterable(map(grid_sections, grids)))
+    sections += [side_by_side(entries)] if several else []
+    for entry in entries:
+        sections += entry_sections(entry, several)
+    version = io.versions()["neurordl"]
+    sections.append(citations(entries, grids, version))
+    runs, scores = sum(entry.run is not None for entry in entries), sum(len(x.scores) for x in entries)
+    counts = {"run": runs, "evaluation": scores, "study": len(grids)}
+    plurals = {"study": "studies"}
+    parts = [f"{n} {name if n == 1 else plurals.get(name, name + 's')}" for name, n in counts.items() if n]
+    lead = f"{' and '.join(parts)}. Every number on this page comes from the records and tables."
+    return render(title, lead, [section for section in sections if section.blocks])
+
+
+def _prepared(name: str, content: object, reference: str | None) -> Entry | Grid:
+    """A part of the report, checked."""
+    if isinstance(content, pd.DataFrame):
+        measures = [str(column) for column in content if pd.api.types.is_float_dtype(content[column])]
+        content = Grid(name, content, [x for x in measures if not x.startswith("ceiling_")])
+    if isinstance(content, Grid):
+        return _checked(content, reference)
+    if isinstance(content, Entry):
+        return content
+    parts = content if isinstance(content, Sequence) and not isinstance(content, str) else [content]
+    runs = [part for part in parts if isinstance(part, Run)]
+    scores = [part for part in parts if isinstance(part, Evaluation)]
+    if len(runs) + len(scores) < max(len(parts), 1) or len(runs) > 1:
+        expected = "a Run, an Evaluation, a run with its evaluations, or a table"
+        raise NeurordlError(f"{name!r} is {content!r:.60}: expected {expected}")
+    read = [Scores(part.to_frame(), part.record) for part in scores]
+    return Entry(name, runs[0] if runs else None, read)
+
+
+def _checked(grid: Grid, reference: str | None) -> Grid:
+    check_columns(f"the table {grid.name}", grid.frame, ["condition"])
+    frame = grid.frame.astype({"condition": str})
+    if not grid.measures or not len(frame):
+        raise NeurordlError(f"the table {grid.name} has no rows, or no column of decimal numbers to compare")
+    conditions = list(dict.fromkeys(frame["condition"]))
+    if reference is None:
+        reference = "labels" if "labels" in conditions else conditions[0]
+    check_choice("reference", reference, conditions)
+    checked = replace(grid, frame=frame, reference=reference)
+    if checked.keys and frame.duplicated(["condition", *checked.keys]).any():
+        keys = f"{listed(checked.keys)}: give it columns of text or whole numbers that tell its rows apart"
+        raise NeurordlError(f"the table {grid.name} has a condition twice with the same {keys}")
+    return checked
+
+
+def read_contents(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Content]:
+    """Read what files and folders hold, for `write_report`.
+
+    Parameters
+    ----------
+    paths
+        Folders of runs, with the evaluations in folders below them; of evaluations; of studies (`run_grid`);
+        folders of runs of several of these; or tables of a study, CSV.
+
+    Returns
+    -------
+    dict
+        The contents by the names of their files or folders.
+
+    Raises
+    ------
+    NeurordlError
+        A path holds nothing of these, or a file is damaged.
+    """
+    contents: dict[str, Content] = {}
+    for path in map(Path, paths):
+        for part, content in _read(path):
+            name = part.resolve().stem if part.is_file() else part.resolve().name
+            name = name if name not in contents else f"{part.resolve().parent.name}/{name}"
+            if name in contents:
+                raise NeurordlError(f"{part}: there are two contents named {name!r}; rename one")
+            contents[name] = content
+    return contents
+
+
+def _read(path: Path) -> list[tuple[Path, Content]]:
+    if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
+        with io.damage_named(path):
+            return [(path, pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ","))]
+    if (path / io.RUN_RECORD).is_file():
+        scores = [_read_scores(file.parent) for file in sorted(path.glob(f"*/{EVALUATION}"))]
+        return [(path, Entry(path.resolve().name, read_run(path), scores))]
+    if (path / EVALUATION).is_file():
+        return [(path, Entry(path.resolve().name, None, [_read_scores(path)]))]
+    if (path / SETTINGS).is_file() and (path / ROWS).is_dir():
+        return [(path, _read_grid(path))]
+    known = (io.RUN_RECORD, EVALUATION, SETTINGS)
+    below = sorted({file.parent for name in known for file in path.glob(f"*/{name}")})
+    if not below:
+        problem = f"{path} holds no run ({io.RUN_RECORD}), no evaluation ({EVALUATION}) and no study ({ROWS})"
+        raise NeurordlError(f"{problem}; give the folder of one, or a CSV table with the column condition")
+    return [pair for folder in below for pair in _read(folder)]
+
+
+def _read_scores(folder: Path) -> Scores:
+    """An evaluation, as `Evaluation.save` wrote it."""
+    record, table = io.read_json(folder / EVALUATION), folder / TABLE
+    with io.damage_named(table, "evaluate again"):
+        frame = io.read_frame(table, keep=sorted(_TEXT))
+        check_columns(str(table), frame, COLUMNS)
+        for name in frame.columns.difference(list(_TEXT)):
+            frame[name] = [float(cell or "nan") for cell in frame[name]]
+    return Scores(frame, record)
+
+
+def _read_grid(folder: Path) -> Grid:
+    """The rows of a study, as `run_grid` wrote them."""
+    rows, measures = [], dict[str, None]()
+    for file in sorted((folder / ROWS).glob("[!.]*.json")):
+        row = io.read_json(file)
+        with io.damage_named(file, "delete it to run its job again"):
+            values = {name: float(value) for name, value in row["values"].items()}
+            rows.append({**row["job"], **values})
+            measures |= dict.fromkeys(values)
+    names = [name for name in measures if not name.startswith("ceiling_")]
+    frame = pd.DataFrame(rows)
+    by = [str(name) for name in frame if name not in measures]
+    frame = frame.sort_values(by, kind="stable", ignore_index=True)
+    return Grid(folder.resolve().name, frame, names, settings=io.read_json(folder / SETTINGS))

@@ -1,0 +1,569 @@
+"""What a report says: the sections of a run, of its evaluations, of several runs, and of a study."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+
+from neurordl.experiments import paired_differences
+from neurordl.io import sha256_file, sha256_state
+from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer
+from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
+from neurordl.rsa.inference.infer import mean_interval
+from neurordl.teachers.base import Record
+from neurordl.training.run import BEST, LAST, Run
+from neurordl.validate import listed
+
+_MOST_ROIS, _MOST_CELLS, _MOST_GROUPS, _MOST_MEASURES = 12, 600, 6, 4  # that figures have room for
+_FEW = 12  # values that the description of a figure reads out
+_SCORED = ("test_accuracy", "heldout_rdm_similarity")
+_CITED = {
+    "rdl": "McClure, P. & Kriegeskorte, N. (2016). Representational distance learning for deep neural "
+    "networks. Frontiers in Computational Neuroscience 10:131. https://doi.org/10.3389/fncom.2016.00131",
+    "rsa": "Kriegeskorte, N., Mur, M. & Bandettini, P. (2008). Representational similarity analysis: "
+    "connecting the branches of systems neuroscience. Frontiers in Systems Neuroscience 2:4. "
+    "https://doi.org/10.3389/neuro.06.004.2008",
+    "ceiling": "Nili, H. et al. (2014). A toolbox for representational similarity analysis. PLoS "
+    "Computational Biology 10:e1003553. https://doi.org/10.1371/journal.pcbi.1003553 (noise ceilings)",
+    "fdr": "Benjamini, Y. & Hochberg, Y. (1995). Controlling the false discovery rate. Journal of the Royal "
+    "Statistical Society B 57:289–300.",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The table of an evaluation, and its record as `Evaluation.save` writes it."""
+
+    frame: pd.DataFrame
+    record: Mapping[str, Any]
+    name: str = "evaluation"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of the evaluation."""
+        settings: Mapping[str, Any] = self.record.get("settings") or {}
+        return settings
+
+    @property
+    def means(self) -> pd.DataFrame:
+        """The rows of means, and of the mean RDM."""
+        return self.frame[self.frame["subject"].isin(["mean", "group"])]
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A run and its evaluations, or only one of the two."""
+
+    name: str
+    run: Run | None = None
+    scores: Sequence[Scores] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The table of a study, with its columns of measured values and the condition to subtract."""
+
+    name: str
+    frame: pd.DataFrame
+    measures: Sequence[str]
+    reference: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> list[str]:
+        """Columns that say which rows belong together."""
+        ceilings = ("condition", "ceiling_lower", "ceiling_upper")
+        return [str(name) for name in self.frame if name not in (*self.measures, *ceilings)]
+
+    def groups(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Parts of the table, by the keys that are text, such as an experiment."""
+        by = [name for name in self.keys if not pd.api.types.is_numeric_dtype(self.frame[name])]
+        parts = self.frame.groupby(by, sort=False) if by else [((), self.frame)]
+        for values, part in parts:
+            yield ", ".join(map(str, values)), part
+
+
+def entry_sections(entry: Entry, several: bool = False) -> Iterator[Section]:
+    """The sections of a run and its evaluations; of several, each has its name as a heading."""
+    level = 3 if several else 2
+    run, scores = entry.run, sorted(entry.scores, key=lambda part: part.settings.get("pairs") != "held-out")
+    scores = _named(scores)
+    yield Section(entry.name if several else "Methods", list(map(Text, _methods(run, scores))))
+    yield Section("What was matched with what", list(_matched(run, scores)), level)
+    if run is not None:
+        yield Section("Training", list(_training(run)), level)
+    for part in scores:
+        pairs = part.settings.get("pairs", "")
+        which = "all pairs" if pairs in ("", "all") else f"{pairs} pairs"
+        yield Section(f"Layers against the noise ceiling: {which}", list(_layers(part)), level)
+    yield Section("Notices", list(_notices(run, scores)), level)
+    records: dict[str, Mapping[str, Any]] = {"run": run.record} if run is not None else {}
+    records |= {part.name: part.record for part in scores}
+    yield Section("Settings, versions and checksums", list(_settings(run, records)), level)
+
+
+def _named(scores: Sequence[Scores]) -> list[Scores]:
+    """Evaluations with a name that no other has, such as "evaluation of held-out pairs"."""
+    names = [f"evaluation of {part.settings.get('pairs', 'all')} pairs" for part in scores]
+    numbered = [f"{name} ({names[: k + 1].count(name)})" for k, name in enumerate(names)]
+    names = [long if names.count(name) > 1 else name for name, long in zip(names, numbered, strict=True)]
+    return [replace(part, name=name) for part, name in zip(scores, names, strict=True)]
+
+
+def _methods(run: Run | None, scores: Sequence[Scores]) -> Iterator[str]:
+    """Paragraphs for a paper, with what the records say and nothing else."""
+    if run is not None:
+        yield " ".join(_training_sentences(run))
+    for part in scores:
+        yield " ".join(_scoring_sentences(part))
+    records = [*([run.record] if run is not None else []), *(part.record for part in scores)]
+    used = dict.fromkeys(
+        f"neurordl {versions['neurordl']} and PyTorch {versions['torch']}"
+        for record in records
+        if {"neurordl", "torch"} <= set(versions := record.get("versions") or {})
+    )
+    if used:
+        yield f"The software was {' and '.join(used)}."
+
+
+def _training_sentences(run: Run) -> Iterator[str]:
+    record = run.record
+    settings, optimizer, student = (record.get(name) or {} for name in ("settings", "optimizer", "student"))
+    network = (student.get("spec") or {}).get("name") or student.get("class")
+    steps = f" of {_count(settings['steps_per_epoch'], 'step')}" if "steps_per_epoch" in settings else ""
+    knobs = [
+        f"{text} {optimizer[name]:g}"
+        for name, text in (("lr", "learning rate"), ("weight_decay", "weight decay"))
+        if isinstance(optimizer.get(name), int | float)
+    ]
+    schedule = settings.get("optimization.scheduler")
+    knobs += [f"{schedule} schedule"] if isinstance(schedule, str) else []
+    yield (
+        f"The student ({network}, {_count(student.get('parameters'), 'parameter')}) was trained for "
+        f"{_count(settings.get('epochs'), 'epoch')}{steps} with {optimizer.get('class')} "
+        f"({', '.join([*knobs, 'seed'])} {settings.get('seed')})."
+    )
+    objective, labelled = record.get("objective") or {}, record.get("labelled") or {}
+    losses = objective.get("losses") or {}
+    if objective.get("task") and labelled:
+        size = f"{_count(labelled['n'], 'labelled image')}" if "n" in labelled else "labelled images"
+        classes = f" of {len(run.classes)} classes" if run.classes else ""
+        yield f"Its task ({objective['task']}) had {size}{classes}."
+    for loss in losses.values():
+        yield _loss_sentence(loss)
+    if not losses:
+        yield "No transfer loss was used: the student learned from labels only."
+    counts = {
+        "fitted": len(run.fitted_ids),
+        "used to choose the epoch": len(run.validation_ids),
+        "held out": len(run.held_out_ids),
+    }
+    stimuli = [f"{number(n)} were {use}" for use, n in counts.items() if n]
+    if stimuli:
+        yield f"Of the stimuli, {', '.join(stimuli)}."
+    if best := record.get("best"):
+        yield f"The weights are those of epoch {best['epoch']}, whose validation loss was lowest."
+
+
+def _loss_sentence(loss: Record) -> str:
+    teacher, layers = loss.get("teacher") or {}, " and ".join(map(str, loss.get("layers") or ()))
+    subjects, roi = teacher.get("subjects") or (), teacher.get("roi")
+    source = str(teacher.get("model") or teacher.get("teacher") or "no teacher")
+    if subjects:
+        pooled = ", averaged" if teacher.get("pool") == "mean" and len(subjects) > 1 else ""
+        source = f"{_count(len(subjects), 'subject')}{pooled}"
+    source += f", ROI {roi}" if roi else ""
+    source += f", layer {teacher['layer']}" if teacher.get("layer") else ""
+    measured = f", {teacher['dissimilarity']} dissimilarities" if teacher.get("dissimilarity") else ""
+    weight = loss.get("weight")
+    weighted = f" with weight {weight:g}" if isinstance(weight, int | float) else ""
+    if "comparison" in loss:
+        text = f"The RDM of layer {layers} ({loss.get('dissimilarity')}) was fitted to that of the teacher "
+        text += f"({source}{measured}), compared by {loss['comparison']},{weighted}"
+    else:
+        on = f" on layer {layers}" if layers else ""
+        text = f"{loss.get('loss')}{on} transferred from the teacher ({source}){weighted}"
+    text += f"; as a control, {control}" if (control := _control(loss)) else ""
+    return f"{text.replace(',  with', ' with')}."
+
+
+def _control(loss: Record) -> str:
+    control = (loss.get("teacher") or {}).get("control") or {}
+    within = " within groups" if control.get("within") else ""
+    return f"the ids of the teacher were permuted{within} (seed {control['permuted']})" if control else ""
+
+
+def _scoring_sentences(scores: Scores) -> Iterator[str]:
+    settings, means = scores.settings, scores.means[scores.means["subject"] == "mean"]
+    people = scores.frame[~scores.frame["subject"].isin(["mean", "group"])]["subject"].nunique()
+    rois, layers = [name for name in means["roi"].unique() if name], means["layer"].nunique()
+    measured = settings.get("dissimilarity")
+    measure = f" ({measured} dissimilarities)" if measured not in (None, "as given") else ""
+    where = f" in {listed(rois, most=3)}" if rois else ""
+    nouns = f"{number(layers)} layers or models" if layers > 1 else "a layer or model"
+    subjects = f"each of {number(people)} subjects" if people != 1 else "a subject"
+    yield (
+        f"The RDM of {'each of ' if layers > 1 else ''}{nouns}{measure} was compared with that of "
+        f"{subjects}{where} by {settings.get('comparison')} on {settings.get('pairs')} pairs of "
+        f"{number(settings.get('n_stimuli'))} stimuli."
+    )
+    pooled = sorted({int(n) for n in means["n_subjects"].dropna() if n})
+    if pooled and pooled != [people]:
+        yield f"Means are over {' to '.join(map(str, dict.fromkeys([pooled[0], pooled[-1]])))} of them."
+    over = next((name for name in means["generalizes_to"] if name), "")
+    if means["ci_low"].notna().any():
+        method = "a t test over subjects"
+        if settings.get("bootstrap"):
+            method = f"{number(settings.get('n_bootstrap'))} resamples of {over}"
+            seed = (settings.get("seeds") or {}).get("bootstrap")
+            method += f" (seed {seed})" if seed is not None else ""
+        yield f"Intervals (95 %) and one-sided p-values come from {method} and generalize to {over}."
+    if families := [name for name in means["family"].unique() if name]:
+        yield f"P-values were corrected by the false discovery rate over {' and '.join(families)}."
+    if means["ceiling_lower"].notna().any():
+        yield "The noise ceiling was computed from the same subjects and pairs as the means."
+
+
+def _matched(run: Run | None, scores: Sequence[Scores]) -> Iterator[Block]:
+    if run is not None:
+        for name, text in (run.record.get("matches") or {}).items():
+            cells = [re.split(r"\s{2,}", line.strip(), maxsplit=2) for line in str(text).splitlines()]
+            rows = [[*row, "", ""][:3] for row in cells]
+            yield Table(f"Training, {name}: matched by id", ("", "number", "ids"), rows)
+            for part, ids in (run.record.get("unmatched") or {}).get(name, {}).items():
+                yield from _folded_ids(f"Training, {name}: {part} ids", ids)
+        parts = {"fitted": run.fitted_ids, "validation": run.validation_ids, "held out": run.held_out_ids}
+        rows = [[name, number(len(ids))] for name, ids in parts.items()]
+        yield Table("Stimuli of the run", ("stimuli", "number"), rows)
+        if run.fitted_subjects:
+            yield Text(f"Subjects whose data were fitted: {ids_text(run.fitted_subjects)}.")
+        for name, ids in parts.items():
+            yield from _folded_ids(f"Ids of the stimuli: {name}", ids)
+    for part in scores:
+        match = part.record.get("match") or {}
+        names = {"matched": "matched", "missing": "not in the RDMs", "unused": "only in the RDMs"}
+        rows = [[text, number(len(match.get(name, ())))] for name, text in names.items()]
+        rows += [["scored", number(part.settings.get("n_stimuli"))]]
+        rows += [["in another order in the RDMs", number(match.get("reordered"))]]
+        yield Table(f"{_capital(part.name)}: stimuli and RDMs, matched by id", ("stimuli", "number"), rows)
+        for name in ("missing", "unused"):
+            yield from _folded_ids(f"{_capital(part.name)}: ids {names[name]}", match.get(name, ()))
+
+
+def _folded_ids(title: str, ids: Sequence[str]) -> Iterator[Block]:
+    if ids:
+        yield Text(ids_text(ids), f"{title} ({len(ids):,})")
+
+
+def _training(run: Run) -> Iterator[Block]:
+    history = run.history
+    if not len(history):
+        yield Text("The run has no history.")
+        return
+    first, last = history.iloc[0], history.iloc[-1]
+    terms = [str(name) for name in history if name not in ("epoch", "step", "lr", "seconds")]
+    changes = [f"{name} from {number(first[name])} to {number(last[name])}" for name in terms]
+    text = f"Losses by epoch, from epoch {number(first['epoch'])} to {number(last['epoch'])}: "
+    yield draw(partial(plot_training, run), "Training curves", f"{text}{'; '.join(changes)}.")
+    kept = (run.record.get("best") or {}).get("epoch")
+    shown = history[history["epoch"].isin([first["epoch"], last["epoch"], kept])]
+    rows = [[number(row["epoch"]), *(number(row[name], 4) for name in terms)] for _, row in shown.iterrows()]
+    note = f"; the weights of epoch {kept} were kept" if kept else ""
+    yield Table(f"First and last epoch{note}", ("epoch", *terms), rows)
+    every = [[number(value, 4) for value in row] for row in history.to_numpy().tolist()]
+    yield Table("All epochs", list(map(str, history)), every, folded=True)
+
+
+def _layers(scores: Scores) -> Iterator[Block]:
+    frame, means = scores.frame, scores.means
+    yield Text(f"{scores.record.get('title') or 'Mean similarities of RDMs'}.")
+    rois = list(dict.fromkeys(frame["roi"]))
+    chosen = rois[:_MOST_ROIS] if len(rois) > 1 else None
+    text = "Means with their intervals, subjects as dots, and the noise ceiling as a band."
+    if len(rois) > _MOST_ROIS:
+        text += f" Shown are the first {_MOST_ROIS} of {len(rois)} ROIs."
+    title, spoken = "Layers and the noise ceiling", f"{text} {_spoken(means)}"
+    yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
+    if len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
+        text = "The mean similarity of each layer with each ROI; numbers in brackets are not significant."
+        yield draw(partial(plot_layer_roi, frame), "Layers by ROIs", text)
+    header = ("layer", "ROI", "which", "mean", "95 % interval", "p", "p (FDR)", "noise ceiling", "subjects")
+    rows = [
+        [
+            str(row["layer"]) or "output",
+            str(row["roi"]),
+            "" if row["subject"] == "mean" else "of the mean RDM",
+            number(row["score"]),
+            _span(row["ci_low"], row["ci_high"]),
+            _p(row["p"]),
+            _p(row["p_fdr"]),
+            _span(row["ceiling_lower"], row["ceiling_upper"]),
+            number(row["n_subjects"]),
+            str(row["fitted"]),
+            str(row["reason"]),
+        ]
+        for _, row in means.iterrows()
+    ]
+    yield _nonempty(Table("Means over subjects", (*header, "fitted", "note"), rows))
+
+
+def _nonempty(table: Table) -> Table:
+    """A table without the columns, beside the first, in which nothing stands."""
+    used = [
+        k for k in range(len(table.header)) if k == 0 or any(row[k] not in ("", "–") for row in table.rows)
+    ]
+    header = [table.header[k] for k in used]
+    return Table(table.caption, header, [[row[k] for k in used] for row in table.rows], table.folded)
+
+
+def _spoken(means: pd.DataFrame) -> str:
+    """The means in words, for those who do not see the figure."""
+    texts = []
+    for _, row in means[means["subject"] == "mean"].iterrows():
+        name = f"{row['layer'] or 'output'}{f' in {row.roi}' if row['roi'] else ''}"
+        ceiling = _span(row["ceiling_lower"], row["ceiling_upper"])
+        texts.append(f"{name} {number(row['score'])}" + (f" (ceiling {ceiling})" if ceiling != "–" else ""))
+    more = f"; {len(texts) - _FEW} more are in the table" if len(texts) > _FEW else ""
+    return f"Means: {'; '.join(texts[:_FEW])}{more}."
+
+
+def _count(n: Any, noun: str) -> str:
+    return f"{number(n)} {noun}{'' if n == 1 else 's'}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _span(low: Any, high: Any) -> str:
+    return f"{number(low)}\u00a0to\u00a0{number(high)}" if pd.notna(low) and pd.notna(high) else "–"
+
+
+def _p(value: Any) -> str:
+    return "–" if pd.isna(value) else "<\u00a0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _notices(run: Run | None, scores: Sequence[Scores]) -> Iterator[Block]:
+    lines: list[str] = []
+    unknown = []
+    if run is not None:
+        lines += [f"Training: {text}" for text in run.record.get("notices", ())]
+        unknown += [] if "notices" in run.record else ["run"]
+    for part in scores:
+        notes = [*part.settings.get("notices", ()), *part.record.get("notes", ())]
+        lines += [f"{_capital(part.name)}: {text}" for text in notes]
+        unknown += [] if "notes" in part.record else [part.name]
+    if lines:
+        yield Notes(list(dict.fromkeys(lines)))
+    if unknown:
+        yield Text(f"Notices of {listed(unknown)} were not recorded by the version that wrote it.")
+    elif not lines:
+        yield Text("There were no notices.")
+
+
+def flattened(record: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Names and values of a nested record; long lists are counted."""
+    if isinstance(record, Mapping):
+        for key, value in record.items():
+            yield from flattened(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(record, Sequence) and not isinstance(record, str):
+        plain = len(record) <= 20 and not any(isinstance(value, Mapping) for value in record)
+        yield name, ", ".join(map(str, record)) if plain else f"{len(record):,} values"
+    else:
+        yield name, f"{record:.6g}" if isinstance(record, float) else str(_WORDS.get(record, record))
+
+
+_WORDS: dict[object, str] = {None: "–", True: "yes", False: "no"}
+_LISTED = ("settings", "optimizer", "objective", "student", "stimuli", "labelled", "match")
+
+
+def _settings(run: Run | None, records: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
+    sums: list[list[str]] = []
+    for name, record in records.items():
+        known = {key: record[key] for key in _LISTED if record.get(key) and key != "match"}
+        flat = [row for row in flattened(known) if not row[0].endswith(("ids", ".notices"))]
+        rows = [[key.removeprefix("settings."), value] for key, value in flat if "sha256" not in key]
+        yield Table(f"Settings and seeds of the {name}", ("setting", "value"), rows, folded=len(rows) > 30)
+        sums += [[f"{name}: {key}", value] for key, value in flat if "sha256" in key and value != "–"]
+    if run is not None:
+        paths = [run.out / name for name in (LAST, BEST) if run.out and (run.out / name).is_file()]
+        sums += [[f"file {path.name}", sha256_file(path)] for path in paths]
+        if not paths and (state := sha256_state(run.student.state_dict())):
+            sums.append(["the student's weights", state])
+    versions = {name: record.get("versions") or {} for name, record in records.items()}
+    libraries = dict.fromkeys(chain.from_iterable(versions.values()))
+    rows = [[library, *(part.get(library, "–") for part in versions.values())] for library in libraries]
+    yield Table("Versions", ("library", *versions), rows)
+    yield Table("Checksums (SHA-256)", ("of", "checksum"), sums, folded=True)
+
+
+def side_by_side(entries: Sequence[Entry]) -> Section:
+    """Several runs or evaluations: what differs between them, and their scores."""
+    return Section("Side by side", [*_differing(entries), *_scores_beside(entries)])
+
+
+def _differing(entries: Sequence[Entry]) -> Iterator[Block]:
+    runs = {entry.name: entry.run for entry in entries if entry.run is not None}
+    if len(runs) < 2:
+        return
+    flat = {name: dict(_summary(run)) for name, run in runs.items()}
+    keys = dict.fromkeys(chain.from_iterable(flat.values()))
+    rows = [[key, *(part.get(key, "–") for part in flat.values())] for key in keys]
+    # a knob of a loss that a run lacks is no difference of its own
+    rows = [
+        row
+        for row in rows
+        if len(set(row[1:]) - ({"–"} if row[0].startswith("objective.losses.") else set())) > 1
+    ]
+    yield Table("What differs between the runs", ("", *flat), rows)
+
+
+def _summary(run: Run) -> Iterator[tuple[str, str]]:
+    """What a run is and came to, by name, to set it beside others."""
+    losses = (run.record.get("objective") or {}).get("losses") or {}
+    yield "transfer losses", ", ".join(losses) or "none"
+    yield "control", "; ".join(dict.fromkeys(filter(None, map(_control, losses.values())))) or "–"
+    yield "fitted stimuli", number(len(run.fitted_ids))
+    yield "held-out stimuli", number(len(run.held_out_ids))
+    for name in ("task", "loss"):
+        if name in run.history and len(run.history):
+            yield f"{name}, last epoch", number(run.history[name].iloc[-1], 4)
+    yield "epoch kept", number((run.record.get("best") or {}).get("epoch"))
+    parts = {name: run.record.get(name) or {} for name in ("settings", "optimizer", "objective", "student")}
+    for name, value in flattened(parts):
+        if "sha256" not in name and ".control" not in name:
+            yield name.removeprefix("settings."), value
+
+
+def _scores_beside(entries: Sequence[Entry]) -> Iterator[Block]:
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for entry in entries:
+        for part in entry.scores:
+            roi = part.frame["roi"].map(lambda name, first=entry.name: f"{first}, {name}" if name else first)
+            beside = part.frame.assign(entry=entry.name, region=part.frame["roi"], roi=roi)
+            tables.setdefault(str(part.settings.get("pairs")), []).append(beside)
+    for pairs in sorted(tables, key=lambda name: name != "held-out"):
+        frame = pd.concat(tables[pairs], ignore_index=True)
+        means = frame[frame["subject"] == "mean"]
+        if means["entry"].nunique() < 2 or means.duplicated(["roi", "layer"]).any():
+            continue
+        if means["roi"].nunique() <= _MOST_ROIS:
+            text = f"Mean similarity on {pairs} pairs, with intervals, subjects as dots, and noise ceilings."
+            title, spoken = f"Side by side, {pairs} pairs", f"{text} {_spoken(means)}"
+            yield draw(partial(plot_scores, frame), title, spoken, text)
+        yield from _unequal(means)
+        names = list(dict.fromkeys(means["entry"]))
+        cells = {
+            (
+                str(row.layer),
+                str(row.region),
+                str(row.entry),
+            ): f"{number(row.score)} ({_span(row.ci_low, row.ci_high)})"
+            for row in means.itertuples()
+        }
+        places = dict.fromkeys((layer, region) for layer, region, _ in cells)
+        rows = [
+            [layer or "output", region, *(cells.get((layer, region, name), "–") for name in names)]
+            for layer, region in places
+        ]
+        caption = f"Mean similarity with 95 % interval, {pairs} pairs"
+        yield _nonempty(Table(caption, ("layer", "ROI", *names), rows))
+
+
+def _unequal(means: pd.DataFrame) -> Iterator[Block]:
+    """A warning where means are over other numbers of stimuli or subjects."""
+    sizes = {
+        str(name): ", ".join(
+            f"{' or '.join(map(number, sorted(set(part[f'n_{unit}'].dropna()))))} {unit}"
+            for unit in ("stimuli", "subjects")
+        )
+        for name, part in means.groupby("entry", sort=False)
+    }
+    if len(set(sizes.values())) > 1:
+        texts = "; ".join(f"{name}: {size}" for name, size in sizes.items())
+        yield Text(f"Not the same data ({texts}): differences are not of the conditions alone.")
+
+
+def grid_sections(grid: Grid) -> Iterator[Section]:
+    """The sections of a study: what was compared, means and paired differences, and the settings."""
+    conditions = dict.fromkeys(grid.frame["condition"])
+    seeds = f" with {_count(grid.frame['seed'].nunique(), 'seed')}" if "seed" in grid.frame else ""
+    text = f"{_count(len(grid.frame), 'run')} of {_count(len(conditions), 'condition')} "
+    text += f"({listed(conditions, most=8)}){seeds}. Intervals are 95 % t intervals."
+    yield Section(f"Study: {grid.name}", [Text(text)])
+    for k, (group, frame) in enumerate(grid.groups()):
+        part = replace(grid, frame=frame)
+        title = f"Conditions side by side{f': {group}' if group else ''}"
+        figures = list(_grid_figures(part)) if k < _MOST_GROUPS else []
+        yield Section(title, [*figures, *_grid_tables(part)])
+    if rows := [list(row) for row in flattened(grid.settings)]:
+        yield Section("Settings of the study", [Table("As recorded", ("setting", "value"), rows)])
+
+
+def _grid_tables(grid: Grid) -> Iterator[Block]:
+    frame = grid.frame
+    conditions = list(dict.fromkeys(frame["condition"]))
+    rows = []
+    for name in conditions:
+        part = frame[frame["condition"] == name]
+        cells = [_mean(part[measure]) for measure in grid.measures]
+        rows.append([name, number(len(part)), *cells])
+    caption = f"Means over {', '.join(grid.keys) or 'rows'}, with 95 % t intervals"
+    yield Table(caption, ("condition", "rows", *grid.measures), rows)
+    rows = []
+    for measure in grid.measures if len(conditions) > 1 and grid.keys else ():
+        differences = paired_differences(frame, measure, reference=grid.reference, pair=grid.keys)
+        for row in differences.itertuples():
+            difference = f"{number(row.difference)} ({_span(row.ci_low, row.ci_high)})"
+            rows.append([measure, str(row.condition), difference, number(row.n)])
+    if rows:
+        caption = f"Paired differences from {grid.reference}, with 95 % t intervals"
+        yield Table(caption, ("measure", "condition", "difference", "pairs"), rows)
+    every = [[number(value, 4) for value in row] for row in frame.to_numpy(dtype=object).tolist()]
+    yield Table(f"All {len(frame):,} rows", list(map(str, frame)), every, folded=True)
+
+
+def _mean(values: pd.Series) -> str:
+    mean, low, high, _, n = mean_interval(values.to_numpy(float))
+    lacking = f", of {n}" if n < len(values) else ""
+    return f"{number(mean)} ({_span(low, high)}{lacking})" if n else "undefined"
+
+
+def _grid_figures(grid: Grid) -> Iterator[Figure]:
+    frame, reference = grid.frame, grid.reference
+    if set(_SCORED) <= set(frame) and frame[list(_SCORED)].notna().any(axis=None):
+        means = frame.groupby("condition", sort=False)[list(_SCORED)].mean()
+        spoken = "; ".join(f"{name} {number(x)} and {number(y)}" for name, y, x in means.itertuples())
+        text = f"Accuracy on test images against similarity with the teacher on held-out stimuli. {spoken}."
+        yield draw(partial(plot_transfer, frame, reference=reference), "Accuracy and similarity", text)
+    if frame["condition"].nunique() < 2 or not grid.keys:
+        return
+    for measure in grid.measures[:_MOST_MEASURES]:
+        differences = paired_differences(frame, measure, reference=reference, pair=grid.keys)
+        if not (differences["n"] > 0).all():
+            continue
+        rows = differences.itertuples()
+        spoken = "; ".join(f"{row.condition} {number(row.difference)}" for row in rows)
+        text = f"Differences of {measure} from {reference}, paired by {', '.join(grid.keys)}. {spoken}."
+        plot = partial(plot_paired, frame, value=measure, reference=reference, pair=grid.keys)
+        yield draw(plot, f"Paired differences: {measure}", text)
+
+
+def citations(entries: Sequence[Entry], grids: Sequence[Grid], version: str) -> Section:
+    """What to cite, according to what was used."""
+    used = {"rdl": bool(grids)} | dict.fromkeys(("rsa", "ceiling", "fdr"), False)
+    for entry in entries:
+        losses = (entry.run.record.get("objective") or {}).get("losses") or {} if entry.run else {}
+        used["rdl"] |= any("comparison" in loss for loss in losses.values())
+        for part in entry.scores:
+            used["rsa"] = True
+            used["ceiling"] |= bool(part.means["ceiling_lower"].notna().any())
+            used["fdr"] |= bool(part.means["p_fdr"].notna().any())
+    software = f"neurordl (version {version}), the neurordl developers. Its file CITATION.cff has the entry."
+    return Section("How to cite", [Notes([software, *(text for name, text in _CITED.items() if used[name])])])

@@ -1,0 +1,161 @@
+"""The page of a report: its parts, figures as SVG with a text alternative, and the HTML without paths."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from io import StringIO
+from itertools import count
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import matplotlib.pyplot as plt
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+
+MOST_ROWS = 500
+_MOST_IDS = 2000
+_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "neurordl", "text.parse_math": False}
+_STYLE["font.sans-serif"] = ["DejaVu Sans", "Verdana", "sans-serif"]
+# A folder at the beginning of a path: of Linux, macOS or Windows, of a home (~) or a URL of a file.
+_FOLDERS = re.compile(
+    r"(?<![\w.:/\\<])(?:file://|[A-Za-z]:|~[\w.-]*)?[/\\](?:[^/\\\s'\"<>|,;:()]+[/\\])*(?=[^\s/\\])"
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text, folded or not."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    folded: bool = False
+    block = "table"
+
+    @property
+    def shown(self) -> Sequence[Sequence[str]]:
+        """The rows that a page has room for."""
+        return self.rows[:MOST_ROWS]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, and what stands below it."""
+
+    svg: Markup
+    caption: str
+    block = "figure"
+
+
+@dataclass(frozen=True)
+class Notes:
+    """A list of sentences."""
+
+    lines: Sequence[str]
+    block = "notes"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph, or, under a summary, a folded one."""
+
+    text: str
+    summary: str = ""
+    block = "text"
+
+
+Block = Table | Figure | Notes | Text
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with the parts below it."""
+
+    title: str
+    blocks: Sequence[Block]
+    level: int = 2
+
+
+def ids_text(ids: Iterable[object]) -> str:
+    """Ids separated by commas; of very many the first."""
+    texts = list(map(str, ids))
+    more = f", and {len(texts) - _MOST_IDS:,} more" if len(texts) > _MOST_IDS else ""
+    return ", ".join(texts[:_MOST_IDS]) + more
+
+
+def number(value: object, digits: int = 3) -> str:
+    """A number as text: whole ones with thousands, undefined ones as such."""
+    if value is None or isinstance(value, bool):
+        return "–" if value is None else "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    real = float(value)  # type: ignore[arg-type]  # numpy's, too
+    if not math.isfinite(real):
+        return "undefined" if math.isnan(real) else str(real)
+    if real == int(real) and abs(real) < 1e15:
+        return f"{int(real):,}".replace("-", "−")
+    return f"{real:.{digits}f}".replace("-", "−") if 0.001 <= abs(real) < 1e5 else f"{real:.2g}"
+
+
+def without_paths(text: str) -> str:
+    """Text in which absolute paths are cut to the names of their files or folders.
+
+    Examples
+    --------
+    >>> without_paths("read from /home/someone/study/it.h5, which holds 3 RDMs")
+    'read from it.h5, which holds 3 RDMs'
+    """
+    for folder in (Path.cwd(), Path.home()):  # also with blanks in them
+        if len(folder.parts) > 1:
+            text = text.replace(f"{folder}/", "").replace(
+                str(folder), folder.name if folder != Path.home() else "~"
+            )
+    if "\n" not in text and (PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()):
+        return PureWindowsPath(text).name or text
+    return _FOLDERS.sub("", text)
+
+
+def draw(plot: Callable[[], Axes], title: str, description: str, caption: str = "") -> Figure:
+    """Draw a figure of the package as SVG, whose title and description screen readers read."""
+    content = StringIO()
+    with plt.style.context("default"), plt.rc_context(_STYLE):  # type: ignore[arg-type]
+        figure = plot().get_figure(root=True)
+        assert figure is not None
+        try:
+            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            figure.savefig(content, format="svg", transparent=True, bbox_inches="tight", metadata=nothing)
+        finally:
+            plt.close(figure)
+    svg = content.getvalue()
+    svg = svg[svg.index("<svg") :]
+    words = f'<title id="title">{escape(title)}</title><desc id="desc">{escape(description)}</desc>'
+    head = '<svg role="img" aria-labelledby="title desc" '
+    return Figure(Markup(svg.replace("<svg ", head, 1).replace(">", f">{words}", 1)), caption or description)
+
+
+def render(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """The page as one HTML file, which needs no other."""
+    numbers = count(1)
+
+    def numbered(svg: Markup) -> Markup:
+        """Ids that no other figure of the page has."""
+        prefix = f"f{next(numbers)}-"
+        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", str(svg))
+        return Markup(text.replace('"title desc"', f'"{prefix}title {prefix}desc"', 1))
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: without_paths(value) if type(value) is str else value,
+    )
+    environment.filters["numbered"] = numbered
+    folder = files(__package__)
+    template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
+    style = Markup((folder / "page.css").read_text(encoding="utf-8"))
+    return template.render(title=title, lead=lead, sections=sections, style=style, most=MOST_ROWS)

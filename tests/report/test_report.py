@@ -1,0 +1,337 @@
+"""Reports: what stands on the page, that it needs no other file, and that it has no path of the machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import neurordl as nrl
+from neurordl import experiments
+from neurordl.report import content, page, read_contents, write_report
+from tests.helpers import random_rdms, random_stimuli, student
+
+QUIET = nrl.Execution(progress=False)
+VOID = {"meta", "br", "path", "use"}
+
+
+class Page(HTMLParser):
+    """The page as its reader has it: text, elements, and the cells of its tables by caption."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[tuple[str, str]] = []
+        self.feed(self.source)
+        assert not self.open
+        self.text = " ".join(" ".join(text for tag, text in self.words if tag != "style").split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append((self.open[-1] if self.open else "", data))
+
+    def each(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def texts(self, tag: str) -> list[str]:
+        return [text for name, text in self.words if name == tag]
+
+
+def check(path: Path, figures: int) -> Page:
+    """What holds of each report."""
+    shown = Page(path)
+    assert path.stat().st_size < 3e6
+    ids = [attributes["id"] for _, attributes in shown.elements if attributes.get("id")]
+    assert len(set(ids)) == len(ids)
+    svgs = [attributes for attributes in shown.each("svg") if attributes.get("role") == "img"]
+    assert len(svgs) == len(shown.each("svg")) == figures
+    titles = [text for text in shown.texts("title") if text.strip()]
+    assert len(titles) == figures + 1
+    assert len([text for text in shown.texts("desc") if text.strip()]) == figures
+    for attributes in svgs:
+        assert set((attributes["aria-labelledby"] or "").split()) <= set(ids)
+    for tag, attributes in shown.elements:  # nothing is loaded, and nothing runs
+        assert tag not in ("script", "link", "img", "iframe", "object")
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,"))
+        assert not any(name.startswith("on") for name in attributes)
+    assert "@import" not in shown.source
+    assert not any(part in shown.source for part in ("someone at home", f"{Path.home()}/", "/tmp/"))
+    for target in shown.each("use") + shown.each("a"):
+        assert (target.get("xlink:href") or target.get("href") or "")[1:] in ids
+    assert not plt.get_fignums()
+    return shown
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three runs with their evaluations, trained on images in a folder; two have odd names."""
+    root = tmp_path_factory.mktemp("someone at home") / "study"
+    images = root / "private images"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for k in range(14):
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(images / f"i{k}.png")
+    stimuli = nrl.StimulusSet.from_folder(images, 8, 1)
+    train, _ = stimuli.split(held_out=5 / 14, seed=0)
+    rdms = random_rdms([*stimuli.ids, "<b>extra</b>"], subject=["p1", "p2", "p3", "<i>p4"])
+    teacher = nrl.RDMTeacher(rdms, subjects=["p1", "p2"])
+    teachers = {"labels": None, "rdl": teacher, "permuted & <b>": teacher.permuted(train.ids, seed=3)}
+    labelled = random_stimuli(24, seed=1, labels=np.arange(24) % 4)
+    for name, part in teachers.items():
+        run = nrl.fit(
+            student(),
+            nrl.Objective([nrl.RDMLoss(part, "conv3", weight=2.5)] if part is not None else []),
+            labelled,
+            train,
+            2,
+            seed=7,
+            validation=0.34 if name == "rdl" else None,
+            execution=QUIET,
+            out=root / "runs" / name,
+        )
+        for pairs in ("held-out", "fitted") if part is teacher else ("held-out",):
+            scores = nrl.evaluate(run, rdms, stimuli=stimuli, layers=["conv2", "conv3"], pairs=pairs)
+            scores.save(root / "runs" / name / f"scores_{pairs}")
+    return root
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A finished study of three conditions and four seeds."""
+    rng = np.random.default_rng(0)
+    jobs = [{"condition": name, "seed": k} for name in ("rdl", "labels", "permuted") for k in range(4)]
+
+    def score(condition: str, seed: int) -> dict[str, float]:
+        values = {"test_accuracy": 0.5 + 0.1 * (condition == "rdl"), "heldout_rdm_similarity": 0.1}
+        return {name: value + 0.01 * rng.standard_normal() for name, value in values.items()}
+
+    experiments.run_grid(jobs, score, tmp_path / "study", progress=False)
+    return tmp_path / "study"
+
+
+def test_a_run_with_its_evaluations(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run.html"
+    write_report(out, read_contents([folder / "runs" / "rdl"]))
+    shown = check(out, figures=3)
+    record = json.loads((folder / "runs" / "rdl" / "run.json").read_text())
+    history = pd.read_csv(folder / "runs" / "rdl" / "history.csv")
+    assert "trained for 2 epochs of 1 step with AdamW (learning rate 0.001" in shown.text
+    assert "seed 7" in shown.text
+    assert "Its task (cross_entropy) had 24 labelled images" in shown.text
+    text = "The RDM of layer conv3 (correlation) was fitted to that of the teacher (2 subjects, averaged, "
+    assert f"{text}correlation dissimilarities), compared by corr, with weight 2.5." in shown.text
+    counts = [len(record["stimuli"][name]) for name in ("fitted", "validation", "held_out")]
+    assert "Of the stimuli, {} were fitted, {} were used to choose the epoch, {} were held out.".format(
+        *counts
+    ) in (shown.text)
+    assert f"The weights are those of epoch {record['best']['epoch']}" in shown.text
+    assert f"loss from {history['loss'].iloc[0]:.3f} to {history['loss'].iloc[-1]:.3f}" in shown.text
+    assert "by rho-a on held-out pairs of 5 stimuli. Means are over 2 of them." in shown.text
+    headings = shown.texts("h2")
+    held_out = headings.index("Layers against the noise ceiling: held-out pairs")
+    assert headings[held_out + 1] == "Layers against the noise ceiling: fitted pairs"
+    for pairs in ("held-out", "fitted"):
+        scores = pd.read_csv(folder / "runs" / "rdl" / f"scores_{pairs}" / "scores.csv")
+        for row in scores[scores["subject"] == "mean"].itertuples():
+            assert page.number(row.score) in shown.texts("td")
+            assert str(row.fitted) in shown.texts("td")
+    assert "<b>extra</b>" in shown.text  # an id that was not matched, as text
+    assert record["versions"]["torch"] in shown.texts("td")
+    assert record["stimuli"]["sha256"] in shown.texts("td")
+    assert record["notices"]
+    assert all(f"Training: {text}" in shown.texts("li") for text in record["notices"])
+    assert any("held-out pairs: " in text for text in shown.texts("li"))  # few pairs
+    assert "10.3389/fncom.2016.00131" in shown.text
+
+
+def test_runs_side_by_side(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all.html"
+    write_report(out, read_contents([folder / "runs"]), title="A <b> & more")
+    shown = check(out, figures=1 + 2 + 2 + 3)
+    assert not shown.each("b")
+    assert shown.texts("h1") == ["A <b> & more"]
+    assert [x for x in shown.texts("h2") if x in read_names(folder)] == ["labels", "permuted & <b>", "rdl"]
+    assert shown.texts("td").count("the ids of the teacher were permuted (seed 3)") == 1
+    assert "No transfer loss was used: the student learned from labels only." in shown.text
+    assert "Not the same data (labels: 14 stimuli, 4 subjects; " in shown.text
+    assert "private images" in shown.text  # the name of the folder that the stimuli are from
+
+
+def read_names(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "runs").iterdir()}
+
+
+def test_what_python_and_the_shell_write_is_the_same(folder: Path, tmp_path: Path, shell: Any) -> None:
+    path = folder / "runs" / "labels"
+    code, printed, errors = shell("report", path, "--out", tmp_path / "shell.html")
+    assert code == 0, errors
+    assert printed == f"{tmp_path / 'shell.html'} holds the report\n"
+    run = nrl.load_run(path)
+    assert run.to_html(tmp_path / "run.html") == tmp_path / "run.html"
+    shown = check(tmp_path / "run.html", figures=1)
+    assert shown.texts("h1") == ["labels"]
+    training = next(text for text in shown.texts("p") if text.startswith("The student"))
+    assert training in Page(tmp_path / "shell.html").texts("p")
+
+
+def test_a_run_in_memory_without_stimuli(tmp_path: Path) -> None:
+    run = nrl.fit(
+        student(), nrl.Objective(), random_stimuli(8, labels=[0, 1, 2, 3] * 2), epochs=1, execution=QUIET
+    )
+    shown = check(run.to_html(tmp_path / "r.html", title="$a$ <b>"), figures=1)
+    assert "trained for 1 epochs" not in shown.text
+    assert "trained for 1 epoch of 1 step" in shown.text
+    assert "The weights are those of epoch" not in shown.text
+    assert "the student's weights" in shown.texts("th")
+    assert "There were no notices." in shown.text
+
+
+def evaluation(**changes: Any) -> nrl.Evaluation:
+    """Model RDMs against those of three subjects in two ROIs; a model is constant, and so undefined."""
+    ids = [f"s{k}" for k in range(9)]
+    brain = random_rdms(ids, subject=["a", "b", "c"] * 2, roi=["IT"] * 3 + ["V<1>"] * 3)
+    models = {"<b>odd</b> $x": random_rdms(ids[::-1], seed=2), "flat": random_rdms(ids, seed=3)}
+    models["flat"].dissimilarities[:] = 1.0
+    return nrl.evaluate(models, brain, comparison="corr", **changes)
+
+
+def test_the_notices_of_an_evaluation_are_recorded_and_given(tmp_path: Path) -> None:
+    ids = [f"i{k}" for k in range(12)]
+    brain = random_rdms(ids, subject=["a", "b"], measure="strange")
+    with pytest.warns(UserWarning, match="'strange'") as notices:
+        scores = nrl.evaluate(student(), brain, stimuli=random_stimuli(12), layers=["conv3"])
+    assert scores.settings["notices"] == [str(notice.message) for notice in notices]
+    shown = check(scores.to_html(tmp_path / "r.html"), figures=1)
+    assert f"Evaluation of all pairs: {notices[0].message}" in shown.texts("li")
+
+
+@pytest.mark.parametrize("bootstrap", [None, nrl.Bootstrap("both", n=150, seed=5)])
+def test_an_evaluation_of_model_rdms_some_undefined(tmp_path: Path, bootstrap: Any) -> None:
+    scores = evaluation(bootstrap=bootstrap)
+    shown = check(scores.to_html(tmp_path / "scores.html"), figures=2)
+    assert shown.texts("td").count("undefined") == 2  # the mean in each ROI
+    assert shown.texts("th").count("<b>odd</b> $x") == 2
+    assert not shown.each("b")
+    assert "The RDM of each of 2 layers or models was compared with that of each of 3 subjects" in shown.text
+    method = (
+        "a t test over subjects" if bootstrap is None else "150 resamples of subjects and stimuli (seed 5)"
+    )
+    assert f"one-sided p-values come from {method} and generalize to" in shown.text
+    for note in scores.notes:
+        assert f"Evaluation of all pairs: {note}" in shown.texts("li")
+    assert "yes" in shown.texts("td")  # reordered
+    # from its folder
+    scores.save(tmp_path / "Evaluation")
+    again = write_report(tmp_path / "again.html", read_contents([tmp_path / "Evaluation"]))
+    assert again.read_text() == (tmp_path / "scores.html").read_text()
+
+
+def test_a_study_from_its_folder_and_its_table(study: Path, tmp_path: Path) -> None:
+    shown = check(write_report(tmp_path / "a.html", read_contents([study])), figures=3)
+    (grid,) = read_contents([study]).values()
+    frame = getattr(grid, "frame")  # noqa: B009
+    differences = experiments.paired_differences(frame, "test_accuracy", reference="labels")
+    for row in differences.itertuples():
+        text = f"{page.number(row.difference)} ({page.number(row.ci_low)} to {page.number(row.ci_high)})"
+        assert text in [cell.replace("\u00a0", " ") for cell in shown.texts("td")]
+    assert "12 runs of 3 conditions (labels, permuted, rdl) with 4 seeds." in shown.text
+    frame.loc[0, "test_accuracy"] = np.nan
+    frame.to_csv(tmp_path / "study.csv", index=False)
+    from_file = write_report(tmp_path / "b.html", read_contents([tmp_path / "study.csv"]), reference="rdl")
+    text = Page(from_file).text
+    assert "Paired differences from rdl" in text
+    assert ", of 3)" in text  # the undefined value is counted
+
+
+@pytest.mark.parametrize(
+    "contents, message",
+    [
+        ({}, "nothing to report"),
+        ({"x": 3}, "'x' is 3: expected a Run, an Evaluation"),
+        ({"x": [nrl.Objective()]}, "expected a Run, an Evaluation"),
+        ({"t": pd.DataFrame({"seed": [1], "score": [0.5]})}, "condition"),
+        ({"t": pd.DataFrame({"condition": ["a"], "n": [1]})}, "no column of decimal numbers"),
+        ({"t": pd.DataFrame({"condition": ["a", "b"], "x": [0.5, 1.5]})}, "reference"),
+        (
+            {"t": pd.DataFrame({"condition": list("aab"), "seed": [1] * 3, "x": [0.5] * 3})},
+            "a condition twice with the same seed",
+        ),
+    ],
+)
+def test_wrong_contents(tmp_path: Path, contents: Mapping[str, Any], message: str) -> None:
+    reference = "c" if message == "reference" else None
+    with pytest.raises(nrl.NeurordlError, match=message):
+        write_report(tmp_path / "r.html", contents, reference=reference)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_files(folder: Path, tmp_path: Path, shell: Any) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"status": "running"}')
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "evaluation.json").write_text("{}")
+    (tmp_path / "scores" / "scores.csv").write_text("layer\nx\n")
+    good = folder / "runs" / "labels"
+    for arguments, message in (
+        ([tmp_path / "empty"], "empty holds no run (run.json), no evaluation"),
+        ([tmp_path / "run"], "has not finished"),
+        ([tmp_path / "scores"], "scores.csv"),
+        ([good, "--out", tmp_path / "x.pdf"], "name it .html"),
+        ([good, "--out", tmp_path / "no" / "x.html"], "does not exist; create it"),
+        ([tmp_path / "none"], "there is no such file or folder"),
+    ):
+        code, printed, errors = shell("report", *arguments)
+        assert (code, printed) == (1, ""), arguments
+        assert message in errors
+        assert errors.count("\n") == 1
+    assert not list(tmp_path.rglob("*.html"))
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("/home/someone/My study/it.h5", "it.h5"),
+        ("read /data/a/b.h5, then C:\\Users\\someone\\x.npz", "read b.h5, then x.npz"),
+        ("file:///home/someone/x and ~/y/z", "x and z"),
+        (f"in {Path.home()}/my files/x.h5", "in my files/x.h5"),
+        (
+            "https://doi.org/10.3389/fncom and a/b and n/a, 1 / 2",
+            "https://doi.org/10.3389/fncom and a/b and n/a, 1 / 2",
+        ),
+        ("layer1.0/conv", "layer1.0/conv"),
+    ],
+)
+def test_paths_are_cut_to_names(text: str, expected: str) -> None:
+    assert page.without_paths(text) == expected
+
+
+def test_large_tables_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "MOST_ROWS", 3)
+    monkeypatch.setattr(content, "_MOST_ROIS", 1)
+    monkeypatch.setattr(content, "_MOST_CELLS", 1)
+    shown = check(evaluation().to_html(tmp_path / "r.html"), figures=1)
+    assert "1 more rows are left out" in shown.text
+    assert "the first 1 of 2 ROIs" in shown.text
+    assert page.ids_text(["i"] * 2001).endswith("i, i, and 1 more")
