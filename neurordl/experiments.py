@@ -60,6 +60,14 @@ def run_grid(
     NeurordlError
         If jobs have different keys, or two jobs are the same; if the rows in `out` are of other settings; or
         if a file is damaged.
+
+    Examples
+    --------
+    >>> from neurordl.experiments import run_grid
+    >>> jobs = [{"condition": condition, "seed": seed} for seed in range(2) for condition in ("a", "b")]
+    >>> table = run_grid(jobs, lambda condition, seed: {"score": seed + (condition == "b")}, progress=False)
+    >>> table["score"].tolist()
+    [0.0, 1.0, 1.0, 2.0]
     """
     out = None if out is None else Path(out)
     if not jobs or any(set(job) != set(jobs[0]) for job in jobs):
@@ -152,6 +160,15 @@ def paired_differences(
     ------
     NeurordlError
         If a column or the reference does not exist, or a condition occurs twice in a pair.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from neurordl.experiments import paired_differences
+    >>> pairs = {"condition": ["a", "b"] * 2, "seed": [0, 0, 1, 1]}
+    >>> table = pd.DataFrame({**pairs, "score": [1.0, 1.5, 2.0, 2.5]})
+    >>> paired_differences(table, "score", reference="a")["difference"].tolist()
+    [0.5]
     """
     check_columns("pair=", pair, by)
     differences = subtract_reference(frame, value, condition, reference=reference, pair=pair)
@@ -169,6 +186,15 @@ def subtract_reference(
     """Subtract a reference from each other condition: a row for each pair, and a column for each condition.
 
     The arguments are those of `paired_differences`. Where a value is absent or undefined, it is NaN.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from neurordl.experiments import subtract_reference
+    >>> pairs = {"condition": ["a", "b"] * 2, "seed": [0, 0, 1, 1]}
+    >>> table = pd.DataFrame({**pairs, "score": [1.0, 1.5, 2.0, 2.5]})
+    >>> subtract_reference(table, "score", reference="a", pair=["seed"])["b"].tolist()
+    [0.5, 0.5]
     """
     check_columns("the table", frame, (condition, value, *pair))
     conditions = list(frame[condition].unique())
@@ -207,6 +233,14 @@ def crossed_interval(values: Floats, confidence: float = 0.95) -> tuple[float, f
     ------
     NeurordlError
         If a cell has no finite value, there is no axis, or an axis has a single level.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from neurordl.experiments import crossed_interval
+    >>> mean, low, high = crossed_interval(np.array([[1.0, 2.0], [2.0, 3.0]]))
+    >>> mean, low < mean < high
+    (2.0, True)
     """
     if not values.ndim or min(values.shape) < 2 or not np.isfinite(values).all():
         shape = f"{values.shape} with {int((~np.isfinite(values)).sum())} undefined cells"

@@ -77,6 +77,22 @@ def write_report(
     NeurordlError
         There is nothing to report, the contents are of another type, a table has no condition or no measure,
         the reference is unknown, or the file cannot be written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from neurordl.report import write_report
+    >>> import neurordl as nrl
+    >>> patterns = np.random.default_rng(0).normal(size=(12, 5))
+    >>> ids = [f"s{number}" for number in range(12)]
+    >>> people = nrl.simulate.simulate_subjects(patterns, ids, n_subjects=5)
+    >>> scores = nrl.evaluate({"first": people.subset("subject", "s01")}, people)
+    >>> with TemporaryDirectory() as folder:
+    ...     file = write_report(Path(folder) / "report.html", {"pilot": scores})
+    >>> file.name
+    'report.html'
     """
     if Path(path).suffix.lower() not in (".html", ".htm"):
         raise NeurordlError(f"cannot write {path}: a report is one HTML file; name it .html")
@@ -159,6 +175,19 @@ def read_contents(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Content]
     ------
     NeurordlError
         A path holds nothing of these, or a file is damaged.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from neurordl.experiments import run_grid
+    >>> from neurordl.report import read_contents
+    >>> jobs = [{"condition": name, "seed": seed} for name in ("labels", "rdl") for seed in range(3)]
+    >>> with TemporaryDirectory() as folder:
+    ...     table = run_grid(jobs, lambda condition, seed: {"score": 0.5}, Path(folder) / "study", progress=False)
+    ...     contents = read_contents([Path(folder) / "study"])
+    >>> list(contents)
+    ['study']
     """
     contents: dict[str, Content] = {}
     for path in map(Path, paths):
