@@ -184,8 +184,9 @@ def read_contents(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Content]
     >>> from neurordl.report import read_contents
     >>> jobs = [{"condition": name, "seed": seed} for name in ("labels", "rdl") for seed in range(3)]
     >>> with TemporaryDirectory() as folder:
-    ...     table = run_grid(jobs, lambda condition, seed: {"score": 0.5}, Path(folder) / "study", progress=False)
-    ...     contents = read_contents([Path(folder) / "study"])
+    ...     study = Path(folder) / "study"
+    ...     table = run_grid(jobs, lambda condition, seed: {"score": 0.5}, study, progress=False)
+    ...     contents = read_contents([study])
     >>> list(contents)
     ['study']
     """
