@@ -6,8 +6,10 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
-_COLLECTED: list[list[str]] = []  # notices of the calls that collect them, the innermost last
+# Notices of the innermost call that collects them, for each thread.
+_COLLECTED: ContextVar[list[str] | None] = ContextVar("notices", default=None)
 
 # Code on the way from the user's line to a notice; a call that goes through none of these is the user's.
 _BETWEEN = {"neurordl", "torch", "lightning_fabric", *sys.stdlib_module_names} - {"__main__"}
@@ -65,24 +67,25 @@ def explain(
 @contextmanager
 def collect_notices() -> Iterator[None]:
     """Collect notices while a function runs, for its record; they are given all the same."""
-    _COLLECTED.append([])
+    outer, texts = _COLLECTED.get(), list[str]()
+    token = _COLLECTED.set(texts)
     try:
         yield
     finally:
-        texts = _COLLECTED.pop()
-        if _COLLECTED:
-            _COLLECTED[-1].extend(texts)
+        _COLLECTED.reset(token)
+        if outer is not None:
+            outer.extend(texts)
 
 
 def notices() -> list[str]:
     """The notices that the function which collects them has given so far, each once."""
-    return list(dict.fromkeys(_COLLECTED[-1])) if _COLLECTED else []
+    return list(dict.fromkeys(_COLLECTED.get() or ()))
 
 
 def notify(text: str) -> None:
     """Give a notice, a UserWarning, at the line of the user's code that led to it."""
-    if _COLLECTED:
-        _COLLECTED[-1].append(text)
+    if (texts := _COLLECTED.get()) is not None:
+        texts.append(text)
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _BETWEEN:
         frame, level = frame.f_back, level + 1
