@@ -337,8 +337,16 @@ def test_soft_targets_of_a_teacher_that_excludes_a_class(mask: bool) -> None:
     np.testing.assert_allclose(model.outputs.grad, 4 * (q - p) / 2 / 4, atol=1e-6)
 
 
+class Overflowing(Fixed):
+    """Finite weights whose output is NaN."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs: Tensor = super().forward(images) * torch.inf * 0
+        return outputs
+
+
 def test_soft_targets_of_a_nan_are_not_hidden() -> None:
-    loss = SoftTargetLoss(NetworkTeacher(Fixed(torch.full((4, 5), torch.nan))))
+    loss = SoftTargetLoss(NetworkTeacher(Overflowing(torch.ones(4, 5))))
     _, terms = Objective(loss, task=None)(
         Fixed(torch.zeros(4, 5)), stimuli=(torch.zeros(4, 1, 2, 2), IDS[:4])
     )
