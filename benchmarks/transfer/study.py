@@ -6,7 +6,7 @@ which the teacher's features are known. Each condition (conditions.py) has the s
 augmentation and initial weights; its weight is chosen among five by the accuracy on validation images, in
 pilots with other seeds. The weights of the last step are tested; nothing else is selected.
 
-    python benchmarks/transfer/study.py --quick            # a small honest version, minutes on two cores
+    python benchmarks/transfer/study.py --quick            # a small honest version, 4 min on two cores
     python benchmarks/transfer/study.py pilots --workers 2 # finished fits are kept
     python benchmarks/transfer/study.py cells --workers 2
     python benchmarks/transfer/study.py report             # tables and figures from finished fits
