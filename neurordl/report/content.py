@@ -381,10 +381,13 @@ def flattened(record: Any, name: str = "") -> Iterator[tuple[str, str]]:
         plain = len(record) <= 20 and not any(isinstance(value, Mapping) for value in record)
         yield name, ", ".join(map(str, record)) if plain else f"{len(record):,} values"
     else:
-        yield name, f"{record:.6g}" if isinstance(record, float) else str(_WORDS.get(record, record))
+        worded = record is None or isinstance(record, bool)
+        yield (
+            name,
+            number(record) if worded else f"{record:.6g}" if isinstance(record, float) else str(record),
+        )
 
 
-_WORDS: dict[object, str] = {None: "–", True: "yes", False: "no"}
 _LISTED = ("settings", "optimizer", "objective", "student", "stimuli", "labelled", "match")
 
 

@@ -106,7 +106,7 @@ def without_paths(text: str) -> str:
 
     Examples
     --------
-    >>> without_paths("read from /home/someone/study/it.h5, which holds 3 RDMs")
+    >>> without_paths("read from /data/study/it.h5, which holds 3 RDMs")
     'read from it.h5, which holds 3 RDMs'
     """
     for folder in (Path.cwd(), Path.home()):  # also with blanks in them

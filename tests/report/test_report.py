@@ -338,9 +338,9 @@ def test_wrong_files(folder: Path, tmp_path: Path, shell: Any) -> None:
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("/home/someone/My study/it.h5", "it.h5"),
+        ("/data/My study/it.h5", "it.h5"),
         ("read /data/a/b.h5, then C:\\Users\\someone\\x.npz", "read b.h5, then x.npz"),
-        ("file:///home/someone/x and ~/y/z", "x and z"),
+        ("file:///data/someone/x and ~/y/z", "x and z"),
         (f"in {Path.home()}/my files/x.h5", "in my files/x.h5"),
         (
             "https://doi.org/10.3389/fncom and a/b and n/a, 1 / 2",
@@ -361,3 +361,9 @@ def test_large_tables_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "1 more rows are left out" in shown.text
     assert "the first 1 of 2 ROIs" in shown.text
     assert page.ids_text(["i"] * 2001).endswith("i, i, and 1 more")
+
+
+def test_numbers_of_a_record_stay_numbers() -> None:
+    record = {"seed": 0, "epochs": 1, "steps": 1200, "lr": 1.0, "deterministic": True, "scale": False}
+    expected = {"seed": "0", "epochs": "1", "steps": "1200", "lr": "1", "deterministic": "yes", "scale": "no"}
+    assert dict(content.flattened(record | {"out": None})) == expected | {"out": "–"}
