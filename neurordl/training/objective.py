@@ -198,6 +198,7 @@ class Objective:
             named[stream_of(loss)][name] = loss
         self.of_stimuli, self.of_labelled = named["stimuli"], named["labelled"]
         self._layers = {stream: _layers(losses.values()) for stream, losses in named.items()}
+        self._every_layer = _layers(self.losses)
 
     @property
     def reads_labelled(self) -> bool:
@@ -346,7 +347,7 @@ class Objective:
         self, student: nn.Module, labelled: Batch | None, stimuli: Batch, batchnorm: BatchNorm | None
     ) -> tuple[Any, dict[str, Features]]:
         """The student's outputs for the labelled batch, and its features for each stream."""
-        layers, every = self._layers, _layers(self.losses)
+        layers, every = self._layers, self._every_layer
         if not self.reads_labelled or labelled is None:
             return None, {"stimuli": read_layers(student, stimuli.images, every)[1], "labelled": {}}
         if stimuli is labelled or not layers["stimuli"]:
@@ -377,7 +378,7 @@ class Objective:
             problem = "batchnorm='joint' makes one batch of labelled images and stimuli, but their shapes are"
             raise NeurordlError(f"{problem} {shapes[0]} and {shapes[1]}; {remedy}")
         n, images = len(labelled), torch.cat([labelled, stimuli])
-        outputs, features = read_layers(student, images, _layers(self.losses))
+        outputs, features = read_layers(student, images, self._every_layer)
         of_labelled = first_rows(outputs, n, len(images))
         if of_labelled is None:
             problem = f"batchnorm='joint' cannot divide outputs of type {type(outputs).__name__}"
@@ -429,6 +430,16 @@ class Objective:
                 if validation is not None:
                     loss.teacher.match(validation)
         return matches
+
+    def check_stimuli(self, ids: Sequence[str]) -> None:
+        """Raise an error if a loss cannot be trained with these stimuli."""
+        for loss in self.of_stimuli.values():
+            if (check := getattr(loss, "check_stimuli", None)) is not None:  # not of the base class
+                check(ids)
+
+    def class_readers(self) -> list[str]:
+        """Names of the losses that compare labels of the stimuli with the student's outputs."""
+        return [name for name, loss in self.of_stimuli.items() if getattr(loss, "reads_classes", False)]
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
         """Ids that may share a batch according to every teacher."""

@@ -9,7 +9,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from neurordl.stimuli import StimulusSet
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
-from neurordl.training.losses import ContrastiveLoss, DecoupledLoss, RDMLoss
+from neurordl.training.losses import RDMLoss
 from neurordl.training.objective import (
     BatchNorm,
     Objective,
@@ -347,8 +347,8 @@ def fit(
     fabric = execution.launch(objective)
     rank, world = fabric.global_rank, fabric.world_size
     stimuli, validation = _checked_stimuli(stimuli, validation, seed, objective)
-    if any(isinstance(loss, DecoupledLoss) for loss in objective.losses):
-        stimuli, validation = (part and _numbered(part, labelled) for part in (stimuli, validation))
+    if readers := objective.class_readers():
+        stimuli, validation = (part and _numbered(part, labelled, readers) for part in (stimuli, validation))
     if validation is not None and not objective.of_stimuli:
         validation = _labelled_validation(validation, labelled, objective)
     if batches.augment is not None and stimuli is None:
@@ -358,9 +358,8 @@ def fit(
     ids, validation_ids = (None if part is None else part.ids for part in (shown, validation))
     matches = objective.prepare(ids, validation_ids)
     groups = objective.groups(stimuli.ids) if stimuli is not None and objective.of_stimuli else None
-    for loss in objective.of_stimuli.values():
-        if isinstance(loss, ContrastiveLoss) and ids is not None:
-            loss.check_known(ids if groups is None else sorted(set().union(*groups), key=natural_key))
+    if ids is not None:
+        objective.check_stimuli(ids if groups is None else sorted(set().union(*groups), key=natural_key))
     streams = Streams(labelled, stimuli, groups, batches, seed, fabric)
     if stimuli is not None and groups is None and rank == 0:
         text = f"stimuli: no transfer loss reads stimuli, so the {len(stimuli)} stimuli are not shown to"
@@ -512,7 +511,7 @@ def _labelled_validation(
             "validation: without transfer losses the epoch is chosen by the task, but these have no labels"
         )
         raise NeurordlError(f"{problem}; give them labels, leave validation= out, or add a loss")
-    validation = _numbered(validation, labelled)
+    validation = _numbered(validation, labelled, ["task"])
     trained = set(labelled.ids) if isinstance(labelled, StimulusSet) else set()
     rest = [name for name in validation.ids if name not in trained]
     if n := len(validation) - len(rest):
@@ -523,11 +522,11 @@ def _labelled_validation(
     return validation.subset(rest)
 
 
-def _numbered(images: StimulusSet, labelled: Labelled | None) -> StimulusSet:
+def _numbered(images: StimulusSet, labelled: Labelled | None, readers: Sequence[str]) -> StimulusSet:
     """Images whose labels have the numbers of training, where both know the names of their classes."""
     if images.labels is None:
-        problem = f"decoupled: {len(images)} stimuli or validation images have no labels"
-        raise NeurordlError(f"{problem}; give them labels, or use SoftTargetLoss")
+        problem = f"{listed(readers)}: {len(images)} stimuli or validation images have no labels"
+        raise NeurordlError(f"{problem}; give them labels, or leave the loss out")
     names = class_names(labelled)
     numbers = as_trained(images.labels, images.classes, names)
     return replace(images, labels=numbers, classes=names or images.classes)

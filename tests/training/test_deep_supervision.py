@@ -248,17 +248,48 @@ def test_it_needs_no_batch_of_three() -> None:
 NAMES = ["cat", "dog", "fox", "owl"]
 
 
-def test_labels_of_decoupled_distillation_are_matched_by_name() -> None:
+class OnClasses(nrl.TransferLoss):
+    """A loss of one's own that reads the classes of the stimuli."""
+
+    layers, reads_classes = ("",), True
+
+    def __call__(self, student: Any, teacher: Any, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(student[""], batch.labels)
+
+
+READERS = {"decoupled": lambda: nrl.DecoupledLoss(network()), "onclasses": OnClasses}
+
+
+@pytest.mark.parametrize("term", READERS)
+def test_classes_of_stimuli_are_matched_by_name(term: str) -> None:
     """The stimuli lack the first class, so that their own numbers are others."""
     labelled = images(12, 1, labels=[NAMES[k % 4] for k in range(12)])
     named = images(M, 2, IDS, labels=[NAMES[1 + k % 3] for k in range(M)])
     numbered = images(M, 2, IDS, labels=[1 + k % 3 for k in range(M)])
     runs = [
-        fitted(nrl.DecoupledLoss(network()), labelled=labelled, stimuli=shown, validation=0.5)
+        fitted(READERS[term](), labelled=labelled, stimuli=shown, validation=0.5)
         for shown in (named, numbered)
     ]
-    for name in ("decoupled", "val_decoupled"):
+    for name in (term, f"val_{term}"):
         assert runs[0].history[name].tolist() == runs[1].history[name].tolist()
+
+
+class Choosy(nrl.TransferLoss):
+    """A loss of one's own that refuses a stimulus."""
+
+    layers = (LAYER,)
+
+    def check_stimuli(self, ids: Any) -> None:
+        if IDS[1] in ids:
+            raise nrl.NeurordlError(f"choosy: {IDS[1]} is not for me")
+
+    def __call__(self, student: Any, teacher: Any, batch: Any) -> Tensor:
+        raise AssertionError("no step is taken")
+
+
+def test_a_loss_may_refuse_stimuli_before_the_first_step() -> None:
+    with pytest.raises(nrl.NeurordlError, match=f"choosy: {IDS[1]} is not for me"):
+        fitted(Choosy())
 
 
 # What does not fit
@@ -320,9 +351,13 @@ ERRORS = {
         ),
         "validation: the objective has no task, and no transfer loss reads stimuli",
     ),
+    "unlabelled stimuli of a loss of one's own": (
+        lambda: fitted(OnClasses()),
+        "onclasses: 8 stimuli or validation images have no labels; give them labels, or leave the loss out",
+    ),
     "unlabelled stimuli of decoupled distillation": (
         lambda: fitted(nrl.DecoupledLoss(network())),
-        "decoupled: 8 stimuli or validation images have no labels; give them labels, or use SoftTargetLoss",
+        "decoupled: 8 stimuli or validation images have no labels; give them labels, or leave the loss out",
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from neurordl.errors import NeurordlError
 from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher, Teacher
 from neurordl.teachers.base import Record, spelled
-from neurordl.validate import check_choice, check_number, listed
+from neurordl.validate import check_choice, check_number, check_type, listed
 
 Features = Mapping[str, Tensor]
 Stream = Literal["stimuli", "labelled"]
@@ -106,6 +106,9 @@ class TransferLoss:
         Images that it reads where there are two streams: the stimuli, or the labelled images. A loss of the
         labelled images has no teacher, or a network without a cache. It has no validation term: validation
         images are stimuli.
+    reads_classes : bool
+        Whether it compares labels of the stimuli with the student's outputs. `fit` then requires them, and
+        gives them the numbers of the labelled images' classes, by name.
 
     Notes
     -----
@@ -147,6 +150,7 @@ class TransferLoss:
     layers: tuple[str, ...] = ()
     teacher: Teacher | None = None
     stream: Stream = "stimuli"
+    reads_classes: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -162,6 +166,9 @@ class TransferLoss:
         """The network that is run on each batch for the teacher's features, if the teacher is one."""
         return self.teacher.network if isinstance(self.teacher, LayerTeacher) else None
 
+    def check_stimuli(self, ids: Sequence[str]) -> None:
+        """Raise an error if it cannot be trained with these stimuli; `fit` calls it before the first step."""
+
     def __repr__(self) -> str:
         teacher = [] if self.teacher is None else [f"{self.teacher!r:.300}"]
         parts = [*teacher, *(layer or "output" for layer in layers_of(self))]
@@ -175,6 +182,19 @@ class TransferLoss:
             "weight": _describe_weight(self.weight),
             "teacher": self.teacher.describe() if self.teacher is not None else None,
         }
+
+
+class LayerLoss(TransferLoss):
+    """Base class of losses on a layer of the student and one of a network that teaches."""
+
+    teacher: LayerTeacher
+
+    def _set_layers(self, teacher: LayerTeacher | NetworkTeacher, layer: str, weight: Weight) -> None:
+        user = type(self).__name__
+        self.teacher = network_layer(user, teacher)
+        check_type("layer", layer, str, f"give one name, and make one {user} for each layer")
+        self.layer, self.layers, self.name = layer, (layer,), f"{self.name}:{layer}"
+        self.weight = check_weight(weight)
 
 
 def network_layer(loss: str, teacher: object) -> LayerTeacher:

@@ -20,21 +20,19 @@ from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher
 from neurordl.teachers.base import Record, sent
 from neurordl.training.losses.base import (
     Features,
-    TransferLoss,
+    LayerLoss,
     Weight,
-    check_weight,
     full_precision,
-    network_layer,
     passed,
 )
-from neurordl.validate import check_count, check_number, check_type, listed
+from neurordl.validate import check_count, check_number, listed
 
 _AT_ONCE = 256  # validation stimuli that are compared with the memory together
 _SMALL = 1e-7  # what RepDistiller and torchdistill add to the densities
 _SHORTEST = 1e-6  # embedding that is still brought to length 1
 
 
-class ContrastiveLoss(TransferLoss, nn.Module):
+class ContrastiveLoss(LayerLoss, nn.Module):
     r"""Tell an image's features in the other network from those of other images (Tian et al. 2020).
 
     Two linear maps, which are trained with the student, embed the student's features and the teacher's on a
@@ -109,7 +107,6 @@ class ContrastiveLoss(TransferLoss, nn.Module):
     """
 
     name = "contrastive"
-    teacher: LayerTeacher
     student_memory: Tensor
     teacher_memory: Tensor
     log_constants: Tensor
@@ -128,13 +125,10 @@ class ContrastiveLoss(TransferLoss, nn.Module):
         weight: Weight = 1.0,
     ) -> None:
         super().__init__()
-        self.teacher = network_layer("ContrastiveLoss", teacher)
-        check_type("layer", layer, str, "give one name, and make a ContrastiveLoss for each layer")
-        self.layer, self.layers, self.name = layer, (layer,), f"contrastive:{layer}"
+        self._set_layers(teacher, layer, weight)
         self.channels = check_count("channels", channels)
         self.temperature = check_number("temperature", temperature, 0, open_low=True)
         self.momentum = check_number("momentum", momentum, 0, 1, open_high=True)
-        self.weight = check_weight(weight)
         self.ids = sorted(check_ids(ids, "ContrastiveLoss"), key=natural_key)
         self._row = {stimulus: row for row, stimulus in enumerate(self.ids)}
         classes = np.arange(len(self.ids))  # without classes, each stimulus is its own
@@ -167,12 +161,12 @@ class ContrastiveLoss(TransferLoss, nn.Module):
             parts = [slice(None)]
             if not self.training:
                 parts = [slice(start, start + _AT_ONCE) for start in range(0, len(rows), _AT_ONCE)]
-            values = [
-                self._compare(embedded[:, part], copies, *self._places(rows[part], embedded.device)[:3])
-                for part in parts
-            ]
-            if self.training:
-                self._remember(embedded.detach(), *self._places(rows, embedded.device)[1::2])
+            values = []
+            for part in parts:
+                at, unique, places, first = self._places(rows[part], embedded.device)
+                values.append(self._compare(embedded[:, part], copies, at, unique, places))
+            if self.training:  # all in one part
+                self._remember(embedded.detach(), unique, first)
             return torch.cat(values).mean()
 
     def _rows(self, ids: Sequence[str] | None) -> Ints:
@@ -181,10 +175,10 @@ class ContrastiveLoss(TransferLoss, nn.Module):
             remedy = "in fit pass a StimulusSet, in your own loop (images, labels, ids) or (images, ids)"
             raise NeurordlError(f"{self.name}: memories are read by id, but the images have none; {remedy}")
         if self.training:
-            self.check_known(ids)
+            self.check_stimuli(ids)
         return np.array([self._row.get(stimulus, -1) for stimulus in ids], dtype=np.int64)
 
-    def check_known(self, ids: Sequence[str]) -> None:
+    def check_stimuli(self, ids: Sequence[str]) -> None:
         """Raise an error if training stimuli have no row in the memories."""
         if names := [stimulus for stimulus in ids if stimulus not in self._row]:
             problem = f"{len(names)} of {len(ids)} images have an id that is not in ids= ({listed(names)})"

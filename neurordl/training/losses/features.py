@@ -10,29 +10,18 @@ from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher
 from neurordl.teachers.base import Record, spelled
 from neurordl.training.losses.base import (
     Features,
-    TransferLoss,
+    LayerLoss,
     Weight,
     autocast_off,
-    check_weight,
     full_precision,
-    network_layer,
     passed,
     shape_by_features,
 )
 from neurordl.validate import check_number, check_type
 
 
-class _FeatureLoss(TransferLoss):
-    """A loss on one layer of the student and one of the teacher's network."""
-
-    teacher: LayerTeacher
-
-    def _set_layers(self, teacher: LayerTeacher | NetworkTeacher, layer: str, weight: Weight) -> None:
-        user = type(self).__name__
-        self.teacher = network_layer(user, teacher)
-        check_type("layer", layer, str, f"give one name, and make one {user} for each layer")
-        self.layer, self.layers, self.name = layer, (layer,), f"{self.name}:{layer}"
-        self.weight = check_weight(weight)
+class _FeatureLoss(LayerLoss):
+    """A loss on features in their own shape."""
 
     def _read(self, student: Features, teacher: Features) -> tuple[Tensor, Tensor]:
         """The features of the student and of the teacher, in the student's precision."""

@@ -115,7 +115,7 @@ class DecoupledLoss(TransferLoss):
     ['task', 'decoupled']
     """
 
-    name, layers = "decoupled", (OUTPUT,)
+    name, layers, reads_classes = "decoupled", (OUTPUT,), True
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
@@ -14,30 +15,23 @@ from neurordl.teachers import Batch, LayerTeacher, NetworkTeacher
 from neurordl.teachers.base import Record
 from neurordl.training.losses.base import (
     Features,
-    TransferLoss,
+    LayerLoss,
     Weight,
-    check_weight,
     full_precision,
-    network_layer,
 )
-from neurordl.validate import check_choice, check_count, check_number, check_type
+from neurordl.validate import check_choice, check_count, check_number
 
 _ANGLES = 1 << 22  # angles that are computed at once
 _SMALL = 1e-7  # what PKT adds to probabilities before it takes logarithms
 
 
-class _RelationLoss(TransferLoss):
+class _RelationLoss(LayerLoss, ABC):
     """What the relatives share: a layer of each network, flattened, and the smallest batch with relations."""
 
-    teacher: LayerTeacher
     least = 2
 
     def __init__(self, teacher: LayerTeacher | NetworkTeacher, layer: str, weight: Weight = 1.0) -> None:
-        user = type(self).__name__
-        self.teacher = network_layer(user, teacher)
-        check_type("layer", layer, str, f"give one name, and make one {user} for each layer")
-        self.layer, self.layers, self.name = layer, (layer,), f"{self.name}:{layer}"
-        self.weight = check_weight(weight)
+        self._set_layers(teacher, layer, weight)
 
     def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """The loss of a batch; NaN if it has too few stimuli for a relation."""
@@ -48,9 +42,9 @@ class _RelationLoss(TransferLoss):
         with distances.full_precision(patterns.device):
             return self.compare(patterns, goal)
 
+    @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss of patterns (n, channels), which may differ in the number of channels."""
-        raise NotImplementedError
 
 
 class AngleLoss(_RelationLoss):
