@@ -8,7 +8,6 @@ seed see the same batches and differ in nothing but their losses.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -127,8 +126,6 @@ class Step:
         Functions that fill what the losses read.
     device : torch.device
         On a CUDA device the step is recorded at the first call.
-    bf16 : bool
-        Autocast to bfloat16.
     """
 
     def __init__(
@@ -136,9 +133,8 @@ class Step:
         contestants: Sequence[Contestant],
         before: Sequence[Callable[[], None]],
         device: torch.device,
-        bf16: bool = False,
     ) -> None:
-        self.contestants, self.before, self.device, self.bf16 = list(contestants), before, device, bf16
+        self.contestants, self.before, self.device = list(contestants), before, device
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
@@ -152,12 +148,10 @@ class Step:
 
     def eager(self) -> None:
         """The step, kernel by kernel."""
-        autocast = torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
-        with autocast if self.bf16 else nullcontext():
-            with torch.no_grad():
-                for prepare in self.before:
-                    prepare()
-            self._update()
+        with torch.no_grad():
+            for prepare in self.before:
+                prepare()
+        self._update()
 
     def _update(self) -> None:
         if self.device.type != "cuda":

@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -103,11 +102,3 @@ def trained_network(name: str) -> nn.Module:
     network = SOURCES[name].network()
     network.load_state_dict(load_file(teacher_file(name)))
     return network.eval()
-
-
-def seeded(seed: int, make: object) -> nn.Module:
-    """A new network with the initial weights of a seed."""
-    torch.manual_seed(seed)
-    assert callable(make)
-    network: nn.Module = make()
-    return network

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +37,7 @@ from neurordl import (
 )
 from neurordl.training.streams import seed_all
 from tests.helpers import random_rdms, random_stimuli, student
-from tests.training.helpers import fit_with
+from tests.training.helpers import fit_with, launch
 
 N, M = 32, 20  # labelled images, stimuli
 ROOT = Path(__file__).parents[2]
@@ -220,17 +219,14 @@ def own(folder: Path) -> None:
     fit_with(**arguments, devices=2, accelerator="cpu", out=folder / "out", checkpoint_every=2)
 
 
-def launch(role: str, folder: Path) -> subprocess.Popen[str]:
-    folder.mkdir()
-    command = [sys.executable, "-m", "tests.training.test_processes", role, str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes left what they found."""
     folder: Path = tmp_path_factory.mktemp("processes")
-    started = [launch(role, folder / role) for role in ("shared", "own")]
+    started = []
+    for role in ("shared", "own"):
+        (folder / role).mkdir()
+        started.append(launch("test_processes", role, folder / role))
     for process in started:
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import safetensors.torch
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
 import neurordl as nrl
 from tests.helpers import student
-from tests.training.helpers import fit_with
+from tests.training.helpers import (
+    assert_as_in_one_process,
+    fit_with,
+    launch,
+    save_rank,
+    step_of_size_one,
+)
 from tests.training.test_user_loss import IDS, STEPS, M, N, at_step, images, moved, same
-
-ROOT = Path(__file__).parents[2]
 
 
 def losses() -> list[nrl.TransferLoss]:
@@ -77,10 +79,6 @@ def test_all_in_another_precision(precision: str) -> None:
 # Processes
 
 
-def step_of_size_one(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, lr=1.0)  # after one step the weights have moved by the gradient
-
-
 def single_step() -> tuple[nrl.Objective, dict[str, Any]]:
     """One step on all of the data."""
     changes = {"batch_size": N, "stimuli_batch": M, "epochs": 1, "augment": None, "validation": None}
@@ -93,30 +91,17 @@ def processes(folder: Path) -> None:
     fabric.launch()
     objective, settings = single_step()
     run = fit_with(**settings, fabric=fabric)
-    safetensors.torch.save_file(weights(run, objective), folder / f"{fabric.global_rank}.safetensors")
-    run.history.to_csv(folder / f"{fabric.global_rank}.csv", index=False)
-
-
-def launch(role: str, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.training.test_relatives", role, str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    save_rank(folder, fabric.global_rank, weights(run, objective), run)
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
-    started = launch("processes", tmp_path)
+    started = launch("test_relatives", "processes", tmp_path)
     objective, settings = single_step()
     run = fit_with(**settings)
     output, _ = started.communicate(timeout=300)
     assert started.returncode == 0, output
     assert moved(student().state_dict(), run.student.state_dict())
-    expected = weights(run, objective)
-    for rank in range(2):
-        other = safetensors.torch.load_file(tmp_path / f"{rank}.safetensors")
-        assert set(other) == set(expected)
-        for name, value in expected.items():
-            torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5)
-        history = pd.read_csv(tmp_path / f"{rank}.csv").drop(columns="seconds")
-        pd.testing.assert_frame_equal(history, run.history.drop(columns="seconds"), rtol=0, atol=1e-5)
+    assert_as_in_one_process(tmp_path, weights(run, objective), run)
 
 
 # Killed and resumed
@@ -130,7 +115,7 @@ def killed(folder: Path) -> None:
 
 
 def test_killed_and_resumed_to_the_bit(tmp_path: Path) -> None:
-    started = launch("killed", tmp_path / "run")
+    started = launch("test_relatives", "killed", tmp_path / "run")
     schedule, settings = at_step(-1, lambda: None), arguments()
     whole = fit_with(**settings, scheduler=schedule, out=tmp_path / "whole")
     output, _ = started.communicate(timeout=300)

@@ -10,7 +10,6 @@ import doctest
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,9 +27,14 @@ from torch.optim.lr_scheduler import LambdaLR
 import neurordl as nrl
 import neurordl.training.losses.base
 from tests.helpers import random_stimuli, student
-from tests.training.helpers import fit_with
+from tests.training.helpers import (
+    assert_as_in_one_process,
+    fit_with,
+    launch,
+    save_rank,
+    step_of_size_one,
+)
 
-ROOT = Path(__file__).parents[2]
 N, M, STEPS = 32, 20, 4  # labelled images, stimuli, steps of an epoch
 IDS = [f"s{i}" for i in range(M)]
 
@@ -178,14 +182,17 @@ def test_buffers_of_a_loss_are_those_of_training_alone() -> None:
 # Processes
 
 
-def step_of_size_one(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, lr=1.0)  # after one step the weights have moved by the gradient
-
-
 def single_step(hint: Hint) -> dict[str, Any]:
     """One step on all of the data, so that the weights tell the gradient."""
     changes = {"batch_size": N, "stimuli_batch": M, "epochs": 1, "augment": None, "validation": None}
     return arguments(hint, **changes, optimizer=step_of_size_one, scheduler="constant")
+
+
+def weights_with(hint: Hint, run: nrl.Run) -> dict[str, Tensor]:
+    return {
+        **run.student.state_dict(),
+        **{f"hint.{key}": value for key, value in hint.state_dict().items()},
+    }
 
 
 def processes(folder: Path) -> None:
@@ -193,38 +200,17 @@ def processes(folder: Path) -> None:
     fabric.launch()
     hint = Hint(teacher())
     run = fit_with(**single_step(hint), fabric=fabric)
-    weights = {
-        **run.student.state_dict(),
-        **{f"hint.{key}": value for key, value in hint.state_dict().items()},
-    }
-    safetensors.torch.save_file(weights, folder / f"{fabric.global_rank}.safetensors")
-    run.history.to_csv(folder / f"{fabric.global_rank}.csv", index=False)
-
-
-def launch(role: str, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.training.test_user_loss", role, str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    save_rank(folder, fabric.global_rank, weights_with(hint, run), run)
 
 
 def test_two_processes_train_the_hint_as_one_does(tmp_path: Path) -> None:
-    started = launch("processes", tmp_path)
+    started = launch("test_user_loss", "processes", tmp_path)
     hint = Hint(teacher())
     run = fit_with(**single_step(hint))
     output, _ = started.communicate(timeout=300)
     assert started.returncode == 0, output
-    weights = {
-        **run.student.state_dict(),
-        **{f"hint.{key}": value for key, value in hint.state_dict().items()},
-    }
-    start = student().state_dict()
-    assert moved(start, run.student.state_dict())
-    for rank in range(2):
-        other = safetensors.torch.load_file(tmp_path / f"{rank}.safetensors")
-        assert set(other) == set(weights)
-        for name, value in weights.items():
-            torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5)
-        history = pd.read_csv(tmp_path / f"{rank}.csv").drop(columns="seconds")
-        pd.testing.assert_frame_equal(history, run.history.drop(columns="seconds"), rtol=0, atol=1e-5)
+    assert moved(student().state_dict(), run.student.state_dict())
+    assert_as_in_one_process(tmp_path, weights_with(hint, run), run)
 
 
 # Killed and resumed
@@ -247,7 +233,7 @@ def killed(folder: Path) -> None:
 
 
 def test_killed_and_resumed_to_the_bit(tmp_path: Path) -> None:
-    started = launch("killed", tmp_path / "run")
+    started = launch("test_user_loss", "killed", tmp_path / "run")
     hint = Hint(teacher())
     schedule = at_step(-1, lambda: None)
     whole = fit_with(**arguments(hint), scheduler=schedule, out=tmp_path / "whole")
