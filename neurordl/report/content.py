@@ -17,6 +17,7 @@ from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_traini
 from neurordl.plots.training import transfer_path
 from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
 from neurordl.rsa.inference.infer import mean_interval
+from neurordl.rsa.scores import p_text
 from neurordl.teachers.base import Record
 from neurordl.training.run import BEST, LAST, Run
 from neurordl.validate import listed
@@ -364,7 +365,7 @@ def _span(low: Any, high: Any) -> str:
 
 
 def _p(value: Any) -> str:
-    return "–" if pd.isna(value) else "<\u00a0.001" if value < 0.001 else f"{value:.3f}"
+    return p_text(value).replace(" ", "\u00a0") or "–"
 
 
 def _notices(run: Run | None, scores: Sequence[Scores]) -> Iterator[Block]:

@@ -26,7 +26,7 @@ from neurordl.rsa.leaks import Exposure, check_exposures, shown_images
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import TRAINED_ON, load_weights
 from neurordl.teachers.base import Record
-from neurordl.validate import brief, check_choice, listed
+from neurordl.validate import brief, check_choice, folded_html, listed
 
 if TYPE_CHECKING:
     from neurordl.rsa.scores import Evaluation
@@ -82,7 +82,16 @@ class Run:
             setattr(unwrapped(self.student), TRAINED_ON, self.trained_on)
 
     def _repr_html_(self) -> str:
-        return str(self.history.tail(10).to_html(index=False))
+        losses = listed((self.record.get("objective") or {}).get("losses") or (), most=6) or "none"
+        n, name = len(self.history), self.out.name if self.out is not None else ""
+        summary = f"Run{f' {name}' if name else ''}: {n} epoch{'' if n == 1 else 's'}"
+        summary += f", transfer losses: {losses}"
+        tail = self.history.tail(10)
+        rows = [[f"{value:.4g}" for value in row] for row in tail.to_numpy(float).tolist()]
+        rest = [f"These are the last {len(tail)} of {n} epochs."] if n > len(tail) else []
+        if best := self.record.get("best"):
+            rest.append(f"The weights of epoch {best['epoch']} were kept.")
+        return folded_html(summary, rows, list(map(str, tail)), rest)
 
     def _ids(self, part: str) -> tuple[str, ...]:
         return tuple((self.record.get("stimuli") or {}).get(part, ()))

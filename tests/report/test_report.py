@@ -20,6 +20,7 @@ from PIL import Image
 import neurordl as nrl
 from neurordl import experiments, io
 from neurordl.report import content, page, read_contents, write_report
+from neurordl.validate import without_paths
 from tests.helpers import random_rdms, random_stimuli, student
 
 QUIET = nrl.Execution(progress=False)
@@ -406,7 +407,7 @@ def test_wrong_files(folder: Path, tmp_path: Path, shell: Any) -> None:
     ],
 )
 def test_paths_are_cut_to_names(text: str, expected: str) -> None:
-    assert page.without_paths(text) == expected
+    assert without_paths(text) == expected
 
 
 def test_large_tables_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
