@@ -9,6 +9,7 @@ follows the dark mode of the reader.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -102,8 +103,16 @@ def write_report(
     if not contents:
         raise NeurordlError("there is nothing to report: contents= is empty; give a run, or an evaluation")
     title = title or listed(contents, most=6)
-    io.write_text(path, _page(title, entries, grids))
+    with _damage_named([entry.folder for entry in entries if entry.folder]):
+        page = _page(title, entries, grids)
+    io.write_text(path, page)
     return Path(path)
+
+
+def _damage_named(folders: Sequence[Path]) -> contextlib.AbstractContextManager[None]:
+    """Name the folders of records that are not as they were written; errors of objects in memory stay."""
+    remedy = "fit or evaluate again"
+    return io.damage_named(listed(map(str, folders)), remedy) if folders else contextlib.nullcontext()
 
 
 def _page(title: str, entries: Sequence[Entry], grids: Sequence[Grid]) -> str:
@@ -111,7 +120,8 @@ def _page(title: str, entries: Sequence[Entry], grids: Sequence[Grid]) -> str:
     sections = list(chain.from_iterable(map(grid_sections, grids)))
     sections += [side_by_side(entries)] if several else []
     for entry in entries:
-        sections += entry_sections(entry, several)
+        with _damage_named([entry.folder] if entry.folder else []):
+            sections += entry_sections(entry, several)
     version = io.versions()["neurordl"]
     sections.append(citations(entries, grids, version))
     runs, scores = sum(entry.run is not None for entry in entries), sum(len(x.scores) for x in entries)
@@ -207,9 +217,9 @@ def _read(path: Path) -> list[tuple[Path, Content]]:
             return [(path, pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ","))]
     if (path / io.RUN_RECORD).is_file():
         scores = [_read_scores(file.parent) for file in sorted(path.glob(f"*/{EVALUATION}"))]
-        return [(path, Entry(path.resolve().name, read_run(path), scores))]
+        return [(path, Entry(path.resolve().name, read_run(path), scores, path))]
     if (path / EVALUATION).is_file():
-        return [(path, Entry(path.resolve().name, None, [_read_scores(path)]))]
+        return [(path, Entry(path.resolve().name, None, [_read_scores(path)], path))]
     if (path / SETTINGS).is_file() and (path / ROWS).is_dir():
         return [(path, _read_grid(path))]
     known = (io.RUN_RECORD, EVALUATION, SETTINGS)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -60,11 +61,12 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A run and its evaluations, or only one of the two."""
+    """A run and its evaluations, or only one of the two; and the folder that they were read from."""
 
     name: str
     run: Run | None = None
     scores: Sequence[Scores] = ()
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
