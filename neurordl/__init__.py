@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from neurordl.rdms import align as align
     from neurordl.rdms import compute_rdms as compute_rdms
     from neurordl.rdms import load_rdms as load_rdms
+    from neurordl.rdms import merge_rdms as merge_rdms
     from neurordl.rdms import save_rdms as save_rdms
     from neurordl.rdms import select_rdms as select_rdms
     from neurordl.rsa.ceilings import noise_ceiling as noise_ceiling
