@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -62,11 +63,12 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A run and its evaluations, or only one of the two."""
+    """A run and its evaluations, or only one of the two; and the folder that they were read from."""
 
     name: str
     run: Run | None = None
     scores: Sequence[Scores] = ()
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +164,9 @@ def _training_sentences(run: Run) -> Iterator[str]:
         yield _loss_sentence(loss)
     if not losses:
         yield "No transfer loss was used: the student learned from labels only."
+    if tested := record.get("test"):
+        known = f", of which {number(tested['trained_on'])} were trained on," if tested["trained_on"] else ""
+        yield f"Of {number(tested['n'])} test images{known} it classified {tested['accuracy']:.1%} correctly."
     counts = {
         "fitted": len(run.fitted_ids),
         "used to choose the epoch": len(run.validation_ids),
@@ -460,6 +465,7 @@ def _summary(run: Run) -> Iterator[tuple[str, str]]:
     for name in ("task", "loss"):
         if name in run.history and len(run.history):
             yield f"{name}, last epoch", number(run.history[name].iloc[-1], 4)
+    yield "test accuracy", number((run.record.get("test") or {}).get("accuracy"), 4)
     yield "epoch kept", number((run.record.get("best") or {}).get("epoch"))
     parts = {name: run.record.get(name) or {} for name in ("settings", "optimizer", "objective", "student")}
     for name, value in flattened(parts):

@@ -317,6 +317,7 @@ def read_run(out: str | Path) -> Run:
             getattr(run, part)
         int(record["best"]["epoch"] if "best" in record else 0)
         check_exposures(run.trained_on)
+        _notices(record)
     with io.damage_named(folder / HISTORY, remedy):
         run.history = pd.read_csv(folder / HISTORY)
         numbers = run.history.select_dtypes("number")
@@ -330,6 +331,14 @@ def recorded_setting(out: str | Path, name: str) -> Any:
     path = Path(out) / io.RUN_RECORD
     with io.damage_named(path, "choose another folder"):
         return io.read_json(path)["settings"].get(name) if path.is_file() else None
+
+
+def _notices(record: Record) -> list[str]:
+    """The notices of a recorded run."""
+    notices = record.get("notices", [])
+    if not isinstance(notices, list) or not all(isinstance(text, str) for text in notices):
+        raise ValueError("its notices must be texts")
+    return notices
 
 
 class RunFolder:
@@ -368,7 +377,9 @@ class RunFolder:
                     with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
                         check_exposures(earlier[TRAINED_ON])
                     record[TRAINED_ON] = earlier[TRAINED_ON]
-                record["notices"] = list(dict.fromkeys([*earlier.get("notices", ()), *record["notices"]]))
+                with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
+                    notices = _notices(earlier)
+                record["notices"] = list(dict.fromkeys([*notices, *record["notices"]]))
 
     def _check_same(self, earlier: Mapping[str, Any]) -> None:
         different: dict[str, str] = {}  # by name: a setting of the optimizer replaces that of `Optimization`

@@ -392,6 +392,16 @@ def test_wrong_files(folder: Path, tmp_path: Path, shell: Any) -> None:
     assert not list(tmp_path.rglob("*.html"))
 
 
+@pytest.mark.parametrize("part", [{"settings": "x"}, {"notes": 3}, {"settings": {"notices": 1.0}}], ids=str)
+def test_a_damaged_record_of_an_evaluation_is_named(part: dict[str, Any], tmp_path: Path) -> None:
+    evaluation().save(tmp_path / "scores")
+    record = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
+    (tmp_path / "scores" / "evaluation.json").write_text(json.dumps({**record, **part}))
+    with pytest.raises(nrl.NeurordlError, match=r"cannot read .*scores: it is damaged.*evaluate again"):
+        write_report(tmp_path / "report.html", read_contents([tmp_path / "scores"]))
+    assert not (tmp_path / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     "text, expected",
     [
