@@ -108,7 +108,8 @@ def folded_html(
     """
 
     def cell(tag: str, value: object) -> str:
-        return f'<{tag} style="text-align: left; padding: 2px 12px 2px 0">{html.escape(without_paths(str(value)))}</{tag}>'
+        style = "text-align: left; padding: 2px 12px 2px 0"
+        return f'<{tag} style="{style}">{html.escape(without_paths(str(value)))}</{tag}>'
 
     lines = [f"<tr>{''.join(cell('th', name) for name in header)}</tr>"] if header else []
     for first, *rest in rows[:_MOST_ROWS]:
