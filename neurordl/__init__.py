@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from neurordl.training.trainer import Execution as Execution
     from neurordl.training.trainer import Optimization as Optimization
     from neurordl.training.trainer import fit as fit
+    from neurordl.training.trainer import record_accuracy as record_accuracy
 
 __version__ = "0.2.0"
 

@@ -112,7 +112,7 @@ def read_arguments(function: str) -> dict[str, Argument]:
         if types or elements or choices:
             type_ = Path if Path in types else [*types, *elements, str][0]
             allowed = {"several": bool(elements), "single": bool(types), "optional": None in values}
-            value, text, least = _literal(default), helps.get(name, ""), bounds.get(name)
+            value, text, least = _literal(default, module), helps.get(name, ""), bounds.get(name)
             arguments[name] = Argument(name, type_, choices, value, text, least, **allowed)
     return arguments
 
@@ -158,10 +158,14 @@ def _values(module: str, node: ast.expr) -> Iterator[Any]:
                 yield from _values(home, definition.value)
 
 
-def _literal(default: ast.expr | None) -> Any:
+def _literal(default: ast.expr | None, module: str = "") -> Any:
     """A default value; None for those that are no plain values, which Python then puts in itself."""
     if default is None:
         return REQUIRED
+    if isinstance(default, ast.Name) and module:  # a constant of the package
+        home, definition = _find(module, default.id)
+        if isinstance(definition, ast.Assign):
+            return _literal(definition.value, home)
     try:
         return ast.literal_eval(default)
     except ValueError:

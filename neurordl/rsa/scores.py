@@ -409,7 +409,7 @@ class Evaluation:
         parts = {"settings": self.settings, "match": match, "versions": versions()}
         return {**parts, "title": self.title, "notes": self.notes}
 
-    def to_html(self, path: str | os.PathLike[str], title: str = "Evaluation") -> Path:
+    def to_html(self, path: str | os.PathLike[str], title: str = "Evaluation", figures: bool = True) -> Path:
         """Write a report of the evaluation as one HTML file; see `neurordl.report.write_report`.
 
         Parameters
@@ -418,6 +418,8 @@ class Evaluation:
             The file to write, named ``.html``.
         title
             Heading of the page.
+        figures
+            Write the figures also as PDF and SVG, into a folder beside the file.
 
         Returns
         -------
@@ -431,7 +433,7 @@ class Evaluation:
         """
         from neurordl.report import write_report
 
-        return write_report(path, {title: self})
+        return write_report(path, {title: self}, figures=figures)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the evaluation into a folder.

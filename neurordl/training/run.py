@@ -138,7 +138,11 @@ class Run:
         return Preprocessing.from_dict(settings) if settings else None
 
     def to_html(
-        self, path: str | os.PathLike[str], scores: Evaluation | Sequence[Evaluation] = (), title: str = ""
+        self,
+        path: str | os.PathLike[str],
+        scores: Evaluation | Sequence[Evaluation] = (),
+        title: str = "",
+        figures: bool = True,
     ) -> Path:
         """Write a report of the run as one HTML file; see `neurordl.report.write_report`.
 
@@ -150,6 +154,8 @@ class Run:
             Evaluations of the run to report with it, such as those of held-out and of fitted pairs.
         title
             Heading of the page; by default the name of the run's folder.
+        figures
+            Write the figures also as PDF and SVG, into a folder beside the file.
 
         Returns
         -------
@@ -164,7 +170,8 @@ class Run:
         from neurordl.report import write_report
 
         name = title or (self.out.resolve().name if self.out else "Run")
-        return write_report(path, {name: [self, *(scores if isinstance(scores, Sequence) else [scores])]})
+        parts: list[Run | Evaluation] = [self, *(scores if isinstance(scores, Sequence) else [scores])]
+        return write_report(path, {name: parts}, figures=figures)
 
     def load_stimuli(self, folder: str | Path | None = None) -> StimulusSet:
         """Read the images of the stimuli, prepared as they were for the run.

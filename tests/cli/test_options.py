@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -17,6 +18,8 @@ import typer
 from neurordl import __version__
 from neurordl.cli import COMMANDS
 from neurordl.cli.options import REQUIRED, Takes, describe_parameters, option_value, read_arguments
+from neurordl.patterns.network import OUTPUT
+from neurordl.training import losses
 
 
 def python_of(function: str) -> Any:
@@ -185,3 +188,14 @@ def test_completion() -> None:
 def test_precision_of_fabric_is_a_text() -> None:
     precision = read_arguments("Execution")["precision"]
     assert (precision.type, precision.default) == (str, "32-true")
+
+
+def test_the_help_of_train_names_all_losses() -> None:
+    """Those of Python that have a teacher, by the names of their terms."""
+    public = [getattr(losses, name) for name in losses.__all__]
+    taught = [loss for loss in public if isinstance(loss, type) and hasattr(loss, "weight")]
+    names = {loss.name for loss in taught if "teacher" in inspect.signature(loss).parameters}
+    help_text = options_of("train")["loss"].help
+    assert names == set(re.findall(r"\w+", help_text.partition(":")[2].partition(".")[0])) - {"or"}
+    assert len(names) == 10
+    assert read_arguments("NetworkTeacher")["layers"].default == OUTPUT

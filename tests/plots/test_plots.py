@@ -9,6 +9,7 @@ import pytest
 from matplotlib.collections import FillBetweenPolyCollection
 from numpy.testing import assert_allclose, assert_array_equal
 from rsatoolbox.rdm import RDMs
+from torch import nn
 
 from neurordl.errors import NeurordlError
 from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer
@@ -354,6 +355,26 @@ def test_transfer_shows_each_condition_and_the_ceiling():
         plot_transfer(conditions(), reference="none")
     with pytest.raises(NeurordlError, match="no column 'test_accuracy'"):
         plot_transfer(conditions().drop(columns="test_accuracy"))
+
+
+def test_the_path_of_a_run():
+    history = pd.DataFrame({"epoch": [1, 2, 3], "task": [2.0, 1.5, 1.0], "rdm": [0.9, 0.7, 0.6], "mse": 1.0})
+    losses = {"rdm": {"comparison": "corr"}, "mse": {"comparison": "mse"}}
+    run = Run(nn.Identity(), history, {"objective": {"losses": losses}})
+    path, start = plot_transfer(run).lines
+    assert_allclose(path.get_xydata(), [[0.1, 2.0], [0.3, 1.5], [0.4, 1.0]])
+    assert_allclose(start.get_xydata(), [[0.1, 2.0]])
+    assert path.get_label() == "rdm, fitted stimuli"
+    run.history = history.assign(val_rdm=[0.8, np.nan, 0.5])  # of validation stimuli where there are some
+    path, _ = plot_transfer(run).lines
+    assert_allclose(path.get_xydata(), [[0.2, 2.0], [0.5, 1.0]])
+    assert path.get_label() == "rdm, validation stimuli"
+    with pytest.raises(NeurordlError, match="a run has no conditions"):
+        plot_transfer(run, reference="labels")
+    for lacking in (history[:1], history.drop(columns="task"), history.drop(columns="rdm")):
+        run.history = lacking
+        with pytest.raises(NeurordlError, match="no two epochs with a task loss"):
+            plot_transfer(run)
 
 
 def test_paired_differences_leave_out_what_seeds_share():
