@@ -57,7 +57,7 @@ class Size:
     def totals(self) -> dict[str, int]:
         """Total of each thing that has a limit, under the names of `LIMITS`."""
         return {
-            "code lines": 17_640self.lines.total(),
+            "code lines": self.lines.total(),
             "files": self.files.total(),
             "functions above 12 parameters": sum(count > 12 for count, _ in self.long),
             "functions above 8 parameters": len(self.long),
