@@ -14,6 +14,7 @@ Names are loaded when they are first used (PEP 562), so that ``import neurordl``
 from __future__ import annotations
 
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from neurordl.rdms import align as align
     from neurordl.rdms import compute_rdms as compute_rdms
     from neurordl.rdms import load_rdms as load_rdms
+    from neurordl.rdms import merge_rdms as merge_rdms
     from neurordl.rdms import save_rdms as save_rdms
     from neurordl.rdms import select_rdms as select_rdms
     from neurordl.rsa.ceilings import noise_ceiling as noise_ceiling
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     from neurordl.training.trainer import Execution as Execution
     from neurordl.training.trainer import Optimization as Optimization
     from neurordl.training.trainer import fit as fit
+    from neurordl.training.trainer import record_accuracy as record_accuracy
 
 __version__ = "0.2.0"
 
@@ -112,3 +115,17 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _show_in_notebooks() -> None:
+    """Let IPython, if it runs, show RDMs of rsatoolbox as a short table, by its registry of types."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None:
+        return
+    formatter, module = shell.display_formatter.formatters["text/html"], "neurordl.rdms.selection"
+    if "rsatoolbox.rdm.rdms.RDMs" not in formatter:  # users may have chosen another one
+        show = lambda rdms: import_module(module).rdms_html(rdms)  # noqa: E731
+        formatter.for_type_by_name("rsatoolbox.rdm.rdms", "RDMs", show)
+
+
+_show_in_notebooks()

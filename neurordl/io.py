@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -140,6 +141,49 @@ def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> No
     """Write a file with `atomic_write`, whose errors it raises."""
     with atomic_write(path) as aside:
         aside.write_bytes(content)
+
+
+def write_folder(path: Path, contents: Mapping[str, bytes], suffixes: Sequence[str]) -> None:
+    """Write a folder of files completely or not at all; an earlier folder is replaced.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    contents
+        What its files hold, by their names. Without any, there is no folder afterwards.
+    suffixes
+        An earlier folder is replaced only if all that it holds are files with these suffixes.
+
+    Raises
+    ------
+    NeurordlError
+        An earlier folder holds other things, or the system refused to write.
+    """
+    if path.exists():
+        strange = [] if path.is_dir() else [path]
+        strange = strange or [x for x in path.iterdir() if not x.is_file() or x.suffix not in suffixes]
+        if strange:
+            kinds = " and ".join(suffixes)
+            problem = f"{strange[0]} is none of the {kinds} files that are replaced there; move it away"
+            raise NeurordlError(f"cannot write the folder {path}: {problem}")
+    aside, earlier = (path.with_name(f".{path.name}.{secrets.token_hex(4)}") for _ in range(2))
+    try:
+        aside.mkdir()
+        for name, content in contents.items():
+            (aside / name).write_bytes(content)
+            _flush(aside / name)
+        if path.exists():
+            os.replace(path, earlier)
+        if contents:
+            os.replace(aside, path)
+    except OSError as error:
+        if earlier.exists():
+            os.replace(earlier, path)
+        raise NeurordlError(f"cannot write the folder {path}: {write_problem(error)}") from error
+    finally:
+        for folder in (aside, earlier):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -45,10 +45,10 @@ def fit() -> dict[str, Any]:
     return {"labelled": torch.utils.data.DataLoader(dataset, batch_size=64)}
 
 
-def fmriprep(root: Path) -> None:
+def fmriprep(root: Path, subjects: str = "12") -> None:
     """The simulated study in fMRIPrep's layout, with confounds; two subjects."""
     rng = np.random.default_rng(0)
-    for bold in sorted(STUDY.glob("sub-0[12]/func/*_bold.nii.gz")):
+    for bold in sorted(STUDY.glob(f"sub-0[{subjects}]/func/*_bold.nii.gz")):
         run = bold.name.removesuffix("_bold.nii.gz")
         prepared = root / "derivatives" / "fmriprep" / bold.parent.relative_to(STUDY)
         raw = root / bold.parent.relative_to(STUDY)
@@ -62,6 +62,22 @@ def fmriprep(root: Path) -> None:
         table.to_csv(prepared / f"{run}_desc-confounds_timeseries.tsv", sep="\t", index=False)
 
 
+def shell() -> None:
+    """Brain images of three people, the pictures that they saw, and labelled images."""
+    fmriprep(Path("study"), "123")
+    for name in ("atlas.nii.gz", "atlas.tsv"):
+        Path(name).symlink_to(STUDY / name)
+    rng = np.random.default_rng(0)
+    events = pd.concat([pd.read_csv(path, sep="\t") for path in STUDY.glob("sub-01/func/*_events.tsv")])
+    labelled = [f"labelled-{k}" for k in range(24)]
+    for folder, ids in (("stimuli", events["trial_type"].unique()), ("labelled", labelled)):
+        Path(folder).mkdir()
+        for id in ids:
+            Image.fromarray(rng.integers(0, 255, (36, 36, 3), dtype=np.uint8)).save(f"{folder}/{id}.png")
+    table = {"path": [f"labelled/{id}.png" for id in labelled], "id": labelled, "label": np.arange(24) % 3}
+    pd.DataFrame(table).to_csv("images.csv", index=False)
+
+
 def bring_rdms() -> dict[str, Any]:
     brain_files()
     rng = np.random.default_rng(0)
@@ -69,7 +85,9 @@ def bring_rdms() -> dict[str, Any]:
     rdms = people(3)
     squares = rdms.get_matrices()
     scipy.io.savemat("rdms.mat", {"it": np.moveaxis(squares, 0, 2), "other": squares[0]})
-    np.save("rdms.npy", squares)
+    for name in ("rdms.npy", "it.npy", "evc.npy"):
+        np.save(name, squares)
+    Path("participants.tsv").write_text("participant_id\tage\ns01\t20\ns02\t30\ns03\t40\n")
     pd.DataFrame(squares[0], index=IDS, columns=IDS).to_csv("rdm.csv")
     theirs = rsatoolbox.rdm.RDMs(rdms.dissimilarities, pattern_descriptors={"conds": IDS})
     theirs.save("theirs.h5", file_type="hdf5")

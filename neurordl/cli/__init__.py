@@ -1,4 +1,4 @@
-"""The shell: ``neurordl data``, ``rdm``, ``train``, ``compare``, ``report``. It imports nothing heavy."""
+"""The shell: ``neurordl rdm``, ``merge``, ``train``, ``compare``, ``report``, ``data``."""
 
 from __future__ import annotations
 

@@ -1,26 +1,26 @@
-"""The commands of the shell: ``data``, ``rdm``, ``train``, ``compare`` and ``report``."""
+"""The commands ``data``, ``train``, ``compare`` and ``report`` of the shell."""
 
 from __future__ import annotations
 
-import json
+import inspect
 import os
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, cycle
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+import neurordl.cli.rdms  # noqa: F401 - its commands come first in the help
 from neurordl.cli.options import Call, Calls, Takes, app, check_files, command
 from neurordl.errors import NeurordlError
 from neurordl.io import CHECKPOINT, RUN_RECORD, atomic_write, check_folder, check_run_folder, read_json
-from neurordl.validate import check_choice, listed
+from neurordl.validate import check_choice
 
 if TYPE_CHECKING:
-    from rsatoolbox.data import Dataset
     from rsatoolbox.rdm.rdms import RDMs
 
     from neurordl.rsa.scores import Evaluation
@@ -35,7 +35,7 @@ _COARSE = 16  # pixels: photographs of this size or above can be told apart
 _FEW_LAYERS = 12  # up to so many, the figure shows which layers differ
 
 _READ = Takes("cli.commands:read_rdms", panel="RDMs")
-_LOAD = Takes("load_rdms", "name labels measure layout similarity diagonal", panel="RDMs")
+_LOAD = Takes("load_rdms", "name labels subjects_from measure layout similarity diagonal", panel="RDMs")
 _SELECT = Takes("select_rdms", "average", panel="RDMs")
 
 
@@ -103,118 +103,6 @@ def fetch(name: str, /) -> None:
     typer.echo(f"{name} is in {datasets.fetch(name, say=typer.echo)}")
 
 
-@command(
-    app,
-    read_patterns=Takes("read_patterns", "events model leave_out", panel="Patterns"),
-    names=Takes("read_patterns", "condition subject session runs", panel="Patterns"),
-    mask=Takes("Regions", "image:mask labels rois", panel="Patterns", optional=True),
-    confounds=Takes("Confounds", "tables:confounds columns:confound_columns fmriprep", panel="Patterns"),
-    glm=Takes("GLM", panel="Model (glm, lsa and lss)"),
-    average=Takes("Average", "detrend", panel="Model (average)"),
-    compute_rdms=Takes(
-        "compute_rdms", "dissimilarity center", panel="RDMs", defaults={"dissimilarity": "crossnobis"}
-    ),
-    noise=Takes("Noise", "estimator:noise by:noise_by", panel="RDMs", optional=True),
-)
-def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Calls) -> None:
-    """Compute RDMs from BOLD images and events, or from betas, and report what was done.
-
-    Parameters
-    ----------
-    images
-        NIfTI images: the BOLD series of each run, or betas, which --table describes.
-    out
-        The .h5 file to write.
-    table
-        Table of betas (TSV or CSV) with one row per volume and the column stimulus. It can also have the
-        columns run and session, and a column image with the name of the 3D image of each row.
-
-    Examples
-    --------
-    neurordl rdm sub-01_run-*_bold.nii.gz --events sub-01_run-*_events.tsv --mask it.nii.gz --out it.h5
-    """
-    if not out.parent.is_dir() or out.suffix not in (".h5", ".hdf5"):
-        raise NeurordlError(f"--out {out}: expected a file named .h5, in a folder that exists")
-    import neurordl as nrl
-    from neurordl.patterns.models import MODELS
-
-    settings = {**call.glm.values, **call.average.values}
-    chosen = [*call.glm.words, *call.average.words]
-    residuals = None
-    if table is None:
-        model = MODELS[call.read_patterns.values["model"]]
-        for name in chosen:
-            if name not in model.__dataclass_fields__:
-                able = listed(key for key, known in MODELS.items() if name in known.__dataclass_fields__)
-                raise NeurordlError(f"{name}= is of --model {able}, not of {model.name}; leave it out")
-        patterns, residuals = call.read_patterns(
-            images,
-            call.mask(),
-            model=model(**{name: settings[name] for name in chosen}),
-            confounds=call.confounds(),
-            residuals=True,
-            **call.names.values,
-        )
-    else:
-        for name in (*call.read_patterns.words, *call.confounds.words, *chosen):
-            raise NeurordlError(f"{name}= is for BOLD, and --table reads betas as they are: leave it out")
-        patterns = nrl.read_betas(images, table, call.mask(), **call.names.values)
-    noise = call.noise(residuals=residuals)
-    rdms = call.compute_rdms(patterns, noise=noise)
-    nrl.save_rdms(rdms, out)
-    reliability = _reliability(patterns, noise=noise, **call.compute_rdms.values)
-    typer.echo(f"{_describe_patterns(patterns)}\n\n{_describe_rdms(rdms, reliability)}\n")
-    typer.echo(f"{out} holds {rdms.n_rdm} RDM{'' if rdms.n_rdm == 1 else 's'}")
-    if "subject" not in rdms.rdm_descriptors:
-        typer.echo("note: the names of the images do not say which subject they are of; --subject names it")
-
-
-def _describe_patterns(patterns: Dataset) -> str:
-    """The images with their events, and which voxels, stimuli and patterns there are."""
-    import pandas as pd
-
-    record = json.loads(patterns.descriptors["provenance"])
-    runs = pd.DataFrame(record.get("runs") or [], columns=["events", "run", "volumes", "t_r"])
-    table = pd.concat([pd.Series(record["images"], name="image"), runs if len(runs) else None], axis=1)
-    stimuli = list(dict.fromkeys(patterns.obs_descriptors["stimulus"]))
-    resampled = " (resampled)" if record["mask_resampled"] else ""
-    detrended = " (detrended)" if record.get("detrend") else ""
-    return (
-        f"{table.to_string(index=False)}\n\n"
-        f"mask      {record['mask']}{resampled}\n"
-        f"voxels    {record['voxels']} used; dropped {record['dropped_nan']} with NaN or infinity, "
-        f"{record['dropped_constant']} constant in a run\n"
-        f"stimuli   {len(stimuli)}: {listed(stimuli, most=8)}\n"
-        f"patterns  {patterns.n_obs}, model {record['model']}{detrended}"
-    )
-
-
-def _reliability(patterns: Dataset, **settings: Any) -> list[str]:
-    """The correlation of odd with even runs, for each RDM; or why there is none."""
-    from neurordl.rdms.compute import odd_even_reliability
-
-    try:
-        with warnings.catch_warnings():  # they are about all runs, and were shown
-            warnings.simplefilter("ignore", UserWarning)
-            return [f"r = {value:.3f}" for value in odd_even_reliability(patterns, **settings)]
-    except NeurordlError as error:
-        return [f"not computed, {error}"]
-
-
-def _describe_rdms(rdms: RDMs, reliability: Sequence[str]) -> str:
-    """The range of each RDM, its missing pairs, and its reliability."""
-    lines = [f"measure   {rdms.dissimilarity_measure}"]
-    described = [name for name in ("subject", "roi") if name in rdms.rdm_descriptors]
-    for k, (values, r) in enumerate(zip(rdms.dissimilarities, cycle(reliability), strict=False)):
-        label = " ".join(str(rdms.rdm_descriptors[name][k]) for name in described) or k
-        measured = values[values == values]
-        extent = f"distances {measured.min():.4g} to {measured.max():.4g}" if len(measured) else "no values"
-        if missing := len(values) - len(measured):
-            extent += f", {missing} of {len(values)} pairs are not measured"
-        lines.append(f"RDM       {label}: {extent}; reliability (odd against even runs): {r}")
-    return "\n".join(lines)
-
-
 def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
     """Read the RDMs of subjects.
 
@@ -237,9 +125,14 @@ def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
 
 
 def read_labelled(
-    labelled: str, size: int | None = None, n_labelled: int | None = None, *, seed: int
+    labelled: str,
+    size: int | None = None,
+    n_labelled: int | None = None,
+    test: Path | None = None,
+    *,
+    seed: int,
 ) -> tuple[StimulusSet, StimulusSet | None, int]:
-    """Read training images, test images where the data set has some, and the number of classes.
+    """Read training images, test images where there are some, and the number of classes.
 
     Parameters
     ----------
@@ -252,36 +145,59 @@ def read_labelled(
     n_labelled
         Number of labelled images to draw with the seed of the run, equally many of each class. By default all
         images are used.
+    test
+        Table of test images like that of the labelled ones: the run records the accuracy on them. By default
+        they are the test part of the data set, where it has one.
     seed
         Seed of the draw.
     """
     from neurordl import datasets
     from neurordl.stimuli import StimulusSet
 
-    is_table, test = bool(Path(labelled).suffix), None
+    is_table, tested = bool(Path(labelled).suffix), None
     if size is not None and not is_table:
         raise NeurordlError(f"--size is for labelled images of a table; those of {labelled} have their own")
     if is_table:
         images = StimulusSet.from_table(labelled, size=size)
     elif check_choice("--labelled", labelled, _LABELLED, _TABLE) == "digits":
-        images, test = datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")
+        images, tested = datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")
     else:
-        images, test = (datasets.DATASETS[labelled](part) for part in ("train", "test"))
-    if images.labels is None:
-        raise NeurordlError(f"--labelled {labelled}: the table has no column 'label'")
+        images, tested = (datasets.DATASETS[labelled](part) for part in ("train", "test"))
+    if test is not None:
+        tested = StimulusSet.from_table(test, **images.preprocessing.as_dict())
+    for option, part in (("--labelled", images), ("--test", tested)):
+        if part is not None and part.labels is None:
+            raise NeurordlError(f"{option} {part.source}: the table has no column 'label'")
+    if tested is not None and (tested.classes is None) != (images.classes is None):
+        problem = f"the labels of --test {test} and --labelled {labelled} are names in one of both"
+        raise NeurordlError(f"{problem} and numbers in the other; write them alike")
+    assert images.labels is not None
     n_classes = int(images.labels.max()) + 1  # of all images, drawn or not
-    return images if n_labelled is None else images.draw(n_labelled, seed), test, n_classes
+    return images if n_labelled is None else images.draw(n_labelled, seed), tested, n_classes
 
 
 @command(
     app,
-    labelled=Takes("cli.commands:read_labelled", "labelled size n_labelled", panel="Student"),
-    read=_READ,
+    labelled=Takes("cli.commands:read_labelled", "labelled size n_labelled test", panel="Student"),
+    read=replace(_READ, optional=True),
     load_rdms=_LOAD,
     select_rdms=_SELECT,
-    teacher=Takes("RDMTeacher", "roi subjects pool pair_weights shrinkage missing", panel="Teacher"),
+    labels=Takes("StimulusSet.from_folder", "labels:stimuli_labels"),
+    teacher=Takes("RDMTeacher", "roi subjects pool pair_weights shrinkage missing", panel="Teacher: RDMs"),
+    network=Takes(
+        "students.loading:load_network",
+        "name:teacher checkpoint pretrained",
+        panel="Teacher: network",
+        optional=True,
+    ),
+    layers=Takes("NetworkTeacher", "layers", panel="Teacher: network"),
+    shown=Takes(
+        "StimulusSet.from_folder",
+        "size:teacher_size channels:teacher_channels mean:teacher_mean std:teacher_std",
+        panel="Teacher: network",
+    ),
     loss=Takes(
-        "RDMLoss", "layer dissimilarity comparison weight scale", panel="Teacher", defaults={"layer": "conv3"}
+        "RDMLoss", "layer dissimilarity comparison weight scale", panel="Loss", defaults={"layer": "conv3"}
     ),
     fit=Takes("fit", "epochs seed validation resume", panel="Training"),
     batches=Takes("Batches", "labelled:batches_labelled stimuli:batches_stimuli", panel="Training"),
@@ -289,23 +205,27 @@ def read_labelled(
     execution=Takes("Execution", panel="Execution"),
 )
 def train(
-    stimuli: Path,
     out: Path,
+    stimuli: Path | None = None,
     student: str = "small_cnn",
     held_out: float = 0.25,
     permuted: bool = False,
+    loss: str = "rdm",
     *,
     call: Calls,
 ) -> None:
-    """Train a student on labels and on the geometry of RDMs.
+    """Train a student on labels and on the geometry of RDMs, or of another network.
 
-    The stimuli are prepared like the labelled images. Some of them are held out: neurordl compare scores the
-    run on these.
+    The teacher is a file of RDMs, a network, or both. The stimuli are prepared like the labelled images. Some
+    of them are held out: neurordl compare scores the run on these.
 
     Parameters
     ----------
     stimuli
-        Folder with the images of the stimuli. Their ids are the names of the files without suffix.
+        Folder with the images of the stimuli. Their ids are the names of the files without suffix. RDMs need
+        it; without it a network teaches on the labelled images.
+    stimuli_labels
+        Table (CSV or TSV) with the columns id and label of the stimuli, for losses that need their labels.
     out
         Folder for the run. It must be new or empty, unless --resume continues the run in it.
     student
@@ -314,6 +234,26 @@ def train(
         Share of the stimuli that is held out from training; 0 holds out none.
     permuted
         Train the control: the ids of the training stimuli are permuted in the RDMs.
+    teacher
+        Network that teaches: the folder of a run, package.module:factory (importable, or in the current
+        folder), torchvision:NAME, timm:NAME, small_cnn, nin, cifar_resnet, resnet18 or mlp.
+    layers
+        Layers of the network that teaches, or pairs student:teacher, such as conv2:layer3,fc1:avgpool. Each
+        pair has a loss; a name alone is paired with --layer. By default it is the output.
+    teacher_size
+        Height and width of the images that the network is shown. By default they are those of the student, or
+        of the run whose folder is given.
+    teacher_channels
+        Channels of the images that the network is shown, where they are not those of the student: 1 (gray) or
+        3 (RGB).
+    teacher_mean
+        Number that is subtracted from each channel of the images that the network is shown, on a scale from 0
+        (black) to 1 (white), or "imagenet".
+    teacher_std
+        Number by which each channel is divided after that, or "imagenet".
+    loss
+        Loss of a network that teaches: rdm, soft_targets, decoupled, hint, attention, contrastive, angle,
+        similarity, congruence or probabilities. RDMs have the loss rdm.
     layer
         Layer of the student whose RDM is fitted. The default, conv3, is a layer of small_cnn; other students
         need another one.
@@ -333,37 +273,36 @@ def train(
     Examples
     --------
     neurordl train --labelled mnist --rdms it.h5 --roi IT --stimuli stimuli/ --layer conv3 --out runs/it
+
+    neurordl train --labelled cifar10 --teacher torchvision:resnet18 --pretrained --stimuli stimuli/
+    --teacher-size 224 --teacher-mean imagenet --teacher-std imagenet --layers conv2:layer2,conv3:layer3
+    --out runs/resnet18
+
+    neurordl train --labelled mnist --teacher runs/large --loss soft_targets --out runs/small
     """
     table = Path(call.labelled.values["labelled"])
     seed, resume = call.fit.values["seed"], call.fit.values["resume"]
     check_run_folder(out, resume)  # before anything takes time
     finished = resume and _has_finished(out)
     check_files({"labelled": table if table.suffix else None})
+    _check_teachers(call, stimuli, loss)
     import torch
 
     import neurordl as nrl
 
     images, test, n_classes = call.labelled(seed=seed)
-    shape = tuple(images.pixels.shape[1:])
-    prepared = images.preprocessing
-    shown = nrl.StimulusSet.from_folder(stimuli, shape[1:], shape[0], prepared.mean, prepared.std)
-    brain = call.teacher(call.select_rdms(call.read(call.load_rdms)))
-    match = brain.match(shown.ids)  # before the split, whose errors would be about its sizes
-    fitted = shown.split(held_out, seed)[0] if held_out else shown
-    speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one of several processes
-    if speaks:
-        color = "gray" if shape[0] == 1 else "RGB"
-        typer.echo(f"stimuli prepared like the labelled images: {shape[1]} x {shape[2]} pixels, {color}")
-        if min(shape[1:]) < _COARSE:
-            loss = f"at {shape[1]} x {shape[2]} pixels most of what stimuli show is lost"
-            typer.echo(f"note: {loss}, and little geometry can be learned; take larger labelled images")
-        typer.echo(f"{match}\n")
+    shown = None if stimuli is None else _read_like(images, call.labels, stimuli)
+    teachers = _make_teachers(call, images, shown, n_classes, permuted)
+    fitted = shown.split(held_out, seed)[0] if shown is not None and held_out else shown
+    ids = (images if fitted is None else fitted).ids
     if permuted:
-        brain = brain.permuted(fitted.ids, seed)
+        teachers = [teacher.permuted(ids, seed) for teacher in teachers]
     torch.manual_seed(seed)
+    shape = images.pixels.shape[1:]
+    network = nrl.students.build(student, n_classes, shape[0], image_size=(shape[1], shape[2]))
     run = call.fit(
-        nrl.students.build(student, n_classes, shape[0], image_size=(shape[1], shape[2])),
-        nrl.Objective([call.loss(brain)]),
+        network,
+        nrl.Objective(_make_losses(call, loss, ids, *teachers)),
         labelled=images,
         stimuli=fitted,
         batches=call.batches(),
@@ -371,23 +310,172 @@ def train(
         execution=call.execution(),
         out=out,
     )
-    if not speaks:
+    if not _speaks():
         return
     if finished:
         typer.echo(f"{out} holds this run, which had finished: nothing was trained")
     history = run.history.drop(columns="seconds").tail(3)
     typer.echo(history.to_string(index=False, float_format="%.4f"))
     if test is not None:
-        typer.echo(f"test accuracy {nrl.accuracy(run.student, test):.4f}")
-    words = [word for part in (call.read, call.load_rdms, call.select_rdms) for word in part.words.values()]
-    following = ["neurordl", "compare", str(out), *chain(*words), *call.teacher.words.get("roi", ())]
-    following += ["--out", str(out / "scores")]
+        typer.echo(f"test accuracy {nrl.record_accuracy(run, test):.4f}")
+    following = ["neurordl", "report", str(out)]
+    if not call.read.absent and held_out:
+        words = [
+            word for part in (call.read, call.load_rdms, call.select_rdms) for word in part.words.values()
+        ]
+        following = ["neurordl", "compare", str(out), *chain(*words), *call.teacher.words.get("roi", ())]
+        following += ["--out", str(out / "scores")]
     typer.echo(f"\n{out} holds the run. Next: {shlex.join(following)}")
+
+
+def _speaks() -> bool:
+    """Whether this is the one of several processes that prints."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _check_teachers(call: Calls, stimuli: Path | None, loss: str) -> None:
+    """Refuse options that no teacher or loss of the command takes, before anything takes time."""
+    if call.read.absent and call.network.absent:
+        raise NeurordlError("nothing teaches the student: pass --rdms FILE, --teacher NETWORK, or both")
+    unused = [call.layers, call.shown] if call.network.absent else []
+    unused += [call.load_rdms, call.select_rdms, call.teacher] if call.read.absent else []
+    for words in chain.from_iterable(part.words.values() for part in unused):
+        needed = "--rdms" if call.network.words else "--teacher"
+        raise NeurordlError(f"{words[0]} needs {needed}; leave it out, or pass {needed} too")
+    if call.network.absent and loss != "rdm":
+        raise NeurordlError(f"--loss {loss} reads a network that teaches: pass --teacher NETWORK")
+    if not call.read.absent and stimuli is None:
+        raise NeurordlError("RDMs are of stimuli: pass --stimuli FOLDER with their images")
+
+
+def _read_like(images: StimulusSet, read: Call, folder: Path) -> StimulusSet:
+    """The stimuli of a folder, prepared like the labelled images."""
+    shape, prepared = images.pixels.shape[1:], images.preprocessing
+    shown: StimulusSet = read(folder, tuple(shape[1:]), shape[0], prepared.mean, prepared.std)
+    if _speaks():
+        color = "gray" if shape[0] == 1 else "RGB"
+        typer.echo(f"stimuli prepared like the labelled images: {shape[1]} x {shape[2]} pixels, {color}")
+        if min(shape[1:]) < _COARSE:
+            loss = f"at {shape[1]} x {shape[2]} pixels most of what stimuli show is lost"
+            typer.echo(f"note: {loss}, and little geometry can be learned; take larger labelled images")
+    return shown
+
+
+def _make_teachers(
+    call: Calls, images: StimulusSet, shown: StimulusSet | None, n_classes: int, permuted: bool
+) -> list[Any]:
+    """The RDMs that teach, matched with the stimuli, and the network."""
+    teachers: list[Any] = []
+    if shown is not None and not call.read.absent:
+        teachers.append(call.teacher(call.select_rdms(call.read(call.load_rdms))))
+        match = teachers[0].match(shown.ids)  # before the split, whose errors would be about its sizes
+        if _speaks():
+            typer.echo(f"{match}\n")
+    if not call.network.absent:
+        teachers.append(_make_network(call, images, shown, n_classes, permuted))
+    return teachers
+
+
+def _make_network(
+    call: Calls, images: StimulusSet, shown: StimulusSet | None, n_classes: int, permuted: bool
+) -> Any:
+    """The network that teaches, with a cache where its images are prepared otherwise, or are permuted."""
+    import torch
+
+    import neurordl as nrl
+    from neurordl.students import STUDENTS
+
+    name, stimuli = call.network.values["name"], images if shown is None else shown
+    settings: Mapping[str, Any] | None = call.shown.values if call.shown.words else None
+    if Path(name).is_dir():
+        for words in [words for argument, words in call.network.words.items() if argument != "name"]:
+            raise NeurordlError(f"{words[0]}: the run in {name} has weights; leave it out")
+        run = nrl.load_run(name)
+        network, prepared = run.student, run.preprocessing
+        if prepared is not None and prepared != stimuli.preprocessing and settings is None:
+            settings = prepared.as_dict()
+    else:
+        options = {}
+        if name in STUDENTS:  # one of this package has the classes of the student
+            shape = stimuli.pixels.shape[1:]
+            channels = shape[0] if settings is None else settings["channels"]
+            options = {"num_classes": n_classes, "in_channels": channels, "image_size": tuple(shape[1:])}
+        torch.manual_seed(call.fit.values["seed"])  # for networks with random weights
+        network = call.network(**options)
+        for note in _notes_on_network(name, call.network, call.shown, "teacher-") if _speaks() else ():
+            typer.echo(f"note: {note}")
+    cache = stimuli if permuted else None
+    if settings is not None:
+        cache = _prepared_again(call, images, shown, settings)
+    return nrl.NetworkTeacher(network, [layer for _, layer in _pairs(call)], cache=cache)
+
+
+def _prepared_again(
+    call: Calls, images: StimulusSet, shown: StimulusSet | None, settings: Mapping[str, Any]
+) -> StimulusSet:
+    """The stimuli, prepared as the network that teaches needs them."""
+    from neurordl.stimuli import StimulusSet
+
+    labelled = call.labelled.values["labelled"]
+    if shown is not None:
+        return StimulusSet.from_folder(str(shown.source), **settings)
+    if not Path(labelled).suffix:
+        problem = f"the images of {labelled} have one size, and the network that teaches needs others"
+        raise NeurordlError(f"{problem}; pass --stimuli FOLDER, or a table as --labelled")
+    return StimulusSet.from_table(labelled, **settings).subset(images.ids)
+
+
+def _pairs(call: Calls) -> list[tuple[str, str]]:
+    """Layers of the student, each with that of the network that teaches it."""
+    layers = call.layers.values["layers"]
+    parts = [name.rpartition(":") for name in ([layers] if isinstance(layers, str) else layers)]
+    return [(first if mark else call.loss.values["layer"], last) for first, mark, last in parts]
+
+
+def _make_losses(call: Calls, name: str, ids: Sequence[str], *teachers: Any) -> list[Any]:
+    """An RDMLoss for RDMs, and for a network the losses of this name, one for each pair of layers."""
+    from neurordl.teachers import NetworkTeacher
+    from neurordl.training import losses as public
+
+    parts = [vars(public)[part] for part in public.__all__]
+    known = {part.name: part for part in parts if isinstance(part, type) and hasattr(part, "name")}
+    known = {key: part for key, part in known.items() if "teacher" in inspect.signature(part).parameters}
+    takes = inspect.signature(known[check_choice("--loss", name, list(known))]).parameters
+    losses = [call.loss(teacher) for teacher in teachers if not isinstance(teacher, NetworkTeacher)]
+    chosen = {key: value for key, value in call.loss.values.items() if key in call.loss.words}
+    for key in [] if losses else [key for key in chosen if key not in takes]:
+        raise NeurordlError(f"{call.loss.words[key][0]} is not an option of --loss {name}; leave it out")
+    if "layer" not in takes and call.layers.words:
+        raise NeurordlError(f"--layers: the loss {name} reads the outputs of both networks; leave it out")
+    settings = {key: value for key, value in chosen.items() if key in takes and key != "layer"}
+    settings |= {"ids": ids} if "ids" in takes else {}
+    for teacher in teachers:
+        if isinstance(teacher, NetworkTeacher):
+            pairs = [(teacher[layer], first) for first, layer in _pairs(call)]
+            losses += [
+                known[name](*pair, **settings) for pair in (pairs if "layer" in takes else [(teacher,)])
+            ]
+    return losses
+
+
+def _notes_on_network(name: str, network: Call, prepared: Call, prefix: str = "") -> list[str]:
+    """What is doubtful about the weights of a network by name, and about the images that it is shown."""
+    notes, packaged = [], name.startswith(("torchvision:", "timm:"))
+    if not (network.values.get("checkpoint") or network.values.get("pretrained")):
+        weights = "the weights that it sets itself" if ":" in name and not packaged else "random weights"
+        remedy = "; --pretrained takes the trained ones" if packaged else ""
+        notes.append(f"no checkpoint was given: {name} has {weights}{remedy}")
+    unset = [f"--{prefix}{part}" for part in ("size", "mean", "std") if prepared.values.get(part) is None]
+    if unset and packaged:
+        unprepared = f"without {' and '.join(unset)} the images are not prepared as in its training"
+        most = f"--{prefix}size 224 --{prefix}mean imagenet --{prefix}std imagenet"
+        notes.append(f"{name}: {unprepared}; most take {most}")
+    return notes
 
 
 def _has_finished(out: Path) -> bool:
     """Whether the run to resume has finished. A notice says where there is none to resume."""
-    if not (out / CHECKPOINT).is_file() and os.environ.get("LOCAL_RANK", "0") == "0":
+    if not (out / CHECKPOINT).is_file() and _speaks():
         typer.echo(f"--resume: {out} holds no checkpoint to go on from; the run starts anew", err=True)
     record = out / RUN_RECORD
     return record.is_file() and read_json(record).get("status") == "finished"
@@ -476,7 +564,7 @@ def compare(
     elif pairs is not None:
         raise NeurordlError(f"--pairs is for a run, which knows its fitted stimuli; {source} is not a run")
     elif Path(source).is_file():
-        model = _model_rdms(source, call.load_rdms.values.get("labels"))
+        model = _model_rdms(source, *map(call.load_rdms.values.get, ("labels", "diagonal")))
     elif stimuli is None:
         raise NeurordlError(f"a network is compared on images: pass --stimuli FOLDER for {source}")
     else:
@@ -484,15 +572,7 @@ def compare(
         model, images = call.network(source), call.read_images(stimuli)
         checkpoint, pretrained = (call.network.values.get(name) for name in ("checkpoint", "pretrained"))
         record = {"source": source, "checkpoint": checkpoint and checkpoint.name, "pretrained": pretrained}
-        if not (checkpoint or pretrained):
-            named = source.startswith(("torchvision:", "timm:"))
-            weights = "the weights that it sets itself" if ":" in source and not named else "random weights"
-            remedy = "; --pretrained takes the trained ones" if named else ""
-            notes = [f"no checkpoint was given: {source} has {weights}{remedy}"]
-        unset = [name for name in ("size", "mean", "std") if call.read_images.values.get(name) is None]
-        if unset and source.startswith(("torchvision:", "timm:")):
-            unprepared = f"without --{' and --'.join(unset)} the images are not prepared as in its training"
-            notes.append(f"{source}: {unprepared}; most take --size 224 --mean imagenet --std imagenet")
+        notes = _notes_on_network(source, call.network, call.read_images)
     brain = call.select_rdms(call.read(call.load_rdms))
     compute, bootstrap = call.compute(), call.bootstrap()
     scores = call.evaluate(model, brain, stimuli=images, pairs=pairs, bootstrap=bootstrap, device=compute)
@@ -509,15 +589,15 @@ def compare(
     typer.echo(f"{out} holds scores.csv, differences.csv, evaluation.h5, evaluation.json{written}")
 
 
-def _model_rdms(source: str, labels: Path | None) -> RDMs:
+def _model_rdms(source: str, labels: Path | None, diagonal: Any) -> RDMs:
     """Model RDMs. The labels are the ids of a file without ids; a file without names gives its own name."""
     import neurordl as nrl
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if labels is not None else "default")
-        rdms = nrl.load_rdms(source)
+        rdms = nrl.load_rdms(source, diagonal=diagonal)
     if labels is not None and "stimulus" not in rdms.pattern_descriptors:
-        rdms = nrl.load_rdms(source, labels=labels)
+        rdms = nrl.load_rdms(source, labels=labels, diagonal=diagonal)
     if not {"layer", "name"} & set(rdms.rdm_descriptors):
         stem = Path(source).stem
         numbered = [f"{stem}_{k + 1}" for k in range(rdms.n_rdm)]
@@ -542,11 +622,17 @@ def _draw_scores(scores: Evaluation, path: Path) -> None:
 
 @command(app)
 def report(
-    paths: list[Path], /, out: Path | None = None, reference: str | None = None, title: str | None = None
+    paths: list[Path],
+    /,
+    out: Path | None = None,
+    reference: str | None = None,
+    title: str | None = None,
+    figures: bool = True,
 ) -> None:
     """Write what runs, comparisons and studies found as one HTML file, to read offline, print or send.
 
-    Several runs are also set side by side. The file has no path of this machine in it.
+    Several runs are also set side by side. The file has no path of this machine in it. A folder beside it has
+    each figure as PDF and SVG.
 
     Parameters
     ----------
@@ -560,6 +646,8 @@ def report(
         Condition of a study that is subtracted from the others. By default it is labels, or the first one.
     title
         Heading of the page. By default the names of the folders.
+    figures
+        Write the figures also as PDF and SVG, into a folder beside the file: report_figures for report.html.
 
     Examples
     --------
@@ -569,10 +657,12 @@ def report(
     """
     import matplotlib.pyplot as plt
 
-    from neurordl.report import read_contents, write_report
+    from neurordl.report import figures_folder, read_contents, write_report
 
     plt.switch_backend("agg")  # there may be no screen
     alone = len(paths) == 1 and paths[0].is_dir()
     out = out or (paths[0] if alone else Path()) / "report.html"
-    write_report(out, read_contents(paths), reference=reference, title=title)
-    typer.echo(f"{out} holds the report")
+    write_report(out, read_contents(paths), reference=reference, title=title, figures=figures)
+    beside = figures_folder(out)
+    drawn = f"; its figures are in {beside}" if figures and beside.is_dir() else ""
+    typer.echo(f"{out} holds the report{drawn}")

@@ -35,7 +35,7 @@ _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "Path": Path, "P
 _SEVERAL = ("Sequence", "Iterable", "list", "tuple")
 _METAVARS = {int: "INT", float: "FLOAT"}
 _FILES = "FILES"  # marks the options that take several files
-_OUTPUTS = ("out", "figure")  # options of what is written, which need not exist
+_NOT_FILES = ("out", "figure", "mask")  # what is written need not exist, and a mask may be a pattern of names
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 REQUIRED: Any = inspect.Parameter.empty
 
@@ -112,7 +112,7 @@ def read_arguments(function: str) -> dict[str, Argument]:
         if types or elements or choices:
             type_ = Path if Path in types else [*types, *elements, str][0]
             allowed = {"several": bool(elements), "single": bool(types), "optional": None in values}
-            value, text, least = _literal(default), helps.get(name, ""), bounds.get(name)
+            value, text, least = _literal(default, module), helps.get(name, ""), bounds.get(name)
             arguments[name] = Argument(name, type_, choices, value, text, least, **allowed)
     return arguments
 
@@ -158,10 +158,14 @@ def _values(module: str, node: ast.expr) -> Iterator[Any]:
                 yield from _values(home, definition.value)
 
 
-def _literal(default: ast.expr | None) -> Any:
+def _literal(default: ast.expr | None, module: str = "") -> Any:
     """A default value; None for those that are no plain values, which Python then puts in itself."""
     if default is None:
         return REQUIRED
+    if isinstance(default, ast.Name) and module:  # a constant of the package
+        home, definition = _find(module, default.id)
+        if isinstance(definition, ast.Assign):
+            return _literal(definition.value, home)
     try:
         return ast.literal_eval(default)
     except ValueError:
@@ -433,7 +437,7 @@ def check_files(values: Mapping[str, Any], unnamed: Sequence[str] = ()) -> None:
     """Refuse files and folders that do not exist, before anything is imported."""
     for option, value in values.items():
         for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path) and option not in _OUTPUTS and not path.exists():
+            if isinstance(path, Path) and option not in _NOT_FILES and not path.exists():
                 flag = "" if option in unnamed else f"{_flag(option)} "
                 raise NeurordlError(f"{flag}{path}: there is no such file or folder; check the path")
 

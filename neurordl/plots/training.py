@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,10 @@ from neurordl.validate import check_choice, check_columns
 
 _LONG = 10  # names of this many letters leave little room for the label below
 _NO_TERMS = ("epoch", "step", "lr", "seconds")
-_NAMES = {"heldout_rdm_similarity": "RDM similarity, held-out stimuli", "test_accuracy": "test accuracy"}
+_NAMES = {
+    "heldout_rdm_similarity": "RDM similarity, held-out stimuli",
+    "test_accuracy": "test accuracy (share of images)",
+}
 
 
 def plot_training(
@@ -65,10 +69,7 @@ def plot_training(
     bases = list(dict.fromkeys(["loss", *(name.removeprefix("val_") for name in known)]))
     shown = [name for name in bases if name in known] if terms is None else list(terms)
     if similarity:
-        losses = record.get("objective", {}).get("losses", {})
-        measures = {name: COMPARISONS.get(loss.get("comparison")) for name, loss in losses.items()}
-        similar = [name for name, measure in measures.items() if measure and measure.higher_is_better]
-        shown = [name for name in shown if name.removeprefix("val_") in similar]
+        shown = [name for name in shown if name.removeprefix("val_") in _similarities(record)]
         if not shown:
             remedy = "give the run itself, of an RDMLoss that compares with corr or another similarity"
             raise NeurordlError(f"no term shown is 1 - a similarity of RDMs, as far as is known; {remedy}")
@@ -96,19 +97,36 @@ def plot_training(
     return style.hide_frame(ax)
 
 
+def _similarities(record: Mapping[str, Any]) -> list[str]:
+    """The losses of a run that are 1 - a similarity of RDMs."""
+    losses = (record.get("objective") or {}).get("losses") or {}
+    measures = {name: COMPARISONS.get(loss.get("comparison")) for name, loss in losses.items()}
+    return [name for name, measure in measures.items() if measure and measure.higher_is_better]
+
+
 def plot_transfer(
-    frame: pd.DataFrame, ax: Axes | None = None, *, reference: str | None = None, legend: bool = True
+    frame: pd.DataFrame | Run,
+    ax: Axes | None = None,
+    *,
+    reference: str | None = None,
+    legend: bool = True,
 ) -> Axes:
     """Draw the test accuracy of each condition against its held-out similarity with the teacher.
 
     Small dots are rows. Large marks are the means of conditions with 95 % t intervals in both directions, and
     the band is the mean noise ceiling.
 
+    A run has no accuracy for each epoch. Of it, the path of its task loss against the similarity of RDMs is
+    drawn, from the first epoch (open mark) to the last. The similarity is that of the validation stimuli, or,
+    without any, of the fitted ones.
+
     Parameters
     ----------
     frame
         Table with a row for each condition and seed and the columns ``condition``, ``test_accuracy``,
-        ``heldout_rdm_similarity`` and, where there is a ceiling, ``ceiling_lower`` and ``ceiling_upper``.
+        ``heldout_rdm_similarity`` and, where there is a ceiling, ``ceiling_lower`` and ``ceiling_upper``. A
+        column ``comparison`` is named on the axis. Or
+        a run of `fit` with a task and an `RDMLoss` that compares with a similarity such as corr.
     ax
         Axes to draw on; by default a new one.
     reference
@@ -125,8 +143,11 @@ def plot_transfer(
     Raises
     ------
     NeurordlError
-        A column or the reference is missing.
+        A column or the reference is missing, or a run has no path of two epochs or more.
     """
+    if isinstance(frame, Run):
+        check_choice("reference", reference, [None], "a run has no conditions")
+        return _plot_path(frame, ax, legend)
     check_columns("the table", frame, ("condition", "test_accuracy", "heldout_rdm_similarity"))
     frame = frame.astype({"condition": str})
     check_choice("reference", reference, [*frame["condition"].unique(), None])
@@ -142,10 +163,43 @@ def plot_transfer(
         if condition == reference:
             ax.axvline(similarity, color="0.5", ls=":", lw=1, zorder=1)
             ax.axhline(accuracy, color="0.5", ls=":", lw=1, zorder=1)
-    ax.set(xlabel=_NAMES["heldout_rdm_similarity"], ylabel=_NAMES["test_accuracy"])
+    ax.set(xlabel=_name("heldout_rdm_similarity", frame), ylabel=_name("test_accuracy", frame))
     unit = "seeds" if "seed" in frame and not frame.duplicated(["condition", "seed"]).any() else "runs"
     number = style.extent(frame["condition"].value_counts())
     style.legend(ax, f"mean, 95 % CI (t)\nover {number} {unit} (dots)", legend)
+    style.wrap_labels(ax)
+    return style.hide_frame(ax)
+
+
+def transfer_path(run: Run) -> dict[str, pd.DataFrame]:
+    """By the name of each similarity in the history of a run: ``epoch``, ``similarity`` and ``task``."""
+    history, paths = run.history, dict[str, pd.DataFrame]()
+    for name in _similarities(run.record):
+        column = f"val_{name}" if f"val_{name}" in history else name
+        if {"task", column} <= set(history):
+            columns = {"epoch": history["epoch"], "similarity": 1 - history[column], "task": history["task"]}
+            path = pd.DataFrame(columns).dropna()
+            paths |= {column: path} if len(path) > 1 else {}
+    return paths
+
+
+def _plot_path(run: Run, ax: Axes | None, legend: bool) -> Axes:
+    """Task loss against similarity, epoch by epoch."""
+    if not (paths := transfer_path(run)):
+        problem = "the run has no two epochs with a task loss and a similarity of RDMs"
+        raise NeurordlError(f"{problem}; train longer, with a task and an RDMLoss of corr")
+    ax = ax or style.new_axes(5.2, 3.8)
+    for k, (column, path) in enumerate(paths.items()):
+        x, y = path["similarity"].to_numpy(), path["task"].to_numpy()
+        stimuli = "validation stimuli" if column.startswith("val_") else "fitted stimuli"
+        (line,) = ax.plot(x, y, color=style.color_of(k), lw=style.scaled(1.2), ms=style.scaled(4))
+        line.set(marker=style.marker_of(k), label=f"{column.removeprefix('val_')}, {stimuli}")
+        ax.plot(x[0], y[0], style.marker_of(k), mfc="white", mec=style.color_of(k), ms=style.scaled(6))
+        for place in (0, -1):
+            text = f"epoch {path['epoch'].iloc[place]:.0f}"
+            ax.annotate(text, (x[place], y[place]), (4, 4), textcoords="offset points", fontsize="x-small")
+    ax.set(xlabel="RDM similarity with the teacher", ylabel="task loss, labelled images in training")
+    style.legend(ax, None, legend)
     style.wrap_labels(ax)
     return style.hide_frame(ax)
 
@@ -165,7 +219,7 @@ def plot_paired(
     ----------
     frame
         Table with a row for each condition and pair: the columns ``condition``, ``value`` and those of
-        ``pair``.
+        ``pair``. A column ``comparison`` says what similarities are.
     ax
         Axes to draw on; by default a new one.
     value
@@ -202,10 +256,17 @@ def plot_paired(
     ax.set_yticks(range(len(compared)), compared)
     ax.set_ylim(len(compared) - 0.4, -0.6)
     note = f"\nmean, 95 % CI (t) over {style.extent(counts) or 0} pairs (dots: each {', '.join(pair)})"
-    text = f"{_NAMES.get(value, value)}: difference from {reference}{note if legend else ''}"
+    text = f"{_name(value, frame)}: difference from {reference}{note if legend else ''}"
     ax.set_xlabel(text, loc="right" if max(map(len, compared)) > _LONG else "center")
     style.wrap_labels(ax)
     return style.hide_frame(ax)
+
+
+def _name(column: str, frame: pd.DataFrame) -> str:
+    """What a column of measured values holds, and in which unit, as far as the table says."""
+    measures = frame["comparison"].dropna().unique() if "comparison" in frame else ()
+    unit = f" ({', '.join(map(str, measures))})" if len(measures) and "similarity" in column else ""
+    return f"{_NAMES.get(column, column)}{unit}"
 
 
 def _mean_reach(values: Floats) -> tuple[float, float]:

@@ -9,4 +9,5 @@ from neurordl.rdms.files import load_rdms as load_rdms
 from neurordl.rdms.files import save_rdms as save_rdms
 from neurordl.rdms.selection import Alignment as Alignment
 from neurordl.rdms.selection import align as align
+from neurordl.rdms.selection import merge_rdms as merge_rdms
 from neurordl.rdms.selection import select_rdms as select_rdms

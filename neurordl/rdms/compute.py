@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -29,7 +28,7 @@ from neurordl.measures.dissimilarities import (
 )
 from neurordl.measures.kernels.distances import Sides, add_distances, checked_precision
 from neurordl.progress import tracked
-from neurordl.rdms.selection import reindex, stimulus_ids, take_rows
+from neurordl.rdms.selection import PROVENANCE, provenance_text, reindex, stimulus_ids, take_rows
 from neurordl.rdms.source import (
     Center,
     Source,
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
 Datasets: TypeAlias = "DatasetBase | Sequence[DatasetBase] | Mapping[str, DatasetBase]"
 Estimator = Literal["diagonal", "shrinkage_eye", "shrinkage_diag", "full"]
 
-PROVENANCE = "provenance"
-_TEXT = 60_000  # an HDF5 attribute holds 64 kB
 _KEPT = 1 << 28  # bytes of the patterns of all runs that are kept rather than read again for each run
 _ALIKE = 0.01  # median correlation distance below which patterns are alike but for their mean
 _IN_CACHE = 1 << 19
@@ -167,7 +164,7 @@ def compute_rdms(
         A .npy file to which the RDMs are written block by block. The returned RDMs are then a memory map of
         this file.
     progress
-        Show a progress bar; by default on a terminal.
+        Show a progress bar; by default on a terminal and in a notebook.
 
     Returns
     -------
@@ -254,15 +251,12 @@ def compute_rdms(
         "precision": precision is not None,
         "balanced": all(source.balanced for source in sources),
     }
-    provenance = json.dumps({**record, "patterns": records}, ensure_ascii=False)
-    if len(provenance.encode()) > _TEXT:
-        provenance = json.dumps({**record, "patterns": f"{len(records)}, too long"})
     from rsatoolbox.rdm.rdms import RDMs
 
     return RDMs(
         vectors,
         dissimilarity_measure=measure.written,
-        descriptors={PROVENANCE: provenance},
+        descriptors={PROVENANCE: provenance_text(record, records)},
         rdm_descriptors=described,
         pattern_descriptors={"stimulus": list(stimuli)},
     )

@@ -1,4 +1,4 @@
-"""Choose RDMs by their descriptors; bring RDMs, patterns, stimuli and tables into one order by id."""
+"""Choose RDMs by their descriptors, merge them, and bring data into one order by stimulus id."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,16 +15,22 @@ import numpy.typing as npt
 import pandas as pd
 
 from neurordl.arrays import Floats, Ints, is_dataset, is_rdms, nan_mean
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import Match, check_ids, match_ids, near_misses, possible_ids
+from neurordl.io import differing
 from neurordl.measures.condensed import pair_number
+from neurordl.measures.dissimilarities import dissimilarity_from_text
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
-from neurordl.validate import brief, check_choice, listed
+from neurordl.validate import brief, check_choice, folded_html, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.data.base import DatasetBase
     from rsatoolbox.rdm.rdms import RDMs
+
+PROVENANCE = "provenance"
+"""Descriptor of RDMs and patterns: how they were made, in JSON."""
+_TEXT = 60_000  # an HDF5 attribute holds 64 kB
 
 AVERAGED = "averaged_subjects"
 """RDM descriptor of a mean over subjects: their names, a list in JSON."""
@@ -115,7 +122,8 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
         if "subject" not in rdms.rdm_descriptors:
             problem = f"the {len(subjects)} RDMs have no descriptor 'subject', so that subjects are unknown"
             advice = f". Or, if they are one subject's, {remedy}" if differing else ""
-            remedy = 'set rdms.rdm_descriptors["subject"] to their list (in the shell --each-a-subject)'
+            remedy = 'set rdms.rdm_descriptors["subject"] to their list (in the shell --each-a-subject'
+            remedy += ", or --subjects-from with a file of their names)"
             raise NeurordlError(f"{problem}; {remedy}{advice}")
         if not differing:
             remedy = "they have the same descriptors: drop the repeats, or add a descriptor such as 'session'"
@@ -128,6 +136,24 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
         problem = f"the RDM of subject {names} has no measured pair (NaN everywhere)"
         raise NeurordlError(f"{problem}; leave it out with subjects=")
     return rdms
+
+
+def rdms_html(rdms: RDMs) -> str:
+    """RDMs in a notebook, which shows them so after ``import neurordl``: how many, and of what."""
+    values = rdms.dissimilarities
+    finite = values[np.isfinite(values)]
+    rows = [["dissimilarity", rdms.dissimilarity_measure or "not known"]]
+    rows.append(["values", f"{finite.min():.4g} to {finite.max():.4g}" if finite.size else "none"])
+    if missing := values.size - finite.size:
+        rows.append(["missing pairs", f"{missing:,} of {values.size:,}"])
+    for owner, named in (("RDM", rdms.rdm_descriptors), ("stimulus", rdms.pattern_descriptors)):
+        for name in sorted(set(named) - {"index"}, key=lambda name: name != "stimulus"):
+            distinct = dict.fromkeys(map(str, named[name]))
+            count = f"{len(distinct):,}: " if len(distinct) > 1 else ""
+            rows.append([f"{name} of each {owner}" if name != owner else "stimuli", count + listed(distinct)])
+    rows += [[name, f"{value!s:.200}"] for name, value in rdms.descriptors.items()]
+    plural = "" if rdms.n_rdm == 1 else "s"
+    return folded_html(f"{rdms.n_rdm:,} RDM{plural} of {rdms.n_cond:,} stimuli", rows)
 
 
 def rdms_by_roi(
@@ -346,6 +372,228 @@ def _average(
         names_of = [list(dict.fromkeys(people[row] for row in rows)) for rows in groups]
         means_of[AVERAGED] = [json.dumps(group, ensure_ascii=False) for group in names_of]
     return means, means_of
+
+
+# merging
+
+
+def merge_rdms(
+    rdms: Mapping[str, RDMs] | Sequence[RDMs], *, missing: Literal["error", "ignore", "nan"] = "error"
+) -> RDMs:
+    """Merge RDMs of several subjects, sessions or ROIs into one object, by stimulus id.
+
+    Parameters
+    ----------
+    rdms
+        RDMs of the same dissimilarity with stimulus ids; the keys of a mapping are their names in messages.
+    missing
+        "error": all RDMs must have the same stimuli, in any order. "ignore": stimuli that some RDMs lack are
+        left out. "nan": all stimuli are kept, and the pairs that an RDM lacks are NaN.
+
+    Returns
+    -------
+    RDMs
+        All RDMs in the order in which they came, as copies; stimuli in the order of the first ones. Their RDM
+        descriptors are those that all have; ``descriptors`` in which they differ become RDM descriptors.
+
+    Warns
+    -----
+    UserWarning
+        Stimuli are left out, pairs become NaN, or descriptors are left out, because some RDMs lack them or
+        they differ.
+
+    Raises
+    ------
+    NeurordlError
+        RDMs are of different dissimilarities or stimuli, some have a subject, ROI or session and others not,
+        two RDMs have the same descriptors, or as `neurordl.align`. The message names them.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> both = nrl.simulate.simulate_subjects(np.eye(4), list("abcd"), n_subjects=2)
+    >>> parts = [nrl.select_rdms(both, subjects=subject) for subject in ("s02", "s01")]
+    >>> nrl.merge_rdms(parts).rdm_descriptors["subject"]
+    ['s02', 's01']
+    """
+    check_choice("missing", missing, ("error", "ignore", "nan"))
+    named = dict(rdms) if isinstance(rdms, Mapping) else {f"RDMs {k}": part for k, part in enumerate(rdms)}
+    if not named:
+        raise NeurordlError("there are no RDMs to merge; give those of one subject or more")
+    ids = dict[str, tuple[str, ...]]()
+    for name, part in named.items():
+        with explain(name, NeurordlError):
+            ids[name] = stimulus_ids(part)
+    _check_measures(named)
+    stimuli = _merged_stimuli(ids, missing)
+    descriptors, described = _merged_descriptors(named)
+    check_distinct(described, [name for name, part in named.items() for _ in range(part.n_rdm)])
+    dtype = np.result_type(*(np.asarray(part.dissimilarities).dtype for part in named.values()))
+    from rsatoolbox.rdm.rdms import RDMs
+
+    return RDMs(
+        np.concatenate([_spread(part, stimuli) for part in named.values()]).astype(dtype, copy=False),
+        dissimilarity_measure=next(iter(named.values())).dissimilarity_measure,
+        descriptors=descriptors,
+        rdm_descriptors=described,
+        pattern_descriptors={"stimulus": list(stimuli), **_merged_properties(named, stimuli)},
+    )
+
+
+def _check_measures(named: Mapping[str, RDMs]) -> None:
+    """Refuse RDMs of different dissimilarities; other settings with which they were made are a notice."""
+    first = next(iter(named))
+    texts = {name: part.dissimilarity_measure for name, part in named.items()}
+    measures = {name: dissimilarity_from_text(text) or text for name, text in texts.items()}
+    if other := next((name for name in named if measures[name] != measures[first]), None):
+        words = [repr(texts[name]) if texts[name] else "unknown" for name in (first, other)]
+        both = f"the dissimilarity in {first} is {words[0]}, and in {other} {words[1]}"
+        remedy = "compute them with one dissimilarity, or name it by measure= where a file does not"
+        raise NeurordlError(f"{both}: they have no common scale; {remedy}")
+    records = {name: _record(part) for name, part in named.items()}
+    for name, record in records.items():
+        if different := differing(_settings(record), _settings(records[first])):
+            notify(f"{name} was computed with other settings than {first}: {', '.join(different)}")
+
+
+def _record(rdms: RDMs) -> dict[str, object]:
+    """The record of how RDMs were computed; an empty one where there is none, or none that can be read."""
+    try:
+        record = json.loads(rdms.descriptors[PROVENANCE])
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _settings(record: Mapping[str, Any]) -> dict[str, object]:
+    """What was chosen, in the record of `compute_rdms`; the rest is of the patterns."""
+    return {name: value for name, value in record.items() if name not in ("patterns", "balanced")}
+
+
+def provenance_text(record: Mapping[str, Any], patterns: Sequence[Any]) -> str:
+    """The descriptor ``provenance`` of RDMs: JSON of settings, and of what is known of their patterns."""
+    text = json.dumps({**record, "patterns": patterns}, ensure_ascii=False)
+    if len(text.encode()) > _TEXT:
+        return json.dumps({**record, "patterns": f"{len(patterns)}, too long"})
+    return text
+
+
+def _merged_stimuli(ids: Mapping[str, tuple[str, ...]], missing: str) -> tuple[str, ...]:
+    """The stimuli of merged RDMs, in the order of their first appearance."""
+    every = tuple(dict.fromkeys(chain.from_iterable(ids.values())))
+    first, *rest = ids
+    if missing == "error":
+        for name in rest:
+            for pair in ((first, name), (name, first)):
+                match_ids(ids[pair[0]], ids[pair[1]], names=pair, missing="error")
+    if missing == "nan":
+        for name, available in ids.items():
+            if len(available) < len(every):
+                lacking = listed((stimulus for stimulus in every if stimulus not in set(available)), 3)
+                counts = f"{name} has {len(available)} of {len(every)} stimuli"
+                notify(f"{counts}; the pairs of the others ({lacking}) are NaN")
+        return every
+    shared = set.intersection(*map(set, ids.values()))
+    if len(shared) < 2:
+        raise NeurordlError(
+            f"{len(shared)} of {len(every)} stimuli are in all of {listed(ids)}; expected two"
+        )
+    if dropped := [stimulus for stimulus in every if stimulus not in shared]:
+        where = f"{len(dropped)} of {len(every)} stimuli are not in all of {listed(ids)}"
+        notify(f"{where} and were left out: {listed(dropped)}")
+    return tuple(stimulus for stimulus in every if stimulus in shared)
+
+
+def _merged_descriptors(named: Mapping[str, RDMs]) -> tuple[dict[str, object], dict[str, list[Any]]]:
+    """What describes all merged RDMs, and each of them."""
+    parts = list(named.values())
+    texts = [{k: json.dumps(v, default=str) for k, v in part.descriptors.items()} for part in parts]
+    same = {k: v for k, v in parts[0].descriptors.items() if all(t.get(k) == texts[0][k] for t in texts)}
+    if all(PROVENANCE in part.descriptors for part in parts) and PROVENANCE not in same:
+        same[PROVENANCE] = _merged_provenance(list(map(_record, parts)))
+    tables: list[dict[str, list[Any]]] = []
+    for part in parts:
+        moved = {k: [v] * part.n_rdm for k, v in part.descriptors.items() if k not in same and np.isscalar(v)}
+        tables.append({**moved, **part.rdm_descriptors})
+        tables[-1].pop("index", None)
+        if any(AVERAGED in other.rdm_descriptors for other in parts):
+            tables[-1].setdefault(AVERAGED, ["[]"] * part.n_rdm)
+    described, dropped = dict[str, list[Any]](), list[str]()
+    for key in dict.fromkeys(chain.from_iterable(tables)):
+        lacking = [name for name, table in zip(named, tables, strict=True) if key not in table]
+        if lacking and key in ("subject", "roi", "session"):
+            having = next(name for name in named if name not in lacking)
+            remedy = f"name the {key} of each when you load them (load_rdms), or merge those that have it"
+            raise NeurordlError(f"the RDMs of {lacking[0]} have no {key}, and those of {having} do; {remedy}")
+        if lacking:
+            dropped.append(key)
+        else:
+            described[key] = [value for table in tables for value in table[key]]
+    if dropped := [key for key in dropped if key != PROVENANCE]:
+        notify(f"{len(dropped)} descriptors are left out, which some RDMs lack: {listed(dropped)}")
+    return same, described
+
+
+def _merged_provenance(records: Sequence[dict[str, object]]) -> str:
+    """One record of RDMs that were computed alike, or the records of all."""
+    if any(_settings(record) != _settings(records[0]) for record in records):
+        return provenance_text({"merged": len(records)}, records)
+    patterns = [record["patterns"] for record in records if "patterns" in record]
+    every = [part for parts in patterns for part in (parts if isinstance(parts, list) else [parts])]
+    balanced = {"balanced": all(record.get("balanced") for record in records)}
+    return provenance_text({**_settings(records[0]), **balanced}, every)
+
+
+def check_distinct(described: Mapping[str, Sequence[Any]], names: Sequence[str]) -> None:
+    """Refuse two RDMs of the same subject, ROI, session and whatever else describes them.
+
+    Parameters
+    ----------
+    described
+        RDM descriptors.
+    names
+        Where each RDM comes from, for the message.
+    """
+    texts = {key: _as_texts(list(values)) for key, values in described.items() if key != "index"}
+    for values, rows in _rows_of(zip(*texts.values(), strict=True) if texts else [()] * len(names)).items():
+        if len(rows) > 1:
+            described_as = " ".join(f"{key} {value}" for key, value in zip(texts, values, strict=True))
+            both = " and ".join(dict.fromkeys(names[row] for row in rows[:2]))
+            problem = f"{len(rows)} RDMs have the same descriptors ({described_as or 'none'}), in {both}"
+            remedy = "name the subject, ROI or session of each when you load them (load_rdms)"
+            raise NeurordlError(f"{problem}; leave one out, or {remedy}")
+
+
+def _merged_properties(named: Mapping[str, RDMs], stimuli: Sequence[str]) -> dict[str, list[Any]]:
+    """Pattern descriptors beside the ids that all RDMs have and that agree."""
+    tables = [part.pattern_descriptors for part in named.values()]
+    properties, dropped = dict[str, list[Any]](), list[str]()
+    for key in dict.fromkeys(chain.from_iterable(tables)):
+        if key in ("index", "stimulus"):
+            continue
+        values = dict[str, object]()
+        pairs = [pair for t in tables for pair in zip(t["stimulus"], t.get(key, ()), strict=key in t)]
+        alike = all(as_text(values.setdefault(as_text(s), value)) == as_text(value) for s, value in pairs)
+        if alike and all(key in table for table in tables):
+            properties[key] = [values[stimulus] for stimulus in stimuli]
+        else:
+            dropped.append(key)
+    if dropped:
+        notify(f"properties of the stimuli are left out, in which RDMs differ: {listed(dropped)}")
+    return properties
+
+
+def _spread(rdms: RDMs, stimuli: Sequence[str]) -> Floats:
+    """Condensed RDMs of these stimuli, in their order; the pairs of stimuli that they lack are NaN."""
+    available, n = set(stimulus_ids(rdms)), len(stimuli)
+    places = np.flatnonzero([stimulus in available for stimulus in stimuli])
+    vectors = reindex(rdms, [stimuli[k] for k in places.tolist()])
+    if len(places) == n:
+        return vectors
+    row, column = (places[index] for index in np.triu_indices(len(places), 1))
+    result = np.full((len(vectors), n * (n - 1) // 2), np.nan)
+    result[:, pair_number(row, column, n)] = vectors
+    return result
 
 
 # alignment

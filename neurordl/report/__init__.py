@@ -1,7 +1,7 @@
 """Reports: what a run, its evaluations, several runs or a study found, as one HTML file to send.
 
 The file needs no other file and no network. It has no absolute path of the machine that wrote it, prints, and
-follows the dark mode of the reader.
+follows the dark mode of the reader. A folder beside it has each figure as PDF and SVG, for papers and slides.
 
 >>> from neurordl.report import write_report
 >>> write_report("study.html", {"labels": run_a, "rdl": run_b})  # doctest: +SKIP
@@ -9,6 +9,7 @@ follows the dark mode of the reader.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ from neurordl.report.content import (
     grid_sections,
     side_by_side,
 )
-from neurordl.report.page import render
+from neurordl.report.page import Section, figure_files, render
 from neurordl.rsa.scores import COLUMNS, Evaluation
 from neurordl.training.run import Run, read_run
 from neurordl.validate import check_choice, check_columns, listed
@@ -49,8 +50,9 @@ def write_report(
     *,
     reference: str | None = None,
     title: str | None = None,
+    figures: bool = True,
 ) -> Path:
-    """Write a report of runs, evaluations and studies as one HTML file.
+    """Write a report of runs, evaluations and studies as one HTML file, and its figures beside it.
 
     Parameters
     ----------
@@ -66,6 +68,9 @@ def write_report(
         condition if there is none of this name.
     title
         Heading of the page; by default the names.
+    figures
+        Write each figure also as PDF and SVG, numbered as on the page, into a folder beside the file:
+        ``report_figures`` for ``report.html``. An earlier folder is replaced. The page does not need it.
 
     Returns
     -------
@@ -76,7 +81,7 @@ def write_report(
     ------
     NeurordlError
         There is nothing to report, the contents are of another type, a table has no condition or no measure,
-        the reference is unknown, or the file cannot be written.
+        the reference is unknown, the folder of the figures holds other files, or nothing can be written.
 
     Examples
     --------
@@ -101,25 +106,44 @@ def write_report(
     grids = [part for part in parts if isinstance(part, Grid)]
     if not contents:
         raise NeurordlError("there is nothing to report: contents= is empty; give a run, or an evaluation")
-    title = title or listed(contents, most=6)
-    io.write_text(path, _page(title, entries, grids))
+    with _damage_named([entry.folder for entry in entries if entry.folder]):
+        sections = _sections(entries, grids)
+    page = render(title or listed(contents, most=6), _lead(entries, grids), sections)
+    with io.atomic_write(path) as aside:
+        aside.write_text(page, encoding="utf-8")
+        if figures:
+            io.write_folder(figures_folder(path), figure_files(sections), (".pdf", ".svg"))
     return Path(path)
 
 
-def _page(title: str, entries: Sequence[Entry], grids: Sequence[Grid]) -> str:
+def figures_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder of the figures of a report."""
+    return Path(path).with_name(f"{Path(path).stem}_figures")
+
+
+def _damage_named(folders: Sequence[Path]) -> contextlib.AbstractContextManager[None]:
+    """Name the folders of records that are not as they were written; errors of objects in memory stay."""
+    remedy = "fit or evaluate again"
+    return io.damage_named(listed(map(str, folders)), remedy) if folders else contextlib.nullcontext()
+
+
+def _sections(entries: Sequence[Entry], grids: Sequence[Grid]) -> list[Section]:
     several = len(entries) > 1
     sections = list(chain.from_iterable(map(grid_sections, grids)))
     sections += [side_by_side(entries)] if several else []
     for entry in entries:
-        sections += entry_sections(entry, several)
-    version = io.versions()["neurordl"]
-    sections.append(citations(entries, grids, version))
+        with _damage_named([entry.folder] if entry.folder else []):
+            sections += entry_sections(entry, several)
+    sections.append(citations(entries, grids, io.versions()["neurordl"]))
+    return [section for section in sections if section.blocks]
+
+
+def _lead(entries: Sequence[Entry], grids: Sequence[Grid]) -> str:
     runs, scores = sum(entry.run is not None for entry in entries), sum(len(x.scores) for x in entries)
     counts = {"run": runs, "evaluation": scores, "study": len(grids)}
     plurals = {"study": "studies"}
     parts = [f"{n} {name if n == 1 else plurals.get(name, name + 's')}" for name, n in counts.items() if n]
-    lead = f"{' and '.join(parts)}. Every number on this page comes from the records and tables."
-    return render(title, lead, [section for section in sections if section.blocks])
+    return f"{' and '.join(parts)}. Every number on this page comes from the records and tables."
 
 
 def _prepared(name: str, content: object, reference: str | None) -> Entry | Grid:
@@ -207,9 +231,9 @@ def _read(path: Path) -> list[tuple[Path, Content]]:
             return [(path, pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ","))]
     if (path / io.RUN_RECORD).is_file():
         scores = [_read_scores(file.parent) for file in sorted(path.glob(f"*/{EVALUATION}"))]
-        return [(path, Entry(path.resolve().name, read_run(path), scores))]
+        return [(path, Entry(path.resolve().name, read_run(path), scores, path))]
     if (path / EVALUATION).is_file():
-        return [(path, Entry(path.resolve().name, None, [_read_scores(path)]))]
+        return [(path, Entry(path.resolve().name, None, [_read_scores(path)], path))]
     if (path / SETTINGS).is_file() and (path / ROWS).is_dir():
         return [(path, _read_grid(path))]
     known = (io.RUN_RECORD, EVALUATION, SETTINGS)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,8 +15,10 @@ import pandas as pd
 from neurordl.experiments import paired_differences
 from neurordl.io import sha256_file, sha256_state
 from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer
+from neurordl.plots.training import transfer_path
 from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
 from neurordl.rsa.inference.infer import mean_interval
+from neurordl.rsa.scores import p_text
 from neurordl.teachers.base import Record
 from neurordl.training.run import BEST, LAST, Run
 from neurordl.validate import listed
@@ -60,11 +63,12 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A run and its evaluations, or only one of the two."""
+    """A run and its evaluations, or only one of the two; and the folder that they were read from."""
 
     name: str
     run: Run | None = None
     scores: Sequence[Scores] = ()
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +105,8 @@ def entry_sections(entry: Entry, several: bool = False) -> Iterator[Section]:
     if run is not None:
         yield Section("Training", list(_training(run)), level)
     for part in scores:
-        pairs = part.settings.get("pairs", "")
-        which = "all pairs" if pairs in ("", "all") else f"{pairs} pairs"
-        yield Section(f"Layers against the noise ceiling: {which}", list(_layers(part)), level)
+        which = f"{part.settings.get('pairs') or 'all'} pairs"
+        yield Section(f"Layers against the noise ceiling: {which}", list(_layers(part, which)), level)
     yield Section("Notices", list(_notices(run, scores)), level)
     records: dict[str, Mapping[str, Any]] = {"run": run.record} if run is not None else {}
     records |= {part.name: part.record for part in scores}
@@ -161,6 +164,9 @@ def _training_sentences(run: Run) -> Iterator[str]:
         yield _loss_sentence(loss)
     if not losses:
         yield "No transfer loss was used: the student learned from labels only."
+    if tested := record.get("test"):
+        known = f", of which {number(tested['trained_on'])} were trained on," if tested["trained_on"] else ""
+        yield f"Of {number(tested['n'])} test images{known} it classified {tested['accuracy']:.1%} correctly."
     counts = {
         "fitted": len(run.fitted_ids),
         "used to choose the epoch": len(run.validation_ids),
@@ -276,6 +282,12 @@ def _training(run: Run) -> Iterator[Block]:
     changes = [f"{name} from {number(first[name])} to {number(last[name])}" for name in terms]
     text = f"Losses by epoch, from epoch {number(first['epoch'])} to {number(last['epoch'])}: "
     yield draw(partial(plot_training, run), "Training curves", f"{text}{'; '.join(changes)}.")
+    if paths := transfer_path(run):
+        ends = [f"{name} from {number(x.iloc[0])} to {number(x.iloc[-1])}" for name, x in _ends(paths)]
+        text = "Task loss of labelled images against the similarity with the teacher, epoch by epoch from "
+        text += "the open mark. Down and to the right, both were learned."
+        title, spoken = "Task loss and similarity by epoch", f"{text} {_capital('; '.join(ends))}."
+        yield draw(partial(plot_transfer, run), title, spoken, text)
     kept = (run.record.get("best") or {}).get("epoch")
     shown = history[history["epoch"].isin([first["epoch"], last["epoch"], kept])]
     rows = [[number(row["epoch"]), *(number(row[name], 4) for name in terms)] for _, row in shown.iterrows()]
@@ -285,7 +297,14 @@ def _training(run: Run) -> Iterator[Block]:
     yield Table("All epochs", list(map(str, history)), every, folded=True)
 
 
-def _layers(scores: Scores) -> Iterator[Block]:
+def _ends(paths: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, pd.Series]]:
+    """The values along the path of task loss and similarities, by name."""
+    yield "task loss", next(iter(paths.values()))["task"]
+    for column, path in paths.items():
+        yield f"similarity ({column})", path["similarity"]
+
+
+def _layers(scores: Scores, which: str) -> Iterator[Block]:
     frame, means = scores.frame, scores.means
     yield Text(f"{scores.record.get('title') or 'Mean similarities of RDMs'}.")
     rois = list(dict.fromkeys(frame["roi"]))
@@ -293,11 +312,11 @@ def _layers(scores: Scores) -> Iterator[Block]:
     text = "Means with their intervals, subjects as dots, and the noise ceiling as a band."
     if len(rois) > _MOST_ROIS:
         text += f" Shown are the first {_MOST_ROIS} of {len(rois)} ROIs."
-    title, spoken = "Layers and the noise ceiling", f"{text} {_spoken(means)}"
+    title, spoken = f"Layers and the noise ceiling, {which}", f"{text} {_spoken(means)}"
     yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
     if len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
         text = "The mean similarity of each layer with each ROI; numbers in brackets are not significant."
-        yield draw(partial(plot_layer_roi, frame), "Layers by ROIs", text)
+        yield draw(partial(plot_layer_roi, frame), f"Layers by ROIs, {which}", text)
     header = ("layer", "ROI", "which", "mean", "95 % interval", "p", "p (FDR)", "noise ceiling", "subjects")
     rows = [
         [
@@ -351,7 +370,7 @@ def _span(low: Any, high: Any) -> str:
 
 
 def _p(value: Any) -> str:
-    return "–" if pd.isna(value) else "<\u00a0.001" if value < 0.001 else f"{value:.3f}"
+    return p_text(value).replace(" ", "\u00a0") or "–"
 
 
 def _notices(run: Run | None, scores: Sequence[Scores]) -> Iterator[Block]:
@@ -373,13 +392,17 @@ def _notices(run: Run | None, scores: Sequence[Scores]) -> Iterator[Block]:
 
 
 def flattened(record: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Names and values of a nested record; long lists are counted."""
+    """Names and values of a nested record; long lists, and values that are all the same, are counted."""
     if isinstance(record, Mapping):
+        values = list(record.values())
+        if len(values) > 2 and all(type(value) is int and value == values[0] for value in values):
+            yield name, f"{values[0]}, each of {len(values)}"
+            return
         for key, value in record.items():
-            yield from flattened(value, f"{name}.{key}" if name else str(key))
+            yield from flattened(value, ".".join(filter(None, [name, str(key)])))
     elif isinstance(record, Sequence) and not isinstance(record, str):
         plain = len(record) <= 20 and not any(isinstance(value, Mapping) for value in record)
-        yield name, ", ".join(map(str, record)) if plain else f"{len(record):,} values"
+        yield name, (", ".join(map(str, record)) or "–") if plain else f"{len(record):,} values"
     else:
         worded = record is None or isinstance(record, bool)
         yield (
@@ -397,7 +420,7 @@ def _settings(run: Run | None, records: Mapping[str, Mapping[str, Any]]) -> Iter
         known = {key: record[key] for key in _LISTED if record.get(key) and key != "match"}
         flat = [row for row in flattened(known) if not row[0].endswith(("ids", ".notices"))]
         rows = [[key.removeprefix("settings."), value] for key, value in flat if "sha256" not in key]
-        yield Table(f"Settings and seeds of the {name}", ("setting", "value"), rows, folded=len(rows) > 30)
+        yield Table(f"Settings and seeds of the {name}", ("setting", "value"), rows, folded=True)
         sums += [[f"{name}: {key}", value] for key, value in flat if "sha256" in key and value != "–"]
     if run is not None:
         paths = [run.out / name for name in (LAST, BEST) if run.out and (run.out / name).is_file()]
@@ -442,6 +465,7 @@ def _summary(run: Run) -> Iterator[tuple[str, str]]:
     for name in ("task", "loss"):
         if name in run.history and len(run.history):
             yield f"{name}, last epoch", number(run.history[name].iloc[-1], 4)
+    yield "test accuracy", number((run.record.get("test") or {}).get("accuracy"), 4)
     yield "epoch kept", number((run.record.get("best") or {}).get("epoch"))
     parts = {name: run.record.get(name) or {} for name in ("settings", "optimizer", "objective", "student")}
     for name, value in flattened(parts):
@@ -508,7 +532,7 @@ def grid_sections(grid: Grid) -> Iterator[Section]:
     for k, (group, frame) in enumerate(grid.groups()):
         part = replace(grid, frame=frame)
         title = f"Conditions side by side{f': {group}' if group else ''}"
-        figures = list(_grid_figures(part)) if k < _MOST_GROUPS else []
+        figures = list(_grid_figures(part, group)) if k < _MOST_GROUPS else []
         yield Section(title, [*figures, *_grid_tables(part)])
     if rows := [list(row) for row in flattened(grid.settings)]:
         yield Section("Settings of the study", [Table("As recorded", ("setting", "value"), rows)])
@@ -543,13 +567,13 @@ def _mean(values: pd.Series) -> str:
     return f"{number(mean)} ({_span(low, high)}{lacking})" if n else "undefined"
 
 
-def _grid_figures(grid: Grid) -> Iterator[Figure]:
-    frame, reference = grid.frame, grid.reference
+def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
+    frame, reference, of = grid.frame, grid.reference, f" ({group})" if group else ""
     if set(_SCORED) <= set(frame) and frame[list(_SCORED)].notna().any(axis=None):
         means = frame.groupby("condition", sort=False)[list(_SCORED)].mean()
         spoken = "; ".join(f"{name} {number(x)} and {number(y)}" for name, y, x in means.itertuples())
         text = f"Accuracy on test images against similarity with the teacher on held-out stimuli. {spoken}."
-        yield draw(partial(plot_transfer, frame, reference=reference), "Accuracy and similarity", text)
+        yield draw(partial(plot_transfer, frame, reference=reference), f"Accuracy and similarity{of}", text)
     if frame["condition"].nunique() < 2 or not grid.keys:
         return
     for measure in grid.measures[:_MOST_MEASURES]:
@@ -560,7 +584,7 @@ def _grid_figures(grid: Grid) -> Iterator[Figure]:
         spoken = "; ".join(f"{row.condition} {number(row.difference)}" for row in rows)
         text = f"Differences of {measure} from {reference}, paired by {', '.join(grid.keys)}. {spoken}."
         plot = partial(plot_paired, frame, value=measure, reference=reference, pair=grid.keys)
-        yield draw(plot, f"Paired differences: {measure}", text)
+        yield draw(plot, f"Paired differences of {measure}{of}", text)
 
 
 def citations(entries: Sequence[Entry], grids: Sequence[Grid], version: str) -> Section:

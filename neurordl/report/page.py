@@ -1,29 +1,25 @@
-"""The page of a report: its parts, figures as SVG with a text alternative, and the HTML without paths."""
+"""The page of a report: its parts, figures with a text alternative, and the HTML without paths."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from io import StringIO
-from itertools import count
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from io import BytesIO
 
 import matplotlib.pyplot as plt
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 
+from neurordl.validate import without_paths
+
 MOST_ROWS = 500
 _MOST_IDS = 2000
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "neurordl", "text.parse_math": False}
+_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "neurordl", "text.parse_math": False, "pdf.fonttype": 42}
 _STYLE["font.sans-serif"] = ["DejaVu Sans", "Verdana", "sans-serif"]
-# A folder at the beginning of a path: of Linux, macOS or Windows, of a home (~) or a URL of a file.
-_FOLDERS = re.compile(
-    r"(?<![\w.:/\\<])(?:file://|[A-Za-z]:|~[\w.-]*)?[/\\](?:[^/\\\s'\"<>|,;:()]+[/\\])*(?=[^\s/\\])"
-)
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, and what stands below it."""
+    """A figure as SVG and as PDF, and what stands below it."""
 
+    title: str
     svg: Markup
+    pdf: bytes
     caption: str
     block = "figure"
 
@@ -101,49 +99,46 @@ def number(value: object, digits: int = 3) -> str:
     return f"{real:.{digits}f}".replace("-", "−") if 0.001 <= abs(real) < 1e5 else f"{real:.2g}"
 
 
-def without_paths(text: str) -> str:
-    """Text in which absolute paths are cut to the names of their files or folders.
-
-    Examples
-    --------
-    >>> without_paths("read from /data/study/it.h5, which holds 3 RDMs")
-    'read from it.h5, which holds 3 RDMs'
-    """
-    for folder in (Path.cwd(), Path.home()):  # also with blanks in them
-        if len(folder.parts) > 1:
-            text = text.replace(f"{folder}/", "").replace(
-                str(folder), folder.name if folder != Path.home() else "~"
-            )
-    if "\n" not in text and (PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()):
-        return PureWindowsPath(text).name or text
-    return _FOLDERS.sub("", text)
-
-
 def draw(plot: Callable[[], Axes], title: str, description: str, caption: str = "") -> Figure:
-    """Draw a figure of the package as SVG, whose title and description screen readers read."""
-    content = StringIO()
+    """Draw a figure of the package; screen readers read the title and the description of its SVG."""
+    nothing = {"svg": ("Creator", "Date", "Format", "Type"), "pdf": ("Creator", "Producer", "CreationDate")}
+    contents = {name: BytesIO() for name in nothing}
     with plt.style.context("default"), plt.rc_context(_STYLE):  # type: ignore[arg-type]
         figure = plot().get_figure(root=True)
         assert figure is not None
         try:
-            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-            figure.savefig(content, format="svg", transparent=True, bbox_inches="tight", metadata=nothing)
+            for name, content in contents.items():
+                data = dict.fromkeys(nothing[name])
+                figure.savefig(content, format=name, transparent=True, bbox_inches="tight", metadata=data)
         finally:
             plt.close(figure)
-    svg = content.getvalue()
+    svg = contents["svg"].getvalue().decode()
     svg = svg[svg.index("<svg") :]
     words = f'<title id="title">{escape(title)}</title><desc id="desc">{escape(description)}</desc>'
     head = '<svg role="img" aria-labelledby="title desc" '
-    return Figure(Markup(svg.replace("<svg ", head, 1).replace(">", f">{words}", 1)), caption or description)
+    svg = svg.replace("<svg ", head, 1).replace(">", f">{words}", 1)
+    return Figure(title, Markup(svg), contents["pdf"].getvalue(), caption or description)
+
+
+def figure_files(sections: Sequence[Section]) -> Mapping[str, bytes]:
+    """The figures by the name of their files, such as "figure-02-training-curves.pdf", numbered as shown."""
+    files, above = dict[str, bytes](), ""
+    for section in sections:
+        above = section.title if section.level == 2 else above
+        for figure in (part for part in section.blocks if isinstance(part, Figure)):
+            number, prefix = len(files) // 2 + 1, above if section.level > 2 else ""
+            words = without_paths(f"figure {number:02d} {prefix} {figure.title}")
+            name = re.sub(r"[^\w.]+", "-", words).strip("-.")[:100].lower()
+            files |= {f"{name}.pdf": figure.pdf, f"{name}.svg": figure.svg.encode()}
+    return files
 
 
 def render(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The page as one HTML file, which needs no other."""
-    numbers = count(1)
 
-    def numbered(svg: Markup) -> Markup:
+    def numbered(svg: Markup, number: int) -> Markup:
         """Ids that no other figure of the page has."""
-        prefix = f"f{next(numbers)}-"
+        prefix = f"f{number}-"
         text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", str(svg))
         return Markup(text.replace('"title desc"', f'"{prefix}title {prefix}desc"', 1))
 

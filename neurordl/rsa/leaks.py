@@ -116,6 +116,16 @@ def _met(
     return {stimulus: met[stimulus] for stimulus in stimuli.ids if stimulus in met}, int(identical.sum())
 
 
+def count_identical(images: StimulusSet, shown: Iterable[Exposure]) -> int:
+    """Count the images that are among shown ones, pixel by pixel."""
+    identical = np.zeros(len(images), dtype=bool)
+    for part in shown:
+        if part["images"] is not None and part["ids"]:
+            known = decoded(part["images"], len(part["ids"]))
+            identical |= find_copies(images.fingerprints, known).identical
+    return int(identical.sum())
+
+
 def check_exposures(exposures: Sequence[Exposure]) -> None:
     """Raise any error of a record that is not as it was written."""
     for exposure in exposures:

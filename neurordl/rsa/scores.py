@@ -24,7 +24,7 @@ from neurordl.rsa.ceilings import agreement, chance_note
 from neurordl.rsa.compare import repeated_subjects, why_undefined
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference, correct, infer_study, mean_interval, p_values
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
-from neurordl.validate import check_choice, listed
+from neurordl.validate import check_choice, folded_html, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.inference import Result
@@ -50,6 +50,20 @@ _PRINTED = (
     *("layer", "roi", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"),
     *("ceiling_lower", "ceiling_upper", "n_subjects", "fitted"),
 )
+
+
+_P_VALUES = ("p", "p_fdr")
+
+
+def p_text(p: float) -> str:
+    """A p-value with three decimals; "< .001" below, and nothing where it is undefined.
+
+    Examples
+    --------
+    >>> p_text(0.0004), p_text(0.0321)
+    ('< .001', '0.032')
+    """
+    return "" if np.isnan(p) else "< .001" if p < 0.001 else f"{p:.3f}"
 
 
 @dataclass(frozen=True)
@@ -296,7 +310,8 @@ class Evaluation:
         Table with a row for each layer, ROI and subject, and for the mean over subjects (subject "mean").
         Its columns are:
 
-        - ``layer``, ``roi``, ``subject``, ``comparison``: what was compared, and how.
+        - ``layer``, ``roi``, ``subject``, ``comparison``: what was compared, and how. For model RDMs, the
+          layer is the name of the model: tables of networks and of models have the same columns.
         - ``score``: the similarity of the RDMs of layer and subject, or its mean.
         - ``ci_low``, ``ci_high``: 95 % interval of a mean. It is symmetric, and may reach beyond -1 or 1 of
           few subjects; a note counts such intervals. They are not cut, which would hide how little is known.
@@ -409,7 +424,7 @@ class Evaluation:
         parts = {"settings": self.settings, "match": match, "versions": versions()}
         return {**parts, "title": self.title, "notes": self.notes}
 
-    def to_html(self, path: str | os.PathLike[str], title: str = "Evaluation") -> Path:
+    def to_html(self, path: str | os.PathLike[str], title: str = "Evaluation", figures: bool = True) -> Path:
         """Write a report of the evaluation as one HTML file; see `neurordl.report.write_report`.
 
         Parameters
@@ -418,6 +433,8 @@ class Evaluation:
             The file to write, named ``.html``.
         title
             Heading of the page.
+        figures
+            Write the figures also as PDF and SVG, into a folder beside the file.
 
         Returns
         -------
@@ -431,7 +448,7 @@ class Evaluation:
         """
         from neurordl.report import write_report
 
-        return write_report(path, {title: self})
+        return write_report(path, {title: self}, figures=figures)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the evaluation into a folder.
@@ -599,9 +616,22 @@ class Evaluation:
 
     def __str__(self) -> str:
         means = self.frame[self.frame["subject"].isin(["mean", "group"])]
-        table = means[list(_PRINTED)].to_string(index=False, float_format="{:.3f}".format, na_rep="")
+        table = means[list(_PRINTED)].to_string(
+            index=False,
+            float_format="{:.3f}".format,
+            na_rep="",
+            formatters=dict.fromkeys(_P_VALUES, p_text),
+        )
         return "\n".join([self.title, str(self.match), "", table, *self.notes])
 
     def _repr_html_(self) -> str:
-        means = self.frame[self.frame["subject"] == "mean"]
-        return str(means.to_html(index=False, float_format="{:.3f}".format))
+        means = self.frame[self.frame["subject"].isin(["mean", "group"])]
+        shown = [name for name in _PRINTED if means[name].notna().any() and not (means[name] == "").all()]
+        rows = [
+            [
+                p_text(value) if name in _P_VALUES else f"{value:.3f}" if isinstance(value, float) else value
+                for name, value in zip(shown, row, strict=True)
+            ]
+            for row in means[shown].itertuples(index=False)
+        ]
+        return folded_html(f"Evaluation: {self.title}", rows, shown, self.notes)

@@ -30,11 +30,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, R
 from neurordl.arrays import nan_mean
 from neurordl.errors import NeurordlError, collect_notices, explain, notices, notify
 from neurordl.ids import natural_key
-from neurordl.io import check_run_folder, sha256_array, versions
+from neurordl.io import RUN_RECORD, check_run_folder, sha256_array, versions, write_json
 from neurordl.measures.comparisons import few_pairs
 from neurordl.patterns.network import explain_unfit, frozen_eval, unwrapped
-from neurordl.rsa.leaks import check_exposures
-from neurordl.stimuli import StimulusSet
+from neurordl.rsa.leaks import check_exposures, count_identical
+from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
@@ -43,6 +43,7 @@ from neurordl.training.objective import (
     BatchNorm,
     Objective,
     Processes,
+    accuracy,
     class_scores,
     first_rows,
     has_batchnorm,
@@ -64,6 +65,7 @@ _AT_ONCE = 256  # validation images in a pass
 _FITTED = "fitted_before"  # attribute of a loss whose parameters were trained
 _ADDED_AT_ONCE = 64  # steps whose terms are added up together
 _REFRESH = 0.1  # seconds between two states of the progress bar
+_LINES = 50  # of progress, at most, in a log
 Scheduler = Callable[[Optimizer, int], LRScheduler] | Literal["cosine", "constant"]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -173,7 +175,7 @@ class Execution:
     checkpoint_every : int, optional
         Steps between checkpoints. One is always written at the end of each epoch.
     progress : bool
-        Show a progress bar with the terms of the loss.
+        Show a progress bar with the terms of the loss; in a log or a notebook, at most 50 lines.
 
     Examples
     --------
@@ -561,6 +563,53 @@ def _describe_images(images: object) -> Record:
     }
 
 
+def record_accuracy(run: Run, test: StimulusSet) -> float:
+    """Accuracy on test images, which the record of the run then holds, and ``run.json`` in its folder.
+
+    Parameters
+    ----------
+    run : Run
+        A run of `fit`.
+    test : StimulusSet with labels
+        Test images, prepared like the labelled ones. Names of classes are matched as in `accuracy`. Images
+        that were trained on (identical pixels) are counted in a notice and in the record.
+
+    Returns
+    -------
+    float
+        A share from 0 to 1.
+
+    Raises
+    ------
+    NeurordlError
+        As `accuracy`, or the images are prepared otherwise than those of the run.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> digits, quiet = nrl.datasets.load_digits(), nrl.Execution(progress=False)
+    >>> labelled, test = digits.split(held_out=0.5, seed=0, stratify="label")
+    >>> student = nrl.students.small_cnn(in_channels=1)
+    >>> run = nrl.fit(student, nrl.Objective(), labelled, epochs=1, execution=quiet)
+    >>> nrl.record_accuracy(run, test) == run.record["test"]["accuracy"] == nrl.accuracy(run, test)
+    True
+    """
+    before = (run.record.get("labelled") or {}).get("preprocessing")
+    if before is not None and Preprocessing.from_dict(before) != test.preprocessing:
+        both = f"({test.preprocessing}) than the labelled ones ({before})"
+        raise NeurordlError(f"test: the images are prepared otherwise {both}; prepare them alike")
+    copies = count_identical(test, run.trained_on[0]["labelled"])
+    if copies:
+        text = f"test: {copies} of the {len(test)} test images were trained on (identical pixels)"
+        notify(f"{text}; leave them out, or the accuracy is not that of new images")
+    share = accuracy(run, test)
+    images = {**_describe_images(test), "trained_on": copies}
+    run.record["test"] = json.loads(json.dumps({"accuracy": share, **images}))
+    if run.out is not None:
+        write_json(run.out / RUN_RECORD, run.record)
+    return share
+
+
 @contextmanager
 def _reproducible(deterministic: bool) -> Iterator[None]:
     """Deterministic algorithms if wanted; the caller's random state and setting are restored."""
@@ -758,7 +807,8 @@ class Trainer:
                         self._check_finite()
                         self._save()
                 self._end_epoch(epoch + 1)
-                if lines:
+                last = epoch + 1 == self.epochs
+                if lines and (last or (epoch + 1) % math.ceil(self.epochs / _LINES) == 0):
                     row = {name: state.history[-1][name] for name in self.terms}
                     text = f"epoch {epoch + 1}/{self.epochs}  {_shown(row, 4)}"
                     print(text, file=sys.stderr, flush=True)

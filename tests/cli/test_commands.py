@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from rsatoolbox.rdm import RDMs
 
+import neurordl as nrl
 from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms, select_rdms
 from neurordl.io import sha256_state
 
@@ -115,6 +116,22 @@ def test_train_then_compare(shell: Any, data: dict[str, Path], tmp_path: Path) -
     pd.testing.assert_series_equal(got, expected, rtol=1e-6)
     assert f"{expected['mean']:.3f}" in told
     assert "scores.png" in told
+
+
+def test_train_takes_names_from_a_file_and_a_diagonal(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    brain = select_rdms(load_rdms(data["brain.h5"]), roi="IT", average="session")
+    squares = brain.get_matrices()
+    squares[:, range(M), range(M)] = 0.3
+    np.savez(tmp_path / "brain.npz", D=squares, ids=np.array(brain.pattern_descriptors["stimulus"]))
+    (tmp_path / "names.txt").write_text("ann\nben\ncarl\n")
+    changes = {"rdms": tmp_path / "brain.npz", "roi": None, "average": None, "subjects": "ann,carl"}
+    names = ("--subjects-from", tmp_path / "names.txt", "--diagonal", "ignore", "--measure", "correlation")
+    code, told, errors = shell(*train_arguments(data, tmp_path / "run", **changes), *names)
+    assert code == 0, errors
+    assert load_run(tmp_path / "run").fitted_subjects == ("ann", "carl")
+    assert f"--subjects-from {tmp_path / 'names.txt'} --measure correlation --diagonal ignore" in told
 
 
 def test_config_file(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
@@ -650,3 +667,173 @@ def test_record_and_evaluation_are_json(shell: Any, data: dict[str, Path], tmp_p
     averaged = select_rdms(load_rdms(data["brain.h5"]), average="session")
     teacher = RDMTeacher(averaged, roi="IT", subjects=["p0", "p2"])
     assert record["objective"]["losses"]["rdm:conv3"]["teacher"]["sha256"] == teacher.sha256
+
+
+def network_arguments(data: dict[str, Path], out: Path, *more: object) -> list[object]:
+    return [
+        *(
+            "train",
+            "--labelled",
+            data["labelled.csv"],
+            "--stimuli",
+            data["stimuli"],
+            "--teacher",
+            "small_cnn",
+        ),
+        *("--epochs", 1, "--batches-labelled", 8, "--out", out, *more),
+    ]
+
+
+LOSSES = {
+    "rdm": nrl.RDMLoss,
+    "soft_targets": nrl.SoftTargetLoss,
+    "decoupled": nrl.DecoupledLoss,
+    "hint": nrl.HintLoss,
+    "attention": nrl.AttentionLoss,
+    "contrastive": nrl.ContrastiveLoss,
+    "angle": nrl.AngleLoss,
+    "similarity": nrl.SimilarityPreservingLoss,
+    "congruence": nrl.CorrelationCongruenceLoss,
+    "probabilities": nrl.ProbabilisticTransferLoss,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_network_teaches_by_each_loss(name: str, shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """Student, teacher and losses are those of the same calls in Python, with Python's defaults."""
+    pd.DataFrame({"id": [f"stimuli_{k}" for k in range(M)], "label": [k % 3 for k in range(M)]}).to_csv(
+        tmp_path / "kinds.csv", index=False
+    )
+    pairs = {"conv1": "conv2", "conv3": "conv3"}
+    chosen = () if name in ("soft_targets", "decoupled") else ("--layers", "conv1:conv2,conv3")
+    more = ("--loss", name, *chosen, "--weight", 0.5, "--seed", 3, "--stimuli-labels", tmp_path / "kinds.csv")
+    code, printed, errors = shell(*network_arguments(data, tmp_path / "run", *more))
+    assert code == 0, errors
+    assert "note: no checkpoint was given: small_cnn has random weights" in printed
+
+    labelled = StimulusSet.from_table(data["labelled.csv"])
+    stimuli = StimulusSet.from_folder(data["stimuli"], labels=tmp_path / "kinds.csv").split(0.25, 3)[0]
+    torch.manual_seed(3)
+    network = nrl.students.small_cnn(num_classes=3)
+    teacher = nrl.NetworkTeacher(network, list(pairs.values()) if chosen else "")
+    torch.manual_seed(3)
+    student = nrl.students.small_cnn(num_classes=3)
+    settings = {"weight": 0.5, **({"ids": stimuli.ids} if name == "contrastive" else {})}
+    if chosen:
+        losses = [LOSSES[name](teacher[theirs], layer, **settings) for layer, theirs in pairs.items()]
+    else:
+        losses = [LOSSES[name](teacher, **settings)]
+    quiet = nrl.Execution(progress=False)
+    batches = nrl.Batches(labelled=8)
+    run = nrl.fit(
+        student, nrl.Objective(losses), labelled, stimuli, 1, seed=3, batches=batches, execution=quiet
+    )
+    written = load_run(tmp_path / "run")
+    for key, value in written.student.state_dict().items():
+        torch.testing.assert_close(value, run.student.state_dict()[key], rtol=0, atol=0)
+    assert json.dumps(written.record["objective"]) == json.dumps(run.record["objective"])
+
+
+def test_a_run_teaches_and_so_do_rdms(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """A run's folder is a teacher, with the preparation of its images; RDMs and a network teach together."""
+    arguments = train_arguments(data, tmp_path / "large", size=12, epochs=1)
+    assert shell(*arguments)[0] == 0
+    more = ("--teacher", tmp_path / "large", "--layers", "conv2", "--layer", "conv3", "--permuted")
+    code, _, errors = shell(*train_arguments(data, tmp_path / "small", epochs=1), *more)
+    assert code == 0, errors
+    run = load_run(tmp_path / "small")
+    rdms, network = (loss["teacher"] for loss in run.record["objective"]["losses"].values())
+    assert list(run.record["objective"]["losses"]) == ["rdm:conv3#1", "rdm:conv3#2"]
+    assert rdms["control"] == network["control"]  # stimuli are exchanged alike
+    assert (network["cached"], network["layer"]) == (True, "conv2")
+    assert network["sha256"] == sha256_state(load_run(tmp_path / "large").student.state_dict())
+    assert set(run.trained_on[1]["subjects"]) == {"p0", "p2"}  # those whom the teacher met
+    code, _, errors = shell(*network_arguments(data, tmp_path / "x", "--teacher-size", 16))
+    assert code == 0, errors
+    assert load_run(tmp_path / "x").record["objective"]["losses"]["rdm:conv3"]["teacher"]["cached"]
+
+
+def test_a_network_teaches_on_the_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    for control in ((), ("--permuted",)):
+        code, printed, errors = shell(
+            *("train", "--labelled", data["labelled.csv"], "--teacher", "small_cnn", "--epochs", 1, *control),
+            *("--loss", "soft_targets", "--out", tmp_path / f"run{len(control)}"),
+        )
+        assert code == 0, errors
+        assert f"Next: neurordl report {tmp_path / 'run'}" in printed
+        run = load_run(tmp_path / f"run{len(control)}")
+        assert run.record["stimuli"]["fitted"] == [f"i{k}" for k in range(24)]
+        assert (run.record["objective"]["losses"]["soft_targets"]["teacher"]["control"] is None) == (
+            not control
+        )
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (("--loss", "mse"), "--loss='mse': expected one of 'angle', 'attention'"),
+        (("--loss", "hint", "--comparison", "mse"), "--comparison is not an option of --loss hint"),
+        (
+            ("--loss", "soft_targets", "--layers", "conv2"),
+            "--layers: the loss soft_targets reads the outputs",
+        ),
+        (("--layers", "conv1:conv9"), "no layer 'conv9'"),
+        (("--roi", "IT"), "--roi needs --rdms; leave it out, or pass --rdms too"),
+        (("--loss", "decoupled"), "have no labels"),
+        (("--teacher", "nowhere:net"), "nowhere:net cannot be imported"),
+    ],
+)
+def test_wrong_options_of_a_network(
+    more: tuple[str, ...], message: str, shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    code, _, errors = shell(*network_arguments(data, tmp_path / "run", *more))
+    assert code == 1
+    assert message in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_teaches_must_be_named(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    rdms, labelled = data["brain.h5"], ("--labelled", data["labelled.csv"])
+    for more, message in (
+        ((), "nothing teaches the student: pass --rdms FILE, --teacher NETWORK, or both"),
+        (("--rdms", rdms), "RDMs are of stimuli: pass --stimuli FOLDER"),
+        (("--rdms", rdms, "--stimuli", data["stimuli"], "--loss", "hint"), "pass --teacher NETWORK"),
+        (("--rdms", rdms, "--teacher-size", 32), "--teacher-size needs --teacher"),
+    ):
+        code, _, errors = shell("train", *labelled, "--out", tmp_path / "x", *more)
+        assert code == 1
+        assert message in errors
+    code, _, errors = shell("train", *labelled, "--out", tmp_path / "x", "--pretrained")
+    assert code == 2
+    assert "--pretrained needs --teacher, too" in errors
+
+
+def test_test_accuracy_is_recorded(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """Names of classes are matched, whatever their order and number; images of training are counted."""
+    table = pd.read_csv(data["labelled.csv"], dtype=str)
+    table["label"] = [["bird", "cat", "dog"][k % 3] for k in range(24)]
+    table.to_csv(data["labelled.csv"], index=False)
+    rest = table[table["label"] != "bird"].iloc[::-1]
+    rest.to_csv(tmp_path / "test.csv", index=False)
+    out = tmp_path / "run"
+    code, printed, errors = shell(*train_arguments(data, out, test=tmp_path / "test.csv", size=12))
+    assert code == 0, errors
+    run, test = load_run(out), StimulusSet.from_table(tmp_path / "test.csv", size=12)
+    recorded = run.record["test"]
+    assert recorded["accuracy"] == nrl.accuracy(run, test)
+    assert test.classes == ("cat", "dog")
+    assert f"test accuracy {recorded['accuracy']:.4f}" in printed
+    assert (recorded["n"], recorded["trained_on"], recorded["classes"]) == (16, 16, ["cat", "dog"])
+    assert "note: test: 16 of the 16 test images were trained on (identical pixels)" in errors
+    labels = [0, 1] * 8
+    for part, message in (
+        (rest.assign(label="fish"), "was not trained on 'fish'"),
+        (rest.assign(label=labels), "names in one of both and numbers in the other"),
+        (rest.drop(columns="label"), "no column 'label'"),
+    ):
+        part.to_csv(tmp_path / "test.csv", index=False)
+        more = () if "fish" not in message else ("--resume",)
+        path = out if more else tmp_path / "x"
+        code, _, errors = shell(*train_arguments(data, path, test=tmp_path / "test.csv", size=12), *more)
+        assert code == 1
+        assert message in errors

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import neurordl as nrl
+from neurordl.patterns import fmri
+from neurordl.patterns.fmri import read_patterns
+from neurordl.rdms import odd_even_reliability
+from neurordl.rdms.selection import reindex
+from tests import docs_files
 
 STUDY = Path(__file__).parents[2] / "data" / "simulated_fmri" / "study"
 FUNC = STUDY / "sub-01" / "func"
@@ -80,7 +89,6 @@ def test_an_atlas_single_trials_and_options(shell: Any, tmp_path: Path) -> None:
 
 def test_betas_and_names_that_do_not_say_whose(shell: Any, tmp_path: Path) -> None:
     import nibabel as nib
-    import pandas as pd
 
     rng = np.random.default_rng(0)
     betas = rng.standard_normal((3, 3, 3, 6))
@@ -157,7 +165,6 @@ def test_notices_come_with_an_error_too(shell: Any, tmp_path: Path) -> None:
 
 
 def test_stimuli_that_runs_lack(shell: Any, tmp_path: Path) -> None:
-    import pandas as pd
 
     tables = []
     for k, events in enumerate(files("_events.tsv")):
@@ -251,3 +258,251 @@ def test_options_from_a_file(shell: Any, tmp_path: Path) -> None:
     code, _, errors = shell("rdm", *files("_bold.nii.gz"), "--config", config, "--out", tmp_path / "b.h5")
     assert code == 2
     assert "unknown dissimilarities" in errors
+
+
+# a folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Three people as fMRIPrep writes them, below a data set with their events; a fourth has another task."""
+    scan = nrl.simulate.Scan(shape=(4, 3, 2), runs=4, repeats=1)
+    geometry = {"IT": np.eye(5), "EVC": np.eye(5)[::-1] * 2}
+    made = nrl.simulate.simulate_fmri(tmp_path / "study", geometry, list("abcde"), 3, scan=scan, snr=2.0)
+    prepared = made / "derivatives" / "fmriprep"
+    for bold in sorted(made.glob("sub-*/func/*_bold.nii.gz")):
+        target = prepared / bold.relative_to(made)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        bold.rename(target.with_name(bold.name.replace("_bold", "_space-MNI_desc-preproc_bold")))
+    (prepared / "sub-04" / "func").mkdir(parents=True)
+    return made
+
+
+def of_folder(study: Path, *options: object) -> tuple[object, ...]:
+    atlas = ("--mask", study / "atlas.nii.gz", "--labels", study / "atlas.tsv")
+    return ("rdm", study, "--task", "sim", "--space", "MNI", *atlas, *options)
+
+
+def in_python(study: Path, noise: str | None = None, **options: Any) -> Any:
+    regions = nrl.Regions(study / "atlas.nii.gz", labels=study / "atlas.tsv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        patterns, left = nrl.read_bids(study, "sim", "MNI", regions, residuals=True, **options)
+        return nrl.compute_rdms(patterns, "crossnobis", noise=noise and nrl.Noise(noise, left))
+
+
+def test_a_folder_gives_what_python_gives(shell: Any, study: Path, tmp_path: Path) -> None:
+    events = study / "sub-02" / "func" / "sub-02_task-sim_run-01_events.tsv"
+    for path in sorted(events.parent.glob("*_events.tsv")):  # sub-02 never saw a
+        path.write_text("".join(line for line in path.open() if not line.endswith("\ta\n")))
+    out = tmp_path / "all.h5"
+    options = ("--noise", "diagonal", "--leave-out", "b", "--out", out)
+    code, told, errors = shell(*of_folder(study, *options))
+    assert code == 0, errors
+    own, written = in_python(study, "diagonal", leave_out="b"), nrl.load_rdms(out)
+    np.testing.assert_array_equal(written.dissimilarities, own.dissimilarities)
+    for name in ("rdm_descriptors", "pattern_descriptors"):
+        of_both = [{k: list(v) for k, v in getattr(rdms, name).items()} for rdms in (written, own)]
+        assert of_both[0] == of_both[1]
+    assert written.descriptors == own.descriptors
+    assert "1 of 4 subjects in" in errors
+    assert "are left out: sub-04" in errors
+    assert re.search(r"sub-02 has 3 of 4 stimuli; the pairs of the others \(a\) are NaN", errors)
+    with pytest.warns(UserWarning, match="holds derivatives"):
+        patterns, left = nrl.read_bids(
+            study, "sim", "MNI", study / "IT.nii.gz", subjects="01", leave_out="b", residuals=True
+        )
+    r = odd_even_reliability(patterns["sub-01"], "crossnobis", noise=nrl.Noise("diagonal", left["sub-01"]))
+    assert re.search(rf"sub-01 +4 +16 +4 +24 +0 +0 +0 +{r[0]:.3f} ", told)
+    assert told.rstrip().endswith("all.h5 holds 6 RDMs of 3 subjects and 4 stimuli")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.h5", "study"]
+
+
+def test_a_folder_is_resumed(shell: Any, study: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    out, parts = tmp_path / "all.h5", tmp_path / "all.h5.parts"
+    events = study / "sub-03" / "func" / "sub-03_task-sim_run-02_events.tsv"
+    whole = events.read_text()
+    events.write_text("onset\n1\n")
+    code, _, errors = shell(*of_folder(study, "--out", out))
+    assert code == 1
+    assert "sub-03_task-sim_run-02_events.tsv" in errors.splitlines()[-1]
+    assert not out.exists()
+    assert {path.name for path in parts.glob("*.h5")} == {"sub-01.h5", "sub-02.h5"}
+    events.write_text(whole)
+    code, _, errors = shell(*of_folder(study, "--out", out, "--model", "average"))
+    assert code == 1
+    assert re.search(
+        r"all.h5.parts .* other settings, which differ in model \(glm before, average now\)", errors
+    )
+    image = next((study / "derivatives").rglob("sub-02*run-01*_bold.nii.gz"))
+    os.utime(image, ns=(0, 0))  # another file, so that this subject is computed again
+    read = []
+    monkeypatch.setattr(
+        fmri, "read_patterns", lambda files, *a, **k: read.append(files) or read_patterns(files, *a, **k)
+    )
+    code, told, errors = shell(*of_folder(study, "--out", out))
+    assert code == 0, errors
+    assert [files[0].name[:6] for files in read] == ["sub-02", "sub-03"]
+    assert "1 of 3 subjects had been computed before" in told
+    assert not parts.exists()
+    np.testing.assert_array_equal(nrl.load_rdms(out).dissimilarities, in_python(study).dissimilarities)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((STUDY, "--mask", STUDY / "IT.nii.gz"), "is a folder: --task NAME says which"),
+        ((STUDY, FUNC, "--task", "sim"), "expected one folder, or images alone"),
+        ((STUDY, "--task", "sim"), "there is no brain mask"),
+        ((STUDY, "--task", "sim", "--subject", "x"), "subject= is for images, and"),
+        ((STUDY, "--task", "sim", "--table", STUDY / "atlas.tsv"), "table= is for images, and"),
+        ((STUDY, "--task", "rest"), "has no image sub-*"),
+        ((*files("_bold.nii.gz"), "--task", "sim"), "task= is for a folder, and these are images"),
+        ((STUDY, "--task", "sim", "--detrend"), "detrend= is of --model average, not of glm"),
+    ],
+)
+def test_what_a_folder_does_not_take(shell: Any, tmp_path: Path, arguments: Any, message: str) -> None:
+    code, _, errors = shell("rdm", *arguments, "--out", tmp_path / "x.h5")
+    assert code == 1
+    assert message in errors
+    assert not (tmp_path / "x.h5").exists()
+
+
+def test_masks_of_each_subject(shell: Any, study: Path, tmp_path: Path) -> None:
+    for subject in ("sub-01", "sub-02", "sub-03"):
+        (study / f"{subject}_it.nii.gz").write_bytes((study / "IT.nii.gz").read_bytes())
+    code, _, errors = shell(
+        *("rdm", study / "derivatives" / "fmriprep", "--task", "sim", "--space", "MNI", "--rois", "IT"),
+        *("--mask", study / "{subject}_it.nii.gz", "--subjects", "3,1", "--out", tmp_path / "it.h5"),
+    )
+    assert code == 1  # names are as in the folder
+    assert "subjects='3': expected one of '01', '02', '03'" in errors
+    code, _, errors = shell(
+        *("rdm", study / "derivatives" / "fmriprep", "--task", "sim", "--space", "MNI", "--rois", "IT"),
+        *("--mask", study / "{subject}_it.nii.gz", "--subjects", "03,01", "--out", tmp_path / "it.h5"),
+    )
+    assert code == 0, errors
+    own, written = in_python(study), nrl.load_rdms(tmp_path / "it.h5")
+    assert list(written.rdm_descriptors["subject"]) == ["sub-03", "sub-01"]
+    in_its_order = reindex(own, list(written.pattern_descriptors["stimulus"]))
+    np.testing.assert_array_equal(written.dissimilarities, in_its_order[[4, 0]])
+
+
+# merge
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """Files of two ROIs and three people, without names but for one; the stimuli have two orders."""
+    people = nrl.simulate.simulate_subjects(np.eye(5), list("abcde"), n_subjects=3, seed=1)
+    for name, order in (("it", [0, 1, 2, 3, 4]), ("evc", [3, 0, 4, 2, 1])):
+        squares = people.get_matrices()[:, order][:, :, order]
+        squares[:, range(5), range(5)] = 0.3  # as split-half RDMs have it
+        np.savez(tmp_path / f"{name}.npz", D=squares, ids=np.array(list("abcde"))[order])
+        np.savez(tmp_path / f"{name}_s1.npz", D=squares[0], ids=np.array(list("abcde"))[order])
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-1\t20\nsub-2\t30\nsub-3\t40\n")
+    nrl.save_rdms(people, tmp_path / "named.h5")
+    return tmp_path
+
+
+def test_merged_files_are_in_one_order(shell: Any, parts: Path) -> None:
+    code, told, errors = shell(
+        *("merge", parts / "it.npz", parts / "evc.npz", "--roi", "IT,EVC", "--diagonal", "ignore"),
+        *("--subjects-from", parts / "participants.tsv", "--measure", "crossnobis", "--out", parts / "m.h5"),
+    )
+    assert code == 0, errors
+    people, merged = nrl.load_rdms(parts / "named.h5"), nrl.load_rdms(parts / "m.h5")
+    np.testing.assert_array_equal(merged.dissimilarities, np.tile(people.dissimilarities, (2, 1)))
+    assert list(merged.rdm_descriptors["subject"]) == ["sub-1", "sub-2", "sub-3"] * 2
+    assert list(merged.rdm_descriptors["roi"]) == ["IT"] * 3 + ["EVC"] * 3
+    assert told.rstrip().endswith("holds 6 RDMs of 5 stimuli; subject sub-1, sub-2, sub-3; roi IT, EVC")
+
+
+def test_a_name_for_each_file(shell: Any, parts: Path) -> None:
+    (parts / "two.txt").write_text("ann\nben\n")
+    files = (parts / "it_s1.npz", parts / "evc_s1.npz")
+    for names in (("--subjects-from", parts / "two.txt"), ("--subjects", "ann,ben")):
+        code, _, errors = shell(
+            *("merge", *files, *names, "--session", "2", "--diagonal", "ignore", "--out", parts / "m.h5")
+        )
+        assert code == 0, errors
+        merged = nrl.load_rdms(parts / "m.h5")
+        assert list(merged.rdm_descriptors["subject"]) == ["ann", "ben"]
+        assert list(merged.rdm_descriptors["session"]) == ["2", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("named.h5", "named.h5"), "named.h5 is named twice"),
+        (("it.npz", "evc.npz"), "diagonal that is not zero"),
+        (
+            ("it.npz", "evc.npz", "--diagonal", "ignore"),
+            r"6 RDMs have the same descriptors \(none\), in .*it.npz",
+        ),
+        (
+            ("named.h5", "it.npz", "--diagonal", "ignore"),
+            "in named.h5 is 'correlation', and in it.npz unknown",
+        ),
+        (("it.npz", "evc.npz", "--roi", "A,B,C"), "roi= has 3 names for 2 files; name each"),
+        (("it.npz", "gone.npz"), "gone.npz: there is no such file"),
+        (("it.npz", "--subjects", "s1", "--subjects-from", "participants.tsv"), "both given"),
+        (
+            ("it_s1.npz", "--subjects-from", "participants.tsv", "--diagonal", "ignore"),
+            "tsv do not fit: 3 values",
+        ),
+    ],
+)
+def test_files_that_do_not_merge(
+    shell: Any, parts: Path, monkeypatch: Any, arguments: Any, message: str
+) -> None:
+    monkeypatch.chdir(parts)
+    code, _, errors = shell("merge", *arguments, "--out", "m.h5")
+    assert code == 1
+    assert re.search(message, errors), errors
+    assert not Path("m.h5").exists()
+
+
+def test_names_that_fit_files_and_rdms_are_ambiguous(shell: Any, parts: Path) -> None:
+    files = [parts / f"{name}.npz" for name in ("it", "evc", "again")]
+    files[2].write_bytes(files[0].read_bytes())
+    code, _, errors = shell(
+        *("merge", *files, "--subjects-from", parts / "participants.tsv"),
+        *("--diagonal", "ignore", "--out", parts / "m.h5"),
+    )
+    assert code == 1
+    assert "has a name for each file, and for each of the 3 RDMs in" in errors
+
+
+def test_compare_takes_names_from_a_file_and_a_diagonal(shell: Any, parts: Path) -> None:
+    """Of the subjects' RDMs, and the diagonal of model RDMs, too."""
+    code, _, errors = shell(
+        *("compare", parts / "evc_s1.npz", "--rdms", parts / "it.npz", "--diagonal", "ignore"),
+        *("--subjects-from", parts / "participants.tsv", "--out", parts / "scores"),
+    )
+    assert code == 0, errors
+    table = pd.read_csv(parts / "scores" / "scores.csv")
+    assert set(table["subject"]) == {"sub-1", "sub-2", "sub-3", "mean"}
+    score = table.loc[table["subject"] == "sub-1", "score"].iloc[0]
+    assert score == pytest.approx(1)
+
+
+# from files to a report
+
+
+def test_the_whole_way_of_the_page(shell: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """The commands of the first block of docs/howto/shell.md, one after the other."""
+    monkeypatch.chdir(tmp_path)
+    docs_files.shell()
+    page = Path(__file__).parents[2] / "docs" / "howto" / "shell.md"
+    block = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[0]
+    calls = [shlex.split(call)[1:] for call in block.replace("\\\n", " ").splitlines()]
+    for call in calls:
+        short = ["1" if word == "20" else word for word in call]
+        code, _, errors = shell(*short)
+        assert code == 0, errors
+    rdms = nrl.load_rdms("brains.h5")
+    assert list(rdms.rdm_descriptors["subject"]) == [f"sub-0{k}" for k in (1, 1, 2, 2, 3, 3)]
+    assert nrl.load_run("runs/it").fitted_subjects == ("sub-01", "sub-02")
+    assert set(pd.read_csv("runs/it/scores/scores.csv")["subject"]) >= {"sub-01", "sub-02", "sub-03"}
+    assert Path("runs/it/report.html").stat().st_size > 10_000

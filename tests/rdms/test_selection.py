@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from rsatoolbox.rdm import RDMs
+from rsatoolbox.data import Dataset
+from rsatoolbox.rdm import RDMs, concat
 from scipy.spatial.distance import squareform
 
+import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.rdms.selection import (
     averaged_subjects,
     check_one_per_subject,
     descriptor_values,
+    merge_rdms,
     reindex,
     select_rdms,
     stimulus_ids,
@@ -205,3 +210,121 @@ def test_reindex_copies_and_refuses_unknown_ids():
         reindex(rdms, ["s1", "s4"])
     with pytest.raises(NeurordlError, match="unique"):
         reindex(rdms, ["s1", "s1"])
+
+
+# merging
+
+
+def patterns_of(subject: str, stimuli: str, seed: int) -> Dataset:
+    values = np.random.default_rng(seed).normal(size=(2 * len(stimuli), 5))
+    rows = {"stimulus": list(stimuli) * 2, "run": [1] * len(stimuli) + [2] * len(stimuli)}
+    record = json.dumps({"images": [f"{subject}.nii"]})
+    return Dataset(values, {"subject": subject, "provenance": record}, rows, {"roi": list("ppqqq")})
+
+
+@pytest.mark.filterwarnings("ignore:.*(stimuli|unbalanced)")
+def test_merged_subjects_are_those_computed_together():
+    """In other orders, with stimuli that some lack; also the record of how they were made."""
+    datasets = [patterns_of(f"s{k}", text, k) for k, text in enumerate(("abcd", "dxab", "bcxda"))]
+    together = nrl.compute_rdms(datasets, "crossnobis")
+    parts = {data.descriptors["subject"]: nrl.compute_rdms(data, "crossnobis") for data in datasets}
+    with pytest.warns(UserWarning, match=r"s0 has 4 of 5 stimuli; the pairs of the others \(x\) are NaN"):
+        merged = merge_rdms(parts, missing="nan")
+    assert_array_equal(merged.dissimilarities, together.dissimilarities)
+    for name in ("descriptors", "rdm_descriptors", "pattern_descriptors", "dissimilarity_measure"):
+        assert getattr(merged, name) == getattr(together, name), name
+
+
+def test_merging_equals_concat_of_rsatoolbox_and_changes_nothing():
+    first, second = (select_rdms(study(), subjects=name) for name in ("anna", "ben"))
+    turned = RDMs(
+        reindex(second, order := ["s10", "s1", "s3", "s2"]),
+        rdm_descriptors=dict(second.rdm_descriptors),
+        dissimilarity_measure="1 - Pearson's r",
+        pattern_descriptors={"stimulus": order},
+        descriptors=dict(second.descriptors),
+    )
+    before = turned.dissimilarities.copy()
+    merged = merge_rdms([first, turned])
+    assert_array_equal(merged.dissimilarities, concat(first, second).dissimilarities)
+    assert merged.rdm_descriptors == study().rdm_descriptors
+    assert merged.descriptors == {"study": "x"}
+    assert_array_equal(turned.dissimilarities, before)
+    assert turned.pattern_descriptors["stimulus"] == order
+
+
+def test_stimuli_that_some_lack_and_properties_that_differ():
+    whole = study()
+    whole.pattern_descriptors |= {"kind": list("aabb"), "color": list("rgrg")}
+    half = RDMs(
+        reindex(whole, order := ["s3", "s2", "s1"])[:2],
+        dissimilarity_measure="correlation",
+        descriptors={"study": "y"},
+        rdm_descriptors={"subject": ["carl"] * 2, "session": [1, 2], "roi": ["IT"] * 2, "age": [3, 3]},
+        pattern_descriptors={"stimulus": order, "kind": list("bab"), "color": list("ggr")},
+    )
+    with pytest.raises(NeurordlError, match=r"1 of 4 ids of the whole.h5 are not in the half.h5: 's10'"):
+        merge_rdms({"whole.h5": whole, "half.h5": half})
+    with pytest.warns(UserWarning, match="left out") as warned:
+        merged = merge_rdms({"whole.h5": whole, "half.h5": half}, missing="ignore")
+    text = " ".join(str(warning.message) for warning in warned)
+    assert "1 of 4 stimuli are not in all of whole.h5, half.h5 and were left out: s10" in text
+    assert "1 descriptors are left out, which some RDMs lack: age" in text
+    assert "in which RDMs differ: kind" in text
+    assert stimulus_ids(merged) == ("s1", "s2", "s3")
+    assert merged.pattern_descriptors["color"] == list("rgg")
+    assert merged.rdm_descriptors["study"] == ["x"] * 8 + ["y"] * 2
+    squares = [squareform(row) for row in whole.dissimilarities]
+    for row, square in zip(merged.dissimilarities, [*squares, *squares[:2]], strict=True):
+        assert_array_equal(squareform(row), square[np.ix_([0, 1, 3], [0, 1, 3])])
+
+
+def named(**changes) -> RDMs:
+    rdms = select_rdms(study(), subjects="ben", roi="IT", select={"session": 1})
+    rdms.rdm_descriptors |= changes.pop("rdm_descriptors", {})
+    for name, value in changes.items():
+        setattr(rdms, name, value)
+    return rdms
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        (
+            named(),
+            r"2 RDMs have the same descriptors \(subject ben session 1 roi IT\), in a.h5 and b.h5; leave",
+        ),
+        (named(dissimilarity_measure="crossnobis"), "in a.h5 is 'correlation', and in b.h5 'crossnobis'"),
+        (named(dissimilarity_measure=None), "and in b.h5 unknown: .*measure="),
+        (named(pattern_descriptors={}), "b.h5: the RDMs .* have no stimulus ids"),
+        (named(pattern_descriptors={"stimulus": list("abcd")}), "no id of the a.h5 is among the ids"),
+        (named(pattern_descriptors={"stimulus": ["S1", *IDS[1:]]}), "differ only by letter case"),
+    ],
+)
+def test_what_cannot_be_merged_names_both_files(second, told):
+    with pytest.raises(NeurordlError, match=told):
+        merge_rdms({"a.h5": named(), "b.h5": second})
+
+
+def test_a_subject_that_only_some_have():
+    second = named()
+    del second.rdm_descriptors["subject"]
+    with pytest.raises(NeurordlError, match=r"b.h5 have no subject, and those of a.h5 do; name the subject"):
+        merge_rdms({"a.h5": named(), "b.h5": second})
+    with pytest.raises(NeurordlError, match="there are no RDMs to merge"):
+        merge_rdms([])
+
+
+def test_members_of_a_mean_stay_known_and_other_settings_are_noticed():
+    mean = select_rdms(study(), average=["subject", "session"])
+    mean.rdm_descriptors["subject"] = ["mean"] * 2
+    people = select_rdms(study(), average="session")
+    merged = merge_rdms([mean, people])
+    assert averaged_subjects(merged) == [("anna", "ben")] * 2 + [()] * 4
+    runs = [nrl.compute_rdms(patterns_of(s, "abcd", 0), center=c) for s, c in (("s1", "run"), ("s2", None))]
+    with pytest.warns(UserWarning, match=r"RDMs 1 was .* than RDMs 0: center \(run before, None now\)"):
+        both = merge_rdms(runs)
+    assert [part["center"] for part in json.loads(both.descriptors["provenance"])["patterns"]] == [
+        "run",
+        None,
+    ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,8 +18,9 @@ import pytest
 from PIL import Image
 
 import neurordl as nrl
-from neurordl import experiments
+from neurordl import experiments, io
 from neurordl.report import content, page, read_contents, write_report
+from neurordl.validate import without_paths
 from tests.helpers import random_rdms, random_stimuli, student
 
 QUIET = nrl.Execution(progress=False)
@@ -133,7 +137,7 @@ def study(tmp_path: Path) -> Path:
 def test_a_run_with_its_evaluations(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run.html"
     write_report(out, read_contents([folder / "runs" / "rdl"]))
-    shown = check(out, figures=3)
+    shown = check(out, figures=4)
     record = json.loads((folder / "runs" / "rdl" / "run.json").read_text())
     history = pd.read_csv(folder / "runs" / "rdl" / "history.csv")
     assert "trained for 2 epochs of 1 step with AdamW (learning rate 0.001" in shown.text
@@ -151,6 +155,10 @@ def test_a_run_with_its_evaluations(folder: Path, tmp_path: Path) -> None:
     assert f"The weights are those of epoch {record['best']['epoch']}" in shown.text
     assert f"loss from {history['loss'].iloc[0]:.3f} to {history['loss'].iloc[-1]:.3f}" in shown.text
     assert "by rho-a on held-out pairs of 5 stimuli. Means are over 2 of them." in shown.text
+    first, last = map(page.number, history["task"])
+    assert any(f"Task loss from {first} to {last}; similarity" in text for text in shown.texts("desc"))
+    similarity = page.number(1 - history["val_rdm:conv3"].iloc[1])
+    assert any(f"{similarity}." in text for text in shown.texts("desc"))
     headings = shown.texts("h2")
     held_out = headings.index("Layers against the noise ceiling: held-out pairs")
     assert headings[held_out + 1] == "Layers against the noise ceiling: fitted pairs"
@@ -171,7 +179,7 @@ def test_a_run_with_its_evaluations(folder: Path, tmp_path: Path) -> None:
 def test_runs_side_by_side(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "all.html"
     write_report(out, read_contents([folder / "runs"]), title="A <b> & more")
-    shown = check(out, figures=1 + 2 + 2 + 3)
+    shown = check(out, figures=1 + 2 + 3 + 4)
     assert not shown.each("b")
     assert shown.texts("h1") == ["A <b> & more"]
     assert [x for x in shown.texts("h2") if x in read_names(folder)] == ["labels", "permuted & <b>", "rdl"]
@@ -189,7 +197,13 @@ def test_what_python_and_the_shell_write_is_the_same(folder: Path, tmp_path: Pat
     path = folder / "runs" / "labels"
     code, printed, errors = shell("report", path, "--out", tmp_path / "shell.html")
     assert code == 0, errors
-    assert printed == f"{tmp_path / 'shell.html'} holds the report\n"
+    figures = tmp_path / "shell_figures"
+    assert printed == f"{tmp_path / 'shell.html'} holds the report; its figures are in {figures}\n"
+    names = {"figure-01-training-curves", "figure-02-layers-and-the-noise-ceiling-held-out-pairs"}
+    assert {file.name for file in figures.iterdir()} == {f"{x}.{y}" for x in names for y in ("pdf", "svg")}
+    shell("report", path, "--out", tmp_path / "bare.html", "--no-figures")
+    assert not (tmp_path / "bare_figures").exists()
+    assert (tmp_path / "bare.html").read_bytes() == (tmp_path / "shell.html").read_bytes()
     run = nrl.load_run(path)
     assert run.to_html(tmp_path / "run.html") == tmp_path / "run.html"
     shown = check(tmp_path / "run.html", figures=1)
@@ -290,6 +304,49 @@ def test_a_study_from_its_folder_and_its_table(study: Path, tmp_path: Path) -> N
     assert ", of 3)" in text  # the undefined value is counted
 
 
+def test_figures_lie_beside_the_report(study: Path, tmp_path: Path) -> None:
+    folder, contents = tmp_path / "r_figures", read_contents([study])
+    folder.mkdir()
+    (folder / "figure-99-earlier.svg").write_text("")
+    write_report(tmp_path / "r.html", contents)
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    names = ["01-accuracy-and-similarity", "02-paired-differences-of-test_accuracy"]
+    names += ["03-paired-differences-of-heldout_rdm_similarity"]
+    assert sorted(files) == [f"figure-{name}.{suffix}" for name in names for suffix in ("pdf", "svg")]
+    for number, name in enumerate(names, 1):
+        assert files[f"figure-{name}.pdf"].startswith(b"%PDF")
+        root = ElementTree.fromstring(files[f"figure-{name}.svg"])
+        assert root.tag.endswith("svg")
+        assert (root[0].text, root[1].tag.endswith("desc")) == (name[3:].replace("-", " ").capitalize(), True)
+        assert f"Figure {number}. " in Page(tmp_path / "r.html").text
+    write_report(tmp_path / "r.html", contents)
+    assert files == {file.name: file.read_bytes() for file in folder.iterdir()}
+    before = (tmp_path / "r.html").read_bytes()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(nrl.NeurordlError, match=r"notes.txt is none of the .pdf and .svg files"):
+        write_report(tmp_path / "r.html", contents, title="another")
+    assert (tmp_path / "r.html").read_bytes() == before
+    assert len(list(folder.iterdir())) == 7
+    assert {file.name for file in tmp_path.iterdir()} == {"r.html", "r_figures", "study"}
+
+
+def test_a_folder_that_cannot_be_written_stays_as_it_was(tmp_path: Path, monkeypatch: Any) -> None:
+    io.write_folder(tmp_path / "x", {"a.svg": b"1"}, (".svg",))
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if target == tmp_path / "x" and not (Path(source) / "a.svg").is_file():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(nrl.NeurordlError, match="the disk is full"):
+        io.write_folder(tmp_path / "x", {"b.svg": b"2"}, (".svg",))
+    assert [file.name for file in tmp_path.rglob("*")] == ["x", "a.svg"]
+    io.write_folder(tmp_path / "x", {}, (".svg",))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "contents, message",
     [
@@ -335,6 +392,16 @@ def test_wrong_files(folder: Path, tmp_path: Path, shell: Any) -> None:
     assert not list(tmp_path.rglob("*.html"))
 
 
+@pytest.mark.parametrize("part", [{"settings": "x"}, {"notes": 3}, {"settings": {"notices": 1.0}}], ids=str)
+def test_a_damaged_record_of_an_evaluation_is_named(part: dict[str, Any], tmp_path: Path) -> None:
+    evaluation().save(tmp_path / "scores")
+    record = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
+    (tmp_path / "scores" / "evaluation.json").write_text(json.dumps({**record, **part}))
+    with pytest.raises(nrl.NeurordlError, match=r"cannot read .*scores: it is damaged.*evaluate again"):
+        write_report(tmp_path / "report.html", read_contents([tmp_path / "scores"]))
+    assert not (tmp_path / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     "text, expected",
     [
@@ -350,7 +417,7 @@ def test_wrong_files(folder: Path, tmp_path: Path, shell: Any) -> None:
     ],
 )
 def test_paths_are_cut_to_names(text: str, expected: str) -> None:
-    assert page.without_paths(text) == expected
+    assert without_paths(text) == expected
 
 
 def test_large_tables_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,5 +432,12 @@ def test_large_tables_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_numbers_of_a_record_stay_numbers() -> None:
     record = {"seed": 0, "epochs": 1, "steps": 1200, "lr": 1.0, "deterministic": True, "scale": False}
+    record |= {
+        "pairs": {"": {"a": 3, "b": 3, "c": 3}},
+        "few": {"a": 1, "b": 1},
+        "mixed": {"a": 1, "b": 1, "c": 2},
+    }
+    parts = {"pairs": "3, each of 3", "few.a": "1", "few.b": "1"}
+    parts |= {"mixed.a": "1", "mixed.b": "1", "mixed.c": "2", "out": "–", "leaks": "–"}
     expected = {"seed": "0", "epochs": "1", "steps": "1200", "lr": "1", "deterministic": "yes", "scale": "no"}
-    assert dict(content.flattened(record | {"out": None})) == expected | {"out": "–"}
+    assert dict(content.flattened(record | {"out": None, "leaks": []})) == expected | parts

@@ -85,6 +85,8 @@ class RDMLoss(TransferLoss):
     ('rdm:conv3', ('conv3',))
     """
 
+    name = "rdm"
+
     def __init__(
         self,
         teacher: Teacher | NetworkTeacher,
@@ -99,7 +101,7 @@ class RDMLoss(TransferLoss):
         if isinstance(self.teacher, LayerTeacher) and dissimilarity is not None:
             self.teacher = LayerTeacher(self.teacher.network, self.teacher.layer, dissimilarity)
         check_type("layer", layer, str, "give one name, and make an RDMLoss for each layer")
-        self.layer, self.layers, self.name = layer, (layer,), f"rdm:{layer}"
+        self.layer, self.layers, self.name = layer, (layer,), f"{self.name}:{layer}"
         self.pairs = check_choice("pairs", pairs, ("all", "within", "between"))
         self.weight, self.scale = check_weight(weight), scale
         if dissimilarity is None:
