@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+import neurordl.cli.rdms  # noqa: F401 - its commands come first in the help
 from neurordl.cli.options import Call, Calls, Takes, app, check_files, command
 from neurordl.errors import NeurordlError
 from neurordl.io import CHECKPOINT, RUN_RECORD, atomic_write, check_folder, check_run_folder, read_json
