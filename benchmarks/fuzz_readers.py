@@ -54,6 +54,7 @@ from neurordl.errors import NeurordlError
 from neurordl.experiments import run_grid
 from neurordl.plots import plot_training
 from neurordl.rdms import load_rdms
+from neurordl.report import read_contents, write_report
 from neurordl.students.loading import load_weights
 
 matplotlib.use("Agg")
@@ -194,12 +195,23 @@ def read_run(path: Path) -> object:
     shutil.copyfile(path, folder / name)
     with contextlib.suppress(NeurordlError):
         plot_training(nrl.load_run(folder))
+        if name == "run.json":
+            write_report(path.with_name("run.html"), read_contents([folder]))
         matplotlib.pyplot.close("all")
     with contextlib.suppress(NeurordlError):
         nrl.load_run(folder, weights="last")
     record = folder / "run.json"
     record.write_bytes(record.read_bytes().replace(b'"finished"', b'"started"'))
     return fit(folder)
+
+
+def read_evaluation(path: Path) -> object:
+    """The record of an evaluation, which is reported."""
+    folder = path.with_name("evaluation")
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(path.parent / "seeds" / "scores" / "scores.csv", folder / "scores.csv")
+    shutil.copyfile(path, folder / "evaluation.json")
+    return write_report(path.with_name("evaluation.html"), read_contents([folder]))
 
 
 def read_row(path: Path) -> object:
@@ -259,6 +271,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     ),
     **dict.fromkeys((".safetensors", ".pth", "_weights.npz"), lambda path: load_weights(student(), path)),
     **dict.fromkeys(("_run.json", "_history.csv", "_last.ckpt", "_student.safetensors"), read_run),
+    "_evaluation.json": read_evaluation,
     "_row.json": read_row,
     ".toml": read_config,
 }
@@ -334,7 +347,7 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
 
 
 def save_stimuli_and_runs(folder: Path) -> None:
-    """Valid images, weights, the files of a run, a row of a grid and options of the shell."""
+    """Valid images, weights, the files of a run and of an evaluation, a row of a grid, options."""
     import safetensors.torch
     from PIL import Image
 
@@ -355,6 +368,10 @@ def save_stimuli_and_runs(folder: Path) -> None:
         fit(folder / "run")
     for name in ("run.json", "history.csv", "last.ckpt", "student.safetensors"):
         shutil.copyfile(folder / "run" / name, folder / f"x_{name}")
+    ids = [f"s{k}" for k in range(8)]
+    people = nrl.simulate.simulate_subjects(np.random.default_rng(0).normal(size=(8, 5)), ids, n_subjects=4)
+    nrl.evaluate({"first": people.subset("subject", "s01")}, people).save(folder / "scores")
+    shutil.copyfile(folder / "scores" / "evaluation.json", folder / "x_evaluation.json")
     (folder / "x_row.json").write_text('{"job": {"seed": 1}, "values": {"score": 1.0}}')
     (folder / "rdm.toml").write_text(
         'model = "lsa"\nt-r = 2.0\nhigh_pass = 0.01\nruns = ["run-1"]\ndissimilarity = "euclidean"\n'

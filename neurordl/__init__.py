@@ -14,6 +14,7 @@ Names are loaded when they are first used (PEP 562), so that ``import neurordl``
 from __future__ import annotations
 
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,3 +115,17 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _show_in_notebooks() -> None:
+    """Let IPython, if it runs, show RDMs of rsatoolbox as a short table, by its registry of types."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None:
+        return
+    formatter, module = shell.display_formatter.formatters["text/html"], "neurordl.rdms.selection"
+    if "rsatoolbox.rdm.rdms.RDMs" not in formatter:  # users may have chosen another one
+        show = lambda rdms: import_module(module).rdms_html(rdms)  # noqa: E731
+        formatter.for_type_by_name("rsatoolbox.rdm.rdms", "RDMs", show)
+
+
+_show_in_notebooks()

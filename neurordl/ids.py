@@ -13,7 +13,7 @@ import numpy as np
 
 from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError, notify
-from neurordl.validate import brief, check_choice, listed
+from neurordl.validate import brief, check_choice, folded_html, listed
 
 _EXTENSION = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|npy|npz|mat|nii(\.gz)?)$", re.IGNORECASE)
 _DIGITS = re.compile(r"([0-9]+)")
@@ -151,7 +151,8 @@ class Match:
     duplicated: tuple[str, ...] = ()
     lacking: Mapping[str, int] = field(default_factory=dict)
 
-    def __str__(self) -> str:
+    def _cells(self) -> list[tuple[str, str, str]]:
+        """What was matched or not, how many ids, and which."""
         wanted, available = self.names
         rows = {
             f"{wanted} matched with {available}": self.matched,
@@ -159,13 +160,22 @@ class Match:
             f"unused (not in the {wanted})": self.unused,
             "duplicated": self.duplicated,
         }
-        cells = [(label, len(ids), listed(ids, quote=True)) for label, ids in rows.items()]
+        cells = [(label, f"{len(ids)}", listed(ids, quote=True)) for label, ids in rows.items()]
         if self.lacking:
             subjects = listed(f"{subject} {count:,}" for subject, count in self.lacking.items())
-            cells.append(("subjects without some of them", len(self.lacking), subjects))
+            cells.append(("subjects without some of them", f"{len(self.lacking)}", subjects))
+        return [*cells, ("reordered", "yes" if self.reordered else "no", "")]
+
+    def __str__(self) -> str:
+        cells = self._cells()
         width = max(len(label) for label, _, _ in cells)
-        lines = [f"{label:<{width}}  {count:>6}  {text}".rstrip() for label, count, text in cells]
-        return "\n".join([*lines, f"{'reordered':<{width}}  {'yes' if self.reordered else 'no':>6}"])
+        return "\n".join(f"{label:<{width}}  {count:>6}  {text}".rstrip() for label, count, text in cells)
+
+    def _repr_html_(self) -> str:
+        wanted, available = self.names
+        summary = f"Match: {len(self.matched):,} {wanted} matched with {available}"
+        left_out = f"{len(self.missing):,} missing, {len(self.unused):,} unused"
+        return folded_html(f"{summary}, {left_out}", self._cells(), ("", "number", "ids"))
 
 
 def match_ids(

@@ -1,13 +1,15 @@
-"""Checks of arguments that the whole package shares: each passes in silence or raises one clear error."""
+"""Checks of arguments, which pass in silence or raise one clear error, and texts that show an object."""
 
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeVar
 
 from neurordl.errors import NeurordlError
@@ -15,6 +17,11 @@ from neurordl.errors import NeurordlError
 T = TypeVar("T")
 
 _FEW, _LONG = 3, 80  # elements, and letters, that a short representation shows
+_MOST_ROWS = 50  # that a notebook shows of a table
+# A folder at the beginning of a path: of Linux, macOS or Windows, of a home (~) or a URL of a file.
+_FOLDERS = re.compile(
+    r"(?<![\w.:/\\<])(?:file://|[A-Za-z]:|~[\w.-]*)?[/\\](?:[^/\\\s'\"<>|,;:()]+[/\\])*(?=[^\s/\\])"
+)
 
 
 def listed(names: Iterable[object], most: int = 5, quote: bool = False, separator: str = ", ") -> str:
@@ -58,6 +65,61 @@ def _shortened(value: object) -> str:
     if "\n" in text:
         return type(value).__name__
     return text if len(text) <= _LONG else f"{text[:_LONG]}…"
+
+
+def without_paths(text: str) -> str:
+    """Text in which absolute paths are cut to the names of their files or folders.
+
+    Examples
+    --------
+    >>> without_paths("read from /data/study/it.h5, which holds 3 RDMs")
+    'read from it.h5, which holds 3 RDMs'
+    """
+    for folder in (Path.cwd(), Path.home()):  # also with blanks in them
+        if len(folder.parts) > 1:
+            text = text.replace(f"{folder}/", "").replace(
+                str(folder), folder.name if folder != Path.home() else "~"
+            )
+    if "\n" not in text and (PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()):
+        return PureWindowsPath(text).name or text
+    return _FOLDERS.sub("", text)
+
+
+def folded_html(
+    summary: str, rows: Sequence[Sequence[object]], header: Sequence[str] = (), notes: Iterable[str] = ()
+) -> str:
+    """HTML of an object for notebooks: a line, below which a click folds a table and notes away.
+
+    All text is escaped and has no absolute path. Colors are those of the notebook, light or dark.
+
+    Parameters
+    ----------
+    summary
+        What the object is, in a line.
+    rows, header
+        Cells of a table and the names of its columns; the first cell of a row is its name.
+    notes
+        Sentences below the table.
+
+    Examples
+    --------
+    >>> "&lt;b&gt;" in folded_html("2 stimuli", [["ids", "a, <b>"]])
+    True
+    """
+
+    def cell(tag: str, value: object) -> str:
+        style = "text-align: left; padding: 2px 12px 2px 0"
+        return f'<{tag} style="{style}">{html.escape(without_paths(str(value)))}</{tag}>'
+
+    lines = [f"<tr>{''.join(cell('th', name) for name in header)}</tr>"] if header else []
+    for first, *rest in rows[:_MOST_ROWS]:
+        lines.append(f"<tr>{cell('th', first)}{''.join(cell('td', value) for value in rest)}</tr>")
+    more = [f"{len(rows) - _MOST_ROWS:,} more rows are not shown."] if len(rows) > _MOST_ROWS else []
+    table = f"<table>{''.join(lines)}</table>" if lines else ""
+    texts = "".join(f"<p>{html.escape(without_paths(note))}</p>" for note in (*more, *notes))
+    title = html.escape(without_paths(summary))
+    content = f'<div style="overflow-x: auto">{table}{texts}</div>'
+    return f'<details open=""><summary style="cursor: pointer">{title}</summary>{content}</details>'
 
 
 def check_choice(name: str, value: T, choices: Sequence[object], remedy: str = "") -> T:

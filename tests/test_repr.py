@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
 
+import IPython
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from IPython.core.formatters import DisplayFormatter
 from rsatoolbox.data import Dataset
 from rsatoolbox.rdm.rdms import RDMs
 
@@ -16,7 +21,9 @@ import neurordl as nrl
 from neurordl.datasets import REGISTRY
 from neurordl.datasets.loaders import BrainData
 from neurordl.measures import COMPARISONS, DISSIMILARITIES
+from neurordl.rdms.selection import rdms_html
 from neurordl.rsa.inference.infer import infer
+from neurordl.validate import folded_html
 from tests.helpers import random_rdms, random_stimuli
 
 IDS = [f"a stimulus with a rather long name {k}" for k in range(60)]
@@ -30,6 +37,8 @@ def objects() -> dict[str, object]:
     data = random_rdms(IDS, subject=[f"a subject {k}" for k in range(30)])
     models = random_rdms(IDS, measure=None, layer=[f"features.{k}.conv" for k in range(40)])
     patterns = Dataset(np.random.default_rng(0).random((60, 50)), obs_descriptors={"stimulus": IDS})
+    grid = dict(zip("xyz", np.indices((5, 5, 2)).reshape(3, -1), strict=True))
+    brain = Dataset(patterns.measurements, obs_descriptors={"stimulus": IDS}, channel_descriptors=grid)
     student = nrl.students.small_cnn(4, 1)
     teacher, network = nrl.RDMTeacher(data), nrl.NetworkTeacher(student, layers="all")
     loss = nrl.RDMLoss(teacher, layer="conv3")
@@ -70,7 +79,8 @@ def objects() -> dict[str, object]:
         teacher.match(IDS),
         BrainData(stimuli, data, stimuli.table, report),
         *(nrl.GLM(), nrl.LSA(), nrl.LSS(), nrl.Average(), nrl.Compute(), nrl.Folds(), nrl.Jackknife("both")),
-        *(nrl.Batches(), nrl.Execution(), nrl.Optimization(), nrl.TaskRatio(0.5)),
+        *(nrl.Batches(), nrl.Execution(), nrl.Optimization(), nrl.TaskRatio(0.5), data),
+        nrl.searchlight(brain, data, threshold=0.3, progress=False),
     ]
     return {type(instance).__name__: instance for instance in instances}
 
@@ -91,6 +101,48 @@ def test_the_representation_is_short_and_says_something(name: str, objects: dict
     assert "Parameter" not in text
 
 
-def test_tables_are_shown_in_notebooks(objects: dict[str, object]) -> None:
-    for name in ("Evaluation", "Run"):
-        assert "<table" in objects[name]._repr_html_()  # type: ignore[attr-defined]
+SHOWN = ["Evaluation", "Run", "Match", "StimulusSet", "DataSet", "Searchlight", "RDMs"]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_notebooks_show_a_small_folded_table(name: str, objects: dict[str, object]) -> None:
+    shown = objects[name]
+    html = rdms_html(shown) if isinstance(shown, RDMs) else shown._repr_html_()  # type: ignore[attr-defined]
+    root = ElementTree.fromstring(html)  # escaped, and each element closed
+    assert root.tag == "details"
+    assert root[0].tag == "summary"
+    assert len(html) < 40_000
+    assert len(root.findall(".//tr")) <= 60
+    assert not re.search(r"color|<script|/a/folder", html)
+
+
+def test_text_in_notebooks_is_escaped_and_has_no_path() -> None:
+    ids = ["<b>a</b>", "/data/someone/b.png"]
+    stimuli = nrl.StimulusSet.from_array(np.zeros((2, 3, 8, 8)), ids, source="/data/someone/images")
+    html = stimuli._repr_html_()
+    assert "&lt;b&gt;" in html
+    assert "someone" not in html
+    assert "images" in html
+    long = folded_html("x", [[k] for k in range(60)])
+    assert "10 more rows are not shown." in long
+    match = nrl.RDMTeacher(random_rdms(["a", "b", "c", "<i>"])).match(["a", "b", "c"])
+    assert "Match: 3 " in match._repr_html_()
+    assert "1 unused" in match._repr_html_()
+    assert "'&lt;i&gt;'" in match._repr_html_().replace("&#x27;", "'")
+
+
+def test_ipython_shows_rdms_of_rsatoolbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    rdms = random_rdms(["a", "b", "c", "d"], subject=["x", "y"])
+    rdms.dissimilarities[0, 0] = np.nan
+    before = repr(rdms), vars(RDMs).keys()
+    nrl._show_in_notebooks()
+    html = shell.display_formatter.format(rdms)[0]["text/html"]
+    for text in ("2 RDMs of 4 stimuli", "1 of 12", "2: x, y", "4: a, b, c, d"):
+        assert text in html
+    assert (repr(rdms), vars(RDMs).keys()) == before
+    formatter = shell.display_formatter.formatters["text/html"]
+    formatter.for_type(RDMs, lambda rdms: "mine")
+    nrl._show_in_notebooks()
+    assert formatter(rdms) == "mine"

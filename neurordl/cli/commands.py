@@ -1,16 +1,15 @@
-"""The commands of the shell: ``data``, ``rdm``, ``train``, ``compare`` and ``report``."""
+"""The commands ``data``, ``train``, ``compare`` and ``report`` of the shell."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain, cycle
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,9 @@ import typer
 from neurordl.cli.options import Call, Calls, Takes, app, check_files, command
 from neurordl.errors import NeurordlError
 from neurordl.io import CHECKPOINT, RUN_RECORD, atomic_write, check_folder, check_run_folder, read_json
-from neurordl.validate import check_choice, listed
+from neurordl.validate import check_choice
 
 if TYPE_CHECKING:
-    from rsatoolbox.data import Dataset
     from rsatoolbox.rdm.rdms import RDMs
 
     from neurordl.rsa.scores import Evaluation
@@ -104,118 +102,6 @@ def fetch(name: str, /) -> None:
     from neurordl import datasets
 
     typer.echo(f"{name} is in {datasets.fetch(name, say=typer.echo)}")
-
-
-@command(
-    app,
-    read_patterns=Takes("read_patterns", "events model leave_out", panel="Patterns"),
-    names=Takes("read_patterns", "condition subject session runs", panel="Patterns"),
-    mask=Takes("Regions", "image:mask labels rois", panel="Patterns", optional=True),
-    confounds=Takes("Confounds", "tables:confounds columns:confound_columns fmriprep", panel="Patterns"),
-    glm=Takes("GLM", panel="Model (glm, lsa and lss)"),
-    average=Takes("Average", "detrend", panel="Model (average)"),
-    compute_rdms=Takes(
-        "compute_rdms", "dissimilarity center", panel="RDMs", defaults={"dissimilarity": "crossnobis"}
-    ),
-    noise=Takes("Noise", "estimator:noise by:noise_by", panel="RDMs", optional=True),
-)
-def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Calls) -> None:
-    """Compute RDMs from BOLD images and events, or from betas, and report what was done.
-
-    Parameters
-    ----------
-    images
-        NIfTI images: the BOLD series of each run, or betas, which --table describes.
-    out
-        The .h5 file to write.
-    table
-        Table of betas (TSV or CSV) with one row per volume and the column stimulus. It can also have the
-        columns run and session, and a column image with the name of the 3D image of each row.
-
-    Examples
-    --------
-    neurordl rdm sub-01_run-*_bold.nii.gz --events sub-01_run-*_events.tsv --mask it.nii.gz --out it.h5
-    """
-    if not out.parent.is_dir() or out.suffix not in (".h5", ".hdf5"):
-        raise NeurordlError(f"--out {out}: expected a file named .h5, in a folder that exists")
-    import neurordl as nrl
-    from neurordl.patterns.models import MODELS
-
-    settings = {**call.glm.values, **call.average.values}
-    chosen = [*call.glm.words, *call.average.words]
-    residuals = None
-    if table is None:
-        model = MODELS[call.read_patterns.values["model"]]
-        for name in chosen:
-            if name not in model.__dataclass_fields__:
-                able = listed(key for key, known in MODELS.items() if name in known.__dataclass_fields__)
-                raise NeurordlError(f"{name}= is of --model {able}, not of {model.name}; leave it out")
-        patterns, residuals = call.read_patterns(
-            images,
-            call.mask(),
-            model=model(**{name: settings[name] for name in chosen}),
-            confounds=call.confounds(),
-            residuals=True,
-            **call.names.values,
-        )
-    else:
-        for name in (*call.read_patterns.words, *call.confounds.words, *chosen):
-            raise NeurordlError(f"{name}= is for BOLD, and --table reads betas as they are: leave it out")
-        patterns = nrl.read_betas(images, table, call.mask(), **call.names.values)
-    noise = call.noise(residuals=residuals)
-    rdms = call.compute_rdms(patterns, noise=noise)
-    nrl.save_rdms(rdms, out)
-    reliability = _reliability(patterns, noise=noise, **call.compute_rdms.values)
-    typer.echo(f"{_describe_patterns(patterns)}\n\n{_describe_rdms(rdms, reliability)}\n")
-    typer.echo(f"{out} holds {rdms.n_rdm} RDM{'' if rdms.n_rdm == 1 else 's'}")
-    if "subject" not in rdms.rdm_descriptors:
-        typer.echo("note: the names of the images do not say which subject they are of; --subject names it")
-
-
-def _describe_patterns(patterns: Dataset) -> str:
-    """The images with their events, and which voxels, stimuli and patterns there are."""
-    import pandas as pd
-
-    record = json.loads(patterns.descriptors["provenance"])
-    runs = pd.DataFrame(record.get("runs") or [], columns=["events", "run", "volumes", "t_r"])
-    table = pd.concat([pd.Series(record["images"], name="image"), runs if len(runs) else None], axis=1)
-    stimuli = list(dict.fromkeys(patterns.obs_descriptors["stimulus"]))
-    resampled = " (resampled)" if record["mask_resampled"] else ""
-    detrended = " (detrended)" if record.get("detrend") else ""
-    return (
-        f"{table.to_string(index=False)}\n\n"
-        f"mask      {record['mask']}{resampled}\n"
-        f"voxels    {record['voxels']} used; dropped {record['dropped_nan']} with NaN or infinity, "
-        f"{record['dropped_constant']} constant in a run\n"
-        f"stimuli   {len(stimuli)}: {listed(stimuli, most=8)}\n"
-        f"patterns  {patterns.n_obs}, model {record['model']}{detrended}"
-    )
-
-
-def _reliability(patterns: Dataset, **settings: Any) -> list[str]:
-    """The correlation of odd with even runs, for each RDM; or why there is none."""
-    from neurordl.rdms.compute import odd_even_reliability
-
-    try:
-        with warnings.catch_warnings():  # they are about all runs, and were shown
-            warnings.simplefilter("ignore", UserWarning)
-            return [f"r = {value:.3f}" for value in odd_even_reliability(patterns, **settings)]
-    except NeurordlError as error:
-        return [f"not computed, {error}"]
-
-
-def _describe_rdms(rdms: RDMs, reliability: Sequence[str]) -> str:
-    """The range of each RDM, its missing pairs, and its reliability."""
-    lines = [f"measure   {rdms.dissimilarity_measure}"]
-    described = [name for name in ("subject", "roi") if name in rdms.rdm_descriptors]
-    for k, (values, r) in enumerate(zip(rdms.dissimilarities, cycle(reliability), strict=False)):
-        label = " ".join(str(rdms.rdm_descriptors[name][k]) for name in described) or k
-        measured = values[values == values]
-        extent = f"distances {measured.min():.4g} to {measured.max():.4g}" if len(measured) else "no values"
-        if missing := len(values) - len(measured):
-            extent += f", {missing} of {len(values)} pairs are not measured"
-        lines.append(f"RDM       {label}: {extent}; reliability (odd against even runs): {r}")
-    return "\n".join(lines)
 
 
 def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
@@ -489,7 +375,8 @@ def _run_study(
 
     from neurordl.experiments import paired_differences
     from neurordl.io import sha256_array, write_text
-    from neurordl.report import Grid, read_contents, write_report
+    from neurordl.report import read_contents, write_report
+    from neurordl.report.content import Grid
 
     test, rest = scored
     brain = None

@@ -35,7 +35,7 @@ _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "Path": Path, "P
 _SEVERAL = ("Sequence", "Iterable", "list", "tuple")
 _METAVARS = {int: "INT", float: "FLOAT"}
 _FILES = "FILES"  # marks the options that take several files
-_OUTPUTS = ("out", "figure")  # options of what is written, which need not exist
+_NOT_FILES = ("out", "figure", "mask")  # what is written need not exist, and a mask may be a pattern of names
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 REQUIRED: Any = inspect.Parameter.empty
 
@@ -437,7 +437,7 @@ def check_files(values: Mapping[str, Any], unnamed: Sequence[str] = ()) -> None:
     """Refuse files and folders that do not exist, before anything is imported."""
     for option, value in values.items():
         for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path) and option not in _OUTPUTS and not path.exists():
+            if isinstance(path, Path) and option not in _NOT_FILES and not path.exists():
                 flag = "" if option in unnamed else f"{_flag(option)} "
                 raise NeurordlError(f"{flag}{path}: there is no such file or folder; check the path")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from neurordl.errors import NeurordlError, explain
 from neurordl.io import make_folder, sha256_file, write_problem
-from neurordl.validate import brief, check_choice
+from neurordl.validate import brief, check_choice, folded_html, listed
 
 _ATTEMPTS = 3
 _BLOCK_BYTES = 1 << 18
@@ -71,6 +71,14 @@ class DataSet:
     files: Sequence[File] = ()
     compact: Sequence[str] = ()
     classes: Sequence[str] = ()
+
+    def _repr_html_(self) -> str:
+        files = listed(file.name for file in self.files) or "none"
+        calls = ", ".join(f"datasets.{name}()" for name in self.loaders) or "none"
+        rows = [["loaders", calls], ["license", self.license], ["citation", self.citation]]
+        rows += [["source", self.source], ["fetched by", self.fetcher]]
+        rows += [["files", f"{files} ({self.size / 1e6:,.1f} MB)" if self.size else files]]
+        return folded_html(f"DataSet: {self.summary}", rows)
 
     @property
     def size(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -477,8 +477,9 @@ def read_bids(
     Parameters
     ----------
     root
-        The folder with the folders ``sub-*/func`` or ``sub-*/ses-*/func``. Images whose names end in
-        ``_bold.nii.gz`` are read if they have the entity ``desc-preproc`` or no entity ``desc``.
+        The folder with the folders ``sub-*/func`` or ``sub-*/ses-*/func``, or a data set with such a folder
+        in its ``derivatives``. Images whose names end in ``_bold.nii.gz`` are read if they have the entity
+        ``desc-preproc`` or no entity ``desc``.
     task, space
         BIDS entities of the images to read; ``space`` may name the resolution, too ("MNI152_res-2"). Without
         it, images without this entity are read, which are in the BOLD grid of each run.
@@ -502,11 +503,17 @@ def read_bids(
     dict of subject to Dataset, or two of them with residuals
         Patterns of each subject, as from `read_patterns`, in natural order of the subjects.
 
+    Warns
+    -----
+    UserWarning
+        Subjects have no such image and are left out, images are read from the ``derivatives`` of a data set,
+        or as in `read_patterns`.
+
     Raises
     ------
     NeurordlError
-        There are no such images, subjects or sessions, a run has no events, or `read_patterns` raises an
-        error.
+        There are no such images, subjects or sessions, several folders of derivatives have them, a run has no
+        events, or `read_patterns` raises an error.
 
     Examples
     --------
@@ -514,13 +521,52 @@ def read_bids(
     ...     "derivatives/fmriprep", "faces", "MNI152NLin2009cAsym", confounds=Confounds(fmriprep=["motion"])
     ... )  # doctest: +SKIP
     """
+    patterns, residuals_of = {}, {}
+    scanned = find_bids(root, task, space, events_root=events_root, subjects=subjects, sessions=sessions)
+    for subject in tracked(scanned, "subjects", options.get("progress")):
+        patterns[subject.name], of_subject = subject.read(mask, **options)
+        if residuals:
+            residuals_of[subject.name] = of_subject
+    return (patterns, residuals_of) if residuals else patterns
+
+
+@dataclass(frozen=True)
+class BidsSubject:
+    """A subject of a BIDS folder: the name, such as sub-01, the images, and the events of each."""
+
+    name: str
+    images: list[Path]
+    events: list[Path]
+
+    def read(self, mask: Masks = "brain", **options: Any) -> tuple[Dataset, Dataset]:
+        """Read patterns and residuals with the options of `read_bids`."""
+        region = _bids_mask(mask, self.name.removeprefix("sub-"), self.images)
+        return read_patterns(self.images, region, self.events, residuals=True, **options)
+
+
+def find_bids(
+    root: Folder,
+    task: str,
+    space: str | None = None,
+    *,
+    events_root: Folder | None = None,
+    subjects: Names = None,
+    sessions: Names = None,
+) -> list[BidsSubject]:
+    """Find the files of the subjects in a BIDS folder, without reading any; arguments as in `read_bids`."""
     base = Path(root)
     if not base.is_dir():
         raise NeurordlError(f"there is no folder {base}; check root=")
+    base = _bids_base(base, task)
     images = _bids_images(base, task, space)
-    patterns, residuals_of = {}, {}
     chosen = _choose("subjects", subjects, images)
-    for subject in tracked(chosen, "subjects", options.get("progress")):
+    folders = [path.name for path in base.glob("sub-*") if path.is_dir()]
+    lacking = sorted({*folders} - {f"sub-{recording(path)['sub']}" for path in images}, key=natural_key)
+    if lacking and subjects is None:
+        counts = f"{len(lacking)} of {len(folders)} subjects in {base} have no image of this task and space"
+        notify(f"{counts} and are left out: {listed(lacking)}")
+    scanned = []
+    for subject in chosen:
         files = [path for path in images if recording(path)["sub"] == subject]
         if sessions is not None:
             kept = _choose("sessions", sessions, files)
@@ -534,12 +580,28 @@ def read_bids(
                 remedy = f"choose one in space={its_space!r}" if ambiguous else "keep one of them"
                 raise NeurordlError(f"{first.name} and {path.name} belong to one run; {remedy}")
         events = [_bids_events(path, base, events_root) for path in files]
-        region = _bids_mask(mask, subject, files)
-        result = read_patterns(files, region, events, residuals=True, **options)
-        patterns[f"sub-{subject}"] = result[0]
-        if residuals:
-            residuals_of[f"sub-{subject}"] = result[1]
-    return (patterns, residuals_of) if residuals else patterns
+        scanned.append(BidsSubject(f"sub-{subject}", files, events))
+    return scanned
+
+
+def _bids_base(folder: Path, task: str) -> Path:
+    """The folder with the folders of the subjects; of a data set, that of the derivatives with the task."""
+    place = folder if folder.name == "derivatives" else folder / "derivatives"
+    able = [path for path in sorted(place.glob("*/")) if any(_bold_of(path, task))]
+    if len(able) > 1:
+        names = listed(path.name for path in able)
+        raise NeurordlError(f"{place} has images of task {task!r} in {names}; give one of these folders")
+    if able:
+        notify(f"{folder} holds derivatives: the images in {able[0]} are read")
+    return able[0] if able else folder
+
+
+def _bold_of(base: Path, task: str) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The BOLD images of a task, and their entities."""
+    for path in base.glob("sub-*/**/func/*_bold.*"):
+        entities = parse_name(path)[0]
+        if re.search(r"(?i)_bold\.nii(\.\w+)?$", path.name) and entities.get("task") == task:
+            yield path, entities
 
 
 def _bids_images(base: Path, task: str, space: str | None) -> list[Path]:
@@ -548,10 +610,8 @@ def _bids_images(base: Path, task: str, space: str | None) -> list[Path]:
     if space is not None:
         wanted |= parse_name(f"space-{space.removeprefix('space-')}_bold")[0]
     images, spaces = [], set()
-    for path in base.glob("sub-*/**/func/*_bold.*"):
-        entities = {"desc": "preproc", **parse_name(path)[0]}
-        if not re.search(r"(?i)_bold\.nii(\.\w+)?$", path.name) or entities.get("task") != task:
-            continue
+    for path, of_name in _bold_of(base, task):
+        entities = {"desc": "preproc", **of_name}
         spaces.add(_space_of(entities))
         in_space = entities.get("space") == wanted.get("space")
         if "sub" in entities and in_space and wanted.items() <= entities.items():
@@ -602,7 +662,8 @@ def _bids_mask(mask: Masks, subject: str, images: Sequence[Path]) -> Region:
     if mask is None:
         return None
     regions = mask if isinstance(mask, Regions) else Regions(mask)
-    if regions.image == "brain":
+    is_path = isinstance(regions.image, str | os.PathLike)
+    if is_path and str(regions.image) == "brain":
         grid = load_image(images[0], "image")[0]
         names = [re.sub(r"_(desc-preproc_)?bold\.", "_desc-brain_mask.", path.name) for path in images]
         files = [path.with_name(name) for path, name in zip(images, names, strict=True)]
@@ -610,6 +671,6 @@ def _bids_mask(mask: Masks, subject: str, images: Sequence[Path]) -> Region:
             raise NeurordlError(f"there is no brain mask {absent[0]}; pass another mask=")
         inside = np.logical_and.reduce([read_mask(file, grid).inside for file in files])
         return replace(regions, image=nib.Nifti1Image(inside.astype(np.uint8), grid.affine))
-    if isinstance(regions.image, str | os.PathLike):
+    if is_path:
         return replace(regions, image=str(regions.image).replace("{subject}", f"sub-{subject}"))
     return regions

@@ -22,7 +22,7 @@ from neurordl.measures.condensed import pair_number
 from neurordl.measures.dissimilarities import dissimilarity_from_text
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
-from neurordl.validate import brief, check_choice, listed
+from neurordl.validate import brief, check_choice, folded_html, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.data.base import DatasetBase
@@ -135,6 +135,24 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
         problem = f"the RDM of subject {names} has no measured pair (NaN everywhere)"
         raise NeurordlError(f"{problem}; leave it out with subjects=")
     return rdms
+
+
+def rdms_html(rdms: RDMs) -> str:
+    """RDMs in a notebook, which shows them so after ``import neurordl``: how many, and of what."""
+    values = rdms.dissimilarities
+    finite = values[np.isfinite(values)]
+    rows = [["dissimilarity", rdms.dissimilarity_measure or "not known"]]
+    rows.append(["values", f"{finite.min():.4g} to {finite.max():.4g}" if finite.size else "none"])
+    if missing := values.size - finite.size:
+        rows.append(["missing pairs", f"{missing:,} of {values.size:,}"])
+    for owner, named in (("RDM", rdms.rdm_descriptors), ("stimulus", rdms.pattern_descriptors)):
+        for name in sorted(set(named) - {"index"}, key=lambda name: name != "stimulus"):
+            distinct = dict.fromkeys(map(str, named[name]))
+            count = f"{len(distinct):,}: " if len(distinct) > 1 else ""
+            rows.append([f"{name} of each {owner}" if name != owner else "stimuli", count + listed(distinct)])
+    rows += [[name, f"{value!s:.200}"] for name, value in rdms.descriptors.items()]
+    plural = "" if rdms.n_rdm == 1 else "s"
+    return folded_html(f"{rdms.n_rdm:,} RDM{plural} of {rdms.n_cond:,} stimuli", rows)
 
 
 def rdms_by_roi(

@@ -9,6 +9,7 @@ follows the dark mode of the reader. A folder beside it has each figure as PDF a
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -105,7 +106,8 @@ def write_report(
     grids = [part for part in parts if isinstance(part, Grid)]
     if not contents:
         raise NeurordlError("there is nothing to report: contents= is empty; give a run, or an evaluation")
-    sections = _sections(entries, grids)
+    with _damage_named([entry.folder for entry in entries if entry.folder]):
+        sections = _sections(entries, grids)
     page = render(title or listed(contents, most=6), _lead(entries, grids), sections)
     with io.atomic_write(path) as aside:
         aside.write_text(page, encoding="utf-8")
@@ -119,12 +121,19 @@ def figures_folder(path: str | os.PathLike[str]) -> Path:
     return Path(path).with_name(f"{Path(path).stem}_figures")
 
 
+def _damage_named(folders: Sequence[Path]) -> contextlib.AbstractContextManager[None]:
+    """Name the folders of records that are not as they were written; errors of objects in memory stay."""
+    remedy = "fit or evaluate again"
+    return io.damage_named(listed(map(str, folders)), remedy) if folders else contextlib.nullcontext()
+
+
 def _sections(entries: Sequence[Entry], grids: Sequence[Grid]) -> list[Section]:
     several = len(entries) > 1
     sections = list(chain.from_iterable(map(grid_sections, grids)))
     sections += [side_by_side(entries)] if several else []
     for entry in entries:
-        sections += entry_sections(entry, several)
+        with _damage_named([entry.folder] if entry.folder else []):
+            sections += entry_sections(entry, several)
     sections.append(citations(entries, grids, io.versions()["neurordl"]))
     return [section for section in sections if section.blocks]
 
@@ -222,9 +231,9 @@ def _read(path: Path) -> list[tuple[Path, Content]]:
             return [(path, pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ","))]
     if (path / io.RUN_RECORD).is_file():
         scores = [_read_scores(file.parent) for file in sorted(path.glob(f"*/{EVALUATION}"))]
-        return [(path, Entry(path.resolve().name, read_run(path), scores))]
+        return [(path, Entry(path.resolve().name, read_run(path), scores, path))]
     if (path / EVALUATION).is_file():
-        return [(path, Entry(path.resolve().name, None, [_read_scores(path)]))]
+        return [(path, Entry(path.resolve().name, None, [_read_scores(path)], path))]
     if (path / SETTINGS).is_file() and (path / ROWS).is_dir():
         return [(path, _read_grid(path))]
     known = (io.RUN_RECORD, EVALUATION, SETTINGS)

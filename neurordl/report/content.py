@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_traini
 from neurordl.plots.training import transfer_path
 from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
 from neurordl.rsa.inference.infer import mean_interval
+from neurordl.rsa.scores import p_text
 from neurordl.teachers.base import Record
 from neurordl.training.run import BEST, LAST, Run
 from neurordl.validate import listed
@@ -61,11 +63,12 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A run and its evaluations, or only one of the two."""
+    """A run and its evaluations, or only one of the two; and the folder that they were read from."""
 
     name: str
     run: Run | None = None
     scores: Sequence[Scores] = ()
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,7 +370,7 @@ def _span(low: Any, high: Any) -> str:
 
 
 def _p(value: Any) -> str:
-    return "–" if pd.isna(value) else "<\u00a0.001" if value < 0.001 else f"{value:.3f}"
+    return p_text(value).replace(" ", "\u00a0") or "–"
 
 
 def _notices(run: Run | None, scores: Sequence[Scores]) -> Iterator[Block]:

@@ -8,21 +8,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from io import BytesIO
-from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import matplotlib.pyplot as plt
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 
+from neurordl.validate import without_paths
+
 MOST_ROWS = 500
 _MOST_IDS = 2000
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "neurordl", "text.parse_math": False, "pdf.fonttype": 42}
 _STYLE["font.sans-serif"] = ["DejaVu Sans", "Verdana", "sans-serif"]
-# A folder at the beginning of a path: of Linux, macOS or Windows, of a home (~) or a URL of a file.
-_FOLDERS = re.compile(
-    r"(?<![\w.:/\\<])(?:file://|[A-Za-z]:|~[\w.-]*)?[/\\](?:[^/\\\s'\"<>|,;:()]+[/\\])*(?=[^\s/\\])"
-)
 
 
 @dataclass(frozen=True)
@@ -100,24 +97,6 @@ def number(value: object, digits: int = 3) -> str:
     if real == int(real) and abs(real) < 1e15:
         return f"{int(real):,}".replace("-", "−")
     return f"{real:.{digits}f}".replace("-", "−") if 0.001 <= abs(real) < 1e5 else f"{real:.2g}"
-
-
-def without_paths(text: str) -> str:
-    """Text in which absolute paths are cut to the names of their files or folders.
-
-    Examples
-    --------
-    >>> without_paths("read from /data/study/it.h5, which holds 3 RDMs")
-    'read from it.h5, which holds 3 RDMs'
-    """
-    for folder in (Path.cwd(), Path.home()):  # also with blanks in them
-        if len(folder.parts) > 1:
-            text = text.replace(f"{folder}/", "").replace(
-                str(folder), folder.name if folder != Path.home() else "~"
-            )
-    if "\n" not in text and (PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()):
-        return PureWindowsPath(text).name or text
-    return _FOLDERS.sub("", text)
 
 
 def draw(plot: Callable[[], Axes], title: str, description: str, caption: str = "") -> Figure:

@@ -24,7 +24,7 @@ from neurordl.rsa.ceilings import agreement, chance_note
 from neurordl.rsa.compare import repeated_subjects, why_undefined
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference, correct, infer_study, mean_interval, p_values
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
-from neurordl.validate import check_choice, listed
+from neurordl.validate import check_choice, folded_html, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.inference import Result
@@ -50,6 +50,20 @@ _PRINTED = (
     *("layer", "roi", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"),
     *("ceiling_lower", "ceiling_upper", "n_subjects", "fitted"),
 )
+
+
+_P_VALUES = ("p", "p_fdr")
+
+
+def p_text(p: float) -> str:
+    """A p-value with three decimals; "< .001" below, and nothing where it is undefined.
+
+    Examples
+    --------
+    >>> p_text(0.0004), p_text(0.0321)
+    ('< .001', '0.032')
+    """
+    return "" if np.isnan(p) else "< .001" if p < 0.001 else f"{p:.3f}"
 
 
 @dataclass(frozen=True)
@@ -601,9 +615,22 @@ class Evaluation:
 
     def __str__(self) -> str:
         means = self.frame[self.frame["subject"].isin(["mean", "group"])]
-        table = means[list(_PRINTED)].to_string(index=False, float_format="{:.3f}".format, na_rep="")
+        table = means[list(_PRINTED)].to_string(
+            index=False,
+            float_format="{:.3f}".format,
+            na_rep="",
+            formatters=dict.fromkeys(_P_VALUES, p_text),
+        )
         return "\n".join([self.title, str(self.match), "", table, *self.notes])
 
     def _repr_html_(self) -> str:
-        means = self.frame[self.frame["subject"] == "mean"]
-        return str(means.to_html(index=False, float_format="{:.3f}".format))
+        means = self.frame[self.frame["subject"].isin(["mean", "group"])]
+        shown = [name for name in _PRINTED if means[name].notna().any() and not (means[name] == "").all()]
+        rows = [
+            [
+                p_text(value) if name in _P_VALUES else f"{value:.3f}" if isinstance(value, float) else value
+                for name, value in zip(shown, row, strict=True)
+            ]
+            for row in means[shown].itertuples(index=False)
+        ]
+        return folded_html(f"Evaluation: {self.title}", rows, shown, self.notes)

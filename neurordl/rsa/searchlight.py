@@ -31,7 +31,7 @@ from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.source import Center, Source, check_rates, check_runs
 from neurordl.rsa.compare import similarity
 from neurordl.rsa.evaluate import model_vectors
-from neurordl.validate import check_number, check_type
+from neurordl.validate import check_number, check_type, folded_html
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -140,14 +140,16 @@ class Searchlight:
             )
         return source
 
-    def __str__(self) -> str:
+    def _cells(self) -> list[tuple[str, str]]:
         """Models, centers and range of the scores, and what was matched."""
         few, most = self.n_voxels.min(), self.n_voxels.max()
-        lines = [
-            f"searchlight  radius {_text(self.settings['radius'])}, {self.settings['dissimilarity']}, models "
-            f"compared by {self.settings['comparison']}",
-            f"centers      {len(self.centers)}, of {few if few == most else f'{few} to {most}'} voxels each",
-            f"matched      {len(self.match.matched)} stimuli; {len(self.match.unused)} only in the models",
+        radius, measure, comparison = (
+            self.settings[name] for name in ("radius", "dissimilarity", "comparison")
+        )
+        cells = [
+            ("searchlight", f"radius {_text(radius)}, {measure}, models compared by {comparison}"),
+            ("centers", f"{len(self.centers)}, of {few if few == most else f'{few} to {most}'} voxels each"),
+            ("matched", f"{len(self.match.matched)} stimuli; {len(self.match.unused)} only in the models"),
         ]
         for name, scores in zip(self.models, self.scores, strict=True):
             defined = scores[np.isfinite(scores)]
@@ -155,8 +157,15 @@ class Searchlight:
             if len(defined):
                 text = f"{defined.min():.3f} to {defined.max():.3f}, mean {defined.mean():.3f}"
                 text += f", {undefined} NaN" if undefined else ""
-            lines.append(f"{name:<11}  {text}")
-        return "\n".join(lines)
+            cells.append((name, text))
+        return cells
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<11}  {text}" for name, text in self._cells())
+
+    def _repr_html_(self) -> str:
+        (_, summary), *cells = self._cells()
+        return folded_html(f"Searchlight: {summary}", cells)
 
     __repr__ = __str__
 

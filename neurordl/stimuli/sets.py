@@ -24,7 +24,7 @@ from neurordl.ids import check_ids, id_column, is_missing, match_ids, natural_ke
 from neurordl.io import read_frame, sha256_array
 from neurordl.stimuli.fingerprints import Bytes, fingerprints
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
-from neurordl.validate import check_columns, check_count, check_number, check_path, listed
+from neurordl.validate import check_columns, check_count, check_number, check_path, folded_html, listed
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Statistics: TypeAlias = Sequence[float] | Literal["imagenet"] | None
@@ -237,6 +237,18 @@ class StimulusSet:
         shape = " x ".join(map(str, self.pixels.shape[1:]))
         labels = "no labels" if self.labels is None else f"{len(set(self.labels.tolist()))} classes"
         return f"StimulusSet({len(self)} stimuli, {shape}, {labels}, source={self.source!r})"
+
+    def _repr_html_(self) -> str:
+        rows = [["ids", listed(self.ids)]]
+        if self.labels is not None:
+            numbers = np.unique(self.labels.numpy(), return_counts=True)
+            names = self.classes or range(int(max(numbers[0], default=-1)) + 1)
+            counts = [f"{names[k]} ({n:,})" for k, n in zip(*numbers, strict=True)]
+            rows.append(["labels", listed(counts, most=12)])
+        rows += [["columns of the table", listed(self.table, most=12)]]
+        rows += [["held-out ids", listed(self.held_out_ids)]] if self.held_out_ids else []
+        rows += [[name, value] for name, value in vars(self.preprocessing).items() if value is not None]
+        return folded_html(repr(self), rows)
 
     @cached_property
     def sha256(self) -> str:

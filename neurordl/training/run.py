@@ -26,7 +26,7 @@ from neurordl.rsa.leaks import Exposure, check_exposures, shown_images
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import TRAINED_ON, load_weights
 from neurordl.teachers.base import Record
-from neurordl.validate import brief, check_choice, listed
+from neurordl.validate import brief, check_choice, folded_html, listed
 
 if TYPE_CHECKING:
     from neurordl.rsa.scores import Evaluation
@@ -82,7 +82,16 @@ class Run:
             setattr(unwrapped(self.student), TRAINED_ON, self.trained_on)
 
     def _repr_html_(self) -> str:
-        return str(self.history.tail(10).to_html(index=False))
+        losses = listed((self.record.get("objective") or {}).get("losses") or (), most=6) or "none"
+        n, name = len(self.history), self.out.name if self.out is not None else ""
+        summary = f"Run{f' {name}' if name else ''}: {n} epoch{'' if n == 1 else 's'}"
+        summary += f", transfer losses: {losses}"
+        tail = self.history.tail(10)
+        rows = [[f"{value:.4g}" for value in row] for row in tail.to_numpy(float).tolist()]
+        rest = [f"These are the last {len(tail)} of {n} epochs."] if n > len(tail) else []
+        if best := self.record.get("best"):
+            rest.append(f"The weights of epoch {best['epoch']} were kept.")
+        return folded_html(summary, rows, list(map(str, tail)), rest)
 
     def _ids(self, part: str) -> tuple[str, ...]:
         return tuple((self.record.get("stimuli") or {}).get(part, ()))
@@ -308,6 +317,7 @@ def read_run(out: str | Path) -> Run:
             getattr(run, part)
         int(record["best"]["epoch"] if "best" in record else 0)
         check_exposures(run.trained_on)
+        _notices(record)
     with io.damage_named(folder / HISTORY, remedy):
         run.history = pd.read_csv(folder / HISTORY)
         numbers = run.history.select_dtypes("number")
@@ -321,6 +331,14 @@ def recorded_setting(out: str | Path, name: str) -> Any:
     path = Path(out) / io.RUN_RECORD
     with io.damage_named(path, "choose another folder"):
         return io.read_json(path)["settings"].get(name) if path.is_file() else None
+
+
+def _notices(record: Record) -> list[str]:
+    """The notices of a recorded run."""
+    notices = record.get("notices", [])
+    if not isinstance(notices, list) or not all(isinstance(text, str) for text in notices):
+        raise ValueError("its notices must be texts")
+    return notices
 
 
 class RunFolder:
@@ -359,7 +377,9 @@ class RunFolder:
                     with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
                         check_exposures(earlier[TRAINED_ON])
                     record[TRAINED_ON] = earlier[TRAINED_ON]
-                record["notices"] = list(dict.fromkeys([*earlier.get("notices", ()), *record["notices"]]))
+                with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
+                    notices = _notices(earlier)
+                record["notices"] = list(dict.fromkeys([*notices, *record["notices"]]))
 
     def _check_same(self, earlier: Mapping[str, Any]) -> None:
         different: dict[str, str] = {}  # by name: a setting of the optimizer replaces that of `Optimization`

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ import numpy as np
 import pytest
 
 import neurordl as nrl
+from neurordl.patterns import fmri
+from neurordl.patterns.fmri import read_patterns
+from neurordl.rdms import odd_even_reliability
+from neurordl.rdms.selection import reindex
 
 STUDY = Path(__file__).parents[2] / "data" / "simulated_fmri" / "study"
 FUNC = STUDY / "sub-01" / "func"
@@ -251,3 +257,131 @@ def test_options_from_a_file(shell: Any, tmp_path: Path) -> None:
     code, _, errors = shell("rdm", *files("_bold.nii.gz"), "--config", config, "--out", tmp_path / "b.h5")
     assert code == 2
     assert "unknown dissimilarities" in errors
+
+
+# a folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Three people as fMRIPrep writes them, below a data set with their events; a fourth has another task."""
+    scan = nrl.simulate.Scan(shape=(4, 3, 2), runs=4, repeats=1)
+    geometry = {"IT": np.eye(5), "EVC": np.eye(5)[::-1] * 2}
+    made = nrl.simulate.simulate_fmri(tmp_path / "study", geometry, list("abcde"), 3, scan=scan, snr=2.0)
+    prepared = made / "derivatives" / "fmriprep"
+    for bold in sorted(made.glob("sub-*/func/*_bold.nii.gz")):
+        target = prepared / bold.relative_to(made)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        bold.rename(target.with_name(bold.name.replace("_bold", "_space-MNI_desc-preproc_bold")))
+    (prepared / "sub-04" / "func").mkdir(parents=True)
+    return made
+
+
+def of_folder(study: Path, *options: object) -> tuple[object, ...]:
+    atlas = ("--mask", study / "atlas.nii.gz", "--labels", study / "atlas.tsv")
+    return ("rdm", study, "--task", "sim", "--space", "MNI", *atlas, *options)
+
+
+def in_python(study: Path, noise: str | None = None, **options: Any) -> Any:
+    regions = nrl.Regions(study / "atlas.nii.gz", labels=study / "atlas.tsv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        patterns, left = nrl.read_bids(study, "sim", "MNI", regions, residuals=True, **options)
+        return nrl.compute_rdms(patterns, "crossnobis", noise=noise and nrl.Noise(noise, left))
+
+
+def test_a_folder_gives_what_python_gives(shell: Any, study: Path, tmp_path: Path) -> None:
+    events = study / "sub-02" / "func" / "sub-02_task-sim_run-01_events.tsv"
+    for path in sorted(events.parent.glob("*_events.tsv")):  # sub-02 never saw a
+        path.write_text("".join(line for line in path.open() if not line.endswith("\ta\n")))
+    out = tmp_path / "all.h5"
+    options = ("--noise", "diagonal", "--leave-out", "b", "--out", out)
+    code, told, errors = shell(*of_folder(study, *options))
+    assert code == 0, errors
+    own, written = in_python(study, "diagonal", leave_out="b"), nrl.load_rdms(out)
+    np.testing.assert_array_equal(written.dissimilarities, own.dissimilarities)
+    for name in ("rdm_descriptors", "pattern_descriptors"):
+        of_both = [{k: list(v) for k, v in getattr(rdms, name).items()} for rdms in (written, own)]
+        assert of_both[0] == of_both[1]
+    assert written.descriptors == own.descriptors
+    assert "1 of 4 subjects in" in errors
+    assert "are left out: sub-04" in errors
+    assert re.search(r"sub-02 has 3 of 4 stimuli; the pairs of the others \(a\) are NaN", errors)
+    with pytest.warns(UserWarning, match="holds derivatives"):
+        patterns, left = nrl.read_bids(
+            study, "sim", "MNI", study / "IT.nii.gz", subjects="01", leave_out="b", residuals=True
+        )
+    r = odd_even_reliability(patterns["sub-01"], "crossnobis", noise=nrl.Noise("diagonal", left["sub-01"]))
+    assert re.search(rf"sub-01 +4 +16 +4 +24 +0 +0 +0 +{r[0]:.3f} ", told)
+    assert told.rstrip().endswith("all.h5 holds 6 RDMs of 3 subjects and 4 stimuli")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.h5", "study"]
+
+
+def test_a_folder_is_resumed(shell: Any, study: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    out, parts = tmp_path / "all.h5", tmp_path / "all.h5.parts"
+    events = study / "sub-03" / "func" / "sub-03_task-sim_run-02_events.tsv"
+    whole = events.read_text()
+    events.write_text("onset\n1\n")
+    code, _, errors = shell(*of_folder(study, "--out", out))
+    assert code == 1
+    assert "sub-03_task-sim_run-02_events.tsv" in errors.splitlines()[-1]
+    assert not out.exists()
+    assert {path.name for path in parts.glob("*.h5")} == {"sub-01.h5", "sub-02.h5"}
+    events.write_text(whole)
+    code, _, errors = shell(*of_folder(study, "--out", out, "--model", "average"))
+    assert code == 1
+    assert re.search(
+        r"all.h5.parts .* other settings, which differ in model \(glm before, average now\)", errors
+    )
+    image = next((study / "derivatives").rglob("sub-02*run-01*_bold.nii.gz"))
+    os.utime(image, ns=(0, 0))  # another file, so that this subject is computed again
+    read = []
+    monkeypatch.setattr(
+        fmri, "read_patterns", lambda files, *a, **k: read.append(files) or read_patterns(files, *a, **k)
+    )
+    code, told, errors = shell(*of_folder(study, "--out", out))
+    assert code == 0, errors
+    assert [files[0].name[:6] for files in read] == ["sub-02", "sub-03"]
+    assert "1 of 3 subjects had been computed before" in told
+    assert not parts.exists()
+    np.testing.assert_array_equal(nrl.load_rdms(out).dissimilarities, in_python(study).dissimilarities)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((STUDY, "--mask", STUDY / "IT.nii.gz"), "is a folder: --task NAME says which"),
+        ((STUDY, FUNC, "--task", "sim"), "expected one folder, or images alone"),
+        ((STUDY, "--task", "sim"), "there is no brain mask"),
+        ((STUDY, "--task", "sim", "--subject", "x"), "subject= is for images, and"),
+        ((STUDY, "--task", "sim", "--table", STUDY / "atlas.tsv"), "table= is for images, and"),
+        ((STUDY, "--task", "rest"), "has no image sub-*"),
+        ((*files("_bold.nii.gz"), "--task", "sim"), "task= is for a folder, and these are images"),
+        ((STUDY, "--task", "sim", "--detrend"), "detrend= is of --model average, not of glm"),
+    ],
+)
+def test_what_a_folder_does_not_take(shell: Any, tmp_path: Path, arguments: Any, message: str) -> None:
+    code, _, errors = shell("rdm", *arguments, "--out", tmp_path / "x.h5")
+    assert code == 1
+    assert message in errors
+    assert not (tmp_path / "x.h5").exists()
+
+
+def test_masks_of_each_subject(shell: Any, study: Path, tmp_path: Path) -> None:
+    for subject in ("sub-01", "sub-02", "sub-03"):
+        (study / f"{subject}_it.nii.gz").write_bytes((study / "IT.nii.gz").read_bytes())
+    code, _, errors = shell(
+        *("rdm", study / "derivatives" / "fmriprep", "--task", "sim", "--space", "MNI", "--rois", "IT"),
+        *("--mask", study / "{subject}_it.nii.gz", "--subjects", "3,1", "--out", tmp_path / "it.h5"),
+    )
+    assert code == 1  # names are as in the folder
+    assert "subjects='3': expected one of '01', '02', '03'" in errors
+    code, _, errors = shell(
+        *("rdm", study / "derivatives" / "fmriprep", "--task", "sim", "--space", "MNI", "--rois", "IT"),
+        *("--mask", study / "{subject}_it.nii.gz", "--subjects", "03,01", "--out", tmp_path / "it.h5"),
+    )
+    assert code == 0, errors
+    own, written = in_python(study), nrl.load_rdms(tmp_path / "it.h5")
+    assert list(written.rdm_descriptors["subject"]) == ["sub-03", "sub-01"]
+    in_its_order = reindex(own, list(written.pattern_descriptors["stimulus"]))
+    np.testing.assert_array_equal(written.dissimilarities, in_its_order[[4, 0]])

@@ -272,3 +272,28 @@ def test_subjects_and_sessions_are_not_mixed(tmp_path: Path) -> None:
     assert list(some) == ["sub-1"]
     assert set(some["sub-1"].obs_descriptors["session"]) == {"ses-b"}
     np.testing.assert_array_equal(some["sub-1"].measurements, found["sub-1"].measurements[2:])
+
+
+def test_of_a_data_set_the_derivatives_are_read(tmp_path: Path) -> None:
+    """Raw images of the same task are not; a subject without prepared images is left out with a notice."""
+    for place, seed in (("ds", 1), ("ds/derivatives/prep", 2)):
+        for subject in ("1", "2")[: 3 - seed]:
+            func = tmp_path / place / f"sub-{subject}" / "func"
+            write_bold(func / f"sub-{subject}_task-x_bold.nii.gz", unit="sec", seed=seed)
+    (tmp_path / "ds" / "derivatives" / "prep" / "sub-2").mkdir()
+    (tmp_path / "ds" / "derivatives" / "freesurfer" / "sub-1").mkdir(parents=True)
+    write(tmp_path / "ds" / "task-x_events.tsv", EVENTS)
+    prepared = tmp_path / "ds" / "derivatives" / "prep"
+    with pytest.warns(UserWarning, match="1 of 2 subjects in .*prep .* and are left out: sub-2"):
+        own = nrl.read_bids(prepared, "x", mask=None)
+    for folder in (tmp_path / "ds", tmp_path / "ds" / "derivatives"):
+        with pytest.warns(UserWarning, match="holds derivatives: the images in .*prep are read"):
+            found = nrl.read_bids(folder, "x", mask=None)
+        assert list(found) == ["sub-1"]
+        np.testing.assert_array_equal(found["sub-1"].measurements, own["sub-1"].measurements)
+    again = prepared.with_name("prep2") / "sub-1" / "func"
+    write_bold(again / "sub-1_task-x_bold.nii.gz", unit="sec", seed=3)
+    with pytest.raises(
+        NeurordlError, match="has images of task 'x' in prep, prep2; give one of these folders"
+    ):
+        nrl.read_bids(tmp_path / "ds", "x", mask=None)

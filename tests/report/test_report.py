@@ -20,6 +20,7 @@ from PIL import Image
 import neurordl as nrl
 from neurordl import experiments, io
 from neurordl.report import content, page, read_contents, write_report
+from neurordl.validate import without_paths
 from tests.helpers import random_rdms, random_stimuli, student
 
 QUIET = nrl.Execution(progress=False)
@@ -391,6 +392,16 @@ def test_wrong_files(folder: Path, tmp_path: Path, shell: Any) -> None:
     assert not list(tmp_path.rglob("*.html"))
 
 
+@pytest.mark.parametrize("part", [{"settings": "x"}, {"notes": 3}, {"settings": {"notices": 1.0}}], ids=str)
+def test_a_damaged_record_of_an_evaluation_is_named(part: dict[str, Any], tmp_path: Path) -> None:
+    evaluation().save(tmp_path / "scores")
+    record = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
+    (tmp_path / "scores" / "evaluation.json").write_text(json.dumps({**record, **part}))
+    with pytest.raises(nrl.NeurordlError, match=r"cannot read .*scores: it is damaged.*evaluate again"):
+        write_report(tmp_path / "report.html", read_contents([tmp_path / "scores"]))
+    assert not (tmp_path / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     "text, expected",
     [
@@ -406,7 +417,7 @@ def test_wrong_files(folder: Path, tmp_path: Path, shell: Any) -> None:
     ],
 )
 def test_paths_are_cut_to_names(text: str, expected: str) -> None:
-    assert page.without_paths(text) == expected
+    assert without_paths(text) == expected
 
 
 def test_large_tables_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

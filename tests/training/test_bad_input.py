@@ -446,6 +446,9 @@ def test_folder_that_holds_another_run(tmp_path: Path) -> None:
         {"objective": {"losses": {"rdm:conv2": "x"}}},
         {"labelled": "x"},
         {"stimuli": 3},
+        {"notices": [["x"]]},
+        {"notices": "x"},
+        {"notices": 3},
     ],
     ids=str,
 )
@@ -510,6 +513,7 @@ def test_altered_files_of_a_run_are_named(tmp_path: Path) -> None:
         ("objective", {"losses": [1]}),
         ("best", {"value": 1.0, "epoch": {}}),
         ("best", [1]),
+        ("notices", [{}]),
     ):
         texts.append(("run.json", json.dumps({**record, key: value})))
     history = (tmp_path / "run" / "history.csv").read_text()

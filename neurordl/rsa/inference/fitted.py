@@ -843,17 +843,17 @@ def evaluate_fitted(
         )
         columns = {
             "model": [model.name for model in stack],
-            "fit": [model.fit for model in stack],
             "roi": place,
-            "comparison": comparison.name,
-            **inference.estimates(),
+            **inference.estimates(),  # first, since pandas prints "..." for the middle of a wide table
             "ceiling_lower": inference.ceiling[0],
             "ceiling_upper": inference.ceiling[1],
+            "fit": [model.fit for model in stack],
+            "comparison": comparison.name,
             "generalizes_to": resampling.generalizes_to if resampling.resamples else "",
-            "n_subjects": inference.n_subjects,
-            "n_stimuli": inference.n_stimuli,
             "k_subjects": folds.subjects,
             "k_stimuli": folds.stimuli,
+            "n_subjects": inference.n_subjects,
+            "n_stimuli": inference.n_stimuli,
         }
         frames.append(pd.DataFrame(columns))
         notes.append(repeated_subjects(names[0], reindex(brain, ids)))

@@ -1,0 +1,280 @@
+"""The commands ``rdm`` and ``merge`` of the shell, which write files of RDMs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from neurordl import __version__
+from neurordl.cli.options import Calls, Takes, app, command
+from neurordl.errors import NeurordlError, collect_notices, notices, notify
+from neurordl.io import read_json, write_json
+from neurordl.validate import listed
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import typer
+    from rsatoolbox.data import Dataset
+    from rsatoolbox.rdm.rdms import RDMs
+
+    from neurordl.patterns.fmri import BidsSubject
+    from neurordl.patterns.models import RunModel
+
+_FEW_ROIS = 6  # up to so many, each has a column
+# columns of the report with counts, and what they are
+_COUNTED = {"runs": "", "patterns": "", "stimuli": "", "voxels": ""}
+_COUNTED |= {"dropped": "voxels with NaN or infinity, or constant in a run"}
+_COUNTED |= {"excluded": "volumes that the strategies of --fmriprep leave out"}
+_COUNTED |= {"NaN pairs": "pairs of stimuli that are not measured"}
+
+
+@command(
+    app,
+    bids=Takes("read_bids", "task space subjects sessions events_root", panel="Folder", optional=True),
+    read_patterns=Takes("read_patterns", "events model leave_out", panel="Patterns"),
+    names=Takes("read_patterns", "condition subject session runs", panel="Patterns"),
+    mask=Takes("Regions", "image:mask labels rois", panel="Patterns", optional=True),
+    confounds=Takes("Confounds", "tables:confounds columns:confound_columns fmriprep", panel="Patterns"),
+    glm=Takes("GLM", panel="Model (glm, lsa and lss)"),
+    average=Takes("Average", "detrend", panel="Model (average)"),
+    compute_rdms=Takes(
+        "compute_rdms", "dissimilarity center", panel="RDMs", defaults={"dissimilarity": "crossnobis"}
+    ),
+    noise=Takes("Noise", "estimator:noise by:noise_by", panel="RDMs", optional=True),
+)
+def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Calls) -> None:
+    """Compute RDMs from a folder of fMRIPrep, from BOLD images and events, or from betas.
+
+    Of a folder, the RDMs of all subjects and ROIs are written into a single file. If the command is
+    interrupted, the same command goes on where it stopped: finished subjects are kept in the folder
+    OUT.parts until the file is written.
+
+    Parameters
+    ----------
+    images
+        A folder with the images of all subjects (BIDS derivatives, or the data set that holds them), whose
+        --task is read. Or NIfTI images of a single subject: the BOLD series of each run, or betas, which
+        --table describes.
+    out
+        The .h5 file to write.
+    table
+        Table of betas (TSV or CSV) with one row per volume and the column stimulus. It can also have the
+        columns run and session, and a column image with the name of the 3D image of each row.
+    mask
+        A binary mask, or an atlas with --labels: a NIfTI image. For a folder, {subject} in its path stands
+        for the subject, such as sub-01, and brain for the brain masks of fMRIPrep, the default.
+    task
+        Task of the images to read in a folder, their BIDS entity.
+    subject
+        Name of the subject of images. By default it is read from the names of the files (sub-).
+
+    Examples
+    --------
+    neurordl rdm study/derivatives/fmriprep --task objects --space MNI152NLin2009cAsym --mask atlas.nii.gz
+    --labels atlas.tsv --fmriprep motion,wm_csf --noise shrinkage_diag --out objects.h5
+
+    neurordl rdm sub-01_run-*_bold.nii.gz --events sub-01_run-*_events.tsv --mask it.nii.gz --out it.h5
+    """
+    if not out.parent.is_dir() or out.suffix not in (".h5", ".hdf5"):
+        raise NeurordlError(f"--out {out}: expected a file named .h5, in a folder that exists")
+    if any(path.is_dir() for path in images):
+        if len(images) > 1:
+            raise NeurordlError(f"{listed(images, most=2)}: expected one folder, or images alone")
+        _rdms_of_folder(images[0], out, table, call)
+        return
+    for name in call.bids.words:
+        raise NeurordlError(f"{name}= is for a folder, and these are images: leave it out")
+    import neurordl as nrl
+
+    residuals = None
+    if table is None:
+        options = {"model": _model(call), "confounds": call.confounds(), **call.names.values}
+        patterns, residuals = call.read_patterns(images, call.mask(), residuals=True, **options)
+    else:
+        for name in (*call.read_patterns.words, *call.confounds.words, *call.glm.words, *call.average.words):
+            raise NeurordlError(f"{name}= is for BOLD, and --table reads betas as they are: leave it out")
+        patterns = nrl.read_betas(images, table, call.mask(), **call.names.values)
+    noise = call.noise(residuals=residuals)
+    rdms = call.compute_rdms(patterns, noise=noise)
+    nrl.save_rdms(rdms, out)
+    reliability, reason = _reliability(patterns, noise=noise, **call.compute_rdms.values)
+    texts = [f"not computed, {reason}"] if reason else [f"r = {value:.3f}" for value in reliability]
+    typer.echo(f"{_describe_patterns(patterns)}\n\n{_describe_rdms(rdms, texts)}\n")
+    typer.echo(f"{out} holds {rdms.n_rdm} RDM{'' if rdms.n_rdm == 1 else 's'}")
+    if "subject" not in rdms.rdm_descriptors:
+        typer.echo("note: the names of the images do not say which subject they are of; --subject names it")
+
+
+def _model(call: Calls) -> RunModel:
+    """The model of a run with its settings; a setting of another model is an error."""
+    from neurordl.patterns.models import MODELS
+
+    model, settings = MODELS[call.read_patterns.values["model"]], {**call.glm.values, **call.average.values}
+    chosen = [*call.glm.words, *call.average.words]
+    for name in chosen:
+        if name not in model.__dataclass_fields__:
+            able = listed(key for key, known in MODELS.items() if name in known.__dataclass_fields__)
+            raise NeurordlError(f"{name}= is of --model {able}, not of {model.name}; leave it out")
+    return model(**{name: settings[name] for name in chosen})
+
+
+# a folder
+
+
+def _rdms_of_folder(folder: Path, out: Path, table: Path | None, call: Calls) -> None:
+    """Write the RDMs of all subjects into a file, with the memory of one; finished subjects are kept."""
+    import neurordl as nrl
+    from neurordl.experiments import run_grid
+    from neurordl.patterns.fmri import find_bids
+
+    words = {**call.read_patterns.words, **call.names.words, **({} if table is None else {"table": []})}
+    for name in ("table", "events", "subject", "session", "runs"):
+        if name in words:
+            raise NeurordlError(f"{name}= is for images, and {folder} is a folder: leave it out")
+    if call.bids.absent:
+        raise NeurordlError(f"{folder} is a folder: --task NAME says which of its images to read")
+    subjects = {subject.name: subject for subject in find_bids(folder, **call.bids.values)}
+    options = {"model": _model(call), "confounds": call.confounds(), "mask": call.mask() or "brain"}
+    options |= {name: call.read_patterns.values[name] for name in ("leave_out",)} | call.names.values
+    settings = {name: value for part in vars(call).values() for name, value in part.values.items()}
+    settings |= {"folder": folder.resolve(), "version": __version__}
+    settings.pop("subjects", None)  # others can be added later
+    parts, computed = out.with_name(f"{out.name}.parts"), list[str]()
+
+    def compute(subject: str, files: str) -> dict[str, float]:
+        with collect_notices():
+            rdms, row, texts = _rdms_of_subject(subjects[subject], call, options)
+        nrl.save_rdms(rdms, parts / f"{subject}.h5")
+        write_json(parts / f"{subject}.json", texts)
+        computed.append(subject)
+        return row
+
+    jobs = [{"subject": name, "files": _stamp(subject, settings)} for name, subject in subjects.items()]
+    rows = run_grid(jobs, compute, parts, fingerprint=settings).drop(columns="files")
+    for text in (text for subject in subjects for text in read_json(parts / f"{subject}.json")):
+        notify(text)  # of those that were finished before, too
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of missing pairs, which were counted
+        each = {subject: nrl.load_rdms(parts / f"{subject}.h5") for subject in subjects}
+    rdms = nrl.merge_rdms(each, missing="nan")
+    nrl.save_rdms(rdms, out)
+    shutil.rmtree(parts)
+    typer.echo(_describe_subjects(rows, rdms))
+    if len(computed) < len(subjects):
+        typer.echo(f"{len(subjects) - len(computed)} of {len(subjects)} subjects had been computed before")
+    typer.echo(f"{out} holds {rdms.n_rdm} RDMs of {len(subjects)} subjects and {rdms.n_cond} stimuli")
+
+
+def _rdms_of_subject(
+    subject: BidsSubject, call: Calls, options: Mapping[str, Any]
+) -> tuple[RDMs, dict[str, float], list[str]]:
+    """The RDMs of a subject, a row of the report, and the notices."""
+    import numpy as np
+
+    patterns, residuals = subject.read(**options)
+    noise = call.noise(residuals=residuals)
+    rdms = call.compute_rdms(patterns, noise=noise)
+    texts = notices()
+    record = json.loads(patterns.descriptors["provenance"])
+    row = {
+        "runs": len(record["runs"]),
+        "patterns": patterns.n_obs,
+        "stimuli": rdms.n_cond,
+        "voxels": record["voxels"],
+        "dropped": record["dropped_nan"] + record["dropped_constant"],
+        "excluded": sum(run.get("excluded", 0) for run in record["runs"]),
+        "NaN pairs": int(np.isnan(rdms.dissimilarities).sum()),
+    }
+    reliability, reason = _reliability(patterns, noise=noise, **call.compute_rdms.values)
+    texts += [f"the reliability is not computed: {reason}"] if reason else []
+    names = [f"r {roi}".strip() for roi in rdms.rdm_descriptors.get("roi", [""])]
+    return rdms, row | dict(zip(names, reliability, strict=False)), texts
+
+
+def _stamp(subject: BidsSubject, settings: Mapping[str, Any]) -> str:
+    """A checksum of the names, sizes and times of all files on which the RDMs of a subject may depend."""
+    files = {file for image in subject.images for file in image.parent.iterdir()} | {*subject.events}
+    for value in settings.values():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path):
+                files.add(Path(str(path).replace("{subject}", subject.name)))
+    stats = [(file.resolve(), file.stat()) for file in sorted(files) if file.is_file()]
+    lines = [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _describe_subjects(rows: pd.DataFrame, rdms: RDMs) -> str:
+    """A row for each subject: what was read, what was left out, and the reliability of the RDMs."""
+    reliable = [str(name) for name in rows if f"{name} ".startswith("r ")]
+    table = rows.drop(columns=reliable).astype({name: int for name in rows if name in _COUNTED})
+    if len(reliable) > _FEW_ROIS:
+        table["r median"], table["r lowest"] = rows[reliable].median(axis=1), rows[reliable].min(axis=1)
+    else:
+        table = table.join(rows[reliable])
+    legend = [f"{name}: {text}" for name, text in _COUNTED.items() if text and rows[name].any()]
+    legend += ["r: correlation of the RDMs of odd and even runs"] if reliable else []
+    rois = list(dict.fromkeys(rdms.rdm_descriptors.get("roi", ())))
+    pairs = set(zip(rdms.rdm_descriptors["subject"], rdms.rdm_descriptors.get("roi", ()), strict=False))
+    absent = [f"{name} {roi}" for name in rows["subject"] for roi in rois if (name, roi) not in pairs]
+    if absent:
+        legend.append(f"{len(absent)} RDMs are absent, as no voxel of the ROI is left: {listed(absent)}")
+    measure = f"measure   {rdms.dissimilarity_measure}"
+    text = table.to_string(index=False, float_format="%.3f")
+    return "\n".join([text, "", *legend, measure, *([f"ROIs      {listed(rois)}"] if rois else [])])
+
+
+# what is printed of a single subject
+
+
+def _describe_patterns(patterns: Dataset) -> str:
+    """The images with their events, and which voxels, stimuli and patterns there are."""
+    import pandas as pd
+
+    record = json.loads(patterns.descriptors["provenance"])
+    runs = pd.DataFrame(record.get("runs") or [], columns=["events", "run", "volumes", "t_r"])
+    table = pd.concat([pd.Series(record["images"], name="image"), runs if len(runs) else None], axis=1)
+    stimuli = list(dict.fromkeys(patterns.obs_descriptors["stimulus"]))
+    resampled = " (resampled)" if record["mask_resampled"] else ""
+    detrended = " (detrended)" if record.get("detrend") else ""
+    return (
+        f"{table.to_string(index=False)}\n\n"
+        f"mask      {record['mask']}{resampled}\n"
+        f"voxels    {record['voxels']} used; dropped {record['dropped_nan']} with NaN or infinity, "
+        f"{record['dropped_constant']} constant in a run\n"
+        f"stimuli   {len(stimuli)}: {listed(stimuli, most=8)}\n"
+        f"patterns  {patterns.n_obs}, model {record['model']}{detrended}"
+    )
+
+
+def _reliability(patterns: Dataset, **settings: Any) -> tuple[list[float], str]:
+    """The correlation of odd with even runs, for each RDM; or none, and why."""
+    from neurordl.rdms.compute import odd_even_reliability
+
+    try:
+        with warnings.catch_warnings():  # they are about all runs, and were shown
+            warnings.simplefilter("ignore", UserWarning)
+            return odd_even_reliability(patterns, **settings).tolist(), ""
+    except NeurordlError as error:
+        return [], str(error)
+
+
+def _describe_rdms(rdms: RDMs, reliability: Sequence[str]) -> str:
+    """The range of each RDM, its missing pairs, and its reliability."""
+    lines = [f"measure   {rdms.dissimilarity_measure}"]
+    described = [name for name in ("subject", "roi") if name in rdms.rdm_descriptors]
+    for k, (values, r) in enumerate(zip(rdms.dissimilarities, cycle(reliability), strict=False)):
+        label = " ".join(str(rdms.rdm_descriptors[name][k]) for name in described) or k
+        measured = values[values == values]
+        extent = f"distances {measured.min():.4g} to {measured.max():.4g}" if len(measured) else "no values"
+        if missing := len(values) - len(measured):
+            extent += f", {missing} of {len(values)} pairs are not measured"
+        lines.append(f"RDM       {label}: {extent}; reliability (odd against even runs): {r}")
+    return "\n".join(lines)
