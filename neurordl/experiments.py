@@ -239,7 +239,7 @@ def run_grid(
         Whatever else determines the rows (settings, versions, checksums), as JSON. It is saved with the rows,
         so that rows of different settings are never mixed.
     progress
-        Show a progress bar; by default on a terminal.
+        Show a progress bar; by default on a terminal and in a notebook.
 
     Returns
     -------

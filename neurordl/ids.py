@@ -304,10 +304,14 @@ def id_column(names: Iterable[object]) -> str | None:
     return next((name for name in ("id", "stimulus") if name in columns), None)
 
 
-def possible_ids(columns: Mapping[str, Iterable[Any]], use: str = "rename it to 'stimulus'") -> str:
+def possible_ids(
+    columns: Mapping[str, Iterable[Any]], use: str = "rename it to 'stimulus'", noun: str = "ids"
+) -> str:
     """Point out a column that could hold the ids, as all its texts differ; an empty text if none does."""
     for name, column in columns.items():
         values = list(column)
         if all(isinstance(value, str) and value for value in values) and len(set(values)) == len(values) > 1:
-            return f"; {name!r} has another text for each row: if these are the ids, {use.format(name=name)}"
+            return (
+                f"; {name!r} has another text for each row: if these are the {noun}, {use.format(name=name)}"
+            )
     return ""

@@ -69,7 +69,9 @@ def bring_rdms() -> dict[str, Any]:
     rdms = people(3)
     squares = rdms.get_matrices()
     scipy.io.savemat("rdms.mat", {"it": np.moveaxis(squares, 0, 2), "other": squares[0]})
-    np.save("rdms.npy", squares)
+    for name in ("rdms.npy", "it.npy", "evc.npy"):
+        np.save(name, squares)
+    Path("participants.tsv").write_text("participant_id\tage\ns01\t20\ns02\t30\ns03\t40\n")
     pd.DataFrame(squares[0], index=IDS, columns=IDS).to_csv("rdm.csv")
     theirs = rsatoolbox.rdm.RDMs(rdms.dissimilarities, pattern_descriptors={"conds": IDS})
     theirs.save("theirs.h5", file_type="hdf5")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
+import IPython
+import IPython.display
 import numpy as np
 import pytest
 from nibabel import Nifti1Image
@@ -102,3 +105,50 @@ def test_a_call_within_a_call_adds_a_line(capsys, monkeypatch):
     error = capsys.readouterr().err
     assert "outer" in error
     assert "inner" in error
+
+
+def test_a_notebook_shows_calls_that_take_long_in_an_output(monkeypatch):
+    shown = []
+    output = SimpleNamespace(update=lambda content, raw: shown.append(content["text/plain"]))
+
+    def display(content, raw, display_id):
+        shown.append(content["text/plain"])
+        assert "<progress value=" in content["text/html"]
+        assert "&lt;b&gt;" in content["text/html"]
+        return output
+
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=True))
+    monkeypatch.setattr(IPython.display, "display", display)
+    clock = iter(range(0, 1000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) / 2)
+    assert list(progress.tracked("ab", "quick")) == ["a", "b"]
+    assert not shown
+    for _ in progress.tracked("abcdef", "<b>outer"):
+        assert list(progress.tracked("xyz", "inner")) == ["x", "y", "z"]
+    assert "<b>outer: 1 of 6\ninner: 1 of 3" in shown
+    assert shown[-1] == ""
+    assert progress._Notebook.output is None
+    shown.clear()
+    list(progress.tracked("a" * 20, "quiet", progress=False))
+    assert not shown
+
+
+def test_a_log_has_few_lines_and_only_where_they_are_wanted(capsys, monkeypatch):
+    clock = iter(range(0, 100_000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) * 20.0)
+    list(progress.tracked(range(1000), "folds", progress=True))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("folds: 100 of 1,000 after ")
+    assert lines[-1].startswith("folds: 1,000 of 1,000 after ")
+    list(progress.tracked(range(1000), "folds"))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 0.0)
+    list(progress.tracked(range(1000), "quick", progress=True))
+    assert not capsys.readouterr().err
+
+
+def test_training_for_long_writes_few_lines(capsys):
+    images = nrl.StimulusSet.from_array(RNG.random((8, 3, 8, 8)), STIMULI, labels=[0, 1] * 4)
+    nrl.fit(nrl.students.small_cnn(2, width=2), nrl.Objective(), images, epochs=60)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == [f"{k}/60" for k in range(2, 61, 2)]

@@ -36,7 +36,7 @@ _COARSE = 16  # pixels: photographs of this size or above can be told apart
 _FEW_LAYERS = 12  # up to so many, the figure shows which layers differ
 
 _READ = Takes("cli.commands:read_rdms", panel="RDMs")
-_LOAD = Takes("load_rdms", "name labels measure layout similarity diagonal", panel="RDMs")
+_LOAD = Takes("load_rdms", "name labels subjects_from measure layout similarity diagonal", panel="RDMs")
 _SELECT = Takes("select_rdms", "average", panel="RDMs")
 
 
@@ -666,7 +666,7 @@ def compare(
     elif pairs is not None:
         raise NeurordlError(f"--pairs is for a run, which knows its fitted stimuli; {source} is not a run")
     elif Path(source).is_file():
-        model = _model_rdms(source, call.load_rdms.values.get("labels"))
+        model = _model_rdms(source, *map(call.load_rdms.values.get, ("labels", "diagonal")))
     elif stimuli is None:
         raise NeurordlError(f"a network is compared on images: pass --stimuli FOLDER for {source}")
     else:
@@ -691,15 +691,15 @@ def compare(
     typer.echo(f"{out} holds scores.csv, differences.csv, evaluation.h5, evaluation.json{written}")
 
 
-def _model_rdms(source: str, labels: Path | None) -> RDMs:
+def _model_rdms(source: str, labels: Path | None, diagonal: Any) -> RDMs:
     """Model RDMs. The labels are the ids of a file without ids; a file without names gives its own name."""
     import neurordl as nrl
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if labels is not None else "default")
-        rdms = nrl.load_rdms(source)
+        rdms = nrl.load_rdms(source, diagonal=diagonal)
     if labels is not None and "stimulus" not in rdms.pattern_descriptors:
-        rdms = nrl.load_rdms(source, labels=labels)
+        rdms = nrl.load_rdms(source, labels=labels, diagonal=diagonal)
     if not {"layer", "name"} & set(rdms.rdm_descriptors):
         stem = Path(source).stem
         numbered = [f"{stem}_{k + 1}" for k in range(rdms.n_rdm)]

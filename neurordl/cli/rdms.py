@@ -83,8 +83,7 @@ def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Ca
 
     neurordl rdm sub-01_run-*_bold.nii.gz --events sub-01_run-*_events.tsv --mask it.nii.gz --out it.h5
     """
-    if not out.parent.is_dir() or out.suffix not in (".h5", ".hdf5"):
-        raise NeurordlError(f"--out {out}: expected a file named .h5, in a folder that exists")
+    _check_out(out)
     if any(path.is_dir() for path in images):
         if len(images) > 1:
             raise NeurordlError(f"{listed(images, most=2)}: expected one folder, or images alone")
@@ -111,6 +110,11 @@ def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Ca
     typer.echo(f"{out} holds {rdms.n_rdm} RDM{'' if rdms.n_rdm == 1 else 's'}")
     if "subject" not in rdms.rdm_descriptors:
         typer.echo("note: the names of the images do not say which subject they are of; --subject names it")
+
+
+def _check_out(out: Path) -> None:
+    if not out.parent.is_dir() or out.suffix not in (".h5", ".hdf5"):
+        raise NeurordlError(f"--out {out}: expected a file named .h5, in a folder that exists")
 
 
 def _model(call: Calls) -> RunModel:
@@ -278,3 +282,94 @@ def _describe_rdms(rdms: RDMs, reliability: Sequence[str]) -> str:
             extent += f", {missing} of {len(values)} pairs are not measured"
         lines.append(f"RDM       {label}: {extent}; reliability (odd against even runs): {r}")
     return "\n".join(lines)
+
+
+@command(
+    app,
+    load_rdms=Takes(
+        "load_rdms", "subjects_from name labels measure layout similarity diagonal", panel="RDMs"
+    ),
+    merge_rdms=Takes("merge_rdms", "missing", panel="RDMs"),
+)
+def merge(
+    files: list[Path],
+    /,
+    out: Path,
+    subjects: Sequence[str] | None = None,
+    roi: Sequence[str] | None = None,
+    session: Sequence[str] | None = None,
+    *,
+    call: Calls,
+) -> None:
+    """Merge files with RDMs of several subjects, sessions or ROIs into one file, by stimulus id.
+
+    All files need RDMs of the same dissimilarity. Two RDMs of the same subject, ROI and session are refused.
+
+    Parameters
+    ----------
+    files
+        Files with RDMs: .h5, .mat, .npz, .npy, .csv or .tsv.
+    out
+        The .h5 file to write.
+    subjects
+        The subject of each file, if the files do not name them: s01,s02,s03.
+    roi
+        The ROI of each file, or of all of them, if the files do not name it: IT,EVC.
+    session
+        The session of each file, or of all of them, if the files do not name it.
+    subjects_from
+        File with the names of the subjects, if the files do not name them: .txt with one name per line, or
+        .csv or .tsv with a column subject or participant_id, such as participants.tsv. It names the subject
+        of each file, or of each RDM if all files have the same subjects.
+
+    Examples
+    --------
+    neurordl merge sub-*_it.h5 --out it.h5
+
+    neurordl merge it.mat evc.mat --roi IT,EVC --subjects-from participants.tsv --labels stimuli.txt
+    --out both.h5
+    """
+    _check_out(out)
+    if repeated := [file for file in files if files.count(file) > 1]:
+        raise NeurordlError(f"{repeated[0]} is named twice; name each file once")
+    import neurordl as nrl
+    from neurordl.rdms.files import SUBJECTS, read_names
+
+    named = {
+        name: values
+        for name, values in (("subjects", subjects), ("roi", roi), ("session", session))
+        if values
+    }
+    source = call.load_rdms.values.get("subjects_from")
+    of_file = read_names(source, SUBJECTS) if source and not subjects else []
+    if 1 < len(of_file) == len(files):
+        named["subjects"] = of_file
+    for name, values in named.items():
+        if name != "subjects" and len(values) == 1:
+            named[name] = list(values) * len(files)
+        elif len(values) != len(files):
+            raise NeurordlError(f"{name}= has {len(values)} names for {len(files)} files; name each of them")
+    each: dict[str, RDMs] = {}
+    for k, file in enumerate(files):
+        names: dict[str, str | None] = {name: values[k] for name, values in named.items()}
+        names |= {"subjects_from": None} if of_file and "subjects" in named else {}
+        each[str(file)] = call.load_rdms(file, **names)
+        if "subjects_from" in names and each[str(file)].n_rdm == len(files):
+            problem = f"{source} has a name for each file, and for each of the {len(files)} RDMs in {file}"
+            raise NeurordlError(
+                f"{problem}; name the subject of each file by --subjects, or merge fewer files"
+            )
+    rdms = call.merge_rdms(each)
+    nrl.save_rdms(rdms, out)
+    for name, part in each.items():
+        typer.echo(f"{name} holds {_describe_content(part)}")
+    typer.echo(f"\n{out} holds {_describe_content(rdms)}")
+
+
+def _describe_content(rdms: RDMs) -> str:
+    """Numbers of RDMs and stimuli, and the subjects, ROIs and sessions where they have names."""
+    from neurordl.rdms.selection import descriptor_values
+
+    counts = f"{rdms.n_rdm} RDM{'' if rdms.n_rdm == 1 else 's'} of {rdms.n_cond} stimuli"
+    known = [name for name in ("subject", "roi", "session") if name in rdms.rdm_descriptors]
+    return counts + "".join(f"; {n} {listed(dict.fromkeys(descriptor_values(rdms, n)))}" for n in known)

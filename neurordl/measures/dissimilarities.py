@@ -113,6 +113,8 @@ class Dissimilarity:
         How it is computed from squared distances, if it can be. RDMs are then computed in blocks, fast and
         with little memory. With runs, the result is the mean over pairs of different runs, and the kernel has
         no ``normalize``, ``root`` or ``sides``.
+    unit
+        What its values are, for labels of figures, such as "1 − Pearson's r".
 
     Examples
     --------
@@ -135,6 +137,7 @@ class Dissimilarity:
     differentiable: bool = True
     for_network: str | Dissimilarity | None = None
     kernel: SquaredDistance | None = None
+    unit: str = ""
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, get_args(Precision))
@@ -402,19 +405,46 @@ def _from_inner(inner: Tensor) -> Tensor:
     return diagonal[..., row] + diagonal[..., column] - inner[..., row, column] - inner[..., column, row]
 
 
+_PER_CHANNEL = "squared distance per channel"
 _EACH = (
-    Dissimilarity("euclidean", euclidean, ("sqeuclidean",), written="squared euclidean", kernel=euclidean),
-    Dissimilarity("euclidean_root", euclidean_root, ("root euclidean",), kernel=euclidean_root),
+    Dissimilarity(
+        "euclidean",
+        euclidean,
+        ("sqeuclidean",),
+        written="squared euclidean",
+        kernel=euclidean,
+        unit=_PER_CHANNEL,
+    ),
+    Dissimilarity(
+        "euclidean_root",
+        euclidean_root,
+        ("root euclidean",),
+        kernel=euclidean_root,
+        unit=f"root of {_PER_CHANNEL}",
+    ),
     Dissimilarity(
         "correlation",
         correlation,
         ("pearson", "pearson r", "pearson's r", "pearson correlation", "1 - corr", "1 - r"),
         whitened_by_root=True,
         kernel=correlation,
+        unit="1 − Pearson's r",
     ),
-    Dissimilarity("cosine", cosine, ("cosine similarity",), whitened_by_root=True, kernel=cosine),
     Dissimilarity(
-        "mahalanobis", mahalanobis, written="squared mahalanobis", precision="required", kernel=euclidean
+        "cosine",
+        cosine,
+        ("cosine similarity",),
+        whitened_by_root=True,
+        kernel=cosine,
+        unit="1 − cosine",
+    ),
+    Dissimilarity(
+        "mahalanobis",
+        mahalanobis,
+        written="squared mahalanobis",
+        precision="required",
+        kernel=euclidean,
+        unit=_PER_CHANNEL,
     ),
     Dissimilarity(
         "crossnobis",
@@ -424,6 +454,7 @@ _EACH = (
         unbalanced=True,
         precision="optional",
         kernel=euclidean,
+        unit=_PER_CHANNEL,
     ),
     Dissimilarity(
         "poisson",
@@ -431,9 +462,16 @@ _EACH = (
         ("poisson KL", "symmetrized KL"),
         rates=True,
         kernel=SquaredDistance(sides=poisson_rates),
+        unit="KL divergence per channel",
     ),
     Dissimilarity(
-        "poisson_cv", poisson_cv, ("cross-validated poisson",), needs_runs=True, unbalanced=True, rates=True
+        "poisson_cv",
+        poisson_cv,
+        ("cross-validated poisson",),
+        needs_runs=True,
+        unbalanced=True,
+        rates=True,
+        unit="KL divergence per channel",
     ),
 )
 DISSIMILARITIES: dict[str, Dissimilarity] = {measure.name: measure for measure in _EACH}

@@ -132,7 +132,7 @@ def read_patterns(
     residuals
         Whether to return the residuals, too. `compute_rdms` takes them for noise normalization.
     progress
-        Show a progress bar; by default on a terminal.
+        Show a progress bar; by default on a terminal and in a notebook.
 
     Returns
     -------

@@ -468,7 +468,7 @@ class Compute:
         Stimuli in a forward pass. By default `extract_patterns` takes 64, and `evaluate` takes all stimuli at
         once if memory allows.
     progress : bool, optional
-        Show a progress bar; by default on a terminal.
+        Show a progress bar; by default on a terminal and in a notebook.
 
     Raises
     ------

@@ -90,15 +90,16 @@ def plot_mds(
     ax = ax or style.new_axes(4.6 + style.legend_inches(labels or []), 4.6)
     _frame(ax, places, f"{n} stimuli, stress {stress:.2f}")
     codes, names = pd.factorize(np.array(labels or [""] * n))
+    colors = style.palette(len(names))
     for k, name in enumerate(names):
         shown = places[codes == k] if stimuli is None else np.full((1, 2), np.nan)
         marker = style.marker_of(k) if stimuli is None else "s"
-        ax.plot(*shown.T, marker, color=style.color_of(k), markersize=style.scaled(6), label=name)
+        ax.plot(*shown.T, marker, color=colors[k], markersize=style.scaled(6), label=name)
     style.legend(ax, show=legend)
     style.settle(ax)  # with the legend: the room that remains decides on the size of the images
     if stimuli is not None:
         size = float(np.clip(72 * min(style.inches(ax)) * 0.6 / np.sqrt(n), 6, 40))
-        edges = [style.color_of(k) for k in codes.tolist()] if labels else None
+        edges = [colors[k] for k in codes.tolist()] if labels else None
         _draw_images(ax, thumbnails(stimuli, stimulus_ids(rdms)), places, size, edges)
         half = 0.01 + size / 144 / min(style.inches(ax))  # of an image, as a share of the Axes
         ax.margins(half / (1 - 2 * half))
@@ -171,11 +172,12 @@ def plot_rdm_mds(
     _frame(ax, places, note)
     texts: list[tuple[str, Floats, str]] = []
     ends = np.cumsum([group.n_rdm for group in groups.values()])
+    colors = style.palette(len(groups))
     for k, (name, group) in enumerate(groups.items()):
         shown = places[ends[k] - group.n_rdm : ends[k]]
         words, pattern = style.shortened(_labels(group, label))
         title = f"{name}\n{pattern}".strip()
-        color, size = style.color_of(k), style.scaled(6)
+        color, size = colors[k], style.scaled(6)
         ax.plot(*shown.T, style.marker_of(k), label=title, color=color, ms=size, alpha=0.85, mew=0)
         texts += [(word, place, color) for word, place in zip(words, shown, strict=False)]
     style.legend(ax, show=legend)

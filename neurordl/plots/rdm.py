@@ -17,8 +17,9 @@ from scipy.spatial.distance import squareform
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError
+from neurordl.measures.dissimilarities import dissimilarity_from_text
 from neurordl.plots import style
-from neurordl.rdms.selection import stimulus_ids
+from neurordl.rdms.selection import PROVENANCE, stimulus_ids
 from neurordl.stimuli import StimulusSet
 from neurordl.validate import listed
 
@@ -102,9 +103,8 @@ def plot_rdm(
     blocks = list(zip([0, *edges], [*edges, n], strict=True))
     share = 1.0 if images is None else _draw_images(ax, images, blocks)
     if colorbar:
-        measure = rdms.dissimilarity_measure or "measure unknown"
         bar = style.bar_beside(ax, picture, share)
-        bar.set_label(f"dissimilarity ({measure}{', percentile' if rank else ''})")
+        bar.set_label(_values_text(rdms, rank))
     if labels is not None:
         _mark_categories(ax, names, blocks)
     elif images is None and n <= _NAMED and "stimulus" in rdms.pattern_descriptors:
@@ -115,6 +115,16 @@ def plot_rdm(
             ax.set(xticks=[], yticks=[])
     style.wrap_labels(bar.ax if colorbar else ax)
     return ax
+
+
+def _values_text(rdms: RDMs, rank: bool) -> str:
+    """What the values of RDMs are: the unit is certain of those that this package has computed."""
+    name = rdms.dissimilarity_measure or "measure unknown"
+    measure = dissimilarity_from_text(name) if PROVENANCE in rdms.descriptors else None
+    if rank:
+        return f"dissimilarity ({name}),\npercentile of the measured pairs"
+    unit = f",\n{measure.unit}" if measure and measure.unit else ""
+    return f"dissimilarity ({name}{unit})"
 
 
 def single_matrix(rdms: RDMs) -> Floats:

@@ -87,9 +87,16 @@ class _Table:
         table = self.means.pivot(index="layer", columns="roi", values=column)
         return table.reindex(index=self.layers, columns=self.rois).to_numpy(float)
 
+    def undecided(self, alpha: float) -> Bools:
+        """Which means are not significantly above zero, (layers, ROIs)."""
+        return (self.mean(self.p) >= alpha) & np.isfinite(self.mean("score"))
+
     def test(self, alpha: float) -> str:
-        """How means were tested against zero, for a legend."""
-        return _test(self.means, self.p, f"one-sided p ≥ {alpha:g}")
+        """What the test of the means against zero found, for a legend."""
+        some = bool(self.undecided(alpha).any())
+        result = "not significantly above zero" if some else "all significantly above zero"
+        criterion = f"one-sided p {'≥' if some else '<'} {alpha:g}"
+        return f"{result}\n{_test(self.means, self.p, criterion)}"
 
     def sample(self, dots: bool = False) -> list[str]:
         """What the means were measured on, stimuli and subjects (drawn as dots?), and their intervals."""
@@ -193,7 +200,7 @@ def plot_scores(
         ax = style.new_axes(width, 3.4 + rows_inches)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
     for k in range(len(table.rois)):
-        _draw_roi(ax, table, k, table.mean(table.p)[:, k] >= alpha)
+        _draw_roi(ax, table, k, table.undecided(alpha)[:, k])
     ax.set_xlim(-0.6, len(table.layers) - 0.4)
     below = style.names_along_x(ax, table.names)
     if new and isinstance(ax.figure, Figure):
@@ -206,8 +213,8 @@ def plot_scores(
         handles.append(_gray_mark("o", 3, "white"))
         labels.append("training subjects")
     if np.isfinite(table.mean(table.p)).any():
-        handles.append(_gray_mark("o", 6, "white"))
-        labels.append(f"not significantly above zero\n{table.test(alpha)}")
+        handles.append(_gray_mark("o", 6, "white" if table.undecided(alpha).any() else "0.3"))
+        labels.append(table.test(alpha))
     if rows:
         handles.append((_gray_mark("o", 4), _gray_mark("|", 6)))
         tested = _test(compared, p_differences, f"two-sided p < {alpha:g}")
@@ -252,7 +259,6 @@ def _draw_roi(ax: Axes, table: _Table, k: int, hollow: Bools) -> None:
     style.mark(ax, k, places, score, label, size, yerr=np.nan_to_num(reach))
     for place in places[np.isnan(score)]:
         ax.text(place, 0, " undefined", ha="center", va="bottom", size="xx-small", color=color, rotation=90)
-    hollow = hollow & np.isfinite(score)
     if hollow.any():
         marker = style.marker_of(k)
         ax.plot(places[hollow], score[hollow], marker, zorder=4, mfc="white", mec=color, ms=size)
@@ -396,7 +402,8 @@ def plot_layer_roi(
     style.names_along_x(ax, table.rois)
     lines = [ax.get_xlabel(), *table.sample()[: 1 if legend else 0]]  # no interval is drawn
     if np.isfinite(p_values).any() and legend:
-        lines.append(f"( ): not significantly above zero\n{table.test(alpha)}")
+        marked = "( ): " if table.undecided(alpha).any() else ""
+        lines.append(f"{marked}{table.test(alpha)}")
     ax.set_xlabel("\n".join(filter(None, lines)), fontsize="small", color="black")
     bar = style.bar_beside(ax, ax.images[0])
     bar.ax.set_ylim(min(0.0, np.nanmin(values, initial=0)), max(0.0, np.nanmax(values, initial=0)) or 1)

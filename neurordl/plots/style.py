@@ -8,8 +8,11 @@ from textwrap import wrap
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
@@ -30,6 +33,13 @@ _MANY = 12  # more names than these are shortened beside points
 def color_of(k: int) -> str:
     """Color of series ``k``."""
     return COLOURS[k % len(COLOURS)]
+
+
+def palette(n: int) -> list[str]:
+    """Colors of ``n`` series in one figure, all different."""
+    if n <= len(COLOURS):
+        return list(COLOURS[:n])
+    return [to_hex(colormaps["turbo"](place)) for place in np.linspace(0.04, 0.96, n)]
 
 
 def marker_of(k: int) -> str:

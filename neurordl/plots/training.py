@@ -21,7 +21,10 @@ from neurordl.validate import check_choice, check_columns
 
 _LONG = 10  # names of this many letters leave little room for the label below
 _NO_TERMS = ("epoch", "step", "lr", "seconds")
-_NAMES = {"heldout_rdm_similarity": "RDM similarity, held-out stimuli", "test_accuracy": "test accuracy"}
+_NAMES = {
+    "heldout_rdm_similarity": "RDM similarity, held-out stimuli",
+    "test_accuracy": "test accuracy (share of images)",
+}
 
 
 def plot_training(
@@ -121,7 +124,8 @@ def plot_transfer(
     ----------
     frame
         Table with a row for each condition and seed and the columns ``condition``, ``test_accuracy``,
-        ``heldout_rdm_similarity`` and, where there is a ceiling, ``ceiling_lower`` and ``ceiling_upper``. Or
+        ``heldout_rdm_similarity`` and, where there is a ceiling, ``ceiling_lower`` and ``ceiling_upper``. A
+        column ``comparison`` is named on the axis. Or
         a run of `fit` with a task and an `RDMLoss` that compares with a similarity such as corr.
     ax
         Axes to draw on; by default a new one.
@@ -159,7 +163,7 @@ def plot_transfer(
         if condition == reference:
             ax.axvline(similarity, color="0.5", ls=":", lw=1, zorder=1)
             ax.axhline(accuracy, color="0.5", ls=":", lw=1, zorder=1)
-    ax.set(xlabel=_NAMES["heldout_rdm_similarity"], ylabel=_NAMES["test_accuracy"])
+    ax.set(xlabel=_name("heldout_rdm_similarity", frame), ylabel=_name("test_accuracy", frame))
     unit = "seeds" if "seed" in frame and not frame.duplicated(["condition", "seed"]).any() else "runs"
     number = style.extent(frame["condition"].value_counts())
     style.legend(ax, f"mean, 95 % CI (t)\nover {number} {unit} (dots)", legend)
@@ -215,7 +219,7 @@ def plot_paired(
     ----------
     frame
         Table with a row for each condition and pair: the columns ``condition``, ``value`` and those of
-        ``pair``.
+        ``pair``. A column ``comparison`` says what similarities are.
     ax
         Axes to draw on; by default a new one.
     value
@@ -252,10 +256,17 @@ def plot_paired(
     ax.set_yticks(range(len(compared)), compared)
     ax.set_ylim(len(compared) - 0.4, -0.6)
     note = f"\nmean, 95 % CI (t) over {style.extent(counts) or 0} pairs (dots: each {', '.join(pair)})"
-    text = f"{_NAMES.get(value, value)}: difference from {reference}{note if legend else ''}"
+    text = f"{_name(value, frame)}: difference from {reference}{note if legend else ''}"
     ax.set_xlabel(text, loc="right" if max(map(len, compared)) > _LONG else "center")
     style.wrap_labels(ax)
     return style.hide_frame(ax)
+
+
+def _name(column: str, frame: pd.DataFrame) -> str:
+    """What a column of measured values holds, and in which unit, as far as the table says."""
+    measures = frame["comparison"].dropna().unique() if "comparison" in frame else ()
+    unit = f" ({', '.join(map(str, measures))})" if len(measures) and "similarity" in column else ""
+    return f"{_NAMES.get(column, column)}{unit}"
 
 
 def _mean_reach(values: Floats) -> tuple[float, float]:

@@ -164,7 +164,7 @@ def compute_rdms(
         A .npy file to which the RDMs are written block by block. The returned RDMs are then a memory map of
         this file.
     progress
-        Show a progress bar; by default on a terminal.
+        Show a progress bar; by default on a terminal and in a notebook.
 
     Returns
     -------

@@ -122,7 +122,8 @@ def check_one_per_subject(rdms: RDMs) -> RDMs:
         if "subject" not in rdms.rdm_descriptors:
             problem = f"the {len(subjects)} RDMs have no descriptor 'subject', so that subjects are unknown"
             advice = f". Or, if they are one subject's, {remedy}" if differing else ""
-            remedy = 'set rdms.rdm_descriptors["subject"] to their list (in the shell --each-a-subject)'
+            remedy = 'set rdms.rdm_descriptors["subject"] to their list (in the shell --each-a-subject'
+            remedy += ", or --subjects-from with a file of their names)"
             raise NeurordlError(f"{problem}; {remedy}{advice}")
         if not differing:
             remedy = "they have the same descriptors: drop the repeats, or add a descriptor such as 'session'"
@@ -426,7 +427,7 @@ def merge_rdms(
     _check_measures(named)
     stimuli = _merged_stimuli(ids, missing)
     descriptors, described = _merged_descriptors(named)
-    _check_distinct(described, [name for name, part in named.items() for _ in range(part.n_rdm)])
+    check_distinct(described, [name for name, part in named.items() for _ in range(part.n_rdm)])
     dtype = np.result_type(*(np.asarray(part.dissimilarities).dtype for part in named.values()))
     from rsatoolbox.rdm.rdms import RDMs
 
@@ -445,9 +446,10 @@ def _check_measures(named: Mapping[str, RDMs]) -> None:
     texts = {name: part.dissimilarity_measure for name, part in named.items()}
     measures = {name: dissimilarity_from_text(text) or text for name, text in texts.items()}
     if other := next((name for name in named if measures[name] != measures[first]), None):
-        both = f"{first} holds {texts[first]!r} RDMs and {other} {texts[other]!r} RDMs"
+        words = [repr(texts[name]) if texts[name] else "unknown" for name in (first, other)]
+        both = f"the dissimilarity in {first} is {words[0]}, and in {other} {words[1]}"
         remedy = "compute them with one dissimilarity, or name it by measure= where a file does not"
-        raise NeurordlError(f"{both}, which have no common scale; {remedy}")
+        raise NeurordlError(f"{both}: they have no common scale; {remedy}")
     records = {name: _record(part) for name, part in named.items()}
     for name, record in records.items():
         if different := differing(_settings(record), _settings(records[first])):
@@ -542,9 +544,17 @@ def _merged_provenance(records: Sequence[dict[str, object]]) -> str:
     return provenance_text({**_settings(records[0]), **balanced}, every)
 
 
-def _check_distinct(described: Mapping[str, list[Any]], names: Sequence[str]) -> None:
-    """Refuse two RDMs of the same subject, ROI, session and whatever else describes them."""
-    texts = {key: _as_texts(values) for key, values in described.items()}
+def check_distinct(described: Mapping[str, Sequence[Any]], names: Sequence[str]) -> None:
+    """Refuse two RDMs of the same subject, ROI, session and whatever else describes them.
+
+    Parameters
+    ----------
+    described
+        RDM descriptors.
+    names
+        Where each RDM comes from, for the message.
+    """
+    texts = {key: _as_texts(list(values)) for key, values in described.items() if key != "index"}
     for values, rows in _rows_of(zip(*texts.values(), strict=True) if texts else [()] * len(names)).items():
         if len(rows) > 1:
             described_as = " ".join(f"{key} {value}" for key, value in zip(texts, values, strict=True))

@@ -310,7 +310,8 @@ class Evaluation:
         Table with a row for each layer, ROI and subject, and for the mean over subjects (subject "mean").
         Its columns are:
 
-        - ``layer``, ``roi``, ``subject``, ``comparison``: what was compared, and how.
+        - ``layer``, ``roi``, ``subject``, ``comparison``: what was compared, and how. For model RDMs, the
+          layer is the name of the model: tables of networks and of models have the same columns.
         - ``score``: the similarity of the RDMs of layer and subject, or its mean.
         - ``ci_low``, ``ci_high``: 95 % interval of a mean. It is symmetric, and may reach beyond -1 or 1 of
           few subjects; a note counts such intervals. They are not cut, which would hide how little is known.

@@ -214,7 +214,7 @@ def searchlight(
     dtype
         float64, or float32, which takes half the time.
     progress
-        Show a progress bar; by default on a terminal.
+        Show a progress bar; by default on a terminal and in a notebook.
 
     Warns
     -----

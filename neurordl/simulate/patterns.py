@@ -339,7 +339,7 @@ def plan_study(
         Seed of all random draws.
     **options
         ``snr`` (take it from a pilot study), ``idiosyncrasy``, ``n_channels`` and ``measurement`` of
-        `simulate_patterns`, and ``progress``: whether a progress bar is shown, by default on a terminal.
+        `simulate_patterns`, and ``progress``: whether a progress bar is shown.
 
     Returns
     -------

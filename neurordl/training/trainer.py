@@ -65,6 +65,7 @@ _AT_ONCE = 256  # validation images in a pass
 _FITTED = "fitted_before"  # attribute of a loss whose parameters were trained
 _ADDED_AT_ONCE = 64  # steps whose terms are added up together
 _REFRESH = 0.1  # seconds between two states of the progress bar
+_LINES = 50  # of progress, at most, in a log
 Scheduler = Callable[[Optimizer, int], LRScheduler] | Literal["cosine", "constant"]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -174,7 +175,7 @@ class Execution:
     checkpoint_every : int, optional
         Steps between checkpoints. One is always written at the end of each epoch.
     progress : bool
-        Show a progress bar with the terms of the loss.
+        Show a progress bar with the terms of the loss; in a log or a notebook, at most 50 lines.
 
     Examples
     --------
@@ -806,7 +807,8 @@ class Trainer:
                         self._check_finite()
                         self._save()
                 self._end_epoch(epoch + 1)
-                if lines:
+                last = epoch + 1 == self.epochs
+                if lines and (last or (epoch + 1) % math.ceil(self.epochs / _LINES) == 0):
                     row = {name: state.history[-1][name] for name in self.terms}
                     text = f"epoch {epoch + 1}/{self.epochs}  {_shown(row, 4)}"
                     print(text, file=sys.stderr, flush=True)

@@ -120,6 +120,22 @@ def test_train_then_compare(shell: Any, data: dict[str, Path], tmp_path: Path) -
     assert "scores.png" in told
 
 
+def test_train_takes_names_from_a_file_and_a_diagonal(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    brain = select_rdms(load_rdms(data["brain.h5"]), roi="IT", average="session")
+    squares = brain.get_matrices()
+    squares[:, range(M), range(M)] = 0.3
+    np.savez(tmp_path / "brain.npz", D=squares, ids=np.array(brain.pattern_descriptors["stimulus"]))
+    (tmp_path / "names.txt").write_text("ann\nben\ncarl\n")
+    changes = {"rdms": tmp_path / "brain.npz", "roi": None, "average": None, "subjects": "ann,carl"}
+    names = ("--subjects-from", tmp_path / "names.txt", "--diagonal", "ignore", "--measure", "correlation")
+    code, told, errors = shell(*train_arguments(data, tmp_path / "run", **changes), *names)
+    assert code == 0, errors
+    assert load_run(tmp_path / "run").fitted_subjects == ("ann", "carl")
+    assert f"--subjects-from {tmp_path / 'names.txt'} --measure correlation --diagonal ignore" in told
+
+
 def test_config_file(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     """The same names in a file give the same run; the command line goes before."""
     config = tmp_path / "train.toml"

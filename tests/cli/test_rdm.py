@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import neurordl as nrl
@@ -86,7 +87,6 @@ def test_an_atlas_single_trials_and_options(shell: Any, tmp_path: Path) -> None:
 
 def test_betas_and_names_that_do_not_say_whose(shell: Any, tmp_path: Path) -> None:
     import nibabel as nib
-    import pandas as pd
 
     rng = np.random.default_rng(0)
     betas = rng.standard_normal((3, 3, 3, 6))
@@ -163,7 +163,6 @@ def test_notices_come_with_an_error_too(shell: Any, tmp_path: Path) -> None:
 
 
 def test_stimuli_that_runs_lack(shell: Any, tmp_path: Path) -> None:
-    import pandas as pd
 
     tables = []
     for k, events in enumerate(files("_events.tsv")):
@@ -385,3 +384,102 @@ def test_masks_of_each_subject(shell: Any, study: Path, tmp_path: Path) -> None:
     assert list(written.rdm_descriptors["subject"]) == ["sub-03", "sub-01"]
     in_its_order = reindex(own, list(written.pattern_descriptors["stimulus"]))
     np.testing.assert_array_equal(written.dissimilarities, in_its_order[[4, 0]])
+
+
+# merge
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """Files of two ROIs and three people, without names but for one; the stimuli have two orders."""
+    people = nrl.simulate.simulate_subjects(np.eye(5), list("abcde"), n_subjects=3, seed=1)
+    for name, order in (("it", [0, 1, 2, 3, 4]), ("evc", [3, 0, 4, 2, 1])):
+        squares = people.get_matrices()[:, order][:, :, order]
+        squares[:, range(5), range(5)] = 0.3  # as split-half RDMs have it
+        np.savez(tmp_path / f"{name}.npz", D=squares, ids=np.array(list("abcde"))[order])
+        np.savez(tmp_path / f"{name}_s1.npz", D=squares[0], ids=np.array(list("abcde"))[order])
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-1\t20\nsub-2\t30\nsub-3\t40\n")
+    nrl.save_rdms(people, tmp_path / "named.h5")
+    return tmp_path
+
+
+def test_merged_files_are_in_one_order(shell: Any, parts: Path) -> None:
+    code, told, errors = shell(
+        *("merge", parts / "it.npz", parts / "evc.npz", "--roi", "IT,EVC", "--diagonal", "ignore"),
+        *("--subjects-from", parts / "participants.tsv", "--measure", "crossnobis", "--out", parts / "m.h5"),
+    )
+    assert code == 0, errors
+    people, merged = nrl.load_rdms(parts / "named.h5"), nrl.load_rdms(parts / "m.h5")
+    np.testing.assert_array_equal(merged.dissimilarities, np.tile(people.dissimilarities, (2, 1)))
+    assert list(merged.rdm_descriptors["subject"]) == ["sub-1", "sub-2", "sub-3"] * 2
+    assert list(merged.rdm_descriptors["roi"]) == ["IT"] * 3 + ["EVC"] * 3
+    assert told.rstrip().endswith("holds 6 RDMs of 5 stimuli; subject sub-1, sub-2, sub-3; roi IT, EVC")
+
+
+def test_a_name_for_each_file(shell: Any, parts: Path) -> None:
+    (parts / "two.txt").write_text("ann\nben\n")
+    files = (parts / "it_s1.npz", parts / "evc_s1.npz")
+    for names in (("--subjects-from", parts / "two.txt"), ("--subjects", "ann,ben")):
+        code, _, errors = shell(
+            *("merge", *files, *names, "--session", "2", "--diagonal", "ignore", "--out", parts / "m.h5")
+        )
+        assert code == 0, errors
+        merged = nrl.load_rdms(parts / "m.h5")
+        assert list(merged.rdm_descriptors["subject"]) == ["ann", "ben"]
+        assert list(merged.rdm_descriptors["session"]) == ["2", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("named.h5", "named.h5"), "named.h5 is named twice"),
+        (("it.npz", "evc.npz"), "diagonal that is not zero"),
+        (
+            ("it.npz", "evc.npz", "--diagonal", "ignore"),
+            r"6 RDMs have the same descriptors \(none\), in .*it.npz",
+        ),
+        (
+            ("named.h5", "it.npz", "--diagonal", "ignore"),
+            "in named.h5 is 'correlation', and in it.npz unknown",
+        ),
+        (("it.npz", "evc.npz", "--roi", "A,B,C"), "roi= has 3 names for 2 files; name each"),
+        (("it.npz", "gone.npz"), "gone.npz: there is no such file"),
+        (("it.npz", "--subjects", "s1", "--subjects-from", "participants.tsv"), "both given"),
+        (
+            ("it_s1.npz", "--subjects-from", "participants.tsv", "--diagonal", "ignore"),
+            "tsv do not fit: 3 values",
+        ),
+    ],
+)
+def test_files_that_do_not_merge(
+    shell: Any, parts: Path, monkeypatch: Any, arguments: Any, message: str
+) -> None:
+    monkeypatch.chdir(parts)
+    code, _, errors = shell("merge", *arguments, "--out", "m.h5")
+    assert code == 1
+    assert re.search(message, errors), errors
+    assert not Path("m.h5").exists()
+
+
+def test_names_that_fit_files_and_rdms_are_ambiguous(shell: Any, parts: Path) -> None:
+    files = [parts / f"{name}.npz" for name in ("it", "evc", "again")]
+    files[2].write_bytes(files[0].read_bytes())
+    code, _, errors = shell(
+        *("merge", *files, "--subjects-from", parts / "participants.tsv"),
+        *("--diagonal", "ignore", "--out", parts / "m.h5"),
+    )
+    assert code == 1
+    assert "has a name for each file, and for each of the 3 RDMs in" in errors
+
+
+def test_compare_takes_names_from_a_file_and_a_diagonal(shell: Any, parts: Path) -> None:
+    """Of the subjects' RDMs, and the diagonal of model RDMs, too."""
+    code, _, errors = shell(
+        *("compare", parts / "evc_s1.npz", "--rdms", parts / "it.npz", "--diagonal", "ignore"),
+        *("--subjects-from", parts / "participants.tsv", "--out", parts / "scores"),
+    )
+    assert code == 0, errors
+    table = pd.read_csv(parts / "scores" / "scores.csv")
+    assert set(table["subject"]) == {"sub-1", "sub-2", "sub-3", "mean"}
+    score = table.loc[table["subject"] == "sub-1", "score"].iloc[0]
+    assert score == pytest.approx(1)

@@ -12,7 +12,7 @@ from rsatoolbox.rdm import RDMs
 from torch import nn
 
 from neurordl.errors import NeurordlError
-from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer
+from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer, style
 from neurordl.plots.style import elided
 from neurordl.rsa.evaluate import evaluate
 from neurordl.rsa.scores import Evaluation
@@ -399,3 +399,32 @@ def test_paired_refuses_what_is_not_paired():
     apart.loc[apart["condition"] == "rdl", "seed"] += 10
     with pytest.raises(NeurordlError, match="no pair in common"):
         plot_paired(apart)
+
+
+def test_only_open_marks_are_explained():
+    found = scores().to_frame()
+    means = found["subject"] == "mean"
+    tested = "all significantly above zero\n(one-sided p < 0.05"
+    for p, text, face in ((0.001, tested, "0.3"), (0.2, "not signi", "white")):
+        found.loc[means, ["p", "p_fdr"]] = p
+        legend = plot_scores(found).get_legend()
+        (k,) = (k for k, x in enumerate(legend.get_texts()) if x.get_text().startswith(text))
+        assert legend.legend_handles[k].get_markerfacecolor() == face
+        label = plot_layer_roi(found).get_xlabel()
+        assert (("( ): not" in label), ("all significantly" in label)) == (face == "white", face != "white")
+
+
+def test_tables_say_what_similarities_are():
+    frame = conditions().assign(comparison="rho-a")
+    assert plot_transfer(frame).get_xlabel() == "RDM similarity, held-out stimuli (rho-a)"
+    assert plot_transfer(conditions()).get_ylabel() == "test accuracy (share of images)"
+    label = plot_paired(frame, value="test_accuracy").get_xlabel().replace("\n", " ")
+    assert label.startswith("test accuracy (share of images): difference from labels")
+    label = plot_paired(frame).get_xlabel().replace("\n", " ")
+    assert label.startswith("RDM similarity, held-out stimuli (rho-a): difference from labels")
+
+
+def test_many_series_have_colors_of_their_own():
+    assert style.palette(7) == list(style.COLOURS)
+    for n in (8, 20, 40):
+        assert len(set(style.palette(n))) == n

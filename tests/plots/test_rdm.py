@@ -13,6 +13,7 @@ from rsatoolbox.rdm import RDMs
 
 from neurordl.errors import NeurordlError
 from neurordl.plots import plot_rdm
+from neurordl.simulate import simulate_subjects
 from neurordl.stimuli import StimulusSet
 
 
@@ -120,6 +121,10 @@ def test_colours_are_shared_on_request_and_the_bar_has_room():
     assert ax.images[0].get_clim() == (0, 2)
     assert [child.get_ylabel() for child in ax.child_axes] == ["dissimilarity (measure unknown)"]
     assert not plot_rdm(rdm, colorbar=False).child_axes
+    known = simulate_subjects(np.eye(4), list("abcd"), n_subjects=1)
+    labels = [plot_rdm(known, rank=rank).child_axes[0].get_ylabel() for rank in (False, True)]
+    assert labels[0] == "dissimilarity (correlation,\n1 − Pearson's r)"
+    assert labels[1] == "dissimilarity (correlation),\npercentile of the measured pairs"
     figure, bare = plt.subplots()  # without a layout, the bar takes its room from the Axes
     plot_rdm(rdm, bare)
     assert len(figure.axes) == 2

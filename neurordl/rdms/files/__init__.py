@@ -29,19 +29,23 @@ from neurordl.rdms.files.content import (
 )
 from neurordl.rdms.files.hdf5 import HDF5
 from neurordl.rdms.files.matlab import MATLAB
-from neurordl.rdms.files.tables import CSV, TSV, read_ids
-from neurordl.rdms.selection import as_text
+from neurordl.rdms.files.tables import CSV, TSV, read_names
+from neurordl.rdms.selection import as_text, check_distinct
 from neurordl.validate import check_path, check_type, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
 
-__all__ = ["FORMATS", "Format", "RDMContent", "load_rdms", "save_rdms"]
+__all__ = ["FORMATS", "SUBJECTS", "Format", "RDMContent", "load_rdms", "read_names", "save_rdms"]
 
 FORMATS: dict[str, Format] = {
     suffix: format for format in (HDF5, MATLAB, NPZ, NPY, CSV, TSV) for suffix in format.suffixes
 }
 """The formats by suffix. Whoever adds one to this dictionary can load and save it."""
+
+
+SUBJECTS = ("subject", "participant_id")
+"""Names of the column of subjects in a table of names."""
 
 
 def load_rdms(
@@ -51,7 +55,9 @@ def load_rdms(
     ids: Sequence[str] | None = None,
     labels: str | os.PathLike[str] | None = None,
     subjects: str | Sequence[str] | None = None,
+    subjects_from: str | os.PathLike[str] | None = None,
     roi: str | Sequence[str] | None = None,
+    session: str | Sequence[str] | None = None,
     measure: str | None = None,
     layout: Layout | None = None,
     similarity: Literal["1-s"] | None = None,
@@ -91,9 +97,12 @@ def load_rdms(
         File with the stimulus ids in the order of the rows of the RDMs, if the file of the RDMs has no ids:
         .txt with one id per line, or .csv or .tsv with a column ``id`` or ``stimulus``.
     subjects
-        The subject of each RDM, if the file does not name them.
-    roi
-        The ROI of all RDMs, or of each, if the file does not name them.
+        The subject of all RDMs, or of each, if the file does not name them.
+    subjects_from
+        File with the subject of each RDM, if the file of the RDMs does not name them: .txt with one name per
+        line, or .csv or .tsv with a column ``subject`` or ``participant_id``, such as participants.tsv.
+    roi, session
+        The ROI and the session of all RDMs, or of each, if the file does not name them.
     measure
         The dissimilarity, such as "correlation" or "crossnobis", if the file does not name it.
     layout
@@ -127,7 +136,7 @@ def load_rdms(
         The file does not exist or is damaged; several of its variables could be RDMs and there is no
         ``name``; it holds Python objects, text, similarities, values that are infinite or not symmetric, a
         diagonal that is not zero, or an RDM without any value; or the number of ids, subjects or ROIs differs
-        from that of the RDMs.
+        from that of the RDMs, or a name is blank or repeated in ``subjects_from``.
 
     Examples
     --------
@@ -144,19 +153,22 @@ def load_rdms(
         raise NeurordlError(f"{source} has no variables to choose from: leave out name={name!r}")
     if ids is not None and labels is not None:
         raise NeurordlError("ids= and labels= were both given; give one of them")
+    if subjects is not None and subjects_from is not None:
+        raise NeurordlError("subjects= and subjects_from= were both given; give one of them")
     with damage_named(source):
         content = format.read(source, name)
     rdms = _to_rdms(content, interpretation, source)
-    ids = ids if labels is None else read_ids(check_path("labels", labels))
+    ids = ids if labels is None else read_names(check_path("labels", labels), ("id", "stimulus"))
     if ids is not None:
         ids = check_ids(ids, f"RDMs in {source}")
         if _are_row_numbers(rdms, source):
             del rdms.pattern_descriptors["stimulus"]
     _complete(rdms.pattern_descriptors, "stimulus", ids, rdms.n_cond, source)
-    subjects = [subjects] if isinstance(subjects, str) else subjects
-    _complete(rdms.rdm_descriptors, "subject", subjects, rdms.n_rdm, source)
-    roi = [roi] * rdms.n_rdm if isinstance(roi, str) else roi
-    _complete(rdms.rdm_descriptors, "roi", roi, rdms.n_rdm, source)
+    for descriptor, named in (("subject", subjects), ("roi", roi), ("session", session)):
+        named = [named] * rdms.n_rdm if isinstance(named, str) else named
+        _complete(rdms.rdm_descriptors, descriptor, named, rdms.n_rdm, source)
+    if subjects_from is not None:
+        _name_subjects(rdms, check_path("subjects_from", subjects_from), source)
     measures = {} if rdms.dissimilarity_measure is None else {"measure": [rdms.dissimilarity_measure]}
     _complete(measures, "measure", None if measure is None else [measure], 1, source)
     rdms.dissimilarity_measure = measures.get("measure", [None])[0]
@@ -288,6 +300,14 @@ def _complete(
         problem = f"{source} has its own {name} ({both[0]}), other than those given ({both[1]})"
         raise NeurordlError(f"{problem}; leave the argument out, or change the RDMs after loading")
     descriptors[name] = texts
+
+
+def _name_subjects(rdms: RDMs, names_from: Path, source: Path) -> None:
+    """Give each RDM the subject of a row in a file."""
+    names = read_names(names_from, SUBJECTS)
+    with explain(f"the subjects in {names_from} do not fit", NeurordlError):
+        _complete(rdms.rdm_descriptors, "subject", names, rdms.n_rdm, source)
+        check_distinct(rdms.rdm_descriptors, [str(source)] * rdms.n_rdm)
 
 
 def _check_values(rdms: RDMs, label: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import numpy as np
 from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
-from neurordl.ids import id_column, possible_ids
+from neurordl.ids import is_missing, possible_ids
 from neurordl.io import DECIMAL_COMMA, is_number, read_cells, read_frame, read_text
 from neurordl.rdms.files.content import Format, RDMContent, looks_square, n_stimuli, unstorable
 from neurordl.validate import listed
@@ -201,17 +202,32 @@ def _number(cell: str, row: int, column: int) -> float:
     return _value(cell)
 
 
-def read_ids(source: Path) -> list[str]:
-    """Read ids in the order of an RDM's rows, from the lines of a .txt or the id column of a table."""
+def read_names(source: Path, columns: Sequence[str]) -> list[str]:
+    """Read ids or other names in their order, from the lines of a .txt or a column of a table.
+
+    Parameters
+    ----------
+    source
+        The file.
+    columns
+        Names of the column; the first that the table has is read.
+    """
+    noun = f"{columns[0]}s"
     if source.suffix.lower() not in (".csv", ".tsv", ".txt"):
-        raise NeurordlError(f"cannot read ids from {source}: expected a .csv, .tsv or .txt file")
+        raise NeurordlError(f"cannot read {noun} from {source}: expected a .csv, .tsv or .txt file")
     if source.suffix.lower() == ".txt":
         return [line.strip() for line in read_text(source).splitlines() if line.strip()]
-    frame = read_frame(source)
-    name = id_column(frame.columns)
+    frame = read_frame(source, keep=columns)
+    name = next((column for column in columns if column in frame), None)
     if name is None:
-        problem = f"{source} has no column 'id' or 'stimulus': its columns are {', '.join(frame.columns)}"
-        raise NeurordlError(problem + possible_ids({column: frame[column] for column in frame.columns}))
+        wanted = " or ".join(map(repr, columns))
+        problem = f"{source} has no column {wanted}: its columns are {', '.join(frame.columns)}"
+        use = f"rename it to {columns[-1]!r}"
+        raise NeurordlError(
+            problem + possible_ids({column: frame[column] for column in frame.columns}, use, noun)
+        )
+    if blank := [number for number, text in enumerate(frame[name], start=1) if is_missing(text)]:
+        raise NeurordlError(f"{source}: row {blank[0]} (from 1, below the header) has no {name}; fill it in")
     return [text.strip() for text in frame[name]]
 
 

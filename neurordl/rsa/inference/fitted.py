@@ -788,7 +788,7 @@ def evaluate_fitted(
         leaves out each of them. Or a `Bootstrap` or other `Resampling`: with a bootstrap of few stimuli (12,
         say) intervals are far too wide. None computes the scores only.
     progress
-        Show a progress bar; by default on a terminal.
+        Show a progress bar; by default on a terminal and in a notebook.
 
     Returns
     -------

@@ -338,6 +338,54 @@ def test_what_is_given_does_not_go_against_the_file(tmp_path: Path) -> None:
     assert found.dissimilarity_measure == "correlation"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("names.txt", "s10\n\n s2 \n猫\n"),
+        ("names.csv", "age,subject\n1,s10\n2,s2\n3,猫\n"),
+        ("participants.tsv", "participant_id\tage\ns10\tn/a\ns2\t2\n猫\t3\n"),
+    ],
+)
+def test_subjects_from_a_file(tmp_path: Path, name: str, text: str) -> None:
+    np.save(tmp_path / "it.npy", vectors(3))
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    found = load_rdms(tmp_path / "it.npy", ids=IDS, subjects_from=tmp_path / name, session="1")
+    assert found.rdm_descriptors["subject"] == ["s10", "s2", "猫"]
+    assert found.rdm_descriptors["session"] == ["1", "1", "1"]
+    own = load_rdms(tmp_path / "it.npy", ids=IDS, subjects="me", session=["1", "2", "3"])
+    assert own.rdm_descriptors["subject"] == ["me"] * 3
+    with pytest.raises(NeurordlError, match="both given"):
+        load_rdms(tmp_path / "it.npy", ids=IDS, subjects="me", subjects_from=tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "subject\ns1\ns2\n",
+            r"names.csv do not fit: 2 values were passed for 'subject', but .*it.npy has 3",
+        ),
+        ("subject\ns1\ns2\ns1\n", r"names.csv do not fit: 2 RDMs have .* \(subject s1\), in .*it.npy; leave"),
+        ("subject,age\ns1,1\nn/a,1\ns2,2\n", r"names.csv: row 2 \(from 1, .*\) has no subject; fill it in"),
+        (
+            "name,age\na,1\nb,1\n",
+            "no column 'subject' or 'participant_id': .* name, age.*the subjects, rename it",
+        ),
+        (None, "names.csv: No such file"),
+    ],
+)
+def test_names_that_do_not_fit(tmp_path: Path, text: str | None, said: str) -> None:
+    np.save(tmp_path / "it.npy", vectors(3))
+    if text is not None:
+        (tmp_path / "names.csv").write_text(text)
+    with pytest.raises(NeurordlError, match=said):
+        load_rdms(tmp_path / "it.npy", ids=IDS, subjects_from=tmp_path / "names.csv")
+    (tmp_path / "names.csv").write_text("subject\ns1\ns1\ns2\n")  # the ROI tells them apart
+    roi = ["IT", "EVC", "IT"]
+    found = load_rdms(tmp_path / "it.npy", ids=IDS, subjects_from=tmp_path / "names.csv", roi=roi)
+    assert found.rdm_descriptors["subject"] == ["s1", "s1", "s2"]
+
+
 # .npz and .npy
 
 
