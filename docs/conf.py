@@ -1,21 +1,19 @@
 """Configuration of the site, which ``make docs`` builds.
 
 The source folder is the root of the repository, so that links between its Markdown files are the same here
-and on GitHub. Notebooks are shown as they were committed: nothing is run.
+and on GitHub. Notebooks are shown as they were committed; the examples are run, for the gallery.
 """
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 from pathlib import Path
 
 from docutils import nodes
-from pygments.lexers.special import TextLexer
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyXRefRole
-from sphinx.highlighting import lexers
 
 import neurordl as nrl
 
@@ -32,9 +30,9 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "sphinx_design",
+    "sphinx_gallery.gen_gallery",
 ]
 include_patterns = [
     "README.md",
@@ -45,7 +43,7 @@ include_patterns = [
     "benchmarks/README.md",
     "tutorials/**",
 ]
-exclude_patterns = [".*", "docs/_*", "docs/README.md", "**/.ipynb_checkpoints"]
+exclude_patterns = [".*", "docs/_*", "docs/README.md", "docs/gallery/*.ipynb", "**/.ipynb_checkpoints"]
 templates_path = [str(ROOT / "docs" / "_templates")]
 nitpicky = True
 nitpick_ignore_regex: list[tuple[str, str]] = []
@@ -55,7 +53,6 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 nb_execution_mode = "off"
 nb_merge_streams = True
-lexers["mermaid"] = TextLexer()  # GitHub draws these diagrams; here their text is shown
 
 # API
 default_role = "name"
@@ -64,7 +61,25 @@ autodoc_member_order = "bysource"
 autosummary_generate = True
 numpydoc_show_class_members = False
 
+# Examples: all but the demo are run, on data that come with the package
+sphinx_gallery_conf = {
+    "examples_dirs": ["examples"],
+    "gallery_dirs": ["docs/gallery"],
+    "filename_pattern": r"/(?!demo\.)\w+\.py$",
+    "within_subsection_order": "FileNameSortKey",
+    "backreferences_dir": "docs/gallery/used",
+    "doc_module": ("neurordl",),
+    "image_scrapers": ("matplotlib",),
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "write_computation_times": False,
+    "plot_gallery": True,
+    "abort_on_example_error": True,
+}
+
 # HTML
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "neurordl"
 html_static_path = ["_static"]
@@ -89,7 +104,7 @@ if "GITHUB_REPOSITORY" in os.environ:
 # Pages of GitHub that other pages of the site stand for, and folders that GitHub lists.
 STAND_INS = {
     "docs/README.md": "docs/index.md",
-    "examples/README.md": "docs/gallery/index.md",
+    "examples/README.md": "docs/gallery/index.rst",
     "benchmarks": "benchmarks/README.md",
     "docs/decisions": "docs/decisions/README.md",
 }
@@ -138,7 +153,7 @@ def adapt_page(_app: Sphinx, docname: str, source: list[str]) -> None:
         path, hash_sign, anchor = match[1].partition("#")
         target = os.path.relpath((page.parent / path).resolve(), ROOT)
         if re.fullmatch(r"examples/\w+\.py", target):
-            target = f"docs/gallery/{Path(target).stem}.md"
+            target = f"docs/gallery/{Path(target).stem}.rst"
         target = STAND_INS.get(target, target)
         return f"]({os.path.relpath(ROOT / target, page.parent)}{hash_sign}{anchor})"
 
@@ -151,41 +166,20 @@ def adapt_page(_app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] += f"\n\n```{{toctree}}\n:hidden:\n:glob:\n\n{SUBPAGES[docname]}\n```\n"
 
 
-def write_gallery(_app: Sphinx) -> None:
-    """A page for each example: its docstring as text, then its code."""
-    folder = ROOT / "docs" / "gallery"
-    folder.mkdir(exist_ok=True)
-    table = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
-    jobs = dict(re.findall(r"^\| \[(\w+)\.py\]\(\w+\.py\) \| (.*) \|$", table, re.MULTILINE))
-    cards = []
-    for name, job in jobs.items():
-        module = ast.parse((ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8"))
-        summary, _, text = (ast.get_docstring(module) or "").partition("\n\n")
-        title = summary.replace("\n", " ").removesuffix(".")
-        command = f"```sh\npython examples/{name}.py\n```"
-        first_line = module.body[1].lineno
-        code = f"```{{literalinclude}} ../../examples/{name}.py\n:lines: {first_line}-\n```"
-        write(folder / f"{name}.md", f"# {title}\n\n{text}\n\n{command}\n\n{code}\n")
-        cards.append(f":::{{grid-item-card}} {title}\n:link: {name}\n:link-type: doc\n\n{job}\n:::\n")
-    intro = (
-        "Each script does one job in a few seconds (the demo: 2 minutes), on simulated data or on data that\n"
-        "come with the package. Nothing is downloaded. Copy a page's code, or run the script in the folder\n"
-        "`examples/`; the tests run all of them."
-    )
-    names = "\n".join(jobs)
-    toctree = f"```{{toctree}}\n:hidden:\n\n{names}\n```"
-    grid = "::::{grid} 1 2 2 2\n:gutter: 2\n\n" + "\n".join(cards) + "::::"
-    write(folder / "index.md", f"# Gallery\n\n{intro}\n\n{grid}\n\n{toctree}\n")
+def write_inline_math(self, node: nodes.math) -> None:  # type: ignore[no-untyped-def]
+    """Formulas as MathML, which browsers draw without a script."""
+    self.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file only if it changes, so that Sphinx reads it again only then."""
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
+def write_math_block(self, node: nodes.math_block) -> None:  # type: ignore[no-untyped-def]
+    """Formulas that stand by themselves."""
+    self.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    raise nodes.SkipNode
 
 
 def setup(app: Sphinx) -> None:
     """Connect what is above."""
     app.add_role("name", name_role)
-    app.connect("builder-inited", write_gallery)
+    app.add_html_math_renderer("mathml", (write_inline_math, None), (write_math_block, None))
     app.connect("source-read", adapt_page)

@@ -1,4 +1,5 @@
-"""Compare model RDMs with brain RDMs, with bootstrap intervals.
+"""Compare model RDMs with brain RDMs, with bootstrap intervals
+============================================================
 
 The simulated subjects distinguish three categories of stimuli, and stimuli within a category. Each of two
 models predicts one of these distinctions. The script prints their similarity with the subjects, with
@@ -7,6 +8,7 @@ sum of both models to half of the stimuli and scores it on the other half, in ma
 it with both models in the same splits.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 from rsatoolbox.data import Dataset
 from rsatoolbox.rdm import concat
@@ -14,6 +16,8 @@ from rsatoolbox.rdm import concat
 import neurordl as nrl
 from neurordl.simulate import simulate_subjects
 
+# %%
+# Subjects are simulated from both distinctions; each model has one of them.
 rng = np.random.default_rng(0)
 ids = [f"{category}{number}" for category in ("face", "house", "tool") for number in range(1, 9)]
 category = np.repeat(np.eye(3), 8, axis=0)
@@ -24,8 +28,14 @@ models = {
     name: nrl.compute_rdms(Dataset(patterns, obs_descriptors={"stimulus": ids}), "euclidean")
     for name, patterns in {"categories": category, "within": within}.items()
 }
+# %%
+# Each model by itself.
 scores = nrl.evaluate(models, rdms, comparison="corr", bootstrap="both")
 print(scores)
+nrl.plot_scores(scores, differences=True)
 
+# %%
+# A weighted sum of both is fitted and scored in the same splits of the stimuli.
 fitted = nrl.evaluate_fitted({**models, "weighted sum": concat(list(models.values()))}, rdms)
 print(fitted[["model", "score", "ci_low", "ci_high", "ceiling_lower"]].round(3).to_string(index=False))
+plt.show()

@@ -1,4 +1,5 @@
-"""Measured patterns on disk teach a network.
+"""Measured patterns on disk teach a network
+=========================================
 
 With thousands of stimuli, the matrix of all pairs may not fit into memory. `PatternTeacher` keeps the
 measured patterns, here in a memory-mapped file, and computes the RDM of each batch when it is needed. The
@@ -8,10 +9,12 @@ script prints how the distance between the student's RDM and the measured one fa
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 import neurordl as nrl
+from neurordl.plots import plot_training
 from neurordl.simulate import simulate_patterns
 
 digits = nrl.datasets.load_digits()
@@ -20,6 +23,8 @@ measured = simulate_patterns(stimuli.images().flatten(1), stimuli.ids, n_subject
     "s01"
 ]
 
+# %%
+# The file is read batch by batch.
 with tempfile.TemporaryDirectory() as folder:
     file = Path(folder) / "betas.npy"
     np.save(file, measured.measurements)
@@ -31,4 +36,8 @@ with tempfile.TemporaryDirectory() as folder:
     run = nrl.fit(student, objective, labelled, stimuli, epochs=5, seed=0)
     del betas, teacher
 
+# %%
+# The loss is 1 - the correlation of both RDMs.
 print(run.history[["epoch", "rdm:conv3"]].to_string(index=False))
+plot_training(run, terms=["rdm:conv3"], similarity=True)
+plt.show()

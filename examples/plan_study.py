@@ -1,4 +1,5 @@
-"""Plan how many subjects and runs a study needs.
+"""Plan how many subjects and runs a study needs
+=============================================
 
 The geometry that you expect (here, categories with differences within them) is simulated in studies of
 several sizes. The table that is printed has, for each number of subjects and runs, the expected similarity
@@ -7,6 +8,7 @@ significantly similar, and in which it is significantly better than a rival mode
 ratio from a pilot study.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from neurordl.simulate import plan_study
@@ -19,3 +21,14 @@ table = plan_study(
     geometry, ids, subjects=(5, 15), runs=(2, 6), rival=category, snr=0.02, n_simulations=20, seed=0
 )
 print(table.round(2).to_string(index=False))
+
+# %%
+# The power to find that the model is similar, and that it is better than its rival.
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True, layout="constrained")
+for ax, column in zip(axes, ("power", "power_rival"), strict=True):
+    for runs, part in table.groupby("n_runs"):
+        ax.plot(part["n_subjects"], part[column], "o-", label=f"{runs} runs")
+    ax.set(xlabel="subjects", ylim=(0, 1.05), title=column)
+axes[0].set_ylabel("share of studies")
+axes[0].legend()
+plt.show()

@@ -51,6 +51,12 @@ def progress_bar(
             yield advance
 
 
+def announce(text: str) -> None:
+    """Tell whoever waits, on a terminal or in a notebook, what takes long now."""
+    if getattr(sys.stderr, "isatty", bool)() or _in_notebook():
+        print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def _rich_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console

@@ -45,10 +45,10 @@ def fit() -> dict[str, Any]:
     return {"labelled": torch.utils.data.DataLoader(dataset, batch_size=64)}
 
 
-def fmriprep(root: Path) -> None:
+def fmriprep(root: Path, subjects: str = "12") -> None:
     """The simulated study in fMRIPrep's layout, with confounds; two subjects."""
     rng = np.random.default_rng(0)
-    for bold in sorted(STUDY.glob("sub-0[12]/func/*_bold.nii.gz")):
+    for bold in sorted(STUDY.glob(f"sub-0[{subjects}]/func/*_bold.nii.gz")):
         run = bold.name.removesuffix("_bold.nii.gz")
         prepared = root / "derivatives" / "fmriprep" / bold.parent.relative_to(STUDY)
         raw = root / bold.parent.relative_to(STUDY)
@@ -60,6 +60,22 @@ def fmriprep(root: Path) -> None:
         names = [f"{part}_{axis}{kind}" for part in ("trans", "rot") for axis in "xyz" for kind in kinds]
         table = pd.DataFrame(rng.normal(size=(nib.load(bold).shape[3], 24)), columns=names)
         table.to_csv(prepared / f"{run}_desc-confounds_timeseries.tsv", sep="\t", index=False)
+
+
+def shell() -> None:
+    """Brain images of three people, the pictures that they saw, and labelled images."""
+    fmriprep(Path("study"), "123")
+    for name in ("atlas.nii.gz", "atlas.tsv"):
+        Path(name).symlink_to(STUDY / name)
+    rng = np.random.default_rng(0)
+    events = pd.concat([pd.read_csv(path, sep="\t") for path in STUDY.glob("sub-01/func/*_events.tsv")])
+    labelled = [f"labelled-{k}" for k in range(24)]
+    for folder, ids in (("stimuli", events["trial_type"].unique()), ("labelled", labelled)):
+        Path(folder).mkdir()
+        for id in ids:
+            Image.fromarray(rng.integers(0, 255, (36, 36, 3), dtype=np.uint8)).save(f"{folder}/{id}.png")
+    table = {"path": [f"labelled/{id}.png" for id in labelled], "id": labelled, "label": np.arange(24) % 3}
+    pd.DataFrame(table).to_csv("images.csv", index=False)
 
 
 def bring_rdms() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
@@ -61,6 +62,8 @@ def test_example_shows_what_it_says(name: str, capsys: pytest.CaptureFixture[str
     script = runpy.run_path(str(EXAMPLES / f"{name}.py"))
     assert capsys.readouterr().out.strip()
     assert SHOWN[name](script)
+    assert plt.get_fignums()  # the picture in the gallery
+    plt.close("all")
 
 
 def test_every_example_is_in_the_index() -> None:

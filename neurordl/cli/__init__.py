@@ -1,4 +1,4 @@
-"""The shell: ``neurordl data``, ``rdm``, ``train``, ``compare``, ``report``. It imports nothing heavy."""
+"""The shell: ``neurordl rdm``, ``merge``, ``train``, ``compare``, ``report``, ``data``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from neurordl import __version__
-from neurordl.cli import commands, rdms  # noqa: F401 - add the commands to the application
+from neurordl.cli import commands  # noqa: F401 - adds the commands to the application
 from neurordl.cli.options import COMMANDS, app
 from neurordl.errors import NeurordlError
 

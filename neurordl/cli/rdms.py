@@ -38,7 +38,7 @@ _COUNTED |= {"NaN pairs": "pairs of stimuli that are not measured"}
 
 @command(
     app,
-    bids=Takes("read_bids", "task space subjects sessions events_root", panel="Folder", optional=True),
+    bids=Takes("read_bids", "task space subjects sessions events_root", panel="Folder (BIDS)", optional=True),
     read_patterns=Takes("read_patterns", "events model leave_out", panel="Patterns"),
     names=Takes("read_patterns", "condition subject session runs", panel="Patterns"),
     mask=Takes("Regions", "image:mask labels rois", panel="Patterns", optional=True),
@@ -73,6 +73,20 @@ def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Ca
         for the subject, such as sub-01, and brain for the brain masks of fMRIPrep, the default.
     task
         Task of the images to read in a folder, their BIDS entity.
+    space
+        Space of the images to read in a folder, their BIDS entity, which may name the resolution, too
+        (MNI152_res-2). By default images without a space are read, which are in the grid of each run.
+    subjects
+        Subjects of a folder, with or without sub-. By default all are read.
+    sessions
+        Sessions of a folder, with or without ses-. By default all are read, and are pooled in the RDM of a
+        subject.
+    events_root
+        Folder with the events, which has the same subfolders as the folder of the images. By default it is
+        that folder, or the data set in whose derivatives it is.
+    events
+        Events of each image: BIDS events.tsv with onset and duration in seconds and the names of the stimuli
+        (--condition). They are matched by name (run-01 and so on), else by order. A folder has its own.
     subject
         Name of the subject of images. By default it is read from the names of the files (sub-).
 

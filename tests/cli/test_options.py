@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -62,6 +63,46 @@ def test_each_command_explains_itself(name: str, shell: Any) -> None:
     assert "`" not in printed
     for option in options_of(name).values():
         assert option.help, option.name
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def calls_in(text: str) -> list[str]:
+    """The calls of the shell in a text: lines that begin with neurordl, with the lines that continue them."""
+    lines = re.sub(r"\\\n", " ", text).splitlines()
+    return [line.strip() for line in lines if re.match(r"\s*(\S+=\S+ )*neurordl \w", line)]
+
+
+def examples() -> dict[str, str]:
+    """The examples in the help of each command, and the calls in the README and the pages of the site."""
+    calls = {}
+    for name, command in COMMANDS.items():
+        text = (inspect.getdoc(command.function) or "").partition("Examples\n--------\n")[2]
+        for number, example in enumerate(filter(None, text.split("\n\n"))):
+            calls[f"{name}-{number}"] = " ".join(example.split())
+    for page in PAGES:
+        blocks = re.findall(r"```(?:sh|bash|console)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        for number, call in enumerate(call for block in blocks for call in calls_in(block)):
+            calls[f"{page.stem}-{number}"] = call
+    return calls
+
+
+@pytest.mark.parametrize("call", examples().values(), ids=examples())
+def test_examples_parse(call: str) -> None:
+    """With options that exist, values of their types, and all that is required."""
+    words = shlex.split(call, comments=True)
+    words = words[words.index("neurordl") + 1 :]
+    name, *arguments = words[1:] if words[0] == "data" else words
+    context = COMMANDS[name].with_options().make_context(name, arguments)
+    values = {option: value for option, value in context.params.items() if value is not None}
+    assert values or not arguments
+
+
+def test_every_command_has_an_example() -> None:
+    assert {name.rpartition("-")[0] for name in examples()} >= set(COMMANDS)
+    assert any(name.startswith(("README", "bring_rdms")) for name in examples())
 
 
 def test_arguments_of_a_signature() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import shutil
+import sys
 from collections.abc import Iterator
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -31,6 +35,7 @@ from neurordl.measures.comparisons import (
 )
 from neurordl.measures.condensed import condensed_index, n_stimuli, square
 from neurordl.measures.dissimilarities import euclidean
+from neurordl.measures.kernels import compiled_ranks
 
 TRAINABLE = [name for name, entry in COMPARISONS.items() if entry.differentiable]
 WEIGHTED = [name for name, entry in COMPARISONS.items() if entry.weighted]
@@ -423,3 +428,33 @@ def test_bad_shapes_and_weights() -> None:
             corr(a, a, weights)
     with pytest.raises(NeurordlError, match="not 14"):
         corr_cov(a[:14], a[:14])
+
+
+def test_compiling_is_announced_once_and_only_where_it_happens(tmp_path, monkeypatch, capsys) -> None:
+    path = tmp_path / "probe.py"
+    path.write_text(
+        "from neurordl.measures.kernels.compiled_ranks import compiled\n"
+        "first = compiled(lambda x: x + 1)\nsecond = compiled(lambda x: x + 2)\n"
+    )
+
+    def written(name: str) -> str:
+        """What is written if both functions of a new module are called."""
+        monkeypatch.setattr(compiled_ranks._ANNOUNCEMENT, "announced", False)
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert (module.first(1), module.second(1)) == (2, 3)
+        return capsys.readouterr().err
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")  # beside the module
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    name = "neurordl.measures.kernels.probe"
+    assert written("other") == ""
+    shutil.rmtree(tmp_path / "__pycache__")
+    text = written(name)
+    assert text.startswith("comparisons by rank are compiled for this machine")
+    assert text.count("\n") == 1
+    assert written(name) == ""  # out of the cache
+    shutil.rmtree(tmp_path / "__pycache__")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    assert written(name) == ""

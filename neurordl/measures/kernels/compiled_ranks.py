@@ -12,14 +12,36 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 import numpy.typing as npt
+from numba.core import event
 
 from neurordl.arrays import Bools, Floats
 from neurordl.arrays import Ints as Longs
+from neurordl.progress import announce
 
 Ints = npt.NDArray[np.int32]
 Keys = npt.NDArray[np.uint64]
 Layout = tuple[int, bool, bool]
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Announcement(event.Listener):
+    """Says once that functions of this folder are compiled, before the first; numba's cache is silent."""
+
+    announced = False
+
+    def on_start(self, event: Any) -> None:
+        """See numba's events: this one starts only where the cache has no compiled function."""
+        module = event.data["dispatcher"].py_func.__module__
+        if not self.announced and module.startswith(__package__):
+            self.announced = True
+            announce("comparisons by rank are compiled for this machine, which takes a minute or so, once")
+
+    def on_end(self, event: Any) -> None:
+        """Nothing."""
+
+
+_ANNOUNCEMENT = _Announcement()
+event.register("numba:compile", _ANNOUNCEMENT)  # type: ignore[no-untyped-call]
 
 
 def compiled(function: F) -> F:
