@@ -131,6 +131,7 @@ def read_labelled(
     test: Path | None = None,
     *,
     seed: int,
+    crop: Any = None,
 ) -> tuple[StimulusSet, StimulusSet | None, int]:
     """Read training images, test images where there are some, and the number of classes.
 
@@ -150,6 +151,8 @@ def read_labelled(
         they are the test part of the data set, where it has one.
     seed
         Seed of the draw.
+    crop
+        As in `StimulusSet.from_folder`, for the images of a table.
     """
     from neurordl import datasets
     from neurordl.stimuli import StimulusSet
@@ -158,7 +161,7 @@ def read_labelled(
     if size is not None and not is_table:
         raise NeurordlError(f"--size is for labelled images of a table; those of {labelled} have their own")
     if is_table:
-        images = StimulusSet.from_table(labelled, size=size)
+        images = StimulusSet.from_table(labelled, size=size, crop=crop)
     elif check_choice("--labelled", labelled, _LABELLED, _TABLE) == "digits":
         images, tested = datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")
     else:
@@ -182,7 +185,7 @@ def read_labelled(
     read=replace(_READ, optional=True),
     load_rdms=_LOAD,
     select_rdms=_SELECT,
-    labels=Takes("StimulusSet.from_folder", "labels:stimuli_labels"),
+    labels=Takes("StimulusSet.from_folder", "labels:stimuli_labels crop", panel="Images"),
     teacher=Takes("RDMTeacher", "roi subjects pool pair_weights shrinkage missing", panel="Teacher: RDMs"),
     network=Takes(
         "students.loading:load_network",
@@ -193,7 +196,7 @@ def read_labelled(
     layers=Takes("NetworkTeacher", "layers", panel="Teacher: network"),
     shown=Takes(
         "StimulusSet.from_folder",
-        "size:teacher_size channels:teacher_channels mean:teacher_mean std:teacher_std",
+        "size:teacher_size channels:teacher_channels mean:teacher_mean std:teacher_std crop:teacher_crop",
         panel="Teacher: network",
     ),
     loss=Takes(
@@ -226,6 +229,9 @@ def train(
         it; without it a network teaches on the labelled images.
     stimuli_labels
         Table (CSV or TSV) with the columns id and label of the stimuli, for losses that need their labels.
+    crop
+        Part around the center that is kept of the stimuli, and of labelled images of a table, before they are
+        resized: 1 is the largest part with the proportions of the size. By default they are squashed.
     out
         Folder for the run. It must be new or empty, unless --resume continues the run in it.
     student
@@ -290,7 +296,12 @@ def train(
 
     import neurordl as nrl
 
-    images, test, n_classes = call.labelled(seed=seed)
+    crop = call.labels.values.get("crop")
+    if crop is not None and stimuli is None and not table.suffix:
+        raise NeurordlError(
+            f"--crop is for stimuli and tables of images; those of {table} have their own size"
+        )
+    images, test, n_classes = call.labelled(seed=seed, crop=crop)
     shown = None if stimuli is None else _read_like(images, call.labels, stimuli)
     teachers = _make_teachers(call, images, shown, n_classes, permuted)
     fitted = shown.split(held_out, seed)[0] if shown is not None and held_out else shown
@@ -498,7 +509,7 @@ def _has_finished(out: Path) -> bool:
     ),
     correct=Takes("rsa.scores:Evaluation.correct", panel="Comparison"),
     network=Takes("students.loading:load_network", "checkpoint pretrained", panel="Network"),
-    read_images=Takes("StimulusSet.from_folder", "size channels mean std", panel="Network"),
+    read_images=Takes("StimulusSet.from_folder", "size crop channels mean std", panel="Network"),
     compute=Takes("Compute", "device batch_size", panel="Network"),
 )
 def compare(
@@ -543,6 +554,10 @@ def compare(
     """
     is_path = Path(source).suffix in _RDM_FILES or "/" in source  # the name of a network has neither
     check_files({"source": Path(source) if is_path else None}, unnamed=["source"])
+    for words in [*call.network.words.values(), *call.read_images.words.values()]:
+        if Path(source).exists():
+            purpose = f"is for a network by its name, and {source} is a run or a file of RDMs"
+            raise NeurordlError(f"{words[0]} {purpose}; leave it out")
     check_folder(out)
     figure = figure or out / "scores.png"
     if figure.suffix.lower() not in _FIGURES or not (figure.parent.is_dir() or figure.parent == out):

@@ -166,7 +166,8 @@ def plot_transfer(
     ax.set(xlabel=_name("heldout_rdm_similarity", frame), ylabel=_name("test_accuracy", frame))
     unit = "seeds" if "seed" in frame and not frame.duplicated(["condition", "seed"]).any() else "runs"
     number = style.extent(frame["condition"].value_counts())
-    style.legend(ax, f"mean, 95 % CI (t)\nover {number} {unit} (dots)", legend)
+    title = f"mean, 95 % CI (t)\nover {number} {unit} (dots)" if frame.duplicated("condition").any() else None
+    style.legend(ax, title, legend)
     style.wrap_labels(ax)
     return style.hide_frame(ax)
 

@@ -436,7 +436,27 @@ def _settings(run: Run | None, records: Mapping[str, Mapping[str, Any]]) -> Iter
 
 def side_by_side(entries: Sequence[Entry]) -> Section:
     """Several runs or evaluations: what differs between them, and their scores."""
-    return Section("Side by side", [*_differing(entries), *_scores_beside(entries)])
+    return Section(
+        "Side by side", [*_differing(entries), *_accuracies_beside(entries), *_scores_beside(entries)]
+    )
+
+
+def _accuracies_beside(entries: Sequence[Entry]) -> Iterator[Block]:
+    """Accuracy against held-out similarity in the layer that was fitted, a point for each run."""
+    records = {entry.name: entry.run.record for entry in entries if entry.run is not None}
+    losses = [loss for record in records.values() for loss in record["objective"]["losses"].values()]
+    layers = {name for loss in losses if "comparison" in loss for name in loss["layers"]}
+    rows = []
+    for entry in entries:
+        tested = records.get(entry.name, {}).get("test")
+        held_out = [part.means for part in entry.scores if part.settings.get("pairs") == "held-out"]
+        if tested and held_out:
+            means = pd.concat(held_out).query("subject == 'mean'")
+            means = means[means["layer"].isin(layers)].assign(condition=entry.name)
+            rows += [means.assign(test_accuracy=tested["accuracy"])] if len(means) == 1 else []
+    if len(rows) > 1:
+        frame = pd.concat(rows, ignore_index=True).rename(columns={"score": "heldout_rdm_similarity"})
+        yield _transfer_figure(frame, "Accuracy and similarity of the runs")
 
 
 def _differing(entries: Sequence[Entry]) -> Iterator[Block]:
@@ -570,10 +590,7 @@ def _mean(values: pd.Series) -> str:
 def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
     frame, reference, of = grid.frame, grid.reference, f" ({group})" if group else ""
     if set(_SCORED) <= set(frame) and frame[list(_SCORED)].notna().any(axis=None):
-        means = frame.groupby("condition", sort=False)[list(_SCORED)].mean()
-        spoken = "; ".join(f"{name} {number(x)} and {number(y)}" for name, y, x in means.itertuples())
-        text = f"Accuracy on test images against similarity with the teacher on held-out stimuli. {spoken}."
-        yield draw(partial(plot_transfer, frame, reference=reference), f"Accuracy and similarity{of}", text)
+        yield _transfer_figure(frame, f"Accuracy and similarity{of}", reference)
     if frame["condition"].nunique() < 2 or not grid.keys:
         return
     for measure in grid.measures[:_MOST_MEASURES]:
@@ -585,6 +602,13 @@ def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
         text = f"Differences of {measure} from {reference}, paired by {', '.join(grid.keys)}. {spoken}."
         plot = partial(plot_paired, frame, value=measure, reference=reference, pair=grid.keys)
         yield draw(plot, f"Paired differences of {measure}{of}", text)
+
+
+def _transfer_figure(frame: pd.DataFrame, title: str, reference: str | None = None) -> Figure:
+    means = frame.groupby("condition", sort=False)[list(_SCORED)].mean()
+    spoken = "; ".join(f"{name} {number(y)} and {number(x)}" for name, y, x in means.itertuples())
+    text = "Accuracy on test images against similarity of RDMs on held-out stimuli. Accuracy and similarity: "
+    return draw(partial(plot_transfer, frame, reference=reference), title, f"{text}{spoken}.")
 
 
 def citations(entries: Sequence[Entry], grids: Sequence[Grid], version: str) -> Section:

@@ -58,11 +58,16 @@ class Preprocessing:
         Numbers that are subtracted from each channel, and by which it is then divided, on a scale from 0
         (black) to 1 (white), or on their own scale for float arrays. "imagenet" stands for the values that
         networks trained on ImageNet use; None leaves the step out.
+    crop
+        Side of the part around the center of each image that is kept before resizing, as a share of the
+        largest part with the proportions of ``size``: 1 keeps this part, and 0.875 what networks trained on
+        ImageNet are mostly tested on (224 of 256 pixels). By default the whole image is squashed to the size.
 
     Raises
     ------
     NeurordlError
-        The size is not positive, the number of channels differs, or mean or std do not fit it.
+        The size is not positive, the number of channels differs, mean or std do not fit it, or crop is not
+        above 0 and at most 1, or has no size.
 
     Examples
     --------
@@ -74,6 +79,7 @@ class Preprocessing:
     channels: int = 3
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    crop: float | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -94,6 +100,19 @@ class Preprocessing:
             low = 0 if name == "std" else -math.inf
             checked = tuple(check_number(name, value, low, open_low=True) for value in values)
             object.__setattr__(self, name, checked)
+        if self.crop is not None:
+            check_number("crop", self.crop, 0, 1, open_low=True)
+            if self.size is None:
+                raise NeurordlError(f"crop={self.crop!r} needs size=, whose proportions it keeps")
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float] | None:
+        """Return left, upper, right and lower side of what `crop` keeps of an image; None for all of it."""
+        if self.crop is None or self.size is None:
+            return None
+        scale = self.crop * min(width / self.size[1], height / self.size[0])
+        half = self.size[1] * scale / 2, self.size[0] * scale / 2
+        left, upper = max(width / 2 - half[0], 0.0), max(height / 2 - half[1], 0.0)
+        return left, upper, width - left, height - upper
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return plain values by name, for ``run.json``; `from_dict` takes them."""
@@ -181,7 +200,7 @@ def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor,
     if squashed:
         notify(
             f"{len(squashed)} of {len(paths)} images have other proportions than size= and were squashed or "
-            f"stretched to it: {listed(squashed)}; crop them first if they were shown cropped",
+            f"stretched to it: {listed(squashed)}; crop=1 keeps the middle instead, if that was shown",
         )
     return torch.from_numpy(pixels), replace(prepared, size=first.shape[1:])
 
@@ -206,7 +225,7 @@ def _read(path: Path, prepared: Preprocessing, squashed: list[str]) -> tuple[npt
         raise NeurordlError(f"the image {path} has pixels of type {picture.mode!r}: save it as 8-bit RGB")
     if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise NeurordlError(f"{path} is partly transparent; save it on the background that was shown")
-    if prepared.size is not None:
+    if prepared.size is not None and prepared.crop is None:
         scales = [new / old for new, old in zip(prepared.size[::-1], picture.size, strict=True)]
         if max(prepared.size) * (1 - min(scales) / max(scales)) > _ROUNDING:
             squashed.append(path.name)
@@ -221,10 +240,11 @@ def _is_deep(image: ImageFile.ImageFile) -> bool:
 
 
 def _convert(image: Image.Image, prepared: Preprocessing) -> npt.NDArray[np.uint8]:
-    """(channels, height, width) of an image, converted and resized."""
+    """(channels, height, width) of an image, converted, cropped and resized."""
     image = image.convert("L" if prepared.channels == 1 else "RGB")
-    if prepared.size is not None and image.size != prepared.size[::-1]:
-        image = image.resize(prepared.size[::-1], Image.Resampling.BILINEAR)
+    if prepared.size is not None and (image.size != prepared.size[::-1] or prepared.crop is not None):
+        box = prepared.box(*image.size)
+        image = image.resize(prepared.size[::-1], Image.Resampling.BILINEAR, box=box)
     values = np.asarray(image)
     return values[None] if prepared.channels == 1 else np.moveaxis(values, 2, 0)
 
@@ -245,7 +265,7 @@ def array_pixels(
     ------
     NeurordlError
         The array has another shape, whole numbers outside 0 to 255 or floats that are not finite, or floats
-        would have to be resized or turned to gray, which needs their scale.
+        would have to be cropped, resized or turned to gray, which needs their scale.
     """
     with explain("the images are not an array", ValueError, "give all the same shape"):
         array = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
@@ -263,10 +283,10 @@ def array_pixels(
     chosen = {name: value for name, value in preprocessing.items() if value is not None}
     prepared = Preprocessing.from_dict({**defaults, **chosen})
     target = (len(values), prepared.channels, *(prepared.size or ()))
-    if values.shape == target:
+    if values.shape == target and prepared.crop is None:
         pixels = np.array(values, dtype=np.float32 if floats else np.uint8, order="C")
     elif floats:
-        raise NeurordlError("an array of floats is not resized or turned to gray; give uint8")
+        raise NeurordlError("an array of floats is not cropped, resized or turned to gray; give uint8")
     else:
         pixels = np.empty(target, dtype=np.uint8)
         for position, image in enumerate(values.astype(np.uint8)):

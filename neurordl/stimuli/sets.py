@@ -36,6 +36,7 @@ class _Preprocessing(TypedDict, total=False):
     channels: int | None
     mean: Statistics
     std: Statistics
+    crop: float | None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -103,6 +104,7 @@ class StimulusSet:
         std: Statistics = None,
         labels: StrPath | pd.DataFrame | None = None,
         classes: Sequence[str] | None = None,
+        crop: float | None = None,
     ) -> StimulusSet:
         """Read the images of a folder (not of its subfolders), in natural order: s2 before s10.
 
@@ -128,6 +130,10 @@ class StimulusSet:
         classes
             Names of the classes in the order of their numbers; by default all names of text labels in natural
             order.
+        crop
+            Part of each image around its center that is kept before resizing, above 0: 1 is the largest part
+            with the proportions of the size, and 0.875 cuts 224 out of 256 pixels, as for networks trained on
+            ImageNet. By default the whole image is squashed to the size.
 
         Warns
         -----
@@ -143,7 +149,7 @@ class StimulusSet:
         ids = tuple(path.stem for path in paths)
         _warn_of_similar(ids, str(folder))
         table = _rows_of(labels, ids)
-        settings = {"size": size, "channels": channels, "mean": mean, "std": std}
+        settings = {"size": size, "channels": channels, "mean": mean, "std": std, "crop": crop}
         pixels, prepared = read_images(paths, Preprocessing.from_dict(settings))
         numbers, names = _labels_of(table, "label", classes)
         return cls(ids, pixels, prepared, numbers, table, str(folder), classes=names)
@@ -173,7 +179,7 @@ class StimulusSet:
         classes
             As in `from_folder`.
         **preprocessing
-            ``size``, ``channels``, ``mean`` and ``std`` of `Preprocessing`.
+            ``size``, ``channels``, ``mean``, ``std`` and ``crop`` of `Preprocessing`.
         """
         frame = read_table(table, id, path, *([label] if label else []))
         source = None if isinstance(table, pd.DataFrame) else str(table)
@@ -215,8 +221,8 @@ class StimulusSet:
         classes
             As in `from_folder`.
         **preprocessing
-            ``size``, ``channels``, ``mean`` and ``std`` of `Preprocessing`. By default the channels of the
-            array are kept; with 3, a single channel is repeated.
+            ``size``, ``channels``, ``mean``, ``std`` and ``crop`` of `Preprocessing`. By default the channels
+            of the array are kept; with 3, a single channel is repeated.
         """
         names = check_ids(ids, "stimuli")
         _warn_of_similar(names, source or "the array")

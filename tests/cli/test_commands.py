@@ -134,6 +134,29 @@ def test_train_takes_names_from_a_file_and_a_diagonal(
     assert f"--subjects-from {tmp_path / 'names.txt'} --measure correlation --diagonal ignore" in told
 
 
+@pytest.mark.parametrize("crop", ["1", "0.5"])
+def test_a_crop_is_recorded_and_applied_again(
+    shell: Any, data: dict[str, Path], tmp_path: Path, crop: str
+) -> None:
+    arguments = train_arguments(data, tmp_path / "run", size=8, crop=crop, epochs=1)
+    code, _, errors = shell(*arguments)
+    assert code == 0, errors
+    run = load_run(tmp_path / "run")
+    prepared = StimulusSet.from_folder(data["stimuli"], size=8, crop=float(crop))
+    assert torch.equal(run.load_stimuli().pixels, prepared.pixels)
+    assert run.preprocessing == prepared.preprocessing
+
+
+@pytest.mark.parametrize("option", [("--crop", "0.5"), ("--size", "8"), ("--pretrained",)])
+def test_options_of_networks_are_not_for_files(
+    shell: Any, data: dict[str, Path], tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    brain = data["brain.h5"]
+    code, _, errors = shell("compare", brain, "--rdms", brain, "--out", tmp_path / "scores", *option)
+    assert code == 1
+    assert re.search(rf"{option[0]} is for a network by its name, and .*brain.h5 is a run or a file", errors)
+
+
 def test_config_file(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     """The same names in a file give the same run; the command line goes before."""
     config = tmp_path / "train.toml"

@@ -189,6 +189,25 @@ def test_runs_side_by_side(folder: Path, tmp_path: Path) -> None:
     assert "private images" in shown.text  # the name of the folder that the stimuli are from
 
 
+def test_accuracies_of_runs_side_by_side(folder: Path, tmp_path: Path) -> None:
+    contents: Any = read_contents([folder / "runs"])
+    for name, accuracy in (("labels", 0.25), ("rdl", 0.125)):
+        contents[name].run.record["test"] = {"accuracy": accuracy, "n": 8, "trained_on": 0}
+    shown = check(write_report(tmp_path / "r.html", contents), figures=1 + 1 + 2 + 3 + 4)
+    scores = {
+        name: pd.read_csv(folder / "runs" / name / "scores_held-out" / "scores.csv") for name in contents
+    }
+    mean = {
+        name: x[(x["subject"] == "mean") & (x["layer"] == "conv3")]["score"].item()
+        for name, x in scores.items()
+    }
+    text = f"labels 0.250 and {page.number(mean['labels'])}; rdl 0.125 and {page.number(mean['rdl'])}."
+    assert any(words.endswith(text) for words in shown.texts("desc"))
+    assert "of the runs" in shown.texts("title")[1]
+    del contents["rdl"].run.record["test"]  # a single point is no figure
+    check(write_report(tmp_path / "r.html", contents), figures=1 + 2 + 3 + 4)
+
+
 def read_names(folder: Path) -> set[str]:
     return {path.name for path in (folder / "runs").iterdir()}
 

@@ -138,6 +138,42 @@ def test_images_that_are_squashed_are_said(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert StimulusSet.from_folder(tmp_path, size=(67, 33)).pixels.shape[2:] == (67, 33)
+        assert StimulusSet.from_folder(tmp_path, size=32, crop=1).pixels.shape[2:] == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "resized", "box"),
+    [
+        (16, 1, (20, 16), (2, 0, 18, 16)),
+        (8, 0.5, (20, 16), (6, 4, 14, 12)),
+        ((8, 20), 1, (20, 16), (0, 4, 20, 12)),
+        ((32, 40), 0.5, (80, 64), (20, 16, 60, 48)),
+    ],
+)
+def test_a_crop_is_cut_out_of_the_resized_image(
+    tmp_path: Path, size: Any, crop: float, resized: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
+    """As Resize and CenterCrop of torchvision, for files and arrays; a run applies it again."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    own = Image.fromarray(pixels).resize(resized, Image.Resampling.BILINEAR).crop(box)
+    stimuli = StimulusSet.from_folder(tmp_path, size=size, crop=crop)
+    again = StimulusSet.from_folder(tmp_path, **stimuli.preprocessing.as_dict())
+    of_array = StimulusSet.from_array(pixels[None], ["a"], size=size, crop=crop)
+    for each in (stimuli, again, of_array):
+        np.testing.assert_array_equal(each.pixels[0].permute(1, 2, 0), np.asarray(own))
+        assert each.preprocessing.crop == crop
+
+
+def test_a_crop_of_seven_eighths_is_that_of_torchvision(tmp_path: Path) -> None:
+    """Resize(256) and CenterCrop(224) take the same part; they resize before they cut."""
+    row, column = np.mgrid[:512, :768]
+    pixels = np.stack([row / 2, column / 3, (row + column) / 5], axis=-1).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    resized = Image.fromarray(pixels).resize((384, 256), Image.Resampling.BILINEAR)
+    own = np.asarray(resized.crop((80, 16, 304, 240))).astype(int)
+    found = StimulusSet.from_folder(tmp_path, size=224, crop=0.875).pixels[0].permute(1, 2, 0).numpy()
+    assert np.abs(found.astype(int) - own).max() <= 1
 
 
 def test_all_of_a_folder_is_read_or_named(tmp_path: Path) -> None:
@@ -491,6 +527,9 @@ def test_preprocessing_goes_through_json(folder: Path) -> None:
         ({"std": "imagnet"}, "std='imagnet': expected 3 numbers, or 'imagenet'"),
         ({"mean": (0.5, 0.5, float("nan"))}, "mean=nan: expected a number"),
         ({"std": (0.5, 0, 0.5)}, "std=0.0: expected a number above 0"),
+        ({"crop": 0.5}, "crop=0.5 needs size="),
+        ({"crop": 0, "size": 8}, "crop=0: expected a number above 0 and of at most 1"),
+        ({"crop": 1.5, "size": 8}, "crop=1.5: expected a number above 0 and of at most 1"),
         ({"scale": 2}, "preprocessing='scale': expected one of 'size'"),
     ],
 )
