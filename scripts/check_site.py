@@ -1,4 +1,4 @@
-"""Check the site that ``make docs`` built: links lead to pages and anchors, and no page loads from the network.
+"""Check the built site: links lead to pages and anchors, and no page loads a file from the network.
 
 python scripts/check_site.py [FOLDER]
 """

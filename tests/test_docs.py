@@ -122,9 +122,19 @@ def documented() -> dict[str, str]:
     return names
 
 
-def test_the_api_has_every_public_name() -> None:
-    modules = {"datasets", "simulate", "students"}
-    assert set(neurordl.__all__) - modules - {"__version__"} <= set(documented())
+MODULES = (
+    "neurordl",
+    *(f"neurordl.{name}" for name in ("experiments", "plots", "report", "simulate", "students")),
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_api_has_every_public_name(name: str) -> None:
+    module = importlib.import_module(name)
+    public = getattr(module, "__all__", [key for key in vars(module) if not key.startswith("_")])
+    objects = {key: getattr(module, key) for key in public}
+    names = {key for key, thing in objects.items() if getattr(thing, "__module__", "").startswith(name)}
+    assert names - set(documented()) == set()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
