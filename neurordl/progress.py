@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -53,8 +53,18 @@ def progress_bar(
 
 def announce(text: str) -> None:
     """Tell whoever waits, on a terminal or in a notebook, what takes long now."""
-    if getattr(sys.stderr, "isatty", bool)() or _in_notebook():
+    if _in_notebook():
+        _display({"text/plain": text})
+    elif getattr(sys.stderr, "isatty", bool)():
         print(text, file=sys.stderr, flush=True)
+
+
+def _display(content: Mapping[str, str]) -> Any:
+    """Show something in a notebook, and return what changes it; an output is no error text."""
+    from IPython.display import display
+
+    show: Callable[..., Any] = display  # which has no types
+    return show(content, raw=True, display_id=True)
 
 
 @contextmanager
@@ -120,15 +130,12 @@ class _Notebook:
 
     @classmethod
     def show(cls) -> None:
-        from IPython.display import display
-
         bars = (
             f"<progress value={x.done} max={x.total}></progress> {html.escape(str(x))}" for x in cls.lines
         )
         content = {"text/plain": "\n".join(map(str, cls.lines)), "text/html": "<br>".join(bars)}
         if cls.output is None:
-            show: Callable[..., Any] = display  # which has no types
-            cls.output = show(content, raw=True, display_id=True)
+            cls.output = _display(content)
         else:
             cls.output.update(content, raw=True)
         cls.due = time.monotonic() + _REFRESH

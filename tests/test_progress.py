@@ -107,7 +107,7 @@ def test_a_call_within_a_call_adds_a_line(capsys, monkeypatch):
     assert "inner" in error
 
 
-def test_a_notebook_shows_calls_that_take_long_in_an_output(monkeypatch):
+def test_a_notebook_shows_calls_that_take_long_in_an_output(monkeypatch, capsys):
     shown = []
     output = SimpleNamespace(update=lambda content, raw: shown.append(content["text/plain"]))
 
@@ -131,6 +131,10 @@ def test_a_notebook_shows_calls_that_take_long_in_an_output(monkeypatch):
     shown.clear()
     list(progress.tracked("a" * 20, "quiet", progress=False))
     assert not shown
+    monkeypatch.setattr(IPython.display, "display", lambda content, **_: shown.append(content))
+    progress.announce("this takes long")
+    assert shown == [{"text/plain": "this takes long"}]
+    assert not capsys.readouterr().err
 
 
 def test_a_log_has_few_lines_and_only_where_they_are_wanted(capsys, monkeypatch):

@@ -33,6 +33,13 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def types(cell: NotebookNode) -> set[str]:
+    """Types of a cell's outputs, but for those that say that a call takes long."""
+    passing = re.compile("(comparisons by rank are compiled.*)?")
+    texts = [(output.output_type, output.get("data", {}).get("text/plain", "-")) for output in cell.outputs]
+    return {name for name, text in texts if name != "display_data" or not passing.fullmatch(text)}
+
+
 def n_pictures(notebook: NotebookNode) -> int:
     outputs = (output for cell in code_cells(notebook) for output in cell.outputs)
     return sum("image/png" in output.get("data", {}) for output in outputs)
@@ -113,6 +120,4 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         told = [output.text for output in new.outputs if output.get("name") == "stderr"]
         assert told == []
         # the same kinds of output, whatever the numbers
-        assert {output.output_type for output in old.outputs} == {
-            output.output_type for output in new.outputs
-        }
+        assert types(old) == types(new)

@@ -50,7 +50,9 @@ _COUNTED |= {"NaN pairs": "pairs of stimuli that are not measured"}
     ),
     noise=Takes("Noise", "estimator:noise by:noise_by", panel="RDMs", optional=True),
 )
-def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Calls) -> None:
+def rdm(
+    images: list[Path], /, out: Path, table: Path | None = None, each_session: bool = False, *, call: Calls
+) -> None:
     """Compute RDMs from a folder of fMRIPrep, from BOLD images and events, or from betas.
 
     Of a folder, the RDMs of all subjects and ROIs are written into a single file. If the command is
@@ -68,6 +70,8 @@ def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Ca
     table
         Table of betas (TSV or CSV) with one row per volume and the column stimulus. It can also have the
         columns run and session, and a column image with the name of the 3D image of each row.
+    each_session
+        Compute an RDM for each session, with its name. By default the sessions of a subject are pooled.
     mask
         A binary mask, or an atlas with --labels: a NIfTI image. For a folder, {subject} in its path stands
         for the subject, such as sub-01, and brain for the brain masks of fMRIPrep, the default.
@@ -101,7 +105,7 @@ def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Ca
     if any(path.is_dir() for path in images):
         if len(images) > 1:
             raise NeurordlError(f"{listed(images, most=2)}: expected one folder, or images alone")
-        _rdms_of_folder(images[0], out, table, call)
+        _rdms_of_folder(images[0], out, table, each_session, call)
         return
     for name in call.bids.words:
         raise NeurordlError(f"{name}= is for a folder, and these are images: leave it out")
@@ -115,10 +119,9 @@ def rdm(images: list[Path], /, out: Path, table: Path | None = None, *, call: Ca
         for name in (*call.read_patterns.words, *call.confounds.words, *call.glm.words, *call.average.words):
             raise NeurordlError(f"{name}= is for BOLD, and --table reads betas as they are: leave it out")
         patterns = nrl.read_betas(images, table, call.mask(), **call.names.values)
-    noise = call.noise(residuals=residuals)
-    rdms = call.compute_rdms(patterns, noise=noise)
+    rdms, parts = _compute(call, patterns, residuals, each_session)
     nrl.save_rdms(rdms, out)
-    reliability, reason = _reliability(patterns, noise=noise, **call.compute_rdms.values)
+    reliability, reason = _reliability(call, parts)
     texts = [f"not computed, {reason}"] if reason else [f"r = {value:.3f}" for value in reliability]
     typer.echo(f"{_describe_patterns(patterns)}\n\n{_describe_rdms(rdms, texts)}\n")
     typer.echo(f"{out} holds {rdms.n_rdm} RDM{'' if rdms.n_rdm == 1 else 's'}")
@@ -147,7 +150,7 @@ def _model(call: Calls) -> RunModel:
 # a folder
 
 
-def _rdms_of_folder(folder: Path, out: Path, table: Path | None, call: Calls) -> None:
+def _rdms_of_folder(folder: Path, out: Path, table: Path | None, each_session: bool, call: Calls) -> None:
     """Write the RDMs of all subjects into a file, with the memory of one; finished subjects are kept."""
     import neurordl as nrl
     from neurordl.experiments import run_grid
@@ -163,25 +166,26 @@ def _rdms_of_folder(folder: Path, out: Path, table: Path | None, call: Calls) ->
     options = {"model": _model(call), "confounds": call.confounds(), "mask": call.mask() or "brain"}
     options |= {name: call.read_patterns.values[name] for name in ("leave_out",)} | call.names.values
     settings = {name: value for part in vars(call).values() for name, value in part.values.items()}
-    settings |= {"folder": folder.resolve(), "version": __version__}
+    settings |= {"folder": folder.resolve(), "each_session": each_session, "version": __version__}
     settings.pop("subjects", None)  # others can be added later
     parts, computed = out.with_name(f"{out.name}.parts"), list[str]()
 
     def compute(subject: str, files: str) -> dict[str, float]:
         with collect_notices():
-            rdms, row, texts = _rdms_of_subject(subjects[subject], call, options)
-        nrl.save_rdms(rdms, parts / f"{subject}.h5")
-        write_json(parts / f"{subject}.json", texts)
+            rdms, row, texts = _rdms_of_subject(subjects[subject], each_session, call, options)
+        nrl.save_rdms(rdms, parts / f"{subject}_{files}.h5")
+        write_json(parts / f"{subject}_{files}.json", texts)
         computed.append(subject)
         return row
 
     jobs = [{"subject": name, "files": _stamp(subject, settings)} for name, subject in subjects.items()]
     rows = run_grid(jobs, compute, parts, fingerprint=settings).drop(columns="files")
-    for text in (text for subject in subjects for text in read_json(parts / f"{subject}.json")):
+    names = {str(job["subject"]): "_".join(job.values()) for job in jobs}
+    for text in (text for name in names.values() for text in read_json(parts / f"{name}.json")):
         notify(text)  # of those that were finished before, too
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of missing pairs, which were counted
-        each = {subject: nrl.load_rdms(parts / f"{subject}.h5") for subject in subjects}
+        each = {subject: nrl.load_rdms(parts / f"{name}.h5") for subject, name in names.items()}
     rdms = nrl.merge_rdms(each, missing="nan")
     nrl.save_rdms(rdms, out)
     shutil.rmtree(parts)
@@ -192,14 +196,13 @@ def _rdms_of_folder(folder: Path, out: Path, table: Path | None, call: Calls) ->
 
 
 def _rdms_of_subject(
-    subject: BidsSubject, call: Calls, options: Mapping[str, Any]
+    subject: BidsSubject, each_session: bool, call: Calls, options: Mapping[str, Any]
 ) -> tuple[RDMs, dict[str, float], list[str]]:
     """The RDMs of a subject, a row of the report, and the notices."""
     import numpy as np
 
     patterns, residuals = subject.read(**options)
-    noise = call.noise(residuals=residuals)
-    rdms = call.compute_rdms(patterns, noise=noise)
+    rdms, parts = _compute(call, patterns, residuals, each_session)
     texts = notices()
     record = json.loads(patterns.descriptors["provenance"])
     row = {
@@ -211,9 +214,10 @@ def _rdms_of_subject(
         "excluded": sum(run.get("excluded", 0) for run in record["runs"]),
         "NaN pairs": int(np.isnan(rdms.dissimilarities).sum()),
     }
-    reliability, reason = _reliability(patterns, noise=noise, **call.compute_rdms.values)
+    reliability, reason = _reliability(call, parts)
     texts += [f"the reliability is not computed: {reason}"] if reason else []
-    names = [f"r {roi}".strip() for roi in rdms.rdm_descriptors.get("roi", [""])]
+    described = [rdms.rdm_descriptors[name] for name in ("session", "roi") if name in rdms.rdm_descriptors]
+    names = [" ".join(["r", *values]) for values in zip(*described, strict=True)] or ["r"]
     return rdms, row | dict(zip(names, reliability, strict=False)), texts
 
 
@@ -226,7 +230,7 @@ def _stamp(subject: BidsSubject, settings: Mapping[str, Any]) -> str:
                 files.add(Path(str(path).replace("{subject}", subject.name)))
     stats = [(file.resolve(), file.stat()) for file in sorted(files) if file.is_file()]
     lines = [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _describe_subjects(rows: pd.DataFrame, rdms: RDMs) -> str:
@@ -272,22 +276,53 @@ def _describe_patterns(patterns: Dataset) -> str:
     )
 
 
-def _reliability(patterns: Dataset, **settings: Any) -> tuple[list[float], str]:
+def _compute(
+    call: Calls, patterns: Dataset, residuals: Dataset | None, each_session: bool
+) -> tuple[RDMs, list[tuple[Dataset, Dataset | None]]]:
+    """The RDMs of patterns, and the patterns and residuals that each of them, or each ROI, is made of."""
+    parts = [(patterns, residuals)]
+    if each_session:
+        if "session" not in patterns.obs_descriptors:
+            raise NeurordlError("--each-session: the images have no session (ses-); leave it out, or name it")
+        sessions = dict.fromkeys(patterns.obs_descriptors["session"])
+        parts = [
+            (_of_session(patterns, name), None if residuals is None else _of_session(residuals, name))
+            for name in sessions
+        ]
+    left = None if residuals is None else [part for _, part in parts]
+    return call.compute_rdms([part for part, _ in parts], noise=call.noise(residuals=left)), parts
+
+
+def _of_session(dataset: Dataset, name: str) -> Dataset:
+    """The rows of a session, with its name."""
+    from neurordl.rdms.selection import take_rows
+
+    rows = [row for row, session in enumerate(dataset.obs_descriptors["session"]) if session == name]
+    part: Dataset = take_rows(dataset, rows)
+    part.descriptors["session"] = name
+    return part
+
+
+def _reliability(call: Calls, parts: Sequence[tuple[Dataset, Dataset | None]]) -> tuple[list[float], str]:
     """The correlation of odd with even runs, for each RDM; or none, and why."""
     from neurordl.rdms.compute import odd_even_reliability
 
+    values = list[float]()
     try:
         with warnings.catch_warnings():  # they are about all runs, and were shown
             warnings.simplefilter("ignore", UserWarning)
-            return odd_even_reliability(patterns, **settings).tolist(), ""
+            for patterns, residuals in parts:
+                options = {**call.compute_rdms.values, "noise": call.noise(residuals=residuals)}
+                values += odd_even_reliability(patterns, **options).tolist()
     except NeurordlError as error:
         return [], str(error)
+    return values, ""
 
 
 def _describe_rdms(rdms: RDMs, reliability: Sequence[str]) -> str:
     """The range of each RDM, its missing pairs, and its reliability."""
     lines = [f"measure   {rdms.dissimilarity_measure}"]
-    described = [name for name in ("subject", "roi") if name in rdms.rdm_descriptors]
+    described = [name for name in ("subject", "session", "roi") if name in rdms.rdm_descriptors]
     for k, (values, r) in enumerate(zip(rdms.dissimilarities, cycle(reliability), strict=False)):
         label = " ".join(str(rdms.rdm_descriptors[name][k]) for name in described) or k
         measured = values[values == values]

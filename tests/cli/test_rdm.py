@@ -327,7 +327,7 @@ def test_a_folder_is_resumed(shell: Any, study: Path, tmp_path: Path, monkeypatc
     assert code == 1
     assert "sub-03_task-sim_run-02_events.tsv" in errors.splitlines()[-1]
     assert not out.exists()
-    assert {path.name for path in parts.glob("*.h5")} == {"sub-01.h5", "sub-02.h5"}
+    assert sorted(path.name[:6] for path in parts.glob("*.h5")) == ["sub-01", "sub-02"]
     events.write_text(whole)
     code, _, errors = shell(*of_folder(study, "--out", out, "--model", "average"))
     assert code == 1
@@ -386,6 +386,39 @@ def test_masks_of_each_subject(shell: Any, study: Path, tmp_path: Path) -> None:
     assert list(written.rdm_descriptors["subject"]) == ["sub-03", "sub-01"]
     in_its_order = reindex(own, list(written.pattern_descriptors["stimulus"]))
     np.testing.assert_array_equal(written.dissimilarities, in_its_order[[4, 0]])
+
+
+def test_an_rdm_of_each_session(shell: Any, study: Path, tmp_path: Path) -> None:
+    """Runs 3 and 4 become another session: each has the RDMs that are computed of it alone."""
+    for path in [*study.rglob("*_task-sim_run-*")]:
+        session = "a" if path.name.split("run-")[1][:2] in ("01", "02") else "b"
+        subject = path.name[:6]
+        place = path.parents[1] / f"ses-{session}" / "func"
+        place.mkdir(parents=True, exist_ok=True)
+        path.rename(place / path.name.replace(subject, f"{subject}_ses-{session}"))
+    code, _, errors = shell(
+        *of_folder(study, "--each-session", "--noise", "diagonal", "--out", tmp_path / "all.h5")
+    )
+    assert code == 0, errors
+    written = nrl.load_rdms(tmp_path / "all.h5")
+    assert list(written.rdm_descriptors["session"]) == ["ses-a", "ses-a", "ses-b", "ses-b"] * 3
+    assert "crossnobis in two halves needs 4 runs or more, but there are 2" in errors
+    for session in ("a", "b"):
+        own = in_python(study, "diagonal", sessions=session)
+        part = nrl.select_rdms(written, select={"session": f"ses-{session}"})
+        ids = list(written.pattern_descriptors["stimulus"])
+        np.testing.assert_array_equal(part.dissimilarities, reindex(own, ids))
+        assert list(part.rdm_descriptors["roi"]) == list(own.rdm_descriptors["roi"])
+    code, _, errors = shell(
+        "rdm",
+        STUDY,
+        "--task",
+        "sim",
+        *("--mask", STUDY / "IT.nii.gz"),
+        *("--each-session", "--out", tmp_path / "x.h5"),
+    )
+    assert code == 1
+    assert "--each-session: the images have no session" in errors
 
 
 # merge
