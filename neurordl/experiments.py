@@ -1,27 +1,218 @@
-"""Conditions by seeds: a table with a row per job, and paired differences with their intervals."""
+"""Conditions by seeds: controls, a table with a row per job, and paired differences with their intervals."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
+from torch import nn
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError, explain
-from neurordl.io import differing, make_folder, read_json, write_json
+from neurordl.io import RUN_RECORD, differing, make_folder, read_json, write_json
 from neurordl.progress import tracked
 from neurordl.rsa.inference.infer import mean_interval
-from neurordl.validate import check_choice, check_columns, check_type
+from neurordl.stimuli import StimulusSet
+from neurordl.teachers import NetworkTeacher
+from neurordl.teachers.base import ById, Record, spelled
+from neurordl.training.losses import TransferLoss
+from neurordl.training.objective import Objective
+from neurordl.training.run import Run
+from neurordl.training.trainer import Execution, fit
+from neurordl.validate import check_choice, check_columns, check_count, check_type
 
-SETTINGS, ROWS = "settings.json", "rows"
+SETTINGS, ROWS, RUNS = "settings.json", "rows", "runs"
+CONTROLS = ("labels", "permuted", "permuted-within")
+TAUGHT = "teacher"
+"""Condition of the runs that learn from the teachers as they are."""
+
+_FIXED = ("seed", "out", "resume", "student", "objective")  # arguments of `fit` that a study sets
+
+
+def fit_controls(
+    student: Callable[[], nn.Module],
+    losses: Callable[..., TransferLoss | Sequence[TransferLoss]],
+    teachers: ById | NetworkTeacher | Sequence[ById | NetworkTeacher],
+    score: Callable[[Run], Mapping[str, float]],
+    out: str | Path,
+    controls: Sequence[str] = ("labels", "permuted"),
+    seeds: int | Sequence[int] = 5,
+    *,
+    fingerprint: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Fit a student with its teachers and under controls, with several seeds, and score each run.
+
+    All conditions of a seed have the same initial weights, steps, batches, images and choice of the epoch.
+    Each run is in its folder, such as ``out/runs/permuted_0``. If the study is interrupted, the same call
+    goes on: finished runs are not run again, and the run that was interrupted continues from its checkpoint.
+
+    Parameters
+    ----------
+    student
+        Function that makes a new student. Torch is seeded before it is called.
+    losses
+        Function of the teachers, in their order, that makes new losses.
+    teachers
+        What teaches: `RDMTeacher`, `PatternTeacher`, or a `NetworkTeacher`, which for permuted controls needs
+        ``cache=``.
+    score
+        Function of a run that returns measured values by name, such as ``test_accuracy`` and
+        ``heldout_rdm_similarity``.
+    out
+        Folder of the study.
+    controls
+        Controls beside the condition "teacher": "labels" (the same losses with weight 0), "permuted" (the ids
+        of the training stimuli are permuted in the teachers) and "permuted-within" (they are permuted among
+        stimuli of the same label).
+    seeds
+        Number of seeds (0, 1, ...), or the seeds themselves. Later calls may add seeds and controls.
+    fingerprint
+        Whatever else determines the scores, as in `run_grid`. The student's class, the losses, the
+        teachers and the arguments of `fit` are always in it.
+    **settings
+        Arguments of `fit`: ``labelled``, ``stimuli``, ``epochs`` and others.
+
+    Returns
+    -------
+    DataFrame
+        A row for each seed and condition, with the columns condition, seed, and those of `score`.
+
+    Raises
+    ------
+    NeurordlError
+        If a control is unknown, or needs ids or labels that the stimuli lack; if `out` holds something else,
+        or a study of other settings; or as `fit`.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import neurordl as nrl
+    >>> from neurordl.experiments import fit_controls
+    >>> digits, quiet = nrl.datasets.load_digits(), nrl.Execution(progress=False)
+    >>> labelled, test = digits.subset(digits.ids[:50]), digits.subset(digits.ids[50:100])
+    >>> teacher = nrl.NetworkTeacher(nrl.students.small_cnn(in_channels=1), cache=labelled)
+    >>> with TemporaryDirectory() as folder:
+    ...     table = fit_controls(
+    ...         lambda: nrl.students.small_cnn(in_channels=1),
+    ...         lambda teacher: nrl.SoftTargetLoss(teacher),
+    ...         teacher,
+    ...         lambda run: {"test_accuracy": nrl.record_accuracy(run, test)},
+    ...         folder,
+    ...         controls=["labels"],
+    ...         seeds=2,
+    ...         labelled=labelled,
+    ...         epochs=1,
+    ...         execution=quiet,
+    ...     )
+    >>> table["condition"].tolist()
+    ['labels', 'teacher', 'labels', 'teacher']
+    """
+    names = [controls] if isinstance(controls, str) else list(controls)
+    for name in names:
+        check_choice("controls", name, CONTROLS)
+    for name in sorted(set(_FIXED) & set(settings)):
+        raise NeurordlError(f"{name}= is set by the study for each run; leave it out")
+    chosen = [*range(check_count("seeds", seeds))] if isinstance(seeds, int) else list(seeds)
+    taught = list(teachers) if isinstance(teachers, Sequence) else [teachers]
+    study = _Study(student, losses, taught, settings)
+    study.check(names)
+    jobs = [{"condition": name, "seed": seed} for seed in chosen for name in (*names, TAUGHT)]
+
+    def run(condition: str, seed: int) -> Mapping[str, float]:
+        if settings.get("execution", Execution()).progress:
+            place = jobs.index({"condition": condition, "seed": seed}) + 1
+            print(f"{condition}, seed {seed} ({place} of {len(jobs)})", file=sys.stderr, flush=True)
+        network, parts = study.make(condition, seed)
+        folder = Path(out) / RUNS / f"{condition}_{seed}"
+        return score(fit(network, Objective(parts), **settings, seed=seed, out=folder, resume=True))
+
+    with torch.random.fork_rng():
+        described = {**study.describe(chosen[0]), **(fingerprint or {})}
+        return run_grid(jobs, run, out, fingerprint=described, progress=False)
+
+
+@dataclass(frozen=True)
+class _Study:
+    """What all runs of `fit_controls` share; its attributes are those arguments."""
+
+    student: Callable[[], nn.Module]
+    losses: Callable[..., TransferLoss | Sequence[TransferLoss]]
+    teachers: Sequence[Any]
+    settings: Mapping[str, Any]
+
+    @property
+    def images(self) -> Any:
+        """The stimuli, which are the labelled images where there are no others."""
+        stimuli = self.settings.get("stimuli")
+        return self.settings.get("labelled") if stimuli is None else stimuli
+
+    def check(self, controls: Sequence[str]) -> None:
+        """Raise an error if the teachers or the stimuli cannot be permuted as the controls need it."""
+        if set(controls) <= {"labels"}:
+            return
+        if not isinstance(self.images, StimulusSet):
+            problem = f"permuted controls exchange ids, and {type(self.images).__name__} may have none"
+            raise NeurordlError(f"{problem}; give a StimulusSet as stimuli=")
+        groups = self.categories() if "permuted-within" in controls else None
+        for teacher in self.teachers:
+            if not hasattr(teacher, "permuted"):
+                problem = f"a {type(teacher).__name__} cannot be permuted"
+                raise NeurordlError(f"{problem}; give an RDMTeacher, a PatternTeacher or a NetworkTeacher")
+            teacher.permuted(self.images.ids, 0, groups)
+
+    def categories(self) -> dict[str, int]:
+        """The label of each stimulus."""
+        if self.images.labels is None:
+            problem = "permuted-within: the stimuli have no labels within which ids could be permuted"
+            raise NeurordlError(f"{problem}; give them labels, or leave this control out")
+        return dict(zip(self.images.ids, self.images.labels.tolist(), strict=True))
+
+    def make(self, condition: str, seed: int) -> tuple[nn.Module, list[TransferLoss]]:
+        """The student and the losses of a run, with the same random numbers for all conditions."""
+        torch.manual_seed(seed)
+        network, teachers = self.student(), self.teachers
+        if condition not in ("labels", TAUGHT):
+            groups = self.categories() if condition == "permuted-within" else None
+            teachers = [teacher.permuted(self.images.ids, seed, groups) for teacher in teachers]
+        losses = self.losses(*teachers)
+        losses = list(losses) if isinstance(losses, Sequence) else [losses]
+        for loss in losses:
+            if condition == "labels" and loss.teacher is not None:
+                loss.weight = 0.0
+        return network, losses
+
+    def describe(self, seed: int) -> Record:
+        """What all runs must share, by name, with the defaults of `fit`."""
+        student, losses = self.make(TAUGHT, seed)
+        defaults = {name: part.default for name, part in inspect.signature(fit).parameters.items()}
+        described: Record = {}
+        for name, value in {**defaults, **self.settings}.items():
+            if isinstance(value, Execution):
+                described["precision"] = spelled(value.precision)
+            elif isinstance(value, StimulusSet):
+                described[name] = value.sha256
+            elif is_dataclass(value):
+                described |= {f"{name}.{key}": spelled(part) for key, part in vars(value).items()}
+            elif name not in _FIXED:
+                described[name] = spelled(value)
+        described["student"] = [type(student).__name__, getattr(student, "build_spec", None)]
+        described["losses"] = [loss.name for loss in losses]
+        for k, loss in enumerate(losses):
+            described |= {f"loss {k + 1}, {key}": value for key, value in loss.describe().items()}
+        return described
 
 
 def run_grid(
@@ -110,6 +301,8 @@ def _open_folder(out: Path, fingerprint: Mapping[str, Any]) -> None:
             raise NeurordlError(f"{out} holds {difference}; choose another folder, or delete that one")
     elif rows.is_dir() and any(rows.iterdir()):
         raise NeurordlError(f"{out} holds rows of unknown settings ({SETTINGS} is missing); choose another")
+    elif (out / RUN_RECORD).is_file():
+        raise NeurordlError(f"{out} holds a run; choose another folder for a study")
     make_folder(rows)
     write_json(settings, fingerprint)
 

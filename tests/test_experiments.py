@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
+import neurordl as nrl
 from neurordl.errors import NeurordlError
-from neurordl.experiments import crossed_interval, paired_differences, run_grid
+from neurordl.experiments import crossed_interval, fit_controls, paired_differences, run_grid
+from neurordl.io import sha256_state
 
 PAIR = ("experiment", "seed")
 JOBS = [{"condition": name, "seed": seed} for name in ("labels", "rdl") for seed in range(3)]
@@ -214,3 +220,149 @@ def test_crossed_interval_refuses_what_has_no_interval(values: np.ndarray) -> No
 
 def test_crossed_interval_of_what_does_not_vary_is_a_point() -> None:
     assert crossed_interval(np.zeros((3, 2, 2))) == (0.0, 0.0, 0.0)
+
+
+DIGITS = nrl.datasets.load_digits()
+STIMULI, HELD_OUT = DIGITS.subset(DIGITS.ids[:24]).split(held_out=0.25, seed=0)
+RDMS = nrl.simulate.simulate_subjects(
+    DIGITS.subset(DIGITS.ids[:24]).images().flatten(1), DIGITS.ids[:24], n_subjects=3, seed=0
+)
+CONDITIONS = ("labels", "permuted", "permuted-within", "teacher")
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    """Arguments of a study of a few steps."""
+    return {
+        "student": lambda: nrl.students.small_cnn(in_channels=1),
+        "losses": lambda teacher: nrl.RDMLoss(teacher, layer="conv3", weight=2.0),
+        "teachers": nrl.RDMTeacher(RDMS),
+        "score": lambda run: {"test_accuracy": nrl.accuracy(run, DIGITS.subset(DIGITS.ids[100:200]))},
+        "controls": CONDITIONS[:-1],
+        "seeds": 2,
+        "labelled": DIGITS.subset(DIGITS.ids[24:64]),
+        "stimuli": STIMULI,
+        "epochs": 2,
+        "batches": nrl.Batches(labelled=16, stimuli=9),
+        "execution": nrl.Execution(progress=False),
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    out = tmp_path_factory.mktemp("studies") / "study"
+    return out, fit_controls(**small(out=out))
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:held-out stimuli")
+
+
+def test_runs_of_a_study_are_those_of_fit(study: tuple[Path, pd.DataFrame]) -> None:
+    """Each condition is the same call of `fit` with its teacher and its weight."""
+    out, table = study
+    assert table["condition"].tolist() == [*CONDITIONS, *CONDITIONS]
+    assert table["seed"].tolist() == [0] * 4 + [1] * 4
+    teacher = nrl.RDMTeacher(RDMS)
+    kinds = dict(zip(STIMULI.ids, STIMULI.labels.tolist(), strict=True))
+    taught = {
+        "labels": teacher,
+        "permuted": teacher.permuted(STIMULI.ids, 1),
+        "permuted-within": teacher.permuted(STIMULI.ids, 1, kinds),
+        "teacher": teacher,
+    }
+    arguments = small()
+    for name in CONDITIONS:
+        torch.manual_seed(1)
+        student = arguments["student"]()
+        loss = nrl.RDMLoss(taught[name], "conv3", weight=0.0 if name == "labels" else 2.0)
+        settings = {key: arguments[key] for key in ("labelled", "stimuli", "epochs", "batches", "execution")}
+        run = nrl.fit(student, nrl.Objective(loss), **settings, seed=1)
+        written = nrl.load_run(out / "runs" / f"{name}_1")
+        assert sha256_state(written.student.state_dict()) == sha256_state(run.student.state_dict())
+        row = table[(table["condition"] == name) & (table["seed"] == 1)]
+        assert row["test_accuracy"].item() == arguments["score"](run)["test_accuracy"]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("place", ["training", "scoring"])
+def test_an_interrupted_study_goes_on(place: str, study: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    """Killed in a run, or between it and its row: finished runs stay, and the result is the same."""
+    out, arguments, passes, scored = tmp_path / "study", small(), 0, list[str]()
+
+    def student() -> torch.nn.Module:
+        network = nrl.students.small_cnn(in_channels=1)
+
+        def count(module: Any, images: Any) -> None:
+            nonlocal passes
+            passes += module.training
+            if place == "training" and passes == 23:
+                raise Killed
+
+        network.register_forward_pre_hook(count)
+        return network
+
+    def score(run: nrl.Run) -> dict[str, float]:
+        scored.append(run.out.name)
+        if place == "scoring" and len(scored) == 3:
+            raise Killed
+        return arguments["score"](run)
+
+    with pytest.raises(Killed):
+        fit_controls(**small(out=out, student=student, score=score))
+    assert 1 < len(list((out / "rows").iterdir())) < 5
+    begun = out / "runs" / "permuted-within_0"
+    state = json.loads((begun / "run.json").read_text())["status"]
+    assert (state, (begun / "last.ckpt").is_file()) == (
+        "running" if place == "training" else "finished",
+        True,
+    )
+    before = scored[:2]
+    place = "none"
+    scored.clear()
+    table = fit_controls(**small(out=out, student=student, score=score))
+    pd.testing.assert_frame_equal(table, study[1])
+    assert not set(before) & set(scored)
+    for folder in (out / "runs").iterdir():
+        other = study[0] / "runs" / folder.name
+        assert (folder / "student.safetensors").read_bytes() == (other / "student.safetensors").read_bytes()
+
+
+def test_a_study_keeps_its_settings(study: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    out, table = study
+    more = fit_controls(**small(out=out, controls=["labels"], seeds=[1]))  # of finished rows
+    assert more["test_accuracy"].tolist() == [table["test_accuracy"][k] for k in (4, 7)]
+    for changes, message in (
+        ({"epochs": 3}, r"differ in epochs \(2 before, 3 now\)"),
+        ({"batches": nrl.Batches(labelled=8, stimuli=9)}, r"batches.labelled \(16 before, 8 now\)"),
+        ({"losses": lambda teacher: nrl.RDMLoss(teacher, "conv2")}, "losses .*loss 1, layers"),
+        ({"teachers": nrl.RDMTeacher(RDMS, subjects=["s01"])}, "loss 1, teacher"),
+        ({"stimuli": HELD_OUT}, "stimuli"),
+        ({"fingerprint": {"score": "rho-a"}}, r"score \(nothing before, rho-a now\)"),
+    ):
+        with pytest.raises(nrl.NeurordlError, match=f"holds rows of other settings.*{message}"):
+            fit_controls(**small(out=out, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"controls": ["shuffled"]}, "controls='shuffled': expected"),
+        ({"seed": 3}, "seed= is set by the study for each run"),
+        ({"seeds": 0}, "seeds"),
+        ({"stimuli": replace(STIMULI, labels=None)}, "permuted-within: the stimuli have no labels"),
+        ({"teachers": nrl.NetworkTeacher(nrl.students.small_cnn(in_channels=1), "conv3")}, "needs cached"),
+        ({"stimuli": None, "labelled": [(torch.rand(3, 1, 8, 8), torch.arange(3))]}, "list may have none"),
+    ],
+)
+def test_wrong_studies(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(nrl.NeurordlError, match=message):
+        fit_controls(**small(out=tmp_path / "study", **changes))
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_study_is_not_written_into_a_run(study: tuple[Path, pd.DataFrame]) -> None:
+    with pytest.raises(nrl.NeurordlError, match="holds a run; choose another folder"):
+        fit_controls(**small(out=study[0] / "runs" / "labels_0"))

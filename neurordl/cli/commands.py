@@ -8,6 +8,7 @@ import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from neurordl.rsa.scores import Evaluation
     from neurordl.stimuli import StimulusSet
+    from neurordl.training.run import Run
 
 _LABELLED = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "cifar100_stretched")
 _TABLE = "or give a CSV or TSV file with the columns path, id and label"
@@ -202,6 +204,7 @@ def read_labelled(
     loss=Takes(
         "RDMLoss", "layer dissimilarity comparison weight scale", panel="Loss", defaults={"layer": "conv3"}
     ),
+    controls=Takes("experiments:fit_controls", "controls seeds", panel="Study", optional=True),
     fit=Takes("fit", "epochs seed validation resume", panel="Training"),
     batches=Takes("Batches", "labelled:batches_labelled stimuli:batches_stimuli", panel="Training"),
     optimization=Takes("Optimization", panel="Training"),
@@ -233,7 +236,8 @@ def train(
         Part around the center that is kept of the stimuli, and of labelled images of a table, before they are
         resized: 1 is the largest part with the proportions of the size. By default they are squashed.
     out
-        Folder for the run. It must be new or empty, unless --resume continues the run in it.
+        Folder for the run. It must be new or empty, unless --resume continues the run in it. With --controls
+        it is the folder of the study, which the same command continues.
     student
         Network to train: small_cnn, nin, cifar_resnet, resnet18, mlp, torchvision:NAME or timm:NAME.
     held_out
@@ -268,7 +272,15 @@ def train(
         default it is "corr".
     seed
         Seed of the initial weights, the held-out stimuli, the drawn labelled images, the permutation, the
-        order of the data and dropout.
+        order of the data and dropout. In a study only held-out stimuli, drawn images and a network that
+        teaches with random weights have it, and --seeds are those of the runs.
+    controls
+        Run a study: each of these controls, and the teacher itself, with several seeds. "labels" has the same
+        losses with weight 0, "permuted" exchanges the ids of the stimuli in the teachers, and
+        "permuted-within" exchanges them among stimuli of the same label (--stimuli-labels).
+    seeds
+        Number of seeds of a study (0, 1, ...), or the seeds themselves. Later calls may add seeds and
+        controls.
     validation
         Share of the training stimuli that is not trained on. The run's student has the weights of the epoch
         with the lowest loss on them.
@@ -285,11 +297,17 @@ def train(
     --out runs/resnet18
 
     neurordl train --labelled mnist --teacher runs/large --loss soft_targets --out runs/small
+
+    neurordl train --labelled mnist --rdms it.h5 --roi IT --stimuli stimuli/ --controls labels,permuted
+    --seeds 5 --out study
     """
     table = Path(call.labelled.values["labelled"])
     seed, resume = call.fit.values["seed"], call.fit.values["resume"]
-    check_run_folder(out, resume)  # before anything takes time
-    finished = resume and _has_finished(out)
+    if call.controls.absent:
+        check_run_folder(out, resume)  # before anything takes time
+    else:
+        _check_study(out, permuted, call.execution)
+    finished = resume and call.controls.absent and _has_finished(out)
     check_files({"labelled": table if table.suffix else None})
     _check_teachers(call, stimuli, loss)
     import torch
@@ -303,24 +321,28 @@ def train(
         )
     images, test, n_classes = call.labelled(seed=seed, crop=crop)
     shown = None if stimuli is None else _read_like(images, call.labels, stimuli)
-    teachers = _make_teachers(call, images, shown, n_classes, permuted)
+    exchanged = permuted or bool(set(call.controls.values.get("controls") or ()) - {"labels"})
+    teachers = _make_teachers(call, images, shown, n_classes, exchanged)
     fitted = shown.split(held_out, seed)[0] if shown is not None and held_out else shown
-    ids = (images if fitted is None else fitted).ids
+    ids, shape = (images if fitted is None else fitted).ids, images.pixels.shape[1:]
+    build = partial(nrl.students.build, student, n_classes, shape[0], image_size=(shape[1], shape[2]))
+    losses = partial(_make_losses, call, loss, ids)
+    settings = {
+        "labelled": images,
+        "stimuli": fitted,
+        "batches": call.batches(),
+        "optimization": call.optimization(),
+        "execution": call.execution(),
+    }
+    if not call.controls.absent:
+        names = fitted.held_out_ids if fitted is not None else ()
+        rest = shown.subset(names) if shown is not None and names else None
+        _run_study(call, out, (build, losses, teachers), (test, rest), settings)
+        return
     if permuted:
         teachers = [teacher.permuted(ids, seed) for teacher in teachers]
     torch.manual_seed(seed)
-    shape = images.pixels.shape[1:]
-    network = nrl.students.build(student, n_classes, shape[0], image_size=(shape[1], shape[2]))
-    run = call.fit(
-        network,
-        nrl.Objective(_make_losses(call, loss, ids, *teachers)),
-        labelled=images,
-        stimuli=fitted,
-        batches=call.batches(),
-        optimization=call.optimization(),
-        execution=call.execution(),
-        out=out,
-    )
+    run = call.fit(build(), nrl.Objective(losses(*teachers)), **settings, out=out)
     if not _speaks():
         return
     if finished:
@@ -337,6 +359,87 @@ def train(
         following = ["neurordl", "compare", str(out), *chain(*words), *call.teacher.words.get("roi", ())]
         following += ["--out", str(out / "scores")]
     typer.echo(f"\n{out} holds the run. Next: {shlex.join(following)}")
+
+
+def _check_study(out: Path, permuted: bool, execution: Call) -> None:
+    """Refuse what a study cannot do, before anything takes time."""
+    check_folder(out)
+    if (out / RUN_RECORD).is_file():
+        raise NeurordlError(f"{out} holds a run; choose another folder for a study")
+    if permuted:
+        raise NeurordlError("--permuted is a single run: leave it out, and name permuted in --controls")
+    several = [part for part in ("devices", "num_nodes") if execution.values[part] not in (1, [1], [0])]
+    if several or os.environ.get("WORLD_SIZE", "1") != "1":
+        remedy = "leave out --devices and --num-nodes, and start one command for each of --seeds"
+        raise NeurordlError(f"a study fits one run after the other on one device; {remedy}")
+
+
+def _run_study(
+    call: Calls,
+    out: Path,
+    makers: tuple[Any, Any, list[Any]],
+    scored: tuple[StimulusSet | None, StimulusSet | None],
+    settings: Mapping[str, Any],
+) -> None:
+    """Fit each condition with each seed, and write the table, its paired differences and the report."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    from neurordl.experiments import paired_differences
+    from neurordl.io import sha256_array, write_text
+    from neurordl.report import read_contents, write_report
+    from neurordl.report.content import Grid
+
+    test, rest = scored
+    brain = None
+    if not call.read.absent and rest is not None:
+        brain = call.select_rdms(call.read(call.load_rdms))
+    if test is None and brain is None:
+        problem = "a study is scored on test images, or on held-out stimuli with RDMs, and there are none"
+        raise NeurordlError(f"{problem}; pass --test TABLE, or --rdms and --held-out above 0")
+    scoring = {"layer": call.loss.values["layer"], "roi": call.teacher.values.get("roi")}
+    scoring["missing"] = call.teacher.values["missing"]
+    scorer = partial(_score, test=test, brain=brain, rest=rest, **scoring)
+    sums = {"test": test and test.sha256, "held-out stimuli": rest and rest.sha256, **scoring}
+    sums["scored RDMs"] = sha256_array(brain.dissimilarities) if brain is not None else None
+    more = {name: call.fit.values.get(name) for name in ("epochs", "validation")}
+    table = call.controls(*makers, scorer, out, fingerprint=sums, **settings, **more)
+    ((name, grid),) = read_contents([out]).items()
+    assert isinstance(grid, Grid)
+    conditions = list(dict.fromkeys(table["condition"]))
+    reference = "labels" if "labels" in conditions else conditions[0]
+    parts = {x: paired_differences(table, x, reference=reference) for x in grid.measures}
+    differences = pd.concat(parts, names=["measure"]).reset_index("measure")
+    write_text(out / "table.csv", table.to_csv(index=False))
+    write_text(out / "differences.csv", differences.to_csv(index=False))
+    plt.switch_backend("agg")  # there may be no screen
+    write_report(out / "report.html", {name: replace(grid, frame=table)}, reference=reference)
+    typer.echo(table.to_string(index=False, float_format="%.4f"))
+    typer.echo(f"\ndifferences from {reference}, paired by seed, with 95 % t intervals")
+    typer.echo(differences.to_string(index=False, float_format="%.4f"))
+    typer.echo(f"\n{out} holds the runs, table.csv, differences.csv and report.html")
+
+
+def _score(
+    run: Run,
+    test: StimulusSet | None,
+    brain: RDMs | None,
+    rest: StimulusSet | None,
+    layer: str,
+    roi: str | None,
+    missing: Any,
+) -> dict[str, float]:
+    """Test accuracy of a run, and the similarity of its layer with RDMs on held-out stimuli."""
+    import neurordl as nrl
+
+    row = {} if test is None else {"test_accuracy": nrl.record_accuracy(run, test)}
+    if brain is not None and run.out is not None:
+        scores = nrl.evaluate(run, brain, stimuli=rest, layers=layer, roi=roi, missing=missing)
+        scores.save(run.out / "scores")
+        mean = scores.frame[scores.frame["subject"] == "mean"].iloc[0]
+        row["heldout_rdm_similarity"] = mean["score"]
+        row |= {name: mean[name] for name in ("ceiling_lower", "ceiling_upper")}
+    return row
 
 
 def _speaks() -> bool:

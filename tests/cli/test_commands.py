@@ -19,6 +19,8 @@ from rsatoolbox.rdm import RDMs
 
 import neurordl as nrl
 from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms, select_rdms
+from neurordl.cli import commands
+from neurordl.experiments import paired_differences
 from neurordl.io import sha256_state
 
 M = 16
@@ -860,3 +862,108 @@ def test_test_accuracy_is_recorded(shell: Any, data: dict[str, Path], tmp_path: 
         code, _, errors = shell(*train_arguments(data, path, test=tmp_path / "test.csv", size=12), *more)
         assert code == 1
         assert message in errors
+
+
+def test_a_study_in_one_command(
+    shell: Any, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in its third run and started again, it has the rows of an uninterrupted one, and a report."""
+    kinds, out = tmp_path / "kinds.csv", tmp_path / "study"
+    pd.DataFrame({"id": [f"stimuli_{k}" for k in range(M)], "label": [k % 2 for k in range(M)]}).to_csv(kinds)
+    more = {"controls": "labels,permuted,permuted-within", "seeds": 2, "test": data["labelled.csv"]}
+    more |= {"stimuli-labels": kinds, "epochs": 1, "held-out": 0.4, "missing": "ignore"}
+    arguments = train_arguments(data, out, **more)
+    score, calls = commands._score, list[int]()
+
+    def killed(*positional: Any, **named: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(*positional, **named)
+
+    monkeypatch.setattr(commands, "_score", killed)
+    assert shell(*arguments)[0] != 0
+    assert len(list((out / "rows").iterdir())) == 2
+    code, printed, errors = shell(*arguments)
+    assert code == 0, errors
+    assert (len(calls), len(list((out / "runs").iterdir()))) == (9, 8)
+    assert "permuted-within, seed 0 (3 of 8)" in errors
+    assert "labels, seed 0 (1 of 8)" not in errors
+
+    table = pd.read_csv(out / "table.csv")
+    assert table["condition"].tolist() == ["labels", "permuted", "permuted-within", "teacher"] * 2
+    run = load_run(out / "runs" / "permuted_1")
+    control = RDMTeacher(
+        select_rdms(load_rdms(data["brain.h5"]), average="session"), roi="IT", subjects=["p0", "p2"]
+    )
+    control = control.permuted(run.fitted_ids, 1)
+    assert run.record["objective"]["losses"]["rdm:conv3"]["teacher"]["control"] == control.control
+    assert load_run(out / "runs" / "labels_1").record["objective"]["losses"]["rdm:conv3"]["weight"] == 0
+    brain = select_rdms(load_rdms(data["brain.h5"]), average="session")
+    held_out = run.load_stimuli().subset(run.held_out_ids)
+    scores = evaluate(run, brain, stimuli=held_out, layers="conv3", roi="IT").to_frame()
+    row = table.iloc[5]
+    assert row["heldout_rdm_similarity"] == pytest.approx(scores.query("subject == 'mean'")["score"].item())
+    assert row["test_accuracy"] == nrl.accuracy(run, StimulusSet.from_table(data["labelled.csv"]))
+
+    differences = pd.read_csv(out / "differences.csv")
+    assert len(differences) == 6
+    expected = paired_differences(table, "test_accuracy", reference="labels")
+    got = differences[differences["measure"] == "test_accuracy"].drop(columns="measure")
+    pd.testing.assert_frame_equal(got, expected)
+    assert "differences from labels, paired by seed, with 95 % t intervals" in printed
+    page = (out / "report.html").read_text()
+    assert "Differences of test_accuracy from labels, paired by seed" in page
+    assert "Accuracy on test images against similarity" in page
+    assert shell("report", out, "--out", tmp_path / "again.html")[0] == 0
+
+    calls.clear()
+    assert shell(*arguments)[0] == 0
+    assert calls == []
+    code, _, errors = shell(*train_arguments(data, out, **{**more, "epochs": 2}))
+    assert (code, errors.count("\n")) == (1, 1)
+    assert "holds rows of other settings, which differ in epochs (1 before, 2 now)" in errors
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"controls": "shuffled"}, "controls='shuffled': expected"),
+        ({"controls": "permuted-within"}, "permuted-within: the stimuli have no labels"),
+        ({"controls": "labels", "held-out": 0}, "scored on test images, or on held-out stimuli with RDMs"),
+        ({"controls": "labels", "devices": 2}, "a study fits one run after the other on one device"),
+        ({"controls": "labels", "permuted": ""}, "name permuted in --controls"),
+    ],
+)
+def test_wrong_studies(
+    changes: dict[str, object], message: str, shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = [part for part in train_arguments(data, tmp_path / "study", **changes) if part != ""]
+    code, _, errors = shell(*arguments)
+    assert code == 1
+    assert message in errors
+    assert not (tmp_path / "study").exists()
+    code, _, errors = shell(*train_arguments(data, tmp_path / "study"), "--seeds", 3)
+    assert code == 2
+    assert "--seeds needs --controls, too" in errors
+
+
+def test_a_study_of_a_network(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """Without RDMs the runs are scored on test images only."""
+    code, _, errors = shell(
+        *("train", "--labelled", "digits", "--n-labelled", 40, "--teacher", "small_cnn", "--epochs", 1),
+        *(
+            "--loss",
+            "soft_targets",
+            "--controls",
+            "labels,permuted",
+            "--seeds",
+            "3,5",
+            "--out",
+            tmp_path / "s",
+        ),
+    )
+    assert code == 0, errors
+    table = pd.read_csv(tmp_path / "s" / "table.csv")
+    assert table["seed"].tolist() == [3, 3, 3, 5, 5, 5]
+    assert list(table) == ["condition", "seed", "test_accuracy"]

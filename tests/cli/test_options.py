@@ -36,12 +36,14 @@ def python_of(function: str) -> Any:
 def test_options_are_those_of_python(takes: Takes) -> None:
     """Each argument that is taken exists, and has a help and the default of Python or of the command."""
     parameters = inspect.signature(python_of(takes.function)).parameters
-    for argument in takes.options().values():
+    for place, argument in enumerate(takes.options().values()):
         default = parameters[argument.name].default
         if argument.name in takes.defaults:
             assert argument.default == takes.defaults[argument.name]
+        elif takes.optional and place == 0:
+            assert argument.default is None  # without it the object is not made, or the function not called
         elif default is inspect.Parameter.empty:
-            assert argument.default is (None if takes.optional else REQUIRED)
+            assert argument.default is REQUIRED
         else:
             assert argument.default == default
         assert argument.help.endswith((".", ")")), f"{takes.function}({argument.name}=): {argument.help!r}"
