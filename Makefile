@@ -14,7 +14,7 @@ help:
 	@echo "make format   let ruff format the code and fix what it can"
 	@echo "make size     count lines of code per folder, and everything that has a limit"
 	@echo "make bench    run the benchmarks, which compare with other software"
-	@echo "make docs     build the site in docs/_build/html; a warning is an error"
+	@echo "make docs     build the site in docs/_build/html; a warning, a broken link and a wrong docstring example are errors"
 	@echo "make clean    remove caches and demo_results/, but not .venv"
 	@echo
 	@echo "Each command first creates .venv if it is missing, with PYTHON=$(PYTHON) (3.11 or newer)."
@@ -56,6 +56,8 @@ bench: $(INSTALLED)
 
 docs: .venv/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d docs/_build/doctrees . docs/_build/html
+	$(BIN)/python scripts/check_site.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_docs.py -k docstrings
 	@echo "The site is in docs/_build/html: open index.html"
 
 clean:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 
 from docutils import nodes
@@ -77,6 +78,8 @@ sphinx_gallery_conf = {
     "plot_gallery": True,
     "abort_on_example_error": True,
 }
+
+warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # notices without the path of a machine
 
 # HTML
 html_math_renderer = "mathml"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,23 +27,32 @@ def people(n_subjects: int = 4, **options: Any) -> Any:
     return nrl.simulate.simulate_subjects(patterns, IDS, n_subjects=n_subjects, seed=0, **options)
 
 
+def pictures(folder: str, ids: Iterable[str], size: int = 40) -> None:
+    """A folder of pictures, named by their ids."""
+    Path(folder).mkdir()
+    rng = np.random.default_rng(0)
+    for id in ids:
+        Image.fromarray(rng.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(f"{folder}/{id}.png")
+
+
+def seen() -> Iterable[str]:
+    """Stimuli of the simulated study."""
+    tables = [pd.read_csv(path, sep="\t") for path in STUDY.glob("sub-01/func/*_events.tsv")]
+    return pd.concat(tables)["trial_type"].unique()
+
+
 def brain_files() -> None:
     """it.h5 with six subjects, and the images in stimuli/."""
     measurement = nrl.simulate.Measurement(runs=4)
     rdms = people(6, dissimilarity="crossnobis", measurement=measurement)
     rdms.rdm_descriptors["roi"] = ["IT"] * rdms.n_rdm
     nrl.save_rdms(rdms, "it.h5")
-    Path("stimuli").mkdir()
-    rng = np.random.default_rng(0)
-    for id in IDS:
-        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(f"stimuli/{id}.png")
+    pictures("stimuli", IDS)
 
 
 def fit() -> dict[str, Any]:
     brain_files()
-    images, labels = torch.rand(128, 3, 32, 32), torch.arange(128) % 10
-    dataset = torch.utils.data.TensorDataset(images, labels)
-    return {"labelled": torch.utils.data.DataLoader(dataset, batch_size=64)}
+    return {"labelled": loader()}
 
 
 def fmriprep(root: Path, subjects: str = "12") -> None:
@@ -67,13 +77,9 @@ def shell() -> None:
     fmriprep(Path("study"), "123")
     for name in ("atlas.nii.gz", "atlas.tsv"):
         Path(name).symlink_to(STUDY / name)
-    rng = np.random.default_rng(0)
-    events = pd.concat([pd.read_csv(path, sep="\t") for path in STUDY.glob("sub-01/func/*_events.tsv")])
     labelled = [f"labelled-{k}" for k in range(24)]
-    for folder, ids in (("stimuli", events["trial_type"].unique()), ("labelled", labelled)):
-        Path(folder).mkdir()
-        for id in ids:
-            Image.fromarray(rng.integers(0, 255, (36, 36, 3), dtype=np.uint8)).save(f"{folder}/{id}.png")
+    pictures("stimuli", seen(), 36)
+    pictures("labelled", labelled, 36)
     table = {"path": [f"labelled/{id}.png" for id in labelled], "id": labelled, "label": np.arange(24) % 3}
     pd.DataFrame(table).to_csv("images.csv", index=False)
 
@@ -139,9 +145,80 @@ def several_gpus() -> dict[str, Any]:
     return {"stimuli": stimuli, "labelled": labelled, "objective": objective, **names}
 
 
+def loader() -> Any:
+    images, labels = torch.rand(128, 3, 32, 32), torch.arange(128) % 10
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=64)
+
+
+def extending() -> dict[str, Any]:
+    patterns = np.random.default_rng(1).normal(size=(len(IDS), 8))
+    return {
+        "patterns": nrl.simulate.simulate_patterns(patterns, IDS, n_subjects=4, n_channels=20, seed=0),
+        "models": report()["models"],
+        "teacher": nrl.RDMTeacher(people()),
+        "network": nrl.students.cifar_resnet(depth=8),
+        "student": nrl.students.small_cnn(),
+        "loader": loader(),
+    }
+
+
+def city_block(patterns: torch.Tensor) -> torch.Tensor:
+    rows, columns = torch.triu_indices(patterns.shape[-2], patterns.shape[-2], offset=1)
+    return (patterns[..., rows, :] - patterns[..., columns, :]).abs().mean(-1)
+
+
+def overlap(a: torch.Tensor, b: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    return torch.minimum(weights * a, weights * b).sum(-1) / torch.maximum(weights * a, weights * b).sum(-1)
+
+
+def readme() -> dict[str, Any]:
+    pictures("stimuli", seen())
+    atlas = nib.load(STUDY / "atlas.nii.gz")
+    nib.save(nib.Nifti1Image((atlas.get_fdata() == 1).astype("uint8"), atlas.affine), "it.nii.gz")
+    bold = sorted(STUDY.glob("sub-01/func/*_bold.nii.gz"))[:2]
+    events = [path.with_name(path.name.replace("_bold.nii.gz", "_events.tsv")) for path in bold]
+    for path in bold:  # a brain in which spheres have room
+        image = nib.load(path)
+        volumes = np.pad(image.get_fdata(), [(2, 2)] * 3 + [(0, 0)], mode="wrap")
+        nib.save(nib.Nifti1Image(volumes, image.affine, image.header), path.name)
+    nib.save(nib.Nifti1Image(np.ones(volumes.shape[:3], "uint8"), atlas.affine), "brain.nii.gz")
+    subjects = [f"s{k:02d}" for k in range(1, 7)]
+    rng = np.random.default_rng(0)
+    np.save("betas.npy", rng.normal(size=(12, 50)))
+    brains = nrl.simulate.simulate_subjects(rng.normal(size=(12, 8)), sorted(seen()), n_subjects=6, seed=0)
+    layers = {"layer3": torch.nn.Conv2d(3, 8, 3), "layer4": torch.nn.Conv2d(8, 8, 3, stride=2)}
+    top = {"pool": torch.nn.AdaptiveAvgPool2d(1), "flat": torch.nn.Flatten(), "fc": torch.nn.Linear(8, 10)}
+    network = torch.nn.Sequential(OrderedDict({**layers, **top}))
+    train = nrl.StimulusSet.from_folder("stimuli/", size=32).split(held_out=0.25, seed=0)[0]
+    models = nrl.select_rdms(brains, subjects=["s01", "s02"])
+    models.rdm_descriptors = {"layer": ["conv1", "conv2"]}
+    return {
+        "bold_files": dict.fromkeys(subjects, bold),
+        "events_files": dict.fromkeys(subjects, events),
+        "whole_brain": {
+            "s01": nrl.read_patterns([path.name for path in bold], "brain.nii.gz", events, subject="s01")
+        },
+        "loader": loader(),
+        "images": torch.rand(20, 3, 32, 32),
+        "labels": torch.arange(20) % 10,
+        "stimulus_images": train.images(),
+        "stimulus_ids": train.ids,
+        "network": network,
+        "ids": sorted(seen()),
+        "np": np,
+        "nibabel": nib,
+        "brain_rdms": brains,
+        **dict.fromkeys(("models", "model_rdms", "layer_rdms"), models),
+        "city_block": city_block,
+        "overlap": overlap,
+    }
+
+
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
+    "README.md": readme,
     "bring_rdms": bring_rdms,
     "choose": choose,
+    "extending": extending,
     "fit": fit,
     "report": report,
     "several_gpus": several_gpus,

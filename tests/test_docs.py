@@ -75,20 +75,21 @@ def test_every_decision_is_in_the_index() -> None:
         assert f"({page.name})" in index, page.name
 
 
-RUN = [ROOT / "docs" / "install.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
 CODE = {
-    page.stem: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in RUN
+    page.stem if page.stem != "README" else str(page.relative_to(ROOT)): blocks
+    for page in PAGES
+    if (blocks := re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
 }
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("page", [page for page, blocks in CODE.items() if blocks])
+@pytest.mark.parametrize("page", CODE)
 def test_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page run one after the other, with the files and names that they take as present."""
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": page, **FILES.get(page, dict)()}
+    names = {"__name__": __name__, **FILES.get(page, dict)()}
     for number, block in enumerate(CODE[page]):
-        exec(compile(block.replace("epochs=20", "epochs=1"), f"{page}.md, block {number + 1}", "exec"), names)
+        exec(compile(block.replace("epochs=20", "epochs=1"), f"{page}, block {number + 1}", "exec"), names)
 
 
 def test_a_script_for_several_processes_runs(tmp_path: Path) -> None:
@@ -121,9 +122,19 @@ def documented() -> dict[str, str]:
     return names
 
 
-def test_the_api_has_every_public_name() -> None:
-    modules = {"datasets", "simulate", "students"}
-    assert set(neurordl.__all__) - modules - {"__version__"} <= set(documented())
+MODULES = (
+    "neurordl",
+    *(f"neurordl.{name}" for name in ("experiments", "plots", "report", "simulate", "students")),
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_api_has_every_public_name(name: str) -> None:
+    module = importlib.import_module(name)
+    public = getattr(module, "__all__", [key for key in vars(module) if not key.startswith("_")])
+    objects = {key: getattr(module, key) for key in public}
+    names = {key for key, thing in objects.items() if getattr(thing, "__module__", "").startswith(name)}
+    assert names - set(documented()) == set()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

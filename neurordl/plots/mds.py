@@ -146,6 +146,12 @@ def plot_rdm_mds(
     ------
     NeurordlError
         There are fewer than three RDMs, ids do not match, or the similarity of two RDMs is undefined.
+
+    Examples
+    --------
+    >>> from neurordl.simulate import simulate_subjects
+    >>> geometry, ids = np.random.default_rng(0).normal(size=(12, 5)), [f"im{k}" for k in range(12)]
+    >>> ax = plot_rdm_mds({"people": simulate_subjects(geometry, ids, n_subjects=6, seed=0)})
     """
     groups = dict(rdms) if isinstance(rdms, Mapping) else {"": rdms}
     names = [name for name, group in groups.items() for _ in range(group.n_rdm)]

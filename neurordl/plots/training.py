@@ -62,6 +62,11 @@ def plot_training(
     ------
     NeurordlError
         The history lacks a term or the epochs, or with ``similarity=True`` no term is a similarity.
+
+    Examples
+    --------
+    >>> history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [2.0, 1.5, 1.2], "val_loss": [2.1, 1.7, 1.6]})
+    >>> ax = plot_training(history)
     """
     history, record = (run, {}) if isinstance(run, pd.DataFrame) else (run.history, run.record)
     check_columns("the history", history, ["epoch", *(terms or ())])
@@ -144,6 +149,18 @@ def plot_transfer(
     ------
     NeurordlError
         A column or the reference is missing, or a run has no path of two epochs or more.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame(
+    ...     {
+    ...         "condition": ["labels", "labels", "rdl", "rdl"],
+    ...         "seed": [0, 1, 0, 1],
+    ...         "test_accuracy": [0.80, 0.83, 0.93, 0.95],
+    ...         "heldout_rdm_similarity": [0.38, 0.36, 0.55, 0.53],
+    ...     }
+    ... )
+    >>> ax = plot_transfer(frame, reference="labels")
     """
     if isinstance(frame, Run):
         check_choice("reference", reference, [None], "a run has no conditions")
@@ -241,6 +258,17 @@ def plot_paired(
     ------
     NeurordlError
         A column or the reference is missing, a pair occurs twice, or no pair is complete.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame(
+    ...     {
+    ...         "condition": ["labels", "labels", "rdl", "rdl"],
+    ...         "seed": [0, 1, 0, 1],
+    ...         "heldout_rdm_similarity": [0.38, 0.36, 0.55, 0.53],
+    ...     }
+    ... )
+    >>> ax = plot_paired(frame, reference="labels")
     """
     differences = subtract_reference(frame, value, reference=reference, pair=pair)
     conditions, compared = list(frame["condition"].unique()), list(map(str, differences))

@@ -31,6 +31,7 @@ from neurordl.rsa.evaluate import RunLike, evaluate
 from neurordl.rsa.inference.infer import infer, interval, p_values
 from neurordl.rsa.inference.resampling import Bootstrap
 from neurordl.rsa.scores import COLUMNS, Evaluation
+from neurordl.simulate import simulate_subjects
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students import small_cnn
 from neurordl.teachers import RDMTeacher
@@ -645,3 +646,14 @@ def test_a_run_is_measured_as_it_was_trained_where_the_data_do_not_say() -> None
     with pytest.warns(UserWarning, match=r"unknown.*computed by euclidean"):
         scores = evaluate(run, brains, stimuli=images, layers=["conv2"], comparison="corr")
     assert set(scores.to_frame()["dissimilarity"]) == {"euclidean"}
+
+
+def test_small_p_values_are_printed_as_such():
+    rdms = simulate_subjects(np.eye(12), [f"s{k}" for k in range(12)], n_subjects=6)
+    found = evaluate({"a": rdms.subset("subject", "s01")}, rdms)
+    mean = found.frame["subject"] == "mean"
+    found.frame.loc[mean, ["p", "p_fdr"]] = [0.0004, 0.0321]
+    assert str(found).split("\n")[-1 - len(found.notes)].split()[5:8] == ["<", ".001", "0.032"]
+    assert ">&lt; .001</td>" in found._repr_html_()
+    found.frame.loc[mean, ["p", "p_fdr"]] = np.nan
+    assert "nan" not in str(found).split("\n")[-1 - len(found.notes)]

@@ -33,6 +33,7 @@ from neurordl.rsa.inference.fitted import (
 from neurordl.rsa.inference.infer import interval, p_values
 from neurordl.rsa.inference.resampling import Bootstrap, Draws, Jackknife, NoResampling
 from neurordl.rsa.reliability import permutation_p
+from tests.helpers import random_rdms
 
 METHODS = [name for name, entry in COMPARISONS.items() if entry.higher_is_better]
 
@@ -572,3 +573,13 @@ def test_the_default_variance_of_a_bootstrap_is_chosen_in_one_place():
     assert Bootstrap("both").for_stimuli(ids, {}, fitted=True).variance == "bootstrap"
     assert Bootstrap("both", variance="components").for_stimuli(ids, {}, fitted=True).variance == "components"
     assert Bootstrap("subjects").for_stimuli(ids, {}, fitted=True).variance is None
+
+
+def test_the_printed_table_shows_scores() -> None:
+    ids = [f"s{k}" for k in range(16)]
+    table = nrl.evaluate_fitted(
+        {"model": random_rdms(ids)}, random_rdms(ids, subject=list("abc")), bootstrap=None
+    )
+    with pd.option_context("display.width", 80, "display.max_columns", 0, "display.expand_frame_repr", False):
+        head = str(table).split("\n")[0].split()
+    assert head[:3] == ["model", "roi", "score"]
