@@ -22,6 +22,7 @@ from neurordl.io import CHECKPOINT, RUN_RECORD, atomic_write, check_folder, chec
 from neurordl.validate import check_choice
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rsatoolbox.rdm.rdms import RDMs
 
     from neurordl.rsa.scores import Evaluation
@@ -616,7 +617,7 @@ def _has_finished(out: Path) -> bool:
     compute=Takes("Compute", "device batch_size", panel="Network"),
 )
 def compare(
-    source: str,
+    sources: list[str],
     /,
     out: Path,
     stimuli: Path | None = None,
@@ -626,15 +627,17 @@ def compare(
     *,
     call: Calls,
 ) -> None:
-    """Compare the layers of a run, of a network, or model RDMs with the RDMs of subjects.
+    """Compare the layers of runs, of a network, or model RDMs with the RDMs of subjects.
 
-    A run is compared on its held-out stimuli, unless --pairs says otherwise.
+    A run is compared on its held-out stimuli, unless --pairs says otherwise. Several runs have one table with
+    the column run, one figure and a report, and a folder below OUT for each of them.
 
     Parameters
     ----------
-    source
-        Folder of a run; file of model RDMs; or name of a network: package.module:factory, torchvision:NAME,
-        timm:NAME, small_cnn, nin, cifar_resnet, resnet18 or mlp.
+    sources
+        Folder of a run, or several; folder of a study, whose runs are compared; file of model RDMs; or name
+        of a network: package.module:factory, torchvision:NAME, timm:NAME, small_cnn, nin, cifar_resnet,
+        resnet18 or mlp.
     out
         Folder for the tables and the figure.
     figure
@@ -654,7 +657,10 @@ def compare(
 
     neurordl compare torchvision:resnet18 --pretrained --stimuli stimuli/ --size 224 --mean imagenet
     --std imagenet --rdms it.h5 --bootstrap both --out results/resnet18
+
+    neurordl compare runs/labels runs/it --rdms it.h5 --roi IT --layers conv3 --out results/both
     """
+    runs, source = _runs_of(sources), sources[0]
     is_path = Path(source).suffix in _RDM_FILES or "/" in source  # the name of a network has neither
     check_files({"source": Path(source) if is_path else None}, unnamed=["source"])
     for words in [*call.network.words.values(), *call.read_images.words.values()]:
@@ -668,7 +674,9 @@ def compare(
     earlier = " and ".join(name for name in _RESULTS if (out / name).exists())
     if earlier and not overwrite:
         raise NeurordlError(f"--out {out} holds a comparison already ({earlier}); --overwrite replaces it")
-    import pandas as pd
+    if runs:
+        _compare_runs(call, runs, out, stimuli, figure, group)
+        return
     import torch
 
     import neurordl as nrl
@@ -697,7 +705,7 @@ def compare(
     scores = call.correct(scores)
     scores.settings.update(record)
     if group:
-        scores = replace(scores, frame=pd.concat([scores.frame, scores.group_rows()], ignore_index=True))
+        scores = _with_group(scores)
     scores.save(out)
     _draw_scores(scores, figure)
     typer.echo(f"{scores}\n")
@@ -705,6 +713,80 @@ def compare(
         typer.echo(f"note: {note}")
     written = " and scores.png" if figure == out / "scores.png" else f"; the figure is {figure}"
     typer.echo(f"{out} holds scores.csv, differences.csv, evaluation.h5, evaluation.json{written}")
+
+
+def _with_group(scores: Evaluation) -> Evaluation:
+    import pandas as pd
+
+    return replace(scores, frame=pd.concat([scores.frame, scores.group_rows()], ignore_index=True))
+
+
+def _runs_of(sources: Sequence[str]) -> dict[str, Path]:
+    """The folders of several runs, or of those of studies, by name; empty for a single source."""
+    from neurordl.experiments import RUNS
+
+    folders = list[Path]()
+    for source in map(Path, sources):
+        study = [] if (source / RUN_RECORD).is_file() else sorted((source / RUNS).glob(f"*/{RUN_RECORD}"))
+        folders += [file.parent for file in study] or [source]
+    if len(sources) == 1 and folders == [Path(sources[0])]:
+        return {}
+    if wrong := [str(folder) for folder in folders if not (folder / RUN_RECORD).is_file()]:
+        raise NeurordlError(f"{wrong[0]} holds no run; several sources must be folders of runs or of studies")
+    names = [folder.resolve().name for folder in folders]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise NeurordlError(f"there are two runs in folders named {repeated[0]}; rename one of them")
+    return dict(zip(names, folders, strict=True))
+
+
+def _compare_runs(
+    call: Calls, runs: Mapping[str, Path], out: Path, stimuli: Path | None, figure: Path, group: bool
+) -> None:
+    """Compare each run with the same RDMs, and set the runs side by side."""
+    import neurordl as nrl
+    from neurordl.io import make_folder, write_text
+    from neurordl.report import write_report
+    from neurordl.rsa.scores import side_by_side
+
+    brain, compute, bootstrap = call.select_rdms(call.read(call.load_rdms)), call.compute(), call.bootstrap()
+    pairs = call.evaluate.values.get("pairs") or "held-out"
+    models = {name: nrl.load_run(folder) for name, folder in runs.items()}
+    compared = {}
+    for name, run in models.items():
+        images = run.load_stimuli(stimuli)
+        scores = call.evaluate(run, brain, stimuli=images, pairs=pairs, bootstrap=bootstrap, device=compute)
+        scores = call.correct(scores)
+        scores.settings.update({"source": name})
+        compared[name] = _with_group(scores) if group else scores
+    table = side_by_side(compared, **call.correct.values)
+    make_folder(out)
+    for name, scores in compared.items():  # with p-values that are corrected over all runs
+        part = table[table["run"] == name].drop(columns="run").reset_index(drop=True)
+        compared[name] = replace(scores, frame=part)
+        compared[name].save(out / name)
+    write_text(out / "scores.csv", table.to_csv(index=False))
+    _draw_scores(_panels(table), figure)
+    write_report(out / "report.html", {name: [models[name], scores] for name, scores in compared.items()})
+    shown = ["run", "layer", "roi", "score", "ci_low", "ci_high", "p", "p_fdr", "n_stimuli", "fitted"]
+    means = table.loc[table["subject"] == "mean", shown]
+    typer.echo(means.to_string(index=False, float_format="%.3f"))
+    typer.echo(f"p_fdr is over {table['family'].max()}\n")
+    typer.echo(f"{out} holds scores.csv, report.html and a folder for each run; the figure is {figure}")
+
+
+def _panels(table: pd.DataFrame) -> pd.DataFrame:
+    """The table for a figure: the more of runs and layers along its axis, the fewer in colors."""
+    roi = table["roi"].map(lambda name: f", {name}" if name else "")
+    of_layers = table["layer"].replace("", "output") + roi
+    if table["run"].nunique() <= of_layers.nunique():
+        table = table.assign(roi=table["run"] + roi)
+    else:
+        table = table.assign(roi=of_layers, layer=table["run"])
+    shown = table["roi"].unique()[:_FEW_LAYERS]
+    if table["roi"].nunique() > len(shown):
+        colors = f"the first {len(shown)} of {table['roi'].nunique()} colors: {', '.join(shown)}"
+        typer.echo(f"note: the figure shows {colors}; choose fewer --layers, or fewer runs, for all")
+    return table[table["roi"].isin(shown)]
 
 
 def _model_rdms(source: str, labels: Path | None, diagonal: Any) -> RDMs:
@@ -723,14 +805,15 @@ def _model_rdms(source: str, labels: Path | None, diagonal: Any) -> RDMs:
     return rdms
 
 
-def _draw_scores(scores: Evaluation, path: Path) -> None:
+def _draw_scores(scores: Evaluation | pd.DataFrame, path: Path) -> None:
     """Write the figure, in the format of its suffix."""
     import matplotlib.pyplot as plt
+    import pandas as pd
 
     import neurordl as nrl
 
     plt.switch_backend("agg")  # there may be no screen
-    few = len(scores.settings["layers"]) <= _FEW_LAYERS
+    few = not isinstance(scores, pd.DataFrame) and len(scores.settings["layers"]) <= _FEW_LAYERS
     figure = nrl.plot_scores(scores, differences=few, p="p_fdr").get_figure(root=True)
     assert figure is not None
     with atomic_write(path) as aside:

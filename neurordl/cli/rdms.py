@@ -289,8 +289,8 @@ def _compute(
             (_of_session(patterns, name), None if residuals is None else _of_session(residuals, name))
             for name in sessions
         ]
-    left = None if residuals is None else [part for _, part in parts]
-    return call.compute_rdms([part for part, _ in parts], noise=call.noise(residuals=left)), parts
+    noise = None if residuals is None else [part for _, part in parts]
+    return call.compute_rdms([part for part, _ in parts], noise=call.noise(residuals=noise)), parts
 
 
 def _of_session(dataset: Dataset, name: str) -> Dataset:

@@ -281,6 +281,43 @@ def _corrected(table: pd.DataFrame, tested: Bools, family: str) -> pd.DataFrame:
     )
 
 
+def side_by_side(
+    evaluations: Mapping[str, Evaluation], family: Literal["table", "roi"] = "table"
+) -> pd.DataFrame:
+    """Put the tables of several runs into a single one, with the column ``run`` first.
+
+    Parameters
+    ----------
+    evaluations
+        Evaluations by the name of the run.
+    family
+        The tests over which p-values are corrected, as in `Evaluation.correct`: those of all runs.
+
+    Returns
+    -------
+    DataFrame
+        The columns of an `Evaluation`; ``p_fdr``, ``p_holm`` and ``family`` are written anew.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> from neurordl.rsa.scores import side_by_side
+    >>> ids = [f"s{number}" for number in range(12)]
+    >>> patterns = np.random.default_rng(0).normal(size=(12, 5))
+    >>> people = nrl.simulate.simulate_subjects(patterns, ids, n_subjects=5)
+    >>> names = ("s01", "s02")
+    >>> models = {name: nrl.evaluate({"it": people.subset("subject", name)}, people) for name in names}
+    >>> side_by_side(models)["family"].max()
+    '2 tests of the table'
+    """
+    check_choice("family", family, ("table", "roi"))
+    tables = [scores.frame.assign(run=name) for name, scores in evaluations.items()]
+    table = pd.concat(tables, ignore_index=True)
+    table = _corrected(table, (table["subject"] == "mean").to_numpy(), family)
+    return table[["run", *(name for name in table if name != "run")]]
+
+
 def repeated_layers(layers: Sequence[str], models: Floats) -> str:
     """A note on layers that have the RDM of another layer, value by value; empty if there are none.
 

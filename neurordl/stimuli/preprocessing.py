@@ -111,8 +111,8 @@ class Preprocessing:
             return None
         scale = self.crop * min(width / self.size[1], height / self.size[0])
         half = self.size[1] * scale / 2, self.size[0] * scale / 2
-        left, upper = max(width / 2 - half[0], 0.0), max(height / 2 - half[1], 0.0)
-        return left, upper, width - left, height - upper
+        x, y = max(width / 2 - half[0], 0.0), max(height / 2 - half[1], 0.0)
+        return x, y, width - x, height - y
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return plain values by name, for ``run.json``; `from_dict` takes them."""

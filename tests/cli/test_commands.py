@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from rsatoolbox.rdm import RDMs
+from scipy.stats import false_discovery_control
 
 import neurordl as nrl
 from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms, select_rdms
@@ -967,3 +968,57 @@ def test_a_study_of_a_network(shell: Any, data: dict[str, Path], tmp_path: Path)
     table = pd.read_csv(tmp_path / "s" / "table.csv")
     assert table["seed"].tolist() == [3, 3, 3, 5, 5, 5]
     assert list(table) == ["condition", "seed", "test_accuracy"]
+
+
+def test_several_runs_side_by_side(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """One table with the column run; its rows are those of each run alone, corrected over all of them."""
+    study = tmp_path / "study"
+    arguments = train_arguments(data, study, controls="labels", seeds=1, epochs=1, **{"held-out": 0.4})
+    assert shell(*arguments)[0] == 0
+    folders = [study / "runs" / name for name in ("labels_0", "teacher_0")]
+    rdms = ("--rdms", data["brain.h5"], "--roi", "IT", "--average", "session", "--layers", "conv2,conv3")
+    rdms += ("--subjects", "p0,p1,p2")
+    alone = []
+    for folder in folders:
+        assert shell("compare", folder, *rdms, "--out", tmp_path / folder.name)[0] == 0
+        alone.append(pd.read_csv(tmp_path / folder.name / "scores.csv").assign(run=folder.name))
+    expected = pd.concat(alone, ignore_index=True)
+    for name, sources in (("runs", folders), ("study", [study])):
+        out = tmp_path / "compared" / name
+        code, printed, errors = shell("compare", *sources, *rdms, "--out", out)
+        assert code == 0, errors
+        table = pd.read_csv(out / "scores.csv")
+        assert next(iter(table)) == "run"
+        corrected = ["p_fdr", "p_holm", "family"]
+        pd.testing.assert_frame_equal(
+            table.drop(columns=corrected), expected[list(table)].drop(columns=corrected)
+        )
+        means = table[table["subject"] == "mean"]
+        np.testing.assert_allclose(means["p_fdr"], false_discovery_control(means["p"]), rtol=1e-12)
+        assert "p_fdr is over 4 tests of the table" in printed
+        assert {"scores.png", "report.html", "labels_0", "teacher_0"} <= {path.name for path in out.iterdir()}
+        page = (out / "report.html").read_text()
+        assert "Side by side" in page
+        assert "over 4 tests of the table" in page
+        assert "over 2 tests" not in page
+    code, _, errors = shell("compare", *folders, *rdms, "--out", out)
+    assert code == 1
+    assert "holds a comparison already" in errors
+    for sources, message in (
+        ((folders[0], data["brain.h5"]), "brain.h5 holds no run; several sources must be folders of runs"),
+        ((study, folders[0]), "two runs in folders named labels_0"),
+    ):
+        code, _, errors = shell("compare", *sources, *rdms, "--out", tmp_path / "x")
+        assert code == 1
+        assert message in errors
+
+
+@pytest.mark.parametrize("n_runs, n_layers", [(2, 3), (20, 2), (14, 30)])
+def test_panels_of_many_runs(n_runs: int, n_layers: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The more of runs and layers stand along the axis; of more than 12 colors, a note says what is shown."""
+    runs, layers = [f"run{k}" for k in range(n_runs)], [f"l{k}" for k in range(n_layers)]
+    table = pd.DataFrame([{"run": run, "layer": layer, "roi": "IT"} for run in runs for layer in layers])
+    panels = commands._panels(table)
+    assert panels["layer"].nunique() == max(n_runs, n_layers)
+    assert panels["roi"].nunique() == min(n_runs, n_layers, 12)
+    assert ("the first 12 of 14 colors" in capsys.readouterr().out) == (n_runs == 14)
