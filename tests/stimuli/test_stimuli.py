@@ -427,7 +427,7 @@ def test_array_resized_and_turned_to_other_channels() -> None:
     assert (stimuli.pixels[1, 0].numpy() == np.asarray(known)).all()
     colour = StimulusSet.from_array(values[..., 0].astype(float), ["a", "b"], channels=3, mean=[0, 0, 0])
     assert (colour.pixels[:, 2].numpy() == values[..., 0]).all()
-    with pytest.raises(NeurordlError, match="an array of floats is not resized"):
+    with pytest.raises(NeurordlError, match="an array of floats is not cropped, resized"):
         StimulusSet.from_array(values.astype(float), ["a", "b"], size=4)
 
 
