@@ -177,7 +177,7 @@ def write_inline_math(self, node: nodes.math) -> None:  # type: ignore[no-untype
 
 def write_math_block(self, node: nodes.math_block) -> None:  # type: ignore[no-untyped-def]
     """Formulas that stand by themselves."""
-    self.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    self.body.append(f'<div class="math">{tex2mathml(" ".join(node.astext().split()), as_block=True)}</div>')
     raise nodes.SkipNode
 
 

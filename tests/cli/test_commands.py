@@ -851,6 +851,9 @@ def test_test_accuracy_is_recorded(shell: Any, data: dict[str, Path], tmp_path: 
     assert f"test accuracy {recorded['accuracy']:.4f}" in printed
     assert (recorded["n"], recorded["trained_on"], recorded["classes"]) == (16, 16, ["cat", "dog"])
     assert "note: test: 16 of the 16 test images were trained on (identical pixels)" in errors
+    page = run.to_html(tmp_path / "run.html").read_text()
+    share = f"{recorded['accuracy']:.1%}"
+    assert f"Of 16 test images, of which 16 were trained on, it classified {share} correctly." in page
     labels = [0, 1] * 8
     for part, message in (
         (rest.assign(label="fish"), "was not trained on 'fish'"),

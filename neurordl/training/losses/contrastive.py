@@ -41,8 +41,9 @@ class ContrastiveLoss(LayerLoss, nn.Module):
     the teacher's of k others, :math:`m^T_j`; the same with the networks exchanged is added:
 
     .. math:: L = -\frac{1}{n} \sum_i \left[\log h(s_i, m^T_+) + \sum_{j=1}^{k} \log(1 - h(s_i, m^T_j))
-        \right] + (S \leftrightarrow T), \quad
-        h(s, m) = \frac{e^{s \cdot m / \tau} / Z}{e^{s \cdot m / \tau} / Z + k / N}
+        \right] + (S \leftrightarrow T)
+
+    .. math:: h(s, m) = \frac{e^{s \cdot m / \tau} / Z}{e^{s \cdot m / \tau} / Z + k / N}
 
     N is the number of ids. The constants Z are N times the mean of :math:`e^{s \cdot m / \tau}` over the
     first batch of training, and are kept. In each step of training the rows of the batch become
