@@ -321,8 +321,8 @@ def plan_study(
     ----------
     patterns, ids
         The geometry of the model, (stimuli, channels), as in `simulate_patterns`, which is also the true one
-        unless ``truth`` is given. Its mean over channels, and those of the others, are removed before anything
-        is simulated or compared.
+        unless ``truth`` is given. Its mean over channels, and those of the others, are removed before
+        anything is simulated or compared.
     subjects, stimuli, runs
         Numbers to try, in all combinations; by default all stimuli.
     rival
@@ -340,8 +340,8 @@ def plan_study(
         Seed of all random draws.
     **options
         ``snr`` (take it from a pilot study), ``idiosyncrasy``, ``n_channels`` and ``measurement`` of
-        `simulate_patterns`; ``truth``: patterns of the true geometry, (stimuli, channels), if the model is not
-        all of it, such as `patterns_of` the mean RDM of a pilot study; and ``progress``: whether a progress
+        `simulate_patterns`; ``truth``: patterns of the true geometry, (stimuli, channels), if the model is
+        not all of it, such as `patterns_of` the mean RDM of a pilot study; and ``progress``: whether a progress
         bar is shown.
 
     Returns
