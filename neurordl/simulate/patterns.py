@@ -341,8 +341,8 @@ def plan_study(
     **options
         ``snr`` (take it from a pilot study), ``idiosyncrasy``, ``n_channels`` and ``measurement`` of
         `simulate_patterns`; ``truth``: patterns of the true geometry, (stimuli, channels), if the model is
-        not all of it, such as `patterns_of` the mean RDM of a pilot study; and ``progress``: whether a progress
-        bar is shown.
+        not all of it, such as `patterns_of` the mean RDM of a pilot study; and ``progress``: whether a
+        progress bar is shown.
 
     Returns
     -------
