@@ -232,12 +232,12 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
     >>> import torch
-    >>> from neurordl.students import load_weights, mlp
-    >>> network, trained = mlp(image_size=8), mlp(image_size=8)
+    >>> from neurordl.students import load_weights, small_cnn
+    >>> network, trained = small_cnn(), small_cnn()
     >>> with TemporaryDirectory() as folder:
     ...     torch.save(trained.state_dict(), Path(folder) / "trained.pth")
     ...     load_weights(network, Path(folder) / "trained.pth")
-    >>> torch.equal(network.fc1.weight, trained.fc1.weight)
+    >>> torch.equal(network.conv1[0].weight, trained.conv1[0].weight)
     True
     """
     source, expected = Path(path), network.state_dict()
