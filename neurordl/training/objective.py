@@ -208,7 +208,7 @@ class Objective:
         self.of_stimuli, self.of_labelled = named["stimuli"], named["labelled"]
         self._layers = {stream: _layers(losses.values()) for stream, losses in named.items()}
         self._every_layer = _layers(self.losses)
-        self._looked = self._told = False  # whether values were looked at, and a notice given
+        self._examined = self._notified = False  # whether values were looked at, and a notice given
 
     @property
     def reads_labelled(self) -> bool:
@@ -357,12 +357,12 @@ class Objective:
 
     def _undefined(self, values: Mapping[str, Tensor], stimuli: Batch) -> list[str]:
         """Names of the terms that are NaN, with a notice at the first time; a GPU is asked only once."""
-        looked, self._looked = self._looked, True
-        if looked and any(value.device.type != "cpu" for value in values.values()):
+        examined, self._examined = self._examined, True
+        if examined and any(value.device.type != "cpu" for value in values.values()):
             return []  # it would wait for each step
         names = [name for name, value in values.items() if value.isnan()]
-        if names and not self._told:
-            self._told = True
+        if names and not self._notified:
+            self._notified = True
             n = len(stimuli.images)
             reason = "a layer may have died, features may be NaN, or too few pairs of stimuli be measured"
             reason = f"{FEWEST} stimuli or more are needed" if n < FEWEST else reason
