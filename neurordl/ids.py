@@ -298,6 +298,16 @@ def _plain(text: str, names: Iterable[str] = _DIFFERENCES) -> str:
     return text
 
 
+def other_order(ids: Sequence[str], columns: Mapping[str, Iterable[Any]]) -> str | None:
+    """Name of a column with the texts of the ids, up to their writing, in another order; or None."""
+    plain = [_plain(value) for value in ids]
+    for name, column in columns.items():
+        values = [_plain(value) if isinstance(value, str) else "" for value in column]
+        if values != plain and sorted(values) == sorted(plain):
+            return name
+    return None
+
+
 def id_column(names: Iterable[object]) -> str | None:
     """Return the name of the column of ids: ``id``, else ``stimulus``; None if neither exists."""
     columns = set(names)

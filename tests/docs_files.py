@@ -55,6 +55,14 @@ def fit() -> dict[str, Any]:
     return {"labelled": loader()}
 
 
+def own_network() -> dict[str, Any]:
+    """RDMs, pictures, and the checkpoint of the page's network."""
+    fit()
+    layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten()]
+    torch.save(torch.nn.Sequential(*layers, torch.nn.Linear(128, 10)).state_dict(), "mynet.pth")
+    return {}
+
+
 def fmriprep(root: Path, subjects: str = "12") -> None:
     """The simulated study in fMRIPrep's layout, with confounds; two subjects."""
     rng = np.random.default_rng(0)
@@ -220,6 +228,7 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "choose": choose,
     "extending": extending,
     "fit": fit,
+    "own_network": own_network,
     "report": report,
     "several_gpus": several_gpus,
 }

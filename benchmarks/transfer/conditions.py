@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 import neurordl as nrl
+from neurordl.teachers import LayerTeacher
 
 Losses = Sequence[tuple[nrl.TransferLoss, float]]
 """Losses, each with its share of the sum of them all."""
@@ -79,6 +83,8 @@ class Cell:
         Arguments of the network.
     batch : int
         Stimuli in a batch.
+    ratios : tuple of float
+        The candidates of each condition's weight.
     """
 
     source: str
@@ -90,6 +96,7 @@ class Cell:
     conditions: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     batch: int = 128
+    ratios: tuple[float, ...] = RATIOS
 
     def new_student(self, classes: int, channels: int) -> nn.Module:
         """A new student with random weights."""
@@ -108,6 +115,13 @@ def _rdm(layers: tuple[tuple[str, str], ...], teacher: nrl.NetworkTeacher, **cho
 def _last(loss: Any, **options: Any) -> Make:
     """One loss on the last layer before the outputs."""
     return lambda teacher, pair, _ids: [(loss(teacher[pair.last[1]], pair.last[0], **options), 1.0)]
+
+
+def _several(loss: Any, **options: Any) -> Make:
+    """One loss on each of several layers, of equal weights."""
+    return lambda teacher, pair, _ids: [
+        (loss(teacher[theirs], layer, **options), 1.0) for layer, theirs in pair.several
+    ]
 
 
 def _on_maps(loss: Any) -> Make:
@@ -132,6 +146,49 @@ def _deep(_teacher: nrl.NetworkTeacher, pair: Pair, _ids: Sequence[str]) -> Loss
 def _contrastive(teacher: nrl.NetworkTeacher, pair: Pair, ids: Sequence[str]) -> Losses:
     layer, theirs = pair.last
     return [(nrl.ContrastiveLoss(teacher[theirs], layer, ids, negatives=4096), 1.0)]
+
+
+def centred(patterns: Tensor) -> Tensor:
+    """Cosine distances of the patterns of a batch less their mean."""
+    units = normalize(patterns - patterns.mean(0), dim=1)
+    row, column = torch.triu_indices(len(units), len(units), 1)
+    return 1 - (units @ units.mT)[row, column]
+
+
+class MemoryLoss(nrl.TransferLoss):
+    """RDL whose stimuli also make pairs with those of the last batches, whose patterns are remembered.
+
+    Correlation distances are compared by "corr". Pairs of two remembered patterns do not count.
+
+    Parameters
+    ----------
+    teacher : LayerTeacher
+        A layer of the teacher.
+    layer : str
+        Layer of the student.
+    batches : int
+        How many batches are remembered.
+    """
+
+    def __init__(self, teacher: LayerTeacher, layer: str, batches: int = 4) -> None:
+        self.teacher, self.layers, self.name = teacher, (layer,), f"memory:{layer}"
+        self._past: deque[tuple[Tensor, Tensor]] = deque(maxlen=batches)
+
+    def __call__(self, student: Any, teacher: Any, batch: nrl.Batch) -> Tensor:
+        """One less the correlation of the student's distances with the teacher's."""
+        assert isinstance(self.teacher, LayerTeacher)
+        features = student[self.layers[0]], teacher[self.teacher.layer]
+        new = [normalize(x.flatten(1) - x.flatten(1).mean(1, keepdim=True), dim=1) for x in features]
+        row, column = torch.triu_indices(len(batch.images), len(batch.images) * (1 + len(self._past)), 1)
+        similarities = [
+            (units @ torch.cat([units, *past]).mT)[row, column]
+            for units, past in zip(
+                new, zip(*self._past, strict=True) if self._past else ((), ()), strict=True
+            )
+        ]
+        if torch.is_grad_enabled():  # not the call before the first step
+            self._past.appendleft((new[0].detach(), new[1].detach()))
+        return 1 - torch.corrcoef(torch.stack(similarities))[0, 1]
 
 
 CONDITIONS: dict[str, Make] = {
@@ -173,6 +230,10 @@ CONDITIONS: dict[str, Make] = {
     "hints, several maps": lambda teacher, pair, _: _at_maps(nrl.HintLoss, teacher, pair),
     "RDL, falling weight": _last(nrl.RDMLoss, comparison="corr"),
     "RDL, first half only": _last(nrl.RDMLoss, comparison="corr"),
+    "RDL, centred": _last(nrl.RDMLoss, dissimilarity=centred, comparison="corr"),
+    "RDL, memory": _last(MemoryLoss),
+    "CKA, several layers": _several(nrl.RDMLoss, dissimilarity="euclidean", comparison="cka"),
+    "PKT, several layers": _several(nrl.ProbabilisticTransferLoss),
 }
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "RDL, falling weight": lambda share: 1 - share,
@@ -187,8 +248,9 @@ EQUAL_PARTS = ("RDL + soft targets",)
 """Conditions in which each loss makes as large a part of the sum at the first step."""
 
 _NAMES = list(CONDITIONS)
-TRIALS = tuple(_NAMES[_NAMES.index("AT, several maps") :])
-VARIANTS = tuple(_NAMES[_NAMES.index("RDL, outputs") : -len(TRIALS)])
+TRIALS = ("RDL", *_NAMES[_NAMES.index("AT, several maps") : _NAMES.index("CKA, several layers")])
+LAYERS = ("RDL, several layers", "CKA, several layers", "PKT, several layers")
+VARIANTS = tuple(_NAMES[_NAMES.index("RDL, outputs") : _NAMES.index("AT, several maps")])
 ALL = tuple(_NAMES[: _NAMES.index("RDL, outputs")])
 MOST = ("labels", "RDL", "RKD", "SP", "soft targets", "RDL + soft targets", "RDL, permuted")
 FEW = ("labels", "RDL", "soft targets", "RDL, permuted")
@@ -202,12 +264,21 @@ CELLS = {
     "cifar100, all labels": Cell("cifar100", "small_cnn", None, 20_000, 3, 6240, MOST, {"width": 16}),
     "cifar100, resnet8": Cell("cifar100", "cifar_resnet", 50, 20_000, 3, 3120, FEW, {"depth": 8}),
 }
+FURTHER: list[str] = []
+"""Cells of further trials, on validation images only."""
+
 for _source, _main in (("mnist", CELLS["mnist"]), ("cifar100", CELLS["cifar100"])):
     CELLS[f"{_source}, variants"] = replace(_main, conditions=VARIANTS)
-    CELLS[f"{_source}, trials"] = replace(_main, conditions=TRIALS)
-    for _batch in (32, 64, 256):
-        _few = ("RDL", "RDL, outputs", "soft targets")
-        CELLS[f"{_source}, batch of {_batch}"] = replace(_main, conditions=_few, batch=_batch)
+    _further = {
+        "layers": replace(_main, conditions=LAYERS, ratios=(0.5, 2.0, 8.0)),
+        "trials": replace(_main, conditions=TRIALS, ratios=(2.0,)),
+        **{
+            f"batch of {size}": replace(_main, conditions=("RDL",), ratios=(2.0,), batch=size)
+            for size in (32, 64, 256)
+        },
+    }
+    FURTHER += [f"{_source}, {name}" for name in _further]
+    CELLS.update({f"{_source}, {name}": cell for name, cell in _further.items()})
 
 
 def weights(shares: Sequence[float], values: Sequence[float], task: float, ratio: float, equal: bool) -> Any:

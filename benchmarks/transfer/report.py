@@ -39,7 +39,7 @@ from compared import (
     title,
     verdict,
 )
-from conditions import CELLS, RATIOS, WEIGHT_OF
+from conditions import CELLS, FURTHER, RATIOS, WEIGHT_OF
 from sections import sections as further_sections
 from setting import RESULTS, SOURCES, load
 from study import CHOICES, Job, chosen_ratio, pilots, score
@@ -379,7 +379,7 @@ def pilots_section() -> list[str]:
     table = pilot_scores()
     if table.empty:
         return []
-    main = table["cell"].isin(read_json(CHOICES))
+    main, further = table["cell"].isin(read_json(CHOICES)), table["cell"].isin(FURTHER)
     chosen = read_json(CHOICES)
     edges = {
         ratio: [
@@ -393,14 +393,38 @@ def pilots_section() -> list[str]:
     note = "; ".join(f"{ratio:g} for {', '.join(names)}" for ratio, names in edges.items() if names)
     text = ["## Choice of weights\n", f"{PILOTS} At the edge of the candidates: {note or 'none'}.\n"]
     text += [pilots_table(table[main]), ""]
-    if not main.all():
-        text += ["## Variants of RDL\n", f"{VARIANTS}\n", variants_table(table), ""]
-        text += ["By weight:\n", pilots_table(table[~main]), ""]
+    variants = ~main & ~further
+    if variants.any():
+        text += ["## Variants of RDL\n", f"{VARIANTS}\n", variants_table(table[~further]), ""]
+        text += ["By weight:\n", pilots_table(table[variants]), ""]
+    if further.any():
+        text += ["## Further trials\n", *further_trials(table[further]), ""]
     return text
+
+
+def further_trials(table: pd.DataFrame) -> list[str]:
+    """Trials with few weights, both seeds beside each other, and how far the seeds lie apart."""
+    keys = ["cell", "condition", "ratio"]
+    scores = table.pivot_table(index=keys, columns="seed", values="accuracy", sort=False)
+    spread = (scores.max(axis=1) - scores.min(axis=1)).groupby(lambda key: CELLS[key[0]].source).max()
+    apart = " and ".join(f"{value:.1f} points ({TITLES[name]})" for name, value in spread.items())
+    scores["mean"] = scores.mean(axis=1, skipna=False)
+    rows = [
+        [cell, condition, f"{ratio:g}", *("" if np.isnan(x) else f"{x:.2f}" for x in values)]
+        for (cell, condition, ratio), values in zip(scores.index, scores.to_numpy(), strict=True)
+    ]
+    note = (
+        f"{TRIED} The seeds of a row lie up to {apart} apart: smaller differences of conditions say little.\n"
+    )
+    return [note, markdown(rows, ["cell", "condition", "weight", *map(str, scores.columns)])]
 
 
 PILOTS = "Accuracy on 5,000 validation images by the weight: mean of two seeds that are not tested."
 VARIANTS = "Accuracy on validation images with the best of five weights, mean of two seeds; by mean rank."
+TRIED = (
+    "Accuracy on validation images of fits by `neurordl.fit` on a CPU, with few weights; what is not in the "
+    "table was not run."
+)
 INTRODUCTION = """# Representational distance learning beside other ways to transfer knowledge: results
 
 Written by `python benchmarks/transfer/report.py` from the predictions in `predictions.npz`; all sentences

@@ -34,7 +34,6 @@ from conditions import (
     CONDITIONS,
     EQUAL_PARTS,
     PAIRS,
-    RATIOS,
     SCHEDULES,
     TEACHER_LAYERS,
     WEIGHT_OF,
@@ -195,7 +194,7 @@ def run(job: Job) -> None:
     cell = CELLS[job.cell]
     labelled, stimuli, teacher = _shared(job.cell, job.seed)
     taught = teacher_of(job.condition, teacher, stimuli, job.seed)
-    student = new_student(job.cell, job.seed)
+    student = new_student(job.cell, job.seed).to(memory_format=torch.channels_last)  # faster on a CPU
     torch.manual_seed(job.seed)  # losses with parameters
     losses = make_losses(job.cell, job.condition, job.ratio, taught, stimuli.ids)
     # that the control sees labelled images only is meant
@@ -246,9 +245,10 @@ def score(job: Job) -> float:
 
 
 def pilots(cell: str) -> list[Job]:
-    """Five weights for each condition that has one, on other seeds."""
+    """The candidates of each condition's weight, on other seeds."""
     tried = [name for name in CELLS[cell].conditions if name not in WEIGHT_OF and name != "labels"]
-    return [Job(cell, name, ratio, seed) for seed in PILOT_SEEDS for name in tried for ratio in RATIOS]
+    ratios = CELLS[cell].ratios
+    return [Job(cell, name, ratio, seed) for seed in PILOT_SEEDS for name in tried for ratio in ratios]
 
 
 def choose(cell: str) -> dict[str, Any]:

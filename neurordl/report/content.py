@@ -569,14 +569,17 @@ def _grid_tables(grid: Grid) -> Iterator[Block]:
     caption = f"Means over {', '.join(grid.keys) or 'rows'}, with 95 % t intervals"
     yield Table(caption, ("condition", "rows", *grid.measures), rows)
     rows = []
-    for measure in grid.measures if len(conditions) > 1 and grid.keys else ():
-        differences = paired_differences(frame, measure, reference=grid.reference, pair=grid.keys)
-        for row in differences.itertuples():
-            difference = f"{number(row.difference)} ({_span(row.ci_low, row.ci_high)})"
-            rows.append([measure, str(row.condition), difference, number(row.n)])
+    # the reference first; then also between the others: a teacher must be better than each of its controls
+    references = sorted(conditions, key=lambda name: name != grid.reference)
+    for measure in grid.measures if grid.keys else ():
+        for k, reference in enumerate(references[:-1]):
+            part = frame[frame["condition"].isin(references[k:])]
+            for row in paired_differences(part, measure, reference=reference, pair=grid.keys).itertuples():
+                difference = f"{number(row.difference)} ({_span(row.ci_low, row.ci_high)})"
+                rows.append([measure, f"{row.condition} \u2212 {reference}", difference, number(row.n)])
     if rows:
-        caption = f"Paired differences from {grid.reference}, with 95 % t intervals"
-        yield Table(caption, ("measure", "condition", "difference", "pairs"), rows)
+        caption = "Paired differences, with 95 % t intervals"
+        yield Table(caption, ("measure", "conditions", "difference", "pairs"), rows)
     every = [[number(value, 4) for value in row] for row in frame.to_numpy(dtype=object).tolist()]
     yield Table(f"All {len(frame):,} rows", list(map(str, frame)), every, folded=True)
 

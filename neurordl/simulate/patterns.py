@@ -310,7 +310,7 @@ def plan_study(
     seed: int = 0,
     **options: Any,
 ) -> pd.DataFrame:
-    """Simulate studies of several sizes to see how similar the true model is and how often it is detected.
+    """Simulate studies of several sizes to see how similar a model is and how often it is detected.
 
     Each simulated study draws its stimuli anew from all stimuli, and is tested as `neurordl.evaluate` tests
     it with the same ``comparison`` and ``bootstrap``: plan with those that you will use. The default, a t
@@ -320,12 +320,13 @@ def plan_study(
     Parameters
     ----------
     patterns, ids
-        The true geometry, (stimuli, channels), as in `simulate_patterns`. Its mean over channels, and that of
-        the rival, is removed before anything is simulated or compared.
+        The geometry of the model, (stimuli, channels), as in `simulate_patterns`, which is also the true one
+        unless ``truth`` is given. Its mean over channels, and those of the others, are removed before
+        anything is simulated or compared.
     subjects, stimuli, runs
         Numbers to try, in all combinations; by default all stimuli.
     rival
-        Patterns of another model, (stimuli, channels), which the true one has to beat.
+        Patterns of another model, (stimuli, channels), which the model has to beat.
     dissimilarity
         As in `neurordl.compute_rdms`. Models are measured by it if it normalizes patterns (correlation,
         cosine), else by Euclidean distances.
@@ -339,15 +340,17 @@ def plan_study(
         Seed of all random draws.
     **options
         ``snr`` (take it from a pilot study), ``idiosyncrasy``, ``n_channels`` and ``measurement`` of
-        `simulate_patterns`, and ``progress``: whether a progress bar is shown.
+        `simulate_patterns`; ``truth``: patterns of the true geometry, (stimuli, channels), if the model is
+        not all of it, such as `patterns_of` the mean RDM of a pilot study; and ``progress``: whether a
+        progress bar is shown.
 
     Returns
     -------
     DataFrame
         One row per combination, with the ``comparison``, the name of the ``inference`` and means over
-        studies: ``similarity`` of the true model to a subject; ``ceiling_lower`` and ``ceiling_upper``, the
+        studies: ``similarity`` of the model to a subject; ``ceiling_lower`` and ``ceiling_upper``, the
         similarity of a subject to the mean of the others and of all; ``power``, the share of studies in which
-        the true model is significantly similar (one-sided); with a rival also ``power_rival``, the share in
+        the model is significantly similar (one-sided); with a rival also ``power_rival``, the share in
         which it is significantly more similar than the rival (two-sided, as `Evaluation.differences`).
 
     Warns
@@ -384,6 +387,7 @@ def plan_study(
     check_count("seed", seed, 0)
     check_number("alpha", alpha, 0, 1, open_low=True, open_high=True)
     models = [_standardize(patterns, len(names))]
+    truth = _standardize(options.pop("truth", patterns), len(names), "patterns of the truth")
     if rival is not None:
         models.append(_standardize(rival, len(names), "patterns of the rival"))
     comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
@@ -393,11 +397,11 @@ def plan_study(
     planned = list(product(stimuli, runs, range(n_simulations)))
     for n_stimuli, n_runs, k in tracked(planned, "studies", progress):
         options["measurement"] = replace(measurement, runs=n_runs)
-        true, measured = _simulate_study(
-            models, names, n_stimuli, max(subjects), dissimilarity, [seed, k], options
+        of_models, measured = _simulate_study(
+            [truth, *models], names, n_stimuli, max(subjects), dissimilarity, [seed, k], options
         )
         shown = sorted(stimulus_ids(measured), key=natural_key)
-        study = Study(reindex(true, shown), reindex(measured, shown), comparison)
+        study = Study(reindex(of_models, shown), reindex(measured, shown), comparison)
         if not np.isfinite(study.scores).all():
             problem = "a subject has too few pairs, or equal distances"
             raise NeurordlError(f"with {n_stimuli} stimuli {problem}; try more stimuli, or less missing=")
@@ -418,7 +422,7 @@ def plan_study(
 
 
 def _simulate_study(
-    models: Sequence[Floats],
+    geometries: Sequence[Floats],
     names: Sequence[str],
     n_stimuli: int,
     n_subjects: int,
@@ -426,22 +430,22 @@ def _simulate_study(
     seed: Sequence[int],
     options: dict[str, Any],
 ) -> tuple[RDMs, RDMs]:
-    """RDMs of the models and of the subjects of one simulated study."""
+    """RDMs of the models and of the subjects of one simulated study; the first geometry is the true one."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(names))[:n_stimuli])
     shown = [names[k] for k in chosen]
     entropy = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    data = simulate_patterns(models[0][chosen], shown, n_subjects, seed=entropy, **options)
+    data = simulate_patterns(geometries[0][chosen], shown, n_subjects, seed=entropy, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about the stimuli that are missing on purpose
         measured = compute_rdms(data, dissimilarity, progress=False)
     measure = find_dissimilarity(dissimilarity)
-    datasets = [Dataset(model[chosen], obs_descriptors={"stimulus": shown}) for model in models]
-    true = compute_rdms(datasets, measure if measure.normalized else "euclidean", progress=False)
-    return true, measured
+    datasets = [Dataset(model[chosen], obs_descriptors={"stimulus": shown}) for model in geometries[1:]]
+    models = compute_rdms(datasets, measure if measure.normalized else "euclidean", progress=False)
+    return models, measured
 
 
 def _score(study: Study, stimuli: Sequence[str], resampling: Resampling, alpha: float) -> dict[str, float]:
-    """Similarity, noise ceiling and tests of one study, the true model first; NaN where undefined."""
+    """Similarity, noise ceiling and tests of one study, the model before its rival; NaN where undefined."""
     draws = resampling.draw([str(k) for k in range(len(study.data))], stimuli)
     inference = infer_study(study, resampling, draws)
     lower, upper = inference.ceiling

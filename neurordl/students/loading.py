@@ -226,6 +226,19 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     ------
     NeurordlError
         If the file is missing, damaged or of another type, or its names or shapes are not the network's.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import torch
+    >>> from neurordl.students import load_weights, small_cnn
+    >>> network, trained = small_cnn(), small_cnn()
+    >>> with TemporaryDirectory() as folder:
+    ...     torch.save(trained.state_dict(), Path(folder) / "trained.pth")
+    ...     load_weights(network, Path(folder) / "trained.pth")
+    >>> torch.equal(network.conv1[0].weight, trained.conv1[0].weight)
+    True
     """
     source, expected = Path(path), network.state_dict()
     state = _read_state(source)

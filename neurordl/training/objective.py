@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import reduce
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import Match
 from neurordl.patterns.network import as_input, explain_unfit, frozen_eval, read_layers, unwrapped
 from neurordl.stimuli import StimulusSet
@@ -29,7 +30,15 @@ from neurordl.training.losses import (
     weight_at,
 )
 from neurordl.training.run import TRAINED_CLASSES, Run
-from neurordl.training.streams import Labelled, as_trained, check_batch, check_labels, class_names, each_once
+from neurordl.training.streams import (
+    FEWEST,
+    Labelled,
+    as_trained,
+    check_batch,
+    check_labels,
+    class_names,
+    each_once,
+)
 from neurordl.validate import check_choice, listed
 
 BatchNorm = Literal["labelled", "stimuli", "both", "joint"]
@@ -199,6 +208,7 @@ class Objective:
         self.of_stimuli, self.of_labelled = named["stimuli"], named["labelled"]
         self._layers = {stream: _layers(losses.values()) for stream, losses in named.items()}
         self._every_layer = _layers(self.losses)
+        self._looked = self._told = False  # whether values were looked at, and a notice given
 
     @property
     def reads_labelled(self) -> bool:
@@ -250,7 +260,8 @@ class Objective:
             Weighted sum of the terms.
         terms : dict of str to Tensor
             Each term by name, unweighted and detached: ``task``, ``rdm:<layer>``, ``soft_targets``. A term
-            that is undefined on this batch is NaN and is left out of the sum.
+            that is undefined on this batch, such as the RDM of two stimuli, is NaN and is left out of the
+            sum: it has no gradient. At the first time there is a notice (on a GPU, only at the first call).
 
         Raises
         ------
@@ -331,17 +342,33 @@ class Objective:
         values: dict[str, Tensor] = {}
         for stream, losses in (("stimuli", self.of_stimuli), ("labelled", self.of_labelled)):
             values |= _transfer(losses, features[stream], batches[stream], processes)
+        undefined = () if checked else self._undefined(values, stimuli)
         level = terms.get("task")
         if processes is not None and level is not None:
             level = processes.mean(level)
         for name, loss in zip(self.names, self.losses, strict=True):
-            value = values[name]
+            value = values[name] = values[name].detach() if name in undefined else values[name]
             weight = weight_at(step, loss, value, level)
             # An undefined term must not spoil the sum: it has no gradient and counts as 0.
-            defined = value.nan_to_num(0.0, 0.0, 0.0)
+            defined = value.nan_to_num(0.0, math.inf, -math.inf)
             parts.append(defined if isinstance(weight, float) and weight == 1 else weight * defined)
             terms[name] = value
         return reduce(torch.add, parts), {name: value.detach() for name, value in terms.items()}
+
+    def _undefined(self, values: Mapping[str, Tensor], stimuli: Batch) -> list[str]:
+        """Names of the terms that are NaN, with a notice at the first time; a GPU is asked only once."""
+        looked, self._looked = self._looked, True
+        if looked and any(value.device.type != "cpu" for value in values.values()):
+            return []  # it would wait for each step
+        names = [name for name, value in values.items() if value.isnan()]
+        if names and not self._told:
+            self._told = True
+            n = len(stimuli.images)
+            reason = "a layer may have died, features may be NaN, or too few pairs of stimuli be measured"
+            reason = f"{FEWEST} stimuli or more are needed" if n < FEWEST else reason
+            text = f"{listed(names)}: undefined (NaN) on a batch of {n} stimuli, so left out of the sum"
+            notify(f"{text}; {reason}. Look at the terms: later batches are left out without a notice")
+        return names
 
     def _read(
         self, student: nn.Module, labelled: Batch | None, stimuli: Batch, batchnorm: BatchNorm | None

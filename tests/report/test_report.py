@@ -310,16 +310,19 @@ def test_a_study_from_its_folder_and_its_table(study: Path, tmp_path: Path) -> N
     shown = check(write_report(tmp_path / "a.html", read_contents([study])), figures=3)
     (grid,) = read_contents([study]).values()
     frame = getattr(grid, "frame")  # noqa: B009
-    differences = experiments.paired_differences(frame, "test_accuracy", reference="labels")
-    for row in differences.itertuples():
-        text = f"{page.number(row.difference)} ({page.number(row.ci_low)} to {page.number(row.ci_high)})"
-        assert text in [cell.replace("\u00a0", " ") for cell in shown.texts("td")]
+    cells = [cell.replace("\u00a0", " ") for cell in shown.texts("td")]
+    for reference, names in (("labels", ["permuted", "rdl"]), ("permuted", ["rdl"])):  # each two once
+        differences = experiments.paired_differences(frame, "test_accuracy", reference=reference)
+        for row in differences[differences["condition"].isin(names)].itertuples():
+            text = f"{page.number(row.difference)} ({page.number(row.ci_low)} to {page.number(row.ci_high)})"
+            assert cells[cells.index(f"{row.condition} \u2212 {reference}") + 1] == text
     assert "12 runs of 3 conditions (labels, permuted, rdl) with 4 seeds." in shown.text
     frame.loc[0, "test_accuracy"] = np.nan
     frame.to_csv(tmp_path / "study.csv", index=False)
     from_file = write_report(tmp_path / "b.html", read_contents([tmp_path / "study.csv"]), reference="rdl")
-    text = Page(from_file).text
-    assert "Paired differences from rdl" in text
+    text, cells = Page(from_file).text, Page(from_file).texts("td")
+    assert "labels \u2212 rdl" in cells
+    assert not [cell for cell in cells if cell.startswith("rdl \u2212")]
     assert ", of 3)" in text  # the undefined value is counted
 
 

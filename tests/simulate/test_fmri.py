@@ -315,17 +315,20 @@ def test_without_signal_the_power_is_the_level() -> None:
     assert 0.11 < table["power"].item() < 0.30  # 200 draws at 20 %: outside in less than 1 of 1,000
 
 
-def test_planning_equals_a_loop_of_its_own() -> None:
+@pytest.mark.parametrize("is_true", [True, False])
+def test_planning_equals_a_loop_of_its_own(is_true: bool) -> None:
     """Studies drawn, measured and tested by numpy and scipy alone, to the precision of 400 of them."""
 
     from scipy.stats import ttest_1samp, ttest_rel, zscore
 
     rng = np.random.default_rng(5)
     rival, n_channels, snr, own = TRUE + 1.2 * rng.standard_normal(TRUE.shape), 30, 0.1, 0.3
+    model = TRUE if is_true else TRUE + 0.6 * rng.standard_normal(TRUE.shape)
     found = plan_study(
-        *(TRUE, IDS),
+        *(model, IDS),
         **{"subjects": (5,), "runs": (2,), "rival": rival, "n_simulations": 400, "seed": 3},
         **{"snr": snr, "idiosyncrasy": own, "n_channels": n_channels},
+        **({} if is_true else {"truth": TRUE}),
     ).iloc[0]
 
     def spread(patterns: Any) -> Any:
@@ -335,15 +338,15 @@ def test_planning_equals_a_loop_of_its_own() -> None:
         into = np.linalg.qr(rng.standard_normal((patterns.shape[1], rank)))[0]
         return patterns @ into @ basis.T * np.sqrt(n_channels / rank)
 
-    centred = [model - model.mean(1, keepdims=True) for model in (TRUE, rival)]
-    models = [pdist(model, "sqeuclidean") for model in centred]
+    truth = TRUE - TRUE.mean(1, keepdims=True)
+    models = [pdist(rows - rows.mean(1, keepdims=True), "sqeuclidean") for rows in (model, rival)]
     one, other = np.triu_indices(12, 1)
     rows = []
     for _ in range(400):
         vectors = []
         for _ in range(5):
             private = rng.standard_normal((12, 5))
-            signal = np.sqrt(1 - own) * spread(centred[0] / centred[0].std())
+            signal = np.sqrt(1 - own) * spread(truth / truth.std())
             signal += np.sqrt(own) * spread(private / private.std())
             runs = signal + rng.standard_normal((2, 12, n_channels)) / np.sqrt(snr)
             step = runs[:, one] - runs[:, other]
@@ -441,6 +444,7 @@ def test_a_mean_over_channels_is_no_part_of_the_geometry() -> None:
         ({"rival": np.ones(12)}, r"patterns of the rival have shape \(12,\)"),
         ({"rival": np.ones((12, 3))}, "patterns of the rival are constant"),
         ({"rival": np.full((12, 3), np.nan)}, "patterns of the rival hold NaN"),
+        ({"truth": np.ones(12)}, r"patterns of the truth have shape \(12,\)"),
         ({"patterns": [["a"] * 3] * 12}, "not an array of numbers"),
         ({"measurement": Measurement(missing=0.8), "stimuli": (4,)}, "too few pairs"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from neurordl import (
     Batch,
+    HintLoss,
     NetworkTeacher,
     NeurordlError,
     Objective,
@@ -228,12 +230,57 @@ def test_undefined_term_is_left_out_of_the_sum() -> None:
         model.conv2[0].weight.zero_()
         model.conv2[0].bias.fill_(-1)  # a dead layer
     for weight in (1.0, TaskRatio(0.5)):
-        total, terms = Objective([RDMLoss(brain(), "conv2", weight=weight)])(model, LABELLED, STIMULI)
+        objective = Objective([RDMLoss(brain(), "conv2", weight=weight)])
+        with pytest.warns(UserWarning, match="rdm:conv2: undefined.*12 stimuli.*a layer may have died"):
+            total, terms = objective(model, LABELLED, STIMULI)
         assert terms["rdm:conv2"].isnan()
         torch.testing.assert_close(total.detach(), terms["task"])
         model.zero_grad()
         total.backward()
         assert all(one.grad is None or one.grad.isfinite().all() for one in model.parameters())
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_too_few_stimuli_are_told_once(n: int) -> None:
+    model, objective = student(), Objective([RDMLoss(network()["conv2"], "conv2"), RDMLoss(brain(), "conv3")])
+    few = (STIMULI[0][:n], IDS[:n])
+    with pytest.warns(UserWarning, match=f"rdm:conv2, rdm:conv3: undefined.*batch of {n}.*3 stimuli or more"):
+        objective(model, LABELLED, few)[0].backward()
+    assert all(one.grad.isfinite().all() for one in model.parameters())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objective(model, LABELLED, few)
+
+
+@pytest.mark.parametrize("kind", [SoftTargetLoss, HintLoss, RDMLoss])
+@pytest.mark.parametrize("weight", [1.0, 2.0, TaskRatio(0.5)])
+def test_nan_features_of_a_teacher_give_no_nan_gradients(kind: Any, weight: Any) -> None:
+    """They may come from finite weights, by overflow."""
+    failed = small_cnn(4, 1, width=4)
+    failed.conv2.register_forward_hook(lambda _module, _given, output: output * math.nan)
+    teacher = NetworkTeacher(failed, ["conv2", ""])
+    on_output = kind is SoftTargetLoss
+    loss = kind(teacher, weight=weight) if on_output else kind(teacher["conv2"], "conv2", weight=weight)
+    model, objective = student(), Objective(loss)
+    with pytest.warns(UserWarning, match="undefined"):
+        total, terms = objective(model, LABELLED, STIMULI)
+    total.backward()
+    assert terms[loss.name].isnan()
+    torch.testing.assert_close(total.detach(), terms["task"])
+    gradients = [one.grad for one in (*model.parameters(), *objective.parameters()) if one.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_an_infinite_term_is_not_left_out() -> None:
+    """It is no lack of data: the loss has diverged."""
+
+    class Diverged(TransferLoss):
+        layers = ("conv2",)
+
+        def __call__(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
+            return student["conv2"].sum() * math.inf
+
+    assert Objective(Diverged())(student(), LABELLED, STIMULI)[0].isinf()
 
 
 # Batch norm

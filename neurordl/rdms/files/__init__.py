@@ -12,7 +12,7 @@ import numpy as np
 
 from neurordl.arrays import is_rdms
 from neurordl.errors import NeurordlError, explain, notify
-from neurordl.ids import check_ids, is_missing, possible_ids, similar_ids
+from neurordl.ids import check_ids, is_missing, other_order, possible_ids, similar_ids
 from neurordl.io import damage_named, write_bytes
 from neurordl.measures.condensed import unmeasured_stimuli
 from neurordl.measures.dissimilarities import dissimilarity_from_text
@@ -163,6 +163,14 @@ def load_rdms(
         ids = check_ids(ids, f"RDMs in {source}")
         if _are_row_numbers(rdms, source):
             del rdms.pattern_descriptors["stimulus"]
+        columns = {name: x for name, x in rdms.pattern_descriptors.items() if name != "stimulus"}
+        if column := other_order(ids, columns):
+            values = [str(value) for value in rdms.pattern_descriptors[column]]
+            problem = (
+                f"{source}: {column!r} has the same names in another order ({listed(values, 3)}) than the ids"
+            )
+            remedy = f"give the ids in the order of {column!r}, which is that of the rows"
+            raise NeurordlError(f"{problem} ({listed(ids, 3)}); {remedy}")
     _complete(rdms.pattern_descriptors, "stimulus", ids, rdms.n_cond, source)
     for descriptor, named in (("subject", subjects), ("roi", roi), ("session", session)):
         named = [named] * rdms.n_rdm if isinstance(named, str) else named

@@ -425,7 +425,13 @@ def test_what_could_be_the_ids_is_pointed_out(tmp_path: Path, suffix: str) -> No
         reindex(found, IDS)
     found.pattern_descriptors["stimulus"] = found.pattern_descriptors["conds"]
     np.testing.assert_array_equal(reindex(found, IDS), vectors(1))
-    assert load_rdms(path, ids=IDS[::-1]).pattern_descriptors["stimulus"] == IDS[::-1]
+    for ids in (IDS, [f"{name}.png" for name in IDS], [f"photo {name}" for name in IDS[::-1]]):
+        assert load_rdms(path, ids=ids).pattern_descriptors["stimulus"] == ids
+    for ids in (IDS[::-1], [f"{name}.png" for name in IDS[::-1]]):  # the file itself says otherwise
+        with pytest.raises(
+            NeurordlError, match=r"'conds' has the same names in another order .*give the ids"
+        ):
+            load_rdms(path, ids=ids)
     np.save(tmp_path / "it.npy", squares(1))
     (tmp_path / "ids.csv").write_text("n,conds\n" + "".join(f"1,{one}\n" for one in IDS))
     with pytest.raises(
