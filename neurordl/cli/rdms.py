@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ _COUNTED = {"runs": "", "patterns": "", "stimuli": "", "voxels": ""}
 _COUNTED |= {"dropped": "voxels with NaN or infinity, or constant in a run"}
 _COUNTED |= {"excluded": "volumes that the strategies of --fmriprep leave out"}
 _COUNTED |= {"NaN pairs": "pairs of stimuli that are not measured"}
+_TEXTS = (".csv", ".json", ".tsv", ".txt")  # small files, of which the content is compared
 
 
 @command(
@@ -66,7 +67,7 @@ def rdm(
         --task is read. Or NIfTI images of a single subject: the BOLD series of each run, or betas, which
         --table describes.
     out
-        The .h5 file to write.
+        The .h5 file to write. A file of this name is replaced: a finished command computes everything anew.
     table
         Table of betas (TSV or CSV) with one row per volume and the column stimulus. It can also have the
         columns run and session, and a column image with the name of the 3D image of each row.
@@ -124,7 +125,7 @@ def rdm(
     reliability, reason = _reliability(call, parts)
     texts = [f"not computed, {reason}"] if reason else [f"r = {value:.3f}" for value in reliability]
     typer.echo(f"{_describe_patterns(patterns)}\n\n{_describe_rdms(rdms, texts)}\n")
-    typer.echo(f"{out} holds {rdms.n_rdm} RDM{'' if rdms.n_rdm == 1 else 's'}")
+    typer.echo(f"{out} holds {_plural(rdms.n_rdm, 'RDM')}")
     if "subject" not in rdms.rdm_descriptors:
         typer.echo("note: the names of the images do not say which subject they are of; --subject names it")
 
@@ -153,7 +154,7 @@ def _model(call: Calls) -> RunModel:
 def _rdms_of_folder(folder: Path, out: Path, table: Path | None, each_session: bool, call: Calls) -> None:
     """Write the RDMs of all subjects into a file, with the memory of one; finished subjects are kept."""
     import neurordl as nrl
-    from neurordl.experiments import run_grid
+    from neurordl.experiments import ROWS, SETTINGS, run_grid
     from neurordl.patterns.fmri import find_bids
 
     words = {**call.read_patterns.words, **call.names.words, **({} if table is None else {"table": []})}
@@ -162,13 +163,16 @@ def _rdms_of_folder(folder: Path, out: Path, table: Path | None, each_session: b
             raise NeurordlError(f"{name}= is for images, and {folder} is a folder: leave it out")
     if call.bids.absent:
         raise NeurordlError(f"{folder} is a folder: --task NAME says which of its images to read")
+    parts, computed = out.with_name(f"{out.name}.parts"), list[str]()
+    if parts.is_dir() and not (parts / SETTINGS).exists() and {*parts.iterdir()} - {parts / ROWS}:
+        problem = f"{parts}, the folder for finished subjects, holds files that this command did not write"
+        raise NeurordlError(f"{problem}; move or rename it, or choose another --out")
     subjects = {subject.name: subject for subject in find_bids(folder, **call.bids.values)}
     options = {"model": _model(call), "confounds": call.confounds(), "mask": call.mask() or "brain"}
     options |= {name: call.read_patterns.values[name] for name in ("leave_out",)} | call.names.values
     settings = {name: value for part in vars(call).values() for name, value in part.values.items()}
     settings |= {"folder": folder.resolve(), "each_session": each_session, "version": __version__}
     settings.pop("subjects", None)  # others can be added later
-    parts, computed = out.with_name(f"{out.name}.parts"), list[str]()
 
     def compute(subject: str, files: str) -> dict[str, float]:
         with collect_notices():
@@ -188,11 +192,33 @@ def _rdms_of_folder(folder: Path, out: Path, table: Path | None, each_session: b
         each = {subject: nrl.load_rdms(parts / f"{name}.h5") for subject, name in names.items()}
     rdms = nrl.merge_rdms(each, missing="nan")
     nrl.save_rdms(rdms, out)
-    shutil.rmtree(parts)
+    _remove_parts(parts, parts / ROWS, parts / SETTINGS)
     typer.echo(_describe_subjects(rows, rdms))
     if len(computed) < len(subjects):
-        typer.echo(f"{len(subjects) - len(computed)} of {len(subjects)} subjects had been computed before")
-    typer.echo(f"{out} holds {rdms.n_rdm} RDMs of {len(subjects)} subjects and {rdms.n_cond} stimuli")
+        before, number = len(subjects) - len(computed), _plural(len(subjects), "subject")
+        typer.echo(f"{before} of {number} had been computed before")
+    counts = f"{_plural(rdms.n_rdm, 'RDM')} of {_plural(len(subjects), 'subject')}"
+    typer.echo(f"{out} holds {counts} and {rdms.n_cond} stimuli")
+
+
+def _remove_parts(parts: Path, rows: Path, settings: Path) -> None:
+    """Remove what `_rdms_of_folder` wrote, also for earlier files of a subject; nothing else."""
+    checksum = "[0-9a-f]" * 8
+    for place, ending in ((rows, f"{checksum}.json"), (parts, 2 * checksum + ".*")):
+        for file in place.glob(f"sub-*_{ending}"):
+            if file.suffix in (".h5", ".json"):
+                file.unlink()
+    with suppress(OSError):  # not empty
+        rows.rmdir()
+    settings.unlink()  # last: what is interrupted before can go on
+    try:
+        parts.rmdir()
+    except OSError:
+        notify(f"{parts} is kept, as it holds files that this command did not write")
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _rdms_of_subject(
@@ -222,14 +248,24 @@ def _rdms_of_subject(
 
 
 def _stamp(subject: BidsSubject, settings: Mapping[str, Any]) -> str:
-    """A checksum of the names, sizes and times of all files on which the RDMs of a subject may depend."""
+    """A checksum of all files on which the RDMs of a subject may depend: texts, or sizes and times."""
+    from neurordl.patterns.bids import find_sidecars
+
     files = {file for image in subject.images for file in image.parent.iterdir()} | {*subject.events}
+    for image in subject.images:
+        with suppress(NeurordlError):  # an error where they are read
+            files |= {*find_sidecars(image)}
     for value in settings.values():
         for path in value if isinstance(value, list) else [value]:
             if isinstance(path, Path):
                 files.add(Path(str(path).replace("{subject}", subject.name)))
-    stats = [(file.resolve(), file.stat()) for file in sorted(files) if file.is_file()]
-    lines = [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats]
+    lines = []
+    for file in sorted({file.resolve() for file in files if file.is_file()}):
+        if file.suffix.lower() in _TEXTS:
+            state = hashlib.sha256(file.read_bytes()).hexdigest()
+        else:
+            state = f"{file.stat().st_size} {file.stat().st_mtime_ns}"
+        lines.append(f"{file} {state}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -247,7 +283,8 @@ def _describe_subjects(rows: pd.DataFrame, rdms: RDMs) -> str:
     pairs = set(zip(rdms.rdm_descriptors["subject"], rdms.rdm_descriptors.get("roi", ()), strict=False))
     absent = [f"{name} {roi}" for name in rows["subject"] for roi in rois if (name, roi) not in pairs]
     if absent:
-        legend.append(f"{len(absent)} RDMs are absent, as no voxel of the ROI is left: {listed(absent)}")
+        number = f"{_plural(len(absent), 'RDM')} {'is' if len(absent) == 1 else 'are'}"
+        legend.append(f"{number} absent, as no voxel of the ROI is left: {listed(absent)}")
     measure = f"measure   {rdms.dissimilarity_measure}"
     text = table.to_string(index=False, float_format="%.3f")
     return "\n".join([text, "", *legend, measure, *([f"ROIs      {listed(rois)}"] if rois else [])])
@@ -381,6 +418,8 @@ def merge(
     _check_out(out)
     if repeated := [file for file in files if files.count(file) > 1]:
         raise NeurordlError(f"{repeated[0]} is named twice; name each file once")
+    if out.resolve() in [file.resolve() for file in files]:
+        raise NeurordlError(f"--out {out} is a file to merge, and would be overwritten; choose another")
     import neurordl as nrl
     from neurordl.rdms.files import SUBJECTS, read_names
 
@@ -397,7 +436,8 @@ def merge(
         if name != "subjects" and len(values) == 1:
             named[name] = list(values) * len(files)
         elif len(values) != len(files):
-            raise NeurordlError(f"{name}= has {len(values)} names for {len(files)} files; name each of them")
+            counts = f"{_plural(len(values), 'name')} for {_plural(len(files), 'file')}"
+            raise NeurordlError(f"{name}= has {counts}; name each of them")
     each: dict[str, RDMs] = {}
     for k, file in enumerate(files):
         names: dict[str, str | None] = {name: values[k] for name, values in named.items()}
@@ -419,6 +459,6 @@ def _describe_content(rdms: RDMs) -> str:
     """Numbers of RDMs and stimuli, and the subjects, ROIs and sessions where they have names."""
     from neurordl.rdms.selection import descriptor_values
 
-    counts = f"{rdms.n_rdm} RDM{'' if rdms.n_rdm == 1 else 's'} of {rdms.n_cond} stimuli"
+    counts = f"{_plural(rdms.n_rdm, 'RDM')} of {rdms.n_cond} stimuli"
     known = [name for name in ("subject", "roi", "session") if name in rdms.rdm_descriptors]
     return counts + "".join(f"; {n} {listed(dict.fromkeys(descriptor_values(rdms, n)))}" for n in known)

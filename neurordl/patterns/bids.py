@@ -88,13 +88,13 @@ def inherited_files(image: Path, folders: Iterable[Path], suffix: str, extension
     return applicable
 
 
-def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
-    """Read the JSON sidecars of an image, its own and those it inherits: each key's value and its file.
+def find_sidecars(image: str | Path) -> list[Path]:
+    """List the JSON sidecars of an image, its own and those it inherits, the closest one last.
 
     Raises
     ------
     NeurordlError
-        A sidecar is not a JSON object, or as `inherited_files`.
+        As `inherited_files`.
     """
     path = Path(image).absolute()
     base = re.sub(r"(?i)\.(nii|img|hdr)(\.(gz|bz2|zst))?$", "", path.name)
@@ -104,9 +104,19 @@ def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
     files = inherited_files(path, folders, base.split("_")[-1], ".json")
     # also of names that are not those of BIDS
     beside = [path.with_name(f"{base}{extension}") for extension in (".json", ".JSON")]
-    files += [file for file in beside if file not in files and file.is_file()][:1]
+    return files + [file for file in beside if file not in files and file.is_file()][:1]
+
+
+def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
+    """Read the sidecars of an image (`find_sidecars`): each key's value and its file.
+
+    Raises
+    ------
+    NeurordlError
+        A sidecar is not a JSON object, or as `inherited_files`.
+    """
     metadata: dict[str, tuple[Any, Path]] = {}
-    for file in files:
+    for file in find_sidecars(image):
         content = read_json(file)
         if not isinstance(content, dict):
             raise NeurordlError(f"the sidecar {file} is not a JSON object; correct it, or remove it")

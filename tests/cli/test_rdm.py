@@ -421,6 +421,69 @@ def test_an_rdm_of_each_session(shell: Any, study: Path, tmp_path: Path) -> None
     assert "--each-session: the images have no session" in errors
 
 
+def test_files_of_the_user_are_kept(shell: Any, study: Path, tmp_path: Path) -> None:
+    out, parts = tmp_path / "all.h5", tmp_path / "all.h5.parts"
+    parts.mkdir()
+    notes = parts / "notes.txt"
+    notes.write_text("mine")
+    code, _, errors = shell(*of_folder(study, "--out", out))
+    assert code == 1
+    assert "all.h5.parts, the folder for finished subjects, holds files that this command did not" in errors
+    assert notes.read_text() == "mine"
+    assert not out.exists()
+    notes.unlink()  # an empty folder is taken; files that come later are kept
+    events = study / "sub-03" / "func" / "sub-03_task-sim_run-02_events.tsv"
+    whole = events.read_text()
+    events.write_text("onset\n1\n")
+    assert shell(*of_folder(study, "--out", out))[0] == 1
+    users = [parts / "sub-01_notes.json", parts / "rows" / "mine.json", parts / "mine.h5"]
+    for file in users:
+        file.write_text("mine")
+    events.write_text(whole)
+    code, _, errors = shell(*of_folder(study, "--out", out))
+    assert code == 0, errors
+    assert "all.h5.parts is kept, as it holds files" in errors
+    assert {path for path in parts.rglob("*") if path.is_file()} == {*users}
+
+
+@pytest.mark.parametrize("level", ["", "sub-01", "sub-01/func"])
+def test_an_inherited_sidecar_is_part_of_the_stamp(
+    shell: Any, study: Path, tmp_path: Path, monkeypatch: Any, level: str
+) -> None:
+    sidecar = study / "derivatives" / "fmriprep" / level / "task-sim_bold.json"
+    sidecar.write_text('{"RepetitionTime": 2.0}')
+    events = study / "sub-03" / "func" / "sub-03_task-sim_run-02_events.tsv"
+    whole = events.read_text()
+    events.write_text("onset\n1\n")
+    assert shell(*of_folder(study, "--out", tmp_path / "all.h5"))[0] == 1
+    events.write_text(whole)
+    read = []
+    monkeypatch.setattr(
+        fmri, "read_patterns", lambda files, *a, **k: read.append(files) or read_patterns(files, *a, **k)
+    )
+    before = sidecar.stat()
+    sidecar.write_text('{"RepetitionTime": 2.1}')  # of the same size and time
+    os.utime(sidecar, ns=(before.st_atime_ns, before.st_mtime_ns))
+    same = study / "sub-02" / "func" / "sub-02_task-sim_run-01_events.tsv"
+    os.utime(same, ns=(0, 0))  # the same content
+    code, _, errors = shell(*of_folder(study, "--out", tmp_path / "all.h5"))
+    assert code == 0, errors
+    again = ["sub-01", "sub-03"] if level else ["sub-01", "sub-02", "sub-03"]
+    assert [files[0].name[:6] for files in read] == again
+    written = nrl.load_rdms(tmp_path / "all.h5").dissimilarities
+    np.testing.assert_array_equal(written, in_python(study).dissimilarities)
+    assert not (tmp_path / "all.h5.parts").exists()
+
+
+def test_a_single_rdm_is_counted_as_such(shell: Any, study: Path, tmp_path: Path) -> None:
+    options = ("--subjects", "01", "--rois", "IT", "--out", tmp_path / "it.h5")
+    for _ in range(2):  # a finished file is replaced
+        code, printed, errors = shell(*of_folder(study, *options))
+        assert code == 0, errors
+        assert printed.rstrip().endswith("it.h5 holds 1 RDM of 1 subject and 5 stimuli")
+        assert "computed before" not in printed
+
+
 # merge
 
 
@@ -494,6 +557,15 @@ def test_files_that_do_not_merge(
     assert code == 1
     assert re.search(message, errors), errors
     assert not Path("m.h5").exists()
+
+
+def test_merge_does_not_overwrite_what_it_reads(shell: Any, parts: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(parts)
+    before = Path("named.h5").read_bytes()
+    code, _, errors = shell("merge", "it.npz", parts / "named.h5", "--out", "named.h5")
+    assert code == 1
+    assert "--out named.h5 is a file to merge, and would be overwritten" in errors
+    assert Path("named.h5").read_bytes() == before
 
 
 def test_names_that_fit_files_and_rdms_are_ambiguous(shell: Any, parts: Path) -> None:
