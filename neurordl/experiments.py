@@ -21,7 +21,7 @@ from torch import nn
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError, explain
-from neurordl.io import RUN_RECORD, differing, make_folder, read_json, write_json
+from neurordl.io import RUN_RECORD, differing, make_folder, read_json, versions, write_json
 from neurordl.progress import tracked
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.stimuli import StimulusSet
@@ -125,7 +125,7 @@ def fit_controls(
         check_choice("controls", name, CONTROLS)
     for name in sorted(set(_FIXED) & set(settings)):
         raise NeurordlError(f"{name}= is set by the study for each run; leave it out")
-    chosen = [*range(check_count("seeds", seeds))] if isinstance(seeds, int) else list(seeds)
+    chosen = [*range(check_count("seeds", seeds))] if isinstance(seeds, int) else list(map(int, seeds))
     taught = list(teachers) if isinstance(teachers, Sequence) else [teachers]
     study = _Study(student, losses, taught, settings)
     study.check(names)
@@ -208,6 +208,7 @@ class _Study:
                 described |= {f"{name}.{key}": spelled(part) for key, part in vars(value).items()}
             elif name not in _FIXED:
                 described[name] = spelled(value)
+        described["version"] = versions()["neurordl"]
         described["student"] = [type(student).__name__, getattr(student, "build_spec", None)]
         described["losses"] = [loss.name for loss in losses]
         for k, loss in enumerate(losses):
@@ -275,7 +276,8 @@ def run_grid(
         if file is None or not file.is_file():
             result = function(**job)
             check_type("the result of function", result, Mapping, "return a dict, such as {'score': 0.5}")
-            values = {key: float(value) for key, value in result.items()}
+            with explain(f"the result of {dict(job)} is not a number for each name: {dict(result)}"):
+                values = {key: float(value) for key, value in result.items()}
             if file is not None:  # JSON has no NaN
                 plain = {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
                 write_json(file, {"job": dict(job), "values": plain})
@@ -287,7 +289,8 @@ def run_grid(
 
 def _file_name(job: Mapping[str, Any]) -> str:
     """A readable name; the checksum keeps jobs apart that differ only in what a file name cannot hold."""
-    plain = json.dumps(dict(job), sort_keys=True)
+    with explain(f"the job {dict(job)} cannot be written as JSON", remedy="use texts and plain numbers"):
+        plain = json.dumps(dict(job), sort_keys=True)
     readable = re.sub(r"[^A-Za-z0-9_.+-]+", "-", "_".join(map(str, job.values())))[:80].lstrip(".")
     return f"{readable}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}.json"
 
@@ -371,6 +374,45 @@ def paired_differences(
         columns = {condition: part.columns, "difference": mean, "ci_low": low, "ci_high": high, "n": n}
         rows.append(pd.DataFrame({**dict(zip(by, group, strict=True)), **columns}))
     return pd.concat(rows, ignore_index=True)
+
+
+def all_differences(
+    frame: pd.DataFrame, value: str, *, reference: str, pair: Sequence[str] = ("seed",)
+) -> pd.DataFrame:
+    """`paired_differences` of each two conditions once, those from the reference first.
+
+    Parameters
+    ----------
+    frame, value, reference, pair
+        As in `paired_differences`.
+
+    Returns
+    -------
+    DataFrame
+        With the column ``reference``, for the condition that is subtracted.
+
+    Raises
+    ------
+    NeurordlError
+        As in `paired_differences`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from neurordl.experiments import all_differences
+    >>> pairs = {"condition": ["labels", "permuted", "teacher"] * 2, "seed": [0] * 3 + [1] * 3}
+    >>> table = pd.DataFrame({**pairs, "score": [0.5, 0.4, 0.7, 0.6, 0.5, 0.9]})
+    >>> all_differences(table, "score", reference="labels")[["condition", "reference"]].values.tolist()
+    [['permuted', 'labels'], ['teacher', 'labels'], ['teacher', 'permuted']]
+    """
+    names = sorted(dict.fromkeys(frame["condition"]), key=lambda name: name != reference)
+    parts = [
+        paired_differences(
+            frame[frame["condition"].isin(names[k:])], value, reference=name, pair=pair
+        ).assign(reference=name)
+        for k, name in enumerate(names[:-1])
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def subtract_reference(

@@ -14,7 +14,7 @@ from scipy import stats
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
-from neurordl.experiments import crossed_interval, fit_controls, paired_differences, run_grid
+from neurordl.experiments import all_differences, crossed_interval, fit_controls, paired_differences, run_grid
 from neurordl.io import sha256_state
 
 PAIR = ("experiment", "seed")
@@ -366,3 +366,28 @@ def test_wrong_studies(changes: dict[str, Any], message: str, tmp_path: Path) ->
 def test_a_study_is_not_written_into_a_run(study: tuple[Path, pd.DataFrame]) -> None:
     with pytest.raises(nrl.NeurordlError, match="holds a run; choose another folder"):
         fit_controls(**small(out=study[0] / "runs" / "labels_0"))
+
+
+@pytest.mark.parametrize("result", [{"a": "x"}, {"a": None}, {"a": [1.0]}])
+def test_a_result_that_is_no_number_names_its_job(result: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(NeurordlError, match=r"the result of \{'seed': 3\} is not a number for each name"):
+        run_grid([{"seed": 3}], lambda seed: result, tmp_path / "grid", progress=False)
+
+
+def test_a_job_that_is_no_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NeurordlError, match=r"the job .*seed.* cannot be written as JSON.*plain numbers"):
+        run_grid([{"seed": np.int64(3)}], lambda seed: {"a": 1.0}, tmp_path / "grid", progress=False)
+
+
+def test_all_differences_have_each_two_conditions_once() -> None:
+    values = np.random.default_rng(0).normal(size=(3, 4))
+    names = ["teacher", "labels", "permuted"]
+    rows = [(name, k, values[j, k]) for j, name in enumerate(names) for k in range(4)]
+    table = all_differences(pd.DataFrame(rows, columns=["condition", "seed", "x"]), "x", reference="labels")
+    assert list(zip(table["condition"], table["reference"], strict=True)) == [
+        ("teacher", "labels"),
+        ("permuted", "labels"),
+        ("permuted", "teacher"),
+    ]
+    expected = [values[j].mean() - values[k].mean() for j, k in ((0, 1), (2, 1), (2, 0))]
+    np.testing.assert_allclose(table["difference"], expected)

@@ -307,7 +307,7 @@ def train(
     if call.controls.absent:
         check_run_folder(out, resume)  # before anything takes time
     else:
-        _check_study(out, permuted, call.execution)
+        _check_study(out, permuted, resume, call.execution)
     finished = resume and call.controls.absent and _has_finished(out)
     check_files({"labelled": table if table.suffix else None})
     _check_teachers(call, stimuli, loss)
@@ -322,7 +322,7 @@ def train(
         )
     images, test, n_classes = call.labelled(seed=seed, crop=crop)
     shown = None if stimuli is None else _read_like(images, call.labels, stimuli)
-    exchanged = permuted or bool(set(call.controls.values.get("controls") or ()) - {"labels"})
+    exchanged = permuted or not call.controls.absent  # controls may be added to a study
     teachers = _make_teachers(call, images, shown, n_classes, exchanged)
     fitted = shown.split(held_out, seed)[0] if shown is not None and held_out else shown
     ids, shape = (images if fitted is None else fitted).ids, images.pixels.shape[1:]
@@ -362,13 +362,15 @@ def train(
     typer.echo(f"\n{out} holds the run. Next: {shlex.join(following)}")
 
 
-def _check_study(out: Path, permuted: bool, execution: Call) -> None:
+def _check_study(out: Path, permuted: bool, resume: bool, execution: Call) -> None:
     """Refuse what a study cannot do, before anything takes time."""
     check_folder(out)
     if (out / RUN_RECORD).is_file():
         raise NeurordlError(f"{out} holds a run; choose another folder for a study")
     if permuted:
         raise NeurordlError("--permuted is a single run: leave it out, and name permuted in --controls")
+    if resume:
+        raise NeurordlError("--resume is for a single run: leave it out, since a study always goes on")
     several = [part for part in ("devices", "num_nodes") if execution.values[part] not in (1, [1], [0])]
     if several or os.environ.get("WORLD_SIZE", "1") != "1":
         remedy = "leave out --devices and --num-nodes, and start one command for each of --seeds"
@@ -386,7 +388,7 @@ def _run_study(
     import matplotlib.pyplot as plt
     import pandas as pd
 
-    from neurordl.experiments import paired_differences
+    from neurordl.experiments import all_differences
     from neurordl.io import sha256_array, write_text
     from neurordl.report import read_contents, write_report
     from neurordl.report.content import Grid
@@ -409,14 +411,14 @@ def _run_study(
     assert isinstance(grid, Grid)
     conditions = list(dict.fromkeys(table["condition"]))
     reference = "labels" if "labels" in conditions else conditions[0]
-    parts = {x: paired_differences(table, x, reference=reference) for x in grid.measures}
+    parts = {x: all_differences(table, x, reference=reference) for x in grid.measures}
     differences = pd.concat(parts, names=["measure"]).reset_index("measure")
     write_text(out / "table.csv", table.to_csv(index=False))
     write_text(out / "differences.csv", differences.to_csv(index=False))
     plt.switch_backend("agg")  # there may be no screen
     write_report(out / "report.html", {name: replace(grid, frame=table)}, reference=reference)
     typer.echo(table.to_string(index=False, float_format="%.4f"))
-    typer.echo(f"\ndifferences from {reference}, paired by seed, with 95 % t intervals")
+    typer.echo("\ndifferences of conditions, paired by seed, with 95 % t intervals")
     typer.echo(differences.to_string(index=False, float_format="%.4f"))
     typer.echo(f"\n{out} holds the runs, table.csv, differences.csv and report.html")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from neurordl.experiments import paired_differences
+from neurordl.experiments import all_differences, paired_differences
 from neurordl.io import sha256_file, sha256_state
 from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer
 from neurordl.plots.training import transfer_path
@@ -569,14 +569,10 @@ def _grid_tables(grid: Grid) -> Iterator[Block]:
     caption = f"Means over {', '.join(grid.keys) or 'rows'}, with 95 % t intervals"
     yield Table(caption, ("condition", "rows", *grid.measures), rows)
     rows = []
-    # the reference first; then also between the others: a teacher must be better than each of its controls
-    references = sorted(conditions, key=lambda name: name != grid.reference)
-    for measure in grid.measures if grid.keys else ():
-        for k, reference in enumerate(references[:-1]):
-            part = frame[frame["condition"].isin(references[k:])]
-            for row in paired_differences(part, measure, reference=reference, pair=grid.keys).itertuples():
-                difference = f"{number(row.difference)} ({_span(row.ci_low, row.ci_high)})"
-                rows.append([measure, f"{row.condition} \u2212 {reference}", difference, number(row.n)])
+    for measure in grid.measures if len(conditions) > 1 and grid.keys else ():
+        for row in all_differences(frame, measure, reference=grid.reference, pair=grid.keys).itertuples():
+            difference = f"{number(row.difference)} ({_span(row.ci_low, row.ci_high)})"
+            rows.append([measure, f"{row.condition} \u2212 {row.reference}", difference, number(row.n)])
     if rows:
         caption = "Paired differences, with 95 % t intervals"
         yield Table(caption, ("measure", "conditions", "difference", "pairs"), rows)

@@ -21,7 +21,7 @@ from scipy.stats import false_discovery_control
 import neurordl as nrl
 from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms, select_rdms
 from neurordl.cli import commands
-from neurordl.experiments import paired_differences
+from neurordl.experiments import all_differences
 from neurordl.io import sha256_state
 
 M = 16
@@ -911,11 +911,11 @@ def test_a_study_in_one_command(
     assert row["test_accuracy"] == nrl.accuracy(run, StimulusSet.from_table(data["labelled.csv"]))
 
     differences = pd.read_csv(out / "differences.csv")
-    assert len(differences) == 6
-    expected = paired_differences(table, "test_accuracy", reference="labels")
+    assert len(differences) == 2 * 6  # each two of four conditions
+    expected = all_differences(table, "test_accuracy", reference="labels")
     got = differences[differences["measure"] == "test_accuracy"].drop(columns="measure")
     pd.testing.assert_frame_equal(got, expected)
-    assert "differences from labels, paired by seed, with 95 % t intervals" in printed
+    assert "differences of conditions, paired by seed, with 95 % t intervals" in printed
     page = (out / "report.html").read_text()
     assert "Differences of test_accuracy from labels, paired by seed" in page
     assert "Accuracy on test images against similarity" in page
@@ -936,6 +936,7 @@ def test_a_study_in_one_command(
         ({"controls": "permuted-within"}, "permuted-within: the stimuli have no labels"),
         ({"controls": "labels", "held-out": 0}, "scored on test images, or on held-out stimuli with RDMs"),
         ({"controls": "labels", "devices": 2}, "a study fits one run after the other on one device"),
+        ({"controls": "labels", "resume": ""}, "a study always goes on"),
         ({"controls": "labels", "permuted": ""}, "name permuted in --controls"),
     ],
 )
@@ -953,24 +954,16 @@ def test_wrong_studies(
 
 
 def test_a_study_of_a_network(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
-    """Without RDMs the runs are scored on test images only."""
-    code, _, errors = shell(
-        *("train", "--labelled", "digits", "--n-labelled", 40, "--teacher", "small_cnn", "--epochs", 1),
-        *(
-            "--loss",
-            "soft_targets",
-            "--controls",
-            "labels,permuted",
-            "--seeds",
-            "3,5",
-            "--out",
-            tmp_path / "s",
-        ),
-    )
-    assert code == 0, errors
+    """Without RDMs the runs are scored on test images only. Controls and seeds are added later."""
+    start = ("train", "--labelled", "digits", "--n-labelled", 40, "--teacher", "small_cnn", "--epochs", 1)
+    start = (*start, "--loss", "soft_targets", "--out", tmp_path / "s")
+    for controls, seeds in (("labels", "3,"), ("labels,permuted", "3,5")):
+        code, _, errors = shell(*start, "--controls", controls, "--seeds", seeds)
+        assert code == 0, errors
     table = pd.read_csv(tmp_path / "s" / "table.csv")
     assert table["seed"].tolist() == [3, 3, 3, 5, 5, 5]
     assert list(table) == ["condition", "seed", "test_accuracy"]
+    assert json.loads((tmp_path / "s" / "settings.json").read_text())["version"] == nrl.__version__
 
 
 def test_several_runs_side_by_side(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
