@@ -72,6 +72,7 @@ PUBLISHED: dict[tuple[str, str], Loss] = {
     ("congruence", "torchdistill_bilinear"): norm_on_all_entries(BILINEAR),
     **{("probabilities", name): PROBABILITIES for name in ("repdistiller", "torchdistill", "mdistiller")},
     ("cka", "ckatorch"): rdm("euclidean", "cka"),
+    ("cka", "cka_similarity"): rdm("euclidean", "cka"),
 }
 
 

@@ -247,10 +247,13 @@ def decoupled(alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -
 
 @pytest.mark.parametrize("knobs", KNOBS)
 @pytest.mark.parametrize("name, scale", [("plain", 3.0), ("sharp", 30.0)])
-def test_decoupled_distillation_is_the_published_one(name: str, scale: float, knobs: Any) -> None:
+@pytest.mark.parametrize("library", ["mdistiller", "mmrazor"])
+def test_decoupled_distillation_is_the_published_one(
+    library: str, name: str, scale: float, knobs: Any
+) -> None:
     ours, theirs = drawn(1, 8, 10, scale=scale).requires_grad_(), drawn(2, 8, 10, scale=scale)
     value = decoupled(*knobs)({"": ours}, {"": theirs}, batch(labels()))
-    assert_published("decoupled", f"mdistiller/{name}_" + "_".join(map(str, knobs)), value, ours)
+    assert_published("decoupled", f"{library}/{name}_" + "_".join(map(str, knobs)), value, ours)
 
 
 @pytest.mark.parametrize("alpha, beta, temperature", KNOBS)
