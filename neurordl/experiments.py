@@ -264,6 +264,10 @@ def run_grid(
     out = None if out is None else Path(out)
     if not jobs or any(set(job) != set(jobs[0]) for job in jobs):
         raise NeurordlError(f"{len(jobs)} jobs: expected one or more, all with the same keys")
+    jobs = [
+        {key: int(value) if isinstance(value, np.integer) else value for key, value in job.items()}
+        for job in jobs
+    ]
     names = [_file_name(job) for job in jobs]
     if repeated := [dict(job) for job, name in zip(jobs, names, strict=True) if names.count(name) > 1]:
         raise NeurordlError(f"jobs: {repeated[0]} occurs twice; each must differ")

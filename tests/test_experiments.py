@@ -376,7 +376,7 @@ def test_a_result_that_is_no_number_names_its_job(result: dict[str, Any], tmp_pa
 
 def test_a_job_that_is_no_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(NeurordlError, match=r"the job .*seed.* cannot be written as JSON.*plain numbers"):
-        run_grid([{"seed": np.int64(3)}], lambda seed: {"a": 1.0}, tmp_path / "grid", progress=False)
+        run_grid([{"seed": np.float32(3)}], lambda seed: {"a": 1.0}, tmp_path / "grid", progress=False)
 
 
 def test_all_differences_have_each_two_conditions_once() -> None:
@@ -391,3 +391,10 @@ def test_all_differences_have_each_two_conditions_once() -> None:
     ]
     expected = [values[j].mean() - values[k].mean() for j, k in ((0, 1), (2, 1), (2, 0))]
     np.testing.assert_allclose(table["difference"], expected)
+
+
+def test_jobs_take_integers_of_numpy(tmp_path: Path) -> None:
+    jobs, plain = [{"seed": seed} for seed in np.arange(2)], [{"seed": 0}, {"seed": 1}]
+    first = run_grid(jobs, lambda seed: {"a": float(seed)}, tmp_path, progress=False)
+    again = run_grid(plain, lambda seed: {"a": math.nan}, tmp_path, progress=False)
+    assert first["a"].tolist() == again["a"].tolist() == [0.0, 1.0]
