@@ -125,7 +125,10 @@ def fit_controls(
         check_choice("controls", name, CONTROLS)
     for name in sorted(set(_FIXED) & set(settings)):
         raise NeurordlError(f"{name}= is set by the study for each run; leave it out")
-    chosen = [*range(check_count("seeds", seeds))] if isinstance(seeds, int) else list(map(int, seeds))
+    numbers = range(check_count("seeds", seeds)) if isinstance(seeds, int | np.integer) else seeds
+    chosen = [check_count("seeds", seed, 0) for seed in numbers]
+    if not chosen:
+        raise NeurordlError("seeds= is empty; give a number of seeds, or the seeds")
     taught = list(teachers) if isinstance(teachers, Sequence) else [teachers]
     study = _Study(student, losses, taught, settings)
     study.check(names)

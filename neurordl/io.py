@@ -177,13 +177,13 @@ def write_folder(path: Path, contents: Mapping[str, bytes], suffixes: Sequence[s
             os.replace(path, earlier)
         if contents:
             os.replace(aside, path)
+        shutil.rmtree(earlier, ignore_errors=True)
     except OSError as error:
         if earlier.exists():
             os.replace(earlier, path)
         raise NeurordlError(f"cannot write the folder {path}: {write_problem(error)}") from error
     finally:
-        for folder in (aside, earlier):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

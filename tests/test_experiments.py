@@ -352,6 +352,8 @@ def test_a_study_keeps_its_settings(study: tuple[Path, pd.DataFrame], tmp_path: 
         ({"controls": ["shuffled"]}, "controls='shuffled': expected"),
         ({"seed": 3}, "seed= is set by the study for each run"),
         ({"seeds": 0}, "seeds"),
+        ({"seeds": []}, "seeds= is empty"),
+        ({"seeds": [1.5]}, "seeds=1.5: expected a whole number"),
         ({"stimuli": replace(STIMULI, labels=None)}, "permuted-within: the stimuli have no labels"),
         ({"teachers": nrl.NetworkTeacher(nrl.students.small_cnn(in_channels=1), "conv3")}, "needs cached"),
         ({"stimuli": None, "labelled": [(torch.rand(3, 1, 8, 8), torch.arange(3))]}, "list may have none"),

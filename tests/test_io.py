@@ -285,3 +285,19 @@ def test_frames(tmp_path: Path) -> None:
     path.write_text("id,x\na,1,2\n")
     with pytest.raises(NeurordlError, match=r"row 1 \(from 0\) has 3 cells, but the first has 2"):
         read_frame(path)
+
+
+def test_an_earlier_folder_outlives_a_failed_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    io.write_folder(tmp_path / "figures", {"a.svg": b"1"}, (".svg",))
+    replace, calls = os.replace, list[object]()
+
+    def refuse(*paths: object) -> None:
+        calls.append(paths)
+        if len(calls) > 1:  # the new folder is not put there, and the earlier one not put back
+            raise OSError("full")
+        replace(*paths)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="full"):
+        io.write_folder(tmp_path / "figures", {"b.svg": b"2"}, (".svg",))
+    assert [file.read_bytes() for file in tmp_path.rglob("*.svg")] == [b"1"]

@@ -21,7 +21,6 @@ from neurordl.validate import listed
 
 if TYPE_CHECKING:
     import pandas as pd
-    import typer
     from rsatoolbox.data import Dataset
     from rsatoolbox.rdm.rdms import RDMs
 
