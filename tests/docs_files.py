@@ -126,7 +126,9 @@ def bring_rdms() -> dict[str, Any]:
     events = np.array([[0, 0, codes[id]] for id in stimuli])
     data, times = rng.normal(size=(len(events), 12, 31)), np.linspace(0, 0.3, 31)
     epochs = SimpleNamespace(get_data=lambda: data, times=times, event_id=codes, events=events)
-    return {"epochs": epochs}
+    movies = rng.random((2, 31, len(IDS), len(IDS)))
+    np.save("movies.npy", (movies + movies.swapaxes(2, 3)) * (1 - np.eye(len(IDS))))
+    return {"epochs": epochs, "times": times, "ids": IDS}
 
 
 def choose() -> dict[str, Any]:
