@@ -64,15 +64,28 @@ class Processes:
 
     Examples
     --------
+    >>> import torch
+    >>> import neurordl as nrl
     >>> class Loss(torch.nn.Module):
     ...     def __init__(self, student, objective):
     ...         super().__init__()
     ...         self.student, self.objective = student, objective
     ...
     ...     def forward(self, labelled, stimuli):
-    ...         return self.objective(self.student, labelled, stimuli, processes=Processes())[0]
-    >>> parallel = DistributedDataParallel(Loss(student, objective))  # doctest: +SKIP
-    >>> parallel(labelled, stimuli).backward()  # doctest: +SKIP
+    ...         return self.objective(self.student, labelled, stimuli, processes=nrl.Processes())[0]
+
+    torchrun starts the processes, and ``init_process_group()`` connects them. Here there is one:
+
+    >>> store = torch.distributed.HashStore()
+    >>> torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    >>> digits, student = nrl.datasets.load_digits(), nrl.students.small_cnn(in_channels=1)
+    >>> stimuli, labelled = digits.subset(digits.ids[:20]), digits.subset(digits.ids[20:40])
+    >>> rdms = nrl.simulate.simulate_subjects(stimuli.images().flatten(1), stimuli.ids, n_subjects=3)
+    >>> objective = nrl.Objective([nrl.RDMLoss(nrl.RDMTeacher(rdms), layer="conv3")])
+    >>> parallel = torch.nn.parallel.DistributedDataParallel(Loss(student, objective))
+    >>> loss = parallel((labelled.images(), labelled.labels), (stimuli.images(), stimuli.ids))
+    >>> loss.backward()
+    >>> torch.distributed.destroy_process_group()
     """
 
     def __init__(self, group: Any = None) -> None:
@@ -167,13 +180,6 @@ class Objective:
     --------
     In a training loop of your own, call the objective like a loss function:
 
-    >>> loss, terms = objective(student, labelled=(images, labels), stimuli=(images, ids))  # doctest: +SKIP
-
-    Move losses with parameters to the student's device, and give their parameters to the optimizer:
-
-    >>> objective.loss_modules.to(device)  # doctest: +SKIP
-    >>> torch.optim.AdamW([*student.parameters(), *objective.parameters()])  # doctest: +SKIP
-
     >>> import torch
     >>> import neurordl as nrl
     >>> digits = nrl.datasets.load_digits()
@@ -182,10 +188,15 @@ class Objective:
     >>> objective = nrl.Objective([nrl.RDMLoss(nrl.RDMTeacher(rdms), layer="conv3")])
     >>> matches = objective.prepare(stimuli.ids)
     >>> student = nrl.students.small_cnn(in_channels=1)
-    >>> batches = (labelled.images(), labelled.labels), (stimuli.images(), stimuli.ids)
-    >>> loss, terms = objective(student, labelled=batches[0], stimuli=batches[1])
+    >>> images, labels = labelled.images(), labelled.labels
+    >>> loss, terms = objective(student, labelled=(images, labels), stimuli=(stimuli.images(), stimuli.ids))
     >>> sorted(terms)
     ['rdm:conv3', 'task']
+
+    Move losses with parameters to the student's device, and give their parameters to the optimizer:
+
+    >>> modules = objective.loss_modules.to("cpu")
+    >>> optimizer = torch.optim.AdamW([*student.parameters(), *objective.parameters()])
     """
 
     def __init__(
