@@ -74,17 +74,16 @@ class Processes:
     ...     def forward(self, labelled, stimuli):
     ...         return self.objective(self.student, labelled, stimuli, processes=nrl.Processes())[0]
 
-    torchrun starts the processes, and ``init_process_group()`` connects them. Here there is one:
+    In each process that torchrun starts, after ``init_process_group()``::
+
+        parallel = torch.nn.parallel.DistributedDataParallel(Loss(student, objective))
+        parallel((images, labels), (stimulus_images, ids)).backward()
+
+    A single process can be a group, too:
 
     >>> store = torch.distributed.HashStore()
     >>> torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    >>> digits, student = nrl.datasets.load_digits(), nrl.students.small_cnn(in_channels=1)
-    >>> stimuli, labelled = digits.subset(digits.ids[:20]), digits.subset(digits.ids[20:40])
-    >>> rdms = nrl.simulate.simulate_subjects(stimuli.images().flatten(1), stimuli.ids, n_subjects=3)
-    >>> objective = nrl.Objective([nrl.RDMLoss(nrl.RDMTeacher(rdms), layer="conv3")])
-    >>> parallel = torch.nn.parallel.DistributedDataParallel(Loss(student, objective))
-    >>> loss = parallel((labelled.images(), labelled.labels), (stimuli.images(), stimuli.ids))
-    >>> loss.backward()
+    >>> processes = nrl.Processes()
     >>> torch.distributed.destroy_process_group()
     """
 
