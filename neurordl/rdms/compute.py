@@ -223,9 +223,11 @@ def compute_rdms(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from rsatoolbox.data import Dataset
+    >>> import neurordl as nrl
     >>> patterns = Dataset(np.eye(3), obs_descriptors={"stimulus": ["face", "house", "tool"]})
-    >>> compute_rdms(patterns, "euclidean").dissimilarities
+    >>> nrl.compute_rdms(patterns, "euclidean").dissimilarities
     array([[0.66666667, 0.66666667, 0.66666667]])
     """
     datasets, each = _datasets(patterns)
@@ -330,6 +332,17 @@ def odd_even_reliability(
     ------
     NeurordlError
         There are fewer than two runs, or fewer than four for a cross-validated dissimilarity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> from neurordl.rdms import odd_even_reliability
+    >>> geometry, ids = np.random.default_rng(0).normal(size=(8, 5)), list("abcdefgh")
+    >>> measurement = nrl.simulate.Measurement(runs=4)
+    >>> people = nrl.simulate.simulate_patterns(geometry, ids, 1, measurement=measurement, snr=1)
+    >>> odd_even_reliability(people["s01"], "crossnobis").round(2)
+    array([0.97])
     """
     measure = find_dissimilarity(dissimilarity)
     runs, run = coded(patterns, "run", "the dataset")

@@ -151,7 +151,16 @@ def load_rdms(
 
     Examples
     --------
-    >>> rdms = load_rdms("it.npy", ids=["face", "house", "cat"])  # doctest: +SKIP
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "it.npy"
+    ...     np.save(file, [[0, 1, 2], [1, 0, 3], [2, 3, 0]])
+    ...     rdms = nrl.load_rdms(file, ids=["face", "house", "cat"], subjects="s01")
+    >>> rdms.dissimilarities  # face-house, face-cat, house-cat
+    array([[1., 2., 3.]])
     """
     source = check_path("path", path)
     format = _find_format(source, "read")
