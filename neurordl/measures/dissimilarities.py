@@ -118,10 +118,12 @@ class Dissimilarity:
 
     Examples
     --------
+    >>> import torch
+    >>> import neurordl as nrl
     >>> def city_block(patterns):
     ...     row, column = torch.triu_indices(patterns.shape[-2], patterns.shape[-2], offset=1)
     ...     return (patterns[..., row, :] - patterns[..., column, :]).abs().mean(-1)
-    >>> Dissimilarity("city_block", city_block, aliases=("L1",))(torch.eye(3))
+    >>> nrl.Dissimilarity("city_block", city_block, aliases=("L1",))(torch.eye(3))
     tensor([0.6667, 0.6667, 0.6667])
     """
 

@@ -161,10 +161,18 @@ def read_patterns(
 
     Examples
     --------
-    >>> patterns = read_patterns(bold_files, "it.nii.gz", events_files)  # doctest: +SKIP
-    >>> patterns = read_patterns(
-    ...     bold_files, Regions("atlas.nii.gz", "atlas.tsv"), events_files, model=GLM(noise_model="ar1")
-    ... )  # doctest: +SKIP
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:  # a simulated study of one subject, in files
+    ...     study = nrl.simulate.simulate_fmri(Path(folder) / "study", np.eye(4), list("abcd"), n_subjects=1)
+    ...     bold = sorted(study.glob("sub-01/func/*_bold.nii.gz"))
+    ...     events = sorted(study.glob("sub-01/func/*_events.tsv"))
+    ...     regions = nrl.Regions(study / "atlas.nii.gz", study / "atlas.tsv")
+    ...     patterns = nrl.read_patterns(bold, regions, events, model=nrl.GLM(noise_model="ar1"))
+    >>> patterns.measurements.shape  # 4 stimuli in 4 runs, and the voxels
+    (16, 256)
     """
     if events is None:
         raise NeurordlError(
@@ -299,7 +307,20 @@ def read_betas(
 
     Examples
     --------
-    >>> patterns = read_betas("betas.nii.gz", "betas.tsv", mask="it.nii.gz")  # doctest: +SKIP
+    The images, the table and the mask can be files, such as "betas.nii.gz", "betas.tsv" and "it.nii.gz". Here
+    they are made:
+
+    >>> import nibabel
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import neurordl as nrl
+    >>> values = np.random.default_rng(0).normal(size=(3, 3, 2, 4))
+    >>> betas = nibabel.Nifti1Image(values, np.eye(4))
+    >>> mask = nibabel.Nifti1Image((values[..., 0] > 0).astype("uint8"), np.eye(4))
+    >>> table = pd.DataFrame({"stimulus": ["face", "house", "house", "face"], "run": [1, 1, 2, 2]})
+    >>> patterns = nrl.read_betas(betas, table, mask=mask, subject="s01")
+    >>> patterns.measurements.shape  # 4 volumes, and the 7 voxels in the mask
+    (4, 7)
     """
     table = trial_table(table)
     if is_trial_array(images):
@@ -572,9 +593,22 @@ def read_bids(
 
     Examples
     --------
-    >>> subjects = read_bids(
-    ...     "derivatives/fmriprep", "faces", "MNI152NLin2009cAsym", confounds=Confounds(fmriprep=["motion"])
-    ... )  # doctest: +SKIP
+    From the folder of fMRIPrep, with its motion parameters::
+
+        motion = nrl.Confounds(fmriprep=["motion"])
+        subjects = nrl.read_bids("derivatives/fmriprep", "faces", "MNI152NLin2009cAsym", confounds=motion)
+
+    From the folder of a simulated study:
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:
+    ...     study = nrl.simulate.simulate_fmri(Path(folder) / "study", np.eye(4), list("abcd"), n_subjects=2)
+    ...     subjects = nrl.read_bids(study, "sim", mask=study / "roi.nii.gz")
+    >>> list(subjects), subjects["sub-02"].descriptors["subject"]
+    (['sub-01', 'sub-02'], 'sub-02')
     """
     patterns, residuals_of = {}, {}
     scanned = find_bids(root, task, space, events_root=events_root, subjects=subjects, sessions=sessions)

@@ -477,7 +477,9 @@ class Resampling:
 
     Examples
     --------
-    >>> class HalfOfStimuli(Resampling):
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> class HalfOfStimuli(nrl.Resampling):
     ...     '''Half of the stimuli, without replacement.'''
     ...
     ...     factors = ("stimuli",)
@@ -849,7 +851,8 @@ class Bootstrap(Resampling):
 
     Examples
     --------
-    >>> Bootstrap("both", n=200).estimand
+    >>> import neurordl as nrl
+    >>> nrl.Bootstrap("both", n=200).estimand
     'the populations of subjects and of stimuli'
     """
 
@@ -958,7 +961,8 @@ class Jackknife(Resampling):
 
     Examples
     --------
-    >>> Jackknife("both").generalizes_to
+    >>> import neurordl as nrl
+    >>> nrl.Jackknife("both").generalizes_to
     'subjects and stimuli'
     """
 
