@@ -293,10 +293,11 @@ def glmsingle_trials(design: Design, stimuli: Sequence[str]) -> pd.DataFrame:
     Examples
     --------
     >>> import numpy as np
+    >>> import neurordl as nrl
     >>> runs = [np.zeros((20, 3)), np.zeros((20, 3))]
     >>> for run, order in zip(runs, ([2, 0], [1, 2])):
     ...     run[[4, 12], order] = 1
-    >>> glmsingle_trials(runs, ["face", "house", "dog"])["stimulus"].tolist()
+    >>> nrl.glmsingle_trials(runs, ["face", "house", "dog"])["stimulus"].tolist()
     ['dog', 'face', 'house', 'dog']
     """
     names = check_ids(stimuli, "stimuli")
