@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
+from neurordl.measures.comparisons import COMPARISONS
 from neurordl.plots import style
 from neurordl.rsa.scores import Evaluation
 from neurordl.validate import check_choice, check_columns
@@ -81,6 +82,12 @@ class _Table:
     def comparison(self) -> str:
         """The comparison of RDMs, or several of them."""
         return ", ".join(pd.concat([self.means, self.subjects])["comparison"].dropna().unique())
+
+    @property
+    def bounded(self) -> bool:
+        """Whether similarities lie between -1 and 1, as far as is known of their comparisons."""
+        measures = [COMPARISONS.get(name) for name in self.comparison.split(", ")]
+        return all(measure is not None and measure.kernel is not None for measure in measures)
 
     def mean(self, column: str) -> Floats:
         """Values of a column for the means over subjects, (layers, ROIs); NaN where there is none."""
@@ -206,6 +213,9 @@ def plot_scores(
     if new and isinstance(ax.figure, Figure):
         ax.figure.set_figheight(ax.figure.get_figheight() + below)
     ax.set_ylabel(f"RDM similarity ({table.comparison})" if table.comparison else "RDM similarity")
+    if table.bounded:
+        drawn = pd.concat([table.means, table.subjects])["score"]
+        style.end_at_bounds(ax, "y", drawn, -1, 1)
     if rows:
         _draw_rows(ax, rows, min(rows_inches / style.inches(ax)[1], 0.5 if new else 0.4))
     handles, labels = map(list, ax.get_legend_handles_labels())

@@ -20,7 +20,7 @@ import pandas as pd
 
 from neurordl import io
 from neurordl.errors import NeurordlError
-from neurordl.experiments import ROWS, SETTINGS
+from neurordl.experiments import ROWS, RUNS, SETTINGS
 from neurordl.report.content import (
     Entry,
     Grid,
@@ -37,8 +37,8 @@ from neurordl.validate import check_choice, check_columns, listed
 
 __all__ = ["read_contents", "write_report"]
 
-EVALUATION, TABLE = "evaluation.json", "scores.csv"
-_TEXT = {"layer", "roi", "subject", "comparison", "family", "generalizes_to"}
+EVALUATION, TABLE, DIFFERENCES = "evaluation.json", "scores.csv", "differences.csv"
+_TEXT = {"layer", "layer_a", "layer_b", "roi", "subject", "comparison", "family", "generalizes_to"}
 _TEXT |= {"pairs", "fitted", "reason", "dissimilarity"}
 
 Content = Run | Evaluation | Entry | Grid | pd.DataFrame
@@ -161,7 +161,7 @@ def _prepared(name: str, content: object, reference: str | None) -> Entry | Grid
     if len(runs) + len(scores) < max(len(parts), 1) or len(runs) > 1:
         expected = "a Run, an Evaluation, a run with its evaluations, or a table"
         raise NeurordlError(f"{name!r} is {content!r:.60}: expected {expected}")
-    read = [Scores(part.to_frame(), part.record) for part in scores]
+    read = [Scores(part.to_frame(), part.record, part.differences) for part in scores]
     return Entry(name, runs[0] if runs else None, read)
 
 
@@ -246,13 +246,20 @@ def _read(path: Path) -> list[tuple[Path, Content]]:
 
 def _read_scores(folder: Path) -> Scores:
     """An evaluation, as `Evaluation.save` wrote it."""
-    record, table = io.read_json(folder / EVALUATION), folder / TABLE
-    with io.damage_named(table, "evaluate again"):
-        frame = io.read_frame(table, keep=sorted(_TEXT))
-        check_columns(str(table), frame, COLUMNS)
+    frame, differences = _read_table(folder / TABLE, COLUMNS), pd.DataFrame()
+    if (folder / DIFFERENCES).is_file():
+        differences = _read_table(folder / DIFFERENCES, ("layer_a", "layer_b", "roi", "difference"))
+    return Scores(frame, io.read_json(folder / EVALUATION), differences)
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A table of an evaluation, with text as such and all else as numbers."""
+    with io.damage_named(path, "evaluate again"):
+        frame = io.read_frame(path, keep=sorted(_TEXT))
+        check_columns(str(path), frame, columns)
         for name in frame.columns.difference(list(_TEXT)):
             frame[name] = [float(cell or "nan") for cell in frame[name]]
-    return Scores(frame, record)
+    return frame
 
 
 def _read_grid(folder: Path) -> Grid:
@@ -268,4 +275,8 @@ def _read_grid(folder: Path) -> Grid:
     frame = pd.DataFrame(rows)
     by = [str(name) for name in frame if name not in measures]
     frame = frame.sort_values(by, kind="stable", ignore_index=True)
-    return Grid(folder.resolve().name, frame, names, settings=io.read_json(folder / SETTINGS))
+    runs = {}
+    for path in sorted((folder / RUNS).glob(f"*/{io.RUN_RECORD}")):
+        if io.read_json(path).get("status") == "finished":
+            ((_, runs[path.parent.name]),) = _read(path.parent)
+    return Grid(folder.resolve().name, frame, names, settings=io.read_json(folder / SETTINGS), runs=runs)
