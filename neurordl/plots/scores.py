@@ -43,6 +43,7 @@ class _Table:
     rois: list[str]
     layers: list[str]
     p: str
+    groups: int = 0
 
     @classmethod
     def of(cls, scores: Evaluation | pd.DataFrame, roi: str | Sequence[str] | None, p: str | None) -> _Table:
@@ -71,7 +72,8 @@ class _Table:
         for layer in means["layer"][means.duplicated(["roi", "layer"])]:
             remedy = "choose one comparison and one set of pairs"
             raise NeurordlError(f"layer {layer!r} has several means in one ROI; {remedy}")
-        return cls(means, subjects, rois, list(dict.fromkeys(frame["layer"])), p)
+        groups = scores.settings.get("groups") if isinstance(scores, Evaluation) else None
+        return cls(means, subjects, rois, list(dict.fromkeys(frame["layer"])), p, len(set(groups or ())))
 
     @property
     def names(self) -> list[str]:
@@ -110,7 +112,8 @@ class _Table:
         counts = []
         for name, (single, several) in _COUNTS.items():
             count = style.extent(self.means[name].dropna())
-            counts += [f"{count} {single if count == '1' else several}"] if count else []
+            within = f" in {self.groups} groups" if name == "n_stimuli" and self.groups else ""
+            counts += [f"{count} {single if count == '1' else several}{within}"] if count else []
         counts[-1:] = [f"{counts[-1]} (dots)"] if counts and dots and len(self.subjects) else counts[-1:]
         lines = [", ".join(counts)] if counts else []
         over = [str(name) for name in self.means["generalizes_to"].dropna().unique() if name]

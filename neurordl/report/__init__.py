@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from neurordl import io
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.experiments import ROWS, RUNS, SETTINGS
 from neurordl.report.content import (
     Entry,
@@ -62,7 +62,8 @@ def write_report(
         What to report, by name: a run, an evaluation, a sequence of a run and its evaluations, or the table
         of a study (`run_grid`) with the column ``condition``. Its columns of decimal numbers are its
         measures, and the others say which rows are paired. Several runs or evaluations are also set side by
-        side.
+        side. A table has no settings: what `read_contents` reads from the folder of a study has, and its
+        report says how the runs were trained and scored.
     reference
         Condition of a study that is subtracted from the others. By default it is "labels", or the first
         condition if there is none of this name.
@@ -76,6 +77,11 @@ def write_report(
     -------
     Path
         The file.
+
+    Warns
+    -----
+    UserWarning
+        The content is a table alone.
 
     Raises
     ------
@@ -149,6 +155,8 @@ def _lead(entries: Sequence[Entry], grids: Sequence[Grid]) -> str:
 def _prepared(name: str, content: object, reference: str | None) -> Entry | Grid:
     """A part of the report, checked."""
     if isinstance(content, pd.DataFrame):
+        remedy = "for these, give the folder of the study instead (read_contents)"
+        notify(f"{name} is a table alone: its report has no methods, settings and versions; {remedy}")
         measures = [str(column) for column in content if pd.api.types.is_float_dtype(content[column])]
         content = Grid(name, content, [x for x in measures if not x.startswith("ceiling_")])
     if isinstance(content, Grid):

@@ -391,6 +391,8 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
     if len(rois) > _MOST_ROIS:
         text += f" Shown are the first {_MOST_ROIS} of {len(rois)} ROIs."
     title, spoken = f"{_capital(scores.noun)}s and the noise ceiling, {which}", f"{text} {_spoken(means)}"
+    if groups := set(scores.settings.get("groups") or ()):
+        text += f" The stimuli come in {len(groups)} groups."
     yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
     if len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
         text = f"The mean similarity of each {scores.noun} with each ROI."
@@ -719,7 +721,7 @@ def _measure_sentences(grid: Grid) -> Iterator[str]:
         new = ", whose RDMs were not fitted" if str(mean["fitted"]).endswith("subjects: no") else ""
         where = f" in {mean['roi']}" if mean["roi"] else ""
         yield (
-            f"{_capital(_label(measure, grid))} is the mean {mean['comparison']} of the RDM of "
+            f"{_capital(column_name(measure, grid.frame))}: the mean {mean['comparison']} of the RDM of "
             f"{mean['layer'] or 'the output'} ({mean['dissimilarity']} dissimilarities) with those of "
             f"{_count(mean['n_subjects'], 'subject')}{new}{where}, on {mean['pairs']} pairs of "
             f"{number(mean['n_stimuli'])} stimuli."
@@ -856,9 +858,10 @@ def _study_settings(grid: Grid) -> Iterator[Block]:
         yield Text("The report was made from a table alone, which has no settings.")
     flat = list(flattened(grid.settings))
     sums = [row for row in flat if "sha256" in row[0] or _CHECKSUM.fullmatch(row[1])]
-    rows = [[name, "default" if value == "–" else value] for name, value in flat if [name, value] not in sums]
+    rows = [list(row) for row in flat if row not in sums and row[1] != "–"]
     if rows:
-        yield Table("Settings of all runs, as recorded", ("setting", "value"), rows)
+        caption = "Settings of all runs, as recorded; what was not set is left out"
+        yield Table(caption, ("setting", "value"), rows)
     if sums:
         yield Table("Checksums (SHA-256) of what all runs share", ("of", "checksum"), sums, folded=True)
     for condition, entry in zip(grid.frame["condition"], grid.entries, strict=True):

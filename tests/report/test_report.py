@@ -149,12 +149,11 @@ def test_a_run_with_its_evaluations(folder: Path, tmp_path: Path) -> None:
         in shown.text
     )
     counts = [len(record["stimuli"][name]) for name in ("fitted", "validation", "held_out")]
-    assert "Of the stimuli, {} were fitted, {} were used to choose the epoch, {} were held out.".format(
-        *counts
-    ) in (shown.text)
+    sizes = "Of the stimuli, {} were fitted, {} were used to choose the epoch and {} were held out."
+    assert sizes.format(*counts) in shown.text
     assert f"The weights are those of epoch {record['best']['epoch']}" in shown.text
     assert f"loss from {history['loss'].iloc[0]:.3f} to {history['loss'].iloc[-1]:.3f}" in shown.text
-    assert "by rho-a on held-out pairs of 5 stimuli. Means are over 2 of them." in shown.text
+    assert "by rho-a on held-out pairs of 5 stimuli. Means are over the 2 of them whose RDMs were not fitted." in shown.text
     first, last = map(page.number, history["task"])
     assert any(f"Task loss from {first} to {last}; similarity" in text for text in shown.texts("desc"))
     similarity = page.number(1 - history["val_rdm:conv3"].iloc[1])
@@ -288,14 +287,16 @@ def test_the_notices_of_an_evaluation_are_recorded_and_given(tmp_path: Path) -> 
 def test_an_evaluation_of_model_rdms_some_undefined(tmp_path: Path, bootstrap: Any) -> None:
     scores = evaluation(bootstrap=bootstrap)
     shown = check(scores.to_html(tmp_path / "scores.html"), figures=2)
-    assert shown.texts("td").count("undefined") == 2  # the mean in each ROI
+    assert shown.texts("td").count("undefined") == 4  # the mean in each ROI, and its difference
     assert shown.texts("th").count("<b>odd</b> $x") == 2
+    assert shown.texts("th").count("<b>odd</b> $x \u2212 flat") == 2
     assert not shown.each("b")
-    assert "The RDM of each of 2 layers or models was compared with that of each of 3 subjects" in shown.text
-    method = (
-        "a t test over subjects" if bootstrap is None else "150 resamples of subjects and stimuli (seed 5)"
-    )
-    assert f"one-sided p-values come from {method} and generalize to" in shown.text
+    assert "The RDM of each of 2 models (<b>odd</b> $x, flat) was compared with that of each of 3" in shown.text
+    method = "a t test over subjects and"
+    if bootstrap is not None:
+        method = "150 resamples of subjects and stimuli, with variances by components (seed 5), and"
+    text = "Intervals (95 %, two-sided) and p-values (one-sided, mean above zero) come from"
+    assert f"{text} {method} generalize to new subjects" in shown.text
     assert ("eLife.82566" in shown.text) == (bootstrap is not None)
     for note in scores.notes:
         assert f"Evaluation of all pairs: {note}" in shown.texts("li")
@@ -323,7 +324,7 @@ def test_a_study_from_its_folder_and_its_table(study: Path, tmp_path: Path) -> N
     text, cells = Page(from_file).text, Page(from_file).texts("td")
     assert "labels \u2212 rdl" in cells
     assert not [cell for cell in cells if cell.startswith("rdl \u2212")]
-    assert ", of 3)" in text  # the undefined value is counted
+    assert "), of 3" in text  # the undefined value is counted
 
 
 def test_figures_lie_beside_the_report(study: Path, tmp_path: Path) -> None:
