@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import MaxNLocator
 
 from neurordl.arrays import Floats
@@ -25,7 +26,7 @@ _NAMES = {
     "heldout_rdm_similarity": "RDM similarity, held-out stimuli",
     "test_accuracy": "test accuracy (share of images)",
 }
-_BOUNDS = {"heldout_rdm_similarity": (-1, 1), "test_accuracy": (0, 1)}
+BOUNDS = {"heldout_rdm_similarity": (-1, 1), "test_accuracy": (0, 1)}
 _FLAT = 1e-9  # differences, and halves of intervals, that are only rounding
 
 
@@ -183,12 +184,14 @@ def plot_transfer(
             ax.axvline(similarity, color="0.5", ls=":", lw=1, zorder=1)
             ax.axhline(accuracy, color="0.5", ls=":", lw=1, zorder=1)
     for axis, name in (("x", "heldout_rdm_similarity"), ("y", "test_accuracy")):
-        style.end_at_bounds(ax, axis, frame[name], *_BOUNDS[name])
+        style.end_at_bounds(ax, axis, frame[name], *BOUNDS[name])
         ax.set(**{f"{axis}label": column_name(name, frame)})
     unit = "seeds" if "seed" in frame and not frame.duplicated(["condition", "seed"]).any() else "runs"
     number = style.extent(frame["condition"].value_counts())
     title = f"mean, 95 % CI (t)\nover {number} {unit} (dots)" if frame.duplicated("condition").any() else None
-    style.legend(ax, title, legend)
+    handles, labels = ax.get_legend_handles_labels()
+    marks = [part[0] if isinstance(part, ErrorbarContainer) else part for part in handles]  # without bars
+    style.legend(ax, title, legend, handles=marks, labels=labels)
     style.wrap_labels(ax)
     return style.hide_frame(ax)
 
@@ -289,11 +292,12 @@ def plot_paired(
         if len(values) > 1 and reach < _FLAT:
             text = f"{'equal' if abs(mean) < _FLAT else 'the same'} in each pair"
             ax.annotate(text, (mean, place), (8, 0), textcoords="offset points", va="center", size="small")
-    if value in _BOUNDS:
-        low, high = _BOUNDS[value]
+    if value in BOUNDS:
+        low, high = BOUNDS[value]
         style.end_at_bounds(ax, "x", differences, low - high, high - low)
     ax.set_yticks(range(len(compared)), compared)
     ax.set_ylim(len(compared) - 0.4, -0.6)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     note = f"\nmean, 95 % CI (t) over {style.extent(counts) or 0} pairs (dots: each {', '.join(pair)})"
     text = f"{column_name(value, frame)}: difference from {reference}{note if legend else ''}"
     ax.set_xlabel(text, loc="right" if max(map(len, compared)) > _LONG else "center")

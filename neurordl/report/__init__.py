@@ -238,8 +238,7 @@ def _read(path: Path) -> list[tuple[Path, Content]]:
         with io.damage_named(path):
             return [(path, pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ","))]
     if (path / io.RUN_RECORD).is_file():
-        scores = [_read_scores(file.parent) for file in sorted(path.glob(f"*/{EVALUATION}"))]
-        return [(path, Entry(path.resolve().name, read_run(path), scores, path))]
+        return [(path, _read_entry(path))]
     if (path / EVALUATION).is_file():
         return [(path, Entry(path.resolve().name, None, [_read_scores(path)], path))]
     if (path / SETTINGS).is_file() and (path / ROWS).is_dir():
@@ -250,6 +249,12 @@ def _read(path: Path) -> list[tuple[Path, Content]]:
         problem = f"{path} holds no run ({io.RUN_RECORD}), no evaluation ({EVALUATION}) and no study ({ROWS})"
         raise NeurordlError(f"{problem}; give the folder of one, or a CSV table with the column condition")
     return [pair for folder in below for pair in _read(folder)]
+
+
+def _read_entry(folder: Path) -> Entry:
+    """A run, with the evaluations in folders below it."""
+    scores = [_read_scores(file.parent) for file in sorted(folder.glob(f"*/{EVALUATION}"))]
+    return Entry(folder.resolve().name, read_run(folder), scores, folder)
 
 
 def _read_scores(folder: Path) -> Scores:
@@ -283,8 +288,9 @@ def _read_grid(folder: Path) -> Grid:
     frame = pd.DataFrame(rows)
     by = [str(name) for name in frame if name not in measures]
     frame = frame.sort_values(by, kind="stable", ignore_index=True)
-    runs = {}
-    for path in sorted((folder / RUNS).glob(f"*/{io.RUN_RECORD}")):
-        if io.read_json(path).get("status") == "finished":
-            ((_, runs[path.parent.name]),) = _read(path.parent)
+    runs = {
+        path.parent.name: _read_entry(path.parent)
+        for path in sorted((folder / RUNS).glob(f"*/{io.RUN_RECORD}"))
+        if io.read_json(path).get("status") == "finished"
+    }
     return Grid(folder.resolve().name, frame, names, settings=io.read_json(folder / SETTINGS), runs=runs)

@@ -15,7 +15,7 @@ import pandas as pd
 from neurordl.experiments import CONTROLS, TAUGHT, all_differences, paired_differences
 from neurordl.io import sha256_file, sha256_state
 from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer
-from neurordl.plots.training import column_name, transfer_path
+from neurordl.plots.training import BOUNDS, column_name, transfer_path
 from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.rsa.scores import p_text
@@ -124,18 +124,20 @@ class Grid:
         runs = (entry.run for condition, entry in rows if condition == TAUGHT and entry is not None)
         return next(runs, None) if controlled else None
 
-    def scored(self, measure: str) -> tuple[Scores, pd.Series] | None:
-        """An evaluation and the mean in it that is the value of a row, if all rows have such means alike."""
+    def scored(self, measure: str) -> pd.Series | None:
+        """A mean of an evaluation that is the value of a row, if all rows have such means of one kind."""
         means = []
         for entry, value in zip(self.entries, self.frame[measure], strict=True):
-            parts = [(part, row) for part in (entry.scores if entry else ()) for _, row in part.means.iterrows()]
-            equal = [(part, row) for part, row in parts if abs(row["score"] - value) < _FLAT]
+            tables = [part.means for part in (entry.scores if entry else ())]
+            equal = [
+                row for table in tables for _, row in table.iterrows() if abs(row["score"] - value) < _FLAT
+            ]
             if pd.notna(value) and not equal:
                 return None
             means += equal[:1]
-        same = ("layer", "roi", "subject", "comparison", "pairs", "n_stimuli", "n_subjects", "dissimilarity")
-        alike = {tuple(row[list(same)].astype(str)) for _, row in means}
-        return means[0] if len(alike) == 1 else None
+        same = ["layer", "roi", "subject", "comparison", "pairs", "n_stimuli", "n_subjects", "dissimilarity"]
+        kinds = {tuple(row[same].astype(str)) for row in means}
+        return means[0] if len(kinds) == 1 else None
 
     def groups(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """Parts of the table, by the keys that are text, such as an experiment."""
@@ -200,7 +202,9 @@ def _training_sentences(run: Run) -> Iterator[str]:
 
 
 def _fit_sentence(run: Run, seeds: str) -> str:
-    settings, optimizer, student = (run.record.get(name) or {} for name in ("settings", "optimizer", "student"))
+    settings, optimizer, student = (
+        run.record.get(name) or {} for name in ("settings", "optimizer", "student")
+    )
     network = (student.get("spec") or {}).get("name") or student.get("class")
     steps = f" of {_count(settings['steps_per_epoch'], 'step')}" if "steps_per_epoch" in settings else ""
     knobs = [
@@ -297,10 +301,12 @@ def _scoring_sentences(scores: Scores) -> Iterator[str]:
     pooled = sorted({int(n) for n in means["n_subjects"].dropna() if n})
     if pooled and pooled != [people]:
         new = " whose RDMs were not fitted" if means["fitted"].str.endswith("subjects: no").all() else ""
-        yield f"Means are over the {' to '.join(map(str, dict.fromkeys([pooled[0], pooled[-1]])))} of them{new}."
+        sizes = " to ".join(map(str, dict.fromkeys([pooled[0], pooled[-1]])))
+        yield f"Means are over the {sizes} of them{new}."
     over = next((name for name in means["generalizes_to"] if name), "")
     if means["ci_low"].notna().any():
-        yield f"Intervals (95 %, two-sided) and p-values (one-sided, mean above zero) {_inference(scores, over)}."
+        tested = "Intervals (95 %, two-sided) and p-values (one-sided, mean above zero)"
+        yield f"{tested} {_inference(scores, over)}."
     if families := [name for name in means["family"].unique() if name]:
         yield f"P-values were corrected by the false discovery rate over {' and '.join(families)}."
     if means["ceiling_lower"].notna().any():
@@ -434,14 +440,14 @@ def _layer_differences(scores: Scores) -> Iterator[Block]:
         return
     rows = [
         [
-            f"{row.layer_a or 'output'} \u2212 {row.layer_b or 'output'}",
-            str(row.roi),
-            number(row.difference),
-            _span(row.ci_low, row.ci_high),
-            _p(row.p),
-            _p(row.p_fdr),
+            f"{row['layer_a'] or 'output'} \u2212 {row['layer_b'] or 'output'}",
+            str(row["roi"]),
+            number(row["difference"]),
+            _span(row["ci_low"], row["ci_high"]),
+            _p(row["p"]),
+            _p(row["p_fdr"]),
         ]
-        for row in frame.itertuples()
+        for _, row in frame.iterrows()
     ]
     families = _joined([name for name in frame["family"].unique() if name])
     over = f"; the FDR is over {families}" if families else ""
@@ -687,14 +693,16 @@ def grid_sections(grid: Grid) -> Iterator[Section]:
 
 
 def _study_methods(grid: Grid) -> Iterator[str]:
-    """Paragraphs for a paper: training, controls, scores, intervals and tests, as far as they are recorded."""
+    """Paragraphs for a paper: training, controls, scores, intervals and tests, as far as recorded."""
     run, conditions = grid.taught, list(dict.fromkeys(grid.frame["condition"]))
     if run is not None:
         seeds = sorted(grid.frame["seed"].unique())
         chosen = "the weights are those of the epoch with the lowest validation loss"
         yield " ".join(
             [
-                _fit_sentence(run, f"{'seed' if len(seeds) == 1 else 'seeds'} {_joined(list(map(str, seeds)))}"),
+                _fit_sentence(
+                    run, f"{'seed' if len(seeds) == 1 else 'seeds'} {_joined(list(map(str, seeds)))}"
+                ),
                 *_task_sentences(run),
                 f"It was trained in {_count(len(conditions), 'condition')}: "
                 f"{'; '.join(f'{name} ({_CONDITIONS[name]})' for name in conditions)}.",
@@ -715,18 +723,18 @@ def _measure_sentences(grid: Grid) -> Iterator[str]:
     if tested := _tested_images(grid):
         yield f"Test accuracy is the share of {tested} that were classified correctly."
     for measure in grid.measures:
-        if (scored := grid.scored(measure)) is None:
+        if (mean := grid.scored(measure)) is None:
             continue
-        part, mean = scored
         new = ", whose RDMs were not fitted" if str(mean["fitted"]).endswith("subjects: no") else ""
         where = f" in {mean['roi']}" if mean["roi"] else ""
         yield (
             f"{_capital(column_name(measure, grid.frame))}: the mean {mean['comparison']} of the RDM of "
             f"{mean['layer'] or 'the output'} ({mean['dissimilarity']} dissimilarities) with those of "
-            f"{_count(mean['n_subjects'], 'subject')}{new}{where}, on {mean['pairs']} pairs of "
+            f"{_count(mean['n_subjects'], 'subject')}{where}{new}, on {mean['pairs']} pairs of "
             f"{number(mean['n_stimuli'])} stimuli."
         )
-    if set(_CEILINGS) <= set(grid.frame) and grid.frame[list(_CEILINGS)].notna().all(axis=None):
+    known = any(grid.scored(measure) is not None for measure in grid.measures)
+    if known and set(_CEILINGS) <= set(grid.frame) and grid.frame[list(_CEILINGS)].notna().all(axis=None):
         yield "The noise ceiling is that of the same subjects and pairs, as the mean over runs."
 
 
@@ -742,10 +750,12 @@ def _grid_tables(grid: Grid) -> Iterator[Block]:
     caption = f"Means over {_over(grid)}, with 95 % t intervals"
     yield _nonempty(Table(caption, ("condition", "rows", *labels, "noise ceiling"), rows))
     rows = []
-    for measure, label in zip(grid.measures, labels, strict=True) if len(conditions) > 1 and grid.keys else ():
+    for measure, label in (
+        zip(grid.measures, labels, strict=True) if len(conditions) > 1 and grid.keys else ()
+    ):
         for row in all_differences(frame, measure, reference=grid.reference, pair=grid.keys).itertuples():
             names = f"{row.condition} \u2212 {row.reference}"
-            rows.append([label, names, _with_interval(*row[2:6]), number(row.n)])
+            rows.append([label, names, _difference(row), number(row.n)])
     if rows:
         caption = f"Differences paired by {_joined(grid.keys)}, with 95 % t intervals over {_over(grid)}"
         yield Table(caption, ("measure", "conditions", "difference", "pairs"), rows)
@@ -766,12 +776,17 @@ def _mean(values: pd.Series) -> str:
     return f"{_with_interval(mean, low, high, n)}{lacking}" if n else "undefined"
 
 
-def _with_interval(mean: Any, low: Any, high: Any, n: Any) -> str:
-    """A mean and its interval; in words where all values are the same, or where there is only a single one."""
+def _difference(row: Any) -> str:
+    """The difference in a row of `paired_differences`, with its interval."""
+    return _with_interval(row.difference, row.ci_low, row.ci_high, row.n, "none (equal")
+
+
+def _with_interval(mean: Any, low: Any, high: Any, n: Any, zero: str = "0 (the same") -> str:
+    """A mean and its interval; in words where all values are the same, or there is only a single one."""
     if n < 2:
         return f"{number(mean)} (a single value)" if n else "undefined"
     if high - low < _FLAT:
-        return f"{'none: equal' if abs(mean) < _FLAT else f'{number(mean)}, the same'} in all {n}"
+        return f"{zero if abs(mean) < _FLAT else f'{number(mean)} (the same'} in all {n})"
     return f"{number(mean)} ({_span(low, high)})"
 
 
@@ -791,17 +806,27 @@ def _interval_sentences(grid: Grid) -> Iterator[str]:
     over = _joined(grid.keys) or "rows"
     if grid.keys == ["seed"]:
         yield (
-            "Intervals are 95 % t intervals over seeds: they say how far means vary with the initial weights and "
-            "batches, for these images, stimuli and subjects, and nothing about new stimuli or new subjects."
+            "Intervals are 95 % t intervals over seeds: they say how far means vary with the initial weights "
+            "and batches, for these images, stimuli and subjects, and nothing about new stimuli or subjects."
         )
     else:
         yield f"Intervals are 95 % t intervals over {over}, whose rows are taken as independent."
+    beyond = [
+        not low <= bound <= high
+        for measure, (low, high) in BOUNDS.items()
+        if measure in grid.measures and grid.frame[measure].dropna().between(low, high).all()
+        for _, part in grid.frame.groupby("condition")
+        for bound in mean_interval(part[measure].to_numpy(float))[1:3]
+        if pd.notna(bound)
+    ]
+    if any(beyond):
+        yield "They are symmetric, and of few rows may reach beyond what an accuracy or a similarity can be."
     conditions = grid.frame["condition"].nunique()
     if conditions > 1 and grid.keys:
         n = conditions * (conditions - 1) // 2 * len(grid.measures)
         yield (
-            f"Conditions were compared in pairs of the same {over}: {_count(n, 'difference')} with an interval each, "
-            "not corrected for their number. No p-values were computed."
+            f"Conditions were compared in pairs of the same {over}: {_count(n, 'difference')} with an "
+            "interval each, not corrected for their number. No p-values were computed."
         )
 
 
@@ -821,7 +846,9 @@ def _sizes(grid: Grid) -> Iterator[Block]:
             "test images": (run.record.get("test") or {}).get("n", 0),
         }
         for part in entry.scores:
-            counts[f"stimuli, scored on {part.settings.get('pairs')} pairs"] = part.settings.get("n_stimuli", 0)
+            counts[f"stimuli, scored on {part.settings.get('pairs')} pairs"] = part.settings.get(
+                "n_stimuli", 0
+            )
             pooled = part.means["n_subjects"].dropna()
             counts["subjects, scored"] = int(pooled.max()) if len(pooled) else 0
         for name, n in counts.items():
@@ -834,7 +861,7 @@ def _sizes(grid: Grid) -> Iterator[Block]:
 def _label(measure: str, grid: Grid) -> str:
     """The name of a measure, with the comparison that a similarity is, if it is known."""
     scored = grid.scored(measure)
-    frame = grid.frame if scored is None else grid.frame.assign(comparison=scored[1]["comparison"])
+    frame = grid.frame if scored is None else grid.frame.assign(comparison=scored["comparison"])
     return column_name(measure, frame)
 
 
@@ -843,7 +870,12 @@ def _study_notices(grid: Grid) -> Iterator[Block]:
     runs: dict[str, int] = {}
     entries = [entry for entry in grid.entries if entry is not None]
     for entry in entries:
-        lines = [line for block in _notices(entry.run, entry.scores) if isinstance(block, Notes) for line in block.lines]
+        lines = [
+            line
+            for block in _notices(entry.run, entry.scores)
+            if isinstance(block, Notes)
+            for line in block.lines
+        ]
         for line in lines:
             runs[line] = runs.get(line, 0) + 1
     if runs:
@@ -853,7 +885,7 @@ def _study_notices(grid: Grid) -> Iterator[Block]:
 
 
 def _study_settings(grid: Grid) -> Iterator[Block]:
-    """What was recorded with the table, and, of a study of controls, the records of a run with the teacher."""
+    """What was recorded with the table, and, of a study of controls, the records of a taught run."""
     if not grid.settings:
         yield Text("The report was made from a table alone, which has no settings.")
     flat = list(flattened(grid.settings))
@@ -866,7 +898,7 @@ def _study_settings(grid: Grid) -> Iterator[Block]:
         yield Table("Checksums (SHA-256) of what all runs share", ("of", "checksum"), sums, folded=True)
     for condition, entry in zip(grid.frame["condition"], grid.entries, strict=True):
         if entry is not None and entry.run is grid.taught and entry.run is not None:
-            records = {f"run {entry.name} ({condition})": entry.run.record}
+            records: dict[str, Mapping[str, Any]] = {f"run {entry.name} ({condition})": entry.run.record}
             records |= {f"{part.name} of {entry.name}": part.record for part in entry.scores}
             yield from _settings(None, records)
 
@@ -874,7 +906,7 @@ def _study_settings(grid: Grid) -> Iterator[Block]:
 def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
     frame, reference, of = grid.frame, grid.reference, f" ({group})" if group else ""
     if (scored := grid.scored(_SCORED[1]) if _SCORED[1] in frame else None) is not None:
-        frame = frame.assign(comparison=scored[1]["comparison"])
+        frame = frame.assign(comparison=scored["comparison"])
     if set(_SCORED) <= set(frame) and frame[list(_SCORED)].notna().any(axis=None):
         yield _transfer_figure(frame, f"Accuracy and similarity{of}", reference)
     if frame["condition"].nunique() < 2 or not grid.keys:
@@ -883,8 +915,11 @@ def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
         differences = paired_differences(frame, measure, reference=reference, pair=grid.keys)
         if not (differences["n"] > 0).all():
             continue
-        spoken = "; ".join(f"{row[1]}: {_with_interval(*row[2:6])}" for row in differences.itertuples())
-        text = f"Differences in {_label(measure, grid)} from {reference}, paired by {_joined(grid.keys)}, with "
+        texts = {row[1]: _difference(row) for row in differences.itertuples()}
+        spoken = "; ".join(f"{name}: {text}" for name, text in texts.items())
+        text = (
+            f"Differences in {_label(measure, grid)} from {reference}, paired by {_joined(grid.keys)}, with "
+        )
         text += f"95 % t intervals over {_over(grid)}. {_capital(spoken)}."
         plot = partial(plot_paired, frame, value=measure, reference=reference, pair=grid.keys)
         yield draw(plot, f"Paired differences of {measure}{of}", text)

@@ -621,8 +621,10 @@ class Evaluation:
         n = int(((means["p"] < 0.05) & (means["ci_low"] <= 0)).sum())
         if not n:
             return ""
-        has = "mean has p < .05 and an interval" if n == 1 else "means have p < .05 and intervals"
-        return f"{n} {has} that include{'s' if n == 1 else ''} 0: p is one-sided (above zero), the 95 % interval two-sided"
+        has = "mean has p < .05 and an interval that includes"
+        if n > 1:
+            has = "means have p < .05 and intervals that include"
+        return f"{n} {has} 0: p is one-sided (above zero), and the 95 % interval is two-sided"
 
     @property
     def _coverages(self) -> dict[str, Coverage]:

@@ -541,9 +541,11 @@ class Resampling:
             notes = [f"there are only {self.n} resamples: intervals and p depend on their seed; take n=1000"]
         n_groups = len(self._grouped()[0]) if isinstance(self.groups, Mapping) else _FEW_GROUPS
         if n_groups < _FEW_GROUPS:
-            text = f"there are only {n_groups} groups of stimuli: intervals and p rest on {n_groups - 1} degrees of "
-            text += "freedom, and the length of an interval depends on which groups were drawn"
-            notes.append(f"{text}; take {_FEW_GROUPS} groups or more, or conclude about these stimuli only")
+            notes.append(
+                f"there are only {n_groups} groups of stimuli: intervals and p rest on {n_groups - 1} "
+                "degrees of freedom, and the length of an interval depends on which groups were drawn; take "
+                f"{_FEW_GROUPS} groups or more, or conclude about these stimuli only"
+            )
         return "; ".join(notes)
 
     def _check_groups(self) -> None:
