@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -15,8 +16,10 @@ import rsatoolbox
 import scipy.io
 import torch
 from PIL import Image
+from sklearn.utils import Bunch
 
 import neurordl as nrl
+from tests.datasets.test_datasets import archive, strips, write_idx
 
 STUDY = Path(__file__).parents[1] / "data" / "simulated_fmri" / "study"
 IDS = [f"{kind}-{number}" for kind in ("cat", "dog", "cup", "pen") for number in range(6)]
@@ -116,8 +119,8 @@ def bring_rdms() -> dict[str, Any]:
     betas = rng.normal(size=(5, 5, 4, len(stimuli)))
     mask = np.zeros((5, 5, 4))
     mask[1:4, 1:4] = 1
-    np.save("betasmd.npy", betas)
-    np.save("it_mask.npy", mask)
+    np.save("betas.npy", betas[mask > 0].T)
+    glmsingle(rng)
     nib.save(nib.Nifti1Image(betas, np.eye(4)), "betas.nii.gz")
     nib.save(nib.Nifti1Image(mask, np.eye(4)), "it.nii.gz")
     pd.DataFrame({"stimulus": stimuli, "run": runs}).to_csv("trials.csv", index=False)
@@ -126,7 +129,19 @@ def bring_rdms() -> dict[str, Any]:
     events = np.array([[0, 0, codes[id]] for id in stimuli])
     data, times = rng.normal(size=(len(events), 12, 31)), np.linspace(0, 0.3, 31)
     epochs = SimpleNamespace(get_data=lambda: data, times=times, event_id=codes, events=events)
-    return {"epochs": epochs}
+    movies = rng.random((2, 31, len(IDS), len(IDS)))
+    np.save("movies.npy", (movies + movies.swapaxes(2, 3)) * (1 - np.eye(len(IDS))))
+    return {"epochs": epochs, "times": times, "ids": IDS}
+
+
+def glmsingle(rng: np.random.Generator) -> None:
+    """A folder of GLMsingle: 48 trials of four conditions in three runs."""
+    order = np.concatenate([rng.permutation(np.repeat(np.arange(1.0, 5), 4)) for _ in range(3)])
+    Path("glmsingle").mkdir()
+    with h5py.File("glmsingle/DESIGNINFO.mat", "w") as file:
+        file["stimorder"], file["numtrialrun"] = order[:, None], np.full((3, 1), 16.0)
+    with h5py.File("glmsingle/TYPED_FITHRF_GLMDENOISE_RR.hdf5", "w") as file:
+        file["betasmd"], file["R2"] = rng.normal(size=(5, 5, 4, 48)), np.zeros((5, 5, 4))
 
 
 def choose() -> dict[str, Any]:
@@ -220,6 +235,71 @@ def readme() -> dict[str, Any]:
         "city_block": city_block,
         "overlap": overlap,
     }
+
+
+# Public data sets, in the form of their files
+
+
+def mnist(folder: Path) -> None:
+    for part, count in (("train", 60_000), ("t10k", 10_000)):
+        write_idx(folder / f"{part}-images-idx3-ubyte.gz", np.zeros((count, 28, 28), dtype=np.uint8))
+        write_idx(folder / f"{part}-labels-idx1-ubyte.gz", np.zeros(count, dtype=np.uint8))
+
+
+def cifar10(folder: Path) -> None:
+    path, classes = "cifar-10-batches-bin", "\n".join("abcdefghij").encode()
+    members = {f"{path}/batches.meta.txt": classes, f"{path}/test_batch.bin": bytes(10_000 * 3073)}
+    archive(folder / "cifar-10-binary.tar.gz", members)
+
+
+def cifar100(folder: Path) -> None:
+    path, counts = "cifar-100-binary", {"coarse": 20, "fine": 100}
+    classes = {name: "\n".join(map(str, range(count))).encode() for name, count in counts.items()}
+    members = {f"{path}/{name}_label_names.txt": content for name, content in classes.items()}
+    archive(folder / "cifar-100-binary.tar.gz", {**members, f"{path}/test.bin": bytes(10_000 * 3074)})
+
+
+def cifar100_stretched(folder: Path) -> None:
+    np.savez(folder / "train_0.npz", **strips(20))  # type: ignore[arg-type]
+    fine = {"fine_label": range(3), "fine_name": ["cat", "dog", "cup"]}
+    classes = pd.DataFrame({**fine, "coarse_label": [0, 0, 1], "coarse_name": ["animal", "animal", "thing"]})
+    classes.to_csv(folder / "class_names.tsv", sep="\t", index=False)
+
+
+def images92(folder: Path) -> None:
+    ids, rdms = nrl.datasets.IMAGES92_IDS, np.ones((15, 92, 92))
+    pictures(str(folder / "stimuli"), ids)
+    pd.DataFrame({"id": ids, "category": "face"}).to_csv(folder / "stimuli.tsv", sep="\t", index=False)
+    np.savez(folder / "cichy2014_fmri.npz", ids=ids, it=rdms, evc=rdms)
+    human = rdms[:8].reshape(4, 2, 92, 92)
+    np.savez(folder / "kriegeskorte2008.npz", ids=ids, human_it=human, human_subjects=list("abcd"))
+
+
+def haxby2001_slice(folder: Path) -> None:
+    (folder / "slice_brain_mask.nii.gz").touch()
+    for run in range(1, 13):
+        for end in ("slice_bold.nii.gz", "events.tsv"):
+            (folder / f"sub-001_task-objectviewing_run-{run:02d}_{end}").touch()
+
+
+def haxby2001(folder: Path) -> Any:
+    """What nilearn returns of a subject."""
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2, 3)), np.eye(4)), folder / "bold.nii.gz")
+    (folder / "labels.txt").write_text("labels chunks\nrest 0\nface 0\nhouse 1\n")
+    files = {"func": [str(folder / "bold.nii.gz")], "session_target": [str(folder / "labels.txt")]}
+    masks = {f"mask_{name}": [f"{name}.nii.gz"] for name in ("vt", "face", "house")}
+    return Bunch(mask="mask.nii.gz", **files, **masks)
+
+
+def data_sets(root: Path, real: str | None) -> None:
+    """The data sets of the folder ``real``, and images that are black or noise in the place of the others."""
+    writers = (mnist, cifar10, cifar100, cifar100_stretched, images92, haxby2001_slice)
+    for name, write in {"fashion_mnist": mnist, **{write.__name__: write for write in writers}}.items():
+        if real and (Path(real) / name).is_dir():
+            (root / name).symlink_to(Path(real) / name)
+        else:
+            (root / name).mkdir()
+            write(root / name)
 
 
 FILES: dict[str, Callable[[], dict[str, Any]]] = {

@@ -1,21 +1,25 @@
-"""Links within the repository lead to files and headings that exist, and code uses names that exist."""
+"""Links lead to files and headings that exist, code uses names that exist, and the examples of names run."""
 
 from __future__ import annotations
 
 import ast
 import doctest
 import importlib
-import inspect
 import os
+import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
 import neurordl
-from tests.docs_files import FILES
+from neurordl.measures.dissimilarities import DISSIMILARITIES
+from tests.docs_files import FILES, data_sets, haxby2001
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -122,30 +126,71 @@ def documented() -> dict[str, str]:
     return names
 
 
-MODULES = (
-    "neurordl",
-    *(f"neurordl.{name}" for name in ("experiments", "plots", "report", "simulate", "students")),
-)
+def public(module: str) -> dict[str, Any]:
+    """The functions and classes that a module offers."""
+    room = importlib.import_module(module)
+    names = getattr(room, "__all__", [name for name in dir(room) if not name.startswith("_")])
+    things = {name: getattr(room, name) for name in names}
+    return {
+        name: thing for name, thing in things.items() if getattr(thing, "__module__", "").startswith(module)
+    }
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_the_api_has_every_public_name(name: str) -> None:
-    module = importlib.import_module(name)
-    public = getattr(module, "__all__", [key for key in vars(module) if not key.startswith("_")])
-    objects = {key: getattr(module, key) for key in public}
-    names = {key for key, thing in objects.items() if getattr(thing, "__module__", "").startswith(name)}
-    assert names - set(documented()) == set()
+def shown(thing: object) -> list[doctest.Example]:
+    """The examples of a docstring that are run, without imports."""
+    every = doctest.DocTestFinder(recurse=False, exclude_empty=False).find(thing, "")[0].examples
+    return [
+        x for x in every if doctest.SKIP not in x.options and not x.source.startswith(("import ", "from "))
+    ]
+
+
+PACKAGE = ROOT / "neurordl"
+INTERNAL = {"__main__", "arrays", "cli", "errors", "ids", "io", "progress", "validate"}
+ROOMS = [room.name for room in pkgutil.iter_modules([str(PACKAGE)]) if room.name not in INTERNAL]
+EXAMPLES = [path for path in sorted(PACKAGE.rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("module", ["neurordl", *(f"neurordl.{room}" for room in ROOMS)])
+def test_the_api_has_every_public_name(module: str) -> None:
+    assert public(module).keys() - documented().keys() == set()
+
+
+@pytest.mark.parametrize(("name", "module"), documented().items())
+def test_every_public_name_has_an_example(name: str, module: str) -> None:
+    assert shown(getattr(importlib.import_module(module), name))
+
+
+def test_examples_that_are_skipped_do_not_count() -> None:
+    def skipped() -> None:
+        """
+        >>> import neurordl as nrl
+        >>> nrl.fit(student, objective, labelled)  # doctest: +SKIP
+        """
+
+    assert not shown(skipped)
+
+
+@pytest.fixture(scope="module")
+def public_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The data sets that examples load: those that are on this machine, and stand-ins for the others."""
+    folder = tmp_path_factory.mktemp("data")
+    data_sets(folder, os.environ.get("NEURORDL_DATA"))
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(DISSIMILARITIES):
+        patch.setenv("NEURORDL_DATA", str(folder))
+        patch.setattr("nilearn.datasets.fetch_haxby", lambda **_: haxby2001(folder))
+        yield
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(("name", "module"), documented().items())
-def test_examples_of_docstrings_run(name: str, module: str) -> None:
-    """Each name has an example. Those that take a user's files or a download are marked, and not run."""
-    thing = getattr(importlib.import_module(module), name)
-    tests = doctest.DocTestFinder(recurse=False).find(thing, name, globs=dict(vars(inspect.getmodule(thing))))
-    assert sum(len(test.examples) for test in tests) > 0
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_examples_of_docstrings_run(file: Path, public_data: None) -> None:
+    """Those of public names run alone, as users paste them; those of other names have the module's names."""
+    path = file.relative_to(ROOT).with_suffix("").parts
+    module = importlib.import_module(".".join(path).removesuffix(".__init__"))
     runner, report = doctest.DocTestRunner(), list[str]()
-    for test in tests:
+    for test in doctest.DocTestFinder().find(module, module.__name__, globs={}):
+        name = test.name.removeprefix(module.__name__).split(".")
+        test.globs = {} if len(name) == 1 or name[1] in documented() else dict(vars(module))
         runner.run(test, out=report.append)
     assert runner.failures == 0, "".join(report)
 

@@ -55,7 +55,8 @@ def load_digits() -> StimulusSet:
 
     Examples
     --------
-    >>> load_digits()
+    >>> import neurordl as nrl
+    >>> nrl.datasets.load_digits()
     StimulusSet(1797 stimuli, 1 x 8 x 8, 10 classes, source='scikit-learn load_digits')
     """
     from sklearn.datasets import load_digits as embedded
@@ -87,7 +88,9 @@ def load_mnist(split: Split = "train", limit: int | None = None) -> StimulusSet:
     Examples
     --------
     >>> import neurordl as nrl
-    >>> train = nrl.datasets.load_mnist("train", limit=1000)  # doctest: +SKIP
+    >>> train = nrl.datasets.load_mnist("train", limit=1000)
+    >>> train.ids[-1], train.images([0]).shape
+    ('mnist-train-00999', torch.Size([1, 1, 28, 28]))
     """
     return _load_mnist("mnist", split, limit)
 
@@ -100,7 +103,9 @@ def load_fashion_mnist(split: Split = "train", limit: int | None = None) -> Stim
     Examples
     --------
     >>> import neurordl as nrl
-    >>> test = nrl.datasets.load_fashion_mnist("test")  # doctest: +SKIP
+    >>> test = nrl.datasets.load_fashion_mnist("test")
+    >>> len(test), list(test.table.columns)
+    (10000, ['name', 'label'])
     """
     return _load_mnist("fashion_mnist", split, limit)
 
@@ -160,7 +165,9 @@ def load_cifar10(split: Split = "train", limit: int | None = None) -> StimulusSe
     Examples
     --------
     >>> import neurordl as nrl
-    >>> train = nrl.datasets.load_cifar10("train")  # doctest: +SKIP
+    >>> test = nrl.datasets.load_cifar10("test", limit=1000)
+    >>> len(test), test.images([0]).shape
+    (1000, torch.Size([1, 3, 32, 32]))
     """
     train = [f"data_batch_{number}.bin" for number in range(1, 6)]
     batches = {"train": train, "test": ["test_batch.bin"]}
@@ -176,7 +183,9 @@ def load_cifar100(split: Split = "train", labels: Labels = "fine", limit: int | 
     Examples
     --------
     >>> import neurordl as nrl
-    >>> train = nrl.datasets.load_cifar100("train", labels="coarse")  # doctest: +SKIP
+    >>> test = nrl.datasets.load_cifar100("test", labels="coarse", limit=1000)
+    >>> len(test), list(test.table.columns)
+    (1000, ['coarse', 'fine', 'label'])
     """
     check_choice("labels", labels, ("coarse", "fine"))
     batches = {"train": ["train.bin"], "test": ["test.bin"]}
@@ -260,7 +269,9 @@ def load_cifar100_stretched(
     Examples
     --------
     >>> import neurordl as nrl
-    >>> train = nrl.datasets.load_cifar100_stretched("train", limit=1000)  # doctest: +SKIP
+    >>> train = nrl.datasets.load_cifar100_stretched("train", limit=20)
+    >>> len(train), list(train.table.columns)
+    (20, ['fine', 'coarse', 'label'])
     """
     check_choice("split", split, list(_CIFAR_COUNTS))
     check_choice("labels", labels, ("coarse", "fine"))
@@ -343,7 +354,9 @@ def load_images92(
     Examples
     --------
     >>> import neurordl as nrl
-    >>> stimuli = nrl.datasets.load_images92(size=64)  # doctest: +SKIP
+    >>> stimuli = nrl.datasets.load_images92(size=64)
+    >>> stimuli.ids[0], stimuli.images().shape
+    ('stim_001', torch.Size([92, 3, 64, 64]))
     """
     options: Any = {"size": size, "channels": channels, "mean": mean, "std": std}
     folder = folder_of("images92")
@@ -384,7 +397,9 @@ def load_images92_rdms(name: str) -> RDMs:
     Examples
     --------
     >>> import neurordl as nrl
-    >>> rdms = nrl.datasets.load_images92_rdms("cichy_it")  # doctest: +SKIP
+    >>> rdms = nrl.datasets.load_images92_rdms("cichy_it")
+    >>> rdms.n_rdm, rdms.n_cond, rdms.rdm_descriptors["subject"][:2]
+    (15, 92, ['cichy01', 'cichy02'])
     """
     file, key, roi = IMAGES92_RDMS[check_choice("name", name, list(IMAGES92_RDMS))]
     path = folder_of("images92") / file
@@ -445,7 +460,15 @@ def _kriegeskorte_rdms(key: str) -> tuple[Floats, People]:
 
 
 class BrainData(NamedTuple):
-    """Stimuli, RDMs and labels (a table by id) in one order; ``report`` says what was matched with what."""
+    """Stimuli, RDMs and labels (a table by id) in one order; ``report`` says what was matched with what.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> stimuli, rdms, labels, report = nrl.datasets.load_brain("images92", size=64)
+    >>> list(stimuli.ids) == list(labels.index) == rdms.pattern_descriptors["stimulus"]
+    True
+    """
 
     stimuli: StimulusSet
     rdms: RDMs
@@ -464,7 +487,9 @@ def load_brain(name: str, **preprocessing: Any) -> BrainData:
     Examples
     --------
     >>> import neurordl as nrl
-    >>> brain = nrl.datasets.load_brain("cichy2014", size=64)  # doctest: +SKIP
+    >>> brain = nrl.datasets.load_brain("cichy2014", size=64)
+    >>> len(brain.stimuli), sorted(set(brain.rdms.rdm_descriptors["roi"])), brain.rdms.n_rdm
+    (92, ['EVC', 'IT'], 30)
     """
     check_choice("name", name, ("images92", "cichy2014"))
     names = ("human_it",) if name == "images92" else ("cichy_evc", "cichy_it")
@@ -481,7 +506,15 @@ def load_brain(name: str, **preprocessing: Any) -> BrainData:
 
 
 class HaxbySlice(NamedTuple):
-    """Files of one slice: ``bold`` and ``events`` by run, the brain's ``mask``, ``tr`` in seconds."""
+    """Files of one slice: ``bold`` and ``events`` by run, the brain's ``mask``, ``tr`` in seconds.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> bold, events, mask, tr = nrl.datasets.load_haxby2001_slice()
+    >>> len(bold) == len(events)
+    True
+    """
 
     bold: list[Path]
     events: list[Path]
@@ -501,7 +534,9 @@ def load_haxby2001_slice() -> HaxbySlice:
     Examples
     --------
     >>> import neurordl as nrl
-    >>> haxby = nrl.datasets.load_haxby2001_slice()  # doctest: +SKIP
+    >>> haxby = nrl.datasets.load_haxby2001_slice()
+    >>> len(haxby.bold), haxby.events[0].name, haxby.tr
+    (12, 'sub-001_task-objectviewing_run-01_events.tsv', 2.5)
     """
     stems = [f"sub-001_task-objectviewing_run-{run:02d}_" for run in range(1, 13)]
     bold = [require_file("haxby2001_slice", f"{stem}slice_bold.nii.gz") for stem in stems]
@@ -510,7 +545,15 @@ def load_haxby2001_slice() -> HaxbySlice:
 
 
 class Haxby(NamedTuple):
-    """Files of one subject: ``bold``, ``labels`` (a row per volume), ``masks`` by name, ``tr`` in seconds."""
+    """Files of one subject: ``bold``, ``labels`` (a row per volume), ``masks`` by name, ``tr`` in seconds.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> bold, labels, masks, tr = nrl.datasets.load_haxby2001(subject=1)
+    >>> "stimulus" in labels, "vt" in masks
+    (True, True)
+    """
 
     bold: Path
     labels: pd.DataFrame
@@ -547,7 +590,9 @@ def load_haxby2001(subject: int = 2) -> Haxby:
     Examples
     --------
     >>> import neurordl as nrl
-    >>> haxby = nrl.datasets.load_haxby2001(subject=2)  # doctest: +SKIP
+    >>> haxby = nrl.datasets.load_haxby2001(subject=2)
+    >>> list(haxby.labels.columns), list(haxby.masks), haxby.tr
+    (['stimulus', 'run'], ['brain', 'vt', 'face', 'house'], 2.5)
     """
     check_choice("subject", subject, range(1, 7))
     import nibabel

@@ -28,8 +28,16 @@ def register(measure: Dissimilarity | Comparison) -> None:
 
     Examples
     --------
-    >>> register(Dissimilarity("maximum", maximum))  # doctest: +SKIP
-    >>> compute_rdms(patterns, "maximum")  # doctest: +SKIP
+    >>> import torch
+    >>> from rsatoolbox.data import Dataset
+    >>> import neurordl as nrl
+    >>> def maximum(patterns):
+    ...     row, column = torch.triu_indices(patterns.shape[-2], patterns.shape[-2], offset=1)
+    ...     return (patterns[..., row, :] - patterns[..., column, :]).abs().amax(-1)
+    >>> nrl.register(nrl.Dissimilarity("maximum", maximum))
+    >>> patterns = Dataset(torch.eye(3).numpy(), obs_descriptors={"stimulus": ["face", "house", "cat"]})
+    >>> nrl.compute_rdms(patterns, "maximum").dissimilarities
+    array([[1., 1., 1.]])
     """
     if isinstance(measure, Comparison):
         if measure.name in COMPARISONS and measure.name in _PROVIDED:

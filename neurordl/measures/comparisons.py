@@ -114,11 +114,14 @@ class Comparison:
 
     Examples
     --------
+    >>> import torch
     >>> import neurordl as nrl
     >>> def overlap(a, b, weights):
     ...     return (weights * torch.minimum(a, b)).sum(-1) / (weights * torch.maximum(a, b)).sum(-1)
-    >>> comparison = Comparison("overlap", overlap)
-    >>> nrl.compare(models, data, comparison=comparison)  # doctest: +SKIP
+    >>> comparison = nrl.Comparison("overlap", overlap)
+    >>> people = nrl.simulate.simulate_subjects(torch.eye(3), ["a", "b", "c"], n_subjects=2)
+    >>> nrl.compare(people, people, comparison=comparison).shape
+    (2, 2)
     """
 
     name: str

@@ -118,10 +118,12 @@ class Dissimilarity:
 
     Examples
     --------
+    >>> import torch
+    >>> import neurordl as nrl
     >>> def city_block(patterns):
     ...     row, column = torch.triu_indices(patterns.shape[-2], patterns.shape[-2], offset=1)
     ...     return (patterns[..., row, :] - patterns[..., column, :]).abs().mean(-1)
-    >>> Dissimilarity("city_block", city_block, aliases=("L1",))(torch.eye(3))
+    >>> nrl.Dissimilarity("city_block", city_block, aliases=("L1",))(torch.eye(3))
     tensor([0.6667, 0.6667, 0.6667])
     """
 
@@ -218,9 +220,11 @@ class Dissimilarity:
         factor = factor_of(precision, channels)
         of_whitened = self.kernel if self.precision == "required" else self.function
 
-        def whitened(patterns: Tensor) -> Tensor:
+        def whitened(patterns: Tensor, **options: Tensor) -> Tensor:
             nonlocal factor
             factor = factor.to(patterns)  # once, if patterns stay on one device
+            if options:  # unbalanced runs, whose inner products depend on what is removed from a run
+                return of_whitened(exact_product(patterns, factor), **options)
             return of_whitened(whiten_by(patterns, factor))
 
         return whitened

@@ -62,7 +62,8 @@ class Regions:
 
     Examples
     --------
-    >>> Regions("it.nii.gz", rois="IT").rois
+    >>> import neurordl as nrl
+    >>> nrl.Regions("it.nii.gz", rois="IT").rois
     ('IT',)
     """
 

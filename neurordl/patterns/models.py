@@ -168,7 +168,8 @@ class GLM(RunModel):
 
     Examples
     --------
-    >>> GLM(hrf_model="glover", noise_model="ar1").high_pass
+    >>> import neurordl as nrl
+    >>> nrl.GLM(hrf_model="glover", noise_model="ar1").high_pass
     0.01
     """
 

@@ -477,7 +477,8 @@ class Compute:
 
     Examples
     --------
-    >>> Compute("cpu", batch_size=256).batch_size
+    >>> import neurordl as nrl
+    >>> nrl.Compute("cpu", batch_size=256).batch_size
     256
     """
 

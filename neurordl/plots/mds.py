@@ -149,6 +149,8 @@ def plot_rdm_mds(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from neurordl.plots import plot_rdm_mds
     >>> from neurordl.simulate import simulate_subjects
     >>> geometry, ids = np.random.default_rng(0).normal(size=(12, 5)), [f"im{k}" for k in range(12)]
     >>> ax = plot_rdm_mds({"people": simulate_subjects(geometry, ids, n_subjects=6, seed=0)})

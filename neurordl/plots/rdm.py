@@ -83,8 +83,11 @@ def plot_rdm(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from rsatoolbox.rdm import RDMs
+    >>> import neurordl as nrl
     >>> rdms = RDMs(np.array([[0.2, 0.4, 0.6]]), pattern_descriptors={"stimulus": ["a", "b", "c"]})
-    >>> ax = plot_rdm(rdms, categories={"a": "face", "b": "tool", "c": "face"})
+    >>> ax = nrl.plot_rdm(rdms, categories={"a": "face", "b": "tool", "c": "face"})
     """
     matrix = single_matrix(rdms)
     n = len(matrix)

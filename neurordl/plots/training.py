@@ -68,6 +68,8 @@ def plot_training(
 
     Examples
     --------
+    >>> import pandas as pd
+    >>> from neurordl.plots import plot_training
     >>> history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [2.0, 1.5, 1.2], "val_loss": [2.1, 1.7, 1.6]})
     >>> ax = plot_training(history)
     """
@@ -155,6 +157,8 @@ def plot_transfer(
 
     Examples
     --------
+    >>> import pandas as pd
+    >>> from neurordl.plots import plot_transfer
     >>> frame = pd.DataFrame(
     ...     {
     ...         "condition": ["labels", "labels", "rdl", "rdl"],
@@ -268,6 +272,8 @@ def plot_paired(
 
     Examples
     --------
+    >>> import pandas as pd
+    >>> from neurordl.plots import plot_paired
     >>> frame = pd.DataFrame(
     ...     {
     ...         "condition": ["labels", "labels", "rdl", "rdl"],

@@ -75,9 +75,11 @@ def select_rdms(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from rsatoolbox.rdm import RDMs
+    >>> import neurordl as nrl
     >>> rdms = RDMs(np.ones((4, 3)), rdm_descriptors={"subject": list("aabb"), "session": [1, 2, 1, 2]})
-    >>> len(select_rdms(rdms, subjects="a")), len(select_rdms(rdms, average="session"))
+    >>> len(nrl.select_rdms(rdms, subjects="a")), len(nrl.select_rdms(rdms, average="session"))
     (2, 2)
     """
     _check_rdms(rdms)
@@ -410,6 +412,7 @@ def merge_rdms(
 
     Examples
     --------
+    >>> import numpy as np
     >>> import neurordl as nrl
     >>> both = nrl.simulate.simulate_subjects(np.eye(4), list("abcd"), n_subjects=2)
     >>> parts = [nrl.select_rdms(both, subjects=subject) for subject in ("s02", "s01")]
@@ -696,15 +699,17 @@ def align(
 
     Examples
     --------
-    >>> aligned = align(stimuli=stimuli, rdms=rdms, labels="labels.csv")  # doctest: +SKIP
-    >>> print(aligned)  # doctest: +SKIP
-    >>> aligned["rdms"]  # doctest: +SKIP
-
     >>> import numpy as np
     >>> import neurordl as nrl
     >>> model = nrl.simulate.simulate_subjects(np.eye(4), list("abcd"), n_subjects=1)
     >>> brain = model.subset_pattern("stimulus", ["d", "b", "a"])
     >>> aligned = nrl.align({"brain": brain, "model": model}, missing="ignore")
+    >>> print(aligned)  # doctest: +NORMALIZE_WHITESPACE
+           matched  missing  unused  repeated reordered
+    brain        3        0       0         0
+    model        3        0       1         0        no
+    3 of the 3 ids of 'brain' are in all data, in its order
+    unused in model: c
     >>> aligned["model"].pattern_descriptors["stimulus"]
     ['a', 'b', 'd']
     """

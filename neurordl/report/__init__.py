@@ -2,9 +2,6 @@
 
 The file needs no other file and no network. It has no absolute path of the machine that wrote it, prints, and
 follows the dark mode of the reader. A folder beside it has each figure as PDF and SVG, for papers and slides.
-
->>> from neurordl.report import write_report
->>> write_report("study.html", {"labels": run_a, "rdl": run_b})  # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -62,8 +62,11 @@ def noise_ceiling(rdms: RDMs, comparison: ComparisonLike = "rho-a") -> tuple[flo
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from rsatoolbox.rdm import RDMs
+    >>> import neurordl as nrl
     >>> distances = np.array([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [1, 2, 3, 4, 5, 6, 7, 8, 9, 20]])
-    >>> noise_ceiling(RDMs(distances, rdm_descriptors={"subject": ["a", "b"]}), "spearman")
+    >>> nrl.noise_ceiling(RDMs(distances, rdm_descriptors={"subject": ["a", "b"]}), "spearman")
     (1.0, 1.0)
     """
     comparison, vectors = find_similarity(comparison), subject_vectors(check_one_per_subject(rdms))

@@ -64,10 +64,12 @@ def compare(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from rsatoolbox.rdm import RDMs
+    >>> import neurordl as nrl
     >>> ids = {"stimulus": ["a", "b", "c"]}
     >>> models = RDMs(np.array([[1.0, 2.0, 3.0]]), pattern_descriptors=ids)
-    >>> compare(models, models, "corr")
+    >>> nrl.compare(models, models, "corr")
     array([[1.]])
     """
     comparison = find_similarity(comparison)

@@ -157,7 +157,10 @@ def simulate_patterns(
 
     Examples
     --------
-    >>> data = simulate_patterns(np.eye(3), ["a", "b", "c"], 2, measurement=Measurement(runs=4))
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> measurement = nrl.simulate.Measurement(runs=4)
+    >>> data = nrl.simulate.simulate_patterns(np.eye(3), ["a", "b", "c"], 2, measurement=measurement)
     >>> data["s01"].measurements.shape
     (12, 100)
     """
@@ -242,7 +245,9 @@ def simulate_subjects(
 
     Examples
     --------
-    >>> simulate_subjects(np.eye(3), ["a", "b", "c"], n_subjects=2, snr=10).n_rdm
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> nrl.simulate.simulate_subjects(np.eye(3), ["a", "b", "c"], n_subjects=2, snr=10).n_rdm
     2
     """
     subjects = simulate_patterns(patterns, ids, n_subjects, **options)

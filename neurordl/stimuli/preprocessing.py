@@ -71,7 +71,8 @@ class Preprocessing:
 
     Examples
     --------
-    >>> Preprocessing(size=32, channels=1).size
+    >>> import neurordl as nrl
+    >>> nrl.Preprocessing(size=32, channels=1).size
     (32, 32)
     """
 

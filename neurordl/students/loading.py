@@ -75,7 +75,8 @@ def build(
 
     Examples
     --------
-    >>> type(build("small_cnn", num_classes=4)).__name__
+    >>> import neurordl as nrl
+    >>> type(nrl.students.build("small_cnn", num_classes=4)).__name__
     'Sequential'
     """
     check_count("num_classes", num_classes)

@@ -164,7 +164,17 @@ class NetworkTeacher:
 
 
 class LayerTeacher(Teacher):
-    """One layer of a `NetworkTeacher`: the RDM of a batch, from the features that were computed for it."""
+    """One layer of a `NetworkTeacher`: the RDM of a batch, from the features that were computed for it.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> teacher = nrl.NetworkTeacher(nrl.students.small_cnn(), ["conv2", "conv3"])
+    >>> layer = teacher["conv3"]
+    >>> type(layer).__name__, layer.layer
+    ('LayerTeacher', 'conv3')
+    >>> loss = nrl.RDMLoss(layer, "conv3")
+    """
 
     def __init__(self, network: NetworkTeacher, layer: str, dissimilarity: DissimilarityLike) -> None:
         self.network, self.layer = network, layer

@@ -64,15 +64,27 @@ class Processes:
 
     Examples
     --------
+    >>> import torch
+    >>> import neurordl as nrl
     >>> class Loss(torch.nn.Module):
     ...     def __init__(self, student, objective):
     ...         super().__init__()
     ...         self.student, self.objective = student, objective
     ...
     ...     def forward(self, labelled, stimuli):
-    ...         return self.objective(self.student, labelled, stimuli, processes=Processes())[0]
-    >>> parallel = DistributedDataParallel(Loss(student, objective))  # doctest: +SKIP
-    >>> parallel(labelled, stimuli).backward()  # doctest: +SKIP
+    ...         return self.objective(self.student, labelled, stimuli, processes=nrl.Processes())[0]
+
+    In each process that torchrun starts, after ``init_process_group()``::
+
+        parallel = torch.nn.parallel.DistributedDataParallel(Loss(student, objective))
+        parallel((images, labels), (stimulus_images, ids)).backward()
+
+    A single process can be a group, too:
+
+    >>> store = torch.distributed.HashStore()
+    >>> torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    >>> processes = nrl.Processes()
+    >>> torch.distributed.destroy_process_group()
     """
 
     def __init__(self, group: Any = None) -> None:
@@ -167,13 +179,6 @@ class Objective:
     --------
     In a training loop of your own, call the objective like a loss function:
 
-    >>> loss, terms = objective(student, labelled=(images, labels), stimuli=(images, ids))  # doctest: +SKIP
-
-    Move losses with parameters to the student's device, and give their parameters to the optimizer:
-
-    >>> objective.loss_modules.to(device)  # doctest: +SKIP
-    >>> torch.optim.AdamW([*student.parameters(), *objective.parameters()])  # doctest: +SKIP
-
     >>> import torch
     >>> import neurordl as nrl
     >>> digits = nrl.datasets.load_digits()
@@ -182,10 +187,15 @@ class Objective:
     >>> objective = nrl.Objective([nrl.RDMLoss(nrl.RDMTeacher(rdms), layer="conv3")])
     >>> matches = objective.prepare(stimuli.ids)
     >>> student = nrl.students.small_cnn(in_channels=1)
-    >>> batches = (labelled.images(), labelled.labels), (stimuli.images(), stimuli.ids)
-    >>> loss, terms = objective(student, labelled=batches[0], stimuli=batches[1])
+    >>> images, labels = labelled.images(), labelled.labels
+    >>> loss, terms = objective(student, labelled=(images, labels), stimuli=(stimuli.images(), stimuli.ids))
     >>> sorted(terms)
     ['rdm:conv3', 'task']
+
+    Move losses with parameters to the student's device, and give their parameters to the optimizer:
+
+    >>> modules = objective.loss_modules.to("cpu")
+    >>> optimizer = torch.optim.AdamW([*student.parameters(), *objective.parameters()])
     """
 
     def __init__(

@@ -55,7 +55,8 @@ class Batches:
 
     Examples
     --------
-    >>> Batches(labelled=32, stimuli=64).stimuli
+    >>> import neurordl as nrl
+    >>> nrl.Batches(labelled=32, stimuli=64).stimuli
     64
     """
 

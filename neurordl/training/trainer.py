@@ -102,7 +102,8 @@ class Optimization:
 
     Examples
     --------
-    >>> Optimization(lr=3e-4, scheduler="constant").lr
+    >>> import neurordl as nrl
+    >>> nrl.Optimization(lr=3e-4, scheduler="constant").lr
     0.0003
     """
 

@@ -478,7 +478,9 @@ class Resampling:
 
     Examples
     --------
-    >>> class HalfOfStimuli(Resampling):
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> class HalfOfStimuli(nrl.Resampling):
     ...     '''Half of the stimuli, without replacement.'''
     ...
     ...     factors = ("stimuli",)
@@ -860,7 +862,8 @@ class Bootstrap(Resampling):
 
     Examples
     --------
-    >>> Bootstrap("both", n=200).estimand
+    >>> import neurordl as nrl
+    >>> nrl.Bootstrap("both", n=200).estimand
     'the populations of subjects and of stimuli'
     """
 
@@ -969,7 +972,8 @@ class Jackknife(Resampling):
 
     Examples
     --------
-    >>> Jackknife("both").generalizes_to
+    >>> import neurordl as nrl
+    >>> nrl.Jackknife("both").generalizes_to
     'subjects and stimuli'
     """
 

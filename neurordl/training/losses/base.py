@@ -32,7 +32,9 @@ class TaskRatio:
 
     Examples
     --------
-    >>> half_the_task_loss = TaskRatio(0.5)
+    >>> import neurordl as nrl
+    >>> teacher = nrl.NetworkTeacher(nrl.students.small_cnn(), "conv2")
+    >>> loss = nrl.RDMLoss(teacher["conv2"], "conv1", weight=nrl.TaskRatio(0.5))  # half of the task's loss
     """
 
     ratio: float
@@ -125,6 +127,7 @@ class TransferLoss:
     A hint (Romero et al. 2015): a 1 x 1 convolution predicts the maps of a teacher's layer. Both maps must
     have the same height and width; otherwise resize one of them, for example with ``adaptive_avg_pool2d``.
 
+    >>> import torch
     >>> import neurordl as nrl
     >>> class Hint(nrl.TransferLoss, torch.nn.Module):
     ...     layers = ("conv2",)
