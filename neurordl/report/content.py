@@ -105,8 +105,8 @@ class Grid:
     @property
     def keys(self) -> list[str]:
         """Columns that say which rows belong together."""
-        others = ("condition", "comparison", *_CEILINGS)
-        return [str(name) for name in self.frame if name not in (*self.measures, *others)]
+        apart = ("condition", "comparison", *_CEILINGS)
+        return [str(name) for name in self.frame if name not in (*self.measures, *apart)]
 
     @property
     def entries(self) -> list[Entry | None]:
@@ -319,10 +319,14 @@ def _inference(scores: Scores, over: str) -> str:
     if not settings.get("bootstrap"):
         return f"come from a t test over subjects and generalize to new {over}"
     seed = (settings.get("seeds") or {}).get("bootstrap")
-    how = f"{number(settings.get('n_bootstrap'))} resamples of {over}"
-    how += f" ({_count(len(set(settings['groups'])), 'group')})" if settings.get("groups") else ""
-    how += f", with variances by {settings['variance']}" if settings.get("variance") == "components" else ""
-    return f"come from {how}{f' (seed {seed})' if seed is not None else ''}, and generalize to new {over}"
+    resamples = f"{number(settings.get('n_bootstrap'))} resamples of {over}"
+    resamples += f" ({_count(len(set(settings['groups'])), 'group')})" if settings.get("groups") else ""
+    resamples += (
+        f", with variances by {settings['variance']}" if settings.get("variance") == "components" else ""
+    )
+    return (
+        f"come from {resamples}{f' (seed {seed})' if seed is not None else ''}, and generalize to new {over}"
+    )
 
 
 def _matched(run: Run | None, scores: Sequence[Scores]) -> Iterator[Block]:
