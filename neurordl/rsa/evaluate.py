@@ -187,7 +187,7 @@ def evaluate(
     ['first', 'second']
     """
     partial = comparison if isinstance(comparison, Partial) else None
-    comparison = find_similarity(comparison if partial is None else partial.comparison)
+    comparison = find_similarity(comparison.comparison if isinstance(comparison, Partial) else comparison)
     resampling = find_resampling(bootstrap)
     resampling.check(comparison)
     compute = Compute.of(device)
@@ -222,7 +222,7 @@ def evaluate(
     for name, brain in brains.items():
         data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
         pair = (stack, data) if partial is None else partial.shared(stack, data, chosen.ids)
-        study = Study(*pair, comparison, device=device)
+        study = Study(pair[0], pair[1], comparison, device=device)
         people = People.of(exposures, subject_names(brain), brain) if exposures else None
         leaking += people.notes if people is not None else []
         fitted = _fitted_subjects(brain, run, (chosen, leaks, people), by_name=subjects is not None)

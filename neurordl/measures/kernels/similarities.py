@@ -772,7 +772,7 @@ def controlled(correlated: Tensor, n: int) -> Tensor:
     """
     among, across = correlated[..., :n, :n].nan_to_num(), correlated[..., :n, n:]
     inverse = torch.linalg.pinv(among, rtol=_SINGULAR, hermitian=True)
-    rest = correlated[..., n:, n:] - across.nan_to_num().mT @ inverse @ across.nan_to_num()
+    rest: Tensor = correlated[..., n:, n:] - across.nan_to_num().mT @ inverse @ across.nan_to_num()
     squares = rest.diagonal(dim1=-2, dim2=-1)
     squares[squares <= _SINGULAR] = 0
     return rest
