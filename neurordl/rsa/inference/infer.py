@@ -179,7 +179,7 @@ def infer_study(
     n_subjects, n_stimuli = len(study.data), study.n_stimuli
     evaluations = resampling.evaluate(study, draws)
     variances = resampling.covariance(evaluations)
-    spread = resampling.spread(variances, len(study.models), n_subjects, n_stimuli)
+    spread = resampling.spread(variances, len(study.scores), n_subjects, n_stimuli)
     estimate, n_defined = None, n_subjects
     if estimate_variance and draws is not None and evaluations.by_subject is not None:
         estimate = resampling.variance_method.estimate(study, evaluations.by_subject, draws)
