@@ -68,7 +68,9 @@ if TYPE_CHECKING:
     from neurordl.rsa.inference.resampling import Jackknife as Jackknife
     from neurordl.rsa.inference.resampling import Resampling as Resampling
     from neurordl.rsa.regression import Partial as Partial
+    from neurordl.rsa.regression import Ridge as Ridge
     from neurordl.rsa.regression import partition_variance as partition_variance
+    from neurordl.rsa.regression import regress_rdms as regress_rdms
     from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight
     from neurordl.stimuli import Preprocessing as Preprocessing

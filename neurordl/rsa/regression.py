@@ -32,10 +32,11 @@ from neurordl.rdms.selection import (
     subject_names,
 )
 from neurordl.rsa.compare import model_stacks, model_vectors, shared_stimuli
+from neurordl.rsa.inference.fitted import nonnegative
 from neurordl.rsa.inference.infer import Inference, infer_study
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.rsa.scores import COLUMNS, Evaluation
-from neurordl.validate import brief, listed
+from neurordl.validate import brief, check_choice, check_number, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
@@ -183,8 +184,8 @@ class RegressionStudy(Study):
 
     def with_rows(self, rows: Rows) -> RegressionStudy:
         """The same RDMs with other rows."""
-        options = {"covariates": self.covariates, "rows": rows, "ranked": self.ranked}
-        return RegressionStudy(self.models, self.data, self.comparison, **options)
+        parts = self.models, self.data, self.comparison
+        return RegressionStudy(*parts, covariates=self.covariates, rows=rows, ranked=self.ranked)
 
     def remainders(self, counts: Ints | None = None) -> Tensor:
         """Inner products of what the covariates leave of models and subjects, of unit length before."""
@@ -305,7 +306,7 @@ class _Table(NamedTuple):
 def _evaluation(
     inputs: _Inputs, names: Sequence[str], tables: Mapping[str, _Table], title: str
 ) -> Evaluation:
-    common = {
+    common: dict[str, Any] = {
         "comparison": title,
         "n_stimuli": len(inputs.ids),
         "pairs": "all",
@@ -324,6 +325,164 @@ def _evaluation(
         settings=settings,
         differences=between.reset_index("roi").reset_index(drop=True),
     ).correct()
+
+
+# weights
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Least squares with a penalty on the squares of weights, for ``fit=`` of `regress_rdms`.
+
+    Weights minimize ``(|y - Xw|² + penalty |w|²) / |y|²``, the RDMs of X and y being centered and of unit
+    length, or their ranks: a penalty of 1 halves the weight of a single model.
+
+    Parameters
+    ----------
+    penalty
+        Above 0.
+
+    Raises
+    ------
+    NeurordlError
+        The penalty is not above 0.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> nrl.Ridge(0.1).penalty
+    0.1
+    """
+
+    penalty: float
+
+    def __post_init__(self) -> None:
+        check_number("Ridge.penalty", self.penalty, 0, open_low=True)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Weights of models, and the share of each subject that the others' mean weights predict."""
+
+    fit: Literal["ols", "nonneg"] | Ridge
+
+    def __call__(self, rest: Tensor, n: int) -> Tensor:
+        """Rows (…, models + 1, subjects)."""
+        products, goals = rest[..., :n, :n].nan_to_num(), rest[..., :n, n:]
+        weights = self.solved(products, goals)
+        size, squares = goals.shape[-1], rest.diagonal(dim1=-2, dim2=-1)[..., n:]
+        others = (weights.sum(-1, keepdim=True) - weights) / (size - 1) if size > 1 else weights * torch.nan
+        explained = (others * (2 * goals - products @ others)).sum(-2) / squares
+        return torch.cat([weights, explained[..., None, :]], dim=-2)
+
+    def solved(self, products: Tensor, goals: Tensor) -> Tensor:
+        """Weights (…, models, subjects); NaN where they are not unique."""
+        n = products.shape[-1]
+        identity = torch.eye(n, dtype=products.dtype)
+        if isinstance(self.fit, Ridge):
+            products = products + self.fit.penalty * identity
+            return torch.as_tensor(torch.linalg.solve(products, goals.nan_to_num()))
+        if self.fit == "nonneg":
+            by_subject = goals.nan_to_num().mT.reshape(-1, goals.shape[-1], n).numpy()
+            weights = nonnegative(products.reshape(-1, n, n).numpy(), by_subject)
+            return torch.as_tensor(weights).mT.reshape(goals.shape)
+        unique = (torch.linalg.eigvalsh(products)[..., :1] > _SINGULAR)[..., None]
+        return torch.where(
+            unique, torch.linalg.solve(torch.where(unique, products, identity), goals), torch.nan
+        )
+
+
+@collect_notices()
+def regress_rdms(
+    models: RDMs | Mapping[str, RDMs],
+    rdms: RDMs,
+    *,
+    covariates: RDMs | Mapping[str, RDMs] | None = None,
+    fit: Literal["ols", "nonneg"] | Ridge = "ols",
+    comparison: ComparisonLike = "corr",
+    roi: str | Sequence[str] | None = None,
+    subjects: str | Sequence[str] | None = None,
+    bootstrap: Literal["subjects", "stimuli", "both"] | Resampling | None = None,
+) -> Evaluation:
+    """Regress the RDM of each subject on several models at once.
+
+    Weights are standardized: models and subjects have unit variance, so that the weight of a single model is
+    its correlation. They are tested over subjects, or what is resampled, as scores of `evaluate` are.
+
+    Parameters
+    ----------
+    models
+        RDMs whose names are the RDM descriptor ``name`` or ``layer``, or a mapping from each name to one RDM.
+    rdms
+        The data: RDMs, one per subject in each ROI.
+    covariates
+        Further RDMs in the regression, with weights of any sign and no penalty, and no row in the table.
+    fit
+        "ols": least squares. "nonneg": least squares with weights of 0 or more. Or a `Ridge`.
+
+        Weights of the latter two are not 0 in the mean where a model explains nothing, so they have no p:
+        `partition_variance` tests what a model adds.
+    comparison
+        "corr": regress values. "spearman": regress ranks on ranks, taken anew in each resample.
+    roi, subjects, bootstrap
+        As in `evaluate`.
+
+    Returns
+    -------
+    Evaluation
+        Its table has a row for each model, with the weight in the column ``score``, and ``R²``: the share of
+        a subject's variance (of what covariates leave of it) that the mean weights of the other subjects
+        predict. It is below 0 where they predict worse than none. Its ceiling is the mean correlation of two
+        subjects.
+
+    Raises
+    ------
+    NeurordlError
+        Ids do not match, the fit or the comparison is unknown, or a model has several RDMs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> ids = [f"s{number}" for number in range(16)]
+    >>> patterns = np.random.default_rng(0).normal(size=(16, 6))
+    >>> people = nrl.simulate.simulate_subjects(patterns, ids, n_subjects=6)
+    >>> models = nrl.simulate.simulate_subjects(patterns, ids, n_subjects=2, seed=1)
+    >>> models.rdm_descriptors = {"name": ["A", "B"]}
+    >>> nrl.regress_rdms(models, people).frame["layer"].unique().tolist()
+    ['A', 'B', 'R²']
+    """
+    if not isinstance(fit, Ridge):
+        check_choice("fit", fit, ("ols", "nonneg"), "or a Ridge")
+    inputs = _Inputs.of(models, rdms, covariates, comparison, bootstrap, (roi, subjects))
+    if several := [name for name, block in inputs.blocks.items() if len(block) > 1]:
+        raise NeurordlError(f"model {several[0]!r} has several RDMs; give each a name, for its weight")
+    tables = {name: _regressed(inputs, brain, _Weights(fit)) for name, brain in inputs.brains.items()}
+    name = f"ridge, {fit.penalty:g}" if isinstance(fit, Ridge) else fit
+    return _evaluation(inputs, [*inputs.blocks, "R²"], tables, f"weight ({name}, {inputs.comparison.name})")
+
+
+def _regressed(inputs: _Inputs, brain: RDMs, weights: _Weights) -> _Table:
+    """The weights of a ROI."""
+    names, study = subject_names(brain), inputs.study(brain, weights)
+    inference, n = inputs.infer(study, names), len(study.models)
+    means, differences = inference.estimates(), inference.differences()
+    reasons = np.full(n + 1, "", dtype=object)
+    reasons[np.isnan(means["p"])] = "one subject: no interval, no p" if len(names) == 1 else "no variance"
+    reasons[np.isnan(means["score"])] = "weights are not unique: a model is constant, or a sum of others"
+    i, j = np.triu_indices(n + 1, 1)
+    between = j < n  # two weights
+    if weights.fit != "ols":
+        means["p"][:n], differences["p"][:] = np.nan, np.nan
+        reasons[:n] = "no p: weights of this fit are not 0 in the mean where a model explains nothing"
+    if len(names) == 1:
+        reasons[n] = "one subject: no weights of others to predict it"
+    labels = np.array([*inputs.blocks, "R²"], dtype=object)
+    ceilings = np.full((n + 1, 2), np.nan)
+    ceilings[n] = _agreement(study.remainders(), n, crossed=True)
+    columns = {name: values[between] for name, values in differences.items()}
+    pairs = {"layer_a": labels[i[between]], "layer_b": labels[j[between]]}
+    return _Table(names, study.scores, {**means, "reason": reasons}, ceilings, {**pairs, **columns})
 
 
 # shares of variance

@@ -25,10 +25,10 @@ from neurordl.rsa.inference import resampling
 from neurordl.rsa.inference.fitted import (
     Folds,
     Model,
-    nonnegative,
     cross_validate,
     fit_model,
     infer_fitted,
+    nonnegative,
 )
 from neurordl.rsa.inference.infer import interval, p_values
 from neurordl.rsa.inference.resampling import Bootstrap, Draws, Jackknife, NoResampling

@@ -1,0 +1,133 @@
+"""Shares of variance of two correlated models: coverage of their intervals, and false unique variance.
+
+Stimuli have features c, a and b, drawn anew in each study. Model A has c and a, model B c and b, so that the
+models correlate by c. Subjects' RDMs are weighted sums of the distances by c, a and b, with weights that vary
+over subjects, and noise. "shares": all three count. "null": subjects have model A and noise, so that B
+explains nothing beyond A, although it correlates with their RDMs.
+
+Truths for these stimuli come from 2,000 further subjects of the same study; truths for new stimuli follow
+from the variances of the distances, whose correlations are then 0.
+
+    nice -n 10 python benchmarks/simulated_shares.py --out benchmarks/results/shares.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+
+import numpy as np
+import pandas as pd
+from rsatoolbox.rdm import RDMs
+from scipy import stats
+
+import neurordl as nrl
+from neurordl.progress import tracked
+
+SIZE, DIMENSIONS = 24, {"c": 4, "a": 4, "b": 4}
+WEIGHTS = {"shares": (1.0, 0.8, 0.6), "null": (1.0, 1.0, 0.0)}
+NOISE, SPREAD, SUBJECTS = 10.0, 0.3, 12
+IDS = {"stimulus": [f"s{k}" for k in range(SIZE)]}
+
+
+def distances(rng: np.random.Generator) -> np.ndarray:
+    """Squared distances by the features c, a and b: (3, pairs)."""
+    i, j = np.triu_indices(SIZE, 1)
+    points = [rng.normal(size=(SIZE, dimensions)) for dimensions in DIMENSIONS.values()]
+    return np.stack([((x[i] - x[j]) ** 2).sum(axis=1) for x in points])
+
+
+def weights(cell: str, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights of c, a and b in some subjects, (subjects, 3): under the null those of c and a are alike."""
+    factors = 1 + SPREAD * rng.normal(size=(size, 3))
+    return np.array(WEIGHTS[cell]) * (factors[:, :1] if cell == "null" else factors)
+
+
+def subjects(parts: np.ndarray, cell: str, size: int, rng: np.random.Generator) -> np.ndarray:
+    """RDMs of some subjects, (subjects, pairs)."""
+    return weights(cell, size, rng) @ parts + NOISE * rng.normal(size=(size, parts.shape[1]))
+
+
+def shares(correlations: np.ndarray, between: float) -> np.ndarray:
+    """Unique A, unique B, shared and total, from the models' correlations with the data and each other."""
+    a, b = correlations
+    total = (a * a + b * b - 2 * a * b * between) / (1 - between**2)
+    return np.array([total - b * b, total - a * a, a * a + b * b - total, total])
+
+
+def for_these(parts: np.ndarray, cell: str, rng: np.random.Generator) -> np.ndarray:
+    """True shares for these stimuli."""
+    data = subjects(parts, cell, 2000, rng)
+    models = np.stack([parts[0] + parts[1], parts[0] + parts[2]])
+    units = [x - x.mean(axis=1, keepdims=True) for x in (models, data)]
+    models, data = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in units)
+    return shares((models @ data.T).mean(axis=1), float(models[0] @ models[1]))
+
+
+def for_new(cell: str) -> np.ndarray:
+    """True shares for the population of stimuli."""
+    variances = np.array([8.0 * dimensions for dimensions in DIMENSIONS.values()])  # of 2 chi²
+    drawn = weights(cell, 200_000, np.random.default_rng(0))
+    lengths = np.sqrt(drawn**2 @ variances + NOISE**2)
+    mixes = np.array([[1, 1, 0], [1, 0, 1]])
+    models = np.sqrt(mixes @ variances)
+    correlations = ((drawn * variances) @ mixes.T / models / lengths[:, None]).mean(axis=0)
+    return shares(correlations, variances[0] / models.prod())
+
+
+def study(cell: str, scheme: str, seed: int) -> list[dict]:
+    """Rows of one study."""
+    rng = np.random.default_rng([seed, list(WEIGHTS).index(cell)])
+    parts = distances(rng)
+    data = subjects(parts, cell, SUBJECTS, rng)
+    models = np.stack([parts[0] + parts[1], parts[0] + parts[2]])
+    names = {"name": ["A", "B"]}, {"subject": [f"p{k}" for k in range(SUBJECTS)]}
+    sides = [
+        RDMs(x, rdm_descriptors=name, pattern_descriptors=IDS)
+        for x, name in zip((models, data), names, strict=True)
+    ]
+    new = scheme == "new stimuli"
+    bootstrap = nrl.Bootstrap("both", n=300, seed=seed) if new else None
+    table = nrl.partition_variance(*sides, bootstrap=bootstrap).frame.query("subject == 'mean'")
+    within = nrl.partition_variance(*sides, crossed=False).frame.query("subject != 'mean'")
+    truth = for_new(cell) if new else for_these(parts, cell, rng)
+    rows = []
+    for row, true in zip(table.itertuples(), truth, strict=True):
+        own = within.loc[within["layer"] == row.layer, "score"]
+        rows.append(
+            {
+                "cell": cell,
+                "generalizes to": scheme,
+                "share": row.layer,
+                "truth": true,
+                "estimate": row.score,
+                "within subjects": own.mean(),
+                "covered": row.ci_low <= true <= row.ci_high,
+                "p < .05": row.p < 0.05,
+                "t of shares within subjects": stats.ttest_1samp(own, 0, alternative="greater").pvalue < 0.05,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--studies", type=int, default=400)
+    parser.add_argument("--out", required=True)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    rows = []
+    for scheme in ("new subjects", "new stimuli"):
+        for cell in WEIGHTS:
+            for seed in tracked(range(arguments.studies), f"{cell}, {scheme}"):
+                rows += study(cell, scheme, seed)
+    table = pd.DataFrame(rows)
+    means = table.groupby(["generalizes to", "cell", "share"], sort=False).mean().round(4)
+    means.insert(0, "studies", arguments.studies)
+    means.to_csv(arguments.out)
+    print(means.to_string())
+
+
+if __name__ == "__main__":
+    main()
