@@ -5,8 +5,8 @@ models correlate by c. Subjects' RDMs are weighted sums of the distances by c, a
 over subjects, and noise. "shares": all three count. "null": subjects have model A and noise, so that B
 explains nothing beyond A, although it correlates with their RDMs.
 
-Truths for these stimuli come from 2,000 further subjects of the same study; truths for new stimuli follow
-from the variances of the distances, whose correlations are then 0.
+Truths for these stimuli come from 2,000 further subjects of the same study. Truths for new stimuli come from
+the mean correlations over 4,000 further studies of as many stimuli.
 
     nice -n 10 python benchmarks/simulated_shares.py --out benchmarks/results/shares.csv
 """
@@ -48,34 +48,31 @@ def subjects(parts: np.ndarray, cell: str, size: int, rng: np.random.Generator) 
     return weights(cell, size, rng) @ parts + NOISE * rng.normal(size=(size, parts.shape[1]))
 
 
-def shares(correlations: np.ndarray, between: float) -> np.ndarray:
-    """Unique A, unique B, shared and total, from the models' correlations with the data and each other."""
-    a, b = correlations
-    total = (a * a + b * b - 2 * a * b * between) / (1 - between**2)
-    return np.array([total - b * b, total - a * a, a * a + b * b - total, total])
-
-
-def for_these(parts: np.ndarray, cell: str, rng: np.random.Generator) -> np.ndarray:
-    """True shares for these stimuli."""
-    data = subjects(parts, cell, 2000, rng)
+def signed(parts: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """Mean correlations of subjects with A and with B, and of A and B beyond each other."""
     models = np.stack([parts[0] + parts[1], parts[0] + parts[2]])
     units = [x - x.mean(axis=1, keepdims=True) for x in (models, data)]
     models, data = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in units)
-    return shares((models @ data.T).mean(axis=1), float(models[0] @ models[1]))
+    a, b = (models @ data.T).mean(axis=1)
+    between = float(models[0] @ models[1])
+    rest = np.sqrt(1 - between**2)
+    return np.array([a, b, (a - between * b) / rest, (b - between * a) / rest])
+
+
+def shares(signed: np.ndarray) -> np.ndarray:
+    """Unique A, unique B, shared and total, from signed correlations."""
+    a, _, only_a, only_b = signed**2
+    return np.array([only_a, only_b, a - only_a, a + only_b])
 
 
 def for_new(cell: str) -> np.ndarray:
-    """True shares for the population of stimuli."""
-    variances = np.array([8.0 * dimensions for dimensions in DIMENSIONS.values()])  # of 2 chi²
-    drawn = weights(cell, 200_000, np.random.default_rng(0))
-    lengths = np.sqrt(drawn**2 @ variances + NOISE**2)
-    mixes = np.array([[1, 1, 0], [1, 0, 1]])
-    models = np.sqrt(mixes @ variances)
-    correlations = ((drawn * variances) @ mixes.T / models / lengths[:, None]).mean(axis=0)
-    return shares(correlations, variances[0] / models.prod())
+    """True shares for new stimuli: of the mean correlations of many studies of as many stimuli."""
+    rng = np.random.default_rng(1)
+    sets = (distances(rng) for _ in range(4000))
+    return shares(np.mean([signed(parts, subjects(parts, cell, 40, rng)) for parts in sets], axis=0))
 
 
-def study(cell: str, scheme: str, seed: int) -> list[dict]:
+def study(cell: str, truth: np.ndarray | None, seed: int) -> list[dict]:
     """Rows of one study."""
     rng = np.random.default_rng([seed, list(WEIGHTS).index(cell)])
     parts = distances(rng)
@@ -86,18 +83,18 @@ def study(cell: str, scheme: str, seed: int) -> list[dict]:
         RDMs(x, rdm_descriptors=name, pattern_descriptors=IDS)
         for x, name in zip((models, data), names, strict=True)
     ]
-    new = scheme == "new stimuli"
-    bootstrap = nrl.Bootstrap("both", n=300, seed=seed) if new else None
+    bootstrap = None if truth is None else nrl.Bootstrap("both", n=300, seed=seed)
     table = nrl.partition_variance(*sides, bootstrap=bootstrap).frame.query("subject == 'mean'")
     within = nrl.partition_variance(*sides, crossed=False).frame.query("subject != 'mean'")
-    truth = for_new(cell) if new else for_these(parts, cell, rng)
+    if truth is None:
+        truth = shares(signed(parts, subjects(parts, cell, 2000, rng)))
     rows = []
     for row, true in zip(table.itertuples(), truth, strict=True):
         own = within.loc[within["layer"] == row.layer, "score"]
         rows.append(
             {
                 "cell": cell,
-                "generalizes to": scheme,
+                "generalizes to": "new subjects" if bootstrap is None else "new stimuli",
                 "share": row.layer,
                 "truth": true,
                 "estimate": row.score,
@@ -120,8 +117,9 @@ def main() -> None:
     rows = []
     for scheme in ("new subjects", "new stimuli"):
         for cell in WEIGHTS:
+            truth = for_new(cell) if scheme == "new stimuli" else None
             for seed in tracked(range(arguments.studies), f"{cell}, {scheme}"):
-                rows += study(cell, scheme, seed)
+                rows += study(cell, truth, seed)
     table = pd.DataFrame(rows)
     means = table.groupby(["generalizes to", "cell", "share"], sort=False).mean().round(4)
     means.insert(0, "studies", arguments.studies)
