@@ -6,7 +6,7 @@ over subjects, and noise. "shares": all three count. "null": subjects have model
 explains nothing beyond A, although it correlates with their RDMs.
 
 Truths for these stimuli come from 2,000 further subjects of the same study. Truths for new stimuli come from
-the mean correlations over 4,000 further studies of as many stimuli.
+the mean correlations over 2,000 further studies of as many stimuli.
 
     nice -n 10 python benchmarks/simulated_shares.py --out benchmarks/results/shares.csv
 """
@@ -24,16 +24,15 @@ from scipy import stats
 import neurordl as nrl
 from neurordl.progress import tracked
 
-SIZE, DIMENSIONS = 24, {"c": 4, "a": 4, "b": 4}
+SIZES, DIMENSIONS = {"new subjects": (24,), "new stimuli": (24, 48)}, {"c": 4, "a": 4, "b": 4}
 WEIGHTS = {"shares": (1.0, 0.8, 0.6), "null": (1.0, 1.0, 0.0)}
 NOISE, SPREAD, SUBJECTS = 10.0, 0.3, 12
-IDS = {"stimulus": [f"s{k}" for k in range(SIZE)]}
 
 
-def distances(rng: np.random.Generator) -> np.ndarray:
-    """Squared distances by the features c, a and b: (3, pairs)."""
-    i, j = np.triu_indices(SIZE, 1)
-    points = [rng.normal(size=(SIZE, dimensions)) for dimensions in DIMENSIONS.values()]
+def distances(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Squared distances of n stimuli by the features c, a and b: (3, pairs)."""
+    i, j = np.triu_indices(n, 1)
+    points = [rng.normal(size=(n, dimensions)) for dimensions in DIMENSIONS.values()]
     return np.stack([((x[i] - x[j]) ** 2).sum(axis=1) for x in points])
 
 
@@ -65,43 +64,50 @@ def shares(signed: np.ndarray) -> np.ndarray:
     return np.array([only_a, only_b, a - only_a, a + only_b])
 
 
-def for_new(cell: str) -> np.ndarray:
-    """True shares for new stimuli: of the mean correlations of many studies of as many stimuli."""
+def for_new(n: int, cell: str) -> np.ndarray:
+    """Mean signed correlations of many studies of new stimuli, as many as in each study."""
     rng = np.random.default_rng(1)
-    sets = (distances(rng) for _ in range(4000))
-    return shares(np.mean([signed(parts, subjects(parts, cell, 40, rng)) for parts in sets], axis=0))
+    sets = (distances(n, rng) for _ in range(2000))
+    return np.mean([signed(parts, subjects(parts, cell, 40, rng)) for parts in sets], axis=0)
 
 
-def study(cell: str, truth: np.ndarray | None, seed: int) -> list[dict]:
-    """Rows of one study."""
+def study(n: int, cell: str, truth: np.ndarray | None, seed: int) -> list[dict]:
+    """Rows of one study of n stimuli; without truths for new stimuli, it is of new subjects."""
     rng = np.random.default_rng([seed, list(WEIGHTS).index(cell)])
-    parts = distances(rng)
+    parts = distances(n, rng)
     data = subjects(parts, cell, SUBJECTS, rng)
     models = np.stack([parts[0] + parts[1], parts[0] + parts[2]])
     names = {"name": ["A", "B"]}, {"subject": [f"p{k}" for k in range(SUBJECTS)]}
+    ids = {"stimulus": [f"s{k}" for k in range(n)]}
     sides = [
-        RDMs(x, rdm_descriptors=name, pattern_descriptors=IDS)
+        RDMs(x, rdm_descriptors=name, pattern_descriptors=ids)
         for x, name in zip((models, data), names, strict=True)
     ]
+    scheme = "new subjects" if truth is None else "new stimuli"
     bootstrap = None if truth is None else nrl.Bootstrap("both", n=300, seed=seed)
-    table = nrl.partition_variance(*sides, bootstrap=bootstrap).frame.query("subject == 'mean'")
-    within = nrl.partition_variance(*sides, crossed=False).frame.query("subject != 'mean'")
     if truth is None:
-        truth = shares(signed(parts, subjects(parts, cell, 2000, rng)))
+        truth = signed(parts, subjects(parts, cell, 2000, rng))
+    parted = nrl.partition_variance(*sides, bootstrap=bootstrap).frame
+    within = nrl.partition_variance(*sides, crossed=False).frame.query("subject != 'mean'")
+    alone = nrl.evaluate(*sides, comparison="corr", bootstrap=bootstrap).frame
+    table = pd.concat([alone.assign(layer="correlation of " + alone["layer"]), parted])
     rows = []
-    for row, true in zip(table.itertuples(), truth, strict=True):
+    true = np.concatenate([truth[:2], shares(truth)])
+    for row, value in zip(table.query("subject == 'mean'").itertuples(), true, strict=True):
         own = within.loc[within["layer"] == row.layer, "score"]
+        t = stats.ttest_1samp(own, 0, alternative="greater") if len(own) else None
         rows.append(
             {
+                "generalizes to": scheme,
+                "stimuli": n,
                 "cell": cell,
-                "generalizes to": "new subjects" if bootstrap is None else "new stimuli",
                 "share": row.layer,
-                "truth": true,
+                "truth": value,
                 "estimate": row.score,
-                "within subjects": own.mean(),
-                "covered": row.ci_low <= true <= row.ci_high,
+                "covered": row.ci_low <= value <= row.ci_high,
                 "p < .05": row.p < 0.05,
-                "t of shares within subjects": stats.ttest_1samp(own, 0, alternative="greater").pvalue < 0.05,
+                "within subjects": own.mean(),
+                "t test of within": np.nan if t is None else t.pvalue < 0.05,
             }
         )
     return rows
@@ -115,13 +121,14 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = []
-    for scheme in ("new subjects", "new stimuli"):
-        for cell in WEIGHTS:
-            truth = for_new(cell) if scheme == "new stimuli" else None
-            for seed in tracked(range(arguments.studies), f"{cell}, {scheme}"):
-                rows += study(cell, truth, seed)
+    for scheme, sizes in SIZES.items():
+        for n in sizes:
+            for cell in WEIGHTS:
+                truth = for_new(n, cell) if scheme == "new stimuli" else None
+                for seed in tracked(range(arguments.studies), f"{cell}, {n} stimuli, {scheme}"):
+                    rows += study(n, cell, truth, seed)
     table = pd.DataFrame(rows)
-    means = table.groupby(["generalizes to", "cell", "share"], sort=False).mean().round(4)
+    means = table.groupby(["generalizes to", "stimuli", "cell", "share"], sort=False).mean().round(4)
     means.insert(0, "studies", arguments.studies)
     means.to_csv(arguments.out)
     print(means.to_string())

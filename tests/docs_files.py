@@ -153,6 +153,11 @@ def choose() -> dict[str, Any]:
     return {"patterns": measured, **report()}
 
 
+def shared_variance() -> dict[str, Any]:
+    names = "meaning", "shape", "pixels", "task"
+    return {"people": people(), **{name: people(1, snr=0.5 + k) for k, name in enumerate(names)}}
+
+
 def report() -> dict[str, Any]:
     models = people(2, snr=0.5)
     models.rdm_descriptors = {"name": ["first", "second"]}
@@ -311,4 +316,5 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "own_network": own_network,
     "report": report,
     "several_gpus": several_gpus,
+    "shared_variance": shared_variance,
 }

@@ -35,6 +35,9 @@ SHOWN: dict[str, Callable[[dict[str, Any]], bool]] = {
         max(script["similarities"], key=script["similarities"].get) == "teacher"
     ),
     "plan_study": lambda script: script["table"]["power"].iloc[-1] > script["table"]["power"].iloc[0],
+    "shared_variance": lambda script: (
+        means(script).loc["unique pixels", "p"] > 0.05 > means(script).loc["unique shape", "p"]
+    ),
     "searchlight_map": lambda script: script["inside"] > script["outside"] + 0.3,
 }
 

@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch
@@ -84,7 +85,7 @@ def _draw_bars(frame: pd.DataFrame, layers: list[str], models: list[str], ax: Ax
     score, low, high, p = (means[name].to_numpy(float) for name in ("score", "ci_low", "ci_high", "p"))
     bounds = means.iloc[-1][["ceiling_lower", "ceiling_upper"]].to_numpy(float)
     if np.isfinite(bounds).all():
-        half = 0.004 * max(1.0, bounds.max())  # a crossed ceiling is a single value
+        half = 0.006 * np.nanmax([*high, *score, *bounds])  # a crossed ceiling is a single value
         edges = bounds + np.array([-half, half]) * (bounds[0] == bounds[1])
         ax.fill_between([len(layers) - 1.45, len(layers) - 0.55], *edges[:, None], color=style.CEILING, lw=0)
     for k, name in enumerate(layers):
@@ -94,12 +95,10 @@ def _draw_bars(frame: pd.DataFrame, layers: list[str], models: list[str], ax: Ax
         own = frame[(frame["layer"] == name) & (frame["subject"] != "mean")]["score"].to_numpy(float)
         places = k + np.linspace(-0.2, 0.2, len(own))
         ax.plot(places, own, ".", color="0.6", ms=style.scaled(4), zorder=3)
-    reach = np.nan_to_num(np.abs(np.stack([low, high]) - score))
-    places = np.arange(len(layers))
-    ax.errorbar(places, score, reach, fmt="none", ecolor="black", elinewidth=style.scaled(1.2), zorder=4)
+    ax.vlines(range(len(layers)), low, high, color="black", lw=style.scaled(1.2), zorder=4)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
-    handles = [Line2D([], [], color="0.6", marker=".", ls="", label="subjects")]
-    if np.isfinite(reach).any() and np.isfinite(low).any():
+    handles: list[Artist] = [Line2D([], [], color="0.6", marker=".", ls="", label="subjects")]
+    if np.isfinite(low).any():
         handles.append(Line2D([], [], color="black", label="95 % CI"))
     if np.isfinite(p).any() and (p >= _ALPHA).any():
         handles.append(Patch(facecolor="white", edgecolor="0.2", label=f"p ≥ {_ALPHA:g}, uncorrected"))
@@ -146,7 +145,8 @@ def _draw_circles(frame: pd.DataFrame, models: list[str], ax: Axes | None) -> Ax
         if (place := _widest(region)) is None or value < 0:
             outside.append(f"{together[subsets.index(subset)]}: {text}")
         else:
-            ax.text(*points[place], text, ha="center", va="center", fontsize="small")
+            x, y = points[place]
+            ax.text(x, y, text, ha="center", va="center", fontsize="small")
     total = means.loc["total"]
     lines = [*outside, f"total {total['score']:.3f}"]
     if np.isfinite(total["ceiling_upper"]):

@@ -633,14 +633,30 @@ class _Squares:
         covariance[i, j] = covariance[j, i] = (variance[i] + variance[j] - between) / 2
         return covariance
 
-    def estimates(self, contrasts: Floats) -> tuple[Floats, Floats]:
-        """Contrasts of the sums, (contrasts, sums): values, and their standard errors."""
-        a, covariance = contrasts @ self.coefficients, self.covariance
-        means = nan_mean(self.study.scores, 1)
-        among, linear = covariance[: self.n, : self.n], covariance[self.n :, self.n :]
-        first = np.maximum(np.einsum("ci,ij,cj->c", contrasts, linear, contrasts), 0)
-        second = np.maximum(2 * np.einsum("ci,ij,cj->c", a, among**2, a), 0)
-        return a @ (means**2 - np.diag(among)), np.sqrt(first + second)
+    def estimates(self, contrasts: Floats, *, greater: bool) -> tuple[Floats, dict[str, Floats]]:
+        """Contrasts of the sums, (contrasts, sums): values, and columns with their intervals and p.
+
+        A share has a greater error where it is greater. So the ends of an interval are those of the sum on
+        the way of the means, by t standard errors of the linear row to either side, as the squares of the
+        ends of a correlation's interval are those of its square.
+        """
+        a, covariance, dof = contrasts @ self.coefficients, self.covariance, self.inference.dof
+        means, n = nan_mean(self.study.scores, 1), self.n
+        among, linear = covariance[:n, :n], covariance[n:, n:]
+        first = np.sqrt(np.maximum(np.einsum("ci,ij,cj->c", contrasts, linear, contrasts), 0))
+        second = np.sqrt(np.maximum(2 * np.einsum("ci,ij,cj->c", a, among**2, a), 0))
+        way = covariance[:n, n:] @ contrasts.T / np.where(first > 0, first, np.inf)
+        limits = np.sqrt(np.diag(among))[:, None]
+        bend = (a * np.clip(way, -limits, limits).T ** 2).sum(axis=1)
+        estimates, reach = a @ (means**2 - np.diag(among)), stats.t.ppf(0.975, dof)
+        steps = [np.full(len(a), -reach), np.full(len(a), reach)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            steps.append(np.nan_to_num(np.clip(-first / (2 * bend), -reach, reach)))  # where it turns
+        ends = [a @ means**2 + step * first + step**2 * bend for step in steps]
+        columns = _tested(estimates, np.hypot(first, second), dof, greater=greater)
+        columns["ci_low"] = np.min([*ends, estimates - reach * second], axis=0)
+        columns["ci_high"] = np.max([*ends, estimates + reach * second], axis=0)
+        return estimates, columns
 
 
 @collect_notices()
@@ -725,6 +741,7 @@ def partition_variance(
     shares = _Shares(tuple(len(block) for block in inputs.blocks.values()))
     tables = {name: _partitioned(inputs, brain, shares, crossed) for name, brain in inputs.brains.items()}
     title = f"share of variance ({inputs.comparison.name}{'' if crossed else ', within subjects'})"
+    inputs.settings["test"] = "above zero; of unique shares and the total by their signed correlations"
     return _evaluation(inputs, shares.names(list(inputs.blocks)), tables, title)
 
 
@@ -742,11 +759,13 @@ def _partitioned(inputs: _Inputs, brain: RDMs, shares: _Shares, crossed: bool) -
     if crossed:
         others = (means[:, None] * n - rows) / (n - 1) if n > 1 else np.full(rows.shape, np.nan)
         scores = a @ (rows * others)
-        (estimates, errors), differences = map(squares.estimates, (np.eye(len(a)), contrasts))
+        estimates, columns = squares.estimates(np.eye(len(a)), greater=True)
+        differences, between = squares.estimates(contrasts, greater=False)
     else:
         scores = a @ rows**2
-        (estimates, errors), differences = map(_mean_and_error, (scores, contrasts @ scores))
-    columns = _tested(estimates, errors, dof, greater=True)
+        (estimates, errors), (differences, spread) = map(_mean_and_error, (scores, contrasts @ scores))
+        columns = _tested(estimates, errors, dof, greater=True)
+        between = _tested(differences, spread, dof, greater=False)
     t = stats.t.ppf(0.975, dof)
     for k, tested in enumerate(shares.tested):
         covariance = squares.covariance[np.ix_(tested, tested)]
@@ -766,8 +785,8 @@ def _partitioned(inputs: _Inputs, brain: RDMs, shares: _Shares, crossed: bool) -
         {
             "layer_a": labels[i],
             "layer_b": labels[j],
-            "difference": differences[0],
-            **_tested(*differences, dof, greater=False),
+            "difference": differences,
+            **between,
         },
     )
 

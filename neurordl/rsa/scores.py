@@ -573,9 +573,8 @@ class Evaluation:
             title += f", {variance}"
         population = next(iter(means["generalizes_to"]), "") if means["ci_low"].notna().any() else ""
         population += f" ({n_groups} groups)" if population and (n_groups := self._n_groups) else ""
-        title += (
-            f"; 95 % intervals and p (one-sided, above zero) generalize to {population}" if population else ""
-        )
+        test = settings.get("test", "one-sided, above zero")
+        title += f"; 95 % intervals and p ({test}) generalize to {population}" if population else ""
         families = [name for name in means.get("family", pd.Series(dtype=object)).unique() if name]
         return title + (f"; p_fdr and p_holm are over {' or '.join(families)}" if families else "")
 
