@@ -127,7 +127,8 @@ def draw(frame: pd.DataFrame) -> Figure:
     text = f"similarity with held-out subjects,\nheld-out stimuli ({METHOD})"
     figure.axes[0].set_ylabel(text, fontsize=10)
     handles, names = axes.get_legend_handles_labels()
-    title = "bars: 95 % intervals of the paired difference from labels;\nthose that do not cross its line are significant"
+    title = "bars: 95 % intervals of the paired difference from labels;\n"
+    title += "those that do not cross its line are significant"
     place = {"loc": "outside lower center", "ncols": 3, "frameon": False, "columnspacing": 1.2}
     figure.legend(handles, names, title=title, fontsize=10, title_fontsize=10, **place)
     return figure

@@ -939,6 +939,9 @@ def _transfer_figure(frame: pd.DataFrame, title: str, reference: str | None = No
 def citations(entries: Sequence[Entry], grids: Sequence[Grid], version: str) -> Section:
     """What to cite, according to what was used."""
     used = {"rdl": bool(grids)} | dict.fromkeys(("rsa", "ceiling", "bootstrap", "fdr"), False)
+    for grid in grids:
+        used["rsa"] |= any(grid.scored(measure) is not None for measure in grid.measures)
+        used["ceiling"] |= set(_CEILINGS) <= set(grid.frame)
     for entry in entries:
         losses = (entry.run.record.get("objective") or {}).get("losses") or {} if entry.run else {}
         used["rdl"] |= any("comparison" in loss for loss in losses.values())

@@ -380,6 +380,8 @@ def test_the_report_of_a_study_says_how_it_was_done(tmp_path: Path) -> None:
         "6 differences with an interval each, not corrected for their number.",
         "Sequential, small_cnn (num_classes 4, in_channels 1, width 4",
         "subjects, scored 3",
+        "10.3389/neuro.06.004.2008",
+        "10.1371/journal.pcbi.1003553",
     ):
         assert text in shown.text
     assert "RDM similarity, held-out stimuli (rho-a)" in shown.texts("th")
