@@ -274,8 +274,8 @@ def _folded_ids(title: str, ids: Sequence[str]) -> Iterator[Block]:
 
 def _training(run: Run) -> Iterator[Block]:
     history = run.history
-    if not len(history):
-        yield Text("The run has no history.")
+    if not len(history) or not history["epoch"].any():
+        yield Text("The run has no epochs: its student has its initial weights.")
         return
     first, last = history.iloc[0], history.iloc[-1]
     terms = [str(name) for name in history if name not in ("epoch", "step", "lr", "seconds")]
