@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib.util
 import inspect
@@ -184,7 +185,7 @@ def load_network(
     else:
         known = "package.module:factory, FILE.py:factory, torchvision:NAME, timm:NAME or one of "
         known += ", ".join(STUDENTS)
-        raise NeurordlError(f"{name!r} is not the name of a network; expected {known}")
+        raise NeurordlError(f"{name!r} is not the name of a network{_near(name, STUDENTS)}; expected {known}")
     if checkpoint is not None:
         load_weights(network, checkpoint)
     return network.eval()
@@ -214,7 +215,7 @@ def _from_factory(package: str, factory: str, options: Mapping[str, Any]) -> nn.
         raise NeurordlError(f"{package} defines no {factory!r}{_near(factory, names)}; check the name")
     network = getattr(module, factory)
     with explain(f"{package}:{factory} could not be called with {dict(options)}"):
-        network = network if isinstance(network, nn.Module) else network(**options)
+        network = copy.deepcopy(network) if isinstance(network, nn.Module) else network(**options)
     if not isinstance(network, nn.Module):
         raise NeurordlError(f"{package}:{factory} returned {type(network).__name__}, not a torch.nn.Module")
     return network
@@ -226,7 +227,8 @@ def _import_file(file: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

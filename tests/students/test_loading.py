@@ -39,6 +39,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     yield name
     sys.modules.pop(name, None)
+    sys.modules.pop("a_neighbour_of_mine", None)
 
 
 def same(one: nn.Module, two: nn.Module) -> bool:
@@ -52,12 +53,14 @@ def test_a_factory_of_the_current_folder(module: str) -> None:
     network = load_network(f"{module}:small", width=5)
     assert not network.training
     assert network[1].out_features == 5
-    assert load_network(f"{module}:ready")[1].out_features == 2
+    ready = load_network(f"{module}:ready")
+    assert ready[1].out_features == 2
+    assert load_network(f"{module}:ready") is not ready  # a student is made anew for each run
     assert sys.path == path
     other = Path("elsewhere") / f"{module}.py"  # of the same name, which imports its neighbour
     other.parent.mkdir()
-    other.write_text(MODULE.replace("4, width", "width_of_input, width") + "from neighbour import *")
-    (other.parent / "neighbour.py").write_text("width_of_input = 7")
+    other.write_text("from a_neighbour_of_mine import N" + MODULE.replace("4, width", "N, width"))
+    (other.parent / "a_neighbour_of_mine.py").write_text("N = 7")
     for name, width in ((f"{module}.py", 4), (str(other), 7), (str(other.resolve()), 7)):
         assert load_network(f"{name}:small")[1].in_features == width
     assert sys.path == path
