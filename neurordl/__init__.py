@@ -43,16 +43,19 @@ if TYPE_CHECKING:
     from neurordl.patterns.network import Compute as Compute
     from neurordl.patterns.network import extract_patterns as extract_patterns
     from neurordl.patterns.tables import Confounds as Confounds
+    from neurordl.patterns.trials import glmsingle_trials as glmsingle_trials
     from neurordl.plots import plot_layer_roi as plot_layer_roi
     from neurordl.plots import plot_mds as plot_mds
     from neurordl.plots import plot_rdm as plot_rdm
     from neurordl.plots import plot_scores as plot_scores
     from neurordl.rdms import Alignment as Alignment
     from neurordl.rdms import Noise as Noise
+    from neurordl.rdms import Windows as Windows
     from neurordl.rdms import align as align
     from neurordl.rdms import compute_rdms as compute_rdms
     from neurordl.rdms import load_rdms as load_rdms
     from neurordl.rdms import merge_rdms as merge_rdms
+    from neurordl.rdms import rdms_over_time as rdms_over_time
     from neurordl.rdms import save_rdms as save_rdms
     from neurordl.rdms import select_rdms as select_rdms
     from neurordl.rsa.ceilings import noise_ceiling as noise_ceiling

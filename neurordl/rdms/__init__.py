@@ -6,8 +6,10 @@ from neurordl.rdms.compute import Noise as Noise
 from neurordl.rdms.compute import compute_rdms as compute_rdms
 from neurordl.rdms.compute import odd_even_reliability as odd_even_reliability
 from neurordl.rdms.files import load_rdms as load_rdms
+from neurordl.rdms.files import rdms_over_time as rdms_over_time
 from neurordl.rdms.files import save_rdms as save_rdms
 from neurordl.rdms.selection import Alignment as Alignment
 from neurordl.rdms.selection import align as align
 from neurordl.rdms.selection import merge_rdms as merge_rdms
 from neurordl.rdms.selection import select_rdms as select_rdms
+from neurordl.rdms.source import Windows as Windows
