@@ -405,7 +405,7 @@ def fit(
                 "spec": getattr(student, "build_spec", None),
             },
             "stimuli": None,
-            "labelled": _describe_images(labelled),
+            "labelled": None if labelled is None else _describe_images(labelled),
             "matches": {name: str(match) for name, match in matches.items()},
             "unmatched": {name: {"missing": x.missing, "unused": x.unused} for name, x in matches.items()},
             TRAINED_ON: exposures(student, (loss.teacher for loss in objective.losses), used, labelled),

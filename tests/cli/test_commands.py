@@ -999,9 +999,11 @@ def test_without_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Pa
     expected = scores.query("subject == 'mean'")["score"].item()
     assert table["heldout_rdm_similarity"][2] == pytest.approx(expected)
     assert (errors.count("epoch "), errors.count("untrained, seed 1 (5 of 6)")) == (0, 1)
-    assert (
-        "Differences of heldout_rdm_similarity from permuted" in (tmp_path / "study/report.html").read_text()
-    )
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert "batches of at most 64 stimuli" in page
+    assert "It had no task: it learned from the teacher alone." in page
+    assert "untrained (the initial weights, without a step of training)" in page
+    assert "All trained conditions of a seed had the same initial weights" in page
     compared = (
         "--rdms",
         data["brain.h5"],
