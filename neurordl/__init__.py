@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from neurordl.rsa.inference.resampling import Draws as Draws
     from neurordl.rsa.inference.resampling import Jackknife as Jackknife
     from neurordl.rsa.inference.resampling import Resampling as Resampling
+    from neurordl.rsa.regression import Partial as Partial
     from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight
     from neurordl.stimuli import Preprocessing as Preprocessing

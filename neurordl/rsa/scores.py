@@ -563,6 +563,8 @@ class Evaluation:
         settings, means = self.settings, self.frame[self.frame["subject"] == "mean"]
         comparison, pairs, n = (settings.get(name) for name in ("comparison", "pairs", "n_stimuli"))
         title = f"{comparison}, {pairs} pairs of {n} stimuli"
+        if controlled := settings.get("controlled"):
+            title += f", controlled for {listed(controlled)}"
         if n is not None and n < len(self.match.matched):
             title += f" (of {len(self.match.matched)} that were matched)"
         if any(coverage.note for coverage in self._coverages.values()):
