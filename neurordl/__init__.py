@@ -68,6 +68,9 @@ if TYPE_CHECKING:
     from neurordl.rsa.inference.resampling import Resampling as Resampling
     from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight
+    from neurordl.rsa.time import ClusterTest as ClusterTest
+    from neurordl.rsa.time import latencies as latencies
+    from neurordl.rsa.time import time_clusters as time_clusters
     from neurordl.stimuli import Preprocessing as Preprocessing
     from neurordl.stimuli import StimulusSet as StimulusSet
     from neurordl.teachers import Batch as Batch
