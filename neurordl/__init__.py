@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from neurordl.plots import plot_mds as plot_mds
     from neurordl.plots import plot_rdm as plot_rdm
     from neurordl.plots import plot_scores as plot_scores
+    from neurordl.plots import plot_time_course as plot_time_course
     from neurordl.rdms import Alignment as Alignment
     from neurordl.rdms import Noise as Noise
     from neurordl.rdms import Windows as Windows

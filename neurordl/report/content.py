@@ -14,11 +14,18 @@ import pandas as pd
 
 from neurordl.experiments import all_differences, paired_differences
 from neurordl.io import sha256_file, sha256_state
-from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer
+from neurordl.plots import (
+    plot_layer_roi,
+    plot_paired,
+    plot_scores,
+    plot_time_course,
+    plot_training,
+    plot_transfer,
+)
 from neurordl.plots.training import transfer_path
 from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
 from neurordl.rsa.inference.infer import mean_interval
-from neurordl.rsa.scores import p_text
+from neurordl.rsa.scores import p_text, rows_of_means
 from neurordl.teachers.base import Record
 from neurordl.training.run import BEST, LAST, Run
 from neurordl.validate import listed
@@ -57,8 +64,8 @@ class Scores:
 
     @property
     def means(self) -> pd.DataFrame:
-        """The rows of means, and of the mean RDM."""
-        return self.frame[self.frame["subject"].isin(["mean", "group"])]
+        """The rows of means, and of the mean RDM; over time, those of the highest mean of a layer."""
+        return rows_of_means(self.frame)
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,15 +320,36 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
     if len(rois) > _MOST_ROIS:
         text += f" Shown are the first {_MOST_ROIS} of {len(rois)} ROIs."
     title, spoken = f"Layers and the noise ceiling, {which}", f"{text} {_spoken(means)}"
-    yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
-    if len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
+    over_time = "time" in frame
+    if over_time:
+        for roi in rois[:_MOST_ROIS]:
+            text = (
+                f"Means over time{f' in {roi}' if roi else ''} with their intervals, and the noise ceiling."
+            )
+            spoken = f"{text} {_spoken(means[means['roi'] == roi])}"
+            yield draw(partial(plot_time_course, frame, roi=roi), title, spoken, text)
+    else:
+        yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
+    if not over_time and len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
         text = "The mean similarity of each layer with each ROI; numbers in brackets are not significant."
         yield draw(partial(plot_layer_roi, frame), f"Layers by ROIs, {which}", text)
-    header = ("layer", "ROI", "which", "mean", "95 % interval", "p", "p (FDR)", "noise ceiling", "subjects")
+    header = (
+        "layer",
+        "ROI",
+        "time (s)",
+        "which",
+        "mean",
+        "95 % interval",
+        "p",
+        "p (FDR)",
+        "noise ceiling",
+        "subjects",
+    )
     rows = [
         [
             str(row["layer"]) or "output",
             str(row["roi"]),
+            f"{row['time']:.4g}" if over_time else "",
             "" if row["subject"] == "mean" else "of the mean RDM",
             number(row["score"]),
             _span(row["ci_low"], row["ci_high"]),
@@ -334,7 +362,8 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
         ]
         for _, row in means.iterrows()
     ]
-    yield _nonempty(Table("Means over subjects", (*header, "fitted", "note"), rows))
+    caption = "Highest means over subjects of all times" if over_time else "Means over subjects"
+    yield _nonempty(Table(caption, (*header, "fitted", "note"), rows))
 
 
 def _nonempty(table: Table) -> Table:
@@ -496,7 +525,7 @@ def _summary(run: Run) -> Iterator[tuple[str, str]]:
 def _scores_beside(entries: Sequence[Entry]) -> Iterator[Block]:
     tables: dict[str, list[pd.DataFrame]] = {}
     for entry in entries:
-        for part in entry.scores:
+        for part in (scores for scores in entry.scores if "time" not in scores.frame):
             roi = part.frame["roi"].map(lambda name, first=entry.name: f"{first}, {name}" if name else first)
             beside = part.frame.assign(entry=entry.name, region=part.frame["roi"], roi=roi)
             tables.setdefault(str(part.settings.get("pairs")), []).append(beside)

@@ -332,6 +332,15 @@ def side_by_side(evaluations: Mapping[str, Evaluation], family: Family = "table"
     return table[["run", *(name for name in table if name != "run")]]
 
 
+def rows_of_means(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of means and of the group; over time, those of the highest mean of each layer in a ROI."""
+    means = frame[frame["subject"].isin(["mean", "group"])]
+    if "time" not in means:
+        return means
+    by = [means[name] for name in ("run", "roi", "layer", "subject") if name in means]
+    return means.loc[means["score"].fillna(-np.inf).groupby(by, sort=False).idxmax()]
+
+
 def repeated_layers(layers: Sequence[str], models: Floats) -> str:
     """A note on layers that have the RDM of another layer, value by value; empty if there are none.
 
@@ -690,7 +699,7 @@ class Evaluation:
         return f"Evaluation({', '.join(sizes)}: {self.title}; print it for the table)"
 
     def __str__(self) -> str:
-        means = self.printed_rows
+        means = rows_of_means(self.frame)
         table = means[[name for name in _PRINTED if name in means]].to_string(
             index=False,
             float_format="{:.3f}".format,
@@ -699,19 +708,8 @@ class Evaluation:
         )
         return "\n".join([self.title, str(self.match), "", table, *self.notes])
 
-    @property
-    def printed_rows(self) -> pd.DataFrame:
-        """Rows of means and of the group; over time, those of the highest mean of each layer in a ROI."""
-        means = self.frame[self.frame["subject"].isin(["mean", "group"])]
-        if not self.over_time:
-            return means
-        peaks = means.assign(score=means["score"].fillna(-np.inf)).groupby(
-            ["roi", "layer", "subject"], sort=False
-        )
-        return means.loc[peaks["score"].idxmax()]
-
     def _repr_html_(self) -> str:
-        means = self.printed_rows
+        means = rows_of_means(self.frame)
         shown = [
             name
             for name in _PRINTED

@@ -92,7 +92,7 @@ class ClusterTest:
             tail=1 if self.tail == "greater" else 0,
             n_permutations=self.n_permutations,
             out_type="indices",
-            seed=self.seed,
+            rng=self.seed,
             verbose="ERROR",
         )
         return [np.asarray(times[0]) for times in clusters], np.asarray(p), np.asarray(t), np.asarray(null)
@@ -161,9 +161,11 @@ def latencies(
 ) -> pd.DataFrame:
     """Onset and peak of the scores of each layer in each ROI, with 95 % intervals over subjects.
 
-    The onset is the first time of the first significant cluster. Its interval is of the same rule in
-    bootstrap samples of the subjects, with the sum of t that a cluster needs to be significant in the data
-    as they are. The peak is the time of the highest mean.
+    The onset is the first time of the first significant cluster. In a bootstrap sample of the subjects, it is
+    that of the largest cluster that shares times with the first one of the data, if its sum of t would be
+    significant in the data: clusters elsewhere, which chance makes more often in samples with repeated
+    subjects, are no onsets. An effect that rises slowly is found late, the later the fewer the subjects: an
+    onset is when scores can be told from zero. The peak is the time of the highest mean.
 
     Parameters
     ----------
@@ -207,11 +209,10 @@ def latencies(
         counts = rng.multinomial(n, np.full(n, 1 / n), n_bootstrap)
         clusters, p, _, null = test.run(scores)
         critical = float(np.quantile(np.abs(null), 1 - test.alpha))
-        significant = [
-            int(cluster[0]) for cluster, value in zip(clusters, p, strict=True) if value < test.alpha
-        ]
+        significant = [cluster for cluster, value in zip(clusters, p, strict=True) if value < test.alpha]
         t, means = _drawn_t(scores, counts)
-        onsets = np.array([_onset(row, times, test, n, critical) for row in t])
+        first = min(significant, key=lambda cluster: int(cluster[0]), default=np.zeros(0, dtype=np.int64))
+        onsets = np.array([_onset(row, times, first, test.limit(n), critical) for row in t])
         peaks = times[inside][means[:, inside].argmax(axis=1)]
         of_peak = np.quantile(peaks, _LIMITS, method="inverted_cdf")
         of_onset = np.quantile(onsets, _LIMITS, method="inverted_cdf") if significant else np.full(2, np.nan)
@@ -220,7 +221,7 @@ def latencies(
             {
                 "layer": layer,
                 "roi": roi,
-                "onset": float(times[min(significant)]) if significant else np.nan,
+                "onset": float(times[first[0]]) if significant else np.nan,
                 "onset_low": of_onset[0],
                 "onset_high": of_onset[1],
                 "peak": float(times[inside][scores.mean(axis=0)[inside].argmax()]),
@@ -333,14 +334,11 @@ def _drawn_t(scores: Floats, counts: Ints) -> tuple[Floats, Floats]:
         return np.nan_to_num(means / np.sqrt(variance / n), posinf=0.0, neginf=0.0), means
 
 
-def _onset(t: Floats, times: Floats, test: ClusterTest, n_subjects: int, critical: float) -> float:
-    """The first time of the first cluster with as large a sum; infinity if there is none."""
-    limit = test.limit(n_subjects)
-    signs = (1.0,) if test.tail == "greater" else (1.0, -1.0)
-    starts = [
-        float(times[x[0]])
-        for sign in signs
-        for x in _stretches(sign * t > limit)
-        if sign * t[x].sum() >= critical
-    ]
-    return min(starts, default=np.inf)
+def _onset(t: Floats, times: Floats, cluster: Ints, limit: float, critical: float) -> float:
+    """The first time of the largest of the clusters that share times with one; infinity if none is large."""
+    sign = 1.0 if not len(cluster) else np.sign(t[cluster].sum())
+    near = [x for x in _stretches(sign * t > limit) if np.isin(x, cluster).any()]
+    largest = max(near, key=lambda x: float(sign * t[x].sum()), default=None)
+    if largest is None or sign * t[largest].sum() < critical:
+        return np.inf
+    return float(times[largest[0]])

@@ -166,7 +166,7 @@ def test_clusters_are_those_of_mne(scores: Evaluation, tail: Any) -> None:
         x = course(scores, layer)
         threshold = stats.t.isf(0.05 / (1 if tail == "greater" else 2), len(x) - 1)
         t, clusters, p, _ = permutation_cluster_1samp_test(
-            x, threshold, 500, tail=int(tail == "greater"), seed=4, out_type="indices", verbose="ERROR"
+            x, threshold, 500, tail=int(tail == "greater"), rng=4, out_type="indices", verbose="ERROR"
         )
         part = ours[ours["layer"] == layer].reset_index(drop=True)
         order = np.argsort([c[0][0] for c in clusters])
@@ -220,20 +220,22 @@ def test_the_onset_in_a_bootstrap_sample_by_a_loop(scores: Evaluation) -> None:
     x, rng = course(scores, "first"), np.random.default_rng(0)
     counts = rng.multinomial(12, np.full(12, 1 / 12), 20)
     t, means = _drawn_t(x, counts)
+    limit, cluster = 2.5, np.arange(10, 15)
     for row, count, mean in zip(t, counts, means, strict=True):
         sample = np.repeat(x, count, axis=0)
         np.testing.assert_allclose(row, stats.ttest_1samp(sample, 0).statistic, rtol=1e-6)
         np.testing.assert_allclose(mean, sample.mean(axis=0))
-        above, sums = np.append(row > ClusterTest().limit(12), False), []
-        start = None
+        above, sums, start = np.append(row > limit, False), [], None
         for k, flag in enumerate(above):
             if flag and start is None:
                 start = k
             if not flag and start is not None:
-                sums.append((start, row[start:k].sum()))
+                if start < 15 and k > 10:
+                    sums.append((row[start:k].sum(), TIMES[start]))
                 start = None
-        expected = next((TIMES[k] for k, total in sums if total >= 15.0), np.inf)
-        assert _onset(row, TIMES, ClusterTest(), 12, 15.0) == expected
+        for critical in (5.0, 40.0):
+            expected = max(sums)[1] if sums and max(sums)[0] >= critical else np.inf
+            assert _onset(row, TIMES, cluster, limit, critical) == expected
 
 
 def test_bad_input_of_tests_over_time(scores: Evaluation) -> None:
