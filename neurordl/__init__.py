@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from neurordl.patterns.network import Compute as Compute
     from neurordl.patterns.network import extract_patterns as extract_patterns
     from neurordl.patterns.tables import Confounds as Confounds
+    from neurordl.patterns.trials import glmsingle_trials as glmsingle_trials
     from neurordl.plots import plot_layer_roi as plot_layer_roi
     from neurordl.plots import plot_mds as plot_mds
     from neurordl.plots import plot_rdm as plot_rdm
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from neurordl.rsa.inference.resampling import Draws as Draws
     from neurordl.rsa.inference.resampling import Jackknife as Jackknife
     from neurordl.rsa.inference.resampling import Resampling as Resampling
+    from neurordl.rsa.regression import Partial as Partial
     from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight
     from neurordl.rsa.time import ClusterTest as ClusterTest

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -118,8 +119,8 @@ def bring_rdms() -> dict[str, Any]:
     betas = rng.normal(size=(5, 5, 4, len(stimuli)))
     mask = np.zeros((5, 5, 4))
     mask[1:4, 1:4] = 1
-    np.save("betasmd.npy", betas)
-    np.save("it_mask.npy", mask)
+    np.save("betas.npy", betas[mask > 0].T)
+    glmsingle(rng)
     nib.save(nib.Nifti1Image(betas, np.eye(4)), "betas.nii.gz")
     nib.save(nib.Nifti1Image(mask, np.eye(4)), "it.nii.gz")
     pd.DataFrame({"stimulus": stimuli, "run": runs}).to_csv("trials.csv", index=False)
@@ -131,6 +132,16 @@ def bring_rdms() -> dict[str, Any]:
     movies = rng.random((2, 31, len(IDS), len(IDS)))
     np.save("movies.npy", (movies + movies.swapaxes(2, 3)) * (1 - np.eye(len(IDS))))
     return {"epochs": epochs, "times": times, "ids": IDS}
+
+
+def glmsingle(rng: np.random.Generator) -> None:
+    """A folder of GLMsingle: 48 trials of four conditions in three runs."""
+    order = np.concatenate([rng.permutation(np.repeat(np.arange(1.0, 5), 4)) for _ in range(3)])
+    Path("glmsingle").mkdir()
+    with h5py.File("glmsingle/DESIGNINFO.mat", "w") as file:
+        file["stimorder"], file["numtrialrun"] = order[:, None], np.full((3, 1), 16.0)
+    with h5py.File("glmsingle/TYPED_FITHRF_GLMDENOISE_RR.hdf5", "w") as file:
+        file["betasmd"], file["R2"] = rng.normal(size=(5, 5, 4, 48)), np.zeros((5, 5, 4))
 
 
 def choose() -> dict[str, Any]:

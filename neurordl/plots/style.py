@@ -88,6 +88,20 @@ def settle(ax: Axes) -> None:
             engine.execute(ax.figure)
 
 
+def end_at_bounds(ax: Axes, axis: str, values: Any, low: float, high: float) -> None:
+    """Let an axis end where its quantity does, if all values are within; their intervals may reach beyond."""
+    values = np.asarray(values, dtype=float).ravel()
+    values = values[np.isfinite(values)]
+    limits = np.array(getattr(ax, f"get_{axis}lim")())
+    ends = np.clip(limits, low, high)
+    if not len(values) or values.min() < low or values.max() > high or (ends == limits).all():
+        return
+    ax.set(**{f"{axis}lim": ends})
+    for line in ax.lines:
+        if line.get_marker() not in ("None", "|", "_"):  # marks at the end are drawn whole
+            line.set_clip_on(False)
+
+
 def hide_frame(ax: Axes) -> Axes:
     """Hide the upper and the right side of the frame."""
     ax.spines[["top", "right"]].set_visible(False)

@@ -34,6 +34,7 @@ _WINDOWS_AT_ONCE = (
 _NEXT = 1e-3  # of the interval between samples: up to here two times are the same
 # ratio of the energy of a run's mean to what averaged noise alone has, from which there is a mean
 _CHANCE = 4.0
+_FLAT = 1e-12  # spread of a constant channel, relative to its values: rounding
 _DTYPES = {np.dtype(np.float64): torch.float64, np.dtype(np.float32): torch.float32}
 
 
@@ -173,6 +174,53 @@ class Source:
     def check_finite(self, stimuli: Stimuli) -> None:
         """Raise an error if a measurement of these stimuli is NaN or infinite."""
         self._means(False, stimuli)
+
+    def of_channels(self, chosen: Places) -> Source:
+        """Return the source with some of its channels, before any mean is removed."""
+        result = copy.copy(self)
+        result.channels = chosen if self.channels is None else self.channels[chosen]
+        result.n_channels = len(chosen)
+        return result
+
+    def split_half(self, stimuli: Stimuli = slice(None)) -> tuple[Floats, int]:
+        """Correlation of each channel's odd and even measurements of the stimuli that have repeats.
+
+        Parameters
+        ----------
+        stimuli
+            The stimuli over which means of the first, third, ... and of the second, fourth, ... measurement
+            are correlated.
+
+        Returns
+        -------
+        reliability, n_stimuli
+            (channels,), NaN where a half is constant, and the number of stimuli with repeats.
+        """
+        numbers = np.arange(len(self.ids))[stimuli]
+        first, last = self.starts[:: len(self.runs)][numbers], self.starts[:: len(self.runs)][numbers + 1]
+        repeated = last - first > 1
+        first, last = first[repeated], last[repeated]
+        step = max(1, _AT_ONCE // (16 * self.measurements.shape[1]))
+        shift, sums = np.zeros(()), np.zeros((5, self.n_channels))
+        for start in range(0, len(first), step):
+            ends = list(zip(first[start : start + step], last[start : start + step], strict=True))
+            a, b = (self._means_of([self.order[i + half : j : 2] for i, j in ends]) for half in (0, 1))
+            shift = shift if start else a.mean(axis=0)
+            a, b = a - shift, b - shift
+            sums += np.stack([x.sum(axis=0) for x in (a, b, a * a, b * b, a * b)])
+        a, b, aa, bb, ab = sums / max(len(first), 1)
+        spread = np.sqrt(np.maximum(aa - a * a, 0) * np.maximum(bb - b * b, 0))
+        reliability = np.divide(
+            ab - a * b, spread, out=np.full(len(a), np.nan), where=spread > _FLAT * (aa + bb)
+        )
+        return reliability, len(first)
+
+    def _means_of(self, groups: Sequence[Places]) -> Floats:
+        """Mean of the measurements of each group of rows, (groups, channels)."""
+        lengths = np.array([len(rows) for rows in groups])
+        measured = self._read(np.concatenate(groups))
+        means = np.add.reduceat(measured, np.cumsum(lengths) - lengths, axis=0) / lengths[:, None]
+        return np.asarray(means)
 
     def patterns(self, stimuli: Stimuli = slice(None)) -> Tensor:
         """Mean patterns of stimuli, (stimuli, channels), or as `WindowSource` says."""

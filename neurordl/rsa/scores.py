@@ -603,6 +603,8 @@ class Evaluation:
         settings, means = self.settings, self.frame[self.frame["subject"] == "mean"]
         comparison, pairs, n = (settings.get(name) for name in ("comparison", "pairs", "n_stimuli"))
         title = f"{comparison}, {pairs} pairs of {n} stimuli"
+        if controlled := settings.get("controlled"):
+            title += f", controlled for {listed(controlled)}"
         if n is not None and n < len(self.match.matched):
             title += f" (of {len(self.match.matched)} that were matched)"
         if any(coverage.note for coverage in self._coverages.values()):
@@ -610,6 +612,7 @@ class Evaluation:
         for variance in {x.resampling.variance_method.title for x in self.inferences.values()} - {""}:
             title += f", {variance}"
         population = next(iter(means["generalizes_to"]), "") if means["ci_low"].notna().any() else ""
+        population += f" ({n_groups} groups)" if population and (n_groups := self._n_groups) else ""
         title += (
             f"; 95 % intervals and p (one-sided, above zero) generalize to {population}" if population else ""
         )
@@ -619,12 +622,17 @@ class Evaluation:
         return title + (f"; p_fdr and p_holm are over {' or '.join(families)}" if families else "")
 
     @property
+    def _n_groups(self) -> int:
+        """Number of groups of stimuli that were resampled; 0 if stimuli were not grouped."""
+        return len(set(self.settings.get("groups") or ()))
+
+    @property
     def notes(self) -> list[str]:
         """What leaks from training into the scores, and why a mean is undefined or doubtful."""
         means = self.frame[self.frame["subject"] == "mean"]
         n_layers = means["layer"].nunique()
         notes = [*self.settings.get("leaks", ()), *self._notes_on_pairs(), self._note_on_layers]
-        notes.append(self._note_on_bounds)
+        notes += [self._note_on_bounds, self._note_on_sides]
         notes += dict.fromkeys(inference.resampling.note for inference in self.inferences.values())
         if self.models is not None:
             notes.append(repeated_layers(self.settings["layers"], self.models))
@@ -653,6 +661,18 @@ class Evaluation:
         )
         few = next(iter(self.inferences.values())).resampling.generalizes_to
         return f"{reach}: t intervals of few {few} are symmetric; take more {few}, or read them cut off"
+
+    @property
+    def _note_on_sides(self) -> str:
+        """How many means are significant while their interval includes zero; empty if none is."""
+        means = self.frame[self.frame["subject"] == "mean"]
+        n = int(((means["p"] < 0.05) & (means["ci_low"] <= 0)).sum())
+        if not n:
+            return ""
+        has = "mean has p < .05 and an interval that includes"
+        if n > 1:
+            has = "means have p < .05 and intervals that include"
+        return f"{n} {has} 0: p is one-sided (above zero), and the 95 % interval is two-sided"
 
     @property
     def _coverages(self) -> dict[str, Coverage]:

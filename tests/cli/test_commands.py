@@ -917,7 +917,8 @@ def test_a_study_in_one_command(
     pd.testing.assert_frame_equal(got, expected)
     assert "differences of conditions, paired by seed, with 95 % t intervals" in printed
     page = (out / "report.html").read_text()
-    assert "Differences of test_accuracy from labels, paired by seed" in page
+    assert "Differences in test accuracy (share of images) from labels, paired by seed" in page
+    assert "the mean rho-a of the RDM of conv3" in page
     assert "Accuracy on test images against similarity" in page
     assert shell("report", out, "--out", tmp_path / "again.html")[0] == 0
 

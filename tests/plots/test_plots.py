@@ -428,3 +428,23 @@ def test_many_series_have_colors_of_their_own():
     assert style.palette(7) == list(style.COLOURS)
     for n in (8, 20, 40):
         assert len(set(style.palette(n))) == n
+
+
+def test_axes_end_where_their_quantity_does():
+    frame = conditions().assign(test_accuracy=1.0, heldout_rdm_similarity=np.resize([0.7, 0.99], 15))
+    ax = plot_transfer(frame)
+    assert ax.get_ylim()[1] == ax.get_xlim()[1] == 1
+    assert not any(line.get_clip_on() for line in ax.lines if line.get_marker() in "os")
+    percent = plot_transfer(frame.assign(test_accuracy=99.0))  # other units have other ends
+    assert percent.get_ylim()[1] > 99
+    table = scores(subjects=2).frame
+    assert table["ci_high"].max() > 1
+    assert plot_scores(table).get_ylim()[1] == 1
+    assert plot_scores(table.assign(comparison="mine")).get_ylim()[1] > 1
+
+
+def test_groups_of_stimuli_are_counted_in_the_legend():
+    evaluation = scores()
+    evaluation.settings["groups"] = list("aabbcc")
+    texts = [text.get_text() for text in [plot_scores(evaluation).get_legend().get_title()]]
+    assert texts[0].startswith("6 stimuli in 3 groups, 4 subjects (dots)")

@@ -257,3 +257,11 @@ def test_bad_input_of_tests_over_time(scores: Evaluation) -> None:
     constant.dissimilarities[row] = 1.0
     with pytest.raises(NeurordlError, match=r"are undefined \(subjects p5; times"):
         time_clusters(evaluate(models(), constant, comparison="corr"))
+
+
+def test_the_report_of_scores_over_time(scores: Evaluation, tmp_path: Path) -> None:
+    scores.to_html(tmp_path / "report.html", figures=False)
+    page = (tmp_path / "report.html").read_text()
+    assert "Highest means over subjects" in page
+    assert "20 times" in page
+    assert page.count("<svg") == 1
