@@ -41,6 +41,7 @@ _CONDITIONS = {
     "labels": "the same losses with weight 0",
     "permuted": "the ids of the training stimuli were permuted in the teacher",
     "permuted-within": "the ids were permuted in the teacher among stimuli of the same label",
+    "untrained": "the initial weights, without a step of training",
 }
 _CHECKSUM = re.compile("[0-9a-f]{64}")
 _CITED = {
@@ -241,6 +242,8 @@ def _task_sentences(run: Run) -> Iterator[str]:
         size = f"{_count(labelled['n'], 'labelled image')}" if "n" in labelled else "labelled images"
         classes = f" of {len(run.classes)} classes" if run.classes else ""
         yield f"Its task ({objective['task']}) had {size}{classes}."
+    if losses and not objective.get("task"):
+        yield "It had no task: it learned from the teacher alone."
     for loss in losses.values():
         yield _loss_sentence(loss)
     if not losses:
@@ -369,8 +372,8 @@ def _folded_ids(title: str, ids: Sequence[str]) -> Iterator[Block]:
 
 def _training(run: Run) -> Iterator[Block]:
     history = run.history
-    if not len(history):
-        yield Text("The run has no history.")
+    if not len(history) or not history["epoch"].any():
+        yield Text("The run has no epochs: its student has its initial weights.")
         return
     first, last = history.iloc[0], history.iloc[-1]
     terms = [str(name) for name in history if name not in ("epoch", "step", "lr", "seconds")]
@@ -728,7 +731,8 @@ def _study_methods(grid: Grid) -> Iterator[str]:
                 *_task_sentences(run),
                 f"It was trained in {_count(len(conditions), 'condition')}: "
                 f"{'; '.join(f'{name} ({_CONDITIONS[name]})' for name in conditions)}.",
-                "All conditions of a seed had the same initial weights, batches and number of steps"
+                f"All {'trained ' * ('untrained' in conditions)}conditions of a seed had the same initial "
+                "weights, batches and number of steps"
                 f"{f', and {chosen}' if run.record.get('best') else ''}.",
                 *_stimuli_sentence(run),
             ]

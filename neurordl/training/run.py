@@ -292,7 +292,7 @@ def load_run(
         spec, name = run.record["student"].get("spec"), run.record["student"]["class"]
     if student is None and not spec:
         reason = f"how its student ({name}) is made is not recorded"
-        raise NeurordlError(f"{folder}: {reason}; pass load_run(out, student=...)")
+        raise NeurordlError(f"{folder}: {reason}; pass load_run(out, student=...), or --student")
     with io.damage_named(folder / io.RUN_RECORD, remedy):
         run = replace(run, student=(students.build(**spec) if student is None else student).eval())
     best = weights == "best" and "best" in run.record

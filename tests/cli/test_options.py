@@ -115,7 +115,7 @@ def test_arguments_of_a_signature() -> None:
     assert (loss["pairs"].choices, loss["pairs"].default) == (("all", "within", "between"), "all")
     assert loss["scale"].type is bool
     epochs = read_arguments("fit")["epochs"]
-    assert (epochs.type, epochs.default, epochs.least) == (int, 20, 1)
+    assert (epochs.type, epochs.default, epochs.least) == (int, 20, 0)
     images = read_arguments("StimulusSet.from_folder")
     assert (images["folder"].type, images["mean"].type, images["mean"].several) == (Path, float, True)
     assert images["mean"].choices == ("imagenet",)
