@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -140,7 +140,7 @@ def time_clusters(
     test = test or ClusterTest(tail="greater" if difference is None else "two-sided")
     courses = _courses(evaluation, difference)
     columns = ("layer", "roi", "start", "stop", "n_times", "statistic", "p", "n_subjects")
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for layer, roi, times, scores in courses:
         _warn_of_few(test, len(scores))
         for cluster, p, statistic in _clusters(test, scores):
