@@ -468,7 +468,9 @@ def _layer_differences(scores: Scores) -> Iterator[Block]:
             f"{row['layer_a'] or 'output'} \u2212 {row['layer_b'] or 'output'}",
             str(row["roi"]),
             number(row["difference"]),
-            "equal" if row["ci_high"] - row["ci_low"] < _FLAT else _span(row["ci_low"], row["ci_high"]),
+            "equal"
+            if abs(row[["ci_low", "ci_high"]]).max() < _FLAT
+            else _span(row["ci_low"], row["ci_high"]),
             _p(row["p"]),
             _p(row["p_fdr"]),
         ]
