@@ -974,7 +974,8 @@ def test_a_window_of_times_is_averaged_for_each_subject(pool: Any) -> None:
 def test_windows_on_several_layers_train_a_network() -> None:
     early, late = (RDMTeacher(over_time(), select={"time": window}) for window in ((0.0, 0.05), (0.1, 0.15)))
     objective = nrl.Objective(
-        [RDMLoss(early, layer="conv1", comparison="corr"), RDMLoss(late, layer="conv3", comparison="corr")]
+        [RDMLoss(early, layer="conv1", comparison="corr"), RDMLoss(late, layer="conv3", comparison="corr")],
+        task=None,
     )
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
     stimuli = StimulusSet.from_array(images, IDS)
