@@ -831,7 +831,7 @@ def _compare_runs(
     shown[3:3] = ["time"] if "time" in means else []
     means = means[shown]
     typer.echo(means.to_string(index=False, float_format="%.3f"))
-    typer.echo(f"p_fdr is over {table['family'].max()}\n")
+    typer.echo(f"p and p_fdr are one-sided (above zero); p_fdr is over {table['family'].max()}\n")
     typer.echo(f"{out} holds scores.csv, report.html and a folder for each run; the figure is {figure}")
 
 

@@ -468,7 +468,9 @@ def _layer_differences(scores: Scores) -> Iterator[Block]:
             f"{row['layer_a'] or 'output'} \u2212 {row['layer_b'] or 'output'}",
             str(row["roi"]),
             number(row["difference"]),
-            _span(row["ci_low"], row["ci_high"]),
+            "equal"
+            if abs(row[["ci_low", "ci_high"]]).max() < _FLAT
+            else _span(row["ci_low"], row["ci_high"]),
             _p(row["p"]),
             _p(row["p_fdr"]),
         ]
@@ -961,6 +963,9 @@ def _transfer_figure(frame: pd.DataFrame, title: str, reference: str | None = No
 def citations(entries: Sequence[Entry], grids: Sequence[Grid], version: str) -> Section:
     """What to cite, according to what was used."""
     used = {"rdl": bool(grids)} | dict.fromkeys(("rsa", "ceiling", "bootstrap", "fdr"), False)
+    for grid in grids:
+        used["rsa"] |= any(grid.scored(measure) is not None for measure in grid.measures)
+        used["ceiling"] |= set(_CEILINGS) <= set(grid.frame)
     for entry in entries:
         losses = (entry.run.record.get("objective") or {}).get("losses") or {} if entry.run else {}
         used["rdl"] |= any("comparison" in loss for loss in losses.values())
