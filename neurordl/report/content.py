@@ -294,6 +294,8 @@ def _loss_sentence(loss: Record) -> str:
 
 
 def _control(loss: Record) -> str:
+    if loss.get("weight") == 0:
+        return "the loss had no effect (weight 0)"
     control = (loss.get("teacher") or {}).get("control") or {}
     within = " within groups" if control.get("within") else ""
     return f"the ids of the teacher were permuted{within} (seed {control['permuted']})" if control else ""
@@ -960,7 +962,9 @@ def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
 def _transfer_figure(frame: pd.DataFrame, title: str, reference: str | None = None) -> Figure:
     means = frame.groupby("condition", sort=False)[list(_SCORED)].mean()
     spoken = "; ".join(f"{name} {number(y)} and {number(x)}" for name, y, x in means.itertuples())
-    text = "Accuracy on test images against similarity of RDMs on held-out stimuli. Accuracy and similarity: "
+    text = "Accuracy on test images against similarity of RDMs on held-out stimuli. "
+    text += "" if frame.duplicated("condition").any() else "Each mark is a single run, without an interval. "
+    text += "Accuracy and similarity: "
     return draw(partial(plot_transfer, frame, reference=reference), title, f"{text}{spoken}.")
 
 

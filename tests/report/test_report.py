@@ -204,6 +204,7 @@ def test_accuracies_of_runs_side_by_side(folder: Path, tmp_path: Path) -> None:
         for name, x in scores.items()
     }
     text = f"labels 0.250 and {page.number(mean['labels'])}; rdl 0.125 and {page.number(mean['rdl'])}."
+    text = f"Each mark is a single run, without an interval. Accuracy and similarity: {text}"
     assert any(words.endswith(text) for words in shown.texts("desc"))
     assert "of the runs" in shown.texts("title")[1]
     del contents["rdl"].run.record["test"]  # a single point is no figure
@@ -249,6 +250,10 @@ def test_each_loss_is_told_by_its_record() -> None:
     network = nrl.NetworkTeacher(student(), ["conv2"])
     brain = nrl.RDMTeacher(random_rdms(["a", "b", "c", "d"], subject=["x"], roi=["IT"]))
     losses = {
+        nrl.HintLoss(
+            network, "conv2", weight=0.0
+        ): "HintLoss on layer conv2 was added with weight 0 (teacher: "
+        "Sequential, layer conv2); as a control, the loss had no effect (weight 0).",
         nrl.SoftTargetLoss(
             network, weight=0.5
         ): "SoftTargetLoss on layer output was added with weight 0.5 (teacher: Sequential).",
