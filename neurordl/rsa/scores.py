@@ -24,7 +24,7 @@ from neurordl.rsa.ceilings import agreement, chance_note
 from neurordl.rsa.compare import repeated_subjects, why_undefined
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference, correct, infer_study, mean_interval, p_values
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
-from neurordl.validate import check_choice, folded_html, listed
+from neurordl.validate import check_choice, counted, folded_html, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.inference import Result
@@ -121,7 +121,7 @@ class Coverage:
         for subject, pairs in self.pairs.items():
             if pairs < self.requested:
                 n = self.stimuli[subject]
-                stimuli = f" (no pair of {n:,} {'stimuli' if n > 1 else 'stimulus'})" if n else ""
+                stimuli = f" (no pair of {counted(n, 'stimulus')})" if n else ""
                 notes.append(f"{subject}: {pairs:,} of {self.requested:,} pairs measured{stimuli}")
         return listed(notes, most=3, separator="; ")
 
@@ -277,7 +277,7 @@ def _corrected(table: pd.DataFrame, tested: Bools, family: str) -> pd.DataFrame:
     return table.assign(
         p_fdr=families.transform(lambda part: correct(part.to_numpy(), "fdr")),
         p_holm=families.transform(lambda part: correct(part.to_numpy(), "holm")),
-        family=[f"{n} test{'s' if n > 1 else ''}{unit}" if n else "" for n in sizes],
+        family=[f"{counted(n, 'test')}{unit}" if n else "" for n in sizes],
     )
 
 
@@ -668,7 +668,7 @@ class Evaluation:
     def __repr__(self) -> str:
         people = self.frame[~self.frame["subject"].isin(["mean", "group"])]
         counts = {"layer": people["layer"], "ROI": people["roi"], "subject": people["subject"]}
-        sizes = [f"{n} {name}{'' if n == 1 else 's'}" for name, x in counts.items() for n in [x.nunique()]]
+        sizes = [counted(x.nunique(), name) for name, x in counts.items()]
         return f"Evaluation({', '.join(sizes)}: {self.title}; print it for the table)"
 
     def __str__(self) -> str:
