@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from neurordl.plots import plot_mds as plot_mds
     from neurordl.plots import plot_rdm as plot_rdm
     from neurordl.plots import plot_scores as plot_scores
+    from neurordl.plots import plot_time_course as plot_time_course
     from neurordl.rdms import Alignment as Alignment
     from neurordl.rdms import Noise as Noise
     from neurordl.rdms import Windows as Windows
@@ -70,6 +71,9 @@ if TYPE_CHECKING:
     from neurordl.rsa.regression import Partial as Partial
     from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight
+    from neurordl.rsa.time import ClusterTest as ClusterTest
+    from neurordl.rsa.time import latencies as latencies
+    from neurordl.rsa.time import time_clusters as time_clusters
     from neurordl.stimuli import Preprocessing as Preprocessing
     from neurordl.stimuli import StimulusSet as StimulusSet
     from neurordl.teachers import Batch as Batch

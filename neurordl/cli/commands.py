@@ -805,7 +805,7 @@ def _compare_runs(
     import neurordl as nrl
     from neurordl.io import make_folder, write_text
     from neurordl.report import write_report
-    from neurordl.rsa.scores import side_by_side
+    from neurordl.rsa.scores import rows_of_means, side_by_side
 
     brain, compute, bootstrap = call.select_rdms(call.read(call.load_rdms)), call.compute(), call.bootstrap()
     pairs = call.evaluate.values.get("pairs") or "held-out"
@@ -827,9 +827,11 @@ def _compare_runs(
     _draw_scores(_panels(table), figure)
     write_report(out / "report.html", {name: [models[name], scores] for name, scores in compared.items()})
     shown = ["run", "layer", "roi", "score", "ci_low", "ci_high", "p", "p_fdr", "n_stimuli", "fitted"]
-    means = table.loc[table["subject"] == "mean", shown]
+    means = rows_of_means(table[table["subject"] == "mean"])
+    shown[3:3] = ["time"] if "time" in means else []
+    means = means[shown]
     typer.echo(means.to_string(index=False, float_format="%.3f"))
-    typer.echo(f"p_fdr is over {table['family'].max()}\n")
+    typer.echo(f"p and p_fdr are one-sided (above zero); p_fdr is over {table['family'].max()}\n")
     typer.echo(f"{out} holds scores.csv, report.html and a folder for each run; the figure is {figure}")
 
 
@@ -873,7 +875,11 @@ def _draw_scores(scores: Evaluation | pd.DataFrame, path: Path) -> None:
 
     plt.switch_backend("agg")  # there may be no screen
     few = not isinstance(scores, pd.DataFrame) and len(scores.settings["layers"]) <= _FEW_LAYERS
-    figure = nrl.plot_scores(scores, differences=few, p="p_fdr").get_figure(root=True)
+    if "time" in (scores if isinstance(scores, pd.DataFrame) else scores.frame):
+        axes = nrl.plot_time_course(scores)
+    else:
+        axes = nrl.plot_scores(scores, differences=few, p="p_fdr")
+    figure = axes.get_figure(root=True)
     assert figure is not None
     with atomic_write(path) as aside:
         figure.savefig(aside, dpi=150)

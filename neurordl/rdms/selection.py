@@ -161,11 +161,58 @@ def rdms_by_roi(
     rdms: RDMs, roi: str | Sequence[str] | None, subjects: str | Sequence[str] | None
 ) -> dict[str, RDMs]:
     """One RDM per subject for each of some ROIs (None: all of them); RDMs without ROIs under the name ''."""
+    return {name: check_one_per_subject(part) for name, part in _of_rois(rdms, roi, subjects)}
+
+
+def rdms_by_place(
+    rdms: RDMs, roi: str | Sequence[str] | None, subjects: str | Sequence[str] | None
+) -> dict[str, tuple[RDMs, str, float]]:
+    """One RDM per subject for each ROI and time, by its label: RDMs, ROI, and time (NaN without times)."""
+    places: dict[str, tuple[RDMs, str, float]] = {}
+    for name, part in _of_rois(rdms, roi, subjects):
+        if "time" not in part.rdm_descriptors:
+            places[name] = check_one_per_subject(part), name, np.nan
+            continue
+        rows = _rows_of(times_of_rdms(part).tolist())
+        vectors, people = np.asarray(part.dissimilarities), len(set(subject_names(part)))
+        if few := [time for time in rows if len(rows[time]) < people]:
+            at = listed(f"{time:.9g} s" for time in sorted(few))
+            notify(f"{len(few)} of {len(rows)} times are not those of all {people} subjects: {at}")
+        for time in sorted(rows):
+            label = ", ".join(filter(None, [name, f"{time:.9g} s"]))
+            described = {key: [x[k] for k in rows[time]] for key, x in part.rdm_descriptors.items()}
+            with explain(f"the RDMs at {label}", NeurordlError):
+                chosen = check_one_per_subject(_like(part, vectors[rows[time]], described))
+            places[label] = chosen, name, time
+    return places
+
+
+def times_of_rdms(rdms: RDMs) -> Floats:
+    """The time of each RDM, its descriptor ``time``, as numbers in seconds.
+
+    Raises
+    ------
+    NeurordlError
+        A time is not a number.
+    """
+    with explain("the RDM descriptor 'time' holds other values than numbers, in seconds"):
+        times = np.asarray(rdms.rdm_descriptors["time"], dtype=np.float64)
+    if not np.isfinite(times).all():
+        raise NeurordlError(
+            "the RDM descriptor 'time' holds NaN or infinity; give each RDM a time in seconds"
+        )
+    return times
+
+
+def _of_rois(
+    rdms: RDMs, roi: str | Sequence[str] | None, subjects: str | Sequence[str] | None
+) -> list[tuple[str, RDMs]]:
+    """RDMs of these subjects in each ROI, with its name."""
     chosen = select_rdms(rdms, subjects=subjects)
     if roi is None and "roi" not in rdms.rdm_descriptors:
-        return {"": check_one_per_subject(chosen)}
+        return [("", chosen)]
     names = [roi] if isinstance(roi, str) else list(roi or dict.fromkeys(descriptor_values(chosen, "roi")))
-    return {name: check_one_per_subject(select_rdms(chosen, roi=name)) for name in names}
+    return [(name, select_rdms(chosen, roi=name)) for name in names]
 
 
 def descriptor_values(rdms: RDMs, name: str) -> list[str]:

@@ -14,11 +14,18 @@ import pandas as pd
 
 from neurordl.experiments import CONTROLS, TAUGHT, all_differences, paired_differences
 from neurordl.io import sha256_file, sha256_state
-from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer
+from neurordl.plots import (
+    plot_layer_roi,
+    plot_paired,
+    plot_scores,
+    plot_time_course,
+    plot_training,
+    plot_transfer,
+)
 from neurordl.plots.training import BOUNDS, column_name, transfer_path
 from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
 from neurordl.rsa.inference.infer import mean_interval
-from neurordl.rsa.scores import p_text
+from neurordl.rsa.scores import p_text, rows_of_means
 from neurordl.teachers.base import Record
 from neurordl.training.run import BEST, LAST, Run
 from neurordl.validate import listed
@@ -74,8 +81,8 @@ class Scores:
 
     @property
     def means(self) -> pd.DataFrame:
-        """The rows of means, and of the mean RDM."""
-        return self.frame[self.frame["subject"].isin(["mean", "group"])]
+        """The rows of means, and of the mean RDM; over time, those of the highest mean of a layer."""
+        return rows_of_means(self.frame)
 
 
 @dataclass(frozen=True, eq=False)
@@ -404,18 +411,25 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
     if len(rois) > _MOST_ROIS:
         text += f" Shown are the first {_MOST_ROIS} of {len(rois)} ROIs."
     title, spoken = f"{_capital(scores.noun)}s and the noise ceiling, {which}", f"{text} {_spoken(means)}"
+    over_time = "time" in frame
     if groups := set(scores.settings.get("groups") or ()):
         text += f" The stimuli come in {len(groups)} groups."
-    yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
-    if len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
+    for roi in rois[:_MOST_ROIS] if over_time else ():
+        text = f"Means over time{f' in {roi}' if roi else ''} with their intervals, and the noise ceiling."
+        spoken = f"{text} {_spoken(means[means['roi'] == roi])}"
+        yield draw(partial(plot_time_course, frame, roi=roi), title, spoken, text)
+    if not over_time:
+        yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
+    if not over_time and len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
         text = f"The mean similarity of each {scores.noun} with each ROI."
         text += " Numbers in brackets, if there are any, are not significantly above zero (one-sided)."
         yield draw(partial(plot_layer_roi, frame), f"{_capital(scores.noun)}s by ROIs, {which}", text)
-    header = (scores.noun, "ROI", "which", "mean", "95 % interval", "p, one-sided", "p, FDR", "noise ceiling")
+    header = (scores.noun, "ROI", "time (s)", "which", "mean", "95 % interval", "p, one-sided", "p, FDR")
     rows = [
         [
             str(row["layer"]) or "output",
             str(row["roi"]),
+            f"{row['time']:.4g}" if over_time else "",
             "" if row["subject"] == "mean" else "of the mean RDM",
             number(row["score"]),
             _span(row["ci_low"], row["ci_high"]),
@@ -428,9 +442,13 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
         ]
         for _, row in means.iterrows()
     ]
-    caption = f"Means over subjects{_tested(means)}"
-    yield _nonempty(Table(caption, (*header, "subjects", "fitted", "note"), rows))
-    yield from _layer_differences(scores)
+    caption = f"{'Highest means' if over_time else 'Means'} over subjects{_tested(means)}"
+    columns = (*header, "noise ceiling", "subjects", "fitted", "note")
+    yield _nonempty(Table(caption, columns, rows))
+    if over_time:
+        yield Text("Scores at all times are in scores.csv, and differences of each two in differences.csv.")
+    else:
+        yield from _layer_differences(scores)
 
 
 def _tested(means: pd.DataFrame) -> str:
@@ -450,7 +468,9 @@ def _layer_differences(scores: Scores) -> Iterator[Block]:
             f"{row['layer_a'] or 'output'} \u2212 {row['layer_b'] or 'output'}",
             str(row["roi"]),
             number(row["difference"]),
-            _span(row["ci_low"], row["ci_high"]),
+            "equal"
+            if abs(row[["ci_low", "ci_high"]]).max() < _FLAT
+            else _span(row["ci_low"], row["ci_high"]),
             _p(row["p"]),
             _p(row["p_fdr"]),
         ]
@@ -636,7 +656,7 @@ def _summary(run: Run) -> Iterator[tuple[str, str]]:
 def _scores_beside(entries: Sequence[Entry]) -> Iterator[Block]:
     tables: dict[str, list[pd.DataFrame]] = {}
     for entry in entries:
-        for part in entry.scores:
+        for part in (scores for scores in entry.scores if "time" not in scores.frame):
             roi = part.frame["roi"].map(lambda name, first=entry.name: f"{first}, {name}" if name else first)
             beside = part.frame.assign(entry=entry.name, region=part.frame["roi"], roi=roi)
             tables.setdefault(str(part.settings.get("pairs")), []).append(beside)
@@ -943,6 +963,9 @@ def _transfer_figure(frame: pd.DataFrame, title: str, reference: str | None = No
 def citations(entries: Sequence[Entry], grids: Sequence[Grid], version: str) -> Section:
     """What to cite, according to what was used."""
     used = {"rdl": bool(grids)} | dict.fromkeys(("rsa", "ceiling", "bootstrap", "fdr"), False)
+    for grid in grids:
+        used["rsa"] |= any(grid.scored(measure) is not None for measure in grid.measures)
+        used["ceiling"] |= set(_CEILINGS) <= set(grid.frame)
     for entry in entries:
         losses = (entry.run.record.get("objective") or {}).get("losses") or {} if entry.run else {}
         used["rdl"] |= any("comparison" in loss for loss in losses.values())

@@ -312,6 +312,15 @@ def test_an_evaluation_of_model_rdms_some_undefined(tmp_path: Path, bootstrap: A
     assert again.read_text() == (tmp_path / "scores.html").read_text()
 
 
+def test_equal_models_are_called_so(tmp_path: Path) -> None:
+    ids = [f"s{k}" for k in range(9)]
+    model = random_rdms(ids, seed=2)
+    scores = nrl.evaluate({"a": model, "b": model}, random_rdms(ids, subject=["x", "y", "z"]))
+    cells = Page(scores.to_html(tmp_path / "r.html")).texts("td")
+    assert "equal" in cells
+    assert "0\u00a0to\u00a00" not in cells
+
+
 def test_a_study_from_its_folder_and_its_table(study: Path, tmp_path: Path) -> None:
     shown = check(write_report(tmp_path / "a.html", read_contents([study])), figures=3)
     (grid,) = read_contents([study]).values()
@@ -380,6 +389,8 @@ def test_the_report_of_a_study_says_how_it_was_done(tmp_path: Path) -> None:
         "6 differences with an interval each, not corrected for their number.",
         "Sequential, small_cnn (num_classes 4, in_channels 1, width 4",
         "subjects, scored 3",
+        "10.3389/neuro.06.004.2008",
+        "10.1371/journal.pcbi.1003553",
     ):
         assert text in shown.text
     assert "RDM similarity, held-out stimuli (rho-a)" in shown.texts("th")
