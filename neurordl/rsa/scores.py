@@ -656,7 +656,8 @@ class Evaluation:
         n = int(((low < -1) | (high > 1)).sum())
         if not n or not self.inferences:
             return ""
-        reach = f"{counted(n, 'interval')} {'reaches' if n == 1 else 'reach'} beyond -1 or 1, where no similarity can be"
+        reach = f"{counted(n, 'interval')} {'reaches' if n == 1 else 'reach'} beyond -1 or 1, "
+        reach += "where no similarity can be"
         few = next(iter(self.inferences.values())).resampling.generalizes_to
         return f"{reach}: t intervals of few {few} are symmetric; take more {few}, or read them cut off"
 
