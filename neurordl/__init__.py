@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from neurordl.measures import Comparison as Comparison
     from neurordl.measures import Dissimilarity as Dissimilarity
     from neurordl.measures import register as register
+    from neurordl.patterns.epochs import read_epochs as read_epochs
     from neurordl.patterns.fmri import read_betas as read_betas
     from neurordl.patterns.fmri import read_bids as read_bids
     from neurordl.patterns.fmri import read_patterns as read_patterns

@@ -54,7 +54,9 @@ def select_rdms(
     roi, subjects
         Values of the descriptors ``roi`` and ``subject`` to keep; None keeps all.
     select
-        Further descriptors, each with the value or the values to keep: ``{"session": 1}``.
+        Further descriptors, each with the value or the values to keep: ``{"session": 1}``. A tuple (low,
+        high) of a descriptor of decimal numbers, such as ``time``, keeps all from low to high, both included:
+        ``{"time": (0.08, 0.12)}``; a list keeps its values.
     average
         RDM descriptors to average over, such as "session": RDMs that differ in nothing else are replaced by
         their mean.
@@ -386,6 +388,8 @@ def _choose(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
     columns = {name: descriptor_values(rdms, name) for name in wanted}
     choices: dict[str, list[str]] = {}
     for name, value in wanted.items():
+        if is_window(rdms, name, value):
+            value = _within(rdms, name, value)
         single = isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray | set)
         digits = _digits(list(rdms.rdm_descriptors[name]))
         choices[name] = [as_text(choice, digits) for choice in ((value,) if single else value)]
@@ -401,6 +405,26 @@ def _choose(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
     if not rows:
         raise NeurordlError("subjects= or select= is an empty list, which chooses no RDM")
     return rows
+
+
+def is_window(rdms: RDMs, name: str, value: object) -> bool:
+    """Whether a choice is a window: (low, high) of ``time``, or of another descriptor of decimal numbers."""
+    if not isinstance(value, tuple) or len(value) != 2 or not all(isinstance(x, float | int) for x in value):
+        return False
+    return name == "time" or any(
+        isinstance(x, float | np.floating) for x in rdms.rdm_descriptors.get(name, ())
+    )
+
+
+def _within(rdms: RDMs, name: str, window: tuple[float, float]) -> list[object]:
+    """Values of a descriptor in a window, both ends included."""
+    values, (low, high) = list(rdms.rdm_descriptors[name]), window
+    near = 1e-9 * max(abs(low), abs(high))
+    inside = [value for value in dict.fromkeys(values) if low - near <= value <= high + near]
+    if not inside:
+        extent = f"from {as_text(min(values))} to {as_text(max(values))}"
+        raise NeurordlError(f"no RDM has {name} from {low:g} to {high:g}; its values are {extent}")
+    return inside
 
 
 def _average(

@@ -147,9 +147,14 @@ class Grid:
         kinds = {tuple(row[same].astype(str)) for row in means}
         return means[0] if len(kinds) == 1 else None
 
+    @property
+    def units(self) -> list[str]:
+        """The keys that are numbers, such as seeds: what means and intervals are over."""
+        return [name for name in self.keys if pd.api.types.is_numeric_dtype(self.frame[name])]
+
     def groups(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """Parts of the table, by the keys that are text, such as an experiment."""
-        by = [name for name in self.keys if not pd.api.types.is_numeric_dtype(self.frame[name])]
+        by = [name for name in self.keys if name not in self.units]
         parts = self.frame.groupby(by, sort=False) if by else [((), self.frame)]
         for values, part in parts:
             yield ", ".join(map(str, values)), part
@@ -785,7 +790,8 @@ def _grid_tables(grid: Grid) -> Iterator[Block]:
             names = f"{row.condition} \u2212 {row.reference}"
             rows.append([label, names, _difference(row), number(row.n)])
     if rows:
-        caption = f"Differences paired by {_joined(grid.keys)}, with 95 % t intervals over {_over(grid)}"
+        pairs = _joined(grid.units or grid.keys)
+        caption = f"Differences paired by {pairs}, with 95 % t intervals over {_over(grid)}"
         yield Table(caption, ("measure", "conditions", "difference", "pairs"), rows)
     every = [[number(value, 4) for value in row] for row in frame.to_numpy(dtype=object).tolist()]
     yield Table(f"All {len(frame):,} rows", list(map(str, frame)), every, folded=True)
@@ -793,9 +799,9 @@ def _grid_tables(grid: Grid) -> Iterator[Block]:
 
 def _over(grid: Grid) -> str:
     """What means and intervals are over, such as "3 seeds"."""
-    if grid.keys == ["seed"]:
+    if grid.units == ["seed"]:
         return _count(grid.frame["seed"].nunique(), "seed")
-    return _joined(grid.keys) or "rows"
+    return _joined(grid.units) or "rows"
 
 
 def _mean(values: pd.Series) -> str:
@@ -831,8 +837,8 @@ def _tested_images(grid: Grid) -> str:
 
 def _interval_sentences(grid: Grid) -> Iterator[str]:
     """What intervals are over, and how differences were tested."""
-    over = _joined(grid.keys) or "rows"
-    if grid.keys == ["seed"]:
+    over = _joined(grid.units) or "rows"
+    if grid.units == ["seed"]:
         yield (
             "Intervals are 95 % t intervals over seeds: they say how far means vary with the initial weights "
             "and batches, for these images, stimuli and subjects, and nothing about new stimuli or subjects."
@@ -851,7 +857,7 @@ def _interval_sentences(grid: Grid) -> Iterator[str]:
         yield "They are symmetric, and of few rows may reach beyond what an accuracy or a similarity can be."
     conditions = grid.frame["condition"].nunique()
     if conditions > 1 and grid.keys:
-        n = conditions * (conditions - 1) // 2 * len(grid.measures)
+        n = conditions * (conditions - 1) // 2 * len(grid.measures) * len(list(grid.groups()))
         yield (
             f"Conditions were compared in pairs of the same {over}: {_count(n, 'difference')} with an "
             "interval each, not corrected for their number. No p-values were computed."
@@ -943,12 +949,10 @@ def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
         differences = paired_differences(frame, measure, reference=reference, pair=grid.keys)
         if not (differences["n"] > 0).all():
             continue
-        texts = {row[1]: _difference(row) for row in differences.itertuples()}
-        spoken = "; ".join(f"{name}: {text}" for name, text in texts.items())
-        text = (
-            f"Differences in {_label(measure, grid)} from {reference}, paired by {_joined(grid.keys)}, with "
-        )
-        text += f"95 % t intervals over {_over(grid)}. {_capital(spoken)}."
+        spoken = [f"{row.condition} {_difference(row)}" for row in differences.itertuples()]
+        pairs = f"paired by {_joined(grid.units or grid.keys)}"
+        text = f"Differences in {_label(measure, grid)} from {reference}, {pairs}, with 95 % t intervals "
+        text += f"over {_over(grid)}: {'; '.join(spoken)}."
         plot = partial(plot_paired, frame, value=measure, reference=reference, pair=grid.keys)
         yield draw(plot, f"Paired differences of {measure}{of}", text)
 

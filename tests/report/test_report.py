@@ -312,6 +312,23 @@ def test_an_evaluation_of_model_rdms_some_undefined(tmp_path: Path, bootstrap: A
     assert again.read_text() == (tmp_path / "scores.html").read_text()
 
 
+def test_a_study_of_several_experiments_is_of_seeds_in_each(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"experiment": part, "condition": name, "seed": seed, "score": rng.random()}
+        for part in ("a", "b")
+        for name in ("labels", "rdl", "permuted")
+        for seed in range(3)
+    ]
+    with pytest.warns(UserWarning, match="a table alone"):
+        shown = check(write_report(tmp_path / "r.html", {"two": pd.DataFrame(rows)}), figures=2)
+    assert "Intervals are 95 % t intervals over seeds" in shown.text
+    assert "6 differences with an interval each" in shown.text
+    assert (
+        "Differences in score from labels, paired by seed, with 95 % t intervals over 3 seeds: " in shown.text
+    )
+
+
 def test_equal_models_are_called_so(tmp_path: Path) -> None:
     ids = [f"s{k}" for k in range(9)]
     model = random_rdms(ids, seed=2)
