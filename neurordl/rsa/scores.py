@@ -25,7 +25,7 @@ from neurordl.rsa.ceilings import agreement, chance_note
 from neurordl.rsa.compare import repeated_subjects, why_undefined
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference, correct, infer_study, mean_interval, p_values
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
-from neurordl.validate import check_choice, folded_html, listed
+from neurordl.validate import check_choice, counted, folded_html, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.inference import Result
@@ -124,7 +124,7 @@ class Coverage:
         for subject, pairs in self.pairs.items():
             if pairs < self.requested:
                 n = self.stimuli[subject]
-                stimuli = f" (no pair of {n:,} {'stimuli' if n > 1 else 'stimulus'})" if n else ""
+                stimuli = f" (no pair of {counted(n, 'stimulus')})" if n else ""
                 notes.append(f"{subject}: {pairs:,} of {self.requested:,} pairs measured{stimuli}")
         return listed(notes, most=3, separator="; ")
 
@@ -293,7 +293,7 @@ def _corrected(table: pd.DataFrame, tested: Bools, family: str) -> pd.DataFrame:
     return table.assign(
         p_fdr=families.transform(lambda part: correct(part.to_numpy(), "fdr")),
         p_holm=families.transform(lambda part: correct(part.to_numpy(), "holm")),
-        family=[f"{n} test{'s' if n > 1 else ''}{unit}" if n else "" for n in sizes],
+        family=[f"{counted(n, 'test')}{unit}" if n else "" for n in sizes],
     )
 
 
@@ -656,9 +656,8 @@ class Evaluation:
         n = int(((low < -1) | (high > 1)).sum())
         if not n or not self.inferences:
             return ""
-        reach = (
-            f"{n} interval{' reaches' if n == 1 else 's reach'} beyond -1 or 1, where no similarity can be"
-        )
+        reach = f"{counted(n, 'interval')} {'reaches' if n == 1 else 'reach'} beyond -1 or 1, "
+        reach += "where no similarity can be"
         few = next(iter(self.inferences.values())).resampling.generalizes_to
         return f"{reach}: t intervals of few {few} are symmetric; take more {few}, or read them cut off"
 
@@ -715,7 +714,7 @@ class Evaluation:
         people = self.frame[~self.frame["subject"].isin(["mean", "group"])]
         counts = {"layer": people["layer"], "ROI": people["roi"], "subject": people["subject"]}
         counts |= {"time": people["time"]} if self.over_time else {}
-        sizes = [f"{n} {name}{'' if n == 1 else 's'}" for name, x in counts.items() for n in [x.nunique()]]
+        sizes = [counted(x.nunique(), name) for name, x in counts.items()]
         return f"Evaluation({', '.join(sizes)}: {self.title}; print it for the table)"
 
     def __str__(self) -> str:
