@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from neurordl.measures import Comparison as Comparison
     from neurordl.measures import Dissimilarity as Dissimilarity
     from neurordl.measures import register as register
+    from neurordl.patterns.epochs import read_epochs as read_epochs
     from neurordl.patterns.fmri import read_betas as read_betas
     from neurordl.patterns.fmri import read_bids as read_bids
     from neurordl.patterns.fmri import read_patterns as read_patterns
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from neurordl.plots import plot_partition as plot_partition
     from neurordl.plots import plot_rdm as plot_rdm
     from neurordl.plots import plot_scores as plot_scores
+    from neurordl.plots import plot_time_course as plot_time_course
     from neurordl.rdms import Alignment as Alignment
     from neurordl.rdms import Noise as Noise
     from neurordl.rdms import Windows as Windows
@@ -74,6 +76,9 @@ if TYPE_CHECKING:
     from neurordl.rsa.regression import regress_rdms as regress_rdms
     from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight
+    from neurordl.rsa.time import ClusterTest as ClusterTest
+    from neurordl.rsa.time import latencies as latencies
+    from neurordl.rsa.time import time_clusters as time_clusters
     from neurordl.stimuli import Preprocessing as Preprocessing
     from neurordl.stimuli import StimulusSet as StimulusSet
     from neurordl.teachers import Batch as Batch

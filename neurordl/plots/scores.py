@@ -71,6 +71,7 @@ class _Table:
         p = p or ("p_fdr" if means["p_fdr"].notna().any() else "p")
         for layer in means["layer"][means.duplicated(["roi", "layer"])]:
             remedy = "choose one comparison and one set of pairs"
+            remedy = "draw it with plot_time_course" if "time" in means else remedy
             raise NeurordlError(f"layer {layer!r} has several means in one ROI; {remedy}")
         groups = scores.settings.get("groups") if isinstance(scores, Evaluation) else None
         return cls(means, subjects, rois, list(dict.fromkeys(frame["layer"])), p, len(set(groups or ())))

@@ -52,7 +52,8 @@ def plot_partition(
     Raises
     ------
     NeurordlError
-        The evaluation has no shares of variance, the ROI is unknown, or circles are to show four models.
+        The evaluation has no shares of variance, or of several times; the ROI is unknown; or circles are to
+        show four models.
 
     Examples
     --------
@@ -69,6 +70,8 @@ def plot_partition(
     frame, models = shares.frame, list(shares.settings.get("models", ()))
     if not models or "total" not in shares.settings["layers"]:
         raise NeurordlError("these scores are no shares of variance; draw a result of partition_variance")
+    if shares.over_time:
+        raise NeurordlError("a picture of shares is of one time; choose it by select_rdms before")
     rois = list(dict.fromkeys(frame["roi"]))
     if roi is None and len(rois) > 1:
         raise NeurordlError(f"a picture of shares is of one ROI; choose roi= among {', '.join(rois)}")

@@ -11,11 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.image import AxesImage
 from matplotlib.transforms import ScaledTranslation
 
 # Okabe and Ito's colors without the yellow, which is invisible on paper; black is the last.
@@ -108,7 +108,7 @@ def hide_frame(ax: Axes) -> Axes:
     return ax
 
 
-def bar_beside(ax: Axes, picture: AxesImage, share: float = 1.0) -> Colorbar:
+def bar_beside(ax: Axes, picture: ScalarMappable, share: float = 1.0) -> Colorbar:
     """A color bar along the upper ``share`` of an Axes, whatever the shape of the Axes."""
     if ax.figure.get_layout_engine() is None:  # the bar takes its room from the Axes
         bar = ax.figure.colorbar(picture, ax=ax, fraction=0.046, pad=0.03)

@@ -14,11 +14,18 @@ import pandas as pd
 
 from neurordl.experiments import CONTROLS, TAUGHT, all_differences, paired_differences
 from neurordl.io import sha256_file, sha256_state
-from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer
+from neurordl.plots import (
+    plot_layer_roi,
+    plot_paired,
+    plot_scores,
+    plot_time_course,
+    plot_training,
+    plot_transfer,
+)
 from neurordl.plots.training import BOUNDS, column_name, transfer_path
 from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
 from neurordl.rsa.inference.infer import mean_interval
-from neurordl.rsa.scores import p_text
+from neurordl.rsa.scores import p_text, rows_of_means
 from neurordl.teachers.base import Record
 from neurordl.training.run import BEST, LAST, Run
 from neurordl.validate import listed
@@ -34,6 +41,7 @@ _CONDITIONS = {
     "labels": "the same losses with weight 0",
     "permuted": "the ids of the training stimuli were permuted in the teacher",
     "permuted-within": "the ids were permuted in the teacher among stimuli of the same label",
+    "untrained": "the initial weights, without a step of training",
 }
 _CHECKSUM = re.compile("[0-9a-f]{64}")
 _CITED = {
@@ -73,8 +81,8 @@ class Scores:
 
     @property
     def means(self) -> pd.DataFrame:
-        """The rows of means, and of the mean RDM."""
-        return self.frame[self.frame["subject"].isin(["mean", "group"])]
+        """The rows of means, and of the mean RDM; over time, those of the highest mean of a layer."""
+        return rows_of_means(self.frame)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +147,14 @@ class Grid:
         kinds = {tuple(row[same].astype(str)) for row in means}
         return means[0] if len(kinds) == 1 else None
 
+    @property
+    def units(self) -> list[str]:
+        """The keys that are numbers, such as seeds: what means and intervals are over."""
+        return [name for name in self.keys if pd.api.types.is_numeric_dtype(self.frame[name])]
+
     def groups(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """Parts of the table, by the keys that are text, such as an experiment."""
-        by = [name for name in self.keys if not pd.api.types.is_numeric_dtype(self.frame[name])]
+        by = [name for name in self.keys if name not in self.units]
         parts = self.frame.groupby(by, sort=False) if by else [((), self.frame)]
         for values, part in parts:
             yield ", ".join(map(str, values)), part
@@ -234,6 +247,8 @@ def _task_sentences(run: Run) -> Iterator[str]:
         size = f"{_count(labelled['n'], 'labelled image')}" if "n" in labelled else "labelled images"
         classes = f" of {len(run.classes)} classes" if run.classes else ""
         yield f"Its task ({objective['task']}) had {size}{classes}."
+    if losses and not objective.get("task"):
+        yield "It had no task: it learned from the teacher alone."
     for loss in losses.values():
         yield _loss_sentence(loss)
     if not losses:
@@ -279,6 +294,8 @@ def _loss_sentence(loss: Record) -> str:
 
 
 def _control(loss: Record) -> str:
+    if loss.get("weight") == 0:
+        return "the loss had no effect (weight 0)"
     control = (loss.get("teacher") or {}).get("control") or {}
     within = " within groups" if control.get("within") else ""
     return f"the ids of the teacher were permuted{within} (seed {control['permuted']})" if control else ""
@@ -362,8 +379,8 @@ def _folded_ids(title: str, ids: Sequence[str]) -> Iterator[Block]:
 
 def _training(run: Run) -> Iterator[Block]:
     history = run.history
-    if not len(history):
-        yield Text("The run has no history.")
+    if not len(history) or not history["epoch"].any():
+        yield Text("The run has no epochs: its student has its initial weights.")
         return
     first, last = history.iloc[0], history.iloc[-1]
     terms = [str(name) for name in history if name not in ("epoch", "step", "lr", "seconds")]
@@ -401,18 +418,25 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
     if len(rois) > _MOST_ROIS:
         text += f" Shown are the first {_MOST_ROIS} of {len(rois)} ROIs."
     title, spoken = f"{_capital(scores.noun)}s and the noise ceiling, {which}", f"{text} {_spoken(means)}"
+    over_time = "time" in frame
     if groups := set(scores.settings.get("groups") or ()):
         text += f" The stimuli come in {len(groups)} groups."
-    yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
-    if len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
+    for roi in rois[:_MOST_ROIS] if over_time else ():
+        text = f"Means over time{f' in {roi}' if roi else ''} with their intervals, and the noise ceiling."
+        spoken = f"{text} {_spoken(means[means['roi'] == roi])}"
+        yield draw(partial(plot_time_course, frame, roi=roi), title, spoken, text)
+    if not over_time:
+        yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
+    if not over_time and len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
         text = f"The mean similarity of each {scores.noun} with each ROI."
         text += " Numbers in brackets, if there are any, are not significantly above zero (one-sided)."
         yield draw(partial(plot_layer_roi, frame), f"{_capital(scores.noun)}s by ROIs, {which}", text)
-    header = (scores.noun, "ROI", "which", "mean", "95 % interval", "p, one-sided", "p, FDR", "noise ceiling")
+    header = (scores.noun, "ROI", "time (s)", "which", "mean", "95 % interval", "p, one-sided", "p, FDR")
     rows = [
         [
             str(row["layer"]) or "output",
             str(row["roi"]),
+            f"{row['time']:.4g}" if over_time else "",
             "" if row["subject"] == "mean" else "of the mean RDM",
             number(row["score"]),
             _span(row["ci_low"], row["ci_high"]),
@@ -425,9 +449,13 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
         ]
         for _, row in means.iterrows()
     ]
-    caption = f"Means over subjects{_tested(means)}"
-    yield _nonempty(Table(caption, (*header, "subjects", "fitted", "note"), rows))
-    yield from _layer_differences(scores)
+    caption = f"{'Highest means' if over_time else 'Means'} over subjects{_tested(means)}"
+    columns = (*header, "noise ceiling", "subjects", "fitted", "note")
+    yield _nonempty(Table(caption, columns, rows))
+    if over_time:
+        yield Text("Scores at all times are in scores.csv, and differences of each two in differences.csv.")
+    else:
+        yield from _layer_differences(scores)
 
 
 def _tested(means: pd.DataFrame) -> str:
@@ -447,7 +475,9 @@ def _layer_differences(scores: Scores) -> Iterator[Block]:
             f"{row['layer_a'] or 'output'} \u2212 {row['layer_b'] or 'output'}",
             str(row["roi"]),
             number(row["difference"]),
-            _span(row["ci_low"], row["ci_high"]),
+            "equal"
+            if abs(row[["ci_low", "ci_high"]]).max() < _FLAT
+            else _span(row["ci_low"], row["ci_high"]),
             _p(row["p"]),
             _p(row["p_fdr"]),
         ]
@@ -633,7 +663,7 @@ def _summary(run: Run) -> Iterator[tuple[str, str]]:
 def _scores_beside(entries: Sequence[Entry]) -> Iterator[Block]:
     tables: dict[str, list[pd.DataFrame]] = {}
     for entry in entries:
-        for part in entry.scores:
+        for part in (scores for scores in entry.scores if "time" not in scores.frame):
             roi = part.frame["roi"].map(lambda name, first=entry.name: f"{first}, {name}" if name else first)
             beside = part.frame.assign(entry=entry.name, region=part.frame["roi"], roi=roi)
             tables.setdefault(str(part.settings.get("pairs")), []).append(beside)
@@ -710,7 +740,8 @@ def _study_methods(grid: Grid) -> Iterator[str]:
                 *_task_sentences(run),
                 f"It was trained in {_count(len(conditions), 'condition')}: "
                 f"{'; '.join(f'{name} ({_CONDITIONS[name]})' for name in conditions)}.",
-                "All conditions of a seed had the same initial weights, batches and number of steps"
+                f"All {'trained ' * ('untrained' in conditions)}conditions of a seed had the same initial "
+                "weights, batches and number of steps"
                 f"{f', and {chosen}' if run.record.get('best') else ''}.",
                 *_stimuli_sentence(run),
             ]
@@ -761,7 +792,8 @@ def _grid_tables(grid: Grid) -> Iterator[Block]:
             names = f"{row.condition} \u2212 {row.reference}"
             rows.append([label, names, _difference(row), number(row.n)])
     if rows:
-        caption = f"Differences paired by {_joined(grid.keys)}, with 95 % t intervals over {_over(grid)}"
+        pairs = _joined(grid.units or grid.keys)
+        caption = f"Differences paired by {pairs}, with 95 % t intervals over {_over(grid)}"
         yield Table(caption, ("measure", "conditions", "difference", "pairs"), rows)
     every = [[number(value, 4) for value in row] for row in frame.to_numpy(dtype=object).tolist()]
     yield Table(f"All {len(frame):,} rows", list(map(str, frame)), every, folded=True)
@@ -769,9 +801,9 @@ def _grid_tables(grid: Grid) -> Iterator[Block]:
 
 def _over(grid: Grid) -> str:
     """What means and intervals are over, such as "3 seeds"."""
-    if grid.keys == ["seed"]:
+    if grid.units == ["seed"]:
         return _count(grid.frame["seed"].nunique(), "seed")
-    return _joined(grid.keys) or "rows"
+    return _joined(grid.units) or "rows"
 
 
 def _mean(values: pd.Series) -> str:
@@ -807,8 +839,8 @@ def _tested_images(grid: Grid) -> str:
 
 def _interval_sentences(grid: Grid) -> Iterator[str]:
     """What intervals are over, and how differences were tested."""
-    over = _joined(grid.keys) or "rows"
-    if grid.keys == ["seed"]:
+    over = _joined(grid.units) or "rows"
+    if grid.units == ["seed"]:
         yield (
             "Intervals are 95 % t intervals over seeds: they say how far means vary with the initial weights "
             "and batches, for these images, stimuli and subjects, and nothing about new stimuli or subjects."
@@ -827,7 +859,7 @@ def _interval_sentences(grid: Grid) -> Iterator[str]:
         yield "They are symmetric, and of few rows may reach beyond what an accuracy or a similarity can be."
     conditions = grid.frame["condition"].nunique()
     if conditions > 1 and grid.keys:
-        n = conditions * (conditions - 1) // 2 * len(grid.measures)
+        n = conditions * (conditions - 1) // 2 * len(grid.measures) * len(list(grid.groups()))
         yield (
             f"Conditions were compared in pairs of the same {over}: {_count(n, 'difference')} with an "
             "interval each, not corrected for their number. No p-values were computed."
@@ -919,12 +951,10 @@ def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
         differences = paired_differences(frame, measure, reference=reference, pair=grid.keys)
         if not (differences["n"] > 0).all():
             continue
-        texts = {row[1]: _difference(row) for row in differences.itertuples()}
-        spoken = "; ".join(f"{name}: {text}" for name, text in texts.items())
-        text = (
-            f"Differences in {_label(measure, grid)} from {reference}, paired by {_joined(grid.keys)}, with "
-        )
-        text += f"95 % t intervals over {_over(grid)}. {_capital(spoken)}."
+        spoken = [f"{row.condition} {_difference(row)}" for row in differences.itertuples()]
+        pairs = f"paired by {_joined(grid.units or grid.keys)}"
+        text = f"Differences in {_label(measure, grid)} from {reference}, {pairs}, with 95 % t intervals "
+        text += f"over {_over(grid)}: {'; '.join(spoken)}."
         plot = partial(plot_paired, frame, value=measure, reference=reference, pair=grid.keys)
         yield draw(plot, f"Paired differences of {measure}{of}", text)
 
@@ -932,13 +962,18 @@ def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
 def _transfer_figure(frame: pd.DataFrame, title: str, reference: str | None = None) -> Figure:
     means = frame.groupby("condition", sort=False)[list(_SCORED)].mean()
     spoken = "; ".join(f"{name} {number(y)} and {number(x)}" for name, y, x in means.itertuples())
-    text = "Accuracy on test images against similarity of RDMs on held-out stimuli. Accuracy and similarity: "
+    text = "Accuracy on test images against similarity of RDMs on held-out stimuli. "
+    text += "" if frame.duplicated("condition").any() else "Each mark is a single run, without an interval. "
+    text += "Accuracy and similarity: "
     return draw(partial(plot_transfer, frame, reference=reference), title, f"{text}{spoken}.")
 
 
 def citations(entries: Sequence[Entry], grids: Sequence[Grid], version: str) -> Section:
     """What to cite, according to what was used."""
     used = {"rdl": bool(grids)} | dict.fromkeys(("rsa", "ceiling", "bootstrap", "fdr"), False)
+    for grid in grids:
+        used["rsa"] |= any(grid.scored(measure) is not None for measure in grid.measures)
+        used["ceiling"] |= set(_CEILINGS) <= set(grid.frame)
     for entry in entries:
         losses = (entry.run.record.get("objective") or {}).get("losses") or {} if entry.run else {}
         used["rdl"] |= any("comparison" in loss for loss in losses.values())

@@ -29,7 +29,7 @@ from neurordl.patterns.network import Compute, extract_patterns, layer_bytes, re
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.selection import (
     averaged_subjects,
-    rdms_by_roi,
+    rdms_by_place,
     reindex,
     stimulus_ids,
     stimulus_properties,
@@ -40,7 +40,7 @@ from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.rsa.leaks import Exposure, Leaks, People, check_exposures, plain_name
 from neurordl.rsa.regression import Partial
 from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
-from neurordl.stimuli import Preprocessing, StimulusSet
+from neurordl.stimuli import Preprocessing, StimulusSet, warn_of_absent
 from neurordl.students.loading import TRAINED_ON
 from neurordl.validate import check_choice
 
@@ -109,7 +109,9 @@ def evaluate(
         ``layer`` or ``name`` (or numbers without it), or a mapping from each name to one RDM.
     rdms
         The data: RDMs with stimulus ids and the RDM descriptors ``subject`` and, if there are several ROIs,
-        ``roi``. There must be one RDM per subject in each ROI; use `select_rdms` to choose or average.
+        ``roi``. There must be one RDM per subject in each ROI; use `select_rdms` to choose or average. With
+        the RDM descriptor ``time`` (seconds), each time is scored as each ROI is, and times are never
+        subjects.
     stimuli
         The images, for a run or a network. For a run, they must be prepared like its training stimuli.
     layers
@@ -150,8 +152,9 @@ def evaluate(
     Returns
     -------
     Evaluation
-        The table of scores, with a row for each layer, ROI and subject, and rows with the subject "mean";
-        `Evaluation` describes its columns.
+        The table of scores, with a row for each layer, ROI (and time) and subject, and rows with the subject
+        "mean"; `Evaluation` describes its columns. `time_clusters` and `latencies` test scores over time, and
+        `plot_time_course` draws them.
 
         - Means and noise ceilings are over the subjects that ``subjects`` names. By default they leave out
           the subjects on whose RDMs the run was trained, unless it was trained on all of them. A subject that
@@ -195,13 +198,15 @@ def evaluate(
     network = run.student if run is not None else source if isinstance(source, nn.Module) else None
     network = unwrapped(network) if network is not None else None
     match = match_ids(_model_stimuli(source, stimuli), stimulus_ids(rdms), missing=missing)
+    if network is not None and stimuli is not None:
+        warn_of_absent(stimulus_ids(rdms), stimuli)
     chosen = choose_pairs(match.matched, run, pairs)
     comparison = comparison if partial is None else partial.for_stimuli(chosen.ids)
     known = stimulus_properties(rdms, chosen.ids)
     if stimuli is not None and (labels := stimuli.subset(chosen.ids).labels) is not None:
         known["label"] = labels.tolist()
     resampling = resampling.for_stimuli(chosen.ids, known)
-    brains = rdms_by_roi(rdms, roi, subjects)
+    brains = rdms_by_place(rdms, roi, subjects)
     measured_by = "as given"
     if network is not None and stimuli is not None:
         measure = _network_dissimilarity(dissimilarity, rdms, run)
@@ -219,14 +224,15 @@ def evaluate(
             check_exposures(exposures)
     leaks = _leaks(run, exposures, stimuli, chosen)
     results, coverages, leaking = {}, {}, leaks.notes if leaks is not None else []
-    for name, brain in brains.items():
+    over_time = "time" in rdms.rdm_descriptors
+    for name, (brain, _, _) in brains.items():
         data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
         pair = (stack, data) if partial is None else partial.shared(stack, data, chosen.ids)
         study = Study(pair[0], pair[1], comparison, device=device)
         people = People.of(exposures, subject_names(brain), brain) if exposures else None
         leaking += people.notes if people is not None else []
         fitted = _fitted_subjects(brain, run, (chosen, leaks, people), by_name=subjects is not None)
-        results[name] = score_roi(study, fitted, resampling, chosen.ids)
+        results[name] = score_roi(study, fitted, resampling, chosen.ids, agree=not over_time)
         coverages[name] = asdict(Coverage.of(stack, data, fitted, chosen.keep))
     names = list(models)
     common: dict[str, Any] = {
@@ -240,6 +246,10 @@ def evaluate(
         "source": type(source).__name__,
         "layers": names,
         "subjects": {name: list(result.subjects.names) for name, result in results.items()},
+        "in_mean": {
+            name: [person for person, use in zip(x.subjects.names, x.subjects.pooled, strict=True) if use]
+            for name, x in results.items()
+        },
         "measured": coverages,
         "leaks": list(dict.fromkeys(leaking)),
         "notices": notices(),
@@ -260,18 +270,31 @@ def evaluate(
             "weights": sha256_state(network.state_dict()) if network is not None else None,
         },
     }
-    frame = pd.concat({name: result.frame(names) for name, result in results.items()}, names=["roi"])
-    between = pd.concat({name: result.between(names) for name, result in results.items()}, names=["roi"])
+    columns = [*COLUMNS[:2], *(["time"] if over_time else []), *COLUMNS[2:]]  # after the ROI
+    frame = _stacked({name: result.columns(names) for name, result in results.items()}, brains)
+    between = _stacked({name: result.between(names) for name, result in results.items()}, brains)
     scores = Evaluation(
-        frame=frame.reset_index("roi").assign(**common).reindex(columns=COLUMNS).reset_index(drop=True),
+        frame=frame.assign(**common).reindex(columns=columns),
         match=match,
         settings=settings,
-        differences=between.reset_index("roi").reset_index(drop=True),
+        differences=between if over_time else between.drop(columns="time"),
         inferences={name: result.inference for name, result in results.items()},
         models=stack,
         means={name: result.mean_rdm for name, result in results.items()},
     )
     return scores.correct()
+
+
+def _stacked(
+    parts: Mapping[str, Mapping[str, Any]], places: Mapping[str, tuple[RDMs, str, float]]
+) -> pd.DataFrame:
+    """One table of the columns of all places, with their ROIs and times first."""
+    sizes = [len(next(iter(part.values()))) for part in parts.values()]
+    rois, times = zip(*(places[label][1:] for label in parts), strict=True)
+    columns = {"roi": np.repeat(np.array(rois, object), sizes), "time": np.repeat(times, sizes)}
+    for name in next(iter(parts.values())):
+        columns[name] = np.concatenate([part[name] for part in parts.values()])
+    return pd.DataFrame(columns)
 
 
 @dataclass(frozen=True, eq=False)

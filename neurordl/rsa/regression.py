@@ -25,7 +25,7 @@ from neurordl.io import sha256_array
 from neurordl.measures.comparisons import COMPARISONS, Comparison, ComparisonLike, find_similarity
 from neurordl.measures.kernels import similarities as kernels
 from neurordl.rdms.selection import (
-    rdms_by_roi,
+    rdms_by_place,
     reindex,
     stimulus_ids,
     stimulus_properties,
@@ -212,7 +212,7 @@ class _Inputs(NamedTuple):
     covariates: dict[str, Floats]
     comparison: Comparison
     resampling: Resampling
-    brains: dict[str, RDMs]
+    brains: dict[str, tuple[RDMs, str, float]]  # with ROI and time
     ids: tuple[str, ...]
     settings: dict[str, Any]
     match: Any
@@ -253,7 +253,7 @@ class _Inputs(NamedTuple):
             "seeds": {"bootstrap": resampling.seed if resampling.resamples else None},
             "sha256": {"rdms": sha256_array(np.asarray(rdms.dissimilarities))},
         }
-        brains = rdms_by_roi(rdms, *chosen)
+        brains = rdms_by_place(rdms, *chosen)
         return cls(blocks, controls, base, resampling, brains, ids, settings, match)
 
     def study(self, brain: RDMs, rows: Rows) -> RegressionStudy:
@@ -313,17 +313,21 @@ def _evaluation(
         "fitted": "unknown",
         "dissimilarity": "as given",
     }
-    frames = {roi: table.frame(names, inputs.resampling).assign(**common) for roi, table in tables.items()}
-    frame = pd.concat(frames, names=["roi"]).reset_index("roi")
-    between = pd.concat(
-        {roi: pd.DataFrame(table.differences) for roi, table in tables.items()}, names=["roi"]
-    )
+    frames, between = [], []
+    for label, table in tables.items():
+        _, roi, time = inputs.brains[label]
+        place: dict[str, Any] = {"roi": roi, "time": time}
+        frames.append(table.frame(names, inputs.resampling).assign(**common, **place))
+        between.append(pd.DataFrame({**place, **table.differences}))
+    over_time = np.isfinite([time for _, _, time in inputs.brains.values()]).all()
+    columns = [*COLUMNS[:2], *(["time"] if over_time else []), *COLUMNS[2:]]
+    differences = pd.concat(between, ignore_index=True)
     settings = {**inputs.settings, "comparison": title, "layers": list(names), "notices": notices()}
     return Evaluation(
-        frame=frame.reindex(columns=[x for x in COLUMNS if x != "time"]).reset_index(drop=True),
+        frame=pd.concat(frames, ignore_index=True).reindex(columns=columns),
         match=inputs.match,
         settings=settings,
-        differences=between.reset_index("roi").reset_index(drop=True),
+        differences=differences if over_time else differences.drop(columns="time"),
     ).correct()
 
 
@@ -414,7 +418,7 @@ def regress_rdms(
     models
         RDMs whose names are the RDM descriptor ``name`` or ``layer``, or a mapping from each name to one RDM.
     rdms
-        The data: RDMs, one per subject in each ROI.
+        The data: RDMs, one per subject in each ROI and at each time.
     covariates
         Further RDMs in the regression, with weights of any sign and no penalty, and no row in the table.
     fit
@@ -457,7 +461,7 @@ def regress_rdms(
     inputs = _Inputs.of(models, rdms, covariates, comparison, bootstrap, (roi, subjects))
     if several := [name for name, block in inputs.blocks.items() if len(block) > 1]:
         raise NeurordlError(f"model {several[0]!r} has several RDMs; give each a name, for its weight")
-    tables = {name: _regressed(inputs, brain, _Weights(fit)) for name, brain in inputs.brains.items()}
+    tables = {name: _regressed(inputs, brain, _Weights(fit)) for name, (brain, _, _) in inputs.brains.items()}
     name = f"ridge, {fit.penalty:g}" if isinstance(fit, Ridge) else fit
     return _evaluation(inputs, [*inputs.blocks, "R²"], tables, f"weight ({name}, {inputs.comparison.name})")
 
@@ -690,7 +694,7 @@ def partition_variance(
         RDMs whose names are the RDM descriptor ``name`` or ``layer``, or a mapping from each name to one RDM,
         or to several, which then are one set of predictors, such as the layers of a network.
     rdms
-        The data: RDMs, one per subject in each ROI.
+        The data: RDMs, one per subject in each ROI and at each time.
     covariates
         RDMs that are regressed out of models and subjects first, as in `Partial`: shares are of what they
         leave.
@@ -739,7 +743,9 @@ def partition_variance(
         remedy = "resample subjects only, or leave crossed=True"
         raise NeurordlError(f"shares within each subject have no unbiased form for new stimuli; {remedy}")
     shares = _Shares(tuple(len(block) for block in inputs.blocks.values()))
-    tables = {name: _partitioned(inputs, brain, shares, crossed) for name, brain in inputs.brains.items()}
+    tables = {
+        name: _partitioned(inputs, brain, shares, crossed) for name, (brain, _, _) in inputs.brains.items()
+    }
     title = f"share of variance ({inputs.comparison.name}{'' if crossed else ', within subjects'})"
     inputs.settings["test"] = "above zero; of unique shares and the total by their signed correlations"
     return _evaluation(inputs, shares.names(list(inputs.blocks)), tables, title)

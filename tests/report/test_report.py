@@ -204,6 +204,7 @@ def test_accuracies_of_runs_side_by_side(folder: Path, tmp_path: Path) -> None:
         for name, x in scores.items()
     }
     text = f"labels 0.250 and {page.number(mean['labels'])}; rdl 0.125 and {page.number(mean['rdl'])}."
+    text = f"Each mark is a single run, without an interval. Accuracy and similarity: {text}"
     assert any(words.endswith(text) for words in shown.texts("desc"))
     assert "of the runs" in shown.texts("title")[1]
     del contents["rdl"].run.record["test"]  # a single point is no figure
@@ -249,6 +250,10 @@ def test_each_loss_is_told_by_its_record() -> None:
     network = nrl.NetworkTeacher(student(), ["conv2"])
     brain = nrl.RDMTeacher(random_rdms(["a", "b", "c", "d"], subject=["x"], roi=["IT"]))
     losses = {
+        nrl.HintLoss(
+            network, "conv2", weight=0.0
+        ): "HintLoss on layer conv2 was added with weight 0 (teacher: "
+        "Sequential, layer conv2); as a control, the loss had no effect (weight 0).",
         nrl.SoftTargetLoss(
             network, weight=0.5
         ): "SoftTargetLoss on layer output was added with weight 0.5 (teacher: Sequential).",
@@ -310,6 +315,32 @@ def test_an_evaluation_of_model_rdms_some_undefined(tmp_path: Path, bootstrap: A
     scores.save(tmp_path / "Evaluation")
     again = write_report(tmp_path / "again.html", read_contents([tmp_path / "Evaluation"]))
     assert again.read_text() == (tmp_path / "scores.html").read_text()
+
+
+def test_a_study_of_several_experiments_is_of_seeds_in_each(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"experiment": part, "condition": name, "seed": seed, "score": rng.random()}
+        for part in ("a", "b")
+        for name in ("labels", "rdl", "permuted")
+        for seed in range(3)
+    ]
+    with pytest.warns(UserWarning, match="a table alone"):
+        shown = check(write_report(tmp_path / "r.html", {"two": pd.DataFrame(rows)}), figures=2)
+    assert "Intervals are 95 % t intervals over seeds" in shown.text
+    assert "6 differences with an interval each" in shown.text
+    assert (
+        "Differences in score from labels, paired by seed, with 95 % t intervals over 3 seeds: " in shown.text
+    )
+
+
+def test_equal_models_are_called_so(tmp_path: Path) -> None:
+    ids = [f"s{k}" for k in range(9)]
+    model = random_rdms(ids, seed=2)
+    scores = nrl.evaluate({"a": model, "b": model}, random_rdms(ids, subject=["x", "y", "z"]))
+    cells = Page(scores.to_html(tmp_path / "r.html")).texts("td")
+    assert "equal" in cells
+    assert "0\u00a0to\u00a00" not in cells
 
 
 def test_a_study_from_its_folder_and_its_table(study: Path, tmp_path: Path) -> None:
@@ -380,6 +411,8 @@ def test_the_report_of_a_study_says_how_it_was_done(tmp_path: Path) -> None:
         "6 differences with an interval each, not corrected for their number.",
         "Sequential, small_cnn (num_classes 4, in_channels 1, width 4",
         "subjects, scored 3",
+        "10.3389/neuro.06.004.2008",
+        "10.1371/journal.pcbi.1003553",
     ):
         assert text in shown.text
     assert "RDM similarity, held-out stimuli (rho-a)" in shown.texts("th")

@@ -518,3 +518,18 @@ def test_records_and_files_of_a_regression(tmp_path):
     assert "unique a" in scores._repr_html_()
     assert len(scores.differences) == 12
     nrl.plot_scores(scores)
+
+
+@pytest.mark.parametrize("function", [nrl.partition_variance, nrl.regress_rdms])
+def test_each_time_is_regressed(function):
+    models, data = geometry(2, seed=1), geometry(6, seed=2)
+    times = np.repeat([0.1, 0.2], 3)
+    people = as_rdms(data, subject=["p0", "p1", "p2"] * 2, time=times.tolist())
+    together = function(named(models), people)
+    assert together.frame["time"].unique().tolist() == [0.1, 0.2]
+    for k, time in enumerate((0.1, 0.2)):
+        alone = function(named(models), brains(data[3 * k : 3 * k + 3])).frame["score"]
+        assert_allclose(together.frame.loc[together.frame["time"] == time, "score"], alone, atol=1e-12)
+    assert "2 times" in together.title
+    with pytest.raises(NeurordlError, match=r"one time|no shares"):
+        nrl.plot_partition(together)

@@ -951,3 +951,46 @@ def test_a_quantized_network_teaches() -> None:
     assert teacher.describe()["sha256"] is None
     target = teacher["1"].target(batch_of(IDS), teacher.features(batch_of(IDS)))
     assert target.rdms.isfinite().all()
+
+
+def over_time() -> RDMs:
+    names = [(f"p{k}", time) for k in range(3) for time in (0.0, 0.05, 0.1, 0.15)]
+    return random_rdms(IDS, subject=[name for name, _ in names], time=[time for _, time in names])
+
+
+@pytest.mark.parametrize("pool", ["mean", "subjects"])
+def test_a_window_of_times_is_averaged_for_each_subject(pool: Any) -> None:
+    rdms = over_time()
+    with pytest.warns(UserWarning, match=r"mean of 3 RDMs \(time 0.05 to 0.15\)"):
+        teacher = RDMTeacher(rdms, select={"time": (0.05, 0.15)}, pool=pool)
+    expected = rdms.dissimilarities.reshape(3, 4, -1)[:, 1:].mean(axis=1)
+    expected = expected.mean(axis=0, keepdims=True) if pool == "mean" else expected
+    np.testing.assert_allclose(answer(teacher, IDS).rdms.numpy(), expected, atol=1e-6)
+    assert teacher.subjects == ("p0", "p1", "p2")
+    assert teacher.describe()["select"] == {"time": [0.05, 0.15]}
+    assert "select" not in RDMTeacher(brain()).describe()
+
+
+def test_windows_on_several_layers_train_a_network() -> None:
+    early, late = (RDMTeacher(over_time(), select={"time": window}) for window in ((0.0, 0.05), (0.1, 0.15)))
+    objective = nrl.Objective(
+        [RDMLoss(early, layer="conv1", comparison="corr"), RDMLoss(late, layer="conv3", comparison="corr")],
+        task=None,
+    )
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    stimuli = StimulusSet.from_array(images, IDS)
+    run = nrl.fit(small_cnn(4, 1, width=4), objective, stimuli=stimuli, epochs=1)
+    losses = run.record["objective"]["losses"].values()
+    assert [loss["teacher"]["select"]["time"] for loss in losses] == [[0.0, 0.05], [0.1, 0.15]]
+
+
+def test_choices_that_are_no_windows() -> None:
+    rdms = over_time()
+    assert len(select_rdms(rdms, select={"time": [0.0, 0.15]})) == 6
+    assert len(select_rdms(rdms, select={"time": (0.0, 0.15)})) == 12
+    rdms.rdm_descriptors["session"] = [1, 2, 3, 4] * 3
+    assert len(select_rdms(rdms, select={"session": (1, 3)})) == 6
+    with pytest.raises(NeurordlError, match="have several"):
+        RDMTeacher(rdms, select={"time": [0.0, 0.15]})
+    with pytest.raises(NeurordlError, match=r"no RDM has time from 1 to 2; its values are from 0 to 0\.15"):
+        RDMTeacher(rdms, select={"time": (1, 2)})

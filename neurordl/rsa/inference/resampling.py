@@ -31,7 +31,7 @@ _SPARE = 100  # resamples beyond one per stimulus: the variance that pairs add i
 _ATTEMPTS = 1000  # draws of a resample until it holds enough distinct subjects and stimuli
 _COUPLES = 100  # pairs of stimuli that a jackknife leaves out together
 _LEAST_SHARE = 0.5  # 1 / (1 + second / first) of variance that belongs to three stimuli together
-_FEW_GROUPS = 8  # from here on, nine of ten intervals differ in length by a factor of 2 (docs/decisions/0038)
+_FEW_GROUPS = 8  # of fewer, long intervals are over 2 to 2.5 times as long as short ones: docs/decisions/0038
 _ENOUGH = 100  # resamples: a standard error is then known to 7 %
 
 
