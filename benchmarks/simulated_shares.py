@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from rsatoolbox.rdm import RDMs
 from scipy import stats
 
 import neurordl as nrl
+from neurordl.io import versions, write_json
 from neurordl.progress import tracked
 
 SIZES, DIMENSIONS = {"new subjects": (24,), "new stimuli": (24, 48)}, {"c": 4, "a": 4, "b": 4}
@@ -131,6 +133,8 @@ def main() -> None:
     means = table.groupby(["generalizes to", "stimuli", "cell", "share"], sort=False).mean().round(4)
     means.insert(0, "studies", arguments.studies)
     means.to_csv(arguments.out)
+    record = {"command": "python benchmarks/simulated_shares.py", "studies": arguments.studies}
+    write_json(Path(arguments.out).with_suffix(".json"), {**record, "versions": versions()})
     print(means.to_string())
 
 
