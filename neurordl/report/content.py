@@ -31,6 +31,7 @@ from neurordl.training.run import BEST, LAST, Run
 from neurordl.validate import listed
 
 _MOST_ROIS, _MOST_CELLS, _MOST_GROUPS, _MOST_MEASURES = 12, 600, 6, 4  # that figures have room for
+_MOST_DIFFERENCES = 60  # that a table has room for on paper
 _FEW = 12  # values that the description of a figure reads out, and layers that a sentence names
 _LONG = 1000  # letters of a list of values that a table has room for
 _SCORED = ("test_accuracy", "heldout_rdm_similarity")
@@ -470,6 +471,7 @@ def _layer_differences(scores: Scores) -> Iterator[Block]:
     frame = scores.differences
     if not len(frame):
         return
+    first = frame if len(frame) <= _MOST_DIFFERENCES else frame.nsmallest(_MOST_DIFFERENCES, "p").sort_index()
     rows = [
         [
             f"{row['layer_a'] or 'output'} \u2212 {row['layer_b'] or 'output'}",
@@ -481,11 +483,13 @@ def _layer_differences(scores: Scores) -> Iterator[Block]:
             _p(row["p"]),
             _p(row["p_fdr"]),
         ]
-        for _, row in frame.iterrows()
+        for _, row in first.iterrows()
     ]
     families = _joined([name for name in frame["family"].unique() if name])
     over = f"; the FDR is over {families}" if families else ""
     caption = f"Differences of each two {scores.noun}s, with 95 % intervals and two-sided p{over}"
+    if len(first) < len(frame):
+        caption += f". Shown are the {len(first)} of {len(frame):,} with the smallest p"
     header = (f"{scores.noun}s", "ROI", "difference", "95 % interval", "p, two-sided", "p, FDR")
     yield _nonempty(Table(caption, header, rows, folded=True))
 

@@ -343,6 +343,17 @@ def test_equal_models_are_called_so(tmp_path: Path) -> None:
     assert "0\u00a0to\u00a00" not in cells
 
 
+def test_of_many_differences_the_smallest_p_are_shown(tmp_path: Path) -> None:
+    ids = [f"s{k}" for k in range(9)]
+    models = {f"m{k}": random_rdms(ids, seed=k) for k in range(12)}
+    scores = nrl.evaluate(models, random_rdms(ids, subject=["x", "y", "z"], seed=50))
+    shown = Page(scores.to_html(tmp_path / "r.html"))
+    rows = [text for text in shown.texts("th") if " \u2212 " in text]
+    least = scores.differences.nsmallest(60, "p")
+    assert set(rows) == {f"{a} \u2212 {b}" for a, b in zip(least["layer_a"], least["layer_b"], strict=True)}
+    assert "Shown are the 60 of 66 with the smallest p" in shown.text
+
+
 def test_a_study_from_its_folder_and_its_table(study: Path, tmp_path: Path) -> None:
     shown = check(write_report(tmp_path / "a.html", read_contents([study])), figures=3)
     (grid,) = read_contents([study]).values()
