@@ -95,9 +95,9 @@ def _draw_bars(frame: pd.DataFrame, layers: list[str], models: list[str], ax: Ax
         color = style.color_of(k) if k < len(models) else "0.45" if name != "total" else "0.2"
         face = "white" if not p[k] < _ALPHA else color
         ax.bar(k, score[k], 0.7, facecolor=face, edgecolor=color, linewidth=style.scaled(1.2), zorder=2)
-        own = frame[(frame["layer"] == name) & (frame["subject"] != "mean")]["score"].to_numpy(float)
-        places = k + np.linspace(-0.2, 0.2, len(own))
-        ax.plot(places, own, ".", color="0.6", ms=style.scaled(4), zorder=3)
+        single = frame[(frame["layer"] == name) & (frame["subject"] != "mean")]["score"].to_numpy(float)
+        places = k + np.linspace(-0.2, 0.2, len(single))
+        ax.plot(places, single, ".", color="0.6", ms=style.scaled(4), zorder=3)
     ax.vlines(range(len(layers)), low, high, color="black", lw=style.scaled(1.2), zorder=4)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
     handles: list[Artist] = [Line2D([], [], color="0.6", marker=".", ls="", label="subjects")]

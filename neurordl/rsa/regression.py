@@ -214,7 +214,7 @@ class _Inputs(NamedTuple):
     resampling: Resampling
     brains: dict[str, tuple[RDMs, str, float]]  # with ROI and time
     ids: tuple[str, ...]
-    settings: dict[str, Any]
+    settings: dict[str, object]
     match: Any
 
     @classmethod
@@ -265,8 +265,8 @@ class _Inputs(NamedTuple):
         study = RegressionStudy(
             models, data, self.comparison, covariates=covariates, rows=rows, ranked=ranked
         )
-        left = np.asarray(study.remainders().diagonal())[len(models) :]
-        if flat := [name for name, x in zip(subject_names(brain), left, strict=True) if not x > 0]:
+        remaining = np.asarray(study.remainders().diagonal())[len(models) :]
+        if flat := [name for name, x in zip(subject_names(brain), remaining, strict=True) if not x > 0]:
             problem = "constant, or are explained by the covariates, on the pairs that all RDMs have"
             raise NeurordlError(f"the RDMs of subjects {listed(flat)} are {problem}; leave them out")
         return study
@@ -281,9 +281,9 @@ class _Table(NamedTuple):
 
     subjects: Sequence[str]
     scores: Floats  # (quantities, subjects)
-    means: dict[str, Any]  # columns of the rows of means: score, ci_low, ci_high, p, reason
+    means: Mapping[str, Any]  # columns of the rows of means: score, ci_low, ci_high, p, reason
     ceilings: Floats  # (quantities, 2)
-    differences: dict[str, Any]  # columns, with layer_a and layer_b
+    differences: Mapping[str, Any]  # columns, with layer_a and layer_b
 
     def frame(self, names: Sequence[str], resampling: Resampling) -> pd.DataFrame:
         """A row for each quantity and subject, and one for the mean."""
@@ -306,25 +306,20 @@ class _Table(NamedTuple):
 def _evaluation(
     inputs: _Inputs, names: Sequence[str], tables: Mapping[str, _Table], title: str
 ) -> Evaluation:
-    common: dict[str, Any] = {
-        "comparison": title,
-        "n_stimuli": len(inputs.ids),
-        "pairs": "all",
-        "fitted": "unknown",
-        "dissimilarity": "as given",
-    }
     frames, between = [], []
     for label, table in tables.items():
         _, roi, time = inputs.brains[label]
-        place: dict[str, Any] = {"roi": roi, "time": time}
-        frames.append(table.frame(names, inputs.resampling).assign(**common, **place))
-        between.append(pd.DataFrame({**place, **table.differences}))
+        frames.append(table.frame(names, inputs.resampling).assign(roi=roi, time=time))
+        between.append(pd.DataFrame({"roi": roi, "time": time, **table.differences}))
+    frame = pd.concat(frames, ignore_index=True).assign(
+        comparison=title, n_stimuli=len(inputs.ids), pairs="all", fitted="unknown", dissimilarity="as given"
+    )
     over_time = np.isfinite([time for _, _, time in inputs.brains.values()]).all()
     columns = [*COLUMNS[:2], *(["time"] if over_time else []), *COLUMNS[2:]]
     differences = pd.concat(between, ignore_index=True)
     settings = {**inputs.settings, "comparison": title, "layers": list(names), "notices": notices()}
     return Evaluation(
-        frame=pd.concat(frames, ignore_index=True).reindex(columns=columns),
+        frame=frame.reindex(columns=columns),
         match=inputs.match,
         settings=settings,
         differences=differences if over_time else differences.drop(columns="time"),
@@ -375,8 +370,10 @@ class _Weights:
         products, goals = rest[..., :n, :n].nan_to_num(), rest[..., :n, n:]
         weights = self.solved(products, goals)
         size, squares = goals.shape[-1], rest.diagonal(dim1=-2, dim2=-1)[..., n:]
-        others = (weights.sum(-1, keepdim=True) - weights) / (size - 1) if size > 1 else weights * torch.nan
-        explained = (others * (2 * goals - products @ others)).sum(-2) / squares
+        companions = (
+            (weights.sum(-1, keepdim=True) - weights) / (size - 1) if size > 1 else weights * torch.nan
+        )
+        explained = (companions * (2 * goals - products @ companions)).sum(-2) / squares
         return torch.cat([weights, explained[..., None, :]], dim=-2)
 
     def solved(self, products: Tensor, goals: Tensor) -> Tensor:
@@ -560,13 +557,13 @@ class _Shares:
     def __call__(self, rest: Tensor, n: int) -> Tensor:
         """Semi-partial correlations (…, rows, subjects)."""
         starts, rows = np.cumsum([0, *self.sizes]), []
-        left: dict[tuple[int, ...], Tensor] = {(): rest[..., :n, :]}
+        remaining: dict[tuple[int, ...], Tensor] = {(): rest[..., :n, :]}
         for beyond, b in self.chains:  # what each set leaves is there before it is needed
-            matrix = left[beyond]
+            matrix = remaining[beyond]
             for k in range(starts[b], starts[b + 1]):
                 matrix, row = _eliminated(matrix, k)
                 rows.append(row[..., n:])
-            left[tuple(sorted((*beyond, b)))] = matrix
+            remaining[tuple(sorted((*beyond, b)))] = matrix
         squares = rest.diagonal(dim1=-2, dim2=-1)[..., None, n:]
         return torch.stack(rows, dim=-2) / torch.where(squares > 0, squares, torch.nan).sqrt()
 
@@ -763,8 +760,8 @@ def _partitioned(inputs: _Inputs, brain: RDMs, shares: _Shares, crossed: bool) -
     i, j = np.triu_indices(len(a), 1)
     contrasts = np.eye(len(a))[i] - np.eye(len(a))[j]
     if crossed:
-        others = (means[:, None] * n - rows) / (n - 1) if n > 1 else np.full(rows.shape, np.nan)
-        scores = a @ (rows * others)
+        companions = (means[:, None] * n - rows) / (n - 1) if n > 1 else np.full(rows.shape, np.nan)
+        scores = a @ (rows * companions)
         estimates, columns = squares.estimates(np.eye(len(a)), greater=True)
         differences, between = squares.estimates(contrasts, greater=False)
     else:
