@@ -56,8 +56,10 @@ if TYPE_CHECKING:
     from neurordl.rdms import Windows as Windows
     from neurordl.rdms import align as align
     from neurordl.rdms import compute_rdms as compute_rdms
+    from neurordl.rdms import image_rdms as image_rdms
     from neurordl.rdms import load_rdms as load_rdms
     from neurordl.rdms import merge_rdms as merge_rdms
+    from neurordl.rdms import property_rdms as property_rdms
     from neurordl.rdms import rdms_over_time as rdms_over_time
     from neurordl.rdms import save_rdms as save_rdms
     from neurordl.rdms import select_rdms as select_rdms

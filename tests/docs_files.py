@@ -178,6 +178,10 @@ def choose() -> dict[str, Any]:
 
 
 def shared_variance() -> dict[str, Any]:
+    pictures("stimuli", IDS)
+    numbers = range(len(IDS))
+    table = {"stimulus": IDS, "task": [k % 3 < 1 for k in numbers], "motion": [k**0.5 for k in numbers]}
+    pd.DataFrame(table).to_csv("stimuli.csv", index=False)
     names = "meaning", "shape", "pixels", "task"
     return {"people": people(), **{name: people(1, snr=0.5 + k) for k, name in enumerate(names)}}
 
