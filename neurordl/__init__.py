@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from neurordl.rdms import Windows as Windows
     from neurordl.rdms import align as align
     from neurordl.rdms import compute_rdms as compute_rdms
+    from neurordl.rdms import feature_rdms as feature_rdms
     from neurordl.rdms import image_rdms as image_rdms
     from neurordl.rdms import load_rdms as load_rdms
     from neurordl.rdms import merge_rdms as merge_rdms

@@ -183,7 +183,10 @@ def shared_variance() -> dict[str, Any]:
     table = {"stimulus": IDS, "task": [k % 3 < 1 for k in numbers], "motion": [k**0.5 for k in numbers]}
     pd.DataFrame(table).to_csv("stimuli.csv", index=False)
     names = "meaning", "shape", "pixels", "task"
-    return {"people": people(), **{name: people(1, snr=0.5 + k) for k, name in enumerate(names)}}
+    values = np.random.default_rng(0).normal(size=(len(IDS), 8))
+    layer = rsatoolbox.data.Dataset(values, obs_descriptors={"stimulus": IDS})
+    rdms = {"layer": layer, "whole": nrl.compute_rdms(layer, "euclidean")}
+    return {"people": people(), **rdms, **{name: people(1, snr=0.5 + k) for k, name in enumerate(names)}}
 
 
 def report() -> dict[str, Any]:

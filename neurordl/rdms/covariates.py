@@ -1,4 +1,4 @@
-"""Model RDMs of what may explain others: simple properties of images, and columns of a table."""
+"""Model RDMs: of simple properties of images, of columns of a table, and of single features of patterns."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from neurordl.measures.dissimilarities import DissimilarityLike
 from neurordl.rdms.compute import compute_rdms
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
+from neurordl.validate import listed
 
 _SIDE = 64  # pixels of the shorter side of images that are filtered
 _WAVES, _ANGLES = (4, 8, 16), 4  # waves on the shorter side, orientations
@@ -165,6 +166,56 @@ def property_rdms(
         raise NeurordlError(f"the table has no column but {id!r}; give it one for each property")
     vectors = {str(name): _differences(frame[name]) for name in names}
     return _named(vectors, [str(stimulus) for stimulus in frame.index])
+
+
+def feature_rdms(patterns: Dataset, by: str | None = None) -> RDMs:
+    """Compute an RDM of each channel, or of each group of channels: a model whose features are weighted.
+
+    A weighted sum of these RDMs is the RDM of patterns whose features are stretched. `evaluate_fitted` fits
+    weights of 0 or more to some stimuli and scores the sum on others: feature-reweighted RSA (Kaniuth &
+    Hebart 2022, NeuroImage 257:119294, who use ridge regression). Fits take longer with more features;
+    of a wide layer take groups, or some principal components.
+
+    Parameters
+    ----------
+    patterns
+        rsatoolbox ``Dataset``, such as a layer of `extract_patterns`.
+    by
+        A channel descriptor whose values are the groups, such as "roi"; by default each channel is its own.
+
+    Returns
+    -------
+    RDMs
+        Squared Euclidean distances, divided by the number of channels in the group, with the RDM descriptor
+        ``name``: the groups, or the numbers of the channels.
+
+    Raises
+    ------
+    NeurordlError
+        There is no such channel descriptor.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rsatoolbox.data import Dataset
+    >>> import neurordl as nrl
+    >>> ids = [f"s{number}" for number in range(16)]
+    >>> values = np.random.default_rng(0).normal(size=(16, 4))
+    >>> features = nrl.feature_rdms(Dataset(values, obs_descriptors={"stimulus": ids}))
+    >>> people = nrl.simulate.simulate_subjects(values * [2, 1, 0, 0], ids, n_subjects=4)
+    >>> nrl.evaluate_fitted({"units": features}, people, bootstrap=None)["fit"].tolist()
+    ['weighted']
+    """
+    values = np.asarray(patterns.measurements)
+    if by is not None and by not in patterns.channel_descriptors:
+        known = listed(patterns.channel_descriptors)
+        raise NeurordlError(f"by={by!r} is no channel descriptor of the patterns, which have: {known}")
+    groups = np.arange(values.shape[1]) if by is None else np.asarray(patterns.channel_descriptors[by])
+    names = list(dict.fromkeys(groups.tolist()))
+    parts = [Dataset(values[:, groups == name], obs_descriptors=patterns.obs_descriptors) for name in names]
+    rdms = [compute_rdms(part, "euclidean", progress=False) for part in parts]
+    vectors = {str(name): rdm.dissimilarities[0] for name, rdm in zip(names, rdms, strict=True)}
+    return _named(vectors, list(map(str, rdms[0].pattern_descriptors["stimulus"])))
 
 
 def _differences(values: pd.Series[Any]) -> Floats:

@@ -7,12 +7,15 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy import signal
+from rsatoolbox.data import Dataset
+from rsatoolbox.rdm import RDMs
+from scipy import optimize, signal, stats
 from scipy.spatial.distance import pdist
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.rdms.covariates import gabor_energies
+from neurordl.rsa.inference.fitted import Model, fit_model
 
 
 def images(n: int = 5, size: int = 32, channels: int = 3) -> nrl.StimulusSet:
@@ -100,3 +103,31 @@ def test_columns_of_a_table(tmp_path):
         nrl.property_rdms(table[["stimulus"]])
     with pytest.raises(NeurordlError, match="motion"):
         nrl.property_rdms(table, ["motion"])
+
+
+def test_features_are_weighted_on_some_stimuli_and_scored_on_others():
+    rng = np.random.default_rng(0)
+    values, ids = rng.normal(size=(24, 10)), [f"s{k}" for k in range(24)]
+    patterns = Dataset(
+        values, obs_descriptors={"stimulus": ids}, channel_descriptors={"half": ["a"] * 4 + ["b"] * 6}
+    )
+    features, halves = nrl.feature_rdms(patterns), nrl.feature_rdms(patterns, "half")
+    for k, vector in enumerate(features.dissimilarities):
+        assert_allclose(vector, pdist(values[:, [k]], "sqeuclidean"), atol=1e-12)
+    assert features.rdm_descriptors["name"] == [str(k) for k in range(10)]
+    assert_allclose(by_name(halves)["b"], pdist(values[:, 4:], "sqeuclidean") / 6, atol=1e-12)
+    true = np.array([3.0, 2, 1, 0, 0, 0, 0, 0, 0, 0])
+    data = true @ features.dissimilarities + rng.normal(size=(5, 276))
+    people = RDMs(data, rdm_descriptors={"subject": list("vwxyz")}, pattern_descriptors={"stimulus": ids})
+    table = nrl.evaluate_fitted(
+        {"units": features, "sum": nrl.compute_rdms(patterns, "euclidean")}, people, bootstrap=None
+    ).set_index("model")["score"]
+    assert table["units"] > 0.9 > 0.7 > table["sum"]
+    weights = fit_model(Model("units", features.dissimilarities), data, "corr")
+    centered = features.dissimilarities - features.dissimilarities.mean(axis=1, keepdims=True)
+    want = optimize.nnls(centered.T, stats.zscore(data, axis=1).mean(axis=0))[0]
+    assert_allclose(weights, want / np.linalg.norm(want), atol=1e-8)
+    repeated = Dataset(np.concatenate([values, values + 1]), obs_descriptors={"stimulus": ids * 2})
+    assert_allclose(nrl.feature_rdms(repeated).dissimilarities, features.dissimilarities, atol=1e-12)
+    with pytest.raises(NeurordlError, match="by='area' is no channel descriptor"):
+        nrl.feature_rdms(patterns, "area")
