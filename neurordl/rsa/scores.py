@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import stats
 
 from neurordl.arrays import Bools, Floats, nan_mean
 from neurordl.errors import NeurordlError
@@ -23,9 +24,17 @@ from neurordl.measures.comparisons import few_pairs
 from neurordl.measures.condensed import missing_groups, unmeasured_stimuli
 from neurordl.rsa.ceilings import agreement, chance_note
 from neurordl.rsa.compare import repeated_subjects, why_undefined
-from neurordl.rsa.inference.infer import NO_WIDTH, Inference, correct, infer_study, mean_interval, p_values
+from neurordl.rsa.inference.infer import (
+    NO_WIDTH,
+    Inference,
+    bayes_factor,
+    correct,
+    infer_study,
+    mean_interval,
+    p_values,
+)
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
-from neurordl.validate import check_choice, counted, folded_html, listed
+from neurordl.validate import check_choice, check_number, counted, folded_html, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.inference import Result
@@ -444,6 +453,59 @@ class Evaluation:
     def to_frame(self) -> pd.DataFrame:
         """The table, as a copy."""
         return self.frame.copy()
+
+    def bayes_factors(self, scale: float = 0.5**0.5) -> pd.DataFrame:
+        """The differences with their Bayes factors, where p is of a plain t test over subjects.
+
+        Beside p, a Bayes factor tells a difference that is not there from one that too few subjects show.
+
+        Parameters
+        ----------
+        scale
+            Width of the prior: half of the standardized effects (means divided by standard deviations) are
+            below it, if there is an effect. The default, .707, is usual.
+
+        Returns
+        -------
+        DataFrame
+            ``differences`` with the column ``bf10``: how much likelier the data are if two layers differ than
+            if they do not (Rouder et al. 2009, Psychon. Bull. Rev. 16:225). Below 1/3 is commonly called
+            evidence for no difference, above 3 for one.
+
+        Raises
+        ------
+        NeurordlError
+            Something was resampled, the scores are shares of variance, or the scale is not above 0.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import neurordl as nrl
+        >>> ids = [f"s{number}" for number in range(12)]
+        >>> patterns = np.random.default_rng(0).normal(size=(12, 5))
+        >>> people = nrl.simulate.simulate_subjects(patterns, ids, n_subjects=5)
+        >>> models = {name: people.subset("subject", name) for name in ("s01", "s02")}
+        >>> scores = nrl.evaluate(models, people, subjects=["s03", "s04", "s05"])
+        >>> "bf10" in scores.bayes_factors()
+        True
+        """
+        check_number("scale", scale, 0, open_low=True)
+        if self.settings.get("bootstrap") is not None or "test" in self.settings:
+            raise NeurordlError(
+                "Bayes factors are of plain t tests over subjects: evaluate with bootstrap=None, and compare "
+                "scores or weights, not shares of variance"
+            )
+        table, means = self.differences, self.frame[self.frame["subject"] == "mean"]
+        place = ["roi", *(["time"] if self.over_time else [])]
+        sizes = means.set_index([*place, "layer"])["n_subjects"].to_dict()
+        most, factors = means.groupby(place)["n_subjects"].max().max(), []
+        for row in table.to_dict("records"):
+            at = [row[name] for name in place]
+            n = int(min(sizes[*at, row[side]] for side in _PAIR))
+            error = (row["ci_high"] - row["difference"]) / stats.t.ppf(0.975, max(most - 1, 1))
+            t = row["difference"] / error if error > 0 and np.isfinite(row["p"]) else np.nan
+            factors.append(bayes_factor(t, n, scale))
+        return table.assign(bf10=factors)
 
     def correct(self, family: Family = "table") -> Evaluation:
         """Correct p-values for many tests over a family of your choice; `evaluate` does so over the table.
