@@ -40,7 +40,8 @@ from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.rsa.leaks import Exposure, Leaks, People, check_exposures, plain_name
 from neurordl.rsa.regression import Partial
 from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
-from neurordl.stimuli import Preprocessing, StimulusSet, warn_of_absent
+from neurordl.stimuli import Preprocessing, StimulusSet
+from neurordl.stimuli.sets import warn_of_absent
 from neurordl.students.loading import TRAINED_ON
 from neurordl.validate import check_choice
 

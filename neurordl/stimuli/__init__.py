@@ -2,4 +2,3 @@
 
 from neurordl.stimuli.preprocessing import Preprocessing as Preprocessing
 from neurordl.stimuli.sets import StimulusSet as StimulusSet
-from neurordl.stimuli.sets import warn_of_absent as warn_of_absent

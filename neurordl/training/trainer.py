@@ -34,7 +34,8 @@ from neurordl.io import RUN_RECORD, check_run_folder, sha256_array, versions, wr
 from neurordl.measures.comparisons import few_pairs
 from neurordl.patterns.network import explain_unfit, frozen_eval, unwrapped
 from neurordl.rsa.leaks import check_exposures, count_identical
-from neurordl.stimuli import Preprocessing, StimulusSet, warn_of_absent
+from neurordl.stimuli import Preprocessing, StimulusSet
+from neurordl.stimuli.sets import warn_of_absent
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
