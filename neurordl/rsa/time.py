@@ -208,7 +208,7 @@ def latencies(
         rng, n = np.random.default_rng(test.seed), len(scores)
         counts = rng.multinomial(n, np.full(n, 1 / n), n_bootstrap)
         clusters, p, _, null = test.run(scores)
-        critical = float(np.quantile(np.abs(null), 1 - test.alpha))
+        critical = float(np.quantile(np.abs(null), 1 - test.alpha)) if clusters else np.inf  # none: no null
         significant = [cluster for cluster, value in zip(clusters, p, strict=True) if value < test.alpha]
         t, means = _drawn_t(scores, counts)
         first = min(significant, key=lambda cluster: int(cluster[0]), default=np.zeros(0, dtype=np.int64))
