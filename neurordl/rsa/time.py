@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -86,15 +87,17 @@ class ClusterTest:
         except ImportError as error:
             raise NeurordlError("cluster tests are MNE's; install it: pip install 'neurordl[mne]'") from error
         tfce = {"start": 0, "step": 0.2}
-        t, clusters, p, null = permutation_cluster_1samp_test(
-            scores,
-            threshold=tfce if self.threshold == "tfce" else self.limit(len(scores)),
-            tail=1 if self.tail == "greater" else 0,
-            n_permutations=self.n_permutations,
-            out_type="indices",
-            rng=self.seed,
-            verbose="ERROR",
-        )
+        with warnings.catch_warnings():  # of its progress bar, which is not shown
+            warnings.filterwarnings("ignore", "IProgress not found")
+            t, clusters, p, null = permutation_cluster_1samp_test(
+                scores,
+                threshold=tfce if self.threshold == "tfce" else self.limit(len(scores)),
+                tail=1 if self.tail == "greater" else 0,
+                n_permutations=self.n_permutations,
+                out_type="indices",
+                rng=self.seed,
+                verbose="ERROR",
+            )
         return [np.asarray(times[0]) for times in clusters], np.asarray(p), np.asarray(t), np.asarray(null)
 
 
