@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from neurordl.patterns.trials import glmsingle_trials as glmsingle_trials
     from neurordl.plots import plot_layer_roi as plot_layer_roi
     from neurordl.plots import plot_mds as plot_mds
+    from neurordl.plots import plot_partition as plot_partition
     from neurordl.plots import plot_rdm as plot_rdm
     from neurordl.plots import plot_scores as plot_scores
     from neurordl.plots import plot_time_course as plot_time_course
@@ -55,8 +56,11 @@ if TYPE_CHECKING:
     from neurordl.rdms import Windows as Windows
     from neurordl.rdms import align as align
     from neurordl.rdms import compute_rdms as compute_rdms
+    from neurordl.rdms import feature_rdms as feature_rdms
+    from neurordl.rdms import image_rdms as image_rdms
     from neurordl.rdms import load_rdms as load_rdms
     from neurordl.rdms import merge_rdms as merge_rdms
+    from neurordl.rdms import property_rdms as property_rdms
     from neurordl.rdms import rdms_over_time as rdms_over_time
     from neurordl.rdms import save_rdms as save_rdms
     from neurordl.rdms import select_rdms as select_rdms
@@ -70,6 +74,9 @@ if TYPE_CHECKING:
     from neurordl.rsa.inference.resampling import Jackknife as Jackknife
     from neurordl.rsa.inference.resampling import Resampling as Resampling
     from neurordl.rsa.regression import Partial as Partial
+    from neurordl.rsa.regression import Ridge as Ridge
+    from neurordl.rsa.regression import partition_variance as partition_variance
+    from neurordl.rsa.regression import regress_rdms as regress_rdms
     from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight
     from neurordl.rsa.time import ClusterTest as ClusterTest

@@ -177,6 +177,18 @@ def choose() -> dict[str, Any]:
     return {"patterns": measured, **report()}
 
 
+def shared_variance() -> dict[str, Any]:
+    pictures("stimuli", IDS)
+    numbers = range(len(IDS))
+    table = {"stimulus": IDS, "task": [k % 3 < 1 for k in numbers], "motion": [k**0.5 for k in numbers]}
+    pd.DataFrame(table).to_csv("stimuli.csv", index=False)
+    names = "meaning", "shape", "pixels", "task"
+    values = np.random.default_rng(0).normal(size=(len(IDS), 8))
+    layer = rsatoolbox.data.Dataset(values, obs_descriptors={"stimulus": IDS})
+    rdms = {"layer": layer, "whole": nrl.compute_rdms(layer, "euclidean")}
+    return {"people": people(), **rdms, **{name: people(1, snr=0.5 + k) for k, name in enumerate(names)}}
+
+
 def report() -> dict[str, Any]:
     models = people(2, snr=0.5)
     models.rdm_descriptors = {"name": ["first", "second"]}
@@ -336,4 +348,5 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "own_network": own_network,
     "report": report,
     "several_gpus": several_gpus,
+    "shared_variance": shared_variance,
 }

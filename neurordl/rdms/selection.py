@@ -22,7 +22,7 @@ from neurordl.measures.condensed import pair_number
 from neurordl.measures.dissimilarities import dissimilarity_from_text
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
-from neurordl.validate import brief, check_choice, folded_html, listed
+from neurordl.validate import brief, check_choice, counted, folded_html, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.data.base import DatasetBase
@@ -156,8 +156,7 @@ def rdms_html(rdms: RDMs) -> str:
             count = f"{len(distinct):,}: " if len(distinct) > 1 else ""
             rows.append([f"{name} of each {owner}" if name != owner else "stimuli", count + listed(distinct)])
     rows += [[name, f"{value!s:.200}"] for name, value in rdms.descriptors.items()]
-    plural = "" if rdms.n_rdm == 1 else "s"
-    return folded_html(f"{rdms.n_rdm:,} RDM{plural} of {rdms.n_cond:,} stimuli", rows)
+    return folded_html(f"{counted(rdms.n_rdm, 'RDM')} of {counted(rdms.n_cond, 'stimulus')}", rows)
 
 
 def rdms_by_roi(

@@ -30,7 +30,7 @@ from neurordl.report.content import (
 from neurordl.report.page import Section, figure_files, render
 from neurordl.rsa.scores import COLUMNS, Evaluation
 from neurordl.training.run import Run, read_run
-from neurordl.validate import check_choice, check_columns, listed
+from neurordl.validate import check_choice, check_columns, counted, listed
 
 __all__ = ["read_contents", "write_report"]
 
@@ -144,8 +144,7 @@ def _sections(entries: Sequence[Entry], grids: Sequence[Grid]) -> list[Section]:
 def _lead(entries: Sequence[Entry], grids: Sequence[Grid]) -> str:
     runs, scores = sum(entry.run is not None for entry in entries), sum(len(x.scores) for x in entries)
     counts = {"run": runs, "evaluation": scores, "study": len(grids)}
-    plurals = {"study": "studies"}
-    parts = [f"{n} {name if n == 1 else plurals.get(name, name + 's')}" for name, n in counts.items() if n]
+    parts = [counted(n, name) for name, n in counts.items() if n]
     return f"{' and '.join(parts)}. Every number on this page comes from the records and tables."
 
 

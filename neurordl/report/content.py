@@ -31,6 +31,7 @@ from neurordl.training.run import BEST, LAST, Run
 from neurordl.validate import listed
 
 _MOST_ROIS, _MOST_CELLS, _MOST_GROUPS, _MOST_MEASURES = 12, 600, 6, 4  # that figures have room for
+_MOST_DIFFERENCES = 60  # that a table has room for on paper
 _FEW = 12  # values that the description of a figure reads out, and layers that a sentence names
 _LONG = 1000  # letters of a list of values that a table has room for
 _SCORED = ("test_accuracy", "heldout_rdm_similarity")
@@ -147,9 +148,14 @@ class Grid:
         kinds = {tuple(row[same].astype(str)) for row in means}
         return means[0] if len(kinds) == 1 else None
 
+    @property
+    def units(self) -> list[str]:
+        """The keys that are numbers, such as seeds: what means and intervals are over."""
+        return [name for name in self.keys if pd.api.types.is_numeric_dtype(self.frame[name])]
+
     def groups(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """Parts of the table, by the keys that are text, such as an experiment."""
-        by = [name for name in self.keys if not pd.api.types.is_numeric_dtype(self.frame[name])]
+        by = [name for name in self.keys if name not in self.units]
         parts = self.frame.groupby(by, sort=False) if by else [((), self.frame)]
         for values, part in parts:
             yield ", ".join(map(str, values)), part
@@ -289,6 +295,8 @@ def _loss_sentence(loss: Record) -> str:
 
 
 def _control(loss: Record) -> str:
+    if loss.get("weight") == 0:
+        return "the loss had no effect (weight 0)"
     control = (loss.get("teacher") or {}).get("control") or {}
     within = " within groups" if control.get("within") else ""
     return f"the ids of the teacher were permuted{within} (seed {control['permuted']})" if control else ""
@@ -463,6 +471,7 @@ def _layer_differences(scores: Scores) -> Iterator[Block]:
     frame = scores.differences
     if not len(frame):
         return
+    first = frame if len(frame) <= _MOST_DIFFERENCES else frame.nsmallest(_MOST_DIFFERENCES, "p").sort_index()
     rows = [
         [
             f"{row['layer_a'] or 'output'} \u2212 {row['layer_b'] or 'output'}",
@@ -474,11 +483,13 @@ def _layer_differences(scores: Scores) -> Iterator[Block]:
             _p(row["p"]),
             _p(row["p_fdr"]),
         ]
-        for _, row in frame.iterrows()
+        for _, row in first.iterrows()
     ]
     families = _joined([name for name in frame["family"].unique() if name])
     over = f"; the FDR is over {families}" if families else ""
     caption = f"Differences of each two {scores.noun}s, with 95 % intervals and two-sided p{over}"
+    if len(first) < len(frame):
+        caption += f". Shown are the {len(first)} of {len(frame):,} with the smallest p"
     header = (f"{scores.noun}s", "ROI", "difference", "95 % interval", "p, two-sided", "p, FDR")
     yield _nonempty(Table(caption, header, rows, folded=True))
 
@@ -785,7 +796,8 @@ def _grid_tables(grid: Grid) -> Iterator[Block]:
             names = f"{row.condition} \u2212 {row.reference}"
             rows.append([label, names, _difference(row), number(row.n)])
     if rows:
-        caption = f"Differences paired by {_joined(grid.keys)}, with 95 % t intervals over {_over(grid)}"
+        pairs = _joined(grid.units or grid.keys)
+        caption = f"Differences paired by {pairs}, with 95 % t intervals over {_over(grid)}"
         yield Table(caption, ("measure", "conditions", "difference", "pairs"), rows)
     every = [[number(value, 4) for value in row] for row in frame.to_numpy(dtype=object).tolist()]
     yield Table(f"All {len(frame):,} rows", list(map(str, frame)), every, folded=True)
@@ -793,9 +805,9 @@ def _grid_tables(grid: Grid) -> Iterator[Block]:
 
 def _over(grid: Grid) -> str:
     """What means and intervals are over, such as "3 seeds"."""
-    if grid.keys == ["seed"]:
+    if grid.units == ["seed"]:
         return _count(grid.frame["seed"].nunique(), "seed")
-    return _joined(grid.keys) or "rows"
+    return _joined(grid.units) or "rows"
 
 
 def _mean(values: pd.Series) -> str:
@@ -831,8 +843,8 @@ def _tested_images(grid: Grid) -> str:
 
 def _interval_sentences(grid: Grid) -> Iterator[str]:
     """What intervals are over, and how differences were tested."""
-    over = _joined(grid.keys) or "rows"
-    if grid.keys == ["seed"]:
+    over = _joined(grid.units) or "rows"
+    if grid.units == ["seed"]:
         yield (
             "Intervals are 95 % t intervals over seeds: they say how far means vary with the initial weights "
             "and batches, for these images, stimuli and subjects, and nothing about new stimuli or subjects."
@@ -851,7 +863,7 @@ def _interval_sentences(grid: Grid) -> Iterator[str]:
         yield "They are symmetric, and of few rows may reach beyond what an accuracy or a similarity can be."
     conditions = grid.frame["condition"].nunique()
     if conditions > 1 and grid.keys:
-        n = conditions * (conditions - 1) // 2 * len(grid.measures)
+        n = conditions * (conditions - 1) // 2 * len(grid.measures) * len(list(grid.groups()))
         yield (
             f"Conditions were compared in pairs of the same {over}: {_count(n, 'difference')} with an "
             "interval each, not corrected for their number. No p-values were computed."
@@ -943,12 +955,10 @@ def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
         differences = paired_differences(frame, measure, reference=reference, pair=grid.keys)
         if not (differences["n"] > 0).all():
             continue
-        texts = {row[1]: _difference(row) for row in differences.itertuples()}
-        spoken = "; ".join(f"{name}: {text}" for name, text in texts.items())
-        text = (
-            f"Differences in {_label(measure, grid)} from {reference}, paired by {_joined(grid.keys)}, with "
-        )
-        text += f"95 % t intervals over {_over(grid)}. {_capital(spoken)}."
+        spoken = [f"{row.condition} {_difference(row)}" for row in differences.itertuples()]
+        pairs = f"paired by {_joined(grid.units or grid.keys)}"
+        text = f"Differences in {_label(measure, grid)} from {reference}, {pairs}, with 95 % t intervals "
+        text += f"over {_over(grid)}: {'; '.join(spoken)}."
         plot = partial(plot_paired, frame, value=measure, reference=reference, pair=grid.keys)
         yield draw(plot, f"Paired differences of {measure}{of}", text)
 
@@ -956,7 +966,9 @@ def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
 def _transfer_figure(frame: pd.DataFrame, title: str, reference: str | None = None) -> Figure:
     means = frame.groupby("condition", sort=False)[list(_SCORED)].mean()
     spoken = "; ".join(f"{name} {number(y)} and {number(x)}" for name, y, x in means.itertuples())
-    text = "Accuracy on test images against similarity of RDMs on held-out stimuli. Accuracy and similarity: "
+    text = "Accuracy on test images against similarity of RDMs on held-out stimuli. "
+    text += "" if frame.duplicated("condition").any() else "Each mark is a single run, without an interval. "
+    text += "Accuracy and similarity: "
     return draw(partial(plot_transfer, frame, reference=reference), title, f"{text}{spoken}.")
 
 

@@ -41,6 +41,7 @@ from neurordl.rsa.leaks import Exposure, Leaks, People, check_exposures, plain_n
 from neurordl.rsa.regression import Partial
 from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
 from neurordl.stimuli import Preprocessing, StimulusSet
+from neurordl.stimuli.sets import warn_of_absent
 from neurordl.students.loading import TRAINED_ON
 from neurordl.validate import check_choice
 
@@ -198,6 +199,8 @@ def evaluate(
     network = run.student if run is not None else source if isinstance(source, nn.Module) else None
     network = unwrapped(network) if network is not None else None
     match = match_ids(_model_stimuli(source, stimuli), stimulus_ids(rdms), missing=missing)
+    if network is not None and stimuli is not None:
+        warn_of_absent(stimulus_ids(rdms), stimuli)
     chosen = choose_pairs(match.matched, run, pairs)
     comparison = comparison if partial is None else partial.for_stimuli(chosen.ids)
     known = stimulus_properties(rdms, chosen.ids)

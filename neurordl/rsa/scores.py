@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import stats
 
 from neurordl.arrays import Bools, Floats, nan_mean
 from neurordl.errors import NeurordlError
@@ -23,9 +24,17 @@ from neurordl.measures.comparisons import few_pairs
 from neurordl.measures.condensed import missing_groups, unmeasured_stimuli
 from neurordl.rsa.ceilings import agreement, chance_note
 from neurordl.rsa.compare import repeated_subjects, why_undefined
-from neurordl.rsa.inference.infer import NO_WIDTH, Inference, correct, infer_study, mean_interval, p_values
+from neurordl.rsa.inference.infer import (
+    NO_WIDTH,
+    Inference,
+    bayes_factor,
+    correct,
+    infer_study,
+    mean_interval,
+    p_values,
+)
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
-from neurordl.validate import check_choice, folded_html, listed
+from neurordl.validate import check_choice, check_number, counted, folded_html, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.inference import Result
@@ -124,7 +133,7 @@ class Coverage:
         for subject, pairs in self.pairs.items():
             if pairs < self.requested:
                 n = self.stimuli[subject]
-                stimuli = f" (no pair of {n:,} {'stimuli' if n > 1 else 'stimulus'})" if n else ""
+                stimuli = f" (no pair of {counted(n, 'stimulus')})" if n else ""
                 notes.append(f"{subject}: {pairs:,} of {self.requested:,} pairs measured{stimuli}")
         return listed(notes, most=3, separator="; ")
 
@@ -293,7 +302,7 @@ def _corrected(table: pd.DataFrame, tested: Bools, family: str) -> pd.DataFrame:
     return table.assign(
         p_fdr=families.transform(lambda part: correct(part.to_numpy(), "fdr")),
         p_holm=families.transform(lambda part: correct(part.to_numpy(), "holm")),
-        family=[f"{n} test{'s' if n > 1 else ''}{unit}" if n else "" for n in sizes],
+        family=[f"{counted(n, 'test')}{unit}" if n else "" for n in sizes],
     )
 
 
@@ -444,6 +453,59 @@ class Evaluation:
     def to_frame(self) -> pd.DataFrame:
         """The table, as a copy."""
         return self.frame.copy()
+
+    def bayes_factors(self, scale: float = 0.5**0.5) -> pd.DataFrame:
+        """The differences with their Bayes factors, where p is of a plain t test over subjects.
+
+        Beside p, a Bayes factor tells a difference that is not there from one that too few subjects show.
+
+        Parameters
+        ----------
+        scale
+            Width of the prior: half of the standardized effects (means divided by standard deviations) are
+            below it, if there is an effect. The default, .707, is usual.
+
+        Returns
+        -------
+        DataFrame
+            ``differences`` with the column ``bf10``: how much likelier the data are if two layers differ than
+            if they do not (Rouder et al. 2009, Psychon. Bull. Rev. 16:225). Below 1/3 is commonly called
+            evidence for no difference, above 3 for one.
+
+        Raises
+        ------
+        NeurordlError
+            Something was resampled, the scores are shares of variance, or the scale is not above 0.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import neurordl as nrl
+        >>> ids = [f"s{number}" for number in range(12)]
+        >>> patterns = np.random.default_rng(0).normal(size=(12, 5))
+        >>> people = nrl.simulate.simulate_subjects(patterns, ids, n_subjects=5)
+        >>> models = {name: people.subset("subject", name) for name in ("s01", "s02")}
+        >>> scores = nrl.evaluate(models, people, subjects=["s03", "s04", "s05"])
+        >>> "bf10" in scores.bayes_factors()
+        True
+        """
+        check_number("scale", scale, 0, open_low=True)
+        if self.settings.get("bootstrap") is not None or "test" in self.settings:
+            raise NeurordlError(
+                "Bayes factors are of plain t tests over subjects: evaluate with bootstrap=None, and compare "
+                "scores or weights, not shares of variance"
+            )
+        table, means = self.differences, self.frame[self.frame["subject"] == "mean"]
+        place = ["roi", *(["time"] if self.over_time else [])]
+        sizes = means.set_index([*place, "layer"])["n_subjects"].to_dict()
+        most, factors = means.groupby(place)["n_subjects"].max().max(), []
+        for row in table.to_dict("records"):
+            at = [row[name] for name in place]
+            n = int(min(sizes[*at, row[side]] for side in _PAIR))
+            error = (row["ci_high"] - row["difference"]) / stats.t.ppf(0.975, max(most - 1, 1))
+            t = row["difference"] / error if error > 0 and np.isfinite(row["p"]) else np.nan
+            factors.append(bayes_factor(t, n, scale))
+        return table.assign(bf10=factors)
 
     def correct(self, family: Family = "table") -> Evaluation:
         """Correct p-values for many tests over a family of your choice; `evaluate` does so over the table.
@@ -613,9 +675,8 @@ class Evaluation:
             title += f", {variance}"
         population = next(iter(means["generalizes_to"]), "") if means["ci_low"].notna().any() else ""
         population += f" ({n_groups} groups)" if population and (n_groups := self._n_groups) else ""
-        title += (
-            f"; 95 % intervals and p (one-sided, above zero) generalize to {population}" if population else ""
-        )
+        test = settings.get("test", "one-sided, above zero")
+        title += f"; 95 % intervals and p ({test}) generalize to {population}" if population else ""
         if self.over_time:
             title += f"; {means['time'].nunique()} times, shown is the highest mean of each layer"
         families = [name for name in means.get("family", pd.Series(dtype=object)).unique() if name]
@@ -656,9 +717,8 @@ class Evaluation:
         n = int(((low < -1) | (high > 1)).sum())
         if not n or not self.inferences:
             return ""
-        reach = (
-            f"{n} interval{' reaches' if n == 1 else 's reach'} beyond -1 or 1, where no similarity can be"
-        )
+        reach = f"{counted(n, 'interval')} {'reaches' if n == 1 else 'reach'} beyond -1 or 1, "
+        reach += "where no similarity can be"
         few = next(iter(self.inferences.values())).resampling.generalizes_to
         return f"{reach}: t intervals of few {few} are symmetric; take more {few}, or read them cut off"
 
@@ -715,7 +775,7 @@ class Evaluation:
         people = self.frame[~self.frame["subject"].isin(["mean", "group"])]
         counts = {"layer": people["layer"], "ROI": people["roi"], "subject": people["subject"]}
         counts |= {"time": people["time"]} if self.over_time else {}
-        sizes = [f"{n} {name}{'' if n == 1 else 's'}" for name, x in counts.items() for n in [x.nunique()]]
+        sizes = [counted(x.nunique(), name) for name, x in counts.items()]
         return f"Evaluation({', '.join(sizes)}: {self.title}; print it for the table)"
 
     def __str__(self) -> str:

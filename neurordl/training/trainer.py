@@ -35,6 +35,7 @@ from neurordl.measures.comparisons import few_pairs
 from neurordl.patterns.network import explain_unfit, frozen_eval, unwrapped
 from neurordl.rsa.leaks import check_exposures, count_identical
 from neurordl.stimuli import Preprocessing, StimulusSet
+from neurordl.stimuli.sets import warn_of_absent
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
@@ -373,6 +374,9 @@ def fit(
         notify(text)
     used = [shown if objective.of_stimuli else None, validation]  # otherwise they only set the epoch
     if rank == 0:
+        for loss in objective.losses if shown is not None else ():
+            if isinstance(loss.teacher, ById):
+                warn_of_absent(loss.teacher.ids, shown, validation)
         _warn_of_exposure(None if resume else student, stimuli, labelled)
         if not resume:
             _warn_of_trained_losses(objective)

@@ -204,6 +204,7 @@ def test_accuracies_of_runs_side_by_side(folder: Path, tmp_path: Path) -> None:
         for name, x in scores.items()
     }
     text = f"labels 0.250 and {page.number(mean['labels'])}; rdl 0.125 and {page.number(mean['rdl'])}."
+    text = f"Each mark is a single run, without an interval. Accuracy and similarity: {text}"
     assert any(words.endswith(text) for words in shown.texts("desc"))
     assert "of the runs" in shown.texts("title")[1]
     del contents["rdl"].run.record["test"]  # a single point is no figure
@@ -249,6 +250,10 @@ def test_each_loss_is_told_by_its_record() -> None:
     network = nrl.NetworkTeacher(student(), ["conv2"])
     brain = nrl.RDMTeacher(random_rdms(["a", "b", "c", "d"], subject=["x"], roi=["IT"]))
     losses = {
+        nrl.HintLoss(
+            network, "conv2", weight=0.0
+        ): "HintLoss on layer conv2 was added with weight 0 (teacher: "
+        "Sequential, layer conv2); as a control, the loss had no effect (weight 0).",
         nrl.SoftTargetLoss(
             network, weight=0.5
         ): "SoftTargetLoss on layer output was added with weight 0.5 (teacher: Sequential).",
@@ -312,6 +317,23 @@ def test_an_evaluation_of_model_rdms_some_undefined(tmp_path: Path, bootstrap: A
     assert again.read_text() == (tmp_path / "scores.html").read_text()
 
 
+def test_a_study_of_several_experiments_is_of_seeds_in_each(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"experiment": part, "condition": name, "seed": seed, "score": rng.random()}
+        for part in ("a", "b")
+        for name in ("labels", "rdl", "permuted")
+        for seed in range(3)
+    ]
+    with pytest.warns(UserWarning, match="a table alone"):
+        shown = check(write_report(tmp_path / "r.html", {"two": pd.DataFrame(rows)}), figures=2)
+    assert "Intervals are 95 % t intervals over seeds" in shown.text
+    assert "6 differences with an interval each" in shown.text
+    assert (
+        "Differences in score from labels, paired by seed, with 95 % t intervals over 3 seeds: " in shown.text
+    )
+
+
 def test_equal_models_are_called_so(tmp_path: Path) -> None:
     ids = [f"s{k}" for k in range(9)]
     model = random_rdms(ids, seed=2)
@@ -319,6 +341,17 @@ def test_equal_models_are_called_so(tmp_path: Path) -> None:
     cells = Page(scores.to_html(tmp_path / "r.html")).texts("td")
     assert "equal" in cells
     assert "0\u00a0to\u00a00" not in cells
+
+
+def test_of_many_differences_the_smallest_p_are_shown(tmp_path: Path) -> None:
+    ids = [f"s{k}" for k in range(9)]
+    models = {f"m{k}": random_rdms(ids, seed=k) for k in range(12)}
+    scores = nrl.evaluate(models, random_rdms(ids, subject=["x", "y", "z"], seed=50))
+    shown = Page(scores.to_html(tmp_path / "r.html"))
+    rows = [text for text in shown.texts("th") if " \u2212 " in text]
+    least = scores.differences.nsmallest(60, "p")
+    assert set(rows) == {f"{a} \u2212 {b}" for a, b in zip(least["layer_a"], least["layer_b"], strict=True)}
+    assert "Shown are the 60 of 66 with the smallest p" in shown.text
 
 
 def test_a_study_from_its_folder_and_its_table(study: Path, tmp_path: Path) -> None:
