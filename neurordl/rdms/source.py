@@ -28,9 +28,7 @@ Stimuli = slice | npt.NDArray[np.integer]
 Places = npt.NDArray[np.intp]
 
 _AT_ONCE = 1 << 24  # bytes of measurements that are read at once
-_WINDOWS_AT_ONCE = (
-    1 << 27
-)  # bytes of all measurements, and of distances, in the windows that are computed at once
+_WINDOWS_AT_ONCE = 1 << 24  # bytes of measurements, and of distances, in the windows of a block
 _NEXT = 1e-3  # of the interval between samples: up to here two times are the same
 # ratio of the energy of a run's mean to what averaged noise alone has, from which there is a mean
 _CHANCE = 4.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -86,15 +87,17 @@ class ClusterTest:
         except ImportError as error:
             raise NeurordlError("cluster tests are MNE's; install it: pip install 'neurordl[mne]'") from error
         tfce = {"start": 0, "step": 0.2}
-        t, clusters, p, null = permutation_cluster_1samp_test(
-            scores,
-            threshold=tfce if self.threshold == "tfce" else self.limit(len(scores)),
-            tail=1 if self.tail == "greater" else 0,
-            n_permutations=self.n_permutations,
-            out_type="indices",
-            rng=self.seed,
-            verbose="ERROR",
-        )
+        with warnings.catch_warnings():  # of its progress bar, which is not shown
+            warnings.filterwarnings("ignore", "IProgress not found")
+            t, clusters, p, null = permutation_cluster_1samp_test(
+                scores,
+                threshold=tfce if self.threshold == "tfce" else self.limit(len(scores)),
+                tail=1 if self.tail == "greater" else 0,
+                n_permutations=self.n_permutations,
+                out_type="indices",
+                rng=self.seed,
+                verbose="ERROR",
+            )
         return [np.asarray(times[0]) for times in clusters], np.asarray(p), np.asarray(t), np.asarray(null)
 
 
@@ -208,7 +211,7 @@ def latencies(
         rng, n = np.random.default_rng(test.seed), len(scores)
         counts = rng.multinomial(n, np.full(n, 1 / n), n_bootstrap)
         clusters, p, _, null = test.run(scores)
-        critical = float(np.quantile(np.abs(null), 1 - test.alpha))
+        critical = float(np.quantile(np.abs(null), 1 - test.alpha)) if clusters else np.inf  # none: no null
         significant = [cluster for cluster, value in zip(clusters, p, strict=True) if value < test.alpha]
         t, means = _drawn_t(scores, counts)
         first = min(significant, key=lambda cluster: int(cluster[0]), default=np.zeros(0, dtype=np.int64))

@@ -238,6 +238,16 @@ def test_the_onset_in_a_bootstrap_sample_by_a_loop(scores: Evaluation) -> None:
             assert _onset(row, TIMES, cluster, limit, critical) == expected
 
 
+def test_no_cluster_at_all() -> None:
+    scores = evaluate(models(), measured(gain=0.0), comparison="corr")
+    high = ClusterTest(threshold=50.0)
+    assert len(time_clusters(scores, high)) == 0
+    table = latencies(scores, high)
+    assert table["onset"].isna().all()
+    assert (table["share_with_onset"] == 0).all()
+    assert table["peak"].notna().all()
+
+
 def test_bad_input_of_tests_over_time(scores: Evaluation) -> None:
     flat = evaluate(models(), random_rdms(IDS, subject=["a", "b", "c"]))
     with pytest.raises(NeurordlError, match="not over time"):
