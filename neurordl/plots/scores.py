@@ -216,7 +216,9 @@ def plot_scores(
     below = style.names_along_x(ax, table.names)
     if new and isinstance(ax.figure, Figure):
         ax.figure.set_figheight(ax.figure.get_figheight() + below)
-    ax.set_ylabel(f"RDM similarity ({table.comparison})" if table.comparison else "RDM similarity")
+    regressed = isinstance(scores, Evaluation) and "models" in scores.settings  # weights or shares
+    similarity = f"RDM similarity ({table.comparison})" if table.comparison else "RDM similarity"
+    ax.set_ylabel(table.comparison if regressed else similarity)
     if table.bounded:
         drawn = pd.concat([table.means, table.subjects])["score"]
         style.end_at_bounds(ax, "y", drawn, -1, 1)

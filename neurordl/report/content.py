@@ -311,11 +311,20 @@ def _scoring_sentences(scores: Scores) -> Iterator[str]:
     measure = "" if scores.noun == "model" else f", by {settings['dissimilarity']} dissimilarities,"
     where = f" in {listed(rois, most=6)}" if rois else ""
     subjects = f"each of {number(people)} subjects" if people != 1 else "a subject"
-    yield (
-        f"The RDM of {nouns}{named}{measure} was compared with that of {subjects}{where} by "
-        f"{settings.get('comparison')} on {settings.get('pairs')} pairs of "
-        f"{number(settings.get('n_stimuli'))} stimuli."
-    )
+    pairs = f"on {settings.get('pairs')} pairs of {number(settings.get('n_stimuli'))} stimuli"
+    controls = settings.get("controlled") or []
+    beyond = f"; {listed(controls, most=6)} {'were' if len(controls) > 1 else 'was'} controlled for"
+    if models := settings.get("models"):  # of a regression: rows are not models
+        yield (
+            f"The RDM of {subjects}{where} was regressed on those of {len(models)} models "
+            f"({listed(models, most=6)}) {pairs}{beyond if controls else ''}. The table has the "
+            f"{settings.get('comparison')}."
+        )
+    else:
+        yield (
+            f"The RDM of {nouns}{named}{measure} was compared with that of {subjects}{where} by "
+            f"{settings.get('comparison')} {pairs}{beyond if controls else ''}."
+        )
     pooled = sorted({int(n) for n in means["n_subjects"].dropna() if n})
     if pooled and pooled != [people]:
         new = " whose RDMs were not fitted" if means["fitted"].str.endswith("subjects: no").all() else ""
@@ -323,7 +332,8 @@ def _scoring_sentences(scores: Scores) -> Iterator[str]:
         yield f"Means are over the {sizes} of them{new}."
     over = next((name for name in means["generalizes_to"] if name), "")
     if means["ci_low"].notna().any():
-        tested = "Intervals (95 %, two-sided) and p-values (one-sided, mean above zero)"
+        test = settings.get("test", "one-sided, mean above zero")
+        tested = f"Intervals (95 %, two-sided) and p-values ({test})"
         yield f"{tested} {_inference(scores, over)}."
     if families := [name for name in means["family"].unique() if name]:
         yield f"P-values were corrected by the false discovery rate over {' and '.join(families)}."

@@ -543,7 +543,8 @@ class Evaluation:
         Each pair is averaged over the subjects in whom it was measured. These scores cannot be compared with
         the rows "mean", and the noise ceiling does not bound them.
         """
-        assert self.models is not None
+        if self.models is None:
+            raise NeurordlError("weights and shares of variance have no scores of the subjects' mean RDM")
         tables, note = [], "the mean RDM of the subjects: no interval, no noise ceiling"
         for roi, rdm in self.means.items():
             study = Study(self.models, rdm[None], self.inferences[roi].comparison)
@@ -641,6 +642,8 @@ class Evaluation:
         from rsatoolbox.inference import Result
         from rsatoolbox.model import ModelFixed
 
+        if self.models is None:
+            raise NeurordlError("weights and shares of variance have no form in rsatoolbox")
         if roi is None and len(self.inferences) == 1:
             (roi,) = self.inferences
         if roi is None or roi not in self.inferences:
@@ -648,7 +651,6 @@ class Evaluation:
             raise NeurordlError(f"to_rsatoolbox takes one ROI, and got {roi!r}; there are: {known}")
         inference = self.inferences[roi]
         layers, factors = self.settings["layers"], inference.resampling.factors
-        assert self.models is not None
         models = [ModelFixed(name, rdm) for name, rdm in zip(layers, self.models, strict=True)]
         name = inference.comparison.name
         return Result(

@@ -517,7 +517,19 @@ def test_records_and_files_of_a_regression(tmp_path):
     assert "unique a" in str(scores)
     assert "unique a" in scores._repr_html_()
     assert len(scores.differences) == 12
-    nrl.plot_scores(scores)
+    with pytest.raises(NeurordlError, match="mean RDM"):
+        scores.group_rows()
+    with pytest.raises(NeurordlError, match="no form in rsatoolbox"):
+        scores.to_rsatoolbox("V1")
+    assert nrl.plot_scores(scores).get_ylabel() == "share of variance (corr)"
+    page = scores.to_html(tmp_path / "page.html", figures=False).read_text(encoding="utf-8")
+    assert "was regressed on those of 2 models (a, b) on all pairs of 9 stimuli" in page
+    assert "p-values (above zero; of unique shares" in page
+    controls = nrl.Partial({"a": named(models[:1])})
+    page = nrl.evaluate({"b": named(models[1:])}, people, comparison=controls).to_html(
+        tmp_path / "partial.html"
+    )
+    assert "by partial spearman on all pairs of 9 stimuli; a was controlled for." in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize("function", [nrl.partition_variance, nrl.regress_rdms])
