@@ -5,21 +5,20 @@ checkout, and computes from arrays what it would read from files. Both give valu
 neurordl takes beyond these are its table, intervals, tests and noise ceiling, with a permutation test. Calls
 alternate, so that ratios hold on a busy machine.
 
-    python benchmarks/shared_variance.py --net2brain CHECKOUT --out benchmarks/results/shared_variance.csv
+    python benchmarks/shared_variance.py --net2brain CHECKOUT
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import importlib
+import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from mne_rsa import rsa
 from rsatoolbox.rdm import RDMs
 from scipy.spatial.distance import pdist, squareform
 from sklearn import linear_model
@@ -30,7 +29,6 @@ from neurordl.rsa.compare import similarity
 from neurordl.rsa.inference.infer import infer_study
 from neurordl.rsa.inference.resampling import Draws, Study
 
-partial_correlation = importlib.import_module("mne_rsa.rsa")._partial_correlation
 SIZES = ((24, 12), (100, 20))  # stimuli, subjects
 REPEATS, RESAMPLES = 5, 300
 SCHEME = nrl.Bootstrap("stimuli", n=RESAMPLES, variance="bootstrap")
@@ -79,10 +77,15 @@ def timed(function: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
 def main() -> None:
     """Compare and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--net2brain", type=Path, required=True)
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--net2brain", type=Path, help="a checkout; without it, mne-rsa only")
+    parser.add_argument("--out", default=Path(__file__).parent / "results" / "shared_variance.csv")
     arguments = parser.parse_args()
-    partition = vpa(arguments.net2brain)
+    if importlib.util.find_spec("mne_rsa") is None:
+        print("mne-rsa is not installed: nothing to compare with")
+        return
+    module = importlib.import_module("mne_rsa.rsa")
+    partial_correlation, rsa = module._partial_correlation, module.rsa
+    partition = vpa(arguments.net2brain) if arguments.net2brain else None
     rows = []
     for n, n_subjects in SIZES:
         models = rdms(n, 3, 1, name=["A", "B", "C"])
@@ -147,6 +150,8 @@ def main() -> None:
                 of_net2brain,
             ),
         }
+        if partition is None:
+            del pairs["shares of three models", "Net2Brain"]
         for (job, other), functions in pairs.items():
             seconds = []
             for _ in range(REPEATS + 1):  # the first is not counted
@@ -167,7 +172,7 @@ def main() -> None:
             )
     table = pd.DataFrame(rows)
     table.to_csv(arguments.out, index=False)
-    record = {"command": "python benchmarks/shared_variance.py --net2brain CHECKOUT --out ..."}
+    record = {"command": "python benchmarks/shared_variance.py --net2brain CHECKOUT"}
     write_json(Path(arguments.out).with_suffix(".json"), {**record, "versions": versions()})
     print(table.to_string(index=False))
 

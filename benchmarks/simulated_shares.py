@@ -8,7 +8,7 @@ explains nothing beyond A, although it correlates with their RDMs.
 Truths for these stimuli come from 2,000 further subjects of the same study. Truths for new stimuli come from
 the mean correlations over 2,000 further studies of as many stimuli.
 
-    nice -n 10 python benchmarks/simulated_shares.py --out benchmarks/results/shares.csv
+    python benchmarks/simulated_shares.py
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from neurordl.io import versions, write_json
 from neurordl.progress import tracked
 
 SIZES, DIMENSIONS = {"new subjects": (24,), "new stimuli": (24, 48)}, {"c": 4, "a": 4, "b": 4}
+RESULTS = Path(__file__).parent / "results"
 WEIGHTS = {"shares": (1.0, 0.8, 0.6), "null": (1.0, 1.0, 0.0)}
 NOISE, SPREAD, SUBJECTS = 10.0, 0.3, 12
 
@@ -119,7 +120,7 @@ def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--studies", type=int, default=400)
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--out", default=RESULTS / "simulated_shares.csv")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = []

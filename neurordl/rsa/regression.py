@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
 
 _SINGULAR = 1e-11  # of a squared length of 1: what is left of a model that others add up to
+_ALPHA = 0.05
+_BYTES = 64 << 20  # of inner products of resamples at once
 _FEWEST, _MOST = 2, 4  # models whose variance is partitioned
 _LEAST, _FLOOR = 1e-9, 0.05  # of the largest eigenvalue of a covariance: below, and what it becomes then
 
@@ -196,7 +198,12 @@ class RegressionStudy(Study):
         return kernels.controlled(correlated, len(self.covariates))
 
     def _scores(self, counts: Ints | None) -> Floats:
-        return np.asarray(self.rows(self.remainders(counts), len(self.models)))
+        n, size = len(self.models), len(self.covariates) + len(self.models) + len(self.data)
+        if counts is None:
+            return np.asarray(self.rows(self.remainders(), n))
+        step = max(1, _BYTES // (8 * size**2))
+        parts = (counts[start : start + step] for start in range(0, len(counts), step))
+        return np.concatenate([np.asarray(self.rows(self.remainders(part), n)) for part in parts])
 
     def resample(self, stimuli: Ints | None, sets: Ints) -> kernels.Resampled:
         """See `Study.resample`; there are no ceilings."""
@@ -777,13 +784,17 @@ def _partitioned(inputs: _Inputs, brain: RDMs, shares: _Shares, crossed: bool) -
         if crossed and len(tested) == 1:  # squares of the bounds of a correlation
             bounds = abs(means[tested[0]]) + np.array([-t, t]) * np.sqrt(covariance[0])
             columns["ci_low"][k], columns["ci_high"][k] = np.sign(bounds) * bounds**2
+    reasons = np.full(len(a), "", dtype=object)
+    for k, tested in enumerate(shares.tested):
+        if len(tested) == 1 and means[tested[0]] < 0 and columns["p"][k] < _ALPHA:
+            reasons[k] = "the model is unlike the subjects beyond the others: its weight is below 0"
     untested = "no test: too few subjects, or nothing of a model is left beside the others"
     labels = np.array(shares.names(list(inputs.blocks)), dtype=object)
     ceilings = _agreement(study.remainders(), len(study.models), crossed)
     return _Table(
         names,
         scores,
-        {"score": estimates, **columns, "reason": np.where(np.isnan(columns["p"]), untested, "")},
+        {"score": estimates, **columns, "reason": np.where(np.isnan(columns["p"]), untested, reasons)},
         np.tile(ceilings, (len(labels), 1)),
         {
             "layer_a": labels[i],

@@ -545,3 +545,24 @@ def test_each_time_is_regressed(function):
     assert "2 times" in together.title
     with pytest.raises(NeurordlError, match=r"one time|no shares"):
         nrl.plot_partition(together)
+
+
+def test_a_weight_below_0_is_said():
+    models, rng = geometry(2, n=12, seed=1), np.random.default_rng(0)
+    rest = units(left(models[1], models[:1], "corr")[None], "corr")[0]
+    data = units(models[:1], "corr") - 0.5 * rest + 0.02 * rng.normal(size=(6, 66))
+    scores = nrl.partition_variance(named(models), brains(data))
+    assert means(scores)["reason"].tolist()[:2] == [
+        "",
+        "the model is unlike the subjects beyond the others: its weight is below 0",
+    ]
+    assert any("unique b" in note and "below 0" in note for note in scores.notes)
+
+
+def test_resamples_are_the_same_in_parts(monkeypatch):
+    models, data = geometry(2, seed=1), geometry(3, seed=2)
+    options = {"bootstrap": nrl.Bootstrap("both", n=120)}
+    whole = nrl.partition_variance(named(models), brains(data), **options).frame["ci_high"]
+    monkeypatch.setattr(regression, "_BYTES", 8 * 5**2 * 7)
+    parts = nrl.partition_variance(named(models), brains(data), **options).frame["ci_high"]
+    assert_allclose(parts, whole, rtol=1e-9)
