@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from rsatoolbox.data import Dataset
-from rsatoolbox.rdm.rdms import RDMs
 from scipy.spatial.distance import pdist
 from torch import Tensor
 from torch.nn import functional
@@ -23,6 +21,10 @@ from neurordl.rdms.compute import compute_rdms
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
 from neurordl.validate import listed
+
+if TYPE_CHECKING:
+    from rsatoolbox.data import Dataset
+    from rsatoolbox.rdm.rdms import RDMs
 
 _SIDE = 64  # pixels of the shorter side of images that are filtered
 _WAVES, _ANGLES = (4, 8, 16), 4  # waves on the shorter side, orientations
@@ -63,6 +65,8 @@ def image_rdms(stimuli: StimulusSet, dissimilarity: DissimilarityLike = "correla
     >>> nrl.image_rdms(digits.subset(digits.ids[:6])).rdm_descriptors["name"]
     ['pixels', 'gabor', 'luminance', 'contrast']
     """
+    from rsatoolbox.data import Dataset
+
     parts = [_gray(stimuli.pixels[start : start + _BATCH]) for start in range(0, len(stimuli), _BATCH)]
     energies = torch.cat([gabor_energies(part) for part in parts])
     pixels = torch.cat([part.flatten(1) for part in parts])
@@ -206,6 +210,8 @@ def feature_rdms(patterns: Dataset, by: str | None = None) -> RDMs:
     >>> nrl.evaluate_fitted({"units": features}, people, bootstrap=None)["fit"].tolist()
     ['weighted']
     """
+    from rsatoolbox.data import Dataset
+
     values = np.asarray(patterns.measurements)
     if by is not None and by not in patterns.channel_descriptors:
         known = listed(patterns.channel_descriptors)
@@ -229,6 +235,8 @@ def _differences(values: pd.Series[Any]) -> Floats:
 
 
 def _named(vectors: Mapping[str, Floats], ids: list[str]) -> RDMs:
+    from rsatoolbox.rdm.rdms import RDMs
+
     return RDMs(
         np.stack(list(vectors.values())),
         rdm_descriptors={"name": list(vectors)},
