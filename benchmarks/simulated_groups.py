@@ -10,7 +10,10 @@ Each study takes 95 % intervals and p from t over subjects ("none") and from `Bo
 variances, of single stimuli and of categories. The truth is the mean score over all studies of a design, and
 four times as many others. Studies are kept in parts, so that an interrupted run goes on where it stopped.
 
-A second table has `crossed_interval`, over seeds and subjects, for normal and for skewed effects.
+A second table has `crossed_interval`, over seeds and subjects, for normal and for skewed effects. A third has
+4 to 20 categories of 12 subjects, even or uneven (2 to 8 stimuli each, some categories much further from the
+others), with the coverage and the length of intervals of `Bootstrap("both")` by components of categories
+(300 resamples).
 
     python benchmarks/simulated_groups.py            # -> results/
     python benchmarks/simulated_groups.py --quick    # a look, nothing written
@@ -47,6 +50,7 @@ COMMON = 0.7  # share of a category in the variance of features
 DESIGNS = ((12, 10, 4), (12, 20, 4), (12, 40, 1), (12, 80, 1), (6, 20, 1))  # subjects, categories, of each
 MODELS = ("all features", "first half", "second half", "permuted")
 CROSSED = ((5, 12), (10, 12), (5, 30))  # seeds, subjects
+FEW = (4, 6, 8, 12, 20)  # categories of the third table
 Design = tuple[int, int, int]
 Floats = npt.NDArray[np.float64]
 
@@ -57,8 +61,9 @@ class Categories(Stimuli):
     def __init__(self, n: int, each: int, rng: np.random.Generator) -> None:
         centers, single = Stimuli(n, rng), Stimuli(n * each, rng)
         common = COMMON if each > 1 else 0.0
+        self.member = np.repeat(np.arange(n), each)
         for name in ("shared", "own_features"):
-            of_category = np.repeat(getattr(centers, name), each, axis=0)
+            of_category = getattr(centers, name)[self.member]
             setattr(self, name, np.sqrt(common) * of_category + np.sqrt(1 - common) * getattr(single, name))
         self.permuted = rng.permutation(self.shared)
 
@@ -66,6 +71,19 @@ class Categories(Stimuli):
         """RDMs of the models: (models, pairs)."""
         features = self.shared, self.shared[:, : SHARED // 2], self.shared[:, SHARED // 2 :], self.permuted
         return np.stack([correlation(torch.from_numpy(rows)).numpy() for rows in features])
+
+
+class Uneven(Categories):
+    """Categories of 2 to 8 stimuli, at lognormal distances from each other."""
+
+    def __init__(self, n: int, rng: np.random.Generator) -> None:
+        self.member = np.repeat(np.arange(n), rng.integers(2, 9, n))
+        centers, single = Stimuli(n, rng), Stimuli(len(self.member), rng)
+        scale = np.exp(0.8 * rng.standard_normal((n, 1)))
+        for name in ("shared", "own_features"):
+            of_category = (getattr(centers, name) * scale)[self.member]
+            setattr(self, name, np.sqrt(COMMON) * of_category + np.sqrt(1 - COMMON) * getattr(single, name))
+        self.permuted = rng.permutation(self.shared)
 
 
 def study(design: Design, rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -152,6 +170,34 @@ def crossed(studies: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def few_categories(studies: int) -> pd.DataFrame:
+    """Coverage and length of intervals of few categories, even and uneven."""
+
+    def draw(n: int, even: bool, seed: list[int]) -> tuple[Floats, Floats, dict[str, str]]:
+        rng = np.random.default_rng(seed)
+        stimuli = Categories(n, 4, rng) if even else Uneven(n, rng)
+        groups = {str(k): str(group) for k, group in enumerate(stimuli.member)}
+        return stimuli.models(), People(12, rng).rdms(stimuli, USUAL, rng), groups
+
+    rows = []
+    for n, even in ((n, even) for n in FEW for even in (True, False)):
+        scores, bounds, p = [], [], []
+        for k in range(studies):
+            models, data, groups = draw(n, even, [n, even, k])
+            result = infer(models, data, "corr", Bootstrap("both", n=300, groups=groups))
+            bounds.append(interval(result, center="data"))
+            p.append(p_values(result, center="data").zero[-1])
+            others = [draw(n, even, [n, even, k, other])[:2] for other in range(1, 5)]
+            scores += [result.scores.mean(1), *(similarity(*other, "corr").mean(1) for other in others)]
+        low, high = np.array(bounds).transpose(1, 0, 2)
+        truth, length = np.mean(scores, axis=0), (high - low)[:, 0]
+        covered = ((low <= truth) & (truth <= high))[:, :3].mean()
+        row = {"categories": n, "even": even, "studies": studies, "coverage": covered}
+        row |= {f"length_{q}": np.quantile(length, q / 100) for q in (10, 50, 90)}
+        rows.append(row | {"false_positives": np.mean(np.array(p) < 0.05)})
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     parser = part_options("simulated_groups", "Coverage of intervals where stimuli come in groups.")
     parser.add_argument("--resamples", type=int, default=1000, help="of each bootstrap (1000)")
@@ -159,6 +205,7 @@ def main() -> None:
     frames = run_parts(part, DESIGNS, options, options.resamples)
     tables = [summary(design, frame) for design, frame in zip(DESIGNS, frames, strict=True)]
     tables = {"simulated_groups": pd.concat(tables), "simulated_groups_crossed": crossed(5 * options.studies)}
+    tables["simulated_groups_few"] = few_categories(options.studies)
     for name, table in tables.items():
         print(table.to_string(index=False, float_format="%.3f"))
         if not options.quick:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from neurordl.measures import Comparison as Comparison
     from neurordl.measures import Dissimilarity as Dissimilarity
     from neurordl.measures import register as register
+    from neurordl.patterns.epochs import read_epochs as read_epochs
     from neurordl.patterns.fmri import read_betas as read_betas
     from neurordl.patterns.fmri import read_bids as read_bids
     from neurordl.patterns.fmri import read_patterns as read_patterns
@@ -43,16 +44,24 @@ if TYPE_CHECKING:
     from neurordl.patterns.network import Compute as Compute
     from neurordl.patterns.network import extract_patterns as extract_patterns
     from neurordl.patterns.tables import Confounds as Confounds
+    from neurordl.patterns.trials import glmsingle_trials as glmsingle_trials
     from neurordl.plots import plot_layer_roi as plot_layer_roi
     from neurordl.plots import plot_mds as plot_mds
+    from neurordl.plots import plot_partition as plot_partition
     from neurordl.plots import plot_rdm as plot_rdm
     from neurordl.plots import plot_scores as plot_scores
+    from neurordl.plots import plot_time_course as plot_time_course
     from neurordl.rdms import Alignment as Alignment
     from neurordl.rdms import Noise as Noise
+    from neurordl.rdms import Windows as Windows
     from neurordl.rdms import align as align
     from neurordl.rdms import compute_rdms as compute_rdms
+    from neurordl.rdms import feature_rdms as feature_rdms
+    from neurordl.rdms import image_rdms as image_rdms
     from neurordl.rdms import load_rdms as load_rdms
     from neurordl.rdms import merge_rdms as merge_rdms
+    from neurordl.rdms import property_rdms as property_rdms
+    from neurordl.rdms import rdms_over_time as rdms_over_time
     from neurordl.rdms import save_rdms as save_rdms
     from neurordl.rdms import select_rdms as select_rdms
     from neurordl.rsa.ceilings import noise_ceiling as noise_ceiling
@@ -64,8 +73,15 @@ if TYPE_CHECKING:
     from neurordl.rsa.inference.resampling import Draws as Draws
     from neurordl.rsa.inference.resampling import Jackknife as Jackknife
     from neurordl.rsa.inference.resampling import Resampling as Resampling
+    from neurordl.rsa.regression import Partial as Partial
+    from neurordl.rsa.regression import Ridge as Ridge
+    from neurordl.rsa.regression import partition_variance as partition_variance
+    from neurordl.rsa.regression import regress_rdms as regress_rdms
     from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight
+    from neurordl.rsa.time import ClusterTest as ClusterTest
+    from neurordl.rsa.time import latencies as latencies
+    from neurordl.rsa.time import time_clusters as time_clusters
     from neurordl.stimuli import Preprocessing as Preprocessing
     from neurordl.stimuli import StimulusSet as StimulusSet
     from neurordl.teachers import Batch as Batch

@@ -9,7 +9,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from neurordl.training.trainer import Execution, fit
 from neurordl.validate import check_choice, check_columns, check_count, check_type
 
 SETTINGS, ROWS, RUNS = "settings.json", "rows", "runs"
-CONTROLS = ("labels", "permuted", "permuted-within")
+CONTROLS = ("labels", "permuted", "permuted-within", "untrained")
 TAUGHT = "teacher"
 """Condition of the runs that learn from the teachers as they are."""
 
@@ -75,15 +75,16 @@ def fit_controls(
         Folder of the study.
     controls
         Controls beside the condition "teacher": "labels" (the same losses with weight 0), "permuted" (the ids
-        of the training stimuli are permuted in the teachers) and "permuted-within" (they are permuted among
-        stimuli of the same label).
+        of the training stimuli are permuted in the teachers), "permuted-within" (they are permuted among
+        stimuli of the same label) and "untrained" (the student with its initial weights).
     seeds
         Number of seeds (0, 1, ...), or the seeds themselves. Later calls may add seeds and controls.
     fingerprint
         Whatever else determines the scores, as in `run_grid`. The student's class, the losses, the
         teachers and the arguments of `fit` are always in it.
     **settings
-        Arguments of `fit`: ``labelled``, ``stimuli``, ``epochs`` and others.
+        Arguments of `fit`: ``labelled``, ``stimuli``, ``epochs`` and others. Without ``labelled`` the student
+        learns from the teachers alone (``task=None``), and there is no control "labels".
 
     Returns
     -------
@@ -93,8 +94,8 @@ def fit_controls(
     Raises
     ------
     NeurordlError
-        If a control is unknown, or needs ids or labels that the stimuli lack; if `out` holds something else,
-        or a study of other settings; or as `fit`.
+        If a control is unknown, or needs ids, labels or labelled images that are missing; if `out` holds
+        something else, or a study of other settings; or as `fit`.
 
     Examples
     --------
@@ -134,13 +135,18 @@ def fit_controls(
     study.check(names)
     jobs = [{"condition": name, "seed": seed} for seed in chosen for name in (*names, TAUGHT)]
 
+    execution = settings.get("execution", Execution())
+    bars = execution.progress and sys.stdout.isatty()  # of a fit: elsewhere each would leave lines
+    quiet = replace(execution, progress=bars)
+
     def run(condition: str, seed: int) -> Mapping[str, float]:
-        if settings.get("execution", Execution()).progress:
+        if execution.progress:
             place = jobs.index({"condition": condition, "seed": seed}) + 1
             print(f"{condition}, seed {seed} ({place} of {len(jobs)})", file=sys.stderr, flush=True)
-        network, parts = study.make(condition, seed)
+        network, objective = study.make(condition, seed)
         folder = Path(out) / RUNS / f"{condition}_{seed}"
-        return score(fit(network, Objective(parts), **settings, seed=seed, out=folder, resume=True))
+        changes = {"execution": quiet, **({"epochs": 0} if condition == "untrained" else {})}
+        return score(fit(network, objective, **{**settings, **changes}, seed=seed, out=folder, resume=True))
 
     with torch.random.fork_rng():
         described = {**study.describe(chosen[0]), **(fingerprint or {})}
@@ -164,7 +170,10 @@ class _Study:
 
     def check(self, controls: Sequence[str]) -> None:
         """Raise an error if the teachers or the stimuli cannot be permuted as the controls need it."""
-        if set(controls) <= {"labels"}:
+        if self.settings.get("labelled") is None and "labels" in controls:
+            problem = "the control 'labels' trains on labelled images alone, and there are none"
+            raise NeurordlError(f"{problem}; pass labelled=, or take 'permuted' and 'untrained' as controls")
+        if set(controls) <= {"labels", "untrained"}:
             return
         if not isinstance(self.images, StimulusSet):
             problem = f"permuted controls exchange ids, and {type(self.images).__name__} may have none"
@@ -183,11 +192,11 @@ class _Study:
             raise NeurordlError(f"{problem}; give them labels, or leave this control out")
         return dict(zip(self.images.ids, self.images.labels.tolist(), strict=True))
 
-    def make(self, condition: str, seed: int) -> tuple[nn.Module, list[TransferLoss]]:
-        """The student and the losses of a run, with the same random numbers for all conditions."""
+    def make(self, condition: str, seed: int) -> tuple[nn.Module, Objective]:
+        """The student and the objective of a run, with the same random numbers for all conditions."""
         torch.manual_seed(seed)
         network, teachers = self.student(), self.teachers
-        if condition not in ("labels", TAUGHT):
+        if condition.startswith("permuted"):
             groups = self.categories() if condition == "permuted-within" else None
             teachers = [teacher.permuted(self.images.ids, seed, groups) for teacher in teachers]
         losses = self.losses(*teachers)
@@ -195,11 +204,13 @@ class _Study:
         for loss in losses:
             if condition == "labels" and loss.teacher is not None:
                 loss.weight = 0.0
-        return network, losses
+        no_task: dict[str, Any] = {"task": None} if self.settings.get("labelled") is None else {}
+        return network, Objective(losses, **no_task)
 
     def describe(self, seed: int) -> Record:
         """What all runs must share, by name, with the defaults of `fit`."""
-        student, losses = self.make(TAUGHT, seed)
+        student, objective = self.make(TAUGHT, seed)
+        losses = objective.losses
         defaults = {name: part.default for name, part in inspect.signature(fit).parameters.items()}
         described: Record = {}
         for name, value in {**defaults, **self.settings}.items():

@@ -245,6 +245,7 @@ def match_ids(
         problem = f"{count} are not in the {names[1]}: {shown}"
         remedy += ', or pass missing="ignore"' if missing == "error" else ""
     if problem:
+        remedy = remedy if match.duplicated else _cut_off(match) or remedy
         raise NeurordlError(f"{problem}{near_misses(match)}; {remedy}\n{match}")
     return match
 
@@ -256,6 +257,23 @@ def near_misses(match: Match) -> str:
     if not pairs:
         return ""
     return f" ({len(pairs)} differ only by {_ways(*pairs[0], tuple(_DIFFERENCES))})"
+
+
+def _cut_off(match: Match) -> str:
+    """How to cut a suffix off, if that makes ids alike; else an empty text."""
+    stems = {_EXTENSION.sub("", value): value for value in match.unused}
+    for value in match.missing:
+        other = stems.get(_EXTENSION.sub("", value), value)
+        longer, k = (value, 0) if len(value) > len(other) else (other, 1)
+        if value != other and (suffix := _EXTENSION.search(longer)):
+            ids = 'rdms.pattern_descriptors["stimulus"]'
+            line = (
+                f": {ids} = [id.removesuffix({suffix[0]!r}) for id in {ids}]"
+                if "RDM" in match.names[k]
+                else ""
+            )
+            return f"cut {suffix[0]!r} off the ids of the {match.names[k]}{line}"
+    return ""
 
 
 def similar_ids(ids: Iterable[object], noun: str = "stimuli") -> str:

@@ -52,10 +52,10 @@ def progress_bar(
 
 
 def announce(text: str) -> None:
-    """Tell whoever waits, on a terminal or in a notebook, what takes long now."""
+    """Tell whoever waits, or reads a log, what takes long now."""
     if _in_notebook():
         _display({"text/plain": text})
-    elif getattr(sys.stderr, "isatty", bool)():
+    else:
         print(text, file=sys.stderr, flush=True)
 
 

@@ -37,6 +37,18 @@ def listed(names: Iterable[object], most: int = 5, quote: bool = False, separato
     return separator.join([*texts[:most], *more])
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is 1.
+
+    Examples
+    --------
+    >>> counted(1, "stimulus"), counted(1200, "stimulus")
+    ('1 stimulus', '1,200 stimuli')
+    """
+    plural = {"stimulus": "stimuli", "study": "studies"}.get(noun, f"{noun}s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def brief(value: object) -> str:
     """A ``__repr__`` of dataclasses and named tuples in a line: of arrays the shape, of long lists the start.
 

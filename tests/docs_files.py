@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import h5py
+import mne
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -118,17 +119,53 @@ def bring_rdms() -> dict[str, Any]:
     betas = rng.normal(size=(5, 5, 4, len(stimuli)))
     mask = np.zeros((5, 5, 4))
     mask[1:4, 1:4] = 1
-    np.save("betasmd.npy", betas)
-    np.save("it_mask.npy", mask)
+    np.save("betas.npy", betas[mask > 0].T)
+    glmsingle(rng)
     nib.save(nib.Nifti1Image(betas, np.eye(4)), "betas.nii.gz")
     nib.save(nib.Nifti1Image(mask, np.eye(4)), "it.nii.gz")
     pd.DataFrame({"stimulus": stimuli, "run": runs}).to_csv("trials.csv", index=False)
 
+    times = np.linspace(0, 0.3, 31)
+    epochs = mne_epochs(rng.normal(size=(len(stimuli), 12, 31)), stimuli, runs, times)
+    movies = rng.random((2, 31, len(IDS), len(IDS)))
+    np.save("movies.npy", (movies + movies.swapaxes(2, 3)) * (1 - np.eye(len(IDS))))
+    return {"epochs": epochs, "times": times, "ids": IDS}
+
+
+def mne_epochs(data: Any, stimuli: list[str], runs: Any, times: Any) -> Any:
+    """MNE's epochs, whose metadata have the columns image and block."""
     codes = {id: code for code, id in enumerate(IDS, start=1)}
-    events = np.array([[0, 0, codes[id]] for id in stimuli])
-    data, times = rng.normal(size=(len(events), 12, 31)), np.linspace(0, 0.3, 31)
-    epochs = SimpleNamespace(get_data=lambda: data, times=times, event_id=codes, events=events)
-    return {"epochs": epochs}
+    events = np.array([[k, 0, codes[id]] for k, id in enumerate(stimuli)])
+    rate = float((len(times) - 1) / (times[-1] - times[0]))
+    info = mne.create_info([f"E{k}" for k in range(data.shape[1])], rate, "eeg")
+    table = pd.DataFrame({"image": stimuli, "block": runs})
+    return mne.EpochsArray(data, info, events, times[0], codes, metadata=table, verbose="ERROR")
+
+
+def epochs() -> dict[str, Any]:
+    """Files of epochs of eight subjects, and RDMs of two layers."""
+    times = np.arange(-10, 40) / 100
+    rng = np.random.default_rng(0)
+    layers = {name: rng.normal(size=(len(IDS), 6)) for name in ("conv1", "fc")}
+    strengths = {name: 0.7 * (times >= onset) for name, onset in (("conv1", 0.08), ("fc", 0.16))}
+    simulated = nrl.simulate.simulate_epochs(layers, strengths, IDS, times, n_subjects=8, n_channels=12)
+    for number, trials in enumerate(simulated, start=1):
+        names = (trials.obs_descriptors[name] for name in ("stimulus", "run"))
+        mne_epochs(trials.measurements, *map(list, names), times).save(
+            f"sub-{number:02d}_epo.fif", verbose="ERROR"
+        )
+    models = [rsatoolbox.data.Dataset(x, {"name": name}, {"stimulus": IDS}) for name, x in layers.items()]
+    return {"layers": nrl.compute_rdms(models, "correlation")}
+
+
+def glmsingle(rng: np.random.Generator) -> None:
+    """A folder of GLMsingle: 48 trials of four conditions in three runs."""
+    order = np.concatenate([rng.permutation(np.repeat(np.arange(1.0, 5), 4)) for _ in range(3)])
+    Path("glmsingle").mkdir()
+    with h5py.File("glmsingle/DESIGNINFO.mat", "w") as file:
+        file["stimorder"], file["numtrialrun"] = order[:, None], np.full((3, 1), 16.0)
+    with h5py.File("glmsingle/TYPED_FITHRF_GLMDENOISE_RR.hdf5", "w") as file:
+        file["betasmd"], file["R2"] = rng.normal(size=(5, 5, 4, 48)), np.zeros((5, 5, 4))
 
 
 def choose() -> dict[str, Any]:
@@ -138,6 +175,18 @@ def choose() -> dict[str, Any]:
         patterns, IDS, n_subjects=2, n_channels=20, measurement=measurement, seed=0
     )
     return {"patterns": measured, **report()}
+
+
+def shared_variance() -> dict[str, Any]:
+    pictures("stimuli", IDS)
+    numbers = range(len(IDS))
+    table = {"stimulus": IDS, "task": [k % 3 < 1 for k in numbers], "motion": [k**0.5 for k in numbers]}
+    pd.DataFrame(table).to_csv("stimuli.csv", index=False)
+    names = "meaning", "shape", "pixels", "task"
+    values = np.random.default_rng(0).normal(size=(len(IDS), 8))
+    layer = rsatoolbox.data.Dataset(values, obs_descriptors={"stimulus": IDS})
+    rdms = {"layer": layer, "whole": nrl.compute_rdms(layer, "euclidean")}
+    return {"people": people(), **rdms, **{name: people(1, snr=0.5 + k) for k, name in enumerate(names)}}
 
 
 def report() -> dict[str, Any]:
@@ -293,9 +342,11 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "README.md": readme,
     "bring_rdms": bring_rdms,
     "choose": choose,
+    "epochs": epochs,
     "extending": extending,
     "fit": fit,
     "own_network": own_network,
     "report": report,
     "several_gpus": several_gpus,
+    "shared_variance": shared_variance,
 }

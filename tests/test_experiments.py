@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,65 @@ def test_runs_of_a_study_are_those_of_fit(study: tuple[Path, pd.DataFrame]) -> N
         assert row["test_accuracy"].item() == arguments["score"](run)["test_accuracy"]
 
 
+WITHOUT_LABELS = {"labelled": None, "stimuli": replace(STIMULI, labels=None)}
+
+
+def test_a_study_without_labelled_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its runs learn from the teacher alone, and the untrained student is that before the first step."""
+
+    def score(run: nrl.Run) -> dict[str, float]:
+        scores = nrl.evaluate(run, RDMS, stimuli=HELD_OUT, layers="conv3").to_frame()
+        return {"similarity": scores.loc[scores["subject"] == "mean", "score"].item()}
+
+    changes = {**WITHOUT_LABELS, "score": score, "controls": ["permuted", "untrained"]}
+    shown = {"teachers": nrl.RDMTeacher(RDMS, subjects=["s01"]), "execution": nrl.Execution(progress=True)}
+    table = fit_controls(**small(out=tmp_path, **changes, **shown))
+    assert table["condition"].tolist() == ["permuted", "untrained", "teacher"] * 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "compiled" not in line]
+    assert lines == [
+        f"{name}, seed {seed} ({3 * seed + k + 1} of 6)"
+        for seed in (0, 1)
+        for k, name in enumerate(("permuted", "untrained", "teacher"))
+    ]
+    again = fit_controls(**small(out=tmp_path, **changes, **shown))
+    pd.testing.assert_frame_equal(table, again)
+
+    torch.manual_seed(1)
+    student = small()["student"]()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    untrained, trained = (nrl.load_run(tmp_path / "runs" / f"{name}_1") for name in ("untrained", "teacher"))
+    assert sha256_state(untrained.student.state_dict()) == sha256_state(before)
+    assert untrained.history[["epoch", "step"]].to_numpy().tolist() == [[0, 0]]
+    assert untrained.fitted_subjects == trained.fitted_subjects  # it is scored by the same people
+    objective = nrl.Objective(nrl.RDMLoss(shown["teachers"], "conv3", weight=2.0), task=None)
+    settings = {key: small()[key] for key in ("epochs", "batches", "execution")}
+    run = nrl.fit(student, objective, stimuli=WITHOUT_LABELS["stimuli"], **settings, seed=1)
+    assert sha256_state(trained.student.state_dict()) == sha256_state(run.student.state_dict())
+    assert "task" not in trained.history
+    assert "its student has its initial weights" in untrained.to_html(tmp_path / "run.html").read_text()
+
+
+def test_stimuli_of_rdms_without_an_image_are_said() -> None:
+    """Those of a split have one; others are counted and named, by `fit` and by `evaluate`."""
+    fewer = DIGITS.subset(DIGITS.ids[:22])
+    whole = nrl.StimulusSet(fewer.ids, fewer.pixels, fewer.preprocessing)  # as from a folder that lacks two
+    settings = {"epochs": 1, "execution": nrl.Execution(progress=False)}
+    objective = nrl.Objective(nrl.RDMLoss(nrl.RDMTeacher(RDMS), "conv3"), task=None)
+    text = (
+        f"2 of 24 stimuli of the RDMs have no image and are left out: '{DIGITS.ids[22]}', '{DIGITS.ids[23]}'"
+    )
+    for stimuli, notices in ((whole, [text]), (STIMULI, [])):
+        train, held_out = stimuli.split(0.5, 0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run = nrl.fit(small()["student"](), objective, stimuli=train, **settings)
+            scores = nrl.evaluate(run, RDMS, stimuli=held_out, layers="conv3")
+        said = [str(warning.message) for warning in caught if "no image" in str(warning.message)]
+        assert said == 2 * notices
+        for kept in (run.record["notices"], scores.settings["notices"]):
+            assert [line for line in kept if "no image" in line] == notices
+
+
 class Killed(BaseException):
     pass
 
@@ -350,6 +410,7 @@ def test_a_study_keeps_its_settings(study: tuple[Path, pd.DataFrame], tmp_path: 
     "changes, message",
     [
         ({"controls": ["shuffled"]}, "controls='shuffled': expected"),
+        (WITHOUT_LABELS, "'labels' trains on labelled images alone, and there are none; pass labelled="),
         ({"seed": 3}, "seed= is set by the study for each run"),
         ({"seeds": 0}, "seeds"),
         ({"seeds": []}, "seeds= is empty"),

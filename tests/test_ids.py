@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rsatoolbox.rdm import RDMs
 
 from neurordl.errors import NeurordlError
 from neurordl.ids import check_ids, match_ids, natural_key, similar_ids
@@ -195,3 +196,18 @@ def test_matching_does_not_import_torch() -> None:
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("missing", ["error", "ignore"])
+def test_a_suffix_of_the_ids_is_cut_off_by_the_line_of_the_error(missing: str) -> None:
+    rdms = RDMs(np.ones((1, 3)), pattern_descriptors={"stimulus": ["a.png", "b.png", "c.png"]})
+    with pytest.raises(NeurordlError, match="differ only by extension") as caught:
+        match_ids(["a", "b", "c"], rdms.pattern_descriptors["stimulus"], missing=missing)
+    message = str(caught.value).partition("\n")[0]
+    assert "; cut '.png' off the ids of the RDMs: rdms.pattern_descriptors" in message
+    exec(message.partition("of the RDMs: ")[2], {"rdms": rdms})
+    assert match_ids(["a", "b", "c"], rdms.pattern_descriptors["stimulus"]).matched == ("a", "b", "c")
+    with pytest.raises(NeurordlError, match=r"; cut '\.jpg' off the ids of the stimuli\n"):
+        match_ids(["a.jpg", "b"], ["a", "b"])
+    with pytest.raises(NeurordlError, match="; leave them out"):
+        match_ids(["A", "b"], ["a", "b"])

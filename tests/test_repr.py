@@ -80,6 +80,7 @@ def objects() -> dict[str, object]:
         BrainData(stimuli, data, stimuli.table, report),
         *(nrl.GLM(), nrl.LSA(), nrl.LSS(), nrl.Average(), nrl.Compute(), nrl.Folds(), nrl.Jackknife("both")),
         *(nrl.Batches(), nrl.Execution(), nrl.Optimization(), nrl.TaskRatio(0.5), data),
+        *(nrl.Windows(), nrl.ClusterTest()),
         nrl.searchlight(brain, data, threshold=0.3, progress=False),
     ]
     return {type(instance).__name__: instance for instance in instances}

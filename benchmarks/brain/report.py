@@ -95,7 +95,7 @@ def by_layer(table: pd.DataFrame) -> pd.DataFrame:
 
 def draw(frame: pd.DataFrame) -> Figure:
     """Accuracy against held-out similarity, a panel for each ROI; bars are of the difference from labels."""
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    figure = Figure(figsize=(6.6, 5.0), layout="constrained")
     for axes, roi in zip(figure.subplots(1, len(ROIS)), ROIS, strict=True):
         part = frame[frame["roi"] == roi].set_index("condition")
         labels = part.loc["labels"]
@@ -120,23 +120,17 @@ def draw(frame: pd.DataFrame) -> Figure:
             style = {"fmt": "os^D"[ORDER.index(name) % 4], "color": COLOURS[name], "ms": 7, "lw": 1.3}
             label = name.replace("rdl", "RDL, weight")
             axes.errorbar(row["accuracy"], row["similarity"], **reach, **style, label=label)
-        axes.set(xlabel="test accuracy (20 classes)", ylabel=f"similarity with held-out subjects ({METHOD})")
-        axes.set_title(f"{roi} as the teacher: held-out stimuli", fontsize=11)
+        axes.set_title(f"{roi} as the teacher", fontsize=11)
+        axes.set_xlabel("test accuracy (20 classes)", fontsize=10)
+        axes.locator_params(nbins=4)
         axes.spines[["top", "right"]].set_visible(False)
+    text = f"similarity with held-out subjects,\nheld-out stimuli ({METHOD})"
+    figure.axes[0].set_ylabel(text, fontsize=10)
     handles, names = axes.get_legend_handles_labels()
-    title = (
-        "bars: 95 % intervals of the paired\ndifference from labels; those that do\n"
-        "not cross its line are significant"
-    )
-    figure.legend(
-        handles,
-        names,
-        loc="outside right center",
-        fontsize=8.5,
-        frameon=False,
-        title=title,
-        title_fontsize=8.5,
-    )
+    title = "bars: 95 % intervals of the paired difference from labels;\n"
+    title += "those that do not cross its line are significant"
+    place = {"loc": "outside lower center", "ncols": 3, "frameon": False, "columnspacing": 1.2}
+    figure.legend(handles, names, title=title, fontsize=10, title_fontsize=10, **place)
     return figure
 
 

@@ -6,12 +6,12 @@ import inspect
 import os
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -35,6 +35,7 @@ _RDM_FILES = (".h5", ".hdf5", ".mat", ".npz", ".npy", ".csv", ".tsv")
 _RESULTS = ("scores.csv", "evaluation.json")  # the files by which a folder holds a comparison
 _FIGURES = (".png", ".pdf", ".svg")
 _COARSE = 16  # pixels: photographs of this size or above can be told apart
+_N_OUTPUTS = 10  # of a student without labelled images
 _FEW_LAYERS = 12  # up to so many, the figure shows which layers differ
 
 _READ = Takes("cli.commands:read_rdms", panel="RDMs")
@@ -129,12 +130,11 @@ def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
 
 def read_labelled(
     labelled: str,
-    size: int | None = None,
     n_labelled: int | None = None,
     test: Path | None = None,
     *,
     seed: int,
-    crop: Any = None,
+    **preprocessing: Any,
 ) -> tuple[StimulusSet, StimulusSet | None, int]:
     """Read training images, test images where there are some, and the number of classes.
 
@@ -144,8 +144,6 @@ def read_labelled(
         Labelled images: digits, mnist, fashion_mnist, cifar10, cifar100, cifar100_stretched (CIFAR-100 with
         stretched contrast, which cannot be downloaded by neurordl), or a CSV or TSV file with the columns
         path, id and label.
-    size
-        Height and width to which the labelled images of a table are resized, in pixels.
     n_labelled
         Number of labelled images to draw with the seed of the run, equally many of each class. By default all
         images are used.
@@ -154,17 +152,15 @@ def read_labelled(
         they are the test part of the data set, where it has one.
     seed
         Seed of the draw.
-    crop
-        As in `StimulusSet.from_folder`, for the images of a table.
+    preprocessing
+        As in `StimulusSet.from_table`, for the images of a table.
     """
     from neurordl import datasets
     from neurordl.stimuli import StimulusSet
 
-    is_table, tested = bool(Path(labelled).suffix), None
-    if size is not None and not is_table:
-        raise NeurordlError(f"--size is for labelled images of a table; those of {labelled} have their own")
-    if is_table:
-        images = StimulusSet.from_table(labelled, size=size, crop=crop)
+    tested = None
+    if Path(labelled).suffix:
+        images = StimulusSet.from_table(labelled, **preprocessing)
     elif check_choice("--labelled", labelled, _LABELLED, _TABLE) == "digits":
         images, tested = datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")
     else:
@@ -184,11 +180,19 @@ def read_labelled(
 
 @command(
     app,
-    labelled=Takes("cli.commands:read_labelled", "labelled size n_labelled test", panel="Student"),
+    student=Takes(
+        "students.loading:load_network",
+        "name:student checkpoint:student_checkpoint",
+        panel="Student",
+        defaults={"name": "small_cnn"},
+    ),
+    labelled=Takes("cli.commands:read_labelled", "labelled n_labelled test", panel="Student", optional=True),
     read=replace(_READ, optional=True),
     load_rdms=_LOAD,
     select_rdms=_SELECT,
-    labels=Takes("StimulusSet.from_folder", "labels:stimuli_labels crop", panel="Images"),
+    images=Takes(
+        "StimulusSet.from_folder", "labels:stimuli_labels size crop channels mean std", panel="Images"
+    ),
     teacher=Takes("RDMTeacher", "roi subjects pool pair_weights shrinkage missing", panel="Teacher: RDMs"),
     network=Takes(
         "students.loading:load_network",
@@ -214,7 +218,6 @@ def read_labelled(
 def train(
     out: Path,
     stimuli: Path | None = None,
-    student: str = "small_cnn",
     held_out: float = 0.25,
     permuted: bool = False,
     loss: str = "rdm",
@@ -223,8 +226,9 @@ def train(
 ) -> None:
     """Train a student on labels and on the geometry of RDMs, or of another network.
 
-    The teacher is a file of RDMs, a network, or both. The stimuli are prepared like the labelled images. Some
-    of them are held out: neurordl compare scores the run on these.
+    The teacher is a file of RDMs, a network, or both. Without --labelled the student learns from it alone.
+    The stimuli are prepared like the labelled images. Some of them are held out: neurordl compare scores the
+    run on these.
 
     Parameters
     ----------
@@ -233,6 +237,9 @@ def train(
         it; without it a network teaches on the labelled images.
     stimuli_labels
         Table (CSV or TSV) with the columns id and label of the stimuli, for losses that need their labels.
+    size
+        Height and width in pixels to which the images are resized: labelled images of a table with the
+        stimuli, or the stimuli alone. Images of a data set have their own.
     crop
         Part around the center that is kept of the stimuli, and of labelled images of a table, before they are
         resized: 1 is the largest part with the proportions of the size. By default they are squashed.
@@ -240,14 +247,17 @@ def train(
         Folder for the run. It must be new or empty, unless --resume continues the run in it. With --controls
         it is the folder of the study, which the same command continues.
     student
-        Network to train: small_cnn, nin, cifar_resnet, resnet18, mlp, torchvision:NAME or timm:NAME.
+        Network to train: small_cnn, nin, cifar_resnet, resnet18, mlp, torchvision:NAME, timm:NAME, or a
+        function of your own that makes it, package.module:factory or FILE.py:factory.
+    student_checkpoint
+        File with the weights with which training starts: .safetensors; .pth, .pt or .ckpt of torch; or .npz.
     held_out
         Share of the stimuli that is held out from training; 0 holds out none.
     permuted
         Train the control: the ids of the training stimuli are permuted in the RDMs.
     teacher
         Network that teaches: the folder of a run, package.module:factory (importable, or in the current
-        folder), torchvision:NAME, timm:NAME, small_cnn, nin, cifar_resnet, resnet18 or mlp.
+        folder), FILE.py:factory, torchvision:NAME, timm:NAME, small_cnn, nin, cifar_resnet, resnet18 or mlp.
     layers
         Layers of the network that teaches, or pairs student:teacher, such as conv2:layer3,fc1:avgpool. Each
         pair has a loss; a name alone is paired with --layer. By default it is the output.
@@ -277,8 +287,9 @@ def train(
         teaches with random weights have it, and --seeds are those of the runs.
     controls
         Run a study: each of these controls, and the teacher itself, with several seeds. "labels" has the same
-        losses with weight 0, "permuted" exchanges the ids of the stimuli in the teachers, and
-        "permuted-within" exchanges them among stimuli of the same label (--stimuli-labels).
+        losses with weight 0, "permuted" exchanges the ids of the stimuli in the teachers, "permuted-within"
+        exchanges them among stimuli of the same label (--stimuli-labels), and "untrained" is the student with
+        its initial weights.
     seeds
         Number of seeds of a study (0, 1, ...), or the seeds themselves. Later calls may add seeds and
         controls.
@@ -301,8 +312,11 @@ def train(
 
     neurordl train --labelled mnist --rdms it.h5 --roi IT --stimuli stimuli/ --controls labels,permuted
     --seeds 5 --out study
+
+    neurordl train --rdms it.h5 --roi IT --stimuli stimuli/ --size 32 --controls permuted,untrained
+    --out study
     """
-    table = Path(call.labelled.values["labelled"])
+    table = Path(call.labelled.values.get("labelled", ""))
     seed, resume = call.fit.values["seed"], call.fit.values["resume"]
     if call.controls.absent:
         check_run_folder(out, resume)  # before anything takes time
@@ -311,23 +325,20 @@ def train(
     finished = resume and call.controls.absent and _has_finished(out)
     check_files({"labelled": table if table.suffix else None})
     _check_teachers(call, stimuli, loss)
+    prepared = _preparation(call, table, stimuli)
     import torch
 
     import neurordl as nrl
+    from neurordl.students.loading import is_own
 
-    crop = call.labels.values.get("crop")
-    if crop is not None and stimuli is None and not table.suffix:
-        raise NeurordlError(
-            f"--crop is for stimuli and tables of images; those of {table} have their own size"
-        )
-    images, test, n_classes = call.labelled(seed=seed, crop=crop)
-    shown = None if stimuli is None else _read_like(images, call.labels, stimuli)
+    labelled: Any = call.labelled(seed=seed, **prepared)
+    images, test, n_classes = labelled or (None, None, _N_OUTPUTS)
+    shown = None if stimuli is None else _read_stimuli(images, call.images, stimuli)
     exchanged = permuted or not call.controls.absent  # controls may be added to a study
     teachers = _make_teachers(call, images, shown, n_classes, exchanged)
     fitted = shown.split(held_out, seed)[0] if shown is not None and held_out else shown
-    ids, shape = (images if fitted is None else fitted).ids, images.pixels.shape[1:]
-    build = partial(nrl.students.build, student, n_classes, shape[0], image_size=(shape[1], shape[2]))
-    losses = partial(_make_losses, call, loss, ids)
+    first: Any = images if fitted is None else fitted
+    build, losses = _student_maker(call, first, n_classes), partial(_make_losses, call, loss, first.ids)
     settings = {
         "labelled": images,
         "stimuli": fitted,
@@ -341,9 +352,10 @@ def train(
         _run_study(call, out, (build, losses, teachers), (test, rest), settings)
         return
     if permuted:
-        teachers = [teacher.permuted(ids, seed) for teacher in teachers]
+        teachers = [teacher.permuted(first.ids, seed) for teacher in teachers]
     torch.manual_seed(seed)
-    run = call.fit(build(), nrl.Objective(losses(*teachers)), **settings, out=out)
+    student, task = build(), {"task": None} if images is None else {}
+    run = call.fit(student, nrl.Objective(losses(*teachers), **task), **settings, out=out)
     if not _speaks():
         return
     if finished:
@@ -358,8 +370,31 @@ def train(
             word for part in (call.read, call.load_rdms, call.select_rdms) for word in part.words.values()
         ]
         following = ["neurordl", "compare", str(out), *chain(*words), *call.teacher.words.get("roi", ())]
+        following += call.student.words["name"] if is_own(call.student.values["name"]) else []
         following += ["--out", str(out / "scores")]
     typer.echo(f"\n{out} holds the run. Next: {shlex.join(following)}")
+
+
+def _preparation(call: Calls, table: Path, stimuli: Path | None) -> Mapping[str, Any]:
+    """How images are prepared, where options may say so: those of a data set are as they are."""
+    chosen = {name: value for name, value in call.images.values.items() if name != "labels"}
+    fixed = bool(call.labelled.words) and not table.suffix
+    words = [
+        text[0] for name, text in call.images.words.items() if name in ("size", "channels", "mean", "std")
+    ]
+    if fixed and (words := words or ["--crop"] * (chosen.get("crop") is not None and stimuli is None)):
+        problem = f"{words[0]} is for images of a table or a folder, and those of {table} have their own"
+        raise NeurordlError(f"{problem}; leave it out")
+    return {} if fixed else chosen
+
+
+def _student_maker(call: Calls, images: StimulusSet, n_classes: int) -> Callable[[], Any]:
+    """A function that makes a new student for images and classes; one of a user's own has its own shape."""
+    from neurordl.students.loading import is_own
+
+    n_channels, *size = images.pixels.shape[1:]
+    shape = {"num_classes": n_classes, "in_channels": n_channels, "image_size": tuple(size)}
+    return partial(call.student, **({} if is_own(call.student.values["name"]) else shape))
 
 
 def _check_study(out: Path, permuted: bool, resume: bool, execution: Call) -> None:
@@ -389,7 +424,7 @@ def _run_study(
     import pandas as pd
 
     from neurordl.experiments import all_differences
-    from neurordl.io import sha256_array, write_text
+    from neurordl.io import sha256_array, sha256_file, write_text
     from neurordl.report import read_contents, write_report
     from neurordl.report.content import Grid
 
@@ -405,6 +440,8 @@ def _run_study(
     scorer = partial(_score, test=test, brain=brain, rest=rest, **scoring)
     sums = {"test": test and test.sha256, "held-out stimuli": rest and rest.sha256, **scoring}
     sums["scored RDMs"] = sha256_array(brain.dissimilarities) if brain is not None else None
+    start = call.student.values.get("checkpoint")
+    sums |= {"student by": call.student.values["name"], "student from": start and sha256_file(start)}
     more = {name: call.fit.values.get(name) for name in ("epochs", "validation")}
     table = call.controls(*makers, scorer, out, fingerprint=sums, **settings, **more)
     ((name, grid),) = read_contents([out]).items()
@@ -452,6 +489,8 @@ def _speaks() -> bool:
 
 def _check_teachers(call: Calls, stimuli: Path | None, loss: str) -> None:
     """Refuse options that no teacher or loss of the command takes, before anything takes time."""
+    if call.labelled.absent and stimuli is None:
+        raise NeurordlError("there are no images: pass --stimuli FOLDER, --labelled IMAGES, or both")
     if call.read.absent and call.network.absent:
         raise NeurordlError("nothing teaches the student: pass --rdms FILE, --teacher NETWORK, or both")
     unused = [call.layers, call.shown] if call.network.absent else []
@@ -465,10 +504,13 @@ def _check_teachers(call: Calls, stimuli: Path | None, loss: str) -> None:
         raise NeurordlError("RDMs are of stimuli: pass --stimuli FOLDER with their images")
 
 
-def _read_like(images: StimulusSet, read: Call, folder: Path) -> StimulusSet:
-    """The stimuli of a folder, prepared like the labelled images."""
+def _read_stimuli(images: StimulusSet | None, read: Call, folder: Path) -> StimulusSet:
+    """The stimuli of a folder, prepared like the labelled images where there are some."""
+    if images is None:
+        return cast("StimulusSet", read(folder))
     shape, prepared = images.pixels.shape[1:], images.preprocessing
-    shown: StimulusSet = read(folder, tuple(shape[1:]), shape[0], prepared.mean, prepared.std)
+    size, statistics = tuple(shape[1:]), {"mean": prepared.mean, "std": prepared.std}
+    shown: StimulusSet = read(folder, size=size, channels=shape[0], **statistics)
     if _speaks():
         color = "gray" if shape[0] == 1 else "RGB"
         typer.echo(f"stimuli prepared like the labelled images: {shape[1]} x {shape[2]} pixels, {color}")
@@ -479,7 +521,7 @@ def _read_like(images: StimulusSet, read: Call, folder: Path) -> StimulusSet:
 
 
 def _make_teachers(
-    call: Calls, images: StimulusSet, shown: StimulusSet | None, n_classes: int, permuted: bool
+    call: Calls, images: Any, shown: StimulusSet | None, n_classes: int, permuted: bool
 ) -> list[Any]:
     """The RDMs that teach, matched with the stimuli, and the network."""
     teachers: list[Any] = []
@@ -493,9 +535,7 @@ def _make_teachers(
     return teachers
 
 
-def _make_network(
-    call: Calls, images: StimulusSet, shown: StimulusSet | None, n_classes: int, permuted: bool
-) -> Any:
+def _make_network(call: Calls, images: Any, shown: StimulusSet | None, n_classes: int, permuted: bool) -> Any:
     """The network that teaches, with a cache where its images are prepared otherwise, or are permuted."""
     import torch
 
@@ -507,7 +547,7 @@ def _make_network(
     if Path(name).is_dir():
         for words in [words for argument, words in call.network.words.items() if argument != "name"]:
             raise NeurordlError(f"{words[0]}: the run in {name} has weights; leave it out")
-        run = nrl.load_run(name)
+        run = _load_teacher(Path(name))
         network, prepared = run.student, run.preprocessing
         if prepared is not None and prepared != stimuli.preprocessing and settings is None:
             settings = prepared.as_dict()
@@ -527,15 +567,26 @@ def _make_network(
     return nrl.NetworkTeacher(network, [layer for _, layer in _pairs(call)], cache=cache)
 
 
+def _load_teacher(folder: Path) -> Run:
+    """The run that teaches; of a network of a user's own the shell takes the name and the weights."""
+    import neurordl as nrl
+    from neurordl.training.run import LAST, read_run
+
+    if not read_run(folder).record["student"].get("spec"):
+        remedy = f"pass --teacher package.module:factory --checkpoint {folder / LAST}"
+        raise NeurordlError(f"{folder}: its student is a network of your own; {remedy}")
+    return nrl.load_run(folder)
+
+
 def _prepared_again(
-    call: Calls, images: StimulusSet, shown: StimulusSet | None, settings: Mapping[str, Any]
+    call: Calls, images: Any, shown: StimulusSet | None, settings: Mapping[str, Any]
 ) -> StimulusSet:
     """The stimuli, prepared as the network that teaches needs them."""
     from neurordl.stimuli import StimulusSet
 
-    labelled = call.labelled.values["labelled"]
     if shown is not None:
         return StimulusSet.from_folder(str(shown.source), **settings)
+    labelled = call.labelled.values["labelled"]
     if not Path(labelled).suffix:
         problem = f"the images of {labelled} have one size, and the network that teaches needs others"
         raise NeurordlError(f"{problem}; pass --stimuli FOLDER, or a table as --labelled")
@@ -614,6 +665,7 @@ def _has_finished(out: Path) -> bool:
         optional=True,
     ),
     correct=Takes("rsa.scores:Evaluation.correct", panel="Comparison"),
+    student=Takes("students.loading:load_network", "name:student", panel="Network", optional=True),
     network=Takes("students.loading:load_network", "checkpoint pretrained", panel="Network"),
     read_images=Takes("StimulusSet.from_folder", "size crop channels mean std", panel="Network"),
     compute=Takes("Compute", "device batch_size", panel="Network"),
@@ -638,8 +690,11 @@ def compare(
     ----------
     sources
         Folder of a run, or several; folder of a study, whose runs are compared; file of model RDMs; or name
-        of a network: package.module:factory, torchvision:NAME, timm:NAME, small_cnn, nin, cifar_resnet,
-        resnet18 or mlp.
+        of a network: package.module:factory, FILE.py:factory, torchvision:NAME, timm:NAME, small_cnn, nin,
+        cifar_resnet, resnet18 or mlp.
+    student
+        Function that makes the student of the runs, package.module:factory or FILE.py:factory, where it is a
+        network of your own.
     out
         Folder for the tables and the figure.
     figure
@@ -663,8 +718,10 @@ def compare(
     neurordl compare runs/labels runs/it --rdms it.h5 --roi IT --layers conv3 --out results/both
     """
     runs, source = _runs_of(sources), sources[0]
-    is_path = Path(source).suffix in _RDM_FILES or "/" in source  # the name of a network has neither
+    is_path = ":" not in source and (Path(source).suffix in _RDM_FILES or "/" in source)
     check_files({"source": Path(source) if is_path else None}, unnamed=["source"])
+    if call.student.words and not Path(source).is_dir():
+        raise NeurordlError(f"--student is for runs, and {source} is no folder of a run; leave it out")
     for words in [*call.network.words.values(), *call.read_images.words.values()]:
         if Path(source).exists():
             purpose = f"is for a network by its name, and {source} is a run or a file of RDMs"
@@ -687,7 +744,7 @@ def compare(
     images, notes = None, list[str]()
     pairs = call.evaluate.values.get("pairs")
     if Path(source).is_dir():
-        model: Any = nrl.load_run(source)
+        model: Any = nrl.load_run(source, call.student())
         images, pairs = model.load_stimuli(stimuli), pairs or "held-out"
     elif pairs is not None:
         raise NeurordlError(f"--pairs is for a run, which knows its fitted stimuli; {source} is not a run")
@@ -748,11 +805,11 @@ def _compare_runs(
     import neurordl as nrl
     from neurordl.io import make_folder, write_text
     from neurordl.report import write_report
-    from neurordl.rsa.scores import side_by_side
+    from neurordl.rsa.scores import rows_of_means, side_by_side
 
     brain, compute, bootstrap = call.select_rdms(call.read(call.load_rdms)), call.compute(), call.bootstrap()
     pairs = call.evaluate.values.get("pairs") or "held-out"
-    models = {name: nrl.load_run(folder) for name, folder in runs.items()}
+    models = {name: nrl.load_run(folder, call.student()) for name, folder in runs.items()}
     compared = {}
     for name, run in models.items():
         images = run.load_stimuli(stimuli)
@@ -770,9 +827,11 @@ def _compare_runs(
     _draw_scores(_panels(table), figure)
     write_report(out / "report.html", {name: [models[name], scores] for name, scores in compared.items()})
     shown = ["run", "layer", "roi", "score", "ci_low", "ci_high", "p", "p_fdr", "n_stimuli", "fitted"]
-    means = table.loc[table["subject"] == "mean", shown]
+    means = rows_of_means(table[table["subject"] == "mean"])
+    shown[3:3] = ["time"] if "time" in means else []
+    means = means[shown]
     typer.echo(means.to_string(index=False, float_format="%.3f"))
-    typer.echo(f"p_fdr is over {table['family'].max()}\n")
+    typer.echo(f"p and p_fdr are one-sided (above zero); p_fdr is over {table['family'].max()}\n")
     typer.echo(f"{out} holds scores.csv, report.html and a folder for each run; the figure is {figure}")
 
 
@@ -816,7 +875,11 @@ def _draw_scores(scores: Evaluation | pd.DataFrame, path: Path) -> None:
 
     plt.switch_backend("agg")  # there may be no screen
     few = not isinstance(scores, pd.DataFrame) and len(scores.settings["layers"]) <= _FEW_LAYERS
-    figure = nrl.plot_scores(scores, differences=few, p="p_fdr").get_figure(root=True)
+    if "time" in (scores if isinstance(scores, pd.DataFrame) else scores.frame):
+        axes = nrl.plot_time_course(scores)
+    else:
+        axes = nrl.plot_scores(scores, differences=few, p="p_fdr")
+    figure = axes.get_figure(root=True)
     assert figure is not None
     with atomic_write(path) as aside:
         figure.savefig(aside, dpi=150)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
@@ -353,7 +354,10 @@ class Command:
         parameters += [_config(tables)] if options else []
 
         def run(**values: Any) -> None:
-            values = {option: option_value(argument, values[option]) for option, argument in options.items()}
+            values = {
+                option: option_value(argument, values[option], option in unnamed)
+                for option, argument in options.items()
+            }
             check_files(values, unnamed)
             calls = {name: part.call(values) for name, part in parts.items()}
             arguments = dict(calls.pop("").values)
@@ -415,13 +419,15 @@ def _parameter(option: str, argument: Argument, panel: str, unnamed: bool) -> in
     return inspect.Parameter(option, _KEYWORD, default=default, annotation=Annotated[type_, information])
 
 
-def option_value(argument: Argument, value: Any) -> Any:
-    """The value of an option as Python takes it: several values are separated by commas."""
+def option_value(argument: Argument, value: Any, unnamed: bool = False) -> Any:
+    """The value of an option as Python takes it: several values of a named one are separated by commas."""
     if value == "none" and argument.optional:
         return None
     if not argument.several or argument.type is Path:
         return value if value or not argument.several else argument.default
-    texts = [part.strip() for text in value or () for part in str(text).split(",") if part.strip()]
+    words = map(str, value or ())
+    parts = words if unnamed else chain.from_iterable(word.split(",") for word in words)
+    texts = [part.strip() for part in parts if part.strip()]
     if not texts:
         return argument.default
     if texts[0] in argument.choices:

@@ -17,7 +17,7 @@ from neurordl import __version__
 from neurordl.cli.options import Calls, Takes, app, command
 from neurordl.errors import NeurordlError, collect_notices, notices, notify
 from neurordl.io import read_json, write_json
-from neurordl.validate import listed
+from neurordl.validate import counted, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +124,7 @@ def rdm(
     reliability, reason = _reliability(call, parts)
     texts = [f"not computed, {reason}"] if reason else [f"r = {value:.3f}" for value in reliability]
     typer.echo(f"{_describe_patterns(patterns)}\n\n{_describe_rdms(rdms, texts)}\n")
-    typer.echo(f"{out} holds {_plural(rdms.n_rdm, 'RDM')}")
+    typer.echo(f"{out} holds {counted(rdms.n_rdm, 'RDM')}")
     if "subject" not in rdms.rdm_descriptors:
         typer.echo("note: the names of the images do not say which subject they are of; --subject names it")
 
@@ -194,9 +194,9 @@ def _rdms_of_folder(folder: Path, out: Path, table: Path | None, each_session: b
     _remove_parts(parts, parts / ROWS, parts / SETTINGS)
     typer.echo(_describe_subjects(rows, rdms))
     if len(computed) < len(subjects):
-        before, number = len(subjects) - len(computed), _plural(len(subjects), "subject")
+        before, number = len(subjects) - len(computed), counted(len(subjects), "subject")
         typer.echo(f"{before} of {number} had been computed before")
-    counts = f"{_plural(rdms.n_rdm, 'RDM')} of {_plural(len(subjects), 'subject')}"
+    counts = f"{counted(rdms.n_rdm, 'RDM')} of {counted(len(subjects), 'subject')}"
     typer.echo(f"{out} holds {counts} and {rdms.n_cond} stimuli")
 
 
@@ -214,10 +214,6 @@ def _remove_parts(parts: Path, rows: Path, settings: Path) -> None:
         parts.rmdir()
     except OSError:
         notify(f"{parts} is kept, as it holds files that this command did not write")
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _rdms_of_subject(
@@ -282,7 +278,7 @@ def _describe_subjects(rows: pd.DataFrame, rdms: RDMs) -> str:
     pairs = set(zip(rdms.rdm_descriptors["subject"], rdms.rdm_descriptors.get("roi", ()), strict=False))
     absent = [f"{name} {roi}" for name in rows["subject"] for roi in rois if (name, roi) not in pairs]
     if absent:
-        number = f"{_plural(len(absent), 'RDM')} {'is' if len(absent) == 1 else 'are'}"
+        number = f"{counted(len(absent), 'RDM')} {'is' if len(absent) == 1 else 'are'}"
         legend.append(f"{number} absent, as no voxel of the ROI is left: {listed(absent)}")
     measure = f"measure   {rdms.dissimilarity_measure}"
     text = table.to_string(index=False, float_format="%.3f")
@@ -435,7 +431,7 @@ def merge(
         if name != "subjects" and len(values) == 1:
             named[name] = list(values) * len(files)
         elif len(values) != len(files):
-            counts = f"{_plural(len(values), 'name')} for {_plural(len(files), 'file')}"
+            counts = f"{counted(len(values), 'name')} for {counted(len(files), 'file')}"
             raise NeurordlError(f"{name}= has {counts}; name each of them")
     each: dict[str, RDMs] = {}
     for k, file in enumerate(files):
@@ -458,6 +454,6 @@ def _describe_content(rdms: RDMs) -> str:
     """Numbers of RDMs and stimuli, and the subjects, ROIs and sessions where they have names."""
     from neurordl.rdms.selection import descriptor_values
 
-    counts = f"{_plural(rdms.n_rdm, 'RDM')} of {rdms.n_cond} stimuli"
+    counts = f"{counted(rdms.n_rdm, 'RDM')} of {rdms.n_cond} stimuli"
     known = [name for name in ("subject", "roi", "session") if name in rdms.rdm_descriptors]
     return counts + "".join(f"; {n} {listed(dict.fromkeys(descriptor_values(rdms, n)))}" for n in known)

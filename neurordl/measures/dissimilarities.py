@@ -220,9 +220,11 @@ class Dissimilarity:
         factor = factor_of(precision, channels)
         of_whitened = self.kernel if self.precision == "required" else self.function
 
-        def whitened(patterns: Tensor) -> Tensor:
+        def whitened(patterns: Tensor, **options: Tensor) -> Tensor:
             nonlocal factor
             factor = factor.to(patterns)  # once, if patterns stay on one device
+            if options:  # unbalanced runs, whose inner products depend on what is removed from a run
+                return of_whitened(exact_product(patterns, factor), **options)
             return of_whitened(whiten_by(patterns, factor))
 
         return whitened

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from rsatoolbox.data import Dataset
 
@@ -31,6 +32,7 @@ from neurordl.patterns.tables import (
     read_table,
     table_name,
 )
+from neurordl.patterns.trials import TrialArray, is_trial_array, open_trials, read_trials, trial_table
 from neurordl.progress import tracked
 from neurordl.validate import check_choice, check_columns, listed
 
@@ -243,16 +245,17 @@ def _warn_of_times(files: Sequence[str], of_files: Sequence[Sequence[str]]) -> N
 
 
 def read_betas(
-    images: Images,
-    table: Table,
-    mask: Region = None,
+    images: Images | npt.NDArray[Any],
+    table: Table | Sequence[str],
+    mask: Region | Bools = None,
     *,
     condition: str = "trial_type",
     subject: str | None = None,
     session: Names = None,
     runs: Names = None,
+    name: str | None = None,
 ) -> Dataset:
-    """Read images of betas or other responses, and a table that describes each volume.
+    """Read betas or other responses, and a table that describes each of them.
 
     Betas come without residuals; `compute_rdms` can estimate the noise from repeated measurements.
 
@@ -260,23 +263,36 @@ def read_betas(
     ----------
     images
         3D or 4D NIfTI images; the betas are their volumes, one after another.
+
+        Or the betas of single trials: an array (trials, voxels) or (x, y, z, trials), which may be a memory
+        map or a dataset of h5py, or a file of NumPy (``.npy``), HDF5 or MATLAB 7.3, such as those of
+        GLMsingle. An array (trials, voxels) is used as it is, and a memory map stays on the disk; of
+        (x, y, z, trials) only the voxels of the mask are kept in memory.
     table
         A TSV or CSV file or a DataFrame with one row per volume and the column ``stimulus``. It can have the
         columns ``run`` and ``session``; other columns become descriptors, too. If it has a column ``image``
         with the file name of each row, 3D images are matched by these names, in any order. Subjects, sessions
         and runs in the table must not contradict the names of the images.
+
+        In Python, it can also be a list with the stimulus of each volume or trial. For GLMsingle,
+        `glmsingle_trials` makes the table.
     mask
-        As in `read_patterns`.
+        As in `read_patterns`. An array has no coordinates: its mask is a NIfTI image of the same voxels, or
+        an array (x, y, z) of True and False.
     condition
         Column with the names of the stimuli if the table has no column ``stimulus``.
     subject, session, runs
-        As in `read_patterns`; several images can belong to one run.
+        As in `read_patterns`; several images can belong to one run. For an array, session and runs are
+        columns of the table.
+    name
+        The variable of an HDF5 or MATLAB file. By default it is GLMsingle's (``betasmd`` or ``modelmd``), or
+        the only array of the file.
 
     Returns
     -------
     Dataset
         Patterns as from `read_patterns`; they have ``run`` only if the table, the names of the images or
-        ``runs`` give it.
+        ``runs`` give it. An array (trials, voxels) keeps its type, and its channels have no places.
 
     Warns
     -----
@@ -306,14 +322,21 @@ def read_betas(
     >>> patterns.measurements.shape  # 4 volumes, and the 7 voxels in the mask
     (4, 7)
     """
+    table = trial_table(table)
+    if is_trial_array(images):
+        if runs is not None or session is not None:
+            raise NeurordlError("runs= and session= name images; give trials the columns run and session")
+        return _array_betas(open_trials(images, name), table, mask, condition, subject)
+    if name is not None:
+        raise NeurordlError(f"name={name!r} is for a file of HDF5 or MATLAB, not for images")
+    if isinstance(images, np.ndarray) or isinstance(mask, np.ndarray):
+        raise NeurordlError("mask= is an array, which has no coordinates; for images pass a NIfTI image")
     scans = _open(images, mask, subject, session, runs)
     series, kept, counts = scans.read()
     values = np.concatenate(series)
     image_of_row = np.repeat(np.arange(len(series)), [len(volumes) for volumes in series])
     name = table_name(table, 0)
-    frame = read_table(table, name)
-    column = "stimulus" if "stimulus" in frame else condition
-    check_columns(name, frame, (column,), "give it a column stimulus, or name another one with condition=")
+    frame, column = _rows_of_betas(table, name, condition)
     if "image" in frame:
         if len(values) != len(scans.files):
             raise NeurordlError("the column 'image' is for 3D images, but some are 4D; leave it out")
@@ -326,12 +349,6 @@ def read_betas(
     elif len(frame) != len(values):
         counts_differ = f"{name} has {len(frame)} rows, and the images have {len(values)} volumes"
         raise NeurordlError(f"{counts_differ}; give a row per volume, or name 3D images in a column 'image'")
-    if (unnamed := frame[column].isna().to_numpy()).any():
-        count = f"{unnamed.sum()} rows without a {column} ({listed(np.flatnonzero(unnamed) + 1)}, from 1)"
-        raise NeurordlError(f"{name} has {count}; fill it in, or leave out their volumes")
-    warn_of_names(frame[column], f"{name}, column {column!r}")
-    if similar := similar_ids(frame[column].unique()):
-        notify(f"stimuli of {name}: {similar}")
     for key, argument in (("run", runs), ("session", session)):
         if argument is not None and key in frame:
             raise NeurordlError(f"{key} is a column of {name} and an argument; give one of them")
@@ -344,6 +361,44 @@ def read_betas(
     if "session" not in frame and scans.sessions is not None:
         rows["session"] = [scans.sessions[k] for k in image_of_row]
     return scans.dataset(values, rows, kept, {"model": "betas", "table": Path(name).name, **counts})
+
+
+def _rows_of_betas(table: Table, name: str, condition: str) -> tuple[pd.DataFrame, str]:
+    """The table of betas, and the column with the names of their stimuli, which each row has."""
+    frame = read_table(table, name)
+    column = "stimulus" if "stimulus" in frame else condition
+    check_columns(name, frame, (column,), "give it a column stimulus, or name another one with condition=")
+    if (unnamed := frame[column].isna().to_numpy()).any():
+        count = f"{unnamed.sum()} rows without a {column} ({listed(np.flatnonzero(unnamed) + 1)}, from 1)"
+        raise NeurordlError(f"{name} has {count}; fill it in, or leave out their volumes")
+    warn_of_names(frame[column], f"{name}, column {column!r}")
+    if similar := similar_ids(frame[column].unique()):
+        notify(f"stimuli of {name}: {similar}")
+    return frame, column
+
+
+def _array_betas(
+    array: TrialArray, table: Table, mask: Region | Bools, condition: str, subject: str | None
+) -> Dataset:
+    """Betas of an array, whose trials the rows of a table describe."""
+    name = table_name(table, 0)
+    frame, column = _rows_of_betas(table, name, condition)
+    trials = read_trials(array, len(frame), mask)
+    rows = frame.drop(columns=column).assign(stimulus=frame[column].map(name_of))
+    record: dict[str, object] = {"model": "betas", "array": Path(array.name).name, "table": Path(name).name}
+    channels: dict[str, list[Any]] = {}
+    if trials.mask is not None and trials.kept is not None:
+        places = np.nonzero(trials.mask.inside)
+        channels = {axis: index[trials.kept].tolist() for axis, index in zip("xyz", places, strict=False)}
+        if trials.mask.roi is not None:
+            channels["roi"] = list(compress(trials.mask.roi, trials.kept))
+        record |= {"mask": Path(trials.mask.name).name, **(trials.counts or {})}
+        if trials.affine is not None:
+            record["grid"] = {"shape": list(trials.mask.inside.shape), "affine": trials.affine.tolist()}
+    descriptors = {} if subject is None else {"subject": subject}
+    descriptors["provenance"] = json.dumps(record, ensure_ascii=False, default=str)
+    observations = {str(key): values.tolist() for key, values in rows.items()}
+    return Dataset(trials.values, descriptors, observations, channels)
 
 
 def _check_rows(frame: pd.DataFrame, name: str, files: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from neurordl.errors import NeurordlError, notify
 from neurordl.progress import tracked
 from neurordl.stimuli import StimulusSet
-from neurordl.validate import check_count, listed
+from neurordl.validate import check_count, counted, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.data import Dataset
@@ -342,8 +342,11 @@ def _probe(model: nn.Module, images: Tensor, wanted: Mapping[str, nn.Module]) ->
         _run_with_hooks(model, images[rows], wanted, keep)
         _LAYERS.update({wanted[name]: seen for name, seen in noted.items()})
     if several := [f"{name} ({count} times)" for name, count in calls.items() if count > 1]:
-        text = "layers run several times in a pass, and only their last output is read"
-        notify(f"{len(several)} {text}: {listed(several)}")
+        single = len(several) == 1
+        text = f"{counted(len(several), 'layer')} {'runs' if single else 'run'} several times in a pass"
+        text += f", and {'its name stands' if single else 'their names stand'} for the last output alone"
+        remedy = "to read each, give every place a module of its own, such as a further nn.ReLU()"
+        notify(f"{text}: {listed(several)}; {remedy}")
 
 
 def _tensor(output: Any, name: str) -> Tensor:

@@ -12,7 +12,10 @@ from neurordl.plots.mds import plot_rdm_mds as plot_rdm_mds
 from neurordl.plots.rdm import plot_rdm as plot_rdm
 from neurordl.plots.scores import plot_layer_roi as plot_layer_roi
 from neurordl.plots.scores import plot_scores as plot_scores
+from neurordl.plots.shares import plot_partition as plot_partition
 from neurordl.plots.style import COLOURS as COLOURS
+from neurordl.plots.time import plot_layer_time as plot_layer_time
+from neurordl.plots.time import plot_time_course as plot_time_course
 from neurordl.plots.training import plot_paired as plot_paired
 from neurordl.plots.training import plot_training as plot_training
 from neurordl.plots.training import plot_transfer as plot_transfer

@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
+from neurordl.measures.comparisons import COMPARISONS
 from neurordl.plots import style
 from neurordl.rsa.scores import Evaluation
 from neurordl.validate import check_choice, check_columns
@@ -42,6 +43,7 @@ class _Table:
     rois: list[str]
     layers: list[str]
     p: str
+    groups: int = 0
 
     @classmethod
     def of(cls, scores: Evaluation | pd.DataFrame, roi: str | Sequence[str] | None, p: str | None) -> _Table:
@@ -69,8 +71,10 @@ class _Table:
         p = p or ("p_fdr" if means["p_fdr"].notna().any() else "p")
         for layer in means["layer"][means.duplicated(["roi", "layer"])]:
             remedy = "choose one comparison and one set of pairs"
+            remedy = "draw it with plot_time_course" if "time" in means else remedy
             raise NeurordlError(f"layer {layer!r} has several means in one ROI; {remedy}")
-        return cls(means, subjects, rois, list(dict.fromkeys(frame["layer"])), p)
+        groups = scores.settings.get("groups") if isinstance(scores, Evaluation) else None
+        return cls(means, subjects, rois, list(dict.fromkeys(frame["layer"])), p, len(set(groups or ())))
 
     @property
     def names(self) -> list[str]:
@@ -81,6 +85,12 @@ class _Table:
     def comparison(self) -> str:
         """The comparison of RDMs, or several of them."""
         return ", ".join(pd.concat([self.means, self.subjects])["comparison"].dropna().unique())
+
+    @property
+    def bounded(self) -> bool:
+        """Whether similarities lie between -1 and 1, as far as is known of their comparisons."""
+        measures = [COMPARISONS.get(name) for name in self.comparison.split(", ")]
+        return all(measure is not None and measure.kernel is not None for measure in measures)
 
     def mean(self, column: str) -> Floats:
         """Values of a column for the means over subjects, (layers, ROIs); NaN where there is none."""
@@ -103,7 +113,8 @@ class _Table:
         counts = []
         for name, (single, several) in _COUNTS.items():
             count = style.extent(self.means[name].dropna())
-            counts += [f"{count} {single if count == '1' else several}"] if count else []
+            within = f" in {self.groups} groups" if name == "n_stimuli" and self.groups else ""
+            counts += [f"{count} {single if count == '1' else several}{within}"] if count else []
         counts[-1:] = [f"{counts[-1]} (dots)"] if counts and dots and len(self.subjects) else counts[-1:]
         lines = [", ".join(counts)] if counts else []
         over = [str(name) for name in self.means["generalizes_to"].dropna().unique() if name]
@@ -205,7 +216,12 @@ def plot_scores(
     below = style.names_along_x(ax, table.names)
     if new and isinstance(ax.figure, Figure):
         ax.figure.set_figheight(ax.figure.get_figheight() + below)
-    ax.set_ylabel(f"RDM similarity ({table.comparison})" if table.comparison else "RDM similarity")
+    regressed = isinstance(scores, Evaluation) and "models" in scores.settings  # weights or shares
+    similarity = f"RDM similarity ({table.comparison})" if table.comparison else "RDM similarity"
+    ax.set_ylabel(table.comparison if regressed else similarity)
+    if table.bounded:
+        drawn = pd.concat([table.means, table.subjects])["score"]
+        style.end_at_bounds(ax, "y", drawn, -1, 1)
     if rows:
         _draw_rows(ax, rows, min(rows_inches / style.inches(ax)[1], 0.5 if new else 0.4))
     handles, labels = map(list, ax.get_legend_handles_labels())

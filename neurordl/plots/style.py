@@ -11,11 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.image import AxesImage
 from matplotlib.transforms import ScaledTranslation
 
 # Okabe and Ito's colors without the yellow, which is invisible on paper; black is the last.
@@ -88,13 +88,27 @@ def settle(ax: Axes) -> None:
             engine.execute(ax.figure)
 
 
+def end_at_bounds(ax: Axes, axis: str, values: Any, low: float, high: float) -> None:
+    """Let an axis end where its quantity does, if all values are within; their intervals may reach beyond."""
+    values = np.asarray(values, dtype=float).ravel()
+    values = values[np.isfinite(values)]
+    limits = np.array(getattr(ax, f"get_{axis}lim")())
+    ends = np.clip(limits, low, high)
+    if not len(values) or values.min() < low or values.max() > high or (ends == limits).all():
+        return
+    ax.set(**{f"{axis}lim": ends})
+    for line in ax.lines:
+        if line.get_marker() not in ("None", "|", "_"):  # marks at the end are drawn whole
+            line.set_clip_on(False)
+
+
 def hide_frame(ax: Axes) -> Axes:
     """Hide the upper and the right side of the frame."""
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
-def bar_beside(ax: Axes, picture: AxesImage, share: float = 1.0) -> Colorbar:
+def bar_beside(ax: Axes, picture: ScalarMappable, share: float = 1.0) -> Colorbar:
     """A color bar along the upper ``share`` of an Axes, whatever the shape of the Axes."""
     if ax.figure.get_layout_engine() is None:  # the bar takes its room from the Axes
         bar = ax.figure.colorbar(picture, ax=ax, fraction=0.046, pad=0.03)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.ticker import MaxNLocator
 
 from neurordl.arrays import Floats
@@ -25,6 +26,8 @@ _NAMES = {
     "heldout_rdm_similarity": "RDM similarity, held-out stimuli",
     "test_accuracy": "test accuracy (share of images)",
 }
+BOUNDS = {"heldout_rdm_similarity": (-1, 1), "test_accuracy": (0, 1)}
+_FLAT = 1e-9  # differences, and halves of intervals, that are only rounding
 
 
 def plot_training(
@@ -184,11 +187,15 @@ def plot_transfer(
         if condition == reference:
             ax.axvline(similarity, color="0.5", ls=":", lw=1, zorder=1)
             ax.axhline(accuracy, color="0.5", ls=":", lw=1, zorder=1)
-    ax.set(xlabel=_name("heldout_rdm_similarity", frame), ylabel=_name("test_accuracy", frame))
+    for axis, name in (("x", "heldout_rdm_similarity"), ("y", "test_accuracy")):
+        style.end_at_bounds(ax, axis, frame[name], *BOUNDS[name])
+        ax.set(**{f"{axis}label": column_name(name, frame)})
     unit = "seeds" if "seed" in frame and not frame.duplicated(["condition", "seed"]).any() else "runs"
     number = style.extent(frame["condition"].value_counts())
     title = f"mean, 95 % CI (t)\nover {number} {unit} (dots)" if frame.duplicated("condition").any() else None
-    style.legend(ax, title, legend)
+    handles, labels = ax.get_legend_handles_labels()
+    marks = [part[0] if isinstance(part, ErrorbarContainer) else part for part in handles]  # without bars
+    style.legend(ax, title, legend, handles=marks, labels=labels)
     style.wrap_labels(ax)
     return style.hide_frame(ax)
 
@@ -288,16 +295,23 @@ def plot_paired(
         style.dots(ax, k, values, place + np.linspace(0.12, 0.28, len(values)))
         mean, reach = _mean_reach(values)
         style.mark(ax, k, mean, place, name, style.scaled(6), xerr=reach)
+        if len(values) > 1 and reach < _FLAT:
+            text = f"{'equal' if abs(mean) < _FLAT else 'the same'} in each pair"
+            ax.annotate(text, (mean, place), (8, 0), textcoords="offset points", va="center", size="small")
+    if value in BOUNDS:
+        low, high = BOUNDS[value]
+        style.end_at_bounds(ax, "x", differences, low - high, high - low)
     ax.set_yticks(range(len(compared)), compared)
     ax.set_ylim(len(compared) - 0.4, -0.6)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     note = f"\nmean, 95 % CI (t) over {style.extent(counts) or 0} pairs (dots: each {', '.join(pair)})"
-    text = f"{_name(value, frame)}: difference from {reference}{note if legend else ''}"
+    text = f"{column_name(value, frame)}: difference from {reference}{note if legend else ''}"
     ax.set_xlabel(text, loc="right" if max(map(len, compared)) > _LONG else "center")
     style.wrap_labels(ax)
     return style.hide_frame(ax)
 
 
-def _name(column: str, frame: pd.DataFrame) -> str:
+def column_name(column: str, frame: pd.DataFrame) -> str:
     """What a column of measured values holds, and in which unit, as far as the table says."""
     measures = frame["comparison"].dropna().unique() if "comparison" in frame else ()
     unit = f" ({', '.join(map(str, measures))})" if len(measures) and "similarity" in column else ""

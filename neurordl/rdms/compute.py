@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from itertools import compress
+from dataclasses import asdict, dataclass
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from neurordl.arrays import Floats, is_dataset
 from neurordl.errors import NeurordlError, explain, notify
+from neurordl.ids import match_ids
 from neurordl.io import atomic_write
 from neurordl.measures.condensed import condensed_index, pair_number
 from neurordl.measures.dissimilarities import (
@@ -32,11 +33,14 @@ from neurordl.rdms.selection import PROVENANCE, provenance_text, reindex, stimul
 from neurordl.rdms.source import (
     Center,
     Source,
+    Windows,
+    WindowSource,
     check_rates,
     check_runs,
     coded,
     labels_of,
     parsed_record,
+    times_of,
 )
 from neurordl.validate import brief, check_choice, listed
 
@@ -60,7 +64,10 @@ class Noise:
     ----------
     estimator
         Estimator of the noise covariance, for noise normalization: "diagonal" (variances only),
-        "shrinkage_eye" or "shrinkage_diag" (shrunk towards the identity or the diagonal), or "full".
+        "shrinkage_eye" or "shrinkage_diag" (shrunk towards the identity or the diagonal), or "full". Or the
+        covariance itself: an array (channels, channels), or an ``mne.Covariance``, whose channels are matched
+        by name with the channel descriptor ``channel``. If it lacks rank, as after an average reference,
+        patterns are whitened within its rank.
 
         "diagonal" is univariate noise normalization. Sources: Ledoit & Wolf 2004, J. Multivar. Anal. 88:365,
         for "shrinkage_eye"; Schäfer & Strimmer 2005, Stat. Appl. Genet. Mol. Biol. 4:32, for
@@ -76,11 +83,17 @@ class Noise:
 
         With "run", a pair of runs has the mean of their two covariances, as in rsatoolbox with a list of
         precisions.
+    times
+        For measurements over time: first and last time, in seconds, of the samples that the noise is
+        estimated from, such as (-0.2, 0.0) for the baseline. By default all samples are used.
+
+        The covariance is estimated from the trials at each sample, and averaged over samples (Guggenmos et
+        al. 2018, NeuroImage 173:434).
 
     Raises
     ------
     NeurordlError
-        The estimator or ``by`` is unknown.
+        The estimator or ``by`` is unknown, or something is to be estimated of a covariance that is known.
 
     Examples
     --------
@@ -92,13 +105,26 @@ class Noise:
 
     __repr__ = brief
 
-    estimator: Estimator
+    estimator: Estimator | npt.ArrayLike
     residuals: Datasets | None = None
     by: Literal["pooled", "run"] = "pooled"
+    times: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        check_choice("noise", self.estimator, get_args(Estimator))
         check_choice("by", self.by, ("pooled", "run"))
+        if isinstance(self.estimator, str):
+            check_choice("noise", self.estimator, get_args(Estimator))
+        elif self.residuals is not None or self.times is not None or self.by != "pooled":
+            raise NeurordlError(
+                "noise= is a covariance, which needs no residuals=, times= and by=; drop them"
+            )
+        if self.times is not None and np.shape(self.times) != (2,):
+            raise NeurordlError(f"times={self.times!r}: expected the first and the last time, in seconds")
+
+    @property
+    def name(self) -> str:
+        """Name of the estimator; "covariance" of one that is known."""
+        return self.estimator if isinstance(self.estimator, str) else "covariance"
 
 
 def compute_rdms(
@@ -108,7 +134,8 @@ def compute_rdms(
     descriptor: str = "stimulus",
     center: Center | None = None,
     precision: npt.ArrayLike | None = None,
-    noise: Estimator | Noise | None = None,
+    noise: Estimator | Noise | npt.ArrayLike | None = None,
+    windows: Windows | None = None,
     dtype: npt.DTypeLike = np.float64,
     out: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
@@ -130,7 +157,9 @@ def compute_rdms(
         computed for each ROI.
 
         An array of measurements x channels becomes a Dataset with its stimulus ids:
-        ``rsatoolbox.data.Dataset(array, obs_descriptors={"stimulus": ids})``.
+        ``rsatoolbox.data.Dataset(array, obs_descriptors={"stimulus": ids})``. Measurements over time are a
+        ``rsatoolbox.data.TemporalDataset``, (measurements, channels, times), as `read_epochs` returns: an RDM
+        is computed for each time, the RDM descriptor ``time``.
     dissimilarity
         Dissimilarity of two patterns: "correlation", "cosine", "euclidean", "euclidean_root", "mahalanobis",
         "crossnobis", "poisson" or "poisson_cv".
@@ -157,7 +186,11 @@ def compute_rdms(
         Noise normalization: a `Noise`, or the name of its estimator of the covariance ("diagonal",
         "shrinkage_diag", "shrinkage_eye" or "full"). ``mahalanobis`` and ``crossnobis`` use the inverse of
         the covariance as the precision; for ``correlation`` and ``cosine``, patterns are multiplied by the
-        symmetric square root of the precision (Walther et al. 2016, NeuroImage 137:188).
+        symmetric square root of the precision (Walther et al. 2016, NeuroImage 137:188). It can also be the
+        covariance itself, an array or an ``mne.Covariance``.
+    windows
+        Windows of time of a TemporalDataset, see `Windows`; by default each sample. The time of a window is
+        the mean of those of its samples.
     dtype
         float64, or float32, which halves memory and time.
     out
@@ -169,8 +202,9 @@ def compute_rdms(
     Returns
     -------
     RDMs
-        RDMs whose RDM descriptors are those of the Datasets (and ``roi``), with the pattern descriptor
-        ``stimulus``. The descriptor ``provenance`` is JSON that records how patterns and RDMs were made.
+        RDMs whose RDM descriptors are those of the Datasets (and ``roi`` and ``time``), with the pattern
+        descriptor ``stimulus``. The descriptor ``provenance`` is JSON that records how patterns and RDMs were
+        made.
 
     Warns
     -----
@@ -184,8 +218,8 @@ def compute_rdms(
     ------
     NeurordlError
         There are no Datasets, stimulus ids, or runs where they are needed; there are fewer than two stimuli;
-        Datasets have different descriptors; the dissimilarity is unknown or needs a precision; or the noise
-        covariance is singular.
+        Datasets have different descriptors; the dissimilarity is unknown or needs a precision; the noise
+        covariance is singular; or times do not fit the measurements or the windows.
 
     Examples
     --------
@@ -199,7 +233,7 @@ def compute_rdms(
     datasets, each = _datasets(patterns)
     measure = find_dissimilarity(dissimilarity)
     measure.check_name()  # it is written into the RDMs, by which others know how a network is measured
-    noise = Noise(noise) if isinstance(noise, str) else noise
+    noise = noise if isinstance(noise, Noise) or noise is None else Noise(noise)
     _check_noise(measure, precision, noise)
     residuals = _residuals(noise, patterns, len(datasets))
     if out is not None and not str(out).endswith(".npy"):
@@ -211,48 +245,59 @@ def compute_rdms(
         label = f"Dataset {number} ({name})" if name else f"Dataset {number}"
         for roi, channels in _rois(dataset):
             label_of_roi = label if roi is None else f"{label}, roi {roi}"
-            source = Source(
-                dataset, label_of_roi, descriptor, by_run=by_run, channels=channels, dtype=dtype
-            ).centered(center)
+            options: dict[str, Any] = {"by_run": by_run, "channels": channels, "dtype": dtype}
+            if hasattr(dataset, "time_descriptors"):
+                options["windows"] = windows or Windows()
+            elif windows is not None or (noise is not None and noise.times is not None):
+                raise NeurordlError(f"{label} has no times, which windows= and times= choose; leave them out")
+            reader = WindowSource if "windows" in options else Source
+            source = reader(dataset, label_of_roi, descriptor, **options).centered(center)
             sources.append(source)
             whitenings.append(_whitening(source, measure, precision, noise, residuals[number]))
-            rows.append(descriptors if roi is None else {**descriptors, "roi": roi})
+            of_roi = descriptors if roi is None else {**descriptors, "roi": roi}
+            times = (
+                [{"time": time} for time in source.placed.times] if isinstance(source, WindowSource) else [{}]
+            )
+            rows += [{**of_roi, **time} for time in times]
     described = _columns(rows, sources)
     described.pop(PROVENANCE, None)
     records = [parsed_record(row[PROVENANCE]) for row in each if PROVENANCE in row]
     stimuli = tuple(dict.fromkeys(stimulus for source in sources for stimulus in source.ids))
     _warn_of_stimuli(sources, stimuli)
     check_runs(sources, measure)
-    shape = (len(sources), len(stimuli) * (len(stimuli) - 1) // 2)
+    shape = (len(rows), len(stimuli) * (len(stimuli) - 1) // 2)
     with nullcontext() if out is None else atomic_write(out) as aside:
         vectors: Any = np.empty(shape, dtype) if aside is None else open_memmap(aside, "w+", dtype, shape)
-        each_rdm = list(zip(sources, whitenings, vectors, strict=True))
-        for source, whitening, vector in tracked(each_rdm, "RDMs", progress):
+        parts = np.split(vectors, np.cumsum([source.n_rdms for source in sources])[:-1])
+        each_part = list(zip(sources, whitenings, parts, strict=True))
+        for source, whitening, part in tracked(each_part, "RDMs", progress):
             if source.ids == stimuli:
-                _write(vector, measure, source, whitening)
+                _write(part, measure, source, whitening)
                 continue
             number_of = {stimulus: number for number, stimulus in enumerate(stimuli)}
             numbers = np.array([number_of[stimulus] for stimulus in source.ids])
             row, column = (numbers[index.numpy()] for index in condensed_index(len(numbers)))
-            part = np.empty(len(row), dtype)
-            _write(part, measure, source, whitening)
-            vector[:] = np.nan
-            vector[pair_number(np.minimum(row, column), np.maximum(row, column), len(stimuli))] = part
-        _warn_of_averages(vectors, sources, measure)
-        _warn_of_nan(vectors, sources, measure)
+            measured = np.empty((len(part), len(row)), dtype)
+            _write(measured, measure, source, whitening)
+            part[:] = np.nan
+            part[:, pair_number(np.minimum(row, column), np.maximum(row, column), len(stimuli))] = measured
+        _warn_of_averages(parts, sources, measure)
+        _warn_of_nan(parts, sources, measure)
         if aside is not None:
             vectors.flush()
     if out is not None:
         vectors = np.load(out, mmap_mode="r", allow_pickle=False)
-    record = {
+    record: dict[str, object] = {
         "dissimilarity": measure.name,
         "center": center,
-        "noise": noise and noise.estimator,
+        "noise": noise and noise.name,
         "noise_by": noise and noise.by,
         "noise_from": noise and ("measurements" if noise.residuals is None else "residuals"),
         "precision": precision is not None,
         "balanced": all(source.balanced for source in sources),
     }
+    if any(isinstance(source, WindowSource) for source in sources):
+        record |= {"windows": asdict(windows or Windows()), "noise_times": noise and noise.times}
     from rsatoolbox.rdm.rdms import RDMs
 
     return RDMs(
@@ -353,7 +398,8 @@ def _rois(dataset: DatasetBase) -> list[tuple[Any, npt.NDArray[np.intp] | None]]
 def _columns(rows: Sequence[Mapping[str, Any]], sources: Sequence[Source]) -> dict[str, list[Any]]:
     """Return the values of each descriptor, which all rows must have."""
     keys = dict.fromkeys(key for row in rows for key in row)
-    for row, source in zip(rows, sources, strict=True):
+    source_of = chain.from_iterable([source] * source.n_rdms for source in sources)
+    for row, source in zip(rows, source_of, strict=True):
         if absent := [key for key in keys if key not in row]:
             problem = f"the descriptor {absent[0]!r} is missing in {source.label}, but others have it"
             raise NeurordlError(f"{problem}; give it to all or to none")
@@ -400,12 +446,14 @@ def _warn_of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:
             notify(f"{notice}; the pairs of the others ({lacking}) are NaN in its RDM")
 
 
-def _warn_of_averages(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dissimilarity) -> None:
+def _warn_of_averages(
+    parts: Sequence[npt.NDArray[Any]], sources: Sequence[Source], measure: Dissimilarity
+) -> None:
     """Warn if block averages differ by little beside the mean that all have in common."""
     if not measure.normalized:
         return
     medians: dict[Source, float] = {}
-    for rdm, source in zip(rdms, sources, strict=True):
+    for rdm, source in zip(parts, sources, strict=True):
         average = isinstance(source.record, Mapping) and source.record.get("model") == "average"
         if average and source.center is None and np.isfinite(rdm).any():
             medians[source] = float(np.nanmedian(rdm))
@@ -416,11 +464,13 @@ def _warn_of_averages(rdms: npt.NDArray[Any], sources: Sequence[Source], measure
         notify(notice + 'subtract it with center="run" (in the shell --center run)')
 
 
-def _warn_of_nan(rdms: npt.NDArray[Any], sources: Sequence[Source], measure: Dissimilarity) -> None:
+def _warn_of_nan(
+    parts: Sequence[npt.NDArray[Any]], sources: Sequence[Source], measure: Dissimilarity
+) -> None:
     """Warn of pairs that are undefined because of NaN in the measurements, or of constant patterns."""
-    for rdm, source in zip(rdms, sources, strict=True):
-        n_pairs = len(source.ids) * (len(source.ids) - 1) // 2
-        undefined = np.count_nonzero(~np.isfinite(rdm)) - (len(rdm) - n_pairs)
+    for rdm, source in zip(parts, sources, strict=True):
+        n_pairs = len(rdm) * (len(source.ids) * (len(source.ids) - 1) // 2)
+        undefined = np.count_nonzero(~np.isfinite(rdm)) - (rdm.size - n_pairs)
         if not undefined:
             continue
         reason = "patterns are constant" if measure.normalized else ""
@@ -444,7 +494,7 @@ class _Whitening:
     precision: Tensor | None = None
     offset: Tensor | None = None  # common to all patterns: distances do not depend on it, and it costs digits
     covariances: Sequence[Floats] = ()
-    estimator: Estimator = "full"
+    estimator: str = "full"
 
     def sides(self, patterns: Tensor) -> Sides:
         """Return patterns less the offset, and if there is a precision, their product with it beside them."""
@@ -466,26 +516,31 @@ def _whitening(
     if noise is not None:
         covariances = _covariances(source, noise, residuals)
         if noise.by == "run":
-            return _Whitening(covariances=covariances, estimator=noise.estimator)
+            return _Whitening(covariances=covariances, estimator=noise.name)
         if measure.whitened_by_root:
-            root = _inverse(covariances[0], noise.estimator, source.label, power=0.5)
+            root = _inverse(covariances[0], noise.name, source.label, power=0.5)
             return _Whitening(root=torch.from_numpy(root))
-        precision = _inverse(covariances[0], noise.estimator, source.label)
+        precision = _inverse(covariances[0], noise.name, source.label)
     if precision is None:
         return _Whitening()
     with explain("precision= is not a matrix of real numbers"):
         matrix = torch.as_tensor(np.asarray(precision, dtype=np.float64))
+    checked = checked_precision(matrix, source.n_channels)
+    if isinstance(source, WindowSource):
+        return _Whitening(precision=checked)
     offset = source.patterns(slice(64)).double().mean(0)
-    return _Whitening(
-        precision=checked_precision(matrix, source.n_channels),
-        offset=torch.where(offset.isfinite(), offset, 0),
-    )
+    return _Whitening(precision=checked, offset=torch.where(offset.isfinite(), offset, 0))
 
 
-def _write(out: npt.NDArray[Any], measure: Dissimilarity, source: Source, whitening: _Whitening) -> None:
-    """Write the condensed RDM of a source into ``out``, stimuli in the source's order."""
-    kernel, shape = measure.kernel, (len(source.ids), source.n_channels)
-    if kernel is None or (measure.needs_runs and (whitening.covariances or not source.balanced)):
+def _write(rdms: npt.NDArray[Any], measure: Dissimilarity, source: Source, whitening: _Whitening) -> None:
+    """Write the condensed RDMs of a source into ``rdms``, (RDMs, pairs), stimuli in the source's order."""
+    kernel, shape, out = measure.kernel, (len(source.ids), source.n_channels), rdms[0]
+    if isinstance(source, WindowSource):
+        start = 0
+        for block in source.blocks():
+            rdms[start : start + block.n_rdms] = _by_function(measure, block, whitening).numpy()
+            start += block.n_rdms
+    elif kernel is None or (measure.needs_runs and (whitening.covariances or not source.balanced)):
         out[:] = _by_function(measure, source, whitening).numpy()
     elif measure.needs_runs:
         _write_across_runs(out, kernel, source, whitening)
@@ -543,15 +598,13 @@ def _total(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _by_function(measure: Dissimilarity, source: Source, whitening: _Whitening) -> Tensor:
-    """Condensed RDM by the dissimilarity's own function, from all patterns at once."""
+    """Condensed RDM, or RDMs of windows, by the dissimilarity's own function, from all patterns at once."""
     options: dict[str, Tensor] = {}
-    if whitening.precision is not None:
-        options["precision"] = whitening.precision.to(source.dtype)
     with torch.no_grad():
         if not measure.needs_runs:
             patterns = check_rates(source.patterns(), measure, source.label)
-            (patterns,) = whitening.sides(patterns) if whitening.root is not None else (patterns,)
-            return measure(patterns.clone(), **options)  # a user's function may work in place
+            patterns = patterns @ whitening.root.to(patterns) if whitening.root is not None else patterns
+            return _distances(measure, source, patterns, whitening.precision, options)
         if not source.balanced and (whitening.covariances or not measure.unbalanced):
             term = "Noise by run" if whitening.covariances else measure
             problem = f"{term} needs every stimulus equally often in every run, and {source.label} is not so"
@@ -559,30 +612,98 @@ def _by_function(measure: Dissimilarity, source: Source, whitening: _Whitening) 
         cells = check_rates(source.by_run(), measure, source.label)
         if whitening.covariances:
             # the mean over pairs of runs, each with the inverse of their mean covariance
-            pairs = torch.combinations(torch.arange(len(cells)))
-            total = torch.zeros(len(source.ids) * (len(source.ids) - 1) // 2, dtype=cells.dtype)
+            total, pairs = (
+                torch.zeros((), dtype=cells.dtype),
+                torch.combinations(torch.arange(len(source.runs))),
+            )
             for pair in pairs.tolist():
                 mean = (whitening.covariances[pair[0]] + whitening.covariances[pair[1]]) / 2
-                precision = _inverse(mean, whitening.estimator, source.label)
-                total += measure(cells[pair], precision=torch.from_numpy(precision).to(cells.dtype))
+                precision = torch.from_numpy(_inverse(mean, whitening.estimator, source.label))
+                total = total + _distances(measure, source, cells[..., pair, :, :], precision, options)
             return total / len(pairs)
         if not source.balanced:
             options["counts"] = torch.from_numpy(source.counts.T.astype(np.float64)).to(cells.dtype)
-        return measure(cells, **options)
+        return _distances(measure, source, cells, whitening.precision, options)
+
+
+def _distances(
+    measure: Dissimilarity,
+    source: Source,
+    patterns: Tensor,
+    precision: Tensor | None,
+    options: Mapping[str, Tensor],
+) -> Tensor:
+    """Distances of patterns by the function of a dissimilarity, also of windows with many samples."""
+    if precision is not None:
+        options = {**options, "precision": precision.to(patterns.dtype)}
+    if not isinstance(source, WindowSource):
+        return measure(patterns.clone(), **options)  # a user's function may work in place
+    if source.many_samples and precision is None:
+        patterns = patterns.movedim(1, -1).flatten(-2)
+    elif source.many_samples and not measure.squared:
+        problem = f"a precision is for {source.n_channels} channels, and patterns with all samples have more"
+        raise NeurordlError(f"{problem}, which {measure} cannot add up; take Windows(average=True)")
+    if measure.kernel is None:  # its function may take (stimuli, channels) only
+        return torch.stack([measure(part.clone(), **options) for part in patterns])
+    rdms = measure(patterns, **options)
+    # the mean over samples of squared distances is that of all channels x samples
+    return rdms.mean(1) if source.many_samples and precision is not None else rdms
 
 
 # noise covariances
 
 
 def _covariances(source: Source, noise: Noise, residuals: DatasetBase | None) -> list[Floats]:
-    """Noise covariances: one of all residuals, or one of each run of the source."""
+    """Noise covariances: one of all residuals, or one of each run of the source; means over samples."""
+    if not isinstance(noise.estimator, str):
+        return [_known_covariance(noise.estimator, source)]
+    if residuals is None and isinstance(source, WindowSource):
+        each = [_estimates(part, noise, None) for part in source.each_sample(noise.times)]
+    elif residuals is not None and hasattr(residuals, "time_descriptors"):
+        label = f"the residuals of {source.label}"
+        windows = Windows() if noise.times is None else Windows(*noise.times)
+        placed = windows.place(times_of(residuals, label), label)
+        samples = placed.first + np.arange(len(placed.times))
+        each = [
+            _estimates(source, noise, residuals, np.asarray(residuals.measurements)[:, :, k]) for k in samples
+        ]
+    else:
+        each = [_estimates(source, noise, residuals)]
+    return [np.mean(of_run, axis=0) for of_run in zip(*each, strict=True)]
+
+
+def _known_covariance(covariance: Any, source: Source) -> Floats:
+    """A covariance that is known, of the channels of a source; that of MNE by the names of its channels."""
+    names, values = getattr(covariance, "ch_names", None), getattr(covariance, "data", covariance)
+    with explain("noise= is neither the name of an estimator nor a covariance of real numbers"):
+        matrix = np.asarray(covariance if names is None else values, dtype=np.float64)
+    matrix = np.diag(matrix) if names is not None and matrix.ndim == 1 else matrix
+    total = source.measurements.shape[1]
+    if names is not None:
+        channels = source.channel_names
+        if channels is None:
+            problem = f"{source.label} has no channel descriptor 'channel' to match the covariance with"
+            raise NeurordlError(f"{problem}; name the channels, or give an array in their order")
+        rows = match_ids(channels, list(names), names=(source.label, "the covariance"), missing="error").index
+        matrix = matrix[np.ix_(rows, rows)]
+    scale = np.abs(matrix).max(initial=0)
+    if matrix.shape != (total, total) or not scale < np.inf or np.abs(matrix - matrix.T).max() > 1e-7 * scale:
+        problem = f"noise= has the shape {matrix.shape}, for {total} channels of {source.label}"
+        raise NeurordlError(f"{problem}: expected a finite, symmetric covariance (channels, channels)")
+    return matrix if source.channels is None else matrix[np.ix_(source.channels, source.channels)]
+
+
+def _estimates(
+    source: Source, noise: Noise, residuals: DatasetBase | None, rows: npt.NDArray[Any] | None = None
+) -> list[Floats]:
+    """Estimated noise covariances: one, or one of each run; ``rows`` may stand for the residuals."""
     label = f"the residuals of {source.label}"
     if residuals is None:
         rows, dof = source.within()
         runs, run = source.runs, source.run
         dof_of = [dof / len(rows) * count for count in np.bincount(run).tolist()]
     else:
-        rows = np.asarray(residuals.measurements)
+        rows = np.asarray(residuals.measurements) if rows is None else rows
         total = source.measurements.shape[1]
         if rows.ndim != 2 or rows.shape[1] != total:
             raise NeurordlError(f"{label} have shape {rows.shape}; expected {total} columns (channels)")
@@ -597,16 +718,16 @@ def _covariances(source: Source, noise: Noise, residuals: DatasetBase | None) ->
             dof_of = [float(values[run == number][0]) for number in range(len(runs))]
             dof = sum(dof_of)
     if noise.by == "pooled":
-        return [covariance(rows, dof, noise.estimator, source.label)]
+        return [covariance(rows, dof, noise.name, source.label)]
     if absent := [name for name in source.runs if name not in runs]:
         raise NeurordlError(f"{label} have no run {absent[0]!r}")
     return [
-        covariance(rows[run == k], dof_of[k], noise.estimator, f"{source.label}, run {runs[k]}")
+        covariance(rows[run == k], dof_of[k], noise.name, f"{source.label}, run {runs[k]}")
         for k in map(runs.index, source.runs)
     ]
 
 
-def covariance(residuals: npt.NDArray[np.floating], dof: float, estimator: Estimator, label: str) -> Floats:
+def covariance(residuals: npt.NDArray[np.floating], dof: float, estimator: str, label: str) -> Floats:
     """Estimate the covariance of channels as rsatoolbox does.
 
     Parameters
@@ -661,13 +782,18 @@ def covariance(residuals: npt.NDArray[np.floating], dof: float, estimator: Estim
     return np.asarray(sample * np.where(np.eye(len(sample), dtype=bool), 1.0, 1 - share))
 
 
-def _inverse(matrix: Floats, estimator: Estimator, label: str, power: float = 1.0) -> Floats:
-    """Return the symmetric inverse of a covariance, or a root of it; refuse a singular one."""
+def _inverse(matrix: Floats, estimator: str, label: str, power: float = 1.0) -> Floats:
+    """Return the symmetric inverse of a covariance, or a root of it; refuse an estimate that is singular."""
     values, vectors = np.linalg.eigh(matrix)
     floor = len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
-    if not values[0] > floor:
+    rank = int((values > floor).sum())
+    if rank < len(values) and estimator == "covariance" and rank:
+        of_all = f"has rank {rank} of {len(values)} channels"
+        notify(f"{label}: the covariance {of_all}; patterns are whitened within it")
+        values, vectors = values[values > floor], vectors[:, values > floor]
+    elif rank < len(values):
         remedy = "drop channels without variance" if estimator != "full" else "take noise='shrinkage_diag'"
         problem = f"the noise covariance of {label} is singular with noise={estimator!r}"
-        rank = f"{len(values)} channels, rank {int((values > floor).sum())}"
-        raise NeurordlError(f"{problem}: {rank}; {remedy}, or give more residuals")
+        counts = f"{len(values)} channels, rank {rank}"
+        raise NeurordlError(f"{problem}: {counts}; {remedy}, or give more residuals")
     return np.asarray((vectors / values**power) @ vectors.T)

@@ -22,7 +22,7 @@ from neurordl.measures.condensed import pair_number
 from neurordl.measures.dissimilarities import dissimilarity_from_text
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table
-from neurordl.validate import brief, check_choice, folded_html, listed
+from neurordl.validate import brief, check_choice, counted, folded_html, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.data.base import DatasetBase
@@ -54,7 +54,9 @@ def select_rdms(
     roi, subjects
         Values of the descriptors ``roi`` and ``subject`` to keep; None keeps all.
     select
-        Further descriptors, each with the value or the values to keep: ``{"session": 1}``.
+        Further descriptors, each with the value or the values to keep: ``{"session": 1}``. A tuple (low,
+        high) of a descriptor of decimal numbers, such as ``time``, keeps all from low to high, both included:
+        ``{"time": (0.08, 0.12)}``; a list keeps its values.
     average
         RDM descriptors to average over, such as "session": RDMs that differ in nothing else are replaced by
         their mean.
@@ -154,19 +156,65 @@ def rdms_html(rdms: RDMs) -> str:
             count = f"{len(distinct):,}: " if len(distinct) > 1 else ""
             rows.append([f"{name} of each {owner}" if name != owner else "stimuli", count + listed(distinct)])
     rows += [[name, f"{value!s:.200}"] for name, value in rdms.descriptors.items()]
-    plural = "" if rdms.n_rdm == 1 else "s"
-    return folded_html(f"{rdms.n_rdm:,} RDM{plural} of {rdms.n_cond:,} stimuli", rows)
+    return folded_html(f"{counted(rdms.n_rdm, 'RDM')} of {counted(rdms.n_cond, 'stimulus')}", rows)
 
 
 def rdms_by_roi(
     rdms: RDMs, roi: str | Sequence[str] | None, subjects: str | Sequence[str] | None
 ) -> dict[str, RDMs]:
     """One RDM per subject for each of some ROIs (None: all of them); RDMs without ROIs under the name ''."""
+    return {name: check_one_per_subject(part) for name, part in _of_rois(rdms, roi, subjects)}
+
+
+def rdms_by_place(
+    rdms: RDMs, roi: str | Sequence[str] | None, subjects: str | Sequence[str] | None
+) -> dict[str, tuple[RDMs, str, float]]:
+    """One RDM per subject for each ROI and time, by its label: RDMs, ROI, and time (NaN without times)."""
+    places: dict[str, tuple[RDMs, str, float]] = {}
+    for name, part in _of_rois(rdms, roi, subjects):
+        if "time" not in part.rdm_descriptors:
+            places[name] = check_one_per_subject(part), name, np.nan
+            continue
+        rows = _rows_of(times_of_rdms(part).tolist())
+        vectors, people = np.asarray(part.dissimilarities), len(set(subject_names(part)))
+        if few := [time for time in rows if len(rows[time]) < people]:
+            at = listed(f"{time:.9g} s" for time in sorted(few))
+            notify(f"{len(few)} of {len(rows)} times are not those of all {people} subjects: {at}")
+        for time in sorted(rows):
+            label = ", ".join(filter(None, [name, f"{time:.9g} s"]))
+            described = {key: [x[k] for k in rows[time]] for key, x in part.rdm_descriptors.items()}
+            with explain(f"the RDMs at {label}", NeurordlError):
+                chosen = check_one_per_subject(_like(part, vectors[rows[time]], described))
+            places[label] = chosen, name, time
+    return places
+
+
+def times_of_rdms(rdms: RDMs) -> Floats:
+    """The time of each RDM, its descriptor ``time``, as numbers in seconds.
+
+    Raises
+    ------
+    NeurordlError
+        A time is not a number.
+    """
+    with explain("the RDM descriptor 'time' holds other values than numbers, in seconds"):
+        times = np.asarray(rdms.rdm_descriptors["time"], dtype=np.float64)
+    if not np.isfinite(times).all():
+        raise NeurordlError(
+            "the RDM descriptor 'time' holds NaN or infinity; give each RDM a time in seconds"
+        )
+    return times
+
+
+def _of_rois(
+    rdms: RDMs, roi: str | Sequence[str] | None, subjects: str | Sequence[str] | None
+) -> list[tuple[str, RDMs]]:
+    """RDMs of these subjects in each ROI, with its name."""
     chosen = select_rdms(rdms, subjects=subjects)
     if roi is None and "roi" not in rdms.rdm_descriptors:
-        return {"": check_one_per_subject(chosen)}
+        return [("", chosen)]
     names = [roi] if isinstance(roi, str) else list(roi or dict.fromkeys(descriptor_values(chosen, "roi")))
-    return {name: check_one_per_subject(select_rdms(chosen, roi=name)) for name in names}
+    return [(name, select_rdms(chosen, roi=name)) for name in names]
 
 
 def descriptor_values(rdms: RDMs, name: str) -> list[str]:
@@ -340,6 +388,8 @@ def _choose(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
     columns = {name: descriptor_values(rdms, name) for name in wanted}
     choices: dict[str, list[str]] = {}
     for name, value in wanted.items():
+        if is_window(rdms, name, value):
+            value = _within(rdms, name, value)
         single = isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray | set)
         digits = _digits(list(rdms.rdm_descriptors[name]))
         choices[name] = [as_text(choice, digits) for choice in ((value,) if single else value)]
@@ -355,6 +405,26 @@ def _choose(rdms: RDMs, wanted: Mapping[str, Any]) -> list[int]:
     if not rows:
         raise NeurordlError("subjects= or select= is an empty list, which chooses no RDM")
     return rows
+
+
+def is_window(rdms: RDMs, name: str, value: object) -> bool:
+    """Whether a choice is a window: (low, high) of ``time``, or of another descriptor of decimal numbers."""
+    if not isinstance(value, tuple) or len(value) != 2 or not all(isinstance(x, float | int) for x in value):
+        return False
+    return name == "time" or any(
+        isinstance(x, float | np.floating) for x in rdms.rdm_descriptors.get(name, ())
+    )
+
+
+def _within(rdms: RDMs, name: str, window: tuple[float, float]) -> list[object]:
+    """Values of a descriptor in a window, both ends included."""
+    values, (low, high) = list(rdms.rdm_descriptors[name]), window
+    near = 1e-9 * max(abs(low), abs(high))
+    inside = [value for value in dict.fromkeys(values) if low - near <= value <= high + near]
+    if not inside:
+        extent = f"from {as_text(min(values))} to {as_text(max(values))}"
+        raise NeurordlError(f"no RDM has {name} from {low:g} to {high:g}; its values are {extent}")
+    return inside
 
 
 def _average(

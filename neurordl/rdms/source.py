@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError, notify
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.measures.dissimilarities import Dissimilarity
-from neurordl.validate import check_choice, listed
+from neurordl.validate import check_choice, check_number, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.data.base import DatasetBase
@@ -25,8 +28,11 @@ Stimuli = slice | npt.NDArray[np.integer]
 Places = npt.NDArray[np.intp]
 
 _AT_ONCE = 1 << 24  # bytes of measurements that are read at once
+_WINDOWS_AT_ONCE = 1 << 24  # bytes of measurements, and of distances, in the windows of a block
+_NEXT = 1e-3  # of the interval between samples: up to here two times are the same
 # ratio of the energy of a run's mean to what averaged noise alone has, from which there is a mean
 _CHANCE = 4.0
+_FLAT = 1e-12  # spread of a constant channel, relative to its values: rounding
 _DTYPES = {np.dtype(np.float64): torch.float64, np.dtype(np.float32): torch.float32}
 
 
@@ -57,6 +63,8 @@ class Source:
         single stimulus.
     """
 
+    axes: ClassVar[tuple[str, ...]] = ("observations", "channels")
+
     def __init__(
         self,
         dataset: DatasetBase,
@@ -72,12 +80,15 @@ class Source:
         self.record = parsed_record(dataset.descriptors.get("provenance"))
         self.measurements = np.asanyarray(dataset.measurements)
         shape = self.measurements.shape
-        if len(shape) != 2 or self.measurements.dtype.kind not in "fiub" or not shape[1]:
+        if len(shape) != len(self.axes) or self.measurements.dtype.kind not in "fiub" or not shape[1]:
+            remedy = "measurements over time are a TemporalDataset of rsatoolbox"
             raise NeurordlError(
-                f"the measurements of {label} must be real numbers, (observations, channels), not "
-                f"{self.measurements.dtype} of shape {shape}; average over time first, where there is any"
+                f"the measurements of {label} must be real numbers, ({', '.join(self.axes)}), not "
+                f"{self.measurements.dtype} of shape {shape}; {remedy}"
             )
         self.n_channels = shape[1] if channels is None else len(channels)
+        names_of = dataset.channel_descriptors.get("channel")
+        self.channel_names = None if names_of is None else list(map(str, names_of))
         names, self.stimulus = coded(dataset, descriptor, label)
         if len(names) < 2:
             raise NeurordlError(f"{label} has a single stimulus, {names[0]!r}; an RDM needs two or more")
@@ -97,6 +108,16 @@ class Source:
         self.starts = np.concatenate([[0], np.cumsum(self.counts.ravel())])
         self.center: Center | None = None
         self.removed: Floats | None = None
+
+    @property
+    def row_size(self) -> int:
+        """How many numbers are read of an observation: those of a channel follow one another."""
+        return self.n_channels
+
+    @property
+    def n_rdms(self) -> int:
+        """How many RDMs its patterns have."""
+        return 1
 
     @property
     def balanced(self) -> bool:
@@ -130,17 +151,18 @@ class Source:
         rows = np.flatnonzero(np.isin(self.stimulus, np.arange(len(self.ids))[stimuli]))
         group = self.run[rows] if by_run else np.zeros_like(rows)
         counts = np.bincount(group, minlength=len(self.runs) if by_run else 1)
-        totals = np.zeros((len(counts), self.n_channels))
-        step = max(1, _AT_ONCE // (8 * self.measurements.shape[1]))
+        totals = np.zeros((len(counts), self.row_size))
+        step = max(1, _AT_ONCE // (8 * math.prod(self.measurements.shape[1:])))
         for start in range(0, len(rows), step):
             block, numbers = self._read(rows[start : start + step]), group[start : start + step]
             for number in np.unique(numbers):
                 totals[number] += block[numbers == number].sum(axis=0)
         if not np.isfinite(totals).all():
-            holes = int((~np.isfinite(totals)).any(axis=0).sum())
-            problem = f"the measurements of {self.label} hold NaN or infinity in {holes} of {self.n_channels}"
             blocks = [~np.isfinite(self._read(rows[k : k + step])) for k in range(0, len(rows), step)]
-            channels = np.flatnonzero(np.any([block.any(axis=0) for block in blocks], axis=0))
+            places = np.flatnonzero(np.any([block.any(axis=0) for block in blocks], axis=0))
+            channels = np.unique(places // (self.row_size // self.n_channels))
+            count = f"{len(channels)} of {self.n_channels}"
+            problem = f"the measurements of {self.label} hold NaN or infinity in {count}"
             broken = np.concatenate([block.any(axis=1) for block in blocks])
             affected = dict.fromkeys(self.ids[number] for number in self.stimulus[rows[broken]])
             where = f"stimuli {listed(affected, quote=True)}, channels {listed(channels)} from 0"
@@ -151,8 +173,55 @@ class Source:
         """Raise an error if a measurement of these stimuli is NaN or infinite."""
         self._means(False, stimuli)
 
+    def of_channels(self, chosen: Places) -> Source:
+        """Return the source with some of its channels, before any mean is removed."""
+        result = copy.copy(self)
+        result.channels = chosen if self.channels is None else self.channels[chosen]
+        result.n_channels = len(chosen)
+        return result
+
+    def split_half(self, stimuli: Stimuli = slice(None)) -> tuple[Floats, int]:
+        """Correlation of each channel's odd and even measurements of the stimuli that have repeats.
+
+        Parameters
+        ----------
+        stimuli
+            The stimuli over which means of the first, third, ... and of the second, fourth, ... measurement
+            are correlated.
+
+        Returns
+        -------
+        reliability, n_stimuli
+            (channels,), NaN where a half is constant, and the number of stimuli with repeats.
+        """
+        numbers = np.arange(len(self.ids))[stimuli]
+        first, last = self.starts[:: len(self.runs)][numbers], self.starts[:: len(self.runs)][numbers + 1]
+        repeated = last - first > 1
+        first, last = first[repeated], last[repeated]
+        step = max(1, _AT_ONCE // (16 * self.measurements.shape[1]))
+        shift, sums = np.zeros(()), np.zeros((5, self.n_channels))
+        for start in range(0, len(first), step):
+            ends = list(zip(first[start : start + step], last[start : start + step], strict=True))
+            a, b = (self._means_of([self.order[i + half : j : 2] for i, j in ends]) for half in (0, 1))
+            shift = shift if start else a.mean(axis=0)
+            a, b = a - shift, b - shift
+            sums += np.stack([x.sum(axis=0) for x in (a, b, a * a, b * b, a * b)])
+        a, b, aa, bb, ab = sums / max(len(first), 1)
+        spread = np.sqrt(np.maximum(aa - a * a, 0) * np.maximum(bb - b * b, 0))
+        reliability = np.divide(
+            ab - a * b, spread, out=np.full(len(a), np.nan), where=spread > _FLAT * (aa + bb)
+        )
+        return reliability, len(first)
+
+    def _means_of(self, groups: Sequence[Places]) -> Floats:
+        """Mean of the measurements of each group of rows, (groups, channels)."""
+        lengths = np.array([len(rows) for rows in groups])
+        measured = self._read(np.concatenate(groups))
+        means = np.add.reduceat(measured, np.cumsum(lengths) - lengths, axis=0) / lengths[:, None]
+        return np.asarray(means)
+
     def patterns(self, stimuli: Stimuli = slice(None)) -> Tensor:
-        """Mean patterns of stimuli, (stimuli, channels)."""
+        """Mean patterns of stimuli, (stimuli, channels), or as `WindowSource` says."""
         if self.removed is None and len(self.stimulus) == len(self.ids):
             return self._direct(self.order[stimuli])
         sums, counts = self._sums(stimuli)
@@ -212,7 +281,7 @@ class Source:
             sums = sums[:, 0] if counts[0] == 1 else sums.sum(axis=1)
         else:
             filled = counts > 0
-            sums = np.zeros((len(cells), self.n_channels), measured.dtype)
+            sums = np.zeros((len(cells), self.row_size), measured.dtype)
             sums[filled] = np.add.reduceat(measured, (ends - counts)[filled], axis=0)
         return sums.reshape(len(chosen), runs, -1), counts.reshape(len(chosen), runs)
 
@@ -239,7 +308,239 @@ class Source:
         return self._tensor(block if _torchable(block) else block.copy())
 
     def _tensor(self, patterns: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(patterns).to(self.dtype)
+        return torch.from_numpy(patterns if patterns.flags.writeable else patterns.copy()).to(self.dtype)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of time in which RDMs are computed, in seconds.
+
+    Parameters
+    ----------
+    start, stop
+        The first and the last time, both included; by default those of the measurements.
+    width
+        Length of a window. By default each sample is a window.
+
+        A window holds the samples from its start up to, but not including, its start plus ``width``, so that
+        windows one after the other share no sample. Widths and steps are rounded to whole samples.
+    step
+        From the start of a window to that of the next; by default ``width``. With a smaller step, windows
+        overlap.
+    average
+        Whether the pattern of a window is the mean of its samples. With False, it has all of them: channels x
+        samples, the pattern over sensors and time.
+
+    Raises
+    ------
+    NeurordlError
+        A value is not a number, ``stop`` is before ``start``, a width or a step is not positive, or there is
+        a step and no width.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> nrl.Windows(0.0, 0.5, width=0.02, step=0.01)
+    Windows(start=0.0, stop=0.5, width=0.02, step=0.01, average=True)
+    """
+
+    start: float | None = None
+    stop: float | None = None
+    width: float | None = None
+    step: float | None = None
+    average: bool = True
+
+    def __post_init__(self) -> None:
+        for name, low in (("start", -math.inf), ("stop", -math.inf), ("width", 0.0), ("step", 0.0)):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), low, open_low=True, remedy="times are in seconds")
+        if self.start is not None and self.stop is not None and self.stop < self.start:
+            raise NeurordlError(f"stop={self.stop:g} is before start={self.start:g}; exchange them")
+        if self.step is not None and self.width is None:
+            raise NeurordlError("step= is between the starts of windows, and they have no width=; give it")
+
+    def place(self, times: Floats, label: str) -> Placed:
+        """Place the windows on the times of samples.
+
+        Parameters
+        ----------
+        times
+            Times of the samples, increasing.
+        label
+            What messages call the measurements.
+
+        Raises
+        ------
+        NeurordlError
+            A time is outside of those of the samples, a window is shorter than the interval between two
+            samples or longer than all of them, or samples are not equally far apart.
+        """
+        interval = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+        chosen = np.full(len(times), True)
+        for name, value, after in (("start", self.start, True), ("stop", self.stop, False)):
+            if value is None:
+                continue
+            if not times[0] - (1 + _NEXT) * interval <= value <= times[-1] + (1 + _NEXT) * interval:
+                extent = f"from {times[0]:g} to {times[-1]:g} s"
+                raise NeurordlError(f"{name}={value:g} is outside of the times of {label}, {extent}")
+            near = _NEXT * interval
+            chosen &= times >= value - near if after else times <= value + near
+        inside = np.flatnonzero(chosen)
+        if not len(inside):
+            raise NeurordlError(f"no sample of {label} is from {self.start} to {self.stop} s; widen it")
+        if self.width is None:
+            return Placed(int(inside[0]), 1, len(inside), 1, times[inside])
+        if (np.abs(np.diff(times) - interval) > 0.01 * interval).any():
+            problem = f"the samples of {label} are not equally far apart, so a window has no width"
+            raise NeurordlError(f"{problem}; resample them, or leave out width=")
+        n, step = (_samples(value, interval, label) for value in (self.width, self.step or self.width))
+        if n > len(inside):
+            extent = f"{len(inside)} samples ({len(inside) * interval:g} s)"
+            raise NeurordlError(f"width={self.width:g} is longer than the {extent} of {label}; shorten it")
+        count = (len(inside) - n) // step + 1
+        if rest := len(inside) - (count - 1) * step - n:
+            notify(f"{label}: the last {rest} of {len(inside)} samples fill no window and are left out")
+        starts = inside[0] + step * np.arange(count)
+        centers = times[starts[:, None] + np.arange(n)].mean(axis=1)
+        return Placed(int(inside[0]), step, count, n, np.round(centers, 9))
+
+
+class Placed(NamedTuple):
+    """Windows on samples: the first sample, samples between starts, windows, samples of each, their times."""
+
+    first: int
+    step: int
+    n_windows: int
+    n_samples: int
+    times: Floats
+
+
+def _samples(seconds: float, interval: float, label: str) -> int:
+    """How many samples a time is, rounded."""
+    number = round(seconds / interval)
+    if number < 1:
+        problem = f"{seconds:g} s is shorter than the interval between samples of {label}"
+        raise NeurordlError(f"{problem}, {interval:g} s; take a longer window or step")
+    if abs(number - seconds / interval) > 0.01:
+        rounded = f"{number} samples, {number * interval:g} s"
+        notify(f"{label}: {seconds:g} s of a window or step are rounded to {rounded}")
+    return number
+
+
+class WindowSource(Source):
+    """Patterns in windows of time of a TemporalDataset.
+
+    They have a window more than those of a `Source`: (windows, stimuli, channels), or by run (windows, runs,
+    stimuli, channels). Windows that are not averaged have an axis of their samples after that of the windows.
+
+    Parameters
+    ----------
+    dataset, label, descriptor, **options
+        As for a `Source`, with measurements (observations, channels, times).
+    windows
+        The windows.
+
+    Raises
+    ------
+    NeurordlError
+        As a `Source`, or the times do not fit the measurements or the windows.
+    """
+
+    axes = ("observations", "channels", "times")
+
+    def __init__(
+        self, dataset: Any, label: str, descriptor: str = "stimulus", *, windows: Windows, **options: Any
+    ) -> None:
+        super().__init__(dataset, label, descriptor, **options)
+        self.all_times = times_of(dataset, label)
+        self.all_measurements = self.measurements
+        self.average = windows.average
+        self._place(windows.place(self.all_times, label))
+
+    def _place(self, placed: Placed) -> None:
+        stop = placed.first + (placed.n_windows - 1) * placed.step + placed.n_samples
+        self.placed, self.measurements = placed, self.all_measurements[:, :, placed.first : stop]
+
+    @property
+    def row_size(self) -> int:
+        """See `Source.row_size`."""
+        return self.n_channels * self.placed.n_windows * self._n_kept
+
+    @property
+    def n_rdms(self) -> int:
+        """See `Source.n_rdms`."""
+        return self.placed.n_windows
+
+    @property
+    def _n_kept(self) -> int:
+        """How many samples of a window are in its pattern."""
+        return 1 if self.average else self.placed.n_samples
+
+    @property
+    def many_samples(self) -> bool:
+        """Whether patterns have an axis of samples."""
+        return self._n_kept > 1
+
+    def blocks(self) -> Iterator[WindowSource]:
+        """The same in some windows at a time, so that one block of them is in memory."""
+        n, placed = len(self.ids), self.placed
+        distances = len(self.runs) * n * (n - 1) // 2
+        size = 8 * max(len(self.stimulus) * self.row_size // placed.n_windows, 4 * self._n_kept * distances)
+        step = max(1, _WINDOWS_AT_ONCE // size)
+        for start in range(0, placed.n_windows, step):
+            rows = slice(start, start + step)
+            part = copy.copy(self)
+            times = placed.times[rows]
+            first = placed.first + start * placed.step
+            part._place(placed._replace(first=first, n_windows=len(times), times=times))
+            if self.removed is not None:
+                shape = len(self.removed), self.n_channels, placed.n_windows, self._n_kept
+                part.removed = self.removed.reshape(shape)[:, :, rows].reshape(shape[0], -1)
+            yield part
+
+    def each_sample(self, extent: tuple[float, float] | None) -> Iterator[Source]:
+        """The same at each sample of a part of the times, or of all."""
+        windows = Windows() if extent is None else Windows(*extent)
+        placed = windows.place(self.all_times, self.label)
+        for k, time in enumerate(placed.times):
+            part = copy.copy(self)
+            part._place(Placed(placed.first + k, 1, 1, 1, np.array([time])))
+            part.removed = None
+            yield part.centered(self.center)
+
+    def _read(self, rows: Places, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
+        block = super()._read(rows, dtype)
+        if self.placed.n_samples == self.placed.step == 1:
+            return block.reshape(len(block), -1)
+        parts = sliding_window_view(block, self.placed.n_samples, axis=-1)[:, :, :: self.placed.step]
+        if self._n_kept < self.placed.n_samples:
+            parts = parts.mean(axis=-1)
+        return parts.reshape(len(block), -1)
+
+    def _tensor(self, patterns: npt.NDArray[Any]) -> Tensor:
+        shape = self.n_channels, self.placed.n_windows, self._n_kept
+        parts = super()._tensor(patterns).reshape(*patterns.shape[:-1], *shape)
+        parts = parts.movedim((-2, -1), (0, 1))
+        return (parts if self.many_samples else parts[:, 0]).contiguous()
+
+
+def times_of(dataset: Any, label: str) -> Floats:
+    """The times of a TemporalDataset, checked.
+
+    Raises
+    ------
+    NeurordlError
+        There are none, they do not fit the measurements, or they are not increasing numbers.
+    """
+    with explain(f"the times of {label} are no numbers"):
+        times = np.asarray(dataset.time_descriptors["time"], dtype=np.float64)
+    shape = np.shape(dataset.measurements)
+    if times.ndim != 1 or len(times) != shape[-1]:
+        problem = f"{label} has {times.size} times for measurements of shape {shape}"
+        raise NeurordlError(f"{problem}; give a time for each of the {shape[-1]} samples")
+    if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+        raise NeurordlError(f"the times of {label} must increase from sample to sample, in seconds")
+    return times
 
 
 def _torchable(block: npt.NDArray[Any]) -> bool:
@@ -350,13 +651,15 @@ def _depends_on_run_means(source: Source) -> bool:
     """Whether a run has some stimuli more often than others, and a mean that is more than noise."""
     if source.center == "run" or not (source.counts != source.counts[:1]).any():
         return False
-    for patterns, count in zip(source.by_run().double().numpy(), source.counts.T, strict=True):
-        measured = patterns[count > 0]
-        if len(measured) > 1:
-            mean = measured.mean(axis=0)
-            by_chance = np.square(measured - mean).sum() / (len(measured) * (len(measured) - 1))
-            if np.square(mean).sum() > _CHANCE * by_chance:
-                return True
+    for block in source.blocks() if isinstance(source, WindowSource) else (source,):
+        cells = np.moveaxis(block.by_run().double().numpy(), -3, 0)
+        for patterns, count in zip(cells, source.counts.T, strict=True):
+            measured, n = patterns[..., count > 0, :], int((count > 0).sum())
+            if n > 1:
+                mean = measured.mean(axis=-2, keepdims=True)
+                by_chance = np.square(measured - mean).sum() / (n * (n - 1))
+                if np.square(mean).sum() > _CHANCE * by_chance:
+                    return True
     return False
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pandas as pd
 
 from neurordl import io
-from neurordl.errors import NeurordlError
-from neurordl.experiments import ROWS, SETTINGS
+from neurordl.errors import NeurordlError, notify
+from neurordl.experiments import ROWS, RUNS, SETTINGS
 from neurordl.report.content import (
     Entry,
     Grid,
@@ -30,12 +30,12 @@ from neurordl.report.content import (
 from neurordl.report.page import Section, figure_files, render
 from neurordl.rsa.scores import COLUMNS, Evaluation
 from neurordl.training.run import Run, read_run
-from neurordl.validate import check_choice, check_columns, listed
+from neurordl.validate import check_choice, check_columns, counted, listed
 
 __all__ = ["read_contents", "write_report"]
 
-EVALUATION, TABLE = "evaluation.json", "scores.csv"
-_TEXT = {"layer", "roi", "subject", "comparison", "family", "generalizes_to"}
+EVALUATION, TABLE, DIFFERENCES = "evaluation.json", "scores.csv", "differences.csv"
+_TEXT = {"layer", "layer_a", "layer_b", "roi", "subject", "comparison", "family", "generalizes_to"}
 _TEXT |= {"pairs", "fitted", "reason", "dissimilarity"}
 
 Content = Run | Evaluation | Entry | Grid | pd.DataFrame
@@ -59,7 +59,8 @@ def write_report(
         What to report, by name: a run, an evaluation, a sequence of a run and its evaluations, or the table
         of a study (`run_grid`) with the column ``condition``. Its columns of decimal numbers are its
         measures, and the others say which rows are paired. Several runs or evaluations are also set side by
-        side.
+        side. A table has no settings: what `read_contents` reads from the folder of a study has, and its
+        report says how the runs were trained and scored.
     reference
         Condition of a study that is subtracted from the others. By default it is "labels", or the first
         condition if there is none of this name.
@@ -73,6 +74,11 @@ def write_report(
     -------
     Path
         The file.
+
+    Warns
+    -----
+    UserWarning
+        The content is a table alone.
 
     Raises
     ------
@@ -138,14 +144,15 @@ def _sections(entries: Sequence[Entry], grids: Sequence[Grid]) -> list[Section]:
 def _lead(entries: Sequence[Entry], grids: Sequence[Grid]) -> str:
     runs, scores = sum(entry.run is not None for entry in entries), sum(len(x.scores) for x in entries)
     counts = {"run": runs, "evaluation": scores, "study": len(grids)}
-    plurals = {"study": "studies"}
-    parts = [f"{n} {name if n == 1 else plurals.get(name, name + 's')}" for name, n in counts.items() if n]
+    parts = [counted(n, name) for name, n in counts.items() if n]
     return f"{' and '.join(parts)}. Every number on this page comes from the records and tables."
 
 
 def _prepared(name: str, content: object, reference: str | None) -> Entry | Grid:
     """A part of the report, checked."""
     if isinstance(content, pd.DataFrame):
+        remedy = "for these, give the folder of the study instead (read_contents)"
+        notify(f"{name} is a table alone: its report has no methods, settings and versions; {remedy}")
         measures = [str(column) for column in content if pd.api.types.is_float_dtype(content[column])]
         content = Grid(name, content, [x for x in measures if not x.startswith("ceiling_")])
     if isinstance(content, Grid):
@@ -158,7 +165,7 @@ def _prepared(name: str, content: object, reference: str | None) -> Entry | Grid
     if len(runs) + len(scores) < max(len(parts), 1) or len(runs) > 1:
         expected = "a Run, an Evaluation, a run with its evaluations, or a table"
         raise NeurordlError(f"{name!r} is {content!r:.60}: expected {expected}")
-    read = [Scores(part.to_frame(), part.record) for part in scores]
+    read = [Scores(part.to_frame(), part.record, part.differences) for part in scores]
     return Entry(name, runs[0] if runs else None, read)
 
 
@@ -227,8 +234,7 @@ def _read(path: Path) -> list[tuple[Path, Content]]:
         with io.damage_named(path):
             return [(path, pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ","))]
     if (path / io.RUN_RECORD).is_file():
-        scores = [_read_scores(file.parent) for file in sorted(path.glob(f"*/{EVALUATION}"))]
-        return [(path, Entry(path.resolve().name, read_run(path), scores, path))]
+        return [(path, _read_entry(path))]
     if (path / EVALUATION).is_file():
         return [(path, Entry(path.resolve().name, None, [_read_scores(path)], path))]
     if (path / SETTINGS).is_file() and (path / ROWS).is_dir():
@@ -241,15 +247,28 @@ def _read(path: Path) -> list[tuple[Path, Content]]:
     return [pair for folder in below for pair in _read(folder)]
 
 
+def _read_entry(folder: Path) -> Entry:
+    """A run, with the evaluations in folders below it."""
+    scores = [_read_scores(file.parent) for file in sorted(folder.glob(f"*/{EVALUATION}"))]
+    return Entry(folder.resolve().name, read_run(folder), scores, folder)
+
+
 def _read_scores(folder: Path) -> Scores:
     """An evaluation, as `Evaluation.save` wrote it."""
-    record, table = io.read_json(folder / EVALUATION), folder / TABLE
-    with io.damage_named(table, "evaluate again"):
-        frame = io.read_frame(table, keep=sorted(_TEXT))
-        check_columns(str(table), frame, COLUMNS)
+    frame, differences = _read_table(folder / TABLE, COLUMNS), pd.DataFrame()
+    if (folder / DIFFERENCES).is_file():
+        differences = _read_table(folder / DIFFERENCES, ("layer_a", "layer_b", "roi", "difference"))
+    return Scores(frame, io.read_json(folder / EVALUATION), differences)
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A table of an evaluation, with text as such and all else as numbers."""
+    with io.damage_named(path, "evaluate again"):
+        frame = io.read_frame(path, keep=sorted(_TEXT))
+        check_columns(str(path), frame, columns)
         for name in frame.columns.difference(list(_TEXT)):
             frame[name] = [float(cell or "nan") for cell in frame[name]]
-    return Scores(frame, record)
+    return frame
 
 
 def _read_grid(folder: Path) -> Grid:
@@ -265,4 +284,9 @@ def _read_grid(folder: Path) -> Grid:
     frame = pd.DataFrame(rows)
     by = [str(name) for name in frame if name not in measures]
     frame = frame.sort_values(by, kind="stable", ignore_index=True)
-    return Grid(folder.resolve().name, frame, names, settings=io.read_json(folder / SETTINGS))
+    runs = {
+        path.parent.name: _read_entry(path.parent)
+        for path in sorted((folder / RUNS).glob(f"*/{io.RUN_RECORD}"))
+        if io.read_json(path).get("status") == "finished"
+    }
+    return Grid(folder.resolve().name, frame, names, settings=io.read_json(folder / SETTINGS), runs=runs)

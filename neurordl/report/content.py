@@ -12,20 +12,39 @@ from typing import Any
 
 import pandas as pd
 
-from neurordl.experiments import all_differences, paired_differences
+from neurordl.experiments import CONTROLS, TAUGHT, all_differences, paired_differences
 from neurordl.io import sha256_file, sha256_state
-from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer
-from neurordl.plots.training import transfer_path
+from neurordl.plots import (
+    plot_layer_roi,
+    plot_paired,
+    plot_scores,
+    plot_time_course,
+    plot_training,
+    plot_transfer,
+)
+from neurordl.plots.training import BOUNDS, column_name, transfer_path
 from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
 from neurordl.rsa.inference.infer import mean_interval
-from neurordl.rsa.scores import p_text
+from neurordl.rsa.scores import p_text, rows_of_means
 from neurordl.teachers.base import Record
 from neurordl.training.run import BEST, LAST, Run
 from neurordl.validate import listed
 
 _MOST_ROIS, _MOST_CELLS, _MOST_GROUPS, _MOST_MEASURES = 12, 600, 6, 4  # that figures have room for
-_FEW = 12  # values that the description of a figure reads out
+_MOST_DIFFERENCES = 60  # that a table has room for on paper
+_FEW = 12  # values that the description of a figure reads out, and layers that a sentence names
+_LONG = 1000  # letters of a list of values that a table has room for
 _SCORED = ("test_accuracy", "heldout_rdm_similarity")
+_CEILINGS = ("ceiling_lower", "ceiling_upper")
+_FLAT = 1e-9  # a width of an interval that is only rounding
+_CONDITIONS = {
+    TAUGHT: "as described",
+    "labels": "the same losses with weight 0",
+    "permuted": "the ids of the training stimuli were permuted in the teacher",
+    "permuted-within": "the ids were permuted in the teacher among stimuli of the same label",
+    "untrained": "the initial weights, without a step of training",
+}
+_CHECKSUM = re.compile("[0-9a-f]{64}")
 _CITED = {
     "rdl": "McClure, P. & Kriegeskorte, N. (2016). Representational distance learning for deep neural "
     "networks. Frontiers in Computational Neuroscience 10:131. https://doi.org/10.3389/fncom.2016.00131",
@@ -47,6 +66,7 @@ class Scores:
 
     frame: pd.DataFrame
     record: Mapping[str, Any]
+    differences: pd.DataFrame = field(default_factory=pd.DataFrame)
     name: str = "evaluation"
 
     @property
@@ -56,9 +76,14 @@ class Scores:
         return settings
 
     @property
+    def noun(self) -> str:
+        """What was compared: layers of a network, or models."""
+        return "model" if self.settings.get("dissimilarity") in (None, "as given") else "layer"
+
+    @property
     def means(self) -> pd.DataFrame:
-        """The rows of means, and of the mean RDM."""
-        return self.frame[self.frame["subject"].isin(["mean", "group"])]
+        """The rows of means, and of the mean RDM; over time, those of the highest mean of a layer."""
+        return rows_of_means(self.frame)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,23 +98,64 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The table of a study, with its columns of measured values and the condition to subtract."""
+    """The table of a study, with its columns of measured values and the condition to subtract.
+
+    ``settings`` are those that were recorded with it, and ``runs`` its finished runs by name, such as
+    "teacher_0", with their evaluations; both are empty where only the table is known.
+    """
 
     name: str
     frame: pd.DataFrame
     measures: Sequence[str]
     reference: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    runs: Mapping[str, Entry] = field(default_factory=dict)
 
     @property
     def keys(self) -> list[str]:
         """Columns that say which rows belong together."""
-        ceilings = ("condition", "ceiling_lower", "ceiling_upper")
-        return [str(name) for name in self.frame if name not in (*self.measures, *ceilings)]
+        apart = ("condition", "comparison", *_CEILINGS)
+        return [str(name) for name in self.frame if name not in (*self.measures, *apart)]
+
+    @property
+    def entries(self) -> list[Entry | None]:
+        """The run of each row, as far as they are known."""
+        if "seed" not in self.frame:
+            return [None] * len(self.frame)
+        pairs = zip(self.frame["condition"], self.frame["seed"], strict=True)
+        return [self.runs.get(f"{condition}_{seed}") for condition, seed in pairs]
+
+    @property
+    def taught(self) -> Run | None:
+        """A run with the teacher as it is, if this is a study of `fit_controls`."""
+        controlled = set(self.frame["condition"]) <= {*CONTROLS, TAUGHT} and "losses" in self.settings
+        rows = zip(self.frame["condition"], self.entries, strict=True)
+        runs = (entry.run for condition, entry in rows if condition == TAUGHT and entry is not None)
+        return next(runs, None) if controlled else None
+
+    def scored(self, measure: str) -> pd.Series | None:
+        """A mean of an evaluation that is the value of a row, if all rows have such means of one kind."""
+        means = []
+        for entry, value in zip(self.entries, self.frame[measure], strict=True):
+            tables = [part.means for part in (entry.scores if entry else ())]
+            equal = [
+                row for table in tables for _, row in table.iterrows() if abs(row["score"] - value) < _FLAT
+            ]
+            if pd.notna(value) and not equal:
+                return None
+            means += equal[:1]
+        same = ["layer", "roi", "subject", "comparison", "pairs", "n_stimuli", "n_subjects", "dissimilarity"]
+        kinds = {tuple(row[same].astype(str)) for row in means}
+        return means[0] if len(kinds) == 1 else None
+
+    @property
+    def units(self) -> list[str]:
+        """The keys that are numbers, such as seeds: what means and intervals are over."""
+        return [name for name in self.keys if pd.api.types.is_numeric_dtype(self.frame[name])]
 
     def groups(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """Parts of the table, by the keys that are text, such as an experiment."""
-        by = [name for name in self.keys if not pd.api.types.is_numeric_dtype(self.frame[name])]
+        by = [name for name in self.keys if name not in self.units]
         parts = self.frame.groupby(by, sort=False) if by else [((), self.frame)]
         for values, part in parts:
             yield ", ".join(map(str, values)), part
@@ -106,7 +172,8 @@ def entry_sections(entry: Entry, several: bool = False) -> Iterator[Section]:
         yield Section("Training", list(_training(run)), level)
     for part in scores:
         which = f"{part.settings.get('pairs') or 'all'} pairs"
-        yield Section(f"Layers against the noise ceiling: {which}", list(_layers(part, which)), level)
+        nouns = f"{_capital(part.noun)}s"
+        yield Section(f"{nouns} against the noise ceiling: {which}", list(_layers(part, which)), level)
     yield Section("Notices", list(_notices(run, scores)), level)
     records: dict[str, Mapping[str, Any]] = {"run": run.record} if run is not None else {}
     records |= {part.name: part.record for part in scores}
@@ -139,7 +206,19 @@ def _methods(run: Run | None, scores: Sequence[Scores]) -> Iterator[str]:
 
 def _training_sentences(run: Run) -> Iterator[str]:
     record = run.record
-    settings, optimizer, student = (record.get(name) or {} for name in ("settings", "optimizer", "student"))
+    yield _fit_sentence(run, f"seed {(record.get('settings') or {}).get('seed')}")
+    yield from _task_sentences(run)
+    if tested := record.get("test"):
+        yield f"Of {_test_images(tested)} it classified {tested['accuracy']:.1%} correctly."
+    yield from _stimuli_sentence(run)
+    if best := record.get("best"):
+        yield f"The weights are those of epoch {best['epoch']}, whose validation loss was lowest."
+
+
+def _fit_sentence(run: Run, seeds: str) -> str:
+    settings, optimizer, student = (
+        run.record.get(name) or {} for name in ("settings", "optimizer", "student")
+    )
     network = (student.get("spec") or {}).get("name") or student.get("class")
     steps = f" of {_count(settings['steps_per_epoch'], 'step')}" if "steps_per_epoch" in settings else ""
     knobs = [
@@ -149,34 +228,45 @@ def _training_sentences(run: Run) -> Iterator[str]:
     ]
     schedule = settings.get("optimization.scheduler")
     knobs += [f"{schedule} schedule"] if isinstance(schedule, str) else []
-    yield (
+    batches = [
+        f"{number(settings[f'batches.{name}'])} {text}"
+        for name, text in (("labelled", "labelled images"), ("stimuli", "stimuli"))
+        if settings.get(f"batches.{name}") and run.record.get(name)
+    ]
+    knobs += [f"batches of at most {' and '.join(batches)}"] if batches else []
+    return (
         f"The student ({network}, {_count(student.get('parameters'), 'parameter')}) was trained for "
         f"{_count(settings.get('epochs'), 'epoch')}{steps} with {optimizer.get('class')} "
-        f"({', '.join([*knobs, 'seed'])} {settings.get('seed')})."
+        f"({', '.join([*knobs, seeds])})."
     )
-    objective, labelled = record.get("objective") or {}, record.get("labelled") or {}
+
+
+def _task_sentences(run: Run) -> Iterator[str]:
+    objective, labelled = run.record.get("objective") or {}, run.record.get("labelled") or {}
     losses = objective.get("losses") or {}
     if objective.get("task") and labelled:
         size = f"{_count(labelled['n'], 'labelled image')}" if "n" in labelled else "labelled images"
         classes = f" of {len(run.classes)} classes" if run.classes else ""
         yield f"Its task ({objective['task']}) had {size}{classes}."
+    if losses and not objective.get("task"):
+        yield "It had no task: it learned from the teacher alone."
     for loss in losses.values():
         yield _loss_sentence(loss)
     if not losses:
         yield "No transfer loss was used: the student learned from labels only."
-    if tested := record.get("test"):
-        known = f", of which {number(tested['trained_on'])} were trained on," if tested["trained_on"] else ""
-        yield f"Of {number(tested['n'])} test images{known} it classified {tested['accuracy']:.1%} correctly."
-    counts = {
-        "fitted": len(run.fitted_ids),
-        "used to choose the epoch": len(run.validation_ids),
-        "held out": len(run.held_out_ids),
-    }
-    stimuli = [f"{number(n)} were {use}" for use, n in counts.items() if n]
+
+
+def _test_images(tested: Record) -> str:
+    known = f", of which {number(tested['trained_on'])} were trained on," if tested["trained_on"] else ""
+    return f"{number(tested['n'])} test images{known}"
+
+
+def _stimuli_sentence(run: Run) -> Iterator[str]:
+    counts = {"fitted": run.fitted_ids, "used to choose the epoch": run.validation_ids}
+    counts |= {"held out": run.held_out_ids}
+    stimuli = [f"{number(len(ids))} were {use}" for use, ids in counts.items() if ids]
     if stimuli:
-        yield f"Of the stimuli, {', '.join(stimuli)}."
-    if best := record.get("best"):
-        yield f"The weights are those of epoch {best['epoch']}, whose validation loss was lowest."
+        yield f"Of the stimuli, {_joined(stimuli)}."
 
 
 def _loss_sentence(loss: Record) -> str:
@@ -205,6 +295,8 @@ def _loss_sentence(loss: Record) -> str:
 
 
 def _control(loss: Record) -> str:
+    if loss.get("weight") == 0:
+        return "the loss had no effect (weight 0)"
     control = (loss.get("teacher") or {}).get("control") or {}
     within = " within groups" if control.get("within") else ""
     return f"the ids of the teacher were permuted{within} (seed {control['permuted']})" if control else ""
@@ -213,32 +305,56 @@ def _control(loss: Record) -> str:
 def _scoring_sentences(scores: Scores) -> Iterator[str]:
     settings, means = scores.settings, scores.means[scores.means["subject"] == "mean"]
     people = scores.frame[~scores.frame["subject"].isin(["mean", "group"])]["subject"].nunique()
-    rois, layers = [name for name in means["roi"].unique() if name], means["layer"].nunique()
-    measured = settings.get("dissimilarity")
-    measure = f" ({measured} dissimilarities)" if measured not in (None, "as given") else ""
-    where = f" in {listed(rois, most=3)}" if rois else ""
-    nouns = f"{number(layers)} layers or models" if layers > 1 else "a layer or model"
+    rois, layers = [name for name in means["roi"].unique() if name], list(means["layer"].unique())
+    named = f" ({', '.join(name or 'output' for name in layers)})" if len(layers) <= _FEW else ""
+    nouns = f"each of {len(layers)} {scores.noun}s" if len(layers) > 1 else f"a {scores.noun}"
+    measure = "" if scores.noun == "model" else f", by {settings['dissimilarity']} dissimilarities,"
+    where = f" in {listed(rois, most=6)}" if rois else ""
     subjects = f"each of {number(people)} subjects" if people != 1 else "a subject"
-    yield (
-        f"The RDM of {'each of ' if layers > 1 else ''}{nouns}{measure} was compared with that of "
-        f"{subjects}{where} by {settings.get('comparison')} on {settings.get('pairs')} pairs of "
-        f"{number(settings.get('n_stimuli'))} stimuli."
-    )
+    pairs = f"on {settings.get('pairs')} pairs of {number(settings.get('n_stimuli'))} stimuli"
+    controls = settings.get("controlled") or []
+    beyond = f"; {listed(controls, most=6)} {'were' if len(controls) > 1 else 'was'} controlled for"
+    if models := settings.get("models"):  # of a regression: rows are not models
+        yield (
+            f"The RDM of {subjects}{where} was regressed on those of {len(models)} models "
+            f"({listed(models, most=6)}) {pairs}{beyond if controls else ''}. The table has the "
+            f"{settings.get('comparison')}."
+        )
+    else:
+        yield (
+            f"The RDM of {nouns}{named}{measure} was compared with that of {subjects}{where} by "
+            f"{settings.get('comparison')} {pairs}{beyond if controls else ''}."
+        )
     pooled = sorted({int(n) for n in means["n_subjects"].dropna() if n})
     if pooled and pooled != [people]:
-        yield f"Means are over {' to '.join(map(str, dict.fromkeys([pooled[0], pooled[-1]])))} of them."
+        new = " whose RDMs were not fitted" if means["fitted"].str.endswith("subjects: no").all() else ""
+        sizes = " to ".join(map(str, dict.fromkeys([pooled[0], pooled[-1]])))
+        yield f"Means are over the {sizes} of them{new}."
     over = next((name for name in means["generalizes_to"] if name), "")
     if means["ci_low"].notna().any():
-        method = "a t test over subjects"
-        if settings.get("bootstrap"):
-            method = f"{number(settings.get('n_bootstrap'))} resamples of {over}"
-            seed = (settings.get("seeds") or {}).get("bootstrap")
-            method += f" (seed {seed})" if seed is not None else ""
-        yield f"Intervals (95 %) and one-sided p-values come from {method} and generalize to {over}."
+        test = settings.get("test", "one-sided, mean above zero")
+        tested = f"Intervals (95 %, two-sided) and p-values ({test})"
+        yield f"{tested} {_inference(scores, over)}."
     if families := [name for name in means["family"].unique() if name]:
         yield f"P-values were corrected by the false discovery rate over {' and '.join(families)}."
     if means["ceiling_lower"].notna().any():
         yield "The noise ceiling was computed from the same subjects and pairs as the means."
+
+
+def _inference(scores: Scores, over: str) -> str:
+    """Where intervals and p-values come from."""
+    settings = scores.settings
+    if not settings.get("bootstrap"):
+        return f"come from a t test over subjects and generalize to new {over}"
+    seed = (settings.get("seeds") or {}).get("bootstrap")
+    resamples = f"{number(settings.get('n_bootstrap'))} resamples of {over}"
+    resamples += f" ({_count(len(set(settings['groups'])), 'group')})" if settings.get("groups") else ""
+    resamples += (
+        f", with variances by {settings['variance']}" if settings.get("variance") == "components" else ""
+    )
+    return (
+        f"come from {resamples}{f' (seed {seed})' if seed is not None else ''}, and generalize to new {over}"
+    )
 
 
 def _matched(run: Run | None, scores: Sequence[Scores]) -> Iterator[Block]:
@@ -274,8 +390,8 @@ def _folded_ids(title: str, ids: Sequence[str]) -> Iterator[Block]:
 
 def _training(run: Run) -> Iterator[Block]:
     history = run.history
-    if not len(history):
-        yield Text("The run has no history.")
+    if not len(history) or not history["epoch"].any():
+        yield Text("The run has no epochs: its student has its initial weights.")
         return
     first, last = history.iloc[0], history.iloc[-1]
     terms = [str(name) for name in history if name not in ("epoch", "step", "lr", "seconds")]
@@ -312,16 +428,26 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
     text = "Means with their intervals, subjects as dots, and the noise ceiling as a band."
     if len(rois) > _MOST_ROIS:
         text += f" Shown are the first {_MOST_ROIS} of {len(rois)} ROIs."
-    title, spoken = f"Layers and the noise ceiling, {which}", f"{text} {_spoken(means)}"
-    yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
-    if len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
-        text = "The mean similarity of each layer with each ROI; numbers in brackets are not significant."
-        yield draw(partial(plot_layer_roi, frame), f"Layers by ROIs, {which}", text)
-    header = ("layer", "ROI", "which", "mean", "95 % interval", "p", "p (FDR)", "noise ceiling", "subjects")
+    title, spoken = f"{_capital(scores.noun)}s and the noise ceiling, {which}", f"{text} {_spoken(means)}"
+    over_time = "time" in frame
+    if groups := set(scores.settings.get("groups") or ()):
+        text += f" The stimuli come in {len(groups)} groups."
+    for roi in rois[:_MOST_ROIS] if over_time else ():
+        text = f"Means over time{f' in {roi}' if roi else ''} with their intervals, and the noise ceiling."
+        spoken = f"{text} {_spoken(means[means['roi'] == roi])}"
+        yield draw(partial(plot_time_course, frame, roi=roi), title, spoken, text)
+    if not over_time:
+        yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
+    if not over_time and len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
+        text = f"The mean similarity of each {scores.noun} with each ROI."
+        text += " Numbers in brackets, if there are any, are not significantly above zero (one-sided)."
+        yield draw(partial(plot_layer_roi, frame), f"{_capital(scores.noun)}s by ROIs, {which}", text)
+    header = (scores.noun, "ROI", "time (s)", "which", "mean", "95 % interval", "p, one-sided", "p, FDR")
     rows = [
         [
             str(row["layer"]) or "output",
             str(row["roi"]),
+            f"{row['time']:.4g}" if over_time else "",
             "" if row["subject"] == "mean" else "of the mean RDM",
             number(row["score"]),
             _span(row["ci_low"], row["ci_high"]),
@@ -334,7 +460,48 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
         ]
         for _, row in means.iterrows()
     ]
-    yield _nonempty(Table("Means over subjects", (*header, "fitted", "note"), rows))
+    caption = f"{'Highest means' if over_time else 'Means'} over subjects{_tested(means)}"
+    columns = (*header, "noise ceiling", "subjects", "fitted", "note")
+    yield _nonempty(Table(caption, columns, rows))
+    if over_time:
+        yield Text("Scores at all times are in scores.csv, and differences of each two in differences.csv.")
+    else:
+        yield from _layer_differences(scores)
+
+
+def _tested(means: pd.DataFrame) -> str:
+    """What p and the intervals of a table of means are, for its caption."""
+    if means["p"].isna().all():
+        return ""
+    return "; p is one-sided, for a mean above zero, and the 95 % intervals are two-sided"
+
+
+def _layer_differences(scores: Scores) -> Iterator[Block]:
+    """Each two layers or models, where both have been compared."""
+    frame = scores.differences
+    if not len(frame):
+        return
+    first = frame if len(frame) <= _MOST_DIFFERENCES else frame.nsmallest(_MOST_DIFFERENCES, "p").sort_index()
+    rows = [
+        [
+            f"{row['layer_a'] or 'output'} \u2212 {row['layer_b'] or 'output'}",
+            str(row["roi"]),
+            number(row["difference"]),
+            "equal"
+            if abs(row[["ci_low", "ci_high"]]).max() < _FLAT
+            else _span(row["ci_low"], row["ci_high"]),
+            _p(row["p"]),
+            _p(row["p_fdr"]),
+        ]
+        for _, row in first.iterrows()
+    ]
+    families = _joined([name for name in frame["family"].unique() if name])
+    over = f"; the FDR is over {families}" if families else ""
+    caption = f"Differences of each two {scores.noun}s, with 95 % intervals and two-sided p{over}"
+    if len(first) < len(frame):
+        caption += f". Shown are the {len(first)} of {len(frame):,} with the smallest p"
+    header = (f"{scores.noun}s", "ROI", "difference", "95 % interval", "p, two-sided", "p, FDR")
+    yield _nonempty(Table(caption, header, rows, folded=True))
 
 
 def _nonempty(table: Table) -> Table:
@@ -355,6 +522,11 @@ def _spoken(means: pd.DataFrame) -> str:
         texts.append(f"{name} {number(row['score'])}" + (f" (ceiling {ceiling})" if ceiling != "–" else ""))
     more = f"; {len(texts) - _FEW} more are in the table" if len(texts) > _FEW else ""
     return f"Means: {'; '.join(texts[:_FEW])}{more}."
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """Texts as in a sentence: "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
 def _count(n: Any, noun: str) -> str:
@@ -401,14 +573,23 @@ def flattened(record: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for key, value in record.items():
             yield from flattened(value, ".".join(filter(None, [name, str(key)])))
     elif isinstance(record, Sequence) and not isinstance(record, str):
-        plain = len(record) <= 20 and not any(isinstance(value, Mapping) for value in record)
-        yield name, (", ".join(map(str, record)) or "–") if plain else f"{len(record):,} values"
+        text = ", ".join(map(_in_words, record)) or "–"
+        yield name, text if len(record) <= 20 and len(text) <= _LONG else f"{len(record):,} values"
     else:
         worded = record is None or isinstance(record, bool)
         yield (
             name,
             number(record) if worded else f"{record:.6g}" if isinstance(record, float) else str(record),
         )
+
+
+def _in_words(value: Any) -> str:
+    """A value inside of a list: of a mapping such as a network's build, its names and values."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    named = {"name": value["name"]} if "name" in value else {}
+    rest = ", ".join(f"{key} {part}" for key, part in value.items() if key not in named)
+    return f"{value['name']} ({rest})" if named else rest
 
 
 _LISTED = ("settings", "optimizer", "objective", "student", "stimuli", "labelled", "match")
@@ -496,7 +677,7 @@ def _summary(run: Run) -> Iterator[tuple[str, str]]:
 def _scores_beside(entries: Sequence[Entry]) -> Iterator[Block]:
     tables: dict[str, list[pd.DataFrame]] = {}
     for entry in entries:
-        for part in entry.scores:
+        for part in (scores for scores in entry.scores if "time" not in scores.frame):
             roi = part.frame["roi"].map(lambda name, first=entry.name: f"{first}, {name}" if name else first)
             beside = part.frame.assign(entry=entry.name, region=part.frame["roi"], roi=roi)
             tables.setdefault(str(part.settings.get("pairs")), []).append(beside)
@@ -543,51 +724,239 @@ def _unequal(means: pd.DataFrame) -> Iterator[Block]:
 
 
 def grid_sections(grid: Grid) -> Iterator[Section]:
-    """The sections of a study: what was compared, means and paired differences, and the settings."""
+    """The sections of a study: how it was done, means and paired differences, notices, and the settings."""
     conditions = dict.fromkeys(grid.frame["condition"])
     seeds = f" with {_count(grid.frame['seed'].nunique(), 'seed')}" if "seed" in grid.frame else ""
     text = f"{_count(len(grid.frame), 'run')} of {_count(len(conditions), 'condition')} "
-    text += f"({listed(conditions, most=8)}){seeds}. Intervals are 95 % t intervals."
-    yield Section(f"Study: {grid.name}", [Text(text)])
+    text += f"({listed(conditions, most=8)}){seeds}."
+    yield Section(f"Study: {grid.name}", [Text(text), *_sizes(grid)])
+    yield Section("Methods", [Text(text) for text in _study_methods(grid)], 3)
     for k, (group, frame) in enumerate(grid.groups()):
         part = replace(grid, frame=frame)
         title = f"Conditions side by side{f': {group}' if group else ''}"
         figures = list(_grid_figures(part, group)) if k < _MOST_GROUPS else []
         yield Section(title, [*figures, *_grid_tables(part)])
-    if rows := [list(row) for row in flattened(grid.settings)]:
-        yield Section("Settings of the study", [Table("As recorded", ("setting", "value"), rows)])
+    yield Section("Notices of the study", list(_study_notices(grid)))
+    yield Section("Settings of the study", list(_study_settings(grid)))
+
+
+def _study_methods(grid: Grid) -> Iterator[str]:
+    """Paragraphs for a paper: training, controls, scores, intervals and tests, as far as recorded."""
+    run, conditions = grid.taught, list(dict.fromkeys(grid.frame["condition"]))
+    if run is not None:
+        seeds = sorted(grid.frame["seed"].unique())
+        chosen = "the weights are those of the epoch with the lowest validation loss"
+        yield " ".join(
+            [
+                _fit_sentence(
+                    run, f"{'seed' if len(seeds) == 1 else 'seeds'} {_joined(list(map(str, seeds)))}"
+                ),
+                *_task_sentences(run),
+                f"It was trained in {_count(len(conditions), 'condition')}: "
+                f"{'; '.join(f'{name} ({_CONDITIONS[name]})' for name in conditions)}.",
+                f"All {'trained ' * ('untrained' in conditions)}conditions of a seed had the same initial "
+                "weights, batches and number of steps"
+                f"{f', and {chosen}' if run.record.get('best') else ''}.",
+                *_stimuli_sentence(run),
+            ]
+        )
+    if scored := list(_measure_sentences(grid)):
+        yield " ".join(scored)
+    yield " ".join(_interval_sentences(grid))
+    if run is not None and {"neurordl", "torch"} <= set(versions := run.record.get("versions") or {}):
+        yield f"The software was neurordl {versions['neurordl']} and PyTorch {versions['torch']}."
+
+
+def _measure_sentences(grid: Grid) -> Iterator[str]:
+    """What each measure is of, where the records of the runs have its values."""
+    if tested := _tested_images(grid):
+        yield f"Test accuracy is the share of {tested} that were classified correctly."
+    for measure in grid.measures:
+        if (mean := grid.scored(measure)) is None:
+            continue
+        new = ", whose RDMs were not fitted" if str(mean["fitted"]).endswith("subjects: no") else ""
+        where = f" in {mean['roi']}" if mean["roi"] else ""
+        yield (
+            f"{_capital(column_name(measure, grid.frame))}: the mean {mean['comparison']} of the RDM of "
+            f"{mean['layer'] or 'the output'} ({mean['dissimilarity']} dissimilarities) with those of "
+            f"{_count(mean['n_subjects'], 'subject')}{where}{new}, on {mean['pairs']} pairs of "
+            f"{number(mean['n_stimuli'])} stimuli."
+        )
+    known = any(grid.scored(measure) is not None for measure in grid.measures)
+    if known and set(_CEILINGS) <= set(grid.frame) and grid.frame[list(_CEILINGS)].notna().all(axis=None):
+        yield "The noise ceiling is that of the same subjects and pairs, as the mean over runs."
 
 
 def _grid_tables(grid: Grid) -> Iterator[Block]:
-    frame = grid.frame
+    frame, labels = grid.frame, [_label(measure, grid) for measure in grid.measures]
     conditions = list(dict.fromkeys(frame["condition"]))
     rows = []
     for name in conditions:
         part = frame[frame["condition"] == name]
         cells = [_mean(part[measure]) for measure in grid.measures]
-        rows.append([name, number(len(part)), *cells])
-    caption = f"Means over {', '.join(grid.keys) or 'rows'}, with 95 % t intervals"
-    yield Table(caption, ("condition", "rows", *grid.measures), rows)
+        ceiling = part.reindex(columns=list(_CEILINGS)).astype(float).mean()
+        rows.append([name, number(len(part)), *cells, _span(*ceiling)])
+    caption = f"Means over {_over(grid)}, with 95 % t intervals"
+    yield _nonempty(Table(caption, ("condition", "rows", *labels, "noise ceiling"), rows))
     rows = []
-    for measure in grid.measures if len(conditions) > 1 and grid.keys else ():
+    for measure, label in (
+        zip(grid.measures, labels, strict=True) if len(conditions) > 1 and grid.keys else ()
+    ):
         for row in all_differences(frame, measure, reference=grid.reference, pair=grid.keys).itertuples():
-            difference = f"{number(row.difference)} ({_span(row.ci_low, row.ci_high)})"
-            rows.append([measure, f"{row.condition} \u2212 {row.reference}", difference, number(row.n)])
+            names = f"{row.condition} \u2212 {row.reference}"
+            rows.append([label, names, _difference(row), number(row.n)])
     if rows:
-        caption = "Paired differences, with 95 % t intervals"
+        pairs = _joined(grid.units or grid.keys)
+        caption = f"Differences paired by {pairs}, with 95 % t intervals over {_over(grid)}"
         yield Table(caption, ("measure", "conditions", "difference", "pairs"), rows)
     every = [[number(value, 4) for value in row] for row in frame.to_numpy(dtype=object).tolist()]
     yield Table(f"All {len(frame):,} rows", list(map(str, frame)), every, folded=True)
 
 
+def _over(grid: Grid) -> str:
+    """What means and intervals are over, such as "3 seeds"."""
+    if grid.units == ["seed"]:
+        return _count(grid.frame["seed"].nunique(), "seed")
+    return _joined(grid.units) or "rows"
+
+
 def _mean(values: pd.Series) -> str:
     mean, low, high, _, n = mean_interval(values.to_numpy(float))
     lacking = f", of {n}" if n < len(values) else ""
-    return f"{number(mean)} ({_span(low, high)}{lacking})" if n else "undefined"
+    return f"{_with_interval(mean, low, high, n)}{lacking}" if n else "undefined"
+
+
+def _difference(row: Any) -> str:
+    """The difference in a row of `paired_differences`, with its interval."""
+    return _with_interval(row.difference, row.ci_low, row.ci_high, row.n, "none (equal")
+
+
+def _with_interval(mean: Any, low: Any, high: Any, n: Any, zero: str = "0 (the same") -> str:
+    """A mean and its interval; in words where all values are the same, or there is only a single one."""
+    if n < 2:
+        return f"{number(mean)} (a single value)" if n else "undefined"
+    if high - low < _FLAT:
+        return f"{zero if abs(mean) < _FLAT else f'{number(mean)} (the same'} in all {n})"
+    return f"{number(mean)} ({_span(low, high)})"
+
+
+def _tested_images(grid: Grid) -> str:
+    """The test images of a study, if the values of its table are those in the records of its runs."""
+    texts = set()
+    for entry, value in zip(grid.entries, grid.frame.get("test_accuracy", []), strict=False):
+        tested = entry.run.record.get("test") if entry is not None and entry.run is not None else None
+        if not tested or abs(tested["accuracy"] - value) > _FLAT:
+            return ""
+        texts.add(_test_images(tested))
+    return texts.pop() if len(texts) == 1 else ""
+
+
+def _interval_sentences(grid: Grid) -> Iterator[str]:
+    """What intervals are over, and how differences were tested."""
+    over = _joined(grid.units) or "rows"
+    if grid.units == ["seed"]:
+        yield (
+            "Intervals are 95 % t intervals over seeds: they say how far means vary with the initial weights "
+            "and batches, for these images, stimuli and subjects, and nothing about new stimuli or subjects."
+        )
+    else:
+        yield f"Intervals are 95 % t intervals over {over}, whose rows are taken as independent."
+    beyond = [
+        not low <= bound <= high
+        for measure, (low, high) in BOUNDS.items()
+        if measure in grid.measures and grid.frame[measure].dropna().between(low, high).all()
+        for _, part in grid.frame.groupby("condition")
+        for bound in mean_interval(part[measure].to_numpy(float))[1:3]
+        if pd.notna(bound)
+    ]
+    if any(beyond):
+        yield "They are symmetric, and of few rows may reach beyond what an accuracy or a similarity can be."
+    conditions = grid.frame["condition"].nunique()
+    if conditions > 1 and grid.keys:
+        n = conditions * (conditions - 1) // 2 * len(grid.measures) * len(list(grid.groups()))
+        yield (
+            f"Conditions were compared in pairs of the same {over}: {_count(n, 'difference')} with an "
+            "interval each, not corrected for their number. No p-values were computed."
+        )
+
+
+def _sizes(grid: Grid) -> Iterator[Block]:
+    """How many stimuli, subjects and images the study has, as far as its runs say."""
+    sizes: dict[str, set[int]] = {}
+    for entry in grid.entries:
+        if entry is None or entry.run is None:
+            continue
+        run = entry.run
+        counts = {
+            "stimuli, fitted": len(run.fitted_ids),
+            "stimuli, used to choose the epoch": len(run.validation_ids),
+            "stimuli, held out": len(run.held_out_ids),
+            "subjects, fitted": len(run.fitted_subjects),
+            "labelled images": (run.record.get("labelled") or {}).get("n", 0),
+            "test images": (run.record.get("test") or {}).get("n", 0),
+        }
+        for part in entry.scores:
+            counts[f"stimuli, scored on {part.settings.get('pairs')} pairs"] = part.settings.get(
+                "n_stimuli", 0
+            )
+            pooled = part.means["n_subjects"].dropna()
+            counts["subjects, scored"] = int(pooled.max()) if len(pooled) else 0
+        for name, n in counts.items():
+            sizes.setdefault(name, set()).add(n)
+    rows = [[name, " or ".join(map(number, sorted(ns)))] for name, ns in sizes.items() if ns != {0}]
+    if rows:
+        yield Table("Sizes", ("of", "number"), rows)
+
+
+def _label(measure: str, grid: Grid) -> str:
+    """The name of a measure, with the comparison that a similarity is, if it is known."""
+    scored = grid.scored(measure)
+    frame = grid.frame if scored is None else grid.frame.assign(comparison=scored["comparison"])
+    return column_name(measure, frame)
+
+
+def _study_notices(grid: Grid) -> Iterator[Block]:
+    """The notices of all runs and their evaluations, each once, with the number of runs."""
+    runs: dict[str, int] = {}
+    entries = [entry for entry in grid.entries if entry is not None]
+    for entry in entries:
+        lines = [
+            line
+            for block in _notices(entry.run, entry.scores)
+            if isinstance(block, Notes)
+            for line in block.lines
+        ]
+        for line in lines:
+            runs[line] = runs.get(line, 0) + 1
+    if runs:
+        yield Notes([f"{line} ({_count(n, 'run')})" for line, n in runs.items()])
+    elif entries:
+        yield Text("There were no notices.")
+
+
+def _study_settings(grid: Grid) -> Iterator[Block]:
+    """What was recorded with the table, and, of a study of controls, the records of a taught run."""
+    if not grid.settings:
+        yield Text("The report was made from a table alone, which has no settings.")
+    flat = list(flattened(grid.settings))
+    sums = [row for row in flat if "sha256" in row[0] or _CHECKSUM.fullmatch(row[1])]
+    rows = [list(row) for row in flat if row not in sums and row[1] != "–"]
+    if rows:
+        caption = "Settings of all runs, as recorded; what was not set is left out"
+        yield Table(caption, ("setting", "value"), rows)
+    if sums:
+        yield Table("Checksums (SHA-256) of what all runs share", ("of", "checksum"), sums, folded=True)
+    for condition, entry in zip(grid.frame["condition"], grid.entries, strict=True):
+        if entry is not None and entry.run is grid.taught and entry.run is not None:
+            records: dict[str, Mapping[str, Any]] = {f"run {entry.name} ({condition})": entry.run.record}
+            records |= {f"{part.name} of {entry.name}": part.record for part in entry.scores}
+            yield from _settings(None, records)
 
 
 def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
     frame, reference, of = grid.frame, grid.reference, f" ({group})" if group else ""
+    if (scored := grid.scored(_SCORED[1]) if _SCORED[1] in frame else None) is not None:
+        frame = frame.assign(comparison=scored["comparison"])
     if set(_SCORED) <= set(frame) and frame[list(_SCORED)].notna().any(axis=None):
         yield _transfer_figure(frame, f"Accuracy and similarity{of}", reference)
     if frame["condition"].nunique() < 2 or not grid.keys:
@@ -596,9 +965,10 @@ def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
         differences = paired_differences(frame, measure, reference=reference, pair=grid.keys)
         if not (differences["n"] > 0).all():
             continue
-        rows = differences.itertuples()
-        spoken = "; ".join(f"{row.condition} {number(row.difference)}" for row in rows)
-        text = f"Differences of {measure} from {reference}, paired by {', '.join(grid.keys)}. {spoken}."
+        spoken = [f"{row.condition} {_difference(row)}" for row in differences.itertuples()]
+        pairs = f"paired by {_joined(grid.units or grid.keys)}"
+        text = f"Differences in {_label(measure, grid)} from {reference}, {pairs}, with 95 % t intervals "
+        text += f"over {_over(grid)}: {'; '.join(spoken)}."
         plot = partial(plot_paired, frame, value=measure, reference=reference, pair=grid.keys)
         yield draw(plot, f"Paired differences of {measure}{of}", text)
 
@@ -606,13 +976,18 @@ def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
 def _transfer_figure(frame: pd.DataFrame, title: str, reference: str | None = None) -> Figure:
     means = frame.groupby("condition", sort=False)[list(_SCORED)].mean()
     spoken = "; ".join(f"{name} {number(y)} and {number(x)}" for name, y, x in means.itertuples())
-    text = "Accuracy on test images against similarity of RDMs on held-out stimuli. Accuracy and similarity: "
+    text = "Accuracy on test images against similarity of RDMs on held-out stimuli. "
+    text += "" if frame.duplicated("condition").any() else "Each mark is a single run, without an interval. "
+    text += "Accuracy and similarity: "
     return draw(partial(plot_transfer, frame, reference=reference), title, f"{text}{spoken}.")
 
 
 def citations(entries: Sequence[Entry], grids: Sequence[Grid], version: str) -> Section:
     """What to cite, according to what was used."""
     used = {"rdl": bool(grids)} | dict.fromkeys(("rsa", "ceiling", "bootstrap", "fdr"), False)
+    for grid in grids:
+        used["rsa"] |= any(grid.scored(measure) is not None for measure in grid.measures)
+        used["ceiling"] |= set(_CEILINGS) <= set(grid.frame)
     for entry in entries:
         losses = (entry.run.record.get("objective") or {}).get("losses") or {} if entry.run else {}
         used["rdl"] |= any("comparison" in loss for loss in losses.values())

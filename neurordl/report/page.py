@@ -46,6 +46,7 @@ class Figure:
     svg: Markup
     pdf: bytes
     caption: str
+    mapped: bool = False  # whether its colors stand for numbers
     block = "figure"
 
 
@@ -106,6 +107,7 @@ def draw(plot: Callable[[], Axes], title: str, description: str, caption: str = 
     with plt.style.context("default"), plt.rc_context(_STYLE):  # type: ignore[arg-type]
         figure = plot().get_figure(root=True)
         assert figure is not None
+        mapped = any(axes.images for axes in figure.axes)
         try:
             for name, content in contents.items():
                 data = dict.fromkeys(nothing[name])
@@ -117,7 +119,7 @@ def draw(plot: Callable[[], Axes], title: str, description: str, caption: str = 
     words = f'<title id="title">{escape(title)}</title><desc id="desc">{escape(description)}</desc>'
     head = '<svg role="img" aria-labelledby="title desc" '
     svg = svg.replace("<svg ", head, 1).replace(">", f">{words}", 1)
-    return Figure(title, Markup(svg), contents["pdf"].getvalue(), caption or description)
+    return Figure(title, Markup(svg), contents["pdf"].getvalue(), caption or description, mapped)
 
 
 def figure_files(sections: Sequence[Section]) -> Mapping[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -16,7 +17,13 @@ from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids, natural_key
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import missing_groups, n_stimuli
-from neurordl.rdms.selection import check_one_per_subject, reindex, stimulus_ids, subject_names
+from neurordl.rdms.selection import (
+    check_one_per_subject,
+    descriptor_values,
+    reindex,
+    stimulus_ids,
+    subject_names,
+)
 from neurordl.validate import listed
 
 if TYPE_CHECKING:
@@ -330,3 +337,41 @@ def why_undefined(model: Floats, data: Floats, comparison: Comparison, names: tu
         if bool(comparison.is_undefined(torch.as_tensor(vector[None, both]))):
             return f"the RDM of {name} is {comparison.undefined} on these pairs"
     return f"{comparison.name} is undefined for these RDMs{comparison.undefined_hint}"
+
+
+def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str]) -> dict[str, Floats]:
+    """Condensed RDM of each model RDM that ``layers`` names."""
+    stacks = model_stacks(source)
+    known = [name for _, names in stacks for name in names]
+    requested = layers.split(",") if isinstance(layers, str) else list(layers)
+    if not requested:
+        raise NeurordlError(f"layers= is empty; name some of: {', '.join(known)}; or 'all'")
+    chosen: set[str] = set()
+    for name in requested:
+        every = name in ("all", "top") and name not in known
+        matches = [name] if name in known else fnmatch.filter(known, "*" if every else name)
+        if not matches:
+            raise NeurordlError(f"no model RDM is named {name!r}; their names are: {', '.join(known)}")
+        chosen.update(matches)
+    vectors: dict[str, Floats] = {}
+    for rdms, names in stacks:
+        if chosen.intersection(names):
+            vectors |= zip(names, reindex(rdms, ids), strict=True)
+    return {name: vector for name, vector in vectors.items() if name in chosen}
+
+
+def model_stacks(source: object) -> list[tuple[RDMs, list[str]]]:
+    """Model RDMs, and the names of those in each container."""
+    if is_rdms(source):
+        by = next(name for name in ("layer", "name", "index") if name in source.rdm_descriptors)
+        names = descriptor_values(source, by)
+        if len(set(names)) < len(names):
+            raise NeurordlError(f"the RDM descriptor {by!r} repeats a name; give each model RDM its own")
+        return [(source, names)]
+    if not isinstance(source, Mapping) or not source or not all(map(is_rdms, source.values())):
+        raise NeurordlError(
+            f"expected a run, a torch module, RDMs or a dict from name to RDMs, got {type(source).__name__}"
+        )
+    if several := [name for name, rdms in source.items() if len(rdms) != 1]:
+        raise NeurordlError(f"model {several[0]!r} has {len(source[several[0]])} RDMs; give one RDM per name")
+    return [(rdms, [str(name)]) for name, rdms in source.items()]

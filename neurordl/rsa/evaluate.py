@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -30,18 +29,19 @@ from neurordl.patterns.network import Compute, extract_patterns, layer_bytes, re
 from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.selection import (
     averaged_subjects,
-    descriptor_values,
-    rdms_by_roi,
+    rdms_by_place,
     reindex,
     stimulus_ids,
     stimulus_properties,
     subject_names,
 )
-from neurordl.rsa.compare import shared_stimuli
+from neurordl.rsa.compare import model_stacks, model_vectors, shared_stimuli
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.rsa.leaks import Exposure, Leaks, People, check_exposures, plain_name
+from neurordl.rsa.regression import Partial
 from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
 from neurordl.stimuli import Preprocessing, StimulusSet
+from neurordl.stimuli.sets import warn_of_absent
 from neurordl.students.loading import TRAINED_ON
 from neurordl.validate import check_choice
 
@@ -92,7 +92,7 @@ def evaluate(
     *,
     stimuli: StimulusSet | None = None,
     layers: str | Sequence[str] = "all",
-    comparison: ComparisonLike = "rho-a",
+    comparison: ComparisonLike | Partial = "rho-a",
     dissimilarity: DissimilarityLike | None = None,
     roi: str | Sequence[str] | None = None,
     subjects: str | Sequence[str] | None = None,
@@ -110,7 +110,9 @@ def evaluate(
         ``layer`` or ``name`` (or numbers without it), or a mapping from each name to one RDM.
     rdms
         The data: RDMs with stimulus ids and the RDM descriptors ``subject`` and, if there are several ROIs,
-        ``roi``. There must be one RDM per subject in each ROI; use `select_rdms` to choose or average.
+        ``roi``. There must be one RDM per subject in each ROI; use `select_rdms` to choose or average. With
+        the RDM descriptor ``time`` (seconds), each time is scored as each ROI is, and times are never
+        subjects.
     stimuli
         The images, for a run or a network. For a run, they must be prepared like its training stimuli.
     layers
@@ -120,7 +122,8 @@ def evaluate(
         Comparison of two RDMs, spelled as in rsatoolbox: "rho-a", "spearman", "corr", "cosine", "tau-a" and
         others.
 
-        It can also be a `Comparison`. See `compare` for all names.
+        It can also be a `Comparison`. See `compare` for all names. `Partial` controls for covariates, such as
+        a model of the images' pixels.
     dissimilarity
         Dissimilarity of the network's patterns. By default it is that of the data. A network cannot have
         crossnobis or Mahalanobis distances: "euclidean" is then used. If the dissimilarity of the data is
@@ -150,8 +153,9 @@ def evaluate(
     Returns
     -------
     Evaluation
-        The table of scores, with a row for each layer, ROI and subject, and rows with the subject "mean";
-        `Evaluation` describes its columns.
+        The table of scores, with a row for each layer, ROI (and time) and subject, and rows with the subject
+        "mean"; `Evaluation` describes its columns. `time_clusters` and `latencies` test scores over time, and
+        `plot_time_course` draws them.
 
         - Means and noise ceilings are over the subjects that ``subjects`` names. By default they leave out
           the subjects on whose RDMs the run was trained, unless it was trained on all of them. A subject that
@@ -186,19 +190,24 @@ def evaluate(
     >>> table.loc[table["subject"] == "mean", "layer"].tolist()
     ['first', 'second']
     """
-    comparison, resampling = find_similarity(comparison), find_resampling(bootstrap)
+    partial = comparison if isinstance(comparison, Partial) else None
+    comparison = find_similarity(comparison.comparison if isinstance(comparison, Partial) else comparison)
+    resampling = find_resampling(bootstrap)
     resampling.check(comparison)
     compute = Compute.of(device)
     run = source if isinstance(source, RunLike) else None
     network = run.student if run is not None else source if isinstance(source, nn.Module) else None
     network = unwrapped(network) if network is not None else None
     match = match_ids(_model_stimuli(source, stimuli), stimulus_ids(rdms), missing=missing)
+    if network is not None and stimuli is not None:
+        warn_of_absent(stimulus_ids(rdms), stimuli)
     chosen = choose_pairs(match.matched, run, pairs)
+    comparison = comparison if partial is None else partial.for_stimuli(chosen.ids)
     known = stimulus_properties(rdms, chosen.ids)
     if stimuli is not None and (labels := stimuli.subset(chosen.ids).labels) is not None:
         known["label"] = labels.tolist()
     resampling = resampling.for_stimuli(chosen.ids, known)
-    brains = rdms_by_roi(rdms, roi, subjects)
+    brains = rdms_by_place(rdms, roi, subjects)
     measured_by = "as given"
     if network is not None and stimuli is not None:
         measure = _network_dissimilarity(dissimilarity, rdms, run)
@@ -216,13 +225,15 @@ def evaluate(
             check_exposures(exposures)
     leaks = _leaks(run, exposures, stimuli, chosen)
     results, coverages, leaking = {}, {}, leaks.notes if leaks is not None else []
-    for name, brain in brains.items():
+    over_time = "time" in rdms.rdm_descriptors
+    for name, (brain, _, _) in brains.items():
         data = np.where(chosen.keep, reindex(brain, chosen.ids), np.nan)
-        study = Study(stack, data, comparison, device=device)
+        pair = (stack, data) if partial is None else partial.shared(stack, data, chosen.ids)
+        study = Study(pair[0], pair[1], comparison, device=device)
         people = People.of(exposures, subject_names(brain), brain) if exposures else None
         leaking += people.notes if people is not None else []
         fitted = _fitted_subjects(brain, run, (chosen, leaks, people), by_name=subjects is not None)
-        results[name] = score_roi(study, fitted, resampling, chosen.ids)
+        results[name] = score_roi(study, fitted, resampling, chosen.ids, agree=not over_time)
         coverages[name] = asdict(Coverage.of(stack, data, fitted, chosen.keep))
     names = list(models)
     common: dict[str, Any] = {
@@ -236,6 +247,10 @@ def evaluate(
         "source": type(source).__name__,
         "layers": names,
         "subjects": {name: list(result.subjects.names) for name, result in results.items()},
+        "in_mean": {
+            name: [person for person, use in zip(x.subjects.names, x.subjects.pooled, strict=True) if use]
+            for name, x in results.items()
+        },
         "measured": coverages,
         "leaks": list(dict.fromkeys(leaking)),
         "notices": notices(),
@@ -244,6 +259,7 @@ def evaluate(
         "n_bootstrap": resampling.n if resampling.resamples else None,
         "variance": resampling.variance_method.name if "stimuli" in resampling.factors else None,
         "groups": resampling.group_names(chosen.ids),
+        "controlled": list(partial.names) if partial is not None else [],
         "preprocessing": stimuli.preprocessing.as_dict() if stimuli else None,
         "seeds": {
             "run": getattr(run, "record", {}).get("settings", {}).get("seed"),
@@ -255,18 +271,31 @@ def evaluate(
             "weights": sha256_state(network.state_dict()) if network is not None else None,
         },
     }
-    frame = pd.concat({name: result.frame(names) for name, result in results.items()}, names=["roi"])
-    between = pd.concat({name: result.between(names) for name, result in results.items()}, names=["roi"])
+    columns = [*COLUMNS[:2], *(["time"] if over_time else []), *COLUMNS[2:]]  # after the ROI
+    frame = _stacked({name: result.columns(names) for name, result in results.items()}, brains)
+    between = _stacked({name: result.between(names) for name, result in results.items()}, brains)
     scores = Evaluation(
-        frame=frame.reset_index("roi").assign(**common).reindex(columns=COLUMNS).reset_index(drop=True),
+        frame=frame.assign(**common).reindex(columns=columns),
         match=match,
         settings=settings,
-        differences=between.reset_index("roi").reset_index(drop=True),
+        differences=between if over_time else between.drop(columns="time"),
         inferences={name: result.inference for name, result in results.items()},
         models=stack,
         means={name: result.mean_rdm for name, result in results.items()},
     )
     return scores.correct()
+
+
+def _stacked(
+    parts: Mapping[str, Mapping[str, Any]], places: Mapping[str, tuple[RDMs, str, float]]
+) -> pd.DataFrame:
+    """One table of the columns of all places, with their ROIs and times first."""
+    sizes = [len(next(iter(part.values()))) for part in parts.values()]
+    rois, times = zip(*(places[label][1:] for label in parts), strict=True)
+    columns = {"roi": np.repeat(np.array(rois, object), sizes), "time": np.repeat(times, sizes)}
+    for name in next(iter(parts.values())):
+        columns[name] = np.concatenate([part[name] for part in parts.values()])
+    return pd.DataFrame(columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -374,7 +403,7 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
             hint = f" (the run held out {len(source.held_out_ids)}, {source.held_out_ids[0]!r} and others)"
         raise NeurordlError(f"a network is evaluated on images: pass a StimulusSet as stimuli={hint}")
     if stimuli is None:
-        return shared_stimuli({names[0]: rdms for rdms, names in _stacks(source)})
+        return shared_stimuli({names[0]: rdms for rdms, names in model_stacks(source)})
     before = source.preprocessing if isinstance(source, RunLike) else None
     if before not in (None, stimuli.preprocessing):
         now = f"the stimuli were prepared as {stimuli.preprocessing}"
@@ -453,41 +482,3 @@ def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
             group = []
         group.append(name)
     yield group
-
-
-def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str]) -> dict[str, Floats]:
-    """Condensed RDM of each model RDM that ``layers`` names."""
-    stacks = _stacks(source)
-    known = [name for _, names in stacks for name in names]
-    requested = layers.split(",") if isinstance(layers, str) else list(layers)
-    if not requested:
-        raise NeurordlError(f"layers= is empty; name some of: {', '.join(known)}; or 'all'")
-    chosen: set[str] = set()
-    for name in requested:
-        every = name in ("all", "top") and name not in known
-        matches = [name] if name in known else fnmatch.filter(known, "*" if every else name)
-        if not matches:
-            raise NeurordlError(f"no model RDM is named {name!r}; their names are: {', '.join(known)}")
-        chosen.update(matches)
-    vectors: dict[str, Floats] = {}
-    for rdms, names in stacks:
-        if chosen.intersection(names):
-            vectors |= zip(names, reindex(rdms, ids), strict=True)
-    return {name: vector for name, vector in vectors.items() if name in chosen}
-
-
-def _stacks(source: object) -> list[tuple[RDMs, list[str]]]:
-    """Model RDMs, and the names of those in each container."""
-    if isinstance(source, RDMs):
-        by = next(name for name in ("layer", "name", "index") if name in source.rdm_descriptors)
-        names = descriptor_values(source, by)
-        if len(set(names)) < len(names):
-            raise NeurordlError(f"the RDM descriptor {by!r} repeats a name; give each model RDM its own")
-        return [(source, names)]
-    if not isinstance(source, Mapping) or not source or not all(isinstance(r, RDMs) for r in source.values()):
-        raise NeurordlError(
-            f"expected a run, a torch module, RDMs or a dict from name to RDMs, got {type(source).__name__}"
-        )
-    if several := [name for name, rdms in source.items() if len(rdms) != 1]:
-        raise NeurordlError(f"model {several[0]!r} has {len(source[several[0]])} RDMs; give one RDM per name")
-    return [(rdms, [str(name)]) for name, rdms in source.items()]

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from scipy import stats
 
 from neurordl.arrays import Bools, Floats, nan_mean
 from neurordl.errors import NeurordlError
@@ -22,9 +24,17 @@ from neurordl.measures.comparisons import few_pairs
 from neurordl.measures.condensed import missing_groups, unmeasured_stimuli
 from neurordl.rsa.ceilings import agreement, chance_note
 from neurordl.rsa.compare import repeated_subjects, why_undefined
-from neurordl.rsa.inference.infer import NO_WIDTH, Inference, correct, infer_study, mean_interval, p_values
+from neurordl.rsa.inference.infer import (
+    NO_WIDTH,
+    Inference,
+    bayes_factor,
+    correct,
+    infer_study,
+    mean_interval,
+    p_values,
+)
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
-from neurordl.validate import check_choice, folded_html, listed
+from neurordl.validate import check_choice, check_number, counted, folded_html, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.inference import Result
@@ -47,12 +57,14 @@ COLUMNS = (
     *("n_subjects", "n_stimuli", "pairs", "fitted", "reason", "dissimilarity"),
 )
 _PRINTED = (
-    *("layer", "roi", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"),
+    *("layer", "roi", "time", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"),
     *("ceiling_lower", "ceiling_upper", "n_subjects", "fitted"),
 )
 
 
-_P_VALUES = ("p", "p_fdr")
+_P_VALUES, _PAIR = ("p", "p_fdr"), ("layer_a", "layer_b")
+_MEANS = ("score", "ci_low", "ci_high", "p", "n_subjects")
+Family = Literal["table", "roi", "layer"]
 
 
 def p_text(p: float) -> str:
@@ -121,7 +133,7 @@ class Coverage:
         for subject, pairs in self.pairs.items():
             if pairs < self.requested:
                 n = self.stimuli[subject]
-                stimuli = f" (no pair of {n:,} {'stimuli' if n > 1 else 'stimulus'})" if n else ""
+                stimuli = f" (no pair of {counted(n, 'stimulus')})" if n else ""
                 notes.append(f"{subject}: {pairs:,} of {self.requested:,} pairs measured{stimuli}")
         return listed(notes, most=3, separator="; ")
 
@@ -164,36 +176,36 @@ class RoiScores:
         """(pairs,) mean RDM of the subjects in the mean."""
         return nan_mean(self.study.data[list(self.subjects.pooled)], 0)
 
-    def frame(self, layers: Sequence[str]) -> pd.DataFrame:
-        """A row for each layer and subject, and one for the mean."""
-        names, n_layers, inference = self.subjects.names, len(layers), self.inference
+    def columns(self, layers: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """Columns of a table with a row for each layer and subject, and one for the mean of the layer."""
+        names, inference = self.subjects.names, self.inference
         note = "" if inference.n_subjects > 1 else "one subject: no noise ceiling"
         reasons = _reasons(self.study, layers, [f"subject {name!r}" for name in names], note)
-        columns = ("score", "ci_low", "ci_high", "p", "n_subjects")
-        means: dict[str, Any] = dict(zip(columns, mean_interval(inference.scores), strict=True))
+        means: dict[str, Any] = dict(zip(_MEANS, mean_interval(inference.scores), strict=True))
         if inference.resampling.resamples:  # otherwise each layer by the subjects in whom it is defined
             means |= inference.estimates()
-        of_subjects = {
-            "subject": names * n_layers,
-            "score": self.study.scores.ravel(),
-            "generalizes_to": "",
-            "n_subjects": 1,
-            "fitted": self.subjects.fitted[:-1] * n_layers,
-            "reason": reasons.ravel(),
+        *of_subjects, of_mean = self.subjects.fitted
+
+        def rows(subjects: Any, mean: Any, dtype: npt.DTypeLike = object) -> npt.NDArray[Any]:
+            column = np.empty((len(layers), len(names) + 1), dtype)
+            column[:, :-1], column[:, -1] = subjects, mean
+            return column.ravel()
+
+        return {
+            "layer": np.repeat(np.array(layers, dtype=object), len(names) + 1),
+            "subject": rows(names, "mean"),
+            "score": rows(self.study.scores, means["score"], float),
+            **{name: rows(np.nan, means[name], float) for name in ("ci_low", "ci_high", "p")},
+            **{
+                f"ceiling_{name}": np.repeat(bound, len(names) + 1)
+                for name, bound in zip(("lower", "upper"), self.ceilings.T, strict=True)
+            },
+            "p_ceiling": rows(np.nan, self.p_ceiling, float),
+            "generalizes_to": rows("", inference.resampling.generalizes_to),
+            "n_subjects": rows(1, means["n_subjects"], np.int64),
+            "fitted": rows(of_subjects, of_mean),
+            "reason": rows(reasons, self._reasons_of_means(means["n_subjects"], means["p"], reasons)),
         }
-        of_means = {
-            "subject": "mean",
-            **means,
-            "p_ceiling": self.p_ceiling,
-            "generalizes_to": inference.resampling.generalizes_to,
-            "fitted": self.subjects.fitted[-1],
-            "reason": self._reasons_of_means(means["n_subjects"], means["p"], reasons),
-        }
-        rows = np.repeat(np.arange(n_layers), len(names))
-        table = pd.concat([pd.DataFrame(of_subjects, rows), pd.DataFrame(of_means)]).sort_index(kind="stable")
-        table["ceiling_lower"], table["ceiling_upper"] = self.ceilings[table.index].T
-        table["layer"] = np.array(layers, dtype=object)[table.index]
-        return table
 
     def _reasons_of_means(self, n_subjects: Floats, p: Floats, reasons: Any) -> Any:
         """Why the mean of a layer, its test or its noise ceiling is undefined or doubtful; else empty."""
@@ -205,11 +217,11 @@ class RoiScores:
         cases = [n_subjects == 0, np.isnan(p), self.inference.no_width]
         return np.select(cases, [undefined, untested, NO_WIDTH], usual)
 
-    def between(self, layers: Sequence[str]) -> pd.DataFrame:
-        """Each two layers: the difference of their means, its interval, and p (two-sided)."""
+    def between(self, layers: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """Columns with each two layers: the difference of their means, its interval, and p (two-sided)."""
         i, j = np.triu_indices(len(layers), 1)
         names = np.array(layers, dtype=object)
-        return pd.DataFrame({"layer_a": names[i], "layer_b": names[j], **self.differences})
+        return {"layer_a": names[i], "layer_b": names[j], **self.differences}
 
 
 def _reasons(study: Study, layers: Sequence[str], subjects: Sequence[str], note: str) -> Any:
@@ -221,8 +233,18 @@ def _reasons(study: Study, layers: Sequence[str], subjects: Sequence[str], note:
     return reasons
 
 
-def score_roi(study: Study, subjects: Subjects, resampling: Resampling, stimuli: Sequence[str]) -> RoiScores:
-    """Score the layers of a study with all subjects of a ROI; the inference is over those in the mean."""
+def score_roi(
+    study: Study,
+    subjects: Subjects,
+    resampling: Resampling,
+    stimuli: Sequence[str],
+    *,
+    agree: bool = True,
+) -> RoiScores:
+    """Score the layers of a study with all subjects of a ROI; the inference is over those in the mean.
+
+    With ``agree``, it is tested whether the subjects agree better than by chance.
+    """
     pooled = np.array(subjects.pooled)
     part = study.of_subjects(pooled)
     draws = resampling.draw([name for name, use in zip(subjects.names, pooled, strict=True) if use], stimuli)
@@ -239,7 +261,7 @@ def score_roi(study: Study, subjects: Subjects, resampling: Resampling, stimuli:
         if group.model_var is not None:
             p_ceiling[rows] = p_values(group, center="data").ceiling
     differences = _differences(part, inference, draws, groups)
-    chance = agreement(part.data, study.comparison, resampling.seed)
+    chance = agreement(part.data, study.comparison, resampling.seed) if agree else None
     repeated = repeated_subjects(np.array(subjects.names)[pooled], part.data)
     return RoiScores(study, subjects, inference, ceilings, p_ceiling, differences, chance, repeated)
 
@@ -271,19 +293,20 @@ def _differences(
 def _corrected(table: pd.DataFrame, tested: Bools, family: str) -> pd.DataFrame:
     """A copy of a table whose tested rows have p-values corrected over each family, and its size and name."""
     p = table["p"].astype(float).where(tested)
-    families = p.groupby(table["roi"] if family == "roi" else np.zeros(len(p)))
+    by = {"table": [], "roi": ["roi"], "layer": ["roi", *table.columns.intersection(["layer", *_PAIR])]}[
+        family
+    ]
+    families = p.groupby([table[name] for name in by] or np.zeros(len(p)))
     sizes = families.transform("count").where(p.notna(), 0).astype(int)
-    unit = " of the ROI" if family == "roi" else " of the table"
+    unit = {"table": " of the table", "roi": " of the ROI", "layer": " of the layer in a ROI"}[family]
     return table.assign(
         p_fdr=families.transform(lambda part: correct(part.to_numpy(), "fdr")),
         p_holm=families.transform(lambda part: correct(part.to_numpy(), "holm")),
-        family=[f"{n} test{'s' if n > 1 else ''}{unit}" if n else "" for n in sizes],
+        family=[f"{counted(n, 'test')}{unit}" if n else "" for n in sizes],
     )
 
 
-def side_by_side(
-    evaluations: Mapping[str, Evaluation], family: Literal["table", "roi"] = "table"
-) -> pd.DataFrame:
+def side_by_side(evaluations: Mapping[str, Evaluation], family: Family = "table") -> pd.DataFrame:
     """Put the tables of several runs into a single one, with the column ``run`` first.
 
     Parameters
@@ -311,11 +334,20 @@ def side_by_side(
     >>> side_by_side(models)["family"].max()
     '2 tests of the table'
     """
-    check_choice("family", family, ("table", "roi"))
+    check_choice("family", family, get_args(Family))
     tables = [scores.frame.assign(run=name) for name, scores in evaluations.items()]
     table = pd.concat(tables, ignore_index=True)
     table = _corrected(table, (table["subject"] == "mean").to_numpy(), family)
     return table[["run", *(name for name in table if name != "run")]]
+
+
+def rows_of_means(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of means and of the group; over time, those of the highest mean of each layer in a ROI."""
+    means = frame[frame["subject"].isin(["mean", "group"])]
+    if "time" not in means:
+        return means
+    by = [means[name] for name in ("run", "roi", "layer", "subject") if name in means]
+    return means.loc[means["score"].fillna(-np.inf).groupby(by, sort=False).idxmax()]
 
 
 def repeated_layers(layers: Sequence[str], models: Floats) -> str:
@@ -349,6 +381,7 @@ class Evaluation:
 
         - ``layer``, ``roi``, ``subject``, ``comparison``: what was compared, and how. For model RDMs, the
           layer is the name of the model: tables of networks and of models have the same columns.
+        - ``time``: of RDMs over time only, the time in seconds.
         - ``score``: the similarity of the RDMs of layer and subject, or its mean.
         - ``ci_low``, ``ci_high``: 95 % interval of a mean. It is symmetric, and may reach beyond -1 or 1 of
           few subjects; a note counts such intervals. They are not cut, which would hide how little is known.
@@ -376,7 +409,8 @@ class Evaluation:
         pairs are scored anew, each such group of layers with each other one: with 1,000 resamples of 92
         stimuli and 8 subjects, this takes about .1 s for each two groups.
     inferences
-        For each ROI, the scores, the scores of all resamples, and variances.
+        For each ROI, the scores, the scores of all resamples, and variances; of RDMs over time, for each ROI
+        and time, such as "IT, 0.12 s".
     models
         (layers, pairs) RDMs of the layers.
     means
@@ -403,21 +437,89 @@ class Evaluation:
     models: Floats | None = None
     means: Mapping[str, Floats] = field(default_factory=dict)
 
+    @property
+    def over_time(self) -> bool:
+        """Whether there are scores at several times."""
+        return "time" in self.frame
+
+    @property
+    def places(self) -> pd.Series[str]:
+        """The ROI of each row, with its time where there are times: the keys of ``inferences``."""
+        roi = self.frame["roi"].astype(str)
+        if not self.over_time:
+            return roi
+        return roi.where(roi == "", roi + ", ") + self.frame["time"].map("{:.9g} s".format)
+
     def to_frame(self) -> pd.DataFrame:
         """The table, as a copy."""
         return self.frame.copy()
 
-    def correct(self, family: Literal["table", "roi"] = "table") -> Evaluation:
+    def bayes_factors(self, scale: float = 0.5**0.5) -> pd.DataFrame:
+        """The differences with their Bayes factors, where p is of a plain t test over subjects.
+
+        Beside p, a Bayes factor tells a difference that is not there from one that too few subjects show.
+
+        Parameters
+        ----------
+        scale
+            Width of the prior: half of the standardized effects (means divided by standard deviations) are
+            below it, if there is an effect. The default, .707, is usual.
+
+        Returns
+        -------
+        DataFrame
+            ``differences`` with the column ``bf10``: how much likelier the data are if two layers differ than
+            if they do not (Rouder et al. 2009, Psychon. Bull. Rev. 16:225). Below 1/3 is commonly called
+            evidence for no difference, above 3 for one.
+
+        Raises
+        ------
+        NeurordlError
+            Something was resampled, the scores are shares of variance, or the scale is not above 0.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import neurordl as nrl
+        >>> ids = [f"s{number}" for number in range(12)]
+        >>> patterns = np.random.default_rng(0).normal(size=(12, 5))
+        >>> people = nrl.simulate.simulate_subjects(patterns, ids, n_subjects=5)
+        >>> models = {name: people.subset("subject", name) for name in ("s01", "s02")}
+        >>> scores = nrl.evaluate(models, people, subjects=["s03", "s04", "s05"])
+        >>> "bf10" in scores.bayes_factors()
+        True
+        """
+        check_number("scale", scale, 0, open_low=True)
+        if self.settings.get("bootstrap") is not None or "test" in self.settings:
+            raise NeurordlError(
+                "Bayes factors are of plain t tests over subjects: evaluate with bootstrap=None, and compare "
+                "scores or weights, not shares of variance"
+            )
+        table, means = self.differences, self.frame[self.frame["subject"] == "mean"]
+        place = ["roi", *(["time"] if self.over_time else [])]
+        sizes = means.set_index([*place, "layer"])["n_subjects"].to_dict()
+        most, factors = means.groupby(place)["n_subjects"].max().max(), []
+        for row in table.to_dict("records"):
+            at = [row[name] for name in place]
+            n = int(min(sizes[*at, row[side]] for side in _PAIR))
+            error = (row["ci_high"] - row["difference"]) / stats.t.ppf(0.975, max(most - 1, 1))
+            t = row["difference"] / error if error > 0 and np.isfinite(row["p"]) else np.nan
+            factors.append(bayes_factor(t, n, scale))
+        return table.assign(bf10=factors)
+
+    def correct(self, family: Family = "table") -> Evaluation:
         """Correct p-values for many tests over a family of your choice; `evaluate` does so over the table.
 
         Parameters
         ----------
         family
-            The tests to correct for together: all of the "table", or those of each "roi".
+            The tests to correct for together: all of the "table", those of each "roi", or those of each
+            "layer" in each ROI.
 
-            A table that is searched as a whole is one family: of one layer at 40 time points, with a ROI for
-            each, "roi" would correct nothing. Take "roi" where each ROI is a question of its own. Differences
-            of two layers are families apart from the tests of layers.
+            A table that is searched as a whole is one family. Take "roi" where each ROI is a question of its
+            own. Over time, "layer" corrects over the times of each layer and pair of layers; without times it
+            corrects nothing. Differences of two layers are families apart from the tests of layers.
+            `time_clusters` tests clusters of times instead.
 
         Returns
         -------
@@ -429,7 +531,7 @@ class Evaluation:
         NeurordlError
             The family is unknown.
         """
-        check_choice("family", family, ("table", "roi"))
+        check_choice("family", family, get_args(Family))
         frame = _corrected(self.frame, (self.frame["subject"] == "mean").to_numpy(), family)
         differences = _corrected(self.differences, np.full(len(self.differences), True), family)
         settings = {**self.settings, "family": family}
@@ -441,12 +543,13 @@ class Evaluation:
         Each pair is averaged over the subjects in whom it was measured. These scores cannot be compared with
         the rows "mean", and the noise ceiling does not bound them.
         """
-        assert self.models is not None
+        if self.models is None:
+            raise NeurordlError("weights and shares of variance have no scores of the subjects' mean RDM")
         tables, note = [], "the mean RDM of the subjects: no interval, no noise ceiling"
         for roi, rdm in self.means.items():
             study = Study(self.models, rdm[None], self.inferences[roi].comparison)
             reasons = _reasons(study, self.settings["layers"], ["the subjects' mean"], note)[:, 0]
-            rows = self.frame[(self.frame["roi"] == roi) & (self.frame["subject"] == "mean")]
+            rows = self.frame[(self.places == roi) & (self.frame["subject"] == "mean")]
             rows = rows.assign(subject="group", score=study.scores[:, 0], generalizes_to="", reason=reasons)
             tables.append(rows.assign(n_subjects=self.inferences[roi].n_subjects))
         table = pd.concat(tables, ignore_index=True)
@@ -539,14 +642,15 @@ class Evaluation:
         from rsatoolbox.inference import Result
         from rsatoolbox.model import ModelFixed
 
+        if self.models is None:
+            raise NeurordlError("weights and shares of variance have no form in rsatoolbox")
         if roi is None and len(self.inferences) == 1:
             (roi,) = self.inferences
         if roi is None or roi not in self.inferences:
-            known = ", ".join(map(repr, self.inferences)) or "none"
+            known = listed(self.inferences, most=40, quote=True) or "none"
             raise NeurordlError(f"to_rsatoolbox takes one ROI, and got {roi!r}; there are: {known}")
         inference = self.inferences[roi]
         layers, factors = self.settings["layers"], inference.resampling.factors
-        assert self.models is not None
         models = [ModelFixed(name, rdm) for name, rdm in zip(layers, self.models, strict=True)]
         name = inference.comparison.name
         return Result(
@@ -563,6 +667,8 @@ class Evaluation:
         settings, means = self.settings, self.frame[self.frame["subject"] == "mean"]
         comparison, pairs, n = (settings.get(name) for name in ("comparison", "pairs", "n_stimuli"))
         title = f"{comparison}, {pairs} pairs of {n} stimuli"
+        if controlled := settings.get("controlled"):
+            title += f", controlled for {listed(controlled)}"
         if n is not None and n < len(self.match.matched):
             title += f" (of {len(self.match.matched)} that were matched)"
         if any(coverage.note for coverage in self._coverages.values()):
@@ -570,11 +676,18 @@ class Evaluation:
         for variance in {x.resampling.variance_method.title for x in self.inferences.values()} - {""}:
             title += f", {variance}"
         population = next(iter(means["generalizes_to"]), "") if means["ci_low"].notna().any() else ""
-        title += (
-            f"; 95 % intervals and p (one-sided, above zero) generalize to {population}" if population else ""
-        )
+        population += f" ({n_groups} groups)" if population and (n_groups := self._n_groups) else ""
+        test = settings.get("test", "one-sided, above zero")
+        title += f"; 95 % intervals and p ({test}) generalize to {population}" if population else ""
+        if self.over_time:
+            title += f"; {means['time'].nunique()} times, shown is the highest mean of each layer"
         families = [name for name in means.get("family", pd.Series(dtype=object)).unique() if name]
         return title + (f"; p_fdr and p_holm are over {' or '.join(families)}" if families else "")
+
+    @property
+    def _n_groups(self) -> int:
+        """Number of groups of stimuli that were resampled; 0 if stimuli were not grouped."""
+        return len(set(self.settings.get("groups") or ()))
 
     @property
     def notes(self) -> list[str]:
@@ -582,14 +695,18 @@ class Evaluation:
         means = self.frame[self.frame["subject"] == "mean"]
         n_layers = means["layer"].nunique()
         notes = [*self.settings.get("leaks", ()), *self._notes_on_pairs(), self._note_on_layers]
-        notes.append(self._note_on_bounds)
+        notes += [self._note_on_bounds, self._note_on_sides]
         notes += dict.fromkeys(inference.resampling.note for inference in self.inferences.values())
         if self.models is not None:
             notes.append(repeated_layers(self.settings["layers"], self.models))
         doubtful = means[means["reason"] != ""]
-        for (roi, reason), layers in doubtful.groupby(["roi", "reason"], sort=False)["layer"]:
+        n_times = means["time"].nunique() if self.over_time else 1
+        for (roi, reason), part in doubtful.groupby(["roi", "reason"], sort=False):
+            layers = part["layer"].unique()
             named = [layer or "output" for layer in layers] if len(layers) < n_layers or n_layers == 1 else []
-            where = ", ".join(filter(None, [str(roi), *named]))
+            times = part["time"].nunique() if self.over_time else 1
+            at = f"at {times} of {n_times} times" if times < n_times else ""
+            where = ", ".join(filter(None, [str(roi), *named, at]))
             notes.append(f"{where}: {reason}" if where else str(reason))
         return [note for note in notes if note]
 
@@ -602,11 +719,22 @@ class Evaluation:
         n = int(((low < -1) | (high > 1)).sum())
         if not n or not self.inferences:
             return ""
-        reach = (
-            f"{n} interval{' reaches' if n == 1 else 's reach'} beyond -1 or 1, where no similarity can be"
-        )
+        reach = f"{counted(n, 'interval')} {'reaches' if n == 1 else 'reach'} beyond -1 or 1, "
+        reach += "where no similarity can be"
         few = next(iter(self.inferences.values())).resampling.generalizes_to
         return f"{reach}: t intervals of few {few} are symmetric; take more {few}, or read them cut off"
+
+    @property
+    def _note_on_sides(self) -> str:
+        """How many means are significant while their interval includes zero; empty if none is."""
+        means = self.frame[self.frame["subject"] == "mean"]
+        n = int(((means["p"] < 0.05) & (means["ci_low"] <= 0)).sum())
+        if not n:
+            return ""
+        has = "mean has p < .05 and an interval that includes"
+        if n > 1:
+            has = "means have p < .05 and intervals that include"
+        return f"{n} {has} 0: p is one-sided (above zero), and the 95 % interval is two-sided"
 
     @property
     def _coverages(self) -> dict[str, Coverage]:
@@ -641,19 +769,20 @@ class Evaluation:
             for note in filter(None, [few, coverage.note]):
                 rois.setdefault(note, []).append(roi)
         return [
-            note if len(names) == len(coverages) else f"{', '.join(names)}: {note}"
+            note if len(names) == len(coverages) else f"{listed(names)}: {note}"
             for note, names in rois.items()
         ]
 
     def __repr__(self) -> str:
         people = self.frame[~self.frame["subject"].isin(["mean", "group"])]
         counts = {"layer": people["layer"], "ROI": people["roi"], "subject": people["subject"]}
-        sizes = [f"{n} {name}{'' if n == 1 else 's'}" for name, x in counts.items() for n in [x.nunique()]]
+        counts |= {"time": people["time"]} if self.over_time else {}
+        sizes = [counted(x.nunique(), name) for name, x in counts.items()]
         return f"Evaluation({', '.join(sizes)}: {self.title}; print it for the table)"
 
     def __str__(self) -> str:
-        means = self.frame[self.frame["subject"].isin(["mean", "group"])]
-        table = means[list(_PRINTED)].to_string(
+        means = rows_of_means(self.frame)
+        table = means[[name for name in _PRINTED if name in means]].to_string(
             index=False,
             float_format="{:.3f}".format,
             na_rep="",
@@ -662,8 +791,12 @@ class Evaluation:
         return "\n".join([self.title, str(self.match), "", table, *self.notes])
 
     def _repr_html_(self) -> str:
-        means = self.frame[self.frame["subject"].isin(["mean", "group"])]
-        shown = [name for name in _PRINTED if means[name].notna().any() and not (means[name] == "").all()]
+        means = rows_of_means(self.frame)
+        shown = [
+            name
+            for name in _PRINTED
+            if name in means and means[name].notna().any() and not (means[name] == "").all()
+        ]
         rows = [
             [
                 p_text(value) if name in _P_VALUES else f"{value:.3f}" if isinstance(value, float) else value

@@ -29,8 +29,7 @@ from neurordl.measures.kernels.similarities import InnerProducts
 from neurordl.progress import progress_bar
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.source import Center, Source, check_rates, check_runs
-from neurordl.rsa.compare import similarity
-from neurordl.rsa.evaluate import model_vectors
+from neurordl.rsa.compare import model_vectors, similarity
 from neurordl.validate import check_number, check_type, folded_html
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
@@ -27,8 +27,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from rsatoolbox.data import Dataset
+from rsatoolbox.data import Dataset, TemporalDataset
 from rsatoolbox.rdm.rdms import RDMs
+from scipy.signal import lfilter
 
 from neurordl.arrays import Floats, Ints
 from neurordl.errors import NeurordlError, explain, notify
@@ -40,8 +41,9 @@ from neurordl.rdms.compute import compute_rdms
 from neurordl.rdms.selection import reindex, stimulus_ids
 from neurordl.rsa.inference.infer import infer_study
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
-from neurordl.validate import check_count, check_number
+from neurordl.validate import check_count, check_number, listed
 
+_MEMORY = 0.9  # of the noise of simulated epochs, from a sample to the next
 _DIMENSIONS = 5  # of the geometry of one subject alone
 
 
@@ -217,6 +219,101 @@ def _spread(patterns: Floats, n_channels: int, rng: np.random.Generator) -> Floa
     basis = rng.standard_normal((n_channels, rank))
     basis = np.linalg.qr(basis - basis.mean(axis=0))[0]
     return np.asarray(patterns @ projection @ basis.T * np.sqrt(n_channels / rank))
+
+
+def simulate_epochs(
+    layers: Mapping[str, npt.ArrayLike],
+    strengths: Mapping[str, npt.ArrayLike],
+    ids: Sequence[str],
+    times: npt.ArrayLike,
+    *,
+    n_subjects: int = 12,
+    n_channels: int = 32,
+    runs: int = 4,
+    seed: int = 0,
+) -> list[TemporalDataset]:
+    """Simulate the MEG or EEG epochs of subjects in whom several geometries follow each other in time.
+
+    Each geometry is spread over a subject's channels, as in `simulate_patterns`, and multiplied by its
+    strength at each time. Noise of unit variance is added to each channel and trial, correlated over samples
+    (autoregressive, 0.9 from one sample to the next).
+
+    Parameters
+    ----------
+    layers
+        Patterns (stimuli, features) of each geometry, by name; they are standardized.
+    strengths
+        The strength of each geometry at each time, (times,), by name: the standard deviation of the signal
+        over that of the noise.
+    ids
+        Stimulus ids, in the order of the patterns.
+    times
+        Times of the samples, in seconds.
+    n_subjects, n_channels
+        Numbers of subjects and channels.
+    runs
+        Runs of each subject, with a trial for each stimulus.
+    seed
+        Seed of the simulation.
+
+    Returns
+    -------
+    list of TemporalDataset
+        One for each subject, as `read_epochs` returns: measurements (trials, channels, times) with the
+        descriptors ``stimulus`` and ``run``, in random order.
+
+    Raises
+    ------
+    NeurordlError
+        Names, patterns, strengths and times do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> times = np.arange(10) / 100
+    >>> epochs = nrl.simulate.simulate_epochs(
+    ...     {"first": np.eye(4)}, {"first": times > 0.05}, list("abcd"), times, n_subjects=2
+    ... )
+    >>> epochs[0].measurements.shape
+    (16, 32, 10)
+    """
+    names, seconds = check_ids(ids, "simulated epochs"), np.asarray(times, dtype=np.float64)
+    for name, count in (("n_subjects", n_subjects), ("runs", runs)):
+        check_count(name, count)
+    check_count("n_channels", n_channels, 3)
+    if set(layers) != set(strengths) or not layers:
+        both = f"strengths= are of {listed(strengths)}, and layers= of {listed(layers)}"
+        raise NeurordlError(f"{both}; name both alike")
+    patterns = {name: _standardize(layers[name], len(names), f"patterns of {name!r}") for name in layers}
+    gains = {name: np.asarray(strengths[name], dtype=np.float64) for name in layers}
+    for name, gain in gains.items():
+        if gain.shape != seconds.shape or seconds.ndim != 1:
+            raise NeurordlError(
+                f"the strengths of {name!r} have shape {gain.shape}, and times {seconds.shape}"
+            )
+    subjects = []
+    for number in range(n_subjects):
+        rng = np.random.default_rng([seed, number])
+        signal = np.zeros((len(names), n_channels, len(seconds)))
+        for name, values in patterns.items():
+            signal += _spread(values, n_channels, rng)[:, :, None] * gains[name]
+        order = np.concatenate([rng.permutation(len(names)) for _ in range(runs)])
+        noise = rng.standard_normal((len(order), n_channels, len(seconds)))
+        noise[..., 1:] *= np.sqrt(1 - _MEMORY**2)
+        noise = lfilter([1.0], [1.0, -_MEMORY], noise, axis=-1)
+        subjects.append(
+            TemporalDataset(
+                signal[order] + noise,
+                descriptors={"subject": f"s{number + 1:02d}"},
+                obs_descriptors={
+                    "stimulus": [names[k] for k in order],
+                    "run": np.repeat(np.arange(runs), len(names)).tolist(),
+                },
+                time_descriptors={"time": seconds.tolist()},
+            )
+        )
+    return subjects
 
 
 def simulate_subjects(

@@ -24,7 +24,15 @@ from neurordl.ids import check_ids, id_column, is_missing, match_ids, natural_ke
 from neurordl.io import read_frame, sha256_array
 from neurordl.stimuli.fingerprints import Bytes, fingerprints
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
-from neurordl.validate import check_columns, check_count, check_number, check_path, folded_html, listed
+from neurordl.validate import (
+    check_columns,
+    check_count,
+    check_number,
+    check_path,
+    counted,
+    folded_html,
+    listed,
+)
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Statistics: TypeAlias = Sequence[float] | Literal["imagenet"] | None
@@ -63,6 +71,8 @@ class StimulusSet:
     classes
         Names of the classes if labels were text: label k is ``classes[k]``. Pass them to another set, such as
         the test set, so that its labels have the same numbers.
+    known_ids
+        For a part, the ids of the set that it was taken from, all of which have an image.
 
     Examples
     --------
@@ -83,9 +93,11 @@ class StimulusSet:
     source: str | None = None
     held_out_ids: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
+    known_ids: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", check_ids(self.ids, "stimuli"))
+        object.__setattr__(self, "known_ids", self.known_ids or self.ids)
         table = self.table if len(self.table.columns) else pd.DataFrame(index=list(self.ids))
         if tuple(table.index) != self.ids:
             raise NeurordlError("the table of the stimuli must be indexed by their ids, in their order")
@@ -386,6 +398,14 @@ class StimulusSet:
             labels=None if self.labels is None else self.labels[rows],
             table=self.table.iloc[index],
         )
+
+
+def warn_of_absent(ids: Sequence[str], *parts: StimulusSet | None) -> None:
+    """Give a notice of stimuli of RDMs that have no image, neither in the sets nor where these come from."""
+    known = {stimulus for part in parts if part is not None for stimulus in (*part.ids, *part.known_ids)}
+    if absent := [stimulus for stimulus in ids if stimulus not in known]:
+        text = f"{len(absent)} of {counted(len(ids), 'stimulus')} of the RDMs have no image and are left out"
+        notify(f"{text}: {listed(absent, quote=True)}")
 
 
 def _warn_of_similar(ids: Iterable[object], name: str) -> None:

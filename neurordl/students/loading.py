@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
-import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -11,7 +12,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -149,7 +150,8 @@ def load_network(
     ----------
     name : str
         ``"package.module:factory"`` for a function of your own that returns a module (importable, or in the
-        current folder); ``"torchvision:NAME"``, ``"timm:NAME"``; or one of ``STUDENTS``.
+        current folder), or ``"path/to/file.py:factory"``; ``"torchvision:NAME"``, ``"timm:NAME"``; or one of
+        ``STUDENTS``.
     checkpoint : path, optional
         File with the weights: .safetensors; .pth, .pt or .ckpt of torch; or .npz.
 
@@ -170,12 +172,6 @@ def load_network(
         If the name leads to no network, or the weights do not fit.
     """
     package, _, factory = name.partition(":")
-    if factory and package.endswith(".py"):
-        file = PurePath(package)
-        elsewhere = file.is_absolute() or ".." in file.parts
-        module = file.stem if elsewhere else ".".join(file.with_suffix("").parts)
-        folder = f", and run in the folder of {file.name}" if elsewhere else ""
-        raise NeurordlError(f"{name} names a file, not a module; write {module}:{factory}{folder}")
     if factory and package in _PACKAGES:
         if pretrained:
             options |= {"weights": "DEFAULT"} if package == "torchvision" else {"pretrained": True}
@@ -187,28 +183,59 @@ def load_network(
     elif factory:
         network = _from_factory(package, factory, options)
     else:
-        known = f"package.module:factory, torchvision:NAME, timm:NAME or one of {', '.join(STUDENTS)}"
-        raise NeurordlError(f"{name!r} is not the name of a network; expected {known}")
+        known = "package.module:factory, FILE.py:factory, torchvision:NAME, timm:NAME or one of "
+        known += ", ".join(STUDENTS)
+        raise NeurordlError(f"{name!r} is not the name of a network{_near(name, STUDENTS)}; expected {known}")
     if checkpoint is not None:
         load_weights(network, checkpoint)
     return network.eval()
 
 
+def is_own(name: str) -> bool:
+    """Whether the name of a network is that of a function of a user's own, which takes no arguments."""
+    package, _, factory = name.partition(":")
+    return bool(factory) and package not in _PACKAGES
+
+
 def _from_factory(package: str, factory: str, options: Mapping[str, Any]) -> nn.Module:
-    folder = os.getcwd()
-    sys.path.insert(0, folder)  # as with ``python -m``
+    file = Path(package).resolve() if package.endswith(".py") else None
+    if file is not None and not file.is_file():
+        raise NeurordlError(f"{package}:{factory}: there is no file {package}; check the path")
+    folder = os.getcwd() if file is None else str(file.parent)
+    sys.path.insert(0, folder)  # as with ``python -m`` and with ``python FILE``
     remedy = f"check the name, run in the folder of {package.partition('.')[0]}.py, or install it"
     try:
-        with explain(f"{package}:{factory} cannot be imported", remedy=remedy):
-            network = getattr(importlib.import_module(package), factory)
+        with explain(f"{package}:{factory} cannot be imported", remedy=remedy if file is None else ""):
+            module = importlib.import_module(package) if file is None else _import_file(file)
     finally:
         if folder in sys.path:
             sys.path.remove(folder)
+    if not hasattr(module, factory):
+        names = [name for name, value in vars(module).items() if callable(value)]
+        raise NeurordlError(f"{package} defines no {factory!r}{_near(factory, names)}; check the name")
+    network = getattr(module, factory)
     with explain(f"{package}:{factory} could not be called with {dict(options)}"):
-        network = network if isinstance(network, nn.Module) else network(**options)
+        network = copy.deepcopy(network) if isinstance(network, nn.Module) else network(**options)
     if not isinstance(network, nn.Module):
         raise NeurordlError(f"{package}:{factory} returned {type(network).__name__}, not a torch.nn.Module")
     return network
+
+
+def _import_file(file: Path) -> ModuleType:
+    """The module of a file, which is run once, whatever other modules are called."""
+    name = str(file)
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -21,7 +21,7 @@ from neurordl.errors import NeurordlError
 from neurordl.ids import Match, match_ids, natural_key
 from neurordl.io import sha256_array
 from neurordl.measures.dissimilarities import DissimilarityLike
-from neurordl.validate import brief, check_choice
+from neurordl.validate import brief, check_choice, counted
 
 Missing = Literal["error", "ignore"]
 Record = dict[str, Any]
@@ -172,7 +172,7 @@ class ById:
     def __repr__(self) -> str:
         roi, control = getattr(self, "roi", None), self.control
         subjects = len(getattr(self, "subjects", ()))
-        parts = [roi, f"{subjects} subject{'' if subjects == 1 else 's'}", f"{len(self.ids)} stimuli"]
+        parts = [roi, counted(subjects, "subject"), counted(len(self.ids), "stimulus")]
         parts += [control and f"permuted with seed {control['permuted']}"]
         return f"{type(self).__name__}({', '.join(filter(None, parts))})"
 

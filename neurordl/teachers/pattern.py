@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from neurordl.arrays import Ints, is_dataset
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.ids import Match, check_ids, natural_key
 from neurordl.io import sha256_array
 from neurordl.measures.condensed import pair_number
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
-from neurordl.rdms.source import Center, Source, check_rates
+from neurordl.rdms.source import Center, Source, check_rates, check_runs
 from neurordl.rsa.leaks import sketch, sketched
 from neurordl.teachers.base import Batch, ById, Missing, Target, Teacher, sent
 from neurordl.teachers.rdm import Pool, pool_subjects
-from neurordl.validate import check_choice
+from neurordl.validate import check_choice, check_number
 
 if TYPE_CHECKING:
     from rsatoolbox.data.base import DatasetBase
@@ -39,8 +39,10 @@ class PatternTeacher(ById, Teacher):
     ----------
     patterns : mapping of subject to rsatoolbox.data.Dataset, or to (array, ids); or a Dataset of one subject
         Measurements (rows, channels). A Dataset carries the observation descriptor ``stimulus`` and, where
-        there are repeats, ``run``; rows of one stimulus are averaged (for crossnobis and poisson_cv: within
-        each run). The array may be a memory map.
+        there are repeats, ``run``; rows of one stimulus are averaged. For crossnobis and poisson_cv they are
+        averaged within each run, and distances are cross-validated across runs, also where stimuli were not
+        measured equally often; the array may be a memory map. Where trials are no runs, number the repeats
+        of each stimulus as ``run``: distances are then cross-validated across repeats.
     dissimilarity : str, Dissimilarity or callable
         A name in ``DISSIMILARITIES``, a `Dissimilarity`, or a function of patterns (n, channels).
     center : None, "run" or "all"
@@ -56,6 +58,10 @@ class PatternTeacher(ById, Teacher):
         of them saw.
     missing : {"error", "ignore"}
         "error": stimuli that no subject saw raise an error. "ignore": they are left out.
+    min_reliability : float, optional
+        Keep only the channels whose split-half reliability is at least this: the correlation of the means of
+        odd and even measurements, over the training stimuli that have repeats. Held-out stimuli have no part
+        in the choice, which is made when stimuli are matched. By default all channels are kept.
 
     Raises
     ------
@@ -82,7 +88,16 @@ class PatternTeacher(ById, Teacher):
         pool: Pool = "mean",
         batches: Literal["subject", "shared"] = "subject",
         missing: Missing = "error",
+        min_reliability: float | None = None,
     ) -> None:
+        if min_reliability is not None:
+            check_number("min_reliability", min_reliability, -1, 1)
+            if precision is not None:
+                raise NeurordlError(
+                    "min_reliability= chooses channels, and precision= is of all of them; choose channels "
+                    "first, and compute the precision of these"
+                )
+        self.min_reliability = min_reliability
         if is_dataset(patterns):
             patterns = {str(patterns.descriptors.get("subject", "unnamed")): patterns}
         if not isinstance(patterns, Mapping) or not patterns:
@@ -117,7 +132,9 @@ class PatternTeacher(ById, Teacher):
                 self._precision_sha256[name] = sha256_array(matrix)
                 self._functions[name] = measure.with_precision(matrix, source.n_channels)
         self._sha256: dict[str, str] = {}
-        self._centered = self._sources if center is None else None
+        self._n_channels = {name: source.n_channels for name, source in self._sources.items()}
+        needs_stimuli = center is not None or min_reliability is not None
+        self._centered = None if needs_stimuli else self._sources
 
     def prepare(self, ids: Sequence[str]) -> Match:
         """Match the training stimuli, check their patterns, and compute the mean that is removed."""
@@ -129,14 +146,36 @@ class PatternTeacher(ById, Teacher):
             numbers = np.array(seen, dtype=np.int64)
             if self.center is None:
                 source.check_finite(numbers)
+            if self.min_reliability is not None:
+                source = self._reliable(source, numbers)
+            self._n_channels[name] = source.n_channels
             centered[name] = source.centered(self.center, numbers)
+        check_runs(list(centered.values()), self.dissimilarity)
         self._centered = centered
         return match
+
+    def _reliable(self, source: Source, numbers: Ints) -> Source:
+        """The channels of a source that are reliable over some of its stimuli."""
+        assert self.min_reliability is not None
+        reliability, n_stimuli = source.split_half(numbers)
+        chosen = np.flatnonzero(reliability >= self.min_reliability)
+        text = f"{len(chosen)} of {source.n_channels} channels have a split-half reliability of "
+        text = f"{source.label}: {text}{self.min_reliability:g} or more over {n_stimuli} training stimuli"
+        if n_stimuli < 3:
+            raise NeurordlError(
+                f"{source.label}: {n_stimuli} training stimuli have repeats, too few for a reliability; "
+                "leave min_reliability= out"
+            )
+        if not len(chosen):
+            best = float(np.nanmax(reliability, initial=-1.0))
+            raise NeurordlError(f"{text}; the best has {best:.3g}: choose a smaller min_reliability=")
+        notify(f"{text} with repeats; the others are left out")
+        return source.of_channels(chosen)
 
     def target(self, batch: Batch, features: Mapping[str, Tensor]) -> Target:
         """Compute the RDMs of a batch's ids, one per subject or pooled; unmeasured pairs have weight 0."""
         if self._centered is None:
-            raise NeurordlError("center= needs the training stimuli: call teacher.prepare(ids) first")
+            raise NeurordlError("the teacher needs the training stimuli: call teacher.prepare(ids) first")
         names = [self.ids[row] if row >= 0 else "" for row in self.rows(batch.ids)]
         device = batch.images.device
         rdms = [self._rdm(name, source, names, device) for name, source in self._centered.items()]
@@ -151,8 +190,10 @@ class PatternTeacher(ById, Teacher):
         seen = np.array([place for place, name in enumerate(names) if name in source.numbers], dtype=np.int64)
         if len(seen) > 1:
             numbers = np.array([source.numbers[names[place]] for place in seen])
-            patterns = check_rates(self._patterns(source, numbers), self.dissimilarity, source.label)
-            values = self._functions[subject](sent(patterns, device)).to(dtype)
+            patterns, options = self._patterns(source, numbers)
+            patterns = check_rates(patterns, self.dissimilarity, source.label)
+            options = {key: sent(option, device) for key, option in options.items()}
+            values = self._functions[subject](sent(patterns, device), **options).to(dtype)
             row, column = np.triu_indices(len(seen), 1)
             pairs = np.flatnonzero(numbers[row] != numbers[column])  # a stimulus makes no pair with itself
             places = pair_number(seen[row], seen[column], len(names))[pairs]
@@ -162,18 +203,21 @@ class PatternTeacher(ById, Teacher):
             vector.index_copy_(0, to_places, values.index_select(0, from_pairs))
         return vector
 
-    def _patterns(self, source: Source, numbers: Ints) -> Tensor:
-        """(stimuli, channels), or (runs, stimuli, channels) for a dissimilarity across runs."""
+    def _patterns(self, source: Source, numbers: Ints) -> tuple[Tensor, dict[str, Tensor]]:
+        """(stimuli, channels); across runs (runs, stimuli, channels), with counts if they differ."""
         if not self.dissimilarity.needs_runs:
-            return source.patterns(numbers)
+            return source.patterns(numbers), {}
         counts = source.counts[numbers]
-        used = np.flatnonzero(counts.any(axis=0))
-        if (counts[:, used] != counts[0, used[0]]).any():
+        used = torch.from_numpy(np.flatnonzero(counts.any(axis=0)))
+        patterns = source.by_run(numbers)
+        patterns = patterns if len(used) == len(patterns) else patterns[used]
+        if (counts[:, used] == counts[0, used[0]]).all():
+            return patterns, {}
+        if not self.dissimilarity.unbalanced:
             needed = f"{self.dissimilarity} needs each stimulus equally often in every run"
             repeats = f"{source.label} has {source.ids[numbers[0]]!r} in other runs than another stimulus"
             raise NeurordlError(f"{needed}, but {repeats}; leave one of them out")
-        patterns = source.by_run(numbers)
-        return patterns if len(used) == len(patterns) else patterns[torch.from_numpy(used)]
+        return patterns, {"counts": torch.from_numpy(counts.T).to(patterns)[used]}
 
     def groups(self, ids: Sequence[str]) -> list[list[str]]:
         """Ids that may share a batch: all, if all subjects saw them; else a subject's, or the shared ones."""
@@ -202,6 +246,8 @@ class PatternTeacher(ById, Teacher):
             "batches": self.batches,
             "dissimilarity": self.dissimilarity.name,
             "center": self.center,
+            "min_reliability": self.min_reliability,
+            "channels": dict(self._n_channels),
             "stimuli": len(self.ids),
             "measured_stimuli": float(np.mean(shares)),
             "control": self.control,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neurordl.arrays import Bools, Floats
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.ids import Match, natural_key
 from neurordl.io import sha256_array
 from neurordl.measures.condensed import condensed_index, pair_number, unmeasured_stimuli
@@ -19,6 +19,7 @@ from neurordl.measures.dissimilarities import Dissimilarity, dissimilarity_from_
 from neurordl.rdms.selection import (
     averaged_subjects,
     check_one_per_subject,
+    is_window,
     reindex,
     select_rdms,
     stimulus_ids,
@@ -46,6 +47,10 @@ class RDMTeacher(ById, Teacher):
         Use only RDMs of this ROI, the value of the RDM descriptor ``roi``.
     subjects : sequence of str, optional
         Use only RDMs of these subjects, the training subjects. By default all RDMs are used.
+    select : mapping, optional
+        Values of other RDM descriptors to use, as in `select_rdms`. RDMs in a window, such as
+        ``{"time": (0.08, 0.12)}``, are averaged over it for each subject, with a notice of how many there
+        are. For several windows on several layers, give each loss a teacher of its own.
     pool : {"mean", "zscore", "subjects"}
         How subjects are pooled. "mean": the target is the mean RDM over subjects. "zscore": each subject's
         RDM is z-scored before the mean is taken. "subjects": each subject's RDM is a target, and the loss is
@@ -86,12 +91,22 @@ class RDMTeacher(ById, Teacher):
         *,
         roi: str | None = None,
         subjects: Sequence[str] | None = None,
+        select: Mapping[str, Any] | None = None,
         pool: Pool = "mean",
         pair_weights: Literal["reliability"] | None = None,
         shrinkage: float = 0.5,
         missing: Missing = "error",
     ) -> None:
-        rdms = check_one_per_subject(select_rdms(rdms, roi=roi, subjects=subjects))
+        self.select = dict(select or {})
+        windows = [name for name, value in self.select.items() if is_window(rdms, name, value)]
+        chosen = select_rdms(rdms, roi=roi, subjects=subjects, select=select)
+        rdms = check_one_per_subject(select_rdms(chosen, average=windows) if windows else chosen)
+        if windows:
+            of_windows = ", ".join(
+                f"{name} {self.select[name][0]:g} to {self.select[name][1]:g}" for name in windows
+            )
+            n_values = len(set(zip(*(chosen.rdm_descriptors[name] for name in windows), strict=True)))
+            notify(f"RDMTeacher: the RDM of each subject is the mean of {n_values} RDMs ({of_windows})")
         super().__init__(stimulus_ids(rdms), missing, "RDMs")
         names = subject_names(rdms)
         order = sorted(range(len(names)), key=lambda row: natural_key(names[row]))
@@ -153,10 +168,12 @@ class RDMTeacher(ById, Teacher):
 
     def describe(self) -> Record:
         """What ``run.json`` records of the teacher, with checksums of its RDMs."""
+        chosen = {name: list(x) if isinstance(x, tuple) else x for name, x in self.select.items()}
         return {
             "teacher": "RDMTeacher",
             "subjects": list(self.subjects),
             "roi": self.roi,
+            **({"select": chosen} if chosen else {}),
             "pool": self.pool,
             "pair_weights": self.pair_weights,
             "shrinkage": self.shrinkage,

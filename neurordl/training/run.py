@@ -26,7 +26,7 @@ from neurordl.rsa.leaks import Exposure, check_exposures, shown_images
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.students.loading import TRAINED_ON, load_weights
 from neurordl.teachers.base import Record
-from neurordl.validate import brief, check_choice, folded_html, listed
+from neurordl.validate import brief, check_choice, counted, folded_html, listed
 
 if TYPE_CHECKING:
     from neurordl.rsa.scores import Evaluation
@@ -84,7 +84,7 @@ class Run:
     def _repr_html_(self) -> str:
         losses = listed((self.record.get("objective") or {}).get("losses") or (), most=6) or "none"
         n, name = len(self.history), self.out.name if self.out is not None else ""
-        summary = f"Run{f' {name}' if name else ''}: {n} epoch{'' if n == 1 else 's'}"
+        summary = f"Run{f' {name}' if name else ''}: {counted(n, 'epoch')}"
         summary += f", transfer losses: {losses}"
         tail = self.history.tail(10)
         rows = [[f"{value:.4g}" for value in row] for row in tail.to_numpy(float).tolist()]
@@ -292,7 +292,7 @@ def load_run(
         spec, name = run.record["student"].get("spec"), run.record["student"]["class"]
     if student is None and not spec:
         reason = f"how its student ({name}) is made is not recorded"
-        raise NeurordlError(f"{folder}: {reason}; pass load_run(out, student=...)")
+        raise NeurordlError(f"{folder}: {reason}; pass load_run(out, student=...), or --student")
     with io.damage_named(folder / io.RUN_RECORD, remedy):
         run = replace(run, student=(students.build(**spec) if student is None else student).eval())
     best = weights == "best" and "best" in run.record

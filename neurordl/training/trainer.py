@@ -35,6 +35,7 @@ from neurordl.measures.comparisons import few_pairs
 from neurordl.patterns.network import explain_unfit, frozen_eval, unwrapped
 from neurordl.rsa.leaks import check_exposures, count_identical
 from neurordl.stimuli import Preprocessing, StimulusSet
+from neurordl.stimuli.sets import warn_of_absent
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
@@ -275,7 +276,8 @@ def fit(
     stimuli : StimulusSet, optional
         Training stimuli of the teachers. Pass the training part of `StimulusSet.split` only.
     epochs : int
-        Passes through the labelled images or the stimuli, whichever make more batches.
+        Passes through the labelled images or the stimuli, whichever make more batches. 0 leaves the student
+        as it is: an untrained control, with a record that is scored like that of a trained run.
     seed : int
         Seed of data order, augmentation and dropout.
 
@@ -337,7 +339,7 @@ def fit(
     for name, value in (("batches", batches), ("optimization", optimization), ("execution", execution)):
         check_type(name, value, {"batches": Batches, "optimization": Optimization}.get(name, Execution))
     check_count("seed", seed, 0)
-    check_count("epochs", epochs)
+    check_count("epochs", epochs, 0)
     if out is not None:
         check_run_folder(out, resume)  # again when the record is known; now, before anything takes time
     elif resume or execution.checkpoint_every is not None:
@@ -372,6 +374,9 @@ def fit(
         notify(text)
     used = [shown if objective.of_stimuli else None, validation]  # otherwise they only set the epoch
     if rank == 0:
+        for loss in objective.losses if shown is not None else ():
+            if isinstance(loss.teacher, ById):
+                warn_of_absent(loss.teacher.ids, shown, validation)
         _warn_of_exposure(None if resume else student, stimuli, labelled)
         if not resume:
             _warn_of_trained_losses(objective)
@@ -404,7 +409,7 @@ def fit(
                 "spec": getattr(student, "build_spec", None),
             },
             "stimuli": None,
-            "labelled": _describe_images(labelled),
+            "labelled": None if labelled is None else _describe_images(labelled),
             "matches": {name: str(match) for name, match in matches.items()},
             "unmatched": {name: {"missing": x.missing, "unused": x.unused} for name, x in matches.items()},
             TRAINED_ON: exposures(student, (loss.teacher for loss in objective.losses), used, labelled),
@@ -754,7 +759,7 @@ class Trainer:
         module, self.steps = self.module, len(self.streams)
         self.student = unwrapped(module.student)  # its weights are saved under the plain names
         self.objective, self.processes = module.objective, module.processes
-        self.scheduler = self.optimization.make_scheduler(self.optimizer, self.steps * self.epochs)
+        self.scheduler = self.optimization.make_scheduler(self.optimizer, self.steps * max(self.epochs, 1))
         self.wrapped: nn.Module = module
         self.backward: Callable[[Tensor], None] = Tensor.backward
         strategy = self.fabric.strategy
@@ -780,11 +785,20 @@ class Trainer:
         """Train all epochs, from the folder's checkpoint if it has one."""
         try:
             self._restore()
+            if not self.epochs and not self.state.history:
+                self._note_initial()
             self._all_epochs(checkpoint_every, progress)
             self._finish()
         except BaseException:
             self.folder.withdraw()
             raise
+
+    def _note_initial(self) -> None:
+        """A row for the student as it is, whose losses are not computed."""
+        lr = self.optimizer.param_groups[0]["lr"]
+        undefined = dict.fromkeys(self.terms, math.nan)
+        self.state.history.append({"epoch": 0, "step": 0, **undefined, "lr": lr, "seconds": 0.0})
+        self._save()
 
     def _all_epochs(self, checkpoint_every: int, progress: bool) -> None:
         state, total = self.state, self.steps * self.epochs

@@ -23,6 +23,7 @@ from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, sav
 from neurordl.cli import commands
 from neurordl.experiments import all_differences
 from neurordl.io import sha256_state
+from tests import docs_files
 
 M = 16
 
@@ -228,7 +229,7 @@ def test_mlp_fits_the_images(shell: Any, data: dict[str, Path], tmp_path: Path) 
         ({"subjects": "p0,p9"}, "p9"),
         ({"average": None}, "'session'"),
         ({"comparison": "spearman"}, "no gradient"),
-        ({"student": "alexnet"}, "no student is called 'alexnet'"),
+        ({"student": "alexnet"}, "'alexnet' is not the name of a network"),
         ({"held-out": 0.9}, "at least 3"),
         ({"dissimilarity": "pearson"}, "dissimilarity='pearson'"),
     ],
@@ -307,7 +308,7 @@ def test_size_of_labelled_images_of_a_table(shell: Any, data: dict[str, Path], t
     assert load_run(tmp_path / "run").preprocessing.size == (12, 12)
     code, _, errors = shell(*train_arguments(data, tmp_path / "other", labelled="digits", size=12))
     assert code == 1
-    assert "--size is for labelled images of a table" in errors
+    assert "--size is for images of a table or a folder, and those of digits have their own" in errors
 
 
 def test_fewer_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
@@ -635,7 +636,7 @@ def test_wrong_use_exits_with_2(arguments: list[str], shell: Any) -> None:
         ("color = 3", "unknown color"),
         ("[train]\nepochs = 3", "unknown train"),
         ("epochs = 'many'", "'--epochs'"),
-        ("epochs = 0", "'--epochs'"),
+        ("epochs = -1", "'--epochs'"),
         (None, "cannot be read"),
     ],
 )
@@ -917,7 +918,8 @@ def test_a_study_in_one_command(
     pd.testing.assert_frame_equal(got, expected)
     assert "differences of conditions, paired by seed, with 95 % t intervals" in printed
     page = (out / "report.html").read_text()
-    assert "Differences of test_accuracy from labels, paired by seed" in page
+    assert "Differences in test accuracy (share of images) from labels, paired by seed" in page
+    assert "the mean rho-a of the RDM of conv3" in page
     assert "Accuracy on test images against similarity" in page
     assert shell("report", out, "--out", tmp_path / "again.html")[0] == 0
 
@@ -964,6 +966,166 @@ def test_a_study_of_a_network(shell: Any, data: dict[str, Path], tmp_path: Path)
     assert table["seed"].tolist() == [3, 3, 3, 5, 5, 5]
     assert list(table) == ["condition", "seed", "test_accuracy"]
     assert json.loads((tmp_path / "s" / "settings.json").read_text())["version"] == nrl.__version__
+
+
+def test_without_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """The student learns from RDMs alone, of images that the options prepare, and a study has controls."""
+    changes: dict[str, Any] = {
+        "labelled": None,
+        "batches-labelled": None,
+        "size": 12,
+        "mean": 0.5,
+        "std": 0.5,
+    }
+    changes |= {"channels": 1, "held-out": 0.4, "epochs": 1}
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", **changes))
+    assert code == 0, errors
+    stimuli = StimulusSet.from_folder(data["stimuli"], size=12, channels=1, mean=0.5, std=0.5)
+    brain = select_rdms(load_rdms(data["brain.h5"]), average="session")
+    loss = nrl.RDMLoss(RDMTeacher(brain, roi="IT", subjects=["p0", "p2"]), "conv3")
+    torch.manual_seed(0)
+    student, quiet = nrl.students.small_cnn(in_channels=1), nrl.Execution(progress=False)
+    train, held_out = stimuli.split(0.4, 0)
+    run = nrl.fit(student, nrl.Objective(loss, task=None), stimuli=train, epochs=1, execution=quiet)
+    written = load_run(tmp_path / "run")
+    assert sha256_state(written.student.state_dict()) == sha256_state(run.student.state_dict())
+
+    study = {**changes, "controls": "permuted,untrained", "seeds": 2}
+    code, _, errors = shell(*train_arguments(data, tmp_path / "study", **study))
+    assert code == 0, errors
+    table = pd.read_csv(tmp_path / "study" / "table.csv")
+    assert table["condition"].tolist() == ["permuted", "untrained", "teacher"] * 2
+    scores = evaluate(run, brain, stimuli=held_out, layers="conv3", roi="IT").to_frame()
+    expected = scores.query("subject == 'mean'")["score"].item()
+    assert table["heldout_rdm_similarity"][2] == pytest.approx(expected)
+    assert (errors.count("epoch "), errors.count("untrained, seed 1 (5 of 6)")) == (0, 1)
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert "batches of at most 64 stimuli" in page
+    assert "It had no task: it learned from the teacher alone." in page
+    assert "untrained (the initial weights, without a step of training)" in page
+    assert "All trained conditions of a seed had the same initial weights" in page
+    compared = (
+        "--rdms",
+        data["brain.h5"],
+        "--average",
+        "session",
+        "--layers",
+        "conv3",
+        "--out",
+        tmp_path / "s",
+    )
+    assert shell("compare", tmp_path / "study", *compared)[0] == 0
+
+    for more, message in (
+        ({"controls": "labels"}, "'labels' trains on labelled images alone, and there are none"),
+        ({"stimuli": None}, "there are no images: pass --stimuli FOLDER, --labelled IMAGES, or both"),
+    ):
+        code, _, errors = shell(*train_arguments(data, tmp_path / "x", **{**changes, **more}))
+        assert (code, errors.count("\n")) == (1, 1)
+        assert message in errors
+    code, _, errors = shell(*train_arguments(data, tmp_path / "x", **{**changes, "n-labelled": 10}))
+    assert code == 2
+    assert "--n-labelled needs --labelled, too" in errors
+
+
+OWN_STUDENT = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes=3):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        self.top = nn.Linear(4, classes)
+
+    def forward(self, images):
+        return self.top(self.features(images).mean((2, 3)))
+
+def number():
+    return 3
+"""
+
+
+def test_a_student_of_ones_own(
+    shell: Any, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its file or its module, with start weights; it is compared, and teaches."""
+    monkeypatch.chdir(tmp_path)
+    Path("net_of_mine.py").write_text(OWN_STUDENT)
+    namespace: dict[str, Any] = {}
+    exec(OWN_STUDENT, namespace)
+    student = namespace["Net"]()
+    torch.save(student.state_dict(), "start.pth")
+    torch.save(namespace["Net"](5).state_dict(), "other.pth")
+    start = {"student-checkpoint": "start.pth", "layer": "features", "epochs": 1, "held-out": 0.4}
+    for name in ("net_of_mine:Net", "net_of_mine.py:Net"):
+        out = Path(f"run{len(name)}")
+        code, printed, errors = shell(*train_arguments(data, out, student=name, **start))
+        assert code == 0, errors
+        following = shlex.split(printed.partition("Next: neurordl ")[2])
+        assert shell(*following, "--layers", "features")[0] == 0
+        weights = nrl.load_run(out, namespace["Net"]()).student.state_dict()
+        assert not torch.equal(weights["top.weight"], student.state_dict()["top.weight"])
+    stimuli = StimulusSet.from_folder(data["stimuli"]).split(0.4, 0)[0]
+    brain = select_rdms(load_rdms(data["brain.h5"]), average="session")
+    loss = nrl.RDMLoss(RDMTeacher(brain, roi="IT", subjects=["p0", "p2"]), "features")
+    labelled, quiet = StimulusSet.from_table(data["labelled.csv"]), nrl.Execution(progress=False)
+    batches = nrl.Batches(labelled=8)
+    run = nrl.fit(student, nrl.Objective(loss), labelled, stimuli, 1, batches=batches, execution=quiet)
+    assert sha256_state(run.student.state_dict()) == sha256_state(weights)
+
+    study = {**start, "controls": "untrained", "seeds": 1, "student": "net_of_mine.py:Net"}
+    code, _, errors = shell(*train_arguments(data, Path("study"), **study))
+    assert code == 0, errors
+    code, _, errors = shell(*train_arguments(data, Path("study"), **{**study, "student-checkpoint": None}))
+    assert code == 1
+    assert "holds rows of other settings, which differ in student from" in errors
+    compared = ("--rdms", data["brain.h5"], "--average", "session", "--layers", "features")
+    code, _, errors = shell("compare", "study", *compared, "--student", "net_of_mine:Net", "--out", "both")
+    assert code == 0, errors
+    teacher = ("--teacher", "net_of_mine.py:Net", "--checkpoint", out / "student.safetensors")
+    code, _, errors = shell(*network_arguments(data, Path("taught"), *teacher, "--layers", "conv3:features"))
+    assert code == 0, errors
+
+    for arguments, message in (
+        (train_arguments(data, Path("x"), student="nowhere:Net"), "nowhere:Net cannot be imported"),
+        (train_arguments(data, Path("x"), student="nowhere.py:Net"), "there is no file nowhere.py"),
+        (train_arguments(data, Path("x"), student="net_of_mine:Nett"), "'Nett' (did you mean Net?)"),
+        (train_arguments(data, Path("x"), student="net_of_mine.py:number"), "returned int, not a torch.nn"),
+        (
+            train_arguments(data, Path("x"), **{**study, "student-checkpoint": "other.pth"}),
+            "top.weight is 5 x 4 in the file and 3 x 4 in the network",
+        ),
+        (["compare", out, *compared, "--out", "x"], "how its student (Net) is made is not recorded; pass"),
+        (
+            ["compare", "small_cnn", *compared, "--student", "net_of_mine:Net", "--out", "x"],
+            "--student is for runs, and small_cnn is no folder of a run",
+        ),
+        (
+            network_arguments(data, Path("x"), "--teacher", out),
+            f"pass --teacher package.module:factory --checkpoint {out}/student.safetensors",
+        ),
+    ):
+        code, _, errors = shell(*arguments)
+        assert (code, errors.count("\n")) == (1, 1), errors
+        assert message in errors
+    assert not Path("x").exists()
+
+
+def test_the_commands_of_the_page_on_own_networks(
+    shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of docs/howto/own_network.md and its commands, one after the other."""
+    monkeypatch.chdir(tmp_path)
+    docs_files.own_network()
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "own_network.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(# mynet\.py\n.*?)```", page, re.DOTALL)
+    Path("mynet.py").write_text(source)
+    calls = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ").splitlines()
+    assert [shlex.split(call)[1] for call in calls] == ["compare", "train", "compare"]
+    for call in calls:
+        code, _, errors = shell(*("1" if word == "20" else word for word in shlex.split(call)[1:]))
+        assert code == 0, errors
+    assert set(pd.read_csv("runs/mynet/scores/scores.csv")["layer"]) == set(range(5))
 
 
 def test_several_runs_side_by_side(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:

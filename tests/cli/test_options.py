@@ -115,7 +115,7 @@ def test_arguments_of_a_signature() -> None:
     assert (loss["pairs"].choices, loss["pairs"].default) == (("all", "within", "between"), "all")
     assert loss["scale"].type is bool
     epochs = read_arguments("fit")["epochs"]
-    assert (epochs.type, epochs.default, epochs.least) == (int, 20, 1)
+    assert (epochs.type, epochs.default, epochs.least) == (int, 20, 0)
     images = read_arguments("StimulusSet.from_folder")
     assert (images["folder"].type, images["mean"].type, images["mean"].several) == (Path, float, True)
     assert images["mean"].choices == ("imagenet",)
@@ -194,6 +194,8 @@ def test_several_files_and_several_values() -> None:
     assert [str(path) for path in values["images"]] == ["x.nii", "y.nii.gz"]
     assert list(values["rois"]) == ["IT,EVC", "FFA"]
     assert option_value(read_arguments("Regions")["rois"], values["rois"]) == ["IT", "EVC", "FFA"]
+    sources = read_arguments("cli.commands:compare")["sources"]
+    assert option_value(sources, ["runs/a, b", "runs/c"], True) == ["runs/a, b", "runs/c"]  # paths are whole
     mean = read_arguments("StimulusSet.from_folder")["mean"]
     assert option_value(mean, ["0.5,0.25", "1"]) == [0.5, 0.25, 1]
     assert option_value(mean, ["imagenet"]) == "imagenet"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import shutil
-import sys
 from collections.abc import Iterator
 
 import numba
@@ -447,7 +446,6 @@ def test_compiling_is_announced_once_and_only_where_it_happens(tmp_path, monkeyp
         return capsys.readouterr().err
 
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")  # beside the module
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     name = "neurordl.measures.kernels.probe"
     assert written("other") == ""
     shutil.rmtree(tmp_path / "__pycache__")
@@ -455,6 +453,3 @@ def test_compiling_is_announced_once_and_only_where_it_happens(tmp_path, monkeyp
     assert text.startswith("comparisons by rank are compiled for this machine")
     assert text.count("\n") == 1
     assert written(name) == ""  # out of the cache
-    shutil.rmtree(tmp_path / "__pycache__")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
-    assert written(name) == ""

@@ -415,7 +415,9 @@ def test_a_network_that_squeezes_loses_no_layer(n: int, batch_size: int | None) 
 
 
 def test_a_module_that_runs_twice_is_said() -> None:
-    with pytest.warns(UserWarning, match=r"1 layers run several times .* is read: 1\.used \(2 times"):
+    with pytest.warns(
+        UserWarning, match=r"^1 layer runs several times in a pass, and its name .*: 1\.used \(2 times\); to "
+    ):
         extract_patterns(nn.Sequential(nn.Flatten(), Repeats()), stimuli(), "all")
 
 

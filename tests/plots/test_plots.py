@@ -9,10 +9,13 @@ import pytest
 from matplotlib.collections import FillBetweenPolyCollection
 from numpy.testing import assert_allclose, assert_array_equal
 from rsatoolbox.rdm import RDMs
+from scipy.spatial.distance import pdist
 from torch import nn
 
+import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.plots import plot_layer_roi, plot_paired, plot_scores, plot_training, plot_transfer, style
+from neurordl.plots.shares import _distance
 from neurordl.plots.style import elided
 from neurordl.rsa.evaluate import evaluate
 from neurordl.rsa.scores import Evaluation
@@ -428,3 +431,66 @@ def test_many_series_have_colors_of_their_own():
     assert style.palette(7) == list(style.COLOURS)
     for n in (8, 20, 40):
         assert len(set(style.palette(n))) == n
+
+
+def test_axes_end_where_their_quantity_does():
+    frame = conditions().assign(test_accuracy=1.0, heldout_rdm_similarity=np.resize([0.7, 0.99], 15))
+    ax = plot_transfer(frame)
+    assert ax.get_ylim()[1] == ax.get_xlim()[1] == 1
+    assert not any(line.get_clip_on() for line in ax.lines if line.get_marker() in "os")
+    percent = plot_transfer(frame.assign(test_accuracy=99.0))  # other units have other ends
+    assert percent.get_ylim()[1] > 99
+    table = scores(subjects=2).frame
+    assert table["ci_high"].max() > 1
+    assert plot_scores(table).get_ylim()[1] == 1
+    assert plot_scores(table.assign(comparison="mine")).get_ylim()[1] > 1
+
+
+def test_groups_of_stimuli_are_counted_in_the_legend():
+    evaluation = scores()
+    evaluation.settings["groups"] = list("aabbcc")
+    texts = [text.get_text() for text in [plot_scores(evaluation).get_legend().get_title()]]
+    assert texts[0].startswith("6 stimuli in 3 groups, 4 subjects (dots)")
+
+
+def test_shares_are_drawn_as_bars_or_circles() -> None:
+    rng = np.random.default_rng(0)
+    ids = [f"s{k}" for k in range(20)]
+    points = [rng.normal(size=(20, 4)) for _ in range(4)]
+    parts = np.stack([pdist(x, "sqeuclidean") for x in points])
+    names = list("ABCD")
+    models = RDMs(parts + parts[0], rdm_descriptors={"name": names}, pattern_descriptors={"stimulus": ids})
+    data = parts.sum(axis=0) + 3 * rng.normal(size=(6, parts.shape[1]))
+    descriptors = {"subject": [f"p{k}" for k in range(6)] * 2, "roi": ["V1"] * 6 + ["IT"] * 6}
+    people = RDMs(
+        np.concatenate([data, data]), rdm_descriptors=descriptors, pattern_descriptors={"stimulus": ids}
+    )
+    for n in (2, 3):
+        shares = nrl.partition_variance(models.subset("name", names[:n]), people)
+        table = shares.frame.query("subject == 'mean' and roi == 'IT'")
+        bars = nrl.plot_partition(shares, roi="IT")
+        assert [round(bar.get_height(), 9) for bar in bars.patches] == table["score"].round(9).tolist()
+        assert len(bars.get_xticklabels()) == 2**n
+        circles = nrl.plot_partition(shares, roi="IT", circles=True)
+        assert [text.get_text() for text in circles.get_legend().get_texts()] == names[:n]
+        radii = [patch.get_radius() for patch in circles.patches[::2]]
+        of_first = table[table["layer"].str.contains("A")]["score"].clip(lower=0).sum()
+        assert np.pi * radii[0] ** 2 == pytest.approx(of_first)
+        assert circles.texts[-1].get_text().split("\n")[-1].startswith("total 0.")
+    with pytest.raises(NeurordlError, match="choose roi= among V1, IT"):
+        nrl.plot_partition(shares)
+    with pytest.raises(NeurordlError, match="four models have no picture of circles; take circles=False"):
+        nrl.plot_partition(nrl.partition_variance(models, people, roi="IT"), circles=True)
+    with pytest.raises(NeurordlError, match="are no shares of variance"):
+        nrl.plot_partition(nrl.evaluate(models, people, roi="IT"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99, 1.0])
+def test_circles_overlap_by_their_area(share: float) -> None:
+    first, second = 1.0, 0.7
+    wanted = share * np.pi * second**2
+    distance = _distance(first, second, wanted)
+    grid = np.linspace(-1.8, 1.8, 2001)
+    x, y = np.meshgrid(grid, grid)
+    both = (x**2 + y**2 < first**2) & ((x - distance) ** 2 + y**2 < second**2)
+    assert both.mean() * 3.6**2 == pytest.approx(wanted, abs=2e-3)

@@ -149,12 +149,14 @@ def test_a_run_with_its_evaluations(folder: Path, tmp_path: Path) -> None:
         in shown.text
     )
     counts = [len(record["stimuli"][name]) for name in ("fitted", "validation", "held_out")]
-    assert "Of the stimuli, {} were fitted, {} were used to choose the epoch, {} were held out.".format(
-        *counts
-    ) in (shown.text)
+    sizes = "Of the stimuli, {} were fitted, {} were used to choose the epoch and {} were held out."
+    assert sizes.format(*counts) in shown.text
     assert f"The weights are those of epoch {record['best']['epoch']}" in shown.text
     assert f"loss from {history['loss'].iloc[0]:.3f} to {history['loss'].iloc[-1]:.3f}" in shown.text
-    assert "by rho-a on held-out pairs of 5 stimuli. Means are over 2 of them." in shown.text
+    assert (
+        "by rho-a on held-out pairs of 5 stimuli. Means are over the 2 of them whose RDMs were not fitted."
+        in shown.text
+    )
     first, last = map(page.number, history["task"])
     assert any(f"Task loss from {first} to {last}; similarity" in text for text in shown.texts("desc"))
     similarity = page.number(1 - history["val_rdm:conv3"].iloc[1])
@@ -202,6 +204,7 @@ def test_accuracies_of_runs_side_by_side(folder: Path, tmp_path: Path) -> None:
         for name, x in scores.items()
     }
     text = f"labels 0.250 and {page.number(mean['labels'])}; rdl 0.125 and {page.number(mean['rdl'])}."
+    text = f"Each mark is a single run, without an interval. Accuracy and similarity: {text}"
     assert any(words.endswith(text) for words in shown.texts("desc"))
     assert "of the runs" in shown.texts("title")[1]
     del contents["rdl"].run.record["test"]  # a single point is no figure
@@ -247,6 +250,10 @@ def test_each_loss_is_told_by_its_record() -> None:
     network = nrl.NetworkTeacher(student(), ["conv2"])
     brain = nrl.RDMTeacher(random_rdms(["a", "b", "c", "d"], subject=["x"], roi=["IT"]))
     losses = {
+        nrl.HintLoss(
+            network, "conv2", weight=0.0
+        ): "HintLoss on layer conv2 was added with weight 0 (teacher: "
+        "Sequential, layer conv2); as a control, the loss had no effect (weight 0).",
         nrl.SoftTargetLoss(
             network, weight=0.5
         ): "SoftTargetLoss on layer output was added with weight 0.5 (teacher: Sequential).",
@@ -288,14 +295,18 @@ def test_the_notices_of_an_evaluation_are_recorded_and_given(tmp_path: Path) -> 
 def test_an_evaluation_of_model_rdms_some_undefined(tmp_path: Path, bootstrap: Any) -> None:
     scores = evaluation(bootstrap=bootstrap)
     shown = check(scores.to_html(tmp_path / "scores.html"), figures=2)
-    assert shown.texts("td").count("undefined") == 2  # the mean in each ROI
+    assert shown.texts("td").count("undefined") == 4  # the mean in each ROI, and its difference
     assert shown.texts("th").count("<b>odd</b> $x") == 2
+    assert shown.texts("th").count("<b>odd</b> $x \u2212 flat") == 2
     assert not shown.each("b")
-    assert "The RDM of each of 2 layers or models was compared with that of each of 3 subjects" in shown.text
-    method = (
-        "a t test over subjects" if bootstrap is None else "150 resamples of subjects and stimuli (seed 5)"
+    assert (
+        "The RDM of each of 2 models (<b>odd</b> $x, flat) was compared with that of each of 3" in shown.text
     )
-    assert f"one-sided p-values come from {method} and generalize to" in shown.text
+    method = "a t test over subjects and"
+    if bootstrap is not None:
+        method = "150 resamples of subjects and stimuli, with variances by components (seed 5), and"
+    text = "Intervals (95 %, two-sided) and p-values (one-sided, mean above zero) come from"
+    assert f"{text} {method} generalize to new subjects" in shown.text
     assert ("eLife.82566" in shown.text) == (bootstrap is not None)
     for note in scores.notes:
         assert f"Evaluation of all pairs: {note}" in shown.texts("li")
@@ -304,6 +315,43 @@ def test_an_evaluation_of_model_rdms_some_undefined(tmp_path: Path, bootstrap: A
     scores.save(tmp_path / "Evaluation")
     again = write_report(tmp_path / "again.html", read_contents([tmp_path / "Evaluation"]))
     assert again.read_text() == (tmp_path / "scores.html").read_text()
+
+
+def test_a_study_of_several_experiments_is_of_seeds_in_each(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"experiment": part, "condition": name, "seed": seed, "score": rng.random()}
+        for part in ("a", "b")
+        for name in ("labels", "rdl", "permuted")
+        for seed in range(3)
+    ]
+    with pytest.warns(UserWarning, match="a table alone"):
+        shown = check(write_report(tmp_path / "r.html", {"two": pd.DataFrame(rows)}), figures=2)
+    assert "Intervals are 95 % t intervals over seeds" in shown.text
+    assert "6 differences with an interval each" in shown.text
+    assert (
+        "Differences in score from labels, paired by seed, with 95 % t intervals over 3 seeds: " in shown.text
+    )
+
+
+def test_equal_models_are_called_so(tmp_path: Path) -> None:
+    ids = [f"s{k}" for k in range(9)]
+    model = random_rdms(ids, seed=2)
+    scores = nrl.evaluate({"a": model, "b": model}, random_rdms(ids, subject=["x", "y", "z"]))
+    cells = Page(scores.to_html(tmp_path / "r.html")).texts("td")
+    assert "equal" in cells
+    assert "0\u00a0to\u00a00" not in cells
+
+
+def test_of_many_differences_the_smallest_p_are_shown(tmp_path: Path) -> None:
+    ids = [f"s{k}" for k in range(9)]
+    models = {f"m{k}": random_rdms(ids, seed=k) for k in range(12)}
+    scores = nrl.evaluate(models, random_rdms(ids, subject=["x", "y", "z"], seed=50))
+    shown = Page(scores.to_html(tmp_path / "r.html"))
+    rows = [text for text in shown.texts("th") if " \u2212 " in text]
+    least = scores.differences.nsmallest(60, "p")
+    assert set(rows) == {f"{a} \u2212 {b}" for a, b in zip(least["layer_a"], least["layer_b"], strict=True)}
+    assert "Shown are the 60 of 66 with the smallest p" in shown.text
 
 
 def test_a_study_from_its_folder_and_its_table(study: Path, tmp_path: Path) -> None:
@@ -323,7 +371,98 @@ def test_a_study_from_its_folder_and_its_table(study: Path, tmp_path: Path) -> N
     text, cells = Page(from_file).text, Page(from_file).texts("td")
     assert "labels \u2212 rdl" in cells
     assert not [cell for cell in cells if cell.startswith("rdl \u2212")]
-    assert ", of 3)" in text  # the undefined value is counted
+    assert "), of 3" in text  # the undefined value is counted
+
+
+def controls(folder: Path, rounded: bool) -> pd.DataFrame:
+    """A finished study of controls whose runs have their evaluations; their values may be rounded."""
+    stimuli = random_stimuli(24)
+    train, held_out = stimuli.split(held_out=0.5, seed=0)
+    rdms = random_rdms(stimuli.ids, subject=["p1", "p2", "p3", "p4"], roi=["IT"] * 4)
+    test = random_stimuli(8, seed=5, ids=[f"t{k}" for k in range(8)], labels=[0, 1, 2, 3] * 2)
+
+    def score(run: nrl.Run) -> dict[str, float]:
+        scores = nrl.evaluate(run, rdms, stimuli=held_out, layers="conv3", comparison="rho-a")
+        assert run.out is not None
+        scores.save(run.out / "scores")
+        mean = scores.frame[scores.frame["subject"] == "mean"].iloc[0]
+        names = ("score", "ceiling_lower", "ceiling_upper")
+        similarity, lower, upper = (round(mean[x], 2) if rounded else mean[x] for x in names)
+        row = {"heldout_rdm_similarity": similarity, "ceiling_lower": lower, "ceiling_upper": upper}
+        return {"test_accuracy": nrl.record_accuracy(run, test), **row}
+
+    return experiments.fit_controls(
+        lambda: nrl.students.small_cnn(4, 1, width=4),
+        lambda teacher: nrl.RDMLoss(teacher, "conv3"),
+        nrl.RDMTeacher(rdms, roi="IT", subjects=["p1"]),
+        score,
+        folder,
+        ["labels", "permuted"],
+        2,
+        labelled=random_stimuli(8, seed=1, ids=[f"l{k}" for k in range(8)], labels=[0, 1, 2, 3] * 2),
+        stimuli=train,
+        epochs=1,
+        execution=QUIET,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:labelled:UserWarning")
+def test_the_report_of_a_study_says_how_it_was_done(tmp_path: Path) -> None:
+    table = controls(tmp_path / "study", rounded=False)
+    shown = check(write_report(tmp_path / "a.html", read_contents([tmp_path / "study"])), figures=3)
+    conditions = "labels (the same losses with weight 0); permuted (the ids of the training stimuli were "
+    scored = "the mean rho-a of the RDM of conv3 (correlation dissimilarities) with those of 3 subjects in "
+    for text in (
+        "batches of at most 128 labelled images and 64 stimuli, seeds 0 and 1).",
+        f"It was trained in 3 conditions: {conditions}permuted in the teacher); teacher (as described).",
+        "Of the stimuli, 12 were fitted and 12 were held out.",
+        "Test accuracy is the share of 8 test images that were classified correctly.",
+        f"{scored}IT, whose RDMs were not fitted, on held-out pairs of 12 stimuli. The noise ceiling",
+        "Intervals are 95 % t intervals over seeds",
+        "6 differences with an interval each, not corrected for their number.",
+        "Sequential, small_cnn (num_classes 4, in_channels 1, width 4",
+        "subjects, scored 3",
+        "10.3389/neuro.06.004.2008",
+        "10.1371/journal.pcbi.1003553",
+    ):
+        assert text in shown.text
+    assert "RDM similarity, held-out stimuli (rho-a)" in shown.texts("th")
+    ceiling = [page.number(table[f"ceiling_{name}"].iloc[0]) for name in ("lower", "upper")]
+    assert "\u00a0to\u00a0".join(ceiling) in shown.texts("td")
+    assert json.loads((tmp_path / "study" / "settings.json").read_text())["labelled"] in shown.texts("td")
+    with pytest.warns(UserWarning, match="alone is a table alone: its report has no methods"):
+        alone = Page(write_report(tmp_path / "b.html", {"alone": table}))
+    assert "made from a table alone, which has no settings" in alone.text
+
+
+@pytest.mark.filterwarnings("ignore:labelled:UserWarning")
+def test_scores_that_no_evaluation_has_are_not_described(tmp_path: Path) -> None:
+    controls(tmp_path / "study", rounded=True)
+    shown = Page(write_report(tmp_path / "a.html", read_contents([tmp_path / "study"])))
+    assert "rho-a of the RDM of" not in shown.text
+    assert "The noise ceiling is that" not in shown.text
+    assert "RDM similarity, held-out stimuli" in shown.texts("th")
+
+
+def test_values_without_spread_are_in_words(tmp_path: Path) -> None:
+    rows = [
+        {
+            "condition": name,
+            "seed": seed,
+            "test_accuracy": accuracy,
+            "heldout_rdm_similarity": 0.9 + seed / 20,
+        }
+        for name, accuracy in (("labels", 1.0), ("rdl", 1.0), ("permuted", 0.9))
+        for seed in range(3)
+    ]
+    with pytest.warns(UserWarning, match="a table alone"):
+        shown = check(write_report(tmp_path / "r.html", {"study": pd.DataFrame(rows)}), figures=3)
+    cells = shown.texts("td")
+    assert cells.count("1 (the same in all 3)") == 2
+    assert cells[cells.index("rdl \u2212 labels") + 1] == "none (equal in all 3)"
+    assert cells[cells.index("permuted \u2212 labels") + 1] == "\u22120.100 (the same in all 3)"
+    assert "of few rows may reach beyond what an accuracy or a similarity can be" in shown.text  # 0.95 ± 0.12
+    assert shown.texts("text").count("equal in each pair") == 3
 
 
 def test_figures_lie_beside_the_report(study: Path, tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def test_the_default_is_the_whole_table() -> None:
     assert set(found.frame.loc[rows, "family"]) == {""}
     assert set(found.group_rows()["family"]) == {""}
     assert found.title.endswith("; p_fdr and p_holm are over 12 tests of the table")
-    with pytest.raises(nrl.NeurordlError, match="family='layer': expected one of 'table', 'roi'"):
-        found.correct("layer")  # type: ignore[arg-type]
+    with pytest.raises(nrl.NeurordlError, match="family='column': expected one of 'table', 'roi'"):
+        found.correct("column")  # type: ignore[arg-type]
 
 
 def test_one_layer_at_several_times_is_corrected_over_the_times() -> None:

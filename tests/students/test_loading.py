@@ -39,6 +39,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     yield name
     sys.modules.pop(name, None)
+    sys.modules.pop("a_neighbour_of_mine", None)
 
 
 def same(one: nn.Module, two: nn.Module) -> bool:
@@ -52,7 +53,16 @@ def test_a_factory_of_the_current_folder(module: str) -> None:
     network = load_network(f"{module}:small", width=5)
     assert not network.training
     assert network[1].out_features == 5
-    assert load_network(f"{module}:ready")[1].out_features == 2
+    ready = load_network(f"{module}:ready")
+    assert ready[1].out_features == 2
+    assert load_network(f"{module}:ready") is not ready  # a student is made anew for each run
+    assert sys.path == path
+    other = Path("elsewhere") / f"{module}.py"  # of the same name, which imports its neighbour
+    other.parent.mkdir()
+    other.write_text("from a_neighbour_of_mine import N" + MODULE.replace("4, width", "N, width"))
+    (other.parent / "a_neighbour_of_mine.py").write_text("N = 7")
+    for name, width in ((f"{module}.py", 4), (str(other), 7), (str(other.resolve()), 7)):
+        assert load_network(f"{name}:small")[1].in_features == width
     assert sys.path == path
 
 
@@ -162,10 +172,10 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     ("name", "options", "message"),
     [
         ("resnet", {}, "'resnet' is not the name of a network"),
-        ("my_models.py:net", {}, "write my_models:net$"),
-        ("models/mine.py:net", {}, r"write models\.mine:net$"),
-        ("../mine.py:net", {}, r"write mine:net, and run in the folder of mine\.py"),
-        ("{}:large", {}, r"cannot be imported: .* no attribute 'large'"),
+        ("models/mine.py:net", {}, r"^models/mine\.py:net: there is no file models/mine\.py; check"),
+        ("{}:smal", {}, r"defines no 'smal' \(did you mean small\?\); check the name"),
+        ("{}.py:large", {}, r"\.py defines no 'large'; check the name"),
+        ("{}.py:nothing", {}, r"\.py:nothing returned int, not a torch\.nn\.Module"),
         ("{}:nothing", {}, "returned int"),
         ("{}:broken", {}, "could not be called"),
         ("{}:small", {"depth": 2}, "could not be called with"),
@@ -181,5 +191,6 @@ def test_names_that_lead_nowhere(name: str, options: dict[str, object], message:
 def test_a_module_that_does_not_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "half_written.py").write_text("def f(:\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(NeurordlError, match=r"half_written:.* cannot be imported"):
-        load_network("half_written:f")
+    for name in ("half_written", "half_written.py", "half_written.py"):
+        with pytest.raises(NeurordlError, match=rf"{name}:f cannot be imported: .*syntax"):
+            load_network(f"{name}:f")

@@ -16,6 +16,7 @@ from rsatoolbox.data import Dataset
 from rsatoolbox.rdm import RDMs, calc_rdm
 from torch import Tensor, nn
 
+import neurordl as nrl
 from neurordl import (
     Batch,
     NetworkTeacher,
@@ -29,6 +30,8 @@ from neurordl import (
 from neurordl.ids import natural_key
 from neurordl.measures.dissimilarities import correlation, euclidean, mahalanobis
 from neurordl.rdms import select_rdms
+from neurordl.rdms import source as source_module
+from neurordl.rdms.selection import reindex
 from neurordl.students import small_cnn
 from tests.helpers import random_rdms
 
@@ -600,14 +603,129 @@ def test_patterns_with_holes_are_named_before_training() -> None:
         PatternTeacher(by_subject).prepare(IDS)
 
 
-def test_crossnobis_needs_each_stimulus_in_each_run() -> None:
+def unbalanced() -> dict[str, Dataset]:
+    """Runs without some measurements: one stimulus is in a single run, another twice in a run."""
     dataset = runs()["p0"]
-    described = {key: list(values)[1:] for key, values in dataset.obs_descriptors.items()}
-    teacher = PatternTeacher(
-        {"p0": Dataset(dataset.measurements[1:], obs_descriptors=described)}, dissimilarity="crossnobis"
+    names = np.array(dataset.obs_descriptors["stimulus"])
+    rows = np.ones(len(names), bool)
+    rows[np.flatnonzero(names == "s3")[1:]] = False
+    rows[np.flatnonzero(names == "s7")[:2]] = False
+    chosen = [*np.flatnonzero(rows), int(np.flatnonzero(names == "s9")[0])]
+    described = {
+        key: [list(values)[row] for row in chosen] for key, values in dataset.obs_descriptors.items()
+    }
+    values = dataset.measurements[chosen].copy()
+    values[-1] += 0.5
+    return {"p0": Dataset(values, obs_descriptors=described)}
+
+
+@pytest.mark.parametrize("precise", [False, True])
+@pytest.mark.filterwarnings("ignore:Dataset 0")
+def test_repeats_that_are_not_balanced_teach_as_their_rdms_do(precise: bool) -> None:
+    precision = np.eye(20) + 0.1 if precise else None
+    rdms = nrl.compute_rdms(unbalanced(), "crossnobis", center="run", precision=precision)
+    teacher = PatternTeacher(unbalanced(), dissimilarity="crossnobis", center="run", precision=precision)
+    with pytest.warns(UserWarning, match=r"11 of 66 pairs are not measured \(s3 is in one run only\)"):
+        teacher.prepare(IDS)
+    target = answer(teacher, IDS)
+    expected = reindex(rdms, IDS)[0]
+    np.testing.assert_allclose(
+        target.rdms[0][target.weights[0] > 0], expected[np.isfinite(expected)], rtol=1e-4
     )
+    assert (target.weights[0] == 0).sum() == 11
+    few = answer(teacher, ["s9", "s3", "s7", "s1"])
+    np.testing.assert_array_equal(few.weights[0] == 0, [1, 0, 0, 1, 1, 0])
+
+
+def test_a_dissimilarity_that_takes_no_counts_refuses_unbalanced_runs() -> None:
+    measure = nrl.Dissimilarity("of runs", lambda x: euclidean(x.mean(0)), needs_runs=True)
+    teacher = PatternTeacher(unbalanced(), dissimilarity=measure)
     with pytest.raises(NeurordlError, match="needs each stimulus equally often in every run, but subject p0"):
         teacher.target(batch_of(IDS), {})
+
+
+def repeated(n_repeats: Any = 3, n_channels: int = 40) -> tuple[dict[str, Dataset], Any]:
+    """One subject; the first half of the channels is signal and noise, the second noise only."""
+    rng = np.random.default_rng(4)
+    counts = np.broadcast_to(n_repeats, len(IDS))
+    names = np.repeat(IDS, counts)
+    base = dict(zip(IDS, rng.normal(size=(len(IDS), n_channels // 2)), strict=True))
+    values = rng.normal(size=(len(names), n_channels))
+    values[:, : n_channels // 2] += 3 * np.stack([base[name] for name in names])
+    order = rng.permutation(len(names))
+    return {"p0": Dataset(values[order], obs_descriptors={"stimulus": names[order].tolist()})}, base
+
+
+@pytest.mark.parametrize("step", [1 << 24, 1])
+@pytest.mark.parametrize("n_repeats", [2, 3, [1, 2, 3, 4, 5, 2, 2, 1, 3, 2, 2, 4]])
+def test_reliable_channels_are_chosen_by_training_stimuli(
+    n_repeats: Any, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "_AT_ONCE", step)
+    by_subject, _ = repeated(n_repeats)
+    names = np.array(by_subject["p0"].obs_descriptors["stimulus"])
+    values = by_subject["p0"].measurements
+    train = IDS[:9]
+    halves = [[], []]
+    for name in train:
+        rows = values[names == name]
+        if len(rows) > 1:
+            halves[0].append(rows[::2].mean(0))
+            halves[1].append(rows[1::2].mean(0))
+    first, second = map(np.stack, halves)
+    expected = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(first.T, second.T, strict=True)])
+    kept = np.flatnonzero(expected >= 0.5)
+    teacher = PatternTeacher(by_subject, min_reliability=0.5)
+    with pytest.raises(NeurordlError, match="needs the training stimuli"):
+        answer(teacher, IDS)
+    with pytest.warns(UserWarning, match=f"{len(kept)} of 40 channels have a split-half .* {len(first)} tra"):
+        teacher.prepare(train)
+    other = PatternTeacher({"p0": Dataset(values[:, kept], obs_descriptors={"stimulus": names.tolist()})})
+    torch.testing.assert_close(answer(teacher, IDS).rdms, answer(other, IDS).rdms)
+    assert teacher.describe()["channels"] == {"p0": len(kept)}
+    assert 15 < len(kept) < 30
+
+
+def test_bad_reliabilities_are_refused() -> None:
+    by_subject, _ = repeated()
+    for problem, options in (
+        ("of at least -1", {"min_reliability": 2}),
+        ("precision= is of all", {"min_reliability": 0.1, "precision": np.eye(40)}),
+    ):
+        with pytest.raises(NeurordlError, match=problem):
+            PatternTeacher(by_subject, dissimilarity="mahalanobis", **options)
+    with pytest.raises(NeurordlError, match=r"0 of 40 channels .*the best has"):
+        PatternTeacher(by_subject, min_reliability=1.0).prepare(IDS)
+    with pytest.raises(NeurordlError, match="0 training stimuli have repeats"):
+        PatternTeacher(repeated(1)[0], min_reliability=0.1).prepare(IDS)
+
+
+@pytest.mark.filterwarnings("ignore:subject p0")
+@pytest.mark.parametrize("n_repeats", [3, [1, 2, 3, 4, 5, 2, 2, 1, 3, 2, 2, 4]])
+def test_targets_across_repeats_are_unbiased(n_repeats: Any) -> None:
+    """Repeats numbered as runs: crossnobis is that of the signal; pairs without repeats weigh 0."""
+    rng = np.random.default_rng(5)
+    counts = np.broadcast_to(n_repeats, len(IDS))
+    names, run = np.repeat(IDS, counts), np.concatenate([np.arange(count) for count in counts])
+    signal = rng.normal(size=(len(IDS), 6))
+    expected = euclidean(torch.from_numpy(signal)).numpy()
+    described = {"stimulus": names.tolist(), "run": run.tolist()}
+    sums, squares, n_draws = np.zeros((2, 66)), np.zeros(66), 2000
+    clean = np.repeat(signal, counts, axis=0)
+    for _ in range(n_draws):
+        values = clean + 2 * rng.normal(size=clean.shape)
+        teacher = PatternTeacher(
+            {"p0": Dataset(values, obs_descriptors=described)}, dissimilarity="crossnobis"
+        )
+        target = answer(teacher, IDS)
+        sums += np.stack([target.rdms[0].nan_to_num().numpy(), target.weights[0].numpy()])
+        squares += target.rdms[0].nan_to_num().numpy() ** 2
+    measured = sums[1] > 0
+    i, j = np.triu_indices(12, 1)
+    np.testing.assert_array_equal(measured, (counts[i] > 1) & (counts[j] > 1))
+    mean = sums[0] / n_draws
+    error = np.sqrt((squares / n_draws - mean**2) / n_draws)
+    assert np.abs((mean - expected)[measured] / error[measured]).max() < 4
 
 
 def test_callable_dissimilarity_reads_the_same_in_every_process() -> None:
@@ -833,3 +951,46 @@ def test_a_quantized_network_teaches() -> None:
     assert teacher.describe()["sha256"] is None
     target = teacher["1"].target(batch_of(IDS), teacher.features(batch_of(IDS)))
     assert target.rdms.isfinite().all()
+
+
+def over_time() -> RDMs:
+    names = [(f"p{k}", time) for k in range(3) for time in (0.0, 0.05, 0.1, 0.15)]
+    return random_rdms(IDS, subject=[name for name, _ in names], time=[time for _, time in names])
+
+
+@pytest.mark.parametrize("pool", ["mean", "subjects"])
+def test_a_window_of_times_is_averaged_for_each_subject(pool: Any) -> None:
+    rdms = over_time()
+    with pytest.warns(UserWarning, match=r"mean of 3 RDMs \(time 0.05 to 0.15\)"):
+        teacher = RDMTeacher(rdms, select={"time": (0.05, 0.15)}, pool=pool)
+    expected = rdms.dissimilarities.reshape(3, 4, -1)[:, 1:].mean(axis=1)
+    expected = expected.mean(axis=0, keepdims=True) if pool == "mean" else expected
+    np.testing.assert_allclose(answer(teacher, IDS).rdms.numpy(), expected, atol=1e-6)
+    assert teacher.subjects == ("p0", "p1", "p2")
+    assert teacher.describe()["select"] == {"time": [0.05, 0.15]}
+    assert "select" not in RDMTeacher(brain()).describe()
+
+
+def test_windows_on_several_layers_train_a_network() -> None:
+    early, late = (RDMTeacher(over_time(), select={"time": window}) for window in ((0.0, 0.05), (0.1, 0.15)))
+    objective = nrl.Objective(
+        [RDMLoss(early, layer="conv1", comparison="corr"), RDMLoss(late, layer="conv3", comparison="corr")],
+        task=None,
+    )
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    stimuli = StimulusSet.from_array(images, IDS)
+    run = nrl.fit(small_cnn(4, 1, width=4), objective, stimuli=stimuli, epochs=1)
+    losses = run.record["objective"]["losses"].values()
+    assert [loss["teacher"]["select"]["time"] for loss in losses] == [[0.0, 0.05], [0.1, 0.15]]
+
+
+def test_choices_that_are_no_windows() -> None:
+    rdms = over_time()
+    assert len(select_rdms(rdms, select={"time": [0.0, 0.15]})) == 6
+    assert len(select_rdms(rdms, select={"time": (0.0, 0.15)})) == 12
+    rdms.rdm_descriptors["session"] = [1, 2, 3, 4] * 3
+    assert len(select_rdms(rdms, select={"session": (1, 3)})) == 6
+    with pytest.raises(NeurordlError, match="have several"):
+        RDMTeacher(rdms, select={"time": [0.0, 0.15]})
+    with pytest.raises(NeurordlError, match=r"no RDM has time from 1 to 2; its values are from 0 to 0\.15"):
+        RDMTeacher(rdms, select={"time": (1, 2)})

@@ -283,7 +283,7 @@ CASES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
         lambda: {"objective": Objective(), "validation": 0.25},
         r"validation: without transfer losses the epoch is chosen by the task, but these have no labels",
     ),
-    "no epoch": (lambda: {"epochs": 0}, r"epochs=0: expected a whole number of at least 1"),
+    "fewer epochs than none": (lambda: {"epochs": -1}, r"epochs=-1: expected a whole number of at least 0"),
     "no batch": (lambda: {"batch_size": 0}, r"labelled=0: expected a whole number of at least 1"),
     "a device that is not there": (
         lambda: {"accelerator": "tpu"},

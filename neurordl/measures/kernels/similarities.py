@@ -31,6 +31,7 @@ from neurordl.measures.condensed import missing_groups, n_stimuli, square, stimu
 
 _ROUNDING = 1e-13  # of a squared length, relative to the numbers that it is the difference of
 _CONSTANT = 1e-12  # of the mean
+_SINGULAR = 1e-11  # of a squared length of 1: what is left of an RDM that others add up to
 _BYTES, _CACHE = 64 << 20, 2 << 20
 _COUPLES = 10_000_000_000  # comparisons of two pairs in a subject, which take some seconds
 
@@ -109,6 +110,10 @@ class Kernel(ABC):
     def permutable(self, models: Tensor, data: Tensor) -> tuple[Tensor, Tensor, Kernel]:
         """RDMs prepared once for many permutations of stimuli, and the kernel that compares them then."""
         return models, data, self
+
+    def partial(self, covariates: Floats) -> Partial | None:
+        """The kernel that controls for covariates, (covariates, pairs); None where that is not defined."""
+        return None
 
     def resample(self, models: Floats, data: Floats, shared: Bools, drawn: Drawn) -> Resampled | None:
         """Similarities and ceilings in many resamples.
@@ -336,6 +341,10 @@ class InnerProducts(Kernel):
             return scores, np.empty((*sets.shape[:2], 2, len(data)))
         each = bounds(grams.data.expand(*sets.shape[:2], -1, -1), sets * pooling_weights(grams.lengths))
         return scores, torch.where(sets[..., None, :] > 0, torch.stack(each, -2), torch.nan).cpu().numpy()
+
+    def partial(self, covariates: Floats) -> Partial | None:
+        """See `Kernel.partial`: a partial correlation of values."""
+        return Partial(covariates, ranked=False) if self.centered and not self.whitened else None
 
     def sampler(self, models: Floats, data: Floats, shared: Bools) -> Sampler:
         """See `Kernel.sampler`; it runs on the CPU."""
@@ -668,6 +677,10 @@ class Ranks(Kernel):
         in_threads(work, len(orders))
         return torch.as_tensor(lower[:, 0, 0])
 
+    def partial(self, covariates: Floats) -> Partial | None:
+        """See `Kernel.partial`: a partial correlation of ranks."""
+        return Partial(covariates, ranked=True) if self.products and self.normalized else None
+
     def permutable(self, models: Tensor, data: Tensor) -> tuple[Tensor, Tensor, Kernel]:
         """See `Kernel.permutable`: ranks move with their pairs."""
         if not (self.products and self.normalized):
@@ -705,6 +718,128 @@ class Ranks(Kernel):
             rank_sample(ranks, order, known, shared, drawn, layout, sets, scores, bounds)
 
         return sampler
+
+
+# correlations of several RDMs at once
+
+
+def correlations(
+    stack: Tensor, counts: Ints | None = None, measured: Tensor | None = None, *, ranked: bool = False
+) -> Tensor:
+    """Correlations of RDMs (rdms, pairs) with each other, (…, rdms, rdms); NaN with a constant one.
+
+    Parameters
+    ----------
+    stack
+        Condensed RDMs in float64.
+    counts
+        (resamples, stimuli) how often each was drawn; by default once, without that dimension.
+    measured
+        (pairs,) which pairs count; the values of the others mean nothing.
+    ranked
+        Correlate ranks, taken anew in each resample, which runs on the CPU.
+    """
+    if not ranked or counts is None:
+        values = torch.as_tensor(mean_ranks(_on_cpu(stack, measured))) if ranked else stack
+        mask = None if ranked else measured
+        times = None if counts is None else torch.as_tensor(counts).to(stack)
+        grams = InnerProducts(centered=True).grams(values[:0], values, times, mask, among=True)
+        products = grams.data
+        squares = torch.where(grams.lengths > 0, products.diagonal(dim1=-2, dim2=-1), torch.nan)
+    else:
+        from neurordl.measures.kernels import compiled_ranks
+
+        known = np.ones(stack.shape[1], dtype=bool) if measured is None else measured.cpu().numpy()
+        ranks, order = dense_ranks(np.where(known, stack.cpu(), 0))
+        resampled = np.empty((len(counts), len(stack), len(stack)))
+
+        def work(part: slice) -> None:
+            for b in range(len(counts))[part]:
+                weights, _, _, means = compiled_ranks.resample(ranks, order, counts[b], known)
+                resampled[b] = (means * weights) @ means.T
+
+        in_threads(work, len(counts))
+        products = torch.as_tensor(resampled)
+        squares = products.diagonal(dim1=-2, dim2=-1)
+    lengths = torch.where(squares > 0, squares, torch.nan).sqrt()
+    return products / lengths[..., :, None] / lengths[..., None, :]
+
+
+def controlled(correlated: Tensor, n: int) -> Tensor:
+    """Inner products of what the first ``n`` of correlated RDMs leave of the others, of unit length before.
+
+    0 where only rounding is left. A covariate that is constant, or a sum of others, controls nothing more.
+    """
+    among, across = correlated[..., :n, :n].nan_to_num(), correlated[..., :n, n:]
+    inverse = torch.linalg.pinv(among, rtol=_SINGULAR, hermitian=True)
+    rest: Tensor = correlated[..., n:, n:] - across.nan_to_num().mT @ inverse @ across.nan_to_num()
+    squares = rest.diagonal(dim1=-2, dim2=-1)
+    squares[squares <= _SINGULAR] = 0
+    return rest
+
+
+@dataclass(frozen=True, eq=False)
+class Partial(Kernel):
+    """Correlation of what covariates leave of RDMs, of their values or of their ranks.
+
+    All of it is known from the correlations of all RDMs with each other, in each resample.
+
+    Attributes
+    ----------
+    covariates
+        (covariates, pairs); a pair that one of them misses (NaN) is left out.
+    ranked
+        Control and correlate ranks, as for spearman, instead of values.
+    """
+
+    covariates: Floats
+    ranked: bool
+
+    def similarity(self, models: Tensor, data: Tensor, measured: Tensor | None = None) -> Tensor:
+        """See `Kernel.similarity`."""
+        return cosines(self._grams(models, data, measured))
+
+    def bounds(self, rdms: Tensor, measured: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `Kernel.bounds`."""
+        grams = self._grams(rdms[:0], rdms, measured)
+        return bounds(grams.data, pooling_weights(grams.lengths))
+
+    def permuted_bounds(self, rdms: Tensor, orders: Ints) -> Tensor:
+        """See `Kernel.permuted_bounds`: what the covariates leave is permuted."""
+        values, covariates = rdms, torch.as_tensor(self.covariates)
+        if self.ranked:
+            values, covariates = (torch.as_tensor(mean_ranks(_on_cpu(x, None))) for x in (values, covariates))
+        basis = torch.cat([torch.ones_like(covariates[:1]), covariates])
+        basis = basis / basis.abs().amax(-1, keepdim=True).clamp(min=1e-300)
+        fitted = torch.linalg.lstsq(basis.T, values.T, driver="gelsd").solution
+        return InnerProducts(centered=True).permuted_bounds(values - fitted.T @ basis, orders)
+
+    def resample_measured(
+        self, models: Floats, data: Floats, measured: Bools, drawn: Drawn
+    ) -> tuple[Floats, Floats]:
+        """See `Kernel.resample_measured`."""
+        left, right, sets = (
+            torch.as_tensor(x, dtype=torch.float64, device=drawn.device) for x in (models, data, drawn.sets)
+        )
+        grams = self._grams(left, right, torch.as_tensor(measured, device=drawn.device), drawn.counts)
+        each = bounds(
+            grams.data.expand(*sets.shape[:2], -1, -1), sets * pooling_weights(grams.lengths).to(sets)
+        )
+        limits = torch.where(sets[..., None, :] > 0, torch.stack(each, -2), torch.nan)
+        return cosines(grams).cpu().numpy(), limits.cpu().numpy()
+
+    def _grams(
+        self, models: Tensor, data: Tensor, measured: Tensor | None, counts: Ints | None = None
+    ) -> Grams:
+        """Inner products of what the covariates leave, with leading dimensions for resamples."""
+        covariates = torch.as_tensor(self.covariates).to(data)
+        known = covariates.isfinite().all(0)
+        measured = known if measured is None else measured & known
+        stack = torch.cat([covariates, models, data])
+        rest = controlled(correlations(stack, counts, measured, ranked=self.ranked), len(covariates))
+        n = len(models)
+        squares = rest.diagonal(dim1=-2, dim2=-1)
+        return Grams(rest[..., :n, n:], squares[..., :n], rest[..., n:, n:], squares[..., n:].sqrt())
 
 
 def _once(data: Floats) -> Ints:

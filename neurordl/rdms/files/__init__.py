@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from neurordl.arrays import is_rdms
 from neurordl.errors import NeurordlError, explain, notify
@@ -26,6 +27,7 @@ from neurordl.rdms.files.content import (
     columns_fit,
     condense,
     doubts,
+    over_time,
 )
 from neurordl.rdms.files.hdf5 import HDF5
 from neurordl.rdms.files.matlab import MATLAB
@@ -36,7 +38,16 @@ from neurordl.validate import check_path, check_type, listed
 if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
 
-__all__ = ["FORMATS", "SUBJECTS", "Format", "RDMContent", "load_rdms", "read_names", "save_rdms"]
+__all__ = [
+    "FORMATS",
+    "SUBJECTS",
+    "Format",
+    "RDMContent",
+    "load_rdms",
+    "rdms_over_time",
+    "read_names",
+    "save_rdms",
+]
 
 FORMATS: dict[str, Format] = {
     suffix: format for format in (HDF5, MATLAB, NPZ, NPY, CSV, TSV) for suffix in format.suffixes
@@ -199,6 +210,109 @@ def load_rdms(
     return rdms
 
 
+def rdms_over_time(
+    values: str | os.PathLike[str] | npt.ArrayLike,
+    times: Sequence[float] | None = None,
+    *,
+    ids: Sequence[str] | None = None,
+    subjects: str | Sequence[str] | None = None,
+    roi: str | None = None,
+    measure: str | None = None,
+    name: str | None = None,
+) -> RDMs:
+    """RDMs of subjects at several times from one array, or from a file that holds it.
+
+    Parameters
+    ----------
+    values
+        RDMs (subjects, times, n, n), or condensed (subjects, times, pairs): an array, or a .npy, .npz, .mat
+        or .h5 file. An array of one subject may be (times, n, n); one of MATLAB (n, n, times, subjects).
+    times
+        Times in seconds; by default those that the file stores as ``time`` or ``times``.
+    ids
+        Stimulus ids in the order of the rows, if the file does not store them.
+    subjects
+        Names of the subjects, if the file does not store them. Without names they are numbered, with a
+        notice.
+    roi, measure
+        The ROI, and the dissimilarity, such as "crossnobis", of all RDMs.
+    name
+        The variable of a file with several, as for `load_rdms`.
+
+    Returns
+    -------
+    RDMs
+        An RDM for each subject and time, subject by subject, with the RDM descriptors ``subject`` and
+        ``time``.
+
+    Raises
+    ------
+    NeurordlError
+        There are no times or ids, they do not fit the array, the axes can be read in two ways, or values are
+        not RDMs, as for `load_rdms`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> movies = np.ones((2, 5, 3, 3)) - np.eye(3)
+    >>> rdms = nrl.rdms_over_time(movies, np.arange(5) / 10, ids=["a", "b", "c"], subjects=["s1", "s2"])
+    >>> rdms.rdm_descriptors["subject"][4:6], rdms.rdm_descriptors["time"][4:6]
+    (['s1', 's2'], [0.4, 0.0])
+    """
+    source, content = Path("the array"), RDMContent(values)
+    if isinstance(values, str | os.PathLike):
+        source = check_path("values", values)
+        format = _find_format(source, "read")
+        if not source.is_file():
+            raise NeurordlError(f"there is no RDM file {source}; check the path")
+        with damage_named(source):
+            content = format.read(source, name)
+    stored = content.rdm_descriptors
+    times = stored.get("time") if times is None else times
+    if times is None:
+        raise NeurordlError(f"{source} stores no times; give them in seconds as times=")
+    with explain("times= are no numbers"):
+        seconds = np.asarray(times, dtype=np.float64)
+    if seconds.ndim != 1 or not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
+        raise NeurordlError(f"times= of {source} must be numbers that increase, in seconds")
+    names = (
+        stored.get("subject") if subjects is None else [subjects] if isinstance(subjects, str) else subjects
+    )
+    with explain(f"{source} holds no array of numbers"):
+        array = np.asarray(content.values, dtype=np.float64)
+    known = content.pattern_descriptors.get("stimulus") if ids is None else ids
+    counts = [None if each is None else len(each) for each in (names, known)]
+    stack = over_time(array, len(seconds), counts[0], counts[1], str(source))
+    n_subjects = len(stack) // len(seconds)
+    if names is None:
+        notify(
+            f"{source}: its subjects have no names and are numbered 1 to {n_subjects}; name them by subjects="
+        )
+        names = [str(k + 1) for k in range(n_subjects)]
+    layout: Layout = "square" if stack.ndim == 3 else "condensed"
+    content.values, content.layout = stack, layout
+    content.rdm_descriptors = {
+        "subject": [subject for subject in map(as_text, names) for _ in seconds],
+        "time": seconds.tolist() * n_subjects,
+        **({} if roi is None else {"roi": [roi] * len(stack)}),
+    }
+    content.measure = content.measure if measure is None else measure
+    rdms = _to_rdms(content, Interpretation(layout), source)
+    _complete(
+        rdms.pattern_descriptors,
+        "stimulus",
+        None if ids is None else check_ids(ids, str(source)),
+        rdms.n_cond,
+        source,
+    )
+    check_distinct(rdms.rdm_descriptors, [str(source)] * rdms.n_rdm)
+    _check_values(rdms, str(source))
+    for notice in [*content.notices, *_notice_about_missing(rdms), *_notice_about_ids(rdms, source)]:
+        notify(f"{source}: {notice}")
+    return rdms
+
+
 def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) -> None:
     """Write RDMs in the format of the suffix; `load_rdms` reads them back exactly.
 
@@ -273,7 +387,7 @@ def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) 
             f"the shape {values.shape} was read as {len(vectors)} RDMs, one per row; if each column is an "
             "RDM, transpose it; if it is right, pass layout='condensed'"
         )
-    for name in ("subject", "roi", "session"):
+    for name in ("subject", "roi", "session", "time"):
         names = content.rdm_descriptors.get(name)
         if names is not None and len(names) != len(vectors) and FORMATS[source.suffix.lower()].has_variables:
             del content.rdm_descriptors[name]

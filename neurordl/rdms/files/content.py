@@ -231,8 +231,8 @@ def _to_list(value: Any) -> list[Any]:
 # Relative to the largest dissimilarity: triangles of float32 RDMs that were computed apart differ by less.
 _ROUNDING = 1e-5
 _ONE_AXIS = (
-    "make rsatoolbox RDMs of them with a descriptor for each axis, or store structs with the fields RDM, "
-    "subject and roi"
+    "read RDMs of subjects x times with rdms_over_time, make rsatoolbox RDMs of them with a descriptor for "
+    "each axis, or store structs with the fields RDM, subject and roi"
 )
 
 
@@ -312,6 +312,47 @@ def _check_axes(array: Values, source: str) -> None:
     if sum(length > 1 for length in stacked) > 1:
         problem = f"{source} has the shape {shape}: several axes beside the stimuli, whose meaning is unknown"
         raise NeurordlError(f"{problem}; {_ONE_AXIS}")
+
+
+def over_time(array: Values, n_times: int, n_subjects: int | None, n_ids: int | None, source: str) -> Values:
+    """RDMs of subjects at several times as a stack, subject by subject: (RDMs, n, n) or (RDMs, pairs).
+
+    Parameters
+    ----------
+    array
+        Square RDMs (subjects, times, n, n) or, as in MATLAB, (n, n, times, subjects); condensed ones
+        (subjects, times, pairs). The axes of subjects and times may come in either order, and that of a
+        single subject may be absent.
+    n_times, n_subjects, n_ids
+        How many times, subjects and stimuli there are; None if a number is not known.
+    source
+        What messages call the array.
+
+    Raises
+    ------
+    NeurordlError
+        No axis, or more than one, can be that of the times.
+    """
+    shape = array.shape
+    in_matlab = array.ndim >= 3 and shape[0] == shape[1] == (n_ids or shape[0])
+    in_numpy = array.ndim >= 3 and shape[-1] == shape[-2] == (n_ids or shape[-1])
+    if in_matlab and in_numpy and array.ndim == 4:
+        problem = f"{source} has the shape {shape}, whose first or last two axes may be the stimuli"
+        raise NeurordlError(f"{problem}; give the RDMs of one subject at a time, (times, n, n)")
+    reversed_axes = in_matlab and not in_numpy  # (n, n, times, subjects)
+    array = np.moveaxis(array, (0, 1), (-2, -1)) if reversed_axes else array
+    lead = array.shape[: -2 if in_matlab or in_numpy else -1]
+    array, lead = (array[None], (1, *lead)) if len(lead) == 1 else (array, lead)
+    usual = 0 if reversed_axes and len(shape) == 4 else 1
+    # in the other order only if the number of subjects agrees, too
+    axes = [axis for axis in (0, 1) if lead[axis : axis + 1] == (n_times,)] if len(lead) == 2 else []
+    fitting = [a for a in axes if n_subjects == lead[1 - a] or (n_subjects is None and a == usual)]
+    if len(fitting) != 1:
+        people = "" if n_subjects is None else f" and {n_subjects} subjects"
+        reason = "either axis may be that of the times" if fitting else "no axis fits"
+        remedy = "expected (subjects, times, n, n), or one subject's (times, n, n)"
+        raise NeurordlError(f"{source} has the shape {shape} for {n_times} times{people}: {reason}; {remedy}")
+    return np.moveaxis(array, fitting[0], 1).reshape(-1, *array.shape[2:])
 
 
 def _diagonals(n: int) -> dict[str, Values]:
@@ -505,7 +546,7 @@ def _from_square(matrix: Values, source: str, wanted: Interpretation) -> Values:
 # Named variables
 
 _IDS = ("stimulus", "stimuli", "stimulus_ids", "ids", "id")
-_OF_RDMS = {"subject": ("subject", "subjects"), "roi": ("roi", "rois"), "session": ("session", "sessions")}
+_OF_RDMS = {name: (name, f"{name}s") for name in ("subject", "roi", "session", "time")}
 _RESERVED = {*_IDS, *DESCRIPTORS, "dissimilarity_measure", *(n for names in _OF_RDMS.values() for n in names)}
 _NOT_READ = (
     "is not read: strings and other objects of MATLAB are stored in a way that is not documented, and sparse "
@@ -589,6 +630,8 @@ def _chosen_name(variables: Mapping[str, Any], name: str | None) -> str:
     candidates = [key for key, value in free.items() if _could_be_rdms(value)]
     # a cell array is taken where nothing else is, for its cells may also be pictures of the stimuli
     candidates = candidates or [key for key, value in free.items() if _are_cells_of_rdms(value)]
+    # condensed RDMs of subjects at several times, which `rdms_over_time` reads
+    candidates = candidates or [k for k, x in free.items() if np.ndim(x) == 3 and n_stimuli(x.shape[-1])]
     if not candidates:
         expected = "square, condensed, structs with a field RDM"
         raise NeurordlError(f"no variable that can be RDMs ({expected}); it has: {contents}")

@@ -22,6 +22,7 @@ from neurordl.rdms.files.content import (
     Struct,
     UnreadableError,
     content_of_tree,
+    content_of_variables,
     flatten,
 )
 from neurordl.validate import listed
@@ -122,11 +123,14 @@ def to_python(value: Any) -> Any:
     return array.item() if array.ndim == 0 else array
 
 
-def _read(source: Path, _: str | None) -> RDMContent:
-    """Read RDMs that rsatoolbox (``RDMs.save(path, file_type="hdf5")``) or `save_rdms` wrote."""
+def _read(source: Path, name: str | None) -> RDMContent:
+    """Read RDMs that rsatoolbox (``RDMs.save(path, file_type="hdf5")``) or `save_rdms` wrote; or an array."""
     with h5py.File(source, "r") as file:
         unread: list[str] = []
         tree = _read_group(CheckedFile(file), file, unread)
+    arrays = [value for value in tree.values() if isinstance(value, np.ndarray) and value.ndim > 2]
+    if "dissimilarities" not in tree and arrays:
+        return content_of_variables(tree, name)
     if "dissimilarities" not in tree:
         problem = f"it is not in rsatoolbox's layout (no 'dissimilarities', but {sorted(tree)})"
         raise NeurordlError(f"{problem}; use save_rdms")

@@ -293,7 +293,7 @@ def _fit(model: Model, moments: _Moments, subjects: Ints) -> Floats:
     defined = np.isfinite(moments.cross)
     goals = subjects.astype(np.float64) @ np.where(defined, moments.cross, 0)
     usable = np.asarray((subjects @ defined).max(axis=2) * lengths.max(axis=1, keepdims=True) > 0)
-    return np.where(usable[..., None], _nonnegative(moments.models, goals), np.nan)
+    return np.where(usable[..., None], nonnegative(moments.models, goals), np.nan)
 
 
 def _selected(similarities: Floats | None, subjects: Ints) -> Floats:
@@ -314,7 +314,7 @@ def _mean_over(similarities: Floats, subjects: Ints) -> Floats:
     return np.asarray(np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0))
 
 
-def _nonnegative(grams: Floats, goals: Floats) -> Floats:
+def nonnegative(grams: Floats, goals: Floats) -> Floats:
     """Weights w of 0 or more that minimize ``w'Gw - 2 w'g``, of (folds, rdms, rdms) and (folds, sets, rdms).
 
     All at once by block principal pivoting (Kim & Park 2011, SIAM J. Sci. Comput. 33:3261), each solution
@@ -344,7 +344,7 @@ def _nonnegative(grams: Floats, goals: Floats) -> Floats:
 
 
 def _pivoted(grams: Floats, goals: Floats, inside: Bools) -> Floats:
-    """`_nonnegative` of a goal each, (goals, rdms), from a guess of which weights are positive.
+    """`nonnegative` of a goal each, (goals, rdms), from a guess of which weights are positive.
 
     A weight moves to the other side as long as it breaks a condition; NaN where this does not end.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import stats
+from scipy import integrate, stats
 
 from neurordl.arrays import Bools, Floats, Ints, is_rdms, nan_mean
 from neurordl.errors import NeurordlError
@@ -179,7 +179,7 @@ def infer_study(
     n_subjects, n_stimuli = len(study.data), study.n_stimuli
     evaluations = resampling.evaluate(study, draws)
     variances = resampling.covariance(evaluations)
-    spread = resampling.spread(variances, len(study.models), n_subjects, n_stimuli)
+    spread = resampling.spread(variances, len(study.scores), n_subjects, n_stimuli)
     estimate, n_defined = None, n_subjects
     if estimate_variance and draws is not None and evaluations.by_subject is not None:
         estimate = resampling.variance_method.estimate(study, evaluations.by_subject, draws)
@@ -320,3 +320,21 @@ def correct(p: Floats, correction: Correction) -> Floats:
         steps = np.maximum.accumulate(corrected[order] * np.arange(len(tests), 0, -1))
         corrected[order] = np.minimum(1, steps)
     return corrected
+
+
+def bayes_factor(t: float, n: int, scale: float) -> float:
+    """How much likelier a t of n paired differences is if there is an effect than if there is none (BF10).
+
+    Under the alternative the standardized effect has a Cauchy distribution of this scale around 0, and its
+    variance Jeffreys' prior: "JZS", equation 1 of Rouder et al. 2009 (Psychon. Bull. Rev. 16:225).
+    """
+    dof = n - 1
+
+    def weight(log_g: float) -> float:
+        spread = 1 + n * scale**2 * np.exp(log_g)
+        likelihood = ((1 + t**2 / dof) / (1 + t**2 / (spread * dof))) ** (n / 2) / np.sqrt(spread)
+        return float(likelihood * np.exp(-log_g / 2 - np.exp(-log_g) / 2) / np.sqrt(2 * np.pi))
+
+    if not np.isfinite(t) or n < 2:
+        return np.nan
+    return float(integrate.quad(weight, -10, 60, points=[-1, 2, 6, 12], limit=200, epsabs=0, epsrel=1e-10)[0])

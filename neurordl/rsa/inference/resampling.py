@@ -31,6 +31,7 @@ _SPARE = 100  # resamples beyond one per stimulus: the variance that pairs add i
 _ATTEMPTS = 1000  # draws of a resample until it holds enough distinct subjects and stimuli
 _COUPLES = 100  # pairs of stimuli that a jackknife leaves out together
 _LEAST_SHARE = 0.5  # 1 / (1 + second / first) of variance that belongs to three stimuli together
+_FEW_GROUPS = 8  # of fewer, long intervals are over 2 to 2.5 times as long as short ones: docs/decisions/0038
 _ENOUGH = 100  # resamples: a standard error is then known to 7 %
 
 
@@ -536,10 +537,18 @@ class Resampling:
 
     @property
     def note(self) -> str:
-        """A note on too few resamples; empty if there are enough."""
-        if not self.resamples or self.n >= _ENOUGH:
-            return ""
-        return f"there are only {self.n} resamples: intervals and p depend on their seed; take n=1000"
+        """A note on too few resamples or groups of stimuli; empty if there are enough."""
+        notes = []
+        if self.resamples and self.n < _ENOUGH:
+            notes = [f"there are only {self.n} resamples: intervals and p depend on their seed; take n=1000"]
+        n_groups = len(self._grouped()[0]) if isinstance(self.groups, Mapping) else _FEW_GROUPS
+        if n_groups < _FEW_GROUPS:
+            notes.append(
+                f"there are only {n_groups} groups of stimuli: intervals and p rest on {n_groups - 1} "
+                "degrees of freedom, and the length of an interval depends on which groups were drawn; take "
+                f"{_FEW_GROUPS} groups or more, or conclude about these stimuli only"
+            )
+        return "; ".join(notes)
 
     def _check_groups(self) -> None:
         """Refuse groups of what is not resampled, or that are neither a mapping nor a name."""
@@ -841,7 +850,9 @@ class Bootstrap(Resampling):
         Group of each stimulus, such as its category: a mapping from id to group, or the name of a pattern
         descriptor of the RDMs ("label": the labels of the images). Groups are drawn as a whole, as rsatoolbox
         does with ``pattern_descriptor``, and results generalize to new groups. Degrees of freedom and
-        corrections are those of the number of groups (in rsatoolbox, of the number of stimuli).
+        corrections are those of the number of groups (in rsatoolbox, of the number of stimuli). Of fewer than
+        8 groups a note of the evaluation says how little is known (Cameron & Miller 2015, J. Hum. Resour.
+        50:317, on few clusters).
 
     Raises
     ------

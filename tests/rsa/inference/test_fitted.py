@@ -25,10 +25,10 @@ from neurordl.rsa.inference import resampling
 from neurordl.rsa.inference.fitted import (
     Folds,
     Model,
-    _nonnegative,
     cross_validate,
     fit_model,
     infer_fitted,
+    nonnegative,
 )
 from neurordl.rsa.inference.infer import interval, p_values
 from neurordl.rsa.inference.resampling import Bootstrap, Draws, Jackknife, NoResampling
@@ -397,7 +397,7 @@ def test_weights_equal_nnls_of_scipy(n_rdms):
     goals = rng.normal(size=(6, 5, 9)) + 0.3
     grams = patterns.swapaxes(1, 2) @ patterns
     grams[0, :, 0] = grams[0, 0] = 0  # a constant RDM
-    found = _nonnegative(grams, goals @ patterns * (grams[:, None].diagonal(axis1=-2, axis2=-1) > 0))
+    found = nonnegative(grams, goals @ patterns * (grams[:, None].diagonal(axis1=-2, axis2=-1) > 0))
     patterns[0, :, 0] = 0
     for fold in range(6):
         for row in range(5):

@@ -203,3 +203,34 @@ def test_the_notice_of_groups_advises_what_can_be_done():
 def test_the_repr_of_groups_is_short():
     assert repr(Bootstrap("both", groups=OF)) == ("Bootstrap('both', n=1000, seed=0, groups=<4 groups>)")
     assert repr(Jackknife("stimuli", groups="category")) == "Jackknife('stimuli', groups='category')"
+
+
+@pytest.mark.parametrize("groups", [4, 7, 8])
+def test_few_groups_are_a_note_with_their_number(groups):
+    ids = [str(k) for k in range(16)]
+    rng = np.random.default_rng(0)
+    named = {"subject": ["a", "b", "c"]}
+    data, model = (
+        RDMs(rng.random((n, 120)), rdm_descriptors=names, pattern_descriptors={"stimulus": ids})
+        for n, names in ((3, named), (1, {"layer": ["m"]}))
+    )
+    scheme = Bootstrap("both", n=150, groups={name: k % groups for k, name in enumerate(ids)})
+    scores = nrl.evaluate(model, data, bootstrap=scheme)
+    assert f"subjects and groups of stimuli ({groups} groups)" in scores.title
+    text = (
+        f"there are only {groups} groups of stimuli: intervals and p rest on {groups - 1} degrees of freedom"
+    )
+    assert any(note.startswith(text) for note in scores.notes) == (groups < 8)
+
+
+def test_one_sided_p_beside_a_two_sided_interval_is_a_note():
+    models, data = study(models=1)
+    rdms = RDMs(models, rdm_descriptors={"layer": ["m"]}, pattern_descriptors={"stimulus": IDS})
+    scores = nrl.evaluate(rdms, brain(data))
+    for low, said in ((-0.01, True), (0.01, False)):
+        frame = scores.frame.assign(p=0.04, ci_low=low)
+        notes = nrl.Evaluation(frame, scores.match).notes
+        assert (
+            any(note.startswith("1 mean has p < .05 and an interval that includes 0") for note in notes)
+            == said
+        )

@@ -1,0 +1,143 @@
+"""Shares of variance of two correlated models: coverage of their intervals, and false unique variance.
+
+Stimuli have features c, a and b, drawn anew in each study. Model A has c and a, model B c and b, so that the
+models correlate by c. Subjects' RDMs are weighted sums of the distances by c, a and b, with weights that vary
+over subjects, and noise. "shares": all three count. "null": subjects have model A and noise, so that B
+explains nothing beyond A, although it correlates with their RDMs.
+
+Truths for these stimuli come from 2,000 further subjects of the same study. Truths for new stimuli come from
+the mean correlations over 2,000 further studies of as many stimuli.
+
+    python benchmarks/simulated_shares.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rsatoolbox.rdm import RDMs
+from scipy import stats
+
+import neurordl as nrl
+from neurordl.io import versions, write_json
+from neurordl.progress import tracked
+
+SIZES, DIMENSIONS = {"new subjects": (24,), "new stimuli": (24, 48)}, {"c": 4, "a": 4, "b": 4}
+RESULTS = Path(__file__).parent / "results"
+WEIGHTS = {"shares": (1.0, 0.8, 0.6), "null": (1.0, 1.0, 0.0)}
+NOISE, SPREAD, SUBJECTS = 10.0, 0.3, 12
+
+
+def distances(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Squared distances of n stimuli by the features c, a and b: (3, pairs)."""
+    i, j = np.triu_indices(n, 1)
+    points = [rng.normal(size=(n, dimensions)) for dimensions in DIMENSIONS.values()]
+    return np.stack([((x[i] - x[j]) ** 2).sum(axis=1) for x in points])
+
+
+def weights(cell: str, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights of c, a and b in some subjects, (subjects, 3): under the null those of c and a are alike."""
+    factors = 1 + SPREAD * rng.normal(size=(size, 3))
+    return np.array(WEIGHTS[cell]) * (factors[:, :1] if cell == "null" else factors)
+
+
+def subjects(parts: np.ndarray, cell: str, size: int, rng: np.random.Generator) -> np.ndarray:
+    """RDMs of some subjects, (subjects, pairs)."""
+    return weights(cell, size, rng) @ parts + NOISE * rng.normal(size=(size, parts.shape[1]))
+
+
+def signed(parts: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """Mean correlations of subjects with A and with B, and of A and B beyond each other."""
+    models = np.stack([parts[0] + parts[1], parts[0] + parts[2]])
+    units = [x - x.mean(axis=1, keepdims=True) for x in (models, data)]
+    models, data = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in units)
+    a, b = (models @ data.T).mean(axis=1)
+    between = float(models[0] @ models[1])
+    rest = np.sqrt(1 - between**2)
+    return np.array([a, b, (a - between * b) / rest, (b - between * a) / rest])
+
+
+def shares(signed: np.ndarray) -> np.ndarray:
+    """Unique A, unique B, shared and total, from signed correlations."""
+    a, _, only_a, only_b = signed**2
+    return np.array([only_a, only_b, a - only_a, a + only_b])
+
+
+def for_new(n: int, cell: str) -> np.ndarray:
+    """Mean signed correlations of many studies of new stimuli, as many as in each study."""
+    rng = np.random.default_rng(1)
+    sets = (distances(n, rng) for _ in range(2000))
+    return np.mean([signed(parts, subjects(parts, cell, 40, rng)) for parts in sets], axis=0)
+
+
+def study(n: int, cell: str, truth: np.ndarray | None, seed: int) -> list[dict]:
+    """Rows of one study of n stimuli; without truths for new stimuli, it is of new subjects."""
+    rng = np.random.default_rng([seed, list(WEIGHTS).index(cell)])
+    parts = distances(n, rng)
+    data = subjects(parts, cell, SUBJECTS, rng)
+    models = np.stack([parts[0] + parts[1], parts[0] + parts[2]])
+    names = {"name": ["A", "B"]}, {"subject": [f"p{k}" for k in range(SUBJECTS)]}
+    ids = {"stimulus": [f"s{k}" for k in range(n)]}
+    sides = [
+        RDMs(x, rdm_descriptors=name, pattern_descriptors=ids)
+        for x, name in zip((models, data), names, strict=True)
+    ]
+    scheme = "new subjects" if truth is None else "new stimuli"
+    bootstrap = None if truth is None else nrl.Bootstrap("both", n=300, seed=seed)
+    if truth is None:
+        truth = signed(parts, subjects(parts, cell, 2000, rng))
+    parted = nrl.partition_variance(*sides, bootstrap=bootstrap).frame
+    within = nrl.partition_variance(*sides, crossed=False).frame.query("subject != 'mean'")
+    alone = nrl.evaluate(*sides, comparison="corr", bootstrap=bootstrap).frame
+    table = pd.concat([alone.assign(layer="correlation of " + alone["layer"]), parted])
+    rows = []
+    true = np.concatenate([truth[:2], shares(truth)])
+    for row, value in zip(table.query("subject == 'mean'").itertuples(), true, strict=True):
+        own = within.loc[within["layer"] == row.layer, "score"]
+        t = stats.ttest_1samp(own, 0, alternative="greater") if len(own) else None
+        rows.append(
+            {
+                "generalizes to": scheme,
+                "stimuli": n,
+                "cell": cell,
+                "share": row.layer,
+                "truth": value,
+                "estimate": row.score,
+                "covered": row.ci_low <= value <= row.ci_high,
+                "p < .05": row.p < 0.05,
+                "within subjects": own.mean(),
+                "t test of within": np.nan if t is None else t.pvalue < 0.05,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--studies", type=int, default=400)
+    parser.add_argument("--out", default=RESULTS / "simulated_shares.csv")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    rows = []
+    for scheme, sizes in SIZES.items():
+        for n in sizes:
+            for cell in WEIGHTS:
+                truth = for_new(n, cell) if scheme == "new stimuli" else None
+                for seed in tracked(range(arguments.studies), f"{cell}, {n} stimuli, {scheme}"):
+                    rows += study(n, cell, truth, seed)
+    table = pd.DataFrame(rows)
+    means = table.groupby(["generalizes to", "stimuli", "cell", "share"], sort=False).mean().round(4)
+    means.insert(0, "studies", arguments.studies)
+    means.to_csv(arguments.out)
+    record = {"command": "python benchmarks/simulated_shares.py", "studies": arguments.studies}
+    write_json(Path(arguments.out).with_suffix(".json"), {**record, "versions": versions()})
+    print(means.to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""Scores over time: courses of layers, and a picture of layers and times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.transforms import blended_transform_factory
+
+from neurordl.errors import NeurordlError
+from neurordl.plots import style
+from neurordl.rsa.scores import Evaluation
+from neurordl.validate import check_choice, check_columns, listed
+
+_ROW = 0.035  # height of a row of cluster bars, as a share of the Axes
+
+
+def plot_time_course(
+    scores: Evaluation | pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    roi: str | Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
+    clusters: pd.DataFrame | None = None,
+    onsets: pd.DataFrame | None = None,
+    alpha: float = 0.05,
+    legend: bool = True,
+) -> Axes:
+    """Draw the mean similarity of layers over time, with intervals, noise ceiling, clusters and onsets.
+
+    A line is the mean over subjects, with its 95 % interval as a band; the noise ceiling is gray. Bars below
+    the courses are significant clusters of times; a triangle on the axis is an onset, with its interval.
+
+    Parameters
+    ----------
+    scores
+        Result of `evaluate` of RDMs over time, or its table.
+    ax
+        Axes to draw on; by default new ones.
+    roi, layers
+        ROIs and layers to show; by default all. Each layer, or layer in a ROI, has a color. The noise ceiling
+        is drawn where a single ROI is shown.
+    clusters
+        Result of `time_clusters`. Bars are drawn for clusters whose ``p_holm`` is below ``alpha``.
+    onsets
+        Result of `latencies`.
+    alpha
+        Significance level of clusters.
+    legend
+        Draw the legend.
+
+    Returns
+    -------
+    Axes
+        The Axes with the figure.
+
+    Raises
+    ------
+    NeurordlError
+        There are no times, a ROI or a layer is unknown, or a column is missing.
+
+    Examples
+    --------
+    >>> axes = nrl.plot_time_course(scores, clusters=nrl.time_clusters(scores))  # doctest: +SKIP
+    """
+    means, rois, names = _means(scores, roi, layers)
+    series = [(layer, region) for region in rois for layer in names]
+    ax = style.new_axes(7.0, 3.6) if ax is None else ax
+    colors = style.palette(len(series))
+    times = np.sort(means["time"].unique())
+    ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
+    if times[0] < 0 < times[-1]:
+        ax.axvline(0, color="0.6", linewidth=0.8, linestyle=":", zorder=1)
+    if len(rois) == 1:
+        ceiling = means[means["layer"] == names[0]].sort_values("time")
+        bounds = [ceiling[f"ceiling_{name}"].astype(float) for name in ("lower", "upper")]
+        if np.isfinite(bounds).any():
+            label = "noise ceiling"
+            lower, upper = bounds
+            ax.fill_between(ceiling["time"], lower, upper, color=style.CEILING, lw=0, zorder=0, label=label)
+    for (layer, region), color in zip(series, colors, strict=True):
+        part = means[(means["layer"] == layer) & (means["roi"] == region)].sort_values("time")
+        label = ", ".join(filter(None, [layer or "output", region if len(rois) > 1 else ""]))
+        low, high = part["ci_low"].astype(float), part["ci_high"].astype(float)
+        ax.fill_between(part["time"], low, high, color=color, alpha=0.2, lw=0, zorder=2)
+        ax.plot(part["time"], part["score"], color=color, lw=style.scaled(1.6), zorder=3, label=label)
+    ax.set_xlim(times[0], times[-1])
+    n_rows = _draw_clusters(ax, clusters, series, colors, alpha)
+    _draw_onsets(ax, onsets, series, colors)
+    ax.set_xlabel("time (s)")
+    comparison = ", ".join(means["comparison"].dropna().unique()) if "comparison" in means else ""
+    ax.set_ylabel(f"RDM similarity ({comparison})" if comparison else "RDM similarity")
+    style.legend(ax, _title(means, n_rows, onsets is not None, alpha), legend)
+    style.wrap_labels(ax)
+    return style.hide_frame(ax)
+
+
+def plot_layer_time(
+    scores: Evaluation | pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    roi: str | None = None,
+    clusters: pd.DataFrame | None = None,
+    alpha: float = 0.05,
+    cmap: str = "RdBu_r",
+) -> Axes:
+    """Draw the mean similarity of each layer at each time as a picture, layers from top to bottom.
+
+    Parameters
+    ----------
+    scores, ax
+        As for `plot_time_course`.
+    roi
+        The ROI, if there are several.
+    clusters
+        Result of `time_clusters`: cells outside of significant clusters are paler.
+    alpha
+        Significance level of clusters (``p_holm``).
+    cmap
+        Name of a diverging color map of matplotlib.
+
+    Returns
+    -------
+    Axes
+        The Axes with the figure.
+
+    Raises
+    ------
+    NeurordlError
+        As `plot_time_course`, or there are several ROIs and none is chosen.
+
+    Examples
+    --------
+    >>> axes = nrl.plots.plot_layer_time(scores)  # doctest: +SKIP
+    """
+    means, rois, names = _means(scores, roi, None)
+    if len(rois) > 1:
+        raise NeurordlError(f"a picture shows one ROI; choose roi= among {listed(rois, most=20)}")
+    table = means.pivot(index="layer", columns="time", values="score").reindex(names)
+    values, times = table.to_numpy(float), table.columns.to_numpy(float)
+    ax = style.new_axes(7.0, min(max(2.2, 1.1 + 0.26 * len(names)), 11.0)) if ax is None else ax
+    largest = float(np.nanmax(np.abs(values), initial=0)) or 1.0
+    edges = np.concatenate(
+        [[1.5 * times[0] - 0.5 * times[1]], (times[1:] + times[:-1]) / 2, [1.5 * times[-1] - 0.5 * times[-2]]]
+    )
+    colors = colormaps[cmap].with_extremes(bad="0.9")
+    picture = ax.pcolormesh(
+        edges, np.arange(len(names) + 1) - 0.5, values, cmap=colors, vmin=-largest, vmax=largest
+    )
+    if clusters is not None:
+        veil = np.tile(to_rgba("white", 0.65), (*values.shape, 1))
+        for row in _significant(clusters, alpha).to_dict("records"):
+            if row["layer"] in names and row["roi"] == rois[0]:
+                inside = (times >= row["start"]) & (times <= row["stop"])
+                veil[names.index(row["layer"]), inside, 3] = 0
+        ax.pcolormesh(edges, np.arange(len(names) + 1) - 0.5, veil)
+    ax.invert_yaxis()
+    ax.set_yticks(range(len(names)), [name or "output" for name in names])
+    ax.set_xlabel("time (s)" if clusters is None else f"time (s); pale: no cluster with p < {alpha:g}")
+    bar = style.bar_beside(ax, picture)
+    comparison = ", ".join(means["comparison"].dropna().unique()) if "comparison" in means else ""
+    bar.set_label(f"RDM similarity\n({comparison})" if comparison else "RDM similarity")
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def _means(
+    scores: Evaluation | pd.DataFrame, roi: str | Sequence[str] | None, layers: Sequence[str] | None
+) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """The means over subjects of some ROIs and layers, and the names of these."""
+    frame = scores.to_frame() if isinstance(scores, Evaluation) else scores
+    columns = (
+        "layer",
+        "roi",
+        "time",
+        "subject",
+        "score",
+        "ci_low",
+        "ci_high",
+        "ceiling_lower",
+        "ceiling_upper",
+    )
+    remedy = "evaluate RDMs with the RDM descriptor 'time'"
+    check_columns("the table of scores", frame, columns, remedy)
+    means = frame[frame["subject"] == "mean"]
+    means = means.fillna({"roi": "", "layer": ""}).astype({"roi": str, "layer": str})
+    if means["time"].nunique() < 2:
+        raise NeurordlError(f"the table has {means['time'].nunique()} times with means; a course needs two")
+    known = list(dict.fromkeys(means["roi"])), list(dict.fromkeys(means["layer"]))
+    chosen = []
+    for name, wanted, available in zip(("roi", "layers"), (roi, layers), known, strict=True):
+        each = available if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
+        chosen.append([check_choice(name, value, available) for value in each])
+    return means[means["roi"].isin(chosen[0]) & means["layer"].isin(chosen[1])], chosen[0], chosen[1]
+
+
+def _significant(clusters: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    check_columns(
+        "clusters=", clusters, ("layer", "roi", "start", "stop", "p_holm"), "give time_clusters(...)"
+    )
+    return clusters[clusters["p_holm"] < alpha]
+
+
+def _draw_clusters(
+    ax: Axes,
+    clusters: pd.DataFrame | None,
+    series: Sequence[tuple[str, str]],
+    colors: Sequence[str],
+    alpha: float,
+) -> int:
+    """Draw a row of bars below the data for each course that has a significant cluster; how many rows."""
+    if clusters is None:
+        return 0
+    table = _significant(clusters, alpha)
+    rows = [pair for pair in series if ((table["layer"] == pair[0]) & (table["roi"] == pair[1])).any()]
+    low, high = ax.get_ylim()
+    share = _ROW * (len(rows) + 1)
+    ax.set_ylim(high - (high - low) / (1 - share), high)  # room below, which no tick is in
+    ax.set_yticks([tick for tick in ax.get_yticks() if low <= tick <= high])
+    place = blended_transform_factory(ax.transData, ax.transAxes)
+    for k, pair in enumerate(rows):
+        height = share - _ROW * (k + 1)
+        for row in table[(table["layer"] == pair[0]) & (table["roi"] == pair[1])].to_dict("records"):
+            color = colors[series.index(pair)]
+            extent = [row["start"], row["stop"]]
+            ax.plot(
+                extent, [height] * 2, color=color, lw=style.scaled(3), transform=place, solid_capstyle="butt"
+            )
+    return len(rows)
+
+
+def _draw_onsets(
+    ax: Axes, onsets: pd.DataFrame | None, series: Sequence[tuple[str, str]], colors: Sequence[str]
+) -> None:
+    """Draw onsets on the time axis, with their intervals."""
+    if onsets is None:
+        return
+    check_columns(
+        "onsets=", onsets, ("layer", "roi", "onset", "onset_low", "onset_high"), "give latencies(...)"
+    )
+    place = blended_transform_factory(ax.transData, ax.transAxes)
+    for row in onsets[onsets["onset"].notna()].to_dict("records"):
+        if (row["layer"], row["roi"]) in series:
+            color = colors[series.index((row["layer"], row["roi"]))]
+            size = style.scaled(7)
+            ax.plot(row["onset"], 0, "^", color=color, ms=size, transform=place, clip_on=False, zorder=5)
+            extent = [row["onset_low"], row["onset_high"]]
+            ax.plot(
+                extent, [0, 0], color=color, lw=style.scaled(2.5), transform=place, clip_on=False, zorder=4
+            )
+
+
+def _title(means: pd.DataFrame, n_rows: int, onsets: bool, alpha: float) -> str:
+    """What the courses were measured on, and what bars and triangles mean."""
+    subjects = style.extent(means["n_subjects"].dropna()) if "n_subjects" in means else ""
+    lines = [f"{subjects} subjects"] if subjects else []
+    if means["ci_low"].notna().any():
+        lines.append("bands: 95 % CI")
+    lines += [f"bars: clusters, p < {alpha:g}"] if n_rows else []
+    lines += ["triangles: onsets, 95 % CI"] if onsets else []
+    return "\n".join(lines)

@@ -1,0 +1,277 @@
+"""Scores over time: evaluate at each time, families, clusters of times, onsets and peaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mne.stats import permutation_cluster_1samp_test
+from rsatoolbox.rdm import RDMs
+from scipy import stats
+
+from neurordl import ClusterTest, NeurordlError, evaluate, latencies, select_rdms, time_clusters
+from neurordl.rsa.scores import Evaluation
+from tests.helpers import random_rdms
+
+IDS = [f"s{k}" for k in range(12)]
+TIMES = np.round(np.arange(20) / 50 - 0.1, 3)
+ONSET = 0.1
+
+
+def models() -> RDMs:
+    return random_rdms(IDS, seed=3, name=["first", "second"])
+
+
+def measured(n_subjects: int = 12, gain: float = 0.5, seed: int = 0, roi: str | None = None) -> RDMs:
+    """Subjects whose RDMs hold the first model from the onset on; subjects and times in random order."""
+    rng = np.random.default_rng(seed)
+    subject, time = (x.ravel() for x in np.meshgrid(np.arange(n_subjects), np.arange(20), indexing="ij"))
+    vectors = rng.random((len(subject), 66))
+    vectors += gain * (TIMES[time] >= ONSET)[:, None] * models().dissimilarities[0]
+    order = rng.permutation(len(subject))
+    descriptors: dict[str, list[Any]] = {
+        "subject": [f"p{k}" for k in subject[order]],
+        "time": TIMES[time[order]].tolist(),
+    }
+    if roi is not None:
+        descriptors["roi"] = [roi] * len(order)
+    return RDMs(
+        vectors[order], "correlation", rdm_descriptors=descriptors, pattern_descriptors={"stimulus": IDS}
+    )
+
+
+@pytest.fixture(scope="module")
+def scores() -> Evaluation:
+    return evaluate(models(), measured(), comparison="corr")
+
+
+def course(scores: Evaluation, layer: str) -> Any:
+    frame = scores.frame[(scores.frame["layer"] == layer) & (scores.frame["subject"] != "mean")]
+    table = frame.pivot(index="subject", columns="time", values="score")
+    return table.loc[[f"p{k}" for k in range(12)]].to_numpy()
+
+
+@pytest.mark.parametrize("bootstrap", [None, "stimuli"])
+def test_each_time_is_scored_as_it_is_alone(bootstrap: Any) -> None:
+    rdms = measured()
+    scores = evaluate(models(), rdms, comparison="rho-a", bootstrap=bootstrap)
+    for time in (TIMES[0], TIMES[12]):
+        chosen = select_rdms(rdms, select={"time": time})
+        del chosen.rdm_descriptors["time"]
+        alone = evaluate(models(), chosen, comparison="rho-a", bootstrap=bootstrap)
+        part = scores.frame[scores.frame["time"] == time].set_index(["layer", "subject"])
+        whole = alone.frame.set_index(["layer", "subject"]).loc[part.index]
+        tested = [
+            "score",
+            "ci_low",
+            "ci_high",
+            "p",
+            "ceiling_lower",
+            "ceiling_upper",
+            "p_ceiling",
+            "n_subjects",
+        ]
+        pd.testing.assert_frame_equal(part[tested], whole[tested])
+        differences = scores.differences[scores.differences["time"] == time]
+        np.testing.assert_allclose(differences["p"], alone.differences["p"])
+        key = f"{time:g} s"
+        np.testing.assert_allclose(scores.inferences[key].ceiling, alone.inferences[""].ceiling)
+        np.testing.assert_allclose(scores.means[key], alone.means[""])
+
+
+def test_the_table_is_by_time_and_times_are_no_subjects(scores: Evaluation) -> None:
+    frame = scores.to_frame()
+    assert list(frame.columns[:4]) == ["layer", "roi", "time", "subject"]
+    assert len(frame) == 20 * 2 * 13
+    assert frame["time"].is_monotonic_increasing
+    assert (frame.loc[frame["subject"] == "mean", "n_subjects"] == 12).all()
+    assert "20 times" in repr(scores)
+    assert str(scores).count("\n") < 12
+    assert "highest mean of each layer" in scores.title
+    group = scores.group_rows()
+    assert len(group) == 40
+    assert set(group["time"]) == set(TIMES)
+
+
+def test_families_over_time(scores: Evaluation) -> None:
+    sizes = {"table": 40, "roi": 40, "layer": 20}
+    for family, n in sizes.items():
+        table = scores.correct(family).frame  # type: ignore[arg-type]
+        means = table[table["subject"] == "mean"]
+        assert set(means["family"].str.split().str[0]) == {str(n)}
+        first = means[means["layer"] == "first"]
+        if family == "layer":
+            np.testing.assert_allclose(first["p_fdr"], stats.false_discovery_control(first["p"]))
+    differences = scores.correct("layer").differences
+    np.testing.assert_allclose(differences["p_fdr"], stats.false_discovery_control(differences["p"]))
+
+
+def test_saved_and_converted(scores: Evaluation, tmp_path: Path) -> None:
+    scores.save(tmp_path)
+    table = pd.read_csv(tmp_path / "scores.csv")
+    np.testing.assert_allclose(table["time"], scores.frame["time"])
+    assert scores.to_rsatoolbox("0.1 s").evaluations.shape == (1, 2, 12)
+    with pytest.raises(NeurordlError, match=r"'0.1 s'"):
+        scores.to_rsatoolbox()
+
+
+def test_rois_and_times() -> None:
+    both = [measured(roi="IT"), measured(roi="EVC", seed=1)]
+    rdms = RDMs(
+        np.concatenate([part.dissimilarities for part in both]),
+        rdm_descriptors={
+            k: both[0].rdm_descriptors[k] + both[1].rdm_descriptors[k] for k in ("subject", "time", "roi")
+        },
+        pattern_descriptors={"stimulus": IDS},
+    )
+    scores = evaluate(models(), rdms, comparison="corr")
+    assert list(scores.inferences)[:2] == ["IT, -0.1 s", "IT, -0.08 s"]
+    assert scores.frame.groupby("roi").size().tolist() == [520, 520]
+    clusters = time_clusters(scores)
+    assert set(zip(clusters["layer"], clusters["roi"], strict=True)) >= {("first", "IT"), ("first", "EVC")}
+
+
+def test_bad_times() -> None:
+    rdms = measured()
+    rdms.rdm_descriptors["time"] = ["early"] * rdms.n_rdm
+    with pytest.raises(NeurordlError, match="other values than numbers"):
+        evaluate(models(), rdms)
+    rdms.rdm_descriptors["time"] = [0.1] * rdms.n_rdm
+    with pytest.raises(NeurordlError, match=r"the RDMs at 0.1 s: expected one RDM per subject"):
+        evaluate(models(), rdms)
+    rdms = measured()
+    keep = [k for k in range(rdms.n_rdm) if k != rdms.rdm_descriptors["subject"].index("p3")]
+    part = RDMs(
+        rdms.dissimilarities[keep],
+        rdm_descriptors={name: [x[k] for k in keep] for name, x in rdms.rdm_descriptors.items()},
+        pattern_descriptors={"stimulus": IDS},
+    )
+    with pytest.warns(UserWarning, match="1 of 20 times are not those of all 12 subjects"):
+        scores = evaluate(models(), part)
+    assert sorted(scores.frame.loc[scores.frame["subject"] == "mean", "n_subjects"].unique()) == [11, 12]
+    assert set(time_clusters(scores)["n_subjects"]) == {11}
+
+
+# clusters
+
+
+@pytest.mark.parametrize("tail", ["greater", "two-sided"])
+def test_clusters_are_those_of_mne(scores: Evaluation, tail: Any) -> None:
+    test = ClusterTest(tail=tail, seed=4, n_permutations=500)
+    ours = time_clusters(scores, test)
+    for layer in ("first", "second"):
+        x = course(scores, layer)
+        threshold = stats.t.isf(0.05 / (1 if tail == "greater" else 2), len(x) - 1)
+        t, clusters, p, _ = permutation_cluster_1samp_test(
+            x, threshold, 500, tail=int(tail == "greater"), rng=4, out_type="indices", verbose="ERROR"
+        )
+        part = ours[ours["layer"] == layer].reset_index(drop=True)
+        order = np.argsort([c[0][0] for c in clusters])
+        np.testing.assert_allclose(part["p"], p[order])
+        np.testing.assert_allclose(part["statistic"], [t[clusters[k][0]].sum() for k in order])
+        np.testing.assert_allclose(part["start"], [TIMES[clusters[k][0][0]] for k in order])
+        np.testing.assert_allclose(part["stop"], [TIMES[clusters[k][0][-1]] for k in order])
+
+
+def test_the_true_times_are_a_cluster(scores: Evaluation) -> None:
+    clusters = time_clusters(scores)
+    best = clusters.loc[clusters["p"].idxmin()]
+    assert best["layer"] == "first"
+    assert abs(best["start"] - ONSET) <= 0.021
+    assert best["stop"] == TIMES[-1]
+    assert best["p"] < 0.01
+    # Holm over two courses: twice the smallest p of the first course
+    assert best["p_holm"] == pytest.approx(2 * best["p"])
+    assert (clusters["p_holm"] >= clusters["p"]).all()
+    tfce = time_clusters(scores, ClusterTest(threshold="tfce"))
+    assert abs(tfce.iloc[0]["start"] - ONSET) <= 0.021
+    assert (tfce["p"] < 0.05).all()
+
+
+def test_a_difference_of_two_layers(scores: Evaluation) -> None:
+    clusters = time_clusters(scores, difference=("second", "first"))
+    best = clusters.loc[clusters["p"].idxmin()]
+    assert best["layer"] == "second − first"
+    assert best["statistic"] < 0
+    assert best["p"] < 0.01
+
+
+def test_latencies(scores: Evaluation) -> None:
+    table = latencies(scores, within=(0.0, 0.3)).set_index("layer")
+    row = table.loc["first"]
+    assert row["onset_low"] <= row["onset"] <= row["onset_high"]
+    assert abs(row["onset"] - ONSET) <= 0.021
+    assert ONSET <= row["peak"] <= 0.3
+    assert row["peak_low"] <= row["peak"] <= row["peak_high"]
+    x = course(scores, "first")
+    inside = (TIMES >= 0) & (TIMES <= 0.3)
+    assert row["peak"] == TIMES[inside][x.mean(axis=0)[inside].argmax()]
+    assert row["share_with_onset"] == 1
+    assert np.isnan(table.loc["second", "onset"])
+    pd.testing.assert_frame_equal(table, latencies(scores, within=(0.0, 0.3)).set_index("layer"))
+
+
+def test_the_onset_in_a_bootstrap_sample_by_a_loop(scores: Evaluation) -> None:
+    from neurordl.rsa.time import _drawn_t, _onset
+
+    x, rng = course(scores, "first"), np.random.default_rng(0)
+    counts = rng.multinomial(12, np.full(12, 1 / 12), 20)
+    t, means = _drawn_t(x, counts)
+    limit, cluster = 2.5, np.arange(10, 15)
+    for row, count, mean in zip(t, counts, means, strict=True):
+        sample = np.repeat(x, count, axis=0)
+        np.testing.assert_allclose(row, stats.ttest_1samp(sample, 0).statistic, rtol=1e-6)
+        np.testing.assert_allclose(mean, sample.mean(axis=0))
+        above, sums, start = np.append(row > limit, False), [], None
+        for k, flag in enumerate(above):
+            if flag and start is None:
+                start = k
+            if not flag and start is not None:
+                if start < 15 and k > 10:
+                    sums.append((row[start:k].sum(), TIMES[start]))
+                start = None
+        for critical in (5.0, 40.0):
+            expected = max(sums)[1] if sums and max(sums)[0] >= critical else np.inf
+            assert _onset(row, TIMES, cluster, limit, critical) == expected
+
+
+def test_no_cluster_at_all() -> None:
+    scores = evaluate(models(), measured(gain=0.0), comparison="corr")
+    high = ClusterTest(threshold=50.0)
+    assert len(time_clusters(scores, high)) == 0
+    table = latencies(scores, high)
+    assert table["onset"].isna().all()
+    assert (table["share_with_onset"] == 0).all()
+    assert table["peak"].notna().all()
+
+
+def test_bad_input_of_tests_over_time(scores: Evaluation) -> None:
+    flat = evaluate(models(), random_rdms(IDS, subject=["a", "b", "c"]))
+    with pytest.raises(NeurordlError, match="not over time"):
+        time_clusters(flat)
+    with pytest.raises(NeurordlError, match="difference='third'"):
+        time_clusters(scores, difference=("first", "third"))
+    with pytest.raises(NeurordlError, match="threshold"):
+        ClusterTest(threshold=-1.0)
+    with pytest.raises(NeurordlError, match="tfce"):
+        latencies(scores, ClusterTest(threshold="tfce"))
+    with pytest.raises(NeurordlError, match="no time of the scores"):
+        latencies(scores, within=(5.0, 6.0))
+    with pytest.warns(UserWarning, match="no cluster can be significant"):
+        time_clusters(evaluate(models(), measured(3)))
+    constant = measured()
+    row = constant.rdm_descriptors["subject"].index("p5")
+    constant.dissimilarities[row] = 1.0
+    with pytest.raises(NeurordlError, match=r"are undefined \(subjects p5; times"):
+        time_clusters(evaluate(models(), constant, comparison="corr"))
+
+
+def test_the_report_of_scores_over_time(scores: Evaluation, tmp_path: Path) -> None:
+    scores.to_html(tmp_path / "report.html", figures=False)
+    page = (tmp_path / "report.html").read_text()
+    assert "Highest means over subjects" in page
+    assert "20 times" in page
+    assert page.count("<svg") == 1
