@@ -65,7 +65,15 @@ def plot_time_course(
 
     Examples
     --------
-    >>> axes = nrl.plot_time_course(scores, clusters=nrl.time_clusters(scores))  # doctest: +SKIP
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rng, ids, times = np.random.default_rng(0), list("abcdef"), np.arange(-5, 15) / 50
+    >>> model = nrl.simulate.simulate_subjects(rng.normal(size=(6, 5)), ids, n_subjects=1)
+    >>> noise = rng.normal(size=(8, 20, 15))  # of 8 subjects, 20 times and 15 pairs; the model begins at 0 s
+    >>> measured = noise + 9 * (times >= 0)[:, None] * model.dissimilarities
+    >>> people = nrl.rdms_over_time(measured, times, ids=ids, subjects=[f"s{k}" for k in range(8)])
+    >>> scores = nrl.evaluate({"model": model}, people, comparison="corr")
+    >>> ax = nrl.plot_time_course(scores, clusters=nrl.time_clusters(scores))
     """
     means, rois, names = _means(scores, roi, layers)
     series = [(layer, region) for region in rois for layer in names]
@@ -135,7 +143,16 @@ def plot_layer_time(
 
     Examples
     --------
-    >>> axes = nrl.plots.plot_layer_time(scores)  # doctest: +SKIP
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> from neurordl.plots import plot_layer_time
+    >>> rng, ids, times = np.random.default_rng(0), list("abcdef"), np.arange(-5, 15) / 50
+    >>> model = nrl.simulate.simulate_subjects(rng.normal(size=(6, 5)), ids, n_subjects=1)
+    >>> noise = rng.normal(size=(8, 20, 15))  # of 8 subjects, 20 times and 15 pairs; the model begins at 0 s
+    >>> measured = noise + 9 * (times >= 0)[:, None] * model.dissimilarities
+    >>> people = nrl.rdms_over_time(measured, times, ids=ids, subjects=[f"s{k}" for k in range(8)])
+    >>> scores = nrl.evaluate({"model": model}, people, comparison="corr")
+    >>> ax = plot_layer_time(scores)
     """
     means, rois, names = _means(scores, roi, None)
     if len(rois) > 1:

@@ -138,7 +138,17 @@ def time_clusters(
 
     Examples
     --------
-    >>> clusters = nrl.time_clusters(evaluation, nrl.ClusterTest(seed=1))  # doctest: +SKIP
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rng, ids, times = np.random.default_rng(0), list("abcdef"), np.arange(-5, 15) / 50
+    >>> model = nrl.simulate.simulate_subjects(rng.normal(size=(6, 5)), ids, n_subjects=1)
+    >>> noise = rng.normal(size=(8, 20, 15))  # of 8 subjects, 20 times and 15 pairs; the model begins at 0 s
+    >>> measured = noise + 9 * (times >= 0)[:, None] * model.dissimilarities
+    >>> people = nrl.rdms_over_time(measured, times, ids=ids, subjects=[f"s{k}" for k in range(8)])
+    >>> scores = nrl.evaluate({"model": model}, people, comparison="corr")
+    >>> clusters = nrl.time_clusters(scores, nrl.ClusterTest(seed=1))
+    >>> clusters["start"].iloc[-1].item(), clusters["stop"].iloc[-1].item()
+    (0.0, 0.28)
     """
     test = test or ClusterTest(tail="greater" if difference is None else "two-sided")
     courses = _courses(evaluation, difference)
@@ -194,7 +204,16 @@ def latencies(
 
     Examples
     --------
-    >>> table = nrl.latencies(evaluation, within=(0.0, 0.5))  # doctest: +SKIP
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rng, ids, times = np.random.default_rng(0), list("abcdef"), np.arange(-5, 15) / 50
+    >>> model = nrl.simulate.simulate_subjects(rng.normal(size=(6, 5)), ids, n_subjects=1)
+    >>> noise = rng.normal(size=(8, 20, 15))  # of 8 subjects, 20 times and 15 pairs; the model begins at 0 s
+    >>> measured = noise + 9 * (times >= 0)[:, None] * model.dissimilarities
+    >>> people = nrl.rdms_over_time(measured, times, ids=ids, subjects=[f"s{k}" for k in range(8)])
+    >>> scores = nrl.evaluate({"model": model}, people, comparison="corr")
+    >>> nrl.latencies(scores, within=(-0.1, 0.3))["onset"].item()
+    0.0
     """
     test = test or ClusterTest()
     if test.threshold == "tfce":
