@@ -327,3 +327,36 @@ def test_layers_are_chosen_as_for_other_losses() -> None:
         nrl.AngleLoss(several, "x")
     loss = nrl.AngleLoss(several["conv2"], "x")
     assert (loss.name, loss.teacher.layer) == ("angle:x", "conv2")
+
+
+SCALE_FREE: dict[str, Callable[[Any], Any]] = {
+    "attention": lambda layer: nrl.AttentionLoss(layer, "conv3"),
+    "angle": lambda layer: nrl.AngleLoss(layer, "conv3"),
+    "similarity": lambda layer: nrl.SimilarityPreservingLoss(layer, "conv3"),
+    "congruence": lambda layer: nrl.CorrelationCongruenceLoss(layer, "conv3"),
+    "probabilistic": lambda layer: nrl.ProbabilisticTransferLoss(layer, "conv3"),
+    "rdm": lambda layer: nrl.RDMLoss(layer, "conv3"),
+    "distances": lambda layer: nrl.RDMLoss(layer, "conv3", "euclidean_root", "huber"),
+}
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-7, 1e7, 1e18])
+@pytest.mark.parametrize("name", SCALE_FREE)
+def test_features_of_any_scale_give_the_loss_and_gradient_of_float64(name: str, scale: float) -> None:
+    """Squares of such features vanish or overflow in float32; a stimulus has features of 0, two are equal."""
+    layer = nrl.NetworkTeacher(nrl.students.small_cnn(width=8), "conv3")["conv3"]
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(8, 16, 4, 4, generator=generator).relu() for _ in range(2))
+    student[3] = 0
+    student[5] = student[4]
+    values, gradients = [], []
+    for dtype, factor in ((torch.float32, scale), (torch.float64, 1.0)):
+        features = (student * factor).to(dtype).requires_grad_()
+        batch = nrl.Batch(torch.zeros(8, 3, 8, 8), [f"s{k}" for k in range(8)])
+        value = SCALE_FREE[name](layer)({"conv3": features}, {"conv3": (teacher * factor).to(dtype)}, batch)
+        value.backward()
+        assert features.grad is not None
+        values.append(value.detach().double())
+        gradients.append(features.grad.double() * factor)
+    torch.testing.assert_close(values[0], values[1], rtol=1e-4, atol=0)
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[1].norm()

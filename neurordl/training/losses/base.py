@@ -225,6 +225,16 @@ def full_precision(features: Tensor) -> Tensor:
     return features if features.dtype == torch.float64 else features.float()
 
 
+def of_size_one(features: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Features divided by their largest magnitude over these dimensions, which is taken as a constant.
+
+    The squares neither vanish nor overflow. For a loss that does not depend on the scale of the features,
+    value and gradient are the same.
+    """
+    largest = features.detach().abs().amax(dims, keepdim=True)
+    return features * largest.clamp(min=torch.finfo(features.dtype).tiny).reciprocal()
+
+
 def autocast_off(features: Tensor) -> torch.autocast:
     """A context in which mixed precision is off on the device of these features."""
     return torch.autocast(features.device.type, enabled=False)

@@ -192,7 +192,9 @@ class ContrastiveLoss(LayerLoss, nn.Module):
             for memory in (self.student_memory, self.teacher_memory):
                 memory.uniform_(-1, 1).mul_(math.sqrt(3 / self.channels))
         vectors = [passed(module, values) for module, values in zip(modules, features, strict=True)]
-        return functional.normalize(torch.stack(vectors), dim=2, eps=_SHORTEST)
+        stacked = torch.stack(vectors)
+        largest = stacked.detach().abs().amax(2, keepdim=True)  # squares of large numbers would overflow
+        return functional.normalize(stacked / largest.clamp(min=1), dim=2, eps=_SHORTEST)
 
     def _places(self, rows: Ints, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The rows, each once, the place of every row among these, and the first place of each."""

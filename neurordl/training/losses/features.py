@@ -14,6 +14,7 @@ from neurordl.training.losses.base import (
     Weight,
     autocast_off,
     full_precision,
+    of_size_one,
     passed,
     shape_by_features,
 )
@@ -208,6 +209,7 @@ class AttentionLoss(_FeatureLoss):
             return functional.mse_loss(attention, wanted)
 
     def _attention(self, maps: Tensor) -> Tensor:
+        maps = of_size_one(maps, (1, 2, 3))  # an image's map of attention does not depend on its scale
         magnitudes = maps if self.power % 2 == 0 else maps.abs()
         return magnitudes.pow(self.power).mean(dim=1)
 

@@ -18,6 +18,7 @@ from neurordl.training.losses.base import (
     LayerLoss,
     Weight,
     full_precision,
+    of_size_one,
 )
 from neurordl.validate import check_choice, check_count, check_number
 
@@ -100,7 +101,7 @@ class AngleLoss(_RelationLoss):
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The mean over all triplets."""
-        squared, goal = (_squared_distances(patterns) for patterns in (student, teacher))
+        squared, goal = (_squared_distances(of_size_one(x, (0, 1))) for x in (student, teacher))
         return cast("Callable[[Tensor, Tensor], Tensor]", _AngleTerm.apply)(squared, goal)
 
 
@@ -144,7 +145,8 @@ class SimilarityPreservingLoss(_RelationLoss):
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The mean over all entries of the two matrices."""
-        similarities, goal = (_unit_rows(patterns @ patterns.mT) for patterns in (student, teacher))
+        both = (of_size_one(patterns, (0, 1)) for patterns in (student, teacher))
+        similarities, goal = (_unit_rows(patterns @ patterns.mT) for patterns in both)
         return (similarities - goal).square().mean()
 
 
@@ -293,6 +295,7 @@ def _cosines(patterns: Tensor) -> Tensor:
 
     Dividing products costs less than dividing patterns, which may have many channels.
     """
+    patterns = of_size_one(patterns, (0, 1))
     products = patterns @ patterns.mT
     squares = products.diagonal()
     inverse = squares.masked_fill(squares == 0, torch.inf).rsqrt()
