@@ -22,6 +22,7 @@ from torch import nn
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError, explain
 from neurordl.io import RUN_RECORD, differing, make_folder, read_json, versions, write_json
+from neurordl.patterns.network import sha256_modules
 from neurordl.progress import tracked
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.stimuli import StimulusSet
@@ -223,7 +224,8 @@ class _Study:
             elif name not in _FIXED:
                 described[name] = spelled(value)
         described["version"] = versions()["neurordl"]
-        described["student"] = [type(student).__name__, getattr(student, "build_spec", None)]
+        spec = getattr(student, "build_spec", None)
+        described["student"] = [type(student).__name__, spec, sha256_modules(student)]
         described["losses"] = [loss.name for loss in losses]
         for k, loss in enumerate(losses):
             described |= {f"loss {k + 1}, {key}": value for key, value in loss.describe().items()}

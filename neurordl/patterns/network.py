@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import hashlib
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,6 +58,12 @@ _WRAPPED = {
     "DistributedDataParallel": "module",
     "_FabricModule": "_original_module",
 }
+
+
+def sha256_modules(model: nn.Module) -> str:
+    """SHA-256 of the modules of a network with their settings, as its representation shows them."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(unwrapped(model)))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -235,6 +235,30 @@ class Objective:
         states = {name: loss.state_dict() for name, loss in losses if isinstance(loss, nn.Module)}
         return {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
 
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Give the losses the parameters and buffers of `state_dict`, or those of ``losses.safetensors``.
+
+        Raises
+        ------
+        NeurordlError
+            The state is that of other losses.
+        """
+        modules = {
+            name: loss
+            for name, loss in zip(self.names, self.losses, strict=True)
+            if isinstance(loss, nn.Module)
+        }
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in modules}
+        for key, value in state.items():
+            name = max((name for name in modules if key.startswith(f"{name}.")), key=len, default="")
+            if not name:
+                known = listed(modules, quote=True) or "none with parameters"
+                raise NeurordlError(f"the state has {key!r}, which is of no loss; the losses are {known}")
+            parts[name][key.removeprefix(f"{name}.")] = value
+        for name, loss in modules.items():
+            with explain(f"the state does not fit the loss {name!r}", RuntimeError, "make the same losses"):
+                loss.load_state_dict(parts[name])
+
     def __call__(
         self,
         student: nn.Module,

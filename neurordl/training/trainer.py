@@ -32,7 +32,7 @@ from neurordl.errors import NeurordlError, collect_notices, explain, notices, no
 from neurordl.ids import natural_key
 from neurordl.io import RUN_RECORD, check_run_folder, sha256_array, versions, write_json
 from neurordl.measures.comparisons import few_pairs
-from neurordl.patterns.network import explain_unfit, frozen_eval, unwrapped
+from neurordl.patterns.network import explain_unfit, frozen_eval, sha256_modules, unwrapped
 from neurordl.rsa.leaks import check_exposures, count_identical
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.stimuli.sets import warn_of_absent
@@ -407,6 +407,7 @@ def fit(
                 "class": type(unwrapped(student)).__name__,
                 "parameters": sum(parameter.numel() for parameter in student.parameters()),
                 "spec": getattr(student, "build_spec", None),
+                "sha256_modules": sha256_modules(student),
             },
             "stimuli": None,
             "labelled": None if labelled is None else _describe_images(labelled),

@@ -332,3 +332,66 @@ def test_the_example_of_the_base_class_runs() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     {"processes": processes, "killed": killed}[sys.argv[1]](Path(sys.argv[2]))
+
+
+class Margin(nrl.TransferLoss):
+    layers = ("conv2",)
+
+    def __init__(self, margin: float, names: tuple[str, ...] = ("a", "b")) -> None:
+        self.margin, self.names, self.function, self._cache = margin, names, torch.relu, 3
+
+    def __call__(self, student: Any, teacher: Any, batch: nrl.Batch) -> Tensor:
+        return (student["conv2"].square().mean() - self.margin).relu()
+
+
+def test_settings_of_a_loss_are_recorded() -> None:
+    described = Margin(0.3).describe()
+    assert described["margin"] == 0.3
+    assert described["names"] == ("a", "b")
+    assert not {"function", "_cache", "name", "training"} & set(described)
+
+
+def test_a_run_is_not_continued_with_another_margin_or_dropout(tmp_path: Path) -> None:
+    def run(margin: float, dropout: float) -> None:
+        network = nn.Sequential()
+        network.add_module("conv2", nn.Conv2d(1, 4, 3))
+        network.add_module("drop", nn.Dropout(dropout))
+        network.add_module("head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)))
+        digits = nrl.datasets.load_digits()
+        shown = digits.subset(digits.ids[:32])
+        nrl.fit(
+            network,
+            nrl.Objective([Margin(margin)]),
+            shown,
+            shown,
+            1,
+            out=tmp_path / "run",
+            resume=True,
+        )
+
+    run(0.1, 0.1)
+    for margin, dropout, part in ((0.9, 0.1, r"margin\.margin \(0\.1 before"), (0.1, 0.9, "sha256_modules")):
+        with pytest.raises(nrl.NeurordlError, match=part):
+            run(margin, dropout)
+
+
+def test_losses_take_back_their_state() -> None:
+    def objective() -> nrl.Objective:
+        return nrl.Objective([nrl.HintLoss(nrl.NetworkTeacher(student(9), "conv3"), "conv2")])
+
+    first, second, shown = objective(), objective(), images(8, 0)
+    for each in (first, second):
+        each(student(), (shown.images(), shown.labels))
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.add_(1)
+    assert not same(first.state_dict(), second.state_dict())
+    second.load_state_dict(first.state_dict())
+    assert same(first.state_dict(), second.state_dict())
+    fresh = objective()
+    fresh.load_state_dict(first.state_dict())
+    assert same(first.state_dict(), fresh.state_dict())
+    with pytest.raises(nrl.NeurordlError, match=r"'x\.weight', which is of no loss; the losses are 'hint"):
+        second.load_state_dict({"x.weight": torch.zeros(1)})
+    with pytest.raises(nrl.NeurordlError, match="does not fit the loss 'hint:conv2'"):
+        second.load_state_dict({})

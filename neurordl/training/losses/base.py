@@ -68,6 +68,16 @@ def weight_at(step: int | None, loss: TransferLoss, value: Tensor, task: Tensor 
     return check_number(f"{loss.name}: weight(step={step})", float(weight(step)), 0)
 
 
+# attributes of every loss, and of every module, that are no settings or are recorded otherwise
+_NO_SETTINGS = ("name", "layer", "layers", "weight", "training")
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return isinstance(value, str | int | float | None)
+
+
 def _describe_weight(weight: Weight) -> Any:
     """A weight for the record; a schedule by some of its values, because many functions share a name."""
     if isinstance(weight, TaskRatio) or not callable(weight):
@@ -178,13 +188,22 @@ class TransferLoss:
         return f"{type(self).__name__}({', '.join(parts)}, weight={_describe_weight(self.weight)})"
 
     def describe(self) -> Record:
-        """What ``run.json`` records of the loss."""
-        return {
+        """What ``run.json`` records of the loss, and runs with the same settings share.
+
+        These are its class, layers, weight and teacher, and, unless a subclass defines this method, its
+        attributes that are numbers, texts, or tuples and lists of them.
+        """
+        record = {
             "loss": type(self).__name__,
             "layers": layers_of(self),
             "weight": _describe_weight(self.weight),
             "teacher": self.teacher.describe() if self.teacher is not None else None,
         }
+        if type(self).describe is TransferLoss.describe:
+            no_settings = {*record, *_NO_SETTINGS}
+            attributes = {key: value for key, value in vars(self).items() if key not in no_settings}
+            record |= {key: value for key, value in attributes.items() if key[0] != "_" and _is_plain(value)}
+        return record
 
 
 class LayerLoss(TransferLoss):
