@@ -75,11 +75,6 @@ class RDMLoss(TransferLoss):
         If a name is unknown, the dissimilarity needs what a network does not have, the comparison has no
         gradient, or ``mse`` would compare RDMs in different units.
 
-    Notes
-    -----
-    Distances are computed in float32 (float64 for features in float64): where features are below 1e-19 or
-    above 1e18 in size, their squares vanish or overflow, and the loss or its gradient is undefined.
-
     Examples
     --------
     >>> import numpy as np
