@@ -178,7 +178,11 @@ def test_sentences_say_what_the_numbers_say(report, compared):
     assert "competitive with 1 of 2 rivals (SP), not with soft targets" in text
     assert "worse than soft targets" in text
     assert "the teacher's geometry of the images matters" in " ".join(report.controls(steps))
-    assert "The margin is 6 % of the errors of RDL." in report.sentences("mnist", table, steps, "RDL")
+    judged = report.sentences("mnist", table, steps, "RDL")
+    assert "The margin is 6 % of the errors of RDL." in judged
+    assert "hardly any rival could fail" not in judged
+    table["accuracy"] = table["accuracy"].where(table["condition"] != "RDL", 99.2)
+    assert "hardly any rival could fail" in report.sentences("mnist", table, steps, "RDL")
     rows = report.cell_table(table, steps, "RDL").splitlines()
     assert rows[2].startswith("| soft targets | 2 | 91.83 |")
 

@@ -233,7 +233,7 @@ def sentences(name: str, table: pd.DataFrame, steps: pd.DataFrame, best: str) ->
 
     errors = 100 - table.loc[table["condition"] == METHOD, "accuracy"].mean()
     margin = f"The margin is {-100 * MARGIN / errors:.0f} % of the errors of {METHOD}."
-    if errors <= -100 * MARGIN:
+    if errors <= -MARGIN:
         margin += " It is as large as all of its errors: hardly any rival could fail this test."
     depth = f"cifar_resnet of {SOURCES[cell.source].depth} layers"
     other = f"cifar_resnet of {cell.options['depth']} layers" if "depth" in cell.options else cell.student
