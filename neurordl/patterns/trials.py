@@ -145,8 +145,7 @@ def _open_npy(path: Path, name: str | None) -> TrialArray:
         if "allow_pickle" in str(error) or "Python objects" in str(error):
             raise NeurordlError(
                 f"{path} is a pickle, as GLMsingle writes by default, which can run any code: run GLMsingle "
-                "with wanthdf5=1, or, where you trust the file, save its array: "
-                "np.save('betas.npy', np.load(file, allow_pickle=True).item()['betasmd'])"
+                "with wanthdf5=1, or write its array betasmd into a file of its own with np.save"
             ) from error
         raise NeurordlError(f"cannot read {path}: it is damaged ({error}); write it again") from error
 
