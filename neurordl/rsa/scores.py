@@ -497,12 +497,14 @@ class Evaluation:
             )
         table, means = self.differences, self.frame[self.frame["subject"] == "mean"]
         place = ["roi", *(["time"] if self.over_time else [])]
-        sizes = means.set_index([*place, "layer"])["n_subjects"].to_dict()
-        most, factors = means.groupby(place)["n_subjects"].max().max(), []
+        means = means.assign(most=means.groupby(place)["n_subjects"].transform("max"))  # whose t test it is
+        sizes, most = (means.set_index([*place, "layer"])[name].to_dict() for name in ("n_subjects", "most"))
+        factors = []
         for row in table.to_dict("records"):
             at = [row[name] for name in place]
             n = int(min(sizes[*at, row[side]] for side in _PAIR))
-            error = (row["ci_high"] - row["difference"]) / stats.t.ppf(0.975, max(most - 1, 1))
+            dof = max(most[*at, row["layer_a"]] - 1, 1)
+            error = (row["ci_high"] - row["difference"]) / stats.t.ppf(0.975, dof)
             t = row["difference"] / error if error > 0 and np.isfinite(row["p"]) else np.nan
             factors.append(bayes_factor(t, n, scale))
         return table.assign(bf10=factors)
