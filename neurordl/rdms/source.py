@@ -651,15 +651,21 @@ def _depends_on_run_means(source: Source) -> bool:
     """Whether a run has some stimuli more often than others, and a mean that is more than noise."""
     if source.center == "run" or not (source.counts != source.counts[:1]).any():
         return False
+    n = (source.counts > 0).sum(axis=0)
+    step = max(1, _AT_ONCE // (8 * source.row_size * len(source.runs)))
     for block in source.blocks() if isinstance(source, WindowSource) else (source,):
-        cells = np.moveaxis(block.by_run().double().numpy(), -3, 0)
-        for patterns, count in zip(cells, source.counts.T, strict=True):
-            measured, n = patterns[..., count > 0, :], int((count > 0).sum())
-            if n > 1:
-                mean = measured.mean(axis=-2, keepdims=True)
-                by_chance = np.square(measured - mean).sum() / (n * (n - 1))
-                if np.square(mean).sum() > _CHANCE * by_chance:
-                    return True
+        totals, squares = np.zeros(()), np.zeros(())
+        for start in range(0, len(source.ids), step):
+            cells = np.moveaxis(block.by_run(slice(start, start + step)).double().numpy(), -3, 0)
+            measured = source.counts[start : start + step].T > 0
+            shape = len(n), *np.ones(cells.ndim - 3, dtype=int), measured.shape[1], 1
+            cells = np.where(measured.reshape(shape), cells, 0)
+            totals = totals + cells.sum(axis=-2).reshape(len(n), -1)
+            squares = squares + np.square(cells).reshape(len(n), -1).sum(axis=1)
+        means = np.square(totals / np.maximum(n, 1)[:, None]).sum(axis=1)
+        by_chance = (squares - n * means) / np.maximum(n * (n - 1), 1)
+        if ((n > 1) & (means > _CHANCE * by_chance)).any():
+            return True
     return False
 
 

@@ -637,6 +637,23 @@ def test_repeats_that_are_not_balanced_teach_as_their_rdms_do(precise: bool) -> 
     np.testing.assert_array_equal(few.weights[0] == 0, [1, 0, 0, 1, 1, 0])
 
 
+@pytest.mark.filterwarnings("ignore:subject p0")
+def test_means_of_runs_are_found_without_all_patterns_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def by_run(self: Any, stimuli: slice = slice(None)) -> Tensor:
+        patterns = read(self, stimuli)
+        sizes.append(patterns.shape[-2])
+        return patterns
+
+    read = source_module.Source.by_run
+    monkeypatch.setattr(source_module.Source, "by_run", by_run)
+    monkeypatch.setattr(source_module, "_AT_ONCE", 1)
+    with pytest.warns(UserWarning, match="crossnobis distances contain the mean pattern of each run"):
+        PatternTeacher(unbalanced(), dissimilarity="crossnobis").prepare(IDS)
+    assert sizes == [1] * 12
+
+
 def test_a_dissimilarity_that_takes_no_counts_refuses_unbalanced_runs() -> None:
     measure = nrl.Dissimilarity("of runs", lambda x: euclidean(x.mean(0)), needs_runs=True)
     teacher = PatternTeacher(unbalanced(), dissimilarity=measure)
