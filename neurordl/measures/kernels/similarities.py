@@ -840,7 +840,8 @@ class Partial(Kernel):
         centered = centered[lengths[:, 0] > _CONSTANT * math.sqrt(values.shape[1])]
         centered = centered / torch.linalg.vector_norm(centered, dim=-1, keepdim=True)
         _, sizes, rows = torch.linalg.svd(centered, full_matrices=False)
-        return rows[sizes.square() > _SINGULAR * sizes.square().amax()] if len(rows) else rows
+        spanned: Tensor = rows[sizes.square() > _SINGULAR * sizes.square().amax()] if len(rows) else rows
+        return spanned
 
     def _grams(
         self, models: Tensor, data: Tensor, measured: Tensor | None, counts: Ints | None = None
