@@ -276,7 +276,20 @@ def load_maps(folder: str | os.PathLike[str], subjects: Sequence[str] | None = N
 
     Examples
     --------
-    See `group_searchlight`.
+    >>> from tempfile import TemporaryDirectory
+    >>> import nibabel
+    >>> import numpy as np
+    >>> from rsatoolbox.data import Dataset
+    >>> import neurordl as nrl
+    >>> rng, names = np.random.default_rng(0), {"stimulus": list("abcdef")}
+    >>> grid = dict(zip("xyz", np.indices((3, 3, 3)).reshape(3, -1), strict=True))
+    >>> people = {f"s{k}": Dataset(rng.normal(size=(6, 27)), {}, names, grid) for k in range(2)}
+    >>> model = nrl.compute_rdms(Dataset(np.eye(6)[:, :3], obs_descriptors=names), "euclidean")
+    >>> volume = nibabel.Nifti1Image(np.zeros((3, 3, 3)), np.eye(4))
+    >>> with TemporaryDirectory() as folder:
+    ...     maps = nrl.group_searchlight(people, model, folder, like=volume, radius=2)
+    ...     print(nrl.load_maps(folder, ["s1"]).subjects)
+    ('s1',)
     """
     path = check_path("folder", folder)
     if not (path / _SETTINGS).is_file():
@@ -345,11 +358,11 @@ class _Job:
             texts = notices()
         return _Report(self.subject, "computed again" if before else "computed", texts)
 
-    def _finished(self) -> dict[str, Any]:
+    def _finished(self) -> Mapping[str, Any]:
         """The record of finished maps; empty if there are none."""
         if not (self.record.is_file() and self.file.is_file()):
             return {}
-        record: dict[str, Any] = read_json(self.record)
+        record: Mapping[str, Any] = read_json(self.record)
         same = record["settings"] == self.settings and record["subject"] == self.subject
         return record if same and record["image"] == sha256_file(self.file) else {}
 
@@ -490,7 +503,7 @@ def _file_names(subjects: Iterable[str]) -> dict[str, str]:
     return {subject: f"{name}.nii.gz" for subject, name in names.items()}
 
 
-def _settings(models: object, options: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(models: object, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """All that decides the maps beside the patterns, as JSON has it."""
     parameters = inspect.signature(searchlight).parameters.values()
     defaults = {x.name: x.default for x in parameters if x.default is not x.empty and x.name != "progress"}
