@@ -185,7 +185,7 @@ def _left_out(place: Path, counts: Counter[str], total: int) -> None:
 
 def _spm(folder: Path) -> Betas:
     matches = [match for file in folder.iterdir() if (match := _BETA_FILE.fullmatch(file.name))]
-    files = {int(match[1]): folder / match[0] for match in sorted(matches, key=lambda match: match[0])}
+    files = {int(match[1]): folder / match[0] for match in sorted(matches, key=lambda match: int(match[1]))}
     if not files:
         raise NeurordlError(f"{folder} has SPM.mat, but no images beta_0001.nii and so on; copy them there")
     if len(files) < len(matches):
