@@ -359,12 +359,15 @@ def nsd_shared_ids(folder: Folder) -> tuple[str, ...]:
 
     Examples
     --------
-    >>> import os
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
     >>> import scipy.io
     >>> import neurordl as nrl
-    >>> os.makedirs("nsd/nsddata/experiments/nsd")  # here a design with 3 shared images is written
-    >>> scipy.io.savemat("nsd/nsddata/experiments/nsd/nsd_expdesign.mat", {"sharedix": [[2951, 2991, 3050]]})
-    >>> nrl.datasets.nsd_shared_ids("nsd")
+    >>> with TemporaryDirectory() as folder:  # with a design of 3 shared images
+    ...     place = Path(folder) / "nsddata" / "experiments" / "nsd"
+    ...     place.mkdir(parents=True)
+    ...     scipy.io.savemat(place / "nsd_expdesign.mat", {"sharedix": [[2951, 2991, 3050]]})
+    ...     nrl.datasets.nsd_shared_ids(folder)
     ('nsd-02950', 'nsd-02990', 'nsd-03049')
     """
     (shared,) = _nsd_design(_nsd(folder), "sharedix")
@@ -438,9 +441,32 @@ def load_nsd(
         images = nrl.datasets.load_nsd_stimuli("nsd", patterns.obs_descriptors["stimulus"], size=64)
         teacher = nrl.PatternTeacher(patterns)
 
+    Here a folder with one session of 3 trials is made and read:
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import h5py
+    >>> import nibabel
+    >>> import numpy as np
+    >>> import scipy.io
     >>> import neurordl as nrl
-    >>> nrl.datasets.NSD_ROIS["floc-places"]
-    ('OPA', 'PPA', 'RSC')
+    >>> with TemporaryDirectory() as folder:
+    ...     design = Path(folder) / "nsddata" / "experiments" / "nsd"
+    ...     rois = Path(folder) / "nsddata" / "ppdata" / "subj01" / "func1pt8mm" / "roi"
+    ...     version = Path(folder) / "nsddata_betas" / "ppdata" / "subj01" / "func1pt8mm"
+    ...     version = version / "betas_fithrf_GLMdenoise_RR"
+    ...     for place in (design, rois, version):
+    ...         place.mkdir(parents=True)
+    ...     order = {"masterordering": [[2, 1, 2]], "subjectim": [[14, 21]]}
+    ...     order["stimpattern"] = np.ones((1, 1, 3))
+    ...     scipy.io.savemat(design / "nsd_expdesign.mat", order)
+    ...     mask = nibabel.Nifti1Image(np.ones((2, 2, 1), dtype=np.int16), np.eye(4))
+    ...     nibabel.save(mask, rois / "nsdgeneral.nii.gz")
+    ...     with h5py.File(version / "betas_session01.hdf5", "w") as file:
+    ...         file["betas"] = np.arange(12, dtype=np.int16).reshape(3, 1, 2, 2)
+    ...     patterns = nrl.datasets.load_nsd(folder, 1, "nsdgeneral", sessions=[1])
+    >>> patterns.measurements.shape, patterns.obs_descriptors["stimulus"]
+    ((3, 4), ['nsd-00020', 'nsd-00013', 'nsd-00020'])
     """
     layout = _nsd(folder)
     name, number = _name_of_subject(subject, "subj{:02d}", 8)
@@ -548,14 +574,17 @@ def load_nsd_stimuli(folder: Folder, ids: Iterable[str] | None = None, **preproc
 
     Examples
     --------
-    >>> import os
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
     >>> import h5py
     >>> import numpy as np
     >>> import neurordl as nrl
-    >>> os.makedirs("nsd/nsddata_stimuli/stimuli/nsd")  # here a file with 5 small images is written
-    >>> with h5py.File("nsd/nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5", "w") as file:
-    ...     file["imgBrick"] = np.zeros((5, 20, 20, 3), dtype=np.uint8)
-    >>> nrl.datasets.load_nsd_stimuli("nsd", ["nsd-00003", "nsd-00001", "nsd-00003"], size=8).ids
+    >>> with TemporaryDirectory() as folder:  # with 5 small images
+    ...     place = Path(folder) / "nsddata_stimuli" / "stimuli" / "nsd"
+    ...     place.mkdir(parents=True)
+    ...     with h5py.File(place / "nsd_stimuli.hdf5", "w") as file:
+    ...         file["imgBrick"] = np.zeros((5, 20, 20, 3), dtype=np.uint8)
+    ...     nrl.datasets.load_nsd_stimuli(folder, ["nsd-00003", "nsd-00001", "nsd-00003"], size=8).ids
     ('nsd-00003', 'nsd-00001')
     """
     path = _nsd(folder).need("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5")
