@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import h5py
@@ -9,6 +10,9 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import scipy.io
+from PIL import Image
+
+from neurordl.datasets import NSD_ROIS
 
 NSD_SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)
 SHAPE = (5, 4, 6)
@@ -71,4 +75,34 @@ def nsd(folder: Path, subject: int = 1, sessions: int | None = None) -> Path:
     with h5py.File(brick / "nsd_stimuli.hdf5", "w") as file:
         images = np.random.default_rng(2).integers(0, 255, (160, 24, 24, 3), dtype=np.uint8)
         file.create_dataset("imgBrick", data=images)
+    return folder
+
+
+def save_images(folder: Path, names: Iterable[str], size: int = 24) -> None:
+    rng = np.random.default_rng(3)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(folder / name)
+
+
+def algonauts(folder: Path, subject: int = 1) -> Path:
+    """Algonauts 2023 with 40 training images, and 30 and 25 vertices."""
+    rng = np.random.default_rng(subject)
+    base = folder / f"subj{subject:02d}"
+    for place in ("training_split/training_fmri", "roi_masks", "test_split/test_images"):
+        (base / place).mkdir(parents=True)
+    numbers = np.sort(rng.choice(73_000, 40, replace=False))
+    names = [f"train-{k:04d}_nsd-{number:05d}.png" for k, number in enumerate(numbers, 1)]
+    save_images(base / "training_split" / "training_images", names)
+    for side, width in (("lh", 30), ("rh", 25)):
+        responses = rng.normal(size=(40, width)).astype(np.float32)
+        np.save(base / "training_split" / "training_fmri" / f"{side}_training_fmri.npy", responses)
+        for group, labels in NSD_ROIS.items():
+            masks = rng.integers(0, len(labels) + 1, width)
+            np.save(base / "roi_masks" / f"{side}.{group}_challenge_space.npy", masks)
+            mapping = dict(enumerate(("Unknown", *labels)))  # as published: a pickle, which must not be read
+            np.save(base / "roi_masks" / f"mapping_{group}.npy", np.array(mapping), allow_pickle=True)
+        vertices = np.zeros(100, dtype=int)
+        vertices[rng.choice(100, width, replace=False)] = 1
+        np.save(base / "roi_masks" / f"{side}.all-vertices_fsaverage_space.npy", vertices)
     return folder
