@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import json
 import h5py
 import mne
 import nibabel as nib
