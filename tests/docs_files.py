@@ -121,6 +121,7 @@ def bring_rdms() -> dict[str, Any]:
     mask[1:4, 1:4] = 1
     np.save("betas.npy", betas[mask > 0].T)
     glmsingle(rng)
+    analyses(rng)
     nib.save(nib.Nifti1Image(betas, np.eye(4)), "betas.nii.gz")
     nib.save(nib.Nifti1Image(mask, np.eye(4)), "it.nii.gz")
     pd.DataFrame({"stimulus": stimuli, "run": runs}).to_csv("trials.csv", index=False)
@@ -166,6 +167,31 @@ def glmsingle(rng: np.random.Generator) -> None:
         file["stimorder"], file["numtrialrun"] = order[:, None], np.full((3, 1), 16.0)
     with h5py.File("glmsingle/TYPED_FITHRF_GLMDENOISE_RR.hdf5", "w") as file:
         file["betasmd"], file["R2"] = rng.normal(size=(5, 5, 4, 48)), np.zeros((5, 5, 4))
+
+
+def analyses(rng: np.random.Generator) -> None:
+    """Two conditions in two runs, as the folders of SPM and FSL and the bucket of AFNI."""
+
+    def image(path: str, shape: tuple[int, ...] = (5, 5, 4), descrip: str = "", labels: str = "") -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        volume = nib.Nifti1Image(rng.normal(size=shape).astype(np.float32), np.eye(4))
+        volume.header["descrip"] = descrip
+        if labels:
+            attribute = f'<AFNI_atr ni_type="String" atr_name="BRICK_LABS">"{labels}"</AFNI_atr>'
+            content = f"<AFNI_attributes>{attribute}</AFNI_attributes>".encode()
+            volume.header.extensions.append(nib.nifti1.Nifti1Extension(4, content))
+        nib.save(volume, path)
+
+    names = [f"Sn({run}) {name}*bf(1)" for run in (1, 2) for name in ("face", "house")]
+    for number, name in enumerate([*names, "Sn(1) constant", "Sn(2) constant"], 1):
+        image(f"spm/sub-01/beta_{number:04}.nii", descrip=f"spm_spm:beta ({number:04}) - {name}")
+    for run in (1, 2):
+        for number in (1, 2):
+            image(f"fsl/run-{run}.feat/stats/cope{number}.nii.gz")
+        text = "/ContrastName1\tface\n/ContrastName2\thouse\n/NumWaves\t2\n/Matrix\n1 0\n0 1\n"
+        Path(f"fsl/run-{run}.feat/design.con").write_text(text)
+    labels = "Full_Fstat~face#0_Coef~face#0_Tstat~house#0_Coef~house#0_Tstat"
+    image("afni/stats.s01.nii", (5, 5, 4, 1, 5), labels=labels)
 
 
 def choose() -> dict[str, Any]:
