@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from neurordl.errors import NeurordlError
 from neurordl.measures.condensed import pair_number
-from neurordl.rdms.files.content import Format, RDMContent, Values, n_stimuli
+from neurordl.rdms.files.content import Format, RDMContent, Struct, Values, n_stimuli
 from neurordl.validate import counted, listed
 
 _VECTOR, _NAMES = "rdmutv", "stimuli"  # and after an underscore the participant, where there are several
@@ -83,7 +83,7 @@ def _read(source: Path, _: str | None) -> RDMContent:
 
 def _participants(tree: Any, source: Path) -> Iterator[tuple[str, list[Any]]]:
     """Each participant of a tree, with the tasks."""
-    trees: dict[str, Any] = {}
+    trees: Struct = {}
     if isinstance(tree, dict):
         named = not ("tasks" in tree or "rdm" in tree)
         trees = tree if named else {_of_file(source)[0]: tree}
