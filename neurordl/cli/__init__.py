@@ -11,9 +11,12 @@ from typing import Annotated
 import typer
 
 from neurordl import __version__
-from neurordl.cli import commands  # noqa: F401 - adds the commands to the application
 from neurordl.cli.options import COMMANDS, app
 from neurordl.errors import NeurordlError
+
+# isort: off
+from neurordl.cli import rdms, train, compare, report, data  # noqa: F401 - the help lists them in this order
+# isort: on
 
 __all__ = ["COMMANDS", "app", "main"]
 

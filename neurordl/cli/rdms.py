@@ -397,7 +397,7 @@ def merge(
     Parameters
     ----------
     files
-        Files with RDMs: .h5, .mat, .npz, .npy, .csv or .tsv.
+        Files with RDMs: .h5, .mat, .npz, .npy, .csv, .tsv or .json.
     out
         The .h5 file to write.
     subjects

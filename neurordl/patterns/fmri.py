@@ -284,7 +284,7 @@ def read_betas(
         the images.
 
         In Python, it can also be a list with the stimulus of each volume or trial. For GLMsingle,
-        `glmsingle_trials` makes the table.
+        `glmsingle_trials` makes the table; for SPM, FSL and AFNI `find_betas` gives images and table.
     mask
         As in `read_patterns`. An array has no coordinates: its mask is a NIfTI image of the same voxels, or
         an array (x, y, z) of True and False.

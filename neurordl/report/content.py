@@ -28,7 +28,7 @@ from neurordl.rsa.inference.infer import mean_interval
 from neurordl.rsa.scores import p_text, rows_of_means
 from neurordl.teachers.base import Record
 from neurordl.training.run import BEST, LAST, Run
-from neurordl.validate import listed
+from neurordl.validate import counted, listed
 
 _MOST_ROIS, _MOST_CELLS, _MOST_GROUPS, _MOST_MEASURES = 12, 600, 6, 4  # that figures have room for
 _MOST_DIFFERENCES = 60  # that a table has room for on paper
@@ -220,7 +220,7 @@ def _fit_sentence(run: Run, seeds: str) -> str:
         run.record.get(name) or {} for name in ("settings", "optimizer", "student")
     )
     network = (student.get("spec") or {}).get("name") or student.get("class")
-    steps = f" of {_count(settings['steps_per_epoch'], 'step')}" if "steps_per_epoch" in settings else ""
+    steps = f" of {counted(settings['steps_per_epoch'], 'step')}" if "steps_per_epoch" in settings else ""
     knobs = [
         f"{text} {optimizer[name]:g}"
         for name, text in (("lr", "learning rate"), ("weight_decay", "weight decay"))
@@ -235,8 +235,8 @@ def _fit_sentence(run: Run, seeds: str) -> str:
     ]
     knobs += [f"batches of at most {' and '.join(batches)}"] if batches else []
     return (
-        f"The student ({network}, {_count(student.get('parameters'), 'parameter')}) was trained for "
-        f"{_count(settings.get('epochs'), 'epoch')}{steps} with {optimizer.get('class')} "
+        f"The student ({network}, {counted(student['parameters'], 'parameter')}) was trained for "
+        f"{counted(settings['epochs'], 'epoch')}{steps} with {optimizer.get('class')} "
         f"({', '.join([*knobs, seeds])})."
     )
 
@@ -245,7 +245,7 @@ def _task_sentences(run: Run) -> Iterator[str]:
     objective, labelled = run.record.get("objective") or {}, run.record.get("labelled") or {}
     losses = objective.get("losses") or {}
     if objective.get("task") and labelled:
-        size = f"{_count(labelled['n'], 'labelled image')}" if "n" in labelled else "labelled images"
+        size = f"{counted(labelled['n'], 'labelled image')}" if "n" in labelled else "labelled images"
         classes = f" of {len(run.classes)} classes" if run.classes else ""
         yield f"Its task ({objective['task']}) had {size}{classes}."
     if losses and not objective.get("task"):
@@ -276,7 +276,7 @@ def _loss_sentence(loss: Record) -> str:
     source = [str(teacher.get("model") or teacher.get("teacher"))]
     if subjects:
         averaged = ", averaged" if pooled and len(subjects) > 1 else ""
-        source = [f"{_count(len(subjects), 'subject')}{averaged}"]
+        source = [f"{counted(len(subjects), 'subject')}{averaged}"]
     source += [
         f"{name} {teacher[key]}" for name, key in (("ROI", "roi"), ("layer", "layer")) if teacher.get(key)
     ]
@@ -348,7 +348,7 @@ def _inference(scores: Scores, over: str) -> str:
         return f"come from a t test over subjects and generalize to new {over}"
     seed = (settings.get("seeds") or {}).get("bootstrap")
     resamples = f"{number(settings.get('n_bootstrap'))} resamples of {over}"
-    resamples += f" ({_count(len(set(settings['groups'])), 'group')})" if settings.get("groups") else ""
+    resamples += f" ({counted(len(set(settings['groups'])), 'group')})" if settings.get("groups") else ""
     resamples += (
         f", with variances by {settings['variance']}" if settings.get("variance") == "components" else ""
     )
@@ -527,10 +527,6 @@ def _spoken(means: pd.DataFrame) -> str:
 def _joined(texts: Sequence[str]) -> str:
     """Texts as in a sentence: "a, b and c"."""
     return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
-
-
-def _count(n: Any, noun: str) -> str:
-    return f"{number(n)} {noun}{'' if n == 1 else 's'}"
 
 
 def _capital(text: str) -> str:
@@ -726,8 +722,8 @@ def _unequal(means: pd.DataFrame) -> Iterator[Block]:
 def grid_sections(grid: Grid) -> Iterator[Section]:
     """The sections of a study: how it was done, means and paired differences, notices, and the settings."""
     conditions = dict.fromkeys(grid.frame["condition"])
-    seeds = f" with {_count(grid.frame['seed'].nunique(), 'seed')}" if "seed" in grid.frame else ""
-    text = f"{_count(len(grid.frame), 'run')} of {_count(len(conditions), 'condition')} "
+    seeds = f" with {counted(grid.frame['seed'].nunique(), 'seed')}" if "seed" in grid.frame else ""
+    text = f"{counted(len(grid.frame), 'run')} of {counted(len(conditions), 'condition')} "
     text += f"({listed(conditions, most=8)}){seeds}."
     yield Section(f"Study: {grid.name}", [Text(text), *_sizes(grid)])
     yield Section("Methods", [Text(text) for text in _study_methods(grid)], 3)
@@ -752,7 +748,7 @@ def _study_methods(grid: Grid) -> Iterator[str]:
                     run, f"{'seed' if len(seeds) == 1 else 'seeds'} {_joined(list(map(str, seeds)))}"
                 ),
                 *_task_sentences(run),
-                f"It was trained in {_count(len(conditions), 'condition')}: "
+                f"It was trained in {counted(len(conditions), 'condition')}: "
                 f"{'; '.join(f'{name} ({_CONDITIONS[name]})' for name in conditions)}.",
                 f"All {'trained ' * ('untrained' in conditions)}conditions of a seed had the same initial "
                 "weights, batches and number of steps"
@@ -779,7 +775,7 @@ def _measure_sentences(grid: Grid) -> Iterator[str]:
         yield (
             f"{_capital(column_name(measure, grid.frame))}: the mean {mean['comparison']} of the RDM of "
             f"{mean['layer'] or 'the output'} ({mean['dissimilarity']} dissimilarities) with those of "
-            f"{_count(mean['n_subjects'], 'subject')}{where}{new}, on {mean['pairs']} pairs of "
+            f"{counted(int(mean['n_subjects']), 'subject')}{where}{new}, on {mean['pairs']} pairs of "
             f"{number(mean['n_stimuli'])} stimuli."
         )
     known = any(grid.scored(measure) is not None for measure in grid.measures)
@@ -816,7 +812,7 @@ def _grid_tables(grid: Grid) -> Iterator[Block]:
 def _over(grid: Grid) -> str:
     """What means and intervals are over, such as "3 seeds"."""
     if grid.units == ["seed"]:
-        return _count(grid.frame["seed"].nunique(), "seed")
+        return counted(grid.frame["seed"].nunique(), "seed")
     return _joined(grid.units) or "rows"
 
 
@@ -875,7 +871,7 @@ def _interval_sentences(grid: Grid) -> Iterator[str]:
     if conditions > 1 and grid.keys:
         n = conditions * (conditions - 1) // 2 * len(grid.measures) * len(list(grid.groups()))
         yield (
-            f"Conditions were compared in pairs of the same {over}: {_count(n, 'difference')} with an "
+            f"Conditions were compared in pairs of the same {over}: {counted(n, 'difference')} with an "
             "interval each, not corrected for their number. No p-values were computed."
         )
 
@@ -929,7 +925,7 @@ def _study_notices(grid: Grid) -> Iterator[Block]:
         for line in lines:
             runs[line] = runs.get(line, 0) + 1
     if runs:
-        yield Notes([f"{line} ({_count(n, 'run')})" for line, n in runs.items()])
+        yield Notes([f"{line} ({counted(n, 'run')})" for line, n in runs.items()])
     elif entries:
         yield Text("There were no notices.")
 

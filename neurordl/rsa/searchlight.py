@@ -26,11 +26,13 @@ from neurordl.measures.condensed import square
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.measures.kernels.distances import distance_matrices
 from neurordl.measures.kernels.similarities import InnerProducts
+from neurordl.measures.kernels.similarities import Partial as PartialKernel
 from neurordl.progress import progress_bar
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.source import Center, Source, check_rates, check_runs
 from neurordl.rsa.compare import model_vectors, similarity
-from neurordl.validate import check_number, check_type, folded_html
+from neurordl.rsa.regression import Partial
+from neurordl.validate import check_number, check_type, folded_html, listed
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -42,6 +44,8 @@ _BYTES = 4 << 20  # patterns and RDMs of the centers that are computed at once: 
 _LARGEST = 1 << 29  # voxels of a volume
 _WIDEST = 999  # voxels of a radius
 _DESCRIP = 80  # bytes of the header's field
+_FLAT = 1e-6  # of the length of an RDM: what is less may be rounding
+_EXPLAINED = 1e-3  # of its squared length, which covariates leave: a difference of nearly equal numbers
 
 
 class Grid(NamedTuple):
@@ -145,6 +149,8 @@ class Searchlight:
         radius, measure, comparison = (
             self.settings[name] for name in ("radius", "dissimilarity", "comparison")
         )
+        if isinstance(controlled := self.settings.get("controlled"), list):
+            comparison = f"{comparison}, controlled for {listed(controlled)}"
         cells = [
             ("searchlight", f"radius {_text(radius)}, {measure}, models compared by {comparison}"),
             ("centers", f"{len(self.centers)}, of {few if few == most else f'{few} to {most}'} voxels each"),
@@ -176,7 +182,7 @@ def searchlight(
     radius: float | str = 3.0,
     threshold: float = 1.0,
     dissimilarity: DissimilarityLike = "correlation",
-    comparison: ComparisonLike = "corr",
+    comparison: ComparisonLike | Partial = "corr",
     descriptor: str = "stimulus",
     center: Center | None = None,
     dtype: npt.DTypeLike = np.float64,
@@ -207,7 +213,7 @@ def searchlight(
         A dissimilarity that takes no precision; ``crossnobis`` and ``poisson_cv`` need the observation
         descriptor ``run``.
     comparison
-        Comparison of two RDMs, as in `compare`.
+        Comparison of two RDMs, as in `compare`, or `Partial`, which controls for covariates.
     descriptor, center
         As in `compute_rdms`.
     dtype
@@ -243,7 +249,9 @@ def searchlight(
     (1, 1)
     """
     check_type("patterns", patterns, DatasetBase, "call searchlight once for the Dataset of each subject")
-    comparison, measure = find_similarity(comparison), find_dissimilarity(dissimilarity)
+    partial = comparison if isinstance(comparison, Partial) else None
+    comparison = find_similarity(comparison.comparison if isinstance(comparison, Partial) else comparison)
+    measure = find_dissimilarity(dissimilarity)
     if measure.precision == "required":
         raise NeurordlError(f"{measure} needs a precision: whiten the patterns first, and choose euclidean")
     grid = _grid_of(patterns)
@@ -261,6 +269,11 @@ def searchlight(
     first = models if isinstance(models, RDMs) else next(iter(models.values()))
     match = match_ids(source.ids, stimulus_ids(first), names=("patterns", "models"))
     named = model_vectors(models, source.ids, "all")
+    if partial is not None:
+        comparison = partial.for_stimuli(source.ids)
+        if (n_pairs := len(source.ids) * (len(source.ids) - 1) // 2) < len(partial.names) + 3:
+            problem = f"{n_pairs} pairs of stimuli are too few to control for {len(partial.names)} covariates"
+            raise NeurordlError(f"{problem}; choose fewer covariates")
     stack = torch.from_numpy(np.stack(list(named.values())))
     spheres = _Spheres(patterns, _extent(radius, grid), threshold)
     normalize = measure.kernel.normalize if measure.kernel is not None else None
@@ -288,7 +301,8 @@ def searchlight(
         reason = _why_undefined(rdms_of(torch.from_numpy(voxels)))
         notify(f"all scores are NaN: {reason}")
     names = {"dissimilarity": measure.name, "comparison": comparison.name}
-    settings = {"radius": radius, "threshold": threshold, **names, "center": center}
+    settings: dict[str, object] = {"radius": radius, "threshold": threshold, **names, "center": center}
+    settings |= {} if partial is None else {"controlled": partial.names}
     return Searchlight(tuple(named), scores, spheres.places, spheres.n_voxels, match, settings, grid)
 
 
@@ -359,20 +373,26 @@ def _by_products(
 ) -> Compare:
     """Compare where distances and the comparison both are inner products: nothing is condensed.
 
-    The general way is taken by other measures, by models with missing pairs, and by centers with an undefined
-    distance, a constant RDM or patterns that are nearly equal.
+    The general way is taken by other measures, by models or covariates with missing pairs, and by centers
+    with an undefined distance, a constant RDM, patterns that are nearly equal, or an RDM that covariates
+    explain.
     """
     kernel, distances_of = comparison.kernel, measure.kernel
-    if not isinstance(kernel, InnerProducts) or kernel.whitened or measure.needs_runs:
+    basis = kernel.basis() if isinstance(kernel, PartialKernel) else models[:0]
+    plain = isinstance(kernel, InnerProducts) and not kernel.whitened
+    if basis is None or not (plain or isinstance(kernel, PartialKernel)) or measure.needs_runs:
         return general
     if distances_of is None or distances_of.root or distances_of.sides is not None:
         return general
-    n, centered, normalize = by_voxel.shape[-1], kernel.centered, distances_of.normalize
+    n, normalize = by_voxel.shape[-1], distances_of.normalize
+    centered = not isinstance(kernel, InnerProducts) or kernel.centered
     weights = models - models.mean(-1, keepdim=True) if centered else models
+    weights = weights - weights @ basis.mT @ basis  # what covariates leave
     lengths = torch.linalg.vector_norm(weights, dim=-1)
-    if not bool((lengths > 1e-6 * torch.linalg.vector_norm(models, dim=-1)).all()):  # constant, or missing
+    if not bool((lengths > _FLAT * torch.linalg.vector_norm(models, dim=-1)).all()):  # constant, or missing
         return general
     weights = square(weights / lengths[:, None]).flatten(1).to(by_voxel.dtype)
+    controls = square(basis).flatten(1).to(by_voxel.dtype)
 
     def compare(voxels: Tensor) -> Tensor:
         patterns = _gathered(by_voxel, voxels)[:, :, 0]
@@ -381,8 +401,9 @@ def _by_products(
             distances.sub_(mean[:, None, None]).diagonal(dim1=-2, dim2=-1).zero_()
         vectors = distances.flatten(1)
         length = torch.linalg.vector_norm(vectors, dim=-1) / math.sqrt(2)
-        scores: Tensor = (weights @ vectors.mT / 2 / length).double()
-        unsure = ~(sound & (length > 1e-6 * n * mean))
+        share = 1 - (controls @ vectors.mT / 2 / length).square().sum(0)  # of the squared length
+        scores: Tensor = (weights @ vectors.mT / 2 / (length * share.clamp(min=0).sqrt())).double()
+        unsure = ~(sound & (length > _FLAT * n * mean) & (share > _EXPLAINED))
         if bool(unsure.any()):
             scores[:, unsure] = general(voxels[unsure])
         return scores

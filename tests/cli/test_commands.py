@@ -20,7 +20,7 @@ from scipy.stats import false_discovery_control
 
 import neurordl as nrl
 from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms, select_rdms
-from neurordl.cli import commands
+from neurordl.cli import compare, study
 from neurordl.experiments import all_differences
 from neurordl.io import sha256_state
 from tests import docs_files
@@ -878,7 +878,7 @@ def test_a_study_in_one_command(
     more = {"controls": "labels,permuted,permuted-within", "seeds": 2, "test": data["labelled.csv"]}
     more |= {"stimuli-labels": kinds, "epochs": 1, "held-out": 0.4, "missing": "ignore"}
     arguments = train_arguments(data, out, **more)
-    score, calls = commands._score, list[int]()
+    score, calls = study._score, list[int]()
 
     def killed(*positional: Any, **named: Any) -> dict[str, float]:
         calls.append(1)
@@ -886,7 +886,7 @@ def test_a_study_in_one_command(
             raise KeyboardInterrupt
         return score(*positional, **named)
 
-    monkeypatch.setattr(commands, "_score", killed)
+    monkeypatch.setattr(study, "_score", killed)
     assert shell(*arguments)[0] != 0
     assert len(list((out / "rows").iterdir())) == 2
     code, printed, errors = shell(*arguments)
@@ -929,6 +929,28 @@ def test_a_study_in_one_command(
     code, _, errors = shell(*train_arguments(data, out, **{**more, "epochs": 2}))
     assert (code, errors.count("\n")) == (1, 1)
     assert "holds rows of other settings, which differ in epochs (1 before, 2 now)" in errors
+
+
+def test_a_study_knows_the_rdms_that_it_scores_by_their_ids(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    """The order of stimuli and RDMs in the file is none of its settings; what their values are of is one."""
+    changes = {"labelled": None, "batches-labelled": None, "controls": "untrained", "seeds": 1, "epochs": 0}
+    arguments = train_arguments(data, tmp_path / "study", size=8, **{"held-out": 0.4, **changes})
+    assert shell(*arguments)[0] == 0
+    rdms = load_rdms(data["brain.h5"])
+    ids = list(rdms.pattern_descriptors["stimulus"])
+    rdms.reorder(np.random.default_rng(0).permutation(M))
+    save_rdms(rdms.subset("subject", ["p2", "p1", "p0"]), data["brain.h5"])
+    code, _, errors = shell(*arguments)
+    assert code == 0, errors
+    mine = [{"stimuli_0": "stimuli_1", "stimuli_1": "stimuli_0"}.get(name, name) for name in ids]
+    rdms = load_rdms(data["brain.h5"])
+    rdms.pattern_descriptors["stimulus"] = mine
+    save_rdms(rdms, data["brain.h5"])
+    code, _, errors = shell(*arguments)
+    assert code == 1
+    assert "scored RDMs" in errors
 
 
 @pytest.mark.parametrize(
@@ -1176,7 +1198,7 @@ def test_panels_of_many_runs(n_runs: int, n_layers: int, capsys: pytest.CaptureF
     """The more of runs and layers stand along the axis; of more than 12 colors, a note says what is shown."""
     runs, layers = [f"run{k}" for k in range(n_runs)], [f"l{k}" for k in range(n_layers)]
     table = pd.DataFrame([{"run": run, "layer": layer, "roi": "IT"} for run in runs for layer in layers])
-    panels = commands._panels(table)
+    panels = compare._panels(table)
     assert panels["layer"].nunique() == max(n_runs, n_layers)
     assert panels["roi"].nunique() == min(n_runs, n_layers, 12)
     assert ("the first 12 of 14 colors" in capsys.readouterr().out) == (n_runs == 14)

@@ -194,7 +194,7 @@ def test_several_files_and_several_values() -> None:
     assert [str(path) for path in values["images"]] == ["x.nii", "y.nii.gz"]
     assert list(values["rois"]) == ["IT,EVC", "FFA"]
     assert option_value(read_arguments("Regions")["rois"], values["rois"]) == ["IT", "EVC", "FFA"]
-    sources = read_arguments("cli.commands:compare")["sources"]
+    sources = read_arguments("cli.compare:compare")["sources"]
     assert option_value(sources, ["runs/a, b", "runs/c"], True) == ["runs/a, b", "runs/c"]  # paths are whole
     mean = read_arguments("StimulusSet.from_folder")["mean"]
     assert option_value(mean, ["0.5,0.25", "1"]) == [0.5, 0.25, 1]

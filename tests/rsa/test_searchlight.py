@@ -452,3 +452,65 @@ def test_patterns_of_several_subjects_are_refused() -> None:
         NeurordlError, match="patterns: expected DatasetBase, got dict; call searchlight once"
     ):
         nrl.searchlight({"s01": None}, {})
+
+
+def covariates(names: str, seed: int = 3, missing: bool = False) -> RDMs:
+    vectors = np.random.default_rng(seed).random((len(names), N * (N - 1) // 2))
+    vectors[0, 4] = np.nan if missing else 0.5
+    return RDMs(vectors, pattern_descriptors={"stimulus": IDS}, rdm_descriptors={"name": list(names)})
+
+
+@pytest.mark.parametrize("method", ["corr", "spearman"])
+@pytest.mark.parametrize("dissimilarity", ["correlation", "crossnobis", "cosine"])
+@pytest.mark.parametrize("missing", ["", "covariate", "model"])
+def test_what_covariates_leave_is_compared_as_by_compare(
+    method: str, dissimilarity: str, missing: str
+) -> None:
+    data, known = brain(runs=2), models()
+    known.dissimilarities[1, 7] = np.nan if missing == "model" else 0.1
+    controls = nrl.Partial(covariates("xy", missing=missing == "covariate"), method)
+    options: dict[str, Any] = {"radius": 2, "threshold": 0.5, "dissimilarity": dissimilarity}
+    maps = nrl.searchlight(data, known, comparison=controls, **options)
+    for k in range(0, len(maps.centers), 7):
+        rdm = nrl.compute_rdms(_around(data, maps.centers[k], 2), dissimilarity)
+        want = nrl.compare(known, rdm, controls.for_stimuli(IDS))[:, 0]
+        assert_allclose(maps.scores[:, k], want, atol=1e-9)
+    assert maps.settings["comparison"] == f"partial {method}"
+    assert maps.settings["controlled"] == ["x", "y"]
+    assert f"models compared by partial {method}, controlled for x, y" in str(maps)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_covariates_that_explain_models_or_repeat_each_other(dtype: Any) -> None:
+    data, known, controls = brain(), models(), covariates("xyz")
+    controls.dissimilarities[1] = 2 * controls.dissimilarities[0] + 1e5
+    controls.dissimilarities[2] = 0.7
+    options: dict[str, Any] = {"radius": 2, "threshold": 0.5, "dtype": dtype}
+    maps = nrl.searchlight(data, known, comparison=nrl.Partial(controls, "corr"), **options)
+    first = nrl.Partial(controls.subset("name", "x"), "corr")
+    want = nrl.searchlight(data, known, comparison=first, radius=2, threshold=0.5)
+    assert_allclose(maps.scores, want.scores, atol=1e-9 if dtype == np.float64 else 1e-4)
+    known.dissimilarities[2] = controls.dissimilarities[0]
+    maps = nrl.searchlight(data, known, comparison=nrl.Partial(controls, "corr"), **options)
+    assert np.isnan(maps.scores[2]).all()
+    assert_allclose(maps.scores[:2], want.scores[:2], atol=1e-9 if dtype == np.float64 else 1e-4)
+    explained = nrl.compute_rdms(_around(data, maps.centers[3], 2))  # the covariate is the RDM of a sphere
+    explained.rdm_descriptors = {"name": ["itself"]}
+    comparison = nrl.Partial(explained, "corr")
+    maps = nrl.searchlight(data, models(), comparison=comparison, **options)
+    others = np.arange(len(maps.centers)) != 3
+    assert np.isfinite(maps.scores[:, others]).all()
+    assert np.isnan(maps.scores[:, 3]).all() or dtype == np.float32  # rounding is left
+    for k in np.flatnonzero(others)[::9]:
+        rdm = nrl.compute_rdms(_around(data, maps.centers[k], 2))
+        score = nrl.compare(models(), rdm, comparison.for_stimuli(IDS))[:, 0]
+        assert_allclose(maps.scores[:, k], score, atol=1e-9 if dtype == np.float64 else 2e-3)
+
+
+def test_covariates_that_cannot_be() -> None:
+    wrong = nrl.Partial(covariates("x").subset_pattern("stimulus", IDS[:6]), "corr")
+    with pytest.raises(NeurordlError, match="s6"):
+        nrl.searchlight(brain(), models(), radius=2, comparison=wrong)
+    many = nrl.Partial(covariates("abcdefghijklmnopqrs"), "corr")  # of 21 pairs
+    with pytest.raises(NeurordlError, match="21 pairs of stimuli are too few to control for 19 covariates"):
+        nrl.searchlight(brain(), models(), radius=2, comparison=many)

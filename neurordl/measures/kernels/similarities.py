@@ -14,6 +14,7 @@ For comparisons of ranks each RDM is sorted once, for its similarities, ceilings
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -827,6 +828,20 @@ class Partial(Kernel):
         )
         limits = torch.where(sets[..., None, :] > 0, torch.stack(each, -2), torch.nan)
         return cosines(grams).cpu().numpy(), limits.cpu().numpy()
+
+    def basis(self) -> Tensor | None:
+        """Orthonormal centered rows that span the covariates; None of ranks, or where pairs are missing."""
+        values = torch.as_tensor(self.covariates, dtype=torch.float64)
+        if self.ranked or not bool(values.isfinite().all()):
+            return None
+        scaled = values / values.abs().amax(-1, keepdim=True).clamp(min=1e-300)
+        centered = scaled - scaled.mean(-1, keepdim=True)
+        lengths = torch.linalg.vector_norm(centered, dim=-1, keepdim=True)
+        centered = centered[lengths[:, 0] > _CONSTANT * math.sqrt(values.shape[1])]
+        centered = centered / torch.linalg.vector_norm(centered, dim=-1, keepdim=True)
+        _, sizes, rows = torch.linalg.svd(centered, full_matrices=False)
+        spanned: Tensor = rows[sizes.square() > _SINGULAR * sizes.square().amax()] if len(rows) else rows
+        return spanned
 
     def _grams(
         self, models: Tensor, data: Tensor, measured: Tensor | None, counts: Ints | None = None

@@ -1,0 +1,108 @@
+"""The studies of the command ``train``: controls over seeds, with their tables and report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from neurordl.cli.options import Call, Calls
+from neurordl.errors import NeurordlError
+from neurordl.io import RUN_RECORD, check_folder
+
+if TYPE_CHECKING:
+    from rsatoolbox.rdm.rdms import RDMs
+
+    from neurordl.stimuli import StimulusSet
+    from neurordl.training.run import Run
+
+
+def check_study(out: Path, permuted: bool, resume: bool, execution: Call) -> None:
+    """Refuse what a study cannot do, before anything takes time."""
+    check_folder(out)
+    if (out / RUN_RECORD).is_file():
+        raise NeurordlError(f"{out} holds a run; choose another folder for a study")
+    if permuted:
+        raise NeurordlError("--permuted is a single run: leave it out, and name permuted in --controls")
+    if resume:
+        raise NeurordlError("--resume is for a single run: leave it out, since a study always goes on")
+    several = [part for part in ("devices", "num_nodes") if execution.values[part] not in (1, [1], [0])]
+    if several or os.environ.get("WORLD_SIZE", "1") != "1":
+        remedy = "leave out --devices and --num-nodes, and start one command for each of --seeds"
+        raise NeurordlError(f"a study fits one run after the other on one device; {remedy}")
+
+
+def run_study(
+    call: Calls,
+    out: Path,
+    makers: tuple[Any, Any, list[Any]],
+    scored: tuple[StimulusSet | None, StimulusSet | None],
+    settings: Mapping[str, Any],
+) -> None:
+    """Fit each condition with each seed, and write the table, its paired differences and the report."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    from neurordl.experiments import all_differences
+    from neurordl.io import sha256_file, write_text
+    from neurordl.rdms.selection import sha256_rdms
+    from neurordl.report import read_contents, write_report
+    from neurordl.report.content import Grid
+
+    test, rest = scored
+    brain = None
+    if not call.read.absent and rest is not None:
+        brain = call.select_rdms(call.read(call.load_rdms))
+    if test is None and brain is None:
+        problem = "a study is scored on test images, or on held-out stimuli with RDMs, and there are none"
+        raise NeurordlError(f"{problem}; pass --test TABLE, or --rdms and --held-out above 0")
+    scoring = {"layer": call.loss.values["layer"], "roi": call.teacher.values.get("roi")}
+    scoring["missing"] = call.teacher.values["missing"]
+    scorer = partial(_score, test=test, brain=brain, rest=rest, **scoring)
+    sums = {"test": test and test.sha256, "held-out stimuli": rest and rest.sha256, **scoring}
+    sums["scored RDMs"] = sha256_rdms(brain) if brain is not None else None
+    start = call.student.values.get("checkpoint")
+    sums |= {"student by": call.student.values["name"], "student from": start and sha256_file(start)}
+    more = {name: call.fit.values.get(name) for name in ("epochs", "validation")}
+    table = call.controls(*makers, scorer, out, fingerprint=sums, **settings, **more)
+    ((name, grid),) = read_contents([out]).items()
+    assert isinstance(grid, Grid)
+    conditions = list(dict.fromkeys(table["condition"]))
+    reference = "labels" if "labels" in conditions else conditions[0]
+    parts = {x: all_differences(table, x, reference=reference) for x in grid.measures}
+    differences = pd.concat(parts, names=["measure"]).reset_index("measure")
+    write_text(out / "table.csv", table.to_csv(index=False))
+    write_text(out / "differences.csv", differences.to_csv(index=False))
+    plt.switch_backend("agg")  # there may be no screen
+    write_report(out / "report.html", {name: replace(grid, frame=table)}, reference=reference)
+    typer.echo(table.to_string(index=False, float_format="%.4f"))
+    typer.echo("\ndifferences of conditions, paired by seed, with 95 % t intervals")
+    typer.echo(differences.to_string(index=False, float_format="%.4f"))
+    typer.echo(f"\n{out} holds the runs, table.csv, differences.csv and report.html")
+
+
+def _score(
+    run: Run,
+    test: StimulusSet | None,
+    brain: RDMs | None,
+    rest: StimulusSet | None,
+    layer: str,
+    roi: str | None,
+    missing: Any,
+) -> dict[str, float]:
+    """Test accuracy of a run, and the similarity of its layer with RDMs on held-out stimuli."""
+    import neurordl as nrl
+
+    row = {} if test is None else {"test_accuracy": nrl.record_accuracy(run, test)}
+    if brain is not None and run.out is not None:
+        scores = nrl.evaluate(run, brain, stimuli=rest, layers=layer, roi=roi, missing=missing)
+        scores.save(run.out / "scores")
+        mean = scores.frame[scores.frame["subject"] == "mean"].iloc[0]
+        row["heldout_rdm_similarity"] = mean["score"]
+        row |= {name: mean[name] for name in ("ceiling_lower", "ceiling_upper")}
+    return row
