@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from neurordl.patterns.models import Average as Average
     from neurordl.patterns.network import Compute as Compute
     from neurordl.patterns.network import extract_patterns as extract_patterns
+    from neurordl.patterns.packages import find_betas as find_betas
     from neurordl.patterns.tables import Confounds as Confounds
     from neurordl.patterns.trials import glmsingle_trials as glmsingle_trials
     from neurordl.plots import plot_layer_roi as plot_layer_roi

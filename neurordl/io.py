@@ -429,6 +429,11 @@ def sha256_array(array: np.ndarray[Any, Any] | torch.Tensor) -> str:
     return digest.hexdigest()
 
 
+def sha256_json(obj: object) -> str:
+    """SHA-256 of what `write_json` would write: texts, numbers, and lists and dictionaries of them."""
+    return hashlib.sha256(json.dumps(obj, default=_plain).encode()).hexdigest()
+
+
 def sha256_state(state: Mapping[str, torch.Tensor]) -> str | None:
     """SHA-256 of a network's ``state_dict()``, in hexadecimal; None of a quantized network."""
     with suppress(AttributeError, TypeError, RuntimeError):

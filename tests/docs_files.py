@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -108,9 +109,7 @@ def bring_rdms() -> dict[str, Any]:
     pd.DataFrame(squares[0], index=IDS, columns=IDS).to_csv("rdm.csv")
     theirs = rsatoolbox.rdm.RDMs(rdms.dissimilarities, pattern_descriptors={"conds": IDS})
     theirs.save("theirs.h5", file_type="hdf5")
-    names = np.array([f"{id}.png" for id in IDS])
-    judged = {"stimuli": names, "rdmutv": rdms.dissimilarities[:1]}
-    scipy.io.savemat("Meadows_objects_v_v1_kind-cat_1_tree.mat", judged)
+    others(rdms)
     fmriprep(Path("study"))
     for name in ("atlas.nii.gz", "atlas.tsv"):
         Path(name).symlink_to(STUDY / name)
@@ -121,6 +120,7 @@ def bring_rdms() -> dict[str, Any]:
     mask[1:4, 1:4] = 1
     np.save("betas.npy", betas[mask > 0].T)
     glmsingle(rng)
+    analyses(rng)
     nib.save(nib.Nifti1Image(betas, np.eye(4)), "betas.nii.gz")
     nib.save(nib.Nifti1Image(mask, np.eye(4)), "it.nii.gz")
     pd.DataFrame({"stimulus": stimuli, "run": runs}).to_csv("trials.csv", index=False)
@@ -166,6 +166,45 @@ def glmsingle(rng: np.random.Generator) -> None:
         file["stimorder"], file["numtrialrun"] = order[:, None], np.full((3, 1), 16.0)
     with h5py.File("glmsingle/TYPED_FITHRF_GLMDENOISE_RR.hdf5", "w") as file:
         file["betasmd"], file["R2"] = rng.normal(size=(5, 5, 4, 48)), np.zeros((5, 5, 4))
+
+
+def analyses(rng: np.random.Generator) -> None:
+    """Two conditions in two runs, as the folders of SPM and FSL and the bucket of AFNI."""
+
+    def image(path: str, shape: tuple[int, ...] = (5, 5, 4), descrip: str = "", labels: str = "") -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        volume = nib.Nifti1Image(rng.normal(size=shape).astype(np.float32), np.eye(4))
+        volume.header["descrip"] = descrip
+        if labels:
+            attribute = f'<AFNI_atr ni_type="String" atr_name="BRICK_LABS">"{labels}"</AFNI_atr>'
+            content = f"<AFNI_attributes>{attribute}</AFNI_attributes>".encode()
+            volume.header.extensions.append(nib.nifti1.Nifti1Extension(4, content))
+        nib.save(volume, path)
+
+    names = [f"Sn({run}) {name}*bf(1)" for run in (1, 2) for name in ("face", "house")]
+    for number, name in enumerate([*names, "Sn(1) constant", "Sn(2) constant"], 1):
+        image(f"spm/sub-01/beta_{number:04}.nii", descrip=f"spm_spm:beta ({number:04}) - {name}")
+    for run in (1, 2):
+        for number in (1, 2):
+            image(f"fsl/run-{run}.feat/stats/cope{number}.nii.gz")
+        text = "/ContrastName1\tface\n/ContrastName2\thouse\n/NumWaves\t2\n/Matrix\n1 0\n0 1\n"
+        Path(f"fsl/run-{run}.feat/design.con").write_text(text)
+    labels = "Full_Fstat~face#0_Coef~face#0_Tstat~house#0_Coef~house#0_Tstat"
+    image("afni/stats.s01.nii", (5, 5, 4, 1, 5), labels=labels)
+
+
+def others(rdms: Any) -> None:
+    """A tree of Meadows with two participants, and two layers of Net2Brain."""
+    tree = {}
+    for subject, values in zip(("kind-cat", "shy-owl"), rdms.dissimilarities, strict=False):
+        about = {"name": "arrangement", "task_type": "multiarrange"}
+        stimuli = [{"name": f"{id}.png"} for id in IDS]
+        tree[subject] = {"tasks": [{"task": about, "stimuli": stimuli, "rdm": values.tolist()}]}
+    Path("Meadows_objects_v_v1_tree.json").write_text(json.dumps(tree))
+    Path("AlexNet_RDM").mkdir()
+    for name, values in zip(("conv1", "fc8"), rdms.dissimilarities, strict=False):
+        layer = {"rdm": values, "stimuli_name": IDS, "layer_name": name, "meta": {"distance": "correlation"}}
+        np.savez(f"AlexNet_RDM/RDM_{name}.npz", **layer)
 
 
 def choose() -> dict[str, Any]:

@@ -49,7 +49,8 @@ def run_study(
     import pandas as pd
 
     from neurordl.experiments import all_differences
-    from neurordl.io import sha256_array, sha256_file, write_text
+    from neurordl.io import sha256_file, write_text
+    from neurordl.rdms.selection import sha256_rdms
     from neurordl.report import read_contents, write_report
     from neurordl.report.content import Grid
 
@@ -64,7 +65,7 @@ def run_study(
     scoring["missing"] = call.teacher.values["missing"]
     scorer = partial(_score, test=test, brain=brain, rest=rest, **scoring)
     sums = {"test": test and test.sha256, "held-out stimuli": rest and rest.sha256, **scoring}
-    sums["scored RDMs"] = sha256_array(brain.dissimilarities) if brain is not None else None
+    sums["scored RDMs"] = sha256_rdms(brain) if brain is not None else None
     start = call.student.values.get("checkpoint")
     sums |= {"student by": call.student.values["name"], "student from": start and sha256_file(start)}
     more = {name: call.fit.values.get(name) for name in ("epochs", "validation")}

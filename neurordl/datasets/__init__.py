@@ -20,16 +20,24 @@ from neurordl.datasets.registry import folder_of as folder_of
 from neurordl.datasets.registry import status as status
 
 if TYPE_CHECKING:
+    from neurordl.datasets.large import *  # noqa: F403
     from neurordl.datasets.loaders import *  # noqa: F403
+
+_LOADERS = ("loaders", "large")
 
 
 def __getattr__(name: str) -> object:
-    if name.startswith("_"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.loaders"), name)
+    if not name.startswith("_"):
+        for module in _LOADERS:
+            defined = vars(import_module(f"{__name__}.{module}"))
+            if name in defined:
+                return defined[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    loaders = import_module(f"{__name__}.loaders")
-    defined = (k for k, v in vars(loaders).items() if getattr(v, "__module__", "") == loaders.__name__)
-    return sorted({*globals(), *defined, *filter(str.isupper, vars(loaders))})
+    names = set(globals())
+    for module in (import_module(f"{__name__}.{name}") for name in _LOADERS):
+        defined = (k for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__)
+        names |= {*defined, *filter(str.isupper, vars(module))}
+    return sorted(names)

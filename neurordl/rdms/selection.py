@@ -16,8 +16,8 @@ import pandas as pd
 
 from neurordl.arrays import Floats, Ints, is_dataset, is_rdms, nan_mean
 from neurordl.errors import NeurordlError, explain, notify
-from neurordl.ids import Match, check_ids, match_ids, near_misses, possible_ids
-from neurordl.io import differing
+from neurordl.ids import Match, check_ids, match_ids, natural_key, near_misses, possible_ids
+from neurordl.io import differing, sha256_array, sha256_json
 from neurordl.measures.condensed import pair_number
 from neurordl.measures.dissimilarities import dissimilarity_from_text
 from neurordl.stimuli import StimulusSet
@@ -270,6 +270,23 @@ def stimulus_ids(rdms: RDMs) -> tuple[str, ...]:
     return check_ids((v.decode() if isinstance(v, bytes) else v for v in values), "RDMs")
 
 
+def sha256_rdms(rdms: RDMs) -> str:
+    """SHA-256 of RDMs with their stimulus ids, subjects, ROIs, sessions and times, in hexadecimal.
+
+    It is the same for any order of the stimuli and of the RDMs, and for float32 and float64.
+    """
+    available = stimulus_ids(rdms)
+    ids = sorted(available, key=natural_key)
+    named = [name for name in ("subject", "roi", "session", "time") if name in rdms.rdm_descriptors]
+    names = [descriptor_values(rdms, name) for name in named]
+    rows = []
+    for k, vector in enumerate(np.asarray(rdms.dissimilarities)):  # one by one: a copy of all may not fit
+        values = _reordered(vector[None], available, ids)
+        values[np.isnan(values)] = np.nan  # of one kind
+        rows.append([*(column[k] for column in names), sha256_array(values)])
+    return sha256_json([ids, named, sorted(rows)])
+
+
 def stimulus_properties(rdms: RDMs, ids: Sequence[str]) -> dict[str, list[object]]:
     """Pattern descriptors beside the ids, such as "category": a value for each of these stimuli."""
     rows = {stimulus: row for row, stimulus in enumerate(stimulus_ids(rdms))}
@@ -307,9 +324,12 @@ def reindex(rdms: RDMs, ids: Sequence[str]) -> Floats:
     NeurordlError
         An id that the RDMs do not have, or one that occurs twice.
     """
-    vectors = np.asarray(rdms.dissimilarities)
-    available = stimulus_ids(rdms)
-    if tuple(ids) == available:
+    return _reordered(np.asarray(rdms.dissimilarities), stimulus_ids(rdms), ids)
+
+
+def _reordered(vectors: npt.NDArray[Any], available: Sequence[str], ids: Sequence[str]) -> Floats:
+    """Condensed RDMs of the stimuli ``available``, as a copy with those of ``ids``."""
+    if tuple(ids) == tuple(available):
         return vectors.astype(np.float64, copy=True)
     position = match_ids(ids, available).index
     result = np.empty((len(vectors), len(position) * (len(position) - 1) // 2))

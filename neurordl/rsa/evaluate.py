@@ -31,6 +31,7 @@ from neurordl.rdms.selection import (
     averaged_subjects,
     rdms_by_place,
     reindex,
+    sha256_rdms,
     stimulus_ids,
     stimulus_properties,
     subject_names,
@@ -266,7 +267,7 @@ def evaluate(
             "bootstrap": resampling.seed if resampling.resamples else None,
         },
         "sha256": {
-            "rdms": sha256_array(np.asarray(rdms.dissimilarities)),
+            "rdms": sha256_rdms(rdms),
             "stimuli": stimuli.sha256 if stimuli else None,
             "weights": sha256_state(network.state_dict()) if network is not None else None,
         },

@@ -21,12 +21,12 @@ from torch import Tensor
 from neurordl.arrays import Floats, Ints, is_rdms, nan_mean
 from neurordl.errors import NeurordlError, collect_notices, notices, notify
 from neurordl.ids import match_ids, natural_key
-from neurordl.io import sha256_array
 from neurordl.measures.comparisons import COMPARISONS, Comparison, ComparisonLike, find_similarity
 from neurordl.measures.kernels import similarities as kernels
 from neurordl.rdms.selection import (
     rdms_by_place,
     reindex,
+    sha256_rdms,
     stimulus_ids,
     stimulus_properties,
     subject_names,
@@ -258,7 +258,7 @@ class _Inputs(NamedTuple):
             "variance": resampling.variance_method.name if "stimuli" in resampling.factors else None,
             "groups": resampling.group_names(ids),
             "seeds": {"bootstrap": resampling.seed if resampling.resamples else None},
-            "sha256": {"rdms": sha256_array(np.asarray(rdms.dissimilarities))},
+            "sha256": {"rdms": sha256_rdms(rdms)},
         }
         brains = rdms_by_place(rdms, *chosen)
         return cls(blocks, controls, base, resampling, brains, ids, settings, match)

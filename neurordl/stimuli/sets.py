@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -21,7 +19,7 @@ from torch import Tensor
 from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError, notify
 from neurordl.ids import check_ids, id_column, is_missing, match_ids, natural_key, similar_ids, warn_of_names
-from neurordl.io import read_frame, sha256_array
+from neurordl.io import read_frame, sha256_array, sha256_json
 from neurordl.stimuli.fingerprints import Bytes, fingerprints
 from neurordl.stimuli.preprocessing import Preprocessing, array_pixels, image_paths, read_images
 from neurordl.validate import (
@@ -272,7 +270,7 @@ class StimulusSet:
     def sha256(self) -> str:
         """SHA-256 of ids, pixels and labels, in their order."""
         labels = None if self.labels is None else sha256_array(self.labels)
-        return hashlib.sha256(json.dumps([self.ids, sha256_array(self.pixels), labels]).encode()).hexdigest()
+        return sha256_json([self.ids, sha256_array(self.pixels), labels])
 
     @cached_property
     def fingerprints(self) -> Bytes:

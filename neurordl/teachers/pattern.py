@@ -14,7 +14,7 @@ from torch import Tensor
 from neurordl.arrays import Ints, is_dataset
 from neurordl.errors import NeurordlError, notify
 from neurordl.ids import Match, check_ids, natural_key
-from neurordl.io import sha256_array
+from neurordl.io import sha256_array, sha256_json
 from neurordl.measures.condensed import pair_number
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.rdms.source import Center, Source, check_rates, check_runs
@@ -237,7 +237,8 @@ class PatternTeacher(ById, Teacher):
         """Return the subjects, dissimilarity, centering, share of measured stimuli and checksums."""
         for name, source in self._sources.items():
             if name not in self._sha256:
-                self._sha256[name] = sha256_array(source.measurements)
+                codes = [sha256_array(x) for x in (source.stimulus, source.run, source.measurements)]
+                self._sha256[name] = sha256_json([source.ids, list(map(str, source.runs)), codes])
         shares = [len(source.ids) / len(self.ids) for source in self._sources.values()]
         return {
             "teacher": "PatternTeacher",

@@ -13,7 +13,7 @@ from torch import Tensor
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError, notify
 from neurordl.ids import Match, natural_key
-from neurordl.io import sha256_array
+from neurordl.io import sha256_array, sha256_json
 from neurordl.measures.condensed import condensed_index, pair_number, unmeasured_stimuli
 from neurordl.measures.dissimilarities import Dissimilarity, dissimilarity_from_text
 from neurordl.rdms.selection import (
@@ -118,8 +118,8 @@ class RDMTeacher(ById, Teacher):
         self.shrinkage = shrinkage if pair_weights is not None else None
         self.dissimilarity: Dissimilarity | None = dissimilarity_from_text(rdms.dissimilarity_measure)
         self.transformed = pool == "zscore" or "rank" in str(rdms.dissimilarity_measure)
-        self.sha256 = sha256_array(vectors)
         self.rdm_sha256 = [sha256_array(vector) for vector in vectors]
+        self.sha256 = sha256_json([self.ids, self.subjects, self.rdm_sha256])
         unseen = (set(unmeasured_stimuli(of_subject)) for of_subject in np.isfinite(vectors))
         self._unseen = dict(zip(self.subjects, unseen, strict=True))
         members = [averaged_subjects(rdms)[row] for row in order]

@@ -931,6 +931,28 @@ def test_a_study_in_one_command(
     assert "holds rows of other settings, which differ in epochs (1 before, 2 now)" in errors
 
 
+def test_a_study_knows_the_rdms_that_it_scores_by_their_ids(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    """The order of stimuli and RDMs in the file is none of its settings; what their values are of is one."""
+    changes = {"labelled": None, "batches-labelled": None, "controls": "untrained", "seeds": 1, "epochs": 0}
+    arguments = train_arguments(data, tmp_path / "study", size=8, **{"held-out": 0.4, **changes})
+    assert shell(*arguments)[0] == 0
+    rdms = load_rdms(data["brain.h5"])
+    ids = list(rdms.pattern_descriptors["stimulus"])
+    rdms.reorder(np.random.default_rng(0).permutation(M))
+    save_rdms(rdms.subset("subject", ["p2", "p1", "p0"]), data["brain.h5"])
+    code, _, errors = shell(*arguments)
+    assert code == 0, errors
+    mine = [{"stimuli_0": "stimuli_1", "stimuli_1": "stimuli_0"}.get(name, name) for name in ids]
+    rdms = load_rdms(data["brain.h5"])
+    rdms.pattern_descriptors["stimulus"] = mine
+    save_rdms(rdms, data["brain.h5"])
+    code, _, errors = shell(*arguments)
+    assert code == 1
+    assert "scored RDMs" in errors
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -22,6 +22,7 @@ from neurordl.rdms.selection import (
     merge_rdms,
     reindex,
     select_rdms,
+    sha256_rdms,
     stimulus_ids,
     subject_names,
 )
@@ -210,6 +211,31 @@ def test_reindex_copies_and_refuses_unknown_ids():
         reindex(rdms, ["s1", "s4"])
     with pytest.raises(NeurordlError, match="unique"):
         reindex(rdms, ["s1", "s1"])
+
+
+def test_the_checksum_is_of_rdms_and_names_whatever_their_order():
+    rdms = study()
+    rdms.dissimilarities[0, 2] = np.nan
+    known = sha256_rdms(rdms)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        order, rows = rng.permutation(4), rng.permutation(8)
+        vectors = reindex(rdms, [IDS[k] for k in order])[rows]
+        named = {name: [x[k] for k in rows] for name, x in rdms.rdm_descriptors.items()}
+        ids = {"stimulus": [IDS[k] for k in order]}
+        assert sha256_rdms(RDMs(vectors, rdm_descriptors=named, pattern_descriptors=ids)) == known
+    single = RDMs(np.float32([[1, 2, 4]]), pattern_descriptors={"stimulus": list("abc")})
+    double = RDMs(np.array([[1.0, 2, 4]]), pattern_descriptors={"stimulus": list("abc")})
+    assert sha256_rdms(single) == sha256_rdms(double)
+
+    others = [study() for _ in range(4)]
+    others[0].dissimilarities[0, 2] = np.nan
+    others[0].pattern_descriptors["stimulus"] = ["s1", "s3", "s10", "s2"]  # the values of two are exchanged
+    others[1].dissimilarities[0, 2] = np.nan
+    others[1].pattern_descriptors["stimulus"] = ["s1", "s2", "s10", "s4"]  # another stimulus
+    others[2].dissimilarities[0, 2] = np.nan
+    others[2].rdm_descriptors["subject"] = ["carl"] * 4 + ["ben"] * 4
+    assert len({known, *map(sha256_rdms, others)}) == 5
 
 
 # merging

@@ -269,6 +269,23 @@ def test_order_of_rows_and_subjects_changes_nothing() -> None:
         assert one.describe() == other.describe()
 
 
+def test_checksums_are_of_the_ids_too() -> None:
+    """The same numbers under other ids are another teacher, which a run is not continued with."""
+    others, exchanged = [*IDS[:-1], "other"], [IDS[1], IDS[0], *IDS[2:]]
+    teachers = [RDMTeacher(random_rdms(ids, 2, subject=["a", "b"])) for ids in (IDS, others, exchanged)]
+    assert len({teacher.describe()["sha256"] for teacher in teachers}) == 3
+    values = np.random.default_rng(0).normal(size=(24, 5))
+    datasets = [Dataset(values[:12], obs_descriptors={"stimulus": ids}) for ids in (IDS, others, exchanged)]
+    described = [PatternTeacher({"p0": dataset}).describe()["sha256"]["p0"] for dataset in datasets]
+    assert len(set(described)) == 3
+    checksums = set()
+    for first in ([1] * 12, [2, *[1] * 11]):
+        columns = {"stimulus": [*IDS, *IDS], "run": [*first, *(3 - run for run in first)]}
+        teacher = PatternTeacher({"p0": Dataset(values, obs_descriptors=columns)}, dissimilarity="crossnobis")
+        checksums.add(teacher.describe()["sha256"]["p0"])
+    assert len(checksums) == 2
+
+
 def test_subjects_are_named_as_the_evaluation_names_them() -> None:
     assert RDMTeacher(brain(2, subject=[2.0, 1.0])).subjects == ("1", "2")
     assert RDMTeacher(brain(2, subject=["p10", "p9"])).subjects == ("p9", "p10")
