@@ -171,6 +171,20 @@ class SecondLevel:
         The test.
     settings
         Subjects, models, smoothing, mask, covariates, degrees of freedom, counts of voxels, versions.
+
+    Examples
+    --------
+    >>> import nibabel
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> rng = np.random.default_rng(0)
+    >>> volumes = {
+    ...     f"s{subject}": nibabel.Nifti1Image(rng.normal(1, 1, (4, 4, 4)), np.diag([3, 3, 3, 1]))
+    ...     for subject in range(8)
+    ... }
+    >>> result = nrl.second_level(volumes, test=nrl.MapTest(n_permutations=200))
+    >>> result.image("t").shape, sorted(result.values)
+    ((4, 4, 4), ['mean', 'p_voxel', 't'])
     """
 
     name: str
@@ -421,7 +435,7 @@ def second_level(
     ...     volumes[f"s{subject:02d}"] = nibabel.Nifti1Image(scores, np.diag([3, 3, 3, 1]))
     >>> result = nrl.second_level(volumes, test=nrl.MapTest("size", n_permutations=500))
     >>> result.table()[["cluster", "n_voxels", "mm3"]].iloc[0].tolist()
-    [1.0, 26.0, 702.0]
+    [1.0, 27.0, 729.0]
     """
     test = test or MapTest(tail="greater" if difference is None and contrast is None else "two-sided")
     if difference is not None and model is not None:
@@ -509,8 +523,8 @@ class _Stack(NamedTuple):
             raise NeurordlError(
                 f"there are maps of {counted(len(images), 'subject')}; a test needs two or more"
             )
-        (first, grid), *others = images.items()
-        for subject, image in others:
+        (first, grid), *further = images.items()
+        for subject, image in further:
             if not same_grid(image, grid):
                 grids = f"{first} has {describe_grid(grid)}, {subject} {describe_grid(image)}"
                 raise NeurordlError(
