@@ -29,7 +29,7 @@ from neurordl.rdms.files.content import (
     doubts,
     over_time,
 )
-from neurordl.rdms.files.hdf5 import HDF5
+from neurordl.rdms.files.hdf5 import HDF5, write_hdf5
 from neurordl.rdms.files.matlab import MATLAB
 from neurordl.rdms.files.tables import CSV, TSV, read_names
 from neurordl.rdms.selection import as_text, check_distinct
@@ -351,6 +351,18 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
     >>> again.rdm_descriptors["subject"]
     ['s01', 's02']
     """
+    target, format = _checked_target(rdms, path, lossy)
+    write_bytes(target, format.write(rdms))
+
+
+def save_noted(rdms: RDMs, path: str | os.PathLike[str], note: str) -> None:
+    """As `save_rdms`, an HDF5 file with a note, which `read_note` reads."""
+    target, _ = _checked_target(rdms, path)
+    write_bytes(target, write_hdf5(rdms, note))
+
+
+def _checked_target(rdms: RDMs, path: str | os.PathLike[str], lossy: bool = False) -> tuple[Path, Format]:
+    """The file in which RDMs are saved, and its format, which has a place for what they carry."""
     target = check_path("path", path)
     format = _find_format(target, "write")
     if not is_rdms(rdms):
@@ -360,7 +372,7 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
         raise NeurordlError(f"a {target.suffix} file holds one RDM, and these are {rdms.n_rdm}; write .h5")
     if not lossy and (omitted := ", ".join(format.omits(rdms))):
         raise NeurordlError(f"{target.name} has no place for {omitted}; write .h5, or pass lossy=True")
-    write_bytes(target, format.write(rdms))
+    return target, format
 
 
 def _find_format(path: Path, verb: str) -> Format:
