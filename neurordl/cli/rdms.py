@@ -74,8 +74,9 @@ def rdm(
         Compute an RDM for each session, with its name. By default the sessions of a subject are pooled.
     mask
         A binary mask, or an atlas with --labels: a NIfTI image, or for images on a surface GIFTI, .annot or
-        CIFTI, where {hemi} stands for the marks of both hemispheres (L and R, or lh and rh). For a folder, {subject} in its path stands
-        for the subject, such as sub-01, and brain for the brain masks of fMRIPrep, the default.
+        CIFTI, where {hemi} stands for the marks of both hemispheres (L and R, or lh and rh). For a folder,
+        {subject} in its path stands for the subject, such as sub-01, and brain for the brain masks of
+        fMRIPrep, the default.
     task
         Task of the images to read in a folder, their BIDS entity.
     space
