@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Made = dict[str, Any]
 
-_IMAGES = (".nii", ".nii.gz", ".img", ".mgz")  # of brains, of which each may have gigabytes
+_IMAGES = (".nii", ".nii.gz", ".img", ".mgz", ".func.gii")  # of brains, of which each may have gigabytes
 _LARGE = 1 << 26  # bytes
 
 

@@ -78,8 +78,8 @@ def rdm(
     ----------
     images
         A folder with the images of all subjects (BIDS derivatives, or the data set that holds them), whose
-        --task is read. Or NIfTI images of a single subject: the BOLD series of each run, or betas, which
-        --table describes.
+        --task is read. Or images of a single subject (NIfTI, GIFTI of both hemispheres, or CIFTI): the BOLD
+        series of each run, or betas, which --table describes.
     out
         The .h5 file to write. If it exists and was made of the same files with the same settings, nothing is
         computed; otherwise the command says what differs, and --overwrite replaces it.
@@ -91,8 +91,10 @@ def rdm(
     each_session
         Compute an RDM for each session, with its name. By default the sessions of a subject are pooled.
     mask
-        A binary mask, or an atlas with --labels: a NIfTI image. For a folder, {subject} in its path stands
-        for the subject, such as sub-01, and brain for the brain masks of fMRIPrep, the default.
+        A binary mask, or an atlas with --labels: a NIfTI image, or for images on a surface GIFTI, .annot or
+        CIFTI, where {hemi} stands for the marks of both hemispheres (L and R, or lh and rh). For a folder,
+        {subject} in its path stands for the subject, such as sub-01, and brain for the brain masks of
+        fMRIPrep, the default.
     task
         Task of the images to read in a folder, their BIDS entity.
     space
@@ -128,7 +130,8 @@ def rdm(
     for name in call.bids.words:
         raise NeurordlError(f"{name}= is for a folder, and these are images: leave it out")
     made = settings_of(call, images=images, table=table, each_session=each_session)
-    made |= contents_of([*_with_tables(images), *option_paths(call), *([table] if table else [])])
+    named = [*_expanded(option_paths(call)), *([table] if table else [])]
+    made |= contents_of(dict.fromkeys([*_with_tables(images), *named]))
     if out.exists() and is_made(out, made, made_before(out), overwrite, "RDMs"):
         return
     import neurordl as nrl
@@ -280,7 +283,7 @@ def _rdms_of_subject(
         "runs": len(record["runs"]),
         "patterns": patterns.n_obs,
         "stimuli": rdms.n_cond,
-        "voxels": record["voxels"],
+        "voxels": _n_channels(record),
         "dropped": record["dropped_nan"] + record["dropped_constant"],
         "excluded": sum(run.get("excluded", 0) for run in record["runs"]),
         "NaN pairs": int(np.isnan(rdms.dissimilarities).sum()),
@@ -292,12 +295,22 @@ def _rdms_of_subject(
     return rdms, row | dict(zip(names, reliability, strict=False)), texts
 
 
+def _n_channels(record: Mapping[str, Any]) -> int:
+    """How many voxels or vertices patterns have, by their provenance."""
+    return int(next(record[noun] for noun in ("voxels", "vertices", "grayordinates") if noun in record))
+
+
 def _stamp(subject: BidsSubject, paths: Sequence[Path]) -> str:
     """A checksum of all files on which the RDMs of a subject may depend, with those that options name."""
     beside = {file for image in subject.images for file in image.parent.iterdir() if file.is_file()}
-    named = {Path(str(path).replace("{subject}", subject.name)) for path in paths}
-    files = {*beside, *_with_tables(subject.images), *subject.events, *named}
+    files = {*beside, *_with_tables(subject.images), *subject.events, *_expanded(paths, subject.name)}
     return state(file for file in files if file.is_file() and file.suffix not in _WRITTEN)
+
+
+def _expanded(paths: Sequence[Path], subject: str = "") -> list[Path]:
+    """The files that paths name, in which {subject} stands for the subject and {hemi} for each side."""
+    names = [str(path).replace("{subject}", subject) for path in paths]
+    return [Path(name.replace("{hemi}", mark)) for name in names for mark in ("L", "R", "lh", "rh")]
 
 
 def _describe_subjects(rows: pd.DataFrame, rdms: RDMs) -> str:
@@ -333,11 +346,12 @@ def _describe_patterns(patterns: Dataset) -> str:
     table = pd.concat([pd.Series(record["images"], name="image"), runs if len(runs) else None], axis=1)
     stimuli = list(dict.fromkeys(patterns.obs_descriptors["stimulus"]))
     resampled = " (resampled)" if record["mask_resampled"] else ""
+    noun = "vertices" if "surface" in record else "voxels"
     detrended = " (detrended)" if record.get("detrend") else ""
     return (
         f"{table.to_string(index=False)}\n\n"
         f"mask      {record['mask']}{resampled}\n"
-        f"voxels    {record['voxels']} used; dropped {record['dropped_nan']} with NaN or infinity, "
+        f"{noun:<9} {_n_channels(record)} used; dropped {record['dropped_nan']} with NaN or infinity, "
         f"{record['dropped_constant']} constant in a run\n"
         f"stimuli   {len(stimuli)}: {listed(stimuli, most=8)}\n"
         f"patterns  {patterns.n_obs}, model {record['model']}{detrended}"
@@ -426,7 +440,7 @@ def merge(
     Parameters
     ----------
     files
-        Files with RDMs: .h5, .mat, .npz, .npy, .csv or .tsv.
+        Files with RDMs: .h5, .mat, .npz, .npy, .csv, .tsv or .json.
     out
         The .h5 file to write. If it exists and was made of the same files with the same settings, nothing is
         done; otherwise the command says what differs, and --overwrite replaces it.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +36,7 @@ from neurordl.patterns.trials import TrialArray, open_trials
 from neurordl.progress import tracked
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.preprocessing import array_pixels
-from neurordl.validate import check_choice, check_path, counted, listed
+from neurordl.validate import check_choice, check_columns, check_path, counted, listed
 
 Folder: TypeAlias = str | os.PathLike[str]
 Names: TypeAlias = str | Sequence[str]
@@ -305,6 +306,27 @@ def _blocks_of_sessions(
         (part, slice(None), partial(read, path, part.stop - part.start))
         for part, path in zip(parts, files, strict=True)
     ]
+
+
+def _read_stimuli(
+    images: Mapping[str, Path], ids: Iterable[str] | None, folder: Path, preprocessing: Mapping[str, Any]
+) -> StimulusSet:
+    """The images of some ids, each once, in the order of its first mention."""
+    wanted = list(images) if ids is None else list(dict.fromkeys(map(str, ids)))
+    match_ids(wanted, list(images), names=("ids=", f"images in {folder}"), remedy="download these images")
+    table = pd.DataFrame({"id": wanted, "path": [str(images[name]) for name in wanted]})
+    return replace(StimulusSet.from_table(table, **preprocessing), source=str(folder))
+
+
+def _images_by_id(folder: Path) -> dict[str, Path]:
+    """Images in a folder and its subfolders, by their name without the suffix."""
+    images = dict[str, Path]()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in (".png", ".jpg", ".jpeg") or path.name.startswith("."):
+            continue
+        if (other := images.setdefault(path.stem, path)) != path:
+            raise NeurordlError(f"{other} and {path} would both have the id {path.stem!r}; move one away")
+    return images
 
 
 # The Natural Scenes Dataset
@@ -602,3 +624,401 @@ def load_nsd_stimuli(folder: Folder, ids: Iterable[str] | None = None, **preproc
             pixels, prepared = array_pixels(images, preprocessing)
             parts.append(pixels)
     return StimulusSet(tuple(wanted), torch.cat(parts), prepared, source=str(path))
+
+
+# The Algonauts 2023 challenge
+
+_ALGONAUTS_ACCESS = "Fill in the form of the challenge that https://github.com/gifale95/algonauts_2023 links"
+_ALL_VERTICES = "all-vertices"
+
+
+def _algonauts(folder: Folder, subject: int | str) -> tuple[_Layout, str]:
+    name, _ = _name_of_subject(subject, "subj{:02d}", 8)
+    return _Layout("Algonauts 2023", check_path("folder", folder), _ALGONAUTS_ACCESS), name
+
+
+def _algonauts_images(layout: _Layout, name: str) -> dict[str, Path]:
+    """Training images in the order of the responses, by their ids in NSD."""
+    folder = layout.need(f"{name}/training_split/training_images")
+    numbered = [(re.fullmatch(r"train-(\d+)_(nsd-\d{5})\.png", path.name), path) for path in folder.iterdir()]
+    images = sorted((int(match[1]), match[2], path) for match, path in numbered if match)
+    if not images or [number for number, *_ in images] != list(range(1, len(images) + 1)):
+        raise NeurordlError(
+            f"{folder} has {len(images)} images, which are not train-0001_nsd-... and on without a gap; "
+            "unpack the archive of the subject again"
+        )
+    return {stimulus: path for _, stimulus, path in images}
+
+
+def load_algonauts(
+    folder: Folder, subject: int | str, roi: Names | Mapping[str, Names], *, cache: Folder | None = None
+) -> Dataset:
+    """Load training responses of the Algonauts 2023 challenge (Gifford et al. 2023, arXiv 2301.03198).
+
+    They are responses of NSD's subjects on the surface of fsaverage, z-scored by the organizers in each
+    session and averaged over the presentations of each image. The layout is that of the challenge's archives;
+    the function was tested on miniatures of it only.
+
+    Parameters
+    ----------
+    folder
+        The folder with ``subj01`` and so on, each with ``training_split`` and ``roi_masks``. Its files
+        ``mapping_*.npy`` are pickles and are not read: their names of ROIs are those of `NSD_ROIS`.
+    subject
+        1 to 8, or "subj01" to "subj08".
+    roi
+        A group in `NSD_ROIS` ("streams": all its ROIs), a ROI in it ("hV4"), "all-vertices", or several of
+        them. A mapping joins them under other names: ``{"V1": ("V1v", "V1d")}``.
+    cache
+        As in `load_nsd`.
+
+    Returns
+    -------
+    Dataset
+        (images, vertices), float32, with the observation descriptor ``stimulus`` (the id in NSD, such as
+        "nsd-00013"), the channel descriptors ``hemisphere`` ("lh" or "rh"), ``column`` (in the file of the
+        hemisphere), ``vertex`` (of fsaverage, if ``roi_masks`` has the map of all vertices) and ``roi``, and
+        ``subject``.
+
+    Warns
+    -----
+    UserWarning
+        Vertices with NaN, or constant ones, were dropped.
+
+    Raises
+    ------
+    NeurordlError
+        A file is missing, damaged, or does not fit the others, or a ROI is unknown or empty.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:  # with 3 images and 4 vertices in each hemisphere
+    ...     places = [Path(folder) / "subj01" / place for place in ("training_split", "roi_masks")]
+    ...     for place in (places[0] / "training_images", places[0] / "training_fmri", places[1]):
+    ...         place.mkdir(parents=True)
+    ...     for number in (1, 2, 3):
+    ...         name = f"train-{number:04d}_nsd-{7 * number:05d}.png"
+    ...         Image.new("RGB", (8, 8)).save(places[0] / "training_images" / name)
+    ...     for side in ("lh", "rh"):
+    ...         responses = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    ...         np.save(places[0] / "training_fmri" / f"{side}_training_fmri.npy", responses)
+    ...         np.save(places[1] / f"{side}.floc-places_challenge_space.npy", np.array([0, 2, 2, 3]))
+    ...     patterns = nrl.datasets.load_algonauts(folder, 1, "PPA")
+    >>> patterns.measurements.shape, patterns.obs_descriptors["stimulus"]
+    ((3, 4), ['nsd-00007', 'nsd-00014', 'nsd-00021'])
+    """
+    layout, name = _algonauts(folder, subject)
+    ids = list(_algonauts_images(layout, name))
+    base = f"{name}/training_split/training_fmri"
+    files = [layout.need(f"{base}/{side}_training_fmri.npy") for side in ("lh", "rh")]
+    arrays = [open_trials(path) for path in files]
+    for array in arrays:
+        if array.shape[0] != len(ids) or len(array.shape) != 2:
+            problem = f"{array.name} has shape {array.shape}, and there are {len(ids)} training images"
+            raise NeurordlError(f"{problem}; unpack the archive of the subject again")
+    widths = [array.shape[1] for array in arrays]
+    mask = _named_channels(roi, lambda text: _algonauts_regions(layout, name, text, widths))
+    table = _algonauts_vertices(layout, name, widths)[mask.inside].assign(roi=mask.roi).reset_index(drop=True)
+    blocks, start = list[Block](), 0
+    for side, array in zip(("lh", "rh"), arrays, strict=True):
+        chosen = table.loc[table["hemisphere"] == side, "column"].to_numpy()
+        part = slice(start, start + len(chosen))
+        blocks.append((slice(None), part, partial(array.values.__getitem__, (slice(None), chosen))))
+        start = part.stop
+    rows = pd.DataFrame({"stimulus": ids})
+    return _Part(name, rows, table, blocks, files, {"data_set": "Algonauts 2023"}).read(False, cache)
+
+
+def _algonauts_vertices(layout: _Layout, name: str, widths: Sequence[int]) -> pd.DataFrame:
+    """Hemisphere, column and vertex of all channels."""
+    sides = []
+    for side, width in zip(("lh", "rh"), widths, strict=True):
+        table = pd.DataFrame({"hemisphere": side, "column": np.arange(width)})
+        path = layout.folder / name / "roi_masks" / f"{side}.{_ALL_VERTICES}_fsaverage_space.npy"
+        if path.is_file():
+            vertices = np.flatnonzero(_whole_numbers(path))
+            if len(vertices) != width:
+                raise NeurordlError(f"{path} marks {len(vertices)} vertices, and the responses have {width}")
+            table["vertex"] = vertices
+        sides.append(table)
+    return pd.concat(sides, ignore_index=True)
+
+
+def _algonauts_regions(layout: _Layout, name: str, wanted: str, widths: Sequence[int]) -> dict[str, Bools]:
+    """Vertices of both hemispheres that belong to a group of ROIs, or to a ROI."""
+    if wanted == _ALL_VERTICES:
+        return {wanted: np.ones(sum(widths), dtype=bool)}
+    groups = {label: group for group, labels in NSD_ROIS.items() for label in labels}
+    check_choice("roi", wanted, [*NSD_ROIS, *groups, _ALL_VERTICES])
+    group = groups.get(wanted, wanted)
+    sides = []
+    for side, width in zip(("lh", "rh"), widths, strict=True):
+        path = layout.need(f"{name}/roi_masks/{side}.{group}_challenge_space.npy")
+        sides.append(_whole_numbers(path))
+        if sides[-1].shape != (width,):
+            raise NeurordlError(
+                f"{path} has shape {sides[-1].shape}, and the responses have {width} vertices"
+            )
+    labels = np.concatenate(sides)
+    regions = {label: labels == number for number, label in enumerate(NSD_ROIS[group], 1)}
+    regions = {
+        label: inside for label, inside in regions.items() if wanted in (group, label) and inside.any()
+    }
+    if not regions:
+        raise NeurordlError(f"roi=: {name} has no vertex in {wanted!r}; choose another ROI")
+    return regions
+
+
+def _whole_numbers(path: Path) -> Values:
+    with damage_named(path, "unpack the archive of the subject again"):
+        values = np.load(path, allow_pickle=False)
+        if values.ndim != 1 or (values != np.round(values)).any():
+            raise ValueError(f"expected a row of labels, it has shape {values.shape}")
+        return np.asarray(values)
+
+
+def load_algonauts_stimuli(
+    folder: Folder, subject: int | str, ids: Iterable[str] | None = None, **preprocessing: Any
+) -> StimulusSet:
+    """Load training images of a subject of the Algonauts 2023 challenge; ids are NSD's.
+
+    Parameters
+    ----------
+    folder, subject
+        As in `load_algonauts`.
+    ids
+        As in `load_nsd_stimuli`; by default all training images.
+    **preprocessing
+        ``size``, ``channels``, ``mean``, ``std`` and ``crop`` of `neurordl.Preprocessing`.
+
+    Raises
+    ------
+    NeurordlError
+        Images are missing or damaged.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:
+    ...     place = Path(folder) / "subj02" / "training_split" / "training_images"
+    ...     place.mkdir(parents=True)
+    ...     Image.new("RGB", (20, 20)).save(place / "train-0001_nsd-00013.png")
+    ...     nrl.datasets.load_algonauts_stimuli(folder, 2, size=8).ids
+    ('nsd-00013',)
+    """
+    layout, name = _algonauts(folder, subject)
+    images = _algonauts_images(layout, name)
+    return _read_stimuli(images, ids, layout.folder / name, preprocessing)
+
+
+# THINGS-fMRI
+
+_THINGS_ACCESS = "Download it from https://doi.org/10.25452/figshare.plus.20492835 (betas_csv.zip, 43 GB)"
+_THINGS_SESSIONS = 12
+# columns of the voxels that are no ROIs
+_THINGS_MEASURES = (
+    *("voxel_id", "subject_id", "voxel_x", "voxel_y", "voxel_z", "nc_singletrial", "nc_testset"),
+    *("splithalf_uncorrected", "splithalf_corrected"),
+    *("prf-eccentricity", "prf-polarangle", "prf-rsquared", "prf-size"),
+)
+
+
+def load_things(
+    folder: Folder,
+    subject: int | str,
+    roi: Names | Mapping[str, Names],
+    *,
+    sessions: Iterable[int] | None = None,
+    standardize: bool = False,
+    cache: Folder | None = None,
+) -> Dataset:
+    """Load single trials of THINGS-fMRI (Hebart et al. 2023, eLife 12:e82580), from its tables.
+
+    They are the responses in table format, without catch trials; voxels of the ROIs are read in blocks. The
+    layout is that of the published notebooks (https://github.com/ViCCo-Group/THINGS-data); the function was
+    tested on miniatures of it only.
+
+    Parameters
+    ----------
+    folder
+        The folder with ``betas_csv``, or that folder. It needs ``sub-01_ResponseData.h5``,
+        ``sub-01_StimulusMetadata.csv`` and ``sub-01_VoxelMetadata.csv`` of the subject.
+    subject
+        1 to 3, or "sub-01" to "sub-03".
+    roi
+        A column of ROIs in the table of voxels ("V1", "lFFA", "glasser-V1"), "brain" for all voxels, or
+        several of them. A mapping joins them under other names: ``{"FFA": ("lFFA", "rFFA")}``.
+    sessions, standardize, cache
+        As in `load_nsd`; there are 12 sessions.
+
+    Returns
+    -------
+    Dataset
+        (trials, voxels), float32, with the observation descriptors ``stimulus`` (the file of the image
+        without its suffix, such as "dog_12s"), ``concept``, ``trial_type`` ("train" or "test": the 100 images
+        that each session shows), ``session``, ``run`` and ``repeat``, the channel descriptors ``x``, ``y``,
+        ``z`` and ``roi``, and ``subject``.
+
+    Warns
+    -----
+    UserWarning
+        Voxels with NaN, or constant ones, were dropped.
+
+    Raises
+    ------
+    NeurordlError
+        A file is missing, damaged, or does not fit the others, or a ROI is unknown or empty.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import h5py
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:  # with 3 trials and 4 voxels
+    ...     place = Path(folder) / "betas_csv"
+    ...     place.mkdir()
+    ...     trials = pd.DataFrame({"trial_type": ["train", "test", "train"], "session": 1, "run": [1, 1, 2]})
+    ...     trials["stimulus"] = ["dog_12s.jpg", "mango_12s.jpg", "dog_12s.jpg"]
+    ...     trials["concept"] = ["dog", "mango", "dog"]
+    ...     trials.to_csv(place / "sub-01_StimulusMetadata.csv", index=False)
+    ...     voxels = pd.DataFrame({f"voxel_{axis}": np.arange(4) for axis in "xyz"})
+    ...     voxels.assign(V1=[0, 1, 1, 0]).to_csv(place / "sub-01_VoxelMetadata.csv", index=False)
+    ...     with h5py.File(place / "sub-01_ResponseData.h5", "w") as file:
+    ...         file["ResponseData/block0_values"] = np.random.default_rng(0).normal(size=(4, 3))
+    ...     patterns = nrl.datasets.load_things(folder, 1, "V1", sessions=[1])
+    >>> patterns.measurements.shape, patterns.obs_descriptors["stimulus"]
+    ((3, 2), ['dog_12s', 'mango_12s', 'dog_12s'])
+    """
+    root = check_path("folder", folder)
+    root = root if root.name == "betas_csv" else root / "betas_csv"
+    layout = _Layout("THINGS-fMRI", root, _THINGS_ACCESS)
+    name, _ = _name_of_subject(subject, "sub-{:02d}", 3)
+    numbers = _numbers_of_sessions(sessions, name, _THINGS_SESSIONS, _THINGS_SESSIONS)
+    paths = [layout.need(f"{name}_{part}") for part in ("StimulusMetadata.csv", "VoxelMetadata.csv")]
+    trials = _read_columns(paths[0], ["trial_type", "session", "run", "stimulus", "concept"])
+    path = layout.need(f"{name}_ResponseData.h5")
+    responses = open_trials(path, _things_values(path, len(trials))).values
+    mask = _named_channels(roi, lambda text: _things_region(paths[1], text))
+    if responses.shape[0] != len(mask.inside):
+        problem = f"{path} has {responses.shape[0]} voxels, and {paths[1].name} has {len(mask.inside)}"
+        raise NeurordlError(f"{problem}; they are of different downloads")
+    places = np.flatnonzero(mask.inside)
+    axes = _read_columns(paths[1], [f"voxel_{axis}" for axis in "xyz"])
+    channels = axes.iloc[places].set_axis(list("xyz"), axis=1).reset_index(drop=True).assign(roi=mask.roi)
+    chosen = np.flatnonzero(trials["session"].isin(numbers))
+    if missing := sorted(set(numbers) - set(trials["session"])):
+        raise NeurordlError(f"{paths[0]} has no trial of the sessions {listed(missing)}; download it again")
+    trials = trials.iloc[chosen].reset_index(drop=True)
+    stimuli = [Path(file).stem for file in trials["stimulus"]]
+    rows = _trial_rows(stimuli, trials["session"].tolist(), trials["run"].tolist())
+    rows = rows.assign(concept=trials["concept"], trial_type=trials["trial_type"])
+
+    def read(columns: slice) -> Values:
+        with damage_named(path, "download it again"):
+            return np.asarray(responses[places[columns]])[:, chosen].T
+
+    parts = _row_blocks(len(places), responses.shape[1], responses.dtype.itemsize)
+    blocks = [(slice(None), part, partial(read, part)) for part in parts]
+    return _Part(name, rows, channels, blocks, [path], {"data_set": "THINGS-fMRI"}).read(standardize, cache)
+
+
+def _things_values(path: Path, n_trials: int) -> str:
+    """The array (voxels, trials) in a frame that pandas wrote; its names of columns are pickles, unread."""
+    with damage_named(path, "download it again"), h5py.File(path) as file:
+        arrays = [
+            item.name.removeprefix("/")
+            for group in file.values()
+            if isinstance(group, h5py.Group)
+            for key, item in group.items()
+            if re.fullmatch(r"block\d+_values", key)
+            and isinstance(item, h5py.Dataset)
+            and item.ndim == 2
+            and item.dtype.kind == "f"
+            and item.shape[1] == n_trials
+        ]
+    if len(arrays) != 1:
+        raise NeurordlError(
+            f"{path} has {len(arrays)} arrays of (voxels, {n_trials} trials), expected one in a frame that "
+            "pandas wrote in its fixed format; download it again"
+        )
+    return str(arrays[0])
+
+
+def _read_columns(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Some columns of a large CSV file, of which the others are not kept."""
+    with damage_named(path, "download it again"):
+        known = pd.read_csv(path, nrows=0).columns
+        check_columns(str(path), known, columns)
+        return pd.read_csv(path, usecols=list(columns), keep_default_na=False)[list(columns)]
+
+
+def _things_region(path: Path, name: str) -> dict[str, Bools]:
+    if name == _BRAIN:
+        return {name: np.ones(len(_read_columns(path, ["voxel_x"])), dtype=bool)}
+    with damage_named(path, "download it again"):
+        columns = [str(column) for column in pd.read_csv(path, nrows=0).columns]
+    rois = [column for column in columns if column not in _THINGS_MEASURES]
+    if name not in rois:
+        names = listed([*rois, _BRAIN], most=60)
+        raise NeurordlError(f"roi=: {name!r} is no column of ROIs in {path}; it has {names}")
+    inside = _read_columns(path, [name])[name].to_numpy()
+    if not np.isin(inside, (0, 1)).all() or not inside.any():
+        raise NeurordlError(f"roi=: {path} marks no voxel as {name!r} by 1, and others by 0; choose another")
+    return {name: inside == 1}
+
+
+def load_things_stimuli(
+    folder: Folder, ids: Iterable[str] | None = None, **preprocessing: Any
+) -> StimulusSet:
+    """Load images of the THINGS database (Hebart et al. 2019, PLoS ONE 14:e0223792) by their ids.
+
+    Parameters
+    ----------
+    folder
+        The folder with ``object_images``, or a folder of images, also in subfolders ("dog/dog_12s.jpg").
+    ids
+        Ids such as "dog_12s", as in `load_nsd_stimuli`; by default all images in the folder.
+    **preprocessing
+        ``size``, ``channels``, ``mean``, ``std`` and ``crop`` of `neurordl.Preprocessing`; ``size`` is needed
+        where images have several sizes.
+
+    Raises
+    ------
+    NeurordlError
+        An image is missing or damaged, or two images have the same id.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:
+    ...     place = Path(folder) / "object_images" / "dog"
+    ...     place.mkdir(parents=True)
+    ...     Image.new("RGB", (20, 20)).save(place / "dog_12s.jpg")
+    ...     nrl.datasets.load_things_stimuli(folder, ["dog_12s"], size=8).ids
+    ('dog_12s',)
+    """
+    access = "Get the images from https://osf.io/jum2f"
+    place = _folder_of_images(_Layout("THINGS", check_path("folder", folder), access), "object_images")
+    return _read_stimuli(_images_by_id(place), ids, place, preprocessing)
+
+
+def _folder_of_images(layout: _Layout, relative: str) -> Path:
+    """The published place of images in a folder, or the folder itself, if it holds images."""
+    if (place := layout.folder / relative).is_dir():
+        return place
+    has_images = layout.folder.is_dir() and bool(_images_by_id(layout.folder))
+    return layout.folder if has_images else layout.need(relative)

@@ -95,6 +95,9 @@ class Comparison:
         a loss sets such a pair of the student's RDM to 0, and its weight too, before it calls the function.
     same_unit
         Whether the two RDMs must have the same unit.
+    scale_free
+        Whether the value stays the same if either RDM is multiplied by a positive number. A loss may then
+        compute RDMs in another unit, in which those of very small or very large features are numbers.
     slow
         It takes so long that `evaluate` does not test noise ceilings by permutation.
     pool
@@ -133,6 +136,7 @@ class Comparison:
     weighted: bool = False
     masks: bool = False
     same_unit: bool = False
+    scale_free: bool = False
     slow: bool = False
     pool: Pool | None = None
     undefined: Literal["constant", "zero"] | None = None
@@ -485,6 +489,13 @@ def _moments(rdms: Tensor) -> Tensor:
 ComparisonLike = str | Comparison | Function
 
 
+def _cosine_of(
+    name: str, function: Function, pool: Pool, undefined: Literal["constant", "zero"], **options: Any
+) -> Comparison:
+    shared = {"masks": True, "scale_free": True, "pool": pool, "undefined": undefined}
+    return Comparison(name, function, **shared, **options)
+
+
 def _rank(name: str, products: bool, normalized: bool) -> Comparison:
     undefined: Literal["constant"] | None = "constant" if normalized else None  # else 0 of a constant RDM
     return Comparison(name, pool=mean_ranks, undefined=undefined, kernel=Ranks(products, normalized))
@@ -495,19 +506,13 @@ _WHITENED = InnerProducts(centered=False, whitened=True)
 _CENTERED_WHITENED = InnerProducts(centered=True, whitened=True)
 _BUILT_IN = (
     Comparison("mse", mse, higher_is_better=False, weighted=True, masks=True, same_unit=True),
-    Comparison(
-        "corr", corr, weighted=True, masks=True, pool=standardize, undefined="constant", kernel=_CENTERED
-    ),
-    Comparison(
-        "cosine", cosine, weighted=True, masks=True, pool=unit_length, undefined="zero", kernel=_PLAIN
-    ),
-    Comparison("cosine_cov", cosine_cov, masks=True, pool=unit_length, undefined="zero", kernel=_WHITENED),
-    Comparison(
-        "corr_cov", corr_cov, masks=True, pool=standardize, undefined="constant", kernel=_CENTERED_WHITENED
-    ),
+    _cosine_of("corr", corr, standardize, "constant", weighted=True, kernel=_CENTERED),
+    _cosine_of("cosine", cosine, unit_length, "zero", weighted=True, kernel=_PLAIN),
+    _cosine_of("cosine_cov", cosine_cov, unit_length, "zero", kernel=_WHITENED),
+    _cosine_of("corr_cov", corr_cov, standardize, "constant", kernel=_CENTERED_WHITENED),
     # rsatoolbox does not pool for cka and bures
-    Comparison("cka", cka, _cka_of_stacks, masks=True, complete=True, pool=unit_length, undefined="zero"),
-    Comparison("huber", huber, higher_is_better=False, weighted=True, masks=True),
+    _cosine_of("cka", cka, unit_length, "zero", complete=True, similarity=_cka_of_stacks),
+    Comparison("huber", huber, higher_is_better=False, weighted=True, masks=True, scale_free=True),
     _rank("spearman", products=True, normalized=True),
     _rank("rho-a", products=True, normalized=False),
     _rank("tau-a", products=False, normalized=False),

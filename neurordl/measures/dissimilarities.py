@@ -188,6 +188,11 @@ class Dissimilarity:
         """Whether it is a squared Euclidean distance, as rsatoolbox defines Euclidean ones."""
         return self.kernel is not None and self.kernel == SquaredDistance(scale=self.kernel.scale)
 
+    @property
+    def homogeneous(self) -> bool:
+        """Whether patterns times a number have these RDMs times a number; False where it is not known."""
+        return self.kernel is not None and self.kernel.normalize == "none" and self.kernel.sides is None
+
     def check_name(self, replaced: str = "") -> None:
         """Raise an error if one of its names is that of another dissimilarity, but for a replaced one."""
         if self in DISSIMILARITIES.values():

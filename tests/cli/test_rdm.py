@@ -513,9 +513,7 @@ def test_a_finished_file_is_left_as_it_is(shell: Any, study: Path, tmp_path: Pat
         text = refused(*start, "--model", "average")
         assert f"{out} holds RDMs already, of other files or settings, which differ in model (glm " in text
         assert "choose another --out, or replace it by --overwrite" in text
-        assert "differ in subjects (sub-01, sub-02 before, sub-01, sub-02, sub-03 now), the files" in refused(
-            *whole
-        )
+        assert "subjects (sub-01, sub-02 before, sub-01, sub-02, sub-03 now), the files" in refused(*whole)
         image = next((study / "derivatives").rglob("sub-02*run-01*_bold.nii.gz"))
         os.utime(image, ns=(0, 0))
         assert "differ in the files of sub-02;" in refused(*start)
@@ -603,25 +601,16 @@ def test_a_name_for_each_file(shell: Any, parts: Path) -> None:
     (parts / "two.txt").write_text("ann\nben\n")
     files = (parts / "it_s1.npz", parts / "evc_s1.npz")
     for k, names in enumerate((("--subjects-from", parts / "two.txt"), ("--subjects", "ann,ben"))):
-        call = (
-            "merge",
-            *files,
-            *names,
-            "--session",
-            "2",
-            "--diagonal",
-            "ignore",
-            "--out",
-            parts / f"m{k}.h5",
-        )
+        out = parts / f"m{k}.h5"
+        call = ("merge", *files, *names, "--session", "2", "--diagonal", "ignore", "--out", out)
         code, _, errors = shell(*call)
         assert code == 0, errors
-        assert shell(*call)[1] == f"{parts / f'm{k}.h5'} {NOTHING}\n"
+        assert shell(*call)[1] == f"{out} {NOTHING}\n"
         code, _, errors = shell(*call, "--missing", "nan")
         assert code == 1
         assert "differ in missing (error before, nan now)" in errors
         assert shell(*call, "--missing", "nan", "--overwrite")[0] == 0
-        merged = nrl.load_rdms(parts / f"m{k}.h5")
+        merged = nrl.load_rdms(out)
         assert list(merged.rdm_descriptors["subject"]) == ["ann", "ben"]
         assert list(merged.rdm_descriptors["session"]) == ["2", "2"]
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import neurordl as nrl
 from neurordl.training.losses import features as features_module
@@ -215,6 +217,53 @@ def test_attention_is_a_loop_over_images_and_places(sizes: Any, power: float) ->
         errors += list((maps[0] - maps[1]) ** 2)
     value = attention(power)({LAYER: ours}, {LAYER: theirs}, batch())
     assert math.isclose(float(value), np.mean(errors), rel_tol=1e-12)
+
+
+class Written(TorchDispatchMode):
+    """Counts the operations that write a tensor of so many numbers."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.count = size, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.numel() == self.size and not function.is_view:
+            self.count += 1
+        return result
+
+
+def test_attention_passes_through_maps_no_more_often_than_plain_code() -> None:
+    """Maps are large: each tensor of their size costs time. Other scales take some more, on a CPU."""
+
+    def plain(maps: Tensor, goal: Tensor) -> Tensor:
+        ours, theirs = (functional.normalize(x.pow(2).mean(1).flatten(1)) for x in (maps, goal))
+        return (ours - theirs).pow(2).mean()
+
+    maps, goal = (drawn(seed, 4, 8, 6, 6).requires_grad_(seed == 1) for seed in (1, 2))
+    counts, gradients, loss, images = [], [], attention(), batch()
+    for compute in (plain, lambda x, y: loss({LAYER: x}, {LAYER: y}, images)):
+        with Written(maps.numel()) as written:
+            gradients += torch.autograd.grad(compute(maps, goal), maps)
+        counts.append(written.count)
+    torch.testing.assert_close(*gradients)
+    assert counts[1] <= 3 < counts[0]
+
+
+@pytest.mark.parametrize("power", [1, 2, 3])
+@pytest.mark.parametrize("scale", [1e-20, 1e-7, 1e7, 1e20])
+def test_attention_of_images_of_different_scales(scale: float, power: float) -> None:
+    """One image is of another scale than the others, and one is black."""
+    maps, goal = drawn(1, 4, 3, 4, 4), drawn(2, 4, 3, 4, 4)
+    maps[3], factors = 0, torch.tensor([1, scale, 1, 1]).view(4, 1, 1, 1)
+    leaves = [(maps * factors).requires_grad_(), maps.double().requires_grad_()]
+    values = [
+        attention(power)({LAYER: leaf}, {LAYER: teacher.to(leaf.dtype)}, batch())
+        for leaf, teacher in zip(leaves, (goal * factors, goal), strict=True)
+    ]
+    torch.testing.assert_close(values[0].double(), values[1], rtol=1e-5, atol=0)
+    gradients = [torch.autograd.grad(*pair)[0].double() for pair in zip(values, leaves, strict=True)]
+    torch.testing.assert_close(gradients[0] * factors, gradients[1], rtol=1e-4, atol=1e-8)
 
 
 # Soft targets

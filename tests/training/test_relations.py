@@ -337,6 +337,10 @@ SCALE_FREE: dict[str, Callable[[Any], Any]] = {
     "probabilistic": lambda layer: nrl.ProbabilisticTransferLoss(layer, "conv3"),
     "rdm": lambda layer: nrl.RDMLoss(layer, "conv3"),
     "distances": lambda layer: nrl.RDMLoss(layer, "conv3", "euclidean_root", "huber"),
+    **{
+        comparison: lambda layer, comparison=comparison: nrl.RDMLoss(layer, "conv3", "euclidean", comparison)
+        for comparison in ("cka", "corr", "cosine_cov")
+    },
 }
 
 
@@ -360,3 +364,31 @@ def test_features_of_any_scale_give_the_loss_and_gradient_of_float64(name: str, 
         gradients.append(features.grad.double() * factor)
     torch.testing.assert_close(values[0], values[1], rtol=1e-4, atol=0)
     assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[1].norm()
+
+
+def test_a_scaled_rdm_may_be_of_features_of_any_scale() -> None:
+    """With scale=True the student's unit does not matter, and the teacher's does."""
+    layer = nrl.NetworkTeacher(nrl.students.small_cnn(width=8), "conv3")["conv3"]
+    loss = nrl.RDMLoss(layer, "conv3", "euclidean", "mse", scale=True)
+    student, teacher = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0))
+    batch = nrl.Batch(torch.zeros(8, 3, 8, 8), [f"s{k}" for k in range(8)])
+    values = [float(loss({"conv3": student * x}, {"conv3": teacher}, batch)) for x in (1, 1e-20, 1e18)]
+    assert values[1:] == pytest.approx([values[0]] * 2, rel=1e-5)
+    assert float(loss({"conv3": student}, {"conv3": 2 * teacher}, batch)) == pytest.approx(
+        16 * values[0], rel=1e-5
+    )
+
+
+def test_a_stimulus_that_is_not_finite_leaves_the_others_their_scale() -> None:
+    layer = nrl.NetworkTeacher(nrl.students.small_cnn(width=8), "conv3")["conv3"]
+    student, teacher = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0))
+    loss, ids = nrl.RDMLoss(layer, "conv3", "euclidean"), [f"s{k}" for k in range(8)]
+    rest = loss({"conv3": student[2:]}, {"conv3": teacher[2:]}, nrl.Batch(torch.zeros(6, 3, 8, 8), ids[2:]))
+    student[0], student[1] = torch.nan, torch.inf
+    student.requires_grad_()
+    value = loss({"conv3": student}, {"conv3": teacher}, nrl.Batch(torch.zeros(8, 3, 8, 8), ids))
+    torch.testing.assert_close(value, rest)
+    value.backward()
+    assert student.grad is not None
+    assert student.grad[2:].isfinite().all()
+    assert student.grad[2:].abs().max() > 0

@@ -244,14 +244,14 @@ def full_precision(features: Tensor) -> Tensor:
     return features if features.dtype == torch.float64 else features.float()
 
 
-def of_size_one(features: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Features divided by their largest magnitude over these dimensions, which is taken as a constant.
+def of_size_one(patterns: Tensor) -> Tensor:
+    """Patterns (n, channels) divided by the largest finite magnitude of all, which is taken as a constant.
 
     The squares neither vanish nor overflow. For a loss that does not depend on the scale of the features,
     value and gradient are the same.
     """
-    largest = features.detach().abs().amax(dims, keepdim=True)
-    return features * largest.clamp(min=torch.finfo(features.dtype).tiny).reciprocal()
+    largest = patterns.detach().abs().amax(1).nan_to_num(0.0, 0.0, 0.0).amax()
+    return patterns * largest.clamp(min=torch.finfo(patterns.dtype).tiny).reciprocal()
 
 
 def autocast_off(features: Tensor) -> torch.autocast:

@@ -28,6 +28,7 @@ from neurordl.training.losses.base import (
     check_weight,
     full_precision,
     network_layer,
+    of_size_one,
 )
 from neurordl.validate import check_choice, check_type
 
@@ -112,6 +113,10 @@ class RDMLoss(TransferLoss):
             raise NeurordlError(f"dissimilarity={self.dissimilarity.name!r} has no gradient; take another")
         chosen = find_comparison(comparison, higher_is_better=False)
         self._compare, self.comparison, self._masks = chosen.loss, chosen.name, chosen.masks
+        # an RDM of very small or large features vanishes or overflows, and its gradient all the more
+        homogeneous = self.dissimilarity.homogeneous
+        self._student_in_any_unit = homogeneous and (chosen.scale_free or scale)
+        self._teacher_in_any_unit = homogeneous and chosen.scale_free
         if chosen.same_unit and not scale:
             self._check_same_unit()
 
@@ -131,8 +136,9 @@ class RDMLoss(TransferLoss):
         patterns = student[self.layer].flatten(1)
         # Distances in bfloat16 are off by 4e-3, so they are computed in float32 whatever the network's.
         with autocast_off(patterns):
-            rdm = self.dissimilarity(full_precision(patterns))
-            target = self.teacher.target(batch, teacher)
+            patterns = full_precision(patterns)
+            rdm = self.dissimilarity(of_size_one(patterns) if self._student_in_any_unit else patterns)
+            target = self.teacher.target(batch, self._taught(teacher))
             check_type("the teacher's target()", target, Target, "return Target(rdms, weights)")
             rdm, weights = self._measured_pairs(rdm, target, batch)
             goal = target.rdms.to(rdm.dtype)
@@ -147,6 +153,13 @@ class RDMLoss(TransferLoss):
         defined = torch.isfinite(values)
         mean = torch.where(defined, values, 0.0).sum() / defined.sum().clamp(min=1)
         return torch.where(defined.any(), mean, torch.nan)
+
+    def _taught(self, features: Features) -> Features:
+        """Features of the network that teaches, divided by the largest where their unit does not matter."""
+        if not (isinstance(self.teacher, LayerTeacher) and self._teacher_in_any_unit):
+            return features
+        layer = self.teacher.layer
+        return {layer: of_size_one(full_precision(features[layer].flatten(1)))}
 
     def _measured_pairs(self, rdm: Tensor, target: Target, batch: Batch) -> tuple[Tensor, Tensor]:
         """The student's RDM (1, n_pairs), and the weight of each pair; both 0 where it is undefined.

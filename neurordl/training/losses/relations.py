@@ -101,7 +101,7 @@ class AngleLoss(_RelationLoss):
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The mean over all triplets."""
-        squared, goal = (_squared_distances(of_size_one(x, (0, 1))) for x in (student, teacher))
+        squared, goal = (_squared_distances(of_size_one(x)) for x in (student, teacher))
         return cast("Callable[[Tensor, Tensor], Tensor]", _AngleTerm.apply)(squared, goal)
 
 
@@ -145,7 +145,7 @@ class SimilarityPreservingLoss(_RelationLoss):
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The mean over all entries of the two matrices."""
-        both = (of_size_one(patterns, (0, 1)) for patterns in (student, teacher))
+        both = (of_size_one(patterns) for patterns in (student, teacher))
         similarities, goal = (_unit_rows(patterns @ patterns.mT) for patterns in both)
         return (similarities - goal).square().mean()
 
@@ -295,7 +295,7 @@ def _cosines(patterns: Tensor) -> Tensor:
 
     Dividing products costs less than dividing patterns, which may have many channels.
     """
-    patterns = of_size_one(patterns, (0, 1))
+    patterns = of_size_one(patterns)
     products = patterns @ patterns.mT
     squares = products.diagonal()
     inverse = squares.masked_fill(squares == 0, torch.inf).rsqrt()
