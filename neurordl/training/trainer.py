@@ -24,6 +24,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 
@@ -39,7 +40,7 @@ from neurordl.stimuli.sets import warn_of_absent
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
-from neurordl.training.losses import RDMLoss
+from neurordl.training.losses import RDMLoss, TransferLoss
 from neurordl.training.objective import (
     BatchNorm,
     Objective,
@@ -660,6 +661,14 @@ class Step(nn.Module):
         """The loss of a step and all of its terms."""
         return self.objective.compute(self.student, labelled, stimuli, step, self.batchnorm, self.processes)
 
+    def memories(self) -> list[str]:
+        """Names of the buffers that are the same in all processes, without being sent."""
+        names = []
+        for name, loss in self.named_modules():
+            if isinstance(loss, TransferLoss):
+                names += [f"{name}.{buffer}" for buffer in loss.same_in_processes]
+        return names
+
     def check(self, streams: Streams) -> None:
         """Compute a first step without training, so that errors come before anything is written.
 
@@ -767,6 +776,10 @@ class Trainer:
         single = type(strategy) is SingleDeviceStrategy and type(strategy.precision) is Precision
         # with nothing to do, Fabric would only cost time at each step
         if not single or self.fabric._callbacks:
+            if self.processes is not None:
+                self.processes.share_buffers(module.losses)
+                ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+                ignore(module, module.memories())  # type: ignore[no-untyped-call]
             self.wrapped, self.optimizer = self.fabric.setup(module, self.optimizer)
             self.backward = self.fabric.backward
         self._parts: Record = {  # what has a state in a checkpoint
