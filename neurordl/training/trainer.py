@@ -67,6 +67,7 @@ _AT_ONCE = 256  # validation images in a pass
 _FITTED = "fitted_before"  # attribute of a loss whose parameters were trained
 _ADDED_AT_ONCE = 64  # steps whose terms are added up together
 _REFRESH = 0.1  # seconds between two states of the progress bar
+_ALIKE = 10  # times the smallest validation loss that the largest may be without a notice
 _LINES = 50  # of progress, at most, in a log
 Scheduler = Callable[[Optimizer, int], LRScheduler] | Literal["cosine", "constant"]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -286,7 +287,7 @@ def fit(
     validation : StimulusSet, or share of the stimuli, optional
         Stimuli, or the share of the stimuli, that are not trained on. The best epoch is the one with the
         lowest unweighted sum of their transfer losses, and the run's student has its weights. Losses of large
-        values, such as `ContrastiveLoss`, decide most of it.
+        values, such as `ContrastiveLoss`, decide most of it; there is a notice where one is ten times another.
 
         For an objective without transfer losses of stimuli it is the epoch with the lowest task loss, so that
         they need labels. Images that are among the labelled ones are then left out, with a notice.
@@ -903,9 +904,11 @@ class Trainer:
             self.processes.share_buffers(self.module)
         if self.validation is not None:
             row |= self.fabric.broadcast(self._validate(self.validation))  # the first process decides
-            values = {name: row[f"val_{name}"] for name in self.objective.of_stimuli or ["task"]}
+            values = self._validated(row)
             if undefined := [name for name, value in values.items() if not math.isfinite(value)]:
                 raise NeurordlError(self._why_undefined(undefined))
+            if epoch == 1:
+                self._tell_of_scales(values)
             value = sum(values.values())
             if value < state.best["value"]:
                 state.best = {"value": value, "epoch": epoch}
@@ -916,6 +919,21 @@ class Trainer:
         self.epoch_start = now
         state.sums.zero_()
         self._save()
+
+    def _validated(self, row: dict[str, float]) -> dict[str, float]:
+        """The losses of the validation stimuli in a row of the history, which choose the epoch."""
+        return {name: row[f"val_{name}"] for name in self.objective.of_stimuli or ["task"]}
+
+    def _tell_of_scales(self, values: dict[str, float]) -> None:
+        """Say that a loss of large values decides which epoch is the best one."""
+        by_size = sorted(values, key=lambda name: -abs(values[name]))
+        largest, smallest = (abs(values[by_size[place]]) for place in (0, -1))
+        if largest <= _ALIKE * smallest or self.fabric.global_rank:
+            return
+        each = ", ".join(f"{name} {values[name]:.3g}" for name in by_size)
+        text = f"validation: the epoch is chosen by the unweighted sum of the losses, of which {by_size[0]}"
+        remedy = "compare the columns val_... of the history, or leave validation= out to keep the last epoch"
+        notify(f"{text} decides most ({each} in the first epoch); {remedy}")
 
     def _why_undefined(self, names: list[str]) -> str:
         """The message for losses of the validation stimuli that are undefined."""
@@ -961,6 +979,8 @@ class Trainer:
             values |= {name: set(values[name]) for name in ("seen", "labelled")}
             values["sums"] = values["sums"].to(self.fabric.device)
             self.state = State(**values)
+        if self.validation is not None and self.epochs and self.state.history:  # a resumed run has the notices of a whole one
+            self._tell_of_scales(self._validated(self.state.history[0]))
 
     def _finish(self) -> None:
         """Write the last weights; then give the student the best ones, if there was a validation."""
