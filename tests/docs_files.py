@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -108,9 +109,7 @@ def bring_rdms() -> dict[str, Any]:
     pd.DataFrame(squares[0], index=IDS, columns=IDS).to_csv("rdm.csv")
     theirs = rsatoolbox.rdm.RDMs(rdms.dissimilarities, pattern_descriptors={"conds": IDS})
     theirs.save("theirs.h5", file_type="hdf5")
-    names = np.array([f"{id}.png" for id in IDS])
-    judged = {"stimuli": names, "rdmutv": rdms.dissimilarities[:1]}
-    scipy.io.savemat("Meadows_objects_v_v1_kind-cat_1_tree.mat", judged)
+    others(rdms)
     fmriprep(Path("study"))
     for name in ("atlas.nii.gz", "atlas.tsv"):
         Path(name).symlink_to(STUDY / name)
@@ -192,6 +191,20 @@ def analyses(rng: np.random.Generator) -> None:
         Path(f"fsl/run-{run}.feat/design.con").write_text(text)
     labels = "Full_Fstat~face#0_Coef~face#0_Tstat~house#0_Coef~house#0_Tstat"
     image("afni/stats.s01.nii", (5, 5, 4, 1, 5), labels=labels)
+
+
+def others(rdms: Any) -> None:
+    """A tree of Meadows with two participants, and two layers of Net2Brain."""
+    tree = {}
+    for subject, values in zip(("kind-cat", "shy-owl"), rdms.dissimilarities, strict=False):
+        about = {"name": "arrangement", "task_type": "multiarrange"}
+        stimuli = [{"name": f"{id}.png"} for id in IDS]
+        tree[subject] = {"tasks": [{"task": about, "stimuli": stimuli, "rdm": values.tolist()}]}
+    Path("Meadows_objects_v_v1_tree.json").write_text(json.dumps(tree))
+    Path("AlexNet_RDM").mkdir()
+    for name, values in zip(("conv1", "fc8"), rdms.dissimilarities, strict=False):
+        layer = {"rdm": values, "stimuli_name": IDS, "layer_name": name, "meta": {"distance": "correlation"}}
+        np.savez(f"AlexNet_RDM/RDM_{name}.npz", **layer)
 
 
 def choose() -> dict[str, Any]:

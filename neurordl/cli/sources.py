@@ -24,7 +24,7 @@ def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
     load
         `neurordl.load_rdms` with its options.
     rdms
-        File with the RDMs of the subjects: .h5, .mat, .npz, .npy, .csv or .tsv.
+        File with the RDMs of the subjects: .h5, .mat, .npz, .npy, .csv, .tsv or .json.
     each_a_subject
         Take each RDM in the file as that of a different subject, if the file does not name its subjects.
     """

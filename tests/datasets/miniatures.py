@@ -9,6 +9,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import scipy.io
 from PIL import Image
 
@@ -105,4 +106,44 @@ def algonauts(folder: Path, subject: int = 1) -> Path:
         vertices = np.zeros(100, dtype=int)
         vertices[rng.choice(100, width, replace=False)] = 1
         np.save(base / "roi_masks" / f"{side}.all-vertices_fsaverage_space.npy", vertices)
+    return folder
+
+
+def things(folder: Path, subject: int = 1, chunks: bool = False) -> Path:
+    """THINGS-fMRI with 12 sessions of 2 runs, 10 trials in a session (4 are test images), and 60 voxels."""
+    rng = np.random.default_rng(subject)
+    place, name = folder / "betas_csv", f"sub-{subject:02d}"
+    place.mkdir(parents=True, exist_ok=True)
+    trials = []
+    for session in range(1, 13):
+        train = [(f"concept{k % 30:02d}", 12 + k // 30) for k in range(6 * session, 6 * session + 6)]
+        shown = [("train", *item) for item in train] + [("test", f"thing{k}", 14) for k in range(4)]
+        for trial, number in enumerate(rng.permutation(10)):
+            label, concept, version = shown[number]
+            file = f"{concept}_{version:02d}s.jpg"
+            trials.append((label, session, 1 + trial // 5, subject, len(trials), file, concept))
+    columns = ["trial_type", "session", "run", "subject_id", "trial_id", "stimulus", "concept"]
+    table = pd.DataFrame(trials, columns=columns)
+    table.to_csv(place / f"{name}_StimulusMetadata.csv", index=False)
+    grid = np.argwhere(np.ones((3, 4, 5)))
+    voxels = pd.DataFrame({"voxel_id": np.arange(60), "subject_id": subject})
+    voxels[["voxel_x", "voxel_y", "voxel_z"]] = grid
+    voxels["nc_testset"] = rng.uniform(0, 50, 60)
+    area = rng.integers(0, 5, 60)
+    for number, roi in enumerate(("V1", "lFFA", "rFFA", "glasser-p9-\n46v"), 1):
+        voxels[roi] = (area == number).astype(int)
+    voxels["IT"] = (area > 1).astype(int)
+    voxels["empty"] = 0
+    voxels.to_csv(place / f"{name}_VoxelMetadata.csv", index=False)
+    with h5py.File(place / f"{name}_ResponseData.h5", "w") as file:  # as pandas writes a frame
+        frame = file.create_group("ResponseData")
+        frame.attrs["pandas_type"] = "frame"
+        pickled = h5py.vlen_dtype(np.uint8)  # the names of columns, text and numbers, are a pickle
+        frame.create_dataset("axis0", (1,), dtype=pickled)[0] = np.frombuffer(b"not to be read", np.uint8)
+        frame["axis1"] = np.arange(60)
+        values = rng.normal(size=(60, len(table)))
+        frame.create_dataset("block0_values", data=values, chunks=(7, 11) if chunks else None)
+        frame["block1_values"] = np.arange(60)[:, None]
+    for concept, rows in table.groupby("concept"):
+        save_images(folder / "object_images" / str(concept), rows["stimulus"].unique())
     return folder

@@ -31,6 +31,7 @@ from neurordl.rdms.files.content import (
 )
 from neurordl.rdms.files.hdf5 import HDF5
 from neurordl.rdms.files.matlab import MATLAB
+from neurordl.rdms.files.meadows import JSON
 from neurordl.rdms.files.tables import CSV, TSV, read_names
 from neurordl.rdms.selection import as_text, check_distinct
 from neurordl.validate import check_path, check_type, listed
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 FORMATS: dict[str, Format] = {
-    suffix: format for format in (HDF5, MATLAB, NPZ, NPY, CSV, TSV) for suffix in format.suffixes
+    suffix: format for format in (HDF5, MATLAB, NPZ, NPY, CSV, TSV, JSON) for suffix in format.suffixes
 }
 """The formats by suffix. Whoever adds one to this dictionary can load and save it."""
 
@@ -79,8 +80,13 @@ def load_rdms(
     - ``.h5``, ``.hdf5``: rsatoolbox's layout (``rdms.save(path, file_type="hdf5")``), or `save_rdms`.
     - ``.mat``, version 5 or 7.3: a matrix, a stack, a cell array, or a struct array of the MATLAB RSA toolbox
       (fields RDM, name) in MATLAB's order. Names such as "hIT | BE | Session: 1" give ROI, subject and
-      session, with a notice; fields with one text or number per RDM become RDM descriptors.
+      session, with a notice; fields with one text or number per RDM become RDM descriptors. Exports of
+      Meadows give an RDM for each participant.
     - ``.npz``: one of its arrays. The arrays stimulus (or ids), subject, roi and session become descriptors.
+      Files of Net2Brain's ``RDMCreator`` give the RDM of their layer, with the RDM descriptor ``layer``.
+    - ``.json``: a tree of Meadows, with an RDM for each participant and task of multiple arrangements, and
+      the RDM descriptors ``subject`` and ``task``. Stimuli are matched by name, and pairs of stimuli that a
+      participant did not arrange are NaN.
     - ``.npy``: an array.
     - ``.csv`` (also with semicolons and decimal commas), ``.tsv``: a square table with ids in its first row,
       its first column, both or neither, whole or one triangle of it; or condensed RDMs, one per row, after
@@ -356,11 +362,13 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
     if not is_rdms(rdms):
         raise NeurordlError(f"save_rdms takes rsatoolbox RDMs, not {type(rdms).__name__}")
     _check_values(rdms, "the RDMs to save")
+    if (write := format.write) is None:
+        raise NeurordlError(f"RDMs are read from {target.suffix}, but not written; write .h5")
     if format.single and rdms.n_rdm > 1:
         raise NeurordlError(f"a {target.suffix} file holds one RDM, and these are {rdms.n_rdm}; write .h5")
     if not lossy and (omitted := ", ".join(format.omits(rdms))):
         raise NeurordlError(f"{target.name} has no place for {omitted}; write .h5, or pass lossy=True")
-    write_bytes(target, format.write(rdms))
+    write_bytes(target, write(rdms))
 
 
 def _find_format(path: Path, verb: str) -> Format:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _MAX_MEMBERS = 10_000
+_NET2BRAIN = {"rdm", "stimuli_name", "layer_name", "meta"}
 
 
 def _read_npy(source: Path, _: str | None) -> RDMContent:
@@ -68,7 +69,26 @@ def _read_npz(source: Path, name: str | None) -> RDMContent:
                 arrays[key] = error
     if "rdm_descriptors/index" in arrays and name in (None, "dissimilarities"):  # save_rdms wrote it
         return _read_tree(arrays)
+    if arrays.keys() >= _NET2BRAIN and name in (None, "rdm"):
+        return _read_layer(arrays)
     return content_of_variables(arrays, name)
+
+
+def _read_layer(arrays: Struct) -> RDMContent:
+    """The RDM of a layer as Net2Brain writes it; with several times, an RDM for each."""
+    values, names, layer = (arrays[name] for name in ("rdm", "stimuli_name", "layer_name"))
+    if isinstance(values, UnreadableError):
+        raise values
+    content = RDMContent(values, "condensed")
+    if isinstance(names, np.ndarray) and names.dtype.kind == "U":
+        content.pattern_descriptors["stimulus"] = names.tolist()
+    if isinstance(layer, str):
+        content.rdm_descriptors["layer"] = [layer] * (1 if values.ndim == 1 else len(values))
+    content.notices.append(
+        "its dissimilarity is only in a pickle, 'meta', which is not read: name it by measure= "
+        "('correlation' is Net2Brain's default)"
+    )
+    return content
 
 
 def _read_tree(arrays: Struct) -> RDMContent:

@@ -91,7 +91,7 @@ class Format:
         The reader: it takes a path and the name of a variable (None where there is only one candidate) and
         returns the content. Whatever it raises becomes a `NeurordlError` about a damaged file.
     write
-        The writer: it takes RDMs and returns the bytes of a file.
+        The writer: it takes RDMs and returns the bytes of a file. None if the format is only read.
     has_variables
         Whether a file holds variables that the user can choose by name.
     keeps
@@ -102,7 +102,7 @@ class Format:
 
     suffixes: tuple[str, ...]
     read: Callable[[Path, str | None], RDMContent]
-    write: Callable[[RDMs], bytes]
+    write: Callable[[RDMs], bytes] | None = None
     has_variables: bool = False
     keeps: tuple[str, ...] | None = None
     single: bool = False

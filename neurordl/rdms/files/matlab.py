@@ -29,6 +29,7 @@ from neurordl.rdms.files.content import (
     unstorable,
 )
 from neurordl.rdms.files.hdf5 import MAX_DEPTH, CheckedFile, to_python
+from neurordl.rdms.files.meadows import content_of_meadows
 
 if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
@@ -42,7 +43,7 @@ def _read(source: Path, name: str | None) -> RDMContent:
     with open(source, "rb") as handle:
         start = handle.read(128)
     if start[124:128] in (b"\x00\x01IM", b"\x01\x00MI"):
-        return content_of_variables(read_mat5(source), name)
+        return _content(read_mat5(source), source, name)
     if not h5py.is_hdf5(source):
         problem = "it is damaged, or not a .mat file of version 5 or 7.3"
         raise NeurordlError(f"{problem}; save it again in MATLAB with -v7 or -v7.3")
@@ -55,7 +56,12 @@ def _read(source: Path, name: str | None) -> RDMContent:
                     variables[key] = _value(checked, item)
                 except UnreadableError as error:
                     variables[key] = error
-    return content_of_variables(variables, name)
+    return _content(variables, source, name)
+
+
+def _content(variables: Struct, source: Path, name: str | None) -> RDMContent:
+    content = content_of_meadows(variables, source) if name is None else None
+    return content_of_variables(variables, name) if content is None else content
 
 
 def _to_text(codes: Values) -> str | list[str]:

@@ -215,7 +215,7 @@ def test_other_formats(tmp_path: Path) -> None:
     with pytest.raises(NeurordlError, match=r"it\.pkl.*unpickling"):
         load_rdms(tmp_path / "it.pkl")
     assert not (tmp_path / "ran").exists()
-    for name in ("it.json", "it.mat5", "it"):
+    for name in ("it.yaml", "it.mat5", "it"):
         with pytest.raises(NeurordlError, match=r"HDF5 in rsatoolbox's layout"):
             load_rdms(tmp_path / name)
         with pytest.raises(NeurordlError, match=r"HDF5 in rsatoolbox's layout"):
