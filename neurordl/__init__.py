@@ -74,6 +74,9 @@ if TYPE_CHECKING:
     from neurordl.rsa.inference.resampling import Draws as Draws
     from neurordl.rsa.inference.resampling import Jackknife as Jackknife
     from neurordl.rsa.inference.resampling import Resampling as Resampling
+    from neurordl.rsa.maps import SearchlightMaps as SearchlightMaps
+    from neurordl.rsa.maps import group_searchlight as group_searchlight
+    from neurordl.rsa.maps import load_maps as load_maps
     from neurordl.rsa.regression import Partial as Partial
     from neurordl.rsa.regression import Ridge as Ridge
     from neurordl.rsa.regression import partition_variance as partition_variance

@@ -82,6 +82,7 @@ def objects() -> dict[str, object]:
         *(nrl.Batches(), nrl.Execution(), nrl.Optimization(), nrl.TaskRatio(0.5), data),
         *(nrl.Windows(), nrl.ClusterTest(), nrl.Partial(models), nrl.Ridge(0.1)),
         nrl.searchlight(brain, data, threshold=0.3, progress=False),
+        nrl.SearchlightMaps(("a", "b"), dict(zip(IDS, files, strict=False)), {"radius": 3}),
     ]
     return {type(instance).__name__: instance for instance in instances}
 
@@ -102,7 +103,7 @@ def test_the_representation_is_short_and_says_something(name: str, objects: dict
     assert "Parameter" not in text
 
 
-SHOWN = ["Evaluation", "Run", "Match", "StimulusSet", "DataSet", "Searchlight", "RDMs"]
+SHOWN = ["Evaluation", "Run", "Match", "StimulusSet", "DataSet", "Searchlight", "SearchlightMaps", "RDMs"]
 
 
 @pytest.mark.parametrize("name", SHOWN)

@@ -320,7 +320,9 @@ class LazyCommand(TyperCommand):
         written: list[str] = []
         option, n_values = "", 0
         for argument in args:
-            if argument.startswith("-") or (n_values and argument.endswith((".nii", ".nii.gz"))):
+            if argument.startswith("-") or (
+                n_values and argument.endswith((".nii", ".nii.gz", ".gii", ".gii.gz"))
+            ):
                 option, n_values = argument if argument in repeated else "", 0
             elif option:
                 written += [option] if n_values else []

@@ -63,8 +63,8 @@ def rdm(
     ----------
     images
         A folder with the images of all subjects (BIDS derivatives, or the data set that holds them), whose
-        --task is read. Or NIfTI images of a single subject: the BOLD series of each run, or betas, which
-        --table describes.
+        --task is read. Or images of a single subject (NIfTI, GIFTI of both hemispheres, or CIFTI): the BOLD
+        series of each run, or betas, which --table describes.
     out
         The .h5 file to write. A file of this name is replaced: a finished command computes everything anew.
     table
@@ -73,8 +73,10 @@ def rdm(
     each_session
         Compute an RDM for each session, with its name. By default the sessions of a subject are pooled.
     mask
-        A binary mask, or an atlas with --labels: a NIfTI image. For a folder, {subject} in its path stands
-        for the subject, such as sub-01, and brain for the brain masks of fMRIPrep, the default.
+        A binary mask, or an atlas with --labels: a NIfTI image, or for images on a surface GIFTI, .annot or
+        CIFTI, where {hemi} stands for the marks of both hemispheres (L and R, or lh and rh). For a folder,
+        {subject} in its path stands for the subject, such as sub-01, and brain for the brain masks of
+        fMRIPrep, the default.
     task
         Task of the images to read in a folder, their BIDS entity.
     space
@@ -230,7 +232,7 @@ def _rdms_of_subject(
         "runs": len(record["runs"]),
         "patterns": patterns.n_obs,
         "stimuli": rdms.n_cond,
-        "voxels": record["voxels"],
+        "voxels": _n_channels(record),
         "dropped": record["dropped_nan"] + record["dropped_constant"],
         "excluded": sum(run.get("excluded", 0) for run in record["runs"]),
         "NaN pairs": int(np.isnan(rdms.dissimilarities).sum()),
@@ -240,6 +242,11 @@ def _rdms_of_subject(
     described = [rdms.rdm_descriptors[name] for name in ("session", "roi") if name in rdms.rdm_descriptors]
     names = [" ".join(["r", *values]) for values in zip(*described, strict=True)] or ["r"]
     return rdms, row | dict(zip(names, reliability, strict=False)), texts
+
+
+def _n_channels(record: Mapping[str, Any]) -> int:
+    """How many voxels or vertices patterns have, by their provenance."""
+    return int(next(record[noun] for noun in ("voxels", "vertices", "grayordinates") if noun in record))
 
 
 def _stamp(subject: BidsSubject, settings: Mapping[str, Any]) -> str:
@@ -253,7 +260,8 @@ def _stamp(subject: BidsSubject, settings: Mapping[str, Any]) -> str:
     for value in settings.values():
         for path in value if isinstance(value, list) else [value]:
             if isinstance(path, Path):
-                files.add(Path(str(path).replace("{subject}", subject.name)))
+                name = str(path).replace("{subject}", subject.name)
+                files |= {Path(name.replace("{hemi}", mark)) for mark in ("L", "R", "lh", "rh")}
     lines = []
     for file in sorted({file.resolve() for file in files if file.is_file()}):
         if file.suffix.lower() in _TEXTS:
@@ -297,11 +305,12 @@ def _describe_patterns(patterns: Dataset) -> str:
     table = pd.concat([pd.Series(record["images"], name="image"), runs if len(runs) else None], axis=1)
     stimuli = list(dict.fromkeys(patterns.obs_descriptors["stimulus"]))
     resampled = " (resampled)" if record["mask_resampled"] else ""
+    noun = "vertices" if "surface" in record else "voxels"
     detrended = " (detrended)" if record.get("detrend") else ""
     return (
         f"{table.to_string(index=False)}\n\n"
         f"mask      {record['mask']}{resampled}\n"
-        f"voxels    {record['voxels']} used; dropped {record['dropped_nan']} with NaN or infinity, "
+        f"{noun:<9} {_n_channels(record)} used; dropped {record['dropped_nan']} with NaN or infinity, "
         f"{record['dropped_constant']} constant in a run\n"
         f"stimuli   {len(stimuli)}: {listed(stimuli, most=8)}\n"
         f"patterns  {patterns.n_obs}, model {record['model']}{detrended}"
