@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from neurordl.cli.made import (
-    Made,
-    contents_of,
-    is_made,
-    made_before,
-    option_paths,
-    save_made,
-    settings_of,
-    state,
-)
 from neurordl.cli.options import Calls, Takes, app, command
+from neurordl.cli.origin import (
+    Origin,
+    checksum,
+    contents_of,
+    is_finished,
+    option_paths,
+    origin_of,
+    save_with_origin,
+    settings_of,
+)
 from neurordl.errors import NeurordlError, collect_notices, notices, notify
 from neurordl.io import read_json, write_json
 from neurordl.validate import counted, listed
@@ -129,10 +129,10 @@ def rdm(
         return
     for name in call.bids.words:
         raise NeurordlError(f"{name}= is for a folder, and these are images: leave it out")
-    made = settings_of(call, images=images, table=table, each_session=each_session)
+    origin = settings_of(call, images=images, table=table, each_session=each_session)
     named = [*_expanded(option_paths(call)), *([table] if table else [])]
-    made |= contents_of(dict.fromkeys([*_with_tables(images), *named]))
-    if out.exists() and is_made(out, made, made_before(out), overwrite, "RDMs"):
+    origin |= contents_of(dict.fromkeys([*_with_tables(images), *named]))
+    if out.exists() and is_finished(out, origin, origin_of(out), overwrite, "RDMs"):
         return
     import neurordl as nrl
 
@@ -145,7 +145,7 @@ def rdm(
             raise NeurordlError(f"{name}= is for BOLD, and --table reads betas as they are: leave it out")
         patterns = nrl.read_betas(images, table, call.mask(), **call.names.values)
     rdms, parts = _compute(call, patterns, residuals, each_session)
-    save_made(rdms, out, made)
+    save_with_origin(rdms, out, origin)
     reliability, reason = _reliability(call, parts)
     texts = [f"not computed, {reason}"] if reason else [f"r = {value:.3f}" for value in reliability]
     typer.echo(f"{_describe_patterns(patterns)}\n\n{_describe_rdms(rdms, texts)}\n")
@@ -210,9 +210,9 @@ def _rdms_of_folder(
     settings = settings_of(call, folder=folder, each_session=each_session)
     settings.pop("subjects", None)  # others can be added later
     stamps = {name: _stamp(subject, option_paths(call)) for name, subject in subjects.items()}
-    made = {**settings, "subjects": ", ".join(subjects)}
-    made |= {f"the files of {name}": stamp for name, stamp in stamps.items()}
-    if out.exists() and is_made(out, made, made_before(out), overwrite, "RDMs"):
+    origin = {**settings, "subjects": ", ".join(subjects)}
+    origin |= {f"the files of {name}": stamp for name, stamp in stamps.items()}
+    if out.exists() and is_finished(out, origin, origin_of(out), overwrite, "RDMs"):
         _remove_finished(parts, settings)  # of a command that was interrupted at its very end
         return
 
@@ -233,7 +233,7 @@ def _rdms_of_folder(
         warnings.simplefilter("ignore", UserWarning)  # of missing pairs, which were counted
         each = {subject: nrl.load_rdms(parts / f"{name}.h5") for subject, name in names.items()}
     rdms = nrl.merge_rdms(each, missing="nan")
-    save_made(rdms, out, made)
+    save_with_origin(rdms, out, origin)
     _remove_parts(parts, parts / ROWS, parts / SETTINGS)
     typer.echo(_describe_subjects(rows, rdms))
     if len(computed) < len(subjects):
@@ -243,7 +243,7 @@ def _rdms_of_folder(
     typer.echo(f"{out} holds {counts} and {rdms.n_cond} stimuli")
 
 
-def _remove_finished(parts: Path, settings: Made) -> None:
+def _remove_finished(parts: Path, settings: Origin) -> None:
     """Remove what is left of the parts of a finished file, if they have its settings."""
     from neurordl.experiments import ROWS, SETTINGS
 
@@ -304,7 +304,7 @@ def _stamp(subject: BidsSubject, paths: Sequence[Path]) -> str:
     """A checksum of all files on which the RDMs of a subject may depend, with those that options name."""
     beside = {file for image in subject.images for file in image.parent.iterdir() if file.is_file()}
     files = {*beside, *_with_tables(subject.images), *subject.events, *_expanded(paths, subject.name)}
-    return state(file for file in files if file.is_file() and file.suffix not in _WRITTEN)
+    return checksum(file for file in files if file.is_file() and file.suffix not in _WRITTEN)
 
 
 def _expanded(paths: Sequence[Path], subject: str = "") -> list[Path]:
@@ -469,9 +469,9 @@ def merge(
         raise NeurordlError(f"{repeated[0]} is named twice; name each file once")
     if out.resolve() in [file.resolve() for file in files]:
         raise NeurordlError(f"--out {out} is a file to merge, and would be overwritten; choose another")
-    made = settings_of(call, files=files, subjects=subjects, roi=roi, session=session)
-    made |= contents_of([*files, *option_paths(call)])
-    if out.exists() and is_made(out, made, made_before(out), overwrite, "RDMs"):
+    origin = settings_of(call, files=files, subjects=subjects, roi=roi, session=session)
+    origin |= contents_of([*files, *option_paths(call)])
+    if out.exists() and is_finished(out, origin, origin_of(out), overwrite, "RDMs"):
         return
     from neurordl.rdms.files import SUBJECTS, read_names
 
@@ -501,7 +501,7 @@ def merge(
                 f"{problem}; name the subject of each file by --subjects, or merge fewer files"
             )
     rdms = call.merge_rdms(each)
-    save_made(rdms, out, made)
+    save_with_origin(rdms, out, origin)
     for name, part in each.items():
         typer.echo(f"{name} holds {_describe_content(part)}")
     typer.echo(f"\n{out} holds {_describe_content(rdms)}")

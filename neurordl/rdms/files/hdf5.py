@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 16
 _MAX_ITEMS = 100_000
-_NOTE = "made_of"
+_NOTE = "origin"
 _MAX_SEARCHED = 1 << 24  # bytes of the largest file that is searched for its texts
 
 

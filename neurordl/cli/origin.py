@@ -18,25 +18,25 @@ from neurordl.validate import listed, without_paths
 if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
 
-Made = dict[str, Any]
+Origin = dict[str, object]
 
 _IMAGES = (".nii", ".nii.gz", ".img", ".mgz", ".func.gii")  # of brains, of which each may have gigabytes
 _LARGE = 1 << 26  # bytes
 
 
-def settings_of(call: Calls, **own: Any) -> Made:
-    """All options of a command, ``own`` and those that it takes, with the names of files, and the version."""
+def settings_of(call: Calls, **more: Any) -> Origin:
+    """The options of a command, ``more`` and those it takes, with files by their names, and the version."""
     options = {name: value for part in vars(call).values() for name, value in part.options.items()}
-    return {**{name: _named(value) for name, value in (own | options).items()}, "version": __version__}
+    return {**{name: _named(value) for name, value in (more | options).items()}, "version": __version__}
 
 
-def contents_of(paths: Iterable[Path]) -> Made:
+def contents_of(paths: Iterable[Path]) -> Origin:
     """A checksum of what is in each of some files and folders, by name; those that do not exist have none."""
     named: dict[str, list[Path]] = {}
     for path in paths:
         if path.exists():
             named.setdefault(f"the content of {path.resolve().name}", []).append(path)
-    return {name: state(of_name) for name, of_name in named.items()}
+    return {name: checksum(of_name) for name, of_name in named.items()}
 
 
 def option_paths(call: Calls) -> list[Path]:
@@ -59,7 +59,7 @@ def _named(value: Any) -> Any:
     return without_paths(value) if isinstance(value, str) else value
 
 
-def state(files: Iterable[Path]) -> str:
+def checksum(files: Iterable[Path]) -> str:
     """A checksum of the content of files, of those in folders too; of images of brains by size and time.
 
     Of the folder of a run it is that of the record and the weights.
@@ -83,7 +83,7 @@ def _of_file(file: Path) -> str:
     return sha256_file(file)
 
 
-def is_made(out: Path, now: Made, before: Made | None, overwrite: bool, what: str) -> bool:
+def is_finished(out: Path, now: Origin, before: Origin | None, overwrite: bool, noun: str) -> bool:
     """Whether an output is that of the same command, which is said; another one is refused.
 
     Parameters
@@ -96,34 +96,34 @@ def is_made(out: Path, now: Made, before: Made | None, overwrite: bool, what: st
         What it was made of; None if that is not recorded.
     overwrite
         Whether another output may be replaced.
-    what
+    noun
         What the output is, such as "a comparison".
     """
     if before == json.loads(json.dumps(now)):
-        typer.echo(f"{out} holds {what} of the same files and settings already: nothing was computed")
+        typer.echo(f"{out} holds {noun} of the same files and settings already: nothing was computed")
         return True
     if not overwrite:
-        found = "exists already, and what it was made of is not recorded"
+        reason = "exists already, and what it was made of is not recorded"
         if before is not None:
             different = listed(differing(now, before), most=8)
-            found = f"holds {what} already, of other files or settings, which differ in {different}"
-        raise NeurordlError(f"{out} {found}; choose another --out, or replace it by --overwrite")
+            reason = f"holds {noun} already, of other files or settings, which differ in {different}"
+        raise NeurordlError(f"{out} {reason}; choose another --out, or replace it by --overwrite")
     return False
 
 
-def save_made(rdms: RDMs, out: Path, made: Made) -> None:
+def save_with_origin(rdms: RDMs, out: Path, origin: Origin) -> None:
     """Write RDMs with what they were made of, at which readers of RDMs do not look."""
     from neurordl.rdms.files import save_noted
 
-    save_noted(rdms, out, json.dumps(made))
+    save_noted(rdms, out, json.dumps(origin))
 
 
-def made_before(out: Path) -> Made | None:
+def origin_of(out: Path) -> Origin | None:
     """What an earlier file of RDMs was made of; None if it does not say."""
     from neurordl.rdms.files.hdf5 import read_note
 
     try:
-        made = json.loads(read_note(out))
+        origin = json.loads(read_note(out))
     except ValueError:
         return None
-    return made if isinstance(made, dict) else None
+    return origin if isinstance(origin, dict) else None
