@@ -21,7 +21,7 @@ from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.plots import style
-from neurordl.rsa.scores import Evaluation
+from neurordl.rsa.scores import Evaluation, time_axes
 from neurordl.validate import check_choice, check_columns
 
 # For each row: the number of the ROI, the place of the better layer, and the places of those below it.
@@ -71,7 +71,8 @@ class _Table:
         p = p or ("p_fdr" if means["p_fdr"].notna().any() else "p")
         for layer in means["layer"][means.duplicated(["roi", "layer"])]:
             remedy = "choose one comparison and one set of pairs"
-            remedy = "draw it with plot_time_course" if "time" in means else remedy
+            drawn = {1: "plot_time_course", 2: "plots.plot_model_time"}.get(len(time_axes(means)))
+            remedy = f"draw it with {drawn}" if drawn else remedy
             raise NeurordlError(f"layer {layer!r} has several means in one ROI; {remedy}")
         groups = scores.settings.get("groups") if isinstance(scores, Evaluation) else None
         return cls(means, subjects, rois, list(dict.fromkeys(frame["layer"])), p, len(set(groups or ())))

@@ -159,7 +159,7 @@ def evaluate(
     Evaluation
         The table of scores, with a row for each layer, ROI (and time) and subject, and rows with the subject
         "mean"; `Evaluation` describes its columns. `time_clusters` and `latencies` test scores over time, and
-        `plot_time_course` draws them.
+        `plot_time_course` draws them; `plots.plot_model_time` those over the times of a model, too.
 
         - Means and noise ceilings are over the subjects that ``subjects`` names. By default they leave out
           the subjects on whose RDMs the run was trained, unless it was trained on all of them. A subject that

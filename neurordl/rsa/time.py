@@ -303,6 +303,7 @@ def _courses(evaluation: Evaluation, difference: tuple[str, str] | None) -> list
             layer: rows[rows["layer"] == layer]
             .pivot(index="subject", columns=axes, values="score")
             .loc[names]
+            .sort_index(axis=1)
             for layer in layers
         }
         if difference is not None:
