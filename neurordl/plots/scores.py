@@ -86,7 +86,7 @@ class _Table:
         """The step between ROIs of a layer, and the places of ROI ``k`` along the axis of layers."""
         n_rois = len(self.rois)
         step = 1.0 if n_rois == 1 else 0.8 / n_rois
-        return step, np.arange(len(self.layers)) + step * (k - (n_rois - 1) / 2)
+        return step, np.arange(len(self.layers), dtype=float) + step * (k - (n_rois - 1) / 2)
 
     @property
     def comparison(self) -> str:

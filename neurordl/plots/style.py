@@ -138,7 +138,8 @@ def legend(
     beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0}
     drawn, figure = ax.legend(**{**beside, **options}), ax.get_figure(root=True)
     assert figure is not None
-    width, height = drawn.get_window_extent().size / figure.dpi
+    extent = drawn.get_window_extent()
+    width, height = extent.width / figure.dpi, extent.height / figure.dpi
     before = figure.get_size_inches()
     if grow and before[0] + width <= WIDEST and height <= max(0.9 * before[1], _LOW):
         figure.set_size_inches(before[0] + width, max(before[1], height / 0.9))
