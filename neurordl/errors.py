@@ -10,6 +10,7 @@ from contextvars import ContextVar
 
 # Notices of the innermost call that collects them, for each thread.
 _COLLECTED: ContextVar[list[str] | None] = ContextVar("notices", default=None)
+_SHOWN: ContextVar[bool] = ContextVar("shown", default=True)
 
 # Code on the way from the user's line to a notice; a call that goes through none of these is the user's.
 _BETWEEN = {"neurordl", "torch", "lightning_fabric", *sys.stdlib_module_names} - {"__main__"}
@@ -65,15 +66,19 @@ def explain(
 
 
 @contextmanager
-def collect_notices() -> Iterator[None]:
-    """Collect notices while a function runs, for its record; they are given all the same."""
+def collect_notices(*, show: bool = True) -> Iterator[None]:
+    """Collect notices while a function runs, for its record; they are given all the same, unless told not to.
+
+    Without ``show``, the caller gives them later, such as once for many people.
+    """
     outer, texts = _COLLECTED.get(), list[str]()
-    token = _COLLECTED.set(texts)
+    token, shown = _COLLECTED.set(texts), _SHOWN.set(show and _SHOWN.get())
     try:
         yield
     finally:
         _COLLECTED.reset(token)
-        if outer is not None:
+        _SHOWN.reset(shown)
+        if outer is not None and show:
             outer.extend(texts)
 
 
@@ -86,6 +91,8 @@ def notify(text: str) -> None:
     """Give a notice, a UserWarning, at the line of the user's code that led to it."""
     if (texts := _COLLECTED.get()) is not None:
         texts.append(text)
+    if not _SHOWN.get():
+        return
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _BETWEEN:
         frame, level = frame.f_back, level + 1

@@ -44,3 +44,32 @@ def student(seed: int = 0, **options: Any) -> nn.Module:
     """A small network of four classes for gray images, with the weights of a seed."""
     torch.manual_seed(seed)
     return students.small_cnn(4, 1, width=4, **options)
+
+
+def icosphere(subdivisions: int = 1, radius: float = 50.0) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Coordinates and triangles of a sphere: 12, 42, 162, 642, ... vertices, as of FreeSurfer's templates."""
+    golden = (1 + 5**0.5) / 2
+    points = [(0, a, b * golden) for a in (-1, 1) for b in (-1, 1)]
+    vertices = [tuple(np.roll(point, turn)) for turn in range(3) for point in points]
+    apart = np.linalg.norm(np.array(vertices)[:, None] - np.array(vertices), axis=-1)
+    near = (apart > 0) & (apart < 2.1)
+    faces = [
+        (i, j, k)
+        for i in range(12)
+        for j in range(i + 1, 12)
+        for k in range(j + 1, 12)
+        if near[i, j] and near[j, k] and near[i, k]
+    ]
+    coordinates = np.array(vertices, dtype=float)
+    for _ in range(subdivisions):
+        triangles = np.array(faces)
+        edges = np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
+        unique, which = np.unique(edges, axis=0, return_inverse=True)
+        a, b, c = len(coordinates) + which.reshape(-1, 3).T
+        i, j, k = triangles.T
+        coordinates = np.concatenate([coordinates, coordinates[unique].mean(axis=1)])
+        faces = np.concatenate(
+            [np.stack(t, 1) for t in ((i, a, c), (a, j, b), (c, b, k), (a, b, c))]
+        ).tolist()
+    lengths = np.linalg.norm(coordinates, axis=1, keepdims=True)
+    return radius * coordinates / lengths, np.array(faces, dtype=np.int32)

@@ -36,7 +36,7 @@ from neurordl.patterns.trials import TrialArray, open_trials
 from neurordl.progress import tracked
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.preprocessing import array_pixels
-from neurordl.validate import check_choice, check_path, counted, listed
+from neurordl.validate import check_choice, check_columns, check_path, counted, listed
 
 Folder: TypeAlias = str | os.PathLike[str]
 Names: TypeAlias = str | Sequence[str]
@@ -244,15 +244,21 @@ def _named_channels(roi: Names | Mapping[str, Names], find: Callable[[str], dict
     return Mask(code != 0, [names[number - 1] for number in code[code != 0]], "roi")
 
 
+def _is_image(roi: ROI) -> bool:
+    """Whether a ROI is a mask or an atlas, and not the name of one."""
+    if isinstance(roi, str):
+        return roi.endswith((".nii", ".nii.gz"))
+    return isinstance(roi, Regions | nib.Nifti1Image | os.PathLike)
+
+
 def _channels_of_volume(
     roi: ROI, find: Callable[[str], dict[str, Bools]], grid: nib.Nifti1Image
 ) -> tuple[Bools, pd.DataFrame]:
     """Voxels of ROIs by name, or of a mask in the space of the betas: where they are, and their table."""
-    is_file = isinstance(roi, str) and roi.endswith((".nii", ".nii.gz"))
-    if is_file or isinstance(roi, Regions | nib.Nifti1Image | os.PathLike):
+    if _is_image(roi):
         mask = read_mask(roi, grid)  # type: ignore[arg-type]
     else:
-        mask = _named_channels(roi, find)
+        mask = _named_channels(roi, find)  # type: ignore[arg-type]
     table = pd.DataFrame(dict(zip("xyz", np.nonzero(mask.inside), strict=True)))
     return mask.inside, table if mask.roi is None else table.assign(roi=mask.roi)
 
@@ -316,6 +322,17 @@ def _read_stimuli(
     match_ids(wanted, list(images), names=("ids=", f"images in {folder}"), remedy="download these images")
     table = pd.DataFrame({"id": wanted, "path": [str(images[name]) for name in wanted]})
     return replace(StimulusSet.from_table(table, **preprocessing), source=str(folder))
+
+
+def _images_by_id(folder: Path) -> dict[str, Path]:
+    """Images in a folder and its subfolders, by their name without the suffix."""
+    images = dict[str, Path]()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in (".png", ".jpg", ".jpeg") or path.name.startswith("."):
+            continue
+        if (other := images.setdefault(path.stem, path)) != path:
+            raise NeurordlError(f"{other} and {path} would both have the id {path.stem!r}; move one away")
+    return images
 
 
 # The Natural Scenes Dataset
@@ -665,8 +682,9 @@ def load_algonauts(
     -------
     Dataset
         (images, vertices), float32, with the observation descriptor ``stimulus`` (the id in NSD, such as
-        "nsd-00013"), the channel descriptors ``hemisphere`` ("lh" or "rh"), ``column`` (in the file of the hemisphere),
-        ``vertex`` (of fsaverage, if ``roi_masks`` has the map of all vertices) and ``roi``, and ``subject``.
+        "nsd-00013"), the channel descriptors ``hemisphere`` ("lh" or "rh"), ``column`` (in the file of the
+        hemisphere), ``vertex`` (of fsaverage, if ``roi_masks`` has the map of all vertices) and ``roi``, and
+        ``subject``.
 
     Warns
     -----
@@ -805,3 +823,405 @@ def load_algonauts_stimuli(
     layout, name = _algonauts(folder, subject)
     images = _algonauts_images(layout, name)
     return _read_stimuli(images, ids, layout.folder / name, preprocessing)
+
+
+# THINGS-fMRI
+
+_THINGS_ACCESS = "Download it from https://doi.org/10.25452/figshare.plus.20492835 (betas_csv.zip, 43 GB)"
+_THINGS_SESSIONS = 12
+# columns of the voxels that are no ROIs
+_THINGS_MEASURES = (
+    *("voxel_id", "subject_id", "voxel_x", "voxel_y", "voxel_z", "nc_singletrial", "nc_testset"),
+    *("splithalf_uncorrected", "splithalf_corrected"),
+    *("prf-eccentricity", "prf-polarangle", "prf-rsquared", "prf-size"),
+)
+
+
+def load_things(
+    folder: Folder,
+    subject: int | str,
+    roi: Names | Mapping[str, Names],
+    *,
+    sessions: Iterable[int] | None = None,
+    standardize: bool = False,
+    cache: Folder | None = None,
+) -> Dataset:
+    """Load single trials of THINGS-fMRI (Hebart et al. 2023, eLife 12:e82580), from its tables.
+
+    They are the responses in table format, without catch trials; voxels of the ROIs are read in blocks. The
+    layout is that of the published notebooks (https://github.com/ViCCo-Group/THINGS-data); the function was
+    tested on miniatures of it only.
+
+    Parameters
+    ----------
+    folder
+        The folder with ``betas_csv``, or that folder. It needs ``sub-01_ResponseData.h5``,
+        ``sub-01_StimulusMetadata.csv`` and ``sub-01_VoxelMetadata.csv`` of the subject.
+    subject
+        1 to 3, or "sub-01" to "sub-03".
+    roi
+        A column of ROIs in the table of voxels ("V1", "lFFA", "glasser-V1"), "brain" for all voxels, or
+        several of them. A mapping joins them under other names: ``{"FFA": ("lFFA", "rFFA")}``.
+    sessions, standardize, cache
+        As in `load_nsd`; there are 12 sessions.
+
+    Returns
+    -------
+    Dataset
+        (trials, voxels), float32, with the observation descriptors ``stimulus`` (the file of the image
+        without its suffix, such as "dog_12s"), ``concept``, ``trial_type`` ("train" or "test": the 100 images
+        that each session shows), ``session``, ``run`` and ``repeat``, the channel descriptors ``x``, ``y``,
+        ``z`` and ``roi``, and ``subject``.
+
+    Warns
+    -----
+    UserWarning
+        Voxels with NaN, or constant ones, were dropped.
+
+    Raises
+    ------
+    NeurordlError
+        A file is missing, damaged, or does not fit the others, or a ROI is unknown or empty.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import h5py
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:  # with 3 trials and 4 voxels
+    ...     place = Path(folder) / "betas_csv"
+    ...     place.mkdir()
+    ...     trials = pd.DataFrame({"trial_type": ["train", "test", "train"], "session": 1, "run": [1, 1, 2]})
+    ...     trials["stimulus"] = ["dog_12s.jpg", "mango_12s.jpg", "dog_12s.jpg"]
+    ...     trials["concept"] = ["dog", "mango", "dog"]
+    ...     trials.to_csv(place / "sub-01_StimulusMetadata.csv", index=False)
+    ...     voxels = pd.DataFrame({f"voxel_{axis}": np.arange(4) for axis in "xyz"})
+    ...     voxels.assign(V1=[0, 1, 1, 0]).to_csv(place / "sub-01_VoxelMetadata.csv", index=False)
+    ...     with h5py.File(place / "sub-01_ResponseData.h5", "w") as file:
+    ...         file["ResponseData/block0_values"] = np.random.default_rng(0).normal(size=(4, 3))
+    ...     patterns = nrl.datasets.load_things(folder, 1, "V1", sessions=[1])
+    >>> patterns.measurements.shape, patterns.obs_descriptors["stimulus"]
+    ((3, 2), ['dog_12s', 'mango_12s', 'dog_12s'])
+    """
+    root = check_path("folder", folder)
+    root = root if root.name == "betas_csv" else root / "betas_csv"
+    layout = _Layout("THINGS-fMRI", root, _THINGS_ACCESS)
+    name, _ = _name_of_subject(subject, "sub-{:02d}", 3)
+    numbers = _numbers_of_sessions(sessions, name, _THINGS_SESSIONS, _THINGS_SESSIONS)
+    paths = [layout.need(f"{name}_{part}") for part in ("StimulusMetadata.csv", "VoxelMetadata.csv")]
+    trials = _read_columns(paths[0], ["trial_type", "session", "run", "stimulus", "concept"])
+    path = layout.need(f"{name}_ResponseData.h5")
+    responses = open_trials(path, _things_values(path, len(trials))).values
+    mask = _named_channels(roi, lambda text: _things_region(paths[1], text))
+    if responses.shape[0] != len(mask.inside):
+        problem = f"{path} has {responses.shape[0]} voxels, and {paths[1].name} has {len(mask.inside)}"
+        raise NeurordlError(f"{problem}; they are of different downloads")
+    places = np.flatnonzero(mask.inside)
+    axes = _read_columns(paths[1], [f"voxel_{axis}" for axis in "xyz"])
+    channels = axes.iloc[places].set_axis(list("xyz"), axis=1).reset_index(drop=True).assign(roi=mask.roi)
+    chosen = np.flatnonzero(trials["session"].isin(numbers))
+    if missing := sorted(set(numbers) - set(trials["session"])):
+        raise NeurordlError(f"{paths[0]} has no trial of the sessions {listed(missing)}; download it again")
+    trials = trials.iloc[chosen].reset_index(drop=True)
+    stimuli = [Path(file).stem for file in trials["stimulus"]]
+    rows = _trial_rows(stimuli, trials["session"].tolist(), trials["run"].tolist())
+    rows = rows.assign(concept=trials["concept"], trial_type=trials["trial_type"])
+
+    def read(columns: slice) -> Values:
+        with damage_named(path, "download it again"):
+            return np.asarray(responses[places[columns]])[:, chosen].T
+
+    parts = _row_blocks(len(places), responses.shape[1], responses.dtype.itemsize)
+    blocks = [(slice(None), part, partial(read, part)) for part in parts]
+    return _Part(name, rows, channels, blocks, [path], {"data_set": "THINGS-fMRI"}).read(standardize, cache)
+
+
+def _things_values(path: Path, n_trials: int) -> str:
+    """The array (voxels, trials) in a frame that pandas wrote; its names of columns are pickles, unread."""
+    with damage_named(path, "download it again"), h5py.File(path) as file:
+        arrays = [
+            item.name.removeprefix("/")
+            for group in file.values()
+            if isinstance(group, h5py.Group)
+            for key, item in group.items()
+            if re.fullmatch(r"block\d+_values", key)
+            and isinstance(item, h5py.Dataset)
+            and item.ndim == 2
+            and item.dtype.kind == "f"
+            and item.shape[1] == n_trials
+        ]
+    if len(arrays) != 1:
+        raise NeurordlError(
+            f"{path} has {len(arrays)} arrays of (voxels, {n_trials} trials), expected one in a frame that "
+            "pandas wrote in its fixed format; download it again"
+        )
+    return str(arrays[0])
+
+
+def _read_columns(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Some columns of a large CSV file, of which the others are not kept."""
+    with damage_named(path, "download it again"):
+        known = pd.read_csv(path, nrows=0).columns
+        check_columns(str(path), known, columns)
+        return pd.read_csv(path, usecols=list(columns), keep_default_na=False)[list(columns)]
+
+
+def _things_region(path: Path, name: str) -> dict[str, Bools]:
+    if name == _BRAIN:
+        return {name: np.ones(len(_read_columns(path, ["voxel_x"])), dtype=bool)}
+    with damage_named(path, "download it again"):
+        columns = [str(column) for column in pd.read_csv(path, nrows=0).columns]
+    rois = [column for column in columns if column not in _THINGS_MEASURES]
+    if name not in rois:
+        names = listed([*rois, _BRAIN], most=60)
+        raise NeurordlError(f"roi=: {name!r} is no column of ROIs in {path}; it has {names}")
+    inside = _read_columns(path, [name])[name].to_numpy()
+    if not np.isin(inside, (0, 1)).all() or not inside.any():
+        raise NeurordlError(f"roi=: {path} marks no voxel as {name!r} by 1, and others by 0; choose another")
+    return {name: inside == 1}
+
+
+def load_things_stimuli(
+    folder: Folder, ids: Iterable[str] | None = None, **preprocessing: Any
+) -> StimulusSet:
+    """Load images of the THINGS database (Hebart et al. 2019, PLoS ONE 14:e0223792) by their ids.
+
+    Parameters
+    ----------
+    folder
+        The folder with ``object_images``, or a folder of images, also in subfolders ("dog/dog_12s.jpg").
+    ids
+        Ids such as "dog_12s", as in `load_nsd_stimuli`; by default all images in the folder.
+    **preprocessing
+        ``size``, ``channels``, ``mean``, ``std`` and ``crop`` of `neurordl.Preprocessing`; ``size`` is needed
+        where images have several sizes.
+
+    Raises
+    ------
+    NeurordlError
+        An image is missing or damaged, or two images have the same id.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:
+    ...     place = Path(folder) / "object_images" / "dog"
+    ...     place.mkdir(parents=True)
+    ...     Image.new("RGB", (20, 20)).save(place / "dog_12s.jpg")
+    ...     nrl.datasets.load_things_stimuli(folder, ["dog_12s"], size=8).ids
+    ('dog_12s',)
+    """
+    access = "Get the images from https://osf.io/jum2f"
+    place = _folder_of_images(_Layout("THINGS", check_path("folder", folder), access), "object_images")
+    return _read_stimuli(_images_by_id(place), ids, place, preprocessing)
+
+
+def _folder_of_images(layout: _Layout, relative: str) -> Path:
+    """The published place of images in a folder, or the folder itself, if it holds images."""
+    if (place := layout.folder / relative).is_dir():
+        return place
+    has_images = layout.folder.is_dir() and bool(_images_by_id(layout.folder))
+    return layout.folder if has_images else layout.need(relative)
+
+
+# BOLD5000, the release with GLMsingle
+
+_BOLD5000_PAGE = "https://bold5000-dataset.github.io/website/download.html"
+_BOLD5000_ACCESS = f"Download release 2.0 from {_BOLD5000_PAGE}"
+_BOLD5000_TRIALS = 37  # in a run
+# runs of each session, counted in the lists of images of https://github.com/nchang430/BOLD5000-Scripts
+_BOLD5000_RUNS = {
+    "CSI1": (10, 10, 10, 9, 10, 9, 10, 9, 9, 10, 9, 9, 9, 9, 10),
+    "CSI2": (10, 9, 10, 10, 10, 9, 9, 9, 9, 9, 10, 10, 9, 10, 9),
+    "CSI3": (10, 9, 10, 9, 10, 10, 10, 9, 9, 9, 10, 9, 9, 9, 10),
+    "CSI4": (10, 9, 9, 10, 9, 9, 9, 9, 10),
+}
+
+
+def load_bold5000(
+    folder: Folder,
+    subject: int | str,
+    roi: ROI,
+    *,
+    sessions: Iterable[int] | None = None,
+    standardize: bool = False,
+    cache: Folder | None = None,
+    betas: str = "TYPED-FITHRF-GLMDENOISE-RR",
+) -> Dataset:
+    r"""Load single trials of BOLD5000 (Chang et al. 2019, Sci. Data 6:49), of release 2.0 with GLMsingle.
+
+    They are betas in percent signal change, from the arrays of ROIs, or session by session from the images
+    of the whole brain. Its authors recommend ``standardize=True``. The layout is that of the release's notes
+    (https://github.com/BOLD5000-dataset/BOLD5000); the function was tested on miniatures of it only.
+
+    Parameters
+    ----------
+    folder
+        The folder with ``CSI1_imgnames.txt`` and, for ROIs by name,
+        ``CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_LHPPA.npy`` and so on, there, in ``py`` or in
+        ``BOLD5000_GLMsingle_ROI_betas/py``; for a mask, ``CSI1_GLMbetas-..._ses-01.nii.gz`` and so on.
+    subject
+        1 to 4, or "CSI1" to "CSI4".
+    roi
+        A ROI of a hemisphere ("LHPPA"), of both ("PPA"), or several of them; a mapping joins them under other
+        names. Or a mask or atlas in the space of the betas, as in `neurordl.read_patterns`; "brain" is
+        ``CSI1_brainmask.nii.gz``, which users found not to lie exactly on the betas: voxels without values
+        are dropped.
+    sessions, standardize, cache
+        As in `load_nsd`; there are 15 sessions, and 9 of CSI4.
+    betas
+        The version of the betas in the names of the files.
+
+    Returns
+    -------
+    Dataset
+        (trials, voxels), float32, with the observation descriptors ``stimulus`` (the file of the image
+        without its suffix and without "rep_", such as "n01930112_19568"), ``session``, ``run`` and
+        ``repeat``, the channel descriptors ``roi``, ``hemisphere`` and ``column``, or ``x``, ``y`` and ``z``
+        of a mask, and ``subject``.
+
+    Warns
+    -----
+    UserWarning
+        CSI4 has fewer sessions; voxels with NaN, or constant ones in a session, were dropped.
+
+    Raises
+    ------
+    NeurordlError
+        A file is missing, damaged, or does not fit the others, or a ROI is unknown.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:  # with all 3,108 trials of CSI4, and 4 voxels of the left PPA
+    ...     names = "\n".join(f"n{number:08d}_1.JPEG" for number in range(3108))
+    ...     _ = (Path(folder) / "CSI4_imgnames.txt").write_text(names)
+    ...     name = "CSI4_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_LHPPA.npy"
+    ...     np.save(Path(folder) / name, np.random.default_rng(0).normal(size=(3108, 4)))
+    ...     patterns = nrl.datasets.load_bold5000(folder, "CSI4", "LHPPA", sessions=[1])
+    >>> patterns.measurements.shape, patterns.obs_descriptors["run"][-1]
+    ((370, 4), 'ses-01_run-10')
+    """
+    layout = _Layout("BOLD5000", check_path("folder", folder), _BOLD5000_ACCESS)
+    name, _ = _name_of_subject(subject, "CSI{}", 4)
+    numbers = _numbers_of_sessions(sessions, name, len(_BOLD5000_RUNS[name]), 15)
+    rows, chosen = _bold5000_rows(layout, name, numbers)
+    base, record = f"{name}_GLMbetas-{betas}", {"data_set": "BOLD5000", "betas": betas}
+    if roi == _BRAIN or _is_image(roi):
+        files = [layout.need(f"{base}_ses-{number:02d}.nii.gz") for number in numbers]
+        grid, _ = load_image(files[0], "image of betas")
+        image = layout.need(f"{name}_brainmask.nii.gz") if roi == _BRAIN else roi
+        inside, channels = _channels_of_volume(image, lambda _: {}, grid)
+        blocks = _blocks_of_sessions(rows, files, lambda path, count: _values_of_volumes(path, inside, count))
+    else:
+        arrays = _bold5000_arrays(layout, f"{base}_allses_", name)
+        mask = _named_channels(roi, lambda text: _bold5000_region(name, arrays, text))  # type: ignore[arg-type]
+        every = [(label, column) for label, array in arrays.items() for column in range(array.shape[1])]
+        labels, columns = zip(*(every[place] for place in np.flatnonzero(mask.inside)), strict=True)
+        channels = pd.DataFrame({"roi": mask.roi, "hemisphere": [label[:2].lower() for label in labels]})
+        channels["column"] = columns
+        blocks, used = list[Block](), [arrays[label] for label in dict.fromkeys(labels)]
+        for array in used:
+            start = blocks[-1][1].stop if blocks else 0
+            part = slice(start, start + array.shape[1])
+            blocks.append((slice(None), part, partial(array.values.__getitem__, chosen)))
+        files = [Path(array.name) for array in used]
+    return _Part(name, rows, channels, blocks, files, record).read(standardize, cache)
+
+
+def _bold5000_rows(layout: _Layout, name: str, sessions: Sequence[int]) -> tuple[pd.DataFrame, Values]:
+    """Rows of the trials of some sessions, and which of all trials these are."""
+    path, runs = layout.need(f"{name}_imgnames.txt"), np.array(_BOLD5000_RUNS[name])
+    names = read_text(path).split()
+    if len(names) != runs.sum() * _BOLD5000_TRIALS:
+        trials = f"{name} has {runs.sum()} runs of {_BOLD5000_TRIALS} trials"
+        raise NeurordlError(f"{path} names {len(names)} images, and {trials}; download it again")
+    session = np.repeat(np.arange(1, len(runs) + 1), runs * _BOLD5000_TRIALS)
+    run = np.concatenate([np.repeat(np.arange(1, count + 1), _BOLD5000_TRIALS) for count in runs])
+    chosen = np.flatnonzero(np.isin(session, sessions))
+    stimuli = [Path(names[trial].removeprefix("rep_")).stem for trial in chosen]
+    return _trial_rows(stimuli, session[chosen].tolist(), run[chosen].tolist()), chosen
+
+
+def _bold5000_arrays(layout: _Layout, prefix: str, name: str) -> dict[str, TrialArray]:
+    """The arrays of ROIs by name, such as "LHPPA", with all trials of a subject."""
+    n_trials = sum(_BOLD5000_RUNS[name]) * _BOLD5000_TRIALS
+    places = ("", "py/", "BOLD5000_GLMsingle_ROI_betas/py/")
+    paths = {
+        path.stem.removeprefix(prefix): path
+        for place in places
+        for path in sorted((layout.folder / place).glob(f"{prefix}[LR]H*.npy"))
+    }
+    if not paths:
+        layout.need(f"{places[-1]}{prefix}LHPPA.npy")
+    arrays = {label: open_trials(path) for label, path in paths.items()}
+    for array in arrays.values():
+        if len(array.shape) != 2 or array.shape[0] != n_trials:
+            raise NeurordlError(
+                f"{array.name} has shape {array.shape}, expected {n_trials} trials, one for each image that "
+                "the subject saw; download it again"
+            )
+    return arrays
+
+
+def _bold5000_region(name: str, arrays: Mapping[str, TrialArray], wanted: str) -> dict[str, Bools]:
+    """Columns of all arrays, side by side, that belong to a ROI of a hemisphere or of both."""
+    labels = [label for label in arrays if wanted in (label, label[2:])]
+    if wanted == _BRAIN:
+        raise NeurordlError(f"roi=: 'brain' is not combined with ROIs by name, such as {listed(arrays)}")
+    if not labels:
+        names = listed([*sorted({label[2:] for label in arrays}), *arrays, _BRAIN], most=30)
+        raise NeurordlError(f"roi=: {wanted!r} is no ROI of {name}; it has {names}")
+    return {
+        wanted: np.concatenate([np.full(array.shape[1], label in labels) for label, array in arrays.items()])
+    }
+
+
+def load_bold5000_stimuli(
+    folder: Folder, ids: Iterable[str] | None = None, **preprocessing: Any
+) -> StimulusSet:
+    """Load images of BOLD5000 by their ids: scenes, and images of COCO and ImageNet.
+
+    Parameters
+    ----------
+    folder
+        The folder with ``BOLD5000_Stimuli``, or that folder, of which ``Scene_Stimuli/Presented_Stimuli`` is
+        read; or a folder of images, also in subfolders.
+    ids
+        Ids such as "n01930112_19568", as in `load_nsd_stimuli`; by default all images in the folder.
+    **preprocessing
+        ``size``, ``channels``, ``mean``, ``std`` and ``crop`` of `neurordl.Preprocessing`; ``size`` is needed
+        where images have several sizes.
+
+    Raises
+    ------
+    NeurordlError
+        An image is missing or damaged, or two images have the same id.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:
+    ...     place = Path(folder) / "Scene_Stimuli" / "Presented_Stimuli" / "Scene"
+    ...     place.mkdir(parents=True)
+    ...     Image.new("RGB", (20, 20)).save(place / "banquetHall2.jpg")
+    ...     nrl.datasets.load_bold5000_stimuli(folder, ["banquetHall2"], size=8).ids
+    ('banquetHall2',)
+    """
+    root = check_path("folder", folder)
+    root = root / "BOLD5000_Stimuli" if (root / "BOLD5000_Stimuli").is_dir() else root
+    access = f"Get BOLD5000_Stimuli.zip from {_BOLD5000_PAGE}"
+    place = _folder_of_images(_Layout("BOLD5000", root, access), "Scene_Stimuli/Presented_Stimuli")
+    return _read_stimuli(_images_by_id(place), ids, place, preprocessing)

@@ -10,7 +10,6 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 
@@ -18,6 +17,7 @@ from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids
 from neurordl.io import read_json
+from neurordl.patterns.images import HeaderTime
 from neurordl.patterns.tables import Table
 from neurordl.validate import check_number, listed
 
@@ -97,7 +97,8 @@ def find_sidecars(image: str | Path) -> list[Path]:
         As `inherited_files`.
     """
     path = Path(image).absolute()
-    base = re.sub(r"(?i)\.(nii|img|hdr)(\.(gz|bz2|zst))?$", "", path.name)
+    base = re.sub(r"(?i)(\.(dtseries|dscalar)\.nii|(\.(func|shape|time))?\.gii(\.gz)?)$", "", path.name)
+    base = re.sub(r"(?i)\.(nii|img|hdr)(\.(gz|bz2|zst))?$", "", base)
     # up to the folder of the data set, which holds the folders sub-*
     levels = (level for level, folder in enumerate(path.parents) if folder.name.startswith("sub-"))
     folders = reversed(path.parents[: next(levels, -1) + 2])
@@ -125,14 +126,20 @@ def read_metadata(image: str) -> dict[str, tuple[Any, Path]]:
 
 
 def volume_times(
-    image: nib.Nifti1Image, name: str, t_r: float | None = None, slice_time_ref: float | None = None
+    name: str,
+    n_volumes: int,
+    header: HeaderTime | None,
+    t_r: float | None = None,
+    slice_time_ref: float | None = None,
 ) -> tuple[float, Floats, list[str]]:
     """Return the seconds between volumes, when each volume was taken, (volumes,), and notices.
 
     Parameters
     ----------
-    image, name
-        The series, and its file.
+    name, n_volumes
+        The file of the series, and how many volumes it has.
+    header
+        The seconds between volumes that the header gives; None if it gives none.
     t_r
         Seconds between volumes; by default they are read from the sidecars, or else from the header.
     slice_time_ref
@@ -142,7 +149,7 @@ def volume_times(
     Raises
     ------
     NeurordlError
-        The time is not plausible, or the volumes are not evenly spaced.
+        The time is not known or not plausible, or the volumes are not evenly spaced.
     """
     # what is given need not be read: a sidecar may be damaged then
     with nullcontext() if t_r is None else suppress(NeurordlError):
@@ -152,12 +159,9 @@ def volume_times(
     if recorded is None and "VolumeTiming" in metadata:
         file = metadata["VolumeTiming"][1]
         raise NeurordlError(f"{file} gives each volume of {name} its own time (VolumeTiming); {_T_R}")
-    try:
-        unit = image.header.get_xyzt_units()[1]
-    except KeyError:  # a code that NIfTI does not define
-        unit = "unknown"
-    seconds_of = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
-    has_unit, header_step = unit in seconds_of, float(image.header.get_zooms()[3]) * seconds_of.get(unit, 1.0)
+    if recorded is None and header is None:
+        raise NeurordlError(f"neither {name} nor a sidecar gives the seconds between volumes; {_T_R}")
+    header_step, has_unit = header or (0.0, False)
     step = header_step if recorded is None else recorded
     quantity = f"seconds between the volumes of {name}"
     seconds = check_number(quantity, step, 0, _LONGEST, open_low=True, remedy=_T_R)
@@ -171,7 +175,7 @@ def volume_times(
         )
         notices.append(f"{notice}; the first is used: if it is wrong, {_T_R}")
     reference, notice = _slice_time(metadata.get("StartTime", (None,))[0], seconds, slice_time_ref)
-    times = np.asarray(seconds * (np.arange(image.shape[3]) + reference), dtype=np.float64)
+    times = np.asarray(seconds * (np.arange(n_volumes) + reference), dtype=np.float64)
     return seconds, times, notices + [notice] * bool(notice)
 
 

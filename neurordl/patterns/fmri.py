@@ -21,8 +21,9 @@ from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids, natural_key, similar_ids, warn_of_names
 from neurordl.patterns.bids import inherited_files, match_tables, parse_name, recording, volume_times
-from neurordl.patterns.images import Image, Mask, Regions, load_image, read_mask, values_in, warn_of_forms
+from neurordl.patterns.images import Image, Regions, Scan, Space, load_image, open_volumes, read_mask
 from neurordl.patterns.models import ModelName, Run, RunModel, find_model, warn_of_lag
+from neurordl.patterns.surfaces import HEMISPHERES, is_surface, list_images, open_surfaces
 from neurordl.patterns.tables import (
     Confounds,
     Table,
@@ -37,7 +38,7 @@ from neurordl.progress import tracked
 from neurordl.validate import check_choice, check_columns, listed
 
 Folder: TypeAlias = str | os.PathLike[str]
-Images: TypeAlias = Image | Sequence[Image]
+Images: TypeAlias = Image | Sequence[Image | tuple[Any, ...]]
 Region: TypeAlias = Image | Regions | None
 Tables: TypeAlias = Table | Sequence[Table] | None
 Names: TypeAlias = str | Sequence[str] | None
@@ -98,9 +99,14 @@ def read_patterns(
     ----------
     images
         4D NIfTI image of each run: files or nibabel images.
+
+        Or series on a surface: GIFTI (``.func.gii``) of one hemisphere or both, CIFTI (``.dtseries.nii``), or
+        nilearn's ``SurfaceImage``. Files of both hemispheres are put together by their names (``hemi-L`` and
+        ``hemi-R``, ``lh`` and ``rh``); with other names, give a mapping {"left": ..., "right": ...} for each
+        run.
     mask
         A binary mask, or `Regions`: a mask with a name, or an atlas with names. A mask on another grid is
-        resampled, with a warning. By default all voxels are used.
+        resampled, with a warning; one of another mesh is an error. By default all voxels are used.
     events
         Events of each run: a BIDS ``events.tsv`` with ``onset`` and ``duration`` in seconds and the names of
         the stimuli (see ``condition``). Files are matched with images by their names (``run-01`` and so on),
@@ -141,9 +147,10 @@ def read_patterns(
     Dataset, or (Dataset, Dataset) with residuals
         Patterns (rows, voxels), float64. Observation descriptors: ``stimulus``, ``run``, ``session`` if there
         is one, and for single trials ``trial`` and ``onset``. Channel descriptors: voxel indices ``x``,
-        ``y``, ``z``, and ``roi`` if regions have names. Descriptors: ``subject`` if it is known, and
-        ``provenance``, JSON that records what was done. Residuals (volumes, voxels) have ``run``, ``session``
-        and ``dof``, the degrees of freedom of the run.
+        ``y``, ``z``, or ``hemisphere`` and the index of the ``vertex``, and ``roi`` if regions have names;
+        of CIFTI with voxels all of these, -1 where a channel has none, and ``structure``. Descriptors:
+        ``subject`` if it is known, and ``provenance``, JSON that records what was done. Residuals
+        (volumes, voxels) have ``run``, ``session`` and ``dof``, the degrees of freedom of the run.
 
     Warns
     -----
@@ -193,12 +200,12 @@ def read_patterns(
         of_confounds = match_tables(scans.files, as_list(confounds.tables), "confounds")
     series, kept, counts = scans.read()
     estimates, notes, conditions, of_times = [], [], dict[str, None](), list[list[str]]()
-    opened = list(zip(scans.images, scans.files, series, strict=True))
-    for k, (image, file, data) in enumerate(tracked(opened, "runs", progress)):
-        if image.ndim != 4:
-            raise NeurordlError(f"{file} has shape {image.shape}; expected 4D BOLD (read_betas reads betas)")
+    opened = list(zip(scans.scans, scans.files, series, strict=True))
+    for k, (scan, file, data) in enumerate(tracked(opened, "runs", progress)):
+        if scan.n_volumes is None:
+            raise NeurordlError(f"{file} is no series of volumes; expected BOLD (read_betas reads betas)")
         n_volumes, name = len(data), table_name(event_tables[of_events[k]], of_events[k])
-        step, times, noticed = volume_times(image, file, model.t_r, model.slice_time_ref)
+        step, times, noticed = volume_times(file, n_volumes, scan.time, model.t_r, model.slice_time_ref)
         run_events = read_events(event_tables[of_events[k]], name, condition, n_volumes * step)
         regressors, volumes = confounds.read(file, n_volumes, of_confounds[k])
         run = Run(file, data if volumes is None else data[volumes], run_events, times, regressors, volumes)
@@ -262,7 +269,8 @@ def read_betas(
     Parameters
     ----------
     images
-        3D or 4D NIfTI images; the betas are their volumes, one after another.
+        3D or 4D NIfTI images; the betas are their volumes, one after another. Or maps on a surface, as in
+        `read_patterns`: GIFTI (``.func.gii``, ``.shape.gii``), CIFTI (``.dscalar.nii``), ``SurfaceImage``.
 
         Or the betas of single trials: an array (trials, voxels) or (x, y, z, trials), which may be a memory
         map or a dataset of h5py, or a file of NumPy (``.npy``), HDF5 or MATLAB 7.3, such as those of
@@ -271,8 +279,9 @@ def read_betas(
     table
         A TSV or CSV file or a DataFrame with one row per volume and the column ``stimulus``. It can have the
         columns ``run`` and ``session``; other columns become descriptors, too. If it has a column ``image``
-        with the file name of each row, 3D images are matched by these names, in any order. Subjects, sessions
-        and runs in the table must not contradict the names of the images.
+        with the file name of each row (of both hemispheres that of the left one), 3D images are matched by
+        these names, in any order. Subjects, sessions and runs in the table must not contradict the names of
+        the images.
 
         In Python, it can also be a list with the stimulus of each volume or trial. For GLMsingle,
         `glmsingle_trials` makes the table; for SPM, FSL and AFNI `find_betas` gives images and table.
@@ -419,7 +428,7 @@ def _bare(value: object, key: str) -> str:
     return re.sub(r"\.0$", "", text.removeprefix(f"{key}-")).lstrip("0")
 
 
-def _check_volumes(series: Sequence[Floats], files: Sequence[str]) -> None:
+def _check_volumes(series: Sequence[Floats], files: Sequence[str], noun: str) -> None:
     """Refuse a volume without any number, which would leave no voxel; a notice of one of a single number."""
     numbers = [np.isfinite(values).any(axis=1) for values in series]
     alike = [(values == values[:, :1]).all(axis=1) for values in series]
@@ -427,40 +436,43 @@ def _check_volumes(series: Sequence[Floats], files: Sequence[str]) -> None:
     for file, finite, same in zip(files, numbers, alike, strict=True):
         if not finite.all() and np.concatenate(numbers).any():
             empty = f"{file}: volumes {listed(np.flatnonzero(~finite) + 1)} (from 1) are NaN or infinite"
-            raise NeurordlError(f"{empty} in all voxels; leave them out, or repair them")
+            raise NeurordlError(f"{empty} in all {noun}; leave them out, or repair them")
         if same.any() and doubtful:
-            blank = f"{same.sum()} of {len(same)} volumes have the same number in all voxels"
+            blank = f"{same.sum()} of {len(same)} volumes have the same number in all {noun}"
             notify(f"{file}: {blank}: {listed(np.flatnonzero(same) + 1)} (from 1)")
 
 
 @dataclass(frozen=True)
 class _Scans:
-    """Images of one subject with their files, the mask, and the names of subject, sessions and runs."""
+    """Images of one subject, where their channels lie, and the names of subject, sessions and runs."""
 
-    images: list[nib.Nifti1Image]
-    files: list[str]
-    mask: Mask
+    scans: Sequence[Scan]
+    space: Space
     subject: str | None
     sessions: list[str] | None
     runs: list[str]
 
+    @property
+    def files(self) -> list[str]:
+        """What messages and tables call the images."""
+        return [scan.file for scan in self.scans]
+
     def read(self) -> tuple[list[Floats], Bools, dict[str, int]]:
-        """Values of each image in the voxels that can be used, which voxels these are, and their numbers."""
-        grid = self.images[0]
-        images = zip(self.images, self.files, strict=True)
-        series = [values_in(image, self.mask.inside, grid, file) for image, file in images]
-        _check_volumes(series, self.files)
+        """Values of each image at the channels that can be used, which these are, and their numbers."""
+        series = [self.space.values(scan) for scan in self.scans]
+        _check_volumes(series, self.files, self.space.noun)
         broken = ~np.all([np.isfinite(values).all(axis=0) for values in series], axis=0)
         runs = series if len(series[0]) > 1 else [np.concatenate(series)]  # 3D images are one run
         constant = [(values == values[0]).all(axis=0) for values in runs if len(values) > 1]
         constant = ~broken & np.any(constant, axis=0)
         kept = ~(broken | constant)
-        voxels = {"voxels": kept, "dropped_nan": broken, "dropped_constant": constant}
-        counts = {name: int(chosen.sum()) for name, chosen in voxels.items()}
-        dropped = f"dropped {(~kept).sum()} of {len(kept)} voxels {self.mask}: "
+        channels = {self.space.noun: kept, "dropped_nan": broken, "dropped_constant": constant}
+        counts = {name: int(chosen.sum()) for name, chosen in channels.items()}
+        dropped = f"dropped {(~kept).sum()} of {len(kept)} {self.space.noun} {self.space}: "
         dropped += f"{broken.sum()} with NaN or infinity, {constant.sum()} constant in a run"
         if not kept.any():
-            raise NeurordlError(f"{dropped}; no voxel is left: check that mask and images belong together")
+            noun = "voxel" if self.space.noun == "voxels" else "vertex"
+            raise NeurordlError(f"{dropped}; no {noun} is left: check that mask and images belong together")
         if not kept.all():
             notify(dropped)
         return [values[:, kept] for values in series], kept, counts
@@ -475,32 +487,31 @@ class _Scans:
     def dataset(
         self, values: Floats, rows: pd.DataFrame, kept: Bools, provenance: Mapping[str, object]
     ) -> Dataset:
-        """Values (rows, voxels) with the descriptors of rows and voxels."""
-        grid = self.images[0]
-        files = {
-            "images": [Path(file).name for file in self.files],
-            "mask": Path(self.mask.name).name,
-            "mask_resampled": self.mask.resampled,
-            "grid": {"shape": list(map(int, grid.shape[:3])), "affine": grid.affine.tolist()},
-        }
-        voxels = np.nonzero(self.mask.inside)
-        channels = {axis: index[kept].tolist() for axis, index in zip("xyz", voxels, strict=True)}
-        if self.mask.roi is not None:
-            channels["roi"] = list(compress(self.mask.roi, kept))
+        """Values (rows, channels) with the descriptors of rows and channels."""
+        files = {"images": [Path(file).name for file in self.files], **self.space.record()}
         descriptors = {} if self.subject is None else {"subject": self.subject}
         descriptors["provenance"] = json.dumps({**files, **provenance}, ensure_ascii=False, default=str)
         observations = {str(name): column.tolist() for name, column in rows.items()}
-        return Dataset(values, descriptors, observations, channels)
+        return Dataset(values, descriptors, observations, self.space.channels(kept))
 
 
 def _open(images: Images, mask: Region, subject: str | None, session: Names, runs: Names) -> _Scans:
     """Open the images and the mask of one subject; names come from the arguments, else from the files."""
-    images = as_list(images, (str, os.PathLike, nib.Nifti1Pair), "images")
+    images = list_images(images)
     if not images:
         raise NeurordlError("images= is empty; give one image or more")
-    opened = [load_image(image, "image") for image in images]
-    files = [file for _, file in opened]
-    warn_of_forms([image for image, _ in opened], files)
+    scans: Sequence[Scan]
+    space: Space
+    if is_surface(images[0]):
+        scans, space = open_surfaces(images, mask)
+    elif is_surface(atlas := mask.image if isinstance(mask, Regions) else mask):
+        pair = (
+            f"the mask {atlas!s:.200} is on a surface, and the images such as {images[0]!s:.200} are volumes"
+        )
+        raise NeurordlError(f"{pair}; give a mask that is a NIfTI image")
+    else:
+        scans, space = open_volumes(images, mask)
+    files = [scan.file for scan in scans]
     entities = [recording(file) for file in files]
     if subject is None:
         subjects = listed(dict.fromkeys(names.get("sub", "unknown") for names in entities))
@@ -514,8 +525,7 @@ def _open(images: Images, mask: Region, subject: str | None, session: Names, run
     run_names = run_names or [f"run-{names.get('run', k + 1)}" for k, names in enumerate(entities)]
     if sessions is not None and len(set(sessions)) > 1:
         run_names = [f"{name}_{run}" for name, run in zip(sessions, run_names, strict=True)]
-    region = read_mask(mask, opened[0][0])
-    return _Scans([image for image, _ in opened], files, region, subject, sessions, run_names)
+    return _Scans(scans, space, subject, sessions, run_names)
 
 
 def _per_image(argument: str, names: Names, n_images: int) -> list[str] | None:
@@ -554,15 +564,17 @@ def read_bids(
     ----------
     root
         The folder with the folders ``sub-*/func`` or ``sub-*/ses-*/func``, or a data set with such a folder
-        in its ``derivatives``. Images whose names end in ``_bold.nii.gz`` are read if they have the entity
-        ``desc-preproc`` or no entity ``desc``.
+        in its ``derivatives``. Images whose names end in ``_bold.nii.gz``, ``_bold.func.gii`` or
+        ``_bold.dtseries.nii`` are read if they have the entity ``desc-preproc`` or no entity ``desc``.
     task, space
-        BIDS entities of the images to read; ``space`` may name the resolution, too ("MNI152_res-2"). Without
-        it, images without this entity are read, which are in the BOLD grid of each run.
+        BIDS entities of the images to read; ``space`` may name the resolution or the density, too
+        ("MNI152_res-2", "fsLR_den-91k"). With the space of a surface, such as "fsaverage5", the files of both
+        hemispheres are read. Without it, images without this entity are read, which are in the BOLD grid of
+        each run.
     mask
         A mask or `Regions` for all subjects; ``{subject}`` in its path is replaced by the subject, such as
         sub-01. It can also be a mapping from subject to mask, or "brain": the voxels that are in fMRIPrep's
-        ``desc-brain_mask`` of every run of a subject.
+        ``desc-brain_mask`` of every run of a subject, and on surfaces all vertices with data.
     events_root
         The folder with the events, which has the same subfolders as ``root``; by default ``root`` itself, or
         the data set of which it is a ``derivatives`` folder. Runs inherit events from higher folders, such as
@@ -660,17 +672,31 @@ def find_bids(
         if sessions is not None:
             kept = _choose("sessions", sessions, files)
             files = [path for path in files if recording(path).get("ses", "none") in kept]
-        recordings: dict[str, Path] = {}
+        recordings: dict[str, list[Path]] = {}
         for path in files:
-            first = recordings.setdefault("_".join(recording(path).values()), path)
-            if first is not path:  # of two resolutions or echoes, say
-                its_space = _space_of(parse_name(first)[0])
-                ambiguous = its_space is not None and "_res-" in its_space
-                remedy = f"choose one in space={its_space!r}" if ambiguous else "keep one of them"
-                raise NeurordlError(f"{first.name} and {path.name} belong to one run; {remedy}")
-        events = [_bids_events(path, base, events_root) for path in files]
+            recordings.setdefault("_".join(recording(path).values()), []).append(path)
+        for of_run in recordings.values():
+            _check_one_image(of_run)
+        events = [_bids_events(of_run[0], base, events_root) for of_run in recordings.values()]
         scanned.append(BidsSubject(f"sub-{subject}", files, events))
     return scanned
+
+
+def _check_one_image(of_run: Sequence[Path]) -> None:
+    """Refuse several images of a run, such as of two resolutions or echoes, but those of two hemispheres."""
+    first, *rest = of_run
+    spaces = {path: _space_of(parse_name(path)[0]) for path in of_run}
+    sides = {path: parse_name(path)[0].get("hemi") for path in of_run}
+    for path in rest:
+        if (
+            spaces[path] != spaces[first]
+            or None in (sides[first], sides[path])
+            or sides[path] == sides[first]
+        ):
+            known = spaces[first] or ""
+            ambiguous = any(mark in known for mark in ("_res-", "_den-"))
+            remedy = f"choose one in space={known!r}" if ambiguous else "keep one of them"
+            raise NeurordlError(f"{first.name} and {path.name} belong to one run; {remedy}")
 
 
 def _bids_base(folder: Path, task: str) -> Path:
@@ -689,7 +715,10 @@ def _bold_of(base: Path, task: str) -> Iterator[tuple[Path, dict[str, str]]]:
     """The BOLD images of a task, and their entities."""
     for path in base.glob("sub-*/**/func/*_bold.*"):
         entities = parse_name(path)[0]
-        if re.search(r"(?i)_bold\.nii(\.\w+)?$", path.name) and entities.get("task") == task:
+        if (
+            re.search(r"(?i)_bold\.(nii(\.\w+)?|(func\.)?gii(\.gz)?|dtseries\.nii)$", path.name)
+            and entities.get("task") == task
+        ):
             yield path, entities
 
 
@@ -713,8 +742,9 @@ def _bids_images(base: Path, task: str, space: str | None) -> list[Path]:
 
 
 def _space_of(entities: Mapping[str, str]) -> str | None:
-    """The space of an image and its resolution, as `read_bids` takes them."""
-    return "_res-".join(entities[key] for key in ("space", "res") if key in entities) or None
+    """The space of an image and its resolution or density, as `read_bids` takes them."""
+    keys = [key for key in ("space", "res", "den") if key in entities]
+    return "_".join(f"{key}-{entities[key]}" for key in keys).removeprefix("space-") or None
 
 
 def _choose(argument: str, wanted: Names, images: Iterable[Path]) -> list[str]:
@@ -743,7 +773,7 @@ def _bids_events(image: Path, base: Path, events_root: Folder | None) -> Path:
 
 def _bids_mask(mask: Masks, subject: str, images: Sequence[Path]) -> Region:
     """The mask of one subject."""
-    if isinstance(mask, Mapping):
+    if isinstance(mask, Mapping) and not set(mask) <= set(HEMISPHERES):
         masks = {str(name).removeprefix("sub-"): value for name, value in mask.items()}
         if subject not in masks:
             raise NeurordlError(f"mask= has no mask for sub-{subject}; add it, or leave the subject out")
@@ -751,7 +781,12 @@ def _bids_mask(mask: Masks, subject: str, images: Sequence[Path]) -> Region:
     if mask is None:
         return None
     regions = mask if isinstance(mask, Regions) else Regions(mask)
+    if isinstance(regions.image, Mapping):
+        hemispheres = {side: _of_subject(image, subject) for side, image in regions.image.items()}
+        return replace(regions, image=hemispheres)
     is_path = isinstance(regions.image, str | os.PathLike)
+    if is_path and str(regions.image) == "brain" and is_surface(images[0]):
+        return None  # vertices without data, such as those of the medial wall, are dropped as they are read
     if is_path and str(regions.image) == "brain":
         grid = load_image(images[0], "image")[0]
         names = [re.sub(r"_(desc-preproc_)?bold\.", "_desc-brain_mask.", path.name) for path in images]
@@ -760,6 +795,11 @@ def _bids_mask(mask: Masks, subject: str, images: Sequence[Path]) -> Region:
             raise NeurordlError(f"there is no brain mask {absent[0]}; pass another mask=")
         inside = np.logical_and.reduce([read_mask(file, grid).inside for file in files])
         return replace(regions, image=nib.Nifti1Image(inside.astype(np.uint8), grid.affine))
-    if is_path:
-        return replace(regions, image=str(regions.image).replace("{subject}", f"sub-{subject}"))
-    return regions
+    return replace(regions, image=_of_subject(regions.image, subject))
+
+
+def _of_subject(image: Any, subject: str) -> Any:
+    """The path of a mask for a subject; images in memory as they are."""
+    return (
+        str(image).replace("{subject}", f"sub-{subject}") if isinstance(image, str | os.PathLike) else image
+    )

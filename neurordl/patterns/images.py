@@ -1,4 +1,4 @@
-"""NIfTI images, masks and atlases: read whole, and brought to one grid."""
+"""NIfTI images, masks and atlases: read whole, and brought to one grid; what scans and their space are."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +24,9 @@ from neurordl.io import damage_named, read_json
 from neurordl.patterns.tables import as_list, read_table
 from neurordl.validate import brief, check_columns, listed
 
-Image: TypeAlias = str | os.PathLike[str] | nib.Nifti1Image
+# of a surface: of a hemisphere, of "left" and "right", or nilearn's SurfaceImage, a class that is not typed
+Surface: TypeAlias = nib.GiftiImage | nib.Cifti2Image | Mapping[str, Any]
+Image: TypeAlias = str | os.PathLike[str] | nib.Nifti1Image | Surface
 Labels: TypeAlias = Mapping[int, str] | pd.DataFrame | str | os.PathLike[str]
 
 _REMEDY = "give a NIfTI image that can be read whole"
@@ -52,9 +55,15 @@ class Regions:
     ----------
     image
         A NIfTI image: a binary mask, or an atlas, whose voxels have the number of their region.
+
+        For data on a surface: GIFTI (``.label.gii``, ``.shape.gii``, ``.func.gii``), FreeSurfer's ``.annot``,
+        or CIFTI (``.dlabel.nii``, ``.dscalar.nii``). ``{hemi}`` in a path stands for ``L`` and ``R``, or
+        ``lh`` and ``rh``. In Python, it can also be a mapping with the files of ``left`` and ``right``, or of
+        one of them, and an object of nibabel or nilearn (``SurfaceImage``).
     labels
         Names of the regions of an atlas: a TSV or CSV file with the columns ``index`` (the number of the
-        region) and ``name``, or a JSON file with numbers and names.
+        region) and ``name``, or a JSON file with numbers and names. By default, atlases of surfaces have the
+        names that are in their file; a name in both hemispheres is one region.
 
         In Python, it can also be a DataFrame or a mapping.
     rois
@@ -65,6 +74,8 @@ class Regions:
     >>> import neurordl as nrl
     >>> nrl.Regions("it.nii.gz", rois="IT").rois
     ('IT',)
+    >>> nrl.Regions({"left": "lh.aparc.annot", "right": "rh.aparc.annot"}, rois="fusiform").rois
+    ('fusiform',)
     """
 
     __repr__ = brief
@@ -102,6 +113,116 @@ class Mask:
     def __str__(self) -> str:
         """Say in a message where the voxels are."""
         return "of the images, without a mask" if self.name == _NO_MASK else f"in the mask {self.name}"
+
+
+class HeaderTime(NamedTuple):
+    """Seconds between the volumes of a series by its header, and whether it names the unit of time."""
+
+    seconds: float
+    has_unit: bool
+
+
+class Scan(Protocol):
+    """An opened image, or the images of both hemispheres: one run, or maps."""
+
+    @property
+    def file(self) -> str:
+        """What messages and tables call it."""
+
+    @property
+    def n_volumes(self) -> int | None:
+        """How many volumes it has; None if it has no time axis."""
+
+    @property
+    def time(self) -> HeaderTime | None:
+        """The time between volumes by its header."""
+
+
+class Space(Protocol):
+    """Where the channels of patterns lie: on the grid of a volume, or on surfaces."""
+
+    @property
+    def noun(self) -> str:
+        """What channels are called: "voxels", "vertices", "grayordinates"."""
+
+    def values(self, scan: Any) -> Floats:
+        """Values of a scan at the channels, (volumes, channels)."""
+
+    def channels(self, kept: Bools) -> dict[str, list[Any]]:
+        """Channel descriptors of those that are kept."""
+
+    def record(self) -> dict[str, object]:
+        """What the provenance of patterns says of them."""
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """A `Scan` of a NIfTI image, 3D or 4D."""
+
+    image: nib.Nifti1Image
+    file: str
+
+    @property
+    def n_volumes(self) -> int | None:
+        """How many volumes it has, None of a 3D image."""
+        return int(self.image.shape[3]) if self.image.ndim == 4 else None
+
+    @property
+    def time(self) -> HeaderTime | None:
+        """The time between volumes by its header."""
+        return header_time(self.image)
+
+
+def header_time(image: nib.Nifti1Image) -> HeaderTime:
+    """Return the time between the volumes of a 4D NIfTI image by its header."""
+    try:
+        unit = image.header.get_xyzt_units()[1]
+    except KeyError:  # a code that NIfTI does not define
+        unit = "unknown"
+    seconds_of = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+    step = float(image.header.get_zooms()[3]) * seconds_of.get(unit, 1.0)
+    return HeaderTime(step, unit in seconds_of)
+
+
+@dataclass(frozen=True)
+class VolumeSpace:
+    """The `Space` of voxels in a mask, on the grid of the first image."""
+
+    mask: Mask
+    grid: nib.Nifti1Image
+
+    noun: ClassVar[str] = "voxels"
+
+    def values(self, scan: Volumes) -> Floats:
+        """Values in the mask, on the grid."""
+        return values_in(scan.image, self.mask.inside, self.grid, scan.file)
+
+    def channels(self, kept: Bools) -> dict[str, list[Any]]:
+        """Voxel indices, and the region if it has a name."""
+        voxels = np.nonzero(self.mask.inside)
+        channels = {axis: index[kept].tolist() for axis, index in zip("xyz", voxels, strict=True)}
+        return channels if self.mask.roi is None else channels | {"roi": list(compress(self.mask.roi, kept))}
+
+    def record(self) -> dict[str, object]:
+        """The mask and the grid."""
+        grid = {"shape": list(map(int, self.grid.shape[:3])), "affine": self.grid.affine.tolist()}
+        return {"mask": Path(self.mask.name).name, "mask_resampled": self.mask.resampled, "grid": grid}
+
+    def __str__(self) -> str:
+        return str(self.mask)
+
+
+def open_volumes(images: Sequence[Image], mask: Image | Regions | None) -> tuple[list[Volumes], VolumeSpace]:
+    """Open NIfTI images, and a mask on the grid of the first one.
+
+    Raises
+    ------
+    NeurordlError
+        As `load_image` and `read_mask`.
+    """
+    scans = [Volumes(*load_image(image, "image")) for image in images]
+    warn_of_forms([scan.image for scan in scans], [scan.file for scan in scans])
+    return scans, VolumeSpace(read_mask(mask, scans[0].image), scans[0].image)
 
 
 def load_image(image: Image, role: str) -> tuple[nib.Nifti1Image, str]:
@@ -213,7 +334,7 @@ def _on_grid(
         data = np.asanyarray(image.dataobj)
         if same_grid(image, grid):
             return data[inside], False
-        grids = f"{name} is on another grid ({_describe(image)}) than the images ({_describe(grid)})"
+        grids = f"{name} is on another grid ({describe_grid(image)}) than the images ({describe_grid(grid)})"
         if not (_has_space(image) and _has_space(grid)):
             if image.shape[:3] != grid.shape[:3]:
                 raise NeurordlError(f"{grids}: without coordinates they cannot be matched; {_SPACE_REMEDY}")
@@ -321,6 +442,24 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
     everywhere = np.ones(grid.shape[:3], dtype=bool)
     data, resampled = _on_grid(image, everywhere, grid, "nearest", f"the mask {name}")
     data = data.reshape(grid.shape[:3])
+    data = whole_numbers(data, name)
+    if not data.any():
+        if np.asanyarray(image.dataobj).any():
+            problem = f"no voxel of the mask {name} lies within the images"
+            raise NeurordlError(f"{problem}; check that both are in the same space (for example MNI)")
+        raise NeurordlError(f"the mask {name} is empty: all its voxels are 0; take another")
+    inside, roi = chosen_regions(data, name, regions)
+    return Mask(inside, roi, name, resampled)
+
+
+def whole_numbers(data: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    """Return the numbers of a mask, which must be whole.
+
+    Raises
+    ------
+    NeurordlError
+        They have fractions, or are too large.
+    """
     if data.dtype.kind == "f":  # 1 may be stored as 255 times a slope
         rounded = np.round(data)
         data = np.where(np.abs(data - rounded) < _ROUNDING, rounded, data)
@@ -333,15 +472,34 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
         raise NeurordlError(
             f"the mask {name} has labels such as {huge[0]:g}, beyond 2**53; threshold it first"
         )
+    return data
+
+
+def chosen_regions(
+    data: npt.NDArray[Any], name: str, regions: Regions, names: Mapping[int, str] | None = None
+) -> tuple[Bools, list[str] | None]:
+    """Return which places of a mask or an atlas are used, and the region of each, if regions have names.
+
+    Parameters
+    ----------
+    data, name
+        Whole numbers of the mask, some above 0, and its file.
+    regions
+        What was asked for.
+    names
+        Names of the numbers that the file itself has; ``regions.labels`` takes their place.
+
+    Raises
+    ------
+    NeurordlError
+        As `read_mask`.
+    """
+    values = np.unique(data)
     numbers = values[values != 0].astype(int).tolist()
-    if not numbers:
-        if np.asanyarray(image.dataobj).any():
-            problem = f"no voxel of the mask {name} lies within the images"
-            raise NeurordlError(f"{problem}; check that both are in the same space (for example MNI)")
-        raise NeurordlError(f"the mask {name} is empty: all its voxels are 0; take another")
-    names, rois = None, regions.rois
+    rois = regions.rois
     if regions.labels is not None:
         names = _label_names(regions.labels)
+    if names is not None:
         if unnamed := [number for number in numbers if number not in names]:
             raise NeurordlError(f"the atlas {name} has the labels {listed(unnamed)} without names in labels=")
         present = {names[number] for number in numbers}
@@ -357,8 +515,7 @@ def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
             raise NeurordlError(f"the mask {name} is binary, one ROI, but rois= has {len(rois)} names")
         names = {numbers[0]: rois[0]}
     inside = np.isin(data, numbers)
-    roi = None if names is None else [names[int(value)] for value in data[inside]]
-    return Mask(inside, roi, name, resampled)
+    return inside, None if names is None else [names[int(value)] for value in data[inside]]
 
 
 def _label_names(labels: Labels) -> dict[int, str]:
@@ -385,7 +542,8 @@ def _label_names(labels: Labels) -> dict[int, str]:
     return names
 
 
-def _describe(image: nib.Nifti1Image) -> str:
+def describe_grid(image: nib.Nifti1Image) -> str:
+    """Return the size, voxels and place of an image, for messages."""
     size = np.sqrt((np.asarray(image.affine)[:3, :3] ** 2).sum(axis=0))
     shape = f"{' x '.join(map(str, image.shape[:3]))} voxels of {' x '.join(f'{s:.3g}' for s in size)} mm"
     if not _has_space(image):

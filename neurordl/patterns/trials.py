@@ -159,9 +159,9 @@ def _open_hdf5(path: Path, name: str | None) -> TrialArray:
         if len(able) != 1:
             raise NeurordlError(f"{path} has the arrays {listed(able) or 'none'}; choose one with name=")
         name = able[0]
-    if name not in arrays:
+    if not isinstance(dataset := file.get(name), h5py.Dataset):
         raise NeurordlError(f"{path} has no array {name!r}; it has {listed(arrays) or 'none'}")
-    dataset, label = arrays[name], f"{name!r} in {path}"
+    label = f"{name!r} in {path}"
     if dataset.is_virtual or dataset.external:
         raise NeurordlError(f"{label} keeps its data in another file; copy them into this one")
     claimed = dataset.size * dataset.dtype.itemsize if dataset.shape else 0

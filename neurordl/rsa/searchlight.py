@@ -248,7 +248,12 @@ def searchlight(
     >>> maps.scores.shape
     (1, 1)
     """
-    check_type("patterns", patterns, DatasetBase, "call searchlight once for the Dataset of each subject")
+    check_type(
+        "patterns",
+        patterns,
+        DatasetBase,
+        "call searchlight once for the Dataset of each subject, or group_searchlight for all",
+    )
     partial = comparison if isinstance(comparison, Partial) else None
     comparison = find_similarity(comparison.comparison if isinstance(comparison, Partial) else comparison)
     measure = find_dissimilarity(dissimilarity)

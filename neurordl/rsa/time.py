@@ -167,7 +167,7 @@ def time_clusters(
     columns[2:2] = ["model_start", "model_stop"] if in_plane else []
     rows: list[list[object]] = []
     for layer, roi, axes, scores in courses:
-        _warn_of_few(test, len(scores))
+        warn_of_few(len(scores), test.tail, test.alpha)
         for cluster, p, statistic in _clusters(test, scores):
             places = np.unravel_index(cluster, scores.shape[1:])
             extents = [
@@ -341,10 +341,10 @@ def _checked(table: pd.DataFrame, layer: str) -> list[Floats]:
     return [index.unique(level).to_numpy(np.float64) for level in range(index.nlevels)]
 
 
-def _warn_of_few(test: ClusterTest, n_subjects: int) -> None:
-    """Say so if no cluster can be significant, of so few subjects."""
-    smallest = 1 / 2 ** (n_subjects - (test.tail == "two-sided"))
-    if smallest >= test.alpha:
+def warn_of_few(n_subjects: int, tail: str, alpha: float) -> None:
+    """Say so if nothing can be significant, since so few subjects have few sign flips."""
+    smallest = 1 / 2 ** (n_subjects - (tail == "two-sided"))
+    if smallest >= alpha:
         counts = f"{n_subjects} subjects have {2**n_subjects} sign flips"
         notify(f"{counts}, so that no p is below {smallest:.3g}; no cluster can be significant")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import scipy.io
 from PIL import Image
 
@@ -79,8 +81,8 @@ def nsd(folder: Path, subject: int = 1, sessions: int | None = None) -> Path:
 
 
 def save_images(folder: Path, names: Iterable[str], size: int = 24) -> None:
-    rng = np.random.default_rng(3)
     for name in names:
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(folder / name)
 
@@ -105,4 +107,77 @@ def algonauts(folder: Path, subject: int = 1) -> Path:
         vertices = np.zeros(100, dtype=int)
         vertices[rng.choice(100, width, replace=False)] = 1
         np.save(base / "roi_masks" / f"{side}.all-vertices_fsaverage_space.npy", vertices)
+    return folder
+
+
+def things(folder: Path, subject: int = 1, chunks: bool = False) -> Path:
+    """THINGS-fMRI with 12 sessions of 2 runs, 10 trials in a session (4 are test images), and 60 voxels."""
+    rng = np.random.default_rng(subject)
+    place, name = folder / "betas_csv", f"sub-{subject:02d}"
+    place.mkdir(parents=True, exist_ok=True)
+    trials = []
+    for session in range(1, 13):
+        train = [(f"concept{k % 30:02d}", 12 + k // 30) for k in range(6 * session, 6 * session + 6)]
+        shown = [("train", *item) for item in train] + [("test", f"thing{k}", 14) for k in range(4)]
+        for trial, number in enumerate(rng.permutation(10)):
+            label, concept, version = shown[number]
+            file = f"{concept}_{version:02d}s.jpg"
+            trials.append((label, session, 1 + trial // 5, subject, len(trials), file, concept))
+    columns = ["trial_type", "session", "run", "subject_id", "trial_id", "stimulus", "concept"]
+    table = pd.DataFrame(trials, columns=columns)
+    table.to_csv(place / f"{name}_StimulusMetadata.csv", index=False)
+    grid = np.argwhere(np.ones((3, 4, 5)))
+    voxels = pd.DataFrame({"voxel_id": np.arange(60), "subject_id": subject})
+    voxels[["voxel_x", "voxel_y", "voxel_z"]] = grid
+    voxels["nc_testset"] = rng.uniform(0, 50, 60)
+    area = rng.integers(0, 5, 60)
+    for number, roi in enumerate(("V1", "lFFA", "rFFA", "glasser-p9-\n46v"), 1):
+        voxels[roi] = (area == number).astype(int)
+    voxels["IT"] = (area > 1).astype(int)
+    voxels["empty"] = 0
+    voxels.to_csv(place / f"{name}_VoxelMetadata.csv", index=False)
+    with h5py.File(place / f"{name}_ResponseData.h5", "w") as file:  # as pandas writes a frame
+        frame = file.create_group("ResponseData")
+        frame.attrs["pandas_type"] = "frame"
+        pickled = h5py.vlen_dtype(np.uint8)  # the names of columns, text and numbers, are a pickle
+        frame.create_dataset("axis0", (1,), dtype=pickled)[0] = np.frombuffer(b"not to be read", np.uint8)
+        frame["axis1"] = np.arange(60)
+        values = rng.normal(size=(60, len(table)))
+        frame.create_dataset("block0_values", data=values, chunks=(7, 11) if chunks else None)
+        frame["block1_values"] = np.arange(60)[:, None]
+    for concept, rows in table.groupby("concept"):
+        save_images(folder / "object_images" / str(concept), rows["stimulus"].unique())
+    return folder
+
+
+def bold5000(folder: Path, subject: int = 4, betas: str = "TYPED-FITHRF-GLMDENOISE-RR") -> Path:
+    """BOLD5000 (release 2) with all trials of a subject, tiny ROIs, and images of three sessions."""
+    rng = np.random.default_rng(subject)
+    name = f"CSI{subject}"
+    n_trials = 3108 if subject == 4 else 5254
+    unique = [
+        *(f"COCO_train2014_{k:012d}.jpg" for k in range(1, n_trials // 3)),
+        *(f"n{k:08d}_{k}.JPEG" for k in range(1, n_trials // 3)),
+        *(f"banquetHall{k}.jpg" for k in range(1, n_trials // 6)),
+    ]
+    rng.shuffle(unique)
+    repeated = [f"rep_{unique[k]}" for k in rng.integers(0, 100, n_trials - len(unique))]
+    names = unique[:200] + rng.permutation([*unique[200:], *repeated]).tolist()
+    (folder / f"{name}_imgnames.txt").write_text("\n".join(names) + "\n")
+    arrays = folder / "BOLD5000_GLMsingle_ROI_betas" / "py"
+    arrays.mkdir(parents=True)
+    for roi, width in (("PPA", 4), ("LOC", 3), ("EarlyVis", 5)):
+        for k, side in enumerate(("LH", "RH")):
+            values = rng.normal(size=(n_trials, width - k)).astype(np.float32)
+            np.save(arrays / f"{name}_GLMbetas-{betas}_allses_{side}{roi}.npy", values)
+    mask = np.zeros(SHAPE, dtype=np.uint8)
+    mask[1:4, 1:, 2:5] = 1
+    save_volume(folder / f"{name}_brainmask.nii.gz", mask)
+    for session, trials in ((1, 370), (2, 333), (3, 333)):
+        values = np.where(mask[..., None] > 0, rng.normal(size=(*SHAPE, trials)), np.nan).astype(np.float32)
+        save_volume(folder / f"{name}_GLMbetas-{betas}_ses-{session:02d}.nii.gz", values)
+    place = folder / "BOLD5000_Stimuli" / "Scene_Stimuli" / "Presented_Stimuli"
+    for file in names[:60]:
+        group = "COCO" if file.startswith("COCO") else "ImageNet" if file[0] == "n" else "Scene"
+        save_images(place / group, [file])
     return folder

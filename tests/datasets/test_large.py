@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import h5py
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 import torch
@@ -19,8 +21,12 @@ from neurordl.datasets import (
     NSD_ROIS,
     load_algonauts,
     load_algonauts_stimuli,
+    load_bold5000,
+    load_bold5000_stimuli,
     load_nsd,
     load_nsd_stimuli,
+    load_things,
+    load_things_stimuli,
     nsd_shared_ids,
 )
 from neurordl.errors import NeurordlError
@@ -29,10 +35,13 @@ from tests.datasets import miniatures
 
 def trained(patterns: Any, stimuli: nrl.StimulusSet, teacher: Any) -> None:
     """Train for an epoch on the images of patterns, and see that the weights changed."""
-    student = nrl.students.small_cnn(width=4)
+    torch.manual_seed(0)
+    student = nrl.students.small_cnn(width=8)
     before = [weights.detach().clone() for weights in student.parameters()]
     objective = nrl.Objective([nrl.RDMLoss(teacher, layer="conv2")], task=None)
-    run = nrl.fit(student, objective, stimuli=stimuli, epochs=1, batches=nrl.Batches(stimuli=16))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*undefined")
+        run = nrl.fit(student, objective, stimuli=stimuli, epochs=1, batches=nrl.Batches(stimuli=16))
     assert np.isfinite(run.history["loss"]).all()
     weights = [weights.detach() for weights in run.student.parameters()]
     assert any(not torch.equal(new, old) for new, old in zip(weights, before, strict=True))
@@ -344,3 +353,199 @@ def test_algonauts_bad_input(algonauts: Path, tmp_path: Path) -> None:
     miniatures.save_images(base / "training_split" / "training_images", ["train-0001_nsd-00013.png"])
     with pytest.raises(NeurordlError, match="there are 1 training images"):
         load_algonauts(folder, 2, "V1v")
+
+
+# THINGS-fMRI
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["in one piece", "in chunks"])
+def things(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    return miniatures.things(tmp_path_factory.mktemp("things"), subject=3, chunks=request.param)
+
+
+def read_things(folder: Path) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
+    place = folder / "betas_csv"
+    with h5py.File(place / "sub-03_ResponseData.h5") as file:
+        values = file["ResponseData/block0_values"][:].T
+    tables = (pd.read_csv(place / f"sub-03_{part}Metadata.csv") for part in ("Stimulus", "Voxel"))
+    return values, *tables
+
+
+def test_things_equals_an_independent_reading(things: Path, tmp_path: Path) -> None:
+    values, trials, voxels = read_things(things)
+    patterns = load_things(things, 3, {"FFA": ("lFFA", "rFFA"), "V1": "V1"})
+    chosen = np.flatnonzero(voxels["lFFA"] + voxels["rFFA"] + voxels["V1"])
+    np.testing.assert_array_equal(patterns.measurements, values[:, chosen].astype(np.float32))
+    rows, channels = patterns.obs_descriptors, patterns.channel_descriptors
+    assert list(rows["stimulus"]) == [file.removesuffix(".jpg") for file in trials["stimulus"]]
+    assert list(rows["concept"]) == trials["concept"].tolist()
+    assert list(rows["trial_type"]) == trials["trial_type"].tolist()
+    assert list(rows["session"]) == [f"ses-{k:02d}" for k in trials["session"]]
+    pairs = zip(trials["session"], trials["run"], strict=True)
+    assert list(rows["run"]) == [f"ses-{a:02d}_run-{b:02d}" for a, b in pairs]
+    tests = np.array(rows["trial_type"]) == "test"
+    assert sorted(np.array(rows["repeat"])[tests], key=int) == sorted(
+        [str(k) for k in range(1, 13)] * 4, key=int
+    )
+    assert list(channels["roi"]) == np.where(voxels["V1"] == 1, "V1", "FFA")[chosen].tolist()
+    for axis in "xyz":
+        assert list(channels[axis]) == voxels[f"voxel_{axis}"].to_numpy()[chosen].tolist()
+
+    some = load_things(
+        things / "betas_csv", "sub-03", "IT", sessions=[11, 2], standardize=True, cache=tmp_path
+    )
+    columns = voxels["IT"].to_numpy() == 1
+    for session in (2, 11):
+        expected = scipy.stats.zscore(values[trials["session"] == session][:, columns], axis=0)
+        part = some.measurements[np.array(some.obs_descriptors["session"]) == f"ses-{session:02d}"]
+        np.testing.assert_allclose(part, expected, rtol=1e-5, atol=1e-6)
+    assert isinstance(some.measurements, np.memmap)
+    assert load_things(things, 3, "brain", sessions=[1]).measurements.shape == (10, 60)
+    line_break = load_things(things, 3, "glasser-p9-\n46v")
+    np.testing.assert_array_equal(
+        line_break.measurements, values[:, voxels["glasser-p9-\n46v"] == 1].astype(np.float32)
+    )
+
+
+def test_things_in_several_blocks(things: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load_things(things, 3, "brain").measurements
+    monkeypatch.setattr("neurordl.datasets.large._AT_ONCE", 7 * 120 * 8)
+    np.testing.assert_array_equal(load_things(things, 3, "brain").measurements, expected)
+
+
+def test_things_images_and_teacher(things: Path) -> None:
+    patterns = load_things(things, 3, "IT")
+    stimuli = load_things_stimuli(things, patterns.obs_descriptors["stimulus"], size=16)
+    assert stimuli.ids == tuple(dict.fromkeys(patterns.obs_descriptors["stimulus"]))
+    again = load_things_stimuli(things / "object_images" / "thing1", size=24)
+    assert again.ids == ("thing1_14s",)
+    with Image.open(things / "object_images" / "thing1" / "thing1_14s.jpg") as image:
+        np.testing.assert_array_equal(again.pixels[0].numpy().transpose(1, 2, 0), np.asarray(image))
+    trained(patterns, stimuli, nrl.PatternTeacher(patterns, min_reliability=-1))
+    rdms = nrl.compute_rdms(patterns, "correlation")
+    trained(patterns, stimuli, nrl.RDMTeacher(rdms))
+    tested = patterns.subset_obs("trial_type", "test")
+    tested.obs_descriptors["run"] = tested.obs_descriptors["session"]
+    assert nrl.compute_rdms(tested, "crossnobis").n_cond == 4
+
+
+def test_things_bad_input(things: Path, tmp_path: Path) -> None:
+    for options, message in (
+        ({"roi": "FFA"}, "'FFA' is no column of ROIs in .*it has V1, lFFA"),
+        ({"roi": "nc_testset"}, "no column of ROIs"),
+        ({"roi": "empty"}, "marks no voxel as 'empty'"),
+        ({"roi": ["IT", "lFFA"]}, "a channel has one ROI"),
+        ({"subject": 1}, "sub-01_StimulusMetadata.csv is not in .*figshare"),
+        ({"subject": 4}, "subject"),
+        ({"sessions": [13]}, "sessions= has 13, but sub-03 has the sessions 1 to 12"),
+    ):
+        arguments: dict[str, Any] = {"subject": 3, "roi": "IT", **options}
+        with pytest.raises(NeurordlError, match=message):
+            load_things(things, **arguments)
+    folder = shutil.copytree(things, tmp_path / "copy")
+    path = folder / "betas_csv" / "sub-03_VoxelMetadata.csv"
+    pd.read_csv(path)[:-1].to_csv(path, index=False)
+    with pytest.raises(NeurordlError, match=r"has 60 voxels, and sub-03_VoxelMetadata.csv has 59"):
+        load_things(folder, 3, "IT")
+    path = folder / "betas_csv" / "sub-03_StimulusMetadata.csv"
+    pd.read_csv(path)[:-1].to_csv(path, index=False)
+    with pytest.raises(NeurordlError, match=r"has 0 arrays of \(voxels, 119 trials\)"):
+        load_things(folder, 3, "IT")
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(NeurordlError, match="no column 'trial_type'"):
+        load_things(folder, 3, "IT")
+    miniatures.save_images(folder / "object_images" / "more", ["thing1_14s.png"])
+    with pytest.raises(NeurordlError, match="both have the id 'thing1_14s'"):
+        load_things_stimuli(folder, ["thing1_14s"])
+    with pytest.raises(NeurordlError, match=r"object_images is not in .*osf.io"):
+        load_things_stimuli(tmp_path / "nowhere")
+
+
+# BOLD5000
+
+
+@pytest.fixture(scope="module")
+def bold5000(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return miniatures.bold5000(tmp_path_factory.mktemp("bold5000"), subject=4)
+
+
+@pytest.mark.filterwarnings("ignore:CSI4 completed 9 of 15")
+def test_bold5000_equals_an_independent_reading(bold5000: Path, tmp_path: Path) -> None:
+    names = (bold5000 / "CSI4_imgnames.txt").read_text().splitlines()
+    ids = [name.removeprefix("rep_").rpartition(".")[0] for name in names]
+    arrays = bold5000 / "BOLD5000_GLMsingle_ROI_betas" / "py"
+    sides = [
+        np.load(arrays / f"CSI4_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{side}PPA.npy")
+        for side in ("LH", "RH")
+    ]
+    patterns = load_bold5000(bold5000, "CSI4", {"PPA": ("LHPPA", "RHPPA")})
+    np.testing.assert_array_equal(patterns.measurements, np.concatenate(sides, axis=1))
+    rows = patterns.obs_descriptors
+    assert list(rows["stimulus"]) == ids
+    assert pd.Series(rows["session"]).value_counts()["ses-01"] == 370  # 10 runs of 37 trials
+    assert rows["run"][369:371] == ["ses-01_run-10", "ses-02_run-01"]
+    assert set(patterns.channel_descriptors["roi"]) == {"PPA"}
+    assert patterns.channel_descriptors["hemisphere"] == ["lh"] * 4 + ["rh"] * 3
+    both = load_bold5000(bold5000, 4, "PPA", cache=tmp_path)
+    np.testing.assert_array_equal(both.measurements, patterns.measurements)
+    assert isinstance(both.measurements, np.memmap)
+    some = load_bold5000(bold5000, 4, ["RHLOC", "LHPPA"], sessions=[2, 9])
+    assert set(some.channel_descriptors["roi"]) == {"RHLOC", "LHPPA"}
+    loc = np.load(arrays / "CSI4_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_RHLOC.npy")
+    part = np.r_[370:703, 3108 - 370 : 3108]
+    np.testing.assert_array_equal(some.measurements, np.concatenate([sides[0], loc], axis=1)[part])
+    assert list(some.obs_descriptors["stimulus"]) == np.array(ids)[part].tolist()
+
+    brain = load_bold5000(bold5000, 4, "brain", sessions=[2, 3], standardize=True)
+    mask = nib.load(bold5000 / "CSI4_brainmask.nii.gz").get_fdata() > 0
+    for session in (2, 3):
+        image = nib.load(bold5000 / f"CSI4_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-{session:02d}.nii.gz")
+        expected = scipy.stats.zscore(image.get_fdata()[mask].T, axis=0)
+        part = brain.measurements[np.array(brain.obs_descriptors["session"]) == f"ses-{session:02d}"]
+        np.testing.assert_allclose(part, expected, rtol=1e-4, atol=1e-5)
+    places = np.stack([brain.channel_descriptors[axis] for axis in "xyz"], axis=1)
+    np.testing.assert_array_equal(places, np.argwhere(mask))
+    by_mask = load_bold5000(bold5000, 4, bold5000 / "CSI4_brainmask.nii.gz", sessions=[2])
+    assert by_mask.measurements.shape == (333, mask.sum())
+
+
+def test_bold5000_says_how_many_sessions(bold5000: Path) -> None:
+    with pytest.warns(UserWarning, match="CSI4 completed 9 of 15 sessions"):
+        load_bold5000(bold5000, 4, "LHPPA")
+
+
+def test_bold5000_images_and_teacher(bold5000: Path) -> None:
+    patterns = load_bold5000(bold5000, 4, "PPA", sessions=[1])
+    ids = list(dict.fromkeys(patterns.obs_descriptors["stimulus"]))[:60]
+    stimuli = load_bold5000_stimuli(bold5000 / "BOLD5000_Stimuli", ids, size=16)
+    assert list(stimuli.ids) == ids
+    with pytest.warns(UserWarning, match="other proportions"):
+        load_bold5000_stimuli(bold5000, ids, size=(8, 16))
+    trained(patterns, stimuli, nrl.PatternTeacher(patterns))
+    rdms = nrl.compute_rdms(patterns, "correlation")
+    trained(patterns, stimuli, nrl.RDMTeacher(rdms))
+
+
+def test_bold5000_bad_input(bold5000: Path, tmp_path: Path) -> None:
+    for options, message in (
+        ({"roi": "FFA"}, "'FFA' is no ROI of CSI4; it has EarlyVis, LOC, PPA, LHEarlyVis"),
+        ({"roi": ["PPA", "LHPPA"]}, "a channel has one ROI"),
+        ({"roi": ["PPA", "brain"]}, "'brain' is not combined with"),
+        ({"subject": 1}, r"CSI1_imgnames.txt is not in"),
+        ({"subject": "CS4"}, "subject"),
+        ({"sessions": [10]}, "sessions= has 10, but CSI4 has the sessions 1 to 9"),
+        ({"roi": "brain", "sessions": [7]}, r"ses-07.nii.gz is not in .*bold5000-dataset.github.io"),
+        ({"betas": "TYPEC-FITHRF-GLMDENOISE"}, "TYPEC-FITHRF-GLMDENOISE"),
+    ):
+        arguments: dict[str, Any] = {"subject": 4, "roi": "PPA", "sessions": [1], **options}
+        with pytest.raises(NeurordlError, match=message):
+            load_bold5000(bold5000, **arguments)
+    folder = shutil.copytree(bold5000, tmp_path / "copy")
+    path = next(folder.rglob("*_LHPPA.npy"))
+    np.save(path, np.load(path)[:-1])
+    with pytest.raises(NeurordlError, match=r"has shape \(3107, 4\), expected 3108 trials"):
+        load_bold5000(folder, 4, "PPA")
+    path = folder / "CSI4_imgnames.txt"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    with pytest.raises(NeurordlError, match="names 3107 images, and CSI4 has 84 runs of 37 trials"):
+        load_bold5000(folder, 4, "PPA")

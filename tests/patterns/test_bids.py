@@ -16,6 +16,7 @@ import pytest
 import neurordl as nrl
 from neurordl.errors import NeurordlError
 from neurordl.patterns.bids import read_metadata, volume_times
+from neurordl.patterns.images import header_time
 
 N = 40
 EVENTS = pd.DataFrame({"onset": [4.0, 20.0, 36.0, 52.0], "duration": 4.0, "trial_type": list("abab")})
@@ -41,7 +42,7 @@ def write_bold(path: Path, t_r: float = 2.0, unit: str = "unknown", seed: int = 
 
 
 def taken(path: Path, t_r: float | None = None, ref: float | None = None) -> float:
-    step, times, _ = volume_times(nib.load(path), str(path), t_r, ref)
+    step, times, _ = volume_times(str(path), N, header_time(nib.load(path)), t_r, ref)
     np.testing.assert_allclose(times, step * (np.arange(N) + (ref or 0)))
     return step
 
