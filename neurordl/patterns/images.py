@@ -336,7 +336,7 @@ def _on_grid(
         data = np.asanyarray(image.dataobj)
         if same_grid(image, grid):
             return data[inside], False
-        grids = f"{name} is on another grid ({_describe(image)}) than the images ({_describe(grid)})"
+        grids = f"{name} is on another grid ({describe_grid(image)}) than the images ({describe_grid(grid)})"
         if not (_has_space(image) and _has_space(grid)):
             if image.shape[:3] != grid.shape[:3]:
                 raise NeurordlError(f"{grids}: without coordinates they cannot be matched; {_SPACE_REMEDY}")
@@ -544,7 +544,8 @@ def _label_names(labels: Labels) -> dict[int, str]:
     return names
 
 
-def _describe(image: nib.Nifti1Image) -> str:
+def describe_grid(image: nib.Nifti1Image) -> str:
+    """Return the size, voxels and place of an image, for messages."""
     size = np.sqrt((np.asarray(image.affine)[:3, :3] ** 2).sum(axis=0))
     shape = f"{' x '.join(map(str, image.shape[:3]))} voxels of {' x '.join(f'{s:.3g}' for s in size)} mm"
     if not _has_space(image):

@@ -24,6 +24,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau
 
@@ -39,7 +40,7 @@ from neurordl.stimuli.sets import warn_of_absent
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
-from neurordl.training.losses import RDMLoss
+from neurordl.training.losses import RDMLoss, TransferLoss
 from neurordl.training.objective import (
     BatchNorm,
     Objective,
@@ -66,6 +67,7 @@ _AT_ONCE = 256  # validation images in a pass
 _FITTED = "fitted_before"  # attribute of a loss whose parameters were trained
 _ADDED_AT_ONCE = 64  # steps whose terms are added up together
 _REFRESH = 0.1  # seconds between two states of the progress bar
+_ALIKE = 10  # times the smallest validation loss that the largest may be without a notice
 _LINES = 50  # of progress, at most, in a log
 Scheduler = Callable[[Optimizer, int], LRScheduler] | Literal["cosine", "constant"]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -285,7 +287,7 @@ def fit(
     validation : StimulusSet, or share of the stimuli, optional
         Stimuli, or the share of the stimuli, that are not trained on. The best epoch is the one with the
         lowest unweighted sum of their transfer losses, and the run's student has its weights. Losses of large
-        values, such as `ContrastiveLoss`, decide most of it.
+        values, such as `ContrastiveLoss`, decide most of it; there is a notice where one is ten times another.
 
         For an objective without transfer losses of stimuli it is the epoch with the lowest task loss, so that
         they need labels. Images that are among the labelled ones are then left out, with a notice.
@@ -377,8 +379,9 @@ def fit(
         for loss in objective.losses if shown is not None else ():
             if isinstance(loss.teacher, ById):
                 warn_of_absent(loss.teacher.ids, shown, validation)
-        _warn_of_exposure(None if resume else student, stimuli, labelled)
-        if not resume:
+        goes_on = resume and (Path(out or "") / RUN_RECORD).is_file()
+        _warn_of_exposure(None if goes_on else student, stimuli, labelled)
+        if not goes_on:
             _warn_of_trained_losses(objective)
     deterministic = execution.deterministic
     with _reproducible(fabric.device.type == "cpu" if deterministic is None else deterministic):
@@ -660,6 +663,14 @@ class Step(nn.Module):
         """The loss of a step and all of its terms."""
         return self.objective.compute(self.student, labelled, stimuli, step, self.batchnorm, self.processes)
 
+    def memories(self) -> list[str]:
+        """Names of the buffers that are the same in all processes, without being sent."""
+        names = []
+        for name, loss in self.named_modules():
+            if isinstance(loss, TransferLoss):
+                names += [f"{name}.{buffer}" for buffer in loss.same_in_processes]
+        return names
+
     def check(self, streams: Streams) -> None:
         """Compute a first step without training, so that errors come before anything is written.
 
@@ -767,6 +778,10 @@ class Trainer:
         single = type(strategy) is SingleDeviceStrategy and type(strategy.precision) is Precision
         # with nothing to do, Fabric would only cost time at each step
         if not single or self.fabric._callbacks:
+            if self.processes is not None:
+                self.processes.share_buffers(module.losses)
+                ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+                ignore(module, module.memories())  # type: ignore[no-untyped-call]
             self.wrapped, self.optimizer = self.fabric.setup(module, self.optimizer)
             self.backward = self.fabric.backward
         self._parts: Record = {  # what has a state in a checkpoint
@@ -890,9 +905,11 @@ class Trainer:
             self.processes.share_buffers(self.module)
         if self.validation is not None:
             row |= self.fabric.broadcast(self._validate(self.validation))  # the first process decides
-            values = {name: row[f"val_{name}"] for name in self.objective.of_stimuli or ["task"]}
+            values = self._validated(row)
             if undefined := [name for name, value in values.items() if not math.isfinite(value)]:
                 raise NeurordlError(self._why_undefined(undefined))
+            if epoch == 1:
+                self._tell_of_scales(values)
             value = sum(values.values())
             if value < state.best["value"]:
                 state.best = {"value": value, "epoch": epoch}
@@ -903,6 +920,21 @@ class Trainer:
         self.epoch_start = now
         state.sums.zero_()
         self._save()
+
+    def _validated(self, row: dict[str, float]) -> dict[str, float]:
+        """The losses of the validation stimuli in a row of the history, which choose the epoch."""
+        return {name: row[f"val_{name}"] for name in self.objective.of_stimuli or ["task"]}
+
+    def _tell_of_scales(self, values: dict[str, float]) -> None:
+        """Say that a loss of large values decides which epoch is the best one."""
+        by_size = sorted(values, key=lambda name: -abs(values[name]))
+        largest, smallest = (abs(values[by_size[place]]) for place in (0, -1))
+        if largest <= _ALIKE * smallest or self.fabric.global_rank:
+            return
+        each = ", ".join(f"{name} {values[name]:.3g}" for name in by_size)
+        text = f"validation: the epoch is chosen by the unweighted sum of the losses, of which {by_size[0]}"
+        remedy = "compare the columns val_... of the history, or leave validation= out to keep the last epoch"
+        notify(f"{text} decides most ({each} in the first epoch); {remedy}")
 
     def _why_undefined(self, names: list[str]) -> str:
         """The message for losses of the validation stimuli that are undefined."""
@@ -948,6 +980,8 @@ class Trainer:
             values |= {name: set(values[name]) for name in ("seen", "labelled")}
             values["sums"] = values["sums"].to(self.fabric.device)
             self.state = State(**values)
+        if self.validation is not None and self.epochs and self.state.history:  # a resumed run has the notices of a whole one
+            self._tell_of_scales(self._validated(self.state.history[0]))
 
     def _finish(self) -> None:
         """Write the last weights; then give the student the best ones, if there was a validation."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from neurordl import (
     Run,
     SoftTargetLoss,
     StimulusSet,
+    TransferLoss,
     evaluate,
     load_run,
 )
@@ -366,6 +368,34 @@ def test_best_epoch_on_validation_stimuli(tmp_path: Path) -> None:
     assert not same(last, weights(runs[1]))
     assert same(weights(load_run(tmp_path / "run")), weights(runs[1]))
     assert same(weights(load_run(tmp_path / "run", weights="last")), last)
+
+
+class Big(TransferLoss):
+    name, layers = "big", ("conv2",)
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, student: Any, teacher: Any, batch: Batch) -> torch.Tensor:
+        return self.factor * student["conv2"].square().mean()
+
+
+def test_a_loss_that_decides_which_epoch_is_best_is_named(tmp_path: Path) -> None:
+    rdm = RDMLoss(NetworkTeacher(student(9), "conv3"), "conv2")
+    settings: dict[str, Any] = {"validation": 0.4, "epochs": 2, "out": tmp_path / "run"}
+    expected = (
+        r"^validation: .*unweighted sum of the losses, of which big decides most \(big [\de.+]+, "
+        r"rdm:conv2 \d\.\d+ in the first epoch\); compare the columns val_\.\.\. .*or leave validation= out"
+    )
+    with pytest.warns(UserWarning, match=expected):
+        run = train(objective=Objective([rdm, Big(1e4)]), **settings)
+    (notice,) = [text for text in run.record["notices"] if "decides most" in text]
+    assert f"big {run.history['val_big'][0]:.3g}, rdm:conv2 {run.history['val_rdm:conv2'][0]:.3g}" in notice
+    for losses in ([Big(1e4)], [rdm, Big(1.0)], [rdm]):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train(objective=Objective(losses), **{**settings, "out": None, "epochs": 1})
+        assert not any("decides most" in str(one.message) for one in caught)
 
 
 def test_validation_within_what_a_subject_saw() -> None:

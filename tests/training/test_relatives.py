@@ -16,9 +16,12 @@ import pandas as pd
 import pytest
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import ddp
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 import neurordl as nrl
+from neurordl.training.objective import Processes
 from tests.helpers import student
 from tests.training.helpers import (
     assert_as_in_one_process,
@@ -92,6 +95,27 @@ def processes(folder: Path) -> None:
     objective, settings = single_step()
     run = fit_with(**settings, fabric=fabric)
     save_rank(folder, fabric.global_rank, weights(run, objective), run)
+    note_buffers(fabric, folder)
+
+
+def note_buffers(fabric: Fabric, folder: Path) -> None:
+    """Which buffers the processes send before each forward, and those that they have at the end."""
+    sent: list[str] = []
+
+    class Parallel(DistributedDataParallel):
+        def _sync_buffers(self) -> None:
+            super()._sync_buffers()
+            sent.append(" ".join(self.named_module_buffers))
+
+    objective = nrl.Objective(losses())
+    settings = arguments(student=student(batchnorm=True), objective=objective, validation=None)
+    before, ddp.DistributedDataParallel = ddp.DistributedDataParallel, Parallel  # type: ignore[attr-defined, misc]
+    share, Processes.share_buffers = Processes.share_buffers, lambda self, module: None  # type: ignore[method-assign]
+    try:
+        fit_with(**settings, fabric=fabric)
+    finally:
+        ddp.DistributedDataParallel, Processes.share_buffers = before, share  # type: ignore[attr-defined, misc, method-assign]
+    torch.save((sent, objective.state_dict()), folder / f"{fabric.global_rank}.pt")
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
@@ -102,6 +126,13 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     assert started.returncode == 0, output
     assert moved(student().state_dict(), run.student.state_dict())
     assert_as_in_one_process(tmp_path, weights(run, objective), run)
+    (sent, first), (_, second) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert same(first, second)  # though nobody has sent them
+    assert first["contrastive:conv2.shown"].all()
+    assert len(set(sent)) == 1
+    assert len(sent) >= 3
+    names = set(sent[0].split())
+    assert names == {f"student.{name}" for name, _ in student(batchnorm=True).named_buffers()}
 
 
 # Killed and resumed

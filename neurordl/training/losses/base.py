@@ -69,7 +69,7 @@ def weight_at(step: int | None, loss: TransferLoss, value: Tensor, task: Tensor 
 
 
 # attributes of every loss, and of every module, that are no settings or are recorded otherwise
-_NO_SETTINGS = ("name", "layer", "layers", "weight", "training")
+_NO_SETTINGS = ("name", "layer", "layers", "weight", "training", "same_in_processes")
 
 
 def _is_plain(value: object) -> bool:
@@ -118,6 +118,9 @@ class TransferLoss:
         Images that it reads where there are two streams: the stimuli, or the labelled images. A loss of the
         labelled images has no teacher, or a network without a cache. It has no validation term: validation
         images are stimuli.
+    same_in_processes : tuple of str
+        Its buffers, by name, that are a function of what the loss is called with, so that each process has
+        the same: `fit` shares them at the start and at the end of an epoch only, and not in each step.
     reads_classes : bool
         Whether it compares labels of the stimuli with the student's outputs. `fit` then requires them, and
         gives them the numbers of the labelled images' classes, by name.
@@ -163,6 +166,7 @@ class TransferLoss:
     layers: tuple[str, ...] = ()
     teacher: Teacher | None = None
     stream: Stream = "stimuli"
+    same_in_processes: tuple[str, ...] = ()
     reads_classes: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:

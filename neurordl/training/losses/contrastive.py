@@ -87,7 +87,8 @@ class ContrastiveLoss(LayerLoss, nn.Module):
     them from other classes, without repeats. Both add 1e-7 to the denominator of h, and so does this loss.
 
     Like parameters, memories are made at the first call, from torch's random numbers. They are buffers, in
-    each checkpoint: 51 MB for 50,000 ids and 128 channels. In eval mode nothing is changed, and negatives are
+    each checkpoint: 51 MB for 50,000 ids and 128 channels. The processes of `fit` compute the same memories
+    and do not send them to one another in each step. In eval mode nothing is changed, and negatives are
     the same at each call (before any training, constants are those of the call); a stimulus that was never
     trained on, as in validation, has the other network's embedding of the same image in place of its row.
 
@@ -108,6 +109,7 @@ class ContrastiveLoss(LayerLoss, nn.Module):
     """
 
     name = "contrastive"
+    same_in_processes = ("student_memory", "teacher_memory", "log_constants", "shown", "classes")
     student_memory: Tensor
     teacher_memory: Tensor
     log_constants: Tensor
