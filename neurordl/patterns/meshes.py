@@ -120,7 +120,7 @@ def _from_file(path: str) -> tuple[Any, Any]:
         coordinates, faces = nib.freesurfer.io.read_geometry(path)
         return coordinates, faces
     image = read_gifti(path)
-    parts = [image.get_arrays_from_intent(f"NIFTI_INTENT_{what}") for what in ("POINTSET", "TRIANGLE")]
+    parts = [image.get_arrays_from_intent(f"NIFTI_INTENT_{intent}") for intent in ("POINTSET", "TRIANGLE")]
     if not all(parts):
         raise NeurordlError(f"{path} has no mesh; give a .surf.gii, which has coordinates and triangles")
     return parts[0][0].data, parts[1][0].data
