@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,8 +144,14 @@ def _draw_cuts(
     from nilearn.datasets import load_mni152_template
 
     mode, cuts, background = options
-    place: dict[str, Any] = {"axes": ax, "display_mode": mode, "cut_coords": cuts, "annotate": False}
-    place |= {"draw_cross": False, "colorbar": False, "black_bg": False}
+    places = {"axes": ax, "display_mode": mode, "cut_coords": cuts}
+    place: Mapping[str, Any] = {
+        **places,
+        "annotate": False,
+        "draw_cross": False,
+        "colorbar": False,
+        "black_bg": False,
+    }
     if background is None:
         tested = nib.Nifti1Image(result.inside.astype(np.float32), result.affine)
         gray = {"cmap": ListedColormap(["white", _TESTED]), "vmin": 0, "vmax": 1, "threshold": 0.5}
