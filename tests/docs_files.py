@@ -156,7 +156,9 @@ def epochs() -> dict[str, Any]:
             f"sub-{number:02d}_epo.fif", verbose="ERROR"
         )
     models = [rsatoolbox.data.Dataset(x, {"name": name}, {"stimulus": IDS}) for name, x in layers.items()]
-    return {"layers": nrl.compute_rdms(models, "correlation")}
+    mixture = np.linspace(1, 0, 8)[:, None, None]
+    hidden = mixture * layers["conv1"] + (1 - mixture) * layers["fc"]
+    return {"layers": nrl.compute_rdms(models, "correlation"), "hidden": hidden, "ids": IDS}
 
 
 def glmsingle(rng: np.random.Generator) -> None:

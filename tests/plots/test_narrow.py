@@ -14,6 +14,7 @@ from rsatoolbox.rdm.rdms import RDMs
 from neurordl import plots
 from neurordl.rsa.evaluate import evaluate
 from neurordl.rsa.regression import partition_variance
+from neurordl.rsa.time import ClusterTest, time_clusters
 from tests.helpers import random_rdms, random_stimuli
 
 WIDTH, HEIGHT = 3.3, 3.3  # inches
@@ -90,6 +91,14 @@ def over_time(ax: Axes, draw: Draw, **options: object) -> Axes:
     return draw(evaluate(models, data), ax, **options)
 
 
+def model_time(ax: Axes) -> Axes:
+    model = random_rdms(IDS, seed=3, time=[k / 20 for k in range(5)])
+    times = np.repeat(np.arange(8) / 50, 4)
+    data = random_rdms(IDS, seed=4, subject=[f"p{k}" for k in range(4)] * 8, time=times.tolist())
+    scores = evaluate({"recurrent": model}, data)
+    return plots.plot_model_time(scores, ax, clusters=time_clusters(scores, ClusterTest(alpha=0.2)))
+
+
 def partition(ax: Axes) -> Axes:
     models = random_rdms(IDS, seed=3, name=["edges", "categories", "words"])
     data = random_rdms(IDS, seed=4, subject=[f"p{k}" for k in range(4)])
@@ -97,10 +106,11 @@ def partition(ax: Axes) -> Axes:
 
 
 # they have no legend
-PLAIN = {"plot_layer_time", "plot_partition"}
+PLAIN = {"plot_layer_time", "plot_model_time", "plot_partition"}
 DRAW |= {
     "plot_time_course": lambda ax, **o: over_time(ax, plots.plot_time_course, **o),
     "plot_layer_time": lambda ax, **o: over_time(ax, plots.plot_layer_time),
+    "plot_model_time": lambda ax, **o: model_time(ax),
     "plot_partition": lambda ax, **o: partition(ax),
 }
 
