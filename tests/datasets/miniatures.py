@@ -163,6 +163,7 @@ def bold5000(folder: Path, subject: int = 4, betas: str = "TYPED-FITHRF-GLMDENOI
     rng.shuffle(unique)
     repeated = [f"rep_{unique[k]}" for k in rng.integers(0, 100, n_trials - len(unique))]
     names = unique[:200] + rng.permutation([*unique[200:], *repeated]).tolist()
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}_imgnames.txt").write_text("\n".join(names) + "\n")
     arrays = folder / "BOLD5000_GLMsingle_ROI_betas" / "py"
     arrays.mkdir(parents=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -87,6 +89,10 @@ def test_nsd_equals_an_independent_reading(nsd: Path) -> None:
     np.testing.assert_array_equal(np.stack([channels[axis] for axis in "xyz"], axis=1), places)
     assert set(channels["roi"]) == {"nsdgeneral"}
     assert patterns.descriptors["subject"] == "subj01"
+    record = json.loads(patterns.descriptors["provenance"])
+    assert record["grid"]["shape"] == list(miniatures.SHAPE)  # for maps of a searchlight
+    assert record["standardize"] is False
+    assert record["betas"] == "betas_fithrf_GLMdenoise_RR"
 
 
 def test_nsd_rois_by_file_by_name_and_joined(nsd: Path) -> None:
@@ -118,6 +124,23 @@ def test_nsd_rois_by_file_by_name_and_joined(nsd: Path) -> None:
         np.testing.assert_array_equal(load_nsd(nsd, 1, roi, sessions=[1]).measurements, brain.measurements)
 
 
+@pytest.mark.parametrize("chunks", [None, (3, 2, 2, 2), (12, 1, 1, 1)])
+def test_nsd_from_hdf5_however_it_is_stored(
+    nsd: Path, tmp_path: Path, chunks: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = miniatures.nsd(tmp_path, sessions=1)
+    expected, *_ = read_nsd(folder, "floc-faces", [1, 2, 3, 4, 5], [1])
+    (path,) = folder.rglob("betas_session01.hdf5")
+    with h5py.File(path) as file:
+        values = file["betas"][:]
+    with h5py.File(path, "w") as file:
+        file.create_dataset("betas", data=values, chunks=chunks)
+    for at_once in (1 << 26, 1000):
+        monkeypatch.setattr("neurordl.datasets.large._AT_ONCE", at_once)
+        patterns = load_nsd(folder, 1, "floc-faces", sessions=[1])
+        np.testing.assert_allclose(patterns.measurements, expected, rtol=1e-6)
+
+
 def test_nsd_from_nifti(nsd: Path, tmp_path: Path) -> None:
     folder = miniatures.nsd(tmp_path, sessions=1)
     (path,) = folder.rglob("betas_session01.hdf5")
@@ -147,6 +170,9 @@ def test_nsd_says_what_it_leaves_out_and_how_many_sessions(tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="dropped 2"):
         in_memory = load_nsd(folder, 4, "floc-faces")
     np.testing.assert_array_equal(in_memory.measurements, patterns.measurements)
+    with pytest.warns(UserWarning, match=r"2 of .* channels were dropped when .*npy was written"):
+        again = load_nsd(folder, 4, "floc-faces", cache=tmp_path / "cache")
+    np.testing.assert_array_equal(again.measurements, patterns.measurements)
 
 
 def test_cache_is_a_memory_map_and_is_never_stale(nsd: Path, tmp_path: Path) -> None:
@@ -176,6 +202,18 @@ def test_cache_is_a_memory_map_and_is_never_stale(nsd: Path, tmp_path: Path) -> 
     damaged.write_bytes(damaged.read_bytes()[:-40])
     with pytest.raises(NeurordlError, match=r"cannot read .*remove it"):
         load_nsd(nsd, 1, "floc-faces", sessions=[1, 2], cache=cache)
+
+
+def test_a_full_disk_leaves_nothing_in_the_cache(
+    nsd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", refuse, raising=False)
+    with pytest.raises(NeurordlError, match="the disk is full"):
+        load_nsd(nsd, 1, "floc-faces", sessions=[1], cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_standardized_sessions(nsd: Path) -> None:
@@ -549,3 +587,20 @@ def test_bold5000_bad_input(bold5000: Path, tmp_path: Path) -> None:
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
     with pytest.raises(NeurordlError, match="names 3107 images, and CSI4 has 84 runs of 37 trials"):
         load_bold5000(folder, 4, "PPA")
+
+
+def test_the_page_quotes_the_measured_figures() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "howto" / "large_sets.md").read_text(encoding="utf-8")
+    rows = [
+        line.split("|")[2:4]
+        for line in page[page.index("## What it takes") :].splitlines()
+        if line[:1] == "|"
+    ]
+    quoted = [tuple(float(cell) for cell in row) for row in rows[2:]]
+    measured = pd.read_csv(root / "benchmarks" / "results" / "large_plan.csv", index_col="case")
+    for case, (seconds, memory) in zip(
+        ("session", "load", "open", "images", "train", "rdms"), quoted, strict=True
+    ):
+        assert seconds == pytest.approx(measured.loc[case, "cpu_seconds"], abs=0.05 if seconds < 1 else 0.5)
+        assert memory == pytest.approx(measured.loc[case, "growth_mb"], abs=1)
