@@ -192,7 +192,8 @@ def train(
         Run a study: each of these controls, and the teacher itself, with several seeds. "labels" has the same
         losses with weight 0, "permuted" exchanges the ids of the stimuli in the teachers, "permuted-within"
         exchanges them among stimuli of the same label (--stimuli-labels), and "untrained" is the student with
-        its initial weights.
+        its initial weights. Runs are scored by the accuracy on test images, and by the similarity with the
+        RDMs, or else with the network that teaches, on held-out stimuli or else test images.
     seeds
         Number of seeds of a study (0, 1, ...), or the seeds themselves. Later calls may add seeds and
         controls.

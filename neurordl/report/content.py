@@ -34,6 +34,8 @@ _MOST_ROIS, _MOST_CELLS, _MOST_GROUPS, _MOST_MEASURES = 12, 600, 6, 4  # that fi
 _MOST_DIFFERENCES = 60  # that a table has room for on paper
 _FEW = 12  # values that the description of a figure reads out, and layers that a sentence names
 _LONG = 1000  # letters of a list of values that a table has room for
+OF_TEACHER = "of the network that teaches"
+"""End of the name of an RDM that is not of a ROI, but of a layer of the network that teaches."""
 _SCORED = ("test_accuracy", "heldout_rdm_similarity")
 _CEILINGS = ("ceiling_lower", "ceiling_upper")
 _FLAT = 1e-9  # a width of an interval that is only rounding
@@ -772,10 +774,13 @@ def _measure_sentences(grid: Grid) -> Iterator[str]:
             continue
         new = ", whose RDMs were not fitted" if str(mean["fitted"]).endswith("subjects: no") else ""
         where = f" in {mean['roi']}" if mean["roi"] else ""
+        with_those = f"those of {counted(int(mean['n_subjects']), 'subject')}{where}{new}"
+        if mean["roi"].endswith(OF_TEACHER):
+            with_those = f"that of {mean['roi']}"
         yield (
             f"{_capital(column_name(measure, grid.frame))}: the mean {mean['comparison']} of the RDM of "
-            f"{mean['layer'] or 'the output'} ({mean['dissimilarity']} dissimilarities) with those of "
-            f"{counted(int(mean['n_subjects']), 'subject')}{where}{new}, on {mean['pairs']} pairs of "
+            f"{mean['layer'] or 'the output'} ({mean['dissimilarity']} dissimilarities) with {with_those}, "
+            f"on {mean['pairs']} pairs of "
             f"{number(mean['n_stimuli'])} stimuli."
         )
     known = any(grid.scored(measure) is not None for measure in grid.measures)

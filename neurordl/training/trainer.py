@@ -979,7 +979,9 @@ class Trainer:
             values |= {name: set(values[name]) for name in ("seen", "labelled")}
             values["sums"] = values["sums"].to(self.fabric.device)
             self.state = State(**values)
-        if self.validation is not None and self.epochs and self.state.history:  # a resumed run has the notices of a whole one
+        if (
+            self.validation is not None and self.epochs and self.state.history
+        ):  # a resumed run has the notices of a whole one
             self._tell_of_scales(self._validated(self.state.history[0]))
 
     def _finish(self) -> None:
