@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -151,6 +152,6 @@ def _score(
         if len(pairs) > 1:
             means = means[[pair in pairs for pair in zip(means["layer"], means["roi"], strict=True)]]
         row["heldout_rdm_similarity"] = means["score"].mean() if len(pairs) > 1 else means["score"].iloc[0]
-        ceilings = means[["ceiling_lower", "ceiling_upper"]].iloc[0]  # a network that teaches has none
-        row |= ceilings.to_dict() if ceilings.notna().all() else {}
+        ceilings = {name: float(means[name].iloc[0]) for name in ("ceiling_lower", "ceiling_upper")}
+        row |= {name: value for name, value in ceilings.items() if math.isfinite(value)}
     return row

@@ -48,8 +48,8 @@ def read_labelled(
         stretched contrast, which cannot be downloaded by neurordl), or a CSV or TSV file with the columns
         path, id and label.
     n_labelled
-        Number of labelled images to draw with the seed of the run, equally many of each class. By default all
-        images are used.
+        Number of labelled images to draw with --seed, equally many of each class; one draw serves all runs of
+        a study. By default all images are used.
     test
         Table of test images like that of the labelled ones: the run records the accuracy on them. By default
         they are the test part of the data set, where it has one.

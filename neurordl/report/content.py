@@ -36,6 +36,7 @@ _FEW = 12  # values that the description of a figure reads out, and layers that 
 _LONG = 1000  # letters of a list of values that a table has room for
 OF_TEACHER = "of the network that teaches"
 """End of the name of an RDM that is not of a ROI, but of a layer of the network that teaches."""
+_DRAWN = re.compile(r"\d+ of \d+ drawn by seed \d+$")  # in the source of images
 _SCORED = ("test_accuracy", "heldout_rdm_similarity")
 _CEILINGS = ("ceiling_lower", "ceiling_upper")
 _FLAT = 1e-9  # a width of an interval that is only rounding
@@ -249,7 +250,9 @@ def _task_sentences(run: Run) -> Iterator[str]:
     if objective.get("task") and labelled:
         size = f"{counted(labelled['n'], 'labelled image')}" if "n" in labelled else "labelled images"
         classes = f" of {len(run.classes)} classes" if run.classes else ""
-        yield f"Its task ({objective['task']}) had {size}{classes}."
+        drawn = _DRAWN.search(str(labelled.get("source") or ""))
+        of_all = f" ({drawn[0]})" if drawn else ""
+        yield f"Its task ({objective['task']}) had {size}{classes}{of_all}."
     if losses and not objective.get("task"):
         yield "It had no task: it learned from the teacher alone."
     for loss in losses.values():
@@ -860,6 +863,13 @@ def _interval_sentences(grid: Grid) -> Iterator[str]:
             "Intervals are 95 % t intervals over seeds: they say how far means vary with the initial weights "
             "and batches, for these images, stimuli and subjects, and nothing about new stimuli or subjects."
         )
+        labelled = [
+            (entry.run.record.get("labelled") or {}) if entry and entry.run else {} for entry in grid.entries
+        ]
+        if len({part.get("sha256") for part in labelled}) == 1 and _DRAWN.search(
+            str(labelled[0].get("source"))
+        ):
+            yield "All seeds had one draw of labelled images, so that intervals do not hold for other draws."
     else:
         yield f"Intervals are 95 % t intervals over {over}, whose rows are taken as independent."
     beyond = [

@@ -1001,6 +1001,8 @@ def test_a_study_of_a_network(shell: Any, data: dict[str, Path], tmp_path: Path)
         "the mean rho-a of the RDM of the output (correlation dissimilarities) with that of the output of the"
     )
     assert f"{text} network that teaches, on held-out pairs of {len(test)} stimuli" in page
+    assert "had 40 labelled images (40 of 1348 drawn by seed 0)" in page
+    assert "All seeds had one draw of labelled images, so that intervals do not hold for other draws." in page
 
 
 def test_a_study_of_a_network_is_scored_on_held_out_stimuli(
