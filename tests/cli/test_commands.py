@@ -376,6 +376,11 @@ def test_missing_files_are_named_with_their_option(shell: Any, data: dict[str, P
         (("no.h5", "--rdms", brain), "neurordl: no.h5: there is no such file"),
         ((brain, "--rdms", "no.h5"), "neurordl: --rdms no.h5: there is no such file"),
         (("m:net", "--rdms", brain, "--stimuli", "no"), "neurordl: --stimuli no: there"),
+        (
+            ("m:net", "--rdms", brain, "--stimuli", "mnist"),
+            "neurordl: --stimuli mnist: there is no such file or folder; give a folder with image files, "
+            "whose names without suffix are the ids of the stimuli. Public images by name are for --labelled",
+        ),
         (("m:net", "--rdms", brain, "--checkpoint", "no.pth"), "neurordl: --checkpoint no.pth: there"),
     ):
         code, _, errors = shell("compare", *arguments, *out)
@@ -958,7 +963,7 @@ def test_a_study_knows_the_rdms_that_it_scores_by_their_ids(
     [
         ({"controls": "shuffled"}, "controls='shuffled': expected"),
         ({"controls": "permuted-within"}, "permuted-within: the stimuli have no labels"),
-        ({"controls": "labels", "held-out": 0}, "scored on test images, or on held-out stimuli with RDMs"),
+        ({"controls": "labels", "held-out": 0}, "scored on test images or on held-out stimuli, and there"),
         ({"controls": "labels", "devices": 2}, "a study fits one run after the other on one device"),
         ({"controls": "labels", "resume": ""}, "a study always goes on"),
         ({"controls": "labels", "permuted": ""}, "name permuted in --controls"),
