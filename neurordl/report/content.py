@@ -22,7 +22,7 @@ from neurordl.plots import (
     plot_training,
     plot_transfer,
 )
-from neurordl.plots.training import BOUNDS, column_name, transfer_path
+from neurordl.plots.training import bounds_of, column_name, transfer_path
 from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.rsa.scores import p_text, rows_of_means
@@ -874,8 +874,9 @@ def _interval_sentences(grid: Grid) -> Iterator[str]:
         yield f"Intervals are 95 % t intervals over {over}, whose rows are taken as independent."
     beyond = [
         not low <= bound <= high
-        for measure, (low, high) in BOUNDS.items()
-        if measure in grid.measures and grid.frame[measure].dropna().between(low, high).all()
+        for measure in grid.measures
+        for low, high in filter(None, [bounds_of(measure, grid.frame)])
+        if grid.frame[measure].dropna().between(low, high).all()
         for _, part in grid.frame.groupby("condition")
         for bound in mean_interval(part[measure].to_numpy(float))[1:3]
         if pd.notna(bound)
