@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from neurordl.patterns.tables import Confounds as Confounds
     from neurordl.patterns.trials import glmsingle_trials as glmsingle_trials
     from neurordl.plots import plot_layer_roi as plot_layer_roi
+    from neurordl.plots import plot_map as plot_map
     from neurordl.plots import plot_mds as plot_mds
     from neurordl.plots import plot_partition as plot_partition
     from neurordl.plots import plot_rdm as plot_rdm
@@ -83,6 +84,9 @@ if TYPE_CHECKING:
     from neurordl.rsa.regression import regress_rdms as regress_rdms
     from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight
+    from neurordl.rsa.second_level import MapTest as MapTest
+    from neurordl.rsa.second_level import SecondLevel as SecondLevel
+    from neurordl.rsa.second_level import second_level as second_level
     from neurordl.rsa.time import ClusterTest as ClusterTest
     from neurordl.rsa.time import latencies as latencies
     from neurordl.rsa.time import time_clusters as time_clusters

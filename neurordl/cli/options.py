@@ -263,7 +263,8 @@ class Takes:
         absent = self.optional and values[first] is None
         if absent and words:
             raise typer.BadParameter(f"{next(iter(words.values()))[0]} needs {_flag(first)}, too")
-        return Call(self.function, {options[k].name: values[k] for k in passed}, words, absent)
+        named = {option: values[option] for option in passed}
+        return Call(self.function, {options[k].name: values[k] for k in passed}, words, absent, named)
 
 
 @dataclass(frozen=True)
@@ -280,12 +281,15 @@ class Call:
         What is written in the shell for each argument that differs from its default.
     absent
         Whether the options ask for no object.
+    options
+        Values by the name of the option, which no other part of the command has.
     """
 
     function: str
     values: Mapping[str, Any]
     words: Mapping[str, list[str]]
     absent: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Call the function; None where the options ask for no object."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from neurordl import __version__
 from neurordl.cli.options import Calls, Takes, app, command
+from neurordl.cli.origin import (
+    Origin,
+    checksum,
+    contents_of,
+    is_finished,
+    option_paths,
+    origin_of,
+    save_with_origin,
+    settings_of,
+)
 from neurordl.errors import NeurordlError, collect_notices, notices, notify
 from neurordl.io import read_json, write_json
 from neurordl.validate import counted, listed
@@ -27,13 +35,13 @@ if TYPE_CHECKING:
     from neurordl.patterns.fmri import BidsSubject
     from neurordl.patterns.models import RunModel
 
+_WRITTEN = (".h5", ".hdf5")  # the files that commands write
 _FEW_ROIS = 6  # up to so many, each has a column
 # columns of the report with counts, and what they are
 _COUNTED = {"runs": "", "patterns": "", "stimuli": "", "voxels": ""}
 _COUNTED |= {"dropped": "voxels with NaN or infinity, or constant in a run"}
 _COUNTED |= {"excluded": "volumes that the strategies of --fmriprep leave out"}
 _COUNTED |= {"NaN pairs": "pairs of stimuli that are not measured"}
-_TEXTS = (".csv", ".json", ".tsv", ".txt")  # small files, of which the content is compared
 
 
 @command(
@@ -51,7 +59,14 @@ _TEXTS = (".csv", ".json", ".tsv", ".txt")  # small files, of which the content 
     noise=Takes("Noise", "estimator:noise by:noise_by", panel="RDMs", optional=True),
 )
 def rdm(
-    images: list[Path], /, out: Path, table: Path | None = None, each_session: bool = False, *, call: Calls
+    images: list[Path],
+    /,
+    out: Path,
+    table: Path | None = None,
+    each_session: bool = False,
+    overwrite: bool = False,
+    *,
+    call: Calls,
 ) -> None:
     """Compute RDMs from a folder of fMRIPrep, from BOLD images and events, or from betas.
 
@@ -66,7 +81,10 @@ def rdm(
         --task is read. Or images of a single subject (NIfTI, GIFTI of both hemispheres, or CIFTI): the BOLD
         series of each run, or betas, which --table describes.
     out
-        The .h5 file to write. A file of this name is replaced: a finished command computes everything anew.
+        The .h5 file to write. If it exists and was made of the same files with the same settings, nothing is
+        computed; otherwise the command says what differs, and --overwrite replaces it.
+    overwrite
+        Replace an earlier file that was made of other files or with other settings.
     table
         Table of betas (TSV or CSV) with one row per volume and the column stimulus. It can also have the
         columns run and session, and a column image with the name of the 3D image of each row.
@@ -107,10 +125,15 @@ def rdm(
     if any(path.is_dir() for path in images):
         if len(images) > 1:
             raise NeurordlError(f"{listed(images, most=2)}: expected one folder, or images alone")
-        _rdms_of_folder(images[0], out, table, each_session, call)
+        _rdms_of_folder(images[0], out, table, each_session, overwrite, call)
         return
     for name in call.bids.words:
         raise NeurordlError(f"{name}= is for a folder, and these are images: leave it out")
+    origin = settings_of(call, images=images, table=table, each_session=each_session)
+    named = [*_expanded(option_paths(call)), *([table] if table else [])]
+    origin |= contents_of(dict.fromkeys([*_with_tables(images), *named]))
+    if out.exists() and is_finished(out, origin, origin_of(out), overwrite, "RDMs"):
+        return
     import neurordl as nrl
 
     residuals = None
@@ -122,7 +145,7 @@ def rdm(
             raise NeurordlError(f"{name}= is for BOLD, and --table reads betas as they are: leave it out")
         patterns = nrl.read_betas(images, table, call.mask(), **call.names.values)
     rdms, parts = _compute(call, patterns, residuals, each_session)
-    nrl.save_rdms(rdms, out)
+    save_with_origin(rdms, out, origin)
     reliability, reason = _reliability(call, parts)
     texts = [f"not computed, {reason}"] if reason else [f"r = {value:.3f}" for value in reliability]
     typer.echo(f"{_describe_patterns(patterns)}\n\n{_describe_rdms(rdms, texts)}\n")
@@ -131,8 +154,19 @@ def rdm(
         typer.echo("note: the names of the images do not say which subject they are of; --subject names it")
 
 
+def _with_tables(images: Sequence[Path]) -> list[Path]:
+    """Images, with the files beside them that may be read with them."""
+    from neurordl.patterns.bids import find_sidecars
+
+    files = dict.fromkeys(images)
+    for image in images:
+        with suppress(NeurordlError):  # an error where they are read
+            files |= dict.fromkeys([*find_sidecars(image), *image.parent.glob("*_desc-confounds_*")])
+    return list(files)
+
+
 def _check_out(out: Path) -> None:
-    if not out.parent.is_dir() or out.suffix not in (".h5", ".hdf5"):
+    if not out.parent.is_dir() or out.suffix not in _WRITTEN:
         raise NeurordlError(f"--out {out}: expected a file named .h5, in a folder that exists")
 
 
@@ -152,7 +186,9 @@ def _model(call: Calls) -> RunModel:
 # a folder
 
 
-def _rdms_of_folder(folder: Path, out: Path, table: Path | None, each_session: bool, call: Calls) -> None:
+def _rdms_of_folder(
+    folder: Path, out: Path, table: Path | None, each_session: bool, overwrite: bool, call: Calls
+) -> None:
     """Write the RDMs of all subjects into a file, with the memory of one; finished subjects are kept."""
     import neurordl as nrl
     from neurordl.experiments import ROWS, SETTINGS, run_grid
@@ -171,9 +207,14 @@ def _rdms_of_folder(folder: Path, out: Path, table: Path | None, each_session: b
     subjects = {subject.name: subject for subject in find_bids(folder, **call.bids.values)}
     options = {"model": _model(call), "confounds": call.confounds(), "mask": call.mask() or "brain"}
     options |= {name: call.read_patterns.values[name] for name in ("leave_out",)} | call.names.values
-    settings = {name: value for part in vars(call).values() for name, value in part.values.items()}
-    settings |= {"folder": folder.resolve(), "each_session": each_session, "version": __version__}
+    settings = settings_of(call, folder=folder, each_session=each_session)
     settings.pop("subjects", None)  # others can be added later
+    stamps = {name: _stamp(subject, option_paths(call)) for name, subject in subjects.items()}
+    origin = {**settings, "subjects": ", ".join(subjects)}
+    origin |= {f"the files of {name}": stamp for name, stamp in stamps.items()}
+    if out.exists() and is_finished(out, origin, origin_of(out), overwrite, "RDMs"):
+        _remove_finished(parts, settings)  # of a command that was interrupted at its very end
+        return
 
     def compute(subject: str, files: str) -> dict[str, float]:
         with collect_notices():
@@ -183,7 +224,7 @@ def _rdms_of_folder(folder: Path, out: Path, table: Path | None, each_session: b
         computed.append(subject)
         return row
 
-    jobs = [{"subject": name, "files": _stamp(subject, settings)} for name, subject in subjects.items()]
+    jobs = [{"subject": name, "files": stamp[:16]} for name, stamp in stamps.items()]
     rows = run_grid(jobs, compute, parts, fingerprint=settings).drop(columns="files")
     names = {str(job["subject"]): "_".join(job.values()) for job in jobs}
     for text in (text for name in names.values() for text in read_json(parts / f"{name}.json")):
@@ -192,7 +233,7 @@ def _rdms_of_folder(folder: Path, out: Path, table: Path | None, each_session: b
         warnings.simplefilter("ignore", UserWarning)  # of missing pairs, which were counted
         each = {subject: nrl.load_rdms(parts / f"{name}.h5") for subject, name in names.items()}
     rdms = nrl.merge_rdms(each, missing="nan")
-    nrl.save_rdms(rdms, out)
+    save_with_origin(rdms, out, origin)
     _remove_parts(parts, parts / ROWS, parts / SETTINGS)
     typer.echo(_describe_subjects(rows, rdms))
     if len(computed) < len(subjects):
@@ -200,6 +241,16 @@ def _rdms_of_folder(folder: Path, out: Path, table: Path | None, each_session: b
         typer.echo(f"{before} of {number} had been computed before")
     counts = f"{counted(rdms.n_rdm, 'RDM')} of {counted(len(subjects), 'subject')}"
     typer.echo(f"{out} holds {counts} and {rdms.n_cond} stimuli")
+
+
+def _remove_finished(parts: Path, settings: Origin) -> None:
+    """Remove what is left of the parts of a finished file, if they have its settings."""
+    from neurordl.experiments import ROWS, SETTINGS
+
+    if (parts / SETTINGS).is_file() and read_json(parts / SETTINGS) == json.loads(json.dumps(settings)):
+        _remove_parts(parts, parts / ROWS, parts / SETTINGS)
+    with suppress(OSError):  # not empty, or there is none
+        parts.rmdir()
 
 
 def _remove_parts(parts: Path, rows: Path, settings: Path) -> None:
@@ -249,27 +300,17 @@ def _n_channels(record: Mapping[str, Any]) -> int:
     return int(next(record[noun] for noun in ("voxels", "vertices", "grayordinates") if noun in record))
 
 
-def _stamp(subject: BidsSubject, settings: Mapping[str, Any]) -> str:
-    """A checksum of all files on which the RDMs of a subject may depend: texts, or sizes and times."""
-    from neurordl.patterns.bids import find_sidecars
+def _stamp(subject: BidsSubject, paths: Sequence[Path]) -> str:
+    """A checksum of all files on which the RDMs of a subject may depend, with those that options name."""
+    beside = {file for image in subject.images for file in image.parent.iterdir() if file.is_file()}
+    files = {*beside, *_with_tables(subject.images), *subject.events, *_expanded(paths, subject.name)}
+    return checksum(file for file in files if file.is_file() and file.suffix not in _WRITTEN)
 
-    files = {file for image in subject.images for file in image.parent.iterdir()} | {*subject.events}
-    for image in subject.images:
-        with suppress(NeurordlError):  # an error where they are read
-            files |= {*find_sidecars(image)}
-    for value in settings.values():
-        for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path):
-                name = str(path).replace("{subject}", subject.name)
-                files |= {Path(name.replace("{hemi}", mark)) for mark in ("L", "R", "lh", "rh")}
-    lines = []
-    for file in sorted({file.resolve() for file in files if file.is_file()}):
-        if file.suffix.lower() in _TEXTS:
-            state = hashlib.sha256(file.read_bytes()).hexdigest()
-        else:
-            state = f"{file.stat().st_size} {file.stat().st_mtime_ns}"
-        lines.append(f"{file} {state}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+def _expanded(paths: Sequence[Path], subject: str = "") -> list[Path]:
+    """The files that paths name, in which {subject} stands for the subject and {hemi} for each side."""
+    names = [str(path).replace("{subject}", subject) for path in paths]
+    return [Path(name.replace("{hemi}", mark)) for name in names for mark in ("L", "R", "lh", "rh")]
 
 
 def _describe_subjects(rows: pd.DataFrame, rdms: RDMs) -> str:
@@ -388,6 +429,7 @@ def merge(
     subjects: Sequence[str] | None = None,
     roi: Sequence[str] | None = None,
     session: Sequence[str] | None = None,
+    overwrite: bool = False,
     *,
     call: Calls,
 ) -> None:
@@ -400,7 +442,10 @@ def merge(
     files
         Files with RDMs: .h5, .mat, .npz, .npy, .csv, .tsv or .json.
     out
-        The .h5 file to write.
+        The .h5 file to write. If it exists and was made of the same files with the same settings, nothing is
+        done; otherwise the command says what differs, and --overwrite replaces it.
+    overwrite
+        Replace an earlier file that was made of other files or with other settings.
     subjects
         The subject of each file, if the files do not name them: s01,s02,s03.
     roi
@@ -424,7 +469,10 @@ def merge(
         raise NeurordlError(f"{repeated[0]} is named twice; name each file once")
     if out.resolve() in [file.resolve() for file in files]:
         raise NeurordlError(f"--out {out} is a file to merge, and would be overwritten; choose another")
-    import neurordl as nrl
+    origin = settings_of(call, files=files, subjects=subjects, roi=roi, session=session)
+    origin |= contents_of([*files, *option_paths(call)])
+    if out.exists() and is_finished(out, origin, origin_of(out), overwrite, "RDMs"):
+        return
     from neurordl.rdms.files import SUBJECTS, read_names
 
     named = {
@@ -453,7 +501,7 @@ def merge(
                 f"{problem}; name the subject of each file by --subjects, or merge fewer files"
             )
     rdms = call.merge_rdms(each)
-    nrl.save_rdms(rdms, out)
+    save_with_origin(rdms, out, origin)
     for name, part in each.items():
         typer.echo(f"{name} holds {_describe_content(part)}")
     typer.echo(f"\n{out} holds {_describe_content(rdms)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -30,7 +31,7 @@ from neurordl.arrays import Bools
 from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids
 from neurordl.io import atomic_write, damage_named, make_folder, read_text
-from neurordl.patterns.images import Mask, Regions, load_image, read_mask
+from neurordl.patterns.images import Mask, Regions, VolumeSpace, load_image, read_mask
 from neurordl.patterns.tables import as_list
 from neurordl.patterns.trials import TrialArray, open_trials
 from neurordl.progress import tracked
@@ -106,7 +107,8 @@ class _Part:
         broken, constant = np.zeros((2, len(self.channels)), dtype=bool)
         sessions = self.rows.get("session", pd.Series("", index=self.rows.index)).to_numpy()
         for rows, columns, read in tracked(self.blocks, f"reading {self.subject}"):
-            block = np.array(read(), dtype=np.float32)
+            block = np.asarray(read(), dtype=np.float32)
+            block = block.copy() if standardize else block  # which may be a view of the file
             for session in dict.fromkeys(sessions[rows]):
                 chosen = sessions[rows] == session
                 part = block if chosen.all() else block[chosen]
@@ -155,24 +157,34 @@ class _Part:
         key = json.dumps([state, tables, standardize, dict(self.record)]).encode()
         path = folder / f"{self.subject}_{hashlib.sha256(key).hexdigest()[:16]}.npy"
         path_of_kept = path.with_suffix(".kept.npy")
-        if not path.is_file() or not path_of_kept.is_file():
+        known = path.is_file() and path_of_kept.is_file()
+        if not known:
             self._write(path, path_of_kept, standardize)
         with damage_named(path, "remove it; it is then written again"):
             kept = np.load(path_of_kept, allow_pickle=False)
             values = np.load(path, mmap_mode="r", allow_pickle=False)
             if values.shape != (len(self.rows), kept.sum()) or len(kept) != len(self.channels):
                 raise ValueError(f"it has shape {values.shape}")
+        if known and not kept.all():
+            count = f"{(~kept).sum()} of {len(kept)} channels"
+            notify(f"{self.subject}: {count} were dropped when {path} was written: NaN, constant or no data")
         return values, kept
 
     def _write(self, path: Path, path_of_kept: Path, standardize: bool) -> None:
+        size = math.prod(self.shape) * np.dtype(np.float32).itemsize
         with atomic_write(path) as aside, tempfile.TemporaryFile(dir=path.parent) as scratch:
-            whole = np.memmap(scratch, np.float32, "w+", shape=self.shape)
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later it would end the process
+                os.posix_fallocate(scratch.fileno(), 0, size)
+            scratch.truncate(size)
+            whole = np.memmap(scratch, np.float32, "r+", shape=self.shape)
             kept = self.kept(*self.fill(whole, standardize))
             shape = (len(whole), int(kept.sum()))
-            values = np.lib.format.open_memmap(aside, "w+", np.float32, shape)
-            for rows in _row_blocks(*self.shape):
-                values[rows] = whole[rows][:, kept]
-            values.flush()
+            descr = np.lib.format.dtype_to_descr(whole.dtype)
+            with aside.open("wb") as file:
+                header = {"descr": descr, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for rows in _row_blocks(*self.shape):
+                    whole[rows][:, kept].tofile(file)
             with atomic_write(path_of_kept) as aside_of_kept:
                 np.save(aside_of_kept, kept)
 
@@ -244,17 +256,24 @@ def _named_channels(roi: Names | Mapping[str, Names], find: Callable[[str], dict
     return Mask(code != 0, [names[number - 1] for number in code[code != 0]], "roi")
 
 
+def _is_image(roi: ROI) -> bool:
+    """Whether a ROI is a mask or an atlas, and not the name of one."""
+    if isinstance(roi, str):
+        return roi.endswith((".nii", ".nii.gz"))
+    return isinstance(roi, Regions | nib.Nifti1Image | os.PathLike)
+
+
 def _channels_of_volume(
     roi: ROI, find: Callable[[str], dict[str, Bools]], grid: nib.Nifti1Image
-) -> tuple[Bools, pd.DataFrame]:
-    """Voxels of ROIs by name, or of a mask in the space of the betas: where they are, and their table."""
-    is_file = isinstance(roi, str) and roi.endswith((".nii", ".nii.gz"))
-    if is_file or isinstance(roi, Regions | nib.Nifti1Image | os.PathLike):
+) -> tuple[Bools, pd.DataFrame, dict[str, object]]:
+    """Voxels of ROIs by name, or of a mask in the space of the betas: where, their table, and the record."""
+    if _is_image(roi):
         mask = read_mask(roi, grid)  # type: ignore[arg-type]
     else:
-        mask = _named_channels(roi, find)
-    table = pd.DataFrame(dict(zip("xyz", np.nonzero(mask.inside), strict=True)))
-    return mask.inside, table if mask.roi is None else table.assign(roi=mask.roi)
+        mask = _named_channels(roi, find)  # type: ignore[arg-type]
+    space = VolumeSpace(mask, grid)
+    every = np.ones(int(mask.inside.sum()), dtype=bool)
+    return mask.inside, pd.DataFrame(space.channels(every)), space.record()
 
 
 def _values_of_volumes(path: Path, inside: Bools, n_trials: int) -> Values:
@@ -264,7 +283,7 @@ def _values_of_volumes(path: Path, inside: Bools, n_trials: int) -> Values:
         array = TrialArray(array.values, array.name, reversed=True)  # as MATLAB wrote it
         _check_session(path, array.shape, inside, n_trials)
         with damage_named(path, "download it again"):
-            return _slabs(array.values, inside)
+            return _voxels(array.values, inside)
     image, name = load_image(path, "image of betas")
     _check_session(path, image.shape, inside, n_trials)
     with damage_named(name, "download it again"):
@@ -279,11 +298,17 @@ def _check_session(path: Path, shape: tuple[int, ...], inside: Bools, n_trials: 
         )
 
 
-def _slabs(betas: Values, inside: Bools) -> Values:
-    """Voxels of (trials, z, y, x), read in slabs of z that hold some of them."""
+def _voxels(betas: Values, inside: Bools) -> Values:
+    """Voxels of (trials, z, y, x), which are stored voxel by voxel, as NSD's are, or otherwise."""
     x, y, z = np.nonzero(inside)
-    box = tuple(slice(axis.min(), axis.max() + 1) for axis in (y, x))
     values = np.empty((len(betas), len(x)), dtype=betas.dtype)
+    if (getattr(betas, "chunks", None) or (0, 1, 1, 1))[1:] == (1, 1, 1):
+        flat = np.ravel_multi_index((x, y, z), inside.shape)
+        breaks = np.flatnonzero((np.diff(flat) != 1) | (z[1:] == 0)) + 1
+        for start, stop in pairwise([0, *breaks.tolist(), len(x)]):  # neighbors along z
+            values[:, start:stop] = betas[:, z[start] : z[stop - 1] + 1, y[start], x[start]]
+        return values
+    box = tuple(slice(axis.min(), axis.max() + 1) for axis in (y, x))
     size = len(betas) * betas.dtype.itemsize * (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
     step = max(1, _AT_ONCE // size)
     for start in range(z.min(), z.max() + 1, step):
@@ -499,13 +524,15 @@ def load_nsd(
     space = f"nsddata/ppdata/{name}/func1pt8mm"
     grid_file = layout.need(f"{space}/brainmask.nii.gz", f"{space}/roi/nsdgeneral.nii.gz")
     grid, _ = load_image(grid_file, "mask")
-    inside, channels = _channels_of_volume(roi, lambda text: _nsd_regions(layout, name, text), grid)
+    inside, channels, space_record = _channels_of_volume(
+        roi, lambda text: _nsd_regions(layout, name, text), grid
+    )
 
     def read(path: Path, n_trials: int) -> Values:
         return _values_of_volumes(path, inside, n_trials).astype(np.float32) / _NSD_SCALE
 
     blocks = _blocks_of_sessions(rows, files, read)
-    record = {"data_set": "NSD", "betas": betas, "space": "func1pt8mm"}
+    record = {"data_set": "NSD", "betas": betas, "space": "func1pt8mm", **space_record}
     return _Part(name, rows, channels, blocks, files, record).read(standardize, cache)
 
 
@@ -618,12 +645,15 @@ def load_nsd_stimuli(folder: Folder, ids: Iterable[str] | None = None, **preproc
         wanted = known if ids is None else list(dict.fromkeys(map(str, ids)))
         numbers = match_ids(wanted, known, names=("ids=", f"images in {path}"))
         step = max(1, _AT_ONCE // int(np.prod(brick.shape[1:])))
-        parts = list[torch.Tensor]()
+        pixels: torch.Tensor | None = None
         for start in range(0, len(wanted), step):
             images = np.stack([brick[int(number)] for number in numbers.index[start : start + step]])
-            pixels, prepared = array_pixels(images, preprocessing)
-            parts.append(pixels)
-    return StimulusSet(tuple(wanted), torch.cat(parts), prepared, source=str(path))
+            part, prepared = array_pixels(images, preprocessing)
+            if pixels is None:  # so that the images are never in memory twice
+                pixels = part.new_empty((len(wanted), *part.shape[1:]))
+            pixels[start : start + step] = part
+    assert pixels is not None  # match_ids refuses an empty list
+    return StimulusSet(tuple(wanted), pixels, prepared, source=str(path))
 
 
 # The Algonauts 2023 challenge
@@ -1022,3 +1052,202 @@ def _folder_of_images(layout: _Layout, relative: str) -> Path:
         return place
     has_images = layout.folder.is_dir() and bool(_images_by_id(layout.folder))
     return layout.folder if has_images else layout.need(relative)
+
+
+# BOLD5000, the release with GLMsingle
+
+_BOLD5000_PAGE = "https://bold5000-dataset.github.io/website/download.html"
+_BOLD5000_ACCESS = f"Download release 2.0 from {_BOLD5000_PAGE}"
+_BOLD5000_TRIALS = 37  # in a run
+# runs of each session, counted in the lists of images of https://github.com/nchang430/BOLD5000-Scripts
+_BOLD5000_RUNS = {
+    "CSI1": (10, 10, 10, 9, 10, 9, 10, 9, 9, 10, 9, 9, 9, 9, 10),
+    "CSI2": (10, 9, 10, 10, 10, 9, 9, 9, 9, 9, 10, 10, 9, 10, 9),
+    "CSI3": (10, 9, 10, 9, 10, 10, 10, 9, 9, 9, 10, 9, 9, 9, 10),
+    "CSI4": (10, 9, 9, 10, 9, 9, 9, 9, 10),
+}
+
+
+def load_bold5000(
+    folder: Folder,
+    subject: int | str,
+    roi: ROI,
+    *,
+    sessions: Iterable[int] | None = None,
+    standardize: bool = False,
+    cache: Folder | None = None,
+    betas: str = "TYPED-FITHRF-GLMDENOISE-RR",
+) -> Dataset:
+    r"""Load single trials of BOLD5000 (Chang et al. 2019, Sci. Data 6:49), of release 2.0 with GLMsingle.
+
+    They are betas in percent signal change, from the arrays of ROIs, or session by session from the images
+    of the whole brain. Its authors recommend ``standardize=True``. The layout is that of the release's notes
+    (https://github.com/BOLD5000-dataset/BOLD5000); the function was tested on miniatures of it only.
+
+    Parameters
+    ----------
+    folder
+        The folder with ``CSI1_imgnames.txt`` and, for ROIs by name,
+        ``CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_LHPPA.npy`` and so on, there, in ``py`` or in
+        ``BOLD5000_GLMsingle_ROI_betas/py``; for a mask, ``CSI1_GLMbetas-..._ses-01.nii.gz`` and so on.
+    subject
+        1 to 4, or "CSI1" to "CSI4".
+    roi
+        A ROI of a hemisphere ("LHPPA"), of both ("PPA"), or several of them; a mapping joins them under other
+        names. Or a mask or atlas in the space of the betas, as in `neurordl.read_patterns`; "brain" is
+        ``CSI1_brainmask.nii.gz``, which users found not to lie exactly on the betas: voxels without values
+        are dropped.
+    sessions, standardize, cache
+        As in `load_nsd`; there are 15 sessions, and 9 of CSI4.
+    betas
+        The version of the betas in the names of the files.
+
+    Returns
+    -------
+    Dataset
+        (trials, voxels), float32, with the observation descriptors ``stimulus`` (the file of the image
+        without its suffix and without "rep_", such as "n01930112_19568"), ``session``, ``run`` and
+        ``repeat``, the channel descriptors ``roi``, ``hemisphere`` and ``column``, or ``x``, ``y`` and ``z``
+        of a mask, and ``subject``.
+
+    Warns
+    -----
+    UserWarning
+        CSI4 has fewer sessions; voxels with NaN, or constant ones in a session, were dropped.
+
+    Raises
+    ------
+    NeurordlError
+        A file is missing, damaged, or does not fit the others, or a ROI is unknown.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:  # with all 3,108 trials of CSI4, and 4 voxels of the left PPA
+    ...     names = "\n".join(f"n{number:08d}_1.JPEG" for number in range(3108))
+    ...     _ = (Path(folder) / "CSI4_imgnames.txt").write_text(names)
+    ...     name = "CSI4_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_LHPPA.npy"
+    ...     np.save(Path(folder) / name, np.random.default_rng(0).normal(size=(3108, 4)))
+    ...     patterns = nrl.datasets.load_bold5000(folder, "CSI4", "LHPPA", sessions=[1])
+    >>> patterns.measurements.shape, patterns.obs_descriptors["run"][-1]
+    ((370, 4), 'ses-01_run-10')
+    """
+    layout = _Layout("BOLD5000", check_path("folder", folder), _BOLD5000_ACCESS)
+    name, _ = _name_of_subject(subject, "CSI{}", 4)
+    numbers = _numbers_of_sessions(sessions, name, len(_BOLD5000_RUNS[name]), 15)
+    rows, chosen = _bold5000_rows(layout, name, numbers)
+    base = f"{name}_GLMbetas-{betas}"
+    record: dict[str, object] = {"data_set": "BOLD5000", "betas": betas}
+    if roi == _BRAIN or _is_image(roi):
+        files = [layout.need(f"{base}_ses-{number:02d}.nii.gz") for number in numbers]
+        grid, _ = load_image(files[0], "image of betas")
+        image = layout.need(f"{name}_brainmask.nii.gz") if roi == _BRAIN else roi
+        inside, channels, space_record = _channels_of_volume(image, lambda _: {}, grid)
+        record |= space_record
+        blocks = _blocks_of_sessions(rows, files, lambda path, count: _values_of_volumes(path, inside, count))
+    else:
+        arrays = _bold5000_arrays(layout, f"{base}_allses_", name)
+        mask = _named_channels(roi, lambda text: _bold5000_region(name, arrays, text))  # type: ignore[arg-type]
+        every = [(label, column) for label, array in arrays.items() for column in range(array.shape[1])]
+        labels, columns = zip(*(every[place] for place in np.flatnonzero(mask.inside)), strict=True)
+        channels = pd.DataFrame({"roi": mask.roi, "hemisphere": [label[:2].lower() for label in labels]})
+        channels["column"] = columns
+        blocks, used = list[Block](), [arrays[label] for label in dict.fromkeys(labels)]
+        for array in used:
+            start = blocks[-1][1].stop if blocks else 0
+            part = slice(start, start + array.shape[1])
+            blocks.append((slice(None), part, partial(array.values.__getitem__, chosen)))
+        files = [Path(array.name) for array in used]
+    return _Part(name, rows, channels, blocks, files, record).read(standardize, cache)
+
+
+def _bold5000_rows(layout: _Layout, name: str, sessions: Sequence[int]) -> tuple[pd.DataFrame, Values]:
+    """Rows of the trials of some sessions, and which of all trials these are."""
+    path, runs = layout.need(f"{name}_imgnames.txt"), np.array(_BOLD5000_RUNS[name])
+    names = read_text(path).split()
+    if len(names) != runs.sum() * _BOLD5000_TRIALS:
+        trials = f"{name} has {runs.sum()} runs of {_BOLD5000_TRIALS} trials"
+        raise NeurordlError(f"{path} names {len(names)} images, and {trials}; download it again")
+    session = np.repeat(np.arange(1, len(runs) + 1), runs * _BOLD5000_TRIALS)
+    run = np.concatenate([np.repeat(np.arange(1, count + 1), _BOLD5000_TRIALS) for count in runs])
+    chosen = np.flatnonzero(np.isin(session, sessions))
+    stimuli = [Path(names[trial].removeprefix("rep_")).stem for trial in chosen]
+    return _trial_rows(stimuli, session[chosen].tolist(), run[chosen].tolist()), chosen
+
+
+def _bold5000_arrays(layout: _Layout, prefix: str, name: str) -> dict[str, TrialArray]:
+    """The arrays of ROIs by name, such as "LHPPA", with all trials of a subject."""
+    n_trials = sum(_BOLD5000_RUNS[name]) * _BOLD5000_TRIALS
+    places = ("", "py/", "BOLD5000_GLMsingle_ROI_betas/py/")
+    paths = {
+        path.stem.removeprefix(prefix): path
+        for place in places
+        for path in sorted((layout.folder / place).glob(f"{prefix}[LR]H*.npy"))
+    }
+    if not paths:
+        layout.need(f"{places[-1]}{prefix}LHPPA.npy")
+    arrays = {label: open_trials(path) for label, path in paths.items()}
+    for array in arrays.values():
+        if len(array.shape) != 2 or array.shape[0] != n_trials:
+            raise NeurordlError(
+                f"{array.name} has shape {array.shape}, expected {n_trials} trials, one for each image that "
+                "the subject saw; download it again"
+            )
+    return arrays
+
+
+def _bold5000_region(name: str, arrays: Mapping[str, TrialArray], wanted: str) -> dict[str, Bools]:
+    """Columns of all arrays, side by side, that belong to a ROI of a hemisphere or of both."""
+    labels = [label for label in arrays if wanted in (label, label[2:])]
+    if wanted == _BRAIN:
+        raise NeurordlError(f"roi=: 'brain' is not combined with ROIs by name, such as {listed(arrays)}")
+    if not labels:
+        names = listed([*sorted({label[2:] for label in arrays}), *arrays, _BRAIN], most=30)
+        raise NeurordlError(f"roi=: {wanted!r} is no ROI of {name}; it has {names}")
+    return {
+        wanted: np.concatenate([np.full(array.shape[1], label in labels) for label, array in arrays.items()])
+    }
+
+
+def load_bold5000_stimuli(
+    folder: Folder, ids: Iterable[str] | None = None, **preprocessing: Any
+) -> StimulusSet:
+    """Load images of BOLD5000 by their ids: scenes, and images of COCO and ImageNet.
+
+    Parameters
+    ----------
+    folder
+        The folder with ``BOLD5000_Stimuli``, or that folder, of which ``Scene_Stimuli/Presented_Stimuli`` is
+        read; or a folder of images, also in subfolders.
+    ids
+        Ids such as "n01930112_19568", as in `load_nsd_stimuli`; by default all images in the folder.
+    **preprocessing
+        ``size``, ``channels``, ``mean``, ``std`` and ``crop`` of `neurordl.Preprocessing`; ``size`` is needed
+        where images have several sizes.
+
+    Raises
+    ------
+    NeurordlError
+        An image is missing or damaged, or two images have the same id.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> import neurordl as nrl
+    >>> with TemporaryDirectory() as folder:
+    ...     place = Path(folder) / "Scene_Stimuli" / "Presented_Stimuli" / "Scene"
+    ...     place.mkdir(parents=True)
+    ...     Image.new("RGB", (20, 20)).save(place / "banquetHall2.jpg")
+    ...     nrl.datasets.load_bold5000_stimuli(folder, ["banquetHall2"], size=8).ids
+    ('banquetHall2',)
+    """
+    root = check_path("folder", folder)
+    root = root / "BOLD5000_Stimuli" if (root / "BOLD5000_Stimuli").is_dir() else root
+    access = f"Get BOLD5000_Stimuli.zip from {_BOLD5000_PAGE}"
+    place = _folder_of_images(_Layout("BOLD5000", root, access), "Scene_Stimuli/Presented_Stimuli")
+    return _read_stimuli(_images_by_id(place), ids, place, preprocessing)

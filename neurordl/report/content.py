@@ -16,6 +16,7 @@ from neurordl.experiments import CONTROLS, TAUGHT, all_differences, paired_diffe
 from neurordl.io import sha256_file, sha256_state
 from neurordl.plots import (
     plot_layer_roi,
+    plot_model_time,
     plot_paired,
     plot_scores,
     plot_time_course,
@@ -25,7 +26,7 @@ from neurordl.plots import (
 from neurordl.plots.training import bounds_of, column_name, transfer_path
 from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
 from neurordl.rsa.inference.infer import mean_interval
-from neurordl.rsa.scores import p_text, rows_of_means
+from neurordl.rsa.scores import p_text, rows_of_means, time_axes
 from neurordl.teachers.base import Record
 from neurordl.training.run import BEST, LAST, Run
 from neurordl.validate import counted, listed
@@ -434,25 +435,33 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
     if len(rois) > _MOST_ROIS:
         text += f" Shown are the first {_MOST_ROIS} of {len(rois)} ROIs."
     title, spoken = f"{_capital(scores.noun)}s and the noise ceiling, {which}", f"{text} {_spoken(means)}"
-    over_time = "time" in frame
+    axes = time_axes(frame)
+    over_time = bool(axes)
     if groups := set(scores.settings.get("groups") or ()):
         text += f" The stimuli come in {len(groups)} groups."
     for roi in rois[:_MOST_ROIS] if over_time else ():
         text = f"Means over time{f' in {roi}' if roi else ''} with their intervals, and the noise ceiling."
         spoken = f"{text} {_spoken(means[means['roi'] == roi])}"
-        yield draw(partial(plot_time_course, frame, roi=roi), title, spoken, text)
+        if len(axes) == 1:
+            yield draw(partial(plot_time_course, frame, roi=roi), title, spoken, text)
+            continue
+        text = f"Means at each time of the model and of the data{f' in {roi}' if roi else ''}."
+        for layer in list(dict.fromkeys(frame["layer"]))[:_MOST_ROIS]:
+            drawing = partial(plot_model_time, frame, layer=layer, roi=roi)
+            yield draw(drawing, f"{layer or 'the model'}: {title}", spoken, text)
     if not over_time:
         yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
     if not over_time and len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
         text = f"The mean similarity of each {scores.noun} with each ROI."
         text += " Numbers in brackets, if there are any, are not significantly above zero (one-sided)."
         yield draw(partial(plot_layer_roi, frame), f"{_capital(scores.noun)}s by ROIs, {which}", text)
-    header = (scores.noun, "ROI", "time (s)", "which", "mean", "95 % interval", "p, one-sided", "p, FDR")
+    at = "model time × time (s)" if len(axes) > 1 else "time (s)"
+    header = (scores.noun, "ROI", at, "which", "mean", "95 % interval", "p, one-sided", "p, FDR")
     rows = [
         [
             str(row["layer"]) or "output",
             str(row["roi"]),
-            f"{row['time']:.4g}" if over_time else "",
+            " × ".join(f"{row[name]:.4g}" for name in axes),
             "" if row["subject"] == "mean" else "of the mean RDM",
             number(row["score"]),
             _span(row["ci_low"], row["ci_high"]),

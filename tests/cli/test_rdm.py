@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pandas as pd
 import pytest
 
 import neurordl as nrl
+from neurordl.cli import rdms
 from neurordl.patterns import fmri
 from neurordl.patterns.fmri import read_patterns
 from neurordl.rdms import odd_even_reliability
@@ -202,7 +205,7 @@ def test_shifted_events_are_noticed(shell: Any, data_root: Path, tmp_path: Path)
     for model, seen in (("glm", True), ("average", False)):
         code, _, errors = shell(
             *(*call, "--mask", folder / "slice_brain_mask.nii.gz", "--model", model),
-            *("--out", tmp_path / "x.h5"),
+            *("--out", tmp_path / f"{model}.h5"),
         )
         assert code == 0, errors
         assert ("already shifted by the hemodynamic lag" in errors) == seen
@@ -477,11 +480,91 @@ def test_an_inherited_sidecar_is_part_of_the_stamp(
 
 def test_a_single_rdm_is_counted_as_such(shell: Any, study: Path, tmp_path: Path) -> None:
     options = ("--subjects", "01", "--rois", "IT", "--out", tmp_path / "it.h5")
-    for _ in range(2):  # a finished file is replaced
-        code, printed, errors = shell(*of_folder(study, *options))
-        assert code == 0, errors
-        assert printed.rstrip().endswith("it.h5 holds 1 RDM of 1 subject and 5 stimuli")
-        assert "computed before" not in printed
+    code, printed, errors = shell(*of_folder(study, *options))
+    assert code == 0, errors
+    assert printed.rstrip().endswith("it.h5 holds 1 RDM of 1 subject and 5 stimuli")
+    assert "computed before" not in printed
+
+
+NOTHING = "holds RDMs of the same files and settings already: nothing was computed"
+
+
+def test_a_finished_file_is_left_as_it_is(shell: Any, study: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Of a folder: other settings, files or subjects are named, and only --overwrite replaces the file."""
+    out = tmp_path / "all.h5"
+    whole = of_folder(study, "--out", out)
+    start = (*whole, "--subjects", "01,02")
+    assert shell(*start)[0] == 0
+    before, first = out.read_bytes(), nrl.load_rdms(out)
+
+    def refused(*call: object) -> str:
+        code, printed, errors = shell(*call)
+        assert (code, printed, errors.count("neurordl: ")) == (1, "", 1)
+        assert out.read_bytes() == before
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["all.h5", "study"]
+        return str(errors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fmri, "read_patterns", None)  # nothing is read
+        (study / "sub-01" / "func" / "sub-01_task-sim_run-01_events.tsv").touch()  # the same content
+        code, printed, errors = shell(*start)
+        assert (code, printed) == (0, f"{out} {NOTHING}\n")
+        assert (out.read_bytes(), shell(*start, "--overwrite")[0]) == (before, 0)
+        text = refused(*start, "--model", "average")
+        assert f"{out} holds RDMs already, of other files or settings, which differ in model (glm " in text
+        assert "choose another --out, or replace it by --overwrite" in text
+        assert "subjects (sub-01, sub-02 before, sub-01, sub-02, sub-03 now), the files" in refused(*whole)
+        image = next((study / "derivatives").rglob("sub-02*run-01*_bold.nii.gz"))
+        os.utime(image, ns=(0, 0))
+        assert "differ in the files of sub-02;" in refused(*start)
+    code, printed, errors = shell(*start, "--overwrite")
+    assert code == 0, errors
+    assert printed.endswith("all.h5 holds 4 RDMs of 2 subjects and 5 stimuli\n")
+    again = nrl.load_rdms(out)
+    np.testing.assert_array_equal(again.dissimilarities, first.dissimilarities)
+    assert str(tmp_path).encode() not in out.read_bytes()  # it is sent to others
+
+    nrl.save_rdms(first, out)
+    before = out.read_bytes()
+    assert "exists already, and what it was made of is not recorded; choose another --out" in refused(*start)
+
+
+def test_what_an_interrupted_command_left_is_removed(shell: Any, study: Path, tmp_path: Path) -> None:
+    """Killed after the file was written and before its parts were removed."""
+    out, parts, kept = tmp_path / "all.h5", tmp_path / "all.h5.parts", tmp_path / "kept"
+    call = (*of_folder(study, "--out", out), "--subjects", "01")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rdms, "_remove_parts", lambda *_: shutil.copytree(parts, kept))
+        assert shell(*call)[0] == 0
+    assert (parts / "settings.json").is_file()
+    other = (*of_folder(study, "--out", tmp_path / "other.h5"), "--subjects", "01", "--model", "average")
+    assert shell(*other)[0] == 0
+    assert NOTHING in shell(*call)[1]
+    assert not parts.exists()
+    kept.rename(parts)
+    settings = json.loads((parts / "settings.json").read_text())
+    (parts / "settings.json").write_text(json.dumps({**settings, "model": "average"}))
+    assert NOTHING in shell(*call)[1]
+    assert (parts / "settings.json").is_file()  # of a command with other settings, which may go on
+
+
+def test_finished_rdms_of_images_are_left_as_they_are(shell: Any, tmp_path: Path) -> None:
+    images = [shutil.copy(path, tmp_path / path.name) for path in files("_bold.nii.gz")[:2]]
+    events = [shutil.copy(path, tmp_path / path.name) for path in files("_events.tsv")[:2]]
+    call = ("rdm", *images, "--events", *events, "--dissimilarity", "euclidean", "--out", tmp_path / "it.h5")
+    assert shell(*call)[0] == 0
+    before = (tmp_path / "it.h5").stat().st_mtime_ns
+    assert shell(*call)[1] == f"{tmp_path / 'it.h5'} {NOTHING}\n"
+    assert (tmp_path / "it.h5").stat().st_mtime_ns == before
+    code, _, errors = shell(*call, "--subject", "ann")
+    assert code == 1
+    assert "differ in subject (nothing before, ann now); choose another" in errors
+    events[0].write_text(events[0].read_text().replace("face1", "face9"))
+    code, _, errors = shell(*call)
+    assert code == 1
+    assert f"differ in the content of {events[0].name}; choose another" in errors
+    (tmp_path / images[1].name.replace("_bold.nii.gz", "_bold.json")).write_text('{"RepetitionTime": 2.0}')
+    assert "_bold.json" in shell(*call)[2]
 
 
 # merge
@@ -517,12 +600,17 @@ def test_merged_files_are_in_one_order(shell: Any, parts: Path) -> None:
 def test_a_name_for_each_file(shell: Any, parts: Path) -> None:
     (parts / "two.txt").write_text("ann\nben\n")
     files = (parts / "it_s1.npz", parts / "evc_s1.npz")
-    for names in (("--subjects-from", parts / "two.txt"), ("--subjects", "ann,ben")):
-        code, _, errors = shell(
-            *("merge", *files, *names, "--session", "2", "--diagonal", "ignore", "--out", parts / "m.h5")
-        )
+    for k, names in enumerate((("--subjects-from", parts / "two.txt"), ("--subjects", "ann,ben"))):
+        out = parts / f"m{k}.h5"
+        call = ("merge", *files, *names, "--session", "2", "--diagonal", "ignore", "--out", out)
+        code, _, errors = shell(*call)
         assert code == 0, errors
-        merged = nrl.load_rdms(parts / "m.h5")
+        assert shell(*call)[1] == f"{out} {NOTHING}\n"
+        code, _, errors = shell(*call, "--missing", "nan")
+        assert code == 1
+        assert "differ in missing (error before, nan now)" in errors
+        assert shell(*call, "--missing", "nan", "--overwrite")[0] == 0
+        merged = nrl.load_rdms(out)
         assert list(merged.rdm_descriptors["subject"]) == ["ann", "ben"]
         assert list(merged.rdm_descriptors["session"]) == ["2", "2"]
 

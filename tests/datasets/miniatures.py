@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -80,8 +81,8 @@ def nsd(folder: Path, subject: int = 1, sessions: int | None = None) -> Path:
 
 
 def save_images(folder: Path, names: Iterable[str], size: int = 24) -> None:
-    rng = np.random.default_rng(3)
     for name in names:
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(folder / name)
 
@@ -146,4 +147,38 @@ def things(folder: Path, subject: int = 1, chunks: bool = False) -> Path:
         frame["block1_values"] = np.arange(60)[:, None]
     for concept, rows in table.groupby("concept"):
         save_images(folder / "object_images" / str(concept), rows["stimulus"].unique())
+    return folder
+
+
+def bold5000(folder: Path, subject: int = 4, betas: str = "TYPED-FITHRF-GLMDENOISE-RR") -> Path:
+    """BOLD5000 (release 2) with all trials of a subject, tiny ROIs, and images of three sessions."""
+    rng = np.random.default_rng(subject)
+    name = f"CSI{subject}"
+    n_trials = 3108 if subject == 4 else 5254
+    unique = [
+        *(f"COCO_train2014_{k:012d}.jpg" for k in range(1, n_trials // 3)),
+        *(f"n{k:08d}_{k}.JPEG" for k in range(1, n_trials // 3)),
+        *(f"banquetHall{k}.jpg" for k in range(1, n_trials // 6)),
+    ]
+    rng.shuffle(unique)
+    repeated = [f"rep_{unique[k]}" for k in rng.integers(0, 100, n_trials - len(unique))]
+    names = unique[:200] + rng.permutation([*unique[200:], *repeated]).tolist()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}_imgnames.txt").write_text("\n".join(names) + "\n")
+    arrays = folder / "BOLD5000_GLMsingle_ROI_betas" / "py"
+    arrays.mkdir(parents=True)
+    for roi, width in (("PPA", 4), ("LOC", 3), ("EarlyVis", 5)):
+        for k, side in enumerate(("LH", "RH")):
+            values = rng.normal(size=(n_trials, width - k)).astype(np.float32)
+            np.save(arrays / f"{name}_GLMbetas-{betas}_allses_{side}{roi}.npy", values)
+    mask = np.zeros(SHAPE, dtype=np.uint8)
+    mask[1:4, 1:, 2:5] = 1
+    save_volume(folder / f"{name}_brainmask.nii.gz", mask)
+    for session, trials in ((1, 370), (2, 333), (3, 333)):
+        values = np.where(mask[..., None] > 0, rng.normal(size=(*SHAPE, trials)), np.nan).astype(np.float32)
+        save_volume(folder / f"{name}_GLMbetas-{betas}_ses-{session:02d}.nii.gz", values)
+    place = folder / "BOLD5000_Stimuli" / "Scene_Stimuli" / "Presented_Stimuli"
+    for file in names[:60]:
+        group = "COCO" if file.startswith("COCO") else "ImageNet" if file[0] == "n" else "Scene"
+        save_images(place / group, [file])
     return folder

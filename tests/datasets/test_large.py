@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -21,6 +23,8 @@ from neurordl.datasets import (
     NSD_ROIS,
     load_algonauts,
     load_algonauts_stimuli,
+    load_bold5000,
+    load_bold5000_stimuli,
     load_nsd,
     load_nsd_stimuli,
     load_things,
@@ -33,7 +37,8 @@ from tests.datasets import miniatures
 
 def trained(patterns: Any, stimuli: nrl.StimulusSet, teacher: Any) -> None:
     """Train for an epoch on the images of patterns, and see that the weights changed."""
-    student = nrl.students.small_cnn(width=4)
+    torch.manual_seed(0)
+    student = nrl.students.small_cnn(width=8)
     before = [weights.detach().clone() for weights in student.parameters()]
     objective = nrl.Objective([nrl.RDMLoss(teacher, layer="conv2")], task=None)
     with warnings.catch_warnings():
@@ -84,6 +89,10 @@ def test_nsd_equals_an_independent_reading(nsd: Path) -> None:
     np.testing.assert_array_equal(np.stack([channels[axis] for axis in "xyz"], axis=1), places)
     assert set(channels["roi"]) == {"nsdgeneral"}
     assert patterns.descriptors["subject"] == "subj01"
+    record = json.loads(patterns.descriptors["provenance"])
+    assert record["grid"]["shape"] == list(miniatures.SHAPE)  # for maps of a searchlight
+    assert record["standardize"] is False
+    assert record["betas"] == "betas_fithrf_GLMdenoise_RR"
 
 
 def test_nsd_rois_by_file_by_name_and_joined(nsd: Path) -> None:
@@ -115,6 +124,23 @@ def test_nsd_rois_by_file_by_name_and_joined(nsd: Path) -> None:
         np.testing.assert_array_equal(load_nsd(nsd, 1, roi, sessions=[1]).measurements, brain.measurements)
 
 
+@pytest.mark.parametrize("chunks", [None, (3, 2, 2, 2), (12, 1, 1, 1)])
+def test_nsd_from_hdf5_however_it_is_stored(
+    nsd: Path, tmp_path: Path, chunks: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = miniatures.nsd(tmp_path, sessions=1)
+    expected, *_ = read_nsd(folder, "floc-faces", [1, 2, 3, 4, 5], [1])
+    (path,) = folder.rglob("betas_session01.hdf5")
+    with h5py.File(path) as file:
+        values = file["betas"][:]
+    with h5py.File(path, "w") as file:
+        file.create_dataset("betas", data=values, chunks=chunks)
+    for at_once in (1 << 26, 1000):
+        monkeypatch.setattr("neurordl.datasets.large._AT_ONCE", at_once)
+        patterns = load_nsd(folder, 1, "floc-faces", sessions=[1])
+        np.testing.assert_allclose(patterns.measurements, expected, rtol=1e-6)
+
+
 def test_nsd_from_nifti(nsd: Path, tmp_path: Path) -> None:
     folder = miniatures.nsd(tmp_path, sessions=1)
     (path,) = folder.rglob("betas_session01.hdf5")
@@ -144,6 +170,9 @@ def test_nsd_says_what_it_leaves_out_and_how_many_sessions(tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="dropped 2"):
         in_memory = load_nsd(folder, 4, "floc-faces")
     np.testing.assert_array_equal(in_memory.measurements, patterns.measurements)
+    with pytest.warns(UserWarning, match=r"2 of .* channels were dropped when .*npy was written"):
+        again = load_nsd(folder, 4, "floc-faces", cache=tmp_path / "cache")
+    np.testing.assert_array_equal(again.measurements, patterns.measurements)
 
 
 def test_cache_is_a_memory_map_and_is_never_stale(nsd: Path, tmp_path: Path) -> None:
@@ -173,6 +202,18 @@ def test_cache_is_a_memory_map_and_is_never_stale(nsd: Path, tmp_path: Path) -> 
     damaged.write_bytes(damaged.read_bytes()[:-40])
     with pytest.raises(NeurordlError, match=r"cannot read .*remove it"):
         load_nsd(nsd, 1, "floc-faces", sessions=[1, 2], cache=cache)
+
+
+def test_a_full_disk_leaves_nothing_in_the_cache(
+    nsd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", refuse, raising=False)
+    with pytest.raises(NeurordlError, match="the disk is full"):
+        load_nsd(nsd, 1, "floc-faces", sessions=[1], cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_standardized_sessions(nsd: Path) -> None:
@@ -442,7 +483,7 @@ def test_things_bad_input(things: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(things, tmp_path / "copy")
     path = folder / "betas_csv" / "sub-03_VoxelMetadata.csv"
     pd.read_csv(path)[:-1].to_csv(path, index=False)
-    with pytest.raises(NeurordlError, match="has 60 voxels, and sub-03_VoxelMetadata.* has 59"):
+    with pytest.raises(NeurordlError, match=r"has 60 voxels, and sub-03_VoxelMetadata.csv has 59"):
         load_things(folder, 3, "IT")
     path = folder / "betas_csv" / "sub-03_StimulusMetadata.csv"
     pd.read_csv(path)[:-1].to_csv(path, index=False)
@@ -456,3 +497,110 @@ def test_things_bad_input(things: Path, tmp_path: Path) -> None:
         load_things_stimuli(folder, ["thing1_14s"])
     with pytest.raises(NeurordlError, match=r"object_images is not in .*osf.io"):
         load_things_stimuli(tmp_path / "nowhere")
+
+
+# BOLD5000
+
+
+@pytest.fixture(scope="module")
+def bold5000(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return miniatures.bold5000(tmp_path_factory.mktemp("bold5000"), subject=4)
+
+
+@pytest.mark.filterwarnings("ignore:CSI4 completed 9 of 15")
+def test_bold5000_equals_an_independent_reading(bold5000: Path, tmp_path: Path) -> None:
+    names = (bold5000 / "CSI4_imgnames.txt").read_text().splitlines()
+    ids = [name.removeprefix("rep_").rpartition(".")[0] for name in names]
+    arrays = bold5000 / "BOLD5000_GLMsingle_ROI_betas" / "py"
+    sides = [
+        np.load(arrays / f"CSI4_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{side}PPA.npy")
+        for side in ("LH", "RH")
+    ]
+    patterns = load_bold5000(bold5000, "CSI4", {"PPA": ("LHPPA", "RHPPA")})
+    np.testing.assert_array_equal(patterns.measurements, np.concatenate(sides, axis=1))
+    rows = patterns.obs_descriptors
+    assert list(rows["stimulus"]) == ids
+    assert pd.Series(rows["session"]).value_counts()["ses-01"] == 370  # 10 runs of 37 trials
+    assert rows["run"][369:371] == ["ses-01_run-10", "ses-02_run-01"]
+    assert set(patterns.channel_descriptors["roi"]) == {"PPA"}
+    assert patterns.channel_descriptors["hemisphere"] == ["lh"] * 4 + ["rh"] * 3
+    both = load_bold5000(bold5000, 4, "PPA", cache=tmp_path)
+    np.testing.assert_array_equal(both.measurements, patterns.measurements)
+    assert isinstance(both.measurements, np.memmap)
+    some = load_bold5000(bold5000, 4, ["RHLOC", "LHPPA"], sessions=[2, 9])
+    assert set(some.channel_descriptors["roi"]) == {"RHLOC", "LHPPA"}
+    loc = np.load(arrays / "CSI4_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_RHLOC.npy")
+    part = np.r_[370:703, 3108 - 370 : 3108]
+    np.testing.assert_array_equal(some.measurements, np.concatenate([sides[0], loc], axis=1)[part])
+    assert list(some.obs_descriptors["stimulus"]) == np.array(ids)[part].tolist()
+
+    brain = load_bold5000(bold5000, 4, "brain", sessions=[2, 3], standardize=True)
+    mask = nib.load(bold5000 / "CSI4_brainmask.nii.gz").get_fdata() > 0
+    for session in (2, 3):
+        image = nib.load(bold5000 / f"CSI4_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-{session:02d}.nii.gz")
+        expected = scipy.stats.zscore(image.get_fdata()[mask].T, axis=0)
+        part = brain.measurements[np.array(brain.obs_descriptors["session"]) == f"ses-{session:02d}"]
+        np.testing.assert_allclose(part, expected, rtol=1e-4, atol=1e-5)
+    places = np.stack([brain.channel_descriptors[axis] for axis in "xyz"], axis=1)
+    np.testing.assert_array_equal(places, np.argwhere(mask))
+    by_mask = load_bold5000(bold5000, 4, bold5000 / "CSI4_brainmask.nii.gz", sessions=[2])
+    assert by_mask.measurements.shape == (333, mask.sum())
+
+
+def test_bold5000_says_how_many_sessions(bold5000: Path) -> None:
+    with pytest.warns(UserWarning, match="CSI4 completed 9 of 15 sessions"):
+        load_bold5000(bold5000, 4, "LHPPA")
+
+
+def test_bold5000_images_and_teacher(bold5000: Path) -> None:
+    patterns = load_bold5000(bold5000, 4, "PPA", sessions=[1])
+    ids = list(dict.fromkeys(patterns.obs_descriptors["stimulus"]))[:60]
+    stimuli = load_bold5000_stimuli(bold5000 / "BOLD5000_Stimuli", ids, size=16)
+    assert list(stimuli.ids) == ids
+    with pytest.warns(UserWarning, match="other proportions"):
+        load_bold5000_stimuli(bold5000, ids, size=(8, 16))
+    trained(patterns, stimuli, nrl.PatternTeacher(patterns))
+    rdms = nrl.compute_rdms(patterns, "correlation")
+    trained(patterns, stimuli, nrl.RDMTeacher(rdms))
+
+
+def test_bold5000_bad_input(bold5000: Path, tmp_path: Path) -> None:
+    for options, message in (
+        ({"roi": "FFA"}, "'FFA' is no ROI of CSI4; it has EarlyVis, LOC, PPA, LHEarlyVis"),
+        ({"roi": ["PPA", "LHPPA"]}, "a channel has one ROI"),
+        ({"roi": ["PPA", "brain"]}, "'brain' is not combined with"),
+        ({"subject": 1}, r"CSI1_imgnames.txt is not in"),
+        ({"subject": "CS4"}, "subject"),
+        ({"sessions": [10]}, "sessions= has 10, but CSI4 has the sessions 1 to 9"),
+        ({"roi": "brain", "sessions": [7]}, r"ses-07.nii.gz is not in .*bold5000-dataset.github.io"),
+        ({"betas": "TYPEC-FITHRF-GLMDENOISE"}, "TYPEC-FITHRF-GLMDENOISE"),
+    ):
+        arguments: dict[str, Any] = {"subject": 4, "roi": "PPA", "sessions": [1], **options}
+        with pytest.raises(NeurordlError, match=message):
+            load_bold5000(bold5000, **arguments)
+    folder = shutil.copytree(bold5000, tmp_path / "copy")
+    path = next(folder.rglob("*_LHPPA.npy"))
+    np.save(path, np.load(path)[:-1])
+    with pytest.raises(NeurordlError, match=r"has shape \(3107, 4\), expected 3108 trials"):
+        load_bold5000(folder, 4, "PPA")
+    path = folder / "CSI4_imgnames.txt"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    with pytest.raises(NeurordlError, match="names 3107 images, and CSI4 has 84 runs of 37 trials"):
+        load_bold5000(folder, 4, "PPA")
+
+
+def test_the_page_quotes_the_measured_figures() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "howto" / "large_sets.md").read_text(encoding="utf-8")
+    rows = [
+        line.split("|")[2:4]
+        for line in page[page.index("## What it takes") :].splitlines()
+        if line[:1] == "|"
+    ]
+    quoted = [tuple(float(cell) for cell in row) for row in rows[2:]]
+    measured = pd.read_csv(root / "benchmarks" / "results" / "large_plan.csv", index_col="case")
+    for case, (seconds, memory) in zip(
+        ("session", "load", "open", "images", "train", "rdms"), quoted, strict=True
+    ):
+        assert seconds == pytest.approx(measured.loc[case, "cpu_seconds"], abs=0.05 if seconds < 1 else 0.5)
+        assert memory == pytest.approx(measured.loc[case, "growth_mb"], abs=1)

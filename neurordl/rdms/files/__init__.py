@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +29,7 @@ from neurordl.rdms.files.content import (
     doubts,
     over_time,
 )
-from neurordl.rdms.files.hdf5 import HDF5
+from neurordl.rdms.files.hdf5 import HDF5, write_hdf5
 from neurordl.rdms.files.matlab import MATLAB
 from neurordl.rdms.files.meadows import JSON
 from neurordl.rdms.files.tables import CSV, TSV, read_names
@@ -357,6 +357,20 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
     >>> again.rdm_descriptors["subject"]
     ['s01', 's02']
     """
+    target, write = _checked_target(rdms, path, lossy)
+    write_bytes(target, write(rdms))
+
+
+def save_noted(rdms: RDMs, path: str | os.PathLike[str], note: str) -> None:
+    """As `save_rdms`, an HDF5 file with a note, which `read_note` reads."""
+    target, _ = _checked_target(rdms, path)
+    write_bytes(target, write_hdf5(rdms, note))
+
+
+def _checked_target(
+    rdms: RDMs, path: str | os.PathLike[str], lossy: bool = False
+) -> tuple[Path, Callable[[RDMs], bytes]]:
+    """The file to write, and the writer of its format, which has a place for what the RDMs carry."""
     target = check_path("path", path)
     format = _find_format(target, "write")
     if not is_rdms(rdms):
@@ -368,7 +382,7 @@ def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) 
         raise NeurordlError(f"a {target.suffix} file holds one RDM, and these are {rdms.n_rdm}; write .h5")
     if not lossy and (omitted := ", ".join(format.omits(rdms))):
         raise NeurordlError(f"{target.name} has no place for {omitted}; write .h5, or pass lossy=True")
-    write_bytes(target, write(rdms))
+    return target, write
 
 
 def _find_format(path: Path, verb: str) -> Format:

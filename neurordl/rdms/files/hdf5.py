@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 16
 _MAX_ITEMS = 100_000
+_NOTE = "origin"
 _MAX_SEARCHED = 1 << 24  # bytes of the largest file that is searched for its texts
 
 
@@ -163,10 +164,12 @@ def _read_group(checked: CheckedFile, group: h5py.Group, unread: list[str], dept
     return result
 
 
-def _write(rdms: RDMs) -> bytes:
-    """Store RDMs in rsatoolbox's layout, with all that they carry."""
+def write_hdf5(rdms: RDMs, note: str = "") -> bytes:
+    """Store RDMs in rsatoolbox's layout, with all that they carry, and a note for `read_note`."""
     file = io.BytesIO()  # in memory: on a full disk HDF5 ends the process when it closes the file
     with h5py.File(file, "w") as root:
+        if note:
+            root[_NOTE] = np.bytes_(note.encode())  # no attribute, which holds 64 kB
         root.attrs["rsatoolbox_version"] = metadata.version("rsatoolbox")
         for group in DESCRIPTORS:
             root.create_group(group)  # rsatoolbox reads all of them, also where they are empty
@@ -184,4 +187,13 @@ def _write(rdms: RDMs) -> bytes:
     return file.getvalue()
 
 
-HDF5 = Format((".h5", ".hdf5"), _read, _write)
+def read_note(path: Path) -> str:
+    """The note in a file of RDMs; empty where there is none, or where the file is not HDF5."""
+    try:
+        with h5py.File(path, "r") as file:
+            return str(to_python(CheckedFile(file).values(file[_NOTE])))
+    except (OSError, KeyError, ValueError, AttributeError):
+        return ""
+
+
+HDF5 = Format((".h5", ".hdf5"), _read, write_hdf5)
