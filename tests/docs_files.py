@@ -55,6 +55,11 @@ def brain_files() -> None:
     pictures("stimuli", IDS)
 
 
+def two_networks() -> dict[str, Any]:
+    pictures("stimuli", IDS)
+    return {}
+
+
 def fit() -> dict[str, Any]:
     brain_files()
     return {"labelled": loader()}
@@ -427,4 +432,5 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "report": report,
     "several_gpus": several_gpus,
     "shared_variance": shared_variance,
+    "two_networks": two_networks,
 }

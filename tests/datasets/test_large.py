@@ -21,6 +21,7 @@ from PIL import Image
 import neurordl as nrl
 from neurordl.datasets import (
     NSD_ROIS,
+    find_dataset,
     load_algonauts,
     load_algonauts_stimuli,
     load_bold5000,
@@ -234,7 +235,7 @@ def test_nsd_images_have_the_ids_of_the_trials(nsd: Path) -> None:
         pixels = stimuli.pixels[number].numpy().transpose(1, 2, 0)
         np.testing.assert_array_equal(pixels, images[int(name.removeprefix("nsd-"))])
     small = load_nsd_stimuli(nsd, size=8)
-    assert small.pixels.shape == (160, 3, 8, 8)
+    assert small.pixels.shape == (600, 3, 8, 8)
     shared = nsd_shared_ids(nsd)
     design = scipy.io.loadmat(nsd / "nsddata" / "experiments" / "nsd" / "nsd_expdesign.mat")
     assert [int(name[4:]) + 1 for name in shared] == design["sharedix"].ravel().tolist()
@@ -259,6 +260,39 @@ def test_nsd_teaches(nsd: Path, tmp_path: Path) -> None:
     # cross-validated over the presentations of each image
     patterns.obs_descriptors["run"] = patterns.obs_descriptors["repeat"]
     trained(patterns, stimuli, nrl.PatternTeacher(patterns, dissimilarity="crossnobis"))
+
+
+def test_two_people_of_nsd_share_some_images(nsd: Path, tmp_path: Path) -> None:
+    folder = miniatures.nsd(tmp_path, subject=2, sessions=3)
+    people = {
+        "subj01": load_nsd(nsd, 1, "nsdgeneral", sessions=[1, 2, 3]),
+        "subj02": load_nsd(folder, 2, "nsdgeneral", sessions=[1, 2, 3]),
+    }
+    first, second = (set(patterns.obs_descriptors["stimulus"]) for patterns in people.values())
+    both = first & second
+    assert both <= set(nsd_shared_ids(nsd))
+    assert len(both) > 1
+    teacher = nrl.PatternTeacher(people)
+    ids = [*sorted(both)[:2], sorted(first - second)[0], sorted(second - first)[0]]
+    teacher.prepare(ids)
+    target = teacher.target(nrl.Batch(torch.zeros(4, 3, 8, 8), ids), {})
+    # pairs in condensed order; those of an image of one person with one of the other were seen by no one
+    assert (target.weights > 0).sum(dim=0).tolist() == [1, 1, 1, 1, 1, 0]
+    for name, pair in (("subj01", (0, 2)), ("subj02", (1, 3))):
+        patterns = people[name]
+        stimuli = np.array(patterns.obs_descriptors["stimulus"])
+        means = [patterns.measurements[stimuli == ids[k]].mean(axis=0) for k in pair]
+        number = {(0, 2): 1, (1, 3): 4}[pair]
+        expected = 1 - np.corrcoef(np.array(means, dtype=np.float64))[0, 1]
+        assert float(target.rdms[0, number]) == pytest.approx(expected, abs=1e-5)
+    stimuli = load_nsd_stimuli(nsd, [*first, *second], size=16)
+    trained(people["subj01"], stimuli, teacher)
+
+
+def test_registry_sends_to_the_loaders() -> None:
+    for name in ("nsd", "NSD", "algonauts", "things", "bold5000"):
+        with pytest.raises(NeurordlError, match=f"load_{name.lower()} reads it from the folder"):
+            find_dataset(name)
 
 
 @pytest.mark.parametrize(
