@@ -20,7 +20,7 @@ from scipy import stats
 from torch import nn
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.io import RUN_RECORD, differing, make_folder, read_json, versions, write_json
 from neurordl.patterns.network import sha256_modules
 from neurordl.progress import tracked
@@ -30,7 +30,15 @@ from neurordl.teachers import NetworkTeacher
 from neurordl.teachers.base import ById, Record, spelled
 from neurordl.training.losses import TransferLoss
 from neurordl.training.objective import Objective
-from neurordl.training.run import Run
+from neurordl.training.run import (
+    CHECKPOINT_NAME,
+    START,
+    Run,
+    describe_start,
+    other_start,
+    read_run,
+    recorded_start,
+)
 from neurordl.training.trainer import Execution, fit
 from neurordl.validate import check_choice, check_columns, check_count, check_type
 
@@ -151,7 +159,31 @@ def fit_controls(
 
     with torch.random.fork_rng():
         described = {**study.describe(chosen[0]), **(fingerprint or {})}
+        starts = {seed: study.start(seed) for seed in chosen}
+        for job in jobs:
+            _check_start(Path(out), job, starts[job["seed"]])
+        if text := same_start(starts):
+            notify(text)
         return run_grid(jobs, run, out, fingerprint=described, progress=False)
+
+
+def _check_start(out: Path, job: Mapping[str, Any], now: Record) -> None:
+    """Refuse a student with other initial weights than the run of the same seed in the folder."""
+    before = recorded_start(out / RUNS / "{condition}_{seed}".format(**job))
+    if START in before and now.get(START) not in (None, before[START]):
+        problem = f"{out} holds runs of a student with other initial weights (seed {job['seed']}: "
+        remedy = "choose another folder, or delete that one"
+        raise NeurordlError(f"{problem}{other_start(before, now)}); {remedy}")
+
+
+def same_start(starts: Mapping[int, Record]) -> str:
+    """Say that the runs of all seeds have the same initial weights; empty if they have not, or if unknown."""
+    sums = {start.get(START) for start in starts.values()}
+    if len(starts) < 2 or len(sums) > 1 or None in sums:
+        return ""
+    name = next(iter(starts.values())).get(CHECKPOINT_NAME)
+    text = f"all {len(starts)} seeds start from the same weights{f' (checkpoint {name})' if name else ''}"
+    return f"{text}; intervals over seeds vary only with the order of the data, augmentation and dropout"
 
 
 @dataclass(frozen=True)
@@ -207,6 +239,11 @@ class _Study:
                 loss.weight = 0.0
         no_task: dict[str, Any] = {"task": None} if self.settings.get("labelled") is None else {}
         return network, Objective(losses, **no_task)
+
+    def start(self, seed: int) -> Record:
+        """The weights of the student of a seed, before it is trained."""
+        torch.manual_seed(seed)
+        return describe_start(self.student())
 
     def describe(self, seed: int) -> Record:
         """What all runs must share, by name, with the defaults of `fit`."""

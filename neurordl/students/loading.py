@@ -23,11 +23,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from neurordl.errors import NeurordlError, explain
+from neurordl.io import sha256_state
 from neurordl.students.networks import cifar_resnet, mlp, nin, resnet18, small_cnn, with_spec
 from neurordl.validate import check_count, listed
 
 TRAINED_ON = "trained_on"
 """Attribute of a trained network, and entry of files with its weights: what `fit` has shown to it."""
+
+READ_FROM = "read_from"
+"""Attribute of a network whose weights `load_weights` has read: the name of the file, and their checksum."""
 
 STUDENTS: dict[str, Callable[..., nn.Module]] = {
     net.__name__: net for net in (small_cnn, nin, cifar_resnet, resnet18, mlp)
@@ -289,6 +293,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     with explain(f"the weights in {source} do not fit", RuntimeError):
         network.load_state_dict(state, strict=False)
     setattr(network, TRAINED_ON, _trained_on(source))
+    setattr(network, READ_FROM, (source.name, sha256_state(network.state_dict())))
 
 
 def _trained_on(source: Path) -> list[Any]:

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from neurordl import io, students
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.patterns.network import unwrapped
 from neurordl.rsa.leaks import Exposure, check_exposures, shown_images
 from neurordl.stimuli import Preprocessing, StimulusSet
-from neurordl.students.loading import TRAINED_ON, load_weights
+from neurordl.students.loading import READ_FROM, TRAINED_ON, load_weights
 from neurordl.teachers.base import Record
 from neurordl.validate import brief, check_choice, counted, folded_html, listed
 
@@ -40,6 +40,9 @@ TRAINED_CLASSES = "trained_classes"
 
 # Parts of the record that must agree when a run is resumed: the others say when and where it ran.
 _SAME = ("settings", "optimizer", "objective", "student", "stimuli", "labelled")
+
+# Of the student in the record: its weights before training, the name of the checkpoint, and the weights in it.
+START, CHECKPOINT_NAME, CHECKPOINT_SUM = _START = ("sha256_weights", "checkpoint", "sha256_checkpoint")
 
 
 @dataclass
@@ -248,6 +251,35 @@ def exposures(
     return [now, *earlier]
 
 
+def describe_start(student: nn.Module) -> Record:
+    """The weights of a student before it is trained: their checksum, and the checkpoint that they are from."""
+    student = unwrapped(student)
+    start: Record = {START: io.sha256_state(student.state_dict())}
+    part = next((part for part in student.modules() if hasattr(part, READ_FROM)), None)
+    if part is not None:
+        name, before = getattr(part, READ_FROM)
+        changed = before != io.sha256_state(part.state_dict())
+        start[CHECKPOINT_NAME] = f"{name}, changed before training" if changed else name
+        start[CHECKPOINT_SUM] = before
+    return start
+
+
+def recorded_start(folder: Path) -> Record:
+    """`describe_start` of the run in a folder; empty if it holds no run, or one of an earlier version."""
+    path = folder / io.RUN_RECORD
+    with io.damage_named(path, "choose another folder"):
+        student = io.read_json(path)["student"] if path.is_file() else {}
+        return {name: student[name] for name in _START if student.get(name)}
+
+
+def other_start(before: Record, now: Record) -> str:
+    """From where two students with different weights have them, for a message."""
+    first, second = (part.get(CHECKPOINT_NAME, "no checkpoint") for part in (before, now))
+    if first == second:
+        return "no checkpoint is known" if CHECKPOINT_NAME not in now else f"{now[CHECKPOINT_NAME]} has changed"
+    return f"{first} before, {second} now"
+
+
 def load_run(
     out: str | Path, student: nn.Module | None = None, weights: Literal["best", "last"] = "best"
 ) -> Run:
@@ -373,6 +405,7 @@ class RunFolder:
             if (self.path / io.RUN_RECORD).is_file():
                 earlier = io.read_json(self.path / io.RUN_RECORD)
                 self._check_same(earlier)
+                self._check_start(trained=record[TRAINED_ON][1:] == earlier.get(TRAINED_ON))
                 if TRAINED_ON in earlier:  # the student is made anew, and knows of no run before
                     with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
                         check_exposures(earlier[TRAINED_ON])
@@ -386,6 +419,8 @@ class RunFolder:
         with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
             for part in _SAME:
                 parts = [record.get(part) or {} for record in (self.record, earlier)]
+                if part == "student":  # with what it began has its own check
+                    parts = [{k: v for k, v in x.items() if k not in _START} for x in parts]
                 texts = io.differing(*map(_settings, parts)) if all(parts) else [part] if any(parts) else []
                 prefix = "" if part in ("settings", "optimizer", "objective", *texts) else f"{part}."
                 texts = [prefix + text.removeprefix("optimization.") for text in texts]
@@ -393,6 +428,26 @@ class RunFolder:
         if different:
             problem = f"out: {self.path} holds another run, which differs in {listed(different.values())}"
             raise NeurordlError(f"{problem}; choose another folder, or repeat the arguments of that run")
+
+    def _check_start(self, trained: bool) -> None:
+        """Refuse a student from another checkpoint; of one with other random weights, say so.
+
+        The student of an interrupted fit may be passed again: it was trained in the same run, and read from
+        the same checkpoint.
+        """
+        student, before = self.record["student"], recorded_start(self.path)
+        now = {name: student.pop(name) for name in _START if name in student}
+        student |= before  # the run keeps that with which it began
+        known = None not in (before.get(START), now.get(START))
+        if not known or before[START] in (now[START], now.get(CHECKPOINT_SUM)):
+            return
+        problem = f"resume: the student has other initial weights than that of the run in {self.path}"
+        if CHECKPOINT_NAME in {**before, **now}:
+            remedy = "choose another folder, or read the same checkpoint"
+            raise NeurordlError(f"{problem} ({other_start(before, now)}); {remedy}")
+        remedy = "call torch.manual_seed before you make it, or choose another folder for a new run"
+        if not trained:
+            notify(f"{problem}, which keeps its own: what you passed is not trained; {remedy}")
 
     def start(self) -> None:
         """Make the folder and write the record of a run that has started."""

@@ -50,7 +50,7 @@ from neurordl.training.objective import (
     first_rows,
     has_batchnorm,
 )
-from neurordl.training.run import Run, RunFolder, exposures, recorded_setting
+from neurordl.training.run import Run, RunFolder, describe_start, exposures, recorded_setting
 from neurordl.training.streams import (
     FEWEST,
     Batches,
@@ -410,6 +410,7 @@ def fit(
                 "parameters": sum(parameter.numel() for parameter in student.parameters()),
                 "spec": getattr(student, "build_spec", None),
                 "sha256_modules": sha256_modules(student),
+                **describe_start(student),
             },
             "stimuli": None,
             "labelled": None if labelled is None else _describe_images(labelled),
