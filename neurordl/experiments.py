@@ -31,13 +31,15 @@ from neurordl.teachers.base import ById, Record, spelled
 from neurordl.training.losses import TransferLoss
 from neurordl.training.objective import Objective
 from neurordl.training.run import (
-    CHECKPOINT_NAME,
     START,
     Run,
     describe_start,
     other_start,
     read_run,
     recorded_start,
+    same_runs,
+    same_start,
+    tell_same_runs,
 )
 from neurordl.training.trainer import Execution, fit
 from neurordl.validate import check_choice, check_columns, check_count, check_type
@@ -153,37 +155,40 @@ def fit_controls(
             place = jobs.index({"condition": condition, "seed": seed}) + 1
             print(f"{condition}, seed {seed} ({place} of {len(jobs)})", file=sys.stderr, flush=True)
         network, objective = study.make(condition, seed)
-        folder = Path(out) / RUNS / f"{condition}_{seed}"
+        folder = _run_folder(Path(out), condition, seed)
         changes = {"execution": quiet, **({"epochs": 0} if condition == "untrained" else {})}
         return score(fit(network, objective, **{**settings, **changes}, seed=seed, out=folder, resume=True))
 
     with torch.random.fork_rng():
         described = {**study.describe(chosen[0]), **(fingerprint or {})}
         starts = {seed: study.start(seed) for seed in chosen}
-        for job in jobs:
-            _check_start(Path(out), job, starts[job["seed"]])
+        folders = {
+            (name, seed): _run_folder(Path(out), name, seed) for seed in chosen for name in (*names, TAUGHT)
+        }
+        for (_, seed), folder in folders.items():
+            _check_start(folder, seed, starts[seed])
         if text := same_start(starts):
-            notify(text)
-        return run_grid(jobs, run, out, fingerprint=described, progress=False)
+            notify(f"study: {text}")
+        table = run_grid(jobs, run, out, fingerprint=described, progress=False)
+    if text:
+        finished = {key: read_run(folder) for key, folder in folders.items() if folder.is_dir()}
+        repeated = same_runs({key: finished.get(key) for key in folders})
+        if remedy := tell_same_runs(repeated, len(chosen)):
+            notify(f"{remedy}; take a single seed, or smaller batches")
+    return table
 
 
-def _check_start(out: Path, job: Mapping[str, Any], now: Record) -> None:
-    """Refuse a student with other initial weights than the run of the same seed in the folder."""
-    before = recorded_start(out / RUNS / "{condition}_{seed}".format(**job))
+def _run_folder(out: Path, condition: str, seed: int) -> Path:
+    return out / RUNS / f"{condition}_{seed}"
+
+
+def _check_start(folder: Path, seed: int, now: Record) -> None:
+    """Refuse a student with other initial weights than the run of the same seed in the study."""
+    before = recorded_start(folder)
     if START in before and now.get(START) not in (None, before[START]):
-        problem = f"{out} holds runs of a student with other initial weights (seed {job['seed']}: "
+        problem = f"{folder.parents[1]} holds runs of a student with other initial weights (seed {seed}: "
         remedy = "choose another folder, or delete that one"
         raise NeurordlError(f"{problem}{other_start(before, now)}); {remedy}")
-
-
-def same_start(starts: Mapping[int, Record]) -> str:
-    """Say that the runs of all seeds have the same initial weights; empty if they have not, or if unknown."""
-    sums = {start.get(START) for start in starts.values()}
-    if len(starts) < 2 or len(sums) > 1 or None in sums:
-        return ""
-    name = next(iter(starts.values())).get(CHECKPOINT_NAME)
-    text = f"all {len(starts)} seeds start from the same weights{f' (checkpoint {name})' if name else ''}"
-    return f"{text}; intervals over seeds vary only with the order of the data, augmentation and dropout"
 
 
 @dataclass(frozen=True)

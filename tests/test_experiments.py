@@ -421,7 +421,9 @@ def pretrained(seed: int) -> dict[str, Any]:
 
 def test_a_study_refuses_another_checkpoint(tmp_path: Path) -> None:
     """The modules of its student are the same, its weights are not."""
-    with pytest.warns(UserWarning, match="all 2 seeds start from the same weights; intervals over seeds vary"):
+    with pytest.warns(
+        UserWarning, match="all 2 seeds start from the same weights; intervals over seeds vary"
+    ):
         table = fit_controls(**small(out=tmp_path, **pretrained(0)))
     again = fit_controls(**small(out=tmp_path, **pretrained(0), seeds=[1, 0]))
     assert again["test_accuracy"].tolist() == [table["test_accuracy"][k] for k in (2, 3, 0, 1)]
@@ -435,7 +437,7 @@ def test_a_study_refuses_another_checkpoint(tmp_path: Path) -> None:
         nrl.students.load_weights(network, tmp_path / "other.pth")
         return network
 
-    with pytest.raises(NeurordlError, match="no checkpoint before, other.pth now"):
+    with pytest.raises(NeurordlError, match=r"no checkpoint before, other\.pth now"):
         fit_controls(**small(out=tmp_path, **{**pretrained(1), "student": student}))
 
 

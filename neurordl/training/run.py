@@ -41,8 +41,10 @@ TRAINED_CLASSES = "trained_classes"
 # Parts of the record that must agree when a run is resumed: the others say when and where it ran.
 _SAME = ("settings", "optimizer", "objective", "student", "stimuli", "labelled")
 
-# Of the student in the record: its weights before training, the name of the checkpoint, and the weights in it.
+# Of the student in the record: its weights before training, the name of a checkpoint, and the weights there.
 START, CHECKPOINT_NAME, CHECKPOINT_SUM = _START = ("sha256_weights", "checkpoint", "sha256_checkpoint")
+
+_NO_TERM = ("epoch", "step", "lr", "seconds")  # columns of a history
 
 
 @dataclass
@@ -252,7 +254,7 @@ def exposures(
 
 
 def describe_start(student: nn.Module) -> Record:
-    """The weights of a student before it is trained: their checksum, and the checkpoint that they are from."""
+    """The weights of a student before it is trained: their checksum, and the checkpoint of their origin."""
     student = unwrapped(student)
     start: Record = {START: io.sha256_state(student.state_dict())}
     part = next((part for part in student.modules() if hasattr(part, READ_FROM)), None)
@@ -276,8 +278,55 @@ def other_start(before: Record, now: Record) -> str:
     """From where two students with different weights have them, for a message."""
     first, second = (part.get(CHECKPOINT_NAME, "no checkpoint") for part in (before, now))
     if first == second:
-        return "no checkpoint is known" if CHECKPOINT_NAME not in now else f"{now[CHECKPOINT_NAME]} has changed"
+        return f"{first} has changed" if CHECKPOINT_NAME in now else "no checkpoint is known"
     return f"{first} before, {second} now"
+
+
+def same_start(starts: Mapping[int, Record]) -> str:
+    """Say that the runs of all seeds have the same initial weights; empty if they have not, or if unknown."""
+    sums = {start.get(START) for start in starts.values()}
+    if len(starts) < 2 or len(sums) > 1 or None in sums:
+        return ""
+    name = next(iter(starts.values())).get(CHECKPOINT_NAME)
+    text = f"all {len(starts)} seeds start from the same weights{f' (checkpoint {name})' if name else ''}"
+    rest = "the order of the data, augmentation, dropout and which ids are permuted"
+    return f"{text}; intervals over seeds vary with {rest} alone"
+
+
+def same_runs(runs: Mapping[tuple[str, int], Run | None]) -> list[str]:
+    """Conditions whose runs of all seeds are one run, but for rounding.
+
+    They start from the same weights, and the terms of the loss in the first epoch are equal, as they are
+    where each step has all images: then nothing random is left that could differ.
+
+    Parameters
+    ----------
+    runs
+        Runs by condition and seed.
+    """
+    same = []
+    for condition in dict.fromkeys(name for name, _ in runs):
+        parts = {seed: run for (name, seed), run in runs.items() if name == condition}
+        finished = {seed: run for seed, run in parts.items() if run is not None and len(run.history)}
+        starts = {seed: run.record["student"] for seed, run in finished.items()}
+        if len(finished) < len(parts) or not same_start(starts):
+            continue
+        first = [run.history.iloc[0] for run in finished.values()]
+        names = [name for name in first[0].index if name not in _NO_TERM and not name.startswith("val_")]
+        terms = np.array([row.reindex(names).to_numpy(float) for row in first])
+        if np.allclose(terms, terms[0], rtol=1e-5, atol=1e-6, equal_nan=True):
+            same.append(condition)
+    return same
+
+
+def tell_same_runs(conditions: Sequence[str], n_seeds: int) -> str:
+    """Say that the seeds of these conditions are one run; empty without any."""
+    if not conditions:
+        return ""
+    trained = [name for name in conditions if name != "untrained"]
+    why = ", for each step has all images" if trained else ""
+    text = f"{listed(conditions, quote=False)}: the {n_seeds} seeds are one run but for rounding{why}"
+    return f"{text}, and an interval over them would mean nothing"
 
 
 def load_run(

@@ -287,7 +287,7 @@ def fit(
     validation : StimulusSet, or share of the stimuli, optional
         Stimuli, or the share of the stimuli, that are not trained on. The best epoch is the one with the
         lowest unweighted sum of their transfer losses, and the run's student has its weights. Losses of large
-        values, such as `ContrastiveLoss`, decide most of it; there is a notice where one is ten times another.
+        values, such as `ContrastiveLoss`, decide most of it; a notice says so where one is ten times another.
 
         For an objective without transfer losses of stimuli it is the epoch with the lowest task loss, so that
         they need labels. Images that are among the labelled ones are then left out, with a notice.
@@ -980,7 +980,9 @@ class Trainer:
             values |= {name: set(values[name]) for name in ("seen", "labelled")}
             values["sums"] = values["sums"].to(self.fabric.device)
             self.state = State(**values)
-        if self.validation is not None and self.epochs and self.state.history:  # a resumed run has the notices of a whole one
+        if (
+            self.validation is not None and self.epochs and self.state.history
+        ):  # a resumed run has the notices of a whole one
             self._tell_of_scales(self._validated(self.state.history[0]))
 
     def _finish(self) -> None:
