@@ -83,6 +83,9 @@ if TYPE_CHECKING:
     from neurordl.rsa.regression import regress_rdms as regress_rdms
     from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight
+    from neurordl.rsa.second_level import MapTest as MapTest
+    from neurordl.rsa.second_level import SecondLevel as SecondLevel
+    from neurordl.rsa.second_level import second_level as second_level
     from neurordl.rsa.time import ClusterTest as ClusterTest
     from neurordl.rsa.time import latencies as latencies
     from neurordl.rsa.time import time_clusters as time_clusters

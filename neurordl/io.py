@@ -51,7 +51,7 @@ def check_run_folder(out: str | os.PathLike[str], resume: bool) -> None:
     check_folder(path)
     holds_run = (path / RUN_RECORD).is_file()
     if holds_run and not resume:
-        remedy = "choose another folder, or resume it with resume=True (--resume)"
+        remedy = "choose another folder, or resume it with resume=True"
         raise NeurordlError(f"{path} already holds a run; {remedy}")
     # Files that begin with a dot may be remains of a write that was killed.
     if not holds_run and path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):

@@ -29,8 +29,8 @@ def check_study(out: Path, permuted: bool, resume: bool, execution: Call) -> Non
         raise NeurordlError(f"{out} holds a run; choose another folder for a study")
     if permuted:
         raise NeurordlError("--permuted is a single run: leave it out, and name permuted in --controls")
-    if resume:
-        raise NeurordlError("--resume is for a single run: leave it out, since a study always goes on")
+    if not resume:
+        raise NeurordlError("--no-resume is for a single run: leave it out, since a study always goes on")
     several = [part for part in ("devices", "num_nodes") if execution.values[part] not in (1, [1], [0])]
     if several or os.environ.get("WORLD_SIZE", "1") != "1":
         remedy = "leave out --devices and --num-nodes, and start one command for each of --seeds"

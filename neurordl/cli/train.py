@@ -113,7 +113,7 @@ def read_labelled(
         "RDMLoss", "layer dissimilarity comparison weight scale", panel="Loss", defaults={"layer": "conv3"}
     ),
     controls=Takes("experiments:fit_controls", "controls seeds", panel="Study", optional=True),
-    fit=Takes("fit", "epochs seed validation resume", panel="Training"),
+    fit=Takes("fit", "epochs seed validation resume", panel="Training", defaults={"resume": True}),
     batches=Takes("Batches", "labelled:batches_labelled stimuli:batches_stimuli", panel="Training"),
     optimization=Takes("Optimization", panel="Training"),
     execution=Takes("Execution", panel="Execution"),
@@ -147,8 +147,9 @@ def train(
         Part around the center that is kept of the stimuli, and of labelled images of a table, before they are
         resized: 1 is the largest part with the proportions of the size. By default they are squashed.
     out
-        Folder for the run. It must be new or empty, unless --resume continues the run in it. With --controls
-        it is the folder of the study, which the same command continues.
+        Folder for the run, or, with --controls, for the study. If it exists, the same command goes on where
+        it was interrupted, and leaves what has finished as it is; of other files or settings it says what
+        differs, and needs another folder.
     student
         Network to train: small_cnn, nin, cifar_resnet, resnet18, mlp, torchvision:NAME, timm:NAME, or a
         function of your own that makes it, package.module:factory or FILE.py:factory.
@@ -201,7 +202,7 @@ def train(
         with the lowest loss on them.
     resume
         Continue exactly from the checkpoint in the folder --out. A new run starts if there is none, and a
-        finished run is left as it is.
+        finished run is left as it is. With --no-resume a folder that holds a run is refused.
 
     Examples
     --------
@@ -225,7 +226,7 @@ def train(
         check_run_folder(out, resume)  # before anything takes time
     else:
         check_study(out, permuted, resume, call.execution)
-    finished = resume and call.controls.absent and _has_finished(out)
+    finished = call.controls.absent and _has_finished(out)
     check_files({"labelled": table if table.suffix else None})
     _check_teachers(call, stimuli, loss)
     prepared = _preparation(call, table, stimuli)
@@ -262,11 +263,13 @@ def train(
     if not _speaks():
         return
     if finished:
-        typer.echo(f"{out} holds this run, which had finished: nothing was trained")
+        share = "" if test is None else f"; test accuracy {_accuracy(run, test):.4f}"
+        typer.echo(f"{out} holds this run, which had finished: nothing was trained{share}")
+        return
     history = run.history.drop(columns="seconds").tail(3)
     typer.echo(history.to_string(index=False, float_format="%.4f"))
     if test is not None:
-        typer.echo(f"test accuracy {nrl.record_accuracy(run, test):.4f}")
+        typer.echo(f"test accuracy {_accuracy(run, test):.4f}")
     following = ["neurordl", "report", str(out)]
     if not call.read.absent and held_out:
         words = [
@@ -445,8 +448,18 @@ def _make_losses(call: Calls, name: str, ids: Sequence[str], *teachers: Any) -> 
 
 
 def _has_finished(out: Path) -> bool:
-    """Whether the run to resume has finished. A notice says where there is none to resume."""
-    if not (out / CHECKPOINT).is_file() and _speaks():
-        typer.echo(f"--resume: {out} holds no checkpoint to go on from; the run starts anew", err=True)
+    """Whether there is a finished run. A notice says where a run cannot go on, but starts again."""
     record = out / RUN_RECORD
+    if record.is_file() and not (out / CHECKPOINT).is_file():
+        if _speaks():
+            typer.echo(f"note: {out} holds no checkpoint to go on from; the run starts anew", err=True)
+        return False
     return record.is_file() and read_json(record).get("status") == "finished"
+
+
+def _accuracy(run: Run, test: StimulusSet) -> float:
+    """The accuracy on test images, which is computed unless the record of the run has it."""
+    import neurordl as nrl
+
+    recorded = run.record.get("test") or {}
+    return recorded["accuracy"] if recorded.get("sha256") == test.sha256 else nrl.record_accuracy(run, test)

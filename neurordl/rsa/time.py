@@ -155,7 +155,7 @@ def time_clusters(
     columns = ("layer", "roi", "start", "stop", "n_times", "statistic", "p", "n_subjects")
     rows: list[dict[str, object]] = []
     for layer, roi, times, scores in courses:
-        _warn_of_few(test, len(scores))
+        warn_of_few(len(scores), test.tail, test.alpha)
         for cluster, p, statistic in _clusters(test, scores):
             extent = float(times[cluster[0]]), float(times[cluster[-1]]), len(cluster)
             values = (layer, roi, *extent, statistic, p, len(scores))
@@ -303,10 +303,10 @@ def _checked(table: pd.DataFrame, layer: str) -> Floats:
     return np.asarray(table.columns, dtype=np.float64)
 
 
-def _warn_of_few(test: ClusterTest, n_subjects: int) -> None:
-    """Say so if no cluster can be significant, of so few subjects."""
-    smallest = 1 / 2 ** (n_subjects - (test.tail == "two-sided"))
-    if smallest >= test.alpha:
+def warn_of_few(n_subjects: int, tail: str, alpha: float) -> None:
+    """Say so if nothing can be significant, since so few subjects have few sign flips."""
+    smallest = 1 / 2 ** (n_subjects - (tail == "two-sided"))
+    if smallest >= alpha:
         counts = f"{n_subjects} subjects have {2**n_subjects} sign flips"
         notify(f"{counts}, so that no p is below {smallest:.3g}; no cluster can be significant")
 

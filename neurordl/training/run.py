@@ -391,7 +391,8 @@ def read_run(out: str | Path) -> Run:
     with io.damage_named(folder / io.RUN_RECORD, remedy):
         unfinished = record.get("status") != "finished"
     if unfinished:
-        raise NeurordlError(f"the run in {folder} has not finished; call fit(..., resume=True), or --resume")
+        remedy = "call fit(..., resume=True), or repeat the command"
+        raise NeurordlError(f"the run in {folder} has not finished; {remedy}")
     with io.damage_named(folder / io.RUN_RECORD, remedy):
         run = Run(nn.Identity(), pd.DataFrame(), record, folder)
         for part in ("fitted_ids", "validation_ids", "fitted_subjects", "fitted_rdms", "preprocessing"):
@@ -449,6 +450,7 @@ class RunFolder:
         self._in_memory, self.writes = out is None, writes and out is not None
         self._new: list[Path] = []  # what a run that fails before its first checkpoint leaves behind
         self._best: dict[str, Tensor] = {}
+        self.finished = False
         if out is not None:
             io.check_run_folder(out, resume)
             if (self.path / io.RUN_RECORD).is_file():
@@ -462,6 +464,9 @@ class RunFolder:
                 with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
                     notices = _notices(earlier)
                 record["notices"] = list(dict.fromkeys([*notices, *record["notices"]]))
+                whole = all((self.path / name).is_file() for name in (io.CHECKPOINT, LAST))
+                self.finished = whole and earlier.get("status") == "finished"
+                record.update(earlier if self.finished else {})  # with the accuracy on test images, too
 
     def _check_same(self, earlier: Mapping[str, Any]) -> None:
         different: dict[str, str] = {}  # by name: a setting of the optimizer replaces that of `Optimization`
@@ -528,7 +533,9 @@ class RunFolder:
             self._save_history(history)
 
     def _save_history(self, history: History) -> None:
-        io.write_text(self.path / HISTORY, pd.DataFrame(history).to_csv(index=False))
+        path, text = self.path / HISTORY, pd.DataFrame(history).to_csv(index=False)
+        if not path.is_file() or path.read_bytes() != text.encode():
+            io.write_text(path, text)
 
     def save_best(self, student: nn.Module) -> None:
         """Keep the weights of the best epoch so far."""
@@ -545,9 +552,10 @@ class RunFolder:
             load_weights(student, self.path / BEST)
 
     def finish(self, student: nn.Module, losses: Mapping[str, Tensor], history: History) -> None:
-        """Write the history, the last weights of student and losses, and the record of the finished run."""
+        """Write the history, and, of a run that has just finished, the last weights and the record."""
         if self.writes:
             self._save_history(history)  # again: the run may have been killed after a checkpoint
+        if self.writes and not self.finished:
             _save_weights(student.state_dict(), self.path / LAST, self.record)
             if losses:
                 _save_weights(losses, self.path / LOSSES, self.record)

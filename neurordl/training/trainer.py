@@ -379,8 +379,9 @@ def fit(
         for loss in objective.losses if shown is not None else ():
             if isinstance(loss.teacher, ById):
                 warn_of_absent(loss.teacher.ids, shown, validation)
-        _warn_of_exposure(None if resume else student, stimuli, labelled)
-        if not resume:
+        goes_on = resume and (Path(out or "") / RUN_RECORD).is_file()
+        _warn_of_exposure(None if goes_on else student, stimuli, labelled)
+        if not goes_on:
             _warn_of_trained_losses(objective)
     deterministic = execution.deterministic
     with _reproducible(fabric.device.type == "cpu" if deterministic is None else deterministic):

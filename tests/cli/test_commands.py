@@ -55,6 +55,11 @@ def data(tmp_path: Path) -> dict[str, Path]:
     return {name: tmp_path / name for name in ("labelled.csv", "unlabelled.csv", "stimuli", "brain.h5")}
 
 
+def times(folder: Path) -> dict[Path, int]:
+    """When each file was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 def train_arguments(data: dict[str, Path], out: Path, **changes: object) -> list[object]:
     given: dict[str, object] = {
         "labelled": data["labelled.csv"],
@@ -189,22 +194,24 @@ def test_config_file(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
 def test_resume(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     arguments = train_arguments(data, tmp_path / "run")
     assert shell(*arguments)[0] == 0
-    before = (tmp_path / "run" / "history.csv").read_bytes()
-    code, told, errors = shell(*arguments)
+    before = times(tmp_path / "run")
+    code, told, errors = shell(*arguments, "--no-resume")
     assert (code, told, errors.count("\n")) == (1, "", 1)  # the folder is looked at before anything is read
     assert "already holds a run" in errors
-    code, told, errors = shell(*arguments, "--resume")
+    code, told, errors = shell(*arguments)
     assert code == 0
-    assert "which had finished: nothing was trained" in told
+    assert told.rstrip().endswith("run holds this run, which had finished: nothing was trained")
     assert "starts anew" not in errors
-    assert (tmp_path / "run" / "history.csv").read_bytes() == before
-    code, _, errors = shell(*train_arguments(data, tmp_path / "run", epochs=3), "--resume")
+    assert times(tmp_path / "run") == before
+    code, _, errors = shell(*train_arguments(data, tmp_path / "run", epochs=3))
     assert code == 1
     assert "differs in epochs (2 before, 3 now)" in errors
     assert "call fit" not in errors
-    code, told, errors = shell(*train_arguments(data, tmp_path / "new", epochs=1), "--resume")
+    assert times(tmp_path / "run") == before
+    (tmp_path / "run" / "last.ckpt").unlink()
+    code, told, errors = shell(*arguments, "--resume")
     assert code == 0
-    assert f"--resume: {tmp_path / 'new'} holds no checkpoint to go on from; the run starts anew" in errors
+    assert f"note: {tmp_path / 'run'} holds no checkpoint to go on from; the run starts anew" in errors
     assert "nothing was trained" not in told
 
 
@@ -852,6 +859,10 @@ def test_test_accuracy_is_recorded(shell: Any, data: dict[str, Path], tmp_path: 
     assert f"test accuracy {recorded['accuracy']:.4f}" in printed
     assert (recorded["n"], recorded["trained_on"], recorded["classes"]) == (16, 16, ["cat", "dog"])
     assert "note: test: 16 of the 16 test images were trained on (identical pixels)" in errors
+    before = times(out)
+    code, printed, errors = shell(*train_arguments(data, out, test=tmp_path / "test.csv", size=12))
+    assert f"nothing was trained; test accuracy {recorded['accuracy']:.4f}" in printed
+    assert times(out) == before
     page = run.to_html(tmp_path / "run.html").read_text()
     share = f"{recorded['accuracy']:.1%}"
     assert f"Of 16 test images, of which 16 were trained on, it classified {share} correctly." in page
@@ -960,7 +971,7 @@ def test_a_study_knows_the_rdms_that_it_scores_by_their_ids(
         ({"controls": "permuted-within"}, "permuted-within: the stimuli have no labels"),
         ({"controls": "labels", "held-out": 0}, "scored on test images, or on held-out stimuli with RDMs"),
         ({"controls": "labels", "devices": 2}, "a study fits one run after the other on one device"),
-        ({"controls": "labels", "resume": ""}, "a study always goes on"),
+        ({"controls": "labels", "no-resume": ""}, "a study always goes on"),
         ({"controls": "labels", "permuted": ""}, "name permuted in --controls"),
     ],
 )

@@ -22,7 +22,17 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from neurordl import NeurordlError, Objective, RDMLoss, RDMTeacher, Run, StimulusSet, TaskRatio, load_run
+from neurordl import (
+    NeurordlError,
+    Objective,
+    RDMLoss,
+    RDMTeacher,
+    Run,
+    StimulusSet,
+    TaskRatio,
+    load_run,
+    record_accuracy,
+)
 from neurordl.students import build
 from tests.helpers import random_rdms
 from tests.training.helpers import fit_with
@@ -241,6 +251,12 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     assert_same(again, whole)
     assert again.history["seconds"].tolist() == whole.history["seconds"].tolist()
     assert files(out) == before
+
+    test = StimulusSet.from_array(drawn(6, 7), [f"t{k}" for k in range(6)], labels=[0, 1, 2] * 2)
+    record_accuracy(again, test)  # is kept, and nothing is written anew
+    times = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert fit_with(**arguments("set", counted("set", 0, fail)), out=out, resume=True).record == again.record
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == times
 
 
 def test_interrupted_before_the_first_checkpoint_leaves_nothing(tmp_path: Path) -> None:
