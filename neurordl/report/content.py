@@ -343,6 +343,8 @@ def _scoring_sentences(scores: Scores) -> Iterator[str]:
     named = f" ({', '.join(name or 'output' for name in layers)})" if len(layers) <= _FEW else ""
     nouns = f"each of {len(layers)} {scores.noun}s" if len(layers) > 1 else f"a {scores.noun}"
     measure = "" if scores.noun == "model" else f", by {settings['dissimilarity']} dissimilarities,"
+    if networks := settings.get("networks"):
+        measure = f" of {_joined(networks)}{measure}"
     where = f" in {listed(rois, most=6)}" if rois else ""
     subjects = f"each of {number(people)} subjects" if people != 1 else "a subject"
     pairs = f"on {settings.get('pairs')} pairs of {number(settings.get('n_stimuli'))} stimuli"
