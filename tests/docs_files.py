@@ -20,6 +20,7 @@ from PIL import Image
 from sklearn.utils import Bunch
 
 import neurordl as nrl
+from tests.datasets import miniatures
 from tests.datasets.test_datasets import archive, strips, write_idx
 
 STUDY = Path(__file__).parents[1] / "data" / "simulated_fmri" / "study"
@@ -52,6 +53,11 @@ def brain_files() -> None:
     rdms.rdm_descriptors["roi"] = ["IT"] * rdms.n_rdm
     nrl.save_rdms(rdms, "it.h5")
     pictures("stimuli", IDS)
+
+
+def two_networks() -> dict[str, Any]:
+    pictures("stimuli", IDS)
+    return {}
 
 
 def fit() -> dict[str, Any]:
@@ -379,6 +385,15 @@ def data_sets(root: Path, real: str | None) -> None:
             write(root / name)
 
 
+def large_sets() -> dict[str, Any]:
+    """Miniatures of the public data sets."""
+    miniatures.nsd(Path("nsd"))
+    miniatures.algonauts(Path("algonauts"))
+    miniatures.things(Path("things"))
+    miniatures.bold5000(Path("bold5000"), subject=1)
+    return {}
+
+
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "README.md": readme,
     "bring_rdms": bring_rdms,
@@ -386,8 +401,10 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "epochs": epochs,
     "extending": extending,
     "fit": fit,
+    "large_sets": large_sets,
     "own_network": own_network,
     "report": report,
     "several_gpus": several_gpus,
     "shared_variance": shared_variance,
+    "two_networks": two_networks,
 }

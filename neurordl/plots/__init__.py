@@ -7,6 +7,7 @@ with ``layout="constrained"`` has room for names, legends and color bars.
 
 from __future__ import annotations
 
+from neurordl.plots.maps import plot_map as plot_map
 from neurordl.plots.mds import plot_mds as plot_mds
 from neurordl.plots.mds import plot_rdm_mds as plot_rdm_mds
 from neurordl.plots.rdm import plot_rdm as plot_rdm

@@ -399,6 +399,7 @@ def fit(
                 "precision": str(fabric.strategy.precision.precision),
                 "processes": world,
                 **{f"batches.{name}": spelled(value) for name, value in vars(batches).items()},
+                "batches.labelled": streams.batch_size,
                 **{f"optimization.{name}": spelled(value) for name, value in vars(optimization).items()},
             },
             "optimizer": {

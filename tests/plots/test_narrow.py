@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import matplotlib.pyplot as plt
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from rsatoolbox.rdm.rdms import RDMs
 
+import neurordl as nrl
 from neurordl import plots
 from neurordl.rsa.evaluate import evaluate
 from neurordl.rsa.regression import partition_variance
@@ -105,13 +107,24 @@ def partition(ax: Axes) -> Axes:
     return plots.plot_partition(partition_variance(models, data), ax)
 
 
+def group_map(ax: Axes, **options: object) -> Axes:
+    rng, images = np.random.default_rng(0), {}
+    for k in range(8):
+        scores = rng.normal(size=(10, 12, 9))
+        scores[3:6, 4:7, 2:5] += 4
+        images[f"p{k}"] = nib.Nifti1Image(scores, np.diag([3, 3, 3, 1]))
+    test = nrl.MapTest("size", n_permutations=60)
+    return plots.plot_map(nrl.second_level(images, test=test), ax, **options)
+
+
 # they have no legend
-PLAIN = {"plot_layer_time", "plot_model_time", "plot_partition"}
+PLAIN = {"plot_layer_time", "plot_map", "plot_model_time", "plot_partition"}
 DRAW |= {
     "plot_time_course": lambda ax, **o: over_time(ax, plots.plot_time_course, **o),
     "plot_layer_time": lambda ax, **o: over_time(ax, plots.plot_layer_time),
     "plot_model_time": lambda ax, **o: model_time(ax),
     "plot_partition": lambda ax, **o: partition(ax),
+    "plot_map": group_map,
 }
 
 
