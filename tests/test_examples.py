@@ -40,6 +40,7 @@ SHOWN: dict[str, Callable[[dict[str, Any]], bool]] = {
         means(script).loc["unique pixels", "p"] > 0.05 > means(script).loc["unique shape", "p"]
     ),
     "searchlight_map": lambda script: script["inside"] > script["outside"] + 0.3,
+    "surface_searchlight": lambda script: script["inside"] > 0.5 > 0.1 > script["outside"],
 }
 
 
