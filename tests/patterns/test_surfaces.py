@@ -332,6 +332,8 @@ def test_folders_of_fmriprep(study: Any, tmp_path: Path) -> None:
     for mask in masks:
         found = nrl.read_bids(study["root"], "x", "fsaverage5", mask)["sub-07"]
         assert set(found.channel_descriptors["roi"]) == {"V1", "IT", "V4"}
+    with pytest.raises(NeurordlError, match="mask='brain' is no region of a surface"):
+        nrl.read_bids(study["root"], "x", "fsaverage5", nrl.Regions("brain", rois="cortex"))
     with pytest.raises(NeurordlError, match=r"there are space='fsLR_den-91k', 'fsaverage5'; check root="):
         nrl.read_bids(study["root"], "x")
     with pytest.raises(NeurordlError, match="check root=, task= and space="):
