@@ -449,7 +449,10 @@ def plot_layer_roi(
     size = style.font_points(plt.rcParams["ytick.labelsize"])
     ax.set_yticks(range(n_layers), table.names, fontsize=float(np.clip(room, 4.5, size)))
     style.names_along_x(ax, table.rois)
-    lines = [ax.get_xlabel(), *table.sample()[: 1 if legend else 0]]  # no interval is drawn
+    as_models = table.means.get("dissimilarity", pd.Series(["as measured"])).eq("as given").all()
+    ax.set_ylabel("model" if as_models else "layer")
+    lines = ["ROI" if any(table.rois) else "", ax.get_xlabel()]
+    lines += table.sample()[: 1 if legend else 0]  # no interval is drawn
     if np.isfinite(p_values).any() and legend:
         marked = "( ): " if table.undecided(alpha).any() else ""
         lines.append(f"{marked}{table.test(alpha)}")
