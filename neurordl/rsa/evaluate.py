@@ -39,6 +39,7 @@ from neurordl.rdms.selection import (
 from neurordl.rsa.compare import model_stacks, model_vectors, shared_stimuli
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.rsa.leaks import Exposure, Leaks, People, check_exposures, plain_name
+from neurordl.rsa.regions import roi_differences
 from neurordl.rsa.regression import Partial
 from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
 from neurordl.stimuli import Preprocessing, StimulusSet
@@ -275,11 +276,13 @@ def evaluate(
     columns = [*COLUMNS[:2], *(["time"] if over_time else []), *COLUMNS[2:]]  # after the ROI
     frame = _stacked({name: result.columns(names) for name, result in results.items()}, brains)
     between = _stacked({name: result.between(names) for name, result in results.items()}, brains)
+    of_rois = roi_differences(results, {name: x[1:] for name, x in brains.items()}, names, chosen.ids)
     scores = Evaluation(
         frame=frame.assign(**common).reindex(columns=columns),
         match=match,
         settings=settings,
         differences=between if over_time else between.drop(columns="time"),
+        roi_differences=of_rois if over_time else of_rois.drop(columns="time"),
         inferences={name: result.inference for name, result in results.items()},
         models=stack,
         means={name: result.mean_rdm for name, result in results.items()},
