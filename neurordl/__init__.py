@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from neurordl.patterns.tables import Confounds as Confounds
     from neurordl.patterns.trials import glmsingle_trials as glmsingle_trials
     from neurordl.plots import plot_layer_roi as plot_layer_roi
+    from neurordl.plots import plot_map as plot_map
     from neurordl.plots import plot_mds as plot_mds
     from neurordl.plots import plot_partition as plot_partition
     from neurordl.plots import plot_rdm as plot_rdm

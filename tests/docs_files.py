@@ -20,6 +20,7 @@ from PIL import Image
 from sklearn.utils import Bunch
 
 import neurordl as nrl
+from tests.datasets import miniatures
 from tests.datasets.test_datasets import archive, strips, write_idx
 
 STUDY = Path(__file__).parents[1] / "data" / "simulated_fmri" / "study"
@@ -52,6 +53,11 @@ def brain_files() -> None:
     rdms.rdm_descriptors["roi"] = ["IT"] * rdms.n_rdm
     nrl.save_rdms(rdms, "it.h5")
     pictures("stimuli", IDS)
+
+
+def two_networks() -> dict[str, Any]:
+    pictures("stimuli", IDS)
+    return {}
 
 
 def fit() -> dict[str, Any]:
@@ -155,7 +161,9 @@ def epochs() -> dict[str, Any]:
             f"sub-{number:02d}_epo.fif", verbose="ERROR"
         )
     models = [rsatoolbox.data.Dataset(x, {"name": name}, {"stimulus": IDS}) for name, x in layers.items()]
-    return {"layers": nrl.compute_rdms(models, "correlation")}
+    mixture = np.linspace(1, 0, 8)[:, None, None]
+    hidden = mixture * layers["conv1"] + (1 - mixture) * layers["fc"]
+    return {"layers": nrl.compute_rdms(models, "correlation"), "hidden": hidden, "ids": IDS}
 
 
 def glmsingle(rng: np.random.Generator) -> None:
@@ -380,6 +388,15 @@ def data_sets(root: Path, real: str | None) -> None:
             write(root / name)
 
 
+def large_sets() -> dict[str, Any]:
+    """Miniatures of the public data sets."""
+    miniatures.nsd(Path("nsd"))
+    miniatures.algonauts(Path("algonauts"))
+    miniatures.things(Path("things"))
+    miniatures.bold5000(Path("bold5000"), subject=1)
+    return {}
+
+
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "README.md": readme,
     "bring_rdms": bring_rdms,
@@ -387,8 +404,10 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "epochs": epochs,
     "extending": extending,
     "fit": fit,
+    "large_sets": large_sets,
     "own_network": own_network,
     "report": report,
     "several_gpus": several_gpus,
     "shared_variance": shared_variance,
+    "two_networks": two_networks,
 }

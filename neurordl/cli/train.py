@@ -48,8 +48,8 @@ def read_labelled(
         stretched contrast, which cannot be downloaded by neurordl), or a CSV or TSV file with the columns
         path, id and label.
     n_labelled
-        Number of labelled images to draw with the seed of the run, equally many of each class. By default all
-        images are used.
+        Number of labelled images to draw with --seed, equally many of each class; one draw serves all runs of
+        a study. By default all images are used.
     test
         Table of test images like that of the labelled ones: the run records the accuracy on them. By default
         they are the test part of the data set, where it has one.
@@ -193,7 +193,8 @@ def train(
         Run a study: each of these controls, and the teacher itself, with several seeds. "labels" has the same
         losses with weight 0, "permuted" exchanges the ids of the stimuli in the teachers, "permuted-within"
         exchanges them among stimuli of the same label (--stimuli-labels), and "untrained" is the student with
-        its initial weights.
+        its initial weights. Runs are scored by the accuracy on test images, and by the similarity with the
+        RDMs, or else with the network that teaches, on held-out stimuli or else test images.
     seeds
         Number of seeds of a study (0, 1, ...), or the seeds themselves. Later calls may add seeds and
         controls.

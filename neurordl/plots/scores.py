@@ -21,7 +21,7 @@ from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.plots import style
-from neurordl.rsa.scores import Evaluation
+from neurordl.rsa.scores import Evaluation, time_axes
 from neurordl.validate import check_choice, check_columns, listed
 
 # For each row: the number of the ROI, the place of the better layer, and the places of those below it.
@@ -72,7 +72,8 @@ class _Table:
         p = p or ("p_fdr" if means["p_fdr"].notna().any() else "p")
         for layer in means["layer"][means.duplicated(["roi", "layer"])]:
             remedy = "choose one comparison and one set of pairs"
-            remedy = "draw it with plot_time_course" if "time" in means else remedy
+            drawn = {1: "plot_time_course", 2: "plots.plot_model_time"}.get(len(time_axes(means)))
+            remedy = f"draw it with {drawn}" if drawn else remedy
             raise NeurordlError(f"layer {layer!r} has several means in one ROI; {remedy}")
         groups = scores.settings.get("groups") if isinstance(scores, Evaluation) else None
         return cls(means, subjects, rois, list(dict.fromkeys(frame["layer"])), p, len(set(groups or ())))
@@ -448,7 +449,10 @@ def plot_layer_roi(
     size = style.font_points(plt.rcParams["ytick.labelsize"])
     ax.set_yticks(range(n_layers), table.names, fontsize=float(np.clip(room, 4.5, size)))
     style.names_along_x(ax, table.rois)
-    lines = [ax.get_xlabel(), *table.sample()[: 1 if legend else 0]]  # no interval is drawn
+    as_models = table.means.get("dissimilarity", pd.Series(["as measured"])).eq("as given").all()
+    ax.set_ylabel("model" if as_models else "layer")
+    lines = ["ROI" if any(table.rois) else "", ax.get_xlabel()]
+    lines += table.sample()[: 1 if legend else 0]  # no interval is drawn
     if np.isfinite(p_values).any() and legend:
         marked = "( ): " if table.undecided(alpha).any() else ""
         lines.append(f"{marked}{table.test(alpha)}")

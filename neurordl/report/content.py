@@ -16,16 +16,17 @@ from neurordl.experiments import CONTROLS, TAUGHT, all_differences, paired_diffe
 from neurordl.io import sha256_file, sha256_state
 from neurordl.plots import (
     plot_layer_roi,
+    plot_model_time,
     plot_paired,
     plot_scores,
     plot_time_course,
     plot_training,
     plot_transfer,
 )
-from neurordl.plots.training import BOUNDS, column_name, transfer_path
+from neurordl.plots.training import bounds_of, column_name, transfer_path
 from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
 from neurordl.rsa.inference.infer import mean_interval
-from neurordl.rsa.scores import p_text, rows_of_means
+from neurordl.rsa.scores import p_text, rows_of_means, time_axes
 from neurordl.teachers.base import Record
 from neurordl.training.run import BEST, LAST, Run
 from neurordl.validate import counted, listed
@@ -34,6 +35,9 @@ _MOST_ROIS, _MOST_CELLS, _MOST_GROUPS, _MOST_MEASURES = 12, 600, 6, 4  # that fi
 _MOST_DIFFERENCES = 60  # that a table has room for on paper
 _FEW = 12  # values that the description of a figure reads out, and layers that a sentence names
 _LONG = 1000  # letters of a list of values that a table has room for
+OF_TEACHER = "of the network that teaches"
+"""End of the name of an RDM that is not of a ROI, but of a layer of the network that teaches."""
+_DRAWN = re.compile(r"\d+ of \d+ drawn by seed \d+$")  # in the source of images
 _SCORED = ("test_accuracy", "heldout_rdm_similarity")
 _CEILINGS = ("ceiling_lower", "ceiling_upper")
 _FLAT = 1e-9  # a width of an interval that is only rounding
@@ -248,7 +252,9 @@ def _task_sentences(run: Run) -> Iterator[str]:
     if objective.get("task") and labelled:
         size = f"{counted(labelled['n'], 'labelled image')}" if "n" in labelled else "labelled images"
         classes = f" of {len(run.classes)} classes" if run.classes else ""
-        yield f"Its task ({objective['task']}) had {size}{classes}."
+        drawn = _DRAWN.search(str(labelled.get("source") or ""))
+        of_all = f" ({drawn[0]})" if drawn else ""
+        yield f"Its task ({objective['task']}) had {size}{classes}{of_all}."
     if losses and not objective.get("task"):
         yield "It had no task: it learned from the teacher alone."
     for loss in losses.values():
@@ -430,25 +436,33 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
     if len(rois) > _MOST_ROIS:
         text += f" Shown are the first {_MOST_ROIS} of {len(rois)} ROIs."
     title, spoken = f"{_capital(scores.noun)}s and the noise ceiling, {which}", f"{text} {_spoken(means)}"
-    over_time = "time" in frame
+    axes = time_axes(frame)
+    over_time = bool(axes)
     if groups := set(scores.settings.get("groups") or ()):
         text += f" The stimuli come in {len(groups)} groups."
     for roi in rois[:_MOST_ROIS] if over_time else ():
         text = f"Means over time{f' in {roi}' if roi else ''} with their intervals, and the noise ceiling."
         spoken = f"{text} {_spoken(means[means['roi'] == roi])}"
-        yield draw(partial(plot_time_course, frame, roi=roi), title, spoken, text)
+        if len(axes) == 1:
+            yield draw(partial(plot_time_course, frame, roi=roi), title, spoken, text)
+            continue
+        text = f"Means at each time of the model and of the data{f' in {roi}' if roi else ''}."
+        for layer in list(dict.fromkeys(frame["layer"]))[:_MOST_ROIS]:
+            drawing = partial(plot_model_time, frame, layer=layer, roi=roi)
+            yield draw(drawing, f"{layer or 'the model'}: {title}", spoken, text)
     if not over_time:
         yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
     if not over_time and len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
         text = f"The mean similarity of each {scores.noun} with each ROI."
         text += " Numbers in brackets, if there are any, are not significantly above zero (one-sided)."
         yield draw(partial(plot_layer_roi, frame), f"{_capital(scores.noun)}s by ROIs, {which}", text)
-    header = (scores.noun, "ROI", "time (s)", "which", "mean", "95 % interval", "p, one-sided", "p, FDR")
+    at = "model time × time (s)" if len(axes) > 1 else "time (s)"
+    header = (scores.noun, "ROI", at, "which", "mean", "95 % interval", "p, one-sided", "p, FDR")
     rows = [
         [
             str(row["layer"]) or "output",
             str(row["roi"]),
-            f"{row['time']:.4g}" if over_time else "",
+            " × ".join(f"{row[name]:.4g}" for name in axes),
             "" if row["subject"] == "mean" else "of the mean RDM",
             number(row["score"]),
             _span(row["ci_low"], row["ci_high"]),
@@ -777,10 +791,13 @@ def _measure_sentences(grid: Grid) -> Iterator[str]:
             continue
         new = ", whose RDMs were not fitted" if str(mean["fitted"]).endswith("subjects: no") else ""
         where = f" in {mean['roi']}" if mean["roi"] else ""
+        with_those = f"those of {counted(int(mean['n_subjects']), 'subject')}{where}{new}"
+        if mean["roi"].endswith(OF_TEACHER):
+            with_those = f"that of {mean['roi']}"
         yield (
             f"{_capital(column_name(measure, grid.frame))}: the mean {mean['comparison']} of the RDM of "
-            f"{mean['layer'] or 'the output'} ({mean['dissimilarity']} dissimilarities) with those of "
-            f"{counted(int(mean['n_subjects']), 'subject')}{where}{new}, on {mean['pairs']} pairs of "
+            f"{mean['layer'] or 'the output'} ({mean['dissimilarity']} dissimilarities) with {with_those}, "
+            f"on {mean['pairs']} pairs of "
             f"{number(mean['n_stimuli'])} stimuli."
         )
     known = any(grid.scored(measure) is not None for measure in grid.measures)
@@ -860,12 +877,20 @@ def _interval_sentences(grid: Grid) -> Iterator[str]:
             "Intervals are 95 % t intervals over seeds: they say how far means vary with the initial weights "
             "and batches, for these images, stimuli and subjects, and nothing about new stimuli or subjects."
         )
+        labelled = [
+            (entry.run.record.get("labelled") or {}) if entry and entry.run else {} for entry in grid.entries
+        ]
+        if len({part.get("sha256") for part in labelled}) == 1 and _DRAWN.search(
+            str(labelled[0].get("source"))
+        ):
+            yield "All seeds had one draw of labelled images, so that intervals do not hold for other draws."
     else:
         yield f"Intervals are 95 % t intervals over {over}, whose rows are taken as independent."
     beyond = [
         not low <= bound <= high
-        for measure, (low, high) in BOUNDS.items()
-        if measure in grid.measures and grid.frame[measure].dropna().between(low, high).all()
+        for measure in grid.measures
+        for low, high in filter(None, [bounds_of(measure, grid.frame)])
+        if grid.frame[measure].dropna().between(low, high).all()
         for _, part in grid.frame.groupby("condition")
         for bound in mean_interval(part[measure].to_numpy(float))[1:3]
         if pd.notna(bound)

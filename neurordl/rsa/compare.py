@@ -23,8 +23,9 @@ from neurordl.rdms.selection import (
     reindex,
     stimulus_ids,
     subject_names,
+    times_of_rdms,
 )
-from neurordl.validate import listed
+from neurordl.validate import counted, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
@@ -342,7 +343,16 @@ def why_undefined(model: Floats, data: Floats, comparison: Comparison, names: tu
 def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str]) -> dict[str, Floats]:
     """Condensed RDM of each model RDM that ``layers`` names."""
     stacks = model_stacks(source)
-    known = [name for _, names in stacks for name in names]
+    chosen = _chosen_names([name for _, names in stacks for name in names], layers)
+    vectors: dict[str, Floats] = {}
+    for rdms, names in stacks:
+        if chosen.intersection(names):
+            vectors |= zip(names, reindex(rdms, ids), strict=True)
+    return {name: vector for name, vector in vectors.items() if name in chosen}
+
+
+def _chosen_names(known: Sequence[str], layers: str | Sequence[str]) -> set[str]:
+    """The names of models that ``layers`` names, also by globs."""
     requested = layers.split(",") if isinstance(layers, str) else list(layers)
     if not requested:
         raise NeurordlError(f"layers= is empty; name some of: {', '.join(known)}; or 'all'")
@@ -353,11 +363,7 @@ def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str
         if not matches:
             raise NeurordlError(f"no model RDM is named {name!r}; their names are: {', '.join(known)}")
         chosen.update(matches)
-    vectors: dict[str, Floats] = {}
-    for rdms, names in stacks:
-        if chosen.intersection(names):
-            vectors |= zip(names, reindex(rdms, ids), strict=True)
-    return {name: vector for name, vector in vectors.items() if name in chosen}
+    return chosen
 
 
 def model_stacks(source: object) -> list[tuple[RDMs, list[str]]]:
@@ -375,3 +381,38 @@ def model_stacks(source: object) -> list[tuple[RDMs, list[str]]]:
     if several := [name for name, rdms in source.items() if len(rdms) != 1]:
         raise NeurordlError(f"model {several[0]!r} has {len(source[several[0]])} RDMs; give one RDM per name")
     return [(rdms, [str(name)]) for name, rdms in source.items()]
+
+
+def models_by_time(
+    source: object, layers: str | Sequence[str]
+) -> tuple[object, dict[str, tuple[str, float]]]:
+    """Model RDMs over time as a model for each time: these, and the name and time of each by its label.
+
+    Other sources are returned as they are. Models with a single time are not over time.
+    """
+    if is_rdms(source) and "time" in source.rdm_descriptors:
+        by = next((name for name in ("layer", "name") if name in source.rdm_descriptors), None)
+        names = [""] * len(source) if by is None else descriptor_values(source, by)
+        parts = [
+            (name, source, [k for k, x in enumerate(names) if x == name]) for name in dict.fromkeys(names)
+        ]
+    elif isinstance(source, Mapping) and source and all(map(is_rdms, source.values())):
+        parts = [(str(name), rdms, list(range(len(rdms)))) for name, rdms in source.items()]
+    else:
+        return source, {}
+    if not any(len(rows) > 1 for _, _, rows in parts):
+        return source, {}
+    models, labels = dict[str, "RDMs"](), dict[str, tuple[str, float]]()
+    chosen = _chosen_names([name for name, _, _ in parts], layers)
+    for name, rdms, rows in (part for part in parts if part[0] in chosen):
+        if "time" not in rdms.rdm_descriptors:
+            wanted = "give one RDM per name, or the RDM descriptor 'time' to RDMs of all models"
+            raise NeurordlError(f"model {name!r} has {counted(len(rows), 'RDM')} without times; {wanted}")
+        for row, time in sorted(
+            zip(rows, times_of_rdms(rdms)[rows].tolist(), strict=True), key=lambda x: x[1]
+        ):
+            label = ", ".join(filter(None, [name, f"{time:.9g} s"]))
+            if label in models:
+                raise NeurordlError(f"model {name!r} has two RDMs at {time:.9g} s; average or select them")
+            models[label], labels[label] = rdms[row], (name, time)
+    return models, labels

@@ -36,7 +36,7 @@ from neurordl.rdms.selection import (
     stimulus_properties,
     subject_names,
 )
-from neurordl.rsa.compare import model_stacks, model_vectors, shared_stimuli
+from neurordl.rsa.compare import model_stacks, model_vectors, models_by_time, shared_stimuli
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.rsa.leaks import Exposure, Leaks, People, check_exposures, plain_name
 from neurordl.rsa.regions import roi_differences
@@ -110,6 +110,9 @@ def evaluate(
     source
         A run of `fit`, a network, or model RDMs. Model RDMs are RDMs whose names are the RDM descriptor
         ``layer`` or ``name`` (or numbers without it), or a mapping from each name to one RDM.
+
+        Models over time, such as the steps of a recurrent network, have several RDMs of a name, with the RDM
+        descriptor ``time``: each of their times is scored, and is the column ``model_time``.
     rdms
         The data: RDMs with stimulus ids and the RDM descriptors ``subject`` and, if there are several ROIs,
         ``roi``. There must be one RDM per subject in each ROI; use `select_rdms` to choose or average. With
@@ -157,7 +160,7 @@ def evaluate(
     Evaluation
         The table of scores, with a row for each layer, ROI (and time) and subject, and rows with the subject
         "mean"; `Evaluation` describes its columns. `time_clusters` and `latencies` test scores over time, and
-        `plot_time_course` draws them.
+        `plot_time_course` draws them; `plots.plot_model_time` those over the times of a model, too.
 
         - Means and noise ceilings are over the subjects that ``subjects`` names. By default they leave out
           the subjects on whose RDMs the run was trained, unless it was trained on all of them. A subject that
@@ -200,7 +203,8 @@ def evaluate(
     run = source if isinstance(source, RunLike) else None
     network = run.student if run is not None else source if isinstance(source, nn.Module) else None
     network = unwrapped(network) if network is not None else None
-    match = match_ids(_model_stimuli(source, stimuli), stimulus_ids(rdms), missing=missing)
+    models_as_given, of_label = models_by_time(source, layers)
+    match = match_ids(_model_stimuli(models_as_given, stimuli), stimulus_ids(rdms), missing=missing)
     if network is not None and stimuli is not None:
         warn_of_absent(stimulus_ids(rdms), stimuli)
     chosen = choose_pairs(match.matched, run, pairs)
@@ -218,7 +222,7 @@ def evaluate(
     elif dissimilarity is not None:
         raise NeurordlError("dissimilarity= is for a network's patterns, and these models are RDMs already")
     else:
-        models = model_vectors(source, chosen.ids, layers)
+        models = model_vectors(models_as_given, chosen.ids, "all" if of_label else layers)
     device = "cpu" if str(compute.device).startswith("mps") else compute.device  # products are in float64
     stack = np.where(chosen.keep, np.stack(list(models.values())), np.nan)
     exposures = getattr(run or network, TRAINED_ON, None) or []
@@ -273,10 +277,14 @@ def evaluate(
             "weights": sha256_state(network.state_dict()) if network is not None else None,
         },
     }
-    columns = [*COLUMNS[:2], *(["time"] if over_time else []), *COLUMNS[2:]]  # after the ROI
-    frame = _stacked({name: result.columns(names) for name, result in results.items()}, brains)
-    between = _stacked({name: result.between(names) for name, result in results.items()}, brains)
+    axes = [*(["model_time"] if of_label else []), *(["time"] if over_time else [])]
+    columns = [*COLUMNS[:2], *axes, *COLUMNS[2:]]  # after the ROI
+    tables = {name: _by_model_time(result.columns(names), of_label) for name, result in results.items()}
+    frame = _stacked(tables, brains)
+    tables = {name: _by_model_time(result.between(names), of_label) for name, result in results.items()}
+    between = _stacked(tables, brains)
     of_rois = roi_differences(results, {name: x[1:] for name, x in brains.items()}, names, chosen.ids)
+    of_rois = pd.DataFrame(_by_model_time({str(key): of_rois[key].to_numpy() for key in of_rois}, of_label))
     scores = Evaluation(
         frame=frame.assign(**common).reindex(columns=columns),
         match=match,
@@ -288,6 +296,24 @@ def evaluate(
         means={name: result.mean_rdm for name, result in results.items()},
     )
     return scores.correct()
+
+
+def _by_model_time(
+    columns: Mapping[str, Any], of_label: Mapping[str, tuple[str, float]]
+) -> Mapping[str, Any]:
+    """Columns with the names of models over time instead of their labels, and with their times.
+
+    Of differences, those at the same time of both models are kept.
+    """
+    if not of_label:
+        return columns
+    keys = [key for key in ("layer", "layer_a", "layer_b") if key in columns]
+    pairs = {key: [of_label[label] for label in columns[key]] for key in keys}
+    names = {key: np.array([name for name, _ in pairs[key]], object) for key in keys}
+    times = np.array([[time for _, time in pairs[key]] for key in keys], float)
+    kept = (times == times[:1]).all(axis=0)
+    timed = {"model_time": times[0], **columns, **names}
+    return {key: values[kept] for key, values in timed.items()}
 
 
 def _stacked(

@@ -235,6 +235,11 @@ def group_searchlight(
     ('s0', 's1')
     """
     path = check_path("folder", folder)
+    if options.get("surface") is not None:
+        raise NeurordlError(
+            "surface=: the maps of a group are those of volumes; call searchlight for each person on a "
+            "surface, and write the maps by to_gifti"
+        )
     sources = _sources(patterns, subjects)
     settings = _settings(models, options)
     names = _file_names(sources)

@@ -58,7 +58,7 @@ COLUMNS = (
     *("n_subjects", "n_stimuli", "pairs", "fitted", "reason", "dissimilarity"),
 )
 _PRINTED = (
-    *("layer", "roi", "time", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"),
+    *("layer", "roi", "model_time", "time", "subject", "score", "ci_low", "ci_high", "p", "p_fdr"),
     *("ceiling_lower", "ceiling_upper", "n_subjects", "fitted"),
 )
 
@@ -342,10 +342,15 @@ def side_by_side(evaluations: Mapping[str, Evaluation], family: Family = "table"
     return table[["run", *(name for name in table if name != "run")]]
 
 
+def time_axes(frame: pd.DataFrame) -> list[str]:
+    """The columns of times that a table of scores has: of models, of the data, or both."""
+    return [name for name in ("model_time", "time") if name in frame]
+
+
 def rows_of_means(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of means and of the group; over time, those of the highest mean of each layer in a ROI."""
     means = frame[frame["subject"].isin(["mean", "group"])]
-    if "time" not in means:
+    if not time_axes(means):
         return means
     by = [means[name] for name in ("run", "roi", "layer", "subject") if name in means]
     return means.loc[means["score"].fillna(-np.inf).groupby(by, sort=False).idxmax()]
@@ -383,6 +388,7 @@ class Evaluation:
         - ``layer``, ``roi``, ``subject``, ``comparison``: what was compared, and how. For model RDMs, the
           layer is the name of the model: tables of networks and of models have the same columns.
         - ``time``: of RDMs over time only, the time in seconds.
+        - ``model_time``: of models over time only, the time of the model, in seconds.
         - ``score``: the similarity of the RDMs of layer and subject, or its mean.
         - ``ci_low``, ``ci_high``: 95 % interval of a mean. It is symmetric, and may reach beyond -1 or 1 of
           few subjects; a note counts such intervals. They are not cut, which would hide how little is known.
@@ -505,7 +511,7 @@ class Evaluation:
                 "scores or weights, not shares of variance"
             )
         table, means = self.differences, self.frame[self.frame["subject"] == "mean"]
-        place = ["roi", *(["time"] if self.over_time else [])]
+        place = ["roi", *time_axes(self.frame)]
         means = means.assign(most=means.groupby(place)["n_subjects"].transform("max"))  # whose t test it is
         sizes, most = (means.set_index([*place, "layer"])[name].to_dict() for name in ("n_subjects", "most"))
         factors = []
@@ -699,8 +705,9 @@ class Evaluation:
         population += f" ({n_groups} groups)" if population and (n_groups := self._n_groups) else ""
         test = settings.get("test", "one-sided, above zero")
         title += f"; 95 % intervals and p ({test}) generalize to {population}" if population else ""
-        if self.over_time:
-            title += f"; {means['time'].nunique()} times, shown is the highest mean of each layer"
+        if axes := time_axes(means):
+            counts = [counted(means[name].nunique(), name.replace("_", " ")) for name in axes]
+            title += f"; {' and '.join(counts)}, shown is the highest mean of each layer"
         families = [name for name in means.get("family", pd.Series(dtype=object)).unique() if name]
         return title + (f"; p_fdr and p_holm are over {' or '.join(families)}" if families else "")
 
@@ -804,7 +811,7 @@ class Evaluation:
     def __repr__(self) -> str:
         people = self.frame[~self.frame["subject"].isin(["mean", "group"])]
         counts = {"layer": people["layer"], "ROI": people["roi"], "subject": people["subject"]}
-        counts |= {"time": people["time"]} if self.over_time else {}
+        counts |= {name.replace("_", " "): people[name] for name in time_axes(people)}
         sizes = [counted(x.nunique(), name) for name, x in counts.items()]
         return f"Evaluation({', '.join(sizes)}: {self.title}; print it for the table)"
 

@@ -199,10 +199,9 @@ class SecondLevel:
         """Corrected p-values of the test's statistic, (voxels,)."""
         return self.values[f"p_{self.test.statistic}"]
 
-    @property
-    def title(self) -> str:
-        """What is significant, in words: the threshold of table and figure."""
-        test, limit = self.test, f"FWE-corrected p < {self.test.alpha:g}, {_FULL[self.test.statistic]}"
+    def threshold(self, alpha: float | None = None) -> str:
+        """Return in words what is significant, of the test's level or another one."""
+        test, limit = self.test, f"FWE-corrected p < {self._alpha(alpha):g}, {_FULL[self.test.statistic]}"
         if test.statistic in ("size", "mass"):
             limit += f" (clusters of p < {test.threshold:g}, t > {self.settings['t_threshold']:.2f})"
         return limit
@@ -317,7 +316,7 @@ class SecondLevel:
             f"{name}.nii.gz": gzip.compress(self.image(name).to_bytes(), mtime=0) for name in self.values
         }
         contents["peaks.csv"] = self.table().to_csv(index=False).encode()
-        record = {"tested": self.name, **self.settings, "test": asdict(self.test), "shown": self.title}
+        record = {"tested": self.name, **self.settings, "test": asdict(self.test), "shown": self.threshold()}
         contents["settings.json"] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
         make_folder(path.parent)
         write_folder(path, contents, (".gz", ".csv", ".json"))
@@ -353,7 +352,7 @@ class SecondLevel:
             ("people", f"{counted(len(settings['subjects']), 'subject')}: {listed(settings['subjects'])}"),
             ("tested", f"{counted(int(self.inside.sum()), 'voxel')}; {scale}{smoothing}"),
             ("by", f"{counted(test.n_permutations, 'permutation')} of nilearn, seed {test.seed}"),
-            ("threshold", self.title),
+            ("threshold", self.threshold()),
             ("significant", result),
             ("smallest p", f"{p_text(p[best])}, t = {t[best]:.2f} at {x:.0f}, {y:.0f}, {z:.0f} mm"),
         ]

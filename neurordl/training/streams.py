@@ -261,6 +261,7 @@ class Streams:
         self.seed, self.device = seed, fabric.device
         self.rank, self.world = share = fabric.global_rank, fabric.world_size
         self.labelled: SetStream | LoaderStream | None = None
+        self.batch_size: int | None = batches.labelled  # of labelled images, over all processes, if known
         if isinstance(labelled, StimulusSet):
             if labelled.labels is None:
                 raise NeurordlError("labelled: this StimulusSet has no labels; give labels= when it is made")
@@ -271,6 +272,8 @@ class Streams:
                     "augment= needs a StimulusSet; a loader's images are augmented by its data set"
                 )
             loader = _loader(labelled, max(1, batches.labelled // self.world), shuffle=True)
+            size = getattr(loader, "batch_size", None)  # None of a list, and of a batch sampler
+            self.batch_size = size * self.world if isinstance(size, int) else None
             if self.world > 1:
                 _check_shareable(loader)
                 loader = fabric.setup_dataloaders(loader, move_to_device=False)

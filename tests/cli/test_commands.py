@@ -383,6 +383,11 @@ def test_missing_files_are_named_with_their_option(shell: Any, data: dict[str, P
         (("no.h5", "--rdms", brain), "neurordl: no.h5: there is no such file"),
         ((brain, "--rdms", "no.h5"), "neurordl: --rdms no.h5: there is no such file"),
         (("m:net", "--rdms", brain, "--stimuli", "no"), "neurordl: --stimuli no: there"),
+        (
+            ("m:net", "--rdms", brain, "--stimuli", "mnist"),
+            "neurordl: --stimuli mnist: there is no such file or folder; give a folder with image files, "
+            "whose names without suffix are the ids of the stimuli. Public images by name are for --labelled",
+        ),
         (("m:net", "--rdms", brain, "--checkpoint", "no.pth"), "neurordl: --checkpoint no.pth: there"),
     ):
         code, _, errors = shell("compare", *arguments, *out)
@@ -969,7 +974,7 @@ def test_a_study_knows_the_rdms_that_it_scores_by_their_ids(
     [
         ({"controls": "shuffled"}, "controls='shuffled': expected"),
         ({"controls": "permuted-within"}, "permuted-within: the stimuli have no labels"),
-        ({"controls": "labels", "held-out": 0}, "scored on test images, or on held-out stimuli with RDMs"),
+        ({"controls": "labels", "held-out": 0}, "scored on test images or on held-out stimuli, and there"),
         ({"controls": "labels", "devices": 2}, "a study fits one run after the other on one device"),
         ({"controls": "labels", "no-resume": ""}, "a study always goes on"),
         ({"controls": "labels", "permuted": ""}, "name permuted in --controls"),
@@ -989,7 +994,7 @@ def test_wrong_studies(
 
 
 def test_a_study_of_a_network(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
-    """Without RDMs the runs are scored on test images only. Controls and seeds are added later."""
+    """Without RDMs and stimuli the runs are scored on test images. Controls and seeds are added later."""
     start = ("train", "--labelled", "digits", "--n-labelled", 40, "--teacher", "small_cnn", "--epochs", 1)
     start = (*start, "--loss", "soft_targets", "--out", tmp_path / "s")
     for controls, seeds in (("labels", "3,"), ("labels,permuted", "3,5")):
@@ -997,8 +1002,63 @@ def test_a_study_of_a_network(shell: Any, data: dict[str, Path], tmp_path: Path)
         assert code == 0, errors
     table = pd.read_csv(tmp_path / "s" / "table.csv")
     assert table["seed"].tolist() == [3, 3, 3, 5, 5, 5]
-    assert list(table) == ["condition", "seed", "test_accuracy"]
+    assert list(table) == ["condition", "seed", "test_accuracy", "heldout_rdm_similarity"]
     assert json.loads((tmp_path / "s" / "settings.json").read_text())["version"] == nrl.__version__
+    test = nrl.datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")[1]
+    assert len(test) < 500
+    torch.manual_seed(0)
+    teacher = nrl.students.small_cnn(in_channels=1)
+    run = load_run(tmp_path / "s" / "runs" / "permuted_5")
+    rdms = [nrl.compute_rdms(nrl.extract_patterns(network, test, "")) for network in (teacher, run.student)]
+    similarity = nrl.compare(*rdms, comparison="rho-a").item()
+    assert table["heldout_rdm_similarity"][4] == pytest.approx(similarity)
+    page = " ".join((tmp_path / "s" / "report.html").read_text().split())
+    text = (
+        "the mean rho-a of the RDM of the output (correlation dissimilarities) with that of the output of the"
+    )
+    assert f"{text} network that teaches, on held-out pairs of {len(test)} stimuli" in page
+    assert "had 40 labelled images (40 of 1348 drawn by seed 0)" in page
+    assert "All seeds had one draw of labelled images, so that intervals do not hold for other draws." in page
+
+
+def test_a_study_of_a_network_is_scored_on_held_out_stimuli(
+    shell: Any, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each pair of layers, on images as the network needs them; of many test images some are drawn."""
+    start = ("train", "--teacher", "small_cnn", "--layers", "conv2:conv3,conv1:conv1", "--epochs", 1)
+    start = (*start, "--controls", "labels", "--seeds", 1, "--labelled", data["labelled.csv"], "--size", 12)
+    more = ("--stimuli", data["stimuli"], "--held-out", 0.4, "--teacher-size", 16, "--out", tmp_path / "a")
+    code, _, errors = shell(*start, *more)
+    assert code == 0, errors
+    table, run = pd.read_csv(tmp_path / "a" / "table.csv"), load_run(tmp_path / "a" / "runs" / "teacher_0")
+    assert list(table) == ["condition", "seed", "heldout_rdm_similarity"]
+    torch.manual_seed(0)
+    n_classes, expected = int(StimulusSet.from_table(data["labelled.csv"]).labels.max()) + 1, []
+    teacher = nrl.students.small_cnn(num_classes=n_classes)
+    for layers in (("conv2", "conv3"), ("conv1", "conv1")):
+        rdms = [
+            nrl.compute_rdms(nrl.extract_patterns(network, images.subset(run.held_out_ids), layer))
+            for network, layer, images in zip(
+                (run.student, teacher),
+                layers,
+                (StimulusSet.from_folder(data["stimuli"], size=size) for size in (12, 16)),
+                strict=True,
+            )
+        ]
+        expected.append(nrl.compare(*rdms, comparison="rho-a").item())
+    assert table["heldout_rdm_similarity"][1] == pytest.approx(np.mean(expected))
+
+    monkeypatch.setattr(study, "_MOST_SCORED", 6)
+    more = ("--test", data["labelled.csv"], "--teacher-size", 16, "--out", tmp_path / "b")
+    code, printed, errors = shell(*start, *more)
+    assert code == 1
+    assert "0 of the 6 matched are in held-out pairs" in errors
+    test = pd.read_csv(data["labelled.csv"]).assign(id=lambda table: "t" + table["id"].astype(str))
+    test.to_csv(data["labelled.csv"].with_name("test.csv"), index=False)
+    more = ("--test", data["labelled.csv"].with_name("test.csv"), *more[2:-1], tmp_path / "c")
+    code, printed, errors = shell(*start, *more)
+    assert code == 0, errors
+    assert f"is that of 6 of {len(test)} test images, drawn with --seed" in printed
 
 
 def test_without_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:

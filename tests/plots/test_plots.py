@@ -96,7 +96,7 @@ def test_scores_say_what_they_are_of(tmp_path):
     assert plot_scores(read).get_legend().get_title().get_text() == (
         "6 stimuli, 3 to 4 subjects (dots)\n95 % CI over subjects and stimuli"
     )
-    assert plot_layer_roi(read).get_xlabel().splitlines()[0] == "6 stimuli, 3 to 4 subjects"
+    assert plot_layer_roi(read).get_xlabel().splitlines()[:2] == ["ROI", "6 stimuli, 3 to 4 subjects"]
     alone = plot_scores(scores(subjects=1)).get_legend()
     assert alone.get_title().get_text() == "6 stimuli, 1 subject (dots)"
     assert [text.get_text() for text in alone.get_texts()] == ["IT mean"]
@@ -354,7 +354,10 @@ def test_layers_by_rois():
 def test_layers_by_rois_of_one_subject_have_no_test():
     ax = plot_layer_roi(scores(subjects=1))
     assert not any("(" in text.get_text() for text in ax.texts)
-    assert ax.get_xlabel() == "6 stimuli, 1 subject"
+    assert ax.get_xlabel() == "ROI\n6 stimuli, 1 subject"
+    assert ax.get_ylabel() == "model"
+    table = scores(subjects=1).to_frame().assign(dissimilarity="correlation")
+    assert plot_layer_roi(table).get_ylabel() == "layer"
 
 
 def fitted(comparison: str = "corr") -> Run:
@@ -487,7 +490,8 @@ def test_axes_end_where_their_quantity_does():
     assert ax.get_ylim()[1] == ax.get_xlim()[1] == 1
     assert not any(line.get_clip_on() for line in ax.lines if line.get_marker() in "os")
     percent = plot_transfer(frame.assign(test_accuracy=99.0))  # other units have other ends
-    assert percent.get_ylim()[1] > 99
+    assert 99 < percent.get_ylim()[1] <= 100
+    assert percent.get_ylabel() == "test accuracy (% of images)"
     table = scores(subjects=2).frame
     assert table["ci_high"].max() > 1
     assert plot_scores(table).get_ylim()[1] == 1
