@@ -239,6 +239,31 @@ def shared_variance() -> dict[str, Any]:
     return {"people": people(), **rdms, **{name: people(1, snr=0.5 + k) for k, name in enumerate(names)}}
 
 
+def group_maps() -> dict[str, Any]:
+    """A small study of ten people in fMRIPrep's layout, of which the left half has a model's geometry."""
+    rng, ids = np.random.default_rng(0), IDS[::2]
+    geometries = {half: rng.normal(size=(len(ids), 6)) for half in ("left", "right")}
+    scan = nrl.simulate.Scan((8, 6, 5), runs=2, repeats=1, task="objects")
+    root = nrl.simulate.simulate_fmri("simulated", geometries, ids, 10, scan=scan, snr=2.0)
+    mask = nib.load(root / "atlas.nii.gz")
+    whole = nib.Nifti1Image((mask.get_fdata() > 0).astype("uint8"), mask.affine)
+    nib.save(whole, "gray_matter.nii.gz")
+    for bold in sorted(root.glob("sub-*/func/*_bold.nii.gz")):
+        run, place = bold.name.removesuffix("_bold.nii.gz"), Path("study") / bold.parent.relative_to(root)
+        prepared = Path("study/derivatives/fmriprep") / bold.parent.relative_to(root)
+        for folder in (place, prepared):
+            folder.mkdir(parents=True, exist_ok=True)
+        space = f"{run}_space-MNI152NLin2009cAsym"
+        bold.rename(prepared / f"{space}_desc-preproc_bold.nii.gz")
+        nib.save(whole, prepared / f"{space}_desc-brain_mask.nii.gz")
+        bold.with_name(f"{run}_events.tsv").rename(place / f"{run}_events.tsv")
+    names = [f"sub-{number:02d}" for number in range(1, 11)]
+    known = {"animacy": geometries["left"], "shape": rng.normal(size=(len(ids), 6))}
+    patterns = [rsatoolbox.data.Dataset(x, {"name": name}, {"stimulus": ids}) for name, x in known.items()]
+    table = pd.DataFrame({"patients": [0, 1] * 5, "age": rng.normal(50, 9, 10)}, index=names)
+    return {"models": nrl.compute_rdms(patterns, "euclidean"), "table": table}
+
+
 def report() -> dict[str, Any]:
     models = people(2, snr=0.5)
     models.rdm_descriptors = {"name": ["first", "second"]}
@@ -404,6 +429,7 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "epochs": epochs,
     "extending": extending,
     "fit": fit,
+    "group_maps": group_maps,
     "large_sets": large_sets,
     "own_network": own_network,
     "report": report,
