@@ -189,8 +189,8 @@ def load_rdms(
     ids = ids if labels is None else _read_labels(content, labels, source)
     if layout is None and content.layout is None:
         counts = [
-            _count_of(given, stored.get(key))
-            for given, stored, key in (
+            _count_of(named, stored.get(key))
+            for named, stored, key in (
                 (ids, content.pattern_descriptors, "stimulus"),
                 (subjects, content.rdm_descriptors, "subject"),
             )
@@ -479,9 +479,9 @@ def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) 
     return rdms
 
 
-def _count_of(given: object, stored: Sequence[object] | None) -> int | None:
+def _count_of(named: object, stored: Sequence[object] | None) -> int | None:
     """How many names there are, of the user or of the file; None where none or a single one is given."""
-    names = stored if given is None or isinstance(given, str) else given
+    names = stored if named is None or isinstance(named, str) else named
     return len(names) if isinstance(names, Sequence | np.ndarray) else None
 
 
