@@ -523,6 +523,10 @@ def test_things_bad_input(things: Path, tmp_path: Path) -> None:
     pd.read_csv(path)[:-1].to_csv(path, index=False)
     with pytest.raises(NeurordlError, match=r"has 0 arrays of \(voxels, 119 trials\)"):
         load_things(folder, 3, "IT")
+    table = pd.read_csv(path)
+    table.astype({"run": str}).assign(run="first").to_csv(path, index=False)
+    with pytest.raises(NeurordlError, match="'run' should be whole numbers"):
+        load_things(folder, 3, "IT")
     path.write_text("a,b\n1,2\n")
     with pytest.raises(NeurordlError, match="no column 'trial_type'"):
         load_things(folder, 3, "IT")
