@@ -267,7 +267,10 @@ def choose() -> dict[str, Any]:
     measured = nrl.simulate.simulate_patterns(
         patterns, IDS, n_subjects=2, n_channels=20, measurement=measurement, seed=0
     )
-    return {"patterns": measured, **report()}
+    regions = {name: people() for name in ("it", "evc")}
+    for name, rdms in regions.items():
+        rdms.rdm_descriptors["roi"] = [name.upper()] * rdms.n_rdm
+    return {"patterns": measured, **regions, **report()}
 
 
 def shared_variance() -> dict[str, Any]:
