@@ -46,6 +46,7 @@ SHOWN: dict[str, Callable[[dict[str, Any]], bool]] = {
         and len(script["results"]["sound"].table()) == 0
     ),
     "searchlight_map": lambda script: script["inside"] > script["outside"] + 0.3,
+    "surface_searchlight": lambda script: script["inside"] > 0.5 > 0.1 > script["outside"],
 }
 
 
