@@ -236,7 +236,7 @@ class _Inputs(NamedTuple):
     ) -> _Inputs:
         """Match the stimuli of models, covariates and data; ``chosen`` are ROIs and subjects."""
         base, resampling = find_similarity(comparison), find_resampling(bootstrap)
-        if isinstance(models, Mapping) and all(map(is_rdms, models.values())):
+        if isinstance(models, Mapping) and models and all(map(is_rdms, models.values())):
             stacks = {str(name): stack for name, stack in models.items()}  # each may be several RDMs
         else:
             stacks = {names[0]: stack for stack, names in model_stacks(models)}

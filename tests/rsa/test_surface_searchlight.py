@@ -343,6 +343,17 @@ def test_voxels_of_cifti_are_left_out() -> None:
     assert_allclose(found.scores, expected.scores, atol=1e-12)
 
 
+def test_voxels_of_cifti_can_be_searched_in_the_volume() -> None:
+    at = np.indices((3, 3, 3)).reshape(3, -1)
+    channels: Any = {"hemisphere": ["left"] * 30, "vertex": [0, 1, 2] + [-1] * 27}
+    channels |= {axis: [-1] * 3 + index.tolist() for axis, index in zip("xyz", at, strict=True)}
+    channels["structure"] = ["CORTEX_LEFT"] * 3 + ["THALAMUS_LEFT"] * 27
+    data = Dataset(np.random.default_rng(0).normal(size=(N, 30)), {}, {"stimulus": IDS}, channels)
+    found = nrl.searchlight(data.subset_channel("structure", "THALAMUS_LEFT"), models(), radius=2)
+    volume = Dataset(data.measurements[:, 3:], {}, {"stimulus": IDS}, dict(zip("xyz", at, strict=True)))
+    assert_allclose(found.scores, nrl.searchlight(volume, models(), radius=2).scores, atol=1e-12)
+
+
 def test_bad_input(tmp_path: Path) -> None:
     data, left = brain(), tmp_path / "lh.white.surf.gii"
     grid = dict(zip("xyz", np.indices((3, 3, 3)).reshape(3, -1).tolist(), strict=True))
