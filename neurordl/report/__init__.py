@@ -275,7 +275,8 @@ def _read_scores(folder: Path) -> Scores:
         _read_table(folder / name, columns) if (folder / name).is_file() else pd.DataFrame()
         for name, columns in _DIFFERENCES.items()
     ]
-    return Scores(_read_table(folder / TABLE, COLUMNS), io.read_json(folder / EVALUATION), *tables)
+    layers, rois = tables
+    return Scores(_read_table(folder / TABLE, COLUMNS), io.read_json(folder / EVALUATION), layers, rois)
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
