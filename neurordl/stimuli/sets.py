@@ -435,7 +435,9 @@ def _shuffle(ids: Sequence[str], seed: int, strata: Sequence[str] | None) -> tup
 
 def check_stimuli(stimuli: object, name: str = "stimuli") -> None:
     """Refuse what is not a StimulusSet, such as the folder of the images."""
-    remedy = "read images with nrl.StimulusSet.from_folder(folder, size=224), or from_array(images, ids)"
+    remedy = "make one with StimulusSet.from_array(images, ids)"
+    if isinstance(stimuli, str | os.PathLike):
+        remedy = f"read the images with nrl.StimulusSet.from_folder({str(stimuli)!r}, size=...)"
     check_type(name, stimuli, StimulusSet, remedy)
 
 

@@ -29,7 +29,7 @@ CALLS: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_folder_is_no_stimulus_set(name: str) -> None:
-    with pytest.raises(nrl.NeurordlError, match="expected StimulusSet, got str; read images with"):
+    with pytest.raises(nrl.NeurordlError, match="expected StimulusSet, got str; read the images with"):
         CALLS[name]()
 
 
