@@ -130,7 +130,7 @@ class Coverage:
     @property
     def note(self) -> str:
         """In which subjects pairs were not measured; empty if in none."""
-        lacking: dict[str, list[str]] = {}  # subjects who have as much
+        lacking: dict[str, list[str]] = {}  # subjects people have as much
         for subject, pairs in self.pairs.items():
             if pairs < self.requested:
                 n = self.stimuli[subject]
@@ -140,8 +140,8 @@ class Coverage:
         notes = []
         for text, subjects in lacking.items():
             everyone = 1 < len(subjects) == len(self.pairs)
-            who = f"each of {len(subjects)} subjects" if everyone else listed(subjects, most=3)
-            notes.append(f"{who}: {text}")
+            people = f"each of {len(subjects)} subjects" if everyone else listed(subjects, most=3)
+            notes.append(f"{people}: {text}")
         return listed(notes, most=3, separator="; ")
 
 
@@ -154,7 +154,7 @@ class RoiScores:
     study
         The layers and all subjects.
     subjects
-        The subjects, and who is in the mean.
+        The subjects, and people is in the mean.
     inference
         The inference over the subjects of the mean.
     ceilings

@@ -342,7 +342,7 @@ def _by_prefix(names: set[str], expected: set[str]) -> str:
     """What to do where the names of weights are those of the network but for a prefix; else empty."""
     for name in sorted(names)[:1]:
         prefix = next((name.removesuffix(other) for other in expected if name.endswith(f".{other}")), "")
-        if prefix and sum(one.removeprefix(prefix) in expected for one in names) > len(names) / 2:
+        if prefix and sum(x.removeprefix(prefix) in expected for x in names) > len(names) / 2:
             return (
                 f"all names begin with {prefix!r}: cut it off, "
                 f"weights = {{name.removeprefix({prefix!r}): value for name, value in weights.items()}}, and "
