@@ -13,6 +13,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import Match
@@ -367,6 +368,11 @@ class Objective:
             raise NeurordlError(
                 f"labelled= is missing: pass labelled images, or stimuli= and an objective {remedy}"
             )
+        if torch.is_inference_mode_enabled() and any(map(is_lazy, self.parameters())):
+            problem = (
+                "parameters of losses get their shape at the first call, and could not be trained if it is"
+            )
+            raise NeurordlError(f"{problem} in torch.inference_mode(); make it under torch.no_grad()")
         outputs, features = self._read(student, labelled, stimuli, batchnorm)
         parts, terms = list[Tensor](), dict[str, Tensor]()
         if self.task is not None and labelled is not None:

@@ -628,3 +628,17 @@ def test_check_goes_through_one_step_without_training() -> None:
         check(model, objective, Batch(torch.zeros(N, 3, 8, 8), None, LABELS), None)
     with pytest.raises(NeurordlError, match=r"parameters torch.float64; call student.float\(\)"):
         check(student().double(), objective, labelled, stimuli)
+
+
+def test_a_loss_is_not_shaped_in_inference_mode() -> None:
+    """Its parameters could not be trained; the message says what can be done instead."""
+    network = NetworkTeacher(student(9), "conv2")
+    objective = Objective(HintLoss(network, "conv2"))
+    labelled = random_images(4), torch.arange(4)
+    with torch.inference_mode(), pytest.raises(NeurordlError, match=r"make it under torch\.no_grad\(\)"):
+        objective(student(), labelled)
+    with torch.no_grad():
+        objective(student(), labelled)
+    with torch.inference_mode():
+        objective(student(), labelled)
+    objective(student(), labelled)[0].backward()
