@@ -459,7 +459,10 @@ class Objective:
         if labels is None:
             raise NeurordlError("the labelled batch has no labels: pass labelled=(images, labels)")
         if callable(self.task):
-            return self.task(outputs, labels)
+            value = self.task(outputs, labels)
+            if not isinstance(value, Tensor) or value.ndim:
+                raise NeurordlError(f"task: it must return a tensor of shape (), not {_shape(value)}")
+            return value
         outputs = class_scores(outputs, "cross_entropy", "pass task=function")
         if labels.device.type == "cpu" and not checked:  # on a GPU a check would stall each step
             check_labels(labels, outputs.shape[1])

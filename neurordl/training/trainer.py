@@ -137,7 +137,14 @@ class Optimization:
         """The optimizer of all parameters of a module that are trained."""
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if self.optimizer is not None:
-            return self.optimizer(parameters)
+            optimizer = self.optimizer(parameters)
+            check_type("optimizer: the result of the function", optimizer, Optimizer)
+            if isinstance(optimizer, torch.optim.LBFGS):
+                problem = (
+                    "optimizer: LBFGS computes the loss of a batch several times in a step, and fit once"
+                )
+                raise NeurordlError(f"{problem}; choose another, or write a loop of your own")
+            return optimizer
         lr = 1e-3 if self.lr is None else self.lr
         weight_decay = 1e-4 if self.weight_decay is None else self.weight_decay
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
@@ -151,6 +158,8 @@ class Optimization:
         scheduler = self.scheduler(optimizer, steps)
         if isinstance(scheduler, ReduceLROnPlateau):
             raise NeurordlError("scheduler: ReduceLROnPlateau needs a metric; choose another scheduler")
+        if not (hasattr(scheduler, "step") and hasattr(scheduler, "state_dict")):
+            raise NeurordlError(f"scheduler: the function returned {type(scheduler).__name__}, no scheduler")
         return scheduler
 
 
@@ -334,6 +343,8 @@ def fit(
     >>> list(run.history[["epoch", "step"]].iloc[-1])
     [2, 2]
     """
+    if not torch.is_grad_enabled():
+        raise NeurordlError("fit is called in torch.no_grad() or inference_mode(), where nothing is trained")
     check_type("student", student, nn.Module)
     check_type("objective", objective, Objective, "write Objective(loss)")
     if stimuli is not None:

@@ -383,6 +383,40 @@ def test_the_batch_size_of_a_loader_is_recorded() -> None:
         assert run.record["settings"]["batches.labelled"] == expected
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": lambda parameters: None}, "optimizer: .*expected Optimizer, got NoneType"),
+        ({"optimizer": torch.optim.LBFGS}, "optimizer: LBFGS computes the loss .* several times in a step"),
+        ({"scheduler": lambda optimizer, steps: None}, "scheduler: the function returned NoneType"),
+        ({"augment": lambda images: images[:4]}, "augment: the function returned 4 images; .* batch of 16"),
+        ({"augment": lambda images: None}, "augment: the function returned NoneType"),
+    ],
+)
+def test_functions_of_the_user_return_what_is_needed(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(NeurordlError, match=f"^{message}"):
+        train(**changes)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_nothing_is_trained_without_gradients(mode: Any) -> None:
+    with (
+        mode(),
+        pytest.raises(NeurordlError, match=r"^fit is called in torch\.no_grad\(\) or inference_mode"),
+    ):
+        train()
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_labels_may_be_any_whole_numbers(dtype: torch.dtype) -> None:
+    images, labels = labelled().images(), labelled().labels
+    runs = [
+        train(objective=Objective(), labelled=[(images, labels.to(kept))], stimuli=None, epochs=1)
+        for kept in (torch.int64, dtype)
+    ]
+    assert same(weights(runs[0]), weights(runs[1]))
+
+
 class Undefined(TransferLoss):
     """As the page on own losses has it: a tensor without gradient, here in every second batch or in all."""
 

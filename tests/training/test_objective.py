@@ -642,3 +642,13 @@ def test_a_loss_is_not_shaped_in_inference_mode() -> None:
     with torch.inference_mode():
         objective(student(), labelled)
     objective(student(), labelled)[0].backward()
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [(lambda outputs: outputs.mean(1), "not one of shape \\(4,\\)"), (lambda outputs: 1.0, "not float")],
+)
+def test_a_task_returns_a_scalar(result: Any, message: str) -> None:
+    objective = Objective(task=lambda outputs, labels: result(outputs))
+    with pytest.raises(NeurordlError, match=rf"^task: it must return a tensor of shape \(\), {message}"):
+        objective(student(), (random_images(4), torch.arange(4)))
