@@ -296,7 +296,8 @@ class Objective:
         terms : dict of str to Tensor
             Each term by name, unweighted and detached: ``task``, ``rdm:<layer>``, ``soft_targets``. A term
             that is undefined on this batch, such as the RDM of two stimuli, is NaN and is left out of the
-            sum: it has no gradient. At the first time there is a notice (on a GPU, only at the first call).
+            sum: it has no gradient, and where no other term has one, ``backward`` changes nothing. At the
+            first time there is a notice (on a GPU, only at the first call).
 
         Raises
         ------
@@ -393,7 +394,10 @@ class Objective:
             defined = value.nan_to_num(0.0, math.inf, -math.inf)
             parts.append(defined if isinstance(weight, float) and weight == 1 else weight * defined)
             terms[name] = value
-        return reduce(torch.add, parts), {name: value.detach() for name, value in terms.items()}
+        total = reduce(torch.add, parts)
+        if undefined and not total.requires_grad and torch.is_grad_enabled():
+            total = total + total.new_zeros((), requires_grad=True)  # backward() has no effect, and no error
+        return total, {name: value.detach() for name, value in terms.items()}
 
     def _undefined(self, values: Mapping[str, Tensor], stimuli: Batch) -> list[str]:
         """Names of the terms that are NaN, with a notice at the first time; a GPU is asked only once."""

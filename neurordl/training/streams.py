@@ -434,6 +434,8 @@ def check_labels(labels: Tensor, n_classes: int) -> None:
         remedy = "use labels.argmax(1) for one-hot labels" if labels.ndim > 1 else "use labels.long()"
         content = f"{labels.dtype} of shape {tuple(labels.shape)}"
         raise NeurordlError(f"labels: expected whole numbers of shape (n,), got {content}; {remedy}")
+    if not len(labels):
+        raise NeurordlError("labels: the batch has no images; leave empty batches out")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= n_classes:
         outputs = f"the student has {n_classes} outputs (labels 0 to {n_classes - 1})"

@@ -652,3 +652,23 @@ def test_a_task_returns_a_scalar(result: Any, message: str) -> None:
     objective = Objective(task=lambda outputs, labels: result(outputs))
     with pytest.raises(NeurordlError, match=rf"^task: it must return a tensor of shape \(\), {message}"):
         objective(student(), (random_images(4), torch.arange(4)))
+
+
+def test_backward_where_no_term_is_defined_changes_nothing() -> None:
+    network, model = NetworkTeacher(student(9), "conv2"), student()
+    objective = Objective(RDMLoss(network["conv2"], "conv2", pairs="within"), task=None)
+    stimuli = random_images(6), [f"s{k}" for k in range(6)], torch.arange(6)  # no two of one label
+    with pytest.warns(UserWarning, match="undefined"):
+        loss, terms = objective(model, stimuli=stimuli)
+    loss.backward()
+    assert terms["rdm:conv2"].isnan()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    defined = Objective(RDMLoss(network["conv2"], "conv2"), task=None)
+    assert not defined(model, stimuli=stimuli)[0].requires_grad  # a mistake is not hidden
+
+
+def test_an_empty_batch_is_named() -> None:
+    with pytest.raises(NeurordlError, match="the batch has no images"):
+        Objective()(student(), (random_images(4)[:0], torch.arange(0)))
