@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from neurordl.rsa.compare import compare as compare
     from neurordl.rsa.evaluate import evaluate as evaluate
     from neurordl.rsa.inference.fitted import Folds as Folds
+    from neurordl.rsa.inference.fitted import Ridge as Ridge
     from neurordl.rsa.inference.fitted import evaluate_fitted as evaluate_fitted
     from neurordl.rsa.inference.resampling import Bootstrap as Bootstrap
     from neurordl.rsa.inference.resampling import Draws as Draws
@@ -79,7 +80,6 @@ if TYPE_CHECKING:
     from neurordl.rsa.maps import group_searchlight as group_searchlight
     from neurordl.rsa.maps import load_maps as load_maps
     from neurordl.rsa.regression import Partial as Partial
-    from neurordl.rsa.regression import Ridge as Ridge
     from neurordl.rsa.regression import partition_variance as partition_variance
     from neurordl.rsa.regression import regress_rdms as regress_rdms
     from neurordl.rsa.scores import Evaluation as Evaluation

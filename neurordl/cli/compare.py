@@ -98,6 +98,10 @@ def compare(
     runs, source = _runs_of(sources), sources[0]
     is_path = ":" not in source and (Path(source).suffix in _RDM_FILES or "/" in source)
     check_files({"source": Path(source) if is_path else None}, unnamed=["source"])
+    if Path(source).suffix.lower() in (".py", ".safetensors", ".pth", ".pt", ".ckpt"):
+        from neurordl.students.loading import explain_file
+
+        raise NeurordlError(explain_file(source))
     if call.student.words and not Path(source).is_dir():
         raise NeurordlError(f"--student is for runs, and {source} is no folder of a run; leave it out")
     for words in [*call.network.words.values(), *call.read_images.words.values()]:

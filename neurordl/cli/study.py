@@ -80,6 +80,9 @@ def run_study(
     reference = "labels" if "labels" in conditions else conditions[0]
     parts = {x: all_differences(table, x, reference=reference) for x in grid.measures}
     differences = pd.concat(parts, names=["measure"]).reset_index("measure")
+    # An interval over seeds that are one run would mean nothing.
+    single = differences[["condition", "reference"]].isin(grid.repeated).all(axis=1)
+    differences.loc[single, ["ci_low", "ci_high"]] = float("nan")
     write_text(out / "table.csv", table.to_csv(index=False))
     write_text(out / "differences.csv", differences.to_csv(index=False))
     plt.switch_backend("agg")  # there may be no screen

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
 from neurordl.arrays import Bools, Floats, is_rdms, nan_mean
 from neurordl.errors import NeurordlError, notify
@@ -375,12 +377,42 @@ def model_stacks(source: object) -> list[tuple[RDMs, list[str]]]:
             raise NeurordlError(f"the RDM descriptor {by!r} repeats a name; give each model RDM its own")
         return [(source, names)]
     if not isinstance(source, Mapping) or not source or not all(map(is_rdms, source.values())):
-        raise NeurordlError(
-            f"expected a run, a torch module, RDMs or a dict from name to RDMs, got {type(source).__name__}"
-        )
+        expected = "expected a run, a torch module, RDMs, or a dict from name to RDMs or to modules"
+        values = list(source.values()) if isinstance(source, Mapping) else [source]
+        hint = next(filter(None, map(_hint, values)), "")
+        raise NeurordlError(f"{expected}, got {_shown(source)}{'; ' if hint else ''}{hint}")
     if several := [name for name, rdms in source.items() if len(rdms) != 1]:
         raise NeurordlError(f"model {several[0]!r} has {len(source[several[0]])} RDMs; give one RDM per name")
     return [(rdms, [str(name)]) for name, rdms in source.items()]
+
+
+def _shown(source: object) -> str:
+    """What was passed in place of models, for a message."""
+    if isinstance(source, type):
+        return f"the class {source.__name__}"
+    if isinstance(source, Mapping):
+        kinds = dict.fromkeys(type(value).__name__ for value in source.values())
+        return f"dict of {listed(kinds, most=3)}" if source else "an empty dict"
+    return repr(str(source)) if isinstance(source, str | PathLike) else type(source).__name__
+
+
+def _hint(value: object) -> str:
+    """How to make RDMs or a network of something else; empty where that is not known."""
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        return f"{value.__name__} is a class: make a network of it, {value.__name__}()"
+    if isinstance(value, nn.Module):
+        call = "compute_rdms(extract_patterns(network, stimuli, layers), 'correlation')"
+        return f"for a network's RDMs, write {call}"
+    if isinstance(value, Tensor) or (
+        isinstance(value, Mapping) and any(map(torch.is_tensor, value.values()))
+    ):
+        return "weights are no network: make it, read them with load_state_dict or load_weights, and pass it"
+    if not isinstance(value, str | PathLike):
+        return ""
+    name = Path(value).name
+    if Path(name).suffix.lower() in (".pth", ".pt", ".ckpt", ".safetensors"):
+        return f"make the network, read {name} with load_weights(network, {name!r}), and pass the network"
+    return f"read RDMs with load_rdms({name!r}), or make a network by name with students.build"
 
 
 def models_by_time(

@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from neurordl.arrays import Ints
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import natural_key
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
@@ -379,6 +379,23 @@ def class_names(labelled: Any) -> tuple[str, ...] | None:
     names = getattr(labelled, "classes", None)
     listed_names = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return tuple(names) if listed_names and names else None
+
+
+def tell_class_order(labelled: Any, checkpoint: str) -> None:
+    """Say in which order classes are numbered by their names, where a checkpoint may have another one."""
+    names = class_names(labelled)
+    if (
+        names is None
+        or not isinstance(labelled, StimulusSet)
+        or list(names) != sorted(names, key=natural_key)
+    ):
+        return
+    numbered = listed([f"{number} is {name!r}" for number, name in enumerate(names)], most=3)
+    text = (
+        f"labelled: classes are numbered in the order of their names ({numbered}), and the weights are those"
+    )
+    remedy = "if its outputs have another order, pass classes= with the labels (--classes)"
+    notify(f"{text} of {checkpoint}; {remedy}")
 
 
 def as_trained(labels: Tensor, names: Sequence[str] | None, trained: Sequence[str] | None) -> Tensor:

@@ -50,7 +50,16 @@ from neurordl.training.objective import (
     first_rows,
     has_batchnorm,
 )
-from neurordl.training.run import Run, RunFolder, exposures, recorded_setting
+from neurordl.training.run import (
+    CHECKPOINT_NAME,
+    CHECKPOINT_SUM,
+    START,
+    Run,
+    RunFolder,
+    describe_start,
+    exposures,
+    recorded_setting,
+)
 from neurordl.training.streams import (
     FEWEST,
     Batches,
@@ -60,6 +69,7 @@ from neurordl.training.streams import (
     as_trained,
     class_names,
     seed_all,
+    tell_class_order,
 )
 from neurordl.validate import check_choice, check_count, check_number, check_type, listed
 
@@ -401,6 +411,9 @@ def fit(
         optimization = replace(optimization, batchnorm=module.batchnorm)
         optimizer = optimization.make_optimizer(module)
         defaults = optimizer.defaults.items()
+        start = describe_start(student)
+        if objective.task is not None and start.get(CHECKPOINT_SUM, "") == start[START] and rank == 0:
+            tell_class_order(labelled, start[CHECKPOINT_NAME])
         record: Record = {
             "status": "running",
             "settings": {
@@ -423,6 +436,7 @@ def fit(
                 "parameters": sum(parameter.numel() for parameter in student.parameters()),
                 "spec": getattr(student, "build_spec", None),
                 "sha256_modules": sha256_modules(student),
+                **start,
             },
             "stimuli": None,
             "labelled": None if labelled is None else _describe_images(labelled),

@@ -156,6 +156,29 @@ def test_a_crop_is_recorded_and_applied_again(
     assert run.preprocessing == prepared.preprocessing
 
 
+@pytest.mark.parametrize("option", ["source", "student", "teacher"])
+def test_a_file_in_place_of_a_network_has_its_remedy(
+    shell: Any, data: dict[str, Path], tmp_path: Path, option: str
+) -> None:
+    """The error names what the file defines, which is not run."""
+    code_file, weights = tmp_path / "my_net.py", tmp_path / "my_net.pth"
+    text = "from torch import nn\nraise SystemExit\ndef make(): ...\nclass _Part(nn.Module): ...\n"
+    code_file.write_text(f"{text}class MyNet(nn.Module): ...\n")
+    torch.save({}, weights)
+    brain = ("--rdms", data["brain.h5"], "--stimuli", data["stimuli"], "--out", tmp_path / "out")
+    for file, message in (
+        (code_file, f"{code_file} is a file; write {code_file}:MyNet, or another of make"),
+        (weights, f"{weights} is a file of weights, which is read into a network; write {code_file}:MyNet"),
+        (tmp_path / "none.py", "check the path"),
+    ):
+        if option == "source":
+            code, _, errors = shell("compare", file, *brain)
+        else:
+            several = ("--roi", "IT", "--average", "session", "--size", "8")
+            code, _, errors = shell("train", *brain, *several, f"--{option}", file)
+        assert (code, message in " ".join(errors.split())) == (1, True), errors
+
+
 @pytest.mark.parametrize("option", [("--crop", "0.5"), ("--size", "8"), ("--pretrained",)])
 def test_options_of_networks_are_not_for_files(
     shell: Any, data: dict[str, Path], tmp_path: Path, option: tuple[str, ...]
@@ -365,6 +388,82 @@ def test_as_many_labelled_images_as_classes_are_the_fewest(
     }
 
 
+def test_held_out_stimuli_are_no_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """The labelled images are pictures of the stimuli: those of held-out ones are left out, and counted."""
+    rows = [f"stimuli/stimuli_{k}.png,{'s' * (1 - k % 2)}timuli_{k},{k % 3}" for k in range(M)]
+    rows += [f"labelled/labelled_{k}.png,stimuli_{k},{k % 3}" for k in range(1, M, 2)]  # others of such ids
+    (tmp_path / "shown.csv").write_text("\n".join(["path,id,label", *rows]))
+    (tmp_path / "ids.txt").write_text("\n".join(f"stimuli_{k}" for k in (1, 4, 7, 9)))
+    (tmp_path / "ids.csv").write_text("group,stimulus\n" + "\n".join(f"a,stimuli_{k}" for k in (9, 7, 4, 1)))
+    for name in ("ids.txt", "ids.csv"):
+        changes = {"labelled": tmp_path / "shown.csv", "held-out": tmp_path / name, "epochs": 1}
+        code, told, errors = shell(*train_arguments(data, tmp_path / name[-3:], **changes))
+        assert code == 0, errors
+        assert (
+            f"note: 4 of {M + M // 2} labelled images are pictures of held-out stimuli, and are left out"
+            in told
+        )
+        run = load_run(tmp_path / name[-3:])
+        assert set(run.held_out_ids) == {f"stimuli_{k}" for k in (1, 4, 7, 9)}
+        assert run.record["labelled"]["n"] == M + M // 2 - 4
+        assert f"neurordl compare {tmp_path / name[-3:]} --rdms" in told
+    for text, message in (
+        ("stimuli_99", "stimuli_99"),
+        ("\n".join(f"stimuli_{k}" for k in range(M - 2)), "at least 3"),
+    ):
+        (tmp_path / "ids.txt").write_text(text)
+        code, _, errors = shell(
+            *train_arguments(data, tmp_path / "new", **{**changes, "held-out": tmp_path / "ids.txt"})
+        )
+        assert (code, message in errors) == (1, True), errors
+    code, _, errors = shell(*train_arguments(data, tmp_path / "new", **{**changes, "held-out": "half"}))
+    assert code == 1
+    assert "--held-out half: there is no such file" in errors
+
+
+def test_the_order_of_classes_is_that_of_the_checkpoint(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    """Names are numbered in their order, with a notice where weights were read; --classes has another one."""
+    names = ["zebra", "cat", "ape"]
+    rows = [f"labelled/labelled_{k}.png,i{k},{names[k % 3]}" for k in range(24)]
+    (tmp_path / "named.csv").write_text("\n".join(["path,id,label", *rows]))
+    (tmp_path / "order.txt").write_text("\n".join([*names, "dog"]))
+    (tmp_path / "order.csv").write_text(
+        "\n".join(["number,class", *(f"{k},{x}" for k, x in enumerate(names))])
+    )
+    changes = {"labelled": tmp_path / "named.csv", "epochs": 1}
+    assert shell(*train_arguments(data, tmp_path / "first", **changes))[0] == 0
+    start = {"student-checkpoint": tmp_path / "first" / "student.safetensors"}
+    code, _, errors = shell(*train_arguments(data, tmp_path / "second", **changes, **start))
+    assert code == 0
+    order = (
+        r"order of their names \(0 is 'ape', 1 is 'cat', 2 is 'zebra'\), and the weights are those of student"
+    )
+    assert re.search(rf"{order}.*pass classes= with the labels \(--classes\)", " ".join(errors.split()))
+    for k, text in enumerate(("zebra,cat,ape", tmp_path / "order.csv")):
+        out = tmp_path / f"ordered{k}"
+        code, _, errors = shell(*train_arguments(data, out, **changes, **start, classes=text))
+        assert code == 0, errors
+        assert "order of their names" not in errors
+        assert load_run(out).classes == tuple(names)
+    code, _, errors = shell(
+        *train_arguments(data, tmp_path / "four", **changes, classes=tmp_path / "order.txt")
+    )
+    assert code == 0, errors
+    assert load_run(tmp_path / "four").record["student"]["spec"]["num_classes"] == 4
+    for more, message in (
+        ({"classes": "zebra,cat"}, "label 'ape' is not among the classes"),
+        (
+            {"classes": "a,b", "labelled": "digits"},
+            "--classes is for the names in a table, and digits has its own",
+        ),
+        ({"classes": tmp_path / "none.txt"}, "none.txt"),
+    ):
+        code, _, errors = shell(*train_arguments(data, tmp_path / "new", **{**changes, **more}))
+        assert (code, message in errors) == (1, True), errors
+
+
 def test_unmatched_ids_are_reported_before_the_split(
     shell: Any, data: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -523,6 +622,25 @@ def test_rdms_of_a_file_without_descriptors(shell: Any, data: dict[str, Path], t
     )
     assert code == 1
     assert "names the subjects of its RDMs" in errors
+
+
+def test_compare_models_over_time(shell: Any, tmp_path: Path) -> None:
+    rng, ids = np.random.default_rng(0), list("abcdef")
+    steps = rng.random((1, 3, 15))
+    model = nrl.rdms_over_time(steps, [0.0, 0.1, 0.2], ids=ids, subjects="net")
+    del model.rdm_descriptors["subject"]
+    save_rdms(model, tmp_path / "net.h5")
+    people = rng.random((4, 3, 15)) + steps
+    brains = nrl.rdms_over_time(people, [0.0, 0.1, 0.2], ids=ids, subjects=list("wxyz"), roi="IT")
+    save_rdms(brains, tmp_path / "brain.h5")
+    out = tmp_path / "scores"
+    code, _, errors = shell("compare", tmp_path / "net.h5", "--rdms", tmp_path / "brain.h5", "--out", out)
+    assert code == 0, errors
+    frame = pd.read_csv(out / "scores.csv")
+    assert set(frame["layer"]) == {"net"}
+    own = evaluate({"net": model}, brains)
+    np.testing.assert_allclose(frame["score"], own.to_frame()["score"], atol=1e-12)
+    assert (out / "scores.png").is_file()
 
 
 def test_compare_model_rdms(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
