@@ -10,8 +10,12 @@ Tests: studies of 12 subjects, 12 stimuli, 16 channels, 2 runs and 30 windows of
 `time_clusters` and `latencies`. Null studies are noise alone, compared with three models; in the others, the
 first model's geometry is on from 0.12 s. A false alarm is a cluster with p < .05.
 
+Plane: the same null studies, compared with a model of 12 times, whose RDMs are correlated over time as those
+of a recurrent network: a false alarm is a cluster in the plane of both times.
+
     python benchmarks/time_course.py speed   # results/time_course.csv
     python benchmarks/time_course.py tests   # 400 + 200 studies; results/time_tests.csv
+    python benchmarks/time_course.py plane   # 400 studies; results/time_plane.csv
 """
 
 from __future__ import annotations
@@ -174,6 +178,32 @@ def tests(n_null: int, n_onset: int, workers: int, out: Path) -> None:
     print(summary.to_string(index=False))
 
 
+def plane_study(seed: int) -> dict[str, Any]:
+    """The smallest p of clusters in the plane of model time and time, of noise that is correlated in time."""
+    warnings.simplefilter("ignore")
+    rng, n_pairs = np.random.default_rng(seed), len(STIMULI) * (len(STIMULI) - 1) // 2
+
+    def walk(*shape: int) -> Any:
+        values = rng.normal(size=shape)
+        for k in range(1, shape[-2]):
+            values[..., k, :] = 0.8 * values[..., k - 1, :] + 0.6 * values[..., k, :]
+        return values
+
+    names = [f"p{k:02d}" for k in range(12)]
+    people = nrl.rdms_over_time(walk(12, 30, n_pairs), np.arange(30) / 50, ids=STIMULI, subjects=names)
+    model = nrl.rdms_over_time(walk(1, 12, n_pairs), np.arange(12) / 10, ids=STIMULI, subjects="model")
+    scores = nrl.evaluate({"model": model}, people, comparison="corr")
+    clusters = nrl.time_clusters(scores, nrl.ClusterTest(seed=seed))
+    return {"seed": seed, "clusters": len(clusters), "p": clusters["p"].min()}
+
+
+def plane(n_studies: int, workers: int, out: Path) -> None:
+    with ProcessPoolExecutor(workers) as pool:
+        frame = pd.DataFrame(pool.map(plane_study, range(n_studies)))
+    frame.to_csv(out, index=False)
+    print(f"false alarms in the plane: {(frame['p'] < 0.05).mean():.4f} of {len(frame)} studies")
+
+
 def summarized(frame: pd.DataFrame) -> pd.DataFrame:
     """False alarms, and how well the onset, which is that of the window from 0.12 s, was found."""
     null, effect = frame[frame["strength"] == 0], frame[frame["strength"] > 0]
@@ -194,12 +224,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", nargs="?", default="both", choices=["speed", "tests", "both"])
+    parser.add_argument("part", nargs="?", default="both", choices=["speed", "tests", "plane", "both"])
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--studies", type=int, nargs=2, default=(400, 200), metavar=("NULL", "ONSET"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
+    if options.part == "plane":
+        plane(options.studies[0], options.workers, options.out or RESULTS / "time_plane.csv")
+        return
     if options.part != "tests":
         speed(options.turns, options.out or RESULTS / "time_course.csv")
     if options.part != "speed":

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from neurordl.patterns.tables import Confounds as Confounds
     from neurordl.patterns.trials import glmsingle_trials as glmsingle_trials
     from neurordl.plots import plot_layer_roi as plot_layer_roi
+    from neurordl.plots import plot_map as plot_map
     from neurordl.plots import plot_mds as plot_mds
     from neurordl.plots import plot_partition as plot_partition
     from neurordl.plots import plot_rdm as plot_rdm
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from neurordl.rsa.compare import compare as compare
     from neurordl.rsa.evaluate import evaluate as evaluate
     from neurordl.rsa.inference.fitted import Folds as Folds
+    from neurordl.rsa.inference.fitted import Ridge as Ridge
     from neurordl.rsa.inference.fitted import evaluate_fitted as evaluate_fitted
     from neurordl.rsa.inference.resampling import Bootstrap as Bootstrap
     from neurordl.rsa.inference.resampling import Draws as Draws
@@ -78,11 +80,13 @@ if TYPE_CHECKING:
     from neurordl.rsa.maps import group_searchlight as group_searchlight
     from neurordl.rsa.maps import load_maps as load_maps
     from neurordl.rsa.regression import Partial as Partial
-    from neurordl.rsa.regression import Ridge as Ridge
     from neurordl.rsa.regression import partition_variance as partition_variance
     from neurordl.rsa.regression import regress_rdms as regress_rdms
     from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight
+    from neurordl.rsa.second_level import MapTest as MapTest
+    from neurordl.rsa.second_level import SecondLevel as SecondLevel
+    from neurordl.rsa.second_level import second_level as second_level
     from neurordl.rsa.time import ClusterTest as ClusterTest
     from neurordl.rsa.time import latencies as latencies
     from neurordl.rsa.time import time_clusters as time_clusters

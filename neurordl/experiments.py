@@ -20,7 +20,7 @@ from scipy import stats
 from torch import nn
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.io import RUN_RECORD, differing, make_folder, read_json, versions, write_json
 from neurordl.patterns.network import sha256_modules
 from neurordl.progress import tracked
@@ -30,7 +30,17 @@ from neurordl.teachers import NetworkTeacher
 from neurordl.teachers.base import ById, Record, spelled
 from neurordl.training.losses import TransferLoss
 from neurordl.training.objective import Objective
-from neurordl.training.run import Run
+from neurordl.training.run import (
+    START,
+    Run,
+    describe_start,
+    other_start,
+    read_run,
+    recorded_start,
+    same_runs,
+    same_start,
+    tell_same_runs,
+)
 from neurordl.training.trainer import Execution, fit
 from neurordl.validate import check_choice, check_columns, check_count, check_type
 
@@ -145,13 +155,40 @@ def fit_controls(
             place = jobs.index({"condition": condition, "seed": seed}) + 1
             print(f"{condition}, seed {seed} ({place} of {len(jobs)})", file=sys.stderr, flush=True)
         network, objective = study.make(condition, seed)
-        folder = Path(out) / RUNS / f"{condition}_{seed}"
+        folder = _run_folder(Path(out), condition, seed)
         changes = {"execution": quiet, **({"epochs": 0} if condition == "untrained" else {})}
         return score(fit(network, objective, **{**settings, **changes}, seed=seed, out=folder, resume=True))
 
     with torch.random.fork_rng():
         described = {**study.describe(chosen[0]), **(fingerprint or {})}
-        return run_grid(jobs, run, out, fingerprint=described, progress=False)
+        starts = {seed: study.start(seed) for seed in chosen}
+        folders = {
+            (name, seed): _run_folder(Path(out), name, seed) for seed in chosen for name in (*names, TAUGHT)
+        }
+        for (_, seed), folder in folders.items():
+            _check_start(folder, seed, starts[seed])
+        if text := same_start(starts):
+            notify(f"study: {text}")
+        table = run_grid(jobs, run, out, fingerprint=described, progress=False)
+    if text:
+        finished = {key: read_run(folder) for key, folder in folders.items() if folder.is_dir()}
+        repeated = same_runs({key: finished.get(key) for key in folders})
+        if remedy := tell_same_runs(repeated, len(chosen)):
+            notify(f"{remedy}; take a single seed, or smaller batches")
+    return table
+
+
+def _run_folder(out: Path, condition: str, seed: int) -> Path:
+    return out / RUNS / f"{condition}_{seed}"
+
+
+def _check_start(folder: Path, seed: int, now: Record) -> None:
+    """Refuse a student with other initial weights than the run of the same seed in the study."""
+    before = recorded_start(folder)
+    if START in before and now.get(START) not in (None, before[START]):
+        problem = f"{folder.parents[1]} holds runs of a student with other initial weights (seed {seed}: "
+        remedy = "choose another folder, or delete that one"
+        raise NeurordlError(f"{problem}{other_start(before, now)}); {remedy}")
 
 
 @dataclass(frozen=True)
@@ -207,6 +244,11 @@ class _Study:
                 loss.weight = 0.0
         no_task: dict[str, Any] = {"task": None} if self.settings.get("labelled") is None else {}
         return network, Objective(losses, **no_task)
+
+    def start(self, seed: int) -> Record:
+        """The weights of the student of a seed, before it is trained."""
+        torch.manual_seed(seed)
+        return describe_start(self.student())
 
     def describe(self, seed: int) -> Record:
         """What all runs must share, by name, with the defaults of `fit`."""

@@ -440,8 +440,8 @@ def sha256_json(obj: object) -> str:
 
 
 def sha256_state(state: Mapping[str, torch.Tensor]) -> str | None:
-    """SHA-256 of a network's ``state_dict()``, in hexadecimal; None of a quantized network."""
-    with suppress(AttributeError, TypeError, RuntimeError):
+    """SHA-256 of a network's ``state_dict()``, in hexadecimal; None of a quantized or a lazy network."""
+    with suppress(AttributeError, TypeError, RuntimeError, ValueError):
         lines = "".join(f"{name} {sha256_array(tensor)}\n" for name, tensor in state.items())
         return hashlib.sha256(lines.encode()).hexdigest()
     return None

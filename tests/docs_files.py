@@ -20,6 +20,7 @@ from PIL import Image
 from sklearn.utils import Bunch
 
 import neurordl as nrl
+from tests.datasets import miniatures
 from tests.datasets.test_datasets import archive, strips, write_idx
 
 STUDY = Path(__file__).parents[1] / "data" / "simulated_fmri" / "study"
@@ -52,6 +53,11 @@ def brain_files() -> None:
     rdms.rdm_descriptors["roi"] = ["IT"] * rdms.n_rdm
     nrl.save_rdms(rdms, "it.h5")
     pictures("stimuli", IDS)
+
+
+def two_networks() -> dict[str, Any]:
+    pictures("stimuli", IDS)
+    return {}
 
 
 def fit() -> dict[str, Any]:
@@ -170,7 +176,9 @@ def epochs() -> dict[str, Any]:
             f"sub-{number:02d}_epo.fif", verbose="ERROR"
         )
     models = [rsatoolbox.data.Dataset(x, {"name": name}, {"stimulus": IDS}) for name, x in layers.items()]
-    return {"layers": nrl.compute_rdms(models, "correlation")}
+    mixture = np.linspace(1, 0, 8)[:, None, None]
+    hidden = mixture * layers["conv1"] + (1 - mixture) * layers["fc"]
+    return {"layers": nrl.compute_rdms(models, "correlation"), "hidden": hidden, "ids": IDS}
 
 
 def glmsingle(rng: np.random.Generator) -> None:
@@ -228,7 +236,10 @@ def choose() -> dict[str, Any]:
     measured = nrl.simulate.simulate_patterns(
         patterns, IDS, n_subjects=2, n_channels=20, measurement=measurement, seed=0
     )
-    return {"patterns": measured, **report()}
+    regions = {name: people() for name in ("it", "evc")}
+    for name, rdms in regions.items():
+        rdms.rdm_descriptors["roi"] = [name.upper()] * rdms.n_rdm
+    return {"patterns": measured, **regions, **report()}
 
 
 def shared_variance() -> dict[str, Any]:
@@ -241,6 +252,31 @@ def shared_variance() -> dict[str, Any]:
     layer = rsatoolbox.data.Dataset(values, obs_descriptors={"stimulus": IDS})
     rdms = {"layer": layer, "whole": nrl.compute_rdms(layer, "euclidean")}
     return {"people": people(), **rdms, **{name: people(1, snr=0.5 + k) for k, name in enumerate(names)}}
+
+
+def group_maps() -> dict[str, Any]:
+    """A small study of ten people in fMRIPrep's layout, of which the left half has a model's geometry."""
+    rng, ids = np.random.default_rng(0), IDS[::2]
+    geometries = {half: rng.normal(size=(len(ids), 6)) for half in ("left", "right")}
+    scan = nrl.simulate.Scan((8, 6, 5), runs=2, repeats=1, task="objects")
+    root = nrl.simulate.simulate_fmri("simulated", geometries, ids, 10, scan=scan, snr=2.0)
+    mask = nib.load(root / "atlas.nii.gz")
+    whole = nib.Nifti1Image((mask.get_fdata() > 0).astype("uint8"), mask.affine)
+    nib.save(whole, "gray_matter.nii.gz")
+    for bold in sorted(root.glob("sub-*/func/*_bold.nii.gz")):
+        run, place = bold.name.removesuffix("_bold.nii.gz"), Path("study") / bold.parent.relative_to(root)
+        prepared = Path("study/derivatives/fmriprep") / bold.parent.relative_to(root)
+        for folder in (place, prepared):
+            folder.mkdir(parents=True, exist_ok=True)
+        space = f"{run}_space-MNI152NLin2009cAsym"
+        bold.rename(prepared / f"{space}_desc-preproc_bold.nii.gz")
+        nib.save(whole, prepared / f"{space}_desc-brain_mask.nii.gz")
+        bold.with_name(f"{run}_events.tsv").rename(place / f"{run}_events.tsv")
+    names = [f"sub-{number:02d}" for number in range(1, 11)]
+    known = {"animacy": geometries["left"], "shape": rng.normal(size=(len(ids), 6))}
+    patterns = [rsatoolbox.data.Dataset(x, {"name": name}, {"stimulus": ids}) for name, x in known.items()]
+    table = pd.DataFrame({"patients": [0, 1] * 5, "age": rng.normal(50, 9, 10)}, index=names)
+    return {"models": nrl.compute_rdms(patterns, "euclidean"), "table": table}
 
 
 def report() -> dict[str, Any]:
@@ -392,6 +428,15 @@ def data_sets(root: Path, real: str | None) -> None:
             write(root / name)
 
 
+def large_sets() -> dict[str, Any]:
+    """Miniatures of the public data sets."""
+    miniatures.nsd(Path("nsd"))
+    miniatures.algonauts(Path("algonauts"))
+    miniatures.things(Path("things"))
+    miniatures.bold5000(Path("bold5000"), subject=1)
+    return {}
+
+
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "README.md": readme,
     "bring_rdms": bring_rdms,
@@ -399,8 +444,11 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "epochs": epochs,
     "extending": extending,
     "fit": fit,
+    "group_maps": group_maps,
+    "large_sets": large_sets,
     "own_network": own_network,
     "report": report,
     "several_gpus": several_gpus,
     "shared_variance": shared_variance,
+    "two_networks": two_networks,
 }

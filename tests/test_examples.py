@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -38,6 +39,11 @@ SHOWN: dict[str, Callable[[dict[str, Any]], bool]] = {
     "time_course": lambda script: (script["onsets"]["onset"].round(3) == [0.065, 0.165]).all(),
     "shared_variance": lambda script: (
         means(script).loc["unique pixels", "p"] > 0.05 > means(script).loc["unique shape", "p"]
+    ),
+    "group_maps": lambda script: (
+        set(script["table"]["cluster"]) == {1}
+        and np.linalg.norm(script["table"].iloc[0][["x", "y", "z"]] - [6, -6, 0]) < 7
+        and len(script["results"]["sound"].table()) == 0
     ),
     "searchlight_map": lambda script: script["inside"] > script["outside"] + 0.3,
 }

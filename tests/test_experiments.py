@@ -406,6 +406,57 @@ def test_a_study_keeps_its_settings(study: tuple[Path, pd.DataFrame], tmp_path: 
             fit_controls(**small(out=out, **changes))
 
 
+def pretrained(seed: int) -> dict[str, Any]:
+    """The argument of a student with the weights of a checkpoint, as torch loads them."""
+    torch.manual_seed(100 + seed)
+    checkpoint = nrl.students.small_cnn(in_channels=1).state_dict()
+
+    def student() -> torch.nn.Module:
+        network = nrl.students.small_cnn(in_channels=1)
+        network.load_state_dict(checkpoint)
+        return network
+
+    return {"student": student, "controls": ["untrained"], "epochs": 1}
+
+
+def test_a_study_refuses_another_checkpoint(tmp_path: Path) -> None:
+    """The modules of its student are the same, its weights are not."""
+    with pytest.warns(
+        UserWarning, match="all 2 seeds start from the same weights; intervals over seeds vary"
+    ):
+        table = fit_controls(**small(out=tmp_path, **pretrained(0)))
+    again = fit_controls(**small(out=tmp_path, **pretrained(0), seeds=[1, 0]))
+    assert again["test_accuracy"].tolist() == [table["test_accuracy"][k] for k in (2, 3, 0, 1)]
+    message = r"holds runs of a student with other initial weights \(seed 1: no checkpoint is known\)"
+    with pytest.raises(NeurordlError, match=message):
+        fit_controls(**small(out=tmp_path, **pretrained(1), seeds=[1]))
+    torch.save(pretrained(1)["student"]().state_dict(), tmp_path / "other.pth")
+
+    def student() -> torch.nn.Module:
+        network = nrl.students.small_cnn(in_channels=1)
+        nrl.students.load_weights(network, tmp_path / "other.pth")
+        return network
+
+    with pytest.raises(NeurordlError, match=r"no checkpoint before, other\.pth now"):
+        fit_controls(**small(out=tmp_path, **{**pretrained(1), "student": student}))
+
+
+def test_a_study_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    """Its records lack the initial weights of the students."""
+    table = fit_controls(**small(out=tmp_path, **pretrained(0), seeds=1))
+    for path in tmp_path.glob("runs/*/run.json"):
+        record = json.loads(path.read_text())
+        del record["student"]["sha256_weights"]
+        path.write_text(json.dumps(record))
+    pd.testing.assert_frame_equal(table, fit_controls(**small(out=tmp_path, **pretrained(1), seeds=1)))
+
+
+def test_students_with_random_weights_of_their_own_are_no_notice(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*start from the same weights")
+        fit_controls(**small(out=tmp_path, controls=["untrained"], epochs=1))
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

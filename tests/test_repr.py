@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import IPython
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,6 +48,9 @@ def objects() -> dict[str, object]:
     report = nrl.align({"stimuli": stimuli, "rdms": data})
     files = [Path(f"/a/folder/with/a/long/name/sub-{k:02d}_desc-confounds_timeseries.tsv") for k in range(40)]
     bootstrap = nrl.Bootstrap("both", n=200)
+    rng = np.random.default_rng(0)
+    scores = {f"a subject {k}": nib.Nifti1Image(rng.normal(size=(4, 4, 4)), np.eye(4)) for k in range(30)}
+    tested = nrl.second_level(scores, test=nrl.MapTest("size", n_permutations=30))
     instances: list[object] = [
         *(
             stimuli,
@@ -82,6 +86,8 @@ def objects() -> dict[str, object]:
         *(nrl.Batches(), nrl.Execution(), nrl.Optimization(), nrl.TaskRatio(0.5), data),
         *(nrl.Windows(), nrl.ClusterTest(), nrl.Partial(models), nrl.Ridge(0.1)),
         nrl.searchlight(brain, data, threshold=0.3, progress=False),
+        tested,
+        tested.test,
         nrl.SearchlightMaps(("a", "b"), dict(zip(IDS, files, strict=False)), {"radius": 3}),
     ]
     return {type(instance).__name__: instance for instance in instances}
@@ -103,7 +109,17 @@ def test_the_representation_is_short_and_says_something(name: str, objects: dict
     assert "Parameter" not in text
 
 
-SHOWN = ["Evaluation", "Run", "Match", "StimulusSet", "DataSet", "Searchlight", "SearchlightMaps", "RDMs"]
+SHOWN = [
+    "Evaluation",
+    "Run",
+    "Match",
+    "StimulusSet",
+    "DataSet",
+    "Searchlight",
+    "SearchlightMaps",
+    "SecondLevel",
+    "RDMs",
+]
 
 
 @pytest.mark.parametrize("name", SHOWN)

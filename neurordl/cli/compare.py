@@ -104,6 +104,10 @@ def compare(
     runs, source = _runs_of(sources), sources[0]
     is_path = ":" not in source and (Path(source).suffix in _RDM_FILES or "/" in source)
     check_files({"source": Path(source) if is_path else None}, unnamed=["source"])
+    if Path(source).suffix.lower() in (".py", ".safetensors", ".pth", ".pt", ".ckpt"):
+        from neurordl.students.loading import explain_file
+
+        raise NeurordlError(explain_file(source))
     if call.student.words and not Path(source).is_dir():
         raise NeurordlError(f"--student is for runs, and {source} is no folder of a run; leave it out")
     for words in [*call.network.words.values(), *call.read_images.words.values()]:
@@ -318,8 +322,9 @@ def _model_rdms(source: str, labels: Path | None, diagonal: Any) -> RDMs:
         rdms = nrl.load_rdms(source, labels=labels, diagonal=diagonal)
     if not {"layer", "name"} & set(rdms.rdm_descriptors):
         stem = Path(source).stem
+        single = rdms.n_rdm == 1 or "time" in rdms.rdm_descriptors
         numbered = [f"{stem}_{k + 1}" for k in range(rdms.n_rdm)]
-        rdms.rdm_descriptors["name"] = numbered if rdms.n_rdm > 1 else [stem]
+        rdms.rdm_descriptors["name"] = [stem] * rdms.n_rdm if single else numbered
     return rdms
 
 
@@ -329,10 +334,18 @@ def _draw_scores(scores: Evaluation | pd.DataFrame, path: Path) -> None:
     import pandas as pd
 
     import neurordl as nrl
+    from neurordl.plots import plot_model_time
+    from neurordl.rsa.scores import time_axes
 
     plt.switch_backend("agg")  # there may be no screen
     few = not isinstance(scores, pd.DataFrame) and len(scores.settings["layers"]) <= _FEW_LAYERS
-    if "time" in (scores if isinstance(scores, pd.DataFrame) else scores.frame):
+    frame = scores if isinstance(scores, pd.DataFrame) else scores.frame
+    if len(times := time_axes(frame)) == 2:
+        first = frame.iloc[0]
+        if len(frame[["layer", "roi"]].drop_duplicates()) > 1:
+            typer.echo(f"note: the figure shows {first['layer']} {first['roi']}; report.html shows all")
+        axes = plot_model_time(scores, layer=first["layer"], roi=first["roi"])
+    elif times:
         axes = nrl.plot_time_course(scores)
     else:
         axes = nrl.plot_scores(scores, differences=few, p="p_fdr")

@@ -37,6 +37,10 @@ _SEVERAL = ("Sequence", "Iterable", "list", "tuple")
 _METAVARS = {int: "INT", float: "FLOAT"}
 _FILES = "FILES"  # marks the options that take several files
 _NOT_FILES = ("out", "figure", "mask")  # what is written need not exist, and a mask may be a pattern of names
+_MEANT = {
+    "stimuli": "give a folder with image files, whose names without suffix are the ids of the stimuli. "
+    "Public images by name are for --labelled of neurordl train; in Python, nrl.datasets loads stimuli, too"
+}
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 REQUIRED: Any = inspect.Parameter.empty
 
@@ -451,7 +455,8 @@ def check_files(values: Mapping[str, Any], unnamed: Sequence[str] = ()) -> None:
         for path in value if isinstance(value, list) else [value]:
             if isinstance(path, Path) and option not in _NOT_FILES and not path.exists():
                 flag = "" if option in unnamed else f"{_flag(option)} "
-                raise NeurordlError(f"{flag}{path}: there is no such file or folder; check the path")
+                problem = f"{flag}{path}: there is no such file or folder"
+                raise NeurordlError(f"{problem}; {_MEANT.get(option, 'check the path')}")
 
 
 def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from neurordl.report.content import Grid
     from neurordl.stimuli import StimulusSet
     from neurordl.training.run import Run
+
+_MOST_SCORED = 500  # test images whose RDM is compared with that of a network; with all, n² pairs are many
 
 
 def check_study(out: Path, permuted: bool, resume: bool, execution: Call) -> None:
@@ -57,14 +60,15 @@ def run_study(
     from neurordl.report.content import Grid
 
     test, rest = scored
-    brain = None
+    brain, pairs = None, [(call.loss.values["layer"], call.teacher.values.get("roi"))]
     if not call.read.absent and rest is not None:
         brain = call.select_rdms(call.read(call.load_rdms))
+    elif not call.network.absent and (rest or test) is not None:
+        rest, brain, pairs = _taught(call, makers, rest, test)
     if test is None and brain is None:
-        problem = "a study is scored on test images, or on held-out stimuli with RDMs, and there are none"
-        raise NeurordlError(f"{problem}; pass --test TABLE, or --rdms and --held-out above 0")
-    scoring = {"layer": call.loss.values["layer"], "roi": call.teacher.values.get("roi")}
-    scoring["missing"] = call.teacher.values["missing"]
+        problem = "a study is scored on test images or on held-out stimuli, and there are none"
+        raise NeurordlError(f"{problem}; pass --test TABLE, or --stimuli and --held-out above 0")
+    scoring = {"pairs": pairs, "missing": call.teacher.values["missing"]}
     scorer = partial(_score, test=test, brain=brain, rest=rest, **scoring)
     sums = {"test": test and test.sha256, "held-out stimuli": rest and rest.sha256, **scoring}
     sums["scored RDMs"] = sha256_rdms(brain) if brain is not None else None
@@ -78,6 +82,9 @@ def run_study(
     reference = "labels" if "labels" in conditions else conditions[0]
     parts = {x: all_differences(table, x, reference=reference) for x in grid.measures}
     differences = pd.concat(parts, names=["measure"]).reset_index("measure")
+    # An interval over seeds that are one run would mean nothing.
+    single = differences[["condition", "reference"]].isin(grid.repeated).all(axis=1)
+    differences.loc[single, ["ci_low", "ci_high"]] = float("nan")
     rows = set(zip(table["condition"], table["seed"], strict=True))
     shown = [row in rows for row in zip(grid.frame["condition"], grid.frame["seed"], strict=True)]
     reported = {name: replace(grid, frame=grid.frame[shown].reset_index(drop=True))}
@@ -111,23 +118,68 @@ def _write_results(
     return True
 
 
+def _taught(
+    call: Calls, makers: tuple[Any, Any, list[Any]], rest: StimulusSet | None, test: StimulusSet | None
+) -> tuple[StimulusSet, RDMs, list[tuple[str, str]]]:
+    """Images that no run is trained on, RDMs of the network that teaches for them, and the layers' pairs.
+
+    A pair is a layer of the student with the name of the RDM that teaches it.
+    """
+    import neurordl as nrl
+    from neurordl.report.content import OF_TEACHER
+    from neurordl.stimuli import StimulusSet
+    from neurordl.teachers import LayerTeacher
+
+    _, losses, teachers = makers
+    chosen = rest if rest is not None else test
+    assert chosen is not None
+    if rest is None and len(chosen) > _MOST_SCORED:
+        chosen = chosen.draw(_MOST_SCORED, call.fit.values["seed"])
+        text = f"{_MOST_SCORED} of {len(test or ())} test images, drawn with --seed"
+        typer.echo(f"similarity with the network that teaches is that of {text}")
+    shown, cache = chosen, next(t._cached for t in teachers if isinstance(t, nrl.NetworkTeacher))
+    if cache is not None and cache.preprocessing != chosen.preprocessing:
+        of_table = call.labelled.values.get("test") if rest is None else None
+        again = StimulusSet.from_table(of_table, **cache.preprocessing.as_dict()) if of_table else cache
+        shown = again.subset(chosen.ids)
+    pairs: list[tuple[str, str]] = []
+    rdms: dict[str, RDMs] = {}
+    for loss in losses(*teachers):
+        if isinstance(source := loss.teacher, LayerTeacher):
+            name = f"{source.layer or 'the output'} {OF_TEACHER}"
+            pairs.append((loss.layers[0], name))
+            if name not in rdms:
+                patterns = nrl.extract_patterns(source.network._model, shown, source.layer)
+                rdms[name] = nrl.compute_rdms(patterns, dissimilarity=source.dissimilarity)
+                rdms[name].rdm_descriptors = {"subject": ["network"], "roi": [name]}
+    return chosen, nrl.merge_rdms(rdms), pairs
+
+
 def _score(
     run: Run,
     test: StimulusSet | None,
     brain: RDMs | None,
     rest: StimulusSet | None,
-    layer: str,
-    roi: str | None,
+    pairs: list[tuple[str, str | None]],
     missing: Any,
 ) -> dict[str, float]:
-    """Test accuracy of a run, and the similarity of its layer with RDMs on held-out stimuli."""
+    """Test accuracy of a run, and the similarity of its layers with RDMs on held-out stimuli.
+
+    With several pairs of a layer and a ROI it is their mean.
+    """
     import neurordl as nrl
 
     row = {} if test is None else {"test_accuracy": nrl.record_accuracy(run, test)}
     if brain is not None and run.out is not None:
-        scores = nrl.evaluate(run, brain, stimuli=rest, layers=layer, roi=roi, missing=missing)
+        layers, rois = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
+        roi = None if rois == [None] else rois
+        chosen = {"layers": layers, "roi": roi, "missing": missing, "pairs": "held-out"}
+        scores = nrl.evaluate(run, brain, stimuli=rest, **chosen)
         scores.save(run.out / "scores")
-        mean = scores.frame[scores.frame["subject"] == "mean"].iloc[0]
-        row["heldout_rdm_similarity"] = mean["score"]
-        row |= {name: mean[name] for name in ("ceiling_lower", "ceiling_upper")}
+        means = scores.frame[scores.frame["subject"] == "mean"]
+        if len(pairs) > 1:
+            means = means[[pair in pairs for pair in zip(means["layer"], means["roi"], strict=True)]]
+        row["heldout_rdm_similarity"] = means["score"].mean() if len(pairs) > 1 else means["score"].iloc[0]
+        ceilings = {name: float(means[name].iloc[0]) for name in ("ceiling_lower", "ceiling_upper")}
+        row |= {name: value for name, value in ceilings.items() if math.isfinite(value)}
     return row

@@ -35,6 +35,7 @@ def read_labelled(
     labelled: str,
     n_labelled: int | None = None,
     test: Path | None = None,
+    classes: Sequence[str] | None = None,
     *,
     seed: int,
     **preprocessing: Any,
@@ -48,11 +49,15 @@ def read_labelled(
         stretched contrast, which cannot be downloaded by neurordl), or a CSV or TSV file with the columns
         path, id and label.
     n_labelled
-        Number of labelled images to draw with the seed of the run, equally many of each class. By default all
-        images are used.
+        Number of labelled images to draw with --seed, equally many of each class; one draw serves all runs of
+        a study. By default all images are used.
     test
         Table of test images like that of the labelled ones: the run records the accuracy on them. By default
         they are the test part of the data set, where it has one.
+    classes
+        Names of the classes in the order of the student's outputs, where a table has names as labels, or a
+        file with them (.txt, or a table with the column class). By default names are numbered in natural
+        order, which may be another one than that of a checkpoint.
     seed
         Seed of the draw.
     preprocessing
@@ -61,15 +66,19 @@ def read_labelled(
     from neurordl import datasets
     from neurordl.stimuli import StimulusSet
 
-    tested = None
+    tested, order = None, _class_order(classes)
     if Path(labelled).suffix:
-        images = StimulusSet.from_table(labelled, **preprocessing)
+        images = StimulusSet.from_table(labelled, classes=order, **preprocessing)
+    elif order is not None:
+        raise NeurordlError(
+            f"--classes is for the names in a table, and {labelled} has its own; leave it out"
+        )
     elif check_choice("--labelled", labelled, _LABELLED, _TABLE) == "digits":
         images, tested = datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")
     else:
         images, tested = (datasets.DATASETS[labelled](part) for part in ("train", "test"))
     if test is not None:
-        tested = StimulusSet.from_table(test, **images.preprocessing.as_dict())
+        tested = StimulusSet.from_table(test, classes=order, **images.preprocessing.as_dict())
     for option, part in (("--labelled", images), ("--test", tested)):
         if part is not None and part.labels is None:
             raise NeurordlError(f"{option} {part.source}: the table has no column 'label'")
@@ -77,8 +86,17 @@ def read_labelled(
         problem = f"the labels of --test {test} and --labelled {labelled} are names in one of both"
         raise NeurordlError(f"{problem} and numbers in the other; write them alike")
     assert images.labels is not None
-    n_classes = int(images.labels.max()) + 1  # of all images, drawn or not
+    n_classes = len(order) if order else int(images.labels.max()) + 1  # of all images, drawn or not
     return images if n_labelled is None else images.draw(n_labelled, seed), tested, n_classes
+
+
+def _class_order(classes: Sequence[str] | None) -> list[str] | None:
+    """Names of classes, or those in the file that is named in their place."""
+    from neurordl.rdms.files.tables import read_names
+
+    if classes is not None and len(classes) == 1 and Path(classes[0]).suffix:
+        return read_names(Path(classes[0]), ("class", "label", "name"))
+    return None if classes is None else list(classes)
 
 
 @command(
@@ -89,7 +107,9 @@ def read_labelled(
         panel="Student",
         defaults={"name": "small_cnn"},
     ),
-    labelled=Takes("cli.train:read_labelled", "labelled n_labelled test", panel="Student", optional=True),
+    labelled=Takes(
+        "cli.train:read_labelled", "labelled n_labelled test classes", panel="Student", optional=True
+    ),
     read=replace(READ, optional=True),
     load_rdms=LOAD,
     select_rdms=SELECT,
@@ -121,7 +141,7 @@ def read_labelled(
 def train(
     out: Path,
     stimuli: Path | None = None,
-    held_out: float = 0.25,
+    held_out: str = "0.25",
     permuted: bool = False,
     loss: str = "rdm",
     *,
@@ -156,7 +176,8 @@ def train(
     student_checkpoint
         File with the weights with which training starts: .safetensors; .pth, .pt or .ckpt of torch; or .npz.
     held_out
-        Share of the stimuli that is held out from training; 0 holds out none.
+        Share of the stimuli that is held out from training, 0 for none; or a file with their ids (.txt, or a
+        table with the column id). Labelled images that are their pictures are left out, with their count.
     permuted
         Train the control: the ids of the training stimuli are permuted in the RDMs.
     teacher
@@ -193,7 +214,8 @@ def train(
         Run a study: each of these controls, and the teacher itself, with several seeds. "labels" has the same
         losses with weight 0, "permuted" exchanges the ids of the stimuli in the teachers, "permuted-within"
         exchanges them among stimuli of the same label (--stimuli-labels), and "untrained" is the student with
-        its initial weights.
+        its initial weights. Runs are scored by the accuracy on test images, and by the similarity with the
+        RDMs, or else with the network that teaches, on held-out stimuli or else test images.
     seeds
         Number of seeds of a study (0, 1, ...), or the seeds themselves. Later calls may add seeds and
         controls.
@@ -227,7 +249,9 @@ def train(
     else:
         check_study(out, permuted, resume, call.execution)
     finished = call.controls.absent and _has_finished(out)
-    check_files({"labelled": table if table.suffix else None})
+    fraction = _fraction(held_out)
+    files = {"labelled": table if table.suffix else None}
+    check_files(files | {"held_out": Path(held_out) if fraction is None else None})
     _check_teachers(call, stimuli, loss)
     prepared = _preparation(call, table, stimuli)
     import torch
@@ -240,7 +264,10 @@ def train(
     shown = None if stimuli is None else _read_stimuli(images, call.images, stimuli)
     exchanged = permuted or not call.controls.absent  # controls may be added to a study
     teachers = _make_teachers(call, images, shown, n_classes, exchanged)
-    fitted = shown.split(held_out, seed)[0] if shown is not None and held_out else shown
+    fitted = shown
+    if shown is not None and fraction != 0:
+        fitted = shown.split(_read_ids(held_out) if fraction is None else fraction, seed)[0]
+        images = _without(images, shown.subset(fitted.held_out_ids))
     first: Any = images if fitted is None else fitted
     build, losses = _student_maker(call, first, n_classes), partial(_make_losses, call, loss, first.ids)
     settings = {
@@ -271,7 +298,7 @@ def train(
     if test is not None:
         typer.echo(f"test accuracy {_accuracy(run, test):.4f}")
     following = ["neurordl", "report", str(out)]
-    if not call.read.absent and held_out:
+    if not call.read.absent and fitted is not None and fitted.held_out_ids:
         words = [
             word for part in (call.read, call.load_rdms, call.select_rdms) for word in part.words.values()
         ]
@@ -279,6 +306,39 @@ def train(
         following += call.student.words["name"] if is_own(call.student.values["name"]) else []
         following += ["--out", str(out / "scores")]
     typer.echo(f"\n{out} holds the run. Next: {shlex.join(following)}")
+
+
+def _fraction(held_out: str) -> float | None:
+    """The share that is held out; None for a file with ids."""
+    try:
+        return float(held_out)
+    except ValueError:
+        return None
+
+
+def _read_ids(path: str) -> list[str]:
+    from neurordl.rdms.files.tables import read_names
+
+    return read_names(Path(path), ("id", "stimulus"))
+
+
+def _without(images: StimulusSet | None, held_out: StimulusSet) -> StimulusSet | None:
+    """The labelled images but for the pictures of held-out stimuli, which training must not show."""
+    from neurordl.stimuli.fingerprints import find_copies
+
+    if images is None:
+        return None
+    same = find_copies(images.fingerprints, held_out.fingerprints).identical
+    if not same.any():
+        return images
+    rest = [name for name, copy in zip(images.ids, same, strict=True) if not copy]
+    if not rest:
+        problem = f"--labelled: all {len(images)} images are pictures of held-out stimuli"
+        raise NeurordlError(f"{problem}; give others, or hold out fewer of the stimuli with --held-out")
+    if _speaks():
+        text = f"{same.sum()} of {len(images)} labelled images are pictures of held-out stimuli"
+        typer.echo(f"note: {text}, and are left out")
+    return images.subset(rest)
 
 
 def _preparation(call: Calls, table: Path, stimuli: Path | None) -> Mapping[str, Any]:

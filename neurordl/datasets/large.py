@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -30,7 +31,7 @@ from neurordl.arrays import Bools
 from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids
 from neurordl.io import atomic_write, damage_named, make_folder, read_text
-from neurordl.patterns.images import Mask, Regions, load_image, read_mask
+from neurordl.patterns.images import Mask, Regions, VolumeSpace, load_image, read_mask
 from neurordl.patterns.tables import as_list
 from neurordl.patterns.trials import TrialArray, open_trials
 from neurordl.progress import tracked
@@ -106,7 +107,8 @@ class _Part:
         broken, constant = np.zeros((2, len(self.channels)), dtype=bool)
         sessions = self.rows.get("session", pd.Series("", index=self.rows.index)).to_numpy()
         for rows, columns, read in tracked(self.blocks, f"reading {self.subject}"):
-            block = np.array(read(), dtype=np.float32)
+            block = np.asarray(read(), dtype=np.float32)
+            block = block.copy() if standardize else block  # which may be a view of the file
             for session in dict.fromkeys(sessions[rows]):
                 chosen = sessions[rows] == session
                 part = block if chosen.all() else block[chosen]
@@ -155,24 +157,34 @@ class _Part:
         key = json.dumps([state, tables, standardize, dict(self.record)]).encode()
         path = folder / f"{self.subject}_{hashlib.sha256(key).hexdigest()[:16]}.npy"
         path_of_kept = path.with_suffix(".kept.npy")
-        if not path.is_file() or not path_of_kept.is_file():
+        known = path.is_file() and path_of_kept.is_file()
+        if not known:
             self._write(path, path_of_kept, standardize)
         with damage_named(path, "remove it; it is then written again"):
             kept = np.load(path_of_kept, allow_pickle=False)
             values = np.load(path, mmap_mode="r", allow_pickle=False)
             if values.shape != (len(self.rows), kept.sum()) or len(kept) != len(self.channels):
                 raise ValueError(f"it has shape {values.shape}")
+        if known and not kept.all():
+            count = f"{(~kept).sum()} of {len(kept)} channels"
+            notify(f"{self.subject}: {count} were dropped when {path} was written: NaN, constant or no data")
         return values, kept
 
     def _write(self, path: Path, path_of_kept: Path, standardize: bool) -> None:
+        size = math.prod(self.shape) * np.dtype(np.float32).itemsize
         with atomic_write(path) as aside, tempfile.TemporaryFile(dir=path.parent) as scratch:
-            whole = np.memmap(scratch, np.float32, "w+", shape=self.shape)
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later it would end the process
+                os.posix_fallocate(scratch.fileno(), 0, size)
+            scratch.truncate(size)
+            whole = np.memmap(scratch, np.float32, "r+", shape=self.shape)
             kept = self.kept(*self.fill(whole, standardize))
             shape = (len(whole), int(kept.sum()))
-            values = np.lib.format.open_memmap(aside, "w+", np.float32, shape)
-            for rows in _row_blocks(*self.shape):
-                values[rows] = whole[rows][:, kept]
-            values.flush()
+            descr = np.lib.format.dtype_to_descr(whole.dtype)
+            with aside.open("wb") as file:
+                header = {"descr": descr, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for rows in _row_blocks(*self.shape):
+                    whole[rows][:, kept].tofile(file)
             with atomic_write(path_of_kept) as aside_of_kept:
                 np.save(aside_of_kept, kept)
 
@@ -253,14 +265,15 @@ def _is_image(roi: ROI) -> bool:
 
 def _channels_of_volume(
     roi: ROI, find: Callable[[str], dict[str, Bools]], grid: nib.Nifti1Image
-) -> tuple[Bools, pd.DataFrame]:
-    """Voxels of ROIs by name, or of a mask in the space of the betas: where they are, and their table."""
+) -> tuple[Bools, pd.DataFrame, dict[str, object]]:
+    """Voxels of ROIs by name, or of a mask in the space of the betas: where, their table, and the record."""
     if _is_image(roi):
         mask = read_mask(roi, grid)  # type: ignore[arg-type]
     else:
         mask = _named_channels(roi, find)  # type: ignore[arg-type]
-    table = pd.DataFrame(dict(zip("xyz", np.nonzero(mask.inside), strict=True)))
-    return mask.inside, table if mask.roi is None else table.assign(roi=mask.roi)
+    space = VolumeSpace(mask, grid)
+    every = np.ones(int(mask.inside.sum()), dtype=bool)
+    return mask.inside, pd.DataFrame(space.channels(every)), space.record()
 
 
 def _values_of_volumes(path: Path, inside: Bools, n_trials: int) -> Values:
@@ -270,7 +283,7 @@ def _values_of_volumes(path: Path, inside: Bools, n_trials: int) -> Values:
         array = TrialArray(array.values, array.name, reversed=True)  # as MATLAB wrote it
         _check_session(path, array.shape, inside, n_trials)
         with damage_named(path, "download it again"):
-            return _slabs(array.values, inside)
+            return _voxels(array.values, inside)
     image, name = load_image(path, "image of betas")
     _check_session(path, image.shape, inside, n_trials)
     with damage_named(name, "download it again"):
@@ -285,11 +298,17 @@ def _check_session(path: Path, shape: tuple[int, ...], inside: Bools, n_trials: 
         )
 
 
-def _slabs(betas: Values, inside: Bools) -> Values:
-    """Voxels of (trials, z, y, x), read in slabs of z that hold some of them."""
+def _voxels(betas: Values, inside: Bools) -> Values:
+    """Voxels of (trials, z, y, x), which are stored voxel by voxel, as NSD's are, or otherwise."""
     x, y, z = np.nonzero(inside)
-    box = tuple(slice(axis.min(), axis.max() + 1) for axis in (y, x))
     values = np.empty((len(betas), len(x)), dtype=betas.dtype)
+    if (getattr(betas, "chunks", None) or (0, 1, 1, 1))[1:] == (1, 1, 1):
+        flat = np.ravel_multi_index((x, y, z), inside.shape)
+        breaks = np.flatnonzero((np.diff(flat) != 1) | (z[1:] == 0)) + 1
+        for start, stop in pairwise([0, *breaks.tolist(), len(x)]):  # neighbors along z
+            values[:, start:stop] = betas[:, z[start] : z[stop - 1] + 1, y[start], x[start]]
+        return values
+    box = tuple(slice(axis.min(), axis.max() + 1) for axis in (y, x))
     size = len(betas) * betas.dtype.itemsize * (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
     step = max(1, _AT_ONCE // size)
     for start in range(z.min(), z.max() + 1, step):
@@ -505,13 +524,15 @@ def load_nsd(
     space = f"nsddata/ppdata/{name}/func1pt8mm"
     grid_file = layout.need(f"{space}/brainmask.nii.gz", f"{space}/roi/nsdgeneral.nii.gz")
     grid, _ = load_image(grid_file, "mask")
-    inside, channels = _channels_of_volume(roi, lambda text: _nsd_regions(layout, name, text), grid)
+    inside, channels, space_record = _channels_of_volume(
+        roi, lambda text: _nsd_regions(layout, name, text), grid
+    )
 
     def read(path: Path, n_trials: int) -> Values:
         return _values_of_volumes(path, inside, n_trials).astype(np.float32) / _NSD_SCALE
 
     blocks = _blocks_of_sessions(rows, files, read)
-    record = {"data_set": "NSD", "betas": betas, "space": "func1pt8mm"}
+    record = {"data_set": "NSD", "betas": betas, "space": "func1pt8mm", **space_record}
     return _Part(name, rows, channels, blocks, files, record).read(standardize, cache)
 
 
@@ -618,18 +639,22 @@ def load_nsd_stimuli(folder: Folder, ids: Iterable[str] | None = None, **preproc
     path = _nsd(folder).need("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5")
     with damage_named(path, "download it again"), h5py.File(path) as file:
         brick = file["imgBrick"]
-        if not isinstance(brick, h5py.Dataset) or brick.ndim != 4 or brick.dtype != np.uint8:
-            raise ValueError("imgBrick should be (images, height, width, 3) of bytes")
+        is_brick = isinstance(brick, h5py.Dataset) and brick.ndim == 4 and brick.dtype == np.uint8
+        if not is_brick or len(brick) > _NSD_IMAGES:
+            raise ValueError(f"imgBrick should be ({_NSD_IMAGES} images, height, width, 3) of bytes")
         known = [_nsd_id(number) for number in range(len(brick))]
         wanted = known if ids is None else list(dict.fromkeys(map(str, ids)))
         numbers = match_ids(wanted, known, names=("ids=", f"images in {path}"))
         step = max(1, _AT_ONCE // int(np.prod(brick.shape[1:])))
-        parts = list[torch.Tensor]()
+        pixels: torch.Tensor | None = None
         for start in range(0, len(wanted), step):
             images = np.stack([brick[int(number)] for number in numbers.index[start : start + step]])
-            pixels, prepared = array_pixels(images, preprocessing)
-            parts.append(pixels)
-    return StimulusSet(tuple(wanted), torch.cat(parts), prepared, source=str(path))
+            part, prepared = array_pixels(images, preprocessing)
+            if pixels is None:  # so that the images are never in memory twice
+                pixels = part.new_empty((len(wanted), *part.shape[1:]))
+            pixels[start : start + step] = part
+    assert pixels is not None  # match_ids refuses an empty list
+    return StimulusSet(tuple(wanted), pixels, prepared, source=str(path))
 
 
 # The Algonauts 2023 challenge
@@ -912,7 +937,7 @@ def load_things(
     name, _ = _name_of_subject(subject, "sub-{:02d}", 3)
     numbers = _numbers_of_sessions(sessions, name, _THINGS_SESSIONS, _THINGS_SESSIONS)
     paths = [layout.need(f"{name}_{part}") for part in ("StimulusMetadata.csv", "VoxelMetadata.csv")]
-    trials = _read_columns(paths[0], ["trial_type", "session", "run", "stimulus", "concept"])
+    trials = _read_columns(paths[0], ["trial_type", "stimulus", "concept"], ["session", "run"])
     path = layout.need(f"{name}_ResponseData.h5")
     responses = open_trials(path, _things_values(path, len(trials))).values
     mask = _named_channels(roi, lambda text: _things_region(paths[1], text))
@@ -920,13 +945,14 @@ def load_things(
         problem = f"{path} has {responses.shape[0]} voxels, and {paths[1].name} has {len(mask.inside)}"
         raise NeurordlError(f"{problem}; they are of different downloads")
     places = np.flatnonzero(mask.inside)
-    axes = _read_columns(paths[1], [f"voxel_{axis}" for axis in "xyz"])
-    channels = axes.iloc[places].set_axis(list("xyz"), axis=1).reset_index(drop=True).assign(roi=mask.roi)
+    axes = _read_columns(paths[1], (), [f"voxel_{axis}" for axis in "xyz"])
+    channels = pd.DataFrame({axis: axes[f"voxel_{axis}"].to_numpy()[places] for axis in "xyz"})
+    channels = channels.assign(roi=mask.roi)
     chosen = np.flatnonzero(trials["session"].isin(numbers))
     if missing := sorted(set(numbers) - set(trials["session"])):
         raise NeurordlError(f"{paths[0]} has no trial of the sessions {listed(missing)}; download it again")
     trials = trials.iloc[chosen].reset_index(drop=True)
-    stimuli = [Path(file).stem for file in trials["stimulus"]]
+    stimuli = [Path(str(file)).stem for file in trials["stimulus"]]
     rows = _trial_rows(stimuli, trials["session"].tolist(), trials["run"].tolist())
     rows = rows.assign(concept=trials["concept"], trial_type=trials["trial_type"])
 
@@ -961,12 +987,16 @@ def _things_values(path: Path, n_trials: int) -> str:
     return str(arrays[0])
 
 
-def _read_columns(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Some columns of a large CSV file, of which the others are not kept."""
+def _read_columns(path: Path, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame:
+    """Some columns of a large CSV file, of which the others are not kept; ``numbers`` are whole numbers."""
     with damage_named(path, "download it again"):
         known = pd.read_csv(path, nrows=0).columns
-        check_columns(str(path), known, columns)
-        return pd.read_csv(path, usecols=list(columns), keep_default_na=False)[list(columns)]
+        check_columns(str(path), known, [*columns, *numbers])
+        table = pd.read_csv(path, usecols=[*columns, *numbers], keep_default_na=False)
+        for column in numbers:
+            if table[column].dtype.kind not in "iu":
+                raise ValueError(f"the column {column!r} should be whole numbers")
+        return table
 
 
 def _things_region(path: Path, name: str) -> dict[str, Bools]:
@@ -1115,12 +1145,14 @@ def load_bold5000(
     name, _ = _name_of_subject(subject, "CSI{}", 4)
     numbers = _numbers_of_sessions(sessions, name, len(_BOLD5000_RUNS[name]), 15)
     rows, chosen = _bold5000_rows(layout, name, numbers)
-    base, record = f"{name}_GLMbetas-{betas}", {"data_set": "BOLD5000", "betas": betas}
+    base = f"{name}_GLMbetas-{betas}"
+    record: dict[str, object] = {"data_set": "BOLD5000", "betas": betas}
     if roi == _BRAIN or _is_image(roi):
         files = [layout.need(f"{base}_ses-{number:02d}.nii.gz") for number in numbers]
         grid, _ = load_image(files[0], "image of betas")
         image = layout.need(f"{name}_brainmask.nii.gz") if roi == _BRAIN else roi
-        inside, channels = _channels_of_volume(image, lambda _: {}, grid)
+        inside, channels, space_record = _channels_of_volume(image, lambda _: {}, grid)
+        record |= space_record
         blocks = _blocks_of_sessions(rows, files, lambda path, count: _values_of_volumes(path, inside, count))
     else:
         arrays = _bold5000_arrays(layout, f"{base}_allses_", name)

@@ -122,8 +122,10 @@ def find_dataset(name: str) -> DataSet:
     >>> nrl.datasets.find_dataset("digits").citation
     'E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI.'
     """
-    by_hand = "load_cifar100_stretched says where it comes from" if name == "cifar100_stretched" else ""
-    return REGISTRY[check_choice("name", name, list(REGISTRY), by_hand)]
+    by_hand = {"cifar100_stretched": "load_cifar100_stretched says where it comes from"}
+    for large in ("nsd", "algonauts", "things", "bold5000"):
+        by_hand[large] = f"load_{large} reads it from the folder in which it was published, and says which"
+    return REGISTRY[check_choice("name", name, list(REGISTRY), by_hand.get(str(name).lower(), ""))]
 
 
 def data_root() -> Path:

@@ -506,7 +506,7 @@ def find_dissimilarity(choice: DissimilarityLike) -> Dissimilarity:
         known = (measure for measure in DISSIMILARITIES.values() if measure.function is choice)
         return next(known, None) or Dissimilarity(_name_of(choice), choice)
     meant = dissimilarity_from_text(str(choice))
-    remedy = f"did you mean {meant.name!r}?" if meant else "or give a Dissimilarity, or a function"
+    remedy = f"did you mean {meant.name!r}?" if meant else "in Python, also a Dissimilarity or a function"
     return DISSIMILARITIES[check_choice("dissimilarity", choice, tuple(DISSIMILARITIES), remedy)]
 
 

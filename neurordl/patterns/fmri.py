@@ -21,7 +21,7 @@ from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids, natural_key, similar_ids, warn_of_names
 from neurordl.patterns.bids import inherited_files, match_tables, parse_name, recording, volume_times
-from neurordl.patterns.images import Image, Regions, Scan, Space, load_image, open_volumes, read_mask
+from neurordl.patterns.images import AnyImage, Regions, Scan, Space, load_image, open_volumes, read_mask
 from neurordl.patterns.models import ModelName, Run, RunModel, find_model, warn_of_lag
 from neurordl.patterns.surfaces import HEMISPHERES, is_surface, list_images, open_surfaces
 from neurordl.patterns.tables import (
@@ -38,8 +38,8 @@ from neurordl.progress import tracked
 from neurordl.validate import check_choice, check_columns, listed
 
 Folder: TypeAlias = str | os.PathLike[str]
-Images: TypeAlias = Image | Sequence[Image | tuple[Any, ...]]
-Region: TypeAlias = Image | Regions | None
+Images: TypeAlias = AnyImage | Sequence[AnyImage | tuple[Any, ...]]
+Region: TypeAlias = AnyImage | Regions | None
 Tables: TypeAlias = Table | Sequence[Table] | None
 Names: TypeAlias = str | Sequence[str] | None
 Masks: TypeAlias = Region | Mapping[str, Region]

@@ -24,9 +24,9 @@ from neurordl.io import damage_named, read_json
 from neurordl.patterns.tables import as_list, read_table
 from neurordl.validate import brief, check_columns, listed
 
-# of a surface: of a hemisphere, of "left" and "right", or nilearn's SurfaceImage, a class that is not typed
-Surface: TypeAlias = nib.GiftiImage | nib.Cifti2Image | Mapping[str, Any]
-Image: TypeAlias = str | os.PathLike[str] | nib.Nifti1Image | Surface
+Image: TypeAlias = str | os.PathLike[str] | nib.Nifti1Image
+# also of a surface: of "left" and "right", of one hemisphere, or of grayordinates
+AnyImage: TypeAlias = Image | nib.GiftiImage | nib.Cifti2Image | Mapping[str, Any]
 Labels: TypeAlias = Mapping[int, str] | pd.DataFrame | str | os.PathLike[str]
 
 _REMEDY = "give a NIfTI image that can be read whole"
@@ -80,7 +80,7 @@ class Regions:
 
     __repr__ = brief
 
-    image: Image
+    image: AnyImage
     labels: Labels | None = None
     rois: str | Sequence[str] | None = None
 
@@ -212,7 +212,9 @@ class VolumeSpace:
         return str(self.mask)
 
 
-def open_volumes(images: Sequence[Image], mask: Image | Regions | None) -> tuple[list[Volumes], VolumeSpace]:
+def open_volumes(
+    images: Sequence[AnyImage], mask: AnyImage | Regions | None
+) -> tuple[list[Volumes], VolumeSpace]:
     """Open NIfTI images, and a mask on the grid of the first one.
 
     Raises
@@ -225,7 +227,7 @@ def open_volumes(images: Sequence[Image], mask: Image | Regions | None) -> tuple
     return scans, VolumeSpace(read_mask(mask, scans[0].image), scans[0].image)
 
 
-def load_image(image: Image, role: str) -> tuple[nib.Nifti1Image, str]:
+def load_image(image: AnyImage, role: str) -> tuple[nib.Nifti1Image, str]:
     """Open a NIfTI image without its data, and return it with the name by which messages call it.
 
     Parameters
@@ -334,7 +336,7 @@ def _on_grid(
         data = np.asanyarray(image.dataobj)
         if same_grid(image, grid):
             return data[inside], False
-        grids = f"{name} is on another grid ({_describe(image)}) than the images ({_describe(grid)})"
+        grids = f"{name} is on another grid ({describe_grid(image)}) than the images ({describe_grid(grid)})"
         if not (_has_space(image) and _has_space(grid)):
             if image.shape[:3] != grid.shape[:3]:
                 raise NeurordlError(f"{grids}: without coordinates they cannot be matched; {_SPACE_REMEDY}")
@@ -420,7 +422,7 @@ def warn_of_forms(images: Sequence[nib.Nifti1Image], files: Sequence[str]) -> No
         )
 
 
-def read_mask(mask: Image | Regions | None, grid: nib.Nifti1Image) -> Mask:
+def read_mask(mask: AnyImage | Regions | None, grid: nib.Nifti1Image) -> Mask:
     """Read a binary mask, or an atlas with names, on the grid of the images.
 
     Raises
@@ -542,7 +544,8 @@ def _label_names(labels: Labels) -> dict[int, str]:
     return names
 
 
-def _describe(image: nib.Nifti1Image) -> str:
+def describe_grid(image: nib.Nifti1Image) -> str:
+    """Return the size, voxels and place of an image, for messages."""
     size = np.sqrt((np.asarray(image.affine)[:3, :3] ** 2).sum(axis=0))
     shape = f"{' x '.join(map(str, image.shape[:3]))} voxels of {' x '.join(f'{s:.3g}' for s in size)} mm"
     if not _has_space(image):

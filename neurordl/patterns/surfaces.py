@@ -22,7 +22,7 @@ from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError, notify
 from neurordl.io import damage_named
 from neurordl.patterns.bids import parse_name, recording
-from neurordl.patterns.images import HeaderTime, Image, Regions, chosen_regions, whole_numbers
+from neurordl.patterns.images import AnyImage, HeaderTime, Regions, chosen_regions, whole_numbers
 from neurordl.patterns.tables import as_list
 from neurordl.validate import listed
 
@@ -195,7 +195,7 @@ def open_surface(image: Any, role: str) -> SurfaceScan:
         said, or the images of the two hemispheres do not fit each other.
     """
     if isinstance(image, str | os.PathLike) and "{hemi}" in str(image):
-        image = _both_files(str(image))
+        image = both_files(str(image))
     if isinstance(image, Mapping):
         if not image or set(image) - set(HEMISPHERES):
             raise NeurordlError(f"the {role} has the keys {listed(image)}; expected 'left' and 'right'")
@@ -214,7 +214,7 @@ def open_surface(image: Any, role: str) -> SurfaceScan:
     return _one_hemisphere(image, role)
 
 
-def _both_files(path: str) -> dict[str, str]:
+def both_files(path: str) -> dict[str, str]:
     """The files of both hemispheres, whose names say L and R, or lh and rh."""
     for marks in (("L", "R"), ("lh", "rh")):
         files = {side: path.replace("{hemi}", mark) for side, mark in zip(HEMISPHERES, marks, strict=True)}
@@ -509,7 +509,7 @@ def _same_grid(scan: SurfaceScan, other: SurfaceScan) -> bool:
 
 
 def open_surfaces(
-    images: Iterable[Any], mask: Image | Regions | None
+    images: Iterable[Any], mask: AnyImage | Regions | None
 ) -> tuple[list[SurfaceScan], SurfaceSpace]:
     """Open images of a surface, and a mask or an atlas on it.
 

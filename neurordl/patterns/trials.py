@@ -18,12 +18,12 @@ from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError, notify
 from neurordl.ids import check_ids
 from neurordl.io import damage_named
-from neurordl.patterns.images import Image, Mask, Regions, load_image, read_mask
+from neurordl.patterns.images import AnyImage, Mask, Regions, load_image, read_mask
 from neurordl.patterns.tables import Table
 from neurordl.validate import listed
 
 Design: TypeAlias = str | os.PathLike[str] | Sequence[npt.ArrayLike]
-Voxels: TypeAlias = Image | Regions | Bools | None
+Voxels: TypeAlias = AnyImage | Regions | Bools | None
 
 _SUFFIXES = (".npy", ".h5", ".hdf5", ".mat")
 _BETAS = ("betasmd", "modelmd")  # GLMsingle's names in Python and in MATLAB

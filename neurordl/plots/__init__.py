@@ -7,6 +7,7 @@ with ``layout="constrained"`` has room for names, legends and color bars.
 
 from __future__ import annotations
 
+from neurordl.plots.maps import plot_map as plot_map
 from neurordl.plots.mds import plot_mds as plot_mds
 from neurordl.plots.mds import plot_rdm_mds as plot_rdm_mds
 from neurordl.plots.rdm import plot_rdm as plot_rdm
@@ -15,6 +16,7 @@ from neurordl.plots.scores import plot_scores as plot_scores
 from neurordl.plots.shares import plot_partition as plot_partition
 from neurordl.plots.style import COLOURS as COLOURS
 from neurordl.plots.time import plot_layer_time as plot_layer_time
+from neurordl.plots.time import plot_model_time as plot_model_time
 from neurordl.plots.time import plot_time_course as plot_time_course
 from neurordl.plots.training import plot_paired as plot_paired
 from neurordl.plots.training import plot_training as plot_training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -179,8 +180,8 @@ def _mark_missing(ax: Axes, matrix: Floats, legend: bool) -> None:
         shade = np.ma.masked_array(np.ones(matrix.shape), ~missing)
         ax.imshow(shade, cmap=ListedColormap([_NOT_MEASURED]), interpolation="nearest")
         patch = Patch(color=_NOT_MEASURED, label="not measured")
-        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
-        style.legend(ax, None, legend, handles=[patch], handlelength=1, **place)
+        corner = partial(style.legend, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
+        corner(ax, None, legend, handles=[patch], handlelength=1)
 
 
 def _draw_images(ax: Axes, images: Pixels, blocks: Blocks) -> float:

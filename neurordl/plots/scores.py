@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,13 +21,14 @@ from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError
 from neurordl.measures.comparisons import COMPARISONS
 from neurordl.plots import style
-from neurordl.rsa.scores import Evaluation
-from neurordl.validate import check_choice, check_columns
+from neurordl.rsa.scores import Evaluation, time_axes
+from neurordl.validate import check_choice, check_columns, listed
 
 # For each row: the number of the ROI, the place of the better layer, and the places of those below it.
 Rows = list[tuple[int, int, list[int]]]
 
 _NARROW = 6  # points for a mark; ceilings behind each mark would be slivers
+_SAME = 1e-9  # a difference of noise ceilings that is only rounding
 _COUNTS = {"n_stimuli": ("stimulus", "stimuli"), "n_subjects": ("subject", "subjects")}
 _OPTIONAL = ("ci_low", "ci_high", "ceiling_lower", "ceiling_upper", "p", "p_fdr", *_COUNTS)
 _OPTIONAL += ("generalizes_to", "comparison", "fitted", "family")
@@ -71,7 +72,8 @@ class _Table:
         p = p or ("p_fdr" if means["p_fdr"].notna().any() else "p")
         for layer in means["layer"][means.duplicated(["roi", "layer"])]:
             remedy = "choose one comparison and one set of pairs"
-            remedy = "draw it with plot_time_course" if "time" in means else remedy
+            drawn = {1: "plot_time_course", 2: "plots.plot_model_time"}.get(len(time_axes(means)))
+            remedy = f"draw it with {drawn}" if drawn else remedy
             raise NeurordlError(f"layer {layer!r} has several means in one ROI; {remedy}")
         groups = scores.settings.get("groups") if isinstance(scores, Evaluation) else None
         return cls(means, subjects, rois, list(dict.fromkeys(frame["layer"])), p, len(set(groups or ())))
@@ -80,6 +82,12 @@ class _Table:
     def names(self) -> list[str]:
         """Names of the layers; the whole network's output has none."""
         return [layer or "output" for layer in self.layers]
+
+    def places(self, k: int) -> tuple[float, Floats]:
+        """The step between ROIs of a layer, and the places of ROI ``k`` along the axis of layers."""
+        n_rois = len(self.rois)
+        step = 1.0 if n_rois == 1 else 0.8 / n_rois
+        return step, np.arange(len(self.layers), dtype=float) + step * (k - (n_rois - 1) / 2)
 
     @property
     def comparison(self) -> str:
@@ -149,10 +157,10 @@ def plot_scores(
 ) -> Axes:
     """Draw the similarity of layers with the data: means with intervals, subjects, and the noise ceiling.
 
-    The noise ceiling is a band. Small dots are subjects; those on whose RDMs the run was trained are open.
-    The marker of a mean is open if the mean is not significantly above zero. With ``differences``, each layer
-    that is significantly better than others has a line above the data: a dot marks this layer, and ticks mark
-    the layers than which it is better.
+    The noise ceiling is a band; equal ones of all ROIs are a single gray band. Dots are subjects, and crosses
+    those on whose RDMs the run was trained. The marker of a mean is open if the mean is not significantly
+    above zero. With ``differences``, each layer that is significantly better than others has a line above the
+    data: a dot marks this layer, and ticks mark the layers than which it is better.
 
     Parameters
     ----------
@@ -207,9 +215,14 @@ def plot_scores(
     rows_inches = style.scaled(0.085) * _n_slots(rows)
     new = ax is None
     if ax is None:
-        width = min(max(5.0, 2.6 + 0.35 * len(table.layers) * len(table.rois) ** 0.5), 14.0)
-        ax = style.new_axes(width, 3.4 + rows_inches)
+        most = min(max(style.WIDEST, 0.07 * len(table.layers)), 14.0)
+        level = (
+            0.085 * len(table.layers) * (max(map(len, table.names)) + 1.5)
+        )  # room for names that are level
+        width = max(0.35 * len(table.layers) * len(table.rois) ** 0.5, level if level < 6 else 0, 2.6)
+        ax = style.new_axes(min(0.8 + width, most), 3.4 + rows_inches)
     ax.axhline(0, color="0.6", linewidth=0.8, zorder=1)
+    _draw_ceilings(ax, table)
     for k in range(len(table.rois)):
         _draw_roi(ax, table, k, table.undecided(alpha)[:, k])
     ax.set_xlim(-0.6, len(table.layers) - 0.4)
@@ -226,7 +239,7 @@ def plot_scores(
         _draw_rows(ax, rows, min(rows_inches / style.inches(ax)[1], 0.5 if new else 0.4))
     handles, labels = map(list, ax.get_legend_handles_labels())
     if _trained(table.subjects).any():
-        handles.append(_gray_mark("o", 3, "white"))
+        handles.append(_gray_mark(style.CROSS, 4))
         labels.append("training subjects")
     if np.isfinite(table.mean(table.p)).any():
         handles.append(_gray_mark("o", 6, "white" if table.undecided(alpha).any() else "0.3"))
@@ -236,7 +249,9 @@ def plot_scores(
         tested = _test(compared, p_differences, f"two-sided p < {alpha:g}")
         labels.append(f"layer (dot) better than\nother layers (ticks)\n{tested}")
     title, pairs = "\n".join(table.sample(dots=True)) or None, {tuple: HandlerTuple(ndivide=None)}
-    style.legend(ax, title, legend, handles=handles, labels=labels, handler_map=pairs)
+    style.legend(ax, title, legend, grow=new, handles=handles, labels=labels, handler_map=pairs)
+    style.settle(ax)
+    style.names_along_x(ax, table.names)  # beside the legend there may be less room
     style.wrap_labels(ax)
     return style.hide_frame(ax)
 
@@ -253,12 +268,10 @@ def _gray_mark(marker: str, size: float, face: str = "0.3") -> Line2D:
 
 def _draw_roi(ax: Axes, table: _Table, k: int, hollow: Bools) -> None:
     """Draw the scores of ROI ``k``, with open marks where ``hollow``."""
-    name, n_rois, n_layers = table.rois[k], len(table.rois), len(table.layers)
+    name, n_layers = table.rois[k], len(table.layers)
     score, low, high = (table.mean(column)[:, k] for column in ("score", "ci_low", "ci_high"))
-    step = 1.0 if n_rois == 1 else 0.8 / n_rois
-    places = np.arange(n_layers) + step * (k - (n_rois - 1) / 2)
+    step, places = table.places(k)
     room = 72 * style.inches(ax)[0] / n_layers * step  # points
-    _draw_ceiling(ax, table, k, places, step, joined=n_rois == 1 or room < _NARROW)
     dots = table.subjects[table.subjects["roi"] == name]
     by_layer = dots.groupby("layer", sort=False)
     rank, count = by_layer.cumcount().to_numpy(), by_layer["score"].transform("size").to_numpy()
@@ -268,9 +281,9 @@ def _draw_roi(ax: Axes, table: _Table, k: int, hollow: Bools) -> None:
     for trained in (False, True):  # all in one call, since many artists are slow
         drawn = _trained(dots) == trained
         if drawn.any():
-            style.dots(ax, k, x[drawn], dots["score"].to_numpy(float)[drawn], hollow=trained)
+            style.dots(ax, k, x[drawn], dots["score"].to_numpy(float)[drawn], crossed=trained)
     reach = np.abs(np.stack([low, high]) - score)
-    size = float(np.clip(0.35 * room, 2.5, style.scaled(7)))
+    size = float(np.clip(0.4 * room, 3, style.scaled(7)))
     label = f"{name} mean".strip() + (", 95 % CI" if np.isfinite(reach).any() else "")
     style.mark(ax, k, places, score, label, size, yerr=np.nan_to_num(reach))
     for place in places[np.isnan(score)]:
@@ -280,22 +293,42 @@ def _draw_roi(ax: Axes, table: _Table, k: int, hollow: Bools) -> None:
         ax.plot(places[hollow], score[hollow], marker, zorder=4, mfc="white", mec=color, ms=size)
 
 
-def _draw_ceiling(
-    ax: Axes, table: _Table, k: int, places: npt.NDArray[Any], step: float, joined: bool
-) -> None:
-    """Draw the noise ceiling of ROI ``k`` behind whole layers (``joined``), or behind each mark."""
-    bounds = np.stack([table.mean(name)[:, k] for name in ("ceiling_lower", "ceiling_upper")])
-    if not np.isfinite(bounds).any():
-        return
+def _draw_ceilings(ax: Axes, table: _Table) -> None:
+    """Draw the noise ceilings: a single gray band where all ROIs have the same, else one for each ROI.
+
+    ROIs with equal ceilings have one color and one name in the legend. Bands are behind whole layers, or
+    behind each mark where there is room.
+    """
+    bounds = np.stack([table.mean(name) for name in ("ceiling_lower", "ceiling_upper")])
+    groups: list[list[int]] = []
+    for k in range(len(table.rois)):
+        same = (group for group in groups if _close(bounds[:, :, group[0]], bounds[:, :, k]))
+        group = next(same, None)
+        if group is not None:
+            group.append(k)
+        elif np.isfinite(bounds[:, :, k]).any():
+            groups.append([k])
+    n_layers, step = len(table.layers), table.places(0)[0]
+    gray = len(groups) == 1
+    joined = gray or 72 * style.inches(ax)[0] / n_layers * step < _NARROW
     half = 0.5 if joined else 0.46 * step
-    centers = np.arange(len(places)) if joined else places
-    edges = np.stack([centers - half, centers + half, centers + half], axis=1).ravel()
-    lower, upper = np.repeat(bounds, 3, axis=1)
-    if not joined:
-        lower[2::3] = np.nan  # separates the bands
-    color, opacity = (style.CEILING, None) if len(table.rois) == 1 else (style.color_of(k), 0.22)
-    label = f"{table.rois[k]} noise ceiling".strip()
-    ax.fill_between(edges, lower, upper, color=color, alpha=opacity, lw=0, zorder=0, label=label)
+    for group in groups:
+        color, opacity = (style.CEILING, None) if gray else (style.color_of(group[0]), 0.22)
+        names = [table.rois[k] for k in group] if not gray or len(table.rois) == 1 else []
+        between = "\n" if len(names) > 1 else " "
+        label = between.join(filter(None, [listed(names, most=2, separator="; "), "noise ceiling"]))
+        for k in group[:1] if joined else group:
+            centers = np.arange(n_layers) if joined else table.places(k)[1]
+            edges = np.stack([centers - half, centers + half, centers + half], axis=1).ravel()
+            lower, upper = np.repeat(bounds[:, :, k], 3, axis=1)
+            if not joined:
+                lower[2::3] = np.nan  # separates the bands
+            label = label if k == group[0] else ""
+            ax.fill_between(edges, lower, upper, color=color, alpha=opacity, lw=0, zorder=0, label=label)
+
+
+def _close(a: Floats, b: Floats) -> bool:
+    return bool(np.allclose(a, b, rtol=0, atol=_SAME, equal_nan=True))
 
 
 def _significant_rows(differences: pd.DataFrame, table: _Table, p: str, alpha: float) -> Rows:
@@ -416,7 +449,10 @@ def plot_layer_roi(
     size = style.font_points(plt.rcParams["ytick.labelsize"])
     ax.set_yticks(range(n_layers), table.names, fontsize=float(np.clip(room, 4.5, size)))
     style.names_along_x(ax, table.rois)
-    lines = [ax.get_xlabel(), *table.sample()[: 1 if legend else 0]]  # no interval is drawn
+    as_models = table.means.get("dissimilarity", pd.Series(["as measured"])).eq("as given").all()
+    ax.set_ylabel("model" if as_models else "layer")
+    lines = ["ROI" if any(table.rois) else "", ax.get_xlabel()]
+    lines += table.sample()[: 1 if legend else 0]  # no interval is drawn
     if np.isfinite(p_values).any() and legend:
         marked = "( ): " if table.undecided(alpha).any() else ""
         lines.append(f"{marked}{table.test(alpha)}")

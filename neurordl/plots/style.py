@@ -21,11 +21,14 @@ from matplotlib.transforms import ScaledTranslation
 # Okabe and Ito's colors without the yellow, which is invisible on paper; black is the last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 CEILING = "0.85"
+CROSS = "x"
 SLANTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
 LETTER = 0.6  # mean width of a letter, in heights of the font
 _MARKERS = "osD^vPp"
 _LONG = 24  # longer names are shortened below an axis
 _NARROWEST = 1.8  # inches that a legend leaves to the Axes; a wider one stands below them
+_LOW = 4.5  # inches of a figure that a legend beside it may need
+WIDEST = 9.6  # inches of a new figure, as wide as the page of a report, which would make a wider one smaller
 _LEAST = 16  # letters in a line of a label
 _MANY = 12  # more names than these are shortened beside points
 
@@ -63,11 +66,11 @@ def mark(ax: Axes, k: int, x: Any, y: Any, label: str, size: float, **errors: An
     ax.errorbar(x, y, fmt=marker_of(k), color=color_of(k), label=label, ms=size, zorder=3, **errors)
 
 
-def dots(ax: Axes, k: int, x: Any, y: Any, hollow: bool = False) -> None:
-    """Draw the single values behind the marks of series ``k``."""
+def dots(ax: Axes, k: int, x: Any, y: Any, crossed: bool = False) -> None:
+    """Draw the single values behind the marks of series ``k``, as dots or as crosses."""
     color = color_of(k)
-    marker, size, face = ("o", 3, "none") if hollow else (".", 6, color)
-    ax.plot(x, y, marker, c=color, mfc=face, alpha=0.5, ms=scaled(size), mew=0.7 * hollow, zorder=2)
+    marker, size, edge, opacity = (CROSS, 4, 1.1, 0.75) if crossed else (".", 6, 0, 0.5)
+    ax.plot(x, y, marker, c=color, alpha=opacity, ms=scaled(size), mew=edge, zorder=2)
 
 
 def new_axes(width: float, height: float) -> Axes:
@@ -120,29 +123,42 @@ def bar_beside(ax: Axes, picture: ScalarMappable, share: float = 1.0) -> Colorba
     return bar
 
 
-def legend(ax: Axes, title: str | None = None, show: bool = True, **options: Any) -> None:
+def legend(
+    ax: Axes, title: str | None = None, show: bool = True, *, grow: bool = False, **options: Any
+) -> None:
     """A legend that never covers the data: beside the Axes, or below its labels where these are narrow.
 
-    None where nothing has a label, or without ``show``. Labels of the x axis are set before.
+    None where nothing has a label, or without ``show``. Labels of the x axis are set before. With ``grow``,
+    for a new figure, the figure grows by the legend, so that the Axes keep their size.
     """
     if not show or not (ax.get_legend_handles_labels()[1] or "handles" in options):
         return
     options |= {"title": title, "fontsize": "small", "title_fontsize": "small"}
     options |= {"frameon": False, "alignment": "left"}
     beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0}
-    drawn, dpi = ax.legend(**{**beside, **options}), ax.figure.dpi
-    if "loc" in options or drawn.get_window_extent().width / dpi < inches(ax)[0] - _NARROWEST:
+    drawn, figure = ax.legend(**{**beside, **options}), ax.get_figure(root=True)
+    assert figure is not None
+    extent = drawn.get_window_extent()
+    width, height = extent.width / figure.dpi, extent.height / figure.dpi
+    before = figure.get_size_inches()
+    if grow and before[0] + width <= WIDEST and height <= max(0.9 * before[1], _LOW):
+        figure.set_size_inches(before[0] + width, max(before[1], height / 0.9))
+        return
+    if "loc" in options or (not grow and width < inches(ax)[0] - _NARROWEST):
         return
     drawn.remove()
     settle(ax)
     room, labels = (ax.get_tightbbox() or ax.bbox).width, ax.xaxis.get_tightbbox()
-    depth = (ax.get_window_extent().y0 - labels.y0) / dpi if labels is not None else 0
+    depth = (ax.get_window_extent().y0 - labels.y0) / figure.dpi if labels is not None else 0
     below = ax.transAxes + ScaledTranslation(0, -depth - 0.06, ax.figure.dpi_scale_trans)
     options |= {"fontsize": "x-small", "title_fontsize": "x-small", "labelspacing": 0.3, "handlelength": 1.5}
     options |= {"loc": "upper right", "bbox_to_anchor": (1, 0), "bbox_transform": below, "borderaxespad": 0}
-    for columns in (2, 1):
-        if ax.legend(**options, ncols=columns).get_window_extent().width <= room:
+    for columns in (4, 3, 2, 1):
+        extent = ax.legend(**options, ncols=columns).get_window_extent()
+        if extent.width <= room:
             break
+    if grow:
+        figure.set_figheight(before[1] + extent.height / figure.dpi)
 
 
 def wrap_labels(ax: Axes) -> None:

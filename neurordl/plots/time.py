@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.colors import to_rgba
 from matplotlib.transforms import blended_transform_factory
 
 from neurordl.errors import NeurordlError
 from neurordl.plots import style
-from neurordl.rsa.scores import Evaluation
-from neurordl.validate import check_choice, check_columns, listed
+from neurordl.rsa.scores import Evaluation, time_axes
+from neurordl.validate import check_choice, check_columns, counted, listed
 
 _ROW = 0.035  # height of a row of cluster bars, as a share of the Axes
 
@@ -99,7 +102,8 @@ def plot_time_course(
     ax.set_xlim(times[0], times[-1])
     n_rows = _draw_clusters(ax, clusters, series, colors, alpha)
     _draw_onsets(ax, onsets, series, colors)
-    ax.set_xlabel("time (s)")
+    frame = scores.frame if isinstance(scores, Evaluation) else scores
+    ax.set_xlabel("time (s)" if "time" in frame else "time of the model (s)")
     comparison = ", ".join(means["comparison"].dropna().unique()) if "comparison" in means else ""
     ax.set_ylabel(f"RDM similarity ({comparison})" if comparison else "RDM similarity")
     style.legend(ax, _title(means, n_rows, onsets is not None, alpha), legend)
@@ -160,29 +164,137 @@ def plot_layer_time(
     table = means.pivot(index="layer", columns="time", values="score").reindex(names)
     values, times = table.to_numpy(float), table.columns.to_numpy(float)
     ax = style.new_axes(7.0, min(max(2.2, 1.1 + 0.26 * len(names)), 11.0)) if ax is None else ax
-    largest = float(np.nanmax(np.abs(values), initial=0)) or 1.0
-    edges = np.concatenate(
-        [[1.5 * times[0] - 0.5 * times[1]], (times[1:] + times[:-1]) / 2, [1.5 * times[-1] - 0.5 * times[-2]]]
-    )
-    colors = colormaps[cmap].with_extremes(bad="0.9")
-    picture = ax.pcolormesh(
-        edges, np.arange(len(names) + 1) - 0.5, values, cmap=colors, vmin=-largest, vmax=largest
-    )
+    edges, rows = _edges(times), np.arange(len(names) + 1) - 0.5
+    picture = _picture(ax, edges, rows, values, cmap)
     if clusters is not None:
         veil = np.tile(to_rgba("white", 0.65), (*values.shape, 1))
         for row in _significant(clusters, alpha).to_dict("records"):
             if row["layer"] in names and row["roi"] == rois[0]:
                 inside = (times >= row["start"]) & (times <= row["stop"])
                 veil[names.index(row["layer"]), inside, 3] = 0
-        ax.pcolormesh(edges, np.arange(len(names) + 1) - 0.5, veil)
+        ax.pcolormesh(edges, rows, veil)
     ax.invert_yaxis()
     ax.set_yticks(range(len(names)), [name or "output" for name in names])
     ax.set_xlabel("time (s)" if clusters is None else f"time (s); pale: no cluster with p < {alpha:g}")
+    _color_bar(ax, picture, means)
+    return ax
+
+
+def plot_model_time(
+    scores: Evaluation | pd.DataFrame,
+    ax: Axes | None = None,
+    *,
+    layer: str | None = None,
+    roi: str | None = None,
+    clusters: pd.DataFrame | None = None,
+    alpha: float = 0.05,
+    cmap: str = "RdBu_r",
+) -> Axes:
+    """Draw the mean similarity of a model at each of its times with the data at each of theirs.
+
+    Parameters
+    ----------
+    scores, ax
+        As for `plot_time_course`; the models that were evaluated are over time, too.
+    layer, roi
+        The model and the ROI, if there are several.
+    clusters
+        Result of `time_clusters`: significant clusters get an outline.
+    alpha
+        Significance level of clusters (``p_holm``).
+    cmap
+        Name of a diverging color map of matplotlib.
+
+    Returns
+    -------
+    Axes
+        The Axes with the figure.
+
+    Raises
+    ------
+    NeurordlError
+        The models are not over time, or there are several models or ROIs and none is chosen.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import neurordl as nrl
+    >>> from neurordl.plots import plot_model_time
+    >>> rng, ids = np.random.default_rng(0), list("abcdef")
+    >>> steps = rng.normal(size=(1, 4, 15))  # RDMs of four steps of a model
+    >>> model = nrl.rdms_over_time(steps, [0.0, 0.1, 0.2, 0.3], ids=ids, subjects="model")
+    >>> measured = rng.normal(size=(8, 4, 15)) + steps  # the same steps in 8 subjects, with noise
+    >>> names = [f"s{k}" for k in range(8)]
+    >>> people = nrl.rdms_over_time(measured, np.arange(4) / 20, ids=ids, subjects=names)
+    >>> scores = nrl.evaluate({"model": model}, people, comparison="corr")
+    >>> ax = plot_model_time(scores, clusters=nrl.time_clusters(scores))
+    """
+    frame = scores.to_frame() if isinstance(scores, Evaluation) else scores
+    columns = ("layer", "roi", "model_time", "time", "subject", "score")
+    remedy = "evaluate models and RDMs that both have the RDM descriptor 'time'"
+    check_columns("the table of scores", frame, columns, remedy)
+    means = frame[frame["subject"] == "mean"].fillna({"roi": "", "layer": ""})
+    shown = {}
+    for name, wanted in (("layer", layer), ("roi", roi)):
+        known = list(dict.fromkeys(means[name].astype(str)))
+        if wanted is None and len(known) > 1:
+            raise NeurordlError(f"a picture shows one {name}; choose {name}= among {listed(known, most=20)}")
+        shown[name] = known[0] if wanted is None else check_choice(name, wanted, known)
+        means = means[means[name].astype(str) == shown[name]]
+    table = means.pivot(index="model_time", columns="time", values="score")
+    if min(table.shape) < 2:
+        counts = f"{counted(table.shape[0], 'model time')} and {counted(table.shape[1], 'time')}"
+        raise NeurordlError(f"the table has {counts}; a picture needs two of each")
+    ax = style.new_axes(5.0, 4.0) if ax is None else ax
+    x, y = _edges(table.columns.to_numpy(float)), _edges(table.index.to_numpy(float))
+    picture = _picture(ax, x, y, table.to_numpy(float), cmap)
+    lines = 0
+    if clusters is not None:
+        check_columns("clusters=", clusters, ("inside",), "give time_clusters(...) of these scores")
+        for row in _significant(clusters, alpha).to_dict("records"):
+            if row["layer"] == shown["layer"] and row["roi"] == shown["roi"]:
+                ax.add_collection(_outline(row["inside"], x, y))
+                lines += 1
+    for draw, edges in ((ax.axvline, x), (ax.axhline, y)):
+        if edges[0] < 0 < edges[-1]:
+            draw(0, color="0.5", linewidth=0.8, linestyle=":")
+    ax.set_xlabel(f"time (s); outlined: clusters, p < {alpha:g}" if lines else "time (s)")
+    ax.set_ylabel(f"time of {shown['layer'] or 'the model'} (s)")
+    _color_bar(ax, picture, means)
+    style.wrap_labels(ax)
+    return ax
+
+
+def _edges(times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Where the cells of times begin and end: in the middle between them."""
+    middles = (times[1:] + times[:-1]) / 2
+    return np.concatenate([[1.5 * times[0] - 0.5 * times[1]], middles, [1.5 * times[-1] - 0.5 * times[-2]]])
+
+
+def _picture(ax: Axes, x: Any, y: Any, values: npt.NDArray[np.float64], cmap: str) -> QuadMesh:
+    """Cells in colors that are symmetric around 0; those without a value are gray."""
+    largest = float(np.nanmax(np.abs(values), initial=0)) or 1.0
+    colors = colormaps[cmap].with_extremes(bad="0.9")
+    return ax.pcolormesh(x, y, values, cmap=colors, vmin=-largest, vmax=largest)
+
+
+def _color_bar(ax: Axes, picture: QuadMesh, means: pd.DataFrame) -> None:
     bar = style.bar_beside(ax, picture)
     comparison = ", ".join(means["comparison"].dropna().unique()) if "comparison" in means else ""
     bar.set_label(f"RDM similarity\n({comparison})" if comparison else "RDM similarity")
     ax.spines[:].set_visible(False)
-    return ax
+
+
+def _outline(inside: Any, x: Any, y: Any) -> LineCollection:
+    """Lines around cells, (model times, times): along each side beyond which a cell is not inside."""
+    padded = np.pad(np.asarray(inside, dtype=bool), 1)
+    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    level = [[(x[k], y[j]), (x[k + 1], y[j])] for j, k in zip(rows, columns, strict=True)]
+    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
+    upright = [[(x[k], y[j]), (x[k], y[j + 1])] for j, k in zip(rows, columns, strict=True)]
+    lines = LineCollection(level + upright, colors="black", linewidths=style.scaled(1.2), capstyle="round")
+    lines.set_clip_on(False)  # half of a line at the border would be cut off
+    return lines
 
 
 def _means(
@@ -202,7 +314,11 @@ def _means(
         "ceiling_upper",
     )
     remedy = "evaluate RDMs with the RDM descriptor 'time'"
+    if time_axes(frame) == ["model_time"]:
+        frame = frame.rename(columns={"model_time": "time"})
     check_columns("the table of scores", frame, columns, remedy)
+    if "model_time" in frame:
+        raise NeurordlError("the scores are over model times and times; draw them with plots.plot_model_time")
     means = frame[frame["subject"] == "mean"]
     means = means.fillna({"roi": "", "layer": ""}).astype({"roi": str, "layer": str})
     if means["time"].nunique() < 2:

@@ -26,7 +26,8 @@ _NAMES = {
     "heldout_rdm_similarity": "RDM similarity, held-out stimuli",
     "test_accuracy": "test accuracy (share of images)",
 }
-BOUNDS = {"heldout_rdm_similarity": (-1, 1), "test_accuracy": (0, 1)}
+_PERCENT = "test accuracy (% of images)"
+_BOUNDS = {"heldout_rdm_similarity": (-1, 1), "test_accuracy": (0, 1)}
 _FLAT = 1e-9  # differences, and halves of intervals, that are only rounding
 
 
@@ -188,7 +189,7 @@ def plot_transfer(
             ax.axvline(similarity, color="0.5", ls=":", lw=1, zorder=1)
             ax.axhline(accuracy, color="0.5", ls=":", lw=1, zorder=1)
     for axis, name in (("x", "heldout_rdm_similarity"), ("y", "test_accuracy")):
-        style.end_at_bounds(ax, axis, frame[name], *BOUNDS[name])
+        style.end_at_bounds(ax, axis, frame[name], *(bounds_of(name, frame) or ()))
         ax.set(**{f"{axis}label": column_name(name, frame)})
     unit = "seeds" if "seed" in frame and not frame.duplicated(["condition", "seed"]).any() else "runs"
     number = style.extent(frame["condition"].value_counts())
@@ -298,8 +299,8 @@ def plot_paired(
         if len(values) > 1 and reach < _FLAT:
             text = f"{'equal' if abs(mean) < _FLAT else 'the same'} in each pair"
             ax.annotate(text, (mean, place), (8, 0), textcoords="offset points", va="center", size="small")
-    if value in BOUNDS:
-        low, high = BOUNDS[value]
+    if (bounds := bounds_of(value, frame)) is not None:
+        low, high = bounds
         style.end_at_bounds(ax, "x", differences, low - high, high - low)
     ax.set_yticks(range(len(compared)), compared)
     ax.set_ylim(len(compared) - 0.4, -0.6)
@@ -315,7 +316,18 @@ def column_name(column: str, frame: pd.DataFrame) -> str:
     """What a column of measured values holds, and in which unit, as far as the table says."""
     measures = frame["comparison"].dropna().unique() if "comparison" in frame else ()
     unit = f" ({', '.join(map(str, measures))})" if len(measures) and "similarity" in column else ""
-    return f"{_NAMES.get(column, column)}{unit}"
+    name = _PERCENT if _in_percent(column, frame) else _NAMES.get(column, column)
+    return f"{name}{unit}"
+
+
+def bounds_of(column: str, frame: pd.DataFrame) -> tuple[float, float] | None:
+    """The least and the largest value that a measure can have, if that is known."""
+    return (0, 100) if _in_percent(column, frame) else _BOUNDS.get(column)
+
+
+def _in_percent(column: str, frame: pd.DataFrame) -> bool:
+    """Whether accuracies are in percent, and no shares: some are above 1."""
+    return column == "test_accuracy" and bool((frame[column].astype(float) > 1).any())
 
 
 def _mean_reach(values: Floats) -> tuple[float, float]:

@@ -159,13 +159,6 @@ def rdms_html(rdms: RDMs) -> str:
     return folded_html(f"{counted(rdms.n_rdm, 'RDM')} of {counted(rdms.n_cond, 'stimulus')}", rows)
 
 
-def rdms_by_roi(
-    rdms: RDMs, roi: str | Sequence[str] | None, subjects: str | Sequence[str] | None
-) -> dict[str, RDMs]:
-    """One RDM per subject for each of some ROIs (None: all of them); RDMs without ROIs under the name ''."""
-    return {name: check_one_per_subject(part) for name, part in _of_rois(rdms, roi, subjects)}
-
-
 def rdms_by_place(
     rdms: RDMs, roi: str | Sequence[str] | None, subjects: str | Sequence[str] | None
 ) -> dict[str, tuple[RDMs, str, float]]:

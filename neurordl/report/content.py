@@ -5,35 +5,44 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from neurordl.experiments import CONTROLS, TAUGHT, all_differences, paired_differences
+from neurordl.experiments import (
+    CONTROLS,
+    TAUGHT,
+    all_differences,
+    paired_differences,
+)
 from neurordl.io import sha256_file, sha256_state
 from neurordl.plots import (
     plot_layer_roi,
+    plot_model_time,
     plot_paired,
     plot_scores,
     plot_time_course,
     plot_training,
     plot_transfer,
 )
-from neurordl.plots.training import BOUNDS, column_name, transfer_path
+from neurordl.plots.training import bounds_of, column_name, transfer_path
 from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
 from neurordl.rsa.inference.infer import mean_interval
-from neurordl.rsa.scores import p_text, rows_of_means
+from neurordl.rsa.scores import p_text, rows_of_means, time_axes
 from neurordl.teachers.base import Record
-from neurordl.training.run import BEST, LAST, Run
+from neurordl.training.run import BEST, CHECKPOINT_NAME, LAST, Run, same_runs, same_start, tell_same_runs
 from neurordl.validate import counted, listed
 
 _MOST_ROIS, _MOST_CELLS, _MOST_GROUPS, _MOST_MEASURES = 12, 600, 6, 4  # that figures have room for
 _MOST_DIFFERENCES = 60  # that a table has room for on paper
 _FEW = 12  # values that the description of a figure reads out, and layers that a sentence names
 _LONG = 1000  # letters of a list of values that a table has room for
+OF_TEACHER = "of the network that teaches"
+"""End of the name of an RDM that is not of a ROI, but of a layer of the network that teaches."""
+_DRAWN = re.compile(r"\d+ of \d+ drawn by seed \d+$")  # in the source of images
 _SCORED = ("test_accuracy", "heldout_rdm_similarity")
 _CEILINGS = ("ceiling_lower", "ceiling_upper")
 _FLAT = 1e-9  # a width of an interval that is only rounding
@@ -67,6 +76,7 @@ class Scores:
     frame: pd.DataFrame
     record: Mapping[str, Any]
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    roi_differences: pd.DataFrame = field(default_factory=pd.DataFrame)
     name: str = "evaluation"
 
     @property
@@ -149,6 +159,34 @@ class Grid:
         return means[0] if len(kinds) == 1 else None
 
     @property
+    def starts(self) -> str:
+        """Says that all seeds start from the same weights, if they do and the study is one of seeds alone."""
+        if self.units != ["seed"]:
+            return ""
+        runs = [entry.run if entry is not None else None for entry in self.entries]
+        starts = {
+            seed: run.record["student"] if run else {}
+            for seed, run in zip(self.frame["seed"], runs, strict=True)
+        }
+        return same_start(starts)
+
+    @cached_property
+    def repeated(self) -> list[str]:
+        """Conditions whose seeds are one run."""
+        if not self.starts:
+            return []
+        keys = zip(self.frame["condition"], self.frame["seed"], strict=True)
+        runs = [entry.run if entry is not None else None for entry in self.entries]
+        return same_runs(dict(zip(keys, runs, strict=True)))
+
+    @property
+    def once(self) -> pd.DataFrame:
+        """The table for figures: what is one run has one row, unless others are compared with its rows."""
+        again = self.frame.duplicated("condition") & self.frame["condition"].isin(self.repeated)
+        needed = self.reference not in self.repeated or set(self.frame["condition"]) - set(self.repeated)
+        return self.frame[~(again & ~(self.frame["condition"].eq(self.reference) & bool(needed)))]
+
+    @property
     def units(self) -> list[str]:
         """The keys that are numbers, such as seeds: what means and intervals are over."""
         return [name for name in self.keys if pd.api.types.is_numeric_dtype(self.frame[name])]
@@ -221,6 +259,7 @@ def _fit_sentence(run: Run, seeds: str) -> str:
     )
     network = (student.get("spec") or {}).get("name") or student.get("class")
     steps = f" of {counted(settings['steps_per_epoch'], 'step')}" if "steps_per_epoch" in settings else ""
+    start = f", with the weights of {student[CHECKPOINT_NAME]}," if CHECKPOINT_NAME in student else ""
     knobs = [
         f"{text} {optimizer[name]:g}"
         for name, text in (("lr", "learning rate"), ("weight_decay", "weight decay"))
@@ -235,7 +274,7 @@ def _fit_sentence(run: Run, seeds: str) -> str:
     ]
     knobs += [f"batches of at most {' and '.join(batches)}"] if batches else []
     return (
-        f"The student ({network}, {counted(student['parameters'], 'parameter')}) was trained for "
+        f"The student ({network}, {counted(student['parameters'], 'parameter')}){start} was trained for "
         f"{counted(settings['epochs'], 'epoch')}{steps} with {optimizer.get('class')} "
         f"({', '.join([*knobs, seeds])})."
     )
@@ -247,7 +286,9 @@ def _task_sentences(run: Run) -> Iterator[str]:
     if objective.get("task") and labelled:
         size = f"{counted(labelled['n'], 'labelled image')}" if "n" in labelled else "labelled images"
         classes = f" of {len(run.classes)} classes" if run.classes else ""
-        yield f"Its task ({objective['task']}) had {size}{classes}."
+        drawn = _DRAWN.search(str(labelled.get("source") or ""))
+        of_all = f" ({drawn[0]})" if drawn else ""
+        yield f"Its task ({objective['task']}) had {size}{classes}{of_all}."
     if losses and not objective.get("task"):
         yield "It had no task: it learned from the teacher alone."
     for loss in losses.values():
@@ -309,6 +350,8 @@ def _scoring_sentences(scores: Scores) -> Iterator[str]:
     named = f" ({', '.join(name or 'output' for name in layers)})" if len(layers) <= _FEW else ""
     nouns = f"each of {len(layers)} {scores.noun}s" if len(layers) > 1 else f"a {scores.noun}"
     measure = "" if scores.noun == "model" else f", by {settings['dissimilarity']} dissimilarities,"
+    if networks := settings.get("networks"):
+        measure = f" of {_joined(networks)}{measure}"
     where = f" in {listed(rois, most=6)}" if rois else ""
     subjects = f"each of {number(people)} subjects" if people != 1 else "a subject"
     pairs = f"on {settings.get('pairs')} pairs of {number(settings.get('n_stimuli'))} stimuli"
@@ -429,25 +472,33 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
     if len(rois) > _MOST_ROIS:
         text += f" Shown are the first {_MOST_ROIS} of {len(rois)} ROIs."
     title, spoken = f"{_capital(scores.noun)}s and the noise ceiling, {which}", f"{text} {_spoken(means)}"
-    over_time = "time" in frame
+    axes = time_axes(frame)
+    over_time = bool(axes)
     if groups := set(scores.settings.get("groups") or ()):
         text += f" The stimuli come in {len(groups)} groups."
     for roi in rois[:_MOST_ROIS] if over_time else ():
         text = f"Means over time{f' in {roi}' if roi else ''} with their intervals, and the noise ceiling."
         spoken = f"{text} {_spoken(means[means['roi'] == roi])}"
-        yield draw(partial(plot_time_course, frame, roi=roi), title, spoken, text)
+        if len(axes) == 1:
+            yield draw(partial(plot_time_course, frame, roi=roi), title, spoken, text)
+            continue
+        text = f"Means at each time of the model and of the data{f' in {roi}' if roi else ''}."
+        for layer in list(dict.fromkeys(frame["layer"]))[:_MOST_ROIS]:
+            drawing = partial(plot_model_time, frame, layer=layer, roi=roi)
+            yield draw(drawing, f"{layer or 'the model'}: {title}", spoken, text)
     if not over_time:
         yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
     if not over_time and len(rois) > 1 and frame["layer"].nunique() > 1 and len(means) <= _MOST_CELLS:
         text = f"The mean similarity of each {scores.noun} with each ROI."
         text += " Numbers in brackets, if there are any, are not significantly above zero (one-sided)."
         yield draw(partial(plot_layer_roi, frame), f"{_capital(scores.noun)}s by ROIs, {which}", text)
-    header = (scores.noun, "ROI", "time (s)", "which", "mean", "95 % interval", "p, one-sided", "p, FDR")
+    at = "model time × time (s)" if len(axes) > 1 else "time (s)"
+    header = (scores.noun, "ROI", at, "which", "mean", "95 % interval", "p, one-sided", "p, FDR")
     rows = [
         [
             str(row["layer"]) or "output",
             str(row["roi"]),
-            f"{row['time']:.4g}" if over_time else "",
+            " × ".join(f"{row[name]:.4g}" for name in axes),
             "" if row["subject"] == "mean" else "of the mean RDM",
             number(row["score"]),
             _span(row["ci_low"], row["ci_high"]),
@@ -466,7 +517,7 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
     if over_time:
         yield Text("Scores at all times are in scores.csv, and differences of each two in differences.csv.")
     else:
-        yield from _layer_differences(scores)
+        yield from _differences(scores)
 
 
 def _tested(means: pd.DataFrame) -> str:
@@ -476,32 +527,36 @@ def _tested(means: pd.DataFrame) -> str:
     return "; p is one-sided, for a mean above zero, and the 95 % intervals are two-sided"
 
 
-def _layer_differences(scores: Scores) -> Iterator[Block]:
-    """Each two layers or models, where both have been compared."""
-    frame = scores.differences
+def _differences(scores: Scores) -> Iterator[Block]:
+    """Each two layers or models in a ROI, and each two ROIs of a layer, where both have been compared."""
+    noun = scores.noun
+    caption = f"Differences of each two {noun}s"
+    yield from _pairs(scores.differences, ("layer_a", "layer_b", "roi"), (f"{noun}s", "ROI"), caption)
+    caption = f"Differences of each two ROIs in a {noun}, in the same subjects"
+    yield from _pairs(scores.roi_differences, ("roi_a", "roi_b", "layer"), ("ROIs", noun), caption)
+
+
+def _pairs(
+    frame: pd.DataFrame, columns: tuple[str, str, str], header: tuple[str, str], caption: str
+) -> Iterator[Table]:
+    """A folded table of differences of what two columns name, in what the third names."""
     if not len(frame):
         return
     first = frame if len(frame) <= _MOST_DIFFERENCES else frame.nsmallest(_MOST_DIFFERENCES, "p").sort_index()
-    rows = [
-        [
-            f"{row['layer_a'] or 'output'} \u2212 {row['layer_b'] or 'output'}",
-            str(row["roi"]),
-            number(row["difference"]),
-            "equal"
-            if abs(row[["ci_low", "ci_high"]]).max() < _FLAT
-            else _span(row["ci_low"], row["ci_high"]),
-            _p(row["p"]),
-            _p(row["p_fdr"]),
-        ]
-        for _, row in first.iterrows()
-    ]
+    rows = []
+    for _, row in first.iterrows():
+        a, b, beside = (str(row[name]) or ("output" if "layer" in name else "") for name in columns)
+        equal = abs(row[["ci_low", "ci_high"]]).max() < _FLAT
+        reach = "equal" if equal else _span(row["ci_low"], row["ci_high"])
+        cells = [f"{a} \u2212 {b}", beside, number(row["difference"]), reach]
+        rows.append([*cells, _p(row["p"]), _p(row["p_fdr"])])
     families = _joined([name for name in frame["family"].unique() if name])
     over = f"; the FDR is over {families}" if families else ""
-    caption = f"Differences of each two {scores.noun}s, with 95 % intervals and two-sided p{over}"
+    caption += f", with 95 % intervals and two-sided p{over}"
     if len(first) < len(frame):
         caption += f". Shown are the {len(first)} of {len(frame):,} with the smallest p"
-    header = (f"{scores.noun}s", "ROI", "difference", "95 % interval", "p, two-sided", "p, FDR")
-    yield _nonempty(Table(caption, header, rows, folded=True))
+    titles = (*header, "difference", "95 % interval", "p, two-sided", "p, FDR")
+    yield _nonempty(Table(caption, titles, rows, folded=True))
 
 
 def _nonempty(table: Table) -> Table:
@@ -776,10 +831,13 @@ def _measure_sentences(grid: Grid) -> Iterator[str]:
             continue
         new = ", whose RDMs were not fitted" if str(mean["fitted"]).endswith("subjects: no") else ""
         where = f" in {mean['roi']}" if mean["roi"] else ""
+        with_those = f"those of {counted(int(mean['n_subjects']), 'subject')}{where}{new}"
+        if mean["roi"].endswith(OF_TEACHER):
+            with_those = f"that of {mean['roi']}"
         yield (
             f"{_capital(column_name(measure, grid.frame))}: the mean {mean['comparison']} of the RDM of "
-            f"{mean['layer'] or 'the output'} ({mean['dissimilarity']} dissimilarities) with those of "
-            f"{counted(int(mean['n_subjects']), 'subject')}{where}{new}, on {mean['pairs']} pairs of "
+            f"{mean['layer'] or 'the output'} ({mean['dissimilarity']} dissimilarities) with {with_those}, "
+            f"on {mean['pairs']} pairs of "
             f"{number(mean['n_stimuli'])} stimuli."
         )
     known = any(grid.scored(measure) is not None for measure in grid.measures)
@@ -793,7 +851,8 @@ def _grid_tables(grid: Grid) -> Iterator[Block]:
     rows = []
     for name in conditions:
         part = frame[frame["condition"] == name]
-        cells = [_mean(part[measure]) for measure in grid.measures]
+        single = name in grid.repeated
+        cells = [_mean(part[measure].head(1) if single else part[measure]) for measure in grid.measures]
         ceiling = part.reindex(columns=list(_CEILINGS)).astype(float).mean()
         rows.append([name, number(len(part)), *cells, _span(*ceiling)])
     caption = f"Means over {_over(grid)}, with 95 % t intervals"
@@ -804,7 +863,7 @@ def _grid_tables(grid: Grid) -> Iterator[Block]:
     ):
         for row in all_differences(frame, measure, reference=grid.reference, pair=grid.keys).itertuples():
             names = f"{row.condition} \u2212 {row.reference}"
-            rows.append([label, names, _difference(row), number(row.n)])
+            rows.append([label, names, _difference(row, grid), number(row.n)])
     if rows:
         pairs = _joined(grid.units or grid.keys)
         caption = f"Differences paired by {pairs}, with 95 % t intervals over {_over(grid)}"
@@ -826,8 +885,10 @@ def _mean(values: pd.Series) -> str:
     return f"{_with_interval(mean, low, high, n)}{lacking}" if n else "undefined"
 
 
-def _difference(row: Any) -> str:
-    """The difference in a row of `paired_differences`, with its interval."""
+def _difference(row: Any, grid: Grid) -> str:
+    """The difference in a row of `paired_differences`, with its interval; of one run each there is none."""
+    if {row.condition, getattr(row, "reference", grid.reference)} <= set(grid.repeated):
+        return f"{number(row.difference)} (one run each)"
     return _with_interval(row.difference, row.ci_low, row.ci_high, row.n, "none (equal")
 
 
@@ -854,17 +915,32 @@ def _tested_images(grid: Grid) -> str:
 def _interval_sentences(grid: Grid) -> Iterator[str]:
     """What intervals are over, and how differences were tested."""
     over = _joined(grid.units) or "rows"
-    if grid.units == ["seed"]:
+    if grid.starts:
+        yield (
+            f"Intervals are 95 % t intervals over seeds. {_capital(grid.starts)}; they say nothing about "
+            "other weights, stimuli or subjects."
+        )
+        if text := tell_same_runs(grid.repeated, grid.frame["seed"].nunique()):
+            yield f"{_capital(text)}."
+    elif grid.units == ["seed"]:
         yield (
             "Intervals are 95 % t intervals over seeds: they say how far means vary with the initial weights "
             "and batches, for these images, stimuli and subjects, and nothing about new stimuli or subjects."
         )
+        labelled = [
+            (entry.run.record.get("labelled") or {}) if entry and entry.run else {} for entry in grid.entries
+        ]
+        if len({part.get("sha256") for part in labelled}) == 1 and _DRAWN.search(
+            str(labelled[0].get("source"))
+        ):
+            yield "All seeds had one draw of labelled images, so that intervals do not hold for other draws."
     else:
         yield f"Intervals are 95 % t intervals over {over}, whose rows are taken as independent."
     beyond = [
         not low <= bound <= high
-        for measure, (low, high) in BOUNDS.items()
-        if measure in grid.measures and grid.frame[measure].dropna().between(low, high).all()
+        for measure in grid.measures
+        for low, high in filter(None, [bounds_of(measure, grid.frame)])
+        if grid.frame[measure].dropna().between(low, high).all()
         for _, part in grid.frame.groupby("condition")
         for bound in mean_interval(part[measure].to_numpy(float))[1:3]
         if pd.notna(bound)
@@ -928,8 +1004,10 @@ def _study_notices(grid: Grid) -> Iterator[Block]:
         ]
         for line in lines:
             runs[line] = runs.get(line, 0) + 1
-    if runs:
-        yield Notes([f"{line} ({counted(n, 'run')})" for line, n in runs.items()])
+    texts = [grid.starts, tell_same_runs(grid.repeated, len(set(grid.frame.get("seed", ()))))]
+    of_study = [f"Study: {text}" for text in texts if text]
+    if runs or of_study:
+        yield Notes([*of_study, *(f"{line} ({counted(n, 'run')})" for line, n in runs.items())])
     elif entries:
         yield Text("There were no notices.")
 
@@ -954,7 +1032,7 @@ def _study_settings(grid: Grid) -> Iterator[Block]:
 
 
 def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
-    frame, reference, of = grid.frame, grid.reference, f" ({group})" if group else ""
+    frame, reference, of = grid.once, grid.reference, f" ({group})" if group else ""
     if (scored := grid.scored(_SCORED[1]) if _SCORED[1] in frame else None) is not None:
         frame = frame.assign(comparison=scored["comparison"])
     if set(_SCORED) <= set(frame) and frame[list(_SCORED)].notna().any(axis=None):
@@ -965,7 +1043,7 @@ def _grid_figures(grid: Grid, group: str) -> Iterator[Figure]:
         differences = paired_differences(frame, measure, reference=reference, pair=grid.keys)
         if not (differences["n"] > 0).all():
             continue
-        spoken = [f"{row.condition} {_difference(row)}" for row in differences.itertuples()]
+        spoken = [f"{row.condition} {_difference(row, grid)}" for row in differences.itertuples()]
         pairs = f"paired by {_joined(grid.units or grid.keys)}"
         text = f"Differences in {_label(measure, grid)} from {reference}, {pairs}, with 95 % t intervals "
         text += f"over {_over(grid)}: {'; '.join(spoken)}."

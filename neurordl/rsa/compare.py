@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
 from neurordl.arrays import Bools, Floats, is_rdms, nan_mean
 from neurordl.errors import NeurordlError, notify
@@ -23,8 +25,9 @@ from neurordl.rdms.selection import (
     reindex,
     stimulus_ids,
     subject_names,
+    times_of_rdms,
 )
-from neurordl.validate import listed
+from neurordl.validate import counted, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
@@ -342,7 +345,16 @@ def why_undefined(model: Floats, data: Floats, comparison: Comparison, names: tu
 def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str]) -> dict[str, Floats]:
     """Condensed RDM of each model RDM that ``layers`` names."""
     stacks = model_stacks(source)
-    known = [name for _, names in stacks for name in names]
+    chosen = _chosen_names([name for _, names in stacks for name in names], layers)
+    vectors: dict[str, Floats] = {}
+    for rdms, names in stacks:
+        if chosen.intersection(names):
+            vectors |= zip(names, reindex(rdms, ids), strict=True)
+    return {name: vector for name, vector in vectors.items() if name in chosen}
+
+
+def _chosen_names(known: Sequence[str], layers: str | Sequence[str]) -> set[str]:
+    """The names of models that ``layers`` names, also by globs."""
     requested = layers.split(",") if isinstance(layers, str) else list(layers)
     if not requested:
         raise NeurordlError(f"layers= is empty; name some of: {', '.join(known)}; or 'all'")
@@ -353,11 +365,7 @@ def model_vectors(source: object, ids: Sequence[str], layers: str | Sequence[str
         if not matches:
             raise NeurordlError(f"no model RDM is named {name!r}; their names are: {', '.join(known)}")
         chosen.update(matches)
-    vectors: dict[str, Floats] = {}
-    for rdms, names in stacks:
-        if chosen.intersection(names):
-            vectors |= zip(names, reindex(rdms, ids), strict=True)
-    return {name: vector for name, vector in vectors.items() if name in chosen}
+    return chosen
 
 
 def model_stacks(source: object) -> list[tuple[RDMs, list[str]]]:
@@ -369,9 +377,74 @@ def model_stacks(source: object) -> list[tuple[RDMs, list[str]]]:
             raise NeurordlError(f"the RDM descriptor {by!r} repeats a name; give each model RDM its own")
         return [(source, names)]
     if not isinstance(source, Mapping) or not source or not all(map(is_rdms, source.values())):
-        raise NeurordlError(
-            f"expected a run, a torch module, RDMs or a dict from name to RDMs, got {type(source).__name__}"
-        )
+        expected = "expected a run, a torch module, RDMs, or a dict from name to RDMs or to modules"
+        values = list(source.values()) if isinstance(source, Mapping) else [source]
+        hint = next(filter(None, map(_hint, values)), "")
+        raise NeurordlError(f"{expected}, got {_shown(source)}{'; ' if hint else ''}{hint}")
     if several := [name for name, rdms in source.items() if len(rdms) != 1]:
         raise NeurordlError(f"model {several[0]!r} has {len(source[several[0]])} RDMs; give one RDM per name")
     return [(rdms, [str(name)]) for name, rdms in source.items()]
+
+
+def _shown(source: object) -> str:
+    """What was passed in place of models, for a message."""
+    if isinstance(source, type):
+        return f"the class {source.__name__}"
+    if isinstance(source, Mapping):
+        kinds = dict.fromkeys(type(value).__name__ for value in source.values())
+        return f"dict of {listed(kinds, most=3)}" if source else "an empty dict"
+    return repr(str(source)) if isinstance(source, str | PathLike) else type(source).__name__
+
+
+def _hint(value: object) -> str:
+    """How to make RDMs or a network of something else; empty where that is not known."""
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        return f"{value.__name__} is a class: make a network of it, {value.__name__}()"
+    if isinstance(value, nn.Module):
+        call = "compute_rdms(extract_patterns(network, stimuli, layers), 'correlation')"
+        return f"for a network's RDMs, write {call}"
+    if isinstance(value, Tensor) or (
+        isinstance(value, Mapping) and any(map(torch.is_tensor, value.values()))
+    ):
+        return "weights are no network: make it, read them with load_state_dict or load_weights, and pass it"
+    if not isinstance(value, str | PathLike):
+        return ""
+    name = Path(value).name
+    if Path(name).suffix.lower() in (".pth", ".pt", ".ckpt", ".safetensors"):
+        return f"make the network, read {name} with load_weights(network, {name!r}), and pass the network"
+    return f"read RDMs with load_rdms({name!r}), or make a network by name with students.build"
+
+
+def models_by_time(
+    source: object, layers: str | Sequence[str]
+) -> tuple[object, dict[str, tuple[str, float]]]:
+    """Model RDMs over time as a model for each time: these, and the name and time of each by its label.
+
+    Other sources are returned as they are. Models with a single time are not over time.
+    """
+    if is_rdms(source) and "time" in source.rdm_descriptors:
+        by = next((name for name in ("layer", "name") if name in source.rdm_descriptors), None)
+        names = [""] * len(source) if by is None else descriptor_values(source, by)
+        parts = [
+            (name, source, [k for k, x in enumerate(names) if x == name]) for name in dict.fromkeys(names)
+        ]
+    elif isinstance(source, Mapping) and source and all(map(is_rdms, source.values())):
+        parts = [(str(name), rdms, list(range(len(rdms)))) for name, rdms in source.items()]
+    else:
+        return source, {}
+    if not any(len(rows) > 1 for _, _, rows in parts):
+        return source, {}
+    models, labels = dict[str, "RDMs"](), dict[str, tuple[str, float]]()
+    chosen = _chosen_names([name for name, _, _ in parts], layers)
+    for name, rdms, rows in (part for part in parts if part[0] in chosen):
+        if "time" not in rdms.rdm_descriptors:
+            wanted = "give one RDM per name, or the RDM descriptor 'time' to RDMs of all models"
+            raise NeurordlError(f"model {name!r} has {counted(len(rows), 'RDM')} without times; {wanted}")
+        for row, time in sorted(
+            zip(rows, times_of_rdms(rdms)[rows].tolist(), strict=True), key=lambda x: x[1]
+        ):
+            label = ", ".join(filter(None, [name, f"{time:.9g} s"]))
+            if label in models:
+                raise NeurordlError(f"model {name!r} has two RDMs at {time:.9g} s; average or select them")
+            models[label], labels[label] = rdms[row], (name, time)
+    return models, labels

@@ -36,14 +36,15 @@ from neurordl.rdms.selection import (
     stimulus_properties,
     subject_names,
 )
-from neurordl.rsa.compare import model_stacks, model_vectors, shared_stimuli
+from neurordl.rsa.compare import model_stacks, model_vectors, models_by_time, shared_stimuli
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.rsa.leaks import Exposure, Leaks, People, check_exposures, plain_name
+from neurordl.rsa.regions import roi_differences
 from neurordl.rsa.regression import Partial
 from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.stimuli.sets import warn_of_absent
-from neurordl.students.loading import TRAINED_ON
+from neurordl.students.loading import READ_FROM, TRAINED_ON
 from neurordl.validate import check_choice
 
 _PAIRS = ("held-out", "fitted", "cross", "all")
@@ -88,7 +89,7 @@ class RunLike(Protocol):
 
 @collect_notices()
 def evaluate(
-    source: RunLike | nn.Module | RDMs | Mapping[str, RDMs],
+    source: RunLike | nn.Module | RDMs | Mapping[str, RDMs] | Mapping[str, nn.Module],
     rdms: RDMs,
     *,
     stimuli: StimulusSet | None = None,
@@ -109,6 +110,12 @@ def evaluate(
     source
         A run of `fit`, a network, or model RDMs. Model RDMs are RDMs whose names are the RDM descriptor
         ``layer`` or ``name`` (or numbers without it), or a mapping from each name to one RDM.
+
+        A mapping from names to networks puts their layers into one table, as "name" if each has one layer,
+        and otherwise as "name: layer", so that differences of networks are tested as those of layers are.
+
+        Models over time, such as the steps of a recurrent network, have several RDMs of a name, with the RDM
+        descriptor ``time``: each of their times is scored, and is the column ``model_time``.
     rdms
         The data: RDMs with stimulus ids and the RDM descriptors ``subject`` and, if there are several ROIs,
         ``roi``. There must be one RDM per subject in each ROI; use `select_rdms` to choose or average. With
@@ -156,7 +163,7 @@ def evaluate(
     Evaluation
         The table of scores, with a row for each layer, ROI (and time) and subject, and rows with the subject
         "mean"; `Evaluation` describes its columns. `time_clusters` and `latencies` test scores over time, and
-        `plot_time_course` draws them.
+        `plot_time_course` draws them; `plots.plot_model_time` those over the times of a model, too.
 
         - Means and noise ceilings are over the subjects that ``subjects`` names. By default they leave out
           the subjects on whose RDMs the run was trained, unless it was trained on all of them. A subject that
@@ -197,10 +204,10 @@ def evaluate(
     resampling.check(comparison)
     compute = Compute.of(device)
     run = source if isinstance(source, RunLike) else None
-    network = run.student if run is not None else source if isinstance(source, nn.Module) else None
-    network = unwrapped(network) if network is not None else None
-    match = match_ids(_model_stimuli(source, stimuli), stimulus_ids(rdms), missing=missing)
-    if network is not None and stimuli is not None:
+    networks = _networks(source)
+    models_as_given, of_label = models_by_time(source, layers)
+    match = match_ids(_model_stimuli(models_as_given, stimuli), stimulus_ids(rdms), missing=missing)
+    if networks and stimuli is not None:
         warn_of_absent(stimulus_ids(rdms), stimuli)
     chosen = choose_pairs(match.matched, run, pairs)
     comparison = comparison if partial is None else partial.for_stimuli(chosen.ids)
@@ -210,17 +217,19 @@ def evaluate(
     resampling = resampling.for_stimuli(chosen.ids, known)
     brains = rdms_by_place(rdms, roi, subjects)
     measured_by = "as given"
-    if network is not None and stimuli is not None:
+    if networks and stimuli is not None:
         measure = _network_dissimilarity(dissimilarity, rdms, run)
-        measured_by = measure.name
-        models = _network_vectors(network, stimuli.subset(chosen.ids), layers, measure, compute)
+        measured_by, shown = measure.name, stimuli.subset(chosen.ids)
+        parts = {x: _network_vectors(y, shown, layers, measure, compute) for x, y in networks.items()}
+        models = _in_one_table(parts)
     elif dissimilarity is not None:
         raise NeurordlError("dissimilarity= is for a network's patterns, and these models are RDMs already")
     else:
-        models = model_vectors(source, chosen.ids, layers)
+        models = model_vectors(models_as_given, chosen.ids, "all" if of_label else layers)
     device = "cpu" if str(compute.device).startswith("mps") else compute.device  # products are in float64
     stack = np.where(chosen.keep, np.stack(list(models.values())), np.nan)
-    exposures = getattr(run or network, TRAINED_ON, None) or []
+    trained = [run] if run is not None else networks.values()
+    exposures = [exposure for part in trained for exposure in getattr(part, TRAINED_ON, None) or []]
     if exposures:
         with explain("the record of what the network was trained on is damaged", remedy="fit it again"):
             check_exposures(exposures)
@@ -237,6 +246,7 @@ def evaluate(
         results[name] = score_roi(study, fitted, resampling, chosen.ids, agree=not over_time)
         coverages[name] = asdict(Coverage.of(stack, data, fitted, chosen.keep))
     names = list(models)
+    sums = {name: sha256_state(network.state_dict()) for name, network in networks.items()}
     common: dict[str, Any] = {
         "comparison": comparison.name,
         "n_stimuli": len(chosen.ids),
@@ -246,6 +256,7 @@ def evaluate(
     settings = {
         **common,
         "source": type(source).__name__,
+        "networks": [_described(name, network, run) for name, network in networks.items()],
         "layers": names,
         "subjects": {name: list(result.subjects.names) for name, result in results.items()},
         "in_mean": {
@@ -269,22 +280,46 @@ def evaluate(
         "sha256": {
             "rdms": sha256_rdms(rdms),
             "stimuli": stimuli.sha256 if stimuli else None,
-            "weights": sha256_state(network.state_dict()) if network is not None else None,
+            "weights": sums.get("", sums or None),
         },
     }
-    columns = [*COLUMNS[:2], *(["time"] if over_time else []), *COLUMNS[2:]]  # after the ROI
-    frame = _stacked({name: result.columns(names) for name, result in results.items()}, brains)
-    between = _stacked({name: result.between(names) for name, result in results.items()}, brains)
+    axes = [*(["model_time"] if of_label else []), *(["time"] if over_time else [])]
+    columns = [*COLUMNS[:2], *axes, *COLUMNS[2:]]  # after the ROI
+    tables = {name: _by_model_time(result.columns(names), of_label) for name, result in results.items()}
+    frame = _stacked(tables, brains)
+    tables = {name: _by_model_time(result.between(names), of_label) for name, result in results.items()}
+    between = _stacked(tables, brains)
+    of_rois = roi_differences(results, {name: x[1:] for name, x in brains.items()}, names, chosen.ids)
+    of_rois = pd.DataFrame(_by_model_time({str(key): of_rois[key].to_numpy() for key in of_rois}, of_label))
     scores = Evaluation(
         frame=frame.assign(**common).reindex(columns=columns),
         match=match,
         settings=settings,
         differences=between if over_time else between.drop(columns="time"),
+        roi_differences=of_rois if over_time else of_rois.drop(columns="time"),
         inferences={name: result.inference for name, result in results.items()},
         models=stack,
         means={name: result.mean_rdm for name, result in results.items()},
     )
     return scores.correct()
+
+
+def _by_model_time(
+    columns: Mapping[str, Any], of_label: Mapping[str, tuple[str, float]]
+) -> Mapping[str, Any]:
+    """Columns with the names of models over time instead of their labels, and with their times.
+
+    Of differences, those at the same time of both models are kept.
+    """
+    if not of_label:
+        return columns
+    keys = [key for key in ("layer", "layer_a", "layer_b") if key in columns]
+    pairs = {key: [of_label[label] for label in columns[key]] for key in keys}
+    names = {key: np.array([name for name, _ in pairs[key]], object) for key in keys}
+    times = np.array([[time for _, time in pairs[key]] for key in keys], float)
+    kept = (times == times[:1]).all(axis=0)
+    timed = {"model_time": times[0], **columns, **names}
+    return {key: values[kept] for key, values in timed.items()}
 
 
 def _stacked(
@@ -396,9 +431,43 @@ def _fitted_subjects(
     return Subjects(names, pooled, tuple(f"stimuli: {stimuli}{leak}, subjects: {value}" for value in fitted))
 
 
+def _networks(source: object) -> dict[str, nn.Module]:
+    """The networks of a source by name, empty for a single one; none for model RDMs."""
+    if isinstance(source, RunLike):
+        return {"": unwrapped(source.student)}
+    if isinstance(source, nn.Module):
+        return {"": unwrapped(source)}
+    networks = source if isinstance(source, Mapping) else {}
+    if runs := [name for name, part in networks.items() if isinstance(part, RunLike)]:
+        remedy = "give its student (run.student), and held-out stimuli as stimuli="
+        raise NeurordlError(f"a mapping takes networks or RDMs, and {runs[0]!r} is a run; {remedy}")
+    if not networks or not all(isinstance(part, nn.Module) for part in networks.values()):
+        return {}
+    return {str(name): unwrapped(network) for name, network in networks.items()}
+
+
+def _in_one_table(parts: Mapping[str, Mapping[str, Floats]]) -> dict[str, Floats]:
+    """RDMs of the layers of one network, or of several under the names of both."""
+    if "" in parts:
+        return dict(parts[""])
+    if all(len(part) == 1 for part in parts.values()):
+        return {name: vector for name, part in parts.items() for vector in part.values()}
+    return {f"{name}: {x or 'output'}": vector for name, part in parts.items() for x, vector in part.items()}
+
+
+def _described(name: str, network: nn.Module, run: RunLike | None) -> str:
+    """A network for a paragraph of methods: its name, its class, and the checkpoint that was read."""
+    spec, start = getattr(network, "build_spec", None) or {}, getattr(network, READ_FROM, None)
+    text = str(spec.get("name") or type(network).__name__)
+    if start is not None and run is None:
+        changed = start[1] != sha256_state(network.state_dict())
+        text += f", weights of {start[0]}{', changed since' if changed else ''}"
+    return f"{name} ({text})" if name else text
+
+
 def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ...]:
     """Ids of the model side, checked: images prepared as the run's were, or the models' own ids."""
-    if isinstance(source, RunLike | nn.Module) and stimuli is None:
+    if _networks(source) and stimuli is None:
         hint = ""
         if isinstance(source, RunLike) and source.held_out_ids:
             hint = f" (the run held out {len(source.held_out_ids)}, {source.held_out_ids[0]!r} and others)"

@@ -48,8 +48,7 @@ if TYPE_CHECKING:
     from rsatoolbox.data.base import DatasetBase
     from rsatoolbox.rdm.rdms import RDMs
 
-    from neurordl.patterns.images import Image
-
+Volume: TypeAlias = "str | os.PathLike[str] | nib.Nifti1Image"
 Patterns: TypeAlias = "DatasetBase | str | os.PathLike[str]"
 """Patterns of a person, or the file in which rsatoolbox saved them."""
 PatternsOf: TypeAlias = "Mapping[str, Patterns] | Sequence[DatasetBase] | Callable[[str], DatasetBase]"
@@ -144,7 +143,7 @@ def group_searchlight(
     folder: str | os.PathLike[str],
     *,
     subjects: Sequence[str] | None = None,
-    like: Image | None = None,
+    like: Volume | None = None,
     executor: Executor | None = None,
     recheck: bool = True,
     progress: bool | None = None,
@@ -236,6 +235,11 @@ def group_searchlight(
     ('s0', 's1')
     """
     path = check_path("folder", folder)
+    if options.get("surface") is not None:
+        raise NeurordlError(
+            "surface=: the maps of a group are those of volumes; call searchlight for each person on a "
+            "surface, and write the maps by to_gifti"
+        )
     sources = _sources(patterns, subjects)
     settings = _settings(models, options)
     names = _file_names(sources)
@@ -335,7 +339,7 @@ class _Job:
     source: Patterns | Callable[[str], DatasetBase]
     file: Path
     recheck: bool
-    call: tuple[Any, Mapping[str, Any], Image | None]
+    call: tuple[Any, Mapping[str, Any], Volume | None]
     """Models, options and like= of the searchlight."""
     settings: Mapping[str, Any]
 

@@ -32,11 +32,11 @@ from neurordl.rdms.selection import (
     subject_names,
 )
 from neurordl.rsa.compare import model_stacks, model_vectors, shared_stimuli
-from neurordl.rsa.inference.fitted import nonnegative
+from neurordl.rsa.inference.fitted import Ridge, nonnegative
 from neurordl.rsa.inference.infer import Inference, infer_study
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.rsa.scores import COLUMNS, Evaluation
-from neurordl.validate import brief, check_choice, check_number, listed
+from neurordl.validate import brief, check_choice, listed
 
 if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
@@ -236,7 +236,7 @@ class _Inputs(NamedTuple):
     ) -> _Inputs:
         """Match the stimuli of models, covariates and data; ``chosen`` are ROIs and subjects."""
         base, resampling = find_similarity(comparison), find_resampling(bootstrap)
-        if isinstance(models, Mapping) and all(map(is_rdms, models.values())):
+        if isinstance(models, Mapping) and models and all(map(is_rdms, models.values())):
             stacks = {str(name): stack for name, stack in models.items()}  # each may be several RDMs
         else:
             stacks = {names[0]: stack for stack, names in model_stacks(models)}
@@ -337,36 +337,6 @@ def _evaluation(
 
 
 @dataclass(frozen=True)
-class Ridge:
-    """Least squares with a penalty on the squares of weights, for ``fit=`` of `regress_rdms`.
-
-    Weights minimize ``(|y - Xw|² + penalty |w|²) / |y|²``, the RDMs of X and y being centered and of unit
-    length, or their ranks: a penalty of 1 halves the weight of a single model.
-
-    Parameters
-    ----------
-    penalty
-        Above 0.
-
-    Raises
-    ------
-    NeurordlError
-        The penalty is not above 0.
-
-    Examples
-    --------
-    >>> import neurordl as nrl
-    >>> nrl.Ridge(0.1).penalty
-    0.1
-    """
-
-    penalty: float
-
-    def __post_init__(self) -> None:
-        check_number("Ridge.penalty", self.penalty, 0, open_low=True)
-
-
-@dataclass(frozen=True)
 class _Weights:
     """Weights of models, and the share of each subject that the others' mean weights predict."""
 
@@ -387,10 +357,13 @@ class _Weights:
         """Weights (…, models, subjects); NaN where they are not unique."""
         n = products.shape[-1]
         identity = torch.eye(n, dtype=products.dtype)
+        positive = self.fit == "nonneg"
         if isinstance(self.fit, Ridge):
-            products = products + self.fit.penalty * identity
-            return torch.as_tensor(torch.linalg.solve(products, goals.nan_to_num()))
-        if self.fit == "nonneg":
+            positive = self.fit.nonnegative
+            products = products + self.fit.penalties[0] * identity
+            if not positive:
+                return torch.as_tensor(torch.linalg.solve(products, goals.nan_to_num()))
+        if positive:
             by_subject = goals.nan_to_num().mT.reshape(-1, goals.shape[-1], n).numpy()
             weights = nonnegative(products.reshape(-1, n, n).numpy(), by_subject)
             return torch.as_tensor(weights).mT.reshape(goals.shape)
@@ -466,7 +439,12 @@ def regress_rdms(
     if several := [name for name, block in inputs.blocks.items() if len(block) > 1]:
         raise NeurordlError(f"model {several[0]!r} has several RDMs; give each a name, for its weight")
     tables = {name: _regressed(inputs, brain, _Weights(fit)) for name, (brain, _, _) in inputs.brains.items()}
-    name = f"ridge, {fit.penalty:g}" if isinstance(fit, Ridge) else fit
+    if isinstance(fit, Ridge) and len(fit.penalties) > 1:
+        raise NeurordlError(
+            f"fit={fit!r} has {len(fit.penalties)} penalties to choose from, and nothing is held out here: "
+            "give one, or take evaluate_fitted(combine=)"
+        )
+    name = str(fit)
     return _evaluation(inputs, [*inputs.blocks, "R²"], tables, f"weight ({name}, {inputs.comparison.name})")
 
 

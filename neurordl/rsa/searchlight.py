@@ -1,15 +1,14 @@
-"""Searchlight RSA: the RDM of the voxels around each voxel, compared with models and not kept."""
+"""Searchlight RSA: the RDM around each voxel or vertex, compared with models and not kept."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,45 +18,49 @@ from rsatoolbox.rdm.rdms import RDMs
 from torch import Tensor
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError, explain, notify
+from neurordl.errors import NeurordlError, notify
 from neurordl.ids import Match, match_ids
+from neurordl.io import write_bytes
 from neurordl.measures.comparisons import Comparison, ComparisonLike, find_similarity
 from neurordl.measures.condensed import square
 from neurordl.measures.dissimilarities import Dissimilarity, DissimilarityLike, find_dissimilarity
 from neurordl.measures.kernels.distances import distance_matrices
 from neurordl.measures.kernels.similarities import InnerProducts
 from neurordl.measures.kernels.similarities import Partial as PartialKernel
+from neurordl.patterns.meshes import Mesh, Surface, read_meshes
+from neurordl.patterns.surfaces import HEMISPHERES
 from neurordl.progress import progress_bar
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.source import Center, Source, check_rates, check_runs
 from neurordl.rsa.compare import model_vectors, similarity
+from neurordl.rsa.neighborhoods import (
+    Grid,
+    Neighborhoods,
+    Patches,
+    Places,
+    Spheres,
+    grid_of,
+    on_surface,
+    radius_text,
+)
 from neurordl.rsa.regression import Partial
-from neurordl.validate import check_number, check_type, folded_html, listed
+from neurordl.validate import check_choice, check_number, check_path, check_type, folded_html, listed
 
 if TYPE_CHECKING:
     import nibabel as nib
+    from nilearn.surface import SurfaceImage
 
-Places = npt.NDArray[np.int32]
 Compare = Callable[[Tensor], Tensor]  # from the voxels around each center
 
 _BYTES = 4 << 20  # patterns and RDMs of the centers that are computed at once: they stay in the cache
-_LARGEST = 1 << 29  # voxels of a volume
-_WIDEST = 999  # voxels of a radius
 _DESCRIP = 80  # bytes of the header's field
 _FLAT = 1e-6  # of the length of an RDM: what is less may be rounding
 _EXPLAINED = 1e-3  # of its squared length, which covariates leave: a difference of nearly equal numbers
 
 
-class Grid(NamedTuple):
-    """Where voxels lie: how many there are along x, y, z, and the affine (4, 4) from their indices to mm."""
-
-    shape: tuple[int, ...]
-    affine: Floats
-
-
 @dataclass(frozen=True, eq=False)
 class Searchlight:
-    """How similar models are to the RDM around each voxel.
+    """How similar models are to the RDM around each voxel, or around each vertex of a surface.
 
     Attributes
     ----------
@@ -66,15 +69,18 @@ class Searchlight:
     scores
         (models, centers) similarities; NaN where undefined.
     centers
-        (centers, 3) voxel indices x, y, z.
+        (centers, 3) voxel indices x, y, z; on a surface (centers, 2), 0 for the left and 1 for the right
+        hemisphere, and the vertex.
     n_voxels
-        (centers,) how many voxels each RDM was computed from.
+        (centers,) how many voxels or vertices each RDM was computed from.
     match
         Which stimuli of patterns and models were matched.
     settings
         Radius, threshold, dissimilarity, comparison, and how the patterns were centered.
     grid
         Shape and affine of the images, if they are known, as for the patterns of `read_patterns`.
+    surface
+        The mesh of each hemisphere; None in a volume.
     """
 
     models: tuple[str, ...]
@@ -84,6 +90,7 @@ class Searchlight:
     match: Match
     settings: Mapping[str, object]
     grid: Grid | None = None
+    surface: Mapping[str, Mesh] | None = None
 
     def image(self, like: str | os.PathLike[str] | nib.Nifti1Image | None = None) -> nib.Nifti1Image:
         """Return the maps as a NIfTI image (x, y, z, models); NaN where there is no center.
@@ -97,10 +104,16 @@ class Searchlight:
         Raises
         ------
         NeurordlError
-            The image is on another grid, a center lies outside it, or the grid is not known.
+            The image is on another grid, a center lies outside it, the grid is not known, or the maps are on
+            a surface.
         """
         import nibabel as nib
 
+        if self.surface is not None:
+            raise NeurordlError(
+                "these maps are on a surface and no NIfTI image: to_gifti() writes them, and surface_image() "
+                "gives nilearn's image"
+            )
         source = self._on_grid(like)
         maps = np.full((*source.shape[:3], len(self.models)), np.nan, dtype=np.float32)
         maps[tuple(self.centers.T)] = self.scores.T
@@ -113,6 +126,98 @@ class Searchlight:
         if (names := ", ".join(self.models)).isascii() and len(names) <= _DESCRIP:
             image.header["descrip"] = names
         return image
+
+    def surface_image(self, model: str | None = None) -> SurfaceImage:
+        """Return the maps as nilearn's ``SurfaceImage``, float32; NaN where there is no center.
+
+        Parameters
+        ----------
+        model
+            Name of a model, whose map is (vertices,) for each hemisphere, as nilearn's plots take it. By
+            default the maps of all models, (vertices, models).
+
+        Raises
+        ------
+        NeurordlError
+            The maps are those of a volume, or there is no such model.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rsatoolbox.data import Dataset
+        >>> import neurordl as nrl
+        >>> corners = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 0, 9]])  # in mm
+        >>> mesh = (corners, np.array([[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]]))
+        >>> channels = {"hemisphere": ["left"] * 4, "vertex": [0, 1, 2, 3]}
+        >>> names = {"stimulus": list("abcdef")}
+        >>> patterns = Dataset(np.random.default_rng(0).normal(size=(6, 4)), {}, names, channels)
+        >>> model = nrl.compute_rdms(Dataset(np.eye(6)[:, :3], obs_descriptors=names), "euclidean")
+        >>> maps = nrl.searchlight(patterns, model, surface={"left": mesh}, radius="10 mm")
+        >>> maps.surface_image().shape
+        (4, 1)
+        """
+        from nilearn.surface import InMemoryMesh, PolyMesh, SurfaceImage
+
+        names = self.models if model is None else (check_choice("model", model, self.models),)
+        maps = {
+            side: np.ascontiguousarray(np.stack([values[name] for name in names], axis=1))
+            for side, values in self._by_hemisphere().items()
+        }
+        maps = maps if model is None else {side: values[:, 0] for side, values in maps.items()}
+        meshes = {side: InMemoryMesh(*self.surface[side][:2]) for side in maps} if self.surface else {}
+        return SurfaceImage(PolyMesh(**meshes), maps)
+
+    def to_gifti(self, path: str | os.PathLike[str]) -> dict[str, Path]:
+        """Write the maps of each hemisphere into a GIFTI file; NaN where there is no center.
+
+        A file has an array for each model, float32, with the name of the model.
+
+        Parameters
+        ----------
+        path
+            Such as "maps/sub-01" or "maps/sub-01.func.gii", for ``maps/sub-01_hemi-L.func.gii`` and
+            ``maps/sub-01_hemi-R.func.gii``. Existing files are replaced.
+
+        Returns
+        -------
+        dict of hemisphere to Path
+            The files.
+
+        Raises
+        ------
+        NeurordlError
+            The maps are those of a volume, or a file cannot be written.
+
+        Examples
+        --------
+        After ``maps = nrl.searchlight(patterns, models, surface=meshes, radius="10 mm")``::
+
+            maps.to_gifti("maps/sub-01")
+        """
+        from nibabel.gifti.gifti import GiftiDataArray, GiftiImage, GiftiMetaData
+
+        stem = re.sub(r"(?i)(\.func)?\.gii$", "", str(check_path("path", path)))
+        files = {}
+        for side, maps in self._by_hemisphere().items():
+            options = {"intent": "NIFTI_INTENT_NONE", "datatype": "NIFTI_TYPE_FLOAT32"}
+            arrays = [GiftiDataArray(maps[name], meta={"Name": name}, **options) for name in self.models]
+            meta = GiftiMetaData({"AnatomicalStructurePrimary": f"Cortex{side.title()}"})
+            files[side] = Path(f"{stem}_hemi-{side[0].upper()}.func.gii")
+            write_bytes(files[side], GiftiImage(meta=meta, darrays=arrays).to_bytes())
+        return files
+
+    def _by_hemisphere(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
+        """The map of each model on each hemisphere that has a center, (vertices,)."""
+        if self.surface is None:
+            raise NeurordlError("these maps are those of a volume, not of a surface; take image()")
+        maps: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
+        for number, side in enumerate(HEMISPHERES):
+            chosen = self.centers[:, 0] == number
+            for name, scores in zip(self.models, self.scores if chosen.any() else (), strict=False):
+                values = np.full(len(self.surface[side].coordinates), np.nan, dtype=np.float32)
+                values[self.centers[chosen, 1]] = scores[chosen]
+                maps.setdefault(side, {})[name] = values
+        return maps
 
     def _on_grid(self, like: str | os.PathLike[str] | nib.Nifti1Image | None) -> nib.Nifti1Image:
         """An image on the grid of the patterns: the one given, checked, or an empty one."""
@@ -146,14 +251,15 @@ class Searchlight:
     def _cells(self) -> list[tuple[str, str]]:
         """Models, centers and range of the scores, and what was matched."""
         few, most = self.n_voxels.min(), self.n_voxels.max()
+        noun = "voxels" if self.surface is None else "vertices"
         radius, measure, comparison = (
             self.settings[name] for name in ("radius", "dissimilarity", "comparison")
         )
         if isinstance(controlled := self.settings.get("controlled"), list):
             comparison = f"{comparison}, controlled for {listed(controlled)}"
         cells = [
-            ("searchlight", f"radius {_text(radius)}, {measure}, models compared by {comparison}"),
-            ("centers", f"{len(self.centers)}, of {few if few == most else f'{few} to {most}'} voxels each"),
+            ("searchlight", f"radius {radius_text(radius)}, {measure}, models compared by {comparison}"),
+            ("centers", f"{len(self.centers)}, of {few if few == most else f'{few} to {most}'} {noun} each"),
             ("matched", f"{len(self.match.matched)} stimuli; {len(self.match.unused)} only in the models"),
         ]
         for name, scores in zip(self.models, self.scores, strict=True):
@@ -180,6 +286,7 @@ def searchlight(
     models: RDMs | Mapping[str, RDMs],
     *,
     radius: float | str = 3.0,
+    surface: Surface | None = None,
     threshold: float = 1.0,
     dissimilarity: DissimilarityLike = "correlation",
     comparison: ComparisonLike | Partial = "corr",
@@ -188,7 +295,7 @@ def searchlight(
     dtype: npt.DTypeLike = np.float64,
     progress: bool | None = None,
 ) -> Searchlight:
-    """Compare models with the RDM of the voxels in a sphere around each voxel.
+    """Compare models with the RDM of the voxels around each voxel, or of the vertices around each vertex.
 
     RDMs are computed for many centers at once, compared, and not kept, so that little memory is needed.
     Source: Kriegeskorte, Goebel & Bandettini 2006, PNAS 103:3863. Each call is for one subject; inference on
@@ -198,17 +305,30 @@ def searchlight(
     ----------
     patterns
         Patterns with the channel descriptors ``x``, ``y``, ``z``, voxel indices, as from `read_patterns` with
-        a mask. Rows of the same stimulus are averaged.
+        a mask; or on a surface ``hemisphere`` and ``vertex``. Rows of the same stimulus are averaged.
     models
         Model RDMs, as in `evaluate`: they must have every stimulus of the patterns.
     radius
         Radius in voxels, or in millimeters as text, "8 mm", if the grid of the images is known. A sphere has
         all voxels whose distance from its center is less than the radius (rsatoolbox's ``radius``, in
         voxels).
+
+        On a surface it is text: millimeters along the edges of the mesh, "10 mm", or the number of the
+        nearest vertices with data, "100 vertices", the center among them.
+    surface
+        The mesh of each hemisphere, which makes it a searchlight on the surface (Oosterhof et al. 2011,
+        NeuroImage 56:593): a mapping {"left": "lh.midthickness.surf.gii", "right": ...} of GIFTI files,
+        geometries of FreeSurfer (``lh.white``), meshes of nilearn or pairs (coordinates, faces); nilearn's
+        ``PolyMesh``; or a path in which ``{hemi}`` stands for ``L`` and ``R``, or ``lh`` and ``rh``. Take a
+        surface that keeps distances (midthickness, white or pial, not inflated).
+
+        Neighbors are never in the other hemisphere. Vertices without data, such as those of the medial wall,
+        are no neighbors, but paths lead over them.
     threshold
-        Smallest share of a sphere's voxels that must have data. With 1.0, centers at the edge of the mask or
-        of the volume are left out; with less, their RDMs are computed from the voxels that have data.
-        (rsatoolbox does not count voxels outside the volume.)
+        Smallest share of a sphere's voxels, or of the vertices within the radius, that must have data. With
+        1.0, centers at the edge of the mask, of the volume or of the medial wall are left out; with less,
+        their RDMs are computed from the voxels that have data. (rsatoolbox does not count voxels outside the
+        volume.)
     dissimilarity
         A dissimilarity that takes no precision; ``crossnobis`` and ``poisson_cv`` need the observation
         descriptor ``run``.
@@ -224,13 +344,14 @@ def searchlight(
     Warns
     -----
     UserWarning
-        All scores are NaN; the radius is in voxels that are not cubes; or there are the problems with stimuli
-        and runs of which `compute_rdms` warns.
+        All scores are NaN; the radius is in voxels that are not cubes; a mesh is inflated; or there are the
+        problems with stimuli and runs of which `compute_rdms` warns.
 
     Raises
     ------
     NeurordlError
-        There are no voxel indices, or two voxels have the same; no sphere has enough voxels; the models lack
+        There are no voxel indices, or two voxels have the same; a mesh cannot be read, or has other vertices
+        than the images; no sphere has enough voxels; the models lack
         stimuli; the dissimilarity or the comparison is unknown; or the radius is so small that spheres have
         one voxel, and the dissimilarity is undefined.
 
@@ -259,7 +380,6 @@ def searchlight(
     measure = find_dissimilarity(dissimilarity)
     if measure.precision == "required":
         raise NeurordlError(f"{measure} needs a precision: whiten the patterns first, and choose euclidean")
-    grid = _grid_of(patterns)
     check_number("threshold", threshold, 0, 1, open_low=True)
     by_run = measure.needs_runs or center == "run"
     source = Source(patterns, "the dataset", descriptor, by_run=by_run, dtype=dtype).centered(center)
@@ -280,11 +400,14 @@ def searchlight(
             problem = f"{n_pairs} pairs of stimuli are too few to control for {len(partial.names)} covariates"
             raise NeurordlError(f"{problem}; choose fewer covariates")
     stack = torch.from_numpy(np.stack(list(named.values())))
-    spheres = _Spheres(patterns, _extent(radius, grid), threshold)
+    meshes = None if surface is None else read_meshes(surface)
+    around = _around(patterns, radius, meshes, threshold)
     normalize = measure.kernel.normalize if measure.kernel is not None else None
-    if len(spheres.offsets) == 1 and normalize == "centered length":
+    if around.single and normalize == "centered length":
+        noun = "voxel" if meshes is None else "vertex"
         raise NeurordlError(
-            f"radius={_text(radius)} is a single voxel, where {measure} distances are undefined; take more"
+            f"radius={radius_text(radius)} is a single {noun}, where {measure} distances are undefined; take "
+            "more"
         )
     values = source.by_run() if measure.needs_runs else source.patterns()[None]
     check_rates(values, measure, source.label)
@@ -295,55 +418,35 @@ def searchlight(
         return similarity(stack, rdms_of(voxels), comparison)
 
     compare = _by_products(by_voxel, measure, comparison, stack, general)
-    scores = np.empty((len(stack), len(spheres.centers)))
-    with progress_bar("searchlight", len(spheres.centers), progress) as advance, torch.no_grad():
+    scores = np.empty((len(stack), len(around.places)))
+    with progress_bar("searchlight", len(around.places), progress) as advance, torch.no_grad():
         room = _BYTES // source.dtype.itemsize
-        for part, voxels in spheres.batches(room, by_voxel[0].numel(), 2 * len(stack[0])):
+        for part, voxels in around.batches(room, by_voxel[0].numel(), 2 * len(stack[0])):
             scores[:, part] = compare(torch.from_numpy(voxels)).numpy()
             advance(len(part))
     if np.isnan(scores).all():
-        _, voxels = next(spheres.batches(1, 1, 1))
+        _, voxels = next(around.batches(1, 1, 1))
         reason = _why_undefined(rdms_of(torch.from_numpy(voxels)))
         notify(f"all scores are NaN: {reason}")
     names = {"dissimilarity": measure.name, "comparison": comparison.name}
     settings: dict[str, object] = {"radius": radius, "threshold": threshold, **names, "center": center}
     settings |= {} if partial is None else {"controlled": partial.names}
-    return Searchlight(tuple(named), scores, spheres.places, spheres.n_voxels, match, settings, grid)
+    space = (None, meshes) if meshes is not None else (grid_of(patterns), None)
+    return Searchlight(tuple(named), scores, around.places, around.n_channels, match, settings, *space)
 
 
-def _grid_of(patterns: DatasetBase) -> Grid | None:
-    """The grid of the images, from the provenance of the patterns; None if it is not recorded."""
-    try:
-        record = json.loads(patterns.descriptors["provenance"])["grid"]
-        affine = np.array(record["affine"], dtype=np.float64)
-        shape = tuple(int(size) for size in record["shape"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return Grid(shape, affine) if len(shape) == 3 and affine.shape == (4, 4) else None
-
-
-def _text(radius: object) -> str:
-    return f"{radius:g}" if isinstance(radius, Real) else str(radius)
-
-
-def _extent(radius: float | str, grid: Grid | None) -> tuple[float, Floats]:
-    """A radius, and the axes of the voxels in its unit, (3, 3); a notice where voxels are no cubes."""
-    if not isinstance(radius, str):
-        voxels = check_number("radius", radius, 0, _WIDEST, open_low=True, remedy="or millimeters: '8 mm'")
-        sizes = np.ones(3) if grid is None else np.linalg.norm(grid.affine[:3, :3], axis=0)
-        if sizes.max() > 1.1 * sizes.min():
-            size, reach = (" x ".join(f"{x:.3g}" for x in sides) for sides in (sizes, voxels * sizes))
-            notice = f"radius={voxels:g} voxels of {size} mm is a radius of {reach} mm along x, y and z"
-            sphere = f"{voxels * np.cbrt(sizes.prod()):.3g} mm"
-            notify(f"{notice}; for spheres take radius={sphere!r}")
-        return voxels, np.eye(3)
-    number = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*mm\s*", radius)
-    if number is None or float(number[1]) == 0:
-        raise NeurordlError(f"radius={radius!r}: expected a number of voxels, or millimeters such as '8 mm'")
-    if grid is None:
-        raise NeurordlError(f"radius={radius!r}: the voxel size of these patterns is not known; give voxels")
-    # rounding of an affine adds no voxel
-    return float(number[1]) * (1 - 1e-6), grid.affine[:3, :3]
+def _around(
+    patterns: DatasetBase, radius: float | str, meshes: Mapping[str, Mesh] | None, threshold: float
+) -> Neighborhoods:
+    """The voxels or vertices around each center."""
+    if meshes is not None:
+        return Patches(patterns, meshes, radius, threshold)
+    if on_surface(patterns):
+        raise NeurordlError(
+            "these patterns lie on a surface: pass surface=, the meshes of the left and right hemisphere (of "
+            "CIFTI, choose the voxels by the channel descriptor structure for a searchlight in the volume)"
+        )
+    return Spheres(patterns, radius, threshold)
 
 
 def _gathered(by_voxel: Tensor, voxels: Tensor) -> Tensor:
@@ -414,75 +517,3 @@ def _by_products(
         return scores
 
     return compare
-
-
-class _Spheres:
-    """Voxels around each voxel that has enough of them; spheres of equal size are batched together."""
-
-    def __init__(self, patterns: DatasetBase, extent: tuple[float, Floats], threshold: float) -> None:
-        voxels = _voxel_indices(patterns)
-        sides = voxels.max(axis=0) - voxels.min(axis=0) + 1
-        if float(np.prod(sides, dtype=np.float64)) > _LARGEST:
-            raise NeurordlError(
-                f"x, y, z span {' x '.join(map(str, sides))} voxels: give indices, not positions in space"
-            )
-        radius, axes = extent
-        with explain("the affine of the images cannot be inverted", np.linalg.LinAlgError):
-            widest = radius * np.linalg.norm(np.linalg.inv(axes), axis=1)  # in voxels along x, y, z
-        if widest.max() > _WIDEST:
-            raise NeurordlError(f"the radius is {widest.max():.4g} voxels; take at most {_WIDEST}")
-        reach = np.ceil(widest).astype(int) - 1  # distances are less than the radius
-        grid = np.indices(2 * reach + 1).reshape(3, -1).T - reach
-        self.offsets = grid[np.square(grid @ axes.T).sum(axis=1) < radius**2]
-        # the number of each voxel in a volume with a margin, so that no neighbor is outside of it
-        self.voxels = voxels - voxels.min(axis=0) + reach
-        self.volume = np.full(sides + 2 * reach, -1, dtype=np.int32)
-        self.volume[tuple(self.voxels.T)] = np.arange(len(voxels))
-        if int((self.volume >= 0).sum()) < len(voxels):
-            raise NeurordlError("two voxels of the patterns have the same indices x, y, z; give each once")
-        counts = np.concatenate([(part >= 0).sum(axis=1) for part in self._around(np.arange(len(voxels)))])
-        self.centers = np.flatnonzero(counts >= threshold * len(self.offsets) - 1e-9)
-        if not len(self.centers):
-            best = float(counts.max() / len(self.offsets))
-            scale = 10.0 ** (2 - math.floor(math.log10(best)))
-            enough = math.floor(best * scale) / scale  # three digits, not more than the share
-            raise NeurordlError(
-                f"no voxel has {threshold:.1%} of the {len(self.offsets)} voxels of a sphere; the "
-                f"most is {counts.max()}, {best:.1%} (a slice or a thin mask has fewer): take "
-                f"threshold={enough:g} or less, or a smaller radius"
-            )
-        self.n_voxels = counts[self.centers].astype(np.int32)
-        self.places = voxels[self.centers].astype(np.int32)
-
-    def _around(self, voxels: npt.NDArray[np.intp]) -> Iterator[Places]:
-        """Numbers of the voxels around some, -1 where there is none: (voxels, offsets), in parts."""
-        for start in range(0, len(voxels), 4096):
-            around = self.voxels[voxels[start : start + 4096], None] + self.offsets
-            yield self.volume[tuple(np.moveaxis(around, -1, 0))]
-
-    def batches(
-        self, room: int, per_voxel: int, per_center: int
-    ) -> Iterator[tuple[npt.NDArray[np.intp], Places]]:
-        """Numbers of some centers, and the voxels around each, (centers, voxels).
-
-        A batch has as many centers as there is room for, where each voxel and each center takes so many
-        numbers.
-        """
-        for size in np.unique(self.n_voxels):
-            alike = np.flatnonzero(self.n_voxels == size)
-            step = max(1, room // (int(size) * per_voxel + per_center))
-            for start in range(0, len(alike), step):
-                part = alike[start : start + step]
-                around = np.concatenate(list(self._around(self.centers[part])))
-                yield part, around[around >= 0].reshape(len(part), size)
-
-
-def _voxel_indices(patterns: DatasetBase) -> npt.NDArray[np.intp]:
-    """Voxel indices x, y, z of the channels, (voxels, 3)."""
-    channels: Mapping[str, Any] = patterns.channel_descriptors
-    if absent := [axis for axis in "xyz" if axis not in channels]:
-        raise NeurordlError(f"no channel descriptor {absent[0]!r}: a searchlight needs voxel indices x, y, z")
-    voxels = np.stack([np.asarray(channels[axis]) for axis in "xyz"], axis=1)
-    if voxels.dtype.kind not in "iu" or not len(voxels) or int(voxels.min()) < 0:
-        raise NeurordlError("the voxel indices x, y, z must be whole numbers from 0")
-    return voxels.astype(np.intp)

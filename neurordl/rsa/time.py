@@ -9,17 +9,17 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy import ndimage, stats
 
 from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError, notify
 from neurordl.ids import natural_key
 from neurordl.rsa.inference.infer import correct
-from neurordl.rsa.scores import Evaluation
+from neurordl.rsa.scores import Evaluation, time_axes
 from neurordl.validate import check_choice, check_count, check_number, listed
 
-Course: TypeAlias = tuple[str, str, Floats, Floats]
-"""Layer, ROI, times, and scores (subjects, times)."""
+Course: TypeAlias = tuple[str, str, list[Floats], Floats]
+"""Layer, ROI, the times of each axis, and scores (subjects, times) or (subjects, model times, times)."""
 
 _LIMITS = (0.025, 0.975)
 
@@ -81,7 +81,11 @@ class ClusterTest:
         return float(stats.t.isf(0.05 / (1 if self.tail == "greater" else 2), n_subjects - 1))
 
     def run(self, scores: Floats) -> tuple[list[Ints], Floats, Floats, Floats]:
-        """Test scores (subjects, times): the times of each cluster, their p, t values, and the null sums."""
+        """Test scores (subjects, times): the times of each cluster, their p, t values, and the null sums.
+
+        Of scores (subjects, model times, times), cells of this plane that share a side are neighbors, and the
+        numbers of the cells and the t values are those of the flat plane.
+        """
         try:
             from mne.stats import permutation_cluster_1samp_test
         except ImportError as error:
@@ -98,7 +102,8 @@ class ClusterTest:
                 rng=self.seed,
                 verbose="ERROR",
             )
-        return [np.asarray(times[0]) for times in clusters], np.asarray(p), np.asarray(t), np.asarray(null)
+        cells = [np.ravel_multi_index(places, scores.shape[1:]) for places in clusters]
+        return cells, np.asarray(p), np.ravel(t), np.asarray(null)
 
 
 def time_clusters(
@@ -112,7 +117,8 @@ def time_clusters(
     Parameters
     ----------
     evaluation
-        Result of `evaluate` of RDMs over time. The subjects are those in its means.
+        Result of `evaluate` of RDMs over time. The subjects are those in its means. If the models are over
+        time, too, clusters are of cells (model time × time).
     test
         The test; by default ``ClusterTest()``.
     difference
@@ -126,6 +132,10 @@ def time_clusters(
         largest t), ``p`` over all times of this layer and ROI, ``p_holm``, which is corrected for the number
         of layers and ROIs, too, and ``n_subjects``. With "tfce", a row is a stretch of times with p below
         ``alpha``, and has its smallest p.
+
+        Over model times and times, ``model_start`` and ``model_stop`` are the extent of the cluster over
+        model times, ``n_times`` is the number of its cells, and ``inside`` an array (model times, times):
+        which cells are in it. Over model times alone, ``start`` and ``stop`` are model times.
 
         A cluster is tested as a whole: the test says that scores are above zero somewhere in it, not that its
         first time is the onset (Sassenhagen & Draschkow 2019, Psychophysiology 56:e13335); see `latencies`.
@@ -152,15 +162,25 @@ def time_clusters(
     """
     test = test or ClusterTest(tail="greater" if difference is None else "two-sided")
     courses = _courses(evaluation, difference)
-    columns = ("layer", "roi", "start", "stop", "n_times", "statistic", "p", "n_subjects")
-    rows: list[dict[str, object]] = []
-    for layer, roi, times, scores in courses:
-        _warn_of_few(test, len(scores))
+    columns = ["layer", "roi", "start", "stop", "n_times", "statistic", "p", "n_subjects"]
+    in_plane = courses[0][3].ndim == 3
+    columns[2:2] = ["model_start", "model_stop"] if in_plane else []
+    rows: list[list[object]] = []
+    for layer, roi, axes, scores in courses:
+        warn_of_few(len(scores), test.tail, test.alpha)
         for cluster, p, statistic in _clusters(test, scores):
-            extent = float(times[cluster[0]]), float(times[cluster[-1]]), len(cluster)
-            values = (layer, roi, *extent, statistic, p, len(scores))
-            rows.append(dict(zip(columns, values, strict=True)))
-    table = pd.DataFrame(rows, columns=list(columns))
+            places = np.unravel_index(cluster, scores.shape[1:])
+            extents = [
+                float(limit(times[place]))
+                for times, place in zip(axes, places, strict=True)
+                for limit in (np.min, np.max)
+            ]
+            rows.append([layer, roi, *extents, len(cluster), statistic, p, len(scores)])
+            if in_plane:
+                inside = np.zeros(scores.shape[1:], dtype=bool)
+                inside[places] = True
+                rows[-1].append(inside)
+    table = pd.DataFrame(rows, columns=[*columns, *(["inside"] if in_plane else [])])
     table.insert(columns.index("p") + 1, "p_holm", _holm(table, len(courses)))
     return table
 
@@ -220,7 +240,13 @@ def latencies(
         raise NeurordlError('an onset is that of a cluster: take a test with a threshold, not "tfce"')
     check_count("n_bootstrap", n_bootstrap, 2)
     rows = []
-    for layer, roi, times, scores in _courses(evaluation, None):
+    courses = _courses(evaluation, None)
+    if len(courses[0][2]) > 1:
+        raise NeurordlError(
+            "an onset is of one course, and these scores are over model times and times: evaluate the models "
+            "at one time (select_rdms), or take time_clusters"
+        )
+    for layer, roi, (times,), scores in courses:
         inside = np.full(len(times), True)
         if within is not None:
             inside = (times >= within[0] - 1e-9) & (times <= within[1] + 1e-9)
@@ -258,10 +284,12 @@ def latencies(
 
 def _courses(evaluation: Evaluation, difference: tuple[str, str] | None) -> list[Course]:
     """Scores of the subjects in the means: each layer in each ROI, or the difference of two layers."""
-    if not isinstance(evaluation, Evaluation) or not evaluation.over_time:
+    axes = time_axes(evaluation.frame) if isinstance(evaluation, Evaluation) else []
+    if not axes:
         problem = "the scores are not over time: give an Evaluation of RDMs with the RDM descriptor 'time'"
         raise NeurordlError(problem)
-    frame, layers = evaluation.frame, evaluation.settings["layers"]
+    frame = evaluation.frame
+    layers = list(dict.fromkeys(frame["layer"]))
     for layer in difference or ():
         check_choice("difference", layer, layers)
     courses = []
@@ -273,21 +301,27 @@ def _courses(evaluation: Evaluation, difference: tuple[str, str] | None) -> list
         rows = part[part["subject"].isin(names)]
         scores = {
             layer: rows[rows["layer"] == layer]
-            .pivot(index="subject", columns="time", values="score")
+            .pivot(index="subject", columns=axes, values="score")
             .loc[names]
+            .sort_index(axis=1)
             for layer in layers
         }
         if difference is not None:
             first, second = difference
+            if not scores[first].columns.equals(scores[second].columns):
+                raise NeurordlError(
+                    f"{first!r} and {second!r} have other model times; a difference needs the same"
+                )
             scores = {f"{first} − {second}": scores[first] - scores[second]}
-        courses += [
-            (layer, str(roi), _checked(table, layer), table.to_numpy()) for layer, table in scores.items()
-        ]
+        for layer, table in scores.items():
+            times = _checked(table, layer)
+            shape = (len(table), *map(len, times))
+            courses.append((layer, str(roi), times, table.to_numpy().reshape(shape)))
     return courses
 
 
-def _checked(table: pd.DataFrame, layer: str) -> Floats:
-    """Times of a course, subjects x times, whose scores are all defined."""
+def _checked(table: pd.DataFrame, layer: str) -> list[Floats]:
+    """The times of each axis of a course, subjects x times, whose scores are all defined."""
     if min(table.shape) < 2:
         counts = f"{table.shape[0]} subjects who are in the mean at all times, and {table.shape[1]} times"
         raise NeurordlError(
@@ -297,16 +331,20 @@ def _checked(table: pd.DataFrame, layer: str) -> Floats:
     if undefined.any():
         where = f"{undefined.sum()} scores of layer {layer!r} are undefined"
         people = listed(table.index[undefined.any(axis=1)])
-        times = listed(f"{time:g} s" for time in table.columns[undefined.any(axis=0)])
+        times = listed(
+            " x ".join(f"{part:g} s" for part in np.atleast_1d(time))
+            for time in table.columns[undefined.any(axis=0)]
+        )
         remedy = "leave these subjects or times out; the column reason says why"
         raise NeurordlError(f"{where} (subjects {people}; times {times}); {remedy}")
-    return np.asarray(table.columns, dtype=np.float64)
+    index = table.columns
+    return [index.unique(level).to_numpy(np.float64) for level in range(index.nlevels)]
 
 
-def _warn_of_few(test: ClusterTest, n_subjects: int) -> None:
-    """Say so if no cluster can be significant, of so few subjects."""
-    smallest = 1 / 2 ** (n_subjects - (test.tail == "two-sided"))
-    if smallest >= test.alpha:
+def warn_of_few(n_subjects: int, tail: str, alpha: float) -> None:
+    """Say so if nothing can be significant, since so few subjects have few sign flips."""
+    smallest = 1 / 2 ** (n_subjects - (tail == "two-sided"))
+    if smallest >= alpha:
         counts = f"{n_subjects} subjects have {2**n_subjects} sign flips"
         notify(f"{counts}, so that no p is below {smallest:.3g}; no cluster can be significant")
 
@@ -320,18 +358,18 @@ def _clusters(test: ClusterTest, scores: Floats) -> list[tuple[Ints, float, floa
         ]
         return sorted(each, key=lambda cluster: int(cluster[0][0]))
     # the enhanced values are those that are tested, so t is taken from the scores
-    of_time = np.full(scores.shape[1], np.nan)
+    of_time = np.full(scores[0].size, np.nan)
     for times, value in zip(clusters, p, strict=True):
         of_time[times] = value
-    t = scores.mean(axis=0) / (scores.std(axis=0, ddof=1) / np.sqrt(len(scores)))
-    stretches = _stretches(of_time < test.alpha)
+    t = np.ravel(scores.mean(axis=0) / (scores.std(axis=0, ddof=1) / np.sqrt(len(scores))))
+    stretches = _stretches((of_time < test.alpha).reshape(scores.shape[1:]))
     return [(x, float(of_time[x].min()), float(t[x][np.abs(t[x]).argmax()])) for x in stretches]
 
 
 def _stretches(chosen: Bools) -> list[Ints]:
-    """Numbers of each stretch of times that are chosen."""
-    numbers = np.flatnonzero(chosen)
-    return [part for part in np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1) if len(part)]
+    """Numbers of each stretch of times, or of cells that share sides, that are chosen."""
+    labels, count = ndimage.label(chosen)
+    return [np.flatnonzero(labels == number) for number in range(1, count + 1)]
 
 
 def _holm(table: pd.DataFrame, n_courses: int) -> npt.NDArray[np.float64]:

@@ -41,6 +41,7 @@ _SUFFIXES += (".ppm", ".pgm", ".pbm", ".pnm")
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _ROUNDING = 1.5  # pixels
 _ORIENTATION = 274  # the tag of EXIF
+_GRAY = ("1", "L", "LA")  # modes of Pillow without colors
 _MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "PA", "RGBA")
 
 
@@ -172,8 +173,8 @@ def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor,
     Warns
     -----
     UserWarning
-        Images were turned as their EXIF orientation says, or have other proportions than the size; at the
-        caller of the caller.
+        Images were turned as their EXIF orientation says, have other proportions than the size, or are gray
+        and read as RGB; at the caller of the caller.
 
     Raises
     ------
@@ -181,12 +182,12 @@ def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor,
         A file is missing, damaged, transparent, deeper than 8 bits or in another format, it has several
         frames, or sizes differ and no size was given.
     """
-    squashed: list[str] = []
-    first, turned = _read(paths[0], prepared, squashed)
+    squashed, gray = list[str](), list[str]()
+    first, turned = _read(paths[0], prepared, squashed, gray)
     pixels = np.empty((len(paths), *first.shape), dtype=np.uint8)
     names = [paths[0].name] if turned else []
     for position, path in enumerate(paths):
-        image, turned = (first, False) if position == 0 else _read(path, prepared, squashed)
+        image, turned = (first, False) if position == 0 else _read(path, prepared, squashed, gray)
         names += [path.name] if turned else []
         if image.shape != first.shape:
             sizes = [f"{height} x {width}" for _, height, width in (first.shape, image.shape)]
@@ -203,13 +204,21 @@ def read_images(paths: Sequence[Path], prepared: Preprocessing) -> tuple[Tensor,
             f"{len(squashed)} of {len(paths)} images have other proportions than size= and were squashed or "
             f"stretched to it: {listed(squashed)}; crop=1 keeps the middle instead, if that was shown",
         )
+    if gray and prepared.channels == 3:
+        notify(
+            f"{len(gray)} of {len(paths)} images are gray, and are read as RGB with three equal channels: "
+            f"{listed(gray)}; channels=1 reads them as gray, for a network with one input channel",
+        )
     return torch.from_numpy(pixels), replace(prepared, size=first.shape[1:])
 
 
-def _read(path: Path, prepared: Preprocessing, squashed: list[str]) -> tuple[npt.NDArray[np.uint8], bool]:
+def _read(
+    path: Path, prepared: Preprocessing, squashed: list[str], gray: list[str]
+) -> tuple[npt.NDArray[np.uint8], bool]:
     """The pixels of a file as viewers show it, and whether it was turned for that.
 
-    Its name is added to `squashed` if its proportions change by more than rounding to whole pixels.
+    Its name is added to `squashed` if its proportions change by more than rounding to whole pixels, and to
+    `gray` if the file has no colors.
     """
     with damage_named(path, "save it again"), Image.open(path) as image:
         if image.format not in _FORMATS:
@@ -230,6 +239,8 @@ def _read(path: Path, prepared: Preprocessing, squashed: list[str]) -> tuple[npt
         scales = [new / old for new, old in zip(prepared.size[::-1], picture.size, strict=True)]
         if max(prepared.size) * (1 - min(scales) / max(scales)) > _ROUNDING:
             squashed.append(path.name)
+    if picture.mode in _GRAY:
+        gray.append(path.name)
     return _convert(picture, prepared), is_turned
 
 

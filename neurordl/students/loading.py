@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import difflib
 import importlib.util
@@ -23,16 +24,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from neurordl.errors import NeurordlError, explain
+from neurordl.io import sha256_state
 from neurordl.students.networks import cifar_resnet, mlp, nin, resnet18, small_cnn, with_spec
 from neurordl.validate import check_count, listed
 
 TRAINED_ON = "trained_on"
 """Attribute of a trained network, and entry of files with its weights: what `fit` has shown to it."""
 
+READ_FROM = "read_from"
+"""Attribute of a network whose weights `load_weights` has read: the name of the file, and their checksum."""
+
 STUDENTS: dict[str, Callable[..., nn.Module]] = {
     net.__name__: net for net in (small_cnn, nin, cifar_resnet, resnet18, mlp)
 }
 _PACKAGES = ("torchvision", "timm")
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt")  # .npz may hold RDMs
 
 # Where training code keeps the weights within a checkpoint, and the prefixes that wrappers add to names.
 _WITHIN = ("state_dict", "model_state_dict", "model", "net")
@@ -182,6 +188,8 @@ def load_network(
         network = build(name, **options)
     elif factory:
         network = _from_factory(package, factory, options)
+    elif is_file_of_network(name):
+        raise NeurordlError(explain_file(name))
     else:
         known = "package.module:factory, FILE.py:factory, torchvision:NAME, timm:NAME or one of "
         known += ", ".join(STUDENTS)
@@ -189,6 +197,38 @@ def load_network(
     if checkpoint is not None:
         load_weights(network, checkpoint)
     return network.eval()
+
+
+def is_file_of_network(name: str) -> bool:
+    """Whether what should be the name of a network is a file with its code, or with its weights."""
+    return Path(name).suffix.lower() in (".py", *_WEIGHTS)
+
+
+def explain_file(name: str) -> str:
+    """Say how a network is named whose code, or whose weights, a file has; the file is not run."""
+    path = Path(name)
+    weights = path.suffix.lower() != ".py"
+    problem = f"{name} is a file of weights, which is read into a network" if weights else f"{name} is a file"
+    code = path.with_suffix(".py") if weights else path
+    if not path.is_file():
+        return f"there is no file {name}; check the path"
+    names = _definitions(code) if code.is_file() else []
+    shown = f"{code}:{names[0]}" if names else f"{code if not weights else 'FILE.py'}:NAME"
+    remedy = f"write {shown}" + (f", or another of {listed(names[1:])}" if names[1:] else "")
+    if not weights and not names:
+        remedy = "write FILE.py:NAME for a function or a class that makes the network; this file defines none"
+    return f"{problem}; {remedy}{f', with {name} as checkpoint' if weights else ''}"
+
+
+def _definitions(path: Path) -> list[str]:
+    """Classes and functions that a file defines, classes of modules first, without running it."""
+    with explain(f"{path} is no Python code"):
+        body = ast.parse(path.read_text(encoding="utf-8-sig")).body
+    classes = [node for node in body if isinstance(node, ast.ClassDef)]
+    modules = [x.name for x in classes if any("Module" in ast.unparse(base) for base in x.bases)]
+    functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
+    rest = [node.name for node in classes if node.name not in modules]
+    return [x for x in (*modules, *functions, *rest) if not x.startswith("_")]
 
 
 def is_own(name: str) -> bool:
@@ -289,6 +329,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     with explain(f"the weights in {source} do not fit", RuntimeError):
         network.load_state_dict(state, strict=False)
     setattr(network, TRAINED_ON, _trained_on(source))
+    setattr(network, READ_FROM, (source.name, sha256_state(network.state_dict())))
 
 
 def _trained_on(source: Path) -> list[Any]:

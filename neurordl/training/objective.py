@@ -18,6 +18,7 @@ from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import Match
 from neurordl.patterns.network import as_input, explain_unfit, frozen_eval, read_layers, unwrapped
 from neurordl.stimuli import StimulusSet
+from neurordl.students.loading import READ_FROM
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
 from neurordl.training.losses import (
@@ -38,6 +39,7 @@ from neurordl.training.streams import (
     check_labels,
     class_names,
     each_once,
+    tell_class_order,
 )
 from neurordl.validate import check_choice, listed
 
@@ -656,6 +658,8 @@ def accuracy(student: nn.Module | Run, labelled: Labelled, batch_size: int = 512
     """
     network = student.student if isinstance(student, Run) else student
     names, trained = class_names(labelled), getattr(unwrapped(network), TRAINED_CLASSES, None)
+    if trained is None and (start := getattr(unwrapped(network), READ_FROM, None)) is not None:
+        tell_class_order(labelled, start[0])
     correct = total = 0
     with frozen_eval(network):
         for batch in each_once(labelled, batch_size):

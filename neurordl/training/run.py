@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from neurordl import io, students
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.patterns.network import unwrapped
 from neurordl.rsa.leaks import Exposure, check_exposures, shown_images
 from neurordl.stimuli import Preprocessing, StimulusSet
-from neurordl.students.loading import TRAINED_ON, load_weights
+from neurordl.students.loading import READ_FROM, TRAINED_ON, load_weights
 from neurordl.teachers.base import Record
 from neurordl.validate import brief, check_choice, counted, folded_html, listed
 
@@ -40,6 +40,11 @@ TRAINED_CLASSES = "trained_classes"
 
 # Parts of the record that must agree when a run is resumed: the others say when and where it ran.
 _SAME = ("settings", "optimizer", "objective", "student", "stimuli", "labelled")
+
+# Of the student in the record: its weights before training, the name of a checkpoint, and the weights there.
+START, CHECKPOINT_NAME, CHECKPOINT_SUM = _START = ("sha256_weights", "checkpoint", "sha256_checkpoint")
+
+_NO_TERM = ("epoch", "step", "lr", "seconds")  # columns of a history
 
 
 @dataclass
@@ -248,6 +253,82 @@ def exposures(
     return [now, *earlier]
 
 
+def describe_start(student: nn.Module) -> Record:
+    """The weights of a student before it is trained: their checksum, and the checkpoint of their origin."""
+    student = unwrapped(student)
+    start: Record = {START: io.sha256_state(student.state_dict())}
+    part = next((part for part in student.modules() if hasattr(part, READ_FROM)), None)
+    if part is not None:
+        name, before = getattr(part, READ_FROM)
+        changed = before != io.sha256_state(part.state_dict())
+        start[CHECKPOINT_NAME] = f"{name}, changed before training" if changed else name
+        start[CHECKPOINT_SUM] = before
+    return start
+
+
+def recorded_start(folder: Path) -> Record:
+    """`describe_start` of the run in a folder; empty if it holds no run, or one of an earlier version."""
+    path = folder / io.RUN_RECORD
+    with io.damage_named(path, "choose another folder"):
+        student = io.read_json(path)["student"] if path.is_file() else {}
+        return {name: student[name] for name in _START if student.get(name)}
+
+
+def other_start(before: Record, now: Record) -> str:
+    """From where two students with different weights have them, for a message."""
+    first, second = (part.get(CHECKPOINT_NAME, "no checkpoint") for part in (before, now))
+    if first == second:
+        return f"{first} has changed" if CHECKPOINT_NAME in now else "no checkpoint is known"
+    return f"{first} before, {second} now"
+
+
+def same_start(starts: Mapping[int, Record]) -> str:
+    """Say that the runs of all seeds have the same initial weights; empty if they have not, or if unknown."""
+    sums = {start.get(START) for start in starts.values()}
+    if len(starts) < 2 or len(sums) > 1 or None in sums:
+        return ""
+    name = next(iter(starts.values())).get(CHECKPOINT_NAME)
+    text = f"all {len(starts)} seeds start from the same weights{f' (checkpoint {name})' if name else ''}"
+    rest = "the order of the data, augmentation, dropout and which ids are permuted"
+    return f"{text}; intervals over seeds vary with {rest} alone"
+
+
+def same_runs(runs: Mapping[tuple[str, int], Run | None]) -> list[str]:
+    """Conditions whose runs of all seeds are one run, but for rounding.
+
+    They start from the same weights, and the terms of the loss in the first epoch are equal, as they are
+    where each step has all images: then nothing random is left that could differ.
+
+    Parameters
+    ----------
+    runs
+        Runs by condition and seed.
+    """
+    same = []
+    for condition in dict.fromkeys(name for name, _ in runs):
+        parts = {seed: run for (name, seed), run in runs.items() if name == condition}
+        finished = {seed: run for seed, run in parts.items() if run is not None and len(run.history)}
+        starts = {seed: run.record["student"] for seed, run in finished.items()}
+        if len(finished) < len(parts) or not same_start(starts):
+            continue
+        first = [run.history.iloc[0] for run in finished.values()]
+        names = [name for name in first[0].index if name not in _NO_TERM and not name.startswith("val_")]
+        terms = np.array([row.reindex(names).to_numpy(float) for row in first])
+        if np.allclose(terms, terms[0], rtol=1e-5, atol=1e-6, equal_nan=True):
+            same.append(condition)
+    return same
+
+
+def tell_same_runs(conditions: Sequence[str], n_seeds: int) -> str:
+    """Say that the seeds of these conditions are one run; empty without any."""
+    if not conditions:
+        return ""
+    trained = [name for name in conditions if name != "untrained"]
+    why = ", for each step has all images" if trained else ""
+    text = f"{listed(conditions, quote=False)}: the {n_seeds} seeds are one run but for rounding{why}"
+    return f"{text}, and an interval over them would mean nothing"
+
+
 def load_run(
     out: str | Path, student: nn.Module | None = None, weights: Literal["best", "last"] = "best"
 ) -> Run:
@@ -375,6 +456,7 @@ class RunFolder:
             if (self.path / io.RUN_RECORD).is_file():
                 earlier = io.read_json(self.path / io.RUN_RECORD)
                 self._check_same(earlier)
+                self._check_start(trained=record[TRAINED_ON][1:] == earlier.get(TRAINED_ON))
                 if TRAINED_ON in earlier:  # the student is made anew, and knows of no run before
                     with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
                         check_exposures(earlier[TRAINED_ON])
@@ -391,6 +473,8 @@ class RunFolder:
         with io.damage_named(self.path / io.RUN_RECORD, "choose another folder"):
             for part in _SAME:
                 parts = [record.get(part) or {} for record in (self.record, earlier)]
+                if part == "student":  # with what it began has its own check
+                    parts = [{k: v for k, v in x.items() if k not in _START} for x in parts]
                 texts = io.differing(*map(_settings, parts)) if all(parts) else [part] if any(parts) else []
                 prefix = "" if part in ("settings", "optimizer", "objective", *texts) else f"{part}."
                 texts = [prefix + text.removeprefix("optimization.") for text in texts]
@@ -398,6 +482,26 @@ class RunFolder:
         if different:
             problem = f"out: {self.path} holds another run, which differs in {listed(different.values())}"
             raise NeurordlError(f"{problem}; choose another folder, or repeat the arguments of that run")
+
+    def _check_start(self, trained: bool) -> None:
+        """Refuse a student from another checkpoint; of one with other random weights, say so.
+
+        The student of an interrupted fit may be passed again: it was trained in the same run, and read from
+        the same checkpoint.
+        """
+        student, before = self.record["student"], recorded_start(self.path)
+        now = {name: student.pop(name) for name in _START if name in student}
+        student |= before  # the run keeps that with which it began
+        known = None not in (before.get(START), now.get(START))
+        if not known or before[START] in (now[START], now.get(CHECKPOINT_SUM)):
+            return
+        problem = f"resume: the student has other initial weights than that of the run in {self.path}"
+        if CHECKPOINT_NAME in {**before, **now}:
+            remedy = "choose another folder, or read the same checkpoint"
+            raise NeurordlError(f"{problem} ({other_start(before, now)}); {remedy}")
+        remedy = "call torch.manual_seed before you make it, or choose another folder for a new run"
+        if not trained:
+            notify(f"{problem}, which keeps its own: what you passed is not trained; {remedy}")
 
     def start(self) -> None:
         """Make the folder and write the record of a run that has started."""

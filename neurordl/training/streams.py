@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from neurordl.arrays import Ints
-from neurordl.errors import NeurordlError, explain
+from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import natural_key
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import Batch
@@ -261,6 +261,7 @@ class Streams:
         self.seed, self.device = seed, fabric.device
         self.rank, self.world = share = fabric.global_rank, fabric.world_size
         self.labelled: SetStream | LoaderStream | None = None
+        self.batch_size: int | None = batches.labelled  # of labelled images, over all processes, if known
         if isinstance(labelled, StimulusSet):
             if labelled.labels is None:
                 raise NeurordlError("labelled: this StimulusSet has no labels; give labels= when it is made")
@@ -271,6 +272,8 @@ class Streams:
                     "augment= needs a StimulusSet; a loader's images are augmented by its data set"
                 )
             loader = _loader(labelled, max(1, batches.labelled // self.world), shuffle=True)
+            size = getattr(loader, "batch_size", None)  # None of a list, and of a batch sampler
+            self.batch_size = size * self.world if isinstance(size, int) else None
             if self.world > 1:
                 _check_shareable(loader)
                 loader = fabric.setup_dataloaders(loader, move_to_device=False)
@@ -370,6 +373,23 @@ def class_names(labelled: Any) -> tuple[str, ...] | None:
     names = getattr(labelled, "classes", None)
     listed_names = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return tuple(names) if listed_names and names else None
+
+
+def tell_class_order(labelled: Any, checkpoint: str) -> None:
+    """Say in which order classes are numbered by their names, where a checkpoint may have another one."""
+    names = class_names(labelled)
+    if (
+        names is None
+        or not isinstance(labelled, StimulusSet)
+        or list(names) != sorted(names, key=natural_key)
+    ):
+        return
+    numbered = listed([f"{number} is {name!r}" for number, name in enumerate(names)], most=3)
+    text = (
+        f"labelled: classes are numbered in the order of their names ({numbered}), and the weights are those"
+    )
+    remedy = "if its outputs have another order, pass classes= with the labels (--classes)"
+    notify(f"{text} of {checkpoint}; {remedy}")
 
 
 def as_trained(labels: Tensor, names: Sequence[str] | None, trained: Sequence[str] | None) -> Tensor:

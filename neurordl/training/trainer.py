@@ -50,7 +50,16 @@ from neurordl.training.objective import (
     first_rows,
     has_batchnorm,
 )
-from neurordl.training.run import Run, RunFolder, exposures, recorded_setting
+from neurordl.training.run import (
+    CHECKPOINT_NAME,
+    CHECKPOINT_SUM,
+    START,
+    Run,
+    RunFolder,
+    describe_start,
+    exposures,
+    recorded_setting,
+)
 from neurordl.training.streams import (
     FEWEST,
     Batches,
@@ -60,6 +69,7 @@ from neurordl.training.streams import (
     as_trained,
     class_names,
     seed_all,
+    tell_class_order,
 )
 from neurordl.validate import check_choice, check_count, check_number, check_type, listed
 
@@ -287,7 +297,7 @@ def fit(
     validation : StimulusSet, or share of the stimuli, optional
         Stimuli, or the share of the stimuli, that are not trained on. The best epoch is the one with the
         lowest unweighted sum of their transfer losses, and the run's student has its weights. Losses of large
-        values, such as `ContrastiveLoss`, decide most of it; there is a notice where one is ten times another.
+        values, such as `ContrastiveLoss`, decide most of it; a notice says so where one is ten times another.
 
         For an objective without transfer losses of stimuli it is the epoch with the lowest task loss, so that
         they need labels. Images that are among the labelled ones are then left out, with a notice.
@@ -390,6 +400,9 @@ def fit(
         optimization = replace(optimization, batchnorm=module.batchnorm)
         optimizer = optimization.make_optimizer(module)
         defaults = optimizer.defaults.items()
+        start = describe_start(student)
+        if objective.task is not None and start.get(CHECKPOINT_SUM, "") == start[START] and rank == 0:
+            tell_class_order(labelled, start[CHECKPOINT_NAME])
         record: Record = {
             "status": "running",
             "settings": {
@@ -399,6 +412,7 @@ def fit(
                 "precision": str(fabric.strategy.precision.precision),
                 "processes": world,
                 **{f"batches.{name}": spelled(value) for name, value in vars(batches).items()},
+                "batches.labelled": streams.batch_size,
                 **{f"optimization.{name}": spelled(value) for name, value in vars(optimization).items()},
             },
             "optimizer": {
@@ -411,6 +425,7 @@ def fit(
                 "parameters": sum(parameter.numel() for parameter in student.parameters()),
                 "spec": getattr(student, "build_spec", None),
                 "sha256_modules": sha256_modules(student),
+                **start,
             },
             "stimuli": None,
             "labelled": None if labelled is None else _describe_images(labelled),
@@ -980,7 +995,9 @@ class Trainer:
             values |= {name: set(values[name]) for name in ("seen", "labelled")}
             values["sums"] = values["sums"].to(self.fabric.device)
             self.state = State(**values)
-        if self.validation is not None and self.epochs and self.state.history:  # a resumed run has the notices of a whole one
+        if (
+            self.validation is not None and self.epochs and self.state.history
+        ):  # a resumed run has the notices of a whole one
             self._tell_of_scales(self._validated(self.state.history[0]))
 
     def _finish(self) -> None:

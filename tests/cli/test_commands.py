@@ -163,6 +163,29 @@ def test_a_crop_is_recorded_and_applied_again(
     assert run.preprocessing == prepared.preprocessing
 
 
+@pytest.mark.parametrize("option", ["source", "student", "teacher"])
+def test_a_file_in_place_of_a_network_has_its_remedy(
+    shell: Any, data: dict[str, Path], tmp_path: Path, option: str
+) -> None:
+    """The error names what the file defines, which is not run."""
+    code_file, weights = tmp_path / "my_net.py", tmp_path / "my_net.pth"
+    text = "from torch import nn\nraise SystemExit\ndef make(): ...\nclass _Part(nn.Module): ...\n"
+    code_file.write_text(f"{text}class MyNet(nn.Module): ...\n")
+    torch.save({}, weights)
+    brain = ("--rdms", data["brain.h5"], "--stimuli", data["stimuli"], "--out", tmp_path / "out")
+    for file, message in (
+        (code_file, f"{code_file} is a file; write {code_file}:MyNet, or another of make"),
+        (weights, f"{weights} is a file of weights, which is read into a network; write {code_file}:MyNet"),
+        (tmp_path / "none.py", "check the path"),
+    ):
+        if option == "source":
+            code, _, errors = shell("compare", file, *brain)
+        else:
+            several = ("--roi", "IT", "--average", "session", "--size", "8")
+            code, _, errors = shell("train", *brain, *several, f"--{option}", file)
+        assert (code, message in " ".join(errors.split())) == (1, True), errors
+
+
 @pytest.mark.parametrize("option", [("--crop", "0.5"), ("--size", "8"), ("--pretrained",)])
 def test_options_of_networks_are_not_for_files(
     shell: Any, data: dict[str, Path], tmp_path: Path, option: tuple[str, ...]
@@ -372,6 +395,82 @@ def test_as_many_labelled_images_as_classes_are_the_fewest(
     }
 
 
+def test_held_out_stimuli_are_no_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+    """The labelled images are pictures of the stimuli: those of held-out ones are left out, and counted."""
+    rows = [f"stimuli/stimuli_{k}.png,{'s' * (1 - k % 2)}timuli_{k},{k % 3}" for k in range(M)]
+    rows += [f"labelled/labelled_{k}.png,stimuli_{k},{k % 3}" for k in range(1, M, 2)]  # others of such ids
+    (tmp_path / "shown.csv").write_text("\n".join(["path,id,label", *rows]))
+    (tmp_path / "ids.txt").write_text("\n".join(f"stimuli_{k}" for k in (1, 4, 7, 9)))
+    (tmp_path / "ids.csv").write_text("group,stimulus\n" + "\n".join(f"a,stimuli_{k}" for k in (9, 7, 4, 1)))
+    for name in ("ids.txt", "ids.csv"):
+        changes = {"labelled": tmp_path / "shown.csv", "held-out": tmp_path / name, "epochs": 1}
+        code, told, errors = shell(*train_arguments(data, tmp_path / name[-3:], **changes))
+        assert code == 0, errors
+        assert (
+            f"note: 4 of {M + M // 2} labelled images are pictures of held-out stimuli, and are left out"
+            in told
+        )
+        run = load_run(tmp_path / name[-3:])
+        assert set(run.held_out_ids) == {f"stimuli_{k}" for k in (1, 4, 7, 9)}
+        assert run.record["labelled"]["n"] == M + M // 2 - 4
+        assert f"neurordl compare {tmp_path / name[-3:]} --rdms" in told
+    for text, message in (
+        ("stimuli_99", "stimuli_99"),
+        ("\n".join(f"stimuli_{k}" for k in range(M - 2)), "at least 3"),
+    ):
+        (tmp_path / "ids.txt").write_text(text)
+        code, _, errors = shell(
+            *train_arguments(data, tmp_path / "new", **{**changes, "held-out": tmp_path / "ids.txt"})
+        )
+        assert (code, message in errors) == (1, True), errors
+    code, _, errors = shell(*train_arguments(data, tmp_path / "new", **{**changes, "held-out": "half"}))
+    assert code == 1
+    assert "--held-out half: there is no such file" in errors
+
+
+def test_the_order_of_classes_is_that_of_the_checkpoint(
+    shell: Any, data: dict[str, Path], tmp_path: Path
+) -> None:
+    """Names are numbered in their order, with a notice where weights were read; --classes has another one."""
+    names = ["zebra", "cat", "ape"]
+    rows = [f"labelled/labelled_{k}.png,i{k},{names[k % 3]}" for k in range(24)]
+    (tmp_path / "named.csv").write_text("\n".join(["path,id,label", *rows]))
+    (tmp_path / "order.txt").write_text("\n".join([*names, "dog"]))
+    (tmp_path / "order.csv").write_text(
+        "\n".join(["number,class", *(f"{k},{x}" for k, x in enumerate(names))])
+    )
+    changes = {"labelled": tmp_path / "named.csv", "epochs": 1}
+    assert shell(*train_arguments(data, tmp_path / "first", **changes))[0] == 0
+    start = {"student-checkpoint": tmp_path / "first" / "student.safetensors"}
+    code, _, errors = shell(*train_arguments(data, tmp_path / "second", **changes, **start))
+    assert code == 0
+    order = (
+        r"order of their names \(0 is 'ape', 1 is 'cat', 2 is 'zebra'\), and the weights are those of student"
+    )
+    assert re.search(rf"{order}.*pass classes= with the labels \(--classes\)", " ".join(errors.split()))
+    for k, text in enumerate(("zebra,cat,ape", tmp_path / "order.csv")):
+        out = tmp_path / f"ordered{k}"
+        code, _, errors = shell(*train_arguments(data, out, **changes, **start, classes=text))
+        assert code == 0, errors
+        assert "order of their names" not in errors
+        assert load_run(out).classes == tuple(names)
+    code, _, errors = shell(
+        *train_arguments(data, tmp_path / "four", **changes, classes=tmp_path / "order.txt")
+    )
+    assert code == 0, errors
+    assert load_run(tmp_path / "four").record["student"]["spec"]["num_classes"] == 4
+    for more, message in (
+        ({"classes": "zebra,cat"}, "label 'ape' is not among the classes"),
+        (
+            {"classes": "a,b", "labelled": "digits"},
+            "--classes is for the names in a table, and digits has its own",
+        ),
+        ({"classes": tmp_path / "none.txt"}, "none.txt"),
+    ):
+        code, _, errors = shell(*train_arguments(data, tmp_path / "new", **{**changes, **more}))
+        assert (code, message in errors) == (1, True), errors
+
+
 def test_unmatched_ids_are_reported_before_the_split(
     shell: Any, data: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -390,6 +489,11 @@ def test_missing_files_are_named_with_their_option(shell: Any, data: dict[str, P
         (("no.h5", "--rdms", brain), "neurordl: no.h5: there is no such file"),
         ((brain, "--rdms", "no.h5"), "neurordl: --rdms no.h5: there is no such file"),
         (("m:net", "--rdms", brain, "--stimuli", "no"), "neurordl: --stimuli no: there"),
+        (
+            ("m:net", "--rdms", brain, "--stimuli", "mnist"),
+            "neurordl: --stimuli mnist: there is no such file or folder; give a folder with image files, "
+            "whose names without suffix are the ids of the stimuli. Public images by name are for --labelled",
+        ),
         (("m:net", "--rdms", brain, "--checkpoint", "no.pth"), "neurordl: --checkpoint no.pth: there"),
     ):
         code, _, errors = shell("compare", *arguments, *out)
@@ -996,7 +1100,7 @@ def test_a_study_knows_the_rdms_that_it_scores_by_their_ids(
     [
         ({"controls": "shuffled"}, "controls='shuffled': expected"),
         ({"controls": "permuted-within"}, "permuted-within: the stimuli have no labels"),
-        ({"controls": "labels", "held-out": 0}, "scored on test images, or on held-out stimuli with RDMs"),
+        ({"controls": "labels", "held-out": 0}, "scored on test images or on held-out stimuli, and there"),
         ({"controls": "labels", "devices": 2}, "a study fits one run after the other on one device"),
         ({"controls": "labels", "no-resume": ""}, "a study always goes on"),
         ({"controls": "labels", "permuted": ""}, "name permuted in --controls"),
@@ -1016,7 +1120,7 @@ def test_wrong_studies(
 
 
 def test_a_study_of_a_network(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
-    """Without RDMs the runs are scored on test images only. Controls and seeds are added later."""
+    """Without RDMs and stimuli the runs are scored on test images. Controls and seeds are added later."""
     start = ("train", "--labelled", "digits", "--n-labelled", 40, "--teacher", "small_cnn", "--epochs", 1)
     start = (*start, "--loss", "soft_targets", "--out", tmp_path / "s")
     for controls, seeds in (("labels", "3,"), ("labels,permuted", "3,5")):
@@ -1024,8 +1128,63 @@ def test_a_study_of_a_network(shell: Any, data: dict[str, Path], tmp_path: Path)
         assert code == 0, errors
     table = pd.read_csv(tmp_path / "s" / "table.csv")
     assert table["seed"].tolist() == [3, 3, 3, 5, 5, 5]
-    assert list(table) == ["condition", "seed", "test_accuracy"]
+    assert list(table) == ["condition", "seed", "test_accuracy", "heldout_rdm_similarity"]
     assert json.loads((tmp_path / "s" / "settings.json").read_text())["version"] == nrl.__version__
+    test = nrl.datasets.load_digits().split(held_out=0.25, seed=0, stratify="label")[1]
+    assert len(test) < 500
+    torch.manual_seed(0)
+    teacher = nrl.students.small_cnn(in_channels=1)
+    run = load_run(tmp_path / "s" / "runs" / "permuted_5")
+    rdms = [nrl.compute_rdms(nrl.extract_patterns(network, test, "")) for network in (teacher, run.student)]
+    similarity = nrl.compare(*rdms, comparison="rho-a").item()
+    assert table["heldout_rdm_similarity"][4] == pytest.approx(similarity)
+    page = " ".join((tmp_path / "s" / "report.html").read_text().split())
+    text = (
+        "the mean rho-a of the RDM of the output (correlation dissimilarities) with that of the output of the"
+    )
+    assert f"{text} network that teaches, on held-out pairs of {len(test)} stimuli" in page
+    assert "had 40 labelled images (40 of 1348 drawn by seed 0)" in page
+    assert "All seeds had one draw of labelled images, so that intervals do not hold for other draws." in page
+
+
+def test_a_study_of_a_network_is_scored_on_held_out_stimuli(
+    shell: Any, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each pair of layers, on images as the network needs them; of many test images some are drawn."""
+    start = ("train", "--teacher", "small_cnn", "--layers", "conv2:conv3,conv1:conv1", "--epochs", 1)
+    start = (*start, "--controls", "labels", "--seeds", 1, "--labelled", data["labelled.csv"], "--size", 12)
+    more = ("--stimuli", data["stimuli"], "--held-out", 0.4, "--teacher-size", 16, "--out", tmp_path / "a")
+    code, _, errors = shell(*start, *more)
+    assert code == 0, errors
+    table, run = pd.read_csv(tmp_path / "a" / "table.csv"), load_run(tmp_path / "a" / "runs" / "teacher_0")
+    assert list(table) == ["condition", "seed", "heldout_rdm_similarity"]
+    torch.manual_seed(0)
+    n_classes, expected = int(StimulusSet.from_table(data["labelled.csv"]).labels.max()) + 1, []
+    teacher = nrl.students.small_cnn(num_classes=n_classes)
+    for layers in (("conv2", "conv3"), ("conv1", "conv1")):
+        rdms = [
+            nrl.compute_rdms(nrl.extract_patterns(network, images.subset(run.held_out_ids), layer))
+            for network, layer, images in zip(
+                (run.student, teacher),
+                layers,
+                (StimulusSet.from_folder(data["stimuli"], size=size) for size in (12, 16)),
+                strict=True,
+            )
+        ]
+        expected.append(nrl.compare(*rdms, comparison="rho-a").item())
+    assert table["heldout_rdm_similarity"][1] == pytest.approx(np.mean(expected))
+
+    monkeypatch.setattr(study, "_MOST_SCORED", 6)
+    more = ("--test", data["labelled.csv"], "--teacher-size", 16, "--out", tmp_path / "b")
+    code, printed, errors = shell(*start, *more)
+    assert code == 1
+    assert "0 of the 6 matched are in held-out pairs" in errors
+    test = pd.read_csv(data["labelled.csv"]).assign(id=lambda table: "t" + table["id"].astype(str))
+    test.to_csv(data["labelled.csv"].with_name("test.csv"), index=False)
+    more = ("--test", data["labelled.csv"].with_name("test.csv"), *more[2:-1], tmp_path / "c")
+    code, printed, errors = shell(*start, *more)
+    assert code == 0, errors
+    assert f"is that of 6 of {len(test)} test images, drawn with --seed" in printed
 
 
 def test_without_labelled_images(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:

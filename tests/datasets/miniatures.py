@@ -26,16 +26,17 @@ def save_volume(path: Path, values: npt.NDArray[np.generic]) -> None:
 
 
 def nsd(folder: Path, subject: int = 1, sessions: int | None = None) -> Path:
-    """NSD with 12 trials in a session of 4 runs, 160 images, 90 of a subject, of which 20 are shared."""
+    """NSD with 12 trials in a session of 4 runs, and 600 images: 20 shared ones, 70 of each subject alone."""
     rng = np.random.default_rng(subject)
     name, space = f"subj{subject:02d}", "func1pt8mm"
     pattern = np.zeros((40, 4, 5))
     for run, trials in enumerate((4, 2, 3, 3)):
         pattern[:, run, :trials] = 1
-    shared = np.random.default_rng(0).choice(160, 20, replace=False) + 1
+    images = np.random.default_rng(0).permutation(600)[:580] + 1
+    shared, alone = np.sort(images[:20]), images[20:].reshape(8, 70)
     design = {
         "masterordering": (np.random.default_rng(1).permutation(480) % 90 + 1)[None],
-        "subjectim": np.stack([np.r_[shared, np.arange(161)[~np.isin(np.arange(161), shared)][1:71]]] * 8),
+        "subjectim": np.concatenate([np.tile(shared, (8, 1)), alone], axis=1),
         "sharedix": shared[None],
         "stimpattern": pattern,
     }
@@ -75,7 +76,7 @@ def nsd(folder: Path, subject: int = 1, sessions: int | None = None) -> Path:
     brick = folder / "nsddata_stimuli" / "stimuli" / "nsd"
     brick.mkdir(parents=True, exist_ok=True)
     with h5py.File(brick / "nsd_stimuli.hdf5", "w") as file:
-        images = np.random.default_rng(2).integers(0, 255, (160, 24, 24, 3), dtype=np.uint8)
+        images = np.random.default_rng(2).integers(0, 255, (600, 24, 24, 3), dtype=np.uint8)
         file.create_dataset("imgBrick", data=images)
     return folder
 
@@ -163,6 +164,7 @@ def bold5000(folder: Path, subject: int = 4, betas: str = "TYPED-FITHRF-GLMDENOI
     rng.shuffle(unique)
     repeated = [f"rep_{unique[k]}" for k in rng.integers(0, 100, n_trials - len(unique))]
     names = unique[:200] + rng.permutation([*unique[200:], *repeated]).tolist()
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}_imgnames.txt").write_text("\n".join(names) + "\n")
     arrays = folder / "BOLD5000_GLMsingle_ROI_betas" / "py"
     arrays.mkdir(parents=True)

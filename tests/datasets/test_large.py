@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -19,6 +21,7 @@ from PIL import Image
 import neurordl as nrl
 from neurordl.datasets import (
     NSD_ROIS,
+    find_dataset,
     load_algonauts,
     load_algonauts_stimuli,
     load_bold5000,
@@ -87,6 +90,10 @@ def test_nsd_equals_an_independent_reading(nsd: Path) -> None:
     np.testing.assert_array_equal(np.stack([channels[axis] for axis in "xyz"], axis=1), places)
     assert set(channels["roi"]) == {"nsdgeneral"}
     assert patterns.descriptors["subject"] == "subj01"
+    record = json.loads(patterns.descriptors["provenance"])
+    assert record["grid"]["shape"] == list(miniatures.SHAPE)  # for maps of a searchlight
+    assert record["standardize"] is False
+    assert record["betas"] == "betas_fithrf_GLMdenoise_RR"
 
 
 def test_nsd_rois_by_file_by_name_and_joined(nsd: Path) -> None:
@@ -118,6 +125,23 @@ def test_nsd_rois_by_file_by_name_and_joined(nsd: Path) -> None:
         np.testing.assert_array_equal(load_nsd(nsd, 1, roi, sessions=[1]).measurements, brain.measurements)
 
 
+@pytest.mark.parametrize("chunks", [None, (3, 2, 2, 2), (12, 1, 1, 1)])
+def test_nsd_from_hdf5_however_it_is_stored(
+    nsd: Path, tmp_path: Path, chunks: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = miniatures.nsd(tmp_path, sessions=1)
+    expected, *_ = read_nsd(folder, "floc-faces", [1, 2, 3, 4, 5], [1])
+    (path,) = folder.rglob("betas_session01.hdf5")
+    with h5py.File(path) as file:
+        values = file["betas"][:]
+    with h5py.File(path, "w") as file:
+        file.create_dataset("betas", data=values, chunks=chunks)
+    for at_once in (1 << 26, 1000):
+        monkeypatch.setattr("neurordl.datasets.large._AT_ONCE", at_once)
+        patterns = load_nsd(folder, 1, "floc-faces", sessions=[1])
+        np.testing.assert_allclose(patterns.measurements, expected, rtol=1e-6)
+
+
 def test_nsd_from_nifti(nsd: Path, tmp_path: Path) -> None:
     folder = miniatures.nsd(tmp_path, sessions=1)
     (path,) = folder.rglob("betas_session01.hdf5")
@@ -147,6 +171,9 @@ def test_nsd_says_what_it_leaves_out_and_how_many_sessions(tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="dropped 2"):
         in_memory = load_nsd(folder, 4, "floc-faces")
     np.testing.assert_array_equal(in_memory.measurements, patterns.measurements)
+    with pytest.warns(UserWarning, match=r"2 of .* channels were dropped when .*npy was written"):
+        again = load_nsd(folder, 4, "floc-faces", cache=tmp_path / "cache")
+    np.testing.assert_array_equal(again.measurements, patterns.measurements)
 
 
 def test_cache_is_a_memory_map_and_is_never_stale(nsd: Path, tmp_path: Path) -> None:
@@ -178,6 +205,18 @@ def test_cache_is_a_memory_map_and_is_never_stale(nsd: Path, tmp_path: Path) -> 
         load_nsd(nsd, 1, "floc-faces", sessions=[1, 2], cache=cache)
 
 
+def test_a_full_disk_leaves_nothing_in_the_cache(
+    nsd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", refuse, raising=False)
+    with pytest.raises(NeurordlError, match="the disk is full"):
+        load_nsd(nsd, 1, "floc-faces", sessions=[1], cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_standardized_sessions(nsd: Path) -> None:
     raw = load_nsd(nsd, 1, "nsdgeneral", sessions=[1, 5]).measurements.astype(np.float64)
     patterns = load_nsd(nsd, 1, "nsdgeneral", sessions=[1, 5], standardize=True).measurements
@@ -196,7 +235,7 @@ def test_nsd_images_have_the_ids_of_the_trials(nsd: Path) -> None:
         pixels = stimuli.pixels[number].numpy().transpose(1, 2, 0)
         np.testing.assert_array_equal(pixels, images[int(name.removeprefix("nsd-"))])
     small = load_nsd_stimuli(nsd, size=8)
-    assert small.pixels.shape == (160, 3, 8, 8)
+    assert small.pixels.shape == (600, 3, 8, 8)
     shared = nsd_shared_ids(nsd)
     design = scipy.io.loadmat(nsd / "nsddata" / "experiments" / "nsd" / "nsd_expdesign.mat")
     assert [int(name[4:]) + 1 for name in shared] == design["sharedix"].ravel().tolist()
@@ -221,6 +260,39 @@ def test_nsd_teaches(nsd: Path, tmp_path: Path) -> None:
     # cross-validated over the presentations of each image
     patterns.obs_descriptors["run"] = patterns.obs_descriptors["repeat"]
     trained(patterns, stimuli, nrl.PatternTeacher(patterns, dissimilarity="crossnobis"))
+
+
+def test_two_people_of_nsd_share_some_images(nsd: Path, tmp_path: Path) -> None:
+    folder = miniatures.nsd(tmp_path, subject=2, sessions=3)
+    people = {
+        "subj01": load_nsd(nsd, 1, "nsdgeneral", sessions=[1, 2, 3]),
+        "subj02": load_nsd(folder, 2, "nsdgeneral", sessions=[1, 2, 3]),
+    }
+    first, second = (set(patterns.obs_descriptors["stimulus"]) for patterns in people.values())
+    both = first & second
+    assert both <= set(nsd_shared_ids(nsd))
+    assert len(both) > 1
+    teacher = nrl.PatternTeacher(people)
+    ids = [*sorted(both)[:2], sorted(first - second)[0], sorted(second - first)[0]]
+    teacher.prepare(ids)
+    target = teacher.target(nrl.Batch(torch.zeros(4, 3, 8, 8), ids), {})
+    # pairs in condensed order; those of an image of one person with one of the other were seen by no one
+    assert (target.weights > 0).sum(dim=0).tolist() == [1, 1, 1, 1, 1, 0]
+    for name, pair in (("subj01", (0, 2)), ("subj02", (1, 3))):
+        patterns = people[name]
+        stimuli = np.array(patterns.obs_descriptors["stimulus"])
+        means = [patterns.measurements[stimuli == ids[k]].mean(axis=0) for k in pair]
+        number = {(0, 2): 1, (1, 3): 4}[pair]
+        expected = 1 - np.corrcoef(np.array(means, dtype=np.float64))[0, 1]
+        assert float(target.rdms[0, number]) == pytest.approx(expected, abs=1e-5)
+    stimuli = load_nsd_stimuli(nsd, [*first, *second], size=16)
+    trained(people["subj01"], stimuli, teacher)
+
+
+def test_registry_sends_to_the_loaders() -> None:
+    for name in ("nsd", "NSD", "algonauts", "things", "bold5000"):
+        with pytest.raises(NeurordlError, match=f"load_{name.lower()} reads it from the folder"):
+            find_dataset(name)
 
 
 @pytest.mark.parametrize(
@@ -451,6 +523,10 @@ def test_things_bad_input(things: Path, tmp_path: Path) -> None:
     pd.read_csv(path)[:-1].to_csv(path, index=False)
     with pytest.raises(NeurordlError, match=r"has 0 arrays of \(voxels, 119 trials\)"):
         load_things(folder, 3, "IT")
+    table = pd.read_csv(path)
+    table.astype({"run": str}).assign(run="first").to_csv(path, index=False)
+    with pytest.raises(NeurordlError, match="'run' should be whole numbers"):
+        load_things(folder, 3, "IT")
     path.write_text("a,b\n1,2\n")
     with pytest.raises(NeurordlError, match="no column 'trial_type'"):
         load_things(folder, 3, "IT")
@@ -549,3 +625,20 @@ def test_bold5000_bad_input(bold5000: Path, tmp_path: Path) -> None:
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
     with pytest.raises(NeurordlError, match="names 3107 images, and CSI4 has 84 runs of 37 trials"):
         load_bold5000(folder, 4, "PPA")
+
+
+def test_the_page_quotes_the_measured_figures() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "howto" / "large_sets.md").read_text(encoding="utf-8")
+    rows = [
+        line.split("|")[2:4]
+        for line in page[page.index("## What it takes") :].splitlines()
+        if line[:1] == "|"
+    ]
+    quoted = [tuple(float(cell) for cell in row) for row in rows[2:]]
+    measured = pd.read_csv(root / "benchmarks" / "results" / "large_plan.csv", index_col="case")
+    for case, (seconds, memory) in zip(
+        ("session", "load", "open", "images", "train", "rdms"), quoted, strict=True
+    ):
+        assert seconds == pytest.approx(measured.loc[case, "cpu_seconds"], abs=0.05 if seconds < 1 else 0.5)
+        assert memory == pytest.approx(measured.loc[case, "growth_mb"], abs=1)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import matplotlib.pyplot as plt
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from rsatoolbox.rdm.rdms import RDMs
 
+import neurordl as nrl
 from neurordl import plots
 from neurordl.rsa.evaluate import evaluate
 from neurordl.rsa.regression import partition_variance
+from neurordl.rsa.time import ClusterTest, time_clusters
 from tests.helpers import random_rdms, random_stimuli
 
 WIDTH, HEIGHT = 3.3, 3.3  # inches
@@ -90,18 +93,38 @@ def over_time(ax: Axes, draw: Draw, **options: object) -> Axes:
     return draw(evaluate(models, data), ax, **options)
 
 
+def model_time(ax: Axes) -> Axes:
+    model = random_rdms(IDS, seed=3, time=[k / 20 for k in range(5)])
+    times = np.repeat(np.arange(8) / 50, 4)
+    data = random_rdms(IDS, seed=4, subject=[f"p{k}" for k in range(4)] * 8, time=times.tolist())
+    scores = evaluate({"recurrent": model}, data)
+    return plots.plot_model_time(scores, ax, clusters=time_clusters(scores, ClusterTest(alpha=0.2)))
+
+
 def partition(ax: Axes) -> Axes:
     models = random_rdms(IDS, seed=3, name=["edges", "categories", "words"])
     data = random_rdms(IDS, seed=4, subject=[f"p{k}" for k in range(4)])
     return plots.plot_partition(partition_variance(models, data), ax)
 
 
+def group_map(ax: Axes, **options: object) -> Axes:
+    rng, images = np.random.default_rng(0), {}
+    for k in range(8):
+        scores = rng.normal(size=(10, 12, 9))
+        scores[3:6, 4:7, 2:5] += 4
+        images[f"p{k}"] = nib.Nifti1Image(scores, np.diag([3, 3, 3, 1]))
+    test = nrl.MapTest("size", n_permutations=60)
+    return plots.plot_map(nrl.second_level(images, test=test), ax, **options)
+
+
 # they have no legend
-PLAIN = {"plot_layer_time", "plot_partition"}
+PLAIN = {"plot_layer_time", "plot_map", "plot_model_time", "plot_partition"}
 DRAW |= {
     "plot_time_course": lambda ax, **o: over_time(ax, plots.plot_time_course, **o),
     "plot_layer_time": lambda ax, **o: over_time(ax, plots.plot_layer_time),
+    "plot_model_time": lambda ax, **o: model_time(ax),
     "plot_partition": lambda ax, **o: partition(ax),
+    "plot_map": group_map,
 }
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.collections import FillBetweenPolyCollection
 from numpy.testing import assert_allclose, assert_array_equal
 from rsatoolbox.rdm import RDMs
@@ -93,7 +96,7 @@ def test_scores_say_what_they_are_of(tmp_path):
     assert plot_scores(read).get_legend().get_title().get_text() == (
         "6 stimuli, 3 to 4 subjects (dots)\n95 % CI over subjects and stimuli"
     )
-    assert plot_layer_roi(read).get_xlabel().splitlines()[0] == "6 stimuli, 3 to 4 subjects"
+    assert plot_layer_roi(read).get_xlabel().splitlines()[:2] == ["ROI", "6 stimuli, 3 to 4 subjects"]
     alone = plot_scores(scores(subjects=1)).get_legend()
     assert alone.get_title().get_text() == "6 stimuli, 1 subject (dots)"
     assert [text.get_text() for text in alone.get_texts()] == ["IT mean"]
@@ -101,15 +104,15 @@ def test_scores_say_what_they_are_of(tmp_path):
     assert bare.get_title().get_text() == ""
 
 
-def test_training_subjects_are_open_dots_with_a_legend_entry():
-    """Those of the other subjects are filled, and so are all of them without a run."""
+def test_training_subjects_are_crosses_with_a_legend_entry():
+    """The other subjects are dots, and so are all of them without a run."""
     table = scores().to_frame()
     trained = table["subject"].isin(["p0", "p1"])
     table["fitted"] = np.where(trained, "stimuli: no, subjects: yes", "stimuli: no, subjects: no")
     ax = plot_scores(table)
-    (hollow,) = (line for line in ax.lines if line.get_markerfacecolor() == "none")
+    (crosses,) = (line for line in ax.lines if line.get_marker() == style.CROSS)
     (filled,) = (line for line in ax.lines if line.get_marker() == ".")
-    assert_allclose(hollow.get_ydata(), table["score"][trained])
+    assert_allclose(crosses.get_ydata(), table["score"][trained])
     assert_allclose(filled.get_ydata(), table["score"][~trained & (table["subject"] != "mean")])
     assert "training subjects" in [text.get_text() for text in ax.get_legend().get_texts()]
     labels = [text.get_text() for text in plot_scores(scores()).get_legend().get_texts()]
@@ -142,6 +145,51 @@ def test_ceilings_of_many_layers_join():
         bands = [c for c in plot_scores(frame).collections if isinstance(c, FillBetweenPolyCollection)]
         assert len(bands) == 2
         assert [len(band.get_paths()) == 1 for band in bands] == [joined] * 2
+
+
+def bands_of(ax: Axes) -> list[str]:
+    """Labels of the noise ceilings that are drawn."""
+    return [str(c.get_label()) for c in ax.collections if isinstance(c, FillBetweenPolyCollection)]
+
+
+def test_equal_ceilings_are_drawn_once():
+    """All ROIs have the same: a gray band. Some have the same: they share a color and an entry."""
+    found = scores(("EVC",)).to_frame()
+    runs = [found.assign(roi=f"run{k}") for k in range(4)]
+    ax = plot_scores(pd.concat(runs))
+    assert bands_of(ax) == ["noise ceiling"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()].count("noise ceiling") == 1
+    assert bands_of(plot_scores(runs[0])) == ["run0 noise ceiling"]
+    runs[3]["ceiling_upper"] += 0.1
+    drawn = [name for name in bands_of(plot_scores(pd.concat(runs))) if not name.startswith("_")]
+    assert drawn == ["run0; run1; and 1 more\nnoise ceiling", "run3 noise ceiling"]
+    nothing = pd.concat(runs).assign(ceiling_lower=np.nan, ceiling_upper=np.nan)
+    assert bands_of(plot_scores(nothing)) == []
+
+
+@pytest.mark.parametrize("n_rois", [2, 12])
+@pytest.mark.parametrize("n_layers", [5, 8, 60])
+@pytest.mark.parametrize("width", [None, 5.0])
+def test_names_of_layers_do_not_touch(n_rois, n_layers, width, all_inside):
+    """A new figure grows with marks and legend, up to the width of a page; a given one shortens its names."""
+    rois = [f"ROI{k}" for k in range(n_rois)]
+    found = scores(tuple(rois)).to_frame()
+    found = found[found["layer"] == "conv1"]
+    found["ceiling_upper"] += found["roi"].map(rois.index) / 100
+    frame = pd.concat([found.assign(layer=f"block{k}") for k in range(n_layers)])
+    ax = None if width is None else plt.subplots(figsize=(width, 3.5), layout="constrained")[1]
+    ax = plot_scores(frame, ax, legend=width is None or n_rois < 3)
+    ax.figure.canvas.draw()
+    names = ax.get_xticklabels()
+    boxes = [name.get_window_extent() for name in names]
+    across = 0.0 if names[0].get_rotation() else 1.0
+    if names[0].get_rotation() in (0, 90) and n_layers < 60:
+        assert all(a.x1 + across < b.x0 for a, b in pairwise(boxes))
+    if width is None:
+        assert ax.figure.get_figwidth() <= style.WIDEST
+        assert all_inside(ax)
+        room = ax.get_window_extent().width / ax.figure.dpi
+        assert room > min(2.3, 0.2 * n_layers)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +354,10 @@ def test_layers_by_rois():
 def test_layers_by_rois_of_one_subject_have_no_test():
     ax = plot_layer_roi(scores(subjects=1))
     assert not any("(" in text.get_text() for text in ax.texts)
-    assert ax.get_xlabel() == "6 stimuli, 1 subject"
+    assert ax.get_xlabel() == "ROI\n6 stimuli, 1 subject"
+    assert ax.get_ylabel() == "model"
+    table = scores(subjects=1).to_frame().assign(dissimilarity="correlation")
+    assert plot_layer_roi(table).get_ylabel() == "layer"
 
 
 def fitted(comparison: str = "corr") -> Run:
@@ -439,7 +490,8 @@ def test_axes_end_where_their_quantity_does():
     assert ax.get_ylim()[1] == ax.get_xlim()[1] == 1
     assert not any(line.get_clip_on() for line in ax.lines if line.get_marker() in "os")
     percent = plot_transfer(frame.assign(test_accuracy=99.0))  # other units have other ends
-    assert percent.get_ylim()[1] > 99
+    assert 99 < percent.get_ylim()[1] <= 100
+    assert percent.get_ylabel() == "test accuracy (% of images)"
     table = scores(subjects=2).frame
     assert table["ci_high"].max() > 1
     assert plot_scores(table).get_ylim()[1] == 1

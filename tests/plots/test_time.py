@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from neurordl import NeurordlError, evaluate, plot_scores, plot_time_course
-from neurordl.plots import plot_layer_time
+from neurordl.plots import plot_layer_time, plot_model_time
 from tests.helpers import random_rdms
 
 IDS = [f"s{k}" for k in range(6)]
@@ -90,6 +90,38 @@ def test_the_picture_of_layers_and_times(scores: Any) -> None:
     np.testing.assert_array_equal(covered == 0, [[False, True, True, False], [False] * 4])
     with pytest.raises(NeurordlError, match="one ROI"):
         plot_layer_time(scores)
+
+
+def test_the_plane_of_model_times_and_times(scores: Any) -> None:
+    steps = random_rdms(IDS, seed=5, time=[0.0, 0.1, 0.3])
+    names = [(person, time) for person in "abc" for time in TIMES]
+    columns = {"subject": [person for person, _ in names], "time": [time for _, time in names]}
+    both = evaluate({"net": steps}, random_rdms(IDS, seed=1, **columns), comparison="corr")
+    inside = np.zeros((3, 4), dtype=bool)
+    inside[1, 1:3] = True
+    table = clusters(("net", "", 0.0, 0.1, 0.01), ("net", "", 0.0, 0.1, 0.3)).assign(inside=[inside] * 2)
+    ax = plot_model_time(both, clusters=table)
+    picture, outline = ax.collections
+    frame = both.frame[both.frame["subject"] == "mean"]
+    expected = frame.pivot(index="model_time", columns="time", values="score")
+    np.testing.assert_allclose(picture.get_array(), expected)
+    # around two cells: three sides of each
+    sides = {tuple(map(tuple, np.round(segment, 9))) for segment in outline.get_segments()}
+    corners = [(-0.05, 0.05), (0.05, 0.05), (0.15, 0.05), (-0.05, 0.2), (0.05, 0.2), (0.15, 0.2)]
+    a, b, c, d, e, f = corners
+    assert sides == {(a, b), (b, c), (d, e), (e, f), (a, d), (c, f)}
+    assert ax.get_xlabel() == "time (s); outlined: clusters, p < 0.05"
+    assert ax.get_ylabel() == "time of net (s)"
+    two = evaluate({"net": steps, "b": steps}, random_rdms(IDS, seed=1, **columns), comparison="corr")
+    with pytest.raises(NeurordlError, match="one layer; choose layer= among net, b"):
+        plot_model_time(two)
+    assert plot_model_time(two, layer="b").get_ylabel() == "time of b (s)"
+    with pytest.raises(NeurordlError, match="no column 'model_time'"):
+        plot_model_time(scores)
+    with pytest.raises(NeurordlError, match="no column 'inside'"):
+        plot_model_time(both, clusters=clusters())
+    with pytest.raises(NeurordlError, match="3 model times and 1 time; a picture needs two"):
+        plot_model_time(both.frame[both.frame["time"] == 0.0])
 
 
 def test_bad_input(scores: Any) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import neurordl as nrl
@@ -315,7 +317,7 @@ def test_the_notices_of_an_evaluation_are_recorded_and_given(tmp_path: Path) -> 
 def test_an_evaluation_of_model_rdms_some_undefined(tmp_path: Path, bootstrap: Any) -> None:
     scores = evaluation(bootstrap=bootstrap)
     shown = check(scores.to_html(tmp_path / "scores.html"), figures=2)
-    assert shown.texts("td").count("undefined") == 4  # the mean in each ROI, and its difference
+    assert shown.texts("td").count("undefined") == 5  # the mean in each ROI, and its differences
     assert shown.texts("th").count("<b>odd</b> $x") == 2
     assert shown.texts("th").count("<b>odd</b> $x \u2212 flat") == 2
     assert not shown.each("b")
@@ -394,7 +396,13 @@ def test_a_study_from_its_folder_and_its_table(study: Path, tmp_path: Path) -> N
     assert "), of 3" in text  # the undefined value is counted
 
 
-def controls(folder: Path, rounded: bool) -> pd.DataFrame:
+def random_student() -> Any:
+    return nrl.students.small_cnn(4, 1, width=4)
+
+
+def controls(
+    folder: Path, rounded: bool = False, student: Any = random_student, controls: Any = ("labels", "permuted")
+) -> pd.DataFrame:
     """A finished study of controls whose runs have their evaluations; their values may be rounded."""
     stimuli = random_stimuli(24)
     train, held_out = stimuli.split(held_out=0.5, seed=0)
@@ -412,12 +420,12 @@ def controls(folder: Path, rounded: bool) -> pd.DataFrame:
         return {"test_accuracy": nrl.record_accuracy(run, test), **row}
 
     return experiments.fit_controls(
-        lambda: nrl.students.small_cnn(4, 1, width=4),
+        student,
         lambda teacher: nrl.RDMLoss(teacher, "conv3"),
         nrl.RDMTeacher(rdms, roi="IT", subjects=["p1"]),
         score,
         folder,
-        ["labels", "permuted"],
+        controls,
         2,
         labelled=random_stimuli(8, seed=1, ids=[f"l{k}" for k in range(8)], labels=[0, 1, 2, 3] * 2),
         stimuli=train,
@@ -453,6 +461,47 @@ def test_the_report_of_a_study_says_how_it_was_done(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="alone is a table alone: its report has no methods"):
         alone = Page(write_report(tmp_path / "b.html", {"alone": table}))
     assert "made from a table alone, which has no settings" in alone.text
+
+
+@pytest.mark.filterwarnings("ignore:labelled:UserWarning")
+def test_seeds_of_a_checkpoint_are_no_replicates(tmp_path: Path) -> None:
+    """The student starts from one checkpoint, and each step has all images: only permutations differ."""
+    torch.save(random_student().state_dict(), tmp_path / "mine.pth")
+
+    def student() -> Any:
+        network = random_student()
+        nrl.students.load_weights(network, tmp_path / "mine.pth")
+        return network
+
+    same = "ll 2 seeds start from the same weights (checkpoint mine.pth); intervals over seeds vary with "
+    repeated = ": the 2 seeds are one run but for rounding, for each step has all images, and an interval"
+    with pytest.warns(UserWarning, match="seeds") as caught:
+        table = controls(tmp_path / "study", student=student, controls=["labels", "permuted", "untrained"])
+    said = [str(warning.message) for warning in caught]
+    assert sum(f"study: a{same}" in text for text in said) == 1
+    assert sum(f"labels, untrained, teacher{repeated}" in text for text in said) == 1
+    assert table.query("condition == 'untrained'")["heldout_rdm_similarity"].nunique() == 1
+    shown = check(write_report(tmp_path / "a.html", read_contents([tmp_path / "study"])), figures=3)
+    for text in (
+        "with the weights of mine.pth, was trained for",
+        f"over seeds. A{same}",
+        f"Labels, teacher, untrained{repeated}",
+        f"Study: a{same}",
+        f"Study: labels, teacher, untrained{repeated}",
+    ):
+        assert text in shown.text
+    assert "vary with the initial weights" not in shown.text
+    assert "mine.pth" in shown.texts("td")  # among the settings
+    cells = shown.texts("td")
+    for name in ("teacher", "untrained"):
+        after = cells[cells.index(f"{name} \u2212 labels") + 1]
+        assert after.endswith("(one run each)")
+    differences = [after for name, after in pairwise(cells) if name == "permuted \u2212 labels"]
+    assert "\u00a0to\u00a0" in differences[1]  # of the similarity
+    controls(tmp_path / "other", student=random_student)
+    other = Page(write_report(tmp_path / "b.html", read_contents([tmp_path / "other"])))
+    assert "vary with the initial weights and batches" in other.text
+    assert "one run" not in other.text
 
 
 @pytest.mark.filterwarnings("ignore:labelled:UserWarning")

@@ -70,6 +70,17 @@ def test_modes_and_resize_are_those_of_pillow(channels: int, mode: str, stored: 
     assert (stimuli.pixels[0].permute(1, 2, 0).numpy() == known).all()
 
 
+def test_gray_files_that_are_read_as_rgb_are_counted(tmp_path: Path) -> None:
+    for name, mode in (("colors", "RGB"), ("gray", "L"), ("lines", "1")):
+        save(tmp_path / f"{name}.png", mode)
+    expected = r"^2 of 3 images are gray, and are read as RGB .*: gray\.png, lines\.png; channels=1 reads"
+    with pytest.warns(UserWarning, match=expected):
+        StimulusSet.from_folder(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        StimulusSet.from_folder(tmp_path, channels=1)
+
+
 def test_mixed_sizes_need_a_size(folder: Path) -> None:
     save(folder / "s3.jpg", "L", (7, 7))
     with pytest.raises(
@@ -137,8 +148,8 @@ def test_images_that_are_squashed_are_said(tmp_path: Path) -> None:
         (tmp_path / f"{name}.png").unlink()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert StimulusSet.from_folder(tmp_path, size=(67, 33)).pixels.shape[2:] == (67, 33)
-        assert StimulusSet.from_folder(tmp_path, size=32, crop=1).pixels.shape[2:] == (32, 32)
+        assert StimulusSet.from_folder(tmp_path, size=(67, 33), channels=1).pixels.shape[2:] == (67, 33)
+        assert StimulusSet.from_folder(tmp_path, size=32, crop=1, channels=1).pixels.shape[2:] == (32, 32)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +199,7 @@ def test_all_of_a_folder_is_read_or_named(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").write_bytes(b"")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        stimuli = StimulusSet.from_folder(tmp_path, labels=tmp_path / "labels.csv")
+        stimuli = StimulusSet.from_folder(tmp_path, labels=tmp_path / "labels.csv", channels=1)
     assert stimuli.ids == tuple(f"s{k}" for k in range(1, 10))
     np.testing.assert_array_equal(stimuli.pixels[:, 0, 4, 4], 25 * np.arange(9))
     (tmp_path / "s10.heic").write_bytes(b"")

@@ -370,6 +370,19 @@ def test_best_epoch_on_validation_stimuli(tmp_path: Path) -> None:
     assert same(weights(load_run(tmp_path / "run", weights="last")), last)
 
 
+def test_the_batch_size_of_a_loader_is_recorded() -> None:
+    data = TensorDataset(torch.rand(12, 1, 8, 8), torch.arange(12) % 4)
+    sampler = torch.utils.data.BatchSampler(torch.utils.data.SequentialSampler(data), 3, drop_last=False)
+    for labelled, expected in (
+        (DataLoader(data, batch_size=6), 6),
+        (DataLoader(data, batch_sampler=sampler), None),
+        (list(DataLoader(data, batch_size=6)), None),
+        (data, 5),
+    ):
+        run = train(objective=Objective(), labelled=labelled, stimuli=None, batch_size=5, epochs=1)
+        assert run.record["settings"]["batches.labelled"] == expected
+
+
 class Big(TransferLoss):
     name, layers = "big", ("conv2",)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from neurordl import NetworkTeacher, NeurordlError, Objective, RDMLoss, StimulusSet
-from neurordl.students import small_cnn
+from neurordl.students import load_weights, small_cnn
 from neurordl.training.trainer import Trainer
 from tests.training.helpers import fit_with
 
@@ -80,3 +82,57 @@ def test_schedules_of_one_name_are_recorded_as_different() -> None:
         RDMLoss(teacher, "conv1", weight=lambda step, height=height: height) for height in (0.1, 30.0)
     )
     assert one.describe()["weight"] != other.describe()["weight"]
+
+
+def test_a_run_is_not_resumed_from_another_checkpoint(tmp_path: Path) -> None:
+    """Neither under another name nor under the same one; that of the run goes on, also once trained."""
+    images, student = _tiny()
+    for name, seed in (("first", 1), ("second", 2)):
+        torch.manual_seed(seed)
+        torch.save(small_cnn(2, 1, width=2).state_dict(), tmp_path / f"{name}.pth")
+
+    def resume(student: torch.nn.Module, name: str = "") -> None:
+        if name:
+            load_weights(student, tmp_path / name)
+        return fit_with(student, Objective(), images, epochs=1, out=tmp_path / "run", resume=True)
+
+    run = resume(student, "first.pth")
+    record = run.record["student"]
+    assert (record["checkpoint"], record["sha256_weights"]) == ("first.pth", record["sha256_checkpoint"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="resume:")
+        assert resume(student).record == resume(_tiny()[1], "first.pth").record == run.record
+    with pytest.raises(NeurordlError, match=r"other initial weights .*\(first.pth before, second.pth now\)"):
+        resume(_tiny()[1], "second.pth")
+    with pytest.raises(NeurordlError, match=r"\(first.pth before, no checkpoint now\)"):
+        resume(_tiny()[1])
+    (tmp_path / "second.pth").replace(tmp_path / "first.pth")
+    with pytest.raises(NeurordlError, match=r"\(first.pth has changed\)"):
+        resume(_tiny()[1], "first.pth")
+    for name in ("checkpoint", "sha256_checkpoint", "sha256_weights"):  # as an earlier version wrote it
+        del record[name]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run.record))
+    assert "checkpoint" not in resume(_tiny()[1], "first.pth").record["student"]
+
+
+def test_a_run_goes_on_with_its_own_random_weights(tmp_path: Path) -> None:
+    """Whoever has not seeded them can go on; a notice says that the new ones are not used."""
+    images, student = _tiny()
+    run = fit_with(student, Objective(), images, epochs=1, out=tmp_path / "run")
+    torch.manual_seed(1)
+    with pytest.warns(UserWarning, match="resume: the student has other initial weights .*torch.manual_seed"):
+        again = fit_with(
+            small_cnn(2, 1, width=2), Objective(), images, epochs=1, out=tmp_path / "run", resume=True
+        )
+    assert again.record["student"] == run.record["student"]
+    for name, value in run.student.state_dict().items():
+        assert torch.equal(again.student.state_dict()[name], value)
+
+
+def test_a_checkpoint_is_named_where_the_weights_were_changed_since(tmp_path: Path) -> None:
+    images, student = _tiny()
+    torch.save(student.state_dict(), tmp_path / "mine.pth")
+    load_weights(student, tmp_path / "mine.pth")
+    torch.nn.init.normal_(student.fc2[1].weight)  # a new head
+    run = fit_with(student, Objective(), images, epochs=1)
+    assert run.record["student"]["checkpoint"] == "mine.pth, changed before training"

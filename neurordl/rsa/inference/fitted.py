@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from neurordl.measures.comparisons import Comparison, ComparisonLike, find_simil
 from neurordl.measures.condensed import missing_groups, n_stimuli
 from neurordl.measures.kernels.similarities import InnerProducts, bounds, pooling_weights
 from neurordl.progress import tracked
-from neurordl.rdms.selection import rdms_by_roi, reindex, stimulus_ids, stimulus_properties, subject_names
+from neurordl.rdms.selection import rdms_by_place, reindex, stimulus_ids, stimulus_properties, subject_names
 from neurordl.rsa.ceilings import ceiling, pooled, scaled_to_pool
 from neurordl.rsa.compare import repeated_subjects, shared_stimuli, similarity
 from neurordl.rsa.inference.infer import NO_WIDTH, Inference
@@ -33,9 +33,7 @@ from neurordl.rsa.inference.resampling import (
     expanded,
     find_resampling,
 )
-from neurordl.validate import brief, check_choice, check_count
-
-Combine = Literal["weighted", "select"]
+from neurordl.validate import brief, check_choice, check_count, check_number
 
 _SPLITS, _SPLITS_OF_A_RESAMPLE = 100, 2
 _TOGETHER = 1000  # folds at once
@@ -43,6 +41,65 @@ _SINGULAR = 1e-10  # smallest eigenvalue of RDMs of unit length whose weights ar
 _OPTIMAL = 1e-10  # rounding of a weight, relative to the greatest inner product
 _FLAT = 1e-12  # squared length of a weighted sum that is only rounding, relative to its terms
 _PIVOTS = 20
+_INNER = 3  # random halvings of the training stimuli, to choose a penalty
+_FEWEST = 6  # training stimuli for that, three in each half
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Least squares with a penalty on the squares of weights, for ``combine=`` of `evaluate_fitted`.
+
+    `regress_rdms` takes it as ``fit=``, with a single penalty. Weights minimize
+    ``(|y - Xw|² + penalty |w|²) / |y|²``, the RDMs of X and y being centered and of unit length (or their
+    ranks; for comparisons such as cosine not centered): a penalty of 1 halves the weight of a single model.
+    Of several subjects, the mean of ``|y - Xw|²`` counts.
+
+    Parameters
+    ----------
+    penalty
+        Above 0. Of several penalties, that one is taken with which weights from half of the training stimuli
+        fit the other half best, in three random halvings: held-out stimuli do not take part in the choice.
+    nonnegative
+        Whether weights are 0 or more.
+
+    Raises
+    ------
+    NeurordlError
+        There is no penalty, or one is not above 0.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> nrl.Ridge(0.1).penalty
+    0.1
+    >>> print(nrl.Ridge((0.1, 1, 10), nonnegative=True))
+    ridge, 0 or more, 0.1, 1, 10
+    """
+
+    penalty: float | tuple[float, ...]
+    nonnegative: bool = False
+
+    def __post_init__(self) -> None:
+        several = isinstance(self.penalty, Iterable)
+        penalties = tuple(self.penalty) if isinstance(self.penalty, Iterable) else (self.penalty,)
+        if not penalties:
+            raise NeurordlError("Ridge.penalty is empty; give one above 0, or several to choose from")
+        for value in penalties:
+            check_number("Ridge.penalty", value, 0, open_low=True)
+        if several:
+            object.__setattr__(self, "penalty", penalties)
+
+    @property
+    def penalties(self) -> tuple[float, ...]:
+        """The penalties to choose from, or the only one."""
+        return self.penalty if isinstance(self.penalty, tuple) else (self.penalty,)
+
+    def __str__(self) -> str:
+        sign = ", 0 or more" if self.nonnegative else ""
+        return f"ridge{sign}, {', '.join(f'{value:g}' for value in self.penalties)}"
+
+
+Combine: TypeAlias = Literal["weighted", "select"] | Ridge
 
 
 @dataclass(frozen=True)
@@ -159,7 +216,8 @@ class Model:
     rdms
         Condensed RDMs (rdms, pairs); a single one is not fitted.
     combine
-        What several RDMs become: a sum with weights of 0 or more ("weighted"), or one of them ("select").
+        What several RDMs become: a sum with weights of 0 or more ("weighted") or those of a `Ridge`, or one
+        of them ("select").
     """
 
     __repr__ = brief
@@ -169,14 +227,15 @@ class Model:
     combine: Combine = "weighted"
 
     def __post_init__(self) -> None:
-        check_choice("combine", self.combine, ("weighted", "select"))
+        if not isinstance(self.combine, Ridge):
+            check_choice("combine", self.combine, ("weighted", "select"), "or a Ridge")
         if self.rdms.ndim != 2 or not len(self.rdms):
             raise NeurordlError(f"model {self.name!r} takes RDMs (rdms, pairs), but got {self.rdms.shape}")
 
     @property
     def fit(self) -> str:
-        """How it is fitted, for tables: "fixed", "weighted" or "select"."""
-        return self.combine if len(self.rdms) > 1 else "fixed"
+        """How it is fitted, for tables: "fixed", "weighted", "select", or a ridge with its penalties."""
+        return str(self.combine) if len(self.rdms) > 1 else "fixed"
 
 
 class Side(NamedTuple):
@@ -229,7 +288,7 @@ def fit_model(model: Model, data: Floats, comparison: ComparisonLike) -> Floats:
     "select": the RDM of the greatest mean similarity, as rsatoolbox's ``fit_select``. "weighted": the weights
     of 0 or more that maximize the mean similarity over subjects, of unit length, as its ``fit_regress_nn``,
     for comparisons that are inner products (cosine, corr and their whitened variants); for others those that
-    maximize corr, where rsatoolbox searches from random starts.
+    maximize corr, where rsatoolbox searches from random starts. A `Ridge`: its weights, in the same way.
 
     Parameters
     ----------
@@ -279,12 +338,57 @@ def _fit_by_products(model: Model, data: Floats, comparison: Comparison, train: 
     kernel = kernel if isinstance(kernel, InnerProducts) else InnerProducts(centered=True)
     units = np.abs(np.where(np.isfinite(model.rdms), model.rdms, 0)).max(axis=1)  # the kernel changes units
     units = np.where(units > 0, units, 1)
-    moments = _moments(kernel, model.rdms / units[:, None], data, train.stimuli)
-    return np.asarray(_fit(model, moments, train.subjects) / units)
+    rdms = model.rdms / units[:, None]
+    penalties = _penalties(model, kernel, rdms, data, train)
+    moments = _moments(kernel, rdms, data, train.stimuli)
+    return np.asarray(_fit(model, moments, train.subjects, penalties) / units)
 
 
-def _fit(model: Model, moments: _Moments, subjects: Ints) -> Floats:
-    """Weights of each fold and set of subjects, (folds, sets, rdms); NaN where the model cannot be fitted."""
+def _penalties(model: Model, kernel: InnerProducts, rdms: Floats, data: Floats, train: Side) -> Floats | None:
+    """The penalty of a ridge for each fold and set, (folds, sets), chosen in halves of the training stimuli.
+
+    None for other fits.
+    """
+    ridge, shape = model.combine, train.subjects.shape[:2]
+    if not isinstance(ridge, Ridge) or len(rdms) == 1:
+        return None
+    if len(ridge.penalties) == 1:
+        return np.full(shape, ridge.penalties[0])
+    total = np.zeros((len(ridge.penalties), *shape))
+    for halves in _halves(train.stimuli):
+        moments = _moments(kernel, rdms, data, np.concatenate(halves))
+        parts = [_Moments(*(np.split(x, 2)[half] for x in moments)) for half in (0, 1)]
+        for place, penalty in enumerate(ridge.penalties):
+            for fitted, tested in (parts, parts[::-1]):
+                weights = _fit(model, fitted, train.subjects, np.full(shape, penalty))
+                similarities, empty = _similarities(np.nan_to_num(weights), tested)
+                scores = _mean_over(similarities, train.subjects)
+                total[place] += np.nan_to_num(np.where(empty, 0, scores))
+    penalties: Floats = np.array(ridge.penalties)
+    best: Floats = penalties[total.round(12).argmax(axis=0)]  # ties do not hang on rounding
+    return best
+
+
+def _halves(stimuli: Ints) -> list[tuple[Ints, Ints]]:
+    """Random halvings of the stimuli in each fold, as counts; copies of a stimulus stay together."""
+    if (fewest := int((stimuli > 0).sum(axis=1).min())) < _FEWEST:
+        raise NeurordlError(
+            f"a penalty is chosen in halves of {_FEWEST} training stimuli or more, and a fold has {fewest}: "
+            "give Ridge one penalty, or take fewer folds"
+        )
+    halvings = []
+    for seed in range(_INNER):
+        order = np.random.default_rng(seed).permutation(stimuli.shape[1])
+        rank = np.cumsum((stimuli > 0)[:, order], axis=1)[:, np.argsort(order)]
+        halvings.append((np.where(rank % 2 == 1, stimuli, 0), np.where(rank % 2 == 0, stimuli, 0)))
+    return halvings
+
+
+def _fit(model: Model, moments: _Moments, subjects: Ints, penalties: Floats | None = None) -> Floats:
+    """Weights of each fold and set of subjects, (folds, sets, rdms); NaN where the model cannot be fitted.
+
+    ``penalties`` are those of a ridge, (folds, sets).
+    """
     lengths = np.sqrt(np.maximum(np.einsum("fii->fi", moments.models), 0))
     if moments.cross.shape[2] == 1:
         return _selected(None, subjects)
@@ -293,7 +397,30 @@ def _fit(model: Model, moments: _Moments, subjects: Ints) -> Floats:
     defined = np.isfinite(moments.cross)
     goals = subjects.astype(np.float64) @ np.where(defined, moments.cross, 0)
     usable = np.asarray((subjects @ defined).max(axis=2) * lengths.max(axis=1, keepdims=True) > 0)
-    return np.where(usable[..., None], nonnegative(moments.models, goals), np.nan)
+    if penalties is None:
+        return np.where(usable[..., None], nonnegative(moments.models, goals), np.nan)
+    number = np.maximum(subjects @ defined.any(axis=2, keepdims=True), 1)
+    units = np.where(lengths > 0, lengths, np.inf)[:, None]
+    means = goals / number / units
+    products = moments.models / (units * units.swapaxes(1, 2))
+    weights = _ridge_weights(model.combine, products, means, penalties) / units
+    return np.where(usable[..., None], weights, np.nan)
+
+
+def _ridge_weights(combine: Combine, products: Floats, goals: Floats, penalties: Floats) -> Floats:
+    """Weights (folds, sets, rdms) of RDMs of unit length, those without a length being 0."""
+    weights = np.empty(goals.shape)
+    identity = np.eye(products.shape[1])
+    for penalty in np.unique(penalties):
+        chosen = penalties == penalty
+        rows = chosen.any(axis=1)
+        matrix = products[rows] + penalty * identity
+        if isinstance(combine, Ridge) and combine.nonnegative:
+            solved = nonnegative(matrix, goals[rows])
+        else:
+            solved = np.linalg.solve(matrix, goals[rows].swapaxes(1, 2)).swapaxes(1, 2)
+        weights[rows] = np.where(chosen[rows, :, None], solved, weights[rows])
+    return weights
 
 
 def _selected(similarities: Floats | None, subjects: Ints) -> Floats:
@@ -387,7 +514,7 @@ def score_folds(
         similarities, empty = _similarities_by_products(model, data, comparison.kernel, train, test)
     else:
         similarities, empty = np.empty(test.subjects.shape), np.empty(test.subjects.shape[:2], dtype=bool)
-        weighted = alike and len(model.rdms) > 1 and model.combine == "weighted"
+        weighted = alike and len(model.rdms) > 1 and model.combine != "select"
         together = _fit_by_products(model, data, comparison, train) if weighted else None
         for fold in range(len(empty)):
             if together is None:
@@ -415,9 +542,14 @@ def _similarities_by_products(
     fitted, tested = (
         _Moments(*(x[rows] for x in moments)) for rows in (slice(n_folds), slice(n_folds, None))
     )
-    weights = np.nan_to_num(_fit(model, fitted, train.subjects))
+    penalties = _penalties(model, kernel, model.rdms, data, train)
+    return _similarities(np.nan_to_num(_fit(model, fitted, train.subjects, penalties)), tested)
+
+
+def _similarities(weights: Floats, tested: _Moments) -> tuple[Floats, Bools]:
+    """Similarities (folds, sets, subjects) of weighted sums, and which of these predictions are empty."""
     squares = ((weights @ tested.models) * weights).sum(axis=-1)
-    reach = weights @ np.sqrt(np.maximum(np.einsum("fii->fi", tested.models), 0))[..., None]
+    reach = np.abs(weights) @ np.sqrt(np.maximum(np.einsum("fii->fi", tested.models), 0))[..., None]
     empty = squares <= _FLAT * reach[..., 0] ** 2
     lengths = np.sqrt(np.where(empty, np.nan, squares))
     return weights @ tested.cross.swapaxes(1, 2) / lengths[..., None], empty
@@ -773,9 +905,11 @@ def evaluate_fitted(
     models
         RDMs by the name of the model: one RDM is taken as it is, several are fitted.
     rdms
-        The data: RDMs, one per subject in each ROI.
+        The data: RDMs, one per subject in each ROI. With the RDM descriptor ``time``, models are fitted and
+        scored at each time, as in each ROI.
     combine
-        What several RDMs become: a sum with weights of 0 or more ("weighted"), or one of them ("select").
+        What several RDMs become: a sum with weights of 0 or more ("weighted"); a sum with the weights of a
+        `Ridge`, for RDMs that are many or alike; or one of them ("select").
     comparison
         Comparison of two RDMs, which is also maximized by the fit: see
         `neurordl.rsa.inference.fitted.fit_model`.
@@ -793,8 +927,8 @@ def evaluate_fitted(
     Returns
     -------
     DataFrame
-        A row for each ROI and model: the score over the folds of all splits, its 95 % interval and one-sided
-        p against zero (NaN for ``bootstrap=None``), and the noise ceiling on the same folds.
+        A row for each ROI (and ``time``) and model: the score over the folds of all splits, its 95 % interval
+        and one-sided p against zero (NaN for ``bootstrap=None``), and the noise ceiling on the same folds.
 
     Warns
     -----
@@ -826,7 +960,8 @@ def evaluate_fitted(
     resampling = Jackknife(bootstrap) if isinstance(bootstrap, str) else named
     if not isinstance(models, Mapping) or not models:
         raise NeurordlError("models= must be a mapping from the name of each model to its RDMs")
-    check_choice("combine", combine, ("weighted", "select"))
+    if not isinstance(combine, Ridge):
+        check_choice("combine", combine, ("weighted", "select"), "or a Ridge")
     fitted = [name for name, stack in models.items() if len(stack) > 1]
     if fitted and not folds.hold_out:
         raise NeurordlError(f"model {fitted[0]!r} is fitted, and nothing is held out: take Folds(stimuli=2)")
@@ -835,8 +970,9 @@ def evaluate_fitted(
     resampling = resampling.for_stimuli(ids, stimulus_properties(rdms, ids), fitted=True)
     stack = [Model(str(name), reindex(group, ids), combine) for name, group in models.items()]
     frames, notes = [], [resampling.note]
-    parts = list(rdms_by_roi(rdms, roi, subjects).items())
-    for place, brain in tracked(parts, "ROIs", progress):
+    parts = list(rdms_by_place(rdms, roi, subjects).values())
+    over_time = "time" in rdms.rdm_descriptors
+    for brain, place, time in tracked(parts, "ROIs and times" if over_time else "ROIs", progress):
         names = subject_names(brain), ids
         inference = infer_fitted(
             stack, reindex(brain, ids), comparison, resampling, folds, names=names, progress=progress
@@ -844,6 +980,7 @@ def evaluate_fitted(
         columns = {
             "model": [model.name for model in stack],
             "roi": place,
+            **({"time": time} if over_time else {}),
             **inference.estimates(),  # first, since pandas prints "..." for the middle of a wide table
             "ceiling_lower": inference.ceiling[0],
             "ceiling_upper": inference.ceiling[1],
