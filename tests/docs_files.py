@@ -22,6 +22,7 @@ from sklearn.utils import Bunch
 import neurordl as nrl
 from tests.datasets import miniatures
 from tests.datasets.test_datasets import archive, strips, write_idx
+from tests.helpers import icosphere
 
 STUDY = Path(__file__).parents[1] / "data" / "simulated_fmri" / "study"
 IDS = [f"{kind}-{number}" for kind in ("cat", "dog", "cup", "pen") for number in range(6)]
@@ -179,6 +180,51 @@ def epochs() -> dict[str, Any]:
     mixture = np.linspace(1, 0, 8)[:, None, None]
     hidden = mixture * layers["conv1"] + (1 - mixture) * layers["fc"]
     return {"layers": nrl.compute_rdms(models, "correlation"), "hidden": hidden, "ids": IDS}
+
+
+def surfaces() -> dict[str, Any]:
+    """A subject of fMRIPrep on a small mesh, of which a patch has the geometry of a model; an annotation."""
+    from nilearn.glm.first_level import make_first_level_design_matrix
+
+    rng, names = np.random.default_rng(0), [f"object-{k}" for k in range(8)]
+    points, faces = icosphere(3)
+    func = Path("derivatives/fmriprep/sub-01/func")
+    func.mkdir(parents=True)
+    geometry = rng.normal(size=(8, 5))
+    maps = geometry @ rng.normal(size=(5, len(points))) * (np.linalg.norm(points - points[0], axis=1) < 30)
+    for side, mark in (("left", "L"), ("right", "R")):
+        mesh = {"POINTSET": points.astype(np.float32), "TRIANGLE": faces}
+        gifti(mesh.items(), side, Path(f"fsaverage5_hemi-{mark}_white.surf.gii"))
+        labels = np.where(points[:, 0] > 0, 1, 2)
+        table = np.array([[25, 5, 25, 0], [1, 2, 3, 0], [9, 8, 7, 0]])
+        texts = ["unknown", "fusiform", "lingual"]
+        nib.freesurfer.write_annot(f"{mark.lower()}h.aparc.annot", labels, table, texts, fill_ctab=True)
+    for run in (1, 2):
+        onsets = 6.0 + 6 * np.arange(24)
+        trials = {"onset": onsets, "duration": 1.0, "trial_type": rng.permutation(names * 3)}
+        events, stem = pd.DataFrame(trials), f"sub-01_task-objects_run-{run:02d}"
+        events.to_csv(func / f"{stem}_events.tsv", sep="\t", index=False)
+        design = make_first_level_design_matrix(2.0 * np.arange(80), events, hrf_model="spm")
+        for side, mark in (("left", "L"), ("right", "R")):
+            bold = 500 + rng.normal(size=(80, len(points)))
+            bold += (3 * design[names].to_numpy() @ maps) if side == "left" else 0
+            path = func / f"{stem}_hemi-{mark}_space-fsaverage5_bold.func.gii"
+            gifti([("TIME_SERIES", volume.astype(np.float32)) for volume in bold], side, path)
+            path.with_name(path.name.replace(".func.gii", ".json")).write_text('{"RepetitionTime": 2.0}')
+    model = rsatoolbox.data.Dataset(geometry, obs_descriptors={"stimulus": names})
+    return {"models": {"objects": nrl.compute_rdms(model, "euclidean")}}
+
+
+def gifti(arrays: Iterable[tuple[str, Any]], side: str, path: Path) -> None:
+    """A GIFTI file with arrays of these intents."""
+    image = nib.GiftiImage(
+        darrays=[
+            nib.gifti.GiftiDataArray(values, intent=f"NIFTI_INTENT_{intent}", datatype=values.dtype)
+            for intent, values in arrays
+        ]
+    )
+    image.meta["AnatomicalStructurePrimary"] = f"Cortex{side.title()}"
+    nib.save(image, path)
 
 
 def glmsingle(rng: np.random.Generator) -> None:
@@ -450,5 +496,6 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "report": report,
     "several_gpus": several_gpus,
     "shared_variance": shared_variance,
+    "surfaces": surfaces,
     "two_networks": two_networks,
 }
