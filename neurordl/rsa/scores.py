@@ -34,7 +34,6 @@ from neurordl.rsa.inference.infer import (
     p_values,
 )
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
-from neurordl.rsa.regions import MOST_ROIS
 from neurordl.validate import check_choice, check_number, counted, folded_html, listed
 
 if TYPE_CHECKING:
@@ -63,6 +62,7 @@ _PRINTED = (
 )
 
 
+MOST_ROIS = 20  # of which each two are compared: 190 pairs of ROIs for each layer
 _CORRECTED = "; p_fdr and p_holm are over "
 _P_VALUES, _PAIR, _ROIS = ("p", "p_fdr"), ("layer_a", "layer_b"), ["roi_a", "roi_b"]
 _MEANS = ("score", "ci_low", "ci_high", "p", "n_subjects")
