@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import matplotlib.pyplot as plt
 import pytest
 
 import neurordl
@@ -86,6 +87,12 @@ CODE = {
     for page in PAGES
     if (blocks := re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
 }
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    plt.close("all")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
