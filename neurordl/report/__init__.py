@@ -7,7 +7,9 @@ follows the dark mode of the reader. A folder beside it has each figure as PDF a
 from __future__ import annotations
 
 import contextlib
+import html
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -30,7 +32,7 @@ from neurordl.report.content import (
 from neurordl.report.page import Section, figure_files, render
 from neurordl.rsa.scores import COLUMNS, Evaluation
 from neurordl.training.run import Run, read_run
-from neurordl.validate import check_choice, check_columns, counted, listed
+from neurordl.validate import check_choice, check_columns, counted, listed, without_paths
 
 __all__ = ["read_contents", "write_report"]
 
@@ -111,12 +113,25 @@ def write_report(
         raise NeurordlError("there is nothing to report: contents= is empty; give a run, or an evaluation")
     with _damage_named([entry.folder for entry in entries if entry.folder]):
         sections = _sections(entries, grids)
-    page = render(title or listed(contents, most=6), _lead(entries, grids), sections)
+    page = render(page_title(contents, title), _lead(entries, grids), sections)
     with io.atomic_write(path) as aside:
         aside.write_text(page, encoding="utf-8")
         if figures:
             io.write_folder(figures_folder(path), figure_files(sections), (".pdf", ".svg"))
     return Path(path)
+
+
+def page_title(contents: Mapping[str, object], title: str | None = None) -> str:
+    """The title of the report of these contents, by default their names."""
+    return without_paths(title or listed(contents, most=6))
+
+
+def title_of(path: Path) -> str:
+    """The title of a report that was written earlier; empty if the file is none."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        title = re.search("<title>(.*?)</title>", path.read_text(encoding="utf-8"), re.DOTALL)
+        return html.unescape(title[1]) if title else ""
+    return ""
 
 
 def figures_folder(path: str | os.PathLike[str]) -> Path:

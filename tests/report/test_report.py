@@ -236,6 +236,31 @@ def test_what_python_and_the_shell_write_is_the_same(folder: Path, tmp_path: Pat
     assert training in Page(tmp_path / "shell.html").texts("p")
 
 
+def test_the_shell_replaces_no_report_of_something_else(folder: Path, tmp_path: Path, shell: Any) -> None:
+    """A report.html in the folder stays if it is of other contents, unless --out or --overwrite says so."""
+    scores = evaluation()
+    scores.save(tmp_path / "layers")
+    mine = scores.to_html(tmp_path / "report.html", title="My <b> paper & more")
+    before = mine.read_bytes()
+    code, _, errors = shell("report", tmp_path)
+    assert code == 1
+    message = "report.html is a report of My <b> paper & more, not of layers; choose another file with --out"
+    assert message in " ".join(errors.split())
+    assert mine.read_bytes() == before
+    code, printed, errors = shell("report", tmp_path, "--overwrite", "--no-figures")
+    assert code == 0, errors
+    assert "note: the report is of what is in folders below: layers" in printed
+    assert Page(mine).texts("h1") == ["layers"]
+    for more in ((), ("--title", "Mine", "--overwrite"), ("--title", "Mine")):  # its own may be written again
+        code, _, errors = shell("report", tmp_path, "--no-figures", *more)
+        assert code == 0, errors
+    code, printed, _ = shell("report", tmp_path / "layers", "--no-figures")
+    assert (code, "note:" in printed) == (0, False)
+    mine.write_text("notes of mine")
+    assert "is a report of something else" in " ".join(shell("report", tmp_path)[2].split())
+    assert shell("report", tmp_path, "--out", mine, "--no-figures")[0] == 0
+
+
 def test_a_run_in_memory_without_stimuli(tmp_path: Path) -> None:
     run = nrl.fit(
         student(), nrl.Objective(), random_stimuli(8, labels=[0, 1, 2, 3] * 2), epochs=1, execution=QUIET
