@@ -21,7 +21,7 @@ from scipy import stats
 from torch import nn
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError, explain, notify
+from neurordl.errors import NeurordlError, each_notice_once, explain, notify
 from neurordl.io import RUN_RECORD, differing, make_folder, read_json, versions, write_json
 from neurordl.patterns.network import sha256_modules
 from neurordl.progress import tracked
@@ -37,6 +37,7 @@ from neurordl.training.run import (
     START,
     Run,
     describe_start,
+    few_steps,
     other_start,
     read_run,
     recorded_start,
@@ -160,7 +161,10 @@ def fit_controls(
         network, objective = study.make(condition, seed)
         folder = _run_folder(Path(out), condition, seed)
         changes = {"execution": quiet, **({"epochs": 0} if condition == "untrained" else {})}
-        return score(fit(network, objective, **{**settings, **changes}, seed=seed, out=folder, resume=True))
+        fitted = fit(network, objective, **{**settings, **changes}, seed=seed, out=folder, resume=True)
+        if text := few_steps(fitted.record):
+            notify(f"study: {text}")
+        return score(fitted)
 
     with torch.random.fork_rng():
         scored = score.describe() if isinstance(score, HeldOutScore) else {}
@@ -173,7 +177,8 @@ def fit_controls(
             _check_start(folder, seed, starts[seed])
         if text := same_start(starts):
             notify(f"study: {text}")
-        table = run_grid(jobs, run, out, fingerprint=described, progress=False)
+        with each_notice_once():
+            table = run_grid(jobs, run, out, fingerprint=described, progress=False)
     if text:
         finished = {key: read_run(folder) for key, folder in folders.items() if folder.is_dir()}
         repeated = same_runs({key: finished.get(key) for key in folders})

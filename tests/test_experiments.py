@@ -458,6 +458,27 @@ def test_a_study_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(table, fit_controls(**small(out=tmp_path, **pretrained(1), seeds=1)))
 
 
+def test_a_notice_of_all_runs_is_given_once(tmp_path: Path) -> None:
+    """Whether it is of `fit`, of a score or of the study; the records of all runs have it."""
+
+    def score(run: nrl.Run) -> dict[str, float]:
+        scores = nrl.evaluate(run, RDMS, stimuli=HELD_OUT, layers="conv3")
+        return {"similarity": scores.frame["score"].iloc[-1]}
+
+    few = {"labelled": DIGITS.subset(DIGITS.ids[:64]), "score": score, "epochs": 1}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit_controls(**small(out=tmp_path, **few))
+    said = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    assert len(said) == len(set(said))
+    assert sum("held-out stimuli are among the labelled images" in text for text in said) == 1
+    assert sum(text.startswith("study: only 4 steps in all (1 epoch of 4 steps)") for text in said) == 1
+    for path in tmp_path.glob("runs/*/run.json"):
+        noted = json.loads(path.read_text())["notices"]
+        assert any("held-out stimuli are among the labelled images" in text for text in noted)
+    assert sum(warning.filename == __file__ for warning in caught) == len(caught)
+
+
 def test_students_with_random_weights_of_their_own_are_no_notice(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*start from the same weights")

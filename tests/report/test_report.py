@@ -468,6 +468,25 @@ def test_the_report_of_a_study_says_how_it_was_done(tmp_path: Path) -> None:
     assert "made from a table alone, which has no settings" in alone.text
 
 
+def test_methods_say_which_labels_of_held_out_stimuli_were_trained_on(tmp_path: Path) -> None:
+    stimuli = random_stimuli(24, labels=np.arange(24) % 4)
+    train, held_out = stimuli.split(held_out=0.5, seed=0)
+    rdms = random_rdms(stimuli.ids, subject=["p1", "p2", "p3"])
+    objective = nrl.Objective(nrl.RDMLoss(nrl.RDMTeacher(rdms, subjects=["p1"]), "conv3"))
+    with pytest.warns(UserWarning, match="among the labelled images"):
+        run = nrl.fit(student(), objective, stimuli, train, epochs=60, execution=QUIET)
+    scores = nrl.evaluate(run, rdms, stimuli=held_out, layers="conv3")
+    shown = Page(run.to_html(tmp_path / "a.html", scores, figures=False))
+    methods = " ".join(shown.texts("p"))
+    assert "were held out. Labels of 12 of the held-out ones were trained on, by their ids:" in methods
+    assert "Labels of 12 of the 12 held-out stimuli were trained on:" in methods
+    assert "in which a student hardly moves" not in shown.text
+    short = nrl.fit(student(), objective, train, train, epochs=20, execution=QUIET)
+    other = Page(short.to_html(tmp_path / "b.html", figures=False))
+    assert "Only 20 steps in all (20 epochs of 1 step), in which a student hardly moves" in other.text
+    assert "were trained on" not in " ".join(other.texts("p"))
+
+
 @pytest.mark.filterwarnings("ignore:labelled:UserWarning")
 def test_seeds_of_a_checkpoint_are_no_replicates(tmp_path: Path) -> None:
     """The student starts from one checkpoint, and each step has all images: only permutations differ."""
