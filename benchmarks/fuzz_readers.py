@@ -52,6 +52,7 @@ import neurordl as nrl
 from neurordl.cli import app
 from neurordl.errors import NeurordlError
 from neurordl.experiments import run_grid
+from neurordl.patterns.meshes import read_meshes
 from neurordl.plots import plot_training
 from neurordl.rdms import load_rdms
 from neurordl.report import read_contents, write_report
@@ -254,10 +255,17 @@ def read_labels(path: Path) -> object:
     return nrl.read_patterns(bold(), nrl.Regions(atlas(), path), events(), model="average")
 
 
+def read_surface_atlas(path: Path) -> object:
+    return nrl.read_betas(path.parent / "seeds" / "x_lh.func.gii", list("abc"), nrl.Regions(path))
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     **dict.fromkeys((".h5", ".mat", ".npz", ".npy", ".csv", ".tsv"), load_rdms),
     **dict.fromkeys((".nii", ".nii.gz", ".nii.bz2"), read_image),
     ".hdr": read_pair,
+    **dict.fromkeys(("_lh.func.gii", ".dscalar.nii"), lambda path: nrl.read_betas(path, list("abc"))),
+    **dict.fromkeys(("_lh.label.gii", "_lh.annot", ".dlabel.nii"), read_surface_atlas),
+    **dict.fromkeys(("_lh.surf.gii", "_lh.white"), lambda path: read_meshes(path)),
     **dict.fromkeys(("_events.tsv", "_events.csv"), lambda path: nrl.read_patterns(bold(), None, path)),
     "_bold.json": read_sidecar,
     "_confounds.tsv": lambda path: nrl.read_patterns(bold(), None, events(), confounds=path),
@@ -335,6 +343,7 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
     table = pd.DataFrame({"id": IDS, "label": list("abcabcab"), "size": range(len(IDS))})
     table.to_csv(folder / "x_stimuli.csv", index=False)
     save_stimuli_and_runs(folder)
+    save_surfaces(folder)
     named = pd.DataFrame({"index": [1, 2], "name": ["V1", "IT"]})
     named.to_csv(folder / "x_labels.tsv", sep="\t", index=False)
     (folder / "x_labels.json").write_text('{"1": "V1", "2": "IT"}')
@@ -344,6 +353,40 @@ def seeds(folder: Path) -> dict[str, list[bytes]]:
         suffix = max((ending for ending in READERS if path.name.endswith(ending)), key=len)
         seeds[suffix].append(path.read_bytes())
     return seeds
+
+
+def save_surfaces(folder: Path) -> None:
+    """Valid GIFTI, CIFTI and files of FreeSurfer, on a mesh of four vertices."""
+    from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ScalarAxis
+
+    def save(arrays: list[tuple[str, Any]], path: Path, names: tuple[str, ...] = ()) -> None:
+        image = nib.GiftiImage(
+            darrays=[
+                nib.gifti.GiftiDataArray(values, intent=f"NIFTI_INTENT_{intent}", datatype=values.dtype)
+                for intent, values in arrays
+            ]
+        )
+        for number, name in enumerate(names):
+            label = nib.gifti.GiftiLabel(number, 1, 0, 0, 1)
+            label.label = name
+            image.labeltable.labels.append(label)
+        nib.save(image, path)
+
+    values = np.random.default_rng(0).random((3, 4)).astype(np.float32)
+    numbers, names = np.array([0, 1, 2, 1], np.int32), ("???", "V1", "IT")
+    points = 10 * np.eye(4)[:, :3].astype(np.float32)
+    faces = np.array([[0, 1, 2], [1, 2, 3]], np.int32)
+    save([("ESTIMATE", row) for row in values], folder / "x_lh.func.gii")
+    save([("LABEL", numbers)], folder / "x_lh.label.gii", names)
+    save([("POINTSET", points), ("TRIANGLE", faces)], folder / "x_lh.surf.gii")
+    nib.freesurfer.write_geometry(folder / "x_lh.white", points, faces)
+    colors = np.array([[1, 2, 3, 0], [4, 5, 6, 0], [7, 8, 9, 0]])
+    nib.freesurfer.write_annot(folder / "x_lh.annot", numbers, colors, list(names), fill_ctab=True)
+    model = BrainModelAxis.from_surface(np.arange(4), 4, "CORTEX_LEFT")
+    nib.save(nib.Cifti2Image(values, (ScalarAxis(list("abc")), model)), folder / "x.dscalar.nii")
+    table = {number: (name, (0, 0, 0, 1)) for number, name in enumerate(names)}
+    labels = nib.Cifti2Image(numbers[None].astype(np.float32), (LabelAxis(["x"], [table]), model))
+    nib.save(labels, folder / "x.dlabel.nii")
 
 
 def save_stimuli_and_runs(folder: Path) -> None:

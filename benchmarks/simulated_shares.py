@@ -11,6 +11,9 @@ the mean correlations over 2,000 further studies of as many stimuli.
     python benchmarks/simulated_shares.py
     # with how many new stimuli intervals cover: results/simulated_shares_sizes.csv
     python benchmarks/simulated_shares.py --sizes 24 32 40 64 --studies 600
+    # with features of more dimensions, in which no stimulus is far from all others
+    python benchmarks/simulated_shares.py --sizes 24 --studies 600 --dimensions 12 \\
+        --out benchmarks/results/simulated_shares_dimensions.csv
 
 The columns of the latter are those of the former, and for correlations the mean of the estimated variances
 divided by the true one, and their coefficient of variation: that of a variance with 11 degrees of freedom,
@@ -129,11 +132,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--studies", type=int, default=400)
     parser.add_argument("--sizes", type=int, nargs="+", help="numbers of new stimuli, in the cell 'shares'")
+    parser.add_argument("--dimensions", type=int, default=4, help="of each feature")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     name = "simulated_shares_sizes.csv" if arguments.sizes else "simulated_shares.csv"
     arguments.out = arguments.out or RESULTS / name
     warnings.simplefilter("ignore")
+    DIMENSIONS.update(dict.fromkeys(DIMENSIONS, arguments.dimensions))
     rows = []
     cells = ["shares"] if arguments.sizes else list(WEIGHTS)
     schemes = {"new stimuli": tuple(arguments.sizes)} if arguments.sizes else SIZES
@@ -156,7 +161,7 @@ def main() -> None:
     means.to_csv(arguments.out)
     command = "python benchmarks/simulated_shares.py"
     command += f" --sizes {' '.join(map(str, arguments.sizes))}" if arguments.sizes else ""
-    record = {"command": command, "studies": arguments.studies}
+    record = {"command": command, "studies": arguments.studies, "dimensions": arguments.dimensions}
     write_json(Path(arguments.out).with_suffix(".json"), {**record, "versions": versions()})
     print(means.to_string())
 

@@ -22,6 +22,7 @@ from sklearn.utils import Bunch
 import neurordl as nrl
 from tests.datasets import miniatures
 from tests.datasets.test_datasets import archive, strips, write_idx
+from tests.helpers import icosphere
 
 STUDY = Path(__file__).parents[1] / "data" / "simulated_fmri" / "study"
 IDS = [f"{kind}-{number}" for kind in ("cat", "dog", "cup", "pen") for number in range(6)]
@@ -166,6 +167,51 @@ def epochs() -> dict[str, Any]:
     return {"layers": nrl.compute_rdms(models, "correlation"), "hidden": hidden, "ids": IDS}
 
 
+def surfaces() -> dict[str, Any]:
+    """A subject of fMRIPrep on a small mesh, of which a patch has the geometry of a model; an annotation."""
+    from nilearn.glm.first_level import make_first_level_design_matrix
+
+    rng, names = np.random.default_rng(0), [f"object-{k}" for k in range(8)]
+    points, faces = icosphere(3)
+    func = Path("derivatives/fmriprep/sub-01/func")
+    func.mkdir(parents=True)
+    geometry = rng.normal(size=(8, 5))
+    maps = geometry @ rng.normal(size=(5, len(points))) * (np.linalg.norm(points - points[0], axis=1) < 30)
+    for side, mark in (("left", "L"), ("right", "R")):
+        mesh = {"POINTSET": points.astype(np.float32), "TRIANGLE": faces}
+        gifti(mesh.items(), side, Path(f"fsaverage5_hemi-{mark}_white.surf.gii"))
+        labels = np.where(points[:, 0] > 0, 1, 2)
+        table = np.array([[25, 5, 25, 0], [1, 2, 3, 0], [9, 8, 7, 0]])
+        texts = ["unknown", "fusiform", "lingual"]
+        nib.freesurfer.write_annot(f"{mark.lower()}h.aparc.annot", labels, table, texts, fill_ctab=True)
+    for run in (1, 2):
+        onsets = 6.0 + 6 * np.arange(24)
+        trials = {"onset": onsets, "duration": 1.0, "trial_type": rng.permutation(names * 3)}
+        events, stem = pd.DataFrame(trials), f"sub-01_task-objects_run-{run:02d}"
+        events.to_csv(func / f"{stem}_events.tsv", sep="\t", index=False)
+        design = make_first_level_design_matrix(2.0 * np.arange(80), events, hrf_model="spm")
+        for side, mark in (("left", "L"), ("right", "R")):
+            bold = 500 + rng.normal(size=(80, len(points)))
+            bold += (3 * design[names].to_numpy() @ maps) if side == "left" else 0
+            path = func / f"{stem}_hemi-{mark}_space-fsaverage5_bold.func.gii"
+            gifti([("TIME_SERIES", volume.astype(np.float32)) for volume in bold], side, path)
+            path.with_name(path.name.replace(".func.gii", ".json")).write_text('{"RepetitionTime": 2.0}')
+    model = rsatoolbox.data.Dataset(geometry, obs_descriptors={"stimulus": names})
+    return {"models": {"objects": nrl.compute_rdms(model, "euclidean")}}
+
+
+def gifti(arrays: Iterable[tuple[str, Any]], side: str, path: Path) -> None:
+    """A GIFTI file with arrays of these intents."""
+    image = nib.GiftiImage(
+        darrays=[
+            nib.gifti.GiftiDataArray(values, intent=f"NIFTI_INTENT_{intent}", datatype=values.dtype)
+            for intent, values in arrays
+        ]
+    )
+    image.meta["AnatomicalStructurePrimary"] = f"Cortex{side.title()}"
+    nib.save(image, path)
+
+
 def glmsingle(rng: np.random.Generator) -> None:
     """A folder of GLMsingle: 48 trials of four conditions in three runs."""
     order = np.concatenate([rng.permutation(np.repeat(np.arange(1.0, 5), 4)) for _ in range(3)])
@@ -221,7 +267,10 @@ def choose() -> dict[str, Any]:
     measured = nrl.simulate.simulate_patterns(
         patterns, IDS, n_subjects=2, n_channels=20, measurement=measurement, seed=0
     )
-    return {"patterns": measured, **report()}
+    regions = {name: people() for name in ("it", "evc")}
+    for name, rdms in regions.items():
+        rdms.rdm_descriptors["roi"] = [name.upper()] * rdms.n_rdm
+    return {"patterns": measured, **regions, **report()}
 
 
 def shared_variance() -> dict[str, Any]:
@@ -234,6 +283,31 @@ def shared_variance() -> dict[str, Any]:
     layer = rsatoolbox.data.Dataset(values, obs_descriptors={"stimulus": IDS})
     rdms = {"layer": layer, "whole": nrl.compute_rdms(layer, "euclidean")}
     return {"people": people(), **rdms, **{name: people(1, snr=0.5 + k) for k, name in enumerate(names)}}
+
+
+def group_maps() -> dict[str, Any]:
+    """A small study of ten people in fMRIPrep's layout, of which the left half has a model's geometry."""
+    rng, ids = np.random.default_rng(0), IDS[::2]
+    geometries = {half: rng.normal(size=(len(ids), 6)) for half in ("left", "right")}
+    scan = nrl.simulate.Scan((8, 6, 5), runs=2, repeats=1, task="objects")
+    root = nrl.simulate.simulate_fmri("simulated", geometries, ids, 10, scan=scan, snr=2.0)
+    mask = nib.load(root / "atlas.nii.gz")
+    whole = nib.Nifti1Image((mask.get_fdata() > 0).astype("uint8"), mask.affine)
+    nib.save(whole, "gray_matter.nii.gz")
+    for bold in sorted(root.glob("sub-*/func/*_bold.nii.gz")):
+        run, place = bold.name.removesuffix("_bold.nii.gz"), Path("study") / bold.parent.relative_to(root)
+        prepared = Path("study/derivatives/fmriprep") / bold.parent.relative_to(root)
+        for folder in (place, prepared):
+            folder.mkdir(parents=True, exist_ok=True)
+        space = f"{run}_space-MNI152NLin2009cAsym"
+        bold.rename(prepared / f"{space}_desc-preproc_bold.nii.gz")
+        nib.save(whole, prepared / f"{space}_desc-brain_mask.nii.gz")
+        bold.with_name(f"{run}_events.tsv").rename(place / f"{run}_events.tsv")
+    names = [f"sub-{number:02d}" for number in range(1, 11)]
+    known = {"animacy": geometries["left"], "shape": rng.normal(size=(len(ids), 6))}
+    patterns = [rsatoolbox.data.Dataset(x, {"name": name}, {"stimulus": ids}) for name, x in known.items()]
+    table = pd.DataFrame({"patients": [0, 1] * 5, "age": rng.normal(50, 9, 10)}, index=names)
+    return {"models": nrl.compute_rdms(patterns, "euclidean"), "table": table}
 
 
 def report() -> dict[str, Any]:
@@ -401,10 +475,12 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "epochs": epochs,
     "extending": extending,
     "fit": fit,
+    "group_maps": group_maps,
     "large_sets": large_sets,
     "own_network": own_network,
     "report": report,
     "several_gpus": several_gpus,
     "shared_variance": shared_variance,
+    "surfaces": surfaces,
     "two_networks": two_networks,
 }

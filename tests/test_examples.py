@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -35,11 +36,18 @@ SHOWN: dict[str, Callable[[dict[str, Any]], bool]] = {
         max(script["similarities"], key=script["similarities"].get) == "teacher"
     ),
     "plan_study": lambda script: script["table"]["power"].iloc[-1] > script["table"]["power"].iloc[0],
+    "model_time": lambda script: script["best"][0.12] < 0.1 < 0.25 <= script["best"][0.4],
     "time_course": lambda script: (script["onsets"]["onset"].round(3) == [0.065, 0.165]).all(),
     "shared_variance": lambda script: (
         means(script).loc["unique pixels", "p"] > 0.05 > means(script).loc["unique shape", "p"]
     ),
+    "group_maps": lambda script: (
+        set(script["table"]["cluster"]) == {1}
+        and np.linalg.norm(script["table"].iloc[0][["x", "y", "z"]] - [6, -6, 0]) < 7
+        and len(script["results"]["sound"].table()) == 0
+    ),
     "searchlight_map": lambda script: script["inside"] > script["outside"] + 0.3,
+    "surface_searchlight": lambda script: script["inside"] > 0.5 > 0.1 > script["outside"],
 }
 
 

@@ -639,8 +639,9 @@ def load_nsd_stimuli(folder: Folder, ids: Iterable[str] | None = None, **preproc
     path = _nsd(folder).need("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5")
     with damage_named(path, "download it again"), h5py.File(path) as file:
         brick = file["imgBrick"]
-        if not isinstance(brick, h5py.Dataset) or brick.ndim != 4 or brick.dtype != np.uint8:
-            raise ValueError("imgBrick should be (images, height, width, 3) of bytes")
+        is_brick = isinstance(brick, h5py.Dataset) and brick.ndim == 4 and brick.dtype == np.uint8
+        if not is_brick or len(brick) > _NSD_IMAGES:
+            raise ValueError(f"imgBrick should be ({_NSD_IMAGES} images, height, width, 3) of bytes")
         known = [_nsd_id(number) for number in range(len(brick))]
         wanted = known if ids is None else list(dict.fromkeys(map(str, ids)))
         numbers = match_ids(wanted, known, names=("ids=", f"images in {path}"))
@@ -936,7 +937,7 @@ def load_things(
     name, _ = _name_of_subject(subject, "sub-{:02d}", 3)
     numbers = _numbers_of_sessions(sessions, name, _THINGS_SESSIONS, _THINGS_SESSIONS)
     paths = [layout.need(f"{name}_{part}") for part in ("StimulusMetadata.csv", "VoxelMetadata.csv")]
-    trials = _read_columns(paths[0], ["trial_type", "session", "run", "stimulus", "concept"])
+    trials = _read_columns(paths[0], ["trial_type", "stimulus", "concept"], ["session", "run"])
     path = layout.need(f"{name}_ResponseData.h5")
     responses = open_trials(path, _things_values(path, len(trials))).values
     mask = _named_channels(roi, lambda text: _things_region(paths[1], text))
@@ -944,13 +945,14 @@ def load_things(
         problem = f"{path} has {responses.shape[0]} voxels, and {paths[1].name} has {len(mask.inside)}"
         raise NeurordlError(f"{problem}; they are of different downloads")
     places = np.flatnonzero(mask.inside)
-    axes = _read_columns(paths[1], [f"voxel_{axis}" for axis in "xyz"])
-    channels = axes.iloc[places].set_axis(list("xyz"), axis=1).reset_index(drop=True).assign(roi=mask.roi)
+    axes = _read_columns(paths[1], (), [f"voxel_{axis}" for axis in "xyz"])
+    channels = pd.DataFrame({axis: axes[f"voxel_{axis}"].to_numpy()[places] for axis in "xyz"})
+    channels = channels.assign(roi=mask.roi)
     chosen = np.flatnonzero(trials["session"].isin(numbers))
     if missing := sorted(set(numbers) - set(trials["session"])):
         raise NeurordlError(f"{paths[0]} has no trial of the sessions {listed(missing)}; download it again")
     trials = trials.iloc[chosen].reset_index(drop=True)
-    stimuli = [Path(file).stem for file in trials["stimulus"]]
+    stimuli = [Path(str(file)).stem for file in trials["stimulus"]]
     rows = _trial_rows(stimuli, trials["session"].tolist(), trials["run"].tolist())
     rows = rows.assign(concept=trials["concept"], trial_type=trials["trial_type"])
 
@@ -985,12 +987,16 @@ def _things_values(path: Path, n_trials: int) -> str:
     return str(arrays[0])
 
 
-def _read_columns(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Some columns of a large CSV file, of which the others are not kept."""
+def _read_columns(path: Path, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame:
+    """Some columns of a large CSV file, of which the others are not kept; ``numbers`` are whole numbers."""
     with damage_named(path, "download it again"):
         known = pd.read_csv(path, nrows=0).columns
-        check_columns(str(path), known, columns)
-        return pd.read_csv(path, usecols=list(columns), keep_default_na=False)[list(columns)]
+        check_columns(str(path), known, [*columns, *numbers])
+        table = pd.read_csv(path, usecols=[*columns, *numbers], keep_default_na=False)
+        for column in numbers:
+            if table[column].dtype.kind not in "iu":
+                raise ValueError(f"the column {column!r} should be whole numbers")
+        return table
 
 
 def _things_region(path: Path, name: str) -> dict[str, Bools]:

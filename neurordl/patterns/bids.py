@@ -161,11 +161,13 @@ def volume_times(
         raise NeurordlError(f"{file} gives each volume of {name} its own time (VolumeTiming); {_T_R}")
     if recorded is None and header is None:
         raise NeurordlError(f"neither {name} nor a sidecar gives the seconds between volumes; {_T_R}")
-    header_step, has_unit = header or (0.0, False)
+    header_step, has_unit, header_notice = header or HeaderTime(0.0, False)
     step = header_step if recorded is None else recorded
     quantity = f"seconds between the volumes of {name}"
     seconds = check_number(quantity, step, 0, _LONGEST, open_low=True, remedy=_T_R)
     notices = []
+    if recorded is None and header_notice:
+        notices.append(header_notice)
     if recorded is None and not has_unit:
         notice = f"the header gives {seconds:g} between volumes without a unit of time"
         notices.append(f"{notice}; it is read as seconds: otherwise {_T_R}")

@@ -786,6 +786,8 @@ def _bids_mask(mask: Masks, subject: str, images: Sequence[Path]) -> Region:
         return replace(regions, image=hemispheres)
     is_path = isinstance(regions.image, str | os.PathLike)
     if is_path and str(regions.image) == "brain" and is_surface(images[0]):
+        if regions.rois is not None:
+            raise NeurordlError("mask='brain' is no region of a surface that rois= can name; give an atlas")
         return None  # vertices without data, such as those of the medial wall, are dropped as they are read
     if is_path and str(regions.image) == "brain":
         grid = load_image(images[0], "image")[0]

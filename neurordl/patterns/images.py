@@ -116,10 +116,11 @@ class Mask:
 
 
 class HeaderTime(NamedTuple):
-    """Seconds between the volumes of a series by its header, and whether it names the unit of time."""
+    """Seconds between the volumes of a series by its header, whether it names their unit, and a notice."""
 
     seconds: float
     has_unit: bool
+    notice: str = ""
 
 
 class Scan(Protocol):

@@ -280,7 +280,7 @@ def _one_hemisphere(image: Any, role: str, stated: str | None = None) -> Surface
         names = None
         if any(array.intent == nib.nifti1.intent_codes["NIFTI_INTENT_LABEL"] for array in image.darrays):
             names = {int(key): str(text) for key, text in image.labeltable.get_labels_as_dict().items()}
-        return replace(scan, time=_gifti_time(step, name), parts=(replace(scan.parts[0], names=names),))
+        return replace(scan, time=_gifti_time(step), parts=(replace(scan.parts[0], names=names),))
 
 
 def read_gifti(path: str | os.PathLike[str]) -> nib.GiftiImage:
@@ -310,7 +310,7 @@ def _gifti_values(image: nib.GiftiImage, name: str) -> npt.NDArray[Any]:
     return np.concatenate([array.reshape(len(array), -1).T for array in arrays])
 
 
-def _gifti_time(step: object, name: str) -> HeaderTime | None:
+def _gifti_time(step: object) -> HeaderTime | None:
     """Seconds between volumes by the metadata of GIFTI, whose unit depends on the software."""
     try:
         seconds = float(str(step))
@@ -319,8 +319,8 @@ def _gifti_time(step: object, name: str) -> HeaderTime | None:
     if not math.isfinite(seconds) or seconds <= 0:
         return None
     if seconds > _MILLISECONDS:
-        notify(f"{name}: its TimeStep {seconds:g} is read as milliseconds, as FreeSurfer writes them")
-        seconds /= 1000
+        notice = f"TimeStep {seconds:g} is read as milliseconds, as FreeSurfer writes it"
+        return HeaderTime(seconds / 1000, True, notice)
     return HeaderTime(seconds, True)
 
 

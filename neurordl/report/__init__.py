@@ -36,8 +36,24 @@ from neurordl.validate import check_choice, check_columns, counted, listed, with
 
 __all__ = ["read_contents", "write_report"]
 
-EVALUATION, TABLE, DIFFERENCES = "evaluation.json", "scores.csv", "differences.csv"
-_TEXT = {"layer", "layer_a", "layer_b", "roi", "subject", "comparison", "family", "generalizes_to"}
+EVALUATION, TABLE = "evaluation.json", "scores.csv"
+# Tables of differences, and what they must have.
+_DIFFERENCES = {
+    "differences.csv": ("layer_a", "layer_b", "roi", "difference"),
+    "roi_differences.csv": ("layer", "roi_a", "roi_b", "difference"),
+}
+_TEXT = {
+    "layer",
+    "layer_a",
+    "layer_b",
+    "roi",
+    "roi_a",
+    "roi_b",
+    "subject",
+    "comparison",
+    "family",
+    "generalizes_to",
+}
 _TEXT |= {"pairs", "fitted", "reason", "dissimilarity"}
 
 Content = Run | Evaluation | Entry | Grid | pd.DataFrame
@@ -180,7 +196,7 @@ def _prepared(name: str, content: object, reference: str | None) -> Entry | Grid
     if len(runs) + len(scores) < max(len(parts), 1) or len(runs) > 1:
         expected = "a Run, an Evaluation, a run with its evaluations, or a table"
         raise NeurordlError(f"{name!r} is {content!r:.60}: expected {expected}")
-    read = [Scores(part.to_frame(), part.record, part.differences) for part in scores]
+    read = [Scores(part.to_frame(), part.record, part.differences, part.roi_differences) for part in scores]
     return Entry(name, runs[0] if runs else None, read)
 
 
@@ -270,10 +286,11 @@ def _read_entry(folder: Path) -> Entry:
 
 def _read_scores(folder: Path) -> Scores:
     """An evaluation, as `Evaluation.save` wrote it."""
-    frame, differences = _read_table(folder / TABLE, COLUMNS), pd.DataFrame()
-    if (folder / DIFFERENCES).is_file():
-        differences = _read_table(folder / DIFFERENCES, ("layer_a", "layer_b", "roi", "difference"))
-    return Scores(frame, io.read_json(folder / EVALUATION), differences)
+    tables = [
+        _read_table(folder / name, columns) if (folder / name).is_file() else pd.DataFrame()
+        for name, columns in _DIFFERENCES.items()
+    ]
+    return Scores(_read_table(folder / TABLE, COLUMNS), io.read_json(folder / EVALUATION), *tables)
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:

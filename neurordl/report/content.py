@@ -85,6 +85,7 @@ class Scores:
     frame: pd.DataFrame
     record: Mapping[str, Any]
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    roi_differences: pd.DataFrame = field(default_factory=pd.DataFrame)
     name: str = "evaluation"
 
     @property
@@ -531,7 +532,7 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
     if over_time:
         yield Text("Scores at all times are in scores.csv, and differences of each two in differences.csv.")
     else:
-        yield from _layer_differences(scores)
+        yield from _differences(scores)
 
 
 def _tested(means: pd.DataFrame) -> str:
@@ -541,32 +542,36 @@ def _tested(means: pd.DataFrame) -> str:
     return "; p is one-sided, for a mean above zero, and the 95 % intervals are two-sided"
 
 
-def _layer_differences(scores: Scores) -> Iterator[Block]:
-    """Each two layers or models, where both have been compared."""
-    frame = scores.differences
+def _differences(scores: Scores) -> Iterator[Block]:
+    """Each two layers or models in a ROI, and each two ROIs of a layer, where both have been compared."""
+    noun = scores.noun
+    caption = f"Differences of each two {noun}s"
+    yield from _pairs(scores.differences, ("layer_a", "layer_b", "roi"), (f"{noun}s", "ROI"), caption)
+    caption = f"Differences of each two ROIs in a {noun}, in the same subjects"
+    yield from _pairs(scores.roi_differences, ("roi_a", "roi_b", "layer"), ("ROIs", noun), caption)
+
+
+def _pairs(
+    frame: pd.DataFrame, columns: tuple[str, str, str], header: tuple[str, str], caption: str
+) -> Iterator[Table]:
+    """A folded table of differences of what two columns name, in what the third names."""
     if not len(frame):
         return
     first = frame if len(frame) <= _MOST_DIFFERENCES else frame.nsmallest(_MOST_DIFFERENCES, "p").sort_index()
-    rows = [
-        [
-            f"{row['layer_a'] or 'output'} \u2212 {row['layer_b'] or 'output'}",
-            str(row["roi"]),
-            number(row["difference"]),
-            "equal"
-            if abs(row[["ci_low", "ci_high"]]).max() < _FLAT
-            else _span(row["ci_low"], row["ci_high"]),
-            _p(row["p"]),
-            _p(row["p_fdr"]),
-        ]
-        for _, row in first.iterrows()
-    ]
+    rows = []
+    for _, row in first.iterrows():
+        a, b, beside = (str(row[name]) or ("output" if "layer" in name else "") for name in columns)
+        equal = abs(row[["ci_low", "ci_high"]]).max() < _FLAT
+        reach = "equal" if equal else _span(row["ci_low"], row["ci_high"])
+        cells = [f"{a} \u2212 {b}", beside, number(row["difference"]), reach]
+        rows.append([*cells, _p(row["p"]), _p(row["p_fdr"])])
     families = _joined([name for name in frame["family"].unique() if name])
     over = f"; the FDR is over {families}" if families else ""
-    caption = f"Differences of each two {scores.noun}s, with 95 % intervals and two-sided p{over}"
+    caption += f", with 95 % intervals and two-sided p{over}"
     if len(first) < len(frame):
         caption += f". Shown are the {len(first)} of {len(frame):,} with the smallest p"
-    header = (f"{scores.noun}s", "ROI", "difference", "95 % interval", "p, two-sided", "p, FDR")
-    yield _nonempty(Table(caption, header, rows, folded=True))
+    titles = (*header, "difference", "95 % interval", "p, two-sided", "p, FDR")
+    yield _nonempty(Table(caption, titles, rows, folded=True))
 
 
 def _nonempty(table: Table) -> Table:

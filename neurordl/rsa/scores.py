@@ -34,6 +34,7 @@ from neurordl.rsa.inference.infer import (
     p_values,
 )
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
+from neurordl.rsa.regions import MOST_ROIS
 from neurordl.validate import check_choice, check_number, counted, folded_html, listed
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ _PRINTED = (
 )
 
 
-_P_VALUES, _PAIR = ("p", "p_fdr"), ("layer_a", "layer_b")
+_P_VALUES, _PAIR, _ROIS = ("p", "p_fdr"), ("layer_a", "layer_b"), ["roi_a", "roi_b"]
 _MEANS = ("score", "ci_low", "ci_high", "p", "n_subjects")
 Family = Literal["table", "roi", "layer"]
 
@@ -293,12 +294,12 @@ def _differences(
 def _corrected(table: pd.DataFrame, tested: Bools, family: str) -> pd.DataFrame:
     """A copy of a table whose tested rows have p-values corrected over each family, and its size and name."""
     p = table["p"].astype(float).where(tested)
-    by = {"table": [], "roi": ["roi"], "layer": ["roi", *table.columns.intersection(["layer", *_PAIR])]}[
-        family
-    ]
+    rois = _ROIS if set(_ROIS) <= set(table) else ["roi"]
+    by = {"table": [], "roi": rois, "layer": [*rois, *table.columns.intersection(["layer", *_PAIR])]}[family]
     families = p.groupby([table[name] for name in by] or np.zeros(len(p)))
     sizes = families.transform("count").where(p.notna(), 0).astype(int)
-    unit = {"table": " of the table", "roi": " of the ROI", "layer": " of the layer in a ROI"}[family]
+    roi = "ROI" if rois == ["roi"] else "pair of ROIs"
+    unit = {"table": " of the table", "roi": f" of the {roi}", "layer": f" of the layer in a {roi}"}[family]
     return table.assign(
         p_fdr=families.transform(lambda part: correct(part.to_numpy(), "fdr")),
         p_holm=families.transform(lambda part: correct(part.to_numpy(), "holm")),
@@ -414,6 +415,13 @@ class Evaluation:
         layers are compared on the ``n_pairs`` pairs of stimuli that both have. Layers that lack different
         pairs are scored anew, each such group of layers with each other one: with 1,000 resamples of 92
         stimuli and 8 subjects, this takes about .1 s for each two groups.
+    roi_differences
+        Table with a row for each layer and pair of ROIs: by how much the layer is more similar to ``roi_a``
+        than to ``roi_b``, its 95 % interval, and two-sided p, corrected over the tests of this table or, by
+        `correct`, of a pair of ROIs or of a layer in it. The ROIs are compared in the ``n_subjects`` subjects
+        that both have, on the pairs of stimuli that each of these has in both (``n_pairs``: pairs of any
+        subject), with the same resamples. It is not computed of more than 20 ROIs, or of fitted models. A
+        difference may be one of noise: see the ROIs' noise ceilings.
     inferences
         For each ROI, the scores, the scores of all resamples, and variances; of RDMs over time, for each ROI
         and time, such as "IT, 0.12 s".
@@ -439,6 +447,7 @@ class Evaluation:
     match: Match
     settings: dict[str, Any] = field(default_factory=dict)
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    roi_differences: pd.DataFrame = field(default_factory=pd.DataFrame)
     inferences: Mapping[str, Inference] = field(default_factory=dict)
     models: Floats | None = None
     means: Mapping[str, Floats] = field(default_factory=dict)
@@ -526,13 +535,14 @@ class Evaluation:
 
             A table that is searched as a whole is one family. Take "roi" where each ROI is a question of its
             own. Over time, "layer" corrects over the times of each layer and pair of layers; without times it
-            corrects nothing. Differences of two layers are families apart from the tests of layers.
+            corrects nothing. Differences of two layers, and of two ROIs, are families apart from the tests of
+            layers, and there "roi" is a pair of ROIs.
             `time_clusters` tests clusters of times instead.
 
         Returns
         -------
         Evaluation
-            The same scores with the columns ``p_fdr``, ``p_holm`` and ``family`` of both tables written anew.
+            The same scores with the columns ``p_fdr``, ``p_holm`` and ``family`` of its tables written anew.
 
         Raises
         ------
@@ -542,8 +552,11 @@ class Evaluation:
         check_choice("family", family, get_args(Family))
         frame = _corrected(self.frame, (self.frame["subject"] == "mean").to_numpy(), family)
         differences = _corrected(self.differences, np.full(len(self.differences), True), family)
+        between = self.roi_differences
+        if len(between):
+            between = _corrected(between, np.full(len(between), True), family)
         settings = {**self.settings, "family": family}
-        return replace(self, frame=frame, differences=differences, settings=settings)
+        return replace(self, frame=frame, differences=differences, roi_differences=between, settings=settings)
 
     def group_rows(self) -> pd.DataFrame:
         """Score the mean RDM of the subjects: a row for each layer and ROI, with the subject "group".
@@ -601,7 +614,8 @@ class Evaluation:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the evaluation into a folder.
 
-        ``scores.csv`` and ``differences.csv`` are the tables, ``evaluation.json`` has settings, versions, the
+        ``scores.csv``, ``differences.csv`` and, of several ROIs, ``roi_differences.csv`` are the tables,
+        ``evaluation.json`` has settings, versions, the
         match and the notes, and ``evaluation.h5`` the inferences: a group for each ROI, with rsatoolbox's
         names and shapes.
 
@@ -614,6 +628,10 @@ class Evaluation:
         make_folder(out)
         write_text(out / "scores.csv", self.frame.to_csv(index=False))
         write_text(out / "differences.csv", self.differences.to_csv(index=False))
+        if len(self.roi_differences):
+            write_text(out / "roi_differences.csv", self.roi_differences.to_csv(index=False))
+        else:  # of an earlier evaluation
+            (out / "roi_differences.csv").unlink(missing_ok=True)
         self._save_arrays(out / "evaluation.h5")
         write_json(out / "evaluation.json", self.record)
         return out
@@ -704,7 +722,7 @@ class Evaluation:
         means = self.frame[self.frame["subject"] == "mean"]
         n_layers = means["layer"].nunique()
         notes = [*self.settings.get("leaks", ()), *self._notes_on_pairs(), self._note_on_layers]
-        notes += [self._note_on_bounds, self._note_on_sides]
+        notes += [self._note_on_bounds, self._note_on_sides, self._note_on_rois]
         notes += dict.fromkeys(inference.resampling.note for inference in self.inferences.values())
         if self.models is not None:
             notes.append(repeated_layers(self.settings["layers"], self.models))
@@ -744,6 +762,14 @@ class Evaluation:
         if n > 1:
             has = "means have p < .05 and intervals that include"
         return f"{n} {has} 0: p is one-sided (above zero), and the 95 % interval is two-sided"
+
+    @property
+    def _note_on_rois(self) -> str:
+        """That ROIs are too many to be compared with each other; empty if they are not."""
+        n = self.frame["roi"].nunique()
+        if n <= MOST_ROIS or self.models is None:
+            return ""
+        return f"{n} ROIs are not compared with each other: choose {MOST_ROIS} or fewer with roi="
 
     @property
     def _coverages(self) -> dict[str, Coverage]:

@@ -61,8 +61,8 @@ class MapTest:
         What is compared with its largest value. "voxel": the t value of each voxel. "size" and "mass": the
         number of voxels of a cluster, and the sum of what their t is above the threshold; a cluster is tested
         as a whole, which says that there is an effect somewhere in it. "tfce": threshold-free cluster
-        enhancement (Smith & Nichols 2009, NeuroImage 44:83), which takes a hundred times as long. It is to be
-        chosen before the results are seen.
+        enhancement (Smith & Nichols 2009, NeuroImage 44:83), which takes some forty times as long. It is to
+        be chosen before the results are seen.
     threshold
         For "size" and "mass": voxels whose p, not corrected, is below it form clusters by their faces. (A
         threshold above .001 makes clusters that say little about where an effect is; Woo et al. 2014,

@@ -624,6 +624,25 @@ def test_rdms_of_a_file_without_descriptors(shell: Any, data: dict[str, Path], t
     assert "names the subjects of its RDMs" in errors
 
 
+def test_compare_models_over_time(shell: Any, tmp_path: Path) -> None:
+    rng, ids = np.random.default_rng(0), list("abcdef")
+    steps = rng.random((1, 3, 15))
+    model = nrl.rdms_over_time(steps, [0.0, 0.1, 0.2], ids=ids, subjects="net")
+    del model.rdm_descriptors["subject"]
+    save_rdms(model, tmp_path / "net.h5")
+    people = rng.random((4, 3, 15)) + steps
+    brains = nrl.rdms_over_time(people, [0.0, 0.1, 0.2], ids=ids, subjects=list("wxyz"), roi="IT")
+    save_rdms(brains, tmp_path / "brain.h5")
+    out = tmp_path / "scores"
+    code, _, errors = shell("compare", tmp_path / "net.h5", "--rdms", tmp_path / "brain.h5", "--out", out)
+    assert code == 0, errors
+    frame = pd.read_csv(out / "scores.csv")
+    assert set(frame["layer"]) == {"net"}
+    own = evaluate({"net": model}, brains)
+    np.testing.assert_allclose(frame["score"], own.to_frame()["score"], atol=1e-12)
+    assert (out / "scores.png").is_file()
+
+
 def test_compare_model_rdms(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
     models = load_rdms(data["brain.h5"]).subset("subject", "p0").subset("roi", "IT")
     models.rdm_descriptors["name"] = ["first", "second"]

@@ -346,6 +346,20 @@ def algonauts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_algonauts_equals_an_independent_reading(algonauts: Path, tmp_path: Path) -> None:
     base = algonauts / "subj02"
+    published = {  # in the pickles, which are not read
+        "floc-faces": ["Unknown", "OFA", "FFA-1", "FFA-2", "mTL-faces", "aTL-faces"],
+        "prf-visualrois": ["Unknown", "V1", "V1"],
+        "streams": [
+            "Unknown",
+            "early",
+            "midventral",
+            "midlateral",
+            "midparietal",
+            "ventral",
+            "lateral",
+            "parietal",
+        ],
+    }
     for roi, group, labels in (
         ("FFA-2", "floc-faces", [3]),
         ({"V1": ("V1v", "V1d")}, "prf-visualrois", [1, 2]),
@@ -359,8 +373,7 @@ def test_algonauts_equals_an_independent_reading(algonauts: Path, tmp_path: Path
             sides.append(np.load(base / f"training_split/training_fmri/{side}_training_fmri.npy")[:, chosen])
             every = np.load(base / "roi_masks" / f"{side}.all-vertices_fsaverage_space.npy")
             vertices += np.flatnonzero(every)[chosen].tolist()
-            mapping = np.load(base / "roi_masks" / f"mapping_{group}.npy", allow_pickle=True).item()
-            names += ["V1" if group == "prf-visualrois" else mapping[k] for k in mask[chosen]]
+            names += [published[group][k] for k in mask[chosen]]
         np.testing.assert_array_equal(patterns.measurements, np.concatenate(sides, axis=1))
         channels = patterns.channel_descriptors
         assert list(channels["vertex"]) == vertices
@@ -522,6 +535,10 @@ def test_things_bad_input(things: Path, tmp_path: Path) -> None:
     path = folder / "betas_csv" / "sub-03_StimulusMetadata.csv"
     pd.read_csv(path)[:-1].to_csv(path, index=False)
     with pytest.raises(NeurordlError, match=r"has 0 arrays of \(voxels, 119 trials\)"):
+        load_things(folder, 3, "IT")
+    table = pd.read_csv(path)
+    table.astype({"run": str}).assign(run="first").to_csv(path, index=False)
+    with pytest.raises(NeurordlError, match="'run' should be whole numbers"):
         load_things(folder, 3, "IT")
     path.write_text("a,b\n1,2\n")
     with pytest.raises(NeurordlError, match="no column 'trial_type'"):

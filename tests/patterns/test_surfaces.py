@@ -306,6 +306,19 @@ def test_folders_of_fmriprep(study: Any, tmp_path: Path) -> None:
     for space in ("fsLR", "fsLR_den-91k"):
         cifti = nrl.read_bids(study["root"], "x", space)["sub-07"]
         assert cifti.n_channel == 84
+    names = [f"{part}_{axis}" for part in ("trans", "rot") for axis in "xyz"]
+    names = [
+        f"{name}{end}" for name in names for end in ("", "_derivative1", "_power2", "_derivative1_power2")
+    ]
+    for run in (1, 2):
+        table = pd.DataFrame(np.random.default_rng(run).normal(size=(VOLUMES, 24)), columns=names)
+        path = study["events"][0].with_name(f"sub-07_task-x_run-{run:02d}_desc-confounds_timeseries.tsv")
+        table.to_csv(path, sep="\t", index=False)
+    for space in ("fsaverage5", "fsLR"):
+        motion = nrl.read_bids(study["root"], "x", space, confounds=nrl.Confounds(fmriprep="motion"))[
+            "sub-07"
+        ]
+        assert json.loads(motion.descriptors["provenance"])["runs"][0]["confounds"] == 24
     atlas_files(tmp_path)
     folder = tmp_path / "sub-07"
     folder.mkdir()
@@ -319,6 +332,8 @@ def test_folders_of_fmriprep(study: Any, tmp_path: Path) -> None:
     for mask in masks:
         found = nrl.read_bids(study["root"], "x", "fsaverage5", mask)["sub-07"]
         assert set(found.channel_descriptors["roi"]) == {"V1", "IT", "V4"}
+    with pytest.raises(NeurordlError, match="mask='brain' is no region of a surface"):
+        nrl.read_bids(study["root"], "x", "fsaverage5", nrl.Regions("brain", rois="cortex"))
     with pytest.raises(NeurordlError, match=r"there are space='fsLR_den-91k', 'fsaverage5'; check root="):
         nrl.read_bids(study["root"], "x")
     with pytest.raises(NeurordlError, match="check root=, task= and space="):
@@ -347,7 +362,7 @@ def test_the_repetition_time_of_gifti(tmp_path: Path) -> None:
         return float(record["runs"][0]["t_r"])
 
     assert t_r(TimeStep="1.5") == 1.5
-    with pytest.warns(UserWarning, match="TimeStep 1500 is read as milliseconds, as FreeSurfer writes them"):
+    with pytest.warns(UserWarning, match=r"all images \(1\): TimeStep 1500 is read as milliseconds"):
         assert t_r(TimeStep="1500.000000") == 1.5
     for nothing in ("", "-1", "nan", "x"):
         with pytest.raises(NeurordlError, match=r"gives the seconds between volumes; set it with model=GLM"):

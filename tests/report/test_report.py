@@ -322,7 +322,7 @@ def test_the_notices_of_an_evaluation_are_recorded_and_given(tmp_path: Path) -> 
 def test_an_evaluation_of_model_rdms_some_undefined(tmp_path: Path, bootstrap: Any) -> None:
     scores = evaluation(bootstrap=bootstrap)
     shown = check(scores.to_html(tmp_path / "scores.html"), figures=2)
-    assert shown.texts("td").count("undefined") == 4  # the mean in each ROI, and its difference
+    assert shown.texts("td").count("undefined") == 5  # the mean in each ROI, and its differences
     assert shown.texts("th").count("<b>odd</b> $x") == 2
     assert shown.texts("th").count("<b>odd</b> $x \u2212 flat") == 2
     assert not shown.each("b")

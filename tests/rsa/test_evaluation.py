@@ -432,6 +432,7 @@ def test_saved_with_what_was_done(tmp_path, run):
         "differences.csv",
         "evaluation.h5",
         "evaluation.json",
+        "roi_differences.csv",
         "scores.csv",
     ]
     read = pd.read_csv(out / "scores.csv", keep_default_na=False, na_values=[""])

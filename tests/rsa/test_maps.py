@@ -133,7 +133,7 @@ def test_what_is_finished_is_not_computed_again(tmp_path: Path, monkeypatch: pyt
     assert calls == NAMES
     before = (tmp_path / "maps" / "sub-01.nii.gz").read_bytes()
     (tmp_path / "maps" / "sub-02.nii.gz").write_bytes(b"damaged")
-    (tmp_path / "maps" / "sub-03.json").unlink()
+    (tmp_path / "maps" / "sub-03.json").write_text("[")
     people["sub-04"].measurements[0, 0] += 1
     with pytest.warns(UserWarning, match="the maps of sub-04 were computed again, since their patterns"):
         run(people)
@@ -194,6 +194,11 @@ def test_executors_give_the_same_maps(tmp_path: Path, kind: str) -> None:
             nrl.group_searchlight(broken, models(), tmp_path / "broken", **options)
         assert nrl.load_maps(tmp_path / "broken").subjects == ("sub-01", "sub-03", "sub-04")
         if kind == "processes":
+            options["comparison"] = nrl.Partial(models(4).subset("name", "a"), "corr")
+            maps = nrl.group_searchlight(by_name, models(), tmp_path / "partial", **options)
+            want = expected("sub-01", comparison=options["comparison"])
+            assert_allclose(maps.image("sub-01").get_fdata(), want, atol=1e-6)
+            assert maps.settings["controlled"] == ["a"]
             with pytest.raises(NeurordlError, match="define functions at the top of a module or script"):
                 nrl.group_searchlight(lambda name: by_name(name), models(), tmp_path / "x", **options)
 
@@ -317,5 +322,10 @@ def test_bad_input_of_groups(tmp_path: Path) -> None:
     with pytest.raises(NeurordlError, match=r"has no settings.json, so it is no folder of group_searchlight"):
         nrl.load_maps(tmp_path)
     nrl.group_searchlight({"a": person(1)}, models(), tmp_path / "z", **OPTIONS)
+    for text in ("{}", "[]"):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / "settings.json").write_text(text)
+        with pytest.raises(NeurordlError, match=r"settings.json is not written by group_searchlight; choose"):
+            nrl.load_maps(tmp_path / "other")
     with pytest.raises(NeurordlError, match="has no finished maps of b; it has those of a"):
         nrl.load_maps(tmp_path / "z", ["b"])

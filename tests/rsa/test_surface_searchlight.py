@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from nilearn.surface import InMemoryMesh, PolyMesh, SurfaceImage
 from numpy.testing import assert_allclose, assert_array_equal
-from rsatoolbox.data import Dataset
+from rsatoolbox.data import Dataset, load_dataset
 from rsatoolbox.rdm import RDMs, calc_rdm
 from rsatoolbox.rdm import compare as rsatoolbox_compare
 
@@ -327,6 +327,16 @@ def test_meshes_of_all_kinds(tmp_path: Path) -> None:
         nrl.searchlight(brain(("left",)), models(), surface=inflated, radius="23 mm")
 
 
+def test_patterns_are_saved_and_read(tmp_path: Path) -> None:
+    data = brain()
+    data.save(str(tmp_path / "patterns.h5"))
+    again = load_dataset(str(tmp_path / "patterns.h5"))
+    options: Any = {"surface": MESHES, "radius": "23 mm"}
+    found, expected = (nrl.searchlight(patterns, models(), **options) for patterns in (again, data))
+    assert_array_equal(found.centers, expected.centers)
+    assert_allclose(found.scores, expected.scores, atol=1e-12)
+
+
 def test_voxels_of_cifti_are_left_out() -> None:
     data = brain()
     channels = {name: list(values) for name, values in data.channel_descriptors.items()}
@@ -341,6 +351,28 @@ def test_voxels_of_cifti_are_left_out() -> None:
     expected = nrl.searchlight(data, models(), surface=MESHES, radius="23 mm")
     assert_array_equal(found.centers, expected.centers)
     assert_allclose(found.scores, expected.scores, atol=1e-12)
+    kept = [k for k, side in enumerate(channels["hemisphere"]) if side == "left"]
+    kept.append(channels["hemisphere"].index("right"))
+    channels["vertex"][kept[-1]] = -1  # a voxel of the right hemisphere needs no mesh
+    part = Dataset(
+        values[:, kept],
+        obs_descriptors=dict(data.obs_descriptors),
+        channel_descriptors={name: [column[k] for k in kept] for name, column in channels.items()},
+    )
+    with pytest.warns(UserWarning, match="2 of 161 channels are voxels"):
+        left = nrl.searchlight(part, models(), surface={"left": MESHES["left"]}, radius="23 mm")
+    assert_allclose(left.scores, expected.scores[:, expected.centers[:, 0] == 0], atol=1e-12)
+
+
+def test_voxels_of_cifti_can_be_searched_in_the_volume() -> None:
+    at = np.indices((3, 3, 3)).reshape(3, -1)
+    channels: Any = {"hemisphere": ["left"] * 30, "vertex": [0, 1, 2] + [-1] * 27}
+    channels |= {axis: [-1] * 3 + index.tolist() for axis, index in zip("xyz", at, strict=True)}
+    channels["structure"] = ["CORTEX_LEFT"] * 3 + ["THALAMUS_LEFT"] * 27
+    data = Dataset(np.random.default_rng(0).normal(size=(N, 30)), {}, {"stimulus": IDS}, channels)
+    found = nrl.searchlight(data.subset_channel("structure", "THALAMUS_LEFT"), models(), radius=2)
+    volume = Dataset(data.measurements[:, 3:], {}, {"stimulus": IDS}, dict(zip("xyz", at, strict=True)))
+    assert_allclose(found.scores, nrl.searchlight(volume, models(), radius=2).scores, atol=1e-12)
 
 
 def test_bad_input(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ from neurordl.rdms.files.content import (
     columns_fit,
     condense,
     doubts,
+    n_stimuli,
     over_time,
+    unstacked,
 )
 from neurordl.rdms.files.hdf5 import HDF5, write_hdf5
 from neurordl.rdms.files.matlab import MATLAB
@@ -56,6 +58,7 @@ FORMATS: dict[str, Format] = {
 """The formats by suffix. Whoever adds one to this dictionary can load and save it."""
 
 
+_LONG_AFTER = 50.0  # seconds from the stimulus, where times are milliseconds for certain but for rare studies
 SUBJECTS = ("subject", "participant_id")
 """Names of the column of subjects in a table of names."""
 
@@ -112,7 +115,8 @@ def load_rdms(
         Stimulus ids in the order of the rows, if the file has none.
     labels
         File with the stimulus ids in the order of the rows of the RDMs, if the file of the RDMs has no ids:
-        .txt with one id per line, or .csv or .tsv with a column ``id`` or ``stimulus``.
+        .txt with one id per line, or .csv or .tsv with a column ``id`` or ``stimulus``. It can also be the
+        name of a variable of the same .mat or .npz file, such as "stimNames".
     subjects
         The subject of all RDMs, or of each, if the file does not name them.
     subjects_from
@@ -177,14 +181,22 @@ def load_rdms(
         check_type("name", name, str, "give the name of one variable")
     if name is not None and not format.has_variables:
         raise NeurordlError(f"{source} has no variables to choose from: leave out name={name!r}")
-    if ids is not None and labels is not None:
-        raise NeurordlError("ids= and labels= were both given; give one of them")
+    _check_ids(ids, labels)
     if subjects is not None and subjects_from is not None:
         raise NeurordlError("subjects= and subjects_from= were both given; give one of them")
     with damage_named(source):
         content = format.read(source, name)
+    ids = ids if labels is None else _read_labels(content, labels, source)
+    if layout is None and content.layout is None:
+        counts = [
+            _count_of(named, stored.get(key))
+            for named, stored, key in (
+                (ids, content.pattern_descriptors, "stimulus"),
+                (subjects, content.rdm_descriptors, "subject"),
+            )
+        ]
+        _turn_columns(content, *counts)
     rdms = _to_rdms(content, interpretation, source)
-    ids = ids if labels is None else read_names(check_path("labels", labels), ("id", "stimulus"))
     if ids is not None:
         ids = check_ids(ids, f"RDMs in {source}")
         if _are_row_numbers(rdms, source):
@@ -221,6 +233,7 @@ def rdms_over_time(
     times: Sequence[float] | None = None,
     *,
     ids: Sequence[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
     subjects: str | Sequence[str] | None = None,
     roi: str | None = None,
     measure: str | None = None,
@@ -237,6 +250,9 @@ def rdms_over_time(
         Times in seconds; by default those that the file stores as ``time`` or ``times``.
     ids
         Stimulus ids in the order of the rows, if the file does not store them.
+    labels
+        File with the stimulus ids, or the variable of the .mat or .npz file that has them, as for
+        `load_rdms`.
     subjects
         Names of the subjects, if the file does not store them. Without names they are numbered, with a
         notice.
@@ -250,6 +266,11 @@ def rdms_over_time(
     RDMs
         An RDM for each subject and time, subject by subject, with the RDM descriptors ``subject`` and
         ``time``.
+
+    Warns
+    -----
+    UserWarning
+        Times reach beyond 50 s, as milliseconds do. Subjects have no names.
 
     Raises
     ------
@@ -266,6 +287,7 @@ def rdms_over_time(
     >>> rdms.rdm_descriptors["subject"][4:6], rdms.rdm_descriptors["time"][4:6]
     (['s1', 's2'], [0.4, 0.0])
     """
+    _check_ids(ids, labels)
     source, content = Path("the array"), RDMContent(values)
     if isinstance(values, str | os.PathLike):
         source = check_path("values", values)
@@ -282,11 +304,17 @@ def rdms_over_time(
         seconds = np.asarray(times, dtype=np.float64)
     if seconds.ndim != 1 or not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
         raise NeurordlError(f"times= of {source} must be numbers that increase, in seconds")
+    if len(seconds) and np.abs(seconds).max() > _LONG_AFTER:
+        notify(
+            f"{source}: times from {seconds[0]:g} to {seconds[-1]:g} are taken as seconds; if they are "
+            "milliseconds, pass times=times / 1000"
+        )
     names = (
         stored.get("subject") if subjects is None else [subjects] if isinstance(subjects, str) else subjects
     )
     with explain(f"{source} holds no array of numbers"):
         array = np.asarray(content.values, dtype=np.float64)
+    ids = ids if labels is None else _read_labels(content, labels, source)
     known = content.pattern_descriptors.get("stimulus") if ids is None else ids
     counts = [None if each is None else len(each) for each in (names, known)]
     stack = over_time(array, len(seconds), counts[0], counts[1], str(source))
@@ -317,6 +345,27 @@ def rdms_over_time(
     for notice in [*content.notices, *_notice_about_missing(rdms), *_notice_about_ids(rdms, source)]:
         notify(f"{source}: {notice}")
     return rdms
+
+
+def _check_ids(ids: object, labels: object) -> None:
+    """Refuse ids and labels together, and a file as ids, whose letters are no ids."""
+    if ids is not None and labels is not None:
+        raise NeurordlError("ids= and labels= were both given; give one of them")
+    if isinstance(ids, str | os.PathLike):
+        raise NeurordlError(f"ids= takes the ids as a list, not {str(ids)!r}; a file of ids is labels=")
+
+
+def _read_labels(content: RDMContent, labels: str | os.PathLike[str], source: Path) -> list[str]:
+    """Ids from a file, or from a variable of the file of the RDMs, which must not have the name of a file."""
+    name, path = str(labels), check_path("labels", labels)
+    if name in content.texts and not path.is_file():
+        return content.texts[name]
+    if not path.is_file() and content.texts and not path.suffix:
+        raise NeurordlError(
+            f"labels={name!r} is no file, and no variable of {source} with a text for each stimulus; these "
+            f"are: {listed(content.texts, quote=True)}"
+        )
+    return read_names(path, ("id", "stimulus"))
 
 
 def save_rdms(rdms: RDMs, path: str | os.PathLike[str], *, lossy: bool = False) -> None:
@@ -428,6 +477,32 @@ def _to_rdms(content: RDMContent, interpretation: Interpretation, source: Path) 
         if "stimulus" not in rdms.pattern_descriptors and len(texts) == rdms.n_cond != rdms.n_rdm:
             rdms.pattern_descriptors.setdefault(name, texts)
     return rdms
+
+
+def _count_of(named: object, stored: Sequence[object] | None) -> int | None:
+    """How many names there are, of the user or of the file; None where none or a single one is given."""
+    names = stored if named is None or isinstance(named, str) else named
+    return len(names) if isinstance(names, Sequence | np.ndarray) else None
+
+
+def _turn_columns(content: RDMContent, n_ids: int | None, n_subjects: int | None) -> None:
+    """Transpose an array whose columns, not its rows, are the RDMs of so many stimuli and subjects."""
+    values = content.values
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or min(values.shape) < 2:
+        return
+    n_pairs, n = values.shape
+    of_columns, of_rows = n_stimuli(n_pairs), n_stimuli(n)
+    if of_columns is None or n_pairs == n:
+        return
+    by_columns = n_ids in (None, of_columns) and n_subjects in (None, n)
+    by_rows = of_rows is not None and n_ids in (None, of_rows) and n_subjects in (None, n_pairs)
+    if by_rows or not by_columns or n_ids is n_subjects is None or unstacked(values).ndim > 2:
+        return
+    content.values = values.T
+    names = f"{n_ids} stimuli" if n_ids is not None else f"{n_subjects} subjects"
+    content.notices.append(
+        f"its {n} columns of {n_pairs:,} values are read as the RDMs, as there are {names}"
+    )
 
 
 def _are_row_numbers(rdms: RDMs, source: Path) -> bool:

@@ -272,7 +272,7 @@ def condense(values: Any, source: str, interpretation: Interpretation | None = N
     native = array.dtype.newbyteorder("=")
     array = array.astype(native if native in (np.float32, np.float64) else np.float64, copy=False)
     _check_axes(array, source)
-    array = array if wanted.is_condensed else _unstacked(array)
+    array = array if wanted.is_condensed else unstacked(array)
     stacks, vectors = _as_squares(array), _as_vectors(array)
     if not wanted.is_condensed and stacks:
         fitting = [stack for stack in stacks if looks_square(stack)]
@@ -288,14 +288,14 @@ def condense(values: Any, source: str, interpretation: Interpretation | None = N
         return _from_condensed(vectors, source, wanted)
     transposed = wanted.layout != "square" and columns_fit(array)
     layout = f"{wanted.layout} " if wanted.layout else ""
-    advice = "; its columns are of that length: transpose it" if transposed else ""
+    advice = "; its columns are of that length: transpose it, or name its stimuli" if transposed else ""
     raise NeurordlError(
         f"{source} has the shape {array.shape}, which no {layout}RDM has: expected a square matrix (n, n), a "
         f"stack (RDMs, n, n), or upper triangles row by row, one RDM per row: (RDMs, n(n-1)/2){advice}"
     )
 
 
-def _unstacked(array: Values) -> Values:
+def unstacked(array: Values) -> Values:
     """Square RDMs that stand one below another in a matrix as a stack; else the array as it is."""
     height, n = array.shape if array.ndim == 2 else (1, 1)
     if n < 3 or height == n or height % n or not looks_square(blocks := array.reshape(-1, n, n)):
@@ -632,13 +632,31 @@ def _chosen_name(variables: Mapping[str, Any], name: str | None) -> str:
     candidates = candidates or [key for key, value in free.items() if _are_cells_of_rdms(value)]
     # condensed RDMs of subjects at several times, which `rdms_over_time` reads
     candidates = candidates or [k for k, x in free.items() if np.ndim(x) == 3 and n_stimuli(x.shape[-1])]
+    # condensed RDMs as columns, whose number of stimuli decides
+    candidates = candidates or [key for key, value in free.items() if columns_fit(value)]
     if not candidates:
         expected = "square, condensed, structs with a field RDM"
-        raise NeurordlError(f"no variable that can be RDMs ({expected}); it has: {contents}")
+        problem = f"no variable that can be RDMs ({expected}); it has: {contents}"
+        raise NeurordlError(problem + _of_subjects(free))
     if len(candidates) > 1:
         names = ", ".join(f"{key!r} ({_shape(variables[key])})" for key in candidates)
-        raise NeurordlError(f"several variables can be RDMs: {names}; pass name=")
+        remedy = "pass name=, or, if each is a subject, read one after the other and merge them: "
+        remedy += "nrl.merge_rdms([nrl.load_rdms(path, name=key, subjects=key) for key in names])"
+        raise NeurordlError(f"several variables can be RDMs: {names}; {remedy}")
     return candidates[0]
+
+
+def _of_subjects(variables: Mapping[str, Any]) -> str:
+    """What to do with a struct that has RDMs in its fields, such as one for each subject; else empty."""
+    for key, value in variables.items():
+        structs = value if _is_structs(value) and len(value) == 1 else [{}]
+        if fields := [name for name, x in structs[0].items() if _could_be_rdms(x)]:
+            return (
+                f"; {key!r} has RDMs in its fields {listed(fields, most=3)}: in MATLAB, save each as a "
+                f"variable (save('rdms.mat', '-struct', '{key}')) and read it by name=, or stack them as "
+                "n x n x subjects"
+            )
+    return ""
 
 
 def _could_be_rdms(value: Any) -> bool:
@@ -685,7 +703,8 @@ def _from_structs(structs: list[Struct]) -> RDMContent:
     """Read struct arrays of the MATLAB toolbox: fields RDM and name, and others with a value per RDM."""
     key = _rdm_field(structs)
     if key is None:
-        raise NeurordlError(f"its structs have no field RDM, but {', '.join(structs[0]) or 'none'}")
+        problem = f"its structs have no field RDM, but {', '.join(structs[0]) or 'none'}"
+        raise NeurordlError(problem + _of_subjects({"name": structs}))
     content = RDMContent([struct[key] for struct in structs])
     if _is_unread(content.values):
         raise NeurordlError(f"the field {key!r} {_NOT_READ}")
