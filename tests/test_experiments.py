@@ -472,7 +472,9 @@ def test_a_notice_of_all_runs_is_given_once(tmp_path: Path) -> None:
     said = [str(warning.message) for warning in caught if warning.category is UserWarning]
     assert len(said) == len(set(said))
     assert sum("held-out stimuli are among the labelled images" in text for text in said) == 1
-    assert sum(text.startswith("study: only 4 steps in all (1 epoch of 4 steps)") for text in said) == 1
+    assert (
+        sum(text.startswith("study: only 4 steps in all (epochs: 1, steps in each: 4)") for text in said) == 1
+    )
     for path in tmp_path.glob("runs/*/run.json"):
         noted = json.loads(path.read_text())["notices"]
         assert any("held-out stimuli are among the labelled images" in text for text in noted)

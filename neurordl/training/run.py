@@ -326,7 +326,7 @@ def few_steps(record: Record) -> str:
     epochs, steps = settings.get("epochs") or 0, settings.get("steps_per_epoch") or 0
     if not 0 < epochs * steps < _FEW_STEPS:
         return ""
-    parts = f"{counted(epochs, 'epoch')} of {counted(steps, 'step')}"
+    parts = f"epochs: {epochs}, steps in each: {steps}"
     text = f"only {counted(epochs * steps, 'step')} in all ({parts}), in which a student hardly moves"
     return f"{text}; take more epochs, or smaller batches"
 

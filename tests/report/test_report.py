@@ -483,7 +483,9 @@ def test_methods_say_which_labels_of_held_out_stimuli_were_trained_on(tmp_path: 
     assert "in which a student hardly moves" not in shown.text
     short = nrl.fit(student(), objective, train, train, epochs=20, execution=QUIET)
     other = Page(short.to_html(tmp_path / "b.html", figures=False))
-    assert "Only 20 steps in all (20 epochs of 1 step), in which a student hardly moves" in other.text
+    assert (
+        "Only 20 steps in all (epochs: 20, steps in each: 1), in which a student hardly moves" in other.text
+    )
     assert "were trained on" not in " ".join(other.texts("p"))
 
 
