@@ -488,7 +488,8 @@ def _open_folder(out: Path, fingerprint: Mapping[str, Any]) -> None:
     elif (out / RUN_RECORD).is_file():
         raise NeurordlError(f"{out} holds a run; choose another folder for a study")
     make_folder(rows)
-    write_json(settings, fingerprint)
+    if not settings.is_file():
+        write_json(settings, fingerprint)
 
 
 def _read_values(file: Path, job: Mapping[str, Any]) -> dict[str, float]:

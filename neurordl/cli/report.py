@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from neurordl.cli.options import app, command
-from neurordl.errors import NeurordlError
+from neurordl.cli.origin import is_finished
 from neurordl.validate import listed
 
 
@@ -33,7 +33,8 @@ def report(
         studies (run_grid); a folder of several of these; or a CSV table with the column condition.
     out
         The .html file to write. By default it is report.html in the folder PATHS, or in the current folder if
-        there are several or it is a file.
+        there are several or it is a file. If it exists and was made of the same contents with the same
+        settings, nothing is done; otherwise the command says what differs, and --overwrite replaces it.
     reference
         Condition of a study that is subtracted from the others. By default it is labels, or the first one.
     title
@@ -41,8 +42,7 @@ def report(
     figures
         Write the figures also as PDF and SVG, into a folder beside the file: report_figures for report.html.
     overwrite
-        Replace a report.html in the folder PATHS also where it is a report of something else. A file that is
-        named by --out is always replaced.
+        Replace an earlier file that was made of other contents or with other settings.
 
     Examples
     --------
@@ -52,17 +52,23 @@ def report(
     """
     import matplotlib.pyplot as plt
 
-    from neurordl.report import figures_folder, page_title, read_contents, title_of, write_report
+    from neurordl.report import (
+        figures_folder,
+        is_whole,
+        read_contents,
+        read_origin,
+        report_origin,
+        write_report,
+    )
 
-    plt.switch_backend("agg")  # there may be no screen
     alone = len(paths) == 1 and paths[0].is_dir()
-    named = out is not None
-    out = out or (paths[0] if alone else Path()) / "report.html"
-    contents = read_contents(paths)
-    heading = page_title(contents, title)
-    if not named and not overwrite and out.is_file() and (earlier := title_of(out)) != heading:
-        remedy = "choose another file with --out, or replace it with --overwrite"
-        raise NeurordlError(f"{out} is a report of {earlier or 'something else'}, not of {heading}; {remedy}")
+    out, contents = out or (paths[0] if alone else Path()) / "report.html", read_contents(paths)
+    if out.is_file():
+        origin, before = report_origin(contents, reference, title), read_origin(out)
+        whole = before != origin or not figures or is_whole(out)  # figures that are gone are drawn again
+        if whole and is_finished(out, origin, before, overwrite, "a report"):
+            return
+    plt.switch_backend("agg")  # there may be no screen
     inside = set(contents) - {
         path.resolve().stem if path.is_file() else path.resolve().name for path in paths
     }

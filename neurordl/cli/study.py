@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from neurordl.cli.options import Call, Calls
+from neurordl.cli.origin import is_same_report
 from neurordl.errors import NeurordlError
 from neurordl.io import RUN_RECORD, check_folder
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rsatoolbox.rdm.rdms import RDMs
 
+    from neurordl.report.content import Grid
     from neurordl.stimuli import StimulusSet
 
 _MOST_SCORED = 500  # test images whose RDM is compared with that of a network; with all, n² pairs are many
@@ -45,12 +48,11 @@ def run_study(
     settings: Mapping[str, Any],
 ) -> None:
     """Fit each condition with each seed, and write the table, its paired differences and the report."""
-    import matplotlib.pyplot as plt
     import pandas as pd
 
     from neurordl.experiments import HeldOutScore, all_differences
-    from neurordl.io import sha256_file, write_text
-    from neurordl.report import read_contents, write_report
+    from neurordl.io import sha256_file
+    from neurordl.report import read_contents
     from neurordl.report.content import Grid
 
     test, rest = scored
@@ -79,14 +81,37 @@ def run_study(
     # An interval over seeds that are one run would mean nothing.
     single = differences[["condition", "reference"]].isin(grid.repeated).all(axis=1)
     differences.loc[single, ["ci_low", "ci_high"]] = float("nan")
-    write_text(out / "table.csv", table.to_csv(index=False))
-    write_text(out / "differences.csv", differences.to_csv(index=False))
-    plt.switch_backend("agg")  # there may be no screen
-    write_report(out / "report.html", {name: replace(grid, frame=table)}, reference=reference)
+    rows = set(zip(table["condition"], table["seed"], strict=True))
+    shown = [row in rows for row in zip(grid.frame["condition"], grid.frame["seed"], strict=True)]
+    reported = {name: replace(grid, frame=grid.frame[shown].reset_index(drop=True))}
+    if not _write_results(out, {"table": table, "differences": differences}, reported, reference):
+        typer.echo(f"{out} holds this study, which had finished: nothing was trained")
+        return
     typer.echo(table.to_string(index=False, float_format="%.4f"))
     typer.echo("\ndifferences of conditions, paired by seed, with 95 % t intervals")
     typer.echo(differences.to_string(index=False, float_format="%.4f"))
     typer.echo(f"\n{out} holds the runs, table.csv, differences.csv and report.html")
+
+
+def _write_results(
+    out: Path, tables: Mapping[str, pd.DataFrame], reported: Mapping[str, Grid], reference: str
+) -> bool:
+    """Write the tables and the report of a study, those that are not there; whether there were any."""
+    import matplotlib.pyplot as plt
+
+    from neurordl.io import write_text
+    from neurordl.report import write_report
+
+    texts = {out / f"{name}.csv": table.to_csv(index=False) for name, table in tables.items()}
+    new = {path: text for path, text in texts.items() if not path.is_file() or path.read_text() != text}
+    for path, text in new.items():
+        write_text(path, text)
+    page = out / "report.html"
+    if is_same_report(page, reported, reference):
+        return bool(new)
+    plt.switch_backend("agg")  # there may be no screen
+    write_report(page, reported, reference=reference)
+    return True
 
 
 def _taught(

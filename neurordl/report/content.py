@@ -661,6 +661,14 @@ def _in_words(value: Any) -> str:
 _LISTED = ("settings", "optimizer", "objective", "student", "stimuli", "labelled", "match")
 
 
+def weight_checksums(run: Run) -> list[list[str]]:
+    """The checksums of the files with weights, or of the weights of a run without files, with their names."""
+    paths = [run.out / name for name in (LAST, BEST) if run.out and (run.out / name).is_file()]
+    state = None if paths else sha256_state(run.student.state_dict())
+    sums = [[f"file {path.name}", sha256_file(path)] for path in paths]
+    return sums + ([["the student's weights", state]] if state else [])
+
+
 def _settings(run: Run | None, records: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
     sums: list[list[str]] = []
     for name, record in records.items():
@@ -669,11 +677,7 @@ def _settings(run: Run | None, records: Mapping[str, Mapping[str, Any]]) -> Iter
         rows = [[key.removeprefix("settings."), value] for key, value in flat if "sha256" not in key]
         yield Table(f"Settings and seeds of the {name}", ("setting", "value"), rows, folded=True)
         sums += [[f"{name}: {key}", value] for key, value in flat if "sha256" in key and value != "–"]
-    if run is not None:
-        paths = [run.out / name for name in (LAST, BEST) if run.out and (run.out / name).is_file()]
-        sums += [[f"file {path.name}", sha256_file(path)] for path in paths]
-        if not paths and (state := sha256_state(run.student.state_dict())):
-            sums.append(["the student's weights", state])
+    sums += weight_checksums(run) if run is not None else []
     versions = {name: record.get("versions") or {} for name, record in records.items()}
     libraries = dict.fromkeys(chain.from_iterable(versions.values()))
     rows = [[library, *(part.get(library, "–") for part in versions.values())] for library in libraries]

@@ -135,8 +135,8 @@ def figure_files(sections: Sequence[Section]) -> Mapping[str, bytes]:
     return files
 
 
-def render(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The page as one HTML file, which needs no other."""
+def render(title: str, lead: str, sections: Sequence[Section], origin: str = "") -> str:
+    """The page as one HTML file, which needs no other; ``origin`` is a note that no reader sees."""
 
     def numbered(svg: Markup, number: int) -> Markup:
         """Ids that no other figure of the page has."""
@@ -155,4 +155,5 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
     folder = files(__package__)
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     style = Markup((folder / "page.css").read_text(encoding="utf-8"))
-    return template.render(title=title, lead=lead, sections=sections, style=style, most=MOST_ROWS)
+    texts = {"title": title, "lead": lead, "origin": origin}
+    return template.render(**texts, sections=sections, style=style, most=MOST_ROWS)

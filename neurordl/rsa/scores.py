@@ -34,7 +34,6 @@ from neurordl.rsa.inference.infer import (
     p_values,
 )
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
-from neurordl.rsa.regions import MOST_ROIS
 from neurordl.validate import check_choice, check_number, counted, folded_html, listed
 
 if TYPE_CHECKING:
@@ -63,6 +62,8 @@ _PRINTED = (
 )
 
 
+MOST_ROIS = 20  # of which each two are compared: 190 pairs of ROIs for each layer
+_CORRECTED = "; p_fdr and p_holm are over "
 _P_VALUES, _PAIR, _ROIS = ("p", "p_fdr"), ("layer_a", "layer_b"), ["roi_a", "roi_b"]
 _MEANS = ("score", "ci_low", "ci_high", "p", "n_subjects")
 Family = Literal["table", "roi", "layer"]
@@ -307,13 +308,22 @@ def _corrected(table: pd.DataFrame, tested: Bools, family: str) -> pd.DataFrame:
     )
 
 
-def side_by_side(evaluations: Mapping[str, Evaluation], family: Family = "table") -> pd.DataFrame:
+def with_families(title: str, means: pd.DataFrame) -> str:
+    """The title of an evaluation with the tests over which p-values of a table are corrected."""
+    families = [name for name in means.get("family", pd.Series(dtype=object)).unique() if name]
+    corrected = f"{_CORRECTED}{' or '.join(families)}" if families else ""
+    return title.partition(_CORRECTED)[0] + corrected
+
+
+def side_by_side(
+    evaluations: Mapping[str, Evaluation | pd.DataFrame], family: Family = "table"
+) -> pd.DataFrame:
     """Put the tables of several runs into a single one, with the column ``run`` first.
 
     Parameters
     ----------
     evaluations
-        Evaluations by the name of the run.
+        Evaluations, or their tables, by the name of the run.
     family
         The tests over which p-values are corrected, as in `Evaluation.correct`: those of all runs.
 
@@ -336,8 +346,8 @@ def side_by_side(evaluations: Mapping[str, Evaluation], family: Family = "table"
     '2 tests of the table'
     """
     check_choice("family", family, get_args(Family))
-    tables = [scores.frame.assign(run=name) for name, scores in evaluations.items()]
-    table = pd.concat(tables, ignore_index=True)
+    frames = {name: x if isinstance(x, pd.DataFrame) else x.frame for name, x in evaluations.items()}
+    table = pd.concat([frame.assign(run=name) for name, frame in frames.items()], ignore_index=True)
     table = _corrected(table, (table["subject"] == "mean").to_numpy(), family)
     return table[["run", *(name for name in table if name != "run")]]
 
@@ -708,8 +718,7 @@ class Evaluation:
         if axes := time_axes(means):
             counts = [counted(means[name].nunique(), name.replace("_", " ")) for name in axes]
             title += f"; {' and '.join(counts)}, shown is the highest mean of each layer"
-        families = [name for name in means.get("family", pd.Series(dtype=object)).unique() if name]
-        return title + (f"; p_fdr and p_holm are over {' or '.join(families)}" if families else "")
+        return with_families(title, means)
 
     @property
     def _n_groups(self) -> int:

@@ -564,13 +564,17 @@ class RunFolder:
             load_weights(student, self.path / BEST)
 
     def finish(self, student: nn.Module, losses: Mapping[str, Tensor], history: History) -> None:
-        """Write the history, and, of a run that has just finished, the last weights and the record."""
+        """Write the history, and, of a run that has just finished, the last weights and the record.
+
+        Of a run that had finished, the file of the losses is written again where it is missing.
+        """
         if self.writes:
             self._save_history(history)  # again: the run may have been killed after a checkpoint
         if self.writes and not self.finished:
             _save_weights(student.state_dict(), self.path / LAST, self.record)
-            if losses:
-                _save_weights(losses, self.path / LOSSES, self.record)
+        if self.writes and losses and not (self.finished and (self.path / LOSSES).is_file()):
+            _save_weights(losses, self.path / LOSSES, self.record)
+        if self.writes and not self.finished:  # last: it says that the others are there
             io.write_json(self.path / io.RUN_RECORD, self.record)
 
 

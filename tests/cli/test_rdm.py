@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import warnings
 from pathlib import Path
@@ -21,7 +20,6 @@ from neurordl.patterns import fmri
 from neurordl.patterns.fmri import read_patterns
 from neurordl.rdms import odd_even_reliability
 from neurordl.rdms.selection import reindex
-from tests import docs_files
 
 STUDY = Path(__file__).parents[2] / "data" / "simulated_fmri" / "study"
 FUNC = STUDY / "sub-01" / "func"
@@ -691,24 +689,3 @@ def test_compare_takes_names_from_a_file_and_a_diagonal(shell: Any, parts: Path)
     assert set(table["subject"]) == {"sub-1", "sub-2", "sub-3", "mean"}
     score = table.loc[table["subject"] == "sub-1", "score"].iloc[0]
     assert score == pytest.approx(1)
-
-
-# from files to a report
-
-
-def test_the_whole_way_of_the_page(shell: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    """The commands of the first block of docs/howto/shell.md, one after the other."""
-    monkeypatch.chdir(tmp_path)
-    docs_files.shell()
-    page = Path(__file__).parents[2] / "docs" / "howto" / "shell.md"
-    block = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[0]
-    calls = [shlex.split(call)[1:] for call in block.replace("\\\n", " ").splitlines()]
-    for call in calls:
-        short = ["1" if word == "20" else word for word in call]
-        code, _, errors = shell(*short)
-        assert code == 0, errors
-    rdms = nrl.load_rdms("brains.h5")
-    assert list(rdms.rdm_descriptors["subject"]) == [f"sub-0{k}" for k in (1, 1, 2, 2, 3, 3)]
-    assert nrl.load_run("runs/it").fitted_subjects == ("sub-01", "sub-02")
-    assert set(pd.read_csv("runs/it/scores/scores.csv")["subject"]) >= {"sub-01", "sub-02", "sub-03"}
-    assert Path("runs/it/report.html").stat().st_size > 10_000
