@@ -260,7 +260,7 @@ def test_the_shell_says_whose_report_it_is(tmp_path: Path, shell: Any) -> None:
     """A report of something else in the folder stays, and contents of folders below are named."""
     scores = evaluation()
     scores.save(tmp_path / "layers")
-    mine = evaluation(comparison="rho-a").to_html(tmp_path / "report.html", title="My paper")
+    mine = evaluation(subjects=["a", "b"]).to_html(tmp_path / "report.html", title="My paper")
     before = mine.read_bytes()
     assert shell("report", tmp_path)[0] == 1
     assert mine.read_bytes() == before
