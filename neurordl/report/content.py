@@ -380,6 +380,10 @@ def _scoring_sentences(scores: Scores) -> Iterator[str]:
             f"The RDM of {nouns}{named}{measure} was compared with that of {subjects}{where} by "
             f"{settings.get('comparison')} {pairs}{beyond if controls else ''}."
         )
+    if "time" in scores.frame:
+        times = scores.frame["time"].dropna()
+        n_times = counted(times.nunique(), "time")
+        yield f"The RDMs were those of {n_times} from {number(times.min())} to {number(times.max())} s."
     pooled = sorted({int(n) for n in means["n_subjects"].dropna() if n})
     if pooled and pooled != [people]:
         new = " whose RDMs were not fitted" if means["fitted"].str.endswith("subjects: no").all() else ""
@@ -530,7 +534,10 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
     columns = (*header, "noise ceiling", "subjects", "fitted", "note")
     yield _nonempty(Table(caption, columns, rows))
     if over_time:
-        yield Text("Scores at all times are in scores.csv, and differences of each two in differences.csv.")
+        yield Text(
+            "Evaluation.save and neurordl compare write the scores at all times into scores.csv, and "
+            "differences of each two into differences.csv."
+        )
     else:
         yield from _differences(scores)
 
