@@ -71,6 +71,9 @@ def own_network() -> dict[str, Any]:
     fit()
     layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten()]
     torch.save(torch.nn.Sequential(*layers, torch.nn.Linear(128, 10)).state_dict(), "mynet.pth")
+    rdms = people(6)
+    scipy.io.savemat("it.mat", {"itRDMs": np.moveaxis(rdms.get_matrices(), 0, 2)})
+    Path("names.txt").write_text("\n".join(rdms.pattern_descriptors["stimulus"]))
     return {}
 
 

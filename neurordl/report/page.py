@@ -97,7 +97,11 @@ def number(value: object, digits: int = 3) -> str:
         return "undefined" if math.isnan(real) else str(real)
     if real == int(real) and abs(real) < 1e15:
         return f"{int(real):,}".replace("-", "−")
-    return f"{real:.{digits}f}".replace("-", "−") if 0.001 <= abs(real) < 1e5 else f"{real:.2g}"
+    return (
+        f"{real:.{digits}f}".replace("-", "−")
+        if 0.001 <= abs(real) < 1e5
+        else f"{real:.2g}".replace("-", "−")
+    )
 
 
 def draw(plot: Callable[[], Axes], title: str, description: str, caption: str = "") -> Figure:

@@ -44,7 +44,7 @@ from neurordl.rsa.regions import roi_differences
 from neurordl.rsa.regression import Partial
 from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
 from neurordl.stimuli import Preprocessing, StimulusSet
-from neurordl.stimuli.sets import warn_of_absent
+from neurordl.stimuli.sets import check_stimuli, warn_of_absent
 from neurordl.students.loading import READ_FROM, TRAINED_ON
 from neurordl.validate import check_choice
 
@@ -476,6 +476,8 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
         if isinstance(source, RunLike) and source.held_out_ids:
             hint = f" (the run held out {len(source.held_out_ids)}, {source.held_out_ids[0]!r} and others)"
         raise NeurordlError(f"a network is evaluated on images: pass a StimulusSet as stimuli={hint}")
+    if stimuli is not None:
+        check_stimuli(stimuli)
     if stimuli is None:
         return shared_stimuli({names[0]: rdms for rdms, names in model_stacks(source)})
     before = source.preprocessing if isinstance(source, RunLike) else None

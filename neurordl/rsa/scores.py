@@ -131,12 +131,18 @@ class Coverage:
     @property
     def note(self) -> str:
         """In which subjects pairs were not measured; empty if in none."""
-        notes = []
+        lacking: dict[str, list[str]] = {}  # subjects people have as much
         for subject, pairs in self.pairs.items():
             if pairs < self.requested:
                 n = self.stimuli[subject]
                 stimuli = f" (no pair of {counted(n, 'stimulus')})" if n else ""
-                notes.append(f"{subject}: {pairs:,} of {self.requested:,} pairs measured{stimuli}")
+                text = f"{pairs:,} of {self.requested:,} pairs measured{stimuli}"
+                lacking.setdefault(text, []).append(subject)
+        notes = []
+        for text, subjects in lacking.items():
+            everyone = 1 < len(subjects) == len(self.pairs)
+            people = f"each of {len(subjects)} subjects" if everyone else listed(subjects, most=3)
+            notes.append(f"{people}: {text}")
         return listed(notes, most=3, separator="; ")
 
 
@@ -149,7 +155,7 @@ class RoiScores:
     study
         The layers and all subjects.
     subjects
-        The subjects, and who is in the mean.
+        The subjects, and people is in the mean.
     inference
         The inference over the subjects of the mean.
     ceilings
@@ -732,6 +738,7 @@ class Evaluation:
         n_layers = means["layer"].nunique()
         notes = [*self.settings.get("leaks", ()), *self._notes_on_pairs(), self._note_on_layers]
         notes += [self._note_on_bounds, self._note_on_sides, self._note_on_rois]
+        notes.append(self._note_on_constants)
         notes += dict.fromkeys(inference.resampling.note for inference in self.inferences.values())
         if self.models is not None:
             notes.append(repeated_layers(self.settings["layers"], self.models))
@@ -771,6 +778,24 @@ class Evaluation:
         if n > 1:
             has = "means have p < .05 and intervals that include"
         return f"{n} {has} 0: p is one-sided (above zero), and the 95 % interval is two-sided"
+
+    @property
+    def _note_on_constants(self) -> str:
+        """Layers whose RDM is constant, where their similarity is defined all the same; empty without any."""
+        if self.models is None:
+            return ""
+        defined = self.frame.groupby("layer")["score"].count()
+        constant = []
+        for layer, rdm in zip(self.settings["layers"], self.models, strict=True):
+            values = rdm[np.isfinite(rdm)]
+            if len(values) > 1 and np.ptp(values) == 0 and defined.get(layer, 0):
+                constant.append(layer or "output")
+        if not constant:
+            return ""
+        return (
+            f"{listed(constant)}: all dissimilarities are the same, which predicts no order: "
+            f"{self.settings.get('comparison')} is 0 by definition, and p says nothing"
+        )
 
     @property
     def _note_on_rois(self) -> str:

@@ -36,7 +36,7 @@ from neurordl.measures.comparisons import few_pairs
 from neurordl.patterns.network import explain_unfit, frozen_eval, sha256_modules, unwrapped
 from neurordl.rsa.leaks import check_exposures, count_identical
 from neurordl.stimuli import Preprocessing, StimulusSet
-from neurordl.stimuli.sets import warn_of_absent
+from neurordl.stimuli.sets import check_stimuli, warn_of_absent
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
@@ -358,7 +358,7 @@ def fit(
     check_type("student", student, nn.Module)
     check_type("objective", objective, Objective, "write Objective(loss)")
     if stimuli is not None:
-        check_type("stimuli", stimuli, StimulusSet, "make one with StimulusSet.from_array(images, ids)")
+        check_stimuli(stimuli)
     for name, value in (("batches", batches), ("optimization", optimization), ("execution", execution)):
         check_type(name, value, {"batches": Batches, "optimization": Optimization}.get(name, Execution))
     check_count("seed", seed, 0)

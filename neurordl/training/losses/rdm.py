@@ -231,7 +231,8 @@ def _dissimilarity_for_student(teacher: Teacher) -> Dissimilarity:
     if (measured_by := getattr(teacher, "dissimilarity", None)) is None:
         usable = [name for name, measure in DISSIMILARITIES.items() if not measure.lacking_in_network]
         raise NeurordlError(
-            f"the teacher's dissimilarity is unknown; set dissimilarity= ({', '.join(usable)})"
+            f"the teacher's dissimilarity is unknown; set dissimilarity= ({', '.join(usable)}), or say what "
+            "its RDMs are when you read them: nrl.load_rdms(path, measure='correlation')"
         )
     theirs = find_dissimilarity(measured_by)
     chosen = theirs.of_network()
