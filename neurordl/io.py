@@ -429,9 +429,14 @@ def sha256_array(array: np.ndarray[Any, Any] | torch.Tensor) -> str:
     return digest.hexdigest()
 
 
+def json_text(obj: object) -> str:
+    """An object as JSON in a line; paths become text, arrays and tensors become lists."""
+    return json.dumps(obj, default=_plain)
+
+
 def sha256_json(obj: object) -> str:
     """SHA-256 of what `write_json` would write: texts, numbers, and lists and dictionaries of them."""
-    return hashlib.sha256(json.dumps(obj, default=_plain).encode()).hexdigest()
+    return hashlib.sha256(json_text(obj).encode()).hexdigest()
 
 
 def sha256_state(state: Mapping[str, torch.Tensor]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,9 @@ def own_network() -> dict[str, Any]:
     fit()
     layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten()]
     torch.save(torch.nn.Sequential(*layers, torch.nn.Linear(128, 10)).state_dict(), "mynet.pth")
+    rdms = people(6)
+    scipy.io.savemat("it.mat", {"itRDMs": np.moveaxis(rdms.get_matrices(), 0, 2)})
+    Path("names.txt").write_text("\n".join(rdms.pattern_descriptors["stimulus"]))
     return {}
 
 
@@ -91,16 +94,31 @@ def fmriprep(root: Path, subjects: str = "12") -> None:
         table.to_csv(prepared / f"{run}_desc-confounds_timeseries.tsv", sep="\t", index=False)
 
 
+def kinds_of_pictures(folder: str, kinds: Mapping[str, int], size: int = 36) -> None:
+    """A folder of pictures by their ids, whose colors and shapes are those of a kind, with noise."""
+    Path(folder).mkdir()
+    rng = np.random.default_rng(1)
+    coarse = np.random.default_rng(0).integers(0, 255, (max(kinds.values()) + 1, 3, 3, 3))
+    for id, kind in kinds.items():
+        clean = np.kron(coarse[kind], np.ones((size // 3, size // 3, 1)))
+        noisy = np.clip(clean + rng.normal(0, 80, clean.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(f"{folder}/{id}.png")
+
+
 def shell() -> None:
-    """Brain images of three people, the pictures that they saw, and labelled images."""
+    """Brain images of three people, the pictures that they saw, and labelled images with test images."""
     fmriprep(Path("study"), "123")
     for name in ("atlas.nii.gz", "atlas.tsv"):
         Path(name).symlink_to(STUDY / name)
-    labelled = [f"labelled-{k}" for k in range(24)]
-    pictures("stimuli", seen(), 36)
-    pictures("labelled", labelled, 36)
-    table = {"path": [f"labelled/{id}.png" for id in labelled], "id": labelled, "label": np.arange(24) % 3}
-    pd.DataFrame(table).to_csv("images.csv", index=False)
+    stems = [id.rstrip("0123456789") for id in seen()]
+    numbers = {stem: number for number, stem in enumerate(dict.fromkeys(sorted(stems)))}
+    kinds_of_pictures("stimuli", {id: numbers[stem] for id, stem in zip(seen(), stems, strict=True)})
+    labels = {f"labelled-{k}": k % len(numbers) for k in range(48)}
+    kinds_of_pictures("labelled", labels)
+    columns = {"path": [f"labelled/{id}.png" for id in labels], "id": [*labels], "label": [*labels.values()]}
+    table = pd.DataFrame(columns)
+    table[:32].to_csv("images.csv", index=False)
+    table[32:].to_csv("test.csv", index=False)
 
 
 def bring_rdms() -> dict[str, Any]:

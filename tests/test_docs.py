@@ -8,6 +8,7 @@ import importlib
 import os
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import matplotlib.pyplot as plt
 import pytest
 
 import neurordl
 from neurordl.measures.dissimilarities import DISSIMILARITIES
 from tests.docs_files import FILES, data_sets, haxby2001
+from tests.docs_files import shell as shell_files
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -86,6 +89,12 @@ CODE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("page", CODE)
 def test_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +103,39 @@ def test_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     names = {"__name__": __name__, **FILES.get(page, dict)()}
     for number, block in enumerate(CODE[page]):
         exec(compile(block.replace("epochs=20", "epochs=1"), f"{page}, block {number + 1}", "exec"), names)
+
+
+def same_line(printed: str, shown: str) -> bool:
+    """Whether two lines have the same words, and numbers that differ by rounding only."""
+
+    def alike(word: str, other: str) -> bool:
+        try:
+            return word == other or abs(float(word) - float(other)) < 0.02
+        except ValueError:
+            return False
+
+    words, others = printed.split(), shown.split()
+    return len(words) == len(others) and all(map(alike, words, others))
+
+
+def test_the_shell_prints_what_the_page_shows(
+    shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The four commands of docs/howto/shell.md, one after the other; lines of "..." stand for others."""
+    monkeypatch.chdir(tmp_path)
+    shell_files()
+    page = (ROOT / "docs" / "howto" / "shell.md").read_text(encoding="utf-8")
+    parts = re.findall(r"```sh\n(neurordl .*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
+    assert [call.split()[1] for call, _ in parts] == ["rdm", "train", "compare", "report"]
+    for call, text in parts:
+        code, printed, errors = shell(*shlex.split(call.replace("\\\n", " "))[1:])
+        assert code == 0, errors
+        lines, place = printed.splitlines(), 0
+        for line in text.splitlines():
+            if line != "...":
+                places = [k for k in range(place, len(lines)) if same_line(lines[k], line)]
+                assert places, f"{line!r} is not in what {call.split()[1]} printed:\n{printed}"
+                place = places[0] + 1
 
 
 def test_a_script_for_several_processes_runs(tmp_path: Path) -> None:

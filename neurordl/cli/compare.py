@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from neurordl.cli.options import Calls, Takes, app, check_files, command
+from neurordl.cli.origin import Origin, as_json, contents_of, is_finished, option_paths, settings_of
 from neurordl.cli.sources import LOAD, READ, SELECT, notes_on_network
 from neurordl.errors import NeurordlError
-from neurordl.io import RUN_RECORD, atomic_write, check_folder
+from neurordl.io import RUN_RECORD, atomic_write, check_folder, make_folder, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
     from rsatoolbox.rdm.rdms import RDMs
 
+    from neurordl.report.content import Scores
     from neurordl.rsa.scores import Evaluation
 
 _RDM_FILES = (".h5", ".hdf5", ".mat", ".npz", ".npy", ".csv", ".tsv")
+ORIGIN = "origin.json"  # what a comparison is made of, and how far it has come
 _RESULTS = ("scores.csv", "evaluation.json")  # the files by which a folder holds a comparison
+_COUNTS = ("n_subjects", "n_stimuli")  # columns of whole numbers
 _FIGURES = (".png", ".pdf", ".svg")
 _FEW_LAYERS = 12  # up to so many, the figure shows which layers differ
 
@@ -74,7 +78,9 @@ def compare(
         Function that makes the student of the runs, package.module:factory or FILE.py:factory, where it is a
         network of your own.
     out
-        Folder for the tables and the figure.
+        Folder for the tables and the figure. If it exists and was made of the same files with the same
+        settings, nothing is computed; otherwise the command says what differs, and --overwrite replaces it.
+        If a comparison of several runs is interrupted, the same command goes on with the other runs.
     figure
         File of the figure: .png, .pdf or .svg. By default it is scores.png in the folder --out.
     stimuli
@@ -82,7 +88,7 @@ def compare(
     group
         Also score the mean RDM of the subjects, in rows with the subject "group".
     overwrite
-        Replace an earlier comparison in the folder.
+        Replace an earlier comparison that was made of other files or with other settings.
     batch_size
         Stimuli in a forward pass. By default all stimuli are run at once if memory allows.
 
@@ -112,11 +118,14 @@ def compare(
     figure = figure or out / "scores.png"
     if figure.suffix.lower() not in _FIGURES or not (figure.parent.is_dir() or figure.parent == out):
         raise NeurordlError(f"--figure {figure}: expected .png, .pdf or .svg, in a folder that exists")
-    earlier = " and ".join(name for name in _RESULTS if (out / name).exists())
-    if earlier and not overwrite:
-        raise NeurordlError(f"--out {out} holds a comparison already ({earlier}); --overwrite replaces it")
+    read = {"sources": list(runs) or [source], "stimuli": stimuli, "figure": figure, "group": group}
+    single = [Path(source)] if (Path(source) / RUN_RECORD).is_file() else []
+    files = [*_files_of(call, source, [*runs.values()] or single, stimuli), *option_paths(call)]
+    job = _Comparison(out, figure, {**settings_of(call, **read), **contents_of(files)})
+    if job.is_finished(overwrite):
+        return
     if runs:
-        _compare_runs(call, runs, out, stimuli, figure, group)
+        _compare_runs(call, runs, job, stimuli, group)
         return
     import torch
 
@@ -147,13 +156,60 @@ def compare(
     scores.settings.update(record)
     if group:
         scores = _with_group(scores)
+    job.note([])
     scores.save(out)
     _draw_scores(scores, figure)
+    job.note([], finished=True)
     typer.echo(f"{scores}\n")
     for note in notes:
         typer.echo(f"note: {note}")
     written = " and scores.png" if figure == out / "scores.png" else f"; the figure is {figure}"
     typer.echo(f"{out} holds scores.csv, differences.csv, evaluation.h5, evaluation.json{written}")
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Where a comparison is written, and what it is made of; its folder has a note of how far it has come."""
+
+    out: Path
+    figure: Path
+    origin: Origin
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """The note in the folder: the runs that were compared, whether all was written, and the origin."""
+        path = self.out / ORIGIN
+        return dict(read_json(path)) if path.is_file() else {}
+
+    @property
+    def compared(self) -> list[str]:
+        """Runs that the same command has compared before it was interrupted."""
+        same = self.recorded.get("origin") == as_json(self.origin)
+        return list(self.recorded["runs"]) if same else []
+
+    def is_finished(self, overwrite: bool) -> bool:
+        """Whether the comparison is there, which is said; another one is refused, or may be replaced."""
+        record = self.recorded
+        if not record and not any((self.out / name).exists() for name in _RESULTS):
+            return False
+        same = record.get("origin") == as_json(self.origin)
+        if same and not (record["finished"] and self.figure.is_file()):
+            return False
+        return is_finished(self.out, self.origin, record.get("origin"), overwrite, "a comparison")
+
+    def note(self, runs: Sequence[str], finished: bool = False) -> None:
+        """Note the runs that were compared, and at the end that all is written."""
+        make_folder(self.out)
+        write_json(self.out / ORIGIN, {"finished": finished, "runs": list(runs), "origin": self.origin})
+
+
+def _files_of(call: Calls, source: str, runs: Sequence[Path], stimuli: Path | None) -> list[Path]:
+    """What is read beside the files of the options: runs or RDMs, Python files, and the stimuli."""
+    names = [name for name in (source, call.student.values.get("name")) if name and ".py:" in name]
+    files = [Path(name.rpartition(":")[0]) for name in names]
+    folders = {(read_json(run / RUN_RECORD).get("stimuli") or {}).get("source") for run in runs}
+    shown = [stimuli] if stimuli else [Path(folder) for folder in folders if folder]
+    return [*(runs or [Path(source)]), *files, *shown]
 
 
 def _with_group(scores: Evaluation) -> Evaluation:
@@ -181,40 +237,63 @@ def _runs_of(sources: Sequence[str]) -> dict[str, Path]:
 
 
 def _compare_runs(
-    call: Calls, runs: Mapping[str, Path], out: Path, stimuli: Path | None, figure: Path, group: bool
+    call: Calls, runs: Mapping[str, Path], job: _Comparison, stimuli: Path | None, group: bool
 ) -> None:
     """Compare each run with the same RDMs, and set the runs side by side."""
     import neurordl as nrl
-    from neurordl.io import make_folder, write_text
-    from neurordl.report import write_report
+    from neurordl.report import read_scores
     from neurordl.rsa.scores import rows_of_means, side_by_side
 
+    out, done = job.out, job.compared
     brain, compute, bootstrap = call.select_rdms(call.read(call.load_rdms)), call.compute(), call.bootstrap()
     pairs = call.evaluate.values.get("pairs") or "held-out"
-    models = {name: nrl.load_run(folder, call.student()) for name, folder in runs.items()}
-    compared = {}
-    for name, run in models.items():
+    rest = {name: nrl.load_run(folder, call.student()) for name, folder in runs.items() if name not in done}
+    for name, run in rest.items():
         images = run.load_stimuli(stimuli)
         scores = call.evaluate(run, brain, stimuli=images, pairs=pairs, bootstrap=bootstrap, device=compute)
         scores = call.correct(scores)
         scores.settings.update({"source": name})
-        compared[name] = _with_group(scores) if group else scores
-    table = side_by_side(compared, **call.correct.values)
-    make_folder(out)
-    for name, scores in compared.items():  # with p-values that are corrected over all runs
-        part = table[table["run"] == name].drop(columns="run").reset_index(drop=True)
-        compared[name] = replace(scores, frame=part)
-        compared[name].save(out / name)
-    write_text(out / "scores.csv", table.to_csv(index=False))
-    _draw_scores(_panels(table), figure)
-    write_report(out / "report.html", {name: [models[name], scores] for name, scores in compared.items()})
+        job.note(done)
+        (_with_group(scores) if group else scores).save(out / name)
+        done.append(name)
+        job.note(done)
+    # from the files, so that a command that was interrupted writes what another one does
+    compared = {name: read_scores(out / name) for name in runs}
+    frames = {name: x.frame.astype(dict.fromkeys(_COUNTS, int)) for name, x in compared.items()}
+    table = side_by_side(frames, **call.correct.values)
+    _write_side_by_side(table, compared, runs, job)
+    job.note(done, finished=True)
     shown = ["run", "layer", "roi", "score", "ci_low", "ci_high", "p", "p_fdr", "n_stimuli", "fitted"]
     means = rows_of_means(table[table["subject"] == "mean"])
     shown[3:3] = ["time"] if "time" in means else []
     means = means[shown]
     typer.echo(means.to_string(index=False, float_format="%.3f"))
-    typer.echo(f"p and p_fdr are one-sided (above zero); p_fdr is over {table['family'].max()}\n")
-    typer.echo(f"{out} holds scores.csv, report.html and a folder for each run; the figure is {figure}")
+    if means["p"].notna().any():
+        typer.echo(f"p and p_fdr are one-sided (above zero); p_fdr is over {table['family'].max()}\n")
+    typer.echo(f"{out} holds scores.csv, report.html and a folder for each run; the figure is {job.figure}")
+
+
+def _write_side_by_side(
+    table: pd.DataFrame, compared: Mapping[str, Scores], runs: Mapping[str, Path], job: _Comparison
+) -> None:
+    """Write the table, the figure and the report of several runs, and p-values corrected over all of them."""
+    from neurordl.io import write_text
+    from neurordl.report import write_report
+    from neurordl.report.content import Entry
+    from neurordl.rsa.scores import with_families
+    from neurordl.training.run import read_run
+
+    entries = {}
+    for name, scores in compared.items():
+        part = table[table["run"] == name].drop(columns="run").reset_index(drop=True)
+        title = with_families(scores.record["title"], part[part["subject"] == "mean"])
+        scores = replace(scores, frame=part, record={**scores.record, "title": title})
+        write_text(job.out / name / "scores.csv", part.to_csv(index=False))
+        write_json(job.out / name / "evaluation.json", scores.record)
+        entries[name] = Entry(name, read_run(runs[name]), [scores], job.out / name)
+    write_text(job.out / "scores.csv", table.to_csv(index=False))
+    _draw_scores(_panels(table), job.figure)
+    write_report(job.out / "report.html", entries)
 
 
 def _panels(table: pd.DataFrame) -> pd.DataFrame:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from neurordl.cli.options import app, command
+from neurordl.cli.options import Group, app, command
 
-data = typer.Typer(no_args_is_help=True, help="List, describe or download data sets.")
+data = typer.Typer(cls=Group, no_args_is_help=True, help="List, describe or download data sets.")
 app.add_typer(data, name="data")
 
 

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 import typer.main
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from neurordl.errors import NeurordlError
 
@@ -304,6 +304,22 @@ class Calls(SimpleNamespace):
     """What a command takes: each `Call` is an attribute."""
 
 
+def _without_values(parameters: Any) -> Any:
+    """Parameters whose flags have no value in the help, where typer would show <bool>."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+class Group(TyperGroup):
+    """Commands under one name."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Its options, flags all of them."""
+        return _without_values(super().get_params(ctx))
+
+
 class LazyCommand(TyperCommand):
     """A command whose options are read when it is called, not for the list of commands.
 
@@ -315,11 +331,7 @@ class LazyCommand(TyperCommand):
         if not self.params and self.name in COMMANDS:
             complete = COMMANDS[self.name].with_options()
             self.params, self.callback = complete.params, complete.callback
-        parameters = super().get_params(ctx)
-        for parameter in parameters:
-            if getattr(parameter, "is_flag", False):
-                parameter.metavar = ""  # typer would show a value, <bool>
-        return parameters
+        return _without_values(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write ``--events a b``, what a shell makes of ``--events *.tsv``, as ``--events a --events b``."""
@@ -496,6 +508,7 @@ def _config(tables: Mapping[str, Mapping[str, Argument]]) -> inspect.Parameter:
 
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,11 @@ def _of_file(file: Path) -> str:
     return sha256_file(file)
 
 
+def as_json(origin: Origin) -> Origin:
+    """What a file holds of an origin."""
+    return dict(json.loads(json.dumps(origin)))
+
+
 def is_finished(out: Path, now: Origin, before: Origin | None, overwrite: bool, noun: str) -> bool:
     """Whether an output is that of the same command, which is said; another one is refused.
 
@@ -99,7 +104,7 @@ def is_finished(out: Path, now: Origin, before: Origin | None, overwrite: bool, 
     noun
         What the output is, such as "a comparison".
     """
-    if before == json.loads(json.dumps(now)):
+    if before == as_json(now):
         typer.echo(f"{out} holds {noun} of the same files and settings already: nothing was computed")
         return True
     if not overwrite:
@@ -109,6 +114,13 @@ def is_finished(out: Path, now: Origin, before: Origin | None, overwrite: bool, 
             reason = f"holds {noun} already, of other files or settings, which differ in {different}"
         raise NeurordlError(f"{out} {reason}; choose another --out, or replace it by --overwrite")
     return False
+
+
+def is_same_report(out: Path, contents: Mapping[str, Any], *settings: Any) -> bool:
+    """Whether a report of these contents, with these settings of `report_origin`, is there as a whole."""
+    from neurordl.report import is_whole, read_origin, report_origin
+
+    return out.is_file() and read_origin(out) == report_origin(contents, *settings) and is_whole(out)
 
 
 def save_with_origin(rdms: RDMs, out: Path, origin: Origin) -> None:

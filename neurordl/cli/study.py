@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from neurordl.cli.options import Call, Calls
+from neurordl.cli.origin import is_same_report
 from neurordl.errors import NeurordlError
 from neurordl.io import RUN_RECORD, check_folder
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rsatoolbox.rdm.rdms import RDMs
 
+    from neurordl.report.content import Grid
     from neurordl.stimuli import StimulusSet
-    from neurordl.training.run import Run
 
 _MOST_SCORED = 500  # test images whose RDM is compared with that of a network; with all, n² pairs are many
 
@@ -48,13 +48,11 @@ def run_study(
     settings: Mapping[str, Any],
 ) -> None:
     """Fit each condition with each seed, and write the table, its paired differences and the report."""
-    import matplotlib.pyplot as plt
     import pandas as pd
 
-    from neurordl.experiments import all_differences
-    from neurordl.io import sha256_file, write_text
-    from neurordl.rdms.selection import sha256_rdms
-    from neurordl.report import read_contents, write_report
+    from neurordl.experiments import HeldOutScore, all_differences
+    from neurordl.io import sha256_file
+    from neurordl.report import read_contents
     from neurordl.report.content import Grid
 
     test, rest = scored
@@ -66,12 +64,12 @@ def run_study(
     if test is None and brain is None:
         problem = "a study is scored on test images or on held-out stimuli, and there are none"
         raise NeurordlError(f"{problem}; pass --test TABLE, or --stimuli and --held-out above 0")
-    scoring = {"pairs": pairs, "missing": call.teacher.values["missing"]}
-    scorer = partial(_score, test=test, brain=brain, rest=rest, **scoring)
-    sums = {"test": test and test.sha256, "held-out stimuli": rest and rest.sha256, **scoring}
-    sums["scored RDMs"] = sha256_rdms(brain) if brain is not None else None
+    layers, rois = zip(*pairs, strict=True)
+    missing = {"missing": call.teacher.values["missing"]}
+    of_rdms = {} if brain is None else {"rdms": brain, "stimuli": rest, "layer": layers, "roi": rois}
+    scorer = HeldOutScore(test=test, **of_rdms, settings=missing)
     start = call.student.values.get("checkpoint")
-    sums |= {"student by": call.student.values["name"], "student from": start and sha256_file(start)}
+    sums = {"student by": call.student.values["name"], "student from": start and sha256_file(start)}
     more = {name: call.fit.values.get(name) for name in ("epochs", "validation")}
     table = call.controls(*makers, scorer, out, fingerprint=sums, **settings, **more)
     ((name, grid),) = read_contents([out]).items()
@@ -83,14 +81,37 @@ def run_study(
     # An interval over seeds that are one run would mean nothing.
     single = differences[["condition", "reference"]].isin(grid.repeated).all(axis=1)
     differences.loc[single, ["ci_low", "ci_high"]] = float("nan")
-    write_text(out / "table.csv", table.to_csv(index=False))
-    write_text(out / "differences.csv", differences.to_csv(index=False))
-    plt.switch_backend("agg")  # there may be no screen
-    write_report(out / "report.html", {name: replace(grid, frame=table)}, reference=reference)
+    rows = set(zip(table["condition"], table["seed"], strict=True))
+    shown = [row in rows for row in zip(grid.frame["condition"], grid.frame["seed"], strict=True)]
+    reported = {name: replace(grid, frame=grid.frame[shown].reset_index(drop=True))}
+    if not _write_results(out, {"table": table, "differences": differences}, reported, reference):
+        typer.echo(f"{out} holds this study, which had finished: nothing was trained")
+        return
     typer.echo(table.to_string(index=False, float_format="%.4f"))
     typer.echo("\ndifferences of conditions, paired by seed, with 95 % t intervals")
     typer.echo(differences.to_string(index=False, float_format="%.4f"))
     typer.echo(f"\n{out} holds the runs, table.csv, differences.csv and report.html")
+
+
+def _write_results(
+    out: Path, tables: Mapping[str, pd.DataFrame], reported: Mapping[str, Grid], reference: str
+) -> bool:
+    """Write the tables and the report of a study, those that are not there; whether there were any."""
+    import matplotlib.pyplot as plt
+
+    from neurordl.io import write_text
+    from neurordl.report import write_report
+
+    texts = {out / f"{name}.csv": table.to_csv(index=False) for name, table in tables.items()}
+    new = {path: text for path, text in texts.items() if not path.is_file() or path.read_text() != text}
+    for path, text in new.items():
+        write_text(path, text)
+    page = out / "report.html"
+    if is_same_report(page, reported, reference):
+        return bool(new)
+    plt.switch_backend("agg")  # there may be no screen
+    write_report(page, reported, reference=reference)
+    return True
 
 
 def _taught(
@@ -128,33 +149,3 @@ def _taught(
                 rdms[name] = nrl.compute_rdms(patterns, dissimilarity=source.dissimilarity)
                 rdms[name].rdm_descriptors = {"subject": ["network"], "roi": [name]}
     return chosen, nrl.merge_rdms(rdms), pairs
-
-
-def _score(
-    run: Run,
-    test: StimulusSet | None,
-    brain: RDMs | None,
-    rest: StimulusSet | None,
-    pairs: list[tuple[str, str | None]],
-    missing: Any,
-) -> dict[str, float]:
-    """Test accuracy of a run, and the similarity of its layers with RDMs on held-out stimuli.
-
-    With several pairs of a layer and a ROI it is their mean.
-    """
-    import neurordl as nrl
-
-    row = {} if test is None else {"test_accuracy": nrl.record_accuracy(run, test)}
-    if brain is not None and run.out is not None:
-        layers, rois = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
-        roi = None if rois == [None] else rois
-        chosen = {"layers": layers, "roi": roi, "missing": missing, "pairs": "held-out"}
-        scores = nrl.evaluate(run, brain, stimuli=rest, **chosen)
-        scores.save(run.out / "scores")
-        means = scores.frame[scores.frame["subject"] == "mean"]
-        if len(pairs) > 1:
-            means = means[[pair in pairs for pair in zip(means["layer"], means["roi"], strict=True)]]
-        row["heldout_rdm_similarity"] = means["score"].mean() if len(pairs) > 1 else means["score"].iloc[0]
-        ceilings = {name: float(means[name].iloc[0]) for name in ("ceiling_lower", "ceiling_upper")}
-        row |= {name: value for name, value in ceilings.items() if math.isfinite(value)}
-    return row

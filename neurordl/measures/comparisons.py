@@ -492,7 +492,7 @@ ComparisonLike = str | Comparison | Function
 def _cosine_of(
     name: str, function: Function, pool: Pool, undefined: Literal["constant", "zero"], **options: Any
 ) -> Comparison:
-    shared = {"masks": True, "scale_free": True, "pool": pool, "undefined": undefined}
+    shared: Any = {"masks": True, "scale_free": True, "pool": pool, "undefined": undefined}
     return Comparison(name, function, **shared, **options)
 
 

@@ -375,8 +375,11 @@ def read_betas(
 def _rows_of_betas(table: Table, name: str, condition: str) -> tuple[pd.DataFrame, str]:
     """The table of betas, and the column with the names of their stimuli, which each row has."""
     frame = read_table(table, name)
-    column = "stimulus" if "stimulus" in frame else condition
-    check_columns(name, frame, (column,), "give it a column stimulus, or name another one with condition=")
+    named = [name for name in ("stimulus", condition, "id") if name in frame]
+    column = named[0] if named else condition
+    check_columns(
+        name, frame, (column,), "give it a column stimulus or id, or name another one with condition="
+    )
     if (unnamed := frame[column].isna().to_numpy()).any():
         count = f"{unnamed.sum()} rows without a {column} ({listed(np.flatnonzero(unnamed) + 1)}, from 1)"
         raise NeurordlError(f"{name} has {count}; fill it in, or leave out their volumes")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from neurordl.errors import NeurordlError, notify
 from neurordl.progress import tracked
 from neurordl.stimuli import StimulusSet
+from neurordl.stimuli.sets import check_stimuli
 from neurordl.validate import check_count, counted, listed
 
 if TYPE_CHECKING:
@@ -613,6 +614,7 @@ def extract_patterns(
     """
     from rsatoolbox.data import Dataset
 
+    check_stimuli(stimuli)
     patterns: dict[str, Dataset] = {}
     for start, features in read_batches(model, stimuli, layers, Compute.of(device)):
         for name, tensor in features.items():

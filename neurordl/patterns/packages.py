@@ -40,7 +40,7 @@ _EMPTY, _INTERACTION = 10, 4  # FSL's shapes of regressors that are no condition
 _LEVELS = ".gfeat holds means over runs; give the .feat folders of the runs"
 
 
-def find_betas(source: Source | Sequence[Source]) -> Betas:
+def find_betas(source: Source | Sequence[Source], *, single_trials: bool = False) -> Betas:
     """Find the betas of a first-level analysis of SPM, FSL or AFNI, and the condition of each.
 
     What is no response to a condition is left out, with its count: nuisance regressors, constants, parametric
@@ -60,6 +60,9 @@ def find_betas(source: Source | Sequence[Source]) -> Betas:
         - AFNI: a bucket of 3dDeconvolve or 3dREMLfit, ``.HEAD`` or ``.BRIK``, or ``.nii`` with AFNI's header
           extension, or a list of those of several runs. Read are the sub-bricks whose label ends in
           ``#0_Coef``; of ``-stim_times_IM``, the coefficient of each trial.
+    single_trials
+        Of AFNI: whether several coefficients of a condition are those of its trials (``-stim_times_IM``)
+        where the history of the file does not say so, as that of 3dREMLfit does not.
 
     Returns
     -------
@@ -115,8 +118,12 @@ def find_betas(source: Source | Sequence[Source]) -> Betas:
         )
     images: list[Image] = []
     tables = []
+    if single_trials and readers[0] is not _afni:
+        raise NeurordlError(
+            "single_trials=True is for buckets of AFNI; in designs of SPM and FSL each trial has its name"
+        )
     for place, reader in zip(places, readers, strict=True):
-        of_source, table = reader(place)
+        of_source, table = _afni(place, True) if single_trials else reader(place)
         images += of_source
         tables.append(table)
     if readers[0] is _feat and len(places) > 1 and any(path.name != "reg_standard" for path in places):
@@ -375,7 +382,7 @@ def _conditions(folder: Path, settings: dict[str, str], counts: Counter[str]) ->
 # AFNI
 
 
-def _afni(path: Path) -> Betas:
+def _afni(path: Path, single_trials: bool = False) -> Betas:
     image, attributes = _open_afni(path)
     labels = [label.strip() for label in attributes.get("BRICK_LABS", "").strip('"\n \0~').split("~")]
     if labels == [""]:
@@ -399,11 +406,12 @@ def _afni(path: Path) -> Betas:
     numbers = [int(match[2]) for match in chosen.values()]
     if any(numbers):
         trials = _single_trials(attributes.get("HISTORY_NOTE", ""))
-        if several := [match[1] for match in chosen.values() if int(match[2]) and match[1] not in trials]:
+        several = [match[1] for match in chosen.values() if int(match[2]) and match[1] not in trials]
+        if several and not single_trials:
             raise NeurordlError(
                 f"{path}: {several[0]!r} has several coefficients, and no -stim_times_IM in the history of "
-                "the file: they are no trials, but basis functions such as TENT, or modulations, of which "
-                "none is the response; estimate it with one response function, or give read_betas a table"
+                "the file. If they are those of trials, pass single_trials=True; of basis functions such as "
+                "TENT, or of modulations, none is the response: estimate it with one response function"
             )
         rows["trial"] = numbers
     _left_out(path, +counts, len(labels))

@@ -22,6 +22,7 @@ from neurordl.measures.dissimilarities import dissimilarity_from_text
 from neurordl.plots import style
 from neurordl.rdms.selection import PROVENANCE, stimulus_ids
 from neurordl.stimuli import StimulusSet
+from neurordl.stimuli.sets import check_stimuli
 from neurordl.validate import listed
 
 Pixels = npt.NDArray[Any]
@@ -160,6 +161,7 @@ def categories_of(
 
 def thumbnails(stimuli: StimulusSet, ids: Sequence[str]) -> Pixels:
     """RGB images of these ids, (n, height, width, 3), as they were before normalization."""
+    check_stimuli(stimuli)
     pixels = np.moveaxis(stimuli.subset(ids).pixels.numpy(), 1, -1)
     if pixels.dtype != np.uint8:  # floats are on a scale of their own
         low, high = float(stimuli.pixels.min()), float(stimuli.pixels.max())

@@ -19,6 +19,7 @@ from neurordl.plots import style
 from neurordl.rsa.scores import Evaluation, time_axes
 from neurordl.validate import check_choice, check_columns, counted, listed
 
+_FEWEST = 3  # times as high as the courses: a higher noise ceiling is cut off
 _ROW = 0.035  # height of a row of cluster bars, as a share of the Axes
 
 
@@ -35,8 +36,10 @@ def plot_time_course(
 ) -> Axes:
     """Draw the mean similarity of layers over time, with intervals, noise ceiling, clusters and onsets.
 
-    A line is the mean over subjects, with its 95 % interval as a band; the noise ceiling is gray. Bars below
-    the courses are significant clusters of times; a triangle on the axis is an onset, with its interval.
+    A line is the mean over subjects, with its 95 % interval as a band; the noise ceiling is gray. Where the
+    courses would fill less than a third of the axis below it, the axis ends above the courses, and the legend
+    says up to where the noise ceiling goes. Bars below the courses are significant clusters of times; a
+    triangle on the axis is an onset, with its interval.
 
     Parameters
     ----------
@@ -100,6 +103,7 @@ def plot_time_course(
         ax.fill_between(part["time"], low, high, color=color, alpha=0.2, lw=0, zorder=2)
         ax.plot(part["time"], part["score"], color=color, lw=style.scaled(1.6), zorder=3, label=label)
     ax.set_xlim(times[0], times[-1])
+    _cut_ceiling(ax, means)
     n_rows = _draw_clusters(ax, clusters, series, colors, alpha)
     _draw_onsets(ax, onsets, series, colors)
     frame = scores.frame if isinstance(scores, Evaluation) else scores
@@ -109,6 +113,18 @@ def plot_time_course(
     style.legend(ax, _title(means, n_rows, onsets is not None, alpha), legend)
     style.wrap_labels(ax)
     return style.hide_frame(ax)
+
+
+def _cut_ceiling(ax: Axes, means: pd.DataFrame) -> None:
+    """End the axis above the courses where these are far below the noise ceiling, which is then cut off."""
+    values = means[["score", "ci_low", "ci_high"]].to_numpy(float)
+    drawn = [0.0, *values[np.isfinite(values)].tolist()]
+    low, high = min(drawn), max(drawn)
+    for band in ax.collections:
+        top = band.get_datalim(ax.transData).y1
+        if band.get_label() == "noise ceiling" and top - low > _FEWEST * (high - low) > 0:
+            band.set_label(f"noise ceiling,\ncut off: up to {top:.2g}")
+            ax.set_ylim(low - 0.08 * (high - low), high + 0.35 * (high - low))
 
 
 def plot_layer_time(

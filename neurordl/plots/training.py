@@ -298,7 +298,9 @@ def plot_paired(
         style.mark(ax, k, mean, place, name, style.scaled(6), xerr=reach)
         if len(values) > 1 and reach < _FLAT:
             text = f"{'equal' if abs(mean) < _FLAT else 'the same'} in each pair"
-            ax.annotate(text, (mean, place), (8, 0), textcoords="offset points", va="center", size="small")
+            text_at = ax.annotate(text, (mean, place), (8, 0), textcoords="offset points", va="center")
+            behind = {"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 1}
+            text_at.set(size="small", bbox=behind)  # over the line at zero
     if (bounds := bounds_of(value, frame)) is not None:
         low, high = bounds
         style.end_at_bounds(ax, "x", differences, low - high, high - low)

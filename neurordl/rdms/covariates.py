@@ -19,7 +19,7 @@ from neurordl.errors import NeurordlError
 from neurordl.measures.dissimilarities import DissimilarityLike
 from neurordl.rdms.compute import compute_rdms
 from neurordl.stimuli import StimulusSet
-from neurordl.stimuli.sets import read_table
+from neurordl.stimuli.sets import check_stimuli, read_table
 from neurordl.validate import listed
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def image_rdms(stimuli: StimulusSet, dissimilarity: DissimilarityLike = "correla
     """
     from rsatoolbox.data import Dataset
 
+    check_stimuli(stimuli)
     parts = [_gray(stimuli.pixels[start : start + _BATCH]) for start in range(0, len(stimuli), _BATCH)]
     energies = torch.cat([gabor_energies(part) for part in parts])
     pixels = torch.cat([part.flatten(1) for part in parts])
@@ -142,7 +143,7 @@ def property_rdms(
     columns
         The columns to take; by default all but the id.
     id
-        The column with the stimulus ids.
+        The column with the stimulus ids; "id" stands in for "stimulus".
 
     Returns
     -------

@@ -7,7 +7,11 @@ follows the dark mode of the reader. A folder beside it has each figure as PDF a
 from __future__ import annotations
 
 import contextlib
+import html
+import json
 import os
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -26,11 +30,12 @@ from neurordl.report.content import (
     entry_sections,
     grid_sections,
     side_by_side,
+    weight_checksums,
 )
 from neurordl.report.page import Section, figure_files, render
 from neurordl.rsa.scores import COLUMNS, Evaluation
 from neurordl.training.run import Run, read_run
-from neurordl.validate import check_choice, check_columns, counted, listed
+from neurordl.validate import check_choice, check_columns, counted, listed, without_paths
 
 __all__ = ["read_contents", "write_report"]
 
@@ -54,6 +59,7 @@ _TEXT = {
 }
 _TEXT |= {"pairs", "fitted", "reason", "dissimilarity"}
 
+Origin = dict[str, object]
 Content = Run | Evaluation | Entry | Grid | pd.DataFrame
 
 
@@ -121,18 +127,75 @@ def write_report(
     if Path(path).suffix.lower() not in (".html", ".htm"):
         raise NeurordlError(f"cannot write {path}: a report is one HTML file; name it .html")
     parts = [_prepared(str(name), content, reference) for name, content in contents.items()]
+    origin = json.dumps(_origin(parts, title))
     entries = [part for part in parts if isinstance(part, Entry)]
     grids = [part for part in parts if isinstance(part, Grid)]
     if not contents:
         raise NeurordlError("there is nothing to report: contents= is empty; give a run, or an evaluation")
     with _damage_named([entry.folder for entry in entries if entry.folder]):
         sections = _sections(entries, grids)
-    page = render(title or listed(contents, most=6), _lead(entries, grids), sections)
+    page = render(title or listed(contents, most=6), _lead(entries, grids), sections, origin)
     with io.atomic_write(path) as aside:
         aside.write_text(page, encoding="utf-8")
         if figures:
             io.write_folder(figures_folder(path), figure_files(sections), (".pdf", ".svg"))
     return Path(path)
+
+
+def report_origin(
+    contents: Mapping[str, Content | Sequence[Content]],
+    reference: str | None = None,
+    title: str | None = None,
+) -> Origin:
+    """What `write_report` makes a report of: its settings, and a checksum of each content."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # which is given when the report is written
+        parts = [_prepared(str(name), content, reference) for name, content in contents.items()]
+    return _origin(parts, title)
+
+
+def read_origin(path: str | os.PathLike[str]) -> Origin | None:
+    """What a report was made of; None if it does not say, or is no report."""
+    text = Path(path).read_bytes().decode(errors="replace")
+    match = re.search(r'<meta name="neurordl-origin" content="([^"]*)">', text)
+    try:
+        origin = json.loads(html.unescape(match[1])) if match else None
+    except ValueError:
+        return None
+    return origin if isinstance(origin, dict) else None
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether the folder of the figures is beside a report, if it has figures."""
+    return figures_folder(path).is_dir() or b"<svg" not in Path(path).read_bytes()
+
+
+def _origin(parts: Sequence[Entry | Grid], title: str | None) -> Origin:
+    named = {f"the content of {without_paths(part.name)}": _checksum(part) for part in parts}
+    shown = title and without_paths(title)
+    return {"title": shown, "version": io.versions()["neurordl"], **named}
+
+
+def _checksum(part: Entry | Grid) -> str:
+    """A checksum of all that is reported of a content, the same in memory, from its files, and elsewhere."""
+    if isinstance(part, Grid):
+        runs = {name: _checksum(entry) for name, entry in part.runs.items()}
+        return io.sha256_json([_cells(part.frame), part.measures, part.reference, part.settings, runs])
+    run = part.run and [part.run.record, _cells(part.run.history), weight_checksums(part.run)]
+    tables = [[x.record, *map(_cells, (x.frame, x.differences, x.roi_differences))] for x in part.scores]
+    return io.sha256_json(without_paths(io.json_text([run, tables])))
+
+
+def _cells(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """The cells of a table as text; numbers as far as each reader of a file finds them again."""
+    columns = []
+    for name, column in frame.drop(columns="seconds", errors="ignore").items():  # of the epochs of a run
+        try:
+            cells = [f"{value:.12g}" for value in column.astype(float)]
+        except (ValueError, TypeError):
+            cells = column.fillna("").astype(str).tolist()
+        columns.append((str(name), cells))
+    return columns
 
 
 def figures_folder(path: str | os.PathLike[str]) -> Path:
@@ -252,7 +315,7 @@ def _read(path: Path) -> list[tuple[Path, Content]]:
     if (path / io.RUN_RECORD).is_file():
         return [(path, _read_entry(path))]
     if (path / EVALUATION).is_file():
-        return [(path, Entry(path.resolve().name, None, [_read_scores(path)], path))]
+        return [(path, Entry(path.resolve().name, None, [read_scores(path)], path))]
     if (path / SETTINGS).is_file() and (path / ROWS).is_dir():
         return [(path, _read_grid(path))]
     known = (io.RUN_RECORD, EVALUATION, SETTINGS)
@@ -265,17 +328,17 @@ def _read(path: Path) -> list[tuple[Path, Content]]:
 
 def _read_entry(folder: Path) -> Entry:
     """A run, with the evaluations in folders below it."""
-    scores = [_read_scores(file.parent) for file in sorted(folder.glob(f"*/{EVALUATION}"))]
+    scores = [read_scores(file.parent) for file in sorted(folder.glob(f"*/{EVALUATION}"))]
     return Entry(folder.resolve().name, read_run(folder), scores, folder)
 
 
-def _read_scores(folder: Path) -> Scores:
+def read_scores(folder: Path) -> Scores:
     """An evaluation, as `Evaluation.save` wrote it."""
-    tables = [
+    of_layers, of_rois = (
         _read_table(folder / name, columns) if (folder / name).is_file() else pd.DataFrame()
         for name, columns in _DIFFERENCES.items()
-    ]
-    return Scores(_read_table(folder / TABLE, COLUMNS), io.read_json(folder / EVALUATION), *tables)
+    )
+    return Scores(_read_table(folder / TABLE, COLUMNS), io.read_json(folder / EVALUATION), of_layers, of_rois)
 
 
 def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -33,7 +33,16 @@ from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, dra
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.rsa.scores import p_text, rows_of_means, time_axes
 from neurordl.teachers.base import Record
-from neurordl.training.run import BEST, CHECKPOINT_NAME, LAST, Run, same_runs, same_start, tell_same_runs
+from neurordl.training.run import (
+    BEST,
+    CHECKPOINT_NAME,
+    LAST,
+    Run,
+    few_steps,
+    same_runs,
+    same_start,
+    tell_same_runs,
+)
 from neurordl.validate import counted, listed
 
 _MOST_ROIS, _MOST_CELLS, _MOST_GROUPS, _MOST_MEASURES = 12, 600, 6, 4  # that figures have room for
@@ -308,6 +317,9 @@ def _stimuli_sentence(run: Run) -> Iterator[str]:
     stimuli = [f"{number(len(ids))} were {use}" for use, ids in counts.items() if ids]
     if stimuli:
         yield f"Of the stimuli, {_joined(stimuli)}."
+    shown = {name for part in run.trained_on[0]["labelled"] for name in part["ids"]}
+    if labels := [name for name in run.held_out_ids if name in shown]:
+        yield f"Labels of {len(labels)} of the held-out ones were trained on, by their ids: {listed(labels)}."
 
 
 def _loss_sentence(loss: Record) -> str:
@@ -368,11 +380,16 @@ def _scoring_sentences(scores: Scores) -> Iterator[str]:
             f"The RDM of {nouns}{named}{measure} was compared with that of {subjects}{where} by "
             f"{settings.get('comparison')} {pairs}{beyond if controls else ''}."
         )
+    if "time" in scores.frame:
+        times = scores.frame["time"].dropna()
+        n_times = counted(times.nunique(), "time")
+        yield f"The RDMs were those of {n_times} from {number(times.min())} to {number(times.max())} s."
     pooled = sorted({int(n) for n in means["n_subjects"].dropna() if n})
     if pooled and pooled != [people]:
         new = " whose RDMs were not fitted" if means["fitted"].str.endswith("subjects: no").all() else ""
         sizes = " to ".join(map(str, dict.fromkeys([pooled[0], pooled[-1]])))
         yield f"Means are over the {sizes} of them{new}."
+    yield from (f"{_capital(text)}." for text in settings.get("leaks", ()))
     over = next((name for name in means["generalizes_to"] if name), "")
     if means["ci_low"].notna().any():
         test = settings.get("test", "one-sided, mean above zero")
@@ -436,6 +453,8 @@ def _training(run: Run) -> Iterator[Block]:
     if not len(history) or not history["epoch"].any():
         yield Text("The run has no epochs: its student has its initial weights.")
         return
+    if text := few_steps(run.record):
+        yield Text(f"{_capital(text)}.")
     first, last = history.iloc[0], history.iloc[-1]
     terms = [str(name) for name in history if name not in ("epoch", "step", "lr", "seconds")]
     changes = [f"{name} from {number(first[name])} to {number(last[name])}" for name in terms]
@@ -515,7 +534,10 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
     columns = (*header, "noise ceiling", "subjects", "fitted", "note")
     yield _nonempty(Table(caption, columns, rows))
     if over_time:
-        yield Text("Scores at all times are in scores.csv, and differences of each two in differences.csv.")
+        yield Text(
+            "Evaluation.save and neurordl compare write the scores at all times into scores.csv, and "
+            "differences of each two into differences.csv."
+        )
     else:
         yield from _differences(scores)
 
@@ -646,6 +668,14 @@ def _in_words(value: Any) -> str:
 _LISTED = ("settings", "optimizer", "objective", "student", "stimuli", "labelled", "match")
 
 
+def weight_checksums(run: Run) -> list[list[str]]:
+    """The checksums of the files with weights, or of the weights of a run without files, with their names."""
+    paths = [run.out / name for name in (LAST, BEST) if run.out and (run.out / name).is_file()]
+    state = None if paths else sha256_state(run.student.state_dict())
+    sums = [[f"file {path.name}", sha256_file(path)] for path in paths]
+    return sums + ([["the student's weights", state]] if state else [])
+
+
 def _settings(run: Run | None, records: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
     sums: list[list[str]] = []
     for name, record in records.items():
@@ -654,11 +684,7 @@ def _settings(run: Run | None, records: Mapping[str, Mapping[str, Any]]) -> Iter
         rows = [[key.removeprefix("settings."), value] for key, value in flat if "sha256" not in key]
         yield Table(f"Settings and seeds of the {name}", ("setting", "value"), rows, folded=True)
         sums += [[f"{name}: {key}", value] for key, value in flat if "sha256" in key and value != "–"]
-    if run is not None:
-        paths = [run.out / name for name in (LAST, BEST) if run.out and (run.out / name).is_file()]
-        sums += [[f"file {path.name}", sha256_file(path)] for path in paths]
-        if not paths and (state := sha256_state(run.student.state_dict())):
-            sums.append(["the student's weights", state])
+    sums += weight_checksums(run) if run is not None else []
     versions = {name: record.get("versions") or {} for name, record in records.items()}
     libraries = dict.fromkeys(chain.from_iterable(versions.values()))
     rows = [[library, *(part.get(library, "–") for part in versions.values())] for library in libraries]
@@ -811,7 +837,9 @@ def _study_methods(grid: Grid) -> Iterator[str]:
                 *_stimuli_sentence(run),
             ]
         )
-    if scored := list(_measure_sentences(grid)):
+    parts = [part for entry in grid.entries if entry is not None for part in entry.scores]
+    leaks = dict.fromkeys(text for part in parts for text in part.settings.get("leaks", ()))
+    if scored := [*_measure_sentences(grid), *(f"{_capital(text)}." for text in leaks)]:
         yield " ".join(scored)
     yield " ".join(_interval_sentences(grid))
     if run is not None and {"neurordl", "torch"} <= set(versions := run.record.get("versions") or {}):
@@ -1000,7 +1028,9 @@ def _study_notices(grid: Grid) -> Iterator[Block]:
         ]
         for line in lines:
             runs[line] = runs.get(line, 0) + 1
-    texts = [grid.starts, tell_same_runs(grid.repeated, len(set(grid.frame.get("seed", ()))))]
+    runs_of_all = [entry.run for entry in grid.entries if entry is not None and entry.run is not None]
+    few = dict.fromkeys(few_steps(run.record) for run in runs_of_all)
+    texts = [*few, grid.starts, tell_same_runs(grid.repeated, len(set(grid.frame.get("seed", ()))))]
     of_study = [f"Study: {text}" for text in texts if text]
     if runs or of_study:
         yield Notes([*of_study, *(f"{line} ({counted(n, 'run')})" for line, n in runs.items())])

@@ -97,7 +97,11 @@ def number(value: object, digits: int = 3) -> str:
         return "undefined" if math.isnan(real) else str(real)
     if real == int(real) and abs(real) < 1e15:
         return f"{int(real):,}".replace("-", "−")
-    return f"{real:.{digits}f}".replace("-", "−") if 0.001 <= abs(real) < 1e5 else f"{real:.2g}"
+    return (
+        f"{real:.{digits}f}".replace("-", "−")
+        if 0.001 <= abs(real) < 1e5
+        else f"{real:.2g}".replace("-", "−")
+    )
 
 
 def draw(plot: Callable[[], Axes], title: str, description: str, caption: str = "") -> Figure:
@@ -135,8 +139,8 @@ def figure_files(sections: Sequence[Section]) -> Mapping[str, bytes]:
     return files
 
 
-def render(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The page as one HTML file, which needs no other."""
+def render(title: str, lead: str, sections: Sequence[Section], origin: str = "") -> str:
+    """The page as one HTML file, which needs no other; ``origin`` is a note that no reader sees."""
 
     def numbered(svg: Markup, number: int) -> Markup:
         """Ids that no other figure of the page has."""
@@ -155,4 +159,5 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
     folder = files(__package__)
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     style = Markup((folder / "page.css").read_text(encoding="utf-8"))
-    return template.render(title=title, lead=lead, sections=sections, style=style, most=MOST_ROWS)
+    texts = {"title": title, "lead": lead, "origin": origin}
+    return template.render(**texts, sections=sections, style=style, most=MOST_ROWS)

@@ -39,11 +39,12 @@ from neurordl.rdms.selection import (
 from neurordl.rsa.compare import model_stacks, model_vectors, models_by_time, shared_stimuli
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.rsa.leaks import Exposure, Leaks, People, check_exposures, plain_name
+from neurordl.rsa.regions import COLUMNS as OF_ROIS
 from neurordl.rsa.regions import roi_differences
 from neurordl.rsa.regression import Partial
 from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
 from neurordl.stimuli import Preprocessing, StimulusSet
-from neurordl.stimuli.sets import warn_of_absent
+from neurordl.stimuli.sets import check_stimuli, warn_of_absent
 from neurordl.students.loading import READ_FROM, TRAINED_ON
 from neurordl.validate import check_choice
 
@@ -289,7 +290,10 @@ def evaluate(
     frame = _stacked(tables, brains)
     tables = {name: _by_model_time(result.between(names), of_label) for name, result in results.items()}
     between = _stacked(tables, brains)
-    of_rois = roi_differences(results, {name: x[1:] for name, x in brains.items()}, names, chosen.ids)
+    places = {name: x[1:] for name, x in brains.items()}
+    of_rois = pd.DataFrame(columns=["time", *OF_ROIS])
+    if len({roi for roi, _ in places.values()}) > 1:
+        of_rois = roi_differences(results, places, names, chosen.ids)
     of_rois = pd.DataFrame(_by_model_time({str(key): of_rois[key].to_numpy() for key in of_rois}, of_label))
     scores = Evaluation(
         frame=frame.assign(**common).reindex(columns=columns),
@@ -472,6 +476,8 @@ def _model_stimuli(source: object, stimuli: StimulusSet | None) -> tuple[str, ..
         if isinstance(source, RunLike) and source.held_out_ids:
             hint = f" (the run held out {len(source.held_out_ids)}, {source.held_out_ids[0]!r} and others)"
         raise NeurordlError(f"a network is evaluated on images: pass a StimulusSet as stimuli={hint}")
+    if stimuli is not None:
+        check_stimuli(stimuli)
     if stimuli is None:
         return shared_stimuli({names[0]: rdms for rdms, names in model_stacks(source)})
     before = source.preprocessing if isinstance(source, RunLike) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,8 @@ from neurordl.arrays import Bools, Floats, Ints
 from neurordl.measures.kernels.similarities import Resampled
 from neurordl.rsa.inference.infer import Inference, infer_study
 from neurordl.rsa.inference.resampling import Resampling, Study
+from neurordl.rsa.scores import MOST_ROIS, RoiScores
 
-if TYPE_CHECKING:
-    from neurordl.rsa.scores import RoiScores
-
-MOST_ROIS = 20  # of which each two are compared: 190 pairs of ROIs for each layer
 COLUMNS = ("layer", "roi_a", "roi_b", "difference", "ci_low", "ci_high", "p", "n_subjects", "n_pairs")
 
 

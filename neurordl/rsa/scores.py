@@ -34,7 +34,6 @@ from neurordl.rsa.inference.infer import (
     p_values,
 )
 from neurordl.rsa.inference.resampling import Draws, Resampling, Study
-from neurordl.rsa.regions import MOST_ROIS
 from neurordl.validate import check_choice, check_number, counted, folded_html, listed
 
 if TYPE_CHECKING:
@@ -63,6 +62,8 @@ _PRINTED = (
 )
 
 
+MOST_ROIS = 20  # of which each two are compared: 190 pairs of ROIs for each layer
+_CORRECTED = "; p_fdr and p_holm are over "
 _P_VALUES, _PAIR, _ROIS = ("p", "p_fdr"), ("layer_a", "layer_b"), ["roi_a", "roi_b"]
 _MEANS = ("score", "ci_low", "ci_high", "p", "n_subjects")
 Family = Literal["table", "roi", "layer"]
@@ -130,12 +131,18 @@ class Coverage:
     @property
     def note(self) -> str:
         """In which subjects pairs were not measured; empty if in none."""
-        notes = []
+        lacking: dict[str, list[str]] = {}  # subjects people have as much
         for subject, pairs in self.pairs.items():
             if pairs < self.requested:
                 n = self.stimuli[subject]
                 stimuli = f" (no pair of {counted(n, 'stimulus')})" if n else ""
-                notes.append(f"{subject}: {pairs:,} of {self.requested:,} pairs measured{stimuli}")
+                text = f"{pairs:,} of {self.requested:,} pairs measured{stimuli}"
+                lacking.setdefault(text, []).append(subject)
+        notes = []
+        for text, subjects in lacking.items():
+            everyone = 1 < len(subjects) == len(self.pairs)
+            people = f"each of {len(subjects)} subjects" if everyone else listed(subjects, most=3)
+            notes.append(f"{people}: {text}")
         return listed(notes, most=3, separator="; ")
 
 
@@ -148,7 +155,7 @@ class RoiScores:
     study
         The layers and all subjects.
     subjects
-        The subjects, and who is in the mean.
+        The subjects, and people is in the mean.
     inference
         The inference over the subjects of the mean.
     ceilings
@@ -307,13 +314,22 @@ def _corrected(table: pd.DataFrame, tested: Bools, family: str) -> pd.DataFrame:
     )
 
 
-def side_by_side(evaluations: Mapping[str, Evaluation], family: Family = "table") -> pd.DataFrame:
+def with_families(title: str, means: pd.DataFrame) -> str:
+    """The title of an evaluation with the tests over which p-values of a table are corrected."""
+    families = [name for name in means.get("family", pd.Series(dtype=object)).unique() if name]
+    corrected = f"{_CORRECTED}{' or '.join(families)}" if families else ""
+    return title.partition(_CORRECTED)[0] + corrected
+
+
+def side_by_side(
+    evaluations: Mapping[str, Evaluation | pd.DataFrame], family: Family = "table"
+) -> pd.DataFrame:
     """Put the tables of several runs into a single one, with the column ``run`` first.
 
     Parameters
     ----------
     evaluations
-        Evaluations by the name of the run.
+        Evaluations, or their tables, by the name of the run.
     family
         The tests over which p-values are corrected, as in `Evaluation.correct`: those of all runs.
 
@@ -336,8 +352,8 @@ def side_by_side(evaluations: Mapping[str, Evaluation], family: Family = "table"
     '2 tests of the table'
     """
     check_choice("family", family, get_args(Family))
-    tables = [scores.frame.assign(run=name) for name, scores in evaluations.items()]
-    table = pd.concat(tables, ignore_index=True)
+    frames = {name: x if isinstance(x, pd.DataFrame) else x.frame for name, x in evaluations.items()}
+    table = pd.concat([frame.assign(run=name) for name, frame in frames.items()], ignore_index=True)
     table = _corrected(table, (table["subject"] == "mean").to_numpy(), family)
     return table[["run", *(name for name in table if name != "run")]]
 
@@ -708,8 +724,7 @@ class Evaluation:
         if axes := time_axes(means):
             counts = [counted(means[name].nunique(), name.replace("_", " ")) for name in axes]
             title += f"; {' and '.join(counts)}, shown is the highest mean of each layer"
-        families = [name for name in means.get("family", pd.Series(dtype=object)).unique() if name]
-        return title + (f"; p_fdr and p_holm are over {' or '.join(families)}" if families else "")
+        return with_families(title, means)
 
     @property
     def _n_groups(self) -> int:
@@ -723,6 +738,7 @@ class Evaluation:
         n_layers = means["layer"].nunique()
         notes = [*self.settings.get("leaks", ()), *self._notes_on_pairs(), self._note_on_layers]
         notes += [self._note_on_bounds, self._note_on_sides, self._note_on_rois]
+        notes.append(self._note_on_constants)
         notes += dict.fromkeys(inference.resampling.note for inference in self.inferences.values())
         if self.models is not None:
             notes.append(repeated_layers(self.settings["layers"], self.models))
@@ -762,6 +778,24 @@ class Evaluation:
         if n > 1:
             has = "means have p < .05 and intervals that include"
         return f"{n} {has} 0: p is one-sided (above zero), and the 95 % interval is two-sided"
+
+    @property
+    def _note_on_constants(self) -> str:
+        """Layers whose RDM is constant, where their similarity is defined all the same; empty without any."""
+        if self.models is None:
+            return ""
+        defined = self.frame.groupby("layer")["score"].count()
+        constant = []
+        for layer, rdm in zip(self.settings["layers"], self.models, strict=True):
+            values = rdm[np.isfinite(rdm)]
+            if len(values) > 1 and np.ptp(values) == 0 and defined.get(layer, 0):
+                constant.append(layer or "output")
+        if not constant:
+            return ""
+        return (
+            f"{listed(constant)}: all dissimilarities are the same, which predicts no order: "
+            f"{self.settings.get('comparison')} is 0 by definition, and p says nothing"
+        )
 
     @property
     def _note_on_rois(self) -> str:

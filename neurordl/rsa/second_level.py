@@ -342,7 +342,7 @@ class SecondLevel:
         """What was tested on whom, by what, and what came out."""
         test, settings, p = self.test, self.settings, self.p
         significant, t = p < test.alpha, self.values["t"]
-        best = int(np.argmin(p - 1e-9 * np.abs(t)))
+        best = int(np.argmin(p - 1e-9 * (np.abs(t) if test.tail == "two-sided" else t)))  # ties by t
         place = np.argwhere(self.inside)[best]
         x, y, z = self.affine[:3, :3] @ place + self.affine[:3, 3]
         smoothing = f", smoothed by {settings['fwhm']:g} mm" if settings["fwhm"] else ""
@@ -379,7 +379,7 @@ def second_level(
     model: str | None = None,
     *,
     difference: tuple[str, str] | None = None,
-    test: MapTest | None = None,
+    test: MapTest | Statistic | None = None,
     mask: Volume | Regions | None = None,
     fwhm: float | None = None,
     covariates: pd.DataFrame | None = None,
@@ -397,7 +397,8 @@ def second_level(
         Two models: their difference is tested in each person (a paired test), two-sided unless ``test`` is
         given.
     test
-        The test; by default ``MapTest()``, which is one-sided: scores above 0.
+        The test; by default ``MapTest()``, which is one-sided: scores above 0. The name of a statistic, such
+        as "size", stands for a test by it.
     mask
         A mask or `Regions`: only voxels in it are tested and corrected for.
     fwhm
@@ -443,7 +444,9 @@ def second_level(
     >>> result.table()[["cluster", "n_voxels", "mm3"]].iloc[0].tolist()
     [1.0, 27.0, 729.0]
     """
-    test = test or MapTest(tail="greater" if difference is None and contrast is None else "two-sided")
+    if not isinstance(test, MapTest):
+        tail: Any = "greater" if difference is None and contrast is None else "two-sided"
+        test = MapTest("voxel" if test is None else test, tail=tail)
     if difference is not None and model is not None:
         raise NeurordlError("model= and difference= exclude each other; a difference names two models")
     if fwhm is not None:
@@ -520,6 +523,9 @@ class _Stack(NamedTuple):
                     )
                 images[str(subject)] = opened
         else:
+            if not isinstance(maps, SearchlightMaps | str | os.PathLike):
+                expected = "maps of group_searchlight, their folder, or a mapping from subject to image"
+                raise NeurordlError(f"maps: expected {expected}, got {type(maps).__name__}")
             maps = maps if isinstance(maps, SearchlightMaps) else load_maps(maps)
             models = _models(maps.models, model, difference)
             places = tuple(maps.models.index(name) for name in models)

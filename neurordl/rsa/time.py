@@ -346,7 +346,7 @@ def warn_of_few(n_subjects: int, tail: str, alpha: float) -> None:
     smallest = 1 / 2 ** (n_subjects - (tail == "two-sided"))
     if smallest >= alpha:
         counts = f"{n_subjects} subjects have {2**n_subjects} sign flips"
-        notify(f"{counts}, so that no p is below {smallest:.3g}; no cluster can be significant")
+        notify(f"{counts}, so that no p is below {smallest:.3g}; nothing can be significant")
 
 
 def _clusters(test: ClusterTest, scores: Floats) -> list[tuple[Ints, float, float]]:

@@ -27,6 +27,7 @@ from neurordl.validate import (
     check_count,
     check_number,
     check_path,
+    check_type,
     counted,
     folded_html,
     listed,
@@ -103,6 +104,11 @@ class StimulusSet:
         for name, values in (("images", self.pixels), ("labels", self.labels)):
             if values is not None and len(values) != len(self.ids):
                 raise NeurordlError(f"{len(self.ids)} ids but {len(values)} {name}: give one per stimulus")
+        if self.pixels.dtype == torch.uint8 and max(self.preprocessing.mean or (0.0,)) > 1:
+            notify(
+                f"mean={self.preprocessing.mean} is above 1, but images go from 0 (black) to 1 (white): "
+                "divide mean and std by 255 if they are on a scale from 0 to 255"
+            )
 
     @classmethod
     def from_folder(
@@ -182,7 +188,8 @@ class StimulusSet:
         table
             One row per stimulus; its other columns are kept as the table of the set.
         id, path, label
-            Names of its columns. By default labels come from the column ``label`` if it exists.
+            Names of its columns. By default labels come from the column ``label`` if it exists. One column
+            may be both the id and the path: ids are then file names without suffix, as in `from_folder`.
         folder
             Folder to which paths are relative; by default that of the table, or the current one for a
             DataFrame.
@@ -192,6 +199,9 @@ class StimulusSet:
             ``size``, ``channels``, ``mean``, ``std`` and ``crop`` of `Preprocessing`.
         """
         frame = read_table(table, id, path, *([label] if label else []))
+        if path not in frame:  # it is the index
+            frame[path] = frame.index
+            frame.index = pd.Index(check_ids([Path(x).stem for x in frame.index], "images"), name=id)
         source = None if isinstance(table, pd.DataFrame) else str(table)
         root = Path(folder) if folder is not None else Path(source).parent if source else Path()
         for name, value in frame[path].items():
@@ -423,12 +433,20 @@ def _shuffle(ids: Sequence[str], seed: int, strata: Sequence[str] | None) -> tup
     return order, generator
 
 
+def check_stimuli(stimuli: object, name: str = "stimuli") -> None:
+    """Refuse what is not a StimulusSet, such as the folder of the images."""
+    remedy = "make one with StimulusSet.from_array(images, ids)"
+    if isinstance(stimuli, str | os.PathLike):
+        remedy = f"read the images with nrl.StimulusSet.from_folder({str(stimuli)!r}, size=...)"
+    check_type(name, stimuli, StimulusSet, remedy)
+
+
 def read_table(table: StrPath | pd.DataFrame, id: str, *needed: str) -> pd.DataFrame:
     """Read a CSV or TSV file, or copy a DataFrame, and index it by the column ``id``.
 
-    Where ``id`` is "id" the column may also be called stimulus; in a DataFrame the ids may be its index. Ids
-    stay text ("007", "NA"). In other columns of a file blanks, "n/a" and "nan" are missing values (see
-    `is_missing`), and numbers become numbers.
+    Where ``id`` is "id" or "stimulus" the column may be called either; in a DataFrame the ids may be its
+    index. Ids stay text ("007", "NA"). In other columns of a file blanks, "n/a" and "nan" are missing values
+    (see `is_missing`), and numbers become numbers.
 
     Parameters
     ----------
@@ -449,7 +467,7 @@ def read_table(table: StrPath | pd.DataFrame, id: str, *needed: str) -> pd.DataF
     else:
         check_path("table", table)
         name, frame = str(table), read_frame(table, keep=("id", "stimulus", id, *needed))
-    if id == "id":
+    if id in ("id", "stimulus") and id not in frame:
         id = id_column(frame.columns) or id
     remedy = "rename the column with the ids to 'id'" if id == "id" and id not in frame else ""
     check_columns(name, frame.columns, (id, *needed), remedy)

@@ -322,14 +322,33 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
             sizes = (" x ".join(map(str, it[name].shape)) or "one number" for it in (state, expected))
             differences.append("{} is {} in the file and {} in the network".format(name, *sizes))
     if differences:
+        remedy = "make it with as many layers, classes, channels and units"
+        remedy = _by_prefix(set(state), set(expected)) or (
+            f"{remedy}, or load what there is with load_state_dict(weights, strict=False), and train the rest"
+            if differences[1:] == [] and absent
+            else remedy
+        )
         raise NeurordlError(
             f"the weights in {source} are not those of this {type(network).__name__}: "
-            f"{listed(differences, 3)}; make it with as many layers, classes, channels and units"
+            f"{listed(differences, 3)}; {remedy}"
         )
     with explain(f"the weights in {source} do not fit", RuntimeError):
         network.load_state_dict(state, strict=False)
     setattr(network, TRAINED_ON, _trained_on(source))
     setattr(network, READ_FROM, (source.name, sha256_state(network.state_dict())))
+
+
+def _by_prefix(names: set[str], expected: set[str]) -> str:
+    """What to do where the names of weights are those of the network but for a prefix; else empty."""
+    for name in sorted(names)[:1]:
+        prefix = next((name.removesuffix(other) for other in expected if name.endswith(f".{other}")), "")
+        if prefix and sum(x.removeprefix(prefix) in expected for x in names) > len(names) / 2:
+            return (
+                f"all names begin with {prefix!r}: cut it off, "
+                f"weights = {{name.removeprefix({prefix!r}): value for name, value in weights.items()}}, and "
+                "pass these to load_state_dict"
+            )
+    return ""
 
 
 def _trained_on(source: Path) -> list[Any]:
@@ -370,5 +389,12 @@ def _read_state(source: Path) -> dict[str, Tensor]:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise NeurordlError(f"{source} contains no state_dict; save model.state_dict() with torch.save")
+        entries = ""
+        if isinstance(state, Mapping) and state:
+            nested = [repr(key) for key, value in state.items() if isinstance(value, Mapping)]
+            entries = f"; its entries are {listed(map(repr, state), 8)}"
+            entries += f"; take the weights out, such as torch.load(path)[{nested[0]}]" if nested else ""
+        raise NeurordlError(
+            f"{source} contains no state_dict{entries}; save model.state_dict() with torch.save"
+        )
     return {str(name): value for name, value in state.items()}

@@ -13,6 +13,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import Match
@@ -297,7 +298,8 @@ class Objective:
         terms : dict of str to Tensor
             Each term by name, unweighted and detached: ``task``, ``rdm:<layer>``, ``soft_targets``. A term
             that is undefined on this batch, such as the RDM of two stimuli, is NaN and is left out of the
-            sum: it has no gradient. At the first time there is a notice (on a GPU, only at the first call).
+            sum: it has no gradient, and where no other term has one, ``backward`` changes nothing. At the
+            first time there is a notice (on a GPU, only at the first call).
 
         Raises
         ------
@@ -369,6 +371,11 @@ class Objective:
             raise NeurordlError(
                 f"labelled= is missing: pass labelled images, or stimuli= and an objective {remedy}"
             )
+        if torch.is_inference_mode_enabled() and any(map(is_lazy, self.parameters())):
+            problem = (
+                "parameters of losses get their shape at the first call, and could not be trained if it is"
+            )
+            raise NeurordlError(f"{problem} in torch.inference_mode(); make it under torch.no_grad()")
         outputs, features = self._read(student, labelled, stimuli, batchnorm)
         parts, terms = list[Tensor](), dict[str, Tensor]()
         if self.task is not None and labelled is not None:
@@ -389,7 +396,10 @@ class Objective:
             defined = value.nan_to_num(0.0, math.inf, -math.inf)
             parts.append(defined if isinstance(weight, float) and weight == 1 else weight * defined)
             terms[name] = value
-        return reduce(torch.add, parts), {name: value.detach() for name, value in terms.items()}
+        total = reduce(torch.add, parts)
+        if undefined and not total.requires_grad and torch.is_grad_enabled():
+            total = total + total.new_zeros((), requires_grad=True)  # backward() has no effect, and no error
+        return total, {name: value.detach() for name, value in terms.items()}
 
     def _undefined(self, values: Mapping[str, Tensor], stimuli: Batch) -> list[str]:
         """Names of the terms that are NaN, with a notice at the first time; a GPU is asked only once."""
@@ -455,7 +465,10 @@ class Objective:
         if labels is None:
             raise NeurordlError("the labelled batch has no labels: pass labelled=(images, labels)")
         if callable(self.task):
-            return self.task(outputs, labels)
+            value = self.task(outputs, labels)
+            if not isinstance(value, Tensor) or value.ndim:
+                raise NeurordlError(f"task: it must return a tensor of shape (), not {_shape(value)}")
+            return value
         outputs = class_scores(outputs, "cross_entropy", "pass task=function")
         if labels.device.type == "cpu" and not checked:  # on a GPU a check would stall each step
             check_labels(labels, outputs.shape[1])

@@ -44,6 +44,7 @@ _SAME = ("settings", "optimizer", "objective", "student", "stimuli", "labelled")
 # Of the student in the record: its weights before training, the name of a checkpoint, and the weights there.
 START, CHECKPOINT_NAME, CHECKPOINT_SUM = _START = ("sha256_weights", "checkpoint", "sha256_checkpoint")
 
+_FEW_STEPS = 50
 _NO_TERM = ("epoch", "step", "lr", "seconds")  # columns of a history
 
 
@@ -319,6 +320,17 @@ def same_runs(runs: Mapping[tuple[str, int], Run | None]) -> list[str]:
     return same
 
 
+def few_steps(record: Record) -> str:
+    """Say that a run had too few steps for its student to learn much; empty if it had more, or none."""
+    settings = record.get("settings") or {}
+    epochs, steps = settings.get("epochs") or 0, settings.get("steps_per_epoch") or 0
+    if not 0 < epochs * steps < _FEW_STEPS:
+        return ""
+    parts = f"epochs: {epochs}, steps in each: {steps}"
+    text = f"only {counted(epochs * steps, 'step')} in all ({parts}), in which a student hardly moves"
+    return f"{text}; take more epochs, or smaller batches"
+
+
 def tell_same_runs(conditions: Sequence[str], n_seeds: int) -> str:
     """Say that the seeds of these conditions are one run; empty without any."""
     if not conditions:
@@ -552,13 +564,17 @@ class RunFolder:
             load_weights(student, self.path / BEST)
 
     def finish(self, student: nn.Module, losses: Mapping[str, Tensor], history: History) -> None:
-        """Write the history, and, of a run that has just finished, the last weights and the record."""
+        """Write the history, and, of a run that has just finished, the last weights and the record.
+
+        Of a run that had finished, the file of the losses is written again where it is missing.
+        """
         if self.writes:
             self._save_history(history)  # again: the run may have been killed after a checkpoint
         if self.writes and not self.finished:
             _save_weights(student.state_dict(), self.path / LAST, self.record)
-            if losses:
-                _save_weights(losses, self.path / LOSSES, self.record)
+        if self.writes and losses and not (self.finished and (self.path / LOSSES).is_file()):
+            _save_weights(losses, self.path / LOSSES, self.record)
+        if self.writes and not self.finished:  # last: it says that the others are there
             io.write_json(self.path / io.RUN_RECORD, self.record)
 
 

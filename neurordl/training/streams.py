@@ -152,8 +152,14 @@ class SetStream:
         rows = self._pass[1][place][self._share]
         index = torch.from_numpy(rows)
         images = self._stimuli.images(index)
+        if self._augment is not None:
+            images = self._augment(images)
+            if not isinstance(images, Tensor) or len(images) != len(rows):
+                result = f"{len(images)} images" if isinstance(images, Tensor) else type(images).__name__
+                expected = f"a tensor with as many as the batch of {len(rows)}"
+                raise NeurordlError(f"augment: the function returned {result}; it must return {expected}")
         return Batch(
-            images if self._augment is None else self._augment(images),
+            images,
             self._ids[rows].tolist(),
             None if self.labels is None else self.labels.index_select(0, index),
         )
@@ -434,6 +440,8 @@ def check_batch(batch: Batch) -> Batch:
             raise NeurordlError(f"a batch of {n} images has {len(part)} {name}; give one for each image")
     if batch.labels is not None and not isinstance(batch.labels, Tensor):
         raise NeurordlError(f"labels: expected a tensor, got a {type(batch.labels).__name__}")
+    if batch.labels is not None and batch.labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        return batch._replace(labels=batch.labels.long())  # as losses of torch need them
     return batch
 
 
@@ -443,6 +451,8 @@ def check_labels(labels: Tensor, n_classes: int) -> None:
         remedy = "use labels.argmax(1) for one-hot labels" if labels.ndim > 1 else "use labels.long()"
         content = f"{labels.dtype} of shape {tuple(labels.shape)}"
         raise NeurordlError(f"labels: expected whole numbers of shape (n,), got {content}; {remedy}")
+    if not len(labels):
+        raise NeurordlError("labels: the batch has no images; leave empty batches out")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= n_classes:
         outputs = f"the student has {n_classes} outputs (labels 0 to {n_classes - 1})"

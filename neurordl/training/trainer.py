@@ -36,7 +36,7 @@ from neurordl.measures.comparisons import few_pairs
 from neurordl.patterns.network import explain_unfit, frozen_eval, sha256_modules, unwrapped
 from neurordl.rsa.leaks import check_exposures, count_identical
 from neurordl.stimuli import Preprocessing, StimulusSet
-from neurordl.stimuli.sets import warn_of_absent
+from neurordl.stimuli.sets import check_stimuli, warn_of_absent
 from neurordl.students.loading import TRAINED_ON
 from neurordl.teachers import Batch
 from neurordl.teachers.base import ById, Record, spelled
@@ -147,7 +147,14 @@ class Optimization:
         """The optimizer of all parameters of a module that are trained."""
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if self.optimizer is not None:
-            return self.optimizer(parameters)
+            optimizer = self.optimizer(parameters)
+            check_type("optimizer: the result of the function", optimizer, Optimizer)
+            if isinstance(optimizer, torch.optim.LBFGS):
+                problem = (
+                    "optimizer: LBFGS computes the loss of a batch several times in a step, and fit once"
+                )
+                raise NeurordlError(f"{problem}; choose another, or write a loop of your own")
+            return optimizer
         lr = 1e-3 if self.lr is None else self.lr
         weight_decay = 1e-4 if self.weight_decay is None else self.weight_decay
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
@@ -161,6 +168,8 @@ class Optimization:
         scheduler = self.scheduler(optimizer, steps)
         if isinstance(scheduler, ReduceLROnPlateau):
             raise NeurordlError("scheduler: ReduceLROnPlateau needs a metric; choose another scheduler")
+        if not (hasattr(scheduler, "step") and hasattr(scheduler, "state_dict")):
+            raise NeurordlError(f"scheduler: the function returned {type(scheduler).__name__}, no scheduler")
         return scheduler
 
 
@@ -297,7 +306,7 @@ def fit(
     validation : StimulusSet, or share of the stimuli, optional
         Stimuli, or the share of the stimuli, that are not trained on. The best epoch is the one with the
         lowest unweighted sum of their transfer losses, and the run's student has its weights. Losses of large
-        values, such as `ContrastiveLoss`, decide most of it; a notice says so where one is ten times another.
+        values, such as `ContrastiveLoss`, decide most of it; a notice says where one is ten times another.
 
         For an objective without transfer losses of stimuli it is the epoch with the lowest task loss, so that
         they need labels. Images that are among the labelled ones are then left out, with a notice.
@@ -344,10 +353,12 @@ def fit(
     >>> list(run.history[["epoch", "step"]].iloc[-1])
     [2, 2]
     """
+    if not torch.is_grad_enabled():
+        raise NeurordlError("fit is called in torch.no_grad() or inference_mode(), where nothing is trained")
     check_type("student", student, nn.Module)
     check_type("objective", objective, Objective, "write Objective(loss)")
     if stimuli is not None:
-        check_type("stimuli", stimuli, StimulusSet, "make one with StimulusSet.from_array(images, ids)")
+        check_stimuli(stimuli)
     for name, value in (("batches", batches), ("optimization", optimization), ("execution", execution)):
         check_type(name, value, {"batches": Batches, "optimization": Optimization}.get(name, Execution))
     check_count("seed", seed, 0)
@@ -809,6 +820,7 @@ class Trainer:
         task = ["task"] if self.objective.task is not None else []
         self.terms = ["loss", *task, *self.objective.names]
         self.state = State(torch.zeros(2, len(self.terms), device=self.fabric.device))
+        self._has_learned = False  # whether a loss had a gradient
         self._values: list[Tensor] = []  # terms of the steps that are not in the sums yet
         self.epoch_start = time.perf_counter()
 
@@ -869,11 +881,13 @@ class Trainer:
         if labelled and labelled.ids is not None and isinstance(self.streams.labelled, LoaderStream):
             state.labelled.update(labelled.ids)
         loss, terms = self.wrapped(labelled, stimuli, state.step)
-        self.backward(loss)
-        if self.optimization.clip_norm is not None:
-            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.optimization.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        if loss.requires_grad:  # otherwise each loss is undefined on this batch
+            self.backward(loss)
+            if self.optimization.clip_norm is not None:
+                self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=self.optimization.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self._has_learned = True
         self.scheduler.step()
         values = torch.stack([loss.detach(), *(terms[name] for name in self.terms[1:])]).float()
         self._values.append(values if self.processes is None else self.processes.mean(values))
@@ -910,6 +924,12 @@ class Trainer:
     def _end_epoch(self, epoch: int) -> None:
         state = self.state
         self._check_finite()
+        if not self._has_learned:
+            problem = (
+                f"all that {listed(self.objective.names)} read is frozen (requires_grad=False), or undefined"
+            )
+            remedy = "read a layer that is trained, or add a task"
+            raise NeurordlError(f"no parameter is trained: {problem} (NaN) in epoch {epoch}; {remedy}")
         row: dict[str, float] = {"epoch": epoch, "step": state.step, **self._means()}
         for name, loss in zip(self.objective.names, self.objective.losses, strict=True):
             if math.isnan(row[name]):

@@ -21,7 +21,7 @@ from scipy.stats import false_discovery_control
 import neurordl as nrl
 from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms, select_rdms
 from neurordl.cli import compare, study
-from neurordl.experiments import all_differences
+from neurordl.experiments import HeldOutScore, all_differences
 from neurordl.io import sha256_state
 from tests import docs_files
 
@@ -58,6 +58,12 @@ def data(tmp_path: Path) -> dict[str, Path]:
 def times(folder: Path) -> dict[Path, int]:
     """When each file was written."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """What each file holds, but for HDF5."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".h5"]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 def train_arguments(data: dict[str, Path], out: Path, **changes: object) -> list[object]:
@@ -101,6 +107,7 @@ def test_train_then_compare(shell: Any, data: dict[str, Path], tmp_path: Path) -
         "differences.csv",
         "evaluation.h5",
         "evaluation.json",
+        "origin.json",
         "scores.csv",
         "scores.png",
     ]
@@ -690,8 +697,19 @@ def test_an_earlier_comparison_is_not_overwritten_unasked(
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     code, _, errors = shell(*arguments, "--comparison", "corr", "--out", out)
     assert code == 1
-    assert "holds a comparison already (scores.csv and evaluation.json)" in errors
+    assert "holds a comparison already, of other files or settings, which differ in comparison" in errors
     assert "--overwrite" in errors
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    written = times(out)
+    assert "of the same files and settings already: nothing" in shell(*arguments, "--out", out)[1]
+    assert times(out) == written
+    (out / "origin.json").rename(tmp_path / "origin.json")  # of an earlier version, or written in Python
+    code, _, errors = shell(*arguments, "--out", out)
+    assert code == 1
+    assert "exists already, and what it was made of is not recorded" in errors
+    (tmp_path / "origin.json").rename(out / "origin.json")
+    (out / "scores.png").unlink()  # it is made again
+    assert shell(*arguments, "--out", out)[0] == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     code, _, errors = shell(*arguments, "--comparison", "corr", "--out", out, "--overwrite")
     assert code == 0, errors
@@ -1012,7 +1030,7 @@ def test_a_study_in_one_command(
     more = {"controls": "labels,permuted,permuted-within", "seeds": 2, "test": data["labelled.csv"]}
     more |= {"stimuli-labels": kinds, "epochs": 1, "held-out": 0.4, "missing": "ignore"}
     arguments = train_arguments(data, out, **more)
-    score, calls = study._score, list[int]()
+    score, calls = HeldOutScore.__call__, list[int]()
 
     def killed(*positional: Any, **named: Any) -> dict[str, float]:
         calls.append(1)
@@ -1020,7 +1038,7 @@ def test_a_study_in_one_command(
             raise KeyboardInterrupt
         return score(*positional, **named)
 
-    monkeypatch.setattr(study, "_score", killed)
+    monkeypatch.setattr(HeldOutScore, "__call__", killed)
     assert shell(*arguments)[0] != 0
     assert len(list((out / "rows").iterdir())) == 2
     code, printed, errors = shell(*arguments)
@@ -1058,8 +1076,17 @@ def test_a_study_in_one_command(
     assert shell("report", out, "--out", tmp_path / "again.html")[0] == 0
 
     calls.clear()
-    assert shell(*arguments)[0] == 0
+    before = times(out)
+    assert shell(*arguments)[1].endswith(f"{out} holds this study, which had finished: nothing was trained\n")
     assert calls == []
+    told = "report.html holds a report of the same files and settings already: nothing was computed\n"
+    assert shell("report", out)[1].endswith(told)
+    assert times(out) == before
+    whole = {name: (out / name).read_bytes() for name in ("table.csv", "differences.csv", "report.html")}
+    for name, content in whole.items():  # as if the command had been killed before it wrote them
+        (out / name).unlink()
+        assert shell(*arguments)[0] == 0
+        assert (out / name).read_bytes() == content
     code, _, errors = shell(*train_arguments(data, out, **{**more, "epochs": 2}))
     assert (code, errors.count("\n")) == (1, 1)
     assert "holds rows of other settings, which differ in epochs (1 before, 2 now)" in errors
@@ -1339,7 +1366,9 @@ def test_the_commands_of_the_page_on_own_networks(
     assert set(pd.read_csv("runs/mynet/scores/scores.csv")["layer"]) == set(range(5))
 
 
-def test_several_runs_side_by_side(shell: Any, data: dict[str, Path], tmp_path: Path) -> None:
+def test_several_runs_side_by_side(
+    shell: Any, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One table with the column run; its rows are those of each run alone, corrected over all of them."""
     study = tmp_path / "study"
     arguments = train_arguments(data, study, controls="labels", seeds=1, epochs=1, **{"held-out": 0.4})
@@ -1370,9 +1399,42 @@ def test_several_runs_side_by_side(shell: Any, data: dict[str, Path], tmp_path: 
         assert "Side by side" in page
         assert "over 4 tests of the table" in page
         assert "over 2 tests" not in page
-    code, _, errors = shell("compare", *folders, *rdms, "--out", out)
+    before, whole = times(out), contents(out)
+    for sources in ([study], folders):  # the same runs
+        code, printed, errors = shell("compare", *sources, *rdms, "--out", out)
+        told = f"{out} holds a comparison of the same files and settings already: nothing was computed\n"
+        assert (code, printed) == (0, told)
+    assert times(out) == before
+    code, _, errors = shell("compare", *folders, *rdms, "--comparison", "corr", "--out", out)
     assert code == 1
-    assert "holds a comparison already" in errors
+    assert (
+        "holds a comparison already, of other files or settings, which differ in comparison (rho-a" in errors
+    )
+    assert times(out) == before
+
+    again, calls, places = tmp_path / "compared" / "again", list[str](), ["run", "figure"]
+    of_compare, draw = nrl.evaluate, compare._draw_scores
+
+    def killed(source: Any, *positional: Any, **named: Any) -> Any:
+        calls.append(source.out.name)
+        if len(calls) == 2:
+            places.remove("run")
+            raise KeyboardInterrupt
+        return of_compare(source, *positional, **named)
+
+    def stopped(*positional: Any) -> None:
+        if places == ["figure"]:
+            places.remove("figure")
+            raise KeyboardInterrupt
+        draw(*positional)
+
+    monkeypatch.setattr(nrl, "evaluate", killed)
+    monkeypatch.setattr(compare, "_draw_scores", stopped)
+    for _ in range(2):
+        assert shell("compare", study, *rdms, "--out", again)[0] != 0
+    assert calls == ["labels_0", "teacher_0", "teacher_0"]
+    assert shell("compare", study, *rdms, "--out", again)[0] == 0
+    assert contents(again) == whole
     for sources, message in (
         ((folders[0], data["brain.h5"]), "brain.h5 holds no run; several sources must be folders of runs"),
         ((study, folders[0]), "two runs in folders named labels_0"),

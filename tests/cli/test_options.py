@@ -212,6 +212,13 @@ def test_version_and_module() -> None:
         assert done.stdout == f"neurordl {__version__}\n"
 
 
+@pytest.mark.parametrize("path", [[], ["data"]])
+def test_flags_have_no_value_in_the_help(path: list[str], shell: Any) -> None:
+    code, printed, _ = shell(*path, "--help")
+    assert code == 0
+    assert "bool" not in printed
+
+
 def test_completion() -> None:
     """The words of the shell are completed: commands, options and choices."""
     environment = {**os.environ, "_NEURORDL_COMPLETE": "complete_bash", "COMP_CWORD": "2"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import warnings
 from pathlib import Path
@@ -21,7 +20,6 @@ from neurordl.patterns import fmri
 from neurordl.patterns.fmri import read_patterns
 from neurordl.rdms import odd_even_reliability
 from neurordl.rdms.selection import reindex
-from tests import docs_files
 
 STUDY = Path(__file__).parents[2] / "data" / "simulated_fmri" / "study"
 FUNC = STUDY / "sub-01" / "func"
@@ -597,6 +595,19 @@ def test_merged_files_are_in_one_order(shell: Any, parts: Path) -> None:
     assert told.rstrip().endswith("holds 6 RDMs of 5 stimuli; subject sub-1, sub-2, sub-3; roi IT, EVC")
 
 
+def test_each_rdm_of_merged_files_is_a_subject(shell: Any, parts: Path) -> None:
+    named = ("--roi", "IT,EVC", "--diagonal", "ignore", "--measure", "crossnobis", "--out", parts / "m.h5")
+    files = ("merge", parts / "it.npz", parts / "evc.npz")
+    code, _, errors = shell(*files, *named, "--each-a-subject")
+    assert code == 0, errors
+    merged = nrl.load_rdms(parts / "m.h5")
+    assert list(merged.rdm_descriptors["subject"]) == ["s01", "s02", "s03"] * 2
+    code, _, errors = shell(*files, *named, "--each-a-subject", "--subjects-from", parts / "participants.tsv")
+    assert (code, "--each-a-subject numbers the subjects, and they are named" in errors) == (1, True)
+    code, _, errors = shell("merge", parts / "named.h5", "--each-a-subject", "--out", parts / "n.h5")
+    assert (code, "named.h5 names the subjects of its RDMs" in " ".join(errors.split())) == (1, True)
+
+
 def test_a_name_for_each_file(shell: Any, parts: Path) -> None:
     (parts / "two.txt").write_text("ann\nben\n")
     files = (parts / "it_s1.npz", parts / "evc_s1.npz")
@@ -678,24 +689,3 @@ def test_compare_takes_names_from_a_file_and_a_diagonal(shell: Any, parts: Path)
     assert set(table["subject"]) == {"sub-1", "sub-2", "sub-3", "mean"}
     score = table.loc[table["subject"] == "sub-1", "score"].iloc[0]
     assert score == pytest.approx(1)
-
-
-# from files to a report
-
-
-def test_the_whole_way_of_the_page(shell: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    """The commands of the first block of docs/howto/shell.md, one after the other."""
-    monkeypatch.chdir(tmp_path)
-    docs_files.shell()
-    page = Path(__file__).parents[2] / "docs" / "howto" / "shell.md"
-    block = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[0]
-    calls = [shlex.split(call)[1:] for call in block.replace("\\\n", " ").splitlines()]
-    for call in calls:
-        short = ["1" if word == "20" else word for word in call]
-        code, _, errors = shell(*short)
-        assert code == 0, errors
-    rdms = nrl.load_rdms("brains.h5")
-    assert list(rdms.rdm_descriptors["subject"]) == [f"sub-0{k}" for k in (1, 1, 2, 2, 3, 3)]
-    assert nrl.load_run("runs/it").fitted_subjects == ("sub-01", "sub-02")
-    assert set(pd.read_csv("runs/it/scores/scores.csv")["subject"]) >= {"sub-01", "sub-02", "sub-03"}
-    assert Path("runs/it/report.html").stat().st_size > 10_000

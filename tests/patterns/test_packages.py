@@ -354,8 +354,13 @@ def test_each_trial_has_its_coefficient(tmp_path: Path) -> None:
     assert table["trial"].tolist() == [0, 0, 1, 2]
     assert np.array_equal(measured(images, table), values([0, 1, 3, 4]))
     for history in (HISTORY, TRIALS.replace("house", "face"), ""):
-        with pytest.raises(NeurordlError, match="'house' has several coefficients"):
+        with pytest.raises(NeurordlError, match=r"'house' has several coefficients.*single_trials=True"):
             nrl.find_betas(bucket(path, labels, history))
+        again, same = nrl.find_betas(path, single_trials=True)
+        assert same.equals(table)
+        assert np.array_equal(measured(again, same), measured(images, table))
+    with pytest.raises(NeurordlError, match="for buckets of AFNI"):
+        nrl.find_betas(spm(tmp_path / "spm", ["Sn(1) face*bf(1)"]), single_trials=True)
 
 
 def test_buckets_that_are_damaged_or_have_no_labels(tmp_path: Path) -> None:

@@ -138,3 +138,19 @@ def test_bad_input(scores: Any) -> None:
         plot_scores(scores)
     with pytest.raises(NeurordlError, match="a course needs two"):
         plot_time_course(scores.frame[scores.frame["time"] == 0.1])
+
+
+@pytest.mark.parametrize(("upper", "cut"), [(0.6, True), (0.12, False)])
+def test_a_noise_ceiling_far_above_the_courses_is_cut_off(upper: float, cut: bool) -> None:
+    """The courses fill the axis, and the legend says how high it is; a near ceiling is drawn whole."""
+    frame = pd.DataFrame({"time": TIMES, "score": [0.0, 0.02, 0.06, 0.04]})
+    frame = frame.assign(layer="a", roi="", subject="mean", comparison="corr", ceiling_lower=0.05)
+    frame = frame.assign(ci_low=frame["score"] - 0.01, ci_high=frame["score"] + 0.01, ceiling_upper=upper)
+    ax = plot_time_course(frame)
+    low, high = ax.get_ylim()
+    assert low < -0.01
+    assert high > 0.07
+    assert (high < 0.12) == cut
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert ("noise ceiling,\ncut off: up to 0.6" in texts) == cut
+    assert ("noise ceiling" in texts) != cut

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -225,6 +226,25 @@ def test_what_python_and_the_shell_write_is_the_same(folder: Path, tmp_path: Pat
     assert printed == f"{tmp_path / 'shell.html'} holds the report; its figures are in {figures}\n"
     names = {"figure-01-training-curves", "figure-02-layers-and-the-noise-ceiling-held-out-pairs"}
     assert {file.name for file in figures.iterdir()} == {f"{x}.{y}" for x in names for y in ("pdf", "svg")}
+    again = ("report", path, "--out", tmp_path / "shell.html")
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "shell.html", *figures.iterdir())}
+    told = "shell.html holds a report of the same files and settings already: nothing was computed\n"
+    assert shell(*again)[1].endswith(told)
+    assert {file: file.stat().st_mtime_ns for file in written} == written
+    code, _, errors = shell(*again, "--title", "Mine")
+    assert code == 1
+    assert (
+        "shell.html holds a report already, of other files or settings, which differ in title (None" in errors
+    )
+    assert shell(*again, "--title", "Mine", "--overwrite")[0] == 0
+    assert Page(tmp_path / "shell.html").texts("h1") == ["Mine"]
+    assert shell(*again, "--overwrite")[0] == 0
+    shutil.rmtree(figures)
+    assert shell(*again)[1].endswith(f"its figures are in {figures}\n")
+    (tmp_path / "mine.html").write_text("<html></html>")
+    code, _, errors = shell("report", path, "--out", tmp_path / "mine.html")
+    assert code == 1
+    assert "mine.html exists already, and what it was made of is not recorded" in errors
     shell("report", path, "--out", tmp_path / "bare.html", "--no-figures")
     assert not (tmp_path / "bare_figures").exists()
     assert (tmp_path / "bare.html").read_bytes() == (tmp_path / "shell.html").read_bytes()
@@ -234,6 +254,22 @@ def test_what_python_and_the_shell_write_is_the_same(folder: Path, tmp_path: Pat
     assert shown.texts("h1") == ["labels"]
     training = next(text for text in shown.texts("p") if text.startswith("The student"))
     assert training in Page(tmp_path / "shell.html").texts("p")
+
+
+def test_the_shell_says_whose_report_it_is(tmp_path: Path, shell: Any) -> None:
+    """A report of something else in the folder stays, and contents of folders below are named."""
+    scores = evaluation()
+    scores.save(tmp_path / "layers")
+    mine = evaluation(subjects=["a", "b"]).to_html(tmp_path / "report.html", title="My paper")
+    before = mine.read_bytes()
+    assert shell("report", tmp_path)[0] == 1
+    assert mine.read_bytes() == before
+    code, printed, errors = shell("report", tmp_path, "--overwrite", "--no-figures")
+    assert code == 0, errors
+    assert "note: the report is of what is in folders below: layers" in printed
+    assert Page(mine).texts("h1") == ["layers"]
+    code, printed, _ = shell("report", tmp_path / "layers", "--no-figures")
+    assert (code, "note:" in printed) == (0, False)
 
 
 def test_a_run_in_memory_without_stimuli(tmp_path: Path) -> None:
@@ -441,6 +477,27 @@ def test_the_report_of_a_study_says_how_it_was_done(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="alone is a table alone: its report has no methods"):
         alone = Page(write_report(tmp_path / "b.html", {"alone": table}))
     assert "made from a table alone, which has no settings" in alone.text
+
+
+def test_methods_say_which_labels_of_held_out_stimuli_were_trained_on(tmp_path: Path) -> None:
+    stimuli = random_stimuli(24, labels=np.arange(24) % 4)
+    train, held_out = stimuli.split(held_out=0.5, seed=0)
+    rdms = random_rdms(stimuli.ids, subject=["p1", "p2", "p3"])
+    objective = nrl.Objective(nrl.RDMLoss(nrl.RDMTeacher(rdms, subjects=["p1"]), "conv3"))
+    with pytest.warns(UserWarning, match="among the labelled images"):
+        run = nrl.fit(student(), objective, stimuli, train, epochs=60, execution=QUIET)
+    scores = nrl.evaluate(run, rdms, stimuli=held_out, layers="conv3")
+    shown = Page(run.to_html(tmp_path / "a.html", scores, figures=False))
+    methods = " ".join(shown.texts("p"))
+    assert "were held out. Labels of 12 of the held-out ones were trained on, by their ids:" in methods
+    assert "Labels of 12 of the 12 held-out stimuli were trained on:" in methods
+    assert "in which a student hardly moves" not in shown.text
+    short = nrl.fit(student(), objective, train, train, epochs=20, execution=QUIET)
+    other = Page(short.to_html(tmp_path / "b.html", figures=False))
+    assert (
+        "Only 20 steps in all (epochs: 20, steps in each: 1), in which a student hardly moves" in other.text
+    )
+    assert "were trained on" not in " ".join(other.texts("p"))
 
 
 @pytest.mark.filterwarnings("ignore:labelled:UserWarning")

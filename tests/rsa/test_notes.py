@@ -70,12 +70,11 @@ def test_notices_about_many_subjects_and_rois_are_short() -> None:
         without(data, row, 1)
     found = nrl.evaluate(models(), data, comparison="corr")
     (note,) = (note for note in found.notes if "measured" in note)
-    assert note.startswith("EVC: p0: 55 of 66 pairs measured (no pair of 1 stimulus); p1: ")
-    assert note.endswith("; and 2 more")
+    assert note == "EVC: p0, p1, p2, and 2 more: 55 of 66 pairs measured (no pair of 1 stimulus)"
     for row in range(6, 11):
         without(data, row, 1)
     (note,) = (note for note in nrl.evaluate(models(), data, comparison="corr").notes if "measured" in note)
-    assert note.startswith("p0: 55 of 66")
+    assert note.startswith("p0, p1, p2, and 2 more: 55 of 66")
 
 
 def test_few_pairs_are_those_that_are_measured() -> None:
@@ -223,3 +222,24 @@ def test_intervals_beyond_what_a_similarity_can_be_are_counted(comparison: str) 
     assert any("t intervals of few stimuli are symmetric" in note for note in found.notes)
     many = nrl.evaluate(models(), brain(), comparison=comparison)  # type: ignore[arg-type]
     assert not any("beyond -1 or 1" in note for note in many.notes)
+
+
+def test_a_stimulus_that_all_lack_is_said_once() -> None:
+    ids = [f"s{k}" for k in range(8)]
+    data = random_rdms(ids, seed=2, subject=[f"p{k}" for k in range(9)])
+    data.dissimilarities[:, :7] = np.nan  # the first stimulus
+    notes = nrl.evaluate({"a": random_rdms(ids, seed=1)}, data).notes
+    assert [note for note in notes if "measured" in note] == [
+        "each of 9 subjects: 21 of 28 pairs measured (no pair of 1 stimulus)"
+    ]
+
+
+def test_a_constant_model_has_a_note_where_its_similarity_is_0_by_definition() -> None:
+    ids = [f"s{k}" for k in range(12)]
+    data, models = random_rdms(ids, seed=2, subject=list("abcd")), random_rdms(ids, layer=["good", "flat"])
+    models.dissimilarities[1] = 0.7
+    text = "flat: all dissimilarities are the same, which predicts no order: rho-a is 0 by definition, and p"
+    notes = nrl.evaluate(models, data, comparison="rho-a").notes
+    assert [note for note in notes if note.startswith(text)]
+    notes = nrl.evaluate(models, data, comparison="corr").notes  # it is NaN, with its reason
+    assert not [note for note in notes if "by definition" in note]

@@ -112,8 +112,8 @@ def test_fisher_z_and_a_paired_difference_of_models(tmp_path: Path) -> None:
         images = [nib.Nifti1Image(values(maps.image(name).get_fdata()), AFFINE) for name in PEOPLE]
         check_equal(result, nilearns(images, test), ("size", "mass"))
         assert "Fisher's z of the scores" in str(result)
-    difference = nrl.second_level(maps, difference=("a", "b"))
-    assert difference.test.tail == "two-sided"
+    difference = nrl.second_level(maps, difference=("a", "b"), test="size")
+    assert (difference.test.tail, difference.test.statistic) == ("two-sided", "size")
     assert difference.name == "a − b"
     first, second = (np.stack([maps.image(x).get_fdata()[BALL, k] for x in PEOPLE]) for k in range(2))
     assert_allclose(
@@ -308,6 +308,9 @@ def test_bad_input(tmp_path: Path) -> None:
             {},
             "expected one 3D map of each subject",
         ),
+        (([1, 2],), {}, "maps: expected maps of group_searchlight, their folder, or a mapping .* got list"),
+        ((people,), {"test": "cluster"}, "statistic='cluster': expected one of 'voxel', 'size'"),
+        ((people,), {"test": 3}, "statistic=3: expected one of"),
         ((tmp_path / "nowhere",), {}, "has no settings.json"),
     ):
         with pytest.raises(NeurordlError, match=said):

@@ -194,3 +194,18 @@ def test_a_module_that_does_not_import(tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("half_written", "half_written.py", "half_written.py"):
         with pytest.raises(NeurordlError, match=rf"{name}:f cannot be imported: .*syntax"):
             load_network(f"{name}:f")
+
+
+def test_weights_elsewhere_have_a_remedy(tmp_path: Path) -> None:
+    """Under another key, under a prefix, and without the last layer."""
+    state = small_cnn(4, 1, width=4).state_dict()
+    network = small_cnn(4, 1, width=4)
+    torch.save({"encoder_weights": dict(state), "epoch": 3}, tmp_path / "key.pth")
+    with pytest.raises(NeurordlError, match="its entries are 'encoder_weights', 'epoch'; take"):
+        load_weights(network, tmp_path / "key.pth")
+    torch.save({f"encoder.{name}": value for name, value in state.items()}, tmp_path / "prefix.pth")
+    with pytest.raises(NeurordlError, match=r"all names begin with 'encoder\.': cut it off"):
+        load_weights(network, tmp_path / "prefix.pth")
+    torch.save({name: value for name, value in state.items() if "fc2" not in name}, tmp_path / "less.pth")
+    with pytest.raises(NeurordlError, match=r"it lacks .*fc2.*load_state_dict\(weights, strict=False\)"):
+        load_weights(network, tmp_path / "less.pth")

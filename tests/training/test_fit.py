@@ -383,6 +383,70 @@ def test_the_batch_size_of_a_loader_is_recorded() -> None:
         assert run.record["settings"]["batches.labelled"] == expected
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": lambda parameters: None}, "optimizer: .*expected Optimizer, got NoneType"),
+        ({"optimizer": torch.optim.LBFGS}, "optimizer: LBFGS computes the loss .* several times in a step"),
+        ({"scheduler": lambda optimizer, steps: None}, "scheduler: the function returned NoneType"),
+        ({"augment": lambda images: images[:4]}, "augment: the function returned 4 images; .* batch of 16"),
+        ({"augment": lambda images: None}, "augment: the function returned NoneType"),
+    ],
+)
+def test_functions_of_the_user_return_what_is_needed(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(NeurordlError, match=f"^{message}"):
+        train(**changes)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_nothing_is_trained_without_gradients(mode: Any) -> None:
+    with (
+        mode(),
+        pytest.raises(NeurordlError, match=r"^fit is called in torch\.no_grad\(\) or inference_mode"),
+    ):
+        train()
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_labels_may_be_any_whole_numbers(dtype: torch.dtype) -> None:
+    images, labels = labelled().images(), labelled().labels
+    runs = [
+        train(objective=Objective(), labelled=[(images, labels.to(kept))], stimuli=None, epochs=1)
+        for kept in (torch.int64, dtype)
+    ]
+    assert same(weights(runs[0]), weights(runs[1]))
+
+
+class Undefined(TransferLoss):
+    """As the page on own losses has it: a tensor without gradient, here in every second batch or in all."""
+
+    layers = ("conv2",)
+
+    def __init__(self, every: int) -> None:
+        self.every, self.calls = every, 0
+
+    def __call__(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
+        self.calls += 1
+        return torch.tensor(torch.nan) if self.calls % self.every == 0 else student["conv2"].square().mean()
+
+
+def test_batches_without_a_gradient_are_left_out(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"labelled": None, "stimuli_batch": 4, "epochs": 2}
+    run = train(objective=Objective(Undefined(2), task=None), **settings)
+    assert run.history["undefined"].notna().all()
+    frozen = student()
+    for parameter in (*frozen.conv1.parameters(), *frozen.conv2.parameters()):
+        parameter.requires_grad_(False)
+    rdm = RDMLoss(NetworkTeacher(student(9), "conv3"), "conv2")
+    for changes, name in (
+        ({"objective": Objective(Undefined(1), task=None)}, "undefined"),
+        ({"objective": Objective(rdm, task=None), "student": frozen}, "rdm:conv2"),
+    ):
+        expected = rf"^no parameter is trained: all that {name} read is frozen \(requires_grad=False\), or"
+        with pytest.raises(NeurordlError, match=expected):
+            train(**{**settings, **changes})
+
+
 class Big(TransferLoss):
     name, layers = "big", ("conv2",)
 

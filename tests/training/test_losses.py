@@ -425,3 +425,31 @@ def test_relational_distillation_and_cka_are_choices() -> None:
     a, b = student_rdm - student_rdm.mean(0), theirs - theirs.mean(0)
     expected = 1 - (a.T @ b).norm() ** 2 / ((a.T @ a).norm() * (b.T @ b).norm())
     torch.testing.assert_close(cka, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dissimilarity", ["cosine", "correlation"])
+@pytest.mark.parametrize("dead", ["student", "teacher"])
+def test_cka_is_undefined_where_a_network_does_not_respond(dissimilarity: str, dead: str) -> None:
+    """It needs all pairs; one dead stimulus of a network is no error in the midst of training."""
+    network, features = of_network(dissimilarity), torch.randn(2, N, 20)
+    features[int(dead == "teacher"), 3] = 0
+    ours = features[0].clone().requires_grad_()
+    value = RDMLoss(network, "x", comparison="cka")({"x": ours}, {"conv3": features[1]}, batch())
+    assert value.isnan()
+    value.nan_to_num(0.0).backward()
+    assert ours.grad is not None
+    assert (ours.grad == 0).all()
+    measured = rdms(dissimilarity, missing=0.1)
+    with pytest.raises(NeurordlError, match="cka needs complete RDMs"):
+        RDMLoss(RDMTeacher(measured), "x", comparison="cka")({"x": torch.randn(N, 20)}, {}, batch())
+
+
+@pytest.mark.parametrize("make", [of_rdms, of_network])
+def test_cka_takes_the_first_image_of_a_repeated_stimulus(make: Any) -> None:
+    loss = RDMLoss(make("euclidean"), "x", comparison="cka", pairs="all")
+    ours, theirs = torch.randn(2, N, 20)
+    rows = [0, 1, 2, 1, 3, 0, 4]
+    whole = Batch(images()[rows], [IDS[row] for row in rows], torch.arange(7))
+    value = loss({"x": ours[rows]}, {"conv3": theirs[rows]}, whole)
+    expected = loss({"x": ours[:5]}, {"conv3": theirs[:5]}, Batch(images()[:5], IDS[:5]))
+    torch.testing.assert_close(value, expected)

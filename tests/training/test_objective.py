@@ -628,3 +628,47 @@ def test_check_goes_through_one_step_without_training() -> None:
         check(model, objective, Batch(torch.zeros(N, 3, 8, 8), None, LABELS), None)
     with pytest.raises(NeurordlError, match=r"parameters torch.float64; call student.float\(\)"):
         check(student().double(), objective, labelled, stimuli)
+
+
+def test_a_loss_is_not_shaped_in_inference_mode() -> None:
+    """Its parameters could not be trained; the message says what can be done instead."""
+    network = NetworkTeacher(student(9), "conv2")
+    objective = Objective(HintLoss(network, "conv2"))
+    labelled = random_images(4), torch.arange(4)
+    with torch.inference_mode(), pytest.raises(NeurordlError, match=r"make it under torch\.no_grad\(\)"):
+        objective(student(), labelled)
+    with torch.no_grad():
+        objective(student(), labelled)
+    with torch.inference_mode():
+        objective(student(), labelled)
+    objective(student(), labelled)[0].backward()
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [(lambda outputs: outputs.mean(1), "not one of shape \\(4,\\)"), (lambda outputs: 1.0, "not float")],
+)
+def test_a_task_returns_a_scalar(result: Any, message: str) -> None:
+    objective = Objective(task=lambda outputs, labels: result(outputs))
+    with pytest.raises(NeurordlError, match=rf"^task: it must return a tensor of shape \(\), {message}"):
+        objective(student(), (random_images(4), torch.arange(4)))
+
+
+def test_backward_where_no_term_is_defined_changes_nothing() -> None:
+    network, model = NetworkTeacher(student(9), "conv2"), student()
+    objective = Objective(RDMLoss(network["conv2"], "conv2", pairs="within"), task=None)
+    stimuli = random_images(6), [f"s{k}" for k in range(6)], torch.arange(6)  # no two of one label
+    with pytest.warns(UserWarning, match="undefined"):
+        loss, terms = objective(model, stimuli=stimuli)
+    loss.backward()
+    assert terms["rdm:conv2"].isnan()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    defined = Objective(RDMLoss(network["conv2"], "conv2"), task=None)
+    assert not defined(model, stimuli=stimuli)[0].requires_grad  # a mistake is not hidden
+
+
+def test_an_empty_batch_is_named() -> None:
+    with pytest.raises(NeurordlError, match="the batch has no images"):
+        Objective()(student(), (random_images(4)[:0], torch.arange(0)))

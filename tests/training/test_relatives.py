@@ -161,6 +161,11 @@ def test_killed_and_resumed_to_the_bit(tmp_path: Path) -> None:
     )
     for file in ("student.safetensors", "best.safetensors", "losses.safetensors", "run.json"):
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    for file in ("student.safetensors", "losses.safetensors"):  # a finished run is completed
+        whole_file = (tmp_path / "run" / file).read_bytes()
+        (tmp_path / "run" / file).unlink()
+        fit_with(**arguments(), scheduler=schedule, out=tmp_path / "run", checkpoint_every=2, resume=True)
+        assert (tmp_path / "run" / file).read_bytes() == whole_file
 
 
 if __name__ == "__main__":

@@ -113,6 +113,7 @@ class RDMLoss(TransferLoss):
             raise NeurordlError(f"dissimilarity={self.dissimilarity.name!r} has no gradient; take another")
         chosen = find_comparison(comparison, higher_is_better=False)
         self._compare, self.comparison, self._masks = chosen.loss, chosen.name, chosen.masks
+        self._complete = chosen.complete
         # an RDM of very small or large features vanishes or overflows, and its gradient all the more
         homogeneous = self.dissimilarity.homogeneous
         self._student_in_any_unit = homogeneous and (chosen.scale_free or scale)
@@ -133,6 +134,8 @@ class RDMLoss(TransferLoss):
 
     def __call__(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """The mean loss over the teacher's RDMs for which it is defined."""
+        if self._complete and batch.ids is not None and len(set(batch.ids)) < len(batch.ids):
+            student, teacher, batch = _each_once(student, teacher, batch)
         patterns = student[self.layer].flatten(1)
         # Distances in bfloat16 are off by 4e-3, so they are computed in float32 whatever the network's.
         with autocast_off(patterns):
@@ -140,6 +143,8 @@ class RDMLoss(TransferLoss):
             rdm = self.dissimilarity(of_size_one(patterns) if self._student_in_any_unit else patterns)
             target = self.teacher.target(batch, self._taught(teacher))
             check_type("the teacher's target()", target, Target, "return Target(rdms, weights)")
+            if self._complete and self._undefined_pairs(rdm, target):
+                return (0 * rdm.nan_to_num(0.0, 0.0, 0.0)).sum() + torch.nan
             rdm, weights = self._measured_pairs(rdm, target, batch)
             goal = target.rdms.to(rdm.dtype)
             if self.scale:
@@ -153,6 +158,16 @@ class RDMLoss(TransferLoss):
         defined = torch.isfinite(values)
         mean = torch.where(defined, values, 0.0).sum() / defined.sum().clamp(min=1)
         return torch.where(defined.any(), mean, torch.nan)
+
+    def _undefined_pairs(self, rdm: Tensor, target: Target) -> bool:
+        """Whether a network has undefined distances, such as those of a layer that does not respond.
+
+        On a GPU no value is looked at: a comparison that needs all pairs is NaN there by itself.
+        """
+        if rdm.device.type != "cpu":
+            return False
+        of_network = isinstance(self.teacher, LayerTeacher)
+        return not bool(rdm.isfinite().all()) or (of_network and not bool(target.weights.all()))
 
     def _taught(self, features: Features) -> Features:
         """Features of the network that teaches, divided by the largest where their unit does not matter."""
@@ -189,6 +204,17 @@ class RDMLoss(TransferLoss):
         }
 
 
+def _each_once(student: Features, teacher: Features, batch: Batch) -> tuple[Features, Features, Batch]:
+    """The first image of each stimulus: the distance of a stimulus from itself is no pair of an RDM."""
+    first: dict[str, int] = {}
+    for row, stimulus in enumerate(batch.ids or ()):
+        first.setdefault(stimulus, row)
+    rows = list(first.values())
+    features, taught = ({name: values[rows] for name, values in x.items()} for x in (student, teacher))
+    labels = None if batch.labels is None else batch.labels[rows]
+    return features, taught, Batch(batch.images, list(first), labels)
+
+
 def _single_layer(teacher: Teacher | NetworkTeacher) -> Teacher:
     if not isinstance(teacher, NetworkTeacher):
         if not hasattr(teacher, "target"):
@@ -205,7 +231,8 @@ def _dissimilarity_for_student(teacher: Teacher) -> Dissimilarity:
     if (measured_by := getattr(teacher, "dissimilarity", None)) is None:
         usable = [name for name, measure in DISSIMILARITIES.items() if not measure.lacking_in_network]
         raise NeurordlError(
-            f"the teacher's dissimilarity is unknown; set dissimilarity= ({', '.join(usable)})"
+            f"the teacher's dissimilarity is unknown; set dissimilarity= ({', '.join(usable)}), or say what "
+            "its RDMs are when you read them: nrl.load_rdms(path, measure='correlation')"
         )
     theirs = find_dissimilarity(measured_by)
     chosen = theirs.of_network()
