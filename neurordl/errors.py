@@ -11,6 +11,7 @@ from contextvars import ContextVar
 # Notices of the innermost call that collects them, for each thread.
 _COLLECTED: ContextVar[list[str] | None] = ContextVar("notices", default=None)
 _SHOWN: ContextVar[bool] = ContextVar("shown", default=True)
+_ONCE: ContextVar[set[str] | None] = ContextVar("once", default=None)  # notices that were given already
 
 # Code on the way from the user's line to a notice; a call that goes through none of these is the user's.
 _BETWEEN = {"neurordl", "torch", "lightning_fabric", *sys.stdlib_module_names} - {"__main__"}
@@ -82,6 +83,16 @@ def collect_notices(*, show: bool = True) -> Iterator[None]:
             outer.extend(texts)
 
 
+@contextmanager
+def each_notice_once() -> Iterator[None]:
+    """Show each notice once while many runs have the same; all of them are collected for the records."""
+    token = _ONCE.set(set())
+    try:
+        yield
+    finally:
+        _ONCE.reset(token)
+
+
 def notices() -> list[str]:
     """The notices that the function which collects them has given so far, each once."""
     return list(dict.fromkeys(_COLLECTED.get() or ()))
@@ -91,8 +102,11 @@ def notify(text: str) -> None:
     """Give a notice, a UserWarning, at the line of the user's code that led to it."""
     if (texts := _COLLECTED.get()) is not None:
         texts.append(text)
-    if not _SHOWN.get():
+    once = _ONCE.get()
+    if not _SHOWN.get() or text in (once or ()):
         return
+    if once is not None:
+        once.add(text)
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _BETWEEN:
         frame, level = frame.f_back, level + 1

@@ -9,21 +9,24 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from rsatoolbox.rdm.rdms import RDMs
 from scipy import stats
 from torch import nn
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError, explain, notify
+from neurordl.errors import NeurordlError, each_notice_once, explain, notify
 from neurordl.io import RUN_RECORD, differing, make_folder, read_json, versions, write_json
 from neurordl.patterns.network import sha256_modules
 from neurordl.progress import tracked
+from neurordl.rdms.selection import sha256_rdms
+from neurordl.rsa.evaluate import evaluate
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.stimuli import StimulusSet
 from neurordl.teachers import NetworkTeacher
@@ -34,6 +37,7 @@ from neurordl.training.run import (
     START,
     Run,
     describe_start,
+    few_steps,
     other_start,
     read_run,
     recorded_start,
@@ -41,8 +45,8 @@ from neurordl.training.run import (
     same_start,
     tell_same_runs,
 )
-from neurordl.training.trainer import Execution, fit
-from neurordl.validate import check_choice, check_columns, check_count, check_type
+from neurordl.training.trainer import Execution, fit, record_accuracy
+from neurordl.validate import brief, check_choice, check_columns, check_count, check_type, counted, listed
 
 SETTINGS, ROWS, RUNS = "settings.json", "rows", "runs"
 CONTROLS = ("labels", "permuted", "permuted-within", "untrained")
@@ -81,7 +85,7 @@ def fit_controls(
         ``cache=``.
     score
         Function of a run that returns measured values by name, such as ``test_accuracy`` and
-        ``heldout_rdm_similarity``.
+        ``heldout_rdm_similarity``; `HeldOutScore` makes one of these two.
     out
         Folder of the study.
     controls
@@ -92,7 +96,7 @@ def fit_controls(
         Number of seeds (0, 1, ...), or the seeds themselves. Later calls may add seeds and controls.
     fingerprint
         Whatever else determines the scores, as in `run_grid`. The student's class, the losses, the
-        teachers and the arguments of `fit` are always in it.
+        teachers, a `HeldOutScore` and the arguments of `fit` are always in it.
     **settings
         Arguments of `fit`: ``labelled``, ``stimuli``, ``epochs`` and others. Without ``labelled`` the student
         learns from the teachers alone (``task=None``), and there is no control "labels".
@@ -157,10 +161,14 @@ def fit_controls(
         network, objective = study.make(condition, seed)
         folder = _run_folder(Path(out), condition, seed)
         changes = {"execution": quiet, **({"epochs": 0} if condition == "untrained" else {})}
-        return score(fit(network, objective, **{**settings, **changes}, seed=seed, out=folder, resume=True))
+        fitted = fit(network, objective, **{**settings, **changes}, seed=seed, out=folder, resume=True)
+        if text := few_steps(fitted.record):
+            notify(f"study: {text}")
+        return score(fitted)
 
     with torch.random.fork_rng():
-        described = {**study.describe(chosen[0]), **(fingerprint or {})}
+        scored = score.describe() if isinstance(score, HeldOutScore) else {}
+        described = {**study.describe(chosen[0]), **scored, **(fingerprint or {})}
         starts = {seed: study.start(seed) for seed in chosen}
         folders = {
             (name, seed): _run_folder(Path(out), name, seed) for seed in chosen for name in (*names, TAUGHT)
@@ -169,7 +177,8 @@ def fit_controls(
             _check_start(folder, seed, starts[seed])
         if text := same_start(starts):
             notify(f"study: {text}")
-        table = run_grid(jobs, run, out, fingerprint=described, progress=False)
+        with each_notice_once():
+            table = run_grid(jobs, run, out, fingerprint=described, progress=False)
     if text:
         finished = {key: read_run(folder) for key, folder in folders.items() if folder.is_dir()}
         repeated = same_runs({key: finished.get(key) for key in folders})
@@ -189,6 +198,116 @@ def _check_start(folder: Path, seed: int, now: Record) -> None:
         problem = f"{folder.parents[1]} holds runs of a student with other initial weights (seed {seed}: "
         remedy = "choose another folder, or delete that one"
         raise NeurordlError(f"{problem}{other_start(before, now)}); {remedy}")
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutScore:
+    """Score of a run for `fit_controls`: similarity on held-out stimuli, test accuracy, or both.
+
+    Calling it with a run gives the values by name: ``heldout_rdm_similarity`` is the mean of `evaluate` on
+    pairs of stimuli that the run did not use, and ``ceiling_lower`` and ``ceiling_upper`` are its noise
+    ceiling; ``test_accuracy`` is that of `record_accuracy`. The evaluation is saved in the run's folder
+    ``scores``, from where `neurordl.report.write_report` says how runs were scored.
+
+    Attributes
+    ----------
+    rdms : RDMs, optional
+        The data, as `evaluate` takes them.
+    stimuli : StimulusSet, optional
+        Images of the held-out stimuli; they are needed for `rdms`.
+    layer : str or sequence of str
+        Layer of the student. Of several, each is compared with the ROI at its place in `roi`, and the value
+        is the mean.
+    roi : str or sequence of str, optional
+        ROI of the data, needed if there are several.
+    test : StimulusSet, optional
+        Labelled test images for the accuracy.
+    settings : mapping
+        Further arguments of `evaluate`, such as ``{"comparison": "corr", "bootstrap": "both"}``.
+
+    Raises
+    ------
+    NeurordlError
+        There is nothing to score, images or the layer are missing, or there are several means where one is
+        needed, such as those of two ROIs.
+
+    Examples
+    --------
+    >>> import neurordl as nrl
+    >>> from neurordl.experiments import HeldOutScore
+    >>> digits, quiet = nrl.datasets.load_digits(), nrl.Execution(progress=False)
+    >>> stimuli = digits.subset(digits.ids[:40])
+    >>> rdms = nrl.simulate.simulate_subjects(stimuli.images().flatten(1), stimuli.ids, n_subjects=3)
+    >>> train, held_out = stimuli.split(held_out=0.5, seed=0)
+    >>> objective = nrl.Objective([nrl.RDMLoss(nrl.RDMTeacher(rdms), layer="conv3")], task=None)
+    >>> student = nrl.students.small_cnn(in_channels=1)
+    >>> run = nrl.fit(student, objective, stimuli=train, epochs=1, execution=quiet)
+    >>> list(HeldOutScore(rdms, held_out, layer="conv3")(run))
+    ['heldout_rdm_similarity', 'ceiling_lower', 'ceiling_upper']
+    """
+
+    __repr__ = brief
+
+    rdms: RDMs | None = None
+    stimuli: StimulusSet | None = None
+    layer: str | Sequence[str] = ()
+    roi: str | Sequence[str] | None = None
+    test: StimulusSet | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rdms is None and self.test is None:
+            raise NeurordlError("there is nothing to score: give rdms= with stimuli= and layer=, or test=")
+        if self.rdms is not None:
+            check_type("stimuli", self.stimuli, StimulusSet, "give the held-out part of StimulusSet.split")
+            if not self.pairs:
+                raise NeurordlError("layer= is empty: name the layer that is compared with the RDMs")
+        if wrong := sorted({"stimuli", "layers", "roi", "pairs"} & set(self.settings)):
+            raise NeurordlError(f"settings: {listed(wrong)} is set by the score itself; leave it out")
+
+    @property
+    def pairs(self) -> list[tuple[str, str | None]]:
+        """Each layer with the ROI that it is compared with."""
+        layers = [self.layer] if isinstance(self.layer, str) else list(self.layer)
+        several = not (self.roi is None or isinstance(self.roi, str))
+        rois: list[Any] = list(self.roi or ()) if several else [self.roi] * len(layers)
+        if len(rois) != len(layers):
+            raise NeurordlError(
+                f"roi= names {counted(len(rois), 'ROI')} for {counted(len(layers), 'layer')}; give as many"
+            )
+        return list(zip(layers, rois, strict=True))
+
+    def describe(self) -> Record:
+        """What determines the scores, by name, for the settings of a study."""
+        described: Record = {"test": self.test and self.test.sha256}
+        described["held-out stimuli"] = self.stimuli and self.stimuli.sha256
+        described["pairs"] = self.pairs
+        described["scored RDMs"] = sha256_rdms(self.rdms) if self.rdms is not None else None
+        return described | {name: spelled(value) for name, value in self.settings.items()}
+
+    def __call__(self, run: Run) -> dict[str, float]:
+        """The values of a run by name."""
+        row = {} if self.test is None else {"test_accuracy": record_accuracy(run, self.test)}
+        if self.rdms is None:
+            return row
+        layers, rois = (list(dict.fromkeys(names)) for names in zip(*self.pairs, strict=True))
+        chosen: Record = {"stimuli": self.stimuli, "layers": layers, "roi": None if rois == [None] else rois}
+        scores = evaluate(run, self.rdms, **chosen, pairs="held-out", **self.settings)
+        if run.out is not None:
+            scores.save(run.out / "scores")
+        means = scores.frame[scores.frame["subject"] == "mean"]
+        kept = [
+            not {(layer, roi), (layer, None)}.isdisjoint(self.pairs)
+            for layer, roi in zip(means["layer"], means["roi"], strict=True)
+        ]
+        means = means[kept]
+        if len(means) != len(self.pairs):
+            places = listed(dict.fromkeys(means["roi"])) + (", over time" if "time" in means else "")
+            problem = f"{len(means)} means for {counted(len(self.pairs), 'layer')} (ROIs: {places})"
+            raise NeurordlError(f"{problem}; choose a ROI with roi=, and a time with select_rdms")
+        row["heldout_rdm_similarity"] = means["score"].mean() if len(means) > 1 else means["score"].iloc[0]
+        ceilings = {name: float(means[name].iloc[0]) for name in ("ceiling_lower", "ceiling_upper")}
+        return row | {name: value for name, value in ceilings.items() if math.isfinite(value)}
 
 
 @dataclass(frozen=True)

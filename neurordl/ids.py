@@ -18,6 +18,7 @@ from neurordl.validate import brief, check_choice, folded_html, listed
 _EXTENSION = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|npy|npz|mat|nii(\.gz)?)$", re.IGNORECASE)
 _DIGITS = re.compile(r"([0-9]+)")
 _UNREPEAT = "rename or drop the repeats, or average over them first"
+_LETTERS = ("lower", "upper", "capitalize", "title")  # methods of str
 # Differences in writing between ids of the same stimulus. They are pointed out, and never matched.
 _DIFFERENCES: dict[str, Callable[[str], str]] = {
     "Unicode form": lambda text: unicodedata.normalize("NFC", text),
@@ -260,19 +261,29 @@ def near_misses(match: Match) -> str:
 
 
 def _cut_off(match: Match) -> str:
-    """How to cut a suffix off, if that makes ids alike; else an empty text."""
-    stems = {_EXTENSION.sub("", value): value for value in match.unused}
-    for value in match.missing:
-        other = stems.get(_EXTENSION.sub("", value), value)
-        longer, k = (value, 0) if len(value) > len(other) else (other, 1)
-        if value != other and (suffix := _EXTENSION.search(longer)):
-            ids = 'rdms.pattern_descriptors["stimulus"]'
-            line = (
-                f": {ids} = [id.removesuffix({suffix[0]!r}) for id in {ids}]"
-                if "RDM" in match.names[k]
-                else ""
-            )
-            return f"cut {suffix[0]!r} off the ids of the {match.names[k]}{line}"
+    """How to cut a suffix off, or to write letters, if that makes ids alike; else an empty text."""
+    plain = {_plain(value): value for value in reversed(match.unused)}
+    pairs = [(value, plain[_plain(value)]) for value in match.missing if _plain(value) in plain]
+    if not pairs:
+        return ""
+    longer = 0 if len(pairs[0][0]) > len(pairs[0][1]) else 1
+    sides = (0, 1) if "RDM" in match.names[0] else (1, 0) if "RDM" in match.names[1] else (longer,)
+    for k in sides:  # the ids of RDMs can be written anew in a line
+        ending = _EXTENSION.search(pairs[0][k])
+        suffix = ending[0] if ending else ""
+        known = [*pairs, *((value, value) for value in match.matched)]
+        cut = [pair[k].removesuffix(suffix) for pair in known]
+        other = [pair[1 - k] for pair in known]
+        letters = next((x for x in _LETTERS if [getattr(text, x)() for text in cut] == other), None)
+        letters = "" if cut == other else letters
+        of_rdms = "RDM" in match.names[k]
+        if letters is None or not (suffix or letters) or (letters and not of_rdms):
+            continue
+        ids = 'rdms.pattern_descriptors["stimulus"]'
+        call = (f".removesuffix({suffix!r})" if suffix else "") + (f".{letters}()" if letters else "")
+        line = f": {ids} = [id{call} for id in {ids}]" if of_rdms else ""
+        step = "write" if letters else f"cut {suffix!r} off"
+        return f"{step} the ids of the {match.names[k]}{' like the others' if letters else ''}{line}"
     return ""
 
 

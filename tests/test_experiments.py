@@ -15,7 +15,14 @@ from scipy import stats
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
-from neurordl.experiments import all_differences, crossed_interval, fit_controls, paired_differences, run_grid
+from neurordl.experiments import (
+    HeldOutScore,
+    all_differences,
+    crossed_interval,
+    fit_controls,
+    paired_differences,
+    run_grid,
+)
 from neurordl.io import sha256_state
 
 PAIR = ("experiment", "seed")
@@ -451,10 +458,96 @@ def test_a_study_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(table, fit_controls(**small(out=tmp_path, **pretrained(1), seeds=1)))
 
 
+def test_a_notice_of_all_runs_is_given_once(tmp_path: Path) -> None:
+    """Whether it is of `fit`, of a score or of the study; the records of all runs have it."""
+
+    def score(run: nrl.Run) -> dict[str, float]:
+        scores = nrl.evaluate(run, RDMS, stimuli=HELD_OUT, layers="conv3")
+        return {"similarity": scores.frame["score"].iloc[-1]}
+
+    few = {"labelled": DIGITS.subset(DIGITS.ids[:64]), "score": score, "epochs": 1}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit_controls(**small(out=tmp_path, **few))
+    said = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    assert len(said) == len(set(said))
+    assert sum("held-out stimuli are among the labelled images" in text for text in said) == 1
+    assert (
+        sum(text.startswith("study: only 4 steps in all (epochs: 1, steps in each: 4)") for text in said) == 1
+    )
+    for path in tmp_path.glob("runs/*/run.json"):
+        noted = json.loads(path.read_text())["notices"]
+        assert any("held-out stimuli are among the labelled images" in text for text in noted)
+    assert sum(warning.filename == __file__ for warning in caught) == len(caught)
+
+
 def test_students_with_random_weights_of_their_own_are_no_notice(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*start from the same weights")
         fit_controls(**small(out=tmp_path, controls=["untrained"], epochs=1))
+
+
+def test_the_ready_score_is_that_of_evaluate(tmp_path: Path) -> None:
+    """Its values are those of `evaluate` and `record_accuracy`, and its settings are those of the study."""
+    test = DIGITS.subset(DIGITS.ids[100:150])
+    settings = {"comparison": "corr"}
+    score = HeldOutScore(RDMS, HELD_OUT, layer="conv3", test=test, settings=settings)
+    teachers = nrl.RDMTeacher(RDMS, subjects=["s01"])
+    arguments = small(out=tmp_path, score=score, teachers=teachers, controls=["untrained"], seeds=1, epochs=1)
+    table = fit_controls(**arguments)
+    for row in table.to_dict("records"):
+        run = nrl.load_run(tmp_path / "runs" / f"{row['condition']}_0")
+        scores = nrl.evaluate(run, RDMS, stimuli=HELD_OUT, layers="conv3", **settings)
+        mean = scores.frame[scores.frame["subject"] == "mean"].iloc[0]
+        assert row["heldout_rdm_similarity"] == mean["score"]
+        assert (row["ceiling_lower"], row["ceiling_upper"]) == (mean["ceiling_lower"], mean["ceiling_upper"])
+        assert row["test_accuracy"] == nrl.accuracy(run, test) == run.record["test"]["accuracy"]
+        assert (run.out / "scores" / "evaluation.json").is_file()
+    with pytest.raises(NeurordlError, match=r"differ in comparison \(corr before, rho-a now"):
+        fit_controls(**{**arguments, "score": replace(score, settings={"comparison": "rho-a"})})
+    with pytest.raises(NeurordlError, match="differ in held-out stimuli"):
+        fit_controls(**{**arguments, "score": replace(score, stimuli=HELD_OUT.subset(HELD_OUT.ids[:-1]))})
+
+
+def test_the_ready_score_of_layers_and_rois(tmp_path: Path) -> None:
+    """Each layer is compared with the ROI at its place; the value is the mean."""
+    parts = []
+    for name in ("V1", "IT"):
+        parts.append(
+            nrl.simulate.simulate_subjects(
+                DIGITS.subset(DIGITS.ids[:24]).images().flatten(1),
+                DIGITS.ids[:24],
+                n_subjects=3,
+                seed=len(parts),
+            )
+        )
+        parts[-1].rdm_descriptors["roi"] = [name] * 3
+    both = nrl.merge_rdms(parts)
+    objective = nrl.Objective(nrl.RDMLoss(nrl.RDMTeacher(RDMS, subjects=["s01"]), "conv3"), task=None)
+    quiet = nrl.Execution(progress=False)
+    run = nrl.fit(small()["student"](), objective, stimuli=STIMULI, epochs=1, execution=quiet)
+    found = HeldOutScore(both, HELD_OUT, layer=["conv1", "conv3"], roi=["V1", "IT"])(run)
+    frame = nrl.evaluate(run, both, stimuli=HELD_OUT, layers=["conv1", "conv3"]).frame
+    mean = frame[frame["subject"] == "mean"].set_index(["layer", "roi"])["score"]
+    expected = (mean["conv1", "V1"] + mean["conv3", "IT"]) / 2
+    assert found["heldout_rdm_similarity"] == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(NeurordlError, match=r"2 means for 1 layer \(ROIs: .*\); choose a ROI with roi="):
+        HeldOutScore(both, HELD_OUT, layer="conv3")(run)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "there is nothing to score: give rdms= with stimuli= and layer=, or test="),
+        ({"rdms": RDMS}, "stimuli"),
+        ({"rdms": RDMS, "stimuli": HELD_OUT}, "layer= is empty"),
+        ({"rdms": RDMS, "stimuli": HELD_OUT, "layer": ["a", "b"], "roi": ["IT"]}, "1 ROI for 2 layers"),
+        ({"test": DIGITS, "settings": {"pairs": "all"}}, "settings: pairs is set by the score itself"),
+    ],
+)
+def test_wrong_ready_scores(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(NeurordlError, match=message):
+        HeldOutScore(**arguments)
 
 
 @pytest.mark.parametrize(

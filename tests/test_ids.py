@@ -211,3 +211,31 @@ def test_a_suffix_of_the_ids_is_cut_off_by_the_line_of_the_error(missing: str) -
         match_ids(["a.jpg", "b"], ["a", "b"])
     with pytest.raises(NeurordlError, match="; leave them out"):
         match_ids(["A", "b"], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "stimuli, names",
+    [
+        (["face_1", "tree"], ["FACE_1.PNG", "TREE.PNG"]),
+        (["FACE_1", "Tree"], ["FACE_1", "Tree.png"]),
+        (["FACE_1", "TREE"], ["face_1", "tree"]),
+        (["Face", "Tree"], ["face.png", "tree.png"]),
+        (["face", "tree"], ["face", "TREE.PNG"]),
+    ],
+)
+def test_ids_that_differ_by_extension_and_case_have_a_line_to_copy(
+    stimuli: list[str], names: list[str]
+) -> None:
+    rdms = RDMs(np.ones((1, 1)), pattern_descriptors={"stimulus": names})
+    with pytest.raises(NeurordlError) as caught:
+        match_ids(stimuli, names)
+    line = str(caught.value).partition("\n")[0]
+    exec(line[line.index("rdms.") :], {"rdms": rdms})
+    assert match_ids(stimuli, rdms.pattern_descriptors["stimulus"]).missing == ()
+
+
+def test_no_line_is_advised_that_makes_other_ids_unlike() -> None:
+    for stimuli, names in ((["face", "b"], ["FACE.png", "B"]), (["a", "B"], ["A", "B"])):
+        with pytest.raises(NeurordlError) as caught:
+            match_ids([*stimuli, "Cc"], [*names, "Cc"])
+        assert "rdms.pattern_descriptors" not in str(caught.value)

@@ -21,6 +21,7 @@ from rsatoolbox.rdm.rdms import RDMs
 import neurordl as nrl
 from neurordl.datasets import REGISTRY
 from neurordl.datasets.loaders import BrainData
+from neurordl.experiments import HeldOutScore
 from neurordl.measures import COMPARISONS, DISSIMILARITIES
 from neurordl.rdms.selection import rdms_html
 from neurordl.rsa.inference.infer import infer
@@ -84,6 +85,7 @@ def objects() -> dict[str, object]:
         BrainData(stimuli, data, stimuli.table, report),
         *(nrl.GLM(), nrl.LSA(), nrl.LSS(), nrl.Average(), nrl.Compute(), nrl.Folds(), nrl.Jackknife("both")),
         *(nrl.Batches(), nrl.Execution(), nrl.Optimization(), nrl.TaskRatio(0.5), data),
+        HeldOutScore(data, stimuli, "conv3", test=stimuli),
         *(nrl.Windows(), nrl.ClusterTest(), nrl.Partial(models), nrl.Ridge(0.1)),
         nrl.searchlight(brain, data, threshold=0.3, progress=False),
         tested,

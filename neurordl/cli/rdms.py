@@ -23,6 +23,7 @@ from neurordl.cli.origin import (
     save_with_origin,
     settings_of,
 )
+from neurordl.cli.sources import number_subjects
 from neurordl.errors import NeurordlError, collect_notices, notices, notify
 from neurordl.io import read_json, write_json
 from neurordl.validate import counted, listed
@@ -429,6 +430,7 @@ def merge(
     subjects: Sequence[str] | None = None,
     roi: Sequence[str] | None = None,
     session: Sequence[str] | None = None,
+    each_a_subject: bool = False,
     overwrite: bool = False,
     *,
     call: Calls,
@@ -452,6 +454,9 @@ def merge(
         The ROI of each file, or of all of them, if the files do not name it: IT,EVC.
     session
         The session of each file, or of all of them, if the files do not name it.
+    each_a_subject
+        Take each RDM in a file as that of a different subject, s01, s02 and so on in each file, if the files
+        do not name them.
     subjects_from
         File with the names of the subjects, if the files do not name them: .txt with one name per line, or
         .csv or .tsv with a column subject or participant_id, such as participants.tsv. It names the subject
@@ -470,6 +475,10 @@ def merge(
     if out.resolve() in [file.resolve() for file in files]:
         raise NeurordlError(f"--out {out} is a file to merge, and would be overwritten; choose another")
     origin = settings_of(call, files=files, subjects=subjects, roi=roi, session=session)
+    if each_a_subject:
+        if subjects or call.load_rdms.values.get("subjects_from"):
+            raise NeurordlError("--each-a-subject numbers the subjects, and they are named; leave one out")
+        origin["each_a_subject"] = True
     origin |= contents_of([*files, *option_paths(call)])
     if out.exists() and is_finished(out, origin, origin_of(out), overwrite, "RDMs"):
         return
@@ -495,6 +504,8 @@ def merge(
         names: dict[str, str | None] = {name: values[k] for name, values in named.items()}
         names |= {"subjects_from": None} if of_file and "subjects" in named else {}
         each[str(file)] = call.load_rdms(file, **names)
+        if each_a_subject:
+            number_subjects(each[str(file)], file)
         if "subjects_from" in names and each[str(file)].n_rdm == len(files):
             problem = f"{source} has a name for each file, and for each of the {len(files)} RDMs in {file}"
             raise NeurordlError(

@@ -8,6 +8,7 @@ import typer
 
 from neurordl.cli.options import app, command
 from neurordl.cli.origin import is_finished
+from neurordl.validate import listed
 
 
 @command(app)
@@ -68,6 +69,11 @@ def report(
         if whole and is_finished(out, origin, before, overwrite, "a report"):
             return
     plt.switch_backend("agg")  # there may be no screen
+    inside = set(contents) - {
+        path.resolve().stem if path.is_file() else path.resolve().name for path in paths
+    }
+    if inside:
+        typer.echo(f"note: the report is of what is in folders below: {listed(sorted(inside), most=6)}")
     write_report(out, contents, reference=reference, title=title, figures=figures)
     beside = figures_folder(out)
     drawn = f"; its figures are in {beside}" if figures and beside.is_dir() else ""

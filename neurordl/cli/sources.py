@@ -30,11 +30,16 @@ def read_rdms(load: Call, rdms: Path, each_a_subject: bool = False) -> RDMs:
     """
     measured: RDMs = load(rdms)
     if each_a_subject:
-        if "subject" in measured.rdm_descriptors:
-            raise NeurordlError(f"--each-a-subject: {rdms} names the subjects of its RDMs; leave it out")
-        width = max(2, len(str(measured.n_rdm)))
-        measured.rdm_descriptors["subject"] = [f"s{k + 1:0{width}d}" for k in range(measured.n_rdm)]
+        number_subjects(measured, rdms)
     return measured
+
+
+def number_subjects(measured: RDMs, file: Path) -> None:
+    """Take each RDM in a file as that of a subject: s01, s02 and so on."""
+    if "subject" in measured.rdm_descriptors:
+        raise NeurordlError(f"--each-a-subject: {file} names the subjects of its RDMs; leave it out")
+    width = max(2, len(str(measured.n_rdm)))
+    measured.rdm_descriptors["subject"] = [f"s{k + 1:0{width}d}" for k in range(measured.n_rdm)]
 
 
 def notes_on_network(name: str, network: Call, prepared: Call, prefix: str = "") -> list[str]:

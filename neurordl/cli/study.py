@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 
     from neurordl.report.content import Grid
     from neurordl.stimuli import StimulusSet
-    from neurordl.training.run import Run
 
 _MOST_SCORED = 500  # test images whose RDM is compared with that of a network; with all, n² pairs are many
 
@@ -53,9 +50,8 @@ def run_study(
     """Fit each condition with each seed, and write the table, its paired differences and the report."""
     import pandas as pd
 
-    from neurordl.experiments import all_differences
+    from neurordl.experiments import HeldOutScore, all_differences
     from neurordl.io import sha256_file
-    from neurordl.rdms.selection import sha256_rdms
     from neurordl.report import read_contents
     from neurordl.report.content import Grid
 
@@ -68,12 +64,12 @@ def run_study(
     if test is None and brain is None:
         problem = "a study is scored on test images or on held-out stimuli, and there are none"
         raise NeurordlError(f"{problem}; pass --test TABLE, or --stimuli and --held-out above 0")
-    scoring = {"pairs": pairs, "missing": call.teacher.values["missing"]}
-    scorer = partial(_score, test=test, brain=brain, rest=rest, **scoring)
-    sums = {"test": test and test.sha256, "held-out stimuli": rest and rest.sha256, **scoring}
-    sums["scored RDMs"] = sha256_rdms(brain) if brain is not None else None
+    layers, rois = zip(*pairs, strict=True)
+    missing = {"missing": call.teacher.values["missing"]}
+    of_rdms = {} if brain is None else {"rdms": brain, "stimuli": rest, "layer": layers, "roi": rois}
+    scorer = HeldOutScore(test=test, **of_rdms, settings=missing)
     start = call.student.values.get("checkpoint")
-    sums |= {"student by": call.student.values["name"], "student from": start and sha256_file(start)}
+    sums = {"student by": call.student.values["name"], "student from": start and sha256_file(start)}
     more = {name: call.fit.values.get(name) for name in ("epochs", "validation")}
     table = call.controls(*makers, scorer, out, fingerprint=sums, **settings, **more)
     ((name, grid),) = read_contents([out]).items()
@@ -153,33 +149,3 @@ def _taught(
                 rdms[name] = nrl.compute_rdms(patterns, dissimilarity=source.dissimilarity)
                 rdms[name].rdm_descriptors = {"subject": ["network"], "roi": [name]}
     return chosen, nrl.merge_rdms(rdms), pairs
-
-
-def _score(
-    run: Run,
-    test: StimulusSet | None,
-    brain: RDMs | None,
-    rest: StimulusSet | None,
-    pairs: list[tuple[str, str | None]],
-    missing: Any,
-) -> dict[str, float]:
-    """Test accuracy of a run, and the similarity of its layers with RDMs on held-out stimuli.
-
-    With several pairs of a layer and a ROI it is their mean.
-    """
-    import neurordl as nrl
-
-    row = {} if test is None else {"test_accuracy": nrl.record_accuracy(run, test)}
-    if brain is not None and run.out is not None:
-        layers, rois = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
-        roi = None if rois == [None] else rois
-        chosen = {"layers": layers, "roi": roi, "missing": missing, "pairs": "held-out"}
-        scores = nrl.evaluate(run, brain, stimuli=rest, **chosen)
-        scores.save(run.out / "scores")
-        means = scores.frame[scores.frame["subject"] == "mean"]
-        if len(pairs) > 1:
-            means = means[[pair in pairs for pair in zip(means["layer"], means["roi"], strict=True)]]
-        row["heldout_rdm_similarity"] = means["score"].mean() if len(pairs) > 1 else means["score"].iloc[0]
-        ceilings = {name: float(means[name].iloc[0]) for name in ("ceiling_lower", "ceiling_upper")}
-        row |= {name: value for name, value in ceilings.items() if math.isfinite(value)}
-    return row

@@ -258,6 +258,7 @@ def train(
 
     import neurordl as nrl
     from neurordl.students.loading import is_own
+    from neurordl.training.run import few_steps
 
     labelled: Any = call.labelled(seed=seed, **prepared)
     images, test, n_classes = labelled or (None, None, _N_OUTPUTS)
@@ -295,6 +296,8 @@ def train(
         return
     history = run.history.drop(columns="seconds").tail(3)
     typer.echo(history.to_string(index=False, float_format="%.4f"))
+    if note := few_steps(run.record):
+        typer.echo(f"note: {note}")
     if test is not None:
         typer.echo(f"test accuracy {_accuracy(run, test):.4f}")
     following = ["neurordl", "report", str(out)]

@@ -33,7 +33,16 @@ from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, dra
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.rsa.scores import p_text, rows_of_means, time_axes
 from neurordl.teachers.base import Record
-from neurordl.training.run import BEST, CHECKPOINT_NAME, LAST, Run, same_runs, same_start, tell_same_runs
+from neurordl.training.run import (
+    BEST,
+    CHECKPOINT_NAME,
+    LAST,
+    Run,
+    few_steps,
+    same_runs,
+    same_start,
+    tell_same_runs,
+)
 from neurordl.validate import counted, listed
 
 _MOST_ROIS, _MOST_CELLS, _MOST_GROUPS, _MOST_MEASURES = 12, 600, 6, 4  # that figures have room for
@@ -308,6 +317,9 @@ def _stimuli_sentence(run: Run) -> Iterator[str]:
     stimuli = [f"{number(len(ids))} were {use}" for use, ids in counts.items() if ids]
     if stimuli:
         yield f"Of the stimuli, {_joined(stimuli)}."
+    shown = {name for part in run.trained_on[0]["labelled"] for name in part["ids"]}
+    if labels := [name for name in run.held_out_ids if name in shown]:
+        yield f"Labels of {len(labels)} of the held-out ones were trained on, by their ids: {listed(labels)}."
 
 
 def _loss_sentence(loss: Record) -> str:
@@ -377,6 +389,7 @@ def _scoring_sentences(scores: Scores) -> Iterator[str]:
         new = " whose RDMs were not fitted" if means["fitted"].str.endswith("subjects: no").all() else ""
         sizes = " to ".join(map(str, dict.fromkeys([pooled[0], pooled[-1]])))
         yield f"Means are over the {sizes} of them{new}."
+    yield from (f"{_capital(text)}." for text in settings.get("leaks", ()))
     over = next((name for name in means["generalizes_to"] if name), "")
     if means["ci_low"].notna().any():
         test = settings.get("test", "one-sided, mean above zero")
@@ -440,6 +453,8 @@ def _training(run: Run) -> Iterator[Block]:
     if not len(history) or not history["epoch"].any():
         yield Text("The run has no epochs: its student has its initial weights.")
         return
+    if text := few_steps(run.record):
+        yield Text(f"{_capital(text)}.")
     first, last = history.iloc[0], history.iloc[-1]
     terms = [str(name) for name in history if name not in ("epoch", "step", "lr", "seconds")]
     changes = [f"{name} from {number(first[name])} to {number(last[name])}" for name in terms]
@@ -822,7 +837,9 @@ def _study_methods(grid: Grid) -> Iterator[str]:
                 *_stimuli_sentence(run),
             ]
         )
-    if scored := list(_measure_sentences(grid)):
+    parts = [part for entry in grid.entries if entry is not None for part in entry.scores]
+    leaks = dict.fromkeys(text for part in parts for text in part.settings.get("leaks", ()))
+    if scored := [*_measure_sentences(grid), *(f"{_capital(text)}." for text in leaks)]:
         yield " ".join(scored)
     yield " ".join(_interval_sentences(grid))
     if run is not None and {"neurordl", "torch"} <= set(versions := run.record.get("versions") or {}):
@@ -1011,7 +1028,9 @@ def _study_notices(grid: Grid) -> Iterator[Block]:
         ]
         for line in lines:
             runs[line] = runs.get(line, 0) + 1
-    texts = [grid.starts, tell_same_runs(grid.repeated, len(set(grid.frame.get("seed", ()))))]
+    runs_of_all = [entry.run for entry in grid.entries if entry is not None and entry.run is not None]
+    few = dict.fromkeys(few_steps(run.record) for run in runs_of_all)
+    texts = [*few, grid.starts, tell_same_runs(grid.repeated, len(set(grid.frame.get("seed", ()))))]
     of_study = [f"Study: {text}" for text in texts if text]
     if runs or of_study:
         yield Notes([*of_study, *(f"{line} ({counted(n, 'run')})" for line, n in runs.items())])

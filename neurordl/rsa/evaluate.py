@@ -39,6 +39,7 @@ from neurordl.rdms.selection import (
 from neurordl.rsa.compare import model_stacks, model_vectors, models_by_time, shared_stimuli
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
 from neurordl.rsa.leaks import Exposure, Leaks, People, check_exposures, plain_name
+from neurordl.rsa.regions import COLUMNS as OF_ROIS
 from neurordl.rsa.regions import roi_differences
 from neurordl.rsa.regression import Partial
 from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
@@ -289,7 +290,10 @@ def evaluate(
     frame = _stacked(tables, brains)
     tables = {name: _by_model_time(result.between(names), of_label) for name, result in results.items()}
     between = _stacked(tables, brains)
-    of_rois = roi_differences(results, {name: x[1:] for name, x in brains.items()}, names, chosen.ids)
+    places = {name: x[1:] for name, x in brains.items()}
+    of_rois = pd.DataFrame(columns=["time", *OF_ROIS])
+    if len({roi for roi, _ in places.values()}) > 1:
+        of_rois = roi_differences(results, places, names, chosen.ids)
     of_rois = pd.DataFrame(_by_model_time({str(key): of_rois[key].to_numpy() for key in of_rois}, of_label))
     scores = Evaluation(
         frame=frame.assign(**common).reindex(columns=columns),

@@ -383,6 +383,11 @@ def searchlight(
     check_number("threshold", threshold, 0, 1, open_low=True)
     by_run = measure.needs_runs or center == "run"
     source = Source(patterns, "the dataset", descriptor, by_run=by_run, dtype=dtype).centered(center)
+    if not isinstance(models, RDMs | Mapping):
+        raise NeurordlError(
+            f"models: expected RDMs, or a dict from name to RDMs, got {type(models).__name__}; for a "
+            "network's RDMs, write compute_rdms(extract_patterns(network, stimuli, layers), 'correlation')"
+        )
     if not isinstance(models, RDMs) and not len(models):
         raise NeurordlError("models= is empty; give model RDMs")
     check_runs([source], measure)

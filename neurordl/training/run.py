@@ -44,6 +44,7 @@ _SAME = ("settings", "optimizer", "objective", "student", "stimuli", "labelled")
 # Of the student in the record: its weights before training, the name of a checkpoint, and the weights there.
 START, CHECKPOINT_NAME, CHECKPOINT_SUM = _START = ("sha256_weights", "checkpoint", "sha256_checkpoint")
 
+_FEW_STEPS = 50
 _NO_TERM = ("epoch", "step", "lr", "seconds")  # columns of a history
 
 
@@ -317,6 +318,17 @@ def same_runs(runs: Mapping[tuple[str, int], Run | None]) -> list[str]:
         if np.allclose(terms, terms[0], rtol=1e-5, atol=1e-6, equal_nan=True):
             same.append(condition)
     return same
+
+
+def few_steps(record: Record) -> str:
+    """Say that a run had too few steps for its student to learn much; empty if it had more, or none."""
+    settings = record.get("settings") or {}
+    epochs, steps = settings.get("epochs") or 0, settings.get("steps_per_epoch") or 0
+    if not 0 < epochs * steps < _FEW_STEPS:
+        return ""
+    parts = f"epochs: {epochs}, steps in each: {steps}"
+    text = f"only {counted(epochs * steps, 'step')} in all ({parts}), in which a student hardly moves"
+    return f"{text}; take more epochs, or smaller batches"
 
 
 def tell_same_runs(conditions: Sequence[str], n_seeds: int) -> str:

@@ -21,7 +21,7 @@ from scipy.stats import false_discovery_control
 import neurordl as nrl
 from neurordl import RDMTeacher, StimulusSet, evaluate, load_rdms, load_run, save_rdms, select_rdms
 from neurordl.cli import compare, study
-from neurordl.experiments import all_differences
+from neurordl.experiments import HeldOutScore, all_differences
 from neurordl.io import sha256_state
 from tests import docs_files
 
@@ -1030,7 +1030,7 @@ def test_a_study_in_one_command(
     more = {"controls": "labels,permuted,permuted-within", "seeds": 2, "test": data["labelled.csv"]}
     more |= {"stimuli-labels": kinds, "epochs": 1, "held-out": 0.4, "missing": "ignore"}
     arguments = train_arguments(data, out, **more)
-    score, calls = study._score, list[int]()
+    score, calls = HeldOutScore.__call__, list[int]()
 
     def killed(*positional: Any, **named: Any) -> dict[str, float]:
         calls.append(1)
@@ -1038,7 +1038,7 @@ def test_a_study_in_one_command(
             raise KeyboardInterrupt
         return score(*positional, **named)
 
-    monkeypatch.setattr(study, "_score", killed)
+    monkeypatch.setattr(HeldOutScore, "__call__", killed)
     assert shell(*arguments)[0] != 0
     assert len(list((out / "rows").iterdir())) == 2
     code, printed, errors = shell(*arguments)

@@ -595,6 +595,19 @@ def test_merged_files_are_in_one_order(shell: Any, parts: Path) -> None:
     assert told.rstrip().endswith("holds 6 RDMs of 5 stimuli; subject sub-1, sub-2, sub-3; roi IT, EVC")
 
 
+def test_each_rdm_of_merged_files_is_a_subject(shell: Any, parts: Path) -> None:
+    named = ("--roi", "IT,EVC", "--diagonal", "ignore", "--measure", "crossnobis", "--out", parts / "m.h5")
+    files = ("merge", parts / "it.npz", parts / "evc.npz")
+    code, _, errors = shell(*files, *named, "--each-a-subject")
+    assert code == 0, errors
+    merged = nrl.load_rdms(parts / "m.h5")
+    assert list(merged.rdm_descriptors["subject"]) == ["s01", "s02", "s03"] * 2
+    code, _, errors = shell(*files, *named, "--each-a-subject", "--subjects-from", parts / "participants.tsv")
+    assert (code, "--each-a-subject numbers the subjects, and they are named" in errors) == (1, True)
+    code, _, errors = shell("merge", parts / "named.h5", "--each-a-subject", "--out", parts / "n.h5")
+    assert (code, "named.h5 names the subjects of its RDMs" in " ".join(errors.split())) == (1, True)
+
+
 def test_a_name_for_each_file(shell: Any, parts: Path) -> None:
     (parts / "two.txt").write_text("ann\nben\n")
     files = (parts / "it_s1.npz", parts / "evc_s1.npz")

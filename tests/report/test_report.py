@@ -256,6 +256,22 @@ def test_what_python_and_the_shell_write_is_the_same(folder: Path, tmp_path: Pat
     assert training in Page(tmp_path / "shell.html").texts("p")
 
 
+def test_the_shell_says_whose_report_it_is(tmp_path: Path, shell: Any) -> None:
+    """A report of something else in the folder stays, and contents of folders below are named."""
+    scores = evaluation()
+    scores.save(tmp_path / "layers")
+    mine = evaluation(subjects=["a", "b"]).to_html(tmp_path / "report.html", title="My paper")
+    before = mine.read_bytes()
+    assert shell("report", tmp_path)[0] == 1
+    assert mine.read_bytes() == before
+    code, printed, errors = shell("report", tmp_path, "--overwrite", "--no-figures")
+    assert code == 0, errors
+    assert "note: the report is of what is in folders below: layers" in printed
+    assert Page(mine).texts("h1") == ["layers"]
+    code, printed, _ = shell("report", tmp_path / "layers", "--no-figures")
+    assert (code, "note:" in printed) == (0, False)
+
+
 def test_a_run_in_memory_without_stimuli(tmp_path: Path) -> None:
     run = nrl.fit(
         student(), nrl.Objective(), random_stimuli(8, labels=[0, 1, 2, 3] * 2), epochs=1, execution=QUIET
@@ -461,6 +477,27 @@ def test_the_report_of_a_study_says_how_it_was_done(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="alone is a table alone: its report has no methods"):
         alone = Page(write_report(tmp_path / "b.html", {"alone": table}))
     assert "made from a table alone, which has no settings" in alone.text
+
+
+def test_methods_say_which_labels_of_held_out_stimuli_were_trained_on(tmp_path: Path) -> None:
+    stimuli = random_stimuli(24, labels=np.arange(24) % 4)
+    train, held_out = stimuli.split(held_out=0.5, seed=0)
+    rdms = random_rdms(stimuli.ids, subject=["p1", "p2", "p3"])
+    objective = nrl.Objective(nrl.RDMLoss(nrl.RDMTeacher(rdms, subjects=["p1"]), "conv3"))
+    with pytest.warns(UserWarning, match="among the labelled images"):
+        run = nrl.fit(student(), objective, stimuli, train, epochs=60, execution=QUIET)
+    scores = nrl.evaluate(run, rdms, stimuli=held_out, layers="conv3")
+    shown = Page(run.to_html(tmp_path / "a.html", scores, figures=False))
+    methods = " ".join(shown.texts("p"))
+    assert "were held out. Labels of 12 of the held-out ones were trained on, by their ids:" in methods
+    assert "Labels of 12 of the 12 held-out stimuli were trained on:" in methods
+    assert "in which a student hardly moves" not in shown.text
+    short = nrl.fit(student(), objective, train, train, epochs=20, execution=QUIET)
+    other = Page(short.to_html(tmp_path / "b.html", figures=False))
+    assert (
+        "Only 20 steps in all (epochs: 20, steps in each: 1), in which a student hardly moves" in other.text
+    )
+    assert "were trained on" not in " ".join(other.texts("p"))
 
 
 @pytest.mark.filterwarnings("ignore:labelled:UserWarning")

@@ -24,6 +24,7 @@ from rsatoolbox.rdm import RDMs
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
+from neurordl.rsa import maps as module
 
 N, SHAPE = 7, (5, 5, 4)
 IDS = [f"s{k}" for k in range(N)]
@@ -117,14 +118,14 @@ def test_files_of_rsatoolbox_and_an_image_for_the_grid(tmp_path: Path) -> None:
 
 
 def test_what_is_finished_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, real = [], nrl.rsa.maps.searchlight
+    calls, real = [], module.searchlight
 
     @wraps(real)
     def spied(*args: Any, **options: Any) -> Any:
         calls.append(args[0].descriptors["subject"])
         return real(*args, **options)
 
-    monkeypatch.setattr(nrl.rsa.maps, "searchlight", spied)
+    monkeypatch.setattr(module, "searchlight", spied)
     people = {name: by_name(name) for name in NAMES}
     run = partial(nrl.group_searchlight, models=models(), folder=tmp_path / "maps", **OPTIONS)
     run({name: people[name] for name in NAMES[:2]})

@@ -15,6 +15,7 @@ from rsatoolbox.data import Dataset, load_dataset
 from rsatoolbox.rdm import RDMs, calc_rdm
 from rsatoolbox.rdm import compare as rsatoolbox_compare
 from rsatoolbox.util.searchlight import get_volume_searchlight
+from torch import nn
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
@@ -438,6 +439,8 @@ def test_odd_arguments_are_one_clear_error() -> None:
     negative.measurements -= 5
     for data, wrong, told in (
         (brain(), {"models": {}}, "models= is empty"),
+        (brain(), {"models": nn.Linear(2, 2)}, r"for a network's RDMs, write compute_rdms\("),
+        (brain(), {"models": None}, "models: expected RDMs, or a dict from name to RDMs, got None"),
         (brain(), {"radius": np.inf}, "number above 0"),
         (brain(), {"radius": "3"}, "expected a number of voxels, or millimeters"),
         (brain(), {"dtype": "junk"}, "expected float64 or float32"),
