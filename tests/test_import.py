@@ -124,3 +124,16 @@ def test_public_names_come_with_a_star_import() -> None:
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'RDMLos'"):
         neurordl.RDMLos  # noqa: B018
+
+
+def test_no_module_can_unpickle() -> None:
+    for path in Path(neurordl.__file__).parent.rglob("*.py"):
+        imports = [
+            node
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        names = {getattr(node, "module", None) for node in imports} | {
+            x.name for node in imports for x in node.names
+        }
+        assert not names & {"pickle", "cPickle", "dill", "cloudpickle", "joblib"}, path

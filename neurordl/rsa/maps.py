@@ -13,7 +13,6 @@ from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import PicklingError
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -35,7 +34,7 @@ from neurordl.io import (
 )
 from neurordl.measures.comparisons import find_similarity
 from neurordl.measures.dissimilarities import find_dissimilarity
-from neurordl.patterns.images import load_image
+from neurordl.patterns.images import load_image, same_grid
 from neurordl.progress import progress_bar
 from neurordl.rdms.selection import reindex, stimulus_ids
 from neurordl.rdms.source import parsed_record
@@ -373,7 +372,12 @@ class _Job:
         if not isinstance(record, dict) or not {"patterns", "image", "notices"} <= set(record):
             return {}
         same = record.get("settings") == self.settings and record.get("subject") == self.subject
-        return record if same and record["image"] == sha256_file(self.file) else {}
+        if not same or record["image"] != sha256_file(self.file):
+            return {}
+        like = self.call[2]
+        if like is not None and not same_grid(*(load_image(x, "image")[0] for x in (self.file, like))):
+            return {}  # written with another like=
+        return record
 
     def _compute(self, patterns: DatasetBase, checksum: str) -> None:
         models, options, like = self.call
@@ -425,7 +429,7 @@ def _run(
 def _reason(problem: Exception) -> str:
     """Why the maps of a person were not computed, and what helps."""
     text = str(problem) or type(problem).__name__
-    if isinstance(problem, PicklingError) or "pickle" in text:
+    if type(problem).__name__ == "PicklingError" or "pickle" in text:
         return f"{text}; define functions at the top of a module or script, not within a function"
     if type(problem).__name__ == "BrokenProcessPool":
         return f"{text}; often memory is short: use fewer processes, and repeat the call to go on"

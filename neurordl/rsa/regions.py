@@ -105,12 +105,21 @@ def _comparable(
         if not shared:
             parts = [_without(part, np.full(part.data.shape, True)) for part in parts]
         missing = [np.isnan(part.data) for part in parts]
-        if all((x == missing[0]).all() for x in missing):
+        if all((x == missing[0]).all() for x in missing) and not _unpaired(parts).any():
             yield names, parts, shared
             continue
         for i, j in combinations(range(len(names)), 2):
             absent = missing[i] | missing[j]
-            yield [names[i], names[j]], [_without(parts[k], absent) for k in (i, j)], shared
+            pair = [_without(parts[k], absent) for k in (i, j)]
+            both = np.flatnonzero(~_unpaired(pair))
+            people_of_both = [shared[k] for k in both] if shared else []
+            yield [names[i], names[j]], [_rows(part, both) for part in pair], people_of_both
+
+
+def _unpaired(parts: Sequence[Study]) -> Bools:
+    """(subjects,) who have a score of a layer in one ROI and none in another, such as of a constant RDM."""
+    undefined = np.stack([np.isnan(part.scores) for part in parts])
+    return np.asarray((undefined != undefined[0]).any(axis=(0, 1)))
 
 
 def _of_mean(result: RoiScores) -> tuple[Study, list[str]]:
@@ -120,7 +129,7 @@ def _of_mean(result: RoiScores) -> tuple[Study, list[str]]:
     return result.study.of_subjects(pooled), names
 
 
-def _rows(study: Study, order: Sequence[int]) -> Study:
+def _rows(study: Study, order: Sequence[int] | Ints) -> Study:
     return replace(study, data=study.data[order], scores=study.scores[:, order])
 
 

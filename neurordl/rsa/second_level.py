@@ -118,8 +118,12 @@ class MapTest:
         check_count("n_permutations", self.n_permutations, 1)
         check_count("seed", self.seed, 0)
         check_count("n_jobs", self.n_jobs, 1)
-        if self.n_permutations + 1 <= 1 / self.alpha:
-            least = int(1 / self.alpha)
+        of_clusters = self.statistic in (
+            "size",
+            "mass",
+        )  # nilearn's smallest p is 1 / n there, else 1 / (n + 1)
+        if self.n_permutations + (not of_clusters) <= 1 / self.alpha:
+            least = int(1 / self.alpha) + of_clusters
             raise NeurordlError(
                 f"n_permutations={self.n_permutations}: no p can be below alpha={self.alpha:g}; take "
                 f"{least} or more, better {100 * least:,}"
@@ -260,7 +264,7 @@ class SecondLevel:
         from nilearn.reporting import get_clusters_table
 
         check_number("min_distance", min_distance, 0, open_low=True)
-        shown = self.thresholded(alpha)
+        shown = _with_margin(self.thresholded(alpha))
         t = np.abs(shown.get_fdata())
         p_values = [name for name in self.values if name.startswith("p_")]
         columns = ["cluster", "peak", "x", "y", "z", "t", "mean", *p_values, "mm3", "n_voxels"]
@@ -279,20 +283,23 @@ class SecondLevel:
         names = peaks["Cluster ID"].astype(str)
         places = peaks[["X", "Y", "Z"]].to_numpy(float)
         voxels = nib.affines.apply_affine(np.linalg.inv(self.affine), places).round().astype(int)
-        table = pd.DataFrame(
-            {"cluster": names.str.extract(r"(\d+)", expand=False).astype(int), "peak": names}
-        )
+        number, letter = names.str.extract(r"(\d+)(.*)").to_numpy().T
+        number = pd.factorize(number)[0] + 1  # nilearn leaves numbers out between the two tails
+        table = pd.DataFrame({"cluster": number, "peak": number.astype(str).astype(object) + letter})
         table[["x", "y", "z"]] = places.round(3)
         for name in ("t", "mean", *p_values):
             table[name] = self._volume(self.values[name], np.nan)[tuple(voxels.T)]
         clusters = [np.asarray(image.dataobj) for image in labels]
         sizes = [
-            int(np.sum(x == x[tuple(voxel)])) for voxel in voxels for x in clusters if x[tuple(voxel)] > 0
+            int(np.sum(x == x[tuple(voxel + 1)]))
+            for voxel in voxels
+            for x in clusters
+            if x[tuple(voxel + 1)] > 0
         ]
         table["mm3"] = np.round(np.array(sizes) * abs(np.linalg.det(self.affine[:3, :3])), 3)
         table["n_voxels"] = sizes
         if regions is not None:
-            atlas = read_mask(regions, shown)
+            atlas = read_mask(regions, self.thresholded(alpha))
             named = np.full(self.inside.shape, "", dtype=object)
             named[atlas.inside] = atlas.roi if atlas.roi is not None else atlas.name
             table["region"] = named[tuple(voxels.T)]
@@ -690,13 +697,21 @@ def _chosen(
     return inside, {"left_out": int(left_out.sum()), "kept_as_0": int(filled.sum())}, name
 
 
+def _with_margin(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """The image with zeros around it: nilearn takes the lowest label of clusters for the background."""
+    affine = np.array(image.affine)
+    affine[:3, 3] -= affine[:3, :3].sum(axis=1)
+    return type(image)(np.pad(np.asarray(image.dataobj), 1), affine)
+
+
 def _masked(volumes: Floats, inside: Bools, affine: Floats, fwhm: float | None) -> tuple[Any, Floats]:
     """Masker of nilearn of the tested voxels, and the values of all people in them, smoothed."""
     import nibabel as nib
     from nilearn.image import smooth_img
     from nilearn.maskers import NiftiMasker
 
-    masker = NiftiMasker(mask_img=nib.Nifti1Image(inside.astype(np.int8), affine), reports=False).fit()
+    mask = _with_margin(nib.Nifti1Image(inside.astype(np.int8), affine))
+    masker = NiftiMasker(mask_img=mask, reports=False).fit()
     if not fwhm:
         return masker, np.nan_to_num(volumes[:, inside])
     images = (nib.Nifti1Image(np.nan_to_num(volume), affine) for volume in volumes)

@@ -330,3 +330,16 @@ def test_bad_input_of_groups(tmp_path: Path) -> None:
             nrl.load_maps(tmp_path / "other")
     with pytest.raises(NeurordlError, match="has no finished maps of b; it has those of a"):
         nrl.load_maps(tmp_path / "z", ["b"])
+
+
+def test_maps_on_the_grid_of_another_image_are_not_kept(tmp_path: Path) -> None:
+    """The grid of patterns without a record is that of like=: a corrected one moves the maps."""
+    people = {name: person(int(name[-1]), known=False) for name in NAMES[:2]}
+    nrl.group_searchlight(people, models(), tmp_path / "maps", like=LIKE, **OPTIONS)
+    moved = AFFINE.copy()
+    moved[:3, 3] += 40
+    like = nib.Nifti1Image(np.zeros(SHAPE, np.float32), moved)
+    maps = nrl.group_searchlight(people, models(), tmp_path / "maps", like=like, **OPTIONS)
+    assert_array_equal(maps.image("sub-01").affine, moved)
+    with pytest.warns(UserWarning, match="the maps of 2 of 2 subjects were finished before"):
+        nrl.group_searchlight(people, models(), tmp_path / "maps", like=like, **OPTIONS)

@@ -211,3 +211,18 @@ def test_reports_have_the_differences_of_rois(tmp_path: Path) -> None:
         text = page.read_text(encoding="utf-8")
         assert "Differences of each two ROIs in a model" in text
         assert "EVC \u2212 IT" in text
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_subject_without_a_score_in_one_roi_is_left_out_of_both(missing: bool) -> None:
+    """An RDM that is constant, or is so on the pairs that both ROIs have, leaves no half of a pair behind."""
+    data = brains(["EVC", "IT"])
+    data.dissimilarities[8] = 1.0  # IT of p2
+    if missing:
+        data.dissimilarities[8, 5:] = np.nan
+        data.dissimilarities[2, :2] = np.nan
+    found = nrl.evaluate(models(), data, comparison="corr")
+    rest = data.subset("subject", [x for x in PEOPLE if x != "p2"])
+    want = nrl.evaluate(models(), rest, comparison="corr")
+    for name in ("difference", "ci_low", "ci_high", "p", "n_subjects", "n_pairs"):
+        assert_allclose(found.roi_differences[name], want.roi_differences[name], atol=1e-12)

@@ -337,3 +337,41 @@ def test_bad_input(tmp_path: Path) -> None:
         result.image("z")
     with pytest.raises(NeurordlError, match="min_distance=0"):
         result.table(min_distance=0)
+
+
+@pytest.mark.parametrize("statistic", ["voxel", "size", "tfce"])
+def test_an_effect_in_all_voxels_of_the_images(statistic: Any) -> None:
+    """Without a voxel outside of clusters, nilearn would take a cluster for the background."""
+    rng = np.random.default_rng(0)
+    people = {name: image(rng.normal(5, 0.3, SHAPE)) for name in PEOPLE}
+    result = nrl.second_level(people, test=nrl.MapTest(statistic, n_permutations=40))
+    table = result.table(regions=nrl.Regions(image(np.ones(SHAPE)), {1: "all"}))
+    assert set(table["cluster"]) == {1}
+    assert set(table["n_voxels"]) == {int(np.prod(SHAPE))}
+    assert set(table["region"]) == {"all"}
+    best = np.unravel_index(result.image("t").get_fdata().argmax(), SHAPE)
+    assert_allclose(table.loc[0, ["x", "y", "z"]].astype(float), AFFINE[:3, :3] @ best + AFFINE[:3, 3])
+
+
+def test_clusters_are_numbered_without_gaps() -> None:
+    rng, people = np.random.default_rng(0), {}
+    for name in PEOPLE:
+        scores = rng.normal(size=(12, 12, 12))
+        scores[1:8, 1:4, 1:4] += 5
+        scores[1:8, 8:11, 8:11] -= 5
+        people[name] = image(scores)
+    test = nrl.MapTest(tail="two-sided", n_permutations=100)
+    table = nrl.second_level(people, test=test).table(min_distance=4)
+    assert table["peak"].str.len().max() == 2  # nilearn counts on by peaks
+    assert list(dict.fromkeys(table["cluster"])) == list(range(1, table["cluster"].max() + 1))
+    assert (table["peak"].str.extract(r"(\d+)", expand=False).astype(int) == table["cluster"]).all()
+
+
+def test_twenty_permutations_cannot_make_a_cluster_significant() -> None:
+    assert nrl.MapTest(n_permutations=20).n_permutations == 20
+    with pytest.raises(NeurordlError, match=r"n_permutations=20: no p can be below alpha=0.05; take 21"):
+        nrl.MapTest("size", n_permutations=20)
+    rng = np.random.default_rng(0)
+    people = {name: image(rng.normal(5, 0.3, SHAPE)) for name in PEOPLE}
+    result = nrl.second_level(people, test=nrl.MapTest("size", n_permutations=21))
+    assert (result.p < 0.05).all()

@@ -352,7 +352,7 @@ def _penalties(model: Model, kernel: InnerProducts, rdms: Floats, data: Floats, 
     ridge, shape = model.combine, train.subjects.shape[:2]
     if not isinstance(ridge, Ridge) or len(rdms) == 1:
         return None
-    if len(ridge.penalties) == 1:
+    if len(ridge.penalties) == 1 or not len(train.stimuli):
         return np.full(shape, ridge.penalties[0])
     total = np.zeros((len(ridge.penalties), *shape))
     for halves in _halves(train.stimuli):
@@ -373,8 +373,9 @@ def _halves(stimuli: Ints) -> list[tuple[Ints, Ints]]:
     """Random halvings of the stimuli in each fold, as counts; copies of a stimulus stay together."""
     if (fewest := int((stimuli > 0).sum(axis=1).min())) < _FEWEST:
         raise NeurordlError(
-            f"a penalty is chosen in halves of {_FEWEST} training stimuli or more, and a fold has {fewest}: "
-            "give Ridge one penalty, or take fewer folds"
+            f"a penalty is chosen in halves of {_FEWEST} training stimuli or more, and a fold has {fewest} "
+            "(resamples have fewer stimuli than the data, those of a Bootstrap by a third): give Ridge one "
+            "penalty, or take fewer folds"
         )
     halvings = []
     for seed in range(_INNER):

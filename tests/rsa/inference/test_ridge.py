@@ -243,3 +243,26 @@ def test_regression_takes_a_ridge_of_weights_of_0_or_more() -> None:
         found = frame[(frame["subject"] == subject) & (frame["layer"] != "R²")]
         assert_allclose(found["score"], expected, atol=1e-9)
     assert "ridge, 0 or more, 0.2" in frame["comparison"].iloc[0]
+
+
+def test_a_penalty_is_chosen_under_each_resampling() -> None:
+    """Over subjects alone no fold lacks a stimulus, so that there is none to choose a penalty in."""
+    rng, ids = np.random.default_rng(0), [f"s{k}" for k in range(18)]
+    features, data = rng.random((6, 153)), rng.random((SUBJECTS, 153))
+    data += features[0]
+    models = {"features": RDMs(features, pattern_descriptors={"stimulus": ids})}
+    names = {"subject": [f"p{k}" for k in range(SUBJECTS)]}
+    people = RDMs(data, rdm_descriptors=names, pattern_descriptors={"stimulus": ids})
+    rows = [
+        nrl.evaluate_fitted(
+            models, people, combine=Ridge((0.1, 1.0)), folds=Folds(splits=4), bootstrap=scheme
+        )
+        for scheme in (None, "subjects", "stimuli", "both")
+    ]
+    scores = [row["score"].item() for row in rows]
+    assert_allclose(scores, scores[0], atol=1e-12)
+    assert all(row["ci_low"].item() < row["score"].item() for row in rows[1:])
+    with pytest.raises(NeurordlError, match="those of a Bootstrap by a third"):
+        nrl.evaluate_fitted(
+            models, people, combine=Ridge((0.1, 1.0)), bootstrap=nrl.Bootstrap("stimuli", n=20)
+        )
