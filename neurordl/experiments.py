@@ -225,6 +225,11 @@ class HeldOutScore:
     settings : mapping
         Further arguments of `evaluate`, such as ``{"comparison": "corr", "bootstrap": "both"}``.
 
+    Warns
+    -----
+    UserWarning
+        The run was trained on held-out stimuli all the same, such as on a copy with another id.
+
     Raises
     ------
     NeurordlError
@@ -295,6 +300,8 @@ class HeldOutScore:
         scores = evaluate(run, self.rdms, **chosen, pairs="held-out", **self.settings)
         if run.out is not None:
             scores.save(run.out / "scores")
+        for leak in scores.settings["leaks"]:
+            notify(f"heldout_rdm_similarity: {leak}")
         means = scores.frame[scores.frame["subject"] == "mean"]
         kept = [
             not {(layer, roi), (layer, None)}.isdisjoint(self.pairs)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -485,6 +486,25 @@ def test_students_with_random_weights_of_their_own_are_no_notice(tmp_path: Path)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*start from the same weights")
         fit_controls(**small(out=tmp_path, controls=["untrained"], epochs=1))
+
+
+def test_the_ready_score_says_that_a_copy_was_trained_on(tmp_path: Path) -> None:
+    """A held-out stimulus is among the fitted ones under another id; the study says so once."""
+    copy = HELD_OUT.subset(HELD_OUT.ids[:1])
+    pixels = torch.cat([STIMULI.images(), copy.images()])
+    both = nrl.StimulusSet.from_array(pixels.numpy(), [*STIMULI.ids, "copy"])
+    rdms = nrl.simulate.simulate_subjects(pixels.flatten(1), both.ids, n_subjects=2, seed=0)
+    changes = {
+        "stimuli": both,
+        "teachers": nrl.RDMTeacher(rdms),
+        "score": HeldOutScore(RDMS, HELD_OUT, "conv3"),
+    }
+    message = (
+        f"^heldout_rdm_similarity: 1 of the 6 held-out stimuli are copies .*: {HELD_OUT.ids[0]} of copy$"
+    )
+    with pytest.warns(UserWarning, match=message) as caught:
+        fit_controls(**small(out=tmp_path, **changes, controls=["labels"], epochs=1))
+    assert sum(bool(re.search(message, str(warning.message))) for warning in caught) == 1
 
 
 def test_the_ready_score_is_that_of_evaluate(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ _CONDITION = re.compile(r"Sn\((\d+)\) (.+)\*bf\((\d+)\)")  # SPM: session, condi
 _DESCRIP = 79  # letters of the header's field; a text that fills it may be cut off
 _MOST_DERIVATIVES = 3  # basis functions of SPM's canonical response with both derivatives
 _COEFFICIENT = re.compile(r"(.+)#(\d+)_Coef")  # AFNI: condition, number of the regressor
+_POLYNOMIAL = re.compile(r"Run#\d+Pol")  # of the baseline of a run, with -bout
 _AFNI = re.compile(r"(?i)\.(HEAD|BRIK)(\.gz|\.bz2|\.Z)?$")
 _AFNI_CODE = 4  # of the header extension in NIfTI
 _MOST_INFLATED = 1032  # times, by gzip
@@ -59,7 +60,9 @@ def find_betas(source: Source | Sequence[Source], *, single_trials: bool = False
           folders.
         - AFNI: a bucket of 3dDeconvolve or 3dREMLfit, ``.HEAD`` or ``.BRIK``, or ``.nii`` with AFNI's header
           extension, or a list of those of several runs. Read are the sub-bricks whose label ends in
-          ``#0_Coef``; of ``-stim_times_IM``, the coefficient of each trial.
+          ``#0_Coef``, without those of the baseline (``-bout``), which are polynomials, and the regressors
+          of ``-stim_base`` where the history of the file has this option; of ``-stim_times_IM``, the
+          coefficient of each trial.
     single_trials
         Of AFNI: whether several coefficients of a condition are those of its trials (``-stim_times_IM``)
         where the history of the file does not say so, as that of 3dREMLfit does not.
@@ -395,8 +398,15 @@ def _afni(path: Path, single_trials: bool = False) -> Betas:
             f"{path} has {len(labels)} labels and {volumes} sub-bricks; let AFNI write it again"
         )
     matches = {place: match for place, label in enumerate(labels) if (match := _COEFFICIENT.fullmatch(label))}
-    chosen = {place: match for place, match in matches.items() if not match[1].endswith("_GLT")}
-    counts = Counter({"general linear tests, _GLT": len(matches) - len(chosen)})
+    history = attributes.get("HISTORY_NOTE", "")
+    nuisance, counts, chosen = _labelled(history, "-stim_base"), Counter[str](), {}
+    for place, match in matches.items():
+        if match[1].endswith("_GLT"):
+            counts["general linear tests, _GLT"] += 1
+        elif _POLYNOMIAL.fullmatch(match[1]) or match[1] in nuisance:
+            counts["regressors of the baseline"] += 1
+        else:
+            chosen[place] = match
     counts["statistics"] = len(labels) - len(matches)
     if not chosen:
         raise NeurordlError(
@@ -405,7 +415,7 @@ def _afni(path: Path, single_trials: bool = False) -> Betas:
     rows = pd.DataFrame({"stimulus": [match[1] for match in chosen.values()]})
     numbers = [int(match[2]) for match in chosen.values()]
     if any(numbers):
-        trials = _single_trials(attributes.get("HISTORY_NOTE", ""))
+        trials = _labelled(history, "-stim_times_IM")
         several = [match[1] for match in chosen.values() if int(match[2]) and match[1] not in trials]
         if several and not single_trials:
             raise NeurordlError(
@@ -425,10 +435,10 @@ def _afni(path: Path, single_trials: bool = False) -> Betas:
     return images, rows
 
 
-def _single_trials(history: str) -> set[str]:
-    """Conditions of which each trial has its coefficient, by the command that AFNI keeps."""
+def _labelled(history: str, option: str) -> set[str]:
+    """Labels of the regressors to which an option is given in the command that AFNI keeps."""
     labels = dict(re.findall(r"-stim_label\s+(\d+)\s+['\"]?([^\s'\"]+)", history))
-    return {labels.get(number, "") for number in re.findall(r"-stim_times_IM\s+(\d+)", history)}
+    return {labels.get(number, "") for number in re.findall(rf"{option}\s+(\d+)", history)}
 
 
 def _open_afni(path: Path) -> tuple[nib.spatialimages.SpatialImage, dict[str, str]]:

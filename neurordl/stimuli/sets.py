@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -500,6 +501,8 @@ def _labels_of(
     """
     if column not in table.columns:
         return None, None
+    if repeated := sorted(name for name, count in Counter(classes or ()).items() if count > 1):
+        raise NeurordlError(f"classes= names {repeated[0]!r} twice; name each class once, in its place")
     values = table[column]
     if missing := table.index[values.isna() | values.map(is_missing)].tolist():
         absent = f"{len(missing)} of {len(table)} stimuli have no {column} (blank or n/a): {listed(missing)}"
@@ -518,6 +521,7 @@ def _labels_of(
     if similar := similar_ids(known, "classes"):
         notify(f"labels in the column {column!r}: {similar}")
     if unknown := sorted(set(names) - set(known), key=natural_key):
-        raise NeurordlError(f"label {unknown[0]!r} is not among the classes ({listed(known, most=10)})")
+        problem = f"label {unknown[0]!r} is not among the classes ({listed(known, most=10)})"
+        raise NeurordlError(f"{problem}; name all of them in classes=, or correct the label")
     number = {name: position for position, name in enumerate(known)}
     return torch.tensor([number[name] for name in names]), known

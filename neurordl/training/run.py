@@ -284,10 +284,17 @@ def other_start(before: Record, now: Record) -> str:
 
 
 def same_start(starts: Mapping[int, Record]) -> str:
-    """Say that the runs of all seeds have the same initial weights; empty if they have not, or if unknown."""
-    sums = {start.get(START) for start in starts.values()}
-    if len(starts) < 2 or len(sums) > 1 or None in sums:
+    """Say which seeds have runs with the same initial weights; empty if they have not, or if unknown."""
+    seeds: dict[str, list[int]] = {}
+    for seed, start in starts.items():
+        if start.get(START) is not None:
+            seeds.setdefault(start[START], []).append(seed)
+    alike = [group for group in seeds.values() if len(group) > 1]
+    if not alike:
         return ""
+    if len(alike[0]) < len(starts):
+        groups = " and ".join(f"seeds {listed(group)}" for group in alike)
+        return f"{groups} start from the same weights; intervals over seeds take them for replicates"
     name = next(iter(starts.values())).get(CHECKPOINT_NAME)
     text = f"all {len(starts)} seeds start from the same weights{f' (checkpoint {name})' if name else ''}"
     rest = "the order of the data, augmentation, dropout and which ids are permuted"
@@ -310,7 +317,8 @@ def same_runs(runs: Mapping[tuple[str, int], Run | None]) -> list[str]:
         parts = {seed: run for (name, seed), run in runs.items() if name == condition}
         finished = {seed: run for seed, run in parts.items() if run is not None and len(run.history)}
         starts = {seed: run.record["student"] for seed, run in finished.items()}
-        if len(finished) < len(parts) or not same_start(starts):
+        sums = {start.get(START) for start in starts.values()}
+        if len(finished) < max(len(parts), 2) or len(sums) > 1 or None in sums:
             continue
         first = [run.history.iloc[0] for run in finished.values()]
         names = [name for name in first[0].index if name not in _NO_TERM and not name.startswith("val_")]
@@ -505,15 +513,16 @@ class RunFolder:
         now = {name: student.pop(name) for name in _START if name in student}
         student |= before  # the run keeps that with which it began
         known = None not in (before.get(START), now.get(START))
-        if not known or before[START] in (now[START], now.get(CHECKPOINT_SUM)):
+        origins = [start.get(CHECKPOINT_SUM) for start in (before, now)]
+        again = trained and origins[0] == origins[1]
+        if not known or again or before[START] in (now[START], origins[1]):
             return
         problem = f"resume: the student has other initial weights than that of the run in {self.path}"
         if CHECKPOINT_NAME in {**before, **now}:
             remedy = "choose another folder, or read the same checkpoint"
             raise NeurordlError(f"{problem} ({other_start(before, now)}); {remedy}")
         remedy = "call torch.manual_seed before you make it, or choose another folder for a new run"
-        if not trained:
-            notify(f"{problem}, which keeps its own: what you passed is not trained; {remedy}")
+        notify(f"{problem}, which keeps its own: what you passed is not trained; {remedy}")
 
     def start(self) -> None:
         """Make the folder and write the record of a run that has started."""

@@ -363,6 +363,16 @@ def test_each_trial_has_its_coefficient(tmp_path: Path) -> None:
         nrl.find_betas(spm(tmp_path / "spm", ["Sn(1) face*bf(1)"]), single_trials=True)
 
 
+def test_regressors_of_the_baseline_are_no_conditions(tmp_path: Path) -> None:
+    labels = ["Run#1Pol#0_Coef", "Run#1Pol#1_Coef", "Run#12Pol#0_Coef", "roll#0_Coef", "face#0_Coef"]
+    motion = "-stim_file 2 motion.1D -stim_base 2 -stim_label 2 roll -bout"
+    path = bucket(tmp_path / "b.nii", labels, f"{HISTORY} {motion}")
+    with pytest.warns(UserWarning, match=r"4 of 5 betas .*regressors of the baseline \(4\)$"):
+        images, table = nrl.find_betas(path)
+    assert table.to_dict("list") == {"stimulus": ["face"]}
+    assert np.array_equal(measured(images, table), values([4]))
+
+
 def test_buckets_that_are_damaged_or_have_no_labels(tmp_path: Path) -> None:
     with pytest.raises(NeurordlError, match="no sub-brick is a coefficient"):
         nrl.find_betas(bucket(tmp_path / "a.nii", ["face#0_Tstat"]))

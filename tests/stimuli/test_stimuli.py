@@ -699,8 +699,11 @@ def test_classes_give_another_set_the_same_numbers() -> None:
     assert train.subset(["c"]).classes == train.classes
     test = StimulusSet.from_array(pixels[:2], ["d", "e"], labels=["emu", "dog"], classes=train.classes)
     assert test.labels.tolist() == [2, 1]
-    with pytest.raises(NeurordlError, match="label 'yak' is not among the classes"):
+    with pytest.raises(NeurordlError, match=r"label 'yak' is not among the classes .*name all"):
         StimulusSet.from_array(pixels[:1], ["f"], labels=["yak"], classes=train.classes)
+    for labels in (["dog"], [0]):  # the second place of a name would be an output without images
+        with pytest.raises(NeurordlError, match="classes= names 'dog' twice"):
+            StimulusSet.from_array(pixels[:1], ["f"], labels=labels, classes=["dog", "dog", "emu"])
     assert StimulusSet.from_array(pixels, ["a", "b", "c"], labels=[0, 5, 1]).classes is None
     named = StimulusSet.from_array(pixels, ["a", "b", "c"], labels=[2, 0, 2], classes=train.classes)
     assert named.labels.tolist() == [2, 0, 2]

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from neurordl import NetworkTeacher, NeurordlError, Objective, RDMLoss, StimulusSet
 from neurordl.students import load_weights, small_cnn
+from neurordl.training.run import same_start
 from neurordl.training.trainer import Trainer
 from tests.training.helpers import fit_with
 
@@ -136,3 +137,21 @@ def test_a_checkpoint_is_named_where_the_weights_were_changed_since(tmp_path: Pa
     torch.nn.init.normal_(student.fc2[1].weight)  # a new head
     run = fit_with(student, Objective(), images, epochs=1)
     assert run.record["student"]["checkpoint"] == "mine.pth, changed before training"
+    out = {"epochs": 1, "out": tmp_path / "run", "resume": True}
+    load_weights(student, tmp_path / "mine.pth")
+    torch.nn.init.normal_(student.fc2[1].weight)
+    first = fit_with(student, Objective(), images, **out)
+    assert fit_with(student, Objective(), images, **out).record == first.record  # the same student again
+    fresh = _tiny()[1]
+    load_weights(fresh, tmp_path / "mine.pth")
+    with pytest.raises(NeurordlError, match="other initial weights"):  # without the run's head
+        fit_with(fresh, Objective(), images, **out)
+
+
+def test_seeds_with_equal_weights_are_named() -> None:
+    """All of them, some of them, and none; what is not known is not said."""
+    starts = [{"sha256_weights": text} for text in ("a", "b", "a", "c", "b")]
+    assert same_start(dict(enumerate(starts))).startswith("seeds 0, 2 and seeds 1, 4 start from the same")
+    assert same_start(dict(enumerate([*starts[:1], {}, {}]))) == ""
+    assert same_start({0: starts[0], 1: starts[1]}) == ""
+    assert same_start({0: starts[0], 2: starts[2]}).startswith("all 2 seeds start")

@@ -233,3 +233,15 @@ def test_undefined_variances_have_a_reason_and_subjects_without_a_score_do_not_c
     assert np.isnan(means.loc["b", "p"])
     assert "no variance by components" in means.loc["b", "reason"]
     assert next(iter(found.inferences.values())).dof == 3
+
+
+@pytest.mark.parametrize("resample", ["stimuli", "both"])
+def test_models_that_differ_by_rounding_have_no_variance_of_their_difference(resample) -> None:
+    """A correlation is the same for a scaled model, but its last digits are not."""
+    rng = np.random.default_rng(5)
+    model, other = rng.random((2, 66))
+    models = np.stack([model, *(factor * model + 0.1 for factor in (3, 1 / 7, 1e4)), other])
+    inference = infer(models, model + rng.random((6, 66)), "corr", Bootstrap(resample, n=200))
+    j = np.triu_indices(5, 1)[1]
+    assert_array_equal(inference.diff_var[j < 4], 0)
+    assert (inference.diff_var[j == 4] > 1e-5).all()
