@@ -28,6 +28,7 @@ Correction = Literal["none", "fdr", "holm", "bonferroni"]
 CORRECTIONS = ("none", "fdr", "holm", "bonferroni")
 NO_WIDTH = "the interval has no width, although scores differ: take more resamples"
 _FLAT = 1e-9  # a difference, or a width of an interval relative to it, that is only rounding
+_ROUNDING = 1e-13  # a variance of a difference, relative to those of both models, that is only rounding
 _EPS = float(np.finfo(float).eps)
 
 
@@ -106,11 +107,8 @@ class Inference:
         """Columns of a table: the difference of each two models, i < j, as `estimates` has their means."""
         means = nan_mean(self.scores, 1)
         i, j = np.triu_indices(len(means), 1)
-        difference, variance, tested = means[i] - means[j], self.diff_var, self.diff_var is not None
-        if variance is not None and self.model_var is not None:  # of equal models it is only rounding
-            rounding = 8 * _EPS * (self.model_var[i] + self.model_var[j])
-            variance = np.where(variance <= rounding, 0, variance)
-        reach = _reach(variance, self.dof)
+        difference, reach = means[i] - means[j], _reach(self.diff_var, self.dof)
+        tested = self.diff_var is not None
         p = p_values(self, center="data").pairs[i, j] if tested else np.full(len(i), np.nan)
         return {"difference": difference, "ci_low": difference - reach, "ci_high": difference + reach, "p": p}
 
@@ -190,6 +188,7 @@ def infer_study(
         estimate = resampling.variance_method.estimate(study, evaluations.by_subject, draws)
     if estimate is not None:
         spread = Spread(*estimate, spread.noise_ceil_var)
+    spread = spread._replace(diff_var=_exact(spread.model_var, spread.diff_var))
     return Inference(
         comparison=study.comparison,
         resampling=resampling,
@@ -204,6 +203,14 @@ def infer_study(
         n_subjects=n_subjects,
         n_stimuli=n_stimuli,
     )
+
+
+def _exact(model_var: Floats | None, diff_var: Floats | None) -> Floats | None:
+    """The variances of differences, of i < j; 0 where they are only rounding, as of equal models."""
+    if model_var is None or diff_var is None:
+        return diff_var
+    i, j = np.triu_indices(len(model_var), 1)
+    return np.where(np.abs(diff_var) <= _ROUNDING * (model_var[i] + model_var[j]), 0, diff_var)
 
 
 @dataclass(frozen=True, eq=False)

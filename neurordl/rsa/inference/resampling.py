@@ -30,7 +30,6 @@ _FEWEST_UNITS = 4  # stimuli, or groups of them, of which components of variance
 _SPARE = 100  # resamples beyond one per stimulus: the variance that pairs add is then known to 14 %
 _ATTEMPTS = 1000  # draws of a resample until it holds enough distinct subjects and stimuli
 _COUPLES = 100  # pairs of stimuli that a jackknife leaves out together
-_ROUNDING = 1e-13  # a variance of a difference, relative to those of both models, that is only rounding
 _LEAST_SHARE = 0.5  # 1 / (1 + second / first) of variance that belongs to three stimuli together
 _FEW_GROUPS = 8  # of fewer, long intervals are over 2 to 2.5 times as long as short ones: docs/decisions/0038
 _ENOUGH = 100  # resamples: a standard error is then known to 7 %
@@ -407,8 +406,6 @@ class ComponentVariance(Variance):
         variances = np.einsum("kii->ki", by_model)
         i, j = np.triu_indices(n_models, 1)
         differences = variances[:, i] + variances[:, j] - 2 * by_model[:, i, j]
-        scale = np.abs(variances).max(axis=0)
-        differences[np.abs(differences) <= _ROUNDING * (scale[i] + scale[j])] = 0
         return _total(variances, n), _total(differences, n)
 
 
